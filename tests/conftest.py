@@ -1,0 +1,52 @@
+"""What every test may use."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture
+def shared():
+    """The folder with real photographs and weights that may lie beside the checkout."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip("no real photographs and weights lie beside this checkout")
+    return SHARED
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """A cache of its own for each test, so that nothing is remembered from elsewhere."""
+    folder = tmp_path / "tlkit-cache"
+    monkeypatch.setenv("TLKIT_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of 60 small pictures in two classes that differ in colour."""
+    return write_photos(tmp_path / "photos", {"green": 30, "red": 30})
+
+
+def write_photos(folder: Path, counts: dict[str, int], size: int = 40, seed: int = 0) -> Path:
+    """Writes `CLASS/NUMBER.jpg`, noise around one colour for each class.
+
+    Higher counts, written to the same folder, add pictures and change none.
+    """
+    for index, (name, count) in enumerate(sorted(counts.items())):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        colour = np.zeros(3)
+        colour[index % 3] = 150
+        for number in range(count):
+            generator = np.random.default_rng((seed, index, number))
+            pixels = generator.uniform(0, 100, (size, size, 3)) + colour
+            image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+            image.save(folder / name / f"{number:03d}.jpg", quality=90)
+    return folder

@@ -1,0 +1,255 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tlkit
+from tlkit.data.images import ImageSplit
+from tlkit.errors import ArgumentError, DataError
+from tlkit.evaluation.metrics import evaluate_probabilities, wilson_interval
+
+NAMES = ("ant", "bee", "cat")
+
+
+def small_model(num_outputs=3, activation=None, name=None):
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [
+            keras.Input((4, 4, 3)),
+            keras.layers.Rescaling(1 / 255),
+            keras.layers.Flatten(),
+            keras.layers.Dense(num_outputs, activation=activation, name=name),
+        ]
+    )
+
+
+def pictures(num_images=20, seed=1):
+    generator = np.random.default_rng(seed)
+    return generator.uniform(0, 255, (num_images, 4, 4, 3)).astype(np.float32)
+
+
+def batches(images, labels, *more, batch_size=7):
+    return tf.data.Dataset.from_tensor_slices((images, labels, *more)).batch(batch_size)
+
+
+def test_accuracy_and_loss_are_those_of_keras():
+    model, images, labels = small_model(), pictures(), np.arange(20) % 3
+    report = tlkit.evaluate(model, batches(images, labels), NAMES)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(labels, model(images))
+    assert report.accuracy == np.mean(np.argmax(model(images), axis=1) == labels)
+    assert report.loss == pytest.approx(float(loss), rel=1e-5)
+    assert report.num_images == 20
+    assert report.interval[0] < report.accuracy < report.interval[1]
+
+
+def test_each_form_of_labels_and_of_outputs_gives_the_same_report():
+    images, labels = pictures(), np.arange(20) % 3
+    logits, softmax = small_model(), small_model(activation="softmax")
+    softmax.set_weights(logits.get_weights())
+    expected = tlkit.evaluate(logits, batches(images, labels), NAMES).as_dict()
+    for model, given in (
+        (logits, labels[:, None].astype(np.float32)),
+        (logits, np.eye(3)[labels]),
+        (softmax, labels),
+    ):
+        found = tlkit.evaluate(model, batches(images, given), NAMES).as_dict()
+        assert found.pop("loss") == pytest.approx(expected["loss"], rel=1e-5)
+        assert found == {key: value for key, value in expected.items() if key != "loss"}
+
+
+def test_binary_logit_and_probability_agree():
+    images, labels = pictures(), np.arange(20) % 2
+    logit, sigmoid = small_model(1), small_model(1, "sigmoid")
+    sigmoid.set_weights(logit.get_weights())
+    reports = [tlkit.evaluate(model, batches(images, labels)) for model in (logit, sigmoid)]
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)(labels[:, None], logit(images))
+    for report in reports:
+        assert report.kind == "binary"
+        assert report.class_names == ("0", "1")
+        assert report.loss == pytest.approx(float(loss), rel=1e-5)
+        assert report.confusion.sum() == 20
+    assert (
+        reports[0].accuracy == reports[1].accuracy == np.mean((logit(images)[:, 0] > 0) == labels)
+    )
+
+
+def test_confusion_has_the_truth_in_rows():
+    shares = np.array([[0.9, 0.1, 0], [0.2, 0.8, 0], [0.7, 0.3, 0], [0.6, 0.4, 0]])
+    report = evaluate_probabilities(shares, np.array([0, 1, 1, 2]), NAMES)
+    assert report.confusion.tolist() == [[1, 0, 0], [1, 1, 0], [1, 0, 0]]
+    bee = report.per_class[1]
+    assert (bee.precision, bee.recall, bee.num_images) == (1.0, 0.5, 2)
+    assert bee.f1 == pytest.approx(2 / 3)
+    assert report.per_class[2].precision == 0.0
+
+
+def test_mistakes_come_worst_first_with_their_files():
+    shares = np.array([[0.6, 0.4], [0.1, 0.9], [0.2, 0.8], [0.9, 0.1]])
+    paths = ("a.jpg", "b.jpg", "c.jpg", "d.jpg")
+    report = evaluate_probabilities(shares, np.array([1, 0, 1, 1]), NAMES[:2], paths=paths)
+    found = [(one.path, one.truth, one.predicted, one.probability) for one in report.mistakes]
+    assert found == [
+        ("b.jpg", "ant", "bee", 0.9),
+        ("d.jpg", "bee", "ant", 0.9),
+        ("a.jpg", "bee", "ant", 0.6),
+    ]
+    assert evaluate_probabilities(shares, np.ones(4), NAMES[:2]).mistakes[0].source == "image 3"
+
+
+def test_multi_label_counts_label_decisions():
+    logits = np.array([[3.0, -3.0, 1.0], [-2.0, 4.0, -1.0]])
+    labels = np.array([[1, 0, 0], [1, 1, 0]], np.float32)
+    report = evaluate_probabilities(logits, labels, NAMES, kind="multi_label", from_logits=True)
+    assert report.accuracy == pytest.approx(4 / 6)
+    assert report.confusion is None
+    assert [one.truth for one in report.mistakes] == ["ant, bee", "ant"]
+    assert [one.predicted for one in report.mistakes] == ["bee", "ant, cat"]
+    sigmoid = 1 / (1 + np.exp(-logits))
+    assert report.mistakes[0].probability == pytest.approx(1 - sigmoid[1, 0])
+    expected = -np.where(labels == 1, np.log(sigmoid), np.log(1 - sigmoid)).mean()
+    assert report.loss == pytest.approx(expected)
+    assert [score.num_images for score in report.per_class] == [2, 1, 0]
+    assert "label decisions" in str(report)
+
+
+def test_multi_label_model_is_evaluated_from_its_outputs():
+    model = small_model(3, "sigmoid")
+    labels = (np.random.default_rng(0).random((20, 3)) > 0.5).astype(np.float32)
+    report = tlkit.evaluate(model, batches(pictures(), labels), NAMES)
+    assert report.kind == "multi_label"
+    assert report.accuracy == np.mean((np.asarray(model(pictures())) >= 0.5) == labels)
+
+
+def test_loss_stays_finite_where_float32_would_not():
+    logits = np.array([[1000.0, -1000.0], [-1000.0, 1000.0]], np.float32)
+    report = evaluate_probabilities(logits, np.array([1, 1]), NAMES[:2], from_logits=True)
+    assert report.loss == 1000.0
+    certain = evaluate_probabilities(np.array([[1.0, 0.0]]), np.array([1]), NAMES[:2])
+    assert certain.loss == pytest.approx(-np.log(1e-7))
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "low", "high"),
+    # statsmodels.stats.proportion.proportion_confint(successes, trials, method="wilson")
+    [(81, 263, 0.255266, 0.366190), (0, 20, 0.0, 0.161130), (20, 20, 0.838870, 1.0)],
+)
+def test_wilson_interval_is_the_known_one(successes, trials, low, high):
+    assert wilson_interval(successes / trials, trials) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_a_split_brings_its_paths_and_batches():
+    images = pictures(9).astype(np.uint8)
+    split = ImageSplit(
+        name="test",
+        paths=tuple(f"images[{index}]" for index in range(9)),
+        labels=np.arange(9) % 3,
+        digests=tuple(map(str, range(9))),
+        image_size=(4, 4),
+        batch_size=4,
+        seed=0,
+        _pixels=images,
+    )
+    report = tlkit.evaluate(small_model(), split, NAMES)
+    expected = tlkit.evaluate(small_model(), batches(images, np.arange(9) % 3), NAMES)
+    assert report.confusion.tolist() == expected.confusion.tolist()
+    assert report.loss == pytest.approx(expected.loss, rel=1e-5)
+    assert report.mistakes[0].path == f"images[{report.mistakes[0].index}]"
+    assert tlkit.evaluate(small_model(), split, NAMES, batch_size=9).accuracy == report.accuracy
+
+
+def test_the_model_stays_as_it_is():
+    model = small_model()
+    model.compile("adam", "mse")
+    optimizer, weights = model.optimizer, model.get_weights()
+    tlkit.evaluate(model, batches(pictures(), np.arange(20) % 3), NAMES)
+    assert model.optimizer is optimizer
+    assert model.predict_function is None
+    assert all(map(np.array_equal, model.get_weights(), weights))
+
+
+def test_weights_in_a_dataset_are_left_out():
+    model, images, labels = small_model(), pictures(), np.arange(20) % 3
+    weighted = tlkit.evaluate(model, batches(images, labels, np.linspace(0, 9, 20)), NAMES)
+    assert weighted.as_dict() == tlkit.evaluate(model, batches(images, labels), NAMES).as_dict()
+
+
+def test_report_is_json_and_escaped_html():
+    names = ("<script>alert(1)</script>", "中文")
+    report = evaluate_probabilities(np.array([[0.9, 0.1], [0.8, 0.2]]), np.array([0, 1]), names)
+    assert json.loads(json.dumps(report.as_dict()))["per_class"][1]["name"] == "中文"
+    assert "<script>" not in report._repr_html_()
+    assert "&lt;script&gt;" in report._repr_html_()
+    table = str(report).splitlines()[1:]
+    assert len({len(line) + line.count("中") + line.count("文") for line in table}) == 1
+
+
+def test_text_of_many_classes_shows_the_worst():
+    shares = np.eye(50)
+    labels = np.arange(50)
+    labels[40] = 41
+    text = str(evaluate_probabilities(shares, labels, [f"c{index}" for index in range(50)]))
+    assert "c40" in text
+    assert "30 of 50 classes" in text
+
+
+def test_no_images_are_refused():
+    empty = batches(pictures(0), np.zeros(0, np.int64))
+    with pytest.raises(DataError, match="`images` must hold at least one image"):
+        tlkit.evaluate(small_model(), empty, NAMES)
+    with pytest.raises(DataError, match="`images` must hold at least one image"):
+        evaluate_probabilities(np.zeros((0, 3)), np.zeros(0), NAMES)
+
+
+@pytest.mark.parametrize("label", [3, -1, 0.5])
+def test_labels_out_of_range_are_refused(label):
+    labels = np.array([0, label])
+    with pytest.raises(DataError, match=r"`labels` must be whole numbers from 0 to 2.*image 1"):
+        evaluate_probabilities(np.full((2, 3), 1 / 3), labels, NAMES)
+
+
+def test_labels_of_another_shape_are_refused():
+    with pytest.raises(DataError, match="`labels` must be one whole number for each of 2 images"):
+        evaluate_probabilities(np.full((2, 3), 1 / 3), np.full((2, 3), 0.5), NAMES)
+    with pytest.raises(DataError, match="`labels` must be rows of 0 and 1"):
+        evaluate_probabilities(np.full((2, 3), 1 / 3), np.zeros(2), NAMES, kind="multi_label")
+
+
+@pytest.mark.parametrize(
+    ("names", "match"),
+    [
+        (("ant", "bee"), "must name the model's 3 classes. Received: 2"),
+        (("ant", "bee", "bee"), "must be different from each other. Received: 'bee'"),
+        ((1, 2, 3), "must be strings"),
+    ],
+)
+def test_class_names_that_do_not_fit_are_refused(names, match):
+    with pytest.raises(ArgumentError, match=f"`class_names` {match}"):
+        tlkit.evaluate(small_model(), batches(pictures(), np.zeros(20)), names)
+
+
+def test_outputs_that_are_not_finite_are_refused():
+    shares = np.array([[np.nan, 1.0], [0.5, 0.5]])
+    with pytest.raises(ArgumentError, match=r"finite outputs\. Received: .* for 1 of 2 images"):
+        evaluate_probabilities(shares, np.array([0, 1]), NAMES[:2])
+
+
+def test_outputs_of_another_shape_or_kind_are_refused():
+    with pytest.raises(ArgumentError, match=r"`probabilities` must have the shape \(n, 3\)"):
+        evaluate_probabilities(np.zeros((2, 4)), np.zeros(2), NAMES)
+    with pytest.raises(ArgumentError, match="`kind` must be one of"):
+        evaluate_probabilities(np.zeros((2, 3)), np.zeros(2), NAMES, kind="soft")
+
+
+def test_datasets_that_cannot_be_evaluated_are_refused():
+    data = batches(pictures(), np.zeros(20))
+    model = small_model()
+    with pytest.raises(ArgumentError, match="`images` must give batches"):
+        tlkit.evaluate(model, data.unbatch(), NAMES)
+    with pytest.raises(ArgumentError, match="`images` must come to an end"):
+        tlkit.evaluate(model, data.repeat(), NAMES)
+    with pytest.raises(ArgumentError, match="`images` must be an ImageSplit or a tf"):
+        tlkit.evaluate(model, pictures(), NAMES)
+    with pytest.raises(ArgumentError, match="`batch_size` must be left out"):
+        tlkit.evaluate(model, data, NAMES, batch_size=3)

@@ -1,0 +1,174 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+import tlkit
+from tlkit.data.decoding import decode_image, resize_image
+from tlkit.errors import ArgumentError, DataError
+
+NAMES = ("ant", "bee", "cat")
+SIZE = (6, 8)
+
+
+@pytest.fixture
+def model():
+    return small_model()
+
+
+def small_model(num_outputs=3, activation=None, name=None):
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [
+            keras.Input((*SIZE, 3)),
+            keras.layers.Rescaling(1 / 255),
+            keras.layers.Flatten(),
+            keras.layers.Dense(num_outputs, activation=activation, name=name),
+        ]
+    )
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Four pictures of different sizes and formats; one name in another script."""
+    generator = np.random.default_rng(0)
+    paths = []
+    for name, shape in (
+        ("a.jpg", (30, 40)),
+        ("b.PNG", (7, 5)),
+        ("c.webp", (90, 20)),
+        ("猫.jpg", SIZE),
+    ):
+        pixels = generator.integers(0, 256, (*shape, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / name)
+        paths.append(tmp_path / name)
+    return paths
+
+
+def shares_of(model, images):
+    return keras.ops.convert_to_numpy(keras.ops.softmax(model(np.asarray(images, np.float32))))
+
+
+def test_files_are_decoded_as_in_training(model, files):
+    images = [decode_image(tf.constant(file.read_bytes()), SIZE) for file in files]
+    expected = shares_of(model, images)
+    predictions = tlkit.predict(model, files, NAMES, batch_size=3)
+    found = [list(one.probabilities.values()) for one in predictions]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert [one.path for one in predictions] == [str(file) for file in files]
+    assert [one.label for one in predictions] == [NAMES[row.argmax()] for row in expected]
+    assert all(one.labels == (one.label,) for one in predictions)
+    assert [one.probability for one in predictions] == [max(row) for row in found]
+    assert list(predictions[0].probabilities) == list(NAMES)
+
+
+def test_one_file_is_enough(model, files):
+    (prediction,) = tlkit.predict(model, str(files[0]), NAMES)
+    assert str(prediction).startswith(f"{files[0]}: {prediction.label} (")
+    assert json.loads(json.dumps(prediction.as_dict()))["label"] == prediction.label
+    assert tlkit.predict(model, [], NAMES) == ()
+
+
+def test_arrays_are_stretched_as_files_are(model):
+    image = np.random.default_rng(0).integers(0, 256, (50, 30, 3), dtype=np.uint8)
+    expected = shares_of(model, resize_image(image, SIZE)[None])
+    for given in (image, image[None], (image + 0.2).clip(0, 255), [image]):
+        (prediction,) = tlkit.predict(model, given, NAMES)
+        np.testing.assert_allclose([*prediction.probabilities.values()], expected[0], atol=1e-6)
+        assert prediction.path is None
+    assert tlkit.predict(model, np.zeros((0, 9, 9, 3), np.uint8), NAMES) == ()
+
+
+def test_binary_gives_both_probabilities():
+    image = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+    model = small_model(1)
+    (prediction,) = tlkit.predict(model, image, NAMES[:2])
+    share = float(keras.ops.sigmoid(model(image[None].astype(np.float32)))[0, 0])
+    assert prediction.probabilities == pytest.approx({"ant": 1 - share, "bee": share}, abs=1e-6)
+    assert prediction.label == ("bee" if share > 0.5 else "ant")
+
+
+def test_multi_label_gives_every_label_from_the_threshold_on():
+    model = small_model(3, "sigmoid")
+    image = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+    shares = model(image[None].astype(np.float32)).numpy()[0]
+    for threshold in (0.01, float(np.sort(shares)[1]), 0.99):
+        (prediction,) = tlkit.predict(model, image, NAMES, threshold=threshold)
+        expected = [name for name, share in zip(NAMES, shares, strict=True) if share >= threshold]
+        assert prediction.labels == tuple(expected)
+        assert prediction.label == ", ".join(expected)
+        assert prediction.probability == pytest.approx(shares.max())
+    assert "no label" in str(tlkit.predict(model, image, NAMES, threshold=0.999)[0])
+
+
+def test_bad_files_are_named_with_their_reason_and_nothing_is_predicted(
+    model, files, tmp_path, monkeypatch
+):
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "short.jpg").write_bytes(files[0].read_bytes()[:400])
+    names = ("empty.jpg", "text.jpg", "short.jpg", "missing.jpg")
+    given = [*files, *(tmp_path / name for name in names)]
+    monkeypatch.setattr("tlkit.evaluation.prediction.forward_of", lambda model: pytest.fail)
+    with pytest.raises(DataError, match="`images` must be picture files") as error:
+        tlkit.predict(model, given, NAMES)
+    message = str(error.value)
+    assert "empty.jpg' is empty" in message
+    assert "text.jpg' is no picture" in message
+    assert "short.jpg' is no picture" in message
+    assert "missing.jpg' does not exist" in message
+    assert "a.jpg" not in message
+
+
+def test_too_many_pixels_and_many_bad_files(model, files, tmp_path):
+    with pytest.raises(DataError, match=r"a\.jpg' has too many pixels"):
+        tlkit.predict(model, files[0], NAMES, max_pixels=1000)
+    with pytest.raises(DataError, match="and 5 more"):
+        tlkit.predict(model, [tmp_path / f"{index}.jpg" for index in range(25)], NAMES)
+
+
+def test_a_folder_is_refused(model, tmp_path):
+    with pytest.raises(ArgumentError, match=r"must be picture files, not a folder.*glob"):
+        tlkit.predict(model, tmp_path, NAMES)
+
+
+@pytest.mark.parametrize(
+    ("images", "match"),
+    [
+        (np.zeros((4, 4)), r"pixels of the shape \(height, width, 3\).*Received: .*\(4, 4\)"),
+        (np.zeros((2, 4, 4, 1)), "repeat the channel"),
+        ([np.zeros((4, 4, 3)), np.zeros((5, 4, 3))], "arrays of different shapes"),
+        (np.full((4, 4, 3), 0.5), "Values from 0 to 1 need multiplying by 255"),
+        (np.full((4, 4, 3), 256), "pixels from 0 to 255"),
+        (np.full((4, 4, 3), np.nan), "pixels from 0 to 255"),
+        (None, "Received: a NoneType"),
+    ],
+)
+def test_arrays_that_are_no_pixels_are_refused(model, images, match):
+    with pytest.raises(ArgumentError, match=match):
+        tlkit.predict(model, images, NAMES)
+
+
+def test_arguments_are_checked(model, files):
+    with pytest.raises(ArgumentError, match="`class_names` must name the model's 3 classes"):
+        tlkit.predict(model, files, NAMES[:2])
+    for threshold in (0, 1, -2):
+        with pytest.raises(ArgumentError, match="`threshold` must lie between 0 and 1"):
+            tlkit.predict(model, files, NAMES, threshold=threshold)
+    with pytest.raises(ArgumentError, match="`batch_size` must be a whole number"):
+        tlkit.predict(model, files, NAMES, batch_size=0)
+    fully_convolutional = keras.Sequential(
+        [keras.Input((None, None, 3)), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3)]
+    )
+    with pytest.raises(ArgumentError, match="`model` must take images of one fixed size"):
+        tlkit.predict(fully_convolutional, files, NAMES)
+
+
+def test_what_is_no_export_is_refused(tmp_path, files):
+    from tlkit.evaluation.prediction import predict_exported
+
+    with pytest.raises(ArgumentError, match="`folder` must hold a SavedModel that `export_model`"):
+        predict_exported(tmp_path, files)

@@ -1,0 +1,190 @@
+import keras
+import numpy as np
+import pytest
+
+from tlkit.errors import ArgumentError
+from tlkit.models.assembly import build_classifier
+from tlkit.models.catalogue import find_backbone
+from tlkit.models.groups import cut_before, cuts, layer_groups, resolve_group, set_trainable
+
+from .expectations import BOUNDARIES
+
+
+def boundaries(model):
+    groups = layer_groups(model)
+    assert groups[-1].name == "head"
+    return {group.name: group.boundary for group in groups[:-1]}
+
+
+def group_names(model):
+    return [group.name for group in layer_groups(model)]
+
+
+@pytest.mark.parametrize("name", ["vgg16", "resnet50", "mobilenet_v2_035"])
+def test_groups_end_with_blocks_where_the_size_is_open(name):
+    pixels = keras.Input((None, None, 3))
+    x = keras.layers.GlobalAveragePooling2D()(find_backbone(name).build(pixels, None).output)
+    model = keras.Model(pixels, keras.layers.Dense(2)(x))
+    assert boundaries(model) == BOUNDARIES[name]
+
+
+def test_cuts_part_the_graph_where_nothing_else_crosses(small_model):
+    found = cuts(small_model)
+    assert found[0] is small_model.input
+    assert found[-1] is small_model.output
+    by_name = {tensor._keras_history.operation.name for tensor in found}
+    assert {"stage1_block1_out", "stage1_block1_add", "stage3_block1_out"} <= by_name
+    assert not {"stage1_block1_1_conv", "stage3_block1_0_bn", "stage2_block2_2_bn"} & by_name
+
+
+def test_a_classifier_of_keras_has_its_own_top_as_head():
+    mobilenet = keras.applications.MobileNet(alpha=0.25, weights=None)
+    assert boundaries(mobilenet) == BOUNDARIES["mobilenet_025"]
+    assert "conv_preds" in layer_groups(mobilenet)[-1].layers
+    vgg16 = build_classifier("vgg16", ["a", "b"], image_size=32, weights=None, pooling="flatten")
+    assert boundaries(vgg16) == BOUNDARIES["vgg16"]  # block5_pool is 1x1 here
+
+
+def test_sequential_models_work():
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((32, 32, 3)),
+            layers.Rescaling(1 / 255),
+            layers.Conv2D(8, 3, padding="same", activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Conv2D(16, 3, padding="same", activation="relu", name="wide1"),
+            layers.MaxPooling2D(name="pool"),
+            layers.Flatten(),
+            layers.Dropout(0.5),
+            layers.Dense(3, name="scores"),
+        ]
+    )
+    assert group_names(model) == ["group_1", "wide1", "head"]
+    assert layer_groups(model)[1].boundary == "pool"
+    report = set_trainable(model, "head")
+    assert report.layers == ("scores",)
+    assert report.batch_norm == "none"
+    assert cut_before(model, "wide1").shape == (None, 16, 16, 8)
+
+
+def test_multilayer_perceptrons_and_text_models_work():
+    layers = keras.layers
+    x = keras.Input((28, 28))
+    y = layers.Dense(9, name="fc1")(layers.Flatten()(x))
+    y = layers.Dropout(0.1)(layers.Dense(9, name="fc2")(y))
+    perceptron = keras.Model(x, layers.Dense(2)(y))
+    assert group_names(perceptron) == ["group_1", "head"]
+    assert [name for name in layer_groups(perceptron)[1].layers if "dropout" in name]
+    linear = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
+    assert group_names(linear) == ["head"]
+    tokens = keras.Input((None,), dtype="int32")
+    y = layers.Embedding(50, 8)(tokens)
+    y = layers.GlobalAveragePooling1D()(layers.Conv1D(8, 3, strides=2)(y))
+    text = keras.Model(tokens, layers.Dense(2)(y))
+    assert group_names(text) == ["group_1", "group_2", "head"]
+
+
+def test_a_nested_model_is_one_layer_and_freezes_whole():
+    inner = keras.Sequential(
+        [keras.Input((16, 16, 3)), keras.layers.Conv2D(4, 3), keras.layers.BatchNormalization()]
+    )
+    x = keras.Input((16, 16, 3))
+    y = keras.layers.GlobalMaxPooling2D()(inner(x))
+    model = keras.Model(x, keras.layers.Dense(2)(y))
+    assert set_trainable(model, "head").num_trainable == 10
+    assert not inner.trainable_variables
+    report = set_trainable(model, "all")
+    assert inner.name in report.layers
+    assert [v.path.split("/")[-1] for v in inner.trainable_variables] == ["kernel", "bias"]
+    assert len(set_trainable(model, "all", batch_norm="train").layers) == 2
+    assert len(inner.trainable_variables) == 4
+
+
+def test_a_layer_used_in_two_resolutions_moves_the_boundary():
+    shared = keras.layers.Conv2D(3, 1, name="shared")
+    x = keras.Input((32, 32, 3))
+    y = keras.layers.MaxPooling2D()(shared(x))
+    y = keras.layers.MaxPooling2D()(shared(y))
+    y = keras.layers.Conv2D(8, 3, strides=2)(y)
+    y = keras.layers.GlobalAveragePooling2D()(y)
+    model = keras.Model(x, keras.layers.Dense(2)(y))
+    assert [set(g.layers) & {"shared"} for g in layer_groups(model)] == [{"shared"}, set(), set()]
+
+
+def test_a_layer_used_in_the_head_and_before_it_is_refused():
+    shared = keras.layers.Dense(4, name="twice")
+    x = keras.Input((8, 4))
+    y = shared(keras.layers.GlobalAveragePooling1D()(shared(x)))
+    with pytest.raises(ArgumentError, match=r"head of its own.*'twice'"):
+        layer_groups(keras.Model(x, y))
+
+
+def test_models_that_are_not_one_functional_graph_are_refused():
+    class Subclassed(keras.Model):
+        def call(self, x):
+            return x
+
+    for model in (Subclassed(), keras.Sequential([keras.layers.Dense(2)])):
+        with pytest.raises(ArgumentError, match="`model` must be a functional model"):
+            layer_groups(model)
+    a, b = keras.Input((2,), name="left"), keras.Input((2,), name="right")
+    with pytest.raises(ArgumentError, match=r"one input.*'left', 'right'"):
+        layer_groups(keras.Model([a, b], keras.layers.Add()([a, b])))
+    outputs = [keras.layers.Dense(1, name=name)(a) for name in ("age", "mood")]
+    with pytest.raises(ArgumentError, match=r"one output.*'age', 'mood'"):
+        layer_groups(keras.Model(a, outputs))
+
+
+def test_resolves_names_and_numbers(small_model):
+    meant = {"stage1": 0, "all": 0, "stage3": 2, "head": 3, 1: 3, 2: 2, 4: 0}
+    for unfreeze, index in meant.items():
+        assert resolve_group(small_model, unfreeze) == index
+    for bad in (0, -1, 5, True, None, 1.5, "stage9"):
+        with pytest.raises(
+            ArgumentError, match=r"`unfreeze` must be .*stage1, stage2, stage3, head"
+        ):
+            resolve_group(small_model, bad)
+    with pytest.raises(ArgumentError, match="Did you mean 'stage3' or"):
+        set_trainable(small_model, "stag3")
+    with pytest.raises(ArgumentError, match="`group_name` must be"):
+        cut_before(small_model, "stage9")
+    with pytest.raises(ArgumentError, match="`batch_norm` must be one of 'frozen', 'train'"):
+        set_trainable(small_model, "head", batch_norm="freeze")
+
+
+def test_the_report_says_what_trains():
+    model = build_classifier("resnet20", ["a", "b"], weights=None)
+    report = set_trainable(model, 2)
+    assert report.groups == ("stage3", "head")
+    assert report.frozen_groups == ("stage1", "stage2")
+    assert "stage3_block1_1_conv" in report.layers
+    assert not any(name.endswith("_bn") for name in report.layers)
+    assert str(report).startswith(f"{report.num_trainable:,} of 273,522 parameters train")
+    assert "frozen: stage1, stage2" in str(report)
+    trained = set_trainable(model, 2, batch_norm="train")
+    assert any(name.endswith("stage3_block3_2_bn") for name in trained.layers)
+    assert not any(name == "stage2_block1_1_bn" for name in trained.layers)
+
+
+def test_a_group_with_nothing_to_train_is_refused_and_changes_nothing():
+    x = keras.Input((8, 8, 3))
+    y = keras.layers.Conv2D(2, 3, name="conv")(x)
+    model = keras.Model(x, keras.layers.GlobalAveragePooling2D(name="pool")(y))
+    model.get_layer("conv").trainable = False
+    with pytest.raises(ArgumentError, match=r"`unfreeze` must be .*'head' has no such weights"):
+        set_trainable(model, "head")
+    assert not model.get_layer("conv").trainable
+    assert model.get_layer("pool").trainable
+    assert set_trainable(model, "all").layers == ("conv",)
+
+
+def test_frozen_weights_stay_and_the_others_move(pixels):
+    model = build_classifier("resnet20", ["a", "b", "c"], image_size=8, weights=None)
+    report = set_trainable(model, "stage3")
+    before = {variable.path: variable.numpy() for variable in model.weights}
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer=keras.optimizers.SGD(0.1), loss=loss)
+    model.fit(pixels(model, 6), np.arange(6) % 3, epochs=2, verbose=0)
+    moved = {v.path.split("/")[0] for v in model.weights if (v.numpy() != before[v.path]).any()}
+    assert moved == set(report.layers)

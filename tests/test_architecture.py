@@ -1,0 +1,90 @@
+"""The floors: a file imports from lower floors or from its own folder, never upwards or sideways."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tlkit
+
+PACKAGE = Path(tlkit.__file__).parent
+
+# The room of a file is its folder, or the file itself where it stands alone
+FLOORS = {
+    "errors": 0,
+    "cache": 0,
+    "files": 0,
+    "progress": 0,
+    "quiet": 0,
+    "data": 1,
+    "models": 1,
+    "lettering": 1,
+    "evaluation": 2,
+    "plots": 2,
+    "training": 3,
+    "saved_model": 4,
+    "export": 5,
+    "report": 5,
+    "run_directory": 5,
+    "run": 6,
+    "cli": 7,
+    "demo": 7,
+}
+FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
+
+
+def room_of(module):
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+def imported_modules(path):
+    for node in ast.walk(ast.parse((PACKAGE / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tlkit."):
+            yield node.module
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names if name.name.startswith("tlkit."))
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.name != "__init__.py"], ids=str)
+def test_imports_run_downwards(path):
+    room = path.parts[0].removesuffix(".py")
+    for module in imported_modules(path):
+        other = room_of(module)
+        allowed = FLOORS[other] < FLOORS[room] or (other == room and len(path.parts) > 1)
+        # the demo is one of the commands
+        assert allowed or (room, other) == ("cli", "demo"), f"{path} imports {module}"
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if len(p.parts) > 1], ids=str)
+def test_no_file_imports_from_a_package(path):
+    """Names come from the module that defines them, so that no import can run in a circle."""
+    for module in imported_modules(path):
+        assert (PACKAGE / Path(*module.split(".")[1:])).with_suffix(".py").is_file(), module
+
+
+def test_every_room_has_a_floor():
+    assert {path.parts[0].removesuffix(".py") for path in FILES} - {"__init__"} == set(FLOORS)
+
+
+def test_every_public_name_exists_and_is_documented():
+    for name in tlkit.__all__:
+        value = getattr(tlkit, name)
+        assert name == "__version__" or value.__doc__, name
+    with pytest.raises(AttributeError, match="no attribute 'load_folders'"):
+        _ = tlkit.load_folders
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import tlkit",
+        "import tlkit.run, tlkit.run_directory, tlkit.models.catalogue, tlkit.data.folders",
+        "import sys; sys.argv = ['tlkit', '--help']\n"
+        "import tlkit.cli\ntry:\n    tlkit.cli.main()\nexcept SystemExit:\n    pass",
+    ],
+)
+def test_nothing_loads_tensorflow_before_it_is_needed(code):
+    check = f"{code}\nimport sys; sys.exit(int('tensorflow' in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", check], capture_output=True).returncode == 0

@@ -1,0 +1,134 @@
+"""The command line, as processes: what is printed where, and with which status it ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.conftest import write_photos
+
+
+def tlkit(*arguments, **others):
+    command = [sys.executable, "-c", "import tlkit.cli; tlkit.cli.main()", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, **others)
+
+
+QUICK = ["--backbone", "resnet20", "--weights", "none", "--mode", "head"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    photos = write_photos(folder / "photos", {"green": 30, "red": 30})
+    done = tlkit("train", photos, "--out", folder / "run", *QUICK)
+    assert done.returncode == 0, done.stderr
+    return photos, folder / "run", done
+
+
+def test_train_says_what_it_did_and_nothing_else(finished):
+    _, run, done = finished
+    assert done.stderr == ""
+    assert "validation accuracy" in done.stdout
+    assert str(run / "report.html") in done.stdout
+
+
+def test_train_again_leaves_the_run_and_ends_well(finished):
+    photos, run, _ = finished
+    done = tlkit("train", photos, "--out", run, *QUICK)
+    assert done.returncode == 0
+    assert "finished already" in done.stdout
+
+
+def test_evaluate_and_predict_and_export(finished, tmp_path):
+    photos, run, _ = finished
+    more = write_photos(tmp_path / "more", {"green": 6, "red": 6}, seed=1)
+    done = tlkit("evaluate", run, more)
+    assert done.returncode == 0, done.stderr
+    assert "12 images" in done.stdout
+    picture = more / "red" / "000.jpg"
+    done = tlkit("predict", run, picture, "--json")
+    assert done.returncode == 0, done.stderr
+    (answer,) = json.loads(done.stdout)
+    assert answer["label"] == "red"
+    assert answer["probabilities"]["red"] > 0.5
+    done = tlkit("export", run, "--to", tmp_path / "out", "--format", "keras")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "model.keras").is_file()
+    done = tlkit("export", run, "--to", tmp_path / "saved")
+    assert "red" in tlkit("predict", tmp_path / "saved", picture).stdout
+
+
+def test_inspect_and_cache(finished, cache):
+    photos, _, _ = finished
+    done = tlkit("inspect", photos)
+    assert done.returncode == 0, done.stderr
+    assert "green" in done.stdout
+    assert str(cache) in tlkit("cache").stdout
+    assert "removed" in tlkit("cache", "--clear").stdout
+    assert not any(cache.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "nowhere", "--out", "run"], "nowhere"),
+        (["train", "photos", "--out", "run", "--backbone", "resnet5"], "resnet50"),
+        (["train", "photos", "--out", "run", "--mode", "tune"], "fine-tune"),
+        (["train", "photos", "--out", "run", "--epochs", "many"], "many"),
+        (["train", "photos", "--out", "run", "--learning-rate", "0"], "learning_rate=0"),
+        (["train", "photos"], "--out"),
+        (["train", "empty", "--out", "run"], "empty"),
+        (["train", "one", "--out", "run"], "class"),
+        (["train", "photos", "--out", "photos"], "holds no run"),
+        (["train", "photos", "--out", "run", "--from", "photos"], "finished run"),
+        (["train", "photos", "--out", "run", *QUICK[:2], "--weights", "w.txt"], "w.txt"),
+        (["train", "photos", "--out", "run", *QUICK[:4], "--unfreeze", "stage5"], "stage3"),
+        (["predict", "photos", "photos/red/000.jpg"], "finished run"),
+        (["evaluate", "photos", "photos"], "finished run"),
+        (["export", "photos", "--to", "x"], "finished run"),
+        (["exprot"], "exprot"),
+    ],
+)
+def test_bad_input_ends_with_one_plain_line(tmp_path, photos, arguments, message):
+    (tmp_path / "empty").mkdir()
+    write_photos(tmp_path / "one", {"only": 3})
+    (tmp_path / "w.txt").write_text("no weights")
+    before = sorted(path for path in tmp_path.rglob("*") if "cache" not in str(path))
+    done = tlkit(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stdout
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("tlkit: ")
+    assert message in done.stderr
+    assert sorted(path for path in tmp_path.rglob("*") if "cache" not in str(path)) == before
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    done = tlkit("inspect", tmp_path / "nowhere", "--debug")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL])
+def test_a_run_that_was_stopped_continues(tmp_path, photos, kind):
+    command = [sys.executable, "-c", "import tlkit.cli; tlkit.cli.main()"]
+    arguments = ["train", photos, "--out", tmp_path / "run", *QUICK[:4], "--epochs", "200"]
+    process = subprocess.Popen(
+        [*command, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not (tmp_path / "run" / "run.json").exists():
+        time.sleep(0.05)
+        assert process.poll() is None, process.communicate()
+    time.sleep(1.0)
+    os.kill(process.pid, kind)
+    _, errors = process.communicate(timeout=60)
+    if kind == signal.SIGINT:
+        assert process.returncode == 130
+        assert "the same command continues" in errors
+    assert not json.loads((tmp_path / "run" / "run.json").read_text())["finished"]
+    other = tlkit(*arguments[:-1], "1")
+    assert other.returncode == 2
+    assert "epochs=200 instead of 1" in other.stderr

@@ -1,0 +1,40 @@
+import json
+
+import pytest
+
+from tlkit.files import write_json, written_aside
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_nothing_is_left_after_a_failure(tmp_path, error):
+    with pytest.raises(error), written_aside(tmp_path / "new" / "deep" / "file") as aside:  # noqa: PT012
+        aside.write_text("half")
+        raise error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_stands_there_stays_after_a_failure(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "old").touch()
+    with pytest.raises(ValueError, match="half"), written_aside(tmp_path / "folder") as aside:  # noqa: PT012
+        aside.mkdir()
+        raise ValueError("half")
+    assert [path.name for path in tmp_path.rglob("*")] == ["folder", "old"]
+
+
+def test_files_and_folders_are_replaced_whole(tmp_path):
+    for content in ("first", "second"):
+        with written_aside(tmp_path / "folder") as aside:
+            aside.mkdir()
+            (aside / content).touch()
+        with written_aside(tmp_path / "file") as aside:
+            aside.write_text(content)
+    found = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*"))
+    assert found == ["file", "folder", "folder/second"]
+    assert (tmp_path / "file").read_text() == "second"
+
+
+def test_json_is_written_in_utf_8(tmp_path):
+    write_json(tmp_path / "names.json", ["猫", 1.5, None])
+    assert "猫" in (tmp_path / "names.json").read_bytes().decode()
+    assert json.loads((tmp_path / "names.json").read_text("utf-8")) == ["猫", 1.5, None]

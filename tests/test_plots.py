@@ -1,0 +1,165 @@
+import warnings
+from types import SimpleNamespace
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from tlkit import plots
+
+UGLY = (
+    "中文类别名称很长很长的一个",
+    "قطة كبيرة جدا",
+    "cat 😀🦜 $x$ $y$",
+    "<script>alert(1)</script>",
+    "Übergrößenträger mit sehr langem Namen, wirklich",
+    "_hidden",
+    "b",
+    "हिन्दी",
+)
+
+
+def names(num_classes):
+    return tuple((*UGLY, *(f"class {index}" for index in range(num_classes)))[:num_classes])
+
+
+def evaluation(num_classes):
+    generator = np.random.default_rng(0)
+    matrix = generator.poisson(0.3, (num_classes, num_classes))
+    matrix += np.diag(generator.integers(0, 20_000, num_classes))
+    return SimpleNamespace(class_names=names(num_classes), confusion=matrix)
+
+
+def history(num_epochs):
+    return [
+        {"loss": 1 / epoch, "val_loss": 1.2 / epoch, "accuracy": 1 - 1 / epoch}
+        for epoch in range(1, num_epochs + 1)
+    ]
+
+
+def wrong(number):
+    return SimpleNamespace(
+        truth=UGLY[number % 8], predicted=UGLY[(number + 3) % 8], probability=1 - number / 40
+    )
+
+
+def check_nothing_is_cut_off(figure, tmp_path):
+    """Every text lies on the page, and nothing warns."""
+    canvas = FigureCanvasAgg(figure)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure.savefig(tmp_path / "figure.svg")
+        canvas.draw()
+    renderer = canvas.get_renderer()
+    page = figure.bbox
+    for axes in figure.axes:
+        labels = [*axes.get_xticklabels(), *axes.get_yticklabels()]
+        texts = [axes.title, axes.xaxis.label, axes.yaxis.label, *labels, *axes.texts]
+        for text in texts if axes.axison else [axes.title, *axes.texts]:
+            low, high = axes.get_xlim() if text in axes.get_xticklabels() else axes.get_ylim()
+            is_tick = text in labels
+            at = text.get_position()[0 if text in axes.get_xticklabels() else 1]
+            if not text.get_text() or (is_tick and not min(low, high) <= at <= max(low, high)):
+                continue
+            box = text.get_window_extent(renderer)
+            assert page.x0 <= box.x0 + 1, text
+            assert page.y0 <= box.y0 + 1, text
+            assert box.x1 <= page.x1 + 1, text
+            assert box.y1 <= page.y1 + 1, text
+
+
+@pytest.mark.parametrize("num_epochs", [0, 1, 2, 60])
+def test_curves(tmp_path, num_epochs):
+    figure = plots.curves(history(num_epochs))
+    check_nothing_is_cut_off(figure, tmp_path)
+    if num_epochs:
+        loss, accuracy = figure.axes
+        assert [line.get_label() for line in loss.lines] == ["training", "validation"]
+        assert len(loss.lines[0].get_xdata()) == num_epochs
+        assert [line.get_label() for line in accuracy.lines] == ["training"]
+        assert len({line.get_linestyle() for line in loss.lines}) == 2
+
+
+def test_curves_of_several_stages_and_of_missing_values(tmp_path):
+    epochs = [*history(3), {"loss": 0.1, "learning_rate": 1e-4}]
+    figure = plots.curves(epochs, stages=[("head", 0), (UGLY[0], 3), (UGLY[4], 1)])
+    check_nothing_is_cut_off(figure, tmp_path)
+    assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "accuracy", "learning rate"]
+
+
+@pytest.mark.parametrize("num_classes", [2, 8, 40, 100])
+def test_confusion(tmp_path, num_classes):
+    figure = plots.confusion(evaluation(num_classes))
+    check_nothing_is_cut_off(figure, tmp_path)
+    (axes,) = figure.axes
+    assert len(axes.get_yticklabels()) == min(num_classes, plots.MAX_CLASSES_IN_MATRIX)
+    assert ("40 of 100 classes" in axes.get_title()) == (num_classes == 100)
+    width, height = axes.get_window_extent().size / figure.dpi / len(axes.get_yticklabels())
+    assert min(width, height) > 0.2  # inches for a cell with four figures of seven points
+
+
+def test_confusion_counts_stand_where_they_belong():
+    matrix = np.array([[5, 1200], [0, 7]])
+    figure = plots.confusion(SimpleNamespace(class_names=("a", "b"), confusion=matrix))
+    found = {text.get_position(): text.get_text() for text in figure.axes[0].texts}
+    assert found == {(0, 0): "5", (1, 0): "1.2k", (1, 1): "7"}
+
+
+def test_most_confused_are_those_with_mistakes():
+    matrix = np.diag([9, 9, 9, 9])
+    matrix[3, 1] = 5
+    assert plots.most_confused(matrix, 2).tolist() == [1, 3]
+    assert plots.most_confused(matrix, 9).tolist() == [0, 1, 2, 3]
+
+
+def test_confusion_of_several_labels_says_why_there_is_none(tmp_path):
+    figure = plots.confusion(SimpleNamespace(class_names=("a",), confusion=None))
+    check_nothing_is_cut_off(figure, tmp_path)
+    assert "no confusion matrix" in figure.axes[0].texts[0].get_text()
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 30])
+def test_mistakes(tmp_path, count):
+    evaluated = SimpleNamespace(mistakes=tuple(map(wrong, range(count))))
+    figure = plots.mistakes(evaluated, lambda one: np.full((9, 30, 3), 255 * one.probability))
+    check_nothing_is_cut_off(figure, tmp_path)
+    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
+    assert len(titles) == min(count, plots.MAX_IMAGES)
+    if count:
+        assert titles[0].splitlines()[2] == "100 % sure"
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 40, 100, 250])
+def test_class_counts(tmp_path, num_classes):
+    counts = {
+        name: {"train": 3 * number, "validation": number, "test": 1}
+        for number, name in enumerate(names(num_classes))
+    }
+    figure = plots.class_counts(SimpleNamespace(counts=counts))
+    check_nothing_is_cut_off(figure, tmp_path)
+    (axes,) = figure.axes
+    assert len(axes.get_yticklabels()) == min(num_classes, plots.MAX_CLASSES_IN_BARS)
+    assert ("of 250 classes" in axes.get_title()) == (num_classes == 250)
+
+
+def test_class_counts_of_nothing(tmp_path):
+    check_nothing_is_cut_off(plots.class_counts(SimpleNamespace(counts={})), tmp_path)
+    empty = SimpleNamespace(counts={"a": {"train": 0}})
+    check_nothing_is_cut_off(plots.class_counts(empty), tmp_path)
+
+
+def test_batch_grid(tmp_path):
+    images = np.random.default_rng(0).uniform(-5, 260, (30, 8, 8, 3)).astype(np.float32)
+    figure = plots.batch_grid(images, np.arange(30) % 8, UGLY)
+    check_nothing_is_cut_off(figure, tmp_path)
+    assert figure.axes[6].get_title() == "b"
+    rows = np.array([[0, 1, 1], [0, 0, 0]])
+    figure = plots.batch_grid(images[:2], rows, ("a", "b", "c"))
+    assert [axes.get_title() for axes in figure.axes] == ["b, c", "no label"]
+
+
+def test_pyplot_is_left_alone():
+    before = dict(matplotlib.rcParams)
+    plots.curves(history(3))
+    assert dict(matplotlib.rcParams) == before

@@ -1,0 +1,217 @@
+import base64
+import dataclasses
+import io
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tlkit.data.reports import DataReport, Leak, SkippedFile
+from tlkit.evaluation.metrics import evaluate_probabilities
+from tlkit.models.groups import TrainableReport
+from tlkit.report import Page, write_report
+from tlkit.training.reports import StageReport, TrainingReport
+
+EVIL = "<script>alert(1)</script>"
+NAMES = ("中文", EVIL, '"><img src=x onerror=alert(1)>')
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Four pictures; in the last one a phone lay on its side."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    paths = []
+    for number in range(4):
+        path = folder / f"{number}<i>.jpg"
+        exif = Image.Exif()
+        exif[0x0112] = 6 if number == 3 else 1
+        Image.new("RGB", (400, 300), (0, 60 * number, 0)).save(path, exif=exif)
+        paths.append(str(path))
+    return paths
+
+
+def evaluation(paths, names=NAMES):
+    shares = np.full((4, len(names)), 0.1)
+    shares[:, 0] = (0.9, 0.8, 0.7, 0.6)
+    return evaluate_probabilities(shares, np.array([0, 1, 2, 1]), names, paths=paths)
+
+
+def page(**changes):
+    head = TrainableReport(("head",), ("conv5",), ("logits",), 1285, 218_544, "frozen")
+    both = TrainableReport(("conv5", "head"), (), ("conv5_dw", "logits"), 101_285, 118_544, "none")
+    history = ({"loss": 0.9, "val_loss": 1.0}, {"loss": 0.5, "val_loss": 0.8})
+    stages = (
+        StageReport("head", head, (), {"conv5": 0.0, "head": 1.5}, 2.3, 60, (f"note {EVIL}",)),
+        StageReport("fine-tune", both, history, {"conv5": 0.02, "head": 0.1}, 213.2),
+    )
+    data = DataReport(
+        counts={name: {"train": 1200 + index, "test": 7} for index, name in enumerate(NAMES)},
+        num_files=3700,
+        formats={"jpeg": 3000, "png": 700},
+        skipped=tuple(SkippedFile(f"{n}{EVIL}", None, "is empty") for n in range(60)),
+        duplicates=(("a.jpg", EVIL),),
+        conflicts=((EVIL, "c.jpg"),),
+        leaks=(Leak("kept.jpg", EVIL),),
+        empty_classes=(EVIL,),
+        imbalance=2.5,
+        notes=(EVIL,),
+    )
+    filled = Page(
+        title=EVIL,
+        folder=f"my runs/{EVIL}",
+        data=data,
+        training=TrainingReport(stages, 0.84, 0.89, 100),
+        evaluations={"validation": None, "test": None},
+        seconds={"data": 1.25, "training": 215.5},
+        facts={"backbone": EVIL},
+    )
+    return dataclasses.replace(filled, **changes)
+
+
+def written(tmp_path, **changes):
+    write_report(tmp_path / "report.html", page(**changes))
+    return (tmp_path / "report.html").read_text("utf-8")
+
+
+class Tags(HTMLParser):
+    """All tags with their attributes, and the text outside styles."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.found, self.text, self._open = [], "", None
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        self._open = tag
+
+    def handle_data(self, data):
+        if self._open != "style":
+            self.text += data
+
+    def of(self, tag):
+        return [attributes for name, attributes in self.found if name == tag]
+
+
+def text_of(html):
+    return " ".join(Tags(html).text.split())
+
+
+def test_every_name_is_escaped(tmp_path, pictures):
+    html = written(tmp_path, evaluations={"test": evaluation(pictures)})
+    assert EVIL not in html
+    assert "<i>" not in html
+    tags = Tags(html)
+    assert tags.of("script") == []
+    assert EVIL in tags.text
+    assert all(attributes["src"].startswith("data:image/") for attributes in tags.of("img"))
+    assert not any(key.startswith("on") for _, attributes in tags.found for key in attributes)
+
+
+def test_nothing_is_asked_of_a_network(tmp_path, pictures):
+    html = written(tmp_path, evaluations={"test": evaluation(pictures)})
+    assert not re.search(r"https?:|//[a-z]|@import|url\(", html)
+    tags = Tags(html)
+    assert tags.of("link") == tags.of("iframe") == []
+    (policy,) = (one["content"] for one in tags.of("meta") if "http-equiv" in one)
+    assert policy.startswith("default-src 'none'")
+
+
+def test_accuracy_stands_with_its_interval_its_number_and_its_split(tmp_path, pictures):
+    measured = evaluation(pictures)
+    text = text_of(written(tmp_path, evaluations={"validation": None, "test": measured}))
+    low, high = (f"{100 * end:.1f} %" for end in measured.interval)
+    assert f"25.0 % right, of 4 images of the test split. 95 % interval {low} to {high}" in text
+    text = text_of(written(tmp_path, evaluations={"validation": measured, "test": None}))
+    assert "of 4 images of the validation split" in text
+    assert "There are no test images: these figures are from the validation images" in text
+    assert "was not measured" in text_of(written(tmp_path))
+
+
+def test_confusion_is_a_table_with_the_truth_in_rows(tmp_path, pictures):
+    html = written(tmp_path, evaluations={"test": evaluation(pictures)})
+    table = html.partition('<table class="matrix')[2].partition("</table>")[0]
+    rows = [Tags(row).text.split("\n")[0] for row in table.split("<tr>")[2:]]
+    assert rows == ["中文1", f"{EVIL}2", f"{NAMES[2]}1"]
+
+
+def test_mistakes_are_upright_pictures_in_their_order(tmp_path, pictures):
+    html = written(tmp_path, evaluations={"test": evaluation(pictures)})
+    figures = html.split("<figure>")[1:]
+    assert len(figures) == 3
+    assert "80.0 %" in Tags(figures[0]).text.replace("\N{NO-BREAK SPACE}", " ")
+    assert "1<i>.jpg" in Tags(figures[0]).text
+    sizes = []
+    for figure in figures:
+        (image,) = Tags(figure.partition("</figure>")[0]).of("img")
+        content = base64.b64decode(image["src"].partition(",")[2])
+        sizes.append(Image.open(io.BytesIO(content)).size)
+    assert sizes == [(192, 144), (192, 144), (144, 192)]
+
+
+def test_at_most_24_mistakes_are_shown_and_missing_files_are_no_error(tmp_path):
+    labels = np.ones(30, np.int64)
+    report = evaluate_probabilities(
+        np.tile([0.7, 0.3], (30, 1)), labels, ("a", "b"), paths=["gone.jpg"] * 30
+    )
+    html = written(tmp_path, evaluations={"test": report})
+    assert html.count("<figure>") == html.count("no picture") == 24
+    assert "24 of 30 mistakes" in text_of(html)
+
+
+def test_what_trained_is_said(tmp_path):
+    text = text_of(written(tmp_path))
+    assert "Validation accuracy from 84.0 % to 89.0 %, on 100 images." in text
+    assert "head 2.3 s" in text
+    assert "fine-tune 3 min 33 s" in text
+    assert "101,285 of 219,829 parameters, in 2 layers, were free to move, for 2 epochs." in text
+    assert "conv5frozendid not move" in text
+    assert "headtrained150 %" in text
+
+
+def test_a_solved_head_has_no_curves(tmp_path):
+    assert 'class="curves" src="data:image/svg+xml;base64,' in written(tmp_path)
+    solved = TrainingReport(page().training.stages[:1], None, None, 0)
+    html = written(tmp_path, training=solved)
+    assert 'class="curves"' not in html
+    assert "the head was solved to its optimum" in text_of(html)
+
+
+def test_what_the_data_is(tmp_path):
+    text = text_of(written(tmp_path))
+    assert "3,700 files (3,000 jpeg, 700 png), 3 classes." in text
+    assert "The largest class has 2.5 times the images of the smallest." in text
+    assert "1 image of validation or test also stands in another split" in text
+    assert "Skipped files 60" in text
+    assert "and 10 more" in text
+    assert "1,201" in text
+
+
+def test_code_names_the_actual_folders(tmp_path):
+    text = Tags(written(tmp_path, folder="my runs/1")).text
+    assert "tlkit predict 'my runs/1' photo.jpg" in text
+    code = re.search(r"tf\.saved_model\.load\(.*\)", text).group()
+    assert code == "tf.saved_model.load('my runs/1/saved_model')"
+    assert "keras.saving.load_model('my runs/1/model.keras')" in text
+
+
+def test_several_labels_have_no_matrix_and_many_classes_a_part_of_it(tmp_path):
+    several = evaluate_probabilities(
+        np.array([[0.9, 0.2, 0.1]]), np.array([[0, 0, 0]]), NAMES, kind="multi_label"
+    )
+    html = written(tmp_path, evaluations={"test": several})
+    assert '<table class="matrix' not in html
+    assert "66.7 % label decisions right on 1 image of the test split" in text_of(html)
+    names = [f"class {index}" for index in range(45)]
+    many = evaluate_probabilities(np.eye(45), np.roll(np.arange(45), 1), names)
+    html = written(tmp_path, evaluations={"test": many})
+    assert "the 40 classes with the most mistakes; 5 others are left out" in text_of(html)
+
+
+def test_a_page_that_fails_leaves_nothing(tmp_path):
+    with pytest.raises(AttributeError):
+        write_report(tmp_path / "report.html", page(data=None))
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,139 @@
+"""Stored features: each image goes through the frozen part once, and never through another."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tlkit
+from tests.conftest import write_photos
+from tlkit.models.heads import feature_cut
+from tlkit.training import frozen
+from tlkit.training.features import extract_features
+
+
+def classifier(**arguments):
+    return tlkit.build_classifier("resnet20", ["green", "red"], weights=None, **arguments)
+
+
+def prefix_of(model):
+    return keras.Model(model.input, feature_cut(model))
+
+
+@pytest.fixture
+def data(photos):
+    return tlkit.load_folder(photos, image_size=32)
+
+
+def test_features_are_what_the_model_computes(data):
+    prefix = prefix_of(classifier())
+    features = extract_features(prefix, data.train, exact=True)
+    live = np.concatenate([prefix(images) for images, _ in data.train.dataset()])
+    np.testing.assert_allclose(features.load(), live, rtol=1e-4, atol=1e-5)
+    assert features.num_forward_passes == data.train.num_images
+    np.testing.assert_array_equal(features.labels, data.train.labels)
+
+
+def test_a_second_extraction_makes_no_forward_pass(data, monkeypatch):
+    model = classifier()
+    first = extract_features(prefix_of(model), data.train, exact=False)
+
+    def forbidden(*arguments):
+        raise AssertionError("a forward pass")
+
+    for name in ("float32_forward", "bfloat16_forward"):
+        monkeypatch.setattr(f"tlkit.training.features.{name}", forbidden)
+    again = extract_features(prefix_of(model), data.train, exact=False)
+    assert again.num_forward_passes == 0
+    np.testing.assert_array_equal(again.load(), first.load())
+
+
+def test_new_photographs_cost_one_forward_pass_each(data, photos):
+    model = classifier()
+    extract_features(prefix_of(model), data.train, exact=False)
+    write_photos(photos, {"green": 40, "red": 30})
+    more = tlkit.load_folder(photos, image_size=32)
+    added = more.train.num_images - data.train.num_images
+    assert added > 0
+    features = extract_features(prefix_of(model), more.train, exact=False)
+    assert features.num_forward_passes == added
+
+
+@pytest.mark.parametrize("change", ["weight", "size", "preprocessing"])
+def test_a_changed_prefix_never_hits_old_rows(photos, change):
+    model = classifier()
+    data = tlkit.load_folder(photos, image_size=32)
+    extract_features(prefix_of(model), data.train, exact=False)
+    if change == "weight":
+        model.get_layer("stage2_block1_1_conv").kernel.assign_add(
+            tf.fill(model.get_layer("stage2_block1_1_conv").kernel.shape, 1e-7)
+        )
+    elif change == "size":
+        data = tlkit.load_folder(photos, image_size=40)
+        model = classifier(image_size=40)
+    else:
+        scaled = [layer for layer in model.layers if isinstance(layer, keras.layers.Rescaling)]
+        scaled[0].offset = -0.9
+    features = extract_features(prefix_of(model), data.train, exact=False)
+    assert features.num_forward_passes == data.train.num_images
+
+
+def test_the_head_does_not_belong_to_the_prefix(data):
+    model = classifier()
+    extract_features(prefix_of(model), data.train, exact=False)
+    model.get_layer("logits").kernel.assign_add(tf.ones_like(model.get_layer("logits").kernel))
+    assert extract_features(prefix_of(model), data.train, exact=False).num_forward_passes == 0
+
+
+def test_views_are_stored_one_by_one_and_differ(data):
+    prefix = prefix_of(classifier())
+    features = extract_features(prefix, data.train, exact=True, augment="default", views=2)
+    n = data.train.num_images
+    assert features.num_forward_passes == 2 * n
+    rows = features.load()
+    assert not np.allclose(rows[:n], rows[n:])
+    np.testing.assert_array_equal(features.labels, np.tile(data.train.labels, 2))
+    more = extract_features(prefix, data.train, exact=True, augment="default", views=3)
+    assert more.num_forward_passes == n
+
+
+def test_a_dataset_is_recognised_by_its_pixels(data):
+    prefix = prefix_of(classifier())
+    first = extract_features(prefix, data.train.dataset(shuffle=True), exact=True)
+    again = extract_features(prefix, data.train.dataset(shuffle=True), exact=True)
+    assert first.num_forward_passes == data.train.num_images
+    assert again.num_forward_passes == 0
+    by_key = dict(zip(first.keys, first.labels, strict=True))
+    assert [by_key[key] for key in again.keys] == again.labels.tolist()
+
+
+def test_an_empty_dataset_is_refused():
+    empty = tf.data.Dataset.from_tensor_slices((np.zeros((0, 32, 32, 3)), np.zeros(0))).batch(4)
+    with pytest.raises(tlkit.DataError, match="no batch"):
+        extract_features(prefix_of(classifier()), empty, exact=True)
+
+
+@pytest.mark.skipif(not frozen.has_bfloat16(), reason="this processor has no bfloat16")
+def test_bfloat16_is_used_where_it_agrees_and_only_there(data, monkeypatch):
+    agreeing = extract_features(prefix_of(classifier()), data.train, exact=False)
+    assert agreeing.precision == "bfloat16"
+    exact = extract_features(prefix_of(classifier()), data.train, exact=True)
+    assert exact.precision == "float32"
+    difference = frozen.relative_difference(agreeing.load(), exact.load())
+    assert 0 < difference <= frozen.MAX_BFLOAT16_DIFFERENCE
+    monkeypatch.setattr("tlkit.training.features.MAX_BFLOAT16_DIFFERENCE", difference / 10)
+    other = classifier(seed=1)
+    assert extract_features(prefix_of(other), data.train, exact=False).precision == "float32"
+
+
+@pytest.mark.skipif(not frozen.has_bfloat16(), reason="this processor has no bfloat16")
+def test_bfloat16_leaks_into_no_other_function():
+    model = classifier()
+    images = tf.random.stateless_uniform((4, 32, 32, 3), [0, 0], 0, 255)
+    live = tf.function(lambda x: model(x, training=False))
+    before = live(images).numpy()
+    fast = frozen.bfloat16_forward(model)
+    fast(images)
+    fresh = tf.function(lambda x: model(x, training=False))
+    np.testing.assert_array_equal(live(images).numpy(), before)
+    np.testing.assert_array_equal(fresh(images).numpy(), before)

@@ -1,0 +1,143 @@
+"""Fine-tuning: what should move moves, what should not does not, and nothing gets worse."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tlkit
+from tlkit.training.movement import weights_by_group
+
+
+@pytest.fixture
+def data(photos):
+    return tlkit.load_folder(photos, image_size=32, batch_size=16)
+
+
+def classifier(data, **arguments):
+    return tlkit.build_classifier("resnet20", data.class_names, weights=None, **arguments)
+
+
+def test_the_groups_that_were_named_move_and_no_other(data):
+    noise = noisy(data.class_names)
+    model = classifier(noise)
+    before = weights_by_group(model)
+    report = tlkit.fine_tune(model, noise, unfreeze="stage3", epochs=2, patience=2)
+    stage = report.stages[-1]
+    if not any("kept" in note for note in stage.notes):
+        assert stage.moved["stage3"] > 0
+    assert [stage.name for stage in report.stages] == ["head", "fine-tune"]
+    after = weights_by_group(model)
+    for group in ("stage1", "stage2"):
+        assert stage.moved[group] == 0.0
+        for a, b in zip(before[group], after[group], strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def noisy(class_names, n=80):
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 255, (n, 32, 32, 3), "uint8")
+    return tlkit.load_arrays(images, np.arange(n) % 2, class_names, batch_size=16)
+
+
+def test_all_groups_move_without_validation(data):
+    """Without validation nothing can be put back, so every group must have moved."""
+    model = classifier(data)
+    train = data.train.dataset(shuffle=True)
+    report = tlkit.fine_tune(model, train, epochs=1)
+    assert set(report.stages[-1].moved) == {"stage1", "stage2", "stage3", "head"}
+    assert all(change > 0 for change in report.stages[-1].moved.values())
+    assert report.accuracy_after is None
+    assert any("no validation images" in note for note in report.stages[-1].notes)
+
+
+@pytest.mark.parametrize("batch_norm", ["frozen", "train"])
+def test_batch_normalisation_moves_only_when_asked(data, batch_norm):
+    model = classifier(data)
+    layer = model.get_layer("stage3_block3_2_bn")
+    before = [weight.numpy() for weight in layer.weights]
+    tlkit.fine_tune(model, data.train.dataset(), unfreeze="all", epochs=1, batch_norm=batch_norm)
+    moved = [not np.array_equal(a, b.numpy()) for a, b in zip(before, layer.weights, strict=True)]
+    assert moved == [batch_norm == "train"] * 4
+
+
+def test_a_model_is_never_left_worse_than_it_was_given(data):
+    model = classifier(data)
+    tlkit.train_head(model, data)
+    before = [variable.numpy() for variable in model.weights]
+    flipped = data.train.dataset().map(lambda images, labels: (images, 1 - labels))
+    report = tlkit.fine_tune(
+        model, flipped, validation=data.validation, epochs=2, learning_rate=0.01
+    )
+    assert report.accuracy_before == report.accuracy_after == 1.0
+    for value, variable in zip(before, model.weights, strict=True):
+        np.testing.assert_array_equal(value, variable.numpy())
+    assert any("its weights are kept" in note for note in report.stages[-1].notes)
+
+
+def test_training_stops_early(data):
+    model = classifier(data)
+    tlkit.train_head(model, data)
+    flipped = data.train.dataset().map(lambda images, labels: (images, 1 - labels))
+    report = tlkit.fine_tune(
+        model, flipped, validation=data.validation, epochs=9, patience=2, learning_rate=0.01
+    )
+    assert len(report.stages[-1].history) < 9
+
+
+@pytest.mark.parametrize("arguments", [{"binary": True}, {"hidden": (8,)}])
+def test_other_heads(data, arguments):
+    model = classifier(data, **arguments)
+    report = tlkit.fine_tune(model, data, unfreeze="stage3", epochs=1, augment="none")
+    assert report.accuracy_after == tlkit.evaluate(model, data.validation).accuracy == 1.0
+
+
+def test_users_callbacks_are_called(data):
+    seen = []
+    callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
+    tlkit.fine_tune(classifier(data), data, epochs=2, callbacks=[callback], patience=2)
+    assert seen == [0, 1]
+
+
+def test_balanced_weights_reach_the_loss(data):
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 255, (100, 32, 32, 3), "uint8")
+    rare = tlkit.load_arrays(images, (np.arange(100) % 10 == 0).astype(int), ["common", "rare"])
+    shares = []
+    for class_weight in (None, "balanced"):
+        keras.utils.set_random_seed(0)
+        model = classifier(rare)
+        tlkit.fine_tune(
+            model, rare.train.dataset(), epochs=2, class_weight=class_weight, learning_rate=1e-4
+        )
+        logits = model.predict(images.astype("float32"), verbose=0)
+        shares.append(float(tf.nn.softmax(logits)[:, 1].numpy().mean()))
+    assert shares[0] < 0.3 < shares[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"epochs": 0}, "epochs=0"),
+        ({"learning_rate": -1e-3}, "learning_rate=-0.001"),
+        ({"unfreeze": "stage4"}, "stage3"),
+        ({"unfreeze": 7}, "unfreeze=7"),
+        ({"augment": "heavy"}, "augment='heavy'"),
+        ({"batch_norm": "thaw"}, "'train'"),
+        ({"patience": 0}, "patience=0"),
+        ({"class_weight": "auto"}, "balanced"),
+        ({"weight_decay": -1.0}, "weight_decay=-1.0"),
+    ],
+)
+def test_bad_arguments(data, arguments, message):
+    model = classifier(data)
+    before = [variable.numpy() for variable in model.weights]
+    with pytest.raises(tlkit.ArgumentError, match=message):
+        tlkit.fine_tune(model, data, **arguments)
+    for value, variable in zip(before, model.weights, strict=True):
+        np.testing.assert_array_equal(value, variable.numpy())
+
+
+def test_an_endless_dataset_is_refused(data):
+    with pytest.raises(tlkit.ArgumentError, match="infinite"):
+        tlkit.fine_tune(classifier(data), data.train.dataset().repeat())

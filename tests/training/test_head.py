@@ -1,0 +1,145 @@
+"""Head training: solved where it can be, fitted where not, and nothing else moves."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tlkit
+from tlkit.training.movement import weights_by_group
+
+
+@pytest.fixture
+def data(photos):
+    return tlkit.load_folder(photos, image_size=32, batch_size=16)
+
+
+def classifier(data, **arguments):
+    return tlkit.build_classifier("resnet20", data.class_names, weights=None, **arguments)
+
+
+def accuracy_live(model, split):
+    return tlkit.evaluate(model, split).accuracy
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"binary": True}, {"hidden": (8,)}, {"pooling": "flatten"}, {"pooling": "max"}],
+)
+def test_every_head_learns_and_only_the_head_moves(data, arguments):
+    model = classifier(data, **arguments)
+    before = weights_by_group(model)
+    report = tlkit.train_head(model, data)
+    after = weights_by_group(model)
+    for group, weights in before.items():
+        same = all(np.array_equal(a, b) for a, b in zip(weights, after[group], strict=True))
+        assert same == (group != "head"), group
+        assert (report.stages[0].moved[group] == 0.0) == (group != "head")
+    assert report.accuracy_after == 1.0 == accuracy_live(model, data.validation)
+    assert accuracy_live(model, data.test) == 1.0
+    assert bool(report.stages[0].history) == ("hidden" in arguments)
+
+
+def test_the_accuracy_reported_is_the_whole_models(data):
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 255, (300, 32, 32, 3), "uint8")
+    noise = tlkit.load_arrays(images, generator.integers(0, 3, 300), ["a", "b", "c"])
+    model = classifier(noise)
+    report = tlkit.train_head(model, noise)
+    live = tlkit.evaluate(model, noise.validation)
+    assert 0.1 < live.accuracy < 0.9
+    assert report.accuracy_after == live.accuracy
+    assert report.num_validation == noise.validation.num_images
+
+
+def test_a_second_call_makes_no_forward_pass(data):
+    first = tlkit.train_head(classifier(data), data)
+    again = tlkit.train_head(classifier(data), data)
+    images = data.train.num_images + data.validation.num_images
+    assert first.stages[0].num_forward_passes == images
+    assert again.stages[0].num_forward_passes == 0
+    assert again.accuracy_after == first.accuracy_after
+
+
+def test_a_better_head_is_kept(data):
+    model = classifier(data)
+    tlkit.train_head(model, data)
+    kept = model.get_layer("logits").kernel.numpy()
+    confused = tf.data.Dataset.from_tensor_slices(
+        (np.random.default_rng(0).uniform(0, 255, (40, 32, 32, 3)), np.arange(40) % 2)
+    ).batch(8)
+    report = tlkit.train_head(model, confused, validation=data.validation)
+    np.testing.assert_array_equal(model.get_layer("logits").kernel.numpy(), kept)
+    assert report.accuracy_before == report.accuracy_after == 1.0
+    assert any("is kept" in note for note in report.stages[0].notes)
+
+
+def test_several_labels_for_each_image():
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 100, (120, 32, 32, 3), "uint8")
+    labels = np.stack([np.arange(120) % 2, np.arange(120) // 2 % 2], axis=1)
+    images[..., 0] += (100 * labels[:, 0]).astype("uint8")[:, None, None]
+    images[..., 2] += (100 * labels[:, 1]).astype("uint8")[:, None, None]
+    data = tlkit.load_arrays(images, labels, ["red", "blue"])
+    model = classifier(data, multi_label=True)
+    assert tlkit.train_head(model, data).accuracy_after == 1.0
+    with pytest.raises(tlkit.ArgumentError, match="several labels"):
+        tlkit.train_head(model, data, class_weight="balanced")
+
+
+def test_balanced_classes_move_the_solution():
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 255, (200, 32, 32, 3), "uint8")
+    labels = (np.arange(200) % 10 == 0).astype(int)
+    data = tlkit.load_arrays(images, labels, ["common", "rare"])
+    for hidden in ((), (8,)):
+        shares = []
+        for class_weight in (None, "balanced"):
+            model = classifier(data, hidden=hidden)
+            tlkit.train_head(model, data, class_weight=class_weight, epochs=5)
+            logits = model.predict(images.astype("float32"), verbose=0)
+            shares.append(float(tf.nn.softmax(logits)[:, 1].numpy().mean()))
+        assert shares[0] < 0.25 < shares[1]
+
+
+def test_features_too_large_for_memory_are_trained_from_the_store(data, monkeypatch):
+    monkeypatch.setattr("tlkit.training.features.MAX_BYTES_IN_MEMORY", 1000)
+    monkeypatch.setattr("tlkit.training.head.MAX_BYTES_IN_MEMORY", 1000)
+    model = classifier(data)
+    report = tlkit.train_head(model, data)
+    assert report.stages[0].history
+    assert report.accuracy_after == accuracy_live(model, data.validation) == 1.0
+
+
+def test_a_class_without_images_is_refused():
+    images = np.zeros((20, 32, 32, 3), "float32")
+    dataset = tf.data.Dataset.from_tensor_slices((images, np.arange(20) % 2)).batch(4)
+    model = tlkit.build_classifier("resnet20", ["a", "b", "c"], weights=None)
+    with pytest.raises(tlkit.DataError, match="class 2"):
+        tlkit.train_head(model, dataset)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"epochs": 0}, "epochs=0"),
+        ({"learning_rate": 0}, "learning_rate=0"),
+        ({"views": 2}, "augment='none'"),
+        ({"augment": "deflaut", "views": 2}, "default"),
+        ({"class_weight": "auto"}, "balanced"),
+    ],
+)
+def test_bad_arguments(data, arguments, message):
+    with pytest.raises(tlkit.ArgumentError, match=message):
+        tlkit.train_head(classifier(data), data, **arguments)
+
+
+def test_data_that_does_not_fit_the_model(data, photos):
+    model = tlkit.build_classifier("resnet20", ["a", "b", "c"], weights=None)
+    with pytest.raises(tlkit.ArgumentError, match="3 outputs for 2 classes"):
+        tlkit.train_head(model, data)
+    with pytest.raises(tlkit.ArgumentError, match="image_size=\\(32, 32\\)"):
+        tlkit.train_head(classifier(data, image_size=48), data)
+    with pytest.raises(tlkit.ArgumentError, match=r"tf\.data\.Dataset"):
+        tlkit.train_head(classifier(data), [1, 2, 3])
+    with pytest.raises(tlkit.ArgumentError, match="`validation` must be left out"):
+        tlkit.train_head(classifier(data), data, validation=data.test)

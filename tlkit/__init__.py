@@ -1,0 +1,51 @@
+"""tlkit: transfer learning on Keras 3, from a folder of photographs to an exported model.
+
+The public names are loaded when they are first used: importing tlkit loads no TensorFlow.
+"""
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_MODULES = {
+    "tlkit.data.folders": ("load_folder",),
+    "tlkit.data.arrays": ("load_arrays",),
+    "tlkit.data.tfds": ("load_tfds",),
+    "tlkit.data.inspection": ("inspect_folder",),
+    "tlkit.models.assembly": ("build_classifier",),
+    "tlkit.models.catalogue": ("list_backbones", "register_backbone"),
+    "tlkit.models.groups": ("layer_groups", "set_trainable"),
+    "tlkit.training.head": ("train_head",),
+    "tlkit.training.fine_tuning": ("fine_tune",),
+    "tlkit.training.store": ("FeatureStore",),
+    "tlkit.evaluation.metrics": ("evaluate",),
+    "tlkit.evaluation.prediction": ("predict",),
+    "tlkit.export": ("export_model",),
+    "tlkit.run": ("train_run",),
+    "tlkit.run_directory": ("load_run",),
+    "tlkit.errors": (
+        "TlkitError",
+        "ArgumentError",
+        "DataError",
+        "WeightsError",
+        "TrainingError",
+        "RunError",
+        "ExportError",
+    ),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604 - names of the table above
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'tlkit' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,199 @@
+"""The command line: wiring only."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tlkit.errors import TlkitError
+from tlkit.quiet import load_tensorflow_quietly
+
+app = typer.Typer(
+    name="tlkit",
+    help="Teaches a network that already knows how to see something new, from a folder of "
+    "photographs to an exported model.",
+    epilog="--debug, anywhere on the line, shows TensorFlow's messages and tracebacks.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+_INTERRUPTED = 130
+
+Photos = Annotated[Path, typer.Argument(help="Folder: CLASS/*.jpg, or train/, val/, test/ of it.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
+
+
+@app.command()
+def train(
+    photos: Photos,
+    out: Annotated[Path, typer.Option(metavar="RUN", help="Folder to leave the run in.")],
+    from_run: Annotated[
+        Path | None, typer.Option("--from", metavar="RUN0", help="Go on from this finished run.")
+    ] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="Name of a backbone (mobilenet_v2, resnet50, ...).")
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(metavar="pretrained|none|FILE", help="Where weights come from.")
+    ] = "pretrained",
+    image_size: Annotated[int | None, typer.Option(help="Side of the images in pixels.")] = None,
+    mode: Annotated[str, typer.Option(metavar="head|fine-tune", help="What trains.")] = "fine-tune",
+    unfreeze: Annotated[
+        str | None,
+        typer.Option(metavar="GROUP|N|all", help="First group of layers that trains."),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the pictures, at most.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="The highest rate.")] = None,
+    augment: Annotated[
+        str | None, typer.Option(metavar="none|light|default|strong", help="Augmentation.")
+    ] = None,
+    class_weight: Annotated[
+        str | None, typer.Option(metavar="balanced", help="Weigh rare classes more.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Images per step.")] = 32,
+    seed: Annotated[int, typer.Option(help="Of the split, weights, orders, augmentation.")] = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume/--no-resume", help="Continue a run that is there.")
+    ] = True,
+) -> None:
+    """Train a classifier on a folder of photographs and export it."""
+    from tlkit.run import train_run
+
+    run = train_run(
+        photos,
+        out=out,
+        from_run=from_run,
+        backbone=backbone,
+        weights=None if weights == "none" else weights,
+        image_size=image_size,
+        mode=mode,
+        unfreeze=_group(unfreeze),
+        epochs=epochs,
+        learning_rate=learning_rate,
+        augment=augment,
+        class_weight=class_weight,
+        batch_size=batch_size,
+        seed=seed,
+        resume=resume,
+        say=_say,
+    )
+    _say(str(run))
+    _say(f"Look at {out / 'report.html'}; give away {out / 'saved_model'}.")
+
+
+@app.command()
+def evaluate(
+    run: RunFolder,
+    photos: Photos,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure a run's model on other photographs of the same classes."""
+    from tlkit.run import evaluate_run
+
+    report = evaluate_run(run, photos)
+    _say(json.dumps(report.as_dict(), ensure_ascii=False) if as_json else str(report))
+
+
+@app.command()
+def predict(
+    model: Annotated[
+        Path, typer.Argument(metavar="RUN_OR_EXPORT", help="Folder of a run or of a SavedModel.")
+    ],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what is in pictures."""
+    from tlkit.run import predict_with
+
+    predictions = predict_with(model, images)
+    if as_json:
+        _say(json.dumps([one.as_dict() for one in predictions], ensure_ascii=False))
+        return
+    for one in predictions:
+        _say(str(one))
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    to: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; must not exist.")],
+    format: Annotated[
+        str, typer.Option(metavar="saved_model|keras", help="What to write.")
+    ] = "saved_model",
+) -> None:
+    """Write a run's model in another place or format, proven equal to it."""
+    from tlkit.run import export_run
+
+    _say(str(export_run(run, to, format)))
+
+
+@app.command()
+def inspect(photos: Photos) -> None:
+    """Check a folder of photographs: counts, unreadable files, duplicates, leaks."""
+    from tlkit.data.inspection import inspect_folder
+
+    load_tensorflow_quietly()
+    _say(str(inspect_folder(photos)))
+
+
+@app.command()
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="Remove all of it.")] = False,
+) -> None:
+    """Show what the cache holds, or clear it."""
+    from tlkit.cache import cache_root, clear_cache
+    from tlkit.training.store import stored_files
+
+    if clear:
+        _say(f"{clear_cache() / 2**20:.1f} MB removed from {cache_root()}")
+        return
+    files = stored_files()
+    for path, size in files:
+        _say(f"{size / 2**20:10.1f} MB  {path.name}")
+    _say(f"{sum(size for _, size in files) / 2**20:10.1f} MB in {len(files)} feature stores")
+    _say(f"in {cache_root()}; TLKIT_CACHE moves it, --clear empties it")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(metavar="RUN", help="Folder to leave the run in.")] = Path(
+        "tlkit-demo"
+    ),
+) -> None:
+    """Run everything once, offline, on handwritten digits."""
+    from tlkit.demo import run_demo
+
+    run_demo(out, say=_say)
+
+
+def main() -> None:
+    """Runs the command line; what goes wrong ends as one plain line and a status.
+
+    `--debug`, anywhere on the line, shows TensorFlow's messages and tracebacks.
+    """
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1
+    if debug:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0")
+    try:
+        status = app(args=arguments, standalone_mode=False)
+    except (TlkitError, typer.TyperException, OSError) as error:
+        if debug:
+            raise
+        message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+        print(f"tlkit: {' '.join(message.split())}", file=sys.stderr)
+        sys.exit(2)
+    if status == _INTERRUPTED:
+        print("tlkit: interrupted; the same command continues.", file=sys.stderr)
+    sys.exit(status)
+
+
+def _group(unfreeze: str | None) -> str | int | None:
+    """A number of groups, or a name."""
+    return int(unfreeze) if unfreeze is not None and unfreeze.isdecimal() else unfreeze
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)

@@ -1,0 +1,143 @@
+"""Pictures from a folder of class folders."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from tlkit.data.images import ImageData, ImageSplit
+from tlkit.data.inspection import build_report, readable_pictures
+from tlkit.data.limits import MAX_PIXELS
+from tlkit.data.listing import Listing, list_folder
+from tlkit.data.settings import Settings, check_settings
+from tlkit.data.splits import check_classes, divide
+from tlkit.errors import ArgumentError, DataError, check_count
+
+
+def load_folder(
+    path: str | os.PathLike[str],
+    *,
+    image_size: int | tuple[int, int] = 224,
+    batch_size: int = 32,
+    splits: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    seed: int = 0,
+    class_names: Sequence[str] | None = None,
+    max_pixels: int = MAX_PIXELS,
+    cache: str | os.PathLike[str] | None = None,
+) -> ImageData:
+    """Loads the pictures of a folder, which are read when a dataset is iterated.
+
+    A folder is `CLASS/**`, or the user's own split: `train/CLASS/**` with `val` or `validation`
+    and `test` beside it. The user's split stays as it is. Where a test folder stands without
+    validation, validation is taken from `train`; where validation stands without test, there is
+    no test. Otherwise pictures are divided by their content, their class and the seed alone, so
+    that adding files moves none that was there; shares then hold approximately in each class.
+    Only a class so small that a split would come out empty is divided otherwise.
+
+    Every file is decoded once, in parallel; what came of it is remembered in the cache. Files
+    that cannot be used are skipped and listed in the report with the reason, as are copies,
+    contradictions and leaks. Nothing on the disk is changed.
+
+    Args:
+        path: The folder.
+        image_size: Height and width that pictures are stretched to; one number for a square.
+        batch_size: Pictures in a batch.
+        splits: Shares of training, validation and test; a split with the share 0 is `None`.
+        seed: Of the division, the order and the augmentation.
+        class_names: The classes in the order wanted; sorted by name by default.
+        max_pixels: The most pixels that a picture may have.
+        cache: The cache's folder, as `cache_folder` takes it.
+
+    Raises:
+        ArgumentError: A size, a share, the seed or the names break their rule.
+        DataError: `path` is no folder of at least two classes with at least two pictures each; a
+            class of validation or test is not in `train`; `class_names` are not the folder's.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> import numpy as np
+        >>> from PIL import Image
+        >>> import tlkit
+        >>> with TemporaryDirectory() as folder:
+        ...     for number in range(8):
+        ...         path = Path(folder, "dark" if number < 4 else "light", f"{number}.png")
+        ...         path.parent.mkdir(exist_ok=True)
+        ...         Image.fromarray(np.full((9, 9, 3), 30 * number, np.uint8)).save(path)
+        ...     data = tlkit.load_folder(folder, image_size=8, splits=(0.5, 0.5, 0))
+        >>> data.class_names
+        ('dark', 'light')
+    """
+    settings = check_settings(image_size, batch_size, splits, seed)
+    check_count("max_pixels", max_pixels)
+    if class_names is not None and len(set(class_names)) < len(tuple(class_names)):
+        raise ArgumentError(
+            "`class_names` must be different from each other. "
+            f"Received: class_names={tuple(class_names)!r}. Name each class once."
+        )
+    listing = list_folder(path)
+    return load_listing(
+        listing, settings, class_names=class_names, max_pixels=max_pixels, cache=cache
+    )
+
+
+def load_listing(
+    listing: Listing,
+    settings: Settings,
+    *,
+    class_names: Sequence[str] | None,
+    max_pixels: int,
+    cache: str | os.PathLike[str] | None,
+) -> ImageData:
+    """Does what `load_folder` does, with files that are listed already."""
+    pictures, formats = readable_pictures(listing, max_pixels=max_pixels, cache=cache)
+    division = divide(pictures, settings.splits, settings.seed)
+    names = _in_order(check_classes(pictures, division), class_names)
+    labels = {name: label for label, name in enumerate(names)}
+
+    def split(name: str) -> ImageSplit | None:
+        if name not in division.splits:
+            return None
+        found = sorted(
+            (pictures[position] for position in division.splits[name]),
+            key=lambda picture: (labels[picture.class_name], picture.path),
+        )
+        return ImageSplit(
+            name,
+            tuple(picture.path for picture in found),
+            np.array([labels[picture.class_name] for picture in found], np.int64),
+            tuple(picture.digest for picture in found),
+            settings.image_size,
+            settings.batch_size,
+            settings.seed,
+            max_pixels,
+        )
+
+    train, validation, test = (split(name) for name in ("train", "validation", "test"))
+    if train is None:  # check_classes has seen pictures to train on
+        raise DataError("There must be pictures to train on. Received: none.")
+    return ImageData(
+        train,
+        validation,
+        test,
+        names,
+        build_report(pictures, division, listing, formats),
+        settings.image_size,
+        settings.batch_size,
+        settings.seed,
+    )
+
+
+def _in_order(found: tuple[str, ...], wanted: Sequence[str] | None) -> tuple[str, ...]:
+    if wanted is None:
+        return found
+    missing = [repr(name) for name in wanted if name not in found]
+    new = [repr(name) for name in found if name not in wanted]
+    if missing or new:
+        problems = [f"no pictures of {', '.join(missing)}"] if missing else []
+        problems += [f"unexpected classes {', '.join(new)}"] if new else []
+        raise DataError(
+            "`class_names` must be the classes that have pictures. "
+            f"Received: {' and '.join(problems)}. Rename, add or remove their folders."
+        )
+    return tuple(wanted)

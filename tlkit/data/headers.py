@@ -1,0 +1,163 @@
+"""The size of a picture, read in the graph from its first bytes, before anything is decoded."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+HEADER_BYTES = 32
+FRAME, EXTENSION = 0x2C, 0x21  # what blocks of a GIF begin with
+HOPS = 16  # sub-blocks of a GIF that one turn of the loop steps over
+
+Size = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+
+
+@dataclass(frozen=True)
+class _Header:
+    """Where a format's first bytes hold its size.
+
+    A side is the number in `num_bytes` bytes from `at`, divided by `divisor`, of which the
+    remainder modulo `modulus` counts, plus `offset`.
+    """
+
+    magic: dict[int, bytes]
+    height_at: int
+    width_at: int
+    num_bytes: int
+    is_big_endian: bool = False
+    height_divisor: int = 1
+    modulus: int = 2**32
+    offset: int = 0
+
+
+_HEADERS = (
+    _Header({0: b"\x89PNG"}, 20, 16, 4, is_big_endian=True),
+    _Header({0: b"GIF8"}, 8, 6, 2),
+    _Header({0: b"BM"}, 22, 18, 4),
+    _Header({0: b"RIFF", 8: b"WEBPVP8 "}, 28, 26, 2, modulus=2**14),
+    _Header({0: b"RIFF", 8: b"WEBPVP8L"}, 21, 21, 4, height_divisor=2**14, modulus=2**14, offset=1),
+    _Header({0: b"RIFF", 8: b"WEBPVP8X"}, 27, 24, 3, offset=1),
+)
+
+
+def is_jpeg(image_bytes: tf.Tensor) -> tf.Tensor:
+    """Whether the scalar string begins as a JPEG file does."""
+    head = tf.io.decode_raw(image_bytes, tf.uint8, fixed_length=4)
+    return tf.reduce_all(head[:3] == list(b"\xff\xd8\xff"))
+
+
+def jpeg_size(image_bytes: tf.Tensor) -> Size:
+    """Returns the height, the width and the number of pixels of a JPEG file, int64.
+
+    Sides are those before any EXIF orientation is applied.
+
+    Raises:
+        tf.errors.InvalidArgumentError: It is none, or ends before it says its size.
+    """
+    sides = tf.cast(tf.io.extract_jpeg_shape(image_bytes), tf.int64)
+    return sides[0], sides[1], sides[0] * sides[1]
+
+
+def other_size(image_bytes: tf.Tensor) -> Size:
+    """Returns the height, the width and the number of pixels of a file that is no JPEG, int64.
+
+    They are what the header claims, which is what a decoder allocates. All frames of a GIF are
+    unpacked to get at its first one, so its pixels are those of its screen or of all its frames
+    together, whichever are more. Other formats than PNG, GIF, BMP and WebP give zeros.
+
+    Args:
+        image_bytes: The whole file, a scalar string.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from tlkit.data.headers import other_size
+        >>> png = tf.io.encode_png(tf.zeros((2, 5, 3), tf.uint8))
+        >>> [int(number) for number in other_size(png)]
+        [2, 5, 10]
+
+    Reference:
+        PNG: https://www.w3.org/TR/png-3/; GIF: https://www.w3.org/Graphics/GIF/spec-gif89a.txt;
+        WebP: https://developers.google.com/speed/webp/docs/riff_container
+    """
+    head = tf.io.decode_raw(image_bytes, tf.uint8, fixed_length=HEADER_BYTES)
+    is_format = tf.reduce_all((head == _MAGIC) | ~_IS_MAGIC, axis=1)
+    numbers = tf.reduce_sum(tf.cast(head, tf.int64) * _WEIGHTS, axis=2)
+    sides = numbers // _DIVISORS % _MODULI + _OFFSETS
+    # A BMP whose rows run from the top has a negative height, in two's complement.
+    sides = tf.minimum(sides, 2**32 - sides)
+    height, width = tf.unstack(tf.reduce_sum(sides * tf.cast(is_format, tf.int64), axis=1))
+    num_pixels = tf.cond(
+        is_format[1],
+        lambda: tf.maximum(height * width, _gif_pixels(image_bytes)),
+        lambda: height * width,
+    )
+    return height, width, num_pixels
+
+
+def _weights(at: int, num_bytes: int, is_big_endian: bool) -> np.ndarray:
+    """Factors of all header bytes whose sum is the number of `num_bytes` at `at`."""
+    weights = np.zeros(HEADER_BYTES, np.int64)
+    weights[at : at + num_bytes] = 256 ** np.arange(num_bytes)[:: -1 if is_big_endian else 1]
+    return weights
+
+
+def _magic_bytes(magic: dict[int, bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """The bytes that a header must have, and where it must have them."""
+    values, is_fixed = np.zeros(HEADER_BYTES, np.uint8), np.zeros(HEADER_BYTES, bool)
+    for at, piece in magic.items():
+        values[at : at + len(piece)] = list(piece)
+        is_fixed[at : at + len(piece)] = True
+    return values, is_fixed
+
+
+# One row for each format; the first axis of the others is height and width.
+_MAGIC, _IS_MAGIC = (
+    np.stack(part) for part in zip(*(_magic_bytes(h.magic) for h in _HEADERS), strict=True)
+)
+_WEIGHTS = np.stack(
+    [
+        [_weights(h.height_at, h.num_bytes, h.is_big_endian) for h in _HEADERS],
+        [_weights(h.width_at, h.num_bytes, h.is_big_endian) for h in _HEADERS],
+    ]
+)
+_DIVISORS = np.array([[h.height_divisor for h in _HEADERS], [1] * len(_HEADERS)], np.int64)
+_MODULI = np.array([h.modulus for h in _HEADERS], np.int64)
+_OFFSETS = np.array([h.offset for h in _HEADERS], np.int64)
+
+
+# A function that stays one node is set up when the first GIF comes, not with every pipeline.
+@tf.function(autograph=False, experimental_attributes={"_noinline": True})
+def _gif_pixels(image_bytes: tf.Tensor) -> tf.Tensor:
+    """Walks the blocks of a GIF and adds up the pixels of its frames, int64.
+
+    The zeros behind the end are a block of no known kind and a sub-block of no length: both end
+    the walk, so that a damaged file cannot prolong it. No single step is longer than they are.
+    """
+    data = tf.cast(tf.io.decode_raw(image_bytes, tf.uint8), tf.int32)
+    length = tf.size(data)
+    data = tf.concat([data, tf.zeros(1024, tf.int32)], axis=0)
+    hops = tf.where(data > 0, data + 1, 0)  # from one sub-block to the next
+
+    def colours(flags: tf.Tensor) -> tf.Tensor:
+        return tf.where(flags >= 128, 3 * 2 ** (flags % 8 + 1), 0)
+
+    def hop(position: tf.Tensor) -> tuple[tf.Tensor]:
+        for _ in range(HOPS):
+            position += tf.gather(hops, position)
+        return (position,)
+
+    def step(position: tf.Tensor, pixels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        block = data[position : position + 10]
+        is_frame = block[0] == FRAME
+        sides = tf.cast(block[5:9:2] + 256 * block[6:9:2], tf.int64)
+        behind = tf.where(is_frame, 11 + colours(block[9]), 2)
+        position = tf.minimum(position + behind, length)
+        (end,) = tf.while_loop(lambda position: data[position] > 0, hop, (position,))
+        return tf.minimum(end + 1, length), pixels + tf.where(is_frame, sides[0] * sides[1], 0)
+
+    def is_block(position: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
+        return (data[position] == FRAME) | (data[position] == EXTENSION)
+
+    first = tf.minimum(13 + colours(data[10]), length)
+    _, pixels = tf.while_loop(is_block, step, (first, tf.constant(0, tf.int64)))
+    return pixels

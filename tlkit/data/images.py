@@ -1,0 +1,193 @@
+"""The pictures of a split, and the splits that belong together."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tlkit.data.augmentation import AUGMENTATIONS
+from tlkit.data.limits import MAX_PIXELS
+from tlkit.errors import ArgumentError, check_choice, check_count
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from tlkit.data.reports import DataReport
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSplit:
+    """The pictures of one split, with their labels; read when a dataset is iterated.
+
+    Attributes:
+        name: "train", "validation" or "test".
+        paths: Where each picture is; of pictures in memory a name such as "images[17]".
+        labels: int64 `(n,)`, or 0 and 1 as float32 `(n, num_classes)` for several labels each.
+        digests: A hash of each picture's content.
+        image_size: Height and width that pictures are resized to.
+        batch_size: Pictures in a batch.
+        seed: Of order and augmentation.
+    """
+
+    name: str
+    paths: tuple[str, ...] = field(repr=False)
+    labels: np.ndarray = field(repr=False)
+    digests: tuple[str, ...] = field(repr=False)
+    image_size: tuple[int, int]
+    batch_size: int
+    seed: int
+    _max_pixels: int = field(default=MAX_PIXELS, repr=False)
+    _pixels: np.ndarray | None = field(default=None, repr=False)
+
+    @property
+    def num_images(self) -> int:
+        """How many pictures there are; copies count."""
+        return len(self.paths)
+
+    def dataset(
+        self,
+        shuffle: bool = False,
+        augment: str = "none",
+        *,
+        epochs: range | None = None,
+        indices: np.ndarray | None = None,
+        batch_size: int | None = None,
+    ) -> tf.data.Dataset:
+        """Returns batches of `(images, labels)`.
+
+        Images are float32 `(batch, height, width, 3)`, 0...255; labels are int64 `(batch,)`, or
+        float32 `(batch, num_classes)`. The last batch of an epoch may be smaller.
+
+        Order and augmentation are functions of the split's seed, the epoch's number and the
+        picture's content, never of an iterator's state. With `epochs=range(7, 10)` come epochs
+        7, 8 and 9 just as they come in `range(10)`. With `epochs=None` every iteration is one
+        epoch and has new random numbers, the same in every program that iterates as often.
+
+        Args:
+            shuffle: Whether the whole split takes a new random order in each epoch.
+            augment: A preset of `augmentation_layers`; only for the training split.
+            epochs: The epochs to give one after the other, or `None` for one pass an iteration.
+            indices: Only these rows, in this order; all rows by default.
+            batch_size: Pictures in a batch; the split's own by default.
+
+        Raises:
+            ArgumentError: `augment` is no preset, or the split is not for training; `epochs` is
+                empty; a row does not exist; `batch_size` is no positive whole number.
+
+        Example:
+            >>> import numpy as np
+            >>> import tlkit
+            >>> images = np.zeros((10, 8, 8, 3), np.uint8) + np.arange(10, dtype=np.uint8)[:, None, None, None]
+            >>> data = tlkit.load_arrays(images, [0, 1] * 5, splits=(1, 0, 0))
+            >>> for batch, labels in data.train.dataset(batch_size=4):
+            ...     print(batch.shape, labels.numpy())
+            (4, 8, 8, 3) [0 1 0 1]
+            (4, 8, 8, 3) [0 1 0 1]
+            (2, 8, 8, 3) [0 1]
+        """
+        check_choice("augment", augment, AUGMENTATIONS)
+        if augment != "none" and self.name != "train":
+            raise ArgumentError(
+                "`augment` must be 'none' for a split that measures. "
+                f"Received: augment={augment!r} for the split {self.name!r}."
+            )
+        if epochs is not None and (len(epochs) == 0 or min(epochs) < 0):
+            raise ArgumentError(
+                "`epochs` must be a range with at least one epoch, from 0 on. "
+                f"Received: epochs={epochs!r}. Leave it out for one pass."
+            )
+        batch_size = self.batch_size if batch_size is None else batch_size
+        check_count("batch_size", batch_size)
+        from tlkit.data.pipeline import image_batches
+
+        return image_batches(
+            self, self._rows(indices), shuffle, augment, epochs=epochs, batch_size=batch_size
+        )
+
+    def subset(self, indices: np.ndarray) -> ImageSplit:
+        """Returns a split of these rows, in this order.
+
+        Raises:
+            ArgumentError: A row does not exist.
+        """
+        rows = self._rows(indices)
+        return dataclasses.replace(
+            self,
+            paths=tuple(self.paths[row] for row in rows),
+            labels=self.labels[rows],
+            digests=tuple(self.digests[row] for row in rows),
+            _pixels=None if self._pixels is None else self._pixels[rows],
+        )
+
+    def _rows(self, indices: np.ndarray | None) -> np.ndarray:
+        if indices is None:
+            return np.arange(self.num_images)
+        rows = np.asarray(indices)
+        is_whole = rows.ndim == 1 and (rows.size == 0 or np.issubdtype(rows.dtype, np.integer))
+        if not is_whole or np.any((rows < 0) | (rows >= self.num_images)):
+            raise ArgumentError(
+                f"`indices` must be whole numbers from 0 to {self.num_images - 1}. "
+                f"Received: indices={indices!r}."
+            )
+        return rows.astype(np.int64)
+
+    @cached_property
+    def _image_keys(self) -> np.ndarray:
+        """A number for each picture, int64: of its content, and of which copy of it this is."""
+        seen: Counter[str] = Counter()
+        keys = np.empty(self.num_images, np.int64)
+        for row, digest in enumerate(self.digests):
+            seen[digest] += 1
+            content = hashlib.blake2b(f"{digest} {seen[digest]}".encode(), digest_size=8)
+            keys[row] = int.from_bytes(content.digest(), "big", signed=True)
+        return keys
+
+
+@dataclass(frozen=True, eq=False)
+class ImageData:
+    """Pictures in up to three splits, with the names of their classes and what was found.
+
+    Attributes:
+        train: What is trained on.
+        validation: What decisions are made on; `None` if there is none.
+        test: What is touched once, at the end; `None` if there is none.
+        class_names: In the order of the labels.
+        report: Counts, and all that was skipped, with the reason.
+        image_size: Height and width that pictures are resized to.
+        batch_size: Pictures in a batch.
+        seed: Of the split, the order and the augmentation.
+    """
+
+    train: ImageSplit
+    validation: ImageSplit | None
+    test: ImageSplit | None
+    class_names: tuple[str, ...]
+    report: DataReport = field(repr=False)
+    image_size: tuple[int, int]
+    batch_size: int
+    seed: int
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.class_names)
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether a picture may have several labels at once."""
+        return self.train.labels.ndim == 2
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the class names and of every split's contents and labels, in order."""
+        content = hashlib.blake2b(repr(self.class_names).encode(), digest_size=16)
+        for split in (self.train, self.validation, self.test):
+            if split is not None:
+                content.update(f"{split.name} {split.digests} {split.labels.tolist()}".encode())
+        return content.hexdigest()

@@ -1,0 +1,122 @@
+"""Looking through a folder of pictures: what is there, and what of it can be used."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+
+from tlkit.data.limits import MAX_PIXELS
+from tlkit.data.listing import Listing, list_folder
+from tlkit.data.reports import DataReport, SkippedFile
+from tlkit.data.splits import Division, Picture, divide
+from tlkit.data.verdicts import check_files
+from tlkit.errors import check_count
+
+
+def inspect_folder(
+    path: str | os.PathLike[str],
+    *,
+    max_pixels: int = MAX_PIXELS,
+    cache: str | os.PathLike[str] | None = None,
+) -> DataReport:
+    """Looks through a folder of pictures as `load_folder` does, and says what it found.
+
+    Every file is decoded once; what came of it is remembered, so that the second time is quick.
+    Nothing is split, and it is not asked whether there are enough pictures to train on.
+
+    Args:
+        path: A folder as `load_folder` takes it.
+        max_pixels: The most pixels that a picture may have.
+        cache: The cache's folder, as `cache_folder` takes it.
+
+    Returns:
+        The report. Where the user has split nothing, pictures are counted as "all".
+
+    Raises:
+        DataError: `path` is no folder, or an empty one.
+        ArgumentError: `max_pixels` is no positive whole number.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> import tlkit
+        >>> with TemporaryDirectory() as folder:
+        ...     Path(folder, "cats").mkdir()
+        ...     _ = Path(folder, "cats", "1.jpg").write_bytes(b"")
+        ...     report = tlkit.inspect_folder(folder)
+        >>> report.skipped[0].reason
+        'empty file'
+    """
+    check_count("max_pixels", max_pixels)
+    listing = list_folder(path)
+    pictures, formats = readable_pictures(listing, max_pixels=max_pixels, cache=cache)
+    division = divide(pictures, (1.0, 0.0, 0.0), seed=0)
+    if not any(picture.split for picture in pictures):
+        division.splits = {"all": positions for positions in division.splits.values()}
+    return build_report(pictures, division, listing, formats)
+
+
+def readable_pictures(
+    listing: Listing, *, max_pixels: int, cache: str | os.PathLike[str] | None
+) -> tuple[list[Picture], dict[str, int]]:
+    """Returns the pictures among the files listed, and how many there are of each format.
+
+    The other files are added to what `listing` has skipped.
+    """
+    paths = [file.path for file in listing.files]
+    verdicts = check_files(paths, max_pixels=max_pixels, root=cache)
+    pictures = []
+    for file, verdict in zip(listing.files, verdicts, strict=True):
+        if verdict.reason:
+            listing.skipped.append(SkippedFile(file.path, file.class_name, verdict.reason))
+        else:
+            picture = Picture(file.path, file.class_name, verdict.digest, file.split)
+            pictures.append(picture)
+    formats = Counter(verdict.format for verdict in verdicts if not verdict.reason)
+    return pictures, dict(formats.most_common())
+
+
+def build_report(
+    pictures: Sequence[Picture], division: Division, listing: Listing, formats: dict[str, int]
+) -> DataReport:
+    """Counts what is in use, and joins it with what was skipped on the way."""
+    cells = Counter(
+        (pictures[position].class_name, name)
+        for name, positions in division.splits.items()
+        for position in positions
+    )
+    class_names = sorted({class_name for class_name, _ in cells})
+    counts = {
+        class_name: {name: cells[class_name, name] for name in division.splits}
+        for class_name in class_names
+    }
+    totals = [sum(row.values()) for row in counts.values()]
+    found = {name for names in listing.classes.values() for name in names}
+    return DataReport(
+        counts=counts,
+        num_files=len(pictures) + len(listing.skipped),
+        formats=formats,
+        skipped=tuple(sorted(listing.skipped, key=lambda file: (file.class_name, file.path))),
+        duplicates=tuple(division.duplicates),
+        conflicts=tuple(division.conflicts),
+        leaks=tuple(division.leaks),
+        empty_classes=tuple(sorted(found - set(class_names))),
+        imbalance=max(totals) / min(totals) if totals else 1.0,
+        notes=(*division.notes, *_notes_on_splits(pictures, counts, listing)),
+    )
+
+
+def _notes_on_splits(
+    pictures: Sequence[Picture], counts: dict[str, dict[str, int]], listing: Listing
+) -> list[str]:
+    """What is remarkable about folders of the user's own split."""
+    notes = []
+    for split in listing.classes:
+        if not split or not any(picture.split == split for picture in pictures):
+            if split:
+                notes.append(f"The {split} folder holds no usable picture: it is not a split.")
+            continue
+        missing = [name for name, row in counts.items() if row.get(split) == 0]
+        if missing:
+            names = ", ".join(map(repr, missing))
+            notes.append(f"The {split} folder holds no usable picture of {names}.")
+    return notes

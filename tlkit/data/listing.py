@@ -1,0 +1,181 @@
+"""The files of a folder of pictures: by class, and by the user's own split if there is one."""
+
+import os
+import unicodedata
+from dataclasses import dataclass, field
+from pathlib import Path
+from stat import S_ISDIR, S_ISREG
+
+from tlkit.data.reports import SkippedFile
+from tlkit.errors import DataError
+
+SPLIT_FOLDERS = {
+    "train": "train",
+    "val": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+SYSTEM_NAMES = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "$recycle.bin")
+OUTSIDE = "not in a class folder"
+
+
+@dataclass(frozen=True)
+class FoundFile:
+    """A file in a class folder; `split` is empty where the user has split nothing."""
+
+    path: str
+    class_name: str
+    split: str
+
+
+@dataclass
+class Listing:
+    """What lies in a folder; `classes` holds the names of the class folders of each split."""
+
+    files: list[FoundFile] = field(default_factory=list)
+    skipped: list[SkippedFile] = field(default_factory=list)
+    classes: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """A folder, and the device and inode numbers of it and of those it was reached through."""
+
+    path: str
+    trail: tuple[tuple[int, int], ...]
+
+
+def list_folder(path: str | os.PathLike[str]) -> Listing:
+    """Lists `CLASS/**`, or `train/CLASS/**`, `val|validation/CLASS/**` and `test/CLASS/**`.
+
+    Links are followed, except back to a folder that is being listed. Class names are in Unicode's
+    composed form (NFC), so that folders from different systems agree.
+
+    Raises:
+        DataError: `path` is no folder, or an empty one; or there are two folders for one split,
+            or splits without one to train on.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        problem = "is a file" if root.exists() else "does not exist"
+        raise DataError(
+            f"`path` must be a folder of pictures. Received: path={str(root)!r}, which {problem}. "
+            "Give the folder that holds one folder for each class."
+        )
+    listing = Listing()
+    status = root.stat()
+    top = _Folder(str(root), ((status.st_dev, status.st_ino),))
+    folders = _folders_outside_classes(top, listing)
+    if not folders and not listing.skipped:
+        raise DataError(
+            f"`path` must be a folder of pictures. Received: path={str(root)!r}, which is empty. "
+            "Put one folder for each class into it."
+        )
+    splits = _split_names(folders)
+    if splits:
+        _check_splits(splits, root)
+        for name in splits:
+            inner = _folders_outside_classes(folders[name], listing)
+            _list_classes(inner, SPLIT_FOLDERS[name.lower()], listing)
+        for name in sorted(set(folders) - set(splits)):
+            reason = "beside the folders of the split"
+            listing.skipped.append(SkippedFile(folders[name].path, "", reason))
+    else:
+        _list_classes(folders, "", listing)
+    listing.files.sort(key=lambda file: (file.split, file.class_name, file.path))
+    listing.skipped.sort(key=lambda file: (file.class_name, file.path))
+    return listing
+
+
+def _split_names(folders: dict[str, _Folder]) -> list[str]:
+    """The names of the folders that are splits; none if the folders are classes."""
+    named = [name for name in folders if name.lower() in SPLIT_FOLDERS]
+    has_classes = any(
+        entry.is_dir() for name in named for entry in _scan(folders[name].path) or ()
+    )
+    return named if has_classes and (len(named) > 1 or len(folders) == 1) else []
+
+
+def _check_splits(names: list[str], root: Path) -> None:
+    splits = [SPLIT_FOLDERS[name.lower()] for name in names]
+    if len(set(splits)) < len(splits) or "train" not in splits:
+        raise DataError(
+            "`path` must hold `train`, and at most one folder each for validation (`val` or "
+            f"`validation`) and `test`. Received: path={str(root)!r} with "
+            f"{', '.join(sorted(names))}. Rename or join these folders."
+        )
+
+
+def _list_classes(folders: dict[str, _Folder], split: str, listing: Listing) -> None:
+    names = listing.classes.setdefault(split, [])
+    for name, folder in folders.items():
+        class_name = unicodedata.normalize("NFC", name)
+        if class_name not in names:
+            names.append(class_name)
+        _list_files(folder, class_name, split, listing)
+
+
+def _list_files(folder: _Folder, class_name: str, split: str, listing: Listing) -> None:
+    folders, files = _look_into(folder, class_name, listing.skipped)
+    listing.files.extend(FoundFile(file, class_name, split) for file in files)
+    for inner in folders.values():
+        _list_files(inner, class_name, split, listing)
+
+
+def _folders_outside_classes(folder: _Folder, listing: Listing) -> dict[str, _Folder]:
+    folders, files = _look_into(folder, "", listing.skipped)
+    listing.skipped.extend(SkippedFile(file, "", OUTSIDE) for file in files)
+    return folders
+
+
+def _look_into(
+    folder: _Folder, class_name: str, skipped: list[SkippedFile]
+) -> tuple[dict[str, _Folder], list[str]]:
+    """Returns the folders in `folder` by name, and the paths of its files."""
+    folders, files = {}, []
+    entries = _scan(folder.path)
+    if entries is None:
+        skipped.append(SkippedFile(folder.path, class_name, "permission denied"))
+    for entry in entries or ():
+        status, reason = _look_at(entry, folder)
+        if reason:
+            shown = entry.path.encode("utf-8", "backslashreplace").decode()
+            skipped.append(SkippedFile(shown, class_name, reason))
+        elif S_ISDIR(status.st_mode):
+            trail = (*folder.trail, (status.st_dev, status.st_ino))
+            folders[entry.name] = _Folder(entry.path, trail)
+        else:
+            files.append(entry.path)
+    return folders, files
+
+
+def _look_at(entry: os.DirEntry[str], folder: _Folder) -> tuple[os.stat_result, str]:
+    """Returns what is known of an entry, and why it is not used, if it is not."""
+    status = entry.stat(follow_symlinks=False)
+    if entry.name.startswith("."):
+        return status, "hidden"
+    if entry.name.lower() in SYSTEM_NAMES:
+        return status, "made by an operating system"
+    if not _is_unicode(entry.name):
+        return status, "its name is not valid Unicode"
+    try:
+        status = entry.stat()
+    except OSError:
+        return status, "broken link"
+    if S_ISDIR(status.st_mode):
+        is_loop = (status.st_dev, status.st_ino) in folder.trail
+        return status, "link back to a folder it lies in" if is_loop else ""
+    return status, "" if S_ISREG(status.st_mode) else "neither a file nor a folder"
+
+
+def _is_unicode(name: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def _scan(folder: str) -> list[os.DirEntry[str]] | None:
+    """The entries of a folder by name, or `None` if it may not be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except PermissionError:
+        return None

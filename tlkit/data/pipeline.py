@@ -1,0 +1,103 @@
+"""From the rows of a split to batches of pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import tensorflow as tf
+
+from tlkit.data.augmentation import augmentation_layers
+from tlkit.data.decoding import decode_image, resize_image
+from tlkit.data.random_views import random_view
+
+if TYPE_CHECKING:
+    from tlkit.data.images import ImageSplit
+
+NO_ROW = -1
+
+
+def image_batches(
+    split: ImageSplit,
+    rows: np.ndarray,
+    shuffle: bool,
+    augment: str,
+    *,
+    epochs: range | None,
+    batch_size: int,
+) -> tf.data.Dataset:
+    """Builds what `ImageSplit.dataset` describes; the arguments are checked there."""
+    num_rows = len(rows)
+    layers = augmentation_layers(augment)
+    read = _pixel_reader(split)
+    with tf.device("CPU:0"):
+        labels = tf.constant(split.labels)
+        keys = tf.constant(split._image_keys if layers else [], tf.int64)
+        rows = tf.constant(rows, tf.int64)
+    seed = tf.constant(split.seed, tf.int64)
+
+    def load(row: tf.Tensor, epoch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        image = read(row)
+        if layers:
+            image_seed = tf.random.fold_in(tf.stack([seed, epoch]), tf.gather(keys, row))
+            image = random_view(image, layers, image_seed)
+        return image, tf.gather(labels, row)
+
+    # The epochs run through one pipeline, which need not start anew for each. So that no batch
+    # reaches into the next epoch, the last one is filled up with rows that are not read.
+    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+        order = rows
+        if shuffle:
+            order = tf.random.experimental.stateless_shuffle(rows, seed=tf.stack([seed, epoch]))
+        order = tf.pad(order, [[0, -num_rows % batch_size]], constant_values=NO_ROW)
+        return tf.data.Dataset.from_tensor_slices(order).map(lambda row: (row, epoch))
+
+    def load_or_fill(
+        row: tf.Tensor, epoch: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        height, width = split.image_size
+        pixel_type = tf.float32 if layers else tf.uint8
+        nothing = (
+            tf.zeros((height, width, 3), pixel_type),
+            tf.zeros(labels.shape[1:], labels.dtype),
+        )
+        is_row = row != NO_ROW
+        image, label = tf.cond(is_row, lambda: load(row, epoch), lambda: nothing)
+        return image, label, is_row
+
+    # Images become floats in the batch: four times fewer bytes are copied into it.
+    def without_filling(
+        images: tf.Tensor, labels: tf.Tensor, is_row: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        count = tf.math.count_nonzero(is_row)
+        return tf.cast(images[:count], tf.float32), labels[:count]
+
+    if epochs is not None:
+        numbers = tf.data.Dataset.range(epochs.start, epochs.stop, epochs.step)
+    else:
+        numbers = tf.data.Dataset.random(split.seed, rerandomize_each_iteration=True).take(1)
+    num_batches = -(-num_rows // batch_size) * (1 if epochs is None else len(epochs))
+    plain = tf.autograph.experimental.do_not_convert
+    return (
+        numbers.flat_map(plain(one_epoch))
+        .map(plain(load_or_fill), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        .batch(batch_size, drop_remainder=True)
+        .map(plain(without_filling))
+        .apply(tf.data.experimental.assert_cardinality(num_batches))
+        .prefetch(tf.data.AUTOTUNE)
+    )
+
+
+def _pixel_reader(split: ImageSplit) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns a function from a row to its image, uint8, in the split's size."""
+    if split._pixels is None:
+        paths = tf.constant(split.paths, tf.string)
+        return lambda row: decode_image(
+            tf.io.read_file(tf.gather(paths, row)), split.image_size, split._max_pixels
+        )
+    with tf.device("CPU:0"):
+        pixels = tf.constant(split._pixels)
+    if split._pixels.shape[1:3] == split.image_size:
+        return lambda row: tf.gather(pixels, row)
+    return lambda row: resize_image(tf.gather(pixels, row), split.image_size)

@@ -1,0 +1,125 @@
+"""Random views of an image that depend on a seed for that image, and on nothing else."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+class RandomCropAndFlip(keras.layers.Layer):
+    """Crops images at random, resizes them to their own size and flips half of them sideways.
+
+    One sampling does all three, which is several times cheaper than a flip and a zoom one after
+    the other; a crop of the whole image is exact. During inference images pass unchanged.
+
+    Args:
+        area: Smallest and largest share of the image's area that is kept, in 0...1.
+        stretch: At most by this factor is an image made wider or narrower, at least 1.
+        seed: Seed of the layer's own random numbers, which are used unless a transformation is
+            drawn with a seed by hand.
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Example:
+        >>> import numpy as np
+        >>> from tlkit.data.random_views import RandomCropAndFlip
+        >>> layer = RandomCropAndFlip(area=(0.5, 1.0), stretch=1.2)
+        >>> layer(np.zeros((2, 8, 8, 3), "float32"), training=True).shape
+        TensorShape([2, 8, 8, 3])
+    """
+
+    def __init__(
+        self,
+        area: tuple[float, float] = (0.6, 1.0),
+        stretch: float = 1.2,
+        seed: int | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.area, self.stretch, self.seed = tuple(area), stretch, seed
+        self.generator = keras.random.SeedGenerator(seed)
+
+    def call(self, images: tf.Tensor, training: bool = True) -> tf.Tensor:
+        """Returns views of the images `(batch, height, width, channels)`."""
+        transformation = self.get_random_transformation(images, training=training)
+        return self.transform_images(images, transformation, training=training)
+
+    def get_random_transformation(
+        self,
+        data: tf.Tensor,
+        training: bool = True,
+        seed: int | keras.random.SeedGenerator | None = None,
+    ) -> tf.Tensor | None:
+        """Draws boxes `(batch, 4)`, as `tf.image.crop_and_resize` takes them.
+
+        The right end of a flipped image's box comes before its left end.
+        """
+        if not training:
+            return None
+        num_images = tf.shape(data)[0] if len(data.shape) == 4 else 1
+        seed = self.generator if seed is None else seed
+        draws = keras.random.uniform((num_images, 5), seed=seed, dtype="float32")
+        area, stretch, top, left, flip = tf.unstack(draws, axis=1)
+        area = self.area[0] + (self.area[1] - self.area[0]) * area
+        stretch = self.stretch ** (2 * stretch - 1)
+        height = tf.minimum(tf.sqrt(area / stretch), 1.0)
+        width = tf.minimum(tf.sqrt(area * stretch), 1.0)
+        top, left = top * (1 - height), left * (1 - width)
+        edges = left, left + width
+        is_flipped = flip < 0.5
+        left, right = tf.where(is_flipped, *edges[::-1]), tf.where(is_flipped, *edges)
+        return tf.stack([top, left, top + height, right], axis=1)
+
+    def transform_images(
+        self, images: tf.Tensor, transformation: tf.Tensor | None, training: bool = True
+    ) -> tf.Tensor:
+        """Samples the images `(batch, height, width, channels)` in the boxes drawn for them."""
+        images = tf.cast(images, self.compute_dtype)
+        if not training or transformation is None:
+            return images
+        shape = tf.shape(images)
+        views = tf.image.crop_and_resize(images, transformation, tf.range(shape[0]), shape[1:3])
+        return tf.ensure_shape(tf.cast(views, self.compute_dtype), images.shape)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns what `from_config` needs."""
+        config = {"area": self.area, "stretch": self.stretch, "seed": self.seed}
+        return {**super().get_config(), **config}
+
+
+class ImageSeeds(keras.random.SeedGenerator):
+    """The random numbers of one image: each draw is a function of its seed and of how many came.
+
+    Keras draws from a `SeedGenerator` by calling `next`; here that has no state that outlives the
+    image, so that a view depends neither on the batch nor on the order of a parallel map.
+
+    Args:
+        seed: Two whole numbers, `(2,)`, int32 or int64.
+    """
+
+    def __init__(self, seed: tf.Tensor):
+        # Not the parent's: that would create a variable.
+        self.image_seed, self.num_draws = seed, 0
+
+    def next(self, ordered: bool = True) -> tf.Tensor:
+        """Returns a seed that no earlier call has returned."""
+        self.num_draws += 1
+        return tf.random.fold_in(self.image_seed, self.num_draws)
+
+
+def random_view(image: tf.Tensor, layers: list[keras.layers.Layer], seed: tf.Tensor) -> tf.Tensor:
+    """Passes one image through augmentation layers, drawing all random numbers from `seed`.
+
+    Args:
+        image: `(height, width, 3)`, 0...255.
+        layers: Keras layers with `get_random_transformation` and `transform_images`.
+        seed: Two whole numbers, `(2,)`.
+
+    Returns:
+        The view, float32, of the image's shape.
+    """
+    seeds = ImageSeeds(seed)
+    images = tf.cast(image, tf.float32)[tf.newaxis]
+    for layer in layers:
+        transformation = layer.get_random_transformation(images, training=True, seed=seeds)
+        images = layer.transform_images(images, transformation, training=True)
+    return images[0]

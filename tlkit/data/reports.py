@@ -1,0 +1,123 @@
+"""What was found in a folder of pictures, and what was left out and why."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+SHOWN = 20  # of each kind of finding; all of them are in the report's attributes
+
+
+@dataclass(frozen=True)
+class SkippedFile:
+    """A file or folder that is not used; `class_name` is empty outside of the class folders."""
+
+    path: str
+    class_name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Leak:
+    """A picture of the user's own split that also stands in an earlier split."""
+
+    kept: str
+    left_out: str
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What was found in a set of pictures. Nothing is deleted or changed, whatever it says.
+
+    Attributes:
+        counts: Pictures in use, by class and split.
+        num_files: Everything that was found, in use or not.
+        formats: Readable pictures by format, which is that of the content.
+        skipped: What is not used, with the reason.
+        duplicates: Paths with the same content, in one class. Training keeps copies; validation
+            and test hold one of each.
+        conflicts: Paths with the same content in several classes; none of them is used.
+        leaks: Copies kept out of the user's own validation or test.
+        empty_classes: Classes without a usable picture, which are left out.
+        imbalance: Pictures of the largest class for one of the smallest.
+        notes: What else was decided.
+    """
+
+    counts: Mapping[str, Mapping[str, int]]
+    num_files: int
+    formats: Mapping[str, int]
+    skipped: tuple[SkippedFile, ...] = ()
+    duplicates: tuple[tuple[str, ...], ...] = ()
+    conflicts: tuple[tuple[str, ...], ...] = ()
+    leaks: tuple[Leak, ...] = ()
+    empty_classes: tuple[str, ...] = ()
+    imbalance: float = 1.0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The names of the splits that pictures were counted for."""
+        return tuple(dict.fromkeys(name for counts in self.counts.values() for name in counts))
+
+    def __str__(self) -> str:
+        width = max([len(name) for name in (*self.counts, "class")])
+        lines = [f"{'class':{width}}" + "".join(f"  {name:>10}" for name in self.splits)]
+        for name, counts in self.counts.items():
+            cells = "".join(f"  {counts.get(split, 0):>10}" for split in self.splits)
+            lines.append(f"{name:{width}}{cells}")
+        lines.append(self._summary())
+        for title, items in self._findings():
+            lines.append(f"{title}:")
+            lines.extend(f"  {item}" for item in _shown(items))
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """The report as HTML, every name escaped."""
+        heads = "".join(f"<th>{html.escape(name)}</th>" for name in ("class", *self.splits))
+        rows = "".join(
+            f"<tr><td>{html.escape(name)}</td>"
+            + "".join(f"<td>{counts.get(split, 0)}</td>" for split in self.splits)
+            + "</tr>"
+            for name, counts in self.counts.items()
+        )
+        findings = "".join(
+            f"<p>{html.escape(title)}</p><ul>"
+            + "".join(f"<li>{html.escape(item)}</li>" for item in _shown(items))
+            + "</ul>"
+            for title, items in self._findings()
+        )
+        summary = html.escape(self._summary())
+        return f"<table><tr>{heads}</tr>{rows}</table><p>{summary}</p>{findings}"
+
+    def _summary(self) -> str:
+        formats = ", ".join(f"{count} {name}" for name, count in self.formats.items()) or "none"
+        return (
+            f"{self.num_files} files; readable pictures: {formats}; "
+            f"largest class / smallest class: {self.imbalance:.1f}"
+        )
+
+    def _findings(self) -> list[tuple[str, list[str]]]:
+        leaks = [f"{leak.left_out} is {leak.kept}" for leak in self.leaks]
+        skipped = [
+            f"{file.class_name + ': ' if file.class_name else ''}{file.path}: {file.reason}"
+            for file in self.skipped
+        ]
+        findings = [
+            ("Notes", list(self.notes)),
+            ("LEAKS: copies of earlier pictures kept out of validation and test", leaks),
+            ("Conflicts: one picture under several labels, left out", _joined(self.conflicts)),
+            ("Copies: one picture several times in a class", _joined(self.duplicates)),
+            ("Classes without a usable picture", list(self.empty_classes)),
+            ("Skipped", skipped),
+        ]
+        return [(f"{title} ({len(items)})", items) for title, items in findings if items]
+
+
+def _joined(groups: Iterable[tuple[str, ...]]) -> list[str]:
+    return [" = ".join(group) for group in groups]
+
+
+def _shown(items: list[str]) -> list[str]:
+    hidden = len(items) - SHOWN
+    return items[:SHOWN] + ([f"... and {hidden} more"] if hidden > 0 else [])

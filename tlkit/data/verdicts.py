@@ -1,0 +1,234 @@
+"""Whether a file is a picture that can be used: found out by decoding it, then remembered."""
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cache
+
+from tlkit.cache import cache_folder, open_index
+from tlkit.data.limits import DECODER_VERSION
+from tlkit.progress import track
+
+HEAD_BYTES = 512
+DIGEST_BYTES = 16
+CHECKED_SIZE = (16, 16)  # small, so that JPEG files are decoded at a fraction of their size
+
+FORMATS = {b"\xff\xd8\xff": "jpeg", b"\x89PNG": "png", b"GIF8": "gif", b"BM": "bmp"}
+FOREIGN_FORMATS = {
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"8BPS": "Photoshop",
+    b"\xff\x0a": "JPEG XL",
+    b"\0\0\0\x0cJXL ": "JPEG XL",
+    b"\0\0\0\x0cjP  ": "JPEG 2000",
+    b"\0\0\x01\0": "ICO",
+    b"%PDF": "PDF",
+}
+FOREIGN_BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC"}
+FOREIGN_BRANDS |= {b"mif1": "HEIF", b"msf1": "HEIF"}
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS verdicts (
+    path TEXT, decoder TEXT, max_pixels INTEGER, size INTEGER, modified INTEGER,
+    digest TEXT, format TEXT, height INTEGER, width INTEGER, reason TEXT,
+    PRIMARY KEY (path, decoder, max_pixels)
+) WITHOUT ROWID
+"""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is known of one file; `reason` is empty if it can be used.
+
+    Height and width are the stored ones, before any EXIF orientation is applied. What is not
+    `is_lasting` may change without the file, such as a permission.
+    """
+
+    digest: str = ""
+    format: str = ""
+    height: int = 0
+    width: int = 0
+    reason: str = ""
+    is_lasting: bool = True
+
+
+Decoder = Callable[[bytes], tuple[int, int, str]]
+
+
+def content_digest(content: bytes) -> str:
+    """The hash by which contents are told apart."""
+    return hashlib.blake2b(content, digest_size=DIGEST_BYTES).hexdigest()
+
+
+def check_files(
+    paths: Sequence[str], *, max_pixels: int, root: str | os.PathLike[str] | None = None
+) -> list[Verdict]:
+    """Returns a verdict for each file, decoding those that none is remembered for.
+
+    That is done in parallel, with a progress bar. A verdict holds for a path as long as the file
+    keeps its size and its time of change, for one version of the decoder, and for one bound.
+
+    Args:
+        paths: The files.
+        max_pixels: The most pixels that a picture may have.
+        root: The cache's folder, as `cache_folder` takes it.
+    """
+    folder = cache_folder("files", root)
+    with closing(open_index(folder / "verdicts.sqlite", SCHEMA)) as index:
+        states = [_state(path) for path in paths]
+        verdicts = [
+            _recall(index, path, state, max_pixels)
+            for path, state in zip(paths, states, strict=True)
+        ]
+        unknown = [row for row, verdict in enumerate(verdicts) if verdict is None]
+        done = 0
+        try:
+            checks = _check_all([paths[row] for row in unknown], max_pixels)
+            for row, verdict in zip(unknown, checks, strict=True):
+                verdicts[row] = verdict
+                done += 1
+        finally:  # also when the user stops it half way
+            index.execute("BEGIN IMMEDIATE")
+            for row in unknown[:done]:
+                _remember(index, paths[row], states[row], max_pixels, verdicts[row])
+            index.execute("COMMIT")
+    return [verdict for verdict in verdicts if verdict is not None]
+
+
+def _check_all(paths: list[str], max_pixels: int) -> Iterator[Verdict]:
+    if not paths:
+        return
+    decoder = _decoder(max_pixels)
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        checks = pool.map(lambda path: check_file(path, decoder), paths)
+        yield from track(checks, "Checking pictures", len(paths))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def check_file(path: str, decoder: Decoder) -> Verdict:
+    """Reads one file, and decodes it unless its first bytes already rule that out.
+
+    Args:
+        path: The file.
+        decoder: Returns height, width, and what is wrong or "", with "{}" for the format.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(HEAD_BYTES)
+            name, reason = _recognise(head)
+            if reason:
+                return Verdict(reason=reason)
+            image_bytes = head + file.read()
+    except PermissionError:
+        return Verdict(reason="permission denied", is_lasting=False)
+    except OSError as error:
+        return Verdict(reason=f"cannot be read: {error.strerror}", is_lasting=False)
+    height, width, reason = decoder(image_bytes)
+    digest = content_digest(image_bytes)
+    return Verdict(digest, name, height, width, reason.format(name.upper()))
+
+
+def _recognise(head: bytes) -> tuple[str, str]:
+    """Returns the format that a file's first bytes tell, or the reason why it cannot be used."""
+    if not head:
+        return "", "empty file"
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return "webp", ""
+    for magic, name in FORMATS.items():
+        if head.startswith(magic):
+            return name, ""
+    foreign = [name for magic, name in FOREIGN_FORMATS.items() if head.startswith(magic)]
+    if head[4:8] == b"ftyp" and head[8:12] in FOREIGN_BRANDS:
+        foreign.append(FOREIGN_BRANDS[head[8:12]])
+    if b"<svg" in head.lower():
+        foreign.append("SVG")
+    if foreign:
+        return "", f"{foreign[0]} is not supported: convert it to JPEG or PNG"
+    return "", "not an image"
+
+
+@cache
+def _decoder(max_pixels: int) -> Decoder:
+    """Builds what decodes a file as training will do, only to a smaller size."""
+    import tensorflow as tf
+
+    from tlkit.data.decoding import decode_image
+    from tlkit.data.headers import is_jpeg, jpeg_size, other_size
+
+    signature = [tf.TensorSpec((), tf.string)]
+    damage = (
+        tf.errors.InvalidArgumentError,
+        tf.errors.UnimplementedError,
+        tf.errors.InternalError,
+        tf.errors.UnknownError,
+    )
+
+    @tf.function(input_signature=signature, autograph=False)
+    def size(image_bytes: tf.Tensor) -> tf.Tensor:
+        numbers = tf.cond(
+            is_jpeg(image_bytes), lambda: jpeg_size(image_bytes), lambda: other_size(image_bytes)
+        )
+        return tf.stack(numbers)
+
+    @tf.function(input_signature=signature, autograph=False)
+    def decode(image_bytes: tf.Tensor) -> tf.Tensor:
+        return decode_image(image_bytes, CHECKED_SIZE, max_pixels)
+
+    def decoder(image_bytes: bytes) -> tuple[int, int, str]:
+        height = width = 0
+        try:
+            height, width, pixels = (int(number) for number in size(image_bytes))
+            if pixels > max_pixels:
+                bound = f"the bound of {max_pixels} (raise `max_pixels`)"
+                return height, width, f"has {pixels} pixels, more than {bound}"
+            decode(image_bytes)
+        except damage:
+            return height, width, "truncated or damaged {}"
+        return height, width, ""
+
+    return decoder
+
+
+State = tuple[int, int]
+
+
+def _state(path: str) -> State | None:
+    """Size and time of change of a file; `None` if it cannot be had."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def _recall(
+    index: sqlite3.Connection, path: str, state: State | None, max_pixels: int
+) -> Verdict | None:
+    if state is None:
+        return None
+    row = index.execute(
+        "SELECT digest, format, height, width, reason FROM verdicts WHERE path = ? "
+        "AND decoder = ? AND max_pixels = ? AND size = ? AND modified = ?",
+        (os.path.abspath(path), DECODER_VERSION, max_pixels, *state),
+    ).fetchone()
+    return None if row is None else Verdict(*row)
+
+
+def _remember(
+    index: sqlite3.Connection,
+    path: str,
+    state: State | None,
+    max_pixels: int,
+    verdict: Verdict | None,
+) -> None:
+    if state is None or verdict is None or not verdict.is_lasting:
+        return
+    key = (os.path.abspath(path), DECODER_VERSION, max_pixels, *state)
+    row = (verdict.digest, verdict.format, verdict.height, verdict.width, verdict.reason)
+    index.execute(f"REPLACE INTO verdicts VALUES ({', '.join('?' * 10)})", key + row)

@@ -1,0 +1,80 @@
+"""Every error that tlkit raises on purpose, in one tree, and the checks that raise them.
+
+    TlkitError
+    ├── ArgumentError (ValueError)    an argument breaks its rule
+    ├── DataError (ValueError)        the pictures cannot be used as asked
+    ├── WeightsError (OSError)        weights cannot be had, or do not fit
+    ├── TrainingError (RuntimeError)  training cannot go on
+    ├── RunError (RuntimeError)       a run directory cannot be used as asked
+    └── ExportError (RuntimeError)    what was exported is not what is in memory
+
+A message reads: `argument` must be RULE. Received: argument=VALUE. WHAT TO DO.
+"""
+
+import difflib
+import math
+from collections.abc import Iterable
+
+
+class TlkitError(Exception):
+    """The root of the tree; the command line shows its message as one plain line."""
+
+
+class ArgumentError(TlkitError, ValueError):
+    """An argument breaks its rule."""
+
+
+class DataError(TlkitError, ValueError):
+    """The pictures cannot be used as asked."""
+
+
+class WeightsError(TlkitError, OSError):
+    """Weights cannot be had, or do not fit the network."""
+
+
+class TrainingError(TlkitError, RuntimeError):
+    """Training cannot go on."""
+
+
+class RunError(TlkitError, RuntimeError):
+    """A run directory cannot be used as asked."""
+
+
+class ExportError(TlkitError, RuntimeError):
+    """What was exported does not compute what the model in memory computes."""
+
+
+def check_choice(argument: str, value: object, choices: Iterable[str]) -> None:
+    """Raises `ArgumentError`, with near matches, unless `value` is one of `choices`."""
+    choices = list(choices)
+    if value not in choices:
+        listed = ", ".join(repr(choice) for choice in choices)
+        raise ArgumentError(
+            f"`{argument}` must be one of {listed}. Received: {argument}={value!r}."
+            f"{did_you_mean(value, choices)}"
+        )
+
+
+def check_positive(argument: str, value: float) -> None:
+    """Raises `ArgumentError` unless `value` is a finite number above zero."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or value <= 0:
+        raise ArgumentError(
+            f"`{argument}` must be a positive number. Received: {argument}={value!r}. "
+            "Give a number above zero."
+        )
+
+
+def check_count(argument: str, value: int, minimum: int = 1) -> None:
+    """Raises `ArgumentError` unless `value` is a whole number of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ArgumentError(
+            f"`{argument}` must be a whole number of at least {minimum}. "
+            f"Received: {argument}={value!r}."
+        )
+
+
+def did_you_mean(name: object, choices: Iterable[str]) -> str:
+    """Returns " Did you mean 'a' or 'b'?" with up to three near matches, or ""."""
+    near = difflib.get_close_matches(str(name), list(choices), n=3, cutoff=0.6)
+    return f" Did you mean {' or '.join(repr(match) for match in near)}?" if near else ""

@@ -1,0 +1,143 @@
+"""Pictures as people give them: files, one array or many."""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import numpy as np
+import tensorflow as tf
+
+from tlkit.data.decoding import decode_image, resize_image
+from tlkit.errors import ArgumentError, DataError
+
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+MAX_FILES_NAMED = 20
+
+
+def are_paths(images: object) -> TypeGuard[Paths]:
+    """Whether `images` is one path or a sequence of paths; otherwise it holds pixels."""
+    if isinstance(images, list | tuple):
+        return all(isinstance(image, str | os.PathLike) for image in images)
+    return isinstance(images, str | os.PathLike)
+
+
+def list_files(files: Paths) -> tuple[str, ...]:
+    """Returns one path or several as a tuple of strings.
+
+    Raises:
+        ArgumentError: If one is a folder.
+    """
+    listed = [files] if isinstance(files, str | os.PathLike) else files
+    paths = tuple(os.fspath(path) for path in listed)
+    for path in paths:
+        if os.path.isdir(path):
+            raise ArgumentError(
+                f"`images` must be picture files, not a folder. Received: {path!r}. "
+                "Give the files in it, such as `sorted(Path(folder).glob('*.jpg'))`."
+            )
+    return paths
+
+
+def check_files(paths: Sequence[str], image_size: tuple[int, int], max_pixels: int) -> None:
+    """Decodes every file once, several at a time, and keeps nothing.
+
+    Raises:
+        DataError: If any file is missing or is no picture; it names them with the reason.
+    """
+    decode = decoder(image_size, max_pixels)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        faults = list(pool.map(lambda path: _fault(path, decode), paths))
+    bad = [f"{path!r} {fault}" for path, fault in zip(paths, faults, strict=True) if fault]
+    if bad:
+        named = "; ".join(bad[:MAX_FILES_NAMED])
+        rest = f"; and {len(bad) - MAX_FILES_NAMED} more" if len(bad) > MAX_FILES_NAMED else ""
+        raise DataError(
+            f"`images` must be picture files. Received: {named}{rest}. "
+            f"Leave {'it' if len(bad) == 1 else 'them'} out; nothing was predicted."
+        )
+
+
+@lru_cache(maxsize=8)
+def decoder(image_size: tuple[int, int], max_pixels: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns `decode_image` for one size, traced once for all who ask."""
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
+    def decode(image_bytes: tf.Tensor) -> tf.Tensor:
+        return decode_image(image_bytes, image_size, max_pixels)
+
+    return decode
+
+
+def pixels_of(images: Any) -> np.ndarray:
+    """Returns one image or a batch as uint8, `(n, height, width, 3)`, rounded.
+
+    Raises:
+        ArgumentError: If the shape is another, or values are no pixels from 0 to 255.
+    """
+    try:
+        pixels = np.asarray(images)
+    except ValueError:  # images of different sizes
+        pixels = np.empty((), object)
+    if pixels.ndim == 3:
+        pixels = pixels[np.newaxis]
+    if pixels.ndim != 4 or pixels.shape[3] != 3 or 0 in pixels.shape[1:]:
+        raise ArgumentError(
+            "`images` must be files, or pixels of the shape (height, width, 3) or "
+            f"(n, height, width, 3). Received: {_described(images)}. Stack images of one size; "
+            "repeat the channel of grey ones with `np.repeat(image, 3, axis=-1)`."
+        )
+    if pixels.dtype == np.uint8:
+        return pixels
+    if pixels.dtype.kind not in "iuf" or not _are_pixels(pixels):
+        raise ArgumentError(
+            "`images` must hold pixels from 0 to 255. "
+            f"Received: {_described(images)}. Values from 0 to 1 need multiplying by 255."
+        )
+    return np.round(pixels).astype(np.uint8)
+
+
+def resized(image: np.ndarray, image_size: tuple[int, int]) -> tf.Tensor:
+    """Returns the image, uint8 `(height, width, 3)`, stretched as files are."""
+    return tf.constant(image) if image.shape[:2] == image_size else resize_image(image, image_size)
+
+
+def _fault(path: str, decode: Callable[[tf.Tensor], tf.Tensor]) -> str | None:
+    try:
+        image_bytes = Path(path).read_bytes()
+    except FileNotFoundError:
+        return "does not exist"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    if not image_bytes:
+        return "is empty"
+    try:
+        decode(tf.constant(image_bytes))
+    except tf.errors.OpError as error:
+        is_large = "max_pixels" in error.message
+        return "has too many pixels" if is_large else "is no picture that can be decoded"
+    return None
+
+
+def _are_pixels(pixels: np.ndarray) -> bool:
+    """Whether all values lie in 0...255, and not all of them in 0...1 with fractions."""
+    if pixels.size == 0:
+        return True
+    low, high = pixels.min(), pixels.max()
+    if not (low >= 0 and high <= 255):  # NaN fails both
+        return False
+    return high > 1 or bool((pixels == np.round(pixels)).all())
+
+
+def _described(images: object) -> str:
+    try:
+        array = np.asarray(images)
+    except ValueError:
+        return "arrays of different shapes"
+    if array.dtype.kind not in "iufb":
+        return f"a {type(images).__name__}"
+    values = f", values {array.min():g} to {array.max():g}" if array.size else ""
+    return f"an array of the shape {array.shape}, {array.dtype}{values}"

@@ -1,0 +1,260 @@
+"""What a model says of pictures it has never seen: files, arrays, and exported models."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tlkit.data.limits import MAX_PIXELS
+from tlkit.errors import ArgumentError, check_count
+from tlkit.evaluation.forward import forward_of
+from tlkit.evaluation.names import check_class_names, num_classes_of
+from tlkit.evaluation.pictures import (
+    Paths,
+    are_paths,
+    check_files,
+    decoder,
+    list_files,
+    pixels_of,
+    resized,
+)
+from tlkit.models.heads import head_kind
+from tlkit.models.heads import probabilities as probabilities_of
+from tlkit.progress import bar
+
+THRESHOLD = 0.5
+SAVED_MODEL_FILE = "saved_model.pb"
+CLASS_NAMES_FILE = "class_names.txt"
+SERVING_FILE = "serving.json"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of one image.
+
+    Attributes:
+        index: The image's position in what was given.
+        path: Its file, or `None` for an array.
+        label: The most probable class; with a multi-label head all `labels`, joined with ", ",
+            or "" where there is none.
+        labels: The same one by one: one class, or as many as a multi-label head gives.
+        probability: That of the most probable class, 0...1.
+        probabilities: That of each class, in the order of the model's outputs.
+    """
+
+    index: int
+    path: str | None
+    label: str
+    labels: tuple[str, ...]
+    probability: float
+    probabilities: Mapping[str, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the same in what JSON can hold."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        source = self.path if self.path is not None else f"image {self.index}"
+        return f"{source}: {self.label or 'no label'} ({100 * self.probability:.1f} %)"
+
+
+def predict(
+    model: keras.Model,
+    images: Paths | np.ndarray,
+    class_names: Sequence[str],
+    *,
+    threshold: float = THRESHOLD,
+    batch_size: int = 32,
+    max_pixels: int = MAX_PIXELS,
+) -> tuple[Prediction, ...]:
+    """Says what is on pictures, decoded exactly as in training and in an exported model.
+
+    All files are checked first. If any is missing or no picture, all of these are named and
+    nothing is predicted.
+
+    Args:
+        model: From pixels 0...255 to logits or probabilities.
+        images: One picture file or several; or pixels 0...255, one image `(height, width, 3)` or
+            a batch `(n, height, width, 3)`, which are rounded and stretched to the model's size.
+        class_names: In the order of the model's outputs.
+        threshold: From this probability on, 0...1, a multi-label head gives a label; other heads
+            give their most probable class.
+        batch_size: Images in one forward pass.
+        max_pixels: The most pixels a file may have.
+
+    Raises:
+        ArgumentError: If an argument breaks its rule, such as a folder instead of files.
+        DataError: If files are missing or cannot be decoded.
+
+    Example:
+        >>> import keras, numpy as np, tlkit
+        >>> model = keras.Sequential([
+        ...     keras.Input((8, 8, 3)), keras.layers.GlobalAveragePooling2D(),
+        ...     keras.layers.Dense(2, kernel_initializer="zeros")])
+        >>> prediction, = tlkit.predict(model, np.zeros((30, 20, 3), np.uint8), ["ant", "bee"])
+        >>> prediction.label, prediction.probabilities
+        ('ant', {'ant': 0.5, 'bee': 0.5})
+    """
+    names = check_class_names(class_names, num_classes_of(model))
+    check_threshold(threshold)
+    check_count("batch_size", batch_size)
+    image_size = image_size_of(model)
+    forward = forward_of(model)
+    paths: tuple[str | None, ...]
+    if are_paths(images):
+        files = paths = list_files(images)
+        check_files(files, image_size, max_pixels)
+        batches = _decoded_batches(files, image_size, max_pixels, batch_size)
+    else:
+        pixels = pixels_of(images)
+        paths = (None,) * len(pixels)
+        batches = _resized_batches(pixels, image_size, batch_size)
+    rows = [np.empty((0, len(names)), np.float32)]
+    with bar("prediction", len(paths)) as advance:
+        for batch in batches:
+            rows.append(np.asarray(probabilities_of(forward(batch), model)))
+            advance(len(batch))
+    return predictions_from(np.concatenate(rows), names, head_kind(model), threshold, paths)
+
+
+def predict_exported(
+    folder: str | os.PathLike[str],
+    files: Paths,
+    threshold: float | None = None,
+    *,
+    batch_size: int = 32,
+) -> tuple[Prediction, ...]:
+    """Says what is on picture files by a SavedModel that `export_model` wrote.
+
+    Args:
+        folder: Holds the SavedModel, itself or in a folder `saved_model`.
+        files: One picture file or several.
+        threshold: As for `predict`; the one of the export when not given.
+        batch_size: Images in one forward pass.
+
+    Raises:
+        ArgumentError: If `folder` holds no such SavedModel, or another argument breaks its rule.
+        DataError: If files are missing or cannot be decoded.
+    """
+    check_count("batch_size", batch_size)
+    root = _saved_model_in(Path(folder))
+    names = tuple((root / "assets" / CLASS_NAMES_FILE).read_text("utf-8").split("\n")[:-1])
+    serving = json.loads((root / "assets" / SERVING_FILE).read_text("utf-8"))
+    if threshold is None:
+        threshold = serving["threshold"]
+    check_threshold(threshold)
+    paths = list_files(files)
+    height, width = serving["image_size"]
+    check_files(paths, (height, width), serving["max_pixels"])
+    loaded = tf.saved_model.load(str(root))
+    signature = loaded.signatures["serving_default"]
+    rows = [np.empty((0, len(names)), np.float32)]
+    with bar("prediction", len(paths)) as advance:
+        for start in range(0, len(paths), batch_size):
+            chunk = paths[start : start + batch_size]
+            image_bytes = tf.constant([Path(path).read_bytes() for path in chunk])
+            rows.append(signature(image_bytes=image_bytes)["probabilities"].numpy())
+            advance(len(chunk))
+    return predictions_from(np.concatenate(rows), names, serving["kind"], threshold, paths)
+
+
+def predictions_from(
+    probabilities: np.ndarray,
+    class_names: Sequence[str],
+    kind: str,
+    threshold: float,
+    paths: Sequence[str | None],
+) -> tuple[Prediction, ...]:
+    """Returns one record for each row of `probabilities`, `(n, num_classes)`."""
+    predictions = []
+    for index, (row, path) in enumerate(zip(probabilities, paths, strict=True)):
+        if kind == "multi_label":
+            labels = tuple(
+                name
+                for name, is_given in zip(class_names, is_label(row, threshold), strict=True)
+                if is_given
+            )
+        else:
+            labels = (class_names[int(row.argmax())],)
+        predictions.append(
+            Prediction(
+                index=index,
+                path=path,
+                label=", ".join(labels),
+                labels=labels,
+                probability=float(row.max()),
+                probabilities=dict(zip(class_names, map(float, row), strict=True)),
+            )
+        )
+    return tuple(predictions)
+
+
+def is_label(probabilities: np.ndarray, threshold: float) -> np.ndarray:
+    """Whether a multi-label head gives each label; compared in float32, as exports do."""
+    return probabilities >= np.float32(threshold)
+
+
+def check_threshold(threshold: float) -> None:
+    """Raises `ArgumentError` unless `threshold` lies strictly between 0 and 1."""
+    if not 0 < threshold < 1:
+        raise ArgumentError(
+            "`threshold` must lie between 0 and 1. "
+            f"Received: threshold={threshold!r}. Give a probability such as 0.5."
+        )
+
+
+def image_size_of(model: keras.Model) -> tuple[int, int]:
+    """Returns height and width of the images the model takes.
+
+    Raises:
+        ArgumentError: If the model does not take batches of RGB images of one fixed size.
+    """
+    shape = model.input_shape
+    if len(shape) != 4 or None in shape[1:3] or shape[3] != 3:
+        raise ArgumentError(
+            "`model` must take images of one fixed size, (batch, height, width, 3). "
+            f"Received: a model of input_shape={shape}. Build it with `image_size=`."
+        )
+    return int(shape[1]), int(shape[2])
+
+
+def _decoded_batches(
+    paths: tuple[str, ...], image_size: tuple[int, int], max_pixels: int, batch_size: int
+) -> tf.data.Dataset:
+    decode = decoder(image_size, max_pixels)
+    names = tf.constant([os.fsencode(path) for path in paths], tf.string, shape=(len(paths),))
+    return (
+        tf.data.Dataset.from_tensor_slices(names)
+        .map(lambda path: decode(tf.io.read_file(path)), num_parallel_calls=tf.data.AUTOTUNE)
+        .batch(batch_size)
+        .prefetch(1)
+    )
+
+
+def _resized_batches(
+    pixels: np.ndarray, image_size: tuple[int, int], batch_size: int
+) -> Iterator[tf.Tensor]:
+    for start in range(0, len(pixels), batch_size):
+        chunk = pixels[start : start + batch_size]
+        yield tf.stack([resized(image, image_size) for image in chunk])
+
+
+def _saved_model_in(folder: Path) -> Path:
+    for root in (folder, folder / "saved_model"):
+        wanted = (
+            root / SAVED_MODEL_FILE,
+            root / "assets" / CLASS_NAMES_FILE,
+            root / "assets" / SERVING_FILE,
+        )
+        if all(file.is_file() for file in wanted):
+            return root
+    raise ArgumentError(
+        "`folder` must hold a SavedModel that `export_model` wrote. "
+        f"Received: folder={str(folder)!r}. Export one with `formats=('saved_model',)`."
+    )

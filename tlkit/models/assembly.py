@@ -1,0 +1,238 @@
+"""Classifiers put together from a backbone and a head, as one flat graph."""
+
+import os
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import keras
+
+from tlkit.errors import ArgumentError, WeightsError, check_choice, check_count
+from tlkit.models.catalogue import SHIPPED_BACKBONE, BackboneSpec, find_backbone
+from tlkit.models.graph import count_parameters, model_ends
+from tlkit.models.heads import OUTPUT_NAMES
+from tlkit.models.preprocessing import preprocess
+from tlkit.models.weights import PRETRAINED, check_weights_file, load_weights_file
+
+POOLINGS = ("avg", "max", "flatten")
+
+
+def build_classifier(
+    backbone: str,
+    class_names: Sequence[str],
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    weights: str | os.PathLike[str] | None = "pretrained",
+    pooling: str = "avg",
+    hidden: Sequence[int] = (),
+    dropout: float = 0.2,
+    binary: bool = False,
+    multi_label: bool = False,
+    seed: int = 0,
+) -> keras.Model:
+    """Builds a classifier: pixels in, logits out, every layer in one functional graph.
+
+    The graph holds the backbone's preprocessing, the backbone's own layers (not a nested model),
+    and the head: pooling, hidden layers, dropout and a Dense layer. It loads in plain Keras.
+
+    Args:
+        backbone: A name of `tlkit.list_backbones()`.
+        class_names: Names of the classes in the order of the outputs, at least two, all different.
+        image_size: Height and width in pixels, or one number for both; the backbone's own by
+            default.
+        weights: "pretrained" (or "imagenet") for the backbone's published weights, `None` for
+            random ones, else the path of a weights file without classifier.
+        pooling: "avg" or "max" over all positions, or "flatten" to keep them apart.
+        hidden: Numbers of units of Dense layers with ReLU between pooling and logits.
+        dropout: Share of the values that dropout before the last layer drops, 0 <= dropout < 1;
+            there is no dropout layer for 0.
+        binary: One logit, for the second of two classes, instead of one for each.
+        multi_label: One logit per class, each on its own (a sigmoid each), for images that may
+            show several classes.
+        seed: Makes random weights repeat: the same seed gives the same weights.
+
+    Returns:
+        A model from `(batch, height, width, 3)`, float32, 0...255, to float32 logits
+        `(batch, num_classes)`, or `(batch, 1)` if `binary`. The last layer is called "logits",
+        "binary_logit" or "label_logits".
+
+    Raises:
+        ArgumentError: An argument breaks its rule, the image size is below the backbone's
+            minimum, or a registered backbone does not build on the tensor it is given.
+        WeightsError: The weights cannot be fetched, or are no weights of this backbone.
+
+    Example:
+        >>> import tlkit
+        >>> model = tlkit.build_classifier("mobilenet_025", ["cat", "dog"], weights=None)
+        >>> model.input_shape, model.output_shape
+        ((None, 224, 224, 3), (None, 2))
+    """
+    spec = find_backbone(backbone)
+    num_outputs = _check_classes(class_names, binary=binary, multi_label=multi_label)
+    height, width = _check_image_size(spec, image_size)
+    _check_head(pooling, hidden, dropout)
+    check_count("seed", seed, minimum=0)
+    path = _check_weights(spec, weights)
+
+    with _repeatable(seed):
+        pixels = keras.Input((height, width, 3), name="pixels", dtype="float32")
+        prepared = preprocess(pixels, spec.preprocessing)
+        pretrained = "pretrained" if weights is not None and path is None else None
+        features = _check_backbone(spec, spec.build(prepared, pretrained), pixels)
+        if path is not None:
+            load_weights_file(features, path)
+        x = _pool(features.outputs[0], pooling)
+        for position, units in enumerate(hidden, start=1):
+            x = keras.layers.Dense(units, activation="relu", name=f"head_dense_{position}")(x)
+        if dropout > 0:
+            x = keras.layers.Dropout(dropout, name="head_dropout")(x)
+        kind = "binary" if binary else "multi_label" if multi_label else "softmax"
+        # Logits stay float32 under any precision policy: a loss in half precision overflows
+        last = keras.layers.Dense(num_outputs, dtype="float32", name=OUTPUT_NAMES[kind])
+        return keras.Model(pixels, last(x), name=spec.name)
+
+
+def _pool(features: keras.KerasTensor, pooling: str) -> keras.KerasTensor:
+    layers = {
+        "avg": keras.layers.GlobalAveragePooling2D,
+        "max": keras.layers.GlobalMaxPooling2D,
+        "flatten": keras.layers.Flatten,
+    }
+    name = "head_flatten" if pooling == "flatten" else "head_pool"
+    return layers[pooling](name=name)(features)
+
+
+def _check_classes(class_names: Sequence[str], *, binary: bool, multi_label: bool) -> int:
+    """Returns the number of outputs."""
+    names = [class_names] if isinstance(class_names, str) else list(class_names)
+    repeated = sorted({str(name) for name in names if names.count(name) > 1})
+    if len(names) < 2 or repeated or not all(isinstance(name, str) for name in names):
+        raise ArgumentError(
+            "`class_names` must be at least two different names. "
+            f"Received: class_names={names!r}"
+            f"{f', with {repeated} more than once' if repeated else ''}. "
+            "Give the name of each class once, in the order of the outputs."
+        )
+    if binary and multi_label:
+        raise ArgumentError(
+            "`binary` must not be combined with `multi_label`. "
+            "Received: binary=True, multi_label=True. Choose one: binary for one of two classes, "
+            "multi_label for any number of classes in one image."
+        )
+    if binary and len(names) != 2:
+        raise ArgumentError(
+            "`binary` must be given with exactly two class names. "
+            f"Received: binary=True, {len(names)} class names. Leave `binary` out."
+        )
+    return 1 if binary else len(names)
+
+
+def _check_image_size(
+    spec: BackboneSpec, image_size: int | tuple[int, int] | None
+) -> tuple[int, int]:
+    size = spec.default_image_size if image_size is None else image_size
+    sides = tuple(size) if isinstance(size, Sequence) else (size, size)
+    if len(sides) != 2:
+        raise ArgumentError(
+            "`image_size` must be a number of pixels, or (height, width). "
+            f"Received: image_size={image_size!r}."
+        )
+    for side in sides:
+        check_count("image_size", side)
+    if min(sides) < spec.minimum_image_size:
+        raise ArgumentError(
+            f"`image_size` must be at least {spec.minimum_image_size} for the backbone "
+            f"{spec.name!r}. Received: image_size={image_size!r}. "
+            f"Its own size is {spec.default_image_size}."
+        )
+    return sides
+
+
+def _check_head(pooling: str, hidden: Sequence[int], dropout: float) -> None:
+    check_choice("pooling", pooling, POOLINGS)
+    if not isinstance(hidden, Sequence) or isinstance(hidden, str):
+        raise ArgumentError(
+            "`hidden` must be a sequence of numbers of units. "
+            f"Received: hidden={hidden!r}. Write hidden=(256,) for one layer of 256 units."
+        )
+    for units in hidden:
+        check_count("hidden", units)
+    if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+        raise ArgumentError(
+            "`dropout` must be a number from 0 up to, but not including, 1. "
+            f"Received: dropout={dropout!r}."
+        )
+
+
+def _check_weights(spec: BackboneSpec, weights: str | os.PathLike[str] | None) -> Path | None:
+    """Returns the path if `weights` is one, before anything slow is done."""
+    if weights is None:
+        return None
+    if not isinstance(weights, str | os.PathLike):
+        raise ArgumentError(
+            "`weights` must be 'pretrained', None or the path of a file. "
+            f"Received: weights={weights!r}."
+        )
+    if weights not in PRETRAINED:
+        return check_weights_file(weights)
+    if spec.weights is None:
+        raise WeightsError(
+            "`weights` must be a file or None for a backbone without pretrained weights. "
+            f"Received: weights={weights!r} (backbone={spec.name!r}). Give weights=PATH or "
+            f"weights=None, or take the backbone {SHIPPED_BACKBONE!r}, whose weights ship with "
+            "tlkit."
+        )
+    return None
+
+
+def _check_backbone(
+    spec: BackboneSpec, backbone: keras.Model, pixels: keras.KerasTensor
+) -> keras.Model:
+    """Checks what a registered builder returned: one flat graph from the pixels to a map."""
+    remedy = (
+        "Build on the given tensor: call the layers themselves on `input_tensor` (Keras's own "
+        "builders do it with input_tensor=input_tensor) and return "
+        "keras.Model(keras.utils.get_source_inputs(input_tensor)[0], features)."
+    )
+    if not isinstance(backbone, keras.Model):
+        raise ArgumentError(
+            "`build` must return a keras.Model. "
+            f"Received: {type(backbone).__name__} from the builder of {spec.name!r}. {remedy}"
+        )
+    source, output = model_ends(backbone)
+    if source is not pixels:
+        raise ArgumentError(
+            "`build` must return a model of the tensor it is given. "
+            f"Received: a model with an input of its own from the builder of {spec.name!r}. "
+            f"{remedy}"
+        )
+    nested = [layer for layer in backbone.layers if isinstance(layer, keras.Model)]
+    if count_parameters(nested) > count_parameters([backbone]) / 2:
+        raise ArgumentError(
+            "`build` must return one flat graph. Received: a model with the nested model "
+            f"{nested[0].name!r} from the builder of {spec.name!r}, whose layers could be neither "
+            f"grouped nor cut. {remedy}"
+        )
+    if len(output.shape) != 4:
+        raise ArgumentError(
+            "`build` must return a model with outputs (batch, rows, columns, channels). "
+            f"Received: outputs {tuple(output.shape)} from the builder of {spec.name!r}. "
+            "Leave pooling and classifier out."
+        )
+    return backbone
+
+
+@contextmanager
+def _repeatable(seed: int) -> Iterator[None]:
+    """Makes the seeds that Keras draws repeat, and leaves Python's generator as it was.
+
+    An initializer or dropout layer without a seed of its own draws one from Python's generator,
+    and the backbones of `keras.applications` take no seed.
+    """
+    state = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(state)

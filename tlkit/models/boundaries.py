@@ -1,0 +1,248 @@
+"""Where groups of layers end: at cuts, one per change of resolution."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import log2
+
+import keras
+import numpy as np
+
+from tlkit.errors import ArgumentError
+from tlkit.models.graph import Cut, find_cuts, parameters, with_nested
+
+SIZE_MARGIN = 2  # a cut up to this much larger than the smallest still counts as small
+NAME_SHARE = 0.8  # of a group's layers that must share a prefix for it to be the group's name
+
+_PADDING = tuple(
+    getattr(keras.layers, f"{kind}{n}D") for kind in ("ZeroPadding", "Cropping") for n in (1, 2, 3)
+)
+_GLOBAL_POOLING = tuple(
+    getattr(keras.layers, f"Global{kind}Pooling{n}D")
+    for kind in ("Average", "Max")
+    for n in (1, 2, 3)
+)
+_NOISE = (
+    keras.layers.Dropout,
+    keras.layers.AlphaDropout,
+    keras.layers.GaussianDropout,
+    keras.layers.GaussianNoise,
+)
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A model's cuts, and the indices of those at which its groups end.
+
+    Attributes:
+        cuts: All cuts but those behind padding, input first, output last.
+        ends: Ascending indices into `cuts`, one per group; the last is the output's.
+    """
+
+    cuts: tuple[Cut, ...]
+    ends: tuple[int, ...]
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """Indices of the cuts that each group reads; the first group reads the input."""
+        return (0, *self.ends[:-1])
+
+    def operations(self, group: int) -> list[keras.Operation]:
+        """Returns the operations of one group, each once, in order."""
+        first = 0 if group == 0 else self.ends[group - 1] + 1
+        cuts = self.cuts[first : self.ends[group] + 1]
+        return list({id(op): op for cut in cuts for op in cut.between}.values())
+
+
+def segment(model: keras.Model) -> Segmentation:
+    """Finds the groups of a functional model.
+
+    The last group, the head, is what follows the last cut with positions (rows, columns, time
+    steps) before the network gives its positions up by global pooling or flattening; in a network
+    that never has any, its last layer with weights. Before it, a group ends where the resolution
+    halves: behind the pooling that halves it, else at the last small cut before the layer that
+    does, which in a residual network is a block's end.
+
+    Raises:
+        ArgumentError: The model is not functional, has several inputs or outputs, or a layer with
+            weights stands both in the head and before it.
+    """
+    cuts = _without_padding(find_cuts(model))
+    head_start = _head_start(cuts)
+    ends = [*_resolution_ends(cuts[: head_start + 1]), head_start]
+    shared = _shared_layers(cuts)
+    for name, first, last in shared:
+        if first <= head_start < last:
+            raise ArgumentError(
+                "`model` must have a head of its own. Received: "
+                f"model={model.name!r}, whose layer {name!r} is called both in the head and "
+                "before it. Use two layers, or `keras.models.clone_model` one of them."
+            )
+    ends = [end for end in ends if not any(first <= end < last for _, first, last in shared)]
+    return Segmentation(tuple(cuts), (*_with_parameters(cuts, ends), len(cuts) - 1))
+
+
+def head_feature_index(segmentation: Segmentation) -> int | None:
+    """Returns the index of the cut that the head's first weighted or dropout layer reads."""
+    start = segmentation.starts[-1]
+    for index in range(start + 1, len(segmentation.cuts)):
+        cut = segmentation.cuts[index]
+        if cut.parameters or _has_noise(cut):
+            return index - 1
+    return None
+
+
+def name_groups(groups: Sequence[Sequence[keras.layers.Layer]]) -> list[str]:
+    """Names groups by the prefix that their layers share, else `group_N`; the last is "head".
+
+    Layers that bear the name Keras gave them do not vote, since those names depend on what else
+    was built in the process.
+
+    Example:
+        >>> import keras
+        >>> from tlkit.models.boundaries import name_groups
+        >>> layers = [keras.layers.Dense(1, name=name) for name in ("block2a_fc", "block2b_fc")]
+        >>> model = keras.Sequential([keras.Input((4,)), *layers])
+        >>> name_groups([model.layers, []])
+        ['block2', 'head']
+    """
+    shared = [_shared_prefix([layer for layer in group if parameters(layer)]) for group in groups]
+    counts = Counter(shared)
+    fallbacks = [f"group_{position}" for position in range(1, len(groups) + 1)]
+    names = [
+        prefix if prefix and counts[prefix] == 1 and prefix not in fallbacks else fallback
+        for prefix, fallback in zip(shared, fallbacks, strict=True)
+    ]
+    return [*names[:-1], "head"]
+
+
+def _without_padding(cuts: list[Cut]) -> list[Cut]:
+    """Merges cuts behind padding or cropping with the next: they are never a block's end."""
+    merged: list[Cut] = []
+    waiting: tuple[keras.Operation, ...] = ()
+    for cut in cuts:
+        if isinstance(cut.operation, _PADDING) and cut is not cuts[-1]:
+            waiting += cut.between
+            continue
+        merged.append(Cut(cut.tensor, cut.operation, waiting + cut.between, cut.shape))
+        waiting = ()
+    return merged
+
+
+def _head_start(cuts: list[Cut]) -> int:
+    """Returns the index of the cut that the head reads."""
+    for index in range(1, len(cuts)):
+        gives_up_positions = not cuts[index].is_spatial or isinstance(
+            cuts[index].operation, _GLOBAL_POOLING
+        )
+        if cuts[index - 1].is_spatial and gives_up_positions:
+            if any(cut.parameters for cut in cuts[:index]):
+                return index - 1
+            break  # flattened before the first layer with weights: a plain stack of Dense layers
+    weighted = [index for index, cut in enumerate(cuts) if cut.parameters]
+    start = weighted[-1] - 1 if weighted else 0
+    while start > 0 and _has_noise(cuts[start]) and not cuts[start].parameters:
+        start -= 1
+    return max(start, 0)
+
+
+def _resolution_ends(cuts: list[Cut]) -> list[int]:
+    """Returns the indices at which a resolution ends, among the cuts before the head."""
+    levels = _levels(cuts)
+    ends: list[int] = []
+    for index in range(1, len(cuts)):
+        before, after = levels[index - 1], levels[index]
+        if before is None or after is None or before == after:
+            continue
+        end = index
+        if cuts[index].parameters:
+            end = _last_small_cut(cuts, levels, index - 1)
+        if not ends or end > ends[-1]:
+            ends.append(end)
+    return [end for end in ends if end < len(cuts) - 1]
+
+
+def _levels(cuts: list[Cut]) -> list[int | None]:
+    """Returns how often the resolution has halved at each cut; `None` without positions."""
+    spatial = [cut for cut in cuts if cut.is_spatial]
+    if not spatial:
+        return [None] * len(cuts)
+    num_sides = len(spatial[0].shape) - 1
+    return [
+        round(log2(spatial[0].num_positions / cut.num_positions) / num_sides)
+        if cut.is_spatial
+        else None
+        for cut in cuts
+    ]
+
+
+def _last_small_cut(cuts: list[Cut], levels: list[int | None], last: int) -> int:
+    """Returns the latest small cut since the last spatial kernel of the resolution of `last`."""
+    first = last
+    while first > 0 and levels[first - 1] == levels[last] and not _has_spatial_kernel(cuts[first]):
+        first -= 1
+    candidates = range(first, last + 1)
+    smallest = min(cuts[index].num_values for index in candidates)
+    return max(i for i in candidates if cuts[i].num_values <= SIZE_MARGIN * smallest)
+
+
+def _has_spatial_kernel(cut: Cut) -> bool:
+    layers = [layer for operation in cut.between for layer in with_nested(operation)]
+    return any(np.max(getattr(layer, "kernel_size", 1)) > 1 for layer in layers)
+
+
+def _has_noise(cut: Cut) -> bool:
+    return any(isinstance(operation, _NOISE) for operation in cut.between)
+
+
+def _shared_layers(cuts: list[Cut]) -> list[tuple[str, int, int]]:
+    """Returns name, first and last cut of each layer with weights that is called repeatedly."""
+    calls: dict[int, list[int]] = {}
+    names: dict[int, str] = {}
+    for index, cut in enumerate(cuts):
+        for operation in cut.between:
+            if parameters(operation):
+                calls.setdefault(id(operation), []).append(index)
+                names[id(operation)] = operation.name
+    return [(names[key], found[0], found[-1]) for key, found in calls.items() if len(found) > 1]
+
+
+def _with_parameters(cuts: list[Cut], ends: Iterable[int]) -> list[int]:
+    """Drops the ends of groups that have nothing to train: they merge with the next one.
+
+    One right before the head merges with the group before it instead.
+    """
+    kept: list[int] = []
+    start = 0
+    for end in ends:
+        if any(cut.parameters for cut in cuts[start : end + 1]):
+            kept.append(end)
+            start = end + 1
+        elif end == max(ends) and kept:
+            kept[-1] = end
+    return kept
+
+
+def _shared_prefix(layers: list[keras.layers.Layer]) -> str | None:
+    """Returns the longest prefix up to a number that enough of the layers share."""
+    votes = Counter(
+        prefix
+        for layer in layers
+        if not _has_automatic_name(layer)
+        for prefix in _numbered_prefixes(layer.name)
+    )
+    needed = NAME_SHARE * sum(not _has_automatic_name(layer) for layer in layers)
+    agreed = [prefix for prefix, count in votes.items() if count >= needed]
+    return max(agreed, key=len, default=None)
+
+
+def _numbered_prefixes(name: str) -> list[str]:
+    """Splits at "_" and between a digit and a letter; keeps the prefixes that end in a digit."""
+    return [name[: m.end()] for m in re.finditer(r"\d(?=_|[A-Za-z]|$)", name)]
+
+
+def _has_automatic_name(layer: keras.layers.Layer) -> bool:
+    words = re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", type(layer).__name__)
+    snake_case = re.sub(r"([a-z])([A-Z])", r"\1_\2", words).lower()
+    return re.fullmatch(rf"{re.escape(snake_case)}(_\d+)?", layer.name) is not None

@@ -1,0 +1,177 @@
+"""The graph of a functional model: its nodes in order, and the cuts between them.
+
+This module alone reads Keras's node structure (`_keras_history`, `_inbound_nodes`) and the
+variables that a layer would train were it not frozen (`_trainable_variables`); Keras has no
+public access to either.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import keras
+
+from tlkit.errors import ArgumentError
+
+NOMINAL_SIZE = 256  # stands in for sizes a model leaves open, where only ratios matter
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A tensor that every path from the input to the output crosses.
+
+    Attributes:
+        tensor: The tensor.
+        operation: What computes it.
+        between: The operations since the cut before, `operation` last.
+        shape: The tensor's shape without the batch; open sizes as for a 256-pixel input.
+    """
+
+    tensor: keras.KerasTensor
+    operation: keras.Operation
+    between: tuple[keras.Operation, ...]
+    shape: tuple[int, ...]
+
+    @property
+    def is_spatial(self) -> bool:
+        """Whether there are positions (rows, columns, time steps) beside the channels."""
+        return len(self.shape) >= 2
+
+    @property
+    def num_positions(self) -> int:
+        """Number of positions for each image; 1 without any."""
+        return prod(self.shape[:-1])
+
+    @property
+    def num_values(self) -> int:
+        """Number of values for each image."""
+        return prod(self.shape)
+
+    @property
+    def parameters(self) -> list[Any]:
+        """The variables, frozen or not, that could train since the cut before."""
+        return [variable for operation in self.between for variable in parameters(operation)]
+
+
+def model_ends(model: keras.Model) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+    """Returns the input and the output tensor of a functional model that has one of each.
+
+    Raises:
+        ArgumentError: The model is not functional or not built, or has several inputs or outputs.
+    """
+    inputs, outputs = getattr(model, "inputs", None), getattr(model, "outputs", None)
+    if not inputs or not outputs:
+        raise ArgumentError(
+            "`model` must be a functional model, or a Sequential one that is built. Received: "
+            f"model={type(model).__name__} {getattr(model, 'name', '')!r}. Build it with "
+            "keras.Model(inputs, outputs), or begin the Sequential with keras.Input(shape)."
+        )
+    for kind, tensors in (("input", inputs), ("output", outputs)):
+        if len(tensors) != 1:
+            names = ", ".join(repr(tensor._keras_history.operation.name) for tensor in tensors)
+            raise ArgumentError(
+                f"`model` must have one {kind}. Received: model={model.name!r} with "
+                f"{len(tensors)} {kind}s: {names}. Choose one: keras.Model(input, output)."
+            )
+    return inputs[0], outputs[0]
+
+
+def sorted_nodes(output: keras.KerasTensor) -> list[Any]:
+    """Returns the Keras nodes that `output` is computed from, each after those it reads.
+
+    The order depends on the graph's structure alone, never on names. A node has the attributes
+    `operation`, `arguments`, `input_tensors` and `output_tensors`.
+    """
+    nodes: list[Any] = []
+    done: set[int] = set()
+    stack = [(producing_node(output), False)]
+    while stack:
+        node, has_inputs_done = stack.pop()
+        if id(node) in done:
+            continue
+        if has_inputs_done:
+            done.add(id(node))
+            nodes.append(node)
+            continue
+        stack.append((node, True))
+        stack.extend((producing_node(tensor), False) for tensor in reversed(node.input_tensors))
+    return nodes
+
+
+def producing_node(tensor: keras.KerasTensor) -> Any:
+    """Returns the Keras node that `tensor` is an output of."""
+    operation, node_index, _ = tensor._keras_history
+    return operation._inbound_nodes[node_index]
+
+
+def find_cuts(model: keras.Model) -> list[Cut]:
+    """Returns the cuts of a functional model, from its input to its output, both included.
+
+    Nodes are swept in topological order; wherever exactly one tensor is open (computed, and still
+    to be read), every path crosses it.
+
+    Raises:
+        ArgumentError: See `model_ends`.
+    """
+    model_input, output = model_ends(model)
+    nodes = sorted_nodes(output)
+    readers = Counter(id(t) for node in nodes for t in _distinct(node.input_tensors))
+    readers[id(output)] += 1
+    found: list[tuple[keras.KerasTensor, tuple[keras.Operation, ...]]] = []
+    open_tensors: dict[int, keras.KerasTensor] = {}
+    between: list[keras.Operation] = []
+    for node in nodes:
+        between.append(node.operation)
+        for tensor in _distinct(node.input_tensors):
+            readers[id(tensor)] -= 1
+            if not readers[id(tensor)]:
+                del open_tensors[id(tensor)]
+        open_tensors |= {
+            id(tensor): tensor for tensor in node.output_tensors if readers[id(tensor)]
+        }
+        if len(open_tensors) == 1:
+            found.append((next(iter(open_tensors.values())), tuple(between)))
+            between = []
+    shapes = _sizes(model_input, [tensor for tensor, _ in found])
+    return [
+        Cut(tensor, producing_node(tensor).operation, operations, shape)
+        for (tensor, operations), shape in zip(found, shapes, strict=True)
+    ]
+
+
+def parameters(operation: keras.Operation) -> list[Any]:
+    """Returns the variables that `operation` trains when it is not frozen, nested ones included."""
+    return [variable for layer in with_nested(operation) for variable in layer._trainable_variables]
+
+
+def with_nested(operation: keras.Operation) -> list[keras.layers.Layer]:
+    """Returns a layer and all layers inside it; nothing for an operation that is no layer."""
+    if not isinstance(operation, keras.layers.Layer):
+        return []
+    return operation._flatten_layers()
+
+
+def count_parameters(operations: Any) -> int:
+    """Returns the number of values in all weights of the operations, each variable once."""
+    weights = {
+        id(weight): weight
+        for operation in operations
+        for weight in getattr(operation, "weights", ())
+    }
+    return sum(prod(weight.shape) for weight in weights.values())
+
+
+def _distinct(tensors: list[keras.KerasTensor]) -> list[keras.KerasTensor]:
+    return list({id(tensor): tensor for tensor in tensors}.values())
+
+
+def _sizes(
+    model_input: keras.KerasTensor, tensors: list[keras.KerasTensor]
+) -> list[tuple[int, ...]]:
+    shapes = [tuple(tensor.shape[1:]) for tensor in tensors]
+    if any(None in shape for shape in shapes):
+        nominal = (1, *(size or NOMINAL_SIZE for size in model_input.shape[1:]))
+        computed = keras.Model(model_input, tensors).compute_output_shape(nominal)
+        shapes = [tuple(shape[1:]) for shape in computed]
+    return shapes

@@ -1,0 +1,153 @@
+"""The head of a classifier: what it reads, what its outputs mean, and how to train it alone."""
+
+from typing import Any
+
+import keras
+
+from tlkit.errors import ArgumentError
+from tlkit.models.boundaries import head_feature_index, segment
+from tlkit.models.graph import model_ends, producing_node
+from tlkit.models.groups import group_layers
+
+# Names that `build_classifier` gives the last layer, so that its meaning survives saving
+OUTPUT_NAMES = {"softmax": "logits", "binary": "binary_logit", "multi_label": "label_logits"}
+
+
+def head_kind(model: keras.Model) -> str:
+    """Returns how the outputs of a classifier are to be read.
+
+    "softmax": one class per image, `(batch, num_classes)`; "binary": one logit or probability of
+    the second class, `(batch, 1)`; "multi_label": each class on its own, `(batch, num_classes)`.
+
+    Read from the last activation, else from the name that `build_classifier` gave the last layer;
+    else one output is binary and several are softmax.
+
+    Raises:
+        ArgumentError: The model is not functional, or has several inputs or outputs.
+
+    Example:
+        >>> import keras
+        >>> from tlkit.models.heads import head_kind
+        >>> head_kind(keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, "sigmoid")]))
+        'binary'
+    """
+    _, output = model_ends(model)
+    activation = _last_activation(output)
+    if activation == "softmax":
+        return "softmax"
+    if activation == "sigmoid":
+        return "binary" if output.shape[-1] == 1 else "multi_label"
+    name = producing_node(output).operation.name
+    for kind, output_name in OUTPUT_NAMES.items():
+        if name == output_name:
+            return kind
+    return "binary" if output.shape[-1] == 1 else "softmax"
+
+
+def outputs_logits(model: keras.Model) -> bool:
+    """Whether the model's outputs are logits and not yet probabilities.
+
+    Example:
+        >>> import tlkit
+        >>> from tlkit.models.heads import outputs_logits
+        >>> outputs_logits(tlkit.build_classifier("resnet20", ["cat", "dog"], weights=None))
+        True
+    """
+    _, output = model_ends(model)
+    return _last_activation(output) not in {"softmax", "sigmoid"}
+
+
+def probabilities(outputs: Any, model: keras.Model) -> Any:
+    """Turns a model's outputs into probabilities `(batch, num_classes)`, float32, 0...1.
+
+    Rows sum to one for the kinds "softmax" and "binary" (`[1 - p, p]`); each class stands on its
+    own for "multi_label". Works on arrays and, inside a graph, on symbolic tensors.
+
+    Args:
+        outputs: What the model returns, `(batch, num_classes)` or `(batch, 1)`.
+        model: The model, which says what its outputs mean.
+
+    Example:
+        >>> import numpy as np, tlkit
+        >>> from tlkit.models.heads import probabilities
+        >>> model = tlkit.build_classifier("resnet20", ["cat", "dog"], weights=None, binary=True)
+        >>> probabilities(np.zeros((1, 1)), model).numpy().tolist()
+        [[0.5, 0.5]]
+    """
+    kind = head_kind(model)
+    outputs = keras.ops.cast(outputs, "float32")
+    if outputs_logits(model):
+        activate = keras.ops.softmax if kind == "softmax" else keras.ops.sigmoid
+        outputs = activate(outputs)
+    if kind == "binary":
+        return keras.ops.concatenate([1 - outputs, outputs], axis=-1)
+    return outputs
+
+
+def head_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """Returns the layers of the group "head", pooling included.
+
+    Example:
+        >>> import tlkit
+        >>> from tlkit.models.heads import head_layers
+        >>> model = tlkit.build_classifier("resnet20", ["cat", "dog"], weights=None, dropout=0)
+        >>> [layer.name for layer in head_layers(model)]
+        ['head_pool', 'logits']
+    """
+    return list(group_layers(model)[-1])
+
+
+def feature_cut(model: keras.Model) -> keras.KerasTensor:
+    """Returns the tensor that the first layer of the head with weights (or dropout) reads.
+
+    Everything before it is the same for every training step of a frozen network, so that it can
+    be computed once per image.
+
+    Raises:
+        ArgumentError: The head has no layer with weights.
+
+    Example:
+        >>> import tlkit
+        >>> from tlkit.models.heads import feature_cut
+        >>> feature_cut(tlkit.build_classifier("resnet20", ["cat", "dog"], weights=None)).shape
+        (None, 64)
+    """
+    segmentation = segment(model)
+    index = head_feature_index(segmentation)
+    if index is None:
+        raise ArgumentError(
+            "`model` must have a head with weights. Received: "
+            f"model={model.name!r}, which ends without any. Put a Dense layer at its end."
+        )
+    return segmentation.cuts[index].tensor
+
+
+def head_from_features(model: keras.Model) -> keras.Model:
+    """Returns the model's head as a model of its own, from features to outputs.
+
+    It shares the layers with `model`: training it trains `model`. On the features that
+    `keras.Model(model.input, feature_cut(model))` computes, it returns what `model` returns.
+
+    Raises:
+        ArgumentError: The head has no layer with weights.
+
+    Example:
+        >>> import tlkit
+        >>> from tlkit.models.heads import head_from_features
+        >>> model = tlkit.build_classifier("resnet20", ["cat", "dog"], weights=None)
+        >>> head = head_from_features(model)
+        >>> head.input_shape, head.layers[-1] is model.get_layer("logits")
+        ((None, 64), True)
+    """
+    _, output = model_ends(model)
+    return keras.Model(feature_cut(model), output, name="head")
+
+
+def _last_activation(output: keras.KerasTensor) -> str:
+    """Returns "softmax", "sigmoid", or the name of whatever else comes last."""
+    operation = producing_node(output).operation
+    if isinstance(operation, keras.Model):
+        return _last_activation(model_ends(operation)[1])
+    function = getattr(operation, "activation", None)
+    name = getattr(function, "__name__", None) or type(operation).__name__
+    return name.lower()

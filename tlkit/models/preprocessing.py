@@ -1,0 +1,48 @@
+"""From pixels 0...255 to what a backbone expects, with plain layers that go into its graph."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+# ImageNet's statistics: of RGB in 0...1, and of BGR in 0...255
+RGB_MEAN = (0.485, 0.456, 0.406)
+RGB_STANDARD_DEVIATION = (0.229, 0.224, 0.225)
+BGR_MEAN = (103.939, 116.779, 123.68)
+
+
+def preprocess(
+    images: keras.KerasTensor, preprocessing: str | Callable[[], Any]
+) -> keras.KerasTensor:
+    """Returns what a backbone expects, computed from raw pixels within the graph.
+
+    Equal to `keras.applications.imagenet_utils.preprocess_input(images, mode=preprocessing)`
+    within float32 rounding, and loads in plain Keras. Computes in float32 under any precision
+    policy: bfloat16 cannot tell neighbouring pixel values apart.
+
+    Args:
+        images: RGB pixels `(batch, height, width, 3)`, 0...255.
+        preprocessing: "tf", "torch", "caffe" or "none", see `BackboneSpec`; or a function without
+            arguments that returns a Keras layer.
+
+    Example:
+        >>> import keras
+        >>> from tlkit.models.preprocessing import preprocess
+        >>> preprocess(keras.Input((8, 8, 3)), "caffe").shape
+        (None, 8, 8, 3)
+    """
+    if callable(preprocessing):
+        return preprocessing()(images)
+    if preprocessing == "tf":
+        return _rescaling(1 / 127.5, -1.0)(images)
+    if preprocessing == "torch":
+        pairs = list(zip(RGB_MEAN, RGB_STANDARD_DEVIATION, strict=True))
+        scale = [1 / (255 * deviation) for _, deviation in pairs]
+        return _rescaling(scale, [-mean / deviation for mean, deviation in pairs])(images)
+    if preprocessing == "caffe":
+        return _rescaling(1.0, [-mean for mean in BGR_MEAN])(images[..., ::-1])
+    return images
+
+
+def _rescaling(scale: float | list[float], offset: float | list[float]) -> keras.layers.Layer:
+    return keras.layers.Rescaling(scale, offset=offset, dtype="float32", name="preprocessing")

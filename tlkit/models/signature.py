@@ -1,0 +1,112 @@
+"""A name for what a network computes: the same for equal networks, another for any other."""
+
+import json
+from hashlib import blake2b
+from typing import Any
+
+import keras
+import numpy as np
+
+from tlkit.errors import ArgumentError
+from tlkit.models.graph import model_ends, sorted_nodes
+
+# What does not change the outputs outside training, or depends on what else was built
+_IRRELEVANT = ("name", "trainable", "seed", "shared_object_id", "build_config")
+_IRRELEVANT_ENDINGS = ("_initializer", "_regularizer", "_constraint")
+
+
+def signature(model: keras.Model) -> str:
+    """Returns a hexadecimal name, 32 characters long, of what a functional model computes.
+
+    It depends on the graph (each operation with its settings and precision, and what it reads),
+    on the input's size and on every byte of every weight. It does not depend on the names of
+    layers, on what is frozen, or on the state of random generators, and a model that was saved
+    and loaded keeps it.
+
+    Args:
+        model: A functional model with one input and one output, such as the prefix
+            `keras.Model(model.input, cut)`.
+
+    Raises:
+        ArgumentError: The model is not functional, has several inputs or outputs, or has a layer
+            without `get_config`.
+
+    Example:
+        >>> import keras
+        >>> from tlkit.models.signature import signature
+        >>> x = keras.Input((4,))
+        >>> model = keras.Model(x, keras.layers.Dense(2)(x))
+        >>> before = signature(model)
+        >>> model.layers[-1].set_weights([2 * w + 1 for w in model.layers[-1].get_weights()])
+        >>> len(before), before == signature(model)
+        (32, False)
+    """
+    digest = blake2b(digest_size=16)
+    _add_graph(digest, model)
+    return digest.hexdigest()
+
+
+def _add_graph(digest: Any, model: keras.Model) -> None:
+    _, output = model_ends(model)
+    positions: dict[int, tuple[int, int]] = {}  # of each tensor: its node, and which output
+    first_calls: dict[int, int] = {}  # of each operation: the node that calls it first
+    for index, node in enumerate(sorted_nodes(output)):
+        operation = node.operation
+        is_new = id(operation) not in first_calls
+        description = {
+            "class": f"{type(operation).__module__}.{type(operation).__name__}",
+            "first_call": first_calls.setdefault(id(operation), index),
+            "arguments": _plain([node.arguments.args, node.arguments.kwargs], positions),
+        }
+        for position, tensor in enumerate(node.output_tensors):
+            positions[id(tensor)] = (index, position)
+        is_model = isinstance(operation, keras.Model)
+        if is_new and not is_model:
+            description["config"] = _plain(_config(operation), positions)
+        digest.update(json.dumps(description, sort_keys=True).encode())
+        if is_new and is_model:
+            _add_graph(digest, operation)
+        elif is_new:
+            _add_weights(digest, operation)
+
+
+def _add_weights(digest: Any, operation: keras.Operation) -> None:
+    for weight in getattr(operation, "weights", ()):
+        array = np.ascontiguousarray(keras.ops.convert_to_numpy(weight))
+        digest.update(f"{array.dtype.name}{array.shape}".encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+
+
+def _config(operation: keras.Operation) -> dict[str, Any]:
+    try:
+        config = dict(operation.get_config())
+    except NotImplementedError as error:
+        raise ArgumentError(
+            "`model` must have layers whose settings can be read. Received: a model with the layer "
+            f"{operation.name!r} of class {type(operation).__name__}. Give the class a get_config."
+        ) from error
+    if isinstance(operation, keras.layers.InputLayer):
+        config["batch_shape"] = list(operation.batch_shape[1:])
+    return config
+
+
+def _plain(value: Any, positions: dict[int, tuple[int, int]]) -> Any:
+    """Returns `value` as JSON: tensors by their position in the graph, objects by their config."""
+    if isinstance(value, keras.KerasTensor):
+        return {"tensor": positions[id(value)]}
+    if isinstance(value, dict):
+        is_policy = "DTypePolicy" in str(value.get("class_name"))  # its name is the precision
+        return {
+            str(key): _plain(item, positions) if not is_policy else json.dumps(item, default=str)
+            for key, item in value.items()
+            if is_policy or not _is_irrelevant(str(key))
+        }
+    if isinstance(value, list | tuple):
+        return [_plain(item, positions) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return _plain(keras.saving.serialize_keras_object(value), positions)
+
+
+def _is_irrelevant(key: str) -> bool:
+    return key in _IRRELEVANT or key.endswith(_IRRELEVANT_ENDINGS)

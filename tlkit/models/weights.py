@@ -1,0 +1,108 @@
+"""Weights files: read strictly, so that what could not be loaded is an error."""
+
+import os
+import re
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from tlkit.errors import WeightsError, did_you_mean
+
+PRETRAINED = ("pretrained", "imagenet")
+
+
+def load_weights_file(model: keras.Model, path: str | os.PathLike[str]) -> None:
+    """Loads every weight of `model` from a file, or raises.
+
+    Args:
+        model: A network fresh from its builder. After an error its weights are unusable.
+        path: A file that `keras.Model.load_weights` reads (`.weights.h5`, `.h5` or `.keras`, such
+            as Keras's own ImageNet files for networks without top), or an `.npz` file of arrays
+            named by `variable.path`; the latter may be of lower precision.
+
+    Raises:
+        WeightsError: There is no such file, it is no weights file, or it belongs to another
+            network; also when it would leave some weight unset or holds values that are not
+            numbers.
+
+    Example:
+        >>> import keras, pathlib, tempfile
+        >>> from tlkit.models.weights import load_weights_file
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "network.weights.h5")
+        ...     model.save_weights(path)
+        ...     load_weights_file(model, path)
+    """
+    path = check_weights_file(path)
+    # Marks whatever a loader leaves out
+    floats = [weight for weight in model.weights if "float" in weight.dtype]
+    for weight in floats:
+        weight.assign(np.full(weight.shape, np.nan, np.float32))
+    try:
+        if path.suffix == ".npz":
+            _load_arrays(model, path)
+        else:
+            with warnings.catch_warnings():
+                # The marks above find whatever was skipped
+                warnings.filterwarnings("ignore", "Skipping nested container", UserWarning)
+                model.load_weights(path)
+    except (ValueError, OSError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise WeightsError(_describe_mismatch(model, path, error)) from error
+    unset = [weight.path for weight in floats if np.isnan(_to_numpy(weight)).any()]
+    if unset:
+        raise WeightsError(
+            f"`weights` must be a file with all weights of {model.name!r}. "
+            f"Received: weights={str(path)!r}, which leaves {len(unset)} of {len(floats)} unset "
+            f"or not a number, first {unset[0]!r}. Give a file saved from the same network."
+        )
+
+
+def check_weights_file(path: str | os.PathLike[str]) -> Path:
+    """Returns `path`, or raises `WeightsError` unless there is a file."""
+    if not os.path.isfile(path):
+        raise WeightsError(
+            f"`weights` must be {' or '.join(map(repr, PRETRAINED))}, None or the path of an "
+            f"existing file. Received: weights={os.fspath(path)!r}."
+            f"{did_you_mean(path, PRETRAINED)} Check the path."
+        )
+    return Path(path)
+
+
+def _load_arrays(model: keras.Model, path: Path) -> None:
+    with np.load(path) as arrays:
+        weights = {weight.path: weight for weight in model.weights}
+        missing = sorted(weights.keys() - arrays.keys())
+        unknown = sorted(arrays.keys() - weights.keys())
+        if missing or unknown:
+            raise ValueError(f"missing {missing[:3]}, unknown {unknown[:3]}")
+        for name, weight in weights.items():
+            array = arrays[name]
+            if array.shape != tuple(weight.shape):
+                raise ValueError(f"{name!r} is {array.shape}, not {tuple(weight.shape)}")
+            weight.assign(array.astype(weight.dtype))
+
+
+def _describe_mismatch(model: keras.Model, path: Path, error: Exception) -> str:
+    """One line: Keras's own messages are long, and stay in the chained error."""
+    reason = re.sub(r"\s+", " ", str(error)).strip()[:160]
+    remedy = "Give a file that was saved from this network with `model.save_weights`."
+    counts = re.search(r"expected (\d+) layers, found (\d+)", reason)
+    if counts and int(counts[2]) > int(counts[1]):
+        remedy = (
+            f"It holds {counts[2]} layers with weights and the network has {counts[1]}: if it is "
+            "the file with the classifier on top, take the one without, whose name ends in "
+            "'no_top.h5' or 'notop.h5'."
+        )
+    return (
+        f"`weights` must be a weights file of {model.name!r} without its classifier. "
+        f"Received: weights={str(path)!r} ({reason}). {remedy}"
+    )
+
+
+def _to_numpy(weight: Any) -> np.ndarray:
+    return np.asarray(keras.ops.convert_to_numpy(weight), np.float32)

@@ -1,0 +1,286 @@
+"""Records as figures: readable in print and without telling colours apart, in any script.
+
+The functions draw on `matplotlib.figure.Figure` and leave pyplot alone.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from tlkit.lettering import dress, printable
+
+# Colours that all kinds of colour vision tell apart, by Okabe and Ito:
+# https://jfly.uni-koeln.de/color/
+ORANGE, GREEN, BLUE = "#E69F00", "#009E73", "#0072B2"
+_SPLITS = {"train": (BLUE, ""), "validation": (ORANGE, "////"), "test": (GREEN, "....")}
+
+MAX_CLASSES_IN_MATRIX = 40
+MAX_CLASSES_IN_BARS = 100
+MAX_IMAGES = 24
+_IMAGES_IN_A_ROW = 6
+_COLUMNS_UNDER_IMAGE = 22
+
+
+class HasConfusion(Protocol):
+    """What `confusion` reads of an evaluation."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """In the order of the matrix."""
+
+    @property
+    def confusion(self) -> np.ndarray | None:
+        """`(num_classes, num_classes)`, rows are the truth."""
+
+
+class HasMistakes(Protocol):
+    """What `mistakes` reads of an evaluation."""
+
+    @property
+    def mistakes(self) -> tuple[Any, ...]:
+        """Each with `truth`, `predicted` and `probability`, the worst first."""
+
+
+class HasCounts(Protocol):
+    """What `class_counts` reads of a report on data."""
+
+    @property
+    def counts(self) -> Mapping[str, Mapping[str, int]]:
+        """Images of each class in each split."""
+
+
+def curves(
+    history: Sequence[Mapping[str, float]], *, stages: Sequence[tuple[str, int]] = ()
+) -> Figure:
+    """Draws every metric over the epochs, training and validation in one panel.
+
+    Args:
+        history: One mapping per epoch from Keras's names ("loss", "val_loss") to values.
+        stages: Name and number of epochs of each stage of training, when there were several.
+
+    Example:
+        >>> from tlkit.plots import curves
+        >>> figure = curves([{"loss": 0.9, "val_loss": 1.0}, {"loss": 0.5, "val_loss": 0.8}])
+        >>> [panel.get_ylabel() for panel in figure.axes]
+        ['loss']
+    """
+    metrics = list(dict.fromkeys(key.removeprefix("val_") for epoch in history for key in epoch))
+    if not metrics:
+        return _message("no epochs: the head was solved, not trained")
+    figure = Figure(figsize=(4.6 * min(len(metrics), 2), 3.3 * -(-len(metrics) // 2)))
+    figure.set_layout_engine("constrained")
+    panels = figure.subplots(-(-len(metrics) // 2), min(len(metrics), 2), squeeze=False)
+    epochs = np.arange(1, len(history) + 1)
+    for panel, metric in zip(panels.flat, metrics, strict=False):
+        for key, name, style in (
+            (metric, "training", {"color": BLUE, "marker": "o", "linestyle": "-"}),
+            (f"val_{metric}", "validation", {"color": ORANGE, "marker": "s", "linestyle": "--"}),
+        ):
+            if any(key in epoch for epoch in history):
+                values = [epoch.get(key, np.nan) for epoch in history]
+                marks = max(1, len(history) // 15)
+                panel.plot(epochs, values, label=name, markersize=4, markevery=marks, **style)
+        panel.set(xlabel="epoch", xlim=(0.5, len(history) + 0.5))
+        panel.set_ylabel(metric.replace("_", " "))
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        panel.grid(color="#dddddd", linewidth=0.6)
+        panel.ticklabel_format(axis="y", scilimits=(-3, 5))
+        if len(panel.lines) > 1:
+            panel.legend(frameon=False)
+        dress(panel.yaxis.label)
+        _mark_stages(panel, stages)
+        _without_frame(panel)
+    for panel in panels.flat[len(metrics) :]:
+        panel.remove()
+    return figure
+
+
+def confusion(evaluation: HasConfusion) -> Figure:
+    """Draws how many images of each class were called what; shades are shares of a row.
+
+    Of more than 40 classes those 40 with the most mistakes are shown, and the title says so.
+
+    Args:
+        evaluation: An `EvaluationReport`; one with several labels has no matrix, which is said.
+    """
+    matrix = evaluation.confusion
+    if matrix is None:
+        return _message("a model that gives several labels has no confusion matrix")
+    chosen = most_confused(matrix, MAX_CLASSES_IN_MATRIX)
+    shares = (matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1))[np.ix_(chosen, chosen)]
+    counts = matrix[np.ix_(chosen, chosen)]
+    names = [printable(evaluation.class_names[index], limit=24) for index in chosen]
+    size = max(2.4, 0.36 * len(chosen)) + 0.09 * max(map(len, names)) + 0.6
+    figure = Figure(figsize=(size, size), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            text = _short_count(int(count))
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
+    axes.set_xticks(range(len(chosen)), names, rotation=90)
+    axes.set_yticks(range(len(chosen)), names)
+    dress(*axes.get_xticklabels(), *axes.get_yticklabels())
+    axes.set(xlabel="predicted", ylabel="truth")
+    axes.set_xticks(np.arange(len(chosen) + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(len(chosen) + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="#dddddd", linewidth=0.5)
+    axes.tick_params(which="both", length=0)
+    if len(chosen) < len(matrix):
+        axes.set_title(
+            f"the {len(chosen)} of {len(matrix)} classes with the most mistakes", fontsize=10
+        )
+    return figure
+
+
+def most_confused(matrix: np.ndarray, limit: int) -> np.ndarray:
+    """Returns the numbers of the classes with the most mistakes, ascending, at most `limit`.
+
+    A mistake counts for the class it belongs to and for the class it was taken for.
+    """
+    mistakes = matrix.sum(axis=0) + matrix.sum(axis=1) - 2 * matrix.diagonal()
+    return np.sort(np.argsort(-mistakes, kind="stable")[:limit])
+
+
+def mistakes(evaluation: HasMistakes, read_image: Callable[[Any], np.ndarray]) -> Figure:
+    """Draws the worst mistakes, at most 24, with truth, prediction and probability.
+
+    Args:
+        evaluation: An `EvaluationReport`.
+        read_image: Gives the pixels 0...255, `(height, width, 3)`, of one of its mistakes.
+    """
+    shown = evaluation.mistakes[:MAX_IMAGES]
+    if not shown:
+        return _message("no mistakes")
+    texts = [
+        f"said {printable(one.predicted or 'no label', _COLUMNS_UNDER_IMAGE - 5)}\n"
+        f"is {printable(one.truth or 'no label', _COLUMNS_UNDER_IMAGE - 3)}\n"
+        f"{100 * one.probability:.0f} % sure"
+        for one in shown
+    ]
+    return _grid([read_image(one) for one in shown], texts)
+
+
+def class_counts(report: HasCounts) -> Figure:
+    """Draws how many images each class has in each split.
+
+    Of more than 100 classes the 50 largest and the 50 smallest are shown, and the title says so.
+
+    Args:
+        report: A `DataReport`.
+    """
+    totals = {name: sum(counts.values()) for name, counts in report.counts.items()}
+    if not totals:
+        return _message("no classes")
+    names = list(totals)
+    if len(names) > MAX_CLASSES_IN_BARS:
+        by_size = sorted(names, key=lambda name: -totals[name])
+        names = by_size[: MAX_CLASSES_IN_BARS // 2] + by_size[-MAX_CLASSES_IN_BARS // 2 :]
+    figure = Figure(figsize=(6.4, 1.1 + 0.24 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    positions = np.arange(len(names))
+    left = np.zeros(len(names))
+    for split, (colour, hatch) in _SPLITS.items():
+        widths = np.array([report.counts[name].get(split, 0) for name in names])
+        if widths.any():
+            bars = axes.barh(positions, widths, left=left, height=0.72, label=split, color=colour)
+            for bar in bars:
+                bar.set(hatch=hatch, edgecolor="white", linewidth=0.4)
+            left += widths
+    for position, name in enumerate(names):
+        axes.annotate(
+            f"{totals[name]:,}",
+            (left[position], position),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+        )
+    axes.set_yticks(positions, [printable(name) for name in names], fontsize=9)
+    dress(*axes.get_yticklabels())
+    axes.set(xlabel="images", ylim=(len(names) - 0.4, -0.6))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.margins(x=0.1)
+    axes.tick_params(axis="y", length=0)
+    if left.any():
+        figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    if len(names) < len(totals):
+        half = MAX_CLASSES_IN_BARS // 2
+        axes.set_title(f"the {half} largest and {half} smallest of {len(totals)} classes")
+    _without_frame(axes)
+    return figure
+
+
+def batch_grid(images: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> Figure:
+    """Draws the first images of a batch, at most 24, with their names.
+
+    Args:
+        images: `(batch, height, width, 3)`, 0...255.
+        labels: Whole numbers `(batch,)`, or rows of 0/1 `(batch, num_classes)`.
+        class_names: In the order of the labels.
+    """
+    texts = []
+    for label in np.asarray(labels)[:MAX_IMAGES]:
+        given = [int(label)] if label.ndim == 0 else np.flatnonzero(label).tolist()
+        name = ", ".join(class_names[index] for index in given)
+        texts.append(printable(name or "no label", _COLUMNS_UNDER_IMAGE))
+    return _grid(list(np.asarray(images)[:MAX_IMAGES]), texts)
+
+
+def _grid(images: Sequence[np.ndarray], texts: Sequence[str]) -> Figure:
+    num_columns = min(len(images), _IMAGES_IN_A_ROW)
+    num_rows = -(-len(images) // num_columns)
+    num_lines = 1 + max(text.count("\n") for text in texts)
+    size = (1.75 * num_columns, (1.85 + 0.15 * num_lines) * num_rows)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(num_rows, num_columns, squeeze=False)
+    for panel in panels.flat:
+        panel.set_axis_off()
+        panel.set_anchor("N")
+    for panel, image, text in zip(panels.flat, images, texts, strict=False):
+        panel.imshow(np.clip(np.round(image), 0, 255).astype(np.uint8))
+        dress(panel.set_title(text, fontsize=8))
+    return figure
+
+
+def _mark_stages(panel: Axes, stages: Sequence[tuple[str, int]]) -> None:
+    start = 0
+    for name, num_epochs in stages if len(stages) > 1 else ():
+        if start and num_epochs:
+            panel.axvline(start + 0.5, color="#555555", linewidth=0.8, linestyle=":")
+        if num_epochs:
+            text = panel.annotate(
+                printable(name, 16),
+                (start + 0.5, 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(3, 2),
+                textcoords="offset points",
+                fontsize=8,
+                color="#555555",
+            )
+            dress(text)
+        start += num_epochs
+
+
+def _message(text: str) -> Figure:
+    figure = Figure(figsize=(5, 1.2), layout="constrained")
+    axes = figure.subplots()
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes)
+    return figure
+
+
+def _short_count(count: int) -> str:
+    """Four characters at most: 999, 1.2k, 12k."""
+    if count < 1000:
+        return str(count)
+    return f"{count / 1000:.1f}k" if count < 9950 else f"{count / 1000:.0f}k"
+
+
+def _without_frame(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,364 @@
+"""A run: from a folder of photographs to a run directory, in one call.
+
+Bad input is found before the run directory is made; what it then holds appears file by file, each
+whole or not at all, and `run.json` says last that the run is finished.
+"""
+
+import dataclasses
+import inspect
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import tlkit
+from tlkit.data.augmentation import AUGMENTATIONS
+from tlkit.data.folders import load_folder
+from tlkit.data.images import ImageData, ImageSplit
+from tlkit.data.limits import MAX_PIXELS
+from tlkit.errors import (
+    ArgumentError,
+    DataError,
+    check_choice,
+    check_count,
+    check_positive,
+)
+from tlkit.files import write_json
+from tlkit.models.catalogue import find_backbone
+from tlkit.quiet import load_tensorflow_quietly
+from tlkit.run_directory import (
+    Run,
+    clear_results,
+    load_run,
+    refuse_other_pictures,
+    seen_by,
+    state_of,
+    write_results,
+)
+
+if TYPE_CHECKING:
+    import keras
+
+    from tlkit.evaluation.prediction import Prediction
+    from tlkit.evaluation.reports import EvaluationReport
+    from tlkit.export import ExportReport
+    from tlkit.training.reports import TrainingReport
+
+MODES = ("head", "fine-tune")
+DEFAULT_BACKBONE = "mobilenet_v2"
+_EXPORT_ASIDE = ".export"
+_NUM_SAMPLES = 8
+
+
+def train_run(
+    photos: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str],
+    from_run: str | os.PathLike[str] | None = None,
+    backbone: str | None = None,
+    weights: str | None = "pretrained",
+    image_size: int | None = None,
+    mode: str = "fine-tune",
+    unfreeze: str | int | None = None,
+    epochs: int | None = None,
+    learning_rate: float | None = None,
+    augment: str | None = None,
+    class_weight: str | None = None,
+    batch_size: int = 32,
+    seed: int = 0,
+    max_pixels: int = MAX_PIXELS,
+    resume: bool = True,
+    say: Callable[[str], None] | None = None,
+) -> Run:
+    """Trains a classifier on a folder of photographs and leaves everything in a run directory.
+
+    The directory holds `model.keras`, `saved_model/`, `class_names.json`, `metrics.json`,
+    `history.csv`, `report.html` and `run.json`. A directory that holds the same run, unfinished,
+    is continued; the same run, finished, is returned as it is.
+
+    Args:
+        photos: A folder as `load_folder` takes it.
+        out: The run directory.
+        from_run: A finished run to go on from: its model, on new pictures of the same classes.
+        backbone: A name of `list_backbones()`; "mobilenet_v2" by default.
+        weights: See `build_classifier`: "pretrained", `None` for random ones, or a file.
+        image_size: Side of the images in pixels; the backbone's own by default.
+        mode: "head" (feature extraction) or "fine-tune" (the head, then `unfreeze` too).
+        unfreeze: See `fine_tune`.
+        epochs: See `fine_tune`.
+        learning_rate: See `fine_tune`.
+        augment: See `fine_tune`.
+        class_weight: "balanced" or `None`.
+        batch_size: Images per step.
+        seed: Of the split, the initial weights, orders and augmentation.
+        max_pixels: Pictures with more pixels are left out.
+        resume: Whether a directory that exists may be continued.
+        say: Is told, in words, what is done.
+
+    Raises:
+        ArgumentError: An argument breaks its rule.
+        DataError: The pictures cannot be used.
+        WeightsError: The weights cannot be had, or do not fit.
+        RunError: `out` cannot be continued, or `from_run` cannot be gone on from.
+
+    Example:
+        >>> import tlkit
+        >>> run = tlkit.train_run("photos", out="run", backbone="resnet50")  # doctest: +SKIP
+        >>> tlkit.predict(run.load_model(), "new.jpg", run.class_names)      # doctest: +SKIP
+    """
+    arguments = _checked(dict(locals()))
+    out = Path(out)
+    say = say or (lambda text: None)
+    if (finished := state_of(out, arguments, resume)) is not None:
+        say(f"{out} is finished already and left as it is.")
+        return finished
+    load_tensorflow_quietly()
+    seconds: dict[str, float] = {}
+    parent = load_run(from_run) if from_run is not None else None
+    with _timed(seconds, "data"):
+        data = load_folder(
+            photos,
+            image_size=_image_size(arguments, parent),
+            batch_size=batch_size,
+            seed=seed,
+            class_names=parent.class_names if parent else None,
+            max_pixels=max_pixels,
+        )
+    if parent:
+        data = _without_seen(data, parent)
+    say(str(data.report))
+    with _timed(seconds, "model"):
+        model = _model(arguments, parent, data)
+    record = _record(arguments, data)
+    refuse_other_pictures(out, record)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "run.json", record)
+    clear_results(out)
+    with _timed(seconds, "training"):
+        training = _train(model, data, arguments)
+    say(str(training))
+    with _timed(seconds, "evaluation"):
+        evaluations = _evaluate(model, data)
+    with _timed(seconds, "export"):
+        _export(model, data, out, max_pixels)
+    record["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
+    write_results(out, data, training, evaluations, parent=parent)
+    write_json(out / "run.json", {**record, "finished": True})
+    return load_run(out)
+
+
+def evaluate_run(run: str | os.PathLike[str], photos: str | os.PathLike[str]) -> "EvaluationReport":
+    """Measures a run's model on pictures of the same classes that it has not seen.
+
+    Of a folder with a split of its own that is `test` (else `val`), else all of it; pictures that
+    the run trained on or chose by are recognised by their content and left out.
+
+    Raises:
+        RunError: There is no finished run at `run`.
+        DataError: The folder's classes are others, or the run has seen all its pictures.
+    """
+    finished = load_run(run)
+    load_tensorflow_quietly()
+    from tlkit.evaluation.metrics import evaluate
+
+    height, width = finished.record["image_size"]
+    data = load_folder(
+        photos,
+        image_size=(height, width),
+        splits=(1.0, 0.0, 0.0),
+        class_names=finished.class_names,
+        max_pixels=finished.record["arguments"]["max_pixels"],
+    )
+    measured = _unseen(data.test or data.validation or data.train, seen_by(finished))
+    if not measured.num_images:
+        raise DataError(
+            f"`photos` must hold pictures that the run was not trained or chosen on. Received: "
+            f"{str(photos)!r}, all of whose pictures were. Give other pictures."
+        )
+    return evaluate(finished.load_model(), measured, finished.class_names)
+
+
+def predict_with(
+    folder: str | os.PathLike[str], images: Sequence[str | os.PathLike[str]]
+) -> "tuple[Prediction, ...]":
+    """Predicts with a run, or with an exported SavedModel that knows nothing of its run."""
+    folder = Path(folder)
+    if not (folder / "saved_model.pb").is_file():
+        load_run(folder)
+        folder = folder / "saved_model"
+    load_tensorflow_quietly()
+    from tlkit.evaluation.prediction import predict_exported
+
+    return predict_exported(folder, images)
+
+
+def export_run(
+    run: str | os.PathLike[str], to: str | os.PathLike[str], file_format: str
+) -> "ExportReport":
+    """Exports a run's model once more, elsewhere or in another format."""
+    finished = load_run(run)
+    load_tensorflow_quietly()
+    from tlkit.export import export_model
+
+    return export_model(finished.load_model(), to, finished.class_names, formats=(file_format,))
+
+
+def _checked(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Returns the arguments that make a run what it is, after the checks that need no pictures."""
+    del arguments["resume"], arguments["say"]
+    arguments["photos"] = str(Path(arguments["photos"]).resolve())
+    arguments.pop("out")
+    check_choice("mode", arguments["mode"], MODES)
+    if arguments["from_run"] is not None:
+        arguments["from_run"] = str(Path(arguments["from_run"]).resolve())
+        for name, default in (("backbone", None), ("weights", "pretrained"), ("image_size", None)):
+            if arguments[name] != default:
+                raise ArgumentError(
+                    f"`{name}` must be left out when going on from a run, whose model decides it. "
+                    f"Received: {name}={arguments[name]!r}."
+                )
+    else:
+        arguments["backbone"] = arguments["backbone"] or DEFAULT_BACKBONE
+        if arguments["weights"] not in (None, "pretrained", "imagenet"):
+            arguments["weights"] = str(Path(arguments["weights"]).resolve())
+        spec = find_backbone(arguments["backbone"])
+        if arguments["image_size"] is None:
+            arguments["image_size"] = spec.default_image_size
+    for name in ("batch_size", "epochs", "image_size", "max_pixels"):
+        if arguments[name] is not None:
+            check_count(name, arguments[name])
+    if arguments["learning_rate"] is not None:
+        check_positive("learning_rate", arguments["learning_rate"])
+    if arguments["class_weight"] is not None:
+        check_choice("class_weight", arguments["class_weight"], ["balanced"])
+    if arguments["augment"] is not None:
+        check_choice("augment", arguments["augment"], AUGMENTATIONS)
+    if arguments["mode"] == "head" and arguments["unfreeze"] is not None:
+        raise ArgumentError(
+            "`unfreeze` must be left out with mode='head', which trains the head alone. "
+            f"Received: unfreeze={arguments['unfreeze']!r}. Use mode='fine-tune'."
+        )
+    return arguments
+
+
+def _record(arguments: dict[str, Any], data: ImageData) -> dict[str, Any]:
+    return {
+        "finished": False,
+        "arguments": arguments,
+        "versions": {
+            "tlkit": tlkit.__version__,
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in ("tensorflow", "keras", "scikit-learn")},
+        },
+        "seed": data.seed,
+        "image_size": list(data.image_size),
+        "data": {
+            "fingerprint": data.fingerprint,
+            "num_images": {
+                name: split.num_images if (split := getattr(data, name)) else 0
+                for name in ("train", "validation", "test")
+            },
+        },
+    }
+
+
+def _image_size(arguments: dict[str, Any], parent: Run | None) -> tuple[int, int]:
+    if parent is not None:
+        height, width = parent.record["image_size"]
+        return height, width
+    return arguments["image_size"], arguments["image_size"]
+
+
+def _model(arguments: dict[str, Any], parent: Run | None, data: ImageData) -> "keras.Model":
+    from tlkit.models.assembly import build_classifier
+    from tlkit.models.groups import resolve_group
+
+    if parent is not None:
+        model = parent.load_model()
+    else:
+        model = build_classifier(
+            arguments["backbone"],
+            data.class_names,
+            image_size=arguments["image_size"],
+            weights=arguments["weights"],
+            seed=arguments["seed"],
+        )
+    if arguments["unfreeze"] is not None:
+        resolve_group(model, arguments["unfreeze"])
+    return model
+
+
+def _unseen(split: ImageSplit, seen: frozenset[str]) -> ImageSplit:
+    return split.subset(np.flatnonzero([digest not in seen for digest in split.digests]))
+
+
+def _without_seen(data: ImageData, parent: Run) -> ImageData:
+    """Keeps out of validation and test what an earlier run has seen: another seed splits anew."""
+    seen = seen_by(parent)
+    validation, test = (
+        _unseen(split, seen) if split is not None else None
+        for split in (data.validation, data.test)
+    )
+    if validation is not None and not validation.num_images:
+        raise DataError(
+            "`photos` must hold pictures that the earlier run has not seen, to measure on. "
+            f"Received: pictures whose whole validation split was seen by {str(parent.path)!r}. "
+            "Add new pictures."
+        )
+    if test is not None and not test.num_images:
+        test = None
+    return dataclasses.replace(data, validation=validation, test=test)
+
+
+def _train(model: "keras.Model", data: ImageData, arguments: dict[str, Any]) -> "TrainingReport":
+    from tlkit.training.fine_tuning import fine_tune
+    from tlkit.training.head import train_head
+
+    train = train_head if arguments["mode"] == "head" else fine_tune
+    accepted = inspect.signature(train).parameters
+    given = {
+        name: arguments[name]
+        for name in ("unfreeze", "epochs", "learning_rate", "augment", "class_weight", "seed")
+        if name in accepted and arguments[name] is not None
+    }
+    return train(model, data, **given)
+
+
+def _evaluate(model: "keras.Model", data: ImageData) -> dict[str, "EvaluationReport | None"]:
+    from tlkit.evaluation.metrics import evaluate
+
+    return {
+        name: None if split is None else evaluate(model, split, data.class_names)
+        for name, split in (("validation", data.validation), ("test", data.test))
+    }
+
+
+def _export(model: "keras.Model", data: ImageData, out: Path, max_pixels: int) -> None:
+    from tlkit.export import export_model
+
+    measured = data.test or data.validation or data.train
+    aside = out / _EXPORT_ASIDE
+    export_model(
+        model,
+        aside,
+        data.class_names,
+        formats=("saved_model", "keras"),
+        samples=measured.paths[:_NUM_SAMPLES],
+        max_pixels=max_pixels,
+    )
+    for name in ("saved_model", "model.keras"):
+        (aside / name).replace(out / name)
+    aside.rmdir()
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - started

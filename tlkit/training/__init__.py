@@ -1,0 +1,1 @@
+"""Training: stored features, heads, fine-tuning."""

@@ -1,0 +1,216 @@
+"""From images to stored features: each image goes through the frozen part once."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from functools import cached_property
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tlkit.data.images import ImageSplit
+from tlkit.data.limits import DECODER_VERSION
+from tlkit.errors import DataError, TrainingError
+from tlkit.models.signature import signature
+from tlkit.progress import bar
+from tlkit.training.frozen import (
+    MAX_BFLOAT16_DIFFERENCE,
+    Forward,
+    bfloat16_forward,
+    float32_forward,
+    has_bfloat16,
+    relative_difference,
+)
+from tlkit.training.store import FeatureStore
+
+MAX_BYTES_IN_MEMORY = 2 * 2**30
+_BATCH_SIZE = 32
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of some images, in the order of their labels.
+
+    Attributes:
+        store: Where the rows lie.
+        keys: Row of each image (of each view of it, view by view).
+        labels: As the images' source gives them, one per key.
+        weights: Sample weights, or `None`.
+        num_forward_passes: How many images were not in the store.
+    """
+
+    store: FeatureStore
+    keys: tuple[str, ...]
+    labels: np.ndarray
+    weights: np.ndarray | None
+    num_forward_passes: int
+
+    @property
+    def precision(self) -> str:
+        """What the rows were computed in: "float32" or "bfloat16"."""
+        return _precision_of(self.store)
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all rows in memory."""
+        return len(self.keys) * int(np.prod(self.store.row_shape)) * self.store.dtype.itemsize
+
+    def load(self) -> np.ndarray:
+        """Returns all rows, shape `(len(keys), *row_shape)`."""
+        return self.store.read(self.keys)
+
+    def read(self, positions: np.ndarray) -> np.ndarray:
+        """Returns the rows at some positions, shape `(len(positions), *row_shape)`."""
+        return self.store.read([self.keys[i] for i in positions])
+
+
+def extract_features(
+    prefix: keras.Model,
+    images: ImageSplit | tf.data.Dataset,
+    *,
+    exact: bool,
+    augment: str = "none",
+    views: int = 1,
+    cache: str | os.PathLike[str] | None = None,
+) -> Features:
+    """Computes what is not yet stored of the outputs of `prefix`, and returns all of them.
+
+    Args:
+        prefix: The frozen part, from raw pixels to features.
+        images: A split, of which only unknown images are decoded; or batches of images and
+            labels, which are read once and recognised by their pixels.
+        exact: Whether the rows must be float32, as the exported model computes them. Otherwise
+            they are bfloat16 where this processor multiplies so and, on a batch, the features
+            agree within `MAX_BFLOAT16_DIFFERENCE`; what was found is remembered.
+        augment: Name of an augmentation; for a split only.
+        views: How many augmented versions of each image; for a split only.
+        cache: Folder of the stores.
+    """
+    name = f"{signature(prefix)[:32]}-{DECODER_VERSION}"
+    store = FeatureStore(f"{name}-float32", prefix.output_shape[1:], folder=cache)
+    if not exact and _precision(store, prefix, images, augment, views) == "bfloat16":
+        store.close()
+        store = FeatureStore(f"{name}-bfloat16", prefix.output_shape[1:], folder=cache)
+    filler = _Filler(prefix, store)
+    if isinstance(images, ImageSplit):
+        keys = _keys_of(images, augment, views)
+        labels, weights = np.concatenate([images.labels] * views), None
+        filler.fill_from_split(images, augment, views)
+    else:
+        keys, labels, weights = filler.fill_from_dataset(images)
+    return Features(store, keys, labels, weights, filler.num_forward_passes)
+
+
+class _Filler:
+    """Puts rows that are missing into a store; the forward pass is built when first needed."""
+
+    def __init__(self, prefix: keras.Model, store: FeatureStore) -> None:
+        self._prefix, self._store = prefix, store
+        self.num_forward_passes = 0
+
+    def fill_from_split(self, split: ImageSplit, augment: str, views: int) -> None:
+        keys = np.array(_keys_of(split, augment, views)).reshape(views, -1)
+        missing = [_first_of_each(row, ~self._store.contains(row)) for row in keys]
+        with bar("features", sum(len(indices) for indices in missing)) as advance:
+            for view, indices in enumerate(missing):
+                batches = split.dataset(
+                    augment=augment,
+                    epochs=range(view, view + 1),
+                    indices=indices,
+                    batch_size=_BATCH_SIZE,
+                )
+                done = 0
+                for pixels, _ in batches if len(indices) else ():
+                    self._compute(keys[view, indices[done : done + len(pixels)]], pixels)
+                    done += len(pixels)
+                    advance(len(pixels))
+
+    def fill_from_dataset(
+        self, dataset: tf.data.Dataset
+    ) -> tuple[tuple[str, ...], np.ndarray, np.ndarray | None]:
+        all_keys: list[str] = []
+        all_labels: list[np.ndarray] = []
+        all_weights: list[np.ndarray] = []
+        for pixels, labels, *weights in dataset:
+            keys = np.array([_digest(image) for image in pixels.numpy()])
+            missing = _first_of_each(keys, ~self._store.contains(keys))
+            if len(missing):
+                self._compute(keys[missing], tf.gather(tf.cast(pixels, tf.float32), missing))
+            all_keys.extend(keys.tolist())
+            all_labels.append(labels.numpy())
+            all_weights.extend(weight.numpy() for weight in weights)
+        if not all_keys:
+            raise DataError("`data` must hold images. Received: a dataset with no batch.")
+        weights = np.concatenate(all_weights) if all_weights else None
+        return tuple(all_keys), np.concatenate(all_labels), weights
+
+    def _compute(self, keys: np.ndarray, pixels: tf.Tensor) -> None:
+        self._store.append(keys.tolist(), self._forward(pixels).numpy())
+        self.num_forward_passes += len(keys)
+
+    @cached_property
+    def _forward(self) -> Forward:
+        if _precision_of(self._store) == "bfloat16":
+            if (forward := bfloat16_forward(self._prefix)) is not None:
+                return forward
+            raise TrainingError(
+                f"The features in {self._store.path} were computed in bfloat16, which this machine "
+                "cannot do. Give a cache folder of its own (TLKIT_CACHE) to each kind of machine."
+            )
+        return float32_forward(self._prefix)
+
+
+def _precision(
+    store: FeatureStore,
+    prefix: keras.Model,
+    images: ImageSplit | tf.data.Dataset,
+    augment: str,
+    views: int,
+) -> str:
+    """Returns what was once measured about this prefix here, else measures it on a batch."""
+    known = store.recall("precision")
+    if known is not None and (known == "float32" or has_bfloat16()):
+        return known
+    if isinstance(images, ImageSplit):
+        if store.contains(_keys_of(images, augment, views)).all():
+            return "float32"
+        batches = images.dataset(batch_size=_BATCH_SIZE)
+    else:
+        batches = images
+    fast = bfloat16_forward(prefix)
+    agrees = False
+    if fast is not None:
+        pixels = tf.cast(next(iter(batches))[0], tf.float32)
+        reference = float32_forward(prefix)(pixels).numpy()
+        agrees = relative_difference(fast(pixels).numpy(), reference) <= MAX_BFLOAT16_DIFFERENCE
+    store.remember("precision", "bfloat16" if agrees else "float32")
+    return "bfloat16" if agrees else "float32"
+
+
+def _precision_of(store: FeatureStore) -> str:
+    return store.path.stem.rpartition("-")[2]
+
+
+def _keys_of(split: ImageSplit, augment: str, views: int) -> tuple[str, ...]:
+    if augment == "none":
+        return split.digests
+    return tuple(
+        f"{digest}-{augment}-{split.seed}-{view}"
+        for view in range(views)
+        for digest in split.digests
+    )
+
+
+def _first_of_each(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Positions of the wanted keys, each key once, in their order."""
+    positions = np.flatnonzero(wanted)
+    _, first = np.unique(keys[positions], return_index=True)
+    return positions[np.sort(first)]
+
+
+def _digest(image: np.ndarray) -> str:
+    shape = repr((image.shape, image.dtype.str)).encode()
+    return hashlib.blake2b(
+        shape + np.ascontiguousarray(image).tobytes(), digest_size=16
+    ).hexdigest()

@@ -1,0 +1,84 @@
+"""The fastest forward pass of a part that does not train.
+
+TensorFlow's own ways of freezing a graph and of running one grappler pass over it have no public
+names; this file is the only one that uses them.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, rewriter_config_pb2
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+from tensorflow.python.grappler import tf_optimizer
+from tensorflow.python.training import saver
+
+Forward = Callable[[tf.Tensor], tf.Tensor]
+
+MAX_BFLOAT16_DIFFERENCE = 0.02
+"""Largest relative difference, in norm over a measured batch, at which bfloat16 is accepted."""
+
+
+def float32_forward(model: keras.Model) -> Forward:
+    """Returns `model`'s inference as a function of a batch, its weights baked in as constants."""
+    frozen = _freeze(model)
+    return lambda images: frozen(images)[0]
+
+
+def bfloat16_forward(model: keras.Model) -> Forward | None:
+    """The same in bfloat16 where that pays; `None` where this processor cannot.
+
+    Grappler's rewriting is run over this one graph by hand: its options are process-wide and read
+    at each call, so setting them would change every other function too.
+    """
+    if not has_bfloat16():
+        return None
+    frozen = _freeze(model)
+    graph = _rewritten(frozen)
+    if not any(node.op == "Cast" for node in graph.node):
+        return None
+    wrapped = tf.compat.v1.wrap_function(
+        lambda: tf.graph_util.import_graph_def(graph, name=""), []
+    ).prune([x.name for x in frozen.inputs], [x.name for x in frozen.outputs])
+    return lambda images: wrapped(images)[0]
+
+
+def relative_difference(values: np.ndarray, reference: np.ndarray) -> float:
+    """Returns |values - reference| / |reference|, in the Euclidean norm over everything."""
+    scale = np.linalg.norm(reference)
+    return float(np.linalg.norm(values - reference) / scale) if scale else 0.0
+
+
+def has_bfloat16() -> bool:
+    """Whether the work is done by a processor that multiplies matrices in bfloat16."""
+    if tf.config.list_physical_devices("GPU"):
+        return False
+    description = Path("/proc/cpuinfo")
+    if not description.exists():
+        return False
+    flags = description.read_text()
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def _freeze(model: keras.Model) -> tf.types.experimental.ConcreteFunction:
+    specification = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
+    forward = tf.function(lambda images: model(images, training=False))
+    return convert_variables_to_constants_v2(forward.get_concrete_function(specification))
+
+
+def _rewritten(frozen: tf.types.experimental.ConcreteFunction) -> tf.compat.v1.GraphDef:
+    config = config_pb2.ConfigProto()
+    rewriting = config.graph_options.rewrite_options
+    rewriting.auto_mixed_precision_onednn_bfloat16 = rewriter_config_pb2.RewriterConfig.ON
+    rewriting.meta_optimizer_iterations = rewriter_config_pb2.RewriterConfig.ONE
+    rewriting.min_graph_nodes = -1  # small graphs too
+    graph = tf.Graph()
+    with graph.as_default():
+        tf.graph_util.import_graph_def(frozen.graph.as_graph_def(), name="")
+        description = saver.export_meta_graph(graph_def=graph.as_graph_def(), graph=graph)
+    kept = meta_graph_pb2.CollectionDef()
+    kept.node_list.value.extend(x.name for x in (*frozen.inputs, *frozen.outputs))
+    description.collection_def["train_op"].CopyFrom(kept)
+    return tf_optimizer.OptimizeGraph(config, description)

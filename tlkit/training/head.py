@@ -1,0 +1,266 @@
+"""Feature extraction: the frozen part once for each image, then the head alone."""
+
+import os
+import time
+from collections.abc import Iterator
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tlkit.data.images import ImageData
+from tlkit.errors import ArgumentError, check_choice, check_count, check_positive
+from tlkit.evaluation.metrics import evaluate_probabilities
+from tlkit.evaluation.names import num_classes_of
+from tlkit.evaluation.reports import EvaluationReport
+from tlkit.models.groups import set_trainable
+from tlkit.models.heads import feature_cut, head_from_features, head_kind, outputs_logits
+from tlkit.training.features import MAX_BYTES_IN_MEMORY, Features, extract_features
+from tlkit.training.fitting import class_weight_of, fit_model, warm_up_then_cosine
+from tlkit.training.linear import solve_linear
+from tlkit.training.movement import relative_movement, restore_weights, weights_by_group
+from tlkit.training.objective import targets_of
+from tlkit.training.reports import StageReport, TrainingReport
+from tlkit.training.sources import Images, source_of
+
+_BATCH_SIZE = 64
+_WEIGHT_DECAY = 1e-3
+
+
+def train_head(
+    model: keras.Model,
+    data: ImageData | tf.data.Dataset,
+    *,
+    validation: Images | None = None,
+    epochs: int = 60,
+    learning_rate: float = 1e-3,
+    class_weight: str | None = None,
+    augment: str = "none",
+    views: int = 1,
+    seed: int = 0,
+    cache: str | os.PathLike[str] | None = None,
+) -> TrainingReport:
+    """Trains the head of a classifier and leaves everything below it as it is.
+
+    The part below the head runs once for each image; what it computes is stored and found again by
+    later calls, so a second call makes no forward pass, and new images cost one each. A linear
+    head (one Dense layer) is then solved to its optimum by (multinomial or one-vs-rest) logistic
+    regression, see `tlkit.training.linear.solve_linear`. Heads with hidden layers, and features
+    of more than 2 GB, are trained on the stored features with AdamW, warm-up and cosine.
+
+    A head that had been trained before is kept where the new one is worse on validation.
+
+    Args:
+        model: A classifier; its head is changed in place.
+        data: What `load_folder`, `load_arrays` or `load_tfds` returned; or batches of images
+            `(batch, height, width, 3)`, 0...255, and labels.
+        validation: Where `data` is a `tf.data.Dataset`: images to measure on.
+        epochs: For heads that are not solved: epochs at most.
+        learning_rate: For heads that are not solved: the highest rate.
+        class_weight: "balanced" weighs each class by the inverse of its frequency.
+        augment: Augmentation of the stored views, by name.
+        views: How many augmented versions of each training image are stored.
+        seed: Of folds and orders.
+        cache: Folder of the feature stores; tlkit's cache by default.
+
+    Returns:
+        What was done. Its accuracy is that of the whole float32 model on decoded validation images
+        (stored features are only ever float32 there).
+
+    Raises:
+        ArgumentError: An argument breaks its rule, or data and model do not fit.
+
+    Example:
+        >>> import numpy as np, tlkit
+        >>> labels = np.arange(60) % 2
+        >>> images = np.random.default_rng(0).integers(0, 99, (60, 32, 32, 3), "uint8")
+        >>> images[labels == 1, :, :, 0] += 100
+        >>> data = tlkit.load_arrays(images, labels, ["grey", "red"])
+        >>> model = tlkit.build_classifier("resnet20", data.class_names, weights=None)
+        >>> tlkit.train_head(model, data).accuracy_after
+        1.0
+    """
+    check_count("epochs", epochs)
+    check_positive("learning_rate", learning_rate)
+    check_count("views", views)
+    if class_weight is not None:
+        check_choice("class_weight", class_weight, ["balanced"])
+    source = source_of(model, data, validation)
+    if isinstance(source.train, tf.data.Dataset):
+        if views > 1 or augment != "none":
+            raise ArgumentError(
+                "`views` and `augment` must be left out where `data` is a tf.data.Dataset. "
+                f"Received: views={views}, augment={augment!r}. Augment in the data set itself."
+            )
+    elif views > 1 and augment == "none":
+        raise ArgumentError(
+            f"`views` must be 1 without augmentation. Received: views={views}, augment='none'. "
+            "Name an augmentation, such as 'default'."
+        )
+
+    started = time.perf_counter()
+    before = weights_by_group(model)
+    trainable = set_trainable(model, "head")
+    prefix = keras.Model(model.input, feature_cut(model))
+    train = extract_features(
+        prefix, source.train, exact=False, augment=augment, views=views, cache=cache
+    )
+    held_out = None
+    if source.validation is not None:
+        held_out = extract_features(prefix, source.validation, exact=True, cache=cache)
+    head = head_from_features(model)
+    old = _measured(head, model, held_out) if held_out and is_trained(model) else None
+    dense = _only_dense(head)
+    notes = [f"features in {train.precision}: {train.store.path}"]
+    history: tuple[dict[str, float], ...] = ()
+    if dense is not None and train.num_bytes <= MAX_BYTES_IN_MEMORY:
+        notes.append(_solve(dense, model, train, held_out, class_weight=class_weight, seed=seed))
+    else:
+        history = _fit(
+            head,
+            model,
+            train,
+            held_out,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            class_weight=class_weight,
+            seed=seed,
+        )
+    new = _measured(head, model, held_out) if held_out else None
+    if old and new and (-new.accuracy, new.loss) > (-old.accuracy, old.loss):
+        restore_weights(model, before)
+        notes.append(
+            f"the head that was there is kept: {100 * old.accuracy:.1f} % on validation against "
+            f"{100 * new.accuracy:.1f} % of the new one"
+        )
+        new = old
+    stage = StageReport(
+        name="head",
+        trainable=trainable,
+        history=history,
+        moved=relative_movement(before, weights_by_group(model)),
+        seconds=time.perf_counter() - started,
+        num_forward_passes=train.num_forward_passes
+        + (held_out.num_forward_passes if held_out else 0),
+        notes=tuple(notes),
+    )
+    return TrainingReport(
+        stages=(stage,),
+        accuracy_before=old.accuracy if old else None,
+        accuracy_after=new.accuracy if new else None,
+        num_validation=len(held_out.labels) if held_out else 0,
+    )
+
+
+def is_trained(model: keras.Model) -> bool:
+    """Whether the head has been trained: training leaves no bias at the zeros it starts from."""
+    biases = [getattr(layer, "bias", None) for layer in head_from_features(model).layers]
+    biases = [bias for bias in biases if bias is not None]
+    return not biases or any(np.any(keras.ops.convert_to_numpy(bias)) for bias in biases)
+
+
+def _only_dense(head: keras.Model) -> keras.layers.Dense | None:
+    """Returns the head's Dense layer if nothing else in it has weights or bends the outcome."""
+    passive = (keras.layers.InputLayer, keras.layers.Dropout)
+    active = [layer for layer in head.layers if not isinstance(layer, passive)]
+    return active[0] if len(active) == 1 and isinstance(active[0], keras.layers.Dense) else None
+
+
+def _solve(
+    dense: keras.layers.Dense,
+    model: keras.Model,
+    train: Features,
+    held_out: Features | None,
+    *,
+    class_weight: str | None,
+    seed: int,
+) -> str:
+    """Puts the optimum into the Dense layer and says how its strength was chosen."""
+    solution = solve_linear(
+        train.load(),
+        _plain_labels(train, model),
+        num_units=dense.units,
+        validation=(held_out.load(), _plain_labels(held_out, model)) if held_out else None,
+        class_weight=class_weight,
+        sample_weight=train.weights,
+        seed=seed,
+    )
+    dense.kernel.assign(solution.kernel)
+    if dense.bias is not None:
+        dense.bias.assign(solution.bias)
+    return f"solved with C={solution.strength:.2g}, chosen by {solution.chosen_by}"
+
+
+def _plain_labels(features: Features, model: keras.Model) -> np.ndarray:
+    """Labels as scikit-learn takes them: integers `(n,)`, or 0/1 `(n, num_labels)`."""
+    targets = targets_of(features.labels, model).numpy().astype(np.int64)
+    return targets[:, 0] if head_kind(model) == "binary" else targets
+
+
+def _fit(
+    head: keras.Model,
+    model: keras.Model,
+    train: Features,
+    held_out: Features | None,
+    *,
+    epochs: int,
+    learning_rate: float,
+    class_weight: str | None,
+    seed: int,
+) -> tuple[dict[str, float], ...]:
+    steps = -(-len(train.keys) // _BATCH_SIZE)
+    history, _ = fit_model(
+        head,
+        _batches(train, model, seed).repeat(),
+        _batches(held_out, model, None) if held_out else None,
+        optimizer=keras.optimizers.AdamW(
+            warm_up_then_cosine(learning_rate, steps * epochs), weight_decay=_WEIGHT_DECAY
+        ),
+        epochs=epochs,
+        steps_per_epoch=steps,
+        patience=max(5, epochs // 4),
+        class_weight=class_weight_of(
+            np.asarray(_plain_labels(train, model)), max(model.output_shape[-1], 2), class_weight
+        ),
+    )
+    return history
+
+
+def _batches(features: Features, model: keras.Model, seed: int | None) -> tf.data.Dataset:
+    """Stored features as batches: in memory where they fit, else read as they are needed."""
+    targets = targets_of(features.labels, model).numpy()
+    rows = features.load() if features.num_bytes <= MAX_BYTES_IN_MEMORY else None
+    generator = np.random.default_rng(seed)
+
+    def generate() -> Iterator[tuple[np.ndarray, ...]]:
+        order = np.arange(len(targets))
+        if seed is not None:
+            generator.shuffle(order)
+        for start in range(0, len(order), _BATCH_SIZE):
+            some = order[start : start + _BATCH_SIZE]
+            batch = rows[some] if rows is not None else features.read(some)
+            weights = () if features.weights is None else (features.weights[some],)
+            yield (batch, targets[some], *weights)
+
+    signature: list[tf.TensorSpec] = [
+        tf.TensorSpec((None, *features.store.row_shape), tf.float32),
+        tf.TensorSpec((None, *targets.shape[1:]), targets.dtype),
+    ]
+    if features.weights is not None:
+        signature.append(tf.TensorSpec((None,), features.weights.dtype))
+    return tf.data.Dataset.from_generator(generate, output_signature=tuple(signature)).prefetch(2)
+
+
+def _measured(head: keras.Model, model: keras.Model, held_out: Features) -> EvaluationReport:
+    """The model's figures on validation images, from their float32 features."""
+    targets = targets_of(held_out.labels, model).numpy()
+    batches = _batches(held_out, model, None)
+    outputs = np.concatenate([head(batch[0], training=False).numpy() for batch in batches])
+    kind = head_kind(model)
+    return evaluate_probabilities(
+        outputs,
+        targets[:, 0].astype(np.int64) if kind == "binary" else targets,
+        [str(index) for index in range(num_classes_of(model))],
+        kind=kind,
+        from_logits=outputs_logits(model),
+    )

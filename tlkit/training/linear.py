@@ -1,0 +1,200 @@
+"""A linear head, solved to its optimum by scikit-learn."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.model_selection import StratifiedKFold
+
+STRENGTHS = tuple(float(10**exponent) for exponent in np.arange(-4.0, 1.01, 0.5))
+"""Inverse regularisation strengths that are tried, scikit-learn's `C`, strongest penalty first."""
+
+MIN_VALIDATION = 300
+"""With fewer validation images the strength is chosen by cross-validation on the training images:
+the loss of a hundred images says too little."""
+
+_NUM_FOLDS = 5
+_FALLBACK_STRENGTH = 0.1
+
+
+@dataclass(frozen=True)
+class LinearSolution:
+    """A Dense layer's weights and how they were chosen.
+
+    Attributes:
+        kernel: Shape `(num_features, units)`, for features as they come (not standardised).
+        bias: Shape `(units,)`.
+        strength: scikit-learn's `C`; one for each label of a multi-label head, averaged.
+        chosen_by: What the strength was chosen on.
+    """
+
+    kernel: np.ndarray
+    bias: np.ndarray
+    strength: float
+    chosen_by: str
+
+
+def solve_linear(
+    features: np.ndarray,
+    labels: np.ndarray,
+    *,
+    num_units: int,
+    validation: tuple[np.ndarray, np.ndarray] | None = None,
+    class_weight: str | None = None,
+    sample_weight: np.ndarray | None = None,
+    seed: int = 0,
+) -> LinearSolution:
+    """Solves (multinomial) logistic regression on standardised features, L2-penalised.
+
+    The penalty's strength is the one with the smallest log loss: on the validation images where
+    there are at least `MIN_VALIDATION`, else by stratified cross-validation. The objective is
+    scikit-learn's: 1/2 |w|² + C * sum of the samples' log losses; the intercept is not
+    penalised. The scale of the standardisation is folded into the weights that come back.
+
+    Args:
+        features: float32, `(n, num_features)`. They are standardised in place, and those of
+            `validation` too: they are the largest thing in memory, and no copy of them is made.
+        labels: Integers `(n,)`; or 0/1 of shape `(n, num_labels)`, each label solved by itself.
+        num_units: Units of the Dense layer: 1 for two classes told apart by one logit, else the
+            number of classes or labels.
+        validation: Features and labels, likewise.
+        class_weight: "balanced" weighs each class by n / (num_classes * its count).
+        sample_weight: Shape `(n,)`.
+        seed: Of the folds.
+    """
+    mean, scale = _moments(features)
+    _standardise(features, mean, scale)
+    if validation is not None:
+        _standardise(validation[0], mean, scale)
+    if labels.ndim == 2:
+        tasks = [
+            (labels[:, i], validation and (validation[0], validation[1][:, i]))
+            for i in range(num_units)
+        ]
+    else:
+        tasks = [(labels, validation)]
+    solutions = [
+        _solve_one(
+            features,
+            task,
+            held_out,
+            class_weight=class_weight,
+            sample_weight=sample_weight,
+            seed=seed,
+        )
+        for task, held_out in tasks
+    ]
+    coefficients = np.concatenate([solution[0] for solution in solutions])
+    intercepts = np.concatenate([solution[1] for solution in solutions])
+    if labels.ndim == 1:
+        coefficients, intercepts = _for_units(coefficients, intercepts, num_units)
+    coefficients = coefficients / scale
+    return LinearSolution(
+        kernel=coefficients.T.astype(np.float32),
+        bias=(intercepts - coefficients @ mean).astype(np.float32),
+        strength=float(np.mean([solution[2] for solution in solutions])),
+        chosen_by=solutions[0][3],
+    )
+
+
+def _solve_one(
+    features: np.ndarray,
+    labels: np.ndarray,
+    validation: tuple[np.ndarray, np.ndarray] | None,
+    *,
+    class_weight: str | None,
+    sample_weight: np.ndarray | None,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray, float, str]:
+    classes, counts = np.unique(labels, return_counts=True)
+    if len(classes) == 1:  # a label that all images carry, or none: its prior odds, and no slope
+        odds = np.log(len(labels) + 1.0) * (1 if classes[0] else -1)
+        return np.zeros((1, features.shape[1])), np.array([odds]), 0.0, "one class only"
+
+    def fitted(strength: float, rows: np.ndarray | slice) -> LogisticRegression:
+        regression = LogisticRegression(
+            C=strength, class_weight=class_weight, max_iter=1000, tol=1e-4
+        )
+        weight = None if sample_weight is None else sample_weight[rows]
+        return regression.fit(features[rows], labels[rows], sample_weight=weight)
+
+    everything = slice(None)
+    if validation is not None and len(validation[1]) >= MIN_VALIDATION:
+        chosen_by = f"{len(validation[1])} validation images"
+
+        def loss(strength: float) -> float:
+            return _log_loss(fitted(strength, everything), *validation)
+
+    elif (num_folds := min(_NUM_FOLDS, counts.min())) >= 2:
+        chosen_by = f"{num_folds}-fold cross-validation"
+        folds = list(
+            StratifiedKFold(num_folds, shuffle=True, random_state=seed).split(labels, labels)
+        )
+
+        def loss(strength: float) -> float:
+            return float(
+                np.mean(
+                    [
+                        _log_loss(fitted(strength, train), features[test], labels[test])
+                        for train, test in folds
+                    ]
+                )
+            )
+
+    else:
+        solved = fitted(_FALLBACK_STRENGTH, everything)
+        return solved.coef_, solved.intercept_, _FALLBACK_STRENGTH, "default: too few images"
+    strength = _first_minimum(STRENGTHS, loss)
+    solved = fitted(strength, everything)
+    return solved.coef_, solved.intercept_, strength, chosen_by
+
+
+def _log_loss(regression: LogisticRegression, features: np.ndarray, labels: np.ndarray) -> float:
+    known = np.isin(labels, regression.classes_)
+    probabilities = regression.predict_proba(features[known])
+    return float(log_loss(labels[known], probabilities, labels=regression.classes_))
+
+
+def _first_minimum(strengths: tuple[float, ...], loss: Callable[[float], float]) -> float:
+    """Walks up the strengths while the loss falls; it is convex in log C but for noise."""
+    best, lowest, rises = strengths[0], np.inf, 0
+    for strength in strengths:
+        value = loss(strength)
+        if value < lowest:
+            best, lowest, rises = strength, value, 0
+        else:
+            rises += 1
+            if rises == 2:
+                break
+    return best
+
+
+def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each column, slice by slice; 1 for a constant column."""
+    mean, variance = np.zeros(features.shape[1]), np.zeros(features.shape[1])
+    for rows in _slices(len(features)):
+        mean += features[rows].sum(axis=0, dtype=np.float64) / len(features)
+    for rows in _slices(len(features)):
+        variance += np.square(features[rows] - mean).sum(axis=0) / len(features)
+    return mean, np.where(variance > 0, np.sqrt(variance), 1.0)
+
+
+def _standardise(features: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> None:
+    for rows in _slices(len(features)):
+        features[rows] = (features[rows] - mean) / scale
+
+
+def _slices(n: int, step: int = 1024) -> Iterator[slice]:
+    return (slice(start, start + step) for start in range(0, n, step))
+
+
+def _for_units(
+    coefficients: np.ndarray, intercepts: np.ndarray, num_units: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Two classes come solved as one logit z; two units hold it as (-z/2, z/2)."""
+    if len(coefficients) == num_units:
+        return coefficients, intercepts
+    halves = np.array([-0.5, 0.5])
+    return halves[:, None] * coefficients, halves * intercepts

@@ -1,0 +1,49 @@
+"""What moved in training, measured on the weights themselves."""
+
+import keras
+import numpy as np
+
+from tlkit.models.groups import group_layers, layer_groups
+
+Weights = dict[str, list[np.ndarray]]
+
+
+def weights_by_group(model: keras.Model) -> Weights:
+    """Returns a copy of every group's weights, batch-norm statistics included."""
+    return {
+        name: [variable.numpy() for variable in variables]
+        for name, variables in _variables_by_group(model).items()
+    }
+
+
+def restore_weights(model: keras.Model, weights: Weights) -> None:
+    """Puts back what `weights_by_group` returned."""
+    for name, variables in _variables_by_group(model).items():
+        for variable, value in zip(variables, weights[name], strict=True):
+            variable.assign(value)
+
+
+def relative_movement(before: Weights, after: Weights) -> dict[str, float]:
+    """Returns |after - before| / |before| of each group; 0.0 only where no bit changed."""
+    return {
+        name: _relative_change(values, after[name]) for name, values in before.items() if values
+    }
+
+
+def _variables_by_group(model: keras.Model) -> dict[str, list[keras.Variable]]:
+    names = [group.name for group in layer_groups(model)]
+    return {
+        name: [variable for layer in layers for variable in layer.weights]
+        for name, layers in zip(names, group_layers(model), strict=True)
+    }
+
+
+def _relative_change(before: list[np.ndarray], after: list[np.ndarray]) -> float:
+    if all(np.array_equal(a, b) for a, b in zip(before, after, strict=True)):
+        return 0.0
+    pairs = zip(before, after, strict=True)
+    change = sum(float(np.square(b - a, dtype=np.float64).sum()) for a, b in pairs)
+    size = sum(float(np.square(a, dtype=np.float64).sum()) for a in before)
+    if not size:
+        return float("inf")
+    return max(float(np.sqrt(change / size)), float(np.finfo(np.float32).tiny))

@@ -1,0 +1,83 @@
+"""The two forms in which both training functions take images, made one."""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import keras
+import tensorflow as tf
+
+from tlkit.data.images import ImageData, ImageSplit
+from tlkit.errors import ArgumentError
+from tlkit.training.objective import targets_of
+
+Images: TypeAlias = ImageSplit | tf.data.Dataset
+
+
+@dataclass(frozen=True)
+class Source:
+    """Images to train on and images to decide on.
+
+    Attributes:
+        train: What is trained on.
+        validation: What decisions are made on, or `None`.
+        class_names: The classes in output order, where they are known.
+    """
+
+    train: Images
+    validation: Images | None
+    class_names: tuple[str, ...] | None
+
+
+def source_of(
+    model: keras.Model, data: ImageData | tf.data.Dataset, validation: Images | None
+) -> Source:
+    """Checks data against the model.
+
+    Raises:
+        ArgumentError: `data` is neither; `validation` is given twice; the model has another
+            number of outputs, or takes another image size.
+    """
+    if isinstance(data, tf.data.Dataset):
+        return Source(data, validation, None)
+    if not isinstance(data, ImageData):
+        raise ArgumentError(
+            "`data` must be what load_folder, load_arrays or load_tfds returned, or a "
+            f"tf.data.Dataset. Received: data of type {type(data).__name__}."
+        )
+    if validation is not None:
+        raise ArgumentError(
+            "`validation` must be left out where `data` has a validation split of its own. "
+            "Give a tf.data.Dataset as `data` to choose both."
+        )
+    _check_fit(model, data)
+    return Source(data.train, data.validation, data.class_names)
+
+
+def batches_of(images: Images, model: keras.Model) -> tf.data.Dataset:
+    """Returns one pass over the images in their order, with labels as the loss takes them."""
+    return with_targets(images.dataset() if isinstance(images, ImageSplit) else images, model)
+
+
+def with_targets(dataset: tf.data.Dataset, model: keras.Model) -> tf.data.Dataset:
+    """Maps the labels of a data set into the form that the model's loss takes."""
+    return dataset.map(
+        lambda images, labels, *weights: (images, targets_of(labels, model), *weights),
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
+
+
+def _check_fit(model: keras.Model, data: ImageData) -> None:
+    expected = model.output_shape[-1]
+    binary = expected == 1 and data.num_classes == 2
+    if not binary and expected != data.num_classes:
+        raise ArgumentError(
+            f"`model` must have one output per class. Received: {expected} outputs for "
+            f"{data.num_classes} classes ({', '.join(data.class_names[:5])}, ...). Build it with "
+            "build_classifier(backbone, data.class_names)."
+        )
+    size = tuple(model.input_shape[1:3])
+    if any(side not in (None, given) for side, given in zip(size, data.image_size, strict=True)):
+        raise ArgumentError(
+            f"`data` must have the image size of the model, {size}. Received: image_size="
+            f"{data.image_size}. Load it with load_folder(..., image_size={size})."
+        )

@@ -1,0 +1,224 @@
+"""The activations of a frozen part, kept on disk: computed once for each image."""
+
+import contextlib
+import os
+import sqlite3
+import weakref
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import numpy as np
+
+from tlkit.cache import cache_folder, open_index
+
+DEFAULT_MAX_BYTES = 20 * 2**30
+_ROWS, _INDEX = ".rows", ".index"
+_LOOKUPS_AT_ONCE = 500
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS rows (
+    key TEXT PRIMARY KEY, row INTEGER NOT NULL UNIQUE, checksum INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+"""
+
+
+class FeatureStore:
+    """Rows of one shape, appended to a flat file and found by key.
+
+    A store belongs to one prefix of a network; its name says which (graph, weights,
+    preprocessing, size, precision), so a changed prefix is another store. A row's key is the
+    content of the image it was computed from.
+
+    A row is written and flushed before the index names it, in one transaction that locks out other
+    writers: a process killed at any moment leaves rows that nothing names, never a name without its
+    row. Each row carries a checksum; a row that does not match it counts as absent and is computed
+    again. Several processes may use one store.
+
+    Args:
+        name: What the rows were computed with; letters, digits and dashes.
+        row_shape: Shape of one row.
+        dtype: Number format of the rows.
+        folder: Where stores lie; `features` in tlkit's cache by default.
+        max_bytes: When all stores of the folder are larger than this, those used longest ago
+            are removed whole when this one is opened and after it has grown; never this one.
+
+    Example:
+        >>> import tempfile, numpy as np
+        >>> from tlkit import FeatureStore
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with FeatureStore("demo", (2,), folder=folder) as store:
+        ...         store.append(["a", "b"], np.array([[1, 2], [3, 4]], "float32"))
+        ...         store.contains(["b", "c"]).tolist(), store.read(["b"]).tolist()
+        ([True, False], [[3.0, 4.0]])
+    """
+
+    def __init__(
+        self,
+        name: str,
+        row_shape: tuple[int, ...],
+        *,
+        dtype: str = "float32",
+        folder: str | os.PathLike[str] | None = None,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+    ) -> None:
+        self.row_shape = tuple(row_shape)
+        self.dtype = np.dtype(dtype)
+        self._row_bytes = int(np.prod(row_shape)) * self.dtype.itemsize
+        self._folder = Path(folder) if folder is not None else cache_folder("features")
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._max_bytes = max_bytes
+        self.path = self._folder / f"{name}{_ROWS}"
+        self._index = _open_or_renew(self.path)
+        self._file = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644), "r+b")
+        self._close = weakref.finalize(self, _close, self._file, self._index)
+        os.utime(self.path)
+        _evict(self._folder, max_bytes, keep=self.path)
+
+    def __enter__(self) -> "FeatureStore":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the files, as the end of the object does; what was appended stays."""
+        self._close()
+
+    def contains(self, keys: Sequence[str] | np.ndarray) -> np.ndarray:
+        """Returns for each key whether its row is stored, shape `(len(keys),)`, bool."""
+        known = self._look_up(keys)
+        return np.fromiter((key in known for key in keys), bool, len(keys))
+
+    def append(self, keys: Sequence[str], rows: np.ndarray) -> None:
+        """Stores `rows`, shape `(len(keys), *row_shape)`; keys that are stored are passed over."""
+        rows = np.ascontiguousarray(rows, self.dtype).reshape(len(keys), *self.row_shape)
+        with self._exclusively():
+            known = self._look_up(keys)
+            fresh = {key: i for i, key in enumerate(keys) if key not in known}
+            ((first,),) = self._index.execute("SELECT COALESCE(MAX(row) + 1, 0) FROM rows")
+            self._file.seek(first * self._row_bytes)
+            for i in fresh.values():
+                self._file.write(rows[i].tobytes())
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._index.executemany(
+                "INSERT INTO rows VALUES (?, ?, ?)",
+                (
+                    (key, first + position, zlib.crc32(rows[i].tobytes()))
+                    for position, (key, i) in enumerate(fresh.items())
+                ),
+            )
+        _evict(self._folder, self._max_bytes, keep=self.path)
+
+    def read(self, keys: Sequence[str]) -> np.ndarray:
+        """Returns the rows of `keys`, in their order, shape `(len(keys), *row_shape)`.
+
+        Raises:
+            KeyError: A row is not stored or does not match its checksum; all such rows are struck
+                off, so that computing what `contains` denies and reading again succeeds.
+        """
+        out = np.empty((len(keys), *self.row_shape), self.dtype)
+        known = self._look_up(keys)
+        lost = []
+        for position in sorted(range(len(keys)), key=lambda i: known.get(keys[i], (0, 0))[0]):
+            if not self._read_row(known.get(keys[position]), out[position : position + 1]):
+                lost.append(keys[position])
+        if lost:
+            with self._exclusively():
+                self._index.executemany("DELETE FROM rows WHERE key = ?", ((key,) for key in lost))
+            raise KeyError(f"{len(lost)} of {len(keys)} rows are not in the store: {lost[0]}, ...")
+        return out
+
+    def recall(self, name: str) -> str | None:
+        """Returns what `remember` was last given for `name`."""
+        found = self._index.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return found and found[0]
+
+    def remember(self, name: str, value: str) -> None:
+        """Keeps a fact beside the rows, such as what was measured about the prefix."""
+        with self._exclusively():
+            self._index.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+
+    def __len__(self) -> int:
+        return int(self._index.execute("SELECT COUNT(*) FROM rows").fetchone()[0])
+
+    def _read_row(self, entry: tuple[int, int] | None, out: np.ndarray) -> bool:
+        if entry is None:
+            return False
+        row, checksum = entry
+        target = out.reshape(-1).view(np.uint8).data
+        self._file.seek(row * self._row_bytes)
+        return self._file.readinto(target) == len(target) and zlib.crc32(target) == checksum
+
+    def _look_up(self, keys: Sequence[str] | np.ndarray) -> dict[str, tuple[int, int]]:
+        found: dict[str, tuple[int, int]] = {}
+        for start in range(0, len(keys), _LOOKUPS_AT_ONCE):
+            some = keys[start : start + _LOOKUPS_AT_ONCE]
+            marks = ",".join("?" * len(some))
+            query = f"SELECT key, row, checksum FROM rows WHERE key IN ({marks})"
+            for key, row, checksum in self._index.execute(query, some):
+                found[key] = (row, checksum)
+        return found
+
+    @contextlib.contextmanager
+    def _exclusively(self) -> Iterator[None]:
+        self._index.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._index.execute("ROLLBACK")
+            raise
+        self._index.execute("COMMIT")
+
+
+def _close(file: IO[bytes], index: sqlite3.Connection) -> None:
+    file.close()
+    index.close()
+
+
+def stored_files(folder: str | os.PathLike[str] | None = None) -> list[tuple[Path, int]]:
+    """Returns each store's file and its size in bytes, the one used longest ago first."""
+    folder = Path(folder) if folder is not None else cache_folder("features")
+    files = []
+    for path in folder.glob(f"*{_ROWS}"):
+        with contextlib.suppress(FileNotFoundError):  # another process has just removed it
+            status = path.stat()
+            files.append((status.st_mtime_ns, path, status.st_size))
+    return [(path, size) for _, path, size in sorted(files)]
+
+
+def remove_store(path: Path) -> None:
+    """Removes one store, its index first: rows that nothing names are harmless."""
+    index = path.with_suffix(_INDEX)
+    for file in (index, index.with_name(index.name + "-journal"), path):
+        file.unlink(missing_ok=True)
+
+
+def _open_or_renew(path: Path) -> sqlite3.Connection:
+    """Opens the index; one that is damaged counts as empty, like any loss in a cache."""
+    try:
+        return open_index(path.with_suffix(_INDEX), _SCHEMA)
+    except sqlite3.OperationalError:
+        raise  # locked, or not to be opened: not a matter of content
+    except sqlite3.DatabaseError:
+        remove_store(path)
+        return open_index(path.with_suffix(_INDEX), _SCHEMA)
+
+
+def _evict(folder: Path, max_bytes: int, keep: Path) -> None:
+    files = stored_files(folder)
+    total = sum(size for _, size in files)
+    for path, size in files:
+        if total <= max_bytes:
+            return
+        if path != keep:
+            remove_store(path)
+            total -= size
