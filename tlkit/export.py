@@ -14,7 +14,7 @@ from sklearn.datasets import load_sample_images
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.errors import ArgumentError, ExportError, check_choice, check_count
 from tlkit.evaluation.names import check_class_names, num_classes_of
-from tlkit.evaluation.pictures import are_paths, check_files, decoder, list_files, pixels_of
+from tlkit.evaluation.pictures import are_paths, check_pictures, decoder, list_files, pixels_of
 from tlkit.evaluation.prediction import (
     THRESHOLD,
     check_threshold,
@@ -173,8 +173,8 @@ class _Pictures:
         if samples is None:
             image_bytes = _bundled_pictures()
         elif are_paths(samples):
-            paths = list_files(samples)
-            check_files(paths, serving.image_size, serving.max_pixels)
+            paths = list_files(samples, "samples")
+            check_pictures(paths, serving.max_pixels, "samples")
             image_bytes = tuple(Path(path).read_bytes() for path in paths)
         else:
             image_bytes = tuple(

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from tlkit.lettering import dress, printable
@@ -75,6 +76,7 @@ def curves(
     figure.set_layout_engine("constrained")
     panels = figure.subplots(-(-len(metrics) // 2), min(len(metrics), 2), squeeze=False)
     epochs = np.arange(1, len(history) + 1)
+    lines: dict[str, Line2D] = {}
     for panel, metric in zip(panels.flat, metrics, strict=False):
         for key, name, style in (
             (metric, "training", {"color": BLUE, "marker": "o", "linestyle": "-"}),
@@ -89,13 +91,13 @@ def curves(
         panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         panel.grid(color="#dddddd", linewidth=0.6)
         panel.ticklabel_format(axis="y", scilimits=(-3, 5))
-        if len(panel.lines) > 1:
-            panel.legend(frameon=False)
+        lines |= {str(line.get_label()): line for line in panel.lines}
         dress(panel.yaxis.label)
         _mark_stages(panel, stages)
         _without_frame(panel)
     for panel in panels.flat[len(metrics) :]:
         panel.remove()
+    figure.legend(handles=lines.values(), loc="outside upper center", ncols=2, frameon=False)
     return figure
 
 

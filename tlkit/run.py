@@ -54,6 +54,7 @@ MODES = ("head", "fine-tune")
 DEFAULT_BACKBONE = "mobilenet_v2"
 _EXPORT_ASIDE = ".export"
 _NUM_SAMPLES = 8
+_NUM_IN_TITLE = 5
 
 
 def train_run(
@@ -149,6 +150,7 @@ def train_run(
         _export(model, data, out, max_pixels)
     record["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
     write_results(out, data, training, evaluations, parent=parent)
+    _write_page(out, data, training, evaluations, record)
     write_json(out / "run.json", {**record, "finished": True})
     return load_run(out)
 
@@ -355,6 +357,37 @@ def _export(model: "keras.Model", data: ImageData, out: Path, max_pixels: int) -
     for name in ("saved_model", "model.keras"):
         (aside / name).replace(out / name)
     aside.rmdir()
+
+
+def _write_page(
+    out: Path,
+    data: ImageData,
+    training: "TrainingReport",
+    evaluations: dict[str, "EvaluationReport | None"],
+    record: dict[str, Any],
+) -> None:
+    from tlkit.report import Page, write_report
+
+    arguments = record["arguments"]
+    facts = {
+        "photographs": arguments["photos"],
+        "backbone": arguments["backbone"] or f"that of {arguments['from_run']}",
+        "weights": str(arguments["weights"]),
+        "image size": " × ".join(map(str, data.image_size)),
+        "seed": str(data.seed),
+        **record["versions"],
+    }
+    page = Page(
+        title=f"{', '.join(data.class_names[:_NUM_IN_TITLE])}"
+        + (", …" if data.num_classes > _NUM_IN_TITLE else ""),
+        folder=str(out),
+        data=data.report,
+        training=training,
+        evaluations=evaluations,
+        seconds=record["seconds"],
+        facts=facts,
+    )
+    write_report(out / "report.html", page)
 
 
 @contextmanager

@@ -20,6 +20,18 @@ if TYPE_CHECKING:
     from tlkit.training.reports import StageReport, TrainingReport
 
 
+_RESULTS = (
+    "metrics.json",
+    "class_names.json",
+    "model.keras",
+    "saved_model",
+    "history.csv",
+    "split.csv",
+    "report.html",
+    "export",
+)
+
+
 @dataclass(frozen=True)
 class Run:
     """A finished run.
@@ -143,14 +155,13 @@ def refuse_other_pictures(out: Path, record: dict[str, Any]) -> None:
 
 
 def clear_results(out: Path) -> None:
-    """Removes what an interrupted run had already left: all but `run.json` is made anew."""
-    for path in out.iterdir():
-        if path.name == "run.json":
-            continue
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+    """Removes what an interrupted run had already left, half-made or whole; nothing else."""
+    for name in _RESULTS:
+        for path in (*out.glob(name), *out.glob(f".{name}*")):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 def seen_by(run: Run) -> frozenset[str]:

@@ -247,6 +247,9 @@ def test_datasets_that_cannot_be_evaluated_are_refused():
     model = small_model()
     with pytest.raises(ArgumentError, match="`images` must give batches"):
         tlkit.evaluate(model, data.unbatch(), NAMES)
+    larger = data.map(lambda images, labels: (tf.image.resize(images, (5, 5)), labels))
+    with pytest.raises(ArgumentError, match=r"`images` must have the shape .*, 4, 4, 3\)"):
+        tlkit.evaluate(model, larger, NAMES)
     with pytest.raises(ArgumentError, match="`images` must come to an end"):
         tlkit.evaluate(model, data.repeat(), NAMES)
     with pytest.raises(ArgumentError, match="`images` must be an ImageSplit or a tf"):

@@ -1,0 +1,1 @@
+"""Pictures: found, checked, divided, decoded and augmented."""

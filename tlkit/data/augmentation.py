@@ -1,6 +1,6 @@
 """Named presets of augmentation; loads Keras only when layers are asked for."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tlkit.errors import check_choice
 
@@ -38,7 +38,7 @@ def augmentation_layers(name: str) -> "list[keras.layers.Layer]":
 
     from tlkit.data.random_views import RandomCropAndFlip
 
-    exact = {"dtype": "float32"}
+    exact: dict[str, Any] = {"dtype": "float32"}
     presets = {
         "none": lambda: [],
         "light": lambda: [RandomCropAndFlip(area=(1.0, 1.0), stretch=1.0, **exact)],

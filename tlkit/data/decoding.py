@@ -104,9 +104,7 @@ def _needs_only_resizing(
     return tf.cond(is_jpeg(image_bytes), is_small_and_without_exif, lambda: tf.constant(False))
 
 
-def _decode_any(
-    image_bytes: tf.Tensor, image_size: tuple[int, int], max_pixels: int
-) -> tf.Tensor:
+def _decode_any(image_bytes: tf.Tensor, image_size: tuple[int, int], max_pixels: int) -> tf.Tensor:
     return tf.cond(
         is_jpeg(image_bytes),
         lambda: _decode_jpeg(image_bytes, image_size, max_pixels),
@@ -114,9 +112,7 @@ def _decode_any(
     )
 
 
-def _decode_jpeg(
-    image_bytes: tf.Tensor, image_size: tuple[int, int], max_pixels: int
-) -> tf.Tensor:
+def _decode_jpeg(image_bytes: tf.Tensor, image_size: tuple[int, int], max_pixels: int) -> tf.Tensor:
     height, width, num_pixels = jpeg_size(image_bytes)
     with tf.control_dependencies(_check_pixels(num_pixels, max_pixels)):
         image_bytes = tf.identity(image_bytes)

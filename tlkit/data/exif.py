@@ -11,9 +11,7 @@ TIFF_MAGIC = 42
 # By orientation, the first for none: the axes to flip (rows, columns), then their order.
 FLIPPED_AXES = [
     [bool(rows), bool(columns), False]
-    for rows, columns in zip(
-        (0, 0, 0, 1, 1, 0, 1, 1, 0), (0, 0, 1, 1, 0, 0, 0, 1, 1), strict=True
-    )
+    for rows, columns in zip((0, 0, 0, 1, 1, 0, 1, 1, 0), (0, 0, 1, 1, 0, 0, 0, 1, 1), strict=True)
 ]
 AXES = [[0, 1, 2]] * 5 + [[1, 0, 2]] * 4
 
@@ -54,6 +52,7 @@ def swaps_sides(orientation: tf.Tensor) -> tf.Tensor:
 
 def apply_orientation(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     """Turns the image `(height, width, channels)` upright, as `orientation` (1 to 8) says."""
+
     def turned() -> tf.Tensor:
         flipped = tf.raw_ops.Reverse(tensor=image, dims=tf.gather(FLIPPED_AXES, orientation))
         return tf.transpose(flipped, tf.gather(AXES, orientation))

@@ -95,9 +95,7 @@ def load_listing(
     names = _in_order(check_classes(pictures, division), class_names)
     labels = {name: label for label, name in enumerate(names)}
 
-    def split(name: str) -> ImageSplit | None:
-        if name not in division.splits:
-            return None
+    def split(name: str) -> ImageSplit:
         found = sorted(
             (pictures[position] for position in division.splits[name]),
             key=lambda picture: (labels[picture.class_name], picture.path),
@@ -113,13 +111,11 @@ def load_listing(
             max_pixels,
         )
 
-    train, validation, test = (split(name) for name in ("train", "validation", "test"))
-    if train is None:  # check_classes has seen pictures to train on
-        raise DataError("There must be pictures to train on. Received: none.")
+    parts = {name: split(name) for name in division.splits}
     return ImageData(
-        train,
-        validation,
-        test,
+        parts["train"],
+        parts.get("validation"),
+        parts.get("test"),
         names,
         build_report(pictures, division, listing, formats),
         settings.image_size,

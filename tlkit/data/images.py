@@ -83,7 +83,7 @@ class ImageSplit:
         Example:
             >>> import numpy as np
             >>> import tlkit
-            >>> images = np.zeros((10, 8, 8, 3), np.uint8) + np.arange(10, dtype=np.uint8)[:, None, None, None]
+            >>> images = np.arange(10 * 8 * 8 * 3).reshape(10, 8, 8, 3) % 251
             >>> data = tlkit.load_arrays(images, [0, 1] * 5, splits=(1, 0, 0))
             >>> for batch, labels in data.train.dataset(batch_size=4):
             ...     print(batch.shape, labels.numpy())

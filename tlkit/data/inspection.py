@@ -51,7 +51,7 @@ def inspect_folder(
     pictures, formats = readable_pictures(listing, max_pixels=max_pixels, cache=cache)
     division = divide(pictures, (1.0, 0.0, 0.0), seed=0)
     if not any(picture.split for picture in pictures):
-        division.splits = {"all": positions for positions in division.splits.values()}
+        division.splits = {"all": division.splits.get("train", [])}
     return build_report(pictures, division, listing, formats)
 
 
@@ -101,7 +101,7 @@ def build_report(
         leaks=tuple(division.leaks),
         empty_classes=tuple(sorted(found - set(class_names))),
         imbalance=max(totals) / min(totals) if totals else 1.0,
-        notes=(*division.notes, *_notes_on_splits(pictures, counts, listing)),
+        notes=(*listing.notes, *division.notes, *_notes_on_splits(pictures, counts, listing)),
     )
 
 

@@ -35,6 +35,7 @@ class Listing:
     files: list[FoundFile] = field(default_factory=list)
     skipped: list[SkippedFile] = field(default_factory=list)
     classes: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,7 @@ def list_folder(path: str | os.PathLike[str]) -> Listing:
 def _split_names(folders: dict[str, _Folder]) -> list[str]:
     """The names of the folders that are splits; none if the folders are classes."""
     named = [name for name in folders if name.lower() in SPLIT_FOLDERS]
-    has_classes = any(
-        entry.is_dir() for name in named for entry in _scan(folders[name].path) or ()
-    )
+    has_classes = any(entry.is_dir() for name in named for entry in _scan(folders[name].path) or ())
     return named if has_classes and (len(named) > 1 or len(folders) == 1) else []
 
 

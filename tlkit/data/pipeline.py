@@ -53,9 +53,7 @@ def image_batches(
         order = tf.pad(order, [[0, -num_rows % batch_size]], constant_values=NO_ROW)
         return tf.data.Dataset.from_tensor_slices(order).map(lambda row: (row, epoch))
 
-    def load_or_fill(
-        row: tf.Tensor, epoch: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def load_or_fill(row: tf.Tensor, epoch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         height, width = split.image_size
         pixel_type = tf.float32 if layers else tf.uint8
         nothing = (

@@ -33,7 +33,7 @@ class RandomCropAndFlip(keras.layers.Layer):
         stretch: float = 1.2,
         seed: int | None = None,
         **kwargs: Any,
-    ):
+    ) -> None:
         super().__init__(**kwargs)
         self.area, self.stretch, self.seed = tuple(area), stretch, seed
         self.generator = keras.random.SeedGenerator(seed)
@@ -96,7 +96,7 @@ class ImageSeeds(keras.random.SeedGenerator):
         seed: Two whole numbers, `(2,)`, int32 or int64.
     """
 
-    def __init__(self, seed: tf.Tensor):
+    def __init__(self, seed: tf.Tensor) -> None:
         # Not the parent's: that would create a variable.
         self.image_seed, self.num_draws = seed, 0
 

@@ -15,12 +15,21 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Picture:
-    """A readable picture; `split` is the user's own, empty where there is none."""
+    """A readable picture.
+
+    Attributes:
+        path: Where it is.
+        class_name: Its class; empty where pictures have several labels.
+        digest: The hash of its content.
+        split: The user's own, empty where there is none.
+        labels: All its labels, where it may have several.
+    """
 
     path: str
     class_name: str
     digest: str
     split: str = ""
+    labels: tuple[str, ...] = ()
 
 
 @dataclass
@@ -34,9 +43,7 @@ class Division:
     notes: list[str] = field(default_factory=list)
 
 
-def divide(
-    pictures: Sequence[Picture], shares: tuple[float, float, float], seed: int
-) -> Division:
+def divide(pictures: Sequence[Picture], shares: tuple[float, float, float], seed: int) -> Division:
     """Divides pictures into training, validation and test.
 
     The user's own split stays as it is; only where it has neither validation nor anything but
@@ -61,7 +68,8 @@ def divide(
     usable = []
     for positions in by_content.values():
         paths = tuple(pictures[position].path for position in positions)
-        if len({pictures[position].class_name for position in positions}) > 1:
+        labels = {(pictures[row].class_name, pictures[row].labels) for row in positions}
+        if len(labels) > 1:
             division.conflicts.append(paths)
             continue
         usable += positions
@@ -121,6 +129,34 @@ def place(digest: str, class_name: str, seed: int) -> float:
     return (number >> 11) / 2**53  # all the bits a float holds, so that none is rounded up to 1
 
 
+def class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Returns the "balanced" weight of each class: num_images / (num_classes × count).
+
+    Weighted by them, all classes together count as much as before, and each as much as any other.
+    A class without a picture weighs 0.
+
+    Args:
+        labels: `(num_images,)`, whole numbers from 0 to `num_classes - 1`.
+        num_classes: How many classes there are.
+
+    Returns:
+        float64, `(num_classes,)`.
+
+    Example:
+        >>> import numpy as np
+        >>> from tlkit.data.splits import class_weights
+        >>> class_weights(np.array([0, 0, 0, 1]), 2).round(3).tolist()
+        [0.667, 2.0]
+
+    Reference:
+        King and Zeng, Logistic Regression in Rare Events Data, 2001, in the form that
+        https://scikit-learn.org/stable/modules/generated/sklearn.utils.class_weight.compute_class_weight.html
+        gives it.
+    """
+    counts = np.bincount(labels, minlength=num_classes)
+    return np.where(counts > 0, len(labels) / (num_classes * np.maximum(counts, 1)), 0.0)
+
+
 def _own_places(
     pictures: Sequence[Picture],
     usable: list[int],
@@ -164,7 +200,7 @@ def _rule(
             too_small.append(class_name)
         for rank, (_, digest) in enumerate(order):
             name = wanted[sum(rank >= cut for cut in filled)]
-            places.update({position: name for position in by_content[digest]})
+            places.update(dict.fromkeys(by_content[digest], name))
     if too_small:
         names = ", ".join(map(repr, too_small))
         division.notes.append(

@@ -1,20 +1,22 @@
-"""Sets of TensorFlow Datasets, as folders of photographs."""
+"""Pictures of a data set prepared with TensorFlow Datasets."""
 
+import json
 import os
-import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tlkit.cache import cache_folder
-from tlkit.data.folders import load_folder
+from tlkit.data.folders import load_listing
 from tlkit.data.images import ImageData
-from tlkit.data.inspection import DEFAULT_SPLITS
-from tlkit.errors import ArgumentError, DataError
+from tlkit.data.limits import MAX_PIXELS
+from tlkit.data.listing import FoundFile, Listing
+from tlkit.data.settings import check_settings
+from tlkit.data.verdicts import content_digest
+from tlkit.errors import ArgumentError, DataError, check_count
 from tlkit.files import written_aside
-from tlkit.progress import bar
 
-_ENDINGS = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png"}
+SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+NOTES = "notes.json"
 
 
 def load_tfds(
@@ -23,108 +25,138 @@ def load_tfds(
     data_dir: str | os.PathLike[str] | None = None,
     image_size: int | tuple[int, int] = 224,
     batch_size: int = 32,
-    splits: Sequence[float] = DEFAULT_SPLITS,
+    splits: tuple[float, float, float] = (0.8, 0.1, 0.1),
     seed: int = 0,
     download: bool = True,
+    max_pixels: int = MAX_PIXELS,
     cache: str | os.PathLike[str] | None = None,
 ) -> ImageData:
-    """Loads a classification set of TensorFlow Datasets.
+    """Loads an image classification set of TensorFlow Datasets, which the extra `tfds` brings.
 
-    Its pictures are written out once, as they are encoded, into one folder per split and class in
-    tlkit's cache; from there on it is a folder like any other, see `load_folder`. The set's own
-    splits "train", "validation" and "test" stay as they are; a set that has only "train" is split.
+    Its pictures are written out once, as the files they were made from, into the cache; from
+    then on they are handled as `load_folder` handles a folder. Its own splits "train",
+    "validation" (or "val") and "test" stay; further ones are left out, and a note says so.
 
     Args:
-        name: Such as "tf_flowers", with a version or configuration as TFDS takes them.
-        data_dir: Where TFDS keeps its sets.
-        image_size: As in `load_folder`.
-        batch_size: As in `load_folder`.
-        splits: As in `load_folder`, for a set that has only "train".
-        seed: As in `load_folder`.
-        download: Whether a set that is not there may be fetched.
-        cache: tlkit's cache.
+        name: The set's name, such as "tf_flowers" or "tf_flowers:3.0.1".
+        data_dir: Where prepared sets lie; TensorFlow Datasets' own folder by default.
+        image_size: Height and width that pictures are stretched to; one number for a square.
+        batch_size: Pictures in a batch.
+        splits: Shares of training, validation and test, where the set has no such splits.
+        seed: Of the division, the order and the augmentation.
+        download: Whether a set that is not prepared is downloaded.
+        max_pixels: The most pixels that a picture may have.
+        cache: The cache's folder, as `cache_folder` takes it.
 
     Raises:
-        ArgumentError: `tensorflow-datasets` is not installed, or there is no such set.
-        DataError: The set has no pictures with one label each.
+        ArgumentError: tensorflow-datasets is not installed, does not know `name`, or the set is
+            not one of pictures with one label each; or another argument breaks its rule.
+        DataError: The set is not prepared, and `download` is false; it has no "train" split; or
+            its pictures are too few.
 
     Example:
         >>> import tlkit
-        >>> data = tlkit.load_tfds("tf_flowers", image_size=160)  # doctest: +SKIP
+        >>> data = tlkit.load_tfds("tf_flowers", image_size=224)  # doctest: +SKIP
     """
+    settings = check_settings(image_size, batch_size, splits, seed)
+    check_count("max_pixels", max_pixels)
+    builder = _builder(name, data_dir)
+    image_key, label_key = _check_features(name, builder)
+    if not builder.is_prepared() and not download:
+        raise DataError(
+            f"`name` must be a prepared data set. Received: name={name!r}, download=False, and "
+            f"nothing in {builder.data_dir}. Set `data_dir`, or let it be downloaded."
+        )
+    builder.download_and_prepare()
+    if "train" not in builder.info.splits:
+        raise DataError(
+            f"`name` must be a data set with a split 'train'. Received: name={name!r} with "
+            f"{', '.join(map(repr, builder.info.splits))}. Choose another."
+        )
+    folder = _written_out(builder, image_key, label_key, cache)
+    class_names = builder.info.features[label_key].names
+    listing = _listing(folder, class_names)
+    found = {file.class_name for file in listing.files}
+    order = [class_name for class_name in class_names if class_name in found]
+    return load_listing(listing, settings, class_names=order, max_pixels=max_pixels, cache=cache)
+
+
+def _builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise ArgumentError(
-            "`load_tfds` must have the package tensorflow-datasets. Install it with "
-            "pip install 'tlkit[tfds]'."
+            "`load_tfds` must find the package tensorflow-datasets. Received: it is not "
+            'installed. Install it with: pip install "tlkit[tfds]".'
         ) from error
     try:
-        builder = tfds.builder(name, data_dir=data_dir)
-    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+        return tfds.builder(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError as error:
         raise ArgumentError(
-            f"`name` must be a set that TensorFlow Datasets knows. Received: name={name!r}. "
-            f"{str(error).splitlines()[0]}"
+            "`name` must be a data set that TensorFlow Datasets knows, or one prepared in "
+            f"`data_dir`. Received: name={name!r}, data_dir={data_dir!r}. Check the spelling."
         ) from error
-    image, label = _keys(builder)
-    folder = cache_folder("tfds", cache) / re.sub(r"[^\w.-]", "-", builder.info.full_name)
-    if not folder.is_dir():
-        if download:
-            builder.download_and_prepare()
-        elif not builder.info.splits:
-            raise DataError(
-                f"`name` must be a set that is there, with download=False. Received: name={name!r} "
-                f"and data_dir={data_dir!r}."
-            )
-        with written_aside(folder) as aside:
-            _write_out(builder, image, label, aside)
-    return load_folder(
-        folder,
-        image_size=image_size,
-        batch_size=batch_size,
-        splits=splits,
-        seed=seed,
-        cache=cache,
-    )
 
 
-def _keys(builder: Any) -> tuple[str, str]:
-    """Returns the names of the picture's and the label's feature."""
+def _check_features(name: str, builder: Any) -> tuple[str, str]:
+    """Returns the names of the features that hold the image and the label."""
     import tensorflow_datasets as tfds
 
-    features = dict(builder.info.features.items())
-    images = [key for key, one in features.items() if isinstance(one, tfds.features.Image)]
-    labels = [key for key, one in features.items() if isinstance(one, tfds.features.ClassLabel)]
-    if len(images) != 1 or not labels:
-        raise DataError(
-            "`name` must be a set of pictures with one label each. Received: "
-            f"name={builder.info.full_name!r} with the features {', '.join(features)}."
+    features = builder.info.features
+    keys = builder.info.supervised_keys or ("image", "label")
+    kinds = (tfds.features.Image, tfds.features.ClassLabel)
+    if len(keys) != 2 or not all(
+        key in features and isinstance(features[key], kind)
+        for key, kind in zip(keys, kinds, strict=True)
+    ):
+        raise ArgumentError(
+            "`name` must be a data set of images with one label each. "
+            f"Received: name={name!r} with the features {', '.join(features)}. Choose another."
         )
-    return images[0], "label" if "label" in labels else labels[0]
+    return keys[0], keys[1]
 
 
-def _write_out(builder: Any, image: str, label: str, folder: Path) -> None:
+def _written_out(
+    builder: Any, image_key: str, label_key: str, cache: str | os.PathLike[str] | None
+) -> Path:
+    """Returns the folder `SPLIT/LABEL/NUMBER` with the set's pictures; writes it if need be."""
     import tensorflow_datasets as tfds
 
-    names = builder.info.features[label].names
-    own = [split for split in ("train", "validation", "test") if split in builder.info.splits]
-    if "train" not in own:
-        raise DataError(
-            "`name` must be a set with a train split. Received: "
-            f"name={builder.info.full_name!r} with {', '.join(builder.info.splits)}."
-        )
-    total = sum(builder.info.splits[split].num_examples for split in own)
-    with bar("writing pictures", total) as advance:
-        for split in own:
-            place = folder / split if len(own) > 1 else folder
-            for class_name in names:
-                (place / class_name.replace("/", "-")).mkdir(parents=True, exist_ok=True)
-            dataset = builder.as_dataset(
-                split=split, decoders={image: tfds.decode.SkipDecoding()}, shuffle_files=False
-            )
-            for number, example in enumerate(dataset):
-                content = example[image].numpy()
-                ending = next((e for m, e in _ENDINGS.items() if content.startswith(m)), ".img")
-                class_name = names[int(example[label])].replace("/", "-")
-                (place / class_name / f"{number:07d}{ending}").write_bytes(content)
-                advance(1)
+    sizes = {
+        name: (split.num_examples, split.num_bytes) for name, split in builder.info.splits.items()
+    }
+    key = content_digest(repr((str(builder.data_dir), sorted(sizes.items()))).encode())
+    folder = cache_folder("tfds", cache) / f"{builder.name}-{key}"
+    if folder.is_dir():
+        return folder
+    notes = []
+    with written_aside(folder) as aside:
+        for split in builder.info.splits:
+            if split not in SPLITS:
+                notes.append(f"The data set's split {split!r} is left out.")
+                continue
+            decoders = {image_key: tfds.decode.SkipDecoding()}
+            dataset = builder.as_dataset(split=split, decoders=decoders, shuffle_files=False)
+            num_unlabelled = 0
+            for number, example in enumerate(dataset.as_numpy_iterator()):
+                if example[label_key] < 0:
+                    num_unlabelled += 1
+                    continue
+                target = aside / split / str(example[label_key])
+                target.mkdir(parents=True, exist_ok=True)
+                (target / f"{number:07d}").write_bytes(example[image_key])
+            if num_unlabelled:
+                notes.append(f"{num_unlabelled} pictures of {split!r} without a label: left out.")
+        (aside / NOTES).write_text(json.dumps(notes))
+    return folder
+
+
+def _listing(folder: Path, class_names: list[str]) -> Listing:
+    listing = Listing(notes=json.loads((folder / NOTES).read_text()))
+    for split in sorted(path for path in folder.iterdir() if path.is_dir()):
+        names = listing.classes.setdefault(SPLITS[split.name], [])
+        for labelled in sorted(split.iterdir(), key=lambda path: int(path.name)):
+            names.append(class_names[int(labelled.name)])
+            files = sorted(map(str, labelled.iterdir()))
+            listing.files += [FoundFile(file, names[-1], SPLITS[split.name]) for file in files]
+    return listing

@@ -6,8 +6,10 @@ import tensorflow as tf
 from tlkit.errors import ArgumentError, DataError
 
 
-def check_dataset(dataset: tf.data.Dataset, batch_size: int | None) -> None:
-    """Raises `ArgumentError` unless the dataset gives batches of images and labels, and ends."""
+def check_dataset(
+    dataset: tf.data.Dataset, batch_size: int | None, input_shape: tuple[int | None, ...]
+) -> None:
+    """Raises `ArgumentError` unless the dataset gives batches for the model, and ends."""
     if not isinstance(dataset, tf.data.Dataset):
         raise ArgumentError(
             "`images` must be an ImageSplit or a tf.data.Dataset. Received: an object of type "
@@ -24,6 +26,11 @@ def check_dataset(dataset: tf.data.Dataset, batch_size: int | None) -> None:
         raise ArgumentError(
             "`images` must give batches of (images, labels), images of the shape "
             f"(batch, height, width, 3). Received: images={spec}. Use `dataset.batch(...)`."
+        )
+    if not spec[0].shape.is_compatible_with(input_shape):
+        raise ArgumentError(
+            f"`images` must have the shape that the model takes, {input_shape}. "
+            f"Received: {tuple(spec[0].shape)}. Resize them to that."
         )
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise ArgumentError(

@@ -63,7 +63,7 @@ def evaluate(
         total = math.ceil(images.num_images / (batch_size or images.batch_size))
     else:
         paths, dataset = None, images
-        check_dataset(dataset, batch_size)
+        check_dataset(dataset, batch_size, model.input_shape)
         total = int(dataset.cardinality())
     outputs, labels = _outputs_and_labels(model, dataset, total)
     if head_kind(model) == "binary" and not outputs_logits(model):

@@ -2,15 +2,14 @@
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
 import tensorflow as tf
 
 from tlkit.data.decoding import decode_image, resize_image
+from tlkit.data.verdicts import check_files
 from tlkit.errors import ArgumentError, DataError
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -25,7 +24,7 @@ def are_paths(images: object) -> TypeGuard[Paths]:
     return isinstance(images, str | os.PathLike)
 
 
-def list_files(files: Paths) -> tuple[str, ...]:
+def list_files(files: Paths, argument: str) -> tuple[str, ...]:
     """Returns one path or several as a tuple of strings.
 
     Raises:
@@ -36,28 +35,30 @@ def list_files(files: Paths) -> tuple[str, ...]:
     for path in paths:
         if os.path.isdir(path):
             raise ArgumentError(
-                f"`images` must be picture files, not a folder. Received: {path!r}. "
+                f"`{argument}` must be picture files, not a folder. Received: {path!r}. "
                 "Give the files in it, such as `sorted(Path(folder).glob('*.jpg'))`."
             )
     return paths
 
 
-def check_files(paths: Sequence[str], image_size: tuple[int, int], max_pixels: int) -> None:
-    """Decodes every file once, several at a time, and keeps nothing.
+def check_pictures(paths: Sequence[str], max_pixels: int, argument: str) -> None:
+    """Decodes every file that was not checked before, and keeps nothing.
 
     Raises:
         DataError: If any file is missing or is no picture; it names them with the reason.
     """
-    decode = decoder(image_size, max_pixels)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        faults = list(pool.map(lambda path: _fault(path, decode), paths))
-    bad = [f"{path!r} {fault}" for path, fault in zip(paths, faults, strict=True) if fault]
+    verdicts = check_files(paths, max_pixels=max_pixels)
+    bad = [
+        f"{path!r} ({verdict.reason})"
+        for path, verdict in zip(paths, verdicts, strict=True)
+        if verdict.reason
+    ]
     if bad:
-        named = "; ".join(bad[:MAX_FILES_NAMED])
-        rest = f"; and {len(bad) - MAX_FILES_NAMED} more" if len(bad) > MAX_FILES_NAMED else ""
+        named = ", ".join(bad[:MAX_FILES_NAMED])
+        rest = f" and {len(bad) - MAX_FILES_NAMED} more" if len(bad) > MAX_FILES_NAMED else ""
         raise DataError(
-            f"`images` must be picture files. Received: {named}{rest}. "
-            f"Leave {'it' if len(bad) == 1 else 'them'} out; nothing was predicted."
+            f"`{argument}` must be picture files. Received: {named}{rest}. "
+            f"Leave {'it' if len(bad) == 1 else 'them'} out."
         )
 
 
@@ -103,23 +104,6 @@ def pixels_of(images: Any) -> np.ndarray:
 def resized(image: np.ndarray, image_size: tuple[int, int]) -> tf.Tensor:
     """Returns the image, uint8 `(height, width, 3)`, stretched as files are."""
     return tf.constant(image) if image.shape[:2] == image_size else resize_image(image, image_size)
-
-
-def _fault(path: str, decode: Callable[[tf.Tensor], tf.Tensor]) -> str | None:
-    try:
-        image_bytes = Path(path).read_bytes()
-    except FileNotFoundError:
-        return "does not exist"
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
-    if not image_bytes:
-        return "is empty"
-    try:
-        decode(tf.constant(image_bytes))
-    except tf.errors.OpError as error:
-        is_large = "max_pixels" in error.message
-        return "has too many pixels" if is_large else "is no picture that can be decoded"
-    return None
 
 
 def _are_pixels(pixels: np.ndarray) -> bool:

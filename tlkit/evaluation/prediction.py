@@ -18,7 +18,7 @@ from tlkit.evaluation.names import check_class_names, num_classes_of
 from tlkit.evaluation.pictures import (
     Paths,
     are_paths,
-    check_files,
+    check_pictures,
     decoder,
     list_files,
     pixels_of,
@@ -108,8 +108,8 @@ def predict(
     forward = forward_of(model)
     paths: tuple[str | None, ...]
     if are_paths(images):
-        files = paths = list_files(images)
-        check_files(files, image_size, max_pixels)
+        files = paths = list_files(images, "images")
+        check_pictures(files, max_pixels, "images")
         batches = _decoded_batches(files, image_size, max_pixels, batch_size)
     else:
         pixels = pixels_of(images)
@@ -149,9 +149,8 @@ def predict_exported(
     if threshold is None:
         threshold = serving["threshold"]
     check_threshold(threshold)
-    paths = list_files(files)
-    height, width = serving["image_size"]
-    check_files(paths, (height, width), serving["max_pixels"])
+    paths = list_files(files, "files")
+    check_pictures(paths, serving["max_pixels"], "files")
     loaded = tf.saved_model.load(str(root))
     signature = loaded.signatures["serving_default"]
     rows = [np.empty((0, len(names)), np.float32)]

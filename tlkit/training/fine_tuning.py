@@ -12,8 +12,14 @@ from tlkit.data.augmentation import AUGMENTATIONS
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.errors import ArgumentError, check_choice, check_count, check_positive
 from tlkit.evaluation.metrics import evaluate
+from tlkit.evaluation.names import num_classes_of
 from tlkit.models.groups import resolve_group, set_trainable
-from tlkit.training.fitting import class_weight_of, fit_model, warm_up_then_cosine
+from tlkit.training.fitting import (
+    check_class_weight,
+    class_weight_of,
+    fit_model,
+    warm_up_then_cosine,
+)
 from tlkit.training.head import is_trained, train_head
 from tlkit.training.movement import relative_movement, weights_by_group
 from tlkit.training.reports import StageReport, TrainingReport
@@ -93,6 +99,7 @@ def fine_tune(
         check_positive("weight_decay", weight_decay)
     if patience is not None:
         check_count("patience", patience)
+    check_class_weight(class_weight, model)
     resolve_group(model, unfreeze)
     source = source_of(model, data, validation)
     stages: tuple[StageReport, ...] = ()
@@ -186,5 +193,6 @@ def _class_weight(
     if isinstance(images, ImageSplit):
         labels = images.labels
     else:
-        labels = np.concatenate([labels.numpy() for _, labels, *_ in images])
-    return class_weight_of(labels, max(model.output_shape[-1], 2), class_weight)
+        targets = with_targets(images, model)
+        labels = np.concatenate([np.ravel(labels) for _, labels, *_ in targets]).astype(np.int64)
+    return class_weight_of(labels, num_classes_of(model), class_weight)

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tlkit.data.splits import class_weights
 from tlkit.errors import ArgumentError, check_choice
+from tlkit.models.heads import head_kind
 from tlkit.progress import bar
 from tlkit.training.objective import accuracy_of, loss_of
 
@@ -140,17 +141,19 @@ class _ShowEpochs(keras.callbacks.Callback):
 def class_weight_of(
     labels: np.ndarray, num_classes: int, class_weight: str | None
 ) -> dict[int, float] | None:
-    """Returns Keras's mapping from class to weight for "balanced", and `None` for `None`.
-
-    Raises:
-        ArgumentError: Another value; or labels that give an image several classes.
-    """
+    """Returns Keras's mapping from class to weight for "balanced", and `None` for `None`."""
     if class_weight is None:
         return None
+    return dict(enumerate(class_weights(labels, num_classes).tolist()))
+
+
+def check_class_weight(class_weight: str | None, model: keras.Model) -> None:
+    """Raises `ArgumentError` unless `class_weight` is "balanced" or `None`, and fits the head."""
+    if class_weight is None:
+        return
     check_choice("class_weight", class_weight, ["balanced"])
-    if labels.ndim > 1:
+    if head_kind(model) == "multi_label":
         raise ArgumentError(
             "`class_weight` must be None where an image may have several labels. "
             f"Received: class_weight={class_weight!r}."
         )
-    return dict(enumerate(class_weights(labels, num_classes).tolist()))

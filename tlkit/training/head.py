@@ -9,14 +9,19 @@ import numpy as np
 import tensorflow as tf
 
 from tlkit.data.images import ImageData
-from tlkit.errors import ArgumentError, check_choice, check_count, check_positive
+from tlkit.errors import ArgumentError, DataError, check_count, check_positive
 from tlkit.evaluation.metrics import evaluate_probabilities
 from tlkit.evaluation.names import num_classes_of
 from tlkit.evaluation.reports import EvaluationReport
 from tlkit.models.groups import set_trainable
 from tlkit.models.heads import feature_cut, head_from_features, head_kind, outputs_logits
 from tlkit.training.features import MAX_BYTES_IN_MEMORY, Features, extract_features
-from tlkit.training.fitting import class_weight_of, fit_model, warm_up_then_cosine
+from tlkit.training.fitting import (
+    check_class_weight,
+    class_weight_of,
+    fit_model,
+    warm_up_then_cosine,
+)
 from tlkit.training.linear import solve_linear
 from tlkit.training.movement import relative_movement, restore_weights, weights_by_group
 from tlkit.training.objective import targets_of
@@ -83,8 +88,7 @@ def train_head(
     check_count("epochs", epochs)
     check_positive("learning_rate", learning_rate)
     check_count("views", views)
-    if class_weight is not None:
-        check_choice("class_weight", class_weight, ["balanced"])
+    check_class_weight(class_weight, model)
     source = source_of(model, data, validation)
     if isinstance(source.train, tf.data.Dataset):
         if views > 1 or augment != "none":
@@ -176,9 +180,11 @@ def _solve(
     seed: int,
 ) -> str:
     """Puts the optimum into the Dense layer and says how its strength was chosen."""
+    labels = _plain_labels(train, model)
+    _check_every_class_is_there(labels, num_classes_of(model))
     solution = solve_linear(
         train.load(),
-        _plain_labels(train, model),
+        labels,
         num_units=dense.units,
         validation=(held_out.load(), _plain_labels(held_out, model)) if held_out else None,
         class_weight=class_weight,
@@ -189,6 +195,17 @@ def _solve(
     if dense.bias is not None:
         dense.bias.assign(solution.bias)
     return f"solved with C={solution.strength:.2g}, chosen by {solution.chosen_by}"
+
+
+def _check_every_class_is_there(labels: np.ndarray, num_classes: int) -> None:
+    if labels.ndim > 1:
+        return
+    absent = np.setdiff1d(np.arange(num_classes), labels)
+    if len(absent):
+        raise DataError(
+            "`data` must hold images of every class to train on. Received: none of class "
+            f"{absent[0]}. Add some, or build the model without it."
+        )
 
 
 def _plain_labels(features: Features, model: keras.Model) -> np.ndarray:
@@ -220,7 +237,7 @@ def _fit(
         steps_per_epoch=steps,
         patience=max(5, epochs // 4),
         class_weight=class_weight_of(
-            np.asarray(_plain_labels(train, model)), max(model.output_shape[-1], 2), class_weight
+            _plain_labels(train, model), num_classes_of(model), class_weight
         ),
     )
     return history
@@ -248,7 +265,9 @@ def _batches(features: Features, model: keras.Model, seed: int | None) -> tf.dat
     ]
     if features.weights is not None:
         signature.append(tf.TensorSpec((None,), features.weights.dtype))
-    return tf.data.Dataset.from_generator(generate, output_signature=tuple(signature)).prefetch(2)
+    batches = tf.data.Dataset.from_generator(generate, output_signature=tuple(signature))
+    num_batches = -(-len(targets) // _BATCH_SIZE)
+    return batches.apply(tf.data.experimental.assert_cardinality(num_batches)).prefetch(2)
 
 
 def _measured(head: keras.Model, model: keras.Model, held_out: Features) -> EvaluationReport:

@@ -1,0 +1,76 @@
+"""Peak memory of head training with few and with many photographs.
+
+    python benchmarks/memory.py PHOTOS [--counts 1000,10000]
+
+Photographs are links to those of PHOTOS with a few bytes appended, so that each counts as another
+picture. Each count runs in a process of its own; what is compared is its peak resident memory less
+rows x features x 4 bytes.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+
+def write_copies(photos: Path, folder: Path, count: int) -> None:
+    """Writes `count` pictures with different bytes: what follows a JPEG's end is not read."""
+    files = sorted(path for path in photos.glob("*/*.jpg") if path.is_file())
+    for number in range(count):
+        source = files[number % len(files)]
+        target = folder / source.parent.name / f"{number:06d}.jpg"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(source.read_bytes() + b"\0" * (1 + number // len(files)))
+
+
+def measure(folder: str, cache: str) -> None:
+    import tlkit
+    from tlkit.training.features import extract_features  # noqa: F401 - imported before measuring
+
+    data = tlkit.load_folder(folder, cache=cache)
+    model = tlkit.build_classifier("mobilenet_025", data.class_names, weights=None)
+    report = tlkit.train_head(model, data, cache=Path(cache) / "features")
+    rows = data.train.num_images + data.validation.num_images
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    features = rows * 256 * 4
+    print(
+        json.dumps(
+            {
+                "rows": rows,
+                "peak": peak,
+                "beyond": peak - features,
+                "passes": report.stages[0].num_forward_passes,
+            }
+        )
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("photos")
+    parser.add_argument("--counts", default="1000,10000")
+    parser.add_argument("--cache")
+    arguments = parser.parse_args()
+    if arguments.cache:
+        measure(arguments.photos, arguments.cache)
+        return
+    beyond = []
+    for count in map(int, arguments.counts.split(",")):
+        with tempfile.TemporaryDirectory() as temporary:
+            write_copies(Path(arguments.photos), Path(temporary) / "photos", count)
+            command = [sys.executable, __file__, f"{temporary}/photos", "--cache", temporary]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+        figures = json.loads(done.stdout.splitlines()[-1])
+        beyond.append(figures["beyond"])
+        print(
+            f"{count} photographs: peak {figures['peak'] / 2**20:.0f} MiB, "
+            f"{figures['beyond'] / 2**20:.0f} MiB beyond its {figures['rows']} rows"
+        )
+    print(f"beyond the rows: {beyond[-1] / beyond[0]:.3f} times as much")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Picture files of every kind, as bytes."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image
+
+
+def drawing(width=90, height=60):
+    """A smooth picture without any symmetry."""
+    x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
+    return Image.fromarray((np.stack([x, y, x * y], axis=-1) * 255).astype(np.uint8))
+
+
+def encoded(image, file_format, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+def photograph(image, orientation, is_little_endian=True, **options):
+    """A JPEG file with EXIF data, as a camera writes it: more entries than the orientation."""
+    exif = Image.Exif()
+    exif.endian = "<" if is_little_endian else ">"
+    exif[0x010F] = "maker"
+    exif[0x0112] = orientation
+    exif[0x0131] = "software"
+    return encoded(image, "JPEG", exif=exif, **{"quality": 95, **options})
+
+
+def sixteen_bit_png(value=40_000, size=8):
+    return encoded(Image.fromarray(np.full((size, size), value, np.uint16)), "PNG")
+
+
+def png_claiming(width, height):
+    """A PNG file of a few bytes whose header claims a size."""
+
+    def chunk(name, content):
+        checksum = struct.pack(">I", zlib.crc32(name + content))
+        return struct.pack(">I", len(content)) + name + content + checksum
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    pieces = (b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 8)), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*piece) for piece in pieces)
+
+
+def gif_with_large_frame(width, height):
+    """A GIF whose screen is one pixel, and whose second frame is not."""
+    small = encoded(Image.new("P", (1, 1)), "GIF")
+    frame = b"\x2c" + struct.pack("<HHHH", 0, 0, width, height) + b"\0\x02\x02\x44\x01\0"
+    return small[:-1] + frame + b"\x3b"

@@ -1,0 +1,244 @@
+import io
+import struct
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image, ImageOps
+
+from tests.data.pictures import (
+    drawing,
+    encoded,
+    gif_with_large_frame,
+    photograph,
+    png_claiming,
+    sixteen_bit_png,
+)
+from tlkit.data import decoding
+from tlkit.data.decoding import decode_image, resize_image
+from tlkit.data.exif import read_orientation
+from tlkit.data.headers import jpeg_size, other_size
+
+SIZE = (40, 60)
+PROGRAMS = {}
+
+
+def decoded(image_bytes, image_size=SIZE, max_pixels=decoding.MAX_PIXELS):
+    """Decodes in a graph, which is kept, as tests decode many files alike."""
+    key = (image_size, max_pixels)
+    if key not in PROGRAMS:
+        PROGRAMS[key] = tf.function(
+            lambda content: decode_image(content, image_size, max_pixels),
+            input_signature=[tf.TensorSpec((), tf.string)],
+        )
+    return PROGRAMS[key](image_bytes).numpy()
+
+
+def upright(image_bytes, image_size=SIZE):
+    """What Pillow makes of it, stretched by the same bilinear rule."""
+    image = ImageOps.exif_transpose(Image.open(io.BytesIO(image_bytes))).convert("RGB")
+    return resize_image(tf.constant(np.array(image)), image_size).numpy()
+
+
+def difference(first, second):
+    return np.abs(first.astype(int) - second.astype(int)).mean()
+
+
+@pytest.mark.parametrize("is_little_endian", [True, False])
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(90, 60), (720, 480)], ids=["small", "scaled"])
+def test_every_orientation_is_applied_as_pillow_applies_it(size, orientation, is_little_endian):
+    image_bytes = photograph(drawing(*size), orientation, is_little_endian)
+    assert int(read_orientation(image_bytes)) == orientation
+    assert difference(decoded(image_bytes), upright(image_bytes)) < 1.5
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"",
+        b"II*\0",
+        b"II*\0\xff\xff\xff\xff",
+        b"II*\0\x08\0\0\0\xff\xff" + b"\x12\x01\x03\0",
+        b"II*\0\x08\0\0\0\x01\0" + struct.pack("<HHIHH", 0x0112, 3, 1, 9, 0),
+        b"II*\0\x08\0\0\0\x01\0" + struct.pack("<HHIHH", 0x0112, 2, 1, 6, 0),
+        b"XX*\0\x08\0\0\0\x01\0" + struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0),
+        b"MM\0+\0\0\0\x08\0\x01" + struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0),
+    ],
+)
+def test_malformed_exif_data_leaves_the_picture_as_it_is(exif):
+    plain = encoded(drawing(), "JPEG", quality=95)
+    segment = b"Exif\0\0" + exif
+    image_bytes = (
+        plain[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + plain[2:]
+    )
+    assert int(read_orientation(image_bytes)) == 1
+    assert np.array_equal(decoded(image_bytes), decoded(plain))
+
+
+def test_exif_data_is_found_behind_large_segments_and_padding():
+    plain = photograph(drawing(), 6)
+    filler = b"\xff\xe2" + struct.pack(">H", 65_535) + bytes(65_533)
+    image_bytes = plain[:2] + filler + filler + b"\xff\xff" + plain[2:]
+    assert int(read_orientation(image_bytes)) == 6
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xd8", b"\xff\xd8\xff\xe1\0\1", b"\xff\xd8\xff\xe1\0\x08Exif\0\0"]
+)
+def test_reading_the_orientation_never_fails(content):
+    assert int(read_orientation(content)) == 1
+
+
+FORMATS = {
+    "png": encoded(drawing(), "PNG"),
+    "gif": encoded(drawing(), "GIF"),
+    "bmp": encoded(drawing(), "BMP"),
+    "webp": encoded(drawing(), "WEBP", quality=95),
+    "lossless webp": encoded(drawing(), "WEBP", lossless=True),
+    "extended webp": encoded(drawing(), "WEBP", lossless=True, exif=Image.Exif().tobytes() + b" "),
+    "jpeg": encoded(drawing(), "JPEG", quality=95),
+    "progressive jpeg": encoded(drawing(), "JPEG", quality=95, progressive=True),
+    "palette": encoded(drawing().quantize(255), "PNG"),
+    "opaque alpha": encoded(drawing().convert("RGBA"), "PNG"),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_is_decoded_by_its_content(name):
+    expected = resize_image(tf.constant(np.array(drawing())), SIZE).numpy()
+    assert difference(decoded(FORMATS[name]), expected) < 5
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if "jpeg" not in name])
+def test_headers_tell_the_size(name):
+    assert [int(number) for number in other_size(FORMATS[name])] == [60, 90, 5400]
+
+
+def test_a_jpeg_header_tells_the_size():
+    assert [int(number) for number in jpeg_size(FORMATS["jpeg"])] == [60, 90, 5400]
+
+
+def test_a_bmp_may_run_from_the_top():
+    image_bytes = bytearray(FORMATS["bmp"])
+    image_bytes[22:26] = struct.pack("<i", -60)
+    assert [int(number) for number in other_size(bytes(image_bytes))] == [60, 90, 5400]
+    assert difference(decoded(bytes(image_bytes)), decoded(FORMATS["bmp"])[::-1]) < 1
+
+
+def test_grey_cmyk_deep_and_transparent_pictures_become_rgb():
+    grey = decoded(encoded(drawing().convert("L"), "JPEG", quality=95))
+    assert np.array_equal(grey[..., 0], grey[..., 1])
+    cmyk = decoded(encoded(drawing().convert("CMYK"), "JPEG", quality=95))
+    assert difference(cmyk, decoded(FORMATS["jpeg"])) < 12
+    assert decoded(sixteen_bit_png(40_000)).ravel()[0] == 40_000 // 256  # the upper byte
+    clear = drawing().convert("RGBA")
+    clear.putalpha(0)
+    assert difference(decoded(encoded(clear, "PNG")), decoded(FORMATS["png"])) == 0
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "GIF", "BMP", "WEBP"])
+@pytest.mark.parametrize("size", [(1, 1), (3000, 20)])
+def test_extreme_sizes_work(file_format, size):
+    image = Image.new("RGB", size, (200, 100, 50))
+    assert difference(decoded(encoded(image, file_format)), np.array([[(200, 100, 50)]])) < 4
+
+
+def test_the_first_frame_of_a_gif_is_taken():
+    frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue")]
+    image_bytes = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert decoded(image_bytes)[0, 0].tolist() == [255, 0, 0]
+    assert [int(number) for number in other_size(image_bytes)] == [9, 9, 162]
+
+
+def test_the_short_cut_for_plain_photographs_changes_nothing():
+    for size in ((60, 40), (119, 79), (119, 158), (60, 157), (30, 300)):
+        image_bytes = encoded(drawing(*size), "JPEG")
+        long_way = decoding._decode_any(tf.constant(image_bytes), SIZE, decoding.MAX_PIXELS)
+        assert np.array_equal(decoded(image_bytes), long_way.numpy())
+
+
+def test_strong_reductions_are_antialiased_and_slight_ones_are_not():
+    stripes = np.zeros((160, 240, 3), np.uint8)
+    stripes[:, ::2] = 255
+    strong = resize_image(tf.constant(stripes), (40, 60)).numpy()
+    assert abs(strong.astype(int) - 128).max() < 20
+    slight = resize_image(tf.constant(stripes), (90, 130)).numpy()
+    assert np.array_equal(slight, np.round(tf.image.resize(stripes, (90, 130))).astype(np.uint8))
+
+
+def test_large_jpeg_files_are_decoded_at_a_fraction(monkeypatch):
+    ratios = []
+    real = tf.io.decode_jpeg
+
+    def spy(contents, *arguments, **options):
+        ratios.append(options.get("ratio", 1))
+        return real(contents, *arguments, **options)
+
+    monkeypatch.setattr(tf.io, "decode_jpeg", spy)
+    for size, orientation, image_size, ratio in [
+        ((120, 80), 1, SIZE, 2),
+        ((118, 80), 1, SIZE, 1),
+        ((481, 321), 1, SIZE, 8),
+        ((3000, 40), 1, SIZE, 1),
+        # stored wide and shown tall: it is the sides as they are stored that must suffice
+        ((960, 480), 6, (480, 120), 2),
+        ((960, 480), 6, (120, 480), 1),
+    ]:
+        ratios.clear()
+        decode_image(tf.constant(photograph(drawing(*size), orientation)), image_size)
+        assert ratios == [ratio]
+
+
+BOMBS = {
+    "jpeg": encoded(drawing(), "JPEG"),
+    **{name: FORMATS[name] for name in ("gif", "bmp", "webp", "lossless webp", "extended webp")},
+    "png": png_claiming(60_000, 60_000),
+    "gif frames": gif_with_large_frame(60_000, 60_000),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_pictures_beyond_the_bound_are_refused_before_they_are_decoded(name):
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match="more pixels than `max_pixels` allows"
+    ):
+        decoded(BOMBS[name], max_pixels=5399)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in BOMBS if "png" not in name and "frames" not in name]
+)
+def test_pictures_at_the_bound_are_decoded(name):
+    assert decoded(BOMBS[name], max_pixels=5400).shape == (*SIZE, 3)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"hello", b"\xff\x0a" + bytes(40), FORMATS["jpeg"][:300], FORMATS["png"][:99]]
+)
+def test_other_bytes_are_refused(content):
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        decoded(content)
+
+
+def test_it_works_eagerly_in_a_dataset_and_in_a_saved_model(tmp_path):
+    files = [photograph(drawing(), 6), FORMATS["png"], FORMATS["gif"], FORMATS["webp"]]
+    expected = np.stack([decoded(content) for content in files])
+    for content, image in zip(files, expected, strict=True):
+        assert np.array_equal(decode_image(tf.constant(content), SIZE), image)
+    dataset = tf.data.Dataset.from_tensor_slices(files).map(
+        lambda content: decode_image(content, SIZE)
+    )
+    assert dataset.element_spec.shape == (*SIZE, 3)
+    assert np.array_equal(np.stack(list(dataset.as_numpy_iterator())), expected)
+
+    class Decoder(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec((None,), tf.string)])
+        def __call__(self, files):
+            return tf.map_fn(
+                lambda content: decode_image(content, SIZE), files, fn_output_signature=tf.uint8
+            )
+
+    tf.saved_model.save(Decoder(), str(tmp_path / "decoder"))
+    loaded = tf.saved_model.load(str(tmp_path / "decoder"))
+    assert np.array_equal(loaded(tf.constant(files)), expected)

@@ -1,0 +1,185 @@
+import keras
+import numpy as np
+import pytest
+
+import tlkit
+from tlkit.data.augmentation import AUGMENTATIONS, augmentation_layers
+from tlkit.data.random_views import ImageSeeds, RandomCropAndFlip, random_view
+from tlkit.errors import ArgumentError
+
+
+@pytest.fixture(scope="module")
+def data():
+    images = np.random.default_rng(0).integers(0, 256, (40, 12, 12, 3), np.uint8)
+    images[:, 0, 0, 0] = np.arange(40)  # tells the images apart
+    return tlkit.load_arrays(images, np.arange(40) % 2, batch_size=8, splits=(0.6, 0.4, 0), seed=3)
+
+
+def epochs_of(dataset, num_images):
+    """The images and labels of a dataset, epoch by epoch."""
+    images = np.concatenate([batch for batch, _ in dataset.as_numpy_iterator()])
+    labels = np.concatenate([batch for _, batch in dataset.as_numpy_iterator()])
+    shape = (-1, num_images)
+    return images.reshape(*shape, *images.shape[1:]), labels.reshape(shape)
+
+
+def marks(images):
+    return images[..., 0, 0, 0].astype(int).tolist()
+
+
+def test_batches_are_raw_pixels_with_known_shapes(data):
+    dataset = data.train.dataset()
+    images, labels = dataset.element_spec
+    assert images.shape.as_list() == [None, 12, 12, 3]
+    assert images.dtype == "float32"
+    assert labels.dtype == "int64"
+    count = data.train.num_images
+    sizes = [len(batch) for batch, _ in dataset]
+    assert sizes == [8] * (count // 8) + [count % 8] * (count % 8 > 0)
+    assert len(dataset) == len(sizes)
+    assert next(len(batch) for batch, _ in data.train.dataset(batch_size=5)) == 5
+
+
+def test_every_epoch_has_its_own_order_of_the_whole_split(data):
+    count = data.train.num_images
+    dataset = data.train.dataset(shuffle=True, epochs=range(3))
+    images, labels = epochs_of(dataset, count)
+    orders = marks(images)
+    assert [sorted(order) for order in orders] == [sorted(orders[0])] * 3
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+    assert np.array_equal(labels, np.array(orders) % 2)
+    assert len(dataset) == 3 * -(-count // 8)
+
+
+@pytest.mark.parametrize("augment", ["none", "default"])
+def test_an_epoch_is_the_same_wherever_one_starts(data, augment):
+    count = data.train.num_images
+    whole, _ = epochs_of(data.train.dataset(True, augment, epochs=range(5)), count)
+    resumed, _ = epochs_of(data.train.dataset(True, augment, epochs=range(3, 5)), count)
+    assert np.array_equal(whole[3:], resumed)
+    assert not np.array_equal(whole[0], whole[1])
+
+
+def test_no_batch_reaches_into_the_next_epoch(data):
+    count = data.train.num_images
+    sizes = [len(batch) for batch, _ in data.train.dataset(epochs=range(2), batch_size=count - 1)]
+    assert sizes == [count - 1, 1] * 2
+
+
+def test_each_pass_is_new_but_comes_again_in_a_new_program(data):
+    def passes():
+        dataset = data.train.dataset(shuffle=True, augment="light")
+        return [
+            np.concatenate([batch for batch, _ in dataset.as_numpy_iterator()]) for _ in range(2)
+        ]
+
+    first, second = passes(), passes()
+    assert not np.array_equal(first[0], first[1])
+    assert np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("augment", ["light", "default", "strong"])
+def test_a_view_depends_on_seed_epoch_and_image_alone(data, augment):
+    split = data.train
+    rows = np.arange(split.num_images)
+    views, _ = epochs_of(split.dataset(augment=augment, epochs=range(2)), len(rows))
+    assert not np.array_equal(views[0], views[1])
+    backwards = split.dataset(augment=augment, epochs=range(2), indices=rows[::-1], batch_size=3)
+    assert np.array_equal(epochs_of(backwards, len(rows))[0], views[:, ::-1])
+    few = split.subset(rows[5:9]).dataset(augment=augment, epochs=range(1, 2))
+    assert np.array_equal(epochs_of(few, 4)[0][0], views[1, 5:9])
+
+
+def test_copies_of_an_image_are_seen_differently():
+    images = np.random.default_rng(0).integers(0, 256, (4, 12, 12, 3), np.uint8)[[0, 0, 1, 2, 3]]
+    data = tlkit.load_arrays(images, [0, 0, 0, 1, 1], splits=(1, 0, 0))
+    ((views, _),) = data.train.dataset(augment="default", epochs=range(1)).as_numpy_iterator()
+    assert not np.array_equal(views[0], views[1])
+
+
+def test_indices_choose_rows_in_their_order(data):
+    images, _ = epochs_of(data.train.dataset(indices=np.array([4, 1, 1])), 3)
+    everything, _ = epochs_of(data.train.dataset(), data.train.num_images)
+    assert np.array_equal(images[0], everything[0][[4, 1, 1]])
+    subset = data.train.subset([4, 1])
+    assert subset.paths == (data.train.paths[4], data.train.paths[1])
+    assert np.array_equal(epochs_of(subset.dataset(), 2)[0][0], everything[0][[4, 1]])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"augment": "lite"}, "`augment` must be one of .* Did you mean 'light'"),
+        ({"epochs": range(3, 3)}, "`epochs` must be a range with at least one epoch"),
+        ({"batch_size": 0}, "`batch_size` must be"),
+        ({"indices": [0, 99]}, "`indices` must be whole numbers from 0 to"),
+        ({"indices": [0.5]}, "`indices` must be"),
+    ],
+)
+def test_bad_arguments_are_refused(data, arguments, message):
+    with pytest.raises(ArgumentError, match=message):
+        data.train.dataset(**arguments)
+
+
+def test_what_measures_is_not_augmented(data):
+    with pytest.raises(ArgumentError, match="`augment` must be 'none' for a split that measures"):
+        data.validation.dataset(augment="light")
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_presets_are_keras_layers_that_keep_range_and_shape(name):
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        layers = augmentation_layers(name)
+        assert all(isinstance(layer, keras.layers.Layer) for layer in layers)
+        images = np.random.default_rng(0).uniform(0, 255, (4, 9, 11, 3)).astype("float32")
+        outputs = images
+        for layer in layers:
+            outputs = layer(outputs, training=True)
+        assert outputs.shape == images.shape
+        assert outputs.dtype == "float32"
+        assert 0 <= np.min(outputs) <= np.max(outputs) <= 255
+        for layer in layers:
+            images = layer(images, training=False)
+        assert np.allclose(images, np.random.default_rng(0).uniform(0, 255, (4, 9, 11, 3)))
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def test_a_light_view_is_the_image_or_its_mirror_image():
+    image = np.random.default_rng(0).integers(0, 256, (9, 12, 3)).astype("float32")
+    layers = augmentation_layers("light")
+    views = [random_view(image, layers, np.array([0, number])) for number in range(40)]
+    is_same = [np.array_equal(view, image) for view in views]
+    is_mirrored = [np.array_equal(view, image[:, ::-1]) for view in views]
+    assert all(np.array(is_same) ^ np.array(is_mirrored))
+    assert 10 < sum(is_mirrored) < 30
+
+
+def test_crops_keep_the_promised_share_of_the_image():
+    layer = RandomCropAndFlip(area=(0.5, 0.8), stretch=1.2)
+    boxes = layer.get_random_transformation(
+        np.zeros((500, 8, 8, 3)), seed=ImageSeeds([0, 1])
+    ).numpy()
+    heights, widths = boxes[:, 2] - boxes[:, 0], np.abs(boxes[:, 3] - boxes[:, 1])
+    assert np.all((boxes >= 0) & (boxes <= 1 + 1e-6))
+    assert 0.499 < (heights * widths).min() < 0.52
+    assert 0.78 < (heights * widths).max() < 0.801
+    assert (widths / heights).max() < 1.21
+    assert (widths / heights).min() > 1 / 1.21
+    clone = RandomCropAndFlip.from_config(layer.get_config())
+    assert (clone.area, clone.stretch) == (layer.area, layer.stretch)
+
+
+def test_the_fingerprint_tells_contents_labels_and_names(data):
+    images = np.arange(4 * 48, dtype=np.uint8).reshape(4, 4, 4, 3)
+    prints = {
+        tlkit.load_arrays(images, labels, names, splits=(1, 0, 0)).fingerprint
+        for labels, names in [
+            ([0, 0, 1, 1], ["a", "b"]),
+            ([0, 0, 1, 1], ["a", "c"]),
+            ([0, 1, 0, 1], ["a", "b"]),
+        ]
+    }
+    assert len(prints) == 3
+    assert data.fingerprint == data.fingerprint
