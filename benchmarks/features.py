@@ -18,7 +18,7 @@ import tensorflow as tf
 
 import tlkit
 from tlkit.models.heads import feature_cut
-from tlkit.training.frozen import bfloat16_forward, float32_forward, relative_difference
+from tlkit.training.frozen import FrozenPart, relative_difference
 
 BATCH_SIZE, BATCHES, ROUNDS = 32, 3, 3
 
@@ -43,7 +43,8 @@ def forward_pass(model: keras.Model, photos: str) -> None:
     images = next(iter(data.train.dataset(batch_size=BATCH_SIZE)))[0]
     live = tf.function(lambda x: prefix(x, training=False))
     started = time.perf_counter()
-    exact, fast = float32_forward(prefix), bfloat16_forward(prefix)
+    part = FrozenPart(prefix)
+    exact, fast = part.float32, part.bfloat16
     print(f"  preparing both took {time.perf_counter() - started:.1f} s")
     if fast is None:
         raise SystemExit("this processor has no bfloat16")

@@ -74,8 +74,8 @@ def augmented(
         for i, ((top, left), flip) in enumerate(zip(shifts, flips, strict=True)):
             crop = padded[i, top : top + 32, left : left + 32]
             out[i] = crop[:, ::-1] if flip else crop
-            top, left = generator.integers(-hole // 2, 32 - hole // 2, 2)
-            out[i, max(top, 0) : top + hole, max(left, 0) : left + hole] = 128
+            y, x = generator.integers(-hole // 2, 32 - hole // 2, 2)
+            out[i, max(y, 0) : y + hole, max(x, 0) : x + hole] = 128
         return out, labels[rows]
 
     def shaped(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -169,6 +169,7 @@ class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
         self.after, self.steps, self.peak = after, steps, peak
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
+        """Returns the rate of a step, counted from 0."""
         step = tf.cast(step, tf.float32)
         rise = self.peak * (step + 1) / max(self.steps, 1)
         return tf.where(step < self.steps, rise, self.after(step - self.steps))

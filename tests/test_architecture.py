@@ -1,4 +1,4 @@
-"""The floors: a file imports from lower floors or from its own folder, never upwards or sideways."""
+"""The floors: imports run to lower floors or within a folder, never upwards or sideways."""
 
 import ast
 import subprocess
@@ -87,4 +87,5 @@ def test_every_public_name_exists_and_is_documented():
 )
 def test_nothing_loads_tensorflow_before_it_is_needed(code):
     check = f"{code}\nimport sys; sys.exit(int('tensorflow' in sys.modules))"
-    assert subprocess.run([sys.executable, "-c", check], capture_output=True).returncode == 0
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, check=False)
+    assert done.returncode == 0

@@ -158,7 +158,7 @@ def test_evaluating_leaves_out_what_the_run_has_seen(finished, tmp_path):
     report = evaluate_run(run.path, photos)
     assert report.num_images == seen["test"]
     more = shutil.copytree(photos, tmp_path / "more")
-    write_photos(more / "new", {"x": 1})
+    write_photos(more / "new", {"x": 1}, seed=9)
     shutil.move(more / "new" / "x" / "000.jpg", more / "rot" / "new.jpg")
     shutil.rmtree(more / "new")
     assert evaluate_run(run.path, more).num_images == seen["test"] + 1

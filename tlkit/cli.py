@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -21,12 +22,29 @@ app = typer.Typer(
 )
 _INTERRUPTED = 130
 
+
+def _whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"must be a whole number. Received: {text!r}.") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"must be a number such as 1e-4. Received: {text!r}.") from None
+
+
+Whole = partial(typer.Option, parser=_whole_number, metavar="N")
+Number = partial(typer.Option, parser=_number, metavar="X")
 Photos = Annotated[Path, typer.Argument(help="Folder: CLASS/*.jpg, or train/, val/, test/ of it.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
 
 
 @app.command()
-def train(
+def train(  # noqa: PLR0917 - typer calls it by name
     photos: Photos,
     out: Annotated[Path, typer.Option(metavar="RUN", help="Folder to leave the run in.")],
     from_run: Annotated[
@@ -38,22 +56,22 @@ def train(
     weights: Annotated[
         str, typer.Option(metavar="pretrained|none|FILE", help="Where weights come from.")
     ] = "pretrained",
-    image_size: Annotated[int | None, typer.Option(help="Side of the images in pixels.")] = None,
+    image_size: Annotated[int | None, Whole(help="Side of the images in pixels.")] = None,
     mode: Annotated[str, typer.Option(metavar="head|fine-tune", help="What trains.")] = "fine-tune",
     unfreeze: Annotated[
         str | None,
         typer.Option(metavar="GROUP|N|all", help="First group of layers that trains."),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the pictures, at most.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="The highest rate.")] = None,
+    epochs: Annotated[int | None, Whole(help="Passes over the pictures, at most.")] = None,
+    learning_rate: Annotated[float | None, Number(help="The highest rate.")] = None,
     augment: Annotated[
         str | None, typer.Option(metavar="none|light|default|strong", help="Augmentation.")
     ] = None,
     class_weight: Annotated[
         str | None, typer.Option(metavar="balanced", help="Weigh rare classes more.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Images per step.")] = 32,
-    seed: Annotated[int, typer.Option(help="Of the split, weights, orders, augmentation.")] = 0,
+    batch_size: Annotated[int, Whole(help="Images per step.")] = 32,
+    seed: Annotated[int, Whole(help="Of the split, weights, orders, augmentation.")] = 0,
     resume: Annotated[
         bool, typer.Option("--resume/--no-resume", help="Continue a run that is there.")
     ] = True,
@@ -119,14 +137,14 @@ def predict(
 def export(
     run: RunFolder,
     to: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; must not exist.")],
-    format: Annotated[
-        str, typer.Option(metavar="saved_model|keras", help="What to write.")
+    file_format: Annotated[
+        str, typer.Option("--format", metavar="saved_model|keras", help="What to write.")
     ] = "saved_model",
 ) -> None:
     """Write a run's model in another place or format, proven equal to it."""
     from tlkit.run import export_run
 
-    _say(str(export_run(run, to, format)))
+    _say(str(export_run(run, to, file_format)))
 
 
 @app.command()

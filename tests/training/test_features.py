@@ -17,7 +17,7 @@ def classifier(**arguments):
 
 
 def prefix_of(model):
-    return keras.Model(model.input, feature_cut(model))
+    return frozen.FrozenPart(keras.Model(model.input, feature_cut(model)))
 
 
 @pytest.fixture
@@ -26,9 +26,10 @@ def data(photos):
 
 
 def test_features_are_what_the_model_computes(data):
-    prefix = prefix_of(classifier())
-    features = extract_features(prefix, data.train, exact=True)
-    live = np.concatenate([prefix(images) for images, _ in data.train.dataset()])
+    whole = classifier()
+    features = extract_features(prefix_of(whole), data.train, exact=True)
+    model = keras.Model(whole.input, feature_cut(whole))
+    live = np.concatenate([model(images) for images, _ in data.train.dataset()])
     np.testing.assert_allclose(features.load(), live, rtol=1e-4, atol=1e-5)
     assert features.num_forward_passes == data.train.num_images
     np.testing.assert_array_equal(features.labels, data.train.labels)
@@ -41,8 +42,7 @@ def test_a_second_extraction_makes_no_forward_pass(data, monkeypatch):
     def forbidden(*arguments):
         raise AssertionError("a forward pass")
 
-    for name in ("float32_forward", "bfloat16_forward"):
-        monkeypatch.setattr(f"tlkit.training.features.{name}", forbidden)
+    monkeypatch.setattr(frozen.FrozenPart, "_frozen", property(forbidden))
     again = extract_features(prefix_of(model), data.train, exact=False)
     assert again.num_forward_passes == 0
     np.testing.assert_array_equal(again.load(), first.load())
@@ -132,8 +132,7 @@ def test_bfloat16_leaks_into_no_other_function():
     images = tf.random.stateless_uniform((4, 32, 32, 3), [0, 0], 0, 255)
     live = tf.function(lambda x: model(x, training=False))
     before = live(images).numpy()
-    fast = frozen.bfloat16_forward(model)
-    fast(images)
+    frozen.FrozenPart(model).bfloat16(images)
     fresh = tf.function(lambda x: model(x, training=False))
     np.testing.assert_array_equal(live(images).numpy(), before)
     np.testing.assert_array_equal(fresh(images).numpy(), before)

@@ -3,22 +3,18 @@
 import hashlib
 import os
 from dataclasses import dataclass
-from functools import cached_property
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from tlkit.data.images import ImageSplit
 from tlkit.data.limits import DECODER_VERSION
 from tlkit.errors import DataError, TrainingError
-from tlkit.models.signature import signature
 from tlkit.progress import bar
 from tlkit.training.frozen import (
     MAX_BFLOAT16_DIFFERENCE,
     Forward,
-    bfloat16_forward,
-    float32_forward,
+    FrozenPart,
     has_bfloat16,
     relative_difference,
 )
@@ -66,7 +62,7 @@ class Features:
 
 
 def extract_features(
-    prefix: keras.Model,
+    part: FrozenPart,
     images: ImageSplit | tf.data.Dataset,
     *,
     exact: bool,
@@ -74,10 +70,10 @@ def extract_features(
     views: int = 1,
     cache: str | os.PathLike[str] | None = None,
 ) -> Features:
-    """Computes what is not yet stored of the outputs of `prefix`, and returns all of them.
+    """Computes what is not yet stored of a frozen part's outputs, and returns all of them.
 
     Args:
-        prefix: The frozen part, from raw pixels to features.
+        part: From raw pixels to features.
         images: A split, of which only unknown images are decoded; or batches of images and
             labels, which are read once and recognised by their pixels.
         exact: Whether the rows must be float32, as the exported model computes them. Otherwise
@@ -87,12 +83,12 @@ def extract_features(
         views: How many augmented versions of each image; for a split only.
         cache: Folder of the stores.
     """
-    name = f"{signature(prefix)[:32]}-{DECODER_VERSION}"
-    store = FeatureStore(f"{name}-float32", prefix.output_shape[1:], folder=cache)
-    if not exact and _precision(store, prefix, images, augment, views) == "bfloat16":
+    name = f"{part.signature}-{DECODER_VERSION}"
+    store = FeatureStore(f"{name}-float32", part.output_shape, folder=cache)
+    if not exact and _precision(store, part, images, augment, views) == "bfloat16":
         store.close()
-        store = FeatureStore(f"{name}-bfloat16", prefix.output_shape[1:], folder=cache)
-    filler = _Filler(prefix, store)
+        store = FeatureStore(f"{name}-bfloat16", part.output_shape, folder=cache)
+    filler = _Filler(part, store)
     if isinstance(images, ImageSplit):
         keys = _keys_of(images, augment, views)
         labels, weights = np.concatenate([images.labels] * views), None
@@ -103,10 +99,10 @@ def extract_features(
 
 
 class _Filler:
-    """Puts rows that are missing into a store; the forward pass is built when first needed."""
+    """Puts rows that are missing into a store, and counts the images it computes."""
 
-    def __init__(self, prefix: keras.Model, store: FeatureStore) -> None:
-        self._prefix, self._store = prefix, store
+    def __init__(self, part: FrozenPart, store: FeatureStore) -> None:
+        self._part, self._store = part, store
         self.num_forward_passes = 0
 
     def fill_from_split(self, split: ImageSplit, augment: str, views: int) -> None:
@@ -114,6 +110,8 @@ class _Filler:
         missing = [_first_of_each(row, ~self._store.contains(row)) for row in keys]
         with bar("features", sum(len(indices) for indices in missing)) as advance:
             for view, indices in enumerate(missing):
+                if not len(indices):
+                    continue
                 batches = split.dataset(
                     augment=augment,
                     epochs=range(view, view + 1),
@@ -121,7 +119,7 @@ class _Filler:
                     batch_size=_BATCH_SIZE,
                 )
                 done = 0
-                for pixels, _ in batches if len(indices) else ():
+                for pixels, _ in batches:
                     self._compute(keys[view, indices[done : done + len(pixels)]], pixels)
                     done += len(pixels)
                     advance(len(pixels))
@@ -149,41 +147,41 @@ class _Filler:
         self._store.append(keys.tolist(), self._forward(pixels).numpy())
         self.num_forward_passes += len(keys)
 
-    @cached_property
+    @property
     def _forward(self) -> Forward:
-        if _precision_of(self._store) == "bfloat16":
-            if (forward := bfloat16_forward(self._prefix)) is not None:
-                return forward
+        if _precision_of(self._store) == "float32":
+            return self._part.float32
+        if self._part.bfloat16 is None:
             raise TrainingError(
                 f"The features in {self._store.path} were computed in bfloat16, which this machine "
                 "cannot do. Give a cache folder of its own (TLKIT_CACHE) to each kind of machine."
             )
-        return float32_forward(self._prefix)
+        return self._part.bfloat16
 
 
 def _precision(
     store: FeatureStore,
-    prefix: keras.Model,
+    part: FrozenPart,
     images: ImageSplit | tf.data.Dataset,
     augment: str,
     views: int,
 ) -> str:
-    """Returns what was once measured about this prefix here, else measures it on a batch."""
+    """Returns what was once measured about this part here, else measures it on a batch."""
     known = store.recall("precision")
     if known is not None and (known == "float32" or has_bfloat16()):
         return known
     if isinstance(images, ImageSplit):
         if store.contains(_keys_of(images, augment, views)).all():
             return "float32"
-        batches = images.dataset(batch_size=_BATCH_SIZE)
+        some = np.arange(min(_BATCH_SIZE, images.num_images))
+        batches = images.dataset(indices=some, batch_size=_BATCH_SIZE)
     else:
         batches = images
-    fast = bfloat16_forward(prefix)
     agrees = False
-    if fast is not None:
+    if part.bfloat16 is not None:
         pixels = tf.cast(next(iter(batches))[0], tf.float32)
-        reference = float32_forward(prefix)(pixels).numpy()
-        agrees = relative_difference(fast(pixels).numpy(), reference) <= MAX_BFLOAT16_DIFFERENCE
+        exact, fast = part.float32(pixels).numpy(), part.bfloat16(pixels).numpy()
+        agrees = relative_difference(fast, exact) <= MAX_BFLOAT16_DIFFERENCE
     store.remember("precision", "bfloat16" if agrees else "float32")
     return "bfloat16" if agrees else "float32"
 

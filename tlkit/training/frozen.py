@@ -5,6 +5,7 @@ names; this file is the only one that uses them.
 """
 
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 
 import keras
@@ -15,34 +16,59 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 from tensorflow.python.grappler import tf_optimizer
 from tensorflow.python.training import saver
 
+from tlkit.models.signature import signature
+
 Forward = Callable[[tf.Tensor], tf.Tensor]
 
 MAX_BFLOAT16_DIFFERENCE = 0.02
 """Largest relative difference, in norm over a measured batch, at which bfloat16 is accepted."""
 
 
-def float32_forward(model: keras.Model) -> Forward:
-    """Returns `model`'s inference as a function of a batch, its weights baked in as constants."""
-    frozen = _freeze(model)
-    return lambda images: frozen(images)[0]
+class FrozenPart:
+    """The inference of a model, its weights baked into a graph as constants when first needed.
 
+    Args:
+        model: From raw pixels to features; must not change as long as this is used.
 
-def bfloat16_forward(model: keras.Model) -> Forward | None:
-    """The same in bfloat16 where that pays; `None` where this processor cannot.
-
-    Grappler's rewriting is run over this one graph by hand: its options are process-wide and read
-    at each call, so setting them would change every other function too.
+    Attributes:
+        signature: What the model computes, see `tlkit.models.signature.signature`.
+        output_shape: Shape of one image's features.
     """
-    if not has_bfloat16():
-        return None
-    frozen = _freeze(model)
-    graph = _rewritten(frozen)
-    if not any(node.op == "Cast" for node in graph.node):
-        return None
-    wrapped = tf.compat.v1.wrap_function(
-        lambda: tf.graph_util.import_graph_def(graph, name=""), []
-    ).prune([x.name for x in frozen.inputs], [x.name for x in frozen.outputs])
-    return lambda images: wrapped(images)[0]
+
+    def __init__(self, model: keras.Model) -> None:
+        self._model = model
+        self.signature = signature(model)
+        self.output_shape: tuple[int, ...] = model.output_shape[1:]
+
+    @cached_property
+    def float32(self) -> Forward:
+        """Features of a batch of images in float32."""
+        frozen = self._frozen
+        return lambda images: frozen(images)[0]
+
+    @cached_property
+    def bfloat16(self) -> Forward | None:
+        """The same in bfloat16 where that pays; `None` where this processor cannot.
+
+        Grappler's rewriting is run over this one graph by hand: its options are process-wide and
+        read at each call, so setting them would change every other function too.
+        """
+        if not has_bfloat16():
+            return None
+        frozen = self._frozen
+        graph = _rewritten(frozen)
+        if not any(node.op == "Cast" for node in graph.node):
+            return None
+        wrapped = tf.compat.v1.wrap_function(
+            lambda: tf.graph_util.import_graph_def(graph, name=""), []
+        ).prune([x.name for x in frozen.inputs], [x.name for x in frozen.outputs])
+        return lambda images: wrapped(images)[0]
+
+    @cached_property
+    def _frozen(self) -> tf.types.experimental.ConcreteFunction:
+        specification = tf.TensorSpec((None, *self._model.input_shape[1:]), tf.float32)
+        forward = tf.function(lambda images: self._model(images, training=False))
+        return convert_variables_to_constants_v2(forward.get_concrete_function(specification))
 
 
 def relative_difference(values: np.ndarray, reference: np.ndarray) -> float:
@@ -60,12 +86,6 @@ def has_bfloat16() -> bool:
         return False
     flags = description.read_text()
     return "avx512_bf16" in flags or "amx_bf16" in flags
-
-
-def _freeze(model: keras.Model) -> tf.types.experimental.ConcreteFunction:
-    specification = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
-    forward = tf.function(lambda images: model(images, training=False))
-    return convert_variables_to_constants_v2(forward.get_concrete_function(specification))
 
 
 def _rewritten(frozen: tf.types.experimental.ConcreteFunction) -> tf.compat.v1.GraphDef:

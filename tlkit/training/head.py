@@ -22,6 +22,7 @@ from tlkit.training.fitting import (
     fit_model,
     warm_up_then_cosine,
 )
+from tlkit.training.frozen import FrozenPart
 from tlkit.training.linear import solve_linear
 from tlkit.training.movement import relative_movement, restore_weights, weights_by_group
 from tlkit.training.objective import targets_of
@@ -105,13 +106,13 @@ def train_head(
     started = time.perf_counter()
     before = weights_by_group(model)
     trainable = set_trainable(model, "head")
-    prefix = keras.Model(model.input, feature_cut(model))
+    part = FrozenPart(keras.Model(model.input, feature_cut(model)))
     train = extract_features(
-        prefix, source.train, exact=False, augment=augment, views=views, cache=cache
+        part, source.train, exact=False, augment=augment, views=views, cache=cache
     )
     held_out = None
     if source.validation is not None:
-        held_out = extract_features(prefix, source.validation, exact=True, cache=cache)
+        held_out = extract_features(part, source.validation, exact=True, cache=cache)
     head = head_from_features(model)
     old = _measured(head, model, held_out) if held_out and is_trained(model) else None
     dense = _only_dense(head)

@@ -7,6 +7,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedKFold
+from threadpoolctl import threadpool_limits
 
 STRENGTHS = tuple(float(10**exponent) for exponent in np.arange(-4.0, 1.01, 0.5))
 """Inverse regularisation strengths that are tried, scikit-learn's `C`, strongest penalty first."""
@@ -75,17 +76,19 @@ def solve_linear(
         ]
     else:
         tasks = [(labels, validation)]
-    solutions = [
-        _solve_one(
-            features,
-            task,
-            held_out,
-            class_weight=class_weight,
-            sample_weight=sample_weight,
-            seed=seed,
-        )
-        for task, held_out in tasks
-    ]
+    # many small products: a second BLAS thread spends far longer waiting than computing
+    with threadpool_limits(1, user_api="blas"):
+        solutions = [
+            _solve_one(
+                features,
+                task,
+                held_out,
+                class_weight=class_weight,
+                sample_weight=sample_weight,
+                seed=seed,
+            )
+            for task, held_out in tasks
+        ]
     coefficients = np.concatenate([solution[0] for solution in solutions])
     intercepts = np.concatenate([solution[1] for solution in solutions])
     if labels.ndim == 1:
