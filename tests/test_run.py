@@ -53,6 +53,13 @@ def test_the_model_loads_with_plain_keras_and_is_what_was_measured(finished):
     assert tlkit.evaluate(model, data.test).accuracy == run.metrics["test"]["accuracy"]
 
 
+def test_an_augmented_head_trains_on_several_views(tmp_path, photos):
+    run = tlkit.train_run(photos, out=tmp_path / "run", mode="head", augment="light", **ARGUMENTS)
+    images = run.record["data"]["num_images"]
+    passes = run.metrics["stages"][0]["num_forward_passes"]
+    assert passes == 4 * images["train"] + images["validation"]
+
+
 def test_a_finished_run_is_left_as_it_is(finished):
     photos, run = finished
     before = (run.path / "run.json").stat().st_mtime_ns

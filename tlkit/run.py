@@ -5,7 +5,6 @@ whole or not at all, and `run.json` says last that the run is finished.
 """
 
 import dataclasses
-import inspect
 import os
 import platform
 import time
@@ -54,6 +53,7 @@ MODES = ("head", "fine-tune")
 DEFAULT_BACKBONE = "mobilenet_v2"
 _EXPORT_ASIDE = ".export"
 _NUM_SAMPLES = 8
+_NUM_VIEWS = 4
 _NUM_IN_TITLE = 5
 
 
@@ -94,7 +94,8 @@ def train_run(
         unfreeze: See `fine_tune`.
         epochs: See `fine_tune`.
         learning_rate: See `fine_tune`.
-        augment: See `fine_tune`.
+        augment: See `fine_tune`; with mode="head", the features of four augmented versions of each
+            training image are stored.
         class_weight: "balanced" or `None`.
         batch_size: Images per step.
         seed: Of the split, the initial weights, orders and augmentation.
@@ -322,14 +323,17 @@ def _train(model: "keras.Model", data: ImageData, arguments: dict[str, Any]) -> 
     from tlkit.training.fine_tuning import fine_tune
     from tlkit.training.head import train_head
 
-    train = train_head if arguments["mode"] == "head" else fine_tune
-    accepted = inspect.signature(train).parameters
     given = {
         name: arguments[name]
-        for name in ("unfreeze", "epochs", "learning_rate", "augment", "class_weight", "seed")
-        if name in accepted and arguments[name] is not None
+        for name in ("epochs", "learning_rate", "augment", "class_weight", "seed")
+        if arguments[name] is not None
     }
-    return train(model, data, **given)
+    if arguments["mode"] == "head":
+        views = 1 if given.get("augment", "none") == "none" else _NUM_VIEWS
+        return train_head(model, data, views=views, **given)
+    if arguments["unfreeze"] is not None:
+        given["unfreeze"] = arguments["unfreeze"]
+    return fine_tune(model, data, **given)
 
 
 def _evaluate(model: "keras.Model", data: ImageData) -> dict[str, "EvaluationReport | None"]:

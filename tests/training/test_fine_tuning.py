@@ -139,5 +139,10 @@ def test_bad_arguments(data, arguments, message):
 
 
 def test_an_endless_dataset_is_refused(data):
-    with pytest.raises(tlkit.ArgumentError, match="infinite"):
-        tlkit.fine_tune(classifier(data), data.train.dataset().repeat())
+    for train in (tlkit.fine_tune, tlkit.train_head):
+        with pytest.raises(tlkit.ArgumentError, match=r"`data` must end .* infinite"):
+            train(classifier(data), data.train.dataset().repeat())
+    with pytest.raises(tlkit.ArgumentError, match="`validation` must end"):
+        tlkit.fine_tune(
+            classifier(data), data.train.dataset(), validation=data.validation.dataset().repeat()
+        )

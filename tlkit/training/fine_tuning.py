@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tlkit.data.augmentation import AUGMENTATIONS
 from tlkit.data.images import ImageData, ImageSplit
-from tlkit.errors import ArgumentError, check_choice, check_count, check_positive
+from tlkit.errors import check_choice, check_count, check_positive
 from tlkit.evaluation.metrics import evaluate
 from tlkit.evaluation.names import num_classes_of
 from tlkit.models.groups import resolve_group, set_trainable
@@ -175,11 +175,6 @@ def _training_batches(
         dataset = images.dataset(shuffle=True, augment=augment, epochs=range(epochs))
         return with_targets(dataset, model), -(-images.num_images // images.batch_size)
     steps = int(images.cardinality())
-    if steps == tf.data.INFINITE_CARDINALITY:
-        raise ArgumentError(
-            "`data` must end after one pass over the images. Received: an infinite data set. "
-            "Leave out repeat(), or add take(steps_per_epoch)."
-        )
     if steps == tf.data.UNKNOWN_CARDINALITY:
         steps = sum(1 for _ in images)
     return with_targets(images, model), steps

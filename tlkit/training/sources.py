@@ -34,9 +34,12 @@ def source_of(
     """Checks data against the model.
 
     Raises:
-        ArgumentError: `data` is neither; `validation` is given twice; the model has another
-            number of outputs, or takes another image size.
+        ArgumentError: `data` is neither, or has no end; `validation` is given twice; the model
+            has another number of outputs, or takes another image size.
     """
+    for argument, images in (("data", data), ("validation", validation)):
+        if isinstance(images, tf.data.Dataset):
+            _check_ends(argument, images)
     if isinstance(data, tf.data.Dataset):
         return Source(data, validation, None)
     if not isinstance(data, ImageData):
@@ -64,6 +67,14 @@ def with_targets(dataset: tf.data.Dataset, model: keras.Model) -> tf.data.Datase
         lambda images, labels, *weights: (images, targets_of(labels, model), *weights),
         num_parallel_calls=tf.data.AUTOTUNE,
     )
+
+
+def _check_ends(argument: str, dataset: tf.data.Dataset) -> None:
+    if int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY:
+        raise ArgumentError(
+            f"`{argument}` must end after one pass over the images. Received: an infinite data "
+            "set. Leave out repeat(), or add take(steps_per_epoch)."
+        )
 
 
 def _check_fit(model: keras.Model, data: ImageData) -> None:
