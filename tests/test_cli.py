@@ -115,11 +115,19 @@ def test_debug_shows_the_traceback(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL])
-def test_a_run_that_was_stopped_continues(tmp_path, photos, kind):
-    command = [sys.executable, "-c", "import tlkit.cli; tlkit.cli.main()"]
+def test_a_stopped_run_stays_unfinished_and_refuses_other_arguments(tmp_path, photos, kind):
+    # a job in the background ignores Ctrl-C, and its children inherit that: heard again here
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "import tlkit.cli; tlkit.cli.main()"
+    )
+    command = [sys.executable, "-c", code]
     arguments = ["train", photos, "--out", tmp_path / "run", *QUICK[:4], "--epochs", "200"]
     process = subprocess.Popen(
-        [*command, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     while not (tmp_path / "run" / "run.json").exists():
         time.sleep(0.05)
