@@ -31,6 +31,8 @@ FOREIGN_FORMATS = {
 FOREIGN_BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC"}
 FOREIGN_BRANDS |= {b"mif1": "HEIF", b"msf1": "HEIF"}
 
+INDEX_NAME = "verdicts-1.sqlite"  # another number for another schema: old indexes are left alone
+
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS verdicts (
     path TEXT, decoder TEXT, max_pixels INTEGER, size INTEGER, modified INTEGER,
@@ -78,7 +80,7 @@ def check_files(
         root: The cache's folder, as `cache_folder` takes it.
     """
     folder = cache_folder("files", root)
-    with closing(open_index(folder / "verdicts.sqlite", SCHEMA)) as index:
+    with closing(open_index(folder / INDEX_NAME, SCHEMA)) as index:
         states = [_state(path) for path in paths]
         verdicts = [
             _recall(index, path, state, max_pixels)
