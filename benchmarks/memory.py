@@ -2,7 +2,7 @@
 
     python benchmarks/memory.py PHOTOS [--counts 1000,10000]
 
-Photographs are links to those of PHOTOS with a few bytes appended, so that each counts as another
+Photographs are copies of those of PHOTOS with a few bytes appended, so that each counts as another
 picture. Each count runs in a process of its own; what is compared is its peak resident memory less
 rows x features x 4 bytes.
 """
@@ -28,7 +28,6 @@ def write_copies(photos: Path, folder: Path, count: int) -> None:
 
 def measure(folder: str, cache: str) -> None:
     import tlkit
-    from tlkit.training.features import extract_features  # noqa: F401 - imported before measuring
 
     data = tlkit.load_folder(folder, cache=cache)
     model = tlkit.build_classifier("mobilenet_025", data.class_names, weights=None)

@@ -58,11 +58,6 @@ def clear_cache(root: str | os.PathLike[str] | None = None) -> int:
     return total
 
 
-def is_remembered(folder: Path) -> bool:
-    """Whether what lies in `folder` outlives this process."""
-    return _temporary_root.cache_info().currsize == 0 or _temporary_root() not in folder.parents
-
-
 def open_index(path: Path, schema: str) -> sqlite3.Connection:
     """Opens the SQLite file at `path`, for several processes at once, and creates its tables.
 

@@ -80,7 +80,6 @@ def fine_tune(
 
     Raises:
         ArgumentError: An argument breaks its rule, or data and model do not fit.
-        TrainingError: A group that was to train did not move.
 
     Example:
         >>> import numpy as np, tlkit
