@@ -29,6 +29,7 @@ FLOORS = {
     "report": 5,
     "run_directory": 5,
     "run": 6,
+    "finished_run": 6,
     "cli": 7,
     "demo": 7,
 }

@@ -9,7 +9,7 @@ import pytest
 
 import tlkit
 from tests.conftest import write_photos
-from tlkit.run import evaluate_run, export_run, predict_with
+from tlkit.finished_run import evaluate_run, export_run, predict_with
 
 ARGUMENTS = {"backbone": "resnet20", "weights": None, "batch_size": 16}
 

@@ -14,7 +14,7 @@ def cache_folder(name: str, root: str | os.PathLike[str] | None = None) -> Path:
     The cache lies in `root`, else in the folder that the environment variable `TLKIT_CACHE`
     names, else in `$XDG_CACHE_HOME/tlkit` or `~/.cache/tlkit`. Where that cannot be written to
     (a read-only home), a temporary folder of this process takes its place: everything works, and
-    nothing is remembered for the next process.
+    nothing is remembered for the next process; `cache_note` says so in the reports.
 
     Args:
         name: The folder's name inside the cache, such as "features".
@@ -28,15 +28,21 @@ def cache_folder(name: str, root: str | os.PathLike[str] | None = None) -> Path:
         'features'
     """
     folder = cache_root(root) / name
-    try:
+    if not _can_be_written(folder):
+        folder = _temporary_root() / name
         folder.mkdir(parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK):
-            return folder
-    except OSError:
-        pass  # a read-only home is no error; the folder below serves instead
-    folder = _temporary_root() / name
-    folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def cache_note(name: str, root: str | os.PathLike[str] | None = None) -> str:
+    """Says that a temporary folder takes the place of `cache_folder`'s; "" where none does."""
+    folder = cache_root(root) / name
+    if _can_be_written(folder):
+        return ""
+    return (
+        f"the cache {folder} cannot be written to: what is computed is kept for this process only "
+        "(TLKIT_CACHE names another folder)"
+    )
 
 
 def cache_root(root: str | os.PathLike[str] | None = None) -> Path:
@@ -68,6 +74,14 @@ def open_index(path: Path, schema: str) -> sqlite3.Connection:
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.executescript(schema)
     return connection
+
+
+def _can_be_written(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:  # a read-only home is no error
+        return False
+    return os.access(folder, os.W_OK)
 
 
 @cache

@@ -108,7 +108,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure a run's model on other photographs of the same classes."""
-    from tlkit.run import evaluate_run
+    from tlkit.finished_run import evaluate_run
 
     report = evaluate_run(run, photos)
     _say(json.dumps(report.as_dict(), ensure_ascii=False) if as_json else str(report))
@@ -123,7 +123,7 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what is in pictures."""
-    from tlkit.run import predict_with
+    from tlkit.finished_run import predict_with
 
     predictions = predict_with(model, images)
     if as_json:
@@ -142,7 +142,7 @@ def export(
     ] = "saved_model",
 ) -> None:
     """Write a run's model in another place or format, proven equal to it."""
-    from tlkit.run import export_run
+    from tlkit.finished_run import export_run
 
     _say(str(export_run(run, to, file_format)))
 

@@ -8,18 +8,16 @@ import dataclasses
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 import tlkit
 from tlkit.data.augmentation import AUGMENTATIONS
 from tlkit.data.folders import load_folder
-from tlkit.data.images import ImageData, ImageSplit
+from tlkit.data.images import ImageData
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.errors import (
     ArgumentError,
@@ -38,15 +36,14 @@ from tlkit.run_directory import (
     refuse_other_pictures,
     seen_by,
     state_of,
+    unseen,
     write_results,
 )
 
 if TYPE_CHECKING:
     import keras
 
-    from tlkit.evaluation.prediction import Prediction
     from tlkit.evaluation.reports import EvaluationReport
-    from tlkit.export import ExportReport
     from tlkit.training.reports import TrainingReport
 
 MODES = ("head", "fine-tune")
@@ -156,62 +153,6 @@ def train_run(
     return load_run(out)
 
 
-def evaluate_run(run: str | os.PathLike[str], photos: str | os.PathLike[str]) -> "EvaluationReport":
-    """Measures a run's model on pictures of the same classes that it has not seen.
-
-    Of a folder with a split of its own that is `test` (else `val`), else all of it; pictures that
-    the run trained on or chose by are recognised by their content and left out.
-
-    Raises:
-        RunError: There is no finished run at `run`.
-        DataError: The folder's classes are others, or the run has seen all its pictures.
-    """
-    finished = load_run(run)
-    load_tensorflow_quietly()
-    from tlkit.evaluation.metrics import evaluate
-
-    height, width = finished.record["image_size"]
-    data = load_folder(
-        photos,
-        image_size=(height, width),
-        splits=(1.0, 0.0, 0.0),
-        class_names=finished.class_names,
-        max_pixels=finished.record["arguments"]["max_pixels"],
-    )
-    measured = _unseen(data.test or data.validation or data.train, seen_by(finished))
-    if not measured.num_images:
-        raise DataError(
-            f"`photos` must hold pictures that the run was not trained or chosen on. Received: "
-            f"{str(photos)!r}, all of whose pictures were. Give other pictures."
-        )
-    return evaluate(finished.load_model(), measured, finished.class_names)
-
-
-def predict_with(
-    folder: str | os.PathLike[str], images: Sequence[str | os.PathLike[str]]
-) -> "tuple[Prediction, ...]":
-    """Predicts with a run, or with an exported SavedModel that knows nothing of its run."""
-    folder = Path(folder)
-    if not (folder / "saved_model.pb").is_file():
-        load_run(folder)
-        folder = folder / "saved_model"
-    load_tensorflow_quietly()
-    from tlkit.evaluation.prediction import predict_exported
-
-    return predict_exported(folder, images)
-
-
-def export_run(
-    run: str | os.PathLike[str], to: str | os.PathLike[str], file_format: str
-) -> "ExportReport":
-    """Exports a run's model once more, elsewhere or in another format."""
-    finished = load_run(run)
-    load_tensorflow_quietly()
-    from tlkit.export import export_model
-
-    return export_model(finished.load_model(), to, finished.class_names, formats=(file_format,))
-
-
 def _checked(arguments: dict[str, Any]) -> dict[str, Any]:
     """Returns the arguments that make a run what it is, after the checks that need no pictures."""
     del arguments["resume"], arguments["say"]
@@ -297,16 +238,11 @@ def _model(arguments: dict[str, Any], parent: Run | None, data: ImageData) -> "k
     return model
 
 
-def _unseen(split: ImageSplit, seen: frozenset[str]) -> ImageSplit:
-    return split.subset(np.flatnonzero([digest not in seen for digest in split.digests]))
-
-
 def _without_seen(data: ImageData, parent: Run) -> ImageData:
     """Keeps out of validation and test what an earlier run has seen: another seed splits anew."""
     seen = seen_by(parent)
     validation, test = (
-        _unseen(split, seen) if split is not None else None
-        for split in (data.validation, data.test)
+        unseen(split, seen) if split is not None else None for split in (data.validation, data.test)
     )
     if validation is not None and not validation.num_images:
         raise DataError(

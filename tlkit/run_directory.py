@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tlkit.data.images import ImageData
+import numpy as np
+
+from tlkit.data.images import ImageData, ImageSplit
 from tlkit.errors import RunError
 from tlkit.files import write_json, written_aside
 
@@ -168,6 +170,11 @@ def seen_by(run: Run) -> frozenset[str]:
     """Contents of the pictures that a run, or one before it, trained on or chose by."""
     with (run.path / "split.csv").open(encoding="utf-8", newline="") as file:
         return frozenset(row["digest"] for row in csv.DictReader(file) if row["split"] != "test")
+
+
+def unseen(split: ImageSplit, seen: frozenset[str]) -> ImageSplit:
+    """Returns the pictures of a split whose contents are not among those `seen`."""
+    return split.subset(np.flatnonzero([digest not in seen for digest in split.digests]))
 
 
 def write_results(

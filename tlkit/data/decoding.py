@@ -13,7 +13,11 @@ __all__ = ["DECODER_VERSION", "MAX_PIXELS", "decode_image", "resize_image"]
 JPEG_RATIOS = (1, 2, 4, 8)
 DCT_METHOD = "INTEGER_FAST"
 ANTIALIASED_REDUCTION = 2.0
-ANY_EXIF = r"(?s)\C*Exif\x00\x00\C*"
+# Bytes of an orientation other than 1, as they stand in an EXIF directory of either byte order.
+MAYBE_TURNED = (
+    r"(?s)\C*Exif\x00\x00\C*"
+    r"(?:\x12\x01\x03\x00\C{4}[\x02-\x08]|\x01\x12\x00\x03\C{4}\x00[\x02-\x08])\C*"
+)
 
 
 def decode_image(
@@ -96,12 +100,12 @@ def _needs_only_resizing(
     if too_many > max_pixels:
         return tf.constant(False)
 
-    def is_small_and_without_exif() -> tf.Tensor:
+    def is_small_and_upright() -> tf.Tensor:
         sides = tf.cast(tf.io.extract_jpeg_shape(image_bytes)[:2], tf.float32)
-        has_exif = tf.strings.regex_full_match(image_bytes, ANY_EXIF)
-        return (tf.reduce_prod(sides) < too_many) & ~has_exif
+        may_be_turned = tf.strings.regex_full_match(image_bytes, MAYBE_TURNED)
+        return (tf.reduce_prod(sides) < too_many) & ~may_be_turned
 
-    return tf.cond(is_jpeg(image_bytes), is_small_and_without_exif, lambda: tf.constant(False))
+    return tf.cond(is_jpeg(image_bytes), is_small_and_upright, lambda: tf.constant(False))
 
 
 def _decode_any(image_bytes: tf.Tensor, image_size: tuple[int, int], max_pixels: int) -> tf.Tensor:

@@ -4,11 +4,12 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 
+from tlkit.cache import cache_note
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.listing import Listing, list_folder
 from tlkit.data.reports import DataReport, SkippedFile
 from tlkit.data.splits import Division, Picture, divide
-from tlkit.data.verdicts import check_files
+from tlkit.data.verdicts import VERDICTS_FOLDER, check_files
 from tlkit.errors import check_count
 
 
@@ -64,6 +65,8 @@ def readable_pictures(
     """
     paths = [file.path for file in listing.files]
     verdicts = check_files(paths, max_pixels=max_pixels, root=cache)
+    if note := cache_note(VERDICTS_FOLDER, cache):
+        listing.notes.append(note)
     pictures = []
     for file, verdict in zip(listing.files, verdicts, strict=True):
         if verdict.reason:

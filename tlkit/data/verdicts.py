@@ -31,6 +31,7 @@ FOREIGN_FORMATS = {
 FOREIGN_BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC"}
 FOREIGN_BRANDS |= {b"mif1": "HEIF", b"msf1": "HEIF"}
 
+VERDICTS_FOLDER = "files"
 INDEX_NAME = "verdicts-1.sqlite"  # another number for another schema: old indexes are left alone
 
 SCHEMA = """
@@ -79,7 +80,7 @@ def check_files(
         max_pixels: The most pixels that a picture may have.
         root: The cache's folder, as `cache_folder` takes it.
     """
-    folder = cache_folder("files", root)
+    folder = cache_folder(VERDICTS_FOLDER, root)
     with closing(open_index(folder / INDEX_NAME, SCHEMA)) as index:
         states = [_state(path) for path in paths]
         verdicts = [

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tlkit.cache import cache_note
 from tlkit.data.images import ImageData
 from tlkit.errors import ArgumentError, DataError, check_count, check_positive
 from tlkit.evaluation.metrics import evaluate_probabilities
@@ -28,6 +29,7 @@ from tlkit.training.movement import relative_movement, restore_weights, weights_
 from tlkit.training.objective import targets_of
 from tlkit.training.reports import StageReport, TrainingReport
 from tlkit.training.sources import Images, source_of
+from tlkit.training.store import FEATURES_FOLDER
 
 _BATCH_SIZE = 64
 _WEIGHT_DECAY = 1e-3
@@ -117,6 +119,8 @@ def train_head(
     old = _measured(head, model, held_out) if held_out and is_trained(model) else None
     dense = _only_dense(head)
     notes = [f"features in {train.precision}: {train.store.path}"]
+    if cache is None and (note := cache_note(FEATURES_FOLDER)):
+        notes.append(note)
     history: tuple[dict[str, float], ...] = ()
     if dense is not None and train.num_bytes <= MAX_BYTES_IN_MEMORY:
         notes.append(_solve(dense, model, train, held_out, class_weight=class_weight, seed=seed))

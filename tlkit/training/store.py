@@ -14,6 +14,7 @@ import numpy as np
 
 from tlkit.cache import cache_folder, open_index
 
+FEATURES_FOLDER = "features"
 DEFAULT_MAX_BYTES = 20 * 2**30
 _ROWS, _INDEX = ".rows", ".index"
 _LOOKUPS_AT_ONCE = 500
@@ -67,7 +68,7 @@ class FeatureStore:
         self.row_shape = tuple(row_shape)
         self.dtype = np.dtype(dtype)
         self._row_bytes = int(np.prod(row_shape)) * self.dtype.itemsize
-        self._folder = Path(folder) if folder is not None else cache_folder("features")
+        self._folder = Path(folder) if folder is not None else cache_folder(FEATURES_FOLDER)
         self._folder.mkdir(parents=True, exist_ok=True)
         self._max_bytes = max_bytes
         self.path = self._folder / f"{name}{_ROWS}"
@@ -186,7 +187,7 @@ def _close(file: IO[bytes], index: sqlite3.Connection) -> None:
 
 def stored_files(folder: str | os.PathLike[str] | None = None) -> list[tuple[Path, int]]:
     """Returns each store's file and its size in bytes, the one used longest ago first."""
-    folder = Path(folder) if folder is not None else cache_folder("features")
+    folder = Path(folder) if folder is not None else cache_folder(FEATURES_FOLDER)
     files = []
     for path in folder.glob(f"*{_ROWS}"):
         with contextlib.suppress(FileNotFoundError):  # another process has just removed it
