@@ -33,7 +33,7 @@ def run_demo(out: Path, say: Callable[[str], None]) -> Run:
         "2. Takes resnet20, pretrained on the photographs of CIFAR-10, solves a new head for the "
         f"digits, then fine-tunes all layers for {_EPOCHS} epochs."
     )
-    run = train_run(photos, out=out, backbone="resnet20", epochs=_EPOCHS, say=say)
+    run = train_run(photos, out=out, backbone="resnet20", unfreeze="all", epochs=_EPOCHS, say=say)
     test = run.metrics["test"]
     head, tuned = run.metrics["stages"][0], run.metrics["stages"][-1]
     say(

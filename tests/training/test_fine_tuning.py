@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import tlkit
+from tlkit.training.fine_tuning import default_epochs
 from tlkit.training.movement import weights_by_group
 
 
@@ -44,7 +45,7 @@ def test_all_groups_move_without_validation(data):
     """Without validation nothing can be put back, so every group must have moved."""
     model = classifier(data)
     train = data.train.dataset(shuffle=True)
-    report = tlkit.fine_tune(model, train, epochs=1)
+    report = tlkit.fine_tune(model, train, unfreeze="all", epochs=1)
     assert set(report.stages[-1].moved) == {"stage1", "stage2", "stage3", "head"}
     assert all(change > 0 for change in report.stages[-1].moved.values())
     assert report.accuracy_after is None
@@ -146,3 +147,47 @@ def test_an_endless_dataset_is_refused(data):
         tlkit.fine_tune(
             classifier(data), data.train.dataset(), validation=data.validation.dataset().repeat()
         )
+
+
+def test_a_group_that_cannot_move_is_an_error_and_not_a_success(data):
+    model = classifier(data)
+    tlkit.train_head(model, data)
+    before = weights_by_group(model)
+    with pytest.raises(tlkit.errors.TrainingError, match="not a bit of stage3, head has changed"):
+        tlkit.fine_tune(
+            model, data, unfreeze="stage3", epochs=1, learning_rate=1e-30, weight_decay=0
+        )
+    for name, weights in weights_by_group(model).items():
+        for a, b in zip(before[name], weights, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_smoothed_labels_change_the_loss_and_not_the_cross_entropy(data):
+    histories = []
+    for label_smoothing in (0.0, 0.2):
+        keras.utils.set_random_seed(0)
+        model = classifier(data)
+        stage = tlkit.fine_tune(
+            model, data, epochs=1, augment="none", label_smoothing=label_smoothing
+        ).stages[-1]
+        histories.append(stage.history[0])
+    plain, smoothed = histories
+    np.testing.assert_allclose(plain["loss"], plain["cross_entropy"], rtol=1e-5)
+    assert smoothed["loss"] > smoothed["cross_entropy"] + 0.1
+
+
+def test_few_images_get_more_epochs_and_the_last_three_groups_train_by_default(data):
+    model = classifier(data)
+    stage = tlkit.fine_tune(model, data, epochs=1).stages[-1]
+    assert stage.trainable.groups == ("stage2", "stage3", "head")
+    # 48 images in batches of 16 would make 334 epochs of 1,000 steps
+    assert default_epochs(num_steps=3) == 40
+    assert default_epochs(num_steps=25) == 40
+    assert default_epochs(num_steps=92) == 11
+    assert default_epochs(num_steps=1000) == 8
+
+
+@pytest.mark.parametrize("label_smoothing", [-0.1, 1.0, "much", float("nan")])
+def test_label_smoothing_must_be_a_fraction(data, label_smoothing):
+    with pytest.raises(tlkit.errors.ArgumentError, match="`label_smoothing` must be a number from"):
+        tlkit.fine_tune(classifier(data), data, label_smoothing=label_smoothing)

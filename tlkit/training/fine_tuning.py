@@ -10,10 +10,10 @@ import tensorflow as tf
 
 from tlkit.data.augmentation import AUGMENTATIONS
 from tlkit.data.images import ImageData, ImageSplit
-from tlkit.errors import check_choice, check_count, check_positive
+from tlkit.errors import TrainingError, check_choice, check_count, check_fraction, check_positive
 from tlkit.evaluation.metrics import evaluate
 from tlkit.evaluation.names import num_classes_of
-from tlkit.models.groups import resolve_group, set_trainable
+from tlkit.models.groups import TrainableReport, layer_groups, resolve_group, set_trainable
 from tlkit.training.fitting import (
     check_class_weight,
     class_weight_of,
@@ -21,13 +21,23 @@ from tlkit.training.fitting import (
     warm_up_then_cosine,
 )
 from tlkit.training.head import is_trained, train_head
-from tlkit.training.movement import relative_movement, weights_by_group
+from tlkit.training.movement import (
+    WatchMovement,
+    Weights,
+    relative_movement,
+    restore_weights,
+    weights_by_group,
+)
 from tlkit.training.reports import StageReport, TrainingReport
 from tlkit.training.sources import Images, batches_of, source_of, with_targets
 
-DEFAULT_EPOCHS = 12
-DEFAULT_LEARNING_RATE = 1e-3
+# Chosen on validation photographs, see benchmarks/README.md
+DEFAULT_GROUPS = 3
+DEFAULT_STEPS = 1000
+DEFAULT_EPOCHS = range(8, 41)
+DEFAULT_LEARNING_RATE = 3e-4
 DEFAULT_WEIGHT_DECAY = 1e-2
+DEFAULT_LABEL_SMOOTHING = 0.1
 
 
 def fine_tune(
@@ -35,12 +45,13 @@ def fine_tune(
     data: ImageData | tf.data.Dataset,
     *,
     validation: Images | None = None,
-    unfreeze: str | int = "all",
-    epochs: int = DEFAULT_EPOCHS,
+    unfreeze: str | int | None = None,
+    epochs: int | None = None,
     learning_rate: float = DEFAULT_LEARNING_RATE,
     weight_decay: float = DEFAULT_WEIGHT_DECAY,
     batch_norm: str = "frozen",
     augment: str = "default",
+    label_smoothing: float = DEFAULT_LABEL_SMOOTHING,
     class_weight: str | None = None,
     patience: int | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
@@ -60,16 +71,19 @@ def fine_tune(
         data: What `load_folder`, `load_arrays` or `load_tfds` returned; or batches of images
             `(batch, height, width, 3)`, 0...255, and labels, in a new order at each pass.
         validation: Where `data` is a `tf.data.Dataset`: images to decide on.
-        unfreeze: The first group that trains, see `set_trainable`.
-        epochs: Passes over the training images, at most.
+        unfreeze: The first group that trains, see `set_trainable`; by default the head and the
+            two groups before it.
+        epochs: Passes over the training images, at most; by default as many as make 1,000 steps,
+            from 8 to 40.
         learning_rate: The highest rate.
         weight_decay: AdamW's, decoupled; biases and batch normalisation are left out.
         batch_norm: "frozen" keeps batch normalisation in inference mode with its weights as
             they are; "train" trains it in the groups that train.
         augment: Augmentation of the training images, by name.
+        label_smoothing: Share of each label that is spread over all classes, 0...1.
         class_weight: "balanced" weighs each class by the inverse of its frequency.
-        patience: Epochs without a better one after which training stops; a third of `epochs`
-            by default.
+        patience: Epochs without a better one after which training stops; two thirds of `epochs`
+            by default, since the best ones come late, when the rate has fallen.
         callbacks: Keras callbacks of your own.
         seed: Of orders and augmentation.
         cache: Folder of the feature stores, for solving the head.
@@ -80,6 +94,7 @@ def fine_tune(
 
     Raises:
         ArgumentError: An argument breaks its rule, or data and model do not fit.
+        TrainingError: A group that was to train did not move; the model is as it was given.
 
     Example:
         >>> import numpy as np, tlkit
@@ -90,15 +105,19 @@ def fine_tune(
         >>> report.stages[-1].moved["stage2"]
         0.0
     """
-    check_count("epochs", epochs)
+    if epochs is not None:
+        check_count("epochs", epochs)
     check_positive("learning_rate", learning_rate)
     check_choice("augment", augment, AUGMENTATIONS)
     check_choice("batch_norm", batch_norm, ["frozen", "train"])
+    check_fraction("label_smoothing", label_smoothing)
     if weight_decay:
         check_positive("weight_decay", weight_decay)
     if patience is not None:
         check_count("patience", patience)
     check_class_weight(class_weight, model)
+    if unfreeze is None:
+        unfreeze = min(DEFAULT_GROUPS, len(layer_groups(model)))
     resolve_group(model, unfreeze)
     source = source_of(model, data, validation)
     stages: tuple[StageReport, ...] = ()
@@ -117,19 +136,29 @@ def fine_tune(
     baseline = None if source.validation is None else evaluate(model, source.validation)
     before = weights_by_group(model)
     trainable = set_trainable(model, unfreeze, batch_norm=batch_norm)
-    batches, steps = _training_batches(source.train, model, augment, epochs)
+    watch = WatchMovement(model, before)
+    one_hot = label_smoothing > 0
+    steps = _num_steps(source.train)
+    if epochs is None:
+        epochs = default_epochs(steps)
+    held_out = None
+    if source.validation is not None:
+        held_out = batches_of(source.validation, model, one_hot=one_hot)
+    batches = _training_batches(source.train, model, augment, epochs, one_hot)
     history, improved = fit_model(
         model,
         batches,
-        None if source.validation is None else batches_of(source.validation, model),
+        held_out,
         optimizer=_optimizer(model, learning_rate, weight_decay, steps * epochs),
         epochs=epochs,
         steps_per_epoch=steps if isinstance(source.train, ImageSplit) else None,
-        patience=patience or max(3, epochs // 3),
+        patience=patience or max(3, 2 * epochs // 3),
+        label_smoothing=label_smoothing,
         class_weight=_class_weight(source.train, class_weight, model),
-        callbacks=callbacks,
+        callbacks=[*callbacks, watch],
         best=(baseline.accuracy, baseline.loss) if baseline else None,
     )
+    _check_moved(model, trainable, watch.moved, before, learning_rate)
     notes = []
     if baseline is None:
         notes.append("no validation images: the last epoch's weights are kept, untested")
@@ -155,6 +184,28 @@ def fine_tune(
     )
 
 
+def default_epochs(num_steps: int) -> int:
+    """Returns as many epochs of `num_steps` steps as make 1,000 steps, from 8 to 40."""
+    return min(max(-(-DEFAULT_STEPS // num_steps), DEFAULT_EPOCHS[0]), DEFAULT_EPOCHS[-1])
+
+
+def _check_moved(
+    model: keras.Model,
+    trainable: TrainableReport,
+    moved: dict[str, float],
+    before: Weights,
+    learning_rate: float,
+) -> None:
+    """Raises `TrainingError`, the weights put back, if a group stayed that was to train."""
+    if still := [name for name in trainable.groups if not moved[name]]:
+        restore_weights(model, before)
+        raise TrainingError(
+            "`learning_rate` must be high enough to move every group that trains. Received: "
+            f"learning_rate={learning_rate!r}, and not a bit of {', '.join(still)} has changed. "
+            "Raise it, or unfreeze fewer groups."
+        )
+
+
 def _optimizer(
     model: keras.Model, learning_rate: float, weight_decay: float, num_steps: int
 ) -> keras.optimizers.Optimizer:
@@ -166,17 +217,21 @@ def _optimizer(
     return optimizer
 
 
-def _training_batches(
-    images: Images, model: keras.Model, augment: str, epochs: int
-) -> tuple[tf.data.Dataset, int]:
-    """Returns the batches of all epochs (of one, for a plain data set) and the steps of one."""
+def _num_steps(images: Images) -> int:
+    """Batches in one epoch."""
     if isinstance(images, ImageSplit):
-        dataset = images.dataset(shuffle=True, augment=augment, epochs=range(epochs))
-        return with_targets(dataset, model), -(-images.num_images // images.batch_size)
+        return -(-images.num_images // images.batch_size)
     steps = int(images.cardinality())
-    if steps == tf.data.UNKNOWN_CARDINALITY:
-        steps = sum(1 for _ in images)
-    return with_targets(images, model), steps
+    return sum(1 for _ in images) if steps == tf.data.UNKNOWN_CARDINALITY else steps
+
+
+def _training_batches(
+    images: Images, model: keras.Model, augment: str, epochs: int, one_hot: bool
+) -> tf.data.Dataset:
+    """Returns the batches of all epochs; of one, for a plain data set."""
+    if isinstance(images, ImageSplit):
+        images = images.dataset(shuffle=True, augment=augment, epochs=range(epochs))
+    return with_targets(images, model, one_hot=one_hot)
 
 
 def _class_weight(

@@ -10,7 +10,7 @@ from tlkit.data.splits import class_weights
 from tlkit.errors import ArgumentError, check_choice
 from tlkit.models.heads import head_kind
 from tlkit.progress import bar
-from tlkit.training.objective import accuracy_of, loss_of
+from tlkit.training.objective import loss_of, metrics_of
 
 WARM_UP = 0.1
 """Share of all steps in which the rate rises from zero."""
@@ -38,6 +38,7 @@ def fit_model(
     epochs: int,
     steps_per_epoch: int | None,
     patience: int,
+    label_smoothing: float = 0.0,
     class_weight: dict[int, float] | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     best: tuple[float, float] | None = None,
@@ -52,16 +53,21 @@ def fit_model(
         epochs: How many at most.
         steps_per_epoch: For `batches` that go on over several epochs.
         patience: Epochs without a better one after which training stops.
+        label_smoothing: See `loss_of`; a softmax head's labels are one-hot where it is not 0.
         class_weight: As Keras takes it.
         callbacks: The user's own.
-        best: Validation accuracy and loss to beat; without it the first epoch is the first best.
+        best: Validation accuracy and cross-entropy to beat; without it the first epoch is the
+            first best.
 
     Returns:
         One mapping per epoch from Keras's names to values, and whether any epoch was better
         than `best` (if none was, the weights are those before training).
     """
     model.compile(
-        optimizer=optimizer, loss=loss_of(model), metrics=[accuracy_of(model)], jit_compile=False
+        optimizer=optimizer,
+        loss=loss_of(model, label_smoothing),
+        metrics=metrics_of(model, one_hot=bool(label_smoothing)),
+        jit_compile=False,
     )
     keeper = KeepBest(patience, best)
     progress = _ShowEpochs(epochs)
@@ -85,7 +91,7 @@ def fit_model(
 class KeepBest(keras.callbacks.Callback):
     """Stops when validation no longer gets better, and puts the best weights back at the end.
 
-    Better is a higher validation accuracy or, at the same accuracy, a lower validation loss: few
+    Better is a higher validation accuracy or, at the same accuracy, a lower cross-entropy: few
     validation images give many ties.
     """
 
@@ -104,7 +110,7 @@ class KeepBest(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Compares the epoch with the best one so far."""
         logs = logs or {}
-        reached = (logs["val_accuracy"], logs["val_loss"])
+        reached = (logs["val_accuracy"], logs["val_cross_entropy"])
         if self.best is None or (-reached[0], reached[1]) < (-self.best[0], self.best[1]):
             self.best, self.improved, self._epochs_since = reached, True, 0
             self._weights = self.model.get_weights()

@@ -30,6 +30,24 @@ def relative_movement(before: Weights, after: Weights) -> dict[str, float]:
     }
 
 
+class WatchMovement(keras.callbacks.Callback):
+    """Measures at the end of training how far every group has come from `before`.
+
+    Args:
+        model: What is measured, perhaps through another model that trains the same layers.
+        before: What `weights_by_group` returned.
+    """
+
+    def __init__(self, model: keras.Model, before: Weights) -> None:
+        super().__init__()
+        self._watched, self._before = model, before
+        self.moved: dict[str, float] = {}
+
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
+        """Comes before the callback that puts the best weights back, which may be the first."""
+        self.moved = relative_movement(self._before, weights_by_group(self._watched))
+
+
 def _variables_by_group(model: keras.Model) -> dict[str, list[keras.Variable]]:
     names = [group.name for group in layer_groups(model)]
     return {

@@ -56,15 +56,22 @@ def source_of(
     return Source(data.train, data.validation, data.class_names)
 
 
-def batches_of(images: Images, model: keras.Model) -> tf.data.Dataset:
+def batches_of(images: Images, model: keras.Model, *, one_hot: bool = False) -> tf.data.Dataset:
     """Returns one pass over the images in their order, with labels as the loss takes them."""
-    return with_targets(images.dataset() if isinstance(images, ImageSplit) else images, model)
+    dataset = images.dataset() if isinstance(images, ImageSplit) else images
+    return with_targets(dataset, model, one_hot=one_hot)
 
 
-def with_targets(dataset: tf.data.Dataset, model: keras.Model) -> tf.data.Dataset:
+def with_targets(
+    dataset: tf.data.Dataset, model: keras.Model, *, one_hot: bool = False
+) -> tf.data.Dataset:
     """Maps the labels of a data set into the form that the model's loss takes."""
     return dataset.map(
-        lambda images, labels, *weights: (images, targets_of(labels, model), *weights),
+        lambda images, labels, *weights: (
+            images,
+            targets_of(labels, model, one_hot=one_hot),
+            *weights,
+        ),
         num_parallel_calls=tf.data.AUTOTUNE,
     )
 
