@@ -136,3 +136,13 @@ def test_bfloat16_leaks_into_no_other_function():
     fresh = tf.function(lambda x: model(x, training=False))
     np.testing.assert_array_equal(live(images).numpy(), before)
     np.testing.assert_array_equal(fresh(images).numpy(), before)
+
+
+def test_views_and_copies_of_an_image_share_its_number(data):
+    copies = data.train.subset(np.array([0, 1, 0]))
+    features = extract_features(
+        prefix_of(classifier()), copies, exact=True, augment="light", views=2
+    )
+    a, b, c = features.images[:3]
+    assert a == c != b
+    np.testing.assert_array_equal(features.images[:3], features.images[3:])

@@ -109,3 +109,18 @@ def test_labels_that_validation_has_and_training_lacks_are_passed_over():
         features[300:][train].copy(), labels[300:][train], num_units=2, validation=held_out
     )
     assert solution.kernel.shape == (8, 2)
+
+
+def test_views_of_one_image_stay_in_one_fold():
+    """Else an image's own views betray it, and noise is learnt by heart."""
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 2, 200)
+    features = generator.normal(0, 1, (200, 100)).astype("float32")
+    features[:, 0] += labels
+    views = np.concatenate([features] * 4)
+    arguments = {"num_units": 2, "groups": np.tile(np.arange(200), 4)}
+    together = solve_linear(views.copy(), np.tile(labels, 4), **arguments)
+    apart = solve_linear(views.copy(), np.tile(labels, 4), num_units=2)
+    alone = solve_linear(features.copy(), labels, num_units=2)
+    assert together.strength <= alone.strength
+    assert apart.strength >= 100 * together.strength

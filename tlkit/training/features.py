@@ -33,6 +33,7 @@ class Features:
         keys: Row of each image (of each view of it, view by view).
         labels: As the images' source gives them, one per key.
         weights: Sample weights, or `None`.
+        images: For each key the image it belongs to, a number: views and copies share it.
         num_forward_passes: How many images were not in the store.
     """
 
@@ -40,6 +41,7 @@ class Features:
     keys: tuple[str, ...]
     labels: np.ndarray
     weights: np.ndarray | None
+    images: np.ndarray
     num_forward_passes: int
 
     @property
@@ -91,11 +93,14 @@ def extract_features(
     filler = _Filler(part, store)
     if isinstance(images, ImageSplit):
         keys = _keys_of(images, augment, views)
+        digests: tuple[str, ...] = images.digests * views
         labels, weights = np.concatenate([images.labels] * views), None
         filler.fill_from_split(images, augment, views)
     else:
         keys, labels, weights = filler.fill_from_dataset(images)
-    return Features(store, keys, labels, weights, filler.num_forward_passes)
+        digests = keys
+    _, numbers = np.unique(np.array(digests), return_inverse=True)
+    return Features(store, keys, labels, weights, numbers, filler.num_forward_passes)
 
 
 class _Filler:

@@ -35,8 +35,8 @@ from tlkit.training.sources import Images, batches_of, source_of, with_targets
 DEFAULT_GROUPS = 3
 DEFAULT_STEPS = 1000
 DEFAULT_EPOCHS = range(8, 41)
-DEFAULT_LEARNING_RATE = 3e-4
-DEFAULT_WEIGHT_DECAY = 1e-2
+DEFAULT_LEARNING_RATE = 2e-4
+DEFAULT_WEIGHT_DECAY = 0.1
 DEFAULT_LABEL_SMOOTHING = 0.1
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import StratifiedGroupKFold
 from threadpoolctl import threadpool_limits
 
 STRENGTHS = tuple(float(10**exponent) for exponent in np.arange(-4.0, 1.01, 0.5))
@@ -45,6 +45,7 @@ def solve_linear(
     validation: tuple[np.ndarray, np.ndarray] | None = None,
     class_weight: str | None = None,
     sample_weight: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
     seed: int = 0,
 ) -> LinearSolution:
     """Solves (multinomial) logistic regression on standardised features, L2-penalised.
@@ -63,12 +64,15 @@ def solve_linear(
         validation: Features and labels, likewise.
         class_weight: "balanced" weighs each class by n / (num_classes * its count).
         sample_weight: Shape `(n,)`.
+        groups: Shape `(n,)`; rows of one group (views or copies of one image) come into one fold.
+            Apart, each would betray the others, and too weak a penalty be chosen.
         seed: Of the folds.
     """
     mean, scale = _moments(features)
     _standardise(features, mean, scale)
     if validation is not None:
         _standardise(validation[0], mean, scale)
+    groups = np.arange(len(features)) if groups is None else groups
     if labels.ndim == 2:
         tasks = [
             (labels[:, i], validation and (validation[0], validation[1][:, i]))
@@ -85,6 +89,7 @@ def solve_linear(
                 held_out,
                 class_weight=class_weight,
                 sample_weight=sample_weight,
+                groups=groups,
                 seed=seed,
             )
             for task, held_out in tasks
@@ -109,9 +114,10 @@ def _solve_one(
     *,
     class_weight: str | None,
     sample_weight: np.ndarray | None,
+    groups: np.ndarray,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray, float, str]:
-    classes, counts = np.unique(labels, return_counts=True)
+    classes = np.unique(labels)
     if len(classes) == 1:  # a label that all images carry, or none: its prior odds, and no slope
         odds = np.log(len(labels) + 1.0) * (1 if classes[0] else -1)
         return np.zeros((1, features.shape[1])), np.array([odds]), 0.0, "one class only"
@@ -130,11 +136,10 @@ def _solve_one(
         def loss(strength: float) -> float:
             return _log_loss(fitted(strength, everything), *validation)
 
-    elif (num_folds := min(_NUM_FOLDS, counts.min())) >= 2:
+    elif (num_folds := _num_folds(labels, groups)) >= 2:
         chosen_by = f"{num_folds}-fold cross-validation"
-        folds = list(
-            StratifiedKFold(num_folds, shuffle=True, random_state=seed).split(labels, labels)
-        )
+        splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
+        folds = list(splitter.split(labels, labels, groups))
 
         def loss(strength: float) -> float:
             return float(
@@ -152,6 +157,12 @@ def _solve_one(
     strength = _first_minimum(STRENGTHS, loss)
     solved = fitted(strength, everything)
     return solved.coef_, solved.intercept_, strength, chosen_by
+
+
+def _num_folds(labels: np.ndarray, groups: np.ndarray) -> int:
+    """As many folds as leave each class something to learn from, and at most five."""
+    smallest = min(len(np.unique(groups[labels == label])) for label in np.unique(labels))
+    return min(_NUM_FOLDS, smallest)
 
 
 def _log_loss(regression: LogisticRegression, features: np.ndarray, labels: np.ndarray) -> float:
