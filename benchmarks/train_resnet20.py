@@ -46,7 +46,7 @@ class Cycle:
 CYCLES = (
     Cycle(epochs=26, peak_rate=0.3, weight_decay=5e-4),
     Cycle(epochs=16, peak_rate=0.1, weight_decay=1e-4),
-    Cycle(epochs=40, peak_rate=0.15, weight_decay=5e-4, hole=8),
+    Cycle(epochs=26, peak_rate=0.15, weight_decay=5e-4, hole=8),
 )
 
 

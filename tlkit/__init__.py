@@ -18,6 +18,7 @@ _MODULES = {
     "tlkit.models.groups": ("layer_groups", "set_trainable"),
     "tlkit.training.head": ("train_head",),
     "tlkit.training.fine_tuning": ("fine_tune",),
+    "tlkit.training.stages": ("Stage", "gradual_plan"),
     "tlkit.training.store": ("FeatureStore",),
     "tlkit.evaluation.metrics": ("evaluate",),
     "tlkit.evaluation.prediction": ("predict",),

@@ -58,6 +58,7 @@ class ImageSplit:
         epochs: range | None = None,
         indices: np.ndarray | None = None,
         batch_size: int | None = None,
+        first_batch: int = 0,
     ) -> tf.data.Dataset:
         """Returns batches of `(images, labels)`.
 
@@ -75,6 +76,7 @@ class ImageSplit:
             epochs: The epochs to give one after the other, or `None` for one pass an iteration.
             indices: Only these rows, in this order; all rows by default.
             batch_size: Pictures in a batch; the split's own by default.
+            first_batch: So many batches of the first epoch are left out, and not decoded.
 
         Raises:
             ArgumentError: `augment` is no preset, or the split is not for training; `epochs` is
@@ -104,10 +106,17 @@ class ImageSplit:
             )
         batch_size = self.batch_size if batch_size is None else batch_size
         check_count("batch_size", batch_size)
+        check_count("first_batch", first_batch, minimum=0)
         from tlkit.data.pipeline import image_batches
 
         return image_batches(
-            self, self._rows(indices), shuffle, augment, epochs=epochs, batch_size=batch_size
+            self,
+            self._rows(indices),
+            shuffle,
+            augment,
+            epochs=epochs,
+            batch_size=batch_size,
+            first_batch=first_batch,
         )
 
     def subset(self, indices: np.ndarray) -> ImageSplit:

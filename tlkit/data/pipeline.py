@@ -27,6 +27,7 @@ def image_batches(
     *,
     epochs: range | None,
     batch_size: int,
+    first_batch: int = 0,
 ) -> tf.data.Dataset:
     """Builds what `ImageSplit.dataset` describes; the arguments are checked there."""
     num_rows = len(rows)
@@ -47,11 +48,13 @@ def image_batches(
 
     # The epochs run through one pipeline, which need not start anew for each. So that no batch
     # reaches into the next epoch, the last one is filled up with rows that are not read.
-    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+    def one_epoch(number: tf.Tensor, epoch: tf.Tensor) -> tf.data.Dataset:
         order = rows
         if shuffle:
             order = tf.random.experimental.stateless_shuffle(rows, seed=tf.stack([seed, epoch]))
         order = tf.pad(order, [[0, -num_rows % batch_size]], constant_values=NO_ROW)
+        if first_batch:
+            order = order[tf.where(number == 0, first_batch * batch_size, 0) :]
         return tf.data.Dataset.from_tensor_slices(order).map(lambda row: (row, epoch))
 
     def load_or_fill(row: tf.Tensor, epoch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -76,10 +79,11 @@ def image_batches(
         numbers = tf.data.Dataset.range(epochs.start, epochs.stop, epochs.step)
     else:
         numbers = tf.data.Dataset.random(split.seed, rerandomize_each_iteration=True).take(1)
-    num_batches = -(-num_rows // batch_size) * (1 if epochs is None else len(epochs))
+    num_batches = -(-num_rows // batch_size) * (1 if epochs is None else len(epochs)) - first_batch
     plain = tf.autograph.experimental.do_not_convert
     return (
-        numbers.flat_map(plain(one_epoch))
+        numbers.enumerate()
+        .flat_map(plain(one_epoch))
         .map(plain(load_or_fill), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         .batch(batch_size, drop_remainder=True)
         .map(plain(without_filling))

@@ -70,6 +70,7 @@ def extract_features(
     exact: bool,
     augment: str = "none",
     views: int = 1,
+    compact: bool = False,
     cache: str | os.PathLike[str] | None = None,
 ) -> Features:
     """Computes what is not yet stored of a frozen part's outputs, and returns all of them.
@@ -83,13 +84,16 @@ def extract_features(
             agree within `MAX_BFLOAT16_DIFFERENCE`; what was found is remembered.
         augment: Name of an augmentation; for a split only.
         views: How many augmented versions of each image; for a split only.
+        compact: Whether rows that were computed in bfloat16 are also kept so, in half the space.
         cache: Folder of the stores.
     """
     name = f"{part.signature}-{DECODER_VERSION}"
     store = FeatureStore(f"{name}-float32", part.output_shape, folder=cache)
     if not exact and _precision(store, part, images, augment, views) == "bfloat16":
         store.close()
-        store = FeatureStore(f"{name}-bfloat16", part.output_shape, folder=cache)
+        dtype = tf.bfloat16.as_numpy_dtype if compact else "float32"
+        name += "-compact" if compact else ""
+        store = FeatureStore(f"{name}-bfloat16", part.output_shape, dtype=dtype, folder=cache)
     filler = _Filler(part, store)
     if isinstance(images, ImageSplit):
         keys = _keys_of(images, augment, views)

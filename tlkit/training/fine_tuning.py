@@ -1,35 +1,26 @@
-"""Fine-tuning: the last groups of layers, or all of them, at a low rate."""
+"""Fine-tuning: the last groups of layers, or all of them, in one stage or several."""
 
+import dataclasses
 import os
-import time
 from collections.abc import Sequence
+from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tlkit.data.augmentation import AUGMENTATIONS
-from tlkit.data.images import ImageData, ImageSplit
-from tlkit.errors import TrainingError, check_choice, check_count, check_fraction, check_positive
-from tlkit.evaluation.metrics import evaluate
-from tlkit.evaluation.names import num_classes_of
-from tlkit.models.groups import TrainableReport, layer_groups, resolve_group, set_trainable
-from tlkit.training.fitting import (
-    check_class_weight,
-    class_weight_of,
-    fit_model,
-    warm_up_then_cosine,
-)
-from tlkit.training.head import is_trained, train_head
-from tlkit.training.movement import (
-    WatchMovement,
-    Weights,
-    relative_movement,
-    restore_weights,
-    weights_by_group,
-)
-from tlkit.training.reports import StageReport, TrainingReport
-from tlkit.training.sources import Images, batches_of, source_of, with_targets
+from tlkit.data.images import ImageData
+from tlkit.errors import ArgumentError, check_choice, check_count, check_fraction, check_positive
+from tlkit.models.groups import layer_groups
+from tlkit.models.signature import signature
+from tlkit.training.fitting import check_class_weight
+from tlkit.training.precision import PRECISIONS
+from tlkit.training.rates import SCHEDULES
+from tlkit.training.reports import TrainingReport
+from tlkit.training.resume import Checkpoint
+from tlkit.training.sources import Images, Source, source_of
+from tlkit.training.stages import PlannedStage, Stage, check_stages
+from tlkit.training.tuner import Recipe, Tuner, steps_in_epoch
 
 # Chosen on validation photographs, see benchmarks/README.md
 DEFAULT_GROUPS = 3
@@ -46,25 +37,37 @@ def fine_tune(
     *,
     validation: Images | None = None,
     unfreeze: str | int | None = None,
+    stages: Sequence[Stage] | None = None,
     epochs: int | None = None,
     learning_rate: float = DEFAULT_LEARNING_RATE,
+    layer_decay: float = 1.0,
+    schedule: str = "cosine",
     weight_decay: float = DEFAULT_WEIGHT_DECAY,
     batch_norm: str = "frozen",
     augment: str = "default",
+    views: int | None = None,
+    loss: keras.losses.Loss | None = None,
     label_smoothing: float = DEFAULT_LABEL_SMOOTHING,
+    metrics: Sequence[keras.metrics.Metric] = (),
     class_weight: str | None = None,
     patience: int | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    precision: str = "auto",
+    run_directory: str | os.PathLike[str] | None = None,
     seed: int = 0,
     cache: str | os.PathLike[str] | None = None,
 ) -> TrainingReport:
     """Goes on training a classifier, its head and the groups of layers next to it.
 
     An untrained head is solved first (`train_head`): gradients through a random head destroy what
-    the backbone knows. Then AdamW trains what `unfreeze` names, its rate rising linearly over
-    the first tenth of the steps and falling along half a cosine; the epoch that is best on
-    validation is kept. A model that was trained before is never left worse on validation than it
-    was given: if no epoch is better, its weights are put back and the report says so.
+    the backbone knows. Then AdamW trains what `unfreeze` or each of the `stages` names, and the
+    epoch that is best on validation is kept. A model that was trained before is never left worse on
+    validation than it was given: if no epoch is better, its weights are put back and the report
+    says so.
+
+    Where a part below is frozen, and an epoch need not see views that no epoch saw before, that
+    part runs once for each view and its activations are stored; only the part above is trained.
+    The model that comes out is the same whole model. The report says which way was taken.
 
     Args:
         model: A classifier, changed in place.
@@ -73,20 +76,37 @@ def fine_tune(
         validation: Where `data` is a `tf.data.Dataset`: images to decide on.
         unfreeze: The first group that trains, see `set_trainable`; by default the head and the
             two groups before it.
+        stages: Several stages instead, each of which unfreezes more than the one before it.
         epochs: Passes over the training images, at most; by default as many as make 1,000 steps,
-            from 8 to 40.
-        learning_rate: The highest rate.
+            from 8 to 40. For stages that name none of their own, each.
+        learning_rate: The highest rate, that of the head.
+        layer_decay: A group's rate is `learning_rate` times this to the power of its distance from
+            the head, 0...1.
+        schedule: Course of the rate in each stage: "cosine" after a warm-up, "constant", which
+            callbacks may change, or "step", see `tlkit.training.rates.schedule_of`.
         weight_decay: AdamW's, decoupled; biases and batch normalisation are left out.
         batch_norm: "frozen" keeps batch normalisation in inference mode with its weights as
             they are; "train" trains it in the groups that train.
         augment: Augmentation of the training images, by name.
-        label_smoothing: Share of each label that is spread over all classes, 0...1.
+        views: How many augmented versions of each training image are stored where a part is
+            frozen. By default 8, if there are at least twice as many epochs; 0 makes new ones in
+            every epoch.
+        loss: Instead of the cross-entropy that fits the head; takes whole-number labels, or one-hot
+            ones if it is one of Keras's categorical losses.
+        label_smoothing: Share of each label that is spread over all classes, 0...1; of no effect
+            with a `loss` of your own.
+        metrics: Keras metrics of your own, beside accuracy and cross-entropy.
         class_weight: "balanced" weighs each class by the inverse of its frequency.
-        patience: Epochs without a better one after which training stops; two thirds of `epochs`
+        patience: Epochs without a better one after which a stage stops; two thirds of its epochs
             by default, since the best ones come late, when the rate has fallen.
         callbacks: Keras callbacks of your own.
+        precision: "float32", "mixed_bfloat16" or "mixed_float16" (with loss scaling); "auto" takes
+            a mixed one on GPUs that gain from it. Weights and logits are float32, and so is the
+            model afterwards.
+        run_directory: Where everything that goes on needs is saved after each epoch (and every
+            five minutes within long ones). The same call, after whatever stopped it, continues.
         seed: Of orders and augmentation.
-        cache: Folder of the feature stores, for solving the head.
+        cache: Folder of the feature stores.
 
     Returns:
         What was done and what it brought on validation. The validation figure chose the epoch, so
@@ -94,7 +114,10 @@ def fine_tune(
 
     Raises:
         ArgumentError: An argument breaks its rule, or data and model do not fit.
-        TrainingError: A group that was to train did not move; the model is as it was given.
+        TrainingError: The loss became NaN (the best weights so far are put back), or a group that
+            was to train did not move (the model is as it was given).
+        RunError: `run_directory` holds the training of another model, of other data, or with other
+            arguments.
 
     Example:
         >>> import numpy as np, tlkit
@@ -105,83 +128,49 @@ def fine_tune(
         >>> report.stages[-1].moved["stage2"]
         0.0
     """
-    if epochs is not None:
-        check_count("epochs", epochs)
-    check_positive("learning_rate", learning_rate)
-    check_choice("augment", augment, AUGMENTATIONS)
-    check_choice("batch_norm", batch_norm, ["frozen", "train"])
-    check_fraction("label_smoothing", label_smoothing)
-    if weight_decay:
-        check_positive("weight_decay", weight_decay)
-    if patience is not None:
-        check_count("patience", patience)
-    check_class_weight(class_weight, model)
-    if unfreeze is None:
-        unfreeze = min(DEFAULT_GROUPS, len(layer_groups(model)))
-    resolve_group(model, unfreeze)
+    recipe = Recipe(
+        learning_rate=learning_rate,
+        layer_decay=layer_decay,
+        schedule=schedule,
+        weight_decay=weight_decay,
+        batch_norm=batch_norm,
+        augment=augment,
+        views=views,
+        label_smoothing=label_smoothing if loss is None else 0.0,
+        class_weight=class_weight,
+        patience=patience,
+        precision=precision,
+        seed=seed,
+    )
+    _check(recipe, model, epochs)
     source = source_of(model, data, validation)
-    stages: tuple[StageReport, ...] = ()
-    was_trained = is_trained(model)
-    if not was_trained:
-        stages = train_head(
-            model,
-            data,
-            validation=validation,
-            class_weight=class_weight,
-            seed=seed,
-            cache=cache,
-        ).stages
-
-    started = time.perf_counter()
-    baseline = None if source.validation is None else evaluate(model, source.validation)
-    before = weights_by_group(model)
-    trainable = set_trainable(model, unfreeze, batch_norm=batch_norm)
-    watch = WatchMovement(model, before)
-    one_hot = label_smoothing > 0
-    steps = _num_steps(source.train)
-    if epochs is None:
-        epochs = default_epochs(steps)
-    held_out = None
-    if source.validation is not None:
-        held_out = batches_of(source.validation, model, one_hot=one_hot)
-    batches = _training_batches(source.train, model, augment, epochs, one_hot)
-    history, improved = fit_model(
-        model,
-        batches,
-        held_out,
-        optimizer=_optimizer(model, learning_rate, weight_decay, steps * epochs),
-        epochs=epochs,
-        steps_per_epoch=steps if isinstance(source.train, ImageSplit) else None,
-        patience=patience or max(3, 2 * epochs // 3),
-        label_smoothing=label_smoothing,
-        class_weight=_class_weight(source.train, class_weight, model),
-        callbacks=[*callbacks, watch],
-        best=(baseline.accuracy, baseline.loss) if baseline else None,
-    )
-    _check_moved(model, trainable, watch.moved, before, learning_rate)
-    notes = []
-    if baseline is None:
-        notes.append("no validation images: the last epoch's weights are kept, untested")
-    elif not improved:
-        notes.append(
-            f"no epoch was better on validation than the model before, "
-            f"{100 * baseline.accuracy:.1f} %: its weights are kept"
+    if stages is not None and unfreeze is not None:
+        raise ArgumentError(
+            "`unfreeze` must be left out where `stages` are given, which name their own. "
+            f"Received: unfreeze={unfreeze!r}."
         )
-    stage = StageReport(
-        name="fine-tune",
-        trainable=trainable,
-        history=history,
-        moved=relative_movement(before, weights_by_group(model)),
-        seconds=time.perf_counter() - started,
-        notes=tuple(notes),
+    if stages is None:
+        first = min(DEFAULT_GROUPS, len(layer_groups(model))) if unfreeze is None else unfreeze
+        stages = [Stage(first)]
+    epochs = epochs or default_epochs(steps_in_epoch(source.train))
+    plan = [
+        PlannedStage(stage.unfreeze, stage.epochs or epochs, stage.learning_rate or learning_rate)
+        for stage in check_stages(model, stages)
+    ]
+    checkpoint = None
+    if run_directory is not None:
+        checkpoint = Checkpoint(run_directory, _identity(model, source, recipe, plan))
+    tuner = Tuner(
+        model,
+        source,
+        recipe,
+        loss=loss,
+        metrics=metrics,
+        callbacks=callbacks,
+        checkpoint=checkpoint,
+        cache=cache,
     )
-    after = None if source.validation is None else evaluate(model, source.validation)
-    return TrainingReport(
-        stages=(*stages, stage),
-        accuracy_before=baseline.accuracy if baseline and was_trained else None,
-        accuracy_after=after.accuracy if after else None,
-        num_validation=after.num_images if after else 0,
-    )
+    return tuner.run(plan)
 
 
 def default_epochs(num_steps: int) -> int:
@@ -189,59 +178,39 @@ def default_epochs(num_steps: int) -> int:
     return min(max(-(-DEFAULT_STEPS // num_steps), DEFAULT_EPOCHS[0]), DEFAULT_EPOCHS[-1])
 
 
-def _check_moved(
-    model: keras.Model,
-    trainable: TrainableReport,
-    moved: dict[str, float],
-    before: Weights,
-    learning_rate: float,
-) -> None:
-    """Raises `TrainingError`, the weights put back, if a group stayed that was to train."""
-    if still := [name for name in trainable.groups if not moved[name]]:
-        restore_weights(model, before)
-        raise TrainingError(
-            "`learning_rate` must be high enough to move every group that trains. Received: "
-            f"learning_rate={learning_rate!r}, and not a bit of {', '.join(still)} has changed. "
-            "Raise it, or unfreeze fewer groups."
+def _check(recipe: Recipe, model: keras.Model, epochs: int | None) -> None:
+    if epochs is not None:
+        check_count("epochs", epochs)
+    check_positive("learning_rate", recipe.learning_rate)
+    check_positive("layer_decay", recipe.layer_decay)
+    if recipe.layer_decay > 1:
+        raise ArgumentError(
+            "`layer_decay` must be from above 0 to 1. "
+            f"Received: layer_decay={recipe.layer_decay!r}. Leave it at 1 for one rate."
         )
+    check_choice("schedule", recipe.schedule, SCHEDULES)
+    check_choice("augment", recipe.augment, AUGMENTATIONS)
+    check_choice("batch_norm", recipe.batch_norm, ["frozen", "train"])
+    check_choice("precision", recipe.precision, PRECISIONS)
+    check_fraction("label_smoothing", recipe.label_smoothing)
+    if recipe.weight_decay:
+        check_positive("weight_decay", recipe.weight_decay)
+    if recipe.patience is not None:
+        check_count("patience", recipe.patience)
+    if recipe.views is not None:
+        check_count("views", recipe.views, minimum=0)
+    check_class_weight(recipe.class_weight, model)
 
 
-def _optimizer(
-    model: keras.Model, learning_rate: float, weight_decay: float, num_steps: int
-) -> keras.optimizers.Optimizer:
-    optimizer = keras.optimizers.AdamW(
-        warm_up_then_cosine(learning_rate, num_steps), weight_decay=weight_decay
-    )
-    vectors = [variable for variable in model.trainable_variables if len(variable.shape) < 2]
-    optimizer.exclude_from_weight_decay(var_list=vectors)
-    return optimizer
-
-
-def _num_steps(images: Images) -> int:
-    """Batches in one epoch."""
-    if isinstance(images, ImageSplit):
-        return -(-images.num_images // images.batch_size)
-    steps = int(images.cardinality())
-    return sum(1 for _ in images) if steps == tf.data.UNKNOWN_CARDINALITY else steps
-
-
-def _training_batches(
-    images: Images, model: keras.Model, augment: str, epochs: int, one_hot: bool
-) -> tf.data.Dataset:
-    """Returns the batches of all epochs; of one, for a plain data set."""
-    if isinstance(images, ImageSplit):
-        images = images.dataset(shuffle=True, augment=augment, epochs=range(epochs))
-    return with_targets(images, model, one_hot=one_hot)
-
-
-def _class_weight(
-    images: Images, class_weight: str | None, model: keras.Model
-) -> dict[int, float] | None:
-    if class_weight is None:
-        return None
-    if isinstance(images, ImageSplit):
-        labels = images.labels
-    else:
-        targets = with_targets(images, model)
-        labels = np.concatenate([np.ravel(labels) for _, labels, *_ in targets]).astype(np.int64)
-    return class_weight_of(labels, num_classes_of(model), class_weight)
+def _identity(
+    model: keras.Model, source: Source, recipe: Recipe, plan: Sequence[PlannedStage]
+) -> dict[str, Any]:
+    """What makes a training what it is: another must not be continued by mistake."""
+    return {
+        "model": signature(model),
+        "data": f"{steps_in_epoch(source.train)} batches"
+        if source.data is None
+        else source.data.fingerprint,
+        "stages": [dataclasses.asdict(stage) for stage in plan],
+        **dataclasses.asdict(recipe),
+    }

@@ -1,147 +1,298 @@
-"""One call of Keras's `fit`, as both training functions make it."""
+"""Keras's `fit` as both training functions call it: hooked, resumable, the best weights kept."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tlkit.data.splits import class_weights
-from tlkit.errors import ArgumentError, check_choice
+from tlkit.errors import ArgumentError, TrainingError, check_choice
 from tlkit.models.heads import head_kind
 from tlkit.progress import bar
-from tlkit.training.objective import loss_of, metrics_of
-
-WARM_UP = 0.1
-"""Share of all steps in which the rate rises from zero."""
+from tlkit.training.resume import Position, SaveProgress, StageCheckpoint, assign_all, values_of
+from tlkit.training.step import HookedModel, StepHook, hooked
 
 
-def warm_up_then_cosine(
-    peak: float, num_steps: int
-) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Returns a rate that rises linearly to `peak` and falls along half a cosine to zero."""
-    warm_up = int(WARM_UP * num_steps)
-    return keras.optimizers.schedules.CosineDecay(
-        0.0 if warm_up else peak,
-        decay_steps=max(num_steps - warm_up, 1),
-        warmup_target=peak if warm_up else None,
-        warmup_steps=warm_up,
-    )
+@dataclass(frozen=True)
+class Batches:
+    """Training images, labels and perhaps weights, epoch by epoch.
+
+    Attributes:
+        starting_at: From an epoch and a step in it to all batches from there to the end of the
+            last epoch.
+        num_steps: Batches in one epoch.
+    """
+
+    starting_at: Callable[[int, int], tf.data.Dataset]
+    num_steps: int
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What came of training.
+
+    Attributes:
+        history: One mapping per epoch from Keras's names to values.
+        improved: Whether any epoch was better than what there was to beat.
+    """
+
+    history: tuple[dict[str, float], ...]
+    improved: bool
 
 
 def fit_model(
     model: keras.Model,
-    batches: tf.data.Dataset,
+    batches: Batches,
     validation: tf.data.Dataset | None,
     *,
+    whole: keras.Model | None = None,
     optimizer: keras.optimizers.Optimizer,
+    loss: Any,
+    metrics: Sequence[Any],
     epochs: int,
-    steps_per_epoch: int | None,
     patience: int,
-    label_smoothing: float = 0.0,
     class_weight: dict[int, float] | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    hooks: Sequence[StepHook] = (),
     best: tuple[float, float] | None = None,
-) -> tuple[tuple[dict[str, float], ...], bool]:
-    """Trains what is trainable; with validation images the best epoch's weights are kept.
+    at_end: Callable[[], None] = lambda: None,
+    checkpoint: StageCheckpoint | None = None,
+) -> Fitted:
+    """Trains what is trainable in the model, and keeps the weights of the best epoch.
+
+    Without validation images those of the last epoch are kept.
 
     Args:
-        model: Compiled here, and left so.
-        batches: Images (or features), labels and perhaps weights.
-        validation: The same, without augmentation.
+        model: Its weights are changed; it is not compiled.
+        batches: What to train on.
+        validation: Batches to measure on, without augmentation.
+        whole: The model that `model` is the upper part of, if it is one.
         optimizer: Used as it is.
+        loss: As Keras takes it.
+        metrics: Likewise; with validation images "accuracy" and "cross_entropy" are among them.
         epochs: How many at most.
-        steps_per_epoch: For `batches` that go on over several epochs.
         patience: Epochs without a better one after which training stops.
-        label_smoothing: See `loss_of`; a softmax head's labels are one-hot where it is not 0.
         class_weight: As Keras takes it.
         callbacks: The user's own.
+        hooks: What constraints do in each step.
         best: Validation accuracy and cross-entropy to beat; without it the first epoch is the
             first best.
+        at_end: Called when the last step is made, before the best weights are put back.
+        checkpoint: Where progress is saved, and gone on from.
 
-    Returns:
-        One mapping per epoch from Keras's names to values, and whether any epoch was better
-        than `best` (if none was, the weights are those before training).
+    Raises:
+        TrainingError: The loss became NaN or infinite; the best weights have been put back.
     """
-    model.compile(
-        optimizer=optimizer,
-        loss=loss_of(model, label_smoothing),
-        metrics=metrics_of(model, one_hot=bool(label_smoothing)),
-        jit_compile=False,
-    )
-    keeper = KeepBest(patience, best)
-    progress = _ShowEpochs(epochs)
-    history = model.fit(
-        batches,
-        validation_data=validation,
-        epochs=epochs,
-        steps_per_epoch=steps_per_epoch,
-        class_weight=class_weight,
-        callbacks=[*callbacks, progress, *([keeper] if validation is not None else [])],
-        shuffle=False,  # the batches come shuffled
-        verbose=0,
-    ).history
-    by_epoch = tuple(
-        {name: float(values[epoch]) for name, values in history.items()}
-        for epoch in range(len(history["loss"]))
-    )
-    return by_epoch, keeper.improved
+    whole = model if whole is None else whole
+    trainee = hooked(model, hooks)
+    trainee.compile(optimizer=optimizer, loss=loss, metrics=list(metrics), jit_compile=False)
+    optimizer.build(trainee.trainable_variables)
+    keeper = KeepBest(whole, patience, best)
+    guard = _StopAtNaN()
+    state = _State(whole, trainee, keeper, hooks)
+    own: list[keras.callbacks.Callback] = [keeper, guard]
+    epoch = step = 0
+    if checkpoint is not None:
+        saver = SaveProgress(checkpoint, state.saver(checkpoint), batches.num_steps)
+        own.append(saver)
+        if checkpoint.saved is not None:
+            epoch, step = checkpoint.saved.position.epoch, checkpoint.saved.position.step
+            state.restore(checkpoint.saved.record["fit"], checkpoint.saved.arrays)
+            saver.first_step = step
+            if step:
+                _build_metrics(trainee, batches)
+                own.append(_RestoreMetrics(checkpoint.saved.arrays["metrics"]))
+        else:
+            saver.save_now(0, 0)
+
+    def run(first: int, end: int, skipped: int) -> None:
+        trainee.fit(
+            batches.starting_at(first, skipped),
+            validation_data=validation,
+            initial_epoch=first,
+            epochs=end,
+            steps_per_epoch=batches.num_steps - skipped,
+            class_weight=class_weight,
+            callbacks=[*callbacks, *own],
+            shuffle=False,  # the batches come shuffled
+            verbose=0,
+        )
+
+    with bar("training", epochs) as advance:
+        own.insert(0, _ShowEpochs(advance))
+        advance(epoch)
+        if step:  # the rest of an epoch, then whole ones
+            run(epoch, epoch + 1, step)
+            epoch += 1
+        if epoch < epochs and not keeper.is_over and not guard.stopped_at:
+            run(epoch, epochs, 0)
+    at_end()
+    keeper.put_back()
+    if guard.stopped_at:
+        raise NotFiniteError(guard.stopped_at)
+    return Fitted(tuple(keeper.history), keeper.improved)
+
+
+class NotFiniteError(TrainingError):
+    """The loss became NaN or infinite; `stopped_at` is the epoch and the step, from 1."""
+
+    def __init__(self, stopped_at: tuple[int, int]) -> None:
+        epoch, step = stopped_at
+        super().__init__(f"The loss became NaN or infinite at step {step} of epoch {epoch}.")
+        self.stopped_at = stopped_at
 
 
 class KeepBest(keras.callbacks.Callback):
-    """Stops when validation no longer gets better, and puts the best weights back at the end.
+    """Notes every epoch, keeps the best one's weights, and stops when none gets better.
 
     Better is a higher validation accuracy or, at the same accuracy, a lower cross-entropy: few
-    validation images give many ties.
+    validation images give many ties. Without validation every epoch is better than the last.
     """
 
-    def __init__(self, patience: int, best: tuple[float, float] | None = None) -> None:
+    def __init__(
+        self, whole: keras.Model, patience: int, best: tuple[float, float] | None = None
+    ) -> None:
         super().__init__()
+        self._whole = whole
         self.patience = patience
         self.best = best
         self.improved = False
-        self._weights: list[np.ndarray] = []
-        self._epochs_since = 0
+        self.epochs_since = 0
+        self.history: list[dict[str, float]] = []
+        self.weights: list[np.ndarray] = whole.get_weights()
 
-    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
-        """Keeps the weights that training starts from."""
-        self._weights = self.model.get_weights()
+    @property
+    def is_over(self) -> bool:
+        """Whether patience has run out."""
+        return self.epochs_since >= self.patience
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         """Compares the epoch with the best one so far."""
-        logs = logs or {}
-        reached = (logs["val_accuracy"], logs["val_cross_entropy"])
-        if self.best is None or (-reached[0], reached[1]) < (-self.best[0], self.best[1]):
-            self.best, self.improved, self._epochs_since = reached, True, 0
-            self._weights = self.model.get_weights()
+        logs = {name: float(value) for name, value in (logs or {}).items()}
+        if not math.isfinite(logs["loss"]):
             return
-        self._epochs_since += 1
-        if self._epochs_since >= self.patience:
+        self.history.append(logs)
+        if self._is_better(logs):
+            self.improved, self.epochs_since = True, 0
+            self.weights = self._whole.get_weights()
+            return
+        self.epochs_since += 1
+        if self.is_over:
             self.model.stop_training = True
 
-    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
-        """Puts the best weights back."""
-        self.model.set_weights(self._weights)
+    def put_back(self) -> None:
+        """Gives the model the best weights."""
+        self._whole.set_weights(self.weights)
+
+    def _is_better(self, logs: dict[str, float]) -> bool:
+        if "val_accuracy" not in logs:
+            return True
+        reached = (logs["val_accuracy"], logs["val_cross_entropy"])
+        if self.best is not None and (-reached[0], reached[1]) >= (-self.best[0], self.best[1]):
+            return False
+        self.best = reached
+        return True
+
+
+class _State:
+    """All that changes while a model trains, as what a checkpoint holds."""
+
+    def __init__(
+        self, whole: keras.Model, trainee: HookedModel, keeper: KeepBest, hooks: Sequence[StepHook]
+    ) -> None:
+        self._whole, self._trainee, self._keeper, self._hooks = whole, trainee, keeper, hooks
+
+    def saver(self, checkpoint: StageCheckpoint) -> Callable[[Position], None]:
+        """Returns what saves a position with all of this."""
+
+        def save(position: Position) -> None:
+            keeper = self._keeper
+            fit = {
+                "best": keeper.best,
+                "improved": keeper.improved,
+                "epochs_since": keeper.epochs_since,
+                "history": keeper.history,
+            }
+            arrays = {name: values_of(some) for name, some in self._variables().items()}
+            arrays["best"] = keeper.weights
+            arrays["start"] = list(checkpoint.start)
+            arrays["metrics"] = values_of(self._trainee.metrics_variables)
+            checkpoint.checkpoint.save(position, {**checkpoint.record, "fit": fit}, arrays)
+
+        return save
+
+    def restore(self, fit: dict[str, Any], arrays: Mapping[str, list[np.ndarray]]) -> None:
+        keeper = self._keeper
+        keeper.best = None if fit["best"] is None else (fit["best"][0], fit["best"][1])
+        keeper.improved, keeper.epochs_since = fit["improved"], fit["epochs_since"]
+        keeper.history, keeper.weights = fit["history"], arrays["best"]
+        for name, variables in self._variables().items():
+            assign_all(variables, arrays[name])
+
+    def _variables(self) -> dict[str, Sequence[Any]]:
+        return {
+            "model": self._whole.variables,
+            "optimizer": self._trainee.optimizer.variables,
+            "hooks": [variable for hook in self._hooks for variable in hook.variables],
+        }
+
+
+def _build_metrics(trainee: HookedModel, batches: Batches) -> None:
+    """Lets the metrics make their variables, which they otherwise do in the first step."""
+    some = tf.nest.map_structure(
+        lambda spec: tf.zeros([1, *spec.shape[1:]], spec.dtype),
+        batches.starting_at(0, 0).element_spec,
+    )
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(some)
+    trainee.compute_metrics(x, y, trainee(x, training=False), sample_weight=sample_weight)
+    trainee.reset_metrics()
+
+
+class _RestoreMetrics(keras.callbacks.Callback):
+    """Gives the metrics of a half epoch back, once, after Keras has reset them for the rest."""
+
+    def __init__(self, values: list[np.ndarray]) -> None:
+        super().__init__()
+        self._values: list[np.ndarray] | None = values
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        if self._values is not None:
+            assign_all(self.model.metrics_variables, self._values)
+            self._values = None
+
+
+class _StopAtNaN(keras.callbacks.Callback):
+    """Stops at the first loss that is not finite."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stopped_at: tuple[int, int] | None = None
+        self._epoch = 0
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
+        if not math.isfinite(float((logs or {})["loss"])):
+            self.stopped_at = self._epoch + 1, batch + 1
+            self.model.stop_training = True
 
 
 class _ShowEpochs(keras.callbacks.Callback):
-    """A progress bar over epochs, with the latest validation accuracy."""
+    """Moves a progress bar on, and shows the latest validation accuracy in it."""
 
-    def __init__(self, epochs: int) -> None:
+    def __init__(self, advance: Callable[..., None]) -> None:
         super().__init__()
-        self._epochs = epochs
-
-    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
-        self._bar = bar("training", self._epochs)
-        self._advance = self._bar.__enter__()
+        self._advance = advance
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         accuracy = (logs or {}).get("val_accuracy")
         shown = "" if accuracy is None else f", validation accuracy {100 * accuracy:.1f} %"
         self._advance(1, f"training{shown}")
-
-    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
-        self._bar.__exit__(None, None, None)
 
 
 def class_weight_of(

@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -21,15 +20,16 @@ from tlkit.training.fitting import (
     check_class_weight,
     class_weight_of,
     fit_model,
-    warm_up_then_cosine,
 )
 from tlkit.training.frozen import FrozenPart
 from tlkit.training.linear import solve_linear
 from tlkit.training.movement import relative_movement, restore_weights, weights_by_group
-from tlkit.training.objective import targets_of
+from tlkit.training.objective import loss_of, metrics_of, targets_of
+from tlkit.training.rates import warm_up_then_cosine
 from tlkit.training.reports import StageReport, TrainingReport
 from tlkit.training.sources import Images, source_of
 from tlkit.training.store import FEATURES_FOLDER
+from tlkit.training.stored_batches import batches_in_order, one_pass
 
 _BATCH_SIZE = 64
 _WEIGHT_DECAY = 1e-3
@@ -231,55 +231,39 @@ def _fit(
     class_weight: str | None,
     seed: int,
 ) -> tuple[dict[str, float], ...]:
-    steps = -(-len(train.keys) // _BATCH_SIZE)
-    history, _ = fit_model(
+    targets = targets_of(train.labels, model).numpy()
+
+    def order_of(epoch: int) -> np.ndarray:
+        return np.random.default_rng((seed, epoch)).permutation(len(targets))
+
+    batches = batches_in_order(train, targets, order_of, batch_size=_BATCH_SIZE)
+    return fit_model(
         head,
-        _batches(train, model, seed).repeat(),
-        _batches(held_out, model, None) if held_out else None,
+        batches,
+        _one_pass(held_out, model) if held_out else None,
         optimizer=keras.optimizers.AdamW(
-            warm_up_then_cosine(learning_rate, steps * epochs), weight_decay=_WEIGHT_DECAY
+            warm_up_then_cosine(learning_rate, batches.num_steps * epochs),
+            weight_decay=_WEIGHT_DECAY,
         ),
+        loss=loss_of(model),
+        metrics=metrics_of(model),
         epochs=epochs,
-        steps_per_epoch=steps,
         patience=max(5, epochs // 4),
         class_weight=class_weight_of(
             _plain_labels(train, model), num_classes_of(model), class_weight
         ),
-    )
-    return history
+    ).history
 
 
-def _batches(features: Features, model: keras.Model, seed: int | None) -> tf.data.Dataset:
-    """Stored features as batches: in memory where they fit, else read as they are needed."""
+def _one_pass(features: Features, model: keras.Model) -> tf.data.Dataset:
     targets = targets_of(features.labels, model).numpy()
-    rows = features.load() if features.num_bytes <= MAX_BYTES_IN_MEMORY else None
-    generator = np.random.default_rng(seed)
-
-    def generate() -> Iterator[tuple[np.ndarray, ...]]:
-        order = np.arange(len(targets))
-        if seed is not None:
-            generator.shuffle(order)
-        for start in range(0, len(order), _BATCH_SIZE):
-            some = order[start : start + _BATCH_SIZE]
-            batch = rows[some] if rows is not None else features.read(some)
-            weights = () if features.weights is None else (features.weights[some],)
-            yield (batch, targets[some], *weights)
-
-    signature: list[tf.TensorSpec] = [
-        tf.TensorSpec((None, *features.store.row_shape), tf.float32),
-        tf.TensorSpec((None, *targets.shape[1:]), targets.dtype),
-    ]
-    if features.weights is not None:
-        signature.append(tf.TensorSpec((None,), features.weights.dtype))
-    batches = tf.data.Dataset.from_generator(generate, output_signature=tuple(signature))
-    num_batches = -(-len(targets) // _BATCH_SIZE)
-    return batches.apply(tf.data.experimental.assert_cardinality(num_batches)).prefetch(2)
+    return one_pass(features, targets, batch_size=_BATCH_SIZE)
 
 
 def _measured(head: keras.Model, model: keras.Model, held_out: Features) -> EvaluationReport:
     """The model's figures on validation images, from their float32 features."""
     targets = targets_of(held_out.labels, model).numpy()
-    batches = _batches(held_out, model, None)
+    batches = _one_pass(held_out, model)
     outputs = np.concatenate([head(batch[0], training=False).numpy() for batch in batches])
     kind = head_kind(model)
     return evaluate_probabilities(

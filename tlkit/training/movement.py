@@ -30,22 +30,22 @@ def relative_movement(before: Weights, after: Weights) -> dict[str, float]:
     }
 
 
-class WatchMovement(keras.callbacks.Callback):
-    """Measures at the end of training how far every group has come from `before`.
+class WatchedWeights:
+    """A model's weights as they are now, and later how far each group has come from there.
 
-    Args:
-        model: What is measured, perhaps through another model that trains the same layers.
-        before: What `weights_by_group` returned.
+    Attributes:
+        model: Whose weights.
+        before: Those weights, by group.
+        moved: The relative movement of each group at the time of the last `measure`.
     """
 
-    def __init__(self, model: keras.Model, before: Weights) -> None:
-        super().__init__()
-        self._watched, self._before = model, before
+    def __init__(self, model: keras.Model) -> None:
+        self.model, self.before = model, weights_by_group(model)
         self.moved: dict[str, float] = {}
 
-    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
-        """Comes before the callback that puts the best weights back, which may be the first."""
-        self.moved = relative_movement(self._before, weights_by_group(self._watched))
+    def measure(self) -> None:
+        """Compares the weights as they are now with those before."""
+        self.moved = relative_movement(self.before, weights_by_group(self.model))
 
 
 def _variables_by_group(model: keras.Model) -> dict[str, list[keras.Variable]]:

@@ -25,6 +25,12 @@ def loss_of(model: keras.Model, label_smoothing: float = 0.0) -> keras.losses.Lo
     return keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
 
 
+def takes_one_hot(loss: keras.losses.Loss) -> bool:
+    """Whether the loss is one of Keras's for one-hot labels."""
+    categorical = (keras.losses.CategoricalCrossentropy, keras.losses.CategoricalFocalCrossentropy)
+    return isinstance(loss, categorical)
+
+
 def metrics_of(model: keras.Model, *, one_hot: bool = False) -> list[keras.metrics.Metric]:
     """Returns "accuracy" and "cross_entropy", the latter without smoothing, for the head's kind."""
     from_logits = outputs_logits(model)

@@ -2,6 +2,7 @@
 
 import html
 from dataclasses import dataclass
+from typing import Any
 
 from tlkit.models.groups import TrainableReport
 
@@ -29,6 +30,22 @@ class StageReport:
     seconds: float
     num_forward_passes: int = 0
     notes: tuple[str, ...] = ()
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> "StageReport":
+        """Makes a report again of what `dataclasses.asdict` and JSON made of it."""
+        trainable: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in content["trainable"].items()
+        }
+        return cls(
+            **{
+                **content,
+                "trainable": TrainableReport(**trainable),
+                "history": tuple(content["history"]),
+                "notes": tuple(content["notes"]),
+            }
+        )
 
     def __str__(self) -> str:
         lines = [f"{self.name}: {self.seconds:.1f} s; {self.trainable}"]

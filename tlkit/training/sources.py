@@ -20,12 +20,12 @@ class Source:
     Attributes:
         train: What is trained on.
         validation: What decisions are made on, or `None`.
-        class_names: The classes in output order, where they are known.
+        data: What both are of, unless they are data sets of the user's own.
     """
 
     train: Images
     validation: Images | None
-    class_names: tuple[str, ...] | None
+    data: ImageData | None
 
 
 def source_of(
@@ -53,7 +53,7 @@ def source_of(
             "Give a tf.data.Dataset as `data` to choose both."
         )
     _check_fit(model, data)
-    return Source(data.train, data.validation, data.class_names)
+    return Source(data.train, data.validation, data)
 
 
 def batches_of(images: Images, model: keras.Model, *, one_hot: bool = False) -> tf.data.Dataset:

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import IO
 
 import numpy as np
+import numpy.typing as npt
 
 from tlkit.cache import cache_folder, open_index
 
@@ -61,7 +62,7 @@ class FeatureStore:
         name: str,
         row_shape: tuple[int, ...],
         *,
-        dtype: str = "float32",
+        dtype: npt.DTypeLike = "float32",
         folder: str | os.PathLike[str] | None = None,
         max_bytes: int = DEFAULT_MAX_BYTES,
     ) -> None:

@@ -1,0 +1,152 @@
+"""Fine-tuning from stored activations: what lies below the cut is frozen, and runs once a view."""
+
+import errno
+import os
+import shutil
+import sqlite3
+from dataclasses import dataclass
+from math import prod
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tlkit.cache import cache_folder
+from tlkit.data.images import ImageSplit
+from tlkit.models.groups import cut_before, layer_groups, resolve_group
+from tlkit.training.features import Features, extract_features
+from tlkit.training.fitting import Batches
+from tlkit.training.frozen import FrozenPart
+from tlkit.training.objective import targets_of
+from tlkit.training.sources import Source
+from tlkit.training.store import DEFAULT_MAX_BYTES, FEATURES_FOLDER
+from tlkit.training.stored_batches import batches_in_order, one_pass
+
+MIN_EPOCHS_PER_VIEW = 2
+"""Storing pays when each stored view is read at least this often."""
+
+_FLOAT_BYTES = 4
+_DISK_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class CachedCut:
+    """A model in two parts, with the first one's outputs stored.
+
+    Attributes:
+        top: From the cut to the model's output; shares the model's layers.
+        train: Activations of the training images, one view of all after the other.
+        validation: Those of the validation images, in float32, or `None`.
+        views: How many of each training image.
+        num_forward_passes: Images that went through the frozen part.
+        note: What was stored where.
+    """
+
+    top: keras.Model
+    train: Features
+    validation: Features | None
+    views: int
+    num_forward_passes: int
+    note: str
+
+
+def cached_cut(
+    model: keras.Model,
+    source: Source,
+    unfreeze: str | int,
+    *,
+    augment: str,
+    views: int,
+    epochs: int,
+    cache: str | os.PathLike[str] | None,
+) -> CachedCut | str:
+    """Stores the activations that the first group to train reads, where that is worth its while.
+
+    Returns:
+        The cut; or, in words, why the whole graph has to run.
+    """
+    first = resolve_group(model, unfreeze)
+    if first == 0:
+        return "the whole graph runs: no group is frozen"
+    if not isinstance(source.train, ImageSplit):
+        return "the whole graph runs: a tf.data.Dataset may augment its images as it goes"
+    if epochs < MIN_EPOCHS_PER_VIEW * views:
+        return f"the whole graph runs: {epochs} epochs are too few to store {views} views"
+    cut = cut_before(model, layer_groups(model)[first].name)
+    part = FrozenPart(keras.Model(model.input, cut))
+    num_rows = source.train.num_images * views
+    num_rows += 0 if source.validation is None else source.validation.num_images
+    wanted = num_rows * int(prod(part.output_shape)) * _FLOAT_BYTES
+    room = min(DEFAULT_MAX_BYTES, int(_DISK_SHARE * _free_bytes(cache)))
+    if wanted > room:
+        return (
+            f"the whole graph runs: storing {wanted / 2**30:.1f} GiB of activations needs more "
+            f"than the {room / 2**30:.1f} GiB that may be used"
+        )
+    try:
+        train = extract_features(
+            part,
+            source.train,
+            exact=False,
+            augment=augment,
+            views=views,
+            compact=True,
+            cache=cache,
+        )
+        validation = None
+        if source.validation is not None:
+            validation = extract_features(part, source.validation, exact=True, cache=cache)
+    except (OSError, sqlite3.OperationalError) as error:
+        if not _is_disk_full(error):
+            raise
+        return f"the whole graph runs: the disk was full while storing activations ({error})"
+    return CachedCut(
+        top=keras.Model(cut, model.output),
+        train=train,
+        validation=validation,
+        views=views,
+        num_forward_passes=train.num_forward_passes
+        + (validation.num_forward_passes if validation else 0),
+        note=(
+            f"trained on stored activations, {views} view{'' if views == 1 else 's'} of each "
+            f"image, in {train.precision}: {train.store.path}"
+        ),
+    )
+
+
+def cut_batches(
+    cut: CachedCut, model: keras.Model, *, batch_size: int, seed: int, one_hot: bool
+) -> Batches:
+    """Training batches from stored activations; each epoch reads one view of every image.
+
+    Order and view are functions of the seed and of the epoch's number alone.
+    """
+    targets = targets_of(cut.train.labels, model, one_hot=one_hot).numpy()
+    num_images = len(targets) // cut.views
+
+    def order_of(epoch: int) -> np.ndarray:
+        order = np.random.default_rng((seed, epoch)).permutation(num_images)
+        return epoch % cut.views * num_images + order
+
+    return batches_in_order(cut.train, targets, order_of, batch_size=batch_size)
+
+
+def cut_validation(
+    cut: CachedCut, model: keras.Model, *, batch_size: int, one_hot: bool
+) -> tf.data.Dataset | None:
+    """One pass over the stored activations of the validation images."""
+    if cut.validation is None:
+        return None
+    targets = targets_of(cut.validation.labels, model, one_hot=one_hot).numpy()
+    return one_pass(cut.validation, targets, batch_size=batch_size)
+
+
+def _free_bytes(cache: str | os.PathLike[str] | None) -> int:
+    folder = cache_folder(FEATURES_FOLDER) if cache is None else cache
+    os.makedirs(folder, exist_ok=True)
+    return shutil.disk_usage(folder).free
+
+
+def _is_disk_full(error: Exception) -> bool:
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full or "disk is full" in str(error)

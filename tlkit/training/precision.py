@@ -1,0 +1,60 @@
+"""The number format that training computes in; weights, logits and losses stay float32."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import keras
+import tensorflow as tf
+
+from tlkit.models.graph import with_nested
+
+PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
+_BFLOAT16_CAPABILITY, _FLOAT16_CAPABILITY = (8, 0), (7, 0)
+
+
+def resolve_precision(name: str) -> str:
+    """Returns the policy that "auto" means here; any other name as it is.
+
+    GPUs with tensor cores train in bfloat16 (compute capability 8.0 and up) or float16 (7.0 and
+    up); everything else in float32: on processors mixed training was measured to be no faster.
+    """
+    if name != "auto":
+        return name
+    capabilities = [
+        tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0))
+        for gpu in tf.config.list_physical_devices("GPU")
+    ]
+    if not capabilities or min(capabilities) < _FLOAT16_CAPABILITY:
+        return "float32"
+    return "mixed_bfloat16" if min(capabilities) >= _BFLOAT16_CAPABILITY else "mixed_float16"
+
+
+@contextmanager
+def computed_in(model: keras.Model, precision: str) -> Iterator[None]:
+    """Lets the model's float32 layers, but for the last, compute in `precision` for a while.
+
+    Afterwards each has its own policy again, so that a model saved later computes in float32.
+    """
+    if precision == "float32":
+        yield
+        return
+    last = {id(layer) for layer in model.layers[-1:]}
+    layers = [
+        layer
+        for layer in with_nested(model)
+        if layer.dtype_policy.name == "float32" and id(layer) not in last
+    ]
+    try:
+        for layer in layers:
+            layer.dtype_policy = keras.DTypePolicy(precision)
+        yield
+    finally:
+        for layer in layers:
+            layer.dtype_policy = keras.DTypePolicy("float32")
+
+
+def scaled(optimizer: keras.optimizers.Optimizer, precision: str) -> keras.optimizers.Optimizer:
+    """Returns the optimizer, with dynamic loss scaling where float16 needs it."""
+    if precision == "mixed_float16":
+        return keras.optimizers.LossScaleOptimizer(optimizer)
+    return optimizer

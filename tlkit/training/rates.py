@@ -1,0 +1,122 @@
+"""Rates: schedules by name, and one optimizer with a rate for each group of layers."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import keras
+
+from tlkit.models.groups import group_layers
+
+SCHEDULES = ("cosine", "constant", "step")
+WARM_UP = 0.1
+"""Share of all steps in which the rate rises from zero."""
+
+Rate: TypeAlias = float | keras.optimizers.schedules.LearningRateSchedule
+
+
+def schedule_of(name: str, peak: float, num_steps: int) -> Rate:
+    """Returns a rate over `num_steps` steps by the name of its course.
+
+    Args:
+        name: "cosine": rises linearly over the first tenth of the steps to `peak`, then falls
+            along half a cosine to zero. "constant": `peak` throughout, which callbacks such as
+            `ReduceLROnPlateau` may change. "step": `peak`, a tenth of it from half of the steps
+            on, a hundredth from three quarters on.
+        peak: The highest rate.
+        num_steps: Steps in all.
+    """
+    if name == "constant":
+        return peak
+    if name == "step":
+        return keras.optimizers.schedules.PiecewiseConstantDecay(
+            [num_steps // 2, 3 * num_steps // 4], [peak, peak / 10, peak / 100]
+        )
+    return warm_up_then_cosine(peak, num_steps)
+
+
+def warm_up_then_cosine(
+    peak: float, num_steps: int
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Returns a rate that rises linearly to `peak` and falls along half a cosine to zero."""
+    warm_up = int(WARM_UP * num_steps)
+    return keras.optimizers.schedules.CosineDecay(
+        0.0 if warm_up else peak,
+        decay_steps=max(num_steps - warm_up, 1),
+        warmup_target=peak if warm_up else None,
+        warmup_steps=warm_up,
+    )
+
+
+def layer_multipliers(model: keras.Model, decay: float) -> dict[str, float]:
+    """Returns decay ** (distance from the head) for each variable, by its path.
+
+    Distance counts groups of layers: 0 for the head, 1 for the group before it.
+
+    Reference:
+        Discriminative rates: Howard and Ruder (2018), section 3.1,
+        https://arxiv.org/abs/1801.06146 (there a rate for each layer, decay 1/2.6).
+    """
+    groups = group_layers(model)
+    return {
+        variable.path: decay ** (len(groups) - 1 - index)
+        for index, layers in enumerate(groups)
+        for layer in layers
+        for variable in layer.trainable_variables
+    }
+
+
+class LayerwiseAdamW(keras.optimizers.AdamW):
+    """AdamW whose rate and decoupled decay have a multiplier for each variable.
+
+    Everything else is Keras's: one global clip norm, loss scaling, callbacks that change
+    `learning_rate`, and slots that checkpoints hold.
+
+    Args:
+        learning_rate: The rate where the multiplier is 1.
+        multipliers: From a variable's path to its multiplier; 1 for those that are left out.
+        **arguments: See `keras.optimizers.AdamW`.
+    """
+
+    weight_decay: float | None
+
+    def __init__(
+        self, learning_rate: Rate, *, multipliers: Mapping[str, float], **arguments: Any
+    ) -> None:
+        super().__init__(learning_rate, **arguments)
+        self.multipliers = dict(multipliers)
+        self._by_index: list[float] = []
+
+    def build(self, variables: Sequence[keras.Variable]) -> None:
+        """Takes up the variables that will train."""
+        super().build(variables)
+        self._by_index = [self.multipliers.get(variable.path, 1.0) for variable in variables]
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Moves one variable."""
+        super().update_step(gradient, variable, learning_rate * self._multiplier(variable))
+
+    def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
+        whole = self.weight_decay
+        if whole is None:
+            return
+        try:
+            for multiplier, some in self._by_multiplier(variables):
+                self.weight_decay = whole * multiplier
+                super()._apply_weight_decay(some)
+        finally:
+            self.weight_decay = whole
+
+    def _by_multiplier(self, variables: Sequence[Any]) -> Iterator[tuple[float, list[Any]]]:
+        multipliers = [self._multiplier(variable) for variable in variables]
+        for multiplier in sorted(set(multipliers)):
+            yield (
+                multiplier,
+                [v for v, m in zip(variables, multipliers, strict=True) if m == multiplier],
+            )
+
+    def _multiplier(self, variable: Any) -> float:
+        return self._by_index[self._get_variable_index(variable)]
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns what `from_config` needs."""
+        return {**super().get_config(), "multipliers": self.multipliers}

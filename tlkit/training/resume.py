@@ -1,0 +1,202 @@
+"""What a training run needs to go on from where it was stopped, in one file."""
+
+import dataclasses
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from tlkit.errors import RunError
+from tlkit.files import written_aside
+
+FILE_NAME = "training.npz"
+SAVE_SECONDS = 300.0
+"""Epochs that last longer are saved in between too, about this often."""
+
+_RECORD = "record"
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where in a plan training stands: what comes next.
+
+    Attributes:
+        stage: Counted from 0.
+        epoch: Of that stage.
+        step: Of that epoch.
+    """
+
+    stage: int = 0
+    epoch: int = 0
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What was read back.
+
+    Attributes:
+        position: What comes next.
+        record: Whatever `Checkpoint.save` was given as such, from JSON.
+        arrays: The same for arrays, by name.
+    """
+
+    position: Position
+    record: dict[str, Any]
+    arrays: dict[str, list[np.ndarray]] = field(repr=False)
+
+
+class Checkpoint:
+    """The file that a run is resumed from, replaced as a whole by each save.
+
+    Args:
+        folder: Where it lies; made if it is missing.
+        identity: What the run is: from names such as "learning_rate" to plain values. A file of
+            another run is refused.
+
+    Raises:
+        RunError: The file belongs to another run, or cannot be read.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], identity: Mapping[str, Any]) -> None:
+        self.path = Path(folder) / FILE_NAME
+        self._identity = json.loads(json.dumps(identity))
+        self._last_save = time.monotonic()
+        for left in self.path.parent.glob(f".{FILE_NAME}-*"):  # by a process that was killed
+            shutil.rmtree(left)
+        self.saved = self._read()
+
+    def is_due(self) -> bool:
+        """Whether so much time has passed that an epoch should be saved before its end."""
+        return time.monotonic() - self._last_save >= SAVE_SECONDS
+
+    def save(
+        self,
+        position: Position,
+        record: Mapping[str, Any],
+        arrays: Mapping[str, Sequence[np.ndarray]],
+    ) -> None:
+        """Writes everything aside and puts it in place of what was there."""
+        text = json.dumps(
+            {
+                "identity": self._identity,
+                "position": dataclasses.asdict(position),
+                "record": record,
+                "sizes": {name: len(values) for name, values in arrays.items()},
+            }
+        )
+        named: dict[str, Any] = {
+            f"{name}/{i}": value
+            for name, values in arrays.items()
+            for i, value in enumerate(values)
+        }
+        named[_RECORD] = np.frombuffer(text.encode(), np.uint8)
+        with written_aside(self.path) as aside, aside.open("wb") as file:
+            np.savez(file, **named)
+        self._last_save = time.monotonic()
+
+    def _read(self) -> Saved | None:
+        if not self.path.is_file():
+            return None
+        try:
+            with np.load(self.path) as file:
+                content = json.loads(file[_RECORD].tobytes())
+                arrays = {
+                    name: [file[f"{name}/{i}"] for i in range(size)]
+                    for name, size in content["sizes"].items()
+                }
+        except (ValueError, KeyError, OSError, EOFError) as error:
+            raise RunError(
+                f"`run_directory` must hold a readable {FILE_NAME}, or none. Received: "
+                f"{str(self.path)!r} ({error}). Remove it to begin anew."
+            ) from error
+        if differing := _differences(content["identity"], self._identity):
+            raise RunError(
+                "`run_directory` must be new, or hold the unfinished training of the same model, "
+                f"data and arguments. Received: {str(self.path)!r}, begun with {differing}. Name "
+                "another folder."
+            )
+        return Saved(Position(**content["position"]), content["record"], arrays)
+
+
+@dataclass(frozen=True)
+class StageCheckpoint:
+    """A checkpoint as one stage of training sees it.
+
+    Attributes:
+        checkpoint: The file.
+        number: Number of this stage, from 0.
+        record: What is to be kept of the stages before.
+        start: The whole model's weights when the stage began.
+        saved: Where this stage was stopped, or `None` if it begins.
+    """
+
+    checkpoint: Checkpoint
+    number: int
+    record: Mapping[str, Any]
+    start: Sequence[np.ndarray]
+    saved: Saved | None
+
+
+class SaveProgress(keras.callbacks.Callback):
+    """Saves at the end of each epoch, and within long ones.
+
+    Args:
+        stage: What is saved to, and as which stage.
+        save: Called with what comes next.
+        num_steps: Steps in an epoch.
+    """
+
+    def __init__(
+        self, stage: StageCheckpoint, save: Callable[[Position], None], num_steps: int
+    ) -> None:
+        super().__init__()
+        self._stage, self._save, self._num_steps = stage, save, num_steps
+        self._epoch = 0
+        self.first_step = 0
+        """Steps of the current epoch that an earlier process has made."""
+
+    def save_now(self, epoch: int, step: int) -> None:
+        """Saves, what comes next being this step of this epoch."""
+        self._save(Position(self._stage.number, epoch, step))
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Notes the epoch's number."""
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        """Saves if it is time, unless the epoch is over anyway."""
+        done = self.first_step + batch + 1
+        if done < self._num_steps and self._stage.checkpoint.is_due():
+            self.save_now(self._epoch, done)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Saves."""
+        self.first_step = 0
+        self.save_now(epoch + 1, 0)
+
+
+def values_of(variables: Sequence[Any]) -> list[np.ndarray]:
+    """Returns the variables' values."""
+    return [keras.ops.convert_to_numpy(variable) for variable in variables]
+
+
+def assign_all(variables: Sequence[Any], values: Sequence[np.ndarray]) -> None:
+    """Puts values back into their variables."""
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{name}={old.get(name)!r} instead of {new.get(name)!r}"
+        for name in (*old, *(name for name in new if name not in old))
+        if old.get(name) != new.get(name)
+    )

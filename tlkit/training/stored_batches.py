@@ -1,0 +1,75 @@
+"""Batches of stored features: in an order of one's own, epoch after epoch, or one pass."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from tlkit.training.features import MAX_BYTES_IN_MEMORY, Features
+from tlkit.training.fitting import Batches
+
+
+def batches_in_order(
+    features: Features,
+    targets: np.ndarray,
+    order_of: Callable[[int], np.ndarray],
+    *,
+    batch_size: int,
+) -> Batches:
+    """Epochs whose order is a function of their number alone, so that any can be gone on from.
+
+    Args:
+        features: Rows; read into memory where they fit, else as they are needed.
+        targets: One for each row.
+        order_of: From an epoch's number to the positions of its rows, equally many in each.
+        batch_size: Rows in a batch.
+    """
+    rows = _Rows(features, targets)
+
+    def starting_at(epoch: int, step: int) -> tf.data.Dataset:
+        def generate() -> Iterator[tuple[np.ndarray, ...]]:
+            first, number = step, epoch
+            while True:  # until Keras asks for no more
+                yield from rows.batches(order_of(number), batch_size, first)
+                first, number = 0, number + 1
+
+        return rows.dataset(generate).prefetch(2)
+
+    return Batches(starting_at, -(-len(order_of(0)) // batch_size))
+
+
+def one_pass(features: Features, targets: np.ndarray, *, batch_size: int) -> tf.data.Dataset:
+    """All rows in their order."""
+    rows = _Rows(features, targets)
+    dataset = rows.dataset(lambda: rows.batches(np.arange(len(targets)), batch_size, 0))
+    num_batches = -(-len(targets) // batch_size)
+    return dataset.apply(tf.data.experimental.assert_cardinality(num_batches)).prefetch(2)
+
+
+class _Rows:
+    """Features, targets and perhaps weights, by position."""
+
+    def __init__(self, features: Features, targets: np.ndarray) -> None:
+        self._features, self._targets = features, targets
+        fits = features.num_bytes <= MAX_BYTES_IN_MEMORY
+        self._loaded = features.load() if fits else None
+
+    def batches(
+        self, order: np.ndarray, batch_size: int, first: int
+    ) -> Iterator[tuple[np.ndarray, ...]]:
+        for start in range(first * batch_size, len(order), batch_size):
+            some = order[start : start + batch_size]
+            rows = self._features.read(some) if self._loaded is None else self._loaded[some]
+            weights = self._features.weights
+            yield (rows, self._targets[some], *(() if weights is None else (weights[some],)))
+
+    def dataset(self, generate: Callable[[], Iterator[tuple[np.ndarray, ...]]]) -> tf.data.Dataset:
+        store = self._features.store
+        signature: list[tf.TensorSpec] = [
+            tf.TensorSpec((None, *store.row_shape), tf.as_dtype(store.dtype)),
+            tf.TensorSpec((None, *self._targets.shape[1:]), self._targets.dtype),
+        ]
+        if self._features.weights is not None:
+            signature.append(tf.TensorSpec((None,), self._features.weights.dtype))
+        batches = tf.data.Dataset.from_generator(generate, output_signature=tuple(signature))
+        return batches.map(lambda rows, *others: (tf.cast(rows, tf.float32), *others))

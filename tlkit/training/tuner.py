@@ -1,0 +1,339 @@
+"""One call of `fine_tune`: its stages one after the other, each of them resumable."""
+
+import dataclasses
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tlkit.data.images import ImageSplit
+from tlkit.errors import TrainingError
+from tlkit.evaluation.metrics import evaluate
+from tlkit.evaluation.names import num_classes_of
+from tlkit.models.groups import TrainableReport, set_trainable
+from tlkit.training.cached_cut import CachedCut, cached_cut, cut_batches, cut_validation
+from tlkit.training.fitting import Batches, Fitted, NotFiniteError, class_weight_of, fit_model
+from tlkit.training.head import is_trained, train_head
+from tlkit.training.movement import (
+    WatchedWeights,
+    relative_movement,
+    restore_weights,
+    weights_by_group,
+)
+from tlkit.training.objective import loss_of, metrics_of, takes_one_hot
+from tlkit.training.precision import computed_in, resolve_precision, scaled
+from tlkit.training.rates import LayerwiseAdamW, layer_multipliers, schedule_of
+from tlkit.training.reports import StageReport, TrainingReport
+from tlkit.training.resume import (
+    Checkpoint,
+    Position,
+    Saved,
+    StageCheckpoint,
+    assign_all,
+    values_of,
+)
+from tlkit.training.sources import Images, Source, batches_of, with_targets
+from tlkit.training.stages import PlannedStage
+from tlkit.training.step import StepHook
+
+DEFAULT_VIEWS = 8
+_EPOCHS_APART = 1_000_000
+"""Stages count their epochs this far apart, so that each sees orders and views of its own."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The arguments of `fine_tune` that hold for all stages and can be written down."""
+
+    learning_rate: float
+    layer_decay: float
+    schedule: str
+    weight_decay: float
+    batch_norm: str
+    augment: str
+    views: int | None
+    label_smoothing: float
+    class_weight: str | None
+    patience: int | None
+    precision: str
+    seed: int
+
+
+class Tuner:
+    """One call of `fine_tune`, stage by stage."""
+
+    def __init__(
+        self,
+        model: keras.Model,
+        source: Source,
+        recipe: Recipe,
+        *,
+        loss: keras.losses.Loss | None,
+        metrics: Sequence[keras.metrics.Metric],
+        callbacks: Sequence[keras.callbacks.Callback],
+        checkpoint: Checkpoint | None,
+        cache: str | os.PathLike[str] | None,
+        hooks: Sequence[StepHook] = (),
+    ) -> None:
+        self._model, self._source, self._recipe = model, source, recipe
+        self._loss = loss_of(model, recipe.label_smoothing) if loss is None else loss
+        self._metrics, self._callbacks, self._hooks = metrics, callbacks, hooks
+        self._checkpoint, self._cache = checkpoint, cache
+        self._one_hot = takes_one_hot(self._loss)
+
+    def run(self, plan: Sequence[PlannedStage]) -> TrainingReport:
+        """Solves the head if need be, then trains the stages that are not done."""
+        model, saved = self._model, self._checkpoint and self._checkpoint.saved
+        if saved:
+            was_trained, done = saved.record["was_trained"], saved.position.stage
+            before = saved.record["accuracy_before"]
+            reports = [StageReport.from_dict(report) for report in saved.record["reports"]]
+            assign_all(model.variables, saved.arrays["model"])
+        else:
+            was_trained, done, reports = is_trained(model), 0, []
+            if not was_trained:
+                reports += self._solved_head()
+            before = None
+        for number in range(done, len(plan)):
+            resumed = saved if number == done and saved and saved.arrays.get("start") else None
+            if resumed and resumed.record["baseline"]:
+                baseline = resumed.record["baseline"]
+            else:
+                baseline = self._measured()
+            before = before if number else (baseline and baseline[0])
+            record = {
+                "was_trained": was_trained,
+                "accuracy_before": before,
+                "baseline": baseline,
+                "reports": [dataclasses.asdict(report) for report in reports],
+            }
+            reports.append(self._run_stage(plan[number], number, record, resumed))
+        after = self._measured()
+        if self._checkpoint is not None:
+            record = {
+                "was_trained": was_trained,
+                "accuracy_before": before,
+                "reports": [dataclasses.asdict(report) for report in reports],
+            }
+            arrays = {"model": values_of(model.variables)}
+            self._checkpoint.save(Position(len(plan)), record, arrays)
+        return TrainingReport(
+            stages=tuple(reports),
+            accuracy_before=before if was_trained else None,
+            accuracy_after=after[0] if after else None,
+            num_validation=int(after[2]) if after else 0,
+        )
+
+    def _solved_head(self) -> list[StageReport]:
+        validation = self._source.validation if self._source.data is None else None
+        report = train_head(
+            self._model,
+            self._source.train if self._source.data is None else self._source.data,
+            validation=validation,
+            class_weight=self._recipe.class_weight,
+            seed=self._recipe.seed,
+            cache=self._cache,
+        )
+        return list(report.stages)
+
+    def _measured(self) -> tuple[float, float, int] | None:
+        """Accuracy and cross-entropy on the validation images, and their number."""
+        if self._source.validation is None:
+            return None
+        report = evaluate(self._model, self._source.validation)
+        return report.accuracy, report.loss, report.num_images
+
+    def _run_stage(
+        self, stage: PlannedStage, number: int, record: dict[str, Any], resumed: Saved | None
+    ) -> StageReport:
+        model, recipe = self._model, self._recipe
+        started = time.perf_counter()
+        trainable = set_trainable(model, stage.unfreeze, batch_norm=recipe.batch_norm)
+        current = values_of(model.weights)
+        start = resumed.arrays["start"] if resumed else current
+        if resumed:
+            assign_all(model.weights, start)
+        watched = WatchedWeights(model)
+        if resumed:
+            assign_all(model.weights, current)
+        cut = self._cut(stage)
+        fitted = None
+        try:
+            fitted = self._fit(
+                stage,
+                number,
+                cut=cut,
+                watched=watched,
+                record=record,
+                start=start,
+                resumed=resumed,
+            )
+        except NotFiniteError as error:
+            raise TrainingError(
+                f"`learning_rate` must be low enough for the loss to stay finite. Received: "
+                f"learning_rate={stage.learning_rate!r}, and it became NaN or infinite at step "
+                f"{error.stopped_at[1]} of epoch {error.stopped_at[0]}. The best weights so far "
+                f"are put back. Try learning_rate={stage.learning_rate / 10:.2g}."
+            ) from error
+        _check_moved(watched, trainable, stage.learning_rate)
+        notes = [cut if isinstance(cut, str) else cut.note]
+        if record["baseline"] is None:
+            notes.append("no validation images: the last epoch's weights are kept, untested")
+        elif not fitted.improved:
+            notes.append(
+                f"no epoch was better on validation than the model before, "
+                f"{100 * record['baseline'][0]:.1f} %: its weights are kept"
+            )
+        return StageReport(
+            name="fine-tune",
+            trainable=trainable,
+            history=fitted.history,
+            moved=relative_movement(watched.before, weights_by_group(model)),
+            seconds=time.perf_counter() - started,
+            num_forward_passes=0 if isinstance(cut, str) else cut.num_forward_passes,
+            notes=tuple(notes),
+        )
+
+    def _cut(self, stage: PlannedStage) -> CachedCut | str:
+        recipe = self._recipe
+        views = recipe.views
+        if recipe.augment == "none":
+            views = 1
+        if views == 0:
+            return "the whole graph runs: every epoch makes new views"
+        return cached_cut(
+            self._model,
+            self._source,
+            stage.unfreeze,
+            augment=recipe.augment,
+            views=views or DEFAULT_VIEWS,
+            epochs=stage.epochs,
+            cache=self._cache,
+        )
+
+    def _fit(
+        self,
+        stage: PlannedStage,
+        number: int,
+        *,
+        cut: CachedCut | str,
+        watched: WatchedWeights,
+        record: dict[str, Any],
+        start: Sequence[np.ndarray],
+        resumed: Saved | None,
+    ) -> Fitted:
+        model, recipe, source = self._model, self._recipe, self._source
+        precision = resolve_precision(recipe.precision)
+        if isinstance(cut, CachedCut):
+            given: dict[str, Any] = {
+                "batch_size": source.train.batch_size,
+                "one_hot": self._one_hot,
+            }
+            trained = cut.top
+            batches = cut_batches(cut, model, seed=recipe.seed + number, **given)
+            held_out = cut_validation(cut, model, **given)
+        else:
+            trained, batches, held_out = model, self._batches(number), None
+            if source.validation is not None:
+                held_out = batches_of(source.validation, model, one_hot=self._one_hot)
+        checkpoint = None
+        if self._checkpoint is not None:
+            checkpoint = StageCheckpoint(self._checkpoint, number, record, start, resumed)
+        with computed_in(trained, precision):
+            return fit_model(
+                trained,
+                batches,
+                held_out,
+                whole=model,
+                optimizer=scaled(
+                    _optimizer(model, recipe, stage, batches.num_steps * stage.epochs), precision
+                ),
+                loss=self._loss,
+                metrics=[*metrics_of(model, one_hot=self._one_hot), *self._metrics],
+                epochs=stage.epochs,
+                patience=recipe.patience or max(3, 2 * stage.epochs // 3),
+                class_weight=_class_weight(source.train, recipe.class_weight, model),
+                callbacks=self._callbacks,
+                hooks=self._hooks,
+                best=record["baseline"] and tuple(record["baseline"][:2]),
+                at_end=watched.measure,
+                checkpoint=checkpoint,
+            )
+
+    def _batches(self, number: int) -> Batches:
+        """Whole images, from any epoch and step on."""
+        images, recipe = self._source.train, self._recipe
+
+        def starting_at(epoch: int, step: int) -> tf.data.Dataset:
+            if not isinstance(images, ImageSplit):
+                dataset = images.repeat().skip(step)
+            else:
+                first = number * _EPOCHS_APART + epoch  # other orders and views in each stage
+                dataset = images.dataset(
+                    shuffle=True,
+                    augment=recipe.augment,
+                    epochs=range(first, (number + 1) * _EPOCHS_APART),
+                    first_batch=step,
+                )
+            return with_targets(dataset, self._model, one_hot=self._one_hot)
+
+        return Batches(starting_at, steps_in_epoch(images))
+
+
+def _check_moved(watched: WatchedWeights, trainable: TrainableReport, learning_rate: float) -> None:
+    """Raises `TrainingError`, the weights put back, unless what moved is what was to move."""
+    still = [name for name in trainable.groups if not watched.moved[name]]
+    if still:
+        restore_weights(watched.model, watched.before)
+        raise TrainingError(
+            "`learning_rate` must be high enough to move every group that trains. Received: "
+            f"learning_rate={learning_rate!r}, and not a bit of {', '.join(still)} has changed. "
+            "Raise it, or unfreeze fewer groups."
+        )
+    if loose := [name for name in trainable.frozen_groups if watched.moved.get(name)]:
+        restore_weights(watched.model, watched.before)
+        raise TrainingError(
+            f"Frozen groups must not move, and {', '.join(loose)} did: a layer changes its own "
+            "weights, or a callback does. The model is as it was given."
+        )
+
+
+def _optimizer(
+    model: keras.Model, recipe: Recipe, stage: PlannedStage, num_steps: int
+) -> keras.optimizers.Optimizer:
+    rate = schedule_of(recipe.schedule, stage.learning_rate, num_steps)
+    optimizer = LayerwiseAdamW(
+        rate,
+        multipliers=layer_multipliers(model, recipe.layer_decay),
+        weight_decay=recipe.weight_decay,
+    )
+    vectors = [variable for variable in model.trainable_variables if len(variable.shape) < 2]
+    if recipe.weight_decay:
+        optimizer.exclude_from_weight_decay(var_list=vectors)
+    return optimizer
+
+
+def steps_in_epoch(images: Images) -> int:
+    """Batches in one epoch."""
+    if isinstance(images, ImageSplit):
+        return -(-images.num_images // images.batch_size)
+    steps = int(images.cardinality())
+    return sum(1 for _ in images) if steps == tf.data.UNKNOWN_CARDINALITY else steps
+
+
+def _class_weight(
+    images: Images, class_weight: str | None, model: keras.Model
+) -> dict[int, float] | None:
+    if class_weight is None:
+        return None
+    if isinstance(images, ImageSplit):
+        labels = images.labels
+    else:
+        targets = with_targets(images, model)
+        labels = np.concatenate([np.ravel(labels) for _, labels, *_ in targets]).astype(np.int64)
+    return class_weight_of(labels, num_classes_of(model), class_weight)
