@@ -1,0 +1,132 @@
+"""Stored activations: the same training as with the whole graph, and a fallback that is said."""
+
+import errno
+
+import keras
+import numpy as np
+import pytest
+
+import tlkit
+from tlkit.training import cached_cut
+from tlkit.training.store import FeatureStore
+
+
+@pytest.fixture
+def data(photos):
+    return tlkit.load_folder(photos, image_size=32, batch_size=16)
+
+
+def classifier(data, **arguments):
+    return tlkit.build_classifier("resnet20", data.class_names, weights=None, **arguments)
+
+
+def tuned(data, **arguments):
+    keras.utils.set_random_seed(0)
+    model = classifier(data, dropout=0.0)
+    tlkit.train_head(model, data)
+    report = tlkit.fine_tune(model, data, unfreeze="stage3", epochs=2, **arguments)
+    return model, report.stages[-1]
+
+
+def test_stored_activations_train_as_the_whole_graph_does(data):
+    """One view of each image: after an epoch only the order differs, and float sums."""
+    _, stored = tuned(data, augment="none")
+    _, whole = tuned(data, augment="none", views=0)
+    assert any("stored activations, 1 view of" in note for note in stored.notes)
+    assert any("the whole graph runs" in note for note in whole.notes)
+    assert stored.num_forward_passes == data.train.num_images + data.validation.num_images
+    for name in ("loss", "val_cross_entropy"):
+        a, b = stored.history[0][name], whole.history[0][name]
+        assert a == pytest.approx(b, rel=0.05), name
+
+
+def test_the_whole_model_moves_only_above_the_cut(data):
+    model, stage = tuned(data, augment="none")
+    assert stage.moved["stage2"] == 0.0
+    assert model.count_params() == classifier(data).count_params()
+    images = next(iter(data.validation.dataset()))[0]
+    assert model(images).shape == (len(images), 2)
+
+
+def test_a_second_call_makes_no_forward_pass(data):
+    tuned(data, augment="default", views=1)
+    _, again = tuned(data, augment="default", views=1)
+    assert again.num_forward_passes == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"views": 0}, "every epoch makes new views"),
+        ({"views": 2}, "2 epochs are too few to store 2 views"),
+        ({}, "2 epochs are too few to store 8 views"),
+    ],
+)
+def test_what_speaks_against_storing_is_said(data, arguments, reason):
+    _, stage = tuned(data, **arguments)
+    assert any(reason in note for note in stage.notes)
+    assert stage.num_forward_passes == 0
+
+
+def test_without_a_frozen_group_and_for_plain_data_sets_the_whole_graph_runs(data):
+    model = classifier(data)
+    report = tlkit.fine_tune(model, data, unfreeze="all", epochs=1, augment="none")
+    assert any("no group is frozen" in note for note in report.stages[-1].notes)
+    plain = tlkit.fine_tune(
+        model, data.train.dataset(), unfreeze="stage3", epochs=1, augment="none"
+    )
+    assert any("may augment its images" in note for note in plain.stages[-1].notes)
+
+
+def test_too_little_room_is_said(data, monkeypatch):
+    monkeypatch.setattr(cached_cut, "_free_bytes", lambda cache: 1000)
+    _, stage = tuned(data, augment="none")
+    assert any("needs more than the 0.0 GiB that may be used" in note for note in stage.notes)
+
+
+def test_a_full_disk_is_said_and_leaves_no_partial_row(data, monkeypatch, cache):
+    model = classifier(data)
+    tlkit.train_head(model, data)
+    append = FeatureStore.append
+
+    def full(self, keys, rows):
+        if len(self):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        append(self, keys[:1], rows[:1])
+
+    monkeypatch.setattr(FeatureStore, "append", full)
+    report = tlkit.fine_tune(model, data, unfreeze="stage3", epochs=1, augment="none")
+    assert any("the disk was full" in note for note in report.stages[-1].notes)
+    assert report.accuracy_after is not None
+    monkeypatch.setattr(FeatureStore, "append", append)
+    again = tlkit.fine_tune(model, data, unfreeze="stage3", epochs=1, augment="none")
+    passes = again.stages[-1].num_forward_passes
+    assert passes == data.train.num_images + data.validation.num_images - 1
+
+
+def test_other_errors_of_the_store_are_raised(data, monkeypatch):
+    model = classifier(data)
+    tlkit.train_head(model, data)
+
+    def broken(self, keys, rows):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(FeatureStore, "append", broken)
+    with pytest.raises(OSError, match="Input/output"):
+        tlkit.fine_tune(model, data, unfreeze="stage3", epochs=1, augment="none")
+
+
+def test_rows_kept_in_sixteen_bits_are_near(data):
+    from tlkit.training.features import extract_features
+    from tlkit.training.frozen import FrozenPart, has_bfloat16, relative_difference
+
+    if not has_bfloat16():
+        pytest.skip("this processor has no bfloat16")
+    model = tlkit.build_classifier("resnet20", data.class_names)
+    part = FrozenPart(keras.Model(model.input, model.get_layer("stage2_block3_out").output))
+    exact = extract_features(part, data.train, exact=True)
+    compact = extract_features(part, data.train, exact=False, compact=True)
+    if compact.precision == "bfloat16":
+        assert compact.num_bytes == exact.num_bytes // 2
+    difference = relative_difference(compact.load().astype(np.float32), exact.load())
+    assert difference < 0.02
