@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from tests.conftest import write_photos
@@ -89,6 +90,7 @@ def test_inspect_and_cache(finished, cache):
         (["train", "photos", "--out", "run", "--from", "photos"], "finished run"),
         (["train", "photos", "--out", "run", *QUICK[:2], "--weights", "w.txt"], "w.txt"),
         (["train", "photos", "--out", "run", *QUICK[:4], "--unfreeze", "stage5"], "stage3"),
+        (["train", "photos", "--out", "run", "--layer-decay", "2"], "layer_decay=2.0"),
         (["predict", "photos", "photos/red/000.jpg"], "finished run"),
         (["evaluate", "photos", "photos"], "finished run"),
         (["export", "photos", "--to", "x"], "finished run"),
@@ -142,3 +144,33 @@ def test_a_stopped_run_stays_unfinished_and_refuses_other_arguments(tmp_path, ph
     other = tlkit(*arguments[:-1], "1")
     assert other.returncode == 2
     assert "epochs=200 instead of 1" in other.stderr
+
+
+def test_a_run_killed_while_it_trains_continues_where_it_was(tmp_path, photos):
+    command = [sys.executable, "-c", "import tlkit.cli; tlkit.cli.main()"]
+    run = tmp_path / "run"
+    arguments = ["train", photos, "--out", run, *QUICK[:4], "--unfreeze", "all", "--epochs", "30"]
+    process = subprocess.Popen(
+        [*command, *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    while not (run / "training.npz").exists():
+        time.sleep(0.05)
+        assert process.poll() is None, process.communicate()
+    time.sleep(2.0)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    with np.load(run / "training.npz") as file:
+        record = json.loads(file["record"].tobytes())
+    reached = len(record["record"]["fit"]["history"])
+    assert 0 < reached < 30
+
+    done = tlkit(*arguments, "--debug")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((run / "run.json").read_text())["finished"]
+    assert not (run / "training.npz").exists()
+    history = (run / "history.csv").read_text().splitlines()
+    assert [line.split(",")[1] for line in history[1 : reached + 1]] == [
+        str(epoch) for epoch in range(1, reached + 1)
+    ]
+    first = record["record"]["fit"]["history"][0]["loss"]
+    assert float(history[1].split(",")[2]) == first

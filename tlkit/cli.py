@@ -64,6 +64,9 @@ def train(  # noqa: PLR0917 - typer calls it by name
     ] = None,
     epochs: Annotated[int | None, Whole(help="Passes over the pictures, at most.")] = None,
     learning_rate: Annotated[float | None, Number(help="The highest rate.")] = None,
+    layer_decay: Annotated[
+        float | None, Number(help="A group's rate against that of the group behind it.")
+    ] = None,
     augment: Annotated[
         str | None, typer.Option(metavar="none|light|default|strong", help="Augmentation.")
     ] = None,
@@ -90,6 +93,7 @@ def train(  # noqa: PLR0917 - typer calls it by name
         unfreeze=_group(unfreeze),
         epochs=epochs,
         learning_rate=learning_rate,
+        layer_decay=layer_decay,
         augment=augment,
         class_weight=class_weight,
         batch_size=batch_size,

@@ -74,6 +74,15 @@ def check_fraction(argument: str, value: float) -> None:
         )
 
 
+def check_share(argument: str, value: float) -> None:
+    """Raises `ArgumentError` unless `value` is a number above 0 and not above 1."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 < value <= 1:
+        raise ArgumentError(
+            f"`{argument}` must be a number above 0 and at most 1. Received: {argument}={value!r}."
+        )
+
+
 def check_count(argument: str, value: int, minimum: int = 1) -> None:
     """Raises `ArgumentError` unless `value` is a whole number of at least `minimum`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:

@@ -25,6 +25,7 @@ from tlkit.errors import (
     check_choice,
     check_count,
     check_positive,
+    check_share,
 )
 from tlkit.files import write_json
 from tlkit.models.catalogue import find_backbone
@@ -66,6 +67,7 @@ def train_run(
     unfreeze: str | int | None = None,
     epochs: int | None = None,
     learning_rate: float | None = None,
+    layer_decay: float | None = None,
     augment: str | None = None,
     class_weight: str | None = None,
     batch_size: int = 32,
@@ -91,6 +93,7 @@ def train_run(
         unfreeze: See `fine_tune`.
         epochs: See `fine_tune`.
         learning_rate: See `fine_tune`.
+        layer_decay: See `fine_tune`.
         augment: See `fine_tune`; with mode="head", the features of four augmented versions of each
             training image are stored.
         class_weight: "balanced" or `None`.
@@ -118,6 +121,8 @@ def train_run(
         say(f"{out} is finished already and left as it is.")
         return finished
     load_tensorflow_quietly()
+    from tlkit.training.resume import FILE_NAME
+
     seconds: dict[str, float] = {}
     parent = load_run(from_run) if from_run is not None else None
     with _timed(seconds, "data"):
@@ -140,7 +145,7 @@ def train_run(
     write_json(out / "run.json", record)
     clear_results(out)
     with _timed(seconds, "training"):
-        training = _train(model, data, arguments)
+        training = _train(model, data, arguments, out)
     say(str(training))
     with _timed(seconds, "evaluation"):
         evaluations = _evaluate(model, data)
@@ -150,6 +155,7 @@ def train_run(
     write_results(out, data, training, evaluations, parent=parent)
     _write_page(out, data, training, evaluations, record)
     write_json(out / "run.json", {**record, "finished": True})
+    (out / FILE_NAME).unlink(missing_ok=True)
     return load_run(out)
 
 
@@ -174,6 +180,11 @@ def _checked(arguments: dict[str, Any]) -> dict[str, Any]:
         spec = find_backbone(arguments["backbone"])
         if arguments["image_size"] is None:
             arguments["image_size"] = spec.default_image_size
+    _check_values(arguments)
+    return arguments
+
+
+def _check_values(arguments: dict[str, Any]) -> None:
     for name in ("batch_size", "epochs", "image_size", "max_pixels"):
         if arguments[name] is not None:
             check_count(name, arguments[name])
@@ -183,12 +194,14 @@ def _checked(arguments: dict[str, Any]) -> dict[str, Any]:
         check_choice("class_weight", arguments["class_weight"], ["balanced"])
     if arguments["augment"] is not None:
         check_choice("augment", arguments["augment"], AUGMENTATIONS)
-    if arguments["mode"] == "head" and arguments["unfreeze"] is not None:
-        raise ArgumentError(
-            "`unfreeze` must be left out with mode='head', which trains the head alone. "
-            f"Received: unfreeze={arguments['unfreeze']!r}. Use mode='fine-tune'."
-        )
-    return arguments
+    if arguments["layer_decay"] is not None:
+        check_share("layer_decay", arguments["layer_decay"])
+    for name in ("unfreeze", "layer_decay"):
+        if arguments["mode"] == "head" and arguments[name] is not None:
+            raise ArgumentError(
+                f"`{name}` must be left out with mode='head', which trains the head alone. "
+                f"Received: {name}={arguments[name]!r}. Use mode='fine-tune'."
+            )
 
 
 def _record(arguments: dict[str, Any], data: ImageData) -> dict[str, Any]:
@@ -255,7 +268,9 @@ def _without_seen(data: ImageData, parent: Run) -> ImageData:
     return dataclasses.replace(data, validation=validation, test=test)
 
 
-def _train(model: "keras.Model", data: ImageData, arguments: dict[str, Any]) -> "TrainingReport":
+def _train(
+    model: "keras.Model", data: ImageData, arguments: dict[str, Any], out: Path
+) -> "TrainingReport":
     from tlkit.training.fine_tuning import fine_tune
     from tlkit.training.head import train_head
 
@@ -267,9 +282,10 @@ def _train(model: "keras.Model", data: ImageData, arguments: dict[str, Any]) -> 
     if arguments["mode"] == "head":
         views = 1 if given.get("augment", "none") == "none" else _NUM_VIEWS
         return train_head(model, data, views=views, **given)
-    if arguments["unfreeze"] is not None:
-        given["unfreeze"] = arguments["unfreeze"]
-    return fine_tune(model, data, **given)
+    for name in ("unfreeze", "layer_decay"):
+        if arguments[name] is not None:
+            given[name] = arguments[name]
+    return fine_tune(model, data, run_directory=out, **given)
 
 
 def _evaluate(model: "keras.Model", data: ImageData) -> dict[str, "EvaluationReport | None"]:

@@ -28,16 +28,20 @@ def tuned(data, **arguments):
     return model, report.stages[-1]
 
 
-def test_stored_activations_train_as_the_whole_graph_does(data):
-    """One view of each image: after an epoch only the order differs, and float sums."""
-    _, stored = tuned(data, augment="none")
-    _, whole = tuned(data, augment="none", views=0)
+def test_stored_activations_train_as_the_whole_graph_does(photos, monkeypatch):
+    """One step for each epoch, so that the order of the images does not matter."""
+    monkeypatch.setattr("tlkit.training.frozen.has_bfloat16", lambda: False)
+    data = tlkit.load_folder(photos, image_size=32, batch_size=64)
+    model, stored = tuned(data, augment="none")
+    other, whole = tuned(data, augment="none", views=0)
     assert any("stored activations, 1 view of" in note for note in stored.notes)
     assert any("the whole graph runs" in note for note in whole.notes)
     assert stored.num_forward_passes == data.train.num_images + data.validation.num_images
-    for name in ("loss", "val_cross_entropy"):
-        a, b = stored.history[0][name], whole.history[0][name]
-        assert a == pytest.approx(b, rel=0.05), name
+    for a, b in zip(stored.history, whole.history, strict=True):
+        for name in ("loss", "cross_entropy", "val_cross_entropy"):
+            assert a[name] == pytest.approx(b[name], rel=1e-3), name
+    for a, b in zip(model.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-3)
 
 
 def test_the_whole_model_moves_only_above_the_cut(data):
@@ -57,7 +61,7 @@ def test_a_second_call_makes_no_forward_pass(data):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ({"views": 0}, "every epoch makes new views"),
+        ({"views": 0}, "no view is to be stored"),
         ({"views": 2}, "2 epochs are too few to store 2 views"),
         ({}, "2 epochs are too few to store 8 views"),
     ],
@@ -95,11 +99,11 @@ def test_a_full_disk_is_said_and_leaves_no_partial_row(data, monkeypatch, cache)
         append(self, keys[:1], rows[:1])
 
     monkeypatch.setattr(FeatureStore, "append", full)
-    report = tlkit.fine_tune(model, data, unfreeze="stage3", epochs=1, augment="none")
+    report = tlkit.fine_tune(model, data, unfreeze="stage3", epochs=2, augment="none")
     assert any("the disk was full" in note for note in report.stages[-1].notes)
     assert report.accuracy_after is not None
     monkeypatch.setattr(FeatureStore, "append", append)
-    again = tlkit.fine_tune(model, data, unfreeze="stage3", epochs=1, augment="none")
+    again = tlkit.fine_tune(model, data, unfreeze="stage3", epochs=2, augment="none")
     passes = again.stages[-1].num_forward_passes
     assert passes == data.train.num_images + data.validation.num_images - 1
 
@@ -113,7 +117,7 @@ def test_other_errors_of_the_store_are_raised(data, monkeypatch):
 
     monkeypatch.setattr(FeatureStore, "append", broken)
     with pytest.raises(OSError, match="Input/output"):
-        tlkit.fine_tune(model, data, unfreeze="stage3", epochs=1, augment="none")
+        tlkit.fine_tune(model, data, unfreeze="stage3", epochs=2, augment="none")
 
 
 def test_rows_kept_in_sixteen_bits_are_near(data):

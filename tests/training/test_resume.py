@@ -94,9 +94,8 @@ def test_another_training_is_refused_with_the_difference(data, tmp_path, changed
 def test_other_data_and_other_models_are_refused(data, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         tune(data, tmp_path, [Stop(epoch=0, batch=0)])
-    fewer = tlkit.load_arrays(
-        np.zeros((20, 32, 32, 3), "uint8"), np.arange(20) % 2, list(data.class_names)
-    )
+    images = np.random.default_rng(0).integers(0, 255, (20, 32, 32, 3), "uint8")
+    fewer = tlkit.load_arrays(images, np.arange(20) % 2, list(data.class_names))
     with pytest.raises(RunError, match="begun with data="):
         tune(fewer, tmp_path)
     model = tlkit.build_classifier("resnet20", data.class_names, weights=None, seed=1)
@@ -110,7 +109,7 @@ def test_a_damaged_file_is_named(data, tmp_path):
         tune(data, tmp_path)
 
 
-def test_what_a_killed_process_left_half_written_is_removed(data, tmp_path):
-    (tmp_path / f".{resume.FILE_NAME}-x").mkdir()
-    resume.Checkpoint(tmp_path, {})
-    assert list(tmp_path.iterdir()) == []
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
+    (tmp_path / "run" / f".{resume.FILE_NAME}-x").mkdir(parents=True)
+    resume.Checkpoint(tmp_path / "run", {})
+    assert list((tmp_path / "run").iterdir()) == []

@@ -22,10 +22,15 @@ def check_dataset(
             f"Received: batch_size={batch_size!r}. Use `dataset.rebatch(...)`."
         )
     spec = dataset.element_spec
-    if not isinstance(spec, tuple) or len(spec) not in {2, 3} or spec[0].shape.rank != 4:
+    if (
+        not isinstance(spec, tuple)
+        or len(spec) not in {2, 3}
+        or spec[0].shape.rank != len(input_shape)
+    ):
         raise ArgumentError(
             "`images` must give batches of (images, labels), images of the shape "
-            f"(batch, height, width, 3). Received: images={spec}. Use `dataset.batch(...)`."
+            f"(batch, {', '.join(map(str, input_shape[1:]))}). Received: images={spec}. "
+            "Use `dataset.batch(...)`."
         )
     if not spec[0].shape.is_compatible_with(input_shape):
         raise ArgumentError(

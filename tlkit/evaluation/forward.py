@@ -20,7 +20,8 @@ def forward_of(model: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
         >>> forward_of(model)(tf.zeros((2, 4, 4, 3), tf.uint8)).shape
         TensorShape([2, 48])
     """
-    images = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
+    dtype = model.inputs[0].dtype
+    images = tf.TensorSpec((None, *model.input_shape[1:]), dtype)
     # A concrete function: TensorFlow warns of many traces where each is of another model.
     traced = tf.function(lambda images: model(images, training=False)).get_concrete_function(images)
-    return lambda images: tf.cast(traced(tf.cast(images, tf.float32)), tf.float32)
+    return lambda images: tf.cast(traced(tf.cast(images, dtype)), tf.float32)

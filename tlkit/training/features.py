@@ -143,7 +143,7 @@ class _Filler:
             keys = np.array([_digest(image) for image in pixels.numpy()])
             missing = _first_of_each(keys, ~self._store.contains(keys))
             if len(missing):
-                self._compute(keys[missing], tf.gather(tf.cast(pixels, tf.float32), missing))
+                self._compute(keys[missing], tf.gather(pixels, missing))
             all_keys.extend(keys.tolist())
             all_labels.append(labels.numpy())
             all_weights.extend(weight.numpy() for weight in weights)
@@ -153,7 +153,8 @@ class _Filler:
         return tuple(all_keys), np.concatenate(all_labels), weights
 
     def _compute(self, keys: np.ndarray, pixels: tf.Tensor) -> None:
-        self._store.append(keys.tolist(), self._forward(pixels).numpy())
+        outputs = self._forward(tf.cast(pixels, self._part.input_dtype))
+        self._store.append(keys.tolist(), outputs.numpy())
         self.num_forward_passes += len(keys)
 
     @property
@@ -188,7 +189,7 @@ def _precision(
         batches = images
     agrees = False
     if part.bfloat16 is not None:
-        pixels = tf.cast(next(iter(batches))[0], tf.float32)
+        pixels = tf.cast(next(iter(batches))[0], part.input_dtype)
         exact, fast = part.float32(pixels).numpy(), part.bfloat16(pixels).numpy()
         agrees = relative_difference(fast, exact) <= MAX_BFLOAT16_DIFFERENCE
     store.remember("precision", "bfloat16" if agrees else "float32")

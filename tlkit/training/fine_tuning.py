@@ -10,7 +10,14 @@ import tensorflow as tf
 
 from tlkit.data.augmentation import AUGMENTATIONS
 from tlkit.data.images import ImageData
-from tlkit.errors import ArgumentError, check_choice, check_count, check_fraction, check_positive
+from tlkit.errors import (
+    ArgumentError,
+    check_choice,
+    check_count,
+    check_fraction,
+    check_positive,
+    check_share,
+)
 from tlkit.models.groups import layer_groups
 from tlkit.models.signature import signature
 from tlkit.training.fitting import check_class_weight
@@ -182,12 +189,7 @@ def _check(recipe: Recipe, model: keras.Model, epochs: int | None) -> None:
     if epochs is not None:
         check_count("epochs", epochs)
     check_positive("learning_rate", recipe.learning_rate)
-    check_positive("layer_decay", recipe.layer_decay)
-    if recipe.layer_decay > 1:
-        raise ArgumentError(
-            "`layer_decay` must be from above 0 to 1. "
-            f"Received: layer_decay={recipe.layer_decay!r}. Leave it at 1 for one rate."
-        )
+    check_share("layer_decay", recipe.layer_decay)
     check_choice("schedule", recipe.schedule, SCHEDULES)
     check_choice("augment", recipe.augment, AUGMENTATIONS)
     check_choice("batch_norm", recipe.batch_norm, ["frozen", "train"])

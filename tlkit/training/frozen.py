@@ -33,12 +33,14 @@ class FrozenPart:
     Attributes:
         signature: What the model computes, see `tlkit.models.signature.signature`.
         output_shape: Shape of one image's features.
+        input_dtype: What images must be cast to.
     """
 
     def __init__(self, model: keras.Model) -> None:
         self._model = model
         self.signature = signature(model)
         self.output_shape: tuple[int, ...] = model.output_shape[1:]
+        self.input_dtype: str = model.inputs[0].dtype
 
     @cached_property
     def float32(self) -> Forward:
@@ -66,7 +68,7 @@ class FrozenPart:
 
     @cached_property
     def _frozen(self) -> tf.types.experimental.ConcreteFunction:
-        specification = tf.TensorSpec((None, *self._model.input_shape[1:]), tf.float32)
+        specification = tf.TensorSpec((None, *self._model.input_shape[1:]), self.input_dtype)
         forward = tf.function(lambda images: self._model(images, training=False))
         return convert_variables_to_constants_v2(forward.get_concrete_function(specification))
 

@@ -201,17 +201,15 @@ class Tuner:
 
     def _cut(self, stage: PlannedStage) -> CachedCut | str:
         recipe = self._recipe
-        views = recipe.views
-        if recipe.augment == "none":
-            views = 1
-        if views == 0:
-            return "the whole graph runs: every epoch makes new views"
+        if recipe.views == 0:
+            return "the whole graph runs: no view is to be stored"
+        views = 1 if recipe.augment == "none" else recipe.views or DEFAULT_VIEWS
         return cached_cut(
             self._model,
             self._source,
             stage.unfreeze,
             augment=recipe.augment,
-            views=views or DEFAULT_VIEWS,
+            views=views,
             epochs=stage.epochs,
             cache=self._cache,
         )

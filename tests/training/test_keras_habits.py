@@ -1,0 +1,120 @@
+"""What users of Keras are used to works: their losses, metrics, callbacks, weights and models."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tlkit
+
+
+@pytest.fixture
+def data(photos):
+    return tlkit.load_folder(photos, image_size=32, batch_size=16)
+
+
+def classifier(data, **arguments):
+    return tlkit.build_classifier("resnet20", data.class_names, weights=None, **arguments)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        keras.losses.CategoricalFocalCrossentropy(from_logits=True),
+        keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.2),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    ],
+    ids=lambda loss: type(loss).__name__,
+)
+def test_a_loss_of_ones_own(data, loss):
+    report = tlkit.fine_tune(classifier(data), data, epochs=1, loss=loss, augment="none")
+    history = report.stages[-1].history[0]
+    assert np.isfinite(history["loss"])
+    assert ("Sparse" in type(loss).__name__) == (
+        abs(history["loss"] - history["cross_entropy"]) < 1e-4
+    )
+
+
+def test_metrics_and_callbacks_of_ones_own(data, tmp_path):
+    top = keras.metrics.TopKCategoricalAccuracy(2, name="top_2")
+    report = tlkit.fine_tune(
+        classifier(data),
+        data,
+        epochs=2,
+        metrics=[top],
+        callbacks=[keras.callbacks.TensorBoard(tmp_path / "logs"), keras.callbacks.History()],
+    )
+    assert report.stages[-1].history[-1]["val_top_2"] == 1.0
+    assert list((tmp_path / "logs").rglob("events*"))
+
+
+def test_sample_weights_count(data):
+    """Images of weight zero teach nothing: only one class is learnt."""
+    images = np.concatenate([x for x, _ in data.train.dataset()])
+    labels = data.train.labels
+    weights = (labels == 0).astype("float32")
+    dataset = tf.data.Dataset.from_tensor_slices((images, labels, weights)).batch(16)
+    model = classifier(data)
+    tlkit.train_head(model, data)
+    tlkit.fine_tune(model, dataset, epochs=20, learning_rate=1e-3, label_smoothing=0.0)
+    logits = model(images, training=False).numpy()
+    assert (logits.argmax(axis=1) == 0).all()
+
+
+def test_a_text_classifier_is_fine_tuned_like_any_other():
+    generator = np.random.default_rng(0)
+    labels = np.arange(120) % 2
+    words = generator.integers(0, 50, (120, 12)) + 50 * labels[:, None]
+    tokens = keras.Input((12,), dtype="int32")
+    x = keras.layers.Embedding(100, 8, name="words")(tokens)
+    x = keras.layers.Conv1D(8, 3, activation="relu", name="phrases")(x)
+    x = keras.layers.GlobalAveragePooling1D()(x)
+    model = keras.Model(tokens, keras.layers.Dense(2, name="logits")(x))
+    dataset = tf.data.Dataset.from_tensor_slices((words, labels)).shuffle(120, seed=0).batch(20)
+    report = tlkit.fine_tune(
+        model, dataset.take(5), validation=dataset.skip(5), unfreeze="all", epochs=5
+    )
+    assert report.accuracy_after == 1.0
+    assert all(report.stages[-1].moved.values()) or any(
+        "kept" in n for n in report.stages[-1].notes
+    )
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_ends_with_the_training(data, precision, tmp_path):
+    model = classifier(data)
+    policies = [layer.dtype_policy.name for layer in model.layers]
+    seen = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            seen.append(model.get_layer("stage3_block1_1_conv").compute_dtype)
+            seen.append(model.get_layer("logits").compute_dtype)
+
+    report = tlkit.fine_tune(
+        model, data.train.dataset(), epochs=1, precision=precision, callbacks=[Watch()]
+    )
+    assert seen == [precision.removeprefix("mixed_"), "float32"]
+    assert [layer.dtype_policy.name for layer in model.layers] == policies
+    assert all(report.stages[-1].moved[name] for name in ("stage2", "stage3", "head"))
+    assert {variable.dtype for variable in model.trainable_variables} == {"float32"}
+    model.save(tmp_path / "model.keras")
+    assert "mixed" not in keras.saving.load_model(tmp_path / "model.keras").to_json()
+
+
+@pytest.mark.gpu
+def test_a_gpu_trains_in_mixed_precision_by_default():
+    if not tf.config.list_physical_devices("GPU"):
+        pytest.skip("there is no GPU here")
+    from tlkit.training.precision import resolve_precision
+
+    assert resolve_precision("auto").startswith("mixed_")
+
+
+def test_a_processor_trains_in_float32_by_default():
+    from tlkit.training.precision import resolve_precision
+
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("there is a GPU here")
+    assert resolve_precision("auto") == "float32"
+    assert resolve_precision("mixed_bfloat16") == "mixed_bfloat16"
