@@ -24,6 +24,7 @@ FLOORS = {
     "evaluation": 2,
     "plots": 2,
     "training": 3,
+    "advice": 4,
     "saved_model": 4,
     "export": 5,
     "report": 5,

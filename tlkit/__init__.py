@@ -19,6 +19,7 @@ _MODULES = {
     "tlkit.training.head": ("train_head",),
     "tlkit.training.fine_tuning": ("fine_tune",),
     "tlkit.training.stages": ("Stage", "gradual_plan"),
+    "tlkit.advice.learning_rate": ("find_learning_rate",),
     "tlkit.training.store": ("FeatureStore",),
     "tlkit.evaluation.metrics": ("evaluate",),
     "tlkit.evaluation.prediction": ("predict",),

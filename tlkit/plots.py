@@ -54,6 +54,26 @@ class HasCounts(Protocol):
         """Images of each class in each split."""
 
 
+class HasSweep(Protocol):
+    """What `learning_rates` reads of a sweep."""
+
+    @property
+    def rates(self) -> np.ndarray:
+        """`(n,)`, rising."""
+
+    @property
+    def losses(self) -> np.ndarray:
+        """`(n,)`."""
+
+    @property
+    def smoothed(self) -> np.ndarray:
+        """`(n,)`."""
+
+    @property
+    def suggestion(self) -> float:
+        """A rate."""
+
+
 def curves(
     history: Sequence[Mapping[str, float]], *, stages: Sequence[tuple[str, int]] = ()
 ) -> Figure:
@@ -98,6 +118,26 @@ def curves(
     for panel in panels.flat[len(metrics) :]:
         panel.remove()
     figure.legend(handles=lines.values(), loc="outside upper center", ncols=2, frameon=False)
+    return figure
+
+
+def learning_rates(report: HasSweep) -> Figure:
+    """Draws the losses of a sweep over its rates, and the rate that is suggested."""
+    figure = Figure(figsize=(6.0, 3.6))
+    figure.set_layout_engine("constrained")
+    axes = figure.subplots()
+    axes.plot(report.rates, report.losses, ".", color="0.75", label="loss of each step")
+    axes.plot(report.rates, report.smoothed, color=BLUE, linewidth=2, label="running mean")
+    axes.axvline(report.suggestion, color=ORANGE, linestyle="--", label="suggested")
+    low, high = float(report.smoothed.min()), float(report.smoothed.max())
+    margin = 0.2 * (high - low) or 0.1
+    axes.set_ylim(low - margin, high + margin)
+    axes.set_xscale("log")
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("loss")
+    axes.set_title(f"learning_rate={report.suggestion:.1e}")
+    axes.legend(loc="best", frameon=False)
+    _without_frame(axes)
     return figure
 
 

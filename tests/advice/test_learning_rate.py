@@ -1,0 +1,75 @@
+"""The sweep leaves the model as it was, and finds the rate of a case whose answer is known."""
+
+import keras
+import numpy as np
+import pytest
+
+import tlkit
+from tlkit.advice.learning_rate import _smooth, _suggestions
+from tlkit.errors import ArgumentError, TrainingError
+from tlkit.plots import learning_rates
+
+
+@pytest.fixture
+def data(photos):
+    return tlkit.load_folder(photos, image_size=32, batch_size=16)
+
+
+def classifier(data):
+    return tlkit.build_classifier("resnet20", data.class_names, weights=None)
+
+
+def test_the_model_is_as_it_was(data):
+    model = classifier(data)
+    tlkit.set_trainable(model, "stage3")
+    regularizer = keras.regularizers.L2(0.1)
+    model.trainable_variables[0].regularizer = regularizer
+    trained = [variable.path for variable in model.trainable_variables]
+    before = [keras.ops.convert_to_numpy(variable) for variable in model.variables]
+    report = tlkit.find_learning_rate(model, data, unfreeze="all", num_steps=30)
+    assert [variable.path for variable in model.trainable_variables] == trained
+    assert model.trainable_variables[0].regularizer is regularizer
+    for a, variable in zip(before, model.variables, strict=True):
+        np.testing.assert_array_equal(a, keras.ops.convert_to_numpy(variable))
+    assert report.unfreeze == "all"
+    assert len(report.rates) == len(report.losses) == len(report.smoothed) <= 30
+    assert f"{report.suggestion:.1e}" in str(report)
+
+
+def test_the_rules_find_the_valley_of_a_noisy_curve():
+    """Falls from 1e-4 to its lowest at 1e-1, then explodes; the noise is a tenth of the fall."""
+    rates = np.geomspace(1e-6, 1, 200)
+    x = np.log10(rates)
+    curve = np.interp(x, [-6, -4, -1, 0], [2.0, 2.0, 1.0, 4.0])
+    for seed in range(5):
+        noise = np.random.default_rng(seed).normal(0, 0.1, len(rates))
+        suggestions = _suggestions(rates, _smooth(curve + noise))
+        assert 1e-4 < np.median(list(suggestions.values())) < 1e-1
+        assert suggestions["minimum"] == pytest.approx(1e-2, rel=1.5)
+
+
+def test_a_loss_that_never_falls_is_an_error():
+    rates = np.geomspace(1e-6, 1, 50)
+    with pytest.raises(TrainingError, match="never fell by 2 %"):
+        _suggestions(rates, np.linspace(1, 2, 50))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"lowest": 0.0}, "`lowest` must be a positive number"),
+        ({"lowest": 1.0, "highest": 0.1}, "`highest` must be above `lowest`"),
+        ({"num_steps": 3}, "`num_steps` must be a whole number of at least 20"),
+        ({"unfreeze": "stage9"}, "stage3"),
+    ],
+)
+def test_bad_arguments_are_refused(data, arguments, message):
+    with pytest.raises(ArgumentError, match=message):
+        tlkit.find_learning_rate(classifier(data), data, **arguments)
+
+
+def test_the_plot_shows_the_suggestion(data):
+    report = tlkit.find_learning_rate(classifier(data), data, unfreeze="head", num_steps=30)
+    (axes,) = learning_rates(report).axes
+    assert axes.get_xscale() == "log"
+    assert f"{report.suggestion:.1e}" in axes.get_title()

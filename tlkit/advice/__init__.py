@@ -1,0 +1,1 @@
+"""Answers from measurements, before hours are spent."""

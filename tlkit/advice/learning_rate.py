@@ -1,0 +1,194 @@
+"""A rate to fine-tune with, found by a sweep of rising rates."""
+
+from dataclasses import dataclass
+from html import escape
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tlkit.data.images import ImageData, ImageSplit
+from tlkit.errors import ArgumentError, TrainingError, check_count, check_positive
+from tlkit.models.graph import with_nested
+from tlkit.models.groups import layer_groups, set_trainable
+from tlkit.progress import track
+from tlkit.training.fine_tuning import DEFAULT_GROUPS
+from tlkit.training.objective import loss_of
+from tlkit.training.resume import assign_all, values_of
+from tlkit.training.sources import Images, source_of, with_targets
+from tlkit.training.step import hooked
+
+SMOOTHING = 0.9
+"""Weight of the past in the running mean of losses."""
+
+DIVERGED = 3.0
+"""The sweep ends when the smoothed loss has risen so many times as far above its lowest value as
+the first loss lay above it, or the loss itself is not finite."""
+
+MIN_FALL = 0.02
+"""Share of the first loss that the smoothed one must fall for a suggestion to be made."""
+
+
+@dataclass(frozen=True)
+class LearningRateReport:
+    """What a sweep found.
+
+    Attributes:
+        rates: The rate of each step, `(n,)`, rising by a constant factor.
+        losses: The loss of each step's batch before its update, `(n,)`.
+        smoothed: Their running mean over the logarithm of the rate, `(n,)`.
+        suggestions: A rate by each rule: "steepest" where the smoothed loss falls fastest,
+            "minimum" a tenth of the rate at which it is lowest, "valley" two thirds of the way down
+            (in the logarithm of the rate) of its longest fall.
+        suggestion: The middle one of them.
+        unfreeze: What trained.
+    """
+
+    rates: np.ndarray
+    losses: np.ndarray
+    smoothed: np.ndarray
+    suggestions: dict[str, float]
+    suggestion: float
+    unfreeze: str | int
+
+    def __str__(self) -> str:
+        rules = ", ".join(f"{name} {rate:.1e}" for name, rate in self.suggestions.items())
+        return (
+            f"learning_rate={self.suggestion:.1e} for unfreeze={self.unfreeze!r} ({rules}; "
+            f"{len(self.rates)} steps up to {self.rates[-1]:.1e})"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
+
+
+def find_learning_rate(
+    model: keras.Model,
+    data: ImageData | tf.data.Dataset,
+    *,
+    unfreeze: str | int | None = None,
+    lowest: float = 1e-6,
+    highest: float = 1.0,
+    num_steps: int = 100,
+    weight_decay: float = 0.0,
+    augment: str = "default",
+    seed: int = 0,
+) -> LearningRateReport:
+    """Trains for some steps at rates that rise from step to step, and suggests one to train with.
+
+    The model is as it was afterwards: weights, dropout's random state, what trains. Its head should
+    be trained (`train_head`), for it is the model as it stands that the suggestion holds for.
+
+    Args:
+        model: A classifier.
+        data: As `fine_tune` takes it.
+        unfreeze: What is to train; as `fine_tune`'s by default.
+        lowest: The first rate.
+        highest: The last one, unless the loss has exploded before.
+        num_steps: Steps from the one to the other.
+        weight_decay: AdamW's.
+        augment: Augmentation of the training images, by name.
+        seed: Of dropout in the sweep.
+
+    Raises:
+        ArgumentError: An argument breaks its rule.
+        TrainingError: The loss did not fall at any rate.
+
+    Example:
+        >>> import numpy as np, tlkit
+        >>> images = np.random.default_rng(0).integers(0, 99, (64, 32, 32, 3), "uint8")
+        >>> images[::2] += 100
+        >>> data = tlkit.load_arrays(images, np.arange(64) % 2, ["bright", "dark"])
+        >>> model = tlkit.build_classifier("resnet20", data.class_names, weights=None)
+        >>> 1e-6 < tlkit.find_learning_rate(model, data, unfreeze="head").suggestion < 1
+        True
+
+    Reference:
+        Smith (2017), section 3.3, https://arxiv.org/abs/1506.01186 (there the rate rises linearly;
+        here by a constant factor).
+    """
+    for name, value in (("lowest", lowest), ("highest", highest)):
+        check_positive(name, value)
+    if highest <= lowest:
+        raise ArgumentError(
+            f"`highest` must be above `lowest`. Received: highest={highest!r}, lowest={lowest!r}."
+        )
+    check_count("num_steps", num_steps, minimum=20)
+    source = source_of(model, data, None)
+    if unfreeze is None:
+        unfreeze = min(DEFAULT_GROUPS, len(layer_groups(model)))
+    flags = [(layer, layer.trainable) for layer in with_nested(model)]
+    kept = values_of(model.variables)
+    keras.utils.set_random_seed(seed)
+    rates = np.geomspace(lowest, highest, num_steps)
+    try:
+        set_trainable(model, unfreeze)
+        losses = _sweep(model, _endless(source.train, model, augment), rates, weight_decay)
+    finally:
+        for layer, trainable in flags:
+            layer.trainable = trainable
+        assign_all(model.variables, kept)
+    rates = rates[: len(losses)]
+    smoothed = _smooth(losses)
+    suggestions = _suggestions(rates, smoothed)
+    return LearningRateReport(
+        rates=rates,
+        losses=losses,
+        smoothed=smoothed,
+        suggestions=suggestions,
+        suggestion=float(np.median(list(suggestions.values()))),
+        unfreeze=unfreeze,
+    )
+
+
+def _endless(images: Images, model: keras.Model, augment: str) -> tf.data.Dataset:
+    if isinstance(images, ImageSplit):
+        images = images.dataset(shuffle=True, augment=augment)
+    return with_targets(images.repeat(), model)
+
+
+def _sweep(
+    model: keras.Model, batches: tf.data.Dataset, rates: np.ndarray, weight_decay: float
+) -> np.ndarray:
+    """Returns the losses of the steps until the last rate, or until they explode."""
+    trainee = hooked(model)
+    optimizer = keras.optimizers.AdamW(float(rates[0]), weight_decay=weight_decay)
+    trainee.compile(optimizer=optimizer, loss=loss_of(model), jit_compile=False)
+    losses: list[float] = []
+    for rate, batch in track(zip(rates, batches, strict=False), "learning rates", len(rates)):
+        optimizer.learning_rate = float(rate)
+        loss = float(trainee.train_on_batch(*batch))
+        trainee.reset_metrics()
+        losses.append(loss)
+        smoothed = _smooth(np.array(losses))
+        limit = smoothed.min() + DIVERGED * max(losses[0] - smoothed.min(), MIN_FALL * losses[0])
+        if not np.isfinite(loss) or smoothed[-1] > limit:
+            break
+    return np.array([loss for loss in losses if np.isfinite(loss)])
+
+
+def _smooth(losses: np.ndarray) -> np.ndarray:
+    """A running mean whose start is not drawn towards zero."""
+    mean, out = 0.0, []
+    for step, loss in enumerate(losses, start=1):
+        mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
+        out.append(mean / (1 - SMOOTHING**step))
+    return np.array(out)
+
+
+def _suggestions(rates: np.ndarray, smoothed: np.ndarray) -> dict[str, float]:
+    lowest = int(smoothed.argmin())
+    before = smoothed[: lowest + 1]
+    if lowest < 2 or before.max() - smoothed[lowest] < MIN_FALL * smoothed[0]:
+        raise TrainingError(
+            "`data` must teach the model something at some rate. Received: a loss that never fell "
+            f"by {100 * MIN_FALL:.0f} % between {rates[0]:.1e} and {rates[-1]:.1e}. Look at the "
+            "labels, or solve the head first (tlkit.train_head)."
+        )
+    top = int(before.argmax())
+    slope = np.gradient(smoothed[: lowest + 1], np.log(rates[: lowest + 1]))
+    return {
+        "steepest": float(rates[slope.argmin()]),
+        "minimum": float(rates[lowest] / 10),
+        "valley": float(np.exp(np.interp(2 / 3, [0, 1], np.log(rates[[top, lowest]])))),
+    }
