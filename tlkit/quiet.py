@@ -1,6 +1,7 @@
-"""TensorFlow without its chatter, for the command line."""
+"""TensorFlow without its chatter, and without taking all of a GPU's memory."""
 
 import os
+from contextlib import suppress
 
 
 def load_tensorflow_quietly() -> None:
@@ -19,3 +20,16 @@ def load_tensorflow_quietly() -> None:
         os.dup2(shown, 2)
         os.close(shown)
         os.close(nowhere)
+    grow_gpu_memory()
+
+
+def grow_gpu_memory() -> None:
+    """Lets TensorFlow take GPU memory as it needs it, not all at once.
+
+    That can be set only before a GPU is first used; after that it stays as it is.
+    """
+    import tensorflow as tf
+
+    for gpu in tf.config.list_physical_devices("GPU"):
+        with suppress(RuntimeError):
+            tf.config.experimental.set_memory_growth(gpu, True)

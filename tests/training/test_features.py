@@ -8,7 +8,7 @@ import tensorflow as tf
 import tlkit
 from tests.conftest import write_photos
 from tlkit.models.heads import feature_cut
-from tlkit.training import frozen
+from tlkit.training import features, frozen
 from tlkit.training.features import extract_features
 
 
@@ -115,6 +115,7 @@ def test_an_empty_dataset_is_refused():
 
 @pytest.mark.skipif(not frozen.has_bfloat16(), reason="this processor has no bfloat16")
 def test_bfloat16_is_used_where_it_agrees_and_only_there(data, monkeypatch):
+    monkeypatch.setattr(features, "MIN_BFLOAT16_WORK", 0)
     agreeing = extract_features(prefix_of(classifier()), data.train, exact=False)
     assert agreeing.precision == "bfloat16"
     exact = extract_features(prefix_of(classifier()), data.train, exact=True)
@@ -146,3 +147,10 @@ def test_views_and_copies_of_an_image_share_its_number(data):
     a, b, c = features.images[:3]
     assert a == c != b
     np.testing.assert_array_equal(features.images[:3], features.images[3:])
+
+
+@pytest.mark.skipif(not frozen.has_bfloat16(), reason="this processor has no bfloat16")
+def test_little_work_is_done_in_float32(data):
+    part = prefix_of(tlkit.build_classifier("resnet20", ["green", "red"]))
+    assert part.multiply_adds * data.train.num_images < features.MIN_BFLOAT16_WORK
+    assert extract_features(part, data.train, exact=False).precision == "float32"

@@ -118,3 +118,12 @@ def test_a_processor_trains_in_float32_by_default():
         pytest.skip("there is a GPU here")
     assert resolve_precision("auto") == "float32"
     assert resolve_precision("mixed_bfloat16") == "mixed_bfloat16"
+
+
+@pytest.mark.gpu
+def test_gpu_memory_grows():
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        pytest.skip("there is no GPU here")
+    tlkit.build_classifier("resnet20", ["a", "b"], weights=None)
+    assert all(tf.config.experimental.get_memory_growth(gpu) for gpu in gpus)

@@ -14,6 +14,7 @@ from tlkit.models.graph import count_parameters, model_ends
 from tlkit.models.heads import OUTPUT_NAMES
 from tlkit.models.preprocessing import preprocess
 from tlkit.models.weights import PRETRAINED, check_weights_file, load_weights_file
+from tlkit.quiet import grow_gpu_memory
 
 POOLINGS = ("avg", "max", "flatten")
 
@@ -68,6 +69,7 @@ def build_classifier(
         >>> model.input_shape, model.output_shape
         ((None, 224, 224, 3), (None, 2))
     """
+    grow_gpu_memory()
     spec = find_backbone(backbone)
     num_outputs = _check_classes(class_names, binary=binary, multi_label=multi_label)
     height, width = _check_image_size(spec, image_size)

@@ -175,3 +175,27 @@ def _sizes(
         computed = keras.Model(model_input, tensors).compute_output_shape(nominal)
         shapes = [tuple(shape[1:]) for shape in computed]
     return shapes
+
+
+def count_multiply_adds(model: keras.Model) -> int:
+    """Returns the multiplications and additions of kernels in one image's forward pass, in pairs.
+
+    Counted for every weight with two dimensions or more, at every position of its layer's output;
+    what has no such weight (pooling, normalisation, activations) counts nothing.
+
+    Example:
+        >>> import keras
+        >>> from tlkit.models.graph import count_multiply_adds
+        >>> x = keras.Input((8, 8, 3))
+        >>> count_multiply_adds(keras.Model(x, keras.layers.Conv2D(4, 3, padding="same")(x)))
+        6912
+    """
+    total = 0
+    for layer in with_nested(model):
+        if isinstance(layer, keras.Model):
+            continue
+        weights = layer._trainable_variables + layer._non_trainable_variables
+        size = sum(prod(weight.shape) for weight in weights if len(weight.shape) > 1)
+        for node in layer._inbound_nodes:
+            total += size * prod(side or 1 for side in node.output_tensors[0].shape[1:-1])
+    return total

@@ -21,6 +21,9 @@ from tlkit.training.frozen import (
 from tlkit.training.store import FeatureStore
 
 MAX_BYTES_IN_MEMORY = 2 * 2**30
+MIN_BFLOAT16_WORK = 100e9
+"""Multiply-adds below which it costs more to prepare and measure bfloat16 than it can save."""
+
 _BATCH_SIZE = 32
 
 
@@ -80,8 +83,9 @@ def extract_features(
         images: A split, of which only unknown images are decoded; or batches of images and
             labels, which are read once and recognised by their pixels.
         exact: Whether the rows must be float32, as the exported model computes them. Otherwise
-            they are bfloat16 where this processor multiplies so and, on a batch, the features
-            agree within `MAX_BFLOAT16_DIFFERENCE`; what was found is remembered.
+            they are bfloat16 where this processor multiplies so, there is enough to do for it to
+            pay (`MIN_BFLOAT16_WORK`) and, on a batch, the features agree within
+            `MAX_BFLOAT16_DIFFERENCE`; what was found is remembered.
         augment: Name of an augmentation; for a split only.
         views: How many augmented versions of each image; for a split only.
         compact: Whether rows that were computed in bfloat16 are also kept so, in half the space.
@@ -181,7 +185,8 @@ def _precision(
     if known is not None and (known == "float32" or has_bfloat16()):
         return known
     if isinstance(images, ImageSplit):
-        if store.contains(_keys_of(images, augment, views)).all():
+        num_missing = int((~store.contains(_keys_of(images, augment, views))).sum())
+        if num_missing * part.multiply_adds < MIN_BFLOAT16_WORK:
             return "float32"
         some = np.arange(min(_BATCH_SIZE, images.num_images))
         batches = images.dataset(indices=some, batch_size=_BATCH_SIZE)

@@ -16,6 +16,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 from tensorflow.python.grappler import tf_optimizer
 from tensorflow.python.training import saver
 
+from tlkit.models.graph import count_multiply_adds
 from tlkit.models.signature import signature
 
 Forward = Callable[[tf.Tensor], tf.Tensor]
@@ -41,6 +42,11 @@ class FrozenPart:
         self.signature = signature(model)
         self.output_shape: tuple[int, ...] = model.output_shape[1:]
         self.input_dtype: str = model.inputs[0].dtype
+
+    @cached_property
+    def multiply_adds(self) -> int:
+        """Of one image, see `count_multiply_adds`."""
+        return count_multiply_adds(self._model)
 
     @cached_property
     def float32(self) -> Forward:
