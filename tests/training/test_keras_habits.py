@@ -72,7 +72,12 @@ def test_a_text_classifier_is_fine_tuned_like_any_other():
     model = keras.Model(tokens, keras.layers.Dense(2, name="logits")(x))
     dataset = tf.data.Dataset.from_tensor_slices((words, labels)).shuffle(120, seed=0).batch(20)
     report = tlkit.fine_tune(
-        model, dataset.take(5), validation=dataset.skip(5), unfreeze="all", epochs=5
+        model,
+        dataset.take(5),
+        validation=dataset.skip(5),
+        unfreeze="all",
+        epochs=10,
+        learning_rate=1e-2,
     )
     assert report.accuracy_after == 1.0
     assert all(report.stages[-1].moved.values()) or any(

@@ -21,9 +21,9 @@ from tlkit.training.step import hooked
 SMOOTHING = 0.9
 """Weight of the past in the running mean of losses."""
 
-DIVERGED = 3.0
-"""The sweep ends when the smoothed loss has risen so many times as far above its lowest value as
-the first loss lay above it, or the loss itself is not finite."""
+DIVERGED = 2.0
+"""The sweep ends when the smoothed loss has risen above its lowest value by so many times the
+first one, or the loss itself is not finite."""
 
 MIN_FALL = 0.02
 """Share of the first loss that the smoothed one must fall for a suggestion to be made."""
@@ -161,7 +161,7 @@ def _sweep(
         trainee.reset_metrics()
         losses.append(loss)
         smoothed = _smooth(np.array(losses))
-        limit = smoothed.min() + DIVERGED * max(losses[0] - smoothed.min(), MIN_FALL * losses[0])
+        limit = smoothed.min() + DIVERGED * smoothed[0]
         if not np.isfinite(loss) or smoothed[-1] > limit:
             break
     return np.array([loss for loss in losses if np.isfinite(loss)])
