@@ -103,6 +103,13 @@ def test_other_data_and_other_models_are_refused(data, tmp_path):
         tlkit.fine_tune(model, data, stages=[tlkit.Stage("head", epochs=2)], run_directory=tmp_path)
 
 
+def test_weights_that_nan_has_spoilt_are_not_saved(data, tmp_path):
+    with pytest.raises(tlkit.TrainingError, match="NaN or infinite"):
+        tune(data, tmp_path, learning_rate=1e30, schedule="constant")
+    with np.load(tmp_path / resume.FILE_NAME) as file:
+        assert all(np.isfinite(file[key]).all() for key in file.files if key.startswith("model/"))
+
+
 def test_a_damaged_file_is_named(data, tmp_path):
     (tmp_path / resume.FILE_NAME).write_bytes(b"half a file")
     with pytest.raises(RunError, match="Remove it to begin anew"):

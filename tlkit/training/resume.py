@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 import time
@@ -174,13 +175,18 @@ class SaveProgress(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         """Saves if it is time, unless the epoch is over anyway."""
         done = self.first_step + batch + 1
-        if done < self._num_steps and self._stage.checkpoint.is_due():
+        if done < self._num_steps and self._stage.checkpoint.is_due() and _is_finite(logs):
             self.save_now(self._epoch, done)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Saves."""
+        """Saves, but no weights that a loss like NaN has spoilt."""
         self.first_step = 0
-        self.save_now(epoch + 1, 0)
+        if _is_finite(logs):
+            self.save_now(epoch + 1, 0)
+
+
+def _is_finite(logs: Mapping[str, float] | None) -> bool:
+    return math.isfinite(float((logs or {})["loss"]))
 
 
 def values_of(variables: Sequence[Any]) -> list[np.ndarray]:

@@ -162,7 +162,6 @@ class Tuner:
         if resumed:
             assign_all(model.weights, current)
         cut = self._cut(stage)
-        fitted = None
         try:
             fitted = self._fit(
                 stage,
