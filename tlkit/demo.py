@@ -12,6 +12,7 @@ from tlkit.run import train_run
 from tlkit.run_directory import Run
 
 _EPOCHS = 5
+_RATE = 1e-3  # digits are far from photographs: much has to move
 _PIXELS_PER_CELL = 4
 _NUM_SHOWN = 5
 
@@ -33,7 +34,16 @@ def run_demo(out: Path, say: Callable[[str], None]) -> Run:
         "2. Takes resnet20, pretrained on the photographs of CIFAR-10, solves a new head for the "
         f"digits, then fine-tunes all layers for {_EPOCHS} epochs."
     )
-    run = train_run(photos, out=out, backbone="resnet20", unfreeze="all", epochs=_EPOCHS, say=say)
+    run = train_run(
+        photos,
+        out=out,
+        backbone="resnet20",
+        unfreeze="all",
+        epochs=_EPOCHS,
+        learning_rate=_RATE,
+        augment="none",  # a flipped digit is another sign
+        say=say,
+    )
     test = run.metrics["test"]
     head, tuned = run.metrics["stages"][0], run.metrics["stages"][-1]
     say(

@@ -105,7 +105,7 @@ def fine_tune(
         metrics: Keras metrics of your own, beside accuracy and cross-entropy.
         class_weight: "balanced" weighs each class by the inverse of its frequency.
         patience: Epochs without a better one after which a stage stops; two thirds of its epochs
-            by default, since the best ones come late, when the rate has fallen.
+            by default, and at least 5: the best ones come late, when the rate has fallen.
         callbacks: Keras callbacks of your own.
         precision: "float32", "mixed_bfloat16" or "mixed_float16" (with loss scaling); "auto" takes
             a mixed one on GPUs that gain from it. Weights and logits are float32, and so is the

@@ -253,7 +253,7 @@ class Tuner:
                 loss=self._loss,
                 metrics=[*metrics_of(model, one_hot=self._one_hot), *self._metrics],
                 epochs=stage.epochs,
-                patience=recipe.patience or max(3, 2 * stage.epochs // 3),
+                patience=recipe.patience or max(5, 2 * stage.epochs // 3),
                 class_weight=_class_weight(source.train, recipe.class_weight, model),
                 callbacks=self._callbacks,
                 hooks=self._hooks,
