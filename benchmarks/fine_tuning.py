@@ -45,7 +45,8 @@ class EpochSeconds(keras.callbacks.Callback):
 def compiled(model: keras.Model, optimizer=None) -> keras.Model:
     """As a user of Keras compiles it."""
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer or keras.optimizers.AdamW(1e-4), loss, ["accuracy"], jit_compile=False)
+    optimizer = optimizer or keras.optimizers.AdamW(1e-4)
+    model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=False)
     return model
 
 
