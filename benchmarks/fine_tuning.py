@@ -3,9 +3,9 @@
     python benchmarks/fine_tuning.py PHOTOS [--photos-used 192]
 
 First the last stage alone: plain Keras runs the whole graph in every epoch, tlkit the part above
-the cut on stored activations; storing them is timed apart. Then a step of everything: `fit` on
-tlkit's model with Keras's AdamW, against `fine_tune`'s own step on the same batches. Weights are
-random, which changes no time. Both sides read the same decoded batches.
+the cut on stored activations; the whole call, which stores them, is timed too. Then a step of
+everything: `fit` on tlkit's model with Keras's AdamW, against `fine_tune`'s own step on the same
+batches. Weights are random, which changes no time. Both sides read the same decoded batches.
 """
 
 import argparse

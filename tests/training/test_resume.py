@@ -60,7 +60,7 @@ def test_the_report_of_a_resumed_training_is_whole(data, tmp_path, monkeypatch):
     _, report = tune(data, tmp_path)
     assert [stage.name for stage in report.stages] == ["head", "fine-tune", "fine-tune"]
     assert [len(stage.history) for stage in report.stages[1:]] == [2, 2]
-    assert report.stages[1].moved["head"] >= 0
+    assert [report.stages[1].moved[name] for name in ("stage1", "stage2", "stage3")] == [0.0] * 3
     assert report.accuracy_after is not None
 
 
@@ -82,6 +82,7 @@ def test_a_finished_training_is_not_repeated(data, tmp_path):
         ({"layer_decay": 0.5}, "layer_decay=1.0 instead of 0.5"),
         ({"stages": [tlkit.Stage("head", epochs=2)]}, "stages="),
         ({"seed": 3}, "seed=0 instead of 3"),
+        ({"loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True)}, "loss=None"),
     ],
 )
 def test_another_training_is_refused_with_the_difference(data, tmp_path, changed, named):

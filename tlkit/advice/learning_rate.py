@@ -10,12 +10,12 @@ import tensorflow as tf
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.errors import ArgumentError, TrainingError, check_count, check_positive
 from tlkit.models.graph import with_nested
-from tlkit.models.groups import layer_groups, set_trainable
+from tlkit.models.groups import set_trainable
 from tlkit.progress import track
-from tlkit.training.fine_tuning import DEFAULT_GROUPS
 from tlkit.training.objective import loss_of
 from tlkit.training.resume import assign_all, values_of
 from tlkit.training.sources import Images, source_of, with_targets
+from tlkit.training.stages import default_unfreeze
 from tlkit.training.step import hooked
 
 SMOOTHING = 0.9
@@ -72,7 +72,6 @@ def find_learning_rate(
     num_steps: int = 100,
     weight_decay: float = 0.0,
     augment: str = "default",
-    seed: int = 0,
 ) -> LearningRateReport:
     """Trains for some steps at rates that rise from step to step, and suggests one to train with.
 
@@ -88,7 +87,6 @@ def find_learning_rate(
         num_steps: Steps from the one to the other.
         weight_decay: AdamW's.
         augment: Augmentation of the training images, by name.
-        seed: Of dropout in the sweep.
 
     Raises:
         ArgumentError: An argument breaks its rule.
@@ -116,10 +114,9 @@ def find_learning_rate(
     check_count("num_steps", num_steps, minimum=20)
     source = source_of(model, data, None)
     if unfreeze is None:
-        unfreeze = min(DEFAULT_GROUPS, len(layer_groups(model)))
+        unfreeze = default_unfreeze(model)
     flags = [(layer, layer.trainable) for layer in with_nested(model)]
     kept = values_of(model.variables)
-    keras.utils.set_random_seed(seed)
     rates = np.geomspace(lowest, highest, num_steps)
     try:
         set_trainable(model, unfreeze)

@@ -18,7 +18,6 @@ from tlkit.errors import (
     check_positive,
     check_share,
 )
-from tlkit.models.groups import layer_groups
 from tlkit.models.signature import signature
 from tlkit.training.fitting import check_class_weight
 from tlkit.training.precision import PRECISIONS
@@ -26,11 +25,10 @@ from tlkit.training.rates import SCHEDULES
 from tlkit.training.reports import TrainingReport
 from tlkit.training.resume import Checkpoint
 from tlkit.training.sources import Images, Source, source_of
-from tlkit.training.stages import PlannedStage, Stage, check_stages
+from tlkit.training.stages import PlannedStage, Stage, check_stages, default_unfreeze
 from tlkit.training.tuner import Recipe, Tuner, steps_in_epoch
 
 # Chosen on validation photographs, see benchmarks/README.md
-DEFAULT_GROUPS = 3
 DEFAULT_STEPS = 1000
 DEFAULT_EPOCHS = range(8, 41)
 DEFAULT_LEARNING_RATE = 2e-4
@@ -157,8 +155,7 @@ def fine_tune(
             f"Received: unfreeze={unfreeze!r}."
         )
     if stages is None:
-        first = min(DEFAULT_GROUPS, len(layer_groups(model))) if unfreeze is None else unfreeze
-        stages = [Stage(first)]
+        stages = [Stage(default_unfreeze(model) if unfreeze is None else unfreeze)]
     epochs = epochs or default_epochs(steps_in_epoch(source.train))
     plan = [
         PlannedStage(stage.unfreeze, stage.epochs or epochs, stage.learning_rate or learning_rate)
@@ -166,7 +163,7 @@ def fine_tune(
     ]
     checkpoint = None
     if run_directory is not None:
-        checkpoint = Checkpoint(run_directory, _identity(model, source, recipe, plan))
+        checkpoint = Checkpoint(run_directory, _identity(model, source, recipe, plan, loss))
     tuner = Tuner(
         model,
         source,
@@ -205,14 +202,19 @@ def _check(recipe: Recipe, model: keras.Model, epochs: int | None) -> None:
 
 
 def _identity(
-    model: keras.Model, source: Source, recipe: Recipe, plan: Sequence[PlannedStage]
+    model: keras.Model,
+    source: Source,
+    recipe: Recipe,
+    plan: Sequence[PlannedStage],
+    loss: keras.losses.Loss | None,
 ) -> dict[str, Any]:
     """What makes a training what it is: another must not be continued by mistake."""
+    data = source.data
     return {
         "model": signature(model),
-        "data": f"{steps_in_epoch(source.train)} batches"
-        if source.data is None
-        else source.data.fingerprint,
+        "data": None if data is None else f"{data.fingerprint}, seed {data.seed}",
+        "num_steps": steps_in_epoch(source.train),
         "stages": [dataclasses.asdict(stage) for stage in plan],
+        "loss": None if loss is None else f"{type(loss).__name__} {loss.get_config()}",
         **dataclasses.asdict(recipe),
     }

@@ -9,6 +9,7 @@ import keras
 from tlkit.errors import ArgumentError, check_count, check_positive
 from tlkit.models.groups import layer_groups, resolve_group
 
+DEFAULT_GROUPS = 3
 MAX_STAGES = 4
 RATE_FALL = 0.5
 """In a gradual plan each stage's rate is this share of the one before it."""
@@ -90,6 +91,11 @@ def gradual_plan(
         )
         for i, name in enumerate(chosen)
     )
+
+
+def default_unfreeze(model: keras.Model) -> int:
+    """Returns what trains where nothing is named: the head and the two groups before it."""
+    return min(DEFAULT_GROUPS, len(layer_groups(model)))
 
 
 def check_stages(model: keras.Model, stages: Sequence[Stage]) -> tuple[Stage, ...]:

@@ -27,7 +27,7 @@ class StepHook:
     def before_update(
         self, gradients: Sequence[tf.Tensor], variables: Sequence[keras.Variable]
     ) -> None:
-        """Sees the gradients of the loss, and the variables before they move."""
+        """Sees the gradients (scaled, where the optimizer scales the loss); nothing has moved."""
 
     def after_update(
         self, gradients: Sequence[tf.Tensor], variables: Sequence[keras.Variable]
