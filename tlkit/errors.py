@@ -14,6 +14,7 @@ A message reads: `argument` must be RULE. Received: argument=VALUE. WHAT TO DO.
 import difflib
 import math
 from collections.abc import Iterable
+from numbers import Integral, Real
 
 
 class TlkitError(Exception):
@@ -57,7 +58,7 @@ def check_choice(argument: str, value: object, choices: Iterable[str]) -> None:
 
 def check_positive(argument: str, value: float) -> None:
     """Raises `ArgumentError` unless `value` is a finite number above zero."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value) or value <= 0:
         raise ArgumentError(
             f"`{argument}` must be a positive number. Received: {argument}={value!r}. "
@@ -65,30 +66,65 @@ def check_positive(argument: str, value: float) -> None:
         )
 
 
+def check_not_negative(argument: str, value: float) -> None:
+    """Raises `ArgumentError` unless `value` is a finite number, 0 or more."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or value < 0:
+        raise ArgumentError(
+            f"`{argument}` must be a number, 0 or more. Received: {argument}={value!r}. "
+            "Give 0, say."
+        )
+
+
+def check_unit(argument: str, value: float) -> None:
+    """Raises `ArgumentError` unless `value` is a number from 0 to 1, both included."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number or not 0 <= value <= 1:
+        raise ArgumentError(
+            f"`{argument}` must be a number from 0 to 1. Received: {argument}={value!r}. "
+            "Give 0.5, say."
+        )
+
+
 def check_fraction(argument: str, value: float) -> None:
     """Raises `ArgumentError` unless `value` is a number from 0 up to, not including, 1."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
     if not is_number or not 0 <= value < 1:
         raise ArgumentError(
-            f"`{argument}` must be a number from 0 to less than 1. Received: {argument}={value!r}."
+            f"`{argument}` must be a number from 0 to less than 1. Received: {argument}={value!r}. "
+            "Give 0.1, say."
         )
 
 
 def check_share(argument: str, value: float) -> None:
     """Raises `ArgumentError` unless `value` is a number above 0 and not above 1."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
     if not is_number or not 0 < value <= 1:
         raise ArgumentError(
-            f"`{argument}` must be a number above 0 and at most 1. Received: {argument}={value!r}."
+            f"`{argument}` must be a number above 0 and at most 1. Received: {argument}={value!r}. "
+            "Give 0.5, say."
         )
 
 
 def check_count(argument: str, value: int, minimum: int = 1) -> None:
     """Raises `ArgumentError` unless `value` is a whole number of at least `minimum`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
         raise ArgumentError(
             f"`{argument}` must be a whole number of at least {minimum}. "
-            f"Received: {argument}={value!r}."
+            f"Received: {argument}={value!r}. Give {minimum} or more."
+        )
+
+
+def check_seed(value: int, argument: str = "seed") -> None:
+    """Raises `ArgumentError` unless `value` is a whole number that every generator takes.
+
+    That is 0 to 2**32 - 1, what NumPy's and scikit-learn's generators have in common.
+    """
+    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not is_whole or not 0 <= value < 2**32:
+        raise ArgumentError(
+            f"`{argument}` must be a whole number of at least 0, below {2**32}. "
+            f"Received: {argument}={value!r}. Give 0, say."
         )
 
 

@@ -26,8 +26,11 @@ def track(items: Iterable[Item], description: str, total: int) -> Iterator[Item]
 
 
 @contextmanager
-def bar(description: str, total: int) -> Iterator["Advance"]:
-    """A progress bar on standard error; calling what it yields with `n` moves it on by `n`."""
+def bar(description: str, total: int | None) -> Iterator["Advance"]:
+    """A progress bar on standard error; calling what it yields with `n` moves it on by `n`.
+
+    Without a `total` it shows that something happens and how much has.
+    """
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),

@@ -88,6 +88,24 @@ def test_too_little_room_is_said(data, monkeypatch):
     assert any("needs more than the 0.0 GiB that may be used" in note for note in stage.notes)
 
 
+def test_what_is_stored_already_needs_no_room(data, monkeypatch, cache):
+    tuned(data, augment="none")
+    monkeypatch.setattr(cached_cut, "_free_bytes", lambda cache: 0)
+    _, again = tuned(data, augment="none")
+    assert any("stored activations" in note for note in again.notes)
+
+
+def test_layers_that_augment_keep_the_whole_graph_running(data):
+    images = keras.Input((32, 32, 3))
+    x = keras.layers.RandomFlip(name="flip")(images)
+    x = keras.layers.Conv2D(4, 3, strides=2, name="near")(x)
+    x = keras.layers.Conv2D(4, 3, strides=2, name="far")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(images, keras.layers.Dense(2)(x))
+    report = tlkit.fine_tune(model, data, unfreeze="head", epochs=2, augment="none")
+    assert any("flip gives other activations in every epoch" in n for n in report.stages[-1].notes)
+
+
 def test_a_full_disk_is_said_and_leaves_no_partial_row(data, monkeypatch, cache):
     model = classifier(data)
     tlkit.train_head(model, data)

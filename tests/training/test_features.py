@@ -10,6 +10,7 @@ from tests.conftest import write_photos
 from tlkit.models.heads import feature_cut
 from tlkit.training import features, frozen
 from tlkit.training.features import extract_features
+from tlkit.training.store import stored_files
 
 
 def classifier(**arguments):
@@ -150,6 +151,16 @@ def test_views_and_copies_of_an_image_share_its_number(data):
 
 
 @pytest.mark.skipif(not frozen.has_bfloat16(), reason="this processor has no bfloat16")
+def test_a_damaged_row_is_computed_again(data):
+    tlkit.train_head(classifier(), data)
+    (store,) = stored_files()
+    content = bytearray(store[0].read_bytes())
+    content[5] ^= 1
+    store[0].write_bytes(content)
+    report = tlkit.train_head(classifier(), data)
+    assert report.stages[-1].num_forward_passes == 1
+
+
 def test_little_work_is_done_in_float32(data):
     part = prefix_of(tlkit.build_classifier("resnet20", ["green", "red"]))
     assert part.multiply_adds * data.train.num_images < features.MIN_BFLOAT16_WORK

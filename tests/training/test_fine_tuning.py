@@ -162,6 +162,39 @@ def test_a_group_that_cannot_move_is_an_error_and_not_a_success(data):
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("validated", [True, False])
+def test_a_last_step_that_explodes_is_an_error_and_leaves_the_model(data, validated):
+    """The loss of the only step is finite: only what it does to the weights is not."""
+    model = classifier(data)
+    tlkit.train_head(model, data)
+    before = model.get_weights()
+    batch = data.train.dataset().unbatch().batch(48)
+    with pytest.raises(tlkit.TrainingError, match="Try learning_rate=1e\\+37"):
+        tlkit.fine_tune(
+            model,
+            batch,
+            validation=data.validation if validated else None,
+            unfreeze="stage3",
+            epochs=1,
+            learning_rate=1e38,
+            schedule="constant",
+        )
+    for a, b in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_another_seed_gives_other_views_and_orders(data):
+    histories = []
+    for seed in (0, 0, 1):
+        keras.utils.set_random_seed(0)
+        model = classifier(data, dropout=0.0)
+        tlkit.train_head(model, data)
+        stage = tlkit.fine_tune(model, data, epochs=1, views=0, seed=seed).stages[-1]
+        histories.append(stage.history[0]["loss"])
+    assert histories[0] == pytest.approx(histories[1], rel=1e-3)
+    assert histories[0] != pytest.approx(histories[2], rel=1e-3)
+
+
 def test_smoothed_labels_change_the_loss_and_not_the_cross_entropy(data):
     histories = []
     for label_smoothing in (0.0, 0.2):

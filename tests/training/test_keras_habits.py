@@ -36,16 +36,76 @@ def test_a_loss_of_ones_own(data, loss):
 
 
 def test_metrics_and_callbacks_of_ones_own(data, tmp_path):
-    top = keras.metrics.TopKCategoricalAccuracy(2, name="top_2")
     report = tlkit.fine_tune(
         classifier(data),
         data,
         epochs=2,
-        metrics=[top],
+        metrics=[keras.metrics.SparseTopKCategoricalAccuracy(2, name="top_2")],
         callbacks=[keras.callbacks.TensorBoard(tmp_path / "logs"), keras.callbacks.History()],
     )
     assert report.stages[-1].history[-1]["val_top_2"] == 1.0
     assert list((tmp_path / "logs").rglob("events*"))
+
+
+def test_metrics_for_one_hot_labels_go_with_a_loss_that_takes_them(data):
+    report = tlkit.fine_tune(
+        classifier(data),
+        data,
+        epochs=1,
+        loss=keras.losses.CategoricalFocalCrossentropy(from_logits=True),
+        metrics=[keras.metrics.TopKCategoricalAccuracy(2, name="top_2")],
+    )
+    assert report.stages[-1].history[-1]["val_top_2"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"loss": "hinge"}, "`loss` must be a keras.losses.Loss"),
+        ({"loss": keras.losses.CategoricalFocalCrossentropy()}, "Make it with from_logits=True"),
+        ({"callbacks": [keras.callbacks.ModelCheckpoint("m.keras")]}, "give `run_directory`"),
+        ({"callbacks": [keras.callbacks.ReduceLROnPlateau()]}, "Give schedule='constant'"),
+    ],
+)
+def test_what_would_go_wrong_later_is_refused_at_once(data, arguments, message):
+    with pytest.raises(tlkit.ArgumentError, match=message):
+        tlkit.fine_tune(classifier(data), data, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"views": 4}, "`views` and `augment` must be left out"),
+        ({"augment": "strong"}, "`views` and `augment` must be left out"),
+        ({"class_weight": "balanced"}, "Multiply them into the weights"),
+    ],
+)
+def test_what_has_no_meaning_for_a_data_set_is_refused(data, arguments, message):
+    weighted = data.train.dataset().map(lambda x, y: (x, y, tf.ones(tf.shape(y))))
+    with pytest.raises(tlkit.ArgumentError, match=message):
+        tlkit.fine_tune(classifier(data), weighted, **arguments)
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda data: data.unbatch(), lambda data: data.map(lambda x, _: x)]
+)
+@pytest.mark.parametrize("train", [tlkit.fine_tune, tlkit.train_head])
+def test_images_without_batches_or_labels_are_refused_by_the_arguments_name(data, train, spoil):
+    with pytest.raises(
+        tlkit.ArgumentError, match=r"`data` must give batches of \(images, labels\)"
+    ):
+        train(classifier(data), spoil(data.train.dataset()))
+    with pytest.raises(tlkit.ArgumentError, match="`validation` must give batches"):
+        train(classifier(data), data.train.dataset(), validation=spoil(data.train.dataset()))
+
+
+def test_one_callback_and_numpy_numbers_do(data):
+    seen = []
+    count = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
+    tlkit.fine_tune(
+        classifier(data), data, epochs=np.int64(1), learning_rate=np.float32(1e-3), callbacks=count
+    )
+    assert seen == [0]
 
 
 def test_sample_weights_count(data):

@@ -1,5 +1,6 @@
 """A training that was stopped goes on where it was, and only that training does."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 import tlkit
 from tlkit.errors import RunError
-from tlkit.training import resume
+from tlkit.training import cached_cut, resume
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,6 +31,13 @@ class Stop(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
+class StopAtEnd(keras.callbacks.Callback):
+    """Raises when training has ended and nothing else has been done."""
+
+    def on_train_end(self, logs=None):
+        raise KeyboardInterrupt
+
+
 @pytest.fixture
 def data(photos):
     return tlkit.load_folder(photos, image_size=32, batch_size=16)
@@ -38,9 +46,12 @@ def data(photos):
 def tune(data, folder, callbacks=(), **arguments):
     keras.utils.set_random_seed(0)
     model = tlkit.build_classifier("resnet20", data.class_names, weights=None)
-    settings = {"stages": [tlkit.Stage("head", epochs=2), tlkit.Stage("stage3", epochs=2)]}
+    settings = {
+        "views": 0,
+        "stages": [tlkit.Stage("head", epochs=2), tlkit.Stage("stage3", epochs=2)],
+    }
     report = tlkit.fine_tune(
-        model, data, run_directory=folder, callbacks=callbacks, views=0, **(settings | arguments)
+        model, data, run_directory=folder, callbacks=callbacks, **(settings | arguments)
     )
     return model, report
 
@@ -83,6 +94,7 @@ def test_a_finished_training_is_not_repeated(data, tmp_path):
         ({"stages": [tlkit.Stage("head", epochs=2)]}, "stages="),
         ({"seed": 3}, "seed=0 instead of 3"),
         ({"loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True)}, "loss=None"),
+        ({"metrics": [keras.metrics.SparseCategoricalAccuracy("again")]}, "metrics="),
     ],
 )
 def test_another_training_is_refused_with_the_difference(data, tmp_path, changed, named):
@@ -99,6 +111,8 @@ def test_other_data_and_other_models_are_refused(data, tmp_path):
     fewer = tlkit.load_arrays(images, np.arange(20) % 2, list(data.class_names))
     with pytest.raises(RunError, match="begun with data="):
         tune(fewer, tmp_path)
+    with pytest.raises(RunError, match="batches of 16"):
+        tune(dataclasses.replace(data, batch_size=17), tmp_path)
     model = tlkit.build_classifier("resnet20", data.class_names, weights=None, seed=1)
     with pytest.raises(RunError, match="begun with model="):
         tlkit.fine_tune(model, data, stages=[tlkit.Stage("head", epochs=2)], run_directory=tmp_path)
@@ -111,10 +125,67 @@ def test_weights_that_nan_has_spoilt_are_not_saved(data, tmp_path):
         assert all(np.isfinite(file[key]).all() for key in file.files if key.startswith("model/"))
 
 
-def test_a_damaged_file_is_named(data, tmp_path):
-    (tmp_path / resume.FILE_NAME).write_bytes(b"half a file")
+def test_another_regularizer_is_another_training(data, tmp_path):
+    def run(strength, callbacks=()):
+        keras.utils.set_random_seed(0)
+        model = tlkit.build_classifier("resnet20", data.class_names, weights=None)
+        model.get_layer("logits").kernel.regularizer = keras.regularizers.L2(strength)
+        tlkit.fine_tune(model, data, epochs=1, run_directory=tmp_path, callbacks=callbacks)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(0.1, [Stop(epoch=0, batch=0)])
+    with pytest.raises(RunError, match="begun with regularizers="):
+        run(0.2)
+
+
+@pytest.mark.parametrize("spoil", [lambda content: b"half a file", lambda content: content[:-200]])
+def test_a_damaged_file_is_named(data, tmp_path, spoil):
+    with pytest.raises(KeyboardInterrupt):
+        tune(data, tmp_path, [Stop(epoch=1, batch=1)])
+    file = tmp_path / resume.FILE_NAME
+    file.write_bytes(spoil(file.read_bytes()))
     with pytest.raises(RunError, match="Remove it to begin anew"):
         tune(data, tmp_path)
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
+def test_on_stored_activations_the_same_weights_and_history_come_out(
+    data, tmp_path, monkeypatch, precision
+):
+    """Stopped in the middle of an epoch, whose metrics go on too."""
+    monkeypatch.setattr(resume, "SAVE_SECONDS", 0.0)
+    given = {"views": 1, "precision": precision, "stages": [tlkit.Stage("stage3", epochs=2)]}
+    tune(data, tmp_path / "warm", **given)  # so that the precision of rows is known to both
+    model, report = tune(data, tmp_path / "whole", **given)
+    with pytest.raises(KeyboardInterrupt):
+        tune(data, tmp_path / "stopped", [Stop(epoch=1, batch=1)], **given)
+    again, resumed = tune(data, tmp_path / "stopped", **given)
+    assert any("stored activations" in note for note in resumed.stages[-1].notes)
+    for a, b in zip(report.stages[-1].history, resumed.stages[-1].history, strict=True):
+        assert a == pytest.approx(b, rel=1e-4)
+    for a, b in zip(model.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_a_training_that_cannot_go_on_as_it_began_says_so(data, tmp_path, monkeypatch):
+    given = {"views": 1, "stages": [tlkit.Stage("stage3", epochs=2)]}
+    with pytest.raises(KeyboardInterrupt):
+        tune(data, tmp_path, [Stop(epoch=1, batch=1)], **given)
+    monkeypatch.setattr(cached_cut, "DEFAULT_MAX_BYTES", 1)
+    with pytest.raises(RunError, match="Make room, or name another folder"):
+        tune(data, tmp_path, **given)
+
+
+def test_a_training_that_a_callback_ended_is_not_gone_on_with(data, tmp_path):
+    class End(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = True
+
+    given = {"stages": [tlkit.Stage("stage3", epochs=4)]}
+    with pytest.raises(KeyboardInterrupt):
+        tune(data, tmp_path, [End(), StopAtEnd()], **given)
+    _, report = tune(data, tmp_path, **given)
+    assert len(report.stages[-1].history) == 1
 
 
 def test_what_a_killed_process_left_half_written_is_removed(tmp_path):

@@ -21,26 +21,33 @@ def check_dataset(
             "`batch_size` must be left out for a dataset, which brings its own batches. "
             f"Received: batch_size={batch_size!r}. Use `dataset.rebatch(...)`."
         )
+    check_batches("images", dataset, input_shape)
+
+
+def check_batches(
+    argument: str, dataset: tf.data.Dataset, input_shape: tuple[int | None, ...]
+) -> None:
+    """Raises `ArgumentError` unless the dataset ends, and gives (images, labels) for the model."""
     spec = dataset.element_spec
     if (
         not isinstance(spec, tuple)
         or len(spec) not in {2, 3}
-        or spec[0].shape.rank != len(input_shape)
+        or spec[0].shape.rank not in {None, len(input_shape)}
     ):
         raise ArgumentError(
-            "`images` must give batches of (images, labels), images of the shape "
-            f"(batch, {', '.join(map(str, input_shape[1:]))}). Received: images={spec}. "
+            f"`{argument}` must give batches of (images, labels), images of the shape "
+            f"(batch, {', '.join(map(str, input_shape[1:]))}). Received: {argument}={spec}. "
             "Use `dataset.batch(...)`."
         )
     if not spec[0].shape.is_compatible_with(input_shape):
         raise ArgumentError(
-            f"`images` must have the shape that the model takes, {input_shape}. "
+            f"`{argument}` must have the shape that the model takes, {tuple(input_shape)}. "
             f"Received: {tuple(spec[0].shape)}. Resize them to that."
         )
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise ArgumentError(
-            "`images` must come to an end. Received: an infinite dataset. "
-            "Leave out `repeat()`, or use `dataset.take(...)`."
+            f"`{argument}` must end after one pass over the images. Received: an infinite "
+            "dataset. Leave out `repeat()`, or use `dataset.take(...)`."
         )
 
 
@@ -59,6 +66,18 @@ def check_outputs(outputs: np.ndarray, num_columns: int, kind: str) -> None:
             "`model` must give finite outputs. Received: NaN or infinite ones for "
             f"{num_bad} of {len(outputs)} images. Train it again with a lower learning rate."
         )
+
+
+def check_targets(labels: np.ndarray, kind: str, num_images: int, num_classes: int) -> np.ndarray:
+    """Returns labels as int64: numbers `(num_images,)`, with several labels rows of 0 and 1.
+
+    Raises:
+        DataError: If they are not among the classes, or of another shape.
+    """
+    labels = np.asarray(labels)
+    if kind == "multi_label":
+        return check_rows(labels, (num_images, num_classes))
+    return check_indices(labels, num_images, num_classes)
 
 
 def check_indices(labels: np.ndarray, num_images: int, num_classes: int) -> np.ndarray:

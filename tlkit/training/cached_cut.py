@@ -13,13 +13,14 @@ import tensorflow as tf
 
 from tlkit.cache import cache_folder
 from tlkit.data.images import ImageSplit
-from tlkit.models.groups import cut_before, layer_groups, resolve_group
+from tlkit.models.graph import with_nested
+from tlkit.models.groups import cut_before, group_layers, layer_groups, resolve_group
 from tlkit.training.features import Features, extract_features
 from tlkit.training.fitting import Batches
 from tlkit.training.frozen import FrozenPart
 from tlkit.training.objective import targets_of
 from tlkit.training.sources import Source
-from tlkit.training.store import DEFAULT_MAX_BYTES, FEATURES_FOLDER
+from tlkit.training.store import DEFAULT_MAX_BYTES, FEATURES_FOLDER, stored_files
 from tlkit.training.stored_batches import batches_in_order, one_pass
 
 MIN_EPOCHS_PER_VIEW = 2
@@ -66,18 +67,15 @@ def cached_cut(
         The cut; or, in words, why the whole graph has to run.
     """
     first = resolve_group(model, unfreeze)
-    if first == 0:
-        return "the whole graph runs: no group is frozen"
-    if not isinstance(source.train, ImageSplit):
-        return "the whole graph runs: a tf.data.Dataset may augment its images as it goes"
-    if epochs < MIN_EPOCHS_PER_VIEW * views:
-        return f"the whole graph runs: {epochs} epochs are too few to store {views} views"
+    if why := _why_not(model, source, first, views=views, epochs=epochs):
+        return f"the whole graph runs: {why}"
     cut = cut_before(model, layer_groups(model)[first].name)
-    part = FrozenPart(keras.Model(model.input, cut))
+    part = FrozenPart(keras.Model(model.inputs[0], cut))
     num_rows = source.train.num_images * views
     num_rows += 0 if source.validation is None else source.validation.num_images
     wanted = num_rows * int(prod(part.output_shape)) * _FLOAT_BYTES
-    room = min(DEFAULT_MAX_BYTES, int(_DISK_SHARE * _free_bytes(cache)))
+    stored = sum(size for path, size in stored_files(cache) if path.name.startswith(part.signature))
+    room = min(DEFAULT_MAX_BYTES, stored + int(_DISK_SHARE * _free_bytes(cache)))
     if wanted > room:
         return (
             f"the whole graph runs: storing {wanted / 2**30:.1f} GiB of activations needs more "
@@ -101,7 +99,7 @@ def cached_cut(
             raise
         return f"the whole graph runs: the disk was full while storing activations ({error})"
     return CachedCut(
-        top=keras.Model(cut, model.output),
+        top=keras.Model(cut, model.outputs[0]),
         train=train,
         validation=validation,
         views=views,
@@ -112,6 +110,19 @@ def cached_cut(
             f"image, in {train.precision}: {train.store.path}"
         ),
     )
+
+
+def _why_not(model: keras.Model, source: Source, first: int, *, views: int, epochs: int) -> str:
+    """Says what speaks against storing, apart from room on the disk."""
+    if first == 0:
+        return "no group is frozen"
+    if not isinstance(source.train, ImageSplit):
+        return "a tf.data.Dataset may augment its images as it goes"
+    if epochs < MIN_EPOCHS_PER_VIEW * views:
+        return f"{epochs} epochs are too few to store {views} views"
+    if random := _random_layers(model, first):
+        return f"{random[0]} gives other activations in every epoch"
+    return ""
 
 
 def cut_batches(
@@ -139,6 +150,17 @@ def cut_validation(
         return None
     targets = targets_of(cut.validation.labels, model, one_hot=one_hot).numpy()
     return one_pass(cut.validation, targets, batch_size=batch_size)
+
+
+def _random_layers(model: keras.Model, first: int) -> list[str]:
+    """Names the layers of the user's own that augment images before the group `first`."""
+    below = [layer for layers in group_layers(model)[:first] for layer in layers]
+    return [
+        nested.name
+        for layer in below
+        for nested in with_nested(layer)
+        if type(nested).__name__.startswith("Random")
+    ]
 
 
 def _free_bytes(cache: str | os.PathLike[str] | None) -> int:

@@ -2,7 +2,9 @@
 
 import hashlib
 import os
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import tensorflow as tf
@@ -37,7 +39,6 @@ class Features:
         labels: As the images' source gives them, one per key.
         weights: Sample weights, or `None`.
         images: For each key the image it belongs to, a number: views and copies share it.
-        num_forward_passes: How many images were not in the store.
     """
 
     store: FeatureStore
@@ -45,7 +46,13 @@ class Features:
     labels: np.ndarray
     weights: np.ndarray | None
     images: np.ndarray
-    num_forward_passes: int
+    filler: "_Filler" = field(repr=False)
+    fill: Callable[[], object] = field(repr=False)
+
+    @property
+    def num_forward_passes(self) -> int:
+        """How many images were not in the store, or had to be computed again."""
+        return self.filler.num_forward_passes
 
     @property
     def precision(self) -> str:
@@ -59,11 +66,18 @@ class Features:
 
     def load(self) -> np.ndarray:
         """Returns all rows, shape `(len(keys), *row_shape)`."""
-        return self.store.read(self.keys)
+        return self._read(self.keys)
 
     def read(self, positions: np.ndarray) -> np.ndarray:
         """Returns the rows at some positions, shape `(len(positions), *row_shape)`."""
-        return self.store.read([self.keys[i] for i in positions])
+        return self._read([self.keys[i] for i in positions])
+
+    def _read(self, keys: Sequence[str]) -> np.ndarray:
+        try:
+            return self.store.read(keys)
+        except KeyError:  # damaged, or removed by another process: struck off, computed again
+            self.fill()
+            return self.store.read(keys)
 
 
 def extract_features(
@@ -99,16 +113,19 @@ def extract_features(
         name += "-compact" if compact else ""
         store = FeatureStore(f"{name}-bfloat16", part.output_shape, dtype=dtype, folder=cache)
     filler = _Filler(part, store)
+    fill: Callable[[], object]
     if isinstance(images, ImageSplit):
         keys = _keys_of(images, augment, views)
         digests: tuple[str, ...] = images.digests * views
         labels, weights = np.concatenate([images.labels] * views), None
-        filler.fill_from_split(images, augment, views)
+        fill = partial(filler.fill_from_split, images, augment, views)
+        fill()
     else:
         keys, labels, weights = filler.fill_from_dataset(images)
+        fill = partial(filler.fill_from_dataset, images)
         digests = keys
     _, numbers = np.unique(np.array(digests), return_inverse=True)
-    return Features(store, keys, labels, weights, numbers, filler.num_forward_passes)
+    return Features(store, keys, labels, weights, numbers, filler, fill)
 
 
 class _Filler:

@@ -1,32 +1,22 @@
 """Fine-tuning: the last groups of layers, or all of them, in one stage or several."""
 
-import dataclasses
 import os
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tlkit.data.augmentation import AUGMENTATIONS
 from tlkit.data.images import ImageData
-from tlkit.errors import (
-    ArgumentError,
-    check_choice,
-    check_count,
-    check_fraction,
-    check_positive,
-    check_share,
-)
-from tlkit.models.signature import signature
-from tlkit.training.fitting import check_class_weight
-from tlkit.training.precision import PRECISIONS
-from tlkit.training.rates import SCHEDULES
+from tlkit.errors import ArgumentError
+from tlkit.training.checks import check_callbacks, check_fits_source, check_recipe
+from tlkit.training.objective import check_loss
+from tlkit.training.recipe import DEFAULT_AUGMENTATION, Recipe, identity_of
 from tlkit.training.reports import TrainingReport
 from tlkit.training.resume import Checkpoint
-from tlkit.training.sources import Images, Source, source_of
+from tlkit.training.sources import Images, source_of, steps_in_epoch
 from tlkit.training.stages import PlannedStage, Stage, check_stages, default_unfreeze
-from tlkit.training.tuner import Recipe, Tuner, steps_in_epoch
+from tlkit.training.step import StepHook, hooks_of
+from tlkit.training.tuner import Tuner
 
 # Chosen on validation photographs, see benchmarks/README.md
 DEFAULT_STEPS = 1000
@@ -46,10 +36,11 @@ def fine_tune(
     epochs: int | None = None,
     learning_rate: float = DEFAULT_LEARNING_RATE,
     layer_decay: float = 1.0,
+    anchor: StepHook | Sequence[StepHook] | None = None,
     schedule: str = "cosine",
     weight_decay: float = DEFAULT_WEIGHT_DECAY,
     batch_norm: str = "frozen",
-    augment: str = "default",
+    augment: str = DEFAULT_AUGMENTATION,
     views: int | None = None,
     loss: keras.losses.Loss | None = None,
     label_smoothing: float = DEFAULT_LABEL_SMOOTHING,
@@ -87,6 +78,8 @@ def fine_tune(
         learning_rate: The highest rate, that of the head.
         layer_decay: A group's rate is `learning_rate` times this to the power of its distance from
             the head, 0...1.
+        anchor: A constraint, or several: what `anchor_weights`, `choose_anchor` or `distill_from`
+            returned.
         schedule: Course of the rate in each stage: "cosine" after a warm-up, "constant", which
             callbacks may change, or "step", see `tlkit.training.rates.schedule_of`.
         weight_decay: AdamW's, decoupled; biases and batch normalisation are left out.
@@ -97,20 +90,22 @@ def fine_tune(
             frozen. By default 8, if there are at least twice as many epochs; 0 makes new ones in
             every epoch.
         loss: Instead of the cross-entropy that fits the head; takes whole-number labels, or one-hot
-            ones if it is one of Keras's categorical losses.
+            ones if it is one of Keras's categorical losses (which `metrics` of yours then take
+            too).
         label_smoothing: Share of each label that is spread over all classes, 0...1; of no effect
             with a `loss` of your own.
         metrics: Keras metrics of your own, beside accuracy and cross-entropy.
         class_weight: "balanced" weighs each class by the inverse of its frequency.
         patience: Epochs without a better one after which a stage stops; two thirds of its epochs
             by default, and at least 5: the best ones come late, when the rate has fallen.
-        callbacks: Keras callbacks of your own.
+        callbacks: Keras callbacks of your own. Where activations are stored, their `model` is the
+            part above the cut; `views=0` makes it the whole one. What they remember is not resumed.
         precision: "float32", "mixed_bfloat16" or "mixed_float16" (with loss scaling); "auto" takes
             a mixed one on GPUs that gain from it. Weights and logits are float32, and so is the
             model afterwards.
         run_directory: Where everything that goes on needs is saved after each epoch (and every
             five minutes within long ones). The same call, after whatever stopped it, continues.
-        seed: Of orders and augmentation.
+        seed: Of orders and augmentation, added to that of the data.
         cache: Folder of the feature stores.
 
     Returns:
@@ -133,6 +128,7 @@ def fine_tune(
         >>> report.stages[-1].moved["stage2"]
         0.0
     """
+    callbacks = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else callbacks
     recipe = Recipe(
         learning_rate=learning_rate,
         layer_decay=layer_decay,
@@ -147,8 +143,11 @@ def fine_tune(
         precision=precision,
         seed=seed,
     )
-    _check(recipe, model, epochs)
+    check_recipe(recipe, model, epochs)
+    check_loss(loss, model)
+    check_callbacks(callbacks, schedule)
     source = source_of(model, data, validation)
+    check_fits_source(recipe, source)
     if stages is not None and unfreeze is not None:
         raise ArgumentError(
             "`unfreeze` must be left out where `stages` are given, which name their own. "
@@ -161,9 +160,12 @@ def fine_tune(
         PlannedStage(stage.unfreeze, stage.epochs or epochs, stage.learning_rate or learning_rate)
         for stage in check_stages(model, stages)
     ]
+    hooks = hooks_of(anchor)
     checkpoint = None
     if run_directory is not None:
-        checkpoint = Checkpoint(run_directory, _identity(model, source, recipe, plan, loss))
+        identity = identity_of(model, source, recipe, plan, loss=loss, metrics=metrics)
+        identity["anchor"] = [hook.identity() for hook in hooks]
+        checkpoint = Checkpoint(run_directory, identity)
     tuner = Tuner(
         model,
         source,
@@ -173,6 +175,7 @@ def fine_tune(
         callbacks=callbacks,
         checkpoint=checkpoint,
         cache=cache,
+        hooks=hooks,
     )
     return tuner.run(plan)
 
@@ -180,41 +183,3 @@ def fine_tune(
 def default_epochs(num_steps: int) -> int:
     """Returns as many epochs of `num_steps` steps as make 1,000 steps, from 8 to 40."""
     return min(max(-(-DEFAULT_STEPS // num_steps), DEFAULT_EPOCHS[0]), DEFAULT_EPOCHS[-1])
-
-
-def _check(recipe: Recipe, model: keras.Model, epochs: int | None) -> None:
-    if epochs is not None:
-        check_count("epochs", epochs)
-    check_positive("learning_rate", recipe.learning_rate)
-    check_share("layer_decay", recipe.layer_decay)
-    check_choice("schedule", recipe.schedule, SCHEDULES)
-    check_choice("augment", recipe.augment, AUGMENTATIONS)
-    check_choice("batch_norm", recipe.batch_norm, ["frozen", "train"])
-    check_choice("precision", recipe.precision, PRECISIONS)
-    check_fraction("label_smoothing", recipe.label_smoothing)
-    if recipe.weight_decay:
-        check_positive("weight_decay", recipe.weight_decay)
-    if recipe.patience is not None:
-        check_count("patience", recipe.patience)
-    if recipe.views is not None:
-        check_count("views", recipe.views, minimum=0)
-    check_class_weight(recipe.class_weight, model)
-
-
-def _identity(
-    model: keras.Model,
-    source: Source,
-    recipe: Recipe,
-    plan: Sequence[PlannedStage],
-    loss: keras.losses.Loss | None,
-) -> dict[str, Any]:
-    """What makes a training what it is: another must not be continued by mistake."""
-    data = source.data
-    return {
-        "model": signature(model),
-        "data": None if data is None else f"{data.fingerprint}, seed {data.seed}",
-        "num_steps": steps_in_epoch(source.train),
-        "stages": [dataclasses.asdict(stage) for stage in plan],
-        "loss": None if loss is None else f"{type(loss).__name__} {loss.get_config()}",
-        **dataclasses.asdict(recipe),
-    }

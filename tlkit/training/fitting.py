@@ -10,9 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from tlkit.data.splits import class_weights
-from tlkit.errors import ArgumentError, TrainingError, check_choice
-from tlkit.models.heads import head_kind
+from tlkit.errors import TrainingError
 from tlkit.progress import bar
+from tlkit.training.best import EpochGuard, KeepBest
 from tlkit.training.resume import Position, SaveProgress, StageCheckpoint, assign_all, values_of
 from tlkit.training.step import HookedModel, StepHook, hooked
 
@@ -81,7 +81,7 @@ def fit_model(
         hooks: What constraints do in each step.
         best: Validation accuracy and cross-entropy to beat; without it the first epoch is the
             first best.
-        at_end: Called when the last step is made, before the best weights are put back.
+        at_end: Called when the last step is made, before any weights are put back.
         checkpoint: Where progress is saved, and gone on from.
 
     Raises:
@@ -91,18 +91,21 @@ def fit_model(
     trainee = hooked(model, hooks)
     trainee.compile(optimizer=optimizer, loss=loss, metrics=list(metrics), jit_compile=False)
     optimizer.build(trainee.trainable_variables)
-    keeper = KeepBest(whole, patience, best)
-    guard = _StopAtNaN()
+    guards = [callback for callback in callbacks if isinstance(callback, EpochGuard)]
+    keeper = KeepBest(whole, patience, best, guards)
+    guard, finish = _StopAtNaN(), _AtEnd(at_end)
     state = _State(whole, trainee, keeper, hooks)
     own: list[keras.callbacks.Callback] = [keeper, guard]
     epoch = step = 0
+    was_stopped = False
     if checkpoint is not None:
         saver = SaveProgress(checkpoint, state.saver(checkpoint), batches.num_steps)
         own.append(saver)
         if checkpoint.saved is not None:
             epoch, step = checkpoint.saved.position.epoch, checkpoint.saved.position.step
             state.restore(checkpoint.saved.record["fit"], checkpoint.saved.arrays)
-            saver.first_step = step
+            was_stopped = checkpoint.saved.record["fit"]["stopped"]
+            saver.first_step = guard.first_step = step
             if step:
                 _build_metrics(trainee, batches)
                 own.append(_RestoreMetrics(checkpoint.saved.arrays["metrics"]))
@@ -117,7 +120,7 @@ def fit_model(
             epochs=end,
             steps_per_epoch=batches.num_steps - skipped,
             class_weight=class_weight,
-            callbacks=[*callbacks, *own],
+            callbacks=[finish, *callbacks, *own],
             shuffle=False,  # the batches come shuffled
             verbose=0,
         )
@@ -128,12 +131,15 @@ def fit_model(
         if step:  # the rest of an epoch, then whole ones
             run(epoch, epoch + 1, step)
             epoch += 1
-        if epoch < epochs and not keeper.is_over and not guard.stopped_at:
+        if epoch < epochs and not (trainee.stop_training or was_stopped):
             run(epoch, epochs, 0)
-    at_end()
+    if not finish.was_reached:
+        at_end()
     keeper.put_back()
     if guard.stopped_at:
         raise NotFiniteError(guard.stopped_at)
+    if keeper.exploded_at:  # by the last step of an epoch, whose own loss was still finite
+        raise NotFiniteError((keeper.exploded_at, batches.num_steps))
     return Fitted(tuple(keeper.history), keeper.improved)
 
 
@@ -144,58 +150,6 @@ class NotFiniteError(TrainingError):
         epoch, step = stopped_at
         super().__init__(f"The loss became NaN or infinite at step {step} of epoch {epoch}.")
         self.stopped_at = stopped_at
-
-
-class KeepBest(keras.callbacks.Callback):
-    """Notes every epoch, keeps the best one's weights, and stops when none gets better.
-
-    Better is a higher validation accuracy or, at the same accuracy, a lower cross-entropy: few
-    validation images give many ties. Without validation every epoch is better than the last.
-    """
-
-    def __init__(
-        self, whole: keras.Model, patience: int, best: tuple[float, float] | None = None
-    ) -> None:
-        super().__init__()
-        self._whole = whole
-        self.patience = patience
-        self.best = best
-        self.improved = False
-        self.epochs_since = 0
-        self.history: list[dict[str, float]] = []
-        self.weights: list[np.ndarray] = whole.get_weights()
-
-    @property
-    def is_over(self) -> bool:
-        """Whether patience has run out."""
-        return self.epochs_since >= self.patience
-
-    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
-        """Compares the epoch with the best one so far."""
-        logs = {name: float(value) for name, value in (logs or {}).items()}
-        if not math.isfinite(logs["loss"]):
-            return
-        self.history.append(logs)
-        if self._is_better(logs):
-            self.improved, self.epochs_since = True, 0
-            self.weights = self._whole.get_weights()
-            return
-        self.epochs_since += 1
-        if self.is_over:
-            self.model.stop_training = True
-
-    def put_back(self) -> None:
-        """Gives the model the best weights."""
-        self._whole.set_weights(self.weights)
-
-    def _is_better(self, logs: dict[str, float]) -> bool:
-        if "val_accuracy" not in logs:
-            return True
-        reached = (logs["val_accuracy"], logs["val_cross_entropy"])
-        if self.best is not None and (-reached[0], reached[1]) >= (-self.best[0], self.best[1]):
-            return False
-        self.best = reached
-        return True
 
 
 class _State:
@@ -216,6 +170,7 @@ class _State:
                 "improved": keeper.improved,
                 "epochs_since": keeper.epochs_since,
                 "history": keeper.history,
+                "stopped": self._trainee.stop_training,
             }
             arrays = {name: values_of(some) for name, some in self._variables().items()}
             arrays["best"] = keeper.weights
@@ -265,12 +220,25 @@ class _RestoreMetrics(keras.callbacks.Callback):
             self._values = None
 
 
+class _AtEnd(keras.callbacks.Callback):
+    """Calls something after the last step, before other callbacks end theirs."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        super().__init__()
+        self._call, self.was_reached = call, False
+
+    def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
+        self._call()
+        self.was_reached = True
+
+
 class _StopAtNaN(keras.callbacks.Callback):
     """Stops at the first loss that is not finite."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stopped_at: tuple[int, int] | None = None
+        self.first_step = 0
         self._epoch = 0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
@@ -278,8 +246,11 @@ class _StopAtNaN(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
         if not math.isfinite(float((logs or {})["loss"])):
-            self.stopped_at = self._epoch + 1, batch + 1
+            self.stopped_at = self._epoch + 1, self.first_step + batch + 1
             self.model.stop_training = True
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        self.first_step = 0
 
 
 class _ShowEpochs(keras.callbacks.Callback):
@@ -302,15 +273,3 @@ def class_weight_of(
     if class_weight is None:
         return None
     return dict(enumerate(class_weights(labels, num_classes).tolist()))
-
-
-def check_class_weight(class_weight: str | None, model: keras.Model) -> None:
-    """Raises `ArgumentError` unless `class_weight` is "balanced" or `None`, and fits the head."""
-    if class_weight is None:
-        return
-    check_choice("class_weight", class_weight, ["balanced"])
-    if head_kind(model) == "multi_label":
-        raise ArgumentError(
-            "`class_weight` must be None where an image may have several labels. "
-            f"Received: class_weight={class_weight!r}."
-        )

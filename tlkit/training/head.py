@@ -15,12 +15,9 @@ from tlkit.evaluation.names import num_classes_of
 from tlkit.evaluation.reports import EvaluationReport
 from tlkit.models.groups import set_trainable
 from tlkit.models.heads import feature_cut, head_from_features, head_kind, outputs_logits
+from tlkit.training.checks import check_class_weight
 from tlkit.training.features import MAX_BYTES_IN_MEMORY, Features, extract_features
-from tlkit.training.fitting import (
-    check_class_weight,
-    class_weight_of,
-    fit_model,
-)
+from tlkit.training.fitting import class_weight_of, fit_model
 from tlkit.training.frozen import FrozenPart
 from tlkit.training.linear import solve_linear
 from tlkit.training.movement import relative_movement, restore_weights, weights_by_group
@@ -108,7 +105,7 @@ def train_head(
     started = time.perf_counter()
     before = weights_by_group(model)
     trainable = set_trainable(model, "head")
-    part = FrozenPart(keras.Model(model.input, feature_cut(model)))
+    part = FrozenPart(keras.Model(model.inputs[0], feature_cut(model)))
     train = extract_features(
         part, source.train, exact=False, augment=augment, views=views, cache=cache
     )

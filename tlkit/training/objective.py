@@ -1,17 +1,23 @@
 """Loss, metric and targets that belong to each kind of head."""
 
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
 
+from tlkit.errors import ArgumentError
 from tlkit.models.heads import head_kind, outputs_logits
 
 
 def loss_of(model: keras.Model, label_smoothing: float = 0.0) -> keras.losses.Loss:
     """Returns the cross-entropy that fits the model's head.
 
-    With `label_smoothing` (0...1, the share of each label that is spread over all classes) a
-    softmax head's takes one-hot labels, see `targets_of`.
+    It takes labels as `targets_of` gives them.
+
+    Args:
+        model: A classifier.
+        label_smoothing: Share of each label that is spread over all classes, 0...1.
     """
     from_logits = outputs_logits(model)
     if head_kind(model) != "softmax":
@@ -19,10 +25,45 @@ def loss_of(model: keras.Model, label_smoothing: float = 0.0) -> keras.losses.Lo
             from_logits=from_logits, label_smoothing=label_smoothing
         )
     if label_smoothing:
-        return keras.losses.CategoricalCrossentropy(
-            from_logits=from_logits, label_smoothing=label_smoothing
-        )
+        return SmoothedCrossentropy(label_smoothing, from_logits=from_logits)
     return keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
+
+
+class SmoothedCrossentropy(keras.losses.Loss):
+    """Cross-entropy with smoothed labels that takes whole numbers, as metrics beside it do."""
+
+    def __init__(self, label_smoothing: float, *, from_logits: bool) -> None:
+        super().__init__(name="smoothed_crossentropy")
+        self._settings = {"from_logits": from_logits, "label_smoothing": label_smoothing}
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Returns the loss of each image, `(batch,)`."""
+        labels = keras.ops.cast(keras.ops.reshape(y_true, [-1]), "int32")
+        one_hot = keras.ops.one_hot(labels, y_pred.shape[-1])
+        return keras.losses.categorical_crossentropy(one_hot, y_pred, **self._settings)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns what `__init__` takes."""
+        return dict(self._settings)
+
+
+def check_loss(loss: Any, model: keras.Model) -> None:
+    """Raises `ArgumentError` unless `loss` is `None` or a Keras loss that fits the outputs."""
+    if loss is None:
+        return
+    if not isinstance(loss, keras.losses.Loss):
+        raise ArgumentError(
+            "`loss` must be a keras.losses.Loss or None, which takes the cross-entropy that fits "
+            f"the head. Received: loss={loss!r}. Write loss=keras.losses.Hinge(), say, or wrap a "
+            "function in a subclass."
+        )
+    from_logits = loss.get_config().get("from_logits")
+    if from_logits is not None and from_logits != outputs_logits(model):
+        wanted = "logits" if outputs_logits(model) else "probabilities"
+        raise ArgumentError(
+            f"`loss` must take what the model returns, {wanted}. Received: {type(loss).__name__} "
+            f"with from_logits={from_logits}. Make it with from_logits={not from_logits}."
+        )
 
 
 def takes_one_hot(loss: keras.losses.Loss) -> bool:

@@ -32,18 +32,19 @@ def resolve_precision(name: str) -> str:
 
 @contextmanager
 def computed_in(model: keras.Model, precision: str) -> Iterator[None]:
-    """Lets the model's float32 layers, but for the last, compute in `precision` for a while.
+    """Lets the model's float32 layers compute in `precision` for a while, but for its end.
 
-    Afterwards each has its own policy again, so that a model saved later computes in float32.
+    The last layer with weights and what follows it give the logits, and stay. Afterwards each has
+    its own policy again, so that a model saved later computes in float32.
     """
     if precision == "float32":
         yield
         return
-    last = {id(layer) for layer in model.layers[-1:]}
+    end = {id(layer) for layer in _end(model)}
     layers = [
         layer
         for layer in with_nested(model)
-        if layer.dtype_policy.name == "float32" and id(layer) not in last
+        if layer.dtype_policy.name == "float32" and id(layer) not in end
     ]
     try:
         for layer in layers:
@@ -52,6 +53,21 @@ def computed_in(model: keras.Model, precision: str) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.dtype_policy = keras.DTypePolicy("float32")
+
+
+def _end(model: keras.Model) -> list[keras.layers.Layer]:
+    """Returns the last layer with weights and all after it, those in nested models too."""
+    layers = list(_in_order(model))
+    with_weights = [i for i, layer in enumerate(layers) if layer.weights]
+    return layers[with_weights[-1] if with_weights else -1 :]
+
+
+def _in_order(model: keras.Model) -> Iterator[keras.layers.Layer]:
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _in_order(layer)
+        else:
+            yield layer
 
 
 def scaled(optimizer: keras.optimizers.Optimizer, precision: str) -> keras.optimizers.Optimizer:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import keras
+import tensorflow as tf
 
 from tlkit.models.groups import group_layers
 
@@ -65,6 +66,17 @@ def layer_multipliers(model: keras.Model, decay: float) -> dict[str, float]:
     }
 
 
+def rates_of(
+    optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]
+) -> list[tf.Tensor]:
+    """Returns the rate at which the next step moves each variable, as scalars."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of loss scaling
+    rate = tf.convert_to_tensor(optimizer.learning_rate, tf.float32)
+    if not isinstance(optimizer, LayerwiseAdamW):
+        return [rate] * len(variables)
+    return [rate * optimizer.multiplier_of(variable) for variable in variables]
+
+
 class LayerwiseAdamW(keras.optimizers.AdamW):
     """AdamW whose rate and decoupled decay have a multiplier for each variable.
 
@@ -93,7 +105,7 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Moves one variable."""
-        super().update_step(gradient, variable, learning_rate * self._multiplier(variable))
+        super().update_step(gradient, variable, learning_rate * self.multiplier_of(variable))
 
     def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
         whole = self.weight_decay
@@ -107,14 +119,15 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
             self.weight_decay = whole
 
     def _by_multiplier(self, variables: Sequence[Any]) -> Iterator[tuple[float, list[Any]]]:
-        multipliers = [self._multiplier(variable) for variable in variables]
+        multipliers = [self.multiplier_of(variable) for variable in variables]
         for multiplier in sorted(set(multipliers)):
             yield (
                 multiplier,
                 [v for v, m in zip(variables, multipliers, strict=True) if m == multiplier],
             )
 
-    def _multiplier(self, variable: Any) -> float:
+    def multiplier_of(self, variable: Any) -> float:
+        """Returns the multiplier of a variable that the optimizer was built with."""
         return self._by_index[self._get_variable_index(variable)]
 
     def get_config(self) -> dict[str, Any]:

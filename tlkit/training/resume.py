@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import time
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,13 +108,13 @@ class Checkpoint:
         if not self.path.is_file():
             return None
         try:
-            with np.load(self.path) as file:
+            with self.path.open("rb") as opened, np.load(opened) as file:
                 content = json.loads(file[_RECORD].tobytes())
                 arrays = {
                     name: [file[f"{name}/{i}"] for i in range(size)]
                     for name, size in content["sizes"].items()
                 }
-        except (ValueError, KeyError, OSError, EOFError) as error:
+        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise RunError(
                 f"`run_directory` must hold a readable {FILE_NAME}, or none. Received: "
                 f"{str(self.path)!r} ({error}). Remove it to begin anew."
@@ -186,7 +187,8 @@ class SaveProgress(keras.callbacks.Callback):
 
 
 def _is_finite(logs: Mapping[str, float] | None) -> bool:
-    return math.isfinite(float((logs or {})["loss"]))
+    logs = logs or {}
+    return all(math.isfinite(float(logs.get(name, 0.0))) for name in ("loss", "val_loss"))
 
 
 def values_of(variables: Sequence[Any]) -> list[np.ndarray]:

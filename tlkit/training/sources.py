@@ -7,7 +7,9 @@ import keras
 import tensorflow as tf
 
 from tlkit.data.images import ImageData, ImageSplit
-from tlkit.errors import ArgumentError
+from tlkit.errors import ArgumentError, DataError
+from tlkit.evaluation.checks import check_batches
+from tlkit.models.graph import model_ends
 from tlkit.training.objective import targets_of
 
 Images: TypeAlias = ImageSplit | tf.data.Dataset
@@ -34,12 +36,16 @@ def source_of(
     """Checks data against the model.
 
     Raises:
-        ArgumentError: `data` is neither, or has no end; `validation` is given twice; the model
-            has another number of outputs, or takes another image size.
+        ArgumentError: `data` is neither, has no end, or does not come in batches with labels;
+            `validation` is given twice; the model has several inputs or outputs, another number
+            of classes, or takes another image size.
+        DataError: There is no image.
     """
+    model_ends(model)
     for argument, images in (("data", data), ("validation", validation)):
         if isinstance(images, tf.data.Dataset):
-            _check_ends(argument, images)
+            check_batches(argument, images, model.inputs[0].shape)
+        _check_not_empty(argument, images)
     if isinstance(data, tf.data.Dataset):
         return Source(data, validation, None)
     if not isinstance(data, ImageData):
@@ -53,6 +59,8 @@ def source_of(
             "Give a tf.data.Dataset as `data` to choose both."
         )
     _check_fit(model, data)
+    _check_not_empty("data.train", data.train)
+    _check_not_empty("data.validation", data.validation)
     return Source(data.train, data.validation, data)
 
 
@@ -76,12 +84,26 @@ def with_targets(
     )
 
 
-def _check_ends(argument: str, dataset: tf.data.Dataset) -> None:
-    if int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY:
-        raise ArgumentError(
-            f"`{argument}` must end after one pass over the images. Received: an infinite data "
-            "set. Leave out repeat(), or add take(steps_per_epoch)."
+def steps_in_epoch(images: Images) -> int:
+    """Batches in one epoch."""
+    if isinstance(images, ImageSplit):
+        return -(-images.num_images // images.batch_size)
+    steps = int(images.cardinality())
+    return sum(1 for _ in images) if steps == tf.data.UNKNOWN_CARDINALITY else steps
+
+
+def _check_not_empty(argument: str, images: object) -> None:
+    if isinstance(images, ImageSplit):
+        is_empty = not images.num_images
+    elif isinstance(images, tf.data.Dataset):
+        known = int(images.cardinality())
+        is_empty = not known or (
+            known == tf.data.UNKNOWN_CARDINALITY and not any(True for _ in images.take(1))
         )
+    else:
+        return
+    if is_empty:
+        raise DataError(f"`{argument}` must hold images. Received: none. Give some, or None.")
 
 
 def _check_fit(model: keras.Model, data: ImageData) -> None:

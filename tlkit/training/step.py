@@ -6,6 +6,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tlkit.errors import ArgumentError
+from tlkit.training.rates import rates_of
+
 
 class StepHook:
     """What a constraint does in every training step; each method does nothing by default.
@@ -15,24 +18,32 @@ class StepHook:
     Attributes:
         metrics: Shown in every epoch's log under their names.
         variables: State that a resumed run must find again.
+        undecayed: Variables that weight decay is to leave alone.
+        needs_images: Whether `loss` must see the images themselves, not activations at a cut.
+        notes: Said in the report of every stage.
     """
 
     metrics: Sequence[keras.metrics.Metric] = ()
     variables: Sequence[tf.Variable | keras.Variable] = ()
+    undecayed: Sequence[keras.Variable] = ()
+    needs_images: bool = False
+    notes: Sequence[str] = ()
 
-    def loss(self, images: Any, outputs: Any) -> tf.Tensor | None:
-        """Returns what is added to the loss, a scalar, or `None`."""
+    def identity(self) -> dict[str, Any]:
+        """Returns, in plain values, what a run with another constraint must not be taken for."""
+        return {"name": type(self).__name__}
+
+    def loss(self, images: Any, outputs: Any, loss: tf.Tensor) -> tf.Tensor | None:
+        """Sees Keras's loss, penalties included; returns a scalar to add to it, or `None`."""
         return None
 
     def before_update(
         self, gradients: Sequence[tf.Tensor], variables: Sequence[keras.Variable]
     ) -> None:
-        """Sees the gradients (scaled, where the optimizer scales the loss); nothing has moved."""
+        """Sees the gradients of the loss; nothing has moved."""
 
-    def after_update(
-        self, gradients: Sequence[tf.Tensor], variables: Sequence[keras.Variable]
-    ) -> None:
-        """Sees the variables after they have moved, and may move them further."""
+    def after_update(self, variables: Sequence[keras.Variable], rates: Sequence[tf.Tensor]) -> None:
+        """Sees the variables after they have moved, each at its rate, and may move them further."""
 
 
 class HookedModel(keras.Model):
@@ -57,18 +68,49 @@ class HookedModel(keras.Model):
                 x=x, y=y, y_pred=outputs, sample_weight=sample_weight, training=True
             )
             for hook in self.hooks:
-                if (added := hook.loss(x, outputs)) is not None:
+                if (added := hook.loss(x, outputs, loss)) is not None:
                     loss += added
             self._loss_tracker.update_state(loss, sample_weight=tf.shape(tf.nest.flatten(x)[0])[0])
             scaled = self.optimizer.scale_loss(loss)
         variables = self.trainable_variables
         gradients = tape.gradient(scaled, variables)
-        for hook in self.hooks:
-            hook.before_update(gradients, variables)
+        if self.hooks:
+            rates = rates_of(self.optimizer, variables)  # a schedule moves on with the update
+            unscaled = _unscaled(gradients, scale=self.optimizer.scale_loss(tf.constant(1.0)))
+            for hook in self.hooks:
+                hook.before_update(unscaled, variables)
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         for hook in self.hooks:
-            hook.after_update(gradients, variables)
+            hook.after_update(variables, rates)
         return self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
+
+    def test_step(self, data: Any) -> dict[str, Any]:
+        """Keras's step; what the hooks measure in training has no value here."""
+        of_hooks = {metric.name for hook in self.hooks for metric in hook.metrics}
+        logs = super().test_step(data)
+        return {name: value for name, value in logs.items() if name not in of_hooks}
+
+
+def hooks_of(anchor: Any) -> tuple[StepHook, ...]:
+    """Returns the constraints that `fine_tune` was given, none, one or several, as a tuple.
+
+    Raises:
+        ArgumentError: One of them is no constraint.
+    """
+    hooks = () if anchor is None else (anchor,) if isinstance(anchor, StepHook) else anchor
+    if not isinstance(hooks, Sequence) or not all(isinstance(hook, StepHook) for hook in hooks):
+        raise ArgumentError(
+            "`anchor` must be what tlkit.anchor_weights, tlkit.choose_anchor or tlkit.distill_from "
+            f"returned, or a list of those. Received: anchor={anchor!r}. "
+            "Write anchor=tlkit.anchor_weights(model, strength=0.01)."
+        )
+    return tuple(hooks)
+
+
+def _unscaled(gradients: Sequence[Any], scale: tf.Tensor) -> list[tf.Tensor]:
+    """Returns dense gradients without loss scaling; without it `scale` is the constant 1."""
+    dense = [tf.convert_to_tensor(gradient) for gradient in gradients]
+    return [gradient / tf.cast(scale, gradient.dtype) for gradient in dense]
 
 
 def hooked(model: keras.Model, hooks: Sequence[StepHook] = ()) -> HookedModel:

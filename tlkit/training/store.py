@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tlkit.cache import cache_folder, open_index
+from tlkit.errors import TrainingError
 
 FEATURES_FOLDER = "features"
 DEFAULT_MAX_BYTES = 20 * 2**30
@@ -205,14 +206,19 @@ def remove_store(path: Path) -> None:
 
 
 def _open_or_renew(path: Path) -> sqlite3.Connection:
-    """Opens the index; one that is damaged counts as empty, like any loss in a cache."""
+    """Opens the index; one that is damaged counts as empty, like any loss in a cache.
+
+    Raises:
+        TrainingError: It stays locked, or cannot be opened or written to.
+    """
+    index = path.with_suffix(_INDEX)
     try:
-        return open_index(path.with_suffix(_INDEX), _SCHEMA)
-    except sqlite3.OperationalError:
-        raise  # locked, or not to be opened: not a matter of content
-    except sqlite3.DatabaseError:
-        remove_store(path)
-        return open_index(path.with_suffix(_INDEX), _SCHEMA)
+        return open_index(index, _SCHEMA, remove=lambda: remove_store(path))
+    except sqlite3.OperationalError as error:
+        raise TrainingError(
+            f"The feature store must be open to writing. Received: {str(index)!r} ({error}). "
+            "End the process that holds it, or name another cache folder with TLKIT_CACHE."
+        ) from error
 
 
 def _evict(folder: Path, max_bytes: int, keep: Path) -> None:

@@ -4,7 +4,6 @@ import dataclasses
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -12,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tlkit.data.images import ImageSplit
-from tlkit.errors import TrainingError
+from tlkit.errors import RunError, TrainingError
 from tlkit.evaluation.metrics import evaluate
 from tlkit.evaluation.names import num_classes_of
 from tlkit.models.groups import TrainableReport, set_trainable
@@ -28,6 +27,7 @@ from tlkit.training.movement import (
 from tlkit.training.objective import loss_of, metrics_of, takes_one_hot
 from tlkit.training.precision import computed_in, resolve_precision, scaled
 from tlkit.training.rates import LayerwiseAdamW, layer_multipliers, schedule_of
+from tlkit.training.recipe import Recipe
 from tlkit.training.reports import StageReport, TrainingReport
 from tlkit.training.resume import (
     Checkpoint,
@@ -37,31 +37,13 @@ from tlkit.training.resume import (
     assign_all,
     values_of,
 )
-from tlkit.training.sources import Images, Source, batches_of, with_targets
+from tlkit.training.sources import Images, Source, batches_of, steps_in_epoch, with_targets
 from tlkit.training.stages import PlannedStage
 from tlkit.training.step import StepHook
 
 DEFAULT_VIEWS = 8
 _EPOCHS_APART = 1_000_000
 """Stages count their epochs this far apart, so that each sees orders and views of its own."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """The arguments of `fine_tune` that hold for all stages and can be written down."""
-
-    learning_rate: float
-    layer_decay: float
-    schedule: str
-    weight_decay: float
-    batch_norm: str
-    augment: str
-    views: int | None
-    label_smoothing: float
-    class_weight: str | None
-    patience: int | None
-    precision: str
-    seed: int
 
 
 class Tuner:
@@ -80,6 +62,9 @@ class Tuner:
         cache: str | os.PathLike[str] | None,
         hooks: Sequence[StepHook] = (),
     ) -> None:
+        if isinstance(source.train, ImageSplit):  # other orders and views for another seed
+            train = dataclasses.replace(source.train, seed=source.train.seed + recipe.seed)
+            source = dataclasses.replace(source, train=train)
         self._model, self._source, self._recipe = model, source, recipe
         self._loss = loss_of(model, recipe.label_smoothing) if loss is None else loss
         self._metrics, self._callbacks, self._hooks = metrics, callbacks, hooks
@@ -162,6 +147,15 @@ class Tuner:
         if resumed:
             assign_all(model.weights, current)
         cut = self._cut(stage)
+        is_cached = isinstance(cut, CachedCut)
+        if resumed and resumed.record["is_cached"] != is_cached:
+            raise RunError(
+                "`run_directory` must hold a training that can go on as it began. Received: one "
+                f"that {'used' if resumed.record['is_cached'] else 'did not use'} stored "
+                "activations, which is the other way now (room on the disk, or `cache`, has "
+                "changed). Make room, or name another folder."
+            )
+        record["is_cached"] = is_cached
         try:
             fitted = self._fit(
                 stage,
@@ -181,6 +175,7 @@ class Tuner:
             ) from error
         _check_moved(watched, trainable, stage.learning_rate)
         notes = [cut if isinstance(cut, str) else cut.note]
+        notes += [note for hook in self._hooks for note in hook.notes]
         if record["baseline"] is None:
             notes.append("no validation images: the last epoch's weights are kept, untested")
         elif not fitted.improved:
@@ -200,6 +195,8 @@ class Tuner:
 
     def _cut(self, stage: PlannedStage) -> CachedCut | str:
         recipe = self._recipe
+        if any(hook.needs_images for hook in self._hooks):
+            return "the whole graph runs: the constraint sees the images themselves"
         if recipe.views == 0:
             return "the whole graph runs: no view is to be stored"
         views = 1 if recipe.augment == "none" else recipe.views or DEFAULT_VIEWS
@@ -247,9 +244,7 @@ class Tuner:
                 batches,
                 held_out,
                 whole=model,
-                optimizer=scaled(
-                    _optimizer(model, recipe, stage, batches.num_steps * stage.epochs), precision
-                ),
+                optimizer=scaled(self._optimizer(stage, batches.num_steps), precision),
                 loss=self._loss,
                 metrics=[*metrics_of(model, one_hot=self._one_hot), *self._metrics],
                 epochs=stage.epochs,
@@ -261,6 +256,21 @@ class Tuner:
                 at_end=watched.measure,
                 checkpoint=checkpoint,
             )
+
+    def _optimizer(self, stage: PlannedStage, num_steps: int) -> keras.optimizers.Optimizer:
+        model, recipe = self._model, self._recipe
+        rate = schedule_of(recipe.schedule, stage.learning_rate, num_steps * stage.epochs)
+        optimizer = LayerwiseAdamW(
+            rate,
+            multipliers=layer_multipliers(model, recipe.layer_decay),
+            weight_decay=recipe.weight_decay,
+        )
+        if recipe.weight_decay:
+            undecayed = [variable for variable in model.trainable_variables if _is_vector(variable)]
+            for hook in self._hooks:
+                undecayed += hook.undecayed
+            optimizer.exclude_from_weight_decay(var_list=undecayed)
+        return optimizer
 
     def _batches(self, number: int) -> Batches:
         """Whole images, from any epoch and step on."""
@@ -300,27 +310,8 @@ def _check_moved(watched: WatchedWeights, trainable: TrainableReport, learning_r
         )
 
 
-def _optimizer(
-    model: keras.Model, recipe: Recipe, stage: PlannedStage, num_steps: int
-) -> keras.optimizers.Optimizer:
-    rate = schedule_of(recipe.schedule, stage.learning_rate, num_steps)
-    optimizer = LayerwiseAdamW(
-        rate,
-        multipliers=layer_multipliers(model, recipe.layer_decay),
-        weight_decay=recipe.weight_decay,
-    )
-    vectors = [variable for variable in model.trainable_variables if len(variable.shape) < 2]
-    if recipe.weight_decay:
-        optimizer.exclude_from_weight_decay(var_list=vectors)
-    return optimizer
-
-
-def steps_in_epoch(images: Images) -> int:
-    """Batches in one epoch."""
-    if isinstance(images, ImageSplit):
-        return -(-images.num_images // images.batch_size)
-    steps = int(images.cardinality())
-    return sum(1 for _ in images) if steps == tf.data.UNKNOWN_CARDINALITY else steps
+def _is_vector(variable: keras.Variable) -> bool:
+    return len(variable.shape) < 2
 
 
 def _class_weight(

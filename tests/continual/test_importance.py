@@ -1,0 +1,233 @@
+"""Importance: the mean of each sample's own squared gradients, and nothing else."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tlkit
+from tlkit.continual.importance import accumulate_importance, normalize_importance
+from tlkit.errors import ArgumentError
+
+
+def batches(images, labels=None):
+    content = images if labels is None else (images, labels)
+    return tf.data.Dataset.from_tensor_slices(content).batch(4)
+
+
+def by_hand(model, images, scalars):
+    """Sums weight * measure(gradient) of single samples, eagerly; see `exact` for `scalars`."""
+    variables = model.trainable_variables
+    totals = [np.zeros(v.shape) for v in variables]
+    for i, image in enumerate(images):
+        with tf.GradientTape(persistent=True) as tape:
+            terms = scalars(model(image[None], training=False)[0], i)
+        for value, weight, measure in terms:
+            gradients = tape.gradient(value, [v.value for v in variables])
+            totals = [
+                t + float(weight) * measure(g.numpy())
+                for t, g in zip(totals, gradients, strict=True)
+            ]
+    return {v.path: t / len(images) for v, t in zip(variables, totals, strict=True)}
+
+
+def exact(logits, i):
+    logs = tf.nn.log_softmax(logits)
+    return [(logs[c], tf.exp(logs[c]), np.square) for c in range(3)]
+
+
+def assert_close(importance, expected):
+    for path, values in expected.items():
+        scale = np.abs(values).max()
+        np.testing.assert_allclose(importance[path], values, rtol=1e-4, atol=1e-5 * scale)
+
+
+def test_exact_fisher_is_the_expectation_over_the_models_own_answers(small):
+    model, images, _ = small
+    before = [variable.numpy() for variable in model.variables]
+    importance = tlkit.estimate_importance(model, batches(images), method="fisher")
+    assert_close(importance, by_hand(model, images, exact))
+    assert importance.num_samples == 10
+    assert not importance.notes  # convolutions are vectorised
+    for value, variable in zip(before, model.variables, strict=True):
+        np.testing.assert_array_equal(value, variable.numpy())
+
+
+def test_empirical_fisher_takes_the_label_and_is_not_the_squared_mean_gradient(small):
+    model, images, labels = small
+    importance = tlkit.estimate_importance(
+        model, batches(images, labels), method="empirical_fisher"
+    )
+
+    def of_label(logits, i):
+        return [(tf.nn.log_softmax(logits)[labels[i]], 1.0, np.square)]
+
+    assert_close(importance, by_hand(model, images, of_label))
+    with tf.GradientTape() as tape:
+        loss = keras.losses.sparse_categorical_crossentropy(
+            labels, model(images, training=False), from_logits=True
+        )
+        loss = tf.reduce_mean(loss)
+    wrong = tape.gradient(loss, model.get_layer("conv").kernel.value).numpy() ** 2
+    assert not np.allclose(importance["conv/kernel"], wrong, rtol=0.1)
+
+
+def test_mas_is_the_mean_size_of_the_gradient_of_the_squared_output(small):
+    model, images, _ = small
+    importance = tlkit.estimate_importance(model, batches(images), method="mas")
+    assert_close(
+        importance,
+        by_hand(model, images, lambda logits, i: [(tf.reduce_sum(logits**2), 1.0, np.abs)]),
+    )
+
+
+def test_sampled_fisher_comes_near_the_exact_one_and_repeats_with_its_seed(small):
+    model, images, _ = small
+    many = np.repeat(images, 100, axis=0)
+    given = {"method": "fisher_sampled", "num_samples": 1000}
+    one = tlkit.estimate_importance(model, batches(many), seed=1, **given)
+    again = tlkit.estimate_importance(model, batches(many), seed=1, **given)
+    expected = by_hand(model, images, exact)
+    for path, values in expected.items():
+        np.testing.assert_array_equal(one[path], again[path])
+        assert abs(one[path].sum() / values.sum() - 1) < 0.15
+
+
+@pytest.mark.parametrize("num_classes", [2, 20])
+def test_more_classes_than_share_a_pass_are_all_counted(num_classes):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, keras.layers.Dense(num_classes, name="logits")(inputs))
+    images = np.random.default_rng(0).normal(size=(5, 6)).astype("float32")
+    importance = tlkit.estimate_importance(model, batches(images))
+    shares = tf.nn.softmax(model(images)).numpy()
+    # d log p_c / d b_k = [k = c] - p_k, whose square has the expectation p_k (1 - p_k)
+    np.testing.assert_allclose(
+        importance["logits/bias"], (shares * (1 - shares)).mean(axis=0), rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("activation", [None, "sigmoid"])
+def test_binary_heads_have_the_bernoulli_fisher(activation):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, keras.layers.Dense(1, activation, name="binary_logit")(inputs))
+    images = np.random.default_rng(0).normal(size=(5, 6)).astype("float32")
+    p = model(images).numpy() if activation else tf.sigmoid(model(images)).numpy()
+    importance = tlkit.estimate_importance(model, batches(images))
+    np.testing.assert_allclose(importance["binary_logit/bias"], (p * (1 - p)).mean(0), rtol=1e-3)
+
+
+def test_depthwise_convolutions_are_taken_one_by_one_and_said():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6, 6, 3))
+    x = keras.layers.DepthwiseConv2D(3, name="depthwise")(inputs)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, keras.layers.Dense(3, name="logits")(x))
+    images = np.random.default_rng(0).normal(size=(7, 6, 6, 3)).astype("float32")
+    importance = tlkit.estimate_importance(model, batches(images))
+    assert "Depthwise" in importance.notes[0]
+    assert_close(importance, by_hand(model, images, exact))
+
+
+def test_frozen_weights_have_an_importance_too(small):
+    model, images, _ = small
+    free = tlkit.estimate_importance(model, batches(images))
+    model.trainable = False
+    try:
+        frozen = tlkit.estimate_importance(model, batches(images))
+    finally:
+        model.trainable = True
+    for path in free:
+        np.testing.assert_array_equal(free[path], frozen[path])
+
+
+def test_a_split_gives_random_images_and_no_more_than_asked(model, data):
+    importance = tlkit.estimate_importance(model, data, method="mas", num_samples=5)
+    assert importance.num_samples == 5
+    other = tlkit.estimate_importance(model, data, method="mas", num_samples=5, seed=1)
+    assert not np.array_equal(importance["logits/bias"], other["logits/bias"])
+
+
+def test_online_accumulation_decays_what_was(small):
+    model, images, _ = small
+    one = tlkit.estimate_importance(model, batches(images))
+    both = accumulate_importance(one, one, decay=0.5)
+    np.testing.assert_allclose(both["conv/kernel"], 1.5 * one["conv/kernel"], rtol=1e-6)
+    with pytest.raises(ArgumentError, match=r"decay=1\.5"):
+        accumulate_importance(one, one, decay=1.5)
+    with pytest.raises(ArgumentError, match="conv/kernel"):
+        accumulate_importance(one, {"conv/kernel": np.ones(2)})
+
+
+def test_normalized_importance_has_mean_one_over_what_is_held(small):
+    model, images, _ = small
+    importance = tlkit.estimate_importance(model, batches(images))
+    scaled = normalize_importance(importance, ["conv/kernel", "conv/bias"])
+    assert np.mean(np.concatenate([scaled[path].ravel() for path in scaled])) == pytest.approx(1)
+    with pytest.raises(ArgumentError, match="above zero somewhere"):
+        normalize_importance({"w": np.zeros(3)}, ["w"])
+
+
+def test_the_path_integral_is_what_the_loss_fell_by(small):
+    """Under small steps of gradient descent the shares add up to the fall of the loss."""
+    from tlkit.training.step import hooked
+
+    model, images, labels = small
+    start = model.get_weights()
+    path = tlkit.SynapticPath(model)
+    model.trainable = True
+    for layer in model.layers:
+        layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
+    trainee = hooked(model, [path])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    trainee.compile(keras.optimizers.SGD(1e-3), loss)
+    before = float(loss(labels, model(images)))
+    trainee.fit(images, labels, batch_size=10, epochs=50, verbose=0)
+    fall = before - float(loss(labels, model(images)))
+    gathered = sum(float(tf.reduce_sum(one)) for one in path._path)
+    assert fall > 0
+    np.testing.assert_allclose(gathered, fall, rtol=0.02)
+    importance = tlkit.estimate_importance(model, path, method="synaptic")
+    assert importance.num_samples == 50
+    assert all(np.all(values >= 0) for values in importance.values())
+    model.set_weights(start)
+    model.trainable = True
+
+
+def test_the_pull_of_an_anchor_is_no_part_of_the_path(model, data, blind):
+    """Where only the anchor pulls, nothing was learned."""
+    tlkit.train_head(model, data)
+    anchor = tlkit.anchor_weights(model, 1.0)
+    kernel = model.get_layer("stage3_block1_1_conv").kernel
+    kernel.assign(kernel + 0.05)
+    before = kernel.numpy()
+    path = tlkit.SynapticPath(model)
+    tlkit.fine_tune(
+        model,
+        data.train.dataset(),
+        unfreeze="stage3",
+        epochs=1,
+        anchor=[anchor, path],
+        loss=blind,
+        learning_rate=1e-3,
+    )
+    assert np.abs(kernel.numpy() - before).max() > 1e-4
+    assert np.abs(path.importance()[kernel.path]).max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("dataset", "arguments", "message"),
+    [
+        (batches, {"method": "empirical_fisher"}, "must have labels"),
+        (batches, {"method": "hessian"}, "method='hessian'"),
+        (batches, {"num_samples": 0}, "num_samples=0"),
+        (batches, {"method": "synaptic"}, "SynapticPath"),
+        (lambda images: batches(images).take(0), {}, "at least one image"),
+        (lambda images: images, {}, "ndarray"),
+    ],
+)
+def test_bad_input(small, dataset, arguments, message):
+    model, images, _ = small
+    with pytest.raises(ArgumentError, match=message):
+        tlkit.estimate_importance(model, dataset(images), **arguments)

@@ -1,0 +1,131 @@
+"""A strength that chooses itself: the rule on made-up trainings, then on real ones."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import tlkit
+from tlkit.continual.figures import strengths
+from tlkit.continual.strength import StrengthTrial, search_strength
+from tlkit.errors import ArgumentError
+
+
+def trainings(enough, accuracy=0.9, drift=2.0, share=0.1):
+    """A training that reaches the accuracy from the strength `enough` downwards."""
+
+    def train(strength):
+        if not strength:
+            return StrengthTrial(0.0, accuracy, loss=0.2, drift=drift)
+        reached = accuracy if strength <= enough else 0.5
+        return StrengthTrial(strength, reached, loss=0.3, drift=drift / 2, share=share)
+
+    return train
+
+
+BEFORE = StrengthTrial(0.0, accuracy=0.5, loss=1.2, drift=0.0)
+
+
+def test_the_first_strength_is_the_formulas_and_is_halved_until_enough_is_kept():
+    trials, chosen, notes = search_strength(trainings(enough=1.0), BEFORE)
+    tried = [trial.strength for trial in trials]
+    np.testing.assert_allclose(tried, [0.0, 5.0, 2.5, 1.25, 0.625])  # 10 * (1.2 - 0.2) / 2
+    assert chosen == 0.625
+    assert not notes
+
+
+def test_a_trial_that_just_keeps_enough_is_taken():
+    def train(strength):
+        return StrengthTrial(strength, 0.95 if strength else 1.0, loss=0.2, drift=2.0)
+
+    trials, chosen, _ = search_strength(train, BEFORE, tolerance=0.05)
+    assert chosen == trials[1].strength
+
+
+def test_the_weakest_strength_that_fails_is_warned_of():
+    trials, chosen, notes = search_strength(trainings(enough=0.0), BEFORE, max_trials=3)
+    assert chosen == trials[-1].strength == 1.25
+    assert "even strength 1.25" in notes[0]
+
+
+def test_a_penalty_of_zero_and_one_that_swamps_the_loss_are_warned_of():
+    _, _, notes = search_strength(trainings(enough=1.0, drift=0.0), BEFORE)
+    assert "penalty is zero" in notes[0]
+    _, _, notes = search_strength(trainings(enough=9.0, share=0.7), BEFORE)
+    assert "70 % of the loss" in notes[0]
+
+
+def test_a_loss_that_did_not_fall_is_said():
+    better = dataclasses.replace(BEFORE, loss=0.1)
+    trials, _, notes = search_strength(trainings(enough=9.0), better)
+    assert "did not lower the loss" in notes[0]
+    assert trials[1].strength == 10 * 0.2 / 2
+
+
+@pytest.fixture
+def mistaken(model, data):
+    """A model whose head has learned the other labels, so that there is something to learn."""
+    flipped = data.train.dataset().map(lambda images, labels: (images, 1 - labels))
+    tlkit.train_head(model, flipped)
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:even strength")
+def test_the_model_is_left_as_it_was_but_anchored(mistaken, data):
+    model = mistaken
+    before = [variable.numpy() for variable in model.variables]
+    flags = [layer.trainable for layer in model.layers]
+    anchor = tlkit.choose_anchor(
+        model, data, epochs=3, unfreeze="stage3", learning_rate=1e-2, old_data=data, max_trials=3
+    )
+    for value, variable in zip(before, model.variables, strict=True):
+        np.testing.assert_array_equal(value, variable.numpy())
+    assert [layer.trainable for layer in model.layers] == flags
+    report = anchor.report
+    assert anchor.strength == report.chosen
+    assert report.trials[0].strength == 0.0
+    assert report.before.old_accuracy < 0.1
+    assert sum(anchor.penalties().values()) == 0.0
+    regularizers = {type(v.regularizer).__name__ for v in model.trainable_variables}
+    assert regularizers == {"WeightAnchor", "NoneType"}  # the head's is none
+    assert strengths(report).axes[0].get_xlabel() == "points lost on the old task"
+    assert f"{report.num_validation} images" in str(report)
+
+
+@pytest.mark.filterwarnings("ignore:even strength")
+def test_importance_by_name_is_estimated_and_scaled_to_mean_one(mistaken, data):
+    anchor = tlkit.choose_anchor(
+        mistaken,
+        data,
+        importance="mas",
+        epochs=3,
+        unfreeze="stage3",
+        max_trials=1,
+        learning_rate=1e-2,
+    )
+    weighed = [a.importance.numpy() for a in anchor._anchors.values()]
+    assert np.mean(np.concatenate([w.ravel() for w in weighed])) == pytest.approx(1.0, rel=1e-4)
+
+
+def test_frozen_groups_alone_make_a_penalty_of_zero_and_a_warning(model, data):
+    with pytest.warns(UserWarning, match="penalty is zero"):
+        tlkit.choose_anchor(model, data, epochs=1, unfreeze="head", groups=["stage1"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"tolerance": 1.5}, "tolerance"),
+        ({"max_trials": 0}, "max_trials=0"),
+        ({"importance": "hessian"}, "importance='hessian'"),
+        ({"groups": ["stage9"]}, "stage9"),
+    ],
+)
+def test_bad_arguments(model, data, arguments, message):
+    with pytest.raises(ArgumentError, match=message):
+        tlkit.choose_anchor(model, data, epochs=1, **arguments)
+
+
+def test_validation_images_are_needed(model, data):
+    with pytest.raises(ArgumentError, match="must have validation images"):
+        tlkit.choose_anchor(model, dataclasses.replace(data, validation=None))

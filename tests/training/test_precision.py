@@ -1,0 +1,32 @@
+"""Mixed precision: what gives the logits stays in float32, wherever it stands."""
+
+import keras
+import pytest
+
+from tlkit.training.precision import computed_in
+
+
+def nested():
+    images = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, name="far")(images)
+    head = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2, name="logits")]
+    return keras.Model(images, keras.Sequential(head, name="head")(x))
+
+
+def with_activation():
+    images = keras.Input((8, 8, 3))
+    x = keras.layers.Flatten()(keras.layers.Conv2D(4, 3, name="far")(images))
+    x = keras.layers.Dense(2, name="logits")(x)
+    return keras.Model(images, keras.layers.Softmax(name="shares")(x))
+
+
+@pytest.mark.parametrize("build", [nested, with_activation])
+def test_logits_stay_float32(build):
+    model = build()
+    layers = {layer.name: layer for layer in model._flatten_layers()}
+    with computed_in(model, "mixed_bfloat16"):
+        assert layers["far"].compute_dtype == "bfloat16"
+        assert layers["logits"].compute_dtype == "float32"
+        if "shares" in layers:
+            assert layers["shares"].compute_dtype == "float32"
+    assert {layer.compute_dtype for layer in layers.values()} == {"float32"}

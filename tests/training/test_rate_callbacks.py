@@ -1,0 +1,121 @@
+"""Keras's callbacks and clipping meet one optimizer with many rates, with and without float16."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tlkit
+from tlkit.training.movement import weights_by_group
+from tlkit.training.objective import loss_of
+from tlkit.training.precision import computed_in, scaled
+from tlkit.training.rates import LayerwiseAdamW, layer_multipliers
+from tlkit.training.step import hooked
+
+RATE, DECAY = 1e-2, 0.1
+STEP_SIZES = (0.2, 3.2)
+"""How far Adam moves its fastest weight in one step, in rates: up to (1 - 0.9) / sqrt(1 - 0.999)"""
+
+PRECISIONS = pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
+
+
+@pytest.fixture
+def data(photos):
+    return tlkit.load_folder(photos, image_size=32, batch_size=16)
+
+
+def classifier(data):
+    keras.utils.set_random_seed(0)
+    return tlkit.build_classifier("resnet20", data.class_names, weights=None)
+
+
+class Watch(keras.callbacks.Callback):
+    """Notes each step's rate, and how far the fastest weight of each group went in it."""
+
+    def __init__(self, whole):
+        super().__init__()
+        self.whole, self.rates, self.moved = whole, [], []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.before = weights_by_group(self.whole)
+
+    def on_train_batch_end(self, batch, logs=None):
+        after = weights_by_group(self.whole)
+        self.rates.append(float(self.model.optimizer.learning_rate))
+        self.moved.append(
+            {
+                name: max(np.abs(a - b).max() for a, b in zip(values, after[name], strict=True))
+                for name, values in self.before.items()
+            }
+        )
+
+
+def tuned(data, precision, *callbacks):
+    """Three epochs of three steps, the groups' rates a factor of ten apart."""
+    model = classifier(data)
+    watch = Watch(model)
+    tlkit.fine_tune(
+        model,
+        data.train.dataset(),
+        epochs=3,
+        learning_rate=RATE,
+        layer_decay=DECAY,
+        schedule="constant",
+        weight_decay=0.0,
+        precision=precision,
+        callbacks=[*callbacks, watch],
+    )
+    assert isinstance(watch.model.optimizer, keras.optimizers.LossScaleOptimizer) == (
+        precision == "mixed_float16"
+    )
+    return watch
+
+
+def assert_each_group_moved_at_its_own_rate(watch):
+    steps = [  # loss scaling leaves out those in which float16 overflowed
+        (rate, moved) for rate, moved in zip(watch.rates, watch.moved, strict=True) if moved["head"]
+    ]
+    assert steps[-1][0] == watch.rates[-1]
+    for rate, moved in steps:
+        for distance, group in enumerate(("head", "stage3", "stage2")):
+            assert STEP_SIZES[0] < moved[group] / (rate * DECAY**distance) < STEP_SIZES[1]
+        assert moved["stage1"] == 0.0
+
+
+@PRECISIONS
+def test_a_plateau_lowers_every_group_s_rate(data, precision):
+    plateau = keras.callbacks.ReduceLROnPlateau("loss", factor=0.1, patience=1, min_delta=100)
+    watch = tuned(data, precision, plateau)
+    assert watch.rates == pytest.approx([RATE] * 6 + [RATE / 10] * 3)
+    assert_each_group_moved_at_its_own_rate(watch)
+
+
+@PRECISIONS
+def test_a_scheduled_rate_is_the_head_s_and_the_others_keep_their_share(data, precision):
+    rates = [RATE, RATE / 10, RATE / 2]
+    scheduler = keras.callbacks.LearningRateScheduler(lambda epoch: rates[epoch])
+    watch = tuned(data, precision, scheduler)
+    assert watch.rates == pytest.approx(np.repeat(rates, 3))
+    assert_each_group_moved_at_its_own_rate(watch)
+
+
+@PRECISIONS
+def test_clipping_by_the_global_norm_is_over_all_groups_and_sees_no_loss_scale(data, precision):
+    """After one step Adam's momenta are a tenth of the clipped gradients."""
+    model = classifier(data)
+    tlkit.set_trainable(model, "stage2")
+    optimizer = LayerwiseAdamW(
+        RATE,
+        multipliers=layer_multipliers(model, DECAY),
+        weight_decay=0.1,
+        global_clipnorm=1e-3,
+    )
+    trainee = hooked(model)
+    with computed_in(model, precision):
+        trainee.compile(optimizer=scaled(optimizer, precision), loss=loss_of(model))
+        for batch in data.train.dataset().repeat():
+            trainee.train_on_batch(*batch)
+            if int(optimizer.iterations):  # float16 may overflow first
+                break
+    momenta = [variable.value for variable in optimizer._momentums]
+    assert float(tf.linalg.global_norm(momenta)) == pytest.approx(1e-4, rel=1e-3)

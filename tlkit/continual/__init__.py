@@ -1,0 +1,1 @@
+"""What constrains and extends a network, and what that costs: anchors, importance, forgetting."""

@@ -1,0 +1,298 @@
+"""Weights held near where they are: the anchor as a constraint of fine-tuning."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tlkit.continual.weight_anchor import Together, WeightAnchor, anchors_in
+from tlkit.errors import ArgumentError, check_choice, check_not_negative, did_you_mean
+from tlkit.models.graph import parameters
+from tlkit.models.groups import group_layers, layer_groups
+from tlkit.training.step import StepHook
+
+MODES = ("penalty", "proximal")
+_HEAD = "head"
+_NUM_LISTED = 5
+
+
+class Anchor(StepHook):
+    """What `anchor_weights` returns: hand it to `fine_tune`, look at it, release it.
+
+    In every epoch's log, means over its steps: `anchor_GROUP`, the penalty of each group, and
+    `anchor_share`, the share of all penalties in the whole loss.
+
+    Attributes:
+        strength: The factor before the sum.
+        mode: "penalty" or "proximal".
+        groups: Names of the groups with an anchored weight, input side first.
+        num_anchored: Number of values held.
+        notes: What was anchored, what was not, and why.
+        report: How `choose_anchor` came to the strength; `None` where it was given.
+    """
+
+    report: Any = None
+
+    def __init__(
+        self,
+        held: Mapping[str, Sequence[tuple[keras.Variable, WeightAnchor]]],
+        *,
+        strength: float,
+        mode: str,
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.strength, self.mode, self.groups = strength, mode, tuple(held)
+        self._held = {group: tuple(pairs) for group, pairs in held.items()}
+        self._anchors = {id(v): a for pairs in held.values() for v, a in pairs}
+        self.undecayed = [v for pairs in held.values() for v, _ in pairs]
+        self.variables = [v for anchor in self._anchors.values() for v in anchor.variables]
+        self.num_anchored = sum(prod(variable.shape) for variable in self.undecayed)
+        self.notes = (
+            f"{self.num_anchored:,} values in {', '.join(held)} anchored with strength "
+            f"{strength:.3g} ({mode}); weight decay is off on them",
+            *notes,
+        )
+        self._by_group = {group: keras.metrics.Mean(name=f"anchor_{group}") for group in held}
+        self._share = keras.metrics.Mean(name="anchor_share")
+        self.metrics = (*self._by_group.values(), self._share)
+
+    def penalties(self) -> dict[str, float]:
+        """Returns the penalty of each group as its weights are now, frozen or not."""
+        return {
+            group: float(sum(float(anchor(variable)) for variable, anchor in pairs))
+            for group, pairs in self._held.items()
+        }
+
+    def release(self) -> None:
+        """Ends the hold: no weight of the model is penalised or pulled by this anchor any more."""
+        for pairs in self._held.values():
+            for variable, anchor in pairs:
+                variable.regularizer = _without(variable.regularizer, anchor)
+        self._held = dict.fromkeys(self._held, ())
+        self._anchors, self.undecayed, self.variables = {}, [], []
+
+    def identity(self) -> dict[str, Any]:
+        """Returns strength, mode, groups and a digest of the importance."""
+        digest = hashlib.sha256()
+        for anchor in self._anchors.values():
+            if anchor.importance is not None:
+                digest.update(anchor.importance.numpy().tobytes())
+        return {
+            "name": "anchor_weights",
+            "strength": self.strength,
+            "mode": self.mode,
+            "groups": list(self.groups),
+            "importance": digest.hexdigest(),
+        }
+
+    def loss(self, images: Any, outputs: Any, loss: tf.Tensor) -> None:
+        """Logs the penalties, which Keras has added already."""
+        penalties = {
+            group: tf.add_n(
+                [tf.constant(0.0)] + [self._penalty_of(v, a) for v, a in pairs if v.trainable]
+            )
+            for group, pairs in self._held.items()
+        }
+        num_images = tf.shape(tf.nest.flatten(images)[0])[0]
+        for group, penalty in penalties.items():
+            self._by_group[group].update_state(penalty, sample_weight=num_images)
+        total = tf.add_n([tf.constant(0.0), *penalties.values()])
+        whole = loss if self.mode == "penalty" else loss + total
+        # each step weighted by its loss: the share of the sums
+        self._share.update_state(
+            tf.math.divide_no_nan(total, whole),
+            sample_weight=whole * tf.cast(num_images, tf.float32),
+        )
+
+    def after_update(self, variables: Sequence[keras.Variable], rates: Sequence[tf.Tensor]) -> None:
+        """Pulls the weights back, in proximal mode."""
+        if self.mode != "proximal":
+            return
+        for variable, rate in zip(variables, rates, strict=True):
+            if (anchor := self._anchors.get(id(variable))) is not None:
+                variable.assign(tf.cast(anchor.pulled(variable, rate), variable.dtype))
+
+    def __str__(self) -> str:
+        lines = [f"  {group}: {penalty:.4g}" for group, penalty in self.penalties().items()]
+        return "\n".join([*self.notes, "penalty now:", *lines])
+
+    def _penalty_of(self, variable: keras.Variable, anchor: WeightAnchor) -> tf.Tensor:
+        # as a penalty it has just been computed for Keras's loss: not a second time
+        return anchor.take_latest() if self.mode == "penalty" else anchor(variable)
+
+
+def anchor_weights(
+    model: keras.Model,
+    strength: float,
+    importance: Mapping[str, np.ndarray] | None = None,
+    *,
+    groups: str | Sequence[str] | None = None,
+    mode: str = "penalty",
+) -> Anchor:
+    """Holds a model's weights near their present values in all training from here on.
+
+    L(w) = L_new(w) + strength * sum of importance * (w - w_now)**2, without 1/2. As a penalty it is
+    part of `model.losses`, so plain Keras's `fit` obeys it too; frozen weights add nothing. Several
+    anchors on one weight add up, and a regularizer that was there before stays. A saved model holds
+    nothing of it.
+
+    Args:
+        model: A functional model, built.
+        strength: The factor, 0 or more.
+        importance: From a variable's path to an array of its shape, as `estimate_importance`
+            returns it; 1 everywhere by default.
+        groups: Names of the groups to hold, or "all"; by default every one but the head.
+        mode: "penalty" adds to the loss. "proximal" pulls the weights after each step of the
+            optimizer instead, which is stable at any strength and takes effect through
+            `fine_tune(..., anchor=...)` alone. In a proximal step s = 2 * `strength` stands where
+            the derivative of the penalty has it, so that both agree under plain gradient descent;
+            adaptive optimizers rescale a penalty's gradient, but no pull.
+
+    Returns:
+        The handle. Weights that can never train, such as the moving averages of batch
+        normalisation, are not held.
+
+    Raises:
+        ArgumentError: `strength` is negative or not finite; a group does not exist or has nothing
+            to hold; the model is not built; `importance` is another model's.
+
+    Example:
+        >>> import tlkit
+        >>> model = tlkit.build_classifier("resnet20", ["cat", "dog"], weights=None)
+        >>> anchor = tlkit.anchor_weights(model, strength=0.01)
+        >>> anchor.groups
+        ('stage1', 'stage2', 'stage3')
+        >>> sum(anchor.penalties().values())  # nothing has moved
+        0.0
+        >>> anchor.release()
+    """
+    check_not_negative("strength", strength)
+    check_choice("mode", mode, MODES)
+    chosen = anchorable(model, groups)
+    if importance is not None:
+        chosen, notes = _with_importance(chosen, importance)
+    else:
+        notes = []
+    values = dict(importance or {})
+    held = {
+        group: [
+            (variable, WeightAnchor(strength, variable.numpy(), values.get(variable.path)))
+            for variable in variables
+        ]
+        for group, variables in chosen.items()
+    }
+    if mode == "penalty":
+        for pairs in held.values():
+            for variable, anchor in pairs:
+                before = variable.regularizer
+                variable.regularizer = anchor if before is None else Together(before, anchor)
+    return Anchor(held, strength=float(strength), mode=mode, notes=notes)
+
+
+def anchors_of(variable: keras.Variable) -> list[WeightAnchor]:
+    """Returns the anchors whose penalty is part of the loss for this weight."""
+    return anchors_in(variable.regularizer)
+
+
+def anchorable(
+    model: keras.Model, groups: str | Sequence[str] | None = None
+) -> dict[str, list[keras.Variable]]:
+    """Returns the weights that `anchor_weights` holds, by group.
+
+    Raises:
+        ArgumentError: A group does not exist or has nothing to hold, or the model is not built.
+    """
+    if not model.built:
+        raise ArgumentError(
+            "`model` must be built, for its weights are what is held. "
+            f"Received: model={model.name!r}, which has none yet. Call it on a batch first."
+        )
+    by_group = _parameters_by_group(model)
+    if groups is None:
+        wanted = [name for name in by_group if name != _HEAD]
+    elif groups == "all":
+        wanted = list(by_group)
+    else:
+        wanted = [groups] if isinstance(groups, str) else list(groups)
+    for name in wanted:
+        if name not in by_group:
+            raise ArgumentError(
+                f"`groups` must be names of groups with weights, or 'all'. "
+                f"Received: {name!r}.{did_you_mean(name, by_group)} "
+                f"Groups with weights: {', '.join(by_group)}."
+            )
+    if not wanted:
+        raise ArgumentError(
+            "`groups` must name a group with weights; by default the head is left out, and this "
+            f"model has nothing else. Received: groups={groups!r}. Give groups='all'."
+        )
+    return {name: by_group[name] for name in by_group if name in wanted}
+
+
+def _parameters_by_group(model: keras.Model) -> dict[str, list[keras.Variable]]:
+    """From each group's name to the weights in it that could train; each weight once."""
+    taken: set[int] = set()
+    by_group: dict[str, list[keras.Variable]] = {}
+    for group, layers in zip(layer_groups(model), group_layers(model), strict=True):
+        found = [variable for layer in layers for variable in parameters(layer)]
+        found = [variable for variable in found if id(variable) not in taken]
+        taken |= {id(variable) for variable in found}
+        if found:
+            by_group[group.name] = found
+    return by_group
+
+
+def _with_importance(
+    chosen: Mapping[str, Sequence[keras.Variable]], importance: Mapping[str, np.ndarray]
+) -> tuple[dict[str, list[keras.Variable]], list[str]]:
+    """Leaves out what the head has that the importance does not know; the rest must fit."""
+    fitting = {
+        group: [v for v in variables if _shape(importance, v) == tuple(v.shape)]
+        for group, variables in chosen.items()
+    }
+    foreign = [
+        f"{v.path} {tuple(v.shape)} (importance: {_shape(importance, v) or 'none'})"
+        for group, variables in chosen.items()
+        for v in variables
+        if group != _HEAD and _shape(importance, v) != tuple(v.shape)
+    ]
+    if foreign:
+        more = f" and {len(foreign) - _NUM_LISTED} more" if len(foreign) > _NUM_LISTED else ""
+        raise ArgumentError(
+            "`importance` must be that of this model, with an array of its shape for every weight "
+            f"that is held. Received: nothing that fits {'; '.join(foreign[:_NUM_LISTED])}{more}. "
+            "Estimate it on this model (tlkit.estimate_importance), or name other `groups`."
+        )
+    fits = {id(v) for variables in fitting.values() for v in variables}
+    left_out = [v.path for v in chosen.get(_HEAD, []) if id(v) not in fits]
+    notes = []
+    if left_out:
+        notes.append(
+            f"the head has changed since its importance was estimated: {', '.join(left_out)} "
+            "not anchored"
+        )
+    return {group: variables for group, variables in fitting.items() if variables}, notes
+
+
+def _shape(
+    importance: Mapping[str, np.ndarray], variable: keras.Variable
+) -> tuple[int, ...] | None:
+    values = importance.get(variable.path)
+    return None if values is None else tuple(np.shape(values))
+
+
+def _without(
+    regularizer: keras.regularizers.Regularizer | None, anchor: WeightAnchor
+) -> keras.regularizers.Regularizer | None:
+    if regularizer is anchor:
+        return None
+    if not isinstance(regularizer, Together):
+        return regularizer
+    left = [
+        one for one in (_without(r, anchor) for r in (regularizer.first, regularizer.second)) if one
+    ]
+    return Together(*left) if len(left) == 2 else (left[0] if left else None)

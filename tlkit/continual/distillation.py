@@ -1,0 +1,110 @@
+"""Learning without forgetting: the old model's answers as a constraint on the new one's."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tlkit.errors import ArgumentError, check_not_negative, check_positive
+from tlkit.models.heads import head_kind, outputs_logits
+from tlkit.models.signature import signature
+from tlkit.training.step import StepHook
+
+DEFAULT_TEMPERATURE = 2.0
+_SMALLEST = 1e-7
+
+
+class Distillation(StepHook):
+    """What `distill_from` returns: hand it to `fine_tune`.
+
+    The epoch's log has `distillation`, the mean of what is added to the loss.
+    """
+
+    needs_images = True
+
+    def __init__(self, teacher: keras.Model, temperature: float, weight: float) -> None:
+        self.temperature, self.weight = temperature, weight
+        self._teacher, self._kind = teacher, head_kind(teacher)
+        self._term = keras.metrics.Mean(name="distillation")
+        self.metrics = (self._term,)
+        self.notes = (
+            f"held to the old model's answers for {teacher.output_shape[-1]} outputs, temperature "
+            f"{temperature:g}, weight {weight:g}",
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """Returns temperature, weight, and which model is the old one."""
+        return {
+            "name": "distill_from",
+            "temperature": self.temperature,
+            "weight": self.weight,
+            "teacher": signature(self._teacher),
+        }
+
+    def loss(self, images: Any, outputs: Any, loss: tf.Tensor) -> tf.Tensor:
+        """Returns weight * T**2 * cross-entropy of the softened answers."""
+        old = self._logits(self._teacher(images, training=False))
+        new = self._logits(outputs)
+        num_old = old.shape[-1]
+        if new.shape[-1] < num_old or (self._kind == "binary" and new.shape[-1] != 1):
+            raise ArgumentError(
+                "`anchor` must be distilled from a model whose outputs are the first ones of the "
+                f"model that is trained. Received: an old model with {num_old} outputs, and "
+                f"{new.shape[-1]} in the new one. Add classes with tlkit.add_classes."
+            )
+        old, new = old / self.temperature, new[:, :num_old] / self.temperature
+        if self._kind == "softmax":
+            each = tf.nn.softmax_cross_entropy_with_logits(tf.nn.softmax(old), new)
+        else:
+            each = tf.nn.sigmoid_cross_entropy_with_logits(labels=tf.sigmoid(old), logits=new)
+        term = self.weight * self.temperature**2 * tf.reduce_mean(each)
+        self._term.update_state(term)
+        return term
+
+    def _logits(self, outputs: Any) -> tf.Tensor:
+        outputs = tf.cast(outputs, tf.float32)
+        if outputs_logits(self._teacher):
+            return outputs
+        outputs = tf.clip_by_value(outputs, _SMALLEST, 1 - _SMALLEST)
+        logs = tf.math.log(outputs)
+        return logs if self._kind == "softmax" else logs - tf.math.log1p(-outputs)
+
+
+def distill_from(
+    old_model: keras.Model, temperature: float = DEFAULT_TEMPERATURE, weight: float = 1.0
+) -> Distillation:
+    """Keeps a model's answers near those of an old one while it trains on other pictures.
+
+    L = L_new + weight * T**2 * H(softmax(z_old / T), softmax(z_new / T)), a mean over the batch, on
+    the new task's pictures as they are augmented: no old picture is needed. Where the new model has
+    more outputs, its first ones are the old ones. Sigmoid outputs are softened one by one. The
+    gradient of a softened answer is smaller by T**2, which the factor makes up for.
+
+    Args:
+        old_model: A classifier that takes the same images; a copy of it is kept.
+        temperature: T; above 1 it brings out what the old model thinks second likeliest.
+        weight: Of the term, beside 1 for the new task; 0 or more.
+
+    Returns:
+        A constraint: `fine_tune(model, data, anchor=distill_from(old_model))`. The whole graph runs
+        in each step, and the old model beside it.
+
+    Raises:
+        ArgumentError: `temperature` is not positive, or `weight` negative.
+
+    Example:
+        >>> import tlkit
+        >>> model = tlkit.build_classifier("resnet20", ["cat", "dog"], weights=None)
+        >>> tlkit.distill_from(model, temperature=2.0, weight=0.5).notes[0]
+        "held to the old model's answers for 2 outputs, temperature 2, weight 0.5"
+
+    Reference:
+        Li and Hoiem (2016), https://arxiv.org/abs/1606.09282; the factor T**2: Hinton et al.
+        (2015), https://arxiv.org/abs/1503.02531, section 2.1.
+    """
+    check_positive("temperature", temperature)
+    check_not_negative("weight", weight)
+    teacher = keras.models.clone_model(old_model)
+    teacher.set_weights(old_model.get_weights())
+    teacher.trainable = False
+    return Distillation(teacher, float(temperature), float(weight))

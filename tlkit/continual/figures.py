@@ -1,0 +1,144 @@
+"""Forgetting and the choice of a strength as figures."""
+
+from typing import Protocol
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from tlkit.continual.forgetting import ForgettingMatrix
+from tlkit.continual.strength import StrengthReport
+from tlkit.lettering import dress, printable
+from tlkit.plots import BLUE, GREEN, ORANGE
+
+_MARKERS = "osD^vPX*<>"
+_LIGHT = 0.6
+
+
+class HasInterpolation(Protocol):
+    """What `interpolation` reads of a sweep."""
+
+    @property
+    def alphas(self) -> tuple[float, ...]:
+        """Shares of the new model."""
+
+    @property
+    def accuracies(self) -> dict[str, tuple[float, ...]]:
+        """For each split the accuracy at each share."""
+
+
+def forgetting(matrix: ForgettingMatrix) -> Figure:
+    """Draws R[i, j] as a heat map with its figures in per cent, one row per training.
+
+    Example:
+        >>> import tlkit
+        >>> from tlkit.continual.figures import forgetting
+        >>> matrix = tlkit.ForgettingMatrix(["cats", "dogs"], scenario="domain-incremental")
+        >>> matrix.record([0.5, 0.5])
+        >>> matrix.record([0.9, 0.6])
+        >>> forgetting(matrix).axes[0].get_xlabel()
+        'accuracy on'
+    """
+    values = matrix.accuracy
+    rows, columns = values.shape
+    figure = Figure(figsize=(2.2 + 0.7 * columns, 1.6 + 0.45 * rows))
+    figure.set_layout_engine("constrained")
+    axes = figure.subplots()
+    axes.imshow(values, cmap="cividis", vmin=0, vmax=1, aspect="auto")
+    names = [printable(name) for name in matrix.task_names]
+    axes.set_xticks(range(columns), names, rotation=45, ha="right")
+    axes.set_yticks(range(rows), ["before any", *names][:rows])
+    axes.set(xlabel="accuracy on", ylabel="after training")
+    axes.set_title(f"{matrix.scenario}, %", fontsize="medium")
+    for (i, j), value in np.ndenumerate(values):
+        colour = "black" if value > _LIGHT else "white"
+        axes.text(j, i, f"{100 * value:.0f}", ha="center", va="center", color=colour)
+    dress(*axes.get_xticklabels(), *axes.get_yticklabels())
+    return figure
+
+
+def forgetting_curves(matrix: ForgettingMatrix) -> Figure:
+    """Draws the accuracy on each task over the trainings.
+
+    Example:
+        >>> import tlkit
+        >>> from tlkit.continual.figures import forgetting_curves
+        >>> matrix = tlkit.ForgettingMatrix(["cats", "dogs"], scenario="domain-incremental")
+        >>> matrix.record([0.5, 0.5])
+        >>> matrix.record([0.9, 0.6])
+        >>> len(forgetting_curves(matrix).axes[0].lines)
+        2
+    """
+    values = 100 * matrix.accuracy
+    figure = Figure(figsize=(5.2, 3.4))
+    figure.set_layout_engine("constrained")
+    axes = figure.subplots()
+    for j, name in enumerate(matrix.task_names):
+        marker = _MARKERS[j % len(_MARKERS)]
+        axes.plot(range(len(values)), values[:, j], marker=marker, label=printable(name))
+    axes.set(xlabel="tasks trained", ylabel="accuracy in %", ylim=(-3, 103))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_title(matrix.scenario, fontsize="medium")
+    dress(*figure.legend(loc="outside right upper", frameon=False).get_texts())
+    return figure
+
+
+def strengths(report: StrengthReport) -> Figure:
+    """Draws the accuracy gained on the new task against what it cost, one point per strength.
+
+    The cost is the accuracy lost on the old task where it was measured, else the drift of the
+    weights.
+
+    Example:
+        >>> from tlkit.continual.figures import strengths
+        >>> from tlkit.continual.strength import StrengthReport, StrengthTrial
+        >>> before = StrengthTrial(0.0, accuracy=0.5, loss=1.0, drift=0.0)
+        >>> free = StrengthTrial(0.0, accuracy=0.9, loss=0.2, drift=3.0)
+        >>> held = StrengthTrial(0.4, accuracy=0.88, loss=0.3, drift=1.0)
+        >>> strengths(StrengthReport(before, (free, held), 0.4, 0.05, 50)).axes[0].get_xlabel()
+        'drift of the weights'
+    """
+    figure = Figure(figsize=(5.2, 3.6))
+    figure.set_layout_engine("constrained")
+    axes = figure.subplots()
+    before = report.before
+    remembered = before.old_accuracy is not None
+    for trial in report.trials:
+        lost = 100 * ((before.old_accuracy or 0.0) - (trial.old_accuracy or 0.0))
+        cost = lost if remembered else trial.drift
+        gain = 100 * (trial.accuracy - before.accuracy)
+        chosen = trial.strength == report.chosen
+        colour = GREEN if chosen else BLUE if trial.strength else ORANGE
+        axes.plot(cost, gain, "D" if chosen else "o" if trial.strength else "s", color=colour)
+        label = f"{trial.strength:.2g}" if trial.strength else "no anchor"
+        axes.annotate(label, (cost, gain), xytext=(5, 4), textcoords="offset points", fontsize=8)
+    wanted = (1 - report.tolerance) * report.trials[0].accuracy
+    axes.axhline(100 * (wanted - before.accuracy), color="grey", linestyle=":")
+    axes.set(
+        xlabel="points lost on the old task" if remembered else "drift of the weights",
+        ylabel="points gained on the new task",
+    )
+    axes.set_title(f"strength {report.chosen:.3g} (diamond); dotted: to keep", fontsize="medium")
+    axes.margins(0.15)
+    return figure
+
+
+def interpolation(report: HasInterpolation) -> Figure:
+    """Draws the accuracy on each split over the share of the new model.
+
+    Example:
+        >>> from tlkit.continual.figures import interpolation
+        >>> from tlkit.continual.interpolation import InterpolationReport
+        >>> report = InterpolationReport((0.0, 1.0), {"old": (0.9, 0.5)}, {"old": 100})
+        >>> interpolation(report).axes[0].get_ylabel()
+        'accuracy in %'
+    """
+    figure = Figure(figsize=(5.2, 3.4))
+    figure.set_layout_engine("constrained")
+    axes = figure.subplots()
+    for i, (name, values) in enumerate(report.accuracies.items()):
+        shown = 100 * np.array(values)
+        axes.plot(report.alphas, shown, marker=_MARKERS[i % len(_MARKERS)], label=printable(name))
+    axes.set(xlabel="share of the new model (alpha)", ylabel="accuracy in %")
+    dress(*figure.legend(loc="outside right upper", frameon=False).get_texts())
+    return figure

@@ -1,0 +1,164 @@
+"""Weights between those of two models: keeping the old and the new without training again."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+import keras
+import numpy as np
+
+from tlkit.data.images import ImageSplit
+from tlkit.errors import ArgumentError, check_unit
+from tlkit.evaluation.metrics import evaluate
+
+DEFAULT_ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+_NUM_LISTED = 5
+
+
+@dataclass(frozen=True)
+class InterpolationReport:
+    """Accuracies on the way from one model to another.
+
+    Attributes:
+        alphas: Shares of the new model, 0...1.
+        accuracies: For each named split the accuracy at each of them, 0...1.
+        num_images: For each split its number of images.
+    """
+
+    alphas: tuple[float, ...]
+    accuracies: dict[str, tuple[float, ...]]
+    num_images: dict[str, int]
+
+    @property
+    def best_alpha(self) -> float:
+        """The share with the highest mean accuracy over the splits; the smallest of equals."""
+        means = np.mean(list(self.accuracies.values()), axis=0)
+        return self.alphas[int(means.argmax())]
+
+    def __str__(self) -> str:
+        names = [f"{name} ({self.num_images[name]})" for name in self.accuracies]
+        lines = ["alpha  " + "  ".join(names)]
+        for i, alpha in enumerate(self.alphas):
+            row = [
+                f"{100 * values[i]:.1f} %".rjust(len(name))
+                for name, values in zip(names, self.accuracies.values(), strict=True)
+            ]
+            lines.append(f"{alpha:5.2f}  " + "  ".join(row))
+        return "\n".join([*lines, f"best mean at alpha={self.best_alpha:g}"])
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
+
+
+def interpolate_weights(old: keras.Model, new: keras.Model, alpha: float) -> keras.Model:
+    """Returns a model of the same graph with the weights (1 - alpha) * old + alpha * new.
+
+    Between a model and what fine-tuning made of it, with the same start and small steps, often lies
+    one that keeps most of both. Moving averages of batch normalisation are interpolated too.
+
+    Args:
+        old: A model.
+        new: One of the same weights' names and shapes. Neither is changed.
+        alpha: Share of the new one, 0...1.
+
+    Raises:
+        ArgumentError: `alpha` is out of range, or the weights do not correspond.
+
+    Example:
+        >>> import numpy as np, tlkit
+        >>> old, new = (
+        ...     tlkit.build_classifier("resnet20", ["cat", "dog"], weights=None, seed=i)
+        ...     for i in (0, 1)
+        ... )
+        >>> half = tlkit.interpolate_weights(old, new, 0.5)
+        >>> kernels = [model.get_layer("logits").kernel.numpy() for model in (old, new, half)]
+        >>> bool(np.allclose((kernels[0] + kernels[1]) / 2, kernels[2]))
+        True
+
+    Reference:
+        Wortsman et al. (2022), https://arxiv.org/abs/2109.01903, equation 1.
+    """
+    check_unit("alpha", alpha)
+    _check_same_weights(old, new)
+    between = keras.models.clone_model(new)
+    _set_between(between, old.get_weights(), new.get_weights(), alpha)
+    return between
+
+
+def sweep_interpolation(
+    old: keras.Model,
+    new: keras.Model,
+    splits: Mapping[str, ImageSplit],
+    *,
+    alphas: Sequence[float] = DEFAULT_ALPHAS,
+) -> InterpolationReport:
+    """Measures the models between two on several sets of images; nothing is trained.
+
+    Args:
+        old: A model.
+        new: What further training made of it.
+        splits: From names, such as "old" and "new", to images. An alpha chosen by a figure
+            flatters it: keep other images to report.
+        alphas: Shares of the new model.
+
+    Raises:
+        ArgumentError: An alpha is out of range, there is none, or the weights do not correspond.
+
+    Example:
+        >>> import numpy as np, tlkit
+        >>> images = np.zeros((20, 32, 32, 3), "uint8")
+        >>> data = tlkit.load_arrays(images, np.arange(20) % 2, ["even", "odd"])
+        >>> model = tlkit.build_classifier("resnet20", data.class_names, weights=None)
+        >>> tlkit.sweep_interpolation(model, model, {"train": data.train}, alphas=[0, 1]).alphas
+        (0.0, 1.0)
+    """
+    if not len(alphas) or not splits:
+        raise ArgumentError(
+            "`alphas` and `splits` must not be empty. "
+            f"Received: alphas={list(alphas)}, splits={list(splits)}."
+        )
+    for alpha in alphas:
+        check_unit("alphas", alpha)
+    _check_same_weights(old, new)
+    between = keras.models.clone_model(new)
+    ends = old.get_weights(), new.get_weights()
+    accuracies: dict[str, list[float]] = {name: [] for name in splits}
+    for alpha in alphas:
+        _set_between(between, *ends, alpha)
+        for name, split in splits.items():
+            accuracies[name].append(evaluate(between, split).accuracy)
+    return InterpolationReport(
+        alphas=tuple(float(alpha) for alpha in alphas),
+        accuracies={name: tuple(values) for name, values in accuracies.items()},
+        num_images={name: split.num_images for name, split in splits.items()},
+    )
+
+
+def _set_between(
+    model: keras.Model, old: list[np.ndarray], new: list[np.ndarray], alpha: float
+) -> None:
+    model.set_weights([_between(a, b, alpha) for a, b in zip(old, new, strict=True)])
+
+
+def _between(old: np.ndarray, new: np.ndarray, alpha: float) -> np.ndarray:
+    if alpha in (0, 1) or not np.issubdtype(old.dtype, np.floating):
+        return new if alpha == 1 else old
+    return ((1 - alpha) * old.astype(np.float64) + alpha * new.astype(np.float64)).astype(old.dtype)
+
+
+def _check_same_weights(old: keras.Model, new: keras.Model) -> None:
+    here, there = (
+        {weight.path: tuple(weight.shape) for weight in model.weights} for model in (old, new)
+    )
+    differing = [
+        f"{path} {here.get(path, 'missing')} and {there.get(path, 'missing')}"
+        for path in {**here, **there}
+        if here.get(path) != there.get(path)
+    ]
+    if differing:
+        more = f" and {len(differing) - _NUM_LISTED} more" if len(differing) > _NUM_LISTED else ""
+        raise ArgumentError(
+            "`old` and `new` must have weights of the same names and shapes. Received: "
+            f"{'; '.join(differing[:_NUM_LISTED])}{more}. Interpolate between a model and what "
+            "fine-tuning made of a copy of it."
+        )

@@ -1,0 +1,319 @@
+"""How strong an anchor should be: found by training, not guessed."""
+
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from html import escape
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tlkit.continual.anchors import Anchor, anchor_weights, anchorable
+from tlkit.continual.importance import (
+    WITHOUT_TRAINING,
+    estimate_importance,
+    normalize_importance,
+)
+from tlkit.data.images import ImageData, ImageSplit
+from tlkit.errors import ArgumentError, check_choice, check_count, check_fraction
+from tlkit.evaluation.metrics import evaluate
+from tlkit.models.graph import with_nested
+from tlkit.training.fine_tuning import fine_tune
+from tlkit.training.head import is_trained, train_head
+from tlkit.training.reports import TrainingReport
+from tlkit.training.resume import assign_all, values_of
+from tlkit.training.sources import Images, source_of
+
+TOLERANCE = 0.05
+MAX_TRIALS = 12
+FIRST_FACTOR = 10.0
+DEFAULT_EPOCHS = 8
+MAX_SHARE = 0.5
+"""A penalty that makes up more of the loss than this at the end is said to swamp it."""
+
+
+@dataclass(frozen=True)
+class StrengthTrial:
+    """One training at one strength.
+
+    Attributes:
+        strength: 0 for the training without an anchor.
+        accuracy: On the new task's validation images, 0...1.
+        loss: Mean cross-entropy on the new task's training images, nats.
+        drift: Sum of importance * (w - w*)**2 over the anchored weights.
+        share: The penalty's share of the loss in the last epoch, 0...1.
+        old_accuracy: On the old task's images, or `None` where there are none.
+        seconds: Time spent.
+    """
+
+    strength: float
+    accuracy: float
+    loss: float
+    drift: float
+    share: float = 0.0
+    old_accuracy: float | None = None
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        old = "" if self.old_accuracy is None else f", old task {100 * self.old_accuracy:.1f} %"
+        name = f"strength {self.strength:.3g}" if self.strength else "no anchor"
+        return (
+            f"{name}: new task {100 * self.accuracy:.1f} %{old}, drift {self.drift:.3g}, "
+            f"penalty {100 * self.share:.0f} % of the loss, {self.seconds:.1f} s"
+        )
+
+
+@dataclass(frozen=True)
+class StrengthReport:
+    """How a strength was chosen.
+
+    Attributes:
+        before: Accuracy, loss and old accuracy before any training (strength infinite, so to say).
+        trials: Every training, the one without an anchor first.
+        chosen: The strength.
+        tolerance: Share of the accuracy gained without an anchor that might be lost.
+        num_validation: Images behind the new task's accuracies.
+        notes: Warnings, and what was substituted.
+    """
+
+    before: StrengthTrial
+    trials: tuple[StrengthTrial, ...]
+    chosen: float
+    tolerance: float
+    num_validation: int
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        old = self.before.old_accuracy
+        lines = [
+            f"before: new task {100 * self.before.accuracy:.1f} %"
+            + ("" if old is None else f", old task {100 * old:.1f} %"),
+            *map(str, self.trials),
+            f"chosen: {self.chosen:.3g}, the first to keep {100 * (1 - self.tolerance):.0f} % of "
+            f"the accuracy without an anchor ({self.num_validation} images)",
+        ]
+        return "\n".join([*lines, *self.notes])
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
+
+
+def choose_anchor(
+    model: keras.Model,
+    data: ImageData | tf.data.Dataset,
+    *,
+    validation: Images | None = None,
+    importance: Mapping[str, np.ndarray] | str | None = None,
+    old_data: ImageData | ImageSplit | None = None,
+    tolerance: float = TOLERANCE,
+    max_trials: int = MAX_TRIALS,
+    groups: str | list[str] | None = None,
+    mode: str = "penalty",
+    epochs: int = DEFAULT_EPOCHS,
+    augment: str = "none",
+    seed: int = 0,
+    cache: str | os.PathLike[str] | None = None,
+    **fine_tuning: Any,
+) -> Anchor:
+    """Anchors a model with the strongest strength that still lets it learn the new task.
+
+    The model is trained once without an anchor, which gives the accuracy to keep, a_ft, and weights
+    w_ft. With the first strength 10 * (L(w*) - L(w_ft)) / sum(importance * (w_ft - w*)**2) it is
+    trained again from where it was, and the strength is halved for as long as validation accuracy
+    stays below (1 - `tolerance`) * a_ft. Importance is scaled to a mean of 1 over the anchored
+    weights first, so that strengths compare.
+
+    Afterwards the model has the weights it was given (an untrained head is solved, though), and is
+    anchored. `Anchor.report` has all trials; `tlkit.continual.figures.strengths` draws them.
+
+    Args:
+        model: A classifier; what it is to keep is what it holds now.
+        data: The new task, as `fine_tune` takes it, with validation images to decide on.
+        validation: Where `data` is a `tf.data.Dataset`.
+        importance: See `anchor_weights`; or a method of `estimate_importance`, applied to
+            `old_data`, or to the new pictures where there are none.
+        old_data: Images of the old task, to measure what is forgotten; they decide nothing.
+        tolerance: Share of a_ft that may be lost for the sake of the old task, 0...1.
+        max_trials: Trainings with an anchor at most.
+        groups: See `anchor_weights`.
+        mode: See `anchor_weights`.
+        epochs: Of each training; few, on stored activations, make the choice cheap.
+        augment: Likewise; with augmentation the whole graph may run in every step.
+        seed: Of orders.
+        cache: Folder of the feature stores.
+        **fine_tuning: Other arguments of `fine_tune` for all trainings, such as `unfreeze`.
+
+    Raises:
+        ArgumentError: An argument breaks its rule, or there are no validation images.
+
+    Warns:
+        UserWarning: Even the weakest strength tried lost too much; or the penalty is zero; or it
+            makes up most of the loss. The report says the same.
+
+    Example:
+        >>> import numpy as np, tlkit
+        >>> images = np.random.default_rng(0).integers(0, 99, (60, 32, 32, 3), "uint8")
+        >>> images[::2] += 100
+        >>> data = tlkit.load_arrays(images, np.arange(60) % 2, ["bright", "dark"])
+        >>> model = tlkit.build_classifier("resnet20", data.class_names, weights=None)
+        >>> anchor = tlkit.choose_anchor(model, data, epochs=1, unfreeze="stage3")
+        >>> anchor.strength == anchor.report.chosen
+        True
+
+    Reference:
+        De Lange et al. (2022), A continual learning survey, https://arxiv.org/abs/1909.08383,
+        section 5 (maximal plasticity search, then stability decay); the first strength is ours: it
+        makes the penalty at w_ft ten times what the loss fell by.
+    """
+    check_fraction("tolerance", tolerance)
+    check_count("max_trials", max_trials)
+    source = source_of(model, data, validation)
+    if source.validation is None:
+        raise ArgumentError(
+            "`data` must have validation images, for they decide on the strength. Received: none. "
+            "Leave a share to them (splits=...), or give `validation`."
+        )
+    started = time.perf_counter()
+    given: dict[str, Any] = {"validation": validation, "seed": seed, "cache": cache}
+    if not is_trained(model):
+        train_head(model, data, **given)
+    weighed = _importance_of(model, data, importance, old_data, groups)
+    old_split = old_data.validation if isinstance(old_data, ImageData) else old_data
+    flags = [(layer, layer.trainable) for layer in with_nested(model)]
+    start = values_of(model.variables)
+    probe = anchor_weights(model, 1.0, weighed, groups=groups, mode="proximal")  # only measures
+
+    def state(strength: float, since: float, report: TrainingReport | None) -> StrengthTrial:
+        history = report.stages[-1].history if report is not None else ()
+        return StrengthTrial(
+            strength=strength,
+            accuracy=evaluate(model, source.validation).accuracy,
+            loss=evaluate(model, source.train).loss,
+            drift=sum(probe.penalties().values()),
+            share=history[-1].get("anchor_share", 0.0) if history else 0.0,
+            old_accuracy=evaluate(model, old_split).accuracy if old_split is not None else None,
+            seconds=time.perf_counter() - since,
+        )
+
+    def train(strength: float) -> StrengthTrial:
+        since = time.perf_counter()
+        assign_all(model.variables, start)
+        anchor = None
+        if strength:
+            anchor = anchor_weights(model, strength, weighed, groups=groups, mode=mode)
+        try:
+            report = fine_tune(
+                model, data, anchor=anchor, epochs=epochs, augment=augment, **given, **fine_tuning
+            )
+        finally:
+            if anchor is not None:
+                anchor.release()
+        return state(strength, since, report)
+
+    before = state(math.inf, started, None)
+    try:
+        trials, chosen, notes = search_strength(
+            train, before, tolerance=tolerance, max_trials=max_trials
+        )
+    finally:
+        assign_all(model.variables, start)
+        for layer, trainable in flags:
+            layer.trainable = trainable
+        probe.release()
+    for note in notes:
+        warnings.warn(note, UserWarning, stacklevel=2)
+    anchor = anchor_weights(model, chosen, weighed, groups=groups, mode=mode)
+    anchor.report = StrengthReport(
+        before=replace(before, strength=0.0),
+        trials=trials,
+        chosen=chosen,
+        tolerance=tolerance,
+        num_validation=_num_images(source.validation),
+        notes=notes,
+    )
+    return anchor
+
+
+def search_strength(
+    train: Callable[[float], StrengthTrial],
+    before: StrengthTrial,
+    *,
+    tolerance: float = TOLERANCE,
+    max_trials: int = MAX_TRIALS,
+) -> tuple[tuple[StrengthTrial, ...], float, tuple[str, ...]]:
+    """Halves a strength until training with it keeps enough of the accuracy without it.
+
+    Args:
+        train: From a strength (0 for no anchor) to what training from the same start came to.
+        before: The state before training.
+        tolerance: See `choose_anchor`.
+        max_trials: Likewise.
+
+    Returns:
+        All trials, the chosen strength, and what is to be warned of.
+    """
+    free = train(0.0)
+    trials, notes = [free], []
+    if free.drift <= 0:
+        notes.append(
+            "the anchored weights did not move without an anchor (they are frozen, or the model "
+            "before training was best): the penalty is zero whatever its strength"
+        )
+        return tuple(trials), 1.0, tuple(notes)
+    gained = before.loss - free.loss
+    if gained <= 0:
+        notes.append(
+            "training without an anchor did not lower the loss: the first strength is taken from "
+            "the loss itself"
+        )
+        gained = free.loss
+    strength = FIRST_FACTOR * gained / free.drift
+    wanted = (1 - tolerance) * free.accuracy
+    for _ in range(max_trials):
+        trial = train(strength)
+        trials.append(trial)
+        if trial.accuracy >= wanted:
+            break
+        strength /= 2
+    else:
+        strength = trials[-1].strength
+        notes.append(
+            f"even strength {strength:.3g}, the weakest that was tried, reached only "
+            f"{100 * trials[-1].accuracy:.1f} % of the {100 * wanted:.1f} % to keep: raise "
+            "`max_trials` or `tolerance`, or anchor fewer groups"
+        )
+    if trials[-1].share > MAX_SHARE:
+        notes.append(
+            f"the penalty makes up {100 * trials[-1].share:.0f} % of the loss at the end: the "
+            "model may have learned little of the new task"
+        )
+    return tuple(trials), strength, tuple(notes)
+
+
+def _importance_of(
+    model: keras.Model,
+    data: ImageData | tf.data.Dataset,
+    importance: Mapping[str, np.ndarray] | str | None,
+    old_data: ImageData | ImageSplit | None,
+    groups: str | list[str] | None,
+) -> Mapping[str, np.ndarray] | None:
+    if importance is None:
+        return None
+    if isinstance(importance, str):
+        check_choice("importance", importance, WITHOUT_TRAINING)
+        importance = estimate_importance(
+            model, data if old_data is None else old_data, method=importance
+        )
+    anchored = [v.path for some in anchorable(model, groups).values() for v in some]
+    return normalize_importance(importance, [path for path in anchored if path in importance])
+
+
+def _num_images(images: Images) -> int:
+    if isinstance(images, ImageSplit):
+        return images.num_images
+    return sum(int(tf.shape(tf.nest.flatten(batch)[0])[0]) for batch in images)

@@ -1,0 +1,89 @@
+"""What training asks of its arguments, before anything is done."""
+
+from collections.abc import Sequence
+
+import keras
+
+from tlkit.data.augmentation import AUGMENTATIONS
+from tlkit.data.images import ImageSplit
+from tlkit.errors import (
+    ArgumentError,
+    check_choice,
+    check_count,
+    check_fraction,
+    check_not_negative,
+    check_positive,
+    check_share,
+)
+from tlkit.models.heads import head_kind
+from tlkit.training.precision import PRECISIONS
+from tlkit.training.rates import SCHEDULES
+from tlkit.training.recipe import DEFAULT_AUGMENTATION, Recipe
+from tlkit.training.sources import Source
+
+
+def check_recipe(recipe: Recipe, model: keras.Model, epochs: int | None) -> None:
+    """Raises `ArgumentError` unless every value keeps its rule."""
+    if epochs is not None:
+        check_count("epochs", epochs)
+    check_positive("learning_rate", recipe.learning_rate)
+    check_share("layer_decay", recipe.layer_decay)
+    check_choice("schedule", recipe.schedule, SCHEDULES)
+    check_choice("augment", recipe.augment, AUGMENTATIONS)
+    check_choice("batch_norm", recipe.batch_norm, ["frozen", "train"])
+    check_choice("precision", recipe.precision, PRECISIONS)
+    check_fraction("label_smoothing", recipe.label_smoothing)
+    check_not_negative("weight_decay", recipe.weight_decay)
+    if recipe.patience is not None:
+        check_count("patience", recipe.patience)
+    if recipe.views is not None:
+        check_count("views", recipe.views, minimum=0)
+    check_class_weight(recipe.class_weight, model)
+
+
+def check_fits_source(recipe: Recipe, source: Source) -> None:
+    """Raises `ArgumentError` where an argument has no meaning for a `tf.data.Dataset`."""
+    if isinstance(source.train, ImageSplit):
+        return
+    if recipe.views is not None or recipe.augment not in (DEFAULT_AUGMENTATION, "none"):
+        raise ArgumentError(
+            "`views` and `augment` must be left out where `data` is a tf.data.Dataset. "
+            f"Received: views={recipe.views}, augment={recipe.augment!r}. Augment in the data set "
+            "itself."
+        )
+    if recipe.class_weight is not None and len(source.train.element_spec) > 2:
+        raise ArgumentError(
+            "`class_weight` must be left out where `data` has sample weights. "
+            f"Received: class_weight={recipe.class_weight!r}. Multiply them into the weights."
+        )
+
+
+def check_callbacks(callbacks: Sequence[keras.callbacks.Callback], schedule: str) -> None:
+    """Raises `ArgumentError` where a callback cannot do its work in `fine_tune`."""
+    for callback in callbacks:
+        if isinstance(callback, keras.callbacks.ModelCheckpoint):
+            raise ArgumentError(
+                "`callbacks` must not hold a ModelCheckpoint: what is trained may be a part of the "
+                "model. Received: one. The best weights are kept anyway; give "
+                "`run_directory` to save progress, and save the model afterwards."
+            )
+        sets_rate = isinstance(
+            callback, keras.callbacks.ReduceLROnPlateau | keras.callbacks.LearningRateScheduler
+        )
+        if sets_rate and schedule != "constant":
+            raise ArgumentError(
+                "`schedule` must be 'constant' where a callback sets the rate. Received: "
+                f"schedule={schedule!r} and a {type(callback).__name__}. Give schedule='constant'."
+            )
+
+
+def check_class_weight(class_weight: str | None, model: keras.Model) -> None:
+    """Raises `ArgumentError` unless `class_weight` is "balanced" or `None`, and fits the head."""
+    if class_weight is None:
+        return
+    check_choice("class_weight", class_weight, ["balanced"])
+    if head_kind(model) == "multi_label":
+        raise ArgumentError(
+            "`class_weight` must be None where an image may have several labels. "
+            f"Received: class_weight={class_weight!r}."
+        )

@@ -1,0 +1,70 @@
+"""What a call of `fine_tune` is, in values that can be written down and compared."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from tlkit.models.signature import signature
+from tlkit.training.sources import Source, steps_in_epoch
+from tlkit.training.stages import PlannedStage
+
+DEFAULT_AUGMENTATION = "default"
+
+_PLAIN_REGULARIZERS = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The arguments of `fine_tune` that hold for all stages and can be written down."""
+
+    learning_rate: float
+    layer_decay: float
+    schedule: str
+    weight_decay: float
+    batch_norm: str
+    augment: str
+    views: int | None
+    label_smoothing: float
+    class_weight: str | None
+    patience: int | None
+    precision: str
+    seed: int
+
+
+def identity_of(
+    model: keras.Model,
+    source: Source,
+    recipe: Recipe,
+    plan: Sequence[PlannedStage],
+    *,
+    loss: keras.losses.Loss | None,
+    metrics: Sequence[keras.metrics.Metric],
+) -> dict[str, Any]:
+    """Returns what makes a training what it is: another must not be continued by mistake."""
+    data = _described(source)
+    return {
+        "model": signature(model),
+        "regularizers": {
+            variable.path: f"{type(penalty).__name__} {penalty.get_config()}"
+            for variable in model.variables
+            if isinstance(penalty := variable.regularizer, _PLAIN_REGULARIZERS)
+        },
+        "data": data,
+        "num_steps": steps_in_epoch(source.train),
+        "stages": [dataclasses.asdict(stage) for stage in plan],
+        "metrics": [f"{type(metric).__name__} {metric.get_config()}" for metric in metrics],
+        "loss": None if loss is None else f"{type(loss).__name__} {loss.get_config()}",
+        **dataclasses.asdict(recipe),
+    }
+
+
+def _described(source: Source) -> str:
+    if source.data is None:
+        return str(getattr(source.train, "element_spec", None))
+    return (
+        f"{source.data.fingerprint}, seed {source.data.seed}, batches of "
+        f"{source.data.batch_size}, image size {source.data.image_size}"
+    )
