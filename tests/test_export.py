@@ -14,6 +14,10 @@ from tlkit import export, saved_model
 from tlkit.data.decoding import decode_image
 from tlkit.errors import ArgumentError, DataError, ExportError
 from tlkit.evaluation.prediction import predict_exported
+from tlkit.evaluation.rejection import Rejection, novelty, unit_vectors, with_features
+from tlkit.exporters.formats import EXPORT_FORMATS
+from tlkit.models import signature as signatures
+from tlkit.models.heads import feature_cut
 
 NAMES = ("ant", "bee", "猫 & <dog>")
 SIZE = (12, 16)
@@ -361,3 +365,165 @@ def test_the_pixel_bound_is_part_of_the_export(model, files, tmp_path):
     (tmp_path / "large.png").write_bytes(large.numpy())
     with pytest.raises(DataError, match=r"large\.png' .has .*pixels"):
         predict_exported(tmp_path / "exported", tmp_path / "large.png")
+
+
+def rejection_for(model, known, threshold=0.01):
+    """One that knows the given pictures, each its own nearest neighbour."""
+    features, _ = with_features(model)(tf.cast(known, tf.float32), training=False)
+    return Rejection(
+        signature=signatures.signature(keras.Model(model.input, feature_cut(model))),
+        neighbours=unit_vectors(features).numpy(),
+        num_neighbours=1,
+        threshold=threshold,
+        keep=0.95,
+        num_images=40,
+        wrongly_rejected=0.05,
+        interval=(0.01, 0.12),
+        by_class={"ant": (2, 40)},
+    )
+
+
+def decoded(files):
+    return np.stack([decode_image(tf.constant(file.read_bytes()), SIZE) for file in files])
+
+
+@pytest.mark.parametrize(
+    ("head", "names"),
+    [((3, None), NAMES), ((1, None), NAMES[:2]), ((3, "sigmoid"), NAMES)],
+    ids=["softmax", "binary", "multi_label"],
+)
+def test_a_rejection_is_exported_as_known(files, tmp_path, head, names):
+    model = small_model(*head)
+    rejection = rejection_for(model, decoded(files[:3]))
+    report = tlkit.export_model(
+        model, tmp_path / "exported", names, rejection=rejection, samples=files
+    )
+    assert report.formats[0].difference <= 1e-5
+    _, from_bytes, from_pixels = signatures_of(tmp_path / "exported")
+    for signature in (from_bytes, from_pixels):
+        specs = {
+            name: (spec.shape.as_list(), spec.dtype)
+            for name, spec in signature.structured_outputs.items()
+        }
+        assert specs.keys() == {"probabilities", "label", "class_id", "known", "novelty"}
+        assert specs["known"] == ([None], tf.bool)
+        assert specs["novelty"] == ([None], tf.float32)
+    contents = [file.read_bytes() for file in files]
+    features, _ = with_features(model)(decoded(files).astype(np.float32), training=False)
+    expected = novelty(features, rejection.neighbours, 1)
+    for answers in (
+        from_bytes(image_bytes=tf.constant(contents)),
+        from_pixels(images=tf.constant(decoded(files))),
+    ):
+        np.testing.assert_allclose(answers["novelty"], expected, atol=1e-5)
+        assert answers["known"].numpy().tolist() == [True] * 3 + [False] * (len(files) - 3)
+    nothing = from_bytes(image_bytes=tf.constant([], tf.string))
+    assert nothing["known"].shape == nothing["novelty"].shape == (0,)
+    about = json.loads((tmp_path / "exported" / "assets" / "serving.json").read_text())
+    assert about["rejection"]["wrongly_rejected"] == 0.05
+    assert about["rejection"]["num_images"] == 40
+    found = predict_exported(tmp_path / "exported", files)
+    assert [one.known for one in found] == [True] * 3 + [False] * (len(files) - 3)
+    assert "none of these, else" in str(found[-1])
+    assert "none of these" not in str(found[0])
+    assert found[0].as_dict()["known"] is True
+
+
+def test_without_a_rejection_nothing_is_said_of_it(exported, files):
+    about = json.loads((exported / "saved_model" / "assets" / "serving.json").read_text())
+    assert about.keys() == {"kind", "image_size", "threshold", "max_pixels"}
+    (prediction,) = predict_exported(exported, files[0])
+    assert prediction.known is None
+    assert "known" not in prediction.as_dict()
+
+
+def test_a_rejection_does_not_change_the_rest(model, files, exported, tmp_path):
+    rejection = rejection_for(model, decoded(files[:3]))
+    tlkit.export_model(
+        model, tmp_path / "out", NAMES, rejection=rejection, formats=("saved_model", "keras")
+    )
+    expected = predict_exported(exported, files)
+    for one, other in zip(predict_exported(tmp_path / "out", files), expected, strict=True):
+        assert one.label == other.label
+        assert one.probabilities == other.probabilities
+    assert len(keras.saving.load_model(tmp_path / "out" / "model.keras").outputs) == 1
+
+
+def test_the_stored_pictures_are_written_once(model, tmp_path):
+    rejection = rejection_for(model, np.zeros((1, *SIZE, 3)))
+    many = np.repeat(rejection.neighbours, 2000, axis=0)
+    large = Rejection(**{**vars(rejection), "neighbours": many})
+    plain = tlkit.export_model(model, tmp_path / "plain", NAMES).formats[0]
+    report = tlkit.export_model(model, tmp_path / "large", NAMES, rejection=large).formats[0]
+    assert many.nbytes <= report.num_bytes - plain.num_bytes < 1.2 * many.nbytes
+
+
+@pytest.mark.parametrize(
+    ("output", "change"),
+    [
+        ("novelty", lambda value: value + 0.001),
+        ("known", tf.logical_not),
+    ],
+)
+def test_a_rejection_that_differs_is_refused(model, tmp_path, monkeypatch, output, change):
+    ask = saved_model.ask_saved_model
+
+    def sabotage(*arguments):
+        return tuple({**one, output: change(one[output])} for one in ask(*arguments))
+
+    monkeypatch.setattr(export, "ask_saved_model", sabotage)
+    rejection = rejection_for(model, np.zeros((1, *SIZE, 3)))
+    message = {
+        "novelty": "novelties differ by up to 0.001",
+        "known": "calls other pictures known than their novelty says",
+    }
+    with pytest.raises(ExportError, match=message[output]):
+        tlkit.export_model(model, tmp_path / "exported", NAMES, rejection=rejection)
+    assert everything_in(tmp_path) == []
+
+
+def test_a_rejection_of_another_model_is_refused(model, tmp_path):
+    rejection = rejection_for(model, np.zeros((1, *SIZE, 3)))
+    model.layers[-1].kernel.assign_add(keras.ops.ones(model.layers[-1].kernel.shape))
+    tlkit.export_model(model, tmp_path / "head", NAMES, rejection=rejection, formats="keras")
+    model.layers[2].kernel.assign_add(keras.ops.ones(model.layers[2].kernel.shape))
+    with pytest.raises(ArgumentError, match="`rejection` must have been fitted to this model"):
+        tlkit.export_model(model, tmp_path / "exported", NAMES, rejection=rejection)
+    with pytest.raises(ArgumentError, match="`rejection` must be what `fit_rejection` returned"):
+        tlkit.export_model(model, tmp_path / "exported", NAMES, rejection=0.5)
+    assert not (tmp_path / "exported").exists()
+
+
+def test_calibration_is_in_the_exported_probabilities(files, tmp_path):
+    model = small_model()
+    shares = np.array(
+        [list(one.probabilities.values()) for one in tlkit.predict(model, files, NAMES)]
+    )
+    for weight in model.layers[-1].weights:
+        weight.assign(weight / 4)
+    tlkit.export_model(model, tmp_path / "exported", NAMES, samples=files)
+    for one, row in zip(predict_exported(tmp_path / "exported", files), shares, strict=True):
+        cooler = row**0.25 / (row**0.25).sum()
+        assert list(one.probabilities.values()) == pytest.approx(cooler.tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["litert", "litert_float16", "onnx"])
+def test_other_runtimes_are_asked_in_a_process_of_their_own(name, tmp_path):
+    for package, _ in EXPORT_FORMATS[name].packages:
+        pytest.importorskip(package)
+    model = tlkit.build_classifier("resnet20", ["cat", "dog"])
+    report = tlkit.export_model(model, tmp_path / "out", ["cat", "dog"], formats=(name,))
+    (exported,) = report.formats
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [EXPORT_FORMATS[name].place]
+    assert exported.load_seconds > 0
+    assert exported.milliseconds_per_image > 0
+    assert 0 <= exported.difference <= EXPORT_FORMATS[name].largest_difference
+    assert "in a fresh process" in str(exported)
+
+
+def test_the_first_two_formats_are_asked_there_on_demand(tmp_path):
+    model = tlkit.build_classifier("resnet20", ["cat", "dog"])
+    report = tlkit.export_model(
+        model, tmp_path / "out", ["cat", "dog"], formats=("keras",), fresh_process=True
+    )
+    assert report.formats[0].load_seconds > 0

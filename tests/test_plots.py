@@ -7,6 +7,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from tlkit import plots
+from tlkit.evaluation.reliability import measure_reliability
 
 UGLY = (
     "中文类别名称很长很长的一个",
@@ -157,6 +158,37 @@ def test_batch_grid(tmp_path):
     rows = np.array([[0, 1, 1], [0, 0, 0]])
     figure = plots.batch_grid(images[:2], rows, ("a", "b", "c"))
     assert [axes.get_title() for axes in figure.axes] == ["b, c", "no label"]
+
+
+def measured(num_images, seed=0):
+    confidence = np.random.default_rng(seed).beta(4, 1, num_images)
+    is_right = np.random.default_rng(seed + 1).random(num_images) < confidence**2
+    return measure_reliability(confidence, is_right)
+
+
+@pytest.mark.parametrize("num_images", [1, 20, 1000])
+def test_reliability(tmp_path, num_images):
+    one = measured(num_images)
+    figure = plots.reliability(one, title=UGLY[4])
+    check_nothing_is_cut_off(figure, tmp_path)
+    upper, lower = figure.axes
+    drawn = upper.lines[1].get_xydata()
+    filled = one.counts > 0
+    np.testing.assert_allclose(drawn[:, 0], one.confidence[filled])
+    np.testing.assert_allclose(drawn[:, 1], one.accuracy[filled])
+    assert sum(bar.get_height() for bar in lower.patches) == num_images
+
+
+def test_reliability_of_several_differs_in_more_than_colour(tmp_path):
+    several = {name: measured(200, seed) for seed, name in enumerate(UGLY[3:6])}
+    figure = plots.reliability(several)
+    check_nothing_is_cut_off(figure, tmp_path)
+    upper, lower = figure.axes
+    assert len({line.get_marker() for line in upper.lines if line.get_markersize() == 5}) == 3
+    assert len({bar.get_hatch() for bar in lower.patches}) == 3
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert len(texts) == 4
+    assert texts[3] == f"_hidden: error {100 * several['_hidden'].error:.1f} %"
 
 
 def test_pyplot_is_left_alone():

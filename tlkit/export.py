@@ -21,15 +21,20 @@ from tlkit.evaluation.prediction import (
     image_size_of,
     predictions_from,
 )
+from tlkit.evaluation.rejection import Rejection, check_rejection
+from tlkit.exporters.formats import EXPORT_FORMATS, check_packages
+from tlkit.exporters.litert import write_litert
+from tlkit.exporters.onnx import write_onnx
+from tlkit.exporters.parity import ParityReport, check_parity
 from tlkit.files import written_aside
 from tlkit.models.graph import model_ends
 from tlkit.models.heads import head_kind
 from tlkit.saved_model import Answers, Serving, ask_saved_model, write_saved_model
 
-FORMATS = ("saved_model", "keras")
+FORMATS = tuple(EXPORT_FORMATS)
 LARGEST_DIFFERENCE = 1e-5
-_KERAS_FILE = "model.keras"
-_SAVED_MODEL_FOLDER = "saved_model"
+_KERAS_FILE = EXPORT_FORMATS["keras"].place
+_IN_PROCESS = ("saved_model", "keras")
 
 
 @dataclass(frozen=True)
@@ -37,22 +42,38 @@ class ExportedFormat:
     """One thing that was written.
 
     Attributes:
-        name: "saved_model" or "keras".
-        path: The SavedModel's folder, or the .keras file.
+        name: One of `FORMATS`.
+        path: The SavedModel's folder, or the file.
         num_bytes: Its size.
-        difference: Largest difference of a probability from the model in memory.
+        difference: Largest difference of a probability (and, with a rejection, of a novelty) from
+            the model in memory.
+        accuracy_drop: What rounded weights cost of accuracy on the pictures compared, see
+            `tlkit.exporters.parity.accuracy_drop`; `None` where no fresh process was asked.
+        load_seconds: Time to load it in a process that has only the format's runtime, or `None`.
+        milliseconds_per_image: Time for one picture there, or `None`.
     """
 
     name: str
     path: Path
     num_bytes: int
     difference: float
+    accuracy_drop: float | None = None
+    load_seconds: float | None = None
+    milliseconds_per_image: float | None = None
 
     def __str__(self) -> str:
-        return (
+        text = (
             f"{self.name}: {self.path}, {self.num_bytes / 1e6:.1f} MB, "
             f"probabilities within {self.difference:.1g}"
         )
+        if self.load_seconds is not None:
+            text += (
+                f"; in a fresh process {self.load_seconds:.2f} s to load, "
+                f"{self.milliseconds_per_image:.1f} ms an image"
+            )
+        if self.accuracy_drop:
+            text += f", {100 * self.accuracy_drop:.1f} points of accuracy lost"
+        return text
 
 
 @dataclass(frozen=True)
@@ -81,32 +102,47 @@ def export_model(
     samples: Sequence[str | os.PathLike[str]] | np.ndarray | None = None,
     threshold: float = THRESHOLD,
     max_pixels: int = MAX_PIXELS,
+    rejection: Rejection | None = None,
+    fresh_process: bool = False,
 ) -> ExportReport:
     """Writes `model` for people who have never heard of tlkit, and proves what was written.
 
-    With one format, `path` is the SavedModel itself, or a folder that holds `model.keras`. With
-    both, it is a folder that holds `saved_model/` and `model.keras`.
+    With "saved_model" alone, `path` is the SavedModel itself; else a folder that holds
+    `saved_model/`, `model.keras`, `model.tflite`, `model_float16.tflite`, `model_int8.tflite`,
+    `model.onnx`, as many of them as were asked for.
 
     The SavedModel takes whole picture files or pixels and gives probabilities, names and numbers
-    of classes; see `tlkit.saved_model`. Both formats compute in float32, whatever the model's
-    policy for training is, and hold no state of training. `model` stays as it is.
+    of classes; see `tlkit.saved_model`. The others take pixels; LiteRT and ONNX files hold the
+    preprocessing and the names of classes too. All compute in float32, whatever the model's policy
+    for training is (but for the rounded weights of "litert_float16" and "litert_int8"), and hold no
+    state of training. `model` stays as it is.
 
     Before anything appears at `path`, pictures go through the model in memory, the reloaded
     .keras (written for this even when it is not asked for) and both signatures of the reloaded
-    SavedModel, as batches of the same shape. Each probability must agree within 1e-5.
+    SavedModel, as batches of the same shape. Each probability must agree within 1e-5. LiteRT and
+    ONNX files are asked in a process of their own in which nothing but their runtime can be
+    imported, and held to the bounds of `tlkit.exporters.formats`.
 
     Args:
         model: Takes pixels 0...255 of one fixed size; gives logits or probabilities.
         path: A folder that does not exist yet or is empty.
         class_names: In the order of the model's outputs, each on one line.
-        formats: "saved_model", "keras" or both.
+        formats: One or several of "saved_model", "keras", "litert", "litert_float16",
+            "litert_int8" and "onnx". Those behind the first two need tlkit[export].
         samples: Pictures to compare on: files, or pixels 0...255 `(n, height, width, 3)`. When
             not given: two photographs that come with scikit-learn, and six views of them.
         threshold: From this probability on, 0...1, a multi-label head gives a label.
         max_pixels: The most pixels a picture file may have for the SavedModel.
+        rejection: What `fit_rejection` found for this model. Both signatures of the SavedModel
+            then also give "known", bool `(n,)`, and "novelty", float32 `(n,)`, which must agree
+            within 1e-5 too; assets/serving.json says how many pictures are wrongly rejected. The
+            .keras file stays the classifier alone.
+        fresh_process: Whether SavedModel and .keras are also asked in a process of their own, which
+            takes some seconds each; the other formats always are.
 
     Raises:
-        ArgumentError: If an argument breaks its rule; if `path` is not empty.
+        ArgumentError: If an argument breaks its rule; if `path` is not empty; if `rejection` was
+            fitted to other features than the model's.
         DataError: If `samples` are missing or cannot be decoded.
         ExportError: If what was written cannot be loaded or does not agree; nothing is left then.
 
@@ -122,6 +158,7 @@ def export_model(
     """
     path = Path(path)
     formats = _check_formats(formats)
+    check_packages(formats)
     _check_place(path)
     check_threshold(threshold)
     check_count("max_pixels", max_pixels)
@@ -131,6 +168,7 @@ def export_model(
         image_size=image_size_of(model),
         threshold=float(threshold),
         max_pixels=max_pixels,
+        rejection=None if rejection is None else check_rejection(rejection, model),
     )
     pictures = _Pictures.of(samples, serving)
     model = _in_float32(model)
@@ -149,14 +187,60 @@ def export_model(
         if "saved_model" in formats:
             answers = _through_saved_model(model, places["saved_model"], pictures, serving)
             differences["saved_model"] = _compare("saved_model", answers, expected, serving)
+        about = {name: fact for name, fact in serving.as_dict().items() if name != "rejection"}
+        for name in formats:
+            _write_for_other_runtimes(model, name, aside, serving.class_names, about)
+        measured = {
+            name: check_parity(
+                name,
+                places[name],
+                pictures.images.numpy(),
+                expected["probabilities"].numpy(),
+                model=model,
+                threshold=serving.threshold,
+            )
+            for name in formats
+            if fresh_process or name not in _IN_PROCESS
+        }
         sizes = {name: _num_bytes(place) for name, place in places.items()}
     places = _places(path, formats)
     return ExportReport(
         formats=tuple(
-            ExportedFormat(name, places[name], sizes[name], differences[name]) for name in formats
+            _exported(name, places[name], sizes[name], differences.get(name), measured.get(name))
+            for name in formats
         ),
         num_samples=len(pictures.image_bytes),
     )
+
+
+def _exported(
+    name: str, place: Path, size: int, difference: float | None, parity: ParityReport | None
+) -> ExportedFormat:
+    if parity is None:
+        return ExportedFormat(name, place, size, difference or 0.0)
+    return ExportedFormat(
+        name,
+        place,
+        size,
+        difference=max(parity.difference, difference or 0.0),
+        accuracy_drop=parity.accuracy_drop,
+        load_seconds=parity.load_seconds,
+        milliseconds_per_image=parity.milliseconds_per_image,
+    )
+
+
+def _write_for_other_runtimes(
+    model: keras.Model,
+    name: str,
+    folder: Path,
+    class_names: tuple[str, ...],
+    about: dict[str, object],
+) -> None:
+    spec = EXPORT_FORMATS[name]
+    if spec.runtime == "ai_edge_litert":
+        write_litert(model, folder, class_names, quantization=spec.quantization, about=about)
+    elif spec.runtime == "onnxruntime":
+        write_onnx(model, folder, class_names, about=about)
 
 
 @dataclass(frozen=True)
@@ -245,26 +329,43 @@ def _through_saved_model(
 
 
 def _compare(name: str, answers: tuple[Answers, ...], expected: Answers, serving: Serving) -> float:
-    """Returns the largest difference of a probability.
+    """Returns the largest difference of a probability, or of a novelty.
 
     Labels are held against the probabilities they came with, not against those expected: of two
     classes equally probable within the tolerance either may be named.
     """
-    shares = np.stack([one["probabilities"].numpy() for one in answers])
-    difference = float(np.abs(shares - expected["probabilities"].numpy()).max())
-    if not difference <= LARGEST_DIFFERENCE:  # NaN too
-        raise ExportError(
-            f"The exported {name} does not compute what the model in memory computes: "
-            f"probabilities differ by up to {difference:.3g}, at most {LARGEST_DIFFERENCE:g} is "
-            "allowed. Nothing was written. Report this with the model's summary."
-        )
+    differences = [0.0]
+    for output, what in {"probabilities": "probabilities", "novelty": "novelties"}.items():
+        if output not in expected:
+            continue
+        found = np.stack([one[output].numpy() for one in answers])
+        difference = float(np.abs(found - expected[output].numpy()).max())
+        if not difference <= LARGEST_DIFFERENCE:  # NaN too
+            raise ExportError(
+                f"The exported {name} does not compute what the model in memory computes: "
+                f"{what} differ by up to {difference:.3g}, at most {LARGEST_DIFFERENCE:g} is "
+                "allowed. Nothing was written. Report this with the model's summary."
+            )
+        differences.append(difference)
     for one in answers:
+        if not _is_known_as_its_novelty_says(one, serving.rejection):
+            raise ExportError(
+                f"The exported {name} calls other pictures known than their novelty says. "
+                "Nothing was written. Report this with the model's summary."
+            )
         if not _are_consistent(one, serving):
             raise ExportError(
                 f"The exported {name} names other classes than its probabilities say. "
                 "Nothing was written. Report this with the model's summary."
             )
-    return difference
+    return max(differences)
+
+
+def _is_known_as_its_novelty_says(answers: Answers, rejection: Rejection | None) -> bool:
+    if rejection is None:
+        return "known" not in answers
+    expected = answers["novelty"].numpy() <= np.float32(rejection.threshold)
+    return np.array_equal(answers["known"].numpy(), expected)
 
 
 def _are_consistent(answers: Answers, serving: Serving) -> bool:
@@ -310,10 +411,9 @@ def _check_lines(class_names: tuple[str, ...]) -> tuple[str, ...]:
 
 def _places(path: Path, formats: tuple[str, ...]) -> dict[str, Path]:
     """Where each format lies when `path` is the export."""
-    places = {"saved_model": path / _SAVED_MODEL_FOLDER, "keras": path / _KERAS_FILE}
     if formats == ("saved_model",):
-        places["saved_model"] = path
-    return {name: places[name] for name in formats}
+        return {"saved_model": path}
+    return {name: path / EXPORT_FORMATS[name].place for name in formats}
 
 
 def _num_bytes(path: Path) -> int:

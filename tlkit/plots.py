@@ -18,6 +18,7 @@ from tlkit.lettering import dress, printable
 # https://jfly.uni-koeln.de/color/
 ORANGE, GREEN, BLUE = "#E69F00", "#009E73", "#0072B2"
 _SPLITS = {"train": (BLUE, ""), "validation": (ORANGE, "////"), "test": (GREEN, "....")}
+_SERIES = ((BLUE, "o", ""), (ORANGE, "s", "////"), (GREEN, "^", "...."))
 
 MAX_CLASSES_IN_MATRIX = 40
 MAX_CLASSES_IN_BARS = 100
@@ -72,6 +73,34 @@ class HasSweep(Protocol):
     @property
     def suggestion(self) -> float:
         """A rate."""
+
+
+class HasReliability(Protocol):
+    """What `reliability` reads of a measurement of reliability."""
+
+    @property
+    def edges(self) -> np.ndarray:
+        """Of the bins, `(num_bins + 1,)`, 0...1."""
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Decisions in each bin, `(num_bins,)`."""
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """Mean confidence in each bin, NaN in an empty one."""
+
+    @property
+    def accuracy(self) -> np.ndarray:
+        """Share of right decisions in each bin, NaN in an empty one."""
+
+    @property
+    def accuracy_interval(self) -> np.ndarray:
+        """Its 95 % interval, `(num_bins, 2)`."""
+
+    @property
+    def error(self) -> float:
+        """Mean distance between both, over all decisions."""
 
 
 def curves(
@@ -187,6 +216,68 @@ def most_confused(matrix: np.ndarray, limit: int) -> np.ndarray:
     """
     mistakes = matrix.sum(axis=0) + matrix.sum(axis=1) - 2 * matrix.diagonal()
     return np.sort(np.argsort(-mistakes, kind="stable")[:limit])
+
+
+def reliability(
+    measured: HasReliability | Mapping[str, HasReliability], *, title: str = ""
+) -> Figure:
+    """Draws how often a model is right against how sure it says it is.
+
+    Each point is one bin of confidence; on the diagonal confidence is what it says, below it the
+    model is too sure. Bars through the points are 95 % intervals; below stands how many decisions
+    fall into each bin.
+
+    Args:
+        measured: `report.reliability`; or several by name, at most 3, such as
+            `{"before": calibration.before, "after": calibration.after}`.
+        title: Stands above.
+
+    Example:
+        >>> import numpy as np
+        >>> from tlkit.evaluation.reliability import measure_reliability
+        >>> from tlkit.plots import reliability
+        >>> measured = measure_reliability(np.linspace(0.5, 1, 50), np.arange(50) % 4 > 0)
+        >>> [axes.get_ylabel() for axes in reliability(measured).axes]
+        ['share that is right', 'decisions']
+    """
+    several = measured if isinstance(measured, Mapping) else {"": measured}
+    figure = Figure(figsize=(4.8, 5.6), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    handles: list[Any] = upper.plot([0, 1], [0, 1], color="0.4", linewidth=1, linestyle=":")
+    labels = ["as sure as right"]
+    for (name, one), (colour, marker, hatch) in zip(several.items(), _SERIES, strict=False):
+        filled = one.counts > 0
+        low, high = one.accuracy_interval[filled].T
+        points = upper.errorbar(
+            one.confidence[filled],
+            one.accuracy[filled],
+            yerr=(one.accuracy[filled] - low, high - one.accuracy[filled]),
+            color=colour,
+            marker=marker,
+            markersize=5,
+            linewidth=1.2,
+            elinewidth=0.8,
+            capsize=2,
+        )
+        handles.append(points)
+        labels.append(f"{printable(name, 24)}: " * bool(name) + f"error {100 * one.error:.1f} %")
+        widths = np.diff(one.edges) * 0.9 / len(several)
+        left = one.edges[:-1] + np.diff(one.edges) * 0.05 + list(several).index(name) * widths
+        lower.bar(
+            left, one.counts, widths, align="edge", color=colour, hatch=hatch, edgecolor="white"
+        )
+    upper.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), ylabel="share that is right")
+    upper.grid(color="#dddddd", linewidth=0.6)
+    lower.set(xlabel="confidence", ylabel="decisions")
+    lower.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
+    # given by hand: names with a leading underscore would be left out
+    legend = figure.legend(handles, labels, loc="outside upper center", frameon=False)
+    dress(*legend.get_texts())
+    if title:
+        dress(upper.set_title(printable(title, 48), fontsize=10))
+    for axes in (upper, lower):
+        _without_frame(axes)
+    return figure
 
 
 def mistakes(evaluation: HasMistakes, read_image: Callable[[Any], np.ndarray]) -> Figure:

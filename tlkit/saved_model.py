@@ -3,14 +3,16 @@
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tlkit.data.decoding import decode_image
 from tlkit.evaluation.prediction import CLASS_NAMES_FILE, SERVING_FILE
+from tlkit.evaluation.rejection import Rejection, novelty, with_features
 from tlkit.models.heads import probabilities
 
 Answers = dict[str, tf.Tensor]
@@ -26,6 +28,7 @@ class Serving:
         image_size: Height and width in pixels that the model takes.
         threshold: From this probability on, a multi-label head gives a label.
         max_pixels: The most pixels a picture file may have.
+        rejection: When a picture is none of the classes; `None` where that is not asked.
     """
 
     class_names: tuple[str, ...]
@@ -33,24 +36,45 @@ class Serving:
     image_size: tuple[int, int]
     threshold: float
     max_pixels: int
+    rejection: Rejection | None = None
 
-    def answers(self, model: keras.Model, images: tf.Tensor) -> Answers:
+    def as_dict(self) -> dict[str, Any]:
+        """Returns everything but the names in what JSON can hold."""
+        about = {
+            "kind": self.kind,
+            "image_size": list(self.image_size),
+            "threshold": self.threshold,
+            "max_pixels": self.max_pixels,
+        }
+        return about | ({"rejection": self.rejection.as_dict()} if self.rejection else {})
+
+    def answers(
+        self, model: keras.Model, images: tf.Tensor, neighbours: tf.Tensor | None = None
+    ) -> Answers:
         """Returns what the signatures return.
 
         Args:
             model: Computes in float32.
             images: uint8, `(n, height, width, 3)`; n may be 0.
+            neighbours: Those of `rejection` where a graph holds them in a variable.
 
         Returns:
             "probabilities" float32 `(n, num_classes)`, "label" string `(n,)`, "class_id" int64
             `(n,)`. With a multi-label head the label is the names of all classes from the
-            threshold on, joined with ", ", and the class that of the highest probability.
+            threshold on, joined with ", ", and the class that of the highest probability. With a
+            `rejection` also "novelty" float32 `(n,)` and "known" bool `(n,)`, whether the novelty
+            is not above the rejection's threshold.
         """
         # oneDNN's convolutions give an empty batch a wrong shape: it gets one image to drop again
         num_images = tf.shape(images)[0]
         padding = tf.zeros((tf.cast(num_images == 0, tf.int32), *images.shape[1:]), tf.float32)
         pixels = tf.concat([tf.cast(images, tf.float32), padding], axis=0)
-        shares = probabilities(model(pixels, training=False), model)[:num_images]
+        if self.rejection is None:
+            outputs, rejected = model(pixels, training=False), {}
+        else:
+            features, outputs = with_features(model)(pixels, training=False)
+            rejected = _rejected(features[:num_images], self.rejection, neighbours)
+        shares = probabilities(outputs, model)[:num_images]
         shares = tf.ensure_shape(shares, (None, len(self.class_names)))
         class_ids = tf.argmax(shares, axis=1, output_type=tf.int64)
         names = tf.constant(self.class_names)
@@ -65,7 +89,16 @@ class Serving:
             )
         else:
             labels = tf.gather(names, class_ids)
-        return {"probabilities": shares, "label": labels, "class_id": class_ids}
+        return {"probabilities": shares, "label": labels, "class_id": class_ids, **rejected}
+
+
+def _rejected(
+    features: tf.Tensor, rejection: Rejection, neighbours: tf.Tensor | None
+) -> dict[str, tf.Tensor]:
+    stored = rejection.neighbours if neighbours is None else neighbours
+    distances = novelty(features, stored, rejection.num_neighbours)
+    # Compared in float32, as the threshold was chosen
+    return {"novelty": distances, "known": distances <= rejection.threshold}
 
 
 def write_saved_model(model: keras.Model, folder: Path, serving: Serving) -> None:
@@ -81,12 +114,14 @@ def write_saved_model(model: keras.Model, folder: Path, serving: Serving) -> Non
         folder: Is made.
         serving: How outputs become answers.
     """
+    # One variable for both signatures: a constant would be written into each.
+    neighbours = serving.rejection and tf.Variable(serving.rejection.neighbours, trainable=False)
 
     @tf.function(
         input_signature=[tf.TensorSpec([None, *serving.image_size, 3], tf.uint8, "images")]
     )
     def from_pixels(images: tf.Tensor) -> Answers:
-        return serving.answers(model, images)
+        return serving.answers(model, images, neighbours)
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
     def from_bytes(image_bytes: tf.Tensor) -> Answers:
@@ -95,11 +130,12 @@ def write_saved_model(model: keras.Model, folder: Path, serving: Serving) -> Non
             image_bytes,
             fn_output_signature=tf.TensorSpec((*serving.image_size, 3), tf.uint8),
         )
-        return serving.answers(model, images)
+        return serving.answers(model, images, neighbours)
 
     module = tf.Module()
     # The bare variables: tracking the layers would write Keras's own functions too.
     module.weights = [variable.value for variable in model.variables]
+    module.neighbours = neighbours
     with tempfile.TemporaryDirectory() as assets:
         module.assets = _write_assets(Path(assets), serving)
         tf.saved_model.save(
@@ -124,11 +160,9 @@ def ask_saved_model(
 
 
 def _write_assets(folder: Path, serving: Serving) -> list[tf.saved_model.Asset]:
-    about = asdict(serving)
-    names = about.pop("class_names")
     contents = {
-        CLASS_NAMES_FILE: "".join(f"{name}\n" for name in names),
-        SERVING_FILE: json.dumps(about, indent=2) + "\n",
+        CLASS_NAMES_FILE: "".join(f"{name}\n" for name in serving.class_names),
+        SERVING_FILE: json.dumps(serving.as_dict(), indent=2) + "\n",
     }
     for file, text in contents.items():
         (folder / file).write_bytes(text.encode())

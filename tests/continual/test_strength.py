@@ -34,12 +34,22 @@ def test_the_first_strength_is_the_formulas_and_is_halved_until_enough_is_kept()
     assert not notes
 
 
+def test_a_first_strength_that_keeps_enough_is_doubled_while_it_does():
+    trials, chosen, notes = search_strength(trainings(enough=25.0), BEFORE)
+    assert [trial.strength for trial in trials] == [0.0, 5.0, 10.0, 20.0, 40.0]
+    assert chosen == 20.0
+    assert not notes
+    _, chosen, _ = search_strength(trainings(enough=1e9), BEFORE, max_trials=3)
+    assert chosen == 20.0
+
+
 def test_a_trial_that_just_keeps_enough_is_taken():
     def train(strength):
-        return StrengthTrial(strength, 0.95 if strength else 1.0, loss=0.2, drift=2.0)
+        kept = {0.0: 1.0, 5.0: 0.94, 2.5: 0.95}
+        return StrengthTrial(strength, kept[strength], loss=0.2, drift=2.0)
 
-    trials, chosen, _ = search_strength(train, BEFORE, tolerance=0.05)
-    assert chosen == trials[1].strength
+    _, chosen, _ = search_strength(train, BEFORE, tolerance=0.05)
+    assert chosen == 2.5
 
 
 def test_the_weakest_strength_that_fails_is_warned_of():
@@ -70,7 +80,7 @@ def mistaken(model, data):
     return model
 
 
-@pytest.mark.filterwarnings("ignore:even strength")
+@pytest.mark.filterwarnings("ignore:even strength", "ignore:the penalty makes up")
 def test_the_model_is_left_as_it_was_but_anchored(mistaken, data):
     model = mistaken
     before = [variable.numpy() for variable in model.variables]
@@ -92,7 +102,7 @@ def test_the_model_is_left_as_it_was_but_anchored(mistaken, data):
     assert f"{report.num_validation} images" in str(report)
 
 
-@pytest.mark.filterwarnings("ignore:even strength")
+@pytest.mark.filterwarnings("ignore:even strength", "ignore:the penalty makes up")
 def test_importance_by_name_is_estimated_and_scaled_to_mean_one(mistaken, data):
     anchor = tlkit.choose_anchor(
         mistaken,

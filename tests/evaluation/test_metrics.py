@@ -4,11 +4,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from sklearn import metrics
 
 import tlkit
 from tlkit.data.images import ImageSplit
 from tlkit.errors import ArgumentError, DataError
-from tlkit.evaluation.metrics import evaluate_probabilities, wilson_interval
+from tlkit.evaluation.metrics import evaluate_probabilities
 
 NAMES = ("ant", "bee", "cat")
 
@@ -34,6 +35,19 @@ def batches(images, labels, *more, batch_size=7):
     return tf.data.Dataset.from_tensor_slices((images, labels, *more)).batch(batch_size)
 
 
+def assert_near(found, expected):
+    """Equal but for float32's rounding, through mappings and lists."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for key in expected:
+            assert_near(found[key], expected[key])
+    elif isinstance(expected, list):
+        for one, other in zip(found, expected, strict=True):
+            assert_near(one, other)
+    else:
+        assert found == (expected if expected is None else pytest.approx(expected, rel=1e-5))
+
+
 def test_accuracy_and_loss_are_those_of_keras():
     model, images, labels = small_model(), pictures(), np.arange(20) % 3
     report = tlkit.evaluate(model, batches(images, labels), NAMES)
@@ -55,8 +69,9 @@ def test_each_form_of_labels_and_of_outputs_gives_the_same_report():
         (softmax, labels),
     ):
         found = tlkit.evaluate(model, batches(images, given), NAMES).as_dict()
-        assert found.pop("loss") == pytest.approx(expected["loss"], rel=1e-5)
-        assert found == {key: value for key, value in expected.items() if key != "loss"}
+        for key in ("loss", "reliability"):
+            assert_near(found.pop(key), expected[key])
+        assert found == {key: expected[key] for key in found}
 
 
 def test_binary_logit_and_probability_agree():
@@ -130,15 +145,6 @@ def test_loss_stays_finite_where_float32_would_not():
     assert certain.loss == pytest.approx(-np.log(1e-7))
 
 
-@pytest.mark.parametrize(
-    ("successes", "trials", "low", "high"),
-    # statsmodels.stats.proportion.proportion_confint(successes, trials, method="wilson")
-    [(81, 263, 0.255266, 0.366190), (0, 20, 0.0, 0.161130), (20, 20, 0.838870, 1.0)],
-)
-def test_wilson_interval_is_the_known_one(successes, trials, low, high):
-    assert wilson_interval(successes / trials, trials) == pytest.approx((low, high), abs=1e-4)
-
-
 def test_a_split_brings_its_paths_and_batches():
     images = pictures(9).astype(np.uint8)
     split = ImageSplit(
@@ -181,7 +187,8 @@ def test_report_is_json_and_escaped_html():
     assert json.loads(json.dumps(report.as_dict()))["per_class"][1]["name"] == "中文"
     assert "<script>" not in report._repr_html_()
     assert "&lt;script&gt;" in report._repr_html_()
-    table = str(report).splitlines()[1:]
+    table = str(report).splitlines()[-4:-1]
+    assert table[0].startswith("class ")
     assert len({len(line) + line.count("中") + line.count("文") for line in table}) == 1
 
 
@@ -250,9 +257,125 @@ def test_datasets_that_cannot_be_evaluated_are_refused():
     larger = data.map(lambda images, labels: (tf.image.resize(images, (5, 5)), labels))
     with pytest.raises(ArgumentError, match=r"`images` must have the shape .*, 4, 4, 3\)"):
         tlkit.evaluate(model, larger, NAMES)
-    with pytest.raises(ArgumentError, match="`images` must come to an end"):
+    with pytest.raises(ArgumentError, match="`images` must end after one pass"):
         tlkit.evaluate(model, data.repeat(), NAMES)
     with pytest.raises(ArgumentError, match="`images` must be an ImageSplit or a tf"):
         tlkit.evaluate(model, pictures(), NAMES)
     with pytest.raises(ArgumentError, match="`batch_size` must be left out"):
         tlkit.evaluate(model, data, NAMES, batch_size=3)
+
+
+def ranked(num_images=200, num_classes=8, seed=0):
+    """Probabilities that tend to the truth, and the truth, unevenly spread over classes."""
+    generator = np.random.default_rng(seed)
+    labels = np.sort(generator.choice(num_classes, num_images, p=_spread(num_classes)))
+    logits = generator.normal(0, 1, (num_images, num_classes)) + 2 * np.eye(num_classes)[labels]
+    return np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True), labels
+
+
+def _spread(num_classes):
+    weights = np.arange(1, num_classes + 1)
+    return weights / weights.sum()
+
+
+def test_figures_are_those_of_scikit_learn():
+    shares, labels = ranked()
+    names = [f"c{index}" for index in range(8)]
+    report = evaluate_probabilities(shares, labels, names, top_k=3)
+    assert report.balanced_accuracy == pytest.approx(
+        metrics.balanced_accuracy_score(labels, shares.argmax(axis=1))
+    )
+    assert report.roc_auc == pytest.approx(
+        metrics.roc_auc_score(labels, shares, multi_class="ovr", average="macro")
+    )
+    for index, score in enumerate(report.per_class):
+        assert score.roc_auc == pytest.approx(
+            metrics.roc_auc_score(labels == index, shares[:, index])
+        )
+        assert score.recall_interval[0] < score.recall < score.recall_interval[1]
+    assert report.top_k_accuracy == metrics.top_k_accuracy_score(labels, shares, k=3)
+    assert report.top_k == 3
+    for value, interval in (
+        (report.balanced_accuracy, report.balanced_interval),
+        (report.top_k_accuracy, report.top_k_interval),
+    ):
+        assert interval[0] < value < interval[1]
+    assert "among the 3 most probable" in str(report)
+
+
+def test_the_top_five_are_counted_where_there_are_more():
+    shares, labels = ranked()
+    names = [f"c{index}" for index in range(8)]
+    assert evaluate_probabilities(shares, labels, names).top_k == 5
+    few, their_labels = ranked(num_classes=5)
+    assert evaluate_probabilities(few, their_labels, names[:5]).top_k_accuracy is None
+    tied = evaluate_probabilities(np.full((8, 8), 1 / 8), np.arange(8), names, top_k=1)
+    assert tied.top_k_accuracy == tied.accuracy == 1 / 8
+
+
+@pytest.mark.parametrize(
+    ("top_k", "arguments", "match"),
+    [
+        (0, {}, "`top_k` must be a whole number of at least 1"),
+        (3, {}, "`top_k` must be below the number of classes, 3"),
+        (1, {"kind": "multi_label"}, "`top_k` must be left out for a head of the kind 'multi_l"),
+    ],
+)
+def test_a_top_k_that_says_nothing_is_refused(top_k, arguments, match):
+    with pytest.raises(ArgumentError, match=match):
+        evaluate_probabilities(np.full((2, 3), 0.5), np.zeros(2), NAMES, top_k=top_k, **arguments)
+    with pytest.raises(ArgumentError, match=r"`top_k` must be left out for .* 'binary'"):
+        tlkit.evaluate(small_model(1), batches(pictures(), np.arange(20) % 2), top_k=1)
+
+
+def test_binary_figures_are_those_of_scikit_learn():
+    shares, labels = ranked(num_classes=2)
+    logits = np.log(shares[:, 1:] / shares[:, :1])
+    report = evaluate_probabilities(logits, labels, NAMES[:2], kind="binary", from_logits=True)
+    assert report.roc_auc == pytest.approx(metrics.roc_auc_score(labels, logits[:, 0]))
+    assert report.per_class[0].roc_auc == pytest.approx(report.roc_auc)
+    assert report.roc_auc_interval[0] < report.roc_auc < report.roc_auc_interval[1]
+    assert report.balanced_accuracy == pytest.approx(
+        metrics.balanced_accuracy_score(labels, logits[:, 0] > 0)
+    )
+    assert report.top_k is None
+
+
+def test_multi_label_figures_are_means_over_labels():
+    generator = np.random.default_rng(0)
+    labels = (generator.random((100, 3)) > 0.6).astype(int)
+    shares = np.clip(0.3 * labels + generator.uniform(0, 0.7, (100, 3)), 0, 1)
+    report = evaluate_probabilities(shares, labels, NAMES, kind="multi_label")
+    assert report.roc_auc == pytest.approx(metrics.roc_auc_score(labels, shares, average="macro"))
+    by_label = [
+        metrics.balanced_accuracy_score(labels[:, index], shares[:, index] >= 0.5)
+        for index in range(3)
+    ]
+    assert report.balanced_accuracy == pytest.approx(np.mean(by_label))
+    assert report.balanced_interval is None
+    assert report.reliability.counts.sum() == 300
+    assert report.reliability.error_by_chance is None
+
+
+def test_a_class_without_images_is_left_out_and_named():
+    shares, labels = ranked(num_classes=3)
+    kept = labels != 1
+    report = evaluate_probabilities(shares[kept], labels[kept], NAMES)
+    recalls = [score.recall for score in report.per_class]
+    assert report.balanced_accuracy == pytest.approx((recalls[0] + recalls[2]) / 2)
+    assert report.per_class[1].roc_auc is None
+    assert report.per_class[1].recall_interval is None
+    assert "no images of 'bee'" in str(report)
+    alone = evaluate_probabilities(shares[:3], np.zeros(3), NAMES)
+    assert alone.roc_auc is None
+    assert "no ROC-AUC" in str(alone)
+    assert json.loads(json.dumps(alone.as_dict()))["roc_auc"] is None
+    assert alone._repr_html_()
+
+
+def test_a_split_of_another_size_is_refused():
+    data = tlkit.load_arrays(
+        np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3), np.uint8), np.arange(60) % 3
+    )
+    with pytest.raises(ArgumentError, match=r"`images` must have the image size of the model"):
+        tlkit.evaluate(small_model(), data.validation, NAMES)

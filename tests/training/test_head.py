@@ -73,6 +73,18 @@ def test_a_better_head_is_kept(data):
     assert any("is kept" in note for note in report.stages[0].notes)
 
 
+def test_a_dataset_of_the_users_decides_on_the_strength_and_is_measured(data):
+    model = classifier(data)
+    report = tlkit.train_head(
+        model,
+        data.train.dataset(),
+        validation=data.validation.dataset().map(lambda x, y: (x, 1 - y)),
+    )
+    assert accuracy_live(model, data.test) == 1.0
+    assert report.accuracy_after == 0.0  # its labels are the wrong way round
+    assert report.num_validation == data.validation.num_images
+
+
 def test_several_labels_for_each_image():
     generator = np.random.default_rng(0)
     images = generator.integers(0, 100, (120, 32, 32, 3), "uint8")

@@ -94,8 +94,8 @@ class StrengthReport:
             f"before: new task {100 * self.before.accuracy:.1f} %"
             + ("" if old is None else f", old task {100 * old:.1f} %"),
             *map(str, self.trials),
-            f"chosen: {self.chosen:.3g}, the first to keep {100 * (1 - self.tolerance):.0f} % of "
-            f"the accuracy without an anchor ({self.num_validation} images)",
+            f"chosen: {self.chosen:.3g}, to keep {100 * (1 - self.tolerance):.0f} % of the "
+            f"accuracy without an anchor ({self.num_validation} images)",
         ]
         return "\n".join([*lines, *self.notes])
 
@@ -125,7 +125,8 @@ def choose_anchor(
     The model is trained once without an anchor, which gives the accuracy to keep, a_ft, and weights
     w_ft. With the first strength 10 * (L(w*) - L(w_ft)) / sum(importance * (w_ft - w*)**2) it is
     trained again from where it was, and the strength is halved for as long as validation accuracy
-    stays below (1 - `tolerance`) * a_ft. Importance is scaled to a mean of 1 over the anchored
+    stays below (1 - `tolerance`) * a_ft; where the first one keeps that much already, it is doubled
+    for as long as it does. Importance is scaled to a mean of 1 over the anchored
     weights first, so that strengths compare.
 
     Afterwards the model has the weights it was given (an untrained head is solved, though), and is
@@ -248,6 +249,8 @@ def search_strength(
 ) -> tuple[tuple[StrengthTrial, ...], float, tuple[str, ...]]:
     """Halves a strength until training with it keeps enough of the accuracy without it.
 
+    Where the first one does so at once it is doubled instead, for as long as that holds.
+
     Args:
         train: From a strength (0 for no anchor) to what training from the same start came to.
         before: The state before training.
@@ -272,27 +275,31 @@ def search_strength(
             "the loss itself"
         )
         gained = free.loss
-    strength = FIRST_FACTOR * gained / free.drift
     wanted = (1 - tolerance) * free.accuracy
-    for _ in range(max_trials):
-        trial = train(strength)
-        trials.append(trial)
-        if trial.accuracy >= wanted:
+    first = train(FIRST_FACTOR * gained / free.drift)
+    trials.append(first)
+    held = first if first.accuracy >= wanted else None
+    factor = 0.5 if held is None else 2.0
+    while len(trials) <= max_trials:
+        trials.append(train(trials[-1].strength * factor))
+        is_enough = trials[-1].accuracy >= wanted
+        if is_enough:
+            held = trials[-1]
+        if is_enough == (factor < 1):  # the way down ends with the first, the way up with the last
             break
-        strength /= 2
-    else:
-        strength = trials[-1].strength
+    if held is None:
+        held = trials[-1]
         notes.append(
-            f"even strength {strength:.3g}, the weakest that was tried, reached only "
-            f"{100 * trials[-1].accuracy:.1f} % of the {100 * wanted:.1f} % to keep: raise "
+            f"even strength {held.strength:.3g}, the weakest that was tried, reached only "
+            f"{100 * held.accuracy:.1f} % of the {100 * wanted:.1f} % to keep: raise "
             "`max_trials` or `tolerance`, or anchor fewer groups"
         )
-    if trials[-1].share > MAX_SHARE:
+    if held.share > MAX_SHARE:
         notes.append(
-            f"the penalty makes up {100 * trials[-1].share:.0f} % of the loss at the end: the "
+            f"the penalty makes up {100 * held.share:.0f} % of the loss at the end: the "
             "model may have learned little of the new task"
         )
-    return tuple(trials), strength, tuple(notes)
+    return tuple(trials), held.strength, tuple(notes)
 
 
 def _importance_of(

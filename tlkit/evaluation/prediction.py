@@ -46,6 +46,8 @@ class Prediction:
         labels: The same one by one: one class, or as many as a multi-label head gives.
         probability: That of the most probable class, 0...1.
         probabilities: That of each class, in the order of the model's outputs.
+        known: Whether the image is like those the model was trained on; `None` where the model
+            was exported without a rejection, and for a model in memory.
     """
 
     index: int
@@ -54,14 +56,21 @@ class Prediction:
     labels: tuple[str, ...]
     probability: float
     probabilities: Mapping[str, float]
+    known: bool | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the same in what JSON can hold."""
-        return asdict(self)
+        """Returns the same in what JSON can hold; without `known` where that is not asked."""
+        content = asdict(self)
+        if self.known is None:
+            del content["known"]
+        return content
 
     def __str__(self) -> str:
         source = self.path if self.path is not None else f"image {self.index}"
-        return f"{source}: {self.label or 'no label'} ({100 * self.probability:.1f} %)"
+        said = f"{self.label or 'no label'} ({100 * self.probability:.1f} %)"
+        return (
+            f"{source}: none of these, else {said}" if self.known is False else f"{source}: {said}"
+        )
 
 
 def predict(
@@ -154,13 +163,19 @@ def predict_exported(
     loaded = tf.saved_model.load(str(root))
     signature = loaded.signatures["serving_default"]
     rows = [np.empty((0, len(names)), np.float32)]
+    known: list[bool] = []
     with bar("prediction", len(paths)) as advance:
         for start in range(0, len(paths), batch_size):
             chunk = paths[start : start + batch_size]
             image_bytes = tf.constant([Path(path).read_bytes() for path in chunk])
-            rows.append(signature(image_bytes=image_bytes)["probabilities"].numpy())
+            answers = signature(image_bytes=image_bytes)
+            rows.append(answers["probabilities"].numpy())
+            if "known" in answers:
+                known.extend(answers["known"].numpy().tolist())
             advance(len(chunk))
-    return predictions_from(np.concatenate(rows), names, serving["kind"], threshold, paths)
+    return predictions_from(
+        np.concatenate(rows), names, serving["kind"], threshold, paths, known=known or None
+    )
 
 
 def predictions_from(
@@ -169,6 +184,8 @@ def predictions_from(
     kind: str,
     threshold: float,
     paths: Sequence[str | None],
+    *,
+    known: Sequence[bool] | None = None,
 ) -> tuple[Prediction, ...]:
     """Returns one record for each row of `probabilities`, `(n, num_classes)`."""
     predictions = []
@@ -189,6 +206,7 @@ def predictions_from(
                 labels=labels,
                 probability=float(row.max()),
                 probabilities=dict(zip(class_names, map(float, row), strict=True)),
+                known=None if known is None else known[index],
             )
         )
     return tuple(predictions)

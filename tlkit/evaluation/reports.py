@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 from rich.cells import cell_len
 
+from tlkit.evaluation.intervals import Interval
+from tlkit.evaluation.reliability import Reliability
+
 MAX_CLASSES_IN_TEXT = 30
 
 
@@ -21,6 +24,9 @@ class ClassScore:
         recall: Share of the images of `name` that were called so; 0.0 where there are none.
         f1: Harmonic mean of both; 0.0 where both are.
         num_images: Number of images of this class.
+        recall_interval: 95 % interval of the recall, by Wilson's formula; `None` without images.
+        roc_auc: Probability that an image of this class gets more than one of another, ties half;
+            `None` where there are no images of it, or no others.
     """
 
     name: str
@@ -28,6 +34,8 @@ class ClassScore:
     recall: float
     f1: float
     num_images: int
+    recall_interval: Interval | None
+    roc_auc: float | None
 
 
 @dataclass(frozen=True)
@@ -68,20 +76,45 @@ class EvaluationReport:
         interval: 95 % interval of the accuracy, by Wilson's formula with `num_images` trials;
             for a multi-label head that is wider than it need be, never too narrow.
         loss: Mean cross-entropy in nats, per image; for a multi-label head per label decision.
+        balanced_accuracy: Mean recall of the classes that have images: every class counts the
+            same. With a multi-label head the mean over labels of recall and specificity, halved.
+        balanced_interval: Its 95 % interval, from the recalls' Wilson intervals added in squares
+            (Zou, Huang and Zhang 2009, see `mean_share_interval`); `None` for a multi-label head,
+            since the labels of an image hang together.
+        top_k: How many of the most probable classes may be named for `top_k_accuracy`; `None`
+            where that was not measured.
+        top_k_accuracy: Share of the images whose class is among them.
+        top_k_interval: Its 95 % interval, by Wilson's formula.
+        roc_auc: Mean over the classes of the area under each one's ROC curve against the rest;
+            `None` where no class has images and others.
+        roc_auc_interval: Its 95 % interval, by DeLong's variance on the scale of the log odds;
+            `None` with too few images, see `notes`.
+        reliability: Whether probabilities mean what they say: of the most probable class, with a
+            multi-label head of every label.
         per_class: One score for each class, in the order of the model's outputs.
         confusion: int64 `(num_classes, num_classes)`, `confusion[truth, predicted]` images;
             `None` for a multi-label head.
         mistakes: Every image that is not wholly right, the most confident mistake first.
+        notes: What could not be measured, and why.
     """
 
     kind: str
     num_images: int
     accuracy: float
-    interval: tuple[float, float]
+    interval: Interval
     loss: float
+    balanced_accuracy: float | None
+    balanced_interval: Interval | None
+    top_k: int | None
+    top_k_accuracy: float | None
+    top_k_interval: Interval | None
+    roc_auc: float | None
+    roc_auc_interval: Interval | None
+    reliability: Reliability
     per_class: tuple[ClassScore, ...]
     confusion: np.ndarray | None
     mistakes: tuple[Mistake, ...]
+    notes: tuple[str, ...]
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -99,6 +132,25 @@ class EvaluationReport:
             f"(95 % interval {100 * low:.1f} to {100 * high:.1f} %), loss {self.loss:.4f}"
         )
 
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """The other figures that there are, each in one line with its interval."""
+        lines = []
+        if self.balanced_accuracy is not None:
+            share = 100 * self.balanced_accuracy
+            lines.append(f"balanced accuracy {share:.1f} %{_in_per_cent(self.balanced_interval)}")
+        if self.top_k_accuracy is not None:
+            share = 100 * self.top_k_accuracy
+            lines.append(
+                f"among the {self.top_k} most probable {share:.1f} %"
+                f"{_in_per_cent(self.top_k_interval)}"
+            )
+        if self.roc_auc is not None:
+            ends = self.roc_auc_interval
+            text = f" ({ends[0]:.3f} to {ends[1]:.3f})" if ends else ""
+            lines.append(f"ROC-AUC {self.roc_auc:.3f}{text}")
+        return (*lines, str(self.reliability))
+
     def as_dict(self) -> dict[str, Any]:
         """Returns everything but the single mistakes, in what JSON can hold."""
         return {
@@ -107,34 +159,47 @@ class EvaluationReport:
             "accuracy": self.accuracy,
             "interval": list(self.interval),
             "loss": self.loss,
+            "balanced_accuracy": self.balanced_accuracy,
+            "balanced_interval": self.balanced_interval and list(self.balanced_interval),
+            "top_k": self.top_k,
+            "top_k_accuracy": self.top_k_accuracy,
+            "top_k_interval": self.top_k_interval and list(self.top_k_interval),
+            "roc_auc": self.roc_auc,
+            "roc_auc_interval": self.roc_auc_interval and list(self.roc_auc_interval),
+            "reliability": self.reliability.as_dict(),
             "per_class": [asdict(score) for score in self.per_class],
             "confusion": None if self.confusion is None else self.confusion.tolist(),
+            "notes": list(self.notes),
         }
 
     def __str__(self) -> str:
-        """The summary and a table of the classes; of many, those with the lowest F1."""
+        """All figures and a table of the classes; of many, those with the lowest F1."""
         scores, remark = self._scores_in_text()
         names = [" ".join(score.name.split()) for score in scores]
         width = max(cell_len(name) for name in ["class", *names])
-        lines = [self.summary, f"{'class':{width}}  precision  recall      F1  images"]
+        lines = [self.summary, *self.figures]
+        lines.append(f"{'class':{width}}  precision  recall   95 % interval      F1  images")
         for name, score in zip(names, scores, strict=True):
             lines.append(
                 f"{name}{' ' * (width - cell_len(name))}  {score.precision:9.3f}"
-                f"  {score.recall:6.3f}  {score.f1:6.3f}  {score.num_images:6,}"
+                f"  {score.recall:6.3f}  {_ends(score.recall_interval):14}"
+                f"  {score.f1:6.3f}  {score.num_images:6,}"
             )
-        return "\n".join(lines + remark)
+        return "\n".join([*lines, *remark, *self.notes])
 
     def _repr_html_(self) -> str:
         scores, remark = self._scores_in_text()
         rows = [
             f"<tr><td>{html.escape(score.name)}</td><td>{score.precision:.3f}</td>"
-            f"<td>{score.recall:.3f}</td><td>{score.f1:.3f}</td><td>{score.num_images:,}</td></tr>"
+            f"<td>{score.recall:.3f}</td><td>{_ends(score.recall_interval)}</td>"
+            f"<td>{score.f1:.3f}</td><td>{score.num_images:,}</td></tr>"
             for score in scores
         ]
+        columns = ("class", "precision", "recall", "95 % interval", "F1", "images")
         return (
-            f"<p>{html.escape(self.summary)}</p><table><thead><tr><th>class</th><th>precision</th>"
-            f"<th>recall</th><th>F1</th><th>images</th></tr></thead><tbody>{''.join(rows)}</tbody>"
-            f"</table>{''.join(f'<p>{line}</p>' for line in remark)}"
+            f"{_paragraphs((self.summary, *self.figures))}<table><thead><tr>"
+            f"{''.join(f'<th>{column}</th>' for column in columns)}</tr></thead>"
+            f"<tbody>{''.join(rows)}</tbody></table>{_paragraphs((*remark, *self.notes))}"
         )
 
     def _scores_in_text(self) -> tuple[Sequence[ClassScore], list[str]]:
@@ -144,3 +209,15 @@ class EvaluationReport:
         return lowest, [
             f"the {MAX_CLASSES_IN_TEXT} of {len(self.per_class)} classes with the lowest F1"
         ]
+
+
+def _in_per_cent(interval: Interval | None) -> str:
+    return f" ({100 * interval[0]:.1f} to {100 * interval[1]:.1f} %)" if interval else ""
+
+
+def _ends(interval: Interval | None) -> str:
+    return f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "-"
+
+
+def _paragraphs(lines: Sequence[str]) -> str:
+    return "".join(f"<p>{html.escape(line)}</p>" for line in lines)

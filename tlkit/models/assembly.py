@@ -8,7 +8,7 @@ from pathlib import Path
 
 import keras
 
-from tlkit.errors import ArgumentError, WeightsError, check_choice, check_count
+from tlkit.errors import ArgumentError, WeightsError, check_choice, check_count, check_seed
 from tlkit.models.catalogue import SHIPPED_BACKBONE, BackboneSpec, find_backbone
 from tlkit.models.graph import count_parameters, model_ends
 from tlkit.models.heads import OUTPUT_NAMES
@@ -51,7 +51,7 @@ def build_classifier(
         binary: One logit, for the second of two classes, instead of one for each.
         multi_label: One logit per class, each on its own (a sigmoid each), for images that may
             show several classes.
-        seed: Makes random weights repeat: the same seed gives the same weights.
+        seed: Makes random weights repeat: the same seed gives the same weights; 0 to 2**32 - 1.
 
     Returns:
         A model from `(batch, height, width, 3)`, float32, 0...255, to float32 logits
@@ -74,7 +74,7 @@ def build_classifier(
     num_outputs = _check_classes(class_names, binary=binary, multi_label=multi_label)
     height, width = _check_image_size(spec, image_size)
     _check_head(pooling, hidden, dropout)
-    check_count("seed", seed, minimum=0)
+    check_seed(seed)
     path = _check_weights(spec, weights)
 
     with _repeatable(seed):

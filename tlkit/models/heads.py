@@ -8,6 +8,7 @@ from tlkit.errors import ArgumentError
 from tlkit.models.boundaries import head_feature_index, segment
 from tlkit.models.graph import model_ends, producing_node
 from tlkit.models.groups import group_layers
+from tlkit.models.grown_names import take_apart
 
 # Names that `build_classifier` gives the last layer, so that its meaning survives saving
 OUTPUT_NAMES = {"softmax": "logits", "binary": "binary_logit", "multi_label": "label_logits"}
@@ -19,8 +20,8 @@ def head_kind(model: keras.Model) -> str:
     "softmax": one class per image, `(batch, num_classes)`; "binary": one logit or probability of
     the second class, `(batch, 1)`; "multi_label": each class on its own, `(batch, num_classes)`.
 
-    Read from the last activation, else from the name that `build_classifier` gave the last layer;
-    else one output is binary and several are softmax.
+    Read from the last activation, else from the name that `build_classifier` gave the last layer
+    (and that it keeps when classes are added); else one output is binary and several are softmax.
 
     Raises:
         ArgumentError: The model is not functional, or has several inputs or outputs.
@@ -37,9 +38,9 @@ def head_kind(model: keras.Model) -> str:
         return "softmax"
     if activation == "sigmoid":
         return "binary" if output.shape[-1] == 1 else "multi_label"
-    name = producing_node(output).operation.name
+    name = take_apart(producing_node(output).operation.name, OUTPUT_NAMES.values()).base
     for kind, output_name in OUTPUT_NAMES.items():
-        if name == output_name:
+        if name == output_name and (kind != "binary" or output.shape[-1] == 1):
             return kind
     return "binary" if output.shape[-1] == 1 else "softmax"
 
@@ -145,9 +146,14 @@ def head_from_features(model: keras.Model) -> keras.Model:
 
 def _last_activation(output: keras.KerasTensor) -> str:
     """Returns "softmax", "sigmoid", or the name of whatever else comes last."""
-    operation = producing_node(output).operation
+    node = producing_node(output)
+    operation = node.operation
     if isinstance(operation, keras.Model):
         return _last_activation(model_ends(operation)[1])
+    if isinstance(operation, keras.layers.Concatenate):  # of classes that were added
+        activations = {_last_activation(tensor) for tensor in node.input_tensors}
+        if len(activations) == 1:
+            return activations.pop()
     function = getattr(operation, "activation", None)
     name = getattr(function, "__name__", None) or type(operation).__name__
     return name.lower()

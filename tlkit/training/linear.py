@@ -72,6 +72,10 @@ def solve_linear(
     _standardise(features, mean, scale)
     if validation is not None:
         _standardise(validation[0], mean, scale)
+    basis = _row_space(features)
+    if basis is not None:
+        features = features @ basis
+        validation = validation and (validation[0] @ basis, validation[1])
     groups = np.arange(len(features)) if groups is None else groups
     if labels.ndim == 2:
         tasks = [
@@ -98,6 +102,8 @@ def solve_linear(
     intercepts = np.concatenate([solution[1] for solution in solutions])
     if labels.ndim == 1:
         coefficients, intercepts = _for_units(coefficients, intercepts, num_units)
+    if basis is not None:
+        coefficients = coefficients @ basis.T
     coefficients = coefficients / scale
     return LinearSolution(
         kernel=coefficients.T.astype(np.float32),
@@ -193,6 +199,17 @@ def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     for rows in _slices(len(features)):
         variance += np.square(features[rows] - mean).sum(axis=0) / len(features)
     return mean, np.where(variance > 0, np.sqrt(variance), 1.0)
+
+
+def _row_space(features: np.ndarray) -> np.ndarray | None:
+    """Returns an orthonormal basis of what the rows span, `(num_features, n)`; `None` if n is more.
+
+    Of all weights that answer the rows alike the penalty chooses those in their span, so solving in
+    its n coordinates finds the same optimum, on any of the rows too.
+    """
+    if features.shape[1] <= len(features):
+        return None
+    return np.linalg.qr(features.T.astype(np.float64))[0].astype(features.dtype)
 
 
 def _standardise(features: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> None:

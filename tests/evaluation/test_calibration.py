@@ -1,0 +1,188 @@
+import json
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tlkit
+from tlkit.errors import ArgumentError, DataError
+from tlkit.evaluation.calibration import calibrate, fit_temperature
+
+NAMES = ("ant", "bee", "cat")
+
+
+def logits_and_labels(num_images, too_sure, seed=0, num_classes=3):
+    """Labels drawn from the softmax of logits that are then multiplied by `too_sure`."""
+    generator = np.random.default_rng(seed)
+    logits = generator.normal(0, 2, (num_images, num_classes))
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = (shares.cumsum(axis=1) < generator.random((num_images, 1))).sum(axis=1)
+    return (too_sure * logits).astype(np.float32), np.minimum(labels, num_classes - 1)
+
+
+def reading_pixels(activation=None, num_outputs=3, as_layer=False):
+    """A model whose logits are the values of its one pixel."""
+    inputs = keras.Input((1, 1, 3))
+    x = keras.layers.Flatten()(inputs)
+    x = keras.layers.Dense(
+        num_outputs,
+        activation=None if as_layer else activation,
+        kernel_initializer="identity",
+        bias_initializer="zeros",
+    )(x)
+    if as_layer:
+        x = keras.layers.Activation(activation)(x)
+    return keras.Model(inputs, x)
+
+
+def dataset_of(logits, labels):
+    pixels = logits.reshape(-1, 1, 1, 3).astype(np.float32)
+    return tf.data.Dataset.from_tensor_slices((pixels, labels)).batch(64)
+
+
+@pytest.mark.parametrize(
+    ("activation", "as_layer"), [(None, False), ("softmax", False), ("softmax", True)]
+)
+@pytest.mark.parametrize("too_sure", [3.0, 0.4])
+def test_the_temperature_that_was_put_in_is_found(activation, as_layer, too_sure):
+    model = reading_pixels(activation, as_layer=as_layer)
+    logits, labels = logits_and_labels(3000, too_sure)
+    others, their_labels = logits_and_labels(3000, too_sure, seed=1)
+    before = tlkit.evaluate(model, dataset_of(others, their_labels), NAMES)
+    report = calibrate(model, dataset_of(logits, labels))
+    after = tlkit.evaluate(model, dataset_of(others, their_labels), NAMES)
+    assert report.temperature == pytest.approx(too_sure, rel=0.08)
+    assert report.interval[0] < too_sure < report.interval[1]
+    assert report.num_images == 3000
+    assert report.loss_after < report.loss_before
+    assert after.loss < before.loss
+    assert after.reliability.error < before.reliability.error / 2
+    assert after.reliability.error < after.reliability.error_by_chance[1]
+    assert not before.reliability.error < before.reliability.error_by_chance[1]
+    assert after.confusion.tolist() == before.confusion.tolist()
+
+
+@pytest.mark.parametrize("kind", ["softmax", "binary", "multi_label"])
+def test_the_report_says_what_the_changed_model_measures(kind):
+    num_outputs = 1 if kind == "binary" else 3
+    name = {"softmax": "logits", "binary": "binary_logit", "multi_label": "label_logits"}[kind]
+    inputs = keras.Input((1, 1, 3))
+    x = keras.layers.Flatten()(inputs)
+    x = keras.layers.Dense(num_outputs, name=name, kernel_initializer="identity")(x)
+    model = keras.Model(inputs, x)
+    logits, labels = logits_and_labels(200, 4.0)
+    if kind == "binary":
+        labels = (labels == 0).astype(int)
+    if kind == "multi_label":
+        labels = np.eye(3)[labels]
+    data = dataset_of(logits, labels)
+    before = tlkit.evaluate(model, data)
+    report = calibrate(model, data)
+    after = tlkit.evaluate(model, data)
+    assert report.temperature != 1.0
+    assert report.loss_before == pytest.approx(before.loss, rel=1e-5)
+    assert report.loss_after == pytest.approx(after.loss, rel=1e-5)
+    assert report.before.error == pytest.approx(before.reliability.error, rel=1e-4)
+    assert report.after.error == pytest.approx(after.reliability.error, rel=1e-4)
+    assert after.accuracy == before.accuracy
+    assert json.loads(json.dumps(report.as_dict()))["temperature"] == report.temperature
+    assert f"{report.num_images} images" in str(report)
+
+
+def test_sigmoid_and_logit_are_given_the_same_temperature():
+    logits, labels = logits_and_labels(300, 2.0)
+    reports = []
+    for activation, name in ((None, "binary_logit"), ("sigmoid", "share")):
+        inputs = keras.Input((1, 1, 3))
+        x = keras.layers.Flatten()(inputs)
+        x = keras.layers.Dense(1, activation, name=name, kernel_initializer="ones")(x)
+        reports.append(calibrate(keras.Model(inputs, x), dataset_of(logits, labels > 0)))
+    assert reports[0].temperature == pytest.approx(reports[1].temperature, rel=1e-3)
+
+
+def test_the_likelihood_is_highest_there():
+    logits, labels = logits_and_labels(500, 2.5)
+    report = fit_temperature(logits, labels, "softmax")
+
+    def loss(temperature):
+        scaled = tf.constant(logits / temperature)
+        return float(tf.reduce_mean(keras.losses.sparse_categorical_crossentropy(
+            labels, scaled, from_logits=True
+        )))  # fmt: skip
+
+    assert report.loss_after == pytest.approx(loss(report.temperature), rel=1e-5)
+    for factor in (0.9, 1.1):
+        assert loss(report.temperature * factor) > report.loss_after
+    rise = 500 * (loss(report.interval[0]) - report.loss_after)
+    assert 2 * rise == pytest.approx(3.8415, rel=0.01)  # chi-square, one degree of freedom
+
+
+def test_a_model_that_is_always_right_is_left_as_it_is():
+    model = reading_pixels()
+    logits = 3 * np.eye(3)[np.arange(60) % 3]
+    weights = model.get_weights()
+    report = calibrate(model, dataset_of(logits, np.arange(60) % 3))
+    assert report.temperature == 1.0
+    assert report.loss_after == report.loss_before
+    assert "left as it is" in str(report)
+    assert "fall" in report.notes[0]
+    assert all(map(np.array_equal, model.get_weights(), weights))
+
+
+def test_a_temperature_that_gains_nothing_is_not_used():
+    model = reading_pixels()
+    logits, labels = logits_and_labels(60, 1.05)
+    report = calibrate(model, dataset_of(logits, labels))
+    assert report.temperature == 1.0
+    assert report.interval[0] < 1 < report.interval[1]
+    assert "hardly better than 1" in report.notes[0]
+    assert report.after.error == report.before.error
+    np.testing.assert_array_equal(model.get_weights()[0], np.eye(3))
+
+
+def test_a_mixed_precision_model_keeps_float32_weights():
+    model = tlkit.build_classifier("resnet20", NAMES)
+    for layer in model.layers[:-1]:
+        layer.dtype_policy = keras.DTypePolicy("mixed_bfloat16")
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3)).astype(np.float32)
+    model.layers[-1].kernel.assign(9 * model.layers[-1].kernel)
+    labels = np.argmax(model(pixels), axis=1)
+    labels[:12] = (labels[:12] + 1) % 3
+    before = model.layers[-1].get_weights()
+    report = calibrate(model, tf.data.Dataset.from_tensor_slices((pixels, labels)).batch(20))
+    kernel, _ = model.layers[-1].get_weights()
+    assert report.temperature != 1.0
+    assert kernel.dtype == np.float32
+    np.testing.assert_allclose(kernel, before[0] / report.temperature, rtol=1e-6)
+
+
+def test_what_cannot_be_calibrated_is_refused():
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 1, 1, 3), np.uint8)
+    data = tlkit.load_arrays(pixels, np.arange(60) % 3, NAMES)
+    model = reading_pixels()
+    with pytest.raises(ArgumentError, match="`images` must be images that the model was not"):
+        calibrate(model, data.train)
+    with pytest.raises(DataError, match=r"at least 20 to choose a temperature\. Received: 7"):
+        calibrate(model, dataset_of(np.zeros((7, 3)), np.zeros(7)))
+    with pytest.raises(DataError, match="`labels` must be whole numbers from 0 to 2"):
+        calibrate(model, dataset_of(np.zeros((30, 3)), np.full(30, 3)))
+    inputs = keras.Input((1, 1, 3))
+    for end in (
+        keras.layers.Flatten()(inputs),
+        keras.layers.Dense(3, "relu")(keras.layers.Flatten()(inputs)),
+        keras.layers.Softmax()(keras.layers.Dense(3, "relu")(keras.layers.Flatten()(inputs))),
+    ):
+        with pytest.raises(ArgumentError, match="`model` must end in a plain Dense layer"):
+            calibrate(keras.Model(inputs, end), dataset_of(np.zeros((30, 3)), np.zeros(30)))
+
+
+def test_the_interval_covers_what_it_should():
+    """Of 200 samples about 95 % have the true temperature in their interval."""
+    covered = 0
+    for seed in range(200):
+        logits, labels = logits_and_labels(80, 2.0, seed=seed)
+        low, high = fit_temperature(logits, labels, "softmax").interval
+        covered += low <= 2.0 <= high
+    assert abs(covered / 200 - 0.95) < 3 * math.sqrt(0.95 * 0.05 / 200)

@@ -1,0 +1,126 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tlkit
+from tlkit.errors import ArgumentError, DataError
+from tlkit.evaluation.comparison import compare_models, compare_outcomes
+
+
+def outcomes(num_both, num_first, num_second, num_neither):
+    counts = (num_both, num_first, num_second, num_neither)
+    first = np.repeat([True, True, False, False], counts)
+    second = np.repeat([True, False, True, False], counts)
+    return first, second
+
+
+def random_model(seed, num_outputs=3, activation=None, name=None):
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((4, 4, 3))
+    x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
+    return keras.Model(inputs, keras.layers.Dense(num_outputs, activation, name=name)(x))
+
+
+def batches(labels):
+    pixels = np.random.default_rng(0).uniform(0, 255, (len(labels), 4, 4, 3)).astype(np.float32)
+    return tf.data.Dataset.from_tensor_slices((pixels, labels)).batch(7)
+
+
+@pytest.mark.parametrize(
+    ("counts", "p_value"),
+    [
+        # statsmodels.stats.contingency_tables.mcnemar(table, exact=True)
+        ((80, 10, 2, 8), 0.03857422),
+        ((50, 0, 5, 5), 0.0625),
+        ((50, 5, 5, 0), 1.0),
+        ((7, 0, 0, 3), 1.0),
+    ],
+)
+def test_the_test_is_mcnemar_s(counts, p_value):
+    report = compare_outcomes(*outcomes(*counts))
+    assert report.p_value == pytest.approx(p_value, rel=1e-5)
+    found = (report.num_both, report.num_first, report.num_second, report.num_neither)
+    assert found == counts
+    assert report.difference == pytest.approx(report.accuracies[1] - report.accuracies[0])
+    assert report.interval[0] <= report.difference <= report.interval[1]
+
+
+def test_the_verdict_names_the_better():
+    first, second = outcomes(80, 10, 2, 8)
+    assert compare_outcomes(first, second).verdict == "the first is better"
+    report = compare_outcomes(second, first)
+    assert report.verdict == "the second is better"
+    assert report.interval[0] > 0
+    close = compare_outcomes(*outcomes(80, 5, 4, 11))
+    assert close.verdict == "too close to call"
+    assert str(close).startswith("too close to call: 85.0 % and 84.0 % of 100 images")
+    assert json.loads(json.dumps(close.as_dict()))["verdict"] == "too close to call"
+    assert "only the first is right on 5" in close._repr_html_()
+
+
+def test_chance_alone_is_rarely_called_better():
+    generator = np.random.default_rng(0)
+    drawn = generator.random((400, 2, 60)) < 0.8
+    called = sum(compare_outcomes(*pair).is_beyond_noise for pair in drawn)
+    assert called / 400 <= 0.05
+
+
+@pytest.mark.parametrize(
+    ("heads", "num_classes"),
+    [
+        (((3, None, None), (3, "softmax", None)), 3),
+        (((1, None, None), (2, None, None)), 2),
+        (((1, "sigmoid", None), (1, None, None)), 2),
+    ],
+)
+def test_models_are_compared_by_what_evaluate_says(heads, num_classes):
+    labels = np.arange(50) % num_classes
+    models = [random_model(seed, *head) for seed, head in enumerate(heads)]
+    report = compare_models(*models, batches(labels))
+    accuracies = [tlkit.evaluate(model, batches(labels)).accuracy for model in models]
+    assert report.accuracies == pytest.approx(accuracies)
+    assert report.num_images == 50
+    assert report.num_first + report.num_second > 0
+    same = compare_models(models[0], models[0], batches(labels))
+    assert (same.num_first, same.num_second, same.p_value) == (0, 0, 1.0)
+
+
+def test_with_several_labels_an_image_is_right_where_all_are():
+    labels = (np.random.default_rng(1).random((40, 3)) > 0.5).astype(np.float32)
+    models = [random_model(seed, 3, "sigmoid") for seed in (0, 1)]
+    report = compare_models(*models, batches(labels))
+    for model, accuracy in zip(models, report.accuracies, strict=True):
+        evaluated = tlkit.evaluate(model, batches(labels))
+        assert accuracy == pytest.approx(1 - len(evaluated.mistakes) / 40)
+
+
+def test_each_picture_is_read_once(monkeypatch):
+    images = np.random.default_rng(0).integers(0, 256, (60, 4, 4, 3), np.uint8)
+    data = tlkit.load_arrays(images, np.arange(60) % 3)
+    made = []
+    dataset = type(data.train).dataset
+
+    def counted(split, *arguments, **more):
+        made.append(split.name)
+        return dataset(split, *arguments, **more)
+
+    monkeypatch.setattr(type(data.train), "dataset", counted)
+    compare_models(random_model(0), random_model(1), data.train, batch_size=16)
+    assert made == ["train"]
+
+
+def test_what_cannot_be_compared_is_refused():
+    labels = np.arange(20) % 2
+    with pytest.raises(ArgumentError, match="`second` must be for the same classes as `first`"):
+        compare_models(random_model(0, 2), random_model(1, 3), batches(labels))
+    with pytest.raises(ArgumentError, match=r"'softmax' with 3 .* 'multi_label' with 3"):
+        compare_models(random_model(0), random_model(1, 3, "sigmoid"), batches(labels))
+    with pytest.raises(DataError, match="`labels` must be whole numbers from 0 to 1"):
+        compare_models(random_model(0, 2), random_model(1, 2), batches(labels + 1))
+    with pytest.raises(DataError, match="at least one image"):
+        compare_outcomes(np.zeros(0), np.zeros(0))
+    with pytest.raises(ArgumentError, match="of the same images"):
+        compare_outcomes(np.zeros(3), np.zeros(4))

@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+
+from tlkit.evaluation.intervals import (
+    mean_share_interval,
+    paired_difference_interval,
+    wilson_interval,
+)
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "low", "high"),
+    # statsmodels.stats.proportion.proportion_confint(successes, trials, method="wilson")
+    [(81, 263, 0.255266, 0.366190), (0, 20, 0.0, 0.161130), (20, 20, 0.838870, 1.0)],
+)
+def test_wilson_interval_is_the_known_one(successes, trials, low, high):
+    assert wilson_interval(successes / trials, trials) == pytest.approx((low, high), abs=1e-4)
+
+
+@pytest.mark.parametrize(("share", "num_trials"), [(0.0, 7), (0.3, 10), (1.0, 50)])
+def test_the_mean_of_one_share_has_wilson_s_interval(share, num_trials):
+    found = mean_share_interval(np.array([share]), np.array([num_trials]))
+    assert found == pytest.approx(wilson_interval(share, num_trials))
+
+
+@pytest.mark.parametrize(
+    ("shares", "num_trials"),
+    [([0.95, 0.8, 0.99, 0.6, 0.9], [14, 21, 20, 25, 20]), ([0.7, 0.9], [10, 200])],
+)
+def test_the_mean_s_interval_covers_what_it_should(shares, num_trials):
+    generator = np.random.default_rng(0)
+    shares, num_trials = np.array(shares), np.array(num_trials)
+    covered = 0
+    for _ in range(1000):
+        drawn = generator.binomial(num_trials, shares) / num_trials
+        low, high = mean_share_interval(drawn, num_trials)
+        covered += low <= shares.mean() <= high
+    assert 0.925 < covered / 1000 < 0.98
+
+
+def test_the_paired_interval_is_newcombe_s():
+    """Newcombe (1998), table II, method 10, for 36, 12, 2, 0 of 50."""
+    assert paired_difference_interval(36, 12, 2, 0) == pytest.approx((0.0569, 0.3404), abs=5e-5)
+    low, high = paired_difference_interval(36, 2, 12, 0)
+    assert (-high, -low) == pytest.approx((0.0569, 0.3404), abs=5e-5)
+
+
+@pytest.mark.parametrize("counts", [(9, 0, 0, 0), (0, 0, 0, 9), (0, 9, 0, 0), (5, 0, 0, 4)])
+def test_the_paired_interval_holds_the_difference_at_the_edges(counts):
+    low, high = paired_difference_interval(*counts)
+    difference = (counts[1] - counts[2]) / 9
+    assert -1 <= low <= difference <= high <= 1
+    assert low < high
+
+
+def test_the_paired_interval_covers_what_it_should():
+    generator = np.random.default_rng(0)
+    shares = np.array([0.75, 0.12, 0.06, 0.07])
+    covered = 0
+    for counts in generator.multinomial(80, shares, size=1000):
+        low, high = paired_difference_interval(*counts.tolist())
+        covered += low <= 0.06 <= high
+    assert 0.925 < covered / 1000 < 0.98

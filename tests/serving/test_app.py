@@ -1,0 +1,149 @@
+"""What is answered, what is refused and how, and that neither takes the server down."""
+
+import json
+import re
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.serving.conftest import MAX_BYTES, MAX_PIXELS, NAMES
+from tests.serving.pictures import bad_bodies, bomb, picture
+from tlkit.evaluation.prediction import predict_exported
+from tlkit.serving import bodies
+
+
+def form_of(*files, boundary="xyz"):
+    parts = [
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"; filename="{name}.jpg"'
+        f"\r\nContent-Type: image/jpeg\r\n\r\n".encode()
+        + content
+        + b"\r\n"
+        for name, content in files
+    ]
+    headers = {"Content_Type": f"multipart/form-data; boundary={boundary}"}
+    return b"".join(parts) + f"--{boundary}--\r\n".encode(), headers
+
+
+def resident_megabytes():
+    status = Path("/proc/self/status")
+    if not status.exists():
+        pytest.skip("memory is read from /proc, which is not here")
+    return int(re.search(r"VmRSS:\s+(\d+)", status.read_text()).group(1)) / 1024
+
+
+@pytest.mark.parametrize("form", ["jpeg", "png", "gif", "bmp", "webp"])
+def test_it_says_what_predict_says(client, exported, tmp_path, form):
+    content = picture(form)
+    (tmp_path / "file").write_bytes(content)
+    (expected,) = predict_exported(exported, tmp_path / "file")
+    status, said = client.predict(content)
+    assert status == 200
+    assert said["label"] == expected.label
+    assert said["labels"] == list(expected.labels)
+    assert list(said["probabilities"]) == list(NAMES)
+    assert said["probabilities"] == pytest.approx(expected.probabilities, abs=1e-6)
+    assert set(said) == {"label", "labels", "probability", "probabilities"}
+
+
+def test_a_form_with_one_file_is_a_picture_too(client):
+    content = picture()
+    body, headers = form_of(("anything", content))
+    assert client.predict(body, **headers) == client.predict(content)
+    for files in ((), (("a", content), ("b", content))):
+        body, headers = form_of(*files)
+        status, said = client.predict(body, **headers)
+        assert status == 400
+        assert f"Received: {len(files)}" in said["error"]
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "expected"),
+    [
+        (b"", {}, (400, "Received: nothing")),
+        (b"hello", {}, (415, "JPEG, PNG, GIF, BMP or WebP")),
+        (picture()[:200], {}, (415, "200 bytes that are none")),
+        (bomb(), {}, (413, "at most 1,048,576 pixels")),
+        (picture("bmp", (1100, 1000)), {}, (413, "at most 1,048,576 bytes")),
+        (picture(), {"Content_Type": "multipart/form-data"}, (400, "boundary")),
+        (picture(), {"Content_Type": "multipart/form-data; boundary=x"}, (400, "")),
+        (b"x" * 5 * MAX_BYTES, {}, (413, "at most 1,048,576 bytes")),
+    ],
+)
+def test_what_is_no_picture_is_refused_in_json(client, body, headers, expected):
+    status, said = client.predict(body, **headers)
+    assert status == expected[0]
+    assert expected[1] in said["error"]
+
+
+def test_a_body_that_will_be_huge_is_refused_before_it_is_sent(client):
+    head = f"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {10**12}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", client.port), timeout=20) as sending:
+        sending.sendall(head.encode())
+        assert sending.recv(4096).startswith(b"HTTP/1.1 413")
+
+
+def test_health_says_classes_and_bounds(client):
+    status, content, _ = client.ask("GET", "/health")
+    assert status == 200
+    assert json.loads(content) == {
+        "status": "ok",
+        "class_names": list(NAMES),
+        "max_bytes": MAX_BYTES,
+        "max_pixels": MAX_PIXELS,
+    }
+
+
+def test_other_places_methods_and_hosts_are_refused(client):
+    for method, path, expected in (("GET", "/secret", 404), ("GET", "/predict", 405)):
+        status, content, _ = client.ask(method, path)
+        assert (status, list(json.loads(content))) == (expected, ["error"])
+    assert client.ask("GET", "/health", Host="evil.example")[0] == 400
+
+
+def test_the_page_may_load_nothing_from_elsewhere(client):
+    status, content, headers = client.ask("GET", "/")
+    assert status == 200
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    assert b"<script>" not in content
+    assert b"http" not in content.replace(b"http-equiv", b"")
+    assert client.ask("GET", "/page.js")[2]["Content-Type"].startswith("text/javascript")
+
+
+def test_500_requests_of_8_clients_are_answered_in_bounded_memory(client):
+    contents = [picture(form, seed=seed) for form in ("jpeg", "png") for seed in range(4)]
+    expected = [client.predict(content)[1] for content in contents]
+    for content in contents:
+        client.predict(content)
+    before = resident_megabytes()
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda n: client.predict(contents[n % 8]), range(500)))
+    for number, (status, said) in enumerate(answers):
+        assert status == 200
+        assert said["probabilities"] == pytest.approx(expected[number % 8]["probabilities"])
+    assert resident_megabytes() - before < 100
+
+
+def test_200_bad_bodies_are_answered_with_4xx_and_a_good_one_still_with_200(client):
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(client.predict, bad_bodies(200, MAX_BYTES)))
+    assert len(answers) == 200
+    assert {status for status, _ in answers} == {400, 413, 415}
+    assert all(list(said) == ["error"] for _, said in answers)
+    assert client.predict(picture())[0] == 200
+    assert json.loads(client.ask("GET", "/health")[1])["status"] == "ok"
+
+
+def test_a_client_that_leaves_or_dawdles_holds_nobody_up(client, monkeypatch):
+    monkeypatch.setattr(bodies, "SECONDS", 0.3)
+    head = b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 5000\r\n\r\n12345"
+    for _ in range(20):
+        with socket.create_connection(("127.0.0.1", client.port)) as leaving:
+            leaving.sendall(head)
+    with socket.create_connection(("127.0.0.1", client.port), timeout=20) as dawdling:
+        dawdling.sendall(head)
+        assert client.predict(picture())[0] == 200
+        time.sleep(0.5)
+        assert dawdling.recv(4096).startswith(b"HTTP/1.1 408")

@@ -1,0 +1,94 @@
+"""The page, in a real browser: one drops a picture and sees the answer."""
+
+import base64
+import os
+import shutil
+
+import pytest
+
+from tests.serving.conftest import NAMES
+from tests.serving.pictures import picture
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+DROP = """async ([content, name]) => {
+  const bytes = Uint8Array.from(atob(content), (one) => one.charCodeAt(0));
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([bytes], name, { type: "image/png" }));
+  const target = document.getElementById("drop");
+  for (const kind of ["dragenter", "dragover", "drop"]) {
+    target.dispatchEvent(
+      new DragEvent(kind, { dataTransfer: transfer, bubbles: true, cancelable: true }));
+  }
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        pytest.skip("no Chromium is installed")
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=os.path.realpath(program))
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser, client):
+    page = browser.new_page()
+    page.problems = []
+    page.on("pageerror", lambda error: page.problems.append(str(error)))
+    page.goto(client.address)
+    yield page
+    page.close()
+    assert page.problems == []
+
+
+def shown(page, selector):
+    return page.locator(selector).all_inner_texts()
+
+
+def expect_label(page, label):
+    page.wait_for_function(
+        "label => document.getElementById('label').textContent === label", arg=label
+    )
+
+
+def test_nothing_is_shown_before_a_picture_comes(page):
+    for selector in ("#picture", "#label", "#error"):
+        assert page.locator(selector).is_hidden()
+    assert shown(page, "#shares li") == []
+
+
+def test_a_picture_that_is_dropped_is_answered(page, client):
+    content = picture("png")
+    _, said = client.predict(content)
+    page.evaluate(DROP, [base64.b64encode(content).decode(), "one.png"])
+    expect_label(page, said["label"])
+    shares = sorted(said["probabilities"].items(), key=lambda pair: -pair[1])
+    rows = [row.replace("\n", " ").split() for row in shown(page, "#shares li")]
+    assert [" ".join(row[:-2]) for row in rows] == [name for name, _ in shares]
+    assert [row[-2] for row in rows] == [f"{100 * share:.1f}" for _, share in shares]
+    assert page.locator("#picture").evaluate("image => image.naturalWidth") == 40
+    assert shown(page, "#classes") == [", ".join(NAMES)]
+    assert page.locator("#error").is_hidden()
+
+
+def test_a_picture_may_be_chosen_and_another_after_it(page, client, tmp_path):
+    for seed in range(3):
+        file = tmp_path / f"{seed}.jpg"
+        file.write_bytes(picture(seed=seed))
+        page.set_input_files("#file", file)
+        expect_label(page, client.predict(file.read_bytes())[1]["label"])
+        assert len(shown(page, "#shares li")) == len(NAMES)
+
+
+def test_a_file_that_is_no_picture_is_said(page, tmp_path):
+    (tmp_path / "notes.jpg").write_text("notes")
+    page.set_input_files("#file", tmp_path / "notes.jpg")
+    page.wait_for_selector("#error:not([hidden])")
+    assert "JPEG, PNG, GIF, BMP or WebP" in shown(page, "#error")[0]
+    assert page.locator("#label").is_hidden()
+    assert page.locator("#picture").is_hidden()
+    assert shown(page, "#shares li") == []

@@ -1,0 +1,196 @@
+"""Two models on the same images: is one better, beyond noise?"""
+
+from dataclasses import asdict, dataclass
+from html import escape
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from scipy.stats import binomtest
+
+from tlkit.data.images import ImageSplit
+from tlkit.errors import ArgumentError, DataError
+from tlkit.evaluation.checks import check_outputs, check_targets
+from tlkit.evaluation.intervals import Interval, paired_difference_interval
+from tlkit.evaluation.metrics import THRESHOLD
+from tlkit.evaluation.names import num_classes_of
+from tlkit.evaluation.outputs import collect_outputs, probabilities_from
+from tlkit.models.heads import head_kind, outputs_logits
+
+SIGNIFICANCE = 0.05
+
+
+@dataclass(frozen=True)
+class ComparisonReport:
+    """How two models fare on the same images.
+
+    Attributes:
+        num_images: Number of images.
+        accuracies: Share of the images that each model gets right, 0...1.
+        num_both: Images that both get right.
+        num_first: Images that only the first gets right.
+        num_second: Images that only the second gets right.
+        num_neither: Images that neither gets right.
+        difference: Accuracy of the second minus that of the first.
+        interval: Its 95 % interval, by Newcombe's method 10 for paired shares (1998).
+        p_value: Of McNemar's exact test, two-sided: how often chance alone would split the images
+            that only one gets right as unevenly, if both models were equally good.
+    """
+
+    num_images: int
+    accuracies: tuple[float, float]
+    num_both: int
+    num_first: int
+    num_second: int
+    num_neither: int
+    difference: float
+    interval: Interval
+    p_value: float
+
+    @property
+    def is_beyond_noise(self) -> bool:
+        """Whether chance alone would show such a difference in fewer than 5 % of cases."""
+        return self.p_value < SIGNIFICANCE
+
+    @property
+    def verdict(self) -> str:
+        """Which model is better, in words."""
+        if not self.is_beyond_noise:
+            return "too close to call"
+        return "the second is better" if self.difference > 0 else "the first is better"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the same in what JSON can hold."""
+        return {
+            **asdict(self),
+            "accuracies": list(self.accuracies),
+            "interval": list(self.interval),
+            "verdict": self.verdict,
+        }
+
+    def __str__(self) -> str:
+        first, second = (100 * accuracy for accuracy in self.accuracies)
+        low, high = (100 * end for end in self.interval)
+        return (
+            f"{self.verdict}: {first:.1f} % and {second:.1f} % of {self.num_images:,} images, "
+            f"difference {100 * self.difference:+.1f} points (95 % interval {low:+.1f} to "
+            f"{high:+.1f}), p = {self.p_value:.2g}; only the first is right on "
+            f"{self.num_first:,}, only the second on {self.num_second:,}"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(str(self))}</p>"
+
+
+def compare_models(
+    first: keras.Model,
+    second: keras.Model,
+    images: ImageSplit | tf.data.Dataset,
+    *,
+    batch_size: int | None = None,
+) -> ComparisonReport:
+    """Says whether one of two models is better on the same images, beyond noise.
+
+    Each image is decoded once. With multi-label heads an image counts as right where every label
+    is. Where one model was trained on these images, the comparison says nothing.
+
+    Args:
+        first: From pixels 0...255 to logits or probabilities; such as a linear probe.
+        second: For the same classes in the same order; such as the probe after fine-tuning.
+        images: A split that neither was trained or chosen on; or a dataset of batches
+            `(images, labels)`.
+        batch_size: Images in one forward pass; for a split only.
+
+    Raises:
+        ArgumentError: If the models are for different numbers of classes, or one gives several
+            labels and the other does not; if models and images do not fit.
+        DataError: If there is no image; if labels are not among the classes.
+
+    Example:
+        >>> import keras, tensorflow as tf, tlkit
+        >>> from tlkit.evaluation.comparison import compare_models
+        >>> def constant(logits):
+        ...     return keras.Sequential([
+        ...         keras.Input((2, 2, 3)), keras.layers.Flatten(),
+        ...         keras.layers.Dense(2, bias_initializer=lambda *_, **__: logits)])
+        >>> dataset = tf.data.Dataset.from_tensor_slices((tf.zeros((9, 2, 2, 3)), [1] * 9))
+        >>> report = compare_models(constant([1, 0]), constant([0, 1]), dataset.batch(4))
+        >>> report.verdict, report.num_second, round(report.p_value, 4)
+        ('the second is better', 9, 0.0039)
+    """
+    sizes = num_classes_of(first), num_classes_of(second)
+    kinds = head_kind(first), head_kind(second)
+    if sizes[0] != sizes[1] or (kinds[0] == "multi_label") != (kinds[1] == "multi_label"):
+        raise ArgumentError(
+            "`second` must be for the same classes as `first`. Received: heads of the kinds "
+            f"{kinds[0]!r} with {sizes[0]} classes and {kinds[1]!r} with {sizes[1]}. "
+            "Compare models of the same data."
+        )
+    outputs, labels = collect_outputs(
+        [first, second], images, batch_size=batch_size, description="comparison"
+    )
+    is_right = [
+        _is_right(one, labels, model) for one, model in zip(outputs, (first, second), strict=True)
+    ]
+    return compare_outcomes(*is_right)
+
+
+def compare_outcomes(first: np.ndarray, second: np.ndarray) -> ComparisonReport:
+    """Compares two models by which of the same images each gets right.
+
+    McNemar's test is the exact one (binomial, two-sided) at any number of images.
+
+    Args:
+        first: Whether the first model gets each image right, bool `(n,)`.
+        second: The same of the second.
+
+    Raises:
+        ArgumentError: If they are of different lengths.
+        DataError: If there is no image.
+
+    Example:
+        >>> import numpy as np
+        >>> from tlkit.evaluation.comparison import compare_outcomes
+        >>> first, second = np.arange(100) < 82, np.arange(100) >= 10
+        >>> report = compare_outcomes(first, second)
+        >>> report.num_first, report.num_second, report.verdict
+        (10, 18, 'too close to call')
+
+    Reference:
+        McNemar (1947), https://doi.org/10.1007/BF02295996; Dietterich (1998), section 2,
+        https://doi.org/10.1162/089976698300017197, on comparing classifiers by it.
+    """
+    first, second = np.asarray(first, bool), np.asarray(second, bool)
+    if first.shape != second.shape or first.ndim != 1:
+        raise ArgumentError(
+            "`second` must say of the same images as `first` whether they are right. "
+            f"Received: arrays of the shapes {first.shape} and {second.shape}."
+        )
+    if not len(first):
+        raise DataError("`images` must hold at least one image. Received: none.")
+    num_both, num_first = int((first & second).sum()), int((first & ~second).sum())
+    num_second, num_neither = int((~first & second).sum()), int((~first & ~second).sum())
+    num_apart = num_first + num_second
+    return ComparisonReport(
+        num_images=len(first),
+        accuracies=(float(first.mean()), float(second.mean())),
+        num_both=num_both,
+        num_first=num_first,
+        num_second=num_second,
+        num_neither=num_neither,
+        difference=(num_second - num_first) / len(first),
+        interval=paired_difference_interval(num_both, num_second, num_first, num_neither),
+        p_value=float(binomtest(num_first, num_apart).pvalue) if num_apart else 1.0,
+    )
+
+
+def _is_right(outputs: np.ndarray, labels: np.ndarray, model: keras.Model) -> np.ndarray:
+    kind, from_logits = head_kind(model), outputs_logits(model)
+    num_classes = num_classes_of(model)
+    check_outputs(outputs, outputs.shape[1], kind)
+    targets = check_targets(labels, kind, len(outputs), num_classes)
+    shares = probabilities_from(outputs, kind, from_logits)
+    if kind == "multi_label":
+        return ((shares >= THRESHOLD) == (targets == 1)).all(axis=1)
+    return shares.argmax(axis=1) == targets

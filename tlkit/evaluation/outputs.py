@@ -1,0 +1,133 @@
+"""A model's outputs on images, and what they mean: probabilities and a loss."""
+
+import math
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tlkit.data.images import ImageSplit
+from tlkit.errors import ArgumentError, DataError
+from tlkit.evaluation.checks import check_dataset
+from tlkit.evaluation.forward import forward_of
+from tlkit.models.heads import head_kind, outputs_logits
+from tlkit.progress import bar
+
+
+def collect_outputs(
+    models: Sequence[keras.Model],
+    images: ImageSplit | tf.data.Dataset,
+    *,
+    batch_size: int | None = None,
+    description: str = "evaluation",
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Returns what each model gives for the same images, and their labels, in one pass.
+
+    Args:
+        models: From pixels 0...255; all take images of the same size.
+        images: A split, or a dataset of batches `(images, labels)` or `(images, labels, weights)`.
+        batch_size: Images in one forward pass; for a split only.
+        description: Of the progress bar.
+
+    Returns:
+        For each model its outputs, `(n, num_outputs)`; of a binary head with a sigmoid `(n, 2)`,
+        [1 - p, p]. And the labels as they come.
+
+    Raises:
+        ArgumentError: If images and models do not fit, or a dataset is not batched or has no end.
+        DataError: If there is no image.
+    """
+    if isinstance(images, ImageSplit):
+        for model in models:
+            _check_size(images, model)
+        dataset = images.dataset(batch_size=batch_size)
+        total = math.ceil(images.num_images / (batch_size or images.batch_size))
+    else:
+        for model in models:
+            check_dataset(images, batch_size, model.input_shape)
+        dataset, total = images, int(images.cardinality())
+    forwards = [forward_of(model) for model in models]
+    outputs: list[list[np.ndarray]] = [[] for _ in models]
+    labels = []
+    with bar(description, max(total, 0)) as advance:
+        for batch, batch_labels, *_ in dataset:
+            for forward, rows in zip(forwards, outputs, strict=True):
+                rows.append(forward(batch).numpy())
+            labels.append(np.asarray(batch_labels))
+            advance(1)
+    if not labels:
+        raise DataError("`images` must hold at least one image. Received: none.")
+    return [
+        _both_columns(np.concatenate(rows), model)
+        for rows, model in zip(outputs, models, strict=True)
+    ], np.concatenate(labels)
+
+
+def probabilities_from(outputs: np.ndarray, kind: str, from_logits: bool) -> np.ndarray:
+    """Returns probabilities `(n, num_classes)`, of logits in float64.
+
+    Args:
+        outputs: `(n, num_classes)`; logits of a binary head `(n, 1)`.
+        kind: The head: "softmax", "binary" or "multi_label".
+        from_logits: Whether `outputs` are logits; else they come back as they are.
+
+    Example:
+        >>> import numpy as np
+        >>> from tlkit.evaluation.outputs import probabilities_from
+        >>> probabilities_from(np.array([[0.0]]), "binary", True).tolist()
+        [[0.5, 0.5]]
+    """
+    if not from_logits:
+        return outputs
+    if kind == "softmax":
+        return np.exp(_log_softmax(outputs.astype(np.float64)))
+    if kind == "binary":
+        outputs = np.concatenate([-outputs, outputs], axis=1)
+    return np.exp(-np.logaddexp(0, -outputs.astype(np.float64)))
+
+
+def mean_loss(outputs: np.ndarray, targets: np.ndarray, kind: str, from_logits: bool) -> float:
+    """Returns the mean cross-entropy in nats, computed in float64.
+
+    Of probabilities, which are first clipped to 1e-7...1, as Keras does. With several labels it
+    is the mean over label decisions, else over images.
+
+    Args:
+        outputs: As for `probabilities_from`.
+        targets: Whole numbers `(n,)`; with several labels rows of 0/1.
+        kind: The head: "softmax", "binary" or "multi_label".
+        from_logits: Whether `outputs` are logits.
+    """
+    outputs = outputs.astype(np.float64)
+    if kind == "softmax" or (kind == "binary" and not from_logits):
+        log_shares = _log_softmax(outputs) if from_logits else _clipped_log(outputs)
+        return float(-np.take_along_axis(log_shares, targets[:, np.newaxis], axis=1).mean())
+    is_given = targets.reshape(outputs.shape) == 1
+    if from_logits:
+        return float(np.logaddexp(0, np.where(is_given, -outputs, outputs)).mean())
+    return float(-np.where(is_given, _clipped_log(outputs), _clipped_log(1 - outputs)).mean())
+
+
+def _both_columns(outputs: np.ndarray, model: keras.Model) -> np.ndarray:
+    if head_kind(model) == "binary" and not outputs_logits(model):
+        return np.concatenate([1 - outputs, outputs], axis=1)
+    return outputs
+
+
+def _check_size(split: ImageSplit, model: keras.Model) -> None:
+    sizes = tuple(model.input_shape[1:3])
+    if any(side not in (None, given) for side, given in zip(sizes, split.image_size, strict=True)):
+        raise ArgumentError(
+            f"`images` must have the image size of the model, {sizes}. Received: image_size="
+            f"{split.image_size}. Load them with load_folder(..., image_size={sizes})."
+        )
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def _clipped_log(shares: np.ndarray) -> np.ndarray:
+    return np.log(np.clip(shares, 1e-7, 1))

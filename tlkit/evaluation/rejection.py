@@ -1,0 +1,184 @@
+"""«None of these»: pictures whose features lie far from all that a model was trained on."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from scipy.stats import beta
+
+from tlkit.errors import ArgumentError, DataError, check_fraction
+from tlkit.evaluation.intervals import Interval
+from tlkit.models.graph import model_ends
+from tlkit.models.heads import feature_cut
+from tlkit.models.signature import signature
+
+NUM_NEIGHBOURS = 5
+MAX_STORED = 10_000
+"""Most training pictures that are kept to compare with."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rejection:
+    """A threshold on how far a picture's features lie from the training pictures'.
+
+    Attributes:
+        signature: Of the part of the model that computes the features; a part that was trained
+            further has another one, and needs another threshold.
+        neighbours: Unit vectors of training pictures, float32 `(num_stored, num_features)`.
+        num_neighbours: Which neighbour's distance counts: the 5th nearest.
+        threshold: Novelty above which a picture is called unknown.
+        keep: Share of known pictures that was to be kept, 0...1.
+        num_images: Validation pictures that the threshold was chosen on.
+        wrongly_rejected: Share of them that lies above it.
+        interval: 95 % interval of the share of new known pictures that will be rejected, given
+            these validation pictures; holds for pictures of the same kind as they are.
+        by_class: For each class the validation pictures rejected, and how many there are; empty
+            with several labels a picture.
+        notes: What is to be known besides.
+    """
+
+    signature: str
+    neighbours: np.ndarray
+    num_neighbours: int
+    threshold: float
+    keep: float
+    num_images: int
+    wrongly_rejected: float
+    interval: Interval
+    by_class: Mapping[str, tuple[int, int]]
+    notes: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns everything but the stored pictures, in what JSON can hold."""
+        return {
+            "num_stored": len(self.neighbours),
+            "num_neighbours": self.num_neighbours,
+            "threshold": self.threshold,
+            "keep": self.keep,
+            "num_images": self.num_images,
+            "wrongly_rejected": self.wrongly_rejected,
+            "interval": list(self.interval),
+            "by_class": {name: list(counts) for name, counts in self.by_class.items()},
+            "notes": list(self.notes),
+        }
+
+    def __str__(self) -> str:
+        low, high = (100 * end for end in self.interval)
+        lines = [
+            f"unknown above a novelty of {self.threshold:.4f}: wrongly rejects "
+            f"{100 * self.wrongly_rejected:.1f} % of {self.num_images:,} validation pictures "
+            f"({low:.1f} to {high:.1f} % of new ones, 95 % interval)"
+        ]
+        return "\n".join([*lines, *self.notes])
+
+    def _repr_html_(self) -> str:
+        return "".join(f"<p>{escape(line)}</p>" for line in str(self).splitlines())
+
+
+def fit_threshold(novelties: np.ndarray, keep: float) -> tuple[float, Interval]:
+    """Returns the novelty that keeps `keep` of known pictures, and what to expect of new ones.
+
+    The threshold is the ⌈(n + 1) · keep⌉-th smallest of n: of new pictures of the same kind at
+    least the share `keep` stays below it on average, whatever their distribution. The share
+    rejected, given these n pictures, follows a beta distribution, whose 95 % interval is given.
+
+    Args:
+        novelties: Of pictures that were not trained on, `(n,)`.
+        keep: From 0 to less than 1.
+
+    Raises:
+        ArgumentError: If `keep` is no such number.
+        DataError: If there are too few pictures to keep so many: 19 for 95 %.
+
+    Example:
+        >>> import numpy as np
+        >>> from tlkit.evaluation.rejection import fit_threshold
+        >>> threshold, (low, high) = fit_threshold(np.arange(99) / 100, 0.9)
+        >>> threshold, round(low, 3), round(high, 3)
+        (0.89, 0.05, 0.166)
+
+    Reference:
+        Split conformal prediction: Angelopoulos and Bates (2021), section 1 and, for the beta
+        distribution, section 3.2, https://arxiv.org/abs/2107.07511.
+    """
+    check_fraction("keep", keep)
+    num_images = len(novelties)
+    rank = max(1, math.ceil((num_images + 1) * keep - 1e-9))
+    if rank > num_images:
+        needed = math.ceil(keep / (1 - keep) - 1e-9)
+        raise DataError(
+            f"`validation` must hold at least {needed} images to keep {100 * keep:g} %. Received: "
+            f"{num_images}. Add some, or keep fewer."
+        )
+    low, high = 1 - beta.ppf([0.975, 0.025], rank, num_images + 1 - rank)
+    return float(np.sort(novelties)[rank - 1]), (float(low), float(high))
+
+
+def unit_vectors(features: tf.Tensor | np.ndarray) -> tf.Tensor:
+    """Returns features as rows of length one, float32 `(n, num_features)`.
+
+    Of features with positions, `(n, height, width, channels)`, it is the mean over them.
+    """
+    features = tf.cast(features, tf.float32)
+    if features.shape.rank > 2:
+        features = tf.reduce_mean(features, axis=range(1, features.shape.rank - 1))
+    return tf.math.l2_normalize(features, axis=1)
+
+
+def novelty(
+    features: tf.Tensor | np.ndarray, neighbours: tf.Tensor | np.ndarray, num_neighbours: int
+) -> tf.Tensor:
+    """Returns how far features lie from the nearest training pictures, float32 `(n,)`.
+
+    One minus the cosine between a picture's features and those of its `num_neighbours`-th nearest
+    training picture: 0 for the same direction, 1 for a right angle.
+
+    Args:
+        features: As the model computes them, `(n, num_features)` or with positions.
+        neighbours: Unit vectors, `(num_stored, num_features)`.
+        num_neighbours: At most as many as are stored.
+
+    Example:
+        >>> import numpy as np
+        >>> from tlkit.evaluation.rejection import novelty
+        >>> stored = np.array([[1, 0], [0.6, 0.8]], np.float32)
+        >>> novelty(np.array([[2.0, 0.0], [0.0, 9.0]]), stored, 1).numpy().round(2)
+        array([0. , 0.2], dtype=float32)
+
+    Reference:
+        Sun et al. (2022), Out-of-Distribution Detection with Deep Nearest Neighbors,
+        https://arxiv.org/abs/2204.06507; there the Euclidean distance of unit vectors, whose
+        square is twice this.
+    """
+    cosines = tf.matmul(unit_vectors(features), neighbours, transpose_b=True)
+    return 1 - tf.math.top_k(cosines, num_neighbours).values[:, -1]
+
+
+def with_features(model: keras.Model) -> keras.Model:
+    """Returns the model with two outputs: the features that its head reads, and its own."""
+    inputs, output = model_ends(model)
+    return keras.Model(inputs, [feature_cut(model), output])
+
+
+def check_rejection(rejection: Rejection, model: keras.Model) -> Rejection:
+    """Returns `rejection` where the model still computes the features that it was fitted to.
+
+    Raises:
+        ArgumentError: If it does not, or `rejection` is something else.
+    """
+    if not isinstance(rejection, Rejection):
+        raise ArgumentError(
+            "`rejection` must be what `fit_rejection` returned. Received: an object of type "
+            f"{type(rejection).__name__}."
+        )
+    if signature(keras.Model(model_ends(model)[0], feature_cut(model))) != rejection.signature:
+        raise ArgumentError(
+            "`rejection` must have been fitted to this model as it is below its head. Received: "
+            "one of other features. Call `fit_rejection(model, data)` again after training."
+        )
+    return rejection

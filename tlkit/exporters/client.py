@@ -1,0 +1,116 @@
+"""Asks one exported model where nothing but its own runtime can be imported.
+
+A program of its own, not part of the package's imports:
+
+    python -P client.py RUNTIME MODEL IMAGES.npy ANSWERS.npz
+
+IMAGES are uint8 `(n, height, width, 3)`. ANSWERS are `outputs`, float32 `(n, num_outputs)`:
+probabilities, of a .keras file what the model returns; `load_seconds`, from the file to the first
+answer, without importing the runtime; `milliseconds_per_image`, the median of single images.
+"""
+
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from itertools import cycle, islice
+from typing import Any
+
+import numpy as np
+
+Ask = Callable[[Any], Any]
+
+BATCH = 32
+MAX_TIMED = 20
+MAX_TIMED_SECONDS = 3.0
+RUNTIMES = ("ai_edge_litert", "keras", "onnxruntime", "tensorflow")
+NEEDED = {
+    "ai_edge_litert": {"ai_edge_litert"},
+    "keras": {"keras", "tensorflow"},
+    "onnxruntime": {"onnxruntime"},
+    "tensorflow": {"tensorflow"},
+}
+
+
+def main(runtime: str, model: str, images_file: str, answers_file: str) -> None:
+    """Loads the model, asks it, and writes what it said and how long that took."""
+    # Importing any of these fails from here on.
+    sys.modules.update(dict.fromkeys({"tlkit", *RUNTIMES} - NEEDED[runtime]))  # type: ignore[arg-type]
+    load = globals()[f"load_with_{runtime}"]
+    images = np.load(images_file)
+    open_model = load()
+    started = time.perf_counter()
+    ask = open_model(model)
+    ask(images[:1])
+    load_seconds = time.perf_counter() - started
+    batches = [ask(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
+    np.savez(
+        answers_file,
+        outputs=np.concatenate([np.asarray(batch, np.float32) for batch in batches]),
+        load_seconds=load_seconds,
+        milliseconds_per_image=_milliseconds_per_image(ask, images),
+    )
+
+
+def load_with_ai_edge_litert() -> Callable[[str], Ask]:
+    """Imports LiteRT; what it returns opens a .tflite file."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    def open_model(path: str) -> Ask:
+        runner = Interpreter(path, num_threads=os.cpu_count()).get_signature_runner()
+        return lambda images: runner(images=images)["probabilities"]
+
+    return open_model
+
+
+def load_with_onnxruntime() -> Callable[[str], Ask]:
+    """Imports ONNX Runtime; what it returns opens an .onnx file."""
+    import onnxruntime
+
+    def open_model(path: str) -> Ask:
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        return lambda images: session.run(["probabilities"], {"images": images})[0]
+
+    return open_model
+
+
+def load_with_tensorflow() -> Callable[[str], Ask]:
+    """Imports TensorFlow; what it returns opens a SavedModel."""
+    import tensorflow as tf
+
+    def open_model(path: str) -> Ask:
+        loaded = tf.saved_model.load(path)
+        pixels = loaded.signatures["pixels"]
+        pixels.loaded = loaded  # the variables live as long as what they were loaded with
+        return lambda images: pixels(images=tf.constant(images))["probabilities"].numpy()
+
+    return open_model
+
+
+def load_with_keras() -> Callable[[str], Ask]:
+    """Imports Keras; what it returns opens a .keras file."""
+    import keras
+    import tensorflow as tf
+
+    def open_model(path: str) -> Ask:
+        model = keras.saving.load_model(path, compile=False)
+        forward = tf.function(model, reduce_retracing=True)
+        return lambda images: forward(images.astype(np.float32), training=False).numpy()
+
+    return open_model
+
+
+def _milliseconds_per_image(ask: Ask, images: Any) -> float:
+    times: list[float] = []
+    for index in islice(cycle(range(len(images))), MAX_TIMED):
+        started = time.perf_counter()
+        ask(images[index : index + 1])
+        times.append(time.perf_counter() - started)
+        if sum(times) > MAX_TIMED_SECONDS:
+            break
+    return 1e3 * statistics.median(times)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

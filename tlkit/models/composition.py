@@ -1,0 +1,264 @@
+"""A functional model as the calls of a plain network, and the parts that each of them has grown.
+
+Growing a network means: `read` its graph, edit what was read, `tlkit.models.rebuild.build` a new
+model of it. The plain network is the one before it ever grew; whatever was added since, recognised
+by the names of layers (`tlkit.models.grown_names`), hangs on the call that it stands beside. So a
+network that has grown grows again by the same edits as one that has not.
+"""
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import keras
+import numpy as np
+
+from tlkit.errors import ArgumentError
+from tlkit.models.graph import model_ends, sorted_nodes
+from tlkit.models.grown_names import GrownName, take_apart
+
+CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
+MIXING_ACTIVATIONS = ("softmax", "log_softmax")  # of all units together, not of each by itself
+
+Fill = Callable[[keras.layers.Layer], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """A layer (or other operation) to be: one that exists, with changes.
+
+    Attributes:
+        operation: Where class, settings and, unless said otherwise, weights come from.
+        changes: Settings that differ from those of `operation`.
+        weights: The weights, in the order of `Layer.weights`, where they differ.
+        fill: What sets the weights of the new layer once it is built, where nothing else says them.
+    """
+
+    operation: keras.Operation
+    changes: dict[str, Any] = field(default_factory=dict)
+    weights: tuple[np.ndarray, ...] | None = None
+    fill: Fill | None = None
+
+    def changed(self, **changes: Any) -> "Piece":
+        """Returns the same piece with further settings changed."""
+        return replace(self, changes={**self.changes, **changes})
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The settings that the layer will have."""
+        return {**self.operation.get_config(), **self.changes}
+
+    @property
+    def num_units(self) -> int:
+        """Units of a Dense layer, filters of a convolution."""
+        return int(self.config[units_argument(self.operation)])
+
+
+@dataclass(frozen=True)
+class Ref:
+    """One output of a call; stands for its tensor in the arguments of other calls."""
+
+    call: "Call"
+    output: int = 0
+
+    @property
+    def shape(self) -> tuple[int | None, ...]:
+        """Shape of part 0, batch included."""
+        return self.call.shapes[self.output]
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of an operation in the plain network.
+
+    Attributes:
+        args: Its arguments, a `Ref` where a tensor was.
+        kwargs: Likewise.
+        shapes: Shapes of its outputs, batch included, those of part 0.
+        pieces: What computes it. The key is (part read, part computed); (0, 0) is the plain layer.
+            A layer that mixes units (Dense, a convolution) has a piece for each pair of parts of
+            which one reads the other; anything else a copy (n, n) for each part.
+        activation: The activation of a layer that mixes units, as its config has it.
+        joined: The parts in the order in which their outputs stand side by side, where they do.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    shapes: tuple[tuple[int | None, ...], ...]
+    pieces: dict[tuple[int, int], Piece]
+    activation: Any = "linear"
+    joined: tuple[int, ...] = ()
+
+    @property
+    def piece(self) -> Piece:
+        """The plain layer."""
+        return self.pieces[0, 0]
+
+    @property
+    def operation(self) -> keras.Operation:
+        """The operation that the plain layer is read from."""
+        return self.piece.operation
+
+    @property
+    def name(self) -> str:
+        """The plain layer's name."""
+        return str(self.piece.config["name"])
+
+    @property
+    def inputs(self) -> list[Ref]:
+        """What it reads, in the order of its arguments."""
+        leaves = keras.tree.flatten((self.args, self.kwargs))
+        return [leaf for leaf in leaves if isinstance(leaf, Ref)]
+
+    @property
+    def mixes_units(self) -> bool:
+        """Whether each of its outputs is a sum over units that it reads."""
+        return mixes_units(self.operation)
+
+    @property
+    def parts(self) -> list[int]:
+        """The parts that it has pieces for; a concatenation has none of its own."""
+        return sorted({part for _, part in self.pieces})
+
+    @property
+    def num_units(self) -> int:
+        """Units of all parts of a layer that mixes units."""
+        return sum(self.pieces[0, part].num_units for part in self.parts)
+
+
+@dataclass(eq=False)
+class Composition:
+    """A functional model with one input and one output, taken apart.
+
+    Attributes:
+        name: The model's name.
+        calls: Each after those it reads.
+        output: What the model returns.
+    """
+
+    name: str
+    calls: list[Call]
+    output: Ref
+
+    def parts_at(self, ref: Ref) -> list[int]:
+        """Returns the parts that an output has, 0 first."""
+        if ref.call.joined:
+            return [0]
+        if isinstance(ref.call.operation, keras.layers.Concatenate):
+            return sorted({part for read in ref.call.inputs for part in self.parts_at(read)})
+        return ref.call.parts
+
+    @property
+    def next_part(self) -> int:
+        """The number of the part that is added next."""
+        return 1 + max((part for call in self.calls for _, part in call.pieces), default=0)
+
+    @property
+    def newest_classes(self) -> int:
+        """The number of the part of the classes that were added last; 0 if none were."""
+        return max((part for call in self.calls for part in call.joined), default=0)
+
+    def is_shared(self, call: Call) -> bool:
+        """Whether the layer is called more than once."""
+        return sum(other.piece is call.piece for other in self.calls) > 1
+
+    def readers(self, ref: Ref) -> Iterator[Call]:
+        """Yields the calls that read an output."""
+        return (call for call in self.calls if ref in call.inputs)
+
+
+def units_argument(operation: keras.Operation) -> str:
+    """Returns how the layer's constructor calls its number of units."""
+    return "units" if isinstance(operation, keras.layers.Dense) else "filters"
+
+
+def mixes_units(operation: keras.Operation) -> bool:
+    """Whether it is a Dense layer or a convolution of one group.
+
+    A class derived from those may compute anything, and is not meant.
+    """
+    if type(operation) is keras.layers.Dense:
+        return True
+    return type(operation) in CONVOLUTIONS and operation.groups == 1
+
+
+def read(model: keras.Model) -> Composition:
+    """Takes a functional model apart, whether it has grown before or not. It is left as it is.
+
+    Raises:
+        ArgumentError: The model is not functional, or has several inputs or outputs; or a part that
+            has grown is read by a layer that was put there by hand.
+    """
+    _, output = model_ends(model)
+    nodes = sorted_nodes(output)
+    names = {node.operation.name for node in nodes}
+    pieces: dict[int, Piece] = {}
+    refs: dict[int, Ref] = {}
+    calls: dict[str, Call] = {}
+    in_order: list[Call] = []
+    beside: list[tuple[Any, GrownName]] = []
+    for node in nodes:
+        name = grown_name_of(node.operation, names)
+        if name.is_plain:
+            args, kwargs = keras.tree.map_structure(
+                lambda value: _ref_of(value, refs, model),
+                (node.arguments.args, node.arguments.kwargs),
+            )
+            piece = pieces.setdefault(id(node.operation), Piece(node.operation))
+            shapes = tuple(tuple(tensor.shape) for tensor in node.output_tensors)
+            calls[name.base] = Call(tuple(args), kwargs, shapes, {(0, 0): piece})
+            in_order.append(calls[name.base])
+        else:
+            beside.append((node, name))
+        if not name.part and not name.reads:
+            for position, tensor in enumerate(node.output_tensors):
+                refs[id(tensor)] = Ref(calls[name.base], position)
+    for call in in_order:
+        if call.mixes_units:
+            call.activation = call.operation.get_config()["activation"]
+    for node, name in beside:
+        _attach(node, name, calls[name.base])
+    return Composition(model.name, in_order, _ref_of(output, refs, model))
+
+
+def _attach(node: Any, name: GrownName, call: Call) -> None:
+    """Adds to a call what one of the layers beside it stands for."""
+    operation = node.operation
+    if name.role == "activation":
+        call.activation = operation.get_config()["activation"]
+    elif name.role == "classes":
+        call.joined = tuple(
+            take_apart(tensor._keras_history.operation.name, [call.name]).part
+            for tensor in node.input_tensors
+        )
+    elif name.reads:
+        call.pieces[name.reads, name.part] = Piece(operation)
+    elif not name.role and not isinstance(operation, keras.layers.Concatenate):
+        call.pieces[0 if call.mixes_units else name.part, name.part] = Piece(operation)
+
+
+def grown_name_of(operation: keras.Operation, names: Collection[str]) -> GrownName:
+    """Returns an operation's name taken apart; names that only look like grown ones are plain."""
+    name = take_apart(operation.name, names)
+    joins = {
+        "sum": keras.layers.Add,
+        "activation": keras.layers.Activation,
+        "classes": keras.layers.Concatenate,
+    }
+    if name.role and not isinstance(operation, joins[name.role]):
+        return GrownName(operation.name)
+    return name
+
+
+def _ref_of(value: Any, refs: dict[int, Ref], model: keras.Model) -> Any:
+    if not isinstance(value, keras.KerasTensor):
+        return value
+    if id(value) not in refs:
+        name = value._keras_history.operation.name
+        raise ArgumentError(
+            "`model` must have grown by tlkit's functions alone. Received: "
+            f"model={model.name!r}, where a layer of your own reads {name!r}, one of several "
+            "parts. Consolidate the model before you add layers: tlkit.consolidate(model)."
+        )
+    return refs[id(value)]

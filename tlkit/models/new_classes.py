@@ -1,0 +1,234 @@
+"""Further classes: units beside those of the logits."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import takewhile
+from typing import Any
+
+import keras
+import numpy as np
+
+from tlkit.errors import ArgumentError
+from tlkit.models.composition import Call, Composition, Fill, Piece
+from tlkit.models.initial_weights import leave, norms, reader
+from tlkit.models.passing import is_elementwise
+from tlkit.models.rebuild import is_mixing
+
+
+def check_new_names(
+    new_names: Sequence[str], class_names: Sequence[str] | None, num_classes: int
+) -> list[str]:
+    """Returns the new names.
+
+    Raises:
+        ArgumentError: There is none, one is empty or there twice, or one is an old class.
+    """
+    names = [new_names] if isinstance(new_names, str) else list(new_names)
+    repeated = sorted({str(name) for name in names if names.count(name) > 1})
+    usable = all(isinstance(name, str) and name.strip() for name in names)
+    if not names or repeated or not usable or isinstance(new_names, str):
+        raise ArgumentError(
+            "`new_names` must be a list of one or more different names of classes, none of them "
+            f"empty. Received: new_names={new_names!r}"
+            f"{f', with {repeated} more than once' if repeated else ''}. "
+            'Write new_names=["cat", "dog"].'
+        )
+    if class_names is None:
+        return names
+    old = [class_names] if isinstance(class_names, str) else list(class_names)
+    if len(old) != num_classes:
+        raise ArgumentError(
+            f"`class_names` must be the names of the {num_classes} classes that the model has, in "
+            f"the order of its outputs. Received: {len(old)} names: {old!r}."
+        )
+    existing = [name for name in names if name in old]
+    if existing:
+        raise ArgumentError(
+            "`new_names` must be names of classes that the model does not have. "
+            f"Received: new_names={names!r}, and it has {existing}. "
+            "Leave them out: further pictures of a class that exists call for fine_tune."
+        )
+    return names
+
+
+def find_head(composition: Composition) -> tuple[Call, list[Call]]:
+    """Returns the call of the logits' Dense layer, and the activations behind it, in their order.
+
+    Raises:
+        ArgumentError: The model does not end with one Dense layer of `(batch, classes)`.
+    """
+    call = composition.output.call
+    behind: list[Call] = []
+    while not _is_dense(call) and _is_activation(call):
+        behind.insert(0, call)
+        call = call.inputs[0].call
+    if not _is_dense(call) or len(call.shapes[0]) != 2 or composition.is_shared(call):
+        raise ArgumentError(
+            "`model` must have one classification head: a Dense layer of its own at the end, with "
+            "outputs (batch, classes), and nothing but an activation behind it. Received: "
+            f"model={composition.name!r}, which ends with {call.name!r} of class "
+            f"{type(call.operation).__name__} and outputs {call.shapes[0]}. "
+            "tlkit.build_classifier builds such models."
+        )
+    return call, behind
+
+
+def add_units(
+    composition: Composition,
+    num_new: int,
+    *,
+    is_binary: bool,
+    fill: Fill,
+) -> None:
+    """Adds a part of `num_new` units to the head, in place, side by side with those there are.
+
+    Args:
+        composition: The model.
+        num_new: Number of classes.
+        is_binary: Whether the head has one unit, for the second of two classes. It gains another
+            one for the first class then, whose logit is zero.
+        fill: Sets the new layer's weights.
+    """
+    head, behind = find_head(composition)
+    if is_binary:
+        order: tuple[int, ...] = (_make_two_classes(composition, head, behind), 0)
+        chain = [head]
+    else:
+        chain = [head, *takewhile(_acts_on_each, behind)]
+        joined = next((call for call in chain if call.joined), chain[-1])
+        chain = chain[: chain.index(joined) + 1]
+        order = joined.joined or (0,)
+    part = composition.next_part
+    settings = {"units": num_new, "trainable": True}
+    head.pieces[0, part] = Piece(head.operation, settings, fill=fill)
+    for earlier in composition.parts_at(head.inputs[0])[1:]:
+        head.pieces[earlier, part] = reader(head.pieces[0, part])
+    for call in chain[1:]:
+        call.pieces[part, part] = Piece(call.operation, fill=leave)
+    chain[-1].joined = (*order, part)
+
+
+def initialized(initializer: Any, seed: int) -> Fill:
+    """Returns what fills the rows of new classes by a Keras initializer.
+
+    Raises:
+        ArgumentError: Keras does not know it.
+    """
+    try:
+        found = keras.initializers.get(initializer)
+    except ValueError as error:
+        raise ArgumentError(
+            "`initializer` must be the name of a Keras initializer, or one. "
+            f"Received: initializer={initializer!r}. Write initializer='glorot_uniform'."
+        ) from error
+    if isinstance(initializer, str) and "seed" in found.get_config():
+        found = type(found).from_config({**found.get_config(), "seed": seed})
+
+    def fill(layer: keras.layers.Dense) -> None:
+        layer.kernel.assign(found(layer.kernel.shape, dtype=layer.kernel.dtype))
+
+    return fill
+
+
+def imprinted(head: Call, class_means: np.ndarray) -> Fill:
+    """Returns what fills the rows of new classes with the directions of their mean features.
+
+    A row is the class's mean feature, scaled to the mean Euclidean norm of the old rows; the bias
+    is the mean of the old biases.
+
+    Reference:
+        Qi, Brown and Lowe (2018), Low-Shot Learning with Imprinted Weights,
+        https://arxiv.org/abs/1712.07136 (there features and rows have norm one, times one learned
+        scale, and there is no bias).
+    """
+
+    def fill(layer: keras.layers.Dense) -> None:
+        old = head.operation
+        scale = np.mean(norms(keras.ops.convert_to_numpy(old.kernel)))
+        rows = class_means / np.linalg.norm(class_means, axis=1, keepdims=True)
+        layer.kernel.assign(scale * rows.T)
+        if layer.bias is not None:
+            layer.bias.assign(np.full(layer.units, np.mean(keras.ops.convert_to_numpy(old.bias))))
+
+    return fill
+
+
+def check_class_means(head: Call, class_means: Any, num_new: int) -> np.ndarray:
+    """Returns the mean features as float64.
+
+    Raises:
+        ArgumentError: They are not one finite row, other than zero, for each new class.
+    """
+    means = np.asarray(class_means, dtype=np.float64)
+    shape = (num_new, head.operation.kernel.shape[0])
+    if means.shape != shape or not np.isfinite(means).all() or not means.any(axis=-1).all():
+        raise ArgumentError(
+            f"`class_means` must be one row of {shape[1]} finite features, not all zero, for each "
+            f"of the {num_new} new classes. Received: an array of shape {means.shape}. Average the "
+            "features that the last Dense layer reads over the images of each class."
+        )
+    return means
+
+
+def row_norms(head: Call, part: int) -> np.ndarray:
+    """Returns the Euclidean norm of each class's weights, over all that it reads."""
+    squares = [
+        norms(keras.ops.convert_to_numpy(piece.operation.kernel)) ** 2
+        for (_, own), piece in head.pieces.items()
+        if own == part
+    ]
+    return np.sqrt(np.sum(squares, axis=0))
+
+
+def scaled_rows(piece: Piece, factor: float) -> Piece:
+    """Returns the piece of a Dense layer with its kernel multiplied by a factor."""
+    kernel, *bias = piece.operation.get_weights()
+    return replace(piece, weights=((factor * kernel).astype(kernel.dtype), *bias))
+
+
+def _make_two_classes(composition: Composition, head: Call, behind: list[Call]) -> int:
+    """Gives a head with one logit z another, 0, and a softmax for its sigmoid, in place.
+
+    softmax([0, z]) is [1 - p, p] with p = sigmoid(z).
+
+    Returns:
+        The number of the part that holds the zero.
+    """
+    first = composition.next_part
+    zeros = {"kernel_initializer": "zeros", "bias_initializer": "zeros", "trainable": True}
+    head.pieces[0, first] = Piece(head.operation, zeros, fill=leave)
+    if head.activation == "sigmoid":
+        head.activation = "softmax"
+    for call in behind:
+        call.pieces = {(0, 0): _as_softmax(call)}
+    return first
+
+
+def _as_softmax(call: Call) -> Piece:
+    if _activation_of(call) != "sigmoid":
+        return call.piece
+    dtype = getattr(call.operation, "dtype_policy", "float32")
+    return Piece(keras.layers.Activation("softmax", name=call.name, dtype=dtype))
+
+
+def _is_dense(call: Call) -> bool:
+    return type(call.operation) is keras.layers.Dense
+
+
+def _is_activation(call: Call) -> bool:
+    activation = _activation_of(call)
+    is_known = is_elementwise(activation) or is_mixing(activation)
+    return len(call.inputs) == 1 and activation is not None and is_known
+
+
+def _acts_on_each(call: Call) -> bool:
+    return is_elementwise(_activation_of(call))
+
+
+def _activation_of(call: Call) -> Any:
+    """Returns the name of the activation that a call is, if it is one."""
+    operation = call.operation
+    if isinstance(operation, keras.layers.Activation):
+        return operation.get_config()["activation"]
+    kind = type(operation).__name__
+    return kind.lower() if kind in ("Softmax", "Sigmoid") else None

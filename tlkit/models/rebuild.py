@@ -1,0 +1,192 @@
+"""New functional models out of what was read from old ones: the one place where layers are made."""
+
+from typing import Any
+
+import keras
+
+from tlkit.errors import ArgumentError
+from tlkit.models.composition import (
+    MIXING_ACTIVATIONS,
+    Call,
+    Composition,
+    Piece,
+    Ref,
+)
+from tlkit.models.graph import with_nested
+from tlkit.models.grown_names import GrownName
+
+Parts = dict[int, keras.KerasTensor]
+
+
+def build(composition: Composition) -> keras.Model:
+    """Builds a model of its own: new layers with copies of the weights, joined part by part.
+
+    Raises:
+        ArgumentError: A layer cannot be made again from its settings.
+    """
+    return _Builder().build(composition)
+
+
+def copy_layer(piece: Piece, name: str) -> keras.Operation:
+    """Returns a new layer with a piece's settings; it has no weights yet."""
+    operation = piece.operation
+    try:
+        if isinstance(operation, keras.Model):
+            return keras.models.clone_model(operation)
+        return type(operation).from_config({**piece.config, "name": name})
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise ArgumentError(
+            "`model` must have layers that can be made again from their settings. Received: a "
+            f"model with the layer {operation.name!r} of class {type(operation).__name__}: "
+            f"{' '.join(str(error).split())} Give its get_config all arguments."
+        ) from error
+
+
+def copy_weights(source: keras.Operation, target: keras.Operation) -> None:
+    """Gives a layer, and those inside it, the weights of another that is built alike."""
+    for old, new in zip(with_nested(source), with_nested(target), strict=True):
+        state: dict[str, Any] = {}
+        old.save_own_variables(state)
+        if state:
+            new.load_own_variables(state)  # and not `set_weights`: some layers derive from them
+
+
+class _Builder:
+    """One walk along the calls."""
+
+    def __init__(self) -> None:
+        self._layers: dict[Piece, keras.Operation] = {}  # shared layers stay shared
+        self._tensors: dict[Ref, Parts] = {}
+
+    def build(self, composition: Composition) -> keras.Model:
+        model_input = None
+        for call in composition.calls:
+            if isinstance(call.operation, keras.layers.InputLayer):
+                model_input = copy_layer(call.piece, call.name).output
+                outputs: list[Parts] = [{0: model_input}]
+            elif call.mixes_units:
+                outputs = [self._mixed(call)]
+            elif isinstance(call.operation, keras.layers.Concatenate):
+                outputs = [self._concatenated(call)]
+            else:
+                outputs = self._copied(call)
+            if call.joined:
+                outputs = [self._joined(call, outputs[0])]
+            self._tensors |= {Ref(call, i): parts for i, parts in enumerate(outputs)}
+        output = self._tensors[composition.output][0]
+        return keras.Model(model_input, output, name=composition.name)
+
+    def _mixed(self, call: Call) -> Parts:
+        """Each part as the sum of what it reads of each part of the input."""
+        inputs = self._tensors[call.inputs[0]]
+        return {part: self._sum(call, part, inputs) for part in call.parts}
+
+    def _sum(self, call: Call, part: int, inputs: Parts) -> keras.KerasTensor:
+        read = [n for n in sorted(inputs) if (n, part) in call.pieces]
+        activation = "linear" if _acts_on_all(call) else call.activation
+        if len(read) == 1:
+            piece = call.pieces[0, part]
+            if piece.config["activation"] != activation:
+                piece = piece.changed(activation=activation)
+            return self._call(call, piece, GrownName(call.name, part), inputs[0])
+        terms = [
+            self._call(
+                call,
+                call.pieces[n, part].changed(activation="linear"),
+                GrownName(call.name, part, n),
+                inputs[n],
+            )
+            for n in read
+        ]
+        dtype = call.operation.dtype_policy
+        name = str(GrownName(call.name, part, role="sum"))
+        total = keras.layers.Add(name=name, dtype=dtype)(terms)
+        if activation == "linear":
+            return total
+        name = str(GrownName(call.name, part, role="activation"))
+        return _activation(activation, name, dtype)(total)
+
+    def _concatenated(self, call: Call) -> Parts:
+        refs = call.inputs
+        parts = sorted({part for ref in refs for part in self._tensors[ref]})
+        joined: Parts = {}
+        for part in parts:
+            tensors = [self._tensors[ref][part] for ref in refs if part in self._tensors[ref]]
+            if len(tensors) == 1 and part:
+                joined[part] = tensors[0]
+            elif part == 0:
+                joined[0] = self._call(call, call.piece, GrownName(call.name), None)
+            else:
+                name = str(GrownName(call.name, part))
+                joined[part] = copy_layer(call.piece, name)(tensors)
+        return joined
+
+    def _copied(self, call: Call) -> list[Parts]:
+        """Every part by a copy of its own of a layer that mixes no units."""
+        by_part = {
+            part: keras.tree.flatten(
+                self._call(call, piece, GrownName(call.name, part), None, part=part)
+            )
+            for (_, part), piece in sorted(call.pieces.items())
+        }
+        return [
+            {part: tensors[position] for part, tensors in by_part.items()}
+            for position in range(len(by_part[0]))
+        ]
+
+    def _joined(self, call: Call, parts: Parts) -> Parts:
+        dtype = getattr(call.operation, "dtype_policy", None)
+        name = str(GrownName(call.name, role="classes"))
+        side_by_side = keras.layers.Concatenate(name=name, dtype=dtype)
+        tensor = side_by_side([parts[part] for part in call.joined])
+        if _acts_on_all(call):
+            name = str(GrownName(call.name, role="activation"))
+            tensor = _activation(call.activation, name, dtype)(tensor)
+        return {0: tensor}
+
+    def _call(
+        self,
+        call: Call,
+        piece: Piece,
+        name: GrownName,
+        tensor: keras.KerasTensor | None,
+        *,
+        part: int = 0,
+    ) -> Any:
+        """Calls a piece on a tensor, or on the arguments of its call, and fills in its weights."""
+
+        def tensor_of(value: Any) -> Any:
+            if not isinstance(value, Ref):
+                return value
+            return self._tensors[value][part] if tensor is None else tensor
+
+        layer = self._layers.get(piece)
+        is_new = layer is None
+        if layer is None:
+            layer = self._layers[piece] = copy_layer(piece, str(name))
+        args, kwargs = keras.tree.map_structure(tensor_of, (call.args, call.kwargs))
+        outputs = layer(*args, **kwargs)
+        if is_new and piece.fill is not None:
+            piece.fill(layer)
+        elif is_new and piece.weights is not None:
+            layer.set_weights(piece.weights)
+        elif is_new:
+            copy_weights(piece.operation, layer)
+        return outputs
+
+
+def _acts_on_all(call: Call) -> bool:
+    """Whether the activation of a layer that mixes units needs all parts side by side."""
+    return call.mixes_units and bool(call.joined) and is_mixing(call.activation)
+
+
+def is_mixing(activation: Any) -> bool:
+    """Whether an activation, as a config has it, is one of all units together."""
+    return activation in MIXING_ACTIVATIONS
+
+
+def _activation(activation: Any, name: str, dtype: Any) -> keras.layers.Activation:
+    # As a config has it, the function may be one that was registered: `from_config` finds it
+    return keras.layers.Activation.from_config(
+        {"activation": activation, "name": name, "dtype": dtype}
+    )

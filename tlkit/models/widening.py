@@ -1,0 +1,174 @@
+"""More units for one layer, and more channels for all that lies between it and its readers."""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from tlkit.errors import ArgumentError, check_count, did_you_mean
+from tlkit.models.composition import (
+    CONVOLUTIONS,
+    SEPARABLE,
+    Call,
+    Composition,
+    Fill,
+    Piece,
+    units_argument,
+)
+from tlkit.models.grown_names import take_apart
+from tlkit.models.initial_weights import (
+    is_depthwise,
+    leave,
+    like_the_average,
+    like_the_old_ones,
+    reader,
+)
+from tlkit.models.passing import Route, UnitsStopError, find_route
+from tlkit.models.separable import take_apart_separable
+
+
+def find_layer(composition: Composition, name: str) -> Call:
+    """Returns the call of the layer that is to be widened.
+
+    Raises:
+        ArgumentError: There is no such layer, or none of its kind is ever widened.
+    """
+    by_name = {call.name: call for call in composition.calls}
+    if name not in by_name:
+        base = take_apart(name, by_name).base if isinstance(name, str) else None
+        grown = f" Name the layer that it stands beside: {base!r}." if base in by_name else ""
+        raise ArgumentError(
+            "`name` must be the name of a layer of the model. "
+            f"Received: name={name!r}.{grown or did_you_mean(name, by_name)} "
+            f"{_widenable_text(composition)}"
+        )
+    call = by_name[name]
+    if reason := _never_widened(call):
+        raise refusal(composition, name, reason)
+    return call
+
+
+def check_total(call: Call, num_units: int) -> int:
+    """Returns how many units a layer gains on its way to `num_units`."""
+    check_count("num_units", num_units)
+    now = units_of(call)
+    if num_units <= now:
+        raise ArgumentError(
+            f"`num_units` must be more than the {now} units that the layer {call.name!r} has. "
+            f"Received: num_units={num_units}. It is the new total; units are never taken away."
+        )
+    return num_units - now
+
+
+def units_of(call: Call) -> int:
+    """Returns the number of units of a layer, those of all its parts."""
+    if type(call.operation) in SEPARABLE:
+        return int(call.operation.filters)
+    return call.num_units
+
+
+def widen(
+    composition: Composition, call: Call, num_new: int, *, isolate: bool, random: Any
+) -> None:
+    """Adds a part of `num_new` units to a layer, in place.
+
+    Raises:
+        ArgumentError: The units cannot go through what lies between the layer and its readers, or
+            nothing may read them.
+    """
+    name = call.name
+    route = _route_or_refusal(composition, call, num_new)
+    newest = composition.newest_classes
+    if isolate and not any(part >= newest > 0 for c in route.readers for part in c.parts):
+        raise ArgumentError(
+            f"`isolate` must be False where nothing new could read the units of {name!r}: no "
+            "classes were added behind it, or a layer between it and them has not grown since. "
+            "Received: isolate=True. Add the classes first (tlkit.add_classes), then widen layers "
+            "from the output to the input."
+        )
+    separable = [c for c in (call, *route.readers) if type(c.operation) in SEPARABLE]
+    for one in separable:
+        if one is call or not isolate:  # in isolation one that has not grown reads nothing new
+            take_apart_separable(composition, one)
+    part = composition.next_part
+    call.pieces[0, part] = _new_units(call, num_new, random)
+    for earlier in composition.parts_at(call.inputs[0])[1:]:
+        call.pieces[earlier, part] = reader(call.pieces[0, part])
+    route = find_route(composition, call, num_new)
+    for passing, channels in route.passing:
+        passing.pieces[part, part] = _copy_for_new_units(passing, channels, random)
+    for other in route.readers:
+        for own in other.parts:
+            if not isolate or own >= newest:
+                other.pieces[part, own] = reader(other.pieces[0, own])
+
+
+def widenable(composition: Composition) -> list[str]:
+    """Returns the names of the layers that can be widened, input side first."""
+    names = []
+    for call in composition.calls:
+        if _never_widened(call) is None:
+            try:
+                find_route(composition, call, 1)
+            except UnitsStopError:
+                continue
+            names.append(call.name)
+    return names
+
+
+def refusal(composition: Composition, name: str, reason: str) -> ArgumentError:
+    """Returns the error for a layer that cannot be widened, with those that can."""
+    return ArgumentError(
+        f"`name` must be a layer that can be widened. Received: name={name!r}: {reason}. "
+        f"{_widenable_text(composition)}"
+    )
+
+
+def _widenable_text(composition: Composition) -> str:
+    names = widenable(composition)
+    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    return f"Layers that can be widened: {shown or 'none'}."
+
+
+def _never_widened(call: Call) -> str | None:
+    """Returns why layers of this kind are not widened, if they are not."""
+    operation = call.operation
+    if call.mixes_units or type(operation) in SEPARABLE:
+        return None
+    if isinstance(operation, CONVOLUTIONS) and operation.groups > 1:
+        return f"it is a grouped convolution (groups={operation.groups}), whose groups would change"
+    if is_depthwise(operation):
+        return "a depthwise convolution has as many channels as it reads: widen the layer before it"
+    return (
+        f"a {type(operation).__name__} has no units of its own; Dense, Conv1D to Conv3D, "
+        "SeparableConv1D and SeparableConv2D have"
+    )
+
+
+def _route_or_refusal(composition: Composition, call: Call, num_new: int) -> Route:
+    try:
+        return find_route(composition, call, num_new)
+    except UnitsStopError as stop:
+        raise refusal(composition, call.name, str(stop)) from stop
+
+
+def _new_units(call: Call, num_new: int, random: np.random.Generator) -> Piece:
+    changes = {units_argument(call.operation): num_new, "trainable": True}
+    return Piece(call.operation, changes, fill=like_the_old_ones(call.operation, random))
+
+
+def _copy_for_new_units(call: Call, channels: int, random: np.random.Generator) -> Piece:
+    operation = call.operation
+    if not isinstance(operation, keras.layers.Layer):
+        return Piece(operation)
+    changes: dict[str, Any] = {}
+    fill: Fill = leave
+    if operation.weights:  # some layers without any do not know the argument
+        changes["trainable"] = True
+    if isinstance(operation, keras.layers.BatchNormalization):
+        fill = like_the_average(operation)
+    elif is_depthwise(operation):
+        fill = like_the_old_ones(operation, random)
+    elif isinstance(operation, keras.layers.Reshape):
+        changes["target_shape"] = (*operation.target_shape[:-1], channels)
+    return Piece(operation, changes, fill=fill)

@@ -1,0 +1,1 @@
+"""A small HTTP server that says what is in a picture."""

@@ -1,0 +1,112 @@
+"""The routes of the server, and the bounds within which it answers."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from anyio import CapacityLimiter, to_thread
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from tlkit.errors import DataError
+from tlkit.serving.bodies import read_picture
+from tlkit.serving.model import ServedModel, TooManyPixelsError
+
+MAX_BYTES = 16 * 2**20
+MAX_PIXELS = 32 * 2**20
+BODIES = 16
+"""So many bodies are in memory at once; further requests wait."""
+
+THREADS = 2
+"""So many pictures are decoded at once: a PNG of 32 megapixels took 165 MB meanwhile."""
+
+_CLIENT_LEFT = 499  # nobody hears it; the number that logs use for this
+_SECURITY = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; "
+    "img-src blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+def create_app(
+    model: ServedModel, *, max_bytes: int = MAX_BYTES, hosts: Sequence[str] = ("*",)
+) -> Starlette:
+    """Returns the server's application, of ASGI, which any such server runs.
+
+    `GET /` is a page where one drops a picture; `POST /predict` takes a picture file as its body,
+    or as the one file of a form, and answers in JSON what `ServedModel.answer` returns; `GET
+    /health` says that the model is loaded, its classes and the bounds. What goes wrong is said in
+    JSON too, `{"error": "..."}`, with a status of 4xx: 400 no file, 408 too slow, 413 too many
+    bytes or pixels, 415 no picture.
+
+    Args:
+        model: What answers.
+        max_bytes: The most bytes of a picture file.
+        hosts: Names under which the server may be asked; "*" allows any. A server for this
+            machine alone names itself, so that no page from elsewhere can reach it by a name of
+            its own.
+    """
+    bodies, threads = asyncio.Semaphore(BODIES), CapacityLimiter(THREADS)
+
+    async def predict(request: Request) -> Response:
+        async with bodies:
+            try:
+                picture = await read_picture(request, max_bytes)
+                said = await to_thread.run_sync(model.answer, picture, limiter=threads)
+            except ClientDisconnect:
+                return Response(status_code=_CLIENT_LEFT)
+            except TooManyPixelsError as error:
+                raise HTTPException(413, str(error)) from error
+            except DataError as error:
+                raise HTTPException(415, str(error)) from error
+        return JSONResponse(said)
+
+    async def health(_: Request) -> Response:
+        return JSONResponse(
+            {
+                "status": "ok",
+                "class_names": model.class_names,
+                "max_bytes": max_bytes,
+                "max_pixels": model.max_pixels,
+            }
+        )
+
+    # Starlette's own type has no room for handlers of one kind of error
+    handlers: dict[Any, Any] = {HTTPException: _say, Exception: _say_nothing}
+    return Starlette(
+        routes=[
+            Route("/", _file("page.html", "text/html")),
+            Route("/page.js", _file("page.js", "text/javascript")),
+            Route("/health", health),
+            Route("/predict", predict, methods=["POST"]),
+        ],
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))],
+        exception_handlers=handlers,
+    )
+
+
+def _file(name: str, media_type: str) -> Callable[[Request], Awaitable[Response]]:
+    content = (Path(str(resources.files("tlkit.serving"))) / name).read_bytes()
+
+    async def send(_: Request) -> Response:
+        return Response(content, media_type=media_type, headers=_SECURITY)
+
+    return send
+
+
+async def _say(_: Request, error: HTTPException) -> Response:
+    return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
+
+
+async def _say_nothing(_: Request, error: Exception) -> Response:
+    """What went wrong inside is logged by the server and is no business of who asked."""
+    return JSONResponse({"error": "The server failed on this picture."}, 500)

@@ -1,0 +1,120 @@
+"""An exported model, loaded once and asked many times."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from tlkit.data.headers import is_jpeg, jpeg_size, other_size
+from tlkit.errors import ArgumentError, DataError
+from tlkit.evaluation.prediction import (
+    CLASS_NAMES_FILE,
+    SAVED_MODEL_FILE,
+    SERVING_FILE,
+    predictions_from,
+)
+
+_DAMAGE = (
+    tf.errors.InvalidArgumentError,
+    tf.errors.UnimplementedError,
+    tf.errors.InternalError,
+    tf.errors.UnknownError,
+)
+
+
+class TooManyPixelsError(DataError):
+    """A picture has more pixels than are decoded here."""
+
+
+class ServedModel:
+    """The SavedModel of a run or an export, in memory.
+
+    Any number of threads may ask it at once.
+
+    Args:
+        folder: A run, an export, or one version of an export: holds the SavedModel, itself or in
+            a folder `saved_model`.
+        max_pixels: The most pixels a picture may have; not above what the export allows.
+
+    Attributes:
+        class_names: In the order of the probabilities.
+        max_pixels: The most pixels a picture may have.
+
+    Raises:
+        ArgumentError: If `folder` holds no SavedModel that `export_model` wrote.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], max_pixels: int) -> None:
+        root = _saved_model_in(Path(folder))
+        names = (root / "assets" / CLASS_NAMES_FILE).read_text("utf-8")
+        about = json.loads((root / "assets" / SERVING_FILE).read_text("utf-8"))
+        self.class_names: tuple[str, ...] = tuple(names.split("\n")[:-1])
+        self.max_pixels: int = min(max_pixels, about["max_pixels"])
+        self._kind, self._threshold = about["kind"], about["threshold"]
+        self._loaded = tf.saved_model.load(str(root))
+        self._signature = self._loaded.signatures["serving_default"]
+        self.answer(tf.io.encode_png(tf.zeros((8, 8, 3), tf.uint8)).numpy())  # the first is slow
+
+    def answer(self, image_bytes: bytes) -> dict[str, Any]:
+        """Returns what is on a picture, as `Prediction.as_dict` says it, without index and path.
+
+        An export with a rejection also says "known", whether the picture is like those that the
+        model was trained on.
+
+        Args:
+            image_bytes: The whole file.
+
+        Raises:
+            TooManyPixelsError: If the picture has more than `max_pixels`.
+            DataError: If it is no picture, or a damaged one.
+        """
+        content = tf.constant(image_bytes)
+        try:
+            num_pixels = int(_num_pixels(content))
+            if num_pixels > self.max_pixels:
+                raise TooManyPixelsError(
+                    f"The picture must have at most {self.max_pixels:,} pixels. "
+                    f"Received: {num_pixels:,} pixels. Send a smaller one."
+                )
+            answers = self._signature(image_bytes=content[tf.newaxis])
+        except _DAMAGE as error:
+            raise DataError(
+                "The body must be a whole JPEG, PNG, GIF, BMP or WebP file. "
+                f"Received: {len(image_bytes):,} bytes that are none. Send the file as it is."
+            ) from error
+        (prediction,) = predictions_from(
+            answers["probabilities"].numpy(),
+            self.class_names,
+            self._kind,
+            self._threshold,
+            (None,),
+        )
+        said = prediction.as_dict()
+        for name in ("index", "path"):
+            del said[name]
+        if "known" in answers:
+            said["known"] = bool(answers["known"].numpy()[0])
+        return said
+
+
+@tf.function(input_signature=[tf.TensorSpec((), tf.string)], autograph=False)
+def _num_pixels(image_bytes: tf.Tensor) -> tf.Tensor:
+    """How many pixels the header claims; 0 for what is no picture."""
+    return tf.cond(
+        is_jpeg(image_bytes),
+        lambda: jpeg_size(image_bytes)[2],
+        lambda: other_size(image_bytes)[2],
+    )
+
+
+def _saved_model_in(folder: Path) -> Path:
+    for root in (folder, folder / "saved_model"):
+        assets = [root / "assets" / name for name in (CLASS_NAMES_FILE, SERVING_FILE)]
+        if all(file.is_file() for file in (root / SAVED_MODEL_FILE, *assets)):
+            return root
+    raise ArgumentError(
+        "`folder` must be that of a finished run, or hold a SavedModel that `export_model` wrote. "
+        f"Received: folder={str(folder)!r}. Make one with tlkit train PHOTOS --out RUN."
+    )
