@@ -1,8 +1,15 @@
+import sqlite3
+from contextlib import closing
+
 import pytest
 
 import tlkit
-from tlkit.cache import cache_folder, cache_note, clear_cache
-from tlkit.training.store import FEATURES_FOLDER
+from tlkit import cache as cache_module
+from tlkit.cache import FOLDERS, cache_folder, cache_note, cache_sizes, clear_cache, open_index
+from tlkit.data.verdicts import INDEX_NAME, VERDICTS_FOLDER
+from tlkit.training.store import FEATURES_FOLDER, FeatureStore
+
+SCHEMA = "CREATE TABLE IF NOT EXISTS facts (name TEXT, value TEXT)"
 
 
 @pytest.fixture
@@ -19,10 +26,112 @@ def test_the_environment_moves_the_cache(tmp_path, monkeypatch):
     assert cache_note("features") == ""
 
 
+def test_the_cache_knows_every_folder_that_is_used():
+    assert {FEATURES_FOLDER, VERDICTS_FOLDER} < set(FOLDERS)
+
+
 def test_clearing_says_how_much_it_removed(tmp_path):
-    (cache_folder("features", tmp_path) / "rows").write_bytes(bytes(100))
-    assert clear_cache(tmp_path) == 100
+    folder = cache_folder("features", tmp_path)
+    before = cache_sizes(tmp_path)["features"]
+    (folder / "rows").write_bytes(bytes(100))
+    assert cache_sizes(tmp_path) == {"features": before + 100}
+    report = clear_cache(tmp_path)
+    assert report.num_bytes == before + 100
+    assert report.left == ()
     assert list(tmp_path.iterdir()) == []
+    assert clear_cache(tmp_path / "none").num_bytes == 0
+
+
+def test_clearing_leaves_what_tlkit_has_not_made(tmp_path):
+    for name in FOLDERS[1:]:
+        cache_folder(name, tmp_path)
+    (tmp_path / "thesis.txt").write_text("years of work")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "rows").write_bytes(bytes(7))
+    (tmp_path / "features").symlink_to(elsewhere)
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    report = clear_cache(tmp_path)
+    assert {path.name for path in report.left} == {"elsewhere", "features", "gone", "thesis.txt"}
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in report.left}
+    assert (elsewhere / "rows").stat().st_size == 7
+    assert "left, as tlkit has not made it" in str(report)
+    assert str(tmp_path / "thesis.txt") in str(report)
+
+
+def test_a_folder_of_the_users_is_left_although_its_name_is_the_caches(tmp_path):
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "thesis.txt").write_text("years of work")
+    assert cache_folder("files", tmp_path) == tmp_path / "files"
+    assert clear_cache(tmp_path).left == (tmp_path / "files",)
+    assert (tmp_path / "files" / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize("where", ["start", "middle"])
+def test_a_damaged_index_counts_as_empty(tmp_path, where):
+    path = tmp_path / "index"
+    with closing(open_index(path, SCHEMA)) as index:
+        index.execute("BEGIN")
+        index.executemany(
+            "INSERT INTO facts VALUES (?, ?)", [("x" * 99, str(n)) for n in range(999)]
+        )
+        index.execute("COMMIT")
+    content = bytearray(path.read_bytes())
+    start = 0 if where == "start" else 3 * 4096
+    content[start : start + 4096] = b"junk" * 1024
+    path.write_bytes(content)
+    with closing(open_index(path, SCHEMA)) as index:
+        assert index.execute("SELECT COUNT(*) FROM facts").fetchone() == (0,)
+        index.execute("INSERT INTO facts VALUES ('a', 'b')")
+    with closing(open_index(path, SCHEMA)) as index:
+        assert index.execute("SELECT * FROM facts").fetchall() == [("a", "b")]
+
+
+@pytest.fixture
+def locked(monkeypatch):
+    """Returns a function that holds an index as another process would; nobody waits for it."""
+    monkeypatch.setattr(cache_module, "_SECONDS_TO_WAIT", 0.0)
+    held = []
+
+    def hold(path):
+        held.append(sqlite3.connect(path, isolation_level=None))
+        held[-1].execute("BEGIN EXCLUSIVE")
+
+    yield hold
+    for connection in held:
+        connection.close()
+
+
+def test_a_locked_index_of_pictures_is_worked_without_and_named(photos, locked):
+    index = cache_folder(VERDICTS_FOLDER) / INDEX_NAME
+    locked(index)
+    report = tlkit.inspect_folder(photos)
+    assert report.counts == {"green": {"all": 30}, "red": {"all": 30}}
+    (note,) = report.notes
+    assert str(index) in note
+    assert "locked" in note
+    assert "TLKIT_CACHE" in note
+
+
+def test_an_index_of_pictures_that_cannot_be_opened_is_worked_without_and_named(photos):
+    (cache_folder(VERDICTS_FOLDER) / INDEX_NAME).mkdir()
+    (note,) = tlkit.inspect_folder(photos).notes
+    assert INDEX_NAME in note
+
+
+def test_a_damaged_index_of_pictures_is_made_anew(photos):
+    index = cache_folder(VERDICTS_FOLDER) / INDEX_NAME
+    index.write_bytes(b"junk" * 1000)
+    assert tlkit.inspect_folder(photos).notes == ()
+    with closing(sqlite3.connect(index)) as connection:
+        assert connection.execute("SELECT COUNT(*) FROM verdicts").fetchone() == (60,)
+
+
+def test_a_locked_feature_store_is_an_error_that_names_it(tmp_path, locked):
+    FeatureStore("a", (2,), folder=tmp_path).close()
+    locked(tmp_path / "a.index")
+    with pytest.raises(tlkit.TrainingError, match=r"a\.index.*locked.*TLKIT_CACHE"):
+        FeatureStore("a", (2,), folder=tmp_path)
 
 
 def test_a_cache_that_cannot_be_written_to_is_replaced_and_named(unusable_cache):

@@ -71,21 +71,44 @@ def test_inspect_and_cache(finished, cache):
     done = tlkit("inspect", photos)
     assert done.returncode == 0, done.stderr
     assert "green" in done.stdout
-    assert str(cache) in tlkit("cache").stdout
-    assert "removed" in tlkit("cache", "--clear").stdout
-    assert not any(cache.iterdir())
+    (cache / "mine.txt").touch()
+    done = tlkit("cache")
+    assert str(cache) in done.stdout
+    assert "MB  files" in done.stdout
+    done = tlkit("cache", "--clear")
+    assert done.returncode == 0, done.stderr
+    assert "removed" in done.stdout
+    assert str(cache / "mine.txt") in done.stdout
+    assert [path.name for path in cache.iterdir()] == ["mine.txt"]
+
+
+def test_the_bound_of_pixels_can_be_set(finished, tmp_path):
+    photos, run, _ = finished
+    done = tlkit("inspect", photos, "--max-pixels", "1599")
+    assert "raise `max_pixels`" in done.stdout
+    done = tlkit("evaluate", run, photos, "--max-pixels", "1599")
+    assert done.returncode == 2
+    assert "60 files that cannot be used" in done.stderr
+    done = tlkit("train", photos, "--out", tmp_path / "run", *QUICK, "--max-pixels", "1599")
+    assert done.returncode == 2
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "nowhere", "--out", "run"], "nowhere"),
+        (["train", "nowhere", "--out", "run"], "photos='nowhere'"),
+        (["train", "photos", "--out", "run", "--from", "nowhere"], "`from_run` must be"),
+        (["train", "photos", "--out", "w.txt/run"], "w.txt' is a file"),
+        (["train", "photos", "--out", "run", "--seed", "-1"], "seed=-1. Give 0"),
+        (["train", "photos", "--out", "run", *QUICK, "--epochs", "3"], "fine-tune"),
         (["train", "photos", "--out", "run", "--backbone", "resnet5"], "resnet50"),
         (["train", "photos", "--out", "run", "--mode", "tune"], "fine-tune"),
         (["train", "photos", "--out", "run", "--epochs", "many"], "many"),
         (["train", "photos", "--out", "run", "--learning-rate", "0"], "learning_rate=0"),
-        (["train", "photos"], "--out"),
-        (["train", "empty", "--out", "run"], "empty"),
+        (["train", "photos"], "See tlkit train --help."),
+        (["train", "empty", "--out", "run"], "photos='empty'"),
+        (["inspect", "nowhere"], "photos='nowhere'"),
         (["train", "one", "--out", "run"], "class"),
         (["train", "photos", "--out", "photos"], "holds no run"),
         (["train", "photos", "--out", "run", "--from", "photos"], "finished run"),
@@ -95,7 +118,9 @@ def test_inspect_and_cache(finished, cache):
         (["predict", "photos", "photos/red/000.jpg"], "finished run"),
         (["evaluate", "photos", "photos"], "finished run"),
         (["export", "photos", "--to", "x"], "finished run"),
-        (["exprot"], "exprot"),
+        (["exprot"], "Did you mean 'export'? See tlkit --help."),
+        ([], "See tlkit --help."),
+        (["demo", "--out", "photos"], "holds no run"),
     ],
 )
 def test_bad_input_ends_with_one_plain_line(tmp_path, photos, arguments, message):

@@ -1,7 +1,9 @@
 """A run: what it leaves, what it continues, what it refuses before anything is written."""
 
 import json
+import os
 import shutil
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -130,10 +132,12 @@ def test_going_on_from_a_run_keeps_its_classes_and_its_model(finished, tmp_path)
     assert [stage["name"] for stage in later.metrics["stages"]] == ["fine-tune"]
     assert later.metrics["validation"]["accuracy"] == 1.0
     others = write_photos(tmp_path / "others", {"rot": 5, "blau": 5})
-    with pytest.raises(tlkit.DataError, match="blau"):
+    with pytest.raises(tlkit.DataError, match=r"`photos` must hold .*'grün', 'rot'.*'blau'"):
         tlkit.train_run(others, out=tmp_path / "no", from_run=run.path)
     with pytest.raises(tlkit.ArgumentError, match="`backbone` must be left out"):
         tlkit.train_run(photos, out=tmp_path / "no", from_run=run.path, backbone="resnet20")
+    with pytest.raises(tlkit.RunError, match=r"`from_run` must be .* finished run"):
+        tlkit.train_run(photos, out=tmp_path / "no", from_run=tmp_path / "nowhere")
     assert not (tmp_path / "no").exists()
 
 
@@ -151,12 +155,175 @@ def test_going_on_from_a_run_keeps_its_classes_and_its_model(finished, tmp_path)
         ({"augment": "heavy"}, "strong"),
         ({"mode": "head", "unfreeze": "all"}, "mode='fine-tune'"),
         ({"class_weight": "even"}, "balanced"),
+        ({"mode": "head", "epochs": 3}, "`epochs` must be left out with mode='head'"),
+        ({"mode": "head", "learning_rate": 0.1}, "`learning_rate` must be left out"),
+        ({"seed": -1}, "`seed` must be a whole number of at least 0"),
+        ({"seed": 2**32}, "`seed` must be .* below 4294967296. Received: seed=4294967296"),
+        ({"seed": 10**20}, "`seed` must be"),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_is_written(tmp_path, photos, arguments, message):
     with pytest.raises(tlkit.TlkitError, match=message):
         tlkit.train_run(photos, out=tmp_path / "run", **{**ARGUMENTS, **arguments})
     assert not (tmp_path / "run").exists()
+
+
+def test_a_seed_as_large_as_can_be_trains(tmp_path, photos):
+    arguments = {"seed": 2**32 - 1, "epochs": 1, **ARGUMENTS}
+    assert tlkit.train_run(photos, out=tmp_path / "run", **arguments).record["finished"]
+
+
+def test_a_class_name_of_two_lines_is_refused_before_anything_is_written(tmp_path, photos):
+    (photos / "red").rename(photos / "red\nor pink")
+    with pytest.raises(tlkit.DataError, match=r"name of one line.*'red\\nor pink'"):
+        tlkit.train_run(photos, out=tmp_path / "run", **ARGUMENTS)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("place", ["file.txt", "file.txt/run", "closed/run", "closed/new/run"])
+def test_a_place_where_nothing_can_be_written_is_refused_first(tmp_path, place, monkeypatch):
+    (tmp_path / "file.txt").touch()
+    (tmp_path / "closed").mkdir()
+    access = os.access  # root may write anywhere
+    monkeypatch.setattr("os.access", lambda path, how: path.name != "closed" and access(path, how))
+    with pytest.raises(tlkit.RunError, match=r"`out` must be .*(file\.txt|closed)"):
+        tlkit.train_run(tmp_path / "no photos", out=tmp_path / place, **ARGUMENTS)
+
+
+@pytest.mark.parametrize("place", ["mine", "mine/thesis.txt", "mine/thesis.txt/copy"])
+def test_an_export_is_refused_before_it_begins(finished, tmp_path, place, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").touch()
+    monkeypatch.delattr("tlkit.run_directory.Run.load_model")
+    with pytest.raises(tlkit.TlkitError, match="`to` must be a"):
+        export_run(finished[1].path, tmp_path / place, "keras")
+    with pytest.raises(tlkit.ArgumentError, match=r"`format` must be one of .*'keras'"):
+        export_run(finished[1].path, tmp_path / "new", "kears")
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A finished run that may be damaged."""
+    return shutil.copytree(finished[1].path, tmp_path / "copied")
+
+
+NOT_WHOLE = ["model.keras", "metrics.json", "class_names.json", "split.csv"]
+
+
+@pytest.mark.parametrize("name", NOT_WHOLE)
+def test_a_run_of_which_a_file_is_missing_is_named(finished, copied, name):
+    (copied / name).unlink()
+    with pytest.raises(tlkit.RunError, match=f"`run` must be whole.*{name} is missing. Train it"):
+        tlkit.load_run(copied)
+    arguments = {"mode": "head", **ARGUMENTS}
+    with pytest.raises(tlkit.RunError, match=f"`out` must be whole.*{name} is missing"):
+        tlkit.train_run(finished[0], out=copied, **arguments)
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", b"\xff\xfe", b"[1]", b'{"stages": 3}'])
+@pytest.mark.parametrize("name", NOT_WHOLE)
+def test_a_run_of_which_a_file_is_damaged_is_named(finished, copied, name, content):
+    (copied / name).write_bytes(content)
+    with pytest.raises(tlkit.RunError, match=f"`run` must be whole.*{name} is damaged"):
+        evaluate_run(copied, finished[0])
+
+
+def test_a_model_file_cut_short_is_named(copied):
+    content = (copied / "model.keras").read_bytes()
+    for damaged in (content[: len(content) // 2], content[:300] + b"junk" + content[304:]):
+        (copied / "model.keras").write_bytes(damaged)
+        with pytest.raises(tlkit.RunError, match=r"model\.keras is damaged"):
+            tlkit.load_run(copied).load_model()
+    run = tlkit.load_run(copied)
+    (copied / "model.keras").unlink()
+    with pytest.raises(tlkit.RunError, match=r"model\.keras is missing"):
+        run.load_model()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda record: record.pop("data"),
+        lambda record: record.pop("arguments"),
+        lambda record: record.update(arguments=["photos"]),
+        lambda record: record.update(finished="yes"),
+        lambda record: record.update(image_size=32),
+        lambda record: record["data"].clear(),
+    ],
+)
+def test_a_record_that_no_run_leaves_is_named(copied, damage):
+    record = json.loads((copied / "run.json").read_text())
+    damage(record)
+    (copied / "run.json").write_text(json.dumps(record))
+    with pytest.raises(tlkit.RunError, match=r"run\.json is damaged"):
+        tlkit.load_run(copied)
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [("saved_model.pb", "missing"), ("saved_model.pb", "damaged"), ("variables", "damaged")],
+)
+def test_a_saved_model_that_is_not_whole_is_named(finished, copied, name, problem):
+    file = copied / "saved_model" / name
+    if problem == "missing":
+        file.unlink()
+    elif file.is_dir():
+        shutil.rmtree(file)
+    else:
+        file.write_bytes(b"junk")
+    picture = next(finished[0].glob("*/*.jpg"))
+    with pytest.raises(tlkit.RunError, match=f"whose saved_model is {problem}"):
+        predict_with(copied, [picture])
+    if problem == "damaged":
+        with pytest.raises(tlkit.ExportError, match="Export it again"):
+            predict_with(copied / "saved_model", [picture])
+
+
+def test_a_picture_that_vanishes_after_it_was_checked_is_named(tmp_path, photos, monkeypatch):
+    from tlkit.run import _record
+
+    def removing(arguments, data):
+        Path(data.train.paths[0]).unlink()
+        return _record(arguments, data)
+
+    monkeypatch.setattr("tlkit.run._record", removing)
+    with pytest.raises(tlkit.DataError, match=r"`photos` must stay .*green.000\.jpg.*No such file"):
+        tlkit.train_run(photos, out=tmp_path / "run", mode="head", **ARGUMENTS)
+
+
+def test_evaluating_needs_no_folder_that_could_be_trained_on(finished, tmp_path):
+    _, run = finished
+    pictures = write_photos(tmp_path / "pictures", {"grün": 3, "rot": 3}, seed=1)
+    few = tmp_path / "few"
+    shutil.copytree(pictures / "rot", few / "test" / "rot")
+    report = evaluate_run(run.path, few)
+    assert report.num_images == 3
+    assert report.accuracy == 1.0  # labels are the run's: "rot" is its second class
+    shutil.copytree(pictures / "grün", few / "test" / "grün")
+    (few / "test" / "grün" / "000.jpg").unlink()
+    (few / "test" / "grün" / "001.jpg").unlink()
+    assert evaluate_run(run.path, few).num_images == 4
+    assert evaluate_run(run.path, few, max_pixels=1600).num_images == 4
+    with pytest.raises(tlkit.DataError, match="`photos` must hold pictures to measure on"):
+        evaluate_run(run.path, few, max_pixels=1599)
+    (few / "test" / "rot").rename(few / "test" / "rott")
+    with pytest.raises(tlkit.DataError, match=r"`photos` .*'grün', 'rot'.*'rott'.*mean 'rot'"):
+        evaluate_run(run.path, few)
+    with pytest.raises(tlkit.DataError, match="`photos` must be a folder"):
+        evaluate_run(run.path, tmp_path / "nowhere")
+
+
+def test_a_run_is_measured_and_exported_with_its_own_bound(copied, tmp_path):
+    record = json.loads((copied / "run.json").read_text())
+    record["arguments"]["max_pixels"] = 300_000
+    (copied / "run.json").write_text(json.dumps(record))
+    photos = write_photos(tmp_path / "large", {"rot": 1}, size=600)
+    with pytest.raises(tlkit.DataError, match="pictures to measure on"):
+        evaluate_run(copied, photos)
+    assert evaluate_run(copied, photos, max_pixels=360_000).num_images == 1
+    export_run(copied, tmp_path / "exported", "saved_model")
+    with pytest.raises(tlkit.DataError, match="more than the bound of 300000"):
+        predict_with(tmp_path / "exported", [photos / "rot" / "000.jpg"])
 
 
 def test_evaluating_leaves_out_what_the_run_has_seen(finished, tmp_path):

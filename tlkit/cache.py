@@ -4,8 +4,20 @@ import os
 import shutil
 import sqlite3
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+FOLDERS = ("features", "files", "tfds")
+"""All folders of the cache: activations, verdicts on picture files, data sets written out."""
+
+TAG_NAME = "CACHEDIR.TAG"
+_TAG = """Signature: 8a477f597d28d172789f06886806bc55
+# This folder was made by tlkit, which computes anew what is missing here.
+# See https://bford.info/cachedir/
+"""
+_SECONDS_TO_WAIT = 60.0
 
 
 def cache_folder(name: str, root: str | os.PathLike[str] | None = None) -> Path:
@@ -16,8 +28,10 @@ def cache_folder(name: str, root: str | os.PathLike[str] | None = None) -> Path:
     (a read-only home), a temporary folder of this process takes its place: everything works, and
     nothing is remembered for the next process; `cache_note` says so in the reports.
 
+    A folder that this makes is tagged as a cache, by which backups and `clear_cache` know it.
+
     Args:
-        name: The folder's name inside the cache, such as "features".
+        name: The folder's name inside the cache, one of `FOLDERS`.
         root: The cache's own folder; overrules the environment.
 
     Example:
@@ -54,31 +68,129 @@ def cache_root(root: str | os.PathLike[str] | None = None) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tlkit"
 
 
-def clear_cache(root: str | os.PathLike[str] | None = None) -> int:
-    """Removes everything in the cache; returns how many bytes that were."""
+def cache_sizes(root: str | os.PathLike[str] | None = None) -> dict[str, int]:
+    """Returns the bytes in each folder of the cache that there is, by its name."""
+    places = {name: cache_root(root) / name for name in FOLDERS}
+    return {name: _num_bytes(place) for name, place in places.items() if place.is_dir()}
+
+
+@dataclass(frozen=True)
+class ClearReport:
+    """What `clear_cache` did.
+
+    Attributes:
+        root: Where the cache lies.
+        num_bytes: How many bytes were removed.
+        left: What stands there and was left alone, as tlkit has not made it.
+    """
+
+    root: Path
+    num_bytes: int
+    left: tuple[Path, ...]
+
+    def __str__(self) -> str:
+        removed = f"{self.num_bytes / 2**20:.1f} MB removed from {self.root}"
+        if not self.left:
+            return removed
+        return f"{removed}; left, as tlkit has not made it: {', '.join(map(str, self.left))}"
+
+
+def clear_cache(root: str | os.PathLike[str] | None = None) -> ClearReport:
+    """Removes the cache's folders with all that is in them, and nothing beside them.
+
+    A cache may lie in a folder with other things in it, perhaps of the same names: only those of
+    `FOLDERS` that `cache_folder` has made and tagged are removed. A link is left, whatever it
+    points to.
+
+    Args:
+        root: The cache's own folder; overrules the environment.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from tlkit.cache import cache_folder, clear_cache
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     _ = cache_folder("features", root)
+        ...     _ = Path(root, "thesis.txt").write_text("years of work")
+        ...     [path.name for path in clear_cache(root).left]
+        ['thesis.txt']
+    """
     folder = cache_root(root)
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    total = sum(path.stat().st_size for path in files)
-    for child in folder.iterdir() if folder.is_dir() else ():
-        shutil.rmtree(child) if child.is_dir() else child.unlink()
-    return total
+    num_bytes, left = 0, []
+    for child in sorted(folder.iterdir()) if folder.is_dir() else ():
+        is_ours = child.name in FOLDERS and (child / TAG_NAME).is_file()
+        if child.is_symlink() or not is_ours:
+            left.append(child)
+            continue
+        num_bytes += _num_bytes(child)
+        shutil.rmtree(child)
+    return ClearReport(folder, num_bytes, tuple(left))
 
 
-def open_index(path: Path, schema: str) -> sqlite3.Connection:
+def open_index(
+    path: Path, schema: str, remove: Callable[[], object] | None = None
+) -> sqlite3.Connection:
     """Opens the SQLite file at `path`, for several processes at once, and creates its tables.
+
+    One that is damaged counts as empty, like any loss in a cache: it is removed and made anew.
 
     Transactions are begun by hand (`BEGIN IMMEDIATE`). The connection may be handed from thread
     to thread, one at a time.
+
+    Args:
+        path: The file, which need not exist; ":memory:" for an index that nobody remembers.
+        schema: The statements that create the tables where they are missing.
+        remove: Removes a damaged index with what belongs to it; the index alone by default.
+
+    Raises:
+        sqlite3.OperationalError: It stays locked, or cannot be opened or written to: that is no
+            matter of its content.
     """
-    connection = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA synchronous = NORMAL")
-    connection.executescript(schema)
+    try:
+        return _open_whole(path, schema)
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError:
+        (remove or (lambda: remove_index(path)))()
+        return _open_whole(path, schema)
+
+
+def remove_index(path: Path) -> None:
+    """Removes an index, and what an interrupted transaction left of it."""
+    for file in (path, path.with_name(f"{path.name}-journal")):
+        file.unlink(missing_ok=True)
+
+
+def _open_whole(path: Path, schema: str) -> sqlite3.Connection:
+    """Opens an index that is found whole, and free to be written to."""
+    connection = sqlite3.connect(
+        path, timeout=_SECONDS_TO_WAIT, isolation_level=None, check_same_thread=False
+    )
+    try:
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.executescript(schema)
+        ((found,), *_) = connection.execute("PRAGMA quick_check(1)")
+        if found != "ok":
+            raise sqlite3.DatabaseError(found)
+        connection.executescript("BEGIN IMMEDIATE; ROLLBACK")
+    except BaseException:
+        connection.close()
+        raise
     return connection
+
+
+def _num_bytes(folder: Path) -> int:
+    """Bytes of all files in a folder; links count as themselves."""
+    places = [Path(parent, name) for parent, _, names in os.walk(folder) for name in names]
+    return sum(place.lstat().st_size for place in places)
 
 
 def _can_be_written(folder: Path) -> bool:
     try:
+        is_new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
+        if is_new:
+            (folder / TAG_NAME).write_text(_TAG, encoding="utf-8")
     except OSError:  # a read-only home is no error
         return False
     return os.access(folder, os.W_OK)

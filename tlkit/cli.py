@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from tlkit.data.limits import MAX_PIXELS
 from tlkit.errors import TlkitError
 from tlkit.quiet import load_tensorflow_quietly
 
@@ -39,6 +40,7 @@ def _number(text: str) -> float:
 
 Whole = partial(typer.Option, parser=_whole_number, metavar="N")
 Number = partial(typer.Option, parser=_number, metavar="X")
+MaxPixels = Whole(help="Pictures with more pixels are left out.")
 Photos = Annotated[Path, typer.Argument(help="Folder: CLASS/*.jpg, or train/, val/, test/ of it.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
 
@@ -75,6 +77,7 @@ def train(  # noqa: PLR0917 - typer calls it by name
     ] = None,
     batch_size: Annotated[int, Whole(help="Images per step.")] = 32,
     seed: Annotated[int, Whole(help="Of the split, weights, orders, augmentation.")] = 0,
+    max_pixels: Annotated[int, MaxPixels] = MAX_PIXELS,
     resume: Annotated[
         bool, typer.Option("--resume/--no-resume", help="Continue a run that is there.")
     ] = True,
@@ -98,6 +101,7 @@ def train(  # noqa: PLR0917 - typer calls it by name
         class_weight=class_weight,
         batch_size=batch_size,
         seed=seed,
+        max_pixels=max_pixels,
         resume=resume,
         say=_say,
     )
@@ -109,12 +113,13 @@ def train(  # noqa: PLR0917 - typer calls it by name
 def evaluate(
     run: RunFolder,
     photos: Photos,
+    max_pixels: Annotated[int | None, MaxPixels] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Measure a run's model on other photographs of the same classes."""
+    """Measure a run's model on other photographs of its classes."""
     from tlkit.finished_run import evaluate_run
 
-    report = evaluate_run(run, photos)
+    report = evaluate_run(run, photos, max_pixels=max_pixels)
     _say(json.dumps(report.as_dict(), ensure_ascii=False) if as_json else str(report))
 
 
@@ -152,30 +157,34 @@ def export(
 
 
 @app.command()
-def inspect(photos: Photos) -> None:
+def inspect(
+    photos: Photos,
+    max_pixels: Annotated[int, MaxPixels] = MAX_PIXELS,
+) -> None:
     """Check a folder of photographs: counts, unreadable files, duplicates, leaks."""
-    from tlkit.data.inspection import inspect_folder
+    from tlkit.data.inspection import inspect_listing
+    from tlkit.data.listing import list_folder
 
+    listing = list_folder(photos, argument="photos")
     load_tensorflow_quietly()
-    _say(str(inspect_folder(photos)))
+    _say(str(inspect_listing(listing, max_pixels=max_pixels)))
 
 
 @app.command()
 def cache(
     clear: Annotated[bool, typer.Option("--clear", help="Remove all of it.")] = False,
 ) -> None:
-    """Show what the cache holds, or clear it."""
-    from tlkit.cache import cache_root, clear_cache
-    from tlkit.training.store import stored_files
+    """Show the size of each folder of the cache, or clear it."""
+    from tlkit.cache import cache_root, cache_sizes, clear_cache
 
     if clear:
-        _say(f"{clear_cache() / 2**20:.1f} MB removed from {cache_root()}")
+        _say(str(clear_cache()))
         return
-    files = stored_files()
-    for path, size in files:
-        _say(f"{size / 2**20:10.1f} MB  {path.name}")
-    _say(f"{sum(size for _, size in files) / 2**20:10.1f} MB in {len(files)} feature stores")
-    _say(f"in {cache_root()}; TLKIT_CACHE moves it, --clear empties it")
+    sizes = cache_sizes()
+    for name, size in sizes.items():
+        _say(f"{size / 2**20:10.1f} MB  {name}")
+    _say(f"{sum(sizes.values()) / 2**20:10.1f} MB in {cache_root()}")
+    _say("TLKIT_CACHE moves it, --clear empties it")
 
 
 @app.command()
@@ -204,12 +213,21 @@ def main() -> None:
     except (TlkitError, typer.TyperException, OSError) as error:
         if debug:
             raise
-        message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+        message = str(error)
+        if isinstance(error, typer.TyperException):
+            message = f"{error.format_message()} {_see_help(error)}"
         print(f"tlkit: {' '.join(message.split())}", file=sys.stderr)
         sys.exit(2)
     if status == _INTERRUPTED:
         print("tlkit: interrupted; the same command continues.", file=sys.stderr)
     sys.exit(status)
+
+
+def _see_help(error: typer.TyperException) -> str:
+    """Names the help that lists what may be given; it knows the command, if there is one."""
+    context = getattr(error, "ctx", None)
+    command = "" if context is None or context.parent is None else f" {context.info_name}"
+    return f"See tlkit{command} --help."
 
 
 def _group(unfreeze: str | None) -> str | int | None:

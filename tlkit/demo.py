@@ -3,12 +3,13 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tlkit.errors import RunError
 from tlkit.files import written_aside
-from tlkit.run import train_run
+from tlkit.run import check_run, train_run
 from tlkit.run_directory import Run
 
 _EPOCHS = 5
@@ -28,22 +29,21 @@ def run_demo(out: Path, say: Callable[[str], None]) -> Run:
     """
     started = time.perf_counter()
     photos = out.with_name(f"{out.name}-photos")
-    say(f"1. Writes 1,797 handwritten digits as pictures to {photos}, one folder per class.")
+    arguments: dict[str, Any] = {
+        "backbone": "resnet20",
+        "unfreeze": "all",
+        "epochs": _EPOCHS,
+        "learning_rate": _RATE,
+        "augment": "none",  # a flipped digit is another sign
+    }
+    check_run(photos, out=out, **arguments)
+    say(f"1. Writes scikit-learn's handwritten digits to {photos}, one folder per class.")
     write_digits(photos)
     say(
         "2. Takes resnet20, pretrained on the photographs of CIFAR-10, solves a new head for the "
         f"digits, then fine-tunes all layers for {_EPOCHS} epochs."
     )
-    run = train_run(
-        photos,
-        out=out,
-        backbone="resnet20",
-        unfreeze="all",
-        epochs=_EPOCHS,
-        learning_rate=_RATE,
-        augment="none",  # a flipped digit is another sign
-        say=say,
-    )
+    run = train_run(photos, out=out, **arguments, say=say)
     test = run.metrics["test"]
     head, tuned = run.metrics["stages"][0], run.metrics["stages"][-1]
     say(
@@ -51,7 +51,8 @@ def run_demo(out: Path, say: Callable[[str], None]) -> Run:
         f"{100 * test['accuracy']:.1f} % right (head solved in {head['seconds']:.0f} s, fine-tuned "
         f"in {tuned['seconds']:.0f} s)."
     )
-    shown = sorted(photos.glob("*/*.png"))[:: 1797 // _NUM_SHOWN][:_NUM_SHOWN]
+    files = sorted(photos.glob("*/*.png"))
+    shown = files[:: len(files) // _NUM_SHOWN][:_NUM_SHOWN]
     say("4. Asks the exported SavedModel about some of them:")
     from tlkit.evaluation.prediction import predict_exported
 
@@ -66,18 +67,22 @@ def run_demo(out: Path, say: Callable[[str], None]) -> Run:
 
 
 def write_digits(folder: Path) -> None:
-    """Writes scikit-learn's digits as `NAME/NUMBER.png`, 32×32 pixels; left if they are there."""
+    """Writes scikit-learn's digits as `NAME/NUMBER.png`, 32×32 pixels; left if they are there.
+
+    Raises:
+        RunError: Something else is there.
+    """
     from PIL import Image
     from sklearn.datasets import load_digits
 
+    digits = load_digits()
     if folder.exists():
-        if len(list(folder.glob("*/*.png"))) == len(load_digits().target):
+        if len(list(folder.glob("*/*.png"))) == len(digits.target):
             return
         raise RunError(
             f"`out` must leave room for the demo's pictures. Received: {str(folder)!r}, which "
             "exists and holds something else. Name another --out."
         )
-    digits = load_digits()
     with written_aside(folder) as aside:
         for number, (cells, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
             (aside / str(digit)).mkdir(parents=True, exist_ok=True)

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tlkit.data.folders import load_folder
-from tlkit.errors import DataError
+from tlkit.data.lost_pictures import lost_pictures_named
+from tlkit.data.measuring import load_for_measuring
+from tlkit.errors import ArgumentError, DataError, ExportError, TlkitError, check_choice
 from tlkit.quiet import load_tensorflow_quietly
-from tlkit.run_directory import load_run, seen_by, unseen
+from tlkit.run_directory import check_writable, load_run, not_whole, seen_by, unseen
 
 if TYPE_CHECKING:
     from tlkit.evaluation.prediction import Prediction
@@ -16,57 +17,115 @@ if TYPE_CHECKING:
     from tlkit.export import ExportReport
 
 
-def evaluate_run(run: str | os.PathLike[str], photos: str | os.PathLike[str]) -> "EvaluationReport":
-    """Measures a run's model on pictures of the same classes that it has not seen.
+def evaluate_run(
+    run: str | os.PathLike[str],
+    photos: str | os.PathLike[str],
+    *,
+    max_pixels: int | None = None,
+) -> "EvaluationReport":
+    """Measures a run's model on pictures of its classes that it has not seen.
 
     Of a folder with a split of its own that is `test` (else `val`), else all of it; pictures that
-    the run trained on or chose by are recognised by their content and left out.
+    the run trained on or chose by are recognised by their content and left out. Not every class
+    needs to be there, nor more than one picture.
+
+    Args:
+        run: A run directory.
+        photos: A folder of class folders, as `load_folder` takes it; `train` may be missing.
+        max_pixels: Pictures with more pixels are left out; the run's own bound by default.
 
     Raises:
-        RunError: There is no finished run at `run`.
-        DataError: The folder's classes are others, or the run has seen all its pictures.
+        RunError: There is no finished run at `run`, or it is not whole.
+        DataError: The folder has other classes, or the run has seen all its pictures.
     """
     finished = load_run(run)
+    seen = seen_by(finished)
     load_tensorflow_quietly()
     from tlkit.evaluation.metrics import evaluate
 
-    height, width = finished.record["image_size"]
-    data = load_folder(
+    model = finished.load_model()
+    pictures = load_for_measuring(
         photos,
-        image_size=(height, width),
-        splits=(1.0, 0.0, 0.0),
-        class_names=finished.class_names,
-        max_pixels=finished.record["arguments"]["max_pixels"],
+        finished.class_names,
+        image_size=finished.image_size,
+        max_pixels=finished.max_pixels if max_pixels is None else max_pixels,
+        argument="photos",
     )
-    measured = unseen(data.test or data.validation or data.train, seen_by(finished))
+    measured = unseen(pictures, seen)
     if not measured.num_images:
         raise DataError(
             f"`photos` must hold pictures that the run was not trained or chosen on. Received: "
             f"{str(photos)!r}, all of whose pictures were. Give other pictures."
         )
-    return evaluate(finished.load_model(), measured, finished.class_names)
+    with lost_pictures_named([measured]):
+        return evaluate(model, measured, finished.class_names)
 
 
 def predict_with(
     folder: str | os.PathLike[str], images: Sequence[str | os.PathLike[str]]
 ) -> "tuple[Prediction, ...]":
-    """Predicts with a run, or with an exported SavedModel that knows nothing of its run."""
+    """Predicts with a run, or with an exported SavedModel that knows nothing of its run.
+
+    Raises:
+        RunError: There is no finished run at `folder`, or it is not whole.
+        ExportError: There is a SavedModel at `folder` that is damaged.
+        DataError: Files are missing or cannot be decoded.
+    """
     folder = Path(folder)
-    if not (folder / "saved_model.pb").is_file():
+    is_export = (folder / "saved_model.pb").is_file()
+    saved_model = folder if is_export else folder / "saved_model"
+    if not is_export:
         load_run(folder)
-        folder = folder / "saved_model"
+        if not (saved_model / "saved_model.pb").is_file():
+            raise not_whole(folder, saved_model.name, "missing")
     load_tensorflow_quietly()
+    import tensorflow as tf
+
     from tlkit.evaluation.prediction import predict_exported
 
-    return predict_exported(folder, images)
+    try:
+        return predict_exported(saved_model, images)
+    except TlkitError:
+        raise
+    except (OSError, IndexError, tf.errors.OpError) as error:  # what TensorFlow says of damage
+        if not is_export:
+            raise not_whole(folder, saved_model.name, "damaged") from error
+        raise ExportError(
+            f"A SavedModel must be whole. Received: {str(folder)!r}, which is damaged. "
+            "Export it again."
+        ) from error
 
 
 def export_run(
     run: str | os.PathLike[str], to: str | os.PathLike[str], file_format: str
 ) -> "ExportReport":
-    """Exports a run's model once more, elsewhere or in another format."""
-    finished = load_run(run)
-    load_tensorflow_quietly()
-    from tlkit.export import export_model
+    """Exports a run's model once more, elsewhere or in another format.
 
-    return export_model(finished.load_model(), to, finished.class_names, formats=(file_format,))
+    Raises:
+        RunError: There is no finished run at `run`, it is not whole, or nothing can be written
+            at `to`.
+        ArgumentError: `to` holds something already, or there is no such format.
+    """
+    finished = load_run(run)
+    _check_place(Path(to))
+    load_tensorflow_quietly()
+    from tlkit.export import FORMATS, export_model
+
+    check_choice("format", file_format, FORMATS)
+    return export_model(
+        finished.load_model(),
+        to,
+        finished.class_names,
+        formats=(file_format,),
+        max_pixels=finished.max_pixels,
+    )
+
+
+def _check_place(to: Path) -> None:
+    """Raises before TensorFlow is loaded what `export_model` would raise of its `path`."""
+    check_writable(to, "to")
+    if to.exists() and any(to.iterdir()):
+        raise ArgumentError(
+            "`to` must be a folder that does not exist yet or is empty. "
+            f"Received: to={str(to)!r}. Give another, or remove what is there."
+        )

@@ -5,6 +5,7 @@ whole or not at all, and `run.json` says last that the run is finished.
 """
 
 import dataclasses
+import inspect
 import os
 import platform
 import time
@@ -16,15 +17,19 @@ from typing import TYPE_CHECKING, Any
 
 import tlkit
 from tlkit.data.augmentation import AUGMENTATIONS
-from tlkit.data.folders import load_folder
+from tlkit.data.folders import load_listing
 from tlkit.data.images import ImageData
 from tlkit.data.limits import MAX_PIXELS
+from tlkit.data.listing import list_folder
+from tlkit.data.lost_pictures import lost_pictures_named
+from tlkit.data.settings import Settings, check_settings
 from tlkit.errors import (
     ArgumentError,
     DataError,
     check_choice,
     check_count,
     check_positive,
+    check_seed,
     check_share,
 )
 from tlkit.files import write_json
@@ -48,6 +53,7 @@ if TYPE_CHECKING:
     from tlkit.training.reports import TrainingReport
 
 MODES = ("head", "fine-tune")
+SPLITS = (0.8, 0.1, 0.1)
 DEFAULT_BACKBONE = "mobilenet_v2"
 _EXPORT_ASIDE = ".export"
 _NUM_SAMPLES = 8
@@ -91,14 +97,14 @@ def train_run(
         image_size: Side of the images in pixels; the backbone's own by default.
         mode: "head" (feature extraction) or "fine-tune" (the head, then `unfreeze` too).
         unfreeze: See `fine_tune`.
-        epochs: See `fine_tune`.
+        epochs: See `fine_tune`; the head alone is solved and has none.
         learning_rate: See `fine_tune`.
         layer_decay: See `fine_tune`.
         augment: See `fine_tune`; with mode="head", the features of four augmented versions of each
             training image are stored.
         class_weight: "balanced" or `None`.
         batch_size: Images per step.
-        seed: Of the split, the initial weights, orders and augmentation.
+        seed: Of the split, the initial weights, orders and augmentation; 0 to 2**32 - 1.
         max_pixels: Pictures with more pixels are left out.
         resume: Whether a directory that exists may be continued.
         say: Is told, in words, what is done.
@@ -120,19 +126,19 @@ def train_run(
     if (finished := state_of(out, arguments, resume)) is not None:
         say(f"{out} is finished already and left as it is.")
         return finished
+    parent = load_run(from_run, "from_run") if from_run is not None else None
+    listing = list_folder(photos, argument="photos")
     load_tensorflow_quietly()
     from tlkit.training.resume import FILE_NAME
 
     seconds: dict[str, float] = {}
-    parent = load_run(from_run) if from_run is not None else None
     with _timed(seconds, "data"):
-        data = load_folder(
-            photos,
-            image_size=_image_size(arguments, parent),
-            batch_size=batch_size,
-            seed=seed,
+        data = load_listing(
+            listing,
+            _settings(arguments, parent),
             class_names=parent.class_names if parent else None,
             max_pixels=max_pixels,
+            cache=None,
         )
     if parent:
         data = _without_seen(data, parent)
@@ -144,19 +150,37 @@ def train_run(
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "run.json", record)
     clear_results(out)
-    with _timed(seconds, "training"):
-        training = _train(model, data, arguments, out)
-    say(str(training))
-    with _timed(seconds, "evaluation"):
-        evaluations = _evaluate(model, data)
-    with _timed(seconds, "export"):
-        _export(model, data, out, max_pixels)
+    with lost_pictures_named((data.train, data.validation, data.test)):
+        with _timed(seconds, "training"):
+            training = _train(model, data, arguments, out)
+        say(str(training))
+        with _timed(seconds, "evaluation"):
+            evaluations = _evaluate(model, data)
+        with _timed(seconds, "export"):
+            _export(model, data, out, max_pixels)
     record["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
     write_results(out, data, training, evaluations, parent=parent)
     _write_page(out, data, training, evaluations, record)
     write_json(out / "run.json", {**record, "finished": True})
     (out / FILE_NAME).unlink(missing_ok=True)
     return load_run(out)
+
+
+def check_run(
+    photos: str | os.PathLike[str], *, out: str | os.PathLike[str], **others: Any
+) -> None:
+    """Raises what `train_run` with these arguments would raise before it looks at `photos`.
+
+    For whoever makes the photographs first.
+
+    Raises:
+        ArgumentError: An argument breaks its rule.
+        RunError: `out` cannot be continued or written to.
+    """
+    bound = inspect.signature(train_run).bind(photos, out=out, **others)
+    bound.apply_defaults()
+    resume = bound.arguments["resume"]
+    state_of(Path(out), _checked(dict(bound.arguments)), resume)
 
 
 def _checked(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -171,7 +195,8 @@ def _checked(arguments: dict[str, Any]) -> dict[str, Any]:
             if arguments[name] != default:
                 raise ArgumentError(
                     f"`{name}` must be left out when going on from a run, whose model decides it. "
-                    f"Received: {name}={arguments[name]!r}."
+                    f"Received: {name}={arguments[name]!r}. Leave it out, or do not go on from a "
+                    "run."
                 )
     else:
         arguments["backbone"] = arguments["backbone"] or DEFAULT_BACKBONE
@@ -188,6 +213,7 @@ def _check_values(arguments: dict[str, Any]) -> None:
     for name in ("batch_size", "epochs", "image_size", "max_pixels"):
         if arguments[name] is not None:
             check_count(name, arguments[name])
+    check_seed(arguments["seed"])
     if arguments["learning_rate"] is not None:
         check_positive("learning_rate", arguments["learning_rate"])
     if arguments["class_weight"] is not None:
@@ -196,11 +222,11 @@ def _check_values(arguments: dict[str, Any]) -> None:
         check_choice("augment", arguments["augment"], AUGMENTATIONS)
     if arguments["layer_decay"] is not None:
         check_share("layer_decay", arguments["layer_decay"])
-    for name in ("unfreeze", "layer_decay"):
+    for name in ("unfreeze", "layer_decay", "epochs", "learning_rate"):
         if arguments["mode"] == "head" and arguments[name] is not None:
             raise ArgumentError(
-                f"`{name}` must be left out with mode='head', which trains the head alone. "
-                f"Received: {name}={arguments[name]!r}. Use mode='fine-tune'."
+                f"`{name}` must be left out with mode='head', which solves the head, and trains "
+                f"nothing else. Received: {name}={arguments[name]!r}. Use mode='fine-tune'."
             )
 
 
@@ -225,11 +251,9 @@ def _record(arguments: dict[str, Any], data: ImageData) -> dict[str, Any]:
     }
 
 
-def _image_size(arguments: dict[str, Any], parent: Run | None) -> tuple[int, int]:
-    if parent is not None:
-        height, width = parent.record["image_size"]
-        return height, width
-    return arguments["image_size"], arguments["image_size"]
+def _settings(arguments: dict[str, Any], parent: Run | None) -> Settings:
+    image_size = parent.image_size if parent else arguments["image_size"]
+    return check_settings(image_size, arguments["batch_size"], SPLITS, arguments["seed"])
 
 
 def _model(arguments: dict[str, Any], parent: Run | None, data: ImageData) -> "keras.Model":

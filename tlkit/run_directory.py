@@ -5,9 +5,13 @@ import io
 import json
 import os
 import shutil
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import UnionType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
     from tlkit.evaluation.reports import EvaluationReport
     from tlkit.training.reports import StageReport, TrainingReport
 
+Content = TypeVar("Content")
 
 _RESULTS = (
     "metrics.json",
@@ -51,11 +56,32 @@ class Run:
     metrics: dict[str, Any]
     record: dict[str, Any]
 
+    @property
+    def max_pixels(self) -> int:
+        """The most pixels that a picture of this run may have."""
+        return int(self.record["arguments"]["max_pixels"])
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels of the images that the model takes."""
+        height, width = self.record["image_size"]
+        return height, width
+
     def load_model(self) -> "keras.Model":
-        """Returns the trained model; it outputs logits."""
+        """Returns the trained model; it outputs logits.
+
+        Raises:
+            RunError: `model.keras` is missing or damaged.
+        """
         import keras
 
-        return keras.saving.load_model(self.path / "model.keras", compile=False)
+        file = self.path / "model.keras"
+        if not file.is_file():
+            raise not_whole(self.path, file.name, "missing")
+        try:
+            return keras.saving.load_model(file, compile=False)
+        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+            raise not_whole(self.path, file.name, "damaged") from error
 
     def __str__(self) -> str:
         lines = [f"run in {self.path}: {len(self.class_names)} classes"]
@@ -68,11 +94,15 @@ class Run:
         return "\n".join(lines)
 
 
-def load_run(path: str | os.PathLike[str]) -> Run:
+def load_run(path: str | os.PathLike[str], argument: str = "run") -> Run:
     """Reads a finished run.
 
+    Args:
+        path: The run directory.
+        argument: What errors call `path`.
+
     Raises:
-        RunError: There is no run at `path`, or it is unfinished.
+        RunError: There is no run at `path`, it is unfinished, or not whole.
 
     Example:
         >>> import tlkit
@@ -80,31 +110,34 @@ def load_run(path: str | os.PathLike[str]) -> Run:
         0.95
     """
     path = Path(path)
-    record = _read_record(path)
+    record = _read_record(path, argument)
     if record is None:
         raise RunError(
-            f"`run` must be the folder of a finished run. Received: {str(path)!r}, which has no "
-            "run.json. Make one with tlkit train PHOTOS --out RUN."
+            f"`{argument}` must be the folder of a finished run. Received: {str(path)!r}, which "
+            "has no run.json. Make one with tlkit train PHOTOS --out RUN."
         )
     if not record["finished"]:
         raise RunError(
-            f"`run` must be the folder of a finished run. Received: {str(path)!r}, which is "
+            f"`{argument}` must be the folder of a finished run. Received: {str(path)!r}, which is "
             "unfinished. Finish it with the command that began it."
         )
-    class_names = json.loads((path / "class_names.json").read_text(encoding="utf-8"))
-    metrics = json.loads((path / "metrics.json").read_text(encoding="utf-8"))
-    return Run(path, tuple(class_names), metrics, record)
+    for name in ("model.keras", "split.csv"):
+        if not (path / name).is_file():
+            raise not_whole(path, name, "missing", argument)
+    class_names = _read(path, "class_names.json", _class_names_from, argument)
+    return Run(path, class_names, _read(path, "metrics.json", _metrics_from, argument), record)
 
 
 def state_of(out: Path, arguments: dict[str, Any], resume: bool) -> Run | None:
     """Returns a finished run with these arguments, `None` where there is work to do.
 
     Raises:
-        RunError: What lies at `out` is not to be continued.
+        RunError: What lies at `out` is not to be continued, or nothing can be written there.
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        check_writable(out, "out")
         return None
-    record = _read_record(out) if out.is_dir() else None
+    record = _read_record(out, "out") if out.is_dir() else None
     if record is None:
         raise RunError(
             f"`out` must be a new folder or a run to continue. Received: {str(out)!r}, which "
@@ -120,7 +153,25 @@ def state_of(out: Path, arguments: dict[str, Any], resume: bool) -> Run | None:
             f"`out` must be a new folder or a run with the same arguments. Received: {str(out)!r}, "
             f"a run with {differing}. Name another folder."
         )
-    return load_run(out) if record["finished"] else None
+    if record["finished"]:
+        return load_run(out, "out")
+    check_writable(out, "out")
+    return None
+
+
+def check_writable(path: Path, argument: str) -> None:
+    """Raises `RunError` unless a folder can be made at `path`, or be written to if it is there."""
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    problem = ""
+    if not there.is_dir():
+        problem = "is a file"
+    elif not os.access(there, os.W_OK | os.X_OK):
+        problem = "cannot be written to"
+    if problem:
+        raise RunError(
+            f"`{argument}` must be a place where a folder can be written. "
+            f"Received: {str(path)!r}, where {str(there)!r} {problem}. Name another folder."
+        )
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:
@@ -131,23 +182,90 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:
     )
 
 
-def _read_record(path: Path) -> dict[str, Any] | None:
-    file = path / "run.json"
-    if not file.is_file():
-        return None
+def _read(path: Path, name: str, parse: Callable[[str], Content], argument: str = "run") -> Content:
+    """Returns what a file of a run holds; `parse` raises where it is not what a run leaves."""
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        return record if {"arguments", "finished"} <= record.keys() else None
-    except (ValueError, AttributeError) as error:
-        raise RunError(
-            f"`run` must hold a readable run.json. Received: {str(file)!r}, which is not one "
-            f"({error}). Name another folder."
-        ) from error
+        return parse((path / name).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise not_whole(path, name, "missing", argument) from error
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        problem = f"damaged ({_first_line(error)})"
+        raise not_whole(path, name, problem, argument) from error
+
+
+def not_whole(path: Path, name: str, problem: str, argument: str = "run") -> RunError:
+    """The error that a file of a run is "missing" or "damaged"."""
+    return RunError(
+        f"`{argument}` must be whole. Received: {str(path)!r}, whose {name} is {problem}. "
+        "Train it again, in another folder."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"no {error}"
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _read_record(path: Path, argument: str = "run") -> dict[str, Any] | None:
+    """Returns the content of `run.json`, or `None` where there is no run."""
+    return (
+        _read(path, "run.json", _record_from, argument) if (path / "run.json").is_file() else None
+    )
+
+
+def _record_from(text: str) -> dict[str, Any] | None:
+    record = json.loads(text)
+    if not isinstance(record, dict):
+        raise ValueError("no object")
+    if not {"arguments", "finished"} & record.keys():  # another program's
+        return None
+    height, width = record["image_size"]
+    expected = (
+        (record["finished"], bool),
+        (record["arguments"], dict),
+        (record["arguments"]["max_pixels"], int),
+        (record["data"]["fingerprint"], str),
+        (height, int),
+        (width, int),
+    )
+    _check_types(expected)
+    return record
+
+
+def _class_names_from(text: str) -> tuple[str, ...]:
+    names = json.loads(text)
+    _check_types([(names, list), *((name, str) for name in names)])
+    return tuple(names)
+
+
+def _metrics_from(text: str) -> dict[str, Any]:
+    metrics = json.loads(text)
+    _check_types([(metrics, dict), (metrics["stages"], list)])
+    for split in ("validation", "test"):
+        if metrics[split] is not None:
+            _check_types((metrics[split][name], float | int) for name in ("accuracy", "num_images"))
+    return metrics
+
+
+def _digests_from(text: str) -> frozenset[str]:
+    rows = csv.DictReader(io.StringIO(text))
+    if not {"split", "digest"} <= set(rows.fieldnames or ()):
+        raise ValueError("no table with the columns split and digest")
+    digests = [row["digest"] for row in rows if row["split"] != "test"]
+    _check_types((digest, str) for digest in digests)
+    return frozenset(digests)
+
+
+def _check_types(expected: Iterable[tuple[object, type | UnionType]]) -> None:
+    for value, kind in expected:
+        if not isinstance(value, kind):
+            raise TypeError(f"{value!r} where a run has another kind of value")
 
 
 def refuse_other_pictures(out: Path, record: dict[str, Any]) -> None:
     """Raises `RunError` if an unfinished run at `out` began with other pictures."""
-    begun = _read_record(out) if out.is_dir() else None
+    begun = _read_record(out, "out") if out.is_dir() else None
     if begun is not None and begun["data"]["fingerprint"] != record["data"]["fingerprint"]:
         raise RunError(
             f"`photos` must hold the pictures that the unfinished run in {str(out)!r} began with. "
@@ -167,9 +285,12 @@ def clear_results(out: Path) -> None:
 
 
 def seen_by(run: Run) -> frozenset[str]:
-    """Contents of the pictures that a run, or one before it, trained on or chose by."""
-    with (run.path / "split.csv").open(encoding="utf-8", newline="") as file:
-        return frozenset(row["digest"] for row in csv.DictReader(file) if row["split"] != "test")
+    """Contents of the pictures that a run, or one before it, trained on or chose by.
+
+    Raises:
+        RunError: `split.csv`, which says it, is missing or damaged.
+    """
+    return _read(run.path, "split.csv", _digests_from)
 
 
 def unseen(split: ImageSplit, seen: frozenset[str]) -> ImageSplit:

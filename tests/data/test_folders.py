@@ -145,6 +145,16 @@ def test_the_second_start_opens_no_file(messy, monkeypatch):
     assert sorted(map(os.path.basename, checked)) == ["001.jpg", "new.jpg"]
 
 
+def test_a_file_whose_times_were_set_back_is_checked_anew(photos):
+    path = photos / "red" / "000.jpg"
+    before, status = tlkit.inspect_folder(photos), path.stat()
+    assert not before.skipped
+    path.write_bytes(bytes(status.st_size))  # as large, and as old by what a program can set
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    (skipped,) = tlkit.inspect_folder(photos).skipped
+    assert skipped.reason == "not an image"
+
+
 def test_another_version_of_the_decoder_checks_anew(photos, monkeypatch):
     tlkit.inspect_folder(photos)
     monkeypatch.setattr(verdicts, "DECODER_VERSION", "another")
@@ -272,6 +282,7 @@ def test_class_names_give_the_order_and_must_be_those_of_the_folder(photos):
         ({"image_size": 8.5}, "image_size=8.5"),
         ({"batch_size": 0}, "`batch_size` must be .* at least 1. Received: batch_size=0"),
         ({"seed": -1}, "`seed` must be"),
+        ({"seed": 2**32}, "`seed` must be .* below 4294967296. Received: seed=4294967296"),
         ({"splits": (0.5, 0.5)}, "`splits` must be three shares"),
         ({"splits": (0.5, 0.4, 0.4)}, "that make up 1"),
         ({"splits": (0.0, 0.5, 0.5)}, "above zero"),

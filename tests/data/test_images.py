@@ -51,6 +51,15 @@ def test_every_epoch_has_its_own_order_of_the_whole_split(data):
     assert len(dataset) == 3 * -(-count // 8)
 
 
+def test_a_batch_larger_than_the_split_is_the_split_and_takes_no_more_memory(data):
+    count = data.train.num_images
+    batches = data.train.dataset(shuffle=True, epochs=range(2), batch_size=2**40)
+    assert [len(images) for images, _ in batches] == [count, count]
+    rest = data.train.dataset(epochs=range(2), batch_size=2**40, first_batch=1)
+    assert [len(images) for images, _ in rest] == [count]
+    assert list(data.train.dataset(indices=np.array([], np.int64), batch_size=2**40)) == []
+
+
 @pytest.mark.parametrize("augment", ["none", "default"])
 def test_an_epoch_is_the_same_wherever_one_starts(data, augment):
     count = data.train.num_images

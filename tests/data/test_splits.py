@@ -161,6 +161,7 @@ def test_training_alone_is_divided_as_if_it_were_not_split():
             pictures("cat", "abc", "train") + pictures("cat", "a", "validation"),
             "The validation split must hold pictures that training does not hold",
         ),
+        (many(9) + many(9, "two\nlines", "e"), r"name of one line. Received: 'two\\nlines'"),
     ],
 )
 def test_classes_that_cannot_be_trained_are_named(found, message):

@@ -7,7 +7,7 @@ import numpy as np
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.data.reports import DataReport
 from tlkit.data.settings import check_settings
-from tlkit.data.splits import Division, Picture, check_classes, divide
+from tlkit.data.splits import Division, Picture, check_classes, divide, is_one_line
 from tlkit.data.verdicts import content_digest
 from tlkit.errors import ArgumentError, DataError
 
@@ -170,6 +170,11 @@ def _checked_names(class_names: Sequence[str] | None, labels: list[np.ndarray]) 
         array.shape[1] if array.ndim == 2 else int(array.max(initial=0)) + 1 for array in labels
     )
     names = tuple(map(str, range(needed))) if class_names is None else tuple(class_names)
+    if broken := [name for name in names if not is_one_line(name)]:
+        raise ArgumentError(
+            "`class_names` must be names of one line each. "
+            f"Received: {', '.join(map(repr, broken))}. Rename the class."
+        )
     is_enough = len(names) == needed if labels[0].ndim == 2 else len(names) >= needed
     if not is_enough or len(set(names)) < len(names):
         raise ArgumentError(

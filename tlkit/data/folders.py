@@ -92,7 +92,7 @@ def load_listing(
     """Does what `load_folder` does, with files that are listed already."""
     pictures, formats = readable_pictures(listing, max_pixels=max_pixels, cache=cache)
     division = divide(pictures, settings.splits, settings.seed)
-    names = _in_order(check_classes(pictures, division), class_names)
+    names = _in_order(check_classes(pictures, division), class_names, listing)
     labels = {name: label for label, name in enumerate(names)}
 
     def split(name: str) -> ImageSplit:
@@ -124,7 +124,9 @@ def load_listing(
     )
 
 
-def _in_order(found: tuple[str, ...], wanted: Sequence[str] | None) -> tuple[str, ...]:
+def _in_order(
+    found: tuple[str, ...], wanted: Sequence[str] | None, listing: Listing
+) -> tuple[str, ...]:
     if wanted is None:
         return found
     missing = [repr(name) for name in wanted if name not in found]
@@ -133,7 +135,8 @@ def _in_order(found: tuple[str, ...], wanted: Sequence[str] | None) -> tuple[str
         problems = [f"no pictures of {', '.join(missing)}"] if missing else []
         problems += [f"unexpected classes {', '.join(new)}"] if new else []
         raise DataError(
-            "`class_names` must be the classes that have pictures. "
-            f"Received: {' and '.join(problems)}. Rename, add or remove their folders."
+            f"`{listing.argument}` must hold pictures of the classes "
+            f"{', '.join(map(repr, wanted))}. Received: {listing.argument}={listing.path!r} with "
+            f"{' and '.join(problems)}. Rename, add or remove their folders."
         )
     return tuple(wanted)

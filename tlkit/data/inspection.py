@@ -47,8 +47,17 @@ def inspect_folder(
         >>> report.skipped[0].reason
         'empty file'
     """
+    return inspect_listing(list_folder(path), max_pixels=max_pixels, cache=cache)
+
+
+def inspect_listing(
+    listing: Listing,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    cache: str | os.PathLike[str] | None = None,
+) -> DataReport:
+    """Does what `inspect_folder` does, with files that are listed already."""
     check_count("max_pixels", max_pixels)
-    listing = list_folder(path)
     pictures, formats = readable_pictures(listing, max_pixels=max_pixels, cache=cache)
     division = divide(pictures, (1.0, 0.0, 0.0), seed=0)
     if not any(picture.split for picture in pictures):
@@ -64,7 +73,7 @@ def readable_pictures(
     The other files are added to what `listing` has skipped.
     """
     paths = [file.path for file in listing.files]
-    verdicts = check_files(paths, max_pixels=max_pixels, root=cache)
+    verdicts = check_files(paths, max_pixels=max_pixels, root=cache, notes=listing.notes)
     if note := cache_note(VERDICTS_FOLDER, cache):
         listing.notes.append(note)
     pictures = []

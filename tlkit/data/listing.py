@@ -30,8 +30,13 @@ class FoundFile:
 
 @dataclass
 class Listing:
-    """What lies in a folder; `classes` holds the names of the class folders of each split."""
+    """What lies in a folder; `classes` holds the names of the class folders of each split.
 
+    Errors show the folder, and the argument that it was given as.
+    """
+
+    path: str = ""
+    argument: str = "path"
     files: list[FoundFile] = field(default_factory=list)
     skipped: list[SkippedFile] = field(default_factory=list)
     classes: dict[str, list[str]] = field(default_factory=dict)
@@ -46,35 +51,42 @@ class _Folder:
     trail: tuple[tuple[int, int], ...]
 
 
-def list_folder(path: str | os.PathLike[str]) -> Listing:
+def list_folder(
+    path: str | os.PathLike[str], *, argument: str = "path", needs_train: bool = True
+) -> Listing:
     """Lists `CLASS/**`, or `train/CLASS/**`, `val|validation/CLASS/**` and `test/CLASS/**`.
 
     Links are followed, except back to a folder that is being listed. Class names are in Unicode's
     composed form (NFC), so that folders from different systems agree.
 
+    Args:
+        path: The folder.
+        argument: What errors call it.
+        needs_train: Whether splits must have one to train on.
+
     Raises:
         DataError: `path` is no folder, or an empty one; or there are two folders for one split,
-            or splits without one to train on.
+            or splits without one to train on, where that is needed.
     """
     root = Path(path)
     if not root.is_dir():
         problem = "is a file" if root.exists() else "does not exist"
         raise DataError(
-            f"`path` must be a folder of pictures. Received: path={str(root)!r}, which {problem}. "
-            "Give the folder that holds one folder for each class."
+            f"`{argument}` must be a folder of pictures. Received: {argument}={str(root)!r}, which "
+            f"{problem}. Give the folder that holds one folder for each class."
         )
-    listing = Listing()
+    listing = Listing(str(root), argument)
     status = root.stat()
     top = _Folder(str(root), ((status.st_dev, status.st_ino),))
     folders = _folders_outside_classes(top, listing)
     if not folders and not listing.skipped:
         raise DataError(
-            f"`path` must be a folder of pictures. Received: path={str(root)!r}, which is empty. "
-            "Put one folder for each class into it."
+            f"`{argument}` must be a folder of pictures. Received: {argument}={str(root)!r}, which "
+            "is empty. Put one folder for each class into it."
         )
     splits = _split_names(folders)
     if splits:
-        _check_splits(splits, root)
+        _check_splits(splits, listing, needs_train)
         for name in splits:
             inner = _folders_outside_classes(folders[name], listing)
             _list_classes(inner, SPLIT_FOLDERS[name.lower()], listing)
@@ -95,12 +107,13 @@ def _split_names(folders: dict[str, _Folder]) -> list[str]:
     return named if has_classes and (len(named) > 1 or len(folders) == 1) else []
 
 
-def _check_splits(names: list[str], root: Path) -> None:
+def _check_splits(names: list[str], listing: Listing, needs_train: bool) -> None:
     splits = [SPLIT_FOLDERS[name.lower()] for name in names]
-    if len(set(splits)) < len(splits) or "train" not in splits:
+    if len(set(splits)) < len(splits) or (needs_train and "train" not in splits):
+        train = "`train`, and at most" if needs_train else "at most one folder for `train`, and"
         raise DataError(
-            "`path` must hold `train`, and at most one folder each for validation (`val` or "
-            f"`validation`) and `test`. Received: path={str(root)!r} with "
+            f"`{listing.argument}` must hold {train} one folder each for validation (`val` or "
+            f"`validation`) and `test`. Received: {listing.argument}={listing.path!r} with "
             f"{', '.join(sorted(names))}. Rename or join these folders."
         )
 

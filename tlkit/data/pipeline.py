@@ -31,6 +31,7 @@ def image_batches(
 ) -> tf.data.Dataset:
     """Builds what `ImageSplit.dataset` describes; the arguments are checked there."""
     num_rows = len(rows)
+    batch_size = max(min(batch_size, num_rows), 1)
     layers = augmentation_layers(augment)
     read = _pixel_reader(split)
     with tf.device("CPU:0"):

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tlkit.errors import ArgumentError, check_count
+from tlkit.errors import ArgumentError, check_count, check_seed
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ def check_settings(
 
     Raises:
         ArgumentError: A size is no positive whole number; `splits` are not three shares that
-            make up one; `seed` is negative.
+            make up one; `seed` is not from 0 to 2**32 - 1.
     """
     check_count("batch_size", batch_size)
-    check_count("seed", seed, minimum=0)
+    check_seed(seed)
     return Settings(check_image_size(image_size), batch_size, check_splits(splits), seed)
 
 

@@ -85,8 +85,9 @@ def check_classes(pictures: Sequence[Picture], division: Division) -> tuple[str,
 
     Raises:
         DataError: There are fewer than two classes; a class has a single picture (copies count
-            once); a class of validation or test has no picture to train on; or the user's own
-            validation or test has none but copies of earlier pictures.
+            once); a class of validation or test has no picture to train on; the user's own
+            validation or test has none but copies of earlier pictures; or a class's name is not
+            one line of text, which an exported model could not list.
     """
     contents: dict[str, set[str]] = defaultdict(set)
     in_train = set()
@@ -119,7 +120,17 @@ def check_classes(pictures: Sequence[Picture], division: Division) -> tuple[str,
             "Every class must have at least two different pictures. Received: a single picture "
             f"of {', '.join(map(repr, single))}. Add some, or remove the class."
         )
+    if broken := sorted(name for name in contents if not is_one_line(name)):
+        raise DataError(
+            "Every class must have a name of one line. Received: "
+            f"{', '.join(map(repr, broken))}. Rename the class."
+        )
     return tuple(sorted(contents))
+
+
+def is_one_line(class_name: str) -> bool:
+    """Whether a class's name can stand on a line of its own in an exported model's list."""
+    return str(class_name).splitlines() == [str(class_name)]
 
 
 def place(digest: str, class_name: str, seed: int) -> float:

@@ -5,9 +5,10 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from tlkit.cache import cache_folder, open_index
 from tlkit.data.limits import DECODER_VERSION
@@ -32,11 +33,12 @@ FOREIGN_BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "H
 FOREIGN_BRANDS |= {b"mif1": "HEIF", b"msf1": "HEIF"}
 
 VERDICTS_FOLDER = "files"
-INDEX_NAME = "verdicts-1.sqlite"  # another number for another schema: old indexes are left alone
+INDEX_NAME = "verdicts-2.sqlite"  # another number for another schema: old indexes are left alone
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS verdicts (
-    path TEXT, decoder TEXT, max_pixels INTEGER, size INTEGER, modified INTEGER,
+    path TEXT, decoder TEXT, max_pixels INTEGER,
+    size INTEGER, modified INTEGER, changed INTEGER,
     digest TEXT, format TEXT, height INTEGER, width INTEGER, reason TEXT,
     PRIMARY KEY (path, decoder, max_pixels)
 ) WITHOUT ROWID
@@ -68,38 +70,63 @@ def content_digest(content: bytes) -> str:
 
 
 def check_files(
-    paths: Sequence[str], *, max_pixels: int, root: str | os.PathLike[str] | None = None
+    paths: Sequence[str],
+    *,
+    max_pixels: int,
+    root: str | os.PathLike[str] | None = None,
+    notes: list[str] | None = None,
 ) -> list[Verdict]:
     """Returns a verdict for each file, decoding those that none is remembered for.
 
     That is done in parallel, with a progress bar. A verdict holds for a path as long as the file
-    keeps its size and its time of change, for one version of the decoder, and for one bound.
+    keeps its size and its times of change, for one version of the decoder, and for one bound.
+    Where nothing can be looked up or remembered (another process holds the index), every file is
+    decoded.
 
     Args:
         paths: The files.
         max_pixels: The most pixels that a picture may have.
         root: The cache's folder, as `cache_folder` takes it.
+        notes: Is told if nothing can be looked up or remembered.
     """
-    folder = cache_folder(VERDICTS_FOLDER, root)
-    with closing(open_index(folder / INDEX_NAME, SCHEMA)) as index:
-        states = [_state(path) for path in paths]
+    file = cache_folder(VERDICTS_FOLDER, root) / INDEX_NAME
+    states = [_state(path) for path in paths]
+    verdicts: list[Verdict | None] = [None] * len(paths)
+    is_usable = False
+    with _working_without(file, notes), closing(open_index(file, SCHEMA)) as index:
         verdicts = [
             _recall(index, path, state, max_pixels)
             for path, state in zip(paths, states, strict=True)
         ]
-        unknown = [row for row, verdict in enumerate(verdicts) if verdict is None]
-        done = 0
-        try:
-            checks = _check_all([paths[row] for row in unknown], max_pixels)
-            for row, verdict in zip(unknown, checks, strict=True):
-                verdicts[row] = verdict
-                done += 1
-        finally:  # also when the user stops it half way
-            index.execute("BEGIN IMMEDIATE")
-            for row in unknown[:done]:
-                _remember(index, paths[row], states[row], max_pixels, verdicts[row])
-            index.execute("COMMIT")
+        is_usable = True
+    unknown = [row for row, verdict in enumerate(verdicts) if verdict is None]
+    done = 0
+    try:
+        checks = _check_all([paths[row] for row in unknown], max_pixels)
+        for row, verdict in zip(unknown, checks, strict=True):
+            verdicts[row] = verdict
+            done += 1
+    finally:  # also when the user stops it half way
+        if is_usable and done:
+            with _working_without(file, notes), closing(open_index(file, SCHEMA)) as index:
+                index.execute("BEGIN IMMEDIATE")
+                for row in unknown[:done]:
+                    _remember(index, paths[row], states[row], max_pixels, verdicts[row])
+                index.execute("COMMIT")
     return [verdict for verdict in verdicts if verdict is not None]
+
+
+@contextmanager
+def _working_without(file: Path, notes: list[str] | None) -> Iterator[None]:
+    """Goes on where the index stays locked, or cannot be opened or written to, and notes it."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if notes is not None:
+            notes.append(
+                f"the cache's index {file} cannot be used ({error}): what was found of the "
+                "pictures is not remembered (TLKIT_CACHE names another folder)"
+            )
 
 
 def _check_all(paths: list[str], max_pixels: int) -> Iterator[Verdict]:
@@ -198,16 +225,19 @@ def _decoder(max_pixels: int) -> Decoder:
     return decoder
 
 
-State = tuple[int, int]
+State = tuple[int, int, int]
 
 
 def _state(path: str) -> State | None:
-    """Size and time of change of a file; `None` if it cannot be had."""
+    """A file's size, its time of change, and that of its entry, which no program can set back.
+
+    `None` if they cannot be had.
+    """
     try:
         status = os.stat(path)
     except OSError:
         return None
-    return status.st_size, status.st_mtime_ns
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _recall(
@@ -217,7 +247,7 @@ def _recall(
         return None
     row = index.execute(
         "SELECT digest, format, height, width, reason FROM verdicts WHERE path = ? "
-        "AND decoder = ? AND max_pixels = ? AND size = ? AND modified = ?",
+        "AND decoder = ? AND max_pixels = ? AND size = ? AND modified = ? AND changed = ?",
         (os.path.abspath(path), DECODER_VERSION, max_pixels, *state),
     ).fetchone()
     return None if row is None else Verdict(*row)
@@ -234,4 +264,4 @@ def _remember(
         return
     key = (os.path.abspath(path), DECODER_VERSION, max_pixels, *state)
     row = (verdict.digest, verdict.format, verdict.height, verdict.width, verdict.reason)
-    index.execute(f"REPLACE INTO verdicts VALUES ({', '.join('?' * 10)})", key + row)
+    index.execute(f"REPLACE INTO verdicts VALUES ({', '.join('?' * 11)})", key + row)

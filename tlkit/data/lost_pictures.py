@@ -1,0 +1,50 @@
+"""Pictures that change or vanish after they were checked."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from tlkit.data.images import ImageSplit
+from tlkit.data.verdicts import check_files
+from tlkit.errors import DataError
+
+_NUM_NAMED = 5
+
+
+@contextmanager
+def lost_pictures_named(
+    splits: Iterable[ImageSplit | None], *, argument: str = "photos"
+) -> Iterator[None]:
+    """Names the files where TensorFlow fails in the block because they can be read no longer.
+
+    Every file was checked once, before training. When reading fails later all the same, those
+    that have changed since are checked again; if all are sound, the failure has another cause
+    and stays as it is.
+
+    Args:
+        splits: The pictures that the block reads.
+        argument: What the error calls them.
+
+    Raises:
+        DataError: Pictures have gone, or cannot be read or decoded any longer.
+    """
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.OpError as error:
+        lost = [
+            f"{path!r} ({verdict.reason})"
+            for split in splits
+            if split is not None and split._pixels is None
+            for path, verdict in zip(
+                split.paths, check_files(split.paths, max_pixels=split._max_pixels), strict=True
+            )
+            if verdict.reason
+        ]
+        if not lost:
+            raise
+        more = f" and {len(lost) - _NUM_NAMED} more" if len(lost) > _NUM_NAMED else ""
+        raise DataError(
+            f"`{argument}` must stay as they are while they are read. Received: "
+            f"{', '.join(lost[:_NUM_NAMED])}{more}. Put them back, or begin anew without them."
+        ) from error

@@ -1,0 +1,98 @@
+"""Pictures to measure a trained model on: its classes are given, and no rule of training holds."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from tlkit.data.images import ImageSplit
+from tlkit.data.inspection import readable_pictures
+from tlkit.data.limits import MAX_PIXELS
+from tlkit.data.listing import list_folder
+from tlkit.data.splits import divide
+from tlkit.errors import DataError, check_count, did_you_mean
+
+
+def load_for_measuring(
+    path: str | os.PathLike[str],
+    class_names: Sequence[str],
+    *,
+    image_size: tuple[int, int],
+    batch_size: int = 32,
+    max_pixels: int = MAX_PIXELS,
+    cache: str | os.PathLike[str] | None = None,
+    argument: str = "path",
+) -> ImageSplit:
+    """Loads pictures whose labels are positions in `class_names`.
+
+    Any number of the classes may be there, with any number of pictures. Of a folder with a split
+    of its own that is `test`, else validation; else it is all of it. As in any split that
+    measures, each content counts once: copies, pictures that an earlier split of the folder also
+    holds, pictures under two labels and unreadable files are left out.
+
+    Args:
+        path: A folder as `load_folder` takes it, which needs no `train`.
+        class_names: The model's classes, in the order of its outputs.
+        image_size: Height and width that pictures are stretched to.
+        batch_size: Pictures in a batch.
+        max_pixels: The most pixels that a picture may have.
+        cache: The cache's folder, as `cache_folder` takes it.
+        argument: What errors call `path`.
+
+    Returns:
+        A split named "test".
+
+    Raises:
+        DataError: `path` is no folder of pictures, or one of a class that the model does not
+            have.
+        ArgumentError: `max_pixels` is no positive whole number.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> import numpy as np
+        >>> from PIL import Image
+        >>> from tlkit.data.measuring import load_for_measuring
+        >>> with TemporaryDirectory() as folder:
+        ...     Path(folder, "light").mkdir()
+        ...     Image.fromarray(np.full((9, 9, 3), 200, np.uint8)).save(f"{folder}/light/1.png")
+        ...     split = load_for_measuring(folder, ["dark", "light"], image_size=(8, 8))
+        >>> split.labels.tolist()
+        [1]
+    """
+    check_count("max_pixels", max_pixels)
+    listing = list_folder(path, argument=argument, needs_train=False)
+    pictures, _ = readable_pictures(listing, max_pixels=max_pixels, cache=cache)
+    own = {picture.split for picture in pictures}
+    measured = next((split for split in ("test", "validation") if split in own), "")
+    if not measured:
+        measured = "test"
+        pictures = [dataclasses.replace(picture, split=measured) for picture in pictures]
+    division = divide(pictures, (1.0, 0.0, 0.0), seed=0)
+    found = [pictures[position] for position in division.splits.get(measured, ())]
+    if not found:
+        raise DataError(
+            f"`{argument}` must hold pictures to measure on. Received: {argument}={str(path)!r} "
+            f"with {len(listing.skipped)} files that cannot be used and "
+            f"{len(division.conflicts)} pictures under several labels. tlkit inspect lists them."
+        )
+    labels = {name: label for label, name in enumerate(class_names)}
+    if unknown := sorted({picture.class_name for picture in found} - labels.keys()):
+        raise DataError(
+            f"`{argument}` must hold pictures of the model's classes, "
+            f"{', '.join(map(repr, class_names))}. Received: {argument}={str(path)!r} with "
+            f"{', '.join(map(repr, unknown))}.{did_you_mean(unknown[0], class_names)} "
+            "Rename or remove these folders."
+        )
+    found.sort(key=lambda picture: (labels[picture.class_name], picture.path))
+    return ImageSplit(
+        "test",
+        tuple(picture.path for picture in found),
+        np.array([labels[picture.class_name] for picture in found], np.int64),
+        tuple(picture.digest for picture in found),
+        image_size,
+        batch_size,
+        0,
+        max_pixels,
+    )
