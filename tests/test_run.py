@@ -37,6 +37,7 @@ def test_a_run_leaves_what_it_promises(finished):
         "history.csv",
         "report.html",
         "split.csv",
+        "model_card.md",
     }
     record = json.loads((run.path / "run.json").read_text())
     assert record["finished"]

@@ -69,6 +69,16 @@ def train(  # noqa: PLR0917 - typer calls it by name
     layer_decay: Annotated[
         float | None, Number(help="A group's rate against that of the group behind it.")
     ] = None,
+    anchor: Annotated[
+        str | None,
+        typer.Option(metavar="X|auto", help="Hold weights near those of RUN0, so strongly."),
+    ] = None,
+    importance: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Hold by importance: fisher, mas, ...")
+    ] = None,
+    old_photos: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Pictures of what RUN0 learned.")
+    ] = None,
     augment: Annotated[
         str | None, typer.Option(metavar="none|light|default|strong", help="Augmentation.")
     ] = None,
@@ -97,6 +107,9 @@ def train(  # noqa: PLR0917 - typer calls it by name
         epochs=epochs,
         learning_rate=learning_rate,
         layer_decay=layer_decay,
+        anchor=anchor if anchor in (None, "auto") else _number(anchor),
+        importance=importance,
+        old_photos=old_photos,
         augment=augment,
         class_weight=class_weight,
         batch_size=batch_size,
@@ -147,13 +160,33 @@ def export(
     run: RunFolder,
     to: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; must not exist.")],
     file_format: Annotated[
-        str, typer.Option("--format", metavar="saved_model|keras", help="What to write.")
+        str,
+        typer.Option(
+            "--format",
+            metavar="saved_model|keras|litert|litert_float16|litert_int8|onnx",
+            help="What to write.",
+        ),
     ] = "saved_model",
+    version: Annotated[
+        int | None, Whole(help="Write DIR/N, as TensorFlow Serving wants it.")
+    ] = None,
 ) -> None:
     """Write a run's model in another place or format, proven equal to it."""
     from tlkit.finished_run import export_run
 
-    _say(str(export_run(run, to, file_format)))
+    _say(str(export_run(run, to, file_format, version=version)))
+
+
+@app.command()
+def serve(
+    run: RunFolder,
+    port: Annotated[int, Whole(help="Port to listen on.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+) -> None:
+    """Answer pictures over HTTP, with a page to drop them on."""
+    from tlkit.serving.server import serve as serve_run
+
+    serve_run(run, port=port, host=host, say=_say)
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """Models to give away, each proven on real pictures before it appears."""
 
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -255,7 +256,7 @@ class _Pictures:
         cls, samples: Sequence[str | os.PathLike[str]] | np.ndarray | None, serving: Serving
     ) -> "_Pictures":
         if samples is None:
-            image_bytes = _bundled_pictures()
+            image_bytes = _bundled_pictures(serving.max_pixels)
         elif are_paths(samples):
             paths = list_files(samples, "samples")
             check_pictures(paths, serving.max_pixels, "samples")
@@ -273,14 +274,21 @@ class _Pictures:
         return cls(image_bytes, tf.stack([decode(tf.constant(one)) for one in image_bytes]))
 
 
-def _bundled_pictures() -> tuple[bytes, ...]:
-    """The two photographs of scikit-learn as files, and six views of them: flipped and cropped."""
+def _bundled_pictures(max_pixels: int) -> tuple[bytes, ...]:
+    """The two photographs of scikit-learn as files, and six views of them: flipped and cropped.
+
+    Where they have more than `max_pixels`, every other pixel is taken, or every third...
+    """
     files, views = [], []
     bundled = load_sample_images()
     for file, image in zip(bundled.filenames, bundled.images, strict=True):
         height, width, _ = image.shape
-        files.append(Path(file).read_bytes())
-        views += [image[:, ::-1], image[::-1], image[: height // 2, : width // 3]]
+        step = math.ceil(math.sqrt(height * width / max_pixels))
+        small = image[::step, ::step]
+        kept = Path(file).read_bytes() if step == 1 else tf.io.encode_jpeg(small).numpy()
+        files.append(kept)
+        height, width, _ = small.shape
+        views += [small[:, ::-1], small[::-1], small[: height // 2, : width // 3]]
     return (*files, *(tf.io.encode_jpeg(view).numpy() for view in views))
 
 

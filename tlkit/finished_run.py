@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from tlkit.data.lost_pictures import lost_pictures_named
 from tlkit.data.measuring import load_for_measuring
 from tlkit.errors import ArgumentError, DataError, ExportError, TlkitError, check_choice
+from tlkit.exporters.formats import EXPORT_FORMATS
+from tlkit.exporters.tensorflow_serving import version_folder
 from tlkit.quiet import load_tensorflow_quietly
 from tlkit.run_directory import check_writable, load_run, not_whole, seen_by, unseen
 
@@ -97,9 +99,22 @@ def predict_with(
 
 
 def export_run(
-    run: str | os.PathLike[str], to: str | os.PathLike[str], file_format: str
+    run: str | os.PathLike[str],
+    to: str | os.PathLike[str],
+    file_format: str,
+    *,
+    version: int | None = None,
 ) -> "ExportReport":
     """Exports a run's model once more, elsewhere or in another format.
+
+    It is asked in a process of its own too, which measures how long it takes to load and to answer.
+
+    Args:
+        run: A run directory.
+        to: The folder to write.
+        file_format: See `export_model`.
+        version: For a SavedModel: written to `to`/`version`, as TensorFlow Serving wants it; see
+            `tlkit.exporters.tensorflow_serving` for the request.
 
     Raises:
         RunError: There is no finished run at `run`, it is not whole, or nothing can be written
@@ -107,17 +122,25 @@ def export_run(
         ArgumentError: `to` holds something already, or there is no such format.
     """
     finished = load_run(run)
+    check_choice("format", file_format, EXPORT_FORMATS)
+    if version is not None:
+        if file_format != "saved_model":
+            raise ArgumentError(
+                "`version` must be left out but with the format saved_model. "
+                f"Received: version={version}, format={file_format!r}. Leave one of them out."
+            )
+        to = version_folder(Path(to), version)
     _check_place(Path(to))
     load_tensorflow_quietly()
-    from tlkit.export import FORMATS, export_model
+    from tlkit.export import export_model
 
-    check_choice("format", file_format, FORMATS)
     return export_model(
         finished.load_model(),
         to,
         finished.class_names,
         formats=(file_format,),
         max_pixels=finished.max_pixels,
+        fresh_process=True,
     )
 
 

@@ -13,6 +13,7 @@ import jinja2
 import numpy as np
 import tensorflow as tf
 
+from tlkit.continual.going_on import ForgettingReport
 from tlkit.data.decoding import decode_image
 from tlkit.data.exif import read_orientation, swaps_sides
 from tlkit.data.headers import is_jpeg, jpeg_size, other_size
@@ -39,6 +40,7 @@ class Page:
             "test"; `None` for a split that there is not. The last one there is stands on top.
         seconds: Time that each part of the run took.
         facts: More to tell, by name: the backbone, the image size, versions.
+        forgotten: What going on cost the task before, where there was one.
     """
 
     title: str
@@ -48,6 +50,7 @@ class Page:
     evaluations: Mapping[str, EvaluationReport | None]
     seconds: Mapping[str, float]
     facts: Mapping[str, str]
+    forgotten: ForgettingReport | None = None
 
 
 def write_report(path: Path, page: Page) -> None:

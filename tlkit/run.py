@@ -6,6 +6,7 @@ whole or not at all, and `run.json` says last that the run is finished.
 
 import dataclasses
 import inspect
+import json
 import os
 import platform
 import time
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import tlkit
 from tlkit.data.augmentation import AUGMENTATIONS
-from tlkit.data.folders import load_listing
+from tlkit.data.folders import load_folder, load_listing
 from tlkit.data.images import ImageData
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.listing import list_folder
@@ -28,6 +29,7 @@ from tlkit.errors import (
     DataError,
     check_choice,
     check_count,
+    check_not_negative,
     check_positive,
     check_seed,
     check_share,
@@ -49,13 +51,16 @@ from tlkit.run_directory import (
 if TYPE_CHECKING:
     import keras
 
+    from tlkit.continual.going_on import ForgettingReport, OldTask
     from tlkit.evaluation.reports import EvaluationReport
     from tlkit.training.reports import TrainingReport
 
 MODES = ("head", "fine-tune")
+IMPORTANCE = ("fisher", "fisher_sampled", "empirical_fisher", "mas")
 SPLITS = (0.8, 0.1, 0.1)
 DEFAULT_BACKBONE = "mobilenet_v2"
 _EXPORT_ASIDE = ".export"
+_CHOSEN = "anchor.json"
 _NUM_SAMPLES = 8
 _NUM_VIEWS = 4
 _NUM_IN_TITLE = 5
@@ -74,6 +79,9 @@ def train_run(
     epochs: int | None = None,
     learning_rate: float | None = None,
     layer_decay: float | None = None,
+    anchor: float | str | None = None,
+    importance: str | None = None,
+    old_photos: str | os.PathLike[str] | None = None,
     augment: str | None = None,
     class_weight: str | None = None,
     batch_size: int = 32,
@@ -100,6 +108,12 @@ def train_run(
         epochs: See `fine_tune`; the head alone is solved and has none.
         learning_rate: See `fine_tune`.
         layer_decay: See `fine_tune`.
+        anchor: With `from_run`: how strongly the weights are held near those of that run, a number
+            or "auto", see `tlkit.continual.going_on.anchor_to_itself`.
+        importance: With `anchor`: a method of `estimate_importance` that tells weights apart.
+        old_photos: With `from_run`: pictures of what that run learned, to measure what is
+            forgotten and to estimate importance; those it was trained on by default, where they
+            still are.
         augment: See `fine_tune`; with mode="head", the features of four augmented versions of each
             training image are stored.
         class_weight: "balanced" or `None`.
@@ -129,6 +143,7 @@ def train_run(
     parent = load_run(from_run, "from_run") if from_run is not None else None
     listing = list_folder(photos, argument="photos")
     load_tensorflow_quietly()
+    from tlkit.model_card import write_model_card
     from tlkit.training.resume import FILE_NAME
 
     seconds: dict[str, float] = {}
@@ -142,6 +157,8 @@ def train_run(
         )
     if parent:
         data = _without_seen(data, parent)
+    with _timed(seconds, "old photographs"):
+        old = _old_task(arguments, parent)
     say(str(data.report))
     with _timed(seconds, "model"):
         model = _model(arguments, parent, data)
@@ -152,17 +169,29 @@ def train_run(
     clear_results(out)
     with lost_pictures_named((data.train, data.validation, data.test)):
         with _timed(seconds, "training"):
-            training = _train(model, data, arguments, out)
+            training, forgotten = _train(model, data, arguments, out, old)
         say(str(training))
+        if forgotten is not None:
+            say(str(forgotten))
         with _timed(seconds, "evaluation"):
             evaluations = _evaluate(model, data)
         with _timed(seconds, "export"):
             _export(model, data, out, max_pixels)
     record["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
-    write_results(out, data, training, evaluations, parent=parent)
-    _write_page(out, data, training, evaluations, record)
+    write_results(out, data, training, evaluations, forgotten=forgotten, parent=parent)
+    counts = data.report.counts
+    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    write_model_card(
+        out / "model_card.md",
+        class_names=data.class_names,
+        metrics=metrics,
+        record=record,
+        counts=counts,
+    )
+    _write_page(out, data, training, evaluations, record=record, forgotten=forgotten)
     write_json(out / "run.json", {**record, "finished": True})
-    (out / FILE_NAME).unlink(missing_ok=True)
+    for name in (FILE_NAME, _CHOSEN):
+        (out / name).unlink(missing_ok=True)
     return load_run(out)
 
 
@@ -214,6 +243,7 @@ def _check_values(arguments: dict[str, Any]) -> None:
         if arguments[name] is not None:
             check_count(name, arguments[name])
     check_seed(arguments["seed"])
+    _check_constraint(arguments)
     if arguments["learning_rate"] is not None:
         check_positive("learning_rate", arguments["learning_rate"])
     if arguments["class_weight"] is not None:
@@ -222,12 +252,32 @@ def _check_values(arguments: dict[str, Any]) -> None:
         check_choice("augment", arguments["augment"], AUGMENTATIONS)
     if arguments["layer_decay"] is not None:
         check_share("layer_decay", arguments["layer_decay"])
-    for name in ("unfreeze", "layer_decay", "epochs", "learning_rate"):
+    for name in ("unfreeze", "layer_decay", "epochs", "learning_rate", "anchor"):
         if arguments["mode"] == "head" and arguments[name] is not None:
             raise ArgumentError(
                 f"`{name}` must be left out with mode='head', which solves the head, and trains "
                 f"nothing else. Received: {name}={arguments[name]!r}. Use mode='fine-tune'."
             )
+
+
+def _check_constraint(arguments: dict[str, Any]) -> None:
+    if arguments["old_photos"] is not None:
+        arguments["old_photos"] = str(Path(arguments["old_photos"]).resolve())
+    for name in ("anchor", "old_photos"):
+        if arguments[name] is not None and arguments["from_run"] is None:
+            raise ArgumentError(
+                f"`{name}` must be left out where there is no run to go on from. "
+                f"Received: {name}={arguments[name]!r}. Name that run (--from RUN)."
+            )
+    if arguments["importance"] is not None:
+        if arguments["anchor"] is None:
+            raise ArgumentError(
+                "`importance` must come with an anchor, whose weights it tells apart. "
+                f"Received: importance={arguments['importance']!r}. Give --anchor auto, say."
+            )
+        check_choice("importance", arguments["importance"], IMPORTANCE)
+    if arguments["anchor"] not in (None, "auto"):
+        check_not_negative("anchor", arguments["anchor"])
 
 
 def _record(arguments: dict[str, Any], data: ImageData) -> dict[str, Any]:
@@ -292,11 +342,41 @@ def _without_seen(data: ImageData, parent: Run) -> ImageData:
     return dataclasses.replace(data, validation=validation, test=test)
 
 
+def _old_task(arguments: dict[str, Any], parent: Run | None) -> "OldTask | None":
+    """The pictures of what a run to go on from has learned, where they are."""
+    from tlkit.continual.going_on import OldTask
+
+    if parent is None:
+        return None
+    folder = arguments["old_photos"] or parent.record["arguments"]["photos"]
+    if arguments["old_photos"] is None and not Path(folder).is_dir():
+        return None
+    old = load_folder(
+        folder,
+        image_size=parent.image_size,
+        batch_size=arguments["batch_size"],
+        seed=parent.record["seed"],
+        class_names=parent.class_names,
+        max_pixels=arguments["max_pixels"],
+    )
+    seen = seen_by(parent)
+    kept = [unseen(split, seen) for split in (old.test, old.validation) if split is not None]
+    measured = next((split for split in kept if split.num_images), None)
+    return OldTask(old.train, measured)
+
+
 def _train(
-    model: "keras.Model", data: ImageData, arguments: dict[str, Any], out: Path
-) -> "TrainingReport":
+    model: "keras.Model",
+    data: ImageData,
+    arguments: dict[str, Any],
+    out: Path,
+    old: "OldTask | None",
+) -> "tuple[TrainingReport, ForgettingReport | None]":
+    from tlkit.continual.going_on import anchor_to_itself, forgetting_of, measure_old_task
     from tlkit.training.fine_tuning import fine_tune
     from tlkit.training.head import train_head
+
+    before = measure_old_task(model, old)
 
     given = {
         name: arguments[name]
@@ -305,11 +385,32 @@ def _train(
     }
     if arguments["mode"] == "head":
         views = 1 if given.get("augment", "none") == "none" else _NUM_VIEWS
-        return train_head(model, data, views=views, **given)
+        report = train_head(model, data, views=views, **given)
+        return report, forgetting_of(model, old, before)
     for name in ("unfreeze", "layer_decay"):
         if arguments[name] is not None:
             given[name] = arguments[name]
-    return fine_tune(model, data, run_directory=out, **given)
+    anchor = None
+    if arguments["anchor"] is not None:
+        chosen = _chosen_before(out)
+        anchor = anchor_to_itself(
+            model,
+            data,
+            strength=arguments["anchor"] if chosen is None else chosen,
+            importance=arguments["importance"],
+            old=old,
+            unfreeze=given.get("unfreeze"),
+            seed=arguments["seed"],
+        )
+        write_json(out / _CHOSEN, {"strength": anchor.strength})
+    report = fine_tune(model, data, run_directory=out, anchor=anchor, **given)
+    return report, forgetting_of(model, old, before, anchor, arguments["importance"])
+
+
+def _chosen_before(out: Path) -> float | None:
+    """The strength that an interrupted start of this run chose: it must be the same again."""
+    file = out / _CHOSEN
+    return json.loads(file.read_text(encoding="utf-8"))["strength"] if file.is_file() else None
 
 
 def _evaluate(model: "keras.Model", data: ImageData) -> dict[str, "EvaluationReport | None"]:
@@ -344,7 +445,9 @@ def _write_page(
     data: ImageData,
     training: "TrainingReport",
     evaluations: dict[str, "EvaluationReport | None"],
+    *,
     record: dict[str, Any],
+    forgotten: "ForgettingReport | None",
 ) -> None:
     from tlkit.report import Page, write_report
 
@@ -366,6 +469,7 @@ def _write_page(
         evaluations=evaluations,
         seconds=record["seconds"],
         facts=facts,
+        forgotten=forgotten,
     )
     write_report(out / "report.html", page)
 

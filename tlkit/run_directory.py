@@ -22,6 +22,7 @@ from tlkit.files import write_json, written_aside
 if TYPE_CHECKING:
     import keras
 
+    from tlkit.continual.going_on import ForgettingReport
     from tlkit.evaluation.reports import EvaluationReport
     from tlkit.training.reports import StageReport, TrainingReport
 
@@ -35,6 +36,7 @@ _RESULTS = (
     "history.csv",
     "split.csv",
     "report.html",
+    "model_card.md",
     "export",
 )
 
@@ -304,6 +306,7 @@ def write_results(
     training: "TrainingReport",
     evaluations: dict[str, "EvaluationReport | None"],
     *,
+    forgotten: "ForgettingReport | None" = None,
     parent: Run | None,
 ) -> None:
     """Writes what a run found, but for its model, its page and `run.json`."""
@@ -312,6 +315,8 @@ def write_results(
         name: None if report is None else report.as_dict() for name, report in evaluations.items()
     }
     stages = [_stage(stage) for stage in training.stages]
+    if forgotten is not None:
+        figures["old_task"] = forgotten.as_dict()
     write_json(out / "metrics.json", {**figures, "stages": stages})
     with written_aside(out / "split.csv") as aside:
         aside.write_text(_split_table(data, parent), encoding="utf-8")

@@ -107,6 +107,34 @@ def anchor_to_itself(
     return anchor_weights(model, float(strength), values)
 
 
+def forgetting_of(
+    model: keras.Model,
+    old: OldTask | None,
+    before: float,
+    anchor: Anchor | None = None,
+    importance: str | None = None,
+) -> ForgettingReport | None:
+    """Returns what training cost the old task, `None` where that cannot be measured."""
+    after = measure_old_task(model, old)
+    if old is None or old.measured is None or math.isnan(after):
+        return None
+    return ForgettingReport(
+        scenario=SCENARIO,
+        before=before,
+        after=after,
+        num_images=old.measured.num_images,
+        strength=anchor.strength if anchor is not None else None,
+        importance=importance,
+        trials=_told(anchor),
+    )
+
+
+def _told(anchor: Anchor | None) -> tuple[str, ...]:
+    if anchor is None or anchor.report is None:
+        return ()
+    return tuple(str(anchor.report).splitlines())
+
+
 def measure_old_task(model: keras.Model, old: OldTask | None) -> float:
     """Returns the accuracy on the old task's images, NaN where there are none."""
     if old is None or old.measured is None or not old.measured.num_images:

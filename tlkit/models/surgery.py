@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from tlkit.errors import ArgumentError, check_count
+from tlkit.errors import ArgumentError, check_seed
 from tlkit.models.composition import grown_name_of, read
 from tlkit.models.consolidation import consolidate_composition
 from tlkit.models.heads import head_kind
@@ -86,7 +86,7 @@ def add_classes(
         Weight imprinting: Qi, Brown and Lowe (2018), Low-Shot Learning with Imprinted Weights,
         https://arxiv.org/abs/1712.07136, here without normalising features.
     """
-    check_count("seed", seed, minimum=0)
+    check_seed(seed)
     composition = read(model)
     head, _ = find_head(composition)
     is_binary = head_kind(model) == "binary"
@@ -204,7 +204,7 @@ def widen_layer(
         https://arxiv.org/abs/1511.05641 (there new units copy old ones; here they are drawn, and
         their outgoing weights are zero).
     """
-    check_count("seed", seed, minimum=0)
+    check_seed(seed)
     composition = read(model)
     call = find_layer(composition, name)
     num_new = check_total(call, num_units)

@@ -1,0 +1,112 @@
+"""Going on from a run: anchored to it, and what was forgotten is said."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import tlkit
+from tests.conftest import write_photos
+from tlkit.run import train_run
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("old")
+    photos = write_photos(folder / "photos", {"green": 30, "red": 30})
+    run = train_run(photos, out=folder / "run", backbone="resnet20", mode="head")
+    return photos, run
+
+
+@pytest.fixture
+def turned(tmp_path):
+    """New pictures of the same classes, upside down in colour."""
+    folder = write_photos(tmp_path / "new", {"green": 30, "red": 30}, seed=9)
+    for path in folder.glob("*/*.jpg"):
+        pixels = 255 - np.asarray(Image.open(path))
+        Image.fromarray(pixels).save(path, quality=90)
+    return folder
+
+
+def test_an_anchor_is_told_of_and_holds(old, turned, tmp_path):
+    _, run = old
+    moved = {}
+    for name, anchor in (("free", None), ("held", 100.0)):
+        later = train_run(
+            turned,
+            out=tmp_path / name,
+            from_run=run.path,
+            unfreeze="stage3",
+            epochs=3,
+            learning_rate=1e-2,
+            anchor=anchor,
+            importance=anchor and "mas",
+        )
+        moved[name] = later.metrics["stages"][-1]["moved"]["stage3"]
+        figures = later.metrics["old_task"]
+        assert figures["scenario"] == "domain-incremental"
+        assert figures["before"] == 1.0
+        assert figures["num_images"] > 0
+        assert figures["strength"] == anchor
+        page = (later.path / "report.html").read_text(encoding="utf-8")
+        assert "Gain and forgetting" in page
+        assert ("held near" in page) == (anchor is not None)
+        assert (later.path / "model_card.md").is_file()
+    if moved["free"]:
+        assert moved["held"] < moved["free"]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of a penalty that is nothing, or all
+def test_a_strength_chosen_by_itself_stays_when_the_run_goes_on(old, turned, tmp_path, monkeypatch):
+    photos, run = old
+    arguments = {
+        "out": tmp_path / "run",
+        "from_run": run.path,
+        "unfreeze": "stage3",
+        "epochs": 2,
+        "anchor": "auto",
+        "old_photos": photos,
+    }
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("tlkit.run._evaluate", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train_run(turned, **arguments)
+    chosen = json.loads((tmp_path / "run" / "anchor.json").read_text())["strength"]
+    finished = train_run(turned, **arguments)
+    assert finished.metrics["old_task"]["strength"] == chosen
+    assert not (tmp_path / "run" / "anchor.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"anchor": -1.0}, "`anchor` must be a number, 0 or more"),
+        ({"importance": "fisher"}, "`importance` must come with an anchor"),
+        ({"anchor": 1.0, "importance": "synaptic"}, "importance='synaptic'"),
+        ({"anchor": 1.0, "mode": "head"}, "`anchor` must be left out with mode='head'"),
+        ({"old_photos": "nowhere"}, "nowhere"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_is_written(
+    old, turned, tmp_path, arguments, message
+):
+    _, run = old
+    with pytest.raises(tlkit.TlkitError, match=message):
+        train_run(turned, out=tmp_path / "run", from_run=run.path, **arguments)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["anchor", "old_photos"])
+def test_without_a_run_to_go_on_from_there_is_nothing_to_hold(turned, tmp_path, name):
+    with pytest.raises(tlkit.ArgumentError, match="Name that run"):
+        train_run(
+            turned,
+            out=tmp_path / "run",
+            backbone="resnet20",
+            **{name: 1.0 if name == "anchor" else "x"},
+        )
