@@ -34,6 +34,7 @@ BATCH_SIZE = 128
 HIDDEN = 400
 DAMPING = 0.1
 NUM_VALIDATION = 1000
+NUM_FISHER = 2000
 STEPS_AT_ONCE = 30
 
 SCENARIOS = ("task-incremental", "domain-incremental", "class-incremental")
@@ -162,7 +163,7 @@ class Penalty:
             own = learner.logits(task, images).argmax(axis=1)
             answers = tf.data.Dataset.from_tensor_slices((images, own)).batch(BATCH_SIZE)
             found = tlkit.estimate_importance(
-                model, answers, method="empirical_fisher", num_samples=len(images)
+                model, answers, method="empirical_fisher", num_samples=NUM_FISHER
             )
         elif self.method == "si":
             found = tlkit.estimate_importance(model, self.path, method="synaptic")
@@ -181,6 +182,8 @@ def split(mnist: dict, part: str) -> list[tuple[np.ndarray, np.ndarray]]:
     """Images and labels of each task, padded and normalised as in the paper's code."""
     images = np.pad(mnist[f"x_{part}"], ((0, 0), (2, 2), (2, 2))).astype("float32") / 255
     images, labels = (images - 0.1) / 0.2752, mnist[f"y_{part}"].astype("int64")
+    order = np.random.default_rng(0).permutation(len(labels))  # the file is sorted by class
+    images, labels = images[order], labels[order]
     chosen = [labels // 2 == task for task in range(NUM_TASKS)]
     return [(images[some], labels[some]) for some in chosen]
 

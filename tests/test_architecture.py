@@ -35,8 +35,9 @@ FLOORS = {
     "run_directory": 5,
     "run": 6,
     "finished_run": 6,
-    "cli": 7,
-    "demo": 7,
+    "growing_run": 7,
+    "cli": 8,
+    "demo": 8,
 }
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 

@@ -139,7 +139,7 @@ def test_datasets_serve_too_and_absent_classes_are_named(model):
 def test_many_training_pictures_are_drawn_from(model, data, monkeypatch):
     monkeypatch.setattr("tlkit.advice.rejection.MAX_STORED", 50)
     rejection = fit_rejection(model, data)
-    assert rejection.neighbours.shape == (50, 64)
+    assert rejection.neighbours.shape == (50, 96)
     assert "compares with 50 of" in rejection.notes[0]
     np.testing.assert_array_equal(rejection.neighbours, fit_rejection(model, data).neighbours)
 
@@ -162,7 +162,7 @@ def test_what_cannot_be_fitted_is_refused(model, data):
 
 def test_a_rejection_of_other_features_is_refused(model, data):
     rejection = fit_rejection(model, data)
-    model.get_layer("logits").kernel.assign_add(keras.ops.ones((64, 3)))
+    model.get_layer("logits").kernel.assign_add(keras.ops.ones((96, 3)))
     assert measure_rejection(model, data.test, rejection).num_images == data.test.num_images
     model.trainable_variables[0].assign_add(keras.ops.ones(model.trainable_variables[0].shape))
     with pytest.raises(ArgumentError, match="`rejection` must have been fitted to this model"):

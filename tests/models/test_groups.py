@@ -160,7 +160,7 @@ def test_the_report_says_what_trains():
     assert report.frozen_groups == ("stage1", "stage2")
     assert "stage3_block1_1_conv" in report.layers
     assert not any(name.endswith("_bn") for name in report.layers)
-    assert str(report).startswith(f"{report.num_trainable:,} of 273,522 parameters train")
+    assert str(report).startswith(f"{report.num_trainable:,} of 591,090 parameters train")
     assert "frozen: stage1, stage2" in str(report)
     trained = set_trainable(model, 2, batch_norm="train")
     assert any(name.endswith("stage3_block3_2_bn") for name in trained.layers)

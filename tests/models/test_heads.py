@@ -70,11 +70,11 @@ def test_probabilities_of_every_kind():
 @pytest.mark.parametrize(
     ("arguments", "shape", "names"),
     [
-        ({}, (None, 64), ["head_dropout", "logits"]),
-        ({"dropout": 0, "pooling": "max"}, (None, 64), ["logits"]),
+        ({}, (None, 96), ["head_dropout", "logits"]),
+        ({"dropout": 0, "pooling": "max"}, (None, 96), ["logits"]),
         (
             {"pooling": "flatten", "hidden": (8,)},
-            (None, 1024),
+            (None, 1536),
             ["head_dense_1", "head_dropout", "logits"],
         ),
     ],

@@ -192,4 +192,4 @@ def test_the_weights_that_ship_load_and_are_small():
     pixels = keras.Input((32, 32, 3))
     backbone = ResNet20(preprocess(pixels, "tf"), "pretrained")
     assert all(np.isfinite(weight).all() for weight in backbone.weights)
-    assert backbone.count_params() == 273_392
+    assert backbone.count_params() == 590_896

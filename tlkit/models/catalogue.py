@@ -62,7 +62,7 @@ def list_backbones() -> tuple[BackboneSpec, ...]:
         >>> len(tlkit.list_backbones()) > 40
         True
         >>> print(tlkit.list_backbones()[0])
-        resnet20: 32 px (at least 8), 273,392 parameters, weights: CIFAR-10
+        resnet20: 32 px (at least 8), 590,896 parameters, weights: CIFAR-10
 
     Reference:
         ImageNet accuracies: the table of https://keras.io/api/applications/; for the width
@@ -182,7 +182,7 @@ def _build_resnet20(input_tensor: Any, weights: str | None) -> Any:
 _registered: dict[str, BackboneSpec] = {}
 _BUILT_IN: dict[str, BackboneSpec] = {
     SHIPPED_BACKBONE: BackboneSpec(
-        SHIPPED_BACKBONE, _build_resnet20, "tf", 32, 8, 273_392, None, "CIFAR-10"
+        SHIPPED_BACKBONE, _build_resnet20, "tf", 32, 8, 590_896, None, "CIFAR-10"
     )
 }
 

@@ -88,7 +88,7 @@ def layer_groups(model: keras.Model) -> tuple[LayerGroup, ...]:
         >>> import tlkit
         >>> model = tlkit.build_classifier("resnet20", ["cat", "dog"], weights=None)
         >>> print(tlkit.layer_groups(model)[-1])
-        head: 3 layers, 130 parameters, up to logits
+        head: 3 layers, 194 parameters, up to logits
         >>> [group.name for group in tlkit.layer_groups(model)]
         ['stage1', 'stage2', 'stage3', 'head']
     """
@@ -138,7 +138,7 @@ def cut_before(model: keras.Model, group_name: str) -> keras.KerasTensor:
         >>> from tlkit.models.groups import cut_before
         >>> model = tlkit.build_classifier("resnet20", ["cat", "dog"], weights=None)
         >>> cut_before(model, "stage3").shape
-        (None, 16, 16, 32)
+        (None, 16, 16, 48)
     """
     segmentation = segment(model)
     group = _resolve(name_groups(_members(segmentation)), group_name, "group_name")
@@ -188,7 +188,7 @@ def set_trainable(
         >>> import tlkit
         >>> model = tlkit.build_classifier("resnet20", ["cat", "dog"], weights=None)
         >>> print(tlkit.set_trainable(model, "head"))
-        130 of 273,522 parameters train, in 1 layer
+        194 of 591,090 parameters train, in 1 layer
           trains: head
           frozen: stage1, stage2, stage3
           batch normalisation: frozen in all groups

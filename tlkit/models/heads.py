@@ -111,7 +111,7 @@ def feature_cut(model: keras.Model) -> keras.KerasTensor:
         >>> import tlkit
         >>> from tlkit.models.heads import feature_cut
         >>> feature_cut(tlkit.build_classifier("resnet20", ["cat", "dog"], weights=None)).shape
-        (None, 64)
+        (None, 96)
     """
     segmentation = segment(model)
     index = head_feature_index(segmentation)
@@ -138,7 +138,7 @@ def head_from_features(model: keras.Model) -> keras.Model:
         >>> model = tlkit.build_classifier("resnet20", ["cat", "dog"], weights=None)
         >>> head = head_from_features(model)
         >>> head.input_shape, head.layers[-1] is model.get_layer("logits")
-        ((None, 64), True)
+        ((None, 96), True)
     """
     _, output = model_ends(model)
     return keras.Model(feature_cut(model), output, name="head")

@@ -8,13 +8,13 @@ from tlkit.models.weights import load_weights_file
 
 WEIGHTS_FILE = Path(__file__).with_name("resnet20.npz")  # CIFAR-10, float16
 BLOCKS_PER_STAGE = 3
-STAGE_FILTERS = (16, 32, 64)
+STAGE_FILTERS = (16, 48, 96)  # as wide as 1.2 MB of weights allow
 
 
 def ResNet20(input_tensor: keras.KerasTensor, weights: str | None = None) -> keras.Model:
     """Builds the 20-layer residual network of He et al. (2016), section 4.2, without its head.
 
-    Differences from the paper: shortcuts that change the resolution are 1x1 projections with
+    Differences from the paper: the second and third stage are half as wide again, shortcuts that change the resolution are 1x1 projections with
     batch normalisation (the paper's option B) instead of padded identities.
 
     Args:
@@ -24,7 +24,7 @@ def ResNet20(input_tensor: keras.KerasTensor, weights: str | None = None) -> ker
             float16), or `None` for random weights.
 
     Returns:
-        A functional model whose output has the shape `(batch, height / 4, width / 4, 64)`.
+        A functional model whose output has the shape `(batch, height / 4, width / 4, 96)`.
 
     Raises:
         WeightsError: The file of the pretrained weights is missing or damaged.
@@ -33,7 +33,7 @@ def ResNet20(input_tensor: keras.KerasTensor, weights: str | None = None) -> ker
         >>> import keras
         >>> from tlkit.models.resnet20 import ResNet20
         >>> ResNet20(keras.Input((32, 32, 3))).output.shape
-        (None, 8, 8, 64)
+        (None, 8, 8, 96)
 
     Reference:
         He et al., Deep Residual Learning for Image Recognition, https://arxiv.org/abs/1512.03385
