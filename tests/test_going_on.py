@@ -73,7 +73,7 @@ def test_a_strength_chosen_by_itself_stays_when_the_run_goes_on(old, turned, tmp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("tlkit.run._evaluate", stop)
+        patched.setattr("tlkit.run.evaluate_splits", stop)
         with pytest.raises(KeyboardInterrupt):
             train_run(turned, **arguments)
     chosen = json.loads((tmp_path / "run" / "anchor.json").read_text())["strength"]

@@ -281,13 +281,13 @@ def test_a_saved_model_that_is_not_whole_is_named(finished, copied, name, proble
 
 
 def test_a_picture_that_vanishes_after_it_was_checked_is_named(tmp_path, photos, monkeypatch):
-    from tlkit.run import _record
+    from tlkit.run import record_of
 
     def removing(arguments, data):
         Path(data.train.paths[0]).unlink()
-        return _record(arguments, data)
+        return record_of(arguments, data)
 
-    monkeypatch.setattr("tlkit.run._record", removing)
+    monkeypatch.setattr("tlkit.run.record_of", removing)
     with pytest.raises(tlkit.DataError, match=r"`photos` must stay .*green.000\.jpg.*No such file"):
         tlkit.train_run(photos, out=tmp_path / "run", mode="head", **ARGUMENTS)
 

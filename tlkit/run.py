@@ -8,35 +8,20 @@ import dataclasses
 import inspect
 import json
 import os
-import platform
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from importlib import metadata
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import tlkit
-from tlkit.data.augmentation import AUGMENTATIONS
 from tlkit.data.folders import load_folder, load_listing
 from tlkit.data.images import ImageData
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.listing import list_folder
 from tlkit.data.lost_pictures import lost_pictures_named
 from tlkit.data.settings import Settings, check_settings
-from tlkit.errors import (
-    ArgumentError,
-    DataError,
-    check_choice,
-    check_count,
-    check_not_negative,
-    check_positive,
-    check_seed,
-    check_share,
-)
+from tlkit.errors import DataError
 from tlkit.files import write_json
-from tlkit.models.catalogue import find_backbone
 from tlkit.quiet import load_tensorflow_quietly
+from tlkit.run_arguments import SPLITS, checked
 from tlkit.run_directory import (
     Run,
     clear_results,
@@ -47,23 +32,16 @@ from tlkit.run_directory import (
     unseen,
     write_results,
 )
+from tlkit.run_parts import evaluate_splits, export_into, record_of, timed, write_page
 
 if TYPE_CHECKING:
     import keras
 
     from tlkit.continual.going_on import ForgettingReport, OldTask
-    from tlkit.evaluation.reports import EvaluationReport
     from tlkit.training.reports import TrainingReport
 
-MODES = ("head", "fine-tune")
-IMPORTANCE = ("fisher", "fisher_sampled", "empirical_fisher", "mas")
-SPLITS = (0.8, 0.1, 0.1)
-DEFAULT_BACKBONE = "mobilenet_v2"
-_EXPORT_ASIDE = ".export"
 _CHOSEN = "anchor.json"
-_NUM_SAMPLES = 8
 _NUM_VIEWS = 4
-_NUM_IN_TITLE = 5
 
 
 def train_run(
@@ -134,7 +112,7 @@ def train_run(
         >>> run = tlkit.train_run("photos", out="run", backbone="resnet50")  # doctest: +SKIP
         >>> tlkit.predict(run.load_model(), "new.jpg", run.class_names)      # doctest: +SKIP
     """
-    arguments = _checked(dict(locals()))
+    arguments = checked(dict(locals()))
     out = Path(out)
     say = say or (lambda text: None)
     if (finished := state_of(out, arguments, resume)) is not None:
@@ -147,7 +125,7 @@ def train_run(
     from tlkit.training.resume import FILE_NAME
 
     seconds: dict[str, float] = {}
-    with _timed(seconds, "data"):
+    with timed(seconds, "data"):
         data = load_listing(
             listing,
             _settings(arguments, parent),
@@ -157,26 +135,26 @@ def train_run(
         )
     if parent:
         data = _without_seen(data, parent)
-    with _timed(seconds, "old photographs"):
+    with timed(seconds, "old photographs"):
         old = _old_task(arguments, parent)
     say(str(data.report))
-    with _timed(seconds, "model"):
+    with timed(seconds, "model"):
         model = _model(arguments, parent, data)
-    record = _record(arguments, data)
+    record = record_of(arguments, data)
     refuse_other_pictures(out, record)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "run.json", record)
     clear_results(out)
     with lost_pictures_named((data.train, data.validation, data.test)):
-        with _timed(seconds, "training"):
+        with timed(seconds, "training"):
             training, forgotten = _train(model, data, arguments, out, old)
         say(str(training))
         if forgotten is not None:
             say(str(forgotten))
-        with _timed(seconds, "evaluation"):
-            evaluations = _evaluate(model, data)
-        with _timed(seconds, "export"):
-            _export(model, data, out, max_pixels)
+        with timed(seconds, "evaluation"):
+            evaluations = evaluate_splits(model, data)
+        with timed(seconds, "export"):
+            export_into(model, data, out, max_pixels)
     record["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
     write_results(out, data, training, evaluations, forgotten=forgotten, parent=parent)
     counts = data.report.counts
@@ -188,7 +166,7 @@ def train_run(
         record=record,
         counts=counts,
     )
-    _write_page(out, data, training, evaluations, record=record, forgotten=forgotten)
+    write_page(out, data, training, evaluations, record=record, forgotten=forgotten)
     write_json(out / "run.json", {**record, "finished": True})
     for name in (FILE_NAME, _CHOSEN):
         (out / name).unlink(missing_ok=True)
@@ -209,96 +187,7 @@ def check_run(
     bound = inspect.signature(train_run).bind(photos, out=out, **others)
     bound.apply_defaults()
     resume = bound.arguments["resume"]
-    state_of(Path(out), _checked(dict(bound.arguments)), resume)
-
-
-def _checked(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Returns the arguments that make a run what it is, after the checks that need no pictures."""
-    del arguments["resume"], arguments["say"]
-    arguments["photos"] = str(Path(arguments["photos"]).resolve())
-    arguments.pop("out")
-    check_choice("mode", arguments["mode"], MODES)
-    if arguments["from_run"] is not None:
-        arguments["from_run"] = str(Path(arguments["from_run"]).resolve())
-        for name, default in (("backbone", None), ("weights", "pretrained"), ("image_size", None)):
-            if arguments[name] != default:
-                raise ArgumentError(
-                    f"`{name}` must be left out when going on from a run, whose model decides it. "
-                    f"Received: {name}={arguments[name]!r}. Leave it out, or do not go on from a "
-                    "run."
-                )
-    else:
-        arguments["backbone"] = arguments["backbone"] or DEFAULT_BACKBONE
-        if arguments["weights"] not in (None, "pretrained", "imagenet"):
-            arguments["weights"] = str(Path(arguments["weights"]).resolve())
-        spec = find_backbone(arguments["backbone"])
-        if arguments["image_size"] is None:
-            arguments["image_size"] = spec.default_image_size
-    _check_values(arguments)
-    return arguments
-
-
-def _check_values(arguments: dict[str, Any]) -> None:
-    for name in ("batch_size", "epochs", "image_size", "max_pixels"):
-        if arguments[name] is not None:
-            check_count(name, arguments[name])
-    check_seed(arguments["seed"])
-    _check_constraint(arguments)
-    if arguments["learning_rate"] is not None:
-        check_positive("learning_rate", arguments["learning_rate"])
-    if arguments["class_weight"] is not None:
-        check_choice("class_weight", arguments["class_weight"], ["balanced"])
-    if arguments["augment"] is not None:
-        check_choice("augment", arguments["augment"], AUGMENTATIONS)
-    if arguments["layer_decay"] is not None:
-        check_share("layer_decay", arguments["layer_decay"])
-    for name in ("unfreeze", "layer_decay", "epochs", "learning_rate", "anchor"):
-        if arguments["mode"] == "head" and arguments[name] is not None:
-            raise ArgumentError(
-                f"`{name}` must be left out with mode='head', which solves the head, and trains "
-                f"nothing else. Received: {name}={arguments[name]!r}. Use mode='fine-tune'."
-            )
-
-
-def _check_constraint(arguments: dict[str, Any]) -> None:
-    if arguments["old_photos"] is not None:
-        arguments["old_photos"] = str(Path(arguments["old_photos"]).resolve())
-    for name in ("anchor", "old_photos"):
-        if arguments[name] is not None and arguments["from_run"] is None:
-            raise ArgumentError(
-                f"`{name}` must be left out where there is no run to go on from. "
-                f"Received: {name}={arguments[name]!r}. Name that run (--from RUN)."
-            )
-    if arguments["importance"] is not None:
-        if arguments["anchor"] is None:
-            raise ArgumentError(
-                "`importance` must come with an anchor, whose weights it tells apart. "
-                f"Received: importance={arguments['importance']!r}. Give --anchor auto, say."
-            )
-        check_choice("importance", arguments["importance"], IMPORTANCE)
-    if arguments["anchor"] not in (None, "auto"):
-        check_not_negative("anchor", arguments["anchor"])
-
-
-def _record(arguments: dict[str, Any], data: ImageData) -> dict[str, Any]:
-    return {
-        "finished": False,
-        "arguments": arguments,
-        "versions": {
-            "tlkit": tlkit.__version__,
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in ("tensorflow", "keras", "scikit-learn")},
-        },
-        "seed": data.seed,
-        "image_size": list(data.image_size),
-        "data": {
-            "fingerprint": data.fingerprint,
-            "num_images": {
-                name: split.num_images if (split := getattr(data, name)) else 0
-                for name in ("train", "validation", "test")
-            },
-        },
-    }
+    state_of(Path(out), checked(dict(bound.arguments)), resume)
 
 
 def _settings(arguments: dict[str, Any], parent: Run | None) -> Settings:
@@ -411,71 +300,3 @@ def _chosen_before(out: Path) -> float | None:
     """The strength that an interrupted start of this run chose: it must be the same again."""
     file = out / _CHOSEN
     return json.loads(file.read_text(encoding="utf-8"))["strength"] if file.is_file() else None
-
-
-def _evaluate(model: "keras.Model", data: ImageData) -> dict[str, "EvaluationReport | None"]:
-    from tlkit.evaluation.metrics import evaluate
-
-    return {
-        name: None if split is None else evaluate(model, split, data.class_names)
-        for name, split in (("validation", data.validation), ("test", data.test))
-    }
-
-
-def _export(model: "keras.Model", data: ImageData, out: Path, max_pixels: int) -> None:
-    from tlkit.export import export_model
-
-    measured = data.test or data.validation or data.train
-    aside = out / _EXPORT_ASIDE
-    export_model(
-        model,
-        aside,
-        data.class_names,
-        formats=("saved_model", "keras"),
-        samples=measured.paths[:_NUM_SAMPLES],
-        max_pixels=max_pixels,
-    )
-    for name in ("saved_model", "model.keras"):
-        (aside / name).replace(out / name)
-    aside.rmdir()
-
-
-def _write_page(
-    out: Path,
-    data: ImageData,
-    training: "TrainingReport",
-    evaluations: dict[str, "EvaluationReport | None"],
-    *,
-    record: dict[str, Any],
-    forgotten: "ForgettingReport | None",
-) -> None:
-    from tlkit.report import Page, write_report
-
-    arguments = record["arguments"]
-    facts = {
-        "photographs": arguments["photos"],
-        "backbone": arguments["backbone"] or f"that of {arguments['from_run']}",
-        "weights": str(arguments["weights"]),
-        "image size": " × ".join(map(str, data.image_size)),
-        "seed": str(data.seed),
-        **record["versions"],
-    }
-    page = Page(
-        title=f"{', '.join(data.class_names[:_NUM_IN_TITLE])}"
-        + (", …" if data.num_classes > _NUM_IN_TITLE else ""),
-        folder=str(out),
-        data=data.report,
-        training=training,
-        evaluations=evaluations,
-        seconds=record["seconds"],
-        facts=facts,
-        forgotten=forgotten,
-    )
-    write_report(out / "report.html", page)
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    started = time.perf_counter()
-    yield
-    seconds[name] = time.perf_counter() - started

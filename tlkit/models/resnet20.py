@@ -14,8 +14,9 @@ STAGE_FILTERS = (16, 48, 96)  # as wide as 1.2 MB of weights allow
 def ResNet20(input_tensor: keras.KerasTensor, weights: str | None = None) -> keras.Model:
     """Builds the 20-layer residual network of He et al. (2016), section 4.2, without its head.
 
-    Differences from the paper: the second and third stage are half as wide again, shortcuts that change the resolution are 1x1 projections with
-    batch normalisation (the paper's option B) instead of padded identities.
+    Differences from the paper: the second and third stage are half as wide again, and shortcuts
+    that change the resolution are 1x1 projections with batch normalisation (the paper's option B)
+    instead of padded identities.
 
     Args:
         input_tensor: Preprocessed images, `(batch, height, width, 3)`, values in -1...1; made

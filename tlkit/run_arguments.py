@@ -1,0 +1,90 @@
+"""The arguments of a run: settled and checked before any picture is looked at."""
+
+from pathlib import Path
+from typing import Any
+
+from tlkit.data.augmentation import AUGMENTATIONS
+from tlkit.errors import (
+    ArgumentError,
+    check_choice,
+    check_count,
+    check_not_negative,
+    check_positive,
+    check_seed,
+    check_share,
+)
+from tlkit.models.catalogue import find_backbone
+
+MODES = ("head", "fine-tune")
+IMPORTANCE = ("fisher", "fisher_sampled", "empirical_fisher", "mas")
+DEFAULT_BACKBONE = "mobilenet_v2"
+SPLITS = (0.8, 0.1, 0.1)
+"""Shares of training, validation and test."""
+
+
+def checked(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Returns the arguments that make a run what it is, after the checks that need no pictures."""
+    del arguments["resume"], arguments["say"]
+    arguments["photos"] = str(Path(arguments["photos"]).resolve())
+    arguments.pop("out")
+    check_choice("mode", arguments["mode"], MODES)
+    if arguments["from_run"] is not None:
+        arguments["from_run"] = str(Path(arguments["from_run"]).resolve())
+        for name, default in (("backbone", None), ("weights", "pretrained"), ("image_size", None)):
+            if arguments[name] != default:
+                raise ArgumentError(
+                    f"`{name}` must be left out when going on from a run, whose model decides it. "
+                    f"Received: {name}={arguments[name]!r}. Leave it out, or do not go on from a "
+                    "run."
+                )
+    else:
+        arguments["backbone"] = arguments["backbone"] or DEFAULT_BACKBONE
+        if arguments["weights"] not in (None, "pretrained", "imagenet"):
+            arguments["weights"] = str(Path(arguments["weights"]).resolve())
+        spec = find_backbone(arguments["backbone"])
+        if arguments["image_size"] is None:
+            arguments["image_size"] = spec.default_image_size
+    _check_values(arguments)
+    return arguments
+
+
+def _check_values(arguments: dict[str, Any]) -> None:
+    for name in ("batch_size", "epochs", "image_size", "max_pixels"):
+        if arguments[name] is not None:
+            check_count(name, arguments[name])
+    check_seed(arguments["seed"])
+    _check_constraint(arguments)
+    if arguments["learning_rate"] is not None:
+        check_positive("learning_rate", arguments["learning_rate"])
+    if arguments["class_weight"] is not None:
+        check_choice("class_weight", arguments["class_weight"], ["balanced"])
+    if arguments["augment"] is not None:
+        check_choice("augment", arguments["augment"], AUGMENTATIONS)
+    if arguments["layer_decay"] is not None:
+        check_share("layer_decay", arguments["layer_decay"])
+    for name in ("unfreeze", "layer_decay", "epochs", "learning_rate", "anchor"):
+        if arguments["mode"] == "head" and arguments[name] is not None:
+            raise ArgumentError(
+                f"`{name}` must be left out with mode='head', which solves the head, and trains "
+                f"nothing else. Received: {name}={arguments[name]!r}. Use mode='fine-tune'."
+            )
+
+
+def _check_constraint(arguments: dict[str, Any]) -> None:
+    if arguments["old_photos"] is not None:
+        arguments["old_photos"] = str(Path(arguments["old_photos"]).resolve())
+    for name in ("anchor", "old_photos"):
+        if arguments[name] is not None and arguments["from_run"] is None:
+            raise ArgumentError(
+                f"`{name}` must be left out where there is no run to go on from. "
+                f"Received: {name}={arguments[name]!r}. Name that run (--from RUN)."
+            )
+    if arguments["importance"] is not None:
+        if arguments["anchor"] is None:
+            raise ArgumentError(
+                "`importance` must come with an anchor, whose weights it tells apart. "
+                f"Received: importance={arguments['importance']!r}. Give --anchor auto, say."
+            )
+        check_choice("importance", arguments["importance"], IMPORTANCE)
+    if arguments["anchor"] not in (None, "auto"):
+        check_not_negative("anchor", arguments["anchor"])
