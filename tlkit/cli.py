@@ -204,6 +204,32 @@ def inspect(
 
 
 @app.command()
+def compare(
+    photos: Photos,
+    backbones: Annotated[
+        str | None,
+        typer.Option(metavar="A[=FILE],B", help="NAME, NAME=WEIGHTS_FILE or NAME=none (random)."),
+    ] = None,
+    max_milliseconds: Annotated[float | None, Number(help="The most for one image.")] = None,
+    max_megabytes: Annotated[float | None, Number(help="The largest file.")] = None,
+) -> None:
+    """Compare backbones on a folder of photographs before training any."""
+    from tlkit.data.folders import load_folder
+
+    load_tensorflow_quietly()
+    from tlkit.advice.backbones import DEFAULT_BACKBONES, compare_backbones
+
+    comparison = compare_backbones(
+        load_folder(photos),
+        backbones or DEFAULT_BACKBONES,
+        image_size="own",
+        max_milliseconds=max_milliseconds,
+        max_megabytes=max_megabytes,
+    )
+    _say(str(comparison))
+
+
+@app.command()
 def cache(
     clear: Annotated[bool, typer.Option("--clear", help="Remove all of it.")] = False,
 ) -> None:

@@ -1,0 +1,170 @@
+"""Backbones are ranked by what they can tell of the pictures; limits and missing weights hold."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import tlkit
+from tlkit.advice.backbones import BackboneComparison, compare_backbones
+from tlkit.advice.figures import backbones
+from tlkit.errors import ArgumentError, DataError
+from tlkit.models.catalogue import find_backbone
+
+RESNET20_MEGABYTES = 4 * find_backbone("resnet20").num_parameters / 1e6  # of its weights alone
+WEIGHTS = "weights/mobilenet_2_5_224_tf_no_top.h5"
+
+
+@pytest.fixture
+def data(photos):
+    return tlkit.load_folder(photos, image_size=32, batch_size=16)
+
+
+@pytest.fixture
+def hard():
+    """Stripes, upright and level: colour says nothing, and random weights say less."""
+    random = np.random.default_rng(0)
+    images = random.uniform(0, 60, (120, 32, 32, 3))
+    for index, image in enumerate(images):
+        bars = image if index % 2 else image.transpose(1, 0, 2)
+        bars[random.integers(0, 4) :: 4] += 150
+    return tlkit.load_arrays(images.astype("uint8"), np.arange(120) % 2, ["level", "upright"])
+
+
+def test_the_best_comes_first_with_its_costs(hard):
+    comparison = compare_backbones(hard, ["mobilenet_025=none", "resnet20"])
+    names = [score.label for score in comparison.scores]
+    assert names == ["resnet20", "mobilenet_025 (random)"]
+    best, other = comparison.scores
+    assert comparison.best is best
+    assert best.accuracy > other.accuracy
+    assert best.log_evidence > other.log_evidence
+    assert best.interval[0] < best.accuracy <= best.interval[1]
+    assert best.num_parameters == 590_896
+    assert best.image_size == (32, 32)
+    assert best.num_forward_passes == hard.train.num_images == comparison.num_images
+    assert 4 * 590_896 / 1e6 < best.megabytes < 4
+    assert best.memory_megabytes > 4 * 590_896 / 1e6
+    assert best.milliseconds > 0
+    assert best.milliseconds_in_batches > 0
+    for text in (str(comparison), comparison._repr_html_()):
+        assert "resnet20" in text
+        assert f"{100 * best.accuracy:.1f} %" in text
+
+
+def test_overlapping_intervals_are_too_close_to_call(data):
+    comparison = compare_backbones(data, "resnet20,resnet20=none")
+    assert [score.accuracy for score in comparison.scores] == [1.0, 1.0]
+    assert comparison.close == comparison.scores[1:]
+    assert "too close to call: " in str(comparison)
+    scores = [
+        dataclasses.replace(score, is_close=not index)
+        for index, score in enumerate(comparison.scores)
+    ]
+    assert "too close" not in str(dataclasses.replace(comparison, scores=tuple(scores)))
+
+
+def test_stored_features_are_those_of_the_head(data):
+    compare_backbones(data, ["resnet20"])
+    model = tlkit.build_classifier("resnet20", data.class_names, image_size=32)
+    report = tlkit.train_head(model, data)
+    assert report.stages[0].num_forward_passes == data.validation.num_images
+    assert compare_backbones(data, ["resnet20"]).best.num_forward_passes == 0
+
+
+def test_what_cannot_be_had_is_listed_and_not_fatal(data, monkeypatch):
+    monkeypatch.setattr("tlkit.advice.backbones.seconds_per_image", lambda *_, **__: 0.005)
+    comparison = compare_backbones(
+        data,
+        ["resnet20", "resnet20=no.h5", "xception", "resnet50=none"],
+        max_milliseconds=5.1,
+        max_megabytes=20,
+    )
+    assert [score.name for score in comparison.scores] == ["resnet20"]
+    reasons = comparison.left_out
+    assert list(reasons) == ["resnet20=no.h5", "xception", "resnet50=none"]
+    assert "path of an existing file" in reasons["resnet20=no.h5"]
+    assert reasons["xception"] == "83.4 MB, above max_megabytes=20"  # and nothing was fetched
+    assert "94.4 MB" in reasons["resnet50=none"]
+    assert "no.h5" in str(comparison)
+    slow = compare_backbones(data, ["resnet20", "xception=none"], max_milliseconds=4.9)
+    assert slow.left_out["resnet20"] == "5.0 ms for one image, above max_milliseconds=4.9"
+    assert slow.left_out["xception=none"] == "takes images of 71 pixels or more, not 32"
+    with pytest.raises(ArgumentError, match=r"`names` must hold a backbone .*above max_milli"):
+        _ = slow.best
+    assert "no backbone was measured" in str(slow)
+    # its weights alone would do, with the graph beside them the file does not
+    large = compare_backbones(data, ["resnet20"], max_megabytes=1.01 * RESNET20_MEGABYTES)
+    assert "MB, above max_megabytes=" in large.left_out["resnet20"]
+
+
+def test_a_budget_takes_a_sample_of_each_class(data, monkeypatch):
+    monkeypatch.setattr("tlkit.advice.backbones.seconds_per_image", lambda *_, **__: 0.1)
+    comparison = compare_backbones(data, ["resnet20", "resnet20=none"], budget=4)
+    assert comparison.num_images == pytest.approx(20, abs=2)
+    assert all(score.num_forward_passes == comparison.num_images for score in comparison.scores)
+    assert (
+        f"budget=4 seconds: {comparison.num_images} of {data.train.num_images}"
+        in (comparison.notes[0])
+    )
+    tiny = compare_backbones(data, ["resnet20"], budget=0.1)
+    assert tiny.num_images == 4
+    assert tiny.best.interval is None
+    assert "no intervals: they take 20 different images" in str(tiny)
+
+
+def test_each_has_its_own_size_where_that_is_asked(data):
+    comparison = compare_backbones(data, ["resnet20", "mobilenet_025=none"], image_size="own")
+    assert {score.image_size for score in comparison.scores} == {(32, 32), (224, 224)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"names": []}, "`names` must be one or more backbones"),
+        ({"names": ["resnet20", "resnet20"]}, "`names` must be different"),
+        ({"names": ["resnet21"]}, "Did you mean 'resnet20'"),
+        ({"max_milliseconds": 0}, "`max_milliseconds` must be a positive number"),
+        ({"max_megabytes": -1}, "`max_megabytes` must be a positive number"),
+        ({"budget": "1"}, "`budget` must be a positive number"),
+        ({"image_size": "big"}, "`image_size` must be a number of pixels"),
+        ({"image_size": (32, 0)}, "`image_size` must be a number of pixels"),
+    ],
+)
+def test_bad_arguments_are_refused(data, arguments, message):
+    with pytest.raises(ArgumentError, match=message):
+        compare_backbones(data, **arguments)
+
+
+def test_data_that_cannot_be_compared_on_is_refused(data):
+    with pytest.raises(ArgumentError, match="`data` must be what load_folder"):
+        compare_backbones(data.train.dataset())
+    rows = np.flatnonzero(np.cumsum(data.train.labels) <= 1)  # one picture of the second class
+    one = dataclasses.replace(data, train=data.train.subset(rows))
+    with pytest.raises(DataError, match="two different training images each"):
+        compare_backbones(one, ["resnet20"])
+
+
+def test_the_figure_names_every_backbone(data):
+    comparison = compare_backbones(data, ["resnet20", "mobilenet_025=none"])
+    (axes,) = backbones(comparison).axes
+    assert {text.get_text() for text in axes.texts} == {"resnet20", "mobilenet_025 (random)"}
+    assert axes.get_xlabel() == "milliseconds for one image"
+    assert backbones(comparison, cost="megabytes").axes[0].get_xlabel() == "megabytes of the file"
+    with pytest.raises(ArgumentError, match="`cost` must be one of"):
+        backbones(comparison, cost="price")
+    empty = BackboneComparison((), {"vgg16": "no"}, 10, 2)
+    assert backbones(empty).axes[0].texts[0].get_text() == "no backbone was measured"
+
+
+@pytest.mark.shared_data
+def test_real_weights_beat_random_ones_on_photographs(shared):
+    data = tlkit.load_folder(shared / "data" / "hymenoptera", image_size=96)
+    comparison = compare_backbones(
+        data, [f"mobilenet_025={shared / WEIGHTS}", "mobilenet_025=none"]
+    )
+    real, random = comparison.scores
+    assert real.weights.endswith("no_top.h5")
+    assert real.accuracy > random.accuracy + 0.1
+    assert real.log_evidence > random.log_evidence
+    assert not random.is_close

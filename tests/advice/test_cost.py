@@ -1,0 +1,116 @@
+"""What is estimated before training is what training then does, and the model stays as it is."""
+
+import keras
+import numpy as np
+import pytest
+
+import tlkit
+from tlkit.advice.cost import estimate_cost
+from tlkit.errors import ArgumentError
+
+
+@pytest.fixture
+def data(photos):
+    return tlkit.load_folder(photos, image_size=32, batch_size=16)
+
+
+def classifier(data, **options):
+    return tlkit.build_classifier("resnet20", data.class_names, weights=None, **options)
+
+
+def test_the_model_is_as_it_was(data):
+    model = classifier(data)
+    tlkit.set_trainable(model, "stage3")
+    trained = [variable.path for variable in model.trainable_variables]
+    before = [keras.ops.convert_to_numpy(variable) for variable in model.variables]
+    report = estimate_cost(model, data, unfreeze="all", epochs=2)
+    assert [variable.path for variable in model.trainable_variables] == trained
+    for value, variable in zip(before, model.variables, strict=True):
+        np.testing.assert_array_equal(value, keras.ops.convert_to_numpy(variable))
+    assert report.num_trainable == tlkit.set_trainable(model, "all").num_trainable
+    assert report.step_seconds > 0
+    assert report.memory_bytes > report.activation_bytes > 0
+
+
+@pytest.mark.parametrize(
+    ("unfreeze", "epochs", "views", "augment"),
+    [
+        ("stage3", 4, 2, "default"),
+        ("stage3", 3, 2, "default"),
+        ("all", 4, 1, "none"),
+        ("stage2", 2, None, "none"),
+    ],
+)
+def test_says_what_fine_tuning_then_does(data, unfreeze, epochs, views, augment):
+    model = classifier(data)
+    plan = {"unfreeze": unfreeze, "epochs": epochs, "views": views, "augment": augment}
+    report = estimate_cost(model, data, **plan)
+    head, stage = tlkit.fine_tune(model, data, learning_rate=1e-3, **plan).stages
+    is_stored = "stored activations" in stage.notes[0]
+    assert report.is_stored == is_stored == ("storing" in report.seconds)
+    assert ("activations" in report.disk_bytes) == is_stored
+    assert report.num_trainable == stage.trainable.num_trainable
+    assert report.num_epochs == epochs
+    num_rows = stage.num_forward_passes
+    cut = next(group for group in report.groups if group.name == unfreeze) if is_stored else None
+    if cut:
+        assert report.disk_bytes["activations"] == 4 * num_rows * cut.num_inputs
+    assert report.disk_bytes["features"] == (
+        4 * model.get_layer("logits").kernel.shape[0] * head.num_forward_passes
+    )
+    # a head that is trained is not solved again
+    assert "features" not in estimate_cost(model, data, **plan).seconds
+
+
+def test_the_head_alone_takes_no_steps(data):
+    report = estimate_cost(classifier(data), data, unfreeze="head")
+    assert report.step_seconds is None
+    assert report.num_epochs == 0
+    assert list(report.seconds) == ["features"]
+    assert list(report.disk_bytes) == ["features", "model files"]
+    assert report.total_seconds == report.seconds["features"]
+    with_steps = estimate_cost(classifier(data), data, unfreeze="head", epochs=3)
+    assert with_steps.step_seconds > 0
+    assert "training" in with_steps.seconds
+
+
+def test_more_that_trains_keeps_more(data):
+    model = classifier(data)
+    reports = [estimate_cost(model, unfreeze=name) for name in ("stage3", "stage2", "all")]
+    kept = [report.activation_bytes for report in reports]
+    assert kept == sorted(kept)
+    assert kept[-1] == 4 * 32 * sum(group.num_activations for group in reports[0].groups)
+    assert not reports[0].seconds
+    assert not reports[0].disk_bytes
+    text = str(reports[0])
+    assert "at most" not in text
+    assert "stage3" in text
+    assert "for a step of 32 images" in text
+
+
+def test_the_report_says_time_and_disk(data):
+    report = estimate_cost(classifier(data), data, unfreeze="stage3", epochs=4, augment="none")
+    text = str(report)
+    for part in ("at most", "features", "storing", "training", "measuring", "on disk"):
+        assert part in text
+    assert report.total_seconds == pytest.approx(sum(report.seconds.values()))
+    assert report.total_disk_bytes == sum(report.disk_bytes.values())
+
+
+@pytest.mark.parametrize("options", [{"binary": True}, {"multi_label": True}])
+def test_every_head_has_a_step(data, options):
+    assert estimate_cost(classifier(data, **options), unfreeze="stage3").step_seconds > 0
+
+
+def test_bad_arguments_are_refused(data):
+    model = classifier(data)
+    for arguments, message in (
+        ({"unfreeze": "stage9"}, "stage3"),
+        ({"epochs": 0}, "`epochs` must be a whole number"),
+        ({"views": -1}, "`views` must be a whole number"),
+        ({"batch_size": 0}, "`batch_size` must be a whole number"),
+        ({"data": data.train.dataset()}, "`data` must be what load_folder"),
+        ({"data": data, "batch_size": 8}, "`batch_size` must be left out"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            estimate_cost(model, **arguments)

@@ -1,0 +1,56 @@
+"""The linear head is measured on images it has not seen."""
+
+import numpy as np
+import pytest
+
+from tlkit.advice.probe import probe
+from tlkit.errors import DataError
+
+
+def noise(num_images, num_features=20, seed=0):
+    return np.random.default_rng(seed).normal(size=(num_images, num_features)).astype("float32")
+
+
+def test_noise_is_at_chance_whatever_could_be_learnt_by_heart():
+    measured = probe(noise(400, 300), np.arange(400) % 2)
+    low, high = measured.interval
+    assert low < 0.5 < high
+    assert measured.accuracy == measured.is_right.mean()
+
+
+def test_copies_come_into_one_fold():
+    features, labels = noise(60, 200), np.random.default_rng(1).integers(0, 2, 60)
+    copies, labels = np.concatenate([features] * 4), np.concatenate([labels] * 4)
+    apart = probe(copies, labels)
+    together = probe(copies, labels, groups=np.arange(240) % 60)
+    assert apart.accuracy > 0.9
+    assert together.accuracy < 0.75
+    assert (apart.num_images, together.num_images) == (240, 60)
+
+
+def test_features_stay_as_they_are():
+    features = noise(40)
+    before = features.copy()
+    probe(features, np.arange(40) % 2)
+    np.testing.assert_array_equal(features, before)
+
+
+def test_each_of_several_labels_is_a_question_of_its_own():
+    features = noise(80)
+    labels = np.stack([features[:, 0] > 0, features[:, 1] > 0, np.ones(80), np.zeros(80)], axis=1)
+    labels[0, 3] = 1  # one image alone has it
+    measured = probe(features, labels.astype("float32"))
+    assert measured.accuracy > 0.9
+    assert measured.is_right.shape == (80,)
+
+
+def test_few_images_have_no_interval():
+    features = noise(12) + 9 * (np.arange(12) % 2)[:, np.newaxis]
+    assert probe(features, np.arange(12) % 2).interval is None
+
+
+def test_a_class_of_one_image_is_refused():
+    with pytest.raises(DataError, match=r"two different training images each.*smallest with 1"):
+        probe(noise(30), np.array([0] * 15 + [1] * 14 + [2]))
+    with pytest.raises(DataError, match="smallest with 1"):
+        probe(noise(30), np.array([0] * 28 + [1] * 2), groups=np.array([*range(28), 28, 28]))

@@ -1,0 +1,146 @@
+"""Pictures are nearer, the more their statistics are those that the network has stored."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+from scipy.integrate import quad
+from scipy.stats import norm
+
+import tlkit
+from tlkit.advice.similarity import (
+    SimilarityReport,
+    _hellinger,
+    measure_similarity,
+    statistic_distances,
+)
+from tlkit.errors import ArgumentError
+
+WEIGHTS = "weights/mobilenet_2_5_224_tf_no_top.h5"
+
+
+def normalising(data, mean, variance):
+    """A model whose one batch normalisation has these statistics stored."""
+    x = keras.Input((*data.image_size, 3))
+    y = keras.layers.BatchNormalization(name="norm")(x)
+    y = keras.layers.Conv2D(4, 3, activation="relu")(y)
+    y = keras.layers.GlobalAveragePooling2D()(y)
+    model = keras.Model(x, keras.layers.Dense(data.num_classes)(y))
+    model.get_layer("norm").moving_mean.assign(mean)
+    model.get_layer("norm").moving_variance.assign(variance)
+    return model
+
+
+@pytest.fixture
+def data(photos):
+    return tlkit.load_folder(photos, image_size=32, batch_size=16)
+
+
+def test_the_distance_is_hellingers():
+    first, second = norm(1.0, 2.0), norm(2.5, 0.7)
+    overlap, _ = quad(lambda x: np.sqrt(first.pdf(x) * second.pdf(x)), -30, 30)
+    found = _hellinger(np.array([1.0]), np.array([4.0]), np.array([2.5]), np.array([0.49]), 0.0)
+    assert found[0] == pytest.approx(np.sqrt(1 - overlap), abs=1e-6)
+
+
+def test_the_same_statistics_are_at_no_distance(data):
+    pixels = np.concatenate([images for images, _ in data.train.dataset()]).reshape(-1, 3)
+    model = normalising(data, pixels.mean(axis=0), pixels.var(axis=0))
+    (own,) = statistic_distances(model, data.train).values()
+    assert own < 0.01
+    (shifted,) = statistic_distances(
+        normalising(data, pixels.mean(axis=0) + 50, pixels.var(axis=0)), data.train
+    ).values()
+    (further,) = statistic_distances(
+        normalising(data, pixels.mean(axis=0) + 100, pixels.var(axis=0)), data.train
+    ).values()
+    assert own < shifted < further <= 1
+
+
+def test_the_model_is_as_it_was_and_the_report_repeats(data):
+    model = tlkit.build_classifier("resnet20", data.class_names, image_size=32)
+    before = [keras.ops.convert_to_numpy(variable) for variable in model.variables]
+    first, second = (measure_similarity(model, data, seed=3) for _ in range(2))
+    for value, variable in zip(before, model.variables, strict=True):
+        np.testing.assert_array_equal(value, keras.ops.convert_to_numpy(variable))
+    assert first == second
+    assert list(first.distances) == ["stage1", "stage2", "stage3"]
+    assert first.distance == first.distances["stage3"]
+    assert first.num_images == data.train.num_images
+    assert measure_similarity(model, data, max_images=30).num_images == 30
+
+
+def test_a_network_without_batch_normalisation_has_no_distance(data):
+    model = tlkit.build_classifier("vgg16", data.class_names, image_size=32, weights=None)
+    report = measure_similarity(model, data)
+    assert report.distance is None
+    assert report.level == "unknown"
+    assert "it has no batch normalisation" in report.verdict
+
+
+def report_of(accuracy=0.9, random=0.5, distance=0.1):
+    spread = 0.05
+    return SimilarityReport(
+        accuracy=accuracy,
+        interval=(accuracy - spread, accuracy + spread),
+        random_accuracy=random,
+        random_interval=(random - spread, random + spread),
+        distances={"conv5": distance},
+        distance=distance,
+        num_images=100,
+        num_classes=2,
+    )
+
+
+def test_the_verdict_follows_the_figures():
+    assert "much like" in report_of(distance=0.1).verdict
+    assert "somewhat unlike" in report_of(distance=0.2).verdict
+    assert "network unlike those" in report_of(distance=0.4).verdict
+    assert "what it knows helps: 90.0 % against 50.0 %" in report_of().verdict
+    assert "does not show" in report_of(accuracy=0.58).verdict
+    assert report_of(accuracy=0.75).gain == pytest.approx(0.5)
+    few = dataclasses.replace(report_of(), interval=None, random_interval=None)
+    assert not few.knows_more_than_chance
+    assert "interval" not in str(few)
+    assert "conv5 0.10" in report_of()._repr_html_()
+
+
+def test_bad_arguments_are_refused(data):
+    model = tlkit.build_classifier("resnet20", data.class_names, image_size=32, weights=None)
+    with pytest.raises(ArgumentError, match="`data` must be what load_folder"):
+        measure_similarity(model, data.train.dataset())
+    with pytest.raises(ArgumentError, match="`max_images` must be a whole number"):
+        measure_similarity(model, data, max_images=1)
+
+
+@pytest.mark.shared_data
+def test_photographs_are_nearer_than_digits_and_these_than_noise(shared):
+    weights = shared / WEIGHTS
+    found = {}
+    for name in ("flowers", "hymenoptera"):
+        found[name] = tlkit.load_folder(shared / "data" / name, image_size=96)
+    with np.load(shared / "data" / "mnist.npz") as digits:
+        some = slice(None, None, len(digits["y_train"]) // 100)  # sorted by class
+        images = np.repeat(digits["x_train"][some].reshape(-1, 28, 28, 1), 3, axis=-1)
+        labels = digits["y_train"][some].astype(int)
+    names = [str(digit) for digit in range(10)]
+    found["digits"] = tlkit.load_arrays(images, labels, names, splits=(1, 0, 0), image_size=96)
+    random = np.random.default_rng(0)
+    pixels, labels = next(iter(found["flowers"].train.dataset(shuffle=True, batch_size=100)))
+    shuffled = [random.permutation(image.reshape(-1, 3)) for image in pixels.numpy()]
+    found["noise"] = tlkit.load_arrays(
+        np.stack(shuffled).reshape(pixels.shape).astype("uint8"),
+        labels.numpy(),
+        found["flowers"].class_names,
+        splits=(1, 0, 0),
+    )
+    distance = {}
+    for name, data in found.items():
+        model = tlkit.build_classifier(
+            "mobilenet_025", data.class_names, image_size=96, weights=weights
+        )
+        split = data.train.subset(np.arange(0, data.train.num_images, 4))
+        distance[name] = list(statistic_distances(model, split).values())[-1]
+    assert max(distance["flowers"], distance["hymenoptera"]) < distance["digits"]
+    assert distance["digits"] < distance["noise"]

@@ -1,0 +1,148 @@
+"""Grad-CAM points at what decides, for every family, every head, and whatever is frozen."""
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import tlkit
+from tests.models.expectations import IMAGE_SIZES
+from tlkit.errors import ArgumentError, DataError
+from tlkit.evaluation.explanation import class_maps, explain
+from tlkit.models.groups import cut_before
+
+NAMES = ("blue", "red")
+
+
+def looks_for_colours(activation="linear", units=2):
+    """A model whose logits are the means of blue and of red: what counts is known."""
+    x = keras.Input((32, 32, 3))
+    scaled = keras.layers.Rescaling(1 / 255)(x)
+    y = keras.layers.Conv2D(2, 1, use_bias=False, name="colours")(scaled)
+    y = keras.layers.AveragePooling2D(4, name="coarse")(y)
+    y = keras.layers.GlobalAveragePooling2D()(y)
+    model = keras.Model(x, keras.layers.Dense(units, activation, name="out")(y))
+    kernel = np.zeros((1, 1, 3, 2))
+    kernel[0, 0, 2, 0] = kernel[0, 0, 0, 1] = 1  # blue, red
+    model.get_layer("colours").kernel.assign(kernel)
+    out = np.eye(2) if units == 2 else np.array([[-1.0], [1.0]])
+    model.get_layer("out").kernel.assign(10 * out)
+    return model
+
+
+def red_left_blue_right():
+    image = np.zeros((32, 32, 3), np.uint8)
+    image[8:16, 4:12, 0] = 250
+    image[20:28, 20:28, 2] = 255
+    return image
+
+
+def share_inside(heatmap, rows, columns):
+    return heatmap[rows, columns].sum() / heatmap.sum()
+
+
+@pytest.mark.parametrize(
+    ("activation", "units"), [("linear", 2), ("softmax", 2), ("linear", 1), ("sigmoid", 1)]
+)
+def test_points_at_the_colour_that_is_asked_for(activation, units):
+    model = looks_for_colours(activation, units)
+    red = explain(model, red_left_blue_right(), NAMES, label="red")
+    blue = explain(model, red_left_blue_right(), NAMES, label=0)
+    assert (red.label, blue.label) == ("red", "blue")
+    assert share_inside(red.heatmap, slice(4, 20), slice(0, 16)) > 0.95
+    assert share_inside(blue.heatmap, slice(16, 32), slice(16, 32)) > 0.95
+    assert red.heatmap.max() == blue.heatmap.max() == 1
+    assert red.probability + blue.probability == pytest.approx(1)
+    assert red.layer == "coarse"
+
+
+def test_is_the_formula():
+    """For a linear head behind average pooling the weights are those of the head, per position."""
+    model = tlkit.build_classifier("resnet20", ["a", "b", "c"], dropout=0)
+    random = np.random.default_rng(0)
+    kernel = random.normal(size=model.get_layer("logits").kernel.shape)
+    model.get_layer("logits").kernel.assign(kernel)
+    pixels = random.integers(0, 255, (2, 32, 32, 3)).astype("uint8")
+    maps = keras.Model(model.input, cut_before(model, "head"))(pixels.astype("float32")).numpy()
+    expected = np.maximum(maps @ kernel[:, 2], 0)
+    heatmaps, shares = class_maps(model, pixels, np.array([2, 2]))
+    assert shares.sum(axis=1) == pytest.approx(1)
+    for heat, raw in zip(heatmaps, expected, strict=True):
+        wanted = Image.fromarray((raw / raw.max()).astype("float32"))
+        wanted = np.asarray(wanted.resize((32, 32), Image.Resampling.BILINEAR))
+        np.testing.assert_allclose(heat, wanted, atol=0.02)
+
+
+def test_what_is_frozen_does_not_matter():
+    model = tlkit.build_classifier("resnet20", NAMES)
+    image = np.random.default_rng(0).integers(0, 255, (32, 32, 3)).astype("uint8")
+    tlkit.set_trainable(model, "all")
+    free = explain(model, image, NAMES, label="red")
+    nodes = sum(len(layer._inbound_nodes) for layer in model.layers)
+    tlkit.set_trainable(model, "head")
+    model.trainable = False
+    frozen = explain(model, image, NAMES, label="red")
+    np.testing.assert_allclose(free.heatmap, frozen.heatmap, atol=1e-5)
+    assert sum(len(layer._inbound_nodes) for layer in model.layers) == nodes
+
+
+@pytest.mark.parametrize("name", [name for name in IMAGE_SIZES if name != "nasnet_mobile"])
+def test_every_family_can_be_explained(name):
+    size = IMAGE_SIZES[name]
+    names = [f"class {number}" for number in range(8)]  # something speaks for one of so many
+    model = tlkit.build_classifier(name, names, image_size=size, weights=None)
+    image = np.random.default_rng(0).integers(0, 255, (size, size, 3)).astype("uint8")
+    found = [explain(model, image, names, label=label) for label in names]
+    for one in found:
+        assert one.heatmap.shape == (size, size)
+        assert np.isfinite(one.heatmap).all()
+        assert one.heatmap.max() == 0 or 0.5 < one.heatmap.max() <= 1
+        assert one.overlay().shape == (size, size, 3)
+    assert any(one.heatmap.any() for one in found)
+
+
+def test_a_file_is_seen_as_by_predict(tmp_path):
+    path = tmp_path / "picture.png"
+    Image.fromarray(red_left_blue_right()).resize((64, 48)).save(path)
+    model = looks_for_colours()
+    explanation = explain(model, path, NAMES)
+    (prediction,) = tlkit.predict(model, path, NAMES)
+    assert explanation.label == explanation.predicted == prediction.label
+    assert explanation.probability == pytest.approx(prediction.probability, abs=1e-5)
+    assert explanation.path == str(path)
+    assert str(path) in str(explanation)
+    explanation.save(tmp_path / "map.png")
+    with Image.open(tmp_path / "map.png") as saved:
+        assert saved.size == (32 + 4 + 32, 32)
+
+
+def test_a_class_that_nothing_speaks_for_has_an_empty_map():
+    model = looks_for_colours()
+    image = np.zeros((32, 32, 3), np.uint8)
+    explanation = explain(model, image, NAMES, label="red")
+    assert not explanation.heatmap.any()
+    assert "no place speaks for it at coarse" in str(explanation)
+    np.testing.assert_array_equal(explanation.overlay(), image)
+
+
+def test_the_overlay_is_grey_where_nothing_speaks():
+    overlay = explain(looks_for_colours(), red_left_blue_right(), NAMES, label="red").overlay()
+    assert len(set(overlay[24, 24])) == 1
+    assert len(set(overlay[12, 8])) > 1
+
+
+def test_what_cannot_be_explained_is_refused(tmp_path):
+    model = looks_for_colours()
+    image = red_left_blue_right()
+    with pytest.raises(ArgumentError, match="Did you mean 'red'"):
+        explain(model, image, NAMES, label="rad")
+    with pytest.raises(ArgumentError, match="a number from 0 to 1"):
+        explain(model, image, NAMES, label=2)
+    with pytest.raises(ArgumentError, match=r"`image` must be one picture\. Received: 2"):
+        explain(model, np.stack([image, image]), NAMES)
+    with pytest.raises(DataError, match="`image` must be picture files"):
+        explain(model, tmp_path / "none.png", NAMES)
+    flat = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Flatten(), keras.layers.Dense(4)])
+    flat.add(keras.layers.Dense(2))
+    with pytest.raises(ArgumentError, match="`model` must have a map of rows and columns"):
+        explain(flat, image, NAMES)

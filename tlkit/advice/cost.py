@@ -1,0 +1,360 @@
+"""What a plan costs before it starts: work, memory, a measured step, time and disk."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from html import escape
+
+import keras
+import numpy as np
+
+from tlkit.advice.graph_costs import FLOAT_BYTES, GroupCost, group_costs, peak_activations
+from tlkit.advice.timing import seconds_of, seconds_per_image
+from tlkit.cache import cache_folder
+from tlkit.data.images import ImageData, ImageSplit
+from tlkit.errors import ArgumentError, check_count
+from tlkit.evaluation.names import num_classes_of
+from tlkit.models.graph import with_nested
+from tlkit.models.groups import cut_before, resolve_group, set_trainable
+from tlkit.models.heads import feature_cut, head_kind
+from tlkit.training.cached_cut import MIN_EPOCHS_PER_VIEW
+from tlkit.training.fine_tuning import default_epochs
+from tlkit.training.frozen import FrozenPart
+from tlkit.training.head import is_trained
+from tlkit.training.objective import loss_of, targets_of
+from tlkit.training.recipe import DEFAULT_AUGMENTATION
+from tlkit.training.resume import assign_all, values_of
+from tlkit.training.sources import source_of, steps_in_epoch
+from tlkit.training.stages import default_unfreeze
+from tlkit.training.step import hooked
+from tlkit.training.store import DEFAULT_MAX_BYTES, FEATURES_FOLDER
+from tlkit.training.tuner import DEFAULT_VIEWS
+
+DEFAULT_BATCH_SIZE = 32
+FORWARD_SHARE = 1 / 3
+"""Of a training step that a forward pass of the same layers is taken to cost."""
+
+_OPTIMIZER_VALUES = 3  # a gradient and AdamW's two moments for each value that trains
+_DISK_SHARE = 0.5
+_DECODED = 64
+_MEGABYTE = 1e6
+
+
+@dataclass(frozen=True)
+class CostReport:
+    """What a plan costs on this machine.
+
+    Attributes:
+        groups: Parameters, work and activations of each group, input side first.
+        unfreeze: What is to train.
+        num_trainable: Values that training moves.
+        batch_size: Images in a step.
+        forward_milliseconds: Measured: a forward pass of all below the head's weights, for one
+            image of such a batch, float32, decoding not included.
+        step_seconds: Measured: one training step of what trains, on a batch; `None` where the head
+            alone is solved, which takes no steps.
+        activation_bytes: Counted: what a step keeps for its gradients, the outputs of all layers
+            that train, or, if that is more, the most that lies in memory in a forward pass.
+        memory_bytes: Counted: that, all weights, and gradients and AdamW's moments of what trains.
+        is_stored: Whether activations of the frozen part are stored and steps read from them.
+        num_epochs: Of the plan; 0 where the head alone is solved.
+        seconds: Each part of the plan in order and what it takes at most, if nothing is stored yet;
+            empty without data. Decoding and computing are taken one after the other.
+        disk_bytes: What the plan writes: activations in float32, and model files; empty without
+            data.
+    """
+
+    groups: tuple[GroupCost, ...]
+    unfreeze: str | int
+    num_trainable: int
+    batch_size: int
+    forward_milliseconds: float
+    step_seconds: float | None
+    activation_bytes: int
+    memory_bytes: int
+    is_stored: bool
+    num_epochs: int
+    seconds: dict[str, float]
+    disk_bytes: dict[str, int]
+
+    @property
+    def total_seconds(self) -> float:
+        """Of all parts of the plan; 0 without data."""
+        return sum(self.seconds.values())
+
+    @property
+    def total_disk_bytes(self) -> int:
+        """All that the plan writes; 0 without data."""
+        return sum(self.disk_bytes.values())
+
+    def __str__(self) -> str:
+        width = max(len("group"), *(len(group.name) for group in self.groups))
+        lines = [f"{'group':<{width}}  parameters  multiply-adds  activations of an image"]
+        lines += [
+            f"{group.name:<{width}}  {group.num_parameters:>10,}  {group.multiply_adds:>13,}"
+            f"  {_size(FLOAT_BYTES * group.num_activations):>23}"
+            for group in self.groups
+        ]
+        total = sum(group.num_parameters for group in self.groups)
+        lines.append(f"{self.num_trainable:,} of {total:,} parameters train")
+        step = f"{self.forward_milliseconds:.1f} ms for an image's forward pass"
+        if self.step_seconds is not None:
+            step += f", {1000 * self.step_seconds:.0f} ms for a step of {self.batch_size} images"
+        lines.append(f"measured here: {step}")
+        lines.append(
+            f"memory of a step: about {_size(self.memory_bytes)}, "
+            f"{_size(self.activation_bytes)} of it activations"
+        )
+        if self.seconds:
+            parts = ", ".join(f"{name} {_duration(took)}" for name, took in self.seconds.items())
+            lines.append(f"at most {_duration(self.total_seconds)}: {parts}")
+            parts = ", ".join(f"{name} {_size(size)}" for name, size in self.disk_bytes.items())
+            lines.append(f"on disk {_size(self.total_disk_bytes)}: {parts}")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
+
+
+def estimate_cost(
+    model: keras.Model,
+    data: ImageData | None = None,
+    *,
+    unfreeze: str | int | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    augment: str = DEFAULT_AUGMENTATION,
+    views: int | None = None,
+    cache: str | os.PathLike[str] | None = None,
+) -> CostReport:
+    """Says what training would cost here, from the graph and a few measured steps.
+
+    It takes some seconds. The model is as it was afterwards: weights, dropout's random state, what
+    trains. The time is an upper limit that holds for an idle machine: training may stop earlier,
+    find features that are stored, and compute them in bfloat16 where that is faster.
+
+    Args:
+        model: A classifier.
+        data: What `load_folder`, `load_arrays` or `load_tfds` returned; without it there is no
+            projected time.
+        unfreeze: As for `fine_tune`; "head" without `epochs` is what `train_head` does.
+        epochs: As for `fine_tune`, whose own is the default.
+        batch_size: Images in a step, where there is no `data`, which has its own; 32 by default.
+        augment: As for `fine_tune`.
+        views: As for `fine_tune`.
+        cache: Folder of the feature stores; room there decides whether activations are stored.
+
+    Raises:
+        ArgumentError: An argument breaks its rule, or data and model do not fit.
+
+    Example:
+        >>> import tlkit
+        >>> from tlkit.advice.cost import estimate_cost
+        >>> model = tlkit.build_classifier("resnet20", ["cat", "dog"], weights=None)
+        >>> report = estimate_cost(model, unfreeze="stage3")
+        >>> [group.name for group in report.groups], report.step_seconds > 0
+        (['stage1', 'stage2', 'stage3', 'head'], True)
+    """
+    batch_size = _checked(model, data, epochs, views, batch_size)
+    solves_head = unfreeze == "head" and epochs is None
+    if unfreeze is None:
+        unfreeze = default_unfreeze(model)
+    first = resolve_group(model, unfreeze)
+    groups = group_costs(model)
+    views = 1 if augment == "none" and views != 0 else DEFAULT_VIEWS if views is None else views
+    num_epochs = 0
+    if data is not None and not solves_head:
+        num_epochs = epochs or default_epochs(steps_in_epoch(data.train))
+    is_stored = solves_head or (
+        first > 0
+        and views > 0
+        and (data is None or num_epochs >= MIN_EPOCHS_PER_VIEW * views)
+        and (data is None or _has_room(data, groups[first].num_inputs, views, cache))
+    )
+    forward = _forward_seconds(model, feature_cut(model), batch_size)
+    cut = cut_before(model, groups[first].name) if is_stored and first else None
+    num_trainable, step = _step(model, cut, unfreeze, batch_size, is_timed=not solves_head)
+    kept = sum(group.num_activations for group in groups[first:])
+    if solves_head:
+        kept = 0
+    activations = FLOAT_BYTES * batch_size * max(kept, peak_activations(model))
+    seconds: dict[str, float] = {}
+    disk: dict[str, int] = {}
+    if data is not None:
+        timing = _Timing(
+            forward=forward,
+            below=_forward_seconds(model, cut, batch_size) if cut is not None else 0.0,
+            decoding=_decoding_seconds(data.train, "none"),
+            augmenting=_decoding_seconds(data.train, augment),
+            step=step or 0.0,
+        )
+        is_solved = solves_head or not is_trained(model)
+        seconds = _plan(data, timing, num_epochs, views, is_solved=is_solved, is_stored=is_stored)
+        num_features = int(np.prod(feature_cut(model).shape[1:]))
+        if is_solved:
+            disk["features"] = FLOAT_BYTES * num_features * _num_images(data, 1)
+        if is_stored and not solves_head:
+            disk["activations"] = FLOAT_BYTES * groups[first].num_inputs * _num_images(data, views)
+        disk["model files"] = 2 * FLOAT_BYTES * model.count_params()  # .keras and the SavedModel
+    return CostReport(
+        groups=groups,
+        unfreeze=unfreeze,
+        num_trainable=num_trainable,
+        batch_size=batch_size,
+        forward_milliseconds=1000 * forward,
+        step_seconds=step,
+        activation_bytes=activations,
+        memory_bytes=activations
+        + FLOAT_BYTES * (model.count_params() + _OPTIMIZER_VALUES * num_trainable),
+        is_stored=is_stored,
+        num_epochs=num_epochs,
+        seconds=seconds,
+        disk_bytes=disk,
+    )
+
+
+@dataclass(frozen=True)
+class _Timing:
+    """Seconds of one image, but of a batch for the step."""
+
+    forward: float
+    below: float
+    decoding: float
+    augmenting: float
+    step: float
+
+
+def _checked(
+    model: keras.Model,
+    data: ImageData | None,
+    epochs: int | None,
+    views: int | None,
+    batch_size: int | None,
+) -> int:
+    """Returns the number of images in a step, after the checks."""
+    if epochs is not None:
+        check_count("epochs", epochs)
+    if views is not None:
+        check_count("views", views, minimum=0)
+    if data is None:
+        batch_size = DEFAULT_BATCH_SIZE if batch_size is None else batch_size
+        check_count("batch_size", batch_size)
+        return batch_size
+    if not isinstance(data, ImageData):
+        raise ArgumentError(
+            "`data` must be what load_folder, load_arrays or load_tfds returned, or None. "
+            f"Received: data of type {type(data).__name__}."
+        )
+    if batch_size is not None:
+        raise ArgumentError(
+            "`batch_size` must be left out where `data` is given, which has its own. "
+            f"Received: batch_size={batch_size!r}."
+        )
+    source_of(model, data, None)
+    return data.batch_size
+
+
+def _plan(
+    data: ImageData,
+    timing: _Timing,
+    num_epochs: int,
+    views: int,
+    *,
+    is_solved: bool,
+    is_stored: bool,
+) -> dict[str, float]:
+    """Seconds of each part of the plan, in order."""
+    num_train = data.train.num_images
+    num_validation = data.validation.num_images if data.validation is not None else 0
+    measuring = num_validation * (timing.decoding + timing.forward)
+    parts: dict[str, float] = {}
+    if is_solved:
+        parts["features"] = (num_train + num_validation) * (timing.decoding + timing.forward)
+    if not num_epochs:
+        return parts
+    steps = timing.step * steps_in_epoch(data.train)
+    if is_stored:
+        parts["storing"] = views * num_train * (timing.augmenting + timing.below)
+        parts["storing"] += num_validation * (timing.decoding + timing.below)
+        validating = timing.step * FORWARD_SHARE * -(-num_validation // data.batch_size)
+        parts["training"] = num_epochs * (steps + validating)
+    else:
+        parts["training"] = num_epochs * (num_train * timing.augmenting + steps + measuring)
+    parts["measuring"] = 2 * measuring
+    return parts
+
+
+def _step(
+    model: keras.Model,
+    cut: keras.KerasTensor | None,
+    unfreeze: str | int,
+    batch_size: int,
+    *,
+    is_timed: bool,
+) -> tuple[int, float | None]:
+    """Returns the number of values that train, and the seconds of a step; all is put back."""
+    flags = [(layer, layer.trainable) for layer in with_nested(model)]
+    kept = values_of(model.variables)
+    try:
+        num_trainable = set_trainable(model, unfreeze).num_trainable
+        if not is_timed:
+            return num_trainable, None
+        trained = model if cut is None else keras.Model(cut, model.outputs[0])
+        trainee = hooked(trained)
+        optimizer = keras.optimizers.AdamW(1e-6)
+        trainee.compile(optimizer=optimizer, loss=loss_of(model), jit_compile=False)
+        random = np.random.default_rng(0)
+        images = random.uniform(0, 255, (batch_size, *trained.input_shape[1:]))
+        targets = targets_of(_labels(model, batch_size), model).numpy()
+        batch = (images.astype("float32"), targets)
+        return num_trainable, seconds_of(lambda: trainee.train_on_batch(*batch))
+    finally:
+        for layer, trainable in flags:
+            layer.trainable = trainable
+        assign_all(model.variables, kept)
+
+
+def _labels(model: keras.Model, batch_size: int) -> np.ndarray:
+    num_classes = num_classes_of(model)
+    labels = np.arange(batch_size) % num_classes
+    return np.eye(num_classes)[labels] if head_kind(model) == "multi_label" else labels
+
+
+def _forward_seconds(model: keras.Model, tensor: keras.KerasTensor, batch_size: int) -> float:
+    part = FrozenPart(keras.Model(model.inputs[0], tensor))
+    shape = tuple(model.input_shape[1:])
+    return seconds_per_image(part.float32, shape, part.input_dtype, batch_size=batch_size)
+
+
+def _decoding_seconds(split: ImageSplit, augment: str) -> float:
+    """Seconds that one picture takes until it lies in a batch."""
+    rows = np.arange(min(split.num_images, _DECODED))
+    dataset = split.dataset(augment=augment, indices=rows)
+    return seconds_of(lambda: sum(1 for _ in dataset)) / len(rows)
+
+
+def _num_images(data: ImageData, views: int) -> int:
+    held_out = data.validation.num_images if data.validation is not None else 0
+    return views * data.train.num_images + held_out
+
+
+def _has_room(
+    data: ImageData, num_inputs: int, views: int, cache: str | os.PathLike[str] | None
+) -> bool:
+    folder = cache_folder(FEATURES_FOLDER) if cache is None else cache
+    os.makedirs(folder, exist_ok=True)
+    wanted = FLOAT_BYTES * num_inputs * _num_images(data, views)
+    return wanted <= min(DEFAULT_MAX_BYTES, _DISK_SHARE * shutil.disk_usage(folder).free)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _size(num_bytes: float) -> str:
+    if num_bytes < 1000 * _MEGABYTE:
+        return f"{num_bytes / _MEGABYTE:,.1f} MB"
+    return f"{num_bytes / _MEGABYTE / 1000:,.1f} GB"

@@ -1,0 +1,159 @@
+"""What a network costs, counted from its graph: work, and values that lie in memory."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import keras
+
+from tlkit.errors import ArgumentError
+from tlkit.models.boundaries import segment
+from tlkit.models.graph import model_ends, sorted_nodes
+from tlkit.models.groups import layer_groups
+
+FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class GroupCost:
+    """What one group of layers costs for one image.
+
+    Attributes:
+        name: As in `layer_groups(model)`.
+        num_parameters: Number of values in its weights.
+        multiply_adds: Multiplications and additions of its kernels in a forward pass, in pairs.
+        num_activations: Values that its layers give out, which a step that trains them keeps.
+        num_inputs: Values that it reads: what is stored of an image where all below is frozen.
+    """
+
+    name: str
+    num_parameters: int
+    multiply_adds: int
+    num_activations: int
+    num_inputs: int
+
+
+def group_costs(model: keras.Model) -> tuple[GroupCost, ...]:
+    """Returns the costs of each group of `layer_groups(model)`, input side first.
+
+    Multiply-adds are counted for every weight with two dimensions or more, at every position of its
+    layer's output, as `tlkit.models.graph.count_multiply_adds` does; but each call in this graph
+    once, whatever other models share the layers.
+
+    Raises:
+        ArgumentError: The model cannot be divided into groups, or leaves its input's size open.
+
+    Example:
+        >>> import keras
+        >>> from tlkit.advice.graph_costs import group_costs
+        >>> x = keras.Input((8, 8, 3))
+        >>> y = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 1)(x))
+        >>> model = keras.Model(x, keras.layers.Dense(2)(y))
+        >>> [(cost.name, cost.multiply_adds) for cost in group_costs(model)]
+        [('group_1', 768), ('head', 8)]
+    """
+    _check_size(model)
+    segmentation = segment(model)
+    groups = layer_groups(model)
+    group_of: dict[int, int] = {}
+    for index in range(len(groups)):
+        for operation in segmentation.operations(index):
+            group_of.setdefault(id(operation), index)
+    work, values = [0] * len(groups), [0] * len(groups)
+    for node in _nodes(model):
+        index = group_of[id(node.operation)]
+        work[index] += _multiply_adds(node)
+        values[index] += _num_values(node)
+    return tuple(
+        GroupCost(
+            name=group.name,
+            num_parameters=group.num_parameters,
+            multiply_adds=work[index],
+            num_activations=values[index],
+            num_inputs=segmentation.cuts[start].num_values,
+        )
+        for index, (group, start) in enumerate(zip(groups, segmentation.starts, strict=True))
+    )
+
+
+def peak_activations(model: keras.Model) -> int:
+    """Returns the most values that lie in memory together in one image's forward pass.
+
+    Nodes run in topological order; a tensor is there from when it is computed until the last node
+    that reads it has run. What an operation needs for itself is not counted.
+
+    Raises:
+        ArgumentError: The model is not functional, has several inputs or outputs, or leaves its
+            input's size open.
+
+    Example:
+        >>> import keras
+        >>> from tlkit.advice.graph_costs import peak_activations
+        >>> x = keras.Input((10,))
+        >>> y = keras.layers.Dense(40)(x)
+        >>> peak_activations(keras.Model(x, keras.layers.Dense(5)(y)))
+        50
+    """
+    _check_size(model)
+    _, output = model_ends(model)
+    nodes = sorted_nodes(output)
+    readers = Counter(
+        key for node in nodes for key in {id(tensor) for tensor in node.input_tensors}
+    )
+    readers[id(output)] += 1
+    alive: dict[int, int] = {}
+    peak = 0
+    for node in nodes:
+        alive |= {id(tensor): _size(tensor) for tensor in node.output_tensors}
+        peak = max(peak, sum(alive.values()))
+        for key in {id(tensor) for tensor in node.input_tensors}:
+            readers[key] -= 1
+            if not readers[key]:
+                alive.pop(key, None)
+    return peak
+
+
+def _check_size(model: keras.Model) -> None:
+    shape = tuple(model_ends(model)[0].shape)
+    if None in shape[1:]:
+        raise ArgumentError(
+            "`model` must take inputs of one size, which its costs depend on. Received: "
+            f"model={model.name!r} with the input shape {shape}. Build it with image_size=224, say."
+        )
+
+
+def _nodes(model: keras.Model) -> list[Any]:
+    return sorted_nodes(model_ends(model)[1])
+
+
+def _inner_nodes(node: Any) -> Iterator[Any]:
+    """The nodes inside a nested model, its input left out."""
+    inner = node.operation
+    for output in inner.outputs:
+        for found in sorted_nodes(output):
+            if not isinstance(found.operation, keras.layers.InputLayer):
+                yield found
+
+
+def _is_nested(node: Any) -> bool:
+    return isinstance(node.operation, keras.Model) and bool(node.operation.outputs)
+
+
+def _multiply_adds(node: Any) -> int:
+    if _is_nested(node):
+        return sum(_multiply_adds(inner) for inner in _inner_nodes(node))
+    weights = getattr(node.operation, "weights", ())
+    size = sum(prod(weight.shape) for weight in weights if len(weight.shape) > 1)
+    return size * prod(node.output_tensors[0].shape[1:-1]) if size else 0
+
+
+def _num_values(node: Any) -> int:
+    if _is_nested(node):
+        return sum(_num_values(inner) for inner in _inner_nodes(node))
+    return sum(_size(tensor) for tensor in node.output_tensors)
+
+
+def _size(tensor: keras.KerasTensor) -> int:
+    return prod(tensor.shape[1:])

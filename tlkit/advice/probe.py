@@ -1,0 +1,133 @@
+"""How much a linear head can read off features: cross-validated accuracy, with an interval."""
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.model_selection import StratifiedGroupKFold
+from threadpoolctl import threadpool_limits
+
+from tlkit.errors import DataError
+from tlkit.evaluation.intervals import Interval, wilson_interval
+from tlkit.training.linear import STRENGTHS
+
+MIN_FOR_INTERVAL = 20
+"""With fewer different images no interval is given."""
+
+_NUM_FOLDS = 5
+_MAX_STEPS = 200  # a penalty that takes more is far too weak
+
+
+@dataclass(frozen=True)
+class ProbeScore:
+    """What a linear head reads off features it was not fitted to.
+
+    Attributes:
+        accuracy: Share of right answers (of right label decisions where there are several), 0...1,
+            each from a head that was fitted to the other folds.
+        interval: Its 95 % interval by Wilson's formula, `None` with fewer than 20 different
+            images. Heads of different folds share most of their images, which the formula does
+            not know: it is a little too narrow.
+        num_images: Different images.
+        num_folds: Of the cross-validation.
+        strength: scikit-learn's `C`, that with the smallest log loss over the folds; averaged over
+            labels.
+        is_right: For each row whether it is right, `(n,)`; of several labels the share.
+    """
+
+    accuracy: float
+    interval: Interval | None
+    num_images: int
+    num_folds: int
+    strength: float
+    is_right: np.ndarray
+
+
+def probe(
+    features: np.ndarray, labels: np.ndarray, *, groups: np.ndarray | None = None, seed: int = 0
+) -> ProbeScore:
+    """Measures a linear head on features by stratified cross-validation.
+
+    The head is that of `tlkit.training.linear.solve_linear`: logistic regression on standardised
+    features. Its penalty is chosen on the same folds that measure it, one number on all images,
+    which flatters all networks alike and little.
+
+    Args:
+        features: `(n, num_features)`; left as they are.
+        labels: Whole numbers `(n,)`; or rows of 0/1, `(n, num_labels)`, each label by itself.
+        groups: `(n,)`; rows of one group (copies of one image) come into one fold.
+        seed: Of the folds.
+
+    Raises:
+        DataError: A class has fewer than two different images.
+
+    Example:
+        >>> import numpy as np
+        >>> from tlkit.advice.probe import probe
+        >>> labels = np.arange(60) % 3
+        >>> features = np.random.default_rng(0).normal(size=(60, 5)) + 9 * labels[:, np.newaxis]
+        >>> probe(features, labels).accuracy
+        1.0
+    """
+    groups = np.arange(len(labels)) if groups is None else groups
+    num_images = len(np.unique(groups))
+    scale = features.std(axis=0)
+    standard = ((features - features.mean(axis=0)) / np.where(scale > 0, scale, 1.0)).astype(
+        np.float32
+    )
+    tasks = [labels] if labels.ndim == 1 else [column.astype(np.int64) for column in labels.T]
+    with threadpool_limits(1, user_api="blas"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        found = [_out_of_fold(standard, task, groups, labels.ndim == 2, seed) for task in tasks]
+    is_right = np.mean([right for right, _, _ in found], axis=0)
+    accuracy = float(is_right.mean())
+    return ProbeScore(
+        accuracy=accuracy,
+        interval=wilson_interval(accuracy, num_images) if num_images >= MIN_FOR_INTERVAL else None,
+        num_images=num_images,
+        num_folds=max(folds for _, _, folds in found),
+        strength=float(np.mean([strength for _, strength, _ in found])),
+        is_right=is_right,
+    )
+
+
+def _out_of_fold(
+    features: np.ndarray, labels: np.ndarray, groups: np.ndarray, is_label: bool, seed: int
+) -> tuple[np.ndarray, float, int]:
+    """Whether each row is right at the best strength, that strength, and the number of folds."""
+    classes = np.unique(labels)
+    if len(classes) == 1 and is_label:  # one that all images carry, or none
+        return np.ones(len(labels)), 0.0, 0
+    smallest = min(len(np.unique(groups[labels == name])) for name in classes)
+    if is_label and smallest < 2:  # a label on one image can be learnt from no other
+        return (labels == np.median(labels)).astype(np.float64), 0.0, 0
+    if smallest < 2 or len(classes) < 2:
+        raise DataError(
+            "`data` must hold at least two classes with two different training images each, to "
+            f"measure one by the other. Received: {len(classes)} classes, the smallest with "
+            f"{smallest}. Add some, or leave the class out."
+        )
+    num_folds = min(_NUM_FOLDS, smallest)
+    splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
+    folds = list(splitter.split(labels, labels, groups))
+    best, lowest, strength_of_best, rises = np.zeros(len(labels)), np.inf, STRENGTHS[0], 0
+    for strength in STRENGTHS:
+        loss, is_right = 0.0, np.zeros(len(labels))
+        for train, test in folds:
+            regression = LogisticRegression(C=strength, max_iter=_MAX_STEPS)
+            regression.fit(features[train], labels[train])
+            shares = regression.predict_proba(features[test])
+            known = regression.classes_
+            is_right[test] = known[shares.argmax(axis=1)] == labels[test]
+            rows = np.isin(labels[test], known)  # a fold of groups may hold all of a small class
+            loss += float(log_loss(labels[test][rows], shares[rows], labels=known)) / num_folds
+        if loss < lowest:
+            best, lowest, strength_of_best, rises = is_right, loss, strength, 0
+        else:
+            rises += 1
+            if rises == 2:
+                break
+    return best, strength_of_best, num_folds
