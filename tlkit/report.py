@@ -93,13 +93,22 @@ def write_report(path: Path, page: Page) -> None:
 
 def _curves(stages: Sequence[StageReport]) -> str | None:
     """The curves of all epochs as the address of an SVG picture inside the page."""
-    history = [epoch for stage in stages for epoch in stage.history]
+    history = [
+        {name: value for name, value in epoch.items() if not _is_of_one_group(name)}
+        for stage in stages
+        for epoch in stage.history
+    ]
     if not history:
         return None
     figure = curves(history, stages=[(stage.name, len(stage.history)) for stage in stages])
     svg = io.StringIO()
     figure.savefig(svg, format="svg", metadata={"Date": None})
     return _inside("image/svg+xml", svg.getvalue().encode())
+
+
+def _is_of_one_group(name: str) -> bool:
+    """Whether a metric is an anchor's penalty of one group; history.csv has those."""
+    return name.startswith("anchor_") and name != "anchor_share"
 
 
 def _classes(data: DataReport, evaluation: EvaluationReport | None) -> list[dict[str, Any]]:
