@@ -34,6 +34,7 @@ _MODULES = {
     "tlkit.continual.distillation": ("distill_from",),
     "tlkit.continual.forgetting": ("ForgettingMatrix",),
     "tlkit.continual.guard": ("ForgettingGuard",),
+    "tlkit.continual.expansion": ("expand",),
     "tlkit.advice.backbones": ("compare_backbones",),
     "tlkit.advice.cost": ("estimate_cost",),
     "tlkit.advice.learning_rate": ("find_learning_rate",),
@@ -48,6 +49,7 @@ _MODULES = {
     "tlkit.advice.rejection": ("fit_rejection", "measure_rejection"),
     "tlkit.export": ("export_model",),
     "tlkit.run": ("train_run",),
+    "tlkit.growing_run": ("add_classes_run",),
     "tlkit.run_directory": ("load_run",),
     "tlkit.errors": (
         "TlkitError",

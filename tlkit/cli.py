@@ -203,6 +203,38 @@ def inspect(
     _say(str(inspect_listing(listing, max_pixels=max_pixels)))
 
 
+@app.command(name="add-classes")
+def add_classes(  # noqa: PLR0917 - typer calls it by name
+    run: RunFolder,
+    photos: Photos,
+    out: Annotated[Path, typer.Option(metavar="RUN2", help="Folder to leave the new run in.")],
+    exemplars: Annotated[int, Whole(help="Features of each old class that are replayed.")] = 20,
+    align: Annotated[
+        bool, typer.Option("--align", help="Scale new weights to the size of the old ones.")
+    ] = False,
+    batch_size: Annotated[int, Whole(help="Images per step.")] = 32,
+    max_pixels: Annotated[int | None, MaxPixels] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume/--no-resume", help="Continue a run that is there.")
+    ] = True,
+) -> None:
+    """Add the classes of a folder to a finished run, and keep the old ones as they are."""
+    from tlkit.growing_run import add_classes_run
+
+    grown = add_classes_run(
+        run,
+        photos,
+        out=out,
+        exemplars=exemplars,
+        align=align,
+        batch_size=batch_size,
+        max_pixels=max_pixels,
+        resume=resume,
+        say=_say,
+    )
+    _say(str(grown))
+
+
 @app.command()
 def compare(
     photos: Photos,

@@ -136,7 +136,7 @@ def train_run(
     if parent:
         data = _without_seen(data, parent)
     with timed(seconds, "old photographs"):
-        old = _old_task(arguments, parent)
+        old = _old_task(arguments, parent, say)
     say(str(data.report))
     with timed(seconds, "model"):
         model = _model(arguments, parent, data)
@@ -231,14 +231,21 @@ def _without_seen(data: ImageData, parent: Run) -> ImageData:
     return dataclasses.replace(data, validation=validation, test=test)
 
 
-def _old_task(arguments: dict[str, Any], parent: Run | None) -> "OldTask | None":
+def _old_task(
+    arguments: dict[str, Any], parent: Run | None, say: Callable[[str], None]
+) -> "OldTask | None":
     """The pictures of what a run to go on from has learned, where they are."""
     from tlkit.continual.going_on import OldTask
 
     if parent is None:
         return None
     folder = arguments["old_photos"] or parent.record["arguments"]["photos"]
-    if arguments["old_photos"] is None and not Path(folder).is_dir():
+    is_given = arguments["old_photos"] is not None
+    if not is_given and ("growth" in parent.record or not Path(folder).is_dir()):
+        say(
+            "Forgetting is not measured: the pictures of all old classes are not where the earlier "
+            "run found them. Name their folder (--old-photos DIR)."
+        )
         return None
     old = load_folder(
         folder,

@@ -37,6 +37,7 @@ _RESULTS = (
     "split.csv",
     "report.html",
     "model_card.md",
+    "exemplars.npz",
     "export",
 )
 

@@ -1,0 +1,268 @@
+"""Dynamic expansion: what grows, what stays to the bit, what is removed, what is refused."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tlkit
+from tlkit.continual.expansion import expand
+from tlkit.continual.expansion_reports import LayerDrift
+from tlkit.continual.expansion_steps import sizes_of, task_model
+from tlkit.continual.group_sparsity import GroupSparsity
+from tlkit.models.surgery import consolidate, count_units, new_layers
+
+layers = keras.layers
+FAST = {"epochs": 8, "probe_epochs": 2, "learning_rate": 1e-2}
+
+
+def chain(with_norm=False):
+    """Two small convolutions that can grow in isolation."""
+    keras.utils.set_random_seed(0)
+    x = keras.Input((8, 8, 3))
+    y = layers.Rescaling(1 / 255)(x)
+    y = layers.Conv2D(3, 3, activation="relu", name="conv1")(y)
+    y = layers.Conv2D(4, 3, use_bias=not with_norm, name="conv2")(y)
+    if with_norm:
+        y = layers.BatchNormalization(name="norm")(y)
+    y = layers.GlobalAveragePooling2D(name="head_pool")(layers.ReLU()(y))
+    return keras.Model(x, layers.Dense(2, name="logits")(y))
+
+
+def task(names=("stripe", "bar"), seed=0):
+    """Pictures of horizontal against vertical lines, which colours alone do not tell apart."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(160) % 2
+    images = random.integers(0, 60, (160, 8, 8, 3))
+    for image, label in zip(images, labels, strict=True):
+        at = random.integers(0, 8)
+        image[(slice(None), at) if label else (at, slice(None))] += 180
+    return tlkit.load_arrays(
+        images.astype("uint8"), labels, list(names), batch_size=16, splits=(0.7, 0.3, 0)
+    )
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return np.random.default_rng(9).uniform(0, 255, (6, 8, 8, 3)).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def grown():
+    model = chain()
+    return (model, *expand(model, task(), class_names=["a", "b"], target=0.0, **FAST))
+
+
+def values(model, names):
+    return {n: [w.copy() for w in model.get_layer(n).get_weights()] for n in names}
+
+
+def is_same(some, others):
+    return all(
+        np.array_equal(a, b)
+        for name, weights in some.items()
+        for a, b in zip(weights, others[name], strict=True)
+    )
+
+
+def test_old_logits_stay_the_same_to_the_bit_and_so_do_old_weights(grown, pixels):
+    model, bigger, report = grown
+    assert bigger.output_shape == (None, 4)
+    assert np.array_equal(bigger(pixels)[:, :2], model(pixels))
+    names = ["conv1", "conv2", "logits"]
+    assert is_same(values(model, names), values(bigger, names))
+    assert report.isolate
+    assert report.has_grown
+
+
+def test_growing_brings_what_new_rows_alone_do_not(grown):
+    _, bigger, report = grown
+    assert report.new_accuracy_after > report.new_accuracy_retrained
+    assert report.loss_after < report.loss_retrained
+    measured = tlkit.evaluate(task_model(bigger), task().validation)
+    assert measured.accuracy == report.new_accuracy_after
+    assert measured.loss == pytest.approx(report.loss_after)
+
+
+def test_the_report_counts_what_is_there(grown):
+    model, bigger, report = grown
+    assert [one.name for one in report.drift] == ["conv1", "conv2"]
+    assert [len(one.relative) for one in report.drift] == [3, 4]
+    assert all(max(one.absolute) > 0 for one in report.drift)
+    for name, number in report.kept.items():
+        assert count_units(bigger, name) == count_units(model, name) + number
+    first, second = (one.num_drifted(report.threshold) for one in report.drift)
+    assert report.added == {"conv1": first, "conv2": second or first}
+    assert report.num_parameters_after == bigger.count_params() > report.num_parameters_before
+    assert report.multiply_adds_after > report.multiply_adds_before
+    assert "units added" in str(report)
+
+
+def test_only_what_is_new_can_train_further(grown):
+    _, bigger, _ = grown
+    new = {layer.name for layer in new_layers(bigger)}
+    assert {layer.name for layer in bigger.layers if layer.trainable_variables} <= new
+
+
+def test_nothing_grows_where_new_rows_suffice(pixels):
+    model = chain()
+    before = model.get_weights()
+    bigger, report = expand(model, task(), target=10.0)
+    assert not report.has_grown
+    assert report.drift == ()
+    assert [layer.name for layer in new_layers(bigger)] == ["logits__grown1"]
+    assert report.loss_after == report.loss_retrained
+    assert np.array_equal(bigger(pixels)[:, :2], model(pixels))
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+
+
+def test_nothing_grows_where_nothing_drifted():
+    bigger, report = expand(chain(), task(), target=0.0, threshold=1e6, **FAST)
+    assert len(report.drift) == 2
+    assert report.added == {}
+    assert "no layer with drifted units can grow" in report.notes[-1]
+    assert [layer.name for layer in new_layers(bigger)] == ["logits__grown1"]
+
+
+@pytest.mark.parametrize(
+    ("isolate", "expected"), [(True, {"a": 2, "b": 2, "c": 1}), (False, {"a": 2, "c": 1})]
+)
+def test_in_isolation_layers_behind_a_drifted_one_grow_too(isolate, expected):
+    drift = [
+        LayerDrift("stem", (0.01,), (1.0,)),
+        LayerDrift("a", (0.5, 0.05, 0.2), (1.0, 1.0, 1.0)),
+        LayerDrift("b", (0.05,), (1.0,)),
+        LayerDrift("c", (0.11,), (1.0,)),
+    ]
+    assert sizes_of(drift, 0.1, None, isolate=isolate) == expected
+    assert sizes_of(drift, 0.1, 7, isolate=isolate) == dict.fromkeys(expected, 7)
+
+
+def test_a_number_of_units_may_be_given():
+    _, report = expand(chain(), task(), target=0.0, threshold=1e-6, num_units=2, sparsity=0, **FAST)
+    assert report.added == {"conv1": 2, "conv2": 2}
+    assert report.removed == {}
+
+
+def test_earlier_tasks_stay_to_the_bit_through_several(grown, pixels):
+    _, bigger, _ = grown
+    third, report = expand(
+        bigger,
+        task(("x", "y"), seed=1),
+        class_names=["a", "b", "stripe", "bar"],
+        target=0.0,
+        **FAST,
+    )
+    assert np.array_equal(third(pixels)[:, :4], bigger(pixels))
+    assert third.output_shape == (None, 6)
+    assert report.new_accuracy_after >= report.new_accuracy_retrained
+
+
+def test_a_strong_pull_removes_what_was_added(pixels):
+    model = chain()
+    bigger, report = expand(model, task(), target=0.0, sparsity=20.0, **FAST)
+    assert report.added
+    assert report.removed == report.added
+    assert not report.has_grown
+    assert [layer.name for layer in new_layers(bigger)] == ["logits__grown1"]
+    assert np.array_equal(bigger(pixels)[:, :2], model(pixels))
+
+
+def test_batch_normalisation_of_new_units_trains_and_that_of_old_ones_does_not(pixels):
+    model = chain(with_norm=True)
+    bigger, report = expand(model, task(), target=0.0, **FAST)
+    assert report.has_grown
+    assert np.array_equal(bigger(pixels)[:, :2], model(pixels))
+    assert is_same(values(model, ["norm"]), values(bigger, ["norm"]))
+
+
+def test_without_isolation_old_units_read_new_ones(pixels):
+    model = chain()
+    bigger, report = expand(model, task(), target=0.0, isolate=False, sparsity=0, **FAST)
+    assert report.has_grown
+    names = ["conv1", "conv2", "logits"]
+    assert is_same(values(model, names), values(bigger, names))
+    assert not np.array_equal(bigger(pixels)[:, :2], model(pixels))
+
+
+def test_residual_blocks_are_named_where_they_cannot_grow_in_isolation():
+    model = tlkit.build_classifier("resnet20", ["a", "b"], weights=None)
+    data = tlkit.load_arrays(
+        np.random.default_rng(0).integers(0, 255, (24, 32, 32, 3), "uint8"),
+        np.arange(24) % 2,
+        ["c", "d"],
+        batch_size=8,
+        splits=(0.5, 0.5, 0),
+    )
+    bigger, report = expand(
+        model, data, target=0.0, threshold=1e-6, epochs=1, probe_epochs=1, learning_rate=1e-2
+    )
+    assert report.added == {}
+    assert any("cannot grow" in note and "isolate" in note for note in report.notes)
+    assert bigger.output_shape == (None, 4)
+
+
+def test_old_accuracy_is_that_of_old_classes_among_themselves():
+    model = chain()
+    old = task(("a", "b"), seed=4)
+    _, report = expand(model, task(), target=0.0, old_data=old.validation, **FAST)
+    assert report.old_accuracy_before == tlkit.evaluate(model, old.validation).accuracy
+    assert report.old_accuracy_after == report.old_accuracy_before
+    assert "bit for bit the same logits" in str(report)
+
+
+def test_a_grown_network_survives_saving_and_consolidating(grown, tmp_path, pixels):
+    _, bigger, _ = grown
+    bigger.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert np.array_equal(loaded(pixels), bigger(pixels))
+    plain = consolidate(bigger)(pixels).numpy()
+    expected = bigger(pixels).numpy()
+    assert np.abs(plain - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"threshold": 0.0}, "`threshold` must be a positive number"),
+        ({"num_units": 0}, "`num_units` must be a whole number"),
+        ({"target": -1.0}, "`target` must be a number, 0 or more"),
+        ({"sparsity": -1.0}, "`sparsity` must be a number, 0 or more"),
+        ({"strength": -1.0}, "`strength` must be a number, 0 or more"),
+        ({"epochs": 0}, "`epochs` must be a whole number"),
+        ({"probe_epochs": 0}, "`probe_epochs` must be a whole number"),
+        ({"learning_rate": 0.0}, "`learning_rate` must be a positive number"),
+        ({"class_names": ["stripe", "b"]}, "names of classes that the model does not have"),
+    ],
+)
+def test_what_breaks_a_rule_is_refused_and_the_model_untouched(given, message):
+    model = chain()
+    before = model.get_weights()
+    with pytest.raises(tlkit.ArgumentError, match=message):
+        expand(model, task(), **given)
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+
+
+def test_data_without_validation_is_refused():
+    images = np.random.default_rng(0).integers(0, 255, (8, 8, 8, 3), "uint8")
+    data = tlkit.load_arrays(images, np.arange(8) % 2, ["c", "d"], splits=(1, 0, 0))
+    with pytest.raises(tlkit.DataError, match="`data` must hold validation pictures"):
+        expand(chain(), data)
+    with pytest.raises(tlkit.ArgumentError, match="`grown` must have classes that were added"):
+        task_model(chain())
+
+
+def test_a_proximal_step_is_the_formula_and_its_zeros_are_exact():
+    kernel = keras.Variable(np.array([[3.0, 0.1], [4.0, 0.0]], np.float32))
+    bias = keras.Variable(np.array([0.0, 0.1], np.float32))
+    hook = GroupSparsity([[kernel, bias]], strength=2.0)
+    rate = tf.constant(0.1)
+    hook.after_update([kernel, bias], [rate, rate])
+    pull = 0.1 * 2.0 * np.sqrt(3)
+    expected = np.array([3.0, 4.0]) * (1 - pull / 5.0)
+    np.testing.assert_allclose(kernel.numpy()[:, 0], expected, rtol=1e-6)
+    assert not kernel.numpy()[:, 1].any()
+    assert bias.numpy()[1] == 0.0
+    assert float(hook.metrics[0].result()) == 1.0
+    with pytest.raises(tlkit.ArgumentError, match="one value or more for each unit"):
+        GroupSparsity([[kernel, keras.Variable(np.zeros(3))]], strength=1.0)

@@ -1,0 +1,81 @@
+"""Units taken away again, through all that can lie between a layer and its readers."""
+
+import numpy as np
+import pytest
+
+from tlkit.errors import ArgumentError
+from tlkit.models.removing import keep_units
+from tlkit.models.surgery import add_classes, consolidate, count_units, new_layers, widen_layer
+
+from .tiny import NETWORKS, are_equal, inputs, network, relative_difference, shaken, weights_of
+
+
+def widened(build, num=4):
+    model = network(build)
+    return shaken(widen_layer(model, "target", count_units(model, "target") + num))
+
+
+@pytest.mark.parametrize("build", [b for b in NETWORKS if b.__name__ != "separable"])
+def test_units_that_nothing_reads_go_without_a_trace(build):
+    model = widened(build)
+    gone, stay = [1, 2], [0, 3]
+    reads = [layer for layer in model.layers if "__reads1" in layer.name]
+    assert reads
+    for layer in reads:
+        kernel = layer.kernel.numpy()
+        per_unit = kernel.shape[-2] // 4
+        owners = np.arange(kernel.shape[-2])
+        # behind Flatten units alternate; a depthwise layer gives each unit's channels together
+        owners = owners % 4 if build.__name__ == "flattened" else owners // per_unit
+        if build.__name__ == "concatenated":
+            owners = np.arange(kernel.shape[-2]) % 4
+        kernel[..., np.isin(owners, gone), :] = 0
+        layer.kernel.assign(kernel)
+    before = weights_of(model)
+    fewer = keep_units(model, {("target", 1): stay})
+    assert are_equal(weights_of(model), before)
+    assert count_units(fewer, "target") == count_units(model, "target") - 2
+    images = inputs(model)
+    assert relative_difference(fewer(images), model(images)) < 1e-5
+    assert relative_difference(consolidate(fewer)(images), model(images)) < 1e-5
+
+
+@pytest.mark.parametrize("build", NETWORKS)
+def test_without_any_unit_the_model_is_as_it_was_before_it_grew(build):
+    model = network(build)
+    wider = widen_layer(model, "target", count_units(model, "target") + 4)
+    fewer = keep_units(wider, {("target", 1): []})
+    assert not new_layers(fewer)
+    images = inputs(model)
+    assert np.array_equal(fewer(images), model(images))
+
+
+def test_classes_and_other_parts_stay():
+    model = network(NETWORKS[0])
+    grown = add_classes(model, ["d", "e"])
+    grown = widen_layer(grown, "reader", 7, isolate=True)
+    grown = shaken(widen_layer(grown, "target", 8, isolate=True))
+    fewer = keep_units(grown, {("reader", 2): [1], ("target", 3): [0, 2]})
+    images = inputs(model)
+    assert np.array_equal(fewer(images)[:, :3], grown(images)[:, :3])
+    assert fewer.get_layer("reader__grown2__reads3").kernel.shape == (2, 1)
+    again = widen_layer(fewer, "target", 9, isolate=True)
+    assert np.array_equal(again(images), fewer(images))
+
+
+@pytest.mark.parametrize(
+    ("kept", "message"),
+    [
+        (
+            {("taget", 1): [0]},
+            r"\('taget', 1\)\. Did you mean 'target'.*Added: \[\('target', 1\)\]",
+        ),
+        ({("target", 0): [0]}, "must name layers that widen_layer has added"),
+        ({("target", 2): [0]}, "must name layers that widen_layer has added"),
+        ({("target", 1): [4]}, "positions from 0 to 3"),
+        ({("target", 1): [0, 0]}, "each once"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused(kept, message):
+    with pytest.raises(ArgumentError, match=message):
+        keep_units(widened(NETWORKS[0]), kept)

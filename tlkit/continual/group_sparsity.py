@@ -1,0 +1,77 @@
+"""Sparsity of whole units: their weights go to zero together, or not at all."""
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tlkit.errors import ArgumentError, check_not_negative
+from tlkit.training.step import StepHook
+
+
+class GroupSparsity(StepHook):
+    """Draws the weights of each unit to zero together, by a proximal step after each update.
+
+    A unit's group w holds, of several variables, all values with its position on the last axis.
+    After a step of rate r it becomes max(0, 1 - r * strength * sqrt(size) / |w|) * w, the exact
+    minimum of |v - w|**2 / 2 + r * strength * sqrt(size) * |v|: zeros are exact. Adam moves a
+    value by about its rate, whatever the gradient; `strength` is the share of that pace at which
+    weights are drawn back, and from 1 on nothing can leave zero.
+
+    The epoch's log has `dead_units`, how many are zero at the end of a step, as a mean.
+
+    Args:
+        groups: For each layer the variables whose last axis counts its units.
+        strength: 0 or more.
+
+    Raises:
+        ArgumentError: `strength` is negative, or variables of one layer count other units.
+
+    Reference:
+        Yuan and Lin (2006), Model selection and estimation in regression with grouped variables
+        (the square root of the size), and Yoon et al. (2018), https://arxiv.org/abs/1708.01547,
+        equation 4. The step: Parikh and Boyd (2014), Proximal Algorithms, section 6.5.1.
+    """
+
+    def __init__(self, groups: Sequence[Sequence[keras.Variable]], strength: float) -> None:
+        check_not_negative("strength", strength)
+        for variables in groups:
+            if len({variable.shape[-1] for variable in variables}) != 1:
+                raise ArgumentError(
+                    "`groups` must hold, for each layer, variables with one value or more for each "
+                    f"unit. Received: shapes {[tuple(v.shape) for v in variables]}."
+                )
+        self._groups, self.strength = [tuple(variables) for variables in groups], float(strength)
+        self._dead = keras.metrics.Mean(name="dead_units")
+        self.metrics = (self._dead,)
+        self.notes = (f"new units are drawn to zero with strength {strength:g}",)
+
+    def identity(self) -> dict[str, Any]:
+        """Returns the strength and the number of layers."""
+        return {**super().identity(), "strength": self.strength, "layers": len(self._groups)}
+
+    def after_update(self, variables: Sequence[keras.Variable], rates: Sequence[tf.Tensor]) -> None:
+        """Shrinks each group, to exact zeros where it was small."""
+        rate_of = {id(v): rate for v, rate in zip(variables, rates, strict=True)}
+        dead = []
+        for group in self._groups:
+            moved = [variable for variable in group if id(variable) in rate_of]
+            if not moved:
+                continue
+            squares = tf.add_n([tf.reduce_sum(tf.square(_by_unit(v)), axis=0) for v in moved])
+            size = sum(prod(v.shape[:-1]) for v in moved)
+            norms = tf.sqrt(squares)
+            pull = rate_of[id(moved[0])] * self.strength * size**0.5
+            factor = tf.where(norms > pull, 1.0 - tf.math.divide_no_nan(pull, norms), 0.0)
+            for variable in moved:
+                variable.assign(variable.value * tf.cast(factor, variable.dtype))
+            dead.append(tf.reduce_sum(tf.cast(norms <= pull, tf.float32)))
+        if dead:
+            self._dead.update_state(tf.add_n(dead))
+
+
+def _by_unit(variable: keras.Variable) -> tf.Tensor:
+    value = tf.cast(keras.ops.convert_to_tensor(variable), tf.float32)
+    return tf.reshape(value, (-1, variable.shape[-1]))

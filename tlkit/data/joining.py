@@ -1,0 +1,201 @@
+"""Pictures of new classes, joined with those that an earlier run knows, at their places there."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from tlkit.data.images import ImageData, ImageSplit
+from tlkit.data.inspection import build_report, readable_pictures
+from tlkit.data.listing import Listing, list_folder
+from tlkit.data.settings import Settings
+from tlkit.data.splits import SPLITS, Division, Picture, check_classes, divide
+from tlkit.errors import DataError
+
+Places = Mapping[str, tuple[str, str]]
+"""From a picture's digest to its class and its split."""
+
+
+@dataclass(frozen=True)
+class Joined:
+    """New pictures to learn from, and old ones beside them.
+
+    Attributes:
+        data: The new folder's pictures to train on; in validation and test the old ones too, at
+            the places that they had. The classes are the old ones in their order, then the new.
+        replayed: Known pictures that were trained on before and are not in the new folder.
+        new_names: The classes that there were not before, sorted.
+    """
+
+    data: ImageData
+    replayed: ImageSplit
+    new_names: tuple[str, ...]
+
+
+def check_new_classes(listing: Listing, class_names: Sequence[str]) -> None:
+    """Raises `DataError` unless a folder has a class folder that is not in `class_names`."""
+    found = {name for names in listing.classes.values() for name in names}
+    if not found - set(class_names):
+        raise DataError(
+            f"`{listing.argument}` must hold a class that the run does not have. "
+            f"Received: {listing.argument}={listing.path!r} with "
+            f"{', '.join(map(repr, sorted(found))) or 'no class folder'}. Further pictures of "
+            "classes that exist call for tlkit train --from."
+        )
+
+
+def find_known(
+    folders: Iterable[str | os.PathLike[str]],
+    places: Places,
+    *,
+    max_pixels: int,
+    cache: str | os.PathLike[str] | None = None,
+) -> list[Picture]:
+    """Returns the known pictures that still lie in some folders, each content once.
+
+    Wherever they have been moved to inside them, they are recognised by their content; their class
+    and split are those of `places`. A folder that has gone holds none.
+
+    Raises:
+        DataError: A folder has become one that cannot be listed.
+    """
+    found: dict[str, Picture] = {}
+    for folder in folders:
+        if not Path(folder).is_dir() or not any(Path(folder).iterdir()):
+            continue
+        listing = list_folder(folder, argument="the run's photos", needs_train=False)
+        pictures, _ = readable_pictures(listing, max_pixels=max_pixels, cache=cache)
+        for picture in pictures:
+            if picture.digest in places and picture.digest not in found:
+                class_name, split = places[picture.digest]
+                found[picture.digest] = replace(picture, class_name=class_name, split=split)
+    return list(found.values())
+
+
+def load_joined(
+    listing: Listing,
+    settings: Settings,
+    *,
+    class_names: Sequence[str],
+    known: Sequence[Picture],
+    places: Places,
+    max_pixels: int,
+    cache: str | os.PathLike[str] | None = None,
+) -> Joined:
+    """Joins a new folder with known pictures.
+
+    The new folder is divided as `load_folder` divides it. A picture in it that is known keeps the
+    split that it had, whatever folder it lies in now; one that is known under another class is
+    left out, as a conflict.
+
+    Args:
+        listing: The new folder.
+        settings: Of the images; its seed is that of the earlier division, so that the same rule
+            holds.
+        class_names: The old classes in their order.
+        known: What `find_known` returned.
+        places: All that is known, also of pictures that have gone.
+        max_pixels: The most pixels that a picture may have.
+        cache: The cache's folder, as `cache_folder` takes it.
+
+    Raises:
+        DataError: There is no new class, or one without two different usable pictures, or without
+            one to train on; or its name is not one line of text.
+    """
+    check_new_classes(listing, class_names)
+    pictures, formats = readable_pictures(listing, max_pixels=max_pixels, cache=cache)
+    division = divide(pictures, settings.splits, settings.seed)
+    _keep_places(pictures, division, places)
+    _check(pictures, division, class_names, listing)
+    here = {pictures[row].digest for rows in division.splits.values() for row in rows}
+    beside = [picture for picture in known if picture.digest not in here]
+    everything = [*pictures, *beside]
+    for row, picture in enumerate(beside, start=len(pictures)):
+        if picture.split != "train":
+            division.splits.setdefault(picture.split, []).append(row)
+    found = {everything[row].class_name for rows in division.splits.values() for row in rows}
+    new_names = tuple(sorted(found - set(class_names)))
+    names = (*class_names, *new_names)
+
+    def split(name: str, chosen: Iterable[Picture]) -> ImageSplit:
+        labels = {class_name: label for label, class_name in enumerate(names)}
+        ordered = sorted(chosen, key=lambda one: (labels[one.class_name], one.path))
+        return ImageSplit(
+            name,
+            tuple(picture.path for picture in ordered),
+            np.array([labels[picture.class_name] for picture in ordered], np.int64),
+            tuple(picture.digest for picture in ordered),
+            settings.image_size,
+            settings.batch_size,
+            settings.seed,
+            max_pixels,
+        )
+
+    parts = {
+        name: split(name, (everything[row] for row in division.splits[name]))
+        for name in SPLITS
+        if division.splits.get(name)
+    }
+    data = ImageData(
+        parts["train"],
+        parts.get("validation"),
+        parts.get("test"),
+        names,
+        build_report(everything, division, listing, formats),
+        settings.image_size,
+        settings.batch_size,
+        settings.seed,
+    )
+    replayed = split("train", (picture for picture in beside if picture.split == "train"))
+    return Joined(data, replayed, new_names)
+
+
+def _keep_places(pictures: Sequence[Picture], division: Division, places: Places) -> None:
+    """Moves pictures that are known to the splits that they were in, in place."""
+    moved = 0
+    splits: dict[str, list[int]] = {name: [] for name in division.splits}
+    measured: set[str] = set()
+    for name, rows in division.splits.items():
+        for row in rows:
+            picture = pictures[row]
+            class_name, place = places.get(picture.digest, (picture.class_name, name))
+            if class_name != picture.class_name:
+                division.conflicts.append((f"{class_name}, in the earlier run", picture.path))
+                continue
+            if place != "train" and picture.digest in measured:
+                continue  # of copies, what measures has one
+            measured.add(picture.digest)
+            moved += place != name
+            splits.setdefault(place, []).append(row)
+    division.splits = splits
+    if moved:
+        division.notes.append(
+            f"{moved} pictures that the earlier run knows keep the split that they had in it."
+        )
+
+
+def _check(
+    pictures: Sequence[Picture],
+    division: Division,
+    class_names: Sequence[str],
+    listing: Listing,
+) -> None:
+    """Holds new classes to the rules of training; old ones have been trained already."""
+    in_use = {pictures[row].class_name for rows in division.splits.values() for row in rows}
+    found = {name for names in listing.classes.values() for name in names}
+    if empty := sorted(found - in_use - set(class_names)):
+        raise DataError(
+            f"`{listing.argument}` must hold usable pictures of each new class. "
+            f"Received: {listing.argument}={listing.path!r} with none of "
+            f"{', '.join(map(repr, empty))}. Add some, or remove the folder; tlkit inspect lists "
+            "what cannot be used."
+        )
+    trained = [Picture("", name, f"{name}{n}", "train") for name in class_names for n in range(2)]
+    splits = {name: list(rows) for name, rows in division.splits.items()}
+    splits["train"] = [
+        *splits.get("train", []),
+        *range(len(pictures), len(pictures) + len(trained)),
+    ]
+    check_classes([*pictures, *trained], replace(division, splits=splits))

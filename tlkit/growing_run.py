@@ -1,0 +1,307 @@
+"""A run that adds classes to a finished one: from its model and new pictures to a run directory."""
+
+import csv
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tlkit.data.joining import Joined, check_new_classes, find_known, load_joined
+from tlkit.data.listing import Listing, list_folder
+from tlkit.data.lost_pictures import lost_pictures_named
+from tlkit.data.settings import check_settings
+from tlkit.errors import ArgumentError, check_count
+from tlkit.files import write_json
+from tlkit.quiet import load_tensorflow_quietly
+from tlkit.run_arguments import SPLITS
+from tlkit.run_directory import (
+    Run,
+    clear_results,
+    load_run,
+    not_whole,
+    refuse_other_pictures,
+    seen_by,
+    state_of,
+    write_results,
+)
+from tlkit.run_parts import evaluate_splits, export_into, record_of, timed, write_page
+
+if TYPE_CHECKING:
+    import keras
+
+    from tlkit.continual.adding_classes import GrowthReport, LearnedClasses
+    from tlkit.evaluation.reports import EvaluationReport
+    from tlkit.training.reports import TrainingReport
+
+COMMAND = "add-classes"
+DEFAULT_NUM_EXEMPLARS = 20
+EXEMPLARS_FILE = "exemplars.npz"
+_STRICTEST_FIRST = ("train", "validation", "test")
+
+
+def add_classes_run(
+    run: str | os.PathLike[str],
+    photos: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str],
+    exemplars: int = DEFAULT_NUM_EXEMPLARS,
+    align: bool = False,
+    batch_size: int = 32,
+    max_pixels: int | None = None,
+    resume: bool = True,
+    say: Callable[[str], None] | None = None,
+) -> Run:
+    """Adds the classes of a folder to a finished run's model and leaves a run directory of its own.
+
+    What the run has learned stays as it is: the network, and the old classes' logits to the bit.
+    The new classes are solved beside them, on features that each picture passes the network once
+    for; `exemplars` stored features of each old class keep the old classes' place against the new
+    ones. They are chosen from the pictures that the run was trained on, where these still lie in
+    its folder, else from those that the run kept itself.
+
+    The folder may hold pictures of old classes too. Those that the run knows keep the split that
+    they had in it; others train and measure like those of new classes, in their old class. Old and
+    new accuracy are measured on pictures that no training has seen, those of the earlier run and
+    the new folder's.
+
+    The directory holds what `train_run` leaves, and `exemplars.npz`, the features kept of old and
+    new classes; `run.json` has under "growth" what the old classes lost.
+
+    Args:
+        run: A finished run directory.
+        photos: A folder of class folders as `load_folder` takes it; one new class is enough.
+        out: The new run directory.
+        exemplars: Stored features of each old class that are replayed, and kept of each class.
+            With 0 nothing is replayed; the report says what that cost.
+        align: Whether the new classes' weights are scaled to the mean norm of the old ones' at the
+            end, see `align_new_classes`. The report has the accuracies before it too.
+        batch_size: Pictures in a batch.
+        max_pixels: Pictures with more pixels are left out; the run's own bound by default.
+        resume: Whether a directory that exists may be continued.
+        say: Is told, in words, what is done.
+
+    Raises:
+        ArgumentError: An argument breaks its rule.
+        DataError: The folder has no new class, or one without usable pictures; or an old class has
+            neither pictures nor stored exemplars, and `exemplars` is not 0.
+        RunError: There is no finished run at `run`, it is not whole, or `out` cannot be used.
+
+    Example:
+        >>> from tlkit.growing_run import add_classes_run
+        >>> grown = add_classes_run("run", "cows", out="run2")  # doctest: +SKIP
+        >>> grown.record["growth"]["old_after"]                 # doctest: +SKIP
+        0.94
+    """
+    say = say or (lambda text: None)
+    parent, arguments = _checked(dict(locals()))
+    out = Path(out)
+    if (finished := state_of(out, arguments, resume)) is not None:
+        say(f"{out} is finished already and left as it is.")
+        return finished
+    listing = list_folder(photos, argument="photos")
+    check_new_classes(listing, parent.class_names)
+    load_tensorflow_quietly()
+    from tlkit.model_card import write_model_card
+
+    seconds: dict[str, float] = {}
+    with timed(seconds, "data"):
+        joined = _load(listing, parent, arguments)
+    data = joined.data
+    say(str(data.report))
+    with timed(seconds, "model"):
+        old_model = parent.load_model()
+    record = record_of(arguments, data)
+    refuse_other_pictures(out, record)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "run.json", record)
+    clear_results(out)
+    with lost_pictures_named((data.train, data.validation, data.test, joined.replayed)):
+        with timed(seconds, "training"):
+            learned = _learn(old_model, joined, parent, exemplars)
+        with timed(seconds, "evaluation"):
+            model, evaluations, growth = _measured(old_model, learned, joined, exemplars, align)
+        say(str(growth))
+        with timed(seconds, "export"):
+            export_into(model, data, out, arguments["max_pixels"])
+    training = _training(learned, evaluations, growth)
+    record["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
+    record["growth"] = growth.as_dict()
+    write_results(out, data, training, evaluations, parent=parent)
+    if learned.exemplars.features:
+        learned.exemplars.save(out / EXEMPLARS_FILE)
+    write_model_card(
+        out / "model_card.md",
+        class_names=data.class_names,
+        metrics=json.loads((out / "metrics.json").read_text(encoding="utf-8")),
+        record=record,
+        counts=data.report.counts,
+    )
+    write_page(out, data, training, evaluations, record=record, forgotten=None)
+    write_json(out / "run.json", {**record, "finished": True})
+    return load_run(out)
+
+
+def _checked(given: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
+    """Returns the run to grow, and the arguments that make the new one what it is."""
+    check_count("exemplars", given["exemplars"], minimum=0)
+    check_count("batch_size", given["batch_size"])
+    if not isinstance(given["align"], bool):
+        raise ArgumentError(f"`align` must be True or False. Received: align={given['align']!r}.")
+    parent = load_run(given["run"])
+    max_pixels = given["max_pixels"]
+    if max_pixels is None:
+        max_pixels = parent.max_pixels
+    check_count("max_pixels", max_pixels)
+    if Path(given["out"]).resolve() == parent.path.resolve():
+        raise ArgumentError(
+            "`out` must be another folder than that of the run, which stays as it is. "
+            f"Received: out={str(given['out'])!r}. Name a new folder."
+        )
+    return parent, {
+        "command": COMMAND,
+        "from_run": str(parent.path.resolve()),
+        "photos": str(Path(given["photos"]).resolve()),
+        "backbone": None,
+        "weights": "those of the run",
+        "exemplars": int(given["exemplars"]),
+        "align": given["align"],
+        "batch_size": int(given["batch_size"]),
+        "max_pixels": int(max_pixels),
+    }
+
+
+def _load(listing: Listing, parent: Run, arguments: dict[str, Any]) -> Joined:
+    """Returns the new folder's pictures, divided as the run's were, with the old ones beside."""
+    places = _places(parent)
+    max_pixels = arguments["max_pixels"]
+    known = find_known(_photo_folders(parent), places, max_pixels=max_pixels)
+    settings = check_settings(
+        parent.image_size, arguments["batch_size"], SPLITS, parent.record["seed"]
+    )
+    return load_joined(
+        listing,
+        settings,
+        class_names=parent.class_names,
+        known=known,
+        places=places,
+        max_pixels=max_pixels,
+    )
+
+
+def _places(run: Run) -> dict[str, tuple[str, str]]:
+    """Class and split of each picture that a run or one before it has used, by its digest.
+
+    What was trained on once has been seen, whatever a later run did with it.
+    """
+    seen_by(run)  # raises where `split.csv` is not what a run leaves
+    places: dict[str, tuple[str, str]] = {}
+    with (run.path / "split.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            class_name, split = row.get("class"), row["split"]
+            if class_name not in run.class_names or split not in _STRICTEST_FIRST:
+                raise not_whole(run.path, "split.csv", f"damaged ({split!r} of {class_name!r})")
+            _, earlier = places.get(row["digest"], (class_name, split))
+            places[row["digest"]] = (class_name, min(split, earlier, key=_STRICTEST_FIRST.index))
+    return places
+
+
+def _photo_folders(run: Run) -> Iterator[str]:
+    """The folders of a run and of those it goes on from, as far back as these still are."""
+    earlier: Run | None = run
+    while earlier is not None:
+        arguments = earlier.record["arguments"]
+        yield arguments["photos"]
+        before = arguments.get("from_run")
+        is_there = before is not None and (Path(before) / "run.json").is_file()
+        earlier = load_run(before, "from_run") if is_there else None
+
+
+def _learn(model: "keras.Model", joined: Joined, parent: Run, exemplars: int) -> "LearnedClasses":
+    from tlkit.continual.adding_classes import learn_classes, signature_of_features
+    from tlkit.continual.exemplars import Exemplars
+
+    stored = None
+    if exemplars and (parent.path / EXEMPLARS_FILE).is_file():
+        stored = Exemplars.load(parent.path / EXEMPLARS_FILE, signature_of_features(model))
+    return learn_classes(
+        model,
+        joined.data.train,
+        joined.new_names,
+        parent.class_names,
+        exemplars=exemplars,
+        replayed=joined.replayed,
+        stored=stored,
+        seed=joined.data.seed,
+    )
+
+
+def _measured(
+    old_model: "keras.Model",
+    learned: "LearnedClasses",
+    joined: Joined,
+    exemplars: int,
+    align: bool,
+) -> "tuple[keras.Model, dict[str, EvaluationReport | None], GrowthReport]":
+    """Returns the model, aligned where that is wanted, its figures, and what the old classes lost.
+
+    Accuracies are those of the last split there is, test or validation.
+    """
+    from tlkit.continual.adding_classes import GrowthReport, shares_right
+    from tlkit.evaluation.metrics import evaluate
+    from tlkit.models.surgery import align_new_classes
+
+    data, model = joined.data, learned.model
+    num_old = data.num_classes - len(joined.new_names)
+    evaluations = evaluate_splits(model, data)
+    report = GrowthReport(
+        data.class_names[:num_old], joined.new_names, exemplars, learned.num_replayed
+    )
+    measured = data.test or data.validation
+    after = evaluations["test"] or evaluations["validation"]
+    unaligned = None
+    if align:
+        unaligned = None if after is None else shares_right(after, num_old)
+        model = align_new_classes(model)
+        evaluations = evaluate_splits(model, data)
+        after = evaluations["test"] or evaluations["validation"]
+    if measured is None or after is None:
+        return model, evaluations, report
+    is_old = measured.labels < num_old
+    before = None
+    if is_old.any():
+        known = measured.subset(np.flatnonzero(is_old))
+        before = evaluate(old_model, known, data.class_names[:num_old]).accuracy
+    old, new = shares_right(after, num_old)
+    report = dataclasses.replace(
+        report,
+        split=measured.name,
+        num_old=int(is_old.sum()),
+        num_new=int((~is_old).sum()),
+        old_before=before,
+        old_after=old,
+        new_before=None if new is None else 0.0,
+        new_after=new,
+        unaligned=unaligned,
+    )
+    return model, evaluations, report
+
+
+def _training(
+    learned: "LearnedClasses",
+    evaluations: "dict[str, EvaluationReport | None]",
+    growth: "GrowthReport",
+) -> "TrainingReport":
+    from tlkit.training.reports import TrainingReport
+
+    validation = evaluations["validation"]
+    notes = (*learned.stage.notes, *(line.strip() for line in str(growth).splitlines()))
+    return TrainingReport(
+        stages=(dataclasses.replace(learned.stage, notes=notes),),
+        accuracy_before=None,
+        accuracy_after=validation.accuracy if validation else None,
+        num_validation=validation.num_images if validation else 0,
+    )
