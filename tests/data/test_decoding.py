@@ -76,6 +76,17 @@ def test_malformed_exif_data_leaves_the_picture_as_it_is(exif):
     assert np.array_equal(decoded(image_bytes), decoded(plain))
 
 
+def test_exif_data_is_found_behind_a_jfif_header():
+    plain = encoded(drawing(90, 60), "JPEG", quality=95)
+    assert plain[2:11] == decoding.JFIF_HEADER
+    assert plain[20:22] == decoding.QUANTIZATION_TABLE
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0) + bytes(6)
+    segment = b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
+    turned = plain[:20] + segment + plain[20:]
+    assert difference(decoded(turned), upright(turned)) < 1.5
+    assert difference(decoded(turned), decoded(plain)) > 5
+
+
 def test_exif_data_is_found_behind_large_segments_and_padding():
     plain = photograph(drawing(), 6)
     filler = b"\xff\xe2" + struct.pack(">H", 65_535) + bytes(65_533)

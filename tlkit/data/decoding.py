@@ -13,6 +13,7 @@ __all__ = ["DECODER_VERSION", "MAX_PIXELS", "decode_image", "resize_image"]
 JPEG_RATIOS = (1, 2, 4, 8)
 DCT_METHOD = "INTEGER_FAST"
 ANTIALIASED_REDUCTION = 2.0
+JFIF_HEADER, QUANTIZATION_TABLE = b"\xff\xe0\x00\x10JFIF\x00", b"\xff\xdb"
 # Bytes of an orientation other than 1, as they stand in an EXIF directory of either byte order.
 MAYBE_TURNED = (
     r"(?s)\C*Exif\x00\x00\C*"
@@ -102,10 +103,24 @@ def _needs_only_resizing(
 
     def is_small_and_upright() -> tf.Tensor:
         sides = tf.cast(tf.io.extract_jpeg_shape(image_bytes)[:2], tf.float32)
-        may_be_turned = tf.strings.regex_full_match(image_bytes, MAYBE_TURNED)
+        # searching a whole file takes a tenth of the time that decoding it takes
+        searched = tf.where(_has_no_exif(image_bytes), 0, tf.int32.max)
+        may_be_turned = tf.strings.regex_full_match(
+            tf.strings.substr(image_bytes, 0, searched), MAYBE_TURNED
+        )
         return (tf.reduce_prod(sides) < too_many) & ~may_be_turned
 
     return tf.cond(is_jpeg(image_bytes), is_small_and_upright, lambda: tf.constant(False))
+
+
+def _has_no_exif(image_bytes: tf.Tensor) -> tf.Tensor:
+    """Whether a JPEG file's tables begin at once, or right behind a JFIF header of 18 bytes."""
+
+    def stands(what: bytes, at: int) -> tf.Tensor:
+        return tf.strings.substr(image_bytes, at, len(what)) == what
+
+    behind_jfif = stands(JFIF_HEADER, 2) & stands(QUANTIZATION_TABLE, 20)
+    return stands(QUANTIZATION_TABLE, 2) | behind_jfif
 
 
 def _decode_any(image_bytes: tf.Tensor, image_size: tuple[int, int], max_pixels: int) -> tf.Tensor:
