@@ -69,7 +69,7 @@ def test_bad_arguments_are_refused(data, arguments, message):
 
 
 def test_the_plot_shows_the_suggestion(data):
-    report = tlkit.find_learning_rate(classifier(data), data, unfreeze="head", num_steps=30)
+    report = tlkit.find_learning_rate(classifier(data), data, unfreeze="all", num_steps=30)
     (axes,) = learning_rates(report).axes
     assert axes.get_xscale() == "log"
     assert f"{report.suggestion:.1e}" in axes.get_title()

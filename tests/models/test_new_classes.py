@@ -276,7 +276,7 @@ def test_a_grown_model_trains_like_any_other():
     images[np.arange(60), :, :, labels] += 120
     data = tlkit.load_arrays(images, labels, ["red", "green", "blue"])
     model = build_classifier("resnet20", ["red", "green"], weights=None)
-    grown = widen_layer(add_classes(model, ["blue"]), "stage3_block3_1_conv", 70)
+    grown = widen_layer(add_classes(model, ["blue"]), "stage3_block3_1_conv", 100)
     before = weights_of(model)
     report = tlkit.train_head(grown, data)
     assert report.stages[0].moved["head"] > 0 == report.stages[0].moved["stage3"]

@@ -38,7 +38,7 @@ class ForgettingGuard(EpochGuard):
 
     Example:
         >>> import numpy as np, tlkit
-        >>> images = np.zeros((20, 32, 32, 3), "uint8")
+        >>> images = np.random.default_rng(0).integers(0, 255, (20, 32, 32, 3), "uint8")
         >>> old = tlkit.load_arrays(images, np.arange(20) % 2, ["even", "odd"])
         >>> model = tlkit.build_classifier("resnet20", old.class_names, weights=None)
         >>> guard = tlkit.ForgettingGuard(model, old.train, budget=0.02)

@@ -106,7 +106,7 @@ def sweep_interpolation(
 
     Example:
         >>> import numpy as np, tlkit
-        >>> images = np.zeros((20, 32, 32, 3), "uint8")
+        >>> images = np.random.default_rng(0).integers(0, 255, (20, 32, 32, 3), "uint8")
         >>> data = tlkit.load_arrays(images, np.arange(20) % 2, ["even", "odd"])
         >>> model = tlkit.build_classifier("resnet20", data.class_names, weights=None)
         >>> tlkit.sweep_interpolation(model, model, {"train": data.train}, alphas=[0, 1]).alphas

@@ -71,8 +71,11 @@ class KeepBest(keras.callbacks.Callback):
         """Whether losses are and, where none was measured after the last step, norms of weights."""
         if not all(math.isfinite(logs.get(name, 0.0)) for name in ("loss", "val_loss")):
             return False
-        norms = (np.linalg.norm(weight) for weight in self._whole.get_weights())
-        return "val_loss" in logs or all(math.isfinite(norm) for norm in norms)
+        if "val_loss" in logs:
+            return True
+        with np.errstate(over="ignore"):
+            norms = [np.linalg.norm(weight) for weight in self._whole.get_weights()]
+        return all(math.isfinite(norm) for norm in norms)
 
     def _is_better(self, logs: dict[str, float]) -> bool:
         if "val_accuracy" not in logs:
