@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from tlkit.continual.exemplars import DEFAULT_NUM_EXEMPLARS
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.errors import TlkitError
 from tlkit.quiet import load_tensorflow_quietly
@@ -208,7 +209,9 @@ def add_classes(  # noqa: PLR0917 - typer calls it by name
     run: RunFolder,
     photos: Photos,
     out: Annotated[Path, typer.Option(metavar="RUN2", help="Folder to leave the new run in.")],
-    exemplars: Annotated[int, Whole(help="Features of each old class that are replayed.")] = 20,
+    exemplars: Annotated[int, Whole(help="Features of each old class that are replayed.")] = (
+        DEFAULT_NUM_EXEMPLARS
+    ),
     align: Annotated[
         bool, typer.Option("--align", help="Scale new weights to the size of the old ones.")
     ] = False,

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tlkit.continual.exemplars import DEFAULT_NUM_EXEMPLARS
 from tlkit.data.joining import Joined, check_new_classes, find_known, load_joined
 from tlkit.data.listing import Listing, list_folder
 from tlkit.data.lost_pictures import lost_pictures_named
@@ -28,7 +28,7 @@ from tlkit.run_directory import (
     state_of,
     write_results,
 )
-from tlkit.run_parts import evaluate_splits, export_into, record_of, timed, write_page
+from tlkit.run_parts import evaluate_splits, export_into, record_of, timed, write_card, write_page
 
 if TYPE_CHECKING:
     import keras
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from tlkit.training.reports import TrainingReport
 
 COMMAND = "add-classes"
-DEFAULT_NUM_EXEMPLARS = 20
 EXEMPLARS_FILE = "exemplars.npz"
 _STRICTEST_FIRST = ("train", "validation", "test")
 
@@ -105,8 +104,6 @@ def add_classes_run(
     listing = list_folder(photos, argument="photos")
     check_new_classes(listing, parent.class_names)
     load_tensorflow_quietly()
-    from tlkit.model_card import write_model_card
-
     seconds: dict[str, float] = {}
     with timed(seconds, "data"):
         joined = _load(listing, parent, arguments)
@@ -133,14 +130,8 @@ def add_classes_run(
     write_results(out, data, training, evaluations, parent=parent)
     if learned.exemplars.features:
         learned.exemplars.save(out / EXEMPLARS_FILE)
-    write_model_card(
-        out / "model_card.md",
-        class_names=data.class_names,
-        metrics=json.loads((out / "metrics.json").read_text(encoding="utf-8")),
-        record=record,
-        counts=data.report.counts,
-    )
-    write_page(out, data, training, evaluations, record=record, forgotten=None)
+    write_card(out, data, record)
+    write_page(out, data, training, evaluations, record=record)
     write_json(out / "run.json", {**record, "finished": True})
     return load_run(out)
 

@@ -32,7 +32,7 @@ from tlkit.run_directory import (
     unseen,
     write_results,
 )
-from tlkit.run_parts import evaluate_splits, export_into, record_of, timed, write_page
+from tlkit.run_parts import evaluate_splits, export_into, record_of, timed, write_card, write_page
 
 if TYPE_CHECKING:
     import keras
@@ -121,7 +121,6 @@ def train_run(
     parent = load_run(from_run, "from_run") if from_run is not None else None
     listing = list_folder(photos, argument="photos")
     load_tensorflow_quietly()
-    from tlkit.model_card import write_model_card
     from tlkit.training.resume import FILE_NAME
 
     seconds: dict[str, float] = {}
@@ -157,15 +156,7 @@ def train_run(
             export_into(model, data, out, max_pixels)
     record["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
     write_results(out, data, training, evaluations, forgotten=forgotten, parent=parent)
-    counts = data.report.counts
-    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
-    write_model_card(
-        out / "model_card.md",
-        class_names=data.class_names,
-        metrics=metrics,
-        record=record,
-        counts=counts,
-    )
+    write_card(out, data, record)
     write_page(out, data, training, evaluations, record=record, forgotten=forgotten)
     write_json(out / "run.json", {**record, "finished": True})
     for name in (FILE_NAME, _CHOSEN):

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from tlkit.continual.methods import WITHOUT_TRAINING
 from tlkit.data.augmentation import AUGMENTATIONS
 from tlkit.errors import (
     ArgumentError,
@@ -16,7 +17,6 @@ from tlkit.errors import (
 from tlkit.models.catalogue import find_backbone
 
 MODES = ("head", "fine-tune")
-IMPORTANCE = ("fisher", "fisher_sampled", "empirical_fisher", "mas")
 DEFAULT_BACKBONE = "mobilenet_v2"
 SPLITS = (0.8, 0.1, 0.1)
 """Shares of training, validation and test."""
@@ -85,6 +85,6 @@ def _check_constraint(arguments: dict[str, Any]) -> None:
                 "`importance` must come with an anchor, whose weights it tells apart. "
                 f"Received: importance={arguments['importance']!r}. Give --anchor auto, say."
             )
-        check_choice("importance", arguments["importance"], IMPORTANCE)
+        check_choice("importance", arguments["importance"], WITHOUT_TRAINING)
     if arguments["anchor"] not in (None, "auto"):
         check_not_negative("anchor", arguments["anchor"])

@@ -1,5 +1,6 @@
 """What every run does, whatever it trains: measuring, exporting, writing down."""
 
+import json
 import platform
 import time
 from collections.abc import Iterator
@@ -107,6 +108,19 @@ def write_page(
         forgotten=forgotten,
     )
     write_report(out / "report.html", page)
+
+
+def write_card(out: Path, data: ImageData, record: dict[str, Any]) -> None:
+    """Writes `model_card.md` from what `metrics.json` holds."""
+    from tlkit.model_card import write_model_card
+
+    write_model_card(
+        out / "model_card.md",
+        class_names=data.class_names,
+        metrics=json.loads((out / "metrics.json").read_text(encoding="utf-8")),
+        record=record,
+        counts=data.report.counts,
+    )
 
 
 @contextmanager

@@ -14,16 +14,15 @@ from tlkit.cache import cache_folder
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.errors import ArgumentError, check_count
 from tlkit.evaluation.names import num_classes_of
-from tlkit.models.graph import with_nested
 from tlkit.models.groups import cut_before, resolve_group, set_trainable
 from tlkit.models.heads import feature_cut, head_kind
 from tlkit.training.cached_cut import MIN_EPOCHS_PER_VIEW
 from tlkit.training.fine_tuning import default_epochs
 from tlkit.training.frozen import FrozenPart
 from tlkit.training.head import is_trained
+from tlkit.training.movement import left_as_it_is
 from tlkit.training.objective import loss_of, targets_of
 from tlkit.training.recipe import DEFAULT_AUGMENTATION
-from tlkit.training.resume import assign_all, values_of
 from tlkit.training.sources import source_of, steps_in_epoch
 from tlkit.training.stages import default_unfreeze
 from tlkit.training.step import hooked
@@ -293,9 +292,7 @@ def _step(
     is_timed: bool,
 ) -> tuple[int, float | None]:
     """Returns the number of values that train, and the seconds of a step; all is put back."""
-    flags = [(layer, layer.trainable) for layer in with_nested(model)]
-    kept = values_of(model.variables)
-    try:
+    with left_as_it_is(model):
         num_trainable = set_trainable(model, unfreeze).num_trainable
         if not is_timed:
             return num_trainable, None
@@ -308,10 +305,6 @@ def _step(
         targets = targets_of(_labels(model, batch_size), model).numpy()
         batch = (images.astype("float32"), targets)
         return num_trainable, seconds_of(lambda: trainee.train_on_batch(*batch))
-    finally:
-        for layer, trainable in flags:
-            layer.trainable = trainable
-        assign_all(model.variables, kept)
 
 
 def _labels(model: keras.Model, batch_size: int) -> np.ndarray:

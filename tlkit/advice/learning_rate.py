@@ -9,11 +9,10 @@ import tensorflow as tf
 
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.errors import ArgumentError, TrainingError, check_count, check_positive
-from tlkit.models.graph import with_nested
 from tlkit.models.groups import set_trainable
 from tlkit.progress import track
+from tlkit.training.movement import left_as_it_is
 from tlkit.training.objective import loss_of
-from tlkit.training.resume import assign_all, values_of
 from tlkit.training.sources import Images, source_of, with_targets
 from tlkit.training.stages import default_unfreeze
 from tlkit.training.step import hooked
@@ -115,16 +114,10 @@ def find_learning_rate(
     source = source_of(model, data, None)
     if unfreeze is None:
         unfreeze = default_unfreeze(model)
-    flags = [(layer, layer.trainable) for layer in with_nested(model)]
-    kept = values_of(model.variables)
     rates = np.geomspace(lowest, highest, num_steps)
-    try:
+    with left_as_it_is(model):
         set_trainable(model, unfreeze)
         losses = _sweep(model, _endless(source.train, model, augment), rates, weight_decay)
-    finally:
-        for layer, trainable in flags:
-            layer.trainable = trainable
-        assign_all(model.variables, kept)
     rates = rates[: len(losses)]
     smoothed = _smooth(losses)
     suggestions = _suggestions(rates, smoothed)

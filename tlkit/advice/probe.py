@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from tlkit.errors import DataError
 from tlkit.evaluation.intervals import Interval, wilson_interval
-from tlkit.training.linear import STRENGTHS
+from tlkit.training.linear import STRENGTHS, first_minimum
 
 MIN_FOR_INTERVAL = 20
 """With fewer different images no interval is given."""
@@ -113,8 +113,9 @@ def _out_of_fold(
     num_folds = min(_NUM_FOLDS, smallest)
     splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
     folds = list(splitter.split(labels, labels, groups))
-    best, lowest, strength_of_best, rises = np.zeros(len(labels)), np.inf, STRENGTHS[0], 0
-    for strength in STRENGTHS:
+    answers: dict[float, np.ndarray] = {}
+
+    def loss_at(strength: float) -> float:
         loss, is_right = 0.0, np.zeros(len(labels))
         for train, test in folds:
             regression = LogisticRegression(C=strength, max_iter=_MAX_STEPS)
@@ -124,10 +125,8 @@ def _out_of_fold(
             is_right[test] = known[shares.argmax(axis=1)] == labels[test]
             rows = np.isin(labels[test], known)  # a fold of groups may hold all of a small class
             loss += float(log_loss(labels[test][rows], shares[rows], labels=known)) / num_folds
-        if loss < lowest:
-            best, lowest, strength_of_best, rises = is_right, loss, strength, 0
-        else:
-            rises += 1
-            if rises == 2:
-                break
-    return best, strength_of_best, num_folds
+        answers[strength] = is_right
+        return loss
+
+    strength = first_minimum(STRENGTHS, loss_at)
+    return answers[strength], strength, num_folds

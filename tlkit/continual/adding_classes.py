@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tlkit.continual.exemplars import Exemplars, choose_from_each
+from tlkit.continual.exemplars import DEFAULT_NUM_EXEMPLARS, Exemplars, choose_from_each
 from tlkit.continual.new_rows import solve_new_rows
 from tlkit.data.images import ImageSplit
 from tlkit.errors import ArgumentError, DataError, check_count
@@ -24,7 +24,6 @@ from tlkit.training.frozen import FrozenPart
 from tlkit.training.movement import relative_movement, weights_by_group
 from tlkit.training.reports import StageReport
 
-DEFAULT_NUM_EXEMPLARS = 20
 STAGE_NAME = "new classes"
 _BATCH_SIZE = 256
 

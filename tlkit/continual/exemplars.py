@@ -12,6 +12,8 @@ import numpy as np
 from tlkit.errors import ArgumentError, RunError, check_count
 from tlkit.files import written_aside
 
+DEFAULT_NUM_EXEMPLARS = 20
+
 
 @dataclass(frozen=True, eq=False)
 class Exemplars:

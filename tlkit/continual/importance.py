@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tlkit.continual.anchors import anchorable
+from tlkit.continual.methods import METHODS
 from tlkit.continual.per_sample import Scalars, sum_over_samples
 from tlkit.continual.synaptic import SynapticPath
 from tlkit.data.images import ImageData, ImageSplit
@@ -17,8 +18,6 @@ from tlkit.errors import ArgumentError, check_choice, check_count, check_unit
 from tlkit.models.heads import head_kind, outputs_logits
 from tlkit.training.objective import targets_of
 
-WITHOUT_TRAINING = ("fisher", "fisher_sampled", "empirical_fisher", "mas")
-METHODS = (*WITHOUT_TRAINING, "synaptic")
 DEFAULT_NUM_SAMPLES = 500
 _SMALLEST = 1e-7
 

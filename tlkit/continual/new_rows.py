@@ -1,6 +1,5 @@
 """The rows of new classes in a linear head, solved beside old rows that stay as they are."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +9,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from threadpoolctl import threadpool_limits
 
 from tlkit.data.splits import class_weights
+from tlkit.training.linear import first_minimum
 
 PENALTIES = tuple(float(10**exponent) for exponent in np.arange(-1.0, -5.01, -0.5))
 """Penalties that are tried, the strongest first."""
@@ -180,18 +180,4 @@ def _choose_penalty(problem: _Problem, groups: np.ndarray, seed: int) -> tuple[f
     def loss(penalty: float) -> float:
         return float(np.mean([test.loss(train.solve(penalty)) for train, test in folds]))
 
-    return _first_minimum(loss), f"{_NUM_FOLDS}-fold cross-validation"
-
-
-def _first_minimum(loss: Callable[[float], float]) -> float:
-    """Walks down the penalties while the loss falls; it is convex but for noise."""
-    best, lowest, rises = PENALTIES[0], np.inf, 0
-    for penalty in PENALTIES:
-        value = loss(penalty)
-        if value < lowest:
-            best, lowest, rises = penalty, value, 0
-        else:
-            rises += 1
-            if rises == 2:
-                break
-    return best
+    return first_minimum(PENALTIES, loss), f"{_NUM_FOLDS}-fold cross-validation"

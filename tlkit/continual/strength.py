@@ -14,17 +14,14 @@ import numpy as np
 import tensorflow as tf
 
 from tlkit.continual.anchors import Anchor, anchor_weights, anchorable
-from tlkit.continual.importance import (
-    WITHOUT_TRAINING,
-    estimate_importance,
-    normalize_importance,
-)
+from tlkit.continual.importance import estimate_importance, normalize_importance
+from tlkit.continual.methods import WITHOUT_TRAINING
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.errors import ArgumentError, check_choice, check_count, check_fraction
 from tlkit.evaluation.metrics import evaluate
-from tlkit.models.graph import with_nested
 from tlkit.training.fine_tuning import fine_tune
 from tlkit.training.head import is_trained, train_head
+from tlkit.training.movement import left_as_it_is
 from tlkit.training.reports import TrainingReport
 from tlkit.training.resume import assign_all, values_of
 from tlkit.training.sources import Images, source_of
@@ -186,7 +183,6 @@ def choose_anchor(
         train_head(model, data, **given)
     weighed = _importance_of(model, data, importance, old_data, groups)
     old_split = old_data.validation if isinstance(old_data, ImageData) else old_data
-    flags = [(layer, layer.trainable) for layer in with_nested(model)]
     start = values_of(model.variables)
     probe = anchor_weights(model, 1.0, weighed, groups=groups, mode="proximal")  # only measures
 
@@ -218,15 +214,10 @@ def choose_anchor(
         return state(strength, since, report)
 
     before = state(math.inf, started, None)
-    try:
+    with left_as_it_is(model):
         trials, chosen, notes = search_strength(
             train, before, tolerance=tolerance, max_trials=max_trials
         )
-    finally:
-        assign_all(model.variables, start)
-        for layer, trainable in flags:
-            layer.trainable = trainable
-        probe.release()
     for note in notes:
         warnings.warn(note, UserWarning, stacklevel=2)
     anchor = anchor_weights(model, chosen, weighed, groups=groups, mode=mode)

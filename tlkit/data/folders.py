@@ -1,7 +1,7 @@
 """Pictures from a folder of class folders."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from tlkit.data.inspection import build_report, readable_pictures
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.listing import Listing, list_folder
 from tlkit.data.settings import Settings, check_settings
-from tlkit.data.splits import check_classes, divide
+from tlkit.data.splits import Picture, check_classes, divide
 from tlkit.errors import ArgumentError, DataError, check_count
 
 
@@ -81,6 +81,28 @@ def load_folder(
     )
 
 
+def split_of(
+    name: str,
+    pictures: Iterable[Picture],
+    class_names: Sequence[str],
+    settings: Settings,
+    max_pixels: int,
+) -> ImageSplit:
+    """Returns pictures as a split, class by class and in the order of their paths."""
+    labels = {class_name: label for label, class_name in enumerate(class_names)}
+    ordered = sorted(pictures, key=lambda one: (labels[one.class_name], one.path))
+    return ImageSplit(
+        name,
+        tuple(picture.path for picture in ordered),
+        np.array([labels[picture.class_name] for picture in ordered], np.int64),
+        tuple(picture.digest for picture in ordered),
+        settings.image_size,
+        settings.batch_size,
+        settings.seed,
+        max_pixels,
+    )
+
+
 def load_listing(
     listing: Listing,
     settings: Settings,
@@ -93,25 +115,10 @@ def load_listing(
     pictures, formats = readable_pictures(listing, max_pixels=max_pixels, cache=cache)
     division = divide(pictures, settings.splits, settings.seed)
     names = _in_order(check_classes(pictures, division), class_names, listing)
-    labels = {name: label for label, name in enumerate(names)}
-
-    def split(name: str) -> ImageSplit:
-        found = sorted(
-            (pictures[position] for position in division.splits[name]),
-            key=lambda picture: (labels[picture.class_name], picture.path),
-        )
-        return ImageSplit(
-            name,
-            tuple(picture.path for picture in found),
-            np.array([labels[picture.class_name] for picture in found], np.int64),
-            tuple(picture.digest for picture in found),
-            settings.image_size,
-            settings.batch_size,
-            settings.seed,
-            max_pixels,
-        )
-
-    parts = {name: split(name) for name in division.splits}
+    parts = {
+        name: split_of(name, (pictures[row] for row in rows), names, settings, max_pixels)
+        for name, rows in division.splits.items()
+    }
     return ImageData(
         parts["train"],
         parts.get("validation"),

@@ -5,8 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
+from tlkit.data.folders import split_of
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.data.inspection import build_report, readable_pictures
 from tlkit.data.listing import Listing, list_folder
@@ -119,22 +118,10 @@ def load_joined(
     new_names = tuple(sorted(found - set(class_names)))
     names = (*class_names, *new_names)
 
-    def split(name: str, chosen: Iterable[Picture]) -> ImageSplit:
-        labels = {class_name: label for label, class_name in enumerate(names)}
-        ordered = sorted(chosen, key=lambda one: (labels[one.class_name], one.path))
-        return ImageSplit(
-            name,
-            tuple(picture.path for picture in ordered),
-            np.array([labels[picture.class_name] for picture in ordered], np.int64),
-            tuple(picture.digest for picture in ordered),
-            settings.image_size,
-            settings.batch_size,
-            settings.seed,
-            max_pixels,
-        )
-
     parts = {
-        name: split(name, (everything[row] for row in division.splits[name]))
+        name: split_of(
+            name, (everything[row] for row in division.splits[name]), names, settings, max_pixels
+        )
         for name in SPLITS
         if division.splits.get(name)
     }
@@ -148,7 +135,13 @@ def load_joined(
         settings.batch_size,
         settings.seed,
     )
-    replayed = split("train", (picture for picture in beside if picture.split == "train"))
+    replayed = split_of(
+        "train",
+        (picture for picture in beside if picture.split == "train"),
+        names,
+        settings,
+        max_pixels,
+    )
     return Joined(data, replayed, new_names)
 
 

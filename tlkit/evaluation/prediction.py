@@ -152,7 +152,12 @@ def predict_exported(
         DataError: If files are missing or cannot be decoded.
     """
     check_count("batch_size", batch_size)
-    root = _saved_model_in(Path(folder))
+    root = saved_model_in(Path(folder))
+    if root is None:
+        raise ArgumentError(
+            "`folder` must hold a SavedModel that `export_model` wrote. "
+            f"Received: folder={str(folder)!r}. Export one with `formats=('saved_model',)`."
+        )
     names = tuple((root / "assets" / CLASS_NAMES_FILE).read_text("utf-8").split("\n")[:-1])
     serving = json.loads((root / "assets" / SERVING_FILE).read_text("utf-8"))
     if threshold is None:
@@ -262,16 +267,10 @@ def _resized_batches(
         yield tf.stack([resized(image, image_size) for image in chunk])
 
 
-def _saved_model_in(folder: Path) -> Path:
+def saved_model_in(folder: Path) -> Path | None:
+    """Returns where the SavedModel of an export or a run lies, `None` where there is none."""
     for root in (folder, folder / "saved_model"):
-        wanted = (
-            root / SAVED_MODEL_FILE,
-            root / "assets" / CLASS_NAMES_FILE,
-            root / "assets" / SERVING_FILE,
-        )
-        if all(file.is_file() for file in wanted):
+        assets = [root / "assets" / name for name in (CLASS_NAMES_FILE, SERVING_FILE)]
+        if all(file.is_file() for file in (root / SAVED_MODEL_FILE, *assets)):
             return root
-    raise ArgumentError(
-        "`folder` must hold a SavedModel that `export_model` wrote. "
-        f"Received: folder={str(folder)!r}. Export one with `formats=('saved_model',)`."
-    )
+    return None

@@ -11,9 +11,9 @@ from tlkit.data.headers import is_jpeg, jpeg_size, other_size
 from tlkit.errors import ArgumentError, DataError
 from tlkit.evaluation.prediction import (
     CLASS_NAMES_FILE,
-    SAVED_MODEL_FILE,
     SERVING_FILE,
     predictions_from,
+    saved_model_in,
 )
 
 _DAMAGE = (
@@ -47,7 +47,13 @@ class ServedModel:
     """
 
     def __init__(self, folder: str | os.PathLike[str], max_pixels: int) -> None:
-        root = _saved_model_in(Path(folder))
+        root = saved_model_in(Path(folder))
+        if root is None:
+            raise ArgumentError(
+                "`folder` must be that of a finished run, or hold a SavedModel that `export_model` "
+                f"wrote. Received: folder={str(folder)!r}. Make one with tlkit train PHOTOS --out "
+                "RUN."
+            )
         names = (root / "assets" / CLASS_NAMES_FILE).read_text("utf-8")
         about = json.loads((root / "assets" / SERVING_FILE).read_text("utf-8"))
         self.class_names: tuple[str, ...] = tuple(names.split("\n")[:-1])
@@ -106,15 +112,4 @@ def _num_pixels(image_bytes: tf.Tensor) -> tf.Tensor:
         is_jpeg(image_bytes),
         lambda: jpeg_size(image_bytes)[2],
         lambda: other_size(image_bytes)[2],
-    )
-
-
-def _saved_model_in(folder: Path) -> Path:
-    for root in (folder, folder / "saved_model"):
-        assets = [root / "assets" / name for name in (CLASS_NAMES_FILE, SERVING_FILE)]
-        if all(file.is_file() for file in (root / SAVED_MODEL_FILE, *assets)):
-            return root
-    raise ArgumentError(
-        "`folder` must be that of a finished run, or hold a SavedModel that `export_model` wrote. "
-        f"Received: folder={str(folder)!r}. Make one with tlkit train PHOTOS --out RUN."
     )

@@ -1,6 +1,6 @@
 """A linear head, solved to its optimum by scikit-learn."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -160,7 +160,7 @@ def _solve_one(
     else:
         solved = fitted(_FALLBACK_STRENGTH, everything)
         return solved.coef_, solved.intercept_, _FALLBACK_STRENGTH, "default: too few images"
-    strength = _first_minimum(STRENGTHS, loss)
+    strength = first_minimum(STRENGTHS, loss)
     solved = fitted(strength, everything)
     return solved.coef_, solved.intercept_, strength, chosen_by
 
@@ -177,13 +177,13 @@ def _log_loss(regression: LogisticRegression, features: np.ndarray, labels: np.n
     return float(log_loss(labels[known], probabilities, labels=regression.classes_))
 
 
-def _first_minimum(strengths: tuple[float, ...], loss: Callable[[float], float]) -> float:
-    """Walks up the strengths while the loss falls; it is convex in log C but for noise."""
-    best, lowest, rises = strengths[0], np.inf, 0
-    for strength in strengths:
-        value = loss(strength)
+def first_minimum(candidates: Sequence[float], loss: Callable[[float], float]) -> float:
+    """Walks on while the loss falls, and past one rise; it is convex but for noise."""
+    best, lowest, rises = candidates[0], np.inf, 0
+    for candidate in candidates:
+        value = loss(candidate)
         if value < lowest:
-            best, lowest, rises = strength, value, 0
+            best, lowest, rises = candidate, value, 0
         else:
             rises += 1
             if rises == 2:

@@ -1,9 +1,14 @@
 """What moved in training, measured on the weights themselves."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import keras
 import numpy as np
 
+from tlkit.models.graph import with_nested
 from tlkit.models.groups import group_layers, layer_groups
+from tlkit.training.resume import assign_all, values_of
 
 Weights = dict[str, list[np.ndarray]]
 
@@ -21,6 +26,19 @@ def restore_weights(model: keras.Model, weights: Weights) -> None:
     for name, variables in _variables_by_group(model).items():
         for variable, value in zip(variables, weights[name], strict=True):
             variable.assign(value)
+
+
+@contextmanager
+def left_as_it_is(model: keras.Model) -> Iterator[None]:
+    """Gives a model back all that the block changed: weights, random state, and what trains."""
+    flags = [(layer, layer.trainable) for layer in with_nested(model)]
+    kept = values_of(model.variables)
+    try:
+        yield
+    finally:
+        for layer, trainable in flags:
+            layer.trainable = trainable
+        assign_all(model.variables, kept)
 
 
 def relative_movement(before: Weights, after: Weights) -> dict[str, float]:
