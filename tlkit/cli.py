@@ -54,13 +54,21 @@ def train(  # noqa: PLR0917 - typer calls it by name
         Path | None, typer.Option("--from", metavar="RUN0", help="Go on from this finished run.")
     ] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="Name of a backbone (mobilenet_v2, resnet50, ...).")
+        str | None,
+        typer.Option(metavar="NAME|auto", help="mobilenet_v2, resnet50, ...; auto compares some."),
+    ] = None,
+    backbones: Annotated[
+        str | None,
+        typer.Option(metavar="A[=FILE],B", help="With --backbone auto: what it chooses among."),
     ] = None,
     weights: Annotated[
         str, typer.Option(metavar="pretrained|none|FILE", help="Where weights come from.")
     ] = "pretrained",
     image_size: Annotated[int | None, Whole(help="Side of the images in pixels.")] = None,
-    mode: Annotated[str, typer.Option(metavar="head|fine-tune", help="What trains.")] = "fine-tune",
+    mode: Annotated[
+        str,
+        typer.Option(metavar="auto|head|fine-tune", help="What trains; auto goes by measurements."),
+    ] = "auto",
     unfreeze: Annotated[
         str | None,
         typer.Option(metavar="GROUP|N|all", help="First group of layers that trains."),
@@ -101,6 +109,7 @@ def train(  # noqa: PLR0917 - typer calls it by name
         out=out,
         from_run=from_run,
         backbone=backbone,
+        backbones=backbones,
         weights=None if weights == "none" else weights,
         image_size=image_size,
         mode=mode,
@@ -252,7 +261,8 @@ def compare(
     from tlkit.data.folders import load_folder
 
     load_tensorflow_quietly()
-    from tlkit.advice.backbones import DEFAULT_BACKBONES, compare_backbones
+    from tlkit.advice.backbones import compare_backbones
+    from tlkit.advice.candidates import DEFAULT_BACKBONES
 
     comparison = compare_backbones(
         load_folder(photos),

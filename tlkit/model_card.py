@@ -7,6 +7,7 @@ from typing import Any
 
 from tlkit.evaluation.intervals import wilson_interval
 from tlkit.files import written_aside
+from tlkit.run_record import settled_arguments
 
 MAX_LISTED = 50
 MAX_IN_TITLE = 5
@@ -91,7 +92,7 @@ def model_card(
 
 
 def _head(class_names: Sequence[str], record: Mapping[str, Any]) -> Iterator[str]:
-    arguments = record["arguments"]
+    arguments = settled_arguments(record)
     shown = ", ".join(escaped(name) for name in class_names[:MAX_IN_TITLE])
     rest = ", …" if len(class_names) > MAX_IN_TITLE else ""
     height, width = record["image_size"]

@@ -6,9 +6,8 @@ whole or not at all, and `run.json` says last that the run is finished.
 
 import dataclasses
 import inspect
-import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +20,13 @@ from tlkit.data.settings import Settings, check_settings
 from tlkit.errors import DataError
 from tlkit.files import write_json
 from tlkit.quiet import load_tensorflow_quietly
-from tlkit.run_arguments import SPLITS, checked
+from tlkit.run_arguments import AUTO, SPLITS, checked
+from tlkit.run_choices import backbone_choice, first_image_size, mode_choice
 from tlkit.run_directory import (
     Run,
+    choices_of,
     clear_results,
+    keep_choice,
     load_run,
     refuse_other_pictures,
     seen_by,
@@ -33,6 +35,7 @@ from tlkit.run_directory import (
     write_results,
 )
 from tlkit.run_parts import evaluate_splits, export_into, record_of, timed, write_card, write_page
+from tlkit.run_record import settled_arguments
 
 if TYPE_CHECKING:
     import keras
@@ -40,7 +43,6 @@ if TYPE_CHECKING:
     from tlkit.continual.going_on import ForgettingReport, OldTask
     from tlkit.training.reports import TrainingReport
 
-_CHOSEN = "anchor.json"
 _NUM_VIEWS = 4
 
 
@@ -50,9 +52,10 @@ def train_run(
     out: str | os.PathLike[str],
     from_run: str | os.PathLike[str] | None = None,
     backbone: str | None = None,
+    backbones: str | Sequence[str] | None = None,
     weights: str | None = "pretrained",
     image_size: int | None = None,
-    mode: str = "fine-tune",
+    mode: str = "auto",
     unfreeze: str | int | None = None,
     epochs: int | None = None,
     learning_rate: float | None = None,
@@ -78,10 +81,17 @@ def train_run(
         photos: A folder as `load_folder` takes it.
         out: The run directory.
         from_run: A finished run to go on from: its model, on new pictures of the same classes.
-        backbone: A name of `list_backbones()`; "mobilenet_v2" by default.
+        backbone: A name of `list_backbones()`; "mobilenet_v2" by default. "auto" compares
+            `backbones` on the training pictures and takes the best of them, or the cheapest of
+            those too close to it to call, see `compare_backbones` and `choose_backbone`.
+        backbones: What `backbone="auto"` chooses among: "NAME", or "NAME=WEIGHTS_FILE", a list or
+            one string with commas; `tlkit.advice.candidates.DEFAULT_BACKBONES` by default.
         weights: See `build_classifier`: "pretrained", `None` for random ones, or a file.
         image_size: Side of the images in pixels; the backbone's own by default.
-        mode: "head" (feature extraction) or "fine-tune" (the head, then `unfreeze` too).
+        mode: "head" (feature extraction), "fine-tune" (the head, then `unfreeze` too), or "auto":
+            measures how near the pictures are to what the network knows, and does as `recommend`
+            says, the anchor included. With "auto" and `unfreeze` it is "fine-tune"; where `epochs`,
+            `learning_rate`, `layer_decay` or `anchor` is named, the head alone is not chosen.
         unfreeze: See `fine_tune`.
         epochs: See `fine_tune`; the head alone is solved and has none.
         learning_rate: See `fine_tune`.
@@ -137,16 +147,16 @@ def train_run(
     with timed(seconds, "old photographs"):
         old = _old_task(arguments, parent, say)
     say(str(data.report))
-    with timed(seconds, "model"):
-        model = _model(arguments, parent, data)
     record = record_of(arguments, data)
     refuse_other_pictures(out, record)
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "run.json", record)
-    clear_results(out)
+    record["choices"] = choices_of(out)
     with lost_pictures_named((data.train, data.validation, data.test)):
+        data, model = _starting_point(record, parent, data, seconds, say)
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "run.json", record)
+        clear_results(out)
         with timed(seconds, "training"):
-            training, forgotten = _train(model, data, arguments, out, old)
+            training, forgotten = _train(model, data, record, out, old)
         say(str(training))
         if forgotten is not None:
             say(str(forgotten))
@@ -159,8 +169,7 @@ def train_run(
     write_card(out, data, record)
     write_page(out, data, training, evaluations, record=record, forgotten=forgotten)
     write_json(out / "run.json", {**record, "finished": True})
-    for name in (FILE_NAME, _CHOSEN):
-        (out / name).unlink(missing_ok=True)
+    (out / FILE_NAME).unlink(missing_ok=True)
     return load_run(out)
 
 
@@ -182,8 +191,30 @@ def check_run(
 
 
 def _settings(arguments: dict[str, Any], parent: Run | None) -> Settings:
-    image_size = parent.image_size if parent else arguments["image_size"]
+    image_size = parent.image_size if parent else first_image_size(arguments)
     return check_settings(image_size, arguments["batch_size"], SPLITS, arguments["seed"])
+
+
+def _starting_point(
+    record: dict[str, Any],
+    parent: Run | None,
+    data: ImageData,
+    seconds: dict[str, float],
+    say: Callable[[str], None],
+) -> "tuple[ImageData, keras.Model]":
+    """Returns the pictures in the model's size and the model; writes choices into `record`."""
+    arguments, choices = record["arguments"], record["choices"]
+    if arguments["backbone"] == AUTO:
+        with timed(seconds, "choosing the backbone"):
+            choices["backbone"] = backbone_choice(arguments, data, choices, say)
+        data = data.at_size((settled_arguments(record)["image_size"],) * 2)
+        record["image_size"] = list(data.image_size)
+    with timed(seconds, "model"):
+        model = _model(settled_arguments(record), parent, data)
+    if arguments["mode"] == AUTO:
+        with timed(seconds, "choosing what trains"):
+            choices["mode"] = mode_choice(settled_arguments(record), model, data, choices, say)
+    return data, model
 
 
 def _model(arguments: dict[str, Any], parent: Run | None, data: ImageData) -> "keras.Model":
@@ -255,7 +286,7 @@ def _old_task(
 def _train(
     model: "keras.Model",
     data: ImageData,
-    arguments: dict[str, Any],
+    record: dict[str, Any],
     out: Path,
     old: "OldTask | None",
 ) -> "tuple[TrainingReport, ForgettingReport | None]":
@@ -263,8 +294,8 @@ def _train(
     from tlkit.training.fine_tuning import fine_tune
     from tlkit.training.head import train_head
 
+    arguments = settled_arguments(record)
     before = measure_old_task(model, old)
-
     given = {
         name: arguments[name]
         for name in ("epochs", "learning_rate", "augment", "class_weight", "seed")
@@ -279,22 +310,17 @@ def _train(
             given[name] = arguments[name]
     anchor = None
     if arguments["anchor"] is not None:
-        chosen = _chosen_before(out)
         anchor = anchor_to_itself(
             model,
             data,
-            strength=arguments["anchor"] if chosen is None else chosen,
+            strength=arguments["anchor"],
             importance=arguments["importance"],
             old=old,
             unfreeze=given.get("unfreeze"),
             seed=arguments["seed"],
         )
-        write_json(out / _CHOSEN, {"strength": anchor.strength})
+        if arguments["anchor"] == AUTO:
+            choice = {"arguments": {"anchor": anchor.strength}, "reasons": [str(anchor.report)]}
+            keep_choice(out, record, "anchor", choice)
     report = fine_tune(model, data, run_directory=out, anchor=anchor, **given)
     return report, forgetting_of(model, old, before, anchor, arguments["importance"])
-
-
-def _chosen_before(out: Path) -> float | None:
-    """The strength that an interrupted start of this run chose: it must be the same again."""
-    file = out / _CHOSEN
-    return json.loads(file.read_text(encoding="utf-8"))["strength"] if file.is_file() else None
