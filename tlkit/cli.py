@@ -94,6 +94,9 @@ def train(  # noqa: PLR0917 - typer calls it by name
     class_weight: Annotated[
         str | None, typer.Option(metavar="balanced", help="Weigh rare classes more.")
     ] = None,
+    reject_unknown: Annotated[
+        bool, typer.Option("--reject-unknown", help="Let the model also say «none of these».")
+    ] = False,
     batch_size: Annotated[int, Whole(help="Images per step.")] = 32,
     seed: Annotated[int, Whole(help="Of the split, weights, orders, augmentation.")] = 0,
     max_pixels: Annotated[int, MaxPixels] = MAX_PIXELS,
@@ -122,6 +125,7 @@ def train(  # noqa: PLR0917 - typer calls it by name
         old_photos=old_photos,
         augment=augment,
         class_weight=class_weight,
+        reject_unknown=reject_unknown,
         batch_size=batch_size,
         seed=seed,
         max_pixels=max_pixels,

@@ -26,7 +26,6 @@ from tlkit.run_directory import (
     Run,
     choices_of,
     clear_results,
-    keep_choice,
     load_run,
     refuse_other_pictures,
     seen_by,
@@ -34,16 +33,32 @@ from tlkit.run_directory import (
     unseen,
     write_results,
 )
-from tlkit.run_parts import evaluate_splits, export_into, record_of, timed, write_card, write_page
+from tlkit.run_parts import (
+    evaluate_splits,
+    export_into,
+    maps_of,
+    record_of,
+    timed,
+    write_card,
+    write_page,
+)
 from tlkit.run_record import settled_arguments
+from tlkit.run_training import (
+    calibrate_on_validation,
+    check_can_reject,
+    compare_with_probe,
+    fit_run_rejection,
+    planned_cost,
+    seen_as,
+    train_model,
+)
 
 if TYPE_CHECKING:
     import keras
 
-    from tlkit.continual.going_on import ForgettingReport, OldTask
+    from tlkit.continual.going_on import OldTask
+    from tlkit.evaluation.reports import EvaluationReport
     from tlkit.training.reports import TrainingReport
-
-_NUM_VIEWS = 4
 
 
 def train_run(
@@ -65,6 +80,7 @@ def train_run(
     old_photos: str | os.PathLike[str] | None = None,
     augment: str | None = None,
     class_weight: str | None = None,
+    reject_unknown: bool = False,
     batch_size: int = 32,
     seed: int = 0,
     max_pixels: int = MAX_PIXELS,
@@ -105,6 +121,8 @@ def train_run(
         augment: See `fine_tune`; with mode="head", the features of four augmented versions of each
             training image are stored.
         class_weight: "balanced" or `None`.
+        reject_unknown: Whether the SavedModel shall also say which pictures are none of the
+            classes, see `fit_rejection`; takes 19 validation pictures.
         batch_size: Images per step.
         seed: Of the split, the initial weights, orders and augmentation; 0 to 2**32 - 1.
         max_pixels: Pictures with more pixels are left out.
@@ -150,24 +168,22 @@ def train_run(
     record = record_of(arguments, data)
     refuse_other_pictures(out, record)
     record["choices"] = choices_of(out)
+    if reject_unknown:
+        check_can_reject(data)
     with lost_pictures_named((data.train, data.validation, data.test)):
         data, model = _starting_point(record, parent, data, seconds, say)
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / "run.json", record)
         clear_results(out)
-        with timed(seconds, "training"):
-            training, forgotten = _train(model, data, record, out, old)
-        say(str(training))
-        if forgotten is not None:
-            say(str(forgotten))
-        with timed(seconds, "evaluation"):
-            evaluations = evaluate_splits(model, data)
-        with timed(seconds, "export"):
-            export_into(model, data, out, max_pixels)
+        training, evaluations, found = _worked(
+            model, data, record, out, parent=parent, old=old, seconds=seconds, say=say
+        )
     record["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
-    write_results(out, data, training, evaluations, forgotten=forgotten, parent=parent)
+    maps = found.pop("maps")
+    write_results(out, data, training, evaluations, parent=parent, **found)
     write_card(out, data, record)
-    write_page(out, data, training, evaluations, record=record, forgotten=forgotten)
+    augment = seen_as(settled_arguments(record))
+    write_page(out, data, training, evaluations, record=record, maps=maps, augment=augment, **found)
     write_json(out / "run.json", {**record, "finished": True})
     (out / FILE_NAME).unlink(missing_ok=True)
     return load_run(out)
@@ -215,6 +231,61 @@ def _starting_point(
         with timed(seconds, "choosing what trains"):
             choices["mode"] = mode_choice(settled_arguments(record), model, data, choices, say)
     return data, model
+
+
+def _worked(
+    model: "keras.Model",
+    data: ImageData,
+    record: dict[str, Any],
+    out: Path,
+    *,
+    parent: Run | None,
+    old: "OldTask | None",
+    seconds: dict[str, float],
+    say: Callable[[str], None],
+) -> "tuple[TrainingReport, dict[str, EvaluationReport | None], dict[str, Any]]":
+    """Trains, measures and exports the model; returns all that was found, as it is written."""
+    settled = settled_arguments(record)
+    with timed(seconds, "projecting the cost"):
+        cost = planned_cost(model, data, settled)
+    record["cost"] = cost.as_dict()
+    say(f"before training:\n{cost}")
+    with timed(seconds, "training"):
+        training, forgotten = train_model(model, data, record, out, old)
+    say(str(training))
+    if forgotten is not None:
+        say(str(forgotten))
+    with timed(seconds, "calibration"):
+        calibration = calibrate_on_validation(model, data)
+    say(str(calibration))
+    with timed(seconds, "evaluation"):
+        evaluations = evaluate_splits(model, data)
+    against_probe = None
+    if settled["mode"] == "fine-tune":
+        with timed(seconds, "comparison with a linear probe"):
+            probe = _model(settled, parent, data)
+            against_probe = compare_with_probe(probe, data, evaluations, settled)
+    if against_probe is not None:
+        say(f"a linear probe (the first) and what was fine-tuned (the second): {against_probe}")
+    rejection = tested = None
+    if settled["reject_unknown"]:
+        with timed(seconds, "rejection of unknown pictures"):
+            rejection, tested = fit_run_rejection(model, data, out)
+        say(str(rejection))
+        if tested is not None:
+            say(f"of the test split, whose classes are known: {tested}")
+    with timed(seconds, "export"):
+        export_into(model, data, out, settled["max_pixels"], rejection=rejection)
+    with timed(seconds, "explaining mistakes"):
+        maps = maps_of(model, evaluations, settled["max_pixels"])
+    found = {
+        "forgotten": forgotten,
+        "calibration": calibration,
+        "against_probe": against_probe,
+        "rejection": None if rejection is None else (rejection, tested),
+        "maps": maps,
+    }
+    return training, evaluations, found
 
 
 def _model(arguments: dict[str, Any], parent: Run | None, data: ImageData) -> "keras.Model":
@@ -281,46 +352,3 @@ def _old_task(
     kept = [unseen(split, seen) for split in (old.test, old.validation) if split is not None]
     measured = next((split for split in kept if split.num_images), None)
     return OldTask(old.train, measured)
-
-
-def _train(
-    model: "keras.Model",
-    data: ImageData,
-    record: dict[str, Any],
-    out: Path,
-    old: "OldTask | None",
-) -> "tuple[TrainingReport, ForgettingReport | None]":
-    from tlkit.continual.going_on import anchor_to_itself, forgetting_of, measure_old_task
-    from tlkit.training.fine_tuning import fine_tune
-    from tlkit.training.head import train_head
-
-    arguments = settled_arguments(record)
-    before = measure_old_task(model, old)
-    given = {
-        name: arguments[name]
-        for name in ("epochs", "learning_rate", "augment", "class_weight", "seed")
-        if arguments[name] is not None
-    }
-    if arguments["mode"] == "head":
-        views = 1 if given.get("augment", "none") == "none" else _NUM_VIEWS
-        report = train_head(model, data, views=views, **given)
-        return report, forgetting_of(model, old, before)
-    for name in ("unfreeze", "layer_decay"):
-        if arguments[name] is not None:
-            given[name] = arguments[name]
-    anchor = None
-    if arguments["anchor"] is not None:
-        anchor = anchor_to_itself(
-            model,
-            data,
-            strength=arguments["anchor"],
-            importance=arguments["importance"],
-            old=old,
-            unfreeze=given.get("unfreeze"),
-            seed=arguments["seed"],
-        )
-        if arguments["anchor"] == AUTO:
-            choice = {"arguments": {"anchor": anchor.strength}, "reasons": [str(anchor.report)]}
-            keep_choice(out, record, "anchor", choice)
-    report = fine_tune(model, data, run_directory=out, anchor=anchor, **given)
-    return report, forgetting_of(model, old, before, anchor, arguments["importance"])

@@ -79,6 +79,11 @@ def _check_values(arguments: dict[str, Any]) -> None:
     for name in ("batch_size", "epochs", "image_size", "max_pixels"):
         if arguments[name] is not None:
             check_count(name, arguments[name])
+    if not isinstance(arguments["reject_unknown"], bool):
+        raise ArgumentError(
+            "`reject_unknown` must be True or False. Received: "
+            f"reject_unknown={arguments['reject_unknown']!r}."
+        )
     check_seed(arguments["seed"])
     _check_constraint(arguments)
     if arguments["learning_rate"] is not None:
