@@ -83,7 +83,7 @@ def model_card(
         _figures(measured),
         _classes(measured),
         _data(class_names, record, counts),
-        _training(record, metrics["stages"]),
+        _training(record, metrics),
         _use(class_names, record, measured),
         _limits(class_names, measured),
         _versions(record),
@@ -220,9 +220,10 @@ def _data(
     yield from _table(("class", *splits), rows)
 
 
-def _training(record: Mapping[str, Any], stages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _training(record: Mapping[str, Any], metrics: Mapping[str, Any]) -> Iterator[str]:
     yield "## Training"
     yield ""
+    stages = metrics["stages"]
     rows = [
         (
             escaped(stage["name"]),
@@ -237,10 +238,21 @@ def _training(record: Mapping[str, Any], stages: Sequence[Mapping[str, Any]]) ->
     given = {
         name: _last_part(value) if isinstance(value, str) else value
         for name, value in record["arguments"].items()
-        if value is not None and name not in ("photos", "from_run", "weights", "backbone")
+        if value is not None
+        and name not in ("photos", "from_run", "weights", "backbone", "backbones")
     }
     yield ""
     yield "Arguments: " + ", ".join(f"`{name}={value!r}`" for name, value in given.items()) + "."
+    for name, choice in record.get("choices", {}).items():
+        yield ""
+        yield f"Chosen by measurement, {name}: {escaped('; '.join(choice['reasons']))}."
+    temperature = (metrics.get("calibration") or {}).get("temperature", 1.0)
+    if temperature != 1:
+        yield ""
+        yield (
+            f"Logits are divided by a temperature of {temperature:.3f}, chosen on validation "
+            "images, so that probabilities mean what they say; it changes no answer."
+        )
 
 
 def _use(

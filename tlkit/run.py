@@ -39,6 +39,7 @@ from tlkit.run_parts import (
     maps_of,
     record_of,
     timed,
+    training_pictures,
     write_card,
     write_page,
 )
@@ -88,6 +89,11 @@ def train_run(
     say: Callable[[str], None] | None = None,
 ) -> Run:
     """Trains a classifier on a folder of photographs and leaves everything in a run directory.
+
+    What is left to the run ("auto") is chosen by measurements on training pictures, said, and kept
+    in `run.json` with its reasons. What training will cost is said before it starts. Afterwards the
+    probabilities are calibrated on validation pictures, see `calibrate`, and what was fine-tuned is
+    held against the head alone by McNemar's test.
 
     The directory holds `model.keras`, `saved_model/`, `class_names.json`, `metrics.json`,
     `history.csv`, `report.html` and `run.json`. A directory that holds the same run, unfinished,
@@ -175,7 +181,7 @@ def train_run(
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / "run.json", record)
         clear_results(out)
-        training, evaluations, found = _worked(
+        training, evaluations, found, shown = _worked(
             model, data, record, out, parent=parent, old=old, seconds=seconds, say=say
         )
     record["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
@@ -243,8 +249,12 @@ def _worked(
     old: "OldTask | None",
     seconds: dict[str, float],
     say: Callable[[str], None],
-) -> "tuple[TrainingReport, dict[str, EvaluationReport | None], dict[str, Any]]":
-    """Trains, measures and exports the model; returns all that was found, as it is written."""
+) -> "tuple[TrainingReport, dict[str, EvaluationReport | None], dict[str, Any], dict[str, Any]]":
+    """Trains, measures and exports the model.
+
+    Returns:
+        What was trained, how good it is, what else was found, and what the page alone shows.
+    """
     settled = settled_arguments(record)
     with timed(seconds, "projecting the cost"):
         cost = planned_cost(model, data, settled)
@@ -278,14 +288,15 @@ def _worked(
         export_into(model, data, out, settled["max_pixels"], rejection=rejection)
     with timed(seconds, "explaining mistakes"):
         maps = maps_of(model, evaluations, settled["max_pixels"])
+    augment = seen_as(settled)
+    shown = {"maps": maps, "pictures": training_pictures(data, augment), "augment": augment}
     found = {
         "forgotten": forgotten,
         "calibration": calibration,
         "against_probe": against_probe,
         "rejection": None if rejection is None else (rejection, tested),
-        "maps": maps,
     }
-    return training, evaluations, found
+    return training, evaluations, found, shown
 
 
 def _model(arguments: dict[str, Any], parent: Run | None, data: ImageData) -> "keras.Model":

@@ -3,7 +3,7 @@
 import json
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -134,9 +134,10 @@ def write_page(
     against_probe: "ComparisonReport | None" = None,
     rejection: "tuple[Rejection, RejectionReport | None] | None" = None,
     maps: "dict[int, Explanation] | None" = None,
+    pictures: "Sequence[tuple[np.ndarray, str]]" = (),
     augment: str = "none",
 ) -> None:
-    """Writes `report.html`."""
+    """Writes `report.html`; `maps` and `pictures` are what `maps_of` and `training_pictures` gave."""
     from tlkit.report import Page, write_report
 
     arguments = settled_arguments(record)
@@ -164,7 +165,7 @@ def write_page(
         against_probe=against_probe,
         rejection=() if rejection is None else tuple(map(str, filter(None, rejection))),
         maps=maps or {},
-        training_pictures=training_pictures(data, augment),
+        training_pictures=pictures,
         augmentation=augment,
     )
     write_report(out / "report.html", page)
