@@ -1,11 +1,15 @@
 """What a run is left to choose, it chooses from training pictures, says, and keeps to."""
 
+import inspect
 import json
 
 import pytest
 
 import tlkit
 from tests.conftest import write_photos
+from tlkit.run import train_run
+from tlkit.run_arguments import ONLY_FINE_TUNING, checked
+from tlkit.run_choices import mode_choice
 
 ARGUMENTS = {"batch_size": 16}
 CANDIDATES = "resnet20,resnet20=none,resnet20=nowhere.h5"
@@ -120,13 +124,49 @@ def test_few_pictures_are_for_the_head_and_nothing_is_measured(tmp_path, monkeyp
     assert any("below 20: too few to train more than the head" in line for line in said)
 
 
+def choice_of(data, model=None, **changes):
+    named = dict.fromkeys(ONLY_FINE_TUNING)
+    arguments = {"from_run": None, "weights": "pretrained", "seed": 0, **named, **changes}
+    said = []
+    choice = mode_choice(arguments, model, data, {}, said.append)
+    assert "\n  ".join(choice["reasons"]) == said[-1]
+    return choice
+
+
 def test_what_only_fine_tuning_takes_is_not_passed_over(tmp_path):
     photos = write_photos(tmp_path / "photos", {"green": 12, "red": 12})
-    run = tlkit.train_run(photos, out=tmp_path / "run", backbone="resnet20", epochs=1, **ARGUMENTS)
-    choice = run.record["choices"]["mode"]
+    data = tlkit.load_folder(photos, image_size=32)
+    assert choice_of(data)["arguments"] == {"mode": "head"}
+    choice = choice_of(data, epochs=1)
     assert choice["arguments"] == {"mode": "fine-tune"}
     assert choice["reasons"][-1] == "epochs was named, which only fine-tuning takes"
-    assert [stage["name"] for stage in run.metrics["stages"]] == ["head", "fine-tune"]
+
+
+def test_random_weights_are_not_held(photos):
+    data = tlkit.load_folder(photos, image_size=32)
+    choice = choice_of(data, weights=None)
+    assert choice["arguments"] == {"mode": "fine-tune", "unfreeze": "all"}
+    assert "random" in choice["reasons"][1]
+    assert choice["measured"] == []
+
+
+def test_a_class_of_one_training_picture_is_no_obstacle(tmp_path):
+    data = tlkit.load_folder(
+        write_photos(tmp_path / "photos", {"green": 90, "red": 2}), image_size=32
+    )
+    model = tlkit.build_classifier("resnet20", data.class_names)
+    choice = choice_of(data, model)
+    assert choice["arguments"] == {"mode": "fine-tune", "unfreeze": 3, "anchor": 0.001}
+    assert "how near the pictures are was not measured: 'red' has one" in choice["reasons"][2]
+    assert "anchor" not in choice_of(data, model, anchor=0.5)["arguments"]
+
+
+def test_where_the_groups_are_named_nothing_is_left_to_choose(tmp_path, photos):
+    given = {name: None for name in inspect.signature(train_run).parameters}
+    given |= {"photos": photos, "out": tmp_path, "backbone": "resnet20", "weights": "pretrained"}
+    given |= {"mode": "auto", "batch_size": 16, "seed": 0, "reject_unknown": False}
+    assert checked(dict(given))["mode"] == "auto"
+    assert checked({**given, "unfreeze": "stage3"})["mode"] == "fine-tune"
 
 
 def test_enough_pictures_are_fine_tuned_and_held(tmp_path, photos):
@@ -143,24 +183,3 @@ def test_enough_pictures_are_fine_tuned_and_held(tmp_path, photos):
     stage = run.metrics["stages"][-1]
     assert stage["moved"]["stage1"] == 0.0
     assert any("anchored with strength 0.001" in note for note in stage["notes"])
-
-
-def test_what_is_named_is_not_chosen(tmp_path, photos, monkeypatch):
-    monkeypatch.setattr("tlkit.advice.similarity.measure_similarity", refuse)
-    arguments = {"backbone": "resnet20", "epochs": 1, **ARGUMENTS}
-    run = tlkit.train_run(photos, out=tmp_path / "a", unfreeze="stage3", **arguments)
-    assert run.record["arguments"]["mode"] == "fine-tune"
-    assert run.record["choices"] == {}
-    random = tlkit.train_run(photos, out=tmp_path / "b", weights=None, **arguments)
-    assert random.record["choices"]["mode"]["arguments"] == {"mode": "fine-tune", "unfreeze": "all"}
-    assert "random" in random.record["choices"]["mode"]["reasons"][1]
-
-
-def test_a_class_of_one_training_picture_is_no_obstacle(tmp_path):
-    photos = write_photos(tmp_path / "photos", {"green": 90, "red": 2})
-    said = []
-    run = tlkit.train_run(
-        photos, out=tmp_path / "run", backbone="resnet20", epochs=1, say=said.append, **ARGUMENTS
-    )
-    reasons = run.record["choices"]["mode"]["reasons"]
-    assert "how near the pictures are was not measured: 'red' has one training image" in reasons

@@ -137,7 +137,7 @@ def write_page(
     pictures: "Sequence[tuple[np.ndarray, str]]" = (),
     augment: str = "none",
 ) -> None:
-    """Writes `report.html`; `maps` and `pictures` are what `maps_of` and `training_pictures` gave."""
+    """Writes `report.html`; `maps` and `pictures` come from the functions above."""
     from tlkit.report import Page, write_report
 
     arguments = settled_arguments(record)
