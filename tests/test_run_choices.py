@@ -162,7 +162,7 @@ def test_a_class_of_one_training_picture_is_no_obstacle(tmp_path):
 
 
 def test_where_the_groups_are_named_nothing_is_left_to_choose(tmp_path, photos):
-    given = {name: None for name in inspect.signature(train_run).parameters}
+    given = dict.fromkeys(inspect.signature(train_run).parameters)
     given |= {"photos": photos, "out": tmp_path, "backbone": "resnet20", "weights": "pretrained"}
     given |= {"mode": "auto", "batch_size": 16, "seed": 0, "reject_unknown": False}
     assert checked(dict(given))["mode"] == "auto"

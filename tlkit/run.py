@@ -185,11 +185,9 @@ def train_run(
             model, data, record, out, parent=parent, old=old, seconds=seconds, say=say
         )
     record["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
-    maps = found.pop("maps")
     write_results(out, data, training, evaluations, parent=parent, **found)
     write_card(out, data, record)
-    augment = seen_as(settled_arguments(record))
-    write_page(out, data, training, evaluations, record=record, maps=maps, augment=augment, **found)
+    write_page(out, data, training, evaluations, record=record, **shown, **found)
     write_json(out / "run.json", {**record, "finished": True})
     (out / FILE_NAME).unlink(missing_ok=True)
     return load_run(out)
