@@ -8,6 +8,7 @@ import dataclasses
 import inspect
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,16 @@ if TYPE_CHECKING:
     from tlkit.continual.going_on import OldTask
     from tlkit.evaluation.reports import EvaluationReport
     from tlkit.training.reports import TrainingReport
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What was trained, how good it is, what else was found, and what the page alone shows."""
+
+    training: "TrainingReport"
+    evaluations: "dict[str, EvaluationReport | None]"
+    found: dict[str, Any]
+    shown: dict[str, Any]
 
 
 def train_run(
@@ -181,13 +192,12 @@ def train_run(
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / "run.json", record)
         clear_results(out)
-        training, evaluations, found, shown = _worked(
-            model, data, record, out, parent=parent, old=old, seconds=seconds, say=say
-        )
+        work = _worked(model, data, record, out, parent=parent, old=old, seconds=seconds, say=say)
     record["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
-    write_results(out, data, training, evaluations, parent=parent, **found)
+    training, evaluations = work.training, work.evaluations
+    write_results(out, data, training, evaluations, parent=parent, **work.found)
     write_card(out, data, record)
-    write_page(out, data, training, evaluations, record=record, **shown, **found)
+    write_page(out, data, training, evaluations, record=record, **work.shown, **work.found)
     write_json(out / "run.json", {**record, "finished": True})
     (out / FILE_NAME).unlink(missing_ok=True)
     return load_run(out)
@@ -247,12 +257,8 @@ def _worked(
     old: "OldTask | None",
     seconds: dict[str, float],
     say: Callable[[str], None],
-) -> "tuple[TrainingReport, dict[str, EvaluationReport | None], dict[str, Any], dict[str, Any]]":
-    """Trains, measures and exports the model.
-
-    Returns:
-        What was trained, how good it is, what else was found, and what the page alone shows.
-    """
+) -> _Work:
+    """Says what it will cost, then trains, calibrates, measures and exports the model."""
     settled = settled_arguments(record)
     with timed(seconds, "projecting the cost"):
         cost = planned_cost(model, data, settled)
@@ -294,7 +300,7 @@ def _worked(
         "against_probe": against_probe,
         "rejection": None if rejection is None else (rejection, tested),
     }
-    return training, evaluations, found, shown
+    return _Work(training, evaluations, found, shown)
 
 
 def _model(arguments: dict[str, Any], parent: Run | None, data: ImageData) -> "keras.Model":
