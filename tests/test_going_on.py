@@ -53,8 +53,7 @@ def test_an_anchor_is_told_of_and_holds(old, turned, tmp_path):
         assert "Gain and forgetting" in page
         assert ("held near" in page) == (anchor is not None)
         assert (later.path / "model_card.md").is_file()
-    if moved["free"]:
-        assert moved["held"] < moved["free"]
+    assert moved["held"] < moved["free"]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of a penalty that is nothing, or all

@@ -1,7 +1,6 @@
 """What a plan costs before it starts: work, memory, a measured step, time and disk."""
 
 import os
-import shutil
 from dataclasses import asdict, dataclass
 from html import escape
 from typing import Any
@@ -11,13 +10,12 @@ import numpy as np
 
 from tlkit.advice.graph_costs import FLOAT_BYTES, GroupCost, group_costs, peak_activations
 from tlkit.advice.timing import seconds_of, seconds_per_image
-from tlkit.cache import cache_folder
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.errors import ArgumentError, check_count
 from tlkit.evaluation.names import num_classes_of
 from tlkit.models.groups import cut_before, resolve_group, set_trainable
 from tlkit.models.heads import feature_cut, head_kind
-from tlkit.training.cached_cut import MIN_EPOCHS_PER_VIEW
+from tlkit.training.cached_cut import bytes_and_room, views_of, why_not_stored
 from tlkit.training.fine_tuning import default_epochs
 from tlkit.training.frozen import FrozenPart
 from tlkit.training.head import is_trained
@@ -27,15 +25,12 @@ from tlkit.training.recipe import DEFAULT_AUGMENTATION
 from tlkit.training.sources import source_of, steps_in_epoch
 from tlkit.training.stages import default_unfreeze
 from tlkit.training.step import hooked
-from tlkit.training.store import DEFAULT_MAX_BYTES, FEATURES_FOLDER
-from tlkit.training.tuner import DEFAULT_VIEWS
 
 DEFAULT_BATCH_SIZE = 32
 FORWARD_SHARE = 1 / 3
 """Of a training step that a forward pass of the same layers is taken to cost."""
 
 _OPTIMIZER_VALUES = 3  # a gradient and AdamW's two moments for each value that trains
-_DISK_SHARE = 0.5
 _DECODED = 64
 _MEGABYTE = 1e6
 
@@ -178,17 +173,19 @@ def estimate_cost(
     first = resolve_group(model, unfreeze)
     groups = group_costs(model)
     head_views = views or 1 if solves_head else 1
-    views = 1 if augment == "none" and views != 0 else DEFAULT_VIEWS if views is None else views
+    views = views_of(views, augment)
     num_epochs = 0
     if data is not None and not solves_head:
         num_epochs = epochs or default_epochs(steps_in_epoch(data.train))
-    is_stored = solves_head or (
-        first > 0
-        and views > 0
-        and (data is None or num_epochs >= MIN_EPOCHS_PER_VIEW * views)
-        and (data is None or _has_room(data, groups[first].num_inputs, views, cache))
+    is_stored = solves_head or not why_not_stored(
+        model, first, views=views, epochs=num_epochs or None
     )
     cut = cut_before(model, groups[first].name) if is_stored and first else None
+    if cut is not None and data is not None and not solves_head:
+        part = FrozenPart(keras.Model(model.inputs[0], cut))
+        wanted, room = bytes_and_room(part, _num_images(data, views), cache)
+        if wanted > room:
+            is_stored, cut = False, None
     has_steps = is_timed and not solves_head
     num_trainable, step = _step(model, cut, unfreeze, batch_size, is_timed=has_steps)
     forward = _forward_seconds(model, feature_cut(model), batch_size) if is_timed else None
@@ -347,15 +344,6 @@ def _decoding_seconds(split: ImageSplit, augment: str) -> float:
 def _num_images(data: ImageData, views: int) -> int:
     held_out = data.validation.num_images if data.validation is not None else 0
     return views * data.train.num_images + held_out
-
-
-def _has_room(
-    data: ImageData, num_inputs: int, views: int, cache: str | os.PathLike[str] | None
-) -> bool:
-    folder = cache_folder(FEATURES_FOLDER) if cache is None else cache
-    os.makedirs(folder, exist_ok=True)
-    wanted = FLOAT_BYTES * num_inputs * _num_images(data, views)
-    return wanted <= min(DEFAULT_MAX_BYTES, _DISK_SHARE * shutil.disk_usage(folder).free)
 
 
 def _duration(seconds: float) -> str:

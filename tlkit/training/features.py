@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tlkit.data.images import ImageSplit
 from tlkit.data.limits import DECODER_VERSION
+from tlkit.data.lost_pictures import lost_pictures_named
 from tlkit.errors import DataError, TrainingError
 from tlkit.progress import bar
 from tlkit.training.frozen import (
@@ -105,25 +106,26 @@ def extract_features(
         compact: Whether rows that were computed in bfloat16 are also kept so, in half the space.
         cache: Folder of the stores.
     """
-    name = f"{part.signature}-{DECODER_VERSION}"
-    store = FeatureStore(f"{name}-float32", part.output_shape, folder=cache)
-    if not exact and _precision(store, part, images, augment, views) == "bfloat16":
-        store.close()
-        dtype = tf.bfloat16.as_numpy_dtype if compact else "float32"
-        name += "-compact" if compact else ""
-        store = FeatureStore(f"{name}-bfloat16", part.output_shape, dtype=dtype, folder=cache)
-    filler = _Filler(part, store)
-    fill: Callable[[], object]
-    if isinstance(images, ImageSplit):
-        keys = _keys_of(images, augment, views)
-        digests: tuple[str, ...] = images.digests * views
-        labels, weights = np.concatenate([images.labels] * views), None
-        fill = partial(filler.fill_from_split, images, augment, views)
-        fill()
-    else:
-        keys, labels, weights = filler.fill_from_dataset(images)
-        fill = partial(filler.fill_from_dataset, images)
-        digests = keys
+    with lost_pictures_named([images]):
+        name = f"{part.signature}-{DECODER_VERSION}"
+        store = FeatureStore(f"{name}-float32", part.output_shape, folder=cache)
+        if not exact and _precision(store, part, images, augment, views) == "bfloat16":
+            store.close()
+            dtype = tf.bfloat16.as_numpy_dtype if compact else "float32"
+            name += "-compact" if compact else ""
+            store = FeatureStore(f"{name}-bfloat16", part.output_shape, dtype=dtype, folder=cache)
+        filler = _Filler(part, store)
+        fill: Callable[[], object]
+        if isinstance(images, ImageSplit):
+            keys = _keys_of(images, augment, views)
+            digests: tuple[str, ...] = images.digests * views
+            labels, weights = np.concatenate([images.labels] * views), None
+            fill = partial(filler.fill_from_split, images, augment, views)
+            fill()
+        else:
+            keys, labels, weights = filler.fill_from_dataset(images)
+            fill = partial(filler.fill_from_dataset, images)
+            digests = keys
     _, numbers = np.unique(np.array(digests), return_inverse=True)
     return Features(store, keys, labels, weights, numbers, filler, fill)
 
