@@ -163,12 +163,24 @@ def write_page(
         cost=record.get("cost"),
         calibration="" if calibration is None else str(calibration),
         against_probe=against_probe,
-        rejection=() if rejection is None else tuple(map(str, filter(None, rejection))),
+        rejection=_rejection_in_words(rejection),
         maps=maps or {},
         training_pictures=pictures,
         augmentation=augment,
     )
     write_report(out / "report.html", page)
+
+
+def _rejection_in_words(
+    rejection: "tuple[Rejection, RejectionReport | None] | None",
+) -> tuple[str, ...]:
+    if rejection is None:
+        return ()
+    fitted, tested = rejection
+    lines = str(fitted).splitlines()
+    if tested is not None:
+        lines.append(f"of the test split, whose classes are known, {tested}")
+    return tuple(lines)
 
 
 def write_card(out: Path, data: ImageData, record: dict[str, Any]) -> None:
