@@ -233,7 +233,11 @@ def _record_from(text: str) -> dict[str, Any] | None:
     if not {"arguments", "finished"} & record.keys():  # another program's
         return None
     height, width = record["image_size"]
+    choices = record.get("choices", {})
+    _check_types([(choices, dict)])
     expected = (
+        *((choice["arguments"], dict) for choice in choices.values()),
+        *((choice["reasons"], list) for choice in choices.values()),
         (record["finished"], bool),
         (record["arguments"], dict),
         (record["arguments"]["max_pixels"], int),
