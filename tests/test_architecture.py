@@ -21,6 +21,7 @@ FLOORS = {
     "data": 1,
     "models": 1,
     "lettering": 1,
+    "thumbnails": 2,
     "evaluation": 2,
     "plots": 2,
     "training": 3,
@@ -33,13 +34,16 @@ FLOORS = {
     "export": 5,
     "report": 5,
     "run_directory": 5,
+    "run_record": 1,
     "run_arguments": 6,
+    "run_choices": 7,
+    "run_training": 7,
     "run_parts": 6,
-    "run": 7,
+    "run": 8,
     "finished_run": 6,
     "growing_run": 7,
-    "cli": 8,
-    "demo": 8,
+    "cli": 9,
+    "demo": 9,
 }
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 

@@ -40,6 +40,20 @@ def test_train_says_what_it_did_and_nothing_else(finished):
     assert str(run / "report.html") in done.stdout
 
 
+def test_train_chooses_says_why_and_keeps_to_it(tmp_path, photos):
+    arguments = ["train", photos, "--out", tmp_path / "run", "--backbone", "auto"]
+    arguments += ["--backbones", "resnet20,resnet20=none", "--epochs", "1"]
+    done = tlkit(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "takes resnet20" in done.stdout
+    assert "fine-tunes the last 3 groups" in done.stdout
+    assert "parameters train" in done.stdout
+    again = tlkit(*arguments)
+    assert again.returncode == 0
+    assert "finished already" in again.stdout
+
+
 def test_train_again_leaves_the_run_and_ends_well(finished):
     photos, run, _ = finished
     done = tlkit("train", photos, "--out", run, *QUICK)
@@ -104,6 +118,16 @@ def test_the_bound_of_pixels_can_be_set(finished, tmp_path):
         (["train", "photos", "--out", "run", *QUICK, "--epochs", "3"], "fine-tune"),
         (["train", "photos", "--out", "run", "--backbone", "resnet5"], "resnet50"),
         (["train", "photos", "--out", "run", "--mode", "tune"], "fine-tune"),
+        (["train", "photos", "--out", "run", "--backbones", "resnet20"], "--backbone auto"),
+        (
+            ["train", "photos", "--out", "run", "--backbone", "auto", "--backbones", "resnet5"],
+            "resnet50",
+        ),
+        (
+            ["train", "photos", "--out", "run", "--backbone", "auto", "--backbones", "vgg16=no.h5"],
+            "no.h5",
+        ),
+        (["train", "photos", "--out", "run", *QUICK, "--reject-unknown"], "at least 19 images"),
         (["train", "photos", "--out", "run", "--epochs", "many"], "many"),
         (["train", "photos", "--out", "run", "--learning-rate", "0"], "learning_rate=0"),
         (["train", "photos"], "See tlkit train --help."),

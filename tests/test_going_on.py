@@ -89,13 +89,15 @@ def test_a_strength_chosen_by_itself_stays_when_the_run_goes_on(old, turned, tmp
         patched.setattr(going_on, "measure_old_task", measure)
         with pytest.raises(KeyboardInterrupt):
             train_run(turned, **arguments)
-    chosen = json.loads((tmp_path / "run" / "anchor.json").read_text())["strength"]
+    begun = json.loads((tmp_path / "run" / "run.json").read_text())
+    chosen = begun["choices"]["anchor"]["arguments"]["anchor"]
     finished = train_run(turned, **arguments)
     assert finished.metrics["old_task"]["strength"] == chosen
-    assert not (tmp_path / "run" / "anchor.json").exists()
     assert decided_on
     assert measured
     assert not set(decided_on) & set(measured)
+    assert finished.record["choices"] == begun["choices"]
+    assert finished.record["arguments"]["anchor"] == "auto"
 
 
 @pytest.mark.parametrize(

@@ -250,6 +250,9 @@ def test_a_model_file_cut_short_is_named(copied):
         lambda record: record.update(finished="yes"),
         lambda record: record.update(image_size=32),
         lambda record: record["data"].clear(),
+        lambda record: record.update(choices=["mode"]),
+        lambda record: record.update(choices={"mode": {"arguments": {}}}),
+        lambda record: record.update(choices={"mode": {"arguments": [], "reasons": []}}),
     ],
 )
 def test_a_record_that_no_run_leaves_is_named(copied, damage):

@@ -54,13 +54,21 @@ def train(  # noqa: PLR0917 - typer calls it by name
         Path | None, typer.Option("--from", metavar="RUN0", help="Go on from this finished run.")
     ] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="Name of a backbone (mobilenet_v2, resnet50, ...).")
+        str | None,
+        typer.Option(metavar="NAME|auto", help="mobilenet_v2, resnet50, ...; auto compares some."),
+    ] = None,
+    backbones: Annotated[
+        str | None,
+        typer.Option(metavar="A[=FILE],B", help="With --backbone auto: what it chooses among."),
     ] = None,
     weights: Annotated[
         str, typer.Option(metavar="pretrained|none|FILE", help="Where weights come from.")
     ] = "pretrained",
     image_size: Annotated[int | None, Whole(help="Side of the images in pixels.")] = None,
-    mode: Annotated[str, typer.Option(metavar="head|fine-tune", help="What trains.")] = "fine-tune",
+    mode: Annotated[
+        str,
+        typer.Option(metavar="auto|head|fine-tune", help="What trains; auto goes by measurements."),
+    ] = "auto",
     unfreeze: Annotated[
         str | None,
         typer.Option(metavar="GROUP|N|all", help="First group of layers that trains."),
@@ -86,6 +94,9 @@ def train(  # noqa: PLR0917 - typer calls it by name
     class_weight: Annotated[
         str | None, typer.Option(metavar="balanced", help="Weigh rare classes more.")
     ] = None,
+    reject_unknown: Annotated[
+        bool, typer.Option("--reject-unknown", help="Let the model also say «none of these».")
+    ] = False,
     batch_size: Annotated[int, Whole(help="Images per step.")] = 32,
     seed: Annotated[int, Whole(help="Of the split, weights, orders, augmentation.")] = 0,
     max_pixels: Annotated[int, MaxPixels] = MAX_PIXELS,
@@ -101,6 +112,7 @@ def train(  # noqa: PLR0917 - typer calls it by name
         out=out,
         from_run=from_run,
         backbone=backbone,
+        backbones=backbones,
         weights=None if weights == "none" else weights,
         image_size=image_size,
         mode=mode,
@@ -113,6 +125,7 @@ def train(  # noqa: PLR0917 - typer calls it by name
         old_photos=old_photos,
         augment=augment,
         class_weight=class_weight,
+        reject_unknown=reject_unknown,
         batch_size=batch_size,
         seed=seed,
         max_pixels=max_pixels,
@@ -252,7 +265,8 @@ def compare(
     from tlkit.data.folders import load_folder
 
     load_tensorflow_quietly()
-    from tlkit.advice.backbones import DEFAULT_BACKBONES, compare_backbones
+    from tlkit.advice.backbones import compare_backbones
+    from tlkit.advice.candidates import DEFAULT_BACKBONES
 
     comparison = compare_backbones(
         load_folder(photos),

@@ -28,7 +28,16 @@ from tlkit.run_directory import (
     state_of,
     write_results,
 )
-from tlkit.run_parts import evaluate_splits, export_into, record_of, timed, write_card, write_page
+from tlkit.run_parts import (
+    evaluate_splits,
+    export_into,
+    maps_of,
+    record_of,
+    timed,
+    training_pictures,
+    write_card,
+    write_page,
+)
 
 if TYPE_CHECKING:
     import keras
@@ -124,6 +133,9 @@ def add_classes_run(
         say(str(growth))
         with timed(seconds, "export"):
             export_into(model, data, out, arguments["max_pixels"])
+        with timed(seconds, "explaining mistakes"):
+            maps = maps_of(model, evaluations, arguments["max_pixels"])
+        pictures = training_pictures(data, "none")
     training = _training(learned, evaluations, growth)
     record["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
     record["growth"] = growth.as_dict()
@@ -131,7 +143,7 @@ def add_classes_run(
     if learned.exemplars.features:
         learned.exemplars.save(out / EXEMPLARS_FILE)
     write_card(out, data, record)
-    write_page(out, data, training, evaluations, record=record)
+    write_page(out, data, training, evaluations, record=record, maps=maps, pictures=pictures)
     write_json(out / "run.json", {**record, "finished": True})
     return load_run(out)
 

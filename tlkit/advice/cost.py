@@ -1,8 +1,9 @@
 """What a plan costs before it starts: work, memory, a measured step, time and disk."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from html import escape
+from typing import Any
 
 import keras
 import numpy as np
@@ -44,16 +45,17 @@ class CostReport:
         num_trainable: Values that training moves.
         batch_size: Images in a step.
         forward_milliseconds: Measured: a forward pass of all below the head's weights, for one
-            image of such a batch, float32, decoding not included.
+            image of such a batch, float32, decoding not included; `None` where nothing was timed.
         step_seconds: Measured: one training step of what trains, on a batch; `None` where the head
-            alone is solved, which takes no steps.
+            alone is solved, which takes no steps, or nothing was timed.
         activation_bytes: Counted: what a step keeps for its gradients, the outputs of all layers
             that train, or, if that is more, the most that lies in memory in a forward pass.
         memory_bytes: Counted: that, all weights, and gradients and AdamW's moments of what trains.
         is_stored: Whether activations of the frozen part are stored and steps read from them.
         num_epochs: Of the plan; 0 where the head alone is solved.
         seconds: Each part of the plan in order and what it takes at most, if nothing is stored yet;
-            empty without data. Decoding and computing are taken one after the other.
+            empty without data, or where nothing was timed. Decoding and computing are taken one
+            after the other.
         disk_bytes: What the plan writes: activations in float32, and model files; empty without
             data.
     """
@@ -62,7 +64,7 @@ class CostReport:
     unfreeze: str | int
     num_trainable: int
     batch_size: int
-    forward_milliseconds: float
+    forward_milliseconds: float | None
     step_seconds: float | None
     activation_bytes: int
     memory_bytes: int
@@ -81,6 +83,14 @@ class CostReport:
         """All that the plan writes; 0 without data."""
         return sum(self.disk_bytes.values())
 
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the same in what JSON can hold, the sums too."""
+        return {
+            **asdict(self),
+            "total_seconds": self.total_seconds,
+            "total_disk_bytes": self.total_disk_bytes,
+        }
+
     def __str__(self) -> str:
         width = max(len("group"), *(len(group.name) for group in self.groups))
         lines = [f"{'group':<{width}}  parameters  multiply-adds  activations of an image"]
@@ -91,10 +101,13 @@ class CostReport:
         ]
         total = sum(group.num_parameters for group in self.groups)
         lines.append(f"{self.num_trainable:,} of {total:,} parameters train")
-        step = f"{self.forward_milliseconds:.1f} ms for an image's forward pass"
-        if self.step_seconds is not None:
-            step += f", {1000 * self.step_seconds:.0f} ms for a step of {self.batch_size} images"
-        lines.append(f"measured here: {step}")
+        if self.forward_milliseconds is not None:
+            step = f"{self.forward_milliseconds:.1f} ms for an image's forward pass"
+            if self.step_seconds is not None:
+                step += (
+                    f", {1000 * self.step_seconds:.0f} ms for a step of {self.batch_size} images"
+                )
+            lines.append(f"measured here: {step}")
         lines.append(
             f"memory of a step: about {_size(self.memory_bytes)}, "
             f"{_size(self.activation_bytes)} of it activations"
@@ -102,6 +115,7 @@ class CostReport:
         if self.seconds:
             parts = ", ".join(f"{name} {_duration(took)}" for name, took in self.seconds.items())
             lines.append(f"at most {_duration(self.total_seconds)}: {parts}")
+        if self.disk_bytes:
             parts = ", ".join(f"{name} {_size(size)}" for name, size in self.disk_bytes.items())
             lines.append(f"on disk {_size(self.total_disk_bytes)}: {parts}")
         return "\n".join(lines)
@@ -119,13 +133,15 @@ def estimate_cost(
     batch_size: int | None = None,
     augment: str = DEFAULT_AUGMENTATION,
     views: int | None = None,
+    is_timed: bool = True,
     cache: str | os.PathLike[str] | None = None,
 ) -> CostReport:
     """Says what training would cost here, from the graph and a few measured steps.
 
-    It takes some seconds. The model is as it was afterwards: weights, dropout's random state, what
-    trains. The time is an upper limit that holds for an idle machine: training may stop earlier,
-    find features that are stored, and compute them in bfloat16 where that is faster.
+    It takes some seconds, without timing less than one. The model is as it was afterwards:
+    weights, dropout's random state, what trains. The time is an upper limit that holds for an idle
+    machine: training may stop earlier, find features that are stored, compute them in bfloat16
+    where that is faster, and decode without augmentation.
 
     Args:
         model: A classifier.
@@ -135,7 +151,8 @@ def estimate_cost(
         epochs: As for `fine_tune`, whose own is the default.
         batch_size: Images in a step, where there is no `data`, which has its own; 32 by default.
         augment: As for `fine_tune`.
-        views: As for `fine_tune`.
+        views: As for `fine_tune`; with the head alone as for `train_head`.
+        is_timed: Whether anything is run to measure time; otherwise all is counted.
         cache: Folder of the feature stores; room there decides whether activations are stored.
 
     Raises:
@@ -155,6 +172,7 @@ def estimate_cost(
         unfreeze = default_unfreeze(model)
     first = resolve_group(model, unfreeze)
     groups = group_costs(model)
+    head_views = views or 1 if solves_head else 1
     views = views_of(views, augment)
     num_epochs = 0
     if data is not None and not solves_head:
@@ -168,8 +186,9 @@ def estimate_cost(
         wanted, room = bytes_and_room(part, _num_images(data, views), cache)
         if wanted > room:
             is_stored, cut = False, None
-    forward = _forward_seconds(model, feature_cut(model), batch_size)
-    num_trainable, step = _step(model, cut, unfreeze, batch_size, is_timed=not solves_head)
+    has_steps = is_timed and not solves_head
+    num_trainable, step = _step(model, cut, unfreeze, batch_size, is_timed=has_steps)
+    forward = _forward_seconds(model, feature_cut(model), batch_size) if is_timed else None
     kept = sum(group.num_activations for group in groups[first:])
     if solves_head:
         kept = 0
@@ -177,27 +196,27 @@ def estimate_cost(
     seconds: dict[str, float] = {}
     disk: dict[str, int] = {}
     if data is not None:
-        timing = _Timing(
-            forward=forward,
-            below=_forward_seconds(model, cut, batch_size) if cut is not None else 0.0,
-            decoding=_decoding_seconds(data.train, "none"),
-            augmenting=_decoding_seconds(data.train, augment),
-            step=step or 0.0,
-        )
         is_solved = solves_head or not is_trained(model)
-        seconds = _plan(data, timing, num_epochs, views, is_solved=is_solved, is_stored=is_stored)
         num_features = int(np.prod(feature_cut(model).shape[1:]))
         if is_solved:
-            disk["features"] = FLOAT_BYTES * num_features * _num_images(data, 1)
+            disk["features"] = FLOAT_BYTES * num_features * _num_images(data, head_views)
         if is_stored and not solves_head:
             disk["activations"] = FLOAT_BYTES * groups[first].num_inputs * _num_images(data, views)
         disk["model files"] = 2 * FLOAT_BYTES * model.count_params()  # .keras and the SavedModel
+    if data is not None and forward is not None:
+        timing = _Timing(
+            forward=forward,
+            below=_forward_seconds(model, cut, batch_size) if cut is not None else 0.0,
+            decoding=_decoding_seconds(data.train, augment),
+            step=step or 0.0,
+        )
+        seconds = _plan(data, timing, num_epochs, views, is_solved=is_solved, is_stored=is_stored)
     return CostReport(
         groups=groups,
         unfreeze=unfreeze,
         num_trainable=num_trainable,
         batch_size=batch_size,
-        forward_milliseconds=1000 * forward,
+        forward_milliseconds=None if forward is None else 1000 * forward,
         step_seconds=step,
         activation_bytes=activations,
         memory_bytes=activations
@@ -211,12 +230,11 @@ def estimate_cost(
 
 @dataclass(frozen=True)
 class _Timing:
-    """Seconds of one image, but of a batch for the step."""
+    """Seconds of one image, but of a batch for the step; decoding with augmentation."""
 
     forward: float
     below: float
     decoding: float
-    augmenting: float
     step: float
 
 
@@ -270,12 +288,12 @@ def _plan(
         return parts
     steps = timing.step * steps_in_epoch(data.train)
     if is_stored:
-        parts["storing"] = views * num_train * (timing.augmenting + timing.below)
+        parts["storing"] = views * num_train * (timing.decoding + timing.below)
         parts["storing"] += num_validation * (timing.decoding + timing.below)
         validating = timing.step * FORWARD_SHARE * -(-num_validation // data.batch_size)
         parts["training"] = num_epochs * (steps + validating)
     else:
-        parts["training"] = num_epochs * (num_train * timing.augmenting + steps + measuring)
+        parts["training"] = num_epochs * (num_train * timing.decoding + steps + measuring)
     parts["measuring"] = 2 * measuring
     return parts
 

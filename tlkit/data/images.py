@@ -192,6 +192,23 @@ class ImageData:
         """Whether a picture may have several labels at once."""
         return self.train.labels.ndim == 2
 
+    def at_size(self, image_size: tuple[int, int]) -> ImageData:
+        """Returns the same pictures in the same splits, resized to another height and width.
+
+        Example:
+            >>> import numpy as np
+            >>> import tlkit
+            >>> data = tlkit.load_arrays(np.zeros((9, 8, 8, 3), "uint8"), [0, 1, 2] * 3)
+            >>> next(iter(data.at_size((4, 6)).train.dataset()))[0].shape[1:]
+            TensorShape([4, 6, 3])
+        """
+        resized = {
+            name: dataclasses.replace(split, image_size=image_size)
+            for name in ("train", "validation", "test")
+            if (split := getattr(self, name)) is not None
+        }
+        return dataclasses.replace(self, image_size=image_size, **resized)
+
     @cached_property
     def fingerprint(self) -> str:
         """A hash of the class names and of every split's contents and labels, in order."""
