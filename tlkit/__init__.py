@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "tlkit.data.folders": ("load_folder",),
+    "tlkit.data.manifests": ("load_manifest",),
     "tlkit.data.arrays": ("load_arrays",),
     "tlkit.data.tfds": ("load_tfds",),
     "tlkit.data.inspection": ("inspect_folder",),

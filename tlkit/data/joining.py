@@ -5,12 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tlkit.data.class_checks import check_classes
 from tlkit.data.folders import split_of
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.data.inspection import build_report, readable_pictures
 from tlkit.data.listing import Listing, list_folder
 from tlkit.data.settings import Settings
-from tlkit.data.splits import SPLITS, Division, Picture, check_classes, divide
+from tlkit.data.splits import SPLITS, Division, Picture, divide
 from tlkit.errors import DataError
 
 Places = Mapping[str, tuple[str, str]]

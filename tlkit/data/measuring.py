@@ -83,7 +83,7 @@ def load_for_measuring(
             f"`{argument}` must hold pictures of the model's classes, "
             f"{', '.join(map(repr, class_names))}. Received: {argument}={str(path)!r} with "
             f"{', '.join(map(repr, unknown))}.{did_you_mean(unknown[0], class_names)} "
-            "Rename or remove these folders."
+            "Rename or remove these classes."
         )
     found.sort(key=lambda picture: (labels[picture.class_name], picture.path))
     return ImageSplit(
