@@ -14,6 +14,7 @@ _MODULES = {
     "tlkit.data.arrays": ("load_arrays",),
     "tlkit.data.tfds": ("load_tfds",),
     "tlkit.data.inspection": ("inspect_folder",),
+    "tlkit.data.near_duplicates": ("find_near_duplicates",),
     "tlkit.models.assembly": ("build_classifier",),
     "tlkit.models.catalogue": ("list_backbones", "register_backbone"),
     "tlkit.models.groups": ("layer_groups", "set_trainable"),

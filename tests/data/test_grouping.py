@@ -6,7 +6,9 @@ from tests.conftest import write_photos
 from tests.data.test_manifests import rows_of, splits_of, write_manifest
 from tlkit.data.class_checks import check_classes
 from tlkit.data.grouping import Unit, assign_groups, join_groups, place_units
-from tlkit.data.listing import FoundFile, Listing
+from tlkit.data.joining import load_joined
+from tlkit.data.listing import FoundFile, Listing, list_folder
+from tlkit.data.settings import check_settings
 from tlkit.data.splits import Picture, divide, place_of_group
 from tlkit.errors import ArgumentError, DataError
 
@@ -212,6 +214,32 @@ def test_a_copy_in_another_group_joins_both(tmp_path):
     data = tlkit.load_manifest(manifest, image_size=8)
     assert "Groups joined, as they share a picture: 00 = 99." in data.report.notes
     assert "99" not in {group for split in splits_of(data) for group in split.groups}
+
+
+def test_new_pictures_go_where_their_group_is_known(tmp_path):
+    photos = write_photos(tmp_path / "photos", {"a": 20, "b": 20}, size=12)
+    found = tlkit.load_folder(photos, image_size=8, splits=(1, 0, 0)).train
+    listing = list_folder(photos)
+    assign_groups(listing, lambda path: int(path.stem) // 2)
+    known = {"000": "test", "002": "validation", "003": "train", "005": "train"}
+    places = {
+        digest: ("a", known[path[-7:-4]])
+        for path, digest in zip(found.paths, found.digests, strict=True)
+        if "/a/" in path and path[-7:-4] in known
+    }
+    joined = load_joined(
+        listing,
+        check_settings(8, 8, (0.6, 0.2, 0.2), 0),
+        class_names=("a",),
+        known=[],
+        places=places,
+        max_pixels=1000,
+    )
+    of_group = {group: split.name for split in splits_of(joined.data) for group in split.groups}
+    assert of_group["0"] == "test"
+    assert of_group["2"] == "train"
+    torn = [path for path in joined.data.validation.paths if path[-7:-4] in ("002", "003")]
+    assert torn == [str(photos / "a" / "002.jpg")]  # it was torn before: what is new learns
 
 
 def test_folds_of_the_head_keep_groups_together(photos):

@@ -15,6 +15,9 @@ from tlkit.errors import DataError, did_you_mean, some_of
 REQUIRED = ("path", "label")
 COLUMNS = (*REQUIRED, "group", "split")
 
+SEPARATOR = "|"
+"""Stands between the labels of one picture, if nothing else is said."""
+
 _FORM = "a CSV file with the columns path and label, and group and split if wanted"
 
 
@@ -35,6 +38,7 @@ def list_manifest(
     separator: str | None = None,
     argument: str = "path",
     needs_train: bool = True,
+    needs_files: bool = True,
 ) -> Listing:
     """Lists the pictures that a CSV file names: `path,label[,group][,split]`, one in a row.
 
@@ -46,6 +50,7 @@ def list_manifest(
         separator: What stands between the labels of one picture, where it may have several.
         argument: What errors call the file.
         needs_train: Whether splits must have one to train on.
+        needs_files: Whether all files must be there.
 
     Raises:
         DataError: There is no such file, or it is no table of that form; a row has no path or no
@@ -61,7 +66,9 @@ def list_manifest(
     _check_cells(rows, refuse, needs_label=separator is None)
     _check_splits(rows, refuse, needs_train)
     files = [str(source.parent / row.path) for row in rows]
-    _check_files(rows, files, refuse)
+    _check_repeated(rows, files, refuse)
+    if needs_files:
+        _check_missing(rows, files, refuse)
     listing = Listing(str(source), argument, is_multi_label=separator is not None)
     for row, file in zip(rows, files, strict=True):
         labels = _labels(row, separator, refuse)
@@ -70,6 +77,11 @@ def list_manifest(
         listing.files.append(FoundFile(file, class_name, split, labels, row.group))
         names = listing.classes.setdefault(split, [])
         names += [name for name in labels or (row.label,) if name and name not in names]
+    if separator is None and any(SEPARATOR in row.label for row in rows):
+        listing.notes.append(
+            f"Labels with {SEPARATOR!r} count as names of one class each; load_manifest(..., "
+            "multi_label=True) takes them as several labels."
+        )
     listing.files.sort(key=lambda file: (file.split, file.class_name, file.path))
     return listing
 
@@ -193,7 +205,7 @@ def _check_splits(rows: list[_Row], refuse: _Refusal, needs_train: bool) -> None
         )
 
 
-def _check_files(rows: list[_Row], files: list[str], refuse: _Refusal) -> None:
+def _check_repeated(rows: list[_Row], files: list[str], refuse: _Refusal) -> None:
     lines: dict[str, list[int]] = defaultdict(list)
     for row, file in zip(rows, files, strict=True):
         lines[os.path.normpath(file)].append(row.line)
@@ -204,6 +216,9 @@ def _check_files(rows: list[_Row], files: list[str], refuse: _Refusal) -> None:
             f"with {some_of([f'{name!r} in {_lines(found)}' for name, found in repeated.items()])}",
             "Keep one row; several labels go into one cell, for multi_label=True.",
         )
+
+
+def _check_missing(rows: list[_Row], files: list[str], refuse: _Refusal) -> None:
     missing = [row.path for row, file in zip(rows, files, strict=True) if not os.path.isfile(file)]
     if missing:
         named = some_of(list(map(repr, missing)))

@@ -4,11 +4,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from tlkit.data.folders import load_listing
+from tlkit.data.folders import load_folder, load_listing
 from tlkit.data.images import ImageData
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.listing import Listing, list_folder
-from tlkit.data.manifest_rows import list_manifest
+from tlkit.data.manifest_rows import SEPARATOR, list_manifest
 from tlkit.data.settings import check_settings
 from tlkit.errors import ArgumentError
 
@@ -19,7 +19,7 @@ def load_manifest(
     path: str | os.PathLike[str],
     *,
     multi_label: bool = False,
-    separator: str = "|",
+    separator: str = SEPARATOR,
     image_size: int | tuple[int, int] = 224,
     batch_size: int = 32,
     splits: tuple[float, float, float] = (0.8, 0.1, 0.1),
@@ -96,7 +96,11 @@ def load_manifest(
 
 
 def list_pictures(
-    path: str | os.PathLike[str], *, argument: str = "path", needs_train: bool = True
+    path: str | os.PathLike[str],
+    *,
+    argument: str = "path",
+    needs_train: bool = True,
+    needs_files: bool = True,
 ) -> Listing:
     """Lists a folder, or a manifest where the name is that of a CSV file.
 
@@ -104,10 +108,26 @@ def list_pictures(
         path: What `load_folder` or `load_manifest` takes.
         argument: What errors call it.
         needs_train: Whether splits must have one to train on.
+        needs_files: Whether all files of a manifest must be there.
 
     Raises:
         DataError: What `list_folder` and `list_manifest` raise.
     """
-    is_manifest = Path(path).suffix.lower() == SUFFIX and not Path(path).is_dir()
-    listed = list_manifest if is_manifest else list_folder
-    return listed(path, argument=argument, needs_train=needs_train)
+    if _is_manifest(path):
+        return list_manifest(
+            path, argument=argument, needs_train=needs_train, needs_files=needs_files
+        )
+    return list_folder(path, argument=argument, needs_train=needs_train)
+
+
+def load_pictures(path: str | os.PathLike[str]) -> ImageData:
+    """Loads a folder, or a manifest where the name is that of a CSV file, as they are by default.
+
+    Raises:
+        DataError: What `load_folder` and `load_manifest` raise.
+    """
+    return load_manifest(path) if _is_manifest(path) else load_folder(path)
+
+
+def _is_manifest(path: str | os.PathLike[str]) -> bool:
+    return Path(path).suffix.lower() == SUFFIX and not Path(path).is_dir()
