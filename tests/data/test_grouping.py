@@ -172,6 +172,13 @@ def test_keys_are_text_or_whole_numbers(key):
         assign_groups(listing, "a")
 
 
+def test_whole_numbers_of_any_kind_are_keys():
+    listing = Listing(files=[FoundFile(f"{name}.jpg", "a", "") for name in "abc"])
+    keys = iter([np.int64(7), None, " x "])
+    assign_groups(listing, lambda path: next(keys))
+    assert [file.group for file in listing.files] == ["7", "", "x"]
+
+
 def scene(path):
     """Three pictures each of ten scenes; a scene has pictures of both classes."""
     return int(path.stem) // 3

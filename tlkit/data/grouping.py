@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ def assign_groups(listing: Listing, groups: GroupKey) -> None:
     files = []
     for file in listing.files:
         key = groups(Path(file.path))
-        if key is not None and (isinstance(key, bool) or not isinstance(key, str | int)):
+        if key is not None and (isinstance(key, bool) or not isinstance(key, str | Integral)):
             raise ArgumentError(
                 "`groups` must return text or a whole number, or None for a picture that stands "
                 f"alone. Received: {key!r} for {file.path!r}. Return str(...) of it, say."

@@ -70,13 +70,14 @@ def list_manifest(
     if needs_files:
         _check_missing(rows, files, refuse)
     listing = Listing(str(source), argument, is_multi_label=separator is not None)
+    classes: dict[str, dict[str, None]] = defaultdict(dict)
     for row, file in zip(rows, files, strict=True):
         labels = _labels(row, separator, refuse)
         split = SPLIT_FOLDERS.get(row.split.lower(), "")
         class_name = row.label if separator is None else ""
         listing.files.append(FoundFile(file, class_name, split, labels, row.group))
-        names = listing.classes.setdefault(split, [])
-        names += [name for name in labels or (row.label,) if name and name not in names]
+        classes[split].update(dict.fromkeys(labels or filter(None, (row.label,))))
+    listing.classes = {split: list(names) for split, names in classes.items()}
     if separator is None and any(SEPARATOR in row.label for row in rows):
         listing.notes.append(
             f"Labels with {SEPARATOR!r} count as names of one class each; load_manifest(..., "

@@ -38,6 +38,11 @@ def load_manifest(
     alone: adding rows moves none that was there. With one ("train", "val" or "validation",
     "test"), every row stays where it says.
 
+    Rows with the same `group` (one patient, one scene) come into one split, which depends on the
+    group's key and the seed alone; a row without one stands alone. Groups that share a copy are
+    joined. Where the column `split` tears a group, the earlier split keeps it, and the report
+    names what the others lost.
+
     With `multi_label=True` a picture may have several labels, `sea|sun` in one cell, or none. It
     is then divided by its content and the seed.
 

@@ -22,6 +22,7 @@ _VERSION = f"dct-1-{DECODER_VERSION}"  # another one whenever the same picture g
 _SIDE = 32
 _NUM_FREQUENCIES = 16
 _BATCH_SIZE = 256
+_ROUNDING = 0.5  # what floating-point numbers may make of a frequency that is not there
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 INDEX_NAME = "hashes-1.sqlite"
@@ -38,7 +39,7 @@ def perceptual_hashes(images: np.ndarray) -> np.ndarray:
 
     The image is made grey (0.299 R + 0.587 G + 0.114 B) and transformed by the two-dimensional
     discrete cosine transform, DCT-II. Neither its scale nor an even change of brightness or
-    contrast matters. Positive is 1, anything else 0, so that an image of one colour has none.
+    contrast matters. Positive is 1, anything else 0; what an image of one colour has is 0.
 
     Args:
         images: `(n, 32, 32, 3)`, 0...255.
@@ -62,10 +63,9 @@ def perceptual_hashes(images: np.ndarray) -> np.ndarray:
     angles = np.pi / _SIDE * (np.arange(_SIDE) + 0.5)
     basis = np.cos(np.arange(_NUM_FREQUENCIES)[:, np.newaxis] * angles).astype(np.float32)
     grey = np.asarray(images, np.float32) @ _LUMA
-    # so that rounding gives an image of one colour no frequencies
-    grey = np.round(grey - grey.mean(axis=(1, 2), keepdims=True), 3)
+    grey = grey - grey.mean(axis=(1, 2), keepdims=True)
     frequencies = (basis @ grey @ basis.T).reshape(len(grey), -1)
-    return np.packbits(frequencies[:, 1:] > 0, axis=1)
+    return np.packbits(frequencies[:, 1:] > _ROUNDING, axis=1)
 
 
 def num_differing(first: np.ndarray, second: np.ndarray) -> np.ndarray:
