@@ -45,7 +45,8 @@ def find_near_duplicates(
     Exact copies are known from `data.report`. This finds those that were saved anew, resized,
     made brighter or grey, or cropped by a few percent: each picture becomes 255 bits, see
     `tlkit.data.perceptual.perceptual_hashes`, and every two are compared. Bits are remembered by
-    content, so a second audit decodes nothing. Mirrored and turned copies are not found.
+    content, so a second audit decodes nothing. Mirrored and turned copies are not found. Where all
+    pictures are laid out alike, as digits or X-ray images are, pass a lower `max_differing`.
 
     Memory is bounded, apart from 32 bytes and the paths for each picture; the time to compare
     grows with the square of their number (for 100,000 pictures about a minute).
