@@ -103,7 +103,7 @@ def test_pairs_across_splits_come_first_then_those_under_other_labels(scenes):
     assert "LEAKS: across splits (2):" in text
     assert "Under different labels (1):" in text
     assert "In one split and class (1):" in text
-    assert "groups=report.group_of" in text
+    assert "groups=tlkit.find_near_duplicates(data).group_of" in text
 
 
 def test_its_groups_keep_what_looks_alike_in_one_split(scenes):

@@ -10,6 +10,11 @@ from dataclasses import dataclass, field
 from tlkit.data.perceptual import NUM_BITS
 from tlkit.data.reports import SHOWN
 
+_REMEDY = (
+    "In Python, tlkit.load_folder(..., groups=tlkit.find_near_duplicates(data).group_of) puts "
+    "what looks alike into one split."
+)
+
 
 @dataclass(frozen=True)
 class NearDuplicate:
@@ -126,7 +131,7 @@ class NearDuplicateReport:
     def _remarks(self) -> list[str]:
         if not self.pairs:
             return list(self.notes)
-        return [*self.notes, "load_folder(..., groups=report.group_of) puts them into one split."]
+        return [*self.notes, _REMEDY]
 
 
 def _row(pair: NearDuplicate) -> str:
