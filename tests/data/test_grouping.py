@@ -234,16 +234,18 @@ def test_new_pictures_go_where_their_group_is_known(tmp_path):
         for path, digest in zip(found.paths, found.digests, strict=True)
         if "/a/" in path and path[-7:-4] in known
     }
+    elsewhere = Picture("old.jpg", "a", "of an old picture", "test", group="9")
+    places[elsewhere.digest] = ("a", "test")
     joined = load_joined(
         listing,
         check_settings(8, 8, (0.6, 0.2, 0.2), 0),
         class_names=("a",),
-        known=[],
+        known=[elsewhere],
         places=places,
         max_pixels=1000,
     )
     of_group = {group: split.name for split in splits_of(joined.data) for group in split.groups}
-    assert of_group["0"] == "test"
+    assert of_group["0"] == of_group["9"] == "test"
     assert of_group["2"] == "train"
     torn = [path for path in joined.data.validation.paths if path[-7:-4] in ("002", "003")]
     assert torn == [str(photos / "a" / "002.jpg")]  # it was torn before: what is new learns

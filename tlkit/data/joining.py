@@ -111,7 +111,7 @@ def load_joined(
     check_new_classes(listing, class_names)
     pictures, formats = readable_pictures(listing, max_pixels=max_pixels, cache=cache)
     division = divide(pictures, settings.splits, settings.seed)
-    _keep_places(pictures, division, places)
+    _keep_places(pictures, division, places, _places_of_groups([*pictures, *known], places))
     _check(pictures, division, class_names, listing)
     here = {pictures[row].digest for rows in division.splits.values() for row in rows}
     beside = [picture for picture in known if picture.digest not in here]
@@ -150,20 +150,24 @@ def load_joined(
     return Joined(data, replayed, new_names)
 
 
-def _keep_places(pictures: Sequence[Picture], division: Division, places: Places) -> None:
-    """Moves pictures that are known to the splits that they were in, in place.
-
-    What is new in a group with known pictures goes with them, to training before elsewhere.
-    """
-    moved = 0
-    splits: dict[str, list[int]] = {name: [] for name in division.splits}
-    measured: set[str] = set()
-    of_group: dict[str, str] = {}
+def _places_of_groups(pictures: Iterable[Picture], places: Places) -> dict[str, str]:
+    """The split of each group that has known pictures: where they are torn, training first."""
+    found: dict[str, str] = {}
     for picture in pictures:
         if picture.group and picture.digest in places:
             _, place = places[picture.digest]
-            before = of_group.get(picture.group, place)
-            of_group[picture.group] = min(place, before, key=SPLITS.index)
+            before = found.get(picture.group, place)
+            found[picture.group] = min(place, before, key=SPLITS.index)
+    return found
+
+
+def _keep_places(
+    pictures: Sequence[Picture], division: Division, places: Places, of_group: Mapping[str, str]
+) -> None:
+    """Moves pictures that are known, or whose group is, to the splits that they were in."""
+    moved = 0
+    splits: dict[str, list[int]] = {name: [] for name in division.splits}
+    measured: set[str] = set()
     for name, rows in division.splits.items():
         for row in rows:
             picture = pictures[row]
