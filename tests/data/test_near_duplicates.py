@@ -235,7 +235,7 @@ def test_what_was_not_loaded_is_refused(photos):
 def test_a_picture_that_has_gone_is_named(scenes):
     data = tlkit.load_folder(scenes, image_size=8)
     (scenes / "a" / "02.jpg").unlink()
-    with pytest.raises(DataError, match=r"`data` must stay as they are.*02.jpg"):
+    with pytest.raises(DataError, match=r"must stay as they are.*02.jpg"):
         find_near_duplicates(data)
 
 

@@ -101,7 +101,7 @@ def hash_pictures(
         known = _recall(index, digests)
     new: dict[str, bytes] = {}
     try:
-        with lost_pictures_named(splits, argument="data"):
+        with lost_pictures_named(splits):
             _hash_missing(splits, known, new)
     finally:  # also when the user stops it half way
         if new:
