@@ -116,6 +116,14 @@ def test_every_name_is_escaped(tmp_path, pictures):
     assert not any(key.startswith("on") for _, attributes in tags.found for key in attributes)
 
 
+def test_groups_and_what_tore_them_are_told(tmp_path):
+    leaks = (Leak("mate.jpg", EVIL),)
+    data = dataclasses.replace(page().data, group_leaks=leaks, num_groups=1234)
+    text = text_of(written(tmp_path, data=data))
+    assert "1,234 groups that lie in one split each" in text
+    assert "which goes with mate.jpg" in text
+
+
 def test_nothing_is_asked_of_a_network(tmp_path, pictures):
     html = written(tmp_path, evaluations={"test": evaluation(pictures)})
     assert not re.search(r"https?:|//[a-z]|@import|url\(", html)

@@ -42,7 +42,13 @@ def _number(text: str) -> float:
 Whole = partial(typer.Option, parser=_whole_number, metavar="N")
 Number = partial(typer.Option, parser=_number, metavar="X")
 MaxPixels = Whole(help="Pictures with more pixels are left out.")
-Photos = Annotated[Path, typer.Argument(help="Folder: CLASS/*.jpg, or train/, val/, test/ of it.")]
+Photos = Annotated[
+    Path,
+    typer.Argument(
+        help="Folder: CLASS/*.jpg, or train/, val/, test/ of it; or a .csv file with the columns "
+        "path, label and, if wanted, group and split."
+    ),
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
 
 
@@ -206,15 +212,24 @@ def serve(
 @app.command()
 def inspect(
     photos: Photos,
+    near_duplicates: Annotated[
+        bool, typer.Option("--near-duplicates", help="Find pictures that look alike, too.")
+    ] = False,
     max_pixels: Annotated[int, MaxPixels] = MAX_PIXELS,
 ) -> None:
     """Check a folder of photographs: counts, unreadable files, duplicates, leaks."""
     from tlkit.data.inspection import inspect_listing
-    from tlkit.data.listing import list_folder
+    from tlkit.data.manifests import list_pictures
 
-    listing = list_folder(photos, argument="photos")
+    listing = list_pictures(photos, argument="photos")
     load_tensorflow_quietly()
-    _say(str(inspect_listing(listing, max_pixels=max_pixels)))
+    if not near_duplicates:
+        _say(str(inspect_listing(listing, max_pixels=max_pixels)))
+        return
+    from tlkit.data.near_duplicates import audit_listing
+
+    report, alike = audit_listing(listing, max_pixels=max_pixels)
+    _say(f"{report}\n{alike}")
 
 
 @app.command(name="add-classes")
@@ -262,14 +277,14 @@ def compare(
     max_megabytes: Annotated[float | None, Number(help="The largest file.")] = None,
 ) -> None:
     """Compare backbones on a folder of photographs before training any."""
-    from tlkit.data.folders import load_folder
+    from tlkit.data.manifests import load_pictures
 
     load_tensorflow_quietly()
     from tlkit.advice.backbones import compare_backbones
     from tlkit.advice.candidates import DEFAULT_BACKBONES
 
     comparison = compare_backbones(
-        load_folder(photos),
+        load_pictures(photos),
         backbones or DEFAULT_BACKBONES,
         image_size="own",
         max_milliseconds=max_milliseconds,

@@ -33,7 +33,7 @@ def evaluate_run(
 
     Args:
         run: A run directory.
-        photos: A folder of class folders, as `load_folder` takes it; `train` may be missing.
+        photos: A folder or a CSV file as `train_run` takes it; `train` may be missing.
         max_pixels: Pictures with more pixels are left out; the run's own bound by default.
 
     Raises:

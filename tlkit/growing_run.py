@@ -11,8 +11,9 @@ import numpy as np
 
 from tlkit.continual.exemplars import DEFAULT_NUM_EXEMPLARS
 from tlkit.data.joining import Joined, check_new_classes, find_known, load_joined
-from tlkit.data.listing import Listing, list_folder
+from tlkit.data.listing import Listing
 from tlkit.data.lost_pictures import lost_pictures_named
+from tlkit.data.manifests import list_pictures
 from tlkit.data.settings import check_settings
 from tlkit.errors import ArgumentError, check_count
 from tlkit.files import write_json
@@ -81,7 +82,7 @@ def add_classes_run(
 
     Args:
         run: A finished run directory.
-        photos: A folder of class folders as `load_folder` takes it; one new class is enough.
+        photos: A folder or a CSV file as `train_run` takes it; one new class is enough.
         out: The new run directory.
         exemplars: Stored features of each old class that are replayed, and kept of each class.
             With 0 nothing is replayed; the report says what that cost.
@@ -110,7 +111,7 @@ def add_classes_run(
     if (finished := state_of(out, arguments, resume)) is not None:
         say(f"{out} is finished already and left as it is.")
         return finished
-    listing = list_folder(photos, argument="photos")
+    listing = list_pictures(photos, argument="photos")
     check_new_classes(listing, parent.class_names)
     load_tensorflow_quietly()
     seconds: dict[str, float] = {}

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tlkit.data.folders import load_folder, load_listing
+from tlkit.data.folders import load_listing
 from tlkit.data.images import ImageData
 from tlkit.data.limits import MAX_PIXELS
-from tlkit.data.listing import list_folder
 from tlkit.data.lost_pictures import lost_pictures_named
+from tlkit.data.manifests import list_pictures
 from tlkit.data.settings import Settings, check_settings
 from tlkit.errors import DataError
 from tlkit.files import write_json
@@ -99,7 +99,7 @@ def train_run(
     resume: bool = True,
     say: Callable[[str], None] | None = None,
 ) -> Run:
-    """Trains a classifier on a folder of photographs and leaves everything in a run directory.
+    """Trains a classifier on photographs and leaves everything in a run directory.
 
     What is left to the run ("auto") is chosen by measurements on training pictures, said, and kept
     in `run.json` with its reasons. What training will cost is said before it starts. Afterwards the
@@ -111,7 +111,7 @@ def train_run(
     is continued; the same run, finished, is returned as it is.
 
     Args:
-        photos: A folder as `load_folder` takes it.
+        photos: A folder as `load_folder` takes it, or a CSV file as `load_manifest` does.
         out: The run directory.
         from_run: A finished run to go on from: its model, on new pictures of the same classes.
         backbone: A name of `list_backbones()`; "mobilenet_v2" by default. "auto" compares
@@ -164,7 +164,7 @@ def train_run(
         say(f"{out} is finished already and left as it is.")
         return finished
     parent = load_run(from_run, "from_run") if from_run is not None else None
-    listing = list_folder(photos, argument="photos")
+    listing = list_pictures(photos, argument="photos")
     load_tensorflow_quietly()
     from tlkit.training.resume import FILE_NAME
 
@@ -349,19 +349,18 @@ def _old_task(
         return None
     folder = arguments["old_photos"] or parent.record["arguments"]["photos"]
     is_given = arguments["old_photos"] is not None
-    if not is_given and ("growth" in parent.record or not Path(folder).is_dir()):
+    if not is_given and ("growth" in parent.record or not Path(folder).exists()):
         say(
             "Forgetting is not measured: the pictures of all old classes are not where the earlier "
             "run found them. Name their folder (--old-photos DIR)."
         )
         return None
-    old = load_folder(
-        folder,
-        image_size=parent.image_size,
-        batch_size=arguments["batch_size"],
-        seed=parent.record["seed"],
+    old = load_listing(
+        list_pictures(folder, argument="old_photos"),
+        check_settings(parent.image_size, arguments["batch_size"], SPLITS, parent.record["seed"]),
         class_names=parent.class_names,
         max_pixels=arguments["max_pixels"],
+        cache=None,
     )
     seen = seen_by(parent)
     for split in (old.test, old.validation):

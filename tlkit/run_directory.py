@@ -329,8 +329,13 @@ def seen_by(run: Run) -> frozenset[str]:
 
 
 def unseen(split: ImageSplit, seen: frozenset[str]) -> ImageSplit:
-    """Returns the pictures of a split whose contents are not among those `seen`."""
-    return split.subset(np.flatnonzero([digest not in seen for digest in split.digests]))
+    """Returns the pictures of a split whose contents are not among those `seen`.
+
+    Where pictures have groups, one that was seen gives away all of its group.
+    """
+    both = zip(split.units, split.digests, strict=True)
+    given_away = {unit for unit, digest in both if digest in seen}
+    return split.subset(np.flatnonzero([unit not in given_away for unit in split.units]))
 
 
 def write_results(

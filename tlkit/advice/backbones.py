@@ -368,7 +368,7 @@ def _score(
     split = dataclasses.replace(train.subset(rows), image_size=candidate.image_size)
     features = extract_features(candidate.part, split, exact=False, cache=cache)
     values = features.load()
-    measured = probe(values, features.labels, groups=features.images, seed=seed)
+    measured = probe(values, features.labels, groups=features.groups, seed=seed)
     return BackboneScore(
         name=candidate.name,
         weights=candidate.weights,

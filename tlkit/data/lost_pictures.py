@@ -5,9 +5,7 @@ from contextlib import contextmanager
 
 from tlkit.data.images import ImageSplit
 from tlkit.data.verdicts import check_files
-from tlkit.errors import DataError
-
-_NUM_NAMED = 5
+from tlkit.errors import DataError, some_of
 
 
 @contextmanager
@@ -40,8 +38,7 @@ def lost_pictures_named(sources: Iterable[object]) -> Iterator[None]:
         ]
         if not lost:
             raise
-        more = f" and {len(lost) - _NUM_NAMED} more" if len(lost) > _NUM_NAMED else ""
         raise DataError(
             "The photographs must stay as they are while they are read. Received: "
-            f"{', '.join(lost[:_NUM_NAMED])}{more}. Put them back, or begin anew without them."
+            f"{some_of(lost)}. Put them back, or begin anew without them."
         ) from error

@@ -196,7 +196,7 @@ def _solve(
         validation=(held_out.load(), _plain_labels(held_out, model)) if held_out else None,
         class_weight=class_weight,
         sample_weight=train.weights,
-        groups=train.images,
+        groups=train.groups,
         seed=seed,
     )
     dense.kernel.assign(solution.kernel)
