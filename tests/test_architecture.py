@@ -20,6 +20,7 @@ FLOORS = {
     "quiet": 0,
     "data": 1,
     "models": 1,
+    "canvas": 1,
     "lettering": 1,
     "evaluation": 2,
     "plots": 2,
@@ -40,6 +41,7 @@ FLOORS = {
     "growing_run": 7,
     "cli": 8,
     "demo": 8,
+    "__main__": 9,
 }
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 

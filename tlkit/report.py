@@ -3,7 +3,7 @@
 import base64
 import io
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -20,8 +20,8 @@ from tlkit.data.headers import is_jpeg, jpeg_size, other_size
 from tlkit.data.reports import DataReport
 from tlkit.evaluation.reports import EvaluationReport, Mistake
 from tlkit.files import written_aside
-from tlkit.plots import MAX_CLASSES_IN_MATRIX, MAX_IMAGES, curves, most_confused
-from tlkit.training.reports import StageReport, TrainingReport
+from tlkit.plots import MAX_CLASSES_IN_MATRIX, MAX_IMAGES, most_confused, training
+from tlkit.training.reports import TrainingReport
 
 MAX_LISTED = 50
 THUMBNAIL_PIXELS = 192
@@ -79,7 +79,7 @@ def write_report(path: Path, page: Page) -> None:
         split=split,
         evaluation=evaluation,
         others={name: one for name, one in measured.items() if name != split},
-        curves=_curves(page.training.stages),
+        curves=_curves(page.training),
         classes=_classes(page.data, evaluation),
         matrix=_matrix(evaluation),
         mistakes=_pictured(evaluation),
@@ -91,24 +91,13 @@ def write_report(path: Path, page: Page) -> None:
         aside.write_text(html, encoding="utf-8")
 
 
-def _curves(stages: Sequence[StageReport]) -> str | None:
+def _curves(report: TrainingReport) -> str | None:
     """The curves of all epochs as the address of an SVG picture inside the page."""
-    history = [
-        {name: value for name, value in epoch.items() if not _is_of_one_group(name)}
-        for stage in stages
-        for epoch in stage.history
-    ]
-    if not history:
+    if not any(stage.history for stage in report.stages):
         return None
-    figure = curves(history, stages=[(stage.name, len(stage.history)) for stage in stages])
     svg = io.StringIO()
-    figure.savefig(svg, format="svg", metadata={"Date": None})
+    training(report).savefig(svg, format="svg", metadata={"Date": None})
     return _inside("image/svg+xml", svg.getvalue().encode())
-
-
-def _is_of_one_group(name: str) -> bool:
-    """Whether a metric is an anchor's penalty of one group; history.csv has those."""
-    return name.startswith("anchor_") and name != "anchor_share"
 
 
 def _classes(data: DataReport, evaluation: EvaluationReport | None) -> list[dict[str, Any]]:

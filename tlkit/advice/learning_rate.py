@@ -20,6 +20,9 @@ from tlkit.training.step import hooked
 SMOOTHING = 0.9
 """Weight of the past in the running mean of losses."""
 
+SETTLED = 10
+"""Steps before the running mean is one of enough batches to tell a fall from their noise."""
+
 DIVERGED = 2.0
 """The sweep ends when the smoothed loss has risen above its lowest value by so many times the
 first one, or the loss itself is not finite."""
@@ -167,6 +170,8 @@ def _smooth(losses: np.ndarray) -> np.ndarray:
 
 
 def _suggestions(rates: np.ndarray, smoothed: np.ndarray) -> dict[str, float]:
+    start = min(SETTLED, len(smoothed)) - 1
+    rates, smoothed = rates[start:], smoothed[start:]
     lowest = int(smoothed.argmin())
     before = smoothed[: lowest + 1]
     if lowest < 2 or before.max() - smoothed[lowest] < MIN_FALL * smoothed[0]:
