@@ -1,6 +1,7 @@
 """What TensorFlow says of itself stays out of notebooks, and only for as long as asked."""
 
 import logging
+from contextlib import suppress
 
 import pytest
 
@@ -31,8 +32,8 @@ def test_records_below_the_level_are_silent_inside_alone(heard):
 def test_the_level_is_put_back_after_an_error_and_never_lowered(heard):
     logger = logging.getLogger("talkative")
     logger.setLevel(logging.ERROR)
-    with pytest.raises(ValueError, match="broken"), unlogged("talkative", below=logging.WARNING):
+    with suppress(ZeroDivisionError), unlogged("talkative", below=logging.WARNING):
         logger.warning("a warning")
-        raise ValueError("broken")
+        1 / 0  # noqa: B018 - it is the error that counts
     assert heard == []
     assert logger.level == logging.ERROR
