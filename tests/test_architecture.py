@@ -1,6 +1,7 @@
 """The floors: imports run to lower floors or within a folder, never upwards or sideways."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,14 @@ def test_no_file_imports_from_a_package(path):
 
 def test_every_room_has_a_floor():
     assert {path.parts[0].removesuffix(".py") for path in FILES} - {"__init__"} == set(FLOORS)
+
+
+def test_the_readme_draws_the_floors_as_they_are():
+    text = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
+    drawn = re.findall(r"^(\d)  ((?:\w+  )*\w+)   ", text, re.MULTILINE)
+    assert [int(floor) for floor, _ in drawn] == list(range(8, -1, -1))
+    for floor, rooms in drawn:
+        assert all(FLOORS[room] == int(floor) for room in rooms.split()), rooms
 
 
 def test_every_public_name_exists_and_is_documented():
