@@ -178,7 +178,7 @@ def _suggestions(rates: np.ndarray, smoothed: np.ndarray) -> dict[str, float]:
         raise TrainingError(
             "`data` must teach the model something at some rate. Received: a loss that never fell "
             f"by {100 * MIN_FALL:.0f} % between {rates[0]:.1e} and {rates[-1]:.1e}. Look at the "
-            "labels, or solve the head first (tlkit.train_head)."
+            "labels, solve the head first (tlkit.train_head), or take more steps (`num_steps`)."
         )
     top = int(before.argmax())
     slope = np.gradient(smoothed[: lowest + 1], np.log(rates[: lowest + 1]))
