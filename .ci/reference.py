@@ -1,6 +1,6 @@
 """Renders the docstrings as a reference, one page for each module; any warning is an error.
 
-    python docs/reference.py FOLDER
+    python .ci/reference.py FOLDER
 
 The page `tlkit.html` has the public names; the others have what these return and are made of.
 """

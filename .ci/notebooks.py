@@ -1,7 +1,7 @@
 """Runs notebooks and keeps what they show in them; the tests run them too, but keep nothing.
 
     pip install nbclient ipykernel
-    python docs/notebooks.py notebooks/*.ipynb
+    python .ci/notebooks.py notebooks/*.ipynb
 
 Standard error is left out, and so is what tells when and where they ran. A notebook that fails
 stays as it is.
