@@ -157,7 +157,8 @@ def run_apart(
 ) -> list[Figures]:
     """Runs a recipe in a process of its own, in its own environment, with an empty cache."""
     weights = str(Path(given.weights).resolve())
-    command = [python, __file__, folder, "--weights", weights, "--recipe", peer]
+    command = [python, "-W", "ignore::UserWarning", __file__, folder]
+    command += ["--weights", weights, "--recipe", peer]
     command += ["--seed", str(seed), "--epochs", str(given.epochs)]
     with tempfile.TemporaryDirectory() as cache:
         # what is installed counts, not what lies beside
