@@ -22,61 +22,34 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import recipes
+from recipes import BUILT, FROZEN, TUNED, lay_out
 
 import tlkit
 from tlkit.models.catalogue import find_backbone
 
-EPOCHS = 10
-
-
-def link_split(data, folder: Path) -> None:
-    """Lays the split out as folders of links, for Keras's own loader."""
-    for split in (data.train, data.validation, data.test):
-        for path, label in zip(split.paths, split.labels, strict=True):
-            target = folder / split.name / data.class_names[label] / Path(path).name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.symlink_to(Path(path).resolve())
-
 
 def plain_keras(data, backbone: str, weights: str) -> dict[str, float]:
     """Keras's guide recipe; returns test accuracies and seconds of both phases."""
+    spec = find_backbone(backbone)
+    figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as temporary:
-        link_split(data, Path(temporary))
-        started = time.perf_counter()
-        train, validation, test = (
-            keras.utils.image_dataset_from_directory(
-                Path(temporary) / name, image_size=data.image_size, batch_size=32, verbose=False
-            ).prefetch(2)
-            for name in ("train", "validation", "test")
+        lay_out(data, Path(temporary))
+        phases = recipes.plain_keras(
+            Path(temporary), lambda: plain_base(spec, data.image_size, weights)
         )
-        spec = find_backbone(backbone)
-        inputs = keras.Input((*data.image_size, 3))
-        x = keras.layers.RandomFlip("horizontal")(inputs)
-        x = keras.layers.RandomRotation(0.1)(x)
-        x = keras.layers.Rescaling(1 / 127.5, offset=-1)(x)
-        base = plain_base(spec, data.image_size, weights)
-        base.trainable = False
-        x = keras.layers.GlobalAveragePooling2D()(base(x, training=False))
-        x = keras.layers.Dropout(0.2)(x)
-        model = keras.Model(inputs, keras.layers.Dense(data.num_classes)(x))
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(keras.optimizers.Adam(1e-3), loss, metrics=["accuracy"])
-        fitting = time.perf_counter()
-        model.fit(train, validation_data=validation, epochs=EPOCHS, verbose=0)
-        frozen_seconds = time.perf_counter() - started
-        fit_seconds = time.perf_counter() - fitting
-        frozen_accuracy = model.evaluate(test, verbose=0)[1]
+        seconds: dict[str, float] = {}
         started = time.perf_counter()
-        base.trainable = True
-        model.compile(keras.optimizers.Adam(1e-5), loss, metrics=["accuracy"])
-        model.fit(train, validation_data=validation, epochs=EPOCHS, verbose=0)
-        return {
-            "frozen seconds": frozen_seconds,
-            "frozen fit seconds": fit_seconds,
-            "frozen accuracy": frozen_accuracy,
-            "tuned seconds": frozen_seconds + time.perf_counter() - started,
-            "tuned accuracy": model.evaluate(test, verbose=0)[1],
-        }
+        for name, accuracy in phases:
+            seconds[name] = time.perf_counter() - started + sum(seconds.values())
+            if accuracy is not None:
+                figures[f"{name} accuracy"] = accuracy()
+            started = time.perf_counter()
+    return figures | {
+        "frozen seconds": seconds[FROZEN],
+        "frozen fit seconds": seconds[FROZEN] - seconds[BUILT],
+        "tuned seconds": seconds[TUNED],
+    }
 
 
 def plain_base(spec, image_size: tuple[int, int], weights: str) -> keras.Model:

@@ -1,6 +1,7 @@
 """The floors: imports run to lower floors or within a folder, never upwards or sideways."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ FLOORS = {
     "quiet": 0,
     "data": 1,
     "models": 1,
+    "canvas": 1,
     "lettering": 1,
     "thumbnails": 2,
     "evaluation": 2,
@@ -44,6 +46,7 @@ FLOORS = {
     "growing_run": 7,
     "cli": 9,
     "demo": 9,
+    "__main__": 10,
 }
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 
@@ -79,6 +82,14 @@ def test_no_file_imports_from_a_package(path):
 
 def test_every_room_has_a_floor():
     assert {path.parts[0].removesuffix(".py") for path in FILES} - {"__init__"} == set(FLOORS)
+
+
+def test_the_readme_draws_the_floors_as_they_are():
+    text = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
+    drawn = re.findall(r"^(\d)  ((?:\w+  )*\w+)   ", text, re.MULTILINE)
+    assert [int(floor) for floor, _ in drawn] == list(range(8, -1, -1))
+    for floor, rooms in drawn:
+        assert all(FLOORS[room] == int(floor) for room in rooms.split()), rooms
 
 
 def test_every_public_name_exists_and_is_documented():

@@ -1,19 +1,132 @@
-"""The notebooks run from top to bottom, offline, and carry no outputs."""
+"""The notebooks run from top to bottom, offline, by public names alone, and show pictures."""
 
+import ast
 import json
 from pathlib import Path
 
 import pytest
 
+import tlkit
+
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+PNG = b"\x89PNG"
+MAX_BYTES = 400_000
+"""Of a notebook with its output: people read them on the web."""
+
+
+def cells_of(path):
+    return json.loads(path.read_text(encoding="utf-8"))["cells"]
+
+
+def source_of(cell):
+    return "".join(cell["source"])
+
+
+def run(path):
+    """Runs the cells one after the other; returns the names they leave, and what they showed."""
+    names, shown = {}, []
+    for cell in cells_of(path):
+        if cell["cell_type"] != "code":
+            continue
+        tree = ast.parse(source_of(cell), path.name)
+        last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+        exec(compile(tree, path.name, "exec"), names)
+        if last is not None:
+            value = eval(compile(ast.Expression(last.value), path.name, "eval"), names)
+            if value is not None:
+                shown.append(as_shown(value))
+    return names, shown
+
+
+def as_shown(value):
+    """What a notebook shows of a cell's last value: a picture, HTML, or plain text."""
+    for method in ("_repr_png_", "_repr_html_"):
+        if hasattr(value, method):
+            return getattr(value, method)()
+    return repr(value)
+
+
+def check_feature_extraction(names):
+    assert names["again"].stages[0].num_forward_passes == 0
+
+
+def check_fine_tuning(names):
+    first, *_, last = names["report"].stages
+    assert first.moved["stage1"] == first.moved["stage2"] == 0.0
+    assert all(last.moved.values())
+    assert names["report"].accuracy_after > names["report"].accuracy_before
+
+
+def check_constrain(names):
+    lost = {name: matrix.forgetting for name, matrix in names["results"].items()}
+    assert lost["anchor"] < lost["freely"]
+    assert lost["mixed"] < lost["freely"]
+
+
+def check_extend(names):
+    assert (names["new_logits"][:, :7] == names["old_logits"]).all()
+    assert names["growth"]["new_after"] > names["growth"]["new_before"]
+    assert names["report"].has_grown
+    assert names["report"].old_accuracy_after == names["report"].old_accuracy_before
+    assert len(names["plain"].layers) == len(names["small"].layers)
+
+
+def check_choose_backbone(names):
+    assert names["comparison"].best.name == "resnet20"
+    assert names["similarity"].knows_more_than_chance
+
+
+def check_export_and_serve(names):
+    assert [one.name for one in names["report"].formats] == names["FORMATS"]
+    assert names["health"]["class_names"] == list(names["data"].class_names)
+    assert names["answer"]["label"] == names["answers"]["label"].numpy()[0].decode()
+
+
+CHECKS = {
+    name.removeprefix("check_"): check
+    for name, check in globals().items()
+    if name.startswith("check_")
+}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path):
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    names = {}
-    for cell in cells:
-        if cell["cell_type"] == "code":
-            assert not cell["outputs"]
-            exec(compile("".join(cell["source"]), path.name, "exec"), names)
-    assert names["again"].stages[0].num_forward_passes == 0
+    names, shown = run(path)
+    assert any(isinstance(one, bytes) and one.startswith(PNG) for one in shown)
+    CHECKS[path.stem](names)
+
+
+def test_every_check_has_its_notebook():
+    assert set(CHECKS) == {path.stem for path in NOTEBOOKS}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_uses_public_names_alone(path):
+    for cell in cells_of(path):
+        for node in ast.walk(ast.parse(source_of(cell) if cell["cell_type"] == "code" else "")):
+            if isinstance(node, ast.ImportFrom):
+                assert not (node.module or "").startswith("tlkit"), node.module
+            if isinstance(node, ast.Import):
+                assert not any(name.name.startswith("tlkit.") for name in node.names)
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                assert node.value.id != "tlkit" or node.attr in tlkit.__all__, node.attr
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_shows_what_it_gave(path):
+    """Somebody who looks at it before running it sees results, pictures and no error."""
+    cells = cells_of(path)
+    outputs = [one for cell in cells for one in cell.get("outputs", ())]
+    assert not any(one["output_type"] == "error" for one in outputs)
+    assert not any(one.get("name") == "stderr" for one in outputs)
+    assert any("image/png" in one.get("data", {}) for one in outputs)
+    assert path.stat().st_size < MAX_BYTES
+    assert source_of(cells[0]).startswith("# ")
+    assert source_of(cells[-1]).startswith("## What to remember")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_takes_a_folder_or_a_data_set_of_the_reader(path):
+    text = "\n".join(source_of(cell) for cell in cells_of(path))
+    assert "PHOTOS = None" in text or "OLD_PHOTOS, NEW_PHOTOS = None, None" in text
+    assert 'tlkit.load_tfds("' in text

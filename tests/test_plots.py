@@ -215,3 +215,22 @@ def test_pyplot_is_left_alone():
     before = dict(matplotlib.rcParams)
     plots.curves(history(3))
     assert dict(matplotlib.rcParams) == before
+
+
+def test_figures_show_themselves_in_notebooks_without_pyplot():
+    figure = plots.curves(history(3))
+    assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_a_training_is_drawn_stage_by_stage_without_each_group_of_an_anchor():
+    def stage(group, num_epochs):
+        epochs = [
+            {**epoch, "anchor_conv4": 0.1, "anchor_share": 0.2} for epoch in history(num_epochs)
+        ]
+        return SimpleNamespace(history=epochs, trainable=SimpleNamespace(groups=(group, "head")))
+
+    report = SimpleNamespace(stages=[stage("head", 0), stage("conv5", 2), stage("conv4", 3)])
+    figure = plots.training(report)
+    assert [panel.get_ylabel() for panel in figure.axes] == ["loss", "accuracy", "anchor share"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["conv5", "conv4"]
+    assert len(figure.axes[0].lines[0].get_xdata()) == 5

@@ -63,7 +63,21 @@ _MODULES = {
         "ExportError",
     ),
 }
-_HOME = {name: module for module, names in _MODULES.items() for name in names}
+_FIGURES = {
+    "plot_backbones": ("tlkit.advice.figures", "backbones"),
+    "plot_batch": ("tlkit.plots", "batch_grid"),
+    "plot_class_counts": ("tlkit.plots", "class_counts"),
+    "plot_confusion": ("tlkit.plots", "confusion"),
+    "plot_forgetting": ("tlkit.continual.figures", "forgetting"),
+    "plot_interpolation": ("tlkit.continual.figures", "interpolation"),
+    "plot_learning_rates": ("tlkit.plots", "learning_rates"),
+    "plot_reliability": ("tlkit.plots", "reliability"),
+    "plot_strengths": ("tlkit.continual.figures", "strengths"),
+    "plot_training": ("tlkit.plots", "training"),
+}
+"""Where a module has a shorter name than the package."""
+
+_HOME = {name: (module, name) for module, names in _MODULES.items() for name in names} | _FIGURES
 
 __all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604 - names of the table above
 
@@ -71,7 +85,8 @@ __all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604 - names of the table 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'tlkit' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
+    module, attribute = _HOME[name]
+    value = getattr(importlib.import_module(module), attribute)
     globals()[name] = value
     return value
 

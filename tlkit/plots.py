@@ -1,6 +1,7 @@
 """Records as figures: readable in print and without telling colours apart, in any script.
 
-The functions draw on `matplotlib.figure.Figure` and leave pyplot alone.
+The functions draw on matplotlib's figures and leave pyplot alone; notebooks show what they return.
+The public names of most begin with `plot_`: `tlkit.plot_batch` is `batch_grid`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -9,10 +10,10 @@ from typing import Any, Protocol
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from tlkit.canvas import Figure
 from tlkit.lettering import dress, printable
 
 # Colours that all kinds of colour vision tell apart, by Okabe and Ito:
@@ -62,6 +63,14 @@ class HasCounts(Protocol):
     @property
     def counts(self) -> Mapping[str, Mapping[str, int]]:
         """Images of each class in each split."""
+
+
+class HasStages(Protocol):
+    """What `training` reads of a training."""
+
+    @property
+    def stages(self) -> Sequence[Any]:
+        """Each with `history`, and what trained in it: `trainable.groups`."""
 
 
 class HasSweep(Protocol):
@@ -159,8 +168,37 @@ def curves(
     return figure
 
 
+def training(report: HasStages) -> Figure:
+    """Draws the metrics of all epochs of all stages; each stage is named by its first group.
+
+    An anchor's penalty is drawn as one share of the loss, not group by group.
+
+    Args:
+        report: A `TrainingReport`.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> from tlkit.plots import training
+        >>> history = ({"loss": 0.9, "anchor_conv5": 0.1, "anchor_share": 0.1},)
+        >>> stage = SimpleNamespace(history=history, trainable=SimpleNamespace(groups=("conv5",)))
+        >>> [panel.get_ylabel() for panel in training(SimpleNamespace(stages=[stage])).axes]
+        ['loss', 'anchor share']
+    """
+    history = [
+        {name: value for name, value in epoch.items() if not _is_of_one_group(name)}
+        for stage in report.stages
+        for epoch in stage.history
+    ]
+    stages = [(stage.trainable.groups[0], len(stage.history)) for stage in report.stages]
+    return curves(history, stages=stages)
+
+
 def learning_rates(report: HasSweep) -> Figure:
-    """Draws the losses of a sweep over its rates, and the rate that is suggested."""
+    """Draws the losses of a sweep over its rates, and the rate that is suggested.
+
+    Args:
+        report: What `find_learning_rate` returned.
+    """
     figure = Figure(figsize=(6.0, 3.6))
     figure.set_layout_engine("constrained")
     axes = figure.subplots()
@@ -405,6 +443,11 @@ def batch_grid(images: np.ndarray, labels: np.ndarray, class_names: Sequence[str
         name = ", ".join(class_names[index] for index in given)
         texts.append(printable(name or "no label", _COLUMNS_UNDER_IMAGE))
     return _grid(list(np.asarray(images)[:MAX_IMAGES]), texts)
+
+
+def _is_of_one_group(name: str) -> bool:
+    """Whether a metric is an anchor's penalty of one group."""
+    return name.startswith("anchor_") and name != "anchor_share"
 
 
 def _grid(images: Sequence[np.ndarray], texts: Sequence[str]) -> Figure:

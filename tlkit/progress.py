@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TypeVar
 
 from rich.console import Console
@@ -29,7 +30,8 @@ def track(items: Iterable[Item], description: str, total: int) -> Iterator[Item]
 def bar(description: str, total: int | None) -> Iterator["Advance"]:
     """A progress bar on standard error; calling what it yields with `n` moves it on by `n`.
 
-    Without a `total` it shows that something happens and how much has.
+    Without a `total` it shows that something happens and how much has. A notebook shows it where
+    ipywidgets is installed: without, rich would leave a warning and a blank line for every bar.
     """
     console = Console(stderr=True)
     columns = (
@@ -38,7 +40,8 @@ def bar(description: str, total: int | None) -> Iterator["Advance"]:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    watched = console.is_terminal or console.is_jupyter
+    has_widgets = console.is_jupyter and find_spec("ipywidgets") is not None
+    watched = has_widgets or (console.is_terminal and not console.is_jupyter)
     with Progress(*columns, console=console, transient=True, disable=not watched) as progress:
         yield Advance(progress, progress.add_task(description, total=total))
 

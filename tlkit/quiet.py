@@ -1,7 +1,9 @@
 """TensorFlow without its chatter, and without taking all of a GPU's memory."""
 
+import logging
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 
 def load_tensorflow_quietly() -> None:
@@ -33,3 +35,29 @@ def grow_gpu_memory() -> None:
     for gpu in tf.config.list_physical_devices("GPU"):
         with suppress(RuntimeError):
             tf.config.experimental.set_memory_growth(gpu, True)
+
+
+@contextmanager
+def unlogged(*names: str, below: int = logging.CRITICAL) -> Iterator[None]:
+    """Keeps loggers silent below a level; TensorFlow's speaks of itself in notebooks.
+
+    Args:
+        *names: Of the loggers.
+        below: Records of this level and above are still shown.
+
+    Example:
+        >>> import logging
+        >>> from tlkit.quiet import unlogged
+        >>> with unlogged("tensorflow", below=logging.WARNING):
+        ...     logging.getLogger("tensorflow").isEnabledFor(logging.INFO)
+        False
+    """
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(max(below, level))
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -19,9 +19,9 @@ from tlkit.evaluation.comparison import ComparisonReport
 from tlkit.evaluation.explanation import Explanation
 from tlkit.evaluation.reports import EvaluationReport, Mistake
 from tlkit.files import written_aside
-from tlkit.plots import MAX_CLASSES_IN_MATRIX, MAX_IMAGES, curves, most_confused, reliability
+from tlkit.plots import MAX_CLASSES_IN_MATRIX, MAX_IMAGES, most_confused, reliability, training
 from tlkit.thumbnails import inside, jpeg_address, thumbnail
-from tlkit.training.reports import StageReport, TrainingReport
+from tlkit.training.reports import TrainingReport
 
 MAX_LISTED = 50
 
@@ -103,7 +103,7 @@ def write_report(path: Path, page: Page) -> None:
         split=split,
         evaluation=evaluation,
         others={name: one for name, one in measured.items() if name != split},
-        curves=_curves(page.training.stages),
+        curves=_curves(page.training),
         classes=_classes(page.data, evaluation),
         matrix=_matrix(evaluation),
         mistakes=_pictured(evaluation, page.maps),
@@ -119,16 +119,11 @@ def write_report(path: Path, page: Page) -> None:
         aside.write_text(html, encoding="utf-8")
 
 
-def _curves(stages: Sequence[StageReport]) -> str | None:
+def _curves(report: TrainingReport) -> str | None:
     """The curves of all epochs as the address of an SVG picture inside the page."""
-    history = [
-        {name: value for name, value in epoch.items() if not _is_of_one_group(name)}
-        for stage in stages
-        for epoch in stage.history
-    ]
-    if not history:
+    if not any(stage.history for stage in report.stages):
         return None
-    return _svg(curves(history, stages=[(stage.name, len(stage.history)) for stage in stages]))
+    return _svg(training(report))
 
 
 def _svg(figure: Figure) -> str:
@@ -145,11 +140,6 @@ def _candidates(choices: Mapping[str, Mapping[str, Any]]) -> BackboneComparison 
     """What a backbone was chosen from, where it was chosen."""
     content = choices.get("backbone", {}).get("comparison")
     return None if content is None else BackboneComparison.from_dict(content)
-
-
-def _is_of_one_group(name: str) -> bool:
-    """Whether a metric is an anchor's penalty of one group; history.csv has those."""
-    return name.startswith("anchor_") and name != "anchor_share"
 
 
 def _classes(data: DataReport, evaluation: EvaluationReport | None) -> list[dict[str, Any]]:

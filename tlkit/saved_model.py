@@ -1,6 +1,7 @@
 """A SavedModel that decodes pictures and gives names: what it holds, how it is asked."""
 
 import json
+import logging
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from tlkit.data.decoding import decode_image
 from tlkit.evaluation.prediction import CLASS_NAMES_FILE, SERVING_FILE
 from tlkit.evaluation.rejection import Rejection, novelty, with_features
 from tlkit.models.heads import probabilities
+from tlkit.quiet import unlogged
 
 Answers = dict[str, tf.Tensor]
 
@@ -136,7 +138,9 @@ def write_saved_model(model: keras.Model, folder: Path, serving: Serving) -> Non
     # The bare variables: tracking the layers would write Keras's own functions too.
     module.weights = [variable.value for variable in model.variables]
     module.neighbours = neighbours
-    with tempfile.TemporaryDirectory() as assets:
+    # in a notebook TensorFlow says where it writes: a place that is renamed right afterwards
+    quietly = unlogged("tensorflow", below=logging.WARNING)
+    with tempfile.TemporaryDirectory() as assets, quietly:
         module.assets = _write_assets(Path(assets), serving)
         tf.saved_model.save(
             module,

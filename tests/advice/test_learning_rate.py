@@ -88,3 +88,12 @@ def test_the_plot_shows_the_suggestion(data):
     (axes,) = learning_rates(report).axes
     assert axes.get_xscale() == "log"
     assert f"{report.suggestion:.1e}" in axes.get_title()
+
+
+def test_what_the_first_steps_happen_to_show_is_no_fall():
+    """The first batches of a solved head vary; its loss falls a little at 1e-3, then explodes."""
+    rates = np.geomspace(1e-6, 1e-1, 100)
+    curve = np.interp(np.log10(rates), [-6, -4, -3, -1], [0.50, 0.50, 0.40, 2.0])
+    curve[:2] += (0.4, -0.3)
+    suggestions = _suggestions(rates, _smooth(curve))
+    assert 1e-5 < np.median(list(suggestions.values())) < 1e-3

@@ -1,10 +1,10 @@
 """Advice as figures."""
 
 import numpy as np
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from tlkit.advice.backbones import BackboneComparison
+from tlkit.canvas import Figure
 from tlkit.errors import check_choice
 from tlkit.lettering import dress, printable
 from tlkit.plots import BLUE, GREEN, ORANGE

@@ -20,6 +20,9 @@ from tlkit.training.step import hooked
 SMOOTHING = 0.9
 """Weight of the past in the running mean of losses."""
 
+SETTLED = 10
+"""Steps before the running mean is one of enough batches to tell a fall from their noise."""
+
 DIVERGED = 2.0
 """The sweep ends when the smoothed loss has risen above its lowest value by so many times the
 first one, or the loss itself is not finite."""
@@ -176,13 +179,15 @@ def _smooth(losses: np.ndarray) -> np.ndarray:
 
 
 def _suggestions(rates: np.ndarray, smoothed: np.ndarray) -> dict[str, float]:
+    start = min(SETTLED, len(smoothed)) - 1
+    rates, smoothed = rates[start:], smoothed[start:]
     lowest = int(smoothed.argmin())
     before = smoothed[: lowest + 1]
     if lowest < 2 or before.max() - smoothed[lowest] < MIN_FALL * smoothed[0]:
         raise TrainingError(
             "`data` must teach the model something at some rate. Received: a loss that never fell "
             f"by {100 * MIN_FALL:.0f} % between {rates[0]:.1e} and {rates[-1]:.1e}. Look at the "
-            "labels, or solve the head first (tlkit.train_head)."
+            "labels, solve the head first (tlkit.train_head), or take more steps (`num_steps`)."
         )
     top = int(before.argmax())
     slope = np.gradient(smoothed[: lowest + 1], np.log(rates[: lowest + 1]))

@@ -3,9 +3,9 @@
 from typing import Protocol
 
 import numpy as np
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from tlkit.canvas import Figure
 from tlkit.continual.forgetting import ForgettingMatrix
 from tlkit.continual.strength import StrengthReport
 from tlkit.lettering import dress, printable
@@ -29,6 +29,9 @@ class HasInterpolation(Protocol):
 
 def forgetting(matrix: ForgettingMatrix) -> Figure:
     """Draws R[i, j] as a heat map with its figures in per cent, one row per training.
+
+    Args:
+        matrix: With one row at least.
 
     Example:
         >>> import tlkit
@@ -89,6 +92,9 @@ def strengths(report: StrengthReport) -> Figure:
     The cost is the accuracy lost on the old task where it was measured, else the drift of the
     weights.
 
+    Args:
+        report: What `choose_anchor` left as the anchor's `report`.
+
     Example:
         >>> from tlkit.continual.figures import strengths
         >>> from tlkit.continual.strength import StrengthReport, StrengthTrial
@@ -128,6 +134,9 @@ def strengths(report: StrengthReport) -> Figure:
 
 def interpolation(report: HasInterpolation) -> Figure:
     """Draws the accuracy on each split over the share of the new model.
+
+    Args:
+        report: What `sweep_interpolation` returned.
 
     Example:
         >>> from tlkit.continual.figures import interpolation

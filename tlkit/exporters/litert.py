@@ -1,5 +1,6 @@
 """LiteRT (.tflite): one file for phones and small devices."""
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from tlkit.evaluation.names import check_class_names, num_classes_of
 from tlkit.exporters.classifying import classifying_function
 from tlkit.exporters.formats import EXPORT_FORMATS
 from tlkit.exporters.labels import add_labels
+from tlkit.quiet import unlogged
 
 FILES = {
     one.quantization: one.place
@@ -85,7 +87,8 @@ def _converted(model: keras.Model, quantization: str | None) -> bytes:
     if quantization == "float16":
         converter.target_spec.supported_types = [tf.float16]
     try:
-        return converter.convert()
+        with unlogged("tensorflow", below=logging.WARNING):  # it speaks of a temporary folder
+            return converter.convert()
     except ConverterError as error:
         raise ExportError(
             f"LiteRT cannot compute this model: {_reason(str(error))}. "

@@ -1,9 +1,7 @@
 """ONNX: one file for ONNX Runtime and what else reads the format."""
 
 import json
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from tlkit.evaluation.names import check_class_names, num_classes_of
 from tlkit.evaluation.prediction import image_size_of
 from tlkit.exporters.constant_graph import constant_graph
 from tlkit.exporters.formats import EXPORT_FORMATS, check_packages
+from tlkit.quiet import unlogged
 
 OPSET = 17
 """Version of ONNX's operations; read by every ONNX Runtime since 1.12 (2022)."""
@@ -83,7 +82,8 @@ def _converted(model: keras.Model) -> Any:
 
     graph = constant_graph(model)
     try:
-        with _unlogged("tf2onnx", "tensorflow"):
+        # tf2onnx's calls of deprecated names are none of the user's doing
+        with unlogged("tf2onnx", "tensorflow"):
             converted, _ = tf2onnx.convert.from_graph_def(
                 graph.graph_def,
                 name=model.name,
@@ -99,17 +99,3 @@ def _converted(model: keras.Model) -> Any:
             "Replace the layer it names, or export to another format."
         ) from error
     return converted
-
-
-@contextmanager
-def _unlogged(*names: str) -> Iterator[None]:
-    """Keeps loggers silent: tf2onnx's calls of deprecated names are none of the user's doing."""
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -80,6 +80,9 @@ def layer_groups(model: keras.Model) -> tuple[LayerGroup, ...]:
     of resolution; so a group never ends inside a residual block. The head is what follows the
     last cut with positions, from the global pooling or flattening on.
 
+    Args:
+        model: A functional model.
+
     Raises:
         ArgumentError: The model is not functional, has several inputs or outputs, or a layer with
             weights stands both in the head and before it.

@@ -1,0 +1,239 @@
+"""The same job side by side: plain Keras's guide recipe, KerasHub's `ImageClassifier`, tlkit.
+
+    python benchmarks/peers.py PHOTOS --weights FILE --environments FOLDER [--seeds 2]
+
+For each seed the folder is split once, by tlkit, and laid out as train, validation and test; every
+library starts from the same MobileNet weights at 224 pixels and sees the same files. Each run is a
+process of its own, in a virtual environment that holds what its users would install and no other
+library, TensorFlow and Keras at the versions of this environment. Environments are made in FOLDER
+the first time, or given: `--python KerasHub=/path/to/python`. What cannot be installed is said.
+
+The recipes are in `recipes.py`; "lines" are those of a recipe that a user writes, to build the
+backbone counted as one. Seconds begin before the photographs are read; imports and measuring on
+test pictures are left out. Memory is the peak resident memory of the process, imports included.
+Accuracy is on test pictures, which no decision was made on.
+"""
+
+import argparse
+import dataclasses
+import importlib
+import json
+import os
+import resource
+import subprocess
+import tempfile
+import time
+import venv
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import recipes
+
+ROOT = Path(__file__).resolve().parents[1]
+WIDTH, BACKBONE, IMAGE_SIZE = 0.25, "mobilenet_025", 224
+PACKAGES = {
+    "plain Keras": ("keras", "tensorflow"),
+    "KerasHub": ("keras", "tensorflow", "keras-hub"),
+    "tlkit": ("keras", "tensorflow", "tlkit"),
+}
+PHASES = {
+    "plain Keras": {recipes.FROZEN: "frozen epochs", recipes.TUNED: "its whole guide recipe"},
+    "KerasHub": {recipes.FROZEN: "frozen epochs", recipes.TUNED: "then all layers"},
+    "tlkit": {recipes.FROZEN: "`train_head`", recipes.TUNED: "then `fine_tune`, defaults"},
+}
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a recipe has come to at the end of a phase.
+
+    Attributes:
+        phase: A name of `recipes`.
+        accuracy: On the test pictures, 0...1.
+        seconds: Since the recipe's beginning.
+        mebibytes: Peak resident memory so far.
+        lines: What a user writes until then.
+    """
+
+    phase: str
+    accuracy: float
+    seconds: float
+    mebibytes: float
+    lines: int
+
+
+def run_recipe(peer: str, folder: Path, weights: str, epochs: int, seed: int) -> list[Figures]:
+    """Runs a recipe in this process."""
+    import keras
+
+    importlib.import_module({"KerasHub": "keras_hub", "tlkit": "tlkit"}.get(peer, "tensorflow"))
+    keras.utils.set_random_seed(seed)
+
+    def build_base() -> keras.Model:
+        size = (IMAGE_SIZE, IMAGE_SIZE, 3)
+        return keras.applications.MobileNet(size, WIDTH, include_top=False, weights=weights)
+
+    if peer == "tlkit":
+        recipe = recipes.with_tlkit
+        phases = recipe(folder, BACKBONE, weights)
+    else:
+        recipe = {"plain Keras": recipes.plain_keras, "KerasHub": recipes.keras_hub}[peer]
+        phases = recipe(folder, build_base, epochs)
+    lines = recipes.lines_of(recipe)
+    return [
+        Figures(phase, accuracy(), seconds, peak_mebibytes(), lines[phase])
+        for phase, accuracy, seconds in timed(phases)
+        if accuracy is not None
+    ]
+
+
+def timed(phases: recipes.Phases) -> Iterator[tuple[str, Callable[[], float] | None, float]]:
+    """Adds to each phase the seconds since the beginning; what the caller does is not counted."""
+    seconds, started = 0.0, time.perf_counter()
+    for phase, accuracy in phases:
+        seconds += time.perf_counter() - started
+        yield phase, accuracy, seconds
+        started = time.perf_counter()
+
+
+def peak_mebibytes() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def python_of(peer: str, folder: Path) -> tuple[Path | None, str]:
+    """The Python of a peer's environment, made where it is missing; or `None`, and the reason."""
+    place = folder / peer.lower().replace(" ", "-")
+    python = place / "bin" / "python"
+    if (place / "complete").is_file():
+        return python, ""
+    pinned = {name: f"{name}=={version(name)}" for name in ("keras", "tensorflow")}
+    wanted = [pinned.get(name, name) for name in PACKAGES[peer]]
+    wanted = [str(ROOT) if name == "tlkit" else name for name in wanted]
+    print(f"installs {', '.join(wanted)} in {place}", flush=True)
+    venv.create(place, with_pip=True, clear=True)
+    command = [python, "-m", "pip", "install", "--quiet", *wanted]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return None, f"not installable: {done.stderr.strip().splitlines()[-1]}"
+    (place / "complete").touch()
+    return python, ""
+
+
+def versions_in(python: Path, peer: str) -> str:
+    """Names and versions of a peer's packages."""
+    code = f"from importlib.metadata import version\nprint(*map(version, {PACKAGES[peer]!r}))"
+    said = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout
+    pairs = zip(PACKAGES[peer], said.split(), strict=True)
+    return ", ".join(f"{name} {number}" for name, number in pairs)
+
+
+def lay_out(photos: str, folder: Path, seed: int, limit: int | None) -> int:
+    """Splits the photographs, `limit` of a class and split; returns how many of them test."""
+    import tlkit
+
+    data = tlkit.load_folder(photos, seed=seed)
+    if limit is not None:
+        splits = {name: getattr(data, name) for name in ("train", "validation", "test")}
+        data = dataclasses.replace(
+            data,
+            **{
+                name: split.subset(
+                    np.concatenate(
+                        [np.flatnonzero(split.labels == k)[:limit] for k in range(data.num_classes)]
+                    )
+                )
+                for name, split in splits.items()
+            },
+        )
+    recipes.lay_out(data, folder)
+    return data.test.num_images
+
+
+def run_apart(
+    peer: str, python: Path, folder: Path, given: argparse.Namespace, seed: int
+) -> list[Figures]:
+    """Runs a recipe in a process of its own, in its own environment, with an empty cache."""
+    weights = str(Path(given.weights).resolve())
+    command = [python, "-W", "ignore::UserWarning", __file__, folder]
+    command += ["--weights", weights, "--recipe", peer]
+    command += ["--seed", str(seed), "--epochs", str(given.epochs)]
+    with tempfile.TemporaryDirectory() as cache:
+        # what is installed counts, not what lies beside
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        environment |= {"TLKIT_CACHE": cache, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, text=True, check=True, env=environment
+        )
+    return [Figures(**one) for one in json.loads(done.stdout.splitlines()[-1])]
+
+
+def table(results: dict[str, list[list[Figures]]]) -> str:
+    """One row for each phase of each peer: means over the seeds, and each seed's accuracy."""
+    lines = ["| | test accuracy | each seed | seconds | peak memory | lines |"]
+    lines.append("| --- | --- | --- | --- | --- | --- |")
+    for peer, runs in results.items():
+        for phases in zip(*runs, strict=True):
+            each = ", ".join(f"{100 * one.accuracy:.1f}" for one in phases)
+            accuracy, seconds, memory = (
+                np.mean([getattr(one, name) for one in phases])
+                for name in ("accuracy", "seconds", "mebibytes")
+            )
+            lines.append(
+                f"| {peer}, {PHASES[peer][phases[0].phase]} | {100 * accuracy:.1f} % | {each} "
+                f"| {seconds:.1f} | {memory:,.0f} MiB | {phases[0].lines} |"
+            )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("photos")
+    parser.add_argument("--weights", required=True, help="MobileNet 0.25 at 224, without its top")
+    parser.add_argument("--environments", type=Path, help="where virtual environments are made")
+    parser.add_argument("--python", action="append", default=[], metavar="PEER=FILE")
+    parser.add_argument("--peers", nargs="+", choices=PACKAGES, default=list(PACKAGES))
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=recipes.EPOCHS, help="of a peer's phases")
+    parser.add_argument("--limit", type=int, help="so many photographs of each class and split")
+    parser.add_argument("--recipe", choices=PACKAGES, help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.recipe:
+        folder = Path(given.photos)
+        figures = run_recipe(given.recipe, folder, given.weights, given.epochs, given.seed)
+        print(json.dumps([asdict(one) for one in figures]))
+        return
+    pythons = {peer: Path(file) for peer, _, file in (one.partition("=") for one in given.python)}
+    if given.environments is None and set(given.peers) - set(pythons):
+        parser.error("--environments must be given, or a --python for every peer")
+    for peer in [peer for peer in given.peers if peer not in pythons]:
+        python, reason = python_of(peer, given.environments.resolve())
+        if python is None:
+            print(f"{peer}: {reason}", flush=True)
+        else:
+            pythons[peer] = python
+    peers = [peer for peer in given.peers if peer in pythons]
+    results: dict[str, list[list[Figures]]] = {peer: [] for peer in peers}
+    num_test = []
+    for seed in range(given.seeds):
+        with tempfile.TemporaryDirectory() as temporary:
+            num_test.append(lay_out(given.photos, Path(temporary), seed, given.limit))
+            for peer in peers:
+                figures = run_apart(peer, pythons[peer], Path(temporary), given, seed)
+                results[peer].append(figures)
+                said = "; ".join(
+                    f"{one.phase} {100 * one.accuracy:.1f} % in {one.seconds:.1f} s"
+                    for one in figures
+                )
+                print(f"seed {seed}, {peer}: {said}", flush=True)
+    print(f"\n{given.seeds} seeds, {', '.join(map(str, num_test))} test photographs\n")
+    print(table(results))
+    for peer in peers:
+        print(f"{peer}: {versions_in(pythons[peer], peer)}")
+
+
+if __name__ == "__main__":
+    main()
