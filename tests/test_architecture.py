@@ -87,7 +87,7 @@ def test_every_room_has_a_floor():
 def test_the_readme_draws_the_floors_as_they_are():
     text = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
     drawn = re.findall(r"^(\d)  ((?:\w+  )*\w+)   ", text, re.MULTILINE)
-    assert [int(floor) for floor, _ in drawn] == list(range(8, -1, -1))
+    assert [int(floor) for floor, _ in drawn] == list(range(9, -1, -1))
     for floor, rooms in drawn:
         assert all(FLOORS[room] == int(floor) for room in rooms.split()), rooms
 
