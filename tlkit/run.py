@@ -364,6 +364,9 @@ def _old_task(
         max_pixels=arguments["max_pixels"],
     )
     seen = seen_by(parent)
-    kept = [unseen(split, seen) for split in (old.test, old.validation) if split is not None]
-    measured = next((split for split in kept if split.num_images), None)
-    return OldTask(old.train, measured)
+    for split in (old.test, old.validation):
+        measured = unseen(split, seen) if split is not None else None
+        if measured is not None and measured.num_images:
+            decided_on = None if split is old.validation else old.validation
+            return OldTask(old.train, decided_on, measured)
+    return OldTask(old.train, old.validation, None)
