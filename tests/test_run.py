@@ -291,7 +291,7 @@ def test_a_picture_that_vanishes_after_it_was_checked_is_named(tmp_path, photos,
         return record_of(arguments, data)
 
     monkeypatch.setattr("tlkit.run.record_of", removing)
-    with pytest.raises(tlkit.DataError, match=r"photographs must stay .*green.000\.jpg.*No such file"):
+    with pytest.raises(tlkit.DataError, match=r"must stay .*green.000\.jpg.*No such file"):
         tlkit.train_run(photos, out=tmp_path / "run", mode="head", **ARGUMENTS)
 
 
