@@ -19,6 +19,7 @@ FLOORS = {
     "progress": 0,
     "quiet": 0,
     "data": 1,
+    "distribution": 1,
     "models": 1,
     "lettering": 1,
     "evaluation": 2,

@@ -9,10 +9,10 @@ from math import prod
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from tlkit.cache import cache_folder
 from tlkit.data.images import ImageSplit
+from tlkit.distribution.shares import Shared
 from tlkit.models.graph import with_nested
 from tlkit.models.groups import cut_before, group_layers, layer_groups, resolve_group
 from tlkit.training.features import Features, extract_features
@@ -144,12 +144,12 @@ def cut_batches(
 
 def cut_validation(
     cut: CachedCut, model: keras.Model, *, batch_size: int, one_hot: bool
-) -> tf.data.Dataset | None:
+) -> Shared | None:
     """One pass over the stored activations of the validation images."""
-    if cut.validation is None:
+    if (features := cut.validation) is None:
         return None
-    targets = targets_of(cut.validation.labels, model, one_hot=one_hot).numpy()
-    return one_pass(cut.validation, targets, batch_size=batch_size)
+    targets = targets_of(features.labels, model, one_hot=one_hot).numpy()
+    return lambda share: one_pass(features, targets, batch_size=batch_size, share=share)
 
 
 def _random_layers(model: keras.Model, first: int) -> list[str]:

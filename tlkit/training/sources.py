@@ -7,6 +7,9 @@ import keras
 import tensorflow as tf
 
 from tlkit.data.images import ImageData, ImageSplit
+from tlkit.distribution.shares import WHOLE, Share, share_of
+from tlkit.distribution.strategies import strategy_of
+from tlkit.distribution.workers import Workers
 from tlkit.errors import ArgumentError, DataError
 from tlkit.evaluation.checks import check_batches
 from tlkit.models.graph import model_ends
@@ -36,15 +39,17 @@ def source_of(
     """Checks data against the model.
 
     Raises:
-        ArgumentError: `data` is neither, has no end, or does not come in batches with labels;
-            `validation` is given twice; the model has several inputs or outputs, another number
-            of classes, or takes another image size.
+        ArgumentError: `data` is neither, has no end, does not come in batches with labels, or is a
+            `tf.data.Dataset` where there are several workers; `validation` is given twice; the
+            model has several inputs or outputs, another number of classes, or takes another image
+            size.
         DataError: There is no image.
     """
     model_ends(model)
     for argument, images in (("data", data), ("validation", validation)):
         if isinstance(images, tf.data.Dataset):
             check_batches(argument, images, model.inputs[0].shape)
+            check_can_be_shared(argument, model)
         _check_not_empty(argument, images)
     if isinstance(data, tf.data.Dataset):
         return Source(data, validation, None)
@@ -64,10 +69,27 @@ def source_of(
     return Source(data.train, data.validation, data)
 
 
-def batches_of(images: Images, model: keras.Model, *, one_hot: bool = False) -> tf.data.Dataset:
+def batches_of(
+    images: Images, model: keras.Model, *, one_hot: bool = False, share: Share = WHOLE
+) -> tf.data.Dataset:
     """Returns one pass over the images in their order, with labels as the loss takes them."""
-    dataset = images.dataset() if isinstance(images, ImageSplit) else images
+    if isinstance(images, ImageSplit):
+        dataset = images.dataset(share=share)
+    else:
+        dataset = share_of(images, share)
     return with_targets(dataset, model, one_hot=one_hot)
+
+
+def check_can_be_shared(argument: str, model: keras.Model) -> None:
+    """Raises `ArgumentError` where a `tf.data.Dataset` would have to be shared among workers."""
+    workers = Workers(strategy_of(model))
+    if workers.num_workers > 1:
+        raise ArgumentError(
+            f"`{argument}` must be what load_folder, load_arrays or load_tfds returned where there "
+            "are several workers: nothing says that all of them read a tf.data.Dataset in the same "
+            f"order. Received: a tf.data.Dataset and {workers.num_workers} workers. Load a folder, "
+            "or use one machine."
+        )
 
 
 def with_targets(

@@ -1,0 +1,138 @@
+"""One training step on several replicas, each of which sees a share of the batch."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tlkit.errors import ArgumentError
+
+_REDUCTIONS = ("sum_over_batch_size", "mean")
+
+
+class Replicas:
+    """What a step must do so that the replicas together do what one device does alone.
+
+    Gradients are added up over the replicas by the optimizer. So each replica's loss is its part of
+    the whole one: the sum over its own images, divided by the number of all images. Keras divides
+    by the number of its own and by that of replicas, which differs where shares are uneven; weights
+    of the samples make up for it. Penalties Keras divides by the number of replicas, which adds up
+    to each once.
+
+    With one replica everything stays as it is.
+
+    Args:
+        num_images: How many this replica sees, a scalar; 0 is possible.
+
+    Attributes:
+        are_several: Whether there is more than one replica.
+        mean_num_images: Images per replica, a scalar.
+    """
+
+    def __init__(self, num_images: tf.Tensor) -> None:
+        self._number = int(tf.distribute.get_strategy().num_replicas_in_sync)
+        self.are_several = self._number > 1
+        self._own = self.mean_num_images = num_images
+        if self.are_several:
+            self._own = tf.cast(num_images, tf.float32)
+            (whole,) = self.total([self._own])
+            self.mean_num_images = whole / self._number
+
+    def weights(self, sample_weight: Any) -> Any:
+        """Returns weights under which each image counts the same, whatever share it is in."""
+        if not self.are_several:
+            return sample_weight
+        factor = self._own / self.mean_num_images
+        if sample_weight is None:
+            return tf.fill([tf.cast(self._own, tf.int32)], factor)
+        return tf.cast(sample_weight, tf.float32) * factor
+
+    def part(self, mean: tf.Tensor) -> tf.Tensor:
+        """Returns what a mean over this replica's images, or a penalty, adds to the whole one."""
+        if not self.are_several:
+            return mean
+        share = self._own / (self.mean_num_images * self._number)
+        return mean * tf.cast(share, mean.dtype)
+
+    def whole(self, part: tf.Tensor) -> tf.Tensor:
+        """Returns a replica's part of the loss on the scale of the whole one."""
+        return part * self._number if self.are_several else part
+
+    def total(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """Returns the sums over all replicas."""
+        if not self.are_several:
+            return list(tensors)
+        return list(_summed(tensors))
+
+
+def logs_of_all(model: keras.Model) -> dict[str, Any]:
+    """Returns the model's metrics over the images of all replicas, the same on each."""
+    variables = model.metrics_variables
+    summed = _summed([tf.convert_to_tensor(variable.value) for variable in variables])
+    number = tf.distribute.get_strategy().num_replicas_in_sync
+    values = [
+        total / number if variable.aggregation == "mean" else total
+        for variable, total in zip(variables, summed, strict=True)
+    ]
+    with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
+        return dict(model.get_metrics_result())
+
+
+def check_works_on_replicas(
+    strategy: tf.distribute.Strategy,
+    loss: Any,
+    metrics: Sequence[keras.metrics.Metric],
+    hooks: Sequence[Any],
+) -> None:
+    """Raises `ArgumentError` where several replicas would not do what one device does.
+
+    Args:
+        strategy: The model's; with one replica everything works.
+        loss: Must be a mean over the images.
+        metrics: Must add up over the replicas.
+        hooks: `StepHook`s, which must say that they work so, and their metrics.
+    """
+    if strategy.num_replicas_in_sync == 1:
+        return
+    reduction = getattr(loss, "reduction", "sum_over_batch_size")
+    if reduction not in _REDUCTIONS:
+        raise ArgumentError(
+            f"`loss` must be reduced by {' or '.join(map(repr, _REDUCTIONS))} on several replicas. "
+            f"Received: {type(loss).__name__} with reduction={reduction!r}."
+        )
+    _check_add_up(strategy, metrics, "metrics")
+    for hook in hooks:
+        if not hook.works_on_replicas:
+            raise ArgumentError(
+                "`anchor` must be a constraint that works on several replicas. Received: a "
+                f"{type(hook).__name__}, which sees one device's share of the batch and takes it "
+                "for the whole. Train on one device."
+            )
+        _check_add_up(strategy, hook.metrics, "anchor")
+
+
+def _check_add_up(
+    strategy: tf.distribute.Strategy, metrics: Sequence[keras.metrics.Metric], argument: str
+) -> None:
+    for metric in metrics:
+        for variable in metric.variables:
+            value = variable.value
+            if getattr(value, "distribute_strategy", None) is not strategy:
+                raise ArgumentError(
+                    f"`{argument}` must be made under the strategy of the model, so that it counts "
+                    f"the images of all replicas. Received: {metric.name!r}, made outside. Make it "
+                    "within `with strategy.scope():`."
+                )
+            if variable.aggregation not in ("sum", "mean"):
+                raise ArgumentError(
+                    f"`{argument}` must hold metrics whose values can be added up over replicas. "
+                    f"Received: {metric.name!r}, whose {variable.name!r} is aggregated by "
+                    f"{variable.aggregation!r}. Leave it out, or train on one device."
+                )
+
+
+def _summed(tensors: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
+    context = tf.distribute.get_replica_context()
+    tensors = [tf.identity(tensor) for tensor in tensors]  # what a variable reads has no device
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, tensors)  # type: ignore[no-any-return]
