@@ -29,18 +29,15 @@ def spread_batches(
         has_end: Whether somebody reads to the end. Otherwise the workers need not ask each other
             before each batch whether there is one.
     """
+    workers = Workers(strategy)
 
     def of_this_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
-        workers = Workers(strategy)
-        num_replicas = context.num_replicas_in_sync
-        num_local = num_replicas // workers.num_workers
-        first = workers.index * num_local
-        local = [batches((first + i, num_replicas)) for i in range(num_local)]
-        dataset = local[0] if num_local == 1 else _in_turn(local)
+        dataset = batches((workers.index, workers.num_workers))
+        if workers.num_local_replicas > 1:
+            dataset = _share_after_share(dataset, workers.num_local_replicas)
         if not has_end:
-            dataset = dataset.apply(
-                tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
-            )
+            endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+            dataset = dataset.apply(endless)
         return dataset.prefetch(2)
 
     return strategy.distribute_datasets_from_function(of_this_worker)
@@ -57,13 +54,11 @@ def share_of(dataset: tf.data.Dataset, share: Share) -> tf.data.Dataset:
     )
 
 
-def _in_turn(datasets: list[tf.data.Dataset]) -> tf.data.Dataset:
-    """The first batch of each, then the second of each, and so on."""
+def _share_after_share(dataset: tf.data.Dataset, number: int) -> tf.data.Dataset:
+    """All shares of the first batch, then all of the second: each device takes the next one."""
 
-    def one_after_the_other(*batches: tuple[tf.Tensor, ...]) -> tf.data.Dataset:
-        first, *others = (tf.data.Dataset.from_tensors(batch) for batch in batches)
-        for other in others:
-            first = first.concatenate(other)
-        return first
+    def shares(*batch: tf.Tensor) -> tf.data.Dataset:
+        indices = tf.data.Dataset.range(number)
+        return indices.map(lambda index: tuple(part[index::number] for part in batch))
 
-    return tf.data.Dataset.zip(*datasets).flat_map(one_after_the_other)
+    return dataset.flat_map(shares)

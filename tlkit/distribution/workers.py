@@ -19,8 +19,8 @@ class Workers:
     """The processes that a strategy runs in: one, or one on each machine.
 
     Every worker must make the same calls in the same order, for they wait for each other. All of
-    them stand on one operation, a sum of 64-bit words in which each word comes from one worker
-    and is zero elsewhere, so that whatever is sent arrives to the bit.
+    them stand on one operation, a sum of 64-bit words in which each bit comes from one worker and
+    is zero elsewhere, so that whatever is sent arrives to the bit.
 
     Args:
         strategy: The model's.
@@ -28,6 +28,7 @@ class Workers:
     Attributes:
         index: Which of them this is.
         num_workers: How many there are.
+        num_local_replicas: Devices of each.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy) -> None:
@@ -39,6 +40,7 @@ class Workers:
             chiefs = len(by_type.get("chief", []))
             self.num_workers = chiefs + len(by_type.get("worker", []))
             self.index = resolver.task_id + (0 if resolver.task_type == "chief" else chiefs)
+        self.num_local_replicas = int(strategy.num_replicas_in_sync) // self.num_workers
 
     @property
     def is_chief(self) -> bool:
@@ -63,23 +65,18 @@ class Workers:
         found = self.from_chief(given)
         return found[0].tobytes() if found else None
 
-    def gather(self, rows: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
-        """Returns the rows of all workers, one worker's after the other's.
+    def merge(self, array: np.ndarray) -> np.ndarray:
+        """Returns an array to which every worker has given its part, on all of them.
 
         Args:
-            rows: This worker's, shape `(sizes[index], *row_shape)`.
-            sizes: How many rows each worker has; known to all of them.
+            array: Of the same shape on each; zero where another worker's part is.
         """
         if self.num_workers == 1:
-            return rows
-        row_bytes = int(np.prod(rows.shape[1:])) * rows.dtype.itemsize
-        total = sum(sizes)
-        words = np.zeros(-(-total * row_bytes // _WORD().itemsize), _WORD)
-        first = sum(sizes[: self.index]) * row_bytes
-        own = np.ascontiguousarray(rows).reshape(-1).view(np.uint8)
-        words.view(np.uint8)[first : first + own.size] = own
-        whole = self._sum(words).view(np.uint8)[: total * row_bytes]
-        return whole.view(rows.dtype).reshape(total, *rows.shape[1:])
+            return array
+        own = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        words = np.zeros(-(-own.size // _WORD().itemsize), _WORD)
+        words.view(np.uint8)[: own.size] = own
+        return self._sum(words).view(np.uint8)[: own.size].view(array.dtype).reshape(array.shape)
 
     def any(self, flags: np.ndarray | bool) -> np.ndarray:
         """Returns, value by value, whether it is true on any worker."""
@@ -101,8 +98,9 @@ class Workers:
             return
         text = json.dumps(value, sort_keys=True, default=str)
         digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-        own = np.frombuffer(digest, _WORD)[None]
-        digests = self.gather(own, [1] * self.num_workers)[:, 0]
+        digests = np.zeros(self.num_workers, _WORD)
+        digests[self.index] = np.frombuffer(digest, _WORD)[0]
+        digests = self.merge(digests)
         differing = np.flatnonzero(digests != digests[_CHIEF])
         if len(differing):
             raise ArgumentError(
@@ -123,12 +121,22 @@ class Workers:
     def _sum_some(self, words: np.ndarray) -> np.ndarray:
         # the first replica speaks for its worker
         def value_of(context: tf.distribute.InputContext) -> tf.Tensor:
-            per_worker = self._strategy.num_replicas_in_sync // self.num_workers
-            is_first = context.replica_id_in_sync_group % per_worker == 0
+            is_first = context.replica_id_in_sync_group % self.num_local_replicas == 0
             return tf.constant(words if is_first else np.zeros_like(words))
 
         values = self._strategy.experimental_distribute_values_from_function(value_of)
         return self._strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None).numpy()
+
+
+def check_can_be_shared(argument: str, workers: Workers) -> None:
+    """Raises `ArgumentError` where a `tf.data.Dataset` would have to be shared among workers."""
+    if workers.num_workers > 1:
+        raise ArgumentError(
+            f"`{argument}` must be what load_folder, load_arrays or load_tfds returned where there "
+            "are several workers: nothing says that all of them read a tf.data.Dataset in the same "
+            f"order. Received: a tf.data.Dataset and {workers.num_workers} workers. Load a folder, "
+            "or use one machine."
+        )
 
 
 def _packed(arrays: Sequence[np.ndarray]) -> bytes:

@@ -76,10 +76,10 @@ def cached_cut(
     wanted = num_rows * int(prod(part.output_shape)) * _FLOAT_BYTES
     stored = sum(size for path, size in stored_files(cache) if path.name.startswith(part.signature))
     room = min(DEFAULT_MAX_BYTES, stored + int(_DISK_SHARE * _free_bytes(cache)))
-    if wanted > room:
+    if part.workers.any(wanted > room):
         return (
             f"the whole graph runs: storing {wanted / 2**30:.1f} GiB of activations needs more "
-            f"than the {room / 2**30:.1f} GiB that may be used"
+            f"than may be used ({room / 2**30:.1f} GiB here)"
         )
     try:
         train = extract_features(
@@ -95,7 +95,7 @@ def cached_cut(
         if source.validation is not None:
             validation = extract_features(part, source.validation, exact=True, cache=cache)
     except (OSError, sqlite3.OperationalError) as error:
-        if not _is_disk_full(error):
+        if not _is_disk_full(error) or part.workers.num_workers > 1:  # the others wait for rows
             raise
         return f"the whole graph runs: the disk was full while storing activations ({error})"
     return CachedCut(

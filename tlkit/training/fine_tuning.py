@@ -172,7 +172,7 @@ def fine_tune(
     hooks = hooks_of(anchor)
     strategy = strategy_of(model)
     workers = Workers(strategy)
-    check_spread(strategy, recipe, source.train)
+    check_spread(strategy, recipe, source.train, loss=loss, metrics=metrics, hooks=hooks)
     with scope_of(model), lost_worker_named(strategy):
         checkpoint = None
         if run_directory is not None or workers.num_workers > 1:

@@ -16,7 +16,6 @@ from tlkit.distribution.workers import Workers
 from tlkit.errors import TrainingError
 from tlkit.progress import bar
 from tlkit.training.best import EpochGuard, KeepBest
-from tlkit.training.replicas import check_works_on_replicas
 from tlkit.training.resume import Position, SaveProgress, StageCheckpoint, assign_all, values_of
 from tlkit.training.step import HookedModel, StepHook, hooked
 
@@ -90,12 +89,10 @@ def fit_model(
         checkpoint: Where progress is saved, and gone on from.
 
     Raises:
-        ArgumentError: Something cannot be done on several replicas.
         TrainingError: The loss became NaN or infinite; the best weights have been put back.
     """
     whole = model if whole is None else whole
     strategy = strategy_of(whole)
-    check_works_on_replicas(strategy, loss, metrics, hooks)
     with scope_of(whole):
         trainee = hooked(model, hooks)
         trainee.compile(optimizer=optimizer, loss=loss, metrics=list(metrics), jit_compile=False)

@@ -6,7 +6,7 @@ step it averages scalars over an axis that they do not have. See
 https://github.com/keras-team/keras/issues/20585.
 
 This file can go when `fit` of a plain Keras model trains under that strategy:
-tests/training/test_keras_workers.py fails then.
+tests/distribution/test_two_workers.py says so then.
 """
 
 from collections.abc import Callable
@@ -21,6 +21,9 @@ class WorkersModel(keras.Model):
 
     What its `train_step` and `test_step` return must be the same on every replica.
     """
+
+    train_function: Any
+    test_function: Any
 
     def make_train_function(self, force: bool = False) -> Any:
         """Returns Keras's function; on several workers, one that takes the first replica's logs."""

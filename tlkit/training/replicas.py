@@ -6,10 +6,6 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tlkit.errors import ArgumentError
-
-_REDUCTIONS = ("sum_over_batch_size", "mean")
-
 
 class Replicas:
     """What a step must do so that the replicas together do what one device does alone.
@@ -77,59 +73,6 @@ def logs_of_all(model: keras.Model) -> dict[str, Any]:
     ]
     with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
         return dict(model.get_metrics_result())
-
-
-def check_works_on_replicas(
-    strategy: tf.distribute.Strategy,
-    loss: Any,
-    metrics: Sequence[keras.metrics.Metric],
-    hooks: Sequence[Any],
-) -> None:
-    """Raises `ArgumentError` where several replicas would not do what one device does.
-
-    Args:
-        strategy: The model's; with one replica everything works.
-        loss: Must be a mean over the images.
-        metrics: Must add up over the replicas.
-        hooks: `StepHook`s, which must say that they work so, and their metrics.
-    """
-    if strategy.num_replicas_in_sync == 1:
-        return
-    reduction = getattr(loss, "reduction", "sum_over_batch_size")
-    if reduction not in _REDUCTIONS:
-        raise ArgumentError(
-            f"`loss` must be reduced by {' or '.join(map(repr, _REDUCTIONS))} on several replicas. "
-            f"Received: {type(loss).__name__} with reduction={reduction!r}."
-        )
-    _check_add_up(strategy, metrics, "metrics")
-    for hook in hooks:
-        if not hook.works_on_replicas:
-            raise ArgumentError(
-                "`anchor` must be a constraint that works on several replicas. Received: a "
-                f"{type(hook).__name__}, which sees one device's share of the batch and takes it "
-                "for the whole. Train on one device."
-            )
-        _check_add_up(strategy, hook.metrics, "anchor")
-
-
-def _check_add_up(
-    strategy: tf.distribute.Strategy, metrics: Sequence[keras.metrics.Metric], argument: str
-) -> None:
-    for metric in metrics:
-        for variable in metric.variables:
-            value = variable.value
-            if getattr(value, "distribute_strategy", None) is not strategy:
-                raise ArgumentError(
-                    f"`{argument}` must be made under the strategy of the model, so that it counts "
-                    f"the images of all replicas. Received: {metric.name!r}, made outside. Make it "
-                    "within `with strategy.scope():`."
-                )
-            if variable.aggregation not in ("sum", "mean"):
-                raise ArgumentError(
-                    f"`{argument}` must hold metrics whose values can be added up over replicas. "
-                    f"Received: {metric.name!r}, whose {variable.name!r} is aggregated by "
-                    f"{variable.aggregation!r}. Leave it out, or train on one device."
-                )
 
 
 def _summed(tensors: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.distribution.shares import WHOLE, Share, share_of
 from tlkit.distribution.strategies import strategy_of
-from tlkit.distribution.workers import Workers
+from tlkit.distribution.workers import Workers, check_can_be_shared
 from tlkit.errors import ArgumentError, DataError
 from tlkit.evaluation.checks import check_batches
 from tlkit.models.graph import model_ends
@@ -49,7 +49,7 @@ def source_of(
     for argument, images in (("data", data), ("validation", validation)):
         if isinstance(images, tf.data.Dataset):
             check_batches(argument, images, model.inputs[0].shape)
-            check_can_be_shared(argument, model)
+            check_can_be_shared(argument, Workers(strategy_of(model)))
         _check_not_empty(argument, images)
     if isinstance(data, tf.data.Dataset):
         return Source(data, validation, None)
@@ -78,18 +78,6 @@ def batches_of(
     else:
         dataset = share_of(images, share)
     return with_targets(dataset, model, one_hot=one_hot)
-
-
-def check_can_be_shared(argument: str, model: keras.Model) -> None:
-    """Raises `ArgumentError` where a `tf.data.Dataset` would have to be shared among workers."""
-    workers = Workers(strategy_of(model))
-    if workers.num_workers > 1:
-        raise ArgumentError(
-            f"`{argument}` must be what load_folder, load_arrays or load_tfds returned where there "
-            "are several workers: nothing says that all of them read a tf.data.Dataset in the same "
-            f"order. Received: a tf.data.Dataset and {workers.num_workers} workers. Load a folder, "
-            "or use one machine."
-        )
 
 
 def with_targets(

@@ -1,0 +1,244 @@
+"""What the workers of the tests do: `python -m tests.distribution.jobs JOB FOLDER INDEX`."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import tlkit
+
+KINDS = ("plain", "anchored", "layer decay")
+NUM_IMAGES = 61
+BATCH_SIZE = 16
+
+
+def pictures(num_images=NUM_IMAGES, batch_size=BATCH_SIZE):
+    """Two classes that differ in colour; neither batches nor splits can be shared out evenly."""
+    images = np.random.default_rng(0).integers(0, 150, (num_images, 32, 32, 3), "uint8")
+    labels = np.arange(num_images) % 2
+    images[labels == 1, :, :, 0] += 60
+    return tlkit.load_arrays(
+        images, labels, ["grey", "red"], batch_size=batch_size, splits=(0.7, 0.3, 0.0)
+    )
+
+
+def classifier(data, **arguments):
+    """A small model without dropout, whose head counts as trained."""
+    settings = {"weights": "pretrained", "dropout": 0.0} | arguments
+    model = tlkit.build_classifier("resnet20", data.class_names, **settings)
+    model.get_layer("logits").bias.assign([0.1] * data.num_classes)
+    return model
+
+
+class FirstStep(keras.callbacks.Callback):
+    """Keeps the gradients of the first step, which AdamW's first moments are a tenth of."""
+
+    gradients = None
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Looks at the optimizer, once."""
+        if self.gradients is None:
+            moments = self.model.optimizer._momentums
+            self.gradients = [10 * moment.numpy() for moment in moments]
+
+
+def one_epoch(kind, strategy):
+    """Trains one epoch; returns the model, its first gradients and what was logged."""
+    with strategy.scope():
+        data = pictures()
+        model = classifier(data)
+        given = {}
+        if kind == "anchored":
+            given["anchor"] = tlkit.anchor_weights(model, 0.05, groups="all")
+            for weight in model.trainable_variables:  # away from where they are held
+                weight.assign(weight.numpy() + 0.02)
+        if kind == "layer decay":
+            given["layer_decay"] = 0.5
+        first = FirstStep()
+        report = tlkit.fine_tune(
+            model,
+            data,
+            unfreeze="all",
+            epochs=1,
+            augment="none",
+            views=0,
+            callbacks=[first],
+            learning_rate=1e-4,
+            **given,
+        )
+    return model, first.gradients, report
+
+
+def save(path, arrays):
+    """Writes a list of arrays."""
+    np.savez(path, **{str(i): array for i, array in enumerate(arrays)})
+
+
+def load(path):
+    """Reads it again."""
+    with np.load(path) as file:
+        return [file[str(i)] for i in range(len(file.files))]
+
+
+def train(strategy, folder, index):
+    """One epoch of each kind."""
+    for kind in KINDS:
+        model, gradients, report = one_epoch(kind, strategy)
+        save(folder / f"gradients-{kind}-{index}.npz", gradients)
+        save(folder / f"weights-{kind}-{index}.npz", model.get_weights())
+        note(folder / f"report-{kind}-{index}.json", report)
+
+
+def note(path, report):
+    """Writes what the last stage logged and said."""
+    stage = report.stages[-1]
+    content = {"history": stage.history, "notes": stage.notes, "after": report.accuracy_after}
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def measure(strategy, folder, index):
+    """Head, evaluation, stored activations; and whether Keras alone can do it yet."""
+    with strategy.scope():
+        data = pictures()
+        model = tlkit.build_classifier("resnet20", data.class_names)
+        head = tlkit.train_head(model, data)
+        again = tlkit.train_head(model, data)
+        report = tlkit.evaluate(model, data.train, data.class_names)
+        tuned = tlkit.fine_tune(
+            model,
+            data,
+            unfreeze="stage3",
+            epochs=2,
+            views=1,
+            augment="none",
+            class_weight="balanced",
+        )
+    content = {
+        "passes": [one.stages[0].num_forward_passes for one in (head, again)],
+        "notes": head.stages[0].notes,
+        "accuracy": head.accuracy_after,
+        "train": [report.accuracy, report.loss, report.num_images],
+        "tuned": tuned.stages[-1].notes,
+        "history": tuned.stages[-1].history,
+    }
+    (folder / f"measured-{index}.json").write_text(json.dumps(content), encoding="utf-8")
+    save(folder / f"weights-measured-{index}.npz", model.get_weights())
+    dataset = tf.data.Dataset.from_tensors((np.zeros((2, 32, 32, 3), "float32"), np.zeros(2)))
+    refused = {}
+    for name, call in {
+        "dataset": lambda: tlkit.evaluate(model, dataset),
+        "float16": lambda: tlkit.fine_tune(model, data, epochs=1, precision="mixed_float16"),
+        "statistics": lambda: tlkit.fine_tune(model, data, epochs=1, batch_norm="train"),
+        "seed": lambda: tlkit.fine_tune(model, data, epochs=1, seed=index),
+        "path": lambda: tlkit.fine_tune(model, data, epochs=1, anchor=tlkit.SynapticPath(model)),
+    }.items():
+        try:
+            with strategy.scope():
+                call()
+        except tlkit.ArgumentError as error:
+            refused[name] = str(error)
+    (folder / f"refused-{index}.json").write_text(json.dumps(refused), encoding="utf-8")
+    try:
+        plain_keras(strategy)
+    except ValueError as error:
+        (folder / f"keras-{index}.txt").write_text(str(error), encoding="utf-8")
+
+
+def work(strategy, folder, index):
+    """Everything that ends well."""
+    train(strategy, folder, index)
+    measure(strategy, folder, index)
+
+
+def plain_keras(strategy):
+    """What a user of Keras writes, as its guide for several workers has it."""
+    with strategy.scope():
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        model.compile("sgd", "mse", jit_compile=False)
+    model.fit(np.ones((8, 4), "float32"), np.ones((8, 2), "float32"), batch_size=4, verbose=0)
+
+
+class Slow(keras.callbacks.Callback):
+    """Says where training is, and takes its time."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.path, self.epoch = path, 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Notes the epoch."""
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Says it."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(f"{self.epoch} {batch}\n")
+        time.sleep(0.1)
+
+
+def resume(strategy, folder, index):
+    """A training of several epochs, which somebody ends in the middle."""
+    with strategy.scope():
+        data = pictures()
+        model = classifier(data)
+        report = tlkit.fine_tune(
+            model,
+            data,
+            unfreeze="stage3",
+            epochs=4,
+            augment="none",
+            views=0,
+            run_directory=folder / f"run-{index}",
+            callbacks=[Slow(folder / f"steps-{index}.txt")],
+        )
+    save(folder / f"weights-{index}.npz", model.get_weights())
+    note(folder / f"report-{index}.json", report)
+
+
+def mirrored(strategy, folder, index):
+    """What two workers do, on two devices of one machine, and whole data sets too."""
+    train(strategy, folder, index)
+    with strategy.scope():
+        data = pictures()
+        model = classifier(data, weights=None)
+        batches = data.train.dataset()
+        tlkit.fine_tune(model, batches, validation=data.validation.dataset(), epochs=1)
+    report = tlkit.evaluate(model, batches)
+    alone = tlkit.evaluate(copy_of(model), batches)
+    content = [[one.accuracy, one.loss, one.num_images] for one in (report, alone)]
+    (folder / "evaluated.json").write_text(json.dumps(content), encoding="utf-8")
+    metric = keras.metrics.SparseCategoricalAccuracy("outside")
+    try:
+        with strategy.scope():
+            tlkit.fine_tune(model, data, epochs=1, metrics=[metric])
+    except tlkit.ArgumentError as error:
+        (folder / "outside.txt").write_text(str(error), encoding="utf-8")
+
+
+def copy_of(model):
+    """The same model, made under no strategy."""
+    alone = keras.models.clone_model(model)
+    alone.set_weights(model.get_weights())
+    return alone
+
+
+def main():
+    """Runs one job."""
+    job, folder, index = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    if job == "mirrored":
+        (processor,) = tf.config.list_physical_devices("CPU")
+        logical = [tf.config.LogicalDeviceConfiguration()] * 2
+        tf.config.set_logical_device_configuration(processor, logical)
+    strategy = tlkit.distribution_strategy("mirrored" if job == "mirrored" else "multi-worker")
+    globals()[job](strategy, folder, index)
+
+
+if __name__ == "__main__":
+    main()
