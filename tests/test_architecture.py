@@ -36,6 +36,7 @@ FLOORS = {
     "run_directory": 5,
     "run_arguments": 6,
     "run_parts": 6,
+    "team": 6,
     "run": 7,
     "finished_run": 6,
     "growing_run": 7,

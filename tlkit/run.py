@@ -33,6 +33,7 @@ from tlkit.run_directory import (
     write_results,
 )
 from tlkit.run_parts import evaluate_splits, export_into, record_of, timed, write_card, write_page
+from tlkit.team import Team
 
 if TYPE_CHECKING:
     import keras
@@ -66,6 +67,7 @@ def train_run(
     seed: int = 0,
     max_pixels: int = MAX_PIXELS,
     resume: bool = True,
+    distribute: str | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Run:
     """Trains a classifier on a folder of photographs and leaves everything in a run directory.
@@ -99,7 +101,13 @@ def train_run(
         seed: Of the split, the initial weights, orders and augmentation; 0 to 2**32 - 1.
         max_pixels: Pictures with more pixels are left out.
         resume: Whether a directory that exists may be continued.
+        distribute: "auto", "mirrored" or "multi-worker", see `distribution_strategy`; one device by
+            default. Several machines make the same call; the chief alone writes, and may continue
+            with others what was begun without.
         say: Is told, in words, what is done.
+
+    Returns:
+        The finished run; on every worker, though its files are with the chief.
 
     Raises:
         ArgumentError: An argument breaks its rule.
@@ -114,8 +122,10 @@ def train_run(
     """
     arguments = checked(dict(locals()))
     out = Path(out)
-    say = say or (lambda text: None)
-    if (finished := state_of(out, arguments, resume)) is not None:
+    team = Team(distribute)
+    say = team.chiefs(say)
+    finished = team.told(state_of(out, arguments, resume) if team.is_chief else None)
+    if finished is not None:
         say(f"{out} is finished already and left as it is.")
         return finished
     parent = load_run(from_run, "from_run") if from_run is not None else None
@@ -137,23 +147,26 @@ def train_run(
     with timed(seconds, "old photographs"):
         old = _old_task(arguments, parent, say)
     say(str(data.report))
-    with timed(seconds, "model"):
+    with timed(seconds, "model"), team.scope():
         model = _model(arguments, parent, data)
     record = record_of(arguments, data)
-    refuse_other_pictures(out, record)
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "run.json", record)
-    clear_results(out)
+    if team.is_chief:
+        refuse_other_pictures(out, record)
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "run.json", record)
+        clear_results(out)
     with lost_pictures_named((data.train, data.validation, data.test)):
-        with timed(seconds, "training"):
-            training, forgotten = _train(model, data, arguments, out, old)
+        with timed(seconds, "training"), team.scope():
+            training, forgotten = _train(model, data, arguments, out, old, is_chief=team.is_chief)
         say(str(training))
         if forgotten is not None:
             say(str(forgotten))
         with timed(seconds, "evaluation"):
             evaluations = evaluate_splits(model, data)
+        if not team.is_chief:
+            return team.end(None)
         with timed(seconds, "export"):
-            export_into(model, data, out, max_pixels)
+            export_into(team.on_one_device(model), data, out, max_pixels)
     record["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
     write_results(out, data, training, evaluations, forgotten=forgotten, parent=parent)
     write_card(out, data, record)
@@ -161,7 +174,7 @@ def train_run(
     write_json(out / "run.json", {**record, "finished": True})
     for name in (FILE_NAME, _CHOSEN):
         (out / name).unlink(missing_ok=True)
-    return load_run(out)
+    return team.end(load_run(out))
 
 
 def check_run(
@@ -258,6 +271,8 @@ def _train(
     arguments: dict[str, Any],
     out: Path,
     old: "OldTask | None",
+    *,
+    is_chief: bool,
 ) -> "tuple[TrainingReport, ForgettingReport | None]":
     from tlkit.continual.going_on import anchor_to_itself, forgetting_of, measure_old_task
     from tlkit.training.fine_tuning import fine_tune
@@ -289,7 +304,8 @@ def _train(
             unfreeze=given.get("unfreeze"),
             seed=arguments["seed"],
         )
-        write_json(out / _CHOSEN, {"strength": anchor.strength})
+        if is_chief:
+            write_json(out / _CHOSEN, {"strength": anchor.strength})
     report = fine_tune(model, data, run_directory=out, anchor=anchor, **given)
     return report, forgetting_of(model, old, before, anchor, arguments["importance"])
 

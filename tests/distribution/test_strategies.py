@@ -13,6 +13,7 @@ from tlkit.distribution.workers import Workers
 from tlkit.errors import ArgumentError
 
 TWO = {"worker": ["a:1", "b:2"]}
+TASK = {"type": "worker", "index": 0}
 
 
 def set_cluster(monkeypatch, cluster, task):
@@ -126,7 +127,7 @@ def test_a_share_that_cannot_be_is_refused():
 def test_two_devices_of_one_machine_do_what_one_does(tmp_path):
     processes.run("mirrored", tmp_path, 1)
     for kind in jobs.KINDS:
-        model, gradients, report = jobs.one_epoch(kind, tf.distribute.get_strategy())
+        _, gradients, report = jobs.one_epoch(kind, tf.distribute.get_strategy())
         content = json.loads((tmp_path / f"report-{kind}-0.json").read_text(encoding="utf-8"))
         assert content["history"][0] == pytest.approx(report.stages[-1].history[0], rel=1e-3)
         found = jobs.load(tmp_path / f"gradients-{kind}-0.npz")
