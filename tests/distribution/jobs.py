@@ -13,8 +13,10 @@ import numpy as np
 import tensorflow as tf
 
 import tlkit
+from tlkit import cli
+from tlkit.distribution import strategies
 
-KINDS = ("plain", "anchored", "layer decay")
+KINDS = ("plain", "anchored", "layer decay", "proximal", "distilled")
 NUM_IMAGES = 61
 BATCH_SIZE = 16
 
@@ -59,6 +61,10 @@ def one_epoch(kind, strategy):
             given["anchor"] = tlkit.anchor_weights(model, 0.05, groups="all")
             for weight in model.trainable_variables:  # away from where they are held
                 weight.assign(weight.numpy() + 0.02)
+        if kind == "proximal":
+            given["anchor"] = tlkit.anchor_weights(model, 5.0, mode="proximal")
+        if kind == "distilled":
+            given["anchor"] = tlkit.distill_from(model)
         if kind == "layer decay":
             given["layer_decay"] = 0.5
         first = FirstStep()
@@ -151,10 +157,26 @@ def measure(strategy, folder, index):
         (folder / f"keras-{index}.txt").write_text(str(error), encoding="utf-8")
 
 
-def work(strategy, folder, index):
-    """Everything that ends well."""
-    train(strategy, folder, index)
-    measure(strategy, folder, index)
+def work(kind, folder, index):
+    """Everything that ends well: first a run by the command line, then one after the other."""
+    made = []
+
+    def noted(kind):
+        made.append(strategies_of_the_program(kind))
+        return made[-1]
+
+    strategies_of_the_program = strategies.distribution_strategy
+    strategies.distribution_strategy = noted
+    sys.argv = ["tlkit", "train", str(folder / "photos"), "--out", str(folder / f"run-{index}")]
+    sys.argv += ["--backbone", "resnet20", "--unfreeze", "head", "--epochs", "1"]
+    sys.argv += ["--batch-size", "16", "--distribute", kind]
+    try:
+        cli.main()
+    except SystemExit as ended:
+        if ended.code:
+            raise
+    train(made[0], folder, index)
+    measure(made[0], folder, index)
 
 
 def plain_keras(strategy):
@@ -236,8 +258,11 @@ def main():
         (processor,) = tf.config.list_physical_devices("CPU")
         logical = [tf.config.LogicalDeviceConfiguration()] * 2
         tf.config.set_logical_device_configuration(processor, logical)
-    strategy = tlkit.distribution_strategy("mirrored" if job == "mirrored" else "multi-worker")
-    globals()[job](strategy, folder, index)
+    kind = "mirrored" if job == "mirrored" else "multi-worker"
+    if job == "work":
+        work(kind, folder, index)
+    else:
+        globals()[job](tlkit.distribution_strategy(kind), folder, index)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 import tlkit
+from tests.conftest import write_photos
 from tests.distribution import jobs, processes
 
 
@@ -14,6 +15,7 @@ from tests.distribution import jobs, processes
 def worked(tmp_path_factory):
     """The folder in which two workers have left what they did."""
     folder = tmp_path_factory.mktemp("workers")
+    write_photos(folder / "photos", {"green": 21, "red": 20})
     processes.run("work", folder, 2)
     return folder
 
@@ -62,9 +64,26 @@ def test_both_workers_have_the_same_weights_to_the_bit(worked, kind):
 
 
 def test_the_kinds_differ_so_that_their_agreement_says_something(alone):
-    plain, anchored, decayed = (alone[kind] for kind in jobs.KINDS)
-    assert relative(anchored[1], plain[1]) > 1e-2
-    assert relative(decayed[0].get_weights(), plain[0].get_weights()) > 1e-6
+    plain = alone["plain"]
+    assert relative(alone["anchored"][1], plain[1]) > 1e-2
+    for kind in ("layer decay", "proximal", "distilled"):
+        assert relative(alone[kind][0].get_weights(), plain[0].get_weights()) > 1e-6
+
+
+def test_the_command_line_leaves_one_run_with_the_chief(worked):
+    run = tlkit.load_run(worked / "run-0")
+    assert not (worked / "run-1").exists()
+    assert (worked / "run-0" / "saved_model" / "saved_model.pb").is_file()
+    data = tlkit.load_folder(worked / "photos", image_size=32, batch_size=16)
+    report = tlkit.evaluate(run.load_model(), data.validation, run.class_names)
+    assert report.accuracy == run.metrics["validation"]["accuracy"]
+    assert report.loss == pytest.approx(run.metrics["validation"]["loss"], rel=1e-4)
+    for index in range(2):  # the other worker knows the figures too
+        said = (worked / f"log-{index}.txt").read_text(encoding="utf-8")
+        assert "validation accuracy" in said
+    assert "shared out among 2 replicas on 2 workers" in (worked / "log-0.txt").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_the_report_says_how_batches_were_shared_out(worked):
@@ -116,20 +135,25 @@ def test_keras_alone_still_cannot(worked):
         assert "PerReplica" in (worked / f"keras-{index}.txt").read_text(encoding="utf-8")
 
 
-def test_a_killed_worker_ends_the_other_and_the_job_goes_on(tmp_path):
+@pytest.mark.parametrize("victim", [1, 0], ids=["other", "chief"])
+def test_a_killed_worker_ends_the_other_and_the_job_goes_on(tmp_path, victim):
     def steps(index):
         file = tmp_path / f"steps-{index}.txt"
         return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
 
-    with processes.started("resume", tmp_path, 2) as (chief, other):
+    with processes.started("resume", tmp_path, 2) as workers:
+        left = workers[1 - victim]
         processes.wait_for(
-            lambda: ["1", "0"] in steps(1) or chief.process.poll() is not None, "no second epoch"
+            lambda: ["1", "0"] in steps(victim) or left.process.poll() is not None,
+            "no second epoch",
         )
-        other.kill()
-        assert chief.wait(60) == 1, chief.said
-        assert "tlkit.errors.TrainingError: All 2 workers must stay to the end" in chief.said
+        workers[victim].kill()
+        assert left.wait(60) == 1, left.said
+        assert "tlkit.errors.TrainingError: All 2 workers must stay to the end" in left.said
     assert (tmp_path / "run-0" / "training.npz").is_file()
     assert not (tmp_path / "run-1").exists()
+    if victim == 0:
+        return
     for index in range(2):
         (tmp_path / f"steps-{index}.txt").unlink()
     processes.run("resume", tmp_path, 2)

@@ -12,6 +12,7 @@ from tlkit.advice.graph_costs import FLOAT_BYTES, GroupCost, group_costs, peak_a
 from tlkit.advice.timing import seconds_of, seconds_per_image
 from tlkit.cache import cache_folder
 from tlkit.data.images import ImageData, ImageSplit
+from tlkit.distribution.strategies import check_one_device
 from tlkit.errors import ArgumentError, check_count
 from tlkit.evaluation.names import num_classes_of
 from tlkit.models.groups import cut_before, resolve_group, set_trainable
@@ -250,6 +251,7 @@ def _checked(
             f"Received: batch_size={batch_size!r}."
         )
     source_of(model, data, None)
+    check_one_device(model, "estimate_cost")
     return data.batch_size
 
 
