@@ -43,17 +43,6 @@ def spread_batches(
     return strategy.distribute_datasets_from_function(of_this_worker)
 
 
-def share_of(dataset: tf.data.Dataset, share: Share) -> tf.data.Dataset:
-    """Returns a share of each batch of a data set that is read as a whole."""
-    if share == WHOLE:
-        return dataset
-    index, number = share
-    return dataset.map(
-        lambda *batch: tuple(part[index::number] for part in batch),
-        num_parallel_calls=tf.data.AUTOTUNE,
-    )
-
-
 def _share_after_share(dataset: tf.data.Dataset, number: int) -> tf.data.Dataset:
     """All shares of the first batch, then all of the second: each device takes the next one."""
 

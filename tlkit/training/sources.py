@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from tlkit.data.images import ImageData, ImageSplit
-from tlkit.distribution.shares import WHOLE, Share, share_of
+from tlkit.distribution.shares import WHOLE, Share
 from tlkit.distribution.strategies import strategy_of
 from tlkit.distribution.workers import Workers, check_can_be_shared
 from tlkit.errors import ArgumentError, DataError
@@ -73,10 +73,8 @@ def batches_of(
     images: Images, model: keras.Model, *, one_hot: bool = False, share: Share = WHOLE
 ) -> tf.data.Dataset:
     """Returns one pass over the images in their order, with labels as the loss takes them."""
-    if isinstance(images, ImageSplit):
-        dataset = images.dataset(share=share)
-    else:
-        dataset = share_of(images, share)
+    # a tf.data.Dataset is read whole: there is one worker
+    dataset = images.dataset(share=share) if isinstance(images, ImageSplit) else images
     return with_targets(dataset, model, one_hot=one_hot)
 
 

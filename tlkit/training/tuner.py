@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tlkit.data.images import ImageSplit
-from tlkit.distribution.shares import Share, Shared, share_of
+from tlkit.distribution.shares import Share, Shared
 from tlkit.distribution.strategies import strategy_of
 from tlkit.errors import RunError, TrainingError
 from tlkit.evaluation.metrics import evaluate
@@ -286,7 +286,7 @@ class Tuner:
 
         def starting_at(epoch: int, step: int, share: Share) -> tf.data.Dataset:
             if not isinstance(images, ImageSplit):
-                dataset = share_of(images.repeat().skip(step), share)
+                dataset = images.repeat().skip(step)  # whole: there is one worker
             else:
                 first = number * _EPOCHS_APART + epoch  # other orders and views in each stage
                 dataset = images.dataset(
