@@ -3,10 +3,11 @@
 Under `MultiWorkerMirroredStrategy`, `fit` raises «Attempt to convert a value (PerReplica...)»:
 before training it averages a batch over the workers outside any traced function, and after each
 step it averages scalars over an axis that they do not have. See
-https://github.com/keras-team/keras/issues/20585.
+https://github.com/keras-team/keras/issues/20585. The first of them also fails on several devices of
+one machine where their shares of a batch differ in size.
 
-This file can go when `fit` of a plain Keras model trains under that strategy:
-tests/distribution/test_two_workers.py says so then.
+This file can go when `fit` of a plain Keras model trains under that strategy, and on shares of
+different sizes: tests/distribution/test_two_workers.py says so then.
 """
 
 from collections.abc import Callable
@@ -17,7 +18,7 @@ import tensorflow as tf
 
 
 class WorkersModel(keras.Model):
-    """A Keras model whose `fit` and `evaluate` run on several machines too.
+    """A Keras model whose `fit` and `evaluate` run on several replicas, on several machines too.
 
     What its `train_step` and `test_step` return must be the same on every replica.
     """
@@ -26,8 +27,8 @@ class WorkersModel(keras.Model):
     test_function: Any
 
     def make_train_function(self, force: bool = False) -> Any:
-        """Returns Keras's function; on several workers, one that takes the first replica's logs."""
-        if not _has_several_workers(self):
+        """Returns Keras's function; on several replicas, one that takes the first one's logs."""
+        if not _is_spread(self):
             return super().make_train_function(force)
         if self.train_function is None or force:
             self.train_function = _on_all_replicas(self, self.train_step)
@@ -35,7 +36,7 @@ class WorkersModel(keras.Model):
 
     def make_test_function(self, force: bool = False) -> Any:
         """The same for `evaluate`."""
-        if not _has_several_workers(self):
+        if not _is_spread(self):
             return super().make_test_function(force)
         if self.test_function is None or force:
             self.test_function = _on_all_replicas(self, self.test_step)
@@ -47,7 +48,7 @@ class WorkersModel(keras.Model):
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         """Builds what is not built; one replica's share of a batch says enough of its shapes."""
-        if iterator is not None and _has_several_workers(self):
+        if iterator is not None and _is_spread(self):
             strategy = self.distribute_strategy
             for _, _, batches in iterator:
                 batch = next(batches)
@@ -59,8 +60,8 @@ class WorkersModel(keras.Model):
         super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
 
 
-def _has_several_workers(model: keras.Model) -> bool:
-    return isinstance(model.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy)
+def _is_spread(model: keras.Model) -> bool:
+    return int(model.distribute_strategy.num_replicas_in_sync) > 1
 
 
 def _on_all_replicas(
