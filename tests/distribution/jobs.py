@@ -1,5 +1,6 @@
 """What the workers of the tests do: `python -m tests.distribution.jobs JOB FOLDER INDEX`."""
 
+import dataclasses
 import json
 import os
 import sys
@@ -15,19 +16,25 @@ import tensorflow as tf
 import tlkit
 from tlkit import cli
 from tlkit.distribution import strategies
+from tlkit.training.step import StepHook
 
 KINDS = ("plain", "anchored", "layer decay", "proximal", "distilled")
-NUM_IMAGES = 61
+NUM_IMAGES = 80
 BATCH_SIZE = 16
 
 
 def pictures(num_images=NUM_IMAGES, batch_size=BATCH_SIZE):
-    """Two classes that differ in colour; neither batches nor splits can be shared out evenly."""
+    """Two classes that differ in colour; the last batch of either split has one image."""
     images = np.random.default_rng(0).integers(0, 150, (num_images, 32, 32, 3), "uint8")
     labels = np.arange(num_images) % 2
     images[labels == 1, :, :, 0] += 60
-    return tlkit.load_arrays(
-        images, labels, ["grey", "red"], batch_size=batch_size, splits=(0.7, 0.3, 0.0)
+    data = tlkit.load_arrays(
+        images, labels, ["grey", "red"], batch_size=batch_size, splits=(0.6, 0.4, 0.0)
+    )
+    return dataclasses.replace(
+        data,
+        train=data.train.subset(np.arange(2 * BATCH_SIZE + 1)),
+        validation=data.validation.subset(np.arange(BATCH_SIZE + 1)),
     )
 
 
@@ -37,6 +44,20 @@ def classifier(data, **arguments):
     model = tlkit.build_classifier("resnet20", data.class_names, **settings)
     model.get_layer("logits").bias.assign([0.1] * data.num_classes)
     return model
+
+
+class GradientNorm(StepHook):
+    """Logs the norm of the gradients of the whole batch."""
+
+    works_on_replicas = True
+
+    def __init__(self):
+        self.norm = keras.metrics.Mean(name="gradient_norm")
+        self.metrics = (self.norm,)
+
+    def before_update(self, gradients, variables):
+        """Sees them."""
+        self.norm.update_state(tf.linalg.global_norm(gradients))
 
 
 class FirstStep(keras.callbacks.Callback):
@@ -56,7 +77,7 @@ def one_epoch(kind, strategy):
     with strategy.scope():
         data = pictures()
         model = classifier(data)
-        given = {}
+        given = {"anchor": GradientNorm()}
         if kind == "anchored":
             given["anchor"] = tlkit.anchor_weights(model, 0.05, groups="all")
             for weight in model.trainable_variables:  # away from where they are held

@@ -85,7 +85,7 @@ def test_several_workers_are_refused_once_tensorflow_has_computed(monkeypatch):
 
 
 def test_a_model_made_outside_the_scope_is_refused():
-    data = jobs.pictures(20)
+    data = jobs.pictures()
     model = jobs.classifier(data, weights=None)
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     with strategy.scope(), pytest.raises(ArgumentError, match="a model made under no strategy"):
