@@ -23,13 +23,13 @@ NUM_IMAGES = 80
 BATCH_SIZE = 16
 
 
-def pictures(num_images=NUM_IMAGES, batch_size=BATCH_SIZE):
+def pictures():
     """Two classes that differ in colour; the last batch of either split has one image."""
-    images = np.random.default_rng(0).integers(0, 150, (num_images, 32, 32, 3), "uint8")
-    labels = np.arange(num_images) % 2
+    images = np.random.default_rng(0).integers(0, 150, (NUM_IMAGES, 32, 32, 3), "uint8")
+    labels = np.arange(NUM_IMAGES) % 2
     images[labels == 1, :, :, 0] += 60
     data = tlkit.load_arrays(
-        images, labels, ["grey", "red"], batch_size=batch_size, splits=(0.6, 0.4, 0.0)
+        images, labels, ["grey", "red"], batch_size=BATCH_SIZE, splits=(0.6, 0.4, 0.0)
     )
     return dataclasses.replace(
         data,

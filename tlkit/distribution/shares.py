@@ -17,7 +17,7 @@ Shared: TypeAlias = Callable[[Share], tf.data.Dataset]
 
 
 def spread_batches(
-    strategy: tf.distribute.Strategy, batches: Shared, *, has_end: bool
+    strategy: tf.distribute.Strategy, batches: Shared
 ) -> tf.distribute.DistributedDataset:
     """Returns batches that each replica sees its share of, with nothing lost or seen twice.
 
@@ -25,9 +25,8 @@ def spread_batches(
 
     Args:
         strategy: With several replicas.
-        batches: What each of them is to see.
-        has_end: Whether somebody reads to the end. Otherwise the workers need not ask each other
-            before each batch whether there is one.
+        batches: What each of them is to see. Nobody must read to an end: where there is none, the
+            workers need not ask each other before each batch whether there is one more.
     """
     workers = Workers(strategy)
 
@@ -35,10 +34,8 @@ def spread_batches(
         dataset = batches((workers.index, workers.num_workers))
         if workers.num_local_replicas > 1:
             dataset = _share_after_share(dataset, workers.num_local_replicas)
-        if not has_end:
-            endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
-            dataset = dataset.apply(endless)
-        return dataset.prefetch(2)
+        endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+        return dataset.apply(endless).prefetch(2)
 
     return strategy.distribute_datasets_from_function(of_this_worker)
 

@@ -146,10 +146,10 @@ def cut_validation(
     cut: CachedCut, model: keras.Model, *, batch_size: int, one_hot: bool
 ) -> Shared | None:
     """One pass over the stored activations of the validation images."""
-    if (features := cut.validation) is None:
+    if cut.validation is None:
         return None
-    targets = targets_of(features.labels, model, one_hot=one_hot).numpy()
-    return lambda share: one_pass(features, targets, batch_size=batch_size, share=share)
+    targets = targets_of(cut.validation.labels, model, one_hot=one_hot).numpy()
+    return one_pass(cut.validation, targets, batch_size=batch_size)
 
 
 def _random_layers(model: keras.Model, first: int) -> list[str]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import keras
@@ -17,6 +18,7 @@ from tlkit.errors import TrainingError
 from tlkit.progress import bar
 from tlkit.training.best import EpochGuard, KeepBest
 from tlkit.training.resume import Position, SaveProgress, StageCheckpoint, assign_all, values_of
+from tlkit.training.sources import steps_in_epoch
 from tlkit.training.step import HookedModel, StepHook, hooked
 
 
@@ -120,19 +122,13 @@ def fit_model(
         else:
             saver.save_now(0, 0)
 
-    def spread(shared: Shared, *, has_end: bool) -> Any:
-        if strategy.num_replicas_in_sync == 1:
-            return shared(WHOLE)
-        return spread_batches(strategy, shared, has_end=has_end)
-
     def run(first: int, end: int, skipped: int) -> None:
         def from_here(share: Share) -> tf.data.Dataset:
             dataset = batches.starting_at(first, skipped, share)
             return dataset if class_weight is None else _weighed(dataset, class_weight)
 
         trainee.fit(
-            spread(from_here, has_end=False),
-            validation_data=validation and spread(validation, has_end=True),
+            **_spread(strategy, from_here, validation),
             initial_epoch=first,
             epochs=end,
             steps_per_epoch=batches.num_steps - skipped,
@@ -210,6 +206,24 @@ class _State:
             "optimizer": self._trainee.optimizer.variables,
             "hooks": [variable for hook in self._hooks for variable in hook.variables],
         }
+
+
+def _spread(
+    strategy: tf.distribute.Strategy, training: Shared, validation: Shared | None
+) -> dict[str, Any]:
+    """Returns batches as Keras's `fit` takes them: whole, or shared out among the replicas."""
+    if strategy.num_replicas_in_sync == 1:
+        return {"x": training(WHOLE), "validation_data": validation and validation(WHOLE)}
+    given: dict[str, Any] = {"x": spread_batches(strategy, training)}
+    if validation is not None:
+        given["validation_steps"] = steps_in_epoch(validation(WHOLE))
+        endless = partial(_endless, validation)
+        given["validation_data"] = spread_batches(strategy, endless)
+    return given
+
+
+def _endless(shared: Shared, share: Share) -> tf.data.Dataset:
+    return shared(share).repeat()
 
 
 def _weighed(dataset: tf.data.Dataset, class_weight: dict[int, float]) -> tf.data.Dataset:

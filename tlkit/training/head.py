@@ -11,7 +11,7 @@ import tensorflow as tf
 from tlkit.cache import cache_note
 from tlkit.data.images import ImageData
 from tlkit.distribution.lost import lost_worker_named
-from tlkit.distribution.shares import WHOLE, Share
+from tlkit.distribution.shares import WHOLE, Shared
 from tlkit.distribution.strategies import scope_of, strategy_of
 from tlkit.distribution.workers import Workers
 from tlkit.errors import ArgumentError, DataError, check_count, check_positive
@@ -274,7 +274,7 @@ def _fit(
     return fit_model(
         head,
         batches,
-        (lambda share: _one_pass(held_out, model, share)) if held_out else None,
+        _one_pass(held_out, model) if held_out else None,
         optimizer=keras.optimizers.AdamW(
             warm_up_then_cosine(learning_rate, batches.num_steps * epochs),
             weight_decay=_WEIGHT_DECAY,
@@ -289,15 +289,15 @@ def _fit(
     ).history
 
 
-def _one_pass(features: Features, model: keras.Model, share: Share = WHOLE) -> tf.data.Dataset:
+def _one_pass(features: Features, model: keras.Model) -> Shared:
     targets = targets_of(features.labels, model).numpy()
-    return one_pass(features, targets, batch_size=_BATCH_SIZE, share=share)
+    return one_pass(features, targets, batch_size=_BATCH_SIZE)
 
 
 def _measured(head: keras.Model, model: keras.Model, held_out: Features) -> EvaluationReport:
     """The model's figures on validation images, from their float32 features."""
     targets = targets_of(held_out.labels, model).numpy()
-    batches = _one_pass(held_out, model)
+    batches = _one_pass(held_out, model)(WHOLE)
     outputs = np.concatenate([head(batch[0], training=False).numpy() for batch in batches])
     kind = head_kind(model)
     return evaluate_probabilities(

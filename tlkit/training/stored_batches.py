@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
-from tlkit.distribution.shares import WHOLE, Share
+from tlkit.distribution.shares import Share, Shared
 from tlkit.training.features import MAX_BYTES_IN_MEMORY, Features
 from tlkit.training.fitting import Batches
 
@@ -39,14 +39,16 @@ def batches_in_order(
     return Batches(starting_at, -(-len(order_of(0)) // batch_size))
 
 
-def one_pass(
-    features: Features, targets: np.ndarray, *, batch_size: int, share: Share = WHOLE
-) -> tf.data.Dataset:
+def one_pass(features: Features, targets: np.ndarray, *, batch_size: int) -> Shared:
     """All rows in their order, or a share of each batch of them."""
     rows = _Rows(features, targets)
-    dataset = rows.dataset(lambda: rows.batches(np.arange(len(targets)), batch_size, 0, share))
     num_batches = -(-len(targets) // batch_size)
-    return dataset.apply(tf.data.experimental.assert_cardinality(num_batches)).prefetch(2)
+
+    def batches(share: Share) -> tf.data.Dataset:
+        dataset = rows.dataset(lambda: rows.batches(np.arange(len(targets)), batch_size, 0, share))
+        return dataset.apply(tf.data.experimental.assert_cardinality(num_batches)).prefetch(2)
+
+    return batches
 
 
 class _Rows:
