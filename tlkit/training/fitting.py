@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import keras
@@ -11,14 +10,14 @@ import numpy as np
 import tensorflow as tf
 
 from tlkit.data.splits import class_weights
-from tlkit.distribution.shares import WHOLE, Share, Shared, spread_batches
+from tlkit.distribution.shares import WHOLE, Share, Shared
 from tlkit.distribution.strategies import scope_of, strategy_of
 from tlkit.distribution.workers import Workers
 from tlkit.errors import TrainingError
 from tlkit.progress import bar
 from tlkit.training.best import EpochGuard, KeepBest
+from tlkit.training.fit_data import fit_data, weighed
 from tlkit.training.resume import Position, SaveProgress, StageCheckpoint, assign_all, values_of
-from tlkit.training.sources import steps_in_epoch
 from tlkit.training.step import HookedModel, StepHook, hooked
 
 
@@ -125,10 +124,10 @@ def fit_model(
     def run(first: int, end: int, skipped: int) -> None:
         def from_here(share: Share) -> tf.data.Dataset:
             dataset = batches.starting_at(first, skipped, share)
-            return dataset if class_weight is None else _weighed(dataset, class_weight)
+            return dataset if class_weight is None else weighed(dataset, class_weight)
 
         trainee.fit(
-            **_spread(strategy, from_here, validation),
+            **fit_data(strategy, from_here, validation),
             initial_epoch=first,
             epochs=end,
             steps_per_epoch=batches.num_steps - skipped,
@@ -206,36 +205,6 @@ class _State:
             "optimizer": self._trainee.optimizer.variables,
             "hooks": [variable for hook in self._hooks for variable in hook.variables],
         }
-
-
-def _spread(
-    strategy: tf.distribute.Strategy, training: Shared, validation: Shared | None
-) -> dict[str, Any]:
-    """Returns batches as Keras's `fit` takes them: whole, or shared out among the replicas."""
-    if strategy.num_replicas_in_sync == 1:
-        return {"x": training(WHOLE), "validation_data": validation and validation(WHOLE)}
-    given: dict[str, Any] = {"x": spread_batches(strategy, training)}
-    if validation is not None:
-        given["validation_steps"] = steps_in_epoch(validation(WHOLE))
-        endless = partial(_endless, validation)
-        given["validation_data"] = spread_batches(strategy, endless)
-    return given
-
-
-def _endless(shared: Shared, share: Share) -> tf.data.Dataset:
-    return shared(share).repeat()
-
-
-def _weighed(dataset: tf.data.Dataset, class_weight: dict[int, float]) -> tf.data.Dataset:
-    """Adds each image's weight; Keras adds none to batches that are spread over replicas."""
-    weights = tf.constant([class_weight[label] for label in sorted(class_weight)], tf.float32)
-
-    def with_weights(images: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        is_one_hot = targets.shape.rank == 2 and targets.shape[1] != 1
-        labels = tf.argmax(targets, axis=1) if is_one_hot else tf.reshape(targets, [-1])
-        return images, targets, tf.gather(weights, tf.cast(labels, tf.int32))
-
-    return dataset.map(with_weights)
 
 
 def _build_metrics(trainee: HookedModel, batches: Batches) -> None:
