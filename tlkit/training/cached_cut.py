@@ -79,7 +79,7 @@ def cached_cut(
     if part.workers.any(wanted > room):
         return (
             f"the whole graph runs: storing {wanted / 2**30:.1f} GiB of activations needs more "
-            f"than may be used ({room / 2**30:.1f} GiB here)"
+            f"than the {room / 2**30:.1f} GiB that may be used"
         )
     try:
         train = extract_features(
