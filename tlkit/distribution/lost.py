@@ -13,8 +13,8 @@ _SIGNS = (
     tf.errors.AbortedError,
     tf.errors.CancelledError,
     tf.errors.DeadlineExceededError,
-    tf.errors.InternalError,
 )
+_LENGTH = 300
 
 
 @contextmanager
@@ -30,10 +30,16 @@ def lost_worker_named(strategy: tf.distribute.Strategy) -> Iterator[None]:
     except _SIGNS as error:
         if workers.num_workers == 1:
             raise
-        reason = " ".join(str(error.message).split())[:300]
         raise TrainingError(
             f"All {workers.num_workers} workers must stay to the end. Received: one that no longer "
-            f"answers worker {workers.index} ({type(error).__name__}: {reason}). Start the same "
-            "command on every worker again: with a run directory it goes on from the last epoch "
-            "that was saved."
+            f"answers worker {workers.index} ({_reason(error)}). Look at what that one said, and start "
+            "the same command on every worker again: with a run directory it goes on from the last "
+            "epoch that was saved."
         ) from error
+
+
+def _reason(error: tf.errors.OpError) -> str:
+    """What TensorFlow says, without the places in the program that it lists before."""
+    lines = [line for line in str(error.message).splitlines() if not line.startswith("  File")]
+    before, _, after = " ".join(" ".join(lines).split()).rpartition("aborted by: ")
+    return f"{type(error).__name__}: {(after or before)[:_LENGTH]}"

@@ -43,12 +43,15 @@ def _on_all_devices(model: keras.Model, number: int) -> Callable[[tf.Tensor], tf
         return strategy.run(lambda share: model(share, training=False), args=(images,))
 
     def forward(images: tf.Tensor) -> tf.Tensor:
+        num_images = len(images)
         images = tf.cast(images, dtype)
+        if num_images < number:  # fused kernels fail on empty batches
+            images = tf.pad(images, [[0, number - num_images], [0, 0], [0, 0], [0, 0]])
         shares = strategy.experimental_distribute_values_from_function(
             lambda context: images[context.replica_id_in_sync_group % number :: number]
         )
         outputs = strategy.experimental_local_results(run(shares))
         order = tf.argsort(tf.concat([tf.range(len(images))[i::number] for i in range(number)], 0))
-        return tf.cast(tf.gather(tf.concat(outputs, 0), order), tf.float32)
+        return tf.cast(tf.gather(tf.concat(outputs, 0), order)[:num_images], tf.float32)
 
     return forward

@@ -19,21 +19,29 @@ class Replicas:
     With one replica everything stays as it is.
 
     Args:
-        num_images: How many this replica sees, a scalar; 0 is possible.
+        images: Those that this replica is to see, perhaps none.
 
     Attributes:
         are_several: Whether there is more than one replica.
+        images: Those that it sees: where there is none, a blank one, for TensorFlow's fused kernels
+            fail on empty batches.
         mean_num_images: Images per replica, a scalar.
     """
 
-    def __init__(self, num_images: tf.Tensor) -> None:
+    def __init__(self, images: Any) -> None:
         self._number = int(tf.distribute.get_strategy().num_replicas_in_sync)
         self.are_several = self._number > 1
-        self._own = self.mean_num_images = num_images
+        self.images = images
+        self._num_own = self.mean_num_images = tf.shape(tf.nest.flatten(images)[0])[0]
         if self.are_several:
-            self._own = tf.cast(num_images, tf.float32)
+            self.images = tf.nest.map_structure(_not_empty, images)
+            self._own = tf.cast(self._num_own, tf.float32)
             (whole,) = self.total([self._own])
             self.mean_num_images = whole / self._number
+
+    def own(self, outputs: Any) -> Any:
+        """Returns what the model gave for this replica's own images, without the blank one."""
+        return outputs[: self._num_own] if self.are_several else outputs
 
     def weights(self, sample_weight: Any) -> Any:
         """Returns weights under which each image counts the same, whatever share it is in."""
@@ -41,7 +49,7 @@ class Replicas:
             return sample_weight
         factor = self._own / self.mean_num_images
         if sample_weight is None:
-            return tf.fill([tf.cast(self._own, tf.int32)], factor)
+            return tf.fill([self._num_own], factor)
         return tf.cast(sample_weight, tf.float32) * factor
 
     def part(self, mean: tf.Tensor) -> tf.Tensor:
@@ -62,6 +70,11 @@ class Replicas:
         return list(_summed(tensors))
 
 
+def is_spread() -> bool:
+    """Whether this is a step on one of several replicas."""
+    return int(tf.distribute.get_strategy().num_replicas_in_sync) > 1
+
+
 def logs_of_all(model: keras.Model) -> dict[str, Any]:
     """Returns the model's metrics over the images of all replicas, the same on each."""
     variables = model.metrics_variables
@@ -73,6 +86,11 @@ def logs_of_all(model: keras.Model) -> dict[str, Any]:
     ]
     with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
         return dict(model.get_metrics_result())
+
+
+def _not_empty(images: tf.Tensor) -> tf.Tensor:
+    missing = tf.maximum(1 - tf.shape(images)[0], 0)
+    return tf.pad(images, [[0, missing], *[[0, 0]] * (images.shape.rank - 1)])
 
 
 def _summed(tensors: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:

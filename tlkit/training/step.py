@@ -9,7 +9,7 @@ import tensorflow as tf
 from tlkit.errors import ArgumentError
 from tlkit.training.keras_workers import WorkersModel
 from tlkit.training.rates import rates_of
-from tlkit.training.replicas import Replicas, logs_of_all
+from tlkit.training.replicas import Replicas, is_spread, logs_of_all
 
 
 class StepHook:
@@ -24,7 +24,8 @@ class StepHook:
         needs_images: Whether `loss` must see the images themselves, not activations at a cut.
         works_on_replicas: Whether it does its work where several devices each see a share of the
             batch: `loss` is called on each with its share, and what it returns counts by the
-            share's size; `before_update` sees the gradients of the whole batch.
+            share's size (an empty share shows one blank image, which counts for nothing);
+            `before_update` sees the gradients of the whole batch.
         notes: Said in the report of every stage.
     """
 
@@ -72,9 +73,10 @@ class HookedModel(WorkersModel):
     def train_step(self, data: Any) -> dict[str, Any]:
         """Keras's step, with the hooks in it."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        replicas = Replicas(num_images=tf.shape(tf.nest.flatten(x)[0])[0])
+        replicas = Replicas(x)
         with tf.GradientTape() as tape:
-            outputs = self(x, training=True)
+            seen = self(replicas.images, training=True)
+            outputs = replicas.own(seen)
             loss = self._compute_loss(
                 x=x,
                 y=y,
@@ -83,7 +85,7 @@ class HookedModel(WorkersModel):
                 training=True,
             )
             for hook in self.hooks:
-                if (added := hook.loss(x, outputs, replicas.whole(loss))) is not None:
+                if (added := hook.loss(replicas.images, seen, replicas.whole(loss))) is not None:
                     loss += replicas.part(added)
             self._loss_tracker.update_state(
                 replicas.whole(loss), sample_weight=replicas.mean_num_images
@@ -107,10 +109,26 @@ class HookedModel(WorkersModel):
     def test_step(self, data: Any) -> dict[str, Any]:
         """Keras's step; what the hooks measure in training has no value here."""
         of_hooks = {metric.name for hook in self.hooks for metric in hook.metrics}
-        logs = super().test_step(data)
-        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
-            logs = logs_of_all(self)
+        logs = self._measured(data) if is_spread() else super().test_step(data)
         return {name: value for name, value in logs.items() if name not in of_hooks}
+
+    def _measured(self, data: Any) -> dict[str, Any]:
+        """Keras's test step on several replicas."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        replicas = Replicas(x)
+        outputs = replicas.own(self(replicas.images, training=False))
+        loss = self._compute_loss(
+            x=x,
+            y=y,
+            y_pred=outputs,
+            sample_weight=replicas.weights(sample_weight),
+            training=False,
+        )
+        self._loss_tracker.update_state(
+            replicas.whole(loss), sample_weight=replicas.mean_num_images
+        )
+        self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
+        return logs_of_all(self)
 
 
 def hooks_of(anchor: Any) -> tuple[StepHook, ...]:
