@@ -32,7 +32,7 @@ def lost_worker_named(strategy: tf.distribute.Strategy) -> Iterator[None]:
             raise
         raise TrainingError(
             f"All {workers.num_workers} workers must stay to the end. Received: one that no longer "
-            f"answers worker {workers.index} ({_reason(error)}). Look at what that one said, and start "
+            f"answers worker {workers.index} ({_reason(error)}). See what that one said, and start "
             "the same command on every worker again: with a run directory it goes on from the last "
             "epoch that was saved."
         ) from error
