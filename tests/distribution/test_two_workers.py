@@ -1,6 +1,9 @@
 """Two workers on loopback do what one process does with the same batches."""
 
+import fcntl
+import functools
 import json
+import os
 
 import numpy as np
 import pytest
@@ -13,17 +16,23 @@ from tests.distribution import jobs, processes
 
 @pytest.fixture(scope="module")
 def worked(tmp_path_factory):
-    """The folder in which two workers have left what they did."""
-    folder = tmp_path_factory.mktemp("workers")
-    write_photos(folder / "photos", {"green": 21, "red": 20})
-    processes.run("work", folder, 2)
+    """The folder in which two workers have left what they did; once for all of pytest's workers."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    folder, done = root / "two-workers", root / "two-workers-done"
+    with (root / "two-workers-lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            write_photos(folder / "photos", {"green": 21, "red": 20})
+            processes.run("work", folder, 2)
+            done.touch()
     return folder
 
 
-@pytest.fixture(scope="module")
-def alone():
-    """What one process does with the same batches, by kind."""
-    return {kind: jobs.one_epoch(kind, tf.distribute.get_strategy()) for kind in jobs.KINDS}
+@functools.cache
+def alone(kind):
+    """What one process does with the same batches."""
+    return jobs.one_epoch(kind, tf.distribute.get_strategy())
 
 
 def read(folder, name):
@@ -43,16 +52,16 @@ def assert_same_weights(folder, name):
 
 
 @pytest.mark.parametrize("kind", jobs.KINDS)
-def test_the_first_gradients_are_those_of_one_process(worked, alone, kind):
-    expected = alone[kind][1]
+def test_the_first_gradients_are_those_of_one_process(worked, kind):
+    expected = alone(kind)[1]
     for index in range(2):
         gradients = jobs.load(worked / f"gradients-{kind}-{index}.npz")
         assert relative(gradients, expected) < 1e-5
 
 
 @pytest.mark.parametrize("kind", jobs.KINDS)
-def test_the_epochs_figures_are_those_of_one_process(worked, alone, kind):
-    expected = alone[kind][2].stages[-1].history[0]
+def test_the_epochs_figures_are_those_of_one_process(worked, kind):
+    expected = alone(kind)[2].stages[-1].history[0]
     for index in range(2):
         logged = read(worked, f"report-{kind}-{index}.json")["history"][0]
         assert logged == pytest.approx(expected, rel=1e-3)
@@ -63,11 +72,11 @@ def test_both_workers_have_the_same_weights_to_the_bit(worked, kind):
     assert_same_weights(worked, f"weights-{kind}-{{}}.npz")
 
 
-def test_the_kinds_differ_so_that_their_agreement_says_something(alone):
-    plain = alone["plain"]
-    assert relative(alone["anchored"][1], plain[1]) > 1e-2
+def test_the_kinds_differ_so_that_their_agreement_says_something():
+    plain = alone("plain")
+    assert relative(alone("anchored")[1], plain[1]) > 1e-2
     for kind in ("layer decay", "proximal", "distilled"):
-        assert relative(alone[kind][0].get_weights(), plain[0].get_weights()) > 1e-6
+        assert relative(alone(kind)[0].get_weights(), plain[0].get_weights()) > 1e-6
 
 
 def test_the_command_line_leaves_one_run_with_the_chief(worked):
