@@ -158,24 +158,34 @@ def measure(strategy, folder, index):
     (folder / f"measured-{index}.json").write_text(json.dumps(content), encoding="utf-8")
     save(folder / f"weights-measured-{index}.npz", model.get_weights())
     dataset = tf.data.Dataset.from_tensors((np.zeros((2, 32, 32, 3), "float32"), np.zeros(2)))
-    refused = {}
-    for name, call in {
-        "dataset": lambda: tlkit.evaluate(model, dataset),
-        "float16": lambda: tlkit.fine_tune(model, data, epochs=1, precision="mixed_float16"),
-        "statistics": lambda: tlkit.fine_tune(model, data, epochs=1, batch_norm="train"),
-        "seed": lambda: tlkit.fine_tune(model, data, epochs=1, seed=index),
-        "path": lambda: tlkit.fine_tune(model, data, epochs=1, anchor=tlkit.SynapticPath(model)),
-    }.items():
-        try:
-            with strategy.scope():
-                call()
-        except tlkit.ArgumentError as error:
-            refused[name] = str(error)
+    path = tlkit.SynapticPath(model)
+    refused = refusals(
+        strategy,
+        {
+            "dataset": lambda: tlkit.evaluate(model, dataset),
+            "float16": lambda: tlkit.fine_tune(model, data, epochs=1, precision="mixed_float16"),
+            "statistics": lambda: tlkit.fine_tune(model, data, epochs=1, batch_norm="train"),
+            "seed": lambda: tlkit.fine_tune(model, data, epochs=1, seed=index),
+            "path": lambda: tlkit.fine_tune(model, data, epochs=1, anchor=path),
+        },
+    )
     (folder / f"refused-{index}.json").write_text(json.dumps(refused), encoding="utf-8")
     try:
         plain_keras(strategy)
     except ValueError as error:
         (folder / f"keras-{index}.txt").write_text(str(error), encoding="utf-8")
+
+
+def refusals(strategy, calls):
+    """Returns what each call is refused with."""
+    refused = {}
+    for name, call in calls.items():
+        try:
+            with strategy.scope():
+                call()
+        except tlkit.ArgumentError as error:
+            refused[name] = str(error)
+    return refused
 
 
 def work(kind, folder, index):
@@ -258,11 +268,21 @@ def mirrored(strategy, folder, index):
     content = [[one.accuracy, one.loss, one.num_images] for one in (report, alone)]
     (folder / "evaluated.json").write_text(json.dumps(content), encoding="utf-8")
     metric = keras.metrics.SparseCategoricalAccuracy("outside")
-    try:
-        with strategy.scope():
-            tlkit.fine_tune(model, data, epochs=1, metrics=[metric])
-    except tlkit.ArgumentError as error:
-        (folder / "outside.txt").write_text(str(error), encoding="utf-8")
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
+    few = dataclasses.replace(data, train=dataclasses.replace(data.train, batch_size=1))
+    refused = refusals(
+        strategy,
+        {
+            "metrics": lambda: tlkit.fine_tune(model, data, epochs=1, metrics=[metric]),
+            "loss": lambda: tlkit.fine_tune(model, data, epochs=1, loss=loss),
+            "batch_size": lambda: tlkit.fine_tune(model, few, epochs=1),
+            "rate": lambda: tlkit.find_learning_rate(model, data),
+            "cost": lambda: tlkit.estimate_cost(model, data),
+            "importance": lambda: tlkit.estimate_importance(model, data.train),
+            "expand": lambda: tlkit.expand(model, data),
+        },
+    )
+    (folder / "refused.json").write_text(json.dumps(refused), encoding="utf-8")
 
 
 def copy_of(model):

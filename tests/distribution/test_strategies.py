@@ -104,6 +104,20 @@ def test_one_process_tells_itself_what_it_knows():
     assert not workers.all(False)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "`distribute` must be one of 'auto', 'mirrored', 'multi-worker'"),
+        ({"distribute": "auto", "anchor": "auto"}, "left out with anchor='auto'"),
+        ({"distribute": "auto", "anchor": 1.0, "importance": "fisher"}, "importance='fisher'"),
+    ],
+)
+def test_a_run_that_cannot_be_distributed_is_refused(tmp_path, given, message):
+    settings = {"distribute": "many", "from_run": tmp_path} | given
+    with pytest.raises(ArgumentError, match=message):
+        tlkit.train_run(tmp_path, out=tmp_path / "run", **settings)
+
+
 @pytest.mark.parametrize("number", [1, 2, 3, 20])
 def test_shares_of_a_split_are_whole_and_disjoint(number):
     split = jobs.pictures().train
@@ -136,5 +150,14 @@ def test_two_devices_of_one_machine_do_what_one_does(tmp_path):
         assert "2 replicas on one machine" in " ".join(content["notes"])
     together, alone = json.loads((tmp_path / "evaluated.json").read_text(encoding="utf-8"))
     assert together == pytest.approx(alone, rel=1e-5)
-    refused = (tmp_path / "outside.txt").read_text(encoding="utf-8")
-    assert "`metrics` must be made under the strategy of the model" in refused
+    refused = json.loads((tmp_path / "refused.json").read_text(encoding="utf-8"))
+    for name, message in {
+        "metrics": "`metrics` must be made under the strategy of the model",
+        "loss": "`loss` must be reduced by 'sum_over_batch_size' or 'mean' on several replicas",
+        "batch_size": "`batch_size` must be at least the number of replicas",
+        "rate": "`model` must be made under no strategy for find_learning_rate",
+        "cost": "`model` must be made under no strategy for estimate_cost",
+        "importance": "`model` must be made under no strategy for estimate_importance",
+        "expand": "`model` must be made under no strategy for expand",
+    }.items():
+        assert message in refused[name]
