@@ -1,6 +1,7 @@
 """One training step on several replicas, each of which sees a share of the batch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -42,6 +43,15 @@ class Replicas:
     def own(self, outputs: Any) -> Any:
         """Returns what the model gave for this replica's own images, without the blank one."""
         return outputs[: self._num_own] if self.are_several else outputs
+
+    @contextmanager
+    def not_counting_blank(self, metrics: Sequence[keras.metrics.Metric]) -> Iterator[None]:
+        """Takes back what metrics note of a blank image."""
+        found = [v for metric in metrics for v in metric.variables] if self.are_several else []
+        before = [tf.identity(variable.value) for variable in found]
+        yield
+        for variable, value in zip(found, before, strict=True):
+            variable.assign(tf.where(self._num_own > 0, tf.identity(variable.value), value))
 
     def weights(self, sample_weight: Any) -> Any:
         """Returns weights under which each image counts the same, whatever share it is in."""

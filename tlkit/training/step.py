@@ -85,7 +85,9 @@ class HookedModel(WorkersModel):
                 training=True,
             )
             for hook in self.hooks:
-                if (added := hook.loss(replicas.images, seen, replicas.whole(loss))) is not None:
+                with replicas.not_counting_blank(hook.metrics):
+                    added = hook.loss(replicas.images, seen, replicas.whole(loss))
+                if added is not None:
                     loss += replicas.part(added)
             self._loss_tracker.update_state(
                 replicas.whole(loss), sample_weight=replicas.mean_num_images
