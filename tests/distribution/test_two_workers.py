@@ -1,13 +1,11 @@
 """Two workers on loopback do what one process does with the same batches."""
 
 import fcntl
-import functools
 import json
 import os
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import tlkit
 from tests.conftest import write_photos
@@ -29,12 +27,6 @@ def worked(tmp_path_factory):
     return folder
 
 
-@functools.cache
-def alone(kind):
-    """What one process does with the same batches."""
-    return jobs.one_epoch(kind, tf.distribute.get_strategy())
-
-
 def read(folder, name):
     return json.loads((folder / name).read_text(encoding="utf-8"))
 
@@ -53,7 +45,7 @@ def assert_same_weights(folder, name):
 
 @pytest.mark.parametrize("kind", jobs.KINDS)
 def test_the_first_gradients_are_those_of_one_process(worked, kind):
-    expected = alone(kind)[1]
+    expected = jobs.alone(kind)[1]
     for index in range(2):
         gradients = jobs.load(worked / f"gradients-{kind}-{index}.npz")
         assert relative(gradients, expected) < 1e-5
@@ -61,10 +53,10 @@ def test_the_first_gradients_are_those_of_one_process(worked, kind):
 
 @pytest.mark.parametrize("kind", jobs.KINDS)
 def test_the_epochs_figures_are_those_of_one_process(worked, kind):
-    expected = alone(kind)[2].stages[-1].history[0]
+    expected = jobs.alone(kind)[2].stages[-1].history[0]
     for index in range(2):
         logged = read(worked, f"report-{kind}-{index}.json")["history"][0]
-        assert logged == pytest.approx(expected, rel=1e-3)
+        jobs.assert_same_figures(logged, expected)
 
 
 @pytest.mark.parametrize("kind", jobs.KINDS)
@@ -73,10 +65,10 @@ def test_both_workers_have_the_same_weights_to_the_bit(worked, kind):
 
 
 def test_the_kinds_differ_so_that_their_agreement_says_something():
-    plain = alone("plain")
-    assert relative(alone("anchored")[1], plain[1]) > 1e-2
-    for kind in ("layer decay", "proximal", "distilled"):
-        assert relative(alone(kind)[0].get_weights(), plain[0].get_weights()) > 1e-6
+    plain = jobs.alone("plain")
+    assert relative(jobs.alone("anchored")[1], plain[1]) > 1e-2
+    for kind in jobs.KINDS_MIRRORED:
+        assert relative(jobs.alone(kind)[0].get_weights(), plain[0].get_weights()) > 1e-6
 
 
 def test_the_command_line_leaves_one_run_with_the_chief(worked):

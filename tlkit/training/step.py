@@ -41,7 +41,11 @@ class StepHook:
         return {"name": type(self).__name__}
 
     def loss(self, images: Any, outputs: Any, loss: tf.Tensor) -> tf.Tensor | None:
-        """Sees Keras's loss, penalties included; returns a scalar to add to it, or `None`."""
+        """Sees Keras's loss, penalties included; returns a scalar to add to it, or `None`.
+
+        On several replicas what it sees is the part of their share, times their number: the mean
+        over the replicas is the loss of the batch.
+        """
         return None
 
     def before_update(
