@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tlkit.distribution.cluster import VARIABLE, read_cluster
 from tlkit.errors import ArgumentError, check_choice
+from tlkit.quiet import grow_gpu_memory
 
 KINDS = ("auto", "mirrored", "multi-worker")
 
@@ -45,6 +46,7 @@ def distribution_strategy(kind: str = "auto") -> tf.distribute.Strategy:
         https://www.tensorflow.org/guide/distributed_training
     """
     check_choice("kind", kind, KINDS)
+    grow_gpu_memory()
     cluster = read_cluster() if kind != "mirrored" else None
     several_workers = cluster is not None and len(cluster.addresses) > 1
     if kind == "multi-worker" and not several_workers:
@@ -55,15 +57,15 @@ def distribution_strategy(kind: str = "auto") -> tf.distribute.Strategy:
         )
     if several_workers:
         return _multi_worker()
-    devices = _devices_to_mirror()
-    if kind == "mirrored" and len(devices) == 1:
+    if kind == "auto" and len(tf.config.list_physical_devices("GPU")) < 2:
+        return tf.distribute.get_strategy()
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    if len(devices) == 1:
         raise ArgumentError(
             "`kind` must be 'auto' where there is one device. Received: kind='mirrored', and "
-            f"TensorFlow sees {devices[0]} alone. Use 'auto'."
+            f"TensorFlow sees {devices[0].name} alone. Use 'auto'."
         )
-    if kind == "mirrored" or len(tf.config.list_physical_devices("GPU")) > 1:
-        return tf.distribute.MirroredStrategy(devices)
-    return tf.distribute.get_strategy()
+    return tf.distribute.MirroredStrategy([device.name for device in devices])
 
 
 def strategy_of(model: keras.Model) -> tf.distribute.Strategy:
@@ -111,8 +113,3 @@ def _multi_worker() -> tf.distribute.Strategy:
             f"Received: kind='multi-worker' after that ({error}). Call "
             "tlkit.distribution_strategy() first in the program."
         ) from error
-
-
-def _devices_to_mirror() -> list[str]:
-    found = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-    return [device.name for device in found]
