@@ -149,7 +149,7 @@ def test_a_killed_worker_ends_the_other_and_the_job_goes_on(tmp_path, victim):
             "no second epoch",
         )
         workers[victim].kill()
-        assert left.wait(60) == 1, left.said
+        assert left.wait(120) == 1, left.said
         assert "tlkit.errors.TrainingError: All 2 workers must stay to the end" in left.said
     assert (tmp_path / "run-0" / "training.npz").is_file()
     assert not (tmp_path / "run-1").exists()
