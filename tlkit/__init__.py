@@ -24,6 +24,7 @@ _MODULES = {
         "consolidate",
         "widen_layer",
     ),
+    "tlkit.distribution.strategies": ("distribution_strategy",),
     "tlkit.training.head": ("train_head",),
     "tlkit.training.fine_tuning": ("fine_tune",),
     "tlkit.training.stages": ("Stage", "gradual_plan"),

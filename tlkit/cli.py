@@ -109,6 +109,10 @@ def train(  # noqa: PLR0917 - typer calls it by name
     resume: Annotated[
         bool, typer.Option("--resume/--no-resume", help="Continue a run that is there.")
     ] = True,
+    distribute: Annotated[
+        str | None,
+        typer.Option(metavar="auto|mirrored|multi-worker", help="Train on several devices."),
+    ] = None,
 ) -> None:
     """Train a classifier on a folder of photographs and export it."""
     from tlkit.run import train_run
@@ -136,6 +140,7 @@ def train(  # noqa: PLR0917 - typer calls it by name
         seed=seed,
         max_pixels=max_pixels,
         resume=resume,
+        distribute=distribute,
         say=_say,
     )
     _say(str(run))

@@ -54,6 +54,7 @@ from tlkit.run_training import (
     seen_as,
     train_model,
 )
+from tlkit.team import Team
 
 if TYPE_CHECKING:
     import keras
@@ -97,6 +98,7 @@ def train_run(
     seed: int = 0,
     max_pixels: int = MAX_PIXELS,
     resume: bool = True,
+    distribute: str | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Run:
     """Trains a classifier on photographs and leaves everything in a run directory.
@@ -144,7 +146,13 @@ def train_run(
         seed: Of the split, the initial weights, orders and augmentation; 0 to 2**32 - 1.
         max_pixels: Pictures with more pixels are left out.
         resume: Whether a directory that exists may be continued.
+        distribute: "auto", "mirrored" or "multi-worker", see `distribution_strategy`; one device by
+            default. Several machines make the same call; the chief alone writes, and may continue
+            with others what was begun without.
         say: Is told, in words, what is done.
+
+    Returns:
+        The finished run; on every worker, though its files are with the chief.
 
     Raises:
         ArgumentError: An argument breaks its rule.
@@ -159,8 +167,10 @@ def train_run(
     """
     arguments = checked(dict(locals()))
     out = Path(out)
-    say = say or (lambda text: None)
-    if (finished := state_of(out, arguments, resume)) is not None:
+    team = Team(distribute)
+    say = team.chiefs(say)
+    finished = team.told(state_of(out, arguments, resume) if team.is_chief else None)
+    if finished is not None:
         say(f"{out} is finished already and left as it is.")
         return finished
     parent = load_run(from_run, "from_run") if from_run is not None else None
@@ -183,16 +193,21 @@ def train_run(
         old = _old_task(arguments, parent, say)
     say(str(data.report))
     record = record_of(arguments, data)
-    refuse_other_pictures(out, record)
-    record["choices"] = choices_of(out)
+    if team.is_chief:
+        refuse_other_pictures(out, record)
+    record["choices"] = team.agreed(lambda: choices_of(out))
     if reject_unknown:
         check_can_reject(data)
     with lost_pictures_named((data.train, data.validation, data.test)):
-        data, model = _starting_point(record, parent, data, seconds, say)
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(out / "run.json", record)
-        clear_results(out)
-        work = _worked(model, data, record, out, parent=parent, old=old, seconds=seconds, say=say)
+        shared: dict[str, Any] = {"parent": parent, "seconds": seconds, "say": say}
+        data, model = _starting_point(record, data, team, **shared)
+        if team.is_chief:
+            out.mkdir(parents=True, exist_ok=True)
+            write_json(out / "run.json", record)
+            clear_results(out)
+        work = _worked(model, data, record, out, team, old=old, **shared)
+    if work is None:
+        return team.end(None)
     record["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
     training, evaluations = work.training, work.evaluations
     write_results(out, data, training, evaluations, parent=parent, **work.found)
@@ -200,7 +215,7 @@ def train_run(
     write_page(out, data, training, evaluations, record=record, **work.shown, **work.found)
     write_json(out / "run.json", {**record, "finished": True})
     (out / FILE_NAME).unlink(missing_ok=True)
-    return load_run(out)
+    return team.end(load_run(out))
 
 
 def check_run(
@@ -227,23 +242,32 @@ def _settings(arguments: dict[str, Any], parent: Run | None) -> Settings:
 
 def _starting_point(
     record: dict[str, Any],
-    parent: Run | None,
     data: ImageData,
+    team: Team,
+    *,
+    parent: Run | None,
     seconds: dict[str, float],
     say: Callable[[str], None],
 ) -> "tuple[ImageData, keras.Model]":
-    """Returns the pictures in the model's size and the model; writes choices into `record`."""
+    """Returns the pictures in the model's size and the model; writes choices into `record`.
+
+    The model is on one device, and choices are the chief's.
+    """
     arguments, choices = record["arguments"], record["choices"]
     if arguments["backbone"] == AUTO:
         with timed(seconds, "choosing the backbone"):
-            choices["backbone"] = backbone_choice(arguments, data, choices, say)
+            choices["backbone"] = team.agreed(
+                lambda: backbone_choice(arguments, data, choices, say)
+            )
         data = data.at_size((settled_arguments(record)["image_size"],) * 2)
         record["image_size"] = list(data.image_size)
     with timed(seconds, "model"):
         model = _model(settled_arguments(record), parent, data)
     if arguments["mode"] == AUTO:
         with timed(seconds, "choosing what trains"):
-            choices["mode"] = mode_choice(settled_arguments(record), model, data, choices, say)
+            choices["mode"] = team.agreed(
+                lambda: mode_choice(settled_arguments(record), model, data, choices, say)
+            )
     return data, model
 
 
@@ -252,23 +276,34 @@ def _worked(
     data: ImageData,
     record: dict[str, Any],
     out: Path,
+    team: Team,
     *,
-    parent: Run | None,
     old: "OldTask | None",
+    parent: Run | None,
     seconds: dict[str, float],
     say: Callable[[str], None],
-) -> _Work:
-    """Says what it will cost, then trains, calibrates, measures and exports the model."""
+) -> _Work | None:
+    """Says what it will cost, then trains, calibrates, measures and exports the model.
+
+    All workers train; what comes then is the chief's, and `None` elsewhere.
+    """
     settled = settled_arguments(record)
-    with timed(seconds, "projecting the cost"):
-        cost = planned_cost(model, data, settled)
-    record["cost"] = cost.as_dict()
-    say(f"before training:\n{cost}")
-    with timed(seconds, "training"):
-        training, forgotten = train_model(model, data, record, out, old)
+    if team.is_chief:
+        with timed(seconds, "projecting the cost"):
+            cost = planned_cost(model, data, settled)
+        record["cost"] = cost.as_dict()
+        say(f"before training:\n{cost}")
+    if team.is_spread:
+        with timed(seconds, "model"), team.scope():
+            model = _model(settled, parent, data)
+    with timed(seconds, "training"), team.scope():
+        training, forgotten = train_model(model, data, record, out, old, is_chief=team.is_chief)
     say(str(training))
     if forgotten is not None:
         say(str(forgotten))
+    if not team.is_chief:
+        return None
+    model = team.on_one_device(model)
     with timed(seconds, "calibration"):
         calibration = calibrate_on_validation(model, data)
     say(str(calibration))

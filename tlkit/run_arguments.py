@@ -21,7 +21,7 @@ AUTO = "auto"
 MODES = (AUTO, "head", "fine-tune")
 ONLY_FINE_TUNING = ("unfreeze", "layer_decay", "epochs", "learning_rate", "anchor")
 """Arguments that the head alone has no use for."""
-
+DISTRIBUTIONS = ("auto", "mirrored", "multi-worker")
 DEFAULT_BACKBONE = "mobilenet_v2"
 SPLITS = (0.8, 0.1, 0.1)
 """Shares of training, validation and test."""
@@ -29,7 +29,8 @@ SPLITS = (0.8, 0.1, 0.1)
 
 def checked(arguments: dict[str, Any]) -> dict[str, Any]:
     """Returns the arguments that make a run what it is, after the checks that need no pictures."""
-    del arguments["resume"], arguments["say"]
+    _check_distribute(arguments)
+    del arguments["resume"], arguments["say"], arguments["distribute"]
     arguments["photos"] = str(Path(arguments["photos"]).resolve())
     arguments.pop("out")
     check_choice("mode", arguments["mode"], MODES)
@@ -99,6 +100,19 @@ def _check_values(arguments: dict[str, Any]) -> None:
             raise ArgumentError(
                 f"`{name}` must be left out with mode='head', which solves the head, and trains "
                 f"nothing else. Received: {name}={arguments[name]!r}. Use mode='fine-tune'."
+            )
+
+
+def _check_distribute(arguments: dict[str, Any]) -> None:
+    if arguments["distribute"] is None:
+        return
+    check_choice("distribute", arguments["distribute"], DISTRIBUTIONS)
+    for name, value in (("anchor", "auto"), ("importance", arguments["importance"])):
+        if value is not None and arguments[name] == value:
+            raise ArgumentError(
+                f"`distribute` must be left out with {name}={value!r}, which is worked out on one "
+                f"device. Received: distribute={arguments['distribute']!r}. Give the anchor as a "
+                "number, or train on one device."
             )
 
 

@@ -49,6 +49,8 @@ def train_model(
     record: dict[str, Any],
     out: Path,
     old: "OldTask | None",
+    *,
+    is_chief: bool = True,
 ) -> "tuple[TrainingReport, ForgettingReport | None]":
     """Trains the model as the run's record says, and measures what was forgotten.
 
@@ -58,6 +60,7 @@ def train_model(
         record: What `run.json` holds; a strength chosen by trying is written into it.
         out: The run directory, where training is resumed from.
         old: What an earlier run learned, where there was one.
+        is_chief: Whether this process writes.
     """
     from tlkit.continual.going_on import anchor_to_itself, forgetting_of, measure_old_task
     from tlkit.training.fine_tuning import fine_tune
@@ -87,7 +90,7 @@ def train_model(
             unfreeze=given.get("unfreeze"),
             seed=arguments["seed"],
         )
-        if arguments["anchor"] == AUTO:
+        if arguments["anchor"] == AUTO and is_chief:
             choice = {"arguments": {"anchor": anchor.strength}, "reasons": [str(anchor.report)]}
             keep_choice(out, record, "anchor", choice)
     report = fine_tune(model, data, run_directory=out, anchor=anchor, **given)

@@ -11,6 +11,7 @@ import numpy as np
 from tlkit.advice.graph_costs import FLOAT_BYTES, GroupCost, group_costs, peak_activations
 from tlkit.advice.timing import seconds_of, seconds_per_image
 from tlkit.data.images import ImageData, ImageSplit
+from tlkit.distribution.strategies import check_one_device
 from tlkit.errors import ArgumentError, check_count
 from tlkit.evaluation.names import num_classes_of
 from tlkit.models.groups import cut_before, resolve_group, set_trainable
@@ -265,6 +266,7 @@ def _checked(
             f"Received: batch_size={batch_size!r}."
         )
     source_of(model, data, None)
+    check_one_device(model, "estimate_cost")
     return data.batch_size
 
 

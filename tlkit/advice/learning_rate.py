@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tlkit.data.images import ImageData, ImageSplit
+from tlkit.distribution.strategies import check_one_device
 from tlkit.errors import ArgumentError, TrainingError, check_count, check_positive
 from tlkit.models.groups import set_trainable
 from tlkit.progress import track
@@ -116,6 +117,7 @@ def find_learning_rate(
             f"`highest` must be above `lowest`. Received: highest={highest!r}, lowest={lowest!r}."
         )
     check_count("num_steps", num_steps, minimum=20)
+    check_one_device(model, "find_learning_rate")
     check_loss(loss, model)
     loss = loss_of(model) if loss is None else loss
     source = source_of(model, data, None)

@@ -36,6 +36,7 @@ class Anchor(StepHook):
     """
 
     report: Any = None
+    works_on_replicas = True
 
     def __init__(
         self,

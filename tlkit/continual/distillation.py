@@ -21,6 +21,7 @@ class Distillation(StepHook):
     """
 
     needs_images = True
+    works_on_replicas = True
 
     def __init__(self, teacher: keras.Model, temperature: float, weight: float) -> None:
         self.temperature, self.weight = temperature, weight
@@ -57,8 +58,10 @@ class Distillation(StepHook):
             each = tf.nn.softmax_cross_entropy_with_logits(tf.nn.softmax(old), new)
         else:
             each = tf.nn.sigmoid_cross_entropy_with_logits(labels=tf.sigmoid(old), logits=new)
-        term = self.weight * self.temperature**2 * tf.reduce_mean(each)
-        self._term.update_state(term)
+        # a replica may see no image of a small batch
+        mean = tf.math.divide_no_nan(tf.reduce_sum(each), tf.cast(tf.size(each), each.dtype))
+        term = self.weight * self.temperature**2 * mean
+        self._term.update_state(term, sample_weight=tf.shape(each)[0])
         return term
 
     def _logits(self, outputs: Any) -> tf.Tensor:

@@ -20,6 +20,7 @@ from tlkit.continual.expansion_steps import (
     without_dead_units,
 )
 from tlkit.data.images import ImageData, ImageSplit
+from tlkit.distribution.strategies import check_one_device
 from tlkit.errors import DataError, check_count, check_not_negative, check_positive
 from tlkit.evaluation.metrics import evaluate
 from tlkit.models.graph import count_multiply_adds
@@ -126,6 +127,7 @@ def expand(
             f"Received: data={type(data).__name__} without any. Give load_folder(...) splits with "
             "a share of validation."
         )
+    check_one_device(model, "expand")
     started = time.perf_counter()
     grown = add_classes(model, data.class_names, class_names, seed=seed)
     first = newest_classes(grown)

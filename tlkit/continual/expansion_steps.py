@@ -12,6 +12,7 @@ from tlkit.continual.expansion_reports import LayerDrift
 from tlkit.continual.group_sparsity import GroupSparsity
 from tlkit.continual.new_rows import solve_new_rows
 from tlkit.data.images import ImageData
+from tlkit.distribution.shares import Share
 from tlkit.errors import ArgumentError
 from tlkit.models.composition import Composition, read
 from tlkit.models.grown_names import GrownName
@@ -230,18 +231,23 @@ def _fit(
     hooks: Sequence[StepHook],
     best: tuple[float, float] | None = None,
 ) -> bool:
-    source = source_of(task, data, None)
+    held_out = source_of(task, data, None).validation
     train = data.train
 
-    def starting_at(epoch: int, step: int) -> Any:
-        epochs_left = range(epoch, _MAX_EPOCHS)
-        batches = train.dataset(shuffle=True, augment=augment, epochs=epochs_left, first_batch=step)
+    def starting_at(epoch: int, step: int, share: Share) -> Any:
+        batches = train.dataset(
+            shuffle=True,
+            augment=augment,
+            epochs=range(epoch, _MAX_EPOCHS),
+            first_batch=step,
+            share=share,
+        )
         return with_targets(batches, task)
 
     fitted = fit_model(
         task,
         Batches(starting_at, steps_in_epoch(train)),
-        None if source.validation is None else batches_of(source.validation, task),
+        None if held_out is None else lambda share: batches_of(held_out, task, share=share),
         optimizer=keras.optimizers.Adam(learning_rate),
         loss=loss_of(task),
         metrics=metrics_of(task),

@@ -14,6 +14,7 @@ from tlkit.continual.methods import METHODS
 from tlkit.continual.per_sample import Scalars, sum_over_samples
 from tlkit.continual.synaptic import SynapticPath
 from tlkit.data.images import ImageData, ImageSplit
+from tlkit.distribution.strategies import check_one_device
 from tlkit.errors import ArgumentError, check_choice, check_count, check_unit
 from tlkit.models.heads import head_kind, outputs_logits
 from tlkit.training.objective import targets_of
@@ -112,6 +113,7 @@ def estimate_importance(
     """
     check_choice("method", method, METHODS)
     check_count("num_samples", num_samples)
+    check_one_device(model, "estimate_importance")
     if method == "synaptic" or isinstance(dataset, SynapticPath):
         return _synaptic(dataset, method)
     variables = [v for some in anchorable(model, "all").values() for v in some]

@@ -70,6 +70,7 @@ class ImageSplit:
         indices: np.ndarray | None = None,
         batch_size: int | None = None,
         first_batch: int = 0,
+        share: tuple[int, int] = (0, 1),
     ) -> tf.data.Dataset:
         """Returns batches of `(images, labels)`.
 
@@ -88,6 +89,8 @@ class ImageSplit:
             indices: Only these rows, in this order; all rows by default.
             batch_size: Pictures in a batch; the split's own by default.
             first_batch: So many batches of the first epoch are left out, and not decoded.
+            share: (index, number) gives of each batch only the pictures from `index` on, every
+                `number`-th, and decodes no others: one of several devices' share. It may be empty.
 
         Raises:
             ArgumentError: `augment` is no preset, or the split is not for training; `epochs` is
@@ -118,6 +121,11 @@ class ImageSplit:
         batch_size = self.batch_size if batch_size is None else batch_size
         check_count("batch_size", batch_size)
         check_count("first_batch", first_batch, minimum=0)
+        if not 0 <= share[0] < share[1]:
+            raise ArgumentError(
+                "`share` must be (index, number) with 0 <= index < number. "
+                f"Received: share={share!r}. Leave it out for whole batches."
+            )
         from tlkit.data.pipeline import image_batches
 
         return image_batches(
@@ -128,6 +136,7 @@ class ImageSplit:
             epochs=epochs,
             batch_size=batch_size,
             first_batch=first_batch,
+            share=share,
         )
 
     def subset(self, indices: np.ndarray) -> ImageSplit:

@@ -28,10 +28,13 @@ def image_batches(
     epochs: range | None,
     batch_size: int,
     first_batch: int = 0,
+    share: tuple[int, int] = (0, 1),
 ) -> tf.data.Dataset:
     """Builds what `ImageSplit.dataset` describes; the arguments are checked there."""
     num_rows = len(rows)
     batch_size = max(min(batch_size, num_rows), 1)
+    index, num_shares = share
+    share_size = -(-batch_size // num_shares)
     layers = augmentation_layers(augment)
     read = _pixel_reader(split)
     with tf.device("CPU:0"):
@@ -56,6 +59,11 @@ def image_batches(
         order = tf.pad(order, [[0, -num_rows % batch_size]], constant_values=NO_ROW)
         if first_batch:
             order = order[tf.where(number == 0, first_batch * batch_size, 0) :]
+        if num_shares > 1:
+            filling = [[0, 0], [0, share_size * num_shares - batch_size]]
+            order = tf.reshape(order, [-1, batch_size])
+            order = tf.pad(order, filling, constant_values=NO_ROW)[:, index::num_shares]
+            order = tf.reshape(order, [-1])
         return tf.data.Dataset.from_tensor_slices(order).map(lambda row: (row, epoch))
 
     def load_or_fill(row: tf.Tensor, epoch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -86,7 +94,7 @@ def image_batches(
         numbers.enumerate()
         .flat_map(plain(one_epoch))
         .map(plain(load_or_fill), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        .batch(batch_size, drop_remainder=True)
+        .batch(share_size, drop_remainder=True)
         .map(plain(without_filling))
         .apply(tf.data.experimental.assert_cardinality(num_batches))
         .prefetch(tf.data.AUTOTUNE)

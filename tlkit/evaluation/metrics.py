@@ -37,7 +37,9 @@ def evaluate(
 ) -> EvaluationReport:
     """Measures how often `model` is right, in one pass that keeps its outputs and no pixels.
 
-    Every figure stands with its 95 % interval where one can be had; see `EvaluationReport`.
+    Every figure stands with its 95 % interval where one can be had; see `EvaluationReport`. A model
+    that was made under a strategy runs on all its devices; several machines share a split's images,
+    and each of them gets the whole report.
 
     Args:
         model: From pixels 0...255 to logits or probabilities.

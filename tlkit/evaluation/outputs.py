@@ -9,6 +9,9 @@ import tensorflow as tf
 
 from tlkit.data.images import ImageSplit
 from tlkit.data.lost_pictures import lost_pictures_named
+from tlkit.distribution.lost import lost_worker_named
+from tlkit.distribution.strategies import strategy_of
+from tlkit.distribution.workers import Workers, check_can_be_shared
 from tlkit.errors import ArgumentError, DataError
 from tlkit.evaluation.checks import check_dataset
 from tlkit.evaluation.forward import forward_of
@@ -25,6 +28,8 @@ def collect_outputs(
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """Returns what each model gives for the same images, and their labels, in one pass.
 
+    Of several workers each looks at its share of the images, and all have the outputs of all.
+
     Args:
         models: From pixels 0...255; all take images of the same size.
         images: A split, or a dataset of batches `(images, labels)` or `(images, labels, weights)`.
@@ -39,12 +44,16 @@ def collect_outputs(
         ArgumentError: If images and models do not fit, or a dataset is not batched or has no end.
         DataError: If there is no image.
     """
+    strategy = max(map(strategy_of, models), key=lambda one: int(one.num_replicas_in_sync))
+    workers = Workers(strategy)
     if isinstance(images, ImageSplit):
         for model in models:
             _check_size(images, model)
-        dataset = images.dataset(batch_size=batch_size)
-        total = math.ceil(images.num_images / (batch_size or images.batch_size))
+        rows = np.arange(images.num_images)[workers.index :: workers.num_workers]
+        dataset = images.dataset(indices=rows, batch_size=batch_size)
+        total = math.ceil(len(rows) / (batch_size or images.batch_size))
     else:
+        check_can_be_shared("images", workers)
         for model in models:
             check_dataset(images, batch_size, model.input_shape)
         dataset, total = images, int(images.cardinality())
@@ -53,16 +62,33 @@ def collect_outputs(
     labels = []
     with lost_pictures_named([images]), bar(description, max(total, 0)) as advance:
         for batch, batch_labels, *_ in dataset:
-            for forward, rows in zip(forwards, outputs, strict=True):
-                rows.append(forward(batch).numpy())
+            for forward, collected in zip(forwards, outputs, strict=True):
+                collected.append(forward(batch).numpy())
             labels.append(np.asarray(batch_labels))
             advance(1)
+    if isinstance(images, ImageSplit) and workers.num_workers > 1 and images.num_images:
+        with lost_worker_named(strategy):
+            whole = [
+                _of_all_workers(workers, collected, images.num_images, model)
+                for collected, model in zip(outputs, models, strict=True)
+            ]
+        return whole, images.labels
     if not labels:
         raise DataError("`images` must hold at least one image. Received: none.")
     return [
-        _both_columns(np.concatenate(rows), model)
-        for rows, model in zip(outputs, models, strict=True)
+        _both_columns(np.concatenate(collected), model)
+        for collected, model in zip(outputs, models, strict=True)
     ], np.concatenate(labels)
+
+
+def _of_all_workers(
+    workers: Workers, own: Sequence[np.ndarray], num_images: int, model: keras.Model
+) -> np.ndarray:
+    """Puts each worker's outputs where its images are, every n-th of them."""
+    whole = np.zeros((num_images, model.output_shape[-1]), np.float32)
+    if own:
+        whole[workers.index :: workers.num_workers] = np.concatenate(own)
+    return _both_columns(workers.merge(whole), model)
 
 
 def probabilities_from(outputs: np.ndarray, kind: str, from_logits: bool) -> np.ndarray:

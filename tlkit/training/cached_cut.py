@@ -9,10 +9,10 @@ from math import prod
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from tlkit.cache import cache_folder
 from tlkit.data.images import ImageSplit
+from tlkit.distribution.shares import Shared
 from tlkit.models.graph import with_nested
 from tlkit.models.groups import cut_before, group_layers, layer_groups, resolve_group
 from tlkit.training.features import Features, extract_features
@@ -77,7 +77,7 @@ def cached_cut(
     num_rows = source.train.num_images * views
     num_rows += 0 if source.validation is None else source.validation.num_images
     wanted, room = bytes_and_room(part, num_rows, cache)
-    if wanted > room:
+    if part.workers.any(wanted > room):
         return (
             f"the whole graph runs: storing {wanted / 2**30:.1f} GiB of activations needs more "
             f"than the {room / 2**30:.1f} GiB that may be used"
@@ -96,7 +96,7 @@ def cached_cut(
         if source.validation is not None:
             validation = extract_features(part, source.validation, exact=True, cache=cache)
     except (OSError, sqlite3.OperationalError) as error:
-        if not _is_disk_full(error):
+        if not _is_disk_full(error) or part.workers.num_workers > 1:  # the others wait for rows
             raise
         return f"the whole graph runs: the disk was full while storing activations ({error})"
     return CachedCut(
@@ -161,7 +161,7 @@ def cut_batches(
 
 def cut_validation(
     cut: CachedCut, model: keras.Model, *, batch_size: int, one_hot: bool
-) -> tf.data.Dataset | None:
+) -> Shared | None:
     """One pass over the stored activations of the validation images."""
     if cut.validation is None:
         return None

@@ -12,6 +12,7 @@ import tensorflow as tf
 from tlkit.data.images import ImageSplit
 from tlkit.data.limits import DECODER_VERSION
 from tlkit.data.lost_pictures import lost_pictures_named
+from tlkit.distribution.workers import check_can_be_shared
 from tlkit.errors import DataError, TrainingError
 from tlkit.progress import bar
 from tlkit.training.frozen import (
@@ -55,7 +56,7 @@ class Features:
 
     @property
     def num_forward_passes(self) -> int:
-        """How many images were not in the store, or had to be computed again."""
+        """How many images were not in the store, or had to be computed again, by any worker."""
         return self.filler.num_forward_passes
 
     @property
@@ -96,6 +97,8 @@ def extract_features(
 ) -> Features:
     """Computes what is not yet stored of a frozen part's outputs, and returns all of them.
 
+    Several workers share out what is missing on any of them, and each stores the rows of all.
+
     Args:
         part: From raw pixels to features.
         images: A split, of which only unknown images are decoded; or batches of images and
@@ -110,9 +113,12 @@ def extract_features(
         cache: Folder of the stores.
     """
     with lost_pictures_named([images]):
+        if not isinstance(images, ImageSplit):
+            check_can_be_shared("images", part.workers)
         name = f"{part.signature}-{DECODER_VERSION}"
         store = FeatureStore(f"{name}-float32", part.output_shape, folder=cache)
-        if not exact and _precision(store, part, images, augment, views) == "bfloat16":
+        is_fast = not exact and _precision(store, part, images, augment, views) == "bfloat16"
+        if part.workers.all(is_fast):
             store.close()
             dtype = tf.bfloat16.as_numpy_dtype if compact else "float32"
             name += "-compact" if compact else ""
@@ -124,6 +130,8 @@ def extract_features(
             digests: tuple[str, ...] = images.digests * views
             units: tuple[str, ...] = images.units * views
             labels, weights = np.concatenate([images.labels] * views), None
+            if part.workers.num_workers > 1:
+                filler.fill_together(images, augment, views)
             fill = partial(filler.fill_from_split, images, augment, views)
             fill()
         else:
@@ -160,6 +168,37 @@ class _Filler:
                     self._compute(keys[view, indices[done : done + len(pixels)]], pixels)
                     done += len(pixels)
                     advance(len(pixels))
+
+    def fill_together(self, split: ImageSplit, augment: str, views: int) -> None:
+        """Shares out among the workers what is missing on any; all of them must call this."""
+        workers = self._part.workers
+        together = _BATCH_SIZE * workers.num_workers
+        keys = np.array(_keys_of(split, augment, views)).reshape(views, -1)
+        absent = workers.any(~self._store.contains(keys.reshape(-1))).reshape(keys.shape)
+        missing = [_first_of_each(*pair) for pair in zip(keys, absent, strict=True)]
+        with bar("features", sum(len(indices) for indices in missing)) as advance:
+            for view, indices in enumerate(missing):
+                own = indices[workers.index :: workers.num_workers]
+                batches = iter(
+                    split.dataset(
+                        augment=augment,
+                        epochs=range(view, view + 1),
+                        indices=own,
+                        batch_size=_BATCH_SIZE,
+                    )
+                    if len(own)
+                    else ()
+                )
+                for start in range(0, len(indices), together):
+                    some = indices[start : start + together]
+                    rows = np.zeros((len(some), *self._store.row_shape), self._store.dtype)
+                    if len(some) > workers.index:
+                        pixels = tf.cast(next(batches)[0], self._part.input_dtype)
+                        computed = self._forward(pixels).numpy()
+                        rows[workers.index :: workers.num_workers] = computed
+                    self._store.append(keys[view, some].tolist(), workers.merge(rows))
+                    self.num_forward_passes += len(some)
+                    advance(len(some))
 
     def fill_from_dataset(
         self, dataset: tf.data.Dataset

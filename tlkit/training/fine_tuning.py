@@ -7,6 +7,9 @@ import keras
 import tensorflow as tf
 
 from tlkit.data.images import ImageData
+from tlkit.distribution.lost import lost_worker_named
+from tlkit.distribution.strategies import scope_of, strategy_of
+from tlkit.distribution.workers import Workers
 from tlkit.errors import ArgumentError
 from tlkit.training.checks import check_callbacks, check_fits_source, check_recipe
 from tlkit.training.objective import check_loss
@@ -14,6 +17,7 @@ from tlkit.training.recipe import DEFAULT_AUGMENTATION, Recipe, identity_of
 from tlkit.training.reports import TrainingReport
 from tlkit.training.resume import Checkpoint
 from tlkit.training.sources import Images, source_of, steps_in_epoch
+from tlkit.training.spread import check_spread
 from tlkit.training.stages import PlannedStage, Stage, check_stages, default_unfreeze
 from tlkit.training.step import StepHook, hooks_of
 from tlkit.training.tuner import Tuner
@@ -64,6 +68,11 @@ def fine_tune(
     Where a part below is frozen, and an epoch need not see views that no epoch saw before, that
     part runs once for each view and its activations are stored; only the part above is trained.
     The model that comes out is the same whole model. The report says which way was taken.
+
+    A model that was made under a strategy (`distribution_strategy`) is trained on all of its
+    devices, each with a share of every batch, as one device would with whole batches. Of several
+    machines each must make this call, with the same model, data and arguments; the chief alone
+    writes to `run_directory`.
 
     Args:
         model: A classifier, changed in place.
@@ -116,8 +125,8 @@ def fine_tune(
 
     Raises:
         ArgumentError: An argument breaks its rule, or data and model do not fit.
-        TrainingError: The loss became NaN (the best weights so far are put back), or a group that
-            was to train did not move (the model is as it was given).
+        TrainingError: The loss became NaN (the best weights so far are put back), a group that
+            was to train did not move (the model is as it was given), or a worker was lost.
         RunError: `run_directory` holds the training of another model, of other data, or with other
             arguments.
 
@@ -163,23 +172,29 @@ def fine_tune(
         for stage in check_stages(model, stages)
     ]
     hooks = hooks_of(anchor)
-    checkpoint = None
-    if run_directory is not None:
-        identity = identity_of(model, source, recipe, plan, loss=loss, metrics=metrics)
-        identity["anchor"] = [hook.identity() for hook in hooks]
-        checkpoint = Checkpoint(run_directory, identity)
-    tuner = Tuner(
-        model,
-        source,
-        recipe,
-        loss=loss,
-        metrics=metrics,
-        callbacks=callbacks,
-        checkpoint=checkpoint,
-        cache=cache,
-        hooks=hooks,
-    )
-    return tuner.run(plan)
+    strategy = strategy_of(model)
+    workers = Workers(strategy)
+    check_spread(strategy, recipe, source.train, loss=loss, metrics=metrics, hooks=hooks)
+    with scope_of(model), lost_worker_named(strategy):
+        checkpoint = None
+        if run_directory is not None or workers.num_workers > 1:
+            identity = identity_of(model, source, recipe, plan, loss=loss, metrics=metrics)
+            identity["anchor"] = [hook.identity() for hook in hooks]
+            workers.check_same("model, data and arguments", identity)
+            if run_directory is not None:
+                checkpoint = Checkpoint(run_directory, identity, workers)
+        tuner = Tuner(
+            model,
+            source,
+            recipe,
+            loss=loss,
+            metrics=metrics,
+            callbacks=callbacks,
+            checkpoint=checkpoint,
+            cache=cache,
+            hooks=hooks,
+        )
+        return tuner.run(plan)
 
 
 def default_epochs(num_steps: int) -> int:

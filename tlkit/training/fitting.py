@@ -10,9 +10,13 @@ import numpy as np
 import tensorflow as tf
 
 from tlkit.data.splits import class_weights
+from tlkit.distribution.shares import WHOLE, Share, Shared
+from tlkit.distribution.strategies import scope_of, strategy_of
+from tlkit.distribution.workers import Workers
 from tlkit.errors import TrainingError
 from tlkit.progress import bar
 from tlkit.training.best import EpochGuard, KeepBest
+from tlkit.training.fit_data import fit_data, weighed
 from tlkit.training.resume import Position, SaveProgress, StageCheckpoint, assign_all, values_of
 from tlkit.training.step import HookedModel, StepHook, hooked
 
@@ -22,12 +26,12 @@ class Batches:
     """Training images, labels and perhaps weights, epoch by epoch.
 
     Attributes:
-        starting_at: From an epoch and a step in it to all batches from there to the end of the
-            last epoch.
+        starting_at: From an epoch, a step in it and a share to that share of all batches from there
+            to the end of the last epoch.
         num_steps: Batches in one epoch.
     """
 
-    starting_at: Callable[[int, int], tf.data.Dataset]
+    starting_at: Callable[[int, int, Share], tf.data.Dataset]
     num_steps: int
 
 
@@ -47,7 +51,7 @@ class Fitted:
 def fit_model(
     model: keras.Model,
     batches: Batches,
-    validation: tf.data.Dataset | None,
+    validation: Shared | None,
     *,
     whole: keras.Model | None = None,
     optimizer: keras.optimizers.Optimizer,
@@ -64,12 +68,13 @@ def fit_model(
 ) -> Fitted:
     """Trains what is trainable in the model, and keeps the weights of the best epoch.
 
-    Without validation images those of the last epoch are kept.
+    Without validation images those of the last epoch are kept. A model that was made under a
+    strategy is trained on all its replicas, each on a share of every batch.
 
     Args:
         model: Its weights are changed; it is not compiled.
         batches: What to train on.
-        validation: Batches to measure on, without augmentation.
+        validation: From a share to that of the batches to measure on, without augmentation.
         whole: The model that `model` is the upper part of, if it is one.
         optimizer: Used as it is.
         loss: As Keras takes it.
@@ -88,9 +93,11 @@ def fit_model(
         TrainingError: The loss became NaN or infinite; the best weights have been put back.
     """
     whole = model if whole is None else whole
-    trainee = hooked(model, hooks)
-    trainee.compile(optimizer=optimizer, loss=loss, metrics=list(metrics), jit_compile=False)
-    optimizer.build(trainee.trainable_variables)
+    strategy = strategy_of(whole)
+    with scope_of(whole):
+        trainee = hooked(model, hooks)
+        trainee.compile(optimizer=optimizer, loss=loss, metrics=list(metrics), jit_compile=False)
+        optimizer.build(trainee.trainable_variables)
     guards = [callback for callback in callbacks if isinstance(callback, EpochGuard)]
     keeper = KeepBest(whole, patience, best, guards)
     guard, finish = _StopAtNaN(), _AtEnd(at_end)
@@ -99,7 +106,9 @@ def fit_model(
     epoch = step = 0
     was_stopped = False
     if checkpoint is not None:
-        saver = SaveProgress(checkpoint, state.saver(checkpoint), batches.num_steps)
+        saver = SaveProgress(
+            checkpoint, state.saver(checkpoint), batches.num_steps, Workers(strategy)
+        )
         own.append(saver)
         if checkpoint.saved is not None:
             epoch, step = checkpoint.saved.position.epoch, checkpoint.saved.position.step
@@ -113,13 +122,15 @@ def fit_model(
             saver.save_now(0, 0)
 
     def run(first: int, end: int, skipped: int) -> None:
+        def from_here(share: Share) -> tf.data.Dataset:
+            dataset = batches.starting_at(first, skipped, share)
+            return dataset if class_weight is None else weighed(dataset, class_weight)
+
         trainee.fit(
-            batches.starting_at(first, skipped),
-            validation_data=validation,
+            **fit_data(strategy, from_here, validation),
             initial_epoch=first,
             epochs=end,
             steps_per_epoch=batches.num_steps - skipped,
-            class_weight=class_weight,
             callbacks=[finish, *callbacks, *own],
             shuffle=False,  # the batches come shuffled
             verbose=0,
@@ -200,9 +211,12 @@ def _build_metrics(trainee: HookedModel, batches: Batches) -> None:
     """Lets the metrics make their variables, which they otherwise do in the first step."""
     some = tf.nest.map_structure(
         lambda spec: tf.zeros([1, *spec.shape[1:]], spec.dtype),
-        batches.starting_at(0, 0).element_spec,
+        batches.starting_at(0, 0, WHOLE).element_spec,
     )
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(some)
+    if trainee.distribute_strategy.num_replicas_in_sync > 1:
+        trainee.build_from(some)
+        return
     trainee.compute_metrics(x, y, trainee(x, training=False), sample_weight=sample_weight)
     trainee.reset_metrics()
 

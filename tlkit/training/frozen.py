@@ -16,6 +16,8 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 from tensorflow.python.grappler import tf_optimizer
 from tensorflow.python.training import saver
 
+from tlkit.distribution.strategies import strategy_of
+from tlkit.distribution.workers import Workers
 from tlkit.models.graph import count_multiply_adds
 from tlkit.models.signature import signature
 
@@ -35,6 +37,7 @@ class FrozenPart:
         signature: What the model computes, see `tlkit.models.signature.signature`.
         output_shape: Shape of one image's features.
         input_dtype: What images must be cast to.
+        workers: Who has the same model, and can share the images out.
     """
 
     def __init__(self, model: keras.Model) -> None:
@@ -42,6 +45,7 @@ class FrozenPart:
         self.signature = signature(model)
         self.output_shape: tuple[int, ...] = model.output_shape[1:]
         self.input_dtype: str = model.inputs[0].dtype
+        self.workers = Workers(strategy_of(model))
 
     @cached_property
     def multiply_adds(self) -> int:

@@ -2,6 +2,7 @@
 
 import os
 import time
+from typing import Any
 
 import keras
 import numpy as np
@@ -9,6 +10,10 @@ import tensorflow as tf
 
 from tlkit.cache import cache_note
 from tlkit.data.images import ImageData
+from tlkit.distribution.lost import lost_worker_named
+from tlkit.distribution.shares import WHOLE, Shared
+from tlkit.distribution.strategies import scope_of, strategy_of
+from tlkit.distribution.workers import Workers
 from tlkit.errors import ArgumentError, DataError, check_count, check_positive, check_seed
 from tlkit.evaluation.metrics import evaluate_probabilities
 from tlkit.evaluation.names import num_classes_of
@@ -23,8 +28,9 @@ from tlkit.training.linear import solve_linear
 from tlkit.training.movement import relative_movement, restore_weights, weights_by_group
 from tlkit.training.objective import loss_of, metrics_of, targets_of
 from tlkit.training.rates import warm_up_then_cosine
+from tlkit.training.recipe import description_of
 from tlkit.training.reports import StageReport, TrainingReport
-from tlkit.training.sources import Images, source_of
+from tlkit.training.sources import Images, Source, source_of
 from tlkit.training.store import FEATURES_FOLDER
 from tlkit.training.stored_batches import batches_in_order, one_pass
 
@@ -55,6 +61,9 @@ def train_head(
 
     A head that had been trained before is kept where the new one is worse on validation.
 
+    Where the model was made under a strategy over several machines, each computes the features of
+    its share of the images, all store those of all, the chief solves the head, and all get it.
+
     Args:
         model: A classifier; its head is changed in place.
         data: What `load_folder`, `load_arrays` or `load_tfds` returned; or batches of images
@@ -74,6 +83,7 @@ def train_head(
 
     Raises:
         ArgumentError: An argument breaks its rule, or data and model do not fit.
+        TrainingError: A worker was lost.
 
     Example:
         >>> import numpy as np, tlkit
@@ -103,10 +113,36 @@ def train_head(
             "Name an augmentation, such as 'default'."
         )
 
+    strategy = strategy_of(model)
+    with scope_of(model), lost_worker_named(strategy):
+        return _train(
+            model,
+            source,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            class_weight=class_weight,
+            augment=augment,
+            views=views,
+            seed=seed,
+            cache=cache,
+        )
+
+
+def _train(
+    model: keras.Model,
+    source: Source,
+    *,
+    cache: str | os.PathLike[str] | None,
+    augment: str,
+    views: int,
+    **given: Any,
+) -> TrainingReport:
     started = time.perf_counter()
     before = weights_by_group(model)
     trainable = set_trainable(model, "head")
     part = FrozenPart(keras.Model(model.inputs[0], feature_cut(model)))
+    same = {"model": part.signature, "data": description_of(source), "augment": augment, **given}
+    part.workers.check_same("model, data and arguments", {**same, "views": views})
     train = extract_features(
         part, source.train, exact=False, augment=augment, views=views, cache=cache
     )
@@ -119,22 +155,17 @@ def train_head(
     notes = [f"features in {train.precision}: {train.store.path}"]
     if cache is None and (note := cache_note(FEATURES_FOLDER)):
         notes.append(note)
+    if part.workers.num_workers > 1:
+        notes.append(f"features shared out among {part.workers.num_workers} workers")
     history: tuple[dict[str, float], ...] = ()
     if dense is not None and train.num_bytes <= MAX_BYTES_IN_MEMORY:
-        notes.append(_solve(dense, model, train, held_out, class_weight=class_weight, seed=seed))
+        chosen = {name: given[name] for name in ("class_weight", "seed")}
+        notes.append(_solve(dense, model, train, held_out, **chosen))
     else:
-        history = _fit(
-            head,
-            model,
-            train,
-            held_out,
-            epochs=epochs,
-            learning_rate=learning_rate,
-            class_weight=class_weight,
-            seed=seed,
-        )
+        history = _fit(head, model, train, held_out, **given)
     new = _measured(head, model, held_out) if held_out else None
-    if old and new and (-new.accuracy, new.loss) > (-old.accuracy, old.loss):
+    got_worse = old and new and (-new.accuracy, new.loss) > (-old.accuracy, old.loss)
+    if old and new and part.workers.chief_says(bool(got_worse)):
         restore_weights(model, before)
         notes.append(
             f"the head that was there is kept: {100 * old.accuracy:.1f} % on validation against "
@@ -186,23 +217,29 @@ def _solve(
     class_weight: str | None,
     seed: int,
 ) -> str:
-    """Puts the optimum into the Dense layer and says how its strength was chosen."""
+    """Puts the optimum, solved by the chief, into the Dense layer; says how it was chosen."""
     labels = _plain_labels(train, model)
     _check_every_class_is_there(labels, num_classes_of(model))
-    solution = solve_linear(
-        train.load(),
-        labels,
-        num_units=dense.units,
-        validation=(held_out.load(), _plain_labels(held_out, model)) if held_out else None,
-        class_weight=class_weight,
-        sample_weight=train.weights,
-        groups=train.groups,
-        seed=seed,
-    )
-    dense.kernel.assign(solution.kernel)
+    workers = Workers(strategy_of(model))
+    solved: list[np.ndarray] = []
+    if workers.is_chief:
+        solution = solve_linear(
+            train.load(),
+            labels,
+            num_units=dense.units,
+            validation=(held_out.load(), _plain_labels(held_out, model)) if held_out else None,
+            class_weight=class_weight,
+            sample_weight=train.weights,
+            groups=train.groups,
+            seed=seed,
+        )
+        note = f"solved with C={solution.strength:.2g}, chosen by {solution.chosen_by}"
+        solved = [solution.kernel, solution.bias, np.frombuffer(note.encode(), np.uint8)]
+    kernel, bias, text = workers.from_chief(solved)
+    dense.kernel.assign(kernel)
     if dense.bias is not None:
-        dense.bias.assign(solution.bias)
-    return f"solved with C={solution.strength:.2g}, chosen by {solution.chosen_by}"
+        dense.bias.assign(bias)
+    return text.tobytes().decode()
 
 
 def _check_every_class_is_there(labels: np.ndarray, num_classes: int) -> None:
@@ -257,7 +294,7 @@ def _fit(
     ).history
 
 
-def _one_pass(features: Features, model: keras.Model) -> tf.data.Dataset:
+def _one_pass(features: Features, model: keras.Model) -> Shared:
     targets = targets_of(features.labels, model).numpy()
     return one_pass(features, targets, batch_size=_BATCH_SIZE)
 
@@ -265,7 +302,7 @@ def _one_pass(features: Features, model: keras.Model) -> tf.data.Dataset:
 def _measured(head: keras.Model, model: keras.Model, held_out: Features) -> EvaluationReport:
     """The model's figures on validation images, from their float32 features."""
     targets = targets_of(held_out.labels, model).numpy()
-    batches = _one_pass(held_out, model)
+    batches = _one_pass(held_out, model)(WHOLE)
     outputs = np.concatenate([head(batch[0], training=False).numpy() for batch in batches])
     kind = head_kind(model)
     return evaluate_probabilities(

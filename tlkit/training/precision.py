@@ -6,19 +6,30 @@ from contextlib import contextmanager
 import keras
 import tensorflow as tf
 
+from tlkit.errors import ArgumentError
 from tlkit.models.graph import with_nested
 
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 _BFLOAT16_CAPABILITY, _FLOAT16_CAPABILITY = (8, 0), (7, 0)
 
 
-def resolve_precision(name: str) -> str:
+def resolve_precision(name: str, num_replicas: int = 1) -> str:
     """Returns the policy that "auto" means here; any other name as it is.
 
     GPUs with tensor cores train in bfloat16 (compute capability 8.0 and up) or float16 (7.0 and
     up); everything else in float32: on a processor a small residual network trained no faster in
-    bfloat16.
+    bfloat16. On several replicas never in float16: Keras lets each of them decide for itself
+    whether a step's gradients are finite.
+
+    Raises:
+        ArgumentError: "mixed_float16" is asked for on several replicas.
     """
+    if name == "mixed_float16" and num_replicas > 1:
+        raise ArgumentError(
+            "`precision` must not be 'mixed_float16' on several replicas, which would not agree on "
+            f"the scale of the loss. Received: precision={name!r} and {num_replicas} replicas. "
+            "Give 'mixed_bfloat16' or 'float32'."
+        )
     if name != "auto":
         return name
     capabilities = [
@@ -27,7 +38,9 @@ def resolve_precision(name: str) -> str:
     ]
     if not capabilities or min(capabilities) < _FLOAT16_CAPABILITY:
         return "float32"
-    return "mixed_bfloat16" if min(capabilities) >= _BFLOAT16_CAPABILITY else "mixed_float16"
+    if min(capabilities) >= _BFLOAT16_CAPABILITY:
+        return "mixed_bfloat16"
+    return "mixed_float16" if num_replicas == 1 else "float32"
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Rates: schedules by name, and one optimizer with a rate for each group of layers."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import keras
@@ -104,27 +104,15 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
         self._by_index = [self.multipliers.get(variable.path, 1.0) for variable in variables]
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Moves one variable."""
-        super().update_step(gradient, variable, learning_rate * self.multiplier_of(variable))
+        """Lets one variable decay, then moves it."""
+        rate = learning_rate * self.multiplier_of(variable)
+        if self.weight_decay and self._use_weight_decay(variable):
+            decay = tf.cast(self.weight_decay, variable.dtype) * tf.cast(rate, variable.dtype)
+            variable.assign_sub(variable * decay)
+        super().update_step(gradient, variable, rate)
 
     def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
-        whole = self.weight_decay
-        if whole is None:
-            return
-        try:
-            for multiplier, some in self._by_multiplier(variables):
-                self.weight_decay = whole * multiplier
-                super()._apply_weight_decay(some)
-        finally:
-            self.weight_decay = whole
-
-    def _by_multiplier(self, variables: Sequence[Any]) -> Iterator[tuple[float, list[Any]]]:
-        multipliers = [self.multiplier_of(variable) for variable in variables]
-        for multiplier in sorted(set(multipliers)):
-            yield (
-                multiplier,
-                [v for v, m in zip(variables, multipliers, strict=True) if m == multiplier],
-            )
+        """Does nothing: Keras's decay knows one rate for all, `update_step` has each one's own."""
 
     def multiplier_of(self, variable: Any) -> float:
         """Returns the multiplier of a variable that the optimizer was built with."""

@@ -44,7 +44,7 @@ def identity_of(
     metrics: Sequence[keras.metrics.Metric],
 ) -> dict[str, Any]:
     """Returns what makes a training what it is: another must not be continued by mistake."""
-    data = _described(source)
+    data = description_of(source)
     return {
         "model": signature(model),
         "regularizers": {
@@ -61,7 +61,8 @@ def identity_of(
     }
 
 
-def _described(source: Source) -> str:
+def description_of(source: Source) -> str:
+    """Returns what tells a source from others, as far as it can be known without reading it."""
     if source.data is None:
         return str(getattr(source.train, "element_spec", None))
     return (

@@ -1,6 +1,7 @@
 """What a training run needs to go on from where it was stopped, in one file."""
 
 import dataclasses
+import io
 import json
 import math
 import os
@@ -10,17 +11,21 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import keras
 import numpy as np
 
+from tlkit.distribution.workers import Workers
 from tlkit.errors import RunError
 from tlkit.files import written_aside
 
 FILE_NAME = "training.npz"
 SAVE_SECONDS = 300.0
 """Epochs that last longer are saved in between too, about this often."""
+
+STEPS_APART = 20
+"""After so many steps the workers ask the chief whether it is time to save."""
 
 _RECORD = "record"
 
@@ -58,21 +63,32 @@ class Saved:
 class Checkpoint:
     """The file that a run is resumed from, replaced as a whole by each save.
 
+    Of several workers the chief alone reads and writes it, and tells the others what it read: they
+    need not see its folder.
+
     Args:
         folder: Where it lies; made if it is missing.
         identity: What the run is: from names such as "learning_rate" to plain values. A file of
             another run is refused.
+        workers: Who takes part; this process alone by default.
 
     Raises:
         RunError: The file belongs to another run, or cannot be read.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], identity: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        identity: Mapping[str, Any],
+        workers: Workers | None = None,
+    ) -> None:
         self.path = Path(folder) / FILE_NAME
         self._identity = json.loads(json.dumps(identity))
+        self._workers = workers
         self._last_save = time.monotonic()
-        for left in self.path.parent.glob(f".{FILE_NAME}-*"):  # by a process that was killed
-            shutil.rmtree(left)
+        if self._is_writer:
+            for left in self.path.parent.glob(f".{FILE_NAME}-*"):  # by a process that was killed
+                shutil.rmtree(left)
         self.saved = self._read()
 
     def is_due(self) -> bool:
@@ -85,7 +101,10 @@ class Checkpoint:
         record: Mapping[str, Any],
         arrays: Mapping[str, Sequence[np.ndarray]],
     ) -> None:
-        """Writes everything aside and puts it in place of what was there."""
+        """Writes everything aside and puts it in place of what was there, on the chief."""
+        self._last_save = time.monotonic()
+        if not self._is_writer:
+            return
         text = json.dumps(
             {
                 "identity": self._identity,
@@ -102,13 +121,27 @@ class Checkpoint:
         named[_RECORD] = np.frombuffer(text.encode(), np.uint8)
         with written_aside(self.path) as aside, aside.open("wb") as file:
             np.savez(file, **named)
-        self._last_save = time.monotonic()
+
+    @property
+    def _is_writer(self) -> bool:
+        return self._workers is None or self._workers.is_chief
+
+    def _opened(self) -> BinaryIO | None:
+        """The file, or what the chief read of it; `None` where there is none."""
+        if self._workers is None or self._workers.num_workers == 1:
+            return self.path.open("rb") if self.path.is_file() else None
+        content = None
+        if self._is_writer and self.path.is_file():
+            content = self.path.read_bytes()
+        content = self._workers.bytes_from_chief(content)
+        return None if content is None else io.BytesIO(content)
 
     def _read(self) -> Saved | None:
-        if not self.path.is_file():
+        opened = self._opened()
+        if opened is None:
             return None
         try:
-            with self.path.open("rb") as opened, np.load(opened) as file:
+            with opened, np.load(opened) as file:
                 content = json.loads(file[_RECORD].tobytes())
                 arrays = {
                     name: [file[f"{name}/{i}"] for i in range(size)]
@@ -154,13 +187,19 @@ class SaveProgress(keras.callbacks.Callback):
         stage: What is saved to, and as which stage.
         save: Called with what comes next.
         num_steps: Steps in an epoch.
+        workers: Who must save at the same time, for what each of them knows is added up.
     """
 
     def __init__(
-        self, stage: StageCheckpoint, save: Callable[[Position], None], num_steps: int
+        self,
+        stage: StageCheckpoint,
+        save: Callable[[Position], None],
+        num_steps: int,
+        workers: Workers,
     ) -> None:
         super().__init__()
         self._stage, self._save, self._num_steps = stage, save, num_steps
+        self._workers = workers
         self._epoch = 0
         self.first_step = 0
         """Steps of the current epoch that an earlier process has made."""
@@ -176,8 +215,14 @@ class SaveProgress(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         """Saves if it is time, unless the epoch is over anyway."""
         done = self.first_step + batch + 1
-        if done < self._num_steps and self._stage.checkpoint.is_due() and _is_finite(logs):
+        if done < self._num_steps and _is_finite(logs) and self._is_due(done):
             self.save_now(self._epoch, done)
+
+    def _is_due(self, done: int) -> bool:
+        is_due = self._stage.checkpoint.is_due()
+        if self._workers.num_workers == 1:
+            return is_due
+        return done % STEPS_APART == 0 and self._workers.chief_says(is_due)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Saves, but no weights that a loss like NaN has spoilt."""

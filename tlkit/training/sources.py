@@ -7,6 +7,9 @@ import keras
 import tensorflow as tf
 
 from tlkit.data.images import ImageData, ImageSplit
+from tlkit.distribution.shares import WHOLE, Share
+from tlkit.distribution.strategies import strategy_of
+from tlkit.distribution.workers import Workers, check_can_be_shared
 from tlkit.errors import ArgumentError, DataError
 from tlkit.evaluation.checks import check_batches
 from tlkit.models.graph import model_ends
@@ -36,15 +39,17 @@ def source_of(
     """Checks data against the model.
 
     Raises:
-        ArgumentError: `data` is neither, has no end, or does not come in batches with labels;
-            `validation` is given twice; the model has several inputs or outputs, another number
-            of classes, or takes another image size.
+        ArgumentError: `data` is neither, has no end, does not come in batches with labels, or is a
+            `tf.data.Dataset` where there are several workers; `validation` is given twice; the
+            model has several inputs or outputs, another number of classes, or takes another image
+            size.
         DataError: There is no image.
     """
     model_ends(model)
     for argument, images in (("data", data), ("validation", validation)):
         if isinstance(images, tf.data.Dataset):
             check_batches(argument, images, model.inputs[0].shape)
+            check_can_be_shared(argument, Workers(strategy_of(model)))
         _check_not_empty(argument, images)
     if isinstance(data, tf.data.Dataset):
         return Source(data, validation, None)
@@ -64,9 +69,12 @@ def source_of(
     return Source(data.train, data.validation, data)
 
 
-def batches_of(images: Images, model: keras.Model, *, one_hot: bool = False) -> tf.data.Dataset:
+def batches_of(
+    images: Images, model: keras.Model, *, one_hot: bool = False, share: Share = WHOLE
+) -> tf.data.Dataset:
     """Returns one pass over the images in their order, with labels as the loss takes them."""
-    dataset = images.dataset() if isinstance(images, ImageSplit) else images
+    # a tf.data.Dataset is read whole: there is one worker
+    dataset = images.dataset(share=share) if isinstance(images, ImageSplit) else images
     return with_targets(dataset, model, one_hot=one_hot)
 
 

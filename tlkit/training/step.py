@@ -7,7 +7,9 @@ import keras
 import tensorflow as tf
 
 from tlkit.errors import ArgumentError
+from tlkit.training.keras_workers import WorkersModel
 from tlkit.training.rates import rates_of
+from tlkit.training.replicas import Replicas, is_spread, logs_of_all
 
 
 class StepHook:
@@ -20,6 +22,10 @@ class StepHook:
         variables: State that a resumed run must find again.
         undecayed: Variables that weight decay is to leave alone.
         needs_images: Whether `loss` must see the images themselves, not activations at a cut.
+        works_on_replicas: Whether it does its work where several devices each see a share of the
+            batch: `loss` is called on each with its share, and what it returns counts by the
+            share's size (an empty share shows one blank image, which counts for nothing);
+            `before_update` sees the gradients of the whole batch.
         notes: Said in the report of every stage.
     """
 
@@ -27,6 +33,7 @@ class StepHook:
     variables: Sequence[tf.Variable | keras.Variable] = ()
     undecayed: Sequence[keras.Variable] = ()
     needs_images: bool = False
+    works_on_replicas: bool = False
     notes: Sequence[str] = ()
 
     def identity(self) -> dict[str, Any]:
@@ -34,7 +41,11 @@ class StepHook:
         return {"name": type(self).__name__}
 
     def loss(self, images: Any, outputs: Any, loss: tf.Tensor) -> tf.Tensor | None:
-        """Sees Keras's loss, penalties included; returns a scalar to add to it, or `None`."""
+        """Sees Keras's loss, penalties included; returns a scalar to add to it, or `None`.
+
+        On several replicas what it sees is the part of their share, times their number: the mean
+        over the replicas is the loss of the batch.
+        """
         return None
 
     def before_update(
@@ -46,10 +57,14 @@ class StepHook:
         """Sees the variables after they have moved, each at its rate, and may move them further."""
 
 
-class HookedModel(keras.Model):
+class HookedModel(WorkersModel):
     """The same layers and weights as another model, trained by a step that calls hooks.
 
     Made from the other model's inputs and outputs; what trains is what trains in that model.
+
+    Under a strategy with several replicas a step does what one device does with the whole batch,
+    however unevenly it is shared out: every image counts the same, penalties count once, and the
+    logs are those of all.
     """
 
     hooks: tuple[StepHook, ...] = ()
@@ -62,33 +77,64 @@ class HookedModel(keras.Model):
     def train_step(self, data: Any) -> dict[str, Any]:
         """Keras's step, with the hooks in it."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        replicas = Replicas(x)
         with tf.GradientTape() as tape:
-            outputs = self(x, training=True)
+            seen = self(replicas.images, training=True)
+            outputs = replicas.own(seen)
             loss = self._compute_loss(
-                x=x, y=y, y_pred=outputs, sample_weight=sample_weight, training=True
+                x=x,
+                y=y,
+                y_pred=outputs,
+                sample_weight=replicas.weights(sample_weight),
+                training=True,
             )
             for hook in self.hooks:
-                if (added := hook.loss(x, outputs, loss)) is not None:
-                    loss += added
-            self._loss_tracker.update_state(loss, sample_weight=tf.shape(tf.nest.flatten(x)[0])[0])
+                with replicas.not_counting_blank(hook.metrics):
+                    added = hook.loss(replicas.images, seen, replicas.whole(loss))
+                if added is not None:
+                    loss += replicas.part(added)
+            self._loss_tracker.update_state(
+                replicas.whole(loss), sample_weight=replicas.mean_num_images
+            )
             scaled = self.optimizer.scale_loss(loss)
         variables = self.trainable_variables
         gradients = tape.gradient(scaled, variables)
         if self.hooks:
             rates = rates_of(self.optimizer, variables)  # a schedule moves on with the update
             unscaled = _unscaled(gradients, scale=self.optimizer.scale_loss(tf.constant(1.0)))
+            if any(_sees_gradients(hook) for hook in self.hooks):
+                unscaled = replicas.total(unscaled)
             for hook in self.hooks:
                 hook.before_update(unscaled, variables)
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         for hook in self.hooks:
             hook.after_update(variables, rates)
-        return self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
+        logs = self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
+        return logs_of_all(self) if replicas.are_several else logs
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """Keras's step; what the hooks measure in training has no value here."""
         of_hooks = {metric.name for hook in self.hooks for metric in hook.metrics}
-        logs = super().test_step(data)
+        logs = self._measured(data) if is_spread() else super().test_step(data)
         return {name: value for name, value in logs.items() if name not in of_hooks}
+
+    def _measured(self, data: Any) -> dict[str, Any]:
+        """Keras's test step on several replicas."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        replicas = Replicas(x)
+        outputs = replicas.own(self(replicas.images, training=False))
+        loss = self._compute_loss(
+            x=x,
+            y=y,
+            y_pred=outputs,
+            sample_weight=replicas.weights(sample_weight),
+            training=False,
+        )
+        self._loss_tracker.update_state(
+            replicas.whole(loss), sample_weight=replicas.mean_num_images
+        )
+        self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
+        return logs_of_all(self)
 
 
 def hooks_of(anchor: Any) -> tuple[StepHook, ...]:
@@ -105,6 +151,10 @@ def hooks_of(anchor: Any) -> tuple[StepHook, ...]:
             "Write anchor=tlkit.anchor_weights(model, strength=0.01)."
         )
     return tuple(hooks)
+
+
+def _sees_gradients(hook: StepHook) -> bool:
+    return type(hook).before_update is not StepHook.before_update
 
 
 def _unscaled(gradients: Sequence[Any], scale: tf.Tensor) -> list[tf.Tensor]:

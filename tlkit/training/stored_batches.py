@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
+from tlkit.distribution.shares import Share, Shared
 from tlkit.training.features import MAX_BYTES_IN_MEMORY, Features
 from tlkit.training.fitting import Batches
 
@@ -26,11 +27,11 @@ def batches_in_order(
     """
     rows = _Rows(features, targets)
 
-    def starting_at(epoch: int, step: int) -> tf.data.Dataset:
+    def starting_at(epoch: int, step: int, share: Share) -> tf.data.Dataset:
         def generate() -> Iterator[tuple[np.ndarray, ...]]:
             first, number = step, epoch
             while True:  # until Keras asks for no more
-                yield from rows.batches(order_of(number), batch_size, first)
+                yield from rows.batches(order_of(number), batch_size, first, share)
                 first, number = 0, number + 1
 
         return rows.dataset(generate).prefetch(2)
@@ -38,12 +39,16 @@ def batches_in_order(
     return Batches(starting_at, -(-len(order_of(0)) // batch_size))
 
 
-def one_pass(features: Features, targets: np.ndarray, *, batch_size: int) -> tf.data.Dataset:
-    """All rows in their order."""
+def one_pass(features: Features, targets: np.ndarray, *, batch_size: int) -> Shared:
+    """All rows in their order, or a share of each batch of them."""
     rows = _Rows(features, targets)
-    dataset = rows.dataset(lambda: rows.batches(np.arange(len(targets)), batch_size, 0))
     num_batches = -(-len(targets) // batch_size)
-    return dataset.apply(tf.data.experimental.assert_cardinality(num_batches)).prefetch(2)
+
+    def batches(share: Share) -> tf.data.Dataset:
+        dataset = rows.dataset(lambda: rows.batches(np.arange(len(targets)), batch_size, 0, share))
+        return dataset.apply(tf.data.experimental.assert_cardinality(num_batches)).prefetch(2)
+
+    return batches
 
 
 class _Rows:
@@ -55,10 +60,11 @@ class _Rows:
         self._loaded = features.load() if fits else None
 
     def batches(
-        self, order: np.ndarray, batch_size: int, first: int
+        self, order: np.ndarray, batch_size: int, first: int, share: Share
     ) -> Iterator[tuple[np.ndarray, ...]]:
+        index, number = share
         for start in range(first * batch_size, len(order), batch_size):
-            some = order[start : start + batch_size]
+            some = order[start : start + batch_size][index::number]
             rows = self._features.read(some) if self._loaded is None else self._loaded[some]
             weights = self._features.weights
             yield (rows, self._targets[some], *(() if weights is None else (weights[some],)))

@@ -12,6 +12,8 @@ import tensorflow as tf
 
 from tlkit.data.images import ImageSplit
 from tlkit.data.lost_pictures import lost_pictures_named
+from tlkit.distribution.shares import Share, Shared
+from tlkit.distribution.strategies import strategy_of
 from tlkit.errors import RunError, TrainingError
 from tlkit.evaluation.metrics import evaluate
 from tlkit.evaluation.names import num_classes_of
@@ -45,6 +47,7 @@ from tlkit.training.resume import (
     values_of,
 )
 from tlkit.training.sources import Images, Source, batches_of, steps_in_epoch, with_targets
+from tlkit.training.spread import batch_notes
 from tlkit.training.stages import PlannedStage
 from tlkit.training.step import StepHook
 
@@ -181,6 +184,7 @@ class Tuner:
             ) from error
         _check_moved(watched, trainable, stage.learning_rate)
         notes = [cut if isinstance(cut, str) else cut.note]
+        notes += batch_notes(strategy_of(model), self._source.train)
         notes += [note for hook in self._hooks for note in hook.notes]
         if record["baseline"] is None:
             notes.append("no validation images: the last epoch's weights are kept, untested")
@@ -226,7 +230,7 @@ class Tuner:
         resumed: Saved | None,
     ) -> Fitted:
         model, recipe, source = self._model, self._recipe, self._source
-        precision = resolve_precision(recipe.precision)
+        precision = resolve_precision(recipe.precision, strategy_of(model).num_replicas_in_sync)
         if isinstance(cut, CachedCut):
             given: dict[str, Any] = {
                 "batch_size": source.train.batch_size,
@@ -236,9 +240,7 @@ class Tuner:
             batches = cut_batches(cut, model, seed=recipe.seed + number, **given)
             held_out = cut_validation(cut, model, **given)
         else:
-            trained, batches, held_out = model, self._batches(number), None
-            if source.validation is not None:
-                held_out = batches_of(source.validation, model, one_hot=self._one_hot)
+            trained, batches, held_out = model, self._batches(number), self._held_out()
         checkpoint = None
         if self._checkpoint is not None:
             checkpoint = StageCheckpoint(self._checkpoint, number, record, start, resumed)
@@ -276,13 +278,19 @@ class Tuner:
             optimizer.exclude_from_weight_decay(var_list=undecayed)
         return optimizer
 
+    def _held_out(self) -> Shared | None:
+        """One pass over the validation images."""
+        if (images := self._source.validation) is None:
+            return None
+        return lambda share: batches_of(images, self._model, one_hot=self._one_hot, share=share)
+
     def _batches(self, number: int) -> Batches:
         """Whole images, from any epoch and step on."""
         images, recipe = self._source.train, self._recipe
 
-        def starting_at(epoch: int, step: int) -> tf.data.Dataset:
+        def starting_at(epoch: int, step: int, share: Share) -> tf.data.Dataset:
             if not isinstance(images, ImageSplit):
-                dataset = images.repeat().skip(step)
+                dataset = images.repeat().skip(step)  # whole: there is one worker
             else:
                 first = number * _EPOCHS_APART + epoch  # other orders and views in each stage
                 dataset = images.dataset(
@@ -290,6 +298,7 @@ class Tuner:
                     augment=recipe.augment,
                     epochs=range(first, (number + 1) * _EPOCHS_APART),
                     first_batch=step,
+                    share=share,
                 )
             return with_targets(dataset, self._model, one_hot=self._one_hot)
 

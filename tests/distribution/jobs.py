@@ -1,0 +1,327 @@
+"""What the workers of the tests do: `python -m tests.distribution.jobs JOB FOLDER INDEX`."""
+
+import dataclasses
+import functools
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tlkit
+from tlkit import cli
+from tlkit.distribution import strategies
+from tlkit.training.step import StepHook
+
+KINDS = ("plain", "anchored", "layer decay")
+KINDS_MIRRORED = ("layer decay", "proximal", "distilled")
+NUM_IMAGES = 80
+BATCH_SIZE = 16
+
+
+def pictures():
+    """Two classes that differ in colour; the last batch of either split has one image."""
+    images = np.random.default_rng(0).integers(0, 150, (NUM_IMAGES, 32, 32, 3), "uint8")
+    labels = np.arange(NUM_IMAGES) % 2
+    images[labels == 1, :, :, 0] += 60
+    data = tlkit.load_arrays(
+        images, labels, ["grey", "red"], batch_size=BATCH_SIZE, splits=(0.6, 0.4, 0.0)
+    )
+    return dataclasses.replace(
+        data,
+        train=data.train.subset(np.arange(2 * BATCH_SIZE + 1)),
+        validation=data.validation.subset(np.arange(BATCH_SIZE + 1)),
+    )
+
+
+def classifier(data, **arguments):
+    """A small model without dropout, whose head counts as trained."""
+    settings = {"weights": "pretrained", "dropout": 0.0} | arguments
+    model = tlkit.build_classifier("resnet20", data.class_names, **settings)
+    model.get_layer("logits").bias.assign([0.1] * data.num_classes)
+    return model
+
+
+class GradientNorm(StepHook):
+    """Logs the norm of the gradients of the whole batch."""
+
+    works_on_replicas = True
+
+    def __init__(self):
+        self.norm = keras.metrics.Mean(name="gradient_norm")
+        self.metrics = (self.norm,)
+
+    def before_update(self, gradients, variables):
+        """Sees them."""
+        self.norm.update_state(tf.linalg.global_norm(gradients))
+
+
+class FirstStep(keras.callbacks.Callback):
+    """Keeps the gradients of the first step, which AdamW's first moments are a tenth of."""
+
+    gradients = None
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Looks at the optimizer, once."""
+        if self.gradients is None:
+            moments = self.model.optimizer._momentums
+            self.gradients = [10 * moment.numpy() for moment in moments]
+
+
+def one_epoch(kind, strategy):
+    """Trains one epoch; returns the model, its first gradients and what was logged."""
+    with strategy.scope():
+        data = pictures()
+        model = classifier(data)
+        given = {"anchor": GradientNorm()}
+        if kind == "anchored":
+            given["anchor"] = tlkit.anchor_weights(model, 0.05, groups="all")
+            for weight in model.trainable_variables:  # away from where they are held
+                weight.assign(weight.numpy() + 0.02)
+        if kind == "proximal":
+            given["anchor"] = tlkit.anchor_weights(model, 5.0, mode="proximal")
+        if kind == "distilled":
+            given["anchor"] = tlkit.distill_from(model)
+        if kind == "layer decay":
+            given["layer_decay"] = 0.5
+        first = FirstStep()
+        report = tlkit.fine_tune(
+            model,
+            data,
+            unfreeze="all",
+            epochs=1,
+            augment="none",
+            views=0,
+            callbacks=[first],
+            learning_rate=1e-4,
+            **given,
+        )
+    return model, first.gradients, report
+
+
+def save(path, arrays):
+    """Writes a list of arrays."""
+    np.savez(path, **{str(i): array for i, array in enumerate(arrays)})
+
+
+def load(path):
+    """Reads it again."""
+    with np.load(path) as file:
+        return [file[str(i)] for i in range(len(file.files))]
+
+
+@functools.cache
+def alone(kind):
+    """What one process does with the same batches."""
+    return one_epoch(kind, tf.distribute.get_strategy())
+
+
+def assert_same_figures(logged, expected):
+    """Compares what two epochs logged."""
+    loose = {"anchor_share": 0.05}  # a share of the batch measures it at its own part of the loss
+    for name, value in expected.items():
+        assert logged[name] == pytest.approx(value, rel=loose.get(name, 1e-3)), name
+    assert set(logged) == set(expected)
+
+
+def train(strategy, folder, index, kinds=KINDS):
+    """One epoch of each kind."""
+    for kind in kinds:
+        model, gradients, report = one_epoch(kind, strategy)
+        save(folder / f"gradients-{kind}-{index}.npz", gradients)
+        save(folder / f"weights-{kind}-{index}.npz", model.get_weights())
+        note(folder / f"report-{kind}-{index}.json", report)
+
+
+def note(path, report):
+    """Writes what the last stage logged and said."""
+    stage = report.stages[-1]
+    content = {"history": stage.history, "notes": stage.notes, "after": report.accuracy_after}
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def measure(strategy, folder, index):
+    """Head, evaluation, stored activations; and whether Keras alone can do it yet."""
+    with strategy.scope():
+        data = pictures()
+        model = tlkit.build_classifier("resnet20", data.class_names)
+        head = tlkit.train_head(model, data)
+        again = tlkit.train_head(model, data)
+        report = tlkit.evaluate(model, data.train, data.class_names)
+        tuned = tlkit.fine_tune(
+            model,
+            data,
+            unfreeze="stage3",
+            epochs=2,
+            views=1,
+            augment="none",
+            class_weight="balanced",
+        )
+    content = {
+        "passes": [one.stages[0].num_forward_passes for one in (head, again)],
+        "notes": head.stages[0].notes,
+        "accuracy": head.accuracy_after,
+        "train": [report.accuracy, report.loss, report.num_images],
+        "tuned": tuned.stages[-1].notes,
+        "history": tuned.stages[-1].history,
+    }
+    (folder / f"measured-{index}.json").write_text(json.dumps(content), encoding="utf-8")
+    save(folder / f"weights-measured-{index}.npz", model.get_weights())
+    dataset = tf.data.Dataset.from_tensors((np.zeros((2, 32, 32, 3), "float32"), np.zeros(2)))
+    path = tlkit.SynapticPath(model)
+    refused = refusals(
+        strategy,
+        {
+            "dataset": lambda: tlkit.evaluate(model, dataset),
+            "float16": lambda: tlkit.fine_tune(model, data, epochs=1, precision="mixed_float16"),
+            "statistics": lambda: tlkit.fine_tune(model, data, epochs=1, batch_norm="train"),
+            "seed": lambda: tlkit.fine_tune(model, data, epochs=1, seed=index),
+            "path": lambda: tlkit.fine_tune(model, data, epochs=1, anchor=path),
+        },
+    )
+    (folder / f"refused-{index}.json").write_text(json.dumps(refused), encoding="utf-8")
+    try:
+        plain_keras(strategy)
+    except ValueError as error:
+        (folder / f"keras-{index}.txt").write_text(str(error), encoding="utf-8")
+
+
+def refusals(strategy, calls):
+    """Returns what each call is refused with."""
+    refused = {}
+    for name, call in calls.items():
+        try:
+            with strategy.scope():
+                call()
+        except tlkit.ArgumentError as error:
+            refused[name] = str(error)
+    return refused
+
+
+def work(kind, folder, index):
+    """Everything that ends well: first a run by the command line, then one after the other."""
+    made = []
+
+    def noted(kind):
+        made.append(strategies_of_the_program(kind))
+        return made[-1]
+
+    strategies_of_the_program = strategies.distribution_strategy
+    strategies.distribution_strategy = noted
+    sys.argv = ["tlkit", "train", str(folder / "photos"), "--out", str(folder / f"run-{index}")]
+    sys.argv += ["--backbone", "resnet20", "--unfreeze", "head", "--epochs", "1"]
+    sys.argv += ["--batch-size", "16", "--distribute", kind]
+    try:
+        cli.main()
+    except SystemExit as ended:
+        if ended.code:
+            raise
+    train(made[0], folder, index)
+    measure(made[0], folder, index)
+
+
+def plain_keras(strategy):
+    """What a user of Keras writes, as its guide for several workers has it."""
+    with strategy.scope():
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        model.compile("sgd", "mse", jit_compile=False)
+    model.fit(np.ones((8, 4), "float32"), np.ones((8, 2), "float32"), batch_size=4, verbose=0)
+
+
+class Slow(keras.callbacks.Callback):
+    """Says where training is, and takes its time."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.path, self.epoch = path, 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Notes the epoch."""
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Says it."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(f"{self.epoch} {batch}\n")
+        time.sleep(0.1)
+
+
+def resume(strategy, folder, index):
+    """A training of several epochs, which somebody ends in the middle."""
+    with strategy.scope():
+        data = pictures()
+        model = classifier(data)
+        report = tlkit.fine_tune(
+            model,
+            data,
+            unfreeze="stage3",
+            epochs=4,
+            augment="none",
+            views=0,
+            run_directory=folder / f"run-{index}",
+            callbacks=[Slow(folder / f"steps-{index}.txt")],
+        )
+    save(folder / f"weights-{index}.npz", model.get_weights())
+    note(folder / f"report-{index}.json", report)
+
+
+def mirrored(strategy, folder, index):
+    """What two workers do, on two devices of one machine, and whole data sets too."""
+    train(strategy, folder, index, KINDS_MIRRORED)
+    with strategy.scope():
+        data = pictures()
+        model = classifier(data, weights=None)
+        batches = data.train.dataset()
+        tlkit.fine_tune(model, batches, validation=data.validation.dataset(), epochs=1)
+    report = tlkit.evaluate(model, batches)
+    alone = tlkit.evaluate(copy_of(model), batches)
+    content = [[one.accuracy, one.loss, one.num_images] for one in (report, alone)]
+    (folder / "evaluated.json").write_text(json.dumps(content), encoding="utf-8")
+    metric = keras.metrics.SparseCategoricalAccuracy("outside")
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
+    few = dataclasses.replace(data, train=dataclasses.replace(data.train, batch_size=1))
+    refused = refusals(
+        strategy,
+        {
+            "metrics": lambda: tlkit.fine_tune(model, data, epochs=1, metrics=[metric]),
+            "loss": lambda: tlkit.fine_tune(model, data, epochs=1, loss=loss),
+            "batch_size": lambda: tlkit.fine_tune(model, few, epochs=1),
+            "rate": lambda: tlkit.find_learning_rate(model, data),
+            "cost": lambda: tlkit.estimate_cost(model, data),
+            "importance": lambda: tlkit.estimate_importance(model, data.train),
+            "expand": lambda: tlkit.expand(model, data),
+        },
+    )
+    (folder / "refused.json").write_text(json.dumps(refused), encoding="utf-8")
+
+
+def copy_of(model):
+    """The same model, made under no strategy."""
+    alone = keras.models.clone_model(model)
+    alone.set_weights(model.get_weights())
+    return alone
+
+
+def main():
+    """Runs one job."""
+    job, folder, index = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    if job == "mirrored":
+        (processor,) = tf.config.list_physical_devices("CPU")
+        logical = [tf.config.LogicalDeviceConfiguration()] * 2
+        tf.config.set_logical_device_configuration(processor, logical)
+    kind = "mirrored" if job == "mirrored" else "multi-worker"
+    if job == "work":
+        work(kind, folder, index)
+    else:
+        globals()[job](tlkit.distribution_strategy(kind), folder, index)
+
+
+if __name__ == "__main__":
+    main()

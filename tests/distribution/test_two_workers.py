@@ -1,0 +1,165 @@
+"""Two workers on loopback do what one process does with the same batches."""
+
+import fcntl
+import json
+import os
+
+import numpy as np
+import pytest
+
+import tlkit
+from tests.conftest import write_photos
+from tests.distribution import jobs, processes
+
+
+@pytest.fixture(scope="module")
+def worked(tmp_path_factory):
+    """The folder in which two workers have left what they did; once for all of pytest's workers."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    folder, done = root / "two-workers", root / "two-workers-done"
+    with (root / "two-workers-lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            write_photos(folder / "photos", {"green": 21, "red": 20})
+            processes.run("work", folder, 2)
+            done.touch()
+    return folder
+
+
+def read(folder, name):
+    return json.loads((folder / name).read_text(encoding="utf-8"))
+
+
+def relative(values, reference):
+    norm = np.sqrt(sum(float(np.square(b, dtype=np.float64).sum()) for b in reference))
+    pairs = zip(values, reference, strict=True)
+    return np.sqrt(sum(float(np.square(a - b, dtype=np.float64).sum()) for a, b in pairs)) / norm
+
+
+def assert_same_weights(folder, name):
+    one, other = (jobs.load(folder / name.format(index)) for index in range(2))
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("kind", jobs.KINDS)
+def test_the_first_gradients_are_those_of_one_process(worked, kind):
+    expected = jobs.alone(kind)[1]
+    for index in range(2):
+        gradients = jobs.load(worked / f"gradients-{kind}-{index}.npz")
+        assert relative(gradients, expected) < 1e-5
+
+
+@pytest.mark.parametrize("kind", jobs.KINDS)
+def test_the_epochs_figures_are_those_of_one_process(worked, kind):
+    expected = jobs.alone(kind)[2].stages[-1].history[0]
+    for index in range(2):
+        logged = read(worked, f"report-{kind}-{index}.json")["history"][0]
+        jobs.assert_same_figures(logged, expected)
+
+
+@pytest.mark.parametrize("kind", jobs.KINDS)
+def test_both_workers_have_the_same_weights_to_the_bit(worked, kind):
+    assert_same_weights(worked, f"weights-{kind}-{{}}.npz")
+
+
+def test_the_kinds_differ_so_that_their_agreement_says_something():
+    plain = jobs.alone("plain")
+    assert relative(jobs.alone("anchored")[1], plain[1]) > 1e-2
+    for kind in jobs.KINDS_MIRRORED:
+        assert relative(jobs.alone(kind)[0].get_weights(), plain[0].get_weights()) > 1e-6
+
+
+def test_the_command_line_leaves_one_run_with_the_chief(worked):
+    run = tlkit.load_run(worked / "run-0")
+    assert not (worked / "run-1").exists()
+    assert (worked / "run-0" / "saved_model" / "saved_model.pb").is_file()
+    data = tlkit.load_folder(worked / "photos", image_size=32, batch_size=16)
+    report = tlkit.evaluate(run.load_model(), data.validation, run.class_names)
+    assert report.accuracy == run.metrics["validation"]["accuracy"]
+    assert report.loss == pytest.approx(run.metrics["validation"]["loss"], rel=1e-4)
+    for index in range(2):  # the other worker knows the figures too
+        said = (worked / f"log-{index}.txt").read_text(encoding="utf-8")
+        assert "validation accuracy" in said
+    assert "shared out among 2 replicas on 2 workers" in (worked / "log-0.txt").read_text(
+        encoding="utf-8"
+    )
+
+
+def test_the_report_says_how_batches_were_shared_out(worked):
+    notes = " ".join(read(worked, "report-plain-0.json")["notes"])
+    assert "batches of 16 images, 8 on each, shared out among 2 replicas on 2 workers" in notes
+    assert "rates are not scaled" in notes
+
+
+def test_head_and_evaluation_are_those_of_one_process(worked):
+    data = jobs.pictures()
+    model = tlkit.build_classifier("resnet20", data.class_names)
+    report = tlkit.train_head(model, data)
+    expected = tlkit.evaluate(model, data.train, data.class_names)
+    for index in range(2):
+        measured = read(worked, f"measured-{index}.json")
+        assert measured["passes"] == [data.train.num_images + data.validation.num_images, 0]
+        assert "features shared out among 2 workers" in measured["notes"]
+        assert measured["accuracy"] == report.accuracy_after
+        assert measured["train"] == pytest.approx(
+            [expected.accuracy, expected.loss, data.train.num_images], rel=1e-4
+        )
+
+
+def test_stored_activations_are_trained_on_together(worked):
+    one, other = (read(worked, f"measured-{index}.json") for index in range(2))
+    assert one["history"] == other["history"]
+    assert "trained on stored activations" in one["tuned"][0]
+    assert_same_weights(worked, "weights-measured-{}.npz")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("dataset", "`images` must be what load_folder, load_arrays or load_tfds returned"),
+        ("float16", "`precision` must not be 'mixed_float16' on several replicas"),
+        ("statistics", "`batch_norm` must be 'frozen' on several replicas"),
+        ("seed", "`model, data and arguments` must be the same on every worker"),
+        ("path", "`anchor` must be a constraint that works on several replicas"),
+    ],
+)
+def test_what_several_workers_cannot_do_is_refused(worked, name, message):
+    for index in range(2):
+        assert message in read(worked, f"refused-{index}.json")[name]
+
+
+def test_keras_alone_still_cannot(worked):
+    """Fails when keras-team/keras#20585 is mended: tlkit/training/keras_workers.py can go then."""
+    for index in range(2):
+        assert "PerReplica" in (worked / f"keras-{index}.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("victim", [1, 0], ids=["other", "chief"])
+def test_a_killed_worker_ends_the_other_and_the_job_goes_on(tmp_path, victim):
+    def steps(index):
+        file = tmp_path / f"steps-{index}.txt"
+        return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
+
+    with processes.started("resume", tmp_path, 2) as workers:
+        left = workers[1 - victim]
+        processes.wait_for(
+            lambda: ["1", "0"] in steps(victim) or left.process.poll() is not None,
+            "no second epoch",
+        )
+        workers[victim].kill()
+        assert left.wait(120) == 1, left.said
+        assert "tlkit.errors.TrainingError: All 2 workers must stay to the end" in left.said
+    assert (tmp_path / "run-0" / "training.npz").is_file()
+    assert not (tmp_path / "run-1").exists()
+    if victim == 0:
+        return
+    for index in range(2):
+        (tmp_path / f"steps-{index}.txt").unlink()
+    processes.run("resume", tmp_path, 2)
+    reports = [read(tmp_path, f"report-{index}.json") for index in range(2)]
+    assert int(steps(0)[0][0]) > 0
+    assert len(reports[0]["history"]) == 4
+    assert reports[0] == reports[1]
+    assert_same_weights(tmp_path, "weights-{}.npz")

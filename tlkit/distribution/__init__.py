@@ -1,0 +1,1 @@
+"""Several devices and several machines: who does which share, and what they tell each other."""

@@ -1,0 +1,61 @@
+"""Which machines work together, as `TF_CONFIG` says."""
+
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from tlkit.errors import ArgumentError
+
+VARIABLE = "TF_CONFIG"
+_CHIEF, _WORKER = "chief", "worker"
+_EXAMPLE = (
+    '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
+)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The workers of a job.
+
+    Attributes:
+        addresses: "HOST:PORT" of each, the chief first.
+        index: Which of them this process is.
+    """
+
+    addresses: tuple[str, ...]
+    index: int
+
+
+def read_cluster() -> Cluster | None:
+    """Returns the cluster that the environment variable `TF_CONFIG` names, `None` without one.
+
+    Raises:
+        ArgumentError: It is not what TensorFlow documents, or names tasks other than workers.
+
+    Reference:
+        https://www.tensorflow.org/guide/distributed_training#setting_up_the_tf_config_environment_variable
+    """
+    text = os.environ.get(VARIABLE, "").strip()
+    if not text:
+        return None
+    try:
+        content = json.loads(text)
+        by_type: dict[str, list[str]] = content["cluster"]
+        task: dict[str, Any] = content["task"]
+        addresses = tuple(by_type.get(_CHIEF, [])) + tuple(by_type[_WORKER])
+        own = by_type[task["type"]][int(task["index"])]
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise _wrong(text, f"{type(error).__name__}: {error}") from error
+    if others := sorted(set(by_type) - {_CHIEF, _WORKER}):
+        raise _wrong(text, f"tasks of the type {others[0]!r}")
+    if len(set(addresses)) < len(addresses):
+        raise _wrong(text, "one address twice")
+    return Cluster(addresses, addresses.index(own))
+
+
+def _wrong(text: str, problem: str) -> ArgumentError:
+    return ArgumentError(
+        f"`{VARIABLE}` must name all workers and which of them this is. "
+        f"Received: {VARIABLE}={text[:200]!r} ({problem}). Write {VARIABLE}='{_EXAMPLE}'."
+    )

@@ -1,0 +1,50 @@
+"""Which pictures of a batch each replica takes, and the batches made of that."""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import tensorflow as tf
+
+from tlkit.distribution.workers import Workers
+
+Share: TypeAlias = tuple[int, int]
+"""(index, number): of each batch the pictures from `index` on, every `number`-th."""
+
+WHOLE: Share = (0, 1)
+
+Shared: TypeAlias = Callable[[Share], tf.data.Dataset]
+"""From a share to the batches with that share of each."""
+
+
+def spread_batches(
+    strategy: tf.distribute.Strategy, batches: Shared
+) -> tf.distribute.DistributedDataset:
+    """Returns batches that each replica sees its share of, with nothing lost or seen twice.
+
+    Where a batch has fewer pictures than there are replicas, some see an empty one.
+
+    Args:
+        strategy: With several replicas.
+        batches: What each of them is to see. Nobody must read to an end: where there is none, the
+            workers need not ask each other before each batch whether there is one more.
+    """
+    workers = Workers(strategy)
+
+    def of_this_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        dataset = batches((workers.index, workers.num_workers))
+        if workers.num_local_replicas > 1:
+            dataset = _share_after_share(dataset, workers.num_local_replicas)
+        endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+        return dataset.apply(endless).prefetch(2)
+
+    return strategy.distribute_datasets_from_function(of_this_worker)
+
+
+def _share_after_share(dataset: tf.data.Dataset, number: int) -> tf.data.Dataset:
+    """All shares of the first batch, then all of the second: each device takes the next one."""
+
+    def shares(*batch: tf.Tensor) -> tf.data.Dataset:
+        indices = tf.data.Dataset.range(number)
+        return indices.map(lambda index: tuple(part[index::number] for part in batch))
+
+    return dataset.flat_map(shares)

@@ -1,0 +1,39 @@
+"""Batches as Keras's `fit` takes them, on one replica or several."""
+
+from functools import partial
+from typing import Any
+
+import tensorflow as tf
+
+from tlkit.distribution.shares import WHOLE, Share, Shared, spread_batches
+from tlkit.training.sources import steps_in_epoch
+
+
+def fit_data(
+    strategy: tf.distribute.Strategy, training: Shared, validation: Shared | None
+) -> dict[str, Any]:
+    """Returns batches as Keras's `fit` takes them: whole, or shared out among the replicas."""
+    if strategy.num_replicas_in_sync == 1:
+        return {"x": training(WHOLE), "validation_data": validation and validation(WHOLE)}
+    given: dict[str, Any] = {"x": spread_batches(strategy, training)}
+    if validation is not None:
+        given["validation_steps"] = steps_in_epoch(validation(WHOLE))
+        endless = partial(_endless, validation)
+        given["validation_data"] = spread_batches(strategy, endless)
+    return given
+
+
+def weighed(dataset: tf.data.Dataset, class_weight: dict[int, float]) -> tf.data.Dataset:
+    """Adds each image's weight; Keras adds none to batches that are spread over replicas."""
+    weights = tf.constant([class_weight[label] for label in sorted(class_weight)], tf.float32)
+
+    def with_weights(images: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        is_one_hot = targets.shape.rank == 2 and targets.shape[1] != 1
+        labels = tf.argmax(targets, axis=1) if is_one_hot else tf.reshape(targets, [-1])
+        return images, targets, tf.gather(weights, tf.cast(labels, tf.int32))
+
+    return dataset.map(with_weights)
+
+
+def _endless(shared: Shared, share: Share) -> tf.data.Dataset:
+    return shared(share).repeat()
