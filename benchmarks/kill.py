@@ -1,11 +1,12 @@
 """Kills one short fine-tuning over and over, and compares its weights with an undisturbed one's.
 
-    python benchmarks/kill.py --kills 20
+    python benchmarks/kill.py --kills 20 [--views 2]
 
 The run has dropout, augmentation, layer decay, two stages, a penalty that pulls towards the first
 weights, and validation. It saves itself many times a second here; at random moments its
 process gets SIGKILL, and the same command starts it again. Under TF_DETERMINISTIC_OPS the weights
-at the end must be those of the undisturbed run, bit by bit.
+at the end must be those of the undisturbed run, bit by bit. With `--views` the first stage trains
+on stored activations, and the process is killed while it stores them, too.
 """
 
 import argparse
@@ -23,14 +24,15 @@ PAUSE = 0.02
 """After each step, so that there is time to be killed in."""
 
 
-def train(folder: Path) -> None:
-    """The run itself; says "step" after each of its steps."""
+def train(folder: Path, views: int) -> None:
+    """The run itself; says "step" after each of its steps, and after storing each batch."""
     import keras
     import numpy as np
     import tensorflow as tf
 
     import tlkit
     from tlkit.training import resume
+    from tlkit.training.store import FeatureStore
 
     tf.config.experimental.enable_op_determinism()
     resume.SAVE_SECONDS = SAVE_SECONDS
@@ -54,10 +56,21 @@ def train(folder: Path) -> None:
     for variable in model.trainable_variables:
         variable.regularizer = Anchor(variable)
 
+    def say() -> None:
+        print("step", flush=True)
+        time.sleep(PAUSE)
+
     class Say(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
-            print("step", flush=True)
-            time.sleep(PAUSE)
+            say()
+
+    append = FeatureStore.append
+
+    def appended(store, keys, rows):
+        append(store, keys, rows)
+        say()
+
+    FeatureStore.append = appended
 
     tlkit.fine_tune(
         model,
@@ -66,7 +79,7 @@ def train(folder: Path) -> None:
         learning_rate=1e-3,
         layer_decay=0.7,
         augment="strong",
-        views=0,
+        views=views,
         callbacks=[Say()],
         run_directory=folder,
         cache=folder / "features",
@@ -74,13 +87,13 @@ def train(folder: Path) -> None:
     np.savez(folder / "weights.npz", *model.get_weights())
 
 
-def run_until_done(folder: Path, kills: int, seed: int) -> int:
+def run_until_done(folder: Path, kills: int, seed: int, views: int) -> int:
     """Starts the run until it ends; kills it at random moments; returns how often it did."""
     generator = random.Random(seed)
     done = 0
     while True:
         child = subprocess.Popen(
-            [sys.executable, __file__, "--child", str(folder)],
+            [sys.executable, __file__, "--child", str(folder), "--views", str(views)],
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
@@ -104,10 +117,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--views", type=int, default=0)
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        train(arguments.child)
+        train(arguments.child, arguments.views)
         return
     import numpy as np
 
@@ -117,7 +131,7 @@ def main() -> None:
             folder = Path(root) / name
             folder.mkdir()
             started = time.perf_counter()
-            done = run_until_done(folder, kills, arguments.seed)
+            done = run_until_done(folder, kills, arguments.seed, arguments.views)
             print(f"{name}: {done} kills, {time.perf_counter() - started:.0f} s", flush=True)
             with np.load(folder / "weights.npz") as file:
                 weights.append([file[key] for key in file.files])

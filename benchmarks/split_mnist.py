@@ -9,7 +9,8 @@ two hidden layers of 400, Adam at 1e-3 that is never reset, batches of 128, four
 a penalty strength * sum(importance * (w - w*)**2) without 1/2. Their Fisher information takes the
 class that the model itself thinks likeliest as the label, one sample at a time.
 
-With `--choose` it compares strengths found by `search_strength` with the best of a grid.
+With `--choose` it compares strengths found by `search_strength` with the best of a grid, twice: as
+it chooses by the new task alone, and with 1,000 images of each earlier task kept for the choice.
 """
 
 import argparse
@@ -250,24 +251,26 @@ def train_together(learner: Learner, train: list) -> None:
 
 def run_chosen(job: tuple) -> dict:
     """The same with a strength that is chosen before each task, by short trials of one epoch."""
-    path, scenario, method, seed, _ = job
+    path, scenario, method, seed, with_old = job
     tf.config.threading.set_intra_op_parallelism_threads(1)
     mnist = np.load(path)
     train, test = split(mnist, "train"), split(mnist, "test")
     started = time.perf_counter()
     learner = Learner(scenario, seed)
     penalty = Penalty(method, 0.0)
-    strengths, epochs = [], 0
+    strengths, epochs, old = [], 0, []
     for task, (images, labels) in enumerate(train):
         order = np.random.default_rng(seed).permutation(len(images))
         held_out, some = order[:NUM_VALIDATION], order[NUM_VALIDATION:]
         if task:
-            anchored, trained = choose(learner, penalty, task, images, labels, held_out, some)
+            parts = (images[some], labels[some]), (images[held_out], labels[held_out])
+            anchored, trained = choose(learner, penalty, task, *parts, old if with_old else [])
             strengths.append(anchored)
             epochs += trained
         learner.train(task, images, labels)
         epochs += EPOCHS
         penalty.learned(learner, task, images)
+        old.append((images[held_out], labels[held_out]))
     accuracy = float(np.mean([learner.accuracy(i, *test[i]) for i in range(NUM_TASKS)]))
     return {
         "scenario": scenario,
@@ -281,9 +284,10 @@ def run_chosen(job: tuple) -> dict:
 
 
 def choose(  # noqa: PLR0917 - one place calls it
-    learner: Learner, penalty: Penalty, task: int, images, labels, held_out, some
+    learner: Learner, penalty: Penalty, task: int, train_part, validation_part, old: list
 ) -> tuple[float, int]:
     """Finds a strength for one task and anchors the network with it."""
+    images, labels = train_part
     for anchor in penalty.anchors:
         anchor.release()
     model, before = learner.models[task], learner.models[task - 1]
@@ -294,10 +298,16 @@ def choose(  # noqa: PLR0917 - one place calls it
     start, trials = learner.state(), 0
 
     def measured(strength: float, drift: float) -> StrengthTrial:
-        targets = learner.targets(labels, task)
-        loss = learner.loss(task)(targets[some], learner.logits(task, images[some]))
-        accuracy = learner.accuracy(task, images[held_out], labels[held_out])
-        return StrengthTrial(strength, accuracy, float(loss), drift)
+        loss = learner.loss(task)(learner.targets(labels, task), learner.logits(task, images))
+        accuracy = learner.accuracy(task, *validation_part)
+        kept = [learner.accuracy(i, *part) for i, part in enumerate(old)]
+        return StrengthTrial(
+            strength,
+            accuracy,
+            float(loss),
+            drift,
+            old_accuracy=float(np.mean(kept)) if old else None,
+        )
 
     def train(strength: float) -> StrengthTrial:
         nonlocal trials
@@ -305,7 +315,7 @@ def choose(  # noqa: PLR0917 - one place calls it
         learner.restore(start)
         anchor = tlkit.anchor_weights(before, strength, importance, groups="all")
         gauge = tlkit.anchor_weights(before, 1.0, importance, groups="all", mode="proximal")
-        learner.train(task, images[some], labels[some], epochs=1)
+        learner.train(task, images, labels, epochs=1)
         drift = sum(gauge.penalties().values())
         anchor.release()
         return measured(strength, drift)
@@ -376,16 +386,18 @@ def compare_with_grid(pool: ProcessPoolExecutor, given: argparse.Namespace) -> N
                 jobs = [(path, scenario, method, seed, strength) for seed in range(given.seeds)]
                 tried[strength] = np.mean([r["accuracy"] for r in pool.map(run, jobs)])
             best = max(tried, key=tried.get)
-            jobs = [(path, scenario, method, seed, None) for seed in range(given.seeds)]
-            chosen = list(pool.map(run_chosen, jobs))
-            accuracy = np.mean([r["accuracy"] for r in chosen])
-            cost = np.mean([r["cost"] for r in chosen])
-            print(
-                f"{scenario}, {method}: chosen {100 * accuracy:.2f} %, best of the grid "
-                f"{100 * tried[best]:.2f} % at {best:.3g}, ratio {accuracy / tried[best]:.4f}; "
-                f"cost {cost:.2f} runs; strengths of seed 0: {chosen[0]['strengths']}",
-                flush=True,
-            )
+            for with_old in (False, True):
+                jobs = [(path, scenario, method, seed, with_old) for seed in range(given.seeds)]
+                chosen = list(pool.map(run_chosen, jobs))
+                accuracy = np.mean([r["accuracy"] for r in chosen])
+                cost = np.mean([r["cost"] for r in chosen])
+                print(
+                    f"{scenario}, {method}, {'with' if with_old else 'without'} old images: chosen "
+                    f"{100 * accuracy:.2f} %, best of the grid {100 * tried[best]:.2f} % at "
+                    f"{best:.3g}, ratio {accuracy / tried[best]:.4f}; cost {cost:.2f} runs; "
+                    f"strengths of seed 0: {chosen[0]['strengths']}",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

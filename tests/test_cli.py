@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.conftest import write_photos
 
@@ -38,6 +39,20 @@ def test_train_says_what_it_did_and_nothing_else(finished):
     assert done.stderr == ""
     assert "validation accuracy" in done.stdout
     assert str(run / "report.html") in done.stdout
+
+
+def test_train_chooses_says_why_and_keeps_to_it(tmp_path, photos):
+    arguments = ["train", photos, "--out", tmp_path / "run", "--backbone", "auto"]
+    arguments += ["--backbones", "resnet20,resnet20=none", "--epochs", "1"]
+    done = tlkit(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "takes resnet20" in done.stdout
+    assert "fine-tunes the last 3 groups" in done.stdout
+    assert "parameters train" in done.stdout
+    again = tlkit(*arguments)
+    assert again.returncode == 0
+    assert "finished already" in again.stdout
 
 
 def test_train_again_leaves_the_run_and_ends_well(finished):
@@ -82,6 +97,26 @@ def test_inspect_and_cache(finished, cache):
     assert [path.name for path in cache.iterdir()] == ["mine.txt"]
 
 
+def test_a_manifest_stands_where_a_folder_may(finished, tmp_path):
+    photos, run, _ = finished
+    files = sorted(photos.rglob("*.jpg"))
+    copy = tmp_path / "copy.png"
+    Image.open(files[0]).save(copy)
+    lines = ["path,label", *(f"{file},{file.parent.name}" for file in files), f"{copy},red"]
+    (tmp_path / "m.csv").write_text("\n".join(lines))
+    done = tlkit("inspect", tmp_path / "m.csv")
+    assert done.returncode == 0, done.stderr
+    assert "red            31" in done.stdout
+    assert "pictures compared" not in done.stdout
+    done = tlkit("inspect", tmp_path / "m.csv", "--near-duplicates")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "61 different pictures compared: 1 near-duplicate pair (" in done.stdout
+    assert "Under different labels (1)" in done.stdout
+    done = tlkit("evaluate", run, tmp_path / "m.csv")
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_bound_of_pixels_can_be_set(finished, tmp_path):
     photos, run, _ = finished
     done = tlkit("inspect", photos, "--max-pixels", "1599")
@@ -104,11 +139,23 @@ def test_the_bound_of_pixels_can_be_set(finished, tmp_path):
         (["train", "photos", "--out", "run", *QUICK, "--epochs", "3"], "fine-tune"),
         (["train", "photos", "--out", "run", "--backbone", "resnet5"], "resnet50"),
         (["train", "photos", "--out", "run", "--mode", "tune"], "fine-tune"),
+        (["train", "photos", "--out", "run", "--backbones", "resnet20"], "--backbone auto"),
+        (
+            ["train", "photos", "--out", "run", "--backbone", "auto", "--backbones", "resnet5"],
+            "resnet50",
+        ),
+        (
+            ["train", "photos", "--out", "run", "--backbone", "auto", "--backbones", "vgg16=no.h5"],
+            "no.h5",
+        ),
+        (["train", "photos", "--out", "run", *QUICK, "--reject-unknown"], "at least 19 images"),
         (["train", "photos", "--out", "run", "--epochs", "many"], "many"),
         (["train", "photos", "--out", "run", "--learning-rate", "0"], "learning_rate=0"),
         (["train", "photos"], "See tlkit train --help."),
         (["train", "empty", "--out", "run"], "photos='empty'"),
         (["inspect", "nowhere"], "photos='nowhere'"),
+        (["train", "m.csv", "--out", "run"], "'gone.jpg'. Correct the paths"),
+        (["inspect", "nowhere.csv", "--near-duplicates"], "photos='nowhere.csv'"),
         (["train", "one", "--out", "run"], "class"),
         (["train", "photos", "--out", "photos"], "holds no run"),
         (["train", "photos", "--out", "run", "--from", "photos"], "finished run"),
@@ -127,6 +174,7 @@ def test_bad_input_ends_with_one_plain_line(tmp_path, photos, arguments, message
     (tmp_path / "empty").mkdir()
     write_photos(tmp_path / "one", {"only": 3})
     (tmp_path / "w.txt").write_text("no weights")
+    (tmp_path / "m.csv").write_text("path,label\ngone.jpg,a\n")
     before = sorted(path for path in tmp_path.rglob("*") if "cache" not in str(path))
     done = tlkit(*arguments, cwd=tmp_path)
     assert done.returncode == 2, done.stdout

@@ -8,6 +8,8 @@ from PIL import Image
 
 import tlkit
 from tests.conftest import write_photos
+from tlkit.continual import going_on
+from tlkit.continual.going_on import measure_old_task
 from tlkit.run import train_run
 
 
@@ -53,8 +55,7 @@ def test_an_anchor_is_told_of_and_holds(old, turned, tmp_path):
         assert "Gain and forgetting" in page
         assert ("held near" in page) == (anchor is not None)
         assert (later.path / "model_card.md").is_file()
-    if moved["free"]:
-        assert moved["held"] < moved["free"]
+    assert moved["held"] < moved["free"]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of a penalty that is nothing, or all
@@ -69,17 +70,34 @@ def test_a_strength_chosen_by_itself_stays_when_the_run_goes_on(old, turned, tmp
         "old_photos": photos,
     }
 
+    decided_on, measured = [], []
+
     def stop(*_, **__):
         raise KeyboardInterrupt
 
+    def choose(*given, old_data, **named):
+        decided_on.extend(old_data.digests)
+        return tlkit.choose_anchor(*given, old_data=old_data, **named)
+
+    def measure(model, task):
+        measured.extend(task.measured.digests)
+        return measure_old_task(model, task)
+
     with monkeypatch.context() as patched:
         patched.setattr("tlkit.run.evaluate_splits", stop)
+        patched.setattr(going_on, "choose_anchor", choose)
+        patched.setattr(going_on, "measure_old_task", measure)
         with pytest.raises(KeyboardInterrupt):
             train_run(turned, **arguments)
-    chosen = json.loads((tmp_path / "run" / "anchor.json").read_text())["strength"]
+    begun = json.loads((tmp_path / "run" / "run.json").read_text())
+    chosen = begun["choices"]["anchor"]["arguments"]["anchor"]
     finished = train_run(turned, **arguments)
     assert finished.metrics["old_task"]["strength"] == chosen
-    assert not (tmp_path / "run" / "anchor.json").exists()
+    assert decided_on
+    assert measured
+    assert not set(decided_on) & set(measured)
+    assert finished.record["choices"] == begun["choices"]
+    assert finished.record["arguments"]["anchor"] == "auto"
 
 
 @pytest.mark.parametrize(

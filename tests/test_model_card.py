@@ -181,3 +181,16 @@ def test_the_file_appears_whole(tmp_path, name):
     write_model_card(tmp_path / name, **arguments)
     assert (tmp_path / name).read_text("utf-8") == model_card(**arguments)
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_what_was_chosen_and_calibrated_is_said():
+    choices = {
+        "backbone": {"arguments": {"backbone": "vgg16", "weights": None}, "reasons": [EVIL]},
+        "mode": {"arguments": {"mode": "head"}, "reasons": ["solves the head", "few pictures"]},
+    }
+    said = card({**RECORD, "choices": choices}, calibration={"temperature": 1.5})
+    assert "The network is vgg16, from random weights." in said
+    assert "Chosen by measurement, mode: solves the head; few pictures." in said
+    assert EVIL not in said
+    assert "divided by a temperature of 1.500" in said
+    assert "temperature" not in card(calibration={"temperature": 1.0})

@@ -131,6 +131,26 @@ def test_mistakes(tmp_path, count):
         assert titles[0].splitlines()[2] == "100 % sure"
 
 
+@pytest.mark.parametrize("count", [0, 1, 4, 30])
+def test_near_duplicates_stand_side_by_side(tmp_path, count):
+    def pair(number):
+        return SimpleNamespace(
+            paths=(f"/photos/{number}.jpg", f"images[{number}]"),
+            splits=("train", "validation"),
+            classes=("a class with a rather long name" * 2, ""),
+        )
+
+    report = SimpleNamespace(pairs=tuple(map(pair, range(count))))
+    heights = iter(range(9, 999))  # pictures need not have one size
+    figure = plots.near_duplicates(report, lambda path: np.full((next(heights), 30, 3), 99))
+    check_nothing_is_cut_off(figure, tmp_path)
+    titles = [axes.get_title().splitlines() for axes in figure.axes if axes.get_title()]
+    assert len(titles) == min(2 * count, plots.MAX_IMAGES)
+    if count:
+        assert titles[0][::2] == ["1: train", "0.jpg"]
+        assert titles[1] == ["1: validation", "no label", "images[0]"]
+
+
 @pytest.mark.parametrize("num_classes", [1, 2, 40, 100, 250])
 def test_class_counts(tmp_path, num_classes):
     counts = {

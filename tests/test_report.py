@@ -1,6 +1,7 @@
 import base64
 import dataclasses
 import io
+import json
 import re
 from html.parser import HTMLParser
 
@@ -8,7 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.advice.test_choosing import score
+from tlkit.advice.backbones import BackboneComparison
 from tlkit.data.reports import DataReport, Leak, SkippedFile
+from tlkit.evaluation.comparison import compare_outcomes
+from tlkit.evaluation.explanation import Explanation
 from tlkit.evaluation.metrics import evaluate_probabilities
 from tlkit.models.groups import TrainableReport
 from tlkit.report import Page, write_report
@@ -111,6 +116,14 @@ def test_every_name_is_escaped(tmp_path, pictures):
     assert not any(key.startswith("on") for _, attributes in tags.found for key in attributes)
 
 
+def test_groups_and_what_tore_them_are_told(tmp_path):
+    leaks = (Leak("mate.jpg", EVIL),)
+    data = dataclasses.replace(page().data, group_leaks=leaks, num_groups=1234)
+    text = text_of(written(tmp_path, data=data))
+    assert "1,234 groups that lie in one split each" in text
+    assert "which goes with mate.jpg" in text
+
+
 def test_nothing_is_asked_of_a_network(tmp_path, pictures):
     html = written(tmp_path, evaluations={"test": evaluation(pictures)})
     assert not re.search(r"https?:|//[a-z]|@import|url\(", html)
@@ -209,6 +222,114 @@ def test_several_labels_have_no_matrix_and_many_classes_a_part_of_it(tmp_path):
     many = evaluate_probabilities(np.eye(45), np.roll(np.arange(45), 1), names)
     html = written(tmp_path, evaluations={"test": many})
     assert "the 40 classes with the most mistakes; 5 others are left out" in text_of(html)
+
+
+def test_a_map_stands_beside_its_mistake(tmp_path, pictures):
+    measured = evaluation(pictures)
+    heatmap = np.zeros((8, 8), np.float32)
+    heatmap[:4, :4] = 1
+    first = measured.mistakes[0]
+    image = np.zeros((8, 8, 3), np.uint8)
+    maps = {first.index: Explanation(image, heatmap, EVIL, 0.8, EVIL, "conv5", first.path)}
+    html = written(tmp_path, evaluations={"test": measured}, maps=maps)
+    figures = [Tags(figure.partition("</figure>")[0]) for figure in html.split("<figure>")[1:]]
+    assert [len(figure.of("img")) for figure in figures] == [2, 1, 1]
+    assert "by Grad-CAM" in text_of(html)
+    content = base64.b64decode(figures[0].of("img")[1]["src"].partition(",")[2])
+    overlay = np.asarray(Image.open(io.BytesIO(content))).astype(int)
+    assert overlay.shape == (144, 192, 3)
+    is_grey = np.ptp(overlay, axis=-1) < 20
+    assert not is_grey[:60, :80].any()
+    assert is_grey[80:, 110:].all()
+    assert "by Grad-CAM" not in text_of(written(tmp_path, evaluations={"test": measured}))
+
+
+def test_how_sure_the_model_is(tmp_path, pictures):
+    measured = evaluation(pictures)
+    words = "temperature 0.7 (95 % interval 0.5 to 0.9)\nleft as it is"
+    html = written(tmp_path, evaluations={"test": measured}, calibration=words)
+    text = text_of(html)
+    assert f"Calibration error {100 * measured.reliability.error:.1f} %" in text
+    assert "on 4 images of the test split" in text
+    assert "Temperature 0.7 (95 % interval 0.5 to 0.9). Left as it is." in text
+    assert "changes no answer" in text
+    assert 'class="plot" src="data:image/svg+xml;base64,' in html
+    text = text_of(written(tmp_path, evaluations={"test": measured}, calibration="not calibrated"))
+    assert "Not calibrated." in text
+    assert "changes no answer" not in text
+    assert "How sure" not in text_of(written(tmp_path))
+
+
+def test_what_was_chosen_stands_with_its_reasons(tmp_path):
+    scores = (score("resnet50", 0.91, 4e9, weights=f"/{EVIL}"), score("vgg16", 0.9, 3e8))
+    comparison = BackboneComparison(scores, {EVIL: f"no {EVIL}"}, 1234, 5, (f"a sample {EVIL}",))
+    choices = {
+        "backbone": {"reasons": [f"takes {EVIL}"], "comparison": comparison.as_dict()},
+        "mode": {"reasons": ["solves the head alone", "few pictures"], "measured": ["near"]},
+    }
+    html = written(tmp_path, choices=json.loads(json.dumps(choices)))
+    assert EVIL not in html
+    text = text_of(html)
+    assert f"The backbone Takes {EVIL}." in text
+    assert "on the features of 1,234 images of the training split" in text
+    assert "91.0 %89.0 to 93.0 %" in text
+    assert f"no {EVIL}" in text
+    assert "What trains Solves the head alone. Few pictures. Near." in text
+    assert "What was chosen" not in text_of(written(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("only_first", "only_second", "verdict"),
+    [(2, 20, "Yes, beyond noise"), (20, 2, "No: beyond noise"), (5, 6, "Too close to call")],
+)
+def test_fine_tuning_stands_against_a_linear_probe(
+    tmp_path, pictures, only_first, only_second, verdict
+):
+    first = np.arange(100) < 50 + only_first
+    second = (np.arange(100) < 50) | (np.arange(100) >= 100 - only_second)
+    html = written(
+        tmp_path,
+        evaluations={"test": evaluation(pictures)},
+        against_probe=compare_outcomes(first, second),
+    )
+    text = text_of(html)
+    assert verdict in text
+    assert f"the head alone, solved{50 + only_first}.0 %{only_first}" in text
+    assert f"fine-tuned{50 + only_second}.0 %{only_second}" in text
+    assert "McNemar" in text
+    assert "McNemar" not in text_of(written(tmp_path))
+
+
+def test_what_it_cost(tmp_path):
+    cost = {
+        "groups": [
+            {"num_parameters": 1000, "multiply_adds": 5000},
+            {"num_parameters": 234, "multiply_adds": 300},
+        ],
+        "num_trainable": 234,
+        "seconds": {"training": 75.0},
+        "total_seconds": 75.0,
+        "disk_bytes": {"features": 2_000_000, "model files": 3e9},
+        "total_disk_bytes": 3_002_000_000,
+    }
+    text = text_of(written(tmp_path, cost=cost))
+    assert "234 parameters trained, of 1,234" in text
+    assert "5,300 multiply-adds an image" in text
+    assert "On disk 3.0 GB: features 2.0 MB, model files 3.0 GB." in text
+    assert "training in 75.0 s at most" in text
+    assert "in all3 min 37 s" in text
+    untimed = {**cost, "seconds": {}, "total_seconds": 0}
+    assert "at most" not in text_of(written(tmp_path, cost=untimed))
+
+
+def test_pictures_as_training_sees_them(tmp_path):
+    shown = [(np.zeros((8, 8, 3), np.uint8), EVIL), (np.ones((8, 8, 3), np.uint8), "")]
+    html = written(tmp_path, training_pictures=shown, augmentation="light")
+    assert EVIL not in html
+    assert html.count("<figure>") == html.count("data:image/jpeg") == 2
+    text = text_of(html)
+    assert "augmentation: light" in text
+    assert "no label" in text
 
 
 def test_a_page_that_fails_leaves_nothing(tmp_path):

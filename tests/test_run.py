@@ -250,6 +250,9 @@ def test_a_model_file_cut_short_is_named(copied):
         lambda record: record.update(finished="yes"),
         lambda record: record.update(image_size=32),
         lambda record: record["data"].clear(),
+        lambda record: record.update(choices=["mode"]),
+        lambda record: record.update(choices={"mode": {"arguments": {}}}),
+        lambda record: record.update(choices={"mode": {"arguments": [], "reasons": []}}),
     ],
 )
 def test_a_record_that_no_run_leaves_is_named(copied, damage):
@@ -288,7 +291,7 @@ def test_a_picture_that_vanishes_after_it_was_checked_is_named(tmp_path, photos,
         return record_of(arguments, data)
 
     monkeypatch.setattr("tlkit.run.record_of", removing)
-    with pytest.raises(tlkit.DataError, match=r"`photos` must stay .*green.000\.jpg.*No such file"):
+    with pytest.raises(tlkit.DataError, match=r"must stay .*green.000\.jpg.*No such file"):
         tlkit.train_run(photos, out=tmp_path / "run", mode="head", **ARGUMENTS)
 
 

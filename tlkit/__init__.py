@@ -10,9 +10,11 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "tlkit.data.folders": ("load_folder",),
+    "tlkit.data.manifests": ("load_manifest",),
     "tlkit.data.arrays": ("load_arrays",),
     "tlkit.data.tfds": ("load_tfds",),
     "tlkit.data.inspection": ("inspect_folder",),
+    "tlkit.data.near_duplicates": ("find_near_duplicates",),
     "tlkit.models.assembly": ("build_classifier",),
     "tlkit.models.catalogue": ("list_backbones", "register_backbone"),
     "tlkit.models.groups": ("layer_groups", "set_trainable"),

@@ -42,7 +42,13 @@ def _number(text: str) -> float:
 Whole = partial(typer.Option, parser=_whole_number, metavar="N")
 Number = partial(typer.Option, parser=_number, metavar="X")
 MaxPixels = Whole(help="Pictures with more pixels are left out.")
-Photos = Annotated[Path, typer.Argument(help="Folder: CLASS/*.jpg, or train/, val/, test/ of it.")]
+Photos = Annotated[
+    Path,
+    typer.Argument(
+        help="Folder: CLASS/*.jpg, or train/, val/, test/ of it; or a .csv file with the columns "
+        "path, label and, if wanted, group and split."
+    ),
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
 
 
@@ -54,13 +60,21 @@ def train(  # noqa: PLR0917 - typer calls it by name
         Path | None, typer.Option("--from", metavar="RUN0", help="Go on from this finished run.")
     ] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="Name of a backbone (mobilenet_v2, resnet50, ...).")
+        str | None,
+        typer.Option(metavar="NAME|auto", help="mobilenet_v2, resnet50, ...; auto compares some."),
+    ] = None,
+    backbones: Annotated[
+        str | None,
+        typer.Option(metavar="A[=FILE],B", help="With --backbone auto: what it chooses among."),
     ] = None,
     weights: Annotated[
         str, typer.Option(metavar="pretrained|none|FILE", help="Where weights come from.")
     ] = "pretrained",
     image_size: Annotated[int | None, Whole(help="Side of the images in pixels.")] = None,
-    mode: Annotated[str, typer.Option(metavar="head|fine-tune", help="What trains.")] = "fine-tune",
+    mode: Annotated[
+        str,
+        typer.Option(metavar="auto|head|fine-tune", help="What trains; auto goes by measurements."),
+    ] = "auto",
     unfreeze: Annotated[
         str | None,
         typer.Option(metavar="GROUP|N|all", help="First group of layers that trains."),
@@ -86,6 +100,9 @@ def train(  # noqa: PLR0917 - typer calls it by name
     class_weight: Annotated[
         str | None, typer.Option(metavar="balanced", help="Weigh rare classes more.")
     ] = None,
+    reject_unknown: Annotated[
+        bool, typer.Option("--reject-unknown", help="Let the model also say «none of these».")
+    ] = False,
     batch_size: Annotated[int, Whole(help="Images per step.")] = 32,
     seed: Annotated[int, Whole(help="Of the split, weights, orders, augmentation.")] = 0,
     max_pixels: Annotated[int, MaxPixels] = MAX_PIXELS,
@@ -101,6 +118,7 @@ def train(  # noqa: PLR0917 - typer calls it by name
         out=out,
         from_run=from_run,
         backbone=backbone,
+        backbones=backbones,
         weights=None if weights == "none" else weights,
         image_size=image_size,
         mode=mode,
@@ -113,6 +131,7 @@ def train(  # noqa: PLR0917 - typer calls it by name
         old_photos=old_photos,
         augment=augment,
         class_weight=class_weight,
+        reject_unknown=reject_unknown,
         batch_size=batch_size,
         seed=seed,
         max_pixels=max_pixels,
@@ -193,15 +212,24 @@ def serve(
 @app.command()
 def inspect(
     photos: Photos,
+    near_duplicates: Annotated[
+        bool, typer.Option("--near-duplicates", help="Find pictures that look alike, too.")
+    ] = False,
     max_pixels: Annotated[int, MaxPixels] = MAX_PIXELS,
 ) -> None:
     """Check a folder of photographs: counts, unreadable files, duplicates, leaks."""
     from tlkit.data.inspection import inspect_listing
-    from tlkit.data.listing import list_folder
+    from tlkit.data.manifests import list_pictures
 
-    listing = list_folder(photos, argument="photos")
+    listing = list_pictures(photos, argument="photos")
     load_tensorflow_quietly()
-    _say(str(inspect_listing(listing, max_pixels=max_pixels)))
+    if not near_duplicates:
+        _say(str(inspect_listing(listing, max_pixels=max_pixels)))
+        return
+    from tlkit.data.near_duplicates import audit_listing
+
+    report, alike = audit_listing(listing, max_pixels=max_pixels)
+    _say(f"{report}\n{alike}")
 
 
 @app.command(name="add-classes")
@@ -249,13 +277,14 @@ def compare(
     max_megabytes: Annotated[float | None, Number(help="The largest file.")] = None,
 ) -> None:
     """Compare backbones on a folder of photographs before training any."""
-    from tlkit.data.folders import load_folder
+    from tlkit.data.manifests import load_pictures
 
     load_tensorflow_quietly()
-    from tlkit.advice.backbones import DEFAULT_BACKBONES, compare_backbones
+    from tlkit.advice.backbones import compare_backbones
+    from tlkit.advice.candidates import DEFAULT_BACKBONES
 
     comparison = compare_backbones(
-        load_folder(photos),
+        load_pictures(photos),
         backbones or DEFAULT_BACKBONES,
         image_size="own",
         max_milliseconds=max_milliseconds,

@@ -31,6 +31,7 @@ def run_demo(out: Path, say: Callable[[str], None]) -> Run:
     photos = out.with_name(f"{out.name}-photos")
     arguments: dict[str, Any] = {
         "backbone": "resnet20",
+        "mode": "fine-tune",
         "unfreeze": "all",
         "epochs": _EPOCHS,
         "learning_rate": _RATE,

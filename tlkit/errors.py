@@ -13,7 +13,7 @@ A message reads: `argument` must be RULE. Received: argument=VALUE. WHAT TO DO.
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 
 
@@ -126,6 +126,12 @@ def check_seed(value: int, argument: str = "seed") -> None:
             f"`{argument}` must be a whole number of at least 0, below {2**32}. "
             f"Received: {argument}={value!r}. Give 0, say."
         )
+
+
+def some_of(items: Sequence[str], limit: int = 5) -> str:
+    """Returns the first of the items for a message: "a, b and 3 more"."""
+    more = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return ", ".join(items[:limit]) + more
 
 
 def did_you_mean(name: object, choices: Iterable[str]) -> str:

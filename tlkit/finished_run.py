@@ -11,7 +11,7 @@ from tlkit.errors import ArgumentError, DataError, ExportError, TlkitError, chec
 from tlkit.exporters.formats import EXPORT_FORMATS
 from tlkit.exporters.tensorflow_serving import version_folder
 from tlkit.quiet import load_tensorflow_quietly
-from tlkit.run_directory import check_writable, load_run, not_whole, seen_by, unseen
+from tlkit.run_directory import REJECTION_FILE, check_writable, load_run, not_whole, seen_by, unseen
 
 if TYPE_CHECKING:
     from tlkit.evaluation.prediction import Prediction
@@ -33,7 +33,7 @@ def evaluate_run(
 
     Args:
         run: A run directory.
-        photos: A folder of class folders, as `load_folder` takes it; `train` may be missing.
+        photos: A folder or a CSV file as `train_run` takes it; `train` may be missing.
         max_pixels: Pictures with more pixels are left out; the run's own bound by default.
 
     Raises:
@@ -108,6 +108,8 @@ def export_run(
     """Exports a run's model once more, elsewhere or in another format.
 
     It is asked in a process of its own too, which measures how long it takes to load and to answer.
+    A SavedModel of a run that tells unknown pictures tells them too; other formats hold the
+    classifier alone.
 
     Args:
         run: A run directory.
@@ -132,14 +134,18 @@ def export_run(
         to = version_folder(Path(to), version)
     _check_place(Path(to))
     load_tensorflow_quietly()
+    from tlkit.evaluation.rejection import Rejection
     from tlkit.export import export_model
 
+    stored = finished.path / REJECTION_FILE
+    is_asked = file_format == "saved_model" and stored.is_file()
     return export_model(
         finished.load_model(),
         to,
         finished.class_names,
         formats=(file_format,),
         max_pixels=finished.max_pixels,
+        rejection=Rejection.load(stored) if is_asked else None,
         fresh_process=True,
     )
 

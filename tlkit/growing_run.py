@@ -11,8 +11,9 @@ import numpy as np
 
 from tlkit.continual.exemplars import DEFAULT_NUM_EXEMPLARS
 from tlkit.data.joining import Joined, check_new_classes, find_known, load_joined
-from tlkit.data.listing import Listing, list_folder
+from tlkit.data.listing import Listing
 from tlkit.data.lost_pictures import lost_pictures_named
+from tlkit.data.manifests import list_pictures
 from tlkit.data.settings import check_settings
 from tlkit.errors import ArgumentError, check_count
 from tlkit.files import write_json
@@ -28,7 +29,16 @@ from tlkit.run_directory import (
     state_of,
     write_results,
 )
-from tlkit.run_parts import evaluate_splits, export_into, record_of, timed, write_card, write_page
+from tlkit.run_parts import (
+    evaluate_splits,
+    export_into,
+    maps_of,
+    record_of,
+    timed,
+    training_pictures,
+    write_card,
+    write_page,
+)
 
 if TYPE_CHECKING:
     import keras
@@ -72,7 +82,7 @@ def add_classes_run(
 
     Args:
         run: A finished run directory.
-        photos: A folder of class folders as `load_folder` takes it; one new class is enough.
+        photos: A folder or a CSV file as `train_run` takes it; one new class is enough.
         out: The new run directory.
         exemplars: Stored features of each old class that are replayed, and kept of each class.
             With 0 nothing is replayed; the report says what that cost.
@@ -101,7 +111,7 @@ def add_classes_run(
     if (finished := state_of(out, arguments, resume)) is not None:
         say(f"{out} is finished already and left as it is.")
         return finished
-    listing = list_folder(photos, argument="photos")
+    listing = list_pictures(photos, argument="photos")
     check_new_classes(listing, parent.class_names)
     load_tensorflow_quietly()
     seconds: dict[str, float] = {}
@@ -124,6 +134,9 @@ def add_classes_run(
         say(str(growth))
         with timed(seconds, "export"):
             export_into(model, data, out, arguments["max_pixels"])
+        with timed(seconds, "explaining mistakes"):
+            maps = maps_of(model, evaluations, arguments["max_pixels"])
+        pictures = training_pictures(data, "none")
     training = _training(learned, evaluations, growth)
     record["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
     record["growth"] = growth.as_dict()
@@ -131,7 +144,7 @@ def add_classes_run(
     if learned.exemplars.features:
         learned.exemplars.save(out / EXEMPLARS_FILE)
     write_card(out, data, record)
-    write_page(out, data, training, evaluations, record=record)
+    write_page(out, data, training, evaluations, record=record, maps=maps, pictures=pictures)
     write_json(out / "run.json", {**record, "finished": True})
     return load_run(out)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from tlkit.evaluation.intervals import wilson_interval
 from tlkit.files import written_aside
+from tlkit.run_record import settled_arguments
 
 MAX_LISTED = 50
 MAX_IN_TITLE = 5
@@ -82,7 +83,7 @@ def model_card(
         _figures(measured),
         _classes(measured),
         _data(class_names, record, counts),
-        _training(record, metrics["stages"]),
+        _training(record, metrics),
         _use(class_names, record, measured),
         _limits(class_names, measured),
         _versions(record),
@@ -91,7 +92,7 @@ def model_card(
 
 
 def _head(class_names: Sequence[str], record: Mapping[str, Any]) -> Iterator[str]:
-    arguments = record["arguments"]
+    arguments = settled_arguments(record)
     shown = ", ".join(escaped(name) for name in class_names[:MAX_IN_TITLE])
     rest = ", …" if len(class_names) > MAX_IN_TITLE else ""
     height, width = record["image_size"]
@@ -219,9 +220,10 @@ def _data(
     yield from _table(("class", *splits), rows)
 
 
-def _training(record: Mapping[str, Any], stages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _training(record: Mapping[str, Any], metrics: Mapping[str, Any]) -> Iterator[str]:
     yield "## Training"
     yield ""
+    stages = metrics["stages"]
     rows = [
         (
             escaped(stage["name"]),
@@ -236,10 +238,21 @@ def _training(record: Mapping[str, Any], stages: Sequence[Mapping[str, Any]]) ->
     given = {
         name: _last_part(value) if isinstance(value, str) else value
         for name, value in record["arguments"].items()
-        if value is not None and name not in ("photos", "from_run", "weights", "backbone")
+        if value is not None
+        and name not in ("photos", "from_run", "weights", "backbone", "backbones")
     }
     yield ""
     yield "Arguments: " + ", ".join(f"`{name}={value!r}`" for name, value in given.items()) + "."
+    for name, choice in record.get("choices", {}).items():
+        yield ""
+        yield f"Chosen by measurement, {name}: {escaped('; '.join(choice['reasons']))}."
+    temperature = (metrics.get("calibration") or {}).get("temperature", 1.0)
+    if temperature != 1:
+        yield ""
+        yield (
+            f"Logits are divided by a temperature of {temperature:.3f}, chosen on validation "
+            "images, so that probabilities mean what they say; it changes no answer."
+        )
 
 
 def _use(

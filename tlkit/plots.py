@@ -5,6 +5,7 @@ The public names of most begin with `plot_`: `tlkit.plot_batch` is `batch_grid`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -46,6 +47,14 @@ class HasMistakes(Protocol):
     @property
     def mistakes(self) -> tuple[Any, ...]:
         """Each with `truth`, `predicted` and `probability`, the worst first."""
+
+
+class HasPairs(Protocol):
+    """What `near_duplicates` reads of an audit."""
+
+    @property
+    def pairs(self) -> tuple[Any, ...]:
+        """Each with `paths`, `num_differing`, `splits` and `classes`, what matters most first."""
 
 
 class HasCounts(Protocol):
@@ -335,6 +344,39 @@ def mistakes(evaluation: HasMistakes, read_image: Callable[[Any], np.ndarray]) -
         for one in shown
     ]
     return _grid([read_image(one) for one in shown], texts)
+
+
+def near_duplicates(report: HasPairs, read_image: Callable[[str], np.ndarray]) -> Figure:
+    r"""Draws pairs of pictures that look alike side by side, at most 12.
+
+    Above each stand the number of its pair and its split, its class, and its file's name.
+
+    Args:
+        report: A `NearDuplicateReport`.
+        read_image: Gives the pixels 0...255, `(height, width, 3)`, of a path.
+
+    Example:
+        >>> import numpy as np
+        >>> from tlkit.data.near_duplicate_reports import NearDuplicate, NearDuplicateReport
+        >>> from tlkit.plots import near_duplicates
+        >>> pair = NearDuplicate(("a.jpg", "b.jpg"), 5, ("train", "test"), ("cat", "dog"))
+        >>> report = NearDuplicateReport((pair,), 1, 20, 64)
+        >>> figure = near_duplicates(report, lambda path: np.zeros((8, 8, 3)))
+        >>> [axes.get_title() for axes in figure.axes]
+        ['1: train\ncat\na.jpg', '1: test\ndog\nb.jpg']
+    """
+    shown = report.pairs[: MAX_IMAGES // 2]
+    if not shown:
+        return _message("no near-duplicates")
+    images = [read_image(path) for pair in shown for path in pair.paths]
+    texts = [
+        f"{number}: {printable(split, _COLUMNS_UNDER_IMAGE - 4)}\n"
+        f"{printable(label or 'no label', _COLUMNS_UNDER_IMAGE)}\n"
+        f"{printable(Path(path).name, _COLUMNS_UNDER_IMAGE)}"
+        for number, pair in enumerate(shown, start=1)
+        for path, split, label in zip(pair.paths, pair.splits, pair.classes, strict=True)
+    ]
+    return _grid(images, texts)
 
 
 def class_counts(report: HasCounts) -> Figure:

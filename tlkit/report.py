@@ -1,30 +1,29 @@
 """A run as one page that needs nothing else: no network, no script, no other file."""
 
-import base64
 import io
 import shlex
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
-import tensorflow as tf
+from matplotlib.figure import Figure
 
+from tlkit.advice.backbones import BackboneComparison
 from tlkit.continual.going_on import ForgettingReport
-from tlkit.data.decoding import decode_image
-from tlkit.data.exif import read_orientation, swaps_sides
-from tlkit.data.headers import is_jpeg, jpeg_size, other_size
 from tlkit.data.reports import DataReport
+from tlkit.evaluation.comparison import ComparisonReport
+from tlkit.evaluation.explanation import Explanation
 from tlkit.evaluation.reports import EvaluationReport, Mistake
 from tlkit.files import written_aside
-from tlkit.plots import MAX_CLASSES_IN_MATRIX, MAX_IMAGES, most_confused, training
+from tlkit.plots import MAX_CLASSES_IN_MATRIX, MAX_IMAGES, most_confused, reliability, training
+from tlkit.thumbnails import inside, jpeg_address, thumbnail
 from tlkit.training.reports import TrainingReport
 
 MAX_LISTED = 50
-THUMBNAIL_PIXELS = 192
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,17 @@ class Page:
         seconds: Time that each part of the run took.
         facts: More to tell, by name: the backbone, the image size, versions.
         forgotten: What going on cost the task before, where there was one.
+        choices: What the run chose by itself, by name, as `tlkit.run_record` describes it.
+        cost: What training was projected to cost, what `CostReport.as_dict` returned; `None` where
+            that was not projected.
+        calibration: What became of the probabilities, in words.
+        against_probe: A linear probe (first) and the model (second) on the split on top; `None`
+            where there is no such comparison.
+        rejection: When a picture is unknown and how often that is wrong, in words.
+        maps: What speaks for the wrong class in a mistake, by the mistake's index.
+        training_pictures: Some pictures as training saw them, uint8 `(height, width, 3)`, each with
+            the name of its class.
+        augmentation: How they were augmented, by name.
     """
 
     title: str
@@ -51,6 +61,14 @@ class Page:
     seconds: Mapping[str, float]
     facts: Mapping[str, str]
     forgotten: ForgettingReport | None = None
+    choices: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    cost: Mapping[str, Any] | None = None
+    calibration: str = ""
+    against_probe: ComparisonReport | None = None
+    rejection: Sequence[str] = ()
+    maps: Mapping[int, Explanation] = field(default_factory=dict)
+    training_pictures: Sequence[tuple[np.ndarray, str]] = ()
+    augmentation: str = "none"
 
 
 def write_report(path: Path, page: Page) -> None:
@@ -70,7 +88,13 @@ def write_report(path: Path, page: Page) -> None:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"percent": _percent, "duration": _duration, "parameters": _parameters}
+    environment.filters |= {
+        "percent": _percent,
+        "duration": _duration,
+        "parameters": _parameters,
+        "megabytes": _megabytes,
+        "sentence": _sentence,
+    }
     template = environment.from_string(
         resources.files("tlkit").joinpath("report.html.jinja").read_text("utf-8")
     )
@@ -82,7 +106,11 @@ def write_report(path: Path, page: Page) -> None:
         curves=_curves(page.training),
         classes=_classes(page.data, evaluation),
         matrix=_matrix(evaluation),
-        mistakes=_pictured(evaluation),
+        mistakes=_pictured(evaluation, page.maps),
+        candidates=_candidates(page.choices),
+        verdict=_verdict(page.against_probe),
+        reliability=_reliability(evaluation),
+        training_pictures=[(jpeg_address(pixels), name) for pixels, name in page.training_pictures],
         max_listed=MAX_LISTED,
         max_images=MAX_IMAGES,
         usage=_usage(Path(page.folder)),
@@ -95,9 +123,23 @@ def _curves(report: TrainingReport) -> str | None:
     """The curves of all epochs as the address of an SVG picture inside the page."""
     if not any(stage.history for stage in report.stages):
         return None
+    return _svg(training(report))
+
+
+def _svg(figure: Figure) -> str:
     svg = io.StringIO()
-    training(report).savefig(svg, format="svg", metadata={"Date": None})
-    return _inside("image/svg+xml", svg.getvalue().encode())
+    figure.savefig(svg, format="svg", metadata={"Date": None})
+    return inside("image/svg+xml", svg.getvalue().encode())
+
+
+def _reliability(evaluation: EvaluationReport | None) -> str | None:
+    return None if evaluation is None else _svg(reliability(evaluation.reliability))
+
+
+def _candidates(choices: Mapping[str, Mapping[str, Any]]) -> BackboneComparison | None:
+    """What a backbone was chosen from, where it was chosen."""
+    content = choices.get("backbone", {}).get("comparison")
+    return None if content is None else BackboneComparison.from_dict(content)
 
 
 def _classes(data: DataReport, evaluation: EvaluationReport | None) -> list[dict[str, Any]]:
@@ -134,28 +176,32 @@ def _matrix(evaluation: EvaluationReport | None) -> dict[str, Any] | None:
     }
 
 
-def _pictured(evaluation: EvaluationReport | None) -> Iterator[tuple[Mistake, str | None]]:
+def _pictured(
+    evaluation: EvaluationReport | None, maps: Mapping[int, Explanation]
+) -> Iterator[tuple[Mistake, str | None, str | None]]:
+    """Each mistake with its picture, where that is still there, and its map, where there is one."""
     for mistake in evaluation.mistakes[:MAX_IMAGES] if evaluation else ():
         file = Path(mistake.path) if mistake.path is not None else None
-        is_there = file is not None and file.is_file()
-        yield mistake, _thumbnail(file.read_bytes()) if file and is_there else None
+        if file is None or not file.is_file():
+            yield mistake, None, None
+            continue
+        pixels = thumbnail(file.read_bytes())
+        explanation = maps.get(mistake.index)
+        overlay = None if explanation is None else jpeg_address(explanation.over(pixels))
+        yield mistake, jpeg_address(pixels), overlay
 
 
-def _thumbnail(image_bytes: bytes) -> str:
-    """The picture, upright and in its proportions, as the address of a JPEG inside the page."""
-    content = tf.constant(image_bytes)
-    measure = jpeg_size if is_jpeg(content) else other_size
-    height, width, num_pixels = (int(number) for number in measure(content))
-    if is_jpeg(content) and swaps_sides(read_orientation(content)):
-        height, width = width, height
-    scale = min(1.0, THUMBNAIL_PIXELS / max(height, width))
-    sides = (max(1, round(height * scale)), max(1, round(width * scale)))
-    small = decode_image(content, sides, max_pixels=num_pixels)
-    return _inside("image/jpeg", tf.io.encode_jpeg(small, quality=82).numpy())
-
-
-def _inside(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+def _verdict(against_probe: ComparisonReport | None) -> str:
+    if against_probe is None:
+        return ""
+    if not against_probe.is_beyond_noise:
+        return (
+            "Too close to call: chance alone would show a difference like this often enough. The "
+            "head alone, which takes no training in epochs, may do as well."
+        )
+    if against_probe.difference > 0:
+        return "Yes, beyond noise: it is right more often than the head alone, on the same images."
+    return "No: beyond noise, the head alone is right more often, on the same images."
 
 
 def _usage(folder: Path) -> dict[str, str]:
@@ -189,3 +235,15 @@ def _duration(seconds: float) -> str:
 
 def _parameters(number: int) -> str:
     return f"{number:,}"
+
+
+def _megabytes(num_bytes: float) -> str:
+    if num_bytes < 1e9:
+        return f"{num_bytes / 1e6:,.1f}\N{NO-BREAK SPACE}MB"
+    return f"{num_bytes / 1e9:,.1f}\N{NO-BREAK SPACE}GB"
+
+
+def _sentence(text: str) -> str:
+    """With a capital letter and a full stop; names within stay as they are."""
+    text = text.strip()
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")

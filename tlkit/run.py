@@ -6,24 +6,26 @@ whole or not at all, and `run.json` says last that the run is finished.
 
 import dataclasses
 import inspect
-import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tlkit.data.folders import load_folder, load_listing
+from tlkit.data.folders import load_listing
 from tlkit.data.images import ImageData
 from tlkit.data.limits import MAX_PIXELS
-from tlkit.data.listing import list_folder
 from tlkit.data.lost_pictures import lost_pictures_named
+from tlkit.data.manifests import list_pictures
 from tlkit.data.settings import Settings, check_settings
 from tlkit.errors import DataError
 from tlkit.files import write_json
 from tlkit.quiet import load_tensorflow_quietly
-from tlkit.run_arguments import SPLITS, checked
+from tlkit.run_arguments import AUTO, SPLITS, checked
+from tlkit.run_choices import backbone_choice, first_image_size, mode_choice
 from tlkit.run_directory import (
     Run,
+    choices_of,
     clear_results,
     load_run,
     refuse_other_pictures,
@@ -32,16 +34,43 @@ from tlkit.run_directory import (
     unseen,
     write_results,
 )
-from tlkit.run_parts import evaluate_splits, export_into, record_of, timed, write_card, write_page
+from tlkit.run_parts import (
+    evaluate_splits,
+    export_into,
+    maps_of,
+    record_of,
+    timed,
+    training_pictures,
+    write_card,
+    write_page,
+)
+from tlkit.run_record import settled_arguments
+from tlkit.run_training import (
+    calibrate_on_validation,
+    check_can_reject,
+    compare_with_probe,
+    fit_run_rejection,
+    planned_cost,
+    seen_as,
+    train_model,
+)
 
 if TYPE_CHECKING:
     import keras
 
-    from tlkit.continual.going_on import ForgettingReport, OldTask
+    from tlkit.continual.going_on import OldTask
+    from tlkit.evaluation.reports import EvaluationReport
     from tlkit.training.reports import TrainingReport
 
-_CHOSEN = "anchor.json"
-_NUM_VIEWS = 4
+
+@dataclass(frozen=True)
+class _Work:
+    """What was trained, how good it is, what else was found, and what the page alone shows."""
+
+    training: "TrainingReport"
+    evaluations: "dict[str, EvaluationReport | None]"
+    found: dict[str, Any]
+    shown: dict[str, Any]
 
 
 def train_run(
@@ -50,9 +79,10 @@ def train_run(
     out: str | os.PathLike[str],
     from_run: str | os.PathLike[str] | None = None,
     backbone: str | None = None,
+    backbones: str | Sequence[str] | None = None,
     weights: str | None = "pretrained",
     image_size: int | None = None,
-    mode: str = "fine-tune",
+    mode: str = "auto",
     unfreeze: str | int | None = None,
     epochs: int | None = None,
     learning_rate: float | None = None,
@@ -62,26 +92,39 @@ def train_run(
     old_photos: str | os.PathLike[str] | None = None,
     augment: str | None = None,
     class_weight: str | None = None,
+    reject_unknown: bool = False,
     batch_size: int = 32,
     seed: int = 0,
     max_pixels: int = MAX_PIXELS,
     resume: bool = True,
     say: Callable[[str], None] | None = None,
 ) -> Run:
-    """Trains a classifier on a folder of photographs and leaves everything in a run directory.
+    """Trains a classifier on photographs and leaves everything in a run directory.
+
+    What is left to the run ("auto") is chosen by measurements on training pictures, said, and kept
+    in `run.json` with its reasons. What training will cost is said before it starts. Afterwards the
+    probabilities are calibrated on validation pictures, see `calibrate`, and what was fine-tuned is
+    held against the head alone by McNemar's test.
 
     The directory holds `model.keras`, `saved_model/`, `class_names.json`, `metrics.json`,
     `history.csv`, `report.html` and `run.json`. A directory that holds the same run, unfinished,
     is continued; the same run, finished, is returned as it is.
 
     Args:
-        photos: A folder as `load_folder` takes it.
+        photos: A folder as `load_folder` takes it, or a CSV file as `load_manifest` does.
         out: The run directory.
         from_run: A finished run to go on from: its model, on new pictures of the same classes.
-        backbone: A name of `list_backbones()`; "mobilenet_v2" by default.
+        backbone: A name of `list_backbones()`; "mobilenet_v2" by default. "auto" compares
+            `backbones` on the training pictures and takes the best of them, or the cheapest of
+            those too close to it to call, see `compare_backbones` and `choose_backbone`.
+        backbones: What `backbone="auto"` chooses among: "NAME", or "NAME=WEIGHTS_FILE", a list or
+            one string with commas; `tlkit.advice.candidates.DEFAULT_BACKBONES` by default.
         weights: See `build_classifier`: "pretrained", `None` for random ones, or a file.
         image_size: Side of the images in pixels; the backbone's own by default.
-        mode: "head" (feature extraction) or "fine-tune" (the head, then `unfreeze` too).
+        mode: "head" (feature extraction), "fine-tune" (the head, then `unfreeze` too), or "auto":
+            measures how near the pictures are to what the network knows, and does as `recommend`
+            says, the anchor included. With "auto" and `unfreeze` it is "fine-tune"; where `epochs`,
+            `learning_rate`, `layer_decay` or `anchor` is named, the head alone is not chosen.
         unfreeze: See `fine_tune`.
         epochs: See `fine_tune`; the head alone is solved and has none.
         learning_rate: See `fine_tune`.
@@ -95,6 +138,8 @@ def train_run(
         augment: See `fine_tune`; with mode="head", the features of four augmented versions of each
             training image are stored.
         class_weight: "balanced" or `None`.
+        reject_unknown: Whether the SavedModel shall also say which pictures are none of the
+            classes, see `fit_rejection`; takes 19 validation pictures.
         batch_size: Images per step.
         seed: Of the split, the initial weights, orders and augmentation; 0 to 2**32 - 1.
         max_pixels: Pictures with more pixels are left out.
@@ -119,7 +164,7 @@ def train_run(
         say(f"{out} is finished already and left as it is.")
         return finished
     parent = load_run(from_run, "from_run") if from_run is not None else None
-    listing = list_folder(photos, argument="photos")
+    listing = list_pictures(photos, argument="photos")
     load_tensorflow_quietly()
     from tlkit.training.resume import FILE_NAME
 
@@ -137,30 +182,24 @@ def train_run(
     with timed(seconds, "old photographs"):
         old = _old_task(arguments, parent, say)
     say(str(data.report))
-    with timed(seconds, "model"):
-        model = _model(arguments, parent, data)
     record = record_of(arguments, data)
     refuse_other_pictures(out, record)
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "run.json", record)
-    clear_results(out)
+    record["choices"] = choices_of(out)
+    if reject_unknown:
+        check_can_reject(data)
     with lost_pictures_named((data.train, data.validation, data.test)):
-        with timed(seconds, "training"):
-            training, forgotten = _train(model, data, arguments, out, old)
-        say(str(training))
-        if forgotten is not None:
-            say(str(forgotten))
-        with timed(seconds, "evaluation"):
-            evaluations = evaluate_splits(model, data)
-        with timed(seconds, "export"):
-            export_into(model, data, out, max_pixels)
+        data, model = _starting_point(record, parent, data, seconds, say)
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "run.json", record)
+        clear_results(out)
+        work = _worked(model, data, record, out, parent=parent, old=old, seconds=seconds, say=say)
     record["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
-    write_results(out, data, training, evaluations, forgotten=forgotten, parent=parent)
+    training, evaluations = work.training, work.evaluations
+    write_results(out, data, training, evaluations, parent=parent, **work.found)
     write_card(out, data, record)
-    write_page(out, data, training, evaluations, record=record, forgotten=forgotten)
+    write_page(out, data, training, evaluations, record=record, **work.shown, **work.found)
     write_json(out / "run.json", {**record, "finished": True})
-    for name in (FILE_NAME, _CHOSEN):
-        (out / name).unlink(missing_ok=True)
+    (out / FILE_NAME).unlink(missing_ok=True)
     return load_run(out)
 
 
@@ -182,8 +221,86 @@ def check_run(
 
 
 def _settings(arguments: dict[str, Any], parent: Run | None) -> Settings:
-    image_size = parent.image_size if parent else arguments["image_size"]
+    image_size = parent.image_size if parent else first_image_size(arguments)
     return check_settings(image_size, arguments["batch_size"], SPLITS, arguments["seed"])
+
+
+def _starting_point(
+    record: dict[str, Any],
+    parent: Run | None,
+    data: ImageData,
+    seconds: dict[str, float],
+    say: Callable[[str], None],
+) -> "tuple[ImageData, keras.Model]":
+    """Returns the pictures in the model's size and the model; writes choices into `record`."""
+    arguments, choices = record["arguments"], record["choices"]
+    if arguments["backbone"] == AUTO:
+        with timed(seconds, "choosing the backbone"):
+            choices["backbone"] = backbone_choice(arguments, data, choices, say)
+        data = data.at_size((settled_arguments(record)["image_size"],) * 2)
+        record["image_size"] = list(data.image_size)
+    with timed(seconds, "model"):
+        model = _model(settled_arguments(record), parent, data)
+    if arguments["mode"] == AUTO:
+        with timed(seconds, "choosing what trains"):
+            choices["mode"] = mode_choice(settled_arguments(record), model, data, choices, say)
+    return data, model
+
+
+def _worked(
+    model: "keras.Model",
+    data: ImageData,
+    record: dict[str, Any],
+    out: Path,
+    *,
+    parent: Run | None,
+    old: "OldTask | None",
+    seconds: dict[str, float],
+    say: Callable[[str], None],
+) -> _Work:
+    """Says what it will cost, then trains, calibrates, measures and exports the model."""
+    settled = settled_arguments(record)
+    with timed(seconds, "projecting the cost"):
+        cost = planned_cost(model, data, settled)
+    record["cost"] = cost.as_dict()
+    say(f"before training:\n{cost}")
+    with timed(seconds, "training"):
+        training, forgotten = train_model(model, data, record, out, old)
+    say(str(training))
+    if forgotten is not None:
+        say(str(forgotten))
+    with timed(seconds, "calibration"):
+        calibration = calibrate_on_validation(model, data)
+    say(str(calibration))
+    with timed(seconds, "evaluation"):
+        evaluations = evaluate_splits(model, data)
+    against_probe = None
+    if settled["mode"] == "fine-tune":
+        with timed(seconds, "comparison with a linear probe"):
+            probe = _model(settled, parent, data)
+            against_probe = compare_with_probe(probe, data, evaluations, settled)
+    if against_probe is not None:
+        say(f"a linear probe (the first) and what was fine-tuned (the second): {against_probe}")
+    rejection = tested = None
+    if settled["reject_unknown"]:
+        with timed(seconds, "rejection of unknown pictures"):
+            rejection, tested = fit_run_rejection(model, data, out)
+        say(str(rejection))
+        if tested is not None:
+            say(f"of the test split, whose classes are known: {tested}")
+    with timed(seconds, "export"):
+        export_into(model, data, out, settled["max_pixels"], rejection=rejection)
+    with timed(seconds, "explaining mistakes"):
+        maps = maps_of(model, evaluations, settled["max_pixels"])
+    augment = seen_as(settled)
+    shown = {"maps": maps, "pictures": training_pictures(data, augment), "augment": augment}
+    found = {
+        "forgotten": forgotten,
+        "calibration": calibration,
+        "against_probe": against_probe,
+        "rejection": None if rejection is None else (rejection, tested),
+    }
+    return _Work(training, evaluations, found, shown)
 
 
 def _model(arguments: dict[str, Any], parent: Run | None, data: ImageData) -> "keras.Model":
@@ -232,69 +349,23 @@ def _old_task(
         return None
     folder = arguments["old_photos"] or parent.record["arguments"]["photos"]
     is_given = arguments["old_photos"] is not None
-    if not is_given and ("growth" in parent.record or not Path(folder).is_dir()):
+    if not is_given and ("growth" in parent.record or not Path(folder).exists()):
         say(
             "Forgetting is not measured: the pictures of all old classes are not where the earlier "
             "run found them. Name their folder (--old-photos DIR)."
         )
         return None
-    old = load_folder(
-        folder,
-        image_size=parent.image_size,
-        batch_size=arguments["batch_size"],
-        seed=parent.record["seed"],
+    old = load_listing(
+        list_pictures(folder, argument="old_photos"),
+        check_settings(parent.image_size, arguments["batch_size"], SPLITS, parent.record["seed"]),
         class_names=parent.class_names,
         max_pixels=arguments["max_pixels"],
+        cache=None,
     )
     seen = seen_by(parent)
-    kept = [unseen(split, seen) for split in (old.test, old.validation) if split is not None]
-    measured = next((split for split in kept if split.num_images), None)
-    return OldTask(old.train, measured)
-
-
-def _train(
-    model: "keras.Model",
-    data: ImageData,
-    arguments: dict[str, Any],
-    out: Path,
-    old: "OldTask | None",
-) -> "tuple[TrainingReport, ForgettingReport | None]":
-    from tlkit.continual.going_on import anchor_to_itself, forgetting_of, measure_old_task
-    from tlkit.training.fine_tuning import fine_tune
-    from tlkit.training.head import train_head
-
-    before = measure_old_task(model, old)
-
-    given = {
-        name: arguments[name]
-        for name in ("epochs", "learning_rate", "augment", "class_weight", "seed")
-        if arguments[name] is not None
-    }
-    if arguments["mode"] == "head":
-        views = 1 if given.get("augment", "none") == "none" else _NUM_VIEWS
-        report = train_head(model, data, views=views, **given)
-        return report, forgetting_of(model, old, before)
-    for name in ("unfreeze", "layer_decay"):
-        if arguments[name] is not None:
-            given[name] = arguments[name]
-    anchor = None
-    if arguments["anchor"] is not None:
-        chosen = _chosen_before(out)
-        anchor = anchor_to_itself(
-            model,
-            data,
-            strength=arguments["anchor"] if chosen is None else chosen,
-            importance=arguments["importance"],
-            old=old,
-            unfreeze=given.get("unfreeze"),
-            seed=arguments["seed"],
-        )
-        write_json(out / _CHOSEN, {"strength": anchor.strength})
-    report = fine_tune(model, data, run_directory=out, anchor=anchor, **given)
-    return report, forgetting_of(model, old, before, anchor, arguments["importance"])
-
-
-def _chosen_before(out: Path) -> float | None:
-    """The strength that an interrupted start of this run chose: it must be the same again."""
-    file = out / _CHOSEN
-    return json.loads(file.read_text(encoding="utf-8"))["strength"] if file.is_file() else None
+    for split in (old.test, old.validation):
+        measured = unseen(split, seen) if split is not None else None
+        if measured is not None and measured.num_images:
+            decided_on = None if split is old.validation else old.validation
+            return OldTask(old.train, decided_on, measured)
+    return OldTask(old.train, old.validation, None)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from tlkit.advice.candidates import parse_candidates, with_whole_paths
 from tlkit.continual.methods import WITHOUT_TRAINING
 from tlkit.data.augmentation import AUGMENTATIONS
 from tlkit.errors import (
@@ -16,7 +17,11 @@ from tlkit.errors import (
 )
 from tlkit.models.catalogue import find_backbone
 
-MODES = ("head", "fine-tune")
+AUTO = "auto"
+MODES = (AUTO, "head", "fine-tune")
+ONLY_FINE_TUNING = ("unfreeze", "layer_decay", "epochs", "learning_rate", "anchor")
+"""Arguments that the head alone has no use for."""
+
 DEFAULT_BACKBONE = "mobilenet_v2"
 SPLITS = (0.8, 0.1, 0.1)
 """Shares of training, validation and test."""
@@ -28,6 +33,9 @@ def checked(arguments: dict[str, Any]) -> dict[str, Any]:
     arguments["photos"] = str(Path(arguments["photos"]).resolve())
     arguments.pop("out")
     check_choice("mode", arguments["mode"], MODES)
+    if arguments["mode"] == AUTO and arguments["unfreeze"] is not None:
+        arguments["mode"] = "fine-tune"  # what trains is named: nothing is left to choose
+    _check_candidates(arguments)
     if arguments["from_run"] is not None:
         arguments["from_run"] = str(Path(arguments["from_run"]).resolve())
         for name, default in (("backbone", None), ("weights", "pretrained"), ("image_size", None)):
@@ -41,17 +49,41 @@ def checked(arguments: dict[str, Any]) -> dict[str, Any]:
         arguments["backbone"] = arguments["backbone"] or DEFAULT_BACKBONE
         if arguments["weights"] not in (None, "pretrained", "imagenet"):
             arguments["weights"] = str(Path(arguments["weights"]).resolve())
-        spec = find_backbone(arguments["backbone"])
-        if arguments["image_size"] is None:
-            arguments["image_size"] = spec.default_image_size
+        if arguments["backbone"] != AUTO:
+            spec = find_backbone(arguments["backbone"])
+            if arguments["image_size"] is None:
+                arguments["image_size"] = spec.default_image_size
     _check_values(arguments)
     return arguments
+
+
+def _check_candidates(arguments: dict[str, Any]) -> None:
+    if arguments["backbone"] == AUTO and arguments["weights"] != "pretrained":
+        raise ArgumentError(
+            "`weights` must be left out with backbone='auto', whose candidates come with their "
+            f"own. Received: weights={arguments['weights']!r}. Name them: "
+            "backbones=['NAME=WEIGHTS_FILE', 'NAME=none']."
+        )
+    if arguments["backbones"] is None:
+        return
+    if arguments["backbone"] != AUTO:
+        raise ArgumentError(
+            "`backbones` must come with backbone='auto', which chooses among them. Received: "
+            f"backbone={arguments['backbone']!r}. Give --backbone auto, or leave them out."
+        )
+    entries = parse_candidates(arguments["backbones"], argument="backbones")
+    arguments["backbones"] = with_whole_paths(entries)
 
 
 def _check_values(arguments: dict[str, Any]) -> None:
     for name in ("batch_size", "epochs", "image_size", "max_pixels"):
         if arguments[name] is not None:
             check_count(name, arguments[name])
+    if not isinstance(arguments["reject_unknown"], bool):
+        raise ArgumentError(
+            "`reject_unknown` must be True or False. Received: "
+            f"reject_unknown={arguments['reject_unknown']!r}."
+        )
     check_seed(arguments["seed"])
     _check_constraint(arguments)
     if arguments["learning_rate"] is not None:
@@ -62,7 +94,7 @@ def _check_values(arguments: dict[str, Any]) -> None:
         check_choice("augment", arguments["augment"], AUGMENTATIONS)
     if arguments["layer_decay"] is not None:
         check_share("layer_decay", arguments["layer_decay"])
-    for name in ("unfreeze", "layer_decay", "epochs", "learning_rate", "anchor"):
+    for name in ONLY_FINE_TUNING:
         if arguments["mode"] == "head" and arguments[name] is not None:
             raise ArgumentError(
                 f"`{name}` must be left out with mode='head', which solves the head, and trains "

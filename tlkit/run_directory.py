@@ -1,6 +1,7 @@
 """The run directory: what a run leaves, how it is read again, and when it may be continued."""
 
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -22,11 +23,18 @@ from tlkit.files import write_json, written_aside
 if TYPE_CHECKING:
     import keras
 
+    from tlkit.advice.rejection import RejectionReport
     from tlkit.continual.going_on import ForgettingReport
+    from tlkit.evaluation.calibration import CalibrationReport
+    from tlkit.evaluation.comparison import ComparisonReport
+    from tlkit.evaluation.rejection import Rejection
     from tlkit.evaluation.reports import EvaluationReport
     from tlkit.training.reports import StageReport, TrainingReport
 
 Content = TypeVar("Content")
+
+REJECTION_FILE = "rejection.npz"
+"""What tells unknown pictures, for exports of the run; only there where that was asked for."""
 
 _RESULTS = (
     "metrics.json",
@@ -38,6 +46,7 @@ _RESULTS = (
     "report.html",
     "model_card.md",
     "exemplars.npz",
+    REJECTION_FILE,
     "export",
 )
 
@@ -224,7 +233,11 @@ def _record_from(text: str) -> dict[str, Any] | None:
     if not {"arguments", "finished"} & record.keys():  # another program's
         return None
     height, width = record["image_size"]
+    choices = record.get("choices", {})
+    _check_types([(choices, dict)])
     expected = (
+        *((choice["arguments"], dict) for choice in choices.values()),
+        *((choice["reasons"], list) for choice in choices.values()),
         (record["finished"], bool),
         (record["arguments"], dict),
         (record["arguments"]["max_pixels"], int),
@@ -277,6 +290,25 @@ def refuse_other_pictures(out: Path, record: dict[str, Any]) -> None:
         )
 
 
+def choices_of(out: Path) -> dict[str, Any]:
+    """Returns what an unfinished run at `out` has chosen already: it must be the same again."""
+    begun = _read_record(out, "out") if out.is_dir() else None
+    return {} if begun is None else begun.get("choices", {})
+
+
+def keep_choice(out: Path, record: dict[str, Any], name: str, choice: dict[str, Any]) -> None:
+    """Writes down a choice of a run in its `record` and in `run.json`, before the run goes by it.
+
+    Args:
+        out: The run directory.
+        record: Content of its `run.json`; changed.
+        name: What is chosen.
+        choice: What came of it, with "arguments" as `settled_arguments` reads them.
+    """
+    record.setdefault("choices", {})[name] = choice
+    write_json(out / "run.json", record)
+
+
 def clear_results(out: Path) -> None:
     """Removes what an interrupted run had already left, half-made or whole; nothing else."""
     for name in _RESULTS:
@@ -297,8 +329,13 @@ def seen_by(run: Run) -> frozenset[str]:
 
 
 def unseen(split: ImageSplit, seen: frozenset[str]) -> ImageSplit:
-    """Returns the pictures of a split whose contents are not among those `seen`."""
-    return split.subset(np.flatnonzero([digest not in seen for digest in split.digests]))
+    """Returns the pictures of a split whose contents are not among those `seen`.
+
+    Where pictures have groups, one that was seen gives away all of its group.
+    """
+    both = zip(split.units, split.digests, strict=True)
+    given_away = {unit for unit, digest in both if digest in seen}
+    return split.subset(np.flatnonzero([unit not in given_away for unit in split.units]))
 
 
 def write_results(
@@ -308,16 +345,33 @@ def write_results(
     evaluations: dict[str, "EvaluationReport | None"],
     *,
     forgotten: "ForgettingReport | None" = None,
+    calibration: "CalibrationReport | str | None" = None,
+    against_probe: "ComparisonReport | None" = None,
+    rejection: "tuple[Rejection, RejectionReport | None] | None" = None,
     parent: Run | None,
 ) -> None:
-    """Writes what a run found, but for its model, its page and `run.json`."""
+    """Writes what a run found, but for its model, its page and `run.json`.
+
+    In `metrics.json` stands under "calibration" the temperature that the probabilities hold, and
+    under "against_probe" how a linear probe (first) and the model (second) fare on the same images;
+    `null` where there is none.
+    """
     write_json(out / "class_names.json", list(data.class_names))
-    figures = {
+    figures: dict[str, Any] = {
         name: None if report is None else report.as_dict() for name, report in evaluations.items()
     }
     stages = [_stage(stage) for stage in training.stages]
     if forgotten is not None:
         figures["old_task"] = forgotten.as_dict()
+    if isinstance(calibration, str):
+        figures["calibration"] = {"temperature": 1.0, "notes": [calibration]}
+    else:
+        figures["calibration"] = None if calibration is None else calibration.as_dict()
+    figures["against_probe"] = None if against_probe is None else against_probe.as_dict()
+    figures["rejection"] = None
+    if rejection is not None:
+        fitted, tested = rejection
+        figures["rejection"] = {**fitted.as_dict(), "test": tested and dataclasses.asdict(tested)}
     write_json(out / "metrics.json", {**figures, "stages": stages})
     with written_aside(out / "split.csv") as aside:
         aside.write_text(_split_table(data, parent), encoding="utf-8")

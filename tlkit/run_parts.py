@@ -3,25 +3,34 @@
 import json
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 import tlkit
 from tlkit.data.images import ImageData
+from tlkit.run_record import settled_arguments
 
 if TYPE_CHECKING:
     import keras
 
+    from tlkit.advice.rejection import RejectionReport
     from tlkit.continual.going_on import ForgettingReport
+    from tlkit.evaluation.calibration import CalibrationReport
+    from tlkit.evaluation.comparison import ComparisonReport
+    from tlkit.evaluation.explanation import Explanation
+    from tlkit.evaluation.rejection import Rejection
     from tlkit.evaluation.reports import EvaluationReport
     from tlkit.training.reports import TrainingReport
 
 _EXPORT_ASIDE = ".export"
 _NUM_SAMPLES = 8
 _NUM_IN_TITLE = 5
+_NUM_TRAINING_PICTURES = 12
 
 
 def record_of(arguments: dict[str, Any], data: ImageData) -> dict[str, Any]:
@@ -56,7 +65,13 @@ def evaluate_splits(model: "keras.Model", data: ImageData) -> dict[str, "Evaluat
     }
 
 
-def export_into(model: "keras.Model", data: ImageData, out: Path, max_pixels: int) -> None:
+def export_into(
+    model: "keras.Model",
+    data: ImageData,
+    out: Path,
+    max_pixels: int,
+    rejection: "Rejection | None" = None,
+) -> None:
     """Writes `saved_model/` and `model.keras`, proven on pictures of the data."""
     from tlkit.export import export_model
 
@@ -69,10 +84,42 @@ def export_into(model: "keras.Model", data: ImageData, out: Path, max_pixels: in
         formats=("saved_model", "keras"),
         samples=measured.paths[:_NUM_SAMPLES],
         max_pixels=max_pixels,
+        rejection=rejection,
     )
     for name in ("saved_model", "model.keras"):
         (aside / name).replace(out / name)
     aside.rmdir()
+
+
+def maps_of(
+    model: "keras.Model",
+    evaluations: "dict[str, EvaluationReport | None]",
+    max_pixels: int,
+) -> "dict[int, Explanation]":
+    """Returns what speaks for the wrong class in the worst mistakes of the last split measured."""
+    from tlkit.evaluation.explanation import explain_mistakes
+    from tlkit.plots import MAX_IMAGES
+
+    evaluation = evaluations["test"] or evaluations["validation"]
+    if evaluation is None:
+        return {}
+    return explain_mistakes(model, evaluation, limit=MAX_IMAGES, max_pixels=max_pixels)
+
+
+def training_pictures(data: ImageData, augment: str) -> "list[tuple[np.ndarray, str]]":
+    """Returns some training pictures as training sees them, each with the names of its classes."""
+    split = data.train
+    rows = np.random.default_rng(data.seed).permutation(split.num_images)[:_NUM_TRAINING_PICTURES]
+    ((images, labels),) = split.dataset(
+        augment=augment, indices=np.sort(rows), batch_size=len(rows), epochs=range(1)
+    )
+    pixels = np.clip(np.round(images.numpy()), 0, 255).astype(np.uint8)
+    return [
+        (image, ", ".join(data.class_names[index] for index in np.flatnonzero(label)))
+        if labels.ndim == 2
+        else (image, data.class_names[int(label)])
+        for image, label in zip(pixels, labels.numpy(), strict=True)
+    ]
 
 
 def write_page(
@@ -83,11 +130,17 @@ def write_page(
     *,
     record: dict[str, Any],
     forgotten: "ForgettingReport | None" = None,
+    calibration: "CalibrationReport | str | None" = None,
+    against_probe: "ComparisonReport | None" = None,
+    rejection: "tuple[Rejection, RejectionReport | None] | None" = None,
+    maps: "dict[int, Explanation] | None" = None,
+    pictures: "Sequence[tuple[np.ndarray, str]]" = (),
+    augment: str = "none",
 ) -> None:
-    """Writes `report.html`."""
+    """Writes `report.html`; `maps` and `pictures` come from the functions above."""
     from tlkit.report import Page, write_report
 
-    arguments = record["arguments"]
+    arguments = settled_arguments(record)
     facts = {
         "photographs": arguments["photos"],
         "backbone": arguments["backbone"] or f"that of {arguments['from_run']}",
@@ -106,8 +159,28 @@ def write_page(
         seconds=record["seconds"],
         facts=facts,
         forgotten=forgotten,
+        choices=record.get("choices", {}),
+        cost=record.get("cost"),
+        calibration="" if calibration is None else str(calibration),
+        against_probe=against_probe,
+        rejection=_rejection_in_words(rejection),
+        maps=maps or {},
+        training_pictures=pictures,
+        augmentation=augment,
     )
     write_report(out / "report.html", page)
+
+
+def _rejection_in_words(
+    rejection: "tuple[Rejection, RejectionReport | None] | None",
+) -> tuple[str, ...]:
+    if rejection is None:
+        return ()
+    fitted, tested = rejection
+    lines = str(fitted).splitlines()
+    if tested is not None:
+        lines.append(f"of the test split, whose classes are known, {tested}")
+    return tuple(lines)
 
 
 def write_card(out: Path, data: ImageData, record: dict[str, Any]) -> None:

@@ -1,5 +1,7 @@
 """What is estimated before training is what training then does, and the model stays as it is."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -72,6 +74,36 @@ def test_the_head_alone_takes_no_steps(data):
     with_steps = estimate_cost(classifier(data), data, unfreeze="head", epochs=3)
     assert with_steps.step_seconds > 0
     assert "training" in with_steps.seconds
+
+
+def test_without_timing_all_is_counted_and_nothing_run(data, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("was run")
+
+    monkeypatch.setattr("tlkit.advice.cost.seconds_of", refuse)
+    monkeypatch.setattr("tlkit.advice.cost._forward_seconds", refuse)
+    model = classifier(data)
+    counted = estimate_cost(model, data, unfreeze="stage3", epochs=2, is_timed=False)
+    assert counted.forward_milliseconds is None
+    assert counted.step_seconds is None
+    assert counted.seconds == {}
+    assert counted.num_trainable == tlkit.set_trainable(model, "stage3").num_trainable
+    assert "measured here" not in str(counted)
+    assert "on disk" in str(counted)
+    plan = {"unfreeze": "head", "augment": "light", "is_timed": False}
+    sizes = [
+        estimate_cost(model, data, views=views, **plan).disk_bytes["features"]
+        for views in (None, 4)
+    ]
+    num_images = data.train.num_images, data.validation.num_images
+    assert sizes[1] * sum(num_images) == sizes[0] * (4 * num_images[0] + num_images[1])
+
+
+def test_a_report_becomes_json(data):
+    report = estimate_cost(classifier(data), data, unfreeze="head", is_timed=False)
+    content = json.loads(json.dumps(report.as_dict()))
+    assert content["total_disk_bytes"] == report.total_disk_bytes
+    assert content["groups"][-1]["name"] == "head"
 
 
 def test_more_that_trains_keeps_more(data):

@@ -34,6 +34,7 @@ def test_other_models_of_the_same_layers_count_nothing():
     head_from_features(model)
     keras.Model(cut_before(model, "stage2"), model.output)
     assert group_costs(model) == before
+    assert count_multiply_adds(model) == sum(cost.multiply_adds for cost in before)
 
 
 def test_the_known_case_of_one_convolution():

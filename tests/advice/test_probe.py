@@ -54,3 +54,12 @@ def test_a_class_of_one_image_is_refused():
         probe(noise(30), np.array([0] * 15 + [1] * 14 + [2]))
     with pytest.raises(DataError, match="smallest with 1"):
         probe(noise(30), np.array([0] * 28 + [1] * 2), groups=np.array([*range(28), 28, 28]))
+
+
+def test_groups_of_several_classes_may_leave_one_class_alone_in_a_fold():
+    groups = np.repeat([0, 1, 1, 2], [20, 1, 20, 100])  # of the classes 1, 0, 1 and 0
+    labels = np.repeat([1, 0, 1, 0], [20, 1, 20, 100])
+    features = noise(141) + 9 * labels[:, np.newaxis]
+    measured = probe(features, labels, groups=groups)
+    assert (measured.num_folds, measured.num_images) == (2, 3)
+    assert 0 < measured.accuracy < 1

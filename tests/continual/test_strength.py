@@ -43,6 +43,29 @@ def test_a_first_strength_that_keeps_enough_is_doubled_while_it_does():
     assert chosen == 20.0
 
 
+def test_with_old_images_the_best_mean_of_both_tasks_is_found():
+    """Each decade costs the new task what the figures say; the old one gains until 1.0."""
+
+    def training(best):
+        def train(strength):
+            if not strength:
+                return StrengthTrial(0.0, 0.9, loss=0.2, drift=2.0, old_accuracy=0.1)
+            away = abs(np.log10(strength / best))
+            return StrengthTrial(strength, 0.5, 0.3, drift=1.0, old_accuracy=0.9 - 0.1 * away)
+
+        return train
+
+    before = dataclasses.replace(BEFORE, old_accuracy=1.0)
+    for best, tried in ((80.0, [5, 20, 80, 320, 1280]), (0.3125, [5, 20, 80, 1.25, 0.3125])):
+        trials, chosen, notes = search_strength(training(best), before)
+        assert chosen == best
+        assert [trial.strength for trial in trials[1:6]] == tried
+        assert not notes
+    trials, chosen, _ = search_strength(training(1e9), before, max_trials=3)
+    assert len(trials) == 4
+    assert chosen == 80.0
+
+
 def test_a_trial_that_just_keeps_enough_is_taken():
     def train(strength):
         kept = {0.0: 1.0, 5.0: 0.94, 2.5: 0.95}
@@ -101,6 +124,10 @@ def test_the_model_is_left_as_it_was_but_anchored(mistaken, data):
     assert model.get_layer("logits").kernel.regularizer is None
     assert strengths(report).axes[0].get_xlabel() == "points lost on the old task"
     assert f"{report.num_validation} images" in str(report)
+    assert "best mean of the new and the old" in str(report)
+    best = max(trial.balance for trial in report.trials if trial.strength)
+    chosen = next(trial for trial in report.trials if trial.strength == report.chosen)
+    assert chosen.balance == best
 
 
 @pytest.mark.filterwarnings("ignore:even strength", "ignore:the penalty makes up")

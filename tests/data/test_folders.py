@@ -256,7 +256,7 @@ def test_a_folder_of_a_split_without_pictures_is_noted(tmp_path):
     (root / "val" / "a").mkdir(parents=True)
     data = tlkit.load_folder(root, image_size=8)
     assert data.validation.num_images > 0
-    assert "The validation folder holds no usable picture: it is not a split." in data.report.notes
+    assert "The validation split holds no usable picture: it is left out." in data.report.notes
 
 
 def test_classes_may_be_named_like_splits(tmp_path):

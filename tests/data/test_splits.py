@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from tlkit.data.splits import Picture, check_classes, class_weights, divide, place
+from tlkit.data.class_checks import check_classes
+from tlkit.data.splits import Picture, class_weights, divide, place
 from tlkit.errors import DataError
 
 SHARES = (0.6, 0.2, 0.2)

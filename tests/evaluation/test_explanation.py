@@ -8,7 +8,8 @@ from PIL import Image
 import tlkit
 from tests.models.expectations import IMAGE_SIZES
 from tlkit.errors import ArgumentError, DataError
-from tlkit.evaluation.explanation import class_maps, explain
+from tlkit.evaluation.explanation import class_maps, explain, explain_mistakes
+from tlkit.evaluation.metrics import evaluate_probabilities
 from tlkit.models.groups import cut_before
 
 NAMES = ("blue", "red")
@@ -129,6 +130,52 @@ def test_the_overlay_is_grey_where_nothing_speaks():
     overlay = explain(looks_for_colours(), red_left_blue_right(), NAMES, label="red").overlay()
     assert len(set(overlay[24, 24])) == 1
     assert len(set(overlay[12, 8])) > 1
+
+
+def test_an_overlay_fits_the_same_picture_in_another_size():
+    explanation = explain(looks_for_colours(), red_left_blue_right(), NAMES, label="red")
+    large = np.kron(red_left_blue_right(), np.ones((3, 2, 1), np.uint8))
+    overlay = explanation.over(large)
+    assert overlay.shape == (96, 64, 3)
+    assert len(set(overlay[72, 48])) == 1
+    assert len(set(overlay[36, 16])) > 1
+
+
+def test_the_worst_mistakes_are_explained_as_explain_does(tmp_path):
+    model = looks_for_colours()
+    paths = []
+    for number in range(7):
+        image = red_left_blue_right()
+        image[..., 0] //= 1 + number
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+        paths.append(str(tmp_path / f"{number}.png"))
+    predictions = tlkit.predict(model, paths, NAMES)
+    shares = np.array([list(one.probabilities.values()) for one in predictions])
+    labels = 1 - shares.argmax(axis=1)
+    report = evaluate_probabilities(shares, labels, NAMES, paths=paths)
+    (tmp_path / "0.png").unlink()
+    found = explain_mistakes(model, report, limit=6)
+    worst = [mistake.index for mistake in report.mistakes[:6]]
+    assert set(found) == set(worst) - {0}
+    for mistake in report.mistakes[:6]:
+        if mistake.index:
+            alone = explain(model, mistake.path, NAMES, label=mistake.predicted)
+            one = found[mistake.index]
+            np.testing.assert_allclose(one.heatmap, alone.heatmap, atol=1e-5)
+            np.testing.assert_array_equal(one.image, alone.image)
+            assert one.label == one.predicted == mistake.predicted
+            assert one.probability == pytest.approx(mistake.probability, abs=1e-5)
+
+
+def test_there_is_no_map_of_a_model_without_positions_or_with_several_labels():
+    flat = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Flatten(), keras.layers.Dense(4)])
+    flat.add(keras.layers.Dense(2))
+    report = evaluate_probabilities(np.eye(2), np.array([1, 0]), NAMES, paths=[__file__] * 2)
+    assert explain_mistakes(flat, report) == {}
+    several = evaluate_probabilities(
+        np.eye(2), np.ones((2, 2), int), NAMES, kind="multi_label", paths=[__file__] * 2
+    )
+    assert explain_mistakes(looks_for_colours(), several) == {}
 
 
 def test_what_cannot_be_explained_is_refused(tmp_path):

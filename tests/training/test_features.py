@@ -150,7 +150,6 @@ def test_views_and_copies_of_an_image_share_its_number(data):
     np.testing.assert_array_equal(features.images[:3], features.images[3:])
 
 
-@pytest.mark.skipif(not frozen.has_bfloat16(), reason="this processor has no bfloat16")
 def test_a_damaged_row_is_computed_again(data):
     tlkit.train_head(classifier(), data)
     (store,) = stored_files()

@@ -1,5 +1,7 @@
 """Fine-tuning: what should move moves, what should not does not, and nothing gets worse."""
 
+import os
+
 import keras
 import numpy as np
 import pytest
@@ -133,6 +135,7 @@ def test_balanced_weights_reach_the_loss():
         ({"patience": 0}, "patience=0"),
         ({"class_weight": "auto"}, "balanced"),
         ({"weight_decay": -1.0}, "weight_decay=-1.0"),
+        ({"seed": 0.5}, "`seed` must be a whole number .* seed=0.5"),
     ],
 )
 def test_bad_arguments(data, arguments, message):
@@ -142,6 +145,19 @@ def test_bad_arguments(data, arguments, message):
         tlkit.fine_tune(model, data, **arguments)
     for value, variable in zip(before, model.weights, strict=True):
         np.testing.assert_array_equal(value, variable.numpy())
+
+
+@pytest.mark.parametrize("views", [0, 1])
+def test_a_photograph_that_vanishes_is_named(data, views):
+    model = classifier(data)
+    tlkit.train_head(model, data)
+    lost = data.train.paths[3]
+    os.unlink(lost)
+    with pytest.raises(tlkit.DataError, match=f"photographs must stay .*{os.path.basename(lost)}"):
+        tlkit.fine_tune(model, data, unfreeze="stage3", epochs=2, views=views)
+    os.unlink(data.test.paths[0])
+    with pytest.raises(tlkit.DataError, match="photographs must stay"):
+        tlkit.evaluate(model, data.test)
 
 
 def test_an_endless_dataset_is_refused(data):

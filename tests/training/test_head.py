@@ -5,6 +5,9 @@ import pytest
 import tensorflow as tf
 
 import tlkit
+from tlkit.training import features, head
+from tlkit.training.features import extract_features
+from tlkit.training.frozen import has_bfloat16
 from tlkit.training.movement import weights_by_group
 
 
@@ -49,6 +52,27 @@ def test_the_accuracy_reported_is_the_whole_models(data):
     assert 0.1 < live.accuracy < 0.9
     assert report.accuracy_after == live.accuracy
     assert report.num_validation == noise.validation.num_images
+
+
+def test_validation_is_measured_in_float32_whatever_training_is(data, monkeypatch):
+    """Images that lie close together, where bfloat16 features would give another loss."""
+    monkeypatch.setattr(features, "MIN_BFLOAT16_WORK", 0)
+    generator = np.random.default_rng(0)
+    images = generator.integers(120, 136, (300, 32, 32, 3), "uint8")
+    noise = tlkit.load_arrays(images, generator.integers(0, 3, 300), ["a", "b", "c"])
+    model = tlkit.build_classifier("resnet20", noise.class_names)
+    extracted = []
+
+    def watched(*arguments, **given):
+        extracted.append(extract_features(*arguments, **given))
+        return extracted[-1]
+
+    monkeypatch.setattr(head, "extract_features", watched)
+    report = tlkit.train_head(model, noise)
+    train, validation = extracted
+    assert train.precision == ("bfloat16" if has_bfloat16() else "float32")
+    assert validation.precision == "float32"
+    assert report.accuracy_after == tlkit.evaluate(model, noise.validation).accuracy
 
 
 def test_a_second_call_makes_no_forward_pass(data):
@@ -152,6 +176,7 @@ def test_a_class_without_images_is_refused():
         ({"views": 2}, "augment='none'"),
         ({"augment": "deflaut", "views": 2}, "default"),
         ({"class_weight": "auto"}, "balanced"),
+        ({"seed": -1}, "`seed` must be a whole number .* seed=-1"),
     ],
 )
 def test_bad_arguments(data, arguments, message):

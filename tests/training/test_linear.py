@@ -124,3 +124,13 @@ def test_views_of_one_image_stay_in_one_fold():
     alone = solve_linear(features.copy(), labels, num_units=2)
     assert together.strength <= alone.strength
     assert apart.strength >= 100 * together.strength
+
+
+def test_a_fold_whose_groups_leave_one_class_alone_is_left_out():
+    groups = np.repeat([0, 1, 1, 2], [20, 1, 20, 100])
+    labels = np.repeat([1, 0, 1, 0], [20, 1, 20, 100])
+    features = np.random.default_rng(0).normal(size=(141, 5)) + 9 * labels[:, np.newaxis]
+    solution = solve_linear(features.astype("float32"), labels, num_units=2, groups=groups)
+    assert solution.chosen_by == "1-fold cross-validation"
+    right = (features @ solution.kernel + solution.bias).argmax(axis=1) == labels
+    assert right.mean() > 0.95

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -10,6 +11,8 @@ import time
 import numpy as np
 import pytest
 
+import tlkit.cache
+from tlkit.errors import TrainingError
 from tlkit.training.store import FeatureStore, remove_store, stored_files
 
 SHAPE = (3, 2)
@@ -89,6 +92,18 @@ def test_a_damaged_index_is_an_empty_one(tmp_path):
         assert not store.contains(["x"]).any()
         store.append(["x"], rows_of([2]))
         np.testing.assert_array_equal(store.read(["x"]), rows_of([2]))
+
+
+def test_a_store_that_stays_locked_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(tlkit.cache, "_SECONDS_TO_WAIT", 0.05)
+    with FeatureStore("a", SHAPE, folder=tmp_path) as store:
+        holder = sqlite3.connect(store.path.with_suffix(".index"), isolation_level=None)
+        holder.execute("BEGIN IMMEDIATE")
+        with pytest.raises(TrainingError, match=r"must be open to writing.*a\.index.*locked"):
+            store.append(["x"], rows_of([1]))
+        holder.close()
+        store.append(["x"], rows_of([1]))
+        assert store.contains(["x"]).all()
 
 
 def test_a_failed_write_names_no_row(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import os
 import tempfile
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tlkit.advice.candidates import DEFAULT_BACKBONES, RANDOM, parse_candidates
 from tlkit.advice.evidence import log_evidence
 from tlkit.advice.graph_costs import FLOAT_BYTES, group_costs, peak_activations
 from tlkit.advice.probe import MIN_FOR_INTERVAL, probe
@@ -28,14 +29,11 @@ from tlkit.progress import bar
 from tlkit.training.features import extract_features
 from tlkit.training.frozen import FrozenPart
 
-DEFAULT_BACKBONES = ("resnet20", "mobilenet_025", "mobilenet_v2", "efficientnet_b0", "resnet50")
-
 MAX_IMAGES = 5000
 """More training images than these are not looked at: their interval is narrow enough."""
 
 _MEGABYTE = 1e6
 _BATCH_SIZE = 16
-_RANDOM = "none"
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ class BackboneScore:
         """The name, and where it is not the published one, what its weights are."""
         if self.weights == "pretrained":
             return self.name
-        return f"{self.name} ({'random' if self.weights == _RANDOM else Path(self.weights).name})"
+        return f"{self.name} ({'random' if self.weights == RANDOM else Path(self.weights).name})"
 
 
 @dataclass(frozen=True)
@@ -123,6 +121,30 @@ class BackboneComparison:
         """Those that are too close to the best to call, the best left out."""
         return tuple(score for score in self.scores[1:] if score.is_close)
 
+    @property
+    def table(self) -> tuple[tuple[str, ...], ...]:
+        """The figures in words, a row for each backbone behind one of headings."""
+        return (_HEADINGS, *(_cells(score) for score in self.scores))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the same in what JSON can hold."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "BackboneComparison":
+        """Makes a comparison again of what `as_dict` and JSON made of it."""
+        scores = tuple(
+            BackboneScore(
+                **{
+                    **score,
+                    "image_size": tuple(score["image_size"]),
+                    "interval": score["interval"] and tuple(score["interval"]),
+                }
+            )
+            for score in content["scores"]
+        )
+        return cls(**{**content, "scores": scores, "notes": tuple(content["notes"])})
+
     def __str__(self) -> str:
         lines = []
         if self.scores:
@@ -130,7 +152,7 @@ class BackboneComparison:
                 f"linear head on the features of {self.num_images:,} training images, "
                 f"{self.num_classes} classes, cross-validated"
             )
-            lines += _aligned([_HEADINGS, *(_cells(score) for score in self.scores)])
+            lines += _aligned(self.table)
             if self.close:
                 names = ", ".join(score.label for score in self.close)
                 lines.append(f"too close to call: {self.scores[0].label} and {names}")
@@ -143,10 +165,11 @@ class BackboneComparison:
         return "\n".join([*lines, *self.notes])
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{escape(cell)}</th>" for cell in _HEADINGS)
+        headings, *scores = self.table
+        head = "".join(f"<th>{escape(cell)}</th>" for cell in headings)
         rows = "".join(
-            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in _cells(score)) + "</tr>"
-            for score in self.scores
+            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
+            for cells in scores
         )
         rest = [f"left out: {name}: {reason}" for name, reason in self.left_out.items()]
         text = "".join(f"<p>{escape(line)}</p>" for line in [*rest, *self.notes])
@@ -185,8 +208,8 @@ def compare_backbones(
 
     Args:
         data: What `load_folder`, `load_arrays` or `load_tfds` returned.
-        names: Of the catalogue, "NAME" or "NAME=WEIGHTS_FILE"; "NAME=none" has random weights. A
-            list, or one string with commas between them.
+        names: Backbones as `tlkit.advice.candidates.parse_candidates` takes them: "NAME" or
+            "NAME=WEIGHTS_FILE"; "NAME=none" has random weights.
         image_size: In pixels, one number or (height, width); that of `data` by default; "own"
             takes for each backbone the size it was pretrained at.
         max_milliseconds: Backbones that take longer for one image by itself are left out.
@@ -220,7 +243,7 @@ def compare_backbones(
             "`data` must be what load_folder, load_arrays or load_tfds returned. "
             f"Received: data of type {type(data).__name__}."
         )
-    entries = _entries(names)
+    entries = parse_candidates(names)
     for name, value in (
         ("max_milliseconds", max_milliseconds),
         ("max_megabytes", max_megabytes),
@@ -266,26 +289,6 @@ def compare_backbones(
     )
 
 
-def _entries(names: str | Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Name and weights of each backbone, by what it was called; each name is in the catalogue."""
-    listed = names.split(",") if isinstance(names, str) else list(names)
-    if not listed or not all(isinstance(name, str) and name.strip() for name in listed):
-        raise ArgumentError(
-            "`names` must be one or more backbones, NAME or NAME=WEIGHTS_FILE. "
-            f"Received: names={names!r}. Write names=['resnet20', 'mobilenet_v2'], say."
-        )
-    entries: dict[str, tuple[str, str]] = {}
-    for entry in listed:
-        name, _, weights = entry.strip().partition("=")
-        find_backbone(name)
-        if entry.strip() in entries:
-            raise ArgumentError(
-                f"`names` must be different from each other. Received: {entry!r} more than once."
-            )
-        entries[entry.strip()] = (name, weights or "pretrained")
-    return entries
-
-
 def _image_sizes(
     data: ImageData, names: Sequence[str], image_size: int | tuple[int, int] | str | None
 ) -> dict[str, tuple[int, int]]:
@@ -326,7 +329,7 @@ def _candidate(
             name,
             class_names,
             image_size=image_size,
-            weights=None if weights == _RANDOM else weights,
+            weights=None if weights == RANDOM else weights,
             seed=seed,
         )
     except WeightsError as error:
@@ -365,7 +368,7 @@ def _score(
     split = dataclasses.replace(train.subset(rows), image_size=candidate.image_size)
     features = extract_features(candidate.part, split, exact=False, cache=cache)
     values = features.load()
-    measured = probe(values, features.labels, groups=features.images, seed=seed)
+    measured = probe(values, features.labels, groups=features.groups, seed=seed)
     return BackboneScore(
         name=candidate.name,
         weights=candidate.weights,

@@ -1,22 +1,21 @@
 """What a plan costs before it starts: work, memory, a measured step, time and disk."""
 
 import os
-import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from html import escape
+from typing import Any
 
 import keras
 import numpy as np
 
 from tlkit.advice.graph_costs import FLOAT_BYTES, GroupCost, group_costs, peak_activations
 from tlkit.advice.timing import seconds_of, seconds_per_image
-from tlkit.cache import cache_folder
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.errors import ArgumentError, check_count
 from tlkit.evaluation.names import num_classes_of
 from tlkit.models.groups import cut_before, resolve_group, set_trainable
 from tlkit.models.heads import feature_cut, head_kind
-from tlkit.training.cached_cut import MIN_EPOCHS_PER_VIEW
+from tlkit.training.cached_cut import bytes_and_room, views_of, why_not_stored
 from tlkit.training.fine_tuning import default_epochs
 from tlkit.training.frozen import FrozenPart
 from tlkit.training.head import is_trained
@@ -26,15 +25,12 @@ from tlkit.training.recipe import DEFAULT_AUGMENTATION
 from tlkit.training.sources import source_of, steps_in_epoch
 from tlkit.training.stages import default_unfreeze
 from tlkit.training.step import hooked
-from tlkit.training.store import DEFAULT_MAX_BYTES, FEATURES_FOLDER
-from tlkit.training.tuner import DEFAULT_VIEWS
 
 DEFAULT_BATCH_SIZE = 32
 FORWARD_SHARE = 1 / 3
 """Of a training step that a forward pass of the same layers is taken to cost."""
 
 _OPTIMIZER_VALUES = 3  # a gradient and AdamW's two moments for each value that trains
-_DISK_SHARE = 0.5
 _DECODED = 64
 _MEGABYTE = 1e6
 
@@ -49,16 +45,17 @@ class CostReport:
         num_trainable: Values that training moves.
         batch_size: Images in a step.
         forward_milliseconds: Measured: a forward pass of all below the head's weights, for one
-            image of such a batch, float32, decoding not included.
+            image of such a batch, float32, decoding not included; `None` where nothing was timed.
         step_seconds: Measured: one training step of what trains, on a batch; `None` where the head
-            alone is solved, which takes no steps.
+            alone is solved, which takes no steps, or nothing was timed.
         activation_bytes: Counted: what a step keeps for its gradients, the outputs of all layers
             that train, or, if that is more, the most that lies in memory in a forward pass.
         memory_bytes: Counted: that, all weights, and gradients and AdamW's moments of what trains.
         is_stored: Whether activations of the frozen part are stored and steps read from them.
         num_epochs: Of the plan; 0 where the head alone is solved.
         seconds: Each part of the plan in order and what it takes at most, if nothing is stored yet;
-            empty without data. Decoding and computing are taken one after the other.
+            empty without data, or where nothing was timed. Decoding and computing are taken one
+            after the other.
         disk_bytes: What the plan writes: activations in float32, and model files; empty without
             data.
     """
@@ -67,7 +64,7 @@ class CostReport:
     unfreeze: str | int
     num_trainable: int
     batch_size: int
-    forward_milliseconds: float
+    forward_milliseconds: float | None
     step_seconds: float | None
     activation_bytes: int
     memory_bytes: int
@@ -86,6 +83,14 @@ class CostReport:
         """All that the plan writes; 0 without data."""
         return sum(self.disk_bytes.values())
 
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the same in what JSON can hold, the sums too."""
+        return {
+            **asdict(self),
+            "total_seconds": self.total_seconds,
+            "total_disk_bytes": self.total_disk_bytes,
+        }
+
     def __str__(self) -> str:
         width = max(len("group"), *(len(group.name) for group in self.groups))
         lines = [f"{'group':<{width}}  parameters  multiply-adds  activations of an image"]
@@ -96,10 +101,13 @@ class CostReport:
         ]
         total = sum(group.num_parameters for group in self.groups)
         lines.append(f"{self.num_trainable:,} of {total:,} parameters train")
-        step = f"{self.forward_milliseconds:.1f} ms for an image's forward pass"
-        if self.step_seconds is not None:
-            step += f", {1000 * self.step_seconds:.0f} ms for a step of {self.batch_size} images"
-        lines.append(f"measured here: {step}")
+        if self.forward_milliseconds is not None:
+            step = f"{self.forward_milliseconds:.1f} ms for an image's forward pass"
+            if self.step_seconds is not None:
+                step += (
+                    f", {1000 * self.step_seconds:.0f} ms for a step of {self.batch_size} images"
+                )
+            lines.append(f"measured here: {step}")
         lines.append(
             f"memory of a step: about {_size(self.memory_bytes)}, "
             f"{_size(self.activation_bytes)} of it activations"
@@ -107,6 +115,7 @@ class CostReport:
         if self.seconds:
             parts = ", ".join(f"{name} {_duration(took)}" for name, took in self.seconds.items())
             lines.append(f"at most {_duration(self.total_seconds)}: {parts}")
+        if self.disk_bytes:
             parts = ", ".join(f"{name} {_size(size)}" for name, size in self.disk_bytes.items())
             lines.append(f"on disk {_size(self.total_disk_bytes)}: {parts}")
         return "\n".join(lines)
@@ -124,13 +133,15 @@ def estimate_cost(
     batch_size: int | None = None,
     augment: str = DEFAULT_AUGMENTATION,
     views: int | None = None,
+    is_timed: bool = True,
     cache: str | os.PathLike[str] | None = None,
 ) -> CostReport:
     """Says what training would cost here, from the graph and a few measured steps.
 
-    It takes some seconds. The model is as it was afterwards: weights, dropout's random state, what
-    trains. The time is an upper limit that holds for an idle machine: training may stop earlier,
-    find features that are stored, and compute them in bfloat16 where that is faster.
+    It takes some seconds, without timing less than one. The model is as it was afterwards:
+    weights, dropout's random state, what trains. The time is an upper limit that holds for an idle
+    machine: training may stop earlier, find features that are stored, compute them in bfloat16
+    where that is faster, and decode without augmentation.
 
     Args:
         model: A classifier.
@@ -140,7 +151,8 @@ def estimate_cost(
         epochs: As for `fine_tune`, whose own is the default.
         batch_size: Images in a step, where there is no `data`, which has its own; 32 by default.
         augment: As for `fine_tune`.
-        views: As for `fine_tune`.
+        views: As for `fine_tune`; with the head alone as for `train_head`.
+        is_timed: Whether anything is run to measure time; otherwise all is counted.
         cache: Folder of the feature stores; room there decides whether activations are stored.
 
     Raises:
@@ -160,19 +172,23 @@ def estimate_cost(
         unfreeze = default_unfreeze(model)
     first = resolve_group(model, unfreeze)
     groups = group_costs(model)
-    views = 1 if augment == "none" and views != 0 else DEFAULT_VIEWS if views is None else views
+    head_views = views or 1 if solves_head else 1
+    views = views_of(views, augment)
     num_epochs = 0
     if data is not None and not solves_head:
         num_epochs = epochs or default_epochs(steps_in_epoch(data.train))
-    is_stored = solves_head or (
-        first > 0
-        and views > 0
-        and (data is None or num_epochs >= MIN_EPOCHS_PER_VIEW * views)
-        and (data is None or _has_room(data, groups[first].num_inputs, views, cache))
+    is_stored = solves_head or not why_not_stored(
+        model, first, views=views, epochs=num_epochs or None
     )
-    forward = _forward_seconds(model, feature_cut(model), batch_size)
     cut = cut_before(model, groups[first].name) if is_stored and first else None
-    num_trainable, step = _step(model, cut, unfreeze, batch_size, is_timed=not solves_head)
+    if cut is not None and data is not None and not solves_head:
+        part = FrozenPart(keras.Model(model.inputs[0], cut))
+        wanted, room = bytes_and_room(part, _num_images(data, views), cache)
+        if wanted > room:
+            is_stored, cut = False, None
+    has_steps = is_timed and not solves_head
+    num_trainable, step = _step(model, cut, unfreeze, batch_size, is_timed=has_steps)
+    forward = _forward_seconds(model, feature_cut(model), batch_size) if is_timed else None
     kept = sum(group.num_activations for group in groups[first:])
     if solves_head:
         kept = 0
@@ -180,27 +196,27 @@ def estimate_cost(
     seconds: dict[str, float] = {}
     disk: dict[str, int] = {}
     if data is not None:
-        timing = _Timing(
-            forward=forward,
-            below=_forward_seconds(model, cut, batch_size) if cut is not None else 0.0,
-            decoding=_decoding_seconds(data.train, "none"),
-            augmenting=_decoding_seconds(data.train, augment),
-            step=step or 0.0,
-        )
         is_solved = solves_head or not is_trained(model)
-        seconds = _plan(data, timing, num_epochs, views, is_solved=is_solved, is_stored=is_stored)
         num_features = int(np.prod(feature_cut(model).shape[1:]))
         if is_solved:
-            disk["features"] = FLOAT_BYTES * num_features * _num_images(data, 1)
+            disk["features"] = FLOAT_BYTES * num_features * _num_images(data, head_views)
         if is_stored and not solves_head:
             disk["activations"] = FLOAT_BYTES * groups[first].num_inputs * _num_images(data, views)
         disk["model files"] = 2 * FLOAT_BYTES * model.count_params()  # .keras and the SavedModel
+    if data is not None and forward is not None:
+        timing = _Timing(
+            forward=forward,
+            below=_forward_seconds(model, cut, batch_size) if cut is not None else 0.0,
+            decoding=_decoding_seconds(data.train, augment),
+            step=step or 0.0,
+        )
+        seconds = _plan(data, timing, num_epochs, views, is_solved=is_solved, is_stored=is_stored)
     return CostReport(
         groups=groups,
         unfreeze=unfreeze,
         num_trainable=num_trainable,
         batch_size=batch_size,
-        forward_milliseconds=1000 * forward,
+        forward_milliseconds=None if forward is None else 1000 * forward,
         step_seconds=step,
         activation_bytes=activations,
         memory_bytes=activations
@@ -214,12 +230,11 @@ def estimate_cost(
 
 @dataclass(frozen=True)
 class _Timing:
-    """Seconds of one image, but of a batch for the step."""
+    """Seconds of one image, but of a batch for the step; decoding with augmentation."""
 
     forward: float
     below: float
     decoding: float
-    augmenting: float
     step: float
 
 
@@ -273,12 +288,12 @@ def _plan(
         return parts
     steps = timing.step * steps_in_epoch(data.train)
     if is_stored:
-        parts["storing"] = views * num_train * (timing.augmenting + timing.below)
+        parts["storing"] = views * num_train * (timing.decoding + timing.below)
         parts["storing"] += num_validation * (timing.decoding + timing.below)
         validating = timing.step * FORWARD_SHARE * -(-num_validation // data.batch_size)
         parts["training"] = num_epochs * (steps + validating)
     else:
-        parts["training"] = num_epochs * (num_train * timing.augmenting + steps + measuring)
+        parts["training"] = num_epochs * (num_train * timing.decoding + steps + measuring)
     parts["measuring"] = 2 * measuring
     return parts
 
@@ -329,15 +344,6 @@ def _decoding_seconds(split: ImageSplit, augment: str) -> float:
 def _num_images(data: ImageData, views: int) -> int:
     held_out = data.validation.num_images if data.validation is not None else 0
     return views * data.train.num_images + held_out
-
-
-def _has_room(
-    data: ImageData, num_inputs: int, views: int, cache: str | os.PathLike[str] | None
-) -> bool:
-    folder = cache_folder(FEATURES_FOLDER) if cache is None else cache
-    os.makedirs(folder, exist_ok=True)
-    wanted = FLOAT_BYTES * num_inputs * _num_images(data, views)
-    return wanted <= min(DEFAULT_MAX_BYTES, _DISK_SHARE * shutil.disk_usage(folder).free)
 
 
 def _duration(seconds: float) -> str:

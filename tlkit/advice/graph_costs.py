@@ -1,7 +1,6 @@
 """What a network costs, counted from its graph: work, and values that lie in memory."""
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -10,7 +9,13 @@ import keras
 
 from tlkit.errors import ArgumentError
 from tlkit.models.boundaries import segment
-from tlkit.models.graph import model_ends, sorted_nodes
+from tlkit.models.graph import (
+    inner_nodes,
+    is_nested,
+    model_ends,
+    multiply_adds_of,
+    sorted_nodes,
+)
 from tlkit.models.groups import layer_groups
 
 FLOAT_BYTES = 4
@@ -38,9 +43,7 @@ class GroupCost:
 def group_costs(model: keras.Model) -> tuple[GroupCost, ...]:
     """Returns the costs of each group of `layer_groups(model)`, input side first.
 
-    Multiply-adds are counted for every weight with two dimensions or more, at every position of its
-    layer's output, as `tlkit.models.graph.count_multiply_adds` does; but each call in this graph
-    once, whatever other models share the layers.
+    Multiply-adds are counted as `tlkit.models.graph.count_multiply_adds` does.
 
     Raises:
         ArgumentError: The model cannot be divided into groups, or leaves its input's size open.
@@ -64,7 +67,7 @@ def group_costs(model: keras.Model) -> tuple[GroupCost, ...]:
     work, values = [0] * len(groups), [0] * len(groups)
     for node in _nodes(model):
         index = group_of[id(node.operation)]
-        work[index] += _multiply_adds(node)
+        work[index] += multiply_adds_of(node)
         values[index] += _num_values(node)
     return tuple(
         GroupCost(
@@ -128,30 +131,9 @@ def _nodes(model: keras.Model) -> list[Any]:
     return sorted_nodes(model_ends(model)[1])
 
 
-def _inner_nodes(node: Any) -> Iterator[Any]:
-    """The nodes inside a nested model, its input left out."""
-    inner = node.operation
-    for output in inner.outputs:
-        for found in sorted_nodes(output):
-            if not isinstance(found.operation, keras.layers.InputLayer):
-                yield found
-
-
-def _is_nested(node: Any) -> bool:
-    return isinstance(node.operation, keras.Model) and bool(node.operation.outputs)
-
-
-def _multiply_adds(node: Any) -> int:
-    if _is_nested(node):
-        return sum(_multiply_adds(inner) for inner in _inner_nodes(node))
-    weights = getattr(node.operation, "weights", ())
-    size = sum(prod(weight.shape) for weight in weights if len(weight.shape) > 1)
-    return size * prod(node.output_tensors[0].shape[1:-1]) if size else 0
-
-
 def _num_values(node: Any) -> int:
-    if _is_nested(node):
-        return sum(_num_values(inner) for inner in _inner_nodes(node))
+    if is_nested(node):
+        return sum(_num_values(inner) for inner in inner_nodes(node))
     return sum(_size(tensor) for tensor in node.output_tensors)
 
 

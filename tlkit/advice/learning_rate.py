@@ -12,7 +12,7 @@ from tlkit.errors import ArgumentError, TrainingError, check_count, check_positi
 from tlkit.models.groups import set_trainable
 from tlkit.progress import track
 from tlkit.training.movement import left_as_it_is
-from tlkit.training.objective import loss_of
+from tlkit.training.objective import check_loss, loss_of, takes_one_hot
 from tlkit.training.sources import Images, source_of, with_targets
 from tlkit.training.stages import default_unfreeze
 from tlkit.training.step import hooked
@@ -74,6 +74,7 @@ def find_learning_rate(
     num_steps: int = 100,
     weight_decay: float = 0.0,
     augment: str = "default",
+    loss: keras.losses.Loss | None = None,
 ) -> LearningRateReport:
     """Trains for some steps at rates that rise from step to step, and suggests one to train with.
 
@@ -89,6 +90,7 @@ def find_learning_rate(
         num_steps: Steps from the one to the other.
         weight_decay: AdamW's.
         augment: Augmentation of the training images, by name.
+        loss: As `fine_tune` takes it; the cross-entropy that fits the head by default.
 
     Raises:
         ArgumentError: An argument breaks its rule.
@@ -114,13 +116,16 @@ def find_learning_rate(
             f"`highest` must be above `lowest`. Received: highest={highest!r}, lowest={lowest!r}."
         )
     check_count("num_steps", num_steps, minimum=20)
+    check_loss(loss, model)
+    loss = loss_of(model) if loss is None else loss
     source = source_of(model, data, None)
     if unfreeze is None:
         unfreeze = default_unfreeze(model)
     rates = np.geomspace(lowest, highest, num_steps)
     with left_as_it_is(model):
         set_trainable(model, unfreeze)
-        losses = _sweep(model, _endless(source.train, model, augment), rates, weight_decay)
+        batches = _endless(source.train, model, augment, one_hot=takes_one_hot(loss))
+        losses = _sweep(model, batches, rates, loss, weight_decay)
     rates = rates[: len(losses)]
     smoothed = _smooth(losses)
     suggestions = _suggestions(rates, smoothed)
@@ -134,30 +139,34 @@ def find_learning_rate(
     )
 
 
-def _endless(images: Images, model: keras.Model, augment: str) -> tf.data.Dataset:
+def _endless(images: Images, model: keras.Model, augment: str, *, one_hot: bool) -> tf.data.Dataset:
     if isinstance(images, ImageSplit):
         images = images.dataset(shuffle=True, augment=augment)
-    return with_targets(images.repeat(), model)
+    return with_targets(images.repeat(), model, one_hot=one_hot)
 
 
 def _sweep(
-    model: keras.Model, batches: tf.data.Dataset, rates: np.ndarray, weight_decay: float
+    model: keras.Model,
+    batches: tf.data.Dataset,
+    rates: np.ndarray,
+    loss: keras.losses.Loss,
+    weight_decay: float,
 ) -> np.ndarray:
     """Returns the losses of the steps until the last rate, or until they explode."""
     trainee = hooked(model)
     optimizer = keras.optimizers.AdamW(float(rates[0]), weight_decay=weight_decay)
-    trainee.compile(optimizer=optimizer, loss=loss_of(model), jit_compile=False)
+    trainee.compile(optimizer=optimizer, loss=loss, jit_compile=False)
     losses: list[float] = []
     for rate, batch in track(zip(rates, batches, strict=False), "learning rates", len(rates)):
         optimizer.learning_rate = float(rate)
-        loss = float(trainee.train_on_batch(*batch))
+        value = float(trainee.train_on_batch(*batch))
         trainee.reset_metrics()
-        losses.append(loss)
+        losses.append(value)
         smoothed = _smooth(np.array(losses))
         limit = smoothed.min() + DIVERGED * smoothed[0]
-        if not np.isfinite(loss) or smoothed[-1] > limit:
+        if not np.isfinite(value) or smoothed[-1] > limit:
             break
-    return np.array([loss for loss in losses if np.isfinite(loss)])
+    return np.array([value for value in losses if np.isfinite(value)])
 
 
 def _smooth(losses: np.ndarray) -> np.ndarray:

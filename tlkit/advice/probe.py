@@ -31,7 +31,7 @@ class ProbeScore:
         interval: Its 95 % interval by Wilson's formula, `None` with fewer than 20 different
             images. Heads of different folds share most of their images, which the formula does
             not know: it is a little too narrow.
-        num_images: Different images.
+        num_images: Different images; where they have groups, the groups.
         num_folds: Of the cross-validation.
         strength: scikit-learn's `C`, that with the smallest log loss over the folds; averaged over
             labels.
@@ -58,11 +58,12 @@ def probe(
     Args:
         features: `(n, num_features)`; left as they are.
         labels: Whole numbers `(n,)`; or rows of 0/1, `(n, num_labels)`, each label by itself.
-        groups: `(n,)`; rows of one group (copies of one image) come into one fold.
+        groups: `(n,)`; rows of one group (copies of one image, images of one patient) come into
+            one fold.
         seed: Of the folds.
 
     Raises:
-        DataError: A class has fewer than two different images.
+        DataError: A class has fewer than two different images, or groups of them.
 
     Example:
         >>> import numpy as np
@@ -106,9 +107,10 @@ def _out_of_fold(
         return (labels == np.median(labels)).astype(np.float64), 0.0, 0
     if smallest < 2 or len(classes) < 2:
         raise DataError(
-            "`data` must hold at least two classes with two different training images each, to "
-            f"measure one by the other. Received: {len(classes)} classes, the smallest with "
-            f"{smallest}. Add some, or leave the class out."
+            "`data` must hold at least two classes with two different training images each (of "
+            "different groups, where they have any), to measure one by the other. "
+            f"Received: {len(classes)} classes, the smallest with {smallest}. Add some, or leave "
+            "the class out."
         )
     num_folds = min(_NUM_FOLDS, smallest)
     splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
@@ -118,13 +120,18 @@ def _out_of_fold(
     def loss_at(strength: float) -> float:
         loss, is_right = 0.0, np.zeros(len(labels))
         for train, test in folds:
+            taught = np.unique(labels[train])
+            if len(taught) < 2:  # groups of several classes may leave one alone
+                is_right[test] = labels[test] == taught[0]
+                continue
             regression = LogisticRegression(C=strength, max_iter=_MAX_STEPS)
             regression.fit(features[train], labels[train])
             shares = regression.predict_proba(features[test])
             known = regression.classes_
             is_right[test] = known[shares.argmax(axis=1)] == labels[test]
             rows = np.isin(labels[test], known)  # a fold of groups may hold all of a small class
-            loss += float(log_loss(labels[test][rows], shares[rows], labels=known)) / num_folds
+            if rows.any():
+                loss += float(log_loss(labels[test][rows], shares[rows], labels=known)) / num_folds
         answers[strength] = is_right
         return loss
 

@@ -93,29 +93,79 @@ def recommend(data: ImageData, similarity: SimilarityReport) -> Recommendation:
     Reference:
         The quarters of size and similarity: https://cs231n.github.io/transfer-learning/
     """
-    for name, value, kind in (
-        ("data", data, ImageData),
-        ("similarity", similarity, SimilarityReport),
-    ):
-        if not isinstance(value, kind):
-            source = "load_folder" if kind is ImageData else "measure_similarity"
-            raise ArgumentError(
-                f"`{name}` must be what {source} returned. Received: {name} of type "
-                f"{type(value).__name__}."
-            )
-    per_class = len(set(data.train.digests)) / data.num_classes
-    number = f"{per_class:,.1f} training images of a class"
-    if per_class < FEW:
-        reason = f"{number}, below {FEW}: too few to train more than the head"
-        return Recommendation("head", "head", "none", (reason,))
+    if not isinstance(similarity, SimilarityReport):
+        raise ArgumentError(
+            "`similarity` must be what measure_similarity returned. Received: similarity of type "
+            f"{type(similarity).__name__}."
+        )
+    if (by_number := recommend_by_number(data)) is not None:
+        return by_number
     is_of_use = similarity.level != "far" and similarity.knows_more_than_chance
-    reasons = [_fit(similarity)]
+    return _by_size(data, is_of_use, _fit(similarity))
+
+
+def recommend_unmeasured(data: ImageData, reason: str) -> Recommendation:
+    """Returns what `recommend` says where the similarity cannot be measured, as if it were far.
+
+    Args:
+        data: What the training images are counted in.
+        reason: Why it was not measured.
+
+    Raises:
+        ArgumentError: `data` is of another kind.
+    """
+    return recommend_by_number(data) or _by_size(data, False, reason)
+
+
+def _by_size(data: ImageData, is_of_use: bool, reason: str) -> Recommendation:
+    """What enough pictures for more than the head are enough for."""
+    per_class = _images_of_a_class(data)
+    number = f"{per_class:,.1f} training images of a class"
     if per_class < MANY:
-        reasons.insert(0, f"{number}, {FEW} to {MANY - 1}: enough for the last groups")
+        reasons = (f"{number}, {FEW} to {MANY - 1}: enough for the last groups", reason)
         anchor = "strong" if is_of_use else "weak"
-        return Recommendation("fine-tune", DEFAULT_GROUPS, anchor, tuple(reasons))
-    reasons.insert(0, f"{number}, {MANY} or more: enough for everything")
-    return Recommendation("fine-tune", "all", "weak" if is_of_use else "none", tuple(reasons))
+        return Recommendation("fine-tune", DEFAULT_GROUPS, anchor, reasons)
+    reasons = (f"{number}, {MANY} or more: enough for everything", reason)
+    return Recommendation("fine-tune", "all", "weak" if is_of_use else "none", reasons)
+
+
+def recommend_by_number(data: ImageData) -> Recommendation | None:
+    """Returns what `recommend` says whatever the similarity is; `None` where that counts too.
+
+    So nothing need be measured where the pictures are too few to train more than the head.
+
+    Args:
+        data: What the training images are counted in.
+
+    Raises:
+        ArgumentError: `data` is of another kind.
+
+    Example:
+        >>> import numpy as np, tlkit
+        >>> from tlkit.advice.recommendation import recommend_by_number
+        >>> images = np.random.default_rng(0).integers(0, 255, (20, 8, 8, 3), "uint8")
+        >>> data = tlkit.load_arrays(images, np.arange(20) % 2, ["a", "b"], splits=(1, 0, 0))
+        >>> recommend_by_number(data).mode
+        'head'
+    """
+    if not isinstance(data, ImageData):
+        raise ArgumentError(
+            "`data` must be what load_folder returned. Received: data of type "
+            f"{type(data).__name__}."
+        )
+    per_class = _images_of_a_class(data)
+    if per_class >= FEW:
+        return None
+    reason = (
+        f"{per_class:,.1f} training images of a class, below {FEW}: too few to train more than "
+        "the head"
+    )
+    return Recommendation("head", "head", "none", (reason,))
+
+
+def _images_of_a_class(data: ImageData) -> float:
+    """Different training images of a class, on average."""
+    return len(set(data.train.digests)) / data.num_classes
 
 
 def _fit(similarity: SimilarityReport) -> str:

@@ -27,6 +27,7 @@ from tlkit.training.frozen import FrozenPart
 from tlkit.training.objective import targets_of
 from tlkit.training.sources import Images, source_of
 
+DEFAULT_KEEP = 0.95
 _ROWS_AT_ONCE = 1024
 
 
@@ -62,7 +63,7 @@ def fit_rejection(
     data: ImageData | tf.data.Dataset,
     *,
     validation: Images | None = None,
-    keep: float = 0.95,
+    keep: float = DEFAULT_KEEP,
     seed: int = 0,
     cache: str | os.PathLike[str] | None = None,
 ) -> Rejection:

@@ -268,7 +268,7 @@ def _probe(
 ) -> ProbeScore:
     part = FrozenPart(keras.Model(model.inputs[0], feature_cut(model)))
     features = extract_features(part, split, exact=False, cache=cache)
-    return probe(features.load(), features.labels, groups=features.images, seed=seed)
+    return probe(features.load(), features.labels, groups=features.groups, seed=seed)
 
 
 def _with_random_weights(model: keras.Model, seed: int) -> keras.Model:

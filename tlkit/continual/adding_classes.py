@@ -194,7 +194,7 @@ def learn_classes(
         _computed(keras.Model(feature_cut(model), model.outputs[0]), rows),
         len(new_names),
         groups=np.concatenate(
-            [found.images, found.images.max() + 1 + np.arange(len(rows) - len(features))]
+            [found.groups, found.groups.max() + 1 + np.arange(len(rows) - len(features))]
         ),
         seed=seed,
     )

@@ -22,9 +22,7 @@ from tlkit.continual.expansion_steps import (
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.errors import DataError, check_count, check_not_negative, check_positive
 from tlkit.evaluation.metrics import evaluate
-from tlkit.models.composition import read
 from tlkit.models.graph import count_multiply_adds
-from tlkit.models.rebuild import build
 from tlkit.models.surgery import add_classes, newest_classes
 
 DEFAULT_THRESHOLD = 0.1
@@ -173,8 +171,8 @@ def expand(
         removed=removed,
         num_parameters_before=model.count_params(),
         num_parameters_after=grown.count_params(),
-        multiply_adds_before=count_multiply_adds(build(read(model))),
-        multiply_adds_after=count_multiply_adds(build(read(grown))),
+        multiply_adds_before=count_multiply_adds(model),
+        multiply_adds_after=count_multiply_adds(grown),
         isolate=isolate,
         seconds=time.perf_counter() - started,
         notes=tuple(notes),

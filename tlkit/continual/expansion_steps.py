@@ -72,7 +72,7 @@ def solve_rows(
         np.asarray(features.labels, np.int64),
         np.empty((len(features.labels), 0)),
         data.num_classes,
-        groups=features.images,
+        groups=features.groups,
         seed=seed,
     )
     sizes = [layer.kernel.shape[0] for layer in rows]

@@ -118,13 +118,16 @@ def strengths(report: StrengthReport) -> Figure:
         axes.plot(cost, gain, "D" if chosen else "o" if trial.strength else "s", color=colour)
         label = f"{trial.strength:.2g}" if trial.strength else "no anchor"
         axes.annotate(label, (cost, gain), xytext=(5, 4), textcoords="offset points", fontsize=8)
-    wanted = (1 - report.tolerance) * report.trials[0].accuracy
-    axes.axhline(100 * (wanted - before.accuracy), color="grey", linestyle=":")
+    title = f"strength {report.chosen:.3g} (diamond)"
+    if not remembered:
+        wanted = (1 - report.tolerance) * report.trials[0].accuracy
+        axes.axhline(100 * (wanted - before.accuracy), color="grey", linestyle=":")
+        title += "; dotted: to keep"
     axes.set(
         xlabel="points lost on the old task" if remembered else "drift of the weights",
         ylabel="points gained on the new task",
     )
-    axes.set_title(f"strength {report.chosen:.3g} (diamond); dotted: to keep", fontsize="medium")
+    axes.set_title(title, fontsize="medium")
     axes.margins(0.15)
     return figure
 

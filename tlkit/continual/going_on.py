@@ -24,10 +24,13 @@ class OldTask:
 
     Attributes:
         learned: To estimate importance on.
-        measured: To measure forgetting on; no training has seen them. `None` where there are none.
+        decided_on: To choose a strength by; `None` where there are none.
+        measured: To measure forgetting on; no training has seen them, and no decision is made on
+            them. `None` where there are none.
     """
 
     learned: ImageSplit
+    decided_on: ImageSplit | None
     measured: ImageSplit | None
 
 
@@ -102,8 +105,8 @@ def anchor_to_itself(
         held = [v.path for some in anchorable(model).values() for v in some]
         values = normalize_importance(found, held)
     if strength == AUTO:
-        measured = old.measured if old is not None else None
-        return choose_anchor(model, data, importance=values, old_data=measured, **fine_tuning)
+        old_data = old.decided_on if old is not None else None
+        return choose_anchor(model, data, importance=values, old_data=old_data, **fine_tuning)
     return anchor_weights(model, float(strength), values)
 
 

@@ -21,6 +21,7 @@ from tlkit.errors import ArgumentError, check_choice, check_count, check_fractio
 from tlkit.evaluation.metrics import evaluate
 from tlkit.training.fine_tuning import fine_tune
 from tlkit.training.head import is_trained, train_head
+from tlkit.training.linear import first_minimum
 from tlkit.training.movement import left_as_it_is
 from tlkit.training.reports import TrainingReport
 from tlkit.training.resume import assign_all, values_of
@@ -29,6 +30,7 @@ from tlkit.training.sources import Images, source_of
 TOLERANCE = 0.05
 MAX_TRIALS = 12
 FIRST_FACTOR = 10.0
+STEP_FOR_BOTH = 4.0
 DEFAULT_EPOCHS = 8
 MAX_SHARE = 0.5
 """A penalty that makes up more of the loss than this at the end is said to swamp it."""
@@ -55,6 +57,13 @@ class StrengthTrial:
     share: float = 0.0
     old_accuracy: float | None = None
     seconds: float = 0.0
+
+    @property
+    def balance(self) -> float:
+        """Mean of the accuracies on the new and on the old task, 0...1."""
+        if self.old_accuracy is None:
+            raise ValueError("there is no accuracy on the old task")
+        return (self.accuracy + self.old_accuracy) / 2
 
     def __str__(self) -> str:
         old = "" if self.old_accuracy is None else f", old task {100 * self.old_accuracy:.1f} %"
@@ -85,14 +94,21 @@ class StrengthReport:
     num_validation: int
     notes: tuple[str, ...] = ()
 
+    @property
+    def aim(self) -> str:
+        """What the strength was chosen for, in words."""
+        if self.before.old_accuracy is not None:
+            return "for the best mean of the new and the old task's accuracies"
+        kept = 100 * (1 - self.tolerance)
+        return f"to keep {kept:.0f} % of the accuracy without an anchor"
+
     def __str__(self) -> str:
         old = self.before.old_accuracy
         lines = [
             f"before: new task {100 * self.before.accuracy:.1f} %"
             + ("" if old is None else f", old task {100 * old:.1f} %"),
             *map(str, self.trials),
-            f"chosen: {self.chosen:.3g}, to keep {100 * (1 - self.tolerance):.0f} % of the "
-            f"accuracy without an anchor ({self.num_validation} images)",
+            f"chosen: {self.chosen:.3g}, {self.aim} ({self.num_validation} images)",
         ]
         return "\n".join([*lines, *self.notes])
 
@@ -126,6 +142,10 @@ def choose_anchor(
     for as long as it does. Importance is scaled to a mean of 1 over the anchored
     weights first, so that strengths compare.
 
+    With images of the old task at hand there is no need to go by the new one alone: from the same
+    first strength on, four times as much is tried, or a quarter, for as long as the mean of both
+    tasks' accuracies rises, and the strength with the best mean is taken.
+
     Afterwards the model has the weights it was given (an untrained head is solved, though), and is
     anchored. `Anchor.report` has all trials; `tlkit.continual.figures.strengths` draws them.
 
@@ -135,8 +155,10 @@ def choose_anchor(
         validation: Where `data` is a `tf.data.Dataset`.
         importance: See `anchor_weights`; or a method of `estimate_importance`, applied to
             `old_data`, or to the new pictures where there are none.
-        old_data: Images of the old task, to measure what is forgotten; they decide nothing.
-        tolerance: Share of a_ft that may be lost for the sake of the old task, 0...1.
+        old_data: Images of the old task, to measure what is forgotten, and to decide on the
+            strength: an `ImageData`'s validation images, or a split.
+        tolerance: Share of a_ft that may be lost for the sake of the old task, 0...1; of no effect
+            with `old_data`.
         max_trials: Trainings with an anchor at most.
         groups: See `anchor_weights`.
         mode: See `anchor_weights`.
@@ -166,8 +188,9 @@ def choose_anchor(
 
     Reference:
         De Lange et al. (2022), A continual learning survey, https://arxiv.org/abs/1909.08383,
-        section 5 (maximal plasticity search, then stability decay); the first strength is ours: it
-        makes the penalty at w_ft ten times what the loss fell by.
+        section 5 (maximal plasticity search, then stability decay). Ours are the first strength,
+        which makes the penalty at w_ft ten times what the loss fell by, and the search with
+        `old_data`.
     """
     check_fraction("tolerance", tolerance)
     check_count("max_trials", max_trials)
@@ -241,7 +264,9 @@ def search_strength(
 ) -> tuple[tuple[StrengthTrial, ...], float, tuple[str, ...]]:
     """Halves a strength until training with it keeps enough of the accuracy without it.
 
-    Where the first one does so at once it is doubled instead, for as long as that holds.
+    Where the first one does so at once it is doubled instead, for as long as that holds. Where
+    `before` has an accuracy on the old task, and so all trials have, the strength with the best
+    mean of both accuracies is looked for, in steps of four.
 
     Args:
         train: From a strength (0 for no anchor) to what training from the same start came to.
@@ -267,31 +292,59 @@ def search_strength(
             "the loss itself"
         )
         gained = free.loss
-    wanted = (1 - tolerance) * free.accuracy
-    first = train(FIRST_FACTOR * gained / free.drift)
-    trials.append(first)
-    held = first if first.accuracy >= wanted else None
-    factor = 0.5 if held is None else 2.0
-    while len(trials) <= max_trials:
-        trials.append(train(trials[-1].strength * factor))
-        is_enough = trials[-1].accuracy >= wanted
-        if is_enough:
-            held = trials[-1]
-        if is_enough == (factor < 1):  # the way down ends with the first, the way up with the last
-            break
-    if held is None:
-        held = trials[-1]
-        notes.append(
-            f"even strength {held.strength:.3g}, the weakest that was tried, reached only "
-            f"{100 * held.accuracy:.1f} % of the {100 * wanted:.1f} % to keep: raise "
-            "`max_trials` or `tolerance`, or anchor fewer groups"
-        )
+    first = FIRST_FACTOR * gained / free.drift
+    if before.old_accuracy is not None:
+        tried = _try_for_both(train, first, max_trials)
+        held = max(tried, key=lambda trial: trial.balance)
+    else:
+        wanted = (1 - tolerance) * free.accuracy
+        tried = _try_until_enough(train, first, wanted, max_trials)
+        enough = [trial for trial in tried if trial.accuracy >= wanted]
+        held = max(enough, default=tried[-1], key=lambda trial: trial.strength)
+        if not enough:
+            notes.append(
+                f"even strength {held.strength:.3g}, the weakest that was tried, reached only "
+                f"{100 * held.accuracy:.1f} % of the {100 * wanted:.1f} % to keep: raise "
+                "`max_trials` or `tolerance`, or anchor fewer groups"
+            )
+    trials += tried
     if held.share > MAX_SHARE:
         notes.append(
             f"the penalty makes up {100 * held.share:.0f} % of the loss at the end: the "
             "model may have learned little of the new task"
         )
     return tuple(trials), held.strength, tuple(notes)
+
+
+def _try_until_enough(
+    train: Callable[[float], StrengthTrial], first: float, wanted: float, max_trials: int
+) -> list[StrengthTrial]:
+    """Doubles or halves a strength until a trial is the first, or no longer, accurate enough."""
+    trials = [train(first)]
+    factor = 2.0 if trials[0].accuracy >= wanted else 0.5
+    while len(trials) < max_trials:
+        trials.append(train(trials[-1].strength * factor))
+        if (trials[-1].accuracy >= wanted) == (factor < 1):
+            break
+    return trials
+
+
+def _try_for_both(
+    train: Callable[[float], StrengthTrial], first: float, max_trials: int
+) -> list[StrengthTrial]:
+    """Walks up from a strength, and down if that brings nothing, while the balance rises."""
+    trials: dict[float, StrengthTrial] = {}
+
+    def loss(strength: float) -> float:
+        if strength not in trials:
+            trials[strength] = train(strength)
+        return -trials[strength].balance
+
+    first_minimum([first * STEP_FOR_BOTH**step for step in range(max_trials)], loss)
+    if max(trials.values(), key=lambda trial: trial.balance) is trials[first]:
+        num_left = max_trials - len(trials)
+        first_minimum([first / STEP_FOR_BOTH**step for step in range(num_left + 1)], loss)
+    return list(trials.values())
 
 
 def _importance_of(

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tlkit.data.class_checks import check_classes, check_different, check_own_splits, is_one_line
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.data.reports import DataReport
 from tlkit.data.settings import check_settings
-from tlkit.data.splits import Division, Picture, check_classes, divide, is_one_line
+from tlkit.data.splits import Division, Picture, divide
 from tlkit.data.verdicts import content_digest
-from tlkit.errors import ArgumentError, DataError
+from tlkit.errors import ArgumentError
 
 Arrays = tuple[np.ndarray, np.ndarray]
 
@@ -80,11 +81,9 @@ def load_arrays(
     division = divide(pictures, settings.splits, settings.seed)
     if rows[0].ndim == 0:
         check_classes(pictures, division)
-    elif len({picture.digest for picture in pictures}) < 2:
-        raise DataError(
-            "`images` must hold at least two different images. "
-            f"Received: {len(pictures)} images. Add some."
-        )
+    else:
+        check_own_splits(pictures, division)
+        check_different(pictures)
 
     def split(name: str) -> ImageSplit:
         found = division.splits[name]

@@ -5,13 +5,15 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from tlkit.data.class_checks import check_classes, check_labels
+from tlkit.data.grouping import GroupKey, assign_groups
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.data.inspection import build_report, readable_pictures
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.listing import Listing, list_folder
 from tlkit.data.settings import Settings, check_settings
-from tlkit.data.splits import Picture, check_classes, divide
-from tlkit.errors import ArgumentError, DataError, check_count
+from tlkit.data.splits import Picture, divide
+from tlkit.errors import DataError
 
 
 def load_folder(
@@ -22,6 +24,7 @@ def load_folder(
     splits: tuple[float, float, float] = (0.8, 0.1, 0.1),
     seed: int = 0,
     class_names: Sequence[str] | None = None,
+    groups: GroupKey | None = None,
     max_pixels: int = MAX_PIXELS,
     cache: str | os.PathLike[str] | None = None,
 ) -> ImageData:
@@ -38,6 +41,10 @@ def load_folder(
     that cannot be used are skipped and listed in the report with the reason, as are copies,
     contradictions and leaks. Nothing on the disk is changed.
 
+    Pictures of one patient or one scene give each other away: with `groups` they come into one
+    split, which depends on the group's key and the seed alone. Shares then hold approximately
+    over all pictures; see `tlkit.data.splits.divide`.
+
     Args:
         path: The folder.
         image_size: Height and width that pictures are stretched to; one number for a square.
@@ -45,13 +52,16 @@ def load_folder(
         splits: Shares of training, validation and test; a split with the share 0 is `None`.
         seed: Of the division, the order and the augmentation.
         class_names: The classes in the order wanted; sorted by name by default.
+        groups: A function from a `pathlib.Path` to the key of its group, such as
+            `lambda path: path.stem.split("_")[0]`; `None` is the key of one that stands alone.
         max_pixels: The most pixels that a picture may have.
         cache: The cache's folder, as `cache_folder` takes it.
 
     Raises:
-        ArgumentError: A size, a share, the seed or the names break their rule.
+        ArgumentError: A size, a share, the seed, the names or a group's key break their rule.
         DataError: `path` is no folder of at least two classes with at least two pictures each; a
-            class of validation or test is not in `train`; `class_names` are not the folder's.
+            class of validation or test is not in `train`; `class_names` are not the folder's;
+            groups are so few that a split would be empty.
 
     Example:
         >>> from pathlib import Path
@@ -68,14 +78,12 @@ def load_folder(
         >>> data.class_names
         ('dark', 'light')
     """
-    settings = check_settings(image_size, batch_size, splits, seed)
-    check_count("max_pixels", max_pixels)
-    if class_names is not None and len(set(class_names)) < len(tuple(class_names)):
-        raise ArgumentError(
-            "`class_names` must be different from each other. "
-            f"Received: class_names={tuple(class_names)!r}. Name each class once."
-        )
+    settings = check_settings(
+        image_size, batch_size, splits, seed, class_names=class_names, max_pixels=max_pixels
+    )
     listing = list_folder(path)
+    if groups is not None:
+        assign_groups(listing, groups)
     return load_listing(
         listing, settings, class_names=class_names, max_pixels=max_pixels, cache=cache
     )
@@ -87,19 +95,32 @@ def split_of(
     class_names: Sequence[str],
     settings: Settings,
     max_pixels: int,
+    *,
+    is_multi_label: bool = False,
 ) -> ImageSplit:
-    """Returns pictures as a split, class by class and in the order of their paths."""
-    labels = {class_name: label for label, class_name in enumerate(class_names)}
-    ordered = sorted(pictures, key=lambda one: (labels[one.class_name], one.path))
+    """Returns pictures as a split, class by class and in the order of their paths.
+
+    Those that may have several labels come in the order of their paths alone.
+    """
+    numbers = {class_name: number for number, class_name in enumerate(class_names)}
+    ordered = sorted(pictures, key=lambda one: (numbers.get(one.class_name, 0), one.path))
+    if is_multi_label:
+        labels = np.zeros((len(ordered), len(numbers)), np.float32)
+        for row, picture in zip(labels, ordered, strict=True):
+            row[[numbers[label] for label in picture.labels]] = 1
+    else:
+        labels = np.array([numbers[picture.class_name] for picture in ordered], np.int64)
+    groups = tuple(picture.group for picture in ordered)
     return ImageSplit(
         name,
         tuple(picture.path for picture in ordered),
-        np.array([labels[picture.class_name] for picture in ordered], np.int64),
+        labels,
         tuple(picture.digest for picture in ordered),
         settings.image_size,
         settings.batch_size,
         settings.seed,
         max_pixels,
+        groups=groups if any(groups) else (),
     )
 
 
@@ -114,9 +135,17 @@ def load_listing(
     """Does what `load_folder` does, with files that are listed already."""
     pictures, formats = readable_pictures(listing, max_pixels=max_pixels, cache=cache)
     division = divide(pictures, settings.splits, settings.seed)
-    names = _in_order(check_classes(pictures, division), class_names, listing)
+    check = check_labels if listing.is_multi_label else check_classes
+    names = _in_order(check(pictures, division), class_names, listing)
     parts = {
-        name: split_of(name, (pictures[row] for row in rows), names, settings, max_pixels)
+        name: split_of(
+            name,
+            (pictures[row] for row in rows),
+            names,
+            settings,
+            max_pixels,
+            is_multi_label=listing.is_multi_label,
+        )
         for name, rows in division.splits.items()
     }
     return ImageData(
@@ -144,6 +173,6 @@ def _in_order(
         raise DataError(
             f"`{listing.argument}` must hold pictures of the classes "
             f"{', '.join(map(repr, wanted))}. Received: {listing.argument}={listing.path!r} with "
-            f"{' and '.join(problems)}. Rename, add or remove their folders."
+            f"{' and '.join(problems)}. Rename, add or remove them."
         )
     return tuple(wanted)

@@ -33,6 +33,7 @@ class ImageSplit:
         image_size: Height and width that pictures are resized to.
         batch_size: Pictures in a batch.
         seed: Of order and augmentation.
+        groups: The key of each picture's group, "" where it has none; empty where no picture has.
     """
 
     name: str
@@ -44,11 +45,21 @@ class ImageSplit:
     seed: int
     _max_pixels: int = field(default=MAX_PIXELS, repr=False)
     _pixels: np.ndarray | None = field(default=None, repr=False)
+    groups: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def num_images(self) -> int:
         """How many pictures there are; copies count."""
         return len(self.paths)
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """What must not be torn apart: for each picture its group, else its content."""
+        groups = self.groups or ("",) * self.num_images
+        return tuple(
+            f"group {group}" if group else digest
+            for group, digest in zip(groups, self.digests, strict=True)
+        )
 
     def dataset(
         self,
@@ -132,6 +143,7 @@ class ImageSplit:
             labels=self.labels[rows],
             digests=tuple(self.digests[row] for row in rows),
             _pixels=None if self._pixels is None else self._pixels[rows],
+            groups=tuple(self.groups[row] for row in rows) if self.groups else (),
         )
 
     def _rows(self, indices: np.ndarray | None) -> np.ndarray:
@@ -192,11 +204,29 @@ class ImageData:
         """Whether a picture may have several labels at once."""
         return self.train.labels.ndim == 2
 
+    def at_size(self, image_size: tuple[int, int]) -> ImageData:
+        """Returns the same pictures in the same splits, resized to another height and width.
+
+        Example:
+            >>> import numpy as np
+            >>> import tlkit
+            >>> data = tlkit.load_arrays(np.zeros((9, 8, 8, 3), "uint8"), [0, 1, 2] * 3)
+            >>> next(iter(data.at_size((4, 6)).train.dataset()))[0].shape[1:]
+            TensorShape([4, 6, 3])
+        """
+        resized = {
+            name: dataclasses.replace(split, image_size=image_size)
+            for name in ("train", "validation", "test")
+            if (split := getattr(self, name)) is not None
+        }
+        return dataclasses.replace(self, image_size=image_size, **resized)
+
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the class names and of every split's contents and labels, in order."""
+        """A hash of the class names and of every split's contents, labels and groups, in order."""
         content = hashlib.blake2b(repr(self.class_names).encode(), digest_size=16)
         for split in (self.train, self.validation, self.test):
             if split is not None:
                 content.update(f"{split.name} {split.digests} {split.labels.tolist()}".encode())
+                content.update(repr(split.groups).encode() if split.groups else b"")
         return content.hexdigest()

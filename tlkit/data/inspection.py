@@ -3,14 +3,16 @@
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from tlkit.cache import cache_note
+from tlkit.data.grouping import join_groups
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.listing import Listing, list_folder
 from tlkit.data.reports import DataReport, SkippedFile
 from tlkit.data.splits import Division, Picture, divide
 from tlkit.data.verdicts import VERDICTS_FOLDER, check_files
-from tlkit.errors import check_count
+from tlkit.errors import check_count, some_of
 
 
 def inspect_folder(
@@ -57,12 +59,22 @@ def inspect_listing(
     cache: str | os.PathLike[str] | None = None,
 ) -> DataReport:
     """Does what `inspect_folder` does, with files that are listed already."""
+    return look_through(listing, max_pixels=max_pixels, cache=cache)[0]
+
+
+def look_through(
+    listing: Listing, *, max_pixels: int, cache: str | os.PathLike[str] | None
+) -> tuple[DataReport, list[Picture], Division]:
+    """Returns the report on files that are listed, the pictures among them, and their splits.
+
+    Where the user has split nothing, all are in one that is called "all".
+    """
     check_count("max_pixels", max_pixels)
     pictures, formats = readable_pictures(listing, max_pixels=max_pixels, cache=cache)
     division = divide(pictures, (1.0, 0.0, 0.0), seed=0)
     if not any(picture.split for picture in pictures):
         division.splits = {"all": division.splits.get("train", [])}
-    return build_report(pictures, division, listing, formats)
+    return build_report(pictures, division, listing, formats), pictures, division
 
 
 def readable_pictures(
@@ -70,7 +82,8 @@ def readable_pictures(
 ) -> tuple[list[Picture], dict[str, int]]:
     """Returns the pictures among the files listed, and how many there are of each format.
 
-    The other files are added to what `listing` has skipped.
+    The other files are added to what `listing` has skipped. Groups that share a content become
+    one, and what has no group takes that of its copies.
     """
     paths = [file.path for file in listing.files]
     verdicts = check_files(paths, max_pixels=max_pixels, root=cache, notes=listing.notes)
@@ -79,10 +92,21 @@ def readable_pictures(
     pictures = []
     for file, verdict in zip(listing.files, verdicts, strict=True):
         if verdict.reason:
-            listing.skipped.append(SkippedFile(file.path, file.class_name, verdict.reason))
+            labels = file.class_name or ", ".join(file.labels)
+            listing.skipped.append(SkippedFile(file.path, labels, verdict.reason))
         else:
-            picture = Picture(file.path, file.class_name, verdict.digest, file.split)
-            pictures.append(picture)
+            pictures.append(
+                Picture(
+                    file.path, file.class_name, verdict.digest, file.split, file.labels, file.group
+                )
+            )
+    of_content, joined = join_groups((picture.digest, picture.group) for picture in pictures)
+    if joined:
+        listing.notes.append(
+            "Groups joined, as they share a picture: "
+            f"{some_of([' = '.join(keys) for keys in joined])}."
+        )
+    pictures = [replace(one, group=of_content.get(one.digest, "")) for one in pictures]
     formats = Counter(verdict.format for verdict in verdicts if not verdict.reason)
     return pictures, dict(formats.most_common())
 
@@ -91,10 +115,15 @@ def build_report(
     pictures: Sequence[Picture], division: Division, listing: Listing, formats: dict[str, int]
 ) -> DataReport:
     """Counts what is in use, and joins it with what was skipped on the way."""
-    cells = Counter(
-        (pictures[position].class_name, name)
+    used = [
+        (pictures[position], name)
         for name, positions in division.splits.items()
         for position in positions
+    ]
+    cells = Counter(
+        (label, name)
+        for picture, name in used
+        for label in (picture.labels if listing.is_multi_label else (picture.class_name,))
     )
     class_names = sorted({class_name for class_name, _ in cells})
     counts = {
@@ -111,24 +140,45 @@ def build_report(
         duplicates=tuple(division.duplicates),
         conflicts=tuple(division.conflicts),
         leaks=tuple(division.leaks),
+        group_leaks=tuple(division.group_leaks),
         empty_classes=tuple(sorted(found - set(class_names))),
         imbalance=max(totals) / min(totals) if totals else 1.0,
-        notes=(*listing.notes, *division.notes, *_notes_on_splits(pictures, counts, listing)),
+        num_groups=len({picture.group for picture, _ in used} - {""}),
+        notes=(
+            *listing.notes,
+            *division.notes,
+            *_notes_on_splits(pictures, counts, listing),
+            *(_notes_on_labels(used, counts) if listing.is_multi_label else ()),
+        ),
     )
 
 
 def _notes_on_splits(
     pictures: Sequence[Picture], counts: dict[str, dict[str, int]], listing: Listing
 ) -> list[str]:
-    """What is remarkable about folders of the user's own split."""
+    """What is remarkable about the user's own split."""
     notes = []
     for split in listing.classes:
         if not split or not any(picture.split == split for picture in pictures):
             if split:
-                notes.append(f"The {split} folder holds no usable picture: it is not a split.")
+                notes.append(f"The {split} split holds no usable picture: it is left out.")
             continue
         missing = [name for name, row in counts.items() if row.get(split) == 0]
         if missing:
             names = ", ".join(map(repr, missing))
-            notes.append(f"The {split} folder holds no usable picture of {names}.")
+            notes.append(f"The {split} split holds no usable picture of {names}.")
+    return notes
+
+
+def _notes_on_labels(
+    used: Sequence[tuple[Picture, str]], counts: dict[str, dict[str, int]]
+) -> list[str]:
+    """What is remarkable about pictures that may have several labels."""
+    notes = []
+    if num_without := sum(not picture.labels for picture, _ in used):
+        notes.append(f"{num_without} pictures have no label.")
+    for split in dict.fromkeys(split for _, split in used):
+        missing = [repr(label) for label, row in counts.items() if not row[split]]
+        if missing:
+            notes.append(f"Labels without a picture in {split}: {', '.join(missing)}.")
     return notes

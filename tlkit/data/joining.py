@@ -5,12 +5,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tlkit.data.class_checks import check_classes
 from tlkit.data.folders import split_of
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.data.inspection import build_report, readable_pictures
-from tlkit.data.listing import Listing, list_folder
+from tlkit.data.listing import Listing
+from tlkit.data.manifests import list_pictures
 from tlkit.data.settings import Settings
-from tlkit.data.splits import SPLITS, Division, Picture, check_classes, divide
+from tlkit.data.splits import SPLITS, Division, Picture, divide
 from tlkit.errors import DataError
 
 Places = Mapping[str, tuple[str, str]]
@@ -52,19 +54,22 @@ def find_known(
     max_pixels: int,
     cache: str | os.PathLike[str] | None = None,
 ) -> list[Picture]:
-    """Returns the known pictures that still lie in some folders, each content once.
+    """Returns the known pictures that still lie in some folders or manifests, each content once.
 
     Wherever they have been moved to inside them, they are recognised by their content; their class
     and split are those of `places`. A folder that has gone holds none.
 
     Raises:
-        DataError: A folder has become one that cannot be listed.
+        DataError: A folder or a manifest has become one that cannot be listed.
     """
     found: dict[str, Picture] = {}
     for folder in folders:
-        if not Path(folder).is_dir() or not any(Path(folder).iterdir()):
+        place = Path(folder)
+        if not place.exists() or (place.is_dir() and not any(place.iterdir())):
             continue
-        listing = list_folder(folder, argument="the run's photos", needs_train=False)
+        listing = list_pictures(
+            folder, argument="the run's photos", needs_train=False, needs_files=False
+        )
         pictures, _ = readable_pictures(listing, max_pixels=max_pixels, cache=cache)
         for picture in pictures:
             if picture.digest in places and picture.digest not in found:
@@ -86,8 +91,8 @@ def load_joined(
     """Joins a new folder with known pictures.
 
     The new folder is divided as `load_folder` divides it. A picture in it that is known keeps the
-    split that it had, whatever folder it lies in now; one that is known under another class is
-    left out, as a conflict.
+    split that it had, whatever folder it lies in now, and its group goes with it; one that is
+    known under another class is left out, as a conflict.
 
     Args:
         listing: The new folder.
@@ -106,7 +111,7 @@ def load_joined(
     check_new_classes(listing, class_names)
     pictures, formats = readable_pictures(listing, max_pixels=max_pixels, cache=cache)
     division = divide(pictures, settings.splits, settings.seed)
-    _keep_places(pictures, division, places)
+    _keep_places(pictures, division, places, _places_of_groups([*pictures, *known], places))
     _check(pictures, division, class_names, listing)
     here = {pictures[row].digest for rows in division.splits.values() for row in rows}
     beside = [picture for picture in known if picture.digest not in here]
@@ -145,15 +150,29 @@ def load_joined(
     return Joined(data, replayed, new_names)
 
 
-def _keep_places(pictures: Sequence[Picture], division: Division, places: Places) -> None:
-    """Moves pictures that are known to the splits that they were in, in place."""
+def _places_of_groups(pictures: Iterable[Picture], places: Places) -> dict[str, str]:
+    """The split of each group that has known pictures: where they are torn, training first."""
+    found: dict[str, str] = {}
+    for picture in pictures:
+        if picture.group and picture.digest in places:
+            _, place = places[picture.digest]
+            before = found.get(picture.group, place)
+            found[picture.group] = min(place, before, key=SPLITS.index)
+    return found
+
+
+def _keep_places(
+    pictures: Sequence[Picture], division: Division, places: Places, of_group: Mapping[str, str]
+) -> None:
+    """Moves pictures that are known, or whose group is, to the splits that they were in."""
     moved = 0
     splits: dict[str, list[int]] = {name: [] for name in division.splits}
     measured: set[str] = set()
     for name, rows in division.splits.items():
         for row in rows:
             picture = pictures[row]
-            class_name, place = places.get(picture.digest, (picture.class_name, name))
+            own = picture.class_name, of_group.get(picture.group, name)
+            class_name, place = places.get(picture.digest, own)
             if class_name != picture.class_name:
                 division.conflicts.append((f"{class_name}, in the earlier run", picture.path))
                 continue
@@ -165,7 +184,8 @@ def _keep_places(pictures: Sequence[Picture], division: Division, places: Places
     division.splits = splits
     if moved:
         division.notes.append(
-            f"{moved} pictures that the earlier run knows keep the split that they had in it."
+            f"{moved} pictures that the earlier run knows, or whose group it knows, keep the split "
+            "that they had in it."
         )
 
 

@@ -21,18 +21,35 @@ OUTSIDE = "not in a class folder"
 
 @dataclass(frozen=True)
 class FoundFile:
-    """A file in a class folder; `split` is empty where the user has split nothing."""
+    """A file that should be a picture.
+
+    Attributes:
+        path: Where it is.
+        class_name: Its class; empty where pictures may have several labels.
+        split: The user's own, empty where there is none.
+        labels: All its labels, where it may have several.
+        group: The key of the pictures that it must not be torn from; empty where it has none.
+    """
 
     path: str
     class_name: str
     split: str
+    labels: tuple[str, ...] = ()
+    group: str = ""
 
 
 @dataclass
 class Listing:
-    """What lies in a folder; `classes` holds the names of the class folders of each split.
+    """What lies in a folder, or stands in a manifest.
 
-    Errors show the folder, and the argument that it was given as.
+    Attributes:
+        path: The folder or the manifest, as errors show it.
+        argument: What it was given as.
+        files: What should be pictures.
+        skipped: What cannot be used.
+        classes: The names of the classes of each split, with or without files.
+        notes: What else was decided.
+        is_multi_label: Whether a picture may have several labels at once.
     """
 
     path: str = ""
@@ -41,6 +58,7 @@ class Listing:
     skipped: list[SkippedFile] = field(default_factory=list)
     classes: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    is_multi_label: bool = False
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,11 @@ from contextlib import contextmanager
 
 from tlkit.data.images import ImageSplit
 from tlkit.data.verdicts import check_files
-from tlkit.errors import DataError
-
-_NUM_NAMED = 5
+from tlkit.errors import DataError, some_of
 
 
 @contextmanager
-def lost_pictures_named(
-    splits: Iterable[ImageSplit | None], *, argument: str = "photos"
-) -> Iterator[None]:
+def lost_pictures_named(sources: Iterable[object]) -> Iterator[None]:
     """Names the files where TensorFlow fails in the block because they can be read no longer.
 
     Every file was checked once, before training. When reading fails later all the same, those
@@ -21,8 +17,7 @@ def lost_pictures_named(
     and stays as it is.
 
     Args:
-        splits: The pictures that the block reads.
-        argument: What the error calls them.
+        sources: What the block reads; the splits among them are looked through.
 
     Raises:
         DataError: Pictures have gone, or cannot be read or decoded any longer.
@@ -34,8 +29,8 @@ def lost_pictures_named(
     except tf.errors.OpError as error:
         lost = [
             f"{path!r} ({verdict.reason})"
-            for split in splits
-            if split is not None and split._pixels is None
+            for split in sources
+            if isinstance(split, ImageSplit) and split._pixels is None
             for path, verdict in zip(
                 split.paths, check_files(split.paths, max_pixels=split._max_pixels), strict=True
             )
@@ -43,8 +38,7 @@ def lost_pictures_named(
         ]
         if not lost:
             raise
-        more = f" and {len(lost) - _NUM_NAMED} more" if len(lost) > _NUM_NAMED else ""
         raise DataError(
-            f"`{argument}` must stay as they are while they are read. Received: "
-            f"{', '.join(lost[:_NUM_NAMED])}{more}. Put them back, or begin anew without them."
+            "The photographs must stay as they are while they are read. Received: "
+            f"{some_of(lost)}. Put them back, or begin anew without them."
         ) from error

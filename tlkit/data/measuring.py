@@ -4,12 +4,12 @@ import dataclasses
 import os
 from collections.abc import Sequence
 
-import numpy as np
-
+from tlkit.data.folders import split_of
 from tlkit.data.images import ImageSplit
 from tlkit.data.inspection import readable_pictures
 from tlkit.data.limits import MAX_PIXELS
-from tlkit.data.listing import list_folder
+from tlkit.data.manifests import list_pictures
+from tlkit.data.settings import Settings
 from tlkit.data.splits import divide
 from tlkit.errors import DataError, check_count, did_you_mean
 
@@ -32,7 +32,7 @@ def load_for_measuring(
     holds, pictures under two labels and unreadable files are left out.
 
     Args:
-        path: A folder as `load_folder` takes it, which needs no `train`.
+        path: A folder as `load_folder` takes it, or a manifest; it needs no `train`.
         class_names: The model's classes, in the order of its outputs.
         image_size: Height and width that pictures are stretched to.
         batch_size: Pictures in a batch.
@@ -44,8 +44,8 @@ def load_for_measuring(
         A split named "test".
 
     Raises:
-        DataError: `path` is no folder of pictures, or one of a class that the model does not
-            have.
+        DataError: `path` is no folder or manifest of pictures, or one of a class that the model
+            does not have.
         ArgumentError: `max_pixels` is no positive whole number.
 
     Example:
@@ -62,7 +62,7 @@ def load_for_measuring(
         [1]
     """
     check_count("max_pixels", max_pixels)
-    listing = list_folder(path, argument=argument, needs_train=False)
+    listing = list_pictures(path, argument=argument, needs_train=False)
     pictures, _ = readable_pictures(listing, max_pixels=max_pixels, cache=cache)
     own = {picture.split for picture in pictures}
     measured = next((split for split in ("test", "validation") if split in own), "")
@@ -77,22 +77,12 @@ def load_for_measuring(
             f"with {len(listing.skipped)} files that cannot be used and "
             f"{len(division.conflicts)} pictures under several labels. tlkit inspect lists them."
         )
-    labels = {name: label for label, name in enumerate(class_names)}
-    if unknown := sorted({picture.class_name for picture in found} - labels.keys()):
+    if unknown := sorted({picture.class_name for picture in found} - set(class_names)):
         raise DataError(
             f"`{argument}` must hold pictures of the model's classes, "
             f"{', '.join(map(repr, class_names))}. Received: {argument}={str(path)!r} with "
             f"{', '.join(map(repr, unknown))}.{did_you_mean(unknown[0], class_names)} "
-            "Rename or remove these folders."
+            "Rename or remove these classes."
         )
-    found.sort(key=lambda picture: (labels[picture.class_name], picture.path))
-    return ImageSplit(
-        "test",
-        tuple(picture.path for picture in found),
-        np.array([labels[picture.class_name] for picture in found], np.int64),
-        tuple(picture.digest for picture in found),
-        image_size,
-        batch_size,
-        0,
-        max_pixels,
-    )
+    settings = Settings(image_size, batch_size, (1.0, 0.0, 0.0), seed=0)
+    return split_of("test", found, class_names, settings, max_pixels)

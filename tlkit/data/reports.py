@@ -20,7 +20,7 @@ class SkippedFile:
 
 @dataclass(frozen=True)
 class Leak:
-    """A picture of the user's own split that also stands in an earlier split."""
+    """A picture of the user's own split that an earlier split has too, or has its group."""
 
     kept: str
     left_out: str
@@ -39,8 +39,10 @@ class DataReport:
             and test hold one of each.
         conflicts: Paths with the same content in several classes; none of them is used.
         leaks: Copies kept out of the user's own validation or test.
+        group_leaks: Pictures kept out of these since an earlier split holds others of their group.
         empty_classes: Classes without a usable picture, which are left out.
         imbalance: Pictures of the largest class for one of the smallest.
+        num_groups: Groups of pictures in use, which go into one split each.
         notes: What else was decided.
     """
 
@@ -51,8 +53,10 @@ class DataReport:
     duplicates: tuple[tuple[str, ...], ...] = ()
     conflicts: tuple[tuple[str, ...], ...] = ()
     leaks: tuple[Leak, ...] = ()
+    group_leaks: tuple[Leak, ...] = ()
     empty_classes: tuple[str, ...] = ()
     imbalance: float = 1.0
+    num_groups: int = 0
     notes: tuple[str, ...] = ()
 
     @property
@@ -95,10 +99,12 @@ class DataReport:
         return (
             f"{self.num_files} files; readable pictures: {formats}; "
             f"largest class / smallest class: {self.imbalance:.1f}"
+            + (f"; groups: {self.num_groups}" if self.num_groups else "")
         )
 
     def _findings(self) -> list[tuple[str, list[str]]]:
         leaks = [f"{leak.left_out} is {leak.kept}" for leak in self.leaks]
+        torn = [f"{leak.left_out} goes with {leak.kept}" for leak in self.group_leaks]
         skipped = [
             f"{file.class_name + ': ' if file.class_name else ''}{file.path}: {file.reason}"
             for file in self.skipped
@@ -106,6 +112,7 @@ class DataReport:
         findings = [
             ("Notes", list(self.notes)),
             ("LEAKS: copies of earlier pictures kept out of validation and test", leaks),
+            ("LEAKS: pictures of earlier groups kept out of validation and test", torn),
             ("Conflicts: one picture under several labels, left out", _joined(self.conflicts)),
             ("Copies: one picture several times in a class", _joined(self.duplicates)),
             ("Classes without a usable picture", list(self.empty_classes)),

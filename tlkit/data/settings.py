@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tlkit.data.limits import MAX_PIXELS
 from tlkit.errors import ArgumentError, check_count, check_seed
 
 
@@ -18,16 +19,28 @@ class Settings:
 
 
 def check_settings(
-    image_size: int | tuple[int, int], batch_size: int, splits: Sequence[float], seed: int
+    image_size: int | tuple[int, int],
+    batch_size: int,
+    splits: Sequence[float],
+    seed: int,
+    *,
+    class_names: Sequence[str] | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Settings:
     """Returns the settings in one form.
 
     Raises:
         ArgumentError: A size is no positive whole number; `splits` are not three shares that
-            make up one; `seed` is not from 0 to 2**32 - 1.
+            make up one; `seed` is not from 0 to 2**32 - 1; `class_names` has one more than once.
     """
     check_count("batch_size", batch_size)
     check_seed(seed)
+    check_count("max_pixels", max_pixels)
+    if class_names is not None and len(set(class_names)) < len(tuple(class_names)):
+        raise ArgumentError(
+            "`class_names` must be different from each other. "
+            f"Received: class_names={tuple(class_names)!r}. Name each class once."
+        )
     return Settings(check_image_size(image_size), batch_size, check_splits(splits), seed)
 
 

@@ -1,4 +1,4 @@
-"""Which split a picture belongs to: a rule of its content, its class and the seed alone."""
+"""Which split a picture belongs to: a rule of its content, class or group, and the seed alone."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from tlkit.data.grouping import Unit, place_units
 from tlkit.data.reports import Leak
-from tlkit.errors import DataError
 
 SPLITS = ("train", "validation", "test")
 
@@ -23,6 +23,7 @@ class Picture:
         digest: The hash of its content.
         split: The user's own, empty where there is none.
         labels: All its labels, where it may have several.
+        group: The key of the pictures that it must not be torn from; empty where it has none.
     """
 
     path: str
@@ -30,6 +31,7 @@ class Picture:
     digest: str
     split: str = ""
     labels: tuple[str, ...] = ()
+    group: str = ""
 
 
 @dataclass
@@ -40,6 +42,7 @@ class Division:
     duplicates: list[tuple[str, ...]] = field(default_factory=list)
     conflicts: list[tuple[str, ...]] = field(default_factory=list)
     leaks: list[Leak] = field(default_factory=list)
+    group_leaks: list[Leak] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -53,6 +56,12 @@ def divide(pictures: Sequence[Picture], shares: tuple[float, float, float], seed
     The exception is a class in which a split would come out empty: the pictures that are nearest
     in u then fill training, validation and test, in this order, with one each.
 
+    Where pictures have groups, a group goes into one split as a whole, by u = hash(group, seed):
+    so a group is in the same split whatever pictures it has, and whatever others there are. The
+    exception is as above, see `place_units`. In the user's own split, pictures of a group that an
+    earlier split holds are kept out, as copies are. All pictures of one content must be given the
+    same group.
+
     The same content in several classes is a conflict, and in no split at all. Training keeps
     copies; validation and test have each content once, and none that an earlier split has.
 
@@ -60,6 +69,9 @@ def divide(pictures: Sequence[Picture], shares: tuple[float, float, float], seed
         pictures: All readable pictures, in the order that they shall keep.
         shares: Of training, validation and test.
         seed: Of the rule.
+
+    Raises:
+        DataError: Groups are so few that a split would be empty.
     """
     division = Division({})
     by_content: dict[str, list[int]] = defaultdict(list)
@@ -80,62 +92,17 @@ def divide(pictures: Sequence[Picture], shares: tuple[float, float, float], seed
     return division
 
 
-def check_classes(pictures: Sequence[Picture], division: Division) -> tuple[str, ...]:
-    """Returns the names of the classes that have pictures, sorted.
-
-    Raises:
-        DataError: There are fewer than two classes; a class has a single picture (copies count
-            once); a class of validation or test has no picture to train on; the user's own
-            validation or test has none but copies of earlier pictures; or a class's name is not
-            one line of text, which an exported model could not list.
-    """
-    contents: dict[str, set[str]] = defaultdict(set)
-    in_train = set()
-    for name, positions in division.splits.items():
-        for position in positions:
-            picture = pictures[position]
-            contents[picture.class_name].add(picture.digest)
-            if name == "train":
-                in_train.add(picture.class_name)
-    for name, positions in division.splits.items():
-        if not positions and any(picture.split == name for picture in pictures):
-            raise DataError(
-                f"The {name} split must hold pictures that training does not hold. Received: "
-                f"{len(division.leaks)} copies of earlier pictures and {len(division.conflicts)} "
-                "conflicts. Put other pictures into it, or remove its folder."
-            )
-    if untrained := sorted(set(contents) - in_train):
-        raise DataError(
-            "Every class must have pictures in `train`. Received: none there for "
-            f"{', '.join(map(repr, untrained))}. Add some, or remove the class."
-        )
-    if len(contents) < 2:
-        found = ", ".join(map(repr, sorted(contents))) or "none"
-        raise DataError(
-            f"There must be pictures of at least two classes. Received: classes={found}. "
-            "Put one folder for each class side by side, with pictures in it."
-        )
-    if single := sorted(name for name, digests in contents.items() if len(digests) == 1):
-        raise DataError(
-            "Every class must have at least two different pictures. Received: a single picture "
-            f"of {', '.join(map(repr, single))}. Add some, or remove the class."
-        )
-    if broken := sorted(name for name in contents if not is_one_line(name)):
-        raise DataError(
-            "Every class must have a name of one line. Received: "
-            f"{', '.join(map(repr, broken))}. Rename the class."
-        )
-    return tuple(sorted(contents))
-
-
-def is_one_line(class_name: str) -> bool:
-    """Whether a class's name can stand on a line of its own in an exported model's list."""
-    return str(class_name).splitlines() == [str(class_name)]
-
-
 def place(digest: str, class_name: str, seed: int) -> float:
     """The number in [0, 1) that decides on a picture's split."""
-    text = f"{digest}\0{class_name}\0{seed}"
+    return _number(f"{digest}\0{class_name}\0{seed}")
+
+
+def place_of_group(group: str, seed: int) -> float:
+    """The number in [0, 1) that decides on the split of a group's pictures."""
+    return _number(f"{group}\0{seed}")
+
+
+def _number(text: str) -> float:
     number = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
     return (number >> 11) / 2**53  # all the bits a float holds, so that none is rounded up to 1
 
@@ -184,8 +151,11 @@ def _own_places(
         train, validation, _ = shares
         shares = (train / (train + validation), validation / (train + validation), 0.0)
         if validation:
-            division.notes.append("There is no validation folder: it is taken from `train`.")
-    places = _rule(pictures, free, division, shares, seed)
+            division.notes.append("There is no validation split: it is taken from `train`.")
+    if any(pictures[position].group for position in free):
+        places = _rule_of_groups(pictures, free, division, shares, seed)
+    else:
+        places = _rule(pictures, free, division, shares, seed)
     return places | {position: "test" for position in usable if pictures[position].split == "test"}
 
 
@@ -220,6 +190,31 @@ def _rule(
     return places
 
 
+def _rule_of_groups(
+    pictures: Sequence[Picture],
+    positions: list[int],
+    division: Division,
+    shares: tuple[float, float, float],
+    seed: int,
+) -> dict[int, str]:
+    members: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for position in positions:
+        group, digest = pictures[position].group, pictures[position].digest
+        members[(group, "") if group else ("", digest)].append(position)
+    units = {}
+    for (group, digest), rows in members.items():
+        classes = frozenset(pictures[row].class_name for row in rows)
+        alone = place(digest, pictures[rows[0]].class_name, seed)
+        number = place_of_group(group, seed) if group else alone
+        units[f"group {group}" if group else f"picture {digest}"] = Unit(
+            number, classes, tuple(rows)
+        )
+    wanted = {name: share for name, share in zip(SPLITS, shares, strict=True) if share > 0}
+    of_unit, notes = place_units(units, wanted)
+    division.notes += notes
+    return {row: of_unit[key] for key, unit in units.items() for row in unit.positions}
+
+
 def _with_none_empty(cuts: list[int], count: int) -> list[int]:
     """Moves the cuts between the splits of `count` pictures so that as many as can have one."""
     for index in range(len(cuts)):
@@ -235,6 +230,7 @@ def _fill_splits(
     pictures: Sequence[Picture], usable: list[int], places: dict[int, str], division: Division
 ) -> None:
     first: dict[str, tuple[str, int]] = {}
+    first_of_group: dict[str, tuple[str, int]] = {}
     counts = Counter(places.values())
     for name in SPLITS:
         if name not in counts:
@@ -244,13 +240,26 @@ def _fill_splits(
             if places[position] != name:
                 continue
             picture = pictures[position]
-            split, earlier = first.setdefault(picture.digest, (name, position))
+            here = (name, position)
+            split, earlier = first.get(picture.digest, here)
             if split != name:
                 division.leaks.append(Leak(pictures[earlier].path, picture.path))
-            elif name == "train" or earlier == position:
+                continue
+            if picture.group:
+                split, mate = first_of_group.setdefault(picture.group, here)
+                if split != name:
+                    division.group_leaks.append(Leak(pictures[mate].path, picture.path))
+                    continue
+            first.setdefault(picture.digest, here)
+            if name == "train" or earlier == position:
                 division.splits[name].append(position)
     if division.leaks:
         division.notes.append(
             f"Your own split leaks: {len(division.leaks)} pictures of validation or test also "
             "stand in an earlier split. These copies are kept out."
+        )
+    if division.group_leaks:
+        division.notes.append(
+            f"Your own split tears groups: {len(division.group_leaks)} pictures of validation or "
+            "test are of a group that an earlier split holds. They are kept out."
         )

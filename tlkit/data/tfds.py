@@ -12,7 +12,7 @@ from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.listing import FoundFile, Listing
 from tlkit.data.settings import check_settings
 from tlkit.data.verdicts import content_digest
-from tlkit.errors import ArgumentError, DataError, check_count
+from tlkit.errors import ArgumentError, DataError
 from tlkit.files import written_aside
 
 SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
@@ -58,8 +58,7 @@ def load_tfds(
         >>> import tlkit
         >>> data = tlkit.load_tfds("tf_flowers", image_size=224)  # doctest: +SKIP
     """
-    settings = check_settings(image_size, batch_size, splits, seed)
-    check_count("max_pixels", max_pixels)
+    settings = check_settings(image_size, batch_size, splits, seed, max_pixels=max_pixels)
     builder = _builder(name, data_dir)
     image_key, label_key = _check_features(name, builder)
     if not builder.is_prepared() and not download:

@@ -93,7 +93,7 @@ def check_files(
     states = [_state(path) for path in paths]
     verdicts: list[Verdict | None] = [None] * len(paths)
     is_usable = False
-    with _working_without(file, notes), closing(open_index(file, SCHEMA)) as index:
+    with working_without(file, notes), closing(open_index(file, SCHEMA)) as index:
         verdicts = [
             _recall(index, path, state, max_pixels)
             for path, state in zip(paths, states, strict=True)
@@ -108,7 +108,7 @@ def check_files(
             done += 1
     finally:  # also when the user stops it half way
         if is_usable and done:
-            with _working_without(file, notes), closing(open_index(file, SCHEMA)) as index:
+            with working_without(file, notes), closing(open_index(file, SCHEMA)) as index:
                 index.execute("BEGIN IMMEDIATE")
                 for row in unknown[:done]:
                     _remember(index, paths[row], states[row], max_pixels, verdicts[row])
@@ -117,7 +117,7 @@ def check_files(
 
 
 @contextmanager
-def _working_without(file: Path, notes: list[str] | None) -> Iterator[None]:
+def working_without(file: Path, notes: list[str] | None) -> Iterator[None]:
     """Goes on where the index stays locked, or cannot be opened or written to, and notes it."""
     try:
         yield

@@ -157,6 +157,11 @@ def calibrate(
     return report
 
 
+def can_calibrate(model: keras.Model) -> bool:
+    """Whether the outputs come from one plain Dense layer, which the temperature can go into."""
+    return _ending(model)[0] is not None
+
+
 def fit_temperature(logits: np.ndarray, targets: np.ndarray, kind: str) -> CalibrationReport:
     """Chooses the temperature that given logits must be divided by.
 
@@ -238,6 +243,18 @@ def _logits_of(probabilities: np.ndarray, kind: str) -> np.ndarray:
 
 def _last_dense(model: keras.Model) -> keras.layers.Dense:
     """Returns the layer whose outputs are the logits."""
+    dense, last = _ending(model)
+    if dense is None:
+        raise ArgumentError(
+            "`model` must end in a plain Dense layer, with or without softmax or sigmoid, whose "
+            f"weights can take the temperature. Received: model={model.name!r}, which ends in "
+            f"{type(last).__name__} {last.name!r}. Put a Dense layer at its end."
+        )
+    return dense
+
+
+def _ending(model: keras.Model) -> tuple[keras.layers.Dense | None, keras.Operation]:
+    """The Dense layer that gives the logits, if there is one, and what the model ends in."""
     node = producing_node(model_ends(model)[1])
     while isinstance(node.operation, keras.Model):
         node = producing_node(model_ends(node.operation)[1])
@@ -249,13 +266,7 @@ def _last_dense(model: keras.Model) -> keras.layers.Dense:
         dense, is_linear = last, True
     is_known = _activation_of(last) in {"linear", "softmax", "sigmoid"}
     is_plain = isinstance(dense, keras.layers.Dense) and len(dense.weights) <= 2
-    if not (is_plain and is_linear and is_known):
-        raise ArgumentError(
-            "`model` must end in a plain Dense layer, with or without softmax or sigmoid, whose "
-            f"weights can take the temperature. Received: model={model.name!r}, which ends in "
-            f"{type(last).__name__} {last.name!r}. Put a Dense layer at its end."
-        )
-    return dense
+    return (dense if is_plain and is_linear and is_known else None), last
 
 
 def _activation_of(operation: keras.Operation) -> str:

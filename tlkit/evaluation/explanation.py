@@ -3,7 +3,7 @@
 import io
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import keras
@@ -24,6 +24,7 @@ from tlkit.evaluation.pictures import (
     resized,
 )
 from tlkit.evaluation.prediction import image_size_of
+from tlkit.evaluation.reports import EvaluationReport
 from tlkit.models.graph import producing_node
 from tlkit.models.groups import cut_before
 from tlkit.models.heads import head_kind, outputs_logits
@@ -32,6 +33,7 @@ from tlkit.models.heads import probabilities as probabilities_of
 _STRENGTH = 0.75  # of the colours where the heat is highest
 _GREY = np.array([0.299, 0.587, 0.114])
 _SMALLEST = 1e-7
+_MAPS_AT_ONCE = 4  # the tape holds the activations of so many pictures
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +71,12 @@ class Explanation:
         colours = 255 * colormaps["plasma"](self.heatmap)[..., :3]
         share = _STRENGTH * self.heatmap[..., np.newaxis]
         return np.round((1 - share) * grey + share * colours).astype(np.uint8)
+
+    def over(self, image: np.ndarray) -> np.ndarray:
+        """Returns the overlay on the same picture in another size, uint8 `(height, width, 3)`."""
+        heat = tf.image.resize(self.heatmap[..., tf.newaxis], image.shape[:2], method="bilinear")
+        heatmap = np.clip(heat[..., 0].numpy(), 0, 1)
+        return replace(self, image=image, heatmap=heatmap).overlay()
 
     def beside(self) -> np.ndarray:
         """Returns the picture and its overlay side by side, uint8 `(height, 2 width + 4, 3)`."""
@@ -151,6 +159,59 @@ def explain(
     )
 
 
+def explain_mistakes(
+    model: keras.Model,
+    evaluation: EvaluationReport,
+    *,
+    limit: int = 24,
+    max_pixels: int = MAX_PIXELS,
+) -> dict[int, Explanation]:
+    """Shows what in each of the worst mistakes speaks for the class that was said.
+
+    Args:
+        model: The model that `evaluation` is of.
+        evaluation: Of picture files, with one label for each.
+        limit: So many of the mistakes are explained, the worst ones.
+        max_pixels: The most pixels a file may have.
+
+    Returns:
+        An explanation by the mistake's `index`. Mistakes whose file has gone have none, nor has a
+        model without a map of rows and columns before its head, or one that gives several labels.
+
+    Example:
+        >>> import tlkit
+        >>> from tlkit.evaluation.explanation import explain_mistakes
+        >>> report = tlkit.evaluate(model, data.test, data.class_names)  # doctest: +SKIP
+        >>> explain_mistakes(model, report)[17].save("map.png")          # doctest: +SKIP
+    """
+    if evaluation.kind == "multi_label" or not _has_map(model):
+        return {}
+    names = evaluation.class_names
+    shown = [
+        mistake
+        for mistake in evaluation.mistakes[:limit]
+        if mistake.path is not None and os.path.isfile(mistake.path)
+    ]
+    decode = decoder(image_size_of(model), max_pixels)
+    found: dict[int, Explanation] = {}
+    for start in range(0, len(shown), _MAPS_AT_ONCE):
+        some = shown[start : start + _MAPS_AT_ONCE]
+        pixels = np.stack([decode(tf.io.read_file(one.path)).numpy() for one in some])
+        classes = np.array([names.index(one.predicted) for one in some])
+        heatmaps, shares = class_maps(model, pixels, classes)
+        for row, mistake in enumerate(some):
+            found[mistake.index] = Explanation(
+                image=pixels[row],
+                heatmap=heatmaps[row],
+                label=mistake.predicted,
+                probability=float(shares[row, classes[row]]),
+                predicted=names[int(shares[row].argmax())],
+                layer=producing_node(_last_map(model)).operation.name,
+                path=mistake.path,
+            )
+    return found
+
+
 def class_maps(
     model: keras.Model, pixels: np.ndarray, classes: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -201,9 +262,13 @@ def _scores(outputs: tf.Tensor, model: keras.Model) -> tf.Tensor:
     return tf.concat([-outputs, outputs], axis=1) if kind == "binary" else outputs
 
 
+def _has_map(model: keras.Model) -> bool:
+    return len(cut_before(model, "head").shape) == 4 and len(model.input_shape) == 4
+
+
 def _last_map(model: keras.Model) -> keras.KerasTensor:
     tensor = cut_before(model, "head")
-    if len(tensor.shape) != 4 or len(model.input_shape) != 4:
+    if not _has_map(model):
         raise ArgumentError(
             "`model` must have a map of rows and columns before its head. Received: "
             f"model={model.name!r}, whose head reads {tuple(tensor.shape)}. Only networks that "

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tlkit.data.images import ImageSplit
+from tlkit.data.lost_pictures import lost_pictures_named
 from tlkit.errors import ArgumentError, DataError
 from tlkit.evaluation.checks import check_dataset
 from tlkit.evaluation.forward import forward_of
@@ -50,7 +51,7 @@ def collect_outputs(
     forwards = [forward_of(model) for model in models]
     outputs: list[list[np.ndarray]] = [[] for _ in models]
     labels = []
-    with bar(description, max(total, 0)) as advance:
+    with lost_pictures_named([images]), bar(description, max(total, 0)) as advance:
         for batch, batch_labels, *_ in dataset:
             for forward, rows in zip(forwards, outputs, strict=True):
                 rows.append(forward(batch).numpy())

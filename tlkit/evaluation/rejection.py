@@ -1,9 +1,12 @@
 """«None of these»: pictures whose features lie far from all that a model was trained on."""
 
+import json
 import math
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -11,8 +14,9 @@ import numpy as np
 import tensorflow as tf
 from scipy.stats import beta
 
-from tlkit.errors import ArgumentError, DataError, check_fraction
+from tlkit.errors import ArgumentError, DataError, RunError, check_fraction
 from tlkit.evaluation.intervals import Interval
+from tlkit.files import written_aside
 from tlkit.models.graph import model_ends
 from tlkit.models.heads import feature_cut
 from tlkit.models.signature import signature
@@ -67,6 +71,40 @@ class Rejection:
             "notes": list(self.notes),
         }
 
+    def save(self, path: Path) -> None:
+        """Writes an `.npz` file, which appears whole."""
+        record = json.dumps({**self.as_dict(), "signature": self.signature})
+        with written_aside(path) as aside, aside.open("wb") as file:
+            np.savez(file, neighbours=self.neighbours, record=np.array(record))
+
+    @classmethod
+    def load(cls, path: Path) -> "Rejection":
+        """Reads what `save` wrote.
+
+        Raises:
+            RunError: The file is damaged.
+        """
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                record = json.loads(str(arrays["record"]))
+                neighbours = arrays["neighbours"]
+            del record["num_stored"]
+            low, high = record.pop("interval")
+            by_class = {name: tuple(counts) for name, counts in record.pop("by_class").items()}
+            notes = tuple(record.pop("notes"))
+            return cls(
+                neighbours=neighbours,
+                interval=(low, high),
+                by_class=by_class,
+                notes=notes,
+                **record,
+            )
+        except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            raise RunError(
+                f"{path.name} must be whole. Received: {str(path)!r}, which is damaged. Train the "
+                "run again, in another folder."
+            ) from error
+
     def __str__(self) -> str:
         low, high = (100 * end for end in self.interval)
         lines = [
@@ -109,14 +147,24 @@ def fit_threshold(novelties: np.ndarray, keep: float) -> tuple[float, Interval]:
     check_fraction("keep", keep)
     num_images = len(novelties)
     rank = max(1, math.ceil((num_images + 1) * keep - 1e-9))
-    if rank > num_images:
-        needed = math.ceil(keep / (1 - keep) - 1e-9)
+    check_enough(num_images, keep)
+    low, high = 1 - beta.ppf([0.975, 0.025], rank, num_images + 1 - rank)
+    return float(np.sort(novelties)[rank - 1]), (float(low), float(high))
+
+
+def check_enough(num_images: int, keep: float) -> None:
+    """Raises `DataError` unless a threshold can be chosen on so many validation images.
+
+    Example:
+        >>> from tlkit.evaluation.rejection import check_enough
+        >>> check_enough(19, 0.95)
+    """
+    needed = math.ceil(keep / (1 - keep) - 1e-9)
+    if num_images < needed:
         raise DataError(
             f"`validation` must hold at least {needed} images to keep {100 * keep:g} %. Received: "
             f"{num_images}. Add some, or keep fewer."
         )
-    low, high = 1 - beta.ppf([0.975, 0.025], rank, num_images + 1 - rank)
-    return float(np.sort(novelties)[rank - 1]), (float(low), float(high))
 
 
 def unit_vectors(features: tf.Tensor | np.ndarray) -> tf.Tensor:

@@ -122,6 +122,13 @@ class EvaluationReport:
         return tuple(score.name for score in self.per_class)
 
     @property
+    def is_right(self) -> np.ndarray:
+        """Whether each image is wholly right, bool `(num_images,)`, in the order evaluated."""
+        right = np.ones(self.num_images, bool)
+        right[[mistake.index for mistake in self.mistakes]] = False
+        return right
+
+    @property
     def summary(self) -> str:
         """Accuracy, interval, number of images and loss in one line."""
         what = "label decisions on" if self.kind == "multi_label" else "of"

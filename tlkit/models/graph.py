@@ -6,6 +6,7 @@ public access to either.
 """
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -181,7 +182,11 @@ def count_multiply_adds(model: keras.Model) -> int:
     """Returns the multiplications and additions of kernels in one image's forward pass, in pairs.
 
     Counted for every weight with two dimensions or more, at every position of its layer's output;
-    what has no such weight (pooling, normalisation, activations) counts nothing.
+    what has no such weight (pooling, normalisation, activations) counts nothing. Each call in this
+    graph counts once, whatever other models share the layers.
+
+    Raises:
+        ArgumentError: See `model_ends`.
 
     Example:
         >>> import keras
@@ -190,12 +195,28 @@ def count_multiply_adds(model: keras.Model) -> int:
         >>> count_multiply_adds(keras.Model(x, keras.layers.Conv2D(4, 3, padding="same")(x)))
         6912
     """
-    total = 0
-    for layer in with_nested(model):
-        if isinstance(layer, keras.Model):
-            continue
-        weights = layer._trainable_variables + layer._non_trainable_variables
-        size = sum(prod(weight.shape) for weight in weights if len(weight.shape) > 1)
-        for node in layer._inbound_nodes:
-            total += size * prod(side or 1 for side in node.output_tensors[0].shape[1:-1])
-    return total
+    return sum(multiply_adds_of(node) for node in sorted_nodes(model_ends(model)[1]))
+
+
+def multiply_adds_of(node: Any) -> int:
+    """Returns those of one call of an operation; a side that is left open counts as 1."""
+    if is_nested(node):
+        return sum(multiply_adds_of(inner) for inner in inner_nodes(node))
+    weights = getattr(node.operation, "weights", ())
+    size = sum(prod(weight.shape) for weight in weights if len(weight.shape) > 1)
+    if not size:
+        return 0
+    return size * prod(side or 1 for side in node.output_tensors[0].shape[1:-1])
+
+
+def is_nested(node: Any) -> bool:
+    """Whether the operation of a node is a model with nodes of its own."""
+    return isinstance(node.operation, keras.Model) and bool(node.operation.outputs)
+
+
+def inner_nodes(node: Any) -> Iterator[Any]:
+    """The nodes inside a nested model, its input left out."""
+    for output in node.operation.outputs:
+        for found in sorted_nodes(output):
+            if not isinstance(found.operation, keras.layers.InputLayer):
+                yield found

@@ -23,6 +23,7 @@ from tlkit.training.sources import Source
 from tlkit.training.store import DEFAULT_MAX_BYTES, FEATURES_FOLDER, stored_files
 from tlkit.training.stored_batches import batches_in_order, one_pass
 
+DEFAULT_VIEWS = 8
 MIN_EPOCHS_PER_VIEW = 2
 """Storing pays when each stored view is read at least this often."""
 
@@ -66,16 +67,16 @@ def cached_cut(
     Returns:
         The cut; or, in words, why the whole graph has to run.
     """
+    if not isinstance(source.train, ImageSplit):
+        return "the whole graph runs: a tf.data.Dataset may augment its images as it goes"
     first = resolve_group(model, unfreeze)
-    if why := _why_not(model, source, first, views=views, epochs=epochs):
+    if why := why_not_stored(model, first, views=views, epochs=epochs):
         return f"the whole graph runs: {why}"
     cut = cut_before(model, layer_groups(model)[first].name)
     part = FrozenPart(keras.Model(model.inputs[0], cut))
     num_rows = source.train.num_images * views
     num_rows += 0 if source.validation is None else source.validation.num_images
-    wanted = num_rows * int(prod(part.output_shape)) * _FLOAT_BYTES
-    stored = sum(size for path, size in stored_files(cache) if path.name.startswith(part.signature))
-    room = min(DEFAULT_MAX_BYTES, stored + int(_DISK_SHARE * _free_bytes(cache)))
+    wanted, room = bytes_and_room(part, num_rows, cache)
     if wanted > room:
         return (
             f"the whole graph runs: storing {wanted / 2**30:.1f} GiB of activations needs more "
@@ -112,17 +113,33 @@ def cached_cut(
     )
 
 
-def _why_not(model: keras.Model, source: Source, first: int, *, views: int, epochs: int) -> str:
-    """Says what speaks against storing, apart from room on the disk."""
+def views_of(views: int | None, augment: str) -> int:
+    """Returns how many views of each image are to be stored; one is all where nothing changes."""
+    if views == 0:
+        return 0
+    return 1 if augment == "none" else views or DEFAULT_VIEWS
+
+
+def why_not_stored(model: keras.Model, first: int, *, views: int, epochs: int | None) -> str:
+    """Says what speaks against storing, apart from room on the disk; `None` epochs are many."""
     if first == 0:
         return "no group is frozen"
-    if not isinstance(source.train, ImageSplit):
-        return "a tf.data.Dataset may augment its images as it goes"
-    if epochs < MIN_EPOCHS_PER_VIEW * views:
+    if views == 0:
+        return "no view is to be stored"
+    if epochs is not None and epochs < MIN_EPOCHS_PER_VIEW * views:
         return f"{epochs} epochs are too few to store {views} views"
     if random := _random_layers(model, first):
         return f"{random[0]} gives other activations in every epoch"
     return ""
+
+
+def bytes_and_room(
+    part: FrozenPart, num_rows: int, cache: str | os.PathLike[str] | None
+) -> tuple[int, int]:
+    """Returns the bytes that so many rows of outputs take, and those that they may take."""
+    wanted = num_rows * int(prod(part.output_shape)) * _FLOAT_BYTES
+    stored = sum(size for path, size in stored_files(cache) if path.name.startswith(part.signature))
+    return wanted, min(DEFAULT_MAX_BYTES, stored + int(_DISK_SHARE * _free_bytes(cache)))
 
 
 def cut_batches(

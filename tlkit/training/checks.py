@@ -13,6 +13,7 @@ from tlkit.errors import (
     check_fraction,
     check_not_negative,
     check_positive,
+    check_seed,
     check_share,
 )
 from tlkit.models.heads import head_kind
@@ -38,6 +39,7 @@ def check_recipe(recipe: Recipe, model: keras.Model, epochs: int | None) -> None
         check_count("patience", recipe.patience)
     if recipe.views is not None:
         check_count("views", recipe.views, minimum=0)
+    check_seed(recipe.seed)
     check_class_weight(recipe.class_weight, model)
 
 

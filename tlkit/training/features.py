@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tlkit.data.images import ImageSplit
 from tlkit.data.limits import DECODER_VERSION
+from tlkit.data.lost_pictures import lost_pictures_named
 from tlkit.errors import DataError, TrainingError
 from tlkit.progress import bar
 from tlkit.training.frozen import (
@@ -39,6 +40,8 @@ class Features:
         labels: As the images' source gives them, one per key.
         weights: Sample weights, or `None`.
         images: For each key the image it belongs to, a number: views and copies share it.
+        groups: For each key the group of its image, where it has one, else the image, a number:
+            what cross-validation must not tear apart.
     """
 
     store: FeatureStore
@@ -46,6 +49,7 @@ class Features:
     labels: np.ndarray
     weights: np.ndarray | None
     images: np.ndarray
+    groups: np.ndarray
     filler: "_Filler" = field(repr=False)
     fill: Callable[[], object] = field(repr=False)
 
@@ -105,27 +109,30 @@ def extract_features(
         compact: Whether rows that were computed in bfloat16 are also kept so, in half the space.
         cache: Folder of the stores.
     """
-    name = f"{part.signature}-{DECODER_VERSION}"
-    store = FeatureStore(f"{name}-float32", part.output_shape, folder=cache)
-    if not exact and _precision(store, part, images, augment, views) == "bfloat16":
-        store.close()
-        dtype = tf.bfloat16.as_numpy_dtype if compact else "float32"
-        name += "-compact" if compact else ""
-        store = FeatureStore(f"{name}-bfloat16", part.output_shape, dtype=dtype, folder=cache)
-    filler = _Filler(part, store)
-    fill: Callable[[], object]
-    if isinstance(images, ImageSplit):
-        keys = _keys_of(images, augment, views)
-        digests: tuple[str, ...] = images.digests * views
-        labels, weights = np.concatenate([images.labels] * views), None
-        fill = partial(filler.fill_from_split, images, augment, views)
-        fill()
-    else:
-        keys, labels, weights = filler.fill_from_dataset(images)
-        fill = partial(filler.fill_from_dataset, images)
-        digests = keys
-    _, numbers = np.unique(np.array(digests), return_inverse=True)
-    return Features(store, keys, labels, weights, numbers, filler, fill)
+    with lost_pictures_named([images]):
+        name = f"{part.signature}-{DECODER_VERSION}"
+        store = FeatureStore(f"{name}-float32", part.output_shape, folder=cache)
+        if not exact and _precision(store, part, images, augment, views) == "bfloat16":
+            store.close()
+            dtype = tf.bfloat16.as_numpy_dtype if compact else "float32"
+            name += "-compact" if compact else ""
+            store = FeatureStore(f"{name}-bfloat16", part.output_shape, dtype=dtype, folder=cache)
+        filler = _Filler(part, store)
+        fill: Callable[[], object]
+        if isinstance(images, ImageSplit):
+            keys = _keys_of(images, augment, views)
+            digests: tuple[str, ...] = images.digests * views
+            units: tuple[str, ...] = images.units * views
+            labels, weights = np.concatenate([images.labels] * views), None
+            fill = partial(filler.fill_from_split, images, augment, views)
+            fill()
+        else:
+            keys, labels, weights = filler.fill_from_dataset(images)
+            fill = partial(filler.fill_from_dataset, images)
+            digests = units = keys
+    return Features(
+        store, keys, labels, weights, _numbered(digests), _numbered(units), filler, fill
+    )
 
 
 class _Filler:
@@ -216,6 +223,11 @@ def _precision(
         agrees = relative_difference(fast, exact) <= MAX_BFLOAT16_DIFFERENCE
     store.remember("precision", "bfloat16" if agrees else "float32")
     return "bfloat16" if agrees else "float32"
+
+
+def _numbered(names: Sequence[str]) -> np.ndarray:
+    """A number for each name, `(n,)`; equal names share one."""
+    return np.unique(np.array(names), return_inverse=True)[1]
 
 
 def _precision_of(store: FeatureStore) -> str:

@@ -55,11 +55,11 @@ def fine_tune(
 ) -> TrainingReport:
     """Goes on training a classifier, its head and the groups of layers next to it.
 
-    An untrained head is solved first (`train_head`): gradients through a random head destroy what
-    the backbone knows. Then AdamW trains what `unfreeze` or each of the `stages` names, and the
-    epoch that is best on validation is kept. A model that was trained before is never left worse on
-    validation than it was given: if no epoch is better, its weights are put back and the report
-    says so.
+    An untrained head, one whose biases are all zero, is solved first (`train_head`): gradients
+    through a random head destroy what the backbone knows. Then AdamW trains what `unfreeze` or each
+    of the `stages` names, and the epoch that is best on validation is kept. A model that was
+    trained before is never left worse on validation than it was given: if no epoch is better, its
+    weights are put back and the report says so.
 
     Where a part below is frozen, and an epoch need not see views that no epoch saw before, that
     part runs once for each view and its activations are stored; only the part above is trained.
@@ -104,7 +104,9 @@ def fine_tune(
             a mixed one on GPUs that gain from it. Weights and logits are float32, and so is the
             model afterwards.
         run_directory: Where everything that goes on needs is saved after each epoch (and every
-            five minutes within long ones). The same call, after whatever stopped it, continues.
+            five minutes within long ones). The same call, after whatever stopped it, continues; to
+            the same weights under deterministic operations, except where a `tf.data.Dataset` comes
+            in a new order at each pass, for its order is not tlkit's to restore.
         seed: Of orders and augmentation, added to that of the data.
         cache: Folder of the feature stores.
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tlkit.cache import cache_note
 from tlkit.data.images import ImageData
-from tlkit.errors import ArgumentError, DataError, check_count, check_positive
+from tlkit.errors import ArgumentError, DataError, check_count, check_positive, check_seed
 from tlkit.evaluation.metrics import evaluate_probabilities
 from tlkit.evaluation.names import num_classes_of
 from tlkit.evaluation.reports import EvaluationReport
@@ -88,6 +88,7 @@ def train_head(
     check_count("epochs", epochs)
     check_positive("learning_rate", learning_rate)
     check_count("views", views)
+    check_seed(seed)
     check_class_weight(class_weight, model)
     source = source_of(model, data, validation)
     if isinstance(source.train, tf.data.Dataset):
@@ -159,7 +160,11 @@ def train_head(
 
 
 def is_trained(model: keras.Model) -> bool:
-    """Whether the head has been trained: training leaves no bias at the zeros it starts from."""
+    """Whether the head has been trained: training leaves no bias at the zeros it starts from.
+
+    A head without biases counts as trained, for nothing in it tells, and solving a trained one
+    anew would lose it.
+    """
     biases = [getattr(layer, "bias", None) for layer in head_from_features(model).layers]
     biases = [bias for bias in biases if bias is not None]
     return not biases or any(np.any(keras.ops.convert_to_numpy(bias)) for bias in biases)
@@ -191,7 +196,7 @@ def _solve(
         validation=(held_out.load(), _plain_labels(held_out, model)) if held_out else None,
         class_weight=class_weight,
         sample_weight=train.weights,
-        groups=train.images,
+        groups=train.groups,
         seed=seed,
     )
     dense.kernel.assign(solution.kernel)

@@ -64,8 +64,9 @@ def solve_linear(
         validation: Features and labels, likewise.
         class_weight: "balanced" weighs each class by n / (num_classes * its count).
         sample_weight: Shape `(n,)`.
-        groups: Shape `(n,)`; rows of one group (views or copies of one image) come into one fold.
-            Apart, each would betray the others, and too weak a penalty be chosen.
+        groups: Shape `(n,)`; rows of one group (views or copies of one image, images of one
+            patient) come into one fold. Apart, each would betray the others, and too weak a
+            penalty be chosen.
         seed: Of the folds.
     """
     mean, scale = _moments(features)
@@ -142,10 +143,8 @@ def _solve_one(
         def loss(strength: float) -> float:
             return _log_loss(fitted(strength, everything), *validation)
 
-    elif (num_folds := _num_folds(labels, groups)) >= 2:
-        chosen_by = f"{num_folds}-fold cross-validation"
-        splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
-        folds = list(splitter.split(labels, labels, groups))
+    elif folds := _folds(labels, groups, seed):
+        chosen_by = f"{len(folds)}-fold cross-validation"
 
         def loss(strength: float) -> float:
             return float(
@@ -165,10 +164,23 @@ def _solve_one(
     return solved.coef_, solved.intercept_, strength, chosen_by
 
 
-def _num_folds(labels: np.ndarray, groups: np.ndarray) -> int:
-    """As many folds as leave each class something to learn from, and at most five."""
+def _folds(
+    labels: np.ndarray, groups: np.ndarray, seed: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """As many folds as leave each class something to learn from, and at most five.
+
+    Groups of several classes may leave one class alone in a fold, or only others to measure on:
+    such a fold says nothing, and is left out.
+    """
     smallest = min(len(np.unique(groups[labels == label])) for label in np.unique(labels))
-    return min(_NUM_FOLDS, smallest)
+    if smallest < 2:
+        return []
+    splitter = StratifiedGroupKFold(min(_NUM_FOLDS, smallest), shuffle=True, random_state=seed)
+    return [
+        (train, test)
+        for train, test in splitter.split(labels, labels, groups)
+        if len(np.unique(labels[train])) > 1 and np.isin(labels[test], labels[train]).any()
+    ]
 
 
 def _log_loss(regression: LogisticRegression, features: np.ndarray, labels: np.ndarray) -> float:

@@ -173,7 +173,8 @@ class FeatureStore:
 
     @contextlib.contextmanager
     def _exclusively(self) -> Iterator[None]:
-        self._index.execute("BEGIN IMMEDIATE")
+        with _held_open(self.path):
+            self._index.execute("BEGIN IMMEDIATE")
         try:
             yield
         except BaseException:
@@ -211,12 +212,18 @@ def _open_or_renew(path: Path) -> sqlite3.Connection:
     Raises:
         TrainingError: It stays locked, or cannot be opened or written to.
     """
-    index = path.with_suffix(_INDEX)
+    with _held_open(path):
+        return open_index(path.with_suffix(_INDEX), _SCHEMA, remove=lambda: remove_store(path))
+
+
+@contextlib.contextmanager
+def _held_open(path: Path) -> Iterator[None]:
     try:
-        return open_index(index, _SCHEMA, remove=lambda: remove_store(path))
+        yield
     except sqlite3.OperationalError as error:
+        index = str(path.with_suffix(_INDEX))
         raise TrainingError(
-            f"The feature store must be open to writing. Received: {str(index)!r} ({error}). "
+            f"The feature store must be open to writing. Received: {index!r} ({error}). "
             "End the process that holds it, or name another cache folder with TLKIT_CACHE."
         ) from error
 

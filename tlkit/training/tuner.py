@@ -11,11 +11,18 @@ import numpy as np
 import tensorflow as tf
 
 from tlkit.data.images import ImageSplit
+from tlkit.data.lost_pictures import lost_pictures_named
 from tlkit.errors import RunError, TrainingError
 from tlkit.evaluation.metrics import evaluate
 from tlkit.evaluation.names import num_classes_of
 from tlkit.models.groups import TrainableReport, set_trainable
-from tlkit.training.cached_cut import CachedCut, cached_cut, cut_batches, cut_validation
+from tlkit.training.cached_cut import (
+    CachedCut,
+    cached_cut,
+    cut_batches,
+    cut_validation,
+    views_of,
+)
 from tlkit.training.fitting import Batches, Fitted, NotFiniteError, class_weight_of, fit_model
 from tlkit.training.head import is_trained, train_head
 from tlkit.training.movement import (
@@ -41,7 +48,6 @@ from tlkit.training.sources import Images, Source, batches_of, steps_in_epoch, w
 from tlkit.training.stages import PlannedStage
 from tlkit.training.step import StepHook
 
-DEFAULT_VIEWS = 8
 _EPOCHS_APART = 1_000_000
 """Stages count their epochs this far apart, so that each sees orders and views of its own."""
 
@@ -197,9 +203,7 @@ class Tuner:
         recipe = self._recipe
         if any(hook.needs_images for hook in self._hooks):
             return "the whole graph runs: the constraint sees the images themselves"
-        if recipe.views == 0:
-            return "the whole graph runs: no view is to be stored"
-        views = 1 if recipe.augment == "none" else recipe.views or DEFAULT_VIEWS
+        views = views_of(recipe.views, recipe.augment)
         return cached_cut(
             self._model,
             self._source,
@@ -238,7 +242,7 @@ class Tuner:
         checkpoint = None
         if self._checkpoint is not None:
             checkpoint = StageCheckpoint(self._checkpoint, number, record, start, resumed)
-        with computed_in(trained, precision):
+        with lost_pictures_named([source.train]), computed_in(trained, precision):
             return fit_model(
                 trained,
                 batches,

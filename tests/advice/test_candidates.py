@@ -1,0 +1,36 @@
+"""Candidates are checked by name, before anything is built."""
+
+import pytest
+
+from tlkit.advice.candidates import DEFAULT_BACKBONES, parse_candidates, with_whole_paths
+from tlkit.errors import ArgumentError
+
+
+def test_a_line_and_a_list_say_the_same():
+    listed = ["resnet20", "mobilenet_025=a b.h5", "vgg16=none"]
+    assert parse_candidates(", ".join(listed)) == parse_candidates(listed)
+    assert list(parse_candidates(DEFAULT_BACKBONES)) == list(DEFAULT_BACKBONES)
+
+
+def test_weights_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    entries = parse_candidates("resnet20,resnet20=none,vgg16=imagenet,resnet20=w.h5")
+    whole = with_whole_paths(entries)
+    assert whole == ["resnet20", "resnet20=none", "vgg16=imagenet", f"resnet20={tmp_path}/w.h5"]
+    assert with_whole_paths(parse_candidates(whole)) == whole
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("", "one or more backbones"),
+        ([], "one or more backbones"),
+        (["resnet20", 3], "one or more backbones"),
+        ("resnet20,,vgg16", "one or more backbones"),
+        ("resnet20,resnet20", "'resnet20' more than once"),
+        ("resnet5", "mean 'resnet50'"),
+    ],
+)
+def test_bad_names_are_refused(names, message):
+    with pytest.raises(ArgumentError, match=message):
+        parse_candidates(names, argument="backbones")

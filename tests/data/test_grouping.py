@@ -1,0 +1,270 @@
+import numpy as np
+import pytest
+
+import tlkit
+from tests.conftest import write_photos
+from tests.data.test_manifests import rows_of, splits_of, write_manifest
+from tlkit.data.class_checks import check_classes
+from tlkit.data.grouping import Unit, assign_groups, join_groups, place_units
+from tlkit.data.joining import load_joined
+from tlkit.data.listing import FoundFile, Listing, list_folder
+from tlkit.data.settings import check_settings
+from tlkit.data.splits import Picture, divide, place_of_group
+from tlkit.errors import ArgumentError, DataError
+
+SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
+
+
+def patients(count, each=3, class_of=lambda number: "ab"[number % 2], split=""):
+    """Pictures of patients, `each` of them."""
+    return [
+        Picture(f"{split}/{n}-{k}", class_of(n), f"{split}{n}-{k}", split, group=f"p{n}")
+        for n in range(count)
+        for k in range(each)
+    ]
+
+
+def division_of(found, shares=SHARES, seed=0):
+    division = divide(found, tuple(shares.values()), seed)
+    of_group = {}
+    for name, rows in division.splits.items():
+        for row in rows:
+            of_group.setdefault(found[row].group, set()).add(name)
+    return division, of_group
+
+
+def test_a_group_lies_in_one_split_which_its_key_and_the_seed_decide():
+    found = patients(200)
+    division, of_group = division_of(found)
+    assert all(len(splits) == 1 for splits in of_group.values())
+    assert not division.notes
+    ends = np.cumsum(list(SHARES.values()))
+    for group, (split,) in of_group.items():
+        expected = list(SHARES)[int(np.searchsorted(ends, place_of_group(group, 0), "right"))]
+        assert split == expected
+    counts = {name: len(rows) for name, rows in division.splits.items()}
+    assert abs(counts["train"] - 360) < 60
+    assert abs(counts["validation"] - 120) < 50
+    assert division_of(found, seed=1)[1] != of_group
+
+
+def test_adding_pictures_and_groups_moves_no_group():
+    few, many = patients(100, each=1), patients(150, each=4, class_of=lambda n: "abc"[n % 3])
+    before, after = division_of(few)[1], division_of(many[::-1])[1]
+    assert all(after[group] == splits for group, splits in before.items())
+
+
+def test_pictures_without_a_group_go_where_they_go_alone():
+    alone = [Picture(f"x{n}", "a", f"x{n}") for n in range(200)]
+    grouped = divide([*alone, *patients(50)], tuple(SHARES.values()), 0)
+    ungrouped = divide(alone, tuple(SHARES.values()), 0)
+    for name, rows in ungrouped.splits.items():
+        assert set(rows) == {row for row in grouped.splits[name] if row < len(alone)}
+
+
+def units(*described):
+    return {
+        key: Unit(place, frozenset(classes), tuple(range(10 * n, 10 * n + 10)))
+        for n, (key, place, classes) in enumerate(described)
+    }
+
+
+def test_a_class_that_a_split_lacks_gets_the_nearest_group_that_can_be_spared():
+    placed, notes = place_units(
+        units(
+            ("1", 0.1, "a"),
+            ("2", 0.5, "a"),
+            ("3", 0.59, "ab"),  # the last of b where it lies
+            ("4", 0.7, "b"),
+            ("5", 0.9, "ab"),
+        ),
+        SHARES,
+    )
+    assert placed == {
+        "1": "train", "2": "validation", "3": "train", "4": "validation", "5": "test",
+    }  # fmt: skip
+    assert notes[0] == ("Of so few groups that a split would have had none; one was moved: 'a'.")
+
+
+def test_training_gets_each_class_whatever_it_costs():
+    placed, notes = place_units(
+        units(("1", 0.1, "a"), ("2", 0.7, "ab"), ("3", 0.75, "a"), ("4", 0.9, "a")), SHARES
+    )
+    assert placed == {"1": "train", "2": "train", "3": "validation", "4": "test"}
+    assert "Classes without a group that validation could have: 'b'." in notes
+    assert "Classes without a group that test could have: 'b'." in notes
+
+
+def test_two_groups_of_a_class_fill_training_and_validation():
+    placed, _ = place_units(
+        units(("1", 0.1, "a"), ("2", 0.95, "a"), *((str(n), n / 9, "b") for n in range(3, 9))),
+        SHARES,
+    )
+    assert (placed["1"], placed["2"]) == ("train", "validation")
+
+
+@pytest.mark.parametrize(
+    ("described", "shares", "message"),
+    [
+        ([("1", 0.1, "ab")], {"train": 0.8, "validation": 0.2}, "1 groups.*for validation"),
+        ([("1", 0.1, "ab"), ("2", 0.2, "ab")], SHARES, "2 groups.*spared for test"),
+        ([("1", 0.1, "a"), ("2", 0.9, "b")], {"train": 0.8, "validation": 0.2}, "share of 0"),
+    ],
+)
+def test_groups_that_would_leave_a_split_empty_are_refused(described, shares, message):
+    with pytest.raises(DataError, match=message):
+        place_units(units(*described), shares)
+
+
+def test_groups_of_very_different_sizes_are_noted():
+    found = [*patients(1, each=400), *patients(40, each=1)[1:]]
+    division, _ = division_of(found)
+    assert any("so few or uneven" in note for note in division.notes)
+
+
+def test_groups_that_share_a_picture_become_one():
+    members = [("x", "b"), ("y", "b"), ("y", "c"), ("z", "c"), ("w", "a"), ("y", ""), ("v", "")]
+    of_content, joined = join_groups(members)
+    assert of_content == {"x": "b", "y": "b", "z": "b", "w": "a"}
+    assert joined == [("b", "c")]
+
+
+def test_in_the_users_split_pictures_of_earlier_groups_are_kept_out():
+    found = [
+        *patients(3, split="train"),
+        *[Picture("v1", "a", "v1", "validation", group="p1")],
+        *[Picture("v2", "a", "v2", "validation", group="p7")],
+        *[Picture("t1", "b", "t1", "test", group="p7"), Picture("t2", "b", "t2", "test")],
+        *[Picture("t3", "a", "train0-0", "test", group="p0")],
+    ]
+    division = divide(found, tuple(SHARES.values()), 0)
+    kept = {name: [found[row].path for row in rows] for name, rows in division.splits.items()}
+    assert kept["validation"] == ["v2"]
+    assert kept["test"] == ["t2"]
+    assert [(leak.kept, leak.left_out) for leak in division.group_leaks] == [
+        ("train/1-0", "v1"),
+        ("v2", "t1"),
+    ]
+    assert [(leak.kept, leak.left_out) for leak in division.leaks] == [("train/0-0", "t3")]
+    assert any("tears groups: 2 pictures" in note for note in division.notes)
+
+
+def test_a_split_of_earlier_groups_alone_is_refused():
+    found = [*patients(4, split="train"), Picture("v", "a", "v", "validation", group="p0")]
+    with pytest.raises(DataError, match=r"validation split must hold.*1 pictures of earlier group"):
+        check_classes(found, divide(found, tuple(SHARES.values()), 0))
+
+
+def test_the_users_test_may_hold_a_group_and_validation_is_taken_by_groups():
+    found = [*patients(40, split="train"), Picture("t", "a", "t", "test", group="q")]
+    division, of_group = division_of(found)
+    assert of_group["q"] == {"test"}
+    assert all(len(splits) == 1 for splits in of_group.values())
+    assert list(division.splits) == ["train", "validation", "test"]
+
+
+@pytest.mark.parametrize("key", [1.5, True, ("a",)])
+def test_keys_are_text_or_whole_numbers(key):
+    listing = Listing(files=[FoundFile("a.jpg", "a", "")])
+    with pytest.raises(ArgumentError, match=r"`groups` must return.*for 'a.jpg'. Return str"):
+        assign_groups(listing, lambda path: key)
+    with pytest.raises(ArgumentError, match=r"`groups` must be a function.*groups='a'"):
+        assign_groups(listing, "a")
+
+
+def test_whole_numbers_of_any_kind_are_keys():
+    listing = Listing(files=[FoundFile(f"{name}.jpg", "a", "") for name in "abc"])
+    keys = iter([np.int64(7), None, " x "])
+    assign_groups(listing, lambda path: next(keys))
+    assert [file.group for file in listing.files] == ["7", "", "x"]
+
+
+def scene(path):
+    """Three pictures each of ten scenes; a scene has pictures of both classes."""
+    return int(path.stem) // 3
+
+
+def test_a_folder_is_divided_by_a_function_of_the_path(photos):
+    data = tlkit.load_folder(photos, image_size=8, groups=scene, splits=(0.6, 0.2, 0.2))
+    found = [set(split.groups) for split in splits_of(data)]
+    assert sum(map(len, found)) == len(set.union(*found)) == 10
+    assert data.report.num_groups == 10
+    assert "groups: 10" in str(data.report)
+    for split in splits_of(data):
+        assert [scene(path) for path in map(type(photos), split.paths)] == [
+            int(group) for group in split.groups
+        ]
+        assert set(split.units) == {f"group {group}" for group in split.groups}
+        assert split.subset(np.array([1, 0])).groups == split.groups[1::-1]
+    plain = tlkit.load_folder(photos, image_size=8, splits=(0.6, 0.2, 0.2))
+    assert plain.train.groups == ()
+    assert plain.train.units == plain.train.digests
+    assert plain.report.num_groups == 0
+
+
+def test_the_column_group_does_the_same(photos):
+    header = ("path", "label", "group")
+    manifest = write_manifest(photos.parent / "m.csv", [], header)
+    rows = [(str(photos / path), *more) for path, *more in rows_of(photos, scene)]
+    listed = tlkit.load_manifest(write_manifest(manifest, rows, header), image_size=8)
+    found = tlkit.load_folder(photos, image_size=8, groups=scene)
+    assert listed.fingerprint == found.fingerprint
+    assert listed.fingerprint != tlkit.load_folder(photos, image_size=8).fingerprint
+
+
+def test_a_copy_in_another_group_joins_both(tmp_path):
+    photos = write_photos(tmp_path / "photos", {"a": 40, "b": 40}, size=12)
+    (photos / "a" / "999.jpg").write_bytes((photos / "a" / "000.jpg").read_bytes())
+    header = ("path", "label", "group")
+    rows = rows_of(photos, lambda file: file.stem[1:])
+    manifest = write_manifest(photos / "m.csv", rows, header)
+    data = tlkit.load_manifest(manifest, image_size=8)
+    assert "Groups joined, as they share a picture: 00 = 99." in data.report.notes
+    assert "99" not in {group for split in splits_of(data) for group in split.groups}
+
+
+def test_new_pictures_go_where_their_group_is_known(tmp_path):
+    photos = write_photos(tmp_path / "photos", {"a": 20, "b": 20}, size=12)
+    found = tlkit.load_folder(photos, image_size=8, splits=(1, 0, 0)).train
+    listing = list_folder(photos)
+    assign_groups(listing, lambda path: int(path.stem) // 2)
+    known = {"000": "test", "002": "validation", "003": "train", "005": "train"}
+    places = {
+        digest: ("a", known[path[-7:-4]])
+        for path, digest in zip(found.paths, found.digests, strict=True)
+        if "/a/" in path and path[-7:-4] in known
+    }
+    elsewhere = Picture("old.jpg", "a", "of an old picture", "test", group="9")
+    places[elsewhere.digest] = ("a", "test")
+    joined = load_joined(
+        listing,
+        check_settings(8, 8, (0.6, 0.2, 0.2), 0),
+        class_names=("a",),
+        known=[elsewhere],
+        places=places,
+        max_pixels=1000,
+    )
+    of_group = {group: split.name for split in splits_of(joined.data) for group in split.groups}
+    assert of_group["0"] == of_group["9"] == "test"
+    assert of_group["2"] == "train"
+    torn = [path for path in joined.data.validation.paths if path[-7:-4] in ("002", "003")]
+    assert torn == [str(photos / "a" / "002.jpg")]  # it was torn before: what is new learns
+
+
+def test_folds_of_the_head_keep_groups_together(photos):
+    from tlkit.training.features import extract_features
+    from tlkit.training.frozen import FrozenPart
+
+    data = tlkit.load_folder(photos, image_size=32, groups=scene, splits=(1, 0, 0))
+    model = tlkit.build_classifier("resnet20", data.class_names, weights=None)
+    from tlkit.models.heads import feature_cut
+
+    part = FrozenPart(type(model)(model.inputs[0], feature_cut(model)))
+    features = extract_features(part, data.train, exact=True, augment="light", views=2)
+    assert len(features.groups) == 120
+    assert len(np.unique(features.groups)) == 10
+    assert len(np.unique(features.images)) == 60
+    numbers = dict(zip(data.train.groups * 2, features.groups.tolist(), strict=True))
+    assert [numbers[group] for group in data.train.groups * 2] == features.groups.tolist()
+    report = tlkit.train_head(model, data)
+    assert "cross-validation" in str(report)

@@ -1,0 +1,138 @@
+"""Pictures that a CSV file names, wherever they lie."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from tlkit.data.folders import load_folder, load_listing
+from tlkit.data.images import ImageData
+from tlkit.data.limits import MAX_PIXELS
+from tlkit.data.listing import Listing, list_folder
+from tlkit.data.manifest_rows import SEPARATOR, list_manifest
+from tlkit.data.settings import check_settings
+from tlkit.errors import ArgumentError
+
+SUFFIX = ".csv"
+
+
+def load_manifest(
+    path: str | os.PathLike[str],
+    *,
+    multi_label: bool = False,
+    separator: str = SEPARATOR,
+    image_size: int | tuple[int, int] = 224,
+    batch_size: int = 32,
+    splits: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    seed: int = 0,
+    class_names: Sequence[str] | None = None,
+    max_pixels: int = MAX_PIXELS,
+    cache: str | os.PathLike[str] | None = None,
+) -> ImageData:
+    r"""Loads the pictures that a manifest names, as `load_folder` loads those of a folder.
+
+    A manifest is a CSV file in UTF-8, one picture in a row. Its first line names the columns:
+    `path`, from the file's own folder or absolute, and `label`; if wanted `group` and `split`.
+    All its files must be there; those that are no pictures are skipped and listed in the report.
+
+    Without a column `split` pictures are divided by their content, their label and the seed
+    alone: adding rows moves none that was there. With one ("train", "val" or "validation",
+    "test"), every row stays where it says.
+
+    Rows with the same `group` (one patient, one scene) come into one split, which depends on the
+    group's key and the seed alone; a row without one stands alone. Groups that share a copy are
+    joined. Where the column `split` tears a group, the earlier split keeps it, and the report
+    names what the others lost.
+
+    With `multi_label=True` a picture may have several labels, `sea|sun` in one cell, or none. It
+    is then divided by its content and the seed.
+
+    Args:
+        path: The CSV file.
+        multi_label: Whether a picture may have several labels at once.
+        separator: What stands between the labels of one picture, with `multi_label`.
+        image_size: Height and width that pictures are stretched to; one number for a square.
+        batch_size: Pictures in a batch.
+        splits: Shares of training, validation and test; a split with the share 0 is `None`.
+        seed: Of the division, the order and the augmentation.
+        class_names: The classes in the order wanted; sorted by name by default.
+        max_pixels: The most pixels that a picture may have.
+        cache: The cache's folder, as `cache_folder` takes it.
+
+    Returns:
+        The pictures. Their labels are int64 `(n,)`; with `multi_label` 0 and 1 as float32
+        `(n, num_classes)`.
+
+    Raises:
+        ArgumentError: A size, a share, the seed, the names or the separator break their rule.
+        DataError: `path` is no such table; columns are missing or unknown; a row has no path or
+            no label; files are missing, or stand in two rows; classes or their pictures are too
+            few, as for `load_folder`; `class_names` are not those of the manifest.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> import numpy as np
+        >>> from PIL import Image
+        >>> import tlkit
+        >>> with TemporaryDirectory() as folder:
+        ...     rows = ["path,label"]
+        ...     for number in range(8):
+        ...         picture = Image.fromarray(np.full((9, 9, 3), 30 * number, np.uint8))
+        ...         picture.save(Path(folder, f"{number}.png"))
+        ...         rows.append(f"{number}.png," + ("dark" if number < 4 else "light"))
+        ...     manifest = Path(folder, "pictures.csv")
+        ...     _ = manifest.write_text("\n".join(rows), encoding="utf-8")
+        ...     data = tlkit.load_manifest(manifest, image_size=8, splits=(0.5, 0.5, 0))
+        >>> data.class_names
+        ('dark', 'light')
+    """
+    settings = check_settings(
+        image_size, batch_size, splits, seed, class_names=class_names, max_pixels=max_pixels
+    )
+    if not isinstance(separator, str) or not separator.strip():
+        raise ArgumentError(
+            "`separator` must be text that is no space. "
+            f"Received: separator={separator!r}. Give '|', say."
+        )
+    listing = list_manifest(path, separator=separator.strip() if multi_label else None)
+    return load_listing(
+        listing, settings, class_names=class_names, max_pixels=max_pixels, cache=cache
+    )
+
+
+def list_pictures(
+    path: str | os.PathLike[str],
+    *,
+    argument: str = "path",
+    needs_train: bool = True,
+    needs_files: bool = True,
+) -> Listing:
+    """Lists a folder, or a manifest where the name is that of a CSV file.
+
+    Args:
+        path: What `load_folder` or `load_manifest` takes.
+        argument: What errors call it.
+        needs_train: Whether splits must have one to train on.
+        needs_files: Whether all files of a manifest must be there.
+
+    Raises:
+        DataError: What `list_folder` and `list_manifest` raise.
+    """
+    if _is_manifest(path):
+        return list_manifest(
+            path, argument=argument, needs_train=needs_train, needs_files=needs_files
+        )
+    return list_folder(path, argument=argument, needs_train=needs_train)
+
+
+def load_pictures(path: str | os.PathLike[str]) -> ImageData:
+    """Loads a folder, or a manifest where the name is that of a CSV file, as they are by default.
+
+    Raises:
+        DataError: What `load_folder` and `load_manifest` raise.
+    """
+    return load_manifest(path) if _is_manifest(path) else load_folder(path)
+
+
+def _is_manifest(path: str | os.PathLike[str]) -> bool:
+    return Path(path).suffix.lower() == SUFFIX and not Path(path).is_dir()

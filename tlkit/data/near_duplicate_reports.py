@@ -1,0 +1,142 @@
+"""Pairs of pictures that look alike, and what is to be made of them."""
+
+from __future__ import annotations
+
+import html
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tlkit.data.perceptual import NUM_BITS
+from tlkit.data.reports import SHOWN
+
+_REMEDY = (
+    "In Python, tlkit.load_folder(..., groups=tlkit.find_near_duplicates(data).group_of) puts "
+    "what looks alike into one split."
+)
+
+
+@dataclass(frozen=True)
+class NearDuplicate:
+    """Two pictures that look alike.
+
+    Attributes:
+        paths: Where they are; of pictures in memory names such as "images[17]".
+        num_differing: In how many of 255 bits they differ.
+        splits: The splits that they lie in.
+        classes: Their classes, or all their labels.
+    """
+
+    paths: tuple[str, str]
+    num_differing: int
+    splits: tuple[str, str]
+    classes: tuple[str, str]
+
+    @property
+    def is_across_splits(self) -> bool:
+        """Whether one measures what the other one taught."""
+        return self.splits[0] != self.splits[1]
+
+    @property
+    def is_across_classes(self) -> bool:
+        """Whether one of them may be labelled wrongly."""
+        return self.classes[0] != self.classes[1]
+
+    def __str__(self) -> str:
+        first, second = (
+            f"{path} ({split}, {label or 'no label'})"
+            for path, split, label in zip(self.paths, self.splits, self.classes, strict=True)
+        )
+        return f"{self.num_differing} bits: {first} ~ {second}"
+
+
+@dataclass(frozen=True)
+class NearDuplicateReport:
+    """Which pictures look alike.
+
+    Attributes:
+        pairs: Those across splits first, then those under different labels, then the others;
+            the nearest first.
+        num_pairs: How many there are; more than 10,000 are not all listed.
+        num_images: Different pictures that were compared, each with each.
+        max_differing: In how many of 255 bits a pair differs at most.
+        groups: For the path of each picture in a pair, the key of all that hang together with it.
+        notes: What else is to be known.
+    """
+
+    pairs: tuple[NearDuplicate, ...]
+    num_pairs: int
+    num_images: int
+    max_differing: int
+    groups: Mapping[str, str] = field(default_factory=dict, repr=False)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def across_splits(self) -> tuple[NearDuplicate, ...]:
+        """The pairs of which one measures what the other one taught."""
+        return tuple(pair for pair in self.pairs if pair.is_across_splits)
+
+    @property
+    def across_classes(self) -> tuple[NearDuplicate, ...]:
+        """The pairs of which one may be labelled wrongly."""
+        return tuple(pair for pair in self.pairs if pair.is_across_classes)
+
+    def group_of(self, path: str | os.PathLike[str]) -> str | None:
+        """Returns the key of all that looks like a picture, `None` if nothing does.
+
+        `load_folder(..., groups=report.group_of)` puts what looks alike into one split.
+
+        Args:
+            path: Of the picture, as `pairs` shows it.
+        """
+        return self.groups.get(os.fspath(path))
+
+    def __str__(self) -> str:
+        lines = [self._summary()]
+        for title, pairs in self._kinds():
+            lines.append(f"{title} ({len(pairs)}):")
+            lines.extend(f"  {pair}" for pair in pairs[:SHOWN])
+            if len(pairs) > SHOWN:
+                lines.append(f"  ... and {len(pairs) - SHOWN} more")
+        return "\n".join([*lines, *self._remarks()])
+
+    def _repr_html_(self) -> str:
+        """The report as HTML, every name escaped."""
+        parts = [f"<p>{html.escape(self._summary())}</p>"]
+        for title, pairs in self._kinds():
+            rows = "".join(_row(pair) for pair in pairs[:SHOWN])
+            if len(pairs) > SHOWN:
+                rows += f"<tr><td></td><td>... and {len(pairs) - SHOWN} more</td></tr>"
+            heads = "<tr><th>bits</th><th>picture</th><th>looks like</th></tr>"
+            parts.append(f"<p>{html.escape(title)} ({len(pairs)})</p><table>{heads}{rows}</table>")
+        parts += [f"<p>{html.escape(remark)}</p>" for remark in self._remarks()]
+        return "".join(parts)
+
+    def _summary(self) -> str:
+        found = f"{self.num_pairs:,} near-duplicate pair{'' if self.num_pairs == 1 else 's'}"
+        return (
+            f"{self.num_images:,} different pictures compared: {found} "
+            f"(at most {self.max_differing} of {NUM_BITS} bits differ)"
+        )
+
+    def _kinds(self) -> list[tuple[str, Sequence[NearDuplicate]]]:
+        inside = [pair for pair in self.pairs if not pair.is_across_splits]
+        kinds: list[tuple[str, Sequence[NearDuplicate]]] = [
+            ("LEAKS: across splits", self.across_splits),
+            ("Under different labels", [pair for pair in inside if pair.is_across_classes]),
+            ("In one split and class", [pair for pair in inside if not pair.is_across_classes]),
+        ]
+        return [(title, pairs) for title, pairs in kinds if pairs]
+
+    def _remarks(self) -> list[str]:
+        if not self.pairs:
+            return list(self.notes)
+        return [*self.notes, _REMEDY]
+
+
+def _row(pair: NearDuplicate) -> str:
+    cells = "".join(
+        f"<td>{html.escape(path)}<br>{html.escape(f'{split}, {label}' if label else split)}</td>"
+        for path, split, label in zip(pair.paths, pair.splits, pair.classes, strict=True)
+    )
+    return f"<tr><td>{pair.num_differing}</td>{cells}</tr>"

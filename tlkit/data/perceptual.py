@@ -1,0 +1,159 @@
+"""What a picture looks like, in 255 bits: copies that were changed a little differ in few."""
+
+import dataclasses
+import os
+import sqlite3
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+
+import numpy as np
+
+from tlkit.cache import cache_folder, open_index
+from tlkit.data.images import ImageSplit
+from tlkit.data.limits import DECODER_VERSION
+from tlkit.data.lost_pictures import lost_pictures_named
+from tlkit.data.verdicts import VERDICTS_FOLDER, working_without
+from tlkit.progress import bar
+
+NUM_BITS = 255
+NUM_BYTES = 32
+
+_VERSION = f"dct-1-{DECODER_VERSION}"  # another one whenever the same picture gets other bits
+_SIDE = 32
+_NUM_FREQUENCIES = 16
+_BATCH_SIZE = 256
+_ROUNDING = 0.5  # what floating-point numbers may make of a frequency that is not there
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+INDEX_NAME = "hashes-1.sqlite"
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS hashes (
+    digest TEXT, version TEXT, hash BLOB,
+    PRIMARY KEY (digest, version)
+) WITHOUT ROWID
+"""
+
+
+def perceptual_hashes(images: np.ndarray) -> np.ndarray:
+    """Returns 255 bits for each image: the signs of its 16×16 lowest frequencies but the mean.
+
+    The image is made grey (0.299 R + 0.587 G + 0.114 B) and transformed by the two-dimensional
+    discrete cosine transform, DCT-II. Neither its scale nor an even change of brightness or
+    contrast matters. Positive is 1, anything else 0; what an image of one colour has is 0.
+
+    Args:
+        images: `(n, 32, 32, 3)`, 0...255.
+
+    Returns:
+        uint8 `(n, 32)`, eight bits in each, row by row of the frequencies; the last bit is 0.
+
+    Example:
+        >>> import numpy as np
+        >>> from tlkit.data.perceptual import num_differing, perceptual_hashes
+        >>> images = np.random.default_rng(0).uniform(0, 200, (1, 32, 32, 3))
+        >>> hashes = perceptual_hashes(np.concatenate([images, images + 50, images[:, ::-1]]))
+        >>> num_differing(hashes[:1], hashes).tolist()
+        [[0, 0, 128]]
+
+    Reference:
+        The pHash of Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions,
+        2010, section 3.2.1, https://phash.org/docs/pubs/thesis_zauner.pdf, with more frequencies
+        and with zero instead of the median as the threshold.
+    """
+    angles = np.pi / _SIDE * (np.arange(_SIDE) + 0.5)
+    basis = np.cos(np.arange(_NUM_FREQUENCIES)[:, np.newaxis] * angles).astype(np.float32)
+    grey = np.asarray(images, np.float32) @ _LUMA
+    grey = grey - grey.mean(axis=(1, 2), keepdims=True)
+    frequencies = (basis @ grey @ basis.T).reshape(len(grey), -1)
+    return np.packbits(frequencies[:, 1:] > _ROUNDING, axis=1)
+
+
+def num_differing(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Returns in how many bits each hash of `first` differs from each of `second`, `(n, m)`."""
+    signs = [2 * np.unpackbits(hashes, axis=1).astype(np.float32) - 1 for hashes in (first, second)]
+    same = signs[0] @ signs[1].T  # bits that are equal less those that differ, exactly
+    return ((8 * NUM_BYTES - same) / 2).astype(np.int16)
+
+
+def hash_pictures(
+    splits: Sequence[ImageSplit], *, cache: str | os.PathLike[str] | None, notes: list[str]
+) -> np.ndarray:
+    """Returns the perceptual hash of each picture, decoding those whose content has none yet.
+
+    They are decoded in parallel and a batch at a time, with a progress bar, as for training but
+    to 32×32 pixels; hashes are remembered by content.
+
+    Args:
+        splits: The pictures.
+        cache: The cache's folder, as `cache_folder` takes it.
+        notes: Is told if nothing can be looked up or remembered.
+
+    Returns:
+        uint8 `(n, 32)`, in the order of the splits and of their pictures.
+
+    Raises:
+        DataError: Pictures have gone or changed since they were checked.
+    """
+    file = cache_folder(VERDICTS_FOLDER, cache) / INDEX_NAME
+    digests = [digest for split in splits for digest in split.digests]
+    known: dict[str, bytes] = {}
+    with working_without(file, notes), closing(open_index(file, SCHEMA)) as index:
+        known = _recall(index, digests)
+    new: dict[str, bytes] = {}
+    try:
+        with lost_pictures_named(splits):
+            _hash_missing(splits, known, new)
+    finally:  # also when the user stops it half way
+        if new:
+            with working_without(file, notes), closing(open_index(file, SCHEMA)) as index:
+                _remember(index, new)
+    found = known | new
+    joined = b"".join(found[digest] for digest in digests)
+    return np.frombuffer(joined, np.uint8).reshape(len(digests), NUM_BYTES)
+
+
+def _hash_missing(
+    splits: Sequence[ImageSplit], known: dict[str, bytes], new: dict[str, bytes]
+) -> None:
+    missing = []
+    seen = set(known)
+    for split in splits:
+        rows = []
+        for row, digest in enumerate(split.digests):
+            if digest not in seen:
+                seen.add(digest)
+                rows.append(row)
+        missing.append(rows)
+    with bar("Looking at pictures", sum(map(len, missing))) as advance:
+        for split, rows in zip(splits, missing, strict=True):
+            if not rows:
+                continue
+            small = dataclasses.replace(split, image_size=(_SIDE, _SIDE))
+            dataset = small.dataset(indices=np.array(rows), batch_size=_BATCH_SIZE)
+            done = 0
+            for images, _ in dataset.as_numpy_iterator():
+                here = rows[done : done + len(images)]
+                for row, found in zip(here, perceptual_hashes(images), strict=True):
+                    new[split.digests[row]] = found.tobytes()
+                done += len(images)
+                advance(len(images))
+
+
+def _recall(index: sqlite3.Connection, digests: Iterable[str]) -> dict[str, bytes]:
+    found = {}
+    for digest in digests:
+        row = index.execute(
+            "SELECT hash FROM hashes WHERE digest = ? AND version = ?", (digest, _VERSION)
+        ).fetchone()
+        if row is not None:
+            found[digest] = row[0]
+    return found
+
+
+def _remember(index: sqlite3.Connection, hashes: dict[str, bytes]) -> None:
+    index.execute("BEGIN IMMEDIATE")
+    index.executemany(
+        "REPLACE INTO hashes VALUES (?, ?, ?)",
+        [(digest, _VERSION, content) for digest, content in hashes.items()],
+    )
+    index.execute("COMMIT")

@@ -1,0 +1,189 @@
+"""What a run does to its model: what that will cost, the training, and whether it was worth it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tlkit.data.images import ImageData
+from tlkit.run_arguments import AUTO
+from tlkit.run_directory import REJECTION_FILE, keep_choice
+from tlkit.run_record import settled_arguments
+
+if TYPE_CHECKING:
+    import keras
+
+    from tlkit.advice.cost import CostReport
+    from tlkit.advice.rejection import RejectionReport
+    from tlkit.continual.going_on import ForgettingReport, OldTask
+    from tlkit.evaluation.calibration import CalibrationReport
+    from tlkit.evaluation.comparison import ComparisonReport
+    from tlkit.evaluation.rejection import Rejection
+    from tlkit.evaluation.reports import EvaluationReport
+    from tlkit.training.reports import TrainingReport
+
+NUM_VIEWS = 4
+"""Versions of each training image that an augmented head alone is solved on."""
+
+
+def planned_cost(model: "keras.Model", data: ImageData, arguments: dict[str, Any]) -> "CostReport":
+    """Returns what training will cost; nothing is timed where the head alone is solved.
+
+    Args:
+        model: As it is before training; it stays so.
+        data: The pictures in its size.
+        arguments: Those that the run goes by.
+    """
+    from tlkit.advice.cost import estimate_cost
+
+    given = {} if arguments["augment"] is None else {"augment": arguments["augment"]}
+    if arguments["mode"] == "head":
+        views = _views_of_head(arguments)
+        return estimate_cost(model, data, unfreeze="head", views=views, is_timed=False, **given)
+    return estimate_cost(
+        model, data, unfreeze=arguments["unfreeze"], epochs=arguments["epochs"], **given
+    )
+
+
+def train_model(
+    model: "keras.Model",
+    data: ImageData,
+    record: dict[str, Any],
+    out: Path,
+    old: "OldTask | None",
+) -> "tuple[TrainingReport, ForgettingReport | None]":
+    """Trains the model as the run's record says, and measures what was forgotten.
+
+    Args:
+        model: Changed in place.
+        data: The pictures in its size.
+        record: What `run.json` holds; a strength chosen by trying is written into it.
+        out: The run directory, where training is resumed from.
+        old: What an earlier run learned, where there was one.
+    """
+    from tlkit.continual.going_on import anchor_to_itself, forgetting_of, measure_old_task
+    from tlkit.training.fine_tuning import fine_tune
+    from tlkit.training.head import train_head
+
+    arguments = settled_arguments(record)
+    before = measure_old_task(model, old)
+    given = {
+        name: arguments[name]
+        for name in ("epochs", "learning_rate", "augment", "class_weight", "seed")
+        if arguments[name] is not None
+    }
+    if arguments["mode"] == "head":
+        report = train_head(model, data, views=_views_of_head(arguments), **given)
+        return report, forgetting_of(model, old, before)
+    for name in ("unfreeze", "layer_decay"):
+        if arguments[name] is not None:
+            given[name] = arguments[name]
+    anchor = None
+    if arguments["anchor"] is not None:
+        anchor = anchor_to_itself(
+            model,
+            data,
+            strength=arguments["anchor"],
+            importance=arguments["importance"],
+            old=old,
+            unfreeze=given.get("unfreeze"),
+            seed=arguments["seed"],
+        )
+        if arguments["anchor"] == AUTO:
+            choice = {"arguments": {"anchor": anchor.strength}, "reasons": [str(anchor.report)]}
+            keep_choice(out, record, "anchor", choice)
+    report = fine_tune(model, data, run_directory=out, anchor=anchor, **given)
+    return report, forgetting_of(model, old, before, anchor, arguments["importance"])
+
+
+def calibrate_on_validation(model: "keras.Model", data: ImageData) -> "CalibrationReport | str":
+    """Calibrates the model where that can be done, else says why it is left as it is.
+
+    Args:
+        model: Changed in place: the temperature goes into its last layer.
+        data: Whose validation pictures the temperature is chosen on.
+    """
+    from tlkit.evaluation.calibration import calibrate, can_calibrate
+    from tlkit.evaluation.reliability import MIN_IMAGES
+
+    num_images = 0 if data.validation is None else data.validation.num_images
+    if data.validation is None or num_images < MIN_IMAGES:
+        return (
+            f"probabilities are not calibrated: that takes {MIN_IMAGES} validation images, and "
+            f"there are {num_images}"
+        )
+    if not can_calibrate(model):
+        return "probabilities are not calibrated: the model does not end in one plain Dense layer"
+    return calibrate(model, data.validation)
+
+
+def check_can_reject(data: ImageData) -> None:
+    """Raises `DataError` where the pictures are too few to tell unknown ones by."""
+    from tlkit.advice.rejection import DEFAULT_KEEP
+    from tlkit.evaluation.rejection import check_enough
+
+    check_enough(0 if data.validation is None else data.validation.num_images, DEFAULT_KEEP)
+
+
+def fit_run_rejection(
+    model: "keras.Model", data: ImageData, out: Path
+) -> "tuple[Rejection, RejectionReport | None]":
+    """Chooses when a picture is unknown, and writes that down where a later export finds it.
+
+    Args:
+        model: After training.
+        data: Whose training pictures are compared with, and on whose validation pictures the
+            threshold is chosen.
+        out: The run directory.
+
+    Returns:
+        The threshold, and how many of the test pictures it rejects wrongly; `None` without any.
+    """
+    from tlkit.advice.rejection import fit_rejection, measure_rejection
+
+    rejection = fit_rejection(model, data, seed=data.seed)
+    rejection.save(out / REJECTION_FILE)
+    tested = None if data.test is None else measure_rejection(model, data.test, rejection)
+    return rejection, tested
+
+
+def compare_with_probe(
+    probe: "keras.Model",
+    data: ImageData,
+    evaluations: "dict[str, EvaluationReport | None]",
+    arguments: dict[str, Any],
+) -> "ComparisonReport | None":
+    """Holds a fine-tuned model against a linear probe on the same images, by McNemar's test.
+
+    Args:
+        probe: The model as it was before training; its head is solved here, on stored features.
+        data: The pictures in its size.
+        evaluations: The fine-tuned model on validation and test.
+        arguments: Those that the run goes by.
+
+    Returns:
+        The comparison, the probe first, on test images, or validation images where there are no
+        others; `None` without either.
+    """
+    from tlkit.evaluation.comparison import compare_outcomes
+    from tlkit.evaluation.metrics import evaluate
+    from tlkit.training.head import train_head
+
+    split = data.test or data.validation
+    tuned = evaluations["test"] or evaluations["validation"]
+    if split is None or tuned is None:
+        return None
+    train_head(probe, data, class_weight=arguments["class_weight"], seed=arguments["seed"])
+    solved = evaluate(probe, split, data.class_names)
+    return compare_outcomes(solved.is_right, tuned.is_right)
+
+
+def seen_as(arguments: dict[str, Any]) -> str:
+    """How training pictures are augmented, by name."""
+    if arguments["augment"] is not None:
+        return str(arguments["augment"])
+    from tlkit.training.recipe import DEFAULT_AUGMENTATION
+
+    return "none" if arguments["mode"] == "head" else DEFAULT_AUGMENTATION
+
+
+def _views_of_head(arguments: dict[str, Any]) -> int:
+    return 1 if arguments["augment"] in (None, "none") else NUM_VIEWS
