@@ -43,7 +43,7 @@ def test_train_says_what_it_did_and_nothing_else(finished):
 
 def test_train_chooses_says_why_and_keeps_to_it(tmp_path, photos):
     arguments = ["train", photos, "--out", tmp_path / "run", "--backbone", "auto"]
-    arguments += ["--backbones", "resnet20,resnet20=none", "--epochs", "1"]
+    arguments += ["--backbones", "resnet20,resnet20=nowhere.h5", "--epochs", "1"]
     done = tlkit(*arguments)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

@@ -247,7 +247,7 @@ def test_a_map_stands_beside_its_mistake(tmp_path, pictures):
 def test_how_sure_the_model_is(tmp_path, pictures):
     measured = evaluation(pictures)
     words = "temperature 0.7 (95 % interval 0.5 to 0.9)\nleft as it is"
-    html = written(tmp_path, evaluations={"test": measured}, calibration=words)
+    html = written(tmp_path, evaluations={"test": measured}, calibration=words, is_calibrated=True)
     text = text_of(html)
     assert f"Calibration error {100 * measured.reliability.error:.1f} %" in text
     assert "on 4 images of the test split" in text

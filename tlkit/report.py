@@ -44,6 +44,7 @@ class Page:
         cost: What training was projected to cost, what `CostReport.as_dict` returned; `None` where
             that was not projected.
         calibration: What became of the probabilities, in words.
+        is_calibrated: Whether a temperature was put into the model.
         against_probe: A linear probe (first) and the model (second) on the split on top; `None`
             where there is no such comparison.
         rejection: When a picture is unknown and how often that is wrong, in words.
@@ -64,6 +65,7 @@ class Page:
     choices: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     cost: Mapping[str, Any] | None = None
     calibration: str = ""
+    is_calibrated: bool = False
     against_probe: ComparisonReport | None = None
     rejection: Sequence[str] = ()
     maps: Mapping[int, Explanation] = field(default_factory=dict)

@@ -162,6 +162,7 @@ def write_page(
         choices=record.get("choices", {}),
         cost=record.get("cost"),
         calibration="" if calibration is None else str(calibration),
+        is_calibrated=getattr(calibration, "temperature", 1.0) != 1,
         against_probe=against_probe,
         rejection=_rejection_in_words(rejection),
         maps=maps or {},
