@@ -106,8 +106,8 @@ def test_probabilities_are_calibrated_in_all_that_is_exported(
 ):
     accuracy = {}
 
-    def too_sure(model, data, *others):
-        report = train_model(model, data, *others)
+    def too_sure(model, data, *others, **given):
+        report = train_model(model, data, *others, **given)
         for weight in model.get_layer("logits").weights:
             weight.assign(20 * weight)
         accuracy["before"] = tlkit.evaluate(model, data.test).accuracy

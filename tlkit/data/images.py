@@ -219,7 +219,8 @@ class ImageData:
         Example:
             >>> import numpy as np
             >>> import tlkit
-            >>> data = tlkit.load_arrays(np.zeros((9, 8, 8, 3), "uint8"), [0, 1, 2] * 3)
+            >>> images = np.random.default_rng(0).integers(0, 255, (30, 8, 8, 3), "uint8")
+            >>> data = tlkit.load_arrays(images, [0, 1, 2] * 10)
             >>> next(iter(data.at_size((4, 6)).train.dataset()))[0].shape[1:]
             TensorShape([4, 6, 3])
         """
