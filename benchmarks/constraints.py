@@ -37,11 +37,10 @@ def anchored_step(name: str, size: int) -> None:
         tlkit.set_trainable(model, "all")
         hooks = [tlkit.anchor_weights(model, 1e-3)] if key == "anchored" else []
         trained[key] = hooked(model, hooks)
-        trained[key].compile(
-            LayerwiseAdamW(1e-5, multipliers=layer_multipliers(model, 1.0)),
-            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            jit_compile=False,
-        )
+        optimizer = LayerwiseAdamW(1e-5, multipliers=layer_multipliers(model, 1.0))
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        trained[key].compile(optimizer, loss, jit_compile=False)
+        optimizer.build(trained[key].trainable_variables)
     for _ in range(ROUNDS + 1):
         for key, model in trained.items():
             started = time.perf_counter()
