@@ -6,6 +6,7 @@ from typing import Any
 from tlkit.advice.candidates import parse_candidates, with_whole_paths
 from tlkit.continual.methods import WITHOUT_TRAINING
 from tlkit.data.augmentation import AUGMENTATIONS
+from tlkit.distribution.cluster import KINDS
 from tlkit.errors import (
     ArgumentError,
     check_choice,
@@ -21,7 +22,6 @@ AUTO = "auto"
 MODES = (AUTO, "head", "fine-tune")
 ONLY_FINE_TUNING = ("unfreeze", "layer_decay", "epochs", "learning_rate", "anchor")
 """Arguments that the head alone has no use for."""
-DISTRIBUTIONS = ("auto", "mirrored", "multi-worker")
 DEFAULT_BACKBONE = "mobilenet_v2"
 SPLITS = (0.8, 0.1, 0.1)
 """Shares of training, validation and test."""
@@ -106,7 +106,7 @@ def _check_values(arguments: dict[str, Any]) -> None:
 def _check_distribute(arguments: dict[str, Any]) -> None:
     if arguments["distribute"] is None:
         return
-    check_choice("distribute", arguments["distribute"], DISTRIBUTIONS)
+    check_choice("distribute", arguments["distribute"], KINDS)
     for name, value in (("anchor", "auto"), ("importance", arguments["importance"])):
         if value is not None and arguments[name] == value:
             raise ArgumentError(

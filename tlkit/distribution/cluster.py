@@ -7,6 +7,9 @@ from typing import Any
 
 from tlkit.errors import ArgumentError
 
+KINDS = ("auto", "mirrored", "multi-worker")
+"""Kinds of `distribution_strategy`; here, so that checking one loads nothing."""
+
 VARIABLE = "TF_CONFIG"
 _CHIEF, _WORKER = "chief", "worker"
 _EXAMPLE = (

@@ -5,11 +5,9 @@ from contextlib import AbstractContextManager, nullcontext
 import keras
 import tensorflow as tf
 
-from tlkit.distribution.cluster import VARIABLE, read_cluster
+from tlkit.distribution.cluster import KINDS, VARIABLE, read_cluster
 from tlkit.errors import ArgumentError, check_choice
 from tlkit.quiet import grow_gpu_memory
-
-KINDS = ("auto", "mirrored", "multi-worker")
 
 
 def distribution_strategy(kind: str = "auto") -> tf.distribute.Strategy:
