@@ -7,6 +7,7 @@ import pytest
 
 import tlkit
 from tests.conftest import write_photos
+from tests.data.test_manifests import rows_of, write_manifest
 from tlkit.run import train_run
 from tlkit.run_arguments import ONLY_FINE_TUNING, checked
 from tlkit.run_choices import mode_choice
@@ -159,6 +160,21 @@ def test_a_class_of_one_training_picture_is_no_obstacle(tmp_path):
     assert choice["arguments"] == {"mode": "fine-tune", "unfreeze": 3, "anchor": 0.001}
     assert "how near the pictures are was not measured: 'red' has one" in choice["reasons"][2]
     assert "anchor" not in choice_of(data, model, anchor=0.5)["arguments"]
+
+
+def test_a_class_of_one_group_is_no_obstacle_but_for_choosing_a_backbone(tmp_path):
+    photos = write_photos(tmp_path / "photos", {"green": 60, "red": 8})
+    rows = rows_of(photos, lambda file: "" if file.parent.name == "green" else "one patient")
+    rows = [(f"photos/{path}", *more) for path, *more in rows]
+    manifest = write_manifest(tmp_path / "m.csv", rows, ("path", "label", "group"))
+    data = tlkit.load_manifest(manifest, image_size=32)
+    model = tlkit.build_classifier("resnet20", data.class_names)
+    choice = choice_of(data, model)
+    assert choice["arguments"] == {"mode": "fine-tune", "unfreeze": 3, "anchor": 0.001}
+    assert "not measured: 'red' has one group of training images" in choice["reasons"][2]
+    with pytest.raises(tlkit.DataError, match=r"'red' has one group.* \(--backbone NAME\)"):
+        tlkit.train_run(manifest, out=tmp_path / "run", backbone="auto", **ARGUMENTS)
+    assert not (tmp_path / "run").exists()
 
 
 def test_where_the_groups_are_named_nothing_is_left_to_choose(tmp_path, photos):

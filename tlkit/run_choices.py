@@ -7,8 +7,6 @@ in `run.json` with its reasons before the run goes by it: a continued run does n
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from tlkit.data.images import ImageData
 from tlkit.models.catalogue import SHIPPED_BACKBONE, find_backbone
 from tlkit.run_arguments import ONLY_FINE_TUNING
@@ -34,7 +32,7 @@ def backbone_choice(
 
     Raises:
         ArgumentError: No backbone can be had.
-        DataError: A class has fewer than two different training pictures.
+        DataError: A class has fewer than two different training pictures, or groups of them.
     """
     if (choice := kept.get("backbone")) is not None:
         say(_again("backbone", choice["reasons"]))
@@ -42,7 +40,9 @@ def backbone_choice(
     from tlkit.advice.backbones import compare_backbones
     from tlkit.advice.candidates import DEFAULT_BACKBONES
     from tlkit.advice.choosing import choose_backbone
+    from tlkit.advice.sampling import check_no_lone_class
 
+    check_no_lone_class(data, "photos", "name the backbone (--backbone NAME)")
     comparison = compare_backbones(
         data,
         arguments["backbones"] or DEFAULT_BACKBONES,
@@ -114,6 +114,7 @@ def _recommended(
         recommend_by_number,
         recommend_unmeasured,
     )
+    from tlkit.advice.sampling import lone_class
     from tlkit.advice.similarity import measure_similarity
 
     if arguments["from_run"] is None and arguments["weights"] is None:
@@ -121,22 +122,11 @@ def _recommended(
         return Recommendation("fine-tune", "all", "none", (reason,)), ""
     if (by_number := recommend_by_number(data)) is not None:
         return by_number, ""
-    if (lone := _lone_class(data)) is not None:
-        reason = f"how near the pictures are was not measured: {lone!r} has one training image"
+    if (lone := lone_class(data)) is not None:
+        reason = f"how near the pictures are was not measured: {lone}"
         return recommend_unmeasured(data, reason), ""
     similarity = measure_similarity(model, data, seed=arguments["seed"])
     return recommend(data, similarity), str(similarity)
-
-
-def _lone_class(data: ImageData) -> str | None:
-    """A class with a single training image: what is cross-validated takes two."""
-    labels, digests = data.train.labels, np.array(data.train.digests)
-    if labels.ndim == 2:
-        return None
-    for number, name in enumerate(data.class_names):
-        if len(set(digests[labels == number])) < 2:
-            return name
-    return None
 
 
 def _in_words(chosen: Mapping[str, Any]) -> str:

@@ -9,13 +9,14 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 import tlkit
+from tests.conftest import write_photos
 from tlkit.advice.similarity import (
     SimilarityReport,
     _hellinger,
     measure_similarity,
     statistic_distances,
 )
-from tlkit.errors import ArgumentError
+from tlkit.errors import ArgumentError, DataError
 
 WEIGHTS = "weights/mobilenet_2_5_224_tf_no_top.h5"
 
@@ -69,6 +70,16 @@ def test_the_model_is_as_it_was_and_the_report_repeats(data):
     assert first.distance == first.distances["stage3"]
     assert first.num_images == data.train.num_images
     assert measure_similarity(model, data, max_images=30).num_images == 30
+
+
+def test_a_rare_class_is_not_lost_in_a_sample(tmp_path):
+    photos = write_photos(tmp_path / "photos", {"green": 60, "red": 4})
+    data = tlkit.load_folder(photos, image_size=32, splits=(1, 0, 0))
+    model = tlkit.build_classifier("resnet20", data.class_names)
+    assert measure_similarity(model, data, max_images=20, seed=1).num_images == 20
+    train = data.train.subset(np.arange(61))  # class by class: a single red one
+    with pytest.raises(DataError, match=r"two different training images each.*'red' has one"):
+        measure_similarity(model, dataclasses.replace(data, train=train))
 
 
 def test_a_network_without_batch_normalisation_has_no_distance(data):

@@ -18,6 +18,7 @@ from tlkit.advice.candidates import DEFAULT_BACKBONES, RANDOM, parse_candidates
 from tlkit.advice.evidence import log_evidence
 from tlkit.advice.graph_costs import FLOAT_BYTES, group_costs, peak_activations
 from tlkit.advice.probe import MIN_FOR_INTERVAL, probe
+from tlkit.advice.sampling import check_no_lone_class, sample_rows
 from tlkit.advice.timing import seconds_per_image
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.errors import ArgumentError, WeightsError, check_positive, check_seed
@@ -225,7 +226,7 @@ def compare_backbones(
 
     Raises:
         ArgumentError: An argument breaks its rule, or a name is not in the catalogue.
-        DataError: A class has fewer than two different training images.
+        DataError: A class has fewer than two different training images, or groups of them.
 
     Example:
         >>> import numpy as np, tlkit
@@ -253,6 +254,7 @@ def compare_backbones(
             check_positive(name, value)
     sizes = _image_sizes(data, [name for name, _ in entries.values()], image_size)
     check_seed(seed)
+    check_no_lone_class(data, "data", "leave the class out")
     candidates: list[_Candidate] = []
     left_out: dict[str, str] = {}
     with bar("backbones", 2 * len(entries)) as advance:
@@ -392,23 +394,10 @@ def _sample(
         affordable = int(budget / taken)
         if affordable < num_images:
             num_images, why = affordable, f"for budget={budget:g} seconds"
-    if train.num_images <= num_images:
-        return np.arange(train.num_images), []
-    rows = _stratified(train, num_images, seed)
+    rows = sample_rows(train, num_images, seed=seed)
+    if len(rows) == train.num_images:
+        return rows, []
     return rows, [f"a sample {why}: {len(rows):,} of {train.num_images:,} training images"]
-
-
-def _stratified(train: ImageSplit, num_images: int, seed: int) -> np.ndarray:
-    """Rows of about `num_images` images, each class by its share but with two at least."""
-    order = np.random.default_rng(seed).permutation(train.num_images)
-    if train.labels.ndim == 2:
-        return np.sort(order[: max(num_images, 2)])
-    share = num_images / train.num_images
-    chosen = []
-    for label in np.unique(train.labels):
-        of_class = order[train.labels[order] == label]
-        chosen.append(of_class[: max(2, round(share * len(of_class)))])
-    return np.sort(np.concatenate(chosen))
 
 
 def _ranked(scores: Sequence[BackboneScore]) -> tuple[BackboneScore, ...]:

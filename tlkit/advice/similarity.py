@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tlkit.advice.probe import ProbeScore, probe
+from tlkit.advice.sampling import check_no_lone_class, sample_rows
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.errors import ArgumentError, check_count, check_seed
 from tlkit.evaluation.intervals import Interval
@@ -142,13 +143,14 @@ def measure_similarity(
         model: A classifier whose backbone is pretrained, before it is fine-tuned. It stays as it
             is.
         data: What `load_folder`, `load_arrays` or `load_tfds` returned.
-        max_images: No more training images than these are looked at.
+        max_images: No more training images than these are looked at, but two of each class at
+            least, each class by its share.
         seed: Of the random weights, the choice of images and the folds.
         cache: Folder of the feature stores; tlkit's cache by default.
 
     Raises:
         ArgumentError: An argument breaks its rule, or data and model do not fit.
-        DataError: A class has fewer than two different images.
+        DataError: A class has fewer than two different training images, or groups of them.
 
     Example:
         >>> import numpy as np, tlkit
@@ -170,10 +172,10 @@ def measure_similarity(
     check_count("max_images", max_images, minimum=2)
     check_seed(seed)
     source_of(model, data, None)
+    check_no_lone_class(data, "data", "leave the class out")
     split = data.train
     if split.num_images > max_images:
-        rows = np.random.default_rng(seed).permutation(split.num_images)[:max_images]
-        split = split.subset(np.sort(rows))
+        split = split.subset(sample_rows(split, max_images, seed=seed))
     known = _probe(model, split, seed, cache)
     chance = _probe(_with_random_weights(model, seed), split, seed, cache)
     distances = statistic_distances(model, split)
