@@ -14,6 +14,7 @@ the catalogue's figure, cuts, groups, and the checks that failed:
                  whole, bit for bit
     trainable    unfreezing each group trains that group and all after it, and nothing else
     reload       saved and loaded by plain Keras: the same outputs bit for bit, the same signature
+    explained    Grad-CAM gives a map of the picture's size, 0...1, which is not empty
 
 Everything is computed at a small image size; the largest networks need about 8 GB of memory.
 Ends with status 1 if any check failed.
@@ -29,6 +30,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from tlkit.evaluation.explanation import explain
 from tlkit.models.assembly import build_classifier
 from tlkit.models.catalogue import BackboneSpec, find_backbone, list_backbones
 from tlkit.models.groups import cut_before, cuts, layer_groups, set_trainable
@@ -51,6 +53,7 @@ def failures(spec: BackboneSpec, model: keras.Model) -> Iterator[str]:
         "groups": lambda: is_partitioned(model, images),
         "trainable": lambda: is_frozen_right(model),
         "reload": lambda: reloads(model, images),
+        "explained": lambda: is_explained(model, images),
     }
     for name, check in checks.items():
         if not check():
@@ -123,6 +126,13 @@ def reloads(model: keras.Model, images: np.ndarray) -> bool:
         loaded = keras.models.load_model(path)
     same = np.array_equal(loaded(images), model(images))
     return same and signature(loaded) == signature(model)
+
+
+def is_explained(model: keras.Model, images: np.ndarray) -> bool:
+    # with random weights a class may have nothing that speaks for it, but hardly all of them
+    maps = [explain(model, images[0], CLASS_NAMES, label=name).heatmap for name in CLASS_NAMES]
+    in_range = all(heat.shape == images.shape[1:3] and 0 <= heat.min() for heat in maps)
+    return in_range and max(heat.max() for heat in maps) <= 1 and any(heat.any() for heat in maps)
 
 
 def main() -> None:

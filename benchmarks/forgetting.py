@@ -41,11 +41,6 @@ def accuracies(model: keras.Model, split, classes: range) -> tuple[float, float]
     )
 
 
-def existing(model: keras.Model) -> dict[str, np.ndarray]:
-    """All weights that there are, each as important as any other."""
-    return {v.path: np.ones(v.shape, np.float32) for v in model.trainable_variables}
-
-
 def ways(old_model: keras.Model, old, new) -> dict[str, Callable[[keras.Model], object]]:
     """From a way's name to what trains the grown network in it."""
 
@@ -77,11 +72,11 @@ def ways(old_model: keras.Model, old, new) -> dict[str, Callable[[keras.Model], 
         tlkit.fine_tune(model, new, unfreeze="head", epochs=10)
         return model
 
-    old_model.trainable = True
     fisher = tlkit.estimate_importance(old_model, old, method="fisher", num_samples=300)
+    alike = {path: np.ones_like(values) for path, values in fisher.items()}
     return {
         "plain fine-tuning": tuned,
-        "anchor (auto)": lambda model: held(model, existing(old_model)),
+        "anchor (auto)": lambda model: held(model, alike),
         "EWC (auto)": lambda model: held(model, fisher),
         "distillation": lambda model: tuned(model, tlkit.distill_from(old_model)),
         "interpolation": between,

@@ -283,7 +283,8 @@ def classes(path: Path, epochs: int, limit: int | None, work: Path) -> None:
     started = time.perf_counter()
     plain = add_classes(first.load_model(), names[5:], names[:5])
     (images, labels), _, _ = load(everything, None)
-    plain.trainable = True
+    for layer in plain.layers:  # one by one: the model's own flag says so already and sets nothing
+        layer.trainable = True
     fit(plain, images[labels >= 5], labels[labels >= 5], cross_entropy(), epochs)
     row("plain fine-tuning on the new five", plain, time.perf_counter() - started)
     started = time.perf_counter()

@@ -10,6 +10,7 @@ from typing import TypeAlias
 import keras
 import tensorflow as tf
 
+from tlkit.continual.sample_convolutions import count_patch_values, vectorizable_convolutions
 from tlkit.models.graph import with_nested
 from tlkit.progress import bar
 
@@ -63,7 +64,8 @@ def sum_over_samples(
         num_scalars: How many scalars there are.
     """
     terms = _Terms(model, variables, scalars, measure, num_scalars)
-    size = sum(prod(variable.shape) for variable in variables) * _FLOAT_BYTES
+    num_values = sum(prod(variable.shape) for variable in variables) + count_patch_values(model)
+    size = num_values * _FLOAT_BYTES
     batch_size = int(min(max(_BATCH_BYTES // max(size, 1), 1), _MAX_BATCH))
     batches = samples.batch(batch_size).prefetch(2)
     signature = [
@@ -72,7 +74,7 @@ def sum_over_samples(
     signature += [tf.TensorSpec([batch_size], tf.float32), tf.TensorSpec([], tf.int32)]
     if not (why := _without_rule(model)):
         try:
-            with _without_warnings():  # of loops inside, one for every convolution
+            with _without_warnings(), vectorizable_convolutions(model):
                 run = tf.function(terms.at_once).get_concrete_function(*signature)
         except ValueError as error:  # what else is wrong is raised again one by one
             why = str(error).strip().splitlines()[-1]

@@ -1,0 +1,107 @@
+"""Convolutions whose gradients by their filters `tf.vectorized_map` takes for many samples."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from math import prod
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tlkit.models.graph import with_nested
+
+
+@contextmanager
+def vectorizable_convolutions(model: keras.Model) -> Iterator[None]:
+    """Within it, gradients by the filters of the model's plain convolutions need no loop.
+
+    TensorFlow's rule for them is a loop over samples (`Conv2DBackpropFilter` in
+    https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/python/ops/parallel_for/pfor.py,
+    with the words "Fix that!"; this module may go then). As the patches that a filter sees times
+    the gradient by the outputs it is one batched matrix product. The order of float sums alone
+    differs.
+    """
+    layers = [layer for layer in with_nested(model) if _is_plain(layer)]
+    for layer in layers:
+        layer.convolution_op = _convolution_of(layer)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.convolution_op
+
+
+def count_patch_values(model: keras.Model) -> int:
+    """Returns how many values the patches of one sample hold, those of all plain convolutions."""
+    return sum(
+        prod(layer.kernel.shape[:3]) * prod(layer.output.shape[1:3])
+        for layer in with_nested(model)
+        if _is_plain(layer) and None not in layer.output.shape[1:3]
+    )
+
+
+def _is_plain(layer: keras.layers.Layer) -> bool:
+    return (
+        type(layer) is keras.layers.Conv2D
+        and layer.groups == 1
+        and layer.data_format == "channels_last"
+    )
+
+
+def _convolution_of(layer: keras.layers.Conv2D) -> Callable[[Any, Any], tf.Tensor]:
+    given = {
+        "strides": layer.strides,
+        "padding": layer.padding.upper(),
+        "dilations": layer.dilation_rate,
+    }
+
+    @tf.custom_gradient
+    def convolve(images: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
+        outputs = tf.nn.conv2d(images, kernel, **given)
+        patches = _patches(images, kernel.shape[:2], outputs.shape[1:3], **given)
+        seen = tf.reshape(patches, [-1, patches.shape[-1]])
+
+        def gradients(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            by_images = tf.nn.conv2d_transpose(upstream, kernel, tf.shape(images), **given)
+            each = tf.reshape(upstream, [-1, upstream.shape[-1]])
+            return by_images, tf.reshape(tf.matmul(seen, each, transpose_a=True), kernel.shape)
+
+        return outputs, gradients
+
+    def call(inputs: Any, kernel: Any) -> tf.Tensor:
+        images = tf.convert_to_tensor(inputs)
+        if None in images.shape[1:]:  # patches cannot be laid out
+            return type(layer).convolution_op(layer, inputs, kernel)
+        return convolve(images, tf.convert_to_tensor(kernel))
+
+    return call
+
+
+def _patches(
+    images: tf.Tensor,
+    size: Sequence[int],
+    num_outputs: Sequence[int],
+    *,
+    strides: Sequence[int],
+    padding: str,
+    dilations: Sequence[int],
+) -> tf.Tensor:
+    """Returns what the filter sees at each output, `(batch, height, width, values)`.
+
+    By slices, which have a rule; `tf.image.extract_patches` has none.
+    """
+    pads = [(0, 0)] * 2
+    if padding == "SAME":
+        for axis in range(2):
+            reach = (num_outputs[axis] - 1) * strides[axis] + (size[axis] - 1) * dilations[axis] + 1
+            missing = max(reach - images.shape[axis + 1], 0)
+            pads[axis] = (missing // 2, missing - missing // 2)
+    padded = tf.pad(images, [(0, 0), *pads, (0, 0)])
+    seen = []
+    for row in range(size[0]):
+        for column in range(size[1]):
+            top, left = row * dilations[0], column * dilations[1]
+            bottom = top + (num_outputs[0] - 1) * strides[0] + 1
+            right = left + (num_outputs[1] - 1) * strides[1] + 1
+            seen.append(padded[:, top : bottom : strides[0], left : right : strides[1]])
+    return tf.concat(seen, axis=-1)
