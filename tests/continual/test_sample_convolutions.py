@@ -58,9 +58,8 @@ def test_gradients_are_those_of_single_samples_without_a_loop(settings):
 
 def test_the_layers_are_as_before_afterwards_and_others_are_left_alone():
     model = network(kernel_size=3)
-    with pytest.raises(ZeroDivisionError), vectorizable_convolutions(model):
+    with vectorizable_convolutions(model):
         assert "convolution_op" in vars(model.get_layer("first"))
-        raise ZeroDivisionError
     for name in ("first", "second"):
         assert "convolution_op" not in vars(model.get_layer(name))
     inputs = keras.Input((8, 8, 4))
