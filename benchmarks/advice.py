@@ -1,0 +1,325 @@
+"""Whether advice holds: similarity, what to train, which backbone, calibration and rejection.
+
+    python benchmarks/advice.py PART --weights FILE --flowers F --hymenoptera H --cifar10 C --mnist M
+
+FILE holds weights of MobileNet-0.25, F and H folders of photographs in classes, C holds
+test/CLASS with pictures of 32x32, M is an `.npz` file of digits. PART is one of
+
+    similarity  flowers, ants and bees, digits, and flowers with their pixels shuffled: which are
+                nearer to what the network was trained on
+    recommend   what `recommend` chooses against all else that it might have chosen, over seeds
+    ranking     the order of backbones by their probes against the order after fine-tuning
+    trust       calibration error on test images before and after `calibrate`; known test images
+                and pictures of other sets that `fit_rejection` refuses
+    cost        `compare_backbones` of three backbones against their extraction passes alone
+
+Test images take part in no decision. Each line of `recommend` is printed as JSON when it is there,
+so that a killed benchmark is gone on with by `--done FILE`.
+"""
+
+import argparse
+import csv
+import itertools
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import tlkit
+from tlkit.advice.recommendation import ANCHORS
+from tlkit.data.images import ImageData
+from tlkit.models.heads import feature_cut
+from tlkit.training.features import extract_features
+from tlkit.training.frozen import FrozenPart
+from tlkit.training.stages import DEFAULT_GROUPS
+
+BACKBONE = "mobilenet_025"
+MODES = {  # unfreeze and strength of an anchor; the head alone is solved first in all
+    "head": (None, 0.0),
+    "groups": (DEFAULT_GROUPS, 0.0),
+    "groups, strong anchor": (DEFAULT_GROUPS, ANCHORS["strong"]),
+    "all": ("all", 0.0),
+    "all, weak anchor": ("all", ANCHORS["weak"]),
+}
+CASES = {  # pictures to learn from, one fifth of them to validate on, and the size in pixels
+    "flowers": (("flowers", 50, 224), ("flowers", 200, 224), ("flowers", 700, 224)),
+    "hymenoptera": (("hymenoptera", 240, 224),),
+    "cifar10": (("cifar10", 200, 96), ("cifar10", 1000, 96)),
+}
+MOST_TEST = 500
+SEEDS = 5
+SHUFFLED = 300
+
+
+def files_by_class(folder: Path) -> dict[str, list[Path]]:
+    """From a class to its pictures, whatever split they lie in."""
+    classes: dict[str, list[Path]] = {}
+    for file in sorted(folder.rglob("*.jpg")):
+        classes.setdefault(file.parent.name, []).append(file)
+    return classes
+
+
+def drawn(folder: Path, number: int, size: int, seed: int, work: Path) -> ImageData:
+    """So many pictures to learn from, drawn evenly from the classes; others to test on."""
+    classes = files_by_class(folder)
+    generator = np.random.default_rng(seed)
+    most = min(MOST_TEST, sum(map(len, classes.values())) - number)
+    manifest = work / f"{folder.name}-{number}-{seed}.csv"
+    with manifest.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["path", "label", "split"])
+        for name, files in classes.items():
+            order = generator.permutation(len(files))
+            own = round(number / len(classes))
+            held_out = max(1, own // 5)
+            for place, index in enumerate(order[: own + most // len(classes)]):
+                split = "validation" if place < held_out else "train" if place < own else "test"
+                rows.writerow([files[index].resolve(), name, split])
+    return tlkit.load_manifest(manifest, image_size=size, seed=seed)
+
+
+def classifier(
+    data: ImageData, weights: str | None, size: int, backbone: str = BACKBONE
+) -> keras.Model:
+    return tlkit.build_classifier(backbone, data.class_names, image_size=size, weights=weights)
+
+
+def tested(model: keras.Model, data: ImageData) -> tuple[float, int]:
+    report = tlkit.evaluate(model, data.test, data.class_names)
+    return report.accuracy, report.num_images
+
+
+def similarity(given: argparse.Namespace, work: Path) -> None:
+    """Prints distance and probes of each set, nearest first by distance."""
+    digits = np.load(given.mnist)
+    order = np.random.default_rng(0).permutation(len(digits["y_test"]))[:1000]
+    images = np.repeat(digits["x_test"][order][..., None], 3, axis=-1)
+    flowers = drawn(given.flowers, 700, 224, 0, work)
+    some = list(itertools.islice(zip(flowers.train.paths, flowers.train.labels, strict=True), 300))
+    noise = np.stack([shuffled(path) for path, _ in some])
+    sets = {
+        "flowers": flowers,
+        "ants and bees": drawn(given.hymenoptera, 240, 224, 0, work),
+        "digits": tlkit.load_arrays(
+            images, digits["y_test"][order], [str(i) for i in range(10)], image_size=224
+        ),
+        "shuffled pixels": tlkit.load_arrays(
+            noise, np.array([label for _, label in some]), flowers.class_names, image_size=224
+        ),
+    }
+    for name, data in sets.items():
+        report = tlkit.measure_similarity(classifier(data, given.weights, 224), data)
+        print(
+            f"| {name} | {report.distance:.3f} | {report.level} | {100 * report.accuracy:.1f} % | "
+            f"{100 * report.random_accuracy:.1f} % | {report.num_images} |",
+            flush=True,
+        )
+
+
+def shuffled(path: str) -> np.ndarray:
+    """One photograph at 224 pixels, its pixels in random order."""
+    image = np.asarray(keras.utils.load_img(path, target_size=(224, 224)), "uint8")
+    pixels = image.reshape(-1, 3)
+    return np.random.default_rng(0).permutation(pixels).reshape(image.shape)
+
+
+def recommend(given: argparse.Namespace, work: Path) -> None:
+    """Prints every mode on every case and seed as JSON, then the table."""
+    lines = []
+    if given.done:
+        lines = [
+            json.loads(line) for line in given.done.read_text().splitlines() if line[:1] == "{"
+        ]
+    known = {(one["set"], one["number"], one["seed"]) for one in lines}
+    for name, number, size in itertools.chain(*CASES.values()):
+        for seed in range(given.seeds):
+            if (name, number, seed) in known:
+                continue
+            data = drawn(getattr(given, name), number, size, seed, work)
+            line = {"set": name, "number": number, "seed": seed}
+            line |= of_all_modes(data, given.weights, size, seed)
+            lines.append(line)
+            print(json.dumps(line), flush=True)
+    print("\n| pictures | recommended | tested on | " + " | ".join(MODES) + " | against the best |")
+    for (name, number), own in itertools.groupby(lines, lambda one: (one["set"], one["number"])):
+        print(row(f"{number} of {name}", list(own)), flush=True)
+
+
+def of_all_modes(data: ImageData, weights: str, size: int, seed: int) -> dict:
+    """What was recommended, and the test accuracy of each mode."""
+    model = classifier(data, weights, size)
+    advice = tlkit.recommend(data, tlkit.measure_similarity(model, data, seed=seed))
+    chosen = "head" if advice.mode == "head" else "all" if advice.unfreeze == "all" else "groups"
+    if advice.anchor != "none":
+        chosen += f", {advice.anchor} anchor"
+    accuracies, seconds = {}, {}
+    for mode, (unfreeze, strength) in MODES.items():
+        model = classifier(data, weights, size)
+        started = time.perf_counter()
+        tlkit.train_head(model, data, seed=seed)
+        if unfreeze is not None:
+            anchor = tlkit.anchor_weights(model, strength) if strength else None
+            tlkit.fine_tune(model, data, unfreeze=unfreeze, anchor=anchor, seed=seed)
+        seconds[mode] = round(time.perf_counter() - started, 1)
+        accuracies[mode], num_test = tested(model, data)
+    return {
+        "recommended": chosen,
+        "accuracies": accuracies,
+        "seconds": seconds,
+        "num_test": num_test,
+    }
+
+
+def row(title: str, lines: list[dict]) -> str:
+    """Means over the seeds, and the paired difference between the advice and the best mode."""
+    advised = max(
+        {one["recommended"] for one in lines}, key=[o["recommended"] for o in lines].count
+    )
+    table = np.array([[one["accuracies"][mode] for mode in MODES] for one in lines])
+    means, best = table.mean(axis=0), list(MODES)[table.mean(axis=0).argmax()]
+    lost = np.array(
+        [
+            one["accuracies"].get(one["recommended"], np.nan) - one["accuracies"][best]
+            for one in lines
+        ]
+    )
+    error = lost.std(ddof=1) / np.sqrt(len(lost)) if len(lost) > 1 else np.nan
+    cells = " | ".join(f"{100 * mean:.1f}" for mean in means)
+    return (
+        f"| {title} | {advised} | {lines[0]['num_test']} x {len(lines)} | {cells} | "
+        f"{100 * lost.mean():+.1f} ± {100 * error:.1f} ({best}) |"
+    )
+
+
+def ranking(given: argparse.Namespace, work: Path) -> None:
+    """Prints backbones by probe, with the test accuracy of the head and after fine-tuning."""
+    candidates = [
+        f"{BACKBONE}={given.weights}",
+        "resnet20",
+        f"{BACKBONE}=none",
+        "mobilenet_v2_035=none",
+    ]
+    for name, number in (("flowers", 700), ("hymenoptera", 240)):
+        data = drawn(getattr(given, name), number, 224, 0, work)
+        comparison = tlkit.compare_backbones(data, candidates)
+        print(f"\n{name}\n{comparison}")
+        for score in comparison.scores:
+            size = score.image_size[0]
+            own = drawn(getattr(given, name), number, size, 0, work)
+            weights = None if score.weights == "none" else score.weights
+            model = classifier(own, weights, size, score.name)
+            tlkit.train_head(model, own)
+            head, _ = tested(model, own)
+            tlkit.fine_tune(model, own, epochs=given.epochs)
+            tuned, num_test = tested(model, own)
+            print(
+                f"| {name} | {score.label} | {100 * score.accuracy:.1f} % | "
+                f"{score.log_evidence:.3f} | {100 * head:.1f} % | {100 * tuned:.1f} % | "
+                f"{num_test} |",
+                flush=True,
+            )
+
+
+def trust(given: argparse.Namespace, work: Path) -> None:
+    """Prints calibration error and loss on test images, and shares of pictures refused."""
+    strangers = {
+        "CIFAR-10": some_of(given.cifar10, 300),
+        "ants and bees": some_of(given.hymenoptera, 300),
+        "digits": np.repeat(np.load(given.mnist)["x_test"][::33][..., None], 3, axis=-1)[:300],
+    }
+    for seed in range(given.seeds):
+        data = drawn(given.flowers, 700, 224, seed, work)
+        for mode in ("head", "fine-tuned"):
+            model = classifier(data, given.weights, 224)
+            tlkit.train_head(model, data, seed=seed)
+            if mode != "head":
+                tlkit.fine_tune(model, data, seed=seed, epochs=given.epochs, label_smoothing=0.0)
+            before = tlkit.evaluate(model, data.test, data.class_names)
+            report = tlkit.calibrate(model, data.validation)
+            after = tlkit.evaluate(model, data.test, data.class_names)
+            rejection = tlkit.fit_rejection(model, data, seed=seed)
+            refused = {"flowers": tlkit.measure_rejection(model, data.test, rejection).rate}
+            for name, images in strangers.items():
+                batches = as_batches(images)
+                refused[name] = tlkit.measure_rejection(model, batches, rejection).rate
+            print(
+                f"| {seed} | {mode} | {report.temperature:.2f} | "
+                f"{100 * before.reliability.error:.1f} % | {100 * after.reliability.error:.1f} % | "
+                f"{before.loss:.3f} | {after.loss:.3f} | {before.num_images} | "
+                + " | ".join(f"{100 * rate:.1f} %" for rate in refused.values())
+                + " |",
+                flush=True,
+            )
+
+
+def some_of(folder: Path, number: int) -> np.ndarray:
+    """Pictures of all classes, stretched to 224 pixels."""
+    files = [file for some in files_by_class(folder).values() for file in some]
+    chosen = np.random.default_rng(0).permutation(len(files))[:number]
+    return np.stack(
+        [
+            np.asarray(keras.utils.load_img(files[i], target_size=(224, 224)), "uint8")
+            for i in chosen
+        ]
+    )
+
+
+def as_batches(images: np.ndarray) -> tf.data.Dataset:
+    """The same as a data set of batches at 224 pixels."""
+    dataset = tf.data.Dataset.from_tensor_slices(images).batch(32)
+    return dataset.map(lambda x: tf.image.resize(tf.cast(x, tf.float32), (224, 224)))
+
+
+def cost(given: argparse.Namespace, work: Path) -> None:
+    """Prints what a comparison takes beyond its extraction passes by themselves."""
+    names = [f"{BACKBONE}={given.weights}", "mobilenet_v2_035=none", "resnet20"]
+    passes = 0.0
+    for name in names:
+        backbone, _, weights = name.partition("=")
+        size = 32 if backbone == "resnet20" else 224
+        data = drawn(given.flowers, 700, size, 0, work)
+        weights = None if weights == "none" else weights or "pretrained"
+        model = classifier(data, weights, size, backbone)
+        started = time.perf_counter()
+        part = FrozenPart(keras.Model(model.inputs[0], feature_cut(model)))
+        extract_features(part, data.train, exact=False, cache=work / "alone")
+        passes += time.perf_counter() - started
+    data = drawn(given.flowers, 700, 224, 0, work)
+    started = time.perf_counter()
+    print(tlkit.compare_backbones(data, names, cache=work / "compared"))
+    whole = time.perf_counter() - started
+    print(
+        f"{data.train.num_images} pictures: compared in {whole:.1f} s, the three extraction passes "
+        f"alone {passes:.1f} s, beyond them {whole - passes:.1f} s"
+    )
+
+
+PARTS = {
+    "similarity": similarity,
+    "recommend": recommend,
+    "ranking": ranking,
+    "trust": trust,
+    "cost": cost,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("part", choices=list(PARTS))
+    for name in ("flowers", "hymenoptera", "cifar10", "mnist"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--weights", required=True)
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--epochs", type=int, help="of fine-tuning in `ranking` and `trust`")
+    parser.add_argument("--done", type=Path, help="lines of `recommend` that are there already")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as work:
+        PARTS[given.part](given, Path(work))
+
+
+if __name__ == "__main__":
+    main()
