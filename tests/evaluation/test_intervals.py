@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from tlkit.evaluation.intervals import (
     mean_share_interval,
@@ -15,6 +16,18 @@ from tlkit.evaluation.intervals import (
 )
 def test_wilson_interval_is_the_known_one(successes, trials, low, high):
     assert wilson_interval(successes / trials, trials) == pytest.approx((low, high), abs=1e-4)
+
+
+@pytest.mark.parametrize("trials", [1, 2, 3, 5, 10, 19, 100])
+def test_wilson_interval_serves_any_number_of_trials(trials):
+    found = np.arange(trials + 1)
+    low, high = np.array([wilson_interval(one / trials, trials) for one in found]).T[..., None]
+    shares = np.linspace(0.005, 0.995, 199)
+    chance = binom.pmf(found[:, None], trials, shares)
+    covered = (chance * ((low <= shares) & (shares <= high))).sum(axis=0)
+    assert 0.949 < covered.mean() < 0.96
+    assert covered.min() > 0.79
+    assert np.all(high - low > 0.7) or trials > 1
 
 
 @pytest.mark.parametrize(("share", "num_trials"), [(0.0, 7), (0.3, 10), (1.0, 50)])

@@ -43,8 +43,8 @@ def choose_backbone(comparison: BackboneComparison) -> BackboneChoice:
     """Takes the most accurate backbone, or where others are too close to it to call the cheapest.
 
     What counts as cost are the multiply-adds of an image: they are the same on every machine and
-    whatever else it is doing. With too few images for intervals nothing is close, and the first of
-    the ranking is taken.
+    whatever else it is doing. With too few images for intervals nothing can be called, and the
+    first of the ranking is taken.
 
     Args:
         comparison: What `compare_backbones` returned, all at one square image size each.

@@ -85,7 +85,7 @@ def fit_rejection(
         data: What `load_folder`, `load_arrays` or `load_tfds` returned; or batches of images and
             labels.
         validation: Where `data` is a `tf.data.Dataset`: images that were not trained on.
-        keep: Share of known pictures to keep, above 0 and below 1.
+        keep: Share of known pictures to keep, from 0 to less than 1.
         seed: Of the choice where there are more than 10,000 training pictures to keep.
         cache: Folder of the feature stores; tlkit's cache by default.
 

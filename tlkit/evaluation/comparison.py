@@ -33,7 +33,8 @@ class ComparisonReport:
         num_second: Images that only the second gets right.
         num_neither: Images that neither gets right.
         difference: Accuracy of the second minus that of the first.
-        interval: Its 95 % interval, by Newcombe's method 10 for paired shares (1998).
+        interval: Its 95 % interval, by Newcombe's method 10 for paired shares (1998); it is built
+            on Wilson's, and serves few images as that does.
         p_value: Of McNemar's exact test, two-sided: how often chance alone would split the images
             that only one gets right as unevenly, if both models were equally good.
     """

@@ -87,8 +87,9 @@ def measure_reliability(
 
     Reference:
         Guo et al. (2017), equation 3, https://arxiv.org/abs/1706.04599. The range by chance is
-        the consistency resampling of Bröcker and Smith (2007),
-        https://doi.org/10.1175/WAF993.1.
+        after the consistency resampling of Bröcker and Smith (2007),
+        https://doi.org/10.1175/WAF993.1, who draw the confidences anew too; here those that were
+        given stay, and with them how many decisions each bin holds.
     """
     confidence = np.asarray(confidence, np.float64)
     edges = np.linspace(0, 1, NUM_BINS + 1)
