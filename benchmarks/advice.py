@@ -1,6 +1,7 @@
 """Whether advice holds: similarity, what to train, which backbone, calibration and rejection.
 
-    python benchmarks/advice.py PART --weights FILE --flowers F --hymenoptera H --cifar10 C --mnist M
+    python benchmarks/advice.py PART --weights FILE --flowers F --hymenoptera H --cifar10 C \\
+        --mnist M
 
 FILE holds weights of MobileNet-0.25, F and H folders of photographs in classes, C holds
 test/CLASS with pictures of 32x32, M is an `.npz` file of digits. PART is one of
