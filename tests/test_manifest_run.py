@@ -2,12 +2,11 @@
 
 import csv
 
-import numpy as np
 import pytest
 
 import tlkit
 from tests.conftest import write_photos
-from tests.data.test_manifests import rows_of, write_manifest
+from tests.data.test_manifests import rows_of, splits_of, write_manifest
 from tlkit.data.manifests import load_pictures
 from tlkit.errors import DataError
 from tlkit.finished_run import evaluate_run
@@ -101,7 +100,16 @@ def test_a_folder_or_a_manifest_is_loaded_by_its_name(finished):
     listed, found = load_pictures(photos.parent / "m.csv"), load_pictures(photos)
     assert listed.report.num_groups == 20
     assert found.report.num_groups == 0
-    assert np.array_equal(np.sort(listed.image_size), np.sort(found.image_size))
+    assert listed.class_names == found.class_names == ("green", "red")
+    assert listed.report.counts.keys() == found.report.counts.keys()
+    contents = [
+        sorted(digest for split in splits_of(data) for digest in split.digests)
+        for data in (listed, found)
+    ]
+    assert contents[0] == contents[1]
+    assert len(contents[0]) == 100
+    with pytest.raises(DataError, match=r"`photos` must.*nowhere"):
+        load_pictures("nowhere", argument="photos")
 
 
 def test_a_bar_in_a_label_is_noted(finished, tmp_path):
@@ -109,4 +117,8 @@ def test_a_bar_in_a_label_is_noted(finished, tmp_path):
     rows = [(str(photos / path), f"{label}|x") for path, label in rows_of(photos)]
     data = tlkit.load_manifest(write_manifest(tmp_path / "m.csv", rows), image_size=8)
     assert data.class_names == ("green|x", "red|x")
-    assert any("multi_label=True" in note for note in data.report.notes)
+    (note,) = (note for note in data.report.notes if "multi_label=True" in note)
+    assert note.startswith(
+        "Labels with '|' count as the name of one class each: 'green|x', 'red|x'"
+    )
+    assert note in str(data.report)  # which every run says before it trains

@@ -268,3 +268,26 @@ def test_folds_of_the_head_keep_groups_together(photos):
     assert [numbers[group] for group in data.train.groups * 2] == features.groups.tolist()
     report = tlkit.train_head(model, data)
     assert "cross-validation" in str(report)
+
+
+def test_groups_of_no_picture_are_noted(photos):
+    data = tlkit.load_folder(photos, image_size=8, groups=lambda path: None)
+    assert data.report.num_groups == 0
+    assert any("`groups` gave no picture a key, '" in note for note in data.report.notes)
+    data = tlkit.load_folder(photos, image_size=8, groups=lambda path: path.stem[:2])
+    assert not any("gave no picture a key" in note for note in data.report.notes)
+
+
+def test_a_manifest_takes_groups_where_it_names_none(photos):
+    def key(path):
+        return path.stem[:2]
+
+    rows = rows_of(photos, lambda file: "")
+    manifest = write_manifest(photos / "m.csv", rows, ("path", "label", "group"))
+    listed = tlkit.load_manifest(manifest, image_size=8, groups=key)
+    assert listed.fingerprint == tlkit.load_folder(photos, image_size=8, groups=key).fingerprint
+    assert listed.report.num_groups == 3
+    rows[0] = (*rows[0][:2], "one patient")
+    write_manifest(photos / "m.csv", rows, ("path", "label", "group"))
+    with pytest.raises(ArgumentError, match="`groups` must be left out where the manifest has"):
+        tlkit.load_manifest(manifest, image_size=8, groups=key)

@@ -7,7 +7,7 @@ from PIL import Image, ImageEnhance
 
 import tlkit
 from tests.data.pictures import encoded
-from tests.data.test_manifests import write_manifest
+from tests.data.test_manifests import rows_of, write_manifest
 from tlkit.data import near_duplicates
 from tlkit.data.images import ImageSplit
 from tlkit.data.listing import list_folder
@@ -121,6 +121,22 @@ def test_its_groups_keep_what_looks_alike_in_one_split(scenes):
     assert before.group_of(scenes / "nowhere.jpg") is None
 
 
+def test_a_picture_is_found_by_any_spelling_of_its_place(scenes, monkeypatch):
+    for path in sorted(scenes.rglob("*.jpg"))[:4]:
+        path.with_suffix(".png").write_bytes(CHANGES["half"](Image.open(path)))
+    monkeypatch.chdir(scenes.parent)
+    alike = find_near_duplicates(tlkit.load_folder("scenes", image_size=8))
+    assert len(alike.groups) == 8
+    assert all(path.startswith("scenes/") for path in alike.groups)
+    found = [tlkit.load_folder("./scenes", image_size=8, groups=alike.group_of)]
+    found.append(tlkit.load_folder(scenes, image_size=8, groups=alike.group_of))
+    rows = [(f"../scenes/{path}", *more) for path, *more in rows_of(scenes)]
+    manifest = write_manifest(scenes / "m.csv", [*rows, (str(scenes / "a" / "00.png"), "a")])
+    found.append(tlkit.load_manifest(manifest, image_size=8, groups=alike.group_of))
+    assert [data.report.num_groups for data in found] == [4, 4, 4]
+    assert not any("no picture a key" in note for data in found for note in data.report.notes)
+
+
 def test_a_second_audit_decodes_nothing_and_new_pictures_once(scenes, monkeypatch):
     data = tlkit.load_folder(scenes, image_size=8)
     first = find_near_duplicates(data)
@@ -146,8 +162,11 @@ def test_pictures_in_memory_and_with_several_labels_are_audited():
     labels = np.eye(3)[np.arange(12) % 3]
     labels[2] = labels[9] = 0
     data = tlkit.load_arrays(images, labels, ["sun", "sea", "sky"], splits=(1, 0, 0))
-    (pair,) = find_near_duplicates(data).pairs
+    report = find_near_duplicates(data)
+    (pair,) = report.pairs
     assert pair.paths == ("images[2]", "images[9]")
+    assert "leave one of each pair out before tlkit.load_arrays" in str(report)
+    assert "load_folder" not in str(report)
     assert pair.classes == ("", "")
     assert "images[2] (train, no label) ~ images[9]" in str(pair)
 

@@ -36,6 +36,8 @@ class Unit:
 def assign_groups(listing: Listing, groups: GroupKey) -> None:
     """Gives each file the key that `groups` makes of its path, in place.
 
+    Where it makes none of any path, a note says so: its keys may be those of other paths.
+
     Raises:
         ArgumentError: `groups` is no function, or returns no key.
     """
@@ -54,6 +56,10 @@ def assign_groups(listing: Listing, groups: GroupKey) -> None:
             )
         files.append(replace(file, group="" if key is None else str(key).strip()))
     listing.files = files
+    if files and not any(file.group for file in files):
+        listing.notes.append(
+            f"`groups` gave no picture a key, {files[0].path!r} for one: each stands alone."
+        )
 
 
 def join_groups(members: Iterable[tuple[str, str]]) -> tuple[dict[str, str], list[tuple[str, ...]]]:

@@ -53,6 +53,11 @@ class ImageSplit:
         return len(self.paths)
 
     @property
+    def is_in_memory(self) -> bool:
+        """Whether the pictures are arrays, not files."""
+        return self._pixels is not None
+
+    @property
     def units(self) -> tuple[str, ...]:
         """What must not be torn apart: for each picture its group, else its content."""
         groups = self.groups or ("",) * self.num_images

@@ -78,10 +78,12 @@ def list_manifest(
         listing.files.append(FoundFile(file, class_name, split, labels, row.group))
         classes[split].update(dict.fromkeys(labels or filter(None, (row.label,))))
     listing.classes = {split: list(names) for split, names in classes.items()}
-    if separator is None and any(SEPARATOR in row.label for row in rows):
+    barred = sorted({row.label for row in rows if separator is None and SEPARATOR in row.label})
+    if barred:
         listing.notes.append(
-            f"Labels with {SEPARATOR!r} count as names of one class each; load_manifest(..., "
-            "multi_label=True) takes them as several labels."
+            f"Labels with {SEPARATOR!r} count as the name of one class each: "
+            f"{some_of(list(map(repr, barred)))}. Several labels of one picture are for Python "
+            "alone: tlkit.load_manifest(..., multi_label=True), then train_head or fine_tune."
         )
     listing.files.sort(key=lambda file: (file.split, file.class_name, file.path))
     return listing

@@ -4,7 +4,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from tlkit.data.folders import load_folder, load_listing
+from tlkit.data.folders import load_listing
+from tlkit.data.grouping import GroupKey, assign_groups
 from tlkit.data.images import ImageData
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.listing import Listing, list_folder
@@ -13,6 +14,8 @@ from tlkit.data.settings import check_settings
 from tlkit.errors import ArgumentError
 
 SUFFIX = ".csv"
+
+_BY_DEFAULT = (224, 32, (0.8, 0.1, 0.1), 0)  # image size, batch size, splits, seed
 
 
 def load_manifest(
@@ -25,6 +28,7 @@ def load_manifest(
     splits: tuple[float, float, float] = (0.8, 0.1, 0.1),
     seed: int = 0,
     class_names: Sequence[str] | None = None,
+    groups: GroupKey | None = None,
     max_pixels: int = MAX_PIXELS,
     cache: str | os.PathLike[str] | None = None,
 ) -> ImageData:
@@ -55,6 +59,7 @@ def load_manifest(
         splits: Shares of training, validation and test; a split with the share 0 is `None`.
         seed: Of the division, the order and the augmentation.
         class_names: The classes in the order wanted; sorted by name by default.
+        groups: As for `load_folder`, where the manifest names no groups itself.
         max_pixels: The most pixels that a picture may have.
         cache: The cache's folder, as `cache_folder` takes it.
 
@@ -63,7 +68,8 @@ def load_manifest(
         `(n, num_classes)`.
 
     Raises:
-        ArgumentError: A size, a share, the seed, the names or the separator break their rule.
+        ArgumentError: A size, a share, the seed, the names, the separator or a group's key break
+            their rule; `groups` are given, and the manifest names some too.
         DataError: `path` is no such table; columns are missing or unknown; a row has no path or
             no label; files are missing, or stand in two rows; classes or their pictures are too
             few, as for `load_folder`; `class_names` are not those of the manifest.
@@ -95,6 +101,14 @@ def load_manifest(
             f"Received: separator={separator!r}. Give '|', say."
         )
     listing = list_manifest(path, separator=separator.strip() if multi_label else None)
+    if groups is not None:
+        if any(file.group for file in listing.files):
+            raise ArgumentError(
+                "`groups` must be left out where the manifest has groups in a column of its own. "
+                f"Received: groups={groups!r}, path={listing.path!r}. Empty the column, or leave "
+                "`groups` out."
+            )
+        assign_groups(listing, groups)
     return load_listing(
         listing, settings, class_names=class_names, max_pixels=max_pixels, cache=cache
     )
@@ -125,13 +139,24 @@ def list_pictures(
     return list_folder(path, argument=argument, needs_train=needs_train)
 
 
-def load_pictures(path: str | os.PathLike[str]) -> ImageData:
+def load_pictures(path: str | os.PathLike[str], *, argument: str = "path") -> ImageData:
     """Loads a folder, or a manifest where the name is that of a CSV file, as they are by default.
+
+    Args:
+        path: What `load_folder` or `load_manifest` takes.
+        argument: What errors call it.
 
     Raises:
         DataError: What `load_folder` and `load_manifest` raise.
     """
-    return load_manifest(path) if _is_manifest(path) else load_folder(path)
+    settings = check_settings(*_BY_DEFAULT)
+    return load_listing(
+        list_pictures(path, argument=argument),
+        settings,
+        class_names=None,
+        max_pixels=MAX_PIXELS,
+        cache=None,
+    )
 
 
 def _is_manifest(path: str | os.PathLike[str]) -> bool:

@@ -6,13 +6,17 @@ import html
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from tlkit.data.perceptual import NUM_BITS
 from tlkit.data.reports import SHOWN
 
 _REMEDY = (
-    "In Python, tlkit.load_folder(..., groups=tlkit.find_near_duplicates(data).group_of) puts "
-    "what looks alike into one split."
+    "In Python, tlkit.load_folder(..., groups=tlkit.find_near_duplicates(data).group_of), or "
+    "load_manifest likewise, puts what looks alike into one split."
+)
+_REMEDY_IN_MEMORY = (
+    "Pictures in memory have no groups: leave one of each pair out before tlkit.load_arrays."
 )
 
 
@@ -62,6 +66,7 @@ class NearDuplicateReport:
         max_differing: In how many of 255 bits a pair differs at most.
         groups: For the path of each picture in a pair, the key of all that hang together with it.
         notes: What else is to be known.
+        is_in_memory: Whether the pictures are arrays, not files.
     """
 
     pairs: tuple[NearDuplicate, ...]
@@ -70,6 +75,7 @@ class NearDuplicateReport:
     max_differing: int
     groups: Mapping[str, str] = field(default_factory=dict, repr=False)
     notes: tuple[str, ...] = ()
+    is_in_memory: bool = False
 
     @property
     def across_splits(self) -> tuple[NearDuplicate, ...]:
@@ -84,12 +90,17 @@ class NearDuplicateReport:
     def group_of(self, path: str | os.PathLike[str]) -> str | None:
         """Returns the key of all that looks like a picture, `None` if nothing does.
 
-        `load_folder(..., groups=report.group_of)` puts what looks alike into one split.
+        `load_folder(..., groups=report.group_of)` puts what looks alike into one split, and so does
+        `load_manifest`.
 
         Args:
-            path: Of the picture, as `pairs` shows it.
+            path: Of the picture, as `pairs` shows it, or in another spelling of the same place.
         """
-        return self.groups.get(os.fspath(path))
+        return self.groups.get(os.fspath(path)) or self._by_place.get(os.path.abspath(path))
+
+    @cached_property
+    def _by_place(self) -> dict[str, str]:
+        return {os.path.abspath(path): key for path, key in self.groups.items()}
 
     def __str__(self) -> str:
         lines = [self._summary()]
@@ -131,7 +142,7 @@ class NearDuplicateReport:
     def _remarks(self) -> list[str]:
         if not self.pairs:
             return list(self.notes)
-        return [*self.notes, _REMEDY]
+        return [*self.notes, _REMEDY_IN_MEMORY if self.is_in_memory else _REMEDY]
 
 
 def _row(pair: NearDuplicate) -> str:

@@ -59,8 +59,8 @@ def find_near_duplicates(
         cache: The cache's folder, as `cache_folder` takes it.
 
     Returns:
-        The pairs. Its `group_of` is what `load_folder` takes as `groups`, to keep them in one
-        split.
+        The pairs. Its `group_of` is what `load_folder` and `load_manifest` take as `groups`, to
+        keep them in one split.
 
     Raises:
         ArgumentError: `data` is nothing that was loaded, or `max_differing` is no whole number
@@ -169,6 +169,7 @@ def _audit(
             if sizes[cluster] > 1
         },
         notes=tuple(notes),
+        is_in_memory=splits[0].is_in_memory,
     )
 
 
