@@ -1,6 +1,6 @@
-"""Whether advice holds: similarity, what to train, which backbone, calibration and rejection.
+r"""Whether advice holds: similarity, what to train, which backbone, calibration and rejection.
 
-    python benchmarks/advice.py PART --weights FILE --flowers F --hymenoptera H --cifar10 C \\
+    python benchmarks/advice.py PART --weights FILE --flowers F --hymenoptera H --cifar10 C \
         --mnist M
 
 FILE holds weights of MobileNet-0.25, F and H folders of photographs in classes, C holds
