@@ -97,6 +97,24 @@ def test_inspect_and_cache(finished, cache):
     assert [path.name for path in cache.iterdir()] == ["mine.txt"]
 
 
+def test_compare_says_draws_and_is_limited(photos, tmp_path):
+    figure = tmp_path / "figure.png"
+    backbones = "resnet20,vgg16,resnet20=nowhere.h5"
+    arguments = ["--backbones", backbones, "--max-megabytes", "20", "--budget", "600"]
+    done = tlkit("compare", photos, *arguments, "--plot", figure)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "linear head on the features of 48 training images" in done.stdout
+    assert "left out: vgg16: 58.9 MB, above max_megabytes=20" in done.stdout
+    assert "nowhere.h5'. Check the path." in done.stdout
+    with Image.open(figure) as image:
+        assert min(image.size) > 300
+    done = tlkit("compare", photos, *arguments, "--json")
+    content = json.loads(done.stdout)
+    assert [score["name"] for score in content["scores"]] == ["resnet20"]
+    assert list(content["left_out"]) == ["vgg16", "resnet20=nowhere.h5"]
+
+
 def test_a_manifest_stands_where_a_folder_may(finished, tmp_path):
     photos, run, _ = finished
     files = sorted(photos.rglob("*.jpg"))
@@ -148,6 +166,16 @@ def test_the_bound_of_pixels_can_be_set(finished, tmp_path):
             ["train", "photos", "--out", "run", "--backbone", "auto", "--backbones", "vgg16=no.h5"],
             "no.h5",
         ),
+        (["train", "photos", "--out", "run", "--max-megabytes", "9"], "--backbone auto"),
+        (["compare", "nowhere"], "photos='nowhere'"),
+        (["compare", "nowhere.csv"], "photos='nowhere.csv'"),
+        (["compare", "photos", "--backbones", ""], "`backbones` must be one or more"),
+        (["compare", "photos", "--backbones", "resnet5"], "mean 'resnet50'"),
+        (["compare", "photos", "--backbones", "resnet20=no.h5"], "weights='no.h5'. Check the path"),
+        (["compare", "nowhere", "--max-milliseconds", "0"], "max_milliseconds=0.0"),
+        (["compare", "nowhere", "--budget", "-1"], "budget=-1.0"),
+        (["compare", "nowhere", "--plot", "figure.txt"], "plot='figure.txt'"),
+        (["compare", "nowhere", "--plot", "gone/figure.png"], "in a folder that is there"),
         (["train", "photos", "--out", "run", *QUICK, "--reject-unknown"], "at least 19 images"),
         (["train", "photos", "--out", "run", "--epochs", "many"], "many"),
         (["train", "photos", "--out", "run", "--learning-rate", "0"], "learning_rate=0"),

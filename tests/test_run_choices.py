@@ -98,6 +98,12 @@ def test_where_none_of_the_default_ones_can_be_fetched_it_is_resnet20(
     ("arguments", "message"),
     [
         ({"backbones": "resnet20"}, "`backbones` must come with backbone='auto'"),
+        ({"max_megabytes": 9}, "`max_megabytes` must come with backbone='auto'"),
+        ({"backbone": "auto", "max_milliseconds": 0}, "`max_milliseconds` must be a positive"),
+        (
+            {"backbone": "auto", "backbones": "resnet20", "max_megabytes": 0.1},
+            r"2\.4 MB, above max_megabytes=0\.1",
+        ),
         ({"backbone": "auto", "weights": "w.h5"}, "`weights` must be left out with backbone"),
         ({"backbone": "auto", "backbones": "resnet5"}, "mean 'resnet50'"),
         ({"backbone": "auto", "backbones": ""}, "`backbones` must be one or more"),

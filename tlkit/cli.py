@@ -11,7 +11,7 @@ import typer
 
 from tlkit.continual.exemplars import DEFAULT_NUM_EXEMPLARS
 from tlkit.data.limits import MAX_PIXELS
-from tlkit.errors import TlkitError
+from tlkit.errors import ArgumentError, TlkitError
 from tlkit.quiet import load_tensorflow_quietly
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _INTERRUPTED = 130
+FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def _whole_number(text: str) -> int:
@@ -49,6 +50,12 @@ Photos = Annotated[
         "path, label and, if wanted, group and split."
     ),
 ]
+MaxMilliseconds = Annotated[
+    float | None, Number(help="Backbones that take longer for one image are left out.")
+]
+MaxMegabytes = Annotated[
+    float | None, Number(help="Backbones whose file is larger, in 10⁶ bytes, are left out.")
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
 
 
@@ -67,6 +74,8 @@ def train(  # noqa: PLR0917 - typer calls it by name
         str | None,
         typer.Option(metavar="A[=FILE],B", help="With --backbone auto: what it chooses among."),
     ] = None,
+    max_milliseconds: MaxMilliseconds = None,
+    max_megabytes: MaxMegabytes = None,
     weights: Annotated[
         str, typer.Option(metavar="pretrained|none|FILE", help="Where weights come from.")
     ] = "pretrained",
@@ -123,6 +132,8 @@ def train(  # noqa: PLR0917 - typer calls it by name
         from_run=from_run,
         backbone=backbone,
         backbones=backbones,
+        max_milliseconds=max_milliseconds,
+        max_megabytes=max_megabytes,
         weights=None if weights == "none" else weights,
         image_size=image_size,
         mode=mode,
@@ -272,30 +283,53 @@ def add_classes(  # noqa: PLR0917 - typer calls it by name
 
 
 @app.command()
-def compare(
+def compare(  # noqa: PLR0917 - typer calls it by name
     photos: Photos,
     backbones: Annotated[
         str | None,
         typer.Option(metavar="A[=FILE],B", help="NAME, NAME=WEIGHTS_FILE or NAME=none (random)."),
     ] = None,
-    max_milliseconds: Annotated[float | None, Number(help="The most for one image.")] = None,
-    max_megabytes: Annotated[float | None, Number(help="The largest file.")] = None,
+    max_milliseconds: MaxMilliseconds = None,
+    max_megabytes: MaxMegabytes = None,
+    budget: Annotated[
+        float | None,
+        Number(metavar="SECONDS", help="For all backbones to see the photographs; else a sample."),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw accuracy against cost: .png, .svg or .pdf."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare backbones on a folder of photographs before training any."""
+    from tlkit.advice.candidates import DEFAULT_BACKBONES, check_limits, parse_candidates
     from tlkit.data.manifests import load_pictures
 
+    names = DEFAULT_BACKBONES if backbones is None else backbones
+    entries = parse_candidates(names, argument="backbones")
+    check_limits(max_milliseconds=max_milliseconds, max_megabytes=max_megabytes, budget=budget)
+    if plot is not None:
+        _check_figure_file(plot)
     load_tensorflow_quietly()
     from tlkit.advice.backbones import compare_backbones
-    from tlkit.advice.candidates import DEFAULT_BACKBONES
 
+    data = load_pictures(photos, argument="photos")
     comparison = compare_backbones(
-        load_pictures(photos),
-        backbones or DEFAULT_BACKBONES,
+        data,
+        list(entries),
         image_size="own",
         max_milliseconds=max_milliseconds,
         max_megabytes=max_megabytes,
+        budget=budget,
     )
-    _say(str(comparison))
+    _ = comparison.best  # where there is none, it says why
+    if plot is not None:
+        from tlkit.advice.figures import backbones as drawn
+        from tlkit.canvas import DOTS_PER_INCH
+
+        drawn(comparison).savefig(plot, dpi=DOTS_PER_INCH, bbox_inches="tight")
+    text = json.dumps(comparison.as_dict(), ensure_ascii=False) if as_json else str(comparison)
+    _say(text)
 
 
 @app.command()
@@ -356,6 +390,14 @@ def _see_help(error: typer.TyperException) -> str:
     context = getattr(error, "ctx", None)
     command = "" if context is None or context.parent is None else f" {context.info_name}"
     return f"See tlkit{command} --help."
+
+
+def _check_figure_file(path: Path) -> None:
+    if path.suffix.lower() not in FIGURE_SUFFIXES or not path.parent.is_dir():
+        raise ArgumentError(
+            f"`plot` must be a file that ends in {', '.join(FIGURE_SUFFIXES)}, in a folder that is "
+            f"there. Received: plot={str(path)!r}. Write --plot backbones.png, say."
+        )
 
 
 def _group(unfreeze: str | None) -> str | int | None:

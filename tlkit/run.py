@@ -81,6 +81,8 @@ def train_run(
     from_run: str | os.PathLike[str] | None = None,
     backbone: str | None = None,
     backbones: str | Sequence[str] | None = None,
+    max_milliseconds: float | None = None,
+    max_megabytes: float | None = None,
     weights: str | None = "pretrained",
     image_size: int | None = None,
     mode: str = "auto",
@@ -121,6 +123,10 @@ def train_run(
             those too close to it to call, see `compare_backbones` and `choose_backbone`.
         backbones: What `backbone="auto"` chooses among: "NAME", or "NAME=WEIGHTS_FILE", a list or
             one string with commas; `tlkit.advice.candidates.DEFAULT_BACKBONES` by default.
+        max_milliseconds: With `backbone="auto"`: those that take longer for one image, decoding not
+            included, are left out.
+        max_megabytes: With `backbone="auto"`: those whose `.keras` file is larger, in 10⁶ bytes,
+            are left out.
         weights: See `build_classifier`: "pretrained", `None` for random ones, or a file.
         image_size: Side of the images in pixels; the backbone's own by default.
         mode: "head" (feature extraction), "fine-tune" (the head, then `unfreeze` too), or "auto":

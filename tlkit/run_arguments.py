@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from tlkit.advice.candidates import parse_candidates, with_whole_paths
+from tlkit.advice.candidates import check_limits, parse_candidates, with_whole_paths
 from tlkit.continual.methods import WITHOUT_TRAINING
 from tlkit.data.augmentation import AUGMENTATIONS
 from tlkit.distribution.cluster import KINDS
@@ -65,13 +65,17 @@ def _check_candidates(arguments: dict[str, Any]) -> None:
             f"own. Received: weights={arguments['weights']!r}. Name them: "
             "backbones=['NAME=WEIGHTS_FILE', 'NAME=none']."
         )
+    limits = {name: arguments[name] for name in ("max_milliseconds", "max_megabytes")}
+    check_limits(**limits)
+    for name, value in {"backbones": arguments["backbones"], **limits}.items():
+        if value is not None and arguments["backbone"] != AUTO:
+            raise ArgumentError(
+                f"`{name}` must come with backbone='auto', which chooses by it. Received: "
+                f"{name}={value!r}, backbone={arguments['backbone']!r}. Give --backbone auto, or "
+                "leave it out."
+            )
     if arguments["backbones"] is None:
         return
-    if arguments["backbone"] != AUTO:
-        raise ArgumentError(
-            "`backbones` must come with backbone='auto', which chooses among them. Received: "
-            f"backbone={arguments['backbone']!r}. Give --backbone auto, or leave them out."
-        )
     entries = parse_candidates(arguments["backbones"], argument="backbones")
     arguments["backbones"] = with_whole_paths(entries)
 

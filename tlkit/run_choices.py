@@ -47,6 +47,8 @@ def backbone_choice(
         data,
         arguments["backbones"] or DEFAULT_BACKBONES,
         image_size=arguments["image_size"] or "own",
+        max_milliseconds=arguments["max_milliseconds"],
+        max_megabytes=arguments["max_megabytes"],
         seed=arguments["seed"],
     )
     say(str(comparison))

@@ -87,10 +87,14 @@ def test_what_cannot_be_had_is_listed_and_not_fatal(data, monkeypatch):
     assert reasons["xception"] == "83.4 MB, above max_megabytes=20"  # and nothing was fetched
     assert "94.4 MB" in reasons["resnet50=none"]
     assert "no.h5" in str(comparison)
+    wordy = dataclasses.replace(comparison, left_out={"vgg16": 80 * "long " + "\n and whole."})
+    assert "long and whole." in str(wordy)
     slow = compare_backbones(data, ["resnet20", "xception=none"], max_milliseconds=4.9)
     assert slow.left_out["resnet20"] == "5.0 ms for one image, above max_milliseconds=4.9"
     assert slow.left_out["xception=none"] == "takes images of 71 pixels or more, not 32"
-    with pytest.raises(ArgumentError, match=r"`names` must hold a backbone .*above max_milli"):
+    with pytest.raises(
+        ArgumentError, match=r"One backbone at least .*above max_milli.* Name others"
+    ):
         _ = slow.best
     assert "no backbone was measured" in str(slow)
     # its weights alone would do, with the graph beside them the file does not

@@ -28,6 +28,9 @@ def test_weights_are_found_from_any_folder(tmp_path, monkeypatch):
         (["resnet20", 3], "one or more backbones"),
         ("resnet20,,vgg16", "one or more backbones"),
         ("resnet20,resnet20", "'resnet20' more than once"),
+        ("resnet20,resnet20=pretrained", "'resnet20=pretrained', which is the same as 'resnet20'"),
+        ("vgg16=imagenet,vgg16", "'vgg16', which is the same as 'vgg16=imagenet'"),
+        ("resnet20=w.h5,resnet20=./w.h5", "'resnet20=./w.h5', which is the same"),
         ("resnet5", "mean 'resnet50'"),
     ],
 )

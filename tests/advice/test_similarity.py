@@ -113,7 +113,9 @@ def test_the_verdict_follows_the_figures():
     assert report_of(accuracy=0.75).gain == pytest.approx(0.5)
     few = dataclasses.replace(report_of(), interval=None, random_interval=None)
     assert not few.knows_more_than_chance
-    assert "interval" not in str(few)
+    assert "no intervals: they take 20 different images" in str(few)
+    assert "95 % interval" not in str(few)
+    assert "no intervals" not in str(report_of())
     assert "conv5 0.10" in report_of()._repr_html_()
 
 

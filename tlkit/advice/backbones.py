@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import tempfile
-import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,14 +13,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from tlkit.advice.candidates import DEFAULT_BACKBONES, RANDOM, parse_candidates
+from tlkit.advice.candidates import DEFAULT_BACKBONES, RANDOM, check_limits, parse_candidates
 from tlkit.advice.evidence import log_evidence
 from tlkit.advice.graph_costs import FLOAT_BYTES, group_costs, peak_activations
-from tlkit.advice.probe import MIN_FOR_INTERVAL, probe
+from tlkit.advice.probe import NO_INTERVALS, probe
 from tlkit.advice.sampling import check_no_lone_class, sample_rows
 from tlkit.advice.timing import seconds_per_image
 from tlkit.data.images import ImageData, ImageSplit
-from tlkit.errors import ArgumentError, WeightsError, check_positive, check_seed
+from tlkit.errors import ArgumentError, WeightsError, check_seed
 from tlkit.evaluation.intervals import Interval
 from tlkit.models.assembly import build_classifier
 from tlkit.models.catalogue import find_backbone
@@ -110,10 +109,10 @@ class BackboneComparison:
             ArgumentError: None could be measured.
         """
         if not self.scores:
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in self.left_out.items())
+            reasons = (f" {name}: {reason.rstrip('.')}." for name, reason in self.left_out.items())
             raise ArgumentError(
-                "`names` must hold a backbone that can be had and is within the limits. Received: "
-                f"none. {reasons}"
+                "One backbone at least must be there to be had and within the limits. Received: "
+                f"none.{''.join(reasons)} Name others, or raise the limits."
             )
         return self.scores[0]
 
@@ -160,7 +159,7 @@ class BackboneComparison:
         else:
             lines.append("no backbone was measured")
         lines += [
-            f"left out: {name}: {textwrap.shorten(reason, 240)}"
+            f"left out: {name}: {' '.join(reason.split())}"
             for name, reason in self.left_out.items()
         ]
         return "\n".join([*lines, *self.notes])
@@ -245,13 +244,7 @@ def compare_backbones(
             f"Received: data of type {type(data).__name__}."
         )
     entries = parse_candidates(names)
-    for name, value in (
-        ("max_milliseconds", max_milliseconds),
-        ("max_megabytes", max_megabytes),
-        ("budget", budget),
-    ):
-        if value is not None:
-            check_positive(name, value)
+    check_limits(max_milliseconds=max_milliseconds, max_megabytes=max_megabytes, budget=budget)
     sizes = _image_sizes(data, [name for name, _ in entries.values()], image_size)
     check_seed(seed)
     check_no_lone_class(data, "data", "leave the class out")
@@ -280,8 +273,8 @@ def compare_backbones(
             scores.append(_score(candidates.pop(0), data.train, rows, seed=seed, cache=cache))
             advance(1)
     num_images = len({data.train.digests[row] for row in rows})
-    if num_images < MIN_FOR_INTERVAL:
-        notes.append(f"no intervals: they take {MIN_FOR_INTERVAL} different images")
+    if any(score.interval is None for score in scores):
+        notes.append(NO_INTERVALS)
     return BackboneComparison(
         scores=_ranked(scores),
         left_out=left_out,

@@ -6,7 +6,7 @@ Importing this module loads neither Keras nor TensorFlow, so that names can be c
 from collections.abc import Sequence
 from pathlib import Path
 
-from tlkit.errors import ArgumentError
+from tlkit.errors import ArgumentError, check_positive
 from tlkit.models.catalogue import find_backbone
 
 DEFAULT_BACKBONES = ("resnet20", "mobilenet_025", "mobilenet_v2", "efficientnet_b0", "resnet50")
@@ -27,7 +27,7 @@ def parse_candidates(
         argument: What errors call `names`.
 
     Raises:
-        ArgumentError: There is none, one is named twice, or a name is not in the catalogue.
+        ArgumentError: There is none, two are the same, or a name is not in the catalogue.
 
     Example:
         >>> from tlkit.advice.candidates import parse_candidates
@@ -42,16 +42,32 @@ def parse_candidates(
             f"Received: {argument}={names!r}. Write {argument}=['resnet20', 'mobilenet_v2'], say."
         )
     entries: dict[str, tuple[str, str]] = {}
+    called: dict[tuple[str, str], str] = {}
     for entry in map(str.strip, listed):
         name, _, weights = entry.partition("=")
         find_backbone(name)
-        if entry in entries:
+        same = called.setdefault((name, _in_full(weights or "pretrained")), entry)
+        if entry in entries or same != entry:
+            twice = " more than once" if same == entry else f", which is the same as {same!r}"
             raise ArgumentError(
                 f"`{argument}` must be different from each other. "
-                f"Received: {entry!r} more than once."
+                f"Received: {entry!r}{twice}. Leave one out."
             )
         entries[entry] = (name, weights or "pretrained")
     return entries
+
+
+def check_limits(
+    *, max_milliseconds: float | None, max_megabytes: float | None, budget: float | None = None
+) -> None:
+    """Raises `ArgumentError` unless what limits a comparison is positive, or left out."""
+    for name, value in (
+        ("max_milliseconds", max_milliseconds),
+        ("max_megabytes", max_megabytes),
+        ("budget", budget),
+    ):
+        if value is not None:
+            check_positive(name, value)
 
 
 def with_whole_paths(entries: dict[str, tuple[str, str]]) -> list[str]:
@@ -66,3 +82,10 @@ def with_whole_paths(entries: dict[str, tuple[str, str]]) -> list[str]:
         called if weights in (*_PUBLISHED, RANDOM) else f"{name}={Path(weights).resolve()}"
         for called, (name, weights) in entries.items()
     ]
+
+
+def _in_full(weights: str) -> str:
+    """One spelling for what may be spelt in several ways."""
+    if weights in _PUBLISHED:
+        return _PUBLISHED[0]
+    return weights if weights == RANDOM else str(Path(weights).resolve())

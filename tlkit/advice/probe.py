@@ -15,7 +15,14 @@ from tlkit.evaluation.intervals import Interval, wilson_interval
 from tlkit.training.linear import STRENGTHS, first_minimum
 
 MIN_FOR_INTERVAL = 20
-"""With fewer different images no interval is given."""
+"""With fewer different images no interval is given.
+
+Answers of different folds come from heads that share most of their images, and the fewer there
+are, the more those answers hang together, which Wilson's formula does not know. Where one model is
+measured on images it has not seen, it serves any number: see `tlkit.evaluation.intervals`.
+"""
+
+NO_INTERVALS = f"no intervals: they take {MIN_FOR_INTERVAL} different images (or groups of them)"
 
 _NUM_FOLDS = 5
 _MAX_STEPS = 200  # a penalty that takes more is far too weak

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tlkit.advice.probe import ProbeScore, probe
+from tlkit.advice.probe import NO_INTERVALS, ProbeScore, probe
 from tlkit.advice.sampling import check_no_lone_class, sample_rows
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.errors import ArgumentError, check_count, check_seed
@@ -111,6 +111,8 @@ class SimilarityReport:
             if interval is not None:
                 low, high = (100 * end for end in interval)
                 lines.append(f"95 % interval with {name}: {low:.1f} to {high:.1f} %")
+        if self.interval is None or self.random_interval is None:
+            lines.append(NO_INTERVALS)
         lines.append(f"{self.num_images:,} training images, {self.num_classes} classes")
         return "\n".join(lines)
 
