@@ -316,10 +316,12 @@ def test_what_it_cost(tmp_path):
     assert "234 parameters trained, of 1,234" in text
     assert "5,300 multiply-adds an image" in text
     assert "On disk 3.0 GB: features 2.0 MB, model files 3.0 GB." in text
-    assert "training in 75.0 s at most" in text
+    assert "Projected before it began: about 75.0 s for training." in text
     assert "in all3 min 37 s" in text
     untimed = {**cost, "seconds": {}, "total_seconds": 0}
-    assert "at most" not in text_of(written(tmp_path, cost=untimed))
+    assert "Projected" not in text_of(written(tmp_path, cost=untimed))
+    solved = text_of(written(tmp_path, cost={**cost, "solves_head": True}))
+    assert "about 75.0 s for training, solving the head not included." in solved
 
 
 def test_pictures_as_training_sees_them(tmp_path):

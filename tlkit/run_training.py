@@ -25,7 +25,7 @@ NUM_VIEWS = 4
 
 
 def planned_cost(model: "keras.Model", data: ImageData, arguments: dict[str, Any]) -> "CostReport":
-    """Returns what training will cost; nothing is timed where the head alone is solved.
+    """Returns what training will cost, measured here.
 
     Args:
         model: As it is before training; it stays so.
@@ -37,7 +37,7 @@ def planned_cost(model: "keras.Model", data: ImageData, arguments: dict[str, Any
     given = {} if arguments["augment"] is None else {"augment": arguments["augment"]}
     if arguments["mode"] == "head":
         views = _views_of_head(arguments)
-        return estimate_cost(model, data, unfreeze="head", views=views, is_timed=False, **given)
+        return estimate_cost(model, data, unfreeze="head", views=views, **given)
     return estimate_cost(
         model, data, unfreeze=arguments["unfreeze"], epochs=arguments["epochs"], **given
     )

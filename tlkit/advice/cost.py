@@ -7,9 +7,11 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tlkit.advice.graph_costs import FLOAT_BYTES, GroupCost, group_costs, peak_activations
-from tlkit.advice.timing import seconds_of, seconds_per_image
+from tlkit.advice.projection import NOTHING, Timings, seconds_of_head, seconds_of_plan
+from tlkit.advice.timing import Timed, timed
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.distribution.strategies import check_one_device
 from tlkit.errors import ArgumentError, check_count
@@ -21,18 +23,17 @@ from tlkit.training.fine_tuning import default_epochs
 from tlkit.training.frozen import FrozenPart
 from tlkit.training.head import is_trained
 from tlkit.training.movement import left_as_it_is
-from tlkit.training.objective import loss_of, targets_of
+from tlkit.training.objective import loss_of, metrics_of, targets_of
+from tlkit.training.rates import LayerwiseAdamW
 from tlkit.training.recipe import DEFAULT_AUGMENTATION
 from tlkit.training.sources import source_of, steps_in_epoch
 from tlkit.training.stages import default_unfreeze
 from tlkit.training.step import hooked
 
 DEFAULT_BATCH_SIZE = 32
-FORWARD_SHARE = 1 / 3
-"""Of a training step that a forward pass of the same layers is taken to cost."""
 
 _OPTIMIZER_VALUES = 3  # a gradient and AdamW's two moments for each value that trains
-_DECODED = 64
+_DECODED = 32
 _MEGABYTE = 1e6
 
 
@@ -54,9 +55,11 @@ class CostReport:
         memory_bytes: Counted: that, all weights, and gradients and AdamW's moments of what trains.
         is_stored: Whether activations of the frozen part are stored and steps read from them.
         num_epochs: Of the plan; 0 where the head alone is solved.
-        seconds: Each part of the plan in order and what it takes at most, if nothing is stored yet;
-            empty without data, or where nothing was timed. Decoding and computing are taken one
-            after the other.
+        solves_head: Whether the head is solved, which `seconds` leaves out.
+        seconds: Each part of the plan in order and about what it takes, if nothing is stored yet
+            and no epoch is saved; empty without data, or where nothing was timed. "preparing" is
+            what comes before the first image: tracing and freezing graphs, setting readers up.
+            Decoding and computing are taken one after the other.
         disk_bytes: What the plan writes: activations in float32, and model files; empty without
             data.
     """
@@ -71,6 +74,7 @@ class CostReport:
     memory_bytes: int
     is_stored: bool
     num_epochs: int
+    solves_head: bool
     seconds: dict[str, float]
     disk_bytes: dict[str, int]
 
@@ -115,7 +119,8 @@ class CostReport:
         )
         if self.seconds:
             parts = ", ".join(f"{name} {_duration(took)}" for name, took in self.seconds.items())
-            lines.append(f"at most {_duration(self.total_seconds)}: {parts}")
+            left_out = "; solving the head is not included" if self.solves_head else ""
+            lines.append(f"about {_duration(self.total_seconds)}: {parts}{left_out}")
         if self.disk_bytes:
             parts = ", ".join(f"{name} {_size(size)}" for name, size in self.disk_bytes.items())
             lines.append(f"on disk {_size(self.total_disk_bytes)}: {parts}")
@@ -140,9 +145,10 @@ def estimate_cost(
     """Says what training would cost here, from the graph and a few measured steps.
 
     It takes some seconds, without timing less than one. The model is as it was afterwards:
-    weights, dropout's random state, what trains. The time is an upper limit that holds for an idle
-    machine: training may stop earlier, find features that are stored, compute them in bfloat16
-    where that is faster, and decode without augmentation.
+    weights, dropout's random state, what trains. The time is an estimate, for a machine that goes
+    on as busy as it is: training may stop earlier, find features that are stored, and compute them
+    in bfloat16 where that is faster. Solving the head is not in it: how many passes over the
+    features that takes shows only while it is done.
 
     Args:
         model: A classifier.
@@ -189,15 +195,15 @@ def estimate_cost(
             is_stored, cut = False, None
     has_steps = is_timed and not solves_head
     num_trainable, step = _step(model, cut, unfreeze, batch_size, is_timed=has_steps)
-    forward = _forward_seconds(model, feature_cut(model), batch_size) if is_timed else None
+    forward = _forward(model, feature_cut(model), batch_size) if is_timed else None
     kept = sum(group.num_activations for group in groups[first:])
     if solves_head:
         kept = 0
     activations = FLOAT_BYTES * batch_size * max(kept, peak_activations(model))
     seconds: dict[str, float] = {}
     disk: dict[str, int] = {}
+    is_solved = solves_head or not is_trained(model)
     if data is not None:
-        is_solved = solves_head or not is_trained(model)
         num_features = int(np.prod(feature_cut(model).shape[1:]))
         if is_solved:
             disk["features"] = FLOAT_BYTES * num_features * _num_images(data, head_views)
@@ -205,38 +211,38 @@ def estimate_cost(
             disk["activations"] = FLOAT_BYTES * groups[first].num_inputs * _num_images(data, views)
         disk["model files"] = 2 * FLOAT_BYTES * model.count_params()  # .keras and the SavedModel
     if data is not None and forward is not None:
-        timing = _Timing(
+        is_augmented = head_views > 1 if solves_head else augment != "none"
+        decoding = _decoding(data.train, "none")
+        timings = Timings(
             forward=forward,
-            below=_forward_seconds(model, cut, batch_size) if cut is not None else 0.0,
-            decoding=_decoding_seconds(data.train, augment),
-            step=step or 0.0,
+            below=_forward(model, cut, batch_size) if cut is not None else NOTHING,
+            decoding=decoding,
+            augmenting=_decoding(data.train, augment) if is_augmented else decoding,
+            step=step or NOTHING,
         )
-        seconds = _plan(data, timing, num_epochs, views, is_solved=is_solved, is_stored=is_stored)
+        if solves_head:
+            seconds = seconds_of_head(data, timings, views=head_views)
+        else:
+            plan = {"epochs": num_epochs, "views": views}
+            seconds = seconds_of_plan(
+                data, timings, is_solved=is_solved, is_stored=is_stored, **plan
+            )
     return CostReport(
         groups=groups,
         unfreeze=unfreeze,
         num_trainable=num_trainable,
         batch_size=batch_size,
-        forward_milliseconds=None if forward is None else 1000 * forward,
-        step_seconds=step,
+        forward_milliseconds=None if forward is None else 1000 * forward.usual,
+        step_seconds=None if step is None else step.usual,
         activation_bytes=activations,
         memory_bytes=activations
         + FLOAT_BYTES * (model.count_params() + _OPTIMIZER_VALUES * num_trainable),
         is_stored=is_stored,
         num_epochs=num_epochs,
+        solves_head=is_solved,
         seconds=seconds,
         disk_bytes=disk,
     )
-
-
-@dataclass(frozen=True)
-class _Timing:
-    """Seconds of one image, but of a batch for the step; decoding with augmentation."""
-
-    forward: float
-    below: float
-    decoding: float
-    step: float
 
 
 def _checked(
@@ -270,36 +276,6 @@ def _checked(
     return data.batch_size
 
 
-def _plan(
-    data: ImageData,
-    timing: _Timing,
-    num_epochs: int,
-    views: int,
-    *,
-    is_solved: bool,
-    is_stored: bool,
-) -> dict[str, float]:
-    """Seconds of each part of the plan, in order."""
-    num_train = data.train.num_images
-    num_validation = data.validation.num_images if data.validation is not None else 0
-    measuring = num_validation * (timing.decoding + timing.forward)
-    parts: dict[str, float] = {}
-    if is_solved:
-        parts["features"] = (num_train + num_validation) * (timing.decoding + timing.forward)
-    if not num_epochs:
-        return parts
-    steps = timing.step * steps_in_epoch(data.train)
-    if is_stored:
-        parts["storing"] = views * num_train * (timing.decoding + timing.below)
-        parts["storing"] += num_validation * (timing.decoding + timing.below)
-        validating = timing.step * FORWARD_SHARE * -(-num_validation // data.batch_size)
-        parts["training"] = num_epochs * (steps + validating)
-    else:
-        parts["training"] = num_epochs * (num_train * timing.decoding + steps + measuring)
-    parts["measuring"] = 2 * measuring
-    return parts
-
-
 def _step(
     model: keras.Model,
     cut: keras.KerasTensor | None,
@@ -307,21 +283,23 @@ def _step(
     batch_size: int,
     *,
     is_timed: bool,
-) -> tuple[int, float | None]:
-    """Returns the number of values that train, and the seconds of a step; all is put back."""
+) -> tuple[int, Timed | None]:
+    """Returns the number of values that train, and the time of a step; all is put back."""
     with left_as_it_is(model):
         num_trainable = set_trainable(model, unfreeze).num_trainable
         if not is_timed:
             return num_trainable, None
         trained = model if cut is None else keras.Model(cut, model.outputs[0])
         trainee = hooked(trained)
-        optimizer = keras.optimizers.AdamW(1e-6)
-        trainee.compile(optimizer=optimizer, loss=loss_of(model), jit_compile=False)
+        optimizer = LayerwiseAdamW(1e-6, multipliers={})
+        trainee.compile(
+            optimizer=optimizer, loss=loss_of(model), metrics=metrics_of(model), jit_compile=False
+        )
         random = np.random.default_rng(0)
         images = random.uniform(0, 255, (batch_size, *trained.input_shape[1:]))
         targets = targets_of(_labels(model, batch_size), model).numpy()
         batch = (images.astype("float32"), targets)
-        return num_trainable, seconds_of(lambda: trainee.train_on_batch(*batch))
+        return num_trainable, timed(lambda: trainee.train_on_batch(*batch))
 
 
 def _labels(model: keras.Model, batch_size: int) -> np.ndarray:
@@ -330,17 +308,22 @@ def _labels(model: keras.Model, batch_size: int) -> np.ndarray:
     return np.eye(num_classes)[labels] if head_kind(model) == "multi_label" else labels
 
 
-def _forward_seconds(model: keras.Model, tensor: keras.KerasTensor, batch_size: int) -> float:
+def _forward(model: keras.Model, tensor: keras.KerasTensor, batch_size: int) -> Timed:
+    """The time of one image; tracing and freezing the graph come before the first."""
     part = FrozenPart(keras.Model(model.inputs[0], tensor))
-    shape = tuple(model.input_shape[1:])
-    return seconds_per_image(part.float32, shape, part.input_dtype, batch_size=batch_size)
+    values = np.random.default_rng(0).integers(0, 256, (batch_size, *model.input_shape[1:]))
+    images = tf.cast(values, part.input_dtype)
+    return timed(lambda: part.float32(images).numpy()).shared_by(batch_size)
 
 
-def _decoding_seconds(split: ImageSplit, augment: str) -> float:
-    """Seconds that one picture takes until it lies in a batch."""
+def _decoding(split: ImageSplit, augment: str) -> Timed:
+    """The time that one picture takes until it lies in a batch; readers are set up before."""
     rows = np.arange(min(split.num_images, _DECODED))
-    dataset = split.dataset(augment=augment, indices=rows)
-    return seconds_of(lambda: sum(1 for _ in dataset)) / len(rows)
+
+    def read() -> int:
+        return sum(1 for _ in split.dataset(augment=augment, indices=rows))
+
+    return timed(read).shared_by(len(rows))
 
 
 def _num_images(data: ImageData, views: int) -> int:
