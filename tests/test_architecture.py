@@ -14,6 +14,7 @@ PACKAGE = Path(tlkit.__file__).parent
 
 # The room of a file is its folder, or the file itself where it stands alone
 FLOORS = {
+    "showing": -1,  # needs nothing, and the cache's report needs it
     "errors": 0,
     "cache": 0,
     "files": 0,

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from tlkit.showing import ShownAsText
+
 FOLDERS = ("features", "files", "tfds")
 """All folders of the cache: activations, verdicts on picture files, data sets written out."""
 
@@ -75,7 +77,7 @@ def cache_sizes(root: str | os.PathLike[str] | None = None) -> dict[str, int]:
 
 
 @dataclass(frozen=True)
-class ClearReport:
+class ClearReport(ShownAsText):
     """What `clear_cache` did.
 
     Attributes:

@@ -31,6 +31,7 @@ from tlkit.files import written_aside
 from tlkit.models.graph import model_ends
 from tlkit.models.heads import head_kind
 from tlkit.saved_model import Answers, Serving, ask_saved_model, write_saved_model
+from tlkit.showing import ShownAsText
 
 FORMATS = tuple(EXPORT_FORMATS)
 LARGEST_DIFFERENCE = 1e-5
@@ -39,7 +40,7 @@ _IN_PROCESS = ("saved_model", "keras")
 
 
 @dataclass(frozen=True)
-class ExportedFormat:
+class ExportedFormat(ShownAsText):
     """One thing that was written.
 
     Attributes:
@@ -78,7 +79,7 @@ class ExportedFormat:
 
 
 @dataclass(frozen=True)
-class ExportReport:
+class ExportReport(ShownAsText):
     """What `export_model` wrote, and how closely it agrees with the model in memory.
 
     Attributes:

@@ -19,6 +19,7 @@ import numpy as np
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.errors import RunError
 from tlkit.files import write_json, written_aside
+from tlkit.showing import ShownAsText
 
 if TYPE_CHECKING:
     import keras
@@ -52,7 +53,7 @@ _RESULTS = (
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(ShownAsText):
     """A finished run.
 
     Attributes:

@@ -2,13 +2,13 @@
 
 import os
 from dataclasses import asdict, dataclass
-from html import escape
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from tlkit.showing import ShownAsText
 from tlkit.advice.graph_costs import FLOAT_BYTES, GroupCost, group_costs, peak_activations
 from tlkit.advice.projection import NOTHING, Timings, seconds_of_head, seconds_of_plan
 from tlkit.advice.timing import Timed, timed
@@ -38,7 +38,7 @@ _MEGABYTE = 1e6
 
 
 @dataclass(frozen=True)
-class CostReport:
+class CostReport(ShownAsText):
     """What a plan costs on this machine.
 
     Attributes:
@@ -125,9 +125,6 @@ class CostReport:
             parts = ", ".join(f"{name} {_size(size)}" for name, size in self.disk_bytes.items())
             lines.append(f"on disk {_size(self.total_disk_bytes)}: {parts}")
         return "\n".join(lines)
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{escape(str(self))}</pre>"
 
 
 def estimate_cost(

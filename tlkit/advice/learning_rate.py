@@ -1,7 +1,6 @@
 """A rate to fine-tune with, found by a sweep of rising rates."""
 
 from dataclasses import dataclass
-from html import escape
 
 import keras
 import numpy as np
@@ -12,6 +11,7 @@ from tlkit.distribution.strategies import check_one_device
 from tlkit.errors import ArgumentError, TrainingError, check_count, check_positive
 from tlkit.models.groups import set_trainable
 from tlkit.progress import track
+from tlkit.showing import ShownAsText
 from tlkit.training.movement import left_as_it_is
 from tlkit.training.objective import check_loss, loss_of, takes_one_hot
 from tlkit.training.sources import Images, source_of, with_targets
@@ -33,7 +33,7 @@ MIN_FALL = 0.02
 
 
 @dataclass(frozen=True)
-class LearningRateReport:
+class LearningRateReport(ShownAsText):
     """What a sweep found.
 
     Attributes:
@@ -60,9 +60,6 @@ class LearningRateReport:
             f"learning_rate={self.suggestion:.1e} for unfreeze={self.unfreeze!r} ({rules}; "
             f"{len(self.rates)} steps up to {self.rates[-1]:.1e})"
         )
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{escape(str(self))}</pre>"
 
 
 def find_learning_rate(

@@ -1,12 +1,12 @@
 """What to train, drawn from how many pictures there are and how near they are."""
 
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 from tlkit.advice.similarity import SimilarityReport
 from tlkit.data.images import ImageData
 from tlkit.errors import ArgumentError
+from tlkit.showing import ShownAsText
 from tlkit.training.stages import DEFAULT_GROUPS
 
 FEW, MANY = 20, 500
@@ -17,7 +17,7 @@ ANCHORS = {"strong": 0.01, "weak": 0.001, "none": 0.0}
 
 
 @dataclass(frozen=True)
-class Recommendation:
+class Recommendation(ShownAsText):
     """What to train.
 
     Attributes:
@@ -52,9 +52,6 @@ class Recommendation:
             held = "no anchor" if self.anchor == "none" else f"a {self.anchor} anchor"
             what = f"fine-tune {trained}, {held}"
         return "\n".join([what, *(f"  {reason}" for reason in self.reasons)])
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{escape(str(self))}</pre>"
 
 
 def recommend(data: ImageData, similarity: SimilarityReport) -> Recommendation:

@@ -3,7 +3,6 @@
 import os
 import random
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import keras
@@ -18,6 +17,7 @@ from tlkit.evaluation.intervals import Interval
 from tlkit.models.graph import model_ends, sorted_nodes
 from tlkit.models.groups import group_layers, layer_groups
 from tlkit.models.heads import feature_cut
+from tlkit.showing import ShownAsText
 from tlkit.training.features import extract_features
 from tlkit.training.frozen import FrozenPart
 from tlkit.training.sources import source_of
@@ -33,7 +33,7 @@ _BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
-class SimilarityReport:
+class SimilarityReport(ShownAsText):
     """How near pictures are to what a network was trained on.
 
     Attributes:
@@ -115,9 +115,6 @@ class SimilarityReport:
             lines.append(NO_INTERVALS)
         lines.append(f"{self.num_images:,} training images, {self.num_classes} classes")
         return "\n".join(lines)
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{escape(str(self))}</pre>"
 
 
 def measure_similarity(

@@ -1,6 +1,5 @@
 """Further classes for a trained classifier: what it is taught, and what that costs the old ones."""
 
-import html
 import os
 import time
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from tlkit.models.groups import set_trainable
 from tlkit.models.heads import feature_cut, head_kind, outputs_logits
 from tlkit.models.signature import signature
 from tlkit.models.surgery import add_classes, new_layers, newest_classes
+from tlkit.showing import ShownAsText
 from tlkit.training.features import Features, extract_features
 from tlkit.training.frozen import FrozenPart
 from tlkit.training.movement import relative_movement, weights_by_group
@@ -46,7 +46,7 @@ class LearnedClasses:
 
 
 @dataclass(frozen=True)
-class GrowthReport:
+class GrowthReport(ShownAsText):
     """What further classes brought, and what they cost the old ones.
 
     Attributes:
@@ -104,9 +104,6 @@ class GrowthReport:
             lines.append(f"  before weights were aligned: old {shown[0]}, new {shown[1]}")
         lines.append(self._cost())
         return "\n".join(lines)
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
 
     def _new(self) -> str:
         return ", ".join(self.new_names)

@@ -1,18 +1,20 @@
 """What `expand` says of itself."""
 
-import html
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tlkit.showing import ShownAsText
+
 
 @dataclass(frozen=True)
-class LayerDrift:
+class LayerDrift(ShownAsText):
     """How far the units of one layer came in the probe.
 
     Attributes:
         name: The layer's first name.
         relative: |w - w*| / |w*| of each unit's incoming weights.
-        absolute: |w - w*| of each, the paper's σ.
+        absolute: |w - w*| of each, which the paper calls ρ and holds against a threshold σ. Only
+            the relative one decides here.
     """
 
     name: str
@@ -32,7 +34,7 @@ class LayerDrift:
 
 
 @dataclass(frozen=True)
-class ExpansionReport:
+class ExpansionReport(ShownAsText):
     """What a new task needed.
 
     Attributes:
@@ -49,13 +51,18 @@ class ExpansionReport:
         old_accuracy_after: And at the end.
         added: Units that layers gained.
         removed: How many of these fell to zero and went.
+        trained: Names of the layers that trained, all of them new, and train still.
+        num_trained: Values in their weights.
+        moved: How far "new" and "old" weights came, |after - before| / |before| over all of them,
+            since the units were added (without any, since the new rows were); 0.0 only where no bit
+            changed.
         num_parameters_before: Values in all weights.
         num_parameters_after: And at the end.
         multiply_adds_before: Of one forward pass, see `count_multiply_adds`.
         multiply_adds_after: And at the end.
         isolate: Whether old units do not read new ones.
         seconds: Time spent in all.
-        notes: What could not grow, and why.
+        notes: What could not grow, and why; what was left undone or unchecked.
     """
 
     drift: tuple[LayerDrift, ...]
@@ -70,6 +77,9 @@ class ExpansionReport:
     old_accuracy_after: float | None
     added: Mapping[str, int]
     removed: Mapping[str, int]
+    trained: tuple[str, ...]
+    num_trained: int
+    moved: Mapping[str, float]
     num_parameters_before: int
     num_parameters_after: int
     multiply_adds_before: int
@@ -109,15 +119,18 @@ class ExpansionReport:
                 f"{_percent(self.old_accuracy_after)} after"
                 f"{', bit for bit the same logits' if self.isolate else ''}"
             )
+        else:
+            lines.append("old classes: accuracy not measured, there is no `old_data`")
+        lines.append(
+            f"{self.num_trained:,} parameters train, in {len(self.trained)} new layers; moved: new "
+            f"{self.moved['new']:.3g}, old {self.moved['old']:.3g}"
+        )
         lines.append(
             f"parameters {self.num_parameters_before:,} to {self.num_parameters_after:,}, "
             f"multiply-adds {self.multiply_adds_before:,} to {self.multiply_adds_after:,}, "
             f"{self.seconds:.1f} s"
         )
         return "\n".join([*lines, *self.notes])
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
 
 
 def _percent(share: float) -> str:

@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from tlkit.errors import ArgumentError, check_choice
 from tlkit.files import write_json
+from tlkit.showing import ShownAsText
 
 SCENARIOS = {
     "task-incremental": "the task of each image is told, and only its classes are in question",
@@ -23,7 +23,7 @@ CLASS_INCREMENTAL_NOTE = (
 )
 
 
-class ForgettingMatrix:
+class ForgettingMatrix(ShownAsText):
     """Accuracy R[i, j] on task j after training task i; row 0 is before any.
 
     Tasks count from 1 in the formulas below, and T is their number. Rows are added by `record` as
@@ -189,9 +189,6 @@ class ForgettingMatrix:
         if self.scenario == "class-incremental":
             lines.append(CLASS_INCREMENTAL_NOTE)
         return "\n".join(lines)
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{escape(str(self))}</pre>"
 
     def _last(self) -> tuple[np.ndarray, int]:
         if not self.num_trained:

@@ -13,6 +13,7 @@ from tlkit.continual.importance import estimate_importance, normalize_importance
 from tlkit.continual.strength import choose_anchor
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.evaluation.metrics import evaluate
+from tlkit.showing import ShownAsText
 
 AUTO = "auto"
 SCENARIO = "domain-incremental"
@@ -35,7 +36,7 @@ class OldTask:
 
 
 @dataclass(frozen=True)
-class ForgettingReport:
+class ForgettingReport(ShownAsText):
     """What going on cost the old task.
 
     Attributes:

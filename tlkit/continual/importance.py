@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from html import escape
 from typing import Any
 
 import keras
@@ -17,6 +16,7 @@ from tlkit.data.images import ImageData, ImageSplit
 from tlkit.distribution.strategies import check_one_device
 from tlkit.errors import ArgumentError, check_choice, check_count, check_unit
 from tlkit.models.heads import head_kind, outputs_logits
+from tlkit.showing import ShownAsText
 from tlkit.training.objective import targets_of
 
 DEFAULT_NUM_SAMPLES = 500
@@ -24,7 +24,7 @@ _SMALLEST = 1e-7
 
 
 @dataclass(frozen=True, eq=False)
-class Importance(Mapping[str, np.ndarray]):
+class Importance(ShownAsText, Mapping[str, np.ndarray]):
     """The importance of every weight: a mapping from a variable's path to an array of its shape.
 
     Attributes:
@@ -56,9 +56,6 @@ class Importance(Mapping[str, np.ndarray]):
             f"samples, {total / max(count, 1):.3g} on average"
         ]
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{escape(str(self))}</pre>"
 
 
 def estimate_importance(

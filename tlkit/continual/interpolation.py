@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 
 import keras
 import numpy as np
@@ -10,13 +9,14 @@ import numpy as np
 from tlkit.data.images import ImageSplit
 from tlkit.errors import ArgumentError, check_unit
 from tlkit.evaluation.metrics import evaluate
+from tlkit.showing import ShownAsText
 
 DEFAULT_ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 _NUM_LISTED = 5
 
 
 @dataclass(frozen=True)
-class InterpolationReport:
+class InterpolationReport(ShownAsText):
     """Accuracies on the way from one model to another.
 
     Attributes:
@@ -45,9 +45,6 @@ class InterpolationReport:
             ]
             lines.append(f"{alpha:5.2f}  " + "  ".join(row))
         return "\n".join([*lines, f"best mean at alpha={self.best_alpha:g}"])
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{escape(str(self))}</pre>"
 
 
 def interpolate_weights(old: keras.Model, new: keras.Model, alpha: float) -> keras.Model:

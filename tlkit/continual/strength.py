@@ -6,7 +6,6 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from html import escape
 from typing import Any
 
 import keras
@@ -19,6 +18,7 @@ from tlkit.continual.methods import WITHOUT_TRAINING
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.errors import ArgumentError, check_choice, check_count, check_fraction
 from tlkit.evaluation.metrics import evaluate
+from tlkit.showing import ShownAsText
 from tlkit.training.fine_tuning import fine_tune
 from tlkit.training.head import is_trained, train_head
 from tlkit.training.linear import first_minimum
@@ -37,7 +37,7 @@ MAX_SHARE = 0.5
 
 
 @dataclass(frozen=True)
-class StrengthTrial:
+class StrengthTrial(ShownAsText):
     """One training at one strength.
 
     Attributes:
@@ -75,7 +75,7 @@ class StrengthTrial:
 
 
 @dataclass(frozen=True)
-class StrengthReport:
+class StrengthReport(ShownAsText):
     """How a strength was chosen.
 
     Attributes:
@@ -111,9 +111,6 @@ class StrengthReport:
             f"chosen: {self.chosen:.3g}, {self.aim} ({self.num_validation} images)",
         ]
         return "\n".join([*lines, *self.notes])
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{escape(str(self))}</pre>"
 
 
 def choose_anchor(

@@ -27,6 +27,7 @@ from tlkit.evaluation.pictures import (
 from tlkit.models.heads import head_kind
 from tlkit.models.heads import probabilities as probabilities_of
 from tlkit.progress import bar
+from tlkit.showing import ShownAsText
 
 THRESHOLD = 0.5
 SAVED_MODEL_FILE = "saved_model.pb"
@@ -35,7 +36,7 @@ SERVING_FILE = "serving.json"
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Prediction(ShownAsText):
     """What the model says of one image.
 
     Attributes:

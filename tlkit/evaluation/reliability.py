@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from tlkit.evaluation.intervals import Interval, wilson_interval
+from tlkit.showing import ShownAsText
 
 NUM_BINS = 15
 MIN_IMAGES = 20
@@ -15,7 +16,7 @@ _NUM_DRAWS = 2000
 
 
 @dataclass(frozen=True, eq=False)
-class Reliability:
+class Reliability(ShownAsText):
     """Confidence against the share that is right, in bins of confidence.
 
     Attributes:

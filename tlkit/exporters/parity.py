@@ -15,6 +15,7 @@ from tlkit.errors import ExportError
 from tlkit.evaluation.prediction import THRESHOLD, is_label
 from tlkit.exporters.formats import EXPORT_FORMATS, MAX_ACCURACY_DROP
 from tlkit.models.heads import head_kind, probabilities
+from tlkit.showing import ShownAsText
 
 TIME_LIMIT = 600
 """Seconds after which a fresh process counts as hung."""
@@ -37,7 +38,7 @@ class FreshAnswers:
 
 
 @dataclass(frozen=True)
-class ParityReport:
+class ParityReport(ShownAsText):
     """How closely an exported model agrees with the model in memory.
 
     Attributes:

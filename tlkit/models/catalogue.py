@@ -10,13 +10,14 @@ from functools import partial
 from typing import Any
 
 from tlkit.errors import ArgumentError, check_choice, check_count, did_you_mean
+from tlkit.showing import ShownAsText
 
 PREPROCESSINGS = ("caffe", "tf", "torch", "none")
 SHIPPED_BACKBONE = "resnet20"
 
 
 @dataclass(frozen=True)
-class BackboneSpec:
+class BackboneSpec(ShownAsText):
     """One backbone of the catalogue.
 
     Attributes:

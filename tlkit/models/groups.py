@@ -1,7 +1,6 @@
 """Groups of layers, found from the graph, and which of them train."""
 
 from dataclasses import dataclass
-from html import escape
 from math import prod
 
 import keras
@@ -9,10 +8,11 @@ import keras
 from tlkit.errors import ArgumentError, check_choice, did_you_mean
 from tlkit.models.boundaries import Segmentation, name_groups, segment
 from tlkit.models.graph import count_parameters, find_cuts, with_nested
+from tlkit.showing import ShownAsText
 
 
 @dataclass(frozen=True)
-class LayerGroup:
+class LayerGroup(ShownAsText):
     """A run of layers between two cuts.
 
     Attributes:
@@ -36,7 +36,7 @@ class LayerGroup:
 
 
 @dataclass(frozen=True)
-class TrainableReport:
+class TrainableReport(ShownAsText):
     """What trains after `set_trainable`, counted from the model's trainable variables.
 
     Attributes:
@@ -68,9 +68,6 @@ class TrainableReport:
         if self.batch_norm == "frozen":
             lines.append("  batch normalisation: frozen in all groups")
         return "\n".join(lines)
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{escape(str(self))}</pre>"
 
 
 def layer_groups(model: keras.Model) -> tuple[LayerGroup, ...]:

@@ -1,14 +1,14 @@
 """What training says of itself."""
 
-import html
 from dataclasses import dataclass
 from typing import Any
 
 from tlkit.models.groups import TrainableReport
+from tlkit.showing import ShownAsText
 
 
 @dataclass(frozen=True)
-class StageReport:
+class StageReport(ShownAsText):
     """One stage of training.
 
     Attributes:
@@ -57,7 +57,7 @@ class StageReport:
 
 
 @dataclass(frozen=True)
-class TrainingReport:
+class TrainingReport(ShownAsText):
     """What was trained and what it brought on validation; several stages in their order.
 
     Attributes:
@@ -84,6 +84,3 @@ class TrainingReport:
                 f"({self.num_validation} images)"
             )
         return "\n".join(lines)
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
