@@ -9,11 +9,12 @@ rows x features x 4 bytes.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from peak import peak_bytes
 
 
 def write_copies(photos: Path, folder: Path, count: int) -> None:
@@ -33,7 +34,7 @@ def measure(folder: str, cache: str) -> None:
     model = tlkit.build_classifier("mobilenet_025", data.class_names, weights=None)
     report = tlkit.train_head(model, data, cache=Path(cache) / "features")
     rows = data.train.num_images + data.validation.num_images
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_bytes()
     features = rows * 256 * 4
     print(
         json.dumps(

@@ -10,8 +10,8 @@ the first time, or given: `--python KerasHub=/path/to/python`. What cannot be in
 
 The recipes are in `recipes.py`; "lines" are those of a recipe that a user writes, to build the
 backbone counted as one. Seconds begin before the photographs are read; imports and measuring on
-test pictures are left out. Memory is the peak resident memory of the process, imports included.
-Accuracy is on test pictures, which no decision was made on.
+test pictures are left out. Memory is the peak resident memory of the process itself, imports
+included. Accuracy is on test pictures, which no decision was made on.
 """
 
 import argparse
@@ -19,7 +19,6 @@ import dataclasses
 import importlib
 import json
 import os
-import resource
 import subprocess
 import tempfile
 import time
@@ -31,6 +30,7 @@ from pathlib import Path
 
 import numpy as np
 import recipes
+from peak import peak_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH, BACKBONE, IMAGE_SIZE = 0.25, "mobilenet_025", 224
@@ -84,7 +84,7 @@ def run_recipe(peer: str, folder: Path, weights: str, epochs: int, seed: int) ->
         phases = recipe(folder, build_base, epochs)
     lines = recipes.lines_of(recipe)
     return [
-        Figures(phase, accuracy(), seconds, peak_mebibytes(), lines[phase])
+        Figures(phase, accuracy(), seconds, peak_bytes() / 2**20, lines[phase])
         for phase, accuracy, seconds in timed(phases)
         if accuracy is not None
     ]
@@ -97,10 +97,6 @@ def timed(phases: recipes.Phases) -> Iterator[tuple[str, Callable[[], float] | N
         seconds += time.perf_counter() - started
         yield phase, accuracy, seconds
         started = time.perf_counter()
-
-
-def peak_mebibytes() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 def python_of(peer: str, folder: Path) -> tuple[Path | None, str]:
