@@ -25,7 +25,6 @@ FLOORS = {
     "models": 1,
     "canvas": 1,
     "lettering": 1,
-    "thumbnails": 2,
     "evaluation": 2,
     "plots": 2,
     "training": 3,

@@ -1,3 +1,4 @@
+import itertools
 import warnings
 from types import SimpleNamespace
 
@@ -5,9 +6,19 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.transforms import Bbox
+from PIL import Image
 
-from tlkit import plots
+from tlkit.canvas import Figure
+from tlkit.errors import ArgumentError
+from tlkit.evaluation.metrics import evaluate_probabilities
 from tlkit.evaluation.reliability import measure_reliability
+from tlkit.lettering import printable
+from tlkit.plots import data as data_plots
+from tlkit.plots import evaluation as evaluation_plots
+from tlkit.plots import training as training_plots
+from tlkit.plots.drawing import MAX_IMAGES
+from tlkit.plots.labels import label_points
 
 UGLY = (
     "中文类别名称很长很长的一个",
@@ -46,14 +57,14 @@ def wrong(number):
 
 
 def check_nothing_is_cut_off(figure, tmp_path):
-    """Every text lies on the page, and nothing warns."""
+    """Every text lies on the page, none over another, and nothing warns."""
     canvas = FigureCanvasAgg(figure)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         figure.savefig(tmp_path / "figure.svg")
         canvas.draw()
     renderer = canvas.get_renderer()
-    page = figure.bbox
+    page, boxes = figure.bbox, []
     for axes in figure.axes:
         labels = [*axes.get_xticklabels(), *axes.get_yticklabels()]
         texts = [axes.title, axes.xaxis.label, axes.yaxis.label, *labels, *axes.texts]
@@ -68,11 +79,18 @@ def check_nothing_is_cut_off(figure, tmp_path):
             assert page.y0 <= box.y0 + 1, text
             assert box.x1 <= page.x1 + 1, text
             assert box.y1 <= page.y1 + 1, text
+            boxes.append((text, box))
+    for legend in figure.legends:
+        boxes += [(text, text.get_window_extent(renderer)) for text in legend.get_texts()]
+    for (one, box), (other, its) in itertools.combinations(boxes, 2):
+        shared = Bbox.intersection(box, its)
+        is_apart = shared is None or min(shared.width, shared.height) <= 1
+        assert is_apart, (one, other)
 
 
 @pytest.mark.parametrize("num_epochs", [0, 1, 2, 60])
 def test_curves(tmp_path, num_epochs):
-    figure = plots.curves(history(num_epochs))
+    figure = training_plots.curves(history(num_epochs))
     check_nothing_is_cut_off(figure, tmp_path)
     if num_epochs:
         loss, accuracy = figure.axes
@@ -84,17 +102,17 @@ def test_curves(tmp_path, num_epochs):
 
 def test_curves_of_several_stages_and_of_missing_values(tmp_path):
     epochs = [*history(3), {"loss": 0.1, "learning_rate": 1e-4}]
-    figure = plots.curves(epochs, stages=[("head", 0), (UGLY[0], 3), (UGLY[4], 1)])
+    figure = training_plots.curves(epochs, stages=[("head", 0), (UGLY[0], 3), (UGLY[4], 1)])
     check_nothing_is_cut_off(figure, tmp_path)
     assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "accuracy", "learning rate"]
 
 
 @pytest.mark.parametrize("num_classes", [2, 8, 40, 100])
 def test_confusion(tmp_path, num_classes):
-    figure = plots.confusion(evaluation(num_classes))
+    figure = evaluation_plots.confusion(evaluation(num_classes))
     check_nothing_is_cut_off(figure, tmp_path)
     (axes,) = figure.axes
-    assert len(axes.get_yticklabels()) == min(num_classes, plots.MAX_CLASSES_IN_MATRIX)
+    assert len(axes.get_yticklabels()) == min(num_classes, evaluation_plots.MAX_CLASSES_IN_MATRIX)
     assert ("40 of 100 classes" in axes.get_title()) == (num_classes == 100)
     width, height = axes.get_window_extent().size / figure.dpi / len(axes.get_yticklabels())
     assert min(width, height) > 0.2  # inches for a cell with four figures of seven points
@@ -102,7 +120,7 @@ def test_confusion(tmp_path, num_classes):
 
 def test_confusion_counts_stand_where_they_belong():
     matrix = np.array([[5, 1200], [0, 7]])
-    figure = plots.confusion(SimpleNamespace(class_names=("a", "b"), confusion=matrix))
+    figure = evaluation_plots.confusion(SimpleNamespace(class_names=("a", "b"), confusion=matrix))
     found = {text.get_position(): text.get_text() for text in figure.axes[0].texts}
     assert found == {(0, 0): "5", (1, 0): "1.2k", (1, 1): "7"}
 
@@ -110,12 +128,12 @@ def test_confusion_counts_stand_where_they_belong():
 def test_most_confused_are_those_with_mistakes():
     matrix = np.diag([9, 9, 9, 9])
     matrix[3, 1] = 5
-    assert plots.most_confused(matrix, 2).tolist() == [1, 3]
-    assert plots.most_confused(matrix, 9).tolist() == [0, 1, 2, 3]
+    assert evaluation_plots.most_confused(matrix, 2).tolist() == [1, 3]
+    assert evaluation_plots.most_confused(matrix, 9).tolist() == [0, 1, 2, 3]
 
 
 def test_confusion_of_several_labels_says_why_there_is_none(tmp_path):
-    figure = plots.confusion(SimpleNamespace(class_names=("a",), confusion=None))
+    figure = evaluation_plots.confusion(SimpleNamespace(class_names=("a",), confusion=None))
     check_nothing_is_cut_off(figure, tmp_path)
     assert "no confusion matrix" in figure.axes[0].texts[0].get_text()
 
@@ -123,12 +141,35 @@ def test_confusion_of_several_labels_says_why_there_is_none(tmp_path):
 @pytest.mark.parametrize("count", [0, 1, 7, 30])
 def test_mistakes(tmp_path, count):
     evaluated = SimpleNamespace(mistakes=tuple(map(wrong, range(count))))
-    figure = plots.mistakes(evaluated, lambda one: np.full((9, 30, 3), 255 * one.probability))
+    figure = evaluation_plots.mistakes(
+        evaluated, lambda one: np.full((9, 30, 3), 255 * one.probability)
+    )
     check_nothing_is_cut_off(figure, tmp_path)
     titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
-    assert len(titles) == min(count, plots.MAX_IMAGES)
+    assert len(titles) == min(count, MAX_IMAGES)
     if count:
         assert titles[0].splitlines()[2] == "100 % sure"
+
+
+def evaluated(paths):
+    shares = np.tile([0.9, 0.1], (len(paths), 1))
+    return evaluate_probabilities(shares, np.ones(len(paths), np.int64), ("a", "b"), paths=paths)
+
+
+def test_pictures_are_read_from_their_files_and_asked_for_where_there_are_none(tmp_path):
+    file = tmp_path / "wide.png"
+    Image.new("RGB", (400, 200), (0, 99, 0)).save(file)
+    (panel,) = evaluation_plots.mistakes(evaluated([str(file)])).axes
+    assert panel.images[0].get_array().shape == (96, 192, 3)
+    assert (panel.images[0].get_array() == (0, 99, 0)).all()
+    pair = SimpleNamespace(paths=(str(file),) * 2, splits=("train",) * 2, classes=("a",) * 2)
+    first, second = data_plots.near_duplicates(SimpleNamespace(pairs=(pair,))).axes
+    assert first.images[0].get_array().shape == second.images[0].get_array().shape == (96, 192, 3)
+    with pytest.raises(ArgumentError, match=r"`read_image` must be given .*'images\[3\]' is none"):
+        evaluation_plots.mistakes(evaluated(["images[3]"]))
+    nameless = evaluate_probabilities(np.array([[0.9, 0.1]]), np.array([1]), ("a", "b"))
+    with pytest.raises(ArgumentError, match=r"`read_image` must be given .*'image 0' is none"):
+        evaluation_plots.mistakes(nameless)
 
 
 @pytest.mark.parametrize("count", [0, 1, 4, 30])
@@ -142,10 +183,10 @@ def test_near_duplicates_stand_side_by_side(tmp_path, count):
 
     report = SimpleNamespace(pairs=tuple(map(pair, range(count))))
     heights = iter(range(9, 999))  # pictures need not have one size
-    figure = plots.near_duplicates(report, lambda path: np.full((next(heights), 30, 3), 99))
+    figure = data_plots.near_duplicates(report, lambda path: np.full((next(heights), 30, 3), 99))
     check_nothing_is_cut_off(figure, tmp_path)
     titles = [axes.get_title().splitlines() for axes in figure.axes if axes.get_title()]
-    assert len(titles) == min(2 * count, plots.MAX_IMAGES)
+    assert len(titles) == min(2 * count, MAX_IMAGES)
     if count:
         assert titles[0][::2] == ["1: train", "0.jpg"]
         assert titles[1] == ["1: validation", "no label", "images[0]"]
@@ -157,26 +198,26 @@ def test_class_counts(tmp_path, num_classes):
         name: {"train": 3 * number, "validation": number, "test": 1}
         for number, name in enumerate(names(num_classes))
     }
-    figure = plots.class_counts(SimpleNamespace(counts=counts))
+    figure = data_plots.class_counts(SimpleNamespace(counts=counts))
     check_nothing_is_cut_off(figure, tmp_path)
     (axes,) = figure.axes
-    assert len(axes.get_yticklabels()) == min(num_classes, plots.MAX_CLASSES_IN_BARS)
+    assert len(axes.get_yticklabels()) == min(num_classes, data_plots.MAX_CLASSES_IN_BARS)
     assert ("of 250 classes" in axes.get_title()) == (num_classes == 250)
 
 
 def test_class_counts_of_nothing(tmp_path):
-    check_nothing_is_cut_off(plots.class_counts(SimpleNamespace(counts={})), tmp_path)
+    check_nothing_is_cut_off(data_plots.class_counts(SimpleNamespace(counts={})), tmp_path)
     empty = SimpleNamespace(counts={"a": {"train": 0}})
-    check_nothing_is_cut_off(plots.class_counts(empty), tmp_path)
+    check_nothing_is_cut_off(data_plots.class_counts(empty), tmp_path)
 
 
 def test_batch_grid(tmp_path):
     images = np.random.default_rng(0).uniform(-5, 260, (30, 8, 8, 3)).astype(np.float32)
-    figure = plots.batch_grid(images, np.arange(30) % 8, UGLY)
+    figure = data_plots.batch_grid(images, np.arange(30) % 8, UGLY)
     check_nothing_is_cut_off(figure, tmp_path)
     assert figure.axes[6].get_title() == "b"
     rows = np.array([[0, 1, 1], [0, 0, 0]])
-    figure = plots.batch_grid(images[:2], rows, ("a", "b", "c"))
+    figure = data_plots.batch_grid(images[:2], rows, ("a", "b", "c"))
     assert [axes.get_title() for axes in figure.axes] == ["b, c", "no label"]
 
 
@@ -189,7 +230,7 @@ def measured(num_images, seed=0):
 @pytest.mark.parametrize("num_images", [1, 20, 1000])
 def test_reliability(tmp_path, num_images):
     one = measured(num_images)
-    figure = plots.reliability(one, title=UGLY[4])
+    figure = evaluation_plots.reliability(one, title=UGLY[4])
     check_nothing_is_cut_off(figure, tmp_path)
     upper, lower = figure.axes
     drawn = upper.lines[1].get_xydata()
@@ -201,7 +242,7 @@ def test_reliability(tmp_path, num_images):
 
 def test_reliability_of_several_differs_in_more_than_colour(tmp_path):
     several = {name: measured(200, seed) for seed, name in enumerate(UGLY[3:6])}
-    figure = plots.reliability(several)
+    figure = evaluation_plots.reliability(several)
     check_nothing_is_cut_off(figure, tmp_path)
     upper, lower = figure.axes
     assert len({line.get_marker() for line in upper.lines if line.get_markersize() == 5}) == 3
@@ -211,14 +252,80 @@ def test_reliability_of_several_differs_in_more_than_colour(tmp_path):
     assert texts[3] == f"_hidden: error {100 * several['_hidden'].error:.1f} %"
 
 
+def test_reliability_of_reports(tmp_path):
+    evaluation = evaluated(["a.jpg"] * 30)
+    by_report = evaluation_plots.reliability(evaluation)
+    by_measurement = evaluation_plots.reliability(evaluation.reliability)
+    drawn = [figure.axes[0].lines[1].get_xydata() for figure in (by_report, by_measurement)]
+    np.testing.assert_array_equal(*drawn)
+    calibration = SimpleNamespace(before=measured(200), after=measured(200, 5))
+    for given in (calibration, {"before": evaluation, "after": calibration.after}):
+        figure = evaluation_plots.reliability(given)
+        check_nothing_is_cut_off(figure, tmp_path)
+        texts = [text.get_text() for text in figure.legends[0].get_texts()]
+        assert [text.partition(":")[0] for text in texts[1:]] == ["before", "after"]
+    with pytest.raises(ArgumentError, match="`measured` must hold at most 3 measurements"):
+        evaluation_plots.reliability(dict.fromkeys("abcd", evaluation))
+
+
+def moved_stage(name, moved, *groups):
+    return SimpleNamespace(name=name, moved=moved, trainable=SimpleNamespace(groups=groups))
+
+
+@pytest.mark.parametrize("num_stages", [0, 1, 2, 7])
+def test_drift(tmp_path, num_stages):
+    moved = {"stem": 0.0, UGLY[0]: 0.0, UGLY[4]: 3e-4, "head": 1.5}
+    stages = [moved_stage(UGLY[n], moved, UGLY[4], "head") for n in range(num_stages)]
+    figure = training_plots.drift(SimpleNamespace(stages=stages))
+    check_nothing_is_cut_off(figure, tmp_path)
+    for axes in figure.axes if num_stages else ():
+        texts = [text.get_text() for text in axes.texts]
+        assert texts == ["0, frozen", "0, frozen", "0.03 %", "150 %"]
+        low, high = axes.get_xlim()
+        ends = [bar.get_x() + bar.get_width() for bar in axes.patches]
+        np.testing.assert_allclose(ends, [low, low, 0.03, 150])
+        assert high > 150
+
+
+def test_drift_of_what_was_not_kept_and_of_what_was_nothing_before(tmp_path):
+    kept = moved_stage("kept", {"stem": 0.0, "head": 0.0}, "head")
+    figure = training_plots.drift(SimpleNamespace(stages=[kept]))
+    check_nothing_is_cut_off(figure, tmp_path)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["0, frozen", "0, as before"]
+    new = moved_stage("new", {"stem": 0.01, "head": float("inf")}, "stem", "head")
+    figure = training_plots.drift(SimpleNamespace(stages=[new]))
+    check_nothing_is_cut_off(figure, tmp_path)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["1 %", "from nothing"]
+
+
+@pytest.mark.parametrize(("count", "spread"), [(2, 0), (8, 0.05), (20, 0.02), (20, 1)])
+def test_names_beside_points_do_not_cover_one_another(tmp_path, count, spread):
+    figure = Figure(figsize=(6.4, 1.5 + 0.2 * max(count, 12)), layout="constrained")
+    axes = figure.subplots()
+    x = np.exp(spread * np.random.default_rng(0).normal(size=count))
+    y = np.linspace(0.9, 0.8, count) if spread else np.full(count, 0.9)
+    axes.plot(x, y, "o")
+    axes.set(xlim=(min(x) / 2, max(x) * 3), ylim=(0.7, 1), xticks=[], yticks=[])
+    texts = [printable(f"{index} {UGLY[index % 8]}", 16) for index in range(count)]
+    points = list(zip(x, y, strict=True))
+    label_points(axes, points, texts, spans=[(one - 0.02, one + 0.02) for one in y])
+    check_nothing_is_cut_off(figure, tmp_path)
+    for label, point, text in zip(axes.texts, points, texts, strict=True):
+        assert label.get_text() == text
+        assert label.xy == point
+    marks = axes.transData.transform(points)
+    boxes = [label.get_window_extent() for label in axes.texts]
+    assert not any(box.contains(*mark) for box in boxes for mark in marks)
+
+
 def test_pyplot_is_left_alone():
     before = dict(matplotlib.rcParams)
-    plots.curves(history(3))
+    training_plots.curves(history(3))
     assert dict(matplotlib.rcParams) == before
 
 
 def test_figures_show_themselves_in_notebooks_without_pyplot():
-    figure = plots.curves(history(3))
+    figure = training_plots.curves(history(3))
     assert figure._repr_png_().startswith(b"\x89PNG")
 
 
@@ -230,7 +337,7 @@ def test_a_training_is_drawn_stage_by_stage_without_each_group_of_an_anchor():
         return SimpleNamespace(history=epochs, trainable=SimpleNamespace(groups=(group, "head")))
 
     report = SimpleNamespace(stages=[stage("head", 0), stage("conv5", 2), stage("conv4", 3)])
-    figure = plots.training(report)
+    figure = training_plots.training(report)
     assert [panel.get_ylabel() for panel in figure.axes] == ["loss", "accuracy", "anchor share"]
     assert [text.get_text() for text in figure.axes[0].texts] == ["conv5", "conv4"]
     assert len(figure.axes[0].lines[0].get_xdata()) == 5

@@ -37,6 +37,7 @@ _MODULES = {
     "tlkit.continual.distillation": ("distill_from",),
     "tlkit.continual.forgetting": ("ForgettingMatrix",),
     "tlkit.continual.guard": ("ForgettingGuard",),
+    "tlkit.continual.class_means": ("mean_features",),
     "tlkit.continual.expansion": ("expand",),
     "tlkit.advice.backbones": ("compare_backbones",),
     "tlkit.advice.cost": ("estimate_cost",),
@@ -66,15 +67,18 @@ _MODULES = {
 }
 _FIGURES = {
     "plot_backbones": ("tlkit.advice.figures", "backbones"),
-    "plot_batch": ("tlkit.plots", "batch_grid"),
-    "plot_class_counts": ("tlkit.plots", "class_counts"),
-    "plot_confusion": ("tlkit.plots", "confusion"),
+    "plot_batch": ("tlkit.plots.data", "batch_grid"),
+    "plot_class_counts": ("tlkit.plots.data", "class_counts"),
+    "plot_confusion": ("tlkit.plots.evaluation", "confusion"),
+    "plot_drift": ("tlkit.plots.training", "drift"),
     "plot_forgetting": ("tlkit.continual.figures", "forgetting"),
     "plot_interpolation": ("tlkit.continual.figures", "interpolation"),
-    "plot_learning_rates": ("tlkit.plots", "learning_rates"),
-    "plot_reliability": ("tlkit.plots", "reliability"),
+    "plot_learning_rates": ("tlkit.plots.training", "learning_rates"),
+    "plot_mistakes": ("tlkit.plots.evaluation", "mistakes"),
+    "plot_near_duplicates": ("tlkit.plots.data", "near_duplicates"),
+    "plot_reliability": ("tlkit.plots.evaluation", "reliability"),
     "plot_strengths": ("tlkit.continual.figures", "strengths"),
-    "plot_training": ("tlkit.plots", "training"),
+    "plot_training": ("tlkit.plots.training", "training"),
 }
 """Where a module has a shorter name than the package."""
 

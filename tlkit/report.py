@@ -19,8 +19,10 @@ from tlkit.evaluation.comparison import ComparisonReport
 from tlkit.evaluation.explanation import Explanation
 from tlkit.evaluation.reports import EvaluationReport, Mistake
 from tlkit.files import written_aside
-from tlkit.plots import MAX_CLASSES_IN_MATRIX, MAX_IMAGES, most_confused, reliability, training
-from tlkit.thumbnails import inside, jpeg_address, thumbnail
+from tlkit.plots.drawing import MAX_IMAGES
+from tlkit.plots.evaluation import MAX_CLASSES_IN_MATRIX, most_confused, reliability
+from tlkit.plots.thumbnails import inside, jpeg_address, thumbnail
+from tlkit.plots.training import training
 from tlkit.training.reports import TrainingReport
 
 MAX_LISTED = 50

@@ -98,7 +98,7 @@ def maps_of(
 ) -> "dict[int, Explanation]":
     """Returns what speaks for the wrong class in the worst mistakes of the last split measured."""
     from tlkit.evaluation.explanation import explain_mistakes
-    from tlkit.plots import MAX_IMAGES
+    from tlkit.plots.drawing import MAX_IMAGES
 
     evaluation = evaluations["test"] or evaluations["validation"]
     if evaluation is None:

@@ -7,7 +7,7 @@ import pytest
 import tlkit
 from tlkit.advice.learning_rate import _smooth, _suggestions
 from tlkit.errors import ArgumentError, TrainingError
-from tlkit.plots import learning_rates
+from tlkit.plots.training import learning_rates
 
 
 @pytest.fixture

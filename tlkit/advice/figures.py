@@ -6,8 +6,9 @@ from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 from tlkit.advice.backbones import BackboneComparison
 from tlkit.canvas import Figure
 from tlkit.errors import check_choice
-from tlkit.lettering import dress, printable
-from tlkit.plots import BLUE, GREEN, ORANGE
+from tlkit.lettering import printable
+from tlkit.plots.drawing import BLUE, GREEN, ORANGE
+from tlkit.plots.labels import label_points
 
 _COSTS = {
     "milliseconds": "milliseconds for one image",
@@ -39,7 +40,8 @@ def backbones(comparison: BackboneComparison, *, cost: str = "milliseconds") -> 
         'no backbone was measured'
     """
     check_choice("cost", cost, _COSTS)
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    size = (6.4, max(4.0, 1.5 + 0.2 * len(comparison.scores)))  # room for every name
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     if not comparison.scores:
         axes.set_axis_off()
@@ -78,18 +80,20 @@ def backbones(comparison: BackboneComparison, *, cost: str = "milliseconds") -> 
     axes.xaxis.set_minor_formatter(NullFormatter())
     if max(values) < 1e5:
         axes.xaxis.set_major_formatter(ScalarFormatter())
-    for score in comparison.scores:
-        text = axes.annotate(
-            printable(score.label),
-            (getattr(score, cost), 100 * score.accuracy),
-            xytext=(7, 5),
-            textcoords="offset points",
-            fontsize=8,
-        )
-        dress(text)
     axes.set(xlabel=_COSTS[cost], ylabel="accuracy of a linear head in %")
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    label_points(
+        axes,
+        [(getattr(score, cost), 100 * score.accuracy) for score in comparison.scores],
+        [printable(score.label) for score in comparison.scores],
+        spans=[
+            (100 * low, 100 * high)
+            for low, high in (
+                score.interval or (score.accuracy,) * 2 for score in comparison.scores
+            )
+        ],
+    )
     return figure

@@ -9,7 +9,8 @@ from tlkit.canvas import Figure
 from tlkit.continual.forgetting import ForgettingMatrix
 from tlkit.continual.strength import StrengthReport
 from tlkit.lettering import dress, printable
-from tlkit.plots import BLUE, GREEN, ORANGE
+from tlkit.plots.drawing import BLUE, GREEN, ORANGE
+from tlkit.plots.labels import label_points
 
 _MARKERS = "osD^vPX*<>"
 _LIGHT = 0.6
@@ -109,6 +110,7 @@ def strengths(report: StrengthReport) -> Figure:
     axes = figure.subplots()
     before = report.before
     remembered = before.old_accuracy is not None
+    points, texts = [], []
     for trial in report.trials:
         lost = 100 * ((before.old_accuracy or 0.0) - (trial.old_accuracy or 0.0))
         cost = lost if remembered else trial.drift
@@ -116,8 +118,8 @@ def strengths(report: StrengthReport) -> Figure:
         chosen = trial.strength == report.chosen
         colour = GREEN if chosen else BLUE if trial.strength else ORANGE
         axes.plot(cost, gain, "D" if chosen else "o" if trial.strength else "s", color=colour)
-        label = f"{trial.strength:.2g}" if trial.strength else "no anchor"
-        axes.annotate(label, (cost, gain), xytext=(5, 4), textcoords="offset points", fontsize=8)
+        points.append((cost, gain))
+        texts.append(f"{trial.strength:.2g}" if trial.strength else "no anchor")
     title = f"strength {report.chosen:.3g} (diamond)"
     if not remembered:
         wanted = (1 - report.tolerance) * report.trials[0].accuracy
@@ -129,6 +131,7 @@ def strengths(report: StrengthReport) -> Figure:
     )
     axes.set_title(title, fontsize="medium")
     axes.margins(0.15)
+    label_points(axes, points, texts)
     return figure
 
 

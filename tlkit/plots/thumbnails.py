@@ -38,7 +38,7 @@ def inside(kind: str, content: bytes) -> str:
     """Returns content as an address that holds all of it.
 
     Example:
-        >>> from tlkit.thumbnails import inside
+        >>> from tlkit.plots.thumbnails import inside
         >>> inside("text/plain", b"Hi")
         'data:text/plain;base64,SGk='
     """

@@ -1,0 +1,147 @@
+"""Pictures and their classes as figures."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from matplotlib.ticker import MaxNLocator
+
+from tlkit.canvas import Figure
+from tlkit.lettering import dress, printable
+from tlkit.plots.drawing import (
+    BLUE,
+    COLUMNS_UNDER_IMAGE,
+    GREEN,
+    MAX_IMAGES,
+    ORANGE,
+    grid,
+    message,
+    read_file,
+    without_frame,
+)
+
+MAX_CLASSES_IN_BARS = 100
+_SPLITS = {"train": (BLUE, ""), "validation": (ORANGE, "////"), "test": (GREEN, "....")}
+
+
+class HasPairs(Protocol):
+    """What `near_duplicates` reads of an audit."""
+
+    @property
+    def pairs(self) -> tuple[Any, ...]:
+        """Each with `paths`, `num_differing`, `splits` and `classes`, what matters most first."""
+
+
+class HasCounts(Protocol):
+    """What `class_counts` reads of a report on data."""
+
+    @property
+    def counts(self) -> Mapping[str, Mapping[str, int]]:
+        """Images of each class in each split."""
+
+
+def class_counts(report: HasCounts) -> Figure:
+    """Draws how many images each class has in each split.
+
+    Of more than 100 classes the 50 largest and the 50 smallest are shown, and the title says so.
+
+    Args:
+        report: A `DataReport`.
+    """
+    totals = {name: sum(counts.values()) for name, counts in report.counts.items()}
+    if not totals:
+        return message("no classes")
+    names = list(totals)
+    if len(names) > MAX_CLASSES_IN_BARS:
+        by_size = sorted(names, key=lambda name: -totals[name])
+        names = by_size[: MAX_CLASSES_IN_BARS // 2] + by_size[-MAX_CLASSES_IN_BARS // 2 :]
+    figure = Figure(figsize=(6.4, 1.1 + 0.24 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    positions = np.arange(len(names))
+    left = np.zeros(len(names))
+    for split, (colour, hatch) in _SPLITS.items():
+        widths = np.array([report.counts[name].get(split, 0) for name in names])
+        if widths.any():
+            bars = axes.barh(positions, widths, left=left, height=0.72, label=split, color=colour)
+            for bar in bars:
+                bar.set(hatch=hatch, edgecolor="white", linewidth=0.4)
+            left += widths
+    for position, name in enumerate(names):
+        axes.annotate(
+            f"{totals[name]:,}",
+            (left[position], position),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+        )
+    axes.set_yticks(positions, [printable(name) for name in names], fontsize=9)
+    dress(*axes.get_yticklabels())
+    axes.set(xlabel="images", ylim=(len(names) - 0.4, -0.6))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.margins(x=0.1)
+    axes.tick_params(axis="y", length=0)
+    if left.any():
+        figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    if len(names) < len(totals):
+        half = MAX_CLASSES_IN_BARS // 2
+        axes.set_title(f"the {half} largest and {half} smallest of {len(totals)} classes")
+    without_frame(axes)
+    return figure
+
+
+def batch_grid(images: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> Figure:
+    """Draws the first images of a batch, at most 24, with their names.
+
+    Args:
+        images: `(batch, height, width, 3)`, 0...255.
+        labels: Whole numbers `(batch,)`, or rows of 0/1 `(batch, num_classes)`.
+        class_names: In the order of the labels.
+    """
+    texts = []
+    for label in np.asarray(labels)[:MAX_IMAGES]:
+        given = [int(label)] if label.ndim == 0 else np.flatnonzero(label).tolist()
+        name = ", ".join(class_names[index] for index in given)
+        texts.append(printable(name or "no label", COLUMNS_UNDER_IMAGE))
+    return grid(list(np.asarray(images)[:MAX_IMAGES]), texts)
+
+
+def near_duplicates(
+    report: HasPairs, read_image: Callable[[str], np.ndarray] | None = None
+) -> Figure:
+    r"""Draws pairs of pictures that look alike side by side, at most 12.
+
+    Above each stand the number of its pair and its split, its class, and its file's name.
+
+    Args:
+        report: A `NearDuplicateReport`.
+        read_image: Gives the pixels 0...255, `(height, width, 3)`, of a path; reads the file by
+            default.
+
+    Raises:
+        ArgumentError: A picture is no file, and there is no `read_image`.
+
+    Example:
+        >>> import numpy as np
+        >>> from tlkit.data.near_duplicate_reports import NearDuplicate, NearDuplicateReport
+        >>> from tlkit.plots.data import near_duplicates
+        >>> pair = NearDuplicate(("a.jpg", "b.jpg"), 5, ("train", "test"), ("cat", "dog"))
+        >>> report = NearDuplicateReport((pair,), 1, 20, 64)
+        >>> figure = near_duplicates(report, lambda path: np.zeros((8, 8, 3)))
+        >>> [axes.get_title() for axes in figure.axes]
+        ['1: train\ncat\na.jpg', '1: test\ndog\nb.jpg']
+    """
+    shown = report.pairs[: MAX_IMAGES // 2]
+    if not shown:
+        return message("no near-duplicates")
+    read_image = read_image or read_file
+    images = [read_image(path) for pair in shown for path in pair.paths]
+    texts = [
+        f"{number}: {printable(split, COLUMNS_UNDER_IMAGE - 4)}\n"
+        f"{printable(label or 'no label', COLUMNS_UNDER_IMAGE)}\n"
+        f"{printable(Path(path).name, COLUMNS_UNDER_IMAGE)}"
+        for number, pair in enumerate(shown, start=1)
+        for path, split, label in zip(pair.paths, pair.splits, pair.classes, strict=True)
+    ]
+    return grid(images, texts)

@@ -1,0 +1,239 @@
+"""How training went, as figures."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from tlkit.canvas import Figure
+from tlkit.lettering import dress, printable
+from tlkit.plots.drawing import BLUE, ORANGE, message, without_frame
+
+_STAGES_IN_A_ROW = 3
+
+
+class HasStages(Protocol):
+    """What `training` reads of a training."""
+
+    @property
+    def stages(self) -> Sequence[Any]:
+        """Each with `name`, `history`, `moved`, and what trained in it: `trainable.groups`."""
+
+
+class HasSweep(Protocol):
+    """What `learning_rates` reads of a sweep."""
+
+    @property
+    def rates(self) -> np.ndarray:
+        """`(n,)`, rising."""
+
+    @property
+    def losses(self) -> np.ndarray:
+        """`(n,)`."""
+
+    @property
+    def smoothed(self) -> np.ndarray:
+        """`(n,)`."""
+
+    @property
+    def suggestion(self) -> float:
+        """A rate."""
+
+
+def curves(
+    history: Sequence[Mapping[str, float]], *, stages: Sequence[tuple[str, int]] = ()
+) -> Figure:
+    """Draws every metric over the epochs, training and validation in one panel.
+
+    Args:
+        history: One mapping per epoch from Keras's names ("loss", "val_loss") to values.
+        stages: Name and number of epochs of each stage of training, when there were several.
+
+    Example:
+        >>> from tlkit.plots.training import curves
+        >>> figure = curves([{"loss": 0.9, "val_loss": 1.0}, {"loss": 0.5, "val_loss": 0.8}])
+        >>> [panel.get_ylabel() for panel in figure.axes]
+        ['loss']
+    """
+    metrics = list(dict.fromkeys(key.removeprefix("val_") for epoch in history for key in epoch))
+    if not metrics:
+        return message("no epochs: the head was solved, not trained")
+    figure = Figure(figsize=(4.6 * min(len(metrics), 2), 3.3 * -(-len(metrics) // 2)))
+    figure.set_layout_engine("constrained")
+    panels = figure.subplots(-(-len(metrics) // 2), min(len(metrics), 2), squeeze=False)
+    epochs = np.arange(1, len(history) + 1)
+    lines: dict[str, Line2D] = {}
+    for panel, metric in zip(panels.flat, metrics, strict=False):
+        for key, name, style in (
+            (metric, "training", {"color": BLUE, "marker": "o", "linestyle": "-"}),
+            (f"val_{metric}", "validation", {"color": ORANGE, "marker": "s", "linestyle": "--"}),
+        ):
+            if any(key in epoch for epoch in history):
+                values = [epoch.get(key, np.nan) for epoch in history]
+                marks = max(1, len(history) // 15)
+                panel.plot(epochs, values, label=name, markersize=4, markevery=marks, **style)
+        panel.set(xlabel="epoch", xlim=(0.5, len(history) + 0.5))
+        panel.set_ylabel(metric.replace("_", " "))
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        panel.grid(color="#dddddd", linewidth=0.6)
+        panel.ticklabel_format(axis="y", scilimits=(-3, 5))
+        lines |= {str(line.get_label()): line for line in panel.lines}
+        dress(panel.yaxis.label)
+        _mark_stages(panel, stages)
+        without_frame(panel)
+    for panel in panels.flat[len(metrics) :]:
+        panel.remove()
+    figure.legend(handles=lines.values(), loc="outside upper center", ncols=2, frameon=False)
+    return figure
+
+
+def training(report: HasStages) -> Figure:
+    """Draws the metrics of all epochs of all stages; each stage is named by its first group.
+
+    An anchor's penalty is drawn as one share of the loss, not group by group.
+
+    Args:
+        report: A `TrainingReport`.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> from tlkit.plots.training import training
+        >>> history = ({"loss": 0.9, "anchor_conv5": 0.1, "anchor_share": 0.1},)
+        >>> stage = SimpleNamespace(history=history, trainable=SimpleNamespace(groups=("conv5",)))
+        >>> [panel.get_ylabel() for panel in training(SimpleNamespace(stages=[stage])).axes]
+        ['loss', 'anchor share']
+    """
+    history = [
+        {name: value for name, value in epoch.items() if not _is_of_one_group(name)}
+        for stage in report.stages
+        for epoch in stage.history
+    ]
+    stages = [(stage.trainable.groups[0], len(stage.history)) for stage in report.stages]
+    return curves(history, stages=stages)
+
+
+def drift(report: HasStages) -> Figure:
+    """Draws how far each group of layers has come from where it was, one panel for each stage.
+
+    The bars show |after - before| / |before| of a group's weights in per cent, on a logarithmic
+    scale. Which has none did not move by a bit: "frozen", or "as before" where it was free to move
+    and what training found was not kept.
+
+    Args:
+        report: A `TrainingReport`.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> from tlkit.plots.training import drift
+        >>> stage = SimpleNamespace(name="fine-tune", moved={"conv4": 0.0, "conv5": 0.02},
+        ...                         trainable=SimpleNamespace(groups=("conv5",)))
+        >>> [text.get_text() for text in drift(SimpleNamespace(stages=[stage])).axes[0].texts]
+        ['0, frozen', '2 %']
+    """
+    stages = [stage for stage in report.stages if stage.moved]
+    if not stages:
+        return message("what moved was not measured")
+    names = list(dict.fromkeys(name for stage in stages for name in stage.moved))
+    num_columns = min(len(stages), _STAGES_IN_A_ROW)
+    num_rows = -(-len(stages) // num_columns)
+    size = (1.6 + 2.6 * num_columns, num_rows * (0.9 + 0.28 * len(names)))
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(num_rows, num_columns, squeeze=False, sharey=True, sharex=True)
+    moved = [100 * change for stage in stages for change in stage.moved.values() if change]
+    finite = [change for change in moved if np.isfinite(change)] or [1.0]
+    low, high = min(finite) / 3, max(finite)
+    for panel, stage in zip(panels.flat, stages, strict=False):
+        for position, name in enumerate(names):
+            change = 100 * stage.moved.get(name, 0.0)
+            end = min(change, high)
+            panel.barh(position, max(end - low, 0), left=low, height=0.66, color=BLUE)
+            still = "as before" if name in stage.trainable.groups else "frozen"
+            panel.annotate(
+                _in_per_cent(change) if change else f"0, {still}",
+                (max(end, low), position),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+                color="black" if change else "#555555",
+            )
+        panel.set_xscale("log")
+        dress(panel.set_title(printable(stage.name, 24), fontsize=10))
+        without_frame(panel)
+    panel = panels.flat[0]
+    # room for the words behind the longest bar, whatever the range
+    panel.set_xlim(low, high * max(10.0, (high / low) ** 0.6))
+    panel.set_yticks(range(len(names)), [printable(name, 20) for name in names])
+    panel.set_ylim(len(names) - 0.5, -0.5)
+    decades = np.arange(np.ceil(np.log10(low)), np.log10(high) + 0.5)
+    ticks = 10.0 ** decades[:: -(-len(decades) // 4)]
+    panel.set_xticks(ticks, [f"{tick:,.4g}" for tick in ticks])
+    panel.minorticks_off()
+    for panel in panels[:, 0]:
+        dress(*panel.get_yticklabels())
+    for panel in panels.flat:
+        panel.tick_params(axis="y", length=0, labelsize=9)
+        panel.tick_params(axis="x", labelsize=8)
+    for panel in panels.flat[len(stages) :]:
+        panel.remove()
+    for panel in panels.flat[max(len(stages) - num_columns, 0) : len(stages)]:
+        panel.tick_params(axis="x", labelbottom=True)
+    figure.supxlabel("change of the weights in %", fontsize=10)
+    return figure
+
+
+def learning_rates(report: HasSweep) -> Figure:
+    """Draws the losses of a sweep over its rates, and the rate that is suggested.
+
+    Args:
+        report: What `find_learning_rate` returned.
+    """
+    figure = Figure(figsize=(6.0, 3.6))
+    figure.set_layout_engine("constrained")
+    axes = figure.subplots()
+    axes.plot(report.rates, report.losses, ".", color="0.75", label="loss of each step")
+    axes.plot(report.rates, report.smoothed, color=BLUE, linewidth=2, label="running mean")
+    axes.axvline(report.suggestion, color=ORANGE, linestyle="--", label="suggested")
+    low, high = float(report.smoothed.min()), float(report.smoothed.max())
+    margin = 0.2 * (high - low) or 0.1
+    axes.set_ylim(low - margin, high + margin)
+    axes.set_xscale("log")
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("loss")
+    axes.set_title(f"learning_rate={report.suggestion:.1e}")
+    axes.legend(loc="best", frameon=False)
+    without_frame(axes)
+    return figure
+
+
+def _in_per_cent(change: float) -> str:
+    if not np.isfinite(change):
+        return "from nothing"
+    return f"{change:,.0f} %" if change >= 99.5 else f"{change:.2g} %"
+
+
+def _is_of_one_group(name: str) -> bool:
+    """Whether a metric is an anchor's penalty of one group."""
+    return name.startswith("anchor_") and name != "anchor_share"
+
+
+def _mark_stages(panel: Axes, stages: Sequence[tuple[str, int]]) -> None:
+    start = 0
+    for name, num_epochs in stages if len(stages) > 1 else ():
+        if start and num_epochs:
+            panel.axvline(start + 0.5, color="#555555", linewidth=0.8, linestyle=":")
+        if num_epochs:
+            text = panel.annotate(
+                printable(name, 16),
+                (start + 0.5, 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(3, 2),
+                textcoords="offset points",
+                fontsize=8,
+                color="#555555",
+            )
+            dress(text)
+        start += num_epochs
