@@ -144,6 +144,34 @@ def test_accuracy_stands_with_its_interval_its_number_and_its_split(tmp_path, pi
     assert "was not measured" in text_of(written(tmp_path))
 
 
+def test_every_figure_stands_on_the_page_with_its_interval_and_what_is_missing(tmp_path):
+    names = tuple(f"class {number}" for number in range(7))
+    labels = np.arange(60) % 6  # none of the last class
+    shares = np.full((60, 7), 0.05)
+    shares[np.arange(60), np.where(np.arange(60) % 5, labels, (labels + 1) % 6)] = 0.7
+    measured = evaluate_probabilities(shares, labels, names)
+    counts = {name: {"train": 9} for name in names}
+    data = dataclasses.replace(page().data, counts=counts)
+    html = written(tmp_path, evaluations={"test": measured}, data=data)
+    text = text_of(html)
+    assert measured.top_k == 5
+    assert len(measured.figures) == 4
+    for line in measured.figures:  # the last one stands under "How sure the model is"
+        assert text.count(line[0].upper() + line[1:]) == 1
+    assert measured.notes[0].startswith("no images of 'class 6'")
+    for note in measured.notes:
+        assert note[1:] in text
+    first, last = measured.per_class[0], measured.per_class[6]
+    low, high = first.recall_interval
+    row = Tags(html.partition('<td class="name"><bdi>class 0')[2].partition("</tr>")[0]).text
+    assert f"{100 * low:.1f} to {100 * high:.1f} %" in row
+    assert f"{first.roc_auc:.3f}" in row
+    assert last.recall_interval is None
+    row = Tags(html.partition('<td class="name"><bdi>class 6')[2].partition("</tr>")[0]).text
+    assert row.count("–") == 5  # validation and test; recall, its interval and ROC-AUC
+    assert " to " not in row
+
+
 def test_confusion_is_a_table_with_the_truth_in_rows(tmp_path, pictures):
     html = written(tmp_path, evaluations={"test": evaluation(pictures)})
     table = html.partition('<table class="matrix')[2].partition("</table>")[0]
@@ -183,6 +211,7 @@ def test_what_trained_is_said(tmp_path):
     assert "101,285 of 219,829 parameters, in 2 layers, were free to move, for 2 epochs." in text
     assert "conv5frozendid not move" in text
     assert "headtrained150 %" in text
+    assert written(tmp_path).count('alt="Relative change of the weights') == 1
 
 
 def test_a_solved_head_has_no_curves(tmp_path):
@@ -209,6 +238,23 @@ def test_code_names_the_actual_folders(tmp_path):
     code = re.search(r"tf\.saved_model\.load\(.*\)", text).group()
     assert code == "tf.saved_model.load('my runs/1/saved_model')"
     assert "keras.saving.load_model('my runs/1/model.keras')" in text
+
+
+def test_every_way_to_serve_is_told_and_what_is_known_only_where_it_is(tmp_path):
+    plain = written(tmp_path, folder="my runs/1")
+    text = Tags(plain).text
+    assert "tlkit serve 'my runs/1' --port 8000" in text
+    assert "tlkit export 'my runs/1' --to serving --format saved_model --version 1" in text
+    assert "tensorflow/serving" in text
+    assert 'answers["known"]' not in text
+    assert "none of these" not in text
+    code = text.partition("import tensorflow as tf")[2].partition("In Python, to train")[0]
+    compile(f"import tensorflow as tf{code}", "page", "exec")
+    text = Tags(written(tmp_path, folder="my runs/1", rejection=("unknown above 0.2",))).text
+    assert 'answers["known"].numpy()[0])' in text
+    assert "known: false where a picture is none of these classes" in text
+    code = text.partition("import tensorflow as tf")[2].partition("In Python, to train")[0]
+    compile(f"import tensorflow as tf{code}", "page", "exec")
 
 
 def test_several_labels_have_no_matrix_and_many_classes_a_part_of_it(tmp_path):
@@ -273,6 +319,10 @@ def test_what_was_chosen_stands_with_its_reasons(tmp_path):
     assert f"The backbone Takes {EVIL}." in text
     assert "on the features of 1,234 images of the training split" in text
     assert "91.0 %89.0 to 93.0 %" in text
+    assert html.count('alt="Accuracy of each backbone') == 1
+    none = dataclasses.replace(comparison, scores=())
+    unmeasured = {"backbone": {"reasons": [], "comparison": none.as_dict()}}
+    assert "Accuracy of each backbone" not in written(tmp_path, choices=unmeasured)
     assert f"no {EVIL}" in text
     assert "What trains Solves the head alone. Few pictures. Near." in text
     assert "What was chosen" not in text_of(written(tmp_path))

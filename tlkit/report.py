@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from tlkit.advice.backbones import BackboneComparison
+from tlkit.advice.figures import backbones
 from tlkit.continual.going_on import ForgettingReport
 from tlkit.data.reports import DataReport
 from tlkit.evaluation.comparison import ComparisonReport
@@ -22,7 +23,7 @@ from tlkit.files import written_aside
 from tlkit.plots.drawing import MAX_IMAGES
 from tlkit.plots.evaluation import MAX_CLASSES_IN_MATRIX, most_confused, reliability
 from tlkit.plots.thumbnails import inside, jpeg_address, thumbnail
-from tlkit.plots.training import training
+from tlkit.plots.training import drift, training
 from tlkit.training.reports import TrainingReport
 
 MAX_LISTED = 50
@@ -102,22 +103,28 @@ def write_report(path: Path, page: Page) -> None:
     template = environment.from_string(
         resources.files("tlkit").joinpath("report.html.jinja").read_text("utf-8")
     )
+    candidates = _candidates(page.choices)
     html = template.render(
         page=page,
         split=split,
         evaluation=evaluation,
         others={name: one for name, one in measured.items() if name != split},
         curves=_curves(page.training),
+        drift=_svg(drift(page.training))
+        if any(one.moved for one in page.training.stages)
+        else None,
         classes=_classes(page.data, evaluation),
         matrix=_matrix(evaluation),
         mistakes=_pictured(evaluation, page.maps),
-        candidates=_candidates(page.choices),
+        candidates=candidates,
+        backbones=_svg(backbones(candidates)) if candidates and candidates.scores else None,
         verdict=_verdict(page.against_probe),
         reliability=_reliability(evaluation),
         training_pictures=[(jpeg_address(pixels), name) for pixels, name in page.training_pictures],
+        has_auc=evaluation is not None and evaluation.roc_auc is not None,
         max_listed=MAX_LISTED,
         max_images=MAX_IMAGES,
-        usage=_usage(Path(page.folder)),
+        usage=_usage(Path(page.folder), knows_unknown=bool(page.rejection)),
     )
     with written_aside(path) as aside:
         aside.write_text(html, encoding="utf-8")
@@ -208,16 +215,29 @@ def _verdict(against_probe: ComparisonReport | None) -> str:
     return "No: beyond noise, the head alone is right more often, on the same images."
 
 
-def _usage(folder: Path) -> dict[str, str]:
+def _usage(folder: Path, *, knows_unknown: bool) -> dict[str, str]:
     saved_model, keras_file = str(folder / "saved_model"), str(folder / "model.keras")
+    run, known = shlex.quote(str(folder)), ', answers["known"].numpy()[0]' * knows_unknown
     return {
-        "In a shell": f"tlkit predict {shlex.quote(str(folder))} photo.jpg",
+        "In a shell": f"tlkit predict {run} photo.jpg",
+        "As a server, for this machine": (
+            f"tlkit serve {run} --port 8000  # a page to drop pictures on at "
+            "localhost:8000\ncurl --data-binary @photo.jpg localhost:8000/predict"
+        ),
+        "As a server, with TensorFlow Serving": (
+            f"tlkit export {run} --to serving --format saved_model --version 1\n"
+            'docker run -p 8501:8501 -v "$PWD/serving:/models/photos" -e MODEL_NAME=photos '
+            "tensorflow/serving\n"
+            """echo '{"instances": [{"image_bytes": {"b64": "'$(base64 -w0 photo.jpg)'"}}]}' |\n"""
+            "    curl -d @- localhost:8501/v1/models/photos:predict"
+        ),
         "In Python, without tlkit": (
             "import tensorflow as tf\n\n"
             f"model = tf.saved_model.load({saved_model!r})\n"
             'serve = model.signatures["serving_default"]\n'
             'answers = serve(image_bytes=tf.constant([open("photo.jpg", "rb").read()]))\n'
-            'print(answers["label"].numpy()[0].decode(), answers["probabilities"].numpy()[0])'
+            'print(answers["label"].numpy()[0].decode(), answers["probabilities"].numpy()[0]'
+            f"{known})"
         ),
         "In Python, to train further": (
             "import keras\n\n"
