@@ -1,0 +1,61 @@
+"""Mean features of classes, which weights of new classes can begin with."""
+
+import os
+
+import keras
+import numpy as np
+
+from tlkit.data.images import ImageSplit
+from tlkit.errors import DataError
+from tlkit.models.composition import read
+from tlkit.models.new_classes import find_head
+from tlkit.training.features import extract_features
+from tlkit.training.frozen import FrozenPart
+
+
+def mean_features(
+    model: keras.Model, images: ImageSplit, *, cache: str | os.PathLike[str] | None = None
+) -> np.ndarray:
+    """Returns the mean feature of each class of some pictures, for `add_classes`.
+
+    The features are those that the model's last Dense layer reads, in inference; the network runs
+    once for each picture, and they are stored.
+
+    Args:
+        model: The classifier that is to grow; it stays as it is.
+        images: Pictures of the new classes alone, such as `data.train`, each of one class.
+        cache: Folder of the feature store.
+
+    Returns:
+        float32 `(num_classes, num_features)`, a row for each class that has pictures, in the order
+        of their labels, as `add_classes` takes `class_means`.
+
+    Raises:
+        ArgumentError: The model has no single classification head.
+        DataError: There is no picture, or pictures have several labels.
+
+    Example:
+        >>> import numpy as np, tlkit
+        >>> images = np.random.default_rng(0).integers(0, 255, (8, 32, 32, 3), "uint8")
+        >>> new = tlkit.load_arrays(images, np.arange(8) % 2, ["cow", "hen"])
+        >>> model = tlkit.build_classifier("resnet20", ["cat", "dog"], weights=None)
+        >>> means = tlkit.mean_features(model, new.train)
+        >>> tlkit.add_classes(model, new.class_names, class_means=means).output_shape
+        (None, 4)
+
+    Reference:
+        Weight imprinting: see `add_classes`.
+    """
+    head, _ = find_head(read(model))
+    if not isinstance(images, ImageSplit) or images.labels.ndim != 1 or not images.num_images:
+        labels = getattr(images, "labels", np.empty(0))
+        raise DataError(
+            "`images` must be pictures with one label each, such as data.train. Received: "
+            f"{type(images).__name__} with labels of shape {np.shape(labels)}. Load them with "
+            "tlkit.load_folder or tlkit.load_arrays."
+        )
+    part = FrozenPart(keras.Model(model.inputs[0], head.operation.input))
+    found = extract_features(part, images, exact=False, cache=cache)
+    rows = found.load()
+    means = [rows[found.labels == label].mean(axis=0) for label in np.unique(found.labels)]
+    return np.stack(means).astype(np.float32)
