@@ -43,7 +43,9 @@ from tlkit.run_parts import (
 if TYPE_CHECKING:
     import keras
 
-    from tlkit.continual.adding_classes import GrowthReport, LearnedClasses
+    from tlkit.continual.adding_classes import LearnedClasses
+    from tlkit.continual.exemplars import Exemplars
+    from tlkit.continual.growth_report import GrowthReport
     from tlkit.evaluation.reports import EvaluationReport
     from tlkit.training.reports import TrainingReport
 
@@ -73,9 +75,10 @@ def add_classes_run(
     its folder, else from those that the run kept itself.
 
     The folder may hold pictures of old classes too. Those that the run knows keep the split that
-    they had in it; others train and measure like those of new classes, in their old class. Old and
-    new accuracy are measured on pictures that no training has seen, those of the earlier run and
-    the new folder's.
+    they had in it; others are divided like those of new classes, in their old class. Those to
+    train on only keep their class's place against the new ones: the old outputs are fixed, and
+    learn nothing from further pictures (`tlkit train --from` does that). Old and new accuracy are
+    measured on pictures that no training has seen, those of the earlier run and the new folder's.
 
     The directory holds what `train_run` leaves, and `exemplars.npz`, the features kept of old and
     new classes; `run.json` has under "growth" what the old classes lost.
@@ -121,6 +124,8 @@ def add_classes_run(
     say(str(data.report))
     with timed(seconds, "model"):
         old_model = parent.load_model()
+        stored = _stored_exemplars(parent, old_model, exemplars)
+        _check_can_learn(old_model, joined, parent, exemplars=exemplars, stored=stored)
     record = record_of(arguments, data)
     refuse_other_pictures(out, record)
     out.mkdir(parents=True, exist_ok=True)
@@ -128,7 +133,7 @@ def add_classes_run(
     clear_results(out)
     with lost_pictures_named((data.train, data.validation, data.test, joined.replayed)):
         with timed(seconds, "training"):
-            learned = _learn(old_model, joined, parent, exemplars)
+            learned = _learn(old_model, joined, parent, exemplars=exemplars, stored=stored)
         with timed(seconds, "evaluation"):
             model, evaluations, growth = _measured(old_model, learned, joined, exemplars, align)
         say(str(growth))
@@ -224,13 +229,47 @@ def _photo_folders(run: Run) -> Iterator[str]:
         earlier = load_run(before, "from_run") if is_there else None
 
 
-def _learn(model: "keras.Model", joined: Joined, parent: Run, exemplars: int) -> "LearnedClasses":
-    from tlkit.continual.adding_classes import learn_classes, signature_of_features
+def _stored_exemplars(run: Run, model: "keras.Model", exemplars: int) -> "Exemplars | None":
+    from tlkit.continual.adding_classes import signature_of_features
     from tlkit.continual.exemplars import Exemplars
 
-    stored = None
-    if exemplars and (parent.path / EXEMPLARS_FILE).is_file():
-        stored = Exemplars.load(parent.path / EXEMPLARS_FILE, signature_of_features(model))
+    if not exemplars or not (run.path / EXEMPLARS_FILE).is_file():
+        return None
+    return Exemplars.load(run.path / EXEMPLARS_FILE, signature_of_features(model))
+
+
+def _check_can_learn(
+    model: "keras.Model",
+    joined: Joined,
+    parent: Run,
+    *,
+    exemplars: int,
+    stored: "Exemplars | None",
+) -> None:
+    """Raises before anything is written what `learn_classes` would raise after."""
+    from tlkit.continual.adding_classes import check_can_learn
+
+    check_can_learn(
+        model,
+        joined.data.train,
+        joined.new_names,
+        parent.class_names,
+        exemplars=exemplars,
+        replayed=joined.replayed,
+        stored=stored,
+    )
+
+
+def _learn(
+    model: "keras.Model",
+    joined: Joined,
+    parent: Run,
+    *,
+    exemplars: int,
+    stored: "Exemplars | None",
+) -> "LearnedClasses":
+    from tlkit.continual.adding_classes import learn_classes
+
     return learn_classes(
         model,
         joined.data.train,
@@ -254,7 +293,8 @@ def _measured(
 
     Accuracies are those of the last split there is, test or validation.
     """
-    from tlkit.continual.adding_classes import GrowthReport, shares_right
+    from tlkit.continual.adding_classes import shares_right
+    from tlkit.continual.growth_report import GrowthReport
     from tlkit.evaluation.metrics import evaluate
     from tlkit.models.surgery import align_new_classes
 
@@ -262,7 +302,12 @@ def _measured(
     num_old = data.num_classes - len(joined.new_names)
     evaluations = evaluate_splits(model, data)
     report = GrowthReport(
-        data.class_names[:num_old], joined.new_names, exemplars, learned.num_replayed
+        data.class_names[:num_old],
+        joined.new_names,
+        exemplars,
+        learned.num_replayed,
+        num_further=learned.num_further,
+        from_stored=learned.from_stored,
     )
     measured = data.test or data.validation
     after = evaluations["test"] or evaluations["validation"]

@@ -1,14 +1,18 @@
 """New rows beside fixed old logits, and what is said of them."""
 
+import keras
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
 import tlkit
-from tlkit.continual.adding_classes import GrowthReport, learn_classes, shares_right
+from tlkit.continual.adding_classes import learn_classes, shares_right, signature_of_features
+from tlkit.continual.class_means import mean_features
+from tlkit.continual.exemplars import Exemplars
+from tlkit.continual.growth_report import GrowthReport
 from tlkit.continual.new_rows import PENALTIES, SHARE_OF_NEW, solve_new_rows
 from tlkit.evaluation.metrics import evaluate_probabilities
-from tlkit.models.surgery import add_classes
+from tlkit.models.surgery import add_classes, align_new_classes, new_layers, widen_layer
 
 
 def clusters(num_classes, num=30, width=6, seed=0):
@@ -69,10 +73,18 @@ def test_without_old_rows_new_classes_win_on_their_share_of_new_pictures(num_new
     features, labels = clusters(2 + num_new)
     new = labels >= 2
     old = features[new] @ np.random.default_rng(1).standard_normal((6, 2))
-    rows = solve_new_rows(features[new], labels[new], old, num_new)
+    mean = features[new].mean(axis=0)[:, np.newaxis] if num_new == 1 else None
+    rows = solve_new_rows(features[new], labels[new], old, num_new, imprinted=mean)
+    assert (features[new] @ rows.kernel).std(axis=0).min() > 0.1  # no constant logit
     lead = (features[new] @ rows.kernel + rows.bias).max(axis=1) - old.max(axis=1)
     assert np.mean(lead > 0) == pytest.approx(SHARE_OF_NEW, abs=0.02)
     assert f"{100 * SHARE_OF_NEW:.0f} % of the new pictures" in rows.note
+
+
+def test_one_class_alone_needs_a_row_to_begin_with():
+    features, labels = clusters(1)
+    with pytest.raises(tlkit.ArgumentError, match="`imprinted` must be given"):
+        solve_new_rows(features, labels + 1, np.zeros((30, 1)), 1)
 
 
 @pytest.mark.parametrize("hidden", [(), (8,)])
@@ -104,11 +116,181 @@ def test_heads_that_are_no_softmax_over_logits_are_refused():
         model = tlkit.build_classifier("resnet20", ["a", "b"], weights=None, **given)
         with pytest.raises(tlkit.ArgumentError, match="logits of classes of which each picture"):
             learn_classes(model, data.train, ["c"], ["a", "b"])
-    model = add_classes(
-        tlkit.build_classifier("resnet20", ["a", "b"], weights=None), ["c"], class_names=["a", "b"]
+
+
+def colours(*means, first=0, num=24):
+    """The training split of plain pictures around a colour for each class, labels from `first`."""
+    random = np.random.default_rng(first)
+    labels = np.arange(len(means) * num) % len(means)
+    noise = random.normal(0, 6, (len(labels), 1, 1, 3)) + random.normal(0, 20, (4, 4, 1))
+    images = (np.array(means)[labels][:, None, None] + noise).clip(0, 255).astype("uint8")
+    names = [f"class {n}" for n in range(len(means))]
+    split = tlkit.load_arrays(images, labels, names, splits=(1, 0, 0)).train
+    return type(split)(**{**vars(split), "labels": split.labels + first})
+
+
+def thinned(split, rows):
+    return split.subset(np.asarray(rows, int))
+
+
+def only(split, label):
+    return thinned(split, np.flatnonzero(split.labels == label))
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def pixels_of(split):
+    return np.concatenate([batch.numpy() for batch, *_ in split.dataset(shuffle=False)])
+
+
+def by_red(**others):
+    """Tells two classes apart by their red alone."""
+    x = keras.Input((4, 4, 3))
+    y = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(x, keras.layers.Dense(2, name="logits", **others)(y))
+    slope = 0.05
+    model.layers[-1].kernel.assign([[-slope, slope], [0, 0], [0, 0]])
+    if model.layers[-1].bias is not None:
+        model.layers[-1].bias.assign([125 * slope, -125 * slope])
+    return model
+
+
+OLD = colours((50, 99, 230), (200, 99, 230))
+NEW = colours((125, 99, 60), (125, 99, 150), first=2)
+
+
+def shares(model):
+    """Shares of old and of new pictures that a model gets right."""
+    return [
+        float(np.mean(model(pixels_of(split)).numpy().argmax(axis=1) == split.labels))
+        for split in (OLD, NEW)
+    ]
+
+
+def test_exemplars_keep_old_accuracy_and_without_them_it_is_lost():
+    model = by_red()  # new classes grow along blue, where the old ones lie beyond them
+    none = learn_classes(model, NEW, ["c", "d"], ["a", "b"], exemplars=0, replayed=OLD)
+    kept = learn_classes(model, NEW, ["c", "d"], ["a", "b"], exemplars=20, replayed=OLD)
+    old, _ = shares(none.model)
+    assert old < 0.5
+    assert min(shares(kept.model)) > 0.95
+    for learned in (none, kept):  # the head reads the features directly, without a dropout
+        logits = learned.model(pixels_of(OLD)).numpy()
+        assert np.array_equal(logits[:, :2], model(pixels_of(OLD)).numpy())
+        assert learned.stage.trainable.layers == ("logits__grown1",)
+        assert learned.stage.trainable.num_trainable == 8
+        assert [v.path for v in learned.model.trainable_variables] == [
+            v.path for v in new_layers(learned.model)[0].variables
+        ]
+
+
+def test_one_new_class_without_exemplars_is_told_by_its_mean_feature():
+    split = only(NEW, 2)
+    learned = learn_classes(by_red(), split, ["c"], ["a", "b"], exemplars=0)
+    (layer,) = new_layers(learned.model)
+    features = pixels_of(split).mean(axis=(1, 2))
+    own = layer.kernel.numpy()[:, 0]
+    mean = features.mean(axis=0)
+    np.testing.assert_allclose(unit(own), unit(mean), rtol=1e-4)
+    logits = learned.model(pixels_of(split)).numpy()
+    assert np.ptp(logits[:, 2]) > 0.1
+    won = np.mean(logits.argmax(axis=1) == 2)
+    assert won == pytest.approx(SHARE_OF_NEW, abs=0.05)
+    assert "imprinted" in learned.stage.notes[-1]
+    aligned = align_new_classes(learned.model)(pixels_of(split)).numpy()
+    np.testing.assert_allclose(aligned, logits, rtol=1e-4, atol=1e-4)  # at old rows' norm already
+
+
+def test_a_network_that_grew_beside_itself_learns_more_classes():
+    x = keras.Input((4, 4, 3))
+    y = keras.layers.Conv2D(6, 3, activation="relu", name="inner")(keras.layers.Rescaling(0.01)(x))
+    y = keras.layers.GlobalAveragePooling2D()(y)
+    y = keras.layers.Dense(5, activation="relu", name="hidden")(y)
+    model = add_classes(keras.Model(x, keras.layers.Dense(2, name="logits")(y)), ["c", "d"])
+    for name, units in (("hidden", 8), ("inner", 9)):  # as tlkit.expand leaves it
+        model = widen_layer(model, name, units, isolate=True)
+    random = np.random.default_rng(0)
+    for layer in new_layers(model):
+        layer.set_weights([random.normal(0, 0.5, w.shape) for w in layer.get_weights()])
+    old = colours((50, 50, 50), (200, 50, 50), (50, 200, 50), (200, 200, 50))
+    split = colours((50, 50, 220), (220, 220, 220), first=4)
+    names = ["a", "b", "c", "d"]
+    learned = learn_classes(model, split, ["e", "f"], names, exemplars=3, replayed=old)
+    images = pixels_of(split)
+    logits = learned.model(images).numpy()
+    assert np.array_equal(logits[:, :4], model(images).numpy())
+    assert np.mean(logits[:, 4:].argmax(axis=1) + 4 == split.labels) > 0.9
+    assert len(learned.stage.trainable.layers) == 2
+    assert all(np.ptp(learned.model.get_layer(n).kernel) for n in learned.stage.trainable.layers)
+    assert learned.exemplars.features["f"].shape == (3, 5 + 3)
+    assert learned.num_replayed == 12
+    again = learn_classes(
+        learned.model,
+        only(colours((50, 220, 220), (0, 0, 0), first=6), 6),
+        ["g"],
+        [*names, "e", "f"],
+        exemplars=3,
+        stored=learned.exemplars,
     )
-    with pytest.raises(tlkit.DataError, match=r"exemplars=20, and none of 'c'"):
-        learn_classes(model, data.train, ["d"], ["a", "b", "c"])
+    assert again.from_stored == dict.fromkeys([*names, "e", "f"], 3)
+    assert learned.exemplars.signature == signature_of_features(again.model)
+
+
+def test_a_head_without_bias_is_refused():
+    with pytest.raises(tlkit.ArgumentError, match=r"`model` must have a bias.*use_bias=False"):
+        learn_classes(by_red(use_bias=False), NEW, ["c", "d"], ["a", "b"], exemplars=0)
+
+
+def test_a_class_without_a_picture_is_refused_before_anything(cache):
+    with pytest.raises(tlkit.DataError, match=r"pictures of each new class.*none of 'e'"):
+        learn_classes(by_red(), NEW, ["c", "d", "e"], ["a", "b"], exemplars=0)
+    with pytest.raises(tlkit.DataError, match=r"exemplars=20, and none of 'b'"):
+        learn_classes(by_red(), NEW, ["c", "d"], ["a", "b"], replayed=thinned(OLD, [0, 2]))
+    with pytest.raises(tlkit.ArgumentError, match="`new_names` must be names of classes that"):
+        learn_classes(by_red(), NEW, ["c", "a"], ["a", "b"], exemplars=0)
+    assert not cache.exists()
+
+
+def test_stored_exemplars_fill_up_what_a_thinned_folder_lacks():
+    model = by_red()
+    features = pixels_of(OLD).mean(axis=(1, 2))
+    own = {n: features[OLD.labels == row][:20] for row, n in enumerate("ab")}
+    stored = Exemplars(own, signature_of_features(model))
+    left = thinned(OLD, np.flatnonzero(OLD.labels == 0)[:2])  # both are among the stored ones
+    learned = learn_classes(model, NEW, ["c", "d"], ["a", "b"], replayed=left, stored=stored)
+    assert learned.from_stored == {"a": 18, "b": 20}
+    assert learned.num_replayed == 40
+    for name, rows in own.items():
+        found = learned.exemplars.features[name]
+        order = [np.linalg.norm(rows - row, axis=1).argmin() for row in found]
+        assert sorted(order) == list(range(20))
+        np.testing.assert_allclose(found, rows[order], rtol=1e-5)
+    full = learn_classes(model, NEW, ["c", "d"], ["a", "b"], replayed=OLD, stored=stored)
+    assert full.from_stored == {}
+
+
+def test_pictures_of_old_classes_beside_the_new_ones_hold_their_place():
+    both = colours((50, 99, 230), (200, 99, 230), (125, 99, 60), (125, 99, 150))
+    learned = learn_classes(by_red(), both, ["c", "d"], ["a", "b"], exemplars=0)
+    assert learned.num_further == 48
+    assert min(shares(learned.model)) > 0.95
+
+
+def test_mean_features_are_what_new_classes_can_begin_with():
+    model = by_red()
+    means = mean_features(model, NEW)
+    features = pixels_of(NEW).mean(axis=(1, 2))
+    expected = [features[NEW.labels == label].mean(axis=0) for label in (2, 3)]
+    np.testing.assert_allclose(means, expected, rtol=1e-5)
+    rows = new_layers(add_classes(model, ["c", "d"], class_means=means))[0].kernel.numpy().T
+    np.testing.assert_allclose(unit(rows), unit(means), rtol=1e-5)
+    np.testing.assert_array_equal(mean_features(model, only(NEW, 3)), means[1:])
+    several = type(NEW)(**{**vars(NEW), "labels": np.eye(4)[NEW.labels]})
+    for wrong in (several, thinned(NEW, []), None):
+        with pytest.raises(tlkit.DataError, match="`images` must be pictures with one label each"):
+            mean_features(model, wrong)
 
 
 def test_shares_are_those_of_old_and_of_new_pictures():
@@ -130,3 +312,7 @@ def test_the_report_says_what_it_knows():
     assert "40 stored features" in str(report)
     assert "&lt;c&gt;" in report._repr_html_()
     assert "at a cost that is not known" in str(GrowthReport(("a",), ("c",), 0, 0))
+    report = GrowthReport(("a",), ("c",), 20, 22, num_further=7, from_stored={"a": 18})
+    assert "of which the earlier run had kept 18 of 'a'" in str(report)
+    assert "7 pictures of old classes in the new folder hold their place" in str(report)
+    assert report.as_dict()["from_stored"] == {"a": 18}

@@ -2,30 +2,35 @@
 
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import keras
 import numpy as np
 
-from tlkit.continual.exemplars import DEFAULT_NUM_EXEMPLARS, Exemplars, choose_from_each
+from tlkit.continual.exemplars import (
+    DEFAULT_NUM_EXEMPLARS,
+    Exemplars,
+    choose_from_each,
+    first_others,
+)
+from tlkit.continual.head_features import below_head, computed, newest_rows, read_by_head
 from tlkit.continual.new_rows import solve_new_rows
 from tlkit.data.images import ImageSplit
 from tlkit.errors import ArgumentError, DataError, check_count
 from tlkit.evaluation.reports import EvaluationReport
-from tlkit.models.groups import set_trainable
-from tlkit.models.heads import feature_cut, head_kind, outputs_logits
+from tlkit.models.composition import read
+from tlkit.models.groups import TrainableReport, set_trainable
+from tlkit.models.heads import head_kind, outputs_logits
+from tlkit.models.new_classes import check_new_names, find_head
 from tlkit.models.signature import signature
-from tlkit.models.surgery import add_classes, new_layers, newest_classes
-from tlkit.showing import ShownAsText
-from tlkit.training.features import Features, extract_features
+from tlkit.models.surgery import add_classes
+from tlkit.training.features import extract_features
 from tlkit.training.frozen import FrozenPart
 from tlkit.training.movement import relative_movement, weights_by_group
 from tlkit.training.reports import StageReport
 
 STAGE_NAME = "new classes"
-_BATCH_SIZE = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,84 +42,16 @@ class LearnedClasses:
         stage: What was done.
         exemplars: Features of old and new classes, for the next time.
         num_replayed: How many stored features stood for old pictures.
+        from_stored: How many of them were among `stored`, for each class that has any.
+        num_further: How many pictures of old classes `train` had.
     """
 
     model: keras.Model
     stage: StageReport
     exemplars: Exemplars
     num_replayed: int
-
-
-@dataclass(frozen=True)
-class GrowthReport(ShownAsText):
-    """What further classes brought, and what they cost the old ones.
-
-    Attributes:
-        old_names: The classes that were there.
-        new_names: The classes that were added.
-        exemplars: How many stored features of each old class were asked for.
-        num_replayed: How many there were in all.
-        split: "test" or "validation"; what the accuracies were measured on, or "" for none.
-        num_old: Pictures of old classes in it.
-        num_new: Pictures of new classes in it.
-        old_before: Share of the old classes' pictures that the model before got right, among its
-            own classes; `None` without such pictures.
-        old_after: Share of them that are right now, among all classes.
-        new_before: 0.0: the model before could name no new class; `None` without such pictures.
-        new_after: Share of the new classes' pictures that are right now, among all classes.
-        unaligned: Old and new accuracy before the new classes' weights were aligned; `None` where
-            they were not.
-    """
-
-    old_names: tuple[str, ...]
-    new_names: tuple[str, ...]
-    exemplars: int
-    num_replayed: int
-    split: str = ""
-    num_old: int = 0
-    num_new: int = 0
-    old_before: float | None = None
-    old_after: float | None = None
-    new_before: float | None = None
-    new_after: float | None = None
-    unaligned: tuple[float | None, float | None] | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns what JSON can hold."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        lines = [f"{len(self.old_names)} old classes and {len(self.new_names)} new: {self._new()}"]
-        if self.split:
-            lines.append(f"on {self.split}, all {len(self.old_names) + len(self.new_names)} asked:")
-        for what, num, before, after in (
-            ("old", self.num_old, self.old_before, self.old_after),
-            ("new", self.num_new, self.new_before, self.new_after),
-        ):
-            if before is None or after is None:
-                lines.append(f"  {what} classes: no picture to measure on")
-                continue
-            images = "picture" if num == 1 else "pictures"
-            lines.append(
-                f"  {what} classes: {_percent(before)} before, {_percent(after)} after "
-                f"({num} {images})"
-            )
-        if self.unaligned is not None:
-            shown = [_percent(share) if share is not None else "?" for share in self.unaligned]
-            lines.append(f"  before weights were aligned: old {shown[0]}, new {shown[1]}")
-        lines.append(self._cost())
-        return "\n".join(lines)
-
-    def _new(self) -> str:
-        return ", ".join(self.new_names)
-
-    def _cost(self) -> str:
-        if self.exemplars:
-            return f"{self.num_replayed} stored features of old pictures were replayed"
-        lost = ""
-        if self.old_before is not None and self.old_after is not None:
-            lost = f": {100 * (self.old_before - self.old_after):.1f} points of old accuracy"
-        return f"no old picture was replayed (exemplars=0), at a cost{lost or ' that is not known'}"
+    from_stored: Mapping[str, int]
+    num_further: int
 
 
 def learn_classes(
@@ -133,9 +70,10 @@ def learn_classes(
 
     All that exists stays frozen, the old logits too, bit for bit; so among themselves the old
     classes are told apart as before. The network runs once for each picture (its features are
-    stored); the new classes' rows begin as imprinted mean features, and are solved to their optimum
-    in competition with the fixed old logits, on the new pictures and on a few stored features of
-    old ones, which `choose_exemplars` picks. Each class weighs the same.
+    stored); the new classes' rows are solved to their optimum in competition with the fixed old
+    logits, on the new pictures and on a few stored features of old ones, which `choose_exemplars`
+    picks. Each class weighs the same. Pictures of old classes in `train` compete like those: they
+    keep their classes' place, and the old rows learn nothing from them.
 
     Solving the old rows too kept no more: of five and five classes of CIFAR-10, with 20 exemplars a
     class, 50.7 % of all test pictures were right with all rows solved, and 51.1 % with the old ones
@@ -150,70 +88,146 @@ def learn_classes(
         exemplars: How many stored features of each old class are replayed, and kept of each class;
             0 for none.
         replayed: Old pictures that exemplars can be chosen from.
-        stored: Exemplars of an earlier time, for classes that `replayed` has no picture of.
+        stored: Exemplars of an earlier time. Those of other pictures stand for classes that
+            `replayed` has fewer pictures of than `exemplars`, beside these.
         seed: Of the folds that choose the penalty.
         cache: Folder of the feature stores.
 
     Raises:
-        ArgumentError: The model's head is no softmax over logits, or a name is wrong, see
-            `add_classes`.
-        DataError: An old class has no picture that could stand for it, and `exemplars` is not 0.
+        ArgumentError: The model's head is no softmax over logits or has no bias, or a name is
+            wrong, see `add_classes`.
+        DataError: A new class has no picture; or an old one has none that could stand for it, and
+            `exemplars` is not 0.
 
     Reference:
         Replay of herded exemplars: Rebuffi et al. (2017), https://arxiv.org/abs/1611.07725 (there
         pictures, and the whole network trains). Imprinting: see `add_classes`.
     """
-    check_count("exemplars", exemplars, minimum=0)
-    _check_head(model)
+    check_can_learn(
+        model,
+        train,
+        new_names,
+        class_names,
+        exemplars=exemplars,
+        replayed=replayed,
+        stored=stored,
+    )
     started = time.perf_counter()
-    part = FrozenPart(_below_head(model))
+    num_old = len(class_names)
+    part = FrozenPart(below_head(model))
     found = extract_features(part, train, exact=False, cache=cache)
     passes = found.num_forward_passes
     features = found.load()
     memory: dict[str, np.ndarray] = {}
-    if exemplars:
-        if stored is not None:
-            memory = {n: own[:exemplars] for n, own in stored.features.items() if n in class_names}
-        if replayed is not None and replayed.num_images:
-            old = extract_features(part, replayed, exact=False, cache=cache)
-            memory |= choose_from_each(old.load(), old.labels, class_names, exemplars)
-            passes += old.num_forward_passes
-        _check_none_is_lost(memory, found, class_names, exemplars)
+    if exemplars and replayed is not None and replayed.num_images:
+        old = extract_features(part, replayed, exact=False, cache=cache)
+        memory = choose_from_each(old.load(), old.labels, class_names, exemplars)
+        passes += old.num_forward_passes
+    from_stored: dict[str, int] = {}
+    earlier = stored.features if exemplars and stored is not None else {}
+    for label, name in enumerate(class_names):
+        if name not in earlier:
+            continue
+        own = [memory[name]] if name in memory else []
+        known = np.concatenate([features[found.labels == label], *own])
+        more = first_others(earlier[name], known, exemplars - sum(map(len, own)))
+        if len(more):
+            memory[name] = np.concatenate([*own, more])
+            from_stored[name] = len(more)
     rows = np.concatenate([features, *memory.values()])
     labels = np.concatenate(
         [found.labels, *(np.full(len(own), class_names.index(n)) for n, own in memory.items())]
     ).astype(np.int64)
-    grown, layer = _grown(model, features, found.labels, new_names, class_names)
+    inputs = [computed(model, tensor, rows) for tensor in read_by_head(model)]
+    # one class alone has nothing to be told from: its direction can only be its own mean
+    means = None
+    if len(new_names) == 1 and not np.any(labels < num_old):
+        means = inputs[0].mean(axis=0, keepdims=True)
+    grown = add_classes(model, new_names, class_names, class_means=means)
+    layers = newest_rows(grown)
     before = weights_by_group(grown)
     solution = solve_new_rows(
-        _computed(keras.Model(feature_cut(grown), layer.input), rows),
+        np.concatenate(inputs, axis=1),
         labels,
-        _computed(keras.Model(feature_cut(model), model.outputs[0]), rows),
+        computed(model, model.outputs[0], rows),
         len(new_names),
         groups=np.concatenate(
             [found.groups, found.groups.max() + 1 + np.arange(len(rows) - len(features))]
         ),
         seed=seed,
+        imprinted=None if means is None else np.concatenate([row.kernel for row in layers]),
     )
-    layer.kernel.assign(solution.kernel)
-    layer.bias.assign(solution.bias)
-    trainable = set_trainable(grown, "head")
+    sizes = np.cumsum([layer.kernel.shape[0] for layer in layers])[:-1]
+    for layer, kernel in zip(layers, np.split(solution.kernel, sizes), strict=True):
+        layer.kernel.assign(kernel)
+    layers[0].bias.assign(solution.bias)
+    num_replayed = len(rows) - len(features)
     stage = StageReport(
         name=STAGE_NAME,
-        trainable=trainable,
+        trainable=_let_train(grown, layers),
         history=(),
         moved=relative_movement(before, weights_by_group(grown)),
         seconds=time.perf_counter() - started,
         num_forward_passes=passes,
         notes=(
             f"only the {len(new_names)} new rows moved; old logits are as they were",
-            f"{len(rows) - len(features)} stored features of old pictures replayed",
+            f"{num_replayed} stored features of old pictures replayed",
             f"features in {found.precision}: {found.store.path}",
             solution.note,
         ),
     )
     kept = choose_from_each(rows, labels, (*class_names, *new_names), exemplars)
-    return LearnedClasses(grown, stage, Exemplars(kept, part.signature), len(rows) - len(features))
+    return LearnedClasses(
+        model=grown,
+        stage=stage,
+        exemplars=Exemplars(kept, part.signature),
+        num_replayed=num_replayed,
+        from_stored=from_stored,
+        num_further=int(np.sum(found.labels < num_old)),
+    )
+
+
+def check_can_learn(
+    model: keras.Model,
+    train: ImageSplit,
+    new_names: Sequence[str],
+    class_names: Sequence[str],
+    *,
+    exemplars: int,
+    replayed: ImageSplit | None,
+    stored: Exemplars | None,
+) -> None:
+    """Raises what `learn_classes` raises, from names and labels alone: no picture is read.
+
+    Raises:
+        ArgumentError: See `learn_classes`.
+        DataError: See `learn_classes`.
+    """
+    check_count("exemplars", exemplars, minimum=0)
+    _check_head(model)
+    names = check_new_names(new_names, class_names, model.output_shape[-1])
+    there = set(np.unique(train.labels).tolist())
+    if empty := [n for label, n in enumerate(names, start=len(class_names)) if label not in there]:
+        raise DataError(
+            "`train` must hold pictures of each new class. "
+            f"Received: none of {', '.join(map(repr, empty))}. Add some, or leave its name out."
+        )
+    if not exemplars:
+        return
+    if replayed is not None:
+        there |= set(np.unique(replayed.labels).tolist())
+    kept = stored.features if stored is not None else {}
+    if lost := [
+        name
+        for label, name in enumerate(class_names)
+        if label not in there and not len(kept.get(name, ()))
+    ]:
+        raise DataError(
+            "Every old class must have pictures or stored exemplars that keep its place. Received: "
+            f"exemplars={exemplars}, and none of {', '.join(map(repr, lost))}. Put the old "
+            "pictures back, or put some beside the new ones; exemplars=0 goes on without, at the "
+            "cost of accuracy on the old classes."
+        )
 
 
 def shares_right(report: EvaluationReport, num_old: int) -> tuple[float | None, float | None]:
@@ -240,11 +254,7 @@ def shares_right(report: EvaluationReport, num_old: int) -> tuple[float | None, 
 
 def signature_of_features(model: keras.Model) -> str:
     """Returns what `Exemplars` of a model are recognised by."""
-    return signature(_below_head(model))
-
-
-def _below_head(model: keras.Model) -> keras.Model:
-    return keras.Model(model.inputs[0], feature_cut(model))
+    return signature(below_head(model))
 
 
 def _check_head(model: keras.Model) -> None:
@@ -255,52 +265,26 @@ def _check_head(model: keras.Model) -> None:
             f"{'' if outputs_logits(model) else ' that gives probabilities'}. "
             "Grow it with tlkit.add_classes, and train it with tlkit.fine_tune."
         )
-
-
-def _check_none_is_lost(
-    memory: dict[str, np.ndarray], found: Features, class_names: Sequence[str], exemplars: int
-) -> None:
-    there = {class_names[label] for label in np.unique(found.labels) if label < len(class_names)}
-    if lost := [name for name in class_names if name not in there and name not in memory]:
-        raise DataError(
-            "Every old class must have pictures or stored exemplars that keep its place. Received: "
-            f"exemplars={exemplars}, and none of {', '.join(map(repr, lost))}. Put the old "
-            "pictures back, or put some beside the new ones; exemplars=0 goes on without, at the "
-            "cost of accuracy on the old classes."
+    last = find_head(read(model))[0].operation
+    if last.bias is None:
+        raise ArgumentError(
+            "`model` must have a bias in its last layer, which new classes need against the old "
+            f"ones. Received: model={model.name!r}, whose {last.name!r} has use_bias=False. Give "
+            "the layer one of zeros, which changes no output."
         )
 
 
-def _grown(
-    model: keras.Model,
-    features: np.ndarray,
-    labels: np.ndarray,
-    new_names: Sequence[str],
-    class_names: Sequence[str],
-) -> tuple[keras.Model, keras.layers.Dense]:
-    """Returns the model with imprinted rows for the new classes, and the layer that holds them."""
-    bare = add_classes(model, new_names, class_names)
-    (layer,) = new_layers(bare, since=newest_classes(bare))
-    last = _computed(keras.Model(feature_cut(bare), layer.input), features)
-    means = np.stack(
-        [last[labels == len(class_names) + row].mean(axis=0) for row in range(len(new_names))]
+def _let_train(grown: keras.Model, layers: Sequence[keras.layers.Dense]) -> TrainableReport:
+    """Lets the newest classes' layers train and nothing else, and reports that."""
+    report = set_trainable(grown, "head")
+    new = {layer.name for layer in layers}
+    for layer in grown.layers:
+        if layer.name in report.layers and layer.name not in new:
+            layer.trainable = False
+    num_trainable = sum(layer.count_params() for layer in layers)
+    return replace(
+        report,
+        layers=tuple(name for name in report.layers if name in new),
+        num_trainable=num_trainable,
+        num_frozen=report.num_trainable + report.num_frozen - num_trainable,
     )
-    if not means.any(axis=1).all():  # a network that gives nothing has no direction to imprint
-        return bare, layer
-    grown = add_classes(model, new_names, class_names, class_means=means)
-    (layer,) = new_layers(grown, since=newest_classes(grown))
-    return grown, layer
-
-
-def _computed(part: keras.Model, rows: np.ndarray) -> np.ndarray:
-    """Returns what a part of the head makes of stored features, in inference."""
-    batches = range(0, len(rows), _BATCH_SIZE)
-    return np.concatenate(
-        [
-            keras.ops.convert_to_numpy(part(rows[start : start + _BATCH_SIZE], training=False))
-            for start in batches
-        ]
-    )
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"

@@ -14,6 +14,9 @@ from tlkit.files import written_aside
 
 DEFAULT_NUM_EXEMPLARS = 20
 
+_SAME_PICTURE = 1e-3
+"""Relative distance of two rows of one picture, computed twice in another order of sums at most."""
+
 
 @dataclass(frozen=True, eq=False)
 class Exemplars:
@@ -128,6 +131,28 @@ def choose_from_each(
         if num and len(own):
             found[name] = own[choose_exemplars(own, num)].astype(np.float32)
     return found
+
+
+def first_others(stored: np.ndarray, known: np.ndarray, num: int) -> np.ndarray:
+    """Returns the first `num` stored rows that are of other pictures than some known rows.
+
+    Args:
+        stored: Features of one class, the most telling first, `(n, num_features)`.
+        known: Features of the same class, `(m, num_features)`, m may be 0.
+        num: How many at most.
+
+    Example:
+        >>> import numpy as np
+        >>> from tlkit.continual.exemplars import first_others
+        >>> first_others(np.array([[1.0], [2.0], [3.0]]), np.array([[2.0]]), 5).tolist()
+        [[1.0], [3.0]]
+    """
+    is_other = [
+        not len(known)
+        or np.linalg.norm(known - row, axis=1).min() > _SAME_PICTURE * np.linalg.norm(row)
+        for row in stored
+    ]
+    return stored[np.flatnonzero(is_other)[: max(num, 0)]]
 
 
 def _unusable(path: Path, problem: str) -> RunError:

@@ -1,0 +1,82 @@
+"""Features that a head reads, whether it has grown or not, and what it makes of them."""
+
+import keras
+import numpy as np
+
+from tlkit.models.composition import Call, read
+from tlkit.models.heads import feature_cut
+from tlkit.models.new_classes import find_head
+from tlkit.models.surgery import newest_classes
+
+_BATCH_SIZE = 256
+
+
+def read_by_head(model: keras.Model) -> list[keras.KerasTensor]:
+    """Returns the tensors that rows of the head read: one, and one for each part that has grown.
+
+    Example:
+        >>> import tlkit
+        >>> from tlkit.continual.head_features import read_by_head
+        >>> model = tlkit.build_classifier("resnet20", ["cat", "dog"], weights=None)
+        >>> [tensor.shape for tensor in read_by_head(model)]
+        [(None, 96)]
+    """
+    tensors: dict[int, keras.KerasTensor] = {}
+    for (part, _), piece in sorted(_head(model).pieces.items(), key=lambda item: item[0]):
+        tensors.setdefault(part, piece.operation.input)
+    return list(tensors.values())
+
+
+def newest_rows(grown: keras.Model) -> list[keras.layers.Dense]:
+    """Returns the layers of the classes added last, one for each tensor of `read_by_head`.
+
+    The first has the bias.
+    """
+    newest, pieces = newest_classes(grown), _head(grown).pieces
+    return [pieces[key].operation for key in sorted(pieces) if key[1] == newest]
+
+
+def below_head(model: keras.Model) -> keras.Model:
+    """Returns what computes from pixels the features that are stored of each picture."""
+    cuts = _cuts(model)
+    together = cuts[0] if len(cuts) == 1 else keras.layers.Concatenate()(cuts)
+    return keras.Model(model.inputs[0], together)
+
+
+def computed(model: keras.Model, tensor: keras.KerasTensor, rows: np.ndarray) -> np.ndarray:
+    """Returns what the head makes of features at one of its tensors, in inference.
+
+    Args:
+        model: A classifier.
+        tensor: What its head computes, or what `read_by_head` returned.
+        rows: What `below_head` computes.
+    """
+    cuts = _cuts(model)
+    parts = [rows]
+    if len(cuts) > 1:
+        parts = np.split(rows, np.cumsum([cut.shape[-1] for cut in cuts])[:-1], axis=-1)
+    for cut, part in zip(cuts, parts, strict=True):
+        if cut is tensor:
+            return part
+    head = keras.Model(cuts if len(cuts) > 1 else cuts[0], tensor)
+    found = []
+    for start in range(0, len(rows), _BATCH_SIZE):
+        batch = [part[start : start + _BATCH_SIZE] for part in parts]
+        outputs = head(batch if len(cuts) > 1 else batch[0], training=False)
+        found.append(keras.ops.convert_to_numpy(outputs))
+    return np.concatenate(found)
+
+
+def _cuts(model: keras.Model) -> list[keras.KerasTensor]:
+    """Returns the tensors that are stored of each picture, side by side.
+
+    Parts that were added in isolation run beside the old ones down to the head, so that no single
+    tensor below it has all; what the head reads has.
+    """
+    tensors = read_by_head(model)
+    return tensors if len(tensors) > 1 else [feature_cut(model)]
+
+
+def _head(model: keras.Model) -> Call:
+    head, _ = find_head(read(model))
+    return head
