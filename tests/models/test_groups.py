@@ -6,6 +6,8 @@ from tlkit.errors import ArgumentError
 from tlkit.models.assembly import build_classifier
 from tlkit.models.catalogue import find_backbone
 from tlkit.models.groups import cut_before, cuts, layer_groups, resolve_group, set_trainable
+from tlkit.models.heads import feature_cut, head_from_features
+from tlkit.models.surgery import add_classes, new_layers, widen_layer
 
 from .expectations import BOUNDARIES
 
@@ -188,3 +190,73 @@ def test_frozen_weights_stay_and_the_others_move(pixels):
     model.fit(pixels(model, 6), np.arange(6) % 3, epochs=2, verbose=0)
     moved = {v.path.split("/")[0] for v in model.weights if (v.numpy() != before[v.path]).any()}
     assert moved == set(report.layers)
+
+
+def plain_chain():
+    x = keras.Input((8, 8, 3))
+    y = keras.layers.Rescaling(1 / 255)(x)
+    y = keras.layers.Conv2D(3, 3, strides=2, activation="relu", name="conv1")(y)
+    y = keras.layers.Conv2D(4, 3, name="conv2")(y)
+    y = keras.layers.ReLU()(keras.layers.BatchNormalization(name="norm")(y))
+    y = keras.layers.GlobalAveragePooling2D(name="head_pool")(y)
+    return keras.Model(x, keras.layers.Dense(2, name="logits")(y))
+
+
+def grown_chain(plain=None):
+    """Grown in isolation from the first layer to the logits: no cut is left between them."""
+    grown = add_classes(plain or plain_chain(), ["c", "d"])
+    for name, number in (("conv2", 6), ("conv1", 5)):
+        grown = widen_layer(grown, name, number, isolate=True)
+    return grown
+
+
+def test_a_grown_model_has_the_groups_of_the_plain_one():
+    model = plain_chain()
+    bigger = grown_chain(model)
+    plain, grown = layer_groups(model), layer_groups(bigger)
+    assert len(plain) > 1
+    assert [group.name for group in grown] == [group.name for group in plain]
+    assert [group.boundary for group in grown] == [group.boundary for group in plain]
+    for before, after in zip(plain, grown, strict=True):
+        assert {name.split("__")[0] for name in after.layers} == set(before.layers)
+    names = [name for group in grown for name in group.layers]
+    assert sorted(names) == sorted(layer.name for layer in bigger.layers)
+    assert "logits__classes" in grown[-1].layers
+    assert "conv2__grown2__reads3" not in grown[-1].layers
+
+
+def test_cuts_of_a_grown_model_are_tensors_that_nothing_bypasses():
+    model = grown_chain()
+    ends = {tensor._keras_history.operation.name for tensor in cuts(model)}
+    assert len(ends) == len(cuts(model)) == 3  # input, scaled pixels, and all logits
+    assert "logits__classes" in ends
+    images = np.random.default_rng(0).uniform(0, 255, (2, 8, 8, 3)).astype("float32")
+    for tensor in (cut_before(model, "head"), feature_cut(model)):
+        features = keras.Model(model.input, tensor)(images)
+        assert np.array_equal(keras.Model(tensor, model.output)(features), model(images))
+    assert head_from_features(model).output_shape == (None, 4)
+
+
+def test_what_is_new_trains_alone():
+    model = grown_chain()
+    new = {layer.name for layer in new_layers(model) if layer.weights}
+    report = set_trainable(model, "new")
+    assert set(report.layers) == new - {"norm__grown2"}
+    assert report.batch_norm == "frozen"
+    assert set(set_trainable(model, "new", batch_norm="train").layers) == new
+    head = set(set_trainable(model, "head").layers)
+    assert head == {"logits", "logits__grown1", "logits__grown1__reads2"}
+    classes = add_classes(model, ["e"])
+    assert set_trainable(classes, "new").layers == ("logits__grown4", "logits__grown4__reads2")
+    assert resolve_group(classes, "new") == len(layer_groups(classes)) - 1
+    with pytest.raises(ArgumentError, match=r"`unfreeze` must be 'new' only where.*has none"):
+        set_trainable(plain_chain(), "new")
+
+
+def test_names_that_only_look_like_those_of_grown_layers_do_no_harm():
+    x = keras.Input((8, 8, 3))
+    y = keras.layers.Conv2D(3, 3, name="conv")(x)
+    y = keras.layers.Conv2D(3, 3, name="conv__grown1")(keras.layers.ReLU()(y))
+    model = keras.Model(x, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(y)))
+    assert len(cuts(model)) == len(model.layers)
+    assert layer_groups(model)[-1].num_parameters == 8

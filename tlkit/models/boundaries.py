@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log2
 
 import keras
@@ -48,6 +48,13 @@ class Segmentation:
         """Indices of the cuts that each group reads; the first group reads the input."""
         return (0, *self.ends[:-1])
 
+    def whole_cut(self, index: int) -> Cut:
+        """Returns the cut at an index, or the last one before it that is a single tensor.
+
+        The input is one, so there always is.
+        """
+        return next(cut for cut in reversed(self.cuts[: index + 1]) if cut.is_whole)
+
     def operations(self, group: int) -> list[keras.Operation]:
         """Returns the operations of one group, each once, in order."""
         first = 0 if group == 0 else self.ends[group - 1] + 1
@@ -57,6 +64,9 @@ class Segmentation:
 
 def segment(model: keras.Model) -> Segmentation:
     """Finds the groups of a functional model.
+
+    A model that has grown has the groups that it had before, and what was added is in the group of
+    the layer that it stands beside.
 
     The last group, the head, is what follows the last cut with positions (rows, columns, time
     steps) before the network gives its positions up by global pooling or flattening; in a network
@@ -125,7 +135,7 @@ def _without_padding(cuts: list[Cut]) -> list[Cut]:
         if isinstance(cut.operation, _PADDING) and cut is not cuts[-1]:
             waiting += cut.between
             continue
-        merged.append(Cut(cut.tensor, cut.operation, waiting + cut.between, cut.shape))
+        merged.append(replace(cut, between=waiting + cut.between))
         waiting = ()
     return merged
 

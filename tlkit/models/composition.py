@@ -6,7 +6,7 @@ by the names of layers (`tlkit.models.grown_names`), hangs on the call that it s
 network that has grown grows again by the same edits as one that has not.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from tlkit.errors import ArgumentError
 from tlkit.models.graph import model_ends, sorted_nodes
-from tlkit.models.grown_names import GrownName, take_apart
+from tlkit.models.grown_names import GrownName, grown_name_of, take_apart
 
 CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
@@ -236,19 +236,6 @@ def _attach(node: Any, name: GrownName, call: Call) -> None:
         call.pieces[name.reads, name.part] = Piece(operation)
     elif not name.role and not isinstance(operation, keras.layers.Concatenate):
         call.pieces[0 if call.mixes_units else name.part, name.part] = Piece(operation)
-
-
-def grown_name_of(operation: keras.Operation, names: Collection[str]) -> GrownName:
-    """Returns an operation's name taken apart; names that only look like grown ones are plain."""
-    name = take_apart(operation.name, names)
-    joins = {
-        "sum": keras.layers.Add,
-        "activation": keras.layers.Activation,
-        "classes": keras.layers.Concatenate,
-    }
-    if name.role and not isinstance(operation, joins[name.role]):
-        return GrownName(operation.name)
-    return name
 
 
 def _ref_of(value: Any, refs: dict[int, Ref], model: keras.Model) -> Any:

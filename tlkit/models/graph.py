@@ -14,6 +14,7 @@ from typing import Any
 import keras
 
 from tlkit.errors import ArgumentError
+from tlkit.models.grown_names import grown_name_of
 
 NOMINAL_SIZE = 256  # stands in for sizes a model leaves open, where only ratios matter
 
@@ -22,17 +23,22 @@ NOMINAL_SIZE = 256  # stands in for sizes a model leaves open, where only ratios
 class Cut:
     """A tensor that every path from the input to the output crosses.
 
+    In a network that has grown it may be one in the plain network only: what was added then runs
+    beside it, in tensors of its own.
+
     Attributes:
-        tensor: The tensor.
-        operation: What computes it.
-        between: The operations since the cut before, `operation` last.
+        tensor: The tensor; that of the layers of the start where others run beside it.
+        operation: What computes it, a layer of the start.
+        between: The operations since the cut before, what was added beside them included.
         shape: The tensor's shape without the batch; open sizes as for a 256-pixel input.
+        is_whole: Whether no other tensor runs beside it.
     """
 
     tensor: keras.KerasTensor
     operation: keras.Operation
     between: tuple[keras.Operation, ...]
     shape: tuple[int, ...]
+    is_whole: bool = True
 
     @property
     def is_spatial(self) -> bool:
@@ -109,36 +115,94 @@ def producing_node(tensor: keras.KerasTensor) -> Any:
 def find_cuts(model: keras.Model) -> list[Cut]:
     """Returns the cuts of a functional model, from its input to its output, both included.
 
-    Nodes are swept in topological order; wherever exactly one tensor is open (computed, and still
-    to be read), every path crosses it.
+    Calls are swept in topological order; wherever exactly one output is open (computed, and still
+    to be read), every path crosses it. What was added beside a layer counts as part of its call,
+    so that a network that has grown has the cuts of the plain one.
 
     Raises:
         ArgumentError: See `model_ends`.
     """
     model_input, output = model_ends(model)
-    nodes = sorted_nodes(output)
-    readers = Counter(id(t) for node in nodes for t in _distinct(node.input_tensors))
-    readers[id(output)] += 1
-    found: list[tuple[keras.KerasTensor, tuple[keras.Operation, ...]]] = []
-    open_tensors: dict[int, keras.KerasTensor] = {}
+    calls = _plain_calls(sorted_nodes(output))
+    outputs = {
+        id(tensor): (index, position)
+        for index, call in enumerate(calls)
+        for node in call
+        for position, tensor in enumerate(node.output_tensors)
+    }
+    crossing: dict[_Output, dict[int, keras.KerasTensor]] = {
+        outputs[id(output)]: {id(output): output}
+    }
+    reads: list[set[_Output]] = []
+    for index, call in enumerate(calls):
+        tensors = [tensor for node in call for tensor in node.input_tensors]
+        tensors = [tensor for tensor in tensors if outputs[id(tensor)][0] != index]
+        reads.append({outputs[id(tensor)] for tensor in tensors})
+        for tensor in tensors:
+            crossing.setdefault(outputs[id(tensor)], {})[id(tensor)] = tensor
+    readers = Counter(read for call in reads for read in call)
+    readers[outputs[id(output)]] += 1
+    found: list[tuple[_Output, tuple[keras.Operation, ...]]] = []
+    still_open: set[_Output] = set()
     between: list[keras.Operation] = []
-    for node in nodes:
-        between.append(node.operation)
-        for tensor in _distinct(node.input_tensors):
-            readers[id(tensor)] -= 1
-            if not readers[id(tensor)]:
-                del open_tensors[id(tensor)]
-        open_tensors |= {
-            id(tensor): tensor for tensor in node.output_tensors if readers[id(tensor)]
-        }
-        if len(open_tensors) == 1:
-            found.append((next(iter(open_tensors.values())), tuple(between)))
+    for index, call in enumerate(calls):
+        between.extend(node.operation for node in call)
+        for read in reads[index]:
+            readers[read] -= 1
+            if not readers[read]:
+                still_open.remove(read)
+        computed = {(index, position) for position in range(len(call[0].output_tensors))}
+        still_open |= {one for one in computed if readers[one]}
+        if len(still_open) == 1:
+            found.append((next(iter(still_open)), tuple(between)))
             between = []
-    shapes = _sizes(model_input, [tensor for tensor, _ in found])
-    return [
-        Cut(tensor, producing_node(tensor).operation, operations, shape)
-        for (tensor, operations), shape in zip(found, shapes, strict=True)
+    tensors = [
+        next(iter(crossing[index, position].values()))
+        if len(crossing[index, position]) == 1
+        else calls[index][0].output_tensors[position]
+        for (index, position), _ in found
     ]
+    return [
+        Cut(tensor, calls[cut[0]][0].operation, operations, shape, len(crossing[cut]) == 1)
+        for tensor, (cut, operations), shape in zip(
+            tensors, found, _sizes(model_input, tensors), strict=True
+        )
+    ]
+
+
+_Output = tuple[int, int]
+"""Which call computes it, and the position among that call's outputs."""
+
+
+def _plain_calls(nodes: list[Any]) -> list[list[Any]]:
+    """Puts what was added together with the node of the plain network that it stands beside."""
+    names = {node.operation.name for node in nodes}
+    by_name: dict[str, list[Any]] = {}
+    calls, beside = [], []
+    for node in nodes:
+        name = grown_name_of(node.operation, names)
+        if name.is_plain:
+            by_name[node.operation.name] = [node]
+            calls.append(by_name[node.operation.name])
+        else:
+            beside.append((name.base, node))
+    for base, node in beside:
+        if base not in by_name:  # a name that only looks like one that tlkit gave
+            return [[one] for one in nodes]
+        by_name[base].append(node)
+    position = {
+        id(tensor): index
+        for index, call in enumerate(calls)
+        for node in call
+        for tensor in node.output_tensors
+    }
+    are_in_order = all(
+        position[id(tensor)] <= index
+        for index, call in enumerate(calls)
+        for node in call
+        for tensor in node.input_tensors
+    )
+    return calls if are_in_order else [[one] for one in nodes]
 
 
 def parameters(operation: keras.Operation) -> list[Any]:
@@ -161,10 +225,6 @@ def count_parameters(operations: Any) -> int:
         for weight in getattr(operation, "weights", ())
     }
     return sum(prod(weight.shape) for weight in weights.values())
-
-
-def _distinct(tensors: list[keras.KerasTensor]) -> list[keras.KerasTensor]:
-    return list({id(tensor): tensor for tensor in tensors}.values())
 
 
 def _sizes(

@@ -7,8 +7,13 @@ import keras
 
 from tlkit.errors import ArgumentError, check_choice, did_you_mean
 from tlkit.models.boundaries import Segmentation, name_groups, segment
+from tlkit.models.composition import read
 from tlkit.models.graph import count_parameters, find_cuts, with_nested
+from tlkit.models.grown_names import grown_name_of
 from tlkit.showing import ShownAsText
+
+NEW = "new"
+"""Stands for what was added last, where a group could be named."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,9 @@ def layer_groups(model: keras.Model) -> tuple[LayerGroup, ...]:
     of resolution; so a group never ends inside a residual block. The head is what follows the
     last cut with positions, from the global pooling or flattening on.
 
+    A model that has grown (`add_classes`, `widen_layer`, `expand`) has the groups that it had
+    before; what was added is in the group of the layer that it stands beside.
+
     Args:
         model: A functional model.
 
@@ -124,11 +132,14 @@ def cuts(model: keras.Model) -> list[keras.KerasTensor]:
         >>> len(cuts(keras.Model(x, z)))  # y is bypassed
         2
     """
-    return [cut.tensor for cut in find_cuts(model)]
+    return [cut.tensor for cut in find_cuts(model) if cut.is_whole]
 
 
 def cut_before(model: keras.Model, group_name: str) -> keras.KerasTensor:
     """Returns the tensor that the group `group_name` reads; the model's input for the first.
+
+    Where layers that were added run beside those of the start there, a group reads several; it is
+    the last tensor before them that every path crosses then.
 
     Raises:
         ArgumentError: There is no such group.
@@ -142,7 +153,7 @@ def cut_before(model: keras.Model, group_name: str) -> keras.KerasTensor:
     """
     segmentation = segment(model)
     group = _resolve(name_groups(_members(segmentation)), group_name, "group_name")
-    return segmentation.cuts[segmentation.starts[group]].tensor
+    return segmentation.whole_cut(segmentation.starts[group]).tensor
 
 
 def resolve_group(model: keras.Model, unfreeze: str | int) -> int:
@@ -150,11 +161,12 @@ def resolve_group(model: keras.Model, unfreeze: str | int) -> int:
 
     Args:
         model: A functional model.
-        unfreeze: A group's name, "head", "all", or a number of groups counted from the output (1
-            is the head).
+        unfreeze: A group's name, "head", "all", "new", or a number of groups counted from the
+            output (1 is the head).
 
     Raises:
-        ArgumentError: There is no such group; near matches and all groups are given.
+        ArgumentError: There is no such group; near matches and all groups are given. Or nothing
+            was added to the model that "new" could mean.
 
     Example:
         >>> import tlkit
@@ -163,7 +175,11 @@ def resolve_group(model: keras.Model, unfreeze: str | int) -> int:
         >>> resolve_group(model, 2), resolve_group(model, "head"), resolve_group(model, "all")
         (2, 3, 0)
     """
-    return _resolve(name_groups(_members(segment(model))), unfreeze, "unfreeze")
+    members = _members(segment(model))
+    if unfreeze == NEW:
+        new = {id(layer) for layer in _newest_layers(model)}
+        return min(i for i, layers in enumerate(members) if any(id(one) in new for one in layers))
+    return _resolve(name_groups(members), unfreeze, "unfreeze")
 
 
 def set_trainable(
@@ -176,13 +192,15 @@ def set_trainable(
     Args:
         model: A functional model; its layers are changed in place.
         unfreeze: A group's name, "head", "all", or a number of groups counted from the output (1
-            is the head).
+            is the head). Of a model that has grown, "new": what the last `add_classes` added, and
+            all that was added after it, wherever it stands, and nothing else (without added classes
+            all that was added). What grew in isolation then never moves an old output.
         batch_norm: "frozen" freezes batch normalisation everywhere, which then also computes with
             its moving averages during training; "train" lets it train in the groups that do.
 
     Raises:
-        ArgumentError: There is no such group, or it has nothing that could train. The model is
-            unchanged then.
+        ArgumentError: There is no such group, or it has nothing that could train; nothing was
+            added that "new" could mean. The model is unchanged then.
 
     Example:
         >>> import tlkit
@@ -196,17 +214,20 @@ def set_trainable(
     check_choice("batch_norm", batch_norm, ("frozen", "train"))
     members = _members(segment(model))
     names = name_groups(members)
-    first = _resolve(names, unfreeze, "unfreeze")
+    first = resolve_group(model, unfreeze)
+    chosen = (
+        _newest_layers(model) if unfreeze == NEW else [one for g in members[first:] for one in g]
+    )
+    is_chosen = {id(layer) for layer in chosen}
     before = [(layer, layer.trainable) for layer in with_nested(model)]
 
     model.trainable = True  # would otherwise hide what its layers train
-    for index, layers in enumerate(members):
-        for layer in layers:
-            # Each nested layer by itself: on TensorFlow, assigning the value that an attribute
-            # has already is skipped, and with it Keras's setter that would reach them
-            for nested in with_nested(layer):
-                is_batch_norm = isinstance(nested, keras.layers.BatchNormalization)
-                nested.trainable = index >= first and not (is_batch_norm and batch_norm == "frozen")
+    for layer in (layer for layers in members for layer in layers):
+        # Each nested layer by itself: on TensorFlow, assigning the value that an attribute
+        # has already is skipped, and with it Keras's setter that would reach them
+        for nested in with_nested(layer):
+            is_kept = batch_norm == "frozen" and isinstance(nested, keras.layers.BatchNormalization)
+            nested.trainable = id(layer) in is_chosen and not is_kept
 
     has_batch_norm = any(
         isinstance(layer, keras.layers.BatchNormalization) for layer in with_nested(model)
@@ -263,6 +284,21 @@ def _members(segmentation: Segmentation) -> list[list[keras.layers.Layer]]:
         placed |= {id(layer) for layer in layers}
         members.append(layers)
     return members
+
+
+def _newest_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """Returns what the last classes that were added brought, and all that was added after them."""
+    names = {layer.name for layer in model.layers}
+    since = read(model).newest_classes or 1
+    new = [layer for layer in model.layers if grown_name_of(layer, names).number >= since]
+    if not new:
+        raise ArgumentError(
+            "`unfreeze` must be 'new' only where the model has layers that were added. "
+            f"Received: unfreeze='new', and model={model.name!r} has none. Add some "
+            "(tlkit.add_classes, tlkit.expand), or name a group: "
+            f"{', '.join(name_groups(_members(segment(model))))}."
+        )
+    return new
 
 
 def _resolve(names: list[str], group: str | int, argument: str) -> int:

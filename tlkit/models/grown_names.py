@@ -19,6 +19,8 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
+import keras
+
 _PATTERN = re.compile(
     r"(?P<base>.+?)(?:__grown(?P<part>\d+))?"
     r"(?:__(?:reads(?P<reads>\d+)|(?P<role>sum|activation|classes)))?"
@@ -77,3 +79,16 @@ def take_apart(name: str, names: Collection[str]) -> GrownName:
     return GrownName(
         match["base"], int(match["part"] or 0), int(match["reads"] or 0), match["role"] or ""
     )
+
+
+def grown_name_of(operation: keras.Operation, names: Collection[str]) -> GrownName:
+    """Returns an operation's name taken apart; names that only look like grown ones are plain."""
+    name = take_apart(operation.name, names)
+    joins = {
+        "sum": keras.layers.Add,
+        "activation": keras.layers.Activation,
+        "classes": keras.layers.Concatenate,
+    }
+    if name.role and not isinstance(operation, joins[name.role]):
+        return GrownName(operation.name)
+    return name

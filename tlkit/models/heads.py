@@ -102,7 +102,8 @@ def feature_cut(model: keras.Model) -> keras.KerasTensor:
     """Returns the tensor that the first layer of the head with weights (or dropout) reads.
 
     Everything before it is the same for every training step of a frozen network, so that it can
-    be computed once per image.
+    be computed once per image. Where layers that were added run beside those of the start up to
+    the head, no single tensor holds what both compute, and it is the last one before they part.
 
     Raises:
         ArgumentError: The head has no layer with weights.
@@ -120,7 +121,7 @@ def feature_cut(model: keras.Model) -> keras.KerasTensor:
             "`model` must have a head with weights. Received: "
             f"model={model.name!r}, which ends without any. Put a Dense layer at its end."
         )
-    return segmentation.cuts[index].tensor
+    return segmentation.whole_cut(index).tensor
 
 
 def head_from_features(model: keras.Model) -> keras.Model:

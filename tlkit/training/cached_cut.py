@@ -130,6 +130,9 @@ def why_not_stored(model: keras.Model, first: int, *, views: int, epochs: int | 
         return f"{epochs} epochs are too few to store {views} views"
     if random := _random_layers(model, first):
         return f"{random[0]} gives other activations in every epoch"
+    group = layer_groups(model)[first].name
+    if not keras.Model(model.inputs[0], cut_before(model, group)).weights:
+        return f"what was added to the model runs beside what is frozen, from before {group} on"
     return ""
 
 
