@@ -1,10 +1,12 @@
 """Units taken away again, through all that can lie between a layer and its readers."""
 
+import keras
 import numpy as np
 import pytest
 
 from tlkit.errors import ArgumentError
-from tlkit.models.removing import keep_units
+from tlkit.models.composition import read
+from tlkit.models.removing import keep_units, reach_of
 from tlkit.models.surgery import add_classes, consolidate, count_units, new_layers, widen_layer
 
 from .tiny import NETWORKS, are_equal, inputs, network, relative_difference, shaken, weights_of
@@ -48,6 +50,27 @@ def test_without_any_unit_the_model_is_as_it_was_before_it_grew(build):
     assert not new_layers(fewer)
     images = inputs(model)
     assert np.array_equal(fewer(images), model(images))
+
+
+@pytest.mark.parametrize("build", NETWORKS)
+def test_units_are_followed_to_the_channels_that_are_read(build):
+    model = widened(build, 3)
+    reach = reach_of(read(model), "target", 1)
+    new, images = model.get_layer("target__grown1"), inputs(model)
+    assert reach.read
+    for tensor, owners in reach.read:
+        assert len(owners) == tensor.shape[-1]
+        features = keras.Model(model.inputs[0], tensor)
+        before, kernel = features(images).numpy(), new.kernel.numpy()
+        for unit in range(3):
+            moved = kernel.copy()
+            moved[..., unit] *= -3
+            new.kernel.assign(moved)
+            differs = (features(images).numpy() != before).reshape(-1, len(owners)).any(axis=0)
+            assert set(owners[differs]) == {unit}
+        new.kernel.assign(kernel)
+    scaled = [layer.name for layer in reach.scaled]
+    assert scaled == (["bn__grown1"] if build.__name__ == "convolution" else scaled)
 
 
 def test_classes_and_other_parts_stay():

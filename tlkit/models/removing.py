@@ -1,6 +1,7 @@
 """Units that were added, taken away again: what is left computes what it did without them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -55,6 +56,59 @@ def keep_units(model: keras.Model, kept: Mapping[tuple[str, int], Sequence[int]]
             own = _pass_on(call, arriving[0] if arriving else {})
         found[Ref(call)] = {} if call.joined else own
     return build(composition)
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Where the units go that one call of `widen_layer` added.
+
+    Attributes:
+        scaled: Batch normalisation on their way, one scale and one shift for each unit, in order.
+        read: What other layers read of them: a tensor, and whose unit each of its channels is.
+    """
+
+    scaled: tuple[keras.layers.BatchNormalization, ...]
+    read: tuple[tuple[keras.KerasTensor, np.ndarray], ...]
+
+
+def reach_of(composition: Composition, name: str, part: int) -> Reach:
+    """Follows the units of a part of a widened layer to all that read them.
+
+    Args:
+        composition: What `read` made of a model; the tensors are that model's.
+        name: The layer's first name.
+        part: The number of the call that widened it.
+    """
+    owners: dict[Ref, np.ndarray] = {}
+    scaled: list[keras.layers.BatchNormalization] = []
+    found: dict[int, tuple[keras.KerasTensor, np.ndarray]] = {}
+    for call in composition.calls:
+        arriving = [owners[ref] for ref in call.inputs if ref in owners]
+        if call.name == name:
+            owners[Ref(call)] = np.arange(call.pieces[0, part].num_units)
+        elif not arriving:
+            continue
+        elif call.mixes_units:
+            for (reads, _), piece in call.pieces.items():
+                if reads == part:
+                    found[id(piece.operation.input)] = piece.operation.input, arriving[0]
+        elif isinstance(call.operation, keras.layers.Concatenate):
+            owners[Ref(call)] = np.concatenate(arriving)
+        elif (part, part) in call.pieces:
+            owners[Ref(call)] = _owners_behind(call, arriving[0])
+            layer = call.pieces[part, part].operation
+            is_in_order = np.array_equal(arriving[0], np.arange(len(arriving[0])))
+            if isinstance(layer, keras.layers.BatchNormalization) and is_in_order:
+                scaled.append(layer)
+    return Reach(tuple(scaled), tuple(found.values()))
+
+
+def _owners_behind(call: Call, owners: np.ndarray) -> np.ndarray:
+    if is_depthwise(call.operation):
+        return np.repeat(owners, call.operation.depth_multiplier)
+    if isinstance(call.operation, keras.layers.Flatten):
+        return np.tile(owners, num_positions(call))
+    return owners
 
 
 def _check(composition: Composition, kept: Mapping[tuple[str, int], Sequence[int]]) -> None:
