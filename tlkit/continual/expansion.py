@@ -2,29 +2,37 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
 from typing import Any
 
 import keras
 import numpy as np
 
+from tlkit.continual.expansion_checks import (
+    check_data,
+    check_head,
+    check_numbers,
+    check_training,
+)
+from tlkit.continual.expansion_drift import first_sizes, probe_drift, sizes_of
 from tlkit.continual.expansion_reports import ExpansionReport, LayerDrift
 from tlkit.continual.expansion_steps import (
     freeze_old,
-    probe_drift,
-    sizes_of,
     solve_rows,
     task_model,
     train_new,
+    weights_by_age,
     widened,
     without_dead_units,
 )
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.distribution.strategies import check_one_device
-from tlkit.errors import DataError, check_count, check_not_negative, check_positive
 from tlkit.evaluation.metrics import evaluate
 from tlkit.models.graph import count_multiply_adds
 from tlkit.models.surgery import add_classes, newest_classes
+from tlkit.training.movement import relative_movement
 
 DEFAULT_THRESHOLD = 0.1
 DEFAULT_SPARSITY = 0.05
@@ -62,13 +70,19 @@ def expand(
     1. *Probe*: a copy trains as a whole on the new task for `probe_epochs`, anchored to where it
        began.
     2. *Drift* of each unit's incoming weights, absolute, |w - w*|, and relative to |w*|. A unit has
-       drifted where the relative one is above `threshold`.
+       drifted where the relative one is above `threshold`; the absolute one is reported and decides
+       nothing, since layers differ in the size of their weights.
     3. *Restore*: the copy is thrown away. Each layer with drifted units gains `num_units` beside
        them, or as many as drifted, from the output to the input; in isolation layers behind it do
        too, for old units must not read new ones.
     4. *Initialise*: incoming weights at the old units' norm, outgoing ones zero (`widen_layer`).
-    5. *Train* the new layers alone, with a proximal step that draws each new unit's incoming
-       weights to zero together, and remove the units that came there.
+    5. *Train* the new layers alone, with a proximal step that draws to zero together all that
+       decides what a new unit gives (incoming weights, bias, scale and shift of batch
+       normalisation), and remove the units that came there, unless validation is worse without.
+
+    Features for the new rows come from the feature store. Probe and new units run the whole graph:
+    the probe trains all of it, and new units read old ones at many depths. `fine_tune(grown, data,
+    unfreeze="new")` trains what was added further.
 
     Args:
         model: A classifier; it stays as it is.
@@ -76,9 +90,14 @@ def expand(
         class_names: The old classes, in the order of the outputs, so that a name that exists is
             refused.
         threshold: Of the relative drift, above 0.
-        num_units: New units of a layer that drifted; as many as drifted by default.
+        num_units: New units of a layer that drifted. By default as many as drifted, units of
+            earlier tasks included, but never more than the layer had before it first grew: over
+            many tasks the network grows in proportion to their number and no faster.
         target: Validation loss in nats that ends growing before it begins; a tenth of the loss of
-            guessing, log(number of new classes), by default. 0 grows in any case.
+            guessing, log(number of new classes), by default. 0 grows in any case. It is a loss
+            because that still tells networks apart that get all pictures right; which epoch is
+            kept goes, as in all training here, by accuracy and at the same accuracy by loss. Where
+            accuracy rose at the price of loss, the report says so.
         isolate: Old units and old logits never read new units: old outputs stay bit-identical for
             as long as the graph is not consolidated. Without it old units read the new ones (as in
             the paper), and old outputs change. Layers in residual blocks cannot grow in
@@ -97,9 +116,10 @@ def expand(
         The grown model, composed, its old logits first; and what was done.
 
     Raises:
-        ArgumentError: An argument breaks its rule; the model has no single classification head; a
-            class exists.
-        DataError: There are no validation pictures.
+        ArgumentError: An argument breaks its rule; the model has no single classification head, or
+            one of labels that are independent of each other; a class exists.
+        DataError: There are no validation pictures, fewer than two classes, or a class without
+            training pictures.
 
     Example:
         >>> import numpy as np, tlkit
@@ -114,50 +134,55 @@ def expand(
     Reference:
         Yoon et al. (2018), Lifelong Learning with Dynamically Expandable Networks,
         https://arxiv.org/abs/1708.01547. Followed are its order (retraining, then expansion),
-        its drift |w - w*| per unit, and its group sparsity on incoming weights. Other than there,
-        selective retraining moves the new rows alone, by a solved L2-penalised regression and not
-        an L1 one, since retrained old units would end isolation; the drift is measured in a probe
-        of the whole network, and decides where units are added (there: which units are split).
+        its drift |w - w*| per unit (ρ there, against a threshold σ), and its group sparsity on
+        incoming weights. Other than there, selective retraining moves the new rows alone, by a
+        solved L2-penalised regression and not an L1 one, since retrained old units would end
+        isolation; the drift is measured in a probe of the whole network, relative, and decides
+        where units are added (there: which units are split).
+
+        Where its published code (https://github.com/jaehong31/DEN) departs from the paper, this
+        follows the paper. Every unit above the threshold counts (the code takes those that drifted
+        least first, and at most a set number). Layers of all depths may grow at every task (it
+        freezes hidden layers for good after the first task that follows). All outputs of the task
+        take part in what is retrained and measured (it selects units by the first output alone).
+        The loss that decides on growing is that of all validation pictures (its: of the last batch
+        of training). The proximal step is that of the penalty, in proportion to the learning rate
+        (it subtracts the full strength in each step), and a unit's bias goes with its weights (it
+        leaves biases out). A fixed number of units for each layer, as its 10, is `num_units`.
     """
-    _check(threshold, num_units, target=target, strength=strength, sparsity=sparsity)
-    _check_training(probe_epochs, epochs, learning_rate)
-    if not isinstance(data, ImageData) or data.validation is None or not data.validation.num_images:
-        raise DataError(
-            "`data` must hold validation pictures, which decide whether the network grows. "
-            f"Received: data={type(data).__name__} without any. Give load_folder(...) splits with "
-            "a share of validation."
-        )
+    check_numbers(threshold, num_units, target=target, strength=strength, sparsity=sparsity)
+    check_training(probe_epochs, epochs, learning_rate)
+    validation = check_data(data)
     check_one_device(model, "expand")
+    check_head(model)
     started = time.perf_counter()
     grown = add_classes(model, data.class_names, class_names, seed=seed)
     first = newest_classes(grown)
     num_old = grown.output_shape[-1] - data.num_classes
+    as_added = weights_by_age(grown, first)
     solve_rows(grown, first, data, seed=seed, cache=cache)
-    retrained = evaluate(task_model(grown), data.validation, data.class_names)
+    retrained = evaluate(task_model(grown), validation, data.class_names)
     wanted = TARGET_SHARE * float(np.log(data.num_classes)) if target is None else float(target)
     settings: dict[str, Any] = {"learning_rate": learning_rate, "augment": augment}
     drift: tuple[LayerDrift, ...] = ()
-    added: dict[str, int] = {}
-    removed: dict[str, int] = {}
-    notes: list[str] = []
+    done = _Grown(grown, moved=relative_movement(as_added, weights_by_age(grown, first)))
     if retrained.loss > wanted:
         probe = {**settings, "epochs": probe_epochs}
         drift = probe_drift(grown, data, strength=strength, settings=probe)
-        sizes = sizes_of(drift, threshold, num_units, isolate=isolate)
-        start = grown
-        grown, added, notes = widened(grown, sizes, isolate=isolate, seed=seed)
+        at_most = first_sizes(grown)
+        sizes = sizes_of(drift, threshold, num_units, isolate=isolate, at_most=at_most)
+        wider, added, notes = widened(grown, sizes, isolate=isolate, seed=seed)
+        done = replace(done, notes=tuple(notes))
         if added:
-            best = retrained.accuracy, retrained.loss
-            settings |= {"epochs": epochs, "best": best}
-            if train_new(grown, first, data, sparsity=sparsity, settings=settings):
-                grown, removed = without_dead_units(grown, first)
-            else:
-                grown, removed = start, dict(added)
-                notes.append("no epoch was better with the new units: they are removed")
+            settings |= {"epochs": epochs, "best": (retrained.accuracy, retrained.loss)}
+            given: dict[str, Any] = {"first": first, "data": data, "validation": validation}
+            done = _trained(done, wider, added, **given, sparsity=sparsity, settings=settings)
         else:
-            notes.append("no layer with drifted units can grow: the new rows alone were trained")
+            note = "no layer with drifted units can grow: the new rows alone were trained"
+            done = replace(done, notes=(*done.notes, note))
+    grown = done.model
     freeze_old(grown, first)
-    after = evaluate(task_model(grown), data.validation, data.class_names)
+    after = evaluate(task_model(grown), validation, data.class_names)
     report = ExpansionReport(
         drift=drift,
         threshold=threshold,
@@ -169,40 +194,64 @@ def expand(
         num_validation=after.num_images,
         old_accuracy_before=_old_accuracy(model, num_old, old_data),
         old_accuracy_after=_old_accuracy(grown, num_old, old_data),
-        added=added,
-        removed=removed,
+        added=done.added,
+        removed=done.removed,
+        trained=tuple(layer.name for layer in grown.layers if layer.trainable_variables),
+        num_trained=sum(prod(variable.shape) for variable in grown.trainable_variables),
+        moved=done.moved,
         num_parameters_before=model.count_params(),
         num_parameters_after=grown.count_params(),
         multiply_adds_before=count_multiply_adds(model),
         multiply_adds_after=count_multiply_adds(grown),
         isolate=isolate,
         seconds=time.perf_counter() - started,
-        notes=tuple(notes),
+        notes=(*done.notes, *_notes(class_names, retrained.loss, after.loss)),
     )
     return grown, report
 
 
-def _check(
-    threshold: float,
-    num_units: int | None,
+@dataclass(frozen=True)
+class _Grown:
+    """The network as far as it has come, and what the report says of the way."""
+
+    model: keras.Model
+    moved: Mapping[str, float]
+    added: Mapping[str, int] = field(default_factory=dict)
+    removed: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def _trained(
+    before: _Grown,
+    wider: keras.Model,
+    added: Mapping[str, int],
     *,
-    target: float | None,
-    strength: float,
+    first: int,
+    data: ImageData,
+    validation: ImageSplit,
     sparsity: float,
-) -> None:
-    check_positive("threshold", threshold)
-    if num_units is not None:
-        check_count("num_units", num_units)
-    if target is not None:
-        check_not_negative("target", target)
-    check_not_negative("strength", strength)
-    check_not_negative("sparsity", sparsity)
+    settings: Mapping[str, Any],
+) -> _Grown:
+    """Trains the wider network and removes dead units; the one before where none was better."""
+    as_widened = weights_by_age(wider, first)
+    if not train_new(wider, first, data, sparsity=sparsity, settings=settings):
+        note = "no epoch was better with the new units: they are removed"
+        return replace(before, added=added, removed=added, notes=(*before.notes, note))
+    moved = relative_movement(as_widened, weights_by_age(wider, first))
+    smaller, removed, notes = without_dead_units(wider, first, validation)
+    return _Grown(smaller, moved, added, removed, (*before.notes, *notes))
 
 
-def _check_training(probe_epochs: int, epochs: int, learning_rate: float) -> None:
-    check_count("probe_epochs", probe_epochs)
-    check_count("epochs", epochs)
-    check_positive("learning_rate", learning_rate)
+def _notes(
+    class_names: Sequence[str] | None, loss_before: float, loss_after: float
+) -> Iterator[str]:
+    if class_names is None:
+        yield "`class_names` were not given: whether the model has one of the classes is unknown"
+    if loss_after > loss_before:
+        yield (
+            f"accuracy rose at the price of loss, {loss_before:.4f} before and {loss_after:.4f} "
+            "after: epochs are kept by accuracy first"
+        )
 
 
 def _old_accuracy(model: keras.Model, num_old: int, old_data: ImageSplit | None) -> float | None:

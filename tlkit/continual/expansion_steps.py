@@ -1,31 +1,33 @@
-"""The steps of dynamic expansion: rows, probe and drift, new units, their training, removal."""
+"""The steps of dynamic expansion: rows, new units, their training, and what is removed again."""
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 
-from tlkit.continual.anchors import anchor_weights
-from tlkit.continual.expansion_reports import LayerDrift
 from tlkit.continual.group_sparsity import GroupSparsity
 from tlkit.continual.new_rows import solve_new_rows
-from tlkit.data.images import ImageData
+from tlkit.data.images import ImageData, ImageSplit
 from tlkit.distribution.shares import Share
 from tlkit.errors import ArgumentError
-from tlkit.models.composition import Composition, read
+from tlkit.evaluation.metrics import evaluate
+from tlkit.models.composition import read
 from tlkit.models.grown_names import GrownName
 from tlkit.models.new_classes import find_head
-from tlkit.models.rebuild import build
-from tlkit.models.removing import keep_units
-from tlkit.models.surgery import count_units, new_layers, widen_layer, widenable_layers
+from tlkit.models.removing import Reach, keep_units, reach_of
+from tlkit.models.surgery import count_units, new_layers, widen_layer
 from tlkit.training.features import extract_features
 from tlkit.training.fitting import Batches, fit_model
 from tlkit.training.frozen import FrozenPart
 from tlkit.training.objective import loss_of, metrics_of
 from tlkit.training.sources import batches_of, source_of, steps_in_epoch, with_targets
 from tlkit.training.step import StepHook
+
+ROUNDING = 1e-4
+"""Relative: by so much the sum of the same losses may differ once units of zeros are gone."""
 
 _MAX_EPOCHS = 1_000_000
 
@@ -83,85 +85,23 @@ def solve_rows(
         rows[0].bias.assign(solution.bias)
 
 
-def probe_drift(
-    grown: keras.Model,
-    data: ImageData,
-    *,
-    strength: float,
-    settings: Mapping[str, Any],
-) -> tuple[LayerDrift, ...]:
-    """Trains a copy as a whole for a while, and returns how far each unit has come."""
-    copy = build(read(grown))
-    for layer in copy.layers:
-        layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
-    task = task_model(copy)
-    anchor = anchor_weights(task, strength, groups="all")
-    _fit(task, data, hooks=[anchor], **settings)
-    before, after = read(grown), read(copy)
-    return tuple(
-        _drift_of(name, _incoming(before, name), _incoming(after, name))
-        for name in widenable_layers(grown)
-    )
-
-
-def _incoming(composition: Composition, name: str) -> list[np.ndarray]:
-    """Returns the incoming weights of each unit of a layer, those of all its parts."""
-    (call,) = (call for call in composition.calls if call.name == name)
-    units: list[np.ndarray] = []
-    for part in call.parts:
-        kernels = [
-            keras.ops.convert_to_numpy(piece.operation.kernel)
-            for (_, own), piece in sorted(call.pieces.items(), key=lambda item: item[0])
-            if own == part
-        ]
-        rows = [kernel.reshape(-1, kernel.shape[-1]) for kernel in kernels]
-        units.extend(np.concatenate(rows).T)
-    return units
-
-
-def _drift_of(name: str, before: Sequence[np.ndarray], after: Sequence[np.ndarray]) -> LayerDrift:
-    absolute = [float(np.linalg.norm(b - a)) for a, b in zip(before, after, strict=True)]
-    norms = [float(np.linalg.norm(a)) for a in before]
-    relative = [
-        d / n if n else float("inf" if d else 0.0) for d, n in zip(absolute, norms, strict=True)
-    ]
-    return LayerDrift(name, tuple(relative), tuple(absolute))
-
-
-def sizes_of(
-    drift: Sequence[LayerDrift], threshold: float, num_units: int | None, *, isolate: bool
-) -> dict[str, int]:
-    """Returns how many units each layer is to gain, input side first.
-
-    In isolation new units are read by new units alone: a layer that has not drifted gains as many
-    as the last one before it that has, so that these reach the output.
-    """
-    sizes: dict[str, int] = {}
-    before = 0
-    for one in drift:
-        drifted = one.num_drifted(threshold)
-        number = (num_units or drifted) if drifted else (before if isolate else 0)
-        if number:
-            sizes[one.name] = before = number
-    return sizes
-
-
 def widened(
     grown: keras.Model, sizes: Mapping[str, int], *, isolate: bool, seed: int
 ) -> tuple[keras.Model, dict[str, int], list[str]]:
     """Adds units from the output to the input; says which layers could not take any, and why."""
-    added, refused, why = {}, [], ""
+    added: dict[str, int] = {}
+    refused: dict[str, list[str]] = {}
     for name in reversed(list(sizes)):
         total = count_units(grown, name) + sizes[name]
         try:
             grown = widen_layer(grown, name, total, isolate=isolate, seed=seed)
         except ArgumentError as error:
-            refused.append(name)
-            why = why or str(error)
+            # the reason once for all layers that have it, which differ in their name alone
+            refused.setdefault(str(error).replace(repr(name), "the layer"), []).insert(0, name)
             continue
         added[name] = sizes[name]
-    notes = [f"cannot grow: {', '.join(reversed(refused))}. {why}"] if refused else []
-    return grown, dict(reversed(added.items())), notes
+    notes = [f"cannot grow: {', '.join(names)}. {why}" for why, names in refused.items()]
+    return grown, dict(reversed(added.items())), notes[::-1]
 
 
 def freeze_old(grown: keras.Model, first: int) -> None:
@@ -169,6 +109,15 @@ def freeze_old(grown: keras.Model, first: int) -> None:
     new = {id(layer) for layer in new_layers(grown, since=first)}
     for layer in grown.layers:
         layer.trainable = id(layer) in new
+
+
+def weights_by_age(grown: keras.Model, first: int) -> dict[str, list[np.ndarray]]:
+    """Returns copies of all weights: "new", added from the classes on, and "old", the others."""
+    new = {id(layer) for layer in new_layers(grown, since=first)}
+    found: dict[str, list[np.ndarray]] = {"old": [], "new": []}
+    for layer in grown.layers:
+        found["new" if id(layer) in new else "old"] += [v.numpy() for v in layer.weights]
+    return found
 
 
 def train_new(
@@ -179,49 +128,100 @@ def train_new(
     sparsity: float,
     settings: Mapping[str, Any],
 ) -> bool:
-    """Trains the new layers alone; returns whether any epoch was better than none."""
+    """Trains the new layers alone; returns whether any epoch was better than none.
+
+    The whole graph runs in every step: new units read old ones at many depths, whose activations
+    together are far larger than the pictures, so that they are not stored.
+    """
     freeze_old(grown, first)
     hooks: list[StepHook] = []
     if sparsity:
-        groups = [variables for _, _, variables in _new_units(grown, first)]
-        hooks = [GroupSparsity(groups, sparsity)]
-    return _fit(task_model(grown), data, hooks=hooks, **settings)
+        hooks = [GroupSparsity([units.group for units in new_units(grown, first)], sparsity)]
+    return fit_task(task_model(grown), data, hooks=hooks, **settings)
 
 
-def _new_units(grown: keras.Model, first: int) -> list[tuple[str, int, tuple[keras.Variable, ...]]]:
-    """Layer, part, and incoming weights (biases too) of the units added since the classes."""
+@dataclass(frozen=True)
+class NewUnits:
+    """Units that one call of `widen_layer` added.
+
+    Attributes:
+        name: The layer's first name.
+        part: The number of the call.
+        kernels: Incoming weights, units on the last axis.
+        group: All variables with one value or more for each unit that decide what it gives:
+            kernels, bias, scale and shift of batch normalisation. Shrinking weights before a batch
+            normalisation alone would change nothing: it divides by their size.
+        reach: Where they go.
+    """
+
+    name: str
+    part: int
+    kernels: tuple[keras.Variable, ...]
+    group: tuple[keras.Variable, ...]
+    reach: Reach
+
+
+def new_units(grown: keras.Model, first: int) -> list[NewUnits]:
+    """Returns the units that were added since the classes of call `first`, input side first."""
     found = []
-    for call in read(grown).calls:
+    composition = read(grown)
+    for call in composition.calls:
         for part in call.parts if call.mixes_units and not call.joined else ():
             if part <= first:
                 continue
             own = [piece.operation for (_, n), piece in call.pieces.items() if n == part]
-            variables = [variable for layer in own for variable in layer.trainable_variables]
-            found.append((call.name, part, tuple(variables)))
+            reach = reach_of(composition, call.name, part)
+            layers = [*own, *reach.scaled]
+            group = tuple(v for layer in layers for v in layer.trainable_variables)
+            kernels = tuple(layer.kernel for layer in own)
+            found.append(NewUnits(call.name, part, kernels, group, reach))
     return found
 
 
-def without_dead_units(grown: keras.Model, first: int) -> tuple[keras.Model, dict[str, int]]:
-    """Returns the model without added units whose incoming weights are all zero.
+def without_dead_units(
+    grown: keras.Model, first: int, validation: ImageSplit
+) -> tuple[keras.Model, dict[str, int], list[str]]:
+    """Returns the model without added units that give exactly zero, and what went.
 
-    Units that only such units read go with them.
+    A unit is dead where its incoming weights are all zero and all that its readers get of it is
+    too. With an activation that is not zero at zero (sigmoid, softplus), or a shift behind it, such
+    a unit gives a constant that its readers use: it stays.
+
+    Returns:
+        The smaller model, how many units each layer lost, and notes. Where it is worse on the
+        validation pictures, the model as it was, and a note that says so.
     """
+    image = next(iter(validation.dataset()))[0][:1]  # any: such units do not depend on it
     kept: dict[tuple[str, int], list[int]] = {}
-    for name, part, variables in _new_units(grown, first):
-        is_alive = np.any(
-            [np.any(v.numpy().reshape(-1, v.shape[-1]), axis=0) for v in variables], axis=0
-        )
-        kept[name, part] = np.flatnonzero(is_alive).tolist()
+    gone: dict[str, int] = {}
+    for units in new_units(grown, first):
+        is_alive = np.any([_is_any(v.numpy()) for v in units.kernels], axis=0)
+        for tensor, owners in units.reach.read:
+            values = keras.Model(grown.inputs[0], tensor)(image, training=False)
+            is_alive[owners[_is_any(keras.ops.convert_to_numpy(values))]] = True
+        kept[units.name, units.part] = np.flatnonzero(is_alive).tolist()
+        if not is_alive.all():
+            gone[units.name] = gone.get(units.name, 0) + int(np.sum(~is_alive))
+    if not gone:
+        return grown, {}, []
     fewer = keep_units(grown, kept)
-    removed = {}
-    for name, _ in kept:
-        gone = count_units(grown, name) - count_units(fewer, name)
-        if gone:
-            removed[name] = gone
-    return (fewer if removed else grown), removed
+    before = evaluate(task_model(grown), validation)
+    after = evaluate(task_model(fewer), validation)
+    if after.accuracy < before.accuracy or after.loss > before.loss * (1 + ROUNDING):
+        note = (
+            f"without its {sum(gone.values())} units of zeros the network would be worse "
+            f"(validation loss {after.loss:.4f} against {before.loss:.4f}): they stay"
+        )
+        return grown, {}, [note]
+    return fewer, gone, []
 
 
-def _fit(
+def _is_any(values: np.ndarray) -> np.ndarray:
+    """Whether each position on the last axis has a value other than zero."""
+    return np.any(values.reshape(-1, values.shape[-1]), axis=0)
+
+
+def fit_task(
     task: keras.Model,
     data: ImageData,
     *,
@@ -231,6 +231,10 @@ def _fit(
     hooks: Sequence[StepHook],
     best: tuple[float, float] | None = None,
 ) -> bool:
+    """Trains what is trainable in a task's model; returns whether an epoch beat `best`.
+
+    Kept is the epoch of the highest validation accuracy, at the same the one of the lowest loss.
+    """
     held_out = source_of(task, data, None).validation
     train = data.train
 

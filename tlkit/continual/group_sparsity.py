@@ -15,6 +15,8 @@ class GroupSparsity(StepHook):
     """Draws the weights of each unit to zero together, by a proximal step after each update.
 
     A unit's group w holds, of several variables, all values with its position on the last axis.
+    Where batch normalisation stands behind a layer, its scale and shift belong there: it divides by
+    the size of what comes in, so that shrinking weights alone changes nothing until they are zero.
     After a step of rate r it becomes max(0, 1 - r * strength * sqrt(size) / |w|) * w, the exact
     minimum of |v - w|**2 / 2 + r * strength * sqrt(size) * |v|: zeros are exact. Adam moves a
     value by about its rate, whatever the gradient; `strength` is the share of that pace at which

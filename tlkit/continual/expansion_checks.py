@@ -1,0 +1,72 @@
+"""What `expand` refuses, before it does anything."""
+
+import keras
+import numpy as np
+
+from tlkit.data.images import ImageData, ImageSplit
+from tlkit.errors import (
+    ArgumentError,
+    DataError,
+    check_count,
+    check_not_negative,
+    check_positive,
+)
+from tlkit.models.heads import head_kind
+
+
+def check_numbers(
+    threshold: float,
+    num_units: int | None,
+    *,
+    target: float | None,
+    strength: float,
+    sparsity: float,
+) -> None:
+    """Checks what decides on growing."""
+    check_positive("threshold", threshold)
+    if num_units is not None:
+        check_count("num_units", num_units)
+    if target is not None:
+        check_not_negative("target", target)
+    check_not_negative("strength", strength)
+    check_not_negative("sparsity", sparsity)
+
+
+def check_training(probe_epochs: int, epochs: int, learning_rate: float) -> None:
+    """Checks how long and how fast to train."""
+    check_count("probe_epochs", probe_epochs)
+    check_count("epochs", epochs)
+    check_positive("learning_rate", learning_rate)
+
+
+def check_data(data: ImageData) -> ImageSplit:
+    """Checks the new task; returns its validation pictures."""
+    if not isinstance(data, ImageData) or data.validation is None or not data.validation.num_images:
+        raise DataError(
+            "`data` must hold validation pictures, which decide whether the network grows. "
+            f"Received: data={type(data).__name__} without any. Give load_folder(...) splits with "
+            "a share of validation."
+        )
+    if data.num_classes < 2:
+        raise DataError(
+            "`data` must hold two or more new classes, which are told apart from one another. "
+            f"Received: {data.class_names!r}. Add a single class with tlkit.add_classes."
+        )
+    present = set(np.asarray(data.train.labels).ravel().tolist())
+    absent = [name for number, name in enumerate(data.class_names) if number not in present]
+    if absent:
+        raise DataError(
+            "`data` must hold training pictures of every class that gets an output. "
+            f"Received: none of {', '.join(map(repr, absent))}. Add some, or leave the class out."
+        )
+    return data.validation
+
+
+def check_head(model: keras.Model) -> None:
+    """Checks that classes of the model exclude each other, as those of `expand` do."""
+    if head_kind(model) == "multi_label":
+        raise ArgumentError(
+            "`model` must tell classes apart of which one holds. Received: "
+            f"model={model.name!r}, whose outputs are labels independent of each other, and new "
+            "ones could not be trained among themselves. Use tlkit.add_classes."
+        )

@@ -1,0 +1,102 @@
+"""How far each unit comes in a probe of a new task, and how many units its layer gains for it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tlkit.continual.anchors import anchor_weights
+from tlkit.continual.expansion_reports import LayerDrift
+from tlkit.continual.expansion_steps import fit_task, task_model
+from tlkit.data.images import ImageData
+from tlkit.models.composition import SEPARABLE, Composition, read
+from tlkit.models.rebuild import build
+from tlkit.models.surgery import widenable_layers
+
+
+def probe_drift(
+    grown: keras.Model,
+    data: ImageData,
+    *,
+    strength: float,
+    settings: Mapping[str, Any],
+) -> tuple[LayerDrift, ...]:
+    """Trains a copy as a whole for a while, and returns how far each unit has come.
+
+    Every layer but batch normalisation trains, so that nothing is frozen that could be stored.
+    """
+    copy = build(read(grown))
+    for layer in copy.layers:
+        layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
+    task = task_model(copy)
+    anchor = anchor_weights(task, strength, groups="all")
+    fit_task(task, data, hooks=[anchor], **settings)
+    before, after = read(grown), read(copy)
+    return tuple(
+        drift_of(name, incoming_weights(before, name), incoming_weights(after, name))
+        for name in widenable_layers(grown)
+    )
+
+
+def incoming_weights(composition: Composition, name: str) -> list[np.ndarray]:
+    """Returns the incoming weights of each unit of a layer, those of all its parts.
+
+    Biases are not among them. Of a separable convolution they are those of its 1x1 part, as the
+    depthwise one belongs to what it reads.
+    """
+    (call,) = (call for call in composition.calls if call.name == name)
+    units: list[np.ndarray] = []
+    for part in call.parts:
+        kernels = [
+            keras.ops.convert_to_numpy(_kernel_of(piece.operation))
+            for (_, own), piece in sorted(call.pieces.items(), key=lambda item: item[0])
+            if own == part
+        ]
+        rows = [kernel.reshape(-1, kernel.shape[-1]) for kernel in kernels]
+        units.extend(np.concatenate(rows).T)
+    return units
+
+
+def _kernel_of(layer: keras.layers.Layer) -> keras.Variable:
+    return layer.pointwise_kernel if type(layer) in SEPARABLE else layer.kernel
+
+
+def drift_of(name: str, before: Sequence[np.ndarray], after: Sequence[np.ndarray]) -> LayerDrift:
+    """Returns the drift of each unit, from its incoming weights before and after."""
+    absolute = [float(np.linalg.norm(b - a)) for a, b in zip(before, after, strict=True)]
+    norms = [float(np.linalg.norm(a)) for a in before]
+    relative = [
+        d / n if n else float("inf" if d else 0.0) for d, n in zip(absolute, norms, strict=True)
+    ]
+    return LayerDrift(name, tuple(relative), tuple(absolute))
+
+
+def first_sizes(grown: keras.Model) -> dict[str, int]:
+    """Returns how many units each layer that can be widened had at the start."""
+    names = set(widenable_layers(grown))
+    return {c.name: c.piece.num_units for c in read(grown).calls if c.name in names}
+
+
+def sizes_of(
+    drift: Sequence[LayerDrift],
+    threshold: float,
+    num_units: int | None,
+    *,
+    isolate: bool,
+    at_most: Mapping[str, int],
+) -> dict[str, int]:
+    """Returns how many units each layer is to gain, input side first.
+
+    As many as drifted, but not more than `at_most`, where `num_units` does not say. In isolation
+    new units are read by new units alone: a layer that has not drifted gains as many as the last
+    one before it that has, so that these reach the output.
+    """
+    sizes: dict[str, int] = {}
+    before = 0
+    for one in drift:
+        drifted = min(one.num_drifted(threshold), at_most[one.name])
+        number = (num_units or drifted) if drifted else (before if isolate else 0)
+        if number:
+            sizes[one.name] = before = number
+    return sizes
