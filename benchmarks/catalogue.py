@@ -131,7 +131,7 @@ def reloads(model: keras.Model, images: np.ndarray) -> bool:
 def is_explained(model: keras.Model, images: np.ndarray) -> bool:
     # with random weights a class may have nothing that speaks for it, but hardly all of them
     maps = [explain(model, images[0], CLASS_NAMES, label=name).heatmap for name in CLASS_NAMES]
-    in_range = all(heat.shape == images.shape[1:3] and 0 <= heat.min() for heat in maps)
+    in_range = all(heat.shape == images.shape[1:3] and heat.min() >= 0 for heat in maps)
     return in_range and max(heat.max() for heat in maps) <= 1 and any(heat.any() for heat in maps)
 
 
