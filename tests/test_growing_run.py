@@ -14,6 +14,7 @@ from tlkit.evaluation.metrics import evaluate
 from tlkit.finished_run import evaluate_run, export_run, predict_with
 from tlkit.growing_run import add_classes_run
 from tlkit.models.surgery import new_layers
+from tlkit.run_directory import REJECTION_FILE
 
 # write_photos colours classes by their place in the alphabet: red, green, blue
 COUNTS = {"a": 24, "b": 24, "c": 24}
@@ -70,6 +71,11 @@ def test_old_and_new_accuracy_are_said_and_kept(made):
     assert growth["old_before"] == run.metrics["test"]["accuracy"]
     assert (growth["old_after"], growth["new_before"], growth["new_after"]) == (1.0, 0.0, 1.0)
     assert growth["num_replayed"] == 8
+    assert grown.metrics["calibration"]["temperature"] == 1
+    (note,) = grown.metrics["calibration"]["notes"]
+    assert note in said
+    assert "would change the old logits" in note
+    assert not any("unknown pictures" in text for text in said)
     text = said[-1]
     assert "new classes: 0.0 % before, 100.0 % after" in text
     assert "8 stored features of old pictures were replayed" in text
@@ -185,9 +191,17 @@ def test_a_second_addition_finds_the_pictures_of_all_runs_before(made, copied):
     _, _, grown, _ = made
     photos = write_photos(copied / "third", {"a": 0, "d": 24}, size=20, seed=3)
     (photos / "a").rmdir()
-    third = add_classes_run(grown.path, photos, out=copied / "run3", exemplars=3)
+    (copied / "run2" / REJECTION_FILE).touch()
+    said = []
+    third = add_classes_run(
+        copied / "run2", photos, out=copied / "run3", exemplars=3, say=said.append
+    )
     assert third.record["growth"]["num_old"] == grown.metrics["test"]["num_images"]
     assert third.record["growth"]["old_before"] == grown.metrics["test"]["accuracy"]
+    (note,) = (text for text in said if "unknown pictures are no longer told apart" in text)
+    assert note in third.metrics["stages"][0]["notes"]
+    assert note.replace("'", "&#39;") in (third.path / "report.html").read_text()
+    assert not (third.path / REJECTION_FILE).exists()
 
 
 def test_old_classes_are_never_lost_silently(made, copied):

@@ -20,6 +20,7 @@ from tlkit.files import write_json
 from tlkit.quiet import load_tensorflow_quietly
 from tlkit.run_arguments import SPLITS
 from tlkit.run_directory import (
+    REJECTION_FILE,
     Run,
     clear_results,
     load_run,
@@ -81,7 +82,9 @@ def add_classes_run(
     measured on pictures that no training has seen, those of the earlier run and the new folder's.
 
     The directory holds what `train_run` leaves, and `exemplars.npz`, the features kept of old and
-    new classes; `run.json` has under "growth" what the old classes lost.
+    new classes; `run.json` has under "growth" what the old classes lost. The probabilities are not
+    calibrated anew, which would change the old logits, and a run that told unknown pictures apart
+    does so no longer: its threshold knows no picture of the new classes. Both are said.
 
     Args:
         run: A finished run directory.
@@ -122,6 +125,9 @@ def add_classes_run(
         joined = _load(listing, parent, arguments)
     data = joined.data
     say(str(data.report))
+    lost = _lost(parent)
+    for note in lost.values():
+        say(note)
     with timed(seconds, "model"):
         old_model = parent.load_model()
         stored = _stored_exemplars(parent, old_model, exemplars)
@@ -142,14 +148,16 @@ def add_classes_run(
         with timed(seconds, "explaining mistakes"):
             maps = maps_of(model, evaluations, arguments["max_pixels"])
         pictures = training_pictures(data, "none")
-    training = _training(learned, evaluations, growth)
+    training = _training(learned, evaluations, growth, lost.get("rejection"))
     record["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
     record["growth"] = growth.as_dict()
-    write_results(out, data, training, evaluations, parent=parent)
+    calibration = lost["calibration"]
+    write_results(out, data, training, evaluations, parent=parent, calibration=calibration)
     if learned.exemplars.features:
         learned.exemplars.save(out / EXEMPLARS_FILE)
     write_card(out, data, record)
-    write_page(out, data, training, evaluations, record=record, maps=maps, pictures=pictures)
+    shown: dict[str, Any] = {"maps": maps, "pictures": pictures, "calibration": calibration}
+    write_page(out, data, training, evaluations, record=record, **shown)
     write_json(out / "run.json", {**record, "finished": True})
     return load_run(out)
 
@@ -339,15 +347,32 @@ def _measured(
     return model, evaluations, report
 
 
+def _lost(parent: Run) -> dict[str, str]:
+    """What a grown run does not have of what its parent had, in words."""
+    lost = {
+        "calibration": "probabilities of old and new classes together are not calibrated: a "
+        "temperature would change the old logits. tlkit.calibrate does it where these may change"
+    }
+    if (parent.path / REJECTION_FILE).is_file():
+        lost["rejection"] = (
+            "unknown pictures are no longer told apart: the run's threshold knows no picture of "
+            "the new classes. tlkit.fit_rejection fits one to pictures of all classes"
+        )
+    return lost
+
+
 def _training(
     learned: "LearnedClasses",
     evaluations: "dict[str, EvaluationReport | None]",
     growth: "GrowthReport",
+    note: str | None,
 ) -> "TrainingReport":
     from tlkit.training.reports import TrainingReport
 
     validation = evaluations["validation"]
     notes = (*learned.stage.notes, *(line.strip() for line in str(growth).splitlines()))
+    if note is not None:
+        notes = (*notes, note)
     return TrainingReport(
         stages=(dataclasses.replace(learned.stage, notes=notes),),
         accuracy_before=None,
