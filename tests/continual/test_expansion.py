@@ -6,17 +6,27 @@ import pytest
 import tensorflow as tf
 
 import tlkit
+from tlkit.continual import expansion_steps
+from tlkit.continual.anchors import anchorable
 from tlkit.continual.expansion import expand
+from tlkit.continual.expansion_drift import drift_of, incoming_weights, probe_drift, sizes_of
 from tlkit.continual.expansion_reports import LayerDrift
-from tlkit.continual.expansion_steps import sizes_of, task_model
+from tlkit.continual.expansion_steps import task_model, train_new, widened, without_dead_units
 from tlkit.continual.group_sparsity import GroupSparsity
-from tlkit.models.surgery import consolidate, count_units, new_layers
+from tlkit.models.composition import read
+from tlkit.models.surgery import (
+    add_classes,
+    consolidate,
+    count_units,
+    new_layers,
+    widen_layer,
+)
 
 layers = keras.layers
 FAST = {"epochs": 8, "probe_epochs": 2, "learning_rate": 1e-2}
 
 
-def chain(with_norm=False):
+def chain(with_norm=False, activation="relu", head="linear"):
     """Two small convolutions that can grow in isolation."""
     keras.utils.set_random_seed(0)
     x = keras.Input((8, 8, 3))
@@ -25,8 +35,17 @@ def chain(with_norm=False):
     y = layers.Conv2D(4, 3, use_bias=not with_norm, name="conv2")(y)
     if with_norm:
         y = layers.BatchNormalization(name="norm")(y)
-    y = layers.GlobalAveragePooling2D(name="head_pool")(layers.ReLU()(y))
-    return keras.Model(x, layers.Dense(2, name="logits")(y))
+    y = layers.GlobalAveragePooling2D(name="head_pool")(layers.Activation(activation)(y))
+    return keras.Model(x, layers.Dense(2, activation=head, name="logits")(y))
+
+
+def grown_by_hand(model):
+    """Two classes and, in isolation, three units of conv2 that they read; nothing was trained."""
+    grown = widen_layer(add_classes(model, ["stripe", "bar"]), "conv2", 7, isolate=True)
+    for layer in new_layers(grown):
+        if "__reads" in layer.name:
+            layer.kernel.assign(np.random.default_rng(1).standard_normal(layer.kernel.shape))
+    return grown
 
 
 def task(names=("stripe", "bar"), seed=0):
@@ -73,6 +92,8 @@ def test_old_logits_stay_the_same_to_the_bit_and_so_do_old_weights(grown, pixels
     assert is_same(values(model, names), values(bigger, names))
     assert report.isolate
     assert report.has_grown
+    assert report.moved["old"] == 0.0
+    assert report.moved["new"] > 0.0
 
 
 def test_growing_brings_what_new_rows_alone_do_not(grown):
@@ -95,7 +116,11 @@ def test_the_report_counts_what_is_there(grown):
     assert report.added == {"conv1": first, "conv2": second or first}
     assert report.num_parameters_after == bigger.count_params() > report.num_parameters_before
     assert report.multiply_adds_after > report.multiply_adds_before
-    assert "units added" in str(report)
+    new = {layer.name for layer in new_layers(bigger)}
+    assert set(report.trained) <= new
+    assert report.num_trained == sum(np.size(v) for v in bigger.trainable_variables)
+    for words in ("units added", "accuracy not measured", f"{report.num_trained:,} parameters tr"):
+        assert words in str(report)
 
 
 def test_only_what_is_new_can_train_further(grown):
@@ -120,7 +145,8 @@ def test_nothing_grows_where_nothing_drifted():
     bigger, report = expand(chain(), task(), target=0.0, threshold=1e6, **FAST)
     assert len(report.drift) == 2
     assert report.added == {}
-    assert "no layer with drifted units can grow" in report.notes[-1]
+    assert "no layer with drifted units can grow" in report.notes[0]
+    assert "`class_names` were not given" in report.notes[-1]
     assert [layer.name for layer in new_layers(bigger)] == ["logits__grown1"]
 
 
@@ -134,8 +160,153 @@ def test_in_isolation_layers_behind_a_drifted_one_grow_too(isolate, expected):
         LayerDrift("b", (0.05,), (1.0,)),
         LayerDrift("c", (0.11,), (1.0,)),
     ]
-    assert sizes_of(drift, 0.1, None, isolate=isolate) == expected
-    assert sizes_of(drift, 0.1, 7, isolate=isolate) == dict.fromkeys(expected, 7)
+    given = {"isolate": isolate, "at_most": {"stem": 1, "a": 3, "b": 1, "c": 1}}
+    assert sizes_of(drift, 0.1, None, **given) == expected
+    assert sizes_of(drift, 0.1, 7, **given) == dict.fromkeys(expected, 7)
+
+
+def test_a_layer_gains_no_more_than_it_had_at_first():
+    drift = [LayerDrift("a", (0.5,) * 9, (1.0,) * 9)]
+    assert sizes_of(drift, 0.1, None, isolate=True, at_most={"a": 4}) == {"a": 4}
+
+
+def test_drift_is_that_of_each_unit_against_the_size_of_its_weights():
+    before = [np.array([3.0, 4.0]), np.zeros(2), np.zeros(2)]
+    after = [np.array([3.0, 5.0]), np.array([0.0, 2.0]), np.zeros(2)]
+    drift = drift_of("a", before, after)
+    assert drift.absolute == (1.0, 2.0, 0.0)
+    assert drift.relative == (0.2, np.inf, 0.0)
+
+
+def test_incoming_weights_are_those_from_all_parts():
+    grown = widen_layer(grown_by_hand(chain()), "conv1", 5, isolate=True)
+    units = incoming_weights(read(grown), "conv2")
+    assert [unit.size for unit in units] == [27] * 4 + [27 + 18] * 3
+    np.testing.assert_array_equal(units[1], grown.get_layer("conv2").kernel[..., 1].numpy().ravel())
+    x = keras.Input((8, 8, 3))
+    y = layers.GlobalAveragePooling2D()(layers.SeparableConv2D(4, 3, name="apart")(x))
+    separable = keras.Model(x, layers.Dense(2)(y))
+    assert [unit.size for unit in incoming_weights(read(separable), "apart")] == [3] * 4
+
+
+def test_a_strong_anchor_holds_the_probe():
+    grown = add_classes(chain(), ["stripe", "bar"])
+    settings = {"learning_rate": 1e-2, "augment": "none", "epochs": 1}
+    loose, held = (
+        probe_drift(grown, task(), strength=strength, settings=settings) for strength in (0.0, 1e3)
+    )
+    for free, near in zip(loose, held, strict=True):
+        assert 0 < max(near.absolute) < 0.2 * max(free.absolute)
+
+
+def test_rows_alone_reach_the_target_where_features_suffice():
+    labels = np.arange(80) % 2
+    images = np.random.default_rng(0).integers(0, 60, (80, 8, 8, 3))
+    images[labels == 1, ..., 0] += 180
+    data = tlkit.load_arrays(
+        images.astype("uint8"), labels, ["grey", "red"], batch_size=16, splits=(0.7, 0.3, 0)
+    )
+    _, report = expand(chain(), data, class_names=["a", "b"])
+    assert report.loss_retrained < report.target
+    assert report.new_accuracy_retrained == 1.0
+    assert report.drift == report.notes == ()
+    assert report.moved["new"] > 0.0
+
+
+@pytest.mark.parametrize(
+    ("activation", "shift", "is_dead"),
+    [
+        ("relu", None, True),
+        ("sigmoid", None, False),
+        ("softplus", None, False),
+        ("relu", 0.3, False),
+        ("relu", -0.3, True),
+        ("relu", 0.0, True),
+    ],
+)
+def test_units_go_only_where_nothing_comes_of_them(activation, shift, is_dead, pixels):
+    grown = grown_by_hand(chain(with_norm=shift is not None, activation=activation))
+    new = grown.get_layer("conv2__grown2")
+    kernel = new.kernel.numpy()
+    kernel[..., 1] = 0
+    new.kernel.assign(kernel)
+    if shift is not None:
+        grown.get_layer("norm__grown2").beta.assign([0.1, shift, 0.1])
+    fewer, removed, notes = without_dead_units(grown, 1, task().validation)
+    assert notes == []
+    assert removed == ({"conv2": 1} if is_dead else {})
+    assert count_units(fewer, "conv2") == (6 if is_dead else 7)
+    np.testing.assert_allclose(fewer(pixels), grown(pixels), rtol=1e-5, atol=1e-5)
+
+
+def test_units_stay_where_the_network_would_be_worse_without(monkeypatch):
+    grown = grown_by_hand(chain())
+    for layer in new_layers(grown):
+        layer.set_weights([np.zeros_like(weight) for weight in layer.get_weights()])
+
+    def damaged(model, kept):
+        assert kept == {("conv2", 2): []}
+        copy = add_classes(chain(), ["stripe", "bar"])
+        copy.get_layer("logits__grown1").bias.assign([1e3, -1e3])
+        return copy
+
+    monkeypatch.setattr(expansion_steps, "keep_units", damaged)
+    same, removed, notes = without_dead_units(grown, 1, task().validation)
+    assert same is grown
+    assert removed == {}
+    assert "without its 3 units of zeros the network would be worse" in notes[0]
+
+
+def test_scale_and_shift_behind_a_new_layer_go_to_zero_with_it():
+    grown = grown_by_hand(chain(with_norm=True))
+    settings = {"learning_rate": 1e-2, "augment": "none", "epochs": 1}
+    assert train_new(grown, 1, task(), sparsity=50.0, settings=settings)
+    norm = grown.get_layer("norm__grown2")
+    for weights in (grown.get_layer("conv2__grown2").kernel, norm.gamma, norm.beta):
+        assert not np.any(weights)
+    assert without_dead_units(grown, 1, task().validation)[1] == {"conv2": 3}
+
+
+def test_each_layer_that_cannot_grow_is_named_with_its_own_reason():
+    x = keras.Input((6, 6, 3))
+    y = layers.LayerNormalization(name="norm")(layers.Conv2D(4, 1, name="conv1")(x))
+    y = layers.Softmax(name="soft")(layers.Conv2D(4, 1, name="conv2")(y))
+    model = keras.Model(x, layers.Dense(2)(layers.GlobalAveragePooling2D()(y)))
+    _, added, notes = widened(model, {"conv1": 1, "conv2": 1}, isolate=False, seed=0)
+    assert added == {}
+    assert "cannot grow: conv1. " in notes[0]
+    assert "normalises over the units" in notes[0]
+    assert "cannot grow: conv2. " in notes[1]
+    assert "'soft' of class Softmax" in notes[1]
+
+
+def test_further_training_of_what_is_new_leaves_old_logits_to_the_bit(pixels):
+    model = chain()
+    model.get_layer("logits").bias.assign([0.1, -0.1])  # trained, so that no head is solved first
+    grown = widen_layer(grown_by_hand(model), "conv1", 5, isolate=True)
+    labels = np.arange(48) % 4
+    images = np.random.default_rng(2).integers(0, 255, (48, 8, 8, 3)).astype("uint8")
+    data = tlkit.load_arrays(
+        images, labels, ["a", "b", "stripe", "bar"], batch_size=16, splits=(1, 0, 0)
+    )
+    start = grown(pixels).numpy()
+    report = tlkit.fine_tune(grown, data, unfreeze="new", epochs=1, learning_rate=1e-2)
+    assert np.array_equal(grown(pixels)[:, :2], model(pixels))
+    assert not np.array_equal(grown(pixels)[:, 2:], start[:, 2:])
+    names = {layer.name for layer in new_layers(grown)}
+    assert set(report.stages[-1].trainable.layers) <= names
+
+
+def test_a_grown_network_can_be_anchored():
+    grown = widen_layer(grown_by_hand(chain()), "conv1", 5, isolate=True)
+    by_group = anchorable(grown)
+    assert list(by_group) == ["conv1", "conv2"]
+    held = {variable.path.split("/")[0] for group in by_group.values() for variable in group}
+    assert held == {
+        *("conv1", "conv1__grown3"),
+        *("conv2", "conv2__grown2", "conv2__grown2__reads3"),
+    }
+    tlkit.anchor_weights(grown, 0.01)
 
 
 def test_a_number_of_units_may_be_given():
@@ -250,6 +421,19 @@ def test_data_without_validation_is_refused():
         expand(chain(), data)
     with pytest.raises(tlkit.ArgumentError, match="`grown` must have classes that were added"):
         task_model(chain())
+
+
+def test_a_class_without_pictures_or_a_head_of_independent_labels_is_refused():
+    images = np.random.default_rng(0).integers(0, 255, (12, 8, 8, 3), "uint8")
+    labels = np.arange(12) % 2
+    data = tlkit.load_arrays(images, labels, ["c", "d", "e"], splits=(0.5, 0.5, 0))
+    with pytest.raises(tlkit.DataError, match=r"`data` must hold training pictures .* none of 'e'"):
+        expand(chain(), data)
+    data = tlkit.load_arrays(images, 0 * labels, ["c"], splits=(0.5, 0.5, 0))
+    with pytest.raises(tlkit.DataError, match="`data` must hold two or more new classes"):
+        expand(chain(), data)
+    with pytest.raises(tlkit.ArgumentError, match="`model` must tell classes apart of which one"):
+        expand(chain(head="sigmoid"), task())
 
 
 def test_a_proximal_step_is_the_formula_and_its_zeros_are_exact():
