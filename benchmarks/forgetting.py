@@ -19,6 +19,8 @@ import numpy as np
 import tlkit
 
 NUM_OLD = 3
+HEAD_RATE = 1e-2
+"""New rows begin small; at the rate of whole networks they hardly move."""
 ALPHAS = tuple(np.round(np.linspace(0, 1, 11), 2))
 
 
@@ -69,7 +71,7 @@ def ways(old_model: keras.Model, old, new) -> dict[str, Callable[[keras.Model], 
         return tlkit.interpolate_weights(start, model, report.best_alpha)
 
     def head_alone(model):
-        tlkit.fine_tune(model, new, unfreeze="head", epochs=10)
+        tlkit.fine_tune(model, new, unfreeze="head", epochs=40, learning_rate=HEAD_RATE)
         return model
 
     fisher = tlkit.estimate_importance(old_model, old, method="fisher", num_samples=300)
@@ -90,6 +92,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="mobilenet_025")
     parser.add_argument("--weights", default="pretrained")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--ways", nargs="+", help="some of them, by name")
     given = parser.parse_args()
     results: dict[str, list[tuple[float, ...]]] = {}
     for seed in range(given.seeds):
@@ -102,6 +105,8 @@ def main() -> None:
         tlkit.fine_tune(old_model, old, epochs=10)
         before = accuracies(old_model, old.test, classes[0])[0]
         for name, train in ways(old_model, old, new).items():
+            if given.ways and name not in given.ways:
+                continue
             print(f"seed {seed}, {name}", flush=True)
             keras.utils.set_random_seed(seed)
             grown = tlkit.add_classes(old_model, names[NUM_OLD:], old.class_names, seed=seed)
