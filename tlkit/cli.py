@@ -265,7 +265,11 @@ def add_classes(  # noqa: PLR0917 - typer calls it by name
         bool, typer.Option("--resume/--no-resume", help="Continue a run that is there.")
     ] = True,
 ) -> None:
-    """Add the classes of a folder to a finished run, and keep the old ones as they are."""
+    """Add the classes of a folder to a finished run, and keep the old ones as they are.
+
+    Further pictures of old classes in the folder only hold their place against the new ones: old
+    classes learn nothing from them. tlkit train --from is for that.
+    """
     from tlkit.growing_run import add_classes_run
 
     grown = add_classes_run(
