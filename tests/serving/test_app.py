@@ -5,14 +5,16 @@ import re
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from starlette.exceptions import HTTPException
 
 from tests.serving.conftest import MAX_BYTES, MAX_PIXELS, NAMES
 from tests.serving.pictures import bad_bodies, bomb, picture
 from tlkit.evaluation.prediction import predict_exported
-from tlkit.serving import bodies
+from tlkit.serving import app, bodies
 
 
 def form_of(*files, boundary="xyz"):
@@ -100,7 +102,8 @@ def test_other_places_methods_and_hosts_are_refused(client):
     for method, path, expected in (("GET", "/secret", 404), ("GET", "/predict", 405)):
         status, content, _ = client.ask(method, path)
         assert (status, list(json.loads(content))) == (expected, ["error"])
-    assert client.ask("GET", "/health", Host="evil.example")[0] == 400
+    status, content, _ = client.ask("GET", "/health", Host="evil.example")
+    assert (status, list(json.loads(content))) == (400, ["error"])
 
 
 def test_the_page_may_load_nothing_from_elsewhere(client):
@@ -147,3 +150,51 @@ def test_a_client_that_leaves_or_dawdles_holds_nobody_up(client, monkeypatch):
         assert client.predict(picture())[0] == 200
         time.sleep(0.5)
         assert dawdling.recv(4096).startswith(b"HTTP/1.1 408")
+
+
+def dawdler(client, sent, declared):
+    """A client that has sent a part of its body and keeps the connection open."""
+    head = f"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {declared}\r\n\r\n"
+    sending = socket.create_connection(("127.0.0.1", client.port), timeout=20)
+    sending.sendall(head.encode() + b"x" * sent)
+    return sending
+
+
+def test_more_slow_clients_than_bodies_keep_nobody_waiting(client, monkeypatch):
+    monkeypatch.setattr(bodies, "SECONDS", 3600.0)
+    with ExitStack() as connections:
+        for _ in range(app.BODIES + 1):
+            connections.enter_context(dawdler(client, 5, 5000))
+        assert client.predict(picture())[0] == 200
+
+
+def test_bodies_that_fill_the_memory_are_told_to_come_again(client, monkeypatch):
+    monkeypatch.setattr(bodies, "SECONDS", 3600.0)
+    before, number = resident_megabytes(), 0
+    with ExitStack() as connections:
+        while (answer := client.predict(picture()))[0] != 503:
+            assert answer[0] == 200
+            number += 1
+            assert number < 100
+            connections.enter_context(dawdler(client, MAX_BYTES - 1, MAX_BYTES))
+        assert answer[1]["error"].startswith("The server is busy")
+        for _ in range(2 * app.BODIES):
+            connections.enter_context(dawdler(client, MAX_BYTES - 1, MAX_BYTES))
+        assert client.predict(picture())[0] == 503
+        assert json.loads(client.ask("GET", "/health")[1])["status"] == "ok"
+        assert resident_megabytes() - before < 2 * app.BODIES * MAX_BYTES / 2**20
+    ends = time.monotonic() + 60
+    while client.predict(picture())[0] != 200:
+        assert time.monotonic() < ends
+
+
+def test_more_requests_than_are_counted_are_told_to_come_again():
+    few = bodies.Bodies(1, 100)
+    with few.share() as first:
+        assert first.take(60)
+        assert not first.take(41)
+        assert first.take(40)
+        with pytest.raises(HTTPException, match="busy"), few.share():
+            pass
+    with few.share() as second:
+        assert second.take(100)

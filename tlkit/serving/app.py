@@ -1,6 +1,5 @@
 """The routes of the server, and the bounds within which it answers."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from importlib import resources
 from pathlib import Path
@@ -8,21 +7,26 @@ from typing import Any
 
 from anyio import CapacityLimiter, to_thread
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tlkit.errors import DataError
-from tlkit.serving.bodies import read_picture
+from tlkit.serving.bodies import Bodies, read_picture
 from tlkit.serving.model import ServedModel, TooManyPixelsError
 
 MAX_BYTES = 16 * 2**20
 MAX_PIXELS = 32 * 2**20
 BODIES = 16
-"""So many bodies are in memory at once; further requests wait."""
+"""So many bodies of the largest size may be in memory at once, or more that are smaller."""
+
+REQUESTS = 128
+"""Requests beyond these are answered with 503 at once."""
 
 THREADS = 2
 """So many pictures are decoded at once: a PNG of 32 megapixels took 165 MB meanwhile."""
@@ -46,7 +50,7 @@ def create_app(
     or as the one file of a form, and answers in JSON what `ServedModel.answer` returns; `GET
     /health` says that the model is loaded, its classes and the bounds. What goes wrong is said in
     JSON too, `{"error": "..."}`, with a status of 4xx: 400 no file, 408 too slow, 413 too many
-    bytes or pixels, 415 no picture.
+    bytes or pixels, 415 no picture; or with 503 where others send too much at once.
 
     Args:
         model: What answers.
@@ -55,12 +59,12 @@ def create_app(
             machine alone names itself, so that no page from elsewhere can reach it by a name of
             its own.
     """
-    bodies, threads = asyncio.Semaphore(BODIES), CapacityLimiter(THREADS)
+    bodies, threads = Bodies(REQUESTS, BODIES * max_bytes), CapacityLimiter(THREADS)
 
     async def predict(request: Request) -> Response:
-        async with bodies:
+        with bodies.share() as share:
             try:
-                picture = await read_picture(request, max_bytes)
+                picture = await read_picture(request, max_bytes, share)
                 said = await to_thread.run_sync(model.answer, picture, limiter=threads)
             except ClientDisconnect:
                 return Response(status_code=_CLIENT_LEFT)
@@ -89,9 +93,43 @@ def create_app(
             Route("/health", health),
             Route("/predict", predict, methods=["POST"]),
         ],
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))],
+        middleware=[
+            Middleware(ErrorsInJson),
+            Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts)),
+        ],
         exception_handlers=handlers,
     )
+
+
+class ErrorsInJson:
+    """Says in JSON what a part of the library says in plain text."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request."""
+        started: Message | None = None
+        text = b""
+
+        async def send_in_json(message: Message) -> None:
+            nonlocal started, text
+            if message["type"] == "http.response.start" and _is_plain_error(message):
+                started = message
+            elif started is None:
+                await send(message)
+            else:
+                text += message.get("body", b"")
+                if not message.get("more_body", False):
+                    response = JSONResponse({"error": text.decode()}, started["status"])
+                    await response(scope, receive, send)
+
+        await self.app(scope, receive, send_in_json)
+
+
+def _is_plain_error(start: Message) -> bool:
+    kind = Headers(raw=start["headers"]).get("content-type", "")
+    return start["status"] >= 400 and kind.startswith("text/plain")
 
 
 def _file(name: str, media_type: str) -> Callable[[Request], Awaitable[Response]]:

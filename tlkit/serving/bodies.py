@@ -1,7 +1,9 @@
 """The picture in the body of a request, read within bounds of bytes and seconds."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
@@ -18,17 +20,68 @@ _FORM_BYTES = 64 * 2**10
 """What a form may add around its file."""
 
 
-async def read_picture(request: Request, max_bytes: int) -> bytes:
+class Bodies:
+    """The bodies that are in memory at once, whole ones and what has arrived of others.
+
+    None ever waits for another, so that clients that dawdle hold nobody up: they take as many bytes
+    as they have sent, and beyond a bound whoever sends more is asked to come again.
+
+    Args:
+        max_number: The most requests.
+        max_bytes: The most bytes of all of them together.
+    """
+
+    def __init__(self, max_number: int, max_bytes: int) -> None:
+        self.max_number, self.max_bytes = max_number, max_bytes
+        self._shares: set[Share] = set()
+
+    @contextmanager
+    def share(self) -> Iterator["Share"]:
+        """Counts a request, and the bytes it takes, until it is answered.
+
+        Raises:
+            HTTPException: 503 where there are as many already.
+        """
+        if len(self._shares) >= self.max_number:
+            raise too_busy()
+        share = Share(self)
+        self._shares.add(share)
+        try:
+            yield share
+        finally:
+            self._shares.discard(share)
+
+    def have_room(self, num_bytes: int) -> bool:
+        """Whether so many more bytes may arrive."""
+        return sum(share.num_bytes for share in self._shares) + num_bytes <= self.max_bytes
+
+
+@dataclass(eq=False)
+class Share:
+    """What one request takes of the memory for bodies."""
+
+    of: Bodies
+    num_bytes: int = 0
+
+    def take(self, num_bytes: int) -> bool:
+        """Takes bytes, unless there is no room for them."""
+        has_room = self.of.have_room(num_bytes)
+        self.num_bytes += num_bytes * has_room
+        return has_room
+
+
+async def read_picture(request: Request, max_bytes: int, share: Share) -> bytes:
     """Returns the file that a request sends: as its body, or as the one file of a form.
 
     Args:
         request: The body is a whole picture file of any `Content-Type`, or
             `multipart/form-data` with one file under any name.
         max_bytes: The most bytes of the file.
+        share: Is told what arrives.
 
     Raises:
         HTTPException: 400 where there is not just one file, 408 where it does not arrive in time,
-            413 where it is too large.
+            413 where it is too large, 503 where there is no room for it.
     """
     is_form = request.headers.get("content-type", "").lower().startswith("multipart/form-data")
     allowed = max_bytes + (_FORM_BYTES if is_form else 0)
@@ -37,7 +90,7 @@ async def read_picture(request: Request, max_bytes: int) -> bytes:
         raise _too_large(max_bytes)
     try:
         async with asyncio.timeout(SECONDS):
-            body = await _body(request, allowed, max_bytes)
+            body = await _body(request, allowed, max_bytes, share)
     except TimeoutError as error:
         detail = f"The body must arrive within {SECONDS:g} seconds. Send it again."
         raise HTTPException(408, detail) from error
@@ -49,19 +102,23 @@ async def read_picture(request: Request, max_bytes: int) -> bytes:
     return picture
 
 
-async def _body(request: Request, allowed: int, max_bytes: int) -> bytes:
+async def _body(request: Request, allowed: int, max_bytes: int, share: Share) -> bytes:
     chunks: list[bytes] = []
-    received = 0
+    received, is_kept = 0, True
     async for chunk in request.stream():
         received += len(chunk)
-        if received <= allowed:
+        is_kept = is_kept and received <= allowed and share.take(len(chunk))
+        if is_kept:
             chunks.append(chunk)
         else:
             chunks.clear()
+            share.num_bytes = 0
         if received > _DRAINED * allowed:
             break
     if received > allowed:
         raise _too_large(max_bytes)
+    if not is_kept:
+        raise too_busy()
     return b"".join(chunks)
 
 
@@ -81,6 +138,15 @@ def _receive_once(body: bytes) -> Callable[[], Awaitable[Message]]:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return receive
+
+
+def too_busy() -> HTTPException:
+    """What is answered where others take all there is."""
+    return HTTPException(
+        503,
+        "The server is busy with other pictures. Send this one again in some seconds.",
+        headers={"Retry-After": "5"},
+    )
 
 
 def _too_large(max_bytes: int) -> HTTPException:

@@ -20,8 +20,8 @@ PORT = 8000
 MAX_PORT = 65535
 MAX_MEGABYTES = 16
 MAX_MEGAPIXELS = 32
-CONNECTIONS = 128
-"""Connections beyond these are answered with 503 at once."""
+CONNECTIONS = 1024
+"""Connections beyond these are refused by uvicorn itself, whether they send a request or not."""
 
 _PACKAGES = {"starlette": "starlette", "uvicorn": "uvicorn", "python_multipart": "python-multipart"}
 
