@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 import subprocess
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from tensorflow.python.eager import context
 
 import tlkit
 from tlkit import export, saved_model
@@ -16,11 +18,15 @@ from tlkit.errors import ArgumentError, DataError, ExportError
 from tlkit.evaluation.prediction import predict_exported
 from tlkit.evaluation.rejection import Rejection, novelty, unit_vectors, with_features
 from tlkit.exporters.formats import EXPORT_FORMATS
+from tlkit.exporters.labels import read_labels
 from tlkit.models import signature as signatures
 from tlkit.models.heads import feature_cut
 
 NAMES = ("ant", "bee", "猫 & <dog>")
 SIZE = (12, 16)
+
+# A process of its own takes seconds and has tests of its own.
+export_model = functools.partial(tlkit.export_model, fresh_process=False)
 
 
 def small_model(num_outputs=3, activation=None, policy="float32", name="small"):
@@ -45,7 +51,7 @@ def model():
 def exported(tmp_path_factory):
     """`small_model()` in both formats."""
     folder = tmp_path_factory.mktemp("export") / "exported"
-    tlkit.export_model(small_model(), folder, NAMES, formats=("saved_model", "keras"))
+    export_model(small_model(), folder, NAMES, formats=("saved_model", "keras"))
     return folder
 
 
@@ -73,7 +79,7 @@ def signatures_of(folder):
 
 
 def test_signatures_are_those_promised(model, tmp_path):
-    report = tlkit.export_model(model, tmp_path / "exported", NAMES)
+    report = export_model(model, tmp_path / "exported", NAMES)
     _, from_bytes, from_pixels = signatures_of(tmp_path / "exported")
     inputs = from_bytes.structured_input_signature[1]
     assert inputs == {"image_bytes": tf.TensorSpec([None], tf.string, "image_bytes")}
@@ -126,7 +132,7 @@ def test_any_batch_is_served_as_the_model_says(model, files, exported, num_image
 
 def test_binary_gives_both_probabilities(files, tmp_path):
     model = small_model(1)
-    tlkit.export_model(model, tmp_path / "exported", NAMES[:2])
+    export_model(model, tmp_path / "exported", NAMES[:2])
     expected = tlkit.predict(model, files, NAMES[:2])
     found = predict_exported(tmp_path / "exported", files)
     for one, other in zip(found, expected, strict=True):
@@ -139,7 +145,7 @@ def test_multi_label_joins_the_names_from_the_threshold_on(files, tmp_path):
     model = small_model(3, "sigmoid")
     shares = [list(one.probabilities.values()) for one in tlkit.predict(model, files, NAMES)]
     threshold = float(np.median(shares))
-    tlkit.export_model(model, tmp_path / "exported", NAMES, threshold=threshold)
+    export_model(model, tmp_path / "exported", NAMES, threshold=threshold)
     _, from_bytes, _ = signatures_of(tmp_path / "exported")
     answers = from_bytes(image_bytes=tf.constant([file.read_bytes() for file in files]))
     labels = [label.decode() for label in answers["label"].numpy()]
@@ -206,7 +212,7 @@ def test_it_serves_where_neither_tlkit_nor_keras_is(model, files, exported, tmp_
     ],
 )
 def test_where_each_format_lies(model, tmp_path, formats, expected):
-    report = tlkit.export_model(model, tmp_path / "deep" / "exported", NAMES, formats=formats)
+    report = export_model(model, tmp_path / "deep" / "exported", NAMES, formats=formats)
     root = tmp_path / "deep" / "exported"
     assert {one.name: one.path for one in report.formats} == {
         name: root / place for name, place in expected.items()
@@ -220,7 +226,7 @@ def test_mixed_precision_is_exported_in_float32(files, tmp_path):
     mixed, full = small_model(policy="mixed_bfloat16"), small_model()
     mixed.set_weights([weight + 0.01 for weight in full.get_weights()])
     full.set_weights(mixed.get_weights())
-    tlkit.export_model(mixed, tmp_path / "out", NAMES, formats=("saved_model", "keras"))
+    export_model(mixed, tmp_path / "out", NAMES, formats=("saved_model", "keras"))
     expected = tlkit.predict(full, files, NAMES)
     reloaded = keras.saving.load_model(tmp_path / "out" / "model.keras")
     for found in (
@@ -236,7 +242,7 @@ def test_the_model_stays_as_it_is_and_the_export_is_uncompiled(model, tmp_path):
     model.compile(keras.optimizers.Adam(0.01), "mse", metrics=["mae"])
     model.layers[2].trainable = False
     optimizer, weights = model.optimizer, model.get_weights()
-    tlkit.export_model(model, tmp_path / "exported", NAMES, formats="keras")
+    export_model(model, tmp_path / "exported", NAMES, formats="keras")
     assert model.optimizer is optimizer
     assert all(map(np.array_equal, model.get_weights(), weights))
     reloaded = keras.saving.load_model(tmp_path / "exported" / "model.keras")
@@ -246,14 +252,14 @@ def test_the_model_stays_as_it_is_and_the_export_is_uncompiled(model, tmp_path):
 
 
 def test_samples_may_be_files_or_pixels(model, files, tmp_path):
-    report = tlkit.export_model(model, tmp_path / "a", NAMES, samples=files)
+    report = export_model(model, tmp_path / "a", NAMES, samples=files)
     assert report.num_samples == len(files)
     pixels = np.random.default_rng(0).integers(0, 256, (3, 30, 20, 3), dtype=np.uint8)
-    assert tlkit.export_model(model, tmp_path / "b", NAMES, samples=pixels).num_samples == 3
+    assert export_model(model, tmp_path / "b", NAMES, samples=pixels).num_samples == 3
     with pytest.raises(DataError, match=r"`samples` must be.*missing\.jpg' .cannot be read"):
-        tlkit.export_model(model, tmp_path / "c", NAMES, samples=["missing.jpg"])
+        export_model(model, tmp_path / "c", NAMES, samples=["missing.jpg"])
     with pytest.raises(ArgumentError, match="`samples` must hold at least one picture"):
-        tlkit.export_model(model, tmp_path / "c", NAMES, samples=[])
+        export_model(model, tmp_path / "c", NAMES, samples=[])
     assert not (tmp_path / "c").exists()
 
 
@@ -265,7 +271,7 @@ def test_a_saved_model_that_differs_is_refused_and_nothing_is_left(model, tmp_pa
 
     monkeypatch.setattr(export, "write_saved_model", sabotage)
     with pytest.raises(ExportError, match=r"exported saved_model does not compute.*at most 1e-05"):
-        tlkit.export_model(model, tmp_path / "new" / "exported", NAMES)
+        export_model(model, tmp_path / "new" / "exported", NAMES)
     assert everything_in(tmp_path) == []
 
 
@@ -279,7 +285,7 @@ def test_a_keras_file_that_differs_is_refused_even_when_not_asked_for(model, tmp
 
     monkeypatch.setattr(keras.saving, "load_model", sabotage)
     with pytest.raises(ExportError, match="exported keras does not compute"):
-        tlkit.export_model(model, tmp_path / "exported", NAMES)
+        export_model(model, tmp_path / "exported", NAMES)
     assert everything_in(tmp_path) == []
 
 
@@ -291,7 +297,7 @@ def test_wrong_labels_are_refused(model, tmp_path, monkeypatch):
 
     monkeypatch.setattr(export, "ask_saved_model", sabotage)
     with pytest.raises(ExportError, match="names other classes than its probabilities"):
-        tlkit.export_model(model, tmp_path / "exported", NAMES)
+        export_model(model, tmp_path / "exported", NAMES)
     assert everything_in(tmp_path) == []
 
 
@@ -303,7 +309,7 @@ def test_a_model_that_cannot_be_reloaded_is_refused(tmp_path):
     inputs = keras.Input((*SIZE, 3))
     x = Unregistered()(keras.layers.GlobalAveragePooling2D()(inputs))
     with pytest.raises(ExportError, match=r"\.keras file of this model cannot be loaded"):
-        tlkit.export_model(keras.Model(inputs, x), tmp_path / "exported", NAMES)
+        export_model(keras.Model(inputs, x), tmp_path / "exported", NAMES)
     assert everything_in(tmp_path) == []
 
 
@@ -313,14 +319,14 @@ def test_interruption_leaves_nothing(model, tmp_path, monkeypatch):
 
     monkeypatch.setattr(export, "ask_saved_model", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        tlkit.export_model(model, tmp_path / "exported", NAMES)
+        export_model(model, tmp_path / "exported", NAMES)
     assert everything_in(tmp_path) == []
 
 
 def test_nan_is_refused(model, tmp_path):
     model.set_weights([weight * np.nan for weight in model.get_weights()])
     with pytest.raises(ExportError, match="`model` must give finite probabilities"):
-        tlkit.export_model(model, tmp_path / "exported", NAMES)
+        export_model(model, tmp_path / "exported", NAMES)
     assert everything_in(tmp_path) == []
 
 
@@ -330,10 +336,10 @@ def test_what_stands_at_path_is_never_touched(model, tmp_path):
     (tmp_path / "file").write_text("mine")
     for name in ("full", "file"):
         with pytest.raises(ArgumentError, match="`path` must be a folder that does not exist"):
-            tlkit.export_model(model, tmp_path / name, NAMES)
+            export_model(model, tmp_path / name, NAMES)
     assert everything_in(tmp_path) == ["file", "full", "mine"]
     (tmp_path / "empty").mkdir()
-    tlkit.export_model(model, tmp_path / "empty", NAMES, formats=("keras",))
+    export_model(model, tmp_path / "empty", NAMES, formats=("keras",))
     assert everything_in(tmp_path / "empty") == ["model.keras"]
 
 
@@ -352,12 +358,12 @@ def test_what_stands_at_path_is_never_touched(model, tmp_path):
 )
 def test_arguments_are_checked_before_anything_is_written(model, tmp_path, arguments, match):
     with pytest.raises(ArgumentError, match=match):
-        tlkit.export_model(model, tmp_path / "exported", **{"class_names": NAMES, **arguments})
+        export_model(model, tmp_path / "exported", **{"class_names": NAMES, **arguments})
     assert everything_in(tmp_path) == []
 
 
 def test_the_pixel_bound_is_part_of_the_export(model, files, tmp_path):
-    tlkit.export_model(model, tmp_path / "exported", NAMES, max_pixels=300_000)
+    export_model(model, tmp_path / "exported", NAMES, max_pixels=300_000)
     _, from_bytes, _ = signatures_of(tmp_path / "exported")
     large = tf.io.encode_png(tf.zeros((600, 600, 3), tf.uint8))
     with pytest.raises(tf.errors.InvalidArgumentError, match="max_pixels"):
@@ -395,9 +401,7 @@ def decoded(files):
 def test_a_rejection_is_exported_as_known(files, tmp_path, head, names):
     model = small_model(*head)
     rejection = rejection_for(model, decoded(files[:3]))
-    report = tlkit.export_model(
-        model, tmp_path / "exported", names, rejection=rejection, samples=files
-    )
+    report = export_model(model, tmp_path / "exported", names, rejection=rejection, samples=files)
     assert report.formats[0].difference <= 1e-5
     _, from_bytes, from_pixels = signatures_of(tmp_path / "exported")
     for signature in (from_bytes, from_pixels):
@@ -439,7 +443,7 @@ def test_without_a_rejection_nothing_is_said_of_it(exported, files):
 
 def test_a_rejection_does_not_change_the_rest(model, files, exported, tmp_path):
     rejection = rejection_for(model, decoded(files[:3]))
-    tlkit.export_model(
+    export_model(
         model, tmp_path / "out", NAMES, rejection=rejection, formats=("saved_model", "keras")
     )
     expected = predict_exported(exported, files)
@@ -453,8 +457,8 @@ def test_the_stored_pictures_are_written_once(model, tmp_path):
     rejection = rejection_for(model, np.zeros((1, *SIZE, 3)))
     many = np.repeat(rejection.neighbours, 2000, axis=0)
     large = Rejection(**{**vars(rejection), "neighbours": many})
-    plain = tlkit.export_model(model, tmp_path / "plain", NAMES).formats[0]
-    report = tlkit.export_model(model, tmp_path / "large", NAMES, rejection=large).formats[0]
+    plain = export_model(model, tmp_path / "plain", NAMES).formats[0]
+    report = export_model(model, tmp_path / "large", NAMES, rejection=large).formats[0]
     assert many.nbytes <= report.num_bytes - plain.num_bytes < 1.2 * many.nbytes
 
 
@@ -478,19 +482,19 @@ def test_a_rejection_that_differs_is_refused(model, tmp_path, monkeypatch, outpu
         "known": "calls other pictures known than their novelty says",
     }
     with pytest.raises(ExportError, match=message[output]):
-        tlkit.export_model(model, tmp_path / "exported", NAMES, rejection=rejection)
+        export_model(model, tmp_path / "exported", NAMES, rejection=rejection)
     assert everything_in(tmp_path) == []
 
 
 def test_a_rejection_of_another_model_is_refused(model, tmp_path):
     rejection = rejection_for(model, np.zeros((1, *SIZE, 3)))
     model.layers[-1].kernel.assign_add(keras.ops.ones(model.layers[-1].kernel.shape))
-    tlkit.export_model(model, tmp_path / "head", NAMES, rejection=rejection, formats="keras")
+    export_model(model, tmp_path / "head", NAMES, rejection=rejection, formats="keras")
     model.layers[2].kernel.assign_add(keras.ops.ones(model.layers[2].kernel.shape))
     with pytest.raises(ArgumentError, match="`rejection` must have been fitted to this model"):
-        tlkit.export_model(model, tmp_path / "exported", NAMES, rejection=rejection)
+        export_model(model, tmp_path / "exported", NAMES, rejection=rejection)
     with pytest.raises(ArgumentError, match="`rejection` must be what `fit_rejection` returned"):
-        tlkit.export_model(model, tmp_path / "exported", NAMES, rejection=0.5)
+        export_model(model, tmp_path / "exported", NAMES, rejection=0.5)
     assert not (tmp_path / "exported").exists()
 
 
@@ -501,7 +505,7 @@ def test_calibration_is_in_the_exported_probabilities(files, tmp_path):
     )
     for weight in model.layers[-1].weights:
         weight.assign(weight / 4)
-    tlkit.export_model(model, tmp_path / "exported", NAMES, samples=files)
+    export_model(model, tmp_path / "exported", NAMES, samples=files)
     for one, row in zip(predict_exported(tmp_path / "exported", files), shares, strict=True):
         cooler = row**0.25 / (row**0.25).sum()
         assert list(one.probabilities.values()) == pytest.approx(cooler.tolist(), abs=1e-5)
@@ -512,7 +516,7 @@ def test_other_runtimes_are_asked_in_a_process_of_their_own(name, tmp_path):
     for package, _ in EXPORT_FORMATS[name].packages:
         pytest.importorskip(package)
     model = tlkit.build_classifier("resnet20", ["cat", "dog"])
-    report = tlkit.export_model(model, tmp_path / "out", ["cat", "dog"], formats=(name,))
+    report = export_model(model, tmp_path / "out", ["cat", "dog"], formats=(name,))
     (exported,) = report.formats
     assert [path.name for path in (tmp_path / "out").iterdir()] == [EXPORT_FORMATS[name].place]
     assert exported.load_seconds > 0
@@ -521,9 +525,56 @@ def test_other_runtimes_are_asked_in_a_process_of_their_own(name, tmp_path):
     assert "in a fresh process" in str(exported)
 
 
-def test_the_first_two_formats_are_asked_there_on_demand(tmp_path):
-    model = tlkit.build_classifier("resnet20", ["cat", "dog"])
-    report = tlkit.export_model(
-        model, tmp_path / "out", ["cat", "dog"], formats=("keras",), fresh_process=True
-    )
-    assert report.formats[0].load_seconds > 0
+@pytest.mark.parametrize("name", ["saved_model", "keras"])
+def test_every_format_is_asked_there_and_timed_unless_told_otherwise(model, tmp_path, name):
+    (exported,) = tlkit.export_model(model, tmp_path / "out", NAMES, formats=(name,)).formats
+    assert exported.load_seconds > 0
+    assert exported.milliseconds_per_image > 0
+    assert exported.accuracy_drop == 0
+    assert 0 <= exported.difference <= 1e-5
+    (exported,) = export_model(model, tmp_path / "again", NAMES, formats=(name,)).formats
+    assert exported.load_seconds is exported.milliseconds_per_image is None
+    assert "fresh process" not in str(exported)
+
+
+def test_a_keras_file_carries_labels_and_loads_as_before(model, tmp_path):
+    export_model(model, tmp_path / "out", NAMES, formats=("keras",), threshold=0.25)
+    file = tmp_path / "out" / "model.keras"
+    names, about = read_labels(file)
+    assert names == NAMES
+    assert about.keys() == {"kind", "image_size", "threshold", "max_pixels"}
+    assert (about["threshold"], about["image_size"]) == (0.25, list(SIZE))
+    reloaded = keras.saving.load_model(file)
+    assert all(map(np.array_equal, model.get_weights(), reloaded.get_weights()))
+
+
+def test_answers_are_compared_on_the_cpu(model, tmp_path, monkeypatch):
+    places = []
+    answers, ask = saved_model.Serving.answers, saved_model.ask_saved_model
+
+    def noted(self, *arguments):
+        if tf.executing_eagerly():  # not while a graph is written, which is bound to no device
+            places.append(device_scope())
+        else:
+            assert "CPU" not in tf.constant(0).device
+        return answers(self, *arguments)
+
+    def asked(*arguments):
+        places.append(device_scope())
+        return ask(*arguments)
+
+    monkeypatch.setattr(saved_model.Serving, "answers", noted)
+    monkeypatch.setattr(export, "ask_saved_model", asked)
+    export_model(model, tmp_path / "out", NAMES, formats=("saved_model", "keras"))
+    assert len(places) == 3
+    assert all(place.endswith("CPU:0") for place in places)
+
+
+def device_scope():
+    """The device that `tf.device` asks for; empty where TensorFlow is free to choose."""
+    return context.context().device_name
+
+
+def test_an_expected_loss_of_accuracy_is_called_expected(tmp_path):
+    exported = export.ExportedFormat("litert_int8", tmp_path, 10, 0.1, 0.02, 0.1, 1.0)
+    assert str(exported).endswith("2.0 points of accuracy expected to be lost")

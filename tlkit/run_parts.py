@@ -85,6 +85,7 @@ def export_into(
         samples=measured.paths[:_NUM_SAMPLES],
         max_pixels=max_pixels,
         rejection=rejection,
+        fresh_process=False,  # some seconds that every run would pay; `tlkit export` does ask
     )
     for name in ("saved_model", "model.keras"):
         (aside / name).replace(out / name)

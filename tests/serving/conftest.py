@@ -28,7 +28,8 @@ def exported(tmp_path_factory):
     x = keras.layers.Rescaling(1 / 255)(inputs)
     x = keras.layers.Flatten()(keras.layers.Conv2D(8, 3)(x))
     folder = tmp_path_factory.mktemp("served") / "exported"
-    tlkit.export_model(keras.Model(inputs, keras.layers.Dense(3)(x)), folder, NAMES)
+    model = keras.Model(inputs, keras.layers.Dense(3)(x))
+    tlkit.export_model(model, folder, NAMES, fresh_process=False)
     return folder
 
 
