@@ -9,7 +9,7 @@ from tlkit.data.lost_pictures import lost_pictures_named
 from tlkit.data.measuring import load_for_measuring
 from tlkit.errors import ArgumentError, DataError, ExportError, TlkitError, check_choice
 from tlkit.exporters.formats import EXPORT_FORMATS
-from tlkit.exporters.tensorflow_serving import version_folder
+from tlkit.exporters.tensorflow_serving import check_no_versions, version_folder
 from tlkit.quiet import load_tensorflow_quietly
 from tlkit.run_directory import REJECTION_FILE, check_writable, load_run, not_whole, seen_by, unseen
 
@@ -69,6 +69,7 @@ def predict_with(
     """Predicts with a run, or with an exported SavedModel that knows nothing of its run.
 
     Raises:
+        ArgumentError: `folder` holds numbered versions of a SavedModel.
         RunError: There is no finished run at `folder`, or it is not whole.
         ExportError: There is a SavedModel at `folder` that is damaged.
         DataError: Files are missing or cannot be decoded.
@@ -77,6 +78,7 @@ def predict_with(
     is_export = (folder / "saved_model.pb").is_file()
     saved_model = folder if is_export else folder / "saved_model"
     if not is_export:
+        check_no_versions(folder)
         load_run(folder)
         if not (saved_model / "saved_model.pb").is_file():
             raise not_whole(folder, saved_model.name, "missing")
@@ -146,7 +148,6 @@ def export_run(
         formats=(file_format,),
         max_pixels=finished.max_pixels,
         rejection=Rejection.load(stored) if is_asked else None,
-        fresh_process=True,
     )
 
 

@@ -10,12 +10,14 @@ import tlkit
 from tests.exporters.models import NAMES, small_model
 from tlkit.errors import ArgumentError
 from tlkit.exporters.tensorflow_serving import predict_request, version_folder
+from tlkit.finished_run import predict_with
+from tlkit.serving.model import ServedModel
 
 
 def test_versions_lie_side_by_side_and_answer_the_request(tmp_path):
     model, root = small_model(), tmp_path / "model"
     for version in (1, 2):
-        tlkit.export_model(model, version_folder(root, version), NAMES)
+        tlkit.export_model(model, version_folder(root, version), NAMES, fresh_process=False)
     assert sorted(path.name for path in root.iterdir()) == ["1", "2"]
     assert (root / "2" / "saved_model.pb").is_file()
     signature = tf.saved_model.load(str(root / "1")).signatures["serving_default"]
@@ -28,6 +30,9 @@ def test_versions_lie_side_by_side_and_answer_the_request(tmp_path):
     assert decoded == pictures
     answers = signature(**{name: tf.constant(decoded)})
     assert {len(values) for values in answers.values()} == {2}  # one entry for each picture
+    for ask in (lambda: predict_with(root, ["a.jpg"]), lambda: ServedModel(root, 2**20)):
+        with pytest.raises(ArgumentError, match=r"holds numbered versions.*Give '.*model/2'\."):
+            ask()
 
 
 def test_a_version_that_is_there_is_not_replaced(tmp_path):

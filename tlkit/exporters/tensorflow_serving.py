@@ -52,6 +52,30 @@ def version_folder(to: str | os.PathLike[str], version: int) -> Path:
     return folder
 
 
+def check_no_versions(folder: Path) -> None:
+    """Raises `ArgumentError` where `folder` is none of the versions but what holds them.
+
+    Args:
+        folder: Where a SavedModel is looked for.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tlkit.exporters.tensorflow_serving import check_no_versions
+        >>> check_no_versions(Path("flowers"))
+    """
+    versions = [
+        int(file.parent.name)
+        for file in folder.glob("*/saved_model.pb")
+        if file.parent.name.isdecimal()
+    ]
+    if versions:
+        raise ArgumentError(
+            "`folder` must be that of one SavedModel. "
+            f"Received: folder={str(folder)!r}, which holds numbered versions of one. "
+            f"Give {str(folder / str(max(versions)))!r}."
+        )
+
+
 def predict_request(*image_bytes: bytes) -> dict[str, Any]:
     """Returns the JSON that asks TensorFlow Serving about picture files.
 

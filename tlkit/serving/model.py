@@ -15,6 +15,7 @@ from tlkit.evaluation.prediction import (
     predictions_from,
     saved_model_in,
 )
+from tlkit.exporters.tensorflow_serving import check_no_versions
 
 _DAMAGE = (
     tf.errors.InvalidArgumentError,
@@ -49,6 +50,7 @@ class ServedModel:
     def __init__(self, folder: str | os.PathLike[str], max_pixels: int) -> None:
         root = saved_model_in(Path(folder))
         if root is None:
+            check_no_versions(Path(folder))
             raise ArgumentError(
                 "`folder` must be that of a finished run, or hold a SavedModel that `export_model` "
                 f"wrote. Received: folder={str(folder)!r}. Make one with tlkit train PHOTOS --out "
