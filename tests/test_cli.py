@@ -77,8 +77,14 @@ def test_evaluate_and_predict_and_export(finished, tmp_path):
     done = tlkit("export", run, "--to", tmp_path / "out", "--format", "keras")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "model.keras").is_file()
-    done = tlkit("export", run, "--to", tmp_path / "saved")
-    assert "red" in tlkit("predict", tmp_path / "saved", picture).stdout
+    done = tlkit("export", run, "--to", tmp_path / "saved", "--version", "1")
+    assert "in a fresh process" in done.stdout, done.stderr
+    assert [path.name for path in (tmp_path / "saved").iterdir()] == ["1"]
+    assert "red" in tlkit("predict", tmp_path / "saved" / "1", picture).stdout
+    for command, *rest in (("predict", picture), ("serve", "--port", "0")):
+        done = tlkit(command, tmp_path / "saved", *rest)
+        assert done.returncode == 2
+        assert done.stderr.endswith(f"Give {str(tmp_path / 'saved' / '1')!r}.\n")
 
 
 def test_inspect_and_cache(finished, cache):
@@ -194,6 +200,8 @@ def test_the_bound_of_pixels_can_be_set(finished, tmp_path):
         (["evaluate", "photos", "photos"], "finished run"),
         (["export", "photos", "--to", "x"], "finished run"),
         (["exprot"], "Did you mean 'export'? See tlkit --help."),
+        (["serve", "photos", "--max-megabytes", "0"], "`max_megabytes` must be a whole number"),
+        (["serve", "photos", "--max-megapixels", "x"], "must be a whole number. Received: 'x'"),
         ([], "See tlkit --help."),
         (["demo", "--out", "photos"], "holds no run"),
     ],

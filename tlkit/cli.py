@@ -13,6 +13,7 @@ from tlkit.continual.exemplars import DEFAULT_NUM_EXEMPLARS
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.errors import ArgumentError, TlkitError
 from tlkit.quiet import load_tensorflow_quietly
+from tlkit.serving.server import MAX_MEGABYTES, MAX_MEGAPIXELS
 
 app = typer.Typer(
     name="tlkit",
@@ -215,14 +216,29 @@ def export(
 
 @app.command()
 def serve(
-    run: RunFolder,
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Folder of a finished run or of a SavedModel.")
+    ],
     port: Annotated[int, Whole(help="Port to listen on.")] = 8000,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    max_megabytes: Annotated[
+        int, Whole(help="The most that a picture file may have, in 2**20 bytes.")
+    ] = MAX_MEGABYTES,
+    max_megapixels: Annotated[
+        int, Whole(help="The most that a picture may have, in 2**20 pixels.")
+    ] = MAX_MEGAPIXELS,
 ) -> None:
     """Answer pictures over HTTP, with a page to drop them on."""
     from tlkit.serving.server import serve as serve_run
 
-    serve_run(run, port=port, host=host, say=_say)
+    serve_run(
+        run,
+        port=port,
+        host=host,
+        max_megabytes=max_megabytes,
+        max_megapixels=max_megapixels,
+        say=_say,
+    )
 
 
 @app.command()
