@@ -27,7 +27,8 @@ import tensorflow as tf
 
 import tlkit
 from tlkit.continual.importance import normalize_importance
-from tlkit.continual.strength import StrengthTrial, search_strength
+from tlkit.continual.strength_reports import StrengthTrial
+from tlkit.continual.strength_search import search_strength
 from tlkit.training.step import hooked
 
 NUM_TASKS = 5
@@ -57,7 +58,7 @@ PUBLISHED = {  # mean and standard deviation of ten runs, %
 }
 NEAR = 2.5
 GRIDS = {"l2": np.logspace(-2, 1, 7), "online_ewc": np.logspace(1, 4, 7)}
-"""For methods with one anchor, at the last task's weights, which is what a strength is chosen for."""
+"""For methods with one anchor, at the last task's weights: what a strength is chosen for."""
 
 
 class Learner:

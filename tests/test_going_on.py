@@ -66,17 +66,19 @@ def test_a_strength_chosen_by_itself_stays_when_the_run_goes_on(old, turned, tmp
         "from_run": run.path,
         "unfreeze": "stage3",
         "epochs": 2,
+        "learning_rate": 1e-3,
         "anchor": "auto",
         "old_photos": photos,
     }
 
-    decided_on, measured = [], []
+    decided_on, measured, settings = [], [], {}
 
     def stop(*_, **__):
         raise KeyboardInterrupt
 
     def choose(*given, old_data, **named):
         decided_on.extend(old_data.digests)
+        settings.update({name: value for name, value in named.items() if name != "importance"})
         return tlkit.choose_anchor(*given, old_data=old_data, **named)
 
     def measure(model, task):
@@ -98,6 +100,7 @@ def test_a_strength_chosen_by_itself_stays_when_the_run_goes_on(old, turned, tmp
     assert not set(decided_on) & set(measured)
     assert finished.record["choices"] == begun["choices"]
     assert finished.record["arguments"]["anchor"] == "auto"
+    assert settings == {"unfreeze": "stage3", "learning_rate": 1e-3, "seed": 0}
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -39,6 +39,10 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         raise typer.BadParameter(f"must be a number such as 1e-4. Received: {text!r}.") from None
+
+
+def _number_or_auto(text: str) -> float | str:
+    return text if text == "auto" else _number(text)
 
 
 Whole = partial(typer.Option, parser=_whole_number, metavar="N")
@@ -95,8 +99,12 @@ def train(  # noqa: PLR0917 - typer calls it by name
         float | None, Number(help="A group's rate against that of the group behind it.")
     ] = None,
     anchor: Annotated[
-        str | None,
-        typer.Option(metavar="X|auto", help="Hold weights near those of RUN0, so strongly."),
+        Any,
+        typer.Option(
+            parser=_number_or_auto,
+            metavar="X|auto",
+            help="Hold weights near those of RUN0, so strongly.",
+        ),
     ] = None,
     importance: Annotated[
         str | None, typer.Option(metavar="NAME", help="Hold by importance: fisher, mas, ...")
@@ -142,7 +150,7 @@ def train(  # noqa: PLR0917 - typer calls it by name
         epochs=epochs,
         learning_rate=learning_rate,
         layer_decay=layer_decay,
-        anchor=anchor if anchor in (None, "auto") else _number(anchor),
+        anchor=anchor,
         importance=importance,
         old_photos=old_photos,
         augment=augment,

@@ -409,4 +409,8 @@ def _old_task(
         if measured is not None and measured.num_images:
             decided_on = None if split is old.validation else old.validation
             return OldTask(old.train, decided_on, measured)
+    say(
+        "Forgetting is not measured: the earlier run has seen every old picture that is held out, "
+        "or decided on it. Name others (--old-photos DIR)."
+    )
     return OldTask(old.train, old.validation, None)

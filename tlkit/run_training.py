@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 NUM_VIEWS = 4
 """Versions of each training image that an augmented head alone is solved on."""
+_CHEAP_IN_TRIALS = ("epochs", "augment")
+"""What the trials of a strength leave to their own defaults: few epochs on stored activations."""
 
 
 def planned_cost(model: "keras.Model", data: ImageData, arguments: dict[str, Any]) -> "CostReport":
@@ -81,14 +83,14 @@ def train_model(
             given[name] = arguments[name]
     anchor = None
     if arguments["anchor"] is not None:
+        cheaper = {name: value for name, value in given.items() if name not in _CHEAP_IN_TRIALS}
         anchor = anchor_to_itself(
             model,
             data,
             strength=arguments["anchor"],
             importance=arguments["importance"],
             old=old,
-            unfreeze=given.get("unfreeze"),
-            seed=arguments["seed"],
+            **cheaper,
         )
         if arguments["anchor"] == AUTO and is_chief:
             choice = {"arguments": {"anchor": anchor.strength}, "reasons": [str(anchor.report)]}

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import tlkit
 from tlkit.errors import ArgumentError
+from tlkit.training.step import hooked
 
 
 def kernel(model, name="stage3_block1_1_conv"):
@@ -136,6 +137,9 @@ def test_weight_decay_does_not_move_what_is_anchored(model, data, blind):
     held = tlkit.anchor_weights(model, 0.0, groups="all")
     with pytest.raises(tlkit.TrainingError, match="not a bit"):
         tlkit.fine_tune(model, data, anchor=held, **given)
+    with pytest.raises(tlkit.TrainingError, match="not a bit"):  # it holds, handed over or not
+        tlkit.fine_tune(model, data, **given)
+    held.release()
     report = tlkit.fine_tune(model, data.train.dataset(), **given)
     assert report.stages[-1].moved["head"] > 0
 
@@ -155,25 +159,85 @@ def test_penalty_and_proximal_agree_to_first_order_under_gradient_descent():
     assert differences[1] < 0.15 * differences[0]
 
 
+def test_a_proximal_step_in_training_is_that_of_the_penalty_to_first_order():
+    """Each weight is pulled at the rate it moved with."""
+    keras.utils.set_random_seed(0)
+    images = np.random.default_rng(0).normal(size=(8, 5)).astype("float32")
+    inputs = keras.Input((5,))
+    layers = keras.layers.Dense(4, "tanh", name="body")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(2, name="logits")(layers))
+    start, moved = model.get_weights(), {}
+    for mode in ("none", "penalty", "proximal"):
+        model.set_weights([weight + 0.1 for weight in start])
+        hooks = []
+        if mode != "none":
+            model.set_weights(start)
+            hooks = [tlkit.anchor_weights(model, 0.5, groups="all", mode=mode)]
+            model.set_weights([weight + 0.1 for weight in start])
+        trainee = hooked(model, hooks)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        trainee.compile(keras.optimizers.SGD(1e-3), loss)
+        trainee.fit(images, np.arange(8) % 2, batch_size=8, verbose=0)
+        moved[mode] = np.concatenate([weight.ravel() for weight in model.get_weights()])
+        for hook in hooks:
+            hook.release()
+    pulls = [moved[mode] - moved["none"] for mode in ("penalty", "proximal")]
+    np.testing.assert_allclose(pulls[0], -1e-3 * 2 * 0.5 * 0.1, rtol=1e-2)
+    np.testing.assert_allclose(pulls[1], pulls[0], rtol=1e-2)
+
+
+def test_an_anchor_that_was_not_handed_over_is_logged_and_said(model, data):
+    tlkit.anchor_weights(model, 0.1)
+    stage = tlkit.fine_tune(model, data, unfreeze="stage3", epochs=1, learning_rate=1e-3).stages[-1]
+    assert stage.history[-1]["anchor_stage3"] > 0
+    assert any("weight decay is off" in note for note in stage.notes)
+
+
+def test_an_anchor_of_frozen_weights_alone_says_that_it_does_nothing(model, data):
+    anchor = tlkit.anchor_weights(model, 0.1)
+    stage = tlkit.fine_tune(model, data, unfreeze="head", epochs=1, anchor=anchor).stages[-1]
+    assert "none of the anchored weights trains here" in stage.notes[-1] + stage.notes[-2]
+
+
+def test_an_anchor_of_another_model_or_a_released_one_is_refused(model, data):
+    other = tlkit.build_classifier("resnet20", ["grey", "red"], weights=None)
+    with pytest.raises(ArgumentError, match="weights of another model"):
+        tlkit.fine_tune(model, data, anchor=tlkit.anchor_weights(other, 0.1, mode="proximal"))
+    released = tlkit.anchor_weights(model, 0.1)
+    released.release()
+    with pytest.raises(ArgumentError, match="was released"):
+        tlkit.fine_tune(model, data, anchor=released)
+    with pytest.raises(ArgumentError, match="SynapticPath of another"):
+        tlkit.fine_tune(model, data, anchor=tlkit.SynapticPath(other))
+
+
 def test_the_pull_is_the_exact_minimum_and_stable_at_any_strength():
     anchor = tlkit.WeightAnchor(1e6, np.zeros(1, np.float32))
     pulled = float(anchor.pulled(np.ones(1, np.float32), tf.constant(10.0))[0])
     np.testing.assert_allclose(pulled, 1 / (1 + 2e7), atol=1e-7)
+    strongest = tlkit.WeightAnchor(1e30, np.zeros(2), np.array([0.0, 1e9], np.float32))
+    np.testing.assert_array_equal(
+        strongest.pulled(np.ones(2, np.float32), tf.constant(10.0)), [1, 0]
+    )
 
 
 def test_the_penalty_is_computed_in_float32_under_mixed_precision(model, data):
+    tlkit.train_head(model, data)
     anchor = tlkit.anchor_weights(model, 1e-3)
+    for variable in anchor.undecayed:
+        variable.assign(variable + 1e-3)
+    expected = anchor.penalties()["stage3"]
     stage = tlkit.fine_tune(
         model,
-        data,
-        unfreeze="all",
+        data.train.dataset(),
+        unfreeze="stage3",
         epochs=1,
         anchor=anchor,
         precision="mixed_bfloat16",
-        learning_rate=1e-3,
+        learning_rate=1e-8,
     ).stages[-1]
-    assert np.isfinite(stage.history[-1]["loss"])
-    assert model.losses[0].dtype == tf.float32
+    # in bfloat16 the sum of so many small squares would stop growing long before
+    np.testing.assert_allclose(stage.history[-1]["anchor_stage3"], expected, rtol=1e-3)
 
 
 def test_a_regularizer_comes_back_from_its_config():
@@ -189,6 +253,11 @@ def test_a_regularizer_comes_back_from_its_config():
         ({"strength": -1.0}, "strength=-1.0"),
         ({"strength": float("nan")}, "strength=nan"),
         ({"strength": float("inf")}, "strength=inf"),
+        ({"strength": 1e31}, r"at most 1e\+30"),
+        (
+            {"strength": 1.0, "groups": "head", "importance": {"other/kernel": np.ones(3)}},
+            r"other/kernel \(3,\), of which nothing fits the head",
+        ),
         ({"strength": 1.0, "mode": "soft"}, "mode='soft'"),
         ({"strength": 1.0, "groups": ["stage4"]}, "Did you mean 'stage"),
         ({"strength": 1.0, "importance": {"conv1/kernel": np.ones(3)}}, "stage1_stem_conv/kernel"),

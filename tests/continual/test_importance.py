@@ -158,6 +158,17 @@ def test_online_accumulation_decays_what_was(small):
         accumulate_importance(one, one, decay=1.5)
     with pytest.raises(ArgumentError, match="conv/kernel"):
         accumulate_importance(one, {"conv/kernel": np.ones(2)})
+    for value in (-1.0, np.nan):
+        with pytest.raises(ArgumentError, match="finite and 0 or more everywhere"):
+            accumulate_importance({}, {"conv/kernel": np.array([value])})
+
+
+def test_labels_without_an_output_are_refused(model):
+    images = np.zeros((30, 32, 32, 3), "uint8")
+    images += np.arange(30, dtype="uint8")[:, None, None, None]
+    three = tlkit.load_arrays(images, np.arange(30) % 3, ["a", "b", "c"])
+    with pytest.raises(ArgumentError, match="labels up to 2"):
+        tlkit.estimate_importance(model, three, method="empirical_fisher")
 
 
 def test_normalized_importance_has_mean_one_over_what_is_held(small):
@@ -224,6 +235,7 @@ def test_the_pull_of_an_anchor_is_no_part_of_the_path(model, data, blind):
         (batches, {"num_samples": 0}, "num_samples=0"),
         (batches, {"method": "synaptic"}, "SynapticPath"),
         (lambda images: batches(images).take(0), {}, "at least one image"),
+        (batches, {"seed": -1}, "seed=-1"),
         (lambda images: images, {}, "ndarray"),
     ],
 )

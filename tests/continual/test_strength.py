@@ -7,7 +7,8 @@ import pytest
 
 import tlkit
 from tlkit.continual.figures import strengths
-from tlkit.continual.strength import StrengthTrial, search_strength
+from tlkit.continual.strength_reports import StrengthTrial
+from tlkit.continual.strength_search import search_strength
 from tlkit.errors import ArgumentError
 
 
@@ -51,7 +52,7 @@ def test_with_old_images_the_best_mean_of_both_tasks_is_found():
             if not strength:
                 return StrengthTrial(0.0, 0.9, loss=0.2, drift=2.0, old_accuracy=0.1)
             away = abs(np.log10(strength / best))
-            return StrengthTrial(strength, 0.5, 0.3, drift=1.0, old_accuracy=0.9 - 0.1 * away)
+            return StrengthTrial(strength, 0.6, 0.3, drift=1.0, old_accuracy=0.9 - 0.1 * away)
 
         return train
 
@@ -64,6 +65,18 @@ def test_with_old_images_the_best_mean_of_both_tasks_is_found():
     trials, chosen, _ = search_strength(training(1e9), before, max_trials=3)
     assert len(trials) == 4
     assert chosen == 80.0
+
+
+def test_a_strength_that_brings_nothing_is_warned_of():
+    def train(strength):
+        if not strength:
+            return StrengthTrial(0.0, 0.9, loss=0.2, drift=2.0, old_accuracy=0.9)
+        return StrengthTrial(strength, 0.5, loss=None, drift=0.1, old_accuracy=1.0)
+
+    before = dataclasses.replace(BEFORE, old_accuracy=1.0)
+    _, _, notes = search_strength(train, before)
+    assert "no strength did better than none" in notes[0]
+    assert "nothing of the new task is learned" in notes[1]
 
 
 def test_a_trial_that_just_keeps_enough_is_taken():
@@ -125,6 +138,9 @@ def test_the_model_is_left_as_it_was_but_anchored(mistaken, data):
     assert strengths(report).axes[0].get_xlabel() == "points lost on the old task"
     assert f"{report.num_validation} images" in str(report)
     assert "best mean of the new and the old" in str(report)
+    assert report.scenario == "domain-incremental"
+    assert "domain-incremental" in str(report)
+    assert [trial.loss is None for trial in report.trials] == [False, True, True, True]
     best = max(trial.balance for trial in report.trials if trial.strength)
     chosen = next(trial for trial in report.trials if trial.strength == report.chosen)
     assert chosen.balance == best
@@ -157,11 +173,31 @@ def test_frozen_groups_alone_make_a_penalty_of_zero_and_a_warning(model, data):
         ({"max_trials": 0}, "max_trials=0"),
         ({"importance": "hessian"}, "importance='hessian'"),
         ({"groups": ["stage9"]}, "stage9"),
+        ({"mode": "soft"}, "mode='soft'"),
+        ({"importance": {"x": np.ones(3)}}, r"what it has is x \(3,\)"),
+        ({"learning_rat": 1e-3}, "Did you mean 'learning_rate'"),
     ],
 )
-def test_bad_arguments(model, data, arguments, message):
+def test_bad_arguments_are_refused_before_anything_trains(model, data, arguments, message):
+    before = model.get_weights()
     with pytest.raises(ArgumentError, match=message):
         tlkit.choose_anchor(model, data, epochs=1, **arguments)
+    assert all(map(np.array_equal, before, model.get_weights()))
+
+
+def test_old_data_without_images_to_decide_on_are_refused(model, data):
+    with pytest.raises(ArgumentError, match="`old_data` must hold images"):
+        tlkit.choose_anchor(
+            model, data, epochs=1, old_data=dataclasses.replace(data, validation=None)
+        )
+
+
+@pytest.mark.filterwarnings("ignore:even strength", "ignore:the penalty", "ignore:training without")
+def test_new_classes_alone_are_said_to_be_class_incremental(data):
+    three = tlkit.build_classifier("resnet20", ["grey", "red", "blue"], weights=None)
+    with pytest.warns(UserWarning, match="known to fail"):
+        anchor = tlkit.choose_anchor(three, data, epochs=1, unfreeze="stage3", max_trials=1)
+    assert anchor.report.scenario == "class-incremental"
 
 
 def test_validation_images_are_needed(model, data):

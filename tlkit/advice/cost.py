@@ -8,7 +8,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tlkit.showing import ShownAsText
 from tlkit.advice.graph_costs import FLOAT_BYTES, GroupCost, group_costs, peak_activations
 from tlkit.advice.projection import NOTHING, Timings, seconds_of_head, seconds_of_plan
 from tlkit.advice.timing import Timed, timed
@@ -18,6 +17,7 @@ from tlkit.errors import ArgumentError, check_count
 from tlkit.evaluation.names import num_classes_of
 from tlkit.models.groups import cut_before, resolve_group, set_trainable
 from tlkit.models.heads import feature_cut, head_kind
+from tlkit.showing import ShownAsText
 from tlkit.training.cached_cut import bytes_and_room, views_of, why_not_stored
 from tlkit.training.fine_tuning import default_epochs
 from tlkit.training.frozen import FrozenPart

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tlkit.continual.weight_anchor import Together, WeightAnchor, anchors_in
-from tlkit.errors import ArgumentError, check_choice, check_not_negative, did_you_mean
+from tlkit.continual.weight_anchor import Together, WeightAnchor, anchors_in, check_strength
+from tlkit.errors import ArgumentError, check_choice, did_you_mean
 from tlkit.models.graph import parameters
 from tlkit.models.groups import group_layers, layer_groups
 from tlkit.training.step import StepHook
@@ -60,6 +60,9 @@ class Anchor(StepHook):
         self._by_group = {group: keras.metrics.Mean(name=f"anchor_{group}") for group in held}
         self._share = keras.metrics.Mean(name="anchor_share")
         self.metrics = (*self._by_group.values(), self._share)
+        if mode == "penalty":
+            for anchor in self._anchors.values():
+                anchor.hooks = (self,)
 
     def penalties(self) -> dict[str, float]:
         """Returns the penalty of each group as its weights are now, frozen or not."""
@@ -75,6 +78,29 @@ class Anchor(StepHook):
                 variable.regularizer = _without(variable.regularizer, anchor)
         self._held = dict.fromkeys(self._held, ())
         self._anchors, self.undecayed, self.variables = {}, [], []
+
+    def check(self, model: keras.Model) -> None:
+        """Raises `ArgumentError` where it was released, or holds another model's weights."""
+        if not self.undecayed:
+            raise ArgumentError(
+                "`anchor` must hold weights. Received: an anchor that was released. Make a new "
+                "one: tlkit.anchor_weights(model, strength)."
+            )
+        own = {id(variable) for variable in model.variables}
+        foreign = [variable.path for variable in self.undecayed if id(variable) not in own]
+        if foreign:
+            raise ArgumentError(
+                "`anchor` must hold the model that is trained. Received: an anchor whose "
+                f"{', '.join(foreign[:_NUM_LISTED])} and others, {len(foreign)} in all, are "
+                "weights of another model. Call tlkit.anchor_weights on this one."
+            )
+
+    def notes_of_stage(self) -> Sequence[str]:
+        """Returns what is held, and that nothing of it trains, where that is so."""
+        moving = [variable for variable in self.undecayed if variable.trainable]
+        if moving:
+            return self.notes
+        return (*self.notes, "none of the anchored weights trains here: the anchor does nothing")
 
     def identity(self) -> dict[str, Any]:
         """Returns strength, mode, groups and a digest of the importance."""
@@ -134,12 +160,13 @@ def anchor_weights(
     groups: str | Sequence[str] | None = None,
     mode: str = "penalty",
 ) -> Anchor:
-    """Holds a model's weights near their present values in all training from here on.
+    """Holds a model's weights near their present values in training by gradients from here on.
 
     L(w) = L_new(w) + strength * sum of importance * (w - w_now)**2, without 1/2. As a penalty it is
-    part of `model.losses`, so plain Keras's `fit` obeys it too; frozen weights add nothing. Several
-    anchors on one weight add up, and a regularizer that was there before stays. A saved model holds
-    nothing of it.
+    part of `model.losses`, so plain Keras's `fit` obeys it too, and `fine_tune` finds it whether it
+    is handed over or not; frozen weights add nothing. `train_head` solves the head without it.
+    Several anchors on one weight add up, and a regularizer that was there before stays. A saved
+    model holds nothing of it.
 
     Args:
         model: A functional model, built.
@@ -158,7 +185,7 @@ def anchor_weights(
         normalisation, are not held.
 
     Raises:
-        ArgumentError: `strength` is negative or not finite; a group does not exist or has nothing
+        ArgumentError: `strength` is negative or above 1e30; a group does not exist or has nothing
             to hold; the model is not built; `importance` is another model's.
 
     Example:
@@ -171,11 +198,11 @@ def anchor_weights(
         0.0
         >>> anchor.release()
     """
-    check_not_negative("strength", strength)
+    check_strength(strength)
     check_choice("mode", mode, MODES)
     chosen = anchorable(model, groups)
     if importance is not None:
-        chosen, notes = _with_importance(chosen, importance)
+        chosen, notes = with_importance(chosen, importance)
     else:
         notes = []
     values = dict(importance or {})
@@ -247,10 +274,14 @@ def _parameters_by_group(model: keras.Model) -> dict[str, list[keras.Variable]]:
     return by_group
 
 
-def _with_importance(
+def with_importance(
     chosen: Mapping[str, Sequence[keras.Variable]], importance: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, list[keras.Variable]], list[str]]:
-    """Leaves out what the head has that the importance does not know; the rest must fit."""
+    """Returns the weights to hold without those of the head that the importance does not know.
+
+    Raises:
+        ArgumentError: It does not know another weight, or none at all.
+    """
     fitting = {
         group: [v for v in variables if _shape(importance, v) == tuple(v.shape)]
         for group, variables in chosen.items()
@@ -265,10 +296,17 @@ def _with_importance(
         more = f" and {len(foreign) - _NUM_LISTED} more" if len(foreign) > _NUM_LISTED else ""
         raise ArgumentError(
             "`importance` must be that of this model, with an array of its shape for every weight "
-            f"that is held. Received: nothing that fits {'; '.join(foreign[:_NUM_LISTED])}{more}. "
+            f"that is held. Received: nothing that fits {'; '.join(foreign[:_NUM_LISTED])}{more}; "
+            f"what it has is {_listed(importance)}. "
             "Estimate it on this model (tlkit.estimate_importance), or name other `groups`."
         )
     fits = {id(v) for variables in fitting.values() for v in variables}
+    if not fits:
+        raise ArgumentError(
+            "`importance` must have an array for some weight that is held. Received: "
+            f"{_listed(importance)}, of which nothing fits the head. Estimate it on this model "
+            "(tlkit.estimate_importance), or name other `groups`."
+        )
     left_out = [v.path for v in chosen.get(_HEAD, []) if id(v) not in fits]
     notes = []
     if left_out:
@@ -277,6 +315,13 @@ def _with_importance(
             "not anchored"
         )
     return {group: variables for group, variables in fitting.items() if variables}, notes
+
+
+def _listed(importance: Mapping[str, np.ndarray]) -> str:
+    """The first names and shapes."""
+    first = [f"{path} {np.shape(importance[path])}" for path in list(importance)[:_NUM_LISTED]]
+    more = len(importance) - len(first)
+    return "; ".join(first) + (f" and {more} more" if more else "")
 
 
 def _shape(

@@ -26,12 +26,25 @@ class Distillation(StepHook):
     def __init__(self, teacher: keras.Model, temperature: float, weight: float) -> None:
         self.temperature, self.weight = temperature, weight
         self._teacher, self._kind = teacher, head_kind(teacher)
+        self._gives_logits = {"old": outputs_logits(teacher), "new": outputs_logits(teacher)}
         self._term = keras.metrics.Mean(name="distillation")
         self.metrics = (self._term,)
         self.notes = (
             f"held to the old model's answers for {teacher.output_shape[-1]} outputs, temperature "
             f"{temperature:g}, weight {weight:g}",
         )
+
+    def check(self, model: keras.Model) -> None:
+        """Raises `ArgumentError` where the new model's first outputs cannot be the old one's."""
+        num_old, num_new = (one.output_shape[-1] for one in (self._teacher, model))
+        if num_new < num_old or head_kind(model) != self._kind:
+            raise ArgumentError(
+                "`anchor` must be distilled from a model whose outputs are the first ones of the "
+                f"model that is trained. Received: an old model with {num_old} outputs "
+                f"({self._kind}), and {num_new} ({head_kind(model)}) in the new one. Add classes "
+                "with tlkit.add_classes."
+            )
+        self._gives_logits["new"] = outputs_logits(model)
 
     def identity(self) -> dict[str, Any]:
         """Returns temperature, weight, and which model is the old one."""
@@ -44,15 +57,9 @@ class Distillation(StepHook):
 
     def loss(self, images: Any, outputs: Any, loss: tf.Tensor) -> tf.Tensor:
         """Returns weight * T**2 * cross-entropy of the softened answers."""
-        old = self._logits(self._teacher(images, training=False))
-        new = self._logits(outputs)
+        old = self._logits(self._teacher(images, training=False), whose="old")
+        new = self._logits(outputs, whose="new")
         num_old = old.shape[-1]
-        if new.shape[-1] < num_old or (self._kind == "binary" and new.shape[-1] != 1):
-            raise ArgumentError(
-                "`anchor` must be distilled from a model whose outputs are the first ones of the "
-                f"model that is trained. Received: an old model with {num_old} outputs, and "
-                f"{new.shape[-1]} in the new one. Add classes with tlkit.add_classes."
-            )
         old, new = old / self.temperature, new[:, :num_old] / self.temperature
         if self._kind == "softmax":
             each = tf.nn.softmax_cross_entropy_with_logits(tf.nn.softmax(old), new)
@@ -64,9 +71,9 @@ class Distillation(StepHook):
         self._term.update_state(term, sample_weight=tf.shape(each)[0])
         return term
 
-    def _logits(self, outputs: Any) -> tf.Tensor:
+    def _logits(self, outputs: Any, *, whose: str) -> tf.Tensor:
         outputs = tf.cast(outputs, tf.float32)
-        if outputs_logits(self._teacher):
+        if self._gives_logits[whose]:
             return outputs
         outputs = tf.clip_by_value(outputs, _SMALLEST, 1 - _SMALLEST)
         logs = tf.math.log(outputs)

@@ -7,7 +7,7 @@ from matplotlib.ticker import MaxNLocator
 
 from tlkit.canvas import Figure
 from tlkit.continual.forgetting import ForgettingMatrix
-from tlkit.continual.strength import StrengthReport
+from tlkit.continual.strength_reports import StrengthReport
 from tlkit.lettering import dress, printable
 from tlkit.plots.drawing import BLUE, GREEN, ORANGE
 from tlkit.plots.labels import label_points
@@ -98,11 +98,12 @@ def strengths(report: StrengthReport) -> Figure:
 
     Example:
         >>> from tlkit.continual.figures import strengths
-        >>> from tlkit.continual.strength import StrengthReport, StrengthTrial
+        >>> from tlkit.continual.strength_reports import StrengthReport, StrengthTrial
         >>> before = StrengthTrial(0.0, accuracy=0.5, loss=1.0, drift=0.0)
         >>> free = StrengthTrial(0.0, accuracy=0.9, loss=0.2, drift=3.0)
         >>> held = StrengthTrial(0.4, accuracy=0.88, loss=0.3, drift=1.0)
-        >>> strengths(StrengthReport(before, (free, held), 0.4, 0.05, 50)).axes[0].get_xlabel()
+        >>> report = StrengthReport(before, (free, held), 0.4, 0.05, 50, "domain-incremental")
+        >>> strengths(report).axes[0].get_xlabel()
         'drift of the weights'
     """
     figure = Figure(figsize=(5.2, 3.6))
@@ -144,7 +145,7 @@ def interpolation(report: HasInterpolation) -> Figure:
     Example:
         >>> from tlkit.continual.figures import interpolation
         >>> from tlkit.continual.interpolation import InterpolationReport
-        >>> report = InterpolationReport((0.0, 1.0), {"old": (0.9, 0.5)}, {"old": 100})
+        >>> report = InterpolationReport((0.0, 1.0), {"old": (0.9, 0.5)}, {"old": 100}, "")
         >>> interpolation(report).axes[0].get_ylabel()
         'accuracy in %'
     """

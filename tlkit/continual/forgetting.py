@@ -12,10 +12,11 @@ from tlkit.errors import ArgumentError, check_choice
 from tlkit.files import write_json
 from tlkit.showing import ShownAsText
 
+DOMAIN_INCREMENTAL, CLASS_INCREMENTAL = "domain-incremental", "class-incremental"
 SCENARIOS = {
     "task-incremental": "the task of each image is told, and only its classes are in question",
-    "domain-incremental": "all tasks have the same outputs, and the task is not told",
-    "class-incremental": "classes of all tasks are in question, and the task is not told",
+    DOMAIN_INCREMENTAL: "all tasks have the same outputs, and the task is not told",
+    CLASS_INCREMENTAL: "classes of all tasks are in question, and the task is not told",
 }
 CLASS_INCREMENTAL_NOTE = (
     "weight anchors alone are known to fail where classes of all tasks are told apart (Hsu et al. "
@@ -162,8 +163,18 @@ class ForgettingMatrix(ShownAsText):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "ForgettingMatrix":
-        """Reads what `save` wrote."""
-        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        """Reads what `save` wrote.
+
+        Raises:
+            ArgumentError: The file holds something else.
+        """
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ArgumentError(
+                "`path` must be a file that ForgettingMatrix.save wrote. "
+                f"Received: path={str(path)!r} ({type(error).__name__}: {error})."
+            ) from error
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "ForgettingMatrix":
@@ -186,7 +197,7 @@ class ForgettingMatrix(ShownAsText):
                 f"{100 * self.forward_transfer:+.1f}, forgetting {100 * self.forgetting:.1f}, "
                 f"smallest accuracy {100 * self.smallest_accuracy:.1f} %"
             )
-        if self.scenario == "class-incremental":
+        if self.scenario == CLASS_INCREMENTAL:
             lines.append(CLASS_INCREMENTAL_NOTE)
         return "\n".join(lines)
 

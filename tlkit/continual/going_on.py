@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from tlkit.continual.anchors import Anchor, anchor_weights, anchorable
+from tlkit.continual.forgetting import DOMAIN_INCREMENTAL
 from tlkit.continual.importance import estimate_importance, normalize_importance
 from tlkit.continual.strength import choose_anchor
 from tlkit.data.images import ImageData, ImageSplit
@@ -16,7 +17,6 @@ from tlkit.evaluation.metrics import evaluate
 from tlkit.showing import ShownAsText
 
 AUTO = "auto"
-SCENARIO = "domain-incremental"
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,8 @@ def anchor_to_itself(
         strength: A number, or "auto" (`choose_anchor`).
         importance: A method of `estimate_importance`; all weights alike by default.
         old: Old pictures; without them importance is estimated on the new ones.
-        **fine_tuning: What the training to come is given, for the trials of "auto".
+        **fine_tuning: What the training to come is given, for the trials of "auto", which have
+            fewer epochs of their own and no augmentation.
 
     Raises:
         ArgumentError: An argument breaks its rule.
@@ -123,7 +124,7 @@ def forgetting_of(
     if old is None or old.measured is None or math.isnan(after):
         return None
     return ForgettingReport(
-        scenario=SCENARIO,
+        scenario=DOMAIN_INCREMENTAL,
         before=before,
         after=after,
         num_images=old.measured.num_images,

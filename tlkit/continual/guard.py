@@ -27,7 +27,10 @@ class ForgettingGuard(EpochGuard):
         budget: How much of the old accuracy may be lost, 0...1: 0.02 allows 2 points.
         action: "stop" ends training at the first epoch that breaks the budget and leaves the
             weights as they are then; "roll back" puts the weights of the last epoch within the
-            budget back as well, those before training if there is none.
+            budget back as well, those before training if there is none. With several stages it is
+            the stage that ends, and the next one begins from there.
+        before: Old accuracy that the budget counts from, 0...1, where training goes on that began
+            earlier; measured before the first epoch by default.
 
     Attributes:
         before: Old accuracy before training; `None` until then.
@@ -51,9 +54,12 @@ class ForgettingGuard(EpochGuard):
         budget: float,
         *,
         action: str = "roll back",
+        before: float | None = None,
     ) -> None:
         super().__init__()
         check_unit("budget", budget)
+        if before is not None:
+            check_unit("before", before)
         check_choice("action", action, ACTIONS)
         split = old_data.validation if isinstance(old_data, ImageData) else old_data
         if split is None or not split.num_images:
@@ -63,7 +69,7 @@ class ForgettingGuard(EpochGuard):
             )
         self._whole, self._split = model, split
         self.budget, self.action = budget, action
-        self.before: float | None = None
+        self.before = before
         self.accuracies: list[float] = []
         self._good: list[Any] = []
 

@@ -14,7 +14,7 @@ from tlkit.continual.per_sample import Scalars, sum_over_samples
 from tlkit.continual.synaptic import SynapticPath
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.distribution.strategies import check_one_device
-from tlkit.errors import ArgumentError, check_choice, check_count, check_unit
+from tlkit.errors import ArgumentError, check_choice, check_count, check_seed, check_unit
 from tlkit.models.heads import head_kind, outputs_logits
 from tlkit.showing import ShownAsText
 from tlkit.training.objective import targets_of
@@ -30,7 +30,7 @@ class Importance(ShownAsText, Mapping[str, np.ndarray]):
     Attributes:
         values_by_path: The arrays, float32, 0 or more.
         method: How they were estimated.
-        num_samples: On how many samples.
+        num_samples: On how many samples; of "synaptic", in how many steps.
         notes: What was substituted.
     """
 
@@ -110,6 +110,7 @@ def estimate_importance(
     """
     check_choice("method", method, METHODS)
     check_count("num_samples", num_samples)
+    check_seed(seed)
     check_one_device(model, "estimate_importance")
     if method == "synaptic" or isinstance(dataset, SynapticPath):
         return _synaptic(dataset, method)
@@ -149,7 +150,8 @@ def accumulate_importance(
         decay: From 0, which forgets the tasks before, to 1.
 
     Raises:
-        ArgumentError: `decay` is out of range, or the shapes of a weight differ.
+        ArgumentError: `decay` is out of range, the shapes of a weight differ, or a value is
+            negative or not finite.
 
     Example:
         >>> import numpy as np
@@ -176,8 +178,19 @@ def accumulate_importance(
     }
     for path, array in new.items():
         values[path] = values.get(path, np.float32(0)) + np.asarray(array, np.float32)
-    counts = [getattr(one, "num_samples", 0) for one in (old, new)]
-    return Importance(values, method=getattr(new, "method", "given"), num_samples=sum(counts))
+    wrong = [path for path, array in values.items() if not np.all((array >= 0) & (array < np.inf))]
+    if wrong:
+        raise ArgumentError(
+            "`old` and `new` must be finite and 0 or more everywhere. Received: other values for "
+            f"{', '.join(wrong)}. Estimate them anew (tlkit.estimate_importance)."
+        )
+    methods = dict.fromkeys(getattr(one, "method", "given") for one in (old, new))
+    return Importance(
+        values,
+        method=" and ".join(methods),
+        num_samples=sum(getattr(one, "num_samples", 0) for one in (old, new)),
+        notes=tuple(dict.fromkeys(n for one in (old, new) for n in getattr(one, "notes", ()))),
+    )
 
 
 def normalize_importance(
@@ -220,6 +233,8 @@ def _samples(
     if isinstance(dataset, ImageData):
         dataset = dataset.train
     if isinstance(dataset, ImageSplit):
+        if method == "empirical_fisher":
+            _check_labels(model, dataset.labels)
         order = np.random.default_rng(seed).permutation(dataset.num_images)[:num_samples]
         dataset = dataset.subset(np.sort(order)).dataset()
     if not isinstance(dataset, tf.data.Dataset):
@@ -246,6 +261,17 @@ def _samples(
     return tf.data.Dataset.zip(
         images.unbatch().take(num_samples), tf.data.Dataset.from_tensor_slices(draws)
     )
+
+
+def _check_labels(model: keras.Model, labels: np.ndarray) -> None:
+    """Raises `ArgumentError` for labels that the model has no outputs for."""
+    width = max(model.output_shape[-1], 2)
+    if head_kind(model) != "multi_label" and len(labels) and labels.max() >= width:
+        raise ArgumentError(
+            f"`dataset` must have labels below {width}, the number of classes that the model tells "
+            f"apart. Received: labels up to {labels.max()}. Give pictures of its classes, or add "
+            "the new ones (tlkit.add_classes)."
+        )
 
 
 def _measured(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
+from tlkit.continual.forgetting import CLASS_INCREMENTAL, DOMAIN_INCREMENTAL
 from tlkit.data.images import ImageSplit
 from tlkit.errors import ArgumentError, check_unit
 from tlkit.evaluation.metrics import evaluate
@@ -23,11 +24,14 @@ class InterpolationReport(ShownAsText):
         alphas: Shares of the new model, 0...1.
         accuracies: For each named split the accuracy at each of them, 0...1.
         num_images: For each split its number of images.
+        scenario: How the tasks relate, see `ForgettingMatrix`: where the splits hold other classes
+            each it is class-incremental, for all outputs are in question.
     """
 
     alphas: tuple[float, ...]
     accuracies: dict[str, tuple[float, ...]]
     num_images: dict[str, int]
+    scenario: str
 
     @property
     def best_alpha(self) -> float:
@@ -44,7 +48,7 @@ class InterpolationReport(ShownAsText):
                 for name, values in zip(names, self.accuracies.values(), strict=True)
             ]
             lines.append(f"{alpha:5.2f}  " + "  ".join(row))
-        return "\n".join([*lines, f"best mean at alpha={self.best_alpha:g}"])
+        return "\n".join([*lines, f"best mean at alpha={self.best_alpha:g} ({self.scenario})"])
 
 
 def interpolate_weights(old: keras.Model, new: keras.Model, alpha: float) -> keras.Model:
@@ -128,7 +132,13 @@ def sweep_interpolation(
         alphas=tuple(float(alpha) for alpha in alphas),
         accuracies={name: tuple(values) for name, values in accuracies.items()},
         num_images={name: split.num_images for name, split in splits.items()},
+        scenario=_scenario_of(splits),
     )
+
+
+def _scenario_of(splits: Mapping[str, ImageSplit]) -> str:
+    classes = {frozenset(np.unique(split.labels).tolist()) for split in splits.values()}
+    return DOMAIN_INCREMENTAL if len(classes) == 1 else CLASS_INCREMENTAL
 
 
 def _set_between(
@@ -144,6 +154,12 @@ def _between(old: np.ndarray, new: np.ndarray, alpha: float) -> np.ndarray:
 
 
 def _check_same_weights(old: keras.Model, new: keras.Model) -> None:
+    for name, model in (("old", old), ("new", new)):
+        if not model.built:
+            raise ArgumentError(
+                f"`{name}` must be built. Received: {name}={model.name!r}, which has no weights "
+                "yet. Call it on a batch first."
+            )
     here, there = (
         {weight.path: tuple(weight.shape) for weight in model.weights} for model in (old, new)
     )

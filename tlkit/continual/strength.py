@@ -1,116 +1,42 @@
 """How strong an anchor should be: found by training, not guessed."""
 
+import inspect
 import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tlkit.continual.anchors import Anchor, anchor_weights, anchorable
+from tlkit.continual.anchors import MODES, Anchor, anchor_weights, anchorable, with_importance
+from tlkit.continual.forgetting import (
+    CLASS_INCREMENTAL,
+    CLASS_INCREMENTAL_NOTE,
+    DOMAIN_INCREMENTAL,
+)
 from tlkit.continual.importance import estimate_importance, normalize_importance
 from tlkit.continual.methods import WITHOUT_TRAINING
+from tlkit.continual.strength_reports import StrengthReport, StrengthTrial
+from tlkit.continual.strength_search import MAX_TRIALS, TOLERANCE, search_strength
 from tlkit.data.images import ImageData, ImageSplit
-from tlkit.errors import ArgumentError, check_choice, check_count, check_fraction
+from tlkit.errors import ArgumentError, check_choice, check_count, check_fraction, did_you_mean
 from tlkit.evaluation.metrics import evaluate
-from tlkit.showing import ShownAsText
+from tlkit.models.heads import head_kind
 from tlkit.training.fine_tuning import fine_tune
 from tlkit.training.head import is_trained, train_head
-from tlkit.training.linear import first_minimum
 from tlkit.training.movement import left_as_it_is
 from tlkit.training.reports import TrainingReport
 from tlkit.training.resume import assign_all, values_of
 from tlkit.training.sources import Images, source_of
 
-TOLERANCE = 0.05
-MAX_TRIALS = 12
-FIRST_FACTOR = 10.0
-STEP_FOR_BOTH = 4.0
 DEFAULT_EPOCHS = 8
-MAX_SHARE = 0.5
-"""A penalty that makes up more of the loss than this at the end is said to swamp it."""
-
-
-@dataclass(frozen=True)
-class StrengthTrial(ShownAsText):
-    """One training at one strength.
-
-    Attributes:
-        strength: 0 for the training without an anchor.
-        accuracy: On the new task's validation images, 0...1.
-        loss: Mean cross-entropy on the new task's training images, nats.
-        drift: Sum of importance * (w - w*)**2 over the anchored weights.
-        share: The penalty's share of the loss in the last epoch, 0...1.
-        old_accuracy: On the old task's images, or `None` where there are none.
-        seconds: Time spent.
-    """
-
-    strength: float
-    accuracy: float
-    loss: float
-    drift: float
-    share: float = 0.0
-    old_accuracy: float | None = None
-    seconds: float = 0.0
-
-    @property
-    def balance(self) -> float:
-        """Mean of the accuracies on the new and on the old task, 0...1."""
-        if self.old_accuracy is None:
-            raise ValueError("there is no accuracy on the old task")
-        return (self.accuracy + self.old_accuracy) / 2
-
-    def __str__(self) -> str:
-        old = "" if self.old_accuracy is None else f", old task {100 * self.old_accuracy:.1f} %"
-        name = f"strength {self.strength:.3g}" if self.strength else "no anchor"
-        return (
-            f"{name}: new task {100 * self.accuracy:.1f} %{old}, drift {self.drift:.3g}, "
-            f"penalty {100 * self.share:.0f} % of the loss, {self.seconds:.1f} s"
-        )
-
-
-@dataclass(frozen=True)
-class StrengthReport(ShownAsText):
-    """How a strength was chosen.
-
-    Attributes:
-        before: Accuracy, loss and old accuracy before any training (strength infinite, so to say).
-        trials: Every training, the one without an anchor first.
-        chosen: The strength.
-        tolerance: Share of the accuracy gained without an anchor that might be lost.
-        num_validation: Images behind the new task's accuracies.
-        notes: Warnings, and what was substituted.
-    """
-
-    before: StrengthTrial
-    trials: tuple[StrengthTrial, ...]
-    chosen: float
-    tolerance: float
-    num_validation: int
-    notes: tuple[str, ...] = ()
-
-    @property
-    def aim(self) -> str:
-        """What the strength was chosen for, in words."""
-        if self.before.old_accuracy is not None:
-            return "for the best mean of the new and the old task's accuracies"
-        kept = 100 * (1 - self.tolerance)
-        return f"to keep {kept:.0f} % of the accuracy without an anchor"
-
-    def __str__(self) -> str:
-        old = self.before.old_accuracy
-        lines = [
-            f"before: new task {100 * self.before.accuracy:.1f} %"
-            + ("" if old is None else f", old task {100 * old:.1f} %"),
-            *map(str, self.trials),
-            f"chosen: {self.chosen:.3g}, {self.aim} ({self.num_validation} images)",
-        ]
-        return "\n".join([*lines, *self.notes])
+_OWN = ("model", "data", "validation", "anchor", "epochs", "augment", "seed", "cache")
+"""Arguments of `fine_tune` that `choose_anchor` has itself, or sets."""
 
 
 def choose_anchor(
@@ -166,11 +92,13 @@ def choose_anchor(
         **fine_tuning: Other arguments of `fine_tune` for all trainings, such as `unfreeze`.
 
     Raises:
-        ArgumentError: An argument breaks its rule, or there are no validation images.
+        ArgumentError: An argument breaks its rule, or there are no validation images, of the old
+            task neither where `old_data` is given.
 
     Warns:
-        UserWarning: Even the weakest strength tried lost too much; or the penalty is zero; or it
-            makes up most of the loss. The report says the same.
+        UserWarning: Even the weakest strength tried lost too much, or none did better than no
+            anchor; or the penalty is zero; or it makes up most of the loss; or the new pictures are
+            of some classes alone, where anchors are known to fail. The report says the same.
 
     Example:
         >>> import warnings
@@ -191,6 +119,14 @@ def choose_anchor(
     """
     check_fraction("tolerance", tolerance)
     check_count("max_trials", max_trials)
+    check_choice("mode", mode, MODES)
+    if isinstance(importance, str):
+        check_choice("importance", importance, WITHOUT_TRAINING)
+    elif importance is not None:
+        with_importance(anchorable(model, groups), importance)
+    anchorable(model, groups)
+    _check_keywords(fine_tuning)
+    old_split = _old_split(old_data)
     source = source_of(model, data, validation)
     if source.validation is None:
         raise ArgumentError(
@@ -202,7 +138,6 @@ def choose_anchor(
     if not is_trained(model):
         train_head(model, data, **given)
     weighed = _importance_of(model, data, importance, old_data, groups)
-    old_split = old_data.validation if isinstance(old_data, ImageData) else old_data
     start = values_of(model.variables)
     probe = anchor_weights(model, 1.0, weighed, groups=groups, mode="proximal")  # only measures
 
@@ -211,7 +146,7 @@ def choose_anchor(
         return StrengthTrial(
             strength=strength,
             accuracy=evaluate(model, source.validation).accuracy,
-            loss=evaluate(model, source.train).loss,
+            loss=None if 0 < strength < math.inf else evaluate(model, source.train).loss,
             drift=sum(probe.penalties().values()),
             share=history[-1].get("anchor_share", 0.0) if history else 0.0,
             old_accuracy=evaluate(model, old_split).accuracy if old_split is not None else None,
@@ -238,6 +173,9 @@ def choose_anchor(
         trials, chosen, notes = search_strength(
             train, before, tolerance=tolerance, max_trials=max_trials
         )
+    scenario = _scenario_of(model, source.train)
+    if scenario == CLASS_INCREMENTAL:
+        notes += (f"the new pictures are of some classes alone: {CLASS_INCREMENTAL_NOTE}",)
     for note in notes:
         warnings.warn(note, UserWarning, stacklevel=2)
     anchor = anchor_weights(model, chosen, weighed, groups=groups, mode=mode)
@@ -247,101 +185,10 @@ def choose_anchor(
         chosen=chosen,
         tolerance=tolerance,
         num_validation=_num_images(source.validation),
+        scenario=scenario,
         notes=notes,
     )
     return anchor
-
-
-def search_strength(
-    train: Callable[[float], StrengthTrial],
-    before: StrengthTrial,
-    *,
-    tolerance: float = TOLERANCE,
-    max_trials: int = MAX_TRIALS,
-) -> tuple[tuple[StrengthTrial, ...], float, tuple[str, ...]]:
-    """Halves a strength until training with it keeps enough of the accuracy without it.
-
-    Where the first one does so at once it is doubled instead, for as long as that holds. Where
-    `before` has an accuracy on the old task, and so all trials have, the strength with the best
-    mean of both accuracies is looked for, in steps of four.
-
-    Args:
-        train: From a strength (0 for no anchor) to what training from the same start came to.
-        before: The state before training.
-        tolerance: See `choose_anchor`.
-        max_trials: Likewise.
-
-    Returns:
-        All trials, the chosen strength, and what is to be warned of.
-    """
-    free = train(0.0)
-    trials, notes = [free], []
-    if free.drift <= 0:
-        notes.append(
-            "the anchored weights did not move without an anchor (they are frozen, or the model "
-            "before training was best): the penalty is zero whatever its strength"
-        )
-        return tuple(trials), 1.0, tuple(notes)
-    gained = before.loss - free.loss
-    if gained <= 0:
-        notes.append(
-            "training without an anchor did not lower the loss: the first strength is taken from "
-            "the loss itself"
-        )
-        gained = free.loss
-    first = FIRST_FACTOR * gained / free.drift
-    if before.old_accuracy is not None:
-        tried = _try_for_both(train, first, max_trials)
-        held = max(tried, key=lambda trial: trial.balance)
-    else:
-        wanted = (1 - tolerance) * free.accuracy
-        tried = _try_until_enough(train, first, wanted, max_trials)
-        enough = [trial for trial in tried if trial.accuracy >= wanted]
-        held = max(enough, default=tried[-1], key=lambda trial: trial.strength)
-        if not enough:
-            notes.append(
-                f"even strength {held.strength:.3g}, the weakest that was tried, reached only "
-                f"{100 * held.accuracy:.1f} % of the {100 * wanted:.1f} % to keep: raise "
-                "`max_trials` or `tolerance`, or anchor fewer groups"
-            )
-    trials += tried
-    if held.share > MAX_SHARE:
-        notes.append(
-            f"the penalty makes up {100 * held.share:.0f} % of the loss at the end: the "
-            "model may have learned little of the new task"
-        )
-    return tuple(trials), held.strength, tuple(notes)
-
-
-def _try_until_enough(
-    train: Callable[[float], StrengthTrial], first: float, wanted: float, max_trials: int
-) -> list[StrengthTrial]:
-    """Doubles or halves a strength until a trial is the first, or no longer, accurate enough."""
-    trials = [train(first)]
-    factor = 2.0 if trials[0].accuracy >= wanted else 0.5
-    while len(trials) < max_trials:
-        trials.append(train(trials[-1].strength * factor))
-        if (trials[-1].accuracy >= wanted) == (factor < 1):
-            break
-    return trials
-
-
-def _try_for_both(
-    train: Callable[[float], StrengthTrial], first: float, max_trials: int
-) -> list[StrengthTrial]:
-    """Walks up from a strength, and down if that brings nothing, while the balance rises."""
-    trials: dict[float, StrengthTrial] = {}
-
-    def loss(strength: float) -> float:
-        if strength not in trials:
-            trials[strength] = train(strength)
-        return -trials[strength].balance
-
-    first_minimum([first * STEP_FOR_BOTH**step for step in range(max_trials)], loss)
-    if max(trials.values(), key=lambda trial: trial.balance) is trials[first]:
-        num_left = max_trials - len(trials)
-        first_minimum([first / STEP_FOR_BOTH**step for step in range(num_left + 1)], loss)
-    return list(trials.values())
 
 
 def _importance_of(
@@ -358,8 +205,38 @@ def _importance_of(
         importance = estimate_importance(
             model, data if old_data is None else old_data, method=importance
         )
-    anchored = [v.path for some in anchorable(model, groups).values() for v in some]
-    return normalize_importance(importance, [path for path in anchored if path in importance])
+    held, _ = with_importance(anchorable(model, groups), importance)
+    return normalize_importance(importance, [v.path for some in held.values() for v in some])
+
+
+def _check_keywords(given: Mapping[str, Any]) -> None:
+    """Raises `ArgumentError` for what `fine_tune` does not take, or is given already."""
+    taken = [name for name in inspect.signature(fine_tune).parameters if name not in _OWN]
+    for name in given:
+        if name not in taken:
+            raise ArgumentError(
+                "`fine_tuning` must be arguments of fine_tune that choose_anchor does not set "
+                f"itself. Received: {name}=...{did_you_mean(name, taken)} Leave it out."
+            )
+
+
+def _old_split(old_data: ImageData | ImageSplit | None) -> ImageSplit | None:
+    split = old_data.validation if isinstance(old_data, ImageData) else old_data
+    if old_data is not None and (split is None or not split.num_images):
+        raise ArgumentError(
+            "`old_data` must hold images to measure the old task on. Received: no validation "
+            "split. Give a split, such as old_data.test, or leave it out."
+        )
+    return split
+
+
+def _scenario_of(model: keras.Model, images: Images) -> str:
+    """Class-incremental where the new pictures are of some classes alone."""
+    num_classes = model.output_shape[-1]
+    if not isinstance(images, ImageSplit) or head_kind(model) != "softmax":
+        return DOMAIN_INCREMENTAL
+    some = len(np.unique(images.labels)) < num_classes
+    return CLASS_INCREMENTAL if some else DOMAIN_INCREMENTAL
 
 
 def _num_images(images: Images) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tlkit.continual.anchors import anchorable, anchors_of
-from tlkit.errors import check_positive
+from tlkit.errors import ArgumentError, check_positive
 from tlkit.training.step import StepHook
 
 DEFAULT_DAMPING = 0.1
@@ -20,7 +20,8 @@ class SynapticPath(StepHook):
     In every step the product of -gradient and movement is added up for each weight: its share of
     what the loss fell by. The importance is max(0, path / (way**2 + damping)), `way` being how far
     the weight has come since this was made. Gradients are those of the new task's loss: the pull of
-    anchors is taken out.
+    anchors is taken out. The path runs to the last step; where `fine_tune` puts the weights of an
+    earlier epoch back, the way is measured to those.
 
     Args:
         model: A functional model, built.
@@ -37,7 +38,8 @@ class SynapticPath(StepHook):
         0.0
 
     Reference:
-        Zenke et al. (2017), https://arxiv.org/abs/1703.04200, equations 3 and 5.
+        Zenke et al. (2017), https://arxiv.org/abs/1703.04200, equations 3 and 5; the maximum with 0
+        is ours, since a penalty must not be negative.
     """
 
     def __init__(self, model: keras.Model, damping: float = DEFAULT_DAMPING) -> None:
@@ -52,6 +54,15 @@ class SynapticPath(StepHook):
         self._steps = tf.Variable(0, trainable=False, name="steps")
         self._index = {id(weight): i for i, weight in enumerate(weights)}
         self.variables = [*self._start, *self._path, self._steps]
+
+    def check(self, model: keras.Model) -> None:
+        """Raises `ArgumentError` where it was made for another model."""
+        if not any(id(variable) in self._index for variable in model.variables):
+            raise ArgumentError(
+                "`anchor` must be the path of the model that is trained. Received: a SynapticPath "
+                f"of another one than {model.name!r}. Make it of this one: "
+                "tlkit.SynapticPath(model)."
+            )
 
     @property
     def num_steps(self) -> int:

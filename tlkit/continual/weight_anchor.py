@@ -7,6 +7,10 @@ import numpy as np
 import tensorflow as tf
 
 from tlkit.errors import ArgumentError, check_not_negative
+from tlkit.training.step import StepHook
+
+MAX_STRENGTH = 1e30
+"""Float32, in which penalties are computed, ends at 3.4e38."""
 
 
 @keras.saving.register_keras_serializable("tlkit")
@@ -22,8 +26,8 @@ class WeightAnchor(keras.regularizers.Regularizer):
         importance: Per value, of the same shape, 0 or more; 1 everywhere by default.
 
     Raises:
-        ArgumentError: `strength` is negative or not finite, or `importance` has another shape or
-            such values.
+        ArgumentError: `strength` is negative or above `MAX_STRENGTH`, or `importance` has another
+            shape, or values that are negative or not finite.
 
     Example:
         >>> import numpy as np, tlkit
@@ -40,7 +44,7 @@ class WeightAnchor(keras.regularizers.Regularizer):
     def __init__(
         self, strength: float, reference: np.ndarray, importance: np.ndarray | None = None
     ) -> None:
-        check_not_negative("strength", strength)
+        check_strength(strength)
         self.strength = float(strength)
         self.reference = _held(reference, "reference")
         self.importance = None
@@ -48,6 +52,7 @@ class WeightAnchor(keras.regularizers.Regularizer):
             _check_importance(importance, self.reference.shape)
             self.importance = _held(importance, "importance")
         self.latest: tf.Tensor | None = None
+        self.hooks: tuple[StepHook, ...] = ()
 
     def __call__(self, x: Any) -> tf.Tensor:
         """Returns the penalty of a weight, a float32 scalar."""
@@ -82,8 +87,9 @@ class WeightAnchor(keras.regularizers.Regularizer):
             a 1/2, which is where the 2 comes from).
         """
         pull = 2.0 * self.strength * rate * self._weighed(tf.ones_like(self.reference.value))
+        share = tf.where(tf.math.is_inf(pull), 1.0, pull / (1.0 + pull))
         moved = tf.cast(keras.ops.convert_to_tensor(x), tf.float32)
-        return moved - pull / (1.0 + pull) * (moved - self.reference.value)
+        return moved - share * (moved - self.reference.value)
 
     @property
     def variables(self) -> list[keras.Variable]:
@@ -115,6 +121,13 @@ class Together(keras.regularizers.Regularizer):
         """Returns both penalties' sum."""
         return self.first(x) + self.second(x)
 
+    @property
+    def hooks(self) -> tuple[StepHook, ...]:
+        """The constraints that either of them belongs to."""
+        return tuple(
+            hook for one in (self.first, self.second) for hook in getattr(one, "hooks", ())
+        )
+
     def get_config(self) -> dict[str, Any]:
         """Returns what `from_config` needs."""
         return {
@@ -126,6 +139,16 @@ class Together(keras.regularizers.Regularizer):
     def from_config(cls, config: dict[str, Any]) -> "Together":
         """Makes it again of what `get_config` returned."""
         return cls(**{name: keras.regularizers.get(one) for name, one in config.items()})
+
+
+def check_strength(strength: float) -> None:
+    """Raises `ArgumentError` where it is negative, or too large to compute with."""
+    check_not_negative("strength", strength)
+    if strength > MAX_STRENGTH:
+        raise ArgumentError(
+            f"`strength` must be at most {MAX_STRENGTH:g}, for penalties are float32. "
+            f"Received: strength={strength!r}. From about 1e6 on nothing moves in any case."
+        )
 
 
 def anchors_in(regularizer: keras.regularizers.Regularizer | None) -> list[WeightAnchor]:

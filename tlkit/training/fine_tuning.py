@@ -171,7 +171,7 @@ def fine_tune(
         PlannedStage(stage.unfreeze, stage.epochs or epochs, stage.learning_rate or learning_rate)
         for stage in check_stages(model, stages)
     ]
-    hooks = hooks_of(anchor)
+    hooks = hooks_of(anchor, model)
     strategy = strategy_of(model)
     workers = Workers(strategy)
     check_spread(strategy, recipe, source.train, loss=loss, metrics=metrics, hooks=hooks)

@@ -26,7 +26,7 @@ class StepHook:
             batch: `loss` is called on each with its share, and what it returns counts by the
             share's size (an empty share shows one blank image, which counts for nothing);
             `before_update` sees the gradients of the whole batch.
-        notes: Said in the report of every stage.
+        notes: What it does, in words.
     """
 
     metrics: Sequence[keras.metrics.Metric] = ()
@@ -35,6 +35,13 @@ class StepHook:
     needs_images: bool = False
     works_on_replicas: bool = False
     notes: Sequence[str] = ()
+
+    def check(self, model: keras.Model) -> None:
+        """Raises `ArgumentError` where it can do nothing for this model; before any training."""
+
+    def notes_of_stage(self) -> Sequence[str]:
+        """Returns what the report of a stage is to say of it; what trains is set by then."""
+        return self.notes
 
     def identity(self) -> dict[str, Any]:
         """Returns, in plain values, what a run with another constraint must not be taken for."""
@@ -137,11 +144,14 @@ class HookedModel(WorkersModel):
         return logs_of_all(self)
 
 
-def hooks_of(anchor: Any) -> tuple[StepHook, ...]:
-    """Returns the constraints that `fine_tune` was given, none, one or several, as a tuple.
+def hooks_of(anchor: Any, model: keras.Model) -> tuple[StepHook, ...]:
+    """Returns the constraints that `fine_tune` was given, and those that hold the model already.
+
+    A regularizer of a weight may name its constraint (`hook`): it is part of the loss in any case,
+    and so its log, its state and what it says of weight decay are too.
 
     Raises:
-        ArgumentError: One of them is no constraint.
+        ArgumentError: One of them is no constraint, or none for this model.
     """
     hooks = () if anchor is None else (anchor,) if isinstance(anchor, StepHook) else anchor
     if not isinstance(hooks, Sequence) or not all(isinstance(hook, StepHook) for hook in hooks):
@@ -150,7 +160,13 @@ def hooks_of(anchor: Any) -> tuple[StepHook, ...]:
             f"returned, or a list of those. Received: anchor={anchor!r}. "
             "Write anchor=tlkit.anchor_weights(model, strength=0.01)."
         )
-    return tuple(hooks)
+    found = {id(hook): hook for hook in hooks}
+    for variable in model.variables:
+        for hook in getattr(getattr(variable, "regularizer", None), "hooks", ()):
+            found.setdefault(id(hook), hook)
+    for hook in found.values():
+        hook.check(model)
+    return tuple(found.values())
 
 
 def _sees_gradients(hook: StepHook) -> bool:

@@ -185,7 +185,7 @@ class Tuner:
         _check_moved(watched, trainable, stage.learning_rate)
         notes = [cut if isinstance(cut, str) else cut.note]
         notes += batch_notes(strategy_of(model), self._source.train)
-        notes += [note for hook in self._hooks for note in hook.notes]
+        notes += [note for hook in self._hooks for note in hook.notes_of_stage()]
         if record["baseline"] is None:
             notes.append("no validation images: the last epoch's weights are kept, untested")
         elif not fitted.improved:

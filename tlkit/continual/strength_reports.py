@@ -1,0 +1,86 @@
+"""What trainings at several strengths came to, and which was chosen."""
+
+from dataclasses import dataclass
+
+from tlkit.showing import ShownAsText
+
+
+@dataclass(frozen=True)
+class StrengthTrial(ShownAsText):
+    """One training at one strength.
+
+    Attributes:
+        strength: 0 for the training without an anchor.
+        accuracy: On the new task's validation images, 0...1.
+        loss: Mean cross-entropy on the new task's training images, nats; `None` with an anchor,
+            where nothing needs it.
+        drift: Sum of importance * (w - w*)**2 over the anchored weights.
+        share: The penalty's share of the loss in the last epoch, 0...1.
+        old_accuracy: On the old task's images, or `None` where there are none.
+        seconds: Time spent.
+    """
+
+    strength: float
+    accuracy: float
+    loss: float | None
+    drift: float
+    share: float = 0.0
+    old_accuracy: float | None = None
+    seconds: float = 0.0
+
+    @property
+    def balance(self) -> float:
+        """Mean of the accuracies on the new and on the old task, 0...1."""
+        if self.old_accuracy is None:
+            raise ValueError("there is no accuracy on the old task")
+        return (self.accuracy + self.old_accuracy) / 2
+
+    def __str__(self) -> str:
+        old = "" if self.old_accuracy is None else f", old task {100 * self.old_accuracy:.1f} %"
+        name = f"strength {self.strength:.3g}" if self.strength else "no anchor"
+        return (
+            f"{name}: new task {100 * self.accuracy:.1f} %{old}, drift {self.drift:.3g}, "
+            f"penalty {100 * self.share:.0f} % of the loss, {self.seconds:.1f} s"
+        )
+
+
+@dataclass(frozen=True)
+class StrengthReport(ShownAsText):
+    """How a strength was chosen.
+
+    Attributes:
+        before: Accuracy, loss and old accuracy before any training (strength infinite, so to say).
+        trials: Every training, the one without an anchor first.
+        chosen: The strength.
+        tolerance: Share of the accuracy gained without an anchor that might be lost.
+        num_validation: Images behind the new task's accuracies.
+        scenario: How the tasks relate, see `ForgettingMatrix`.
+        notes: Warnings, and what was substituted.
+    """
+
+    before: StrengthTrial
+    trials: tuple[StrengthTrial, ...]
+    chosen: float
+    tolerance: float
+    num_validation: int
+    scenario: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def aim(self) -> str:
+        """What the strength was chosen for, in words."""
+        if self.before.old_accuracy is not None:
+            return "for the best mean of the new and the old task's accuracies"
+        kept = 100 * (1 - self.tolerance)
+        return f"to keep {kept:.0f} % of the accuracy without an anchor"
+
+    def __str__(self) -> str:
+        old = self.before.old_accuracy
+        lines = [
+            f"before: new task {100 * self.before.accuracy:.1f} %"
+            + ("" if old is None else f", old task {100 * old:.1f} %"),
+            *map(str, self.trials),
+            f"chosen: {self.chosen:.3g}, {self.aim} ({self.num_validation} images, "
+            f"{self.scenario})",
+        ]
+        return "\n".join([*lines, *self.notes])
