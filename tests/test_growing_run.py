@@ -1,5 +1,6 @@
 """Classes added to a finished run: what is kept, what is learned, what is refused."""
 
+import csv
 import json
 import shutil
 
@@ -24,6 +25,13 @@ def only(photos, to, *names):
     for name in names:
         shutil.copytree(photos / name, to / name)
     return to
+
+
+def trained_on(run, class_name):
+    """The files of a class that a run, or one before it, was trained on."""
+    with (run.path / "split.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [row["path"] for row in rows if (row["split"], row["class"]) == ("train", class_name)]
 
 
 @pytest.fixture(scope="module")
@@ -162,15 +170,23 @@ def test_other_pictures_of_an_old_class_train_and_measure_in_it(made, tmp_path):
     assert more.class_names == ("a", "b", "c")
     numbers = [sum(one.record["data"]["num_images"].values()) for one in (more, grown)]
     assert numbers[0] == numbers[1] + 12
-    assert more.record["growth"]["num_replayed"] == 8
+    growth = more.record["growth"]
+    assert growth["num_replayed"] == 8
+    trained = [one.record["data"]["num_images"]["train"] for one in (more, grown)]
+    assert growth["num_further"] == trained[0] - trained[1] > 0
+    notes = more.metrics["stages"][0]["notes"]
+    assert any("the old outputs learn nothing from them" in note for note in notes)
 
 
-def test_a_second_addition_needs_no_old_pictures(made, copied):
+@pytest.mark.parametrize("num_left", [0, 2])
+def test_a_second_addition_needs_no_old_pictures(made, copied, num_left):
     _, _, grown, _ = made
+    for path in trained_on(grown, "a")[:num_left]:  # of a folder that was thinned out
+        (copied / "thinned" / "a").mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copied / "thinned" / "a")
     shutil.rmtree(copied / "everything")
     record = json.loads((copied / "run2" / "run.json").read_text())
-    for name in ("from_run", "photos"):  # whatever the first run used has gone
-        record["arguments"][name] = str(copied / "gone" / name)
+    record["arguments"] |= {"from_run": str(copied / "gone"), "photos": str(copied / "thinned")}
     (copied / "run2" / "run.json").write_text(json.dumps(record))
     photos = write_photos(copied / "third", {"a": 0, "d": 24}, size=20, seed=3)
     (photos / "a").rmdir()
@@ -178,6 +194,7 @@ def test_a_second_addition_needs_no_old_pictures(made, copied):
     assert third.class_names == ("a", "b", "c", "d")
     growth = third.record["growth"]
     assert growth["num_replayed"] == 9
+    assert growth["from_stored"] == {"a": 3 - num_left, "b": 3, "c": 3}
     assert growth["old_before"] is None  # there is no old picture to measure on, and it is said
     notes = third.metrics["stages"][0]["notes"]
     assert "old classes: no picture to measure on" in notes
@@ -210,7 +227,8 @@ def test_old_classes_are_never_lost_silently(made, copied):
     (copied / "run" / "run.json").write_text(json.dumps(record))
     with pytest.raises(tlkit.DataError, match=r"exemplars=20, and none of 'a', 'b'.*exemplars=0"):
         add_classes_run(copied / "run", copied / "new", out=copied / "run3")
-    grown = add_classes_run(copied / "run", copied / "new", out=copied / "run4", exemplars=0)
+    assert not (copied / "run3").exists()  # so that the advice can be followed as it stands
+    grown = add_classes_run(copied / "run", copied / "new", out=copied / "run3", exemplars=0)
     notes = grown.metrics["stages"][0]["notes"]
     assert any("at a cost that is not known" in note for note in notes)
 
