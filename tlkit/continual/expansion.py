@@ -118,8 +118,7 @@ def expand(
     Raises:
         ArgumentError: An argument breaks its rule; the model has no single classification head, or
             one of labels that are independent of each other; a class exists.
-        DataError: There are no validation pictures, fewer than two classes, or a class without
-            training pictures.
+        DataError: There are no validation pictures, or a class has no training pictures.
 
     Example:
         >>> import numpy as np, tlkit

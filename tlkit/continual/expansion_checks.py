@@ -47,11 +47,6 @@ def check_data(data: ImageData) -> ImageSplit:
             f"Received: data={type(data).__name__} without any. Give load_folder(...) splits with "
             "a share of validation."
         )
-    if data.num_classes < 2:
-        raise DataError(
-            "`data` must hold two or more new classes, which are told apart from one another. "
-            f"Received: {data.class_names!r}. Add a single class with tlkit.add_classes."
-        )
     present = set(np.asarray(data.train.labels).ravel().tolist())
     absent = [name for number, name in enumerate(data.class_names) if number not in present]
     if absent:
