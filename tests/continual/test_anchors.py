@@ -225,7 +225,8 @@ def test_the_penalty_is_computed_in_float32_under_mixed_precision(model, data):
     tlkit.train_head(model, data)
     anchor = tlkit.anchor_weights(model, 1e-3)
     for variable in anchor.undecayed:
-        variable.assign(variable + 1e-3)
+        if variable.path.endswith("kernel"):  # batch normalisation is frozen in training
+            variable.assign(variable + 1e-3)
     expected = anchor.penalties()["stage3"]
     stage = tlkit.fine_tune(
         model,
