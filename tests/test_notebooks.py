@@ -4,7 +4,9 @@ import ast
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import tlkit
 
@@ -20,19 +22,29 @@ def source_of(cell):
     return "".join(cell["source"])
 
 
-def run(path):
-    """Runs the cells one after the other; returns the names they leave, and what they showed."""
+def run(path, given=(), until=None):
+    """Runs the cells one after the other; returns the names they leave, and what they showed.
+
+    `given`: pairs of what stands in the notebook and what a reader sets in its place. `until`:
+    words that stand in the first cell that is not run.
+    """
     names, shown = {}, []
     for cell in cells_of(path):
         if cell["cell_type"] != "code":
             continue
-        tree = ast.parse(source_of(cell), path.name)
+        source = source_of(cell)
+        if until is not None and until in source:
+            return names, shown
+        for old, new in given:
+            source = source.replace(old, new)
+        tree = ast.parse(source, path.name)
         last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
         exec(compile(tree, path.name, "exec"), names)
         if last is not None:
             value = eval(compile(ast.Expression(last.value), path.name, "eval"), names)
             if value is not None:
                 shown.append(as_shown(value))
+    assert until is None, f"no cell of {path.name} holds {until!r}"
     return names, shown
 
 
@@ -87,6 +99,19 @@ CHECKS = {
 }
 
 
+UNTIL = {
+    "feature_extraction": "tlkit.build_classifier",
+    "fine_tuning": "tlkit.build_classifier",
+    "constrain": "tlkit.build_classifier",
+    "extend": "tlkit.train_run",
+    "choose_backbone": "tlkit.compare_backbones",
+    "export_and_serve": "subprocess.Popen",
+}
+"""What a notebook does to the reader's own pictures goes until there."""
+
+FEW_FORMATS = 'FORMATS = ["saved_model", "keras"]'
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path):
     names, shown = run(path)
@@ -95,7 +120,41 @@ def test_a_notebook_runs(path):
 
 
 def test_every_check_has_its_notebook():
-    assert set(CHECKS) == {path.stem for path in NOTEBOOKS}
+    assert set(CHECKS) == set(UNTIL) == {path.stem for path in NOTEBOOKS}
+
+
+def write_own_photos(folder, names):
+    """Pictures of different sizes and shapes, 12 of each class."""
+    generator = np.random.default_rng(0)
+    for index, name in enumerate(names):
+        (folder / name).mkdir(parents=True)
+        for number in range(12):
+            height, width = 40 + 7 * number, 90 - 4 * number
+            pixels = generator.integers(0, 156, (height, width, 3), dtype=np.uint8)
+            pixels[:, :, index % 3] += 100
+            Image.fromarray(pixels).save(folder / name / f"{number}.jpg")
+    return str(folder)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_takes_pictures_of_different_sizes(path, tmp_path):
+    photos = write_own_photos(tmp_path / "photos", ["ant", "bee"])
+    more = write_own_photos(
+        tmp_path / "more", ["cow", "dog"] if path.stem == "extend" else ["ant", "bee"]
+    )
+    given = [
+        ("OLD_PHOTOS, NEW_PHOTOS = None, None", f"OLD_PHOTOS, NEW_PHOTOS = {photos!r}, {more!r}"),
+        ("PHOTOS = None", f"PHOTOS = {photos!r}"),
+        ('FORMATS = ["saved_model", "keras", "litert", "litert_int8", "onnx"]', FEW_FORMATS),
+    ]
+    names, shown = run(path, given, UNTIL[path.stem])
+    data = names["data"] if "data" in names else names["old"]
+    assert data.train.paths[0].startswith(photos)
+    assert any(isinstance(one, bytes) and one.startswith(PNG) for one in shown)
+    if path.stem == "export_and_serve":
+        assert data.validation.num_images < 20
+        assert "too few validation pictures" in shown[0]
+        assert names["report"].num_samples == data.test.num_images
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
