@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -18,6 +19,7 @@ import tensorflow as tf
 import tlkit
 from tlkit import cli
 from tlkit.distribution import strategies
+from tlkit.distribution.workers import Workers
 from tlkit.training.step import StepHook
 
 KINDS = ("plain", "anchored", "layer decay")
@@ -147,33 +149,51 @@ def note(path, report):
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
+@contextmanager
+def rows_computed():
+    """Lists how many features this worker computed and gave to the others: no row of them is 0."""
+    merge, counts = Workers.merge, []
+
+    def counted(workers, rows):
+        if rows.ndim == 2 and rows.shape[1] > 2:  # what has two columns is outputs of the model
+            counts.append(int(rows.any(axis=1).sum()))
+        return merge(workers, rows)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Workers, "merge", counted)
+        yield counts
+
+
 def measure(strategy, folder, index):
     """Head, evaluation, stored activations; and whether Keras alone can do it yet."""
     with strategy.scope():
         data = pictures()
         model = tlkit.build_classifier("resnet20", data.class_names)
-        head = tlkit.train_head(model, data)
-        again = tlkit.train_head(model, data)
+        with rows_computed() as computed:
+            head = tlkit.train_head(model, data)
+        with rows_computed() as computed_again:
+            again = tlkit.train_head(model, data)
         report = tlkit.evaluate(model, data.train, data.class_names)
+        deeper = classifier(data, hidden=(8,))
         tuned = tlkit.fine_tune(
-            model,
+            deeper,
             data,
-            unfreeze="stage3",
-            epochs=2,
+            stages=[tlkit.Stage("head", epochs=1), tlkit.Stage("stage3", epochs=2)],
             views=1,
             augment="none",
             class_weight="balanced",
         )
     content = {
         "passes": [one.stages[0].num_forward_passes for one in (head, again)],
+        "own_passes": [sum(computed), sum(computed_again)],
         "notes": head.stages[0].notes,
         "accuracy": head.accuracy_after,
         "train": [report.accuracy, report.loss, report.num_images],
         "tuned": tuned.stages[-1].notes,
-        "history": tuned.stages[-1].history,
+        "history": [stage.history for stage in tuned.stages],
     }
     (folder / f"measured-{index}.json").write_text(json.dumps(content), encoding="utf-8")
-    save(folder / f"weights-measured-{index}.npz", model.get_weights())
+    save(folder / f"weights-measured-{index}.npz", deeper.get_weights())
     dataset = tf.data.Dataset.from_tensors((np.zeros((2, 32, 32, 3), "float32"), np.zeros(2)))
     path = tlkit.SynapticPath(model)
     refused = refusals(

@@ -101,6 +101,8 @@ def test_head_and_evaluation_are_those_of_one_process(worked):
     for index in range(2):
         measured = read(worked, f"measured-{index}.json")
         assert measured["passes"] == [data.train.num_images + data.validation.num_images, 0]
+        # every other one of 33 pictures to train on, and of 17 to validate on
+        assert measured["own_passes"] == [[17 + 9, 0], [16 + 8, 0]][index]
         assert "features shared out among 2 workers" in measured["notes"]
         assert measured["accuracy"] == report.accuracy_after
         assert measured["train"] == pytest.approx(
@@ -111,6 +113,7 @@ def test_head_and_evaluation_are_those_of_one_process(worked):
 def test_stored_activations_are_trained_on_together(worked):
     one, other = (read(worked, f"measured-{index}.json") for index in range(2))
     assert one["history"] == other["history"]
+    assert len(one["history"]) == 2  # the head, then the last groups
     assert "trained on stored activations" in one["tuned"][0]
     assert_same_weights(worked, "weights-measured-{}.npz")
 
