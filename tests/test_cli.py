@@ -87,6 +87,28 @@ def test_evaluate_and_predict_and_export(finished, tmp_path):
         assert done.stderr.endswith(f"Give {str(tmp_path / 'saved' / '1')!r}.\n")
 
 
+def test_add_classes_trains_says_what_it_cost_and_ends_well(finished, tmp_path):
+    _, run, _ = finished
+    counts = {"green": 0, "red": 0, "violet": 12}  # the third, for another colour than the two have
+    photos = write_photos(tmp_path / "photos", counts)
+    for name in ("green", "red"):
+        (photos / name).rmdir()
+    arguments = ["add-classes", run, photos, "--out", tmp_path / "run2", "--exemplars", "3"]
+    arguments += ["--align", "--no-resume"]
+    done = tlkit(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "2 old classes and 1 new: violet" in done.stdout
+    assert "6 stored features of old pictures were replayed" in done.stdout
+    assert "before weights were aligned: old" in done.stdout
+    assert f"run in {tmp_path / 'run2'}: 3 classes" in done.stdout
+    assert (tmp_path / "run2" / "saved_model").is_dir()
+    again = tlkit(*arguments)
+    assert again.returncode == 2
+    assert "--no-resume" in again.stderr
+    assert len(again.stderr.splitlines()) == 1
+
+
 def test_inspect_and_cache(finished, cache):
     photos, _, _ = finished
     done = tlkit("inspect", photos)
