@@ -332,7 +332,9 @@ def choose(  # noqa: PLR0917 - one place calls it
         anchor.release()
         return measured(strength, drift)
 
-    _, strength, _ = search_strength(train, measured(0.0, 0.0), max_trials=10)
+    _, strength, _ = search_strength(
+        train, measured(0.0, 0.0), max_trials=10, num_old_tasks=max(len(old), 1)
+    )
     learner.restore(start)
     penalty.strength = strength
     penalty.anchors = [tlkit.anchor_weights(before, strength, importance, groups="all")]

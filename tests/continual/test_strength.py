@@ -72,6 +72,17 @@ def test_with_old_images_the_best_mean_of_both_tasks_is_found():
     assert chosen == 80.0
 
 
+def test_each_of_several_old_tasks_counts_like_the_new_one():
+    def train(strength):
+        old = {0.0: 0.1, 0.3125: 0.2, 1.25: 0.3, 5.0: 0.5, 20.0: 0.6}.get(strength, 0.7)
+        new = {20.0: 0.75, 80.0: 0.6, 320.0: 0.52, 1280.0: 0.51}.get(strength, 0.9)
+        return StrengthTrial(strength, new, loss=0.2, drift=2.0, old_accuracy=old)
+
+    before = dataclasses.replace(BEFORE, old_accuracy=0.8)
+    assert search_strength(train, before)[1] == 5.0
+    assert search_strength(train, before, num_old_tasks=4)[1] == 80.0
+
+
 def test_a_strength_that_brings_nothing_is_warned_of():
     def train(strength):
         if not strength:
@@ -146,9 +157,9 @@ def test_the_model_is_left_as_it_was_but_anchored(mistaken, data):
     assert report.scenario == "domain-incremental"
     assert "domain-incremental" in str(report)
     assert [trial.loss is None for trial in report.trials] == [False, True, True, True]
-    best = max(trial.balance for trial in report.trials if trial.strength)
+    best = max(trial.balance() for trial in report.trials if trial.strength)
     chosen = next(trial for trial in report.trials if trial.strength == report.chosen)
-    assert chosen.balance == best
+    assert chosen.balance() == best
 
 
 @pytest.mark.filterwarnings(*OF_SO_FEW_STEPS)
@@ -176,6 +187,7 @@ def test_frozen_groups_alone_make_a_penalty_of_zero_and_a_warning(model, data):
     [
         ({"tolerance": 1.5}, "tolerance"),
         ({"max_trials": 0}, "max_trials=0"),
+        ({"num_old_tasks": 0}, "num_old_tasks=0"),
         ({"importance": "hessian"}, "importance='hessian'"),
         ({"groups": ["stage9"]}, "stage9"),
         ({"mode": "soft"}, "mode='soft'"),

@@ -46,6 +46,7 @@ def choose_anchor(
     validation: Images | None = None,
     importance: Mapping[str, np.ndarray] | str | None = None,
     old_data: ImageData | ImageSplit | None = None,
+    num_old_tasks: int = 1,
     tolerance: float = TOLERANCE,
     max_trials: int = MAX_TRIALS,
     groups: str | list[str] | None = None,
@@ -80,6 +81,7 @@ def choose_anchor(
             `old_data`, or to the new pictures where there are none.
         old_data: Images of the old task, to measure what is forgotten, and to decide on the
             strength: an `ImageData`'s validation images, or a split.
+        num_old_tasks: How many tasks `old_data` has pictures of: each counts like the new one.
         tolerance: Share of a_ft that may be lost for the sake of the old task, 0...1; of no effect
             with `old_data`.
         max_trials: Trainings with an anchor at most.
@@ -119,6 +121,7 @@ def choose_anchor(
     """
     check_fraction("tolerance", tolerance)
     check_count("max_trials", max_trials)
+    check_count("num_old_tasks", num_old_tasks)
     check_choice("mode", mode, MODES)
     if isinstance(importance, str):
         check_choice("importance", importance, WITHOUT_TRAINING)
@@ -171,7 +174,11 @@ def choose_anchor(
     before = state(math.inf, started, None)
     with left_as_it_is(model):
         trials, chosen, notes = search_strength(
-            train, before, tolerance=tolerance, max_trials=max_trials
+            train,
+            before,
+            tolerance=tolerance,
+            max_trials=max_trials,
+            num_old_tasks=num_old_tasks,
         )
     scenario = _scenario_of(model, source.train)
     if scenario == CLASS_INCREMENTAL:
@@ -186,6 +193,7 @@ def choose_anchor(
         tolerance=tolerance,
         num_validation=_num_images(source.validation),
         scenario=scenario,
+        num_old_tasks=num_old_tasks,
         notes=notes,
     )
     return anchor

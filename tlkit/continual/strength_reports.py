@@ -28,12 +28,11 @@ class StrengthTrial(ShownAsText):
     old_accuracy: float | None = None
     seconds: float = 0.0
 
-    @property
-    def balance(self) -> float:
-        """Mean of the accuracies on the new and on the old task, 0...1."""
+    def balance(self, num_old_tasks: int = 1) -> float:
+        """Mean of the accuracies on the new task and on each of the old ones, 0...1."""
         if self.old_accuracy is None:
             raise ValueError("there is no accuracy on the old task")
-        return (self.accuracy + self.old_accuracy) / 2
+        return (self.accuracy + num_old_tasks * self.old_accuracy) / (1 + num_old_tasks)
 
     def __str__(self) -> str:
         old = "" if self.old_accuracy is None else f", old task {100 * self.old_accuracy:.1f} %"
@@ -55,6 +54,7 @@ class StrengthReport(ShownAsText):
         tolerance: Share of the accuracy gained without an anchor that might be lost.
         num_validation: Images behind the new task's accuracies.
         scenario: How the tasks relate, see `ForgettingMatrix`.
+        num_old_tasks: How many tasks the old pictures stand for.
         notes: Warnings, and what was substituted.
     """
 
@@ -64,13 +64,15 @@ class StrengthReport(ShownAsText):
     tolerance: float
     num_validation: int
     scenario: str
+    num_old_tasks: int = 1
     notes: tuple[str, ...] = ()
 
     @property
     def aim(self) -> str:
         """What the strength was chosen for, in words."""
         if self.before.old_accuracy is not None:
-            return "for the best mean of the new and the old task's accuracies"
+            old = "task's" if self.num_old_tasks == 1 else f"{self.num_old_tasks} tasks'"
+            return f"for the best mean of the new and the old {old} accuracies"
         kept = 100 * (1 - self.tolerance)
         return f"to keep {kept:.0f} % of the accuracy without an anchor"
 

@@ -19,6 +19,7 @@ def search_strength(
     *,
     tolerance: float = TOLERANCE,
     max_trials: int = MAX_TRIALS,
+    num_old_tasks: int = 1,
 ) -> tuple[tuple[StrengthTrial, ...], float, tuple[str, ...]]:
     """Halves a strength until training with it keeps enough of the accuracy without it.
 
@@ -31,6 +32,7 @@ def search_strength(
         before: The state before training.
         tolerance: See `choose_anchor`.
         max_trials: Likewise.
+        num_old_tasks: Likewise.
 
     Returns:
         All trials, the chosen strength, and what is to be warned of.
@@ -54,12 +56,16 @@ def search_strength(
         gained = free.loss
     first = FIRST_FACTOR * gained / free.drift
     if before.old_accuracy is not None:
-        tried = _try_for_both(train, first, max_trials)
-        held = max(tried, key=lambda trial: trial.balance)
-        if held.balance <= free.balance:
+
+        def balance(trial: StrengthTrial) -> float:
+            return trial.balance(num_old_tasks)
+
+        tried = _try_for_both(train, first, max_trials, balance)
+        held = max(tried, key=balance)
+        if balance(held) <= balance(free):
             notes.append(
                 f"no strength did better than none for both tasks together: "
-                f"{100 * held.balance:.1f} % at {held.strength:.3g}, {100 * free.balance:.1f} % "
+                f"{100 * balance(held):.1f} % at {held.strength:.3g}, {100 * balance(free):.1f} % "
                 "without an anchor"
             )
         if held.accuracy <= before.accuracy:
@@ -101,7 +107,10 @@ def _try_until_enough(
 
 
 def _try_for_both(
-    train: Callable[[float], StrengthTrial], first: float, max_trials: int
+    train: Callable[[float], StrengthTrial],
+    first: float,
+    max_trials: int,
+    balance: Callable[[StrengthTrial], float],
 ) -> list[StrengthTrial]:
     """Walks up from a strength, and down if that brings nothing, while the balance rises."""
     trials: dict[float, StrengthTrial] = {}
@@ -109,10 +118,10 @@ def _try_for_both(
     def loss(strength: float) -> float:
         if strength not in trials:
             trials[strength] = train(strength)
-        return -trials[strength].balance
+        return -balance(trials[strength])
 
     first_minimum([first * STEP_FOR_BOTH**step for step in range(max_trials)], loss)
-    if max(trials.values(), key=lambda trial: trial.balance) is trials[first]:
+    if max(trials.values(), key=balance) is trials[first]:
         num_left = max_trials - len(trials)
         first_minimum([first / STEP_FOR_BOTH**step for step in range(num_left + 1)], loss)
     return list(trials.values())
