@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import write_photos
+from tlkit.data.folders import load_folder
 
 
 def tlkit(*arguments, **others):
@@ -132,7 +133,8 @@ def test_compare_says_draws_and_is_limited(photos, tmp_path):
     done = tlkit("compare", photos, *arguments, "--plot", figure)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert "linear head on the features of 48 training images" in done.stdout
+    number = load_folder(photos, image_size=32).train.num_images
+    assert f"linear head on the features of {number} training images" in done.stdout
     assert "left out: vgg16: 58.9 MB, above max_megabytes=20" in done.stdout
     assert "nowhere.h5'. Check the path." in done.stdout
     with Image.open(figure) as image:
