@@ -287,6 +287,15 @@ def test_drift(tmp_path, num_stages):
         assert high > 150
 
 
+@pytest.mark.parametrize("change", [0.001, 0.025, 0.05, 0.09, 0.3])
+def test_drift_of_one_group_has_a_scale_wherever_it_lies(change):
+    trainable = SimpleNamespace(groups=("head",))
+    stage = SimpleNamespace(name="head", moved={"head": change}, trainable=trainable)
+    panel = training_plots.drift(SimpleNamespace(stages=[stage])).axes[0]
+    low, high = panel.get_xlim()
+    assert any(low <= tick <= high for tick in panel.get_xticks())
+
+
 def test_drift_of_what_was_not_kept_and_of_what_was_nothing_before(tmp_path):
     kept = moved_stage("kept", {"stem": 0.0, "head": 0.0}, "head")
     figure = training_plots.drift(SimpleNamespace(stages=[kept]))

@@ -168,7 +168,8 @@ def drift(report: HasStages) -> Figure:
     panel.set_xlim(low, high * max(10.0, (high / low) ** 0.6))
     panel.set_yticks(range(len(names)), [printable(name, 20) for name in names])
     panel.set_ylim(len(names) - 0.5, -0.5)
-    decades = np.arange(np.ceil(np.log10(low)), np.log10(high) + 0.5)
+    first = np.ceil(np.log10(low))
+    decades = np.arange(first, max(np.log10(high), first) + 0.5)
     ticks = 10.0 ** decades[:: -(-len(decades) // 4)]
     panel.set_xticks(ticks, [f"{tick:,.4g}" for tick in ticks])
     panel.minorticks_off()
