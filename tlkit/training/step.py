@@ -147,7 +147,7 @@ class HookedModel(WorkersModel):
 def hooks_of(anchor: Any, model: keras.Model) -> tuple[StepHook, ...]:
     """Returns the constraints that `fine_tune` was given, and those that hold the model already.
 
-    A regularizer of a weight may name its constraint (`hook`): it is part of the loss in any case,
+    A regularizer of a weight may name its constraints (`hooks`): it is part of the loss in any case,
     and so its log, its state and what it says of weight decay are too.
 
     Raises:
