@@ -147,8 +147,8 @@ class HookedModel(WorkersModel):
 def hooks_of(anchor: Any, model: keras.Model) -> tuple[StepHook, ...]:
     """Returns the constraints that `fine_tune` was given, and those that hold the model already.
 
-    A regularizer of a weight may name its constraints (`hooks`): it is part of the loss in any case,
-    and so its log, its state and what it says of weight decay are too.
+    A regularizer of a weight may name its constraints (`hooks`): it is part of the loss in any
+    case, and so its log, its state and what it says of weight decay are too.
 
     Raises:
         ArgumentError: One of them is no constraint, or none for this model.
