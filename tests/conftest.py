@@ -6,9 +6,12 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
+
+import tests.networks  # noqa: F401: registers resnet8
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -19,6 +22,12 @@ def shared():
     if not (SHARED / "data").is_dir():
         pytest.skip("no real photographs and weights lie beside this checkout")
     return SHARED
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    """The same first weights and orders whichever tests ran before in this process."""
+    keras.utils.set_random_seed(0)
 
 
 @pytest.fixture(autouse=True)

@@ -144,6 +144,6 @@ def test_a_cache_that_cannot_be_written_to_is_replaced_and_named(unusable_cache)
 def test_reports_name_a_cache_that_cannot_be_written_to(unusable_cache, photos):
     data = tlkit.load_folder(photos, image_size=32)
     assert str(unusable_cache) in str(data.report)
-    model = tlkit.build_classifier("resnet20", data.class_names, weights=None)
+    model = tlkit.build_classifier("resnet8", data.class_names, weights=None)
     (stage,) = tlkit.train_head(model, data).stages
     assert any(f"{unusable_cache / FEATURES_FOLDER} cannot be written" in n for n in stage.notes)

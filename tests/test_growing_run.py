@@ -42,7 +42,7 @@ def made(tmp_path_factory):
     old = only(everything, folder / "old", "a", "b")
     new = only(everything, folder / "new", "c")
     run = tlkit.train_run(
-        old, out=folder / "run", mode="head", backbone="resnet20", weights=None, batch_size=16
+        old, out=folder / "run", mode="head", backbone="resnet8", weights=None, batch_size=16
     )
     said = []
     grown = add_classes_run(run.path, new, out=folder / "run2", exemplars=4, say=said.append)

@@ -12,7 +12,7 @@ from tlkit.errors import DataError
 from tlkit.finished_run import evaluate_run
 from tlkit.run_directory import seen_by, unseen
 
-ARGUMENTS = {"backbone": "resnet20", "weights": None, "batch_size": 16, "mode": "head"}
+ARGUMENTS = {"backbone": "resnet8", "weights": None, "batch_size": 16, "mode": "head"}
 HEADER = ("path", "label", "group")
 
 

@@ -13,7 +13,7 @@ import tlkit
 from tests.conftest import write_photos
 from tlkit.finished_run import evaluate_run, export_run, predict_with
 
-ARGUMENTS = {"backbone": "resnet20", "weights": None, "batch_size": 16}
+ARGUMENTS = {"backbone": "resnet8", "weights": None, "batch_size": 16}
 
 
 @pytest.fixture(scope="module")

@@ -64,7 +64,7 @@ def test_the_cost_is_said_before_training_and_kept(tuned):
 
 def test_a_head_that_is_solved_has_its_time_projected_too(photos):
     data = tlkit.load_folder(photos, image_size=32)
-    model = tlkit.build_classifier("resnet20", data.class_names, weights=None)
+    model = tlkit.build_classifier("resnet8", data.class_names, weights=None)
     plain, augmented = (
         planned_cost(model, data, {"mode": "head", "augment": augment})
         for augment in (None, "light")

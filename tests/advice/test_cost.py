@@ -17,7 +17,7 @@ def data(photos):
 
 
 def classifier(data, **options):
-    return tlkit.build_classifier("resnet20", data.class_names, weights=None, **options)
+    return tlkit.build_classifier("resnet8", data.class_names, weights=None, **options)
 
 
 def test_the_model_is_as_it_was(data):

@@ -29,7 +29,7 @@ def test_groups_make_the_whole(name):
 
 
 def test_other_models_of_the_same_layers_count_nothing():
-    model = tlkit.build_classifier("resnet20", ["a", "b"], weights=None)
+    model = tlkit.build_classifier("resnet8", ["a", "b"], weights=None)
     before = group_costs(model)
     head_from_features(model)
     keras.Model(cut_before(model, "stage2"), model.output)

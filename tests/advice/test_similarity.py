@@ -120,7 +120,7 @@ def test_the_verdict_follows_the_figures():
 
 
 def test_bad_arguments_are_refused(data):
-    model = tlkit.build_classifier("resnet20", data.class_names, image_size=32, weights=None)
+    model = tlkit.build_classifier("resnet8", data.class_names, image_size=32, weights=None)
     with pytest.raises(ArgumentError, match="`data` must be what load_folder"):
         measure_similarity(model, data.train.dataset())
     with pytest.raises(ArgumentError, match="`max_images` must be a whole number"):

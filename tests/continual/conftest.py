@@ -8,7 +8,7 @@ import tlkit
 @pytest.fixture
 def model():
     keras.utils.set_random_seed(0)
-    return tlkit.build_classifier("resnet20", ["grey", "red"], weights=None)
+    return tlkit.build_classifier("resnet8", ["grey", "red"], weights=None)
 
 
 @pytest.fixture(scope="session")

@@ -89,7 +89,7 @@ def test_one_class_alone_needs_a_row_to_begin_with():
 
 @pytest.mark.parametrize("hidden", [(), (8,)])
 def test_learning_classes_moves_nothing_else_and_finds_them(hidden):
-    model = tlkit.build_classifier("resnet20", ["a", "b"], weights=None, hidden=hidden, dropout=0.5)
+    model = tlkit.build_classifier("resnet8", ["a", "b"], weights=None, hidden=hidden, dropout=0.5)
     labels = np.arange(60) % 2
     images = np.random.default_rng(0).integers(0, 99, (60, 32, 32, 3), "uint8")
     images[labels == 0, :, :, 0] += 100
@@ -113,7 +113,7 @@ def test_heads_that_are_no_softmax_over_logits_are_refused():
         np.random.default_rng(0).integers(0, 255, (8, 32, 32, 3), "uint8"), np.arange(8) % 2
     )
     for given in ({"binary": True}, {"multi_label": True}):
-        model = tlkit.build_classifier("resnet20", ["a", "b"], weights=None, **given)
+        model = tlkit.build_classifier("resnet8", ["a", "b"], weights=None, **given)
         with pytest.raises(tlkit.ArgumentError, match="logits of classes of which each picture"):
             learn_classes(model, data.train, ["c"], ["a", "b"])
 

@@ -200,7 +200,7 @@ def test_an_anchor_of_frozen_weights_alone_says_that_it_does_nothing(model, data
 
 
 def test_an_anchor_of_another_model_or_a_released_one_is_refused(model, data):
-    other = tlkit.build_classifier("resnet20", ["grey", "red"], weights=None)
+    other = tlkit.build_classifier("resnet8", ["grey", "red"], weights=None)
     with pytest.raises(ArgumentError, match="weights of another model"):
         tlkit.fine_tune(model, data, anchor=tlkit.anchor_weights(other, 0.1, mode="proximal"))
     released = tlkit.anchor_weights(model, 0.1)

@@ -357,7 +357,7 @@ def test_without_isolation_old_units_read_new_ones(pixels):
 
 
 def test_residual_blocks_are_named_where_they_cannot_grow_in_isolation():
-    model = tlkit.build_classifier("resnet20", ["a", "b"], weights=None)
+    model = tlkit.build_classifier("resnet8", ["a", "b"], weights=None)
     data = tlkit.load_arrays(
         np.random.default_rng(0).integers(0, 255, (24, 32, 32, 3), "uint8"),
         np.arange(24) % 2,

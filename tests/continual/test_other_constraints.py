@@ -12,7 +12,7 @@ from tlkit.errors import ArgumentError
 
 @pytest.fixture
 def other():
-    return tlkit.build_classifier("resnet20", ["grey", "red"], weights=None, seed=5)
+    return tlkit.build_classifier("resnet8", ["grey", "red"], weights=None, seed=5)
 
 
 def test_weights_lie_between_and_the_ends_are_exact(model, other):
@@ -43,7 +43,7 @@ def test_the_sweep_measures_every_split_at_every_share(model, other, data):
 
 
 def test_models_of_other_shapes_are_refused_by_name(model):
-    three = tlkit.build_classifier("resnet20", ["a", "b", "c"], weights=None)
+    three = tlkit.build_classifier("resnet8", ["a", "b", "c"], weights=None)
     with pytest.raises(ArgumentError, match=r"logits/kernel \(\d+, 2\) and \(\d+, 3\)"):
         tlkit.interpolate_weights(model, three, 0.5)
 
@@ -78,7 +78,7 @@ def test_logits_and_probabilities_are_each_read_as_what_they_are(model, other, d
 
 def test_binary_heads_are_distilled_by_their_sigmoid(data):
     models = [
-        tlkit.build_classifier("resnet20", ["grey", "red"], weights=None, binary=True, seed=i)
+        tlkit.build_classifier("resnet8", ["grey", "red"], weights=None, binary=True, seed=i)
         for i in (0, 1)
     ]
     images, _ = next(iter(data.train.dataset()))
@@ -124,7 +124,7 @@ def test_the_teacher_is_a_copy_and_does_not_move(model, data):
 
 
 def test_an_old_model_with_more_outputs_is_refused(model, data):
-    three = tlkit.build_classifier("resnet20", ["a", "b", "c"], weights=None)
+    three = tlkit.build_classifier("resnet8", ["a", "b", "c"], weights=None)
     with pytest.raises(ArgumentError, match=r"old model with 3 outputs \(softmax\), and 2"):
         tlkit.fine_tune(model, data, epochs=1, anchor=tlkit.distill_from(three))
 

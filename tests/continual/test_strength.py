@@ -212,7 +212,7 @@ def test_old_data_without_images_to_decide_on_are_refused(model, data):
 @pytest.mark.filterwarnings(*OF_SO_FEW_STEPS)
 def test_new_classes_alone_are_said_to_be_class_incremental(data):
     data = dataclasses.replace(data, class_names=("grey", "red", "blue"))
-    three = tlkit.build_classifier("resnet20", data.class_names, weights=None)
+    three = tlkit.build_classifier("resnet8", data.class_names, weights=None)
     three.get_layer("logits").bias.assign([0.1, 0.0, 0.2])  # as if it had learned all three
     with pytest.warns(UserWarning, match="known to fail"):
         anchor = tlkit.choose_anchor(three, data, epochs=1, unfreeze="stage3", max_trials=1)

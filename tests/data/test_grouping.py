@@ -256,7 +256,7 @@ def test_folds_of_the_head_keep_groups_together(photos):
     from tlkit.training.frozen import FrozenPart
 
     data = tlkit.load_folder(photos, image_size=32, groups=scene, splits=(1, 0, 0))
-    model = tlkit.build_classifier("resnet20", data.class_names, weights=None)
+    model = tlkit.build_classifier("resnet8", data.class_names, weights=None)
     from tlkit.models.heads import feature_cut
 
     part = FrozenPart(type(model)(model.inputs[0], feature_cut(model)))

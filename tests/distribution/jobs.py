@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import tests.networks  # noqa: F401: registers resnet8
 import tlkit
 from tlkit import cli
 from tlkit.distribution import strategies
@@ -45,8 +46,8 @@ def pictures():
 
 def classifier(data, **arguments):
     """A small model without dropout, whose head counts as trained."""
-    settings = {"weights": "pretrained", "dropout": 0.0} | arguments
-    model = tlkit.build_classifier("resnet20", data.class_names, **settings)
+    settings = {"weights": None, "dropout": 0.0} | arguments
+    model = tlkit.build_classifier("resnet8", data.class_names, **settings)
     model.get_layer("logits").bias.assign([0.1] * data.num_classes)
     return model
 
@@ -297,7 +298,7 @@ def mirrored(strategy, folder, index):
     train(strategy, folder, index, KINDS_MIRRORED)
     with strategy.scope():
         data = pictures()
-        model = classifier(data, weights=None)
+        model = classifier(data)
         batches = data.train.dataset()
         tlkit.fine_tune(model, batches, validation=data.validation.dataset(), epochs=1)
     report = tlkit.evaluate(model, batches)

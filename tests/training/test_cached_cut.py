@@ -17,7 +17,7 @@ def data(photos):
 
 
 def classifier(data, **arguments):
-    return tlkit.build_classifier("resnet20", data.class_names, weights=None, **arguments)
+    return tlkit.build_classifier("resnet8", data.class_names, weights=None, **arguments)
 
 
 def tuned(data, **arguments):

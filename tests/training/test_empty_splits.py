@@ -16,7 +16,7 @@ def data(photos):
 
 
 def classifier(data):
-    return tlkit.build_classifier("resnet20", data.class_names, weights=None)
+    return tlkit.build_classifier("resnet8", data.class_names, weights=None)
 
 
 def empty(split):

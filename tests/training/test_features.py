@@ -14,7 +14,7 @@ from tlkit.training.store import stored_files
 
 
 def classifier(**arguments):
-    return tlkit.build_classifier("resnet20", ["green", "red"], weights=None, **arguments)
+    return tlkit.build_classifier("resnet8", ["green", "red"], weights=None, **arguments)
 
 
 def prefix_of(model):

@@ -17,7 +17,7 @@ def data(photos):
 
 
 def classifier(data, **arguments):
-    return tlkit.build_classifier("resnet20", data.class_names, weights=None, **arguments)
+    return tlkit.build_classifier("resnet8", data.class_names, weights=None, **arguments)
 
 
 def accuracy_live(model, split):
@@ -163,7 +163,7 @@ def test_features_too_large_for_memory_are_trained_from_the_store(data, monkeypa
 def test_a_class_without_images_is_refused():
     images = np.zeros((20, 32, 32, 3), "float32")
     dataset = tf.data.Dataset.from_tensor_slices((images, np.arange(20) % 2)).batch(4)
-    model = tlkit.build_classifier("resnet20", ["a", "b", "c"], weights=None)
+    model = tlkit.build_classifier("resnet8", ["a", "b", "c"], weights=None)
     with pytest.raises(tlkit.DataError, match="class 2"):
         tlkit.train_head(model, dataset)
 
@@ -185,7 +185,7 @@ def test_bad_arguments(data, arguments, message):
 
 
 def test_data_that_does_not_fit_the_model(data, photos):
-    model = tlkit.build_classifier("resnet20", ["a", "b", "c"], weights=None)
+    model = tlkit.build_classifier("resnet8", ["a", "b", "c"], weights=None)
     with pytest.raises(tlkit.ArgumentError, match="3 outputs for 2 classes"):
         tlkit.train_head(model, data)
     with pytest.raises(tlkit.ArgumentError, match="image_size=\\(32, 32\\)"):

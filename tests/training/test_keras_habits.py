@@ -14,7 +14,7 @@ def data(photos):
 
 
 def classifier(data, **arguments):
-    return tlkit.build_classifier("resnet20", data.class_names, weights=None, **arguments)
+    return tlkit.build_classifier("resnet8", data.class_names, weights=None, **arguments)
 
 
 @pytest.mark.parametrize(
@@ -190,5 +190,5 @@ def test_gpu_memory_grows():
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         pytest.skip("there is no GPU here")
-    tlkit.build_classifier("resnet20", ["a", "b"], weights=None)
+    tlkit.build_classifier("resnet8", ["a", "b"], weights=None)
     assert all(tf.config.experimental.get_memory_growth(gpu) for gpu in gpus)

@@ -26,7 +26,7 @@ def data(photos):
 
 def classifier(data):
     keras.utils.set_random_seed(0)
-    return tlkit.build_classifier("resnet20", data.class_names, weights=None)
+    return tlkit.build_classifier("resnet8", data.class_names, weights=None)
 
 
 class Watch(keras.callbacks.Callback):

@@ -63,7 +63,7 @@ def test_callbacks_change_the_rate_and_checkpoints_hold_the_slots(tmp_path):
 
 
 def test_distance_from_the_head_counts_groups():
-    model = tlkit.build_classifier("resnet20", ["a", "b"], weights=None)
+    model = tlkit.build_classifier("resnet8", ["a", "b"], weights=None)
     tlkit.set_trainable(model, "all")
     multipliers = layer_multipliers(model, 0.5)
     assert multipliers["logits/kernel"] == 1.0
@@ -76,7 +76,7 @@ def test_layer_decay_moves_lower_groups_less(photos):
     data = tlkit.load_folder(photos, image_size=32, batch_size=16)
     moved = {}
     for decay in (1.0, 0.1):
-        model = tlkit.build_classifier("resnet20", data.class_names, weights=None)
+        model = tlkit.build_classifier("resnet8", data.class_names, weights=None)
         report = tlkit.fine_tune(
             model, data.train.dataset(), unfreeze="all", epochs=1, layer_decay=decay
         )
@@ -88,7 +88,7 @@ def test_layer_decay_moves_lower_groups_less(photos):
 @pytest.mark.parametrize("decay", [0.0, -1.0, 1.5])
 def test_layer_decay_must_be_a_share(photos, decay):
     data = tlkit.load_folder(photos, image_size=32)
-    model = tlkit.build_classifier("resnet20", data.class_names, weights=None)
+    model = tlkit.build_classifier("resnet8", data.class_names, weights=None)
     with pytest.raises(tlkit.ArgumentError, match="`layer_decay` must be"):
         tlkit.fine_tune(model, data, layer_decay=decay)
 
@@ -105,7 +105,7 @@ def test_schedules_take_the_course_they_promise():
 
 def test_reduce_on_plateau_works_with_a_constant_rate(photos):
     data = tlkit.load_folder(photos, image_size=32, batch_size=16)
-    model = tlkit.build_classifier("resnet20", data.class_names, weights=None)
+    model = tlkit.build_classifier("resnet8", data.class_names, weights=None)
     seen = []
 
     class Watch(keras.callbacks.Callback):

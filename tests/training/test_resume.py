@@ -45,7 +45,7 @@ def data(photos):
 
 def tune(data, folder, callbacks=(), **arguments):
     keras.utils.set_random_seed(0)
-    model = tlkit.build_classifier("resnet20", data.class_names, weights=None)
+    model = tlkit.build_classifier("resnet8", data.class_names, weights=None)
     settings = {
         "views": 0,
         "stages": [tlkit.Stage("head", epochs=2), tlkit.Stage("stage3", epochs=2)],
@@ -113,7 +113,7 @@ def test_other_data_and_other_models_are_refused(data, tmp_path):
         tune(fewer, tmp_path)
     with pytest.raises(RunError, match="batches of 16"):
         tune(dataclasses.replace(data, batch_size=17), tmp_path)
-    model = tlkit.build_classifier("resnet20", data.class_names, weights=None, seed=1)
+    model = tlkit.build_classifier("resnet8", data.class_names, weights=None, seed=1)
     with pytest.raises(RunError, match="begun with model="):
         tlkit.fine_tune(model, data, stages=[tlkit.Stage("head", epochs=2)], run_directory=tmp_path)
 
@@ -128,7 +128,7 @@ def test_weights_that_nan_has_spoilt_are_not_saved(data, tmp_path):
 def test_another_regularizer_is_another_training(data, tmp_path):
     def run(strength, callbacks=()):
         keras.utils.set_random_seed(0)
-        model = tlkit.build_classifier("resnet20", data.class_names, weights=None)
+        model = tlkit.build_classifier("resnet8", data.class_names, weights=None)
         model.get_layer("logits").kernel.regularizer = keras.regularizers.L2(strength)
         tlkit.fine_tune(model, data, epochs=1, run_directory=tmp_path, callbacks=callbacks)
 

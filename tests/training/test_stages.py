@@ -14,7 +14,7 @@ def data(photos):
 
 
 def classifier(data):
-    return tlkit.build_classifier("resnet20", data.class_names, weights=None)
+    return tlkit.build_classifier("resnet8", data.class_names, weights=None)
 
 
 def test_each_stage_trains_its_groups_and_no_other(data):
