@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import tests.networks  # noqa: F401: registers resnet8
+from tests import networks
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+networks.register()
 
 
 @pytest.fixture

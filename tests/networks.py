@@ -39,4 +39,6 @@ def convolution(x, filters, strides, name, kernel_size=3):
     return keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_bn")(x)
 
 
-tlkit.register_backbone("resnet8", resnet8, "tf", default_image_size=32, minimum_image_size=8)
+def register():
+    """Makes it a backbone of this process."""
+    tlkit.register_backbone("resnet8", resnet8, "tf", default_image_size=32, minimum_image_size=8)

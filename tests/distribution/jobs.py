@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import tests.networks  # noqa: F401: registers resnet8
 import tlkit
+from tests import networks
 from tlkit import cli
 from tlkit.distribution import strategies
 from tlkit.distribution.workers import Workers
@@ -27,6 +27,8 @@ KINDS = ("plain", "anchored", "layer decay")
 KINDS_MIRRORED = ("layer decay", "proximal", "distilled")
 NUM_IMAGES = 80
 BATCH_SIZE = 16
+
+networks.register()
 
 
 def pictures():
