@@ -100,8 +100,8 @@ def similarity(given: argparse.Namespace, work: Path) -> None:
     order = np.random.default_rng(0).permutation(len(digits["y_test"]))[:1000]
     images = np.repeat(digits["x_test"][order][..., None], 3, axis=-1)
     flowers = drawn(given.flowers, 700, 224, 0, work)
-    some = list(itertools.islice(zip(flowers.train.paths, flowers.train.labels, strict=True), 300))
-    noise = np.stack([shuffled(path) for path, _ in some])
+    rows = np.random.default_rng(0).permutation(flowers.train.num_images)[:SHUFFLED]
+    noise = np.stack([shuffled(flowers.train.paths[row]) for row in rows])
     sets = {
         "flowers": flowers,
         "ants and bees": drawn(given.hymenoptera, 240, 224, 0, work),
@@ -109,7 +109,7 @@ def similarity(given: argparse.Namespace, work: Path) -> None:
             images, digits["y_test"][order], [str(i) for i in range(10)], image_size=224
         ),
         "shuffled pixels": tlkit.load_arrays(
-            noise, np.array([label for _, label in some]), flowers.class_names, image_size=224
+            noise, flowers.train.labels[rows], flowers.class_names, image_size=224
         ),
     }
     for name, data in sets.items():

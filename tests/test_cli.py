@@ -1,4 +1,8 @@
-"""The command line, as processes: what is printed where, and with which status it ends."""
+"""The command line: what is printed where, and with which status it ends.
+
+Each command runs once as a process, where TensorFlow's chatter would be seen; what need not be one
+is called in the tests' own, which has TensorFlow loaded.
+"""
 
 import csv
 import json
@@ -13,6 +17,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import write_photos
+from tlkit import cli
 from tlkit.data.folders import load_folder
 
 
@@ -21,6 +26,20 @@ def tlkit(*arguments, **others):
     return subprocess.run(
         command, capture_output=True, text=True, timeout=300, check=False, **others
     )
+
+
+@pytest.fixture
+def called(monkeypatch, capfd):
+    """The same without a process."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["tlkit", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return subprocess.CompletedProcess(sys.argv, ended.value.code or 0, *capfd.readouterr())
+
+    return call
 
 
 QUICK = ["--backbone", "resnet20", "--weights", "none", "--mode", "head"]
@@ -56,18 +75,19 @@ def test_train_chooses_says_why_and_keeps_to_it(tmp_path, photos):
     assert "finished already" in again.stdout
 
 
-def test_train_again_leaves_the_run_and_ends_well(finished):
+def test_train_again_leaves_the_run_and_ends_well(finished, called):
     photos, run, _ = finished
-    done = tlkit("train", photos, "--out", run, *QUICK)
+    done = called("train", photos, "--out", run, *QUICK)
     assert done.returncode == 0
     assert "finished already" in done.stdout
 
 
-def test_evaluate_and_predict_and_export(finished, tmp_path):
+def test_evaluate_and_predict_and_export(finished, called, tmp_path):
     _, run, _ = finished
     more = write_photos(tmp_path / "more", {"green": 6, "red": 6}, seed=1)
     done = tlkit("evaluate", run, more)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0
+    assert done.stderr == ""
     assert "12 images" in done.stdout
     picture = more / "red" / "000.jpg"
     done = tlkit("predict", run, picture, "--json")
@@ -78,12 +98,12 @@ def test_evaluate_and_predict_and_export(finished, tmp_path):
     done = tlkit("export", run, "--to", tmp_path / "out", "--format", "keras")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "model.keras").is_file()
-    done = tlkit("export", run, "--to", tmp_path / "saved", "--version", "1")
+    done = called("export", run, "--to", tmp_path / "saved", "--version", "1")
     assert "in a fresh process" in done.stdout, done.stderr
     assert [path.name for path in (tmp_path / "saved").iterdir()] == ["1"]
-    assert "red" in tlkit("predict", tmp_path / "saved" / "1", picture).stdout
+    assert "red" in called("predict", tmp_path / "saved" / "1", picture).stdout
     for command, *rest in (("predict", picture), ("serve", "--port", "0")):
-        done = tlkit(command, tmp_path / "saved", *rest)
+        done = called(command, tmp_path / "saved", *rest)
         assert done.returncode == 2
         assert done.stderr.endswith(f"Give {str(tmp_path / 'saved' / '1')!r}.\n")
 
@@ -110,16 +130,16 @@ def test_add_classes_trains_says_what_it_cost_and_ends_well(finished, tmp_path):
     assert len(again.stderr.splitlines()) == 1
 
 
-def test_inspect_and_cache(finished, cache):
+def test_inspect_and_cache(finished, called, cache):
     photos, _, _ = finished
     done = tlkit("inspect", photos)
     assert done.returncode == 0, done.stderr
     assert "green" in done.stdout
     (cache / "mine.txt").touch()
-    done = tlkit("cache")
+    done = called("cache")
     assert str(cache) in done.stdout
     assert "MB  files" in done.stdout
-    done = tlkit("cache", "--clear")
+    done = called("cache", "--clear")
     assert done.returncode == 0, done.stderr
     assert "removed" in done.stdout
     assert str(cache / "mine.txt") in done.stdout
@@ -145,34 +165,34 @@ def test_compare_says_draws_and_is_limited(photos, tmp_path):
     assert list(content["left_out"]) == ["vgg16", "resnet20=nowhere.h5"]
 
 
-def test_a_manifest_stands_where_a_folder_may(finished, tmp_path):
+def test_a_manifest_stands_where_a_folder_may(finished, called, tmp_path):
     photos, run, _ = finished
     files = sorted(photos.rglob("*.jpg"))
     copy = tmp_path / "copy.png"
     Image.open(files[0]).save(copy)
     lines = ["path,label", *(f"{file},{file.parent.name}" for file in files), f"{copy},red"]
     (tmp_path / "m.csv").write_text("\n".join(lines))
-    done = tlkit("inspect", tmp_path / "m.csv")
+    done = called("inspect", tmp_path / "m.csv")
     assert done.returncode == 0, done.stderr
     assert "red            31" in done.stdout
     assert "pictures compared" not in done.stdout
-    done = tlkit("inspect", tmp_path / "m.csv", "--near-duplicates")
+    done = called("inspect", tmp_path / "m.csv", "--near-duplicates")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "61 different pictures compared: 1 near-duplicate pair (" in done.stdout
     assert "Under different labels (1)" in done.stdout
-    done = tlkit("evaluate", run, tmp_path / "m.csv")
+    done = called("evaluate", run, tmp_path / "m.csv")
     assert done.returncode == 0, done.stderr
 
 
-def test_the_bound_of_pixels_can_be_set(finished, tmp_path):
+def test_the_bound_of_pixels_can_be_set(finished, called, tmp_path):
     photos, run, _ = finished
-    done = tlkit("inspect", photos, "--max-pixels", "1599")
+    done = called("inspect", photos, "--max-pixels", "1599")
     assert "raise `max_pixels`" in done.stdout
-    done = tlkit("evaluate", run, photos, "--max-pixels", "1599")
+    done = called("evaluate", run, photos, "--max-pixels", "1599")
     assert done.returncode == 2
     assert "60 files that cannot be used" in done.stderr
-    done = tlkit("train", photos, "--out", tmp_path / "run", *QUICK, "--max-pixels", "1599")
+    done = called("train", photos, "--out", tmp_path / "run", *QUICK, "--max-pixels", "1599")
     assert done.returncode == 2
     assert not (tmp_path / "run").exists()
 
@@ -230,13 +250,16 @@ def test_the_bound_of_pixels_can_be_set(finished, tmp_path):
         (["demo", "--out", "photos"], "holds no run"),
     ],
 )
-def test_bad_input_ends_with_one_plain_line(tmp_path, photos, arguments, message):
+def test_bad_input_ends_with_one_plain_line(
+    called, monkeypatch, tmp_path, photos, arguments, message
+):
     (tmp_path / "empty").mkdir()
     write_photos(tmp_path / "one", {"only": 3})
     (tmp_path / "w.txt").write_text("no weights")
     (tmp_path / "m.csv").write_text("path,label\ngone.jpg,a\n")
     before = sorted(path for path in tmp_path.rglob("*") if "cache" not in str(path))
-    done = tlkit(*arguments, cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    done = called(*arguments)
     assert done.returncode == 2, done.stdout
     assert done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith("tlkit: ")

@@ -120,6 +120,8 @@ def add_classes_run(
     listing = list_pictures(photos, argument="photos")
     check_new_classes(listing, parent.class_names)
     load_tensorflow_quietly()
+    from tlkit.continual.adding_classes import check_can_learn, learn_classes
+
     seconds: dict[str, float] = {}
     with timed(seconds, "data"):
         joined = _load(listing, parent, arguments)
@@ -131,7 +133,13 @@ def add_classes_run(
     with timed(seconds, "model"):
         old_model = parent.load_model()
         stored = _stored_exemplars(parent, old_model, exemplars)
-        _check_can_learn(old_model, joined, parent, exemplars=exemplars, stored=stored)
+        given = (old_model, data.train, joined.new_names, parent.class_names)
+        memory: dict[str, Any] = {
+            "exemplars": exemplars,
+            "replayed": joined.replayed,
+            "stored": stored,
+        }
+        check_can_learn(*given, **memory)  # before anything is written
     record = record_of(arguments, data)
     refuse_other_pictures(out, record)
     out.mkdir(parents=True, exist_ok=True)
@@ -139,7 +147,7 @@ def add_classes_run(
     clear_results(out)
     with lost_pictures_named((data.train, data.validation, data.test, joined.replayed)):
         with timed(seconds, "training"):
-            learned = _learn(old_model, joined, parent, exemplars=exemplars, stored=stored)
+            learned = learn_classes(*given, **memory, seed=data.seed)
         with timed(seconds, "evaluation"):
             model, evaluations, growth = _measured(old_model, learned, joined, exemplars, align)
         say(str(growth))
@@ -244,50 +252,6 @@ def _stored_exemplars(run: Run, model: "keras.Model", exemplars: int) -> "Exempl
     if not exemplars or not (run.path / EXEMPLARS_FILE).is_file():
         return None
     return Exemplars.load(run.path / EXEMPLARS_FILE, signature_of_features(model))
-
-
-def _check_can_learn(
-    model: "keras.Model",
-    joined: Joined,
-    parent: Run,
-    *,
-    exemplars: int,
-    stored: "Exemplars | None",
-) -> None:
-    """Raises before anything is written what `learn_classes` would raise after."""
-    from tlkit.continual.adding_classes import check_can_learn
-
-    check_can_learn(
-        model,
-        joined.data.train,
-        joined.new_names,
-        parent.class_names,
-        exemplars=exemplars,
-        replayed=joined.replayed,
-        stored=stored,
-    )
-
-
-def _learn(
-    model: "keras.Model",
-    joined: Joined,
-    parent: Run,
-    *,
-    exemplars: int,
-    stored: "Exemplars | None",
-) -> "LearnedClasses":
-    from tlkit.continual.adding_classes import learn_classes
-
-    return learn_classes(
-        model,
-        joined.data.train,
-        joined.new_names,
-        parent.class_names,
-        exemplars=exemplars,
-        replayed=joined.replayed,
-        stored=stored,
-        seed=joined.data.seed,
-    )
 
 
 def _measured(

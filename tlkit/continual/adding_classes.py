@@ -14,7 +14,7 @@ from tlkit.continual.exemplars import (
     choose_from_each,
     first_others,
 )
-from tlkit.continual.head_features import below_head, computed, newest_rows, read_by_head
+from tlkit.continual.head_features import below_head, computed, newest_rows, put_rows, read_by_head
 from tlkit.continual.new_rows import solve_new_rows
 from tlkit.data.images import ImageSplit
 from tlkit.errors import ArgumentError, DataError, check_count
@@ -157,10 +157,7 @@ def learn_classes(
         seed=seed,
         imprinted=None if means is None else np.concatenate([row.kernel for row in layers]),
     )
-    sizes = np.cumsum([layer.kernel.shape[0] for layer in layers])[:-1]
-    for layer, kernel in zip(layers, np.split(solution.kernel, sizes), strict=True):
-        layer.kernel.assign(kernel)
-    layers[0].bias.assign(solution.bias)
+    put_rows(layers, solution.kernel, solution.bias)
     num_replayed = len(rows) - len(features)
     stage = StageReport(
         name=STAGE_NAME,

@@ -159,7 +159,7 @@ def expand(
     first = newest_classes(grown)
     num_old = grown.output_shape[-1] - data.num_classes
     as_added = weights_by_age(grown, first)
-    solve_rows(grown, first, data, seed=seed, cache=cache)
+    solve_rows(grown, data, seed=seed, cache=cache)
     retrained = evaluate(task_model(grown), validation, data.class_names)
     wanted = TARGET_SHARE * float(np.log(data.num_classes)) if target is None else float(target)
     settings: dict[str, Any] = {"learning_rate": learning_rate, "augment": augment}

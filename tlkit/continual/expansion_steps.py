@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from tlkit.continual.group_sparsity import GroupSparsity
+from tlkit.continual.head_features import newest_rows, put_rows
 from tlkit.continual.new_rows import solve_new_rows
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.distribution.shares import Share
@@ -16,7 +17,6 @@ from tlkit.errors import ArgumentError
 from tlkit.evaluation.metrics import evaluate
 from tlkit.models.composition import read
 from tlkit.models.grown_names import GrownName
-from tlkit.models.new_classes import find_head
 from tlkit.models.removing import Reach, keep_units, reach_of
 from tlkit.models.surgery import count_units, new_layers, widen_layer
 from tlkit.training.features import extract_features
@@ -56,16 +56,10 @@ def task_model(grown: keras.Model) -> keras.Model:
 
 
 def solve_rows(
-    grown: keras.Model,
-    first: int,
-    data: ImageData,
-    *,
-    seed: int,
-    cache: str | os.PathLike[str] | None,
+    grown: keras.Model, data: ImageData, *, seed: int, cache: str | os.PathLike[str] | None
 ) -> None:
     """Puts the best rows over the features there are into the newest classes' layers."""
-    head, _ = find_head(read(grown))
-    rows = [head.pieces[key].operation for key in sorted(head.pieces) if key[1] == first]
+    rows = newest_rows(grown)
     tensors = [layer.input for layer in rows]
     tensor = tensors[0] if len(tensors) == 1 else keras.layers.Concatenate()(tensors)
     part = FrozenPart(keras.Model(grown.inputs[0], tensor))
@@ -78,11 +72,7 @@ def solve_rows(
         groups=features.groups,
         seed=seed,
     )
-    sizes = [layer.kernel.shape[0] for layer in rows]
-    for layer, kernel in zip(rows, np.split(solution.kernel, np.cumsum(sizes)[:-1]), strict=True):
-        layer.kernel.assign(kernel)
-    if rows[0].bias is not None:
-        rows[0].bias.assign(solution.bias)
+    put_rows(rows, solution.kernel, solution.bias)
 
 
 def widened(

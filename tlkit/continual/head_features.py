@@ -1,5 +1,7 @@
 """Features that a head reads, whether it has grown or not, and what it makes of them."""
 
+from collections.abc import Sequence
+
 import keras
 import numpy as np
 
@@ -34,6 +36,21 @@ def newest_rows(grown: keras.Model) -> list[keras.layers.Dense]:
     """
     newest, pieces = newest_classes(grown), _head(grown).pieces
     return [pieces[key].operation for key in sorted(pieces) if key[1] == newest]
+
+
+def put_rows(layers: Sequence[keras.layers.Dense], kernel: np.ndarray, bias: np.ndarray) -> None:
+    """Writes one kernel over all features into the layers that read a part of them each.
+
+    Args:
+        layers: What `newest_rows` returned.
+        kernel: `(features, classes)`, the features of the first layer first.
+        bias: `(classes,)`; not used where the first layer has none.
+    """
+    sizes = np.cumsum([layer.kernel.shape[0] for layer in layers])[:-1]
+    for layer, own in zip(layers, np.split(kernel, sizes), strict=True):
+        layer.kernel.assign(own)
+    if layers[0].bias is not None:
+        layers[0].bias.assign(bias)
 
 
 def below_head(model: keras.Model) -> keras.Model:
