@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import tlkit
 from tests import networks
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -46,6 +47,14 @@ def photos(tmp_path):
     return write_photos(tmp_path / "photos", {"green": 30, "red": 30})
 
 
+@pytest.fixture
+def data():
+    """What `photos` shows at 32 pixels, in memory, in batches of 16: nothing has to be decoded."""
+    labels = np.arange(60) // 30
+    images = [noise(label, number, 32) for number, label in enumerate(labels)]
+    return tlkit.load_arrays(np.stack(images), labels, ["green", "red"], batch_size=16)
+
+
 def write_photos(folder: Path, counts: dict[str, int], size: int = 40, seed: int = 0) -> Path:
     """Writes `CLASS/NUMBER.jpg`, noise around one colour for each class.
 
@@ -53,11 +62,15 @@ def write_photos(folder: Path, counts: dict[str, int], size: int = 40, seed: int
     """
     for index, (name, count) in enumerate(sorted(counts.items())):
         (folder / name).mkdir(parents=True, exist_ok=True)
-        colour = np.zeros(3)
-        colour[index % 3] = 150
         for number in range(count):
-            generator = np.random.default_rng((seed, index, number))
-            pixels = generator.uniform(0, 100, (size, size, 3)) + colour
-            image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+            image = Image.fromarray(noise(index, number, size, seed))
             image.save(folder / name / f"{number:03d}.jpg", quality=90)
     return folder
+
+
+def noise(index: int, number: int, size: int, seed: int = 0) -> np.ndarray:
+    """Returns one picture, noise around the colour of a class."""
+    colour = np.zeros(3)
+    colour[index % 3] = 150
+    pixels = np.random.default_rng((seed, index, number)).uniform(0, 100, (size, size, 3)) + colour
+    return pixels.clip(0, 255).astype(np.uint8)

@@ -13,7 +13,7 @@ def resnet8(input_tensor, weights=None):
     x = convolution(input_tensor, FILTERS[0], 1, "stage1_stem")
     x = keras.layers.ReLU(name="stage1_stem_relu")(x)
     for stage, filters in enumerate(FILTERS, start=1):
-        x = residual_block(x, filters, 2 if stage > 1 else 1, f"stage{stage}_block1")
+        x = residual_block(x, filters, 2 if stage > 1 else 1, f"stage{stage}")
     return keras.Model(keras.utils.get_source_inputs(input_tensor)[0], x)
 
 

@@ -32,8 +32,9 @@ def tlkit(*arguments, **others):
 def called(monkeypatch, capfd):
     """The same without a process."""
 
-    def call(*arguments):
+    def call(*arguments, cwd="."):
         monkeypatch.setattr(sys, "argv", ["tlkit", *map(str, arguments)])
+        monkeypatch.chdir(cwd)
         capfd.readouterr()
         with pytest.raises(SystemExit) as ended:
             cli.main()
@@ -250,16 +251,13 @@ def test_the_bound_of_pixels_can_be_set(finished, called, tmp_path):
         (["demo", "--out", "photos"], "holds no run"),
     ],
 )
-def test_bad_input_ends_with_one_plain_line(
-    called, monkeypatch, tmp_path, photos, arguments, message
-):
+def test_bad_input_ends_with_one_plain_line(called, tmp_path, photos, arguments, message):
     (tmp_path / "empty").mkdir()
     write_photos(tmp_path / "one", {"only": 3})
     (tmp_path / "w.txt").write_text("no weights")
     (tmp_path / "m.csv").write_text("path,label\ngone.jpg,a\n")
     before = sorted(path for path in tmp_path.rglob("*") if "cache" not in str(path))
-    monkeypatch.chdir(tmp_path)
-    done = called(*arguments)
+    done = called(*arguments, cwd=tmp_path)
     assert done.returncode == 2, done.stdout
     assert done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith("tlkit: ")

@@ -11,11 +11,6 @@ from tlkit.advice.cost import estimate_cost
 from tlkit.errors import ArgumentError
 
 
-@pytest.fixture
-def data(photos):
-    return tlkit.load_folder(photos, image_size=32, batch_size=16)
-
-
 def classifier(data, **options):
     return tlkit.build_classifier("resnet8", data.class_names, weights=None, **options)
 

@@ -10,11 +10,6 @@ from tlkit.errors import ArgumentError, TrainingError
 from tlkit.plots.training import learning_rates
 
 
-@pytest.fixture
-def data(photos):
-    return tlkit.load_folder(photos, image_size=32, batch_size=16)
-
-
 def classifier(data):
     return tlkit.build_classifier("resnet8", data.class_names, weights=None)
 

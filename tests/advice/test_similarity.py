@@ -33,11 +33,6 @@ def normalising(data, mean, variance):
     return model
 
 
-@pytest.fixture
-def data(photos):
-    return tlkit.load_folder(photos, image_size=32, batch_size=16)
-
-
 def test_the_distance_is_hellingers():
     first, second = norm(1.0, 2.0), norm(2.5, 0.7)
     overlap, _ = quad(lambda x: np.sqrt(first.pdf(x) * second.pdf(x)), -30, 30)

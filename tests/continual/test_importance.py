@@ -210,7 +210,7 @@ def test_the_pull_of_an_anchor_is_no_part_of_the_path(model, data, blind):
     """Where only the anchor pulls, nothing was learned."""
     tlkit.train_head(model, data)
     anchor = tlkit.anchor_weights(model, 1.0)
-    kernel = model.get_layer("stage3_block1_1_conv").kernel
+    kernel = model.get_layer("stage3_1_conv").kernel
     kernel.assign(kernel + 0.05)
     before = kernel.numpy()
     path = tlkit.SynapticPath(model)

@@ -11,11 +11,6 @@ from tlkit.training import cached_cut
 from tlkit.training.store import FeatureStore
 
 
-@pytest.fixture
-def data(photos):
-    return tlkit.load_folder(photos, image_size=32, batch_size=16)
-
-
 def classifier(data, **arguments):
     return tlkit.build_classifier("resnet8", data.class_names, weights=None, **arguments)
 

@@ -10,11 +10,6 @@ import tlkit
 from tlkit.errors import DataError
 
 
-@pytest.fixture
-def data(photos):
-    return tlkit.load_folder(photos, image_size=32, batch_size=16)
-
-
 def classifier(data):
     return tlkit.build_classifier("resnet8", data.class_names, weights=None)
 

@@ -9,11 +9,6 @@ from tlkit.errors import ArgumentError
 from tlkit.training.movement import weights_by_group
 
 
-@pytest.fixture
-def data(photos):
-    return tlkit.load_folder(photos, image_size=32, batch_size=16)
-
-
 def called_twice():
     """A convolution that works at two resolutions, which therefore are one group."""
     keras.utils.set_random_seed(0)
@@ -119,7 +114,7 @@ def test_a_sequential_model_is_fine_tuned_like_any_other(data):
 def test_a_nested_backbone_is_a_group(data):
     """As Keras's guide builds it: the backbone called inside the graph, in inference mode."""
     backbone = tlkit.build_classifier("resnet8", data.class_names, weights=None)
-    cut = backbone.get_layer("stage3_block1_out").output
+    cut = backbone.get_layer("stage3_out").output
     backbone = keras.Model(backbone.input, cut, name="backbone")
     images = keras.Input((32, 32, 3))
     x = keras.layers.GlobalAveragePooling2D()(backbone(images, training=False))

@@ -19,11 +19,6 @@ STEP_SIZES = (0.2, 3.2)
 PRECISIONS = pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
 
 
-@pytest.fixture
-def data(photos):
-    return tlkit.load_folder(photos, image_size=32, batch_size=16)
-
-
 def classifier(data):
     keras.utils.set_random_seed(0)
     return tlkit.build_classifier("resnet8", data.class_names, weights=None)

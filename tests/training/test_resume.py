@@ -38,11 +38,6 @@ class StopAtEnd(keras.callbacks.Callback):
         raise KeyboardInterrupt
 
 
-@pytest.fixture
-def data(photos):
-    return tlkit.load_folder(photos, image_size=32, batch_size=16)
-
-
 def tune(data, folder, callbacks=(), **arguments):
     keras.utils.set_random_seed(0)
     model = tlkit.build_classifier("resnet8", data.class_names, weights=None)

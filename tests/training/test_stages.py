@@ -8,11 +8,6 @@ from tlkit.errors import ArgumentError, TrainingError
 from tlkit.training.movement import weights_by_group
 
 
-@pytest.fixture
-def data(photos):
-    return tlkit.load_folder(photos, image_size=32, batch_size=16)
-
-
 def classifier(data):
     return tlkit.build_classifier("resnet8", data.class_names, weights=None)
 
