@@ -6,13 +6,20 @@ import pytest
 import tensorflow as tf
 
 import tlkit
-from tlkit.continual import expansion_steps
+from tlkit.continual import expansion, expansion_steps
 from tlkit.continual.anchors import anchorable
 from tlkit.continual.expansion import expand
 from tlkit.continual.expansion_drift import drift_of, incoming_weights, probe_drift, sizes_of
 from tlkit.continual.expansion_reports import LayerDrift
-from tlkit.continual.expansion_steps import task_model, train_new, widened, without_dead_units
+from tlkit.continual.expansion_steps import (
+    solve_rows_again,
+    task_model,
+    train_new,
+    widened,
+    without_dead_units,
+)
 from tlkit.continual.group_sparsity import GroupSparsity
+from tlkit.continual.head_features import newest_rows
 from tlkit.models.composition import read
 from tlkit.models.surgery import (
     add_classes,
@@ -48,7 +55,7 @@ def grown_by_hand(model):
     return grown
 
 
-def task(names=("stripe", "bar"), seed=0):
+def task(names=("stripe", "bar"), seed=0, flipped=False):
     """Pictures of horizontal against vertical lines, which colours alone do not tell apart."""
     random = np.random.default_rng(seed)
     labels = np.arange(160) % 2
@@ -56,6 +63,7 @@ def task(names=("stripe", "bar"), seed=0):
     for image, label in zip(images, labels, strict=True):
         at = random.integers(0, 8)
         image[(slice(None), at) if label else (at, slice(None))] += 180
+    labels = 1 - labels if flipped else labels
     return tlkit.load_arrays(
         images.astype("uint8"), labels, list(names), batch_size=16, splits=(0.7, 0.3, 0)
     )
@@ -336,6 +344,30 @@ def test_a_strong_pull_removes_what_was_added(pixels):
     assert report.removed == report.added
     assert not report.has_grown
     assert [layer.name for layer in new_layers(bigger)] == ["logits__grown1"]
+    assert np.array_equal(bigger(pixels)[:, :2], model(pixels))
+
+
+def test_rows_solved_again_are_kept_only_where_validation_is_better_so():
+    grown, right, wrong = grown_by_hand(chain()), task(), task(flipped=True)
+    rows = [layer.name for layer in newest_rows(grown)]
+    given = {"seed": 0, "cache": None}
+    before = tlkit.evaluate(task_model(grown), right.validation)
+    note = solve_rows_again(grown, right, right.validation, **given)
+    after = tlkit.evaluate(task_model(grown), right.validation)
+    assert after.accuracy > before.accuracy
+    assert f"{before.loss:.4f} ({100 * before.accuracy:.1f} %) became {after.loss:.4f}" in note
+    kept = values(grown, rows)
+    assert solve_rows_again(grown, wrong, right.validation, **given) is None
+    assert is_same(kept, values(grown, rows))
+
+
+def test_units_that_no_epoch_improved_stay_where_solved_rows_use_them(pixels, monkeypatch):
+    monkeypatch.setattr(expansion, "train_new", lambda *given, **settings: False)
+    model = chain()
+    bigger, report = expand(model, task(), target=0.0, **FAST)
+    assert report.has_grown
+    assert "rows solved again beside the new units" in str(report)
+    assert report.new_accuracy_after > report.new_accuracy_retrained
     assert np.array_equal(bigger(pixels)[:, :2], model(pixels))
 
 

@@ -21,6 +21,7 @@ from tlkit.continual.expansion_reports import ExpansionReport, LayerDrift
 from tlkit.continual.expansion_steps import (
     freeze_old,
     solve_rows,
+    solve_rows_again,
     task_model,
     train_new,
     weights_by_age,
@@ -79,6 +80,8 @@ def expand(
     5. *Train* the new layers alone, with a proximal step that draws to zero together all that
        decides what a new unit gives (incoming weights, bias, scale and shift of batch
        normalisation), and remove the units that came there, unless validation is worse without.
+       Last, the new classes' rows are solved once more, on all features there are now, and kept
+       where validation is better so.
 
     Features for the new rows come from the feature store. Probe and new units run the whole graph:
     the probe trains all of it, and new units read old ones at many depths. `fine_tune(grown, data,
@@ -175,7 +178,10 @@ def expand(
         if added:
             settings |= {"epochs": epochs, "best": (retrained.accuracy, retrained.loss)}
             given: dict[str, Any] = {"first": first, "data": data, "validation": validation}
-            done = _trained(done, wider, added, **given, sparsity=sparsity, settings=settings)
+            solving = {"seed": seed, "cache": cache}
+            done = _trained(
+                done, wider, added, **given, sparsity=sparsity, settings=settings, solving=solving
+            )
         else:
             note = "no layer with drifted units can grow: the new rows alone were trained"
             done = replace(done, notes=(*done.notes, note))
@@ -230,14 +236,25 @@ def _trained(
     validation: ImageSplit,
     sparsity: float,
     settings: Mapping[str, Any],
+    solving: Mapping[str, Any],
 ) -> _Grown:
-    """Trains the wider network and removes dead units; the one before where none was better."""
+    """Trains the wider network, removes dead units and solves its rows once more.
+
+    Returns the network before where nothing of that was better. As widened the new one computes the
+    same, so that each step has to beat it.
+    """
     as_widened = weights_by_age(wider, first)
-    if not train_new(wider, first, data, sparsity=sparsity, settings=settings):
-        note = "no epoch was better with the new units: they are removed"
-        return replace(before, added=added, removed=added, notes=(*before.notes, note))
+    is_better = train_new(wider, first, data, sparsity=sparsity, settings=settings)
     moved = relative_movement(as_widened, weights_by_age(wider, first))
     smaller, removed, notes = without_dead_units(wider, first, validation)
+    note = None
+    if removed != added:
+        note = solve_rows_again(smaller, data, validation, **solving)
+    if note is not None:
+        notes = [*notes, note]
+    elif not is_better:
+        note = "neither an epoch nor rows solved were better with the new units: they are removed"
+        return replace(before, added=added, removed=added, notes=(*before.notes, note))
     return _Grown(smaller, moved, added, removed, (*before.notes, *notes))
 
 

@@ -75,6 +75,39 @@ def solve_rows(
     put_rows(rows, solution.kernel, solution.bias)
 
 
+def solve_rows_again(
+    grown: keras.Model,
+    data: ImageData,
+    validation: ImageSplit,
+    *,
+    seed: int,
+    cache: str | os.PathLike[str] | None,
+) -> str | None:
+    """Solves the newest rows on features that new units have joined, if validation is better so.
+
+    Units that train beside solved rows learn what those left over, in small steps; the rows that
+    are best over all of them together are another matter, and convex.
+
+    Returns:
+        What it brought, or `None`, with the rows as they were, where it brought nothing.
+    """
+    task = task_model(grown)
+    rows = newest_rows(grown)
+    weights = [layer.get_weights() for layer in rows]
+    before = evaluate(task, validation)
+    solve_rows(grown, data, seed=seed, cache=cache)
+    after = evaluate(task, validation)
+    if (after.accuracy, -after.loss) > (before.accuracy, -before.loss):
+        return (
+            f"rows solved again beside the new units: {before.loss:.4f} "
+            f"({100 * before.accuracy:.1f} %) became {after.loss:.4f} "
+            f"({100 * after.accuracy:.1f} %)"
+        )
+    for layer, values in zip(rows, weights, strict=True):
+        layer.set_weights(values)
+    return None
+
+
 def widened(
     grown: keras.Model, sizes: Mapping[str, int], *, isolate: bool, seed: int
 ) -> tuple[keras.Model, dict[str, int], list[str]]:
