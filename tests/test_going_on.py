@@ -17,7 +17,7 @@ from tlkit.run import train_run
 def old(tmp_path_factory):
     folder = tmp_path_factory.mktemp("old")
     photos = write_photos(folder / "photos", {"green": 30, "red": 30})
-    run = train_run(photos, out=folder / "run", backbone="resnet20", mode="head")
+    run = train_run(photos, out=folder / "run", backbone="resnet8", weights=None, mode="head")
     return photos, run
 
 

@@ -109,12 +109,15 @@ UNTIL = {
 }
 """What a notebook does to the reader's own pictures goes until there."""
 
+SMALLER = [("max_trials=3", "max_trials=2")]
+"""Settings that take a reader some minutes, and the tests fewer."""
+
 FEW_FORMATS = 'FORMATS = ["saved_model", "keras"]'
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path):
-    names, shown = run(path)
+    names, shown = run(path, SMALLER)
     assert any(isinstance(one, bytes) and one.startswith(PNG) for one in shown)
     CHECKS[path.stem](names)
 

@@ -17,7 +17,6 @@ import pytest
 import tensorflow as tf
 
 import tlkit
-from tests import networks
 from tlkit import cli
 from tlkit.distribution import strategies
 from tlkit.distribution.workers import Workers
@@ -27,8 +26,6 @@ KINDS = ("plain", "anchored", "layer decay")
 KINDS_MIRRORED = ("layer decay", "proximal", "distilled")
 NUM_IMAGES = 80
 BATCH_SIZE = 16
-
-networks.register()
 
 
 def pictures():
@@ -48,8 +45,8 @@ def pictures():
 
 def classifier(data, **arguments):
     """A small model without dropout, whose head counts as trained."""
-    settings = {"weights": None, "dropout": 0.0} | arguments
-    model = tlkit.build_classifier("resnet8", data.class_names, **settings)
+    settings = {"weights": "pretrained", "dropout": 0.0} | arguments
+    model = tlkit.build_classifier("resnet20", data.class_names, **settings)
     model.get_layer("logits").bias.assign([0.1] * data.num_classes)
     return model
 
@@ -300,7 +297,7 @@ def mirrored(strategy, folder, index):
     train(strategy, folder, index, KINDS_MIRRORED)
     with strategy.scope():
         data = pictures()
-        model = classifier(data)
+        model = classifier(data, weights=None)
         batches = data.train.dataset()
         tlkit.fine_tune(model, batches, validation=data.validation.dataset(), epochs=1)
     report = tlkit.evaluate(model, batches)
