@@ -276,20 +276,18 @@ def as_batches(images: np.ndarray) -> tf.data.Dataset:
 
 
 def cost(given: argparse.Namespace, work: Path) -> None:
-    """Prints what a comparison takes beyond its extraction passes by themselves."""
+    """Prints what a comparison takes beyond its extraction passes by themselves, at one size."""
     names = [f"{BACKBONE}={given.weights}", "mobilenet_v2_035=none", "resnet20"]
     passes = 0.0
+    data = drawn(given.flowers, 700, 224, 0, work)
     for name in names:
         backbone, _, weights = name.partition("=")
-        size = 32 if backbone == "resnet20" else 224
-        data = drawn(given.flowers, 700, size, 0, work)
         weights = None if weights == "none" else weights or "pretrained"
-        model = classifier(data, weights, size, backbone)
+        model = classifier(data, weights, 224, backbone)
         started = time.perf_counter()
         part = FrozenPart(keras.Model(model.inputs[0], feature_cut(model)))
         extract_features(part, data.train, exact=False, cache=work / "alone")
         passes += time.perf_counter() - started
-    data = drawn(given.flowers, 700, 224, 0, work)
     started = time.perf_counter()
     print(tlkit.compare_backbones(data, names, cache=work / "compared"))
     whole = time.perf_counter() - started
