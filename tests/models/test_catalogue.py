@@ -38,7 +38,7 @@ def test_holds_every_keras_backbone():
     assert built == functions
 
 
-def test_lists_plausible_figures():
+def test_lists_plausible_figures(registered):
     for spec in list_backbones():
         assert spec.minimum_image_size <= spec.default_image_size
         assert spec.num_parameters > 100_000
