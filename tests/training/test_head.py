@@ -21,7 +21,7 @@ def accuracy_live(model, split):
 
 @pytest.mark.parametrize(
     "arguments",
-    [{}, {"binary": True}, {"hidden": (8,)}, {"pooling": "flatten"}, {"pooling": "max"}],
+    [{}, {"binary": True}, {"hidden": (32,)}, {"pooling": "flatten"}, {"pooling": "max"}],
 )
 def test_every_head_learns_and_only_the_head_moves(data, arguments):
     model = tlkit.build_classifier("resnet20", data.class_names, **arguments)
