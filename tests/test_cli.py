@@ -1,7 +1,7 @@
 """The command line: what is printed where, and with which status it ends.
 
-Each command runs once as a process, where TensorFlow's chatter would be seen; what need not be one
-is called in the tests' own, which has TensorFlow loaded.
+Commands that load TensorFlow run once as a process, where its chatter would be seen; what need not
+be one is called in the tests' own, which has TensorFlow loaded.
 """
 
 import csv
@@ -87,7 +87,7 @@ def test_evaluate_and_predict_and_export(finished, called, tmp_path):
     _, run, _ = finished
     more = write_photos(tmp_path / "more", {"green": 6, "red": 6}, seed=1)
     done = tlkit("evaluate", run, more)
-    assert done.returncode == 0
+    assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "12 images" in done.stdout
     picture = more / "red" / "000.jpg"
