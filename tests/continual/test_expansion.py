@@ -368,6 +368,7 @@ def test_units_that_no_epoch_improved_stay_where_solved_rows_use_them(pixels, mo
     assert report.has_grown
     assert "rows solved again beside the new units" in str(report)
     assert report.new_accuracy_after > report.new_accuracy_retrained
+    assert report.moved["new"] > 0 == report.moved["old"]
     assert np.array_equal(bigger(pixels)[:, :2], model(pixels))
 
 

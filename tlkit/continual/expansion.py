@@ -238,23 +238,21 @@ def _trained(
     settings: Mapping[str, Any],
     solving: Mapping[str, Any],
 ) -> _Grown:
-    """Trains the wider network, removes dead units and solves its rows once more.
+    """Trains the wider network, solves its rows once more and removes dead units.
 
     Returns the network before where nothing of that was better. As widened the new one computes the
     same, so that each step has to beat it.
     """
     as_widened = weights_by_age(wider, first)
     is_better = train_new(wider, first, data, sparsity=sparsity, settings=settings)
-    moved = relative_movement(as_widened, weights_by_age(wider, first))
-    smaller, removed, notes = without_dead_units(wider, first, validation)
-    note = None
-    if removed != added:
-        note = solve_rows_again(smaller, data, validation, **solving)
-    if note is not None:
-        notes = [*notes, note]
-    elif not is_better:
+    solved = solve_rows_again(wider, data, validation, **solving)
+    if solved is None and not is_better:
         note = "neither an epoch nor rows solved were better with the new units: they are removed"
         return replace(before, added=added, removed=added, notes=(*before.notes, note))
+    moved = relative_movement(as_widened, weights_by_age(wider, first))
+    smaller, removed, notes = without_dead_units(wider, first, validation)
+    if solved is not None:
+        notes = [solved, *notes]
     return _Grown(smaller, moved, added, removed, (*before.notes, *notes))
 
 
