@@ -136,6 +136,7 @@ def recommend(given: argparse.Namespace, work: Path) -> None:
             json.loads(line) for line in given.done.read_text().splitlines() if line[:1] == "{"
         ]
     known = {(one["set"], one["number"], one["seed"]) for one in lines}
+    cases = [(name, number) for name, number, _ in itertools.chain(*CASES.values())]
     for name, number, size in itertools.chain(*CASES.values()):
         for seed in range(given.seeds):
             if (name, number, seed) in known:
@@ -145,6 +146,7 @@ def recommend(given: argparse.Namespace, work: Path) -> None:
             line |= of_all_modes(data, given.weights, size, seed)
             lines.append(line)
             print(json.dumps(line), flush=True)
+    lines.sort(key=lambda one: (cases.index((one["set"], one["number"])), one["seed"]))
     print("\n| pictures | recommended | tested on | " + " | ".join(MODES) + " | against the best |")
     for (name, number), own in itertools.groupby(lines, lambda one: (one["set"], one["number"])):
         print(row(f"{number} of {name}", list(own)), flush=True)
@@ -270,9 +272,9 @@ def some_of(folder: Path, number: int) -> np.ndarray:
 
 
 def as_batches(images: np.ndarray) -> tf.data.Dataset:
-    """The same as a data set of batches at 224 pixels."""
-    dataset = tf.data.Dataset.from_tensor_slices(images).batch(32)
-    return dataset.map(lambda x: tf.image.resize(tf.cast(x, tf.float32), (224, 224)))
+    """The same as a data set of batches at 224 pixels, with labels that nobody looks at."""
+    dataset = tf.data.Dataset.from_tensor_slices((images, np.zeros(len(images), "int64"))).batch(32)
+    return dataset.map(lambda x, y: (tf.image.resize(tf.cast(x, tf.float32), (224, 224)), y))
 
 
 def cost(given: argparse.Namespace, work: Path) -> None:

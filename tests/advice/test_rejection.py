@@ -160,6 +160,13 @@ def test_what_cannot_be_fitted_is_refused(model, data):
         fit_rejection(model, data, keep=1.0)
 
 
+def test_batches_without_labels_are_refused(model, data):
+    rejection = fit_rejection(model, data)
+    bare = batches(strangers()).map(lambda images, labels: images)
+    with pytest.raises(ArgumentError, match=r"`images` must give batches of \(images, labels\)"):
+        measure_rejection(model, bare, rejection)
+
+
 def test_a_rejection_of_other_features_is_refused(model, data):
     rejection = fit_rejection(model, data)
     model.get_layer("logits").kernel.assign_add(keras.ops.ones((96, 3)))

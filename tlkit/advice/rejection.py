@@ -8,8 +8,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tlkit.data.images import ImageData
+from tlkit.data.images import ImageData, ImageSplit
 from tlkit.errors import DataError, check_fraction
+from tlkit.evaluation.checks import check_dataset
 from tlkit.evaluation.intervals import Interval, wilson_interval
 from tlkit.evaluation.names import num_classes_of
 from tlkit.evaluation.rejection import (
@@ -176,7 +177,8 @@ def measure_rejection(
         cache: Folder of the feature stores; tlkit's cache by default.
 
     Raises:
-        ArgumentError: If the model's features are no longer those of the fit.
+        ArgumentError: If the model's features are no longer those of the fit, or `images` are no
+            batches of images and labels.
 
     Example:
         >>> import numpy as np, tensorflow as tf, tlkit
@@ -190,6 +192,8 @@ def measure_rejection(
         9
     """
     check_rejection(rejection, model)
+    if not isinstance(images, ImageSplit):
+        check_dataset(images, None, model.input_shape)
     features = extract_features(_part_of(model), images, exact=True, cache=cache)
     novelties = _novelties(features, rejection.neighbours, rejection.num_neighbours)
     num_rejected = int((novelties > np.float32(rejection.threshold)).sum())
