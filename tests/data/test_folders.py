@@ -145,6 +145,15 @@ def test_the_second_start_opens_no_file(messy, monkeypatch):
     assert sorted(map(os.path.basename, checked)) == ["001.jpg", "new.jpg"]
 
 
+def test_many_threads_at_once_make_tensorflow_warn_of_nothing(photos, monkeypatch, caplog):
+    monkeypatch.setattr(verdicts.os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(tf.get_logger(), "propagate", True)
+    max_pixels = 12_345_678  # a bound of its own, whose decoder no other test has made
+    data = tlkit.load_folder(photos, image_size=32, max_pixels=max_pixels)
+    assert data.report.num_files > 16
+    assert not [record.message for record in caplog.records if record.name == "tensorflow"]
+
+
 def test_a_file_whose_times_were_set_back_is_checked_anew(photos):
     path = photos / "red" / "000.jpg"
     before, status = tlkit.inspect_folder(photos), path.stat()

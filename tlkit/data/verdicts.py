@@ -185,13 +185,17 @@ def _recognise(head: bytes) -> tuple[str, str]:
 
 @cache
 def _decoder(max_pixels: int) -> Decoder:
-    """Builds what decodes a file as training will do, only to a smaller size."""
+    """Builds what decodes a file as training will do, only to a smaller size.
+
+    It is traced here: TensorFlow counts one trace for each thread that waits for the first, and
+    warns of too many.
+    """
     import tensorflow as tf
 
     from tlkit.data.decoding import decode_image
     from tlkit.data.headers import is_jpeg, jpeg_size, other_size
 
-    signature = [tf.TensorSpec((), tf.string)]
+    signature = tf.TensorSpec((), tf.string)
     damage = (
         tf.errors.InvalidArgumentError,
         tf.errors.UnimplementedError,
@@ -199,25 +203,29 @@ def _decoder(max_pixels: int) -> Decoder:
         tf.errors.UnknownError,
     )
 
-    @tf.function(input_signature=signature, autograph=False)
-    def size(image_bytes: tf.Tensor) -> tf.Tensor:
+    def size_of(image_bytes: tf.Tensor) -> tf.Tensor:
         numbers = tf.cond(
             is_jpeg(image_bytes), lambda: jpeg_size(image_bytes), lambda: other_size(image_bytes)
         )
         return tf.stack(numbers)
 
-    @tf.function(input_signature=signature, autograph=False)
-    def decode(image_bytes: tf.Tensor) -> tf.Tensor:
+    def decoded(image_bytes: tf.Tensor) -> tf.Tensor:
         return decode_image(image_bytes, CHECKED_SIZE, max_pixels)
+
+    size, decode = (
+        tf.function(function, autograph=False).get_concrete_function(signature)
+        for function in (size_of, decoded)
+    )
 
     def decoder(image_bytes: bytes) -> tuple[int, int, str]:
         height = width = 0
+        image = tf.constant(image_bytes)
         try:
-            height, width, pixels = (int(number) for number in size(image_bytes))
+            height, width, pixels = (int(number) for number in size(image))
             if pixels > max_pixels:
                 bound = f"the bound of {max_pixels} (raise `max_pixels`)"
                 return height, width, f"has {pixels} pixels, more than {bound}"
-            decode(image_bytes)
+            decode(image)
         except damage:
             return height, width, "truncated or damaged {}"
         return height, width, ""
