@@ -13,14 +13,14 @@ that was, seconds for widening it, adding two classes and consolidating, and the
     reload       saved and loaded by plain Keras: the same outputs bit for bit, and widened further
                  it still computes the same
 
-Everything is computed at a small image size. Where random weights turn a rounding of the pixels into
-more than the tolerance, the scales of batch normalisation are halved first, and the row says so. The largest networks need about 8 GB of memory.
+Everything is computed at a small image size. Where random weights turn a rounding of the pixels
+into more than the tolerance, the scales of batch normalisation are halved first, and the row says
+so. The largest networks need about 8 GB of memory.
 Ends with status 1 if any check failed.
 """
 
 import argparse
 import gc
-import itertools
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -120,14 +120,19 @@ def condition(model: keras.Model, images: np.ndarray) -> int:
     scales = [
         layer.gamma for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)
     ]
-    rounded = np.nextafter(images, np.float32(np.inf))
-    for number in itertools.count():
-        outputs = model(images).numpy()
-        difference = np.abs(model(rounded) - outputs).max() / np.abs(outputs).max()
-        if difference <= TOLERANCE or not scales:
-            return number
+    number = 0
+    while scales and amplification(model, images) > TOLERANCE:
         for scale in scales:
             scale.assign(scale / 2)
+        number += 1
+    return number
+
+
+def amplification(model: keras.Model, images: np.ndarray) -> float:
+    """What one rounding of the pixels changes, relative to the largest output."""
+    outputs = model(images).numpy()
+    rounded = model(np.nextafter(images, np.float32(np.inf))).numpy()
+    return float(np.abs(rounded - outputs).max() / np.abs(outputs).max())
 
 
 def wider(model: keras.Model, name: str) -> keras.Model:
