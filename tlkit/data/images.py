@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 class ImageSplit:
     """The pictures of one split, with their labels; read when a dataset is iterated.
 
+    Few pictures (`tlkit.data.kept_pixels`) are decoded when a dataset is made, and once for all.
+
     Attributes:
         name: "train", "validation" or "test".
         paths: Where each picture is; of pictures in memory a name such as "images[17]".

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tlkit.data.augmentation import augmentation_layers
 from tlkit.data.decoding import decode_image, resize_image
+from tlkit.data.kept_pixels import kept_pixels
 from tlkit.data.random_views import random_view
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def image_batches(
     index, num_shares = share
     share_size = -(-batch_size // num_shares)
     layers = augmentation_layers(augment)
-    read = _pixel_reader(split)
+    read = _pixel_reader(split, rows, is_whole=num_shares == 1)
     with tf.device("CPU:0"):
         labels = tf.constant(split.labels)
         keys = tf.constant(split._image_keys if layers else [], tf.int64)
@@ -101,12 +102,21 @@ def image_batches(
     )
 
 
-def _pixel_reader(split: ImageSplit) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Returns a function from a row to its image, uint8, in the split's size."""
+def _pixel_reader(
+    split: ImageSplit, rows: np.ndarray, *, is_whole: bool
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns a function from a row, one of `rows`, to its image, uint8, in the split's size."""
     if split._pixels is None:
-        paths = tf.constant(split.paths, tf.string)
         decode = _decoder(split.image_size, split._max_pixels)
-        return lambda row: decode(tf.io.read_file(tf.gather(paths, row)))
+        kept = kept_pixels(split, rows, decode) if is_whole else None
+        if kept is None:
+            paths = tf.constant(split.paths, tf.string)
+            return lambda row: decode(tf.io.read_file(tf.gather(paths, row)))
+        places = np.zeros(split.num_images, np.int64)
+        places[rows] = np.arange(len(rows))
+        with tf.device("CPU:0"):
+            pixels, positions = tf.constant(kept), tf.constant(places)
+        return lambda row: tf.gather(pixels, tf.gather(positions, row))
     with tf.device("CPU:0"):
         pixels = tf.constant(split._pixels)
     if split._pixels.shape[1:3] == split.image_size:

@@ -50,7 +50,8 @@ def collect_outputs(
         for model in models:
             _check_size(images, model)
         rows = np.arange(images.num_images)[workers.index :: workers.num_workers]
-        dataset = images.dataset(indices=rows, batch_size=batch_size)
+        with lost_pictures_named([images]):
+            dataset = images.dataset(indices=rows, batch_size=batch_size)
         total = math.ceil(len(rows) / (batch_size or images.batch_size))
     else:
         check_can_be_shared("images", workers)

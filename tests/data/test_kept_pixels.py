@@ -1,0 +1,97 @@
+"""Few pictures are decoded once; what comes from memory is what the files hold."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tlkit
+from tests.conftest import write_photos
+from tlkit.data import kept_pixels
+from tlkit.errors import DataError
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept(monkeypatch):
+    monkeypatch.setattr(kept_pixels, "_KEPT", kept_pixels._Kept())
+
+
+@pytest.fixture
+def split(photos):
+    return tlkit.load_folder(photos, image_size=(12, 20), splits=(1, 0, 0)).train
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """How many files were read for their pixels to be kept."""
+    names = []
+    original = tf.io.read_file
+
+    def read_file(path):
+        if isinstance(path, str):
+            names.append(path)
+        return original(path)
+
+    monkeypatch.setattr(kept_pixels.tf.io, "read_file", read_file)
+    return names
+
+
+def pixels_of(dataset):
+    images, labels = zip(*dataset, strict=True)
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def test_what_is_kept_is_what_is_read_to_the_bit(split, monkeypatch):
+    given = {"shuffle": True, "augment": "light", "epochs": range(2), "batch_size": 7}
+    some = {"indices": np.array([5, 1, 1, 0])}
+    kept = [pixels_of(split.dataset(**one)) for one in (given, some, {})]
+    monkeypatch.setattr(kept_pixels, "MAX_PICTURES", 0)
+    read = [pixels_of(split.dataset(**one)) for one in (given, some, {})]
+    for one, other in zip(kept, read, strict=True):
+        assert all(map(np.array_equal, one, other))
+
+
+def test_later_passes_read_no_file(split, reads):
+    pixels_of(split.dataset(indices=np.arange(4)))
+    assert len(reads) == 4
+    pixels_of(split.dataset())
+    pixels_of(replace(split, batch_size=3).dataset(shuffle=True))
+    assert sorted(reads) == sorted(split.paths)
+
+
+def test_another_size_is_decoded_for_itself(split, reads):
+    pixels_of(split.dataset())
+    (images, _) = pixels_of(replace(split, image_size=(8, 8)).dataset())
+    assert images.shape[1:3] == (8, 8)
+    assert len(reads) == 2 * split.num_images
+
+
+@pytest.mark.parametrize("bound", [{"MAX_PICTURES": 3}, {"MAX_BYTES": 3 * 12 * 20 * 3}])
+def test_many_pictures_are_read_as_they_are_needed(split, reads, monkeypatch, bound):
+    for name, value in bound.items():
+        monkeypatch.setattr(kept_pixels, name, value)
+    assert split.num_images > 4
+    pixels_of(split.dataset())
+    pixels_of(split.dataset(indices=np.arange(4)))
+    assert not reads
+    pixels_of(split.dataset(indices=np.arange(3)))
+    assert len(reads) == 3
+
+
+def test_what_was_not_wanted_for_longest_goes_first(split, reads, monkeypatch):
+    monkeypatch.setattr(kept_pixels, "KEPT_BYTES", 2 * 12 * 20 * 3)
+    for row in (0, 1, 0, 2, 0, 1):  # 2 drives 1 out
+        pixels_of(split.dataset(indices=np.array([row])))
+    assert reads == [split.paths[row] for row in (0, 1, 2, 1)]
+    assert len(kept_pixels._KEPT._pixels) == 2
+
+
+def test_a_picture_that_has_gone_is_named(tmp_path):
+    write_photos(tmp_path / "photos", {"a": 5, "b": 5})
+    data = tlkit.load_folder(tmp_path / "photos", image_size=16, splits=(0.4, 0.6, 0))
+    model = tlkit.build_classifier("resnet20", data.class_names, image_size=16, weights=None)
+    for path in data.validation.paths:
+        (tmp_path / path).unlink()
+    with pytest.raises(DataError, match="must stay as they are"):
+        tlkit.evaluate(model, data.validation)

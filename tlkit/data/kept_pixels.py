@@ -1,0 +1,87 @@
+"""Pixels of few pictures, decoded once and kept in memory for later passes."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from math import prod
+from threading import Lock
+from typing import TYPE_CHECKING
+
+import numpy as np
+import tensorflow as tf
+
+if TYPE_CHECKING:
+    from tlkit.data.images import ImageSplit
+
+MAX_PICTURES = 256
+MAX_BYTES = 32 * 2**20
+"""Of one pass: with more pictures, or more bytes of pixels, files are read as they are needed."""
+
+KEPT_BYTES = 128 * 2**20
+"""Of all pixels that are kept together, whatever splits they are of."""
+
+Decoder = Callable[[tf.Tensor], tf.Tensor]
+_Key = tuple[str, tuple[int, int]]
+
+
+class _Kept:
+    """Pixels by content and size; those that were not wanted for longest go first."""
+
+    def __init__(self) -> None:
+        self._pixels: OrderedDict[_Key, np.ndarray] = OrderedDict()
+        self._num_bytes = 0
+        self._lock = Lock()
+
+    def find(self, key: _Key) -> np.ndarray | None:
+        with self._lock:
+            if key in self._pixels:
+                self._pixels.move_to_end(key)
+            return self._pixels.get(key)
+
+    def keep(self, key: _Key, pixels: np.ndarray) -> None:
+        with self._lock:
+            if key not in self._pixels:
+                self._pixels[key] = pixels
+                self._num_bytes += pixels.nbytes
+            while self._num_bytes > KEPT_BYTES:
+                _, oldest = self._pixels.popitem(last=False)
+                self._num_bytes -= oldest.nbytes
+
+
+_KEPT = _Kept()
+
+
+def kept_pixels(split: ImageSplit, rows: np.ndarray, decoder: Decoder) -> np.ndarray | None:
+    """Returns the pixels of some rows, from memory as far as they were decoded before.
+
+    A pipeline that decodes files takes TensorFlow a few tenths of a second to set up, at every
+    pass; few pictures are decoded in less, and from then on need no decoding.
+
+    Args:
+        split: Of picture files.
+        rows: Which of its pictures, in any order.
+        decoder: From a file's bytes to uint8 `(height, width, 3)`.
+
+    Returns:
+        uint8 `(n, height, width, 3)`, a picture for each row; `None` where they are too many.
+
+    Raises:
+        tf.errors.OpError: A picture cannot be read or decoded any longer.
+    """
+    num_bytes = 3 * prod(split.image_size)
+    if not 0 < len(rows) <= min(MAX_PICTURES, MAX_BYTES // num_bytes):
+        return None
+
+    def pixels_of(row: int) -> np.ndarray:
+        key = split.digests[row], split.image_size
+        pixels = _KEPT.find(key)
+        if pixels is None:
+            pixels = decoder(tf.io.read_file(split.paths[row])).numpy()
+            _KEPT.keep(key, pixels)
+        return pixels
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return np.stack(list(pool.map(pixels_of, rows)))
