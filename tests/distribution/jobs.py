@@ -17,6 +17,7 @@ import pytest
 import tensorflow as tf
 
 import tlkit
+from tests import networks
 from tlkit import cli
 from tlkit.distribution import strategies
 from tlkit.distribution.workers import Workers
@@ -32,7 +33,7 @@ def pictures():
     """Two classes that differ in colour; the last batch of either split has one image."""
     images = np.random.default_rng(0).integers(0, 150, (NUM_IMAGES, 32, 32, 3), "uint8")
     labels = np.arange(NUM_IMAGES) % 2
-    images[labels == 1, :, :, 0] += 60
+    images[labels == 1, :, :, 0] += 100
     data = tlkit.load_arrays(
         images, labels, ["grey", "red"], batch_size=BATCH_SIZE, splits=(0.6, 0.4, 0.0)
     )
@@ -45,8 +46,8 @@ def pictures():
 
 def classifier(data, **arguments):
     """A small model without dropout, whose head counts as trained."""
-    settings = {"weights": "pretrained", "dropout": 0.0} | arguments
-    model = tlkit.build_classifier("resnet20", data.class_names, **settings)
+    settings = {"weights": None, "dropout": 0.0, "seed": 0} | arguments
+    model = tlkit.build_classifier("resnet8", data.class_names, **settings)
     model.get_layer("logits").bias.assign([0.1] * data.num_classes)
     return model
 
@@ -102,7 +103,7 @@ def one_epoch(kind, strategy):
             augment="none",
             views=0,
             callbacks=[first],
-            learning_rate=1e-4,
+            learning_rate=1e-3,
             **given,
         )
     return model, first.gradients, report
@@ -297,7 +298,7 @@ def mirrored(strategy, folder, index):
     train(strategy, folder, index, KINDS_MIRRORED)
     with strategy.scope():
         data = pictures()
-        model = classifier(data, weights=None)
+        model = classifier(data)
         batches = data.train.dataset()
         tlkit.fine_tune(model, batches, validation=data.validation.dataset(), epochs=1)
     report = tlkit.evaluate(model, batches)
@@ -332,6 +333,7 @@ def copy_of(model):
 def main():
     """Runs one job."""
     job, folder, index = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    networks.register()
     if job == "mirrored":
         (processor,) = tf.config.list_physical_devices("CPU")
         logical = [tf.config.LogicalDeviceConfiguration()] * 2

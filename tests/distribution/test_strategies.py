@@ -86,7 +86,7 @@ def test_several_workers_are_refused_once_tensorflow_has_computed(monkeypatch):
 
 def test_a_model_made_outside_the_scope_is_refused():
     data = jobs.pictures()
-    model = jobs.classifier(data, weights=None)
+    model = jobs.classifier(data)
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     with strategy.scope(), pytest.raises(ArgumentError, match="a model made under no strategy"):
         tlkit.fine_tune(model, data, epochs=1)
