@@ -62,7 +62,7 @@ def pipelines(folder: Path) -> dict[str, tf.data.Dataset]:
     return {
         "keras": by_keras.repeat().batch(BATCH_SIZE).prefetch(tf.data.AUTOTUNE),
         "keras, antialiased": antialiased.repeat().batch(BATCH_SIZE).prefetch(tf.data.AUTOTUNE),
-        "tlkit": data.train.dataset(epochs=range(10_000)),
+        "tlkit": data.train.dataset(epochs=range(10_000), keep=False),
     }
 
 
@@ -113,7 +113,8 @@ def main() -> None:
                 print(f"  tlkit / {name}: {speeds['tlkit'] / speeds[name]:.2f}")
         data = tlkit.load_folder(folder, image_size=IMAGE_SIZE, batch_size=BATCH_SIZE)
         datasets = {
-            name: data.train.dataset(True, name, epochs=range(10_000)) for name in AUGMENTATIONS
+            name: data.train.dataset(True, name, epochs=range(10_000), keep=False)
+            for name in AUGMENTATIONS
         }
         speeds, _ = measure(datasets, 30)
         print("augmentation, decoding included")

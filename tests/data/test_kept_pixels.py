@@ -60,6 +60,15 @@ def test_later_passes_read_no_file(split, reads):
     assert sorted(reads) == sorted(split.paths)
 
 
+def test_nothing_is_kept_where_that_is_not_wanted(split, reads):
+    kept = pixels_of(split.dataset())
+    number = len(reads)
+    read = pixels_of(split.dataset(keep=False))
+    assert len(reads) == number == split.num_images
+    assert all(map(np.array_equal, kept, read))
+    assert len(kept_pixels._KEPT._pixels) == number
+
+
 def test_another_size_is_decoded_for_itself(split, reads):
     pixels_of(split.dataset())
     (images, _) = pixels_of(replace(split, image_size=(8, 8)).dataset())

@@ -1,6 +1,7 @@
 """What a plan costs before it starts: work, memory, a measured step, time and disk."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -34,6 +35,7 @@ DEFAULT_BATCH_SIZE = 32
 
 _OPTIMIZER_VALUES = 3  # a gradient and AdamW's two moments for each value that trains
 _DECODED = 32
+_ENOUGH_PASSES = range(1_000)
 _MEGABYTE = 1e6
 
 
@@ -317,10 +319,12 @@ def _decoding(split: ImageSplit, augment: str) -> Timed:
     """The time that one picture takes until it lies in a batch; readers are set up before."""
     rows = np.arange(min(split.num_images, _DECODED))
 
-    def read() -> int:
-        return sum(1 for _ in split.dataset(augment=augment, indices=rows))
+    def read_on() -> Iterator[object]:
+        yield from split.dataset(augment=augment, indices=rows, epochs=_ENOUGH_PASSES, keep=False)
 
-    return timed(read).shared_by(len(rows))
+    batches = read_on()  # nothing is set up before the first
+    num_batches = -(-len(rows) // split.batch_size)
+    return timed(lambda: [next(batches) for _ in range(num_batches)]).shared_by(len(rows))
 
 
 def _num_images(data: ImageData, views: int) -> int:

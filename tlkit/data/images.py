@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 class ImageSplit:
     """The pictures of one split, with their labels; read when a dataset is iterated.
 
-    Few pictures (`tlkit.data.kept_pixels`) are decoded when a dataset is made, and once for all.
-
     Attributes:
         name: "train", "validation" or "test".
         paths: Where each picture is; of pictures in memory a name such as "images[17]".
@@ -78,6 +76,7 @@ class ImageSplit:
         batch_size: int | None = None,
         first_batch: int = 0,
         share: tuple[int, int] = (0, 1),
+        keep: bool = True,
     ) -> tf.data.Dataset:
         """Returns batches of `(images, labels)`.
 
@@ -98,6 +97,9 @@ class ImageSplit:
             first_batch: So many batches of the first epoch are left out, and not decoded.
             share: (index, number) gives of each batch only the pictures from `index` on, every
                 `number`-th, and decodes no others: one of several devices' share. It may be empty.
+            keep: Whether few pictures (`tlkit.data.kept_pixels`) are decoded at once, and their
+                pixels kept in memory for later passes; without it files are read as they are
+                needed, as those of many pictures are.
 
         Raises:
             ArgumentError: `augment` is no preset, or the split is not for training; `epochs` is
@@ -144,6 +146,7 @@ class ImageSplit:
             batch_size=batch_size,
             first_batch=first_batch,
             share=share,
+            keep=keep,
         )
 
     def subset(self, indices: np.ndarray) -> ImageSplit:

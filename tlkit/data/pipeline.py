@@ -30,6 +30,7 @@ def image_batches(
     batch_size: int,
     first_batch: int = 0,
     share: tuple[int, int] = (0, 1),
+    keep: bool = True,
 ) -> tf.data.Dataset:
     """Builds what `ImageSplit.dataset` describes; the arguments are checked there."""
     num_rows = len(rows)
@@ -37,7 +38,7 @@ def image_batches(
     index, num_shares = share
     share_size = -(-batch_size // num_shares)
     layers = augmentation_layers(augment)
-    read = _pixel_reader(split, rows, is_whole=num_shares == 1)
+    read = _pixel_reader(split, rows, keep=keep and num_shares == 1)
     with tf.device("CPU:0"):
         labels = tf.constant(split.labels)
         keys = tf.constant(split._image_keys if layers else [], tf.int64)
@@ -103,12 +104,12 @@ def image_batches(
 
 
 def _pixel_reader(
-    split: ImageSplit, rows: np.ndarray, *, is_whole: bool
+    split: ImageSplit, rows: np.ndarray, *, keep: bool
 ) -> Callable[[tf.Tensor], tf.Tensor]:
     """Returns a function from a row, one of `rows`, to its image, uint8, in the split's size."""
     if split._pixels is None:
         decode = _decoder(split.image_size, split._max_pixels)
-        kept = kept_pixels(split, rows, decode) if is_whole else None
+        kept = kept_pixels(split, rows, decode) if keep else None
         if kept is None:
             paths = tf.constant(split.paths, tf.string)
             return lambda row: decode(tf.io.read_file(tf.gather(paths, row)))
