@@ -33,7 +33,7 @@ class Timed:
 def timed(action: Callable[[], object]) -> Timed:
     """Returns the seconds of a call, the first one apart.
 
-    It is called until 0.3 seconds have passed after the first, at least twice more and at most 20
+    It is called until 0.3 seconds have passed after the first, at least once more and at most 20
     times.
 
     Example:
@@ -48,7 +48,7 @@ def timed(action: Callable[[], object]) -> Timed:
     action()
     first = time.perf_counter() - started
     taken: list[float] = []
-    while len(taken) < 2 or (sum(taken) < _LEAST_SECONDS and len(taken) < _MOST_TIMES):
+    while not taken or (sum(taken) < _LEAST_SECONDS and len(taken) < _MOST_TIMES):
         started = time.perf_counter()
         action()
         taken.append(time.perf_counter() - started)
