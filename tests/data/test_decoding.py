@@ -232,6 +232,15 @@ def test_other_bytes_are_refused(content):
         decoded(content)
 
 
+def test_nothing_is_resized_on_a_gpu():
+    traced = tf.function(lambda image_bytes: decode_image(image_bytes, (8, 8)), autograph=False)
+    graph = traced.get_concrete_function(tf.TensorSpec((), tf.string)).graph.as_graph_def()
+    nodes = [*graph.node, *(node for one in graph.library.function for node in one.node_def)]
+    resizing = [node for node in nodes if node.op in {"ResizeBilinear", "ScaleAndTranslate"}]
+    assert len(resizing) > 1
+    assert {node.device for node in resizing} == {"/device:CPU:0"}
+
+
 def test_it_works_eagerly_in_a_dataset_and_in_a_saved_model(tmp_path):
     files = [photograph(drawing(), 6), FORMATS["png"], FORMATS["gif"], FORMATS["webp"]]
     expected = np.stack([decoded(content) for content in files])

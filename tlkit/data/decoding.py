@@ -13,6 +13,8 @@ __all__ = ["DECODER_VERSION", "MAX_PIXELS", "decode_image", "resize_image"]
 JPEG_RATIOS = (1, 2, 4, 8)
 DCT_METHOD = "INTEGER_FAST"
 ANTIALIASED_REDUCTION = 2.0
+_PROCESSOR = "CPU:0"
+"""Where `tf.data` decodes in any case; elsewhere a GPU would resize, and round in its own way."""
 JFIF_HEADER, QUANTIZATION_TABLE = b"\xff\xe0\x00\x10JFIF\x00", b"\xff\xdb"
 # Bytes of an orientation other than 1, as they stand in an EXIF directory of either byte order.
 MAYBE_TURNED = (
@@ -58,12 +60,13 @@ def decode_image(
         >>> decode_image(image_bytes, (2, 2))[0, 0].numpy().tolist()
         [200, 200, 200]
     """
-    image = tf.cond(
-        _needs_only_resizing(image_bytes, image_size, max_pixels),
-        lambda: _resize(tf.io.decode_jpeg(image_bytes, 3, dct_method=DCT_METHOD), image_size),
-        lambda: _decode_any(image_bytes, image_size, max_pixels),
-    )
-    return tf.ensure_shape(image, (*image_size, 3))
+    with tf.device(_PROCESSOR):
+        image = tf.cond(
+            _needs_only_resizing(image_bytes, image_size, max_pixels),
+            lambda: _resize(tf.io.decode_jpeg(image_bytes, 3, dct_method=DCT_METHOD), image_size),
+            lambda: _decode_any(image_bytes, image_size, max_pixels),
+        )
+        return tf.ensure_shape(image, (*image_size, 3))
 
 
 def resize_image(image: tf.Tensor, image_size: tuple[int, int] | tf.Tensor) -> tf.Tensor:
