@@ -96,6 +96,16 @@ def test_what_was_not_wanted_for_longest_goes_first(split, reads, monkeypatch):
     assert len(kept_pixels._KEPT._pixels) == 2
 
 
+def test_a_picture_that_was_changed_is_shown_as_it_is_and_not_kept(split, reads):
+    before, _ = pixels_of(split.dataset(indices=np.array([0]), keep=False))
+    with open(split.paths[1], "rb") as other, open(split.paths[0], "wb") as file:
+        file.write(other.read())
+    changed, _ = pixels_of(split.dataset(indices=np.array([0])))
+    assert not np.array_equal(changed, before)
+    pixels_of(split.dataset(indices=np.array([0])))
+    assert reads == [split.paths[0]] * 2
+
+
 def test_a_picture_that_has_gone_is_named(tmp_path):
     write_photos(tmp_path / "photos", {"a": 5, "b": 5})
     data = tlkit.load_folder(tmp_path / "photos", image_size=16, splits=(0.4, 0.6, 0))

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tensorflow as tf
 
+from tlkit.data.verdicts import content_digest
+
 if TYPE_CHECKING:
     from tlkit.data.images import ImageSplit
 
@@ -79,8 +81,10 @@ def kept_pixels(split: ImageSplit, rows: np.ndarray, decoder: Decoder) -> np.nda
         key = split.digests[row], split.image_size
         pixels = _KEPT.find(key)
         if pixels is None:
-            pixels = decoder(tf.io.read_file(split.paths[row])).numpy()
-            _KEPT.keep(key, pixels)
+            image_bytes = tf.io.read_file(split.paths[row])
+            pixels = decoder(image_bytes).numpy()
+            if content_digest(image_bytes.numpy()) == split.digests[row]:  # unchanged since
+                _KEPT.keep(key, pixels)
         return pixels
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
