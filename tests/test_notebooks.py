@@ -109,10 +109,7 @@ UNTIL = {
 }
 """What a notebook does to the reader's own pictures goes until there."""
 
-SMALLER = [
-    ("max_trials=3", "max_trials=1"),
-    ("epochs=20", "epochs=8"),
-]
+SMALLER = [("max_trials=3", "max_trials=1")]
 """Settings that take a reader some minutes, and the tests fewer."""
 
 FEW_FORMATS = 'FORMATS = ["saved_model", "keras"]'
