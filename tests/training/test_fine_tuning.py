@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import tlkit
+from tlkit.data import kept_pixels
 from tlkit.training.fine_tuning import default_epochs
 from tlkit.training.movement import weights_by_group
 
@@ -143,7 +144,8 @@ def test_bad_arguments(data, arguments, message):
 
 
 @pytest.mark.parametrize("views", [0, 1])
-def test_a_photograph_that_vanishes_is_named(photos, views):
+def test_a_photograph_that_vanishes_is_named(photos, views, monkeypatch):
+    monkeypatch.setattr(kept_pixels, "MAX_PICTURES", 0)  # as if there were many: all are read anew
     data = tlkit.load_folder(photos, image_size=32, batch_size=16)
     model = classifier(data)
     tlkit.train_head(model, data)
