@@ -1,12 +1,19 @@
 """One forward pass, as evaluation and prediction use it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tlkit.distribution.strategies import strategy_of
 from tlkit.distribution.workers import Workers
+from tlkit.errors import ArgumentError
+from tlkit.models.graph import with_nested
+from tlkit.models.signature import graph_signature
+
+_KEPT_AS = "_tlkit_forward"
 
 
 def forward_of(model: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -15,9 +22,11 @@ def forward_of(model: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
     A model that was made under a strategy runs on all devices of this machine, each with a share
     of the images.
 
-    It leaves the model as it is, which `model.predict` does not: that keeps a function of its
-    own, compiled by XLA where the model allows it, which slows depthwise convolutions down on a
-    processor.
+    Tracing takes longer than a look at some hundred pictures, so the function stays with the model
+    and serves again for as long as the graph, the layers' settings and the variables are the same;
+    new values of the variables need no new one. `model.predict` keeps one of its own, which
+    notices no change and is compiled by XLA where the model allows it: that slows depthwise
+    convolutions down on a processor.
 
     Example:
         >>> import keras, tensorflow as tf
@@ -29,10 +38,63 @@ def forward_of(model: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
     dtype = model.inputs[0].dtype
     if (number := Workers(strategy_of(model)).num_local_replicas) > 1:
         return _on_all_devices(model, number)
-    images = tf.TensorSpec((None, *model.input_shape[1:]), dtype)
+    traced = _traced(model)
+    return lambda images: tf.cast(traced(tf.cast(images, dtype)), tf.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """A trace of a model, and what it was made from; no object that Keras would save or track."""
+
+    function: tf.types.experimental.ConcreteFunction
+    graph: str
+    read: Sequence[Any]
+
+    def is_of(self, graph: str, read: Sequence[Any]) -> bool:
+        """Whether it is what this graph gives of these variables and constants."""
+        same = len(read) == len(self.read) and all(map(_is, read, self.read))
+        return same and graph == self.graph
+
+
+def _is(one: Any, other: Any) -> bool:
+    return one is other
+
+
+def _traced(model: keras.Model) -> tf.types.experimental.ConcreteFunction:
+    graph, read = _graph_of(model), _read_by(model)
+    kept: _Kept | None = getattr(model, _KEPT_AS, None)
+    if graph and kept is not None and kept.is_of(graph, read):
+        return kept.function
+    images = tf.TensorSpec((None, *model.input_shape[1:]), model.inputs[0].dtype)
     # A concrete function: TensorFlow warns of many traces where each is of another model.
     traced = tf.function(lambda images: model(images, training=False)).get_concrete_function(images)
-    return lambda images: tf.cast(traced(tf.cast(images, dtype)), tf.float32)
+    if graph:
+        setattr(model, _KEPT_AS, _Kept(traced, graph, read))
+    return traced
+
+
+def _graph_of(model: keras.Model) -> str | None:
+    """Names what is traced; `None` where a layer may compute what its settings do not tell."""
+    layers = with_nested(model)
+    if any(isinstance(layer, keras.layers.Lambda) for layer in layers) or not all(
+        type(layer).__module__.startswith("keras.") for layer in layers
+    ):
+        return None
+    try:
+        return graph_signature(model)
+    except ArgumentError:  # not functional, or settings that cannot be read
+        return None
+
+
+def _read_by(model: keras.Model) -> list[Any]:
+    """The objects that a trace reads or holds: variables, and what `adapt` left as constants."""
+    held = [
+        constant
+        for layer in with_nested(model)
+        if isinstance(layer, keras.layers.Normalization)
+        for constant in (layer.mean, layer.variance)
+    ]
+    return [*model.variables, *held]
 
 
 def _on_all_devices(model: keras.Model, number: int) -> Callable[[tf.Tensor], tf.Tensor]:

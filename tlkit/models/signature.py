@@ -41,12 +41,28 @@ def signature(model: keras.Model) -> str:
         >>> len(before), before == signature(model)
         (32, False)
     """
+    return _digest(model, with_weights=True)
+
+
+def graph_signature(model: keras.Model) -> str:
+    """Returns such a name of the graph alone, which is the same whatever the weights hold.
+
+    Args:
+        model: As for `signature`.
+
+    Raises:
+        ArgumentError: Likewise.
+    """
+    return _digest(model, with_weights=False)
+
+
+def _digest(model: keras.Model, *, with_weights: bool) -> str:
     digest = blake2b(digest_size=16)
-    _add_graph(digest, model)
+    _add_graph(digest, model, with_weights)
     return digest.hexdigest()
 
 
-def _add_graph(digest: Any, model: keras.Model) -> None:
+def _add_graph(digest: Any, model: keras.Model, with_weights: bool) -> None:
     _, output = model_ends(model)
     positions: dict[int, tuple[int, int]] = {}  # of each tensor: its node, and which output
     first_calls: dict[int, int] = {}  # of each operation: the node that calls it first
@@ -65,8 +81,8 @@ def _add_graph(digest: Any, model: keras.Model) -> None:
             description["config"] = _plain(_config(operation), positions)
         digest.update(json.dumps(description, sort_keys=True).encode())
         if is_new and is_model:
-            _add_graph(digest, operation)
-        elif is_new:
+            _add_graph(digest, operation, with_weights)
+        elif is_new and with_weights:
             _add_weights(digest, operation)
 
 

@@ -1,0 +1,137 @@
+"""The trace that evaluation and prediction keep: used again, and never when it is out of date."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+import tlkit
+from tlkit.evaluation.forward import forward_of
+
+IMAGES = np.random.default_rng(0).integers(0, 255, (3, 8, 8, 3)).astype("float32")
+
+
+class Doubled(keras.layers.Layer):
+    """A layer of a user's own, whose state no setting tells."""
+
+    factor = 2.0
+
+    def call(self, images):
+        return self.factor * images
+
+
+def a_model(*layers):
+    images = x = keras.Input((8, 8, 3))
+    for layer in layers:
+        x = layer(x)
+    x = keras.layers.Conv2D(4, 3, activation="relu", name="conv")(x)
+    x = keras.layers.Dropout(0.5, name="dropout")(keras.layers.Flatten()(x))
+    return keras.Model(images, keras.layers.Dense(2, name="head")(x))
+
+
+@pytest.fixture
+def traces(monkeypatch):
+    """Counts how often a model is traced."""
+    count = []
+    own = keras.Model.__call__
+
+    def call(self, *args, **kwargs):
+        count.append(self)
+        return own(self, *args, **kwargs)
+
+    monkeypatch.setattr(keras.Model, "__call__", call)
+    return count
+
+
+def expected(model):
+    return keras.ops.convert_to_numpy(model(IMAGES, training=False))
+
+
+def test_it_serves_again_whatever_the_weights_hold(traces):
+    model = a_model()
+    first = forward_of(model)(IMAGES)
+    model.set_weights([weight + 0.25 for weight in model.get_weights()])
+    model.get_layer("conv").trainable = False
+    again = forward_of(model)(IMAGES)
+    assert len(traces) == 1
+    assert not np.allclose(again, first)
+    np.testing.assert_allclose(again, expected(model), rtol=1e-5)
+
+
+def test_evaluation_and_prediction_share_it(traces):
+    pictures = np.random.default_rng(1).integers(0, 255, (20, 8, 8, 3), "uint8")
+    data = tlkit.load_arrays(pictures, [0, 1] * 10, ["a", "b"])
+    model = a_model()
+    tlkit.evaluate(model, data.train)
+    tlkit.predict(model, IMAGES, ["a", "b"])
+    assert len(traces) == 1
+
+
+def test_another_activation_is_noticed():
+    model = a_model()
+    forward_of(model)(IMAGES)
+    model.get_layer("conv").activation = keras.activations.tanh
+    np.testing.assert_allclose(forward_of(model)(IMAGES), expected(model), rtol=1e-5)
+
+
+def test_another_precision_is_noticed():
+    model = a_model()
+    before = forward_of(model)(IMAGES)
+    model.get_layer("conv").dtype_policy = keras.DTypePolicy("mixed_bfloat16")
+    after = forward_of(model)(IMAGES)
+    assert not np.array_equal(before, after)
+    np.testing.assert_allclose(after, expected(model), rtol=1e-5)
+
+
+def test_other_variables_are_noticed():
+    model = a_model()
+    forward_of(model)(IMAGES)
+    head = model.get_layer("head")
+    head.enable_lora(1)
+    head.lora_kernel_b.assign(keras.ops.ones_like(head.lora_kernel_b))
+    np.testing.assert_allclose(forward_of(model)(IMAGES), expected(model), rtol=1e-5)
+
+
+def test_statistics_that_are_adapted_later_are_noticed():
+    normalization = keras.layers.Normalization()
+    model = a_model(normalization)
+    before = forward_of(model)(IMAGES)
+    normalization.adapt(IMAGES)
+    after = forward_of(model)(IMAGES)
+    assert not np.allclose(before, after)
+    np.testing.assert_allclose(after, expected(model), rtol=1e-5)
+
+
+def test_a_layer_of_a_user_is_never_taken_to_be_the_same():
+    doubled = Doubled()
+    model = a_model(doubled)
+    before = forward_of(model)(IMAGES)
+    doubled.factor = 3.0
+    after = forward_of(model)(IMAGES)
+    assert not np.allclose(before, after)
+    np.testing.assert_allclose(after, expected(model), rtol=1e-5)
+
+
+def test_nor_is_a_function_of_a_user():
+    factor = [2.0]
+    model = a_model(keras.layers.Lambda(lambda images: factor[0] * images))
+    forward_of(model)(IMAGES)
+    factor[0] = 3.0
+    np.testing.assert_allclose(forward_of(model)(IMAGES), expected(model), rtol=1e-5)
+
+
+def functions_in(saved_model):
+    saved = saved_model_pb2.SavedModel.FromString((saved_model / "saved_model.pb").read_bytes())
+    return len(saved.meta_graphs[0].object_graph_def.concrete_functions)
+
+
+def test_nothing_of_it_is_saved(tmp_path):
+    used, fresh = a_model(), a_model()
+    forward_of(used)(IMAGES)
+    for model, name in ((used, "used"), (fresh, "fresh")):
+        tf.saved_model.save(model, tmp_path / name)
+    assert functions_in(tmp_path / "used") == functions_in(tmp_path / "fresh")
+    used.save(tmp_path / "used.keras")
+    copy = keras.models.load_model(tmp_path / "used.keras")
+    np.testing.assert_allclose(forward_of(copy)(IMAGES), expected(used), rtol=1e-5)
