@@ -1,5 +1,6 @@
 """What every test may use."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -17,6 +18,11 @@ from tests import networks
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 networks.register()
+
+# What is imported stays, and what TensorFlow traces is many objects: looking through all of it again
+# and again takes a twentieth of the tests' time.
+gc.freeze()
+gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture

@@ -61,6 +61,10 @@ MaxMilliseconds = Annotated[
 MaxMegabytes = Annotated[
     float | None, Number(help="Backbones whose file is larger, in 10⁶ bytes, are left out.")
 ]
+Distribute = Annotated[
+    str | None,
+    typer.Option(metavar="auto|mirrored|multi-worker", help="Share the work among devices."),
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
 
 
@@ -127,10 +131,7 @@ def train(  # noqa: PLR0917 - typer calls it by name
     resume: Annotated[
         bool, typer.Option("--resume/--no-resume", help="Continue a run that is there.")
     ] = True,
-    distribute: Annotated[
-        str | None,
-        typer.Option(metavar="auto|mirrored|multi-worker", help="Train on several devices."),
-    ] = None,
+    distribute: Distribute = None,
 ) -> None:
     """Train a classifier on a folder of photographs and export it."""
     from tlkit.run import train_run
@@ -172,12 +173,13 @@ def evaluate(
     run: RunFolder,
     photos: Photos,
     max_pixels: Annotated[int | None, MaxPixels] = None,
+    distribute: Distribute = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure a run's model on other photographs of its classes."""
     from tlkit.finished_run import evaluate_run
 
-    report = evaluate_run(run, photos, max_pixels=max_pixels)
+    report = evaluate_run(run, photos, max_pixels=max_pixels, distribute=distribute)
     _say(json.dumps(report.as_dict(), ensure_ascii=False) if as_json else str(report))
 
 

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 from tlkit.data.lost_pictures import lost_pictures_named
 from tlkit.data.measuring import load_for_measuring
+from tlkit.distribution.cluster import KINDS
 from tlkit.errors import ArgumentError, DataError, ExportError, TlkitError, check_choice
 from tlkit.exporters.formats import EXPORT_FORMATS
 from tlkit.exporters.tensorflow_serving import check_no_versions, version_folder
 from tlkit.quiet import load_tensorflow_quietly
 from tlkit.run_directory import REJECTION_FILE, check_writable, load_run, not_whole, seen_by, unseen
+from tlkit.team import Team
 
 if TYPE_CHECKING:
     from tlkit.evaluation.prediction import Prediction
@@ -24,6 +26,7 @@ def evaluate_run(
     photos: str | os.PathLike[str],
     *,
     max_pixels: int | None = None,
+    distribute: str | None = None,
 ) -> "EvaluationReport":
     """Measures a run's model on pictures of its classes that it has not seen.
 
@@ -35,17 +38,25 @@ def evaluate_run(
         run: A run directory.
         photos: A folder or a CSV file as `train_run` takes it; `train` may be missing.
         max_pixels: Pictures with more pixels are left out; the run's own bound by default.
+        distribute: "auto", "mirrored" or "multi-worker", see `distribution_strategy`; one device by
+            default. Several machines make the same call, each with the run and the pictures in
+            reach, look at their shares and have the same figures.
 
     Raises:
+        ArgumentError: `distribute` is a kind that cannot be had here.
         RunError: There is no finished run at `run`, or it is not whole.
         DataError: The folder has other classes, or the run has seen all its pictures.
     """
+    if distribute is not None:
+        check_choice("distribute", distribute, KINDS)
     finished = load_run(run)
     seen = seen_by(finished)
+    team = Team(distribute)
     load_tensorflow_quietly()
     from tlkit.evaluation.metrics import evaluate
 
-    model = finished.load_model()
+    with team.scope():
+        model = finished.load_model()
     pictures = load_for_measuring(
         photos,
         finished.class_names,

@@ -21,6 +21,7 @@ from tests import networks
 from tlkit import cli
 from tlkit.distribution import strategies
 from tlkit.distribution.workers import Workers
+from tlkit.finished_run import evaluate_run
 from tlkit.training.step import StepHook
 
 KINDS = ("plain", "anchored", "layer decay")
@@ -205,6 +206,7 @@ def measure(strategy, folder, index):
             "statistics": lambda: tlkit.fine_tune(model, data, epochs=1, batch_norm="train"),
             "seed": lambda: tlkit.fine_tune(model, data, epochs=1, seed=index),
             "path": lambda: tlkit.fine_tune(model, data, epochs=1, anchor=path),
+            "images": lambda: tlkit.evaluate(model, data.train.subset(np.arange(4) + index)),
         },
     )
     (folder / f"refused-{index}.json").write_text(json.dumps(refused), encoding="utf-8")
@@ -237,13 +239,17 @@ def work(kind, folder, index):
     strategies_of_the_program = strategies.distribution_strategy
     strategies.distribution_strategy = noted
     sys.argv = ["tlkit", "train", str(folder / "photos"), "--out", str(folder / f"run-{index}")]
-    sys.argv += ["--backbone", "resnet20", "--unfreeze", "head", "--epochs", "1"]
-    sys.argv += ["--batch-size", "16", "--distribute", kind]
+    sys.argv += ["--backbone", "resnet8", "--weights", "none", "--unfreeze", "head"]
+    sys.argv += ["--epochs", "1", "--batch-size", "16", "--distribute", kind]
     try:
         cli.main()
     except SystemExit as ended:
         if ended.code:
             raise
+    strategies.distribution_strategy = lambda kind: made[0]  # there is one in a process
+    report = evaluate_run(folder / "run-0", folder / "photos", distribute=kind)
+    content = [report.accuracy, report.loss, report.num_images]
+    (folder / f"evaluated-{index}.json").write_text(json.dumps(content), encoding="utf-8")
     train(made[0], folder, index)
     measure(made[0], folder, index)
 

@@ -87,6 +87,15 @@ def test_the_command_line_leaves_one_run_with_the_chief(worked):
     )
 
 
+def test_a_finished_run_is_measured_by_both(worked):
+    run = tlkit.load_run(worked / "run-0")
+    expected = run.metrics["test"]  # what it has not seen
+    for index in range(2):
+        accuracy, loss, num_images = read(worked, f"evaluated-{index}.json")
+        assert (accuracy, num_images) == (expected["accuracy"], expected["num_images"])
+        assert loss == pytest.approx(expected["loss"], rel=1e-4)
+
+
 def test_the_report_says_how_batches_were_shared_out(worked):
     notes = " ".join(read(worked, "report-plain-0.json")["notes"])
     assert "batches of 16 images, 8 on each, shared out among 2 replicas on 2 workers" in notes
@@ -126,6 +135,7 @@ def test_stored_activations_are_trained_on_together(worked):
         ("statistics", "`batch_norm` must be 'frozen' on several replicas"),
         ("seed", "`model, data and arguments` must be the same on every worker"),
         ("path", "`anchor` must be a constraint that works on several replicas"),
+        ("images", "`images` must be the same on every worker"),
     ],
 )
 def test_what_several_workers_cannot_do_is_refused(worked, name, message):

@@ -38,7 +38,8 @@ def image_batches(
     index, num_shares = share
     share_size = -(-batch_size // num_shares)
     layers = augmentation_layers(augment)
-    read = _pixel_reader(split, rows, keep=keep and num_shares == 1)
+    held = _pixels_in_memory(split, rows, keep=keep and num_shares == 1)
+    read = held or _pixel_reader(split)
     with tf.device("CPU:0"):
         labels = tf.constant(split.labels)
         keys = tf.constant(split._image_keys if layers else [], tf.int64)
@@ -54,7 +55,7 @@ def image_batches(
 
     # The epochs run through one pipeline, which need not start anew for each. So that no batch
     # reaches into the next epoch, the last one is filled up with rows that are not read.
-    def one_epoch(number: tf.Tensor, epoch: tf.Tensor) -> tf.data.Dataset:
+    def order_of(number: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
         order = rows
         if shuffle:
             order = tf.random.experimental.stateless_shuffle(rows, seed=tf.stack([seed, epoch]))
@@ -65,7 +66,17 @@ def image_batches(
             filling = [[0, 0], [0, share_size * num_shares - batch_size]]
             order = tf.reshape(order, [-1, batch_size])
             order = tf.pad(order, filling, constant_values=NO_ROW)[:, index::num_shares]
-            order = tf.reshape(order, [-1])
+        return tf.reshape(order, [-1, share_size])
+
+    def whole_batches(number: tf.Tensor, epoch: tf.Tensor) -> tf.data.Dataset:
+        return tf.data.Dataset.from_tensor_slices(order_of(number, epoch))
+
+    def gather(rows: tf.Tensor) -> tf.Tensor:
+        rows = rows[: tf.math.count_nonzero(rows != NO_ROW)]
+        return tf.cast(read(rows), tf.float32), tf.gather(labels, rows)
+
+    def one_by_one(number: tf.Tensor, epoch: tf.Tensor) -> tf.data.Dataset:
+        order = tf.reshape(order_of(number, epoch), [-1])
         return tf.data.Dataset.from_tensor_slices(order).map(lambda row: (row, epoch))
 
     def load_or_fill(row: tf.Tensor, epoch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -92,37 +103,56 @@ def image_batches(
         numbers = tf.data.Dataset.random(split.seed, rerandomize_each_iteration=True).take(1)
     num_batches = -(-num_rows // batch_size) * (1 if epochs is None else len(epochs)) - first_batch
     plain = tf.autograph.experimental.do_not_convert
-    return (
-        numbers.enumerate()
-        .flat_map(plain(one_epoch))
-        .map(plain(load_or_fill), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        .batch(share_size, drop_remainder=True)
-        .map(plain(without_filling))
-        .apply(tf.data.experimental.assert_cardinality(num_batches))
-        .prefetch(tf.data.AUTOTUNE)
-    )
+    if held and not layers:
+        batches = numbers.enumerate().flat_map(plain(whole_batches)).map(plain(gather))
+    else:
+        batches = (
+            numbers.enumerate()
+            .flat_map(plain(one_by_one))
+            .map(plain(load_or_fill), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+            .batch(share_size, drop_remainder=True)
+            .map(plain(without_filling))
+        )
+    counted = batches.apply(tf.data.experimental.assert_cardinality(num_batches))
+    return counted.prefetch(tf.data.AUTOTUNE)
 
 
-def _pixel_reader(
+def _pixels_in_memory(
     split: ImageSplit, rows: np.ndarray, *, keep: bool
-) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Returns a function from a row, one of `rows`, to its image, uint8, in the split's size."""
-    if split._pixels is None:
-        decode = _decoder(split.image_size, split._max_pixels)
-        kept = kept_pixels(split, rows, decode) if keep else None
-        if kept is None:
-            paths = tf.constant(split.paths, tf.string)
-            return lambda row: decode(tf.io.read_file(tf.gather(paths, row)))
-        places = np.zeros(split.num_images, np.int64)
-        places[rows] = np.arange(len(rows))
+) -> Callable[[tf.Tensor], tf.Tensor] | None:
+    """Returns a function from a row, or several, of `rows` to uint8 images in the split's size.
+
+    `None` where they do not lie in memory as they are wanted.
+    """
+    if split._pixels is not None:
+        if split._pixels.shape[1:3] != split.image_size:
+            return None
         with tf.device("CPU:0"):
-            pixels, positions = tf.constant(kept), tf.constant(places)
-        return lambda row: tf.gather(pixels, tf.gather(positions, row))
+            pixels = tf.constant(split._pixels)
+        return lambda rows: tf.gather(pixels, rows)
+    kept = kept_pixels(split, rows, _decoder_of(split)) if keep else None
+    if kept is None:
+        return None
+    places = np.zeros(split.num_images, np.int64)
+    places[rows] = np.arange(len(rows))
+    with tf.device("CPU:0"):
+        pixels, positions = tf.constant(kept), tf.constant(places)
+    return lambda rows: tf.gather(pixels, tf.gather(positions, rows))
+
+
+def _pixel_reader(split: ImageSplit) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns a function from a row to its image, decoded or resized as it is asked for."""
+    if split._pixels is None:
+        decode = _decoder_of(split)
+        paths = tf.constant(split.paths, tf.string)
+        return lambda row: decode(tf.io.read_file(tf.gather(paths, row)))
     with tf.device("CPU:0"):
         pixels = tf.constant(split._pixels)
-    if split._pixels.shape[1:3] == split.image_size:
-        return lambda row: tf.gather(pixels, row)
     return lambda row: resize_image(tf.gather(pixels, row), split.image_size)
+
+
+def _decoder_of(split: ImageSplit) -> tf.types.experimental.ConcreteFunction:
+    return _decoder(split.image_size, split._max_pixels)
 
 
 @cache

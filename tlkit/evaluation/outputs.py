@@ -41,7 +41,8 @@ def collect_outputs(
         [1 - p, p]. And the labels as they come.
 
     Raises:
-        ArgumentError: If images and models do not fit, or a dataset is not batched or has no end.
+        ArgumentError: If images and models do not fit, a dataset is not batched or has no end, or
+            workers have other images.
         DataError: If there is no image.
     """
     strategy = max(map(strategy_of, models), key=lambda one: int(one.num_replicas_in_sync))
@@ -49,6 +50,8 @@ def collect_outputs(
     if isinstance(images, ImageSplit):
         for model in models:
             _check_size(images, model)
+        with lost_worker_named(strategy):
+            workers.check_same("images", [images.digests, images.labels.tolist()])
         rows = np.arange(images.num_images)[workers.index :: workers.num_workers]
         with lost_pictures_named([images]):
             dataset = images.dataset(indices=rows, batch_size=batch_size)

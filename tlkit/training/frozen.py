@@ -34,7 +34,6 @@ class FrozenPart:
         model: From raw pixels to features; must not change as long as this is used.
 
     Attributes:
-        signature: What the model computes, see `tlkit.models.signature.signature`.
         output_shape: Shape of one image's features.
         input_dtype: What images must be cast to.
         workers: Who has the same model, and can share the images out.
@@ -42,10 +41,14 @@ class FrozenPart:
 
     def __init__(self, model: keras.Model) -> None:
         self._model = model
-        self.signature = signature(model)
         self.output_shape: tuple[int, ...] = model.output_shape[1:]
         self.input_dtype: str = model.inputs[0].dtype
         self.workers = Workers(strategy_of(model))
+
+    @cached_property
+    def signature(self) -> str:
+        """What the model computes, see `tlkit.models.signature.signature`."""
+        return signature(self._model)
 
     @cached_property
     def multiply_adds(self) -> int:
