@@ -1,6 +1,8 @@
 """What every test may use."""
 
+import csv
 import gc
+import json
 import os
 from pathlib import Path
 
@@ -19,8 +21,8 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 networks.register()
 
-# What is imported stays, and what TensorFlow traces is many objects: looking through all of it again
-# and again takes a twentieth of the tests' time.
+# What is imported stays, and what TensorFlow traces is many objects: looking through all of them
+# again and again takes a twentieth of the tests' time.
 gc.freeze()
 gc.set_threshold(50_000, 20, 20)
 
@@ -80,3 +82,17 @@ def noise(index: int, number: int, size: int, seed: int = 0) -> np.ndarray:
     colour[index % 3] = 150
     pixels = np.random.default_rng((seed, index, number)).uniform(0, 100, (size, size, 3)) + colour
     return pixels.clip(0, 255).astype(np.uint8)
+
+
+def written_losses(run):
+    """The loss of each epoch that a finished run has written down."""
+    with (run / "history.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in rows] == list(range(1, len(rows) + 1))
+    return [float(row["loss"]) for row in rows]
+
+
+def saved_history(run):
+    """What an unfinished run has written down of its epochs."""
+    with np.load(run / "training.npz") as file:
+        return json.loads(file["record"].tobytes())["record"]["fit"]["history"]

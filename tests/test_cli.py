@@ -4,7 +4,6 @@ Commands that load TensorFlow run once as a process, where its chatter would be 
 be one is called in the tests' own, which has TensorFlow loaded.
 """
 
-import csv
 import json
 import os
 import signal
@@ -12,11 +11,10 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import write_photos
+from tests.conftest import saved_history, write_photos, written_losses
 from tlkit import cli
 from tlkit.data.folders import load_folder
 
@@ -323,13 +321,4 @@ def test_a_run_killed_while_it_trains_continues_where_it_was(tmp_path, photos):
     assert done.returncode == 0, done.stderr
     assert json.loads((run / "run.json").read_text())["finished"]
     assert not (run / "training.npz").exists()
-    with (run / "history.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [int(row["epoch"]) for row in rows] == list(range(1, len(rows) + 1))
-    assert [float(row["loss"]) for row in rows[: len(saved)]] == [epoch["loss"] for epoch in saved]
-
-
-def saved_history(run):
-    """What an unfinished run has written down of its epochs."""
-    with np.load(run / "training.npz") as file:
-        return json.loads(file["record"].tobytes())["record"]["fit"]["history"]
+    assert written_losses(run)[: len(saved)] == [epoch["loss"] for epoch in saved]

@@ -28,6 +28,7 @@ KINDS = ("plain", "anchored", "layer decay")
 KINDS_MIRRORED = ("layer decay", "proximal", "distilled")
 NUM_IMAGES = 80
 BATCH_SIZE = 16
+COMMAND_EPOCHS = 8
 
 
 def pictures():
@@ -238,20 +239,30 @@ def work(kind, folder, index):
 
     strategies_of_the_program = strategies.distribution_strategy
     strategies.distribution_strategy = noted
-    sys.argv = ["tlkit", "train", str(folder / "photos"), "--out", str(folder / f"run-{index}")]
-    sys.argv += ["--backbone", "resnet8", "--weights", "none", "--unfreeze", "head"]
-    sys.argv += ["--epochs", "1", "--batch-size", "16", "--distribute", kind]
-    try:
-        cli.main()
-    except SystemExit as ended:
-        if ended.code:
-            raise
+    by_command_line(kind, folder, index, "--unfreeze", "head", "--epochs", "1")
     strategies.distribution_strategy = lambda kind: made[0]  # there is one in a process
     report = evaluate_run(folder / "run-0", folder / "photos", distribute=kind)
     content = [report.accuracy, report.loss, report.num_images]
     (folder / f"evaluated-{index}.json").write_text(json.dumps(content), encoding="utf-8")
     train(made[0], folder, index)
     measure(made[0], folder, index)
+
+
+def by_command_line(kind, folder, index, *more):
+    """A run of `tlkit train`; ends the process where that ends with an error."""
+    sys.argv = ["tlkit", "train", str(folder / "photos"), "--out", str(folder / f"run-{index}")]
+    sys.argv += ["--backbone", "resnet8", "--weights", "none", "--batch-size", "16"]
+    sys.argv += ["--distribute", kind, *more]
+    try:
+        cli.main()
+    except SystemExit as ended:
+        if ended.code:
+            raise
+
+
+def command(kind, folder, index):
+    """A run of several epochs, which somebody ends in the middle."""
+    by_command_line(kind, folder, index, "--unfreeze", "all", "--epochs", str(COMMAND_EPOCHS))
 
 
 def plain_keras(strategy):
@@ -345,8 +356,8 @@ def main():
         logical = [tf.config.LogicalDeviceConfiguration()] * 2
         tf.config.set_logical_device_configuration(processor, logical)
     kind = "mirrored" if job == "mirrored" else "multi-worker"
-    if job == "work":
-        work(kind, folder, index)
+    if job in ("work", "command"):  # these make their strategy themselves
+        globals()[job](kind, folder, index)
     else:
         globals()[job](tlkit.distribution_strategy(kind), folder, index)
 

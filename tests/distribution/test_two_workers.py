@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import tlkit
-from tests.conftest import write_photos
+from tests.conftest import saved_history, write_photos, written_losses
 from tests.distribution import jobs, processes
 
 
@@ -149,25 +149,20 @@ def test_keras_alone_still_cannot(worked):
         assert "PerReplica" in (worked / f"keras-{index}.txt").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("victim", [1, 0], ids=["other", "chief"])
-def test_a_killed_worker_ends_the_other_and_the_job_goes_on(tmp_path, victim):
+def test_a_killed_worker_ends_the_other_and_the_job_goes_on(tmp_path):
     def steps(index):
         file = tmp_path / f"steps-{index}.txt"
         return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
 
-    with processes.started("resume", tmp_path, 2) as workers:
-        left = workers[1 - victim]
+    with processes.started("resume", tmp_path, 2) as (chief, other):
         processes.wait_for(
-            lambda: ["1", "0"] in steps(victim) or left.process.poll() is not None,
-            "no second epoch",
+            lambda: ["1", "0"] in steps(1) or chief.process.poll() is not None, "no second epoch"
         )
-        workers[victim].kill()
-        assert left.wait(120) == 1, left.said
-        assert "tlkit.errors.TrainingError: All 2 workers must stay to the end" in left.said
+        other.kill()
+        assert chief.wait(120) == 1, chief.said
+        assert "tlkit.errors.TrainingError: All 2 workers must stay to the end" in chief.said
     assert (tmp_path / "run-0" / "training.npz").is_file()
     assert not (tmp_path / "run-1").exists()
-    if victim == 0:
-        return
     for index in range(2):
         (tmp_path / f"steps-{index}.txt").unlink()
     processes.run("resume", tmp_path, 2)
@@ -176,3 +171,26 @@ def test_a_killed_worker_ends_the_other_and_the_job_goes_on(tmp_path, victim):
     assert len(reports[0]["history"]) == 4
     assert reports[0] == reports[1]
     assert_same_weights(tmp_path, "weights-{}.npz")
+
+
+def test_a_killed_chief_ends_the_other_and_the_same_command_goes_on(tmp_path):
+    write_photos(tmp_path / "photos", {"green": 21, "red": 20})
+    run = tmp_path / "run-0"
+
+    def epochs():
+        return len(saved_history(run)) if (run / "training.npz").exists() else 0
+
+    with processes.started("command", tmp_path, 2) as (chief, other):
+        processes.wait_for(lambda: epochs() or other.process.poll() is not None, "no first epoch")
+        chief.kill()
+        assert other.wait(120) == 2, other.said
+        (line,) = [line for line in other.said.splitlines() if line.startswith("tlkit: ")]
+        assert line.startswith("tlkit: All 2 workers must stay to the end.")
+        assert "start the same command on every worker again" in line
+    saved = saved_history(run)
+    assert 0 < len(saved) < jobs.COMMAND_EPOCHS
+    processes.run("command", tmp_path, 2)
+    losses = written_losses(run)
+    assert losses[: len(saved)] == [epoch["loss"] for epoch in saved]
+    assert len(losses) > len(saved)
+    assert not (tmp_path / "run-1").exists()

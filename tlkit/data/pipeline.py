@@ -35,10 +35,9 @@ def image_batches(
     """Builds what `ImageSplit.dataset` describes; the arguments are checked there."""
     num_rows = len(rows)
     batch_size = max(min(batch_size, num_rows), 1)
-    index, num_shares = share
-    share_size = -(-batch_size // num_shares)
+    share_size = -(-batch_size // share[1])
     layers = augmentation_layers(augment)
-    held = _pixels_in_memory(split, rows, keep=keep and num_shares == 1)
+    held = _pixels_in_memory(split, rows, keep=keep and share[1] == 1)
     read = held or _pixel_reader(split)
     with tf.device("CPU:0"):
         labels = tf.constant(split.labels)
@@ -53,25 +52,14 @@ def image_batches(
             image = random_view(image, layers, image_seed)
         return image, tf.gather(labels, row)
 
-    # The epochs run through one pipeline, which need not start anew for each. So that no batch
-    # reaches into the next epoch, the last one is filled up with rows that are not read.
-    def order_of(number: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
-        order = rows
-        if shuffle:
-            order = tf.random.experimental.stateless_shuffle(rows, seed=tf.stack([seed, epoch]))
-        order = tf.pad(order, [[0, -num_rows % batch_size]], constant_values=NO_ROW)
-        if first_batch:
-            order = order[tf.where(number == 0, first_batch * batch_size, 0) :]
-        if num_shares > 1:
-            filling = [[0, 0], [0, share_size * num_shares - batch_size]]
-            order = tf.reshape(order, [-1, batch_size])
-            order = tf.pad(order, filling, constant_values=NO_ROW)[:, index::num_shares]
-        return tf.reshape(order, [-1, share_size])
+    order_of = _orders(
+        rows, seed, shuffle, batch_size=batch_size, first_batch=first_batch, share=share
+    )
 
     def whole_batches(number: tf.Tensor, epoch: tf.Tensor) -> tf.data.Dataset:
         return tf.data.Dataset.from_tensor_slices(order_of(number, epoch))
 
-    def gather(rows: tf.Tensor) -> tf.Tensor:
+    def gather(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         rows = rows[: tf.math.count_nonzero(rows != NO_ROW)]
         return tf.cast(read(rows), tf.float32), tf.gather(labels, rows)
 
@@ -115,6 +103,39 @@ def image_batches(
         )
     counted = batches.apply(tf.data.experimental.assert_cardinality(num_batches))
     return counted.prefetch(tf.data.AUTOTUNE)
+
+
+def _orders(
+    rows: tf.Tensor,
+    seed: tf.Tensor,
+    shuffle: bool,
+    *,
+    batch_size: int,
+    first_batch: int,
+    share: tuple[int, int],
+) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """Returns a function to the rows of each batch, or share of it, in one epoch.
+
+    The epochs run through one pipeline, which need not start anew for each. So that no batch
+    reaches into the next epoch, the last one is filled up with rows that are not read.
+    """
+    index, num_shares = share
+    share_size = -(-batch_size // num_shares)
+
+    def order_of(number: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
+        order = rows
+        if shuffle:
+            order = tf.random.experimental.stateless_shuffle(rows, seed=tf.stack([seed, epoch]))
+        order = tf.pad(order, [[0, -len(rows) % batch_size]], constant_values=NO_ROW)
+        if first_batch:
+            order = order[tf.where(number == 0, first_batch * batch_size, 0) :]
+        if num_shares > 1:
+            filling = [[0, 0], [0, share_size * num_shares - batch_size]]
+            order = tf.reshape(order, [-1, batch_size])
+            order = tf.pad(order, filling, constant_values=NO_ROW)[:, index::num_shares]
+        return tf.reshape(order, [-1, share_size])
+
+    return order_of
 
 
 def _pixels_in_memory(
