@@ -22,17 +22,15 @@ import os
 import subprocess
 import tempfile
 import time
-import venv
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import recipes
+from environments import python_with, versions_in
 from peak import peak_bytes
 
-ROOT = Path(__file__).resolve().parents[1]
 WIDTH, BACKBONE, IMAGE_SIZE = 0.25, "mobilenet_025", 224
 PACKAGES = {
     "plain Keras": ("keras", "tensorflow"),
@@ -97,33 +95,6 @@ def timed(phases: recipes.Phases) -> Iterator[tuple[str, Callable[[], float] | N
         seconds += time.perf_counter() - started
         yield phase, accuracy, seconds
         started = time.perf_counter()
-
-
-def python_of(peer: str, folder: Path) -> tuple[Path | None, str]:
-    """The Python of a peer's environment, made where it is missing; or `None`, and the reason."""
-    place = folder / peer.lower().replace(" ", "-")
-    python = place / "bin" / "python"
-    if (place / "complete").is_file():
-        return python, ""
-    pinned = {name: f"{name}=={version(name)}" for name in ("keras", "tensorflow")}
-    wanted = [pinned.get(name, name) for name in PACKAGES[peer]]
-    wanted = [str(ROOT) if name == "tlkit" else name for name in wanted]
-    print(f"installs {', '.join(wanted)} in {place}", flush=True)
-    venv.create(place, with_pip=True, clear=True)
-    command = [python, "-m", "pip", "install", "--quiet", *wanted]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        return None, f"not installable: {done.stderr.strip().splitlines()[-1]}"
-    (place / "complete").touch()
-    return python, ""
-
-
-def versions_in(python: Path, peer: str) -> str:
-    """Names and versions of a peer's packages."""
-    code = f"from importlib.metadata import version\nprint(*map(version, {PACKAGES[peer]!r}))"
-    said = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout
-    pairs = zip(PACKAGES[peer], said.split(), strict=True)
-    return ", ".join(f"{name} {number}" for name, number in pairs)
 
 
 def lay_out(photos: str, folder: Path, seed: int, limit: int | None) -> int:
@@ -206,7 +177,8 @@ def main() -> None:
     if given.environments is None and set(given.peers) - set(pythons):
         parser.error("--environments must be given, or a --python for every peer")
     for peer in [peer for peer in given.peers if peer not in pythons]:
-        python, reason = python_of(peer, given.environments.resolve())
+        place = given.environments.resolve() / peer.lower().replace(" ", "-")
+        python, reason = python_with(PACKAGES[peer], place)
         if python is None:
             print(f"{peer}: {reason}", flush=True)
         else:
@@ -228,7 +200,7 @@ def main() -> None:
     print(f"\n{given.seeds} seeds, {', '.join(map(str, num_test))} test photographs\n")
     print(table(results))
     for peer in peers:
-        print(f"{peer}: {versions_in(pythons[peer], peer)}")
+        print(f"{peer}: {versions_in(pythons[peer], PACKAGES[peer])}")
 
 
 if __name__ == "__main__":

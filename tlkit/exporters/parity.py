@@ -111,7 +111,9 @@ def check_parity(
     )
 
 
-def ask_in_fresh_process(name: str, path: Path, images: np.ndarray) -> FreshAnswers:
+def ask_in_fresh_process(
+    name: str, path: Path, images: np.ndarray, *, python: str | os.PathLike[str] = sys.executable
+) -> FreshAnswers:
     """Returns what the exported model says in a process where only its runtime can be imported.
 
     Neither tlkit nor any other runtime can; a GPU is not seen.
@@ -120,6 +122,7 @@ def ask_in_fresh_process(name: str, path: Path, images: np.ndarray) -> FreshAnsw
         name: The format, a name of `EXPORT_FORMATS`.
         path: The file or folder.
         images: uint8 `(n, height, width, 3)`, n at least 1.
+        python: The interpreter, perhaps of another environment; this one's by default.
 
     Raises:
         ExportError: If the model cannot be loaded or asked there.
@@ -128,7 +131,7 @@ def ask_in_fresh_process(name: str, path: Path, images: np.ndarray) -> FreshAnsw
     with tempfile.TemporaryDirectory() as scratch:
         images_file, answers_file = Path(scratch) / "images.npy", Path(scratch) / "answers.npz"
         np.save(images_file, images)
-        program = [sys.executable, "-P", str(client_program.__file__)]
+        program = [str(python), "-P", str(client_program.__file__)]
         arguments = [runtime, str(path.absolute()), str(images_file), str(answers_file)]
         try:
             done = subprocess.run(
