@@ -2,6 +2,7 @@
 
 import ast
 import json
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,19 @@ import tlkit
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 PNG = b"\x89PNG"
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    """Only this machine can be reached, where a notebook asks its own server."""
+    connect = socket.socket.connect
+
+    def connect_here(self, address):
+        if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1"):
+            raise OSError(f"there is no network: {address}")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect_here)
 
 
 def cells_of(path):
@@ -120,6 +134,11 @@ def test_a_notebook_runs(path):
     names, shown = run(path, SMALLER)
     assert any(isinstance(one, bytes) and one.startswith(PNG) for one in shown)
     CHECKS[path.stem](names)
+
+
+def test_there_is_no_network_here():
+    with pytest.raises(OSError, match="there is no network"):
+        socket.create_connection(("192.0.2.1", 80), timeout=1)
 
 
 def test_every_check_has_its_notebook():

@@ -119,3 +119,47 @@ def test_too_few_images_are_refused():
         tlkit.load_arrays(noise(3, 4, 4), [0, 0, 1])
     with pytest.raises(DataError, match="at least two different images"):
         tlkit.load_arrays(noise(1, 4, 4), [[0, 1]])
+
+
+def test_groups_are_not_torn():
+    images = noise(60, 8, 8, 3)
+    images[7] = images[0]  # a copy belongs to the other's group, and joins the two
+    groups = [row % 12 for row in range(60)]
+    groups[59] = None
+    data = tlkit.load_arrays(images, np.arange(60) % 2, groups=groups)
+    places = {}
+    for split in (data.train, data.validation, data.test):
+        assert split.num_images
+        for path in split.paths:
+            row = int(path[7:-1])
+            if groups[row] is not None:
+                places.setdefault(groups[row], set()).add(split.name)
+    assert all(len(found) == 1 for found in places.values())
+    assert places[0] == places[7]
+    assert data.report.num_groups == 11
+    assert any(
+        "Groups joined, as they share a picture: 0 = 7" in note for note in data.report.notes
+    )
+    assert data.train.groups
+
+
+@pytest.mark.parametrize(
+    ("groups", "others", "message"),
+    [
+        ([1, 2], {}, "`groups` must be as many as the images. Received: 20 images and 2 groups"),
+        ([1.5] * 20, {}, r"`groups` must be text or a whole number.*1\.5 for 'images\[0\]'"),
+        (["a"] * 20, {"test": True}, "`groups` must be left out where `validation` or `test`"),
+    ],
+)
+def test_bad_groups_are_refused(groups, others, message):
+    images = noise(20, 8, 8, 3)
+    labels = np.arange(20) % 2
+    given = dict.fromkeys(others, (images[:4], labels[:4]))
+    with pytest.raises(ArgumentError, match=message):
+        tlkit.load_arrays(images, labels, groups=groups, **given)
+
+
+def test_too_few_groups_for_every_split_are_said():
+    images = noise(20, 8, 8, 3)
+    with pytest.raises(DataError, match="none of which can be spared"):
+        tlkit.load_arrays(images, np.arange(20) % 2, groups=["a", "b"] * 10)

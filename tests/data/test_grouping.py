@@ -166,7 +166,9 @@ def test_the_users_test_may_hold_a_group_and_validation_is_taken_by_groups():
 @pytest.mark.parametrize("key", [1.5, True, ("a",)])
 def test_keys_are_text_or_whole_numbers(key):
     listing = Listing(files=[FoundFile("a.jpg", "a", "")])
-    with pytest.raises(ArgumentError, match=r"`groups` must return.*for 'a.jpg'. Return str"):
+    with pytest.raises(
+        ArgumentError, match=r"`groups` must be text or a whole.*for 'a.jpg'. Use str"
+    ):
         assign_groups(listing, lambda path: key)
     with pytest.raises(ArgumentError, match=r"`groups` must be a function.*groups='a'"):
         assign_groups(listing, "a")

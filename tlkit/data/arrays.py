@@ -1,14 +1,16 @@
 """Pictures that are in memory already."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from tlkit.data.class_checks import check_classes, check_different, check_own_splits, is_one_line
+from tlkit.data.grouping import group_text
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.data.reports import DataReport
 from tlkit.data.settings import check_settings
-from tlkit.data.splits import Division, Picture, divide
+from tlkit.data.splits import Division, Picture, divide, in_whole_groups
 from tlkit.data.verdicts import content_digest
 from tlkit.errors import ArgumentError
 
@@ -22,6 +24,7 @@ def load_arrays(
     *,
     validation: Arrays | None = None,
     test: Arrays | None = None,
+    groups: Sequence[str | int | None] | None = None,
     image_size: int | tuple[int, int] | None = None,
     batch_size: int = 32,
     splits: tuple[float, float, float] = (0.8, 0.1, 0.1),
@@ -37,6 +40,9 @@ def load_arrays(
         class_names: In the order of the labels; "0", "1" and so on by default.
         validation: Images and labels of the user's own validation split.
         test: Images and labels of the user's own test split.
+        groups: The key of each image's group, such as a patient or a scene, which comes into one
+            split as a whole, see `load_folder`; `None` or "" for an image that stands alone. Not
+            where the user has split.
         image_size: Height and width that images are stretched to; their own by default.
         batch_size: Images in a batch.
         splits: Shares of training, validation and test, where the user has split nothing.
@@ -44,7 +50,8 @@ def load_arrays(
 
     Raises:
         ArgumentError: An argument breaks its rule.
-        DataError: There are fewer than two classes, or fewer than two different images of one.
+        DataError: There are fewer than two classes, or fewer than two different images of one; or
+            groups are so few that a split would be empty.
 
     Example:
         >>> import numpy as np
@@ -66,6 +73,7 @@ def load_arrays(
     )
     names = _checked_names(class_names, [pair[1] for pair in checked.values()])
     is_split = len(checked) > 1
+    keys = _checked_groups(groups, len(checked["images"][0]), is_split=is_split)
     pictures, pixels, rows = [], [], []
     for name, (array, numbers) in checked.items():
         if len(array) != len(numbers):
@@ -78,6 +86,9 @@ def load_arrays(
             pictures.append(_picture(f"{name}[{row}]", image, label, names, own))
             pixels.append(image)
             rows.append(label)
+    if keys:
+        pictures = [replace(one, group=key) for one, key in zip(pictures, keys, strict=True)]
+    pictures, notes = in_whole_groups(pictures)
     division = divide(pictures, settings.splits, settings.seed)
     if rows[0].ndim == 0:
         check_classes(pictures, division)
@@ -88,6 +99,7 @@ def load_arrays(
     def split(name: str) -> ImageSplit:
         found = division.splits[name]
         array = np.stack([pixels[position] for position in found])
+        of_groups = tuple(pictures[position].group for position in found)
         return ImageSplit(
             name,
             tuple(pictures[position].path for position in found),
@@ -97,6 +109,7 @@ def load_arrays(
             settings.batch_size,
             settings.seed,
             _pixels=np.broadcast_to(array, (*array.shape[:3], 3)),
+            groups=of_groups if any(of_groups) else (),
         )
 
     parts = {name: split(name) for name in division.splits}
@@ -105,7 +118,7 @@ def load_arrays(
         parts.get("validation"),
         parts.get("test"),
         names,
-        _report(parts, names, len(pictures), division),
+        _report(parts, names, len(pictures), division, notes),
         settings.image_size,
         settings.batch_size,
         settings.seed,
@@ -183,6 +196,26 @@ def _checked_names(class_names: Sequence[str] | None, labels: list[np.ndarray]) 
     return names
 
 
+def _checked_groups(
+    groups: Sequence[str | int | None] | None, num_images: int, *, is_split: bool
+) -> list[str]:
+    """Returns a key for each image, or none at all."""
+    if groups is None:
+        return []
+    if is_split:
+        raise ArgumentError(
+            "`groups` must be left out where `validation` or `test` is given: you have split. "
+            f"Received: groups={groups!r:.80}. Leave one of them out."
+        )
+    keys = list(groups)
+    if len(keys) != num_images:
+        raise ArgumentError(
+            f"`groups` must be as many as the images. Received: {num_images} images and "
+            f"{len(keys)} groups. Give one for each, None for an image that stands alone."
+        )
+    return [group_text(key, f"images[{row}]") for row, key in enumerate(keys)]
+
+
 def _picture(
     path: str, image: np.ndarray, label: np.ndarray, names: tuple[str, ...], split: str
 ) -> Picture:
@@ -194,7 +227,11 @@ def _picture(
 
 
 def _report(
-    parts: dict[str, ImageSplit], names: tuple[str, ...], num_images: int, division: Division
+    parts: dict[str, ImageSplit],
+    names: tuple[str, ...],
+    num_images: int,
+    division: Division,
+    notes: list[str],
 ) -> DataReport:
     counts: dict[str, dict[str, int]] = {name: {} for name in names}
     for split_name, split in parts.items():
@@ -215,5 +252,6 @@ def _report(
         leaks=tuple(division.leaks),
         empty_classes=tuple(name for name, total in totals.items() if not total),
         imbalance=max(present) / min(present),
-        notes=tuple(division.notes),
+        num_groups=len({group for split in parts.values() for group in split.groups} - {""}),
+        notes=(*notes, *division.notes),
     )

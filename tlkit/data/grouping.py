@@ -46,20 +46,29 @@ def assign_groups(listing: Listing, groups: GroupKey) -> None:
             "`groups` must be a function from a path to the key of its group. "
             f"Received: groups={groups!r}. Write groups=lambda path: path.stem.split('_')[0], say."
         )
-    files = []
-    for file in listing.files:
-        key = groups(Path(file.path))
-        if key is not None and (isinstance(key, bool) or not isinstance(key, str | Integral)):
-            raise ArgumentError(
-                "`groups` must return text or a whole number, or None for a picture that stands "
-                f"alone. Received: {key!r} for {file.path!r}. Return str(...) of it, say."
-            )
-        files.append(replace(file, group="" if key is None else str(key).strip()))
-    listing.files = files
+    listing.files = [
+        replace(file, group=group_text(groups(Path(file.path)), file.path))
+        for file in listing.files
+    ]
+    files = listing.files
     if files and not any(file.group for file in files):
         listing.notes.append(
             f"`groups` gave no picture a key, {files[0].path!r} for one: each stands alone."
         )
+
+
+def group_text(key: object, path: str) -> str:
+    """Returns the key of a picture's group as text, "" where it stands alone.
+
+    Raises:
+        ArgumentError: It is no key.
+    """
+    if key is not None and (isinstance(key, bool) or not isinstance(key, str | Integral)):
+        raise ArgumentError(
+            "`groups` must be text or a whole number for each picture, or None for one that stands "
+            f"alone. Received: {key!r} for {path!r}. Use str(...) of it, say."
+        )
+    return "" if key is None else str(key).strip()
 
 
 def join_groups(members: Iterable[tuple[str, str]]) -> tuple[dict[str, str], list[tuple[str, ...]]]:

@@ -3,16 +3,14 @@
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 
 from tlkit.cache import cache_note
-from tlkit.data.grouping import join_groups
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.listing import Listing, list_folder
 from tlkit.data.reports import DataReport, SkippedFile
-from tlkit.data.splits import Division, Picture, divide
+from tlkit.data.splits import Division, Picture, divide, in_whole_groups
 from tlkit.data.verdicts import VERDICTS_FOLDER, check_files
-from tlkit.errors import check_count, some_of
+from tlkit.errors import check_count
 
 
 def inspect_folder(
@@ -82,8 +80,8 @@ def readable_pictures(
 ) -> tuple[list[Picture], dict[str, int]]:
     """Returns the pictures among the files listed, and how many there are of each format.
 
-    The other files are added to what `listing` has skipped. Groups that share a content become
-    one, and what has no group takes that of its copies.
+    The other files are added to what `listing` has skipped. Groups are whole, see
+    `in_whole_groups`.
     """
     paths = [file.path for file in listing.files]
     verdicts = check_files(paths, max_pixels=max_pixels, root=cache, notes=listing.notes)
@@ -100,13 +98,8 @@ def readable_pictures(
                     file.path, file.class_name, verdict.digest, file.split, file.labels, file.group
                 )
             )
-    of_content, joined = join_groups((picture.digest, picture.group) for picture in pictures)
-    if joined:
-        listing.notes.append(
-            "Groups joined, as they share a picture: "
-            f"{some_of([' = '.join(keys) for keys in joined])}."
-        )
-    pictures = [replace(one, group=of_content.get(one.digest, "")) for one in pictures]
+    pictures, notes = in_whole_groups(pictures)
+    listing.notes.extend(notes)
     formats = Counter(verdict.format for verdict in verdicts if not verdict.reason)
     return pictures, dict(formats.most_common())
 

@@ -3,12 +3,13 @@
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from tlkit.data.grouping import Unit, place_units
+from tlkit.data.grouping import Unit, join_groups, place_units
 from tlkit.data.reports import Leak
+from tlkit.errors import some_of
 
 SPLITS = ("train", "validation", "test")
 
@@ -44,6 +45,20 @@ class Division:
     leaks: list[Leak] = field(default_factory=list)
     group_leaks: list[Leak] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+
+def in_whole_groups(pictures: Sequence[Picture]) -> tuple[list[Picture], list[str]]:
+    """Joins groups that share a content; what has no group takes that of its copies.
+
+    Returns:
+        The pictures with their groups, and what is to be noted.
+    """
+    of_content, joined = join_groups((picture.digest, picture.group) for picture in pictures)
+    notes = []
+    if joined:
+        keys = some_of([" = ".join(one) for one in joined])
+        notes.append(f"Groups joined, as they share a picture: {keys}.")
+    return [replace(one, group=of_content.get(one.digest, "")) for one in pictures], notes
 
 
 def divide(pictures: Sequence[Picture], shares: tuple[float, float, float], seed: int) -> Division:
