@@ -11,6 +11,7 @@ from tests.conftest import write_photos
 from tlkit.continual import going_on
 from tlkit.continual.going_on import measure_old_task
 from tlkit.run import train_run
+from tlkit.run_directory import REJECTION_FILE
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,8 @@ def turned(tmp_path):
 
 def test_an_anchor_is_told_of_and_holds(old, turned, tmp_path):
     _, run = old
-    moved = {}
+    moved, said = {}, []
+    (run.path / REJECTION_FILE).touch()  # as if it had been asked to tell unknown pictures
     for name, anchor in (("free", None), ("held", 100.0)):
         later = train_run(
             turned,
@@ -44,7 +46,9 @@ def test_an_anchor_is_told_of_and_holds(old, turned, tmp_path):
             learning_rate=1e-2,
             anchor=anchor,
             importance=anchor and "mas",
+            say=said.append,
         )
+        assert any("--reject-unknown lets it say so too" in line for line in said)
         moved[name] = later.metrics["stages"][-1]["moved"]["stage3"]
         figures = later.metrics["old_task"]
         assert figures["scenario"] == "domain-incremental"
@@ -55,6 +59,7 @@ def test_an_anchor_is_told_of_and_holds(old, turned, tmp_path):
         assert "Gain and forgetting" in page
         assert ("held near" in page) == (anchor is not None)
         assert (later.path / "model_card.md").is_file()
+    (run.path / REJECTION_FILE).unlink()
     assert moved["held"] < moved["free"]
 
 

@@ -24,6 +24,7 @@ from tlkit.quiet import load_tensorflow_quietly
 from tlkit.run_arguments import AUTO, SPLITS, checked
 from tlkit.run_choices import backbone_choice, first_image_size, mode_choice
 from tlkit.run_directory import (
+    REJECTION_FILE,
     Run,
     choices_of,
     clear_results,
@@ -204,6 +205,11 @@ def train_run(
     record["choices"] = team.agreed(lambda: choices_of(out))
     if reject_unknown:
         check_can_reject(data)
+    elif parent and (parent.path / REJECTION_FILE).is_file():
+        say(
+            f"{parent.path} says which pictures are none of its classes, and this run will not: "
+            "--reject-unknown lets it say so too"
+        )
     with lost_pictures_named((data.train, data.validation, data.test)):
         shared: dict[str, Any] = {"parent": parent, "seconds": seconds, "say": say}
         data, model = _starting_point(record, data, team, **shared)
