@@ -12,10 +12,11 @@ import numpy as np
 import tensorflow as tf
 from sklearn.datasets import load_sample_images
 
+from tlkit.data.decoding import decoder
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.errors import ArgumentError, ExportError, check_choice, check_count
 from tlkit.evaluation.names import check_class_names, num_classes_of
-from tlkit.evaluation.pictures import are_paths, check_pictures, decoder, list_files, pixels_of
+from tlkit.evaluation.pictures import are_paths, check_pictures, list_files, pixels_of
 from tlkit.evaluation.prediction import (
     THRESHOLD,
     check_threshold,

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tlkit.data.decoding import decode_image
+from tlkit.data.decoding import decoder
 from tlkit.evaluation.prediction import CLASS_NAMES_FILE, SERVING_FILE
 from tlkit.evaluation.rejection import Rejection, novelty, with_features
 from tlkit.models.heads import probabilities
@@ -125,10 +125,12 @@ def write_saved_model(model: keras.Model, folder: Path, serving: Serving) -> Non
     def from_pixels(images: tf.Tensor) -> Answers:
         return serving.answers(model, images, neighbours)
 
+    decode = decoder(serving.image_size, serving.max_pixels)
+
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
     def from_bytes(image_bytes: tf.Tensor) -> Answers:
         images = tf.map_fn(
-            lambda one: decode_image(one, serving.image_size, serving.max_pixels),
+            decode,
             image_bytes,
             fn_output_signature=tf.TensorSpec((*serving.image_size, 3), tf.uint8),
         )

@@ -1,6 +1,6 @@
 """From the bytes of a picture file to pixels: the one path of training, prediction and export."""
 
-from functools import partial
+from functools import cache, partial
 
 import tensorflow as tf
 
@@ -8,7 +8,7 @@ from tlkit.data.exif import apply_orientation, read_orientation, swaps_sides
 from tlkit.data.headers import is_jpeg, jpeg_size, other_size
 from tlkit.data.limits import DECODER_VERSION, MAX_PIXELS
 
-__all__ = ["DECODER_VERSION", "MAX_PIXELS", "decode_image", "resize_image"]
+__all__ = ["DECODER_VERSION", "MAX_PIXELS", "decode_image", "decoder", "resize_image"]
 
 JPEG_RATIOS = (1, 2, 4, 8)
 DCT_METHOD = "INTEGER_FAST"
@@ -67,6 +67,21 @@ def decode_image(
             lambda: _decode_any(image_bytes, image_size, max_pixels),
         )
         return tf.ensure_shape(image, (*image_size, 3))
+
+
+@cache
+def decoder(image_size: tuple[int, int], max_pixels: int) -> tf.types.experimental.ConcreteFunction:
+    """Returns `decode_image` for one size, traced once for all who ask, whoever asks first.
+
+    Tracing takes longer than decoding a hundred pictures.
+
+    Args:
+        image_size: Height and width of what it returns.
+        max_pixels: The most pixels that a file may hold.
+    """
+    decode = partial(decode_image, image_size=image_size, max_pixels=max_pixels)
+    traced = tf.function(decode, autograph=False)
+    return traced.get_concrete_function(tf.TensorSpec((), tf.string))
 
 
 def resize_image(image: tf.Tensor, image_size: tuple[int, int] | tf.Tensor) -> tf.Tensor:

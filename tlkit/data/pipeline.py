@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
 
 from tlkit.data.augmentation import augmentation_layers
-from tlkit.data.decoding import decode_image, resize_image
+from tlkit.data.decoding import decoder, resize_image
 from tlkit.data.kept_pixels import kept_pixels
 from tlkit.data.random_views import random_view
 
@@ -151,7 +150,7 @@ def _pixels_in_memory(
         with tf.device("CPU:0"):
             pixels = tf.constant(split._pixels)
         return lambda rows: tf.gather(pixels, rows)
-    kept = kept_pixels(split, rows, _decoder_of(split)) if keep else None
+    kept = kept_pixels(split, rows, decoder(split.image_size, split._max_pixels)) if keep else None
     if kept is None:
         return None
     places = np.zeros(split.num_images, np.int64)
@@ -164,23 +163,9 @@ def _pixels_in_memory(
 def _pixel_reader(split: ImageSplit) -> Callable[[tf.Tensor], tf.Tensor]:
     """Returns a function from a row to its image, decoded or resized as it is asked for."""
     if split._pixels is None:
-        decode = _decoder_of(split)
+        decode = decoder(split.image_size, split._max_pixels)
         paths = tf.constant(split.paths, tf.string)
         return lambda row: decode(tf.io.read_file(tf.gather(paths, row)))
     with tf.device("CPU:0"):
         pixels = tf.constant(split._pixels)
     return lambda row: resize_image(tf.gather(pixels, row), split.image_size)
-
-
-def _decoder_of(split: ImageSplit) -> tf.types.experimental.ConcreteFunction:
-    return _decoder(split.image_size, split._max_pixels)
-
-
-@cache
-def _decoder(
-    image_size: tuple[int, int], max_pixels: int
-) -> tf.types.experimental.ConcreteFunction:
-    """Decoding as one traced function: tracing takes longer than decoding a hundred pictures."""
-    decode = partial(decode_image, image_size=image_size, max_pixels=max_pixels)
-    traced = tf.function(decode, autograph=False)
-    return traced.get_concrete_function(tf.TensorSpec((), tf.string))

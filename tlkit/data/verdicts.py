@@ -192,10 +192,9 @@ def _decoder(max_pixels: int) -> Decoder:
     """
     import tensorflow as tf
 
-    from tlkit.data.decoding import decode_image
+    from tlkit.data.decoding import decoder
     from tlkit.data.headers import is_jpeg, jpeg_size, other_size
 
-    signature = tf.TensorSpec((), tf.string)
     damage = (
         tf.errors.InvalidArgumentError,
         tf.errors.UnimplementedError,
@@ -209,15 +208,10 @@ def _decoder(max_pixels: int) -> Decoder:
         )
         return tf.stack(numbers)
 
-    def decoded(image_bytes: tf.Tensor) -> tf.Tensor:
-        return decode_image(image_bytes, CHECKED_SIZE, max_pixels)
+    size = tf.function(size_of, autograph=False).get_concrete_function(tf.TensorSpec((), tf.string))
+    decode = decoder(CHECKED_SIZE, max_pixels)
 
-    size, decode = (
-        tf.function(function, autograph=False).get_concrete_function(signature)
-        for function in (size_of, decoded)
-    )
-
-    def decoder(image_bytes: bytes) -> tuple[int, int, str]:
+    def check(image_bytes: bytes) -> tuple[int, int, str]:
         height = width = 0
         image = tf.constant(image_bytes)
         try:
@@ -230,7 +224,7 @@ def _decoder(max_pixels: int) -> Decoder:
             return height, width, "truncated or damaged {}"
         return height, width, ""
 
-    return decoder
+    return check
 
 
 State = tuple[int, int, int]

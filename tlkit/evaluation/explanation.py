@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from tlkit.data.decoding import decoder
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.errors import ArgumentError, did_you_mean
 from tlkit.evaluation.names import check_class_names, num_classes_of
@@ -18,7 +19,6 @@ from tlkit.evaluation.pictures import (
     Paths,
     are_paths,
     check_pictures,
-    decoder,
     list_files,
     pixels_of,
     resized,

@@ -1,14 +1,13 @@
 """Pictures as people give them: files, one array or many."""
 
 import os
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 from typing import Any, TypeGuard
 
 import numpy as np
 import tensorflow as tf
 
-from tlkit.data.decoding import decode_image, resize_image
+from tlkit.data.decoding import resize_image
 from tlkit.data.verdicts import check_files
 from tlkit.errors import ArgumentError, DataError
 
@@ -60,17 +59,6 @@ def check_pictures(paths: Sequence[str], max_pixels: int, argument: str) -> None
             f"`{argument}` must be picture files. Received: {named}{rest}. "
             f"Leave {'it' if len(bad) == 1 else 'them'} out."
         )
-
-
-@lru_cache(maxsize=8)
-def decoder(image_size: tuple[int, int], max_pixels: int) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Returns `decode_image` for one size, traced once for all who ask."""
-
-    @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
-    def decode(image_bytes: tf.Tensor) -> tf.Tensor:
-        return decode_image(image_bytes, image_size, max_pixels)
-
-    return decode
 
 
 def pixels_of(images: Any) -> np.ndarray:

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tlkit.data.decoding import decoder
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.errors import ArgumentError, check_count
 from tlkit.evaluation.forward import forward_of
@@ -19,7 +20,6 @@ from tlkit.evaluation.pictures import (
     Paths,
     are_paths,
     check_pictures,
-    decoder,
     list_files,
     pixels_of,
     resized,
