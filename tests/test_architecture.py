@@ -44,7 +44,7 @@ FLOORS = {
     "run_parts": 6,
     "team": 6,
     "run": 8,
-    "finished_run": 6,
+    "finished_run": 7,
     "growing_run": 7,
     "cli": 9,
     "demo": 9,
