@@ -68,9 +68,9 @@ def recommend(data: ImageData, similarity: SimilarityReport) -> Recommendation:
     solved first, and `fine_tune` keeps it where nothing better comes.
 
     It is a rule of thumb with round numbers for limits; validation decides. With 8 to 112 training
-    images of a class, of photographs and of CIFAR-10, what it says was the best of five choices, or
-    so near that five seeds do not tell them apart, see benchmarks/README.md. From 500 on nothing was
-    measured.
+    images of a class, of photographs and of CIFAR-10, what it says was the best of five choices or
+    so near that five seeds do not tell them apart, see benchmarks/README.md. From 500 images of a
+    class on nothing was measured.
 
     Args:
         data: What the training images are counted in.
