@@ -113,9 +113,10 @@ def test_a_layer_of_a_user_is_never_taken_to_be_the_same():
     np.testing.assert_allclose(after, expected(model), rtol=1e-5)
 
 
-def test_nor_is_a_function_of_a_user():
+@pytest.mark.parametrize("kind", [keras.layers.Lambda, keras.layers.Activation])
+def test_nor_is_a_function_of_a_user(kind):
     factor = [2.0]
-    model = a_model(keras.layers.Lambda(lambda images: factor[0] * images))
+    model = a_model(kind(lambda images: factor[0] * images))
     forward_of(model)(IMAGES)
     factor[0] = 3.0
     np.testing.assert_allclose(forward_of(model)(IMAGES), expected(model), rtol=1e-5)

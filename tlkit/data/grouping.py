@@ -46,11 +46,11 @@ def assign_groups(listing: Listing, groups: GroupKey) -> None:
             "`groups` must be a function from a path to the key of its group. "
             f"Received: groups={groups!r}. Write groups=lambda path: path.stem.split('_')[0], say."
         )
-    listing.files = [
+    files = [
         replace(file, group=group_text(groups(Path(file.path)), file.path))
         for file in listing.files
     ]
-    files = listing.files
+    listing.files = files
     if files and not any(file.group for file in files):
         listing.notes.append(
             f"`groups` gave no picture a key, {files[0].path!r} for one: each stands alone."

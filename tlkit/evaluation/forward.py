@@ -75,15 +75,20 @@ def _traced(model: keras.Model) -> tf.types.experimental.ConcreteFunction:
 
 def _graph_of(model: keras.Model) -> str | None:
     """Names what is traced; `None` where a layer may compute what its settings do not tell."""
-    layers = with_nested(model)
-    if any(isinstance(layer, keras.layers.Lambda) for layer in layers) or not all(
-        type(layer).__module__.startswith("keras.") for layer in layers
-    ):
+    if not all(map(_is_of_keras, with_nested(model))):
         return None
     try:
         return graph_signature(model)
     except ArgumentError:  # not functional, or settings that cannot be read
         return None
+
+
+def _is_of_keras(layer: keras.layers.Layer) -> bool:
+    """Whether no code of a user's is in it."""
+    parts = (layer, getattr(layer, "activation", None))
+    return not isinstance(layer, keras.layers.Lambda) and all(
+        part is None or part.__module__.startswith("keras.") for part in parts
+    )
 
 
 def _read_by(model: keras.Model) -> list[Any]:
