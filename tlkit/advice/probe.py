@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from tlkit.errors import DataError
 from tlkit.evaluation.intervals import Interval, wilson_interval
-from tlkit.training.linear import STRENGTHS, first_minimum
+from tlkit.training.linear import STRENGTHS, first_minimum, row_space
 
 MIN_FOR_INTERVAL = 20
 """With fewer different images no interval is given.
@@ -86,6 +86,9 @@ def probe(
     standard = ((features - features.mean(axis=0)) / np.where(scale > 0, scale, 1.0)).astype(
         np.float32
     )
+    basis = row_space(standard)
+    if basis is not None:
+        standard = standard @ basis
     tasks = [labels] if labels.ndim == 1 else [column.astype(np.int64) for column in labels.T]
     with threadpool_limits(1, user_api="blas"), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -122,17 +125,18 @@ def _out_of_fold(
     num_folds = min(_NUM_FOLDS, smallest)
     splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
     folds = list(splitter.split(labels, labels, groups))
+    # each fold's head goes on from where the penalty before left it
+    heads = [LogisticRegression(max_iter=_MAX_STEPS, warm_start=True) for _ in folds]
     answers: dict[float, np.ndarray] = {}
 
     def loss_at(strength: float) -> float:
         loss, is_right = 0.0, np.zeros(len(labels))
-        for train, test in folds:
+        for (train, test), regression in zip(folds, heads, strict=True):
             taught = np.unique(labels[train])
             if len(taught) < 2:  # groups of several classes may leave one alone
                 is_right[test] = labels[test] == taught[0]
                 continue
-            regression = LogisticRegression(C=strength, max_iter=_MAX_STEPS)
-            regression.fit(features[train], labels[train])
+            regression.set_params(C=strength).fit(features[train], labels[train])
             shares = regression.predict_proba(features[test])
             known = regression.classes_
             is_right[test] = known[shares.argmax(axis=1)] == labels[test]

@@ -73,7 +73,7 @@ def solve_linear(
     _standardise(features, mean, scale)
     if validation is not None:
         _standardise(validation[0], mean, scale)
-    basis = _row_space(features)
+    basis = row_space(features)
     if basis is not None:
         features = features @ basis
         validation = validation and (validation[0] @ basis, validation[1])
@@ -213,7 +213,7 @@ def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.where(variance > 0, np.sqrt(variance), 1.0)
 
 
-def _row_space(features: np.ndarray) -> np.ndarray | None:
+def row_space(features: np.ndarray) -> np.ndarray | None:
     """Returns an orthonormal basis of what the rows span, `(num_features, n)`; `None` if n is more.
 
     Of all weights that answer the rows alike the penalty chooses those in their span, so solving in
