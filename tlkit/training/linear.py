@@ -129,38 +129,41 @@ def _solve_one(
         odds = np.log(len(labels) + 1.0) * (1 if classes[0] else -1)
         return np.zeros((1, features.shape[1])), np.array([odds]), 0.0, "one class only"
 
-    def fitted(strength: float, rows: np.ndarray | slice) -> LogisticRegression:
-        regression = LogisticRegression(
-            C=strength, class_weight=class_weight, max_iter=1000, tol=1e-4
-        )
+    def head() -> LogisticRegression:
+        return LogisticRegression(class_weight=class_weight, max_iter=1000, warm_start=True)
+
+    def fitted(
+        regression: LogisticRegression, strength: float, rows: np.ndarray | slice
+    ) -> LogisticRegression:
         weight = None if sample_weight is None else sample_weight[rows]
+        regression.set_params(C=strength)
         return regression.fit(features[rows], labels[rows], sample_weight=weight)
 
+    # Heads go on from where the penalty before left them; the last one begins anew.
     everything = slice(None)
     if validation is not None and len(validation[1]) >= MIN_VALIDATION:
         chosen_by = f"{len(validation[1])} validation images"
+        whole = head()
 
         def loss(strength: float) -> float:
-            return _log_loss(fitted(strength, everything), *validation)
+            return _log_loss(fitted(whole, strength, everything), *validation)
 
     elif folds := _folds(labels, groups, seed):
         chosen_by = f"{len(folds)}-fold cross-validation"
+        heads = [head() for _ in folds]
 
         def loss(strength: float) -> float:
-            return float(
-                np.mean(
-                    [
-                        _log_loss(fitted(strength, train), features[test], labels[test])
-                        for train, test in folds
-                    ]
-                )
-            )
+            losses = [
+                _log_loss(fitted(one, strength, train), features[test], labels[test])
+                for one, (train, test) in zip(heads, folds, strict=True)
+            ]
+            return float(np.mean(losses))
 
     else:
-        solved = fitted(_FALLBACK_STRENGTH, everything)
+        solved = fitted(head(), _FALLBACK_STRENGTH, everything)
         return solved.coef_, solved.intercept_, _FALLBACK_STRENGTH, "default: too few images"
     strength = first_minimum(STRENGTHS, loss)
-    solved = fitted(strength, everything)
+    solved = fitted(head(), strength, everything)
     return solved.coef_, solved.intercept_, strength, chosen_by
 
 
