@@ -127,6 +127,20 @@ def functions_in(saved_model):
     return len(saved.meta_graphs[0].object_graph_def.concrete_functions)
 
 
+class Odd:
+    """An initializer that Keras takes and cannot write down."""
+
+    def __call__(self, shape, dtype=None):
+        return keras.ops.ones(shape, dtype)
+
+
+@pytest.mark.parametrize("initializer", [lambda shape, **_: keras.ops.ones(shape), Odd()])
+def test_a_model_whose_settings_cannot_be_read_is_measured_all_the_same(initializer):
+    model = a_model(keras.layers.Conv2D(3, 1, kernel_initializer=initializer))
+    for _ in range(2):
+        np.testing.assert_allclose(forward_of(model)(IMAGES), expected(model), rtol=1e-5)
+
+
 def test_nothing_of_it_is_saved(tmp_path):
     used, fresh = a_model(), a_model()
     forward_of(used)(IMAGES)

@@ -1,6 +1,7 @@
 """A name for what a network computes: the same for equal networks, another for any other."""
 
 import json
+import warnings
 from hashlib import blake2b
 from typing import Any
 
@@ -95,8 +96,10 @@ def _add_weights(digest: Any, operation: keras.Operation) -> None:
 
 def _config(operation: keras.Operation) -> dict[str, Any]:
     try:
-        config = dict(operation.get_config())
-    except NotImplementedError as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of what could not be loaded again
+            config = dict(operation.get_config())
+    except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
         raise ArgumentError(
             "`model` must have layers whose settings can be read. Received: a model with the layer "
             f"{operation.name!r} of class {type(operation).__name__}. Give the class a get_config."
