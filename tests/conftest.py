@@ -22,7 +22,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 networks.register()
 
 # What is imported stays, and what TensorFlow traces is many objects: looking through all of them
-# again and again takes a twentieth of the tests' time.
+# again and again took 7.5 of 197 seconds of tests.
 gc.freeze()
 gc.set_threshold(50_000, 20, 20)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import is_
 from typing import Any
 
 import keras
@@ -52,12 +53,8 @@ class _Kept:
 
     def is_of(self, graph: str, read: Sequence[Any]) -> bool:
         """Whether it is what this graph gives of these variables and constants."""
-        same = len(read) == len(self.read) and all(map(_is, read, self.read))
+        same = len(read) == len(self.read) and all(map(is_, read, self.read))
         return same and graph == self.graph
-
-
-def _is(one: Any, other: Any) -> bool:
-    return one is other
 
 
 def _traced(model: keras.Model) -> tf.types.experimental.ConcreteFunction:
