@@ -1,12 +1,13 @@
 """Kills one short fine-tuning over and over, and compares its weights with an undisturbed one's.
 
-    python benchmarks/kill.py --kills 20 [--views 2]
+    python benchmarks/kill.py --kills 20 [--views 2] [--small]
 
 The run has dropout, augmentation, layer decay, two stages, a penalty that pulls towards the first
 weights, and validation. It saves itself many times a second here; at random moments its
 process gets SIGKILL, and the same command starts it again. Under TF_DETERMINISTIC_OPS the weights
 at the end must be those of the undisturbed run, bit by bit. With `--views` the first stage trains
-on stored activations, and the process is killed while it stores them, too.
+on stored activations, and the process is killed while it stores them, too. The network is resnet20;
+with `--small` one of three convolutions, which starts sooner.
 """
 
 import argparse
@@ -24,7 +25,24 @@ PAUSE = 0.02
 """After each step, so that there is time to be killed in."""
 
 
-def train(folder: Path, views: int) -> None:
+def small_network(num_classes: int) -> "keras.Model":
+    """Three convolutions, one for each of resnet20's stages."""
+    import keras
+    from keras import layers
+
+    x = inputs = keras.Input((32, 32, 3))
+    x = layers.Rescaling(1 / 127.5, offset=-1, name="stage1_rescaling")(x)
+    for stage in (1, 2, 3):
+        x = layers.Conv2D(
+            8 * stage, 3, strides=2, padding="same", use_bias=False, name=f"stage{stage}_conv"
+        )(x)
+        x = layers.BatchNormalization(momentum=0.9, name=f"stage{stage}_bn")(x)
+        x = layers.ReLU(name=f"stage{stage}_relu")(x)
+    x = layers.Dropout(0.3)(layers.GlobalAveragePooling2D()(x))
+    return keras.Model(inputs, layers.Dense(num_classes, name="logits")(x))
+
+
+def train(folder: Path, views: int, is_small: bool) -> None:
     """The run itself; says "step" after each of its steps, and after storing each batch."""
     import keras
     import numpy as np
@@ -43,7 +61,10 @@ def train(folder: Path, views: int) -> None:
         images.astype("uint8"), labels, list("abcd"), batch_size=8, splits=(0.8, 0.2, 0), seed=0
     )
     keras.utils.set_random_seed(0)
-    model = tlkit.build_classifier("resnet20", data.class_names, weights=None, dropout=0.3)
+    if is_small:
+        model = small_network(data.num_classes)
+    else:
+        model = tlkit.build_classifier("resnet20", data.class_names, weights=None, dropout=0.3)
     tlkit.set_trainable(model, "all")
 
     class Anchor(keras.regularizers.Regularizer):
@@ -87,13 +108,13 @@ def train(folder: Path, views: int) -> None:
     np.savez(folder / "weights.npz", *model.get_weights())
 
 
-def run_until_done(folder: Path, kills: int, seed: int, views: int) -> int:
+def run_until_done(folder: Path, kills: int, seed: int, options: list[str]) -> int:
     """Starts the run until it ends; kills it at random moments; returns how often it did."""
     generator = random.Random(seed)
     done = 0
     while True:
         child = subprocess.Popen(
-            [sys.executable, __file__, "--child", str(folder), "--views", str(views)],
+            [sys.executable, __file__, "--child", str(folder), *options],
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
@@ -118,20 +139,22 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--views", type=int, default=0)
+    parser.add_argument("--small", action="store_true")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        train(arguments.child, arguments.views)
+        train(arguments.child, arguments.views, arguments.small)
         return
     import numpy as np
 
+    options = ["--views", str(arguments.views), *["--small"] * arguments.small]
     with tempfile.TemporaryDirectory() as root:
         weights = []
         for name, kills in (("undisturbed", 0), ("killed", arguments.kills)):
             folder = Path(root) / name
             folder.mkdir()
             started = time.perf_counter()
-            done = run_until_done(folder, kills, arguments.seed, arguments.views)
+            done = run_until_done(folder, kills, arguments.seed, options)
             print(f"{name}: {done} kills, {time.perf_counter() - started:.0f} s", flush=True)
             with np.load(folder / "weights.npz") as file:
                 weights.append([file[key] for key in file.files])

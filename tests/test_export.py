@@ -12,6 +12,7 @@ from PIL import Image
 from tensorflow.python.eager import context
 
 import tlkit
+from tests.conftest import set_seeds
 from tlkit import export, saved_model
 from tlkit.data.decoding import decode_image
 from tlkit.errors import ArgumentError, DataError, ExportError
@@ -30,7 +31,7 @@ export_model = functools.partial(tlkit.export_model, fresh_process=False)
 
 
 def small_model(num_outputs=3, activation=None, policy="float32", name="small"):
-    keras.utils.set_random_seed(0)
+    set_seeds(0)
     inputs = keras.Input((*SIZE, 3))
     x = keras.layers.Rescaling(1 / 127.5, offset=-1)(inputs)
     x = keras.layers.Conv2D(8, 3, dtype=policy)(x)

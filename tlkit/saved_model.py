@@ -120,21 +120,24 @@ def write_saved_model(model: keras.Model, folder: Path, serving: Serving) -> Non
     neighbours = serving.rejection and tf.Variable(serving.rejection.neighbours, trainable=False)
 
     @tf.function(
-        input_signature=[tf.TensorSpec([None, *serving.image_size, 3], tf.uint8, "images")]
+        input_signature=[tf.TensorSpec([None, *serving.image_size, 3], tf.uint8, "images")],
+        autograph=False,
     )
     def from_pixels(images: tf.Tensor) -> Answers:
         return serving.answers(model, images, neighbours)
 
     decode = decoder(serving.image_size, serving.max_pixels)
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
+    @tf.function(
+        input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")], autograph=False
+    )
     def from_bytes(image_bytes: tf.Tensor) -> Answers:
         images = tf.map_fn(
             decode,
             image_bytes,
             fn_output_signature=tf.TensorSpec((*serving.image_size, 3), tf.uint8),
         )
-        return serving.answers(model, images, neighbours)
+        return from_pixels(images)
 
     module = tf.Module()
     # The bare variables: tracking the layers would write Keras's own functions too.

@@ -3,11 +3,12 @@ import numpy as np
 import pytest
 
 import tlkit
+from tests.conftest import set_seeds
 
 
 @pytest.fixture
 def model():
-    keras.utils.set_random_seed(0)
+    set_seeds(0)
     return tlkit.build_classifier("resnet8", ["grey", "red"], weights=None)
 
 
@@ -35,7 +36,7 @@ def blind():
 @pytest.fixture(scope="session")
 def small():
     """A network small enough to differentiate by hand, with its own random images."""
-    keras.utils.set_random_seed(1)
+    set_seeds(1)
     inputs = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(4, 3, name="conv")(inputs)
     x = keras.layers.BatchNormalization(name="norm")(x)

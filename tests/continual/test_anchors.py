@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import tlkit
+from tests.conftest import set_seeds
 from tlkit.errors import ArgumentError
 from tlkit.training.step import hooked
 
@@ -161,7 +162,7 @@ def test_penalty_and_proximal_agree_to_first_order_under_gradient_descent():
 
 def test_a_proximal_step_in_training_is_that_of_the_penalty_to_first_order():
     """Each weight is pulled at the rate it moved with."""
-    keras.utils.set_random_seed(0)
+    set_seeds(0)
     images = np.random.default_rng(0).normal(size=(8, 5)).astype("float32")
     inputs = keras.Input((5,))
     layers = keras.layers.Dense(4, "tanh", name="body")(inputs)

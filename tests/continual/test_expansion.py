@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import tlkit
+from tests.conftest import set_seeds
 from tlkit.continual import expansion, expansion_steps
 from tlkit.continual.anchors import anchorable
 from tlkit.continual.expansion import expand
@@ -35,7 +36,7 @@ FAST = {"epochs": 8, "probe_epochs": 2, "learning_rate": 1e-2}
 
 def chain(with_norm=False, activation="relu", head="linear"):
     """Two small convolutions that can grow in isolation."""
-    keras.utils.set_random_seed(0)
+    set_seeds(0)
     x = keras.Input((8, 8, 3))
     y = layers.Rescaling(1 / 255)(x)
     y = layers.Conv2D(3, 3, activation="relu", name="conv1")(y)

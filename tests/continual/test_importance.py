@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import tlkit
+from tests.conftest import set_seeds
 from tlkit.continual.importance import accumulate_importance, normalize_importance
 from tlkit.errors import ArgumentError
 
@@ -95,7 +96,7 @@ def test_sampled_fisher_comes_near_the_exact_one_and_repeats_with_its_seed(small
 
 @pytest.mark.parametrize("num_classes", [2, 20])
 def test_more_classes_than_share_a_pass_are_all_counted(num_classes):
-    keras.utils.set_random_seed(0)
+    set_seeds(0)
     inputs = keras.Input((6,))
     model = keras.Model(inputs, keras.layers.Dense(num_classes, name="logits")(inputs))
     images = np.random.default_rng(0).normal(size=(5, 6)).astype("float32")
@@ -109,7 +110,7 @@ def test_more_classes_than_share_a_pass_are_all_counted(num_classes):
 
 @pytest.mark.parametrize("activation", [None, "sigmoid"])
 def test_binary_heads_have_the_bernoulli_fisher(activation):
-    keras.utils.set_random_seed(0)
+    set_seeds(0)
     inputs = keras.Input((6,))
     model = keras.Model(inputs, keras.layers.Dense(1, activation, name="binary_logit")(inputs))
     images = np.random.default_rng(0).normal(size=(5, 6)).astype("float32")
@@ -119,7 +120,7 @@ def test_binary_heads_have_the_bernoulli_fisher(activation):
 
 
 def test_depthwise_convolutions_are_taken_one_by_one_and_said():
-    keras.utils.set_random_seed(0)
+    set_seeds(0)
     inputs = keras.Input((6, 6, 3))
     x = keras.layers.DepthwiseConv2D(3, name="depthwise")(inputs)
     x = keras.layers.GlobalAveragePooling2D()(x)

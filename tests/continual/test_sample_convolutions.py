@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.conftest import set_seeds
 from tlkit.continual.sample_convolutions import count_patch_values, vectorizable_convolutions
 
 SETTINGS = [
@@ -20,7 +21,7 @@ SETTINGS = [
 
 
 def network(**settings):
-    keras.utils.set_random_seed(0)
+    set_seeds(0)
     inputs = keras.Input((9, 8, 2))
     x = keras.layers.Conv2D(3, **settings, name="first")(inputs)
     x = keras.layers.Conv2D(2, 2, name="second", padding="same", activation="tanh")(x)

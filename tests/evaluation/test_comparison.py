@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import tlkit
+from tests.conftest import set_seeds
 from tlkit.errors import ArgumentError, DataError
 from tlkit.evaluation.comparison import compare_models, compare_outcomes
 
@@ -18,7 +19,7 @@ def outcomes(num_both, num_first, num_second, num_neither):
 
 
 def random_model(seed, num_outputs=3, activation=None, name=None):
-    keras.utils.set_random_seed(seed)
+    set_seeds(seed)
     inputs = keras.Input((4, 4, 3))
     x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
     return keras.Model(inputs, keras.layers.Dense(num_outputs, activation, name=name)(x))

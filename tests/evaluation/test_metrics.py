@@ -7,6 +7,7 @@ import tensorflow as tf
 from sklearn import metrics
 
 import tlkit
+from tests.conftest import set_seeds
 from tlkit.data.images import ImageSplit
 from tlkit.errors import ArgumentError, DataError
 from tlkit.evaluation.metrics import evaluate_probabilities
@@ -15,7 +16,7 @@ NAMES = ("ant", "bee", "cat")
 
 
 def small_model(num_outputs=3, activation=None, name=None):
-    keras.utils.set_random_seed(0)
+    set_seeds(0)
     return keras.Sequential(
         [
             keras.Input((4, 4, 3)),

@@ -7,6 +7,7 @@ import tensorflow as tf
 from PIL import Image
 
 import tlkit
+from tests.conftest import set_seeds
 from tlkit.data.decoding import decode_image, resize_image
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.verdicts import check_files
@@ -22,7 +23,7 @@ def model():
 
 
 def small_model(num_outputs=3, activation=None, name=None):
-    keras.utils.set_random_seed(0)
+    set_seeds(0)
     return keras.Sequential(
         [
             keras.Input((*SIZE, 3)),

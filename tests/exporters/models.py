@@ -5,6 +5,8 @@ import numpy as np
 import tensorflow as tf
 from sklearn.datasets import load_sample_images
 
+from tests.conftest import set_seeds
+
 SIZE = (24, 32)
 NAMES = ("ant", "bee", "猫 & <dog>")
 HEADS = {"softmax": (3, None), "binary": (1, None), "multi_label": (3, "sigmoid")}
@@ -12,7 +14,7 @@ HEADS = {"softmax": (3, None), "binary": (1, None), "multi_label": (3, "sigmoid"
 
 def small_model(kind="softmax", scale=50.0):
     """What converters stumble over: grouped convolution, exact GELU, statistics as constants."""
-    keras.utils.set_random_seed(0)
+    set_seeds(0)
     num_outputs, activation = HEADS[kind]
     inputs = keras.Input((*SIZE, 3))
     # more than 128 constants, which TensorFlow captures and does not write into a graph

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 import tlkit
 import tlkit.exporters.client as client_program
+from tests.conftest import set_seeds
 from tests.exporters.models import HEADS, names_for, pictures, small_model
 from tlkit.errors import ExportError
 from tlkit.exporters import parity
@@ -69,7 +70,7 @@ def test_every_format_agrees_for_every_head(name, kind, tmp_path):
 
 def telling_apart(backbone, kind, images):
     """A classifier whose features differ between pictures, whatever its weights are."""
-    keras.utils.set_random_seed(0)
+    set_seeds(0)
     model = tlkit.build_classifier(
         backbone,
         names_for(kind),

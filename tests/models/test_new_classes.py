@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 import tlkit
+from tests.conftest import set_seeds
 from tlkit.errors import ArgumentError
 from tlkit.models.assembly import build_classifier
 from tlkit.models.graph import with_nested
@@ -37,7 +38,7 @@ layers = keras.layers
 
 def ending(units, *behind, activation=None, name="scores"):
     """A classifier of vectors with random weights."""
-    keras.utils.set_random_seed(0)
+    set_seeds(0)
     x = keras.Input((6,))
     y = layers.Dense(5, activation="relu")(x)
     y = layers.Dense(units, activation=activation, name=name)(y)

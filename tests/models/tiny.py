@@ -3,6 +3,8 @@
 import keras
 import numpy as np
 
+from tests.conftest import set_seeds
+
 layers = keras.layers
 
 
@@ -95,7 +97,7 @@ NETWORKS = (
 
 def network(build):
     """Builds one with random weights, biases and statistics of batch normalisation."""
-    keras.utils.set_random_seed(0)
+    set_seeds(0)
     model = keras.Model(*build(), name=build.__name__)
     shaken(model)
     for layer in model.layers:

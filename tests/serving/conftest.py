@@ -8,6 +8,7 @@ import keras
 import pytest
 
 import tlkit
+from tests.conftest import set_seeds
 
 pytest.importorskip("starlette", reason="needs starlette")
 pytest.importorskip("uvicorn", reason="needs uvicorn")
@@ -23,7 +24,7 @@ MAX_PIXELS = 2**20
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory):
-    keras.utils.set_random_seed(0)
+    set_seeds(0)
     inputs = keras.Input((12, 16, 3))
     x = keras.layers.Rescaling(1 / 255)(inputs)
     x = keras.layers.Flatten()(keras.layers.Conv2D(8, 3)(x))

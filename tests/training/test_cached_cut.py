@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import tlkit
+from tests.conftest import set_seeds
 from tlkit.training import cached_cut
 from tlkit.training.store import FeatureStore
 
@@ -16,7 +17,7 @@ def classifier(data, **arguments):
 
 
 def tuned(data, **arguments):
-    keras.utils.set_random_seed(0)
+    set_seeds(0)
     model = classifier(data, dropout=0.0)
     tlkit.train_head(model, data)
     report = tlkit.fine_tune(model, data, unfreeze="stage3", epochs=2, **arguments)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import tlkit
+from tests.conftest import set_seeds
 from tlkit.data import kept_pixels
 from tlkit.training.fine_tuning import default_epochs
 from tlkit.training.movement import weights_by_group
@@ -103,7 +104,7 @@ def test_balanced_weights_reach_the_loss():
     rare = tlkit.load_arrays(images, (np.arange(100) % 10 == 0).astype(int), ["common", "rare"])
     ratios = []
     for class_weight in (None, "balanced"):
-        keras.utils.set_random_seed(0)
+        set_seeds(0)
         model = classifier(rare)
         tlkit.train_head(model, rare)
         stage = tlkit.fine_tune(
@@ -205,7 +206,7 @@ def test_a_last_step_that_explodes_is_an_error_and_leaves_the_model(data, valida
 def test_another_seed_gives_other_views_and_orders(data):
     histories = []
     for seed in (0, 0, 1):
-        keras.utils.set_random_seed(0)
+        set_seeds(0)
         model = classifier(data, dropout=0.0)
         tlkit.train_head(model, data)
         stage = tlkit.fine_tune(model, data, epochs=1, views=0, seed=seed).stages[-1]
@@ -217,7 +218,7 @@ def test_another_seed_gives_other_views_and_orders(data):
 def test_smoothed_labels_change_the_loss_and_not_the_cross_entropy(data):
     histories = []
     for label_smoothing in (0.0, 0.2):
-        keras.utils.set_random_seed(0)
+        set_seeds(0)
         model = classifier(data)
         stage = tlkit.fine_tune(
             model, data, epochs=1, augment="none", label_smoothing=label_smoothing

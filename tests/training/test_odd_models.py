@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 
 import tlkit
+from tests.conftest import set_seeds
 from tlkit.errors import ArgumentError
 from tlkit.training.movement import weights_by_group
 
 
 def called_twice():
     """A convolution that works at two resolutions, which therefore are one group."""
-    keras.utils.set_random_seed(0)
+    set_seeds(0)
     twice = keras.layers.Conv2D(8, 3, padding="same", activation="relu", name="twice")
     images = keras.Input((32, 32, 3))
     x = keras.layers.Rescaling(1 / 255)(images)

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import tlkit
+from tests.conftest import set_seeds
 from tlkit.training.movement import weights_by_group
 from tlkit.training.objective import loss_of
 from tlkit.training.precision import computed_in, scaled
@@ -20,7 +21,7 @@ PRECISIONS = pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
 
 
 def classifier(data):
-    keras.utils.set_random_seed(0)
+    set_seeds(0)
     return tlkit.build_classifier("resnet8", data.class_names, weights=None)
 
 
