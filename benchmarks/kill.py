@@ -25,7 +25,7 @@ PAUSE = 0.02
 """After each step, so that there is time to be killed in."""
 
 
-def small_network(num_classes: int) -> "keras.Model":
+def small_network(num_classes: int):
     """Three convolutions, one for each of resnet20's stages."""
     import keras
     from keras import layers

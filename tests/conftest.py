@@ -21,12 +21,29 @@ from tests import networks
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
+LONG = (
+    "test_notebooks",
+    "test_two_workers",
+    "test_parity",
+    "test_strategies",
+    "test_resume",
+    "test_cli",
+    "test_going_on",
+    "test_run_choices",
+)
+"""Files with tests of half a minute and more: such a test must not be the last one that runs."""
+
 networks.register()
 
 # What is imported stays, and what TensorFlow traces is many objects: looking through all of them
 # again and again took 7.5 of 197 seconds of tests.
 gc.freeze()
 gc.set_threshold(50_000, 20, 20)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the longest tests first; all others stay in their order."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
 
 
 @pytest.fixture

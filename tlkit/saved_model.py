@@ -128,9 +128,7 @@ def write_saved_model(model: keras.Model, folder: Path, serving: Serving) -> Non
 
     decode = decoder(serving.image_size, serving.max_pixels)
 
-    @tf.function(
-        input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")], autograph=False
-    )
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")], autograph=False)
     def from_bytes(image_bytes: tf.Tensor) -> Answers:
         images = tf.map_fn(
             decode,

@@ -36,6 +36,8 @@ DEFAULT_BATCH_SIZE = 32
 _OPTIMIZER_VALUES = 3  # a gradient and AdamW's two moments for each value that trains
 _DECODED = 32
 _ENOUGH_PASSES = range(1_000)
+_LEAST_SECONDS = 0.1
+"""Of each measurement: there are up to five of them, and a projection need not be finer."""
 _MEGABYTE = 1e6
 
 
@@ -294,11 +296,12 @@ def _step(
         trainee.compile(
             optimizer=optimizer, loss=loss_of(model), metrics=metrics_of(model), jit_compile=False
         )
+        optimizer.build(trainee.trainable_variables)  # or the step would be traced twice
         random = np.random.default_rng(0)
         images = random.uniform(0, 255, (batch_size, *trained.input_shape[1:]))
         targets = targets_of(_labels(model, batch_size), model).numpy()
         batch = (images.astype("float32"), targets)
-        return num_trainable, timed(lambda: trainee.train_on_batch(*batch))
+        return num_trainable, timed(lambda: trainee.train_on_batch(*batch), _LEAST_SECONDS)
 
 
 def _labels(model: keras.Model, batch_size: int) -> np.ndarray:
@@ -312,7 +315,7 @@ def _forward(model: keras.Model, tensor: keras.KerasTensor, batch_size: int) -> 
     part = FrozenPart(keras.Model(model.inputs[0], tensor))
     values = np.random.default_rng(0).integers(0, 256, (batch_size, *model.input_shape[1:]))
     images = tf.cast(values, part.input_dtype)
-    return timed(lambda: part.float32(images).numpy()).shared_by(batch_size)
+    return timed(lambda: part.float32(images).numpy(), _LEAST_SECONDS).shared_by(batch_size)
 
 
 def _decoding(split: ImageSplit, augment: str) -> Timed:
@@ -324,7 +327,8 @@ def _decoding(split: ImageSplit, augment: str) -> Timed:
 
     batches = read_on()  # nothing is set up before the first
     num_batches = -(-len(rows) // split.batch_size)
-    return timed(lambda: [next(batches) for _ in range(num_batches)]).shared_by(len(rows))
+    read = timed(lambda: [next(batches) for _ in range(num_batches)], _LEAST_SECONDS)
+    return read.shared_by(len(rows))
 
 
 def _num_images(data: ImageData, views: int) -> int:

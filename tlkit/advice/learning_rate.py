@@ -155,6 +155,7 @@ def _sweep(
     trainee = hooked(model)
     optimizer = keras.optimizers.AdamW(float(rates[0]), weight_decay=weight_decay)
     trainee.compile(optimizer=optimizer, loss=loss, jit_compile=False)
+    optimizer.build(trainee.trainable_variables)  # or the step would be traced twice
     losses: list[float] = []
     for rate, batch in track(zip(rates, batches, strict=False), "learning rates", len(rates)):
         optimizer.learning_rate = float(rate)

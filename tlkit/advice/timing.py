@@ -30,11 +30,11 @@ class Timed:
         return Timed(self.before, self.usual / number)
 
 
-def timed(action: Callable[[], object]) -> Timed:
+def timed(action: Callable[[], object], least_seconds: float = _LEAST_SECONDS) -> Timed:
     """Returns the seconds of a call, the first one apart.
 
-    It is called until 0.3 seconds have passed after the first, at least once more and at most 20
-    times.
+    It is called until `least_seconds` have passed after the first, at least once more and at most
+    20 times.
 
     Example:
         >>> import time
@@ -48,7 +48,7 @@ def timed(action: Callable[[], object]) -> Timed:
     action()
     first = time.perf_counter() - started
     taken: list[float] = []
-    while not taken or (sum(taken) < _LEAST_SECONDS and len(taken) < _MOST_TIMES):
+    while not taken or (sum(taken) < least_seconds and len(taken) < _MOST_TIMES):
         started = time.perf_counter()
         action()
         taken.append(time.perf_counter() - started)
