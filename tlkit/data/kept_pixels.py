@@ -18,7 +18,7 @@ from tlkit.data.verdicts import content_digest
 if TYPE_CHECKING:
     from tlkit.data.images import ImageSplit
 
-MAX_PICTURES = 256
+MAX_PICTURES = 1024
 MAX_BYTES = 32 * 2**20
 """Of one pass: with more pictures, or more bytes of pixels, files are read as they are needed."""
 
