@@ -226,7 +226,7 @@ def _moments(
     dtype = model.inputs[0].dtype
     pixels = tf.TensorSpec((None, *model.input_shape[1:]), dtype)
 
-    @tf.function(input_signature=[pixels])
+    @tf.function(input_signature=[pixels], autograph=False)
     def sums(images: tf.Tensor) -> list[tuple[tf.Tensor, tf.Tensor]]:
         values = inputs(images, training=False)
         values = values if isinstance(values, list | tuple) else [values]

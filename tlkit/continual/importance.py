@@ -242,6 +242,7 @@ def _samples(
             "`dataset` must be what load_folder returned, one of its splits, or a tf.data.Dataset. "
             f"Received: {type(dataset).__name__}."
         )
+    plain = tf.autograph.experimental.do_not_convert
     labelled = isinstance(dataset.element_spec, tuple) and len(dataset.element_spec) > 1
     if method == "empirical_fisher":
         if not labelled:
@@ -251,11 +252,11 @@ def _samples(
                 "needs none."
             )
         return (
-            dataset.map(lambda images, labels, *_: (images, targets_of(labels, model)))
+            dataset.map(plain(lambda images, labels, *_: (images, targets_of(labels, model))))
             .unbatch()
             .take(num_samples)
         )
-    images = dataset.map(lambda images, *_: images) if labelled else dataset
+    images = dataset.map(plain(lambda images, *_: images)) if labelled else dataset
     width = model.output_shape[-1]
     draws = np.random.default_rng(seed).random((num_samples, width), np.float32)
     return tf.data.Dataset.zip(

@@ -75,11 +75,11 @@ def sum_over_samples(
     if not (why := _without_rule(model)):
         try:
             with _without_warnings(), vectorizable_convolutions(model):
-                run = tf.function(terms.at_once).get_concrete_function(*signature)
+                run = tf.function(terms.at_once, autograph=False).get_concrete_function(*signature)
         except ValueError as error:  # what else is wrong is raised again one by one
             why = str(error).strip().splitlines()[-1]
     if why:
-        run = tf.function(terms.one_by_one).get_concrete_function(*signature)
+        run = tf.function(terms.one_by_one, autograph=False).get_concrete_function(*signature)
     totals = [tf.zeros(variable.shape) for variable in variables]
     num_samples = 0
     with bar("importance", None) as advance:

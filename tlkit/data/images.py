@@ -97,9 +97,9 @@ class ImageSplit:
             first_batch: So many batches of the first epoch are left out, and not decoded.
             share: (index, number) gives of each batch only the pictures from `index` on, every
                 `number`-th, and decodes no others: one of several devices' share. It may be empty.
-            keep: Whether few pictures (at most 1,024, and 32 MiB of pixels) are decoded at once, and
-                their pixels kept in memory for later passes; without it, and in shares, files are
-                read as they are needed, as those of many pictures are.
+            keep: Whether few pictures (at most 1,024, and 32 MiB of pixels) are decoded at once,
+                and their pixels kept in memory for later passes; without it, and in shares, files
+                are read as they are needed, as those of many pictures are.
 
         Raises:
             ArgumentError: `augment` is no preset, or the split is not for training; `epochs` is

@@ -55,6 +55,8 @@ def image_batches(
         rows, seed, shuffle, batch_size=batch_size, first_batch=first_batch, share=share
     )
 
+    plain = tf.autograph.experimental.do_not_convert
+
     def whole_batches(number: tf.Tensor, epoch: tf.Tensor) -> tf.data.Dataset:
         return tf.data.Dataset.from_tensor_slices(order_of(number, epoch))
 
@@ -64,7 +66,7 @@ def image_batches(
 
     def one_by_one(number: tf.Tensor, epoch: tf.Tensor) -> tf.data.Dataset:
         order = tf.reshape(order_of(number, epoch), [-1])
-        return tf.data.Dataset.from_tensor_slices(order).map(lambda row: (row, epoch))
+        return tf.data.Dataset.from_tensor_slices(order).map(plain(lambda row: (row, epoch)))
 
     def load_or_fill(row: tf.Tensor, epoch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         height, width = split.image_size
@@ -89,7 +91,6 @@ def image_batches(
     else:
         numbers = tf.data.Dataset.random(split.seed, rerandomize_each_iteration=True).take(1)
     num_batches = -(-num_rows // batch_size) * (1 if epochs is None else len(epochs)) - first_batch
-    plain = tf.autograph.experimental.do_not_convert
     if held and not layers:
         batches = numbers.enumerate().flat_map(plain(whole_batches)).map(plain(gather))
     else:

@@ -64,7 +64,8 @@ def _traced(model: keras.Model) -> tf.types.experimental.ConcreteFunction:
         return kept.function
     images = tf.TensorSpec((None, *model.input_shape[1:]), model.inputs[0].dtype)
     # A concrete function: TensorFlow warns of many traces where each is of another model.
-    traced = tf.function(lambda images: model(images, training=False)).get_concrete_function(images)
+    forward = tf.function(lambda images: model(images, training=False), autograph=False)
+    traced = forward.get_concrete_function(images)
     if graph:
         setattr(model, _KEPT_AS, _Kept(traced, graph, read))
     return traced
@@ -102,7 +103,7 @@ def _read_by(model: keras.Model) -> list[Any]:
 def _on_all_devices(model: keras.Model, number: int) -> Callable[[tf.Tensor], tf.Tensor]:
     strategy, dtype = strategy_of(model), model.inputs[0].dtype
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def run(images: tf.Tensor) -> tf.Tensor:
         return strategy.run(lambda share: model(share, training=False), args=(images,))
 

@@ -251,10 +251,11 @@ def _decoded_batches(
     paths: tuple[str, ...], image_size: tuple[int, int], max_pixels: int, batch_size: int
 ) -> tf.data.Dataset:
     decode = decoder(image_size, max_pixels)
+    plain = tf.autograph.experimental.do_not_convert
     names = tf.constant([os.fsencode(path) for path in paths], tf.string, shape=(len(paths),))
     return (
         tf.data.Dataset.from_tensor_slices(names)
-        .map(lambda path: decode(tf.io.read_file(path)), num_parallel_calls=tf.data.AUTOTUNE)
+        .map(plain(lambda path: decode(tf.io.read_file(path))), num_parallel_calls=tf.data.AUTOTUNE)
         .batch(batch_size)
         .prefetch(1)
     )

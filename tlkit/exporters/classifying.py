@@ -29,7 +29,7 @@ def classifying_function(model: keras.Model) -> Any:
     """
     images_spec = tf.TensorSpec([None, *image_size_of(model), 3], tf.uint8, "images")
 
-    @tf.function(input_signature=[images_spec])
+    @tf.function(input_signature=[images_spec], autograph=False)
     def classify(images: tf.Tensor) -> dict[str, tf.Tensor]:
         outputs = model(tf.cast(images, tf.float32), training=False)
         shares = probabilities(outputs, model)

@@ -95,7 +95,7 @@ def load_with_keras() -> Callable[[str], Ask]:
 
     def open_model(path: str) -> Ask:
         model = keras.saving.load_model(path, compile=False)
-        forward = tf.function(model, reduce_retracing=True)
+        forward = tf.function(model, reduce_retracing=True, autograph=False)
         return lambda images: forward(images.astype(np.float32), training=False).numpy()
 
     return open_model

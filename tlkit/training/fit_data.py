@@ -27,6 +27,7 @@ def weighed(dataset: tf.data.Dataset, class_weight: dict[int, float]) -> tf.data
     """Adds each image's weight; Keras adds none to batches that are spread over replicas."""
     weights = tf.constant([class_weight[label] for label in sorted(class_weight)], tf.float32)
 
+    @tf.autograph.experimental.do_not_convert
     def with_weights(images: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, ...]:
         is_one_hot = targets.shape.rank == 2 and targets.shape[1] != 1
         labels = tf.argmax(targets, axis=1) if is_one_hot else tf.reshape(targets, [-1])

@@ -82,7 +82,7 @@ class FrozenPart:
     @cached_property
     def _frozen(self) -> tf.types.experimental.ConcreteFunction:
         specification = tf.TensorSpec((None, *self._model.input_shape[1:]), self.input_dtype)
-        forward = tf.function(lambda images: self._model(images, training=False))
+        forward = tf.function(lambda images: self._model(images, training=False), autograph=False)
         return convert_variables_to_constants_v2(forward.get_concrete_function(specification))
 
 

@@ -1,7 +1,7 @@
 """The two forms in which both training functions take images, made one."""
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
@@ -82,14 +82,12 @@ def with_targets(
     dataset: tf.data.Dataset, model: keras.Model, *, one_hot: bool = False
 ) -> tf.data.Dataset:
     """Maps the labels of a data set into the form that the model's loss takes."""
-    return dataset.map(
-        lambda images, labels, *weights: (
-            images,
-            targets_of(labels, model, one_hot=one_hot),
-            *weights,
-        ),
-        num_parallel_calls=tf.data.AUTOTUNE,
-    )
+
+    @tf.autograph.experimental.do_not_convert
+    def translate(images: tf.Tensor, labels: tf.Tensor, *weights: tf.Tensor) -> tuple[Any, ...]:
+        return images, targets_of(labels, model, one_hot=one_hot), *weights
+
+    return dataset.map(translate, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def steps_in_epoch(images: Images) -> int:

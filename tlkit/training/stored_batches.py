@@ -78,4 +78,5 @@ class _Rows:
         if self._features.weights is not None:
             signature.append(tf.TensorSpec((None,), self._features.weights.dtype))
         batches = tf.data.Dataset.from_generator(generate, output_signature=tuple(signature))
-        return batches.map(lambda rows, *others: (tf.cast(rows, tf.float32), *others))
+        plain = tf.autograph.experimental.do_not_convert
+        return batches.map(plain(lambda rows, *others: (tf.cast(rows, tf.float32), *others)))
