@@ -36,10 +36,10 @@ class Team:
         self.is_chief = True
         if distribute is not None:
             load_tensorflow_quietly()
-            from tlkit.distribution.strategies import distribution_strategy
+            from tlkit.distribution.strategies import strategy_for
             from tlkit.distribution.workers import Workers
 
-            self._strategy = distribution_strategy(distribute)
+            self._strategy = strategy_for(distribute, "distribute")
             self._workers = Workers(self._strategy)
             self.is_chief = self._workers.is_chief
 

@@ -233,6 +233,12 @@ def test_other_bytes_are_refused(content):
         decoded(content)
 
 
+@pytest.mark.parametrize("length", [3, 4, 19, 21, 30])
+def test_a_jpeg_file_may_end_anywhere(length):
+    with pytest.raises(tf.errors.InvalidArgumentError):  # whose text is read: no byte spoils it
+        decoded(FORMATS["jpeg"][:length])
+
+
 def test_nothing_is_resized_on_a_gpu():
     traced = tf.function(lambda image_bytes: decode_image(image_bytes, (8, 8)), autograph=False)
     graph = traced.get_concrete_function(tf.TensorSpec((), tf.string)).graph.as_graph_def()

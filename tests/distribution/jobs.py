@@ -233,14 +233,14 @@ def work(kind, folder, index):
     """Everything that ends well: first a run by the command line, then one after the other."""
     made = []
 
-    def noted(kind):
-        made.append(strategies_of_the_program(kind))
+    def noted(kind, argument):
+        made.append(strategy_for(kind, argument))
         return made[-1]
 
-    strategies_of_the_program = strategies.distribution_strategy
-    strategies.distribution_strategy = noted
+    strategy_for = strategies.strategy_for
+    strategies.strategy_for = noted
     by_command_line(kind, folder, index, "--unfreeze", "head", "--epochs", "1")
-    strategies.distribution_strategy = lambda kind: made[0]  # there is one in a process
+    strategies.strategy_for = lambda *_: made[0]  # there is one in a process
     report = evaluate_run(folder / "run-0", folder / "photos", distribute=kind)
     content = [report.accuracy, report.loss, report.num_images]
     (folder / f"evaluated-{index}.json").write_text(json.dumps(content), encoding="utf-8")

@@ -11,6 +11,7 @@ from tests.distribution import jobs, processes
 from tlkit.distribution.cluster import Cluster, read_cluster
 from tlkit.distribution.workers import Workers
 from tlkit.errors import ArgumentError
+from tlkit.team import Team
 
 TWO = {"worker": ["a:1", "b:2"]}
 TASK = {"type": "worker", "index": 0}
@@ -50,6 +51,12 @@ def test_a_kind_that_cannot_be_had_is_refused(monkeypatch, kind, message):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     with pytest.raises(ArgumentError, match=message):
         tlkit.distribution_strategy(kind)
+
+
+def test_a_run_calls_it_as_its_user_does(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with pytest.raises(ArgumentError, match=r"^`distribute` must be 'auto'.*distribute='mirrored'"):
+        Team("mirrored")
 
 
 @pytest.mark.parametrize(

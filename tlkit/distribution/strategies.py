@@ -43,25 +43,39 @@ def distribution_strategy(kind: str = "auto") -> tf.distribute.Strategy:
     Reference:
         https://www.tensorflow.org/guide/distributed_training
     """
-    check_choice("kind", kind, KINDS)
+    return strategy_for(kind, "kind")
+
+
+def strategy_for(kind: str, argument: str) -> tf.distribute.Strategy:
+    """Returns what `distribution_strategy` does, for a kind that came as another argument.
+
+    Args:
+        kind: As there.
+        argument: What messages call it.
+
+    Raises:
+        ArgumentError: As there.
+    """
+    check_choice(argument, kind, KINDS)
     grow_gpu_memory()
     cluster = read_cluster() if kind != "mirrored" else None
     several_workers = cluster is not None and len(cluster.addresses) > 1
     if kind == "multi-worker" and not several_workers:
         number = "nothing" if cluster is None else "one worker only"
         raise ArgumentError(
-            "`kind` must be 'auto' or 'mirrored' unless TF_CONFIG names several workers. "
-            f"Received: kind='multi-worker', and {VARIABLE} names {number}. Set it on each machine."
+            f"`{argument}` must be 'auto' or 'mirrored' unless TF_CONFIG names several workers. "
+            f"Received: {argument}='multi-worker', and {VARIABLE} names {number}. Set it on each "
+            "machine."
         )
     if several_workers:
-        return _multi_worker()
+        return _multi_worker(argument)
     if kind == "auto" and len(tf.config.list_physical_devices("GPU")) < 2:
         return tf.distribute.get_strategy()
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     if len(devices) == 1:
         raise ArgumentError(
-            "`kind` must be 'auto' where there is one device. Received: kind='mirrored', and "
-            f"TensorFlow sees {devices[0].name} alone. Use 'auto'."
+            f"`{argument}` must be 'auto' where there is one device. Received: "
+            f"{argument}='mirrored', and TensorFlow sees {devices[0].name} alone. Use 'auto'."
         )
     return tf.distribute.MirroredStrategy([device.name for device in devices])
 
@@ -102,12 +116,12 @@ def check_one_device(model: keras.Model, what: str) -> None:
         )
 
 
-def _multi_worker() -> tf.distribute.Strategy:
+def _multi_worker(argument: str) -> tf.distribute.Strategy:
     try:
         return tf.distribute.MultiWorkerMirroredStrategy()
     except RuntimeError as error:
         raise ArgumentError(
-            "`kind` must be 'multi-worker' before TensorFlow computes anything. "
-            f"Received: kind='multi-worker' after that ({error}). Call "
+            f"`{argument}` must be 'multi-worker' before TensorFlow computes anything. "
+            f"Received: {argument}='multi-worker' after that ({error}). Call "
             "tlkit.distribution_strategy() first in the program."
         ) from error
