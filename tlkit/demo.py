@@ -12,7 +12,7 @@ from tlkit.files import written_aside
 from tlkit.run import check_run, train_run
 from tlkit.run_directory import Run
 
-_EPOCHS = 5
+_EPOCHS = 3
 _RATE = 1e-3  # digits are far from photographs: much has to move
 _PIXELS_PER_CELL = 4
 _NUM_SHOWN = 5

@@ -133,10 +133,9 @@ def _needs_only_resizing(
 
 def _has_no_exif(image_bytes: tf.Tensor) -> tf.Tensor:
     """Whether a JPEG file's tables begin at once, or right behind a JFIF header of 18 bytes."""
-
+    end = 20 + len(QUANTIZATION_TABLE)
     # where a file is shorter, the rest is zeros: what TensorFlow says of a position behind the end
     # holds the file's bytes, which Python cannot read as text
-    end = 20 + len(QUANTIZATION_TABLE)
     head = tf.strings.join([tf.strings.substr(image_bytes, 0, end), b"\0" * end])
 
     def stands(what: bytes, at: int) -> tf.Tensor:
