@@ -60,7 +60,7 @@ def kept_pixels(split: ImageSplit, rows: np.ndarray, decoder: Decoder) -> np.nda
     """Returns the pixels of some rows, from memory as far as they were decoded before.
 
     A pipeline that decodes files takes TensorFlow a few tenths of a second to set up, at every
-    pass; few pictures are decoded in less, and from then on need no decoding.
+    pass; few pictures are decoded all at once before the first pass, and then no more.
 
     Args:
         split: Of picture files.
