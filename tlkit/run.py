@@ -51,6 +51,7 @@ from tlkit.run_training import (
     check_can_reject,
     compare_with_probe,
     fit_run_rejection,
+    plan_anchor,
     planned_cost,
     seen_as,
     train_model,
@@ -139,7 +140,7 @@ def train_run(
         learning_rate: See `fine_tune`.
         layer_decay: See `fine_tune`.
         anchor: With `from_run`: how strongly the weights are held near those of that run, a number
-            or "auto", see `tlkit.continual.going_on.anchor_to_itself`.
+            or "auto", see `choose_anchor`.
         importance: With `anchor`: a method of `estimate_importance` that tells weights apart.
         old_photos: With `from_run`: pictures of what that run learned, to measure what is
             forgotten and to estimate importance; those it was trained on by default, where they
@@ -305,11 +306,13 @@ def _worked(
             cost = planned_cost(model, data, settled)
         record["cost"] = cost.as_dict()
         say(f"before training:\n{cost}")
+    with timed(seconds, "planning the anchor"):
+        plan = plan_anchor(model, data, record, out, team, old=old, say=say)
     if team.is_spread:
         with timed(seconds, "model"), team.scope():
             model = _model(settled, parent, data)
     with timed(seconds, "training"), team.scope():
-        training, forgotten = train_model(model, data, record, out, old, is_chief=team.is_chief)
+        training, forgotten = train_model(model, data, record, out, old=old, plan=plan)
     say(str(training))
     if forgotten is not None:
         say(str(forgotten))

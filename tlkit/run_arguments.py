@@ -29,7 +29,8 @@ SPLITS = (0.8, 0.1, 0.1)
 
 def checked(arguments: dict[str, Any]) -> dict[str, Any]:
     """Returns the arguments that make a run what it is, after the checks that need no pictures."""
-    _check_distribute(arguments)
+    if arguments["distribute"] is not None:
+        check_choice("distribute", arguments["distribute"], KINDS)
     del arguments["resume"], arguments["say"], arguments["distribute"]
     arguments["photos"] = str(Path(arguments["photos"]).resolve())
     arguments.pop("out")
@@ -104,19 +105,6 @@ def _check_values(arguments: dict[str, Any]) -> None:
             raise ArgumentError(
                 f"`{name}` must be left out with mode='head', which solves the head, and trains "
                 f"nothing else. Received: {name}={arguments[name]!r}. Use mode='fine-tune'."
-            )
-
-
-def _check_distribute(arguments: dict[str, Any]) -> None:
-    if arguments["distribute"] is None:
-        return
-    check_choice("distribute", arguments["distribute"], KINDS)
-    for name, value in (("anchor", "auto"), ("importance", arguments["importance"])):
-        if value is not None and arguments[name] == value:
-            raise ArgumentError(
-                f"`distribute` must be left out with {name}={value!r}, which is worked out on one "
-                f"device. Received: distribute={arguments['distribute']!r}. Give the anchor as a "
-                "number, or train on one device."
             )
 
 

@@ -22,7 +22,7 @@ Say = Callable[[str], None]
 def backbone_choice(
     arguments: Mapping[str, Any], data: ImageData, kept: Mapping[str, Any], say: Say
 ) -> dict[str, Any]:
-    """Returns which backbone a run starts from, as `keep_choice` takes it.
+    """Returns which backbone a run starts from, as `settled_arguments` reads it.
 
     Args:
         arguments: Those of the run; its `backbone` is "auto".
@@ -68,7 +68,7 @@ def mode_choice(
     kept: Mapping[str, Any],
     say: Say,
 ) -> dict[str, Any]:
-    """Returns what of the model trains, as `keep_choice` takes it.
+    """Returns what of the model trains, as `settled_arguments` reads it.
 
     What was named stays as it is named, and where something was that only fine-tuning takes, the
     head alone is not chosen.

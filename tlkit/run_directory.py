@@ -297,19 +297,6 @@ def choices_of(out: Path) -> dict[str, Any]:
     return {} if begun is None else begun.get("choices", {})
 
 
-def keep_choice(out: Path, record: dict[str, Any], name: str, choice: dict[str, Any]) -> None:
-    """Writes down a choice of a run in its `record` and in `run.json`, before the run goes by it.
-
-    Args:
-        out: The run directory.
-        record: Content of its `run.json`; changed.
-        name: What is chosen.
-        choice: What came of it, with "arguments" as `settled_arguments` reads them.
-    """
-    record.setdefault("choices", {})[name] = choice
-    write_json(out / "run.json", record)
-
-
 def clear_results(out: Path) -> None:
     """Removes what an interrupted run had already left, half-made or whole; nothing else."""
     for name in _RESULTS:

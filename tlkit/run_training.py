@@ -1,19 +1,22 @@
 """What a run does to its model: what that will cost, the training, and whether it was worth it."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tlkit.data.images import ImageData
+from tlkit.files import write_json
 from tlkit.run_arguments import AUTO
-from tlkit.run_directory import REJECTION_FILE, keep_choice
+from tlkit.run_directory import REJECTION_FILE
 from tlkit.run_record import settled_arguments
+from tlkit.team import Team
 
 if TYPE_CHECKING:
     import keras
 
     from tlkit.advice.cost import CostReport
     from tlkit.advice.rejection import RejectionReport
-    from tlkit.continual.going_on import ForgettingReport, OldTask
+    from tlkit.continual.going_on import AnchorPlan, ForgettingReport, OldTask
     from tlkit.evaluation.calibration import CalibrationReport
     from tlkit.evaluation.comparison import ComparisonReport
     from tlkit.evaluation.rejection import Rejection
@@ -22,8 +25,8 @@ if TYPE_CHECKING:
 
 NUM_VIEWS = 4
 """Versions of each training image that an augmented head alone is solved on."""
-_CHEAP_IN_TRIALS = ("epochs", "augment")
-"""What the trials of a strength leave to their own defaults: few epochs on stored activations."""
+_GIVEN_TO_TRIALS = ("learning_rate", "class_weight", "seed", "unfreeze", "layer_decay")
+"""Not epochs and augmentation: trials of a strength are few epochs on stored activations."""
 
 
 def planned_cost(model: "keras.Model", data: ImageData, arguments: dict[str, Any]) -> "CostReport":
@@ -45,58 +48,88 @@ def planned_cost(model: "keras.Model", data: ImageData, arguments: dict[str, Any
     )
 
 
+def plan_anchor(
+    model: "keras.Model",
+    data: ImageData,
+    record: dict[str, Any],
+    out: Path,
+    team: Team,
+    *,
+    old: "OldTask | None",
+    say: Callable[[str], None],
+) -> "AnchorPlan | None":
+    """Returns how the model is to be held while it trains, `None` where it goes freely.
+
+    What is to be worked out for it is the chief's work, on one device.
+
+    Args:
+        model: As it is before training, on one device; it stays so.
+        data: The pictures in its size.
+        record: What `run.json` holds; a strength chosen by trying is written into it and into the
+            file, before the run goes by it.
+        out: The run directory.
+        team: Who takes part.
+        old: What an earlier run learned, where there was one.
+        say: Is told the trials.
+    """
+    from tlkit.continual.going_on import AnchorPlan, choose_strength, importance_of_old
+
+    arguments = settled_arguments(record)
+    if arguments["anchor"] is None:
+        return None
+    method, importance = arguments["importance"], {}
+    if method is not None:
+        importance = team.agreed_arrays(lambda: importance_of_old(model, data, method, old))
+    choices = record["choices"]
+    if arguments["anchor"] == AUTO:
+
+        def choice() -> dict[str, Any]:
+            given = _named(arguments, *_GIVEN_TO_TRIALS)
+            report = choose_strength(model, data, importance, old, **given)
+            return {"arguments": {"anchor": report.chosen}, "reasons": str(report).splitlines()}
+
+        choices["anchor"] = team.agreed(choice)
+        say("strength of the anchor:\n  " + "\n  ".join(choices["anchor"]["reasons"]))
+        if team.is_chief:
+            write_json(out / "run.json", record)
+    trials = choices["anchor"]["reasons"] if "anchor" in choices else []
+    strength = settled_arguments(record)["anchor"]
+    return AnchorPlan(float(strength), method, importance, tuple(trials))
+
+
 def train_model(
     model: "keras.Model",
     data: ImageData,
     record: dict[str, Any],
     out: Path,
-    old: "OldTask | None",
     *,
-    is_chief: bool = True,
+    old: "OldTask | None",
+    plan: "AnchorPlan | None",
 ) -> "tuple[TrainingReport, ForgettingReport | None]":
     """Trains the model as the run's record says, and measures what was forgotten.
 
     Args:
         model: Changed in place.
         data: The pictures in its size.
-        record: What `run.json` holds; a strength chosen by trying is written into it.
+        record: What `run.json` holds.
         out: The run directory, where training is resumed from.
         old: What an earlier run learned, where there was one.
-        is_chief: Whether this process writes.
+        plan: How the model is to be held, see `plan_anchor`.
     """
-    from tlkit.continual.going_on import anchor_to_itself, forgetting_of, measure_old_task
+    from tlkit.continual.going_on import forgetting_of, measure_old_task
     from tlkit.training.fine_tuning import fine_tune
     from tlkit.training.head import train_head
 
     arguments = settled_arguments(record)
     before = measure_old_task(model, old)
-    given = {
-        name: arguments[name]
-        for name in ("epochs", "learning_rate", "augment", "class_weight", "seed")
-        if arguments[name] is not None
-    }
+    given = _named(arguments, "epochs", "learning_rate", "augment", "class_weight", "seed")
     if arguments["mode"] == "head":
         report = train_head(model, data, views=_views_of_head(arguments), **given)
         return report, forgetting_of(model, old, before)
-    for name in ("unfreeze", "layer_decay"):
-        if arguments[name] is not None:
-            given[name] = arguments[name]
-    anchor = None
-    if arguments["anchor"] is not None:
-        cheaper = {name: value for name, value in given.items() if name not in _CHEAP_IN_TRIALS}
-        anchor = anchor_to_itself(
-            model,
-            data,
-            strength=arguments["anchor"],
-            importance=arguments["importance"],
-            old=old,
-            **cheaper,
-        )
-        if arguments["anchor"] == AUTO and is_chief:
-            choice = {"arguments": {"anchor": anchor.strength}, "reasons": [str(anchor.report)]}
-            keep_choice(out, record, "anchor", choice)
+    given |= _named(arguments, "unfreeze", "layer_decay")
+    anchor = plan.anchor(model) if plan is not None else None
     report = fine_tune(model, data, run_directory=out, anchor=anchor, **given)
-    return report, forgetting_of(model, old, before, anchor, arguments["importance"])
+    return report, forgetting_of(model, old, before, plan)
 
 
 def calibrate_on_validation(model: "keras.Model", data: ImageData) -> "CalibrationReport | str":
@@ -188,6 +221,11 @@ def seen_as(arguments: dict[str, Any]) -> str:
     from tlkit.training.recipe import DEFAULT_AUGMENTATION
 
     return "none" if arguments["mode"] == "head" else DEFAULT_AUGMENTATION
+
+
+def _named(arguments: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Those of them that were given."""
+    return {name: arguments[name] for name in names if arguments[name] is not None}
 
 
 def _views_of_head(arguments: dict[str, Any]) -> int:

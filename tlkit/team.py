@@ -11,7 +11,7 @@ from tlkit.run_directory import Run
 
 if TYPE_CHECKING:
     import keras
-
+    import numpy as np
 
 _Decision = TypeVar("_Decision")
 
@@ -76,6 +76,19 @@ class Team:
         with lost_worker_named(self._strategy):
             decision: _Decision = json.loads(self._workers.bytes_from_chief(content))
         return decision
+
+    def agreed_arrays(
+        self, decide: "Callable[[], dict[str, np.ndarray]]"
+    ) -> "dict[str, np.ndarray]":
+        """Returns the arrays that the chief decides on, by name; the others wait for them."""
+        if self._workers is None:
+            return decide()
+        from tlkit.distribution.lost import lost_worker_named
+
+        arrays = decide() if self.is_chief else {}
+        names = self.agreed(lambda: list(arrays))
+        with lost_worker_named(self._strategy):
+            return dict(zip(names, self._workers.from_chief(list(arrays.values())), strict=True))
 
     def end(self, run: Run | None) -> Run:
         """Returns the chief's finished run, which the others wait for."""

@@ -29,6 +29,7 @@ KINDS_MIRRORED = ("layer decay", "proximal", "distilled")
 NUM_IMAGES = 80
 BATCH_SIZE = 16
 COMMAND_EPOCHS = 8
+RESNET8 = ("--backbone", "resnet8", "--weights", "none")
 
 
 def pictures():
@@ -239,8 +240,11 @@ def work(kind, folder, index):
 
     strategy_for = strategies.strategy_for
     strategies.strategy_for = noted
-    by_command_line(kind, folder, index, "--unfreeze", "head", "--epochs", "1")
+    by_command_line(kind, folder, index, *RESNET8, "--unfreeze", "head", "--epochs", "1")
     strategies.strategy_for = lambda *_: made[0]  # there is one in a process
+    going_on = ["--from", str(folder / "run-0"), "--unfreeze", "stage3", "--epochs", "1"]
+    held = ["--anchor", "auto", "--importance", "mas"]
+    by_command_line(kind, folder, index, *going_on, *held, photos="more", run="anchored")
     report = evaluate_run(folder / "run-0", folder / "photos", distribute=kind)
     content = [report.accuracy, report.loss, report.num_images]
     (folder / f"evaluated-{index}.json").write_text(json.dumps(content), encoding="utf-8")
@@ -248,11 +252,10 @@ def work(kind, folder, index):
     measure(made[0], folder, index)
 
 
-def by_command_line(kind, folder, index, *more):
+def by_command_line(kind, folder, index, *more, photos="photos", run="run"):
     """A run of `tlkit train`; ends the process where that ends with an error."""
-    sys.argv = ["tlkit", "train", str(folder / "photos"), "--out", str(folder / f"run-{index}")]
-    sys.argv += ["--backbone", "resnet8", "--weights", "none", "--batch-size", "16"]
-    sys.argv += ["--distribute", kind, *more]
+    sys.argv = ["tlkit", "train", str(folder / photos), "--out", str(folder / f"{run}-{index}")]
+    sys.argv += ["--batch-size", "16", "--distribute", kind, *more]
     try:
         cli.main()
     except SystemExit as ended:
@@ -262,7 +265,8 @@ def by_command_line(kind, folder, index, *more):
 
 def command(kind, folder, index):
     """A run of several epochs, which somebody ends in the middle."""
-    by_command_line(kind, folder, index, "--unfreeze", "all", "--epochs", str(COMMAND_EPOCHS))
+    given = ["--unfreeze", "all", "--epochs", str(COMMAND_EPOCHS)]
+    by_command_line(kind, folder, index, *RESNET8, *given)
 
 
 def plain_keras(strategy):

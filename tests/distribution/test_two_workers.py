@@ -22,6 +22,7 @@ def worked(tmp_path_factory):
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not done.exists():
             write_photos(folder / "photos", {"green": 21, "red": 20})
+            write_photos(folder / "more", {"green": 20, "red": 20}, seed=9)
             processes.run("work", folder, 2)
             done.touch()
     return folder
@@ -85,6 +86,21 @@ def test_the_command_line_leaves_one_run_with_the_chief(worked):
     assert "shared out among 2 replicas on 2 workers" in (worked / "log-0.txt").read_text(
         encoding="utf-8"
     )
+
+
+def test_an_anchor_is_worked_out_by_the_chief_and_holds_on_both(worked):
+    assert not (worked / "anchored-1").exists()
+    run = tlkit.load_run(worked / "anchored-0")
+    (strength,) = run.record["choices"]["anchor"]["arguments"].values()
+    assert run.record["arguments"]["anchor"] == "auto"
+    assert run.metrics["old_task"]["strength"] == strength > 0
+    assert run.metrics["old_task"]["importance"] == "mas"
+    assert run.metrics["old_task"]["trials"] == run.record["choices"]["anchor"]["reasons"]
+    stage = run.metrics["stages"][-1]
+    assert any("anchored with strength" in note for note in stage["notes"])
+    for index in range(2):
+        said = (worked / f"log-{index}.txt").read_text(encoding="utf-8")
+        assert ("strength of the anchor:" in said) == (index == 0)
 
 
 def test_a_finished_run_is_measured_by_both(worked):

@@ -12,11 +12,10 @@ from tlkit.continual.anchors import Anchor, anchor_weights, anchorable
 from tlkit.continual.forgetting import DOMAIN_INCREMENTAL
 from tlkit.continual.importance import estimate_importance, normalize_importance
 from tlkit.continual.strength import choose_anchor
+from tlkit.continual.strength_reports import StrengthReport
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.evaluation.metrics import evaluate
 from tlkit.showing import ShownAsText
-
-AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,27 @@ class OldTask:
     learned: ImageSplit
     decided_on: ImageSplit | None
     measured: ImageSplit | None
+
+
+@dataclass(frozen=True)
+class AnchorPlan:
+    """How a model is to be held near what it knows while it goes on.
+
+    Attributes:
+        strength: See `anchor_weights`.
+        method: How importance was estimated; `None` where all weights count the same.
+        importance: By the path of each weight; empty where all count the same.
+        trials: How a strength that was not given came about, line by line.
+    """
+
+    strength: float
+    method: str | None
+    importance: Mapping[str, np.ndarray]
+    trials: tuple[str, ...]
+
+    def anchor(self, model: keras.Model) -> Anchor:
+        """Anchors a model to the weights that it has."""
+        return anchor_weights(model, self.strength, self.importance or None)
 
 
 @dataclass(frozen=True)
@@ -74,50 +94,58 @@ class ForgettingReport(ShownAsText):
         )
 
 
-def anchor_to_itself(
-    model: keras.Model,
-    data: ImageData,
-    *,
-    strength: float | str,
-    importance: str | None = None,
-    old: OldTask | None = None,
-    **fine_tuning: Any,
-) -> Anchor:
-    """Anchors a model to what it knows before it goes on.
-
-    Importance is scaled to a mean of 1 over the anchored weights, so that a strength means the same
-    with any of them.
+def importance_of_old(
+    model: keras.Model, data: ImageData, method: str, old: OldTask | None = None
+) -> dict[str, np.ndarray]:
+    """Returns how much each weight matters to what a model knows, with a mean of 1 over them.
 
     Args:
-        model: What goes on; changed as `anchor_weights` says.
+        model: What goes on; not changed.
         data: The new pictures.
-        strength: A number, or "auto" (`choose_anchor`).
-        importance: A method of `estimate_importance`; all weights alike by default.
+        method: See `estimate_importance`.
         old: Old pictures; without them importance is estimated on the new ones.
-        **fine_tuning: What the training to come is given, for the trials of "auto", which have
-            fewer epochs of their own and no augmentation.
 
     Raises:
-        ArgumentError: An argument breaks its rule.
+        ArgumentError: All of it is zero.
     """
-    values: Mapping[str, np.ndarray] | None = None
-    if importance is not None:
-        images = data.train if old is None else old.learned
-        found = estimate_importance(model, images, method=importance)
-        held = [v.path for some in anchorable(model).values() for v in some]
-        values = normalize_importance(found, held)
-    if strength == AUTO:
-        old_data = old.decided_on if old is not None else None
-        return choose_anchor(model, data, importance=values, old_data=old_data, **fine_tuning)
-    return anchor_weights(model, float(strength), values)
+    images = data.train if old is None else old.learned
+    found = estimate_importance(model, images, method=method)
+    return normalize_importance(
+        found, [v.path for some in anchorable(model).values() for v in some]
+    )
+
+
+def choose_strength(
+    model: keras.Model,
+    data: ImageData,
+    importance: Mapping[str, np.ndarray],
+    old: OldTask | None = None,
+    **fine_tuning: Any,
+) -> StrengthReport:
+    """Returns what `choose_anchor` found, which leaves the model held by nothing here.
+
+    Args:
+        model: What goes on.
+        data: The new pictures.
+        importance: See `AnchorPlan`.
+        old: Old pictures; where some of them may be decided on, they are.
+        **fine_tuning: What the training to come is given, for the trials, which have fewer epochs
+            of their own and no augmentation.
+
+    Raises:
+        ArgumentError: See `choose_anchor`.
+    """
+    old_data = old.decided_on if old is not None else None
+    anchor = choose_anchor(
+        model, data, importance=importance or None, old_data=old_data, **fine_tuning
+    )
+    anchor.release()
+    report: StrengthReport = anchor.report
+    return report
 
 
 def forgetting_of(
-    model: keras.Model,
-    old: OldTask | None,
-    before: float,
-    anchor: Anchor | None = None,
-    importance: str | None = None,
+    model: keras.Model, old: OldTask | None, before: float, plan: AnchorPlan | None = None
 ) -> ForgettingReport | None:
     """Returns what training cost the old task, `None` where that cannot be measured."""
     after = measure_old_task(model, old)
@@ -128,16 +156,10 @@ def forgetting_of(
         before=before,
         after=after,
         num_images=old.measured.num_images,
-        strength=anchor.strength if anchor is not None else None,
-        importance=importance,
-        trials=_told(anchor),
+        strength=plan.strength if plan is not None else None,
+        importance=plan.method if plan is not None else None,
+        trials=plan.trials if plan is not None else (),
     )
-
-
-def _told(anchor: Anchor | None) -> tuple[str, ...]:
-    if anchor is None or anchor.report is None:
-        return ()
-    return tuple(str(anchor.report).splitlines())
 
 
 def measure_old_task(model: keras.Model, old: OldTask | None) -> float:
