@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from tlkit.data.lost_pictures import lost_pictures_named
 from tlkit.data.measuring import load_for_measuring
 from tlkit.distribution.cluster import KINDS
-from tlkit.errors import ArgumentError, DataError, ExportError, TlkitError, check_choice
+from tlkit.errors import ArgumentError, DataError, ExportError, check_choice
+from tlkit.evaluation.exported import SAVED_MODEL_FILE, saved_model_in
 from tlkit.exporters.formats import EXPORT_FORMATS
 from tlkit.exporters.tensorflow_serving import check_no_versions, version_folder
 from tlkit.quiet import load_tensorflow_quietly
@@ -80,35 +81,30 @@ def predict_with(
     """Predicts with a run, or with an exported SavedModel that knows nothing of its run.
 
     Raises:
-        ArgumentError: `folder` holds numbered versions of a SavedModel.
+        ArgumentError: `folder` holds numbered versions of a SavedModel, or one that is not ours.
         RunError: There is no finished run at `folder`, or it is not whole.
         ExportError: There is a SavedModel at `folder` that is damaged.
         DataError: Files are missing or cannot be decoded.
     """
     folder = Path(folder)
-    is_export = (folder / "saved_model.pb").is_file()
-    saved_model = folder if is_export else folder / "saved_model"
-    if not is_export:
-        check_no_versions(folder)
+    is_run = (folder / "run.json").is_file()
+    root = saved_model_in(folder)
+    if is_run:
         load_run(folder)
-        if not (saved_model / "saved_model.pb").is_file():
-            raise not_whole(folder, saved_model.name, "missing")
+        if root is None:
+            raise not_whole(folder, "saved_model", "missing")
+    elif root is None and not (folder / SAVED_MODEL_FILE).is_file():
+        check_no_versions(folder)
+        load_run(folder)  # which says what is missing
     load_tensorflow_quietly()
-    import tensorflow as tf
-
     from tlkit.evaluation.prediction import predict_exported
 
     try:
-        return predict_exported(saved_model, images)
-    except TlkitError:
+        return predict_exported(folder, images)
+    except ExportError as error:
+        if is_run:
+            raise not_whole(folder, "saved_model", "damaged") from error
         raise
-    except (OSError, IndexError, tf.errors.OpError) as error:  # what TensorFlow says of damage
-        if not is_export:
-            raise not_whole(folder, saved_model.name, "damaged") from error
-        raise ExportError(
-            f"A SavedModel must be whole. Received: {str(folder)!r}, which is damaged. "
-            "Export it again."
-        ) from error
 
 
 def export_run(

@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from tlkit.data.decoding import decoder
-from tlkit.evaluation.prediction import CLASS_NAMES_FILE, SERVING_FILE
+from tlkit.evaluation.exported import CLASS_NAMES_FILE, SERVING_FILE
 from tlkit.evaluation.rejection import Rejection, novelty, with_features
 from tlkit.models.heads import probabilities
 from tlkit.quiet import unlogged

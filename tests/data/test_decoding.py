@@ -1,6 +1,7 @@
 import io
 import re
 import struct
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from tests.data.pictures import (
 from tlkit.data import decoding
 from tlkit.data.decoding import decode_image, resize_image
 from tlkit.data.exif import read_orientation
+from tlkit.data.formats import recognise
 from tlkit.data.headers import jpeg_size, other_size
 
 SIZE = (40, 60)
@@ -106,6 +108,8 @@ FORMATS = {
     "png": encoded(drawing(), "PNG"),
     "gif": encoded(drawing(), "GIF"),
     "bmp": encoded(drawing(), "BMP"),
+    "bmp of 32 bits": encoded(drawing().convert("RGBA"), "BMP"),
+    "bmp with a palette": encoded(drawing().quantize(255), "BMP"),
     "webp": encoded(drawing(), "WEBP", quality=95),
     "lossless webp": encoded(drawing(), "WEBP", lossless=True),
     "extended webp": encoded(drawing(), "WEBP", lossless=True, exif=Image.Exif().tobytes() + b" "),
@@ -129,6 +133,40 @@ def test_headers_tell_the_size(name):
 
 def test_a_jpeg_header_tells_the_size():
     assert [int(number) for number in jpeg_size(FORMATS["jpeg"])] == [60, 90, 5400]
+
+
+def test_a_bmp_has_the_colours_of_its_palette():
+    for picture in (drawing().quantize(256), drawing().quantize(3), drawing().convert("L")):
+        stored = np.array(picture.convert("RGB"))
+        image = decoding.decode_image(tf.constant(encoded(picture, "BMP")), stored.shape[:2])
+        assert np.array_equal(image, stored)
+
+
+def test_a_bmp_with_a_damaged_header_is_decoded_or_refused():
+    content = encoded(drawing(9, 7).quantize(16), "BMP")
+    for at in range(10, 54):
+        for value in (0, 1, 127, 255):
+            spoilt = content[:at] + bytes([value]) + content[at + 1 :]
+            with suppress(tf.errors.InvalidArgumentError):
+                assert decoded(spoilt, max_pixels=10**5).shape == (*SIZE, 3)
+
+
+UNSUPPORTED = {
+    "BMP with a depth of 1 bits": encoded(drawing().convert("1"), "BMP"),
+    "compressed BMP": FORMATS["bmp"][:30] + b"\1" + FORMATS["bmp"][31:],
+    "BMP of OS/2": FORMATS["bmp"][:14] + b"\x0c" + FORMATS["bmp"][15:],
+    "animated WebP": encoded(
+        drawing(), "WEBP", save_all=True, append_images=[drawing().rotate(90)]
+    ),
+}
+
+
+@pytest.mark.parametrize("what", UNSUPPORTED)
+def test_kinds_of_a_format_that_cannot_be_decoded_are_named_and_refused(what):
+    reason = f"{what} is not supported: convert it to JPEG or PNG"
+    assert recognise(UNSUPPORTED[what]) == ("", reason)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="The bytes are not a JPEG"):
+        decoded(UNSUPPORTED[what])
 
 
 def test_a_bmp_may_run_from_the_top():

@@ -67,6 +67,7 @@ def test_a_form_with_one_file_is_a_picture_too(client):
         (b"", {}, (400, "Received: nothing")),
         (b"hello", {}, (415, "JPEG, PNG, GIF, BMP or WebP")),
         (picture()[:200], {}, (415, "200 bytes that are none")),
+        (b"II*\0" + bytes(99), {}, (415, "none (TIFF is not supported: convert it")),
         (bomb(), {}, (413, "at most 1,048,576 pixels")),
         (picture("bmp", (1100, 1000)), {}, (413, "at most 1,048,576 bytes")),
         (picture(), {"Content_Type": "multipart/form-data"}, (400, "boundary")),

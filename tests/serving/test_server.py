@@ -9,8 +9,10 @@ import sys
 
 import pytest
 
+import tlkit
 from tests.serving.pictures import picture
 from tlkit.errors import ArgumentError
+from tlkit.finished_run import predict_with
 from tlkit.serving import server
 from tlkit.serving.model import ServedModel
 from tlkit.serving.server import LOOPBACK, listen, serve
@@ -64,6 +66,26 @@ def test_wrong_arguments_are_refused(tmp_path, arguments, match):
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(ArgumentError, match=r"`folder` must be that of a finished run"):
         serve(tmp_path, port=0)
+
+
+@pytest.mark.parametrize("name", ["assets/serving.json", "variables/variables.data-00000-of-00001"])
+def test_a_damaged_model_is_refused(exported, tmp_path, name):
+    folder = shutil.copytree(exported, tmp_path / "damaged")
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(tlkit.ExportError, match=r"A SavedModel must be whole.*Export it again"):
+        ServedModel(folder, 2**20)
+    (tmp_path / "a.png").write_bytes(picture("png"))
+    with pytest.raises(tlkit.ExportError, match=r"A SavedModel must be whole.*Export it again"):
+        predict_with(folder, [tmp_path / "a.png"])
+
+
+def test_an_export_beside_other_formats_is_found(exported, tmp_path):
+    shutil.copytree(exported, tmp_path / "exported" / "saved_model")
+    (tmp_path / "a.png").write_bytes(picture("png"))
+    (prediction,) = predict_with(tmp_path / "exported", [tmp_path / "a.png"])
+    served = ServedModel(tmp_path / "exported", 2**20).answer((tmp_path / "a.png").read_bytes())
+    assert served["label"] == prediction.label
 
 
 def test_a_run_is_served_from_its_saved_model(exported, tmp_path):

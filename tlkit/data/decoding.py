@@ -5,7 +5,7 @@ from functools import cache, partial
 import tensorflow as tf
 
 from tlkit.data.exif import apply_orientation, read_orientation, swaps_sides
-from tlkit.data.headers import is_jpeg, jpeg_size, other_size
+from tlkit.data.headers import bmp_palette, has_palette, is_jpeg, jpeg_size, other_size
 from tlkit.data.limits import DECODER_VERSION, MAX_PIXELS
 
 __all__ = ["DECODER_VERSION", "MAX_PIXELS", "decode_image", "decoder", "resize_image"]
@@ -178,7 +178,14 @@ def _decode_other(
     with tf.control_dependencies(_check_pixels(num_pixels, max_pixels)):
         image_bytes = tf.identity(image_bytes)
     image = tf.io.decode_image(image_bytes, channels=3, expand_animations=False)
+    image = tf.cond(has_palette(image_bytes), lambda: _in_colour(image, image_bytes), lambda: image)
     return resize_image(image, image_size)
+
+
+def _in_colour(indices: tf.Tensor, image_bytes: tf.Tensor) -> tf.Tensor:
+    """Looks up what TensorFlow gives for a BMP file with a palette: places in it, three times."""
+    palette = bmp_palette(image_bytes)
+    return tf.ensure_shape(tf.gather(palette, tf.cast(indices[..., 0], tf.int32)), (None, None, 3))
 
 
 def _check_pixels(num_pixels: tf.Tensor, max_pixels: int) -> list[tf.Operation | None]:

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-HEADER_BYTES = 32
+from tlkit.data.formats import BMP_BITFIELDS, BMP_BITS, BMP_HEADER_SIZE, WEBP_IS_ANIMATED
+
+HEADER_BYTES = 34
 FRAME, EXTENSION = 0x2C, 0x21  # what blocks of a GIF begin with
 HOPS = 16  # sub-blocks of a GIF that one turn of the loop steps over
 
@@ -63,7 +65,8 @@ def other_size(image_bytes: tf.Tensor) -> Size:
 
     They are what the header claims, which is what a decoder allocates. All frames of a GIF are
     unpacked to get at its first one, so its pixels are those of its screen or of all its frames
-    together, whichever are more. Other formats than PNG, GIF, BMP and WebP give zeros.
+    together, whichever are more. Other formats than PNG, GIF, BMP and WebP give zeros, and so do
+    kinds of these that cannot be decoded (`tlkit.data.formats`).
 
     Args:
         image_bytes: The whole file, a scalar string.
@@ -80,7 +83,7 @@ def other_size(image_bytes: tf.Tensor) -> Size:
         WebP: https://developers.google.com/speed/webp/docs/riff_container
     """
     head = tf.io.decode_raw(image_bytes, tf.uint8, fixed_length=HEADER_BYTES)
-    is_format = tf.reduce_all((head == _MAGIC) | ~_IS_MAGIC, axis=1)
+    is_format = tf.reduce_all((head == _MAGIC) | ~_IS_MAGIC, axis=1) & _is_decoded(head)
     numbers = tf.reduce_sum(tf.cast(head, tf.int64) * _WEIGHTS, axis=2)
     sides = numbers // _DIVISORS % _MODULI + _OFFSETS
     # A BMP whose rows run from the top has a negative height, in two's complement.
@@ -92,6 +95,37 @@ def other_size(image_bytes: tf.Tensor) -> Size:
         lambda: height * width,
     )
     return height, width, num_pixels
+
+
+def has_palette(image_bytes: tf.Tensor) -> tf.Tensor:
+    """Whether the scalar string begins as a BMP file of 8 bits a pixel does."""
+    head = tf.io.decode_raw(image_bytes, tf.uint8, fixed_length=HEADER_BYTES)
+    return tf.reduce_all(head[:2] == list(b"BM")) & (head[28] == BMP_BITS[0])
+
+
+def bmp_palette(image_bytes: tf.Tensor) -> tf.Tensor:
+    """Returns the colours of such a file, `(256, 3)`, RGB, uint8; what it does not say is black."""
+    num_bytes = 256 * 4  # blue, green, red, and one that says nothing
+    length = tf.cast(tf.strings.length(image_bytes), tf.int64)
+    head = tf.cast(tf.io.decode_raw(image_bytes, tf.uint8, fixed_length=HEADER_BYTES), tf.int64)
+    start, end = (
+        tf.minimum(tf.reduce_sum(head[at : at + 4] * 256 ** np.arange(4)) + offset, length)
+        for at, offset in ((14, 14), (10, 0))
+    )
+    stored = tf.strings.substr(image_bytes, start, tf.maximum(end - start, 0))
+    colours = tf.io.decode_raw(stored, tf.uint8, fixed_length=num_bytes)
+    return tf.reshape(colours, (256, 4))[:, 2::-1]
+
+
+def _is_decoded(head: tf.Tensor) -> tf.Tensor:
+    """Whether a file, if it has one of the formats, is a kind of it that can be decoded."""
+    head = tf.cast(head, tf.int32)
+    bits, compression = head[28] + 256 * head[29], head[30]
+    is_plain = (compression == 0) | ((compression == BMP_BITFIELDS) & (bits == BMP_BITS[-1]))
+    is_usual_bmp = (head[14] >= BMP_HEADER_SIZE) & tf.reduce_any(bits == BMP_BITS) & is_plain
+    is_still = tf.bitwise.bitwise_and(head[20], WEBP_IS_ANIMATED) == 0
+    no_matter = tf.constant(True)
+    return tf.stack([no_matter, no_matter, is_usual_bmp, no_matter, no_matter, is_still])
 
 
 def _weights(at: int, num_bytes: int, is_big_endian: bool) -> np.ndarray:

@@ -6,5 +6,5 @@ MAX_PIXELS = 128 * 2**20
 Phones with 108 megapixels stay below it; decompression bombs do not.
 """
 
-DECODER_VERSION = "1"
+DECODER_VERSION = "2"
 """Changes whenever `decode_image` computes anything else from the same bytes."""

@@ -12,28 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from tlkit.cache import cache_folder, open_index
+from tlkit.data.formats import HEAD_BYTES, recognise
 from tlkit.data.limits import DECODER_VERSION
 from tlkit.progress import track
 
-HEAD_BYTES = 512
 DIGEST_BYTES = 16
 CHECKED_SIZE = (32, 32)
 """Small, so that large JPEG files are decoded at a fraction of their size, and no smaller: what has
 less than its fourfold pixels is decoded in the fewest steps."""
-
-FORMATS = {b"\xff\xd8\xff": "jpeg", b"\x89PNG": "png", b"GIF8": "gif", b"BM": "bmp"}
-FOREIGN_FORMATS = {
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-    b"8BPS": "Photoshop",
-    b"\xff\x0a": "JPEG XL",
-    b"\0\0\0\x0cJXL ": "JPEG XL",
-    b"\0\0\0\x0cjP  ": "JPEG 2000",
-    b"\0\0\x01\0": "ICO",
-    b"%PDF": "PDF",
-}
-FOREIGN_BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC"}
-FOREIGN_BRANDS |= {b"mif1": "HEIF", b"msf1": "HEIF"}
 
 VERDICTS_FOLDER = "files"
 INDEX_NAME = "verdicts-2.sqlite"  # another number for another schema: old indexes are left alone
@@ -154,7 +140,7 @@ def check_file(path: str, decoder: Decoder) -> Verdict:
     try:
         with open(path, "rb") as file:
             head = file.read(HEAD_BYTES)
-            name, reason = _recognise(head)
+            name, reason = recognise(head)
             if reason:
                 return Verdict(reason=reason)
             image_bytes = head + file.read()
@@ -165,25 +151,6 @@ def check_file(path: str, decoder: Decoder) -> Verdict:
     height, width, reason = decoder(image_bytes)
     digest = content_digest(image_bytes)
     return Verdict(digest, name, height, width, reason.format(name.upper()))
-
-
-def _recognise(head: bytes) -> tuple[str, str]:
-    """Returns the format that a file's first bytes tell, or the reason why it cannot be used."""
-    if not head:
-        return "", "empty file"
-    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
-        return "webp", ""
-    for magic, name in FORMATS.items():
-        if head.startswith(magic):
-            return name, ""
-    foreign = [name for magic, name in FOREIGN_FORMATS.items() if head.startswith(magic)]
-    if head[4:8] == b"ftyp" and head[8:12] in FOREIGN_BRANDS:
-        foreign.append(FOREIGN_BRANDS[head[8:12]])
-    if b"<svg" in head.lower():
-        foreign.append("SVG")
-    if foreign:
-        return "", f"{foreign[0]} is not supported: convert it to JPEG or PNG"
-    return "", "not an image"
 
 
 @cache

@@ -1,6 +1,5 @@
 """What a model says of pictures it has never seen: files, arrays, and exported models."""
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ import tensorflow as tf
 from tlkit.data.decoding import decoder
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.errors import ArgumentError, check_count
+from tlkit.evaluation.exported import ExportedModel, saved_model_in
 from tlkit.evaluation.forward import forward_of
 from tlkit.evaluation.names import check_class_names, num_classes_of
 from tlkit.evaluation.pictures import (
@@ -30,9 +30,6 @@ from tlkit.progress import bar
 from tlkit.showing import ShownAsText
 
 THRESHOLD = 0.5
-SAVED_MODEL_FILE = "saved_model.pb"
-CLASS_NAMES_FILE = "class_names.txt"
-SERVING_FILE = "serving.json"
 
 
 @dataclass(frozen=True)
@@ -151,6 +148,7 @@ def predict_exported(
     Raises:
         ArgumentError: If `folder` holds no such SavedModel, or another argument breaks its rule.
         DataError: If files are missing or cannot be decoded.
+        ExportError: If the SavedModel is damaged.
     """
     check_count("batch_size", batch_size)
     root = saved_model_in(Path(folder))
@@ -159,28 +157,26 @@ def predict_exported(
             "`folder` must hold a SavedModel that `export_model` wrote. "
             f"Received: folder={str(folder)!r}. Export one with `formats=('saved_model',)`."
         )
-    names = tuple((root / "assets" / CLASS_NAMES_FILE).read_text("utf-8").split("\n")[:-1])
-    serving = json.loads((root / "assets" / SERVING_FILE).read_text("utf-8"))
+    exported = ExportedModel(root)
+    names = exported.class_names
     if threshold is None:
-        threshold = serving["threshold"]
+        threshold = exported.threshold
     check_threshold(threshold)
     paths = list_files(files, "files")
-    check_pictures(paths, serving["max_pixels"], "files")
-    loaded = tf.saved_model.load(str(root))
-    signature = loaded.signatures["serving_default"]
+    check_pictures(paths, exported.max_pixels, "files")
     rows = [np.empty((0, len(names)), np.float32)]
     known: list[bool] = []
     with bar("prediction", len(paths)) as advance:
         for start in range(0, len(paths), batch_size):
             chunk = paths[start : start + batch_size]
             image_bytes = tf.constant([Path(path).read_bytes() for path in chunk])
-            answers = signature(image_bytes=image_bytes)
+            answers = exported.ask(image_bytes=image_bytes)
             rows.append(answers["probabilities"].numpy())
             if "known" in answers:
                 known.extend(answers["known"].numpy().tolist())
             advance(len(chunk))
     return predictions_from(
-        np.concatenate(rows), names, serving["kind"], threshold, paths, known=known or None
+        np.concatenate(rows), names, exported.kind, threshold, paths, known=known or None
     )
 
 
@@ -267,12 +263,3 @@ def _resized_batches(
     for start in range(0, len(pixels), batch_size):
         chunk = pixels[start : start + batch_size]
         yield tf.stack([resized(image, image_size) for image in chunk])
-
-
-def saved_model_in(folder: Path) -> Path | None:
-    """Returns where the SavedModel of an export or a run lies, `None` where there is none."""
-    for root in (folder, folder / "saved_model"):
-        assets = [root / "assets" / name for name in (CLASS_NAMES_FILE, SERVING_FILE)]
-        if all(file.is_file() for file in (root / SAVED_MODEL_FILE, *assets)):
-            return root
-    return None

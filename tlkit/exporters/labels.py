@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tlkit.evaluation.prediction import CLASS_NAMES_FILE, SERVING_FILE
+from tlkit.evaluation.exported import CLASS_NAMES_FILE, SERVING_FILE
 
 
 def add_labels(file: Path, class_names: Sequence[str], about: Mapping[str, Any]) -> None:

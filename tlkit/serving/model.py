@@ -1,20 +1,16 @@
 """An exported model, loaded once and asked many times."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
+from tlkit.data.formats import HEAD_BYTES, recognise
 from tlkit.data.headers import is_jpeg, jpeg_size, other_size
 from tlkit.errors import ArgumentError, DataError
-from tlkit.evaluation.prediction import (
-    CLASS_NAMES_FILE,
-    SERVING_FILE,
-    predictions_from,
-    saved_model_in,
-)
+from tlkit.evaluation.exported import ExportedModel, saved_model_in
+from tlkit.evaluation.prediction import predictions_from
 from tlkit.exporters.tensorflow_serving import check_no_versions
 
 _DAMAGE = (
@@ -45,6 +41,7 @@ class ServedModel:
 
     Raises:
         ArgumentError: If `folder` holds no SavedModel that `export_model` wrote.
+        ExportError: If it is damaged.
     """
 
     def __init__(self, folder: str | os.PathLike[str], max_pixels: int) -> None:
@@ -56,13 +53,9 @@ class ServedModel:
                 f"wrote. Received: folder={str(folder)!r}. Make one with tlkit train PHOTOS --out "
                 "RUN."
             )
-        names = (root / "assets" / CLASS_NAMES_FILE).read_text("utf-8")
-        about = json.loads((root / "assets" / SERVING_FILE).read_text("utf-8"))
-        self.class_names: tuple[str, ...] = tuple(names.split("\n")[:-1])
-        self.max_pixels: int = min(max_pixels, about["max_pixels"])
-        self._kind, self._threshold = about["kind"], about["threshold"]
-        self._loaded = tf.saved_model.load(str(root))
-        self._signature = self._loaded.signatures["serving_default"]
+        self._exported = ExportedModel(root)
+        self.class_names = self._exported.class_names
+        self.max_pixels = min(max_pixels, self._exported.max_pixels)
         self.answer(tf.io.encode_png(tf.zeros((8, 8, 3), tf.uint8)).numpy())  # the first is slow
 
     def answer(self, image_bytes: bytes) -> dict[str, Any]:
@@ -86,17 +79,19 @@ class ServedModel:
                     f"The picture must have at most {self.max_pixels:,} pixels. "
                     f"Received: {num_pixels:,} pixels. Send a smaller one."
                 )
-            answers = self._signature(image_bytes=content[tf.newaxis])
+            answers = self._exported.ask(image_bytes=content[tf.newaxis])
         except _DAMAGE as error:
+            _, reason = recognise(image_bytes[:HEAD_BYTES])
+            why = f" ({reason})" if reason else ""
             raise DataError(
                 "The body must be a whole JPEG, PNG, GIF, BMP or WebP file. "
-                f"Received: {len(image_bytes):,} bytes that are none. Send the file as it is."
+                f"Received: {len(image_bytes):,} bytes that are none{why}. Send the file as it is."
             ) from error
         (prediction,) = predictions_from(
             answers["probabilities"].numpy(),
             self.class_names,
-            self._kind,
-            self._threshold,
+            self._exported.kind,
+            self._exported.threshold,
             (None,),
         )
         said = prediction.as_dict()
