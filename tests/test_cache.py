@@ -1,5 +1,8 @@
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -139,6 +142,26 @@ def test_a_cache_that_cannot_be_written_to_is_replaced_and_named(unusable_cache)
     assert unusable_cache not in folder.parents
     assert folder.is_dir()
     assert str(unusable_cache) in cache_note("features")
+
+
+def test_what_takes_its_place_goes_with_the_process(unusable_cache):
+    code = "from tlkit.cache import cache_folder; print(cache_folder('files'))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    folder = Path(done.stdout.strip())
+    assert folder.name == "files"
+    assert folder.parent.name.startswith("tlkit-cache-")
+    assert not folder.parent.exists()
+
+
+def test_a_user_without_a_home_has_a_cache_for_this_process(monkeypatch):
+    def nobody():
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("TLKIT_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", nobody)
+    assert cache_folder("files").is_dir()
+    assert cache_note("files").startswith("this user has no home: what is computed")
 
 
 def test_reports_name_a_cache_that_cannot_be_written_to(unusable_cache, photos):

@@ -224,7 +224,9 @@ def test_the_bound_of_pixels_can_be_set(finished, called, tmp_path):
         (["compare", "nowhere", "--max-milliseconds", "0"], "max_milliseconds=0.0"),
         (["compare", "nowhere", "--budget", "-1"], "budget=-1.0"),
         (["compare", "nowhere", "--plot", "figure.txt"], "plot='figure.txt'"),
-        (["compare", "nowhere", "--plot", "gone/figure.png"], "in a folder that is there"),
+        (["compare", "nowhere", "--plot", "gone/figure.png"], "folder that can be written to"),
+        (["compare", "nowhere", "--plot", "folder.png"], "plot='folder.png'"),
+        (["train", "caf\udce9", "--out", "run"], r"photos` must have a path in valid Unicode"),
         (["train", "photos", "--out", "run", *QUICK, "--reject-unknown"], "at least 19 images"),
         (["train", "photos", "--out", "run", "--epochs", "many"], "many"),
         (["train", "photos", "--out", "run", "--learning-rate", "0"], "learning_rate=0"),
@@ -251,6 +253,7 @@ def test_the_bound_of_pixels_can_be_set(finished, called, tmp_path):
 )
 def test_bad_input_ends_with_one_plain_line(called, tmp_path, photos, arguments, message):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "folder.png").mkdir()
     write_photos(tmp_path / "one", {"only": 3})
     (tmp_path / "w.txt").write_text("no weights")
     (tmp_path / "m.csv").write_text("path,label\ngone.jpg,a\n")

@@ -259,6 +259,8 @@ def test_samples_may_be_files_or_pixels(model, files, tmp_path):
     assert export_model(model, tmp_path / "b", NAMES, samples=pixels).num_samples == 3
     with pytest.raises(DataError, match=r"`samples` must be.*missing\.jpg' .cannot be read"):
         export_model(model, tmp_path / "c", NAMES, samples=["missing.jpg"])
+    with pytest.raises(ArgumentError, match=r"`samples` must be.*arrays of different shapes"):
+        export_model(model, tmp_path / "c", NAMES, samples=[pixels[0], pixels[0][:5]])
     with pytest.raises(ArgumentError, match="`samples` must hold at least one picture"):
         export_model(model, tmp_path / "c", NAMES, samples=[])
     assert not (tmp_path / "c").exists()

@@ -34,6 +34,26 @@ def test_files_and_folders_are_replaced_whole(tmp_path):
     assert (tmp_path / "file").read_text() == "second"
 
 
+def test_a_link_stays_and_what_it_points_to_is_written(tmp_path):
+    (tmp_path / "large" / "there").mkdir(parents=True)
+    for link, target in (("folder", "large/there"), ("new", "large/new")):
+        (tmp_path / link).symlink_to(tmp_path / target)
+        with written_aside(tmp_path / link) as aside:
+            aside.mkdir()
+            (aside / "whole").touch()
+        assert (tmp_path / link).is_symlink()
+        assert [path.name for path in (tmp_path / target).iterdir()] == ["whole"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "large", "new"]
+
+
+def test_any_name_can_be_replaced(tmp_path):
+    (tmp_path / "replaced").mkdir()
+    with written_aside(tmp_path / "replaced") as aside:
+        aside.mkdir()
+        (aside / "whole").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["replaced", "whole"]
+
+
 def test_json_is_written_in_utf_8(tmp_path):
     write_json(tmp_path / "names.json", ["猫", 1.5, None])
     assert "猫" in (tmp_path / "names.json").read_bytes().decode()

@@ -205,6 +205,14 @@ def test_class_counts(tmp_path, num_classes):
     assert ("of 250 classes" in axes.get_title()) == (num_classes == 250)
 
 
+def test_class_counts_that_nobody_has_divided():
+    counts = {"cat": {"all": 6}, "dog": {"all": 4}}
+    figure = data_plots.class_counts(SimpleNamespace(counts=counts))
+    (axes,) = figure.axes
+    assert [bar.get_width() for bar in axes.patches] == [6, 4]
+    assert not figure.legends
+
+
 def test_class_counts_of_nothing(tmp_path):
     check_nothing_is_cut_off(data_plots.class_counts(SimpleNamespace(counts={})), tmp_path)
     empty = SimpleNamespace(counts={"a": {"train": 0}})

@@ -1,5 +1,6 @@
 """Where things that need computing only once are kept: the user's cache folder."""
 
+import atexit
 import os
 import shutil
 import sqlite3
@@ -27,8 +28,9 @@ def cache_folder(name: str, root: str | os.PathLike[str] | None = None) -> Path:
 
     The cache lies in `root`, else in the folder that the environment variable `TLKIT_CACHE`
     names, else in `$XDG_CACHE_HOME/tlkit` or `~/.cache/tlkit`. Where that cannot be written to
-    (a read-only home), a temporary folder of this process takes its place: everything works, and
-    nothing is remembered for the next process; `cache_note` says so in the reports.
+    (a read-only home, or none), a temporary folder takes its place until this process ends:
+    everything works, and nothing is remembered for the next one; `cache_note` says so in the
+    reports.
 
     A folder that this makes is tagged as a cache, by which backups and `clear_cache` know it.
 
@@ -52,22 +54,34 @@ def cache_folder(name: str, root: str | os.PathLike[str] | None = None) -> Path:
 
 def cache_note(name: str, root: str | os.PathLike[str] | None = None) -> str:
     """Says that a temporary folder takes the place of `cache_folder`'s; "" where none does."""
-    folder = cache_root(root) / name
-    if _can_be_written(folder):
+    named = _named_root(root)
+    if named is not None and _can_be_written(named / name):
         return ""
+    why = "this user has no home"
+    if named is not None:
+        why = f"the cache {named / name} cannot be written to"
     return (
-        f"the cache {folder} cannot be written to: what is computed is kept for this process only "
-        "(TLKIT_CACHE names another folder)"
+        f"{why}: what is computed is kept for this process only (TLKIT_CACHE names another folder)"
     )
 
 
 def cache_root(root: str | os.PathLike[str] | None = None) -> Path:
     """Returns the folder in which the cache lies or would lie; it need not exist."""
+    return _named_root(root) or _temporary_root()
+
+
+def _named_root(root: str | os.PathLike[str] | None) -> Path | None:
+    """The cache's own place, `None` where there is not even a home to keep it in."""
     if root is not None:
         return Path(root)
     if named := os.environ.get("TLKIT_CACHE"):
         return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tlkit"
+    if common := os.environ.get("XDG_CACHE_HOME"):
+        return Path(common) / "tlkit"
+    try:
+        return Path.home() / ".cache" / "tlkit"
+    except RuntimeError:  # nobody knows this user
+        return None
 
 
 def cache_sizes(root: str | os.PathLike[str] | None = None) -> dict[str, int]:
@@ -200,4 +214,11 @@ def _can_be_written(folder: Path) -> bool:
 
 @cache
 def _temporary_root() -> Path:
-    return Path(tempfile.mkdtemp(prefix="tlkit-cache-"))
+    folder = Path(tempfile.mkdtemp(prefix="tlkit-cache-"))
+    atexit.register(_remove, folder, os.getpid())
+    return folder
+
+
+def _remove(folder: Path, process: int) -> None:
+    if os.getpid() == process:  # not one forked from it, which ends earlier
+        shutil.rmtree(folder, ignore_errors=True)

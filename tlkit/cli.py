@@ -353,13 +353,15 @@ def compare(  # noqa: PLR0917 - typer calls it by name
         budget=budget,
     )
     _ = comparison.best  # where there is none, it says why
+    text = json.dumps(comparison.as_dict(), ensure_ascii=False) if as_json else str(comparison)
+    _say(text)
     if plot is not None:
         from tlkit.advice.figures import backbones as drawn
         from tlkit.canvas import DOTS_PER_INCH
+        from tlkit.files import written_aside
 
-        drawn(comparison).savefig(plot, dpi=DOTS_PER_INCH, bbox_inches="tight")
-    text = json.dumps(comparison.as_dict(), ensure_ascii=False) if as_json else str(comparison)
-    _say(text)
+        with written_aside(plot) as aside:
+            drawn(comparison).savefig(aside, dpi=DOTS_PER_INCH, bbox_inches="tight")
 
 
 @app.command()
@@ -423,10 +425,11 @@ def _see_help(error: typer.TyperException) -> str:
 
 
 def _check_figure_file(path: Path) -> None:
-    if path.suffix.lower() not in FIGURE_SUFFIXES or not path.parent.is_dir():
+    is_there = path.parent.is_dir() and os.access(path.parent, os.W_OK | os.X_OK)
+    if path.suffix.lower() not in FIGURE_SUFFIXES or not is_there or path.is_dir():
         raise ArgumentError(
-            f"`plot` must be a file that ends in {', '.join(FIGURE_SUFFIXES)}, in a folder that is "
-            f"there. Received: plot={str(path)!r}. Write --plot backbones.png, say."
+            f"`plot` must be a file that ends in {', '.join(FIGURE_SUFFIXES)}, in a folder that "
+            f"can be written to. Received: plot={str(path)!r}. Write --plot backbones.png, say."
         )
 
 

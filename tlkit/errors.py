@@ -13,6 +13,7 @@ A message reads: `argument` must be RULE. Received: argument=VALUE. WHAT TO DO.
 
 import difflib
 import math
+import os
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 
@@ -125,6 +126,21 @@ def check_seed(value: int, argument: str = "seed") -> None:
         raise ArgumentError(
             f"`{argument}` must be a whole number of at least 0, below {2**32}. "
             f"Received: {argument}={value!r}. Give 0, say."
+        )
+
+
+def is_unicode(name: str) -> bool:
+    """Whether a file's name can be written down: names in other encodings hold lone surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def check_unicode(argument: str, path: str | os.PathLike[str]) -> None:
+    """Raises `DataError` for a path that no record of ours can name, wherever it is relative to."""
+    whole = os.path.abspath(path)
+    if not is_unicode(whole):
+        raise DataError(
+            f"`{argument}` must have a path in valid Unicode. Received: {whole!r}. Rename the file "
+            "or the folder whose name is not in UTF-8."
         )
 
 

@@ -271,7 +271,7 @@ class _Pictures:
             image_bytes = tuple(Path(path).read_bytes() for path in paths)
         else:
             image_bytes = tuple(
-                tf.io.encode_png(image).numpy() for image in pixels_of(np.asarray(samples))
+                tf.io.encode_png(image).numpy() for image in pixels_of(samples, "samples")
             )
         if not image_bytes:
             raise ArgumentError(

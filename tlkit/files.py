@@ -1,6 +1,7 @@
 """Files and folders that appear whole or not at all."""
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,9 +14,9 @@ from typing import Any
 def written_aside(path: Path) -> Iterator[Path]:
     """Yields a place beside `path` to write a file or a folder to, and moves it there at the end.
 
-    The place lies on the same file system, so that moving is one step. Whatever stands at `path`
-    is replaced; missing folders above are made. When the block ends with an exception, also with
-    `KeyboardInterrupt`, nothing is left and nothing replaced.
+    The place lies on the same file system, so that moving is one step. Whatever stands at `path`,
+    or where a link there points to, is replaced; missing folders above are made. When the block
+    ends with an exception, also with `KeyboardInterrupt`, nothing is left and nothing replaced.
 
     Args:
         path: Where it shall appear.
@@ -30,13 +31,14 @@ def written_aside(path: Path) -> Iterator[Path]:
         ...     [file.name for file in sorted(Path(folder).rglob("*"))]
         ['new', 'page.html']
     """
-    path = path.absolute()
+    name = path.name
+    path = Path(os.path.realpath(path))  # behind a link, which stays
     made = _make_folders(path.parent)
     try:
-        staging = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+        staging = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=path.parent))
         try:
-            yield staging / path.name
-            _move(staging / path.name, path, staging / "replaced")
+            yield staging / name
+            _move(staging / name, path, staging / f"{name}.replaced")
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     except BaseException:

@@ -141,6 +141,7 @@ def test_bad_arguments_are_refused(data):
         ({"unfreeze": "stage9"}, "stage3"),
         ({"epochs": 0}, "`epochs` must be a whole number"),
         ({"views": -1}, "`views` must be a whole number"),
+        ({"augment": "lite"}, "`augment` must be one of"),
         ({"batch_size": 0}, "`batch_size` must be a whole number"),
         ({"data": data.train.dataset()}, "`data` must be what load_folder"),
         ({"data": data, "batch_size": 8}, "`batch_size` must be left out"),

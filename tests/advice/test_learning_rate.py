@@ -63,6 +63,14 @@ def test_bad_arguments_are_refused(data, arguments, message):
         tlkit.find_learning_rate(classifier(data), data, **arguments)
 
 
+def test_a_model_that_has_diverged_is_named(data):
+    model = classifier(data)
+    kernel = model.get_layer("logits").kernel
+    kernel.assign(np.full(kernel.shape, np.nan))
+    with pytest.raises(TrainingError, match="`model` must have a finite loss"):
+        tlkit.find_learning_rate(model, data, unfreeze="head")
+
+
 def test_a_loss_of_the_users_is_the_one_that_is_swept(data):
     """Of one-hot labels; its first values are those of the loss itself on some batch."""
     model = classifier(data)

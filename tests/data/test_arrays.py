@@ -117,6 +117,8 @@ def test_labels_of_one_kind_are_asked_for():
 def test_too_few_images_are_refused():
     with pytest.raises(DataError, match="a single picture of '1'"):
         tlkit.load_arrays(noise(3, 4, 4), [0, 0, 1])
+    with pytest.raises(DataError, match="There must be at least two labels"):
+        tlkit.load_arrays(noise(4, 4, 4), np.zeros((4, 3)))
     with pytest.raises(DataError, match="at least two different images"):
         tlkit.load_arrays(noise(1, 4, 4), [[0, 1]])
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 import tlkit
 from tests.conftest import write_photos
 from tests.data.pictures import drawing, encoded, photograph, png_claiming, sixteen_bit_png
-from tlkit.data import decoding, verdicts
+from tlkit.data import decoding, listing, verdicts
 from tlkit.data.settings import check_settings
 from tlkit.errors import ArgumentError, DataError
 
@@ -201,6 +201,29 @@ def test_a_file_that_may_not_be_read_is_not_remembered(photos, monkeypatch):
     monkeypatch.setattr("builtins.open", refuse)
     verdict = verdicts.check_file(str(photos / "red" / "000.jpg"), lambda content: (1, 1, ""))
     assert verdict == verdicts.Verdict(reason="permission denied", is_lasting=False)
+
+
+def test_files_of_a_folder_that_may_not_be_entered_are_skipped(photos, monkeypatch):
+    scan = listing._scan
+
+    class Closed:
+        """An entry of a folder whose names may be read and nothing else."""
+
+        def __init__(self, entry):
+            self.name, self.path = entry.name, entry.path
+
+        def stat(self):
+            raise PermissionError(13, "Permission denied")
+
+    def scanned(folder):
+        entries = scan(folder)
+        return [Closed(entry) for entry in entries] if folder.endswith("red") else entries
+
+    monkeypatch.setattr(listing, "_scan", scanned)
+    report = tlkit.inspect_folder(photos)
+    assert {file.reason for file in report.skipped} == {"permission denied"}
+    assert report.counts == {"green": {"all": 30}}
+    assert report.empty_classes == ("red",)
 
 
 def test_adding_files_moves_no_old_file(tmp_path):

@@ -130,6 +130,12 @@ def test_bad_arguments_are_refused(data, arguments, message):
         data.train.dataset(**arguments)
 
 
+def test_another_size_may_be_one_number(data):
+    assert data.at_size(9).train.image_size == data.at_size((9, 9)).image_size == (9, 9)
+    with pytest.raises(ArgumentError, match="`image_size` must be a positive number"):
+        data.at_size(0)
+
+
 def test_what_measures_is_not_augmented(data):
     with pytest.raises(ArgumentError, match="`augment` must be 'none' for a split that measures"):
         data.validation.dataset(augment="light")

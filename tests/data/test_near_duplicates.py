@@ -179,6 +179,13 @@ def test_a_listing_is_audited_with_what_was_found_in_it(scenes):
     (pair,) = report.pairs
     assert pair.splits == ("all", "all")
     assert pair.classes == ("a", "b")
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            place = scenes / "conflicts" / split / name / "same.jpg"
+            place.parent.mkdir(parents=True)
+            place.write_bytes((scenes / "a" / "00.jpg").read_bytes())
+    data, report = audit_listing(list_folder(scenes / "conflicts"))
+    assert (len(data.conflicts), report.num_images) == (1, 0)
     (scenes / "nothing").mkdir()
     (scenes / "nothing" / "x").mkdir()
     data, report = audit_listing(list_folder(scenes / "nothing"))

@@ -132,6 +132,11 @@ def test_too_many_pixels_and_many_bad_files(model, files, tmp_path):
         tlkit.predict(model, [tmp_path / f"{index}.jpg" for index in range(25)], NAMES)
 
 
+def test_a_name_that_nobody_can_write_down_is_refused(model):
+    with pytest.raises(DataError, match=r"`images` must have a path in valid Unicode.*Rename"):
+        tlkit.predict(model, "caf\udce9.jpg", NAMES)
+
+
 def test_a_folder_is_refused(model, tmp_path):
     with pytest.raises(ArgumentError, match=r"must be picture files, not a folder.*glob"):
         tlkit.predict(model, tmp_path, NAMES)

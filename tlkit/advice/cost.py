@@ -12,9 +12,10 @@ import tensorflow as tf
 from tlkit.advice.graph_costs import FLOAT_BYTES, GroupCost, group_costs, peak_activations
 from tlkit.advice.projection import NOTHING, Timings, seconds_of_head, seconds_of_plan
 from tlkit.advice.timing import Timed, timed
+from tlkit.data.augmentation import AUGMENTATIONS
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.distribution.strategies import check_one_device
-from tlkit.errors import ArgumentError, check_count
+from tlkit.errors import ArgumentError, check_choice, check_count
 from tlkit.evaluation.names import num_classes_of
 from tlkit.models.groups import cut_before, resolve_group, set_trainable
 from tlkit.models.heads import feature_cut, head_kind
@@ -174,6 +175,7 @@ def estimate_cost(
         >>> [group.name for group in report.groups], report.step_seconds > 0
         (['stage1', 'stage2', 'stage3', 'head'], True)
     """
+    check_choice("augment", augment, AUGMENTATIONS)
     batch_size = _checked(model, data, epochs, views, batch_size)
     solves_head = unfreeze == "head" and epochs is None
     if unfreeze is None:

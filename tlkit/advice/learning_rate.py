@@ -125,6 +125,11 @@ def find_learning_rate(
         set_trainable(model, unfreeze)
         batches = _endless(source.train, model, augment, one_hot=takes_one_hot(loss))
         losses = _sweep(model, batches, rates, loss, weight_decay)
+    if not len(losses):
+        raise TrainingError(
+            "`model` must have a finite loss before anything is changed. Received: none at the "
+            "first step. Look for weights that are not finite, or load those of before."
+        )
     rates = rates[: len(losses)]
     smoothed = _smooth(losses)
     suggestions = _suggestions(rates, smoothed)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from tlkit.data.class_checks import check_classes, check_different, check_own_splits, is_one_line
+from tlkit.data.class_checks import check_classes, check_labels, is_one_line
 from tlkit.data.grouping import group_text
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.data.reports import DataReport
@@ -93,8 +93,7 @@ def load_arrays(
     if rows[0].ndim == 0:
         check_classes(pictures, division)
     else:
-        check_own_splits(pictures, division)
-        check_different(pictures)
+        check_labels(pictures, division)
 
     def split(name: str) -> ImageSplit:
         found = division.splits[name]

@@ -55,7 +55,7 @@ def check_labels(pictures: Sequence[Picture], division: Division) -> tuple[str, 
     """
     check_own_splits(pictures, division)
     used = [pictures[row] for rows in division.splits.values() for row in rows]
-    check_different(used)
+    _check_different(used)
     labels = {label for picture in used for label in picture.labels}
     if len(labels) < 2:
         found = ", ".join(map(repr, sorted(labels))) or "none"
@@ -67,7 +67,7 @@ def check_labels(pictures: Sequence[Picture], division: Division) -> tuple[str, 
     return tuple(sorted(labels))
 
 
-def check_different(pictures: Sequence[Picture]) -> None:
+def _check_different(pictures: Sequence[Picture]) -> None:
     """Raises `DataError` unless there are at least two different pictures."""
     if len({picture.digest for picture in pictures}) < 2:
         raise DataError(

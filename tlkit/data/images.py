@@ -13,6 +13,7 @@ import numpy as np
 
 from tlkit.data.augmentation import AUGMENTATIONS
 from tlkit.data.limits import MAX_PIXELS
+from tlkit.data.settings import check_image_size
 from tlkit.errors import ArgumentError, check_choice, check_count
 
 if TYPE_CHECKING:
@@ -223,8 +224,14 @@ class ImageData:
         """Whether a picture may have several labels at once."""
         return self.train.labels.ndim == 2
 
-    def at_size(self, image_size: tuple[int, int]) -> ImageData:
+    def at_size(self, image_size: int | tuple[int, int]) -> ImageData:
         """Returns the same pictures in the same splits, resized to another height and width.
+
+        Args:
+            image_size: In pixels, one number for a square or (height, width).
+
+        Raises:
+            ArgumentError: A side is no positive whole number.
 
         Example:
             >>> import numpy as np
@@ -234,12 +241,13 @@ class ImageData:
             >>> next(iter(data.at_size((4, 6)).train.dataset()))[0].shape[1:]
             TensorShape([4, 6, 3])
         """
+        sides = check_image_size(image_size)
         resized = {
-            name: dataclasses.replace(split, image_size=image_size)
+            name: dataclasses.replace(split, image_size=sides)
             for name in ("train", "validation", "test")
             if (split := getattr(self, name)) is not None
         }
-        return dataclasses.replace(self, image_size=image_size, **resized)
+        return dataclasses.replace(self, image_size=sides, **resized)
 
     @cached_property
     def fingerprint(self) -> str:

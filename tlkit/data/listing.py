@@ -7,7 +7,7 @@ from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 
 from tlkit.data.reports import SkippedFile
-from tlkit.errors import DataError
+from tlkit.errors import DataError, check_unicode, is_unicode
 
 SPLIT_FOLDERS = {
     "train": "train",
@@ -86,6 +86,7 @@ def list_folder(
         DataError: `path` is no folder, or an empty one; or there are two folders for one split,
             or splits without one to train on, where that is needed.
     """
+    check_unicode(argument, path)
     root = Path(path)
     if not root.is_dir():
         problem = "is a file" if root.exists() else "does not exist"
@@ -168,7 +169,7 @@ def _look_into(
         skipped.append(SkippedFile(folder.path, class_name, "permission denied"))
     for entry in entries or ():
         status, reason = _look_at(entry, folder)
-        if reason:
+        if status is None or reason:
             shown = entry.path.encode("utf-8", "backslashreplace").decode()
             skipped.append(SkippedFile(shown, class_name, reason))
         elif S_ISDIR(status.st_mode):
@@ -179,27 +180,29 @@ def _look_into(
     return folders, files
 
 
-def _look_at(entry: os.DirEntry[str], folder: _Folder) -> tuple[os.stat_result, str]:
+def _look_at(entry: os.DirEntry[str], folder: _Folder) -> tuple[os.stat_result | None, str]:
     """Returns what is known of an entry, and why it is not used, if it is not."""
-    status = entry.stat(follow_symlinks=False)
-    if entry.name.startswith("."):
-        return status, "hidden"
-    if entry.name.lower() in SYSTEM_NAMES:
-        return status, "made by an operating system"
-    if not _is_unicode(entry.name):
-        return status, "its name is not valid Unicode"
+    if reason := _unwanted(entry.name):
+        return None, reason
     try:
         status = entry.stat()
+    except PermissionError:
+        return None, "permission denied"
     except OSError:
-        return status, "broken link"
+        return None, "broken link"
     if S_ISDIR(status.st_mode):
         is_loop = (status.st_dev, status.st_ino) in folder.trail
         return status, "link back to a folder it lies in" if is_loop else ""
     return status, "" if S_ISREG(status.st_mode) else "neither a file nor a folder"
 
 
-def _is_unicode(name: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in name)
+def _unwanted(name: str) -> str:
+    """Why what has this name is not looked at, if it is not."""
+    if name.startswith("."):
+        return "hidden"
+    if name.lower() in SYSTEM_NAMES:
+        return "made by an operating system"
+    return "" if is_unicode(name) else "its name is not valid Unicode"
 
 
 def _scan(folder: str) -> list[os.DirEntry[str]] | None:

@@ -169,7 +169,7 @@ def _audit(
             if sizes[cluster] > 1
         },
         notes=tuple(notes),
-        is_in_memory=splits[0].is_in_memory,
+        is_in_memory=any(split.is_in_memory for split in splits),
     )
 
 

@@ -291,7 +291,7 @@ def _one_picture(
             return path, picture.numpy()[np.newaxis]
         count = len(files)
     else:
-        pixels = pixels_of(image)
+        pixels = pixels_of(image, "image")
         if len(pixels) == 1:
             return path, resized(pixels[0], image_size).numpy()[np.newaxis]
         count = len(pixels)

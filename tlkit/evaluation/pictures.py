@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tlkit.data.decoding import resize_image
 from tlkit.data.verdicts import check_files
-from tlkit.errors import ArgumentError, DataError
+from tlkit.errors import ArgumentError, DataError, check_unicode
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -28,10 +28,12 @@ def list_files(files: Paths, argument: str) -> tuple[str, ...]:
 
     Raises:
         ArgumentError: If one is a folder.
+        DataError: If the name of one is not valid Unicode.
     """
     listed = [files] if isinstance(files, str | os.PathLike) else files
     paths = tuple(os.fspath(path) for path in listed)
     for path in paths:
+        check_unicode(argument, path)
         if os.path.isdir(path):
             raise ArgumentError(
                 f"`{argument}` must be picture files, not a folder. Received: {path!r}. "
@@ -61,8 +63,12 @@ def check_pictures(paths: Sequence[str], max_pixels: int, argument: str) -> None
         )
 
 
-def pixels_of(images: Any) -> np.ndarray:
+def pixels_of(images: Any, argument: str = "images") -> np.ndarray:
     """Returns one image or a batch as uint8, `(n, height, width, 3)`, rounded.
+
+    Args:
+        images: Pixels 0...255, `(height, width, 3)` or `(n, height, width, 3)`.
+        argument: What errors call them.
 
     Raises:
         ArgumentError: If the shape is another, or values are no pixels from 0 to 255.
@@ -75,7 +81,7 @@ def pixels_of(images: Any) -> np.ndarray:
         pixels = pixels[np.newaxis]
     if pixels.ndim != 4 or pixels.shape[3] != 3 or 0 in pixels.shape[1:]:
         raise ArgumentError(
-            "`images` must be files, or pixels of the shape (height, width, 3) or "
+            f"`{argument}` must be files, or pixels of the shape (height, width, 3) or "
             f"(n, height, width, 3). Received: {_described(images)}. Stack images of one size; "
             "repeat the channel of grey ones with `np.repeat(image, 3, axis=-1)`."
         )
@@ -83,7 +89,7 @@ def pixels_of(images: Any) -> np.ndarray:
         return pixels
     if pixels.dtype.kind not in "iuf" or not _are_pixels(pixels):
         raise ArgumentError(
-            "`images` must hold pixels from 0 to 255. "
+            f"`{argument}` must hold pixels from 0 to 255. "
             f"Received: {_described(images)}. Values from 0 to 1 need multiplying by 255."
         )
     return np.round(pixels).astype(np.uint8)

@@ -248,7 +248,7 @@ def _decoded_batches(
 ) -> tf.data.Dataset:
     decode = decoder(image_size, max_pixels)
     plain = tf.autograph.experimental.do_not_convert
-    names = tf.constant([os.fsencode(path) for path in paths], tf.string, shape=(len(paths),))
+    names = tf.constant(paths, tf.string, shape=(len(paths),))
     return (
         tf.data.Dataset.from_tensor_slices(names)
         .map(plain(lambda path: decode(tf.io.read_file(path))), num_parallel_calls=tf.data.AUTOTUNE)

@@ -22,7 +22,13 @@ from tlkit.plots.drawing import (
 )
 
 MAX_CLASSES_IN_BARS = 100
-_SPLITS = {"train": (BLUE, ""), "validation": (ORANGE, "////"), "test": (GREEN, "....")}
+_UNSPLIT = "all"
+_SPLITS = {
+    _UNSPLIT: (BLUE, ""),
+    "train": (BLUE, ""),
+    "validation": (ORANGE, "////"),
+    "test": (GREEN, "...."),
+}
 
 
 class HasPairs(Protocol):
@@ -42,7 +48,7 @@ class HasCounts(Protocol):
 
 
 def class_counts(report: HasCounts) -> Figure:
-    """Draws how many images each class has in each split.
+    """Draws how many images each class has, in each split where they are divided.
 
     Of more than 100 classes the 50 largest and the 50 smallest are shown, and the title says so.
 
@@ -82,7 +88,8 @@ def class_counts(report: HasCounts) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     axes.margins(x=0.1)
     axes.tick_params(axis="y", length=0)
-    if left.any():
+    drawn = [container.get_label() for container in axes.containers]
+    if set(drawn) - {_UNSPLIT}:
         figure.legend(loc="outside upper center", ncols=3, frameon=False)
     if len(names) < len(totals):
         half = MAX_CLASSES_IN_BARS // 2
