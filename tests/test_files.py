@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 
 from tlkit.files import write_json, written_aside
@@ -58,3 +59,11 @@ def test_json_is_written_in_utf_8(tmp_path):
     write_json(tmp_path / "names.json", ["猫", 1.5, None])
     assert "猫" in (tmp_path / "names.json").read_bytes().decode()
     assert json.loads((tmp_path / "names.json").read_text("utf-8")) == ["猫", 1.5, None]
+
+
+def test_json_holds_numpy_numbers(tmp_path):
+    write_json(tmp_path / "numbers.json", {"seed": np.int64(3), "rate": np.float32(0.5)})
+    assert json.loads((tmp_path / "numbers.json").read_text()) == {"seed": 3, "rate": 0.5}
+    with pytest.raises(TypeError, match="Object of type set is not JSON serializable"):
+        write_json(tmp_path / "set.json", {1})
+    assert not (tmp_path / "set.json").exists()

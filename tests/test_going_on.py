@@ -1,6 +1,7 @@
 """Going on from a run: anchored to it, and what was forgotten is said."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -106,6 +107,46 @@ def test_a_strength_chosen_by_itself_stays_when_the_run_goes_on(old, turned, tmp
     assert finished.record["choices"] == begun["choices"]
     assert finished.record["arguments"]["anchor"] == "auto"
     assert settings == {"unfreeze": "stage3", "learning_rate": 1e-3, "seed": 0}
+
+
+def given_to_training(monkeypatch, photos, **arguments):
+    """The old pictures and the new ones as training gets them, which is not done; what was said."""
+    given, said = [], []
+
+    def stop(model, data, *_, old, **__):
+        given.extend((old, data))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("tlkit.run.train_model", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train_run(photos, say=said.append, **arguments)
+    return (*given, said)
+
+
+def test_nothing_is_measured_on_that_is_trained_on_now(old, tmp_path, monkeypatch):
+    """Another seed splits the same pictures in another way."""
+    photos, run = old
+    arguments = {"out": tmp_path / "run", "from_run": run.path, "mode": "head", "seed": 11}
+    task, data, _ = given_to_training(monkeypatch, photos, **arguments)
+    assert task.measured.num_images == 3  # of eight
+    assert task.decided_on.num_images == 1
+    assert not set(task.measured.digests) & {*data.train.digests, *data.validation.digests}
+    assert not set(task.decided_on.digests) & set(data.train.digests)
+
+
+def test_old_pictures_that_are_others_now_are_said_and_passed_over(
+    old, turned, tmp_path, monkeypatch
+):
+    photos, run = old
+    write_photos(photos, {"third": 3}, seed=5)
+    arguments = {"out": tmp_path / "run", "from_run": run.path, "mode": "head"}
+    task, _, said = given_to_training(monkeypatch, turned, **arguments)
+    assert task is None
+    assert any("Forgetting is not measured" in line and "'third'" in line for line in said)
+    with pytest.raises(tlkit.DataError, match="`old_photos` must hold pictures of the classes"):
+        train_run(turned, old_photos=photos, **{**arguments, "out": tmp_path / "another"})
+    shutil.rmtree(photos / "third")
 
 
 @pytest.mark.parametrize(

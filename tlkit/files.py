@@ -50,8 +50,20 @@ def written_aside(path: Path) -> Iterator[Path]:
 
 def write_json(path: Path, content: Any) -> None:
     """Writes what JSON can hold to `path`, indented and in UTF-8; it appears whole."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, default=plain)
     with written_aside(path) as aside:
-        aside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        aside.write_text(text + "\n", encoding="utf-8")
+
+
+def plain(value: Any) -> Any:
+    """Returns a NumPy number as Python's own, for `json.dumps(..., default=plain)`.
+
+    Raises:
+        TypeError: It is none.
+    """
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
 def _move(source: Path, target: Path, replaced: Path) -> None:

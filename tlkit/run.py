@@ -198,7 +198,7 @@ def train_run(
     if parent:
         data = _without_seen(data, parent)
     with timed(seconds, "old photographs"):
-        old = _old_task(arguments, parent, say)
+        old = _old_task(arguments, parent, data, say)
     say(str(data.report))
     record = record_of(arguments, data)
     if team.is_chief:
@@ -390,9 +390,12 @@ def _without_seen(data: ImageData, parent: Run) -> ImageData:
 
 
 def _old_task(
-    arguments: dict[str, Any], parent: Run | None, say: Callable[[str], None]
+    arguments: dict[str, Any], parent: Run | None, data: ImageData, say: Callable[[str], None]
 ) -> "OldTask | None":
-    """The pictures of what a run to go on from has learned, where they are."""
+    """The pictures of what a run to go on from has learned, where they are.
+
+    What this run trains on, or chooses by, is not among those that are measured.
+    """
     from tlkit.continual.going_on import OldTask
 
     if parent is None:
@@ -405,21 +408,35 @@ def _old_task(
             "run found them. Name their folder (--old-photos DIR)."
         )
         return None
-    old = load_listing(
-        list_pictures(folder, argument="old_photos"),
-        check_settings(parent.image_size, arguments["batch_size"], SPLITS, parent.record["seed"]),
-        class_names=parent.class_names,
-        max_pixels=arguments["max_pixels"],
-        cache=None,
-    )
-    seen = seen_by(parent)
+    try:
+        old = load_listing(
+            list_pictures(folder, argument="old_photos"),
+            check_settings(
+                parent.image_size, arguments["batch_size"], SPLITS, parent.record["seed"]
+            ),
+            class_names=parent.class_names,
+            max_pixels=arguments["max_pixels"],
+            cache=None,
+        )
+    except DataError as error:
+        if is_given:
+            raise
+        say(
+            "Forgetting is not measured: where the earlier run found its pictures there are others "
+            f"now. Name their folder (--old-photos DIR). {error}"
+        )
+        return None
+    trained = frozenset(data.train.digests)
+    chosen = frozenset(data.validation.digests if data.validation is not None else ())
+    decided = None if old.validation is None else unseen(old.validation, trained)
+    seen = seen_by(parent) | trained | chosen
     for split in (old.test, old.validation):
         measured = unseen(split, seen) if split is not None else None
         if measured is not None and measured.num_images:
-            decided_on = None if split is old.validation else old.validation
+            decided_on = None if split is old.validation else decided
             return OldTask(old.train, decided_on, measured)
     say(
-        "Forgetting is not measured: the earlier run has seen every old picture that is held out, "
-        "or decided on it. Name others (--old-photos DIR)."
+        "Forgetting is not measured: the earlier run or this one trains on every old picture that "
+        "is held out, or decides on it. Name others (--old-photos DIR)."
     )
-    return OldTask(old.train, old.validation, None)
+    return OldTask(old.train, decided, None)

@@ -337,3 +337,20 @@ def test_a_resumed_run_has_its_references_back(model, data, tmp_path):
         tlkit.fine_tune(
             model, data, unfreeze="stage3", epochs=3, run_directory=tmp_path, learning_rate=1e-3
         )
+
+
+def test_an_anchor_is_told_from_others_and_not_by_the_last_bits_of_its_importance(model):
+    weights = {v.path: np.full(v.shape, 0.5, np.float32) for v in model.trainable_variables}
+    path = kernel(model).path
+
+    def held(values):
+        anchor = tlkit.anchor_weights(model, 1.0, values)
+        norms = anchor.identity()["importance"]
+        anchor.release()
+        return norms
+
+    norms = held(weights)
+    assert held({**weights, path: weights[path] * np.float32(1 + 1e-6)}) == pytest.approx(norms)
+    other = np.zeros_like(weights[path])
+    other.flat[0] = weights[path].sum()  # the same mean
+    assert held({**weights, path: other}) != pytest.approx(norms, rel=1e-3)

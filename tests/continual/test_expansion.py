@@ -410,7 +410,7 @@ def test_residual_blocks_are_named_where_they_cannot_grow_in_isolation():
 def test_old_accuracy_is_that_of_old_classes_among_themselves():
     model = chain()
     old = task(("a", "b"), seed=4)
-    _, report = expand(model, task(), target=0.0, old_data=old.validation, **FAST)
+    _, report = expand(model, task(), target=0.0, old_data=old, **FAST)
     assert report.old_accuracy_before == tlkit.evaluate(model, old.validation).accuracy
     assert report.old_accuracy_after == report.old_accuracy_before
     assert "bit for bit the same logits" in str(report)
@@ -438,6 +438,9 @@ def test_a_grown_network_survives_saving_and_consolidating(grown, tmp_path, pixe
         ({"probe_epochs": 0}, "`probe_epochs` must be a whole number"),
         ({"learning_rate": 0.0}, "`learning_rate` must be a positive number"),
         ({"class_names": ["stripe", "b"]}, "names of classes that the model does not have"),
+        ({"augment": "lite"}, "`augment` must be one of"),
+        ({"old_data": task().at_size(9)}, "`old_data` must have the image size of the model"),
+        ({"old_data": [1, 2]}, "`old_data` must hold images"),
     ],
 )
 def test_what_breaks_a_rule_is_refused_and_the_model_untouched(given, message):
@@ -453,6 +456,8 @@ def test_data_without_validation_is_refused():
     data = tlkit.load_arrays(images, np.arange(8) % 2, ["c", "d"], splits=(1, 0, 0))
     with pytest.raises(tlkit.DataError, match="`data` must hold validation pictures"):
         expand(chain(), data)
+    with pytest.raises(tlkit.ArgumentError, match="`data` must have the image size of the model"):
+        expand(chain(), task().at_size(9))
     with pytest.raises(tlkit.ArgumentError, match="`grown` must have classes that were added"):
         task_model(chain())
 

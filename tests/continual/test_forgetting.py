@@ -143,7 +143,7 @@ def test_in_plain_keras_only_rolling_back_puts_weights_back(model, old, action, 
 def test_a_guard_needs_images_and_sane_arguments(model, old):
     import dataclasses
 
-    with pytest.raises(ArgumentError, match="no validation split"):
+    with pytest.raises(ArgumentError, match="`old_data` must hold images"):
         tlkit.ForgettingGuard(model, dataclasses.replace(old, validation=None), 0.05)
     with pytest.raises(ArgumentError, match="budget=-1"):
         tlkit.ForgettingGuard(model, old, -1)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import tlkit
+from tlkit.continual import strength
 from tlkit.continual.figures import strengths
 from tlkit.continual.strength_reports import StrengthTrial
 from tlkit.continual.strength_search import search_strength
@@ -193,12 +194,23 @@ def test_frozen_groups_alone_make_a_penalty_of_zero_and_a_warning(model, data):
         ({"mode": "soft"}, "mode='soft'"),
         ({"importance": {"x": np.ones(3)}}, r"what it has is x \(3,\)"),
         ({"learning_rat": 1e-3}, "Did you mean 'learning_rate'"),
+        ({"learning_rate": -1.0}, "learning_rate=-1.0"),
+        ({"augment": "lite"}, "augment='lite'"),
+        ({"epochs": 0}, "epochs=0"),
+        ({"unfreeze": "stage9", "importance": "mas"}, "stage9"),
     ],
 )
-def test_bad_arguments_are_refused_before_anything_trains(model, data, arguments, message):
+def test_bad_arguments_are_refused_before_anything_is_done(
+    model, data, arguments, message, monkeypatch
+):
+    def forbidden(*_, **__):
+        raise AssertionError("work was done")
+
+    for name in ("train_head", "estimate_importance", "evaluate"):
+        monkeypatch.setattr(strength, name, forbidden)
     before = model.get_weights()
     with pytest.raises(ArgumentError, match=message):
-        tlkit.choose_anchor(model, data, epochs=1, **arguments)
+        tlkit.choose_anchor(model, data, **{"epochs": 1, **arguments})
     assert all(map(np.array_equal, before, model.get_weights()))
 
 

@@ -164,3 +164,22 @@ def test_little_work_is_done_in_float32(data):
     part = prefix_of(tlkit.build_classifier("resnet20", ["green", "red"]))
     assert part.multiply_adds * data.train.num_images < features.MIN_BFLOAT16_WORK
     assert extract_features(part, data.train, exact=False).precision == "float32"
+
+
+def test_pictures_of_another_size_are_refused_and_nothing_is_stored(data):
+    part = prefix_of(classifier())
+    with pytest.raises(tlkit.ArgumentError, match="`images` must have the image size of the model"):
+        extract_features(part, data.at_size(48).train, exact=True)
+    assert extract_features(part, data.train, exact=True).num_forward_passes > 0
+
+
+def test_where_a_network_takes_any_size_each_has_its_rows(data):
+    inputs = keras.Input((None, None, 3))
+    outputs = keras.layers.GlobalMaxPooling2D()(keras.layers.Conv2D(4, 3)(inputs))
+    part = frozen.FrozenPart(keras.Model(inputs, outputs))
+    small, large = data.train, data.at_size(48).train
+    extract_features(part, small, exact=True)
+    found = extract_features(part, large, exact=True)
+    assert found.num_forward_passes == large.num_images
+    live = np.concatenate([part.float32(images) for images, _ in large.dataset()])
+    np.testing.assert_allclose(found.load(), live, rtol=1e-5)

@@ -1,8 +1,10 @@
 """Head training: solved where it can be, fitted where not, and nothing else moves."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from sklearn.linear_model import LogisticRegression
 
 import tlkit
 from tlkit.training import features, head
@@ -189,3 +191,47 @@ def test_data_that_does_not_fit_the_model(data, photos):
         tlkit.train_head(classifier(data), [1, 2, 3])
     with pytest.raises(tlkit.ArgumentError, match="`validation` must be left out"):
         tlkit.train_head(classifier(data), data, validation=data.test)
+
+
+def small(units=1, **head):
+    """A network of one's own, as tutorials have it."""
+    inputs = keras.Input((32, 32, 3))
+    x = keras.layers.Rescaling(1 / 255)(inputs)
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(8, 3)(x))
+    return keras.Model(inputs, keras.layers.Dense(units, **head)(x))
+
+
+@pytest.mark.parametrize("train", [tlkit.train_head, tlkit.fine_tune])
+def test_one_probability_of_two_classes_is_a_head_too(data, train):
+    model = small(activation="sigmoid")
+    report = train(model, data, epochs=1)
+    assert report.accuracy_after == tlkit.evaluate(model, data.validation).accuracy == 1.0
+
+
+def test_a_head_without_bias_is_solved_without_one(data):
+    inputs = keras.Input((1, 1, 3))
+    model = keras.Model(
+        inputs, keras.layers.Dense(3, use_bias=False)(keras.layers.Flatten()(inputs))
+    )
+    random = np.random.default_rng(0)
+    labels = np.arange(90) % 3
+    images = random.integers(60, 100, (90, 1, 1, 3))
+    images[np.arange(90), 0, 0, labels] += 40
+    three = tlkit.load_arrays(images.astype("uint8"), labels, splits=(0.7, 0.3, 0))
+    tlkit.train_head(model, three)
+    regression = LogisticRegression(fit_intercept=False, C=1e3, max_iter=10_000)
+    pixels = np.concatenate([x for x, _ in three.train.dataset()]).reshape(-1, 3)
+    best = regression.fit(pixels, three.train.labels).score(pixels, three.train.labels)
+    assert tlkit.evaluate(model, three.train).accuracy >= best - 0.02
+    assert best > 0.9
+
+
+def test_what_a_head_with_hidden_layers_cannot_do_is_named(data):
+    model = classifier(data, hidden=(8,))
+    before = model.get_weights()
+    weighted = data.train.dataset().map(lambda x, y: (x, y, tf.ones(tf.shape(y))))
+    with pytest.raises(tlkit.ArgumentError, match="`class_weight` must be left out where `data`"):
+        tlkit.train_head(model, weighted, class_weight="balanced")
+    with pytest.raises(tlkit.TrainingError, match=r"`learning_rate` must be low enough.*Try"):
+        tlkit.train_head(model, data, learning_rate=1e38)
+    assert all(map(np.array_equal, before, model.get_weights()))

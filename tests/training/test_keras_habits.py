@@ -18,6 +18,7 @@ def classifier(data, **arguments):
         keras.losses.CategoricalFocalCrossentropy(from_logits=True),
         keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.2),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        keras.losses.CategoricalHinge(),
     ],
     ids=lambda loss: type(loss).__name__,
 )
@@ -58,6 +59,7 @@ def test_metrics_for_one_hot_labels_go_with_a_loss_that_takes_them(data):
     [
         ({"loss": "hinge"}, "`loss` must be a keras.losses.Loss"),
         ({"loss": keras.losses.CategoricalFocalCrossentropy()}, "Make it with from_logits=True"),
+        ({"metrics": ["mae"]}, "`metrics` must be objects of keras.metrics.Metric"),
         ({"callbacks": [keras.callbacks.ModelCheckpoint("m.keras")]}, "give `run_directory`"),
         ({"callbacks": [keras.callbacks.ReduceLROnPlateau()]}, "Give schedule='constant'"),
     ],
@@ -94,13 +96,23 @@ def test_images_without_batches_or_labels_are_refused_by_the_arguments_name(data
         train(classifier(data), data.train.dataset(), validation=spoil(data.train.dataset()))
 
 
-def test_one_callback_and_numpy_numbers_do(data):
+def test_one_callback_one_metric_and_numpy_numbers_do(data, tmp_path):
     seen = []
     count = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
-    tlkit.fine_tune(
-        classifier(data), data, epochs=np.int64(1), learning_rate=np.float32(1e-3), callbacks=count
+    report = tlkit.fine_tune(
+        tlkit.build_classifier("resnet8", data.class_names, weights=None, seed=np.int64(3)),
+        data,
+        unfreeze=np.int64(2),
+        epochs=np.int64(1),
+        learning_rate=np.float32(1e-3),
+        callbacks=count,
+        metrics=keras.metrics.SparseTopKCategoricalAccuracy(2, name="top_2"),
+        run_directory=tmp_path / "run",
+        seed=np.int64(1),
     )
     assert seen == [0]
+    assert report.stages[-1].trainable.groups == ("stage3", "head")
+    assert report.stages[-1].history[-1]["val_top_2"] == 1.0
 
 
 def test_sample_weights_count(data):

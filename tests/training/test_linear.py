@@ -134,3 +134,21 @@ def test_a_fold_whose_groups_leave_one_class_alone_is_left_out():
     assert solution.chosen_by == "1-fold cross-validation"
     right = (features @ solution.kernel + solution.bias).argmax(axis=1) == labels
     assert right.mean() > 0.95
+
+
+def test_without_a_bias_the_gradient_of_its_objective_vanishes():
+    features, labels = blobs(3)
+    solution = solve_linear(features.copy(), labels, num_units=3, use_bias=False)
+    scale = np.sqrt(np.square(features, dtype=float).mean(axis=0))
+    residual = softmax(features.astype(float) @ solution.kernel)
+    residual[np.arange(len(labels)), labels] -= 1
+    slopes = solution.kernel * scale[:, None]
+    gradient = slopes + solution.strength * (features / scale).T @ residual
+    assert np.abs(gradient).max() < 1e-3 * solution.strength * len(labels)
+    assert not solution.bias.any()
+
+
+def test_features_that_have_all_but_vanished_are_left_alone():
+    features, labels = blobs(3)
+    solution = solve_linear(features * np.float32(1e-20), labels, num_units=3)
+    assert np.abs(solution.kernel).max() < 1

@@ -1,6 +1,6 @@
 """Weights held near where they are: the anchor as a constraint of fine-tuning."""
 
-import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
@@ -103,17 +103,24 @@ class Anchor(StepHook):
         return (*self.notes, "none of the anchored weights trains here: the anchor does nothing")
 
     def identity(self) -> dict[str, Any]:
-        """Returns strength, mode, groups and a digest of the importance."""
-        digest = hashlib.sha256()
-        for anchor in self._anchors.values():
-            if anchor.importance is not None:
-                digest.update(anchor.importance.numpy().tobytes())
+        """Returns strength, mode, and the groups with the norm of their importance.
+
+        A norm and no digest, for what is estimated once more differs in its last bits.
+        """
         return {
             "name": "anchor_weights",
             "strength": self.strength,
             "mode": self.mode,
-            "groups": list(self.groups),
-            "importance": digest.hexdigest(),
+            "importance": {
+                group: math.hypot(
+                    *(
+                        float(np.linalg.norm(anchor.importance.numpy()))
+                        for _, anchor in pairs
+                        if anchor.importance is not None
+                    )
+                )
+                for group, pairs in self._held.items()
+            },
         }
 
     def loss(self, images: Any, outputs: Any, loss: tf.Tensor) -> None:

@@ -28,6 +28,7 @@ from tlkit.continual.expansion_steps import (
     widened,
     without_dead_units,
 )
+from tlkit.continual.old_data import measured_split
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.distribution.strategies import check_one_device
 from tlkit.evaluation.metrics import evaluate
@@ -57,7 +58,7 @@ def expand(
     epochs: int = 10,
     learning_rate: float = 1e-3,
     augment: str = "none",
-    old_data: ImageSplit | None = None,
+    old_data: ImageData | ImageSplit | None = None,
     seed: int = 0,
     cache: str | os.PathLike[str] | None = None,
 ) -> tuple[keras.Model, ExpansionReport]:
@@ -111,7 +112,8 @@ def expand(
         epochs: Passes over them for the new units, at most.
         learning_rate: Adam's, for both.
         augment: Augmentation of the training pictures, by name.
-        old_data: Pictures of old classes, to measure old accuracy on.
+        old_data: Pictures of old classes, to measure old accuracy on: a split, or an `ImageData`,
+            of which those of validation count.
         seed: Of new weights and of folds.
         cache: Folder of the feature stores.
 
@@ -153,8 +155,9 @@ def expand(
         leaves biases out). A fixed number of units for each layer, as its 10, is `num_units`.
     """
     check_numbers(threshold, num_units, target=target, strength=strength, sparsity=sparsity)
-    check_training(probe_epochs, epochs, learning_rate)
-    validation = check_data(data)
+    check_training(probe_epochs, epochs, learning_rate, augment)
+    validation = check_data(data, model)
+    old_split = None if old_data is None else measured_split(old_data, model)
     check_one_device(model, "expand")
     check_head(model)
     started = time.perf_counter()
@@ -197,8 +200,8 @@ def expand(
         new_accuracy_retrained=retrained.accuracy,
         new_accuracy_after=after.accuracy,
         num_validation=after.num_images,
-        old_accuracy_before=_old_accuracy(model, num_old, old_data),
-        old_accuracy_after=_old_accuracy(grown, num_old, old_data),
+        old_accuracy_before=_old_accuracy(model, num_old, old_split),
+        old_accuracy_after=_old_accuracy(grown, num_old, old_split),
         added=done.added,
         removed=done.removed,
         trained=tuple(layer.name for layer in grown.layers if layer.trainable_variables),
@@ -270,7 +273,7 @@ def _notes(
 
 def _old_accuracy(model: keras.Model, num_old: int, old_data: ImageSplit | None) -> float | None:
     """Accuracy of the old classes among themselves; `None` without pictures of them."""
-    if old_data is None or not old_data.num_images:
+    if old_data is None:
         return None
     if model.output_shape[-1] in (num_old, 1):
         return evaluate(model, old_data).accuracy

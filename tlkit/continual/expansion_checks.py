@@ -3,14 +3,17 @@
 import keras
 import numpy as np
 
+from tlkit.data.augmentation import AUGMENTATIONS
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.errors import (
     ArgumentError,
     DataError,
+    check_choice,
     check_count,
     check_not_negative,
     check_positive,
 )
+from tlkit.evaluation.checks import check_size
 from tlkit.models.heads import head_kind
 
 
@@ -32,14 +35,15 @@ def check_numbers(
     check_not_negative("sparsity", sparsity)
 
 
-def check_training(probe_epochs: int, epochs: int, learning_rate: float) -> None:
-    """Checks how long and how fast to train."""
+def check_training(probe_epochs: int, epochs: int, learning_rate: float, augment: str) -> None:
+    """Checks how to train."""
+    check_choice("augment", augment, AUGMENTATIONS)
     check_count("probe_epochs", probe_epochs)
     check_count("epochs", epochs)
     check_positive("learning_rate", learning_rate)
 
 
-def check_data(data: ImageData) -> ImageSplit:
+def check_data(data: ImageData, model: keras.Model) -> ImageSplit:
     """Checks the new task; returns its validation pictures."""
     if not isinstance(data, ImageData) or data.validation is None or not data.validation.num_images:
         raise DataError(
@@ -47,6 +51,7 @@ def check_data(data: ImageData) -> ImageSplit:
             f"Received: data={type(data).__name__} without any. Give load_folder(...) splits with "
             "a share of validation."
         )
+    check_size("data", data.image_size, model.input_shape)
     present = set(np.asarray(data.train.labels).ravel().tolist())
     absent = [name for number, name in enumerate(data.class_names) if number not in present]
     if absent:

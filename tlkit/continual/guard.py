@@ -5,8 +5,9 @@ from typing import Any
 
 import keras
 
+from tlkit.continual.old_data import measured_split
 from tlkit.data.images import ImageData, ImageSplit
-from tlkit.errors import ArgumentError, check_choice, check_unit
+from tlkit.errors import check_choice, check_unit
 from tlkit.evaluation.metrics import evaluate
 from tlkit.training.best import EpochGuard
 
@@ -61,13 +62,7 @@ class ForgettingGuard(EpochGuard):
         if before is not None:
             check_unit("before", before)
         check_choice("action", action, ACTIONS)
-        split = old_data.validation if isinstance(old_data, ImageData) else old_data
-        if split is None or not split.num_images:
-            raise ArgumentError(
-                "`old_data` must hold images to measure on. Received: no validation split. Give a "
-                "split, such as data.test."
-            )
-        self._whole, self._split = model, split
+        self._whole, self._split = model, measured_split(old_data, model)
         self.budget, self.action = budget, action
         self.before = before
         self.accuracies: list[float] = []

@@ -15,6 +15,7 @@ from tlkit.continual.synaptic import SynapticPath
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.distribution.strategies import check_one_device
 from tlkit.errors import ArgumentError, check_choice, check_count, check_seed, check_unit
+from tlkit.evaluation.checks import check_size
 from tlkit.models.heads import head_kind, outputs_logits
 from tlkit.showing import ShownAsText
 from tlkit.training.objective import targets_of
@@ -233,6 +234,7 @@ def _samples(
     if isinstance(dataset, ImageData):
         dataset = dataset.train
     if isinstance(dataset, ImageSplit):
+        check_size("dataset", dataset.image_size, model.input_shape)
         if method == "empirical_fisher":
             _check_labels(model, dataset.labels)
         order = np.random.default_rng(seed).permutation(dataset.num_images)[:num_samples]

@@ -21,13 +21,14 @@ from tlkit.continual.forgetting import (
 )
 from tlkit.continual.importance import estimate_importance, normalize_importance
 from tlkit.continual.methods import WITHOUT_TRAINING
+from tlkit.continual.old_data import measured_split
 from tlkit.continual.strength_reports import StrengthReport, StrengthTrial
 from tlkit.continual.strength_search import MAX_TRIALS, TOLERANCE, search_strength
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.errors import ArgumentError, check_choice, check_count, check_fraction, did_you_mean
 from tlkit.evaluation.metrics import evaluate
 from tlkit.models.heads import head_kind
-from tlkit.training.fine_tuning import fine_tune
+from tlkit.training.fine_tuning import check_fine_tuning, fine_tune
 from tlkit.training.head import is_trained, train_head
 from tlkit.training.movement import left_as_it_is
 from tlkit.training.reports import TrainingReport
@@ -129,7 +130,10 @@ def choose_anchor(
         with_importance(anchorable(model, groups), importance)
     anchorable(model, groups)
     _check_keywords(fine_tuning)
-    old_split = _old_split(old_data)
+    given: dict[str, Any] = {"validation": validation, "seed": seed, "cache": cache}
+    tuning: dict[str, Any] = {"epochs": epochs, "augment": augment, **given, **fine_tuning}
+    check_fine_tuning(model, data, **tuning)
+    old_split = None if old_data is None else measured_split(old_data, model)
     source = source_of(model, data, validation)
     if source.validation is None:
         raise ArgumentError(
@@ -137,7 +141,6 @@ def choose_anchor(
             "Leave a share to them (splits=...), or give `validation`."
         )
     started = time.perf_counter()
-    given: dict[str, Any] = {"validation": validation, "seed": seed, "cache": cache}
     if not is_trained(model):
         train_head(model, data, **given)
     weighed = _importance_of(model, data, importance, old_data, groups)
@@ -163,9 +166,7 @@ def choose_anchor(
         if strength:
             anchor = anchor_weights(model, strength, weighed, groups=groups, mode=mode)
         try:
-            report = fine_tune(
-                model, data, anchor=anchor, epochs=epochs, augment=augment, **given, **fine_tuning
-            )
+            report = fine_tune(model, data, anchor=anchor, **tuning)
         finally:
             if anchor is not None:
                 anchor.release()
@@ -226,16 +227,6 @@ def _check_keywords(given: Mapping[str, Any]) -> None:
                 "`fine_tuning` must be arguments of fine_tune that choose_anchor does not set "
                 f"itself. Received: {name}=...{did_you_mean(name, taken)} Leave it out."
             )
-
-
-def _old_split(old_data: ImageData | ImageSplit | None) -> ImageSplit | None:
-    split = old_data.validation if isinstance(old_data, ImageData) else old_data
-    if old_data is not None and (split is None or not split.num_images):
-        raise ArgumentError(
-            "`old_data` must hold images to measure the old task on. Received: no validation "
-            "split. Give a split, such as old_data.test, or leave it out."
-        )
-    return split
 
 
 def _scenario_of(model: keras.Model, images: Images) -> str:

@@ -51,6 +51,18 @@ def check_batches(
         )
 
 
+def check_size(
+    argument: str, image_size: tuple[int, int], input_shape: tuple[int | None, ...]
+) -> None:
+    """Raises `ArgumentError` unless pictures of this size are what the model takes."""
+    sides = tuple(input_shape[1:3])
+    if any(side not in (None, given) for side, given in zip(sides, image_size, strict=True)):
+        raise ArgumentError(
+            f"`{argument}` must have the image size of the model, {sides}. Received: image_size="
+            f"{image_size}. Load them with load_folder(..., image_size={sides})."
+        )
+
+
 def check_outputs(outputs: np.ndarray, num_columns: int, kind: str) -> None:
     """Raises unless the outputs `(n, num_columns)` are finite and there are any."""
     if outputs.ndim != 2 or outputs.shape[1] != num_columns:

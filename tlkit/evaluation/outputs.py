@@ -12,8 +12,8 @@ from tlkit.data.lost_pictures import lost_pictures_named
 from tlkit.distribution.lost import lost_worker_named
 from tlkit.distribution.strategies import strategy_of
 from tlkit.distribution.workers import Workers, check_can_be_shared
-from tlkit.errors import ArgumentError, DataError
-from tlkit.evaluation.checks import check_dataset
+from tlkit.errors import DataError
+from tlkit.evaluation.checks import check_dataset, check_size
 from tlkit.evaluation.forward import forward_of
 from tlkit.models.heads import head_kind, outputs_logits
 from tlkit.progress import bar
@@ -49,7 +49,7 @@ def collect_outputs(
     workers = Workers(strategy)
     if isinstance(images, ImageSplit):
         for model in models:
-            _check_size(images, model)
+            check_size("images", images.image_size, model.input_shape)
         with lost_worker_named(strategy):
             workers.check_same("images", [images.digests, images.labels.tolist()])
         rows = np.arange(images.num_images)[workers.index :: workers.num_workers]
@@ -80,7 +80,7 @@ def collect_outputs(
     if not labels:
         raise DataError("`images` must hold at least one image. Received: none.")
     return [
-        _both_columns(np.concatenate(collected), model)
+        both_columns(np.concatenate(collected), model)
         for collected, model in zip(outputs, models, strict=True)
     ], np.concatenate(labels)
 
@@ -92,7 +92,7 @@ def _of_all_workers(
     whole = np.zeros((num_images, model.output_shape[-1]), np.float32)
     if own:
         whole[workers.index :: workers.num_workers] = np.concatenate(own)
-    return _both_columns(workers.merge(whole), model)
+    return both_columns(workers.merge(whole), model)
 
 
 def probabilities_from(outputs: np.ndarray, kind: str, from_logits: bool) -> np.ndarray:
@@ -140,19 +140,11 @@ def mean_loss(outputs: np.ndarray, targets: np.ndarray, kind: str, from_logits: 
     return float(-np.where(is_given, _clipped_log(outputs), _clipped_log(1 - outputs)).mean())
 
 
-def _both_columns(outputs: np.ndarray, model: keras.Model) -> np.ndarray:
+def both_columns(outputs: np.ndarray, model: keras.Model) -> np.ndarray:
+    """Returns what a binary head with a sigmoid gives as [1 - p, p], other outputs as they are."""
     if head_kind(model) == "binary" and not outputs_logits(model):
         return np.concatenate([1 - outputs, outputs], axis=1)
     return outputs
-
-
-def _check_size(split: ImageSplit, model: keras.Model) -> None:
-    sizes = tuple(model.input_shape[1:3])
-    if any(side not in (None, given) for side, given in zip(sizes, split.image_size, strict=True)):
-        raise ArgumentError(
-            f"`images` must have the image size of the model, {sizes}. Received: image_size="
-            f"{split.image_size}. Load them with load_folder(..., image_size={sizes})."
-        )
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:

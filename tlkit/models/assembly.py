@@ -233,7 +233,7 @@ def _repeatable(seed: int) -> Iterator[None]:
     and the backbones of `keras.applications` take no seed.
     """
     state = random.getstate()
-    random.seed(seed)
+    random.seed(int(seed))
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from math import prod
+from numbers import Integral
 
 import keras
 
@@ -306,7 +307,7 @@ def _resolve(names: list[str], group: str | int, argument: str) -> int:
         return 0
     if isinstance(group, str) and group in names:
         return names.index(group)
-    if isinstance(group, int) and not isinstance(group, bool) and 1 <= group <= len(names):
+    if isinstance(group, Integral) and not isinstance(group, bool) and 1 <= group <= len(names):
         return len(names) - group
     raise ArgumentError(
         f"`{argument}` must be the name of a group, 'head', 'all', or a number of groups from 1 "

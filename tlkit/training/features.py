@@ -14,6 +14,7 @@ from tlkit.data.limits import DECODER_VERSION
 from tlkit.data.lost_pictures import lost_pictures_named
 from tlkit.distribution.workers import check_can_be_shared
 from tlkit.errors import DataError, TrainingError
+from tlkit.evaluation.checks import check_size
 from tlkit.progress import bar
 from tlkit.training.frozen import (
     MAX_BFLOAT16_DIFFERENCE,
@@ -111,7 +112,12 @@ def extract_features(
         views: How many augmented versions of each image; for a split only.
         compact: Whether rows that were computed in bfloat16 are also kept so, in half the space.
         cache: Folder of the stores.
+
+    Raises:
+        ArgumentError: The pictures have another size than the part takes.
     """
+    if isinstance(images, ImageSplit):
+        check_size("images", images.image_size, part.input_shape)
     with lost_pictures_named([images]):
         if not isinstance(images, ImageSplit):
             check_can_be_shared("images", part.workers)
@@ -274,13 +280,12 @@ def _precision_of(store: FeatureStore) -> str:
 
 
 def _keys_of(split: ImageSplit, augment: str, views: int) -> tuple[str, ...]:
+    """A row for each view of each picture in its size, which some networks leave open."""
+    height, width = split.image_size
+    sized = [f"{digest}-{height}x{width}" for digest in split.digests]
     if augment == "none":
-        return split.digests
-    return tuple(
-        f"{digest}-{augment}-{split.seed}-{view}"
-        for view in range(views)
-        for digest in split.digests
-    )
+        return tuple(sized)
+    return tuple(f"{name}-{augment}-{split.seed}-{view}" for view in range(views) for name in sized)
 
 
 def _first_of_each(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:

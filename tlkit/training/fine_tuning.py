@@ -1,7 +1,11 @@
 """Fine-tuning: the last groups of layers, or all of them, in one stage or several."""
 
+import dataclasses
+import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -12,11 +16,11 @@ from tlkit.distribution.strategies import scope_of, strategy_of
 from tlkit.distribution.workers import Workers
 from tlkit.errors import ArgumentError
 from tlkit.training.checks import check_callbacks, check_fits_source, check_recipe
-from tlkit.training.objective import check_loss
+from tlkit.training.objective import check_loss, check_metrics
 from tlkit.training.recipe import DEFAULT_AUGMENTATION, Recipe, identity_of
 from tlkit.training.reports import TrainingReport
 from tlkit.training.resume import Checkpoint
-from tlkit.training.sources import Images, source_of, steps_in_epoch
+from tlkit.training.sources import Images, Source, source_of, steps_in_epoch
 from tlkit.training.spread import check_spread
 from tlkit.training.stages import PlannedStage, Stage, check_stages, default_unfreeze
 from tlkit.training.step import StepHook, hooks_of
@@ -139,47 +143,16 @@ def fine_tune(
         >>> report.stages[-1].moved["stage2"]
         0.0
     """
-    callbacks = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else callbacks
-    recipe = Recipe(
-        learning_rate=learning_rate,
-        layer_decay=layer_decay,
-        schedule=schedule,
-        weight_decay=weight_decay,
-        batch_norm=batch_norm,
-        augment=augment,
-        views=views,
-        label_smoothing=label_smoothing if loss is None else 0.0,
-        class_weight=class_weight,
-        patience=patience,
-        precision=precision,
-        seed=seed,
-    )
-    check_recipe(recipe, model, epochs)
-    check_loss(loss, model)
-    check_callbacks(callbacks, schedule)
-    source = source_of(model, data, validation)
-    check_fits_source(recipe, source)
-    if stages is not None and unfreeze is not None:
-        raise ArgumentError(
-            "`unfreeze` must be left out where `stages` are given, which name their own. "
-            f"Received: unfreeze={unfreeze!r}."
-        )
-    if stages is None:
-        stages = [Stage(default_unfreeze(model) if unfreeze is None else unfreeze)]
-    epochs = epochs or default_epochs(steps_in_epoch(source.train))
-    plan = [
-        PlannedStage(stage.unfreeze, stage.epochs or epochs, stage.learning_rate or learning_rate)
-        for stage in check_stages(model, stages)
-    ]
-    hooks = hooks_of(anchor, model)
+    call = _checked(dict(locals()))
+    recipe, source = call.recipe, call.source
     strategy = strategy_of(model)
     workers = Workers(strategy)
-    check_spread(strategy, recipe, source.train, loss=loss, metrics=metrics, hooks=hooks)
+    own: dict[str, Any] = {"loss": loss, "metrics": call.metrics}
     with scope_of(model), lost_worker_named(strategy):
         checkpoint = None
         if run_directory is not None or workers.num_workers > 1:
-            identity = identity_of(model, source, recipe, plan, loss=loss, metrics=metrics)
-            identity["anchor"] = [hook.identity() for hook in hooks]
+            identity = identity_of(model, source, recipe, call.plan, **own)
+            identity["anchor"] = [hook.identity() for hook in call.hooks]
             workers.check_same("model, data and arguments", identity)
             if run_directory is not None:
                 checkpoint = Checkpoint(run_directory, identity, workers)
@@ -187,14 +160,72 @@ def fine_tune(
             model,
             source,
             recipe,
-            loss=loss,
-            metrics=metrics,
-            callbacks=callbacks,
+            callbacks=call.callbacks,
             checkpoint=checkpoint,
             cache=cache,
-            hooks=hooks,
+            hooks=call.hooks,
+            **own,
         )
-        return tuner.run(plan)
+        return tuner.run(call.plan)
+
+
+def check_fine_tuning(model: keras.Model, data: ImageData | tf.data.Dataset, **given: Any) -> None:
+    """Raises what `fine_tune` with these arguments would raise before it does anything.
+
+    For whoever has long work to do first.
+
+    Raises:
+        ArgumentError: See `fine_tune`.
+    """
+    bound = inspect.signature(fine_tune).bind(model, data, **given)
+    bound.apply_defaults()
+    _checked(bound.arguments)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """The arguments of `fine_tune`, checked and completed."""
+
+    recipe: Recipe
+    source: Source
+    plan: Sequence[PlannedStage]
+    hooks: Sequence[StepHook]
+    metrics: Sequence[keras.metrics.Metric]
+    callbacks: Sequence[keras.callbacks.Callback]
+
+
+def _checked(given: Mapping[str, Any]) -> _Call:
+    model, loss, callbacks = given["model"], given["loss"], given["callbacks"]
+    callbacks = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else callbacks
+    written = {field.name: given[field.name] for field in dataclasses.fields(Recipe)}
+    if loss is not None:
+        written["label_smoothing"] = 0.0
+    recipe = Recipe(**written)
+    check_recipe(recipe, model, given["epochs"])
+    check_loss(loss, model)
+    metrics = check_metrics(given["metrics"])
+    check_callbacks(callbacks, recipe.schedule)
+    source = source_of(model, given["data"], given["validation"])
+    check_fits_source(recipe, source)
+    stages, unfreeze = given["stages"], given["unfreeze"]
+    if stages is not None and unfreeze is not None:
+        raise ArgumentError(
+            "`unfreeze` must be left out where `stages` are given, which name their own. "
+            f"Received: unfreeze={unfreeze!r}."
+        )
+    if stages is None:
+        stages = [Stage(default_unfreeze(model) if unfreeze is None else unfreeze)]
+    epochs = given["epochs"] or default_epochs(steps_in_epoch(source.train))
+    plan = [
+        PlannedStage(
+            stage.unfreeze, stage.epochs or epochs, stage.learning_rate or recipe.learning_rate
+        )
+        for stage in check_stages(model, stages)
+    ]
+    hooks = hooks_of(given["anchor"], model)
+    strategy = strategy_of(model)
+    check_spread(strategy, recipe, source.train, loss=loss, metrics=metrics, hooks=hooks)
+    return _Call(recipe, source, plan, hooks, metrics, callbacks)
 
 
 def default_epochs(num_steps: int) -> int:

@@ -162,6 +162,16 @@ class NotFiniteError(TrainingError):
         super().__init__(f"The loss became NaN or infinite at step {step} of epoch {epoch}.")
         self.stopped_at = stopped_at
 
+    def at_rate(self, learning_rate: float) -> TrainingError:
+        """Returns the error that names the argument to change."""
+        epoch, step = self.stopped_at
+        return TrainingError(
+            "`learning_rate` must be low enough for the loss to stay finite. Received: "
+            f"learning_rate={learning_rate!r}, and it became NaN or infinite at step {step} of "
+            f"epoch {epoch}. The best weights so far are put back. Try "
+            f"learning_rate={learning_rate / 10:.2g}."
+        )
+
 
 class _State:
     """All that changes while a model trains, as what a checkpoint holds."""

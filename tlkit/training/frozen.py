@@ -34,6 +34,7 @@ class FrozenPart:
         model: From raw pixels to features; must not change as long as this is used.
 
     Attributes:
+        input_shape: Shape of a batch of images.
         output_shape: Shape of one image's features.
         input_dtype: What images must be cast to.
         workers: Who has the same model, and can share the images out.
@@ -41,6 +42,7 @@ class FrozenPart:
 
     def __init__(self, model: keras.Model) -> None:
         self._model = model
+        self.input_shape: tuple[int | None, ...] = model.input_shape
         self.output_shape: tuple[int, ...] = model.output_shape[1:]
         self.input_dtype: str = model.inputs[0].dtype
         self.workers = Workers(strategy_of(model))

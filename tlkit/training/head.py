@@ -17,12 +17,13 @@ from tlkit.distribution.workers import Workers
 from tlkit.errors import ArgumentError, DataError, check_count, check_positive, check_seed
 from tlkit.evaluation.metrics import evaluate_probabilities
 from tlkit.evaluation.names import num_classes_of
+from tlkit.evaluation.outputs import both_columns
 from tlkit.evaluation.reports import EvaluationReport
 from tlkit.models.groups import set_trainable
 from tlkit.models.heads import feature_cut, head_from_features, head_kind, outputs_logits
-from tlkit.training.checks import check_class_weight
+from tlkit.training.checks import check_class_weight, check_weighed_once
 from tlkit.training.features import MAX_BYTES_IN_MEMORY, Features, extract_features
-from tlkit.training.fitting import class_weight_of, fit_model
+from tlkit.training.fitting import NotFiniteError, class_weight_of, fit_model
 from tlkit.training.frozen import FrozenPart
 from tlkit.training.linear import solve_linear
 from tlkit.training.movement import relative_movement, restore_weights, weights_by_group
@@ -83,7 +84,8 @@ def train_head(
 
     Raises:
         ArgumentError: An argument breaks its rule, or data and model do not fit.
-        TrainingError: A worker was lost.
+        TrainingError: The loss of a head that is not solved became NaN (the model is as it was
+            given), or a worker was lost.
 
     Example:
         >>> import numpy as np, tlkit
@@ -101,6 +103,7 @@ def train_head(
     check_seed(seed)
     check_class_weight(class_weight, model)
     source = source_of(model, data, validation)
+    check_weighed_once(class_weight, source)
     if isinstance(source.train, tf.data.Dataset):
         if views > 1 or augment != "none":
             raise ArgumentError(
@@ -162,7 +165,11 @@ def _train(
         chosen = {name: given[name] for name in ("class_weight", "seed")}
         notes.append(_solve(dense, model, train, held_out, **chosen))
     else:
-        history = _fit(head, model, train, held_out, **given)
+        try:
+            history = _fit(head, model, train, held_out, **given)
+        except NotFiniteError as error:
+            restore_weights(model, before)
+            raise error.at_rate(given["learning_rate"]) from error
     new = _measured(head, model, held_out) if held_out else None
     got_worse = old and new and (-new.accuracy, new.loss) > (-old.accuracy, old.loss)
     if old and new and part.workers.chief_says(bool(got_worse)):
@@ -231,6 +238,7 @@ def _solve(
             class_weight=class_weight,
             sample_weight=train.weights,
             groups=train.groups,
+            use_bias=dense.use_bias,
             seed=seed,
         )
         note = f"solved with C={solution.strength:.2g}, chosen by {solution.chosen_by}"
@@ -306,7 +314,7 @@ def _measured(head: keras.Model, model: keras.Model, held_out: Features) -> Eval
     outputs = np.concatenate([head(batch[0], training=False).numpy() for batch in batches])
     kind = head_kind(model)
     return evaluate_probabilities(
-        outputs,
+        both_columns(outputs, model),
         targets[:, 0].astype(np.int64) if kind == "binary" else targets,
         [str(index) for index in range(num_classes_of(model))],
         kind=kind,

@@ -16,6 +16,9 @@ MIN_VALIDATION = 300
 """With fewer validation images the strength is chosen by cross-validation on the training images:
 the loss of a hundred images says too little."""
 
+LEAST_DEVIATION = 1e-12
+"""A column that differs by less is a constant: weights that make anything of it could not train."""
+
 _NUM_FOLDS = 5
 _FALLBACK_STRENGTH = 0.1
 
@@ -46,6 +49,7 @@ def solve_linear(
     class_weight: str | None = None,
     sample_weight: np.ndarray | None = None,
     groups: np.ndarray | None = None,
+    use_bias: bool = True,
     seed: int = 0,
 ) -> LinearSolution:
     """Solves (multinomial) logistic regression on standardised features, L2-penalised.
@@ -67,9 +71,11 @@ def solve_linear(
         groups: Shape `(n,)`; rows of one group (views or copies of one image, images of one
             patient) come into one fold. Apart, each would betray the others, and too weak a
             penalty be chosen.
+        use_bias: Whether there is an intercept. Without one features are scaled and not centred,
+            and the bias that comes back is zero.
         seed: Of the folds.
     """
-    mean, scale = _moments(features)
+    mean, scale = _moments(features, is_centred=use_bias)
     _standardise(features, mean, scale)
     if validation is not None:
         _standardise(validation[0], mean, scale)
@@ -95,6 +101,7 @@ def solve_linear(
                 class_weight=class_weight,
                 sample_weight=sample_weight,
                 groups=groups,
+                use_bias=use_bias,
                 seed=seed,
             )
             for task, held_out in tasks
@@ -122,15 +129,18 @@ def _solve_one(
     class_weight: str | None,
     sample_weight: np.ndarray | None,
     groups: np.ndarray,
+    use_bias: bool,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray, float, str]:
     classes = np.unique(labels)
     if len(classes) == 1:  # a label that all images carry, or none: its prior odds, and no slope
-        odds = np.log(len(labels) + 1.0) * (1 if classes[0] else -1)
+        odds = np.log(len(labels) + 1.0) * (1 if classes[0] else -1) * use_bias
         return np.zeros((1, features.shape[1])), np.array([odds]), 0.0, "one class only"
 
     def head() -> LogisticRegression:
-        return LogisticRegression(class_weight=class_weight, max_iter=1000, warm_start=True)
+        return LogisticRegression(
+            class_weight=class_weight, fit_intercept=use_bias, max_iter=1000, warm_start=True
+        )
 
     def fitted(
         regression: LogisticRegression, strength: float, rows: np.ndarray | slice
@@ -206,14 +216,18 @@ def first_minimum(candidates: Sequence[float], loss: Callable[[float], float]) -
     return best
 
 
-def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each column, slice by slice; 1 for a constant column."""
+def _moments(features: np.ndarray, *, is_centred: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each column, slice by slice; 1 for a constant column.
+
+    Not centred, the mean is 0 and the deviation that from 0.
+    """
     mean, variance = np.zeros(features.shape[1]), np.zeros(features.shape[1])
-    for rows in _slices(len(features)):
+    for rows in _slices(len(features) if is_centred else 0):
         mean += features[rows].sum(axis=0, dtype=np.float64) / len(features)
     for rows in _slices(len(features)):
         variance += np.square(features[rows] - mean).sum(axis=0) / len(features)
-    return mean, np.where(variance > 0, np.sqrt(variance), 1.0)
+    deviation = np.sqrt(variance)
+    return mean, np.where(deviation > LEAST_DEVIATION, deviation, 1.0)
 
 
 def row_space(features: np.ndarray) -> np.ndarray | None:

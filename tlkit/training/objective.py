@@ -66,9 +66,30 @@ def check_loss(loss: Any, model: keras.Model) -> None:
         )
 
 
+def check_metrics(metrics: Any) -> tuple[keras.metrics.Metric, ...]:
+    """Returns one metric or several as a tuple.
+
+    Raises:
+        ArgumentError: One is no Keras metric.
+    """
+    given = tuple(metrics) if isinstance(metrics, list | tuple) else (metrics,)
+    for metric in given:
+        if not isinstance(metric, keras.metrics.Metric):
+            raise ArgumentError(
+                "`metrics` must be objects of keras.metrics.Metric. Received: "
+                f"metrics={metrics!r}. Write metrics=[keras.metrics.TopKCategoricalAccuracy(2)], "
+                "say; accuracy and cross-entropy are measured anyway."
+            )
+    return given
+
+
 def takes_one_hot(loss: keras.losses.Loss) -> bool:
     """Whether the loss is one of Keras's for one-hot labels."""
-    categorical = (keras.losses.CategoricalCrossentropy, keras.losses.CategoricalFocalCrossentropy)
+    categorical = (
+        keras.losses.CategoricalCrossentropy,
+        keras.losses.CategoricalFocalCrossentropy,
+        keras.losses.CategoricalHinge,
+    )
     return isinstance(loss, categorical)
 
 

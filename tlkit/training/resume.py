@@ -18,7 +18,7 @@ import numpy as np
 
 from tlkit.distribution.workers import Workers
 from tlkit.errors import RunError
-from tlkit.files import written_aside
+from tlkit.files import plain, written_aside
 
 FILE_NAME = "training.npz"
 SAVE_SECONDS = 300.0
@@ -26,6 +26,9 @@ SAVE_SECONDS = 300.0
 
 STEPS_APART = 20
 """After so many steps the workers ask the chief whether it is time to save."""
+
+SAME_NUMBER = 1e-4
+"""Relative difference up to which two numbers count as the same argument."""
 
 _RECORD = "record"
 
@@ -83,7 +86,7 @@ class Checkpoint:
         workers: Workers | None = None,
     ) -> None:
         self.path = Path(folder) / FILE_NAME
-        self._identity = json.loads(json.dumps(identity))
+        self._identity = json.loads(json.dumps(identity, default=plain))
         self._workers = workers
         self._last_save = time.monotonic()
         if self._is_writer:
@@ -111,7 +114,8 @@ class Checkpoint:
                 "position": dataclasses.asdict(position),
                 "record": record,
                 "sizes": {name: len(values) for name, values in arrays.items()},
-            }
+            },
+            default=plain,
         )
         named: dict[str, Any] = {
             f"{name}/{i}": value
@@ -251,5 +255,16 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     return ", ".join(
         f"{name}={old.get(name)!r} instead of {new.get(name)!r}"
         for name in (*old, *(name for name in new if name not in old))
-        if old.get(name) != new.get(name)
+        if not _is_same(old.get(name), new.get(name))
     )
+
+
+def _is_same(old: Any, new: Any) -> bool:
+    """Whether plain values agree, numbers to about four digits: some are measured anew."""
+    if isinstance(old, float) and isinstance(new, float):
+        return math.isclose(old, new, rel_tol=SAME_NUMBER)
+    if isinstance(old, dict) and isinstance(new, dict):
+        return old.keys() == new.keys() and all(_is_same(old[name], new[name]) for name in old)
+    if isinstance(old, list) and isinstance(new, list):
+        return len(old) == len(new) and all(map(_is_same, old, new))
+    return bool(old == new)

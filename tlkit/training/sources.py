@@ -11,7 +11,7 @@ from tlkit.distribution.shares import WHOLE, Share
 from tlkit.distribution.strategies import strategy_of
 from tlkit.distribution.workers import Workers, check_can_be_shared
 from tlkit.errors import ArgumentError, DataError
-from tlkit.evaluation.checks import check_batches
+from tlkit.evaluation.checks import check_batches, check_size
 from tlkit.models.graph import model_ends
 from tlkit.training.objective import targets_of
 
@@ -121,9 +121,4 @@ def _check_fit(model: keras.Model, data: ImageData) -> None:
             f"{data.num_classes} classes ({', '.join(data.class_names[:5])}, ...). Build it with "
             "build_classifier(backbone, data.class_names)."
         )
-    size = tuple(model.input_shape[1:3])
-    if any(side not in (None, given) for side, given in zip(size, data.image_size, strict=True)):
-        raise ArgumentError(
-            f"`data` must have the image size of the model, {size}. Received: image_size="
-            f"{data.image_size}. Load it with load_folder(..., image_size={size})."
-        )
+    check_size("data", data.image_size, model.input_shape)

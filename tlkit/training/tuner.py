@@ -176,12 +176,7 @@ class Tuner:
                 resumed=resumed,
             )
         except NotFiniteError as error:
-            raise TrainingError(
-                f"`learning_rate` must be low enough for the loss to stay finite. Received: "
-                f"learning_rate={stage.learning_rate!r}, and it became NaN or infinite at step "
-                f"{error.stopped_at[1]} of epoch {error.stopped_at[0]}. The best weights so far "
-                f"are put back. Try learning_rate={stage.learning_rate / 10:.2g}."
-            ) from error
+            raise error.at_rate(stage.learning_rate) from error
         _check_moved(watched, trainable, stage.learning_rate)
         notes = [cut if isinstance(cut, str) else cut.note]
         notes += batch_notes(strategy_of(model), self._source.train)

@@ -1,0 +1,28 @@
+"""Pictures of what a model learned before, as people give them."""
+
+import keras
+
+from tlkit.data.images import ImageData, ImageSplit
+from tlkit.errors import ArgumentError
+from tlkit.evaluation.checks import check_size
+
+
+def measured_split(old_data: ImageData | ImageSplit, model: keras.Model) -> ImageSplit:
+    """Returns the pictures to measure an old task on: of an `ImageData` those of validation.
+
+    Args:
+        old_data: What somebody gave under this name.
+        model: What they are to be measured with.
+
+    Raises:
+        ArgumentError: There are none, they are something else, or of another size.
+    """
+    split = old_data.validation if isinstance(old_data, ImageData) else old_data
+    if not isinstance(split, ImageSplit) or not split.num_images:
+        raise ArgumentError(
+            "`old_data` must hold images to measure the old task on. Received: "
+            f"old_data={type(old_data).__name__} without any. Give a split, such as data.test, or "
+            "load it with a share of validation."
+        )
+    check_size("old_data", split.image_size, model.input_shape)
+    return split
