@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import tlkit
+from tlkit.advice import cost
 from tlkit.advice.cost import estimate_cost
 from tlkit.errors import ArgumentError
 
@@ -148,3 +149,16 @@ def test_bad_arguments_are_refused(data):
     ):
         with pytest.raises(ArgumentError, match=message):
             estimate_cost(model, **arguments)
+
+
+def test_the_measured_step_is_traced_once(data, monkeypatch):
+    traced = []
+
+    class Noted(keras.losses.SparseCategoricalCrossentropy):
+        def call(self, y_true, y_pred):
+            traced.append(True)
+            return super().call(y_true, y_pred)
+
+    monkeypatch.setattr(cost, "loss_of", lambda model: Noted(from_logits=True))
+    assert estimate_cost(classifier(data), unfreeze="stage3").step_seconds > 0
+    assert len(traced) == 1

@@ -99,3 +99,20 @@ def test_what_the_first_steps_happen_to_show_is_no_fall():
     curve[:2] += (0.4, -0.3)
     suggestions = _suggestions(rates, _smooth(curve))
     assert 1e-5 < np.median(list(suggestions.values())) < 1e-3
+
+
+def test_the_step_is_traced_once():
+    traced = []
+
+    class Noted(keras.losses.SparseCategoricalCrossentropy):
+        def call(self, y_true, y_pred):
+            traced.append(True)
+            return super().call(y_true, y_pred)
+
+    images = np.random.default_rng(0).integers(0, 100, (64, 32, 32, 3), "uint8")
+    images[::2, :, :, 0] += 100
+    labels = np.arange(64) % 2
+    data = tlkit.load_arrays(images, labels, batch_size=16, splits=(1, 0, 0))
+    loss = Noted(from_logits=True)
+    tlkit.find_learning_rate(classifier(data), data, unfreeze="head", num_steps=30, loss=loss)
+    assert len(traced) == 1
