@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -45,6 +46,16 @@ def test_a_link_stays_and_what_it_points_to_is_written(tmp_path):
         assert (tmp_path / link).is_symlink()
         assert [path.name for path in (tmp_path / target).iterdir()] == ["whole"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "large", "new"]
+
+
+def test_the_folder_one_stands_in_can_be_written(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with written_aside(Path()) as aside:
+        aside.mkdir()
+        (aside / "whole").touch()
+    found = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*"))
+    assert found == ["here", "here/whole"]
 
 
 def test_any_name_can_be_replaced(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -133,6 +134,17 @@ def test_nothing_is_measured_on_that_is_trained_on_now(old, tmp_path, monkeypatc
     assert task.decided_on.num_images == 1
     assert not set(task.measured.digests) & {*data.train.digests, *data.validation.digests}
     assert not set(task.decided_on.digests) & set(data.train.digests)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of a penalty that is nothing, or all
+def test_where_all_old_pictures_are_trained_on_now_none_decides(old, tmp_path, monkeypatch):
+    photos, run = old
+    arguments = {"out": tmp_path / "run", "from_run": run.path, "unfreeze": "stage3", "seed": 13}
+    monkeypatch.setattr(
+        going_on, "choose_anchor", partial(tlkit.choose_anchor, epochs=1, max_trials=1)
+    )
+    task, _, _ = given_to_training(monkeypatch, photos, anchor="auto", **arguments)
+    assert task.decided_on is None
 
 
 def test_old_pictures_that_are_others_now_are_said_and_passed_over(

@@ -31,7 +31,7 @@ def written_aside(path: Path) -> Iterator[Path]:
         ...     [file.name for file in sorted(Path(folder).rglob("*"))]
         ['new', 'page.html']
     """
-    name = path.name
+    name = path.absolute().name
     path = Path(os.path.realpath(path))  # behind a link, which stays
     made = _make_folders(path.parent)
     try:

@@ -306,8 +306,10 @@ def _worked(
             cost = planned_cost(model, data, settled)
         record["cost"] = cost.as_dict()
         say(f"before training:\n{cost}")
-    with timed(seconds, "planning the anchor"):
-        plan = plan_anchor(model, data, record, out, team, old=old, say=say)
+    plan = None
+    if settled["anchor"] is not None:
+        with timed(seconds, "planning the anchor"):
+            plan = plan_anchor(model, data, record, out, team, old=old, say=say)
     if team.is_spread:
         with timed(seconds, "model"), team.scope():
             model = _model(settled, parent, data)
@@ -428,7 +430,9 @@ def _old_task(
         return None
     trained = frozenset(data.train.digests)
     chosen = frozenset(data.validation.digests if data.validation is not None else ())
-    decided = None if old.validation is None else unseen(old.validation, trained)
+    decided = unseen(old.validation, trained) if old.validation is not None else None
+    if decided is not None and not decided.num_images:
+        decided = None
     seen = seen_by(parent) | trained | chosen
     for split in (old.test, old.validation):
         measured = unseen(split, seen) if split is not None else None

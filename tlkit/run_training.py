@@ -57,8 +57,8 @@ def plan_anchor(
     *,
     old: "OldTask | None",
     say: Callable[[str], None],
-) -> "AnchorPlan | None":
-    """Returns how the model is to be held while it trains, `None` where it goes freely.
+) -> "AnchorPlan":
+    """Returns how the model is to be held while it trains.
 
     What is to be worked out for it is the chief's work, on one device.
 
@@ -75,8 +75,6 @@ def plan_anchor(
     from tlkit.continual.going_on import AnchorPlan, choose_strength, importance_of_old
 
     arguments = settled_arguments(record)
-    if arguments["anchor"] is None:
-        return None
     method, importance = arguments["importance"], {}
     if method is not None:
         importance = team.agreed_arrays(lambda: importance_of_old(model, data, method, old))
@@ -114,7 +112,7 @@ def train_model(
         record: What `run.json` holds.
         out: The run directory, where training is resumed from.
         old: What an earlier run learned, where there was one.
-        plan: How the model is to be held, see `plan_anchor`.
+        plan: How the model is to be held, see `plan_anchor`; `None` where it goes freely.
     """
     from tlkit.continual.going_on import forgetting_of, measure_old_task
     from tlkit.training.fine_tuning import fine_tune

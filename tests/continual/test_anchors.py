@@ -345,11 +345,13 @@ def test_an_anchor_is_told_from_others_and_not_by_the_last_bits_of_its_importanc
 
     def held(values):
         anchor = tlkit.anchor_weights(model, 1.0, values)
-        norms = anchor.identity()["importance"]
+        (norms,) = anchor.identity()["importance"].values()
         anchor.release()
         return norms
 
     norms = held(weights)
+    assert not any(held(None).values())
+    assert held({path: np.zeros_like(one) for path, one in weights.items()}) != held(None)
     assert held({**weights, path: weights[path] * np.float32(1 + 1e-6)}) == pytest.approx(norms)
     other = np.zeros_like(weights[path])
     other.flat[0] = weights[path].sum()  # the same mean

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from tests.data.pictures import (
     drawing,
@@ -35,6 +36,14 @@ def decoded(image_bytes, image_size=SIZE, max_pixels=decoding.MAX_PIXELS):
             input_signature=[tf.TensorSpec((), tf.string)],
         )
     return PROGRAMS[key](image_bytes).numpy()
+
+
+def bmp_with_masks(masks):
+    """A BMP file of 32 bits that says which of them are red, green and blue."""
+    plain = encoded(drawing().convert("RGBA"), "BMP")
+    start = struct.pack("<I", 54 + 12)
+    head = plain[:10] + start + plain[14:30] + b"\3" + plain[31:54]
+    return head + bytes.fromhex(masks) + plain[54:]
 
 
 def upright(image_bytes, image_size=SIZE):
@@ -151,10 +160,18 @@ def test_a_bmp_with_a_damaged_header_is_decoded_or_refused():
                 assert decoded(spoilt, max_pixels=10**5).shape == (*SIZE, 3)
 
 
+def test_a_bmp_may_say_its_usual_masks():
+    plain = encoded(drawing().convert("RGBA"), "BMP")
+    masked = bmp_with_masks("0000ff00 00ff0000 ff000000")
+    assert recognise(masked) == ("bmp", "")
+    assert np.array_equal(decoded(masked), decoded(plain))
+
+
 UNSUPPORTED = {
     "BMP with a depth of 1 bits": encoded(drawing().convert("1"), "BMP"),
     "compressed BMP": FORMATS["bmp"][:30] + b"\1" + FORMATS["bmp"][31:],
     "BMP of OS/2": FORMATS["bmp"][:14] + b"\x0c" + FORMATS["bmp"][15:],
+    "BMP with an unusual order of colours": bmp_with_masks("ff000000 00ff0000 0000ff00"),
     "animated WebP": encoded(
         drawing(), "WEBP", save_all=True, append_images=[drawing().rotate(90)]
     ),
@@ -167,6 +184,16 @@ def test_kinds_of_a_format_that_cannot_be_decoded_are_named_and_refused(what):
     assert recognise(UNSUPPORTED[what]) == ("", reason)
     with pytest.raises(tf.errors.InvalidArgumentError, match="The bytes are not a JPEG"):
         decoded(UNSUPPORTED[what])
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_a_comment_makes_no_svg_of_a_picture(form):
+    comment = PngInfo()
+    comment.add_text("Source", "<svg width='3'/>")
+    options = {"comment": b"<svg/>"} if form == "JPEG" else {"pnginfo": comment}
+    content = encoded(drawing(), form, **options)
+    assert b"<svg" in content[:512]
+    assert recognise(content) == (form.lower(), "")
 
 
 def test_a_bmp_may_run_from_the_top():

@@ -132,6 +132,7 @@ def test_bad_arguments_are_refused(data, arguments, message):
 
 def test_another_size_may_be_one_number(data):
     assert data.at_size(9).train.image_size == data.at_size((9, 9)).image_size == (9, 9)
+    assert data.at_size((np.int64(4), np.int64(6))).image_size == (4, 6)
     with pytest.raises(ArgumentError, match="`image_size` must be a positive number"):
         data.at_size(0)
 

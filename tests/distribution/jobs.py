@@ -19,6 +19,7 @@ import tensorflow as tf
 import tlkit
 from tests import networks
 from tlkit import cli
+from tlkit.continual import going_on
 from tlkit.distribution import strategies
 from tlkit.distribution.workers import Workers
 from tlkit.finished_run import evaluate_run
@@ -242,9 +243,10 @@ def work(kind, folder, index):
     strategies.strategy_for = noted
     by_command_line(kind, folder, index, *RESNET8, "--unfreeze", "head", "--epochs", "1")
     strategies.strategy_for = lambda *_: made[0]  # there is one in a process
-    going_on = ["--from", str(folder / "run-0"), "--unfreeze", "stage3", "--epochs", "1"]
+    given = ["--from", str(folder / "run-0"), "--unfreeze", "stage3", "--epochs", "1"]
     held = ["--anchor", "auto", "--importance", "mas"]
-    by_command_line(kind, folder, index, *going_on, *held, photos="more", run="anchored")
+    going_on.choose_anchor = functools.partial(tlkit.choose_anchor, epochs=1, max_trials=1)
+    by_command_line(kind, folder, index, *given, *held, photos="more", run="anchored")
     report = evaluate_run(folder / "run-0", folder / "photos", distribute=kind)
     content = [report.accuracy, report.loss, report.num_images]
     (folder / f"evaluated-{index}.json").write_text(json.dumps(content), encoding="utf-8")

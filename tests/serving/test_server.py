@@ -2,6 +2,7 @@
 
 import http.client
 import importlib.util
+import re
 import shutil
 import signal
 import subprocess
@@ -68,14 +69,33 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
         serve(tmp_path, port=0)
 
 
-@pytest.mark.parametrize("name", ["assets/serving.json", "variables/variables.data-00000-of-00001"])
-def test_a_damaged_model_is_refused(exported, tmp_path, name):
+def cut(content):
+    return content[: len(content) // 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("assets/serving.json", cut),
+        ("assets/serving.json", lambda content: content.replace(b"softmax", b"sofmax")),
+        (
+            "assets/serving.json",
+            lambda content: re.sub(rb'"max_pixels": \d+', b'"max_pixels": null', content),
+        ),
+        ("assets/class_names.txt", cut),
+        ("assets/class_names.txt", lambda content: b""),
+        ("assets/class_names.txt", lambda content: content + b"one more\n"),
+        ("variables/variables.data-00000-of-00001", cut),
+    ],
+)
+def test_a_damaged_model_is_refused(exported, tmp_path, name, damage):
     folder = shutil.copytree(exported, tmp_path / "damaged")
     content = (folder / name).read_bytes()
-    (folder / name).write_bytes(content[: len(content) // 2])
+    assert damage(content) != content
+    (folder / name).write_bytes(damage(content))
+    (tmp_path / "a.png").write_bytes(picture("png"))
     with pytest.raises(tlkit.ExportError, match=r"A SavedModel must be whole.*Export it again"):
         ServedModel(folder, 2**20)
-    (tmp_path / "a.png").write_bytes(picture("png"))
     with pytest.raises(tlkit.ExportError, match=r"A SavedModel must be whole.*Export it again"):
         predict_with(folder, [tmp_path / "a.png"])
 

@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 import tlkit
 from tlkit.training import features, head
 from tlkit.training.features import extract_features
+from tlkit.training.fit_data import weighed
 from tlkit.training.frozen import has_bfloat16
 from tlkit.training.movement import weights_by_group
 
@@ -226,12 +227,21 @@ def test_a_head_without_bias_is_solved_without_one(data):
     assert best > 0.9
 
 
-def test_what_a_head_with_hidden_layers_cannot_do_is_named(data):
+def test_weights_of_images_and_of_classes_are_multiplied(data):
+    weighted = data.train.dataset().map(lambda x, y: (x, y, tf.fill(tf.shape(y), 0.5)))
+    *_, weights = next(iter(weighed(weighted, {0: 2.0, 1: 6.0})))
+    _, labels = next(iter(data.train.dataset()))
+    np.testing.assert_array_equal(weights, np.where(labels == 0, 1.0, 3.0))
+    model = classifier(data, hidden=(8,))
+    report = tlkit.train_head(model, weighted, class_weight="balanced", epochs=2)
+    assert len(report.stages[0].history) == 2
+
+
+def test_a_rate_too_high_for_a_head_with_hidden_layers_is_named(data):
     model = classifier(data, hidden=(8,))
     before = model.get_weights()
-    weighted = data.train.dataset().map(lambda x, y: (x, y, tf.ones(tf.shape(y))))
-    with pytest.raises(tlkit.ArgumentError, match="`class_weight` must be left out where `data`"):
-        tlkit.train_head(model, weighted, class_weight="balanced")
-    with pytest.raises(tlkit.TrainingError, match=r"`learning_rate` must be low enough.*Try"):
+    with pytest.raises(
+        tlkit.TrainingError, match=r"`learning_rate` must be low.*as it was given. Try"
+    ):
         tlkit.train_head(model, data, learning_rate=1e38)
     assert all(map(np.array_equal, before, model.get_weights()))

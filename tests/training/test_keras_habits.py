@@ -74,7 +74,6 @@ def test_what_would_go_wrong_later_is_refused_at_once(data, arguments, message):
     [
         ({"views": 4}, "`views` and `augment` must be left out"),
         ({"augment": "strong"}, "`views` and `augment` must be left out"),
-        ({"class_weight": "balanced"}, "Multiply them into the weights"),
     ],
 )
 def test_what_has_no_meaning_for_a_data_set_is_refused(data, arguments, message):

@@ -192,11 +192,11 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
 
 def test_what_is_measured_anew_may_differ_in_its_last_bits(tmp_path):
     def identity(value, rate=1e-3):
-        return {"learning_rate": rate, "anchor": [{"importance": {"stage1": value}}]}
+        return {"learning_rate": rate, "anchor": [{"importance": {"estimate": {"a": value}}}]}
 
     position = resume.Position(0, 1, 0)
     resume.Checkpoint(tmp_path, identity(np.float32(2.5))).save(position, {}, {})
     assert resume.Checkpoint(tmp_path, identity(2.500001)).saved.position == position
-    for other in (identity(2.51), identity(2.5, rate=1.01e-3)):
+    for other in (identity(2.51), identity(None), identity(2.5, rate=1.00001e-3)):
         with pytest.raises(RunError, match="begun with"):
             resume.Checkpoint(tmp_path, other)

@@ -92,7 +92,7 @@ def find_learning_rate(
 
     Raises:
         ArgumentError: An argument breaks its rule.
-        TrainingError: The loss did not fall at any rate.
+        TrainingError: The loss did not fall at any rate, or is not finite to begin with.
 
     Example:
         >>> import numpy as np, tlkit

@@ -1,8 +1,7 @@
 """Weights held near where they are: the anchor as a constraint of fine-tuning."""
 
-import math
 from collections.abc import Mapping, Sequence
-from math import prod
+from math import hypot, prod
 from typing import Any
 
 import keras
@@ -13,6 +12,7 @@ from tlkit.continual.weight_anchor import Together, WeightAnchor, anchors_in, ch
 from tlkit.errors import ArgumentError, check_choice, did_you_mean
 from tlkit.models.graph import parameters
 from tlkit.models.groups import group_layers, layer_groups
+from tlkit.training.resume import ESTIMATE
 from tlkit.training.step import StepHook
 
 MODES = ("penalty", "proximal")
@@ -103,7 +103,7 @@ class Anchor(StepHook):
         return (*self.notes, "none of the anchored weights trains here: the anchor does nothing")
 
     def identity(self) -> dict[str, Any]:
-        """Returns strength, mode, and the groups with the norm of their importance.
+        """Returns strength, mode, and the groups with the norm of their importance, where given.
 
         A norm and no digest, for what is estimated once more differs in its last bits.
         """
@@ -111,16 +111,7 @@ class Anchor(StepHook):
             "name": "anchor_weights",
             "strength": self.strength,
             "mode": self.mode,
-            "importance": {
-                group: math.hypot(
-                    *(
-                        float(np.linalg.norm(anchor.importance.numpy()))
-                        for _, anchor in pairs
-                        if anchor.importance is not None
-                    )
-                )
-                for group, pairs in self._held.items()
-            },
+            "importance": {ESTIMATE: {group: _norm(pairs) for group, pairs in self._held.items()}},
         }
 
     def loss(self, images: Any, outputs: Any, loss: tf.Tensor) -> None:
@@ -157,6 +148,12 @@ class Anchor(StepHook):
     def _penalty_of(self, variable: keras.Variable, anchor: WeightAnchor) -> tf.Tensor:
         # as a penalty it has just been computed for Keras's loss: not a second time
         return anchor.take_latest() if self.mode == "penalty" else anchor(variable)
+
+
+def _norm(pairs: Sequence[tuple[keras.Variable, WeightAnchor]]) -> float | None:
+    """Euclidean norm of all importance; `None` where all weights count the same."""
+    given = [anchor.importance for _, anchor in pairs if anchor.importance is not None]
+    return hypot(*(float(np.linalg.norm(one.numpy())) for one in given)) if given else None
 
 
 def anchor_weights(

@@ -21,9 +21,11 @@ BMP_HEADER_SIZE = 40
 BMP_BITS = (8, 24, 32)
 """Bits a pixel, uncompressed, that are decoded."""
 BMP_BITFIELDS = 3
-"""A compression of BMP files that is none: with 32 bits, it says which bits are which colour."""
-WEBP_IS_ANIMATED = 2
-"""A flag of a WebP file with an extended header."""
+"""A compression of BMP files that is none: with 32 bits, masks say which bits are which colour."""
+BMP_MASKS_AT, BMP_MASKS = 54, bytes.fromhex("0000ff00 00ff0000 ff000000")
+"""Where they stand, and those that are decoded, of red, green and blue."""
+WEBP_FLAGS_AT, WEBP_IS_ANIMATED = 20, 2
+"""Where a WebP file with an extended header has its flags, and one of them."""
 
 
 def recognise(head: bytes) -> tuple[str, str]:
@@ -36,32 +38,32 @@ def recognise(head: bytes) -> tuple[str, str]:
     """
     if not head:
         return "", "empty file"
-    foreign = _foreign(head)
+    name = "webp" if head.startswith(b"RIFF") and head[8:12] == b"WEBP" else ""
+    for magic, known in FORMATS.items():
+        if head.startswith(magic):
+            name = known
+    foreign = _foreign_kind(name, head) if name else _foreign_format(head)
     if foreign:
         return "", f"{foreign} is not supported: convert it to JPEG or PNG"
-    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
-        return "webp", ""
-    for magic, name in FORMATS.items():
-        if head.startswith(magic):
-            return name, ""
-    return "", "not an image"
+    return (name, "") if name else ("", "not an image")
 
 
-def _foreign(head: bytes) -> str:
-    """What it is, where that is known and not supported."""
+def _foreign_format(head: bytes) -> str:
+    """What it is, where that is known."""
     for magic, name in FOREIGN_FORMATS.items():
         if head.startswith(magic):
             return name
-    if head.startswith(b"BM") and len(head) >= BMP_HEADER_SIZE:
-        return _foreign_bmp(head)
-    if head.startswith(b"RIFF") and head[8:16] == b"WEBPVP8X" and len(head) > 20:
-        return "animated WebP" if head[20] & WEBP_IS_ANIMATED else ""
     if head[4:8] == b"ftyp":
         return FOREIGN_BRANDS.get(head[8:12], "")
     return "SVG" if b"<svg" in head.lower() else ""
 
 
-def _foreign_bmp(head: bytes) -> str:
+def _foreign_kind(name: str, head: bytes) -> str:
+    """Which kind of a format that is decoded it is, where that kind is not."""
+    if name == "webp" and head[12:16] == b"VP8X" and len(head) > WEBP_FLAGS_AT:
+        return "animated WebP" if head[WEBP_FLAGS_AT] & WEBP_IS_ANIMATED else ""
+    if name != "bmp" or len(head) < BMP_MASKS_AT + len(BMP_MASKS):
+        return ""
     header_size, bits, compression = (
         int.from_bytes(head[at : at + size], "little") for at, size in ((14, 4), (28, 2), (30, 4))
     )
@@ -69,5 +71,7 @@ def _foreign_bmp(head: bytes) -> str:
         return "BMP of OS/2"
     if bits not in BMP_BITS:
         return f"BMP with a depth of {bits} bits"
-    is_plain = compression == 0 or (compression == BMP_BITFIELDS and bits == BMP_BITS[-1])
-    return "" if is_plain else "compressed BMP"
+    if compression == BMP_BITFIELDS and bits == BMP_BITS[-1]:
+        is_usual = head[BMP_MASKS_AT : BMP_MASKS_AT + len(BMP_MASKS)] == BMP_MASKS
+        return "" if is_usual else "BMP with an unusual order of colours"
+    return "compressed BMP" if compression else ""

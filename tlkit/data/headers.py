@@ -5,9 +5,17 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from tlkit.data.formats import BMP_BITFIELDS, BMP_BITS, BMP_HEADER_SIZE, WEBP_IS_ANIMATED
+from tlkit.data.formats import (
+    BMP_BITFIELDS,
+    BMP_BITS,
+    BMP_HEADER_SIZE,
+    BMP_MASKS,
+    BMP_MASKS_AT,
+    WEBP_FLAGS_AT,
+    WEBP_IS_ANIMATED,
+)
 
-HEADER_BYTES = 34
+HEADER_BYTES = BMP_MASKS_AT + len(BMP_MASKS)
 FRAME, EXTENSION = 0x2C, 0x21  # what blocks of a GIF begin with
 HOPS = 16  # sub-blocks of a GIF that one turn of the loop steps over
 
@@ -121,9 +129,12 @@ def _is_decoded(head: tf.Tensor) -> tf.Tensor:
     """Whether a file, if it has one of the formats, is a kind of it that can be decoded."""
     head = tf.cast(head, tf.int32)
     bits, compression = head[28] + 256 * head[29], head[30]
-    is_plain = (compression == 0) | ((compression == BMP_BITFIELDS) & (bits == BMP_BITS[-1]))
+    is_masked = (compression == BMP_BITFIELDS) & (bits == BMP_BITS[-1])
+    is_plain = (compression == 0) | (
+        is_masked & tf.reduce_all(head[BMP_MASKS_AT:] == list(BMP_MASKS))
+    )
     is_usual_bmp = (head[14] >= BMP_HEADER_SIZE) & tf.reduce_any(bits == BMP_BITS) & is_plain
-    is_still = tf.bitwise.bitwise_and(head[20], WEBP_IS_ANIMATED) == 0
+    is_still = tf.bitwise.bitwise_and(head[WEBP_FLAGS_AT], WEBP_IS_ANIMATED) == 0
     no_matter = tf.constant(True)
     return tf.stack([no_matter, no_matter, is_usual_bmp, no_matter, no_matter, is_still])
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.errors import ArgumentError, check_count, check_seed
@@ -51,12 +52,16 @@ def check_image_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
         ArgumentError: A side is no positive whole number.
     """
     sides = tuple(image_size) if isinstance(image_size, tuple | list) else (image_size,) * 2
-    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+    if len(sides) != 2 or not all(_is_positive(side) for side in sides):
         raise ArgumentError(
             "`image_size` must be a positive number of pixels, or two: (height, width). "
             f"Received: image_size={image_size!r}. Give what the backbone expects, such as 224."
         )
-    return sides[0], sides[1]
+    return int(sides[0]), int(sides[1])
+
+
+def _is_positive(side: object) -> bool:
+    return isinstance(side, Integral) and not isinstance(side, bool) and int(side) > 0
 
 
 def check_splits(splits: Sequence[float]) -> tuple[float, float, float]:

@@ -12,6 +12,8 @@ from tlkit.errors import ExportError
 SAVED_MODEL_FILE = "saved_model.pb"
 CLASS_NAMES_FILE = "class_names.txt"
 SERVING_FILE = "serving.json"
+KINDS = ("softmax", "binary", "multi_label")
+"""Of a head, see `tlkit.models.heads.head_kind`."""
 
 
 def saved_model_in(folder: Path) -> Path | None:
@@ -44,10 +46,13 @@ class ExportedModel:
         with self._whole():
             names = (root / "assets" / CLASS_NAMES_FILE).read_text("utf-8")
             about = json.loads((root / "assets" / SERVING_FILE).read_text("utf-8"))
-            self.class_names: tuple[str, ...] = tuple(names.split("\n")[:-1])
+            *lines, rest = names.split("\n")
+            if rest or not lines or about["kind"] not in KINDS:
+                raise ValueError("names that do not end, or no kind of head")
+            self.class_names: tuple[str, ...] = tuple(lines)
             self.kind: str = about["kind"]
-            self.threshold: float = about["threshold"]
-            self.max_pixels: int = about["max_pixels"]
+            self.threshold: float = float(about["threshold"])
+            self.max_pixels: int = int(about["max_pixels"])
 
     @cached_property
     def ask(self) -> Callable[..., dict[str, Any]]:
@@ -60,8 +65,12 @@ class ExportedModel:
 
         with self._whole(tf.errors.OpError):
             self._loaded = tf.saved_model.load(str(self._root))  # the signature needs it alive
-            signature: Callable[..., dict[str, Any]] = self._loaded.signatures["serving_default"]
-        return signature
+            signature = self._loaded.signatures["serving_default"]
+            width = signature.structured_outputs["probabilities"].shape[1]
+            if width not in (None, len(self.class_names)):
+                raise ValueError(f"{len(self.class_names)} names of {width} classes")
+        asked: Callable[..., dict[str, Any]] = signature
+        return asked
 
     @contextmanager
     def _whole(self, *more: type[Exception]) -> Iterator[None]:

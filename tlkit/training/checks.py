@@ -53,18 +53,6 @@ def check_fits_source(recipe: Recipe, source: Source) -> None:
             f"Received: views={recipe.views}, augment={recipe.augment!r}. Augment in the data set "
             "itself."
         )
-    check_weighed_once(recipe.class_weight, source)
-
-
-def check_weighed_once(class_weight: str | None, source: Source) -> None:
-    """Raises `ArgumentError` where images have weights of their own beside that of their class."""
-    if class_weight is None or isinstance(source.train, ImageSplit):
-        return
-    if len(source.train.element_spec) > 2:
-        raise ArgumentError(
-            "`class_weight` must be left out where `data` has sample weights. "
-            f"Received: class_weight={class_weight!r}. Multiply them into the weights."
-        )
 
 
 def check_callbacks(callbacks: Sequence[keras.callbacks.Callback], schedule: str) -> None:

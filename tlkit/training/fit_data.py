@@ -24,14 +24,20 @@ def fit_data(
 
 
 def weighed(dataset: tf.data.Dataset, class_weight: dict[int, float]) -> tf.data.Dataset:
-    """Adds each image's weight; Keras adds none to batches that are spread over replicas."""
+    """Multiplies each image's weight by that of its class.
+
+    Keras adds none to batches that are spread over replicas.
+    """
     weights = tf.constant([class_weight[label] for label in sorted(class_weight)], tf.float32)
 
     @tf.autograph.experimental.do_not_convert
-    def with_weights(images: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    def with_weights(images: tf.Tensor, targets: tf.Tensor, *own: tf.Tensor) -> tuple[Any, ...]:
         is_one_hot = targets.shape.rank == 2 and targets.shape[1] != 1
         labels = tf.argmax(targets, axis=1) if is_one_hot else tf.reshape(targets, [-1])
-        return images, targets, tf.gather(weights, tf.cast(labels, tf.int32))
+        weight = tf.gather(weights, tf.cast(labels, tf.int32))
+        for one in own:
+            weight *= tf.cast(tf.reshape(one, [-1]), tf.float32)
+        return images, targets, weight
 
     return dataset.map(with_weights)
 

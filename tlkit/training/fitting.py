@@ -162,13 +162,13 @@ class NotFiniteError(TrainingError):
         super().__init__(f"The loss became NaN or infinite at step {step} of epoch {epoch}.")
         self.stopped_at = stopped_at
 
-    def at_rate(self, learning_rate: float) -> TrainingError:
-        """Returns the error that names the argument to change."""
+    def at_rate(self, learning_rate: float, left: str) -> TrainingError:
+        """Returns the error that names the argument to change, and says what is left."""
         epoch, step = self.stopped_at
         return TrainingError(
             "`learning_rate` must be low enough for the loss to stay finite. Received: "
             f"learning_rate={learning_rate!r}, and it became NaN or infinite at step {step} of "
-            f"epoch {epoch}. The best weights so far are put back. Try "
+            f"epoch {epoch}. {left} Try "
             f"learning_rate={learning_rate / 10:.2g}."
         )
 

@@ -21,7 +21,7 @@ from tlkit.evaluation.outputs import both_columns
 from tlkit.evaluation.reports import EvaluationReport
 from tlkit.models.groups import set_trainable
 from tlkit.models.heads import feature_cut, head_from_features, head_kind, outputs_logits
-from tlkit.training.checks import check_class_weight, check_weighed_once
+from tlkit.training.checks import check_class_weight
 from tlkit.training.features import MAX_BYTES_IN_MEMORY, Features, extract_features
 from tlkit.training.fitting import NotFiniteError, class_weight_of, fit_model
 from tlkit.training.frozen import FrozenPart
@@ -103,7 +103,6 @@ def train_head(
     check_seed(seed)
     check_class_weight(class_weight, model)
     source = source_of(model, data, validation)
-    check_weighed_once(class_weight, source)
     if isinstance(source.train, tf.data.Dataset):
         if views > 1 or augment != "none":
             raise ArgumentError(
@@ -169,7 +168,8 @@ def _train(
             history = _fit(head, model, train, held_out, **given)
         except NotFiniteError as error:
             restore_weights(model, before)
-            raise error.at_rate(given["learning_rate"]) from error
+            left = "The model is as it was given."
+            raise error.at_rate(given["learning_rate"], left) from error
     new = _measured(head, model, held_out) if held_out else None
     got_worse = old and new and (-new.accuracy, new.loss) > (-old.accuracy, old.loss)
     if old and new and part.workers.chief_says(bool(got_worse)):

@@ -27,8 +27,9 @@ SAVE_SECONDS = 300.0
 STEPS_APART = 20
 """After so many steps the workers ask the chief whether it is time to save."""
 
-SAME_NUMBER = 1e-4
-"""Relative difference up to which two numbers count as the same argument."""
+ESTIMATE, SAME_ESTIMATE = "estimate", 1e-4
+"""The name in an identity below which numbers are estimated anew by whoever goes on, and the
+relative difference up to which they count as the same."""
 
 _RECORD = "record"
 
@@ -259,12 +260,15 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     )
 
 
-def _is_same(old: Any, new: Any) -> bool:
-    """Whether plain values agree, numbers to about four digits: some are measured anew."""
-    if isinstance(old, float) and isinstance(new, float):
-        return math.isclose(old, new, rel_tol=SAME_NUMBER)
+def _is_same(old: Any, new: Any, *, is_estimate: bool = False) -> bool:
+    """Whether plain values agree; those under `ESTIMATE` about so."""
     if isinstance(old, dict) and isinstance(new, dict):
-        return old.keys() == new.keys() and all(_is_same(old[name], new[name]) for name in old)
+        return old.keys() == new.keys() and all(
+            _is_same(old[name], new[name], is_estimate=is_estimate or name == ESTIMATE)
+            for name in old
+        )
     if isinstance(old, list) and isinstance(new, list):
         return len(old) == len(new) and all(map(_is_same, old, new))
+    if is_estimate and isinstance(old, float) and isinstance(new, float):
+        return math.isclose(old, new, rel_tol=SAME_ESTIMATE)
     return bool(old == new)

@@ -176,7 +176,8 @@ class Tuner:
                 resumed=resumed,
             )
         except NotFiniteError as error:
-            raise error.at_rate(stage.learning_rate) from error
+            left = "The best weights so far are put back."
+            raise error.at_rate(stage.learning_rate, left) from error
         _check_moved(watched, trainable, stage.learning_rate)
         notes = [cut if isinstance(cut, str) else cut.note]
         notes += batch_notes(strategy_of(model), self._source.train)
