@@ -65,7 +65,6 @@ def test_an_anchor_is_told_of_and_holds(old, turned, tmp_path):
     assert moved["held"] < moved["free"]
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # of a penalty that is nothing, or all
 def test_a_strength_chosen_by_itself_stays_when_the_run_goes_on(old, turned, tmp_path, monkeypatch):
     photos, run = old
     arguments = {
@@ -136,7 +135,6 @@ def test_nothing_is_measured_on_that_is_trained_on_now(old, tmp_path, monkeypatc
     assert not set(task.decided_on.digests) & set(data.train.digests)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # of a penalty that is nothing, or all
 def test_where_all_old_pictures_are_trained_on_now_none_decides(old, tmp_path, monkeypatch):
     photos, run = old
     arguments = {"out": tmp_path / "run", "from_run": run.path, "unfreeze": "stage3", "seed": 13}

@@ -319,3 +319,18 @@ def test_a_known_picture_under_another_class_is_left_out(made, tmp_path):
     assert other.record["data"] == grown.record["data"]
     assert "Conflicts" in said[0]
     assert "a, in the earlier run" in said[0]
+
+
+def test_files_and_pictures_are_counted_apart_and_the_card_says_where_they_come_from(made):
+    _, run, grown, said = made
+    assert any("24 files; readable pictures: 24 jpeg" in line for line in said)
+    assert any(
+        "48 pictures that the earlier run found are not among these" in line for line in said
+    )
+    card = (grown.path / "model_card.md").read_text(encoding="utf-8")
+    assert "Photographs from new and, to measure the old classes, those that run was" in card
+    replayed = grown.record["growth"]["num_replayed"]
+    assert (
+        f"before, a, b, were trained in the run run or one before it; {replayed} features" in card
+    )
+    assert "to measure the old classes" not in (run.path / "model_card.md").read_text()

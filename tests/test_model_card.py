@@ -194,3 +194,16 @@ def test_what_was_chosen_and_calibrated_is_said():
     assert EVIL not in said
     assert "divided by a temperature of 1.500" in said
     assert "temperature" not in card(calibration={"temperature": 1.0})
+
+
+def test_a_card_says_whether_unknown_pictures_are_told():
+    assert "`known` of the SavedModel" not in card()
+    assert 'answers["known"]' not in card()
+    rejection = {"threshold": 0.3543, "num_images": 39, "keep": 0.95}
+    tested = {"num_images": 40, "rate": 0.025, "interval": [0.004, 0.129]}
+    text = card(rejection={**rejection, "test": tested})
+    assert "`known` of the SavedModel says which pictures it does not know" in text
+    assert 'print(answers["known"].numpy()[0])' in text
+    assert "novelty of 0.3543, chosen on 39 validation images to keep 95 % of known ones" in text
+    assert "40 test images, whose classes are known, 2.5 % are called unknown" in text
+    assert "called unknown" not in card(rejection={**rejection, "test": None})

@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.transforms import Bbox
 from PIL import Image
 
+import tlkit
 from tlkit.canvas import Figure
 from tlkit.errors import ArgumentError
 from tlkit.evaluation.metrics import evaluate_probabilities
@@ -358,3 +359,24 @@ def test_a_training_is_drawn_stage_by_stage_without_each_group_of_an_anchor():
     assert [panel.get_ylabel() for panel in figure.axes] == ["loss", "accuracy", "anchor share"]
     assert [text.get_text() for text in figure.axes[0].texts] == ["conv5", "conv4"]
     assert len(figure.axes[0].lines[0].get_xdata()) == 5
+
+
+@pytest.mark.parametrize("name", [name for name in tlkit.__all__ if name.startswith("plot_")])
+def test_what_cannot_be_drawn_is_named(name):
+    arguments = [np.zeros((2, 3)), [], []] if name == "plot_batch" else [object()]
+    with pytest.raises(tlkit.ArgumentError, match="must be"):
+        getattr(tlkit, name)(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (np.zeros((0, 4, 4, 3)), [], "must be a batch"),
+        (np.zeros((4, 4, 4, 3)), [0, 1], "and as many labels"),
+        (np.zeros((2, 4, 4, 3)), [0, 9], "labels of 10 classes"),
+        (np.zeros((2, 4, 4, 3)), np.eye(2, 4), "labels of 4 classes"),
+    ],
+)
+def test_a_batch_that_cannot_be_drawn_is_named(images, labels, message):
+    with pytest.raises(tlkit.ArgumentError, match=message):
+        tlkit.plot_batch(images, labels, ["a", "b"])

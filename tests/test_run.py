@@ -12,6 +12,7 @@ import pytest
 import tlkit
 from tests.conftest import write_photos
 from tlkit.finished_run import evaluate_run, export_run, predict_with
+from tlkit.run_directory import locked
 
 ARGUMENTS = {"backbone": "resnet8", "weights": None, "batch_size": 16}
 
@@ -88,6 +89,24 @@ def test_a_folder_that_is_no_run_is_refused_and_kept(tmp_path, photos):
     with pytest.raises(tlkit.RunError, match="holds no run"):
         tlkit.train_run(photos, out=out, **ARGUMENTS)
     assert (out / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_run_that_another_process_writes_is_refused_and_left(tmp_path, photos):
+    out = tmp_path / "run"
+    out.mkdir()
+    with locked(out), pytest.raises(tlkit.RunError, match="`out` must be written by one process"):
+        tlkit.train_run(photos, out=out, mode="head", **ARGUMENTS)
+    assert list(out.iterdir()) == []
+    with locked(out):  # as before
+        pass
+
+
+@pytest.mark.parametrize("place", [".", "run", "red/run"])
+def test_a_run_among_the_pictures_is_refused(photos, place):
+    before = sorted(photos.rglob("*"))
+    with pytest.raises(tlkit.RunError, match="`out` must lie outside `photos`"):
+        tlkit.train_run(photos, out=photos / place, mode="head", **ARGUMENTS)
+    assert sorted(photos.rglob("*")) == before
 
 
 def test_an_interrupted_run_continues_with_the_same_command(tmp_path, photos, monkeypatch):

@@ -16,6 +16,7 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
+from typing import Any
 
 
 class TlkitError(Exception):
@@ -87,13 +88,19 @@ def check_unit(argument: str, value: float) -> None:
         )
 
 
-def check_fraction(argument: str, value: float) -> None:
-    """Raises `ArgumentError` unless `value` is a number from 0 up to, not including, 1."""
+def check_fraction(argument: str, value: float, example: float = 0.1) -> None:
+    """Raises `ArgumentError` unless `value` is a number from 0 up to, not including, 1.
+
+    Args:
+        argument: What errors call it.
+        value: What was received.
+        example: A sensible one.
+    """
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     if not is_number or not 0 <= value < 1:
         raise ArgumentError(
             f"`{argument}` must be a number from 0 to less than 1. Received: {argument}={value!r}. "
-            "Give 0.1, say."
+            f"Give {example:g}, say."
         )
 
 
@@ -134,14 +141,33 @@ def is_unicode(name: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
-def check_unicode(argument: str, path: str | os.PathLike[str]) -> None:
-    """Raises `DataError` for a path that no record of ours can name, wherever it is relative to."""
+def check_path(argument: str, path: str | os.PathLike[str]) -> None:
+    """Raises for what is no path (`ArgumentError`), or one that no record of ours can name.
+
+    That is one with a name that is not valid Unicode, wherever it is relative to (`DataError`).
+    """
+    if not isinstance(path, str | os.PathLike) or isinstance(os.fspath(path), bytes):
+        raise ArgumentError(
+            f"`{argument}` must be a path, a string or a pathlib.Path. "
+            f"Received: {argument}={path!r}. Give the name of one file or folder."
+        )
     whole = os.path.abspath(path)
     if not is_unicode(whole):
         raise DataError(
             f"`{argument}` must have a path in valid Unicode. Received: {whole!r}. Rename the file "
             "or the folder whose name is not in UTF-8."
         )
+
+
+def as_tuple(value: Any) -> tuple[Any, ...]:
+    """Returns several things as a tuple; a string, and what cannot be gone through, is one thing.
+
+    Example:
+        >>> from tlkit.errors import as_tuple
+        >>> as_tuple(["cat", "dog"]), as_tuple("cat"), as_tuple(None)
+        (('cat', 'dog'), ('cat',), (None,))
+    """
+    return (value,) if isinstance(value, str) or not isinstance(value, Iterable) else tuple(value)
 
 
 def some_of(items: Sequence[str], limit: int = 5) -> str:

@@ -14,7 +14,7 @@ from sklearn.datasets import load_sample_images
 
 from tlkit.data.decoding import decoder
 from tlkit.data.limits import MAX_PIXELS
-from tlkit.errors import ArgumentError, ExportError, check_choice, check_count
+from tlkit.errors import ArgumentError, ExportError, as_tuple, check_choice, check_count, check_path
 from tlkit.evaluation.names import check_class_names, num_classes_of
 from tlkit.evaluation.pictures import are_paths, check_pictures, list_files, pixels_of
 from tlkit.evaluation.prediction import (
@@ -164,10 +164,9 @@ def export_model(
         ...     [exported.path.name for exported in report.formats], report.num_samples
         (['model.keras'], 8)
     """
-    path = Path(path)
     formats = _check_formats(formats)
     check_packages(formats)
-    _check_place(path)
+    path = _check_place(path)
     check_threshold(threshold)
     check_count("max_pixels", max_pixels)
     serving = Serving(
@@ -404,7 +403,7 @@ def _are_consistent(answers: Answers, serving: Serving) -> bool:
 
 
 def _check_formats(formats: Sequence[str]) -> tuple[str, ...]:
-    wanted = (formats,) if isinstance(formats, str) else tuple(dict.fromkeys(formats))
+    wanted = tuple(dict.fromkeys(as_tuple(formats)))
     if not wanted:
         raise ArgumentError(
             f"`formats` must name at least one format. Received: formats={formats!r}. "
@@ -415,12 +414,15 @@ def _check_formats(formats: Sequence[str]) -> tuple[str, ...]:
     return wanted
 
 
-def _check_place(path: Path) -> None:
+def _check_place(given: str | os.PathLike[str]) -> Path:
+    check_path("path", given)
+    path = Path(given)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ArgumentError(
             "`path` must be a folder that does not exist yet or is empty. "
             f"Received: path={str(path)!r}. Give another, or remove what is there."
         )
+    return path
 
 
 def _check_lines(class_names: tuple[str, ...]) -> tuple[str, ...]:

@@ -22,8 +22,10 @@ from tlkit.run_arguments import SPLITS
 from tlkit.run_directory import (
     REJECTION_FILE,
     Run,
+    check_apart,
     clear_results,
     load_run,
+    locked,
     not_whole,
     refuse_other_pictures,
     seen_by,
@@ -132,46 +134,47 @@ def add_classes_run(
         say(note)
     with timed(seconds, "model"):
         old_model = parent.load_model()
-        stored = _stored_exemplars(parent, old_model, exemplars)
         given = (old_model, data.train, joined.new_names, parent.class_names)
         memory: dict[str, Any] = {
             "exemplars": exemplars,
             "replayed": joined.replayed,
-            "stored": stored,
+            "stored": _stored_exemplars(parent, old_model, exemplars),
         }
         check_can_learn(*given, **memory)  # before anything is written
     record = record_of(arguments, data)
     refuse_other_pictures(out, record)
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "run.json", record)
-    clear_results(out)
-    with lost_pictures_named((data.train, data.validation, data.test, joined.replayed)):
-        with timed(seconds, "training"):
-            learned = learn_classes(*given, **memory, seed=data.seed)
-        with timed(seconds, "evaluation"):
-            model, evaluations, growth = _measured(old_model, learned, joined, exemplars, align)
-        say(str(growth))
-        with timed(seconds, "export"):
-            export_into(model, data, out, arguments["max_pixels"])
-        with timed(seconds, "explaining mistakes"):
-            maps = maps_of(model, evaluations, arguments["max_pixels"])
-        pictures = training_pictures(data, "none")
-    training = _training(learned, evaluations, growth, lost.get("rejection"))
-    record["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
-    record["growth"] = growth.as_dict()
-    calibration = lost["calibration"]
-    write_results(out, data, training, evaluations, parent=parent, calibration=calibration)
-    if learned.exemplars.features:
-        learned.exemplars.save(out / EXEMPLARS_FILE)
-    write_card(out, data, record)
-    shown: dict[str, Any] = {"maps": maps, "pictures": pictures, "calibration": calibration}
-    write_page(out, data, training, evaluations, record=record, **shown)
-    write_json(out / "run.json", {**record, "finished": True})
-    return load_run(out)
+    with locked(out):
+        write_json(out / "run.json", record)
+        clear_results(out)
+        with lost_pictures_named((data.train, data.validation, data.test, joined.replayed)):
+            with timed(seconds, "training"):
+                learned = learn_classes(*given, **memory, seed=data.seed)
+            with timed(seconds, "evaluation"):
+                model, evaluations, growth = _measured(old_model, learned, joined, exemplars, align)
+            say(str(growth))
+            with timed(seconds, "export"):
+                export_into(model, data, out, arguments["max_pixels"])
+            with timed(seconds, "explaining mistakes"):
+                maps = maps_of(model, evaluations, arguments["max_pixels"])
+            pictures = training_pictures(data, "none")
+        training = _training(learned, evaluations, growth, lost.get("rejection"))
+        rounded = {name: round(value, 3) for name, value in seconds.items()}
+        record |= {"seconds": rounded, "growth": growth.as_dict()}
+        calibration = lost["calibration"]
+        write_results(out, data, training, evaluations, parent=parent, calibration=calibration)
+        if learned.exemplars.features:
+            learned.exemplars.save(out / EXEMPLARS_FILE)
+        write_card(out, data, record)
+        shown: dict[str, Any] = {"maps": maps, "pictures": pictures, "calibration": calibration}
+        write_page(out, data, training, evaluations, record=record, **shown)
+        write_json(out / "run.json", {**record, "finished": True})
+        return load_run(out)
 
 
 def _checked(given: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
     """Returns the run to grow, and the arguments that make the new one what it is."""
+    check_apart(Path(given["out"]), given["photos"])
     check_count("exemplars", given["exemplars"], minimum=0)
     check_count("batch_size", given["batch_size"])
     if not isinstance(given["align"], bool):

@@ -84,8 +84,8 @@ def model_card(
         _classes(measured),
         _data(class_names, record, counts),
         _training(record, metrics),
-        _use(class_names, record, measured),
-        _limits(class_names, measured),
+        _use(record, knows_unknown=bool(metrics.get("rejection"))),
+        _limits(class_names, measured, knows_unknown=bool(metrics.get("rejection"))),
         _versions(record),
     )
     return "\n\n".join("\n".join(lines) for lines in map(list, sections) if lines) + "\n"
@@ -201,7 +201,7 @@ def _data(
     yield ""
     numbers = record["data"]["num_images"]
     yield (
-        f"Photographs from {escaped(_last_part(record['arguments']['photos']))}: "
+        f"Photographs from {_sources(record)}: "
         + ", ".join(f"{number:,} for {split}" for split, number in numbers.items())
         + ". Where a folder is not split by its owner, an image's content, its class and the seed "
         f"({record['seed']}) decide its split. Copies across splits, pictures under two labels "
@@ -218,6 +218,24 @@ def _data(
         for name in class_names
     ]
     yield from _table(("class", *splits), rows)
+    if growth := record.get("growth"):
+        yield ""
+        yield (
+            f"The classes that were there before, {', '.join(map(escaped, growth['old_names']))}, "
+            f"were trained in the run {escaped(_last_part(record['arguments']['from_run']))} or "
+            f"one before it; {growth['num_replayed']:,} features that were stored of them took "
+            "part in training here."
+        )
+
+
+def _sources(record: Mapping[str, Any]) -> str:
+    """Where the pictures come from, by name."""
+    arguments = record["arguments"]
+    photos = escaped(_last_part(arguments["photos"]))
+    if "growth" not in record:
+        return photos
+    parent = escaped(_last_part(arguments["from_run"]))
+    return f"{photos} and, to measure the old classes, those that {parent} was measured on"
 
 
 def _training(record: Mapping[str, Any], metrics: Mapping[str, Any]) -> Iterator[str]:
@@ -253,11 +271,23 @@ def _training(record: Mapping[str, Any], metrics: Mapping[str, Any]) -> Iterator
             f"Logits are divided by a temperature of {temperature:.3f}, chosen on validation "
             "images, so that probabilities mean what they say; it changes no answer."
         )
+    if rejection := metrics.get("rejection"):
+        yield ""
+        yield (
+            f"A picture counts as unknown above a novelty of {rejection['threshold']:.4f}, chosen "
+            f"on {rejection['num_images']:,} validation images to keep "
+            f"{100 * rejection['keep']:g} % of known ones."
+        )
+        if tested := rejection["test"]:
+            low, high = tested["interval"]
+            yield (
+                f"Of {tested['num_images']:,} test images, whose classes are known, "
+                f"{100 * tested['rate']:.1f} % are called unknown (95 % interval "
+                f"{_percent(low)} to {_percent(high)})."
+            )
 
 
-def _use(
-    class_names: Sequence[str], record: Mapping[str, Any], measured: Mapping[str, Any]
-) -> Iterator[str]:
+def _use(record: Mapping[str, Any], *, knows_unknown: bool) -> Iterator[str]:
     height, width = record["image_size"]
     yield from (
         "## Use",
@@ -272,20 +302,26 @@ def _use(
         'serve = tf.saved_model.load("saved_model").signatures["serving_default"]',
         'answers = serve(image_bytes=tf.constant([open("photo.jpg", "rb").read()]))',
         'print(answers["label"].numpy()[0].decode(), answers["probabilities"].numpy()[0])',
+        *(['print(answers["known"].numpy()[0])'] if knows_unknown else []),
         "```",
         "",
         f"`model.keras` takes pixels 0…255, `(batch, {height}, {width}, 3)`, and gives logits.",
     )
 
 
-def _limits(class_names: Sequence[str], measured: Mapping[str, Any]) -> Iterator[str]:
+def _limits(
+    class_names: Sequence[str], measured: Mapping[str, Any], *, knows_unknown: bool
+) -> Iterator[str]:
     yield "## Limits"
     yield ""
     kinds = {figures["kind"] for figures in measured.values()}
     if "multi_label" not in kinds:
+        beside = (
+            "; `known` of the SavedModel says which pictures it does not know, other formats do not"
+        )
         yield (
             f"- Every picture gets one of the {len(class_names)} classes, also one that shows none "
-            "of them, unless the export says which pictures it does not know."
+            f"of them{beside if knows_unknown else ''}."
         )
     yield (
         "- The figures hold for pictures taken as these were: other cameras, places, light or "

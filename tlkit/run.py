@@ -8,6 +8,7 @@ import dataclasses
 import inspect
 import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,9 +27,11 @@ from tlkit.run_choices import backbone_choice, first_image_size, mode_choice
 from tlkit.run_directory import (
     REJECTION_FILE,
     Run,
+    check_apart,
     choices_of,
     clear_results,
     load_run,
+    locked,
     refuse_other_pictures,
     seen_by,
     state_of,
@@ -175,6 +178,7 @@ def train_run(
     """
     arguments = checked(dict(locals()))
     out = Path(out)
+    check_apart(out, arguments["photos"])
     team = Team(distribute)
     say = team.chiefs(say)
     finished = team.told(state_of(out, arguments, resume) if team.is_chief else None)
@@ -211,24 +215,26 @@ def train_run(
             f"{parent.path} says which pictures are none of its classes, and this run will not: "
             "--reject-unknown lets it say so too"
         )
-    with lost_pictures_named((data.train, data.validation, data.test)):
-        shared: dict[str, Any] = {"parent": parent, "seconds": seconds, "say": say}
-        data, model = _starting_point(record, data, team, **shared)
-        if team.is_chief:
-            out.mkdir(parents=True, exist_ok=True)
-            write_json(out / "run.json", record)
-            clear_results(out)
-        work = _worked(model, data, record, out, team, old=old, **shared)
-    if work is None:
-        return team.end(None)
-    record["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
-    training, evaluations = work.training, work.evaluations
-    write_results(out, data, training, evaluations, parent=parent, **work.found)
-    write_card(out, data, record)
-    write_page(out, data, training, evaluations, record=record, **work.shown, **work.found)
-    write_json(out / "run.json", {**record, "finished": True})
-    (out / FILE_NAME).unlink(missing_ok=True)
-    return team.end(load_run(out))
+    with ExitStack() as held:
+        with lost_pictures_named((data.train, data.validation, data.test)):
+            shared: dict[str, Any] = {"parent": parent, "seconds": seconds, "say": say}
+            data, model = _starting_point(record, data, team, **shared)
+            if team.is_chief:
+                out.mkdir(parents=True, exist_ok=True)
+                held.enter_context(locked(out))
+                write_json(out / "run.json", record)
+                clear_results(out)
+            work = _worked(model, data, record, out, team, old=old, **shared)
+        if work is None:
+            return team.end(None)
+        record["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
+        training, evaluations = work.training, work.evaluations
+        write_results(out, data, training, evaluations, parent=parent, **work.found)
+        write_card(out, data, record)
+        write_page(out, data, training, evaluations, record=record, **work.shown, **work.found)
+        write_json(out / "run.json", {**record, "finished": True})
+        (out / FILE_NAME).unlink(missing_ok=True)
+        return team.end(load_run(out))
 
 
 def check_run(
@@ -245,6 +251,7 @@ def check_run(
     bound = inspect.signature(train_run).bind(photos, out=out, **others)
     bound.apply_defaults()
     resume = bound.arguments["resume"]
+    check_apart(Path(out), photos)
     state_of(Path(out), checked(dict(bound.arguments)), resume)
 
 

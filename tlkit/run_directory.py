@@ -2,13 +2,15 @@
 
 import csv
 import dataclasses
+import errno
 import io
 import json
 import os
 import shutil
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
@@ -170,6 +172,47 @@ def state_of(out: Path, arguments: dict[str, Any], resume: bool) -> Run | None:
         return load_run(out, "out")
     check_writable(out, "out")
     return None
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Keeps other processes from writing the run in `out`, which exists; ends with the process.
+
+    Where there are no locks (Windows, some file systems) nothing is kept from anyone.
+
+    Raises:
+        RunError: Another process is writing it.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(
+                "`out` must be written by one process at a time. Received: "
+                f"out={str(out)!r}, which another is writing. Wait for it, or name another folder."
+            ) from error
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EBADF):
+                raise
+        yield
+    finally:
+        os.close(folder)
+
+
+def check_apart(out: Path, photos: str | os.PathLike[str]) -> None:
+    """Raises `RunError` where the run would lie among the pictures, and count as a class later."""
+    folder = Path(photos).resolve()
+    if folder.is_dir() and folder in (out.resolve(), *out.resolve().parents):
+        raise RunError(
+            f"`out` must lie outside `photos`, where it would be taken for a class. Received: "
+            f"out={str(out)!r} in photos={str(photos)!r}. Name a folder beside it."
+        )
 
 
 def check_writable(path: Path, argument: str) -> None:

@@ -295,6 +295,23 @@ def test_a_model_without_weights_yet_is_refused():
         tlkit.anchor_weights(keras.Sequential([keras.layers.Dense(2)]), 1.0)
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda model: tlkit.anchor_weights(None, 1.0), "`model` must be a keras.Model"),
+        (lambda model: tlkit.anchor_weights(model, 1.0, "fisher"), "tlkit.estimate_importance"),
+        (lambda model: tlkit.anchor_weights(model, 1.0, groups=3), "`groups` must be names"),
+        (lambda model: tlkit.distill_from("model"), "`old_model` must be a keras.Model"),
+        (lambda model: tlkit.interpolate_weights(model, None, 0.5), "`new` must be a keras.Model"),
+        (lambda model: tlkit.add_classes(model, None), "`new_names` must be a list"),
+        (lambda model: tlkit.ForgettingMatrix(3, scenario="x"), "`task_names` must be one or more"),
+    ],
+)
+def test_things_of_another_kind_are_named(model, call, message):
+    with pytest.raises(ArgumentError, match=message):
+        call(model)
+
+
 def test_only_constraints_are_taken_for_anchors(model, data):
     with pytest.raises(ArgumentError, match="`anchor` must be what"):
         tlkit.fine_tune(model, data, anchor=0.01)

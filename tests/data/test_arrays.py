@@ -108,6 +108,12 @@ def test_bad_arrays_are_refused(images, labels, names, message):
         tlkit.load_arrays(images, labels, names)
 
 
+def test_a_split_of_ones_own_is_two_arrays():
+    images = noise(4, 4, 4)
+    with pytest.raises(ArgumentError, match=r"`test` must be two arrays, \(images, labels\)"):
+        tlkit.load_arrays(images, [0, 1, 0, 1], test=(images,))
+
+
 def test_labels_of_one_kind_are_asked_for():
     images = noise(4, 4, 4)
     with pytest.raises(ArgumentError, match="of one kind in every split"):

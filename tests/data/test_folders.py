@@ -367,3 +367,9 @@ def test_files_are_read_as_they_are_decoded_everywhere(tmp_path):
     for path, image in zip(data.train.paths, images.numpy(), strict=True):
         expected = decoding.decode_image(tf.io.read_file(path), (24, 16))
         assert np.array_equal(image, expected)
+
+
+@pytest.mark.parametrize("path", [None, 5, ["photos"], b"photos"])
+def test_what_is_no_path_is_named(path):
+    with pytest.raises(ArgumentError, match="`path` must be a path, a string"):
+        tlkit.load_folder(path)

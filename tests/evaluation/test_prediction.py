@@ -162,7 +162,9 @@ def test_arrays_that_are_no_pixels_are_refused(model, images, match):
 def test_arguments_are_checked(model, files):
     with pytest.raises(ArgumentError, match="`class_names` must name the model's 3 classes"):
         tlkit.predict(model, files, NAMES[:2])
-    for threshold in (0, 1, -2):
+    with pytest.raises(ArgumentError, match="`class_names` must be strings"):
+        tlkit.predict(model, files, None)
+    for threshold in (0, 1, "0.5", -2):
         with pytest.raises(ArgumentError, match="`threshold` must lie between 0 and 1"):
             tlkit.predict(model, files, NAMES, threshold=threshold)
     with pytest.raises(ArgumentError, match="`batch_size` must be a whole number"):

@@ -59,6 +59,8 @@ def test_metrics_for_one_hot_labels_go_with_a_loss_that_takes_them(data):
     [
         ({"loss": "hinge"}, "`loss` must be a keras.losses.Loss"),
         ({"loss": keras.losses.CategoricalFocalCrossentropy()}, "Make it with from_logits=True"),
+        ({"callbacks": [None]}, "`callbacks` must be objects of keras.callbacks.Callback"),
+        ({"stages": 3}, "`stages` must be one or more tlkit.Stage"),
         ({"metrics": ["mae"]}, "`metrics` must be objects of keras.metrics.Metric"),
         ({"callbacks": [keras.callbacks.ModelCheckpoint("m.keras")]}, "give `run_directory`"),
         ({"callbacks": [keras.callbacks.ReduceLROnPlateau()]}, "Give schedule='constant'"),

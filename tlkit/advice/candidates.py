@@ -6,7 +6,7 @@ Importing this module loads neither Keras nor TensorFlow, so that names can be c
 from collections.abc import Sequence
 from pathlib import Path
 
-from tlkit.errors import ArgumentError, check_positive
+from tlkit.errors import ArgumentError, as_tuple, check_positive
 from tlkit.models.catalogue import find_backbone
 
 DEFAULT_BACKBONES = ("resnet20", "mobilenet_025", "mobilenet_v2", "efficientnet_b0", "resnet50")
@@ -35,7 +35,7 @@ def parse_candidates(
         {'resnet20': ('resnet20', 'pretrained'), 'mobilenet_025=mine.h5': ('mobilenet_025',
         'mine.h5')}
     """
-    listed = names.split(",") if isinstance(names, str) else list(names)
+    listed = names.split(",") if isinstance(names, str) else list(as_tuple(names))
     if not listed or not all(isinstance(name, str) and name.strip() for name in listed):
         raise ArgumentError(
             f"`{argument}` must be one or more backbones, NAME or NAME=WEIGHTS_FILE. "

@@ -7,7 +7,7 @@ from tlkit.advice.backbones import BackboneComparison
 from tlkit.canvas import Figure
 from tlkit.errors import check_choice
 from tlkit.lettering import printable
-from tlkit.plots.drawing import BLUE, GREEN, ORANGE
+from tlkit.plots.drawing import BLUE, GREEN, ORANGE, check_shown
 from tlkit.plots.labels import label_points
 
 _COSTS = {
@@ -39,6 +39,7 @@ def backbones(comparison: BackboneComparison, *, cost: str = "milliseconds") -> 
         >>> backbones(BackboneComparison((), {}, 100, 2)).axes[0].texts[0].get_text()
         'no backbone was measured'
     """
+    check_shown("comparison", comparison, "scores", "what compare_backbones returned")
     check_choice("cost", cost, _COSTS)
     size = (6.4, max(4.0, 1.5 + 0.2 * len(comparison.scores)))  # room for every name
     figure = Figure(figsize=size, layout="constrained")

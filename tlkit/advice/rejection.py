@@ -111,7 +111,7 @@ def fit_rejection(
         Sun et al. (2022), https://arxiv.org/abs/2204.06507, for the distance; the threshold is
         that of split conformal prediction, see `tlkit.evaluation.rejection.fit_threshold`.
     """
-    check_fraction("keep", keep)
+    check_fraction("keep", keep, example=0.95)
     source = source_of(model, data, validation)
     if source.validation is None:
         raise DataError(

@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from tlkit.continual.weight_anchor import Together, WeightAnchor, anchors_in, check_strength
-from tlkit.errors import ArgumentError, check_choice, did_you_mean
-from tlkit.models.graph import parameters
+from tlkit.errors import ArgumentError, as_tuple, check_choice, did_you_mean
+from tlkit.models.graph import check_model, parameters
 from tlkit.models.groups import group_layers, layer_groups
 from tlkit.training.resume import ESTIMATE
 from tlkit.training.step import StepHook
@@ -206,6 +206,12 @@ def anchor_weights(
     check_choice("mode", mode, MODES)
     chosen = anchorable(model, groups)
     if importance is not None:
+        if not isinstance(importance, Mapping):
+            raise ArgumentError(
+                "`importance` must map the path of each weight to an array. "
+                f"Received: importance={importance!r}. Give what "
+                "tlkit.estimate_importance(model, data) returned."
+            )
         chosen, notes = with_importance(chosen, importance)
     else:
         notes = []
@@ -238,18 +244,14 @@ def anchorable(
     Raises:
         ArgumentError: A group does not exist or has nothing to hold, or the model is not built.
     """
-    if not model.built:
-        raise ArgumentError(
-            "`model` must be built, for its weights are what is held. "
-            f"Received: model={model.name!r}, which has none yet. Call it on a batch first."
-        )
+    check_model("model", model)
     by_group = _parameters_by_group(model)
     if groups is None:
         wanted = [name for name in by_group if name != _HEAD]
     elif groups == "all":
         wanted = list(by_group)
     else:
-        wanted = [groups] if isinstance(groups, str) else list(groups)
+        wanted = list(as_tuple(groups))
     for name in wanted:
         if name not in by_group:
             raise ArgumentError(

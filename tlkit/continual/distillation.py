@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from tlkit.errors import ArgumentError, check_not_negative, check_positive
+from tlkit.models.graph import check_model
 from tlkit.models.heads import head_kind, outputs_logits
 from tlkit.models.signature import signature
 from tlkit.training.step import StepHook
@@ -112,6 +113,7 @@ def distill_from(
         Li and Hoiem (2016), https://arxiv.org/abs/1606.09282; the factor T**2: Hinton et al.
         (2015), https://arxiv.org/abs/1503.02531, section 2.1.
     """
+    check_model("old_model", old_model)
     check_positive("temperature", temperature)
     check_not_negative("weight", weight)
     teacher = keras.models.clone_model(old_model)

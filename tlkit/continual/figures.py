@@ -9,7 +9,7 @@ from tlkit.canvas import Figure
 from tlkit.continual.forgetting import ForgettingMatrix
 from tlkit.continual.strength_reports import StrengthReport
 from tlkit.lettering import dress, printable
-from tlkit.plots.drawing import BLUE, GREEN, ORANGE
+from tlkit.plots.drawing import BLUE, GREEN, ORANGE, check_shown
 from tlkit.plots.labels import label_points
 
 _MARKERS = "osD^vPX*<>"
@@ -43,6 +43,7 @@ def forgetting(matrix: ForgettingMatrix) -> Figure:
         >>> forgetting(matrix).axes[0].get_xlabel()
         'accuracy on'
     """
+    check_shown("matrix", matrix, "task_names", "a tlkit.ForgettingMatrix")
     values = matrix.accuracy
     rows, columns = values.shape
     figure = Figure(figsize=(2.2 + 0.7 * columns, 1.6 + 0.45 * rows))
@@ -73,6 +74,7 @@ def forgetting_curves(matrix: ForgettingMatrix) -> Figure:
         >>> len(forgetting_curves(matrix).axes[0].lines)
         2
     """
+    check_shown("matrix", matrix, "task_names", "a tlkit.ForgettingMatrix")
     values = 100 * matrix.accuracy
     figure = Figure(figsize=(5.2, 3.4))
     figure.set_layout_engine("constrained")
@@ -106,6 +108,7 @@ def strengths(report: StrengthReport) -> Figure:
         >>> strengths(report).axes[0].get_xlabel()
         'drift of the weights'
     """
+    check_shown("report", report, "trials", "the report of what choose_anchor returned")
     figure = Figure(figsize=(5.2, 3.6))
     figure.set_layout_engine("constrained")
     axes = figure.subplots()
@@ -149,6 +152,7 @@ def interpolation(report: HasInterpolation) -> Figure:
         >>> interpolation(report).axes[0].get_ylabel()
         'accuracy in %'
     """
+    check_shown("report", report, "alphas", "what sweep_interpolation returned")
     figure = Figure(figsize=(5.2, 3.4))
     figure.set_layout_engine("constrained")
     axes = figure.subplots()

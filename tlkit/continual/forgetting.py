@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tlkit.errors import ArgumentError, check_choice
+from tlkit.errors import ArgumentError, as_tuple, check_choice
 from tlkit.files import write_json
 from tlkit.showing import ShownAsText
 
@@ -54,11 +54,12 @@ class ForgettingMatrix(ShownAsText):
     """
 
     def __init__(self, task_names: Sequence[str], *, scenario: str) -> None:
-        names = tuple(task_names)
-        if not names or len(set(names)) < len(names):
+        names = as_tuple(task_names)
+        are_names = all(isinstance(name, str) for name in names)
+        if not names or not are_names or len(set(names)) < len(names):
             raise ArgumentError(
                 "`task_names` must be one or more names, each once. "
-                f"Received: task_names={list(names)!r}."
+                f"Received: task_names={task_names!r}. Write task_names=['cats', 'dogs'], say."
             )
         check_choice("scenario", scenario, SCENARIOS)
         self.task_names, self.scenario = names, scenario

@@ -1,6 +1,7 @@
 """Going on from a trained model without losing it: what is anchored, and what was forgotten."""
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -136,9 +137,10 @@ def choose_strength(
         ArgumentError: See `choose_anchor`.
     """
     old_data = old.decided_on if old is not None else None
-    anchor = choose_anchor(
-        model, data, importance=importance or None, old_data=old_data, **fine_tuning
-    )
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # the report says it too
+        anchor = choose_anchor(
+            model, data, importance=importance or None, old_data=old_data, **fine_tuning
+        )
     anchor.release()
     report: StrengthReport = anchor.report
     return report

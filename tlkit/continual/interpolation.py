@@ -10,6 +10,7 @@ from tlkit.continual.forgetting import CLASS_INCREMENTAL, DOMAIN_INCREMENTAL
 from tlkit.data.images import ImageSplit
 from tlkit.errors import ArgumentError, check_unit
 from tlkit.evaluation.metrics import evaluate
+from tlkit.models.graph import check_model
 from tlkit.showing import ShownAsText
 
 DEFAULT_ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -155,11 +156,7 @@ def _between(old: np.ndarray, new: np.ndarray, alpha: float) -> np.ndarray:
 
 def _check_same_weights(old: keras.Model, new: keras.Model) -> None:
     for name, model in (("old", old), ("new", new)):
-        if not model.built:
-            raise ArgumentError(
-                f"`{name}` must be built. Received: {name}={model.name!r}, which has no weights "
-                "yet. Call it on a batch first."
-            )
+        check_model(name, model)
     here, there = (
         {weight.path: tuple(weight.shape) for weight in model.weights} for model in (old, new)
     )

@@ -62,6 +62,12 @@ def load_arrays(
         TensorShape([8, 8, 3])
     """
     sources = {"images": (images, labels), "validation": validation, "test": test}
+    for name, source in sources.items():
+        if source is not None and not (isinstance(source, list | tuple) and len(source) == 2):
+            raise ArgumentError(
+                f"`{name}` must be two arrays, (images, labels). Received: a "
+                f"{type(source).__name__}. Write {name}=(images, labels)."
+            )
     checked = {
         name: (_checked_images(name, source[0]), _checked_labels(name, source[1]))
         for name, source in sources.items()

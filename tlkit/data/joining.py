@@ -130,24 +130,31 @@ def load_joined(
         for name in SPLITS
         if division.splits.get(name)
     }
+    if beside:
+        replayed = sum(picture.split == "train" for picture in beside)
+        division.notes.append(
+            f"{len(beside)} pictures that the earlier run found are not among these files: "
+            f"{len(beside) - replayed} of them measure the old classes, {replayed} were trained on."
+        )
+    report = build_report(everything, division, listing, formats)
     data = ImageData(
         parts["train"],
         parts.get("validation"),
         parts.get("test"),
         names,
-        build_report(everything, division, listing, formats),
+        replace(report, num_files=report.num_files - len(beside)),
         settings.image_size,
         settings.batch_size,
         settings.seed,
     )
-    replayed = split_of(
+    old = split_of(
         "train",
         (picture for picture in beside if picture.split == "train"),
         names,
         settings,
         max_pixels,
     )
-    return Joined(data, replayed, new_names)
+    return Joined(data, old, new_names)
 
 
 def _places_of_groups(pictures: Iterable[Picture], places: Places) -> dict[str, str]:

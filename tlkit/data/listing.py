@@ -7,7 +7,7 @@ from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 
 from tlkit.data.reports import SkippedFile
-from tlkit.errors import DataError, check_unicode, is_unicode
+from tlkit.errors import DataError, check_path, is_unicode
 
 SPLIT_FOLDERS = {
     "train": "train",
@@ -86,7 +86,7 @@ def list_folder(
         DataError: `path` is no folder, or an empty one; or there are two folders for one split,
             or splits without one to train on, where that is needed.
     """
-    check_unicode(argument, path)
+    check_path(argument, path)
     root = Path(path)
     if not root.is_dir():
         problem = "is a file" if root.exists() else "does not exist"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tlkit.data.listing import SPLIT_FOLDERS, FoundFile, Listing
-from tlkit.errors import DataError, check_unicode, did_you_mean, some_of
+from tlkit.errors import DataError, check_path, did_you_mean, some_of
 
 REQUIRED = ("path", "label")
 COLUMNS = (*REQUIRED, "group", "split")
@@ -58,7 +58,7 @@ def list_manifest(
             validation and test, or is given for some rows only, or never train, where that is
             needed.
     """
-    check_unicode(argument, path)
+    check_path(argument, path)
     source = Path(path)
     refuse = _Refusal(argument, str(source))
     rows = list(_rows(source, refuse))

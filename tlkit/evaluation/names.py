@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import keras
 
-from tlkit.errors import ArgumentError
+from tlkit.errors import ArgumentError, as_tuple
 from tlkit.models.heads import head_kind
 
 
@@ -19,7 +19,7 @@ def check_class_names(class_names: Sequence[str], num_classes: int) -> tuple[str
     Raises:
         ArgumentError: Unless they are `num_classes` different strings.
     """
-    names = (class_names,) if isinstance(class_names, str) else tuple(class_names)
+    names = as_tuple(class_names)
     if not all(isinstance(name, str) for name in names):
         raise ArgumentError(
             f"`class_names` must be strings. Received: class_names={_shown(names)}. "

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tlkit.data.decoding import resize_image
 from tlkit.data.verdicts import check_files
-from tlkit.errors import ArgumentError, DataError, check_unicode
+from tlkit.errors import ArgumentError, DataError, check_path
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -33,11 +33,12 @@ def list_files(files: Paths, argument: str) -> tuple[str, ...]:
     listed = [files] if isinstance(files, str | os.PathLike) else files
     paths = tuple(os.fspath(path) for path in listed)
     for path in paths:
-        check_unicode(argument, path)
+        check_path(argument, path)
         if os.path.isdir(path):
             raise ArgumentError(
                 f"`{argument}` must be picture files, not a folder. Received: {path!r}. "
-                "Give the files in it, such as `sorted(Path(folder).glob('*.jpg'))`."
+                f"Give the files in it, {os.path.join(path, '*.jpg')} in a shell, or "
+                "sorted(Path(folder).glob('*.jpg'))."
             )
     return paths
 

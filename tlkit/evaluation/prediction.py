@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -221,7 +222,8 @@ def is_label(probabilities: np.ndarray, threshold: float) -> np.ndarray:
 
 def check_threshold(threshold: float) -> None:
     """Raises `ArgumentError` unless `threshold` lies strictly between 0 and 1."""
-    if not 0 < threshold < 1:
+    is_number = isinstance(threshold, Real) and not isinstance(threshold, bool)
+    if not is_number or not 0 < threshold < 1:
         raise ArgumentError(
             "`threshold` must lie between 0 and 1. "
             f"Received: threshold={threshold!r}. Give a probability such as 0.5."

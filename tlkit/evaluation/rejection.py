@@ -144,7 +144,7 @@ def fit_threshold(novelties: np.ndarray, keep: float) -> tuple[float, Interval]:
         Split conformal prediction: Angelopoulos and Bates (2021), section 1 and, for the beta
         distribution, section 3.2, https://arxiv.org/abs/2107.07511.
     """
-    check_fraction("keep", keep)
+    check_fraction("keep", keep, example=0.95)
     num_images = len(novelties)
     rank = max(1, math.ceil((num_images + 1) * keep - 1e-9))
     check_enough(num_images, keep)

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import keras
 
-from tlkit.errors import ArgumentError, WeightsError, check_choice, check_count, check_seed
+from tlkit.errors import (
+    ArgumentError,
+    WeightsError,
+    as_tuple,
+    check_choice,
+    check_count,
+    check_seed,
+)
 from tlkit.models.catalogue import SHIPPED_BACKBONE, BackboneSpec, find_backbone
 from tlkit.models.graph import count_parameters, model_ends
 from tlkit.models.heads import OUTPUT_NAMES
@@ -107,7 +114,7 @@ def _pool(features: keras.KerasTensor, pooling: str) -> keras.KerasTensor:
 
 def _check_classes(class_names: Sequence[str], *, binary: bool, multi_label: bool) -> int:
     """Returns the number of outputs."""
-    names = [class_names] if isinstance(class_names, str) else list(class_names)
+    names = list(as_tuple(class_names))
     repeated = sorted({str(name) for name in names if names.count(name) > 1})
     if len(names) < 2 or repeated or not all(isinstance(name, str) for name in names):
         raise ArgumentError(

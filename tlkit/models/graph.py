@@ -61,6 +61,20 @@ class Cut:
         return [variable for operation in self.between for variable in parameters(operation)]
 
 
+def check_model(argument: str, model: object) -> None:
+    """Raises `ArgumentError` unless it is a Keras model that has its weights."""
+    if not isinstance(model, keras.Model):
+        raise ArgumentError(
+            f"`{argument}` must be a keras.Model. Received: {argument} of type "
+            f"{type(model).__name__}. Load one with keras.saving.load_model(path), say."
+        )
+    if not model.built:
+        raise ArgumentError(
+            f"`{argument}` must be built. Received: {argument}={model.name!r}, which has no "
+            "weights yet. Call it on a batch first."
+        )
+
+
 def model_ends(model: keras.Model) -> tuple[keras.KerasTensor, keras.KerasTensor]:
     """Returns the input and the output tensor of a functional model that has one of each.
 

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tlkit.errors import ArgumentError
+from tlkit.errors import ArgumentError, as_tuple
 from tlkit.models.composition import Call, Composition, Fill, Piece
 from tlkit.models.initial_weights import leave, norms, reader
 from tlkit.models.passing import is_elementwise
@@ -23,7 +23,7 @@ def check_new_names(
     Raises:
         ArgumentError: There is none, one is empty or there twice, or one is an old class.
     """
-    names = [new_names] if isinstance(new_names, str) else list(new_names)
+    names = list(as_tuple(new_names))
     repeated = sorted({str(name) for name in names if names.count(name) > 1})
     usable = all(isinstance(name, str) and name.strip() for name in names)
     if not names or repeated or not usable or isinstance(new_names, str):

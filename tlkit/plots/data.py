@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from tlkit.canvas import Figure
+from tlkit.errors import ArgumentError
 from tlkit.lettering import dress, printable
 from tlkit.plots.drawing import (
     BLUE,
@@ -15,6 +16,7 @@ from tlkit.plots.drawing import (
     GREEN,
     MAX_IMAGES,
     ORANGE,
+    check_shown,
     grid,
     message,
     read_file,
@@ -55,6 +57,7 @@ def class_counts(report: HasCounts) -> Figure:
     Args:
         report: A `DataReport`.
     """
+    check_shown("report", report, "counts", "what inspect_folder returned, or data.report")
     totals = {name: sum(counts.values()) for name, counts in report.counts.items()}
     if not totals:
         return message("no classes")
@@ -105,13 +108,34 @@ def batch_grid(images: np.ndarray, labels: np.ndarray, class_names: Sequence[str
         images: `(batch, height, width, 3)`, 0...255.
         labels: Whole numbers `(batch,)`, or rows of 0/1 `(batch, num_classes)`.
         class_names: In the order of the labels.
+
+    Raises:
+        ArgumentError: There is no image, they are not as many as the labels, or a label has no
+            name.
     """
+    _check_batch(images, labels, class_names)
     texts = []
     for label in np.asarray(labels)[:MAX_IMAGES]:
         given = [int(label)] if label.ndim == 0 else np.flatnonzero(label).tolist()
         name = ", ".join(class_names[index] for index in given)
         texts.append(printable(name or "no label", COLUMNS_UNDER_IMAGE))
     return grid(list(np.asarray(images)[:MAX_IMAGES]), texts)
+
+
+def _check_batch(images: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> None:
+    shape, numbers = np.shape(images), np.asarray(labels)
+    if len(shape) != 4 or not shape[0] or len(numbers) != shape[0]:
+        raise ArgumentError(
+            "`images` and `labels` must be a batch, (n, height, width, 3), and as many labels. "
+            f"Received: images of the shape {shape} and labels of {numbers.shape}. Give what "
+            "next(iter(data.train.dataset())) gives."
+        )
+    needed = numbers.shape[1] if numbers.ndim == 2 else int(numbers.max()) + 1
+    if needed > len(class_names):
+        raise ArgumentError(
+            f"`class_names` must name every label. Received: {len(class_names)} names and labels "
+            f"of {needed} classes. Give data.class_names."
+        )
 
 
 def near_duplicates(
@@ -139,6 +163,7 @@ def near_duplicates(
         >>> [axes.get_title() for axes in figure.axes]
         ['1: train\ncat\na.jpg', '1: test\ndog\nb.jpg']
     """
+    check_shown("report", report, "pairs", "what find_near_duplicates returned")
     shown = report.pairs[: MAX_IMAGES // 2]
     if not shown:
         return message("no near-duplicates")

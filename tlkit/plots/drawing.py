@@ -23,6 +23,22 @@ COLUMNS_UNDER_IMAGE = 22
 _IMAGES_IN_A_ROW = 6
 
 
+def check_shown(argument: str, value: object, attribute: str, source: str) -> None:
+    """Raises `ArgumentError` unless what is to be drawn has what is drawn of it.
+
+    Args:
+        argument: What errors call it.
+        value: What was received.
+        attribute: What the figure reads first.
+        source: Where such a thing comes from.
+    """
+    if not hasattr(value, attribute):
+        raise ArgumentError(
+            f"`{argument}` must be {source}. Received: {argument} of type {type(value).__name__}. "
+            "Give that."
+        )
+
+
 def grid(images: Sequence[np.ndarray], texts: Sequence[str]) -> Figure:
     """Draws pictures, each under its text, six in a row.
 

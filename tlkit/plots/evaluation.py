@@ -15,6 +15,7 @@ from tlkit.plots.drawing import (
     GREEN,
     MAX_IMAGES,
     ORANGE,
+    check_shown,
     grid,
     message,
     read_file,
@@ -104,6 +105,7 @@ def confusion(evaluation: HasConfusion) -> Figure:
     Args:
         evaluation: An `EvaluationReport`; one with several labels has no matrix, which is said.
     """
+    check_shown("evaluation", evaluation, "confusion", "what evaluate returned")
     matrix = evaluation.confusion
     if matrix is None:
         return message("a model that gives several labels has no confusion matrix")
@@ -171,6 +173,8 @@ def reliability(
         ['share that is right', 'decisions']
     """
     several = _by_name(measured)
+    for one in several.values():
+        check_shown("measured", one, "accuracy_interval", "what evaluate or calibrate returned")
     figure = Figure(figsize=(4.8, 5.6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     handles: list[Any] = upper.plot([0, 1], [0, 1], color="0.4", linewidth=1, linestyle=":")
@@ -237,6 +241,7 @@ def mistakes(
         >>> [axes.get_title() for axes in figure.axes]
         ['said ant\nis bee\n80 % sure']
     """
+    check_shown("evaluation", evaluation, "mistakes", "what evaluate returned")
     shown = evaluation.mistakes[:MAX_IMAGES]
     if not shown:
         return message("no mistakes")

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from tlkit.canvas import Figure
 from tlkit.lettering import dress, printable
-from tlkit.plots.drawing import BLUE, ORANGE, message, without_frame
+from tlkit.plots.drawing import BLUE, ORANGE, check_shown, message, without_frame
 
 _STAGES_IN_A_ROW = 3
 
@@ -106,6 +106,7 @@ def training(report: HasStages) -> Figure:
         >>> [panel.get_ylabel() for panel in training(SimpleNamespace(stages=[stage])).axes]
         ['loss', 'anchor share']
     """
+    check_shown("report", report, "stages", "what train_head or fine_tune returned")
     history = [
         {name: value for name, value in epoch.items() if not _is_of_one_group(name)}
         for stage in report.stages
@@ -133,6 +134,7 @@ def drift(report: HasStages) -> Figure:
         >>> [text.get_text() for text in drift(SimpleNamespace(stages=[stage])).axes[0].texts]
         ['0, frozen', '2 %']
     """
+    check_shown("report", report, "stages", "what train_head or fine_tune returned")
     stages = [stage for stage in report.stages if stage.moved]
     if not stages:
         return message("what moved was not measured")
@@ -192,6 +194,7 @@ def learning_rates(report: HasSweep) -> Figure:
     Args:
         report: What `find_learning_rate` returned.
     """
+    check_shown("report", report, "suggestion", "what find_learning_rate returned")
     figure = Figure(figsize=(6.0, 3.6))
     figure.set_layout_engine("constrained")
     axes = figure.subplots()

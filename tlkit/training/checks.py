@@ -58,6 +58,11 @@ def check_fits_source(recipe: Recipe, source: Source) -> None:
 def check_callbacks(callbacks: Sequence[keras.callbacks.Callback], schedule: str) -> None:
     """Raises `ArgumentError` where a callback cannot do its work in `fine_tune`."""
     for callback in callbacks:
+        if not isinstance(callback, keras.callbacks.Callback):
+            raise ArgumentError(
+                "`callbacks` must be objects of keras.callbacks.Callback. Received: "
+                f"{callback!r}. Write callbacks=[keras.callbacks.History()], say."
+            )
         if isinstance(callback, keras.callbacks.ModelCheckpoint):
             raise ArgumentError(
                 "`callbacks` must not hold a ModelCheckpoint: what is trained may be a part of the "

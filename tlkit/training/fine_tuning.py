@@ -14,7 +14,7 @@ from tlkit.data.images import ImageData
 from tlkit.distribution.lost import lost_worker_named
 from tlkit.distribution.strategies import scope_of, strategy_of
 from tlkit.distribution.workers import Workers
-from tlkit.errors import ArgumentError
+from tlkit.errors import ArgumentError, as_tuple
 from tlkit.training.checks import check_callbacks, check_fits_source, check_recipe
 from tlkit.training.objective import check_loss, check_metrics
 from tlkit.training.recipe import DEFAULT_AUGMENTATION, Recipe, identity_of
@@ -195,8 +195,7 @@ class _Call:
 
 
 def _checked(given: Mapping[str, Any]) -> _Call:
-    model, loss, callbacks = given["model"], given["loss"], given["callbacks"]
-    callbacks = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else callbacks
+    model, loss, callbacks = given["model"], given["loss"], as_tuple(given["callbacks"])
     written = {field.name: given[field.name] for field in dataclasses.fields(Recipe)}
     if loss is not None:
         written["label_smoothing"] = 0.0

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tlkit.errors import ArgumentError
+from tlkit.errors import ArgumentError, as_tuple
 from tlkit.models.heads import head_kind, outputs_logits
 
 
@@ -72,7 +72,7 @@ def check_metrics(metrics: Any) -> tuple[keras.metrics.Metric, ...]:
     Raises:
         ArgumentError: One is no Keras metric.
     """
-    given = tuple(metrics) if isinstance(metrics, list | tuple) else (metrics,)
+    given = as_tuple(metrics)
     for metric in given:
         if not isinstance(metric, keras.metrics.Metric):
             raise ArgumentError(

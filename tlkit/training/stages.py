@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import keras
 
-from tlkit.errors import ArgumentError, check_count, check_positive
+from tlkit.errors import ArgumentError, as_tuple, check_count, check_positive
 from tlkit.models.groups import layer_groups, resolve_group
 
 DEFAULT_GROUPS = 3
@@ -105,7 +105,7 @@ def check_stages(model: keras.Model, stages: Sequence[Stage]) -> tuple[Stage, ..
         ArgumentError: There is none, one is no `Stage` or has a wrong value, or one unfreezes no
             more than the one before it.
     """
-    stages = tuple(stages)
+    stages = as_tuple(stages)
     if not stages or not all(isinstance(stage, Stage) for stage in stages):
         raise ArgumentError(
             f"`stages` must be one or more tlkit.Stage. Received: stages={list(stages)!r}. "
