@@ -1,6 +1,7 @@
 """Going on from a trained model without losing it: what is anchored, and what was forgotten."""
 
 import math
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -137,7 +138,9 @@ def choose_strength(
         ArgumentError: See `choose_anchor`.
     """
     old_data = old.decided_on if old is not None else None
-    with warnings.catch_warnings(action="ignore", category=UserWarning):  # the report says it too
+    with warnings.catch_warnings():
+        # what it warns its caller of stands in the report too
+        warnings.filterwarnings("ignore", category=UserWarning, module=re.escape(__name__))
         anchor = choose_anchor(
             model, data, importance=importance or None, old_data=old_data, **fine_tuning
         )

@@ -131,10 +131,11 @@ def load_joined(
         if division.splits.get(name)
     }
     if beside:
-        replayed = sum(picture.split == "train" for picture in beside)
+        num_trained = sum(picture.split == "train" for picture in beside)
         division.notes.append(
             f"{len(beside)} pictures that the earlier run found are not among these files: "
-            f"{len(beside) - replayed} of them measure the old classes, {replayed} were trained on."
+            f"{len(beside) - num_trained} of them measure the old classes, {num_trained} were "
+            "trained on."
         )
     report = build_report(everything, division, listing, formats)
     data = ImageData(
@@ -147,14 +148,14 @@ def load_joined(
         settings.batch_size,
         settings.seed,
     )
-    old = split_of(
+    replayed = split_of(
         "train",
         (picture for picture in beside if picture.split == "train"),
         names,
         settings,
         max_pixels,
     )
-    return Joined(data, old, new_names)
+    return Joined(data, replayed, new_names)
 
 
 def _places_of_groups(pictures: Iterable[Picture], places: Places) -> dict[str, str]:
