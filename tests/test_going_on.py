@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from functools import partial
 
 import numpy as np
 import pytest
@@ -86,7 +85,7 @@ def test_a_strength_chosen_by_itself_stays_when_the_run_goes_on(old, turned, tmp
     def choose(*given, old_data, **named):
         decided_on.extend(old_data.digests)
         settings.update({name: value for name, value in named.items() if name != "importance"})
-        return tlkit.choose_anchor(*given, old_data=old_data, **named)
+        return tlkit.choose_anchor(*given, old_data=old_data, epochs=2, max_trials=2, **named)
 
     def measure(model, task):
         measured.extend(task.measured.digests)
@@ -110,8 +109,8 @@ def test_a_strength_chosen_by_itself_stays_when_the_run_goes_on(old, turned, tmp
     assert settings == {"unfreeze": "stage3", "learning_rate": 1e-3, "seed": 0}
 
 
-def given_to_training(monkeypatch, photos, **arguments):
-    """The old pictures and the new ones as training gets them, which is not done; what was said."""
+def given_to_training(monkeypatch, photos, until="train_model", **arguments):
+    """The old pictures and the new ones as a step of it gets them, which is not done; and words."""
     given, said = [], []
 
     def stop(model, data, *_, old, **__):
@@ -119,7 +118,7 @@ def given_to_training(monkeypatch, photos, **arguments):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("tlkit.run.train_model", stop)
+        patched.setattr(f"tlkit.run.{until}", stop)
         with pytest.raises(KeyboardInterrupt):
             train_run(photos, say=said.append, **arguments)
     return (*given, said)
@@ -138,11 +137,8 @@ def test_nothing_is_measured_on_that_is_trained_on_now(old, tmp_path, monkeypatc
 
 def test_where_all_old_pictures_are_trained_on_now_none_decides(old, tmp_path, monkeypatch):
     photos, run = old
-    arguments = {"out": tmp_path / "run", "from_run": run.path, "unfreeze": "stage3", "seed": 13}
-    monkeypatch.setattr(
-        going_on, "choose_anchor", partial(tlkit.choose_anchor, epochs=1, max_trials=1)
-    )
-    task, _, _ = given_to_training(monkeypatch, photos, anchor="auto", **arguments)
+    arguments = {"out": tmp_path / "run", "from_run": run.path, "anchor": "auto", "seed": 13}
+    task, _, _ = given_to_training(monkeypatch, photos, until="plan_anchor", **arguments)
     assert task.decided_on is None
 
 

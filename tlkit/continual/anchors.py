@@ -151,9 +151,13 @@ class Anchor(StepHook):
 
 
 def _norm(pairs: Sequence[tuple[keras.Variable, WeightAnchor]]) -> float | None:
-    """Euclidean norm of all importance; `None` where all weights count the same."""
+    """Euclidean norm of all importance; `None` where all weights count the same.
+
+    To six digits, for workers compare it, and each processor adds up in its own way.
+    """
     given = [anchor.importance for _, anchor in pairs if anchor.importance is not None]
-    return hypot(*(float(np.linalg.norm(one.numpy())) for one in given)) if given else None
+    norms = [float(np.linalg.norm(one.numpy().astype(np.float64))) for one in given]
+    return float(f"{hypot(*norms):.6g}") if norms else None
 
 
 def anchor_weights(
