@@ -156,7 +156,9 @@ def check_can_reject(data: ImageData) -> None:
     from tlkit.advice.rejection import DEFAULT_KEEP
     from tlkit.evaluation.rejection import check_enough
 
-    check_enough(0 if data.validation is None else data.validation.num_images, DEFAULT_KEEP)
+    num_images = 0 if data.validation is None else data.validation.num_images
+    remedy = "Add photographs, or leave `reject_unknown` out (--reject-unknown)."
+    check_enough(num_images, DEFAULT_KEEP, remedy)
 
 
 def fit_run_rejection(

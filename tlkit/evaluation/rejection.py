@@ -152,8 +152,13 @@ def fit_threshold(novelties: np.ndarray, keep: float) -> tuple[float, Interval]:
     return float(np.sort(novelties)[rank - 1]), (float(low), float(high))
 
 
-def check_enough(num_images: int, keep: float) -> None:
+def check_enough(num_images: int, keep: float, remedy: str = "Add some, or keep fewer.") -> None:
     """Raises `DataError` unless a threshold can be chosen on so many validation images.
+
+    Args:
+        num_images: How many there are.
+        keep: The share of known pictures to keep.
+        remedy: What whoever reads it can do.
 
     Example:
         >>> from tlkit.evaluation.rejection import check_enough
@@ -163,7 +168,7 @@ def check_enough(num_images: int, keep: float) -> None:
     if num_images < needed:
         raise DataError(
             f"`validation` must hold at least {needed} images to keep {100 * keep:g} %. Received: "
-            f"{num_images}. Add some, or keep fewer."
+            f"{num_images}. {remedy}"
         )
 
 
