@@ -5,6 +5,7 @@ import os
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tlkit
 from tests.conftest import set_seeds
@@ -118,6 +119,18 @@ def test_balanced_weights_reach_the_loss():
         ratios.append(stage.history[0]["loss"] / stage.history[0]["cross_entropy"])
     assert ratios[0] == pytest.approx(1, rel=1e-3)  # the metric is not weighed, the loss is
     assert abs(ratios[1] - 1) > 0.05
+
+
+def test_weights_of_images_and_of_classes_are_multiplied(data):
+    model = classifier(data, dropout=0.0)
+    tlkit.train_head(model, data)
+    halved = data.train.dataset().map(lambda x, y: (x, y, tf.fill(tf.shape(y), 0.5)))
+    given = {"epochs": 1, "learning_rate": 1e-6, "label_smoothing": 0.0, "class_weight": "balanced"}
+    half, whole = (
+        tlkit.fine_tune(model, images, **given).stages[-1].history[0]["loss"]
+        for images in (halved, data.train.dataset())
+    )
+    assert half == pytest.approx(whole / 2, rel=1e-2)
 
 
 @pytest.mark.parametrize(

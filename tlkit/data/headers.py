@@ -88,6 +88,7 @@ def other_size(image_bytes: tf.Tensor) -> Size:
 
     Reference:
         PNG: https://www.w3.org/TR/png-3/; GIF: https://www.w3.org/Graphics/GIF/spec-gif89a.txt;
+        BMP: https://learn.microsoft.com/en-us/windows/win32/gdi/bitmap-storage;
         WebP: https://developers.google.com/speed/webp/docs/riff_container
     """
     head = tf.io.decode_raw(image_bytes, tf.uint8, fixed_length=HEADER_BYTES)
