@@ -64,6 +64,13 @@ def test_an_augmented_head_trains_on_several_views(tmp_path, photos):
     assert passes == 4 * images["train"] + images["validation"]
 
 
+def test_a_loaded_run_draws_the_same_at_each_loading(finished):
+    _, run = finished
+    first, second = (run.load_model().get_layer("head_dropout") for _ in range(2))
+    states = [layer.seed_generator.state.numpy().tolist() for layer in (first, second)]
+    assert states[0] == states[1]
+
+
 def test_a_finished_run_is_left_as_it_is(finished):
     photos, run = finished
     before = (run.path / "run.json").stat().st_mtime_ns

@@ -85,18 +85,25 @@ class Run(ShownAsText):
     def load_model(self) -> "keras.Model":
         """Returns the trained model; it outputs logits.
 
+        Its random layers, such as dropout, are seeded with the run's seed: Keras gives them another
+        state at each loading.
+
         Raises:
             RunError: `model.keras` is missing or damaged.
         """
         import keras
 
+        from tlkit.models.random_state import seed_random_layers
+
         file = self.path / "model.keras"
         if not file.is_file():
             raise not_whole(self.path, file.name, "missing")
         try:
-            return keras.saving.load_model(file, compile=False)
+            model = keras.saving.load_model(file, compile=False)
         except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
             raise not_whole(self.path, file.name, "damaged") from error
+        seed_random_layers(model, self.record["seed"])
+        return model
 
     def __str__(self) -> str:
         lines = [f"run in {self.path}: {len(self.class_names)} classes"]
@@ -283,6 +290,7 @@ def _record_from(text: str) -> dict[str, Any] | None:
         *((choice["arguments"], dict) for choice in choices.values()),
         *((choice["reasons"], list) for choice in choices.values()),
         (record["finished"], bool),
+        (record["seed"], int),
         (record["arguments"], dict),
         (record["arguments"]["max_pixels"], int),
         (record["data"]["fingerprint"], str),

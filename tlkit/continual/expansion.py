@@ -168,7 +168,11 @@ def expand(
     solve_rows(grown, data, seed=seed, cache=cache)
     retrained = evaluate(task_model(grown), validation, data.class_names)
     wanted = TARGET_SHARE * float(np.log(data.num_classes)) if target is None else float(target)
-    settings: dict[str, Any] = {"learning_rate": learning_rate, "augment": augment}
+    settings: dict[str, Any] = {
+        "learning_rate": learning_rate,
+        "augment": augment,
+        "seed": seed,
+    }
     drift: tuple[LayerDrift, ...] = ()
     done = _Grown(grown, moved=relative_movement(as_added, weights_by_age(grown, first)))
     if retrained.loss > wanted:

@@ -17,6 +17,7 @@ from tlkit.errors import ArgumentError
 from tlkit.evaluation.metrics import evaluate
 from tlkit.models.composition import read
 from tlkit.models.grown_names import GrownName
+from tlkit.models.random_state import seed_random_layers
 from tlkit.models.removing import Reach, keep_units, reach_of
 from tlkit.models.surgery import count_units, new_layers, widen_layer
 from tlkit.training.features import extract_features
@@ -251,6 +252,7 @@ def fit_task(
     epochs: int,
     learning_rate: float,
     augment: str,
+    seed: int,
     hooks: Sequence[StepHook],
     best: tuple[float, float] | None = None,
 ) -> bool:
@@ -260,6 +262,7 @@ def fit_task(
     """
     held_out = source_of(task, data, None).validation
     train = data.train
+    seed_random_layers(task, seed)
 
     def starting_at(epoch: int, step: int, share: Share) -> Any:
         batches = train.dataset(

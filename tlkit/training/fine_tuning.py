@@ -120,7 +120,8 @@ def fine_tune(
             five minutes within long ones). The same call, after whatever stopped it, continues; to
             the same weights under deterministic operations, except where a `tf.data.Dataset` comes
             in a new order at each pass, for its order is not tlkit's to restore.
-        seed: Of orders and augmentation, added to that of the data.
+        seed: Of orders and augmentation, added to that of the data; and of what random layers such
+            as dropout draw, whatever state the model was loaded or built with.
         cache: Folder of the feature stores.
 
     Returns:

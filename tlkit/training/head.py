@@ -21,6 +21,7 @@ from tlkit.evaluation.outputs import both_columns
 from tlkit.evaluation.reports import EvaluationReport
 from tlkit.models.groups import set_trainable
 from tlkit.models.heads import feature_cut, head_from_features, head_kind, outputs_logits
+from tlkit.models.random_state import seed_random_layers
 from tlkit.training.checks import check_class_weight
 from tlkit.training.features import MAX_BYTES_IN_MEMORY, Features, extract_features
 from tlkit.training.fitting import NotFiniteError, class_weight_of, fit_model
@@ -75,7 +76,7 @@ def train_head(
         class_weight: "balanced" weighs each class by the inverse of its frequency.
         augment: Augmentation of the stored views, by name.
         views: How many augmented versions of each training image are stored.
-        seed: Of folds and orders.
+        seed: Of folds, orders, and what random layers in the head draw.
         cache: Folder of the feature stores; tlkit's cache by default.
 
     Returns:
@@ -279,6 +280,7 @@ def _fit(
     seed: int,
 ) -> tuple[dict[str, float], ...]:
     targets = targets_of(train.labels, model).numpy()
+    seed_random_layers(head, seed)
 
     def order_of(epoch: int) -> np.ndarray:
         return np.random.default_rng((seed, epoch)).permutation(len(targets))

@@ -18,6 +18,7 @@ from tlkit.errors import RunError, TrainingError
 from tlkit.evaluation.metrics import evaluate
 from tlkit.evaluation.names import num_classes_of
 from tlkit.models.groups import TrainableReport, set_trainable
+from tlkit.models.random_state import seed_random_layers
 from tlkit.training.cached_cut import (
     CachedCut,
     cached_cut,
@@ -89,6 +90,7 @@ class Tuner:
             reports = [StageReport.from_dict(report) for report in saved.record["reports"]]
             assign_all(model.variables, saved.arrays["model"])
         else:
+            seed_random_layers(model, self._recipe.seed)
             was_trained, done, reports = is_trained(model), 0, []
             if not was_trained:
                 reports += self._solved_head()
