@@ -110,7 +110,7 @@ def test_curves_of_several_stages_and_of_missing_values(tmp_path):
 
 @pytest.mark.parametrize("num_classes", [2, 8, 40, 100])
 def test_confusion(tmp_path, num_classes):
-    figure = evaluation_plots.confusion(evaluation(num_classes))
+    figure = evaluation_plots.plot_confusion(evaluation(num_classes))
     check_nothing_is_cut_off(figure, tmp_path)
     (axes,) = figure.axes
     assert len(axes.get_yticklabels()) == min(num_classes, evaluation_plots.MAX_CLASSES_IN_MATRIX)
@@ -121,7 +121,9 @@ def test_confusion(tmp_path, num_classes):
 
 def test_confusion_counts_stand_where_they_belong():
     matrix = np.array([[5, 1200], [0, 7]])
-    figure = evaluation_plots.confusion(SimpleNamespace(class_names=("a", "b"), confusion=matrix))
+    figure = evaluation_plots.plot_confusion(
+        SimpleNamespace(class_names=("a", "b"), confusion=matrix)
+    )
     found = {text.get_position(): text.get_text() for text in figure.axes[0].texts}
     assert found == {(0, 0): "5", (1, 0): "1.2k", (1, 1): "7"}
 
@@ -134,7 +136,7 @@ def test_most_confused_are_those_with_mistakes():
 
 
 def test_confusion_of_several_labels_says_why_there_is_none(tmp_path):
-    figure = evaluation_plots.confusion(SimpleNamespace(class_names=("a",), confusion=None))
+    figure = evaluation_plots.plot_confusion(SimpleNamespace(class_names=("a",), confusion=None))
     check_nothing_is_cut_off(figure, tmp_path)
     assert "no confusion matrix" in figure.axes[0].texts[0].get_text()
 
@@ -142,7 +144,7 @@ def test_confusion_of_several_labels_says_why_there_is_none(tmp_path):
 @pytest.mark.parametrize("count", [0, 1, 7, 30])
 def test_mistakes(tmp_path, count):
     evaluated = SimpleNamespace(mistakes=tuple(map(wrong, range(count))))
-    figure = evaluation_plots.mistakes(
+    figure = evaluation_plots.plot_mistakes(
         evaluated, lambda one: np.full((9, 30, 3), 255 * one.probability)
     )
     check_nothing_is_cut_off(figure, tmp_path)
@@ -160,17 +162,17 @@ def evaluated(paths):
 def test_pictures_are_read_from_their_files_and_asked_for_where_there_are_none(tmp_path):
     file = tmp_path / "wide.png"
     Image.new("RGB", (400, 200), (0, 99, 0)).save(file)
-    (panel,) = evaluation_plots.mistakes(evaluated([str(file)])).axes
+    (panel,) = evaluation_plots.plot_mistakes(evaluated([str(file)])).axes
     assert panel.images[0].get_array().shape == (96, 192, 3)
     assert (panel.images[0].get_array() == (0, 99, 0)).all()
     pair = SimpleNamespace(paths=(str(file),) * 2, splits=("train",) * 2, classes=("a",) * 2)
-    first, second = data_plots.near_duplicates(SimpleNamespace(pairs=(pair,))).axes
+    first, second = data_plots.plot_near_duplicates(SimpleNamespace(pairs=(pair,))).axes
     assert first.images[0].get_array().shape == second.images[0].get_array().shape == (96, 192, 3)
     with pytest.raises(ArgumentError, match=r"`read_image` must be given .*'images\[3\]' is none"):
-        evaluation_plots.mistakes(evaluated(["images[3]"]))
+        evaluation_plots.plot_mistakes(evaluated(["images[3]"]))
     nameless = evaluate_probabilities(np.array([[0.9, 0.1]]), np.array([1]), ("a", "b"))
     with pytest.raises(ArgumentError, match=r"`read_image` must be given .*'image 0' is none"):
-        evaluation_plots.mistakes(nameless)
+        evaluation_plots.plot_mistakes(nameless)
 
 
 @pytest.mark.parametrize("count", [0, 1, 4, 30])
@@ -184,7 +186,9 @@ def test_near_duplicates_stand_side_by_side(tmp_path, count):
 
     report = SimpleNamespace(pairs=tuple(map(pair, range(count))))
     heights = iter(range(9, 999))  # pictures need not have one size
-    figure = data_plots.near_duplicates(report, lambda path: np.full((next(heights), 30, 3), 99))
+    figure = data_plots.plot_near_duplicates(
+        report, lambda path: np.full((next(heights), 30, 3), 99)
+    )
     check_nothing_is_cut_off(figure, tmp_path)
     titles = [axes.get_title().splitlines() for axes in figure.axes if axes.get_title()]
     assert len(titles) == min(2 * count, MAX_IMAGES)
@@ -199,7 +203,7 @@ def test_class_counts(tmp_path, num_classes):
         name: {"train": 3 * number, "validation": number, "test": 1}
         for number, name in enumerate(names(num_classes))
     }
-    figure = data_plots.class_counts(SimpleNamespace(counts=counts))
+    figure = data_plots.plot_class_counts(SimpleNamespace(counts=counts))
     check_nothing_is_cut_off(figure, tmp_path)
     (axes,) = figure.axes
     assert len(axes.get_yticklabels()) == min(num_classes, data_plots.MAX_CLASSES_IN_BARS)
@@ -208,25 +212,25 @@ def test_class_counts(tmp_path, num_classes):
 
 def test_class_counts_that_nobody_has_divided():
     counts = {"cat": {"all": 6}, "dog": {"all": 4}}
-    figure = data_plots.class_counts(SimpleNamespace(counts=counts))
+    figure = data_plots.plot_class_counts(SimpleNamespace(counts=counts))
     (axes,) = figure.axes
     assert [bar.get_width() for bar in axes.patches] == [6, 4]
     assert not figure.legends
 
 
 def test_class_counts_of_nothing(tmp_path):
-    check_nothing_is_cut_off(data_plots.class_counts(SimpleNamespace(counts={})), tmp_path)
+    check_nothing_is_cut_off(data_plots.plot_class_counts(SimpleNamespace(counts={})), tmp_path)
     empty = SimpleNamespace(counts={"a": {"train": 0}})
-    check_nothing_is_cut_off(data_plots.class_counts(empty), tmp_path)
+    check_nothing_is_cut_off(data_plots.plot_class_counts(empty), tmp_path)
 
 
 def test_batch_grid(tmp_path):
     images = np.random.default_rng(0).uniform(-5, 260, (30, 8, 8, 3)).astype(np.float32)
-    figure = data_plots.batch_grid(images, np.arange(30) % 8, UGLY)
+    figure = data_plots.plot_batch(images, np.arange(30) % 8, UGLY)
     check_nothing_is_cut_off(figure, tmp_path)
     assert figure.axes[6].get_title() == "b"
     rows = np.array([[0, 1, 1], [0, 0, 0]])
-    figure = data_plots.batch_grid(images[:2], rows, ("a", "b", "c"))
+    figure = data_plots.plot_batch(images[:2], rows, ("a", "b", "c"))
     assert [axes.get_title() for axes in figure.axes] == ["b, c", "no label"]
 
 
@@ -239,7 +243,7 @@ def measured(num_images, seed=0):
 @pytest.mark.parametrize("num_images", [1, 20, 1000])
 def test_reliability(tmp_path, num_images):
     one = measured(num_images)
-    figure = evaluation_plots.reliability(one, title=UGLY[4])
+    figure = evaluation_plots.plot_reliability(one, title=UGLY[4])
     check_nothing_is_cut_off(figure, tmp_path)
     upper, lower = figure.axes
     drawn = upper.lines[1].get_xydata()
@@ -251,7 +255,7 @@ def test_reliability(tmp_path, num_images):
 
 def test_reliability_of_several_differs_in_more_than_colour(tmp_path):
     several = {name: measured(200, seed) for seed, name in enumerate(UGLY[3:6])}
-    figure = evaluation_plots.reliability(several)
+    figure = evaluation_plots.plot_reliability(several)
     check_nothing_is_cut_off(figure, tmp_path)
     upper, lower = figure.axes
     assert len({line.get_marker() for line in upper.lines if line.get_markersize() == 5}) == 3
@@ -263,18 +267,18 @@ def test_reliability_of_several_differs_in_more_than_colour(tmp_path):
 
 def test_reliability_of_reports(tmp_path):
     evaluation = evaluated(["a.jpg"] * 30)
-    by_report = evaluation_plots.reliability(evaluation)
-    by_measurement = evaluation_plots.reliability(evaluation.reliability)
+    by_report = evaluation_plots.plot_reliability(evaluation)
+    by_measurement = evaluation_plots.plot_reliability(evaluation.reliability)
     drawn = [figure.axes[0].lines[1].get_xydata() for figure in (by_report, by_measurement)]
     np.testing.assert_array_equal(*drawn)
     calibration = SimpleNamespace(before=measured(200), after=measured(200, 5))
     for given in (calibration, {"before": evaluation, "after": calibration.after}):
-        figure = evaluation_plots.reliability(given)
+        figure = evaluation_plots.plot_reliability(given)
         check_nothing_is_cut_off(figure, tmp_path)
         texts = [text.get_text() for text in figure.legends[0].get_texts()]
         assert [text.partition(":")[0] for text in texts[1:]] == ["before", "after"]
     with pytest.raises(ArgumentError, match="`measured` must hold at most 3 measurements"):
-        evaluation_plots.reliability(dict.fromkeys("abcd", evaluation))
+        evaluation_plots.plot_reliability(dict.fromkeys("abcd", evaluation))
 
 
 def moved_stage(name, moved, *groups):
@@ -285,7 +289,7 @@ def moved_stage(name, moved, *groups):
 def test_drift(tmp_path, num_stages):
     moved = {"stem": 0.0, UGLY[0]: 0.0, UGLY[4]: 3e-4, "head": 1.5}
     stages = [moved_stage(UGLY[n], moved, UGLY[4], "head") for n in range(num_stages)]
-    figure = training_plots.drift(SimpleNamespace(stages=stages))
+    figure = training_plots.plot_drift(SimpleNamespace(stages=stages))
     check_nothing_is_cut_off(figure, tmp_path)
     for axes in figure.axes if num_stages else ():
         texts = [text.get_text() for text in axes.texts]
@@ -300,18 +304,18 @@ def test_drift(tmp_path, num_stages):
 def test_drift_of_one_group_has_a_scale_wherever_it_lies(change):
     trainable = SimpleNamespace(groups=("head",))
     stage = SimpleNamespace(name="head", moved={"head": change}, trainable=trainable)
-    panel = training_plots.drift(SimpleNamespace(stages=[stage])).axes[0]
+    panel = training_plots.plot_drift(SimpleNamespace(stages=[stage])).axes[0]
     low, high = panel.get_xlim()
     assert any(low <= tick <= high for tick in panel.get_xticks())
 
 
 def test_drift_of_what_was_not_kept_and_of_what_was_nothing_before(tmp_path):
     kept = moved_stage("kept", {"stem": 0.0, "head": 0.0}, "head")
-    figure = training_plots.drift(SimpleNamespace(stages=[kept]))
+    figure = training_plots.plot_drift(SimpleNamespace(stages=[kept]))
     check_nothing_is_cut_off(figure, tmp_path)
     assert [text.get_text() for text in figure.axes[0].texts] == ["0, frozen", "0, as before"]
     new = moved_stage("new", {"stem": 0.01, "head": float("inf")}, "stem", "head")
-    figure = training_plots.drift(SimpleNamespace(stages=[new]))
+    figure = training_plots.plot_drift(SimpleNamespace(stages=[new]))
     check_nothing_is_cut_off(figure, tmp_path)
     assert [text.get_text() for text in figure.axes[0].texts] == ["1 %", "from nothing"]
 
@@ -355,7 +359,7 @@ def test_a_training_is_drawn_stage_by_stage_without_each_group_of_an_anchor():
         return SimpleNamespace(history=epochs, trainable=SimpleNamespace(groups=(group, "head")))
 
     report = SimpleNamespace(stages=[stage("head", 0), stage("conv5", 2), stage("conv4", 3)])
-    figure = training_plots.training(report)
+    figure = training_plots.plot_training(report)
     assert [panel.get_ylabel() for panel in figure.axes] == ["loss", "accuracy", "anchor share"]
     assert [text.get_text() for text in figure.axes[0].texts] == ["conv5", "conv4"]
     assert len(figure.axes[0].lines[0].get_xdata()) == 5

@@ -3,8 +3,9 @@
 The public names are loaded when they are first used: importing tlkit loads no TensorFlow.
 """
 
-import importlib
-from typing import Any
+# Modules that this one imports get a leading underscore: completion would offer them otherwise
+import importlib as _importlib
+import typing as _typing
 
 __version__ = "0.1.0"
 
@@ -16,8 +17,14 @@ _MODULES = {
     "tlkit.data.inspection": ("inspect_folder",),
     "tlkit.data.near_duplicates": ("find_near_duplicates",),
     "tlkit.models.assembly": ("build_classifier",),
-    "tlkit.models.catalogue": ("list_backbones", "register_backbone"),
-    "tlkit.models.groups": ("layer_groups", "set_trainable"),
+    "tlkit.models.catalogue": (
+        "list_backbones",
+        "register_backbone",
+    ),
+    "tlkit.models.groups": (
+        "layer_groups",
+        "set_trainable",
+    ),
     "tlkit.models.surgery": (
         "add_classes",
         "align_new_classes",
@@ -27,13 +34,22 @@ _MODULES = {
     "tlkit.distribution.strategies": ("distribution_strategy",),
     "tlkit.training.head": ("train_head",),
     "tlkit.training.fine_tuning": ("fine_tune",),
-    "tlkit.training.stages": ("Stage", "gradual_plan"),
+    "tlkit.training.stages": (
+        "Stage",
+        "gradual_plan",
+    ),
     "tlkit.continual.weight_anchor": ("WeightAnchor",),
     "tlkit.continual.anchors": ("anchor_weights",),
-    "tlkit.continual.importance": ("accumulate_importance", "estimate_importance"),
+    "tlkit.continual.importance": (
+        "accumulate_importance",
+        "estimate_importance",
+    ),
     "tlkit.continual.synaptic": ("SynapticPath",),
     "tlkit.continual.strength": ("choose_anchor",),
-    "tlkit.continual.interpolation": ("interpolate_weights", "sweep_interpolation"),
+    "tlkit.continual.interpolation": (
+        "interpolate_weights",
+        "sweep_interpolation",
+    ),
     "tlkit.continual.distillation": ("distill_from",),
     "tlkit.continual.forgetting": ("ForgettingMatrix",),
     "tlkit.continual.guard": ("ForgettingGuard",),
@@ -50,7 +66,10 @@ _MODULES = {
     "tlkit.evaluation.comparison": ("compare_models",),
     "tlkit.evaluation.explanation": ("explain",),
     "tlkit.evaluation.calibration": ("calibrate",),
-    "tlkit.advice.rejection": ("fit_rejection", "measure_rejection"),
+    "tlkit.advice.rejection": (
+        "fit_rejection",
+        "measure_rejection",
+    ),
     "tlkit.export": ("export_model",),
     "tlkit.run": ("train_run",),
     "tlkit.growing_run": ("add_classes_run",),
@@ -64,37 +83,134 @@ _MODULES = {
         "RunError",
         "ExportError",
     ),
+    "tlkit.advice.figures": ("plot_backbones",),
+    "tlkit.plots.data": (
+        "plot_batch",
+        "plot_class_counts",
+        "plot_near_duplicates",
+    ),
+    "tlkit.plots.evaluation": (
+        "plot_confusion",
+        "plot_mistakes",
+        "plot_reliability",
+    ),
+    "tlkit.plots.training": (
+        "plot_drift",
+        "plot_learning_rates",
+        "plot_training",
+    ),
+    "tlkit.continual.figures": (
+        "plot_forgetting",
+        "plot_interpolation",
+        "plot_strengths",
+    ),
 }
-_FIGURES = {
-    "plot_backbones": ("tlkit.advice.figures", "backbones"),
-    "plot_batch": ("tlkit.plots.data", "batch_grid"),
-    "plot_class_counts": ("tlkit.plots.data", "class_counts"),
-    "plot_confusion": ("tlkit.plots.evaluation", "confusion"),
-    "plot_drift": ("tlkit.plots.training", "drift"),
-    "plot_forgetting": ("tlkit.continual.figures", "forgetting"),
-    "plot_interpolation": ("tlkit.continual.figures", "interpolation"),
-    "plot_learning_rates": ("tlkit.plots.training", "learning_rates"),
-    "plot_mistakes": ("tlkit.plots.evaluation", "mistakes"),
-    "plot_near_duplicates": ("tlkit.plots.data", "near_duplicates"),
-    "plot_reliability": ("tlkit.plots.evaluation", "reliability"),
-    "plot_strengths": ("tlkit.continual.figures", "strengths"),
-    "plot_training": ("tlkit.plots.training", "training"),
-}
-"""Where a module has a shorter name than the package."""
 
-_HOME = {name: (module, name) for module, names in _MODULES.items() for name in names} | _FIGURES
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604 - names of the table above
+if _typing.TYPE_CHECKING:  # what type checkers and completion read; the table above at run time
+    from tlkit.advice.backbones import compare_backbones as compare_backbones
+    from tlkit.advice.cost import estimate_cost as estimate_cost
+    from tlkit.advice.figures import plot_backbones as plot_backbones
+    from tlkit.advice.learning_rate import find_learning_rate as find_learning_rate
+    from tlkit.advice.recommendation import recommend as recommend
+    from tlkit.advice.rejection import (
+        fit_rejection as fit_rejection,
+        measure_rejection as measure_rejection,
+    )
+    from tlkit.advice.similarity import measure_similarity as measure_similarity
+    from tlkit.continual.anchors import anchor_weights as anchor_weights
+    from tlkit.continual.class_means import mean_features as mean_features
+    from tlkit.continual.distillation import distill_from as distill_from
+    from tlkit.continual.expansion import expand as expand
+    from tlkit.continual.figures import (
+        plot_forgetting as plot_forgetting,
+        plot_interpolation as plot_interpolation,
+        plot_strengths as plot_strengths,
+    )
+    from tlkit.continual.forgetting import ForgettingMatrix as ForgettingMatrix
+    from tlkit.continual.guard import ForgettingGuard as ForgettingGuard
+    from tlkit.continual.importance import (
+        accumulate_importance as accumulate_importance,
+        estimate_importance as estimate_importance,
+    )
+    from tlkit.continual.interpolation import (
+        interpolate_weights as interpolate_weights,
+        sweep_interpolation as sweep_interpolation,
+    )
+    from tlkit.continual.strength import choose_anchor as choose_anchor
+    from tlkit.continual.synaptic import SynapticPath as SynapticPath
+    from tlkit.continual.weight_anchor import WeightAnchor as WeightAnchor
+    from tlkit.data.arrays import load_arrays as load_arrays
+    from tlkit.data.folders import load_folder as load_folder
+    from tlkit.data.inspection import inspect_folder as inspect_folder
+    from tlkit.data.manifests import load_manifest as load_manifest
+    from tlkit.data.near_duplicates import find_near_duplicates as find_near_duplicates
+    from tlkit.data.tfds import load_tfds as load_tfds
+    from tlkit.distribution.strategies import distribution_strategy as distribution_strategy
+    from tlkit.errors import (
+        ArgumentError as ArgumentError,
+        DataError as DataError,
+        ExportError as ExportError,
+        RunError as RunError,
+        TlkitError as TlkitError,
+        TrainingError as TrainingError,
+        WeightsError as WeightsError,
+    )
+    from tlkit.evaluation.calibration import calibrate as calibrate
+    from tlkit.evaluation.comparison import compare_models as compare_models
+    from tlkit.evaluation.explanation import explain as explain
+    from tlkit.evaluation.metrics import evaluate as evaluate
+    from tlkit.evaluation.prediction import predict as predict
+    from tlkit.export import export_model as export_model
+    from tlkit.growing_run import add_classes_run as add_classes_run
+    from tlkit.models.assembly import build_classifier as build_classifier
+    from tlkit.models.catalogue import (
+        list_backbones as list_backbones,
+        register_backbone as register_backbone,
+    )
+    from tlkit.models.groups import layer_groups as layer_groups, set_trainable as set_trainable
+    from tlkit.models.surgery import (
+        add_classes as add_classes,
+        align_new_classes as align_new_classes,
+        consolidate as consolidate,
+        widen_layer as widen_layer,
+    )
+    from tlkit.plots.data import (
+        plot_batch as plot_batch,
+        plot_class_counts as plot_class_counts,
+        plot_near_duplicates as plot_near_duplicates,
+    )
+    from tlkit.plots.evaluation import (
+        plot_confusion as plot_confusion,
+        plot_mistakes as plot_mistakes,
+        plot_reliability as plot_reliability,
+    )
+    from tlkit.plots.training import (
+        plot_drift as plot_drift,
+        plot_learning_rates as plot_learning_rates,
+        plot_training as plot_training,
+    )
+    from tlkit.run import train_run as train_run
+    from tlkit.run_directory import load_run as load_run
+    from tlkit.training.fine_tuning import fine_tune as fine_tune
+    from tlkit.training.head import train_head as train_head
+    from tlkit.training.stages import Stage as Stage, gradual_plan as gradual_plan
+    from tlkit.training.store import FeatureStore as FeatureStore
+else:
+    __all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604 - names of the table above
 
+    def __getattr__(name):  # noqa: ANN001, ANN202 - checkers would take every name for one of ours
+        if name not in _HOME:
+            from tlkit.errors import did_you_mean
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'tlkit' has no attribute {name!r}")
-    module, attribute = _HOME[name]
-    value = getattr(importlib.import_module(module), attribute)
-    globals()[name] = value
-    return value
+            raise AttributeError(
+                f"module 'tlkit' has no attribute {name!r}.{did_you_mean(name, __all__)}",
+                name=name,  # and no object: tracebacks would add Python's own guess
+            )
+        value = getattr(_importlib.import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value
 
-
-def __dir__() -> list[str]:
-    return __all__
+    def __dir__():  # noqa: ANN202
+        return __all__

@@ -356,12 +356,12 @@ def compare(  # noqa: PLR0917 - typer calls it by name
     text = json.dumps(comparison.as_dict(), ensure_ascii=False) if as_json else str(comparison)
     _say(text)
     if plot is not None:
-        from tlkit.advice.figures import backbones as drawn
+        from tlkit.advice.figures import plot_backbones
         from tlkit.canvas import DOTS_PER_INCH
         from tlkit.files import written_aside
 
         with written_aside(plot) as aside:
-            drawn(comparison).savefig(aside, dpi=DOTS_PER_INCH, bbox_inches="tight")
+            plot_backbones(comparison).savefig(aside, dpi=DOTS_PER_INCH, bbox_inches="tight")
 
 
 @app.command()

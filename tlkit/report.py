@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from tlkit.advice.backbones import BackboneComparison
-from tlkit.advice.figures import backbones
+from tlkit.advice.figures import plot_backbones
 from tlkit.continual.going_on import ForgettingReport
 from tlkit.data.reports import DataReport
 from tlkit.evaluation.comparison import ComparisonReport
@@ -21,9 +21,9 @@ from tlkit.evaluation.explanation import Explanation
 from tlkit.evaluation.reports import EvaluationReport, Mistake
 from tlkit.files import written_aside
 from tlkit.plots.drawing import MAX_IMAGES
-from tlkit.plots.evaluation import MAX_CLASSES_IN_MATRIX, most_confused, reliability
+from tlkit.plots.evaluation import MAX_CLASSES_IN_MATRIX, most_confused, plot_reliability
 from tlkit.plots.thumbnails import inside, jpeg_address, thumbnail
-from tlkit.plots.training import drift, training
+from tlkit.plots.training import plot_drift, plot_training
 from tlkit.training.reports import TrainingReport
 
 MAX_LISTED = 50
@@ -110,14 +110,14 @@ def write_report(path: Path, page: Page) -> None:
         evaluation=evaluation,
         others={name: one for name, one in measured.items() if name != split},
         curves=_curves(page.training),
-        drift=_svg(drift(page.training))
+        drift=_svg(plot_drift(page.training))
         if any(one.moved for one in page.training.stages)
         else None,
         classes=_classes(page.data, evaluation),
         matrix=_matrix(evaluation),
         mistakes=_pictured(evaluation, page.maps),
         candidates=candidates,
-        backbones=_svg(backbones(candidates)) if candidates and candidates.scores else None,
+        backbones=_svg(plot_backbones(candidates)) if candidates and candidates.scores else None,
         verdict=_verdict(page.against_probe),
         reliability=_reliability(evaluation),
         training_pictures=[(jpeg_address(pixels), name) for pixels, name in page.training_pictures],
@@ -134,7 +134,7 @@ def _curves(report: TrainingReport) -> str | None:
     """The curves of all epochs as the address of an SVG picture inside the page."""
     if not any(stage.history for stage in report.stages):
         return None
-    return _svg(training(report))
+    return _svg(plot_training(report))
 
 
 def _svg(figure: Figure) -> str:
@@ -144,7 +144,7 @@ def _svg(figure: Figure) -> str:
 
 
 def _reliability(evaluation: EvaluationReport | None) -> str | None:
-    return None if evaluation is None else _svg(reliability(evaluation.reliability))
+    return None if evaluation is None else _svg(plot_reliability(evaluation.reliability))
 
 
 def _candidates(choices: Mapping[str, Mapping[str, Any]]) -> BackboneComparison | None:

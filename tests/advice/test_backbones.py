@@ -7,7 +7,7 @@ import pytest
 
 import tlkit
 from tlkit.advice.backbones import BackboneComparison, compare_backbones
-from tlkit.advice.figures import backbones
+from tlkit.advice.figures import plot_backbones
 from tlkit.errors import ArgumentError, DataError
 from tlkit.models.catalogue import find_backbone
 
@@ -151,14 +151,16 @@ def test_data_that_cannot_be_compared_on_is_refused(data):
 
 def test_the_figure_names_every_backbone(data):
     comparison = compare_backbones(data, ["resnet20", "mobilenet_025=none"])
-    (axes,) = backbones(comparison).axes
+    (axes,) = plot_backbones(comparison).axes
     assert {text.get_text() for text in axes.texts} == {"resnet20", "mobilenet_025 (random)"}
     assert axes.get_xlabel() == "milliseconds for one image"
-    assert backbones(comparison, cost="megabytes").axes[0].get_xlabel() == "megabytes of the file"
+    assert (
+        plot_backbones(comparison, cost="megabytes").axes[0].get_xlabel() == "megabytes of the file"
+    )
     with pytest.raises(ArgumentError, match="`cost` must be one of"):
-        backbones(comparison, cost="price")
+        plot_backbones(comparison, cost="price")
     empty = BackboneComparison((), {"vgg16": "no"}, 10, 2)
-    assert backbones(empty).axes[0].texts[0].get_text() == "no backbone was measured"
+    assert plot_backbones(empty).axes[0].texts[0].get_text() == "no backbone was measured"
 
 
 @pytest.mark.shared_data

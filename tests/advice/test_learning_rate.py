@@ -7,7 +7,7 @@ import pytest
 import tlkit
 from tlkit.advice.learning_rate import _smooth, _suggestions
 from tlkit.errors import ArgumentError, TrainingError
-from tlkit.plots.training import learning_rates
+from tlkit.plots.training import plot_learning_rates
 
 
 def classifier(data):
@@ -87,7 +87,7 @@ def test_a_loss_of_the_users_is_the_one_that_is_swept(data):
 
 def test_the_plot_shows_the_suggestion(data):
     report = tlkit.find_learning_rate(classifier(data), data, unfreeze="all", num_steps=30)
-    (axes,) = learning_rates(report).axes
+    (axes,) = plot_learning_rates(report).axes
     assert axes.get_xscale() == "log"
     assert f"{report.suggestion:.1e}" in axes.get_title()
 

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import tlkit
-from tlkit.continual.figures import interpolation
+from tlkit.continual.figures import plot_interpolation
 from tlkit.errors import ArgumentError
 
 
@@ -38,7 +38,7 @@ def test_the_sweep_measures_every_split_at_every_share(model, other, data):
     assert report.accuracies["new"][2] == tlkit.evaluate(other, data.validation).accuracy
     assert report.num_images == {name: split.num_images for name, split in splits.items()}
     assert report.best_alpha in report.alphas
-    assert len(interpolation(report).axes[0].lines) == 2
+    assert len(plot_interpolation(report).axes[0].lines) == 2
     assert "best mean" in str(report)
 
 

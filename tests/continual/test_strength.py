@@ -7,7 +7,7 @@ import pytest
 
 import tlkit
 from tlkit.continual import strength
-from tlkit.continual.figures import strengths
+from tlkit.continual.figures import plot_strengths
 from tlkit.continual.strength_reports import StrengthTrial
 from tlkit.continual.strength_search import search_strength
 from tlkit.errors import ArgumentError
@@ -152,7 +152,7 @@ def test_the_model_is_left_as_it_was_but_anchored(mistaken, data):
     held = {type(v.regularizer).__name__ for v in anchor.undecayed}
     assert held == {"WeightAnchor"}
     assert model.get_layer("logits").kernel.regularizer is None
-    assert strengths(report).axes[0].get_xlabel() == "points lost on the old task"
+    assert plot_strengths(report).axes[0].get_xlabel() == "points lost on the old task"
     assert f"{report.num_validation} images" in str(report)
     assert "best mean of the new and the old" in str(report)
     assert report.scenario == "domain-incremental"

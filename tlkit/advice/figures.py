@@ -20,7 +20,7 @@ _COSTS = {
 }
 
 
-def backbones(comparison: BackboneComparison, *, cost: str = "milliseconds") -> Figure:
+def plot_backbones(comparison: BackboneComparison, *, cost: str = "milliseconds") -> Figure:
     """Draws each backbone's accuracy against what it costs, with its 95 % interval.
 
     The best is a diamond, those too close to it to call are circles, the others squares.
@@ -35,8 +35,8 @@ def backbones(comparison: BackboneComparison, *, cost: str = "milliseconds") -> 
 
     Example:
         >>> from tlkit.advice.backbones import BackboneComparison
-        >>> from tlkit.advice.figures import backbones
-        >>> backbones(BackboneComparison((), {}, 100, 2)).axes[0].texts[0].get_text()
+        >>> from tlkit.advice.figures import plot_backbones
+        >>> plot_backbones(BackboneComparison((), {}, 100, 2)).axes[0].texts[0].get_text()
         'no backbone was measured'
     """
     check_shown("comparison", comparison, "scores", "what compare_backbones returned")

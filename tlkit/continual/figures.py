@@ -17,7 +17,7 @@ _LIGHT = 0.6
 
 
 class HasInterpolation(Protocol):
-    """What `interpolation` reads of a sweep."""
+    """What `plot_interpolation` reads of a sweep."""
 
     @property
     def alphas(self) -> tuple[float, ...]:
@@ -28,7 +28,7 @@ class HasInterpolation(Protocol):
         """For each split the accuracy at each share."""
 
 
-def forgetting(matrix: ForgettingMatrix) -> Figure:
+def plot_forgetting(matrix: ForgettingMatrix) -> Figure:
     """Draws R[i, j] as a heat map with its figures in per cent, one row per training.
 
     Args:
@@ -36,11 +36,11 @@ def forgetting(matrix: ForgettingMatrix) -> Figure:
 
     Example:
         >>> import tlkit
-        >>> from tlkit.continual.figures import forgetting
+        >>> from tlkit.continual.figures import plot_forgetting
         >>> matrix = tlkit.ForgettingMatrix(["cats", "dogs"], scenario="domain-incremental")
         >>> matrix.record([0.5, 0.5])
         >>> matrix.record([0.9, 0.6])
-        >>> forgetting(matrix).axes[0].get_xlabel()
+        >>> plot_forgetting(matrix).axes[0].get_xlabel()
         'accuracy on'
     """
     check_shown("matrix", matrix, "task_names", "a tlkit.ForgettingMatrix")
@@ -89,7 +89,7 @@ def forgetting_curves(matrix: ForgettingMatrix) -> Figure:
     return figure
 
 
-def strengths(report: StrengthReport) -> Figure:
+def plot_strengths(report: StrengthReport) -> Figure:
     """Draws the accuracy gained on the new task against what it cost, one point per strength.
 
     The cost is the accuracy lost on the old task where it was measured, else the drift of the
@@ -99,13 +99,13 @@ def strengths(report: StrengthReport) -> Figure:
         report: What `choose_anchor` left as the anchor's `report`.
 
     Example:
-        >>> from tlkit.continual.figures import strengths
+        >>> from tlkit.continual.figures import plot_strengths
         >>> from tlkit.continual.strength_reports import StrengthReport, StrengthTrial
         >>> before = StrengthTrial(0.0, accuracy=0.5, loss=1.0, drift=0.0)
         >>> free = StrengthTrial(0.0, accuracy=0.9, loss=0.2, drift=3.0)
         >>> held = StrengthTrial(0.4, accuracy=0.88, loss=0.3, drift=1.0)
         >>> report = StrengthReport(before, (free, held), 0.4, 0.05, 50, "domain-incremental")
-        >>> strengths(report).axes[0].get_xlabel()
+        >>> plot_strengths(report).axes[0].get_xlabel()
         'drift of the weights'
     """
     check_shown("report", report, "trials", "the report of what choose_anchor returned")
@@ -139,17 +139,17 @@ def strengths(report: StrengthReport) -> Figure:
     return figure
 
 
-def interpolation(report: HasInterpolation) -> Figure:
+def plot_interpolation(report: HasInterpolation) -> Figure:
     """Draws the accuracy on each split over the share of the new model.
 
     Args:
         report: What `sweep_interpolation` returned.
 
     Example:
-        >>> from tlkit.continual.figures import interpolation
+        >>> from tlkit.continual.figures import plot_interpolation
         >>> from tlkit.continual.interpolation import InterpolationReport
         >>> report = InterpolationReport((0.0, 1.0), {"old": (0.9, 0.5)}, {"old": 100}, "")
-        >>> interpolation(report).axes[0].get_ylabel()
+        >>> plot_interpolation(report).axes[0].get_ylabel()
         'accuracy in %'
     """
     check_shown("report", report, "alphas", "what sweep_interpolation returned")

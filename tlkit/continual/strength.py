@@ -72,7 +72,7 @@ def choose_anchor(
     tasks' accuracies rises, and the strength with the best mean is taken.
 
     Afterwards the model has the weights it was given (an untrained head is solved, though), and is
-    anchored. `Anchor.report` has all trials; `tlkit.continual.figures.strengths` draws them.
+    anchored. `Anchor.report` has all trials; `tlkit.plot_strengths` draws them.
 
     Args:
         model: A classifier; what it is to keep is what it holds now.

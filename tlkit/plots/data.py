@@ -34,7 +34,7 @@ _SPLITS = {
 
 
 class HasPairs(Protocol):
-    """What `near_duplicates` reads of an audit."""
+    """What `plot_near_duplicates` reads of an audit."""
 
     @property
     def pairs(self) -> tuple[Any, ...]:
@@ -42,14 +42,14 @@ class HasPairs(Protocol):
 
 
 class HasCounts(Protocol):
-    """What `class_counts` reads of a report on data."""
+    """What `plot_class_counts` reads of a report on data."""
 
     @property
     def counts(self) -> Mapping[str, Mapping[str, int]]:
         """Images of each class in each split."""
 
 
-def class_counts(report: HasCounts) -> Figure:
+def plot_class_counts(report: HasCounts) -> Figure:
     """Draws how many images each class has, in each split where they are divided.
 
     Of more than 100 classes the 50 largest and the 50 smallest are shown, and the title says so.
@@ -101,7 +101,7 @@ def class_counts(report: HasCounts) -> Figure:
     return figure
 
 
-def batch_grid(images: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> Figure:
+def plot_batch(images: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> Figure:
     """Draws the first images of a batch, at most 24, with their names.
 
     Args:
@@ -138,7 +138,7 @@ def _check_batch(images: np.ndarray, labels: np.ndarray, class_names: Sequence[s
         )
 
 
-def near_duplicates(
+def plot_near_duplicates(
     report: HasPairs, read_image: Callable[[str], np.ndarray] | None = None
 ) -> Figure:
     r"""Draws pairs of pictures that look alike side by side, at most 12.
@@ -156,10 +156,10 @@ def near_duplicates(
     Example:
         >>> import numpy as np
         >>> from tlkit.data.near_duplicate_reports import NearDuplicate, NearDuplicateReport
-        >>> from tlkit.plots.data import near_duplicates
+        >>> from tlkit.plots.data import plot_near_duplicates
         >>> pair = NearDuplicate(("a.jpg", "b.jpg"), 5, ("train", "test"), ("cat", "dog"))
         >>> report = NearDuplicateReport((pair,), 1, 20, 64)
-        >>> figure = near_duplicates(report, lambda path: np.zeros((8, 8, 3)))
+        >>> figure = plot_near_duplicates(report, lambda path: np.zeros((8, 8, 3)))
         >>> [axes.get_title() for axes in figure.axes]
         ['1: train\ncat\na.jpg', '1: test\ndog\nb.jpg']
     """

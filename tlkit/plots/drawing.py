@@ -1,7 +1,6 @@
 """What all figures share: colours, a grid of pictures, a message in place of a figure.
 
 The functions draw on matplotlib's figures and leave pyplot alone; notebooks show what they return.
-The public names of most begin with `plot_`: `tlkit.plot_batch` is `tlkit.plots.data.batch_grid`.
 """
 
 from collections.abc import Sequence

@@ -27,7 +27,7 @@ _SERIES = ((BLUE, "o", ""), (ORANGE, "s", "////"), (GREEN, "^", "...."))
 
 
 class HasConfusion(Protocol):
-    """What `confusion` reads of an evaluation."""
+    """What `plot_confusion` reads of an evaluation."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -39,7 +39,7 @@ class HasConfusion(Protocol):
 
 
 class HasMistakes(Protocol):
-    """What `mistakes` reads of an evaluation."""
+    """What `plot_mistakes` reads of an evaluation."""
 
     @property
     def mistakes(self) -> tuple[Any, ...]:
@@ -47,7 +47,7 @@ class HasMistakes(Protocol):
 
 
 class HasReliability(Protocol):
-    """What `reliability` reads of a measurement of reliability."""
+    """What `plot_reliability` reads of a measurement of reliability."""
 
     @property
     def edges(self) -> np.ndarray:
@@ -75,7 +75,7 @@ class HasReliability(Protocol):
 
 
 class HasEvaluation(Protocol):
-    """What `reliability` reads of an evaluation."""
+    """What `plot_reliability` reads of an evaluation."""
 
     @property
     def reliability(self) -> HasReliability:
@@ -83,7 +83,7 @@ class HasEvaluation(Protocol):
 
 
 class HasCalibration(Protocol):
-    """What `reliability` reads of a calibration."""
+    """What `plot_reliability` reads of a calibration."""
 
     @property
     def before(self) -> HasReliability:
@@ -97,7 +97,7 @@ class HasCalibration(Protocol):
 Measured = HasReliability | HasEvaluation
 
 
-def confusion(evaluation: HasConfusion) -> Figure:
+def plot_confusion(evaluation: HasConfusion) -> Figure:
     """Draws how many images of each class were called what; shades are shares of a row.
 
     Of more than 40 classes those 40 with the most mistakes are shown, and the title says so.
@@ -146,7 +146,7 @@ def most_confused(matrix: np.ndarray, limit: int) -> np.ndarray:
     return np.sort(np.argsort(-mistakes, kind="stable")[:limit])
 
 
-def reliability(
+def plot_reliability(
     measured: Measured | HasCalibration | Mapping[str, Measured], *, title: str = ""
 ) -> Figure:
     """Draws how often a model is right against how sure it says it is.
@@ -167,9 +167,9 @@ def reliability(
     Example:
         >>> import numpy as np
         >>> from tlkit.evaluation.reliability import measure_reliability
-        >>> from tlkit.plots.evaluation import reliability
+        >>> from tlkit.plots.evaluation import plot_reliability
         >>> measured = measure_reliability(np.linspace(0.5, 1, 50), np.arange(50) % 4 > 0)
-        >>> [axes.get_ylabel() for axes in reliability(measured).axes]
+        >>> [axes.get_ylabel() for axes in plot_reliability(measured).axes]
         ['share that is right', 'decisions']
     """
     several = _by_name(measured)
@@ -214,7 +214,7 @@ def reliability(
     return figure
 
 
-def mistakes(
+def plot_mistakes(
     evaluation: HasMistakes, read_image: Callable[[Any], np.ndarray] | None = None
 ) -> Figure:
     r"""Draws the worst mistakes, at most 24, with truth, prediction and probability.
@@ -234,10 +234,10 @@ def mistakes(
     Example:
         >>> import numpy as np
         >>> from tlkit.evaluation.metrics import evaluate_probabilities
-        >>> from tlkit.plots.evaluation import mistakes
+        >>> from tlkit.plots.evaluation import plot_mistakes
         >>> report = evaluate_probabilities(
         ...     np.array([[0.9, 0.1], [0.8, 0.2]]), np.array([0, 1]), ["ant", "bee"])
-        >>> figure = mistakes(report, lambda mistake: np.zeros((8, 8, 3)))
+        >>> figure = plot_mistakes(report, lambda mistake: np.zeros((8, 8, 3)))
         >>> [axes.get_title() for axes in figure.axes]
         ['said ant\nis bee\n80 % sure']
     """

@@ -16,7 +16,7 @@ _STAGES_IN_A_ROW = 3
 
 
 class HasStages(Protocol):
-    """What `training` reads of a training."""
+    """What `plot_training` reads of a training."""
 
     @property
     def stages(self) -> Sequence[Any]:
@@ -24,7 +24,7 @@ class HasStages(Protocol):
 
 
 class HasSweep(Protocol):
-    """What `learning_rates` reads of a sweep."""
+    """What `plot_learning_rates` reads of a sweep."""
 
     @property
     def rates(self) -> np.ndarray:
@@ -90,7 +90,7 @@ def curves(
     return figure
 
 
-def training(report: HasStages) -> Figure:
+def plot_training(report: HasStages) -> Figure:
     """Draws the metrics of all epochs of all stages; each stage is named by its first group.
 
     An anchor's penalty is drawn as one share of the loss, not group by group.
@@ -100,10 +100,10 @@ def training(report: HasStages) -> Figure:
 
     Example:
         >>> from types import SimpleNamespace
-        >>> from tlkit.plots.training import training
+        >>> from tlkit.plots.training import plot_training
         >>> history = ({"loss": 0.9, "anchor_conv5": 0.1, "anchor_share": 0.1},)
         >>> stage = SimpleNamespace(history=history, trainable=SimpleNamespace(groups=("conv5",)))
-        >>> [panel.get_ylabel() for panel in training(SimpleNamespace(stages=[stage])).axes]
+        >>> [panel.get_ylabel() for panel in plot_training(SimpleNamespace(stages=[stage])).axes]
         ['loss', 'anchor share']
     """
     check_shown("report", report, "stages", "what train_head or fine_tune returned")
@@ -116,7 +116,7 @@ def training(report: HasStages) -> Figure:
     return curves(history, stages=stages)
 
 
-def drift(report: HasStages) -> Figure:
+def plot_drift(report: HasStages) -> Figure:
     """Draws how far each group of layers has come from where it was, one panel for each stage.
 
     The bars show |after - before| / |before| of a group's weights in per cent, on a logarithmic
@@ -128,10 +128,10 @@ def drift(report: HasStages) -> Figure:
 
     Example:
         >>> from types import SimpleNamespace
-        >>> from tlkit.plots.training import drift
+        >>> from tlkit.plots.training import plot_drift
         >>> stage = SimpleNamespace(name="fine-tune", moved={"conv4": 0.0, "conv5": 0.02},
         ...                         trainable=SimpleNamespace(groups=("conv5",)))
-        >>> [text.get_text() for text in drift(SimpleNamespace(stages=[stage])).axes[0].texts]
+        >>> [text.get_text() for text in plot_drift(SimpleNamespace(stages=[stage])).axes[0].texts]
         ['0, frozen', '2 %']
     """
     check_shown("report", report, "stages", "what train_head or fine_tune returned")
@@ -188,7 +188,7 @@ def drift(report: HasStages) -> Figure:
     return figure
 
 
-def learning_rates(report: HasSweep) -> Figure:
+def plot_learning_rates(report: HasSweep) -> Figure:
     """Draws the losses of a sweep over its rates, and the rate that is suggested.
 
     Args:
