@@ -266,6 +266,22 @@ def test_units_stay_where_the_network_would_be_worse_without(monkeypatch):
     assert "without its 3 units of zeros the network would be worse" in notes[0]
 
 
+def test_dead_units_go_from_a_model_with_a_shared_layer_too():
+    set_seeds(0)
+    x = keras.Input((8, 8, 3))
+    twice = layers.Conv2D(3, 3, activation="relu", padding="same", name="twice")
+    y = layers.Conv2D(4, 3, activation="relu", name="conv2")(twice(twice(x)))
+    y = layers.GlobalAveragePooling2D(name="head_pool")(y)
+    grown = grown_by_hand(keras.Model(x, layers.Dense(2, name="logits")(y)))
+    kernel = grown.get_layer("conv2__grown2").kernel
+    kernel.assign(kernel.numpy() * np.array([1, 0, 1]))
+    fewer, removed, _ = without_dead_units(grown, 1, task().validation)
+    assert removed == {"conv2": 1}
+    images = next(iter(task().validation.dataset()))[0]
+    np.testing.assert_allclose(fewer(images), grown(images), rtol=1e-5, atol=1e-5)
+    assert sum(layer.name == "twice" for layer in fewer.layers) == 1
+
+
 def test_scale_and_shift_behind_a_new_layer_go_to_zero_with_it():
     grown = grown_by_hand(chain(with_norm=True))
     settings = {"learning_rate": 1e-2, "augment": "none", "epochs": 1}

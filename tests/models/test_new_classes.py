@@ -271,6 +271,40 @@ def test_models_without_one_classification_head_are_refused():
             add_classes(model, ["d"])
 
 
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "sparsemax"])
+@pytest.mark.parametrize("behind", [[], [layers.Activation("linear", name="behind")]])
+def test_what_acts_on_all_classes_together_does_so_on_the_new_ones_too(name, behind):
+    old = ending(3, *behind, activation=name)
+    grown = shaken(add_classes(old, ["d", "e"]))
+    x = inputs(old)
+    features = keras.Model(grown.inputs[0], grown.get_layer("scores").input)(x)
+    logits = [
+        keras.ops.matmul(features, layer.kernel) + layer.bias
+        for layer in (grown.get_layer("scores"), grown.get_layer("scores__grown1"))
+    ]
+    expected = keras.activations.get(name)(keras.ops.concatenate(logits, axis=-1))
+    np.testing.assert_allclose(grown(x), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(consolidate(grown)(x), expected, rtol=1e-5, atol=1e-6)
+
+
+def of_ones_own(logits):
+    return keras.ops.softmax(logits)
+
+
+@pytest.mark.parametrize("activation", ["glu", of_ones_own])
+def test_a_head_whose_activation_is_not_known_is_refused(activation):
+    with pytest.raises(ArgumentError, match=r"'scores' has the activation .*(glu|of_ones_own)"):
+        add_classes(ending(4, activation=activation), ["new"])
+
+
+def test_a_function_with_the_name_of_one_of_keras_is_not_taken_for_it():
+    def relu(values):
+        return keras.ops.softmax(values)
+
+    with pytest.raises(ArgumentError, match=r"function of your own .* 'relu'. Give it another"):
+        add_classes(ending(4, activation=relu), ["new"])
+
+
 def test_a_grown_model_trains_like_any_other():
     labels = np.arange(60) % 3
     images = np.random.default_rng(0).integers(0, 60, (60, 32, 32, 3), "uint8")

@@ -11,6 +11,8 @@ from tlkit.models.surgery import add_classes, consolidate, count_units, new_laye
 
 from .tiny import NETWORKS, are_equal, inputs, network, relative_difference, shaken, weights_of
 
+layers = keras.layers
+
 
 def widened(build, num=4):
     model = network(build)
@@ -71,6 +73,55 @@ def test_units_are_followed_to_the_channels_that_are_read(build):
         new.kernel.assign(kernel)
     scaled = [layer.name for layer in reach.scaled]
     assert scaled == (["bn__grown1"] if build.__name__ == "convolution" else scaled)
+
+
+def shared_dense(y):
+    twice = layers.Dense(6, activation="relu", name="twice")
+    return twice(twice(layers.Dense(6)(y)))
+
+
+def shared_activation(y):
+    relu = layers.ReLU(name="twice")
+    return relu(layers.Dense(6)(relu(layers.Dense(6)(y))))
+
+
+def shared_norm(y):
+    norm = layers.BatchNormalization(name="twice")
+    return norm(layers.Dense(6)(norm(layers.Dense(6)(y))))
+
+
+def shared_model(y):
+    block = keras.Sequential([keras.Input((6,)), layers.Dense(6, "tanh")], name="twice")
+    return block(block(layers.Dense(6)(y)))
+
+
+def shared_concatenation(y):
+    joined = layers.Concatenate(name="twice")
+    return layers.Dense(6)(joined([y, joined([y, y])]))
+
+
+@pytest.mark.parametrize("where", ["before", "behind"])
+@pytest.mark.parametrize(
+    "shared", [shared_dense, shared_activation, shared_norm, shared_model, shared_concatenation]
+)
+def test_a_model_with_a_shared_layer_shrinks_like_any_other(shared, where):
+    x = keras.Input((4,))
+    y = shared(x) if where == "before" else x
+    y = layers.Dense(3, activation="relu", name="target")(y)
+    y = layers.Dense(6, name="reader")(y)
+    y = shared(y) if where == "behind" else y
+    model = shaken(keras.Model(x, layers.Dense(2, name="logits")(y)))
+    images = inputs(model)
+    grown = shaken(widen_layer(add_classes(model, ["new"]), "target", 7))
+    kernel = grown.get_layer("reader__reads2").kernel
+    kernel.assign(kernel.numpy() * np.array([[1], [0], [1], [0]]))
+    fewer = keep_units(grown, {("target", 2): [0, 2]})
+    assert relative_difference(fewer(images), grown(images)) < 1e-6
+    assert sum(layer.name == "twice" for layer in fewer.layers) == 1
+    assert fewer.get_layer("target__grown2").units == 2
+    plain = consolidate(fewer)
+    assert relative_difference(plain(images), grown(images)) < 1e-5
+    assert sum(layer.name == "twice" for layer in plain.layers) == 1
 
 
 def test_classes_and_other_parts_stay():

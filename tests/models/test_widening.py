@@ -4,6 +4,7 @@ import pytest
 
 from tlkit.errors import ArgumentError
 from tlkit.evaluation.forward import forward_of
+from tlkit.models import passing
 from tlkit.models.graph import with_nested
 from tlkit.models.groups import layer_groups
 from tlkit.models.surgery import (
@@ -326,6 +327,61 @@ def test_groups_are_found_in_grown_models():
             "a",
             r"'bn' of class BatchNormalization stands between",
         ),
+        *(
+            (
+                lambda kind=kind, activation=activation: by_hand(
+                    layers.Conv2D(4, 1, name="a"), kind(activation)
+                ),
+                "a",
+                rf"'dw' has the activation '{activation}'",
+            )
+            for activation in ("softmax", "log_softmax", "sparsemax", "glu")
+            for kind in [lambda name: layers.DepthwiseConv2D(1, activation=name, name="dw")]
+        ),
+        (
+            lambda: by_hand(
+                layers.Conv2D(4, 1, name="a"),
+                layers.DepthwiseConv2D(1, activation=keras.ops.softmax, name="dw"),
+            ),
+            "a",
+            r"'dw' has the activation .*'softmax'",
+        ),
+        (
+            lambda: by_hand(
+                layers.Conv1D(4, 1, name="a"),
+                layers.DepthwiseConv1D(1, activation="softmax", name="dw"),
+                shape=(6, 4),
+            ),
+            "a",
+            r"'dw' has the activation 'softmax'",
+        ),
+        (
+            lambda: by_hand(layers.Conv2D(4, 1, name="a"), layers.UnitNormalization(name="norm")),
+            "a",
+            r"'norm' \(UnitNormalization\) normalises over the units",
+        ),
+        (
+            lambda: by_hand(
+                layers.Conv2D(4, 1, name="a"), layers.Dropout(0.5, (None, 1, 1, 4), name="drop")
+            ),
+            "a",
+            r"'drop' of class Dropout stands between",
+        ),
+        (
+            lambda: by_hand(layers.Conv2D(4, 1, name="a"), keras.ops.softmax),
+            "a",
+            r"of class Softmax stands between",
+        ),
+        (
+            lambda: by_hand(layers.Conv2D(4, 1, name="a"), lambda y: keras.ops.cumsum(y, axis=-1)),
+            "a",
+            r"of class Cumsum stands between",
+        ),
+        (
+            lambda: by_hand(layers.Conv2D(4, 1, name="a"), layers.Dense(4, "glu", name="gated")),
+            "gated",
+            r"'gated' has the activation 'glu'",
+        ),
         (
             lambda: by_hand(layers.Conv2D(4, 1, name="a"), layers.DepthwiseConv2D(1, name="dw")),
             "dw",
@@ -395,6 +451,18 @@ def test_shared_layers_elsewhere_stay_shared():
     wider = widen_layer(model, "a", 6)
     assert np.array_equal(wider(inputs(model)), model(inputs(model)))
     assert sum(layer.name == "twice" for layer in wider.layers) == 1
+
+
+def test_what_grew_through_a_layer_that_mixes_channels_is_not_consolidated(monkeypatch):
+    """As files may hold it from before such layers were refused."""
+    model = by_hand(
+        layers.Conv2D(4, 1, name="a"), layers.DepthwiseConv2D(1, activation="softmax", name="dw")
+    )
+    with monkeypatch.context() as patched:
+        patched.setattr(passing, "is_elementwise", lambda activation: True)
+        grown = shaken(widen_layer(model, "a", 6))
+    with pytest.raises(ArgumentError, match=r"has grown through 'dw' of class DepthwiseConv2D"):
+        consolidate(grown)
 
 
 def test_bad_names_and_numbers_are_refused():

@@ -19,7 +19,7 @@ from tlkit.models.grown_names import GrownName, grown_name_of, take_apart
 
 CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
-MIXING_ACTIVATIONS = ("softmax", "log_softmax")  # of all units together, not of each by itself
+MIXING_ACTIVATIONS = ("softmax", "log_softmax", "sparsemax")  # of all units together
 
 Fill = Callable[[keras.layers.Layer], None]
 

@@ -9,10 +9,11 @@ from typing import Any
 import keras
 import numpy as np
 
+from tlkit.errors import ArgumentError
 from tlkit.models.composition import Call, Composition, Piece, Ref, units_argument
 from tlkit.models.heads import OUTPUT_NAMES
 from tlkit.models.initial_weights import is_depthwise
-from tlkit.models.passing import num_positions
+from tlkit.models.passing import num_positions, passes
 
 Layout = np.ndarray  # (channels, 2): part, and channel within the part
 
@@ -32,6 +33,7 @@ def consolidate_composition(composition: Composition) -> None:
         elif arriving and isinstance(call.operation, keras.layers.Concatenate):
             layout = _side_by_side(call, layouts)
         elif arriving:
+            _check_passes(call)
             layout = _widen_copy(call, arriving[0])
         if call.joined:
             _name_as_softmax(call)
@@ -59,6 +61,17 @@ def _mix(call: Call, arriving: Layout | None) -> Layout:
     changes = {units_argument(call.operation): len(layout), "activation": call.activation}
     call.pieces = {(0, 0): Piece(call.operation, changes, tuple(weights))}
     return layout
+
+
+def _check_passes(call: Call) -> None:
+    """Raises `ArgumentError` where one layer for all parts would compute what copies do not."""
+    if not passes(call):
+        raise ArgumentError(
+            "`model` must have grown through layers that act on each channel by itself. Received: "
+            f"a model that has grown through {call.name!r} of class "
+            f"{type(call.operation).__name__}, which tlkit does not know to do so. Keep the grown "
+            "model as it is: it trains, saves and loads like any other."
+        )
 
 
 def _widen_copy(call: Call, arriving: Layout) -> Layout:

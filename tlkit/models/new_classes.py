@@ -70,6 +70,13 @@ def find_head(composition: Composition) -> tuple[Call, list[Call]]:
             f"{type(call.operation).__name__} and outputs {call.shapes[0]}. "
             "tlkit.build_classifier builds such models."
         )
+    if not is_elementwise(call.activation) and not is_mixing(call.activation):
+        raise ArgumentError(
+            "`model` must have a head whose activation tlkit knows to act on each class by itself, "
+            f"or to be a softmax over all of them. Received: model={composition.name!r}, whose "
+            f"{call.name!r} has the activation {call.activation!r}. Let the layer give logits, "
+            "with no activation."
+        )
     return call, behind
 
 
@@ -94,7 +101,8 @@ def add_units(
         order: tuple[int, ...] = (_make_two_classes(composition, head, behind), 0)
         chain = [head]
     else:
-        chain = [head, *takewhile(_acts_on_each, behind)]
+        # what acts on all classes together needs them side by side, and so does all behind it
+        chain = [head] if is_mixing(head.activation) else [head, *takewhile(_acts_on_each, behind)]
         joined = next((call for call in chain if call.joined), chain[-1])
         chain = chain[: chain.index(joined) + 1]
         order = joined.joined or (0,)

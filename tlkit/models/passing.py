@@ -85,11 +85,7 @@ def find_route(composition: Composition, origin: Call, num_new: int) -> Route:
         raise UnitsStopError(_OUTPUTS)
     _check_data_format(origin)
     activation = origin.operation.get_config()["activation"]
-    if not is_elementwise(origin.activation if origin.mixes_units else activation):
-        raise UnitsStopError(
-            f"{origin.name!r} has the activation {activation!r}, which tlkit does not know to "
-            "act on each unit by itself"
-        )
+    _check_activation(origin, origin.activation if origin.mixes_units else activation)
     channels = {Ref(origin): num_new}
     passing: list[tuple[Call, int]] = []
     readers: list[Call] = []
@@ -141,6 +137,8 @@ def check_passing(call: Call) -> None:
             f"{name!r}, which reads it, is a grouped convolution (groups={operation.groups}), "
             "whose groups would change"
         )
+    if type(operation) in _DEPTHWISE:
+        _check_activation(call, operation.get_config()["activation"])
     if not passes(call):
         raise UnitsStopError(
             f"{name!r} of class {kind} stands between it and what reads it, and tlkit does not "
@@ -155,7 +153,7 @@ def passes(call: Call) -> bool:
     if not isinstance(operation, keras.layers.Layer):
         is_operation = kind.__module__.startswith("keras.src.ops.")
         return is_operation and kind.__name__ in _ELEMENTWISE_OPERATIONS and _has_constants(call)
-    if kind is _LAYERS.Activation:
+    if kind is _LAYERS.Activation or kind in _DEPTHWISE:
         return is_elementwise(operation.get_config()["activation"])
     if kind is _LAYERS.BatchNormalization:
         return operation.axis in (-1, len(call.shapes[0]) - 1)
@@ -163,7 +161,13 @@ def passes(call: Call) -> bool:
         return all(isinstance(n, int | float) for n in (operation.scale, operation.offset))
     if kind is _LAYERS.Reshape:
         return keeps_channels(call)
-    return kind in _PASSING or kind in _DEPTHWISE or kind is _LAYERS.Flatten
+    return (kind in _PASSING or kind is _LAYERS.Flatten) and _takes_any_number(operation)
+
+
+def _takes_any_number(operation: keras.layers.Layer) -> bool:
+    """Whether what dropout drops is not shaped for one number of channels."""
+    noise_shape = getattr(operation, "noise_shape", None)
+    return noise_shape is None or noise_shape[-1] in (None, 1)
 
 
 def is_elementwise(activation: Any) -> bool:
@@ -194,6 +198,14 @@ def _factor(call: Call) -> int:
 def num_positions(call: Call) -> int:
     """Number of positions that a call reads of each channel."""
     return prod(size or 1 for size in call.inputs[0].shape[1:-1])
+
+
+def _check_activation(call: Call, activation: Any) -> None:
+    if not is_elementwise(activation):
+        raise UnitsStopError(
+            f"{call.name!r} has the activation {activation!r}, which tlkit does not know to "
+            "act on each unit by itself"
+        )
 
 
 def _check_data_format(call: Call) -> None:

@@ -30,6 +30,7 @@ def build(composition: Composition) -> keras.Model:
 def copy_layer(piece: Piece, name: str) -> keras.Operation:
     """Returns a new layer with a piece's settings; it has no weights yet."""
     operation = piece.operation
+    _check_activation(operation)
     try:
         if isinstance(operation, keras.Model):
             return keras.models.clone_model(operation)
@@ -40,6 +41,20 @@ def copy_layer(piece: Piece, name: str) -> keras.Operation:
             f"model with the layer {operation.name!r} of class {type(operation).__name__}: "
             f"{' '.join(str(error).split())} Give its get_config all arguments."
         ) from error
+
+
+def _check_activation(operation: keras.Operation) -> None:
+    """Raises `ArgumentError` where a function bears the name of one of Keras's, and is another."""
+    function = getattr(operation, "activation", None)
+    module = getattr(function, "__module__", "") or ""
+    if function is None or module.startswith(("keras.", "tensorflow.")):
+        return
+    if isinstance(operation.get_config().get("activation"), str):
+        raise ArgumentError(
+            "`model` must have layers that can be made again from their settings. Received: a "
+            f"model whose layer {operation.name!r} has a function of your own as activation, which "
+            f"bears the name of one of Keras's: {function.__name__!r}. Give it another name."
+        )
 
 
 def copy_weights(source: keras.Operation, target: keras.Operation) -> None:

@@ -143,8 +143,11 @@ def _mix(call: Call, arriving: Kept, kept: Mapping[tuple[str, int], Sequence[int
     pieces = {}
     for (reads, part), piece in call.pieces.items():
         columns = own[part][0] if part in own else np.arange(piece.num_units)
-        rows_read = arriving[reads][0] if reads else None
+        rows_read, num_read = arriving[reads] if reads else (None, 0)
         if not len(columns) or (rows_read is not None and not len(rows_read)):
+            continue
+        if len(columns) == piece.num_units and (rows_read is None or len(rows_read) == num_read):
+            pieces[reads, part] = piece  # itself: all calls of a shared layer have the same one
             continue
         kernel, *bias = (keras.ops.convert_to_numpy(v) for v in piece.operation.weights)
         if rows_read is not None:
