@@ -62,7 +62,7 @@ def pipelines(folder: Path) -> dict[str, tf.data.Dataset]:
     return {
         "keras": by_keras.repeat().batch(BATCH_SIZE).prefetch(tf.data.AUTOTUNE),
         "keras, antialiased": antialiased.repeat().batch(BATCH_SIZE).prefetch(tf.data.AUTOTUNE),
-        "tlkit": data.train.dataset(epochs=range(10_000), keep=False),
+        "tlkit": data.train.dataset(shuffle=False, epochs=range(10_000), keep=False),
     }
 
 

@@ -112,7 +112,11 @@ def training_pictures(data: ImageData, augment: str) -> "list[tuple[np.ndarray, 
     split = data.train
     rows = np.random.default_rng(data.seed).permutation(split.num_images)[:_NUM_TRAINING_PICTURES]
     ((images, labels),) = split.dataset(
-        augment=augment, indices=np.sort(rows), batch_size=len(rows), epochs=range(1)
+        shuffle=False,
+        augment=augment,
+        indices=np.sort(rows),
+        batch_size=len(rows),
+        epochs=range(1),
     )
     pixels = np.clip(np.round(images.numpy()), 0, 255).astype(np.uint8)
     return [

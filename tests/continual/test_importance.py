@@ -217,7 +217,7 @@ def test_the_pull_of_an_anchor_is_no_part_of_the_path(model, data, blind):
     path = tlkit.SynapticPath(model)
     tlkit.fine_tune(
         model,
-        data.train.dataset(),
+        data.train.dataset(shuffle=False),
         unfreeze="stage3",
         epochs=1,
         anchor=[anchor, path],

@@ -56,7 +56,7 @@ def test_shares_are_from_0_to_1(model, alpha):
 
 def test_the_distillation_term_is_the_formulas(model, other, data):
     term = tlkit.distill_from(other, temperature=3.0, weight=0.5)
-    images, _ = next(iter(data.train.dataset()))
+    images, _ = next(iter(data.train.dataset(shuffle=False)))
     outputs = model(images)
     value = float(term.loss(images, outputs, tf.constant(0.0)))
     old, new = other(images).numpy() / 3, outputs.numpy() / 3
@@ -68,7 +68,7 @@ def test_the_distillation_term_is_the_formulas(model, other, data):
 def test_logits_and_probabilities_are_each_read_as_what_they_are(model, other, data):
     """A student that ends in softmax is no other one for it."""
     term = tlkit.distill_from(other, temperature=3.0)
-    images, _ = next(iter(data.train.dataset()))
+    images, _ = next(iter(data.train.dataset(shuffle=False)))
     expected = float(term.loss(images, model(images), tf.constant(0.0)))
     ends = keras.Model(model.inputs[0], keras.layers.Softmax(name="softmax")(model.outputs[0]))
     term.check(ends)
@@ -81,7 +81,7 @@ def test_binary_heads_are_distilled_by_their_sigmoid(data):
         tlkit.build_classifier("resnet8", ["grey", "red"], weights=None, binary=True, seed=i)
         for i in (0, 1)
     ]
-    images, _ = next(iter(data.train.dataset()))
+    images, _ = next(iter(data.train.dataset(shuffle=False)))
     outputs = models[0](images)
     value = float(tlkit.distill_from(models[1], 2.0).loss(images, outputs, tf.constant(0.0)))
     p, q = (1 / (1 + np.exp(-m(images).numpy() / 2)) for m in (models[1], models[0]))

@@ -101,7 +101,7 @@ def test_a_messy_folder_is_sorted_out_and_nothing_is_silent(messy):
     assert data.report.imbalance == 20 / 6
     assert {file.class_name for file in data.report.skipped} == {"", "dog"}
     assert {path: path.lstat().st_size for path in messy.rglob("*")} == files_before
-    (images, labels), *_ = data.train.dataset(batch_size=26)
+    (images, labels), *_ = data.train.dataset(shuffle=False, batch_size=26)
     assert images.shape == (26, 16, 16, 3)
     assert labels.numpy().tolist() == [0] * 6 + [1] * 20
 
@@ -363,7 +363,7 @@ def test_files_are_read_as_they_are_decoded_everywhere(tmp_path):
     root = write_photos(tmp_path / "photos", {"a": 2, "b": 2})
     (root / "a" / "turned.jpg").write_bytes(photograph(drawing(), 6))
     data = tlkit.load_folder(root, image_size=(24, 16), splits=(1, 0, 0))
-    (images, _), *_ = data.train.dataset()
+    (images, _), *_ = data.train.dataset(shuffle=False)
     for path, image in zip(data.train.paths, images.numpy(), strict=True):
         expected = decoding.decode_image(tf.io.read_file(path), (24, 16))
         assert np.array_equal(image, expected)

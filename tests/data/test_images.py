@@ -1,3 +1,5 @@
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -51,6 +53,33 @@ def test_every_epoch_has_its_own_order_of_the_whole_split(data):
     assert len(dataset) == 3 * -(-count // 8)
 
 
+def test_training_shuffles_by_default_and_what_measures_does_not(data):
+    count = data.train.num_images
+    (by_default,), _ = epochs_of(data.train.dataset(epochs=range(1)), count)
+    (shuffled,), _ = epochs_of(data.train.dataset(shuffle=True, epochs=range(1)), count)
+    (in_order,), labels = epochs_of(data.train.dataset(shuffle=False), count)
+    np.testing.assert_array_equal(by_default, shuffled)
+    assert not np.array_equal(by_default, in_order)
+    np.testing.assert_array_equal(labels[0], data.train.labels)
+    for split in (data.validation, dataclasses.replace(data.train, name="test")):
+        labels = np.concatenate([batch for _, batch in split.dataset()])
+        np.testing.assert_array_equal(labels, split.labels)
+    rows = np.array([5, 2, 9])
+    labels = np.concatenate([batch for _, batch in data.train.dataset(indices=rows)])
+    np.testing.assert_array_equal(labels, data.train.labels[rows])
+
+
+def test_each_iteration_has_another_order_and_every_program_the_same(data):
+    def two_passes():
+        dataset = data.train.dataset()
+        return [marks(epochs_of(dataset, data.train.num_images)[0])[0] for _ in range(2)]
+
+    first, second = two_passes()
+    assert sorted(first) == sorted(second)
+    assert first != second
+    assert two_passes() == [first, second]
+
+
 def test_a_batch_larger_than_the_split_is_the_split_and_takes_no_more_memory(data):
     count = data.train.num_images
     batches = data.train.dataset(shuffle=True, epochs=range(2), batch_size=2**40)
@@ -91,28 +120,30 @@ def test_each_pass_is_new_but_comes_again_in_a_new_program(data):
 def test_a_view_depends_on_seed_epoch_and_image_alone(data, augment):
     split = data.train
     rows = np.arange(split.num_images)
-    views, _ = epochs_of(split.dataset(augment=augment, epochs=range(2)), len(rows))
+    views, _ = epochs_of(split.dataset(shuffle=False, augment=augment, epochs=range(2)), len(rows))
     assert not np.array_equal(views[0], views[1])
     backwards = split.dataset(augment=augment, epochs=range(2), indices=rows[::-1], batch_size=3)
     assert np.array_equal(epochs_of(backwards, len(rows))[0], views[:, ::-1])
-    few = split.subset(rows[5:9]).dataset(augment=augment, epochs=range(1, 2))
+    few = split.subset(rows[5:9]).dataset(shuffle=False, augment=augment, epochs=range(1, 2))
     assert np.array_equal(epochs_of(few, 4)[0][0], views[1, 5:9])
 
 
 def test_copies_of_an_image_are_seen_differently():
     images = np.random.default_rng(0).integers(0, 256, (4, 12, 12, 3), np.uint8)[[0, 0, 1, 2, 3]]
     data = tlkit.load_arrays(images, [0, 0, 0, 1, 1], splits=(1, 0, 0))
-    ((views, _),) = data.train.dataset(augment="default", epochs=range(1)).as_numpy_iterator()
+    ((views, _),) = data.train.dataset(
+        shuffle=False, augment="default", epochs=range(1)
+    ).as_numpy_iterator()
     assert not np.array_equal(views[0], views[1])
 
 
 def test_indices_choose_rows_in_their_order(data):
     images, _ = epochs_of(data.train.dataset(indices=np.array([4, 1, 1])), 3)
-    everything, _ = epochs_of(data.train.dataset(), data.train.num_images)
+    everything, _ = epochs_of(data.train.dataset(shuffle=False), data.train.num_images)
     assert np.array_equal(images[0], everything[0][[4, 1, 1]])
     subset = data.train.subset([4, 1])
     assert subset.paths == (data.train.paths[4], data.train.paths[1])
-    assert np.array_equal(epochs_of(subset.dataset(), 2)[0][0], everything[0][[4, 1]])
+    assert np.array_equal(epochs_of(subset.dataset(shuffle=False), 2)[0][0], everything[0][[4, 1]])
 
 
 @pytest.mark.parametrize(

@@ -322,7 +322,7 @@ def mirrored(strategy, folder, index):
     with strategy.scope():
         data = pictures()
         model = classifier(data)
-        batches = data.train.dataset()
+        batches = data.train.dataset(shuffle=False)
         tlkit.fine_tune(model, batches, validation=data.validation.dataset(), epochs=1)
     report = tlkit.evaluate(model, batches)
     alone = tlkit.evaluate(copy_of(model), batches)

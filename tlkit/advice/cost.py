@@ -325,7 +325,9 @@ def _decoding(split: ImageSplit, augment: str) -> Timed:
     rows = np.arange(min(split.num_images, _DECODED))
 
     def read_on() -> Iterator[object]:
-        yield from split.dataset(augment=augment, indices=rows, epochs=_ENOUGH_PASSES, keep=False)
+        yield from split.dataset(
+            shuffle=False, augment=augment, indices=rows, epochs=_ENOUGH_PASSES, keep=False
+        )
 
     batches = read_on()  # nothing is set up before the first
     num_batches = -(-len(rows) // split.batch_size)

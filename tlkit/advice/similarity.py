@@ -241,7 +241,7 @@ def _moments(
 
     totals: list[list[np.ndarray]] = [[np.zeros(()), np.zeros(())] for _ in nodes]
     traced = sums.get_concrete_function()
-    for images, _ in split.dataset(batch_size=_BATCH_SIZE):
+    for images, _ in split.dataset(shuffle=False, batch_size=_BATCH_SIZE):
         share = len(images) / split.num_images
         for total, (first, second) in zip(totals, traced(tf.cast(images, dtype)), strict=True):
             total[0] = total[0] + share * first.numpy().astype(np.float64)

@@ -215,7 +215,9 @@ def without_dead_units(
         The smaller model, how many units each layer lost, and notes. Where it is worse on the
         validation pictures, the model as it was, and a note that says so.
     """
-    image = next(iter(validation.dataset()))[0][:1]  # any: such units do not depend on it
+    image = next(iter(validation.dataset(shuffle=False)))[0][
+        :1
+    ]  # any: such units do not depend on it
     kept: dict[tuple[str, int], list[int]] = {}
     gone: dict[str, int] = {}
     for units in new_units(grown, first):

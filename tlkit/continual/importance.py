@@ -238,7 +238,7 @@ def _samples(
         if method == "empirical_fisher":
             _check_labels(model, dataset.labels)
         order = np.random.default_rng(seed).permutation(dataset.num_images)[:num_samples]
-        dataset = dataset.subset(np.sort(order)).dataset()
+        dataset = dataset.subset(np.sort(order)).dataset(shuffle=False)
     if not isinstance(dataset, tf.data.Dataset):
         raise ArgumentError(
             "`dataset` must be what load_folder returned, one of its splits, or a tf.data.Dataset. "

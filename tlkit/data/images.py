@@ -69,7 +69,7 @@ class ImageSplit:
 
     def dataset(
         self,
-        shuffle: bool = False,
+        shuffle: bool | None = None,
         augment: str = "none",
         *,
         epochs: range | None = None,
@@ -90,7 +90,9 @@ class ImageSplit:
         epoch and has new random numbers, the same in every program that iterates as often.
 
         Args:
-            shuffle: Whether the whole split takes a new random order in each epoch.
+            shuffle: Whether the whole split takes a new random order in each epoch. By default the
+                training split does, for in their own order images are sorted by class; the splits
+                that measure, and rows chosen by `indices`, keep their order.
             augment: A preset of `augmentation_layers`; only for the training split.
             epochs: The epochs to give one after the other, or `None` for one pass an iteration.
             indices: Only these rows, in this order; all rows by default.
@@ -111,7 +113,7 @@ class ImageSplit:
             >>> import tlkit
             >>> images = np.arange(10 * 8 * 8 * 3).reshape(10, 8, 8, 3) % 251
             >>> data = tlkit.load_arrays(images, [0, 1] * 5, splits=(1, 0, 0))
-            >>> for batch, labels in data.train.dataset(batch_size=4):
+            >>> for batch, labels in data.train.dataset(shuffle=False, batch_size=4):
             ...     print(batch.shape, labels.numpy())
             (4, 8, 8, 3) [0 1 0 1]
             (4, 8, 8, 3) [0 1 0 1]
@@ -136,6 +138,8 @@ class ImageSplit:
                 "`share` must be (index, number) with 0 <= index < number. "
                 f"Received: share={share!r}. Leave it out for whole batches."
             )
+        if shuffle is None:
+            shuffle = self.name == "train" and indices is None
         from tlkit.data.pipeline import image_batches
 
         return image_batches(

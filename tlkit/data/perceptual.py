@@ -129,7 +129,7 @@ def _hash_missing(
             if not rows:
                 continue
             small = dataclasses.replace(split, image_size=(_SIDE, _SIDE))
-            dataset = small.dataset(indices=np.array(rows), batch_size=_BATCH_SIZE)
+            dataset = small.dataset(shuffle=False, indices=np.array(rows), batch_size=_BATCH_SIZE)
             done = 0
             for images, _ in dataset.as_numpy_iterator():
                 here = rows[done : done + len(images)]

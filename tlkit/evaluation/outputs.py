@@ -54,7 +54,7 @@ def collect_outputs(
             workers.check_same("images", [images.digests, images.labels.tolist()])
         rows = np.arange(images.num_images)[workers.index :: workers.num_workers]
         with lost_pictures_named([images]):
-            dataset = images.dataset(indices=rows, batch_size=batch_size)
+            dataset = images.dataset(shuffle=False, indices=rows, batch_size=batch_size)
         total = math.ceil(len(rows) / (batch_size or images.batch_size))
     else:
         check_can_be_shared("images", workers)

@@ -164,6 +164,7 @@ class _Filler:
                 if not len(indices):
                     continue
                 batches = split.dataset(
+                    shuffle=False,
                     augment=augment,
                     epochs=range(view, view + 1),
                     indices=indices,
@@ -187,6 +188,7 @@ class _Filler:
                 own = indices[workers.index :: workers.num_workers]
                 batches = iter(
                     split.dataset(
+                        shuffle=False,
                         augment=augment,
                         epochs=range(view, view + 1),
                         indices=own,
@@ -258,7 +260,7 @@ def _precision(
         if num_missing * part.multiply_adds < MIN_BFLOAT16_WORK:
             return "float32"
         some = np.arange(min(_BATCH_SIZE, images.num_images))
-        batches = images.dataset(indices=some, batch_size=_BATCH_SIZE)
+        batches = images.dataset(shuffle=False, indices=some, batch_size=_BATCH_SIZE)
     else:
         batches = images
     agrees = False

@@ -74,7 +74,9 @@ def batches_of(
 ) -> tf.data.Dataset:
     """Returns one pass over the images in their order, with labels as the loss takes them."""
     # a tf.data.Dataset is read whole: there is one worker
-    dataset = images.dataset(share=share) if isinstance(images, ImageSplit) else images
+    dataset = (
+        images.dataset(shuffle=False, share=share) if isinstance(images, ImageSplit) else images
+    )
     return with_targets(dataset, model, one_hot=one_hot)
 
 
