@@ -14,11 +14,12 @@ PACKAGE = Path(tlkit.__file__).parent
 
 # The room of a file is its folder, or the file itself where it stands alone
 FLOORS = {
-    "showing": -1,  # needs nothing, and the cache's report needs it
-    "errors": 0,
+    "showing": -2,  # needs nothing, and the cache's report needs it
+    "errors": -2,
+    "progress": -2,
+    "keras_settings": -1,
     "cache": 0,
     "files": 0,
-    "progress": 0,
     "quiet": 0,
     "data": 1,
     "distribution": 1,

@@ -82,6 +82,7 @@ _MODULES = {
         "TrainingError",
         "RunError",
         "ExportError",
+        "KerasSettingsError",
     ),
     "tlkit.advice.figures": ("plot_backbones",),
     "tlkit.plots.data": (
@@ -107,6 +108,20 @@ _MODULES = {
 }
 
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+_WITHOUT_KERAS = (
+    "tlkit.errors",
+    "tlkit.models.catalogue",
+    "tlkit.run",
+    "tlkit.run_directory",
+    "tlkit.growing_run",
+    "tlkit.continual.forgetting",
+    "tlkit.continual.figures",
+    "tlkit.plots.data",
+    "tlkit.plots.evaluation",
+    "tlkit.plots.training",
+)
+"""What needs no Keras yet; whatever else is asked for, Keras must run on TensorFlow."""
 
 if _typing.TYPE_CHECKING:  # what type checkers and completion read; the table above at run time
     from tlkit.advice.backbones import compare_backbones as compare_backbones
@@ -152,6 +167,7 @@ if _typing.TYPE_CHECKING:  # what type checkers and completion read; the table a
         ArgumentError as ArgumentError,
         DataError as DataError,
         ExportError as ExportError,
+        KerasSettingsError as KerasSettingsError,
         RunError as RunError,
         TlkitError as TlkitError,
         TrainingError as TrainingError,
@@ -208,6 +224,10 @@ else:
                 f"module 'tlkit' has no attribute {name!r}.{did_you_mean(name, __all__)}",
                 name=name,  # and no object: tracebacks would add Python's own guess
             )
+        if _HOME[name] not in _WITHOUT_KERAS:
+            from tlkit.keras_settings import check_backend
+
+            check_backend()
         value = getattr(_importlib.import_module(_HOME[name]), name)
         globals()[name] = value
         return value

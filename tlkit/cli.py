@@ -12,6 +12,7 @@ import typer
 from tlkit.continual.exemplars import DEFAULT_NUM_EXEMPLARS
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.errors import ArgumentError, TlkitError
+from tlkit.keras_settings import check_building
 from tlkit.quiet import load_tensorflow_quietly
 from tlkit.serving.server import MAX_MEGABYTES, MAX_MEGAPIXELS
 
@@ -341,6 +342,7 @@ def compare(  # noqa: PLR0917 - typer calls it by name
     if plot is not None:
         _check_figure_file(plot)
     load_tensorflow_quietly()
+    check_building()
     from tlkit.advice.backbones import compare_backbones
 
     data = load_pictures(photos, argument="photos")

@@ -6,7 +6,8 @@
     ├── WeightsError (OSError)        weights cannot be had, or do not fit
     ├── TrainingError (RuntimeError)  training cannot go on
     ├── RunError (RuntimeError)       a run directory cannot be used as asked
-    └── ExportError (RuntimeError)    what was exported is not what is in memory
+    ├── ExportError (RuntimeError)    what was exported is not what is in memory
+    └── KerasSettingsError (RuntimeError)  Keras is set to what nothing here can work with
 
 A message reads: `argument` must be RULE. Received: argument=VALUE. WHAT TO DO.
 """
@@ -45,6 +46,10 @@ class RunError(TlkitError, RuntimeError):
 
 class ExportError(TlkitError, RuntimeError):
     """What was exported does not compute what the model in memory computes."""
+
+
+class KerasSettingsError(TlkitError, RuntimeError):
+    """Keras is set, for the whole process, to what nothing here can work with."""
 
 
 def check_choice(argument: str, value: object, choices: Iterable[str]) -> None:

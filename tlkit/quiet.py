@@ -5,13 +5,19 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from tlkit.keras_settings import check_backend
+
 
 def load_tensorflow_quietly() -> None:
     """Imports TensorFlow; the lines its libraries print while they load are not shown.
 
     They go to the process's standard error before TensorFlow reads how much it should log, so that
     descriptor points elsewhere for as long as the import lasts.
+
+    Raises:
+        KerasSettingsError: Keras would run on something else.
     """
+    check_backend()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     shown = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)

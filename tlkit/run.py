@@ -21,6 +21,7 @@ from tlkit.data.manifests import list_pictures
 from tlkit.data.settings import Settings, check_settings
 from tlkit.errors import DataError
 from tlkit.files import write_json
+from tlkit.keras_settings import check_building
 from tlkit.quiet import load_tensorflow_quietly
 from tlkit.run_arguments import AUTO, SPLITS, checked
 from tlkit.run_choices import backbone_choice, first_image_size, mode_choice
@@ -188,6 +189,7 @@ def train_run(
     parent = load_run(from_run, "from_run") if from_run is not None else None
     listing = list_pictures(photos, argument="photos")
     load_tensorflow_quietly()
+    check_building()
     from tlkit.training.resume import FILE_NAME
 
     seconds: dict[str, float] = {}

@@ -21,6 +21,7 @@ import numpy as np
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.errors import RunError
 from tlkit.files import write_json, written_aside
+from tlkit.keras_settings import check_images
 from tlkit.showing import ShownAsText
 
 if TYPE_CHECKING:
@@ -90,7 +91,9 @@ class Run(ShownAsText):
 
         Raises:
             RunError: `model.keras` is missing or damaged.
+            KerasSettingsError: Keras runs on another backend, or takes channels first.
         """
+        check_images()
         import keras
 
         from tlkit.models.random_state import seed_random_layers

@@ -16,6 +16,7 @@ from tlkit.errors import (
     check_count,
     check_seed,
 )
+from tlkit.keras_settings import check_building
 from tlkit.models.catalogue import SHIPPED_BACKBONE, BackboneSpec, find_backbone
 from tlkit.models.graph import count_parameters, model_ends
 from tlkit.models.heads import OUTPUT_NAMES
@@ -69,6 +70,7 @@ def build_classifier(
         ArgumentError: An argument breaks its rule, the image size is below the backbone's
             minimum, or a registered backbone does not build on the tensor it is given.
         WeightsError: The weights cannot be fetched, or are no weights of this backbone.
+        KerasSettingsError: Keras is set to channels first, or to weights that are not float32.
 
     Example:
         >>> import tlkit
@@ -76,6 +78,7 @@ def build_classifier(
         >>> model.input_shape, model.output_shape
         ((None, 224, 224, 3), (None, 2))
     """
+    check_building()
     grow_gpu_memory()
     spec = find_backbone(backbone)
     num_outputs = _check_classes(class_names, binary=binary, multi_label=multi_label)

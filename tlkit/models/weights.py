@@ -4,6 +4,7 @@ import os
 import re
 import warnings
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,10 @@ import numpy as np
 from tlkit.errors import WeightsError, did_you_mean
 
 PRETRAINED = ("pretrained", "imagenet")
+_COUNTED = (
+    "the names differ in the numbers that Keras counts its layers by: others were made before in "
+    "this process"
+)
 
 
 def load_weights_file(model: keras.Model, path: str | os.PathLike[str]) -> None:
@@ -75,11 +80,15 @@ def check_weights_file(path: str | os.PathLike[str]) -> Path:
 
 def _load_arrays(model: keras.Model, path: Path) -> None:
     with np.load(path) as arrays:
-        weights = {weight.path: weight for weight in model.weights}
+        scope = _open_scope()
+        weights = {weight.path.removeprefix(scope): weight for weight in model.weights}
         missing = sorted(weights.keys() - arrays.keys())
         unknown = sorted(arrays.keys() - weights.keys())
         if missing or unknown:
-            raise ValueError(f"missing {missing[:3]}, unknown {unknown[:3]}")
+            counted = _without_counters(missing) == _without_counters(unknown)
+            raise ValueError(
+                _COUNTED if counted else f"missing {missing[:3]}, unknown {unknown[:3]}"
+            )
         for name, weight in weights.items():
             array = arrays[name]
             if array.shape != tuple(weight.shape):
@@ -87,10 +96,28 @@ def _load_arrays(model: keras.Model, path: Path) -> None:
             weight.assign(array.astype(weight.dtype))
 
 
+def _open_scope() -> str:
+    """What stands before the path of a variable made now: the names of scopes that are open.
+
+    A network fresh from its builder has it before each of its paths, and no file has.
+    """
+    return keras.Variable(0.0, name="probe").path.removesuffix("probe")
+
+
+def _without_counters(paths: Sequence[str]) -> list[str]:
+    """Paths without the numbers by which Keras tells layers of one kind apart."""
+    return sorted(re.sub(r"_\d+(?=/)", "", path) for path in paths)
+
+
 def _describe_mismatch(model: keras.Model, path: Path, error: Exception) -> str:
     """One line: Keras's own messages are long, and stay in the chained error."""
     reason = re.sub(r"\s+", " ", str(error)).strip()[:160]
     remedy = "Give a file that was saved from this network with `model.save_weights`."
+    if str(error) == _COUNTED:
+        remedy = (
+            "Call keras.utils.clear_session() before the network is built, or give its layers "
+            "names of their own."
+        )
     counts = re.search(r"expected (\d+) layers, found (\d+)", reason)
     if counts and int(counts[2]) > int(counts[1]):
         remedy = (
