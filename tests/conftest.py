@@ -18,6 +18,7 @@ from PIL import Image
 
 import tlkit
 from tests import networks
+from tlkit.training import features, frozen
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -56,8 +57,11 @@ def shared():
 
 @pytest.fixture(autouse=True)
 def seed():
-    """The same first weights and orders whichever tests ran before in this process."""
-    set_seeds(0)
+    """The same first weights and orders whichever tests ran before in this process.
+
+    Every test holds with other ones too: `TLKIT_TEST_SEED=1`, say, tries them.
+    """
+    set_seeds(int(os.environ.get("TLKIT_TEST_SEED", "0")))
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +94,20 @@ def set_seeds(seed: int) -> None:
     """
     with mock.patch.object(tf.random, "set_seed"):
         keras.utils.set_random_seed(seed)
+
+
+def bfloat16_differs_by(monkeypatch, difference: float) -> None:
+    """Makes bfloat16 features, on any processor, differ from float32 ones by this much.
+
+    The difference is relative, in norm; bfloat16 is used however little there is to do.
+    """
+    monkeypatch.setattr(features, "MIN_BFLOAT16_WORK", 0)
+    monkeypatch.setattr(features, "has_bfloat16", lambda: True)
+
+    def bfloat16(part):
+        return lambda images: part.float32(images) * (1 + difference)
+
+    monkeypatch.setattr(frozen.FrozenPart, "bfloat16", property(bfloat16))
 
 
 def write_photos(folder: Path, counts: dict[str, int], size: int = 40, seed: int = 0) -> Path:

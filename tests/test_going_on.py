@@ -64,7 +64,6 @@ def test_an_anchor_is_told_of_and_holds(old, turned, tmp_path):
     assert moved["held"] < moved["free"]
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # which the test's own `choose` is told of
 def test_a_strength_chosen_by_itself_stays_when_the_run_goes_on(old, turned, tmp_path, monkeypatch):
     photos, run = old
     arguments = {

@@ -1,12 +1,16 @@
 """Stored features: each image goes through the frozen part once, and never through another."""
 
+import os
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import tlkit
-from tests.conftest import write_photos
+from tests.conftest import bfloat16_differs_by, write_photos
 from tlkit.models.heads import feature_cut
 from tlkit.training import features, frozen
 from tlkit.training.features import extract_features
@@ -114,21 +118,52 @@ def test_an_empty_dataset_is_refused():
         extract_features(prefix_of(classifier()), empty, exact=True)
 
 
-@pytest.mark.skipif(not frozen.has_bfloat16(), reason="this processor has no bfloat16")
 def test_bfloat16_is_used_where_it_agrees_and_only_there(data, monkeypatch):
-    monkeypatch.setattr(features, "MIN_BFLOAT16_WORK", 0)
+    bfloat16_differs_by(monkeypatch, 0.9 * frozen.MAX_BFLOAT16_DIFFERENCE)
     agreeing = extract_features(prefix_of(classifier()), data.train, exact=False)
     assert agreeing.precision == "bfloat16"
     exact = extract_features(prefix_of(classifier()), data.train, exact=True)
     assert exact.precision == "float32"
     difference = frozen.relative_difference(agreeing.load(), exact.load())
-    assert 0 < difference <= frozen.MAX_BFLOAT16_DIFFERENCE
-    monkeypatch.setattr("tlkit.training.features.MAX_BFLOAT16_DIFFERENCE", difference / 10)
+    assert difference == pytest.approx(0.9 * frozen.MAX_BFLOAT16_DIFFERENCE, rel=1e-3)
+    bfloat16_differs_by(monkeypatch, 1.1 * frozen.MAX_BFLOAT16_DIFFERENCE)
     other = classifier(seed=1)
     assert extract_features(prefix_of(other), data.train, exact=False).precision == "float32"
 
 
-@pytest.mark.skipif(not frozen.has_bfloat16(), reason="this processor has no bfloat16")
+def test_where_there_is_no_bfloat16_features_are_float32(data, monkeypatch):
+    monkeypatch.setattr(features, "MIN_BFLOAT16_WORK", 0)
+    monkeypatch.setattr(frozen, "has_bfloat16", lambda: False)
+    part = prefix_of(classifier())
+    assert part.bfloat16 is None
+    assert extract_features(part, data.train, exact=False).precision == "float32"
+
+
+BFLOAT16_SETTINGS = {
+    "TF_ENABLE_ONEDNN_OPTS=0": False,
+    "ONEDNN_MAX_CPU_ISA=AVX512_CORE": False,
+    "ONEDNN_MAX_CPU_ISA=AVX2": False,
+    "DNNL_MAX_CPU_ISA=avx2": False,
+    "ONEDNN_MAX_CPU_ISA=ALL": True,
+}
+
+
+@pytest.mark.parametrize("setting", BFLOAT16_SETTINGS)
+def test_bfloat16_is_had_only_where_onednn_may_use_it(setting):
+    """What a process may do is settled when it starts: each is asked in one of its own."""
+    name, value = setting.split("=")
+    others = {key: v for key, v in os.environ.items() if "ONEDNN" not in key and "DNNL" not in key}
+    asked = "from tlkit.training import frozen; print(frozen.has_bfloat16())"
+    answers = [
+        subprocess.run(
+            [sys.executable, "-c", asked], env=environment, capture_output=True, check=True
+        ).stdout.decode()
+        for environment in ({**others, name: value}, others)[: 1 + BFLOAT16_SETTINGS[setting]]
+    ]
+    assert answers[0] == (answers[1] if BFLOAT16_SETTINGS[setting] else "False\n")
+
+
+@pytest.mark.skipif(not frozen.has_bfloat16(), reason="no bfloat16 in this process")
 def test_bfloat16_leaks_into_no_other_function():
     model = classifier()
     images = tf.random.stateless_uniform((4, 32, 32, 3), [0, 0], 0, 255)

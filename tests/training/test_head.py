@@ -7,10 +7,10 @@ import tensorflow as tf
 from sklearn.linear_model import LogisticRegression
 
 import tlkit
-from tlkit.training import features, head
+from tests.conftest import bfloat16_differs_by
+from tlkit.training import head
 from tlkit.training.features import extract_features
 from tlkit.training.fit_data import weighed
-from tlkit.training.frozen import has_bfloat16
 from tlkit.training.movement import weights_by_group
 
 
@@ -54,7 +54,7 @@ def test_the_accuracy_reported_is_the_whole_models(data):
 
 def test_validation_is_measured_in_float32_whatever_training_is(data, monkeypatch):
     """Images that lie close together, where bfloat16 features would give another loss."""
-    monkeypatch.setattr(features, "MIN_BFLOAT16_WORK", 0)
+    bfloat16_differs_by(monkeypatch, 0.01)
     generator = np.random.default_rng(0)
     images = generator.integers(120, 136, (300, 32, 32, 3), "uint8")
     noise = tlkit.load_arrays(images, generator.integers(0, 3, 300), ["a", "b", "c"])
@@ -68,7 +68,7 @@ def test_validation_is_measured_in_float32_whatever_training_is(data, monkeypatc
     monkeypatch.setattr(head, "extract_features", watched)
     report = tlkit.train_head(model, noise)
     train, validation = extracted
-    assert train.precision == ("bfloat16" if has_bfloat16() else "float32")
+    assert train.precision == "bfloat16"
     assert validation.precision == "float32"
     assert report.accuracy_after == tlkit.evaluate(model, noise.validation).accuracy
 

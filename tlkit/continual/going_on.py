@@ -1,8 +1,6 @@
 """Going on from a trained model without losing it: what is anchored, and what was forgotten."""
 
 import math
-import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -138,12 +136,9 @@ def choose_strength(
         ArgumentError: See `choose_anchor`.
     """
     old_data = old.decided_on if old is not None else None
-    with warnings.catch_warnings():
-        # what it warns its caller of stands in the report too
-        warnings.filterwarnings("ignore", category=UserWarning, module=re.escape(__name__))
-        anchor = choose_anchor(
-            model, data, importance=importance or None, old_data=old_data, **fine_tuning
-        )
+    anchor = choose_anchor(
+        model, data, importance=importance or None, old_data=old_data, **fine_tuning
+    )
     anchor.release()
     report: StrengthReport = anchor.report
     return report

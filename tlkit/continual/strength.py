@@ -4,7 +4,6 @@ import inspect
 import math
 import os
 import time
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -98,19 +97,18 @@ def choose_anchor(
         ArgumentError: An argument breaks its rule, or there are no validation images, of the old
             task neither where `old_data` is given.
 
-    Warns:
-        UserWarning: Even the weakest strength tried lost too much, or none did better than no
-            anchor; or the penalty is zero; or it makes up most of the loss; or the new pictures are
-            of some classes alone, where anchors are known to fail. The report says the same.
+    Returns:
+        The anchor. What speaks against the strength stands in the notes of `Anchor.report`, and in
+        the report of every training that is given the anchor: even the weakest strength tried lost
+        too much, or none did better than no anchor; or the penalty is zero; or it makes up most of
+        the loss; or the new images are of some classes alone, where anchors are known to fail.
 
     Example:
-        >>> import warnings
         >>> import numpy as np, tlkit
         >>> images = np.random.default_rng(0).integers(0, 255, (60, 32, 32, 3), "uint8")
         >>> data = tlkit.load_arrays(images, np.arange(60) % 2, ["even", "odd"])
         >>> model = tlkit.build_classifier("resnet20", data.class_names, weights=None)
-        >>> with warnings.catch_warnings(action="ignore"):  # there is nothing to learn in noise
-        ...     anchor = tlkit.choose_anchor(model, data, epochs=1, max_trials=1)
+        >>> anchor = tlkit.choose_anchor(model, data, epochs=1, max_trials=1)
         >>> anchor.strength == anchor.report.chosen
         True
 
@@ -183,10 +181,9 @@ def choose_anchor(
         )
     scenario = _scenario_of(model, source.train)
     if scenario == CLASS_INCREMENTAL:
-        notes += (f"the new pictures are of some classes alone: {CLASS_INCREMENTAL_NOTE}",)
-    for note in notes:
-        warnings.warn(note, UserWarning, stacklevel=2)
+        notes += (f"the new images are of some classes alone: {CLASS_INCREMENTAL_NOTE}",)
     anchor = anchor_weights(model, chosen, weighed, groups=groups, mode=mode)
+    anchor.notes = (*anchor.notes, *notes)
     anchor.report = StrengthReport(
         before=replace(before, strength=0.0),
         trials=trials,

@@ -55,7 +55,7 @@ class StrengthReport(ShownAsText):
         num_validation: Images behind the new task's accuracies.
         scenario: How the tasks relate, see `ForgettingMatrix`.
         num_old_tasks: How many tasks the old pictures stand for.
-        notes: Warnings, and what was substituted.
+        notes: What speaks against the chosen strength, and what was substituted.
     """
 
     before: StrengthTrial

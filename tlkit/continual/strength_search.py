@@ -35,7 +35,7 @@ def search_strength(
         num_old_tasks: Likewise.
 
     Returns:
-        All trials, the chosen strength, and what is to be warned of.
+        All trials, the chosen strength, and what speaks against it.
     """
     free = train(0.0)
     trials, notes = [free], []

@@ -4,8 +4,9 @@ TensorFlow's own ways of freezing a graph and of running one grappler pass over 
 names; this file is the only one that uses them.
 """
 
+import os
 from collections.abc import Callable
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import keras
@@ -25,6 +26,9 @@ Forward = Callable[[tf.Tensor], tf.Tensor]
 
 MAX_BFLOAT16_DIFFERENCE = 0.02
 """Largest relative difference, in norm over a measured batch, at which bfloat16 is accepted."""
+
+_WITH_BFLOAT16 = ("DEFAULT", "ALL", "BF16", "FP16", "AMX", "AVX10")
+"""Parts of oneDNN's names of instruction sets that have bfloat16; others would emulate it."""
 
 
 class FrozenPart:
@@ -94,15 +98,28 @@ def relative_difference(values: np.ndarray, reference: np.ndarray) -> float:
     return float(np.linalg.norm(values - reference) / scale) if scale else 0.0
 
 
+@cache
 def has_bfloat16() -> bool:
-    """Whether the work is done by a processor that multiplies matrices in bfloat16."""
+    """Whether the work is done by a processor that multiplies matrices in bfloat16.
+
+    The processor must be able to, oneDNN must be allowed to (https://uxlfoundation.github.io/oneDNN,
+    "CPU Dispatcher Control"), and TensorFlow must use oneDNN (`TF_ENABLE_ONEDNN_OPTS`), which a
+    small graph tells.
+    """
     if tf.config.list_physical_devices("GPU"):
         return False
     description = Path("/proc/cpuinfo")
     if not description.exists():
         return False
     flags = description.read_text()
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+    if "avx512_bf16" not in flags and "amx_bf16" not in flags:
+        return False
+    allowed = os.environ.get("ONEDNN_MAX_CPU_ISA", os.environ.get("DNNL_MAX_CPU_ISA", "DEFAULT"))
+    if not any(name in allowed.upper() for name in _WITH_BFLOAT16):
+        return False
+    product = tf.function(lambda rows: rows @ tf.ones((8, 8)), autograph=False)
+    frozen = product.get_concrete_function(tf.TensorSpec((None, 8)))
+    return any(node.op == "Cast" for node in _rewritten(frozen).node)
 
 
 def _rewritten(frozen: tf.types.experimental.ConcreteFunction) -> tf.compat.v1.GraphDef:
