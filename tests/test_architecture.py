@@ -17,6 +17,7 @@ FLOORS = {
     "showing": -2,  # needs nothing, and the cache's report needs it
     "errors": -2,
     "progress": -2,
+    "signals": -2,  # needs nothing, and TensorFlow is loaded under it
     "keras_settings": -1,
     "cache": 0,
     "files": 0,

@@ -276,7 +276,7 @@ def test_debug_shows_the_traceback(tmp_path):
     assert "Traceback" in done.stderr
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_stopped_run_stays_unfinished_and_refuses_other_arguments(tmp_path, photos, kind):
     # a job in the background ignores Ctrl-C, and its children inherit that: heard again here
     code = (
@@ -297,9 +297,11 @@ def test_a_stopped_run_stays_unfinished_and_refuses_other_arguments(tmp_path, ph
     time.sleep(1.0)
     os.kill(process.pid, kind)
     _, errors = process.communicate(timeout=60)
-    if kind == signal.SIGINT:
-        assert process.returncode == 130
-        assert "the same command continues" in errors
+    if kind != signal.SIGKILL:
+        assert process.returncode == 128 + kind
+        said = "interrupted" if kind == signal.SIGINT else "ended by SIGTERM"
+        assert errors == f"tlkit: {said}; the same command continues.\n"
+        assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
     assert not json.loads((tmp_path / "run" / "run.json").read_text())["finished"]
     other = tlkit(*arguments[:-1], "1")
     assert other.returncode == 2

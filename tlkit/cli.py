@@ -15,6 +15,7 @@ from tlkit.errors import ArgumentError, TlkitError
 from tlkit.keras_settings import check_building
 from tlkit.quiet import load_tensorflow_quietly
 from tlkit.serving.server import MAX_MEGABYTES, MAX_MEGAPIXELS
+from tlkit.signals import ended_in_order
 
 app = typer.Typer(
     name="tlkit",
@@ -25,6 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _INTERRUPTED = 130
+_CONTINUED = (["train"], ["add-classes"], ["demo"])
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 
 
@@ -396,6 +398,17 @@ def demo(
 
 
 def main() -> None:
+    """Runs the command line, and ends it in order where a signal does; see `run_command`."""
+    ended_in_order(run_command, interruption_hint)
+
+
+def interruption_hint() -> str:
+    """What the line about a signal says of the command that it has ended."""
+    commands = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+    return "; the same command continues" if commands[:1] in _CONTINUED else ""
+
+
+def run_command() -> None:
     """Runs the command line; what goes wrong ends as one plain line and a status.
 
     `--debug`, anywhere on the line, shows TensorFlow's messages and tracebacks.
@@ -415,7 +428,7 @@ def main() -> None:
         print(f"tlkit: {' '.join(message.split())}", file=sys.stderr)
         sys.exit(2)
     if status == _INTERRUPTED:
-        print("tlkit: interrupted; the same command continues.", file=sys.stderr)
+        raise KeyboardInterrupt
     sys.exit(status)
 
 

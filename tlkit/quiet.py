@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from tlkit.keras_settings import check_backend
+from tlkit.signals import raised_again
 
 
 def load_tensorflow_quietly() -> None:
@@ -23,7 +24,8 @@ def load_tensorflow_quietly() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
-        import tensorflow  # noqa: F401 - loading it is the purpose
+        with raised_again():
+            import tensorflow  # noqa: F401 - loading it is the purpose
     finally:
         os.dup2(shown, 2)
         os.close(shown)
