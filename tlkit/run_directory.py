@@ -1,7 +1,6 @@
 """The run directory: what a run leaves, how it is read again, and when it may be continued."""
 
 import csv
-import dataclasses
 import errno
 import io
 import json
@@ -413,7 +412,7 @@ def write_results(
     figures["rejection"] = None
     if rejection is not None:
         fitted, tested = rejection
-        figures["rejection"] = {**fitted.as_dict(), "test": tested and dataclasses.asdict(tested)}
+        figures["rejection"] = {**fitted.as_dict(), "test": tested and tested.as_dict()}
     write_json(out / "metrics.json", {**figures, "stages": stages})
     with written_aside(out / "split.csv") as aside:
         aside.write_text(_split_table(data, parent), encoding="utf-8")

@@ -26,6 +26,7 @@ from tlkit.models.assembly import build_classifier
 from tlkit.models.catalogue import find_backbone
 from tlkit.models.heads import feature_cut
 from tlkit.progress import bar
+from tlkit.showing import ShownAsText
 from tlkit.training.features import extract_features
 from tlkit.training.frozen import FrozenPart
 
@@ -84,7 +85,7 @@ class BackboneScore:
 
 
 @dataclass(frozen=True)
-class BackboneComparison:
+class BackboneComparison(ShownAsText):
     """Backbones compared on the same pictures.
 
     Attributes:
@@ -125,10 +126,6 @@ class BackboneComparison:
     def table(self) -> tuple[tuple[str, ...], ...]:
         """The figures in words, a row for each backbone behind one of headings."""
         return (_HEADINGS, *(_cells(score) for score in self.scores))
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns the same in what JSON can hold."""
-        return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "BackboneComparison":

@@ -6,10 +6,11 @@ from typing import Any
 
 from tlkit.advice.backbones import BackboneComparison, BackboneScore
 from tlkit.advice.candidates import RANDOM
+from tlkit.showing import ShownAsText
 
 
 @dataclass(frozen=True)
-class BackboneChoice:
+class BackboneChoice(ShownAsText):
     """The backbone that is taken, and why.
 
     Attributes:

@@ -2,8 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import keras
 import numpy as np
@@ -69,6 +68,8 @@ class CostReport(ShownAsText):
             data.
     """
 
+    _derived = ("total_seconds", "total_disk_bytes")
+
     groups: tuple[GroupCost, ...]
     unfreeze: str | int
     num_trainable: int
@@ -93,14 +94,6 @@ class CostReport(ShownAsText):
         """All that the plan writes; 0 without data."""
         return sum(self.disk_bytes.values())
 
-    def as_dict(self) -> dict[str, Any]:
-        """Returns the same in what JSON can hold, the sums too."""
-        return {
-            **asdict(self),
-            "total_seconds": self.total_seconds,
-            "total_disk_bytes": self.total_disk_bytes,
-        }
-
     def __str__(self) -> str:
         width = max(len("group"), *(len(group.name) for group in self.groups))
         lines = [f"{'group':<{width}}  parameters  multiply-adds  activations of an image"]
@@ -109,8 +102,15 @@ class CostReport(ShownAsText):
             f"  {_size(FLOAT_BYTES * group.num_activations):>23}"
             for group in self.groups
         ]
+        return "\n".join([*lines, *self._totals()])
+
+    def _brief(self) -> str:
+        return "\n".join([*self._totals(), *str(self).splitlines()[: 1 + len(self.groups)]])
+
+    def _totals(self) -> list[str]:
+        """Everything but the table of the groups, line by line."""
         total = sum(group.num_parameters for group in self.groups)
-        lines.append(f"{self.num_trainable:,} of {total:,} parameters train")
+        lines = [f"{self.num_trainable:,} of {total:,} parameters train"]
         if self.forward_milliseconds is not None:
             step = f"{self.forward_milliseconds:.1f} ms for an image's forward pass"
             if self.step_seconds is not None:
@@ -129,7 +129,7 @@ class CostReport(ShownAsText):
         if self.disk_bytes:
             parts = ", ".join(f"{name} {_size(size)}" for name, size in self.disk_bytes.items())
             lines.append(f"on disk {_size(self.total_disk_bytes)}: {parts}")
-        return "\n".join(lines)
+        return lines
 
 
 def estimate_cost(

@@ -23,6 +23,7 @@ from tlkit.evaluation.rejection import (
     unit_vectors,
 )
 from tlkit.models.heads import feature_cut, head_kind
+from tlkit.showing import ShownAsText
 from tlkit.training.features import Features, extract_features
 from tlkit.training.frozen import FrozenPart
 from tlkit.training.objective import targets_of
@@ -33,7 +34,7 @@ _ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
-class RejectionReport:
+class RejectionReport(ShownAsText):
     """How many of some pictures a model calls unknown.
 
     Attributes:

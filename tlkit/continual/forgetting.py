@@ -53,6 +53,8 @@ class ForgettingMatrix(ShownAsText):
         section 4. Scenarios: van de Ven and Tolias (2019), https://arxiv.org/abs/1904.07734.
     """
 
+    _derived = ("task_names", "scenario", "accuracy")
+
     def __init__(self, task_names: Sequence[str], *, scenario: str) -> None:
         names = as_tuple(task_names)
         are_names = all(isinstance(name, str) for name in names)
@@ -157,10 +159,7 @@ class ForgettingMatrix(ShownAsText):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes JSON."""
-        write_json(
-            Path(path),
-            {"task_names": self.task_names, "scenario": self.scenario, "accuracy": self._rows},
-        )
+        write_json(Path(path), self.as_dict())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "ForgettingMatrix":

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -69,6 +69,8 @@ class ForgettingReport(ShownAsText):
         trials: How a strength that was not given came about.
     """
 
+    _derived = ("forgotten",)
+
     scenario: str
     before: float
     after: float
@@ -81,10 +83,6 @@ class ForgettingReport(ShownAsText):
     def forgotten(self) -> float:
         """Accuracy lost, -1...1."""
         return self.before - self.after
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns what JSON can hold."""
-        return {**asdict(self), "forgotten": self.forgotten}
 
     def __str__(self) -> str:
         held = "" if self.strength is None else f", anchored with strength {self.strength:.3g}"

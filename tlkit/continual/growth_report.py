@@ -1,8 +1,7 @@
 """What further classes brought, and what they cost the old ones, in figures and in words."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 from tlkit.showing import ShownAsText
 
@@ -46,10 +45,6 @@ class GrowthReport(ShownAsText):
     unaligned: tuple[float | None, float | None] | None = None
     num_further: int = 0
     from_stored: Mapping[str, int] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns what JSON can hold."""
-        return asdict(self)
 
     def __str__(self) -> str:
         lines = [f"{len(self.old_names)} old classes and {len(self.new_names)} new: {self._new()}"]

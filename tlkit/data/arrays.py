@@ -101,11 +101,13 @@ def load_arrays(
     else:
         check_labels(pictures, division)
 
+    from tlkit.data.keras_split import KerasSplit
+
     def split(name: str) -> ImageSplit:
         found = division.splits[name]
         array = np.stack([pixels[position] for position in found])
         of_groups = tuple(pictures[position].group for position in found)
-        return ImageSplit(
+        return KerasSplit(
             name,
             tuple(pictures[position].path for position in found),
             np.stack([rows[position] for position in found]),

@@ -111,7 +111,9 @@ def split_of(
     else:
         labels = np.array([numbers[picture.class_name] for picture in ordered], np.int64)
     groups = tuple(picture.group for picture in ordered)
-    return ImageSplit(
+    from tlkit.data.keras_split import KerasSplit
+
+    return KerasSplit(
         name,
         tuple(picture.path for picture in ordered),
         labels,

@@ -14,7 +14,8 @@ import numpy as np
 from tlkit.data.augmentation import AUGMENTATIONS
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.settings import check_image_size
-from tlkit.errors import ArgumentError, check_choice, check_count
+from tlkit.errors import ArgumentError, check_choice, check_count, some_of
+from tlkit.showing import ShownAsText
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -22,9 +23,18 @@ if TYPE_CHECKING:
     from tlkit.data.reports import DataReport
 
 
+MAX_NAMED = 10
+"""Classes that the text of data names."""
+
+
 @dataclass(frozen=True, eq=False)
-class ImageSplit:
+class ImageSplit(ShownAsText):
     """The pictures of one split, with their labels; read when a dataset is made or iterated.
+
+    What loaders give can also be given to Keras itself, `model.fit(data.train,
+    validation_data=data.validation)`: images and labels come in batches, those of the training
+    split in a new order in each epoch, whatever `shuffle` says (and so for `predict`, too; give
+    that `dataset(shuffle=False)` where the order matters), and without augmentation.
 
     Attributes:
         name: "train", "validation" or "test".
@@ -47,6 +57,25 @@ class ImageSplit:
     _max_pixels: int = field(default=MAX_PIXELS, repr=False)
     _pixels: np.ndarray | None = field(default=None, repr=False)
     groups: tuple[str, ...] = field(default=(), repr=False)
+
+    _left_out = ("paths", "labels", "digests", "groups")
+    _derived = ("num_images",)
+
+    def __len__(self) -> int:
+        return self.num_images
+
+    def __str__(self) -> str:
+        images = "image" if self.num_images == 1 else "images"
+        if self.labels.ndim == 2:
+            what = f"with up to {self.labels.shape[1]} labels each"
+        else:
+            num_classes = len(np.unique(self.labels))
+            what = f"of {num_classes} class{'' if num_classes == 1 else 'es'}"
+        height, width = self.image_size
+        return (
+            f"{self.name}: {self.num_images:,} {images} {what}, "
+            f"{height} × {width} pixels, in batches of {self.batch_size}"
+        )
 
     @property
     def num_images(self) -> int:
@@ -195,7 +224,7 @@ class ImageSplit:
 
 
 @dataclass(frozen=True, eq=False)
-class ImageData:
+class ImageData(ShownAsText):
     """Pictures in up to three splits, with the names of their classes and what was found.
 
     Attributes:
@@ -217,6 +246,13 @@ class ImageData:
     image_size: tuple[int, int]
     batch_size: int
     seed: int
+
+    _derived = ("num_classes",)
+
+    def __str__(self) -> str:
+        splits = [one for one in (self.train, self.validation, self.test) if one is not None]
+        names = some_of(self.class_names, MAX_NAMED)
+        return "\n".join([*map(str, splits), f"{self.num_classes} classes: {names}"])
 
     @property
     def num_classes(self) -> int:

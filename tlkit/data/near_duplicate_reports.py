@@ -10,6 +10,7 @@ from functools import cached_property
 
 from tlkit.data.perceptual import NUM_BITS
 from tlkit.data.reports import SHOWN
+from tlkit.showing import ShownAsText
 
 _REMEDY = (
     "In Python, tlkit.load_folder(..., groups=tlkit.find_near_duplicates(data).group_of), or "
@@ -21,7 +22,7 @@ _REMEDY_IN_MEMORY = (
 
 
 @dataclass(frozen=True)
-class NearDuplicate:
+class NearDuplicate(ShownAsText):
     """Two pictures that look alike.
 
     Attributes:
@@ -55,7 +56,7 @@ class NearDuplicate:
 
 
 @dataclass(frozen=True)
-class NearDuplicateReport:
+class NearDuplicateReport(ShownAsText):
     """Which pictures look alike.
 
     Attributes:

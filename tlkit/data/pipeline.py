@@ -105,6 +105,30 @@ def image_batches(
     return counted.prefetch(tf.data.AUTOTUNE)
 
 
+def batch_reader(split: ImageSplit) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Returns a function from rows of a split to their `(images, labels)`, as a batch has them."""
+    held = _pixels_in_memory(split, np.arange(split.num_images), keep=True)
+    read = held or _pixel_reader(split)
+
+    def images_of(rows: tf.Tensor) -> tf.Tensor:
+        with tf.device("CPU:0"):
+            if not held:
+                height, width = split.image_size
+                spec = tf.TensorSpec((height, width, 3), tf.uint8)
+                return tf.cast(tf.map_fn(read, rows, fn_output_signature=spec), tf.float32)
+            return tf.cast(held(rows), tf.float32)
+
+    traced = tf.function(
+        images_of, input_signature=[tf.TensorSpec([None], tf.int64)], autograph=False
+    )
+    return lambda rows: (traced(rows).numpy(), split.labels[rows])
+
+
+def shuffled(rows: tf.Tensor, seed: tf.Tensor | int, epoch: tf.Tensor | int) -> tf.Tensor:
+    """Returns rows in the order of an epoch, a function of the split's seed and its number."""
+    return tf.random.experimental.stateless_shuffle(rows, seed=tf.stack([seed, epoch]))
+
+
 def _orders(
     rows: tf.Tensor,
     seed: tf.Tensor,
@@ -125,7 +149,7 @@ def _orders(
     def order_of(number: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
         order = rows
         if shuffle:
-            order = tf.random.experimental.stateless_shuffle(rows, seed=tf.stack([seed, epoch]))
+            order = shuffled(rows, seed, epoch)
         order = tf.pad(order, [[0, -len(rows) % batch_size]], constant_values=NO_ROW)
         if first_batch:
             order = order[tf.where(number == 0, first_batch * batch_size, 0) :]

@@ -6,6 +6,8 @@ import html
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from tlkit.showing import ShownAsText
+
 SHOWN = 20  # of each kind of finding; all of them are in the report's attributes
 
 
@@ -27,7 +29,7 @@ class Leak:
 
 
 @dataclass(frozen=True)
-class DataReport:
+class DataReport(ShownAsText):
     """What was found in a set of pictures. Nothing is deleted or changed, whatever it says.
 
     Attributes:
@@ -75,6 +77,10 @@ class DataReport:
             lines.append(f"{title}:")
             lines.extend(f"  {item}" for item in _shown(items))
         return "\n".join(lines)
+
+    def _brief(self) -> str:
+        found = [title for title, _ in self._findings()]
+        return "\n".join([self._summary(), *found, *str(self).splitlines()[: 1 + len(self.counts)]])
 
     def _repr_html_(self) -> str:
         """The report as HTML, every name escaped."""

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
-from typing import Any
 
 import keras
 import numpy as np
@@ -20,6 +19,7 @@ from tlkit.evaluation.outputs import collect_outputs, mean_loss, probabilities_f
 from tlkit.evaluation.reliability import MIN_IMAGES, Reliability, measure_reliability
 from tlkit.models.graph import model_ends, producing_node
 from tlkit.models.heads import head_kind, outputs_logits
+from tlkit.showing import ShownAsText
 
 LOWEST, HIGHEST = 0.05, 20.0
 """Temperatures that are looked at; where the best lies at an end, the images leave it open."""
@@ -32,7 +32,7 @@ _NO_RISE = 1e-6  # nats
 
 
 @dataclass(frozen=True)
-class CalibrationReport:
+class CalibrationReport(ShownAsText):
     """What `calibrate` did to a model.
 
     Attributes:
@@ -58,19 +58,6 @@ class CalibrationReport:
     before: Reliability
     after: Reliability
     notes: tuple[str, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns the same in what JSON can hold."""
-        return {
-            "temperature": self.temperature,
-            "interval": list(self.interval),
-            "num_images": self.num_images,
-            "loss_before": self.loss_before,
-            "loss_after": self.loss_after,
-            "before": self.before.as_dict(),
-            "after": self.after.as_dict(),
-            "notes": list(self.notes),
-        }
 
     def __str__(self) -> str:
         low, high = self.interval

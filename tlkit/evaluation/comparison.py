@@ -1,8 +1,7 @@
 """Two models on the same images: is one better, beyond noise?"""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from html import escape
-from typing import Any
 
 import keras
 import numpy as np
@@ -17,12 +16,13 @@ from tlkit.evaluation.metrics import THRESHOLD
 from tlkit.evaluation.names import num_classes_of
 from tlkit.evaluation.outputs import collect_outputs, probabilities_from
 from tlkit.models.heads import head_kind, outputs_logits
+from tlkit.showing import ShownAsText
 
 SIGNIFICANCE = 0.05
 
 
 @dataclass(frozen=True)
-class ComparisonReport:
+class ComparisonReport(ShownAsText):
     """How two models fare on the same images.
 
     Attributes:
@@ -38,6 +38,8 @@ class ComparisonReport:
         p_value: Of McNemar's exact test, two-sided: how often chance alone would split the images
             that only one gets right as unevenly, if both models were equally good.
     """
+
+    _derived = ("verdict",)
 
     num_images: int
     accuracies: tuple[float, float]
@@ -60,15 +62,6 @@ class ComparisonReport:
         if not self.is_beyond_noise:
             return "too close to call"
         return "the second is better" if self.difference > 0 else "the first is better"
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns the same in what JSON can hold."""
-        return {
-            **asdict(self),
-            "accuracies": list(self.accuracies),
-            "interval": list(self.interval),
-            "verdict": self.verdict,
-        }
 
     def __str__(self) -> str:
         first, second = (100 * accuracy for accuracy in self.accuracies)

@@ -29,6 +29,7 @@ from tlkit.models.graph import producing_node
 from tlkit.models.groups import cut_before
 from tlkit.models.heads import head_kind, outputs_logits
 from tlkit.models.heads import probabilities as probabilities_of
+from tlkit.showing import Record
 
 _STRENGTH = 0.75  # of the colours where the heat is highest
 _GREY = np.array([0.299, 0.587, 0.114])
@@ -37,7 +38,7 @@ _MAPS_AT_ONCE = 4  # the tape holds the activations of so many pictures
 
 
 @dataclass(frozen=True, eq=False)
-class Explanation:
+class Explanation(Record):
     """What in a picture speaks for a class.
 
     Attributes:
@@ -58,6 +59,8 @@ class Explanation:
     predicted: str
     layer: str
     path: str | None
+
+    _left_out = ("image", "heatmap")
 
     def overlay(self) -> np.ndarray:
         """Returns the picture in grey, with colours where it speaks for the class.

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ class Prediction(ShownAsText):
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the same in what JSON can hold; without `known` where that is not asked."""
-        content = asdict(self)
+        content = super().as_dict()
         if self.known is None:
             del content["known"]
         return content

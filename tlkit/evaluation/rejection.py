@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -20,6 +19,7 @@ from tlkit.files import written_aside
 from tlkit.models.graph import model_ends
 from tlkit.models.heads import feature_cut
 from tlkit.models.signature import signature
+from tlkit.showing import ShownAsText
 
 NUM_NEIGHBOURS = 5
 MAX_STORED = 10_000
@@ -27,7 +27,7 @@ MAX_STORED = 10_000
 
 
 @dataclass(frozen=True, eq=False)
-class Rejection:
+class Rejection(ShownAsText):
     """A threshold on how far a picture's features lie from the training pictures'.
 
     Attributes:
@@ -46,6 +46,9 @@ class Rejection:
         notes: What is to be known besides.
     """
 
+    _left_out = ("signature", "neighbours")
+    _derived = ("num_stored",)
+
     signature: str
     neighbours: np.ndarray
     num_neighbours: int
@@ -57,19 +60,10 @@ class Rejection:
     by_class: Mapping[str, tuple[int, int]]
     notes: tuple[str, ...] = ()
 
-    def as_dict(self) -> dict[str, Any]:
-        """Returns everything but the stored pictures, in what JSON can hold."""
-        return {
-            "num_stored": len(self.neighbours),
-            "num_neighbours": self.num_neighbours,
-            "threshold": self.threshold,
-            "keep": self.keep,
-            "num_images": self.num_images,
-            "wrongly_rejected": self.wrongly_rejected,
-            "interval": list(self.interval),
-            "by_class": {name: list(counts) for name, counts in self.by_class.items()},
-            "notes": list(self.notes),
-        }
+    @property
+    def num_stored(self) -> int:
+        """How many training pictures are kept to compare with."""
+        return len(self.neighbours)
 
     def save(self, path: Path) -> None:
         """Writes an `.npz` file, which appears whole."""

@@ -1,7 +1,6 @@
 """Whether probabilities mean what they say: of images given 80 %, are 80 % right?"""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -41,18 +40,6 @@ class Reliability(ShownAsText):
     accuracy_interval: np.ndarray
     error: float
     error_by_chance: Interval | None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns the same in what JSON can hold; `None` for what an empty bin does not have."""
-        return {
-            "error": self.error,
-            "error_by_chance": self.error_by_chance and list(self.error_by_chance),
-            "edges": self.edges.tolist(),
-            "counts": self.counts.tolist(),
-            "confidence": _without_nan(self.confidence),
-            "accuracy": _without_nan(self.accuracy),
-            "accuracy_interval": [_without_nan(ends) for ends in self.accuracy_interval],
-        }
 
     def __str__(self) -> str:
         text = f"calibration error {100 * self.error:.1f} %"
@@ -123,7 +110,3 @@ def measure_reliability(
         error=float(np.abs(right - sums).sum() / len(confidence)),
         error_by_chance=by_chance,
     )
-
-
-def _without_nan(values: np.ndarray) -> list[float | None]:
-    return [None if np.isnan(value) else float(value) for value in values]

@@ -2,14 +2,14 @@
 
 import html
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from rich.cells import cell_len
 
 from tlkit.evaluation.intervals import Interval
 from tlkit.evaluation.reliability import Reliability
+from tlkit.showing import ShownAsText
 
 MAX_CLASSES_IN_TEXT = 30
 
@@ -64,7 +64,7 @@ class Mistake:
 
 
 @dataclass(frozen=True, eq=False)
-class EvaluationReport:
+class EvaluationReport(ShownAsText):
     """How often a model is right on some images.
 
     Attributes:
@@ -97,6 +97,8 @@ class EvaluationReport:
         mistakes: Every image that is not wholly right, the most confident mistake first.
         notes: What could not be measured, and why.
     """
+
+    _left_out = ("mistakes",)
 
     kind: str
     num_images: int
@@ -157,27 +159,6 @@ class EvaluationReport:
             text = f" ({ends[0]:.3f} to {ends[1]:.3f})" if ends else ""
             lines.append(f"ROC-AUC {self.roc_auc:.3f}{text}")
         return (*lines, str(self.reliability))
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns everything but the single mistakes, in what JSON can hold."""
-        return {
-            "kind": self.kind,
-            "num_images": self.num_images,
-            "accuracy": self.accuracy,
-            "interval": list(self.interval),
-            "loss": self.loss,
-            "balanced_accuracy": self.balanced_accuracy,
-            "balanced_interval": self.balanced_interval and list(self.balanced_interval),
-            "top_k": self.top_k,
-            "top_k_accuracy": self.top_k_accuracy,
-            "top_k_interval": self.top_k_interval and list(self.top_k_interval),
-            "roc_auc": self.roc_auc,
-            "roc_auc_interval": self.roc_auc_interval and list(self.roc_auc_interval),
-            "reliability": self.reliability.as_dict(),
-            "per_class": [asdict(score) for score in self.per_class],
-            "confusion": None if self.confusion is None else self.confusion.tolist(),
-            "notes": list(self.notes),
-        }
 
     def __str__(self) -> str:
         """All figures and a table of the classes; of many, those with the lowest F1."""

@@ -36,6 +36,8 @@ class BackboneSpec(ShownAsText):
         weights: What its "pretrained" weights were trained on, `None` when it has none.
     """
 
+    _left_out = ("build",)
+
     name: str
     build: Callable[[Any, str | None], Any]
     preprocessing: str | Callable[[], Any]

@@ -1,5 +1,6 @@
 """What training says of itself."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,14 +74,33 @@ class TrainingReport(ShownAsText):
     accuracy_after: float | None
     num_validation: int
 
+    _derived = ("history",)
+
+    @property
+    def history(self) -> dict[str, list[float]]:
+        """The metrics of every epoch over all stages, as `keras.callbacks.History` has them.
+
+        From each name ("loss", "accuracy", "val_loss", ...) to one value an epoch; NaN where a
+        stage did not measure it. Empty where nothing was trained in epochs.
+        """
+        epochs = [epoch for stage in self.stages for epoch in stage.history]
+        names = dict.fromkeys(name for epoch in epochs for name in epoch)
+        return {name: [epoch.get(name, math.nan) for epoch in epochs] for name in names}
+
     def __str__(self) -> str:
-        lines = [str(stage) for stage in self.stages]
-        if self.accuracy_after is not None:
-            before = (
-                "" if self.accuracy_before is None else f"{100 * self.accuracy_before:.1f} % to "
-            )
-            lines.append(
-                f"validation accuracy {before}{100 * self.accuracy_after:.1f} % "
-                f"({self.num_validation} images)"
-            )
-        return "\n".join(lines)
+        return "\n".join([*map(str, self.stages), *self._accuracy()])
+
+    def _brief(self) -> str:
+        stages = [str(stage).partition("\n")[0] for stage in self.stages]
+        notes = [f"  {note}" for stage in self.stages for note in stage.notes]
+        return "\n".join([*self._accuracy(), *stages, *notes])
+
+    def _accuracy(self) -> list[str]:
+        """What it brought on validation, a line where that was measured."""
+        if self.accuracy_after is None:
+            return []
+        before = "" if self.accuracy_before is None else f"{100 * self.accuracy_before:.1f} % to "
+        return [
+            f"validation accuracy {before}{100 * self.accuracy_after:.1f} % "
+            f"({self.num_validation} images)"
+        ]
