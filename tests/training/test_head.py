@@ -151,7 +151,7 @@ def test_balanced_classes_reach_the_loss_of_a_head_with_hidden_layers():
 
 def test_features_too_large_for_memory_are_trained_from_the_store(data, monkeypatch):
     monkeypatch.setattr("tlkit.training.features.MAX_BYTES_IN_MEMORY", 1000)
-    monkeypatch.setattr("tlkit.training.head.MAX_BYTES_IN_MEMORY", 1000)
+    monkeypatch.setattr("tlkit.training.solving.MAX_BYTES_IN_MEMORY", 1000)
     model = tlkit.build_classifier("resnet20", data.class_names)
     report = tlkit.train_head(model, data)
     assert report.stages[0].history

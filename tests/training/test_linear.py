@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 
 from tlkit.training.linear import STRENGTHS, solve_linear
 
@@ -152,3 +154,112 @@ def test_features_that_have_all_but_vanished_are_left_alone():
     features, labels = blobs(3)
     solution = solve_linear(features * np.float32(1e-20), labels, num_units=3)
     assert np.abs(solution.kernel).max() < 1
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        lambda noise: np.full(300, 0.1),
+        lambda noise: 0.1 + 7e-9 * noise,
+        lambda noise: 1 + 1e-6 * noise,
+        lambda noise: 30 + 1e-4 * noise,
+        lambda noise: 1e-6 * noise,
+        lambda noise: 1e-9 * (noise > 2),
+        lambda noise: 1e-16 * noise,
+    ],
+    ids=["constant", "one ulp", "ulps", "thousandths", "all but dead", "rarely alive", "1e-16"],
+)
+def test_a_column_next_to_constant_gets_no_weight_to_speak_of(column):
+    """Labels at random, so that the others leave errors for it to explain, as noise does."""
+    generator = np.random.default_rng(0)
+    features, labels = generator.normal(0, 1, (300, 6)), np.arange(300) % 3
+    noise = np.where(labels == 0, 1.5, 0) + generator.normal(0, 1, 300)
+    features[:, 2] = column(noise)
+    solution = solve_linear(features.astype("float32"), labels, num_units=3)
+    assert np.abs(solution.kernel).max() < 1000
+    scale = np.abs(features[:, 2]).max()
+    reach = np.abs(solution.kernel[2]).max() * 1e-4 * scale  # what a small change of it can do
+    assert reach < 0.5
+
+
+def test_a_small_column_that_tells_the_classes_apart_is_used():
+    generator = np.random.default_rng(0)
+    labels = np.arange(300) % 2
+    features = generator.normal(0, 1, (300, 6))
+    features[:, 2] = 1e-3 * (labels + 0.1 * generator.normal(0, 1, 300))
+    solution = solve_linear(features.astype("float32"), labels, num_units=1)
+    right = ((features @ solution.kernel + solution.bias)[:, 0] > 0) == labels
+    assert right.mean() > 0.98
+
+
+def unbalanced(n, share_of_rare, seed):
+    """Two classes that overlap; the rare one is found by few if its errors count for little."""
+    generator = np.random.default_rng(seed)
+    labels = (generator.uniform(size=n) < share_of_rare).astype(int)
+    return generator.normal(0, 1, (n, 40)) + 0.3 * labels[:, np.newaxis] * np.eye(40)[:5].sum(
+        axis=0
+    ), labels
+
+
+def chosen_by_hand(features, labels, held_out, weights):
+    """The strength with the least weighted loss on other rows, by scikit-learn's own means."""
+    mean, scale = features.mean(axis=0), features.std(axis=0)
+    regressions = {
+        strength: LogisticRegression(C=strength, class_weight="balanced", max_iter=1000).fit(
+            (features - mean) / scale, labels
+        )
+        for strength in STRENGTHS
+    }
+    losses = {
+        strength: log_loss(
+            held_out[1],
+            one.predict_proba((held_out[0] - mean) / scale),
+            sample_weight=weights,
+        )
+        for strength, one in regressions.items()
+    }
+    return min(losses, key=losses.get)
+
+
+def test_the_penalty_is_chosen_by_the_loss_that_is_solved():
+    """By the unweighted loss another one would be."""
+    features, labels = unbalanced(600, 0.06, seed=1)
+    held_out = unbalanced(400, 0.06, seed=2)
+    counts = np.bincount(held_out[1])
+    weights = len(held_out[1]) / (2 * counts[held_out[1]])
+    wanted = chosen_by_hand(features, labels, held_out, weights)
+    assert wanted != chosen_by_hand(features, labels, held_out, np.ones(400))
+    solution = solve_linear(
+        features.astype("float32"),
+        labels,
+        num_units=1,
+        class_weight="balanced",
+        validation=(held_out[0].astype("float32"), held_out[1]),
+    )
+    assert solution.strength == wanted
+
+
+def test_sample_weights_count_where_the_penalty_is_chosen():
+    """Rows of weight zero are as if they were not there, in folds and on validation images."""
+    features, labels = blobs(3, n=360)
+    noise = np.random.default_rng(1).permutation(labels)
+    both = np.concatenate([features, features]).astype("float32")
+    arguments = {"num_units": 3, "groups": np.tile(np.arange(360), 2)}
+    weighed = solve_linear(
+        both.copy(),
+        np.concatenate([labels, noise]),
+        sample_weight=np.repeat([1.0, 0.0], 360),
+        **arguments,
+    )
+    wrong = solve_linear(both.copy(), np.concatenate([labels, noise]), **arguments)
+    assert weighed.strength > wrong.strength  # noise that counts asks for a stronger penalty
+    held_out = both.copy(), np.concatenate([labels, noise])
+    weighed = solve_linear(
+        features.copy(),
+        labels,
+        num_units=3,
+        validation=held_out,
+        validation_weight=np.repeat([1.0, 0.0], 360),
+    )
+    alone = solve_linear(features.copy(), labels, num_units=3, validation=(features.copy(), labels))
+    assert weighed.strength == alone.strength

@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from tlkit.errors import DataError
 from tlkit.evaluation.intervals import Interval, wilson_interval
-from tlkit.training.linear import STRENGTHS, first_minimum, row_space
+from tlkit.training.linear import STRENGTHS, first_minimum, moments, row_space
 
 MIN_FOR_INTERVAL = 20
 """With fewer different images no interval is given.
@@ -82,10 +82,8 @@ def probe(
     """
     groups = np.arange(len(labels)) if groups is None else groups
     num_images = len(np.unique(groups))
-    scale = features.std(axis=0)
-    standard = ((features - features.mean(axis=0)) / np.where(scale > 0, scale, 1.0)).astype(
-        np.float32
-    )
+    mean, scale = moments(features)
+    standard = ((features - mean) / scale).astype(np.float32)
     basis = row_space(standard)
     if basis is not None:
         standard = standard @ basis

@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from tlkit.data.splits import class_weights
 from tlkit.errors import ArgumentError
-from tlkit.training.linear import first_minimum
+from tlkit.training.linear import first_minimum, moments
 
 PENALTIES = tuple(float(10**exponent) for exponent in np.arange(-1.0, -5.01, -0.5))
 """Penalties that are tried, the strongest first."""
@@ -126,8 +126,7 @@ def _solved(
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray, str]:
     """Returns kernel and bias at their optimum, and how it was found, in words."""
-    mean, scale = features.mean(axis=0), features.std(axis=0)
-    scale = np.where(scale > 0, scale, 1.0)
+    mean, scale = moments(features)
     problem = _Problem(
         features=((features - mean) / scale).astype(np.float64),
         labels=labels,

@@ -120,6 +120,32 @@ def sorted_nodes(output: keras.KerasTensor) -> list[Any]:
     return nodes
 
 
+def nodes_between(start: keras.KerasTensor, output: keras.KerasTensor) -> list[Any] | None:
+    """Returns the nodes that compute `output` from `start`, each after those it reads.
+
+    `None` where `output` depends on anything else too, as where a path leads past `start`.
+    """
+    nodes: list[Any] = []
+    done: set[int] = set()
+    stack = [(output, False)]
+    while stack:
+        tensor, has_inputs_done = stack.pop()
+        if tensor is start:
+            continue
+        node = producing_node(tensor)
+        if id(node) in done:
+            continue
+        if not node.input_tensors:
+            return None
+        if has_inputs_done:
+            done.add(id(node))
+            nodes.append(node)
+            continue
+        stack.append((tensor, True))
+        stack.extend((one, False) for one in reversed(node.input_tensors))
+    return nodes
+
+
 def producing_node(tensor: keras.KerasTensor) -> Any:
     """Returns the Keras node that `tensor` is an output of."""
     operation, node_index, _ = tensor._keras_history

@@ -13,8 +13,7 @@ from tlkit.data.images import ImageData
 from tlkit.distribution.lost import lost_worker_named
 from tlkit.distribution.shares import WHOLE, Shared
 from tlkit.distribution.strategies import scope_of, strategy_of
-from tlkit.distribution.workers import Workers
-from tlkit.errors import ArgumentError, DataError, check_count, check_positive, check_seed
+from tlkit.errors import ArgumentError, check_count, check_positive, check_seed
 from tlkit.evaluation.metrics import evaluate_probabilities
 from tlkit.evaluation.names import num_classes_of
 from tlkit.evaluation.outputs import both_columns
@@ -23,15 +22,15 @@ from tlkit.models.groups import set_trainable
 from tlkit.models.heads import feature_cut, head_from_features, head_kind, outputs_logits
 from tlkit.models.random_state import seed_random_layers
 from tlkit.training.checks import check_class_weight
-from tlkit.training.features import MAX_BYTES_IN_MEMORY, Features, extract_features
+from tlkit.training.features import Features, extract_features
 from tlkit.training.fitting import NotFiniteError, class_weight_of, fit_model
 from tlkit.training.frozen import FrozenPart
-from tlkit.training.linear import solve_linear
 from tlkit.training.movement import relative_movement, restore_weights, weights_by_group
 from tlkit.training.objective import loss_of, metrics_of, targets_of
 from tlkit.training.rates import warm_up_then_cosine
 from tlkit.training.recipe import description_of
 from tlkit.training.reports import StageReport, TrainingReport
+from tlkit.training.solving import plain_labels, solve_head
 from tlkit.training.sources import Images, Source, source_of
 from tlkit.training.store import FEATURES_FOLDER
 from tlkit.training.stored_batches import batches_in_order, one_pass
@@ -56,10 +55,12 @@ def train_head(
     """Trains the head of a classifier and leaves everything below it as it is.
 
     The part below the head runs once for each image; what it computes is stored and found again by
-    later calls, so a second call makes no forward pass, and new images cost one each. A linear
-    head (one Dense layer) is then solved to its optimum by (multinomial or one-vs-rest) logistic
-    regression, see `tlkit.training.linear.solve_linear`. Heads with hidden layers, and features
-    of more than 2 GB, are trained on the stored features with AdamW, warm-up and cosine.
+    later calls, so a second call makes no forward pass, and new images cost one each. A head whose
+    logits are linear in its one Dense layer is then solved to its optimum by (multinomial or
+    one-vs-rest) logistic regression, see `tlkit.training.linear.solve_linear`: what is computed
+    before that layer counts as features, and where its outputs are scaled, negated or shifted the
+    weights make up for it. Others (hidden layers, a tanh), and features of more than 2 GB, are
+    trained on the stored features with AdamW, warm-up and cosine; the report says why.
 
     A head that had been trained before is kept where the new one is worse on validation.
 
@@ -154,17 +155,18 @@ def _train(
         held_out = extract_features(part, source.validation, exact=True, cache=cache)
     head = head_from_features(model)
     old = _measured(head, model, held_out) if held_out and is_trained(model) else None
-    dense = _only_dense(head)
     notes = [f"features in {train.precision}: {train.store.path}"]
     if cache is None and (note := cache_note(FEATURES_FOLDER)):
         notes.append(note)
     if part.workers.num_workers > 1:
         notes.append(f"features shared out among {part.workers.num_workers} workers")
     history: tuple[dict[str, float], ...] = ()
-    if dense is not None and train.num_bytes <= MAX_BYTES_IN_MEMORY:
-        chosen = {name: given[name] for name in ("class_weight", "seed")}
-        notes.append(_solve(dense, model, train, held_out, **chosen))
+    chosen = {name: given[name] for name in ("class_weight", "seed")}
+    solved = solve_head(head, model, train, held_out, **chosen)
+    if solved.is_solved:
+        notes.append(solved.note)
     else:
+        notes.append(f"trained by gradients, for the head cannot be solved: {solved.note}")
         try:
             history = _fit(head, model, train, held_out, **given)
         except NotFiniteError as error:
@@ -209,65 +211,6 @@ def is_trained(model: keras.Model) -> bool:
     return not biases or any(np.any(keras.ops.convert_to_numpy(bias)) for bias in biases)
 
 
-def _only_dense(head: keras.Model) -> keras.layers.Dense | None:
-    """Returns the head's Dense layer if nothing else in it has weights or bends the outcome."""
-    passive = (keras.layers.InputLayer, keras.layers.Dropout)
-    active = [layer for layer in head.layers if not isinstance(layer, passive)]
-    return active[0] if len(active) == 1 and isinstance(active[0], keras.layers.Dense) else None
-
-
-def _solve(
-    dense: keras.layers.Dense,
-    model: keras.Model,
-    train: Features,
-    held_out: Features | None,
-    *,
-    class_weight: str | None,
-    seed: int,
-) -> str:
-    """Puts the optimum, solved by the chief, into the Dense layer; says how it was chosen."""
-    labels = _plain_labels(train, model)
-    _check_every_class_is_there(labels, num_classes_of(model))
-    workers = Workers(strategy_of(model))
-    solved: list[np.ndarray] = []
-    if workers.is_chief:
-        solution = solve_linear(
-            train.load(),
-            labels,
-            num_units=dense.units,
-            validation=(held_out.load(), _plain_labels(held_out, model)) if held_out else None,
-            class_weight=class_weight,
-            sample_weight=train.weights,
-            groups=train.groups,
-            use_bias=dense.use_bias,
-            seed=seed,
-        )
-        note = f"solved with C={solution.strength:.2g}, chosen by {solution.chosen_by}"
-        solved = [solution.kernel, solution.bias, np.frombuffer(note.encode(), np.uint8)]
-    kernel, bias, text = workers.from_chief(solved)
-    dense.kernel.assign(kernel)
-    if dense.bias is not None:
-        dense.bias.assign(bias)
-    return text.tobytes().decode()
-
-
-def _check_every_class_is_there(labels: np.ndarray, num_classes: int) -> None:
-    if labels.ndim > 1:
-        return
-    absent = np.setdiff1d(np.arange(num_classes), labels)
-    if len(absent):
-        raise DataError(
-            "`data` must hold images of every class to train on. Received: none of class "
-            f"{absent[0]}. Add some, or build the model without it."
-        )
-
-
-def _plain_labels(features: Features, model: keras.Model) -> np.ndarray:
-    """Labels as scikit-learn takes them: integers `(n,)`, or 0/1 `(n, num_labels)`."""
-    targets = targets_of(features.labels, model).numpy().astype(np.int64)
-    return targets[:, 0] if head_kind(model) == "binary" else targets
-
-
 def _fit(
     head: keras.Model,
     model: keras.Model,
@@ -299,7 +242,7 @@ def _fit(
         epochs=epochs,
         patience=max(5, epochs // 4),
         class_weight=class_weight_of(
-            _plain_labels(train, model), num_classes_of(model), class_weight
+            plain_labels(train, model), num_classes_of(model), class_weight
         ),
     ).history
 

@@ -9,6 +9,8 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedGroupKFold
 from threadpoolctl import threadpool_limits
 
+from tlkit.data.splits import class_weights
+
 STRENGTHS = tuple(float(10**exponent) for exponent in np.arange(-4.0, 1.01, 0.5))
 """Inverse regularisation strengths that are tried, scikit-learn's `C`, strongest penalty first."""
 
@@ -18,6 +20,15 @@ the loss of a hundred images says too little."""
 
 LEAST_DEVIATION = 1e-12
 """A column that differs by less is a constant: weights that make anything of it could not train."""
+
+ROUNDING = 1e-6
+"""A column that differs by less than this fraction of its mean is a constant but for float32."""
+
+LEAST_OF_MEAN = LEAST_OF_OTHERS = 1e-4
+"""No column is scaled as if it varied by less than these fractions of its own mean and of what
+three quarters of the columns vary by at most. What varies less is next to constant, or a unit that
+is all but dead: at unit variance its weights would make much of noise, and cancel against the bias
+in more digits than float32 has."""
 
 _NUM_FOLDS = 5
 _FALLBACK_STRENGTH = 0.1
@@ -48,6 +59,7 @@ def solve_linear(
     validation: tuple[np.ndarray, np.ndarray] | None = None,
     class_weight: str | None = None,
     sample_weight: np.ndarray | None = None,
+    validation_weight: np.ndarray | None = None,
     groups: np.ndarray | None = None,
     use_bias: bool = True,
     seed: int = 0,
@@ -55,9 +67,11 @@ def solve_linear(
     """Solves (multinomial) logistic regression on standardised features, L2-penalised.
 
     The penalty's strength is the one with the smallest log loss: on the validation images where
-    there are at least `MIN_VALIDATION`, else by stratified cross-validation. The objective is
+    there are at least `MIN_VALIDATION`, else by stratified cross-validation. Images count in it as
+    they do in what is solved, by `class_weight` and `sample_weight`. The objective is
     scikit-learn's: 1/2 |w|² + C * sum of the samples' log losses; the intercept is not
-    penalised. The scale of the standardisation is folded into the weights that come back.
+    penalised. The scale of the standardisation is folded into the weights that come back; it is the
+    standard deviation, but never below what `LEAST_OF_MEAN` and `LEAST_OF_OTHERS` say.
 
     Args:
         features: float32, `(n, num_features)`. They are standardised in place, and those of
@@ -66,8 +80,10 @@ def solve_linear(
         num_units: Units of the Dense layer: 1 for two classes told apart by one logit, else the
             number of classes or labels.
         validation: Features and labels, likewise.
-        class_weight: "balanced" weighs each class by n / (num_classes * its count).
+        class_weight: "balanced" weighs each class by n / (num_classes * its count), on validation
+            images by their own counts.
         sample_weight: Shape `(n,)`.
+        validation_weight: Sample weights of the validation images.
         groups: Shape `(n,)`; rows of one group (views or copies of one image, images of one
             patient) come into one fold. Apart, each would betray the others, and too weak a
             penalty be chosen.
@@ -75,7 +91,7 @@ def solve_linear(
             and the bias that comes back is zero.
         seed: Of the folds.
     """
-    mean, scale = _moments(features, is_centred=use_bias)
+    mean, scale = moments(features, is_centred=use_bias)
     _standardise(features, mean, scale)
     if validation is not None:
         _standardise(validation[0], mean, scale)
@@ -84,27 +100,23 @@ def solve_linear(
         features = features @ basis
         validation = validation and (validation[0] @ basis, validation[1])
     groups = np.arange(len(features)) if groups is None else groups
-    if labels.ndim == 2:
-        tasks = [
-            (labels[:, i], validation and (validation[0], validation[1][:, i]))
-            for i in range(num_units)
-        ]
-    else:
-        tasks = [(labels, validation)]
+    whole = _tasks(features, labels, num_units, class_weight, sample_weight)
+    held_out: Sequence[_Rows | None] = [None] * len(whole)
+    if validation is not None:
+        held_out = _tasks(*validation, num_units, class_weight, validation_weight)
     # many small products: a second BLAS thread spends far longer waiting than computing
     with threadpool_limits(1, user_api="blas"):
         solutions = [
             _solve_one(
-                features,
-                task,
-                held_out,
+                rows,
+                measured,
                 class_weight=class_weight,
                 sample_weight=sample_weight,
                 groups=groups,
                 use_bias=use_bias,
                 seed=seed,
             )
-            for task, held_out in tasks
+            for rows, measured in zip(whole, held_out, strict=True)
         ]
     coefficients = np.concatenate([solution[0] for solution in solutions])
     intercepts = np.concatenate([solution[1] for solution in solutions])
@@ -121,10 +133,47 @@ def solve_linear(
     )
 
 
-def _solve_one(
+@dataclass(frozen=True)
+class _Rows:
+    """Features, labels, and how much each row counts; `None` where all count the same."""
+
+    features: np.ndarray
+    labels: np.ndarray
+    weights: np.ndarray | None
+
+    def __getitem__(self, rows: np.ndarray) -> "_Rows":
+        weights = None if self.weights is None else self.weights[rows]
+        return _Rows(self.features[rows], self.labels[rows], weights)
+
+
+def _tasks(
     features: np.ndarray,
     labels: np.ndarray,
-    validation: tuple[np.ndarray, np.ndarray] | None,
+    num_units: int,
+    class_weight: str | None,
+    sample_weight: np.ndarray | None,
+) -> list[_Rows]:
+    """What is solved by itself, each label of several or else all classes together.
+
+    The rows count in a loss that is measured as scikit-learn weighs them where it solves.
+    """
+    tasks = [labels] if labels.ndim == 1 else [labels[:, i] for i in range(num_units)]
+    weights = [sample_weight] * len(tasks)
+    if class_weight is not None:
+        balanced = [_balanced(own) for own in tasks]
+        weights = [own if sample_weight is None else own * sample_weight for own in balanced]
+    return [_Rows(features, own, weight) for own, weight in zip(tasks, weights, strict=True)]
+
+
+def _balanced(labels: np.ndarray) -> np.ndarray:
+    _, numbers = np.unique(labels, return_inverse=True)
+    weights: np.ndarray = class_weights(numbers, int(numbers.max()) + 1)[numbers]
+    return weights
+
+
+def _solve_one(
+    rows: _Rows,
+    validation: _Rows | None,
     *,
     class_weight: str | None,
     sample_weight: np.ndarray | None,
@@ -132,6 +181,7 @@ def _solve_one(
     use_bias: bool,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray, float, str]:
+    features, labels = rows.features, rows.labels
     classes = np.unique(labels)
     if len(classes) == 1:  # a label that all images carry, or none: its prior odds, and no slope
         odds = np.log(len(labels) + 1.0) * (1 if classes[0] else -1) * use_bias
@@ -143,28 +193,28 @@ def _solve_one(
         )
 
     def fitted(
-        regression: LogisticRegression, strength: float, rows: np.ndarray | slice
+        regression: LogisticRegression, strength: float, some: np.ndarray | slice
     ) -> LogisticRegression:
-        weight = None if sample_weight is None else sample_weight[rows]
+        weight = None if sample_weight is None else sample_weight[some]
         regression.set_params(C=strength)
-        return regression.fit(features[rows], labels[rows], sample_weight=weight)
+        return regression.fit(features[some], labels[some], sample_weight=weight)
 
     # Heads go on from where the penalty before left them; the last one begins anew.
     everything = slice(None)
-    if validation is not None and len(validation[1]) >= MIN_VALIDATION:
-        chosen_by = f"{len(validation[1])} validation images"
+    if validation is not None and len(validation.labels) >= MIN_VALIDATION:
+        chosen_by = f"{len(validation.labels)} validation images"
         whole = head()
 
         def loss(strength: float) -> float:
-            return _log_loss(fitted(whole, strength, everything), *validation)
+            return _log_loss(fitted(whole, strength, everything), validation)
 
-    elif folds := _folds(labels, groups, seed):
+    elif folds := _folds(rows, groups, seed):
         chosen_by = f"{len(folds)}-fold cross-validation"
         heads = [head() for _ in folds]
 
         def loss(strength: float) -> float:
             losses = [
-                _log_loss(fitted(one, strength, train), features[test], labels[test])
+                _log_loss(fitted(one, strength, train), rows[test])
                 for one, (train, test) in zip(heads, folds, strict=True)
             ]
             return float(np.mean(losses))
@@ -177,29 +227,35 @@ def _solve_one(
     return solved.coef_, solved.intercept_, strength, chosen_by
 
 
-def _folds(
-    labels: np.ndarray, groups: np.ndarray, seed: int
-) -> list[tuple[np.ndarray, np.ndarray]]:
+def _folds(rows: _Rows, groups: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """As many folds as leave each class something to learn from, and at most five.
 
-    Groups of several classes may leave one class alone in a fold, or only others to measure on:
-    such a fold says nothing, and is left out.
+    Groups of several classes may leave one class alone in a fold, or only others to measure on, or
+    only rows that count for nothing: such a fold says nothing, and is left out.
     """
+    labels = rows.labels
     smallest = min(len(np.unique(groups[labels == label])) for label in np.unique(labels))
     if smallest < 2:
         return []
     splitter = StratifiedGroupKFold(min(_NUM_FOLDS, smallest), shuffle=True, random_state=seed)
+
+    def counting(some: np.ndarray) -> np.ndarray:
+        return some if rows.weights is None else some[rows.weights[some] > 0]
+
     return [
         (train, test)
         for train, test in splitter.split(labels, labels, groups)
-        if len(np.unique(labels[train])) > 1 and np.isin(labels[test], labels[train]).any()
+        if len(np.unique(labels[counting(train)])) > 1
+        and np.isin(labels[counting(test)], labels[train]).any()
     ]
 
 
-def _log_loss(regression: LogisticRegression, features: np.ndarray, labels: np.ndarray) -> float:
-    known = np.isin(labels, regression.classes_)
-    probabilities = regression.predict_proba(features[known])
-    return float(log_loss(labels[known], probabilities, labels=regression.classes_))
+def _log_loss(regression: LogisticRegression, rows: _Rows) -> float:
+    rows = rows[np.isin(rows.labels, regression.classes_)]
+    probabilities = regression.predict_proba(rows.features)
+    return float(
+        log_loss(rows.labels, probabilities, labels=regression.classes_, sample_weight=rows.weights)
+    )
 
 
 def first_minimum(candidates: Sequence[float], loss: Callable[[float], float]) -> float:
@@ -216,10 +272,11 @@ def first_minimum(candidates: Sequence[float], loss: Callable[[float], float]) -
     return best
 
 
-def _moments(features: np.ndarray, *, is_centred: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each column, slice by slice; 1 for a constant column.
+def moments(features: np.ndarray, *, is_centred: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Returns mean and scale of each column, float64; a constant column's scale is infinite.
 
-    Not centred, the mean is 0 and the deviation that from 0.
+    The scale is the standard deviation, or the least that counts as one. Not centred, the mean is 0
+    and the deviation that from 0.
     """
     mean, variance = np.zeros(features.shape[1]), np.zeros(features.shape[1])
     for rows in _slices(len(features) if is_centred else 0):
@@ -227,7 +284,10 @@ def _moments(features: np.ndarray, *, is_centred: bool) -> tuple[np.ndarray, np.
     for rows in _slices(len(features)):
         variance += np.square(features[rows] - mean).sum(axis=0) / len(features)
     deviation = np.sqrt(variance)
-    return mean, np.where(deviation > LEAST_DEVIATION, deviation, 1.0)
+    varies = deviation > np.maximum(LEAST_DEVIATION, ROUNDING * np.abs(mean))
+    usual = np.quantile(deviation[varies], 0.75) if varies.any() else 1.0
+    least = np.maximum(LEAST_OF_MEAN * np.abs(mean), LEAST_OF_OTHERS * usual)
+    return mean, np.where(varies, np.maximum(deviation, least), np.inf)
 
 
 def row_space(features: np.ndarray) -> np.ndarray | None:
