@@ -5,6 +5,7 @@ import importlib.util
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 
@@ -16,7 +17,7 @@ from tlkit.errors import ArgumentError
 from tlkit.finished_run import predict_with
 from tlkit.serving import server
 from tlkit.serving.model import ServedModel
-from tlkit.serving.server import LOOPBACK, listen, serve
+from tlkit.serving.server import LOOPBACK, serve
 
 
 def test_it_answers_until_it_is_interrupted_and_then_ends_in_order(exported):
@@ -43,7 +44,7 @@ def test_it_answers_until_it_is_interrupted_and_then_ends_in_order(exported):
 
 
 def test_a_port_that_is_taken_is_refused_before_the_model_is_loaded(tmp_path):
-    with listen(LOOPBACK, 0) as taken:
+    with socket.create_server((LOOPBACK, 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ArgumentError, match=rf"`port` must be free.*port={port}"):
             serve(tmp_path, port=port)
