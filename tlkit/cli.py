@@ -11,7 +11,8 @@ import typer
 
 from tlkit.continual.exemplars import DEFAULT_NUM_EXEMPLARS
 from tlkit.data.limits import MAX_PIXELS
-from tlkit.errors import ArgumentError, TlkitError
+from tlkit.data.settings import DAMAGED
+from tlkit.errors import ArgumentError, TlkitError, check_choice
 from tlkit.keras_settings import check_building
 from tlkit.quiet import load_tensorflow_quietly
 from tlkit.serving.server import MAX_MEGABYTES, MAX_MEGAPIXELS
@@ -56,6 +57,13 @@ Photos = Annotated[
     typer.Argument(
         help="Folder: CLASS/*.jpg, or train/, val/, test/ of it; or a .csv file with the columns "
         "path, label and, if wanted, group and split."
+    ),
+]
+Damaged = Annotated[
+    str,
+    typer.Option(
+        metavar="keep|skip",
+        help="Use JPEG files that are damaged as far as they are decoded, or leave them out.",
     ),
 ]
 MaxMilliseconds = Annotated[
@@ -131,6 +139,7 @@ def train(  # noqa: PLR0917 - typer calls it by name
     batch_size: Annotated[int, Whole(help="Images per step.")] = 32,
     seed: Annotated[int, Whole(help="Of the split, weights, orders, augmentation.")] = 0,
     max_pixels: Annotated[int, MaxPixels] = MAX_PIXELS,
+    damaged: Damaged = "keep",
     resume: Annotated[
         bool, typer.Option("--resume/--no-resume", help="Continue a run that is there.")
     ] = True,
@@ -163,6 +172,7 @@ def train(  # noqa: PLR0917 - typer calls it by name
         batch_size=batch_size,
         seed=seed,
         max_pixels=max_pixels,
+        damaged=damaged,
         resume=resume,
         distribute=distribute,
         say=_say,
@@ -172,17 +182,26 @@ def train(  # noqa: PLR0917 - typer calls it by name
 
 
 @app.command()
-def evaluate(
+def evaluate(  # noqa: PLR0917 - typer calls it by name
     run: RunFolder,
     photos: Photos,
     max_pixels: Annotated[int | None, MaxPixels] = None,
+    damaged: Annotated[
+        str | None,
+        typer.Option(
+            metavar="keep|skip",
+            help="What to do with damaged JPEG files; as the run did if not given.",
+        ),
+    ] = None,
     distribute: Distribute = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure a run's model on other photographs of its classes."""
     from tlkit.finished_run import evaluate_run
 
-    report = evaluate_run(run, photos, max_pixels=max_pixels, distribute=distribute)
+    report = evaluate_run(
+        run, photos, max_pixels=max_pixels, damaged=damaged, distribute=distribute
+    )
     _say(json.dumps(report.as_dict(), ensure_ascii=False) if as_json else str(report))
 
 
@@ -261,19 +280,21 @@ def inspect(
         bool, typer.Option("--near-duplicates", help="Find pictures that look alike, too.")
     ] = False,
     max_pixels: Annotated[int, MaxPixels] = MAX_PIXELS,
+    damaged: Damaged = "keep",
 ) -> None:
     """Check a folder of photographs: counts, unreadable files, duplicates, leaks."""
     from tlkit.data.inspection import inspect_listing
     from tlkit.data.manifests import list_pictures
 
+    check_choice("damaged", damaged, DAMAGED)
     listing = list_pictures(photos, argument="photos")
     load_tensorflow_quietly()
     if not near_duplicates:
-        _say(str(inspect_listing(listing, max_pixels=max_pixels)))
+        _say(str(inspect_listing(listing, max_pixels=max_pixels, damaged=damaged)))
         return
     from tlkit.data.near_duplicates import audit_listing
 
-    report, alike = audit_listing(listing, max_pixels=max_pixels)
+    report, alike = audit_listing(listing, max_pixels=max_pixels, damaged=damaged)
     _say(f"{report}\n{alike}")
 
 
