@@ -392,18 +392,25 @@ def compare(  # noqa: PLR0917 - typer calls it by name
 @app.command()
 def cache(
     clear: Annotated[bool, typer.Option("--clear", help="Remove all of it.")] = False,
+    limit: Annotated[
+        float | None,
+        Number(metavar="GB", help="Remove what was used longest ago until so much is left."),
+    ] = None,
+    older_than: Annotated[
+        float | None, Number(metavar="DAYS", help="Remove what was not used for so long.")
+    ] = None,
 ) -> None:
-    """Show the size of each folder of the cache, or clear it."""
-    from tlkit.cache import cache_root, cache_sizes, clear_cache
+    """Show what the cache holds, or remove all or some of it."""
+    from tlkit.cache import GIGABYTE, check_bounds, clear_cache, describe_cache, trim_cache
 
+    check_bounds(limit=limit, older_than=older_than)
     if clear:
         _say(str(clear_cache()))
-        return
-    sizes = cache_sizes()
-    for name, size in sizes.items():
-        _say(f"{size / 2**20:10.1f} MB  {name}")
-    _say(f"{sum(sizes.values()) / 2**20:10.1f} MB in {cache_root()}")
-    _say("TLKIT_CACHE moves it, --clear empties it")
+    elif limit is not None or older_than is not None:
+        max_bytes = None if limit is None else round(limit * GIGABYTE)
+        _say(str(trim_cache(max_bytes=max_bytes, older_than=older_than)))
+    else:
+        _say(describe_cache())
 
 
 @app.command()
