@@ -76,6 +76,10 @@ Distribute = Annotated[
     str | None,
     typer.Option(metavar="auto|mirrored|multi-worker", help="Share the work among devices."),
 ]
+Safe = Annotated[
+    bool,
+    typer.Option("--safe", help="Take model.keras, which can run no code, not the SavedModel."),
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
 
 
@@ -212,11 +216,16 @@ def predict(
     ],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    safe: Safe = False,
 ) -> None:
-    """Say what is in pictures."""
+    """Say what is in images.
+
+    A SavedModel is a program that TensorFlow runs: use --safe with one of somebody you do not
+    trust.
+    """
     from tlkit.finished_run import predict_with
 
-    predictions = predict_with(model, images)
+    predictions = predict_with(model, images, safe=safe)
     if as_json:
         _say(json.dumps([one.as_dict() for one in predictions], ensure_ascii=False))
         return
@@ -247,7 +256,7 @@ def export(
 
 
 @app.command()
-def serve(
+def serve(  # noqa: PLR0917 - typer calls it by name
     run: Annotated[
         Path, typer.Argument(metavar="RUN", help="Folder of a finished run or of a SavedModel.")
     ],
@@ -259,18 +268,31 @@ def serve(
     max_megapixels: Annotated[
         int, Whole(help="The most that a picture may have, in 2**20 pixels.")
     ] = MAX_MEGAPIXELS,
+    access_log: Annotated[
+        bool, typer.Option("--access-log/--no-access-log", help="A line for each request.")
+    ] = True,
+    safe: Safe = False,
 ) -> None:
-    """Answer pictures over HTTP, with a page to drop them on."""
+    """Answer images over HTTP, with a page to drop them on.
+
+    A SavedModel is a program that TensorFlow runs: use --safe with one of somebody you do not
+    trust.
+    """
+    from tlkit.serving.server import quick_end
     from tlkit.serving.server import serve as serve_run
 
+    ended = quick_end()
     serve_run(
         run,
         port=port,
         host=host,
         max_megabytes=max_megabytes,
         max_megapixels=max_megapixels,
+        access_log=access_log,
+        safe=safe,
         say=_say,
     )
+    ended()
 
 
 @app.command()

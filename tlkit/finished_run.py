@@ -82,9 +82,21 @@ def evaluate_run(
 
 
 def predict_with(
-    folder: str | os.PathLike[str], images: Sequence[str | os.PathLike[str]]
+    folder: str | os.PathLike[str],
+    images: Sequence[str | os.PathLike[str]],
+    *,
+    safe: bool = False,
 ) -> "tuple[Prediction, ...]":
     """Predicts with a run, or with an exported SavedModel that knows nothing of its run.
+
+    A SavedModel is a program that TensorFlow runs, and may do anything: use one from somebody you
+    do not trust with `safe` alone.
+
+    Args:
+        folder: The run or the export.
+        images: Image files.
+        safe: Take `model.keras` in Keras's safe mode instead of the SavedModel, see `SafeModel`;
+            `class_names.json` must lie beside it. Whether an image is known is not asked then.
 
     Raises:
         ArgumentError: `folder` holds numbered versions of a SavedModel, or one that is not ours.
@@ -93,6 +105,11 @@ def predict_with(
         DataError: Files are missing or cannot be decoded.
     """
     folder = Path(folder)
+    if safe:
+        load_tensorflow_quietly()
+        from tlkit.evaluation.safe_model import predict_safely
+
+        return predict_safely(folder, tuple(map(str, images)))
     is_run = (folder / "run.json").is_file()
     root = saved_model_in(folder)
     if is_run:

@@ -1,7 +1,9 @@
 """Runs the server until it is interrupted."""
 
+import atexit
 import os
 import socket
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import find_spec
@@ -60,6 +62,7 @@ def serve(
     max_megabytes: int = MAX_MEGABYTES,
     max_megapixels: int = MAX_MEGAPIXELS,
     access_log: bool = True,
+    safe: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> None:
     """Answers over HTTP what is in pictures, until Ctrl-C or SIGTERM.
@@ -74,6 +77,8 @@ def serve(
             to the network, with no password and no encryption.
         max_megabytes: The most a picture file may have, in 2**20 bytes.
         max_megapixels: The most a picture may have, in 2**20 pixels.
+        safe: Take `model.keras` in Keras's safe mode instead of the SavedModel, which is a program
+            that TensorFlow runs: for models of somebody you do not trust.
         access_log: Whether standard error gets a line for each request.
         say: Is told the address.
 
@@ -92,7 +97,7 @@ def serve(
         load_tensorflow_quietly()
         from tlkit.serving.model import ServedModel
 
-        model = ServedModel(folder, max_megapixels * 2**20)
+        model = ServedModel(folder, max_megapixels * 2**20, safe=safe)
         server = make_server(
             model, listener, max_bytes=max_megabytes * 2**20, access_log=access_log
         )
@@ -181,6 +186,28 @@ def make_server(
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
     return uvicorn.Server(config)
+
+
+def quick_end() -> Callable[[], None]:
+    """Returns what to call when all is done: the process then ends without further ado.
+
+    Taking TensorFlow apart takes a second, and brings nothing. What is registered with `atexit`
+    runs as ever, if this was called before.
+    """
+    is_done = False
+
+    def leave() -> None:
+        if is_done:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
+
+    def done() -> None:
+        nonlocal is_done
+        is_done = True
+
+    atexit.register(leave)
+    return done
 
 
 def check_packages() -> None:
