@@ -17,6 +17,8 @@ FLOORS = {
     "showing": -2,  # needs nothing, and the cache's report needs it
     "errors": -2,
     "progress": -2,
+    "locks": -2,
+    "storage": -2,
     "signals": -2,  # needs nothing, and TensorFlow is loaded under it
     "keras_settings": -1,
     "cache": 0,
@@ -40,6 +42,7 @@ FLOORS = {
     "report": 5,
     "run_directory": 5,
     "run_record": 1,
+    "run_lock": 1,
     "run_arguments": 6,
     "run_choices": 7,
     "run_training": 7,

@@ -1,5 +1,6 @@
 """A run: what it leaves, what it continues, what it refuses before anything is written."""
 
+import errno
 import json
 import os
 import shutil
@@ -8,11 +9,12 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tlkit
 from tests.conftest import write_photos
 from tlkit.finished_run import evaluate_run, export_run, predict_with
-from tlkit.run_directory import locked
+from tlkit.run_lock import locked
 
 ARGUMENTS = {"backbone": "resnet8", "weights": None, "batch_size": 16}
 
@@ -378,3 +380,28 @@ def test_a_run_and_its_export_predict_the_same(finished, tmp_path):
     np.testing.assert_allclose(
         [one.probability for one in from_run], [one.probability for one in from_copy], atol=1e-6
     )
+
+
+def test_a_model_that_cannot_be_unpacked_for_want_of_room_is_not_damaged(finished, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(keras.saving, "load_model", full)
+    with pytest.raises(tlkit.StorageError, match=r"no space is left on its disk.*TMPDIR"):
+        finished[1].load_model()
+
+
+def test_a_disk_that_fills_at_the_export_is_named_and_nothing_half_written_is_left(
+    tmp_path, photos, monkeypatch
+):
+    def full(module, folder, **_):
+        Path(folder).mkdir()
+        raise tf.errors.UnknownError(
+            None, None, f"{folder}/saved_model.pb; No space left on device"
+        )
+
+    monkeypatch.setattr(tf.saved_model, "save", full)
+    out = tmp_path / "run"
+    with pytest.raises(tlkit.StorageError, match=r"run' must be a place with room to write to"):
+        tlkit.train_run(photos, out=out, mode="head", **ARGUMENTS)
+    assert [path.name for path in out.iterdir()] == ["run.json"]

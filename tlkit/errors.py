@@ -7,6 +7,7 @@
     ├── TrainingError (RuntimeError)  training cannot go on
     ├── RunError (RuntimeError)       a run directory cannot be used as asked
     ├── ExportError (RuntimeError)    what was exported is not what is in memory
+    ├── StorageError (OSError)        a disk is full, or cannot be written to
     └── KerasSettingsError (RuntimeError)  Keras is set to what nothing here can work with
 
 A message reads: `argument` must be RULE. Received: argument=VALUE. WHAT TO DO.
@@ -46,6 +47,10 @@ class RunError(TlkitError, RuntimeError):
 
 class ExportError(TlkitError, RuntimeError):
     """What was exported does not compute what the model in memory computes."""
+
+
+class StorageError(TlkitError, OSError):
+    """A disk is full, or cannot be written to."""
 
 
 class KerasSettingsError(TlkitError, RuntimeError):

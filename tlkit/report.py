@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from tlkit.advice.backbones import BackboneComparison
 from tlkit.advice.figures import plot_backbones
 from tlkit.continual.going_on import ForgettingReport
-from tlkit.data.reading import read_image
 from tlkit.data.reports import DataReport
 from tlkit.evaluation.comparison import ComparisonReport
 from tlkit.evaluation.explanation import Explanation
@@ -197,7 +196,7 @@ def _pictured(
         if file is None or not file.is_file():
             yield mistake, None, None
             continue
-        pixels = thumbnail(read_image(file))
+        pixels = thumbnail(file.read_bytes())
         explanation = maps.get(mistake.index)
         overlay = None if explanation is None else jpeg_address(explanation.over(pixels))
         yield mistake, jpeg_address(pixels), overlay

@@ -18,7 +18,7 @@ from tlkit.data.images import ImageData
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.lost_pictures import lost_pictures_named
 from tlkit.data.manifests import list_pictures
-from tlkit.data.settings import KEEP, Settings, check_settings
+from tlkit.data.settings import Settings, check_settings
 from tlkit.errors import DataError
 from tlkit.files import write_json
 from tlkit.keras_settings import check_building
@@ -32,13 +32,13 @@ from tlkit.run_directory import (
     choices_of,
     clear_results,
     load_run,
-    locked,
     refuse_other_pictures,
     seen_by,
     state_of,
     unseen,
     write_results,
 )
+from tlkit.run_lock import CHECKPOINT_FILE, locked
 from tlkit.run_parts import (
     evaluate_splits,
     export_into,
@@ -105,7 +105,6 @@ def train_run(
     batch_size: int = 32,
     seed: int = 0,
     max_pixels: int = MAX_PIXELS,
-    damaged: str = KEEP,
     resume: bool = True,
     distribute: str | None = None,
     say: Callable[[str], None] | None = None,
@@ -158,7 +157,6 @@ def train_run(
         batch_size: Images per step.
         seed: Of the split, the initial weights, orders and augmentation; 0 to 2**32 - 1.
         max_pixels: Pictures with more pixels are left out.
-        damaged: "keep" or "skip", see `load_folder`.
         resume: Whether a directory that exists may be continued.
         distribute: "auto", "mirrored" or "multi-worker", see `distribution_strategy`; one device by
             default. Several machines make the same call; the chief alone writes, and may continue
@@ -192,8 +190,6 @@ def train_run(
     listing = list_pictures(photos, argument="photos")
     load_tensorflow_quietly()
     check_building()
-    from tlkit.training.resume import FILE_NAME
-
     seconds: dict[str, float] = {}
     with timed(seconds, "data"):
         data = load_listing(
@@ -237,7 +233,7 @@ def train_run(
         write_card(out, data, record)
         write_page(out, data, training, evaluations, record=record, **work.shown, **work.found)
         write_json(out / "run.json", {**record, "finished": True})
-        (out / FILE_NAME).unlink(missing_ok=True)
+        (out / CHECKPOINT_FILE).unlink(missing_ok=True)
         return team.end(load_run(out))
 
 
@@ -261,13 +257,7 @@ def check_run(
 
 def _settings(arguments: dict[str, Any], parent: Run | None) -> Settings:
     image_size = parent.image_size if parent else first_image_size(arguments)
-    return check_settings(
-        image_size,
-        arguments["batch_size"],
-        SPLITS,
-        arguments["seed"],
-        damaged=arguments.get("damaged", KEEP),
-    )
+    return check_settings(image_size, arguments["batch_size"], SPLITS, arguments["seed"])
 
 
 def _starting_point(
@@ -431,11 +421,7 @@ def _old_task(
         old = load_listing(
             list_pictures(folder, argument="old_photos"),
             check_settings(
-                parent.image_size,
-                arguments["batch_size"],
-                SPLITS,
-                parent.record["seed"],
-                damaged=arguments.get("damaged", KEEP),
+                parent.image_size, arguments["batch_size"], SPLITS, parent.record["seed"]
             ),
             class_names=parent.class_names,
             max_pixels=arguments["max_pixels"],

@@ -1,15 +1,13 @@
 """The run directory: what a run leaves, how it is read again, and when it may be continued."""
 
 import csv
-import errno
 import io
 import json
 import os
 import shutil
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
@@ -18,9 +16,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from tlkit.data.images import ImageData, ImageSplit
-from tlkit.errors import RunError
-from tlkit.files import write_json, written_aside
+from tlkit.errors import RunError, StorageError
+from tlkit.files import storage_named, write_json, written_aside
 from tlkit.keras_settings import check_images
+from tlkit.run_lock import is_as_new, sweep_run, tidy_finished
 from tlkit.showing import ShownAsText
 
 if TYPE_CHECKING:
@@ -38,6 +37,17 @@ Content = TypeVar("Content")
 
 REJECTION_FILE = "rejection.npz"
 """What tells unknown pictures, for exports of the run; only there where that was asked for."""
+
+_DAMAGE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    RecursionError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What Keras raises for files of models that are not what was written."""
 
 _RESULTS = (
     "metrics.json",
@@ -101,8 +111,11 @@ class Run(ShownAsText):
         if not file.is_file():
             raise not_whole(self.path, file.name, "missing")
         try:
-            model = keras.saving.load_model(file, compile=False)
-        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+            with storage_named():  # Keras unpacks it
+                model = keras.saving.load_model(file, compile=False)
+        except StorageError:
+            raise
+        except _DAMAGE as error:
             raise not_whole(self.path, file.name, "damaged") from error
         seed_random_layers(model, self.record["seed"])
         return model
@@ -158,7 +171,7 @@ def state_of(out: Path, arguments: dict[str, Any], resume: bool) -> Run | None:
     Raises:
         RunError: What lies at `out` is not to be continued, or nothing can be written there.
     """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if not out.exists() or (out.is_dir() and is_as_new(out)):
         check_writable(out, "out")
         return None
     record = _read_record(out, "out") if out.is_dir() else None
@@ -178,40 +191,11 @@ def state_of(out: Path, arguments: dict[str, Any], resume: bool) -> Run | None:
             f"a run with {differing}. Name another folder."
         )
     if record["finished"]:
-        return load_run(out, "out")
+        run = load_run(out, "out")
+        tidy_finished(out, _RESULTS)
+        return run
     check_writable(out, "out")
     return None
-
-
-@contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Keeps other processes from writing the run in `out`, which exists; ends with the process.
-
-    Where there are no locks (Windows, some file systems) nothing is kept from anyone.
-
-    Raises:
-        RunError: Another process is writing it.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    folder = os.open(out, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(
-                "`out` must be written by one process at a time. Received: "
-                f"out={str(out)!r}, which another is writing. Wait for it, or name another folder."
-            ) from error
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EBADF):
-                raise
-        yield
-    finally:
-        os.close(folder)
 
 
 def check_apart(out: Path, photos: str | os.PathLike[str]) -> None:
@@ -253,7 +237,7 @@ def _read(path: Path, name: str, parse: Callable[[str], Content], argument: str 
         return parse((path / name).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise not_whole(path, name, "missing", argument) from error
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, csv.Error) as error:
         problem = f"damaged ({_first_line(error)})"
         raise not_whole(path, name, problem, argument) from error
 
@@ -351,13 +335,13 @@ def choices_of(out: Path) -> dict[str, Any]:
 
 
 def clear_results(out: Path) -> None:
-    """Removes what an interrupted run had already left, half-made or whole; nothing else."""
-    for name in _RESULTS:
-        for path in (*out.glob(name), *out.glob(f".{name}*")):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+    """Removes what an interrupted run, now locked, had already left; nothing else."""
+    sweep_run(out, _RESULTS)
+    for path in (out / name for name in _RESULTS):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def seen_by(run: Run) -> frozenset[str]:

@@ -13,6 +13,7 @@ import numpy as np
 
 import tlkit
 from tlkit.data.images import ImageData
+from tlkit.files import staging_beside
 from tlkit.run_record import settled_arguments
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from tlkit.evaluation.reports import EvaluationReport
     from tlkit.training.reports import TrainingReport
 
-_EXPORT_ASIDE = ".export"
 _NUM_SAMPLES = 8
 _NUM_IN_TITLE = 5
 _NUM_TRAINING_PICTURES = 12
@@ -76,20 +76,19 @@ def export_into(
     from tlkit.export import export_model
 
     measured = data.test or data.validation or data.train
-    aside = out / _EXPORT_ASIDE
-    export_model(
-        model,
-        aside,
-        data.class_names,
-        formats=("saved_model", "keras"),
-        samples=measured.paths[:_NUM_SAMPLES],
-        max_pixels=max_pixels,
-        rejection=rejection,
-        fresh_process=False,  # some seconds that every run would pay; `tlkit export` does ask
-    )
-    for name in ("saved_model", "model.keras"):
-        (aside / name).replace(out / name)
-    aside.rmdir()
+    with staging_beside(out / "export") as aside:
+        export_model(
+            model,
+            aside / "export",
+            data.class_names,
+            formats=("saved_model", "keras"),
+            samples=measured.paths[:_NUM_SAMPLES],
+            max_pixels=max_pixels,
+            rejection=rejection,
+            fresh_process=False,  # some seconds that every run would pay; `tlkit export` does ask
+        )
+        for name in ("saved_model", "model.keras"):
+            (aside / "export" / name).replace(out / name)
 
 
 def maps_of(

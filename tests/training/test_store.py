@@ -1,6 +1,8 @@
 """The feature store: never a wrong row, whatever happens to the process or the files."""
 
+import errno
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -11,6 +13,7 @@ import time
 import numpy as np
 import pytest
 
+import tlkit
 import tlkit.cache
 from tlkit.errors import TrainingError
 from tlkit.training.store import FeatureStore, remove_store, stored_files
@@ -113,7 +116,7 @@ def test_a_failed_write_names_no_row(tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(OSError, match="no space is left on its disk"):
             store.append(["x"], rows_of([1]))
         monkeypatch.undo()
         assert not store.contains(["x"]).any()
@@ -178,3 +181,38 @@ def test_killed_writers_leave_only_right_rows(tmp_path):
         numbers = [n for n in range(40_000) if store.contains([f"image{n}"])[0]]
         assert len(numbers) > 8
         np.testing.assert_array_equal(store.read(keys_of(numbers)), rows_of(numbers))
+
+
+def test_a_full_disk_is_named_and_costs_only_what_did_not_fit(tmp_path):
+    with FeatureStore("full", (4,), folder=tmp_path) as store:
+        store.append(["kept"], np.ones((1, 4), "float32"))
+        (pages,) = store._index.execute("PRAGMA page_count").fetchone()
+        store._index.execute(f"PRAGMA max_page_count = {pages}")  # SQLite's own full disk
+        keys = [f"{number:0500d}" for number in range(100)]
+        with pytest.raises(tlkit.StorageError, match=r"have room.*no space is left.*TLKIT_CACHE"):
+            store.append(keys, np.zeros((100, 4), "float32"))
+        assert store.contains(["kept", keys[0]]).tolist() == [True, False]
+        assert store.read(["kept"]).tolist() == [[1.0] * 4]
+        store._index.execute("PRAGMA max_page_count = 1000000")
+        store.append(keys, np.zeros((100, 4), "float32"))
+        assert store.contains(keys).all()
+
+
+def test_a_full_disk_for_rows_is_named(tmp_path, monkeypatch):
+    def full(file, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with FeatureStore("full", (4,), folder=tmp_path) as store:
+        monkeypatch.setattr("tlkit.training.store._write_all", full)
+        with pytest.raises(tlkit.StorageError, match=r"must have room.*Make room there"):
+            store.append(["a"], np.zeros((1, 4), "float32"))
+        assert len(store) == 0
+
+
+def test_a_store_removed_while_it_is_open_is_named(tmp_path):
+    with FeatureStore("gone", (4,), folder=tmp_path / "cache") as store:
+        store.append(["kept"], np.ones((1, 4), "float32"))
+        shutil.rmtree(tmp_path / "cache")
+        assert store.read(["kept"]).tolist() == [[1.0] * 4]  # it is still open
+        with pytest.raises(tlkit.TrainingError, match=r"removed while it was open.*again"):
+            store.append(["a"], np.zeros((1, 4), "float32"))

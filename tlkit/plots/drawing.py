@@ -10,7 +10,6 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from tlkit.canvas import Figure
-from tlkit.data.reading import read_image
 from tlkit.errors import ArgumentError
 from tlkit.lettering import dress
 
@@ -75,7 +74,7 @@ def read_file(path: str) -> np.ndarray:
         )
     from tlkit.plots.thumbnails import thumbnail  # takes TensorFlow, which no other figure does
 
-    return thumbnail(read_image(path))
+    return thumbnail(Path(path).read_bytes())
 
 
 def message(text: str) -> Figure:

@@ -5,7 +5,6 @@ import io
 import json
 import math
 import os
-import shutil
 import time
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -18,9 +17,10 @@ import numpy as np
 
 from tlkit.distribution.workers import Workers
 from tlkit.errors import RunError
-from tlkit.files import plain, written_aside
+from tlkit.files import plain, sweep_asides, written_aside
+from tlkit.run_lock import CHECKPOINT_FILE
 
-FILE_NAME = "training.npz"
+FILE_NAME = CHECKPOINT_FILE
 SAVE_SECONDS = 300.0
 """Epochs that last longer are saved in between too, about this often."""
 
@@ -91,8 +91,7 @@ class Checkpoint:
         self._workers = workers
         self._last_save = time.monotonic()
         if self._is_writer:
-            for left in self.path.parent.glob(f".{FILE_NAME}-*"):  # by a process that was killed
-                shutil.rmtree(left)
+            sweep_asides(self.path.parent, [FILE_NAME], is_alone=True)
         self.saved = self._read()
 
     def is_due(self) -> bool:

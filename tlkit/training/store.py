@@ -1,6 +1,7 @@
 """The activations of a frozen part, kept on disk: computed once for each image."""
 
 import contextlib
+import io
 import os
 import sqlite3
 import weakref
@@ -8,16 +9,17 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 
-from tlkit.cache import INDEX_SUFFIX, cache_folder, cache_limit, open_index
-from tlkit.errors import TrainingError
+from tlkit.cache import cache_folder, open_index
+from tlkit.errors import StorageError, TrainingError
+from tlkit.storage import storage_problem
 
 FEATURES_FOLDER = "features"
-_ROWS, _INDEX = ".rows", INDEX_SUFFIX
+DEFAULT_MAX_BYTES = 20 * 2**30
+_ROWS, _INDEX = ".rows", ".index"
 _LOOKUPS_AT_ONCE = 500
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS rows (
@@ -45,8 +47,7 @@ class FeatureStore:
         dtype: Number format of the rows.
         folder: Where stores lie; `features` in tlkit's cache by default.
         max_bytes: When all stores of the folder are larger than this, those used longest ago
-            are removed whole when this one is opened and after it has grown; never this one. By
-            default `tlkit.cache.cache_limit`.
+            are removed whole when this one is opened and after it has grown; never this one.
 
     Example:
         >>> import tempfile, numpy as np
@@ -65,20 +66,23 @@ class FeatureStore:
         *,
         dtype: npt.DTypeLike = "float32",
         folder: str | os.PathLike[str] | None = None,
-        max_bytes: int | None = None,
+        max_bytes: int = DEFAULT_MAX_BYTES,
     ) -> None:
         self.row_shape = tuple(row_shape)
         self.dtype = np.dtype(dtype)
         self._row_bytes = int(np.prod(row_shape)) * self.dtype.itemsize
         self._folder = Path(folder) if folder is not None else cache_folder(FEATURES_FOLDER)
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._max_bytes = cache_limit() if max_bytes is None else max_bytes
+        self._max_bytes = max_bytes
         self.path = self._folder / f"{name}{_ROWS}"
         self._index = _open_or_renew(self.path)
-        self._file = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644), "r+b")
-        self._close = weakref.finalize(self, _close, self._file, self._index)
-        os.utime(self.path)
-        _evict(self._folder, self._max_bytes, keep=self.path)
+        with _usable(self.path):
+            opened = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            # unbuffered: what a full disk has not taken would be tried again at each seek
+            self._file = os.fdopen(opened, "r+b", buffering=0)
+            self._close = weakref.finalize(self, _close, self._file, self._index)
+            os.utime(self.path)
+        _evict(self._folder, max_bytes, keep=self.path)
 
     def __enter__(self) -> "FeatureStore":
         return self
@@ -101,7 +105,12 @@ class FeatureStore:
         return np.fromiter((key in known for key in keys), bool, len(keys))
 
     def append(self, keys: Sequence[str], rows: np.ndarray) -> None:
-        """Stores `rows`, shape `(len(keys), *row_shape)`; keys that are stored are passed over."""
+        """Stores `rows`, shape `(len(keys), *row_shape)`; keys that are stored are passed over.
+
+        Raises:
+            StorageError: There is no room for them.
+            TrainingError: The store was removed meanwhile.
+        """
         rows = np.ascontiguousarray(rows, self.dtype).reshape(len(keys), *self.row_shape)
         with self._exclusively():
             known = self._look_up(keys)
@@ -109,8 +118,7 @@ class FeatureStore:
             ((first,),) = self._index.execute("SELECT COALESCE(MAX(row) + 1, 0) FROM rows")
             self._file.seek(first * self._row_bytes)
             for i in fresh.values():
-                self._file.write(rows[i].tobytes())
-            self._file.flush()
+                _write_all(self._file, rows[i].tobytes())
             os.fsync(self._file.fileno())
             self._index.executemany(
                 "INSERT INTO rows VALUES (?, ?, ?)",
@@ -142,7 +150,9 @@ class FeatureStore:
 
     def recall(self, name: str) -> str | None:
         """Returns what `remember` was last given for `name`."""
-        found = self._index.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        query = "SELECT value FROM facts WHERE name = ?"
+        with _usable(self.path):
+            found = self._index.execute(query, (name,)).fetchone()
         return found and found[0]
 
     def remember(self, name: str, value: str) -> None:
@@ -167,23 +177,31 @@ class FeatureStore:
             some = keys[start : start + _LOOKUPS_AT_ONCE]
             marks = ",".join("?" * len(some))
             query = f"SELECT key, row, checksum FROM rows WHERE key IN ({marks})"
-            for key, row, checksum in self._index.execute(query, some):
-                found[key] = (row, checksum)
+            with _usable(self.path):
+                rows = self._index.execute(query, some).fetchall()
+            found |= {key: (row, checksum) for key, row, checksum in rows}
         return found
 
     @contextlib.contextmanager
     def _exclusively(self) -> Iterator[None]:
-        with _held_open(self.path):
+        with _usable(self.path):
             self._index.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._index.execute("ROLLBACK")
-            raise
-        self._index.execute("COMMIT")
+            try:
+                yield
+                self._index.execute("COMMIT")
+            except BaseException:
+                if self._index.in_transaction:  # a full disk has ended it already
+                    self._index.execute("ROLLBACK")
+                raise
 
 
-def _close(file: IO[bytes], index: sqlite3.Connection) -> None:
+def _write_all(file: io.FileIO, content: bytes) -> None:
+    left = memoryview(content)
+    while left:
+        left = left[file.write(left) :]
+
+
+def _close(file: io.FileIO, index: sqlite3.Connection) -> None:
     file.close()
     index.close()
 
@@ -210,21 +228,39 @@ def _open_or_renew(path: Path) -> sqlite3.Connection:
     """Opens the index; one that is damaged counts as empty, like any loss in a cache.
 
     Raises:
-        TrainingError: It stays locked, or cannot be opened or written to.
+        TrainingError: See `_usable`.
     """
-    with _held_open(path):
+    with _usable(path):
         return open_index(path.with_suffix(_INDEX), _SCHEMA, remove=lambda: remove_store(path))
 
 
 @contextlib.contextmanager
-def _held_open(path: Path) -> Iterator[None]:
+def _usable(path: Path) -> Iterator[None]:
+    """Says why a store cannot be used, and what helps against that.
+
+    Raises:
+        TrainingError: Its index is held by another process or cannot be opened, or it is gone.
+        StorageError: Its disk is full.
+    """
+    index = str(path.with_suffix(_INDEX))
+    remedy = "name another cache folder with TLKIT_CACHE."
     try:
         yield
-    except sqlite3.OperationalError as error:
-        index = str(path.with_suffix(_INDEX))
+    except (sqlite3.Error, OSError) as error:
+        if problem := storage_problem(error, [path.parent]):
+            raise StorageError(
+                f"The feature store must have room. Received: {index!r} ({problem[0]}). "
+                f"Make room there, or {remedy}"
+            ) from error
+        if not path.exists() or not Path(index).exists():
+            raise TrainingError(
+                f"The feature store must stay where it is. Received: {index!r}, which was removed "
+                "while it was open. Start the same command again: what is missing is computed anew."
+            ) from error
+        advice = "End the process that holds it, or " if "locked" in str(error) else ""
         raise TrainingError(
             f"The feature store must be open to writing. Received: {index!r} ({error}). "
-            "End the process that holds it, or name another cache folder with TLKIT_CACHE."
+            f"{(advice + remedy)[0].upper()}{(advice + remedy)[1:]}"
         ) from error
 
 
