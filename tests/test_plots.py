@@ -1,16 +1,27 @@
 import itertools
+import subprocess
+import sys
+import types
 import warnings
 from types import SimpleNamespace
+from typing import ClassVar
 
 import matplotlib
+import matplotlib.figure
 import numpy as np
 import pytest
+from matplotlib import pyplot
+from matplotlib.backend_bases import FigureManagerBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.transforms import Bbox
 from PIL import Image
 
 import tlkit
-from tlkit.canvas import Figure
+from tests.advice.test_choosing import score
+from tlkit.advice.backbones import BackboneComparison
+from tlkit.canvas import Figure, apart_from_pyplot
+from tlkit.continual.interpolation import InterpolationReport
+from tlkit.continual.strength_reports import StrengthReport, StrengthTrial
 from tlkit.errors import ArgumentError
 from tlkit.evaluation.metrics import evaluate_probabilities
 from tlkit.evaluation.reliability import measure_reliability
@@ -340,15 +351,177 @@ def test_names_beside_points_do_not_cover_one_another(tmp_path, count, spread):
     assert not any(box.contains(*mark) for box in boxes for mark in marks)
 
 
-def test_pyplot_is_left_alone():
+def shown_things():
+    """What each public function draws, by the function's name."""
+    stages = [
+        moved_stage("head", {"conv4": 0.0, "conv5": 0.0, "head": 0.4}, "head"),
+        moved_stage("fine-tune", {"conv4": 0.0, "conv5": 0.02, "head": 0.1}, "conv5", "head"),
+    ]
+    stages[0].history, stages[1].history, stages[1].kept_epoch = [], history(4), 3
+    report = SimpleNamespace(stages=stages)
+    counts = {name: {"train": 50, "validation": 8, "test": 7} for name in UGLY}
+    pair = SimpleNamespace(paths=("a", "b"), splits=("train", "test"), classes=("x", "y"))
+    pixels = np.random.default_rng(0).integers(0, 255, (8, 9, 12, 3), np.uint8)
+    matrix = tlkit.ForgettingMatrix(UGLY[:2], scenario="domain-incremental")
+    for row in ([0.5, 0.5], [0.9, 0.6], [0.7, 0.9]):
+        matrix.record(row)
+    before, free, held = (
+        StrengthTrial(strength, accuracy=accuracy, loss=1.0, drift=drift)
+        for strength, accuracy, drift in ((0.0, 0.5, 0.0), (0.0, 0.9, 3.0), (0.4, 0.88, 1.0))
+    )
+    losses = np.linspace(2, 1, 20)
+    return {
+        "plot_backbones": [BackboneComparison((score("vgg16", 0.9, 10),), {}, 100, 2)],
+        "plot_batch": [pixels, np.arange(8), UGLY],
+        "plot_class_counts": [SimpleNamespace(counts=counts)],
+        "plot_confusion": [evaluation(4)],
+        "plot_drift": [report],
+        "plot_forgetting": [matrix],
+        "plot_interpolation": [InterpolationReport((0.0, 1.0), {"old": (0.9, 0.5)}, {}, "")],
+        "plot_learning_rates": [
+            SimpleNamespace(
+                rates=np.logspace(-5, 0, 20), losses=losses, smoothed=losses, suggestion=1e-3
+            )
+        ],
+        "plot_mistakes": [SimpleNamespace(mistakes=[wrong(0), wrong(1)]), lambda _: pixels[0]],
+        "plot_near_duplicates": [SimpleNamespace(pairs=(pair,)), lambda _: pixels[1]],
+        "plot_reliability": [measured(200)],
+        "plot_strengths": [StrengthReport(before, (free, held), 0.4, 0.05, 50, "")],
+        "plot_training": [report],
+    }
+
+
+PLOTS = [name for name in tlkit.__all__ if name.startswith("plot_")]
+
+
+def titles_of(figure):
+    return [figure.get_suptitle(), *(axes.get_title() for axes in figure.axes)]
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_every_plot_has_a_title_and_takes_a_panel(name, tmp_path):
+    given = shown_things()[name]
+    figure = getattr(tlkit, name)(*given)
+    check_nothing_is_cut_off(figure, tmp_path)
+    title = next(title for title in titles_of(figure) if title)
+    whole = matplotlib.figure.Figure(figsize=(12, 5), layout="constrained")
+    left, right = whole.subplots(1, 2)
+    assert getattr(tlkit, name)(*given, ax=right) is whole
+    assert right.get_title() == title
+    assert not left.has_data()
+    assert not left.get_title()
+    panels = [right, *right.child_axes]
+    assert any(panel.has_data() or panel.images for panel in panels)
+    # all that is drawn lies within the panel, below its title
+    whole.draw_without_rendering()
+    for panel in right.child_axes:
+        box = panel.get_window_extent()
+        assert right.bbox.x0 - 1 <= box.x0 <= box.x1 <= right.bbox.x1 + 1
+        assert right.bbox.y0 - 1 <= box.y0 <= box.y1 <= right.bbox.y1 + 1
+        assert panel.title.get_window_extent().y1 <= right.title.get_window_extent().y0 + 1
+    with pytest.raises(tlkit.ArgumentError, match="`ax` must be one panel"):
+        getattr(tlkit, name)(*given, ax=whole)
+
+
+def test_the_kept_epoch_is_marked():
+    def stage(num_epochs, kept):
+        groups = SimpleNamespace(groups=("head",))
+        return SimpleNamespace(history=history(num_epochs), trainable=groups, kept_epoch=kept)
+
+    report = SimpleNamespace(stages=[stage(4, 2), stage(0, None), stage(3, None), stage(5, 4)])
+    for panel in training_plots.plot_training(report).axes:
+        kept = [line for line in panel.lines if line.get_label() == "kept"]
+        assert [set(line.get_xdata()) for line in kept] == [{2}, {11}]
+
+
+class Shown(FigureManagerBase):
+    """A backend's window; `windows` has the figures that were shown."""
+
+    windows: ClassVar[list[Figure]] = []
+
+    def show(self):
+        self.windows.append(self.canvas.figure)
+
+
+class Canvas(FigureCanvasAgg):
+    manager_class = Shown
+
+
+@pytest.fixture
+def windows(monkeypatch):
+    """pyplot with a backend that has windows; gives the figures shown in them."""
+    backend = types.ModuleType("backend_with_windows")
+    backend.FigureCanvas, backend.FigureManager = Canvas, Shown
+    monkeypatch.setitem(sys.modules, backend.__name__, backend)
+    monkeypatch.setattr(Shown, "windows", [])
+    pyplot.switch_backend(f"module://{backend.__name__}")
+    yield Shown.windows
+    pyplot.close("all")
+    pyplot.switch_backend("agg")
+
+
+def test_pyplot_shows_what_was_drawn(windows):
+    figure = training_plots.curves(history(3))
+    assert matplotlib.get_backend() == "module://backend_with_windows"
+    pyplot.show()
+    assert windows == [figure]
+    figure.show()
+    assert windows == [figure, figure]
+    assert figure.get_size_inches().tolist() == pytest.approx([9.2, 3.7])
+    pyplot.close(figure)
+    assert not pyplot.get_fignums()
+    figure.show()
+    assert windows == [figure] * 3
+
+
+def test_reports_leave_nothing_with_pyplot(windows):
+    with apart_from_pyplot():
+        figure = training_plots.curves(history(3))
+    pyplot.show()
+    assert windows == []
+    figure.show()
+    assert windows == [figure]
+
+
+def test_a_backend_without_windows_keeps_no_figure():
     before = dict(matplotlib.rcParams)
-    training_plots.curves(history(3))
+    for _ in range(25):  # from the 21st on pyplot would warn
+        figure = training_plots.curves(history(2))
+    assert not pyplot.get_fignums()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that nothing can be shown here
+        figure.show()
+    assert not pyplot.get_fignums()
     assert dict(matplotlib.rcParams) == before
 
 
-def test_figures_show_themselves_in_notebooks_without_pyplot():
+def test_drawing_loads_no_pyplot():
+    code = (
+        "import sys\nfrom tlkit.plots.training import curves\n"
+        "curves([{'loss': 1.0}])._repr_png_()\nsys.exit('matplotlib.pyplot' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_notebook_shows_a_figure_once(windows, monkeypatch):
+    displayed = []
+    ipython = types.ModuleType("IPython")
+    ipython.get_ipython = lambda: SimpleNamespace(kernel=None)
+    ipython.display = types.ModuleType("IPython.display")
+    ipython.display.Image = lambda data: data
+    ipython.display.display = displayed.append
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setitem(sys.modules, "IPython.display", ipython.display)
     figure = training_plots.curves(history(3))
-    assert figure._repr_png_().startswith(b"\x89PNG")
+    figure._ipython_display_()
+    assert [picture[:4] for picture in displayed] == [b"\x89PNG"]
+    assert not pyplot.get_fignums()  # or the inline backend would show it again
+    figure.show()
+    assert len(displayed) == 2
+    assert windows == []
+    ipython.get_ipython = lambda: None
+    with pytest.raises(NotImplementedError):
+        figure._ipython_display_()
 
 
 def test_a_training_is_drawn_stage_by_stage_without_each_group_of_an_anchor():

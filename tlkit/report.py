@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from tlkit.advice.backbones import BackboneComparison
 from tlkit.advice.figures import plot_backbones
+from tlkit.canvas import apart_from_pyplot
 from tlkit.continual.going_on import ForgettingReport
 from tlkit.data.reports import DataReport
 from tlkit.evaluation.comparison import ComparisonReport
@@ -76,6 +77,7 @@ class Page:
     augmentation: str = "none"
 
 
+@apart_from_pyplot()
 def write_report(path: Path, page: Page) -> None:
     """Writes the page as one HTML file, which appears whole.
 

@@ -1,13 +1,23 @@
 """Advice as figures."""
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from tlkit.advice.backbones import BackboneComparison
-from tlkit.canvas import Figure
 from tlkit.errors import check_choice
 from tlkit.lettering import printable
-from tlkit.plots.drawing import BLUE, GREEN, ORANGE, check_shown
+from tlkit.plots.drawing import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    check_shown,
+    figure_of,
+    legend_for,
+    message,
+    panel_in,
+)
 from tlkit.plots.labels import label_points
 
 _COSTS = {
@@ -20,7 +30,9 @@ _COSTS = {
 }
 
 
-def plot_backbones(comparison: BackboneComparison, *, cost: str = "milliseconds") -> Figure:
+def plot_backbones(
+    comparison: BackboneComparison, *, cost: str = "milliseconds", ax: Axes | None = None
+) -> Figure:
     """Draws each backbone's accuracy against what it costs, with its 95 % interval.
 
     The best is a diamond, those too close to it to call are circles, the others squares.
@@ -29,6 +41,7 @@ def plot_backbones(comparison: BackboneComparison, *, cost: str = "milliseconds"
         comparison: What `compare_backbones` returned.
         cost: An attribute of `BackboneScore`: "milliseconds", "milliseconds_in_batches",
             "megabytes", "memory_megabytes", "multiply_adds" or "num_parameters".
+        ax: Where to draw; in a figure of its own by default.
 
     Raises:
         ArgumentError: `cost` is none of these.
@@ -41,13 +54,10 @@ def plot_backbones(comparison: BackboneComparison, *, cost: str = "milliseconds"
     """
     check_shown("comparison", comparison, "scores", "what compare_backbones returned")
     check_choice("cost", cost, _COSTS)
-    size = (6.4, max(4.0, 1.5 + 0.2 * len(comparison.scores)))  # room for every name
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots()
     if not comparison.scores:
-        axes.set_axis_off()
-        axes.text(0.5, 0.5, "no backbone was measured", ha="center", transform=axes.transAxes)
-        return figure
+        return message("no backbone was measured", ax)
+    size = (6.4, max(4.2, 1.7 + 0.2 * len(comparison.scores)))  # room for every name
+    axes = panel_in(ax, size, title="Backbones: accuracy against cost")
     kinds = {
         "best": (GREEN, "D"),
         "too close to the best to call": (BLUE, "o"),
@@ -85,7 +95,7 @@ def plot_backbones(comparison: BackboneComparison, *, cost: str = "milliseconds"
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    legend_for(axes, ax, "outside lower center", ncols=3)
     label_points(
         axes,
         [(getattr(score, cost), 100 * score.accuracy) for score in comparison.scores],
@@ -97,4 +107,4 @@ def plot_backbones(comparison: BackboneComparison, *, cost: str = "milliseconds"
             )
         ],
     )
-    return figure
+    return figure_of(axes)

@@ -3,13 +3,22 @@
 from typing import Protocol
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from tlkit.canvas import Figure
 from tlkit.continual.forgetting import ForgettingMatrix
 from tlkit.continual.strength_reports import StrengthReport
 from tlkit.lettering import dress, printable
-from tlkit.plots.drawing import BLUE, GREEN, ORANGE, check_shown
+from tlkit.plots.drawing import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    check_shown,
+    figure_of,
+    legend_for,
+    panel_in,
+)
 from tlkit.plots.labels import label_points
 
 _MARKERS = "osD^vPX*<>"
@@ -28,11 +37,12 @@ class HasInterpolation(Protocol):
         """For each split the accuracy at each share."""
 
 
-def plot_forgetting(matrix: ForgettingMatrix) -> Figure:
+def plot_forgetting(matrix: ForgettingMatrix, *, ax: Axes | None = None) -> Figure:
     """Draws R[i, j] as a heat map with its figures in per cent, one row per training.
 
     Args:
         matrix: With one row at least.
+        ax: Where to draw; in a figure of its own by default.
 
     Example:
         >>> import tlkit
@@ -46,24 +56,27 @@ def plot_forgetting(matrix: ForgettingMatrix) -> Figure:
     check_shown("matrix", matrix, "task_names", "a tlkit.ForgettingMatrix")
     values = matrix.accuracy
     rows, columns = values.shape
-    figure = Figure(figsize=(2.2 + 0.7 * columns, 1.6 + 0.45 * rows))
-    figure.set_layout_engine("constrained")
-    axes = figure.subplots()
-    axes.imshow(values, cmap="cividis", vmin=0, vmax=1, aspect="auto")
+    title = f"Accuracy in %,\n{matrix.scenario}"
     names = [printable(name) for name in matrix.task_names]
+    width = 1.2 + 0.09 * max(map(len, names)) + max(0.7 * columns, 2.2)
+    axes = panel_in(ax, (width, 1.8 + 0.45 * rows), title=title)
+    axes.imshow(values, cmap="cividis", vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(columns), names, rotation=45, ha="right")
     axes.set_yticks(range(rows), ["before any", *names][:rows])
     axes.set(xlabel="accuracy on", ylabel="after training")
-    axes.set_title(f"{matrix.scenario}, %", fontsize="medium")
     for (i, j), value in np.ndenumerate(values):
         colour = "black" if value > _LIGHT else "white"
         axes.text(j, i, f"{100 * value:.0f}", ha="center", va="center", color=colour)
     dress(*axes.get_xticklabels(), *axes.get_yticklabels())
-    return figure
+    return figure_of(axes)
 
 
-def forgetting_curves(matrix: ForgettingMatrix) -> Figure:
+def forgetting_curves(matrix: ForgettingMatrix, *, ax: Axes | None = None) -> Figure:
     """Draws the accuracy on each task over the trainings.
+
+    Args:
+        matrix: With one row at least.
+        ax: Where to draw; in a figure of its own by default.
 
     Example:
         >>> import tlkit
@@ -76,20 +89,17 @@ def forgetting_curves(matrix: ForgettingMatrix) -> Figure:
     """
     check_shown("matrix", matrix, "task_names", "a tlkit.ForgettingMatrix")
     values = 100 * matrix.accuracy
-    figure = Figure(figsize=(5.2, 3.4))
-    figure.set_layout_engine("constrained")
-    axes = figure.subplots()
+    axes = panel_in(ax, (5.2, 3.4), title=f"Accuracy on each task, {matrix.scenario}")
     for j, name in enumerate(matrix.task_names):
         marker = _MARKERS[j % len(_MARKERS)]
         axes.plot(range(len(values)), values[:, j], marker=marker, label=printable(name))
     axes.set(xlabel="tasks trained", ylabel="accuracy in %", ylim=(-3, 103))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_title(matrix.scenario, fontsize="medium")
-    dress(*figure.legend(loc="outside right upper", frameon=False).get_texts())
-    return figure
+    legend_for(axes, ax, "outside right upper")
+    return figure_of(axes)
 
 
-def plot_strengths(report: StrengthReport) -> Figure:
+def plot_strengths(report: StrengthReport, *, ax: Axes | None = None) -> Figure:
     """Draws the accuracy gained on the new task against what it cost, one point per strength.
 
     The cost is the accuracy lost on the old task where it was measured, else the drift of the
@@ -97,6 +107,7 @@ def plot_strengths(report: StrengthReport) -> Figure:
 
     Args:
         report: What `choose_anchor` left as the anchor's `report`.
+        ax: Where to draw; in a figure of its own by default.
 
     Example:
         >>> from tlkit.continual.figures import plot_strengths
@@ -109,9 +120,7 @@ def plot_strengths(report: StrengthReport) -> Figure:
         'drift of the weights'
     """
     check_shown("report", report, "trials", "the report of what choose_anchor returned")
-    figure = Figure(figsize=(5.2, 3.6))
-    figure.set_layout_engine("constrained")
-    axes = figure.subplots()
+    axes = panel_in(ax, (5.2, 3.8))
     before = report.before
     remembered = before.old_accuracy is not None
     points, texts = [], []
@@ -124,7 +133,7 @@ def plot_strengths(report: StrengthReport) -> Figure:
         axes.plot(cost, gain, "D" if chosen else "o" if trial.strength else "s", color=colour)
         points.append((cost, gain))
         texts.append(f"{trial.strength:.2g}" if trial.strength else "no anchor")
-    title = f"strength {report.chosen:.3g} (diamond)"
+    title = f"What each strength gains and costs\nchosen: {report.chosen:.3g} (diamond)"
     if not remembered:
         wanted = (1 - report.tolerance) * report.trials[0].accuracy
         axes.axhline(100 * (wanted - before.accuracy), color="grey", linestyle=":")
@@ -133,17 +142,18 @@ def plot_strengths(report: StrengthReport) -> Figure:
         xlabel="points lost on the old task" if remembered else "drift of the weights",
         ylabel="points gained on the new task",
     )
-    axes.set_title(title, fontsize="medium")
+    axes.set_title(title, fontsize=10)
     axes.margins(0.15)
     label_points(axes, points, texts)
-    return figure
+    return figure_of(axes)
 
 
-def plot_interpolation(report: HasInterpolation) -> Figure:
+def plot_interpolation(report: HasInterpolation, *, ax: Axes | None = None) -> Figure:
     """Draws the accuracy on each split over the share of the new model.
 
     Args:
         report: What `sweep_interpolation` returned.
+        ax: Where to draw; in a figure of its own by default.
 
     Example:
         >>> from tlkit.continual.figures import plot_interpolation
@@ -153,12 +163,11 @@ def plot_interpolation(report: HasInterpolation) -> Figure:
         'accuracy in %'
     """
     check_shown("report", report, "alphas", "what sweep_interpolation returned")
-    figure = Figure(figsize=(5.2, 3.4))
-    figure.set_layout_engine("constrained")
-    axes = figure.subplots()
+    title = "Accuracy between the old model and the new"
+    axes = panel_in(ax, (5.2, 3.4), title=title)
     for i, (name, values) in enumerate(report.accuracies.items()):
         shown = 100 * np.array(values)
         axes.plot(report.alphas, shown, marker=_MARKERS[i % len(_MARKERS)], label=printable(name))
     axes.set(xlabel="share of the new model (alpha)", ylabel="accuracy in %")
-    dress(*figure.legend(loc="outside right upper", frameon=False).get_texts())
-    return figure
+    legend_for(axes, ax, "outside right upper")
+    return figure_of(axes)

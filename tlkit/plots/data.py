@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from tlkit.canvas import Figure
 from tlkit.errors import ArgumentError
 from tlkit.lettering import dress, printable
 from tlkit.plots.drawing import (
@@ -17,8 +18,11 @@ from tlkit.plots.drawing import (
     MAX_IMAGES,
     ORANGE,
     check_shown,
+    figure_of,
     grid,
+    legend_for,
     message,
+    panel_in,
     read_file,
     without_frame,
 )
@@ -49,24 +53,29 @@ class HasCounts(Protocol):
         """Images of each class in each split."""
 
 
-def plot_class_counts(report: HasCounts) -> Figure:
+def plot_class_counts(report: HasCounts, *, ax: Axes | None = None) -> Figure:
     """Draws how many images each class has, in each split where they are divided.
 
     Of more than 100 classes the 50 largest and the 50 smallest are shown, and the title says so.
 
     Args:
         report: A `DataReport`.
+        ax: Where to draw; in a figure of its own by default.
     """
     check_shown("report", report, "counts", "what inspect_folder returned, or data.report")
     totals = {name: sum(counts.values()) for name, counts in report.counts.items()}
     if not totals:
-        return message("no classes")
+        return message("no classes", ax)
     names = list(totals)
     if len(names) > MAX_CLASSES_IN_BARS:
         by_size = sorted(names, key=lambda name: -totals[name])
         names = by_size[: MAX_CLASSES_IN_BARS // 2] + by_size[-MAX_CLASSES_IN_BARS // 2 :]
-    figure = Figure(figsize=(6.4, 1.1 + 0.24 * len(names)), layout="constrained")
-    axes = figure.subplots()
+    title = f"Images of each class: {sum(totals.values()):,} in {len(totals)} classes"
+    if len(names) < len(totals):
+        half = MAX_CLASSES_IN_BARS // 2
+        shown = f"the {half} largest and {half} smallest of {len(totals)} classes"
+        title = f"Images of each class,\n{shown}"
+    axes = panel_in(ax, (6.4, 1.3 + 0.24 * len(names)), title=title)
     positions = np.arange(len(names))
     left = np.zeros(len(names))
     for split, (colour, hatch) in _SPLITS.items():
@@ -93,21 +102,25 @@ def plot_class_counts(report: HasCounts) -> Figure:
     axes.tick_params(axis="y", length=0)
     drawn = [container.get_label() for container in axes.containers]
     if set(drawn) - {_UNSPLIT}:
-        figure.legend(loc="outside upper center", ncols=3, frameon=False)
-    if len(names) < len(totals):
-        half = MAX_CLASSES_IN_BARS // 2
-        axes.set_title(f"the {half} largest and {half} smallest of {len(totals)} classes")
+        legend_for(axes, ax, "outside lower center", ncols=3)
     without_frame(axes)
-    return figure
+    return figure_of(axes)
 
 
-def plot_batch(images: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> Figure:
+def plot_batch(
+    images: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    *,
+    ax: Axes | None = None,
+) -> Figure:
     """Draws the first images of a batch, at most 24, with their names.
 
     Args:
         images: `(batch, height, width, 3)`, 0...255.
         labels: Whole numbers `(batch,)`, or rows of 0/1 `(batch, num_classes)`.
         class_names: In the order of the labels.
+        ax: Where to draw; in a figure of its own by default.
 
     Raises:
         ArgumentError: There is no image, they are not as many as the labels, or a label has no
@@ -119,7 +132,8 @@ def plot_batch(images: np.ndarray, labels: np.ndarray, class_names: Sequence[str
         given = [int(label)] if label.ndim == 0 else np.flatnonzero(label).tolist()
         name = ", ".join(class_names[index] for index in given)
         texts.append(printable(name or "no label", COLUMNS_UNDER_IMAGE))
-    return grid(list(np.asarray(images)[:MAX_IMAGES]), texts)
+    title = f"{len(texts)} of {len(images)} images" if len(texts) < len(images) else "One batch"
+    return grid(list(np.asarray(images)[:MAX_IMAGES]), texts, title=title, ax=ax)
 
 
 def _check_batch(images: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> None:
@@ -139,7 +153,10 @@ def _check_batch(images: np.ndarray, labels: np.ndarray, class_names: Sequence[s
 
 
 def plot_near_duplicates(
-    report: HasPairs, read_image: Callable[[str], np.ndarray] | None = None
+    report: HasPairs,
+    read_image: Callable[[str], np.ndarray] | None = None,
+    *,
+    ax: Axes | None = None,
 ) -> Figure:
     r"""Draws pairs of pictures that look alike side by side, at most 12.
 
@@ -149,6 +166,7 @@ def plot_near_duplicates(
         report: A `NearDuplicateReport`.
         read_image: Gives the pixels 0...255, `(height, width, 3)`, of a path; reads the file by
             default.
+        ax: Where to draw; in a figure of its own by default.
 
     Raises:
         ArgumentError: A picture is no file, and there is no `read_image`.
@@ -166,7 +184,7 @@ def plot_near_duplicates(
     check_shown("report", report, "pairs", "what find_near_duplicates returned")
     shown = report.pairs[: MAX_IMAGES // 2]
     if not shown:
-        return message("no near-duplicates")
+        return message("no near-duplicates", ax)
     read_image = read_image or read_file
     images = [read_image(path) for pair in shown for path in pair.paths]
     texts = [
@@ -176,4 +194,5 @@ def plot_near_duplicates(
         for number, pair in enumerate(shown, start=1)
         for path, split, label in zip(pair.paths, pair.splits, pair.classes, strict=True)
     ]
-    return grid(images, texts)
+    title = f"Near-duplicates: {len(shown)} of {len(report.pairs)} pairs"
+    return grid(images, texts, title=title, ax=ax)

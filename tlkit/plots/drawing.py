@@ -1,15 +1,19 @@
 """What all figures share: colours, a grid of pictures, a message in place of a figure.
 
-The functions draw on matplotlib's figures and leave pyplot alone; notebooks show what they return.
+The functions draw on figures of their own, which show themselves (see `tlkit.canvas`), or, given
+`ax`, in a panel of the user's figure.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from tlkit.canvas import Figure
+from tlkit.canvas import Figure as OwnFigure
+from tlkit.canvas import finished
 from tlkit.errors import ArgumentError
 from tlkit.lettering import dress
 
@@ -38,26 +42,31 @@ def check_shown(argument: str, value: object, attribute: str, source: str) -> No
         )
 
 
-def grid(images: Sequence[np.ndarray], texts: Sequence[str]) -> Figure:
+def grid(
+    images: Sequence[np.ndarray], texts: Sequence[str], *, title: str, ax: Axes | None = None
+) -> Figure:
     """Draws pictures, each under its text, six in a row.
 
     Args:
         images: Pixels 0...255, each `(height, width, 3)`; they need not have one size.
         texts: Of as many lines each.
+        title: Stands above all of them.
+        ax: Where they are drawn; in a figure of their own by default.
     """
     num_columns = min(len(images), _IMAGES_IN_A_ROW)
     num_rows = -(-len(images) // num_columns)
     num_lines = 1 + max(text.count("\n") for text in texts)
     size = (1.75 * num_columns, (1.85 + 0.15 * num_lines) * num_rows)
-    figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(num_rows, num_columns, squeeze=False)
+    panels = panels_in(
+        ax, size, (num_rows, num_columns), title=title, gaps=(0.05, 0.05 + 0.07 * num_lines)
+    )
     for panel in panels.flat:
         panel.set_axis_off()
         panel.set_anchor("N")
     for panel, image, text in zip(panels.flat, images, texts, strict=False):
         panel.imshow(np.clip(np.round(image), 0, 255).astype(np.uint8))
         dress(panel.set_title(text, fontsize=8))
-    return figure
+    return figure_of(panels)
 
 
 def read_file(path: str) -> np.ndarray:
@@ -77,13 +86,119 @@ def read_file(path: str) -> np.ndarray:
     return thumbnail(Path(path).read_bytes())
 
 
-def message(text: str) -> Figure:
+def message(text: str, ax: Axes | None = None) -> Figure:
     """Draws a sentence, where there is nothing else to draw."""
-    figure = Figure(figsize=(5, 1.2), layout="constrained")
-    axes = figure.subplots()
+    axes = panel_in(ax, (5, 1.2))
     axes.set_axis_off()
     axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes)
-    return figure
+    return figure_of(axes)
+
+
+def panel_in(ax: Axes | None, size: tuple[float, float], *, title: str = "") -> Axes:
+    """Returns the panel to draw in: the one that was given, or that of a new figure.
+
+    Args:
+        ax: What the user gave as `ax`.
+        size: Of the new figure, in inches.
+        title: Stands above the panel.
+
+    Raises:
+        ArgumentError: `ax` is no panel of a figure.
+    """
+    if ax is not None:
+        _check_axes(ax)
+    axes: Axes = OwnFigure(figsize=size, layout="constrained").subplots() if ax is None else ax
+    if title:
+        dress(axes.set_title(title, fontsize=10))
+    return axes
+
+
+def panels_in(
+    ax: Axes | None,
+    size: tuple[float, float],
+    shape: tuple[int, int],
+    *,
+    title: str,
+    gaps: tuple[float, float] = (0.24, 0.3),
+    heights: Sequence[float] | None = None,
+    sharex: bool = False,
+    sharey: bool = False,
+) -> np.ndarray:
+    """Returns several panels, `(rows, columns)`, in a new figure or within one that was given.
+
+    Args:
+        ax: What the user gave as `ax`; its own frame and ticks go.
+        size: Of the new figure, in inches.
+        shape: Rows and columns.
+        title: Stands above all of them.
+        gaps: Between columns and rows of panels within another, as parts of its width and height;
+            above the first row lies half a gap for the panels' own titles.
+        heights: Of the rows in relation to each other.
+        sharex: Whether they share their horizontal axis.
+        sharey: Whether they share their vertical axis.
+
+    Raises:
+        ArgumentError: `ax` is no panel of a figure.
+    """
+    if ax is None:
+        figure = OwnFigure(figsize=size, layout="constrained")
+        dress(figure.suptitle(title, fontsize=11))
+        return figure.subplots(
+            *shape, squeeze=False, height_ratios=heights, sharex=sharex, sharey=sharey
+        )
+    _check_axes(ax)
+    ax.set_axis_off()
+    dress(ax.set_title(title, fontsize=10))
+    rows, columns = shape
+    beside, between = gaps
+    top = 1 - between / 2
+    width = (1 - beside * (columns - 1)) / columns
+    tall = np.array(heights or [1] * rows, float)
+    tall *= (top - between * (rows - 1)) / tall.sum()
+    panels = np.empty(shape, object)
+    for row, column in np.ndindex(*shape):
+        bottom = float(top - tall[: row + 1].sum() - between * row)
+        place = (column * (width + beside), bottom, width, float(tall[row]))
+        first = panels[0, 0]
+        panels[row, column] = ax.inset_axes(
+            place, sharex=first if sharex else None, sharey=first if sharey else None
+        )
+    return panels
+
+
+def figure_of(panels: Axes | np.ndarray) -> Figure:
+    """Returns the finished figure that holds the panels."""
+    first: Axes = panels.flat[0] if isinstance(panels, np.ndarray) else panels
+    figure = first.get_figure(root=True)
+    assert isinstance(figure, Figure)
+    return finished(figure)
+
+
+def legend_for(panels: Axes | np.ndarray, ax: Axes | None, place: str, **settings: Any) -> None:
+    """Explains what is drawn: beside the panels of a figure of our own, within a user's panel.
+
+    Args:
+        panels: What is explained; in the user's figure the first of them holds the legend.
+        ax: What the user gave as `ax`.
+        place: Where it stands in a figure of our own, such as "outside upper center".
+        settings: As `Figure.legend` takes them.
+    """
+    first: Axes = panels.flat[0] if isinstance(panels, np.ndarray) else panels
+    if ax is None:
+        figure = first.get_figure(root=True)
+        assert figure is not None
+        legend = figure.legend(**{"loc": place, "frameon": False, **settings})
+    else:
+        legend = first.legend(loc="best", fontsize=7, **(settings | {"ncols": 1}))
+    dress(*legend.get_texts())
+
+
+def _check_axes(ax: object) -> None:
+    if not isinstance(ax, Axes):
+        raise ArgumentError(
+            "`ax` must be one panel of a figure, a matplotlib.axes.Axes. Received: ax of type "
+            f"{type(ax).__name__}. Give one of those that plt.subplots returned."
+        )
 
 
 def without_frame(axes: Axes) -> None:

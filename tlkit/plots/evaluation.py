@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from tlkit.canvas import Figure
 from tlkit.errors import ArgumentError
 from tlkit.lettering import dress, printable
 from tlkit.plots.drawing import (
@@ -16,8 +17,12 @@ from tlkit.plots.drawing import (
     MAX_IMAGES,
     ORANGE,
     check_shown,
+    figure_of,
     grid,
+    legend_for,
     message,
+    panel_in,
+    panels_in,
     read_file,
     without_frame,
 )
@@ -97,25 +102,29 @@ class HasCalibration(Protocol):
 Measured = HasReliability | HasEvaluation
 
 
-def plot_confusion(evaluation: HasConfusion) -> Figure:
+def plot_confusion(evaluation: HasConfusion, *, ax: Axes | None = None) -> Figure:
     """Draws how many images of each class were called what; shades are shares of a row.
 
     Of more than 40 classes those 40 with the most mistakes are shown, and the title says so.
 
     Args:
         evaluation: An `EvaluationReport`; one with several labels has no matrix, which is said.
+        ax: Where to draw; in a figure of its own by default.
     """
     check_shown("evaluation", evaluation, "confusion", "what evaluate returned")
     matrix = evaluation.confusion
     if matrix is None:
-        return message("a model that gives several labels has no confusion matrix")
+        return message("a model that gives several labels has no confusion matrix", ax)
     chosen = most_confused(matrix, MAX_CLASSES_IN_MATRIX)
     shares = (matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1))[np.ix_(chosen, chosen)]
     counts = matrix[np.ix_(chosen, chosen)]
     names = [printable(evaluation.class_names[index], limit=24) for index in chosen]
     size = max(2.4, 0.36 * len(chosen)) + 0.09 * max(map(len, names)) + 0.6
-    figure = Figure(figsize=(size, size), layout="constrained")
-    axes = figure.subplots()
+    num_images, num_classes = int(matrix.sum()), len(matrix)
+    title = f"Confusion matrix, {num_images:,} image{'' if num_images == 1 else 's'}"
+    if len(chosen) < num_classes:
+        title += f"\nthe {len(chosen)} of {num_classes} classes with the most mistakes"
+    axes = panel_in(ax, (size, size), title=title)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(counts):
         if count:
@@ -130,11 +139,7 @@ def plot_confusion(evaluation: HasConfusion) -> Figure:
     axes.set_yticks(np.arange(len(chosen) + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="#dddddd", linewidth=0.5)
     axes.tick_params(which="both", length=0)
-    if len(chosen) < len(matrix):
-        axes.set_title(
-            f"the {len(chosen)} of {len(matrix)} classes with the most mistakes", fontsize=10
-        )
-    return figure
+    return figure_of(axes)
 
 
 def most_confused(matrix: np.ndarray, limit: int) -> np.ndarray:
@@ -147,7 +152,10 @@ def most_confused(matrix: np.ndarray, limit: int) -> np.ndarray:
 
 
 def plot_reliability(
-    measured: Measured | HasCalibration | Mapping[str, Measured], *, title: str = ""
+    measured: Measured | HasCalibration | Mapping[str, Measured],
+    *,
+    title: str = "Calibration",
+    ax: Axes | None = None,
 ) -> Figure:
     """Draws how often a model is right against how sure it says it is.
 
@@ -160,6 +168,7 @@ def plot_reliability(
             before and after; or several by name, at most 3, such as
             `{"the head alone": probed, "fine-tuned": tuned}`.
         title: Stands above.
+        ax: Where to draw; in a figure of its own by default.
 
     Raises:
         ArgumentError: There are more than 3, which could not be told apart.
@@ -175,8 +184,16 @@ def plot_reliability(
     several = _by_name(measured)
     for one in several.values():
         check_shown("measured", one, "accuracy_interval", "what evaluate or calibrate returned")
-    figure = Figure(figsize=(4.8, 5.6), layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    panels = panels_in(
+        ax,
+        (4.8, 5.9),
+        (2, 1),
+        title=printable(title, 48),
+        gaps=(0, 0.1),
+        heights=(3, 1),
+        sharex=True,
+    )
+    upper, lower = panels[:, 0]
     handles: list[Any] = upper.plot([0, 1], [0, 1], color="0.4", linewidth=1, linestyle=":")
     labels = ["as sure as right"]
     for (name, one), (colour, marker, hatch) in zip(several.items(), _SERIES, strict=False):
@@ -205,17 +222,17 @@ def plot_reliability(
     lower.set(xlabel="confidence", ylabel="decisions")
     lower.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
     # given by hand: names with a leading underscore would be left out
-    legend = figure.legend(handles, labels, loc="outside upper center", frameon=False)
-    dress(*legend.get_texts())
-    if title:
-        dress(upper.set_title(printable(title, 48), fontsize=10))
+    legend_for(panels, ax, "outside lower center", handles=handles, labels=labels)
     for axes in (upper, lower):
         without_frame(axes)
-    return figure
+    return figure_of(panels)
 
 
 def plot_mistakes(
-    evaluation: HasMistakes, read_image: Callable[[Any], np.ndarray] | None = None
+    evaluation: HasMistakes,
+    read_image: Callable[[Any], np.ndarray] | None = None,
+    *,
+    ax: Axes | None = None,
 ) -> Figure:
     r"""Draws the worst mistakes, at most 24, with truth, prediction and probability.
 
@@ -227,6 +244,7 @@ def plot_mistakes(
         evaluation: An `EvaluationReport`.
         read_image: Gives the pixels 0...255, `(height, width, 3)`, of one of its mistakes; reads
             the mistake's file by default.
+        ax: Where to draw; in a figure of its own by default.
 
     Raises:
         ArgumentError: A mistake has no file, and there is no `read_image`.
@@ -244,7 +262,7 @@ def plot_mistakes(
     check_shown("evaluation", evaluation, "mistakes", "what evaluate returned")
     shown = evaluation.mistakes[:MAX_IMAGES]
     if not shown:
-        return message("no mistakes")
+        return message("no mistakes", ax)
     texts = [
         f"said {printable(one.predicted or 'no label', COLUMNS_UNDER_IMAGE - 5)}\n"
         f"is {printable(one.truth or 'no label', COLUMNS_UNDER_IMAGE - 3)}\n"
@@ -252,7 +270,8 @@ def plot_mistakes(
         for one in shown
     ]
     read_image = read_image or _read_file_of
-    return grid([read_image(one) for one in shown], texts)
+    title = f"The most confident mistakes, {len(shown)} of {len(evaluation.mistakes)}"
+    return grid([read_image(one) for one in shown], texts, title=title, ax=ax)
 
 
 def _read_file_of(mistake: Any) -> np.ndarray:

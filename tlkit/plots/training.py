@@ -5,12 +5,23 @@ from typing import Any, Protocol
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from tlkit.canvas import Figure
 from tlkit.lettering import dress, printable
-from tlkit.plots.drawing import BLUE, ORANGE, check_shown, message, without_frame
+from tlkit.plots.drawing import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    check_shown,
+    figure_of,
+    legend_for,
+    message,
+    panel_in,
+    panels_in,
+    without_frame,
+)
 
 _STAGES_IN_A_ROW = 3
 
@@ -44,13 +55,19 @@ class HasSweep(Protocol):
 
 
 def curves(
-    history: Sequence[Mapping[str, float]], *, stages: Sequence[tuple[str, int]] = ()
+    history: Sequence[Mapping[str, float]],
+    *,
+    stages: Sequence[tuple[str, int]] = (),
+    kept: Sequence[int] = (),
+    ax: Axes | None = None,
 ) -> Figure:
     """Draws every metric over the epochs, training and validation in one panel.
 
     Args:
         history: One mapping per epoch from Keras's names ("loss", "val_loss") to values.
         stages: Name and number of epochs of each stage of training, when there were several.
+        kept: The epochs whose weights were kept, from 1 on, one for each stage at most.
+        ax: Where to draw; in a figure of its own by default.
 
     Example:
         >>> from tlkit.plots.training import curves
@@ -60,10 +77,10 @@ def curves(
     """
     metrics = list(dict.fromkeys(key.removeprefix("val_") for epoch in history for key in epoch))
     if not metrics:
-        return message("no epochs: the head was solved, not trained")
-    figure = Figure(figsize=(4.6 * min(len(metrics), 2), 3.3 * -(-len(metrics) // 2)))
-    figure.set_layout_engine("constrained")
-    panels = figure.subplots(-(-len(metrics) // 2), min(len(metrics), 2), squeeze=False)
+        return message("no epochs: the head was solved, not trained", ax)
+    shape = -(-len(metrics) // 2), min(len(metrics), 2)
+    size = (4.6 * shape[1], 3.3 * shape[0] + 0.4)
+    panels = panels_in(ax, size, shape, title="Training, epoch by epoch")
     epochs = np.arange(1, len(history) + 1)
     lines: dict[str, Line2D] = {}
     for panel, metric in zip(panels.flat, metrics, strict=False):
@@ -80,23 +97,27 @@ def curves(
         panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         panel.grid(color="#dddddd", linewidth=0.6)
         panel.ticklabel_format(axis="y", scilimits=(-3, 5))
+        for epoch in kept:
+            panel.axvline(epoch, color=GREEN, linewidth=1.2, label="kept", zorder=1)
         lines |= {str(line.get_label()): line for line in panel.lines}
         dress(panel.yaxis.label)
         _mark_stages(panel, stages)
         without_frame(panel)
     for panel in panels.flat[len(metrics) :]:
         panel.remove()
-    figure.legend(handles=lines.values(), loc="outside upper center", ncols=2, frameon=False)
-    return figure
+    legend_for(panels, ax, "outside lower center", handles=[*lines.values()], ncols=3)
+    return figure_of(panels)
 
 
-def plot_training(report: HasStages) -> Figure:
+def plot_training(report: HasStages, *, ax: Axes | None = None) -> Figure:
     """Draws the metrics of all epochs of all stages; each stage is named by its first group.
 
-    An anchor's penalty is drawn as one share of the loss, not group by group.
+    A line stands at the epoch whose weights were kept. An anchor's penalty is drawn as one share
+    of the loss, not group by group.
 
     Args:
         report: A `TrainingReport`.
+        ax: Where to draw; in a figure of its own by default.
 
     Example:
         >>> from types import SimpleNamespace
@@ -113,10 +134,15 @@ def plot_training(report: HasStages) -> Figure:
         for epoch in stage.history
     ]
     stages = [(stage.trainable.groups[0], len(stage.history)) for stage in report.stages]
-    return curves(history, stages=stages)
+    kept, num_before = [], 0
+    for stage in report.stages:
+        if (epoch := getattr(stage, "kept_epoch", None)) is not None:
+            kept.append(num_before + epoch)
+        num_before += len(stage.history)
+    return curves(history, stages=stages, kept=kept, ax=ax)
 
 
-def plot_drift(report: HasStages) -> Figure:
+def plot_drift(report: HasStages, *, ax: Axes | None = None) -> Figure:
     """Draws how far each group of layers has come from where it was, one panel for each stage.
 
     The bars show |after - before| / |before| of a group's weights in per cent, on a logarithmic
@@ -125,6 +151,7 @@ def plot_drift(report: HasStages) -> Figure:
 
     Args:
         report: A `TrainingReport`.
+        ax: Where to draw; in a figure of its own by default.
 
     Example:
         >>> from types import SimpleNamespace
@@ -137,13 +164,14 @@ def plot_drift(report: HasStages) -> Figure:
     check_shown("report", report, "stages", "what train_head or fine_tune returned")
     stages = [stage for stage in report.stages if stage.moved]
     if not stages:
-        return message("what moved was not measured")
+        return message("what moved was not measured", ax)
     names = list(dict.fromkeys(name for stage in stages for name in stage.moved))
     num_columns = min(len(stages), _STAGES_IN_A_ROW)
     num_rows = -(-len(stages) // num_columns)
-    size = (1.6 + 2.6 * num_columns, num_rows * (0.9 + 0.28 * len(names)))
-    figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(num_rows, num_columns, squeeze=False, sharey=True, sharex=True)
+    size = (1.6 + 2.6 * num_columns, 0.4 + num_rows * (0.9 + 0.28 * len(names)))
+    title = "Change of each group's weights"
+    shape = num_rows, num_columns
+    panels = panels_in(ax, size, shape, title=title, gaps=(0.08, 0.3), sharey=True, sharex=True)
     moved = [100 * change for stage in stages for change in stage.moved.values() if change]
     finite = [change for change in moved if np.isfinite(change)] or [1.0]
     low, high = min(finite) / 3, max(finite)
@@ -184,20 +212,23 @@ def plot_drift(report: HasStages) -> Figure:
         panel.remove()
     for panel in panels.flat[max(len(stages) - num_columns, 0) : len(stages)]:
         panel.tick_params(axis="x", labelbottom=True)
-    figure.supxlabel("change of the weights in %", fontsize=10)
-    return figure
+    for panel in panels[:, 1:].flat:
+        panel.tick_params(axis="y", labelleft=False)
+    in_last_row = len(stages) - (num_rows - 1) * num_columns
+    panels[-1, (in_last_row - 1) // 2].set_xlabel("change of the weights in %", fontsize=9)
+    return figure_of(panels)
 
 
-def plot_learning_rates(report: HasSweep) -> Figure:
+def plot_learning_rates(report: HasSweep, *, ax: Axes | None = None) -> Figure:
     """Draws the losses of a sweep over its rates, and the rate that is suggested.
 
     Args:
         report: What `find_learning_rate` returned.
+        ax: Where to draw; in a figure of its own by default.
     """
     check_shown("report", report, "suggestion", "what find_learning_rate returned")
-    figure = Figure(figsize=(6.0, 3.6))
-    figure.set_layout_engine("constrained")
-    axes = figure.subplots()
+    title = f"Learning-rate sweep: learning_rate={report.suggestion:.1e} is suggested"
+    axes = panel_in(ax, (6.0, 3.6), title=title)
     axes.plot(report.rates, report.losses, ".", color="0.75", label="loss of each step")
     axes.plot(report.rates, report.smoothed, color=BLUE, linewidth=2, label="running mean")
     axes.axvline(report.suggestion, color=ORANGE, linestyle="--", label="suggested")
@@ -207,10 +238,9 @@ def plot_learning_rates(report: HasSweep) -> Figure:
     axes.set_xscale("log")
     axes.set_xlabel("learning rate")
     axes.set_ylabel("loss")
-    axes.set_title(f"learning_rate={report.suggestion:.1e}")
     axes.legend(loc="best", frameon=False)
     without_frame(axes)
-    return figure
+    return figure_of(axes)
 
 
 def _in_per_cent(change: float) -> str:

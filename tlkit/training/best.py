@@ -37,6 +37,7 @@ class KeepBest(keras.callbacks.Callback):
         self.patience = patience
         self.best = best
         self.improved = False
+        self.kept_epoch: int | None = None
         self.exploded_at: int | None = None
         self.epochs_since = 0
         self.history: list[dict[str, float]] = []
@@ -57,6 +58,7 @@ class KeepBest(keras.callbacks.Callback):
         self.history.append(logs)
         if all(guard.allowed for guard in self._guards) and self._is_better(logs):
             self.improved, self.epochs_since = True, 0
+            self.kept_epoch = len(self.history)
             self.weights = self._whole.get_weights()
             return
         self.epochs_since += 1

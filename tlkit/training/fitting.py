@@ -42,10 +42,12 @@ class Fitted:
     Attributes:
         history: One mapping per epoch from Keras's names to values.
         improved: Whether any epoch was better than what there was to beat.
+        kept_epoch: The epoch whose weights are kept, from 1 on; `None` where none was better.
     """
 
     history: tuple[dict[str, float], ...]
     improved: bool
+    kept_epoch: int | None
 
 
 def fit_model(
@@ -151,7 +153,7 @@ def fit_model(
         raise NotFiniteError(guard.stopped_at)
     if keeper.exploded_at:  # by the last step of an epoch, whose own loss was still finite
         raise NotFiniteError((keeper.exploded_at, batches.num_steps))
-    return Fitted(tuple(keeper.history), keeper.improved)
+    return Fitted(tuple(keeper.history), keeper.improved, keeper.kept_epoch)
 
 
 class NotFiniteError(TrainingError):
@@ -189,6 +191,7 @@ class _State:
             fit = {
                 "best": keeper.best,
                 "improved": keeper.improved,
+                "kept_epoch": keeper.kept_epoch,
                 "epochs_since": keeper.epochs_since,
                 "history": keeper.history,
                 "stopped": self._trainee.stop_training,
@@ -205,6 +208,7 @@ class _State:
         keeper = self._keeper
         keeper.best = None if fit["best"] is None else (fit["best"][0], fit["best"][1])
         keeper.improved, keeper.epochs_since = fit["improved"], fit["epochs_since"]
+        keeper.kept_epoch = fit.get("kept_epoch")
         keeper.history, keeper.weights = fit["history"], arrays["best"]
         for name, variables in self._variables().items():
             assign_all(variables, arrays[name])

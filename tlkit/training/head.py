@@ -23,7 +23,7 @@ from tlkit.models.heads import feature_cut, head_from_features, head_kind, outpu
 from tlkit.models.random_state import seed_random_layers
 from tlkit.training.checks import check_class_weight
 from tlkit.training.features import Features, extract_features
-from tlkit.training.fitting import NotFiniteError, class_weight_of, fit_model
+from tlkit.training.fitting import Fitted, NotFiniteError, class_weight_of, fit_model
 from tlkit.training.frozen import FrozenPart
 from tlkit.training.movement import relative_movement, restore_weights, weights_by_group
 from tlkit.training.objective import loss_of, metrics_of, targets_of
@@ -161,6 +161,7 @@ def _train(
     if part.workers.num_workers > 1:
         notes.append(f"features shared out among {part.workers.num_workers} workers")
     history: tuple[dict[str, float], ...] = ()
+    kept_epoch = None
     chosen = {name: given[name] for name in ("class_weight", "seed")}
     solved = solve_head(head, model, train, held_out, **chosen)
     if solved.is_solved:
@@ -168,7 +169,8 @@ def _train(
     else:
         notes.append(f"trained by gradients, for the head cannot be solved: {solved.note}")
         try:
-            history = _fit(head, model, train, held_out, **given)
+            fitted = _fit(head, model, train, held_out, **given)
+            history, kept_epoch = fitted.history, fitted.kept_epoch
         except NotFiniteError as error:
             restore_weights(model, before)
             left = "The model is as it was given."
@@ -181,11 +183,12 @@ def _train(
             f"the head that was there is kept: {100 * old.accuracy:.1f} % on validation against "
             f"{100 * new.accuracy:.1f} % of the new one"
         )
-        new = old
+        new, kept_epoch = old, None
     stage = StageReport(
         name="head",
         trainable=trainable,
         history=history,
+        kept_epoch=kept_epoch,
         moved=relative_movement(before, weights_by_group(model)),
         seconds=time.perf_counter() - started,
         num_forward_passes=train.num_forward_passes
@@ -221,7 +224,7 @@ def _fit(
     learning_rate: float,
     class_weight: str | None,
     seed: int,
-) -> tuple[dict[str, float], ...]:
+) -> Fitted:
     targets = targets_of(train.labels, model).numpy()
     seed_random_layers(head, seed)
 
@@ -244,7 +247,7 @@ def _fit(
         class_weight=class_weight_of(
             plain_labels(train, model), num_classes_of(model), class_weight
         ),
-    ).history
+    )
 
 
 def _one_pass(features: Features, model: keras.Model) -> Shared:

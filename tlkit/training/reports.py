@@ -22,6 +22,8 @@ class StageReport(ShownAsText):
         seconds: Time spent.
         num_forward_passes: Images that went through the frozen part; 0 when all were stored.
         notes: What was chosen, substituted or left out.
+        kept_epoch: The epoch of `history` whose weights are kept, from 1 on; `None` where none
+            was better than the model before, and for a head that was solved.
     """
 
     name: str
@@ -31,6 +33,7 @@ class StageReport(ShownAsText):
     seconds: float
     num_forward_passes: int = 0
     notes: tuple[str, ...] = ()
+    kept_epoch: int | None = None
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "StageReport":

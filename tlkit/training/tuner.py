@@ -195,6 +195,7 @@ class Tuner:
             name="fine-tune",
             trainable=trainable,
             history=fitted.history,
+            kept_epoch=fitted.kept_epoch,
             moved=relative_movement(watched.before, weights_by_group(model)),
             seconds=time.perf_counter() - started,
             num_forward_passes=0 if isinstance(cut, str) else cut.num_forward_passes,
