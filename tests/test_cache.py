@@ -1,14 +1,28 @@
+import os
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import tlkit
 from tlkit import cache as cache_module
-from tlkit.cache import FOLDERS, cache_folder, cache_note, cache_sizes, clear_cache, open_index
+from tlkit.cache import (
+    FOLDERS,
+    cache_entries,
+    cache_folder,
+    cache_limit,
+    cache_note,
+    cache_sizes,
+    clear_cache,
+    describe_cache,
+    open_index,
+    trim_cache,
+)
 from tlkit.data.verdicts import INDEX_NAME, VERDICTS_FOLDER
 from tlkit.training.store import FEATURES_FOLDER, FeatureStore
 
@@ -46,7 +60,7 @@ def test_clearing_says_how_much_it_removed(tmp_path):
 
 
 def test_clearing_leaves_what_tlkit_has_not_made(tmp_path):
-    for name in FOLDERS[1:]:
+    for name in list(FOLDERS)[1:]:
         cache_folder(name, tmp_path)
     (tmp_path / "thesis.txt").write_text("years of work")
     elsewhere = tmp_path / "elsewhere"
@@ -68,6 +82,106 @@ def test_a_folder_of_the_users_is_left_although_its_name_is_the_caches(tmp_path)
     assert cache_folder("files", tmp_path) == tmp_path / "files"
     assert clear_cache(tmp_path).left == (tmp_path / "files",)
     assert (tmp_path / "files" / "thesis.txt").exists()
+
+
+DAY = 86_400
+
+
+@pytest.fixture
+def filled(tmp_path):
+    """A store used now, one of 1,000 bytes used 9 days ago, verdicts 5 days, a data set 99 days."""
+    now = time.time()
+    for kind, name, size, days in (
+        ("features", "new.rows", 300, 0),
+        ("features", "new.index", 100, 0),
+        ("features", "old.rows", 800, 9),
+        ("features", "old.index", 200, 11),
+        ("files", "verdicts-2.sqlite", 50, 5),
+        ("tfds", "flowers", 7, 99),
+    ):
+        path = cache_folder(kind, tmp_path) / name
+        if kind == "tfds":
+            path.mkdir()
+            (path / "a.png").write_bytes(bytes(size))
+        else:
+            path.write_bytes(bytes(size))
+        os.utime(path, (now - days * DAY,) * 2)
+    return tmp_path
+
+
+def test_a_store_is_one_entry_with_its_index(filled):
+    entries = cache_entries(filled)
+    assert [(entry.kind, entry.num_bytes) for entry in entries] == [
+        ("tfds", 7),
+        ("features", 1000),
+        ("files", 50),
+        ("features", 400),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "left"),
+    [
+        ({"max_bytes": 1457}, ["features/new", "features/old", "files/verdicts-2", "tfds/flowers"]),
+        ({"max_bytes": 1456}, ["features/new", "features/old", "files/verdicts-2"]),
+        ({"max_bytes": 450}, ["features/new", "files/verdicts-2"]),
+        ({"max_bytes": 449}, ["features/new"]),
+        ({"max_bytes": 0}, []),
+        ({"older_than": 10}, ["features/new", "features/old", "files/verdicts-2"]),
+        ({"older_than": 6, "max_bytes": 449}, ["features/new"]),
+        ({"older_than": 0.5}, ["features/new"]),
+    ],
+)
+def test_what_was_used_longest_ago_is_removed_first(filled, bounds, left):
+    before = sum(entry.num_bytes for entry in cache_entries(filled))
+    report = trim_cache(filled, **bounds)
+    found = {f"{e.kind}/{path.stem}" for e in cache_entries(filled) for path in e.paths}
+    assert sorted(found) == left
+    after = sum(entry.num_bytes for entry in cache_entries(filled))
+    assert report.num_bytes == before - after
+
+
+def test_trimming_leaves_what_tlkit_has_not_made(tmp_path):
+    (tmp_path / "features").mkdir()
+    (tmp_path / "features" / "thesis.rows").write_text("years of work")
+    assert trim_cache(tmp_path, max_bytes=0).num_bytes == 0
+    assert (tmp_path / "features" / "thesis.rows").exists()
+
+
+def test_bounds_are_not_negative(tmp_path):
+    with pytest.raises(tlkit.ArgumentError, match="`max_bytes` must be a number, 0 or more"):
+        trim_cache(tmp_path, max_bytes=-1)
+    with pytest.raises(tlkit.ArgumentError, match="`older_than` must be a number, 0 or more"):
+        trim_cache(tmp_path, older_than=-0.5)
+
+
+@pytest.mark.parametrize("value", ["much", "-1", "nan", "inf", ""])
+def test_a_limit_of_the_environment_that_is_no_number_is_refused(monkeypatch, value):
+    monkeypatch.setenv("TLKIT_CACHE_LIMIT", value)
+    with pytest.raises(tlkit.ArgumentError, match=f"TLKIT_CACHE_LIMIT='{value}'"):
+        cache_limit()
+
+
+def test_the_environment_limits_stored_activations(tmp_path, monkeypatch):
+    def fill(name):
+        with FeatureStore(name, (1000,), folder=tmp_path) as store:
+            store.append(["a"], np.zeros((1, 1000), "float32"))
+
+    monkeypatch.setenv("TLKIT_CACHE_LIMIT", str(9000 / 1e9))
+    for name in ("first", "second", "third"):
+        fill(name)
+        os.utime(tmp_path / f"{name}.rows", (ord(name[0]),) * 2)
+    assert {path.stem for path in tmp_path.glob("*.rows")} == {"second", "third"}
+
+
+def test_what_the_cache_holds_is_described(filled, monkeypatch):
+    monkeypatch.setenv("TLKIT_CACHE_LIMIT", "2.5")
+    lines = describe_cache(filled).splitlines()
+    assert lines[0].split()[:4] == ["0.0", "MB", "features", "2"]
+    assert [line.split()[2] for line in lines[:3]] == list(FOLDERS)
+    assert f"in {filled}" in lines[3]
+    assert "at most 2.5 GB" in lines[4]
+    assert "0 stores of activations" in describe_cache(filled / "empty")
 
 
 @pytest.mark.parametrize("where", ["start", "middle"])

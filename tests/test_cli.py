@@ -138,6 +138,8 @@ def test_inspect_and_cache(finished, called, cache):
     done = called("cache")
     assert str(cache) in done.stdout
     assert "MB  files" in done.stdout
+    assert called("cache", "--limit", "-1").returncode == 2
+    assert called("cache", "--older-than", "36500").stdout.startswith("0.0 MB removed")
     done = called("cache", "--clear")
     assert done.returncode == 0, done.stderr
     assert "removed" in done.stdout

@@ -1,19 +1,27 @@
 """Where things that need computing only once are kept: the user's cache folder."""
 
 import atexit
+import math
 import os
 import shutil
 import sqlite3
 import tempfile
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from tlkit.errors import ArgumentError, check_not_negative
 from tlkit.showing import ShownAsText
 
-FOLDERS = ("features", "files", "tfds")
-"""All folders of the cache: activations, verdicts on picture files, data sets written out."""
+FOLDERS = {
+    "features": "stores of activations of frozen networks",
+    "files": "indexes of what was found out about image files",
+    "tfds": "data sets of tensorflow_datasets, written out as files",
+}
+"""All folders of the cache, and what is in each."""
 
 TAG_NAME = "CACHEDIR.TAG"
 _TAG = """Signature: 8a477f597d28d172789f06886806bc55
@@ -21,6 +29,14 @@ _TAG = """Signature: 8a477f597d28d172789f06886806bc55
 # See https://bford.info/cachedir/
 """
 _SECONDS_TO_WAIT = 60.0
+
+DEFAULT_LIMIT = 20.0
+"""GB that stored activations may take together; `TLKIT_CACHE_LIMIT` sets another."""
+
+GIGABYTE = 10**9
+SECONDS_OF_DAY = 86_400
+INDEX_SUFFIX = ".index"
+"""What names the rows of a file of the same name."""
 
 
 def cache_folder(name: str, root: str | os.PathLike[str] | None = None) -> Path:
@@ -141,6 +157,151 @@ def clear_cache(root: str | os.PathLike[str] | None = None) -> ClearReport:
         num_bytes += _num_bytes(child)
         shutil.rmtree(child)
     return ClearReport(folder, num_bytes, tuple(left))
+
+
+def cache_limit() -> int:
+    """Returns the most bytes that stored activations may take together.
+
+    That is `TLKIT_CACHE_LIMIT` in GB (10⁹ bytes), 20 by default. Those used longest ago are removed
+    beyond it, whenever some are opened or added.
+
+    Raises:
+        ArgumentError: The variable is no number of 0 or more.
+
+    Example:
+        >>> from tlkit.cache import cache_limit
+        >>> cache_limit() // 10**9
+        20
+    """
+    given = os.environ.get("TLKIT_CACHE_LIMIT", str(DEFAULT_LIMIT))
+    try:
+        limit = float(given)
+    except ValueError:
+        limit = math.nan
+    if not 0 <= limit < math.inf:
+        raise ArgumentError(
+            "`TLKIT_CACHE_LIMIT` must be a number of GB, 0 or more. "
+            f"Received: TLKIT_CACHE_LIMIT={given!r}. Set it to 20, say, or leave it unset."
+        )
+    return round(limit * GIGABYTE)
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """One thing in the cache that is kept or removed as a whole.
+
+    Attributes:
+        kind: The folder it lies in, one of `FOLDERS`.
+        paths: Its files and folders.
+        num_bytes: Of all of them.
+        used: When it was last used, in seconds since the epoch.
+    """
+
+    kind: str
+    paths: tuple[Path, ...]
+    num_bytes: int
+    used: float
+
+    def remove(self) -> None:
+        """Removes it, an index before what it names."""
+        for path in sorted(self.paths, key=lambda path: path.suffix != INDEX_SUFFIX):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def cache_entries(root: str | os.PathLike[str] | None = None) -> tuple[CacheEntry, ...]:
+    """Returns all that tlkit has put into its cache, what was used longest ago first."""
+    entries = []
+    for kind in FOLDERS:
+        folder = cache_root(root) / kind
+        if folder.is_symlink() or not (folder / TAG_NAME).is_file():
+            continue
+        by_name: dict[str, list[Path]] = {}
+        for path in folder.iterdir():
+            if path.name != TAG_NAME:
+                by_name.setdefault(path.name.partition(".")[0], []).append(path)
+        for paths in by_name.values():
+            with suppress(FileNotFoundError):  # another process has just removed it
+                used = max(path.lstat().st_mtime for path in paths)
+                size = sum(_num_bytes(p) if p.is_dir() else p.lstat().st_size for p in paths)
+                entries.append(CacheEntry(kind, tuple(paths), size, used))
+    return tuple(sorted(entries, key=lambda entry: entry.used))
+
+
+def check_bounds(**bounds: float | None) -> None:
+    """Raises `ArgumentError` for a bound of `trim_cache` that is negative."""
+    for name, bound in bounds.items():
+        if bound is not None:
+            check_not_negative(name, bound)
+
+
+def trim_cache(
+    root: str | os.PathLike[str] | None = None,
+    *,
+    max_bytes: int | None = None,
+    older_than: float | None = None,
+) -> ClearReport:
+    """Removes what was used longest ago from the cache, and leaves the rest.
+
+    Args:
+        root: The cache's own folder; overrules the environment.
+        max_bytes: The most bytes that stay.
+        older_than: What was not used for so many days is removed.
+
+    Raises:
+        ArgumentError: A bound is negative.
+
+    Example:
+        >>> import tempfile
+        >>> from tlkit.cache import trim_cache
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     trim_cache(root, max_bytes=10**9, older_than=30).num_bytes
+        0
+    """
+    check_bounds(max_bytes=max_bytes, older_than=older_than)
+    entries = cache_entries(root)
+    left = sum(entry.num_bytes for entry in entries)
+    oldest = -math.inf if older_than is None else time.time() - older_than * SECONDS_OF_DAY
+    removed = 0
+    for entry in entries:
+        is_too_much = max_bytes is not None and left - removed > max_bytes
+        if is_too_much or entry.used < oldest:
+            entry.remove()
+            removed += entry.num_bytes
+    return ClearReport(cache_root(root), removed, ())
+
+
+def describe_cache(root: str | os.PathLike[str] | None = None) -> str:
+    """Returns what each folder of the cache holds, its size, and what bounds it.
+
+    Args:
+        root: The cache's own folder; overrules the environment.
+    """
+    entries = cache_entries(root)
+    lines = []
+    for kind, what in FOLDERS.items():
+        own = [entry for entry in entries if entry.kind == kind]
+        size = sum(entry.num_bytes for entry in own) / 10**6
+        lines.append(f"{size:10.1f} MB  {kind:8}  {len(own)} {what}{_oldest_use(own)}")
+    total = sum(entry.num_bytes for entry in entries) / 10**6
+    return "\n".join(
+        [
+            *lines,
+            f"{total:10.1f} MB in {cache_root(root)}",
+            f"Activations have at most {cache_limit() / GIGABYTE:g} GB, those used longest ago go "
+            "first (TLKIT_CACHE_LIMIT sets another bound, TLKIT_CACHE another place).",
+            "--limit GB and --older-than DAYS remove some of it, --clear all.",
+        ]
+    )
+
+
+def _oldest_use(entries: list[CacheEntry]) -> str:
+    if not entries:
+        return ""
+    day = time.strftime("%Y-%m-%d", time.localtime(entries[0].used))
+    return f", one of them last used on {day}"
 
 
 def open_index(

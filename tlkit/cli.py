@@ -11,7 +11,8 @@ import typer
 
 from tlkit.continual.exemplars import DEFAULT_NUM_EXEMPLARS
 from tlkit.data.limits import MAX_PIXELS
-from tlkit.errors import ArgumentError, TlkitError
+from tlkit.data.settings import DAMAGED
+from tlkit.errors import ArgumentError, TlkitError, check_choice
 from tlkit.keras_settings import check_building
 from tlkit.quiet import load_tensorflow_quietly
 from tlkit.serving.server import MAX_MEGABYTES, MAX_MEGAPIXELS
@@ -58,6 +59,13 @@ Photos = Annotated[
         "path, label and, if wanted, group and split."
     ),
 ]
+Damaged = Annotated[
+    str,
+    typer.Option(
+        metavar="keep|skip",
+        help="Use JPEG files that are damaged as far as they are decoded, or leave them out.",
+    ),
+]
 MaxMilliseconds = Annotated[
     float | None, Number(help="Backbones that take longer for one image are left out.")
 ]
@@ -67,6 +75,10 @@ MaxMegabytes = Annotated[
 Distribute = Annotated[
     str | None,
     typer.Option(metavar="auto|mirrored|multi-worker", help="Share the work among devices."),
+]
+Safe = Annotated[
+    bool,
+    typer.Option("--safe", help="Take model.keras, which can run no code, not the SavedModel."),
 ]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
 
@@ -131,6 +143,7 @@ def train(  # noqa: PLR0917 - typer calls it by name
     batch_size: Annotated[int, Whole(help="Images per step.")] = 32,
     seed: Annotated[int, Whole(help="Of the split, weights, orders, augmentation.")] = 0,
     max_pixels: Annotated[int, MaxPixels] = MAX_PIXELS,
+    damaged: Damaged = "keep",
     resume: Annotated[
         bool, typer.Option("--resume/--no-resume", help="Continue a run that is there.")
     ] = True,
@@ -163,6 +176,7 @@ def train(  # noqa: PLR0917 - typer calls it by name
         batch_size=batch_size,
         seed=seed,
         max_pixels=max_pixels,
+        damaged=damaged,
         resume=resume,
         distribute=distribute,
         say=_say,
@@ -172,17 +186,26 @@ def train(  # noqa: PLR0917 - typer calls it by name
 
 
 @app.command()
-def evaluate(
+def evaluate(  # noqa: PLR0917 - typer calls it by name
     run: RunFolder,
     photos: Photos,
     max_pixels: Annotated[int | None, MaxPixels] = None,
+    damaged: Annotated[
+        str | None,
+        typer.Option(
+            metavar="keep|skip",
+            help="What to do with damaged JPEG files; as the run did if not given.",
+        ),
+    ] = None,
     distribute: Distribute = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure a run's model on other photographs of its classes."""
     from tlkit.finished_run import evaluate_run
 
-    report = evaluate_run(run, photos, max_pixels=max_pixels, distribute=distribute)
+    report = evaluate_run(
+        run, photos, max_pixels=max_pixels, damaged=damaged, distribute=distribute
+    )
     _say(json.dumps(report.as_dict(), ensure_ascii=False) if as_json else str(report))
 
 
@@ -193,11 +216,16 @@ def predict(
     ],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    safe: Safe = False,
 ) -> None:
-    """Say what is in pictures."""
+    """Say what is in images.
+
+    A SavedModel is a program that TensorFlow runs: use --safe with one of somebody you do not
+    trust.
+    """
     from tlkit.finished_run import predict_with
 
-    predictions = predict_with(model, images)
+    predictions = predict_with(model, images, safe=safe)
     if as_json:
         _say(json.dumps([one.as_dict() for one in predictions], ensure_ascii=False))
         return
@@ -228,7 +256,7 @@ def export(
 
 
 @app.command()
-def serve(
+def serve(  # noqa: PLR0917 - typer calls it by name
     run: Annotated[
         Path, typer.Argument(metavar="RUN", help="Folder of a finished run or of a SavedModel.")
     ],
@@ -240,18 +268,31 @@ def serve(
     max_megapixels: Annotated[
         int, Whole(help="The most that a picture may have, in 2**20 pixels.")
     ] = MAX_MEGAPIXELS,
+    access_log: Annotated[
+        bool, typer.Option("--access-log/--no-access-log", help="A line for each request.")
+    ] = True,
+    safe: Safe = False,
 ) -> None:
-    """Answer pictures over HTTP, with a page to drop them on."""
+    """Answer images over HTTP, with a page to drop them on.
+
+    A SavedModel is a program that TensorFlow runs: use --safe with one of somebody you do not
+    trust.
+    """
+    from tlkit.serving.server import quick_end
     from tlkit.serving.server import serve as serve_run
 
+    ended = quick_end()
     serve_run(
         run,
         port=port,
         host=host,
         max_megabytes=max_megabytes,
         max_megapixels=max_megapixels,
+        access_log=access_log,
+        safe=safe,
         say=_say,
     )
+    ended()
 
 
 @app.command()
@@ -261,19 +302,21 @@ def inspect(
         bool, typer.Option("--near-duplicates", help="Find pictures that look alike, too.")
     ] = False,
     max_pixels: Annotated[int, MaxPixels] = MAX_PIXELS,
+    damaged: Damaged = "keep",
 ) -> None:
     """Check a folder of photographs: counts, unreadable files, duplicates, leaks."""
     from tlkit.data.inspection import inspect_listing
     from tlkit.data.manifests import list_pictures
 
+    check_choice("damaged", damaged, DAMAGED)
     listing = list_pictures(photos, argument="photos")
     load_tensorflow_quietly()
     if not near_duplicates:
-        _say(str(inspect_listing(listing, max_pixels=max_pixels)))
+        _say(str(inspect_listing(listing, max_pixels=max_pixels, damaged=damaged)))
         return
     from tlkit.data.near_duplicates import audit_listing
 
-    report, alike = audit_listing(listing, max_pixels=max_pixels)
+    report, alike = audit_listing(listing, max_pixels=max_pixels, damaged=damaged)
     _say(f"{report}\n{alike}")
 
 
@@ -371,18 +414,25 @@ def compare(  # noqa: PLR0917 - typer calls it by name
 @app.command()
 def cache(
     clear: Annotated[bool, typer.Option("--clear", help="Remove all of it.")] = False,
+    limit: Annotated[
+        float | None,
+        Number(metavar="GB", help="Remove what was used longest ago until so much is left."),
+    ] = None,
+    older_than: Annotated[
+        float | None, Number(metavar="DAYS", help="Remove what was not used for so long.")
+    ] = None,
 ) -> None:
-    """Show the size of each folder of the cache, or clear it."""
-    from tlkit.cache import cache_root, cache_sizes, clear_cache
+    """Show what the cache holds, or remove all or some of it."""
+    from tlkit.cache import GIGABYTE, check_bounds, clear_cache, describe_cache, trim_cache
 
+    check_bounds(limit=limit, older_than=older_than)
     if clear:
         _say(str(clear_cache()))
-        return
-    sizes = cache_sizes()
-    for name, size in sizes.items():
-        _say(f"{size / 2**20:10.1f} MB  {name}")
-    _say(f"{sum(sizes.values()) / 2**20:10.1f} MB in {cache_root()}")
-    _say("TLKIT_CACHE moves it, --clear empties it")
+    elif limit is not None or older_than is not None:
+        max_bytes = None if limit is None else round(limit * GIGABYTE)
+        _say(str(trim_cache(max_bytes=max_bytes, older_than=older_than)))
+    else:
+        _say(describe_cache())
 
 
 @app.command()

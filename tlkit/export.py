@@ -14,6 +14,7 @@ from sklearn.datasets import load_sample_images
 
 from tlkit.data.decoding import decoder
 from tlkit.data.limits import MAX_PIXELS
+from tlkit.data.reading import read_image
 from tlkit.errors import ArgumentError, ExportError, as_tuple, check_choice, check_count, check_path
 from tlkit.evaluation.names import check_class_names, num_classes_of
 from tlkit.evaluation.pictures import are_paths, check_pictures, list_files, pixels_of
@@ -267,7 +268,7 @@ class _Pictures:
         elif are_paths(samples):
             paths = list_files(samples, "samples")
             check_pictures(paths, serving.max_pixels, "samples")
-            image_bytes = tuple(Path(path).read_bytes() for path in paths)
+            image_bytes = tuple(read_image(path) for path in paths)
         else:
             image_bytes = tuple(
                 tf.io.encode_png(image).numpy() for image in pixels_of(samples, "samples")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tlkit.data.lost_pictures import lost_pictures_named
 from tlkit.data.measuring import load_for_measuring
+from tlkit.data.settings import DAMAGED, KEEP
 from tlkit.distribution.cluster import KINDS
 from tlkit.errors import ArgumentError, DataError, ExportError, check_choice
 from tlkit.evaluation.exported import SAVED_MODEL_FILE, saved_model_in
@@ -27,6 +28,7 @@ def evaluate_run(
     photos: str | os.PathLike[str],
     *,
     max_pixels: int | None = None,
+    damaged: str | None = None,
     distribute: str | None = None,
 ) -> "EvaluationReport":
     """Measures a run's model on pictures of its classes that it has not seen.
@@ -39,17 +41,20 @@ def evaluate_run(
         run: A run directory.
         photos: A folder or a CSV file as `train_run` takes it; `train` may be missing.
         max_pixels: Pictures with more pixels are left out; the run's own bound by default.
+        damaged: "keep" or "skip", see `load_folder`; as the run itself did by default.
         distribute: "auto", "mirrored" or "multi-worker", see `distribution_strategy`; one device by
             default. Several machines make the same call, each with the run and the pictures in
             reach, look at their shares and have the same figures.
 
     Raises:
-        ArgumentError: `distribute` is a kind that cannot be had here.
+        ArgumentError: `distribute` is a kind that cannot be had here, or `damaged` is neither.
         RunError: There is no finished run at `run`, or it is not whole.
         DataError: The folder has other classes, or the run has seen all its pictures.
     """
     if distribute is not None:
         check_choice("distribute", distribute, KINDS)
+    if damaged is not None:
+        check_choice("damaged", damaged, DAMAGED)
     finished = load_run(run)
     seen = seen_by(finished)
     team = Team(distribute)
@@ -63,6 +68,7 @@ def evaluate_run(
         finished.class_names,
         image_size=finished.image_size,
         max_pixels=finished.max_pixels if max_pixels is None else max_pixels,
+        damaged=finished.record["arguments"].get("damaged", KEEP) if damaged is None else damaged,
         argument="photos",
     )
     measured = unseen(pictures, seen)
@@ -76,9 +82,21 @@ def evaluate_run(
 
 
 def predict_with(
-    folder: str | os.PathLike[str], images: Sequence[str | os.PathLike[str]]
+    folder: str | os.PathLike[str],
+    images: Sequence[str | os.PathLike[str]],
+    *,
+    safe: bool = False,
 ) -> "tuple[Prediction, ...]":
     """Predicts with a run, or with an exported SavedModel that knows nothing of its run.
+
+    A SavedModel is a program that TensorFlow runs, and may do anything: use one from somebody you
+    do not trust with `safe` alone.
+
+    Args:
+        folder: The run or the export.
+        images: Image files.
+        safe: Take `model.keras` in Keras's safe mode instead of the SavedModel, see `SafeModel`;
+            `class_names.json` must lie beside it. Whether an image is known is not asked then.
 
     Raises:
         ArgumentError: `folder` holds numbered versions of a SavedModel, or one that is not ours.
@@ -87,6 +105,11 @@ def predict_with(
         DataError: Files are missing or cannot be decoded.
     """
     folder = Path(folder)
+    if safe:
+        load_tensorflow_quietly()
+        from tlkit.evaluation.safe_model import predict_safely
+
+        return predict_safely(folder, tuple(map(str, images)))
     is_run = (folder / "run.json").is_file()
     root = saved_model_in(folder)
     if is_run:

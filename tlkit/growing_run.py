@@ -14,7 +14,7 @@ from tlkit.data.joining import Joined, check_new_classes, find_known, load_joine
 from tlkit.data.listing import Listing
 from tlkit.data.lost_pictures import lost_pictures_named
 from tlkit.data.manifests import list_pictures
-from tlkit.data.settings import check_settings
+from tlkit.data.settings import KEEP, check_settings
 from tlkit.errors import ArgumentError, check_count
 from tlkit.files import write_json
 from tlkit.quiet import load_tensorflow_quietly
@@ -189,7 +189,10 @@ def _checked(given: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
             "`out` must be another folder than that of the run, which stays as it is. "
             f"Received: out={str(given['out'])!r}. Name a new folder."
         )
+    own = parent.record["arguments"]
+    kept = {"damaged": own["damaged"]} if "damaged" in own else {}  # as the run did
     return parent, {
+        **kept,
         "command": COMMAND,
         "from_run": str(parent.path.resolve()),
         "photos": str(Path(given["photos"]).resolve()),
@@ -208,7 +211,11 @@ def _load(listing: Listing, parent: Run, arguments: dict[str, Any]) -> Joined:
     max_pixels = arguments["max_pixels"]
     known = find_known(_photo_folders(parent), places, max_pixels=max_pixels)
     settings = check_settings(
-        parent.image_size, arguments["batch_size"], SPLITS, parent.record["seed"]
+        parent.image_size,
+        arguments["batch_size"],
+        SPLITS,
+        parent.record["seed"],
+        damaged=arguments.get("damaged", KEEP),
     )
     return load_joined(
         listing,

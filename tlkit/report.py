@@ -16,6 +16,7 @@ from tlkit.advice.backbones import BackboneComparison
 from tlkit.advice.figures import plot_backbones
 from tlkit.canvas import apart_from_pyplot
 from tlkit.continual.going_on import ForgettingReport
+from tlkit.data.reading import read_image
 from tlkit.data.reports import DataReport
 from tlkit.evaluation.comparison import ComparisonReport
 from tlkit.evaluation.explanation import Explanation
@@ -198,7 +199,7 @@ def _pictured(
         if file is None or not file.is_file():
             yield mistake, None, None
             continue
-        pixels = thumbnail(file.read_bytes())
+        pixels = thumbnail(read_image(file))
         explanation = maps.get(mistake.index)
         overlay = None if explanation is None else jpeg_address(explanation.over(pixels))
         yield mistake, jpeg_address(pixels), overlay

@@ -18,7 +18,7 @@ from tlkit.data.images import ImageData
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.lost_pictures import lost_pictures_named
 from tlkit.data.manifests import list_pictures
-from tlkit.data.settings import Settings, check_settings
+from tlkit.data.settings import KEEP, Settings, check_settings
 from tlkit.errors import DataError
 from tlkit.files import write_json
 from tlkit.keras_settings import check_building
@@ -105,6 +105,7 @@ def train_run(
     batch_size: int = 32,
     seed: int = 0,
     max_pixels: int = MAX_PIXELS,
+    damaged: str = KEEP,
     resume: bool = True,
     distribute: str | None = None,
     say: Callable[[str], None] | None = None,
@@ -157,6 +158,7 @@ def train_run(
         batch_size: Images per step.
         seed: Of the split, the initial weights, orders and augmentation; 0 to 2**32 - 1.
         max_pixels: Pictures with more pixels are left out.
+        damaged: "keep" or "skip", see `load_folder`.
         resume: Whether a directory that exists may be continued.
         distribute: "auto", "mirrored" or "multi-worker", see `distribution_strategy`; one device by
             default. Several machines make the same call; the chief alone writes, and may continue
@@ -257,7 +259,13 @@ def check_run(
 
 def _settings(arguments: dict[str, Any], parent: Run | None) -> Settings:
     image_size = parent.image_size if parent else first_image_size(arguments)
-    return check_settings(image_size, arguments["batch_size"], SPLITS, arguments["seed"])
+    return check_settings(
+        image_size,
+        arguments["batch_size"],
+        SPLITS,
+        arguments["seed"],
+        damaged=arguments.get("damaged", KEEP),
+    )
 
 
 def _starting_point(
@@ -421,7 +429,11 @@ def _old_task(
         old = load_listing(
             list_pictures(folder, argument="old_photos"),
             check_settings(
-                parent.image_size, arguments["batch_size"], SPLITS, parent.record["seed"]
+                parent.image_size,
+                arguments["batch_size"],
+                SPLITS,
+                parent.record["seed"],
+                damaged=arguments.get("damaged", KEEP),
             ),
             class_names=parent.class_names,
             max_pixels=arguments["max_pixels"],

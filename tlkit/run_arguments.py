@@ -6,6 +6,7 @@ from typing import Any
 from tlkit.advice.candidates import check_limits, parse_candidates, with_whole_paths
 from tlkit.continual.methods import WITHOUT_TRAINING
 from tlkit.data.augmentation import AUGMENTATIONS
+from tlkit.data.settings import DAMAGED, KEEP
 from tlkit.distribution.cluster import KINDS
 from tlkit.errors import (
     ArgumentError,
@@ -56,6 +57,8 @@ def checked(arguments: dict[str, Any]) -> dict[str, Any]:
             if arguments["image_size"] is None:
                 arguments["image_size"] = spec.default_image_size
     _check_values(arguments)
+    if arguments["damaged"] == KEEP:  # so that runs of before can be continued
+        del arguments["damaged"]
     return arguments
 
 
@@ -90,6 +93,7 @@ def _check_values(arguments: dict[str, Any]) -> None:
             "`reject_unknown` must be True or False. Received: "
             f"reject_unknown={arguments['reject_unknown']!r}."
         )
+    check_choice("damaged", arguments["damaged"], DAMAGED)
     check_seed(arguments["seed"])
     _check_constraint(arguments)
     if arguments["learning_rate"] is not None:

@@ -9,6 +9,7 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
+import tlkit
 from tests.data.pictures import (
     drawing,
     encoded,
@@ -20,6 +21,7 @@ from tests.data.pictures import (
 from tlkit.data import decoding
 from tlkit.data.decoding import decode_image, resize_image
 from tlkit.data.exif import read_orientation
+from tlkit.data.foreign_formats import known_to_pillow
 from tlkit.data.formats import recognise
 from tlkit.data.headers import jpeg_size, other_size
 
@@ -44,6 +46,13 @@ def bmp_with_masks(masks):
     start = struct.pack("<I", 54 + 12)
     head = plain[:10] + start + plain[14:30] + b"\3" + plain[31:54]
     return head + bytes.fromhex(masks) + plain[54:]
+
+
+def half_clear():
+    """The drawing with an alpha channel, whose left half is transparent."""
+    clear = np.array(drawing().convert("RGBA"))
+    clear[:, :45, 3] = 0
+    return Image.fromarray(clear)
 
 
 def upright(image_bytes, image_size=SIZE):
@@ -126,6 +135,8 @@ FORMATS = {
     "progressive jpeg": encoded(drawing(), "JPEG", quality=95, progressive=True),
     "palette": encoded(drawing().quantize(255), "PNG"),
     "opaque alpha": encoded(drawing().convert("RGBA"), "PNG"),
+    "webp with alpha": encoded(half_clear(), "WEBP", quality=95, exact=True),
+    "lossless webp with alpha": encoded(half_clear(), "WEBP", lossless=True, exact=True),
 }
 
 
@@ -142,6 +153,31 @@ def test_headers_tell_the_size(name):
 
 def test_a_jpeg_header_tells_the_size():
     assert [int(number) for number in jpeg_size(FORMATS["jpeg"])] == [60, 90, 5400]
+
+
+@pytest.mark.parametrize("tail", [b"\0", bytes(7), b"left by another program" * 99])
+@pytest.mark.parametrize("name", FORMATS)
+def test_bytes_behind_the_end_of_a_picture_are_ignored(name, tail):
+    assert recognise(FORMATS[name] + tail)[1] == ""
+    assert np.array_equal(decoded(FORMATS[name] + tail), decoded(FORMATS[name]))
+
+
+def test_a_truncated_bmp_is_refused_all_the_same():
+    for name in ("bmp", "bmp of 32 bits", "bmp with a palette"):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="Input size should match"):
+            decoded(FORMATS[name][:-1])
+
+
+def test_the_alpha_channel_of_webp_is_dropped_as_that_of_png_is():
+    """What is stored behind transparent pixels appears, in a batch with other files as well."""
+    in_png = decoded(encoded(half_clear(), "PNG"))
+    assert np.array_equal(in_png, decoded(FORMATS["png"]))
+    assert np.array_equal(decoded(FORMATS["lossless webp with alpha"]), in_png)
+    lossy = FORMATS["webp with alpha"]
+    assert difference(decoded(lossy), upright(lossy)) < 0.5
+    contents = tf.constant([FORMATS["webp"], lossy, FORMATS["png"]])
+    batch = tf.map_fn(lambda one: decode_image(one, SIZE), contents, fn_output_signature=tf.uint8)
+    assert np.array_equal(batch, [decoded(content) for content in contents.numpy()])
 
 
 def test_a_bmp_has_the_colours_of_its_palette():
@@ -184,6 +220,100 @@ def test_kinds_of_a_format_that_cannot_be_decoded_are_named_and_refused(what):
     assert recognise(UNSUPPORTED[what]) == ("", reason)
     with pytest.raises(tf.errors.InvalidArgumentError, match="The bytes are not a JPEG"):
         decoded(UNSUPPORTED[what])
+
+
+OTHERS = {
+    "PPM": encoded(drawing(), "PPM"),
+    "PGM": encoded(drawing().convert("L"), "PPM"),
+    "PBM": b"P4\n# a comment\n8 1\n\xff",
+    "TGA": encoded(drawing(), "TGA"),
+    "TGA of a palette": encoded(drawing().quantize(16), "TGA"),
+    "TIFF": encoded(drawing(), "TIFF"),
+    "JPEG 2000": encoded(drawing(), "JPEG2000"),
+    "JPEG 2000 (codestream)": encoded(drawing(), "JPEG2000", no_jp2=True),
+    "QOI": b"qoif\0\0\0\x01\0\0\0\x01\3\0" + bytes(9),
+    "PCX": encoded(drawing(), "PCX"),
+    "SGI": encoded(drawing(), "SGI"),
+    "EPS (PostScript)": encoded(drawing(), "EPS"),
+    "ICO": encoded(drawing(), "ICO"),
+    "DDS": encoded(drawing(), "DDS"),
+    "Photoshop (PSD)": b"8BPS\0\1",
+    "JPEG XL": b"\xff\x0a\xfa\x1f",
+    "GIMP (XCF)": b"gimp xcf v011\0",
+    "OpenEXR": b"v/1\1\2\0\0\0",
+    "Radiance HDR": b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n",
+    "DICOM": bytes(128) + b"DICM\2\0",
+    "PDF": b"%PDF-1.7\n",
+    "SVG": b"\xef\xbb\xbf<?xml version='1.0'?>\n<svg xmlns='http://www.w3.org/2000/svg'/>",
+    "camera raw": b"FUJIFILMCCD-RAW 0201FF",
+    "video (Matroska, WebM)": b"\x1a\x45\xdf\xa3\1",
+    "video (AVI)": b"RIFF\0\0\0\0AVI LIST",
+    "HTML page": b"<!DOCTYPE html>\n<html><head>",
+    "ZIP archive": b"PK\3\4\x14\0",
+    "Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+    "PNG as iOS programs hold it (CgBI)": b"\x89PNG\r\n\x1a\n\0\0\0\4CgBI" + bytes(60),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_other_formats_are_named_with_what_to_do(what):
+    name, reason = recognise(OTHERS[what][:512])
+    assert name == ""
+    assert re.match(
+        rf"{re.escape(what.removesuffix(' of a palette'))} is not supported: \w+", reason
+    )
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        decoded(OTHERS[what])
+
+
+@pytest.mark.parametrize(
+    ("major", "compatible", "what"),
+    [
+        *((brand, b"", "HEIC") for brand in (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"hevs")),
+        (b"mif1", b"mif1heic", "HEIC"),
+        (b"msf1", b"hevc", "HEIC"),
+        (b"mif1", b"mif1avif", "AVIF"),
+        (b"avif", b"mif1miaf", "AVIF"),
+        (b"avis", b"", "AVIF"),
+        (b"mif1", b"", "HEIF"),
+        (b"crx ", b"isom", "camera raw"),
+        (b"isom", b"mp42", "video (MP4)"),
+        (b"qt  ", b"", "video (QuickTime)"),
+        (b"new1", b"heic", "HEIC"),
+        (b"new1", b"new2", "ISO media file of the brand 'new1'"),
+    ],
+)
+def test_files_in_boxes_are_named_by_any_of_their_brands(major, compatible, what):
+    box = b"ftyp" + major + bytes(4) + compatible
+    head = struct.pack(">I", len(box) + 4) + box + b"\0\0\1\0meta"
+    assert recognise(head)[1].startswith(f"{what} is not supported: ")
+
+
+def test_a_raw_file_that_begins_as_tiff_is_known_by_its_name():
+    head = OTHERS["TIFF"][:512]
+    assert recognise(head, "a/IMG_1.NEF")[1].startswith("camera raw is not supported: ")
+    assert recognise(head, "a/IMG_1.tif")[1].startswith("TIFF is not supported: ")
+
+
+def test_what_pillow_knows_beyond_these_is_named_by_it(tmp_path):
+    content = encoded(drawing().convert("1"), "MSP")
+    assert recognise(content[:512]) == ("", "not an image")
+    assert known_to_pillow(io.BytesIO(content)) == "MSP"
+    assert known_to_pillow(io.BytesIO(bytes(600))) == ""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.msp").write_bytes(content)
+    (tmp_path / "a" / "bytes.jpg").write_bytes(bytes(range(256)) * 3)
+    assert [one.reason for one in tlkit.inspect_folder(tmp_path).skipped] == [
+        "not an image",
+        "MSP is not supported: convert it to JPEG or PNG, with Pillow for example",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text", [b"BMW and other cars\n" * 9, "Käse".encode() * 9, "猫".encode() * 400]
+)
+def test_text_is_told_from_images(text):
+    assert recognise(text[:512]) == ("", "not an image: text")
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG"])

@@ -76,12 +76,15 @@ def test_a_messy_folder_is_sorted_out_and_nothing_is_silent(messy):
     data = tlkit.load_folder(messy, image_size=16, splits=(1, 0, 0))
     assert reasons(data.report, messy) == {
         "dog/empty.jpg": "empty file",
-        "dog/text.jpg": "not an image",
-        "dog/cut.jpg": "truncated or damaged JPEG",
-        "dog/cut.png": "truncated or damaged PNG",
-        "dog/scan.tif": "TIFF is not supported: convert it to JPEG or PNG",
-        "dog/photo.heic": "HEIC is not supported: convert it to JPEG or PNG",
-        "dog/drawing.svg": "SVG is not supported: convert it to JPEG or PNG",
+        "dog/text.jpg": "not an image: text",
+        "dog/cut.jpg": "truncated or damaged JPEG: jpeg::Uncompress failed. Invalid JPEG data "
+        "or crop window.",
+        "dog/cut.png": "truncated or damaged PNG: Invalid PNG data, size 200",
+        "dog/scan.tif": "TIFF is not supported: convert it to JPEG or PNG, with Pillow for example",
+        "dog/photo.heic": "HEIC is not supported: convert it to JPEG or PNG, with ImageMagick or "
+        "pillow-heif for example",
+        "dog/drawing.svg": "SVG is not supported: convert it to JPEG or PNG, with Inkscape or "
+        "rsvg-convert for example",
         "dog/bomb.png": "has 3600000000 pixels, more than the bound of 134217728 "
         "(raise `max_pixels`)",
         "dog/._hidden.jpg": "hidden",
@@ -195,11 +198,11 @@ def test_what_was_checked_is_remembered_although_the_user_stops(photos, monkeypa
 
 
 def test_a_file_that_may_not_be_read_is_not_remembered(photos, monkeypatch):
-    def refuse(path, mode):
+    def refuse(path, mode, opener):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("builtins.open", refuse)
-    verdict = verdicts.check_file(str(photos / "red" / "000.jpg"), lambda content: (1, 1, ""))
+    verdict = verdicts.check_file(str(photos / "red" / "000.jpg"), lambda content: (1, 1, "", 0))
     assert verdict == verdicts.Verdict(reason="permission denied", is_lasting=False)
 
 

@@ -78,7 +78,11 @@ def test_damaged_copied_and_contradictory_pictures_are_reported(photos):
     manifest = write_manifest(photos / "m.csv", rows_of(photos))
     report = tlkit.load_manifest(manifest, image_size=8).report
     assert [(one.path, one.class_name, one.reason) for one in report.skipped] == [
-        (str(photos / "red" / "cut.jpg"), "red", "truncated or damaged JPEG")
+        (
+            str(photos / "red" / "cut.jpg"),
+            "red",
+            "truncated or damaged JPEG: Invalid JPEG data, size 100",
+        )
     ]
     assert report.duplicates == ((str(photos / "red/001.jpg"), str(photos / "red/copy.jpg")),)
     assert report.conflicts == ((str(photos / "green/wrong.jpg"), str(photos / "red/002.jpg")),)

@@ -12,10 +12,12 @@ from tests.conftest import set_seeds
 
 pytest.importorskip("starlette", reason="needs starlette")
 pytest.importorskip("uvicorn", reason="needs uvicorn")
+pytest.importorskip("httptools", reason="needs httptools")
+pytest.importorskip("prometheus_client", reason="needs prometheus-client")
 pytest.importorskip("python_multipart", reason="needs python-multipart")
 
 from tlkit.serving.model import ServedModel
-from tlkit.serving.server import LOOPBACK, listen, make_server
+from tlkit.serving.server import LOOPBACK, listen, make_server, open_port
 
 NAMES = ("ant", "bee", "猫 & <dog>")
 MAX_BYTES = 2**20
@@ -62,6 +64,7 @@ def client(exported):
     with listen(LOOPBACK, 0) as listener:
         model = ServedModel(exported, MAX_PIXELS)
         server = make_server(model, listener, max_bytes=MAX_BYTES)
+        open_port(listener)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         yield Client(listener.getsockname()[1])

@@ -2,21 +2,26 @@
 
 import http.client
 import importlib.util
+import json
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 
+import keras
 import pytest
 
 import tlkit
 from tests.serving.pictures import picture
 from tlkit.errors import ArgumentError
+from tlkit.evaluation.safe_model import SafeModel
 from tlkit.finished_run import predict_with
 from tlkit.serving import server
 from tlkit.serving.model import ServedModel
-from tlkit.serving.server import LOOPBACK, listen, serve
+from tlkit.serving.server import LOOPBACK, serve
 
 
 def test_it_answers_until_it_is_interrupted_and_then_ends_in_order(exported):
@@ -42,8 +47,83 @@ def test_it_answers_until_it_is_interrupted_and_then_ends_in_order(exported):
             process.kill()
 
 
+def test_the_command_ends_in_order_and_at_once(exported):
+    command = [sys.executable, "-m", "tlkit", "serve", str(exported), "--port", "0"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            port = int(process.stdout.readline().split(":")[2].split("/")[0])
+            body = picture()
+            with socket.create_connection((LOOPBACK, port), timeout=60) as connection:
+                head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+                connection.sendall(head.replace("x", LOOPBACK, 1).encode() + body[:99])
+                time.sleep(0.3)
+                process.send_signal(signal.SIGINT)
+                time.sleep(0.3)
+                connection.sendall(body[99:])  # what is in flight is answered
+                assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+            assert process.wait(30) == 0
+            (line,) = process.stderr.read().splitlines()
+            assert line.endswith('"POST /predict HTTP/1.1" 200')
+        finally:
+            process.kill()
+
+
+def test_what_waits_for_the_end_of_the_process_still_runs():
+    code = (
+        "import atexit; from tlkit.serving.server import quick_end; done = quick_end(); "
+        "atexit.register(print, 'cleaned up'); print('served'); done()"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout == "served\ncleaned up\n"
+
+
+def write_keras(folder, layers, names=("ant", "bee")):
+    folder.mkdir()
+    model = keras.Sequential([keras.Input((8, 8, 3)), *layers, keras.layers.Dense(2)])
+    model.save(folder / "model.keras")
+    (folder / "class_names.json").write_text(json.dumps(names))
+    return model
+
+
+def test_a_model_of_kerass_own_layers_is_asked_safely(tmp_path):
+    model = write_keras(tmp_path / "theirs", [keras.layers.Flatten()])
+    (tmp_path / "a.png").write_bytes(picture("png"))
+    (expected,) = tlkit.predict(model, tmp_path / "a.png", ["ant", "bee"])
+    (prediction,) = predict_with(tmp_path / "theirs", [tmp_path / "a.png"], safe=True)
+    assert prediction.probabilities == pytest.approx(expected.probabilities, abs=1e-6)
+    served = ServedModel(tmp_path / "theirs", 2**20, safe=True)
+    answer = served.answer((tmp_path / "a.png").read_bytes())
+    assert answer["probabilities"] == pytest.approx(expected.probabilities, abs=1e-6)
+
+
+def test_safely_no_code_of_a_model_is_run(tmp_path, monkeypatch):
+    called = []
+    monkeypatch.setattr(keras.layers.Lambda, "call", lambda self, x: called.append(x) or x)
+    write_keras(tmp_path / "theirs", [keras.layers.Flatten(), keras.layers.Lambda(lambda x: x)])
+    called.clear()
+    for ask in (lambda at: ServedModel(at, 2**20, safe=True), SafeModel):
+        with pytest.raises(tlkit.ExportError, match=r"without code of its own.*[Ll]ambda"):
+            ask(tmp_path / "theirs")
+    with pytest.raises(tlkit.ExportError, match=r"without code of its own"):
+        predict_with(tmp_path / "theirs", [tmp_path / "a.png"], safe=True)
+    assert not called
+
+
+@pytest.mark.parametrize("name", ["model.keras", "class_names.json"])
+def test_safely_both_files_are_needed(tmp_path, name):
+    write_keras(tmp_path / "theirs", [keras.layers.Flatten()])
+    (tmp_path / "theirs" / name).write_bytes(b"[[[")
+    with pytest.raises(tlkit.ExportError, match=f"Received: .*{name}"):
+        SafeModel(tmp_path / "theirs")
+    (tmp_path / "theirs" / name).unlink()
+    with pytest.raises(ArgumentError, match=f"without {name}"):
+        SafeModel(tmp_path / "theirs")
+
+
 def test_a_port_that_is_taken_is_refused_before_the_model_is_loaded(tmp_path):
-    with listen(LOOPBACK, 0) as taken:
+    with socket.create_server((LOOPBACK, 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ArgumentError, match=rf"`port` must be free.*port={port}"):
             serve(tmp_path, port=port)

@@ -12,7 +12,7 @@ import pytest
 import tlkit
 from tests.conftest import set_seeds
 from tlkit.errors import RunError
-from tlkit.training import cached_cut, resume
+from tlkit.training import resume
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -167,7 +167,7 @@ def test_a_training_that_cannot_go_on_as_it_began_says_so(data, tmp_path, monkey
     given = {"views": 1, "stages": [tlkit.Stage("stage3", epochs=2)]}
     with pytest.raises(KeyboardInterrupt):
         tune(data, tmp_path, [Stop(epoch=1, batch=1)], **given)
-    monkeypatch.setattr(cached_cut, "DEFAULT_MAX_BYTES", 1)
+    monkeypatch.setenv("TLKIT_CACHE_LIMIT", "0")
     with pytest.raises(RunError, match="Make room, or name another folder"):
         tune(data, tmp_path, **given)
 

@@ -8,10 +8,10 @@ import numpy as np
 from tlkit.data.class_checks import check_classes, check_labels, is_one_line
 from tlkit.data.grouping import group_text
 from tlkit.data.images import ImageData, ImageSplit
+from tlkit.data.reading import content_digest
 from tlkit.data.reports import DataReport
 from tlkit.data.settings import check_settings
 from tlkit.data.splits import Division, Picture, divide, in_whole_groups
-from tlkit.data.verdicts import content_digest
 from tlkit.errors import ArgumentError
 
 Arrays = tuple[np.ndarray, np.ndarray]

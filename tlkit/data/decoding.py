@@ -5,7 +5,15 @@ from functools import cache, partial
 import tensorflow as tf
 
 from tlkit.data.exif import apply_orientation, read_orientation, swaps_sides
-from tlkit.data.headers import bmp_palette, has_palette, is_jpeg, jpeg_size, other_size
+from tlkit.data.headers import (
+    bmp_palette,
+    has_palette,
+    is_jpeg,
+    is_webp,
+    jpeg_size,
+    other_size,
+    without_trailing_bytes,
+)
 from tlkit.data.limits import DECODER_VERSION, MAX_PIXELS
 
 __all__ = ["DECODER_VERSION", "MAX_PIXELS", "decode_image", "decoder", "resize_image"]
@@ -28,11 +36,12 @@ def decode_image(
 ) -> tf.Tensor:
     """Decodes one JPEG, PNG, GIF, BMP or WebP file into upright pixels of the wanted size.
 
-    The format is that of the bytes, whatever the file's name ends in. Of a GIF it is the first
-    frame; grey, palette and CMYK pictures become RGB, 16 bits become 8, and an alpha channel is
-    dropped (the colours stored behind transparent pixels appear). The EXIF orientation of JPEG
-    files is applied, that of the other formats is not read. The picture is then stretched to
-    `image_size`; its proportions are not kept.
+    The format is that of the bytes, whatever the file's name ends in. Bytes behind the picture's
+    end are ignored. Of a GIF it is the first frame; grey, palette and CMYK pictures become RGB,
+    16 bits become 8, and an alpha channel is dropped, of PNG, BMP and WebP files alike (the
+    colours stored behind transparent pixels appear). The EXIF orientation of JPEG files is
+    applied, that of the other formats is not read. The picture is then stretched to `image_size`;
+    its proportions are not kept.
 
     JPEG files are decoded at a half, a quarter or an eighth of their size as long as both sides
     stay at least as long as wanted, and the rest is bilinear. It is antialiased where the
@@ -174,12 +183,22 @@ def _decode_jpeg(image_bytes: tf.Tensor, image_size: tuple[int, int], max_pixels
 def _decode_other(
     image_bytes: tf.Tensor, image_size: tuple[int, int], max_pixels: int
 ) -> tf.Tensor:
-    *_, num_pixels = other_size(image_bytes)
+    height, width, num_pixels = other_size(image_bytes)
     with tf.control_dependencies(_check_pixels(num_pixels, max_pixels)):
-        image_bytes = tf.identity(image_bytes)
-    image = tf.io.decode_image(image_bytes, channels=3, expand_animations=False)
+        image_bytes = without_trailing_bytes(image_bytes, height, width)
+    image = tf.cond(
+        is_webp(image_bytes),
+        lambda: _decode_webp(image_bytes),
+        lambda: tf.io.decode_image(image_bytes, channels=3, expand_animations=False),
+    )
     image = tf.cond(has_palette(image_bytes), lambda: _in_colour(image, image_bytes), lambda: image)
     return resize_image(image, image_size)
+
+
+def _decode_webp(image_bytes: tf.Tensor) -> tf.Tensor:
+    """Asks for the channels that the file has: where alpha is one, three are refused."""
+    image = tf.io.decode_image(image_bytes, expand_animations=False)
+    return tf.ensure_shape(image, (None, None, None))[..., :3]
 
 
 def _in_colour(indices: tf.Tensor, image_bytes: tf.Tensor) -> tf.Tensor:

@@ -11,7 +11,7 @@ from tlkit.data.images import ImageData, ImageSplit
 from tlkit.data.inspection import build_report, readable_pictures
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.listing import Listing, list_folder
-from tlkit.data.settings import Settings, check_settings
+from tlkit.data.settings import KEEP, Settings, check_settings
 from tlkit.data.splits import Picture, divide
 from tlkit.errors import DataError
 
@@ -26,6 +26,7 @@ def load_folder(
     class_names: Sequence[str] | None = None,
     groups: GroupKey | None = None,
     max_pixels: int = MAX_PIXELS,
+    damaged: str = KEEP,
     cache: str | os.PathLike[str] | None = None,
 ) -> ImageData:
     """Loads the pictures of a folder, which are read when a dataset is iterated.
@@ -55,6 +56,9 @@ def load_folder(
         groups: A function from a `pathlib.Path` to the key of its group, such as
             `lambda path: path.stem.split("_")[0]`; `None` is the key of one that stands alone.
         max_pixels: The most pixels that a picture may have.
+        damaged: "keep" uses JPEG files that are damaged as far as they are decoded, "skip" leaves
+            them out; the report names them with what the decoder says. What cannot be decoded is
+            left out in any case.
         cache: The cache's folder, as `cache_folder` takes it.
 
     Raises:
@@ -79,7 +83,13 @@ def load_folder(
         ('dark', 'light')
     """
     settings = check_settings(
-        image_size, batch_size, splits, seed, class_names=class_names, max_pixels=max_pixels
+        image_size,
+        batch_size,
+        splits,
+        seed,
+        class_names=class_names,
+        max_pixels=max_pixels,
+        damaged=damaged,
     )
     listing = list_folder(path)
     if groups is not None:
@@ -123,6 +133,7 @@ def split_of(
         settings.seed,
         max_pixels,
         groups=groups if any(groups) else (),
+        _checksums=tuple(picture.checksum for picture in ordered),
     )
 
 
@@ -135,7 +146,9 @@ def load_listing(
     cache: str | os.PathLike[str] | None,
 ) -> ImageData:
     """Does what `load_folder` does, with files that are listed already."""
-    pictures, formats = readable_pictures(listing, max_pixels=max_pixels, cache=cache)
+    pictures, formats = readable_pictures(
+        listing, max_pixels=max_pixels, cache=cache, damaged=settings.damaged
+    )
     division = divide(pictures, settings.splits, settings.seed)
     check = check_labels if listing.is_multi_label else check_classes
     names = _in_order(check(pictures, division), class_names, listing)

@@ -1,21 +1,12 @@
 """Which picture format a file's first bytes tell, and which of them can be used."""
 
+from tlkit.data.foreign_formats import CONVERT, foreign_format
+
 HEAD_BYTES = 512
 """What `recognise` looks at."""
+NOT_AN_IMAGE = "not an image"
+"""The reason where a file's format is not known."""
 FORMATS = {b"\xff\xd8\xff": "jpeg", b"\x89PNG": "png", b"GIF8": "gif", b"BM": "bmp"}
-FOREIGN_FORMATS = {
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-    b"8BPS": "Photoshop",
-    b"\xff\x0a": "JPEG XL",
-    b"\0\0\0\x0cJXL ": "JPEG XL",
-    b"\0\0\0\x0cjP  ": "JPEG 2000",
-    b"\0\0\x01\0": "ICO",
-    b"%PDF": "PDF",
-}
-FOREIGN_BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC"}
-FOREIGN_BRANDS |= {b"mif1": "HEIF", b"msf1": "HEIF"}
-
 BMP_HEADER_SIZE = 40
 """Of the oldest header of a BMP file whose fields lie where all later ones have them."""
 BMP_BITS = (8, 24, 32)
@@ -28,13 +19,17 @@ WEBP_FLAGS_AT, WEBP_IS_ANIMATED = 20, 2
 """Where a WebP file with an extended header has its flags, and one of them."""
 
 
-def recognise(head: bytes) -> tuple[str, str]:
+def recognise(head: bytes, file_name: str = "") -> tuple[str, str]:
     """Returns the format that a file's first bytes tell, or the reason why it cannot be used.
+
+    Args:
+        head: The first `HEAD_BYTES`.
+        file_name: Its name, which tells apart what begins alike; it makes nothing an image.
 
     Example:
         >>> from tlkit.data.formats import recognise
-        >>> recognise(b"GIF89a"), recognise(b"%PDF-1.7")
-        (('gif', ''), ('', 'PDF is not supported: convert it to JPEG or PNG'))
+        >>> recognise(b"GIF89a"), recognise(b"Dear all,")
+        (('gif', ''), ('', 'not an image: text'))
     """
     if not head:
         return "", "empty file"
@@ -42,28 +37,40 @@ def recognise(head: bytes) -> tuple[str, str]:
     for magic, known in FORMATS.items():
         if head.startswith(magic):
             name = known
-    foreign = _foreign_kind(name, head) if name else _foreign_format(head)
-    if foreign:
-        return "", f"{foreign} is not supported: convert it to JPEG or PNG"
-    return (name, "") if name else ("", "not an image")
+    if name == "bmp" and _is_text(head):  # which may begin with these two letters
+        name = ""
+    kind = _foreign_kind(name, head) if name else ""
+    if name and not kind:
+        return name, ""
+    what, advice = (kind, CONVERT) if kind else foreign_format(head, file_name)
+    if what:
+        return "", f"{what} is not supported: {advice}"
+    return "", f"{NOT_AN_IMAGE}: text" if _is_text(head) else NOT_AN_IMAGE
 
 
-def _foreign_format(head: bytes) -> str:
-    """What it is, where that is known."""
-    for magic, name in FOREIGN_FORMATS.items():
-        if head.startswith(magic):
-            return name
-    if head[4:8] == b"ftyp":
-        return FOREIGN_BRANDS.get(head[8:12], "")
-    return "SVG" if b"<svg" in head.lower() else ""
+def _is_text(head: bytes) -> bool:
+    """Whether it can be read as UTF-8 without control characters; a letter may be cut in two."""
+    try:
+        text = head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 3:
+            return False
+        text = head[: error.start].decode("utf-8")
+    return all(letter.isprintable() or letter.isspace() or letter == "\ufeff" for letter in text)
 
 
 def _foreign_kind(name: str, head: bytes) -> str:
     """Which kind of a format that is decoded it is, where that kind is not."""
     if name == "webp" and head[12:16] == b"VP8X" and len(head) > WEBP_FLAGS_AT:
         return "animated WebP" if head[WEBP_FLAGS_AT] & WEBP_IS_ANIMATED else ""
+    if name == "png" and head[12:16] == b"CgBI":
+        return "PNG as iOS programs hold it (CgBI)"
     if name != "bmp" or len(head) < BMP_MASKS_AT + len(BMP_MASKS):
         return ""
+    return _foreign_bmp(head)
+
+
+def _foreign_bmp(head: bytes) -> str:
     header_size, bits, compression = (
         int.from_bytes(head[at : at + size], "little") for at, size in ((14, 4), (28, 2), (30, 4))
     )

@@ -126,6 +126,35 @@ def bmp_palette(image_bytes: tf.Tensor) -> tf.Tensor:
     return tf.reshape(colours, (256, 4))[:, 2::-1]
 
 
+def is_webp(image_bytes: tf.Tensor) -> tf.Tensor:
+    """Whether the scalar string begins as a WebP file does."""
+    head = tf.io.decode_raw(image_bytes, tf.uint8, fixed_length=HEADER_BYTES)
+    return tf.reduce_all(head[:4] == list(b"RIFF")) & tf.reduce_all(head[8:12] == list(b"WEBP"))
+
+
+def without_trailing_bytes(
+    image_bytes: tf.Tensor, height: tf.Tensor, width: tf.Tensor
+) -> tf.Tensor:
+    """Returns a file that is no JPEG up to the end of its pixels, as far as a decoder minds.
+
+    Only that of BMP files does: what stands behind their pixels (padding, a colour profile, what
+    another program left there) is ignored by all viewers. The other formats' decoders stop at the
+    end by themselves.
+
+    Args:
+        image_bytes: The whole file, a scalar string.
+        height: Of the picture, as `other_size` returns it.
+        width: Likewise.
+    """
+    head = tf.cast(tf.io.decode_raw(image_bytes, tf.uint8, fixed_length=HEADER_BYTES), tf.int64)
+    pixels_at = tf.reduce_sum(head[10:14] * 256 ** np.arange(4))
+    row_bytes = (width * (head[28] + 256 * head[29]) + 31) // 32 * 4
+    length = tf.strings.length(image_bytes)
+    end = tf.minimum(pixels_at + row_bytes * height, tf.cast(length, tf.int64))
+    is_bmp = tf.reduce_all(head[:2] == list(b"BM"))
+    return tf.strings.substr(image_bytes, 0, tf.where(is_bmp, tf.cast(end, tf.int32), length))
+
+
 def _is_decoded(head: tf.Tensor) -> tf.Tensor:
     """Whether a file, if it has one of the formats, is a kind of it that can be decoded."""
     head = tf.cast(head, tf.int32)

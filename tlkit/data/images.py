@@ -57,6 +57,7 @@ class ImageSplit(ShownAsText):
     _max_pixels: int = field(default=MAX_PIXELS, repr=False)
     _pixels: np.ndarray | None = field(default=None, repr=False)
     groups: tuple[str, ...] = field(default=(), repr=False)
+    _checksums: tuple[int, ...] = field(default=(), repr=False)
 
     _left_out = ("paths", "labels", "digests", "groups")
     _derived = ("num_images",)
@@ -197,6 +198,7 @@ class ImageSplit(ShownAsText):
             digests=tuple(self.digests[row] for row in rows),
             _pixels=None if self._pixels is None else self._pixels[rows],
             groups=tuple(self.groups[row] for row in rows) if self.groups else (),
+            _checksums=tuple(self._checksums[row] for row in rows) if self._checksums else (),
         )
 
     def _rows(self, indices: np.ndarray | None) -> np.ndarray:

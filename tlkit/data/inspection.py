@@ -8,15 +8,17 @@ from tlkit.cache import cache_note
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.listing import Listing, list_folder
 from tlkit.data.reports import DataReport, SkippedFile
+from tlkit.data.settings import DAMAGED, KEEP, SKIP
 from tlkit.data.splits import Division, Picture, divide, in_whole_groups
 from tlkit.data.verdicts import VERDICTS_FOLDER, check_files
-from tlkit.errors import check_count
+from tlkit.errors import check_choice, check_count
 
 
 def inspect_folder(
     path: str | os.PathLike[str],
     *,
     max_pixels: int = MAX_PIXELS,
+    damaged: str = KEEP,
     cache: str | os.PathLike[str] | None = None,
 ) -> DataReport:
     """Looks through a folder of pictures as `load_folder` does, and says what it found.
@@ -27,6 +29,7 @@ def inspect_folder(
     Args:
         path: A folder as `load_folder` takes it.
         max_pixels: The most pixels that a picture may have.
+        damaged: "keep" or "skip", see `load_folder`.
         cache: The cache's folder, as `cache_folder` takes it.
 
     Returns:
@@ -34,7 +37,7 @@ def inspect_folder(
 
     Raises:
         DataError: `path` is no folder, or an empty one.
-        ArgumentError: `max_pixels` is no positive whole number.
+        ArgumentError: `max_pixels` is no positive whole number, or `damaged` neither of the two.
 
     Example:
         >>> from pathlib import Path
@@ -47,28 +50,36 @@ def inspect_folder(
         >>> report.skipped[0].reason
         'empty file'
     """
-    return inspect_listing(list_folder(path), max_pixels=max_pixels, cache=cache)
+    check_choice("damaged", damaged, DAMAGED)
+    return inspect_listing(list_folder(path), max_pixels=max_pixels, damaged=damaged, cache=cache)
 
 
 def inspect_listing(
     listing: Listing,
     *,
     max_pixels: int = MAX_PIXELS,
+    damaged: str = KEEP,
     cache: str | os.PathLike[str] | None = None,
 ) -> DataReport:
     """Does what `inspect_folder` does, with files that are listed already."""
-    return look_through(listing, max_pixels=max_pixels, cache=cache)[0]
+    return look_through(listing, max_pixels=max_pixels, damaged=damaged, cache=cache)[0]
 
 
 def look_through(
-    listing: Listing, *, max_pixels: int, cache: str | os.PathLike[str] | None
+    listing: Listing,
+    *,
+    max_pixels: int,
+    cache: str | os.PathLike[str] | None,
+    damaged: str = KEEP,
 ) -> tuple[DataReport, list[Picture], Division]:
     """Returns the report on files that are listed, the pictures among them, and their splits.
 
     Where the user has split nothing, all are in one that is called "all".
     """
     check_count("max_pixels", max_pixels)
-    pictures, formats = readable_pictures(listing, max_pixels=max_pixels, cache=cache)
+    pictures, formats = readable_pictures(
+        listing, max_pixels=max_pixels, cache=cache, damaged=damaged
+    )
     division = divide(pictures, (1.0, 0.0, 0.0), seed=0)
     if not any(picture.split for picture in pictures):
         division.splits = {"all": division.splits.get("train", [])}
@@ -76,31 +87,55 @@ def look_through(
 
 
 def readable_pictures(
-    listing: Listing, *, max_pixels: int, cache: str | os.PathLike[str] | None
+    listing: Listing,
+    *,
+    max_pixels: int,
+    cache: str | os.PathLike[str] | None,
+    damaged: str = KEEP,
 ) -> tuple[list[Picture], dict[str, int]]:
     """Returns the pictures among the files listed, and how many there are of each format.
 
-    The other files are added to what `listing` has skipped. Groups are whole, see
-    `in_whole_groups`.
+    The other files are added to what `listing` has skipped, and those that their decoder warns of
+    too if `damaged` is "skip". Groups are whole, see `in_whole_groups`.
     """
+    check_choice("damaged", damaged, DAMAGED)
     paths = [file.path for file in listing.files]
     verdicts = check_files(paths, max_pixels=max_pixels, root=cache, notes=listing.notes)
     if note := cache_note(VERDICTS_FOLDER, cache):
         listing.notes.append(note)
     pictures = []
     for file, verdict in zip(listing.files, verdicts, strict=True):
-        if verdict.reason:
-            labels = file.class_name or ", ".join(file.labels)
-            listing.skipped.append(SkippedFile(file.path, labels, verdict.reason))
-        else:
+        labels = file.class_name or ", ".join(file.labels)
+        is_skipped = bool(verdict.reason or (verdict.warning and damaged == SKIP))
+        if is_skipped or verdict.warning:
+            aside = listing.skipped if is_skipped else listing.damaged
+            aside.append(SkippedFile(file.path, labels, verdict.reason or verdict.warning))
+        if not is_skipped:
             pictures.append(
                 Picture(
-                    file.path, file.class_name, verdict.digest, file.split, file.labels, file.group
+                    file.path,
+                    file.class_name,
+                    verdict.digest,
+                    file.split,
+                    file.labels,
+                    file.group,
+                    verdict.checksum,
                 )
             )
     pictures, notes = in_whole_groups(pictures)
     listing.notes.extend(notes)
-    formats = Counter(verdict.format for verdict in verdicts if not verdict.reason)
+    if listing.damaged:
+        listing.notes.append(
+            f"{len(listing.damaged)} images are damaged and used all the same, see below "
+            "(damaged='skip', or --damaged skip, leaves them out). Their decoder warns of them "
+            "again whenever they are read, without a name."
+        )
+    used = {picture.path for picture in pictures}
+    formats = Counter(
+        verdict.format
+        for file, verdict in zip(listing.files, verdicts, strict=True)
+        if file.path in used
+    )
     return pictures, dict(formats.most_common())
 
 
@@ -137,6 +172,7 @@ def build_report(
         empty_classes=tuple(sorted(found - set(class_names))),
         imbalance=max(totals) / min(totals) if totals else 1.0,
         num_groups=len({picture.group for picture, _ in used} - {""}),
+        damaged=tuple(sorted(listing.damaged, key=lambda file: (file.class_name, file.path))),
         notes=(
             *listing.notes,
             *division.notes,

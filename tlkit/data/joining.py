@@ -109,7 +109,9 @@ def load_joined(
             one to train on; or its name is not one line of text.
     """
     check_new_classes(listing, class_names)
-    pictures, formats = readable_pictures(listing, max_pixels=max_pixels, cache=cache)
+    pictures, formats = readable_pictures(
+        listing, max_pixels=max_pixels, cache=cache, damaged=settings.damaged
+    )
     division = divide(pictures, settings.splits, settings.seed)
     _keep_places(pictures, division, places, _places_of_groups([*pictures, *known], places))
     _check(pictures, division, class_names, listing)

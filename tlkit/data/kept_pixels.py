@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tensorflow as tf
 
-from tlkit.data.verdicts import content_digest
+from tlkit.data.reading import read_image
 
 if TYPE_CHECKING:
     from tlkit.data.images import ImageSplit
@@ -71,7 +71,9 @@ def kept_pixels(split: ImageSplit, rows: np.ndarray, decoder: Decoder) -> np.nda
         uint8 `(n, height, width, 3)`, a picture for each row; `None` where they are too many.
 
     Raises:
-        tf.errors.OpError: A picture cannot be read or decoded any longer.
+        OSError: A picture cannot be read any longer.
+        DataError: It is another one than was checked.
+        tf.errors.OpError: It cannot be decoded.
     """
     num_bytes = 3 * prod(split.image_size)
     if not 0 < len(rows) <= min(MAX_PICTURES, MAX_BYTES // num_bytes):
@@ -81,10 +83,9 @@ def kept_pixels(split: ImageSplit, rows: np.ndarray, decoder: Decoder) -> np.nda
         key = split.digests[row], split.image_size
         pixels = _KEPT.find(key)
         if pixels is None:
-            image_bytes = tf.io.read_file(split.paths[row])
-            pixels = decoder(image_bytes).numpy()
-            if content_digest(image_bytes.numpy()) == split.digests[row]:  # unchanged since
-                _KEPT.keep(key, pixels)
+            image_bytes = read_image(split.paths[row], split.digests[row])
+            pixels = decoder(tf.constant(image_bytes)).numpy()
+            _KEPT.keep(key, pixels)
         return pixels
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:

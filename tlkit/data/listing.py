@@ -47,6 +47,7 @@ class Listing:
         argument: What it was given as.
         files: What should be pictures.
         skipped: What cannot be used.
+        damaged: What is used although its decoder warns of damage.
         classes: The names of the classes of each split, with or without files.
         notes: What else was decided.
         is_multi_label: Whether a picture may have several labels at once.
@@ -56,6 +57,7 @@ class Listing:
     argument: str = "path"
     files: list[FoundFile] = field(default_factory=list)
     skipped: list[SkippedFile] = field(default_factory=list)
+    damaged: list[SkippedFile] = field(default_factory=list)
     classes: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     is_multi_label: bool = False

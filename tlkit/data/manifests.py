@@ -10,7 +10,7 @@ from tlkit.data.images import ImageData
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.listing import Listing, list_folder
 from tlkit.data.manifest_rows import SEPARATOR, list_manifest
-from tlkit.data.settings import check_settings
+from tlkit.data.settings import KEEP, check_settings
 from tlkit.errors import ArgumentError
 
 SUFFIX = ".csv"
@@ -30,6 +30,7 @@ def load_manifest(
     class_names: Sequence[str] | None = None,
     groups: GroupKey | None = None,
     max_pixels: int = MAX_PIXELS,
+    damaged: str = KEEP,
     cache: str | os.PathLike[str] | None = None,
 ) -> ImageData:
     r"""Loads the pictures that a manifest names, as `load_folder` loads those of a folder.
@@ -61,6 +62,7 @@ def load_manifest(
         class_names: The classes in the order wanted; sorted by name by default.
         groups: As for `load_folder`, where the manifest names no groups itself.
         max_pixels: The most pixels that a picture may have.
+        damaged: "keep" or "skip", see `load_folder`.
         cache: The cache's folder, as `cache_folder` takes it.
 
     Returns:
@@ -93,7 +95,13 @@ def load_manifest(
         ('dark', 'light')
     """
     settings = check_settings(
-        image_size, batch_size, splits, seed, class_names=class_names, max_pixels=max_pixels
+        image_size,
+        batch_size,
+        splits,
+        seed,
+        class_names=class_names,
+        max_pixels=max_pixels,
+        damaged=damaged,
     )
     if not isinstance(separator, str) or not separator.strip():
         raise ArgumentError(

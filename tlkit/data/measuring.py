@@ -9,9 +9,9 @@ from tlkit.data.images import ImageSplit
 from tlkit.data.inspection import readable_pictures
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.manifests import list_pictures
-from tlkit.data.settings import Settings
+from tlkit.data.settings import DAMAGED, KEEP, Settings
 from tlkit.data.splits import divide
-from tlkit.errors import DataError, check_count, did_you_mean
+from tlkit.errors import DataError, check_choice, check_count, did_you_mean
 
 
 def load_for_measuring(
@@ -21,6 +21,7 @@ def load_for_measuring(
     image_size: tuple[int, int],
     batch_size: int = 32,
     max_pixels: int = MAX_PIXELS,
+    damaged: str = KEEP,
     cache: str | os.PathLike[str] | None = None,
     argument: str = "path",
 ) -> ImageSplit:
@@ -37,6 +38,7 @@ def load_for_measuring(
         image_size: Height and width that pictures are stretched to.
         batch_size: Pictures in a batch.
         max_pixels: The most pixels that a picture may have.
+        damaged: "keep" or "skip", see `load_folder`.
         cache: The cache's folder, as `cache_folder` takes it.
         argument: What errors call `path`.
 
@@ -46,7 +48,7 @@ def load_for_measuring(
     Raises:
         DataError: `path` is no folder or manifest of pictures, or one of a class that the model
             does not have.
-        ArgumentError: `max_pixels` is no positive whole number.
+        ArgumentError: `max_pixels` is no positive whole number, or `damaged` neither of the two.
 
     Example:
         >>> from pathlib import Path
@@ -62,8 +64,9 @@ def load_for_measuring(
         [1]
     """
     check_count("max_pixels", max_pixels)
+    check_choice("damaged", damaged, DAMAGED)
     listing = list_pictures(path, argument=argument, needs_train=False)
-    pictures, _ = readable_pictures(listing, max_pixels=max_pixels, cache=cache)
+    pictures, _ = readable_pictures(listing, max_pixels=max_pixels, cache=cache, damaged=damaged)
     own = {picture.split for picture in pictures}
     measured = next((split for split in ("test", "validation") if split in own), "")
     if not measured:

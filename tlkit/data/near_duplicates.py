@@ -16,7 +16,7 @@ from tlkit.data.listing import Listing
 from tlkit.data.near_duplicate_reports import NearDuplicate, NearDuplicateReport
 from tlkit.data.perceptual import NUM_BITS, hash_pictures, num_differing
 from tlkit.data.reports import DataReport
-from tlkit.data.settings import check_settings
+from tlkit.data.settings import KEEP, check_settings
 from tlkit.errors import ArgumentError
 from tlkit.progress import bar
 
@@ -92,6 +92,7 @@ def audit_listing(
     *,
     max_differing: int = MAX_DIFFERING,
     max_pixels: int = MAX_PIXELS,
+    damaged: str = KEEP,
     cache: str | os.PathLike[str] | None = None,
 ) -> tuple[DataReport, NearDuplicateReport]:
     """Does what `inspect_listing` and `find_near_duplicates` do, with files that are listed.
@@ -99,7 +100,9 @@ def audit_listing(
     What the user has not split is in one split here, which is called "all".
     """
     _check_bound(max_differing)
-    report, pictures, division = look_through(listing, max_pixels=max_pixels, cache=cache)
+    report, pictures, division = look_through(
+        listing, max_pixels=max_pixels, damaged=damaged, cache=cache
+    )
     names = tuple(report.counts)
     settings = check_settings(1, 1, (1, 0, 0), 0)  # neither resized nor batched so
     splits = [

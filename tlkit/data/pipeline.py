@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tlkit.data.augmentation import augmentation_layers
+from tlkit.data.checksums import file_reader
 from tlkit.data.decoding import decoder, resize_image
 from tlkit.data.kept_pixels import kept_pixels
 from tlkit.data.random_views import random_view
@@ -189,8 +190,8 @@ def _pixel_reader(split: ImageSplit) -> Callable[[tf.Tensor], tf.Tensor]:
     """Returns a function from a row to its image, decoded or resized as it is asked for."""
     if split._pixels is None:
         decode = decoder(split.image_size, split._max_pixels)
-        paths = tf.constant(split.paths, tf.string)
-        return lambda row: decode(tf.io.read_file(tf.gather(paths, row)))
+        read = file_reader(split.paths, split._checksums)
+        return lambda row: decode(read(row))
     with tf.device("CPU:0"):
         pixels = tf.constant(split._pixels)
     return lambda row: resize_image(tf.gather(pixels, row), split.image_size)

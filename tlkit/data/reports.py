@@ -37,6 +37,7 @@ class DataReport(ShownAsText):
         num_files: Everything that was found, in use or not.
         formats: Readable pictures by format, which is that of the content.
         skipped: What is not used, with the reason.
+        damaged: What is used although its decoder warns of damage, with what it says.
         duplicates: Paths with the same content, in one class. Training keeps copies; validation
             and test hold one of each.
         conflicts: Paths with the same content in several classes; none of them is used.
@@ -60,6 +61,7 @@ class DataReport(ShownAsText):
     imbalance: float = 1.0
     num_groups: int = 0
     notes: tuple[str, ...] = ()
+    damaged: tuple[SkippedFile, ...] = ()
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -111,10 +113,6 @@ class DataReport(ShownAsText):
     def _findings(self) -> list[tuple[str, list[str]]]:
         leaks = [f"{leak.left_out} is {leak.kept}" for leak in self.leaks]
         torn = [f"{leak.left_out} goes with {leak.kept}" for leak in self.group_leaks]
-        skipped = [
-            f"{file.class_name + ': ' if file.class_name else ''}{file.path}: {file.reason}"
-            for file in self.skipped
-        ]
         findings = [
             ("Notes", list(self.notes)),
             ("LEAKS: copies of earlier pictures kept out of validation and test", leaks),
@@ -122,9 +120,14 @@ class DataReport(ShownAsText):
             ("Conflicts: one picture under several labels, left out", _joined(self.conflicts)),
             ("Copies: one picture several times in a class", _joined(self.duplicates)),
             ("Classes without a usable picture", list(self.empty_classes)),
-            ("Skipped", skipped),
+            ("Damaged, and used as far as they are decoded", list(map(_said, self.damaged))),
+            ("Skipped", list(map(_said, self.skipped))),
         ]
         return [(f"{title} ({len(items)})", items) for title, items in findings if items]
+
+
+def _said(file: SkippedFile) -> str:
+    return f"{file.class_name + ': ' if file.class_name else ''}{file.path}: {file.reason}"
 
 
 def _joined(groups: Iterable[tuple[str, ...]]) -> list[str]:

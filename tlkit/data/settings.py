@@ -6,17 +6,22 @@ from dataclasses import dataclass
 from numbers import Integral
 
 from tlkit.data.limits import MAX_PIXELS
-from tlkit.errors import ArgumentError, check_count, check_seed
+from tlkit.errors import ArgumentError, check_choice, check_count, check_seed
+
+KEEP, SKIP = "keep", "skip"
+DAMAGED = (KEEP, SKIP)
+"""What is done with images that are decoded although their decoder warns of damage."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How pictures are resized, batched and split."""
+    """How pictures are resized, batched and split, and what is done with damaged ones."""
 
     image_size: tuple[int, int]
     batch_size: int
     splits: tuple[float, float, float]
     seed: int
+    damaged: str = KEEP
 
 
 def check_settings(
@@ -27,22 +32,26 @@ def check_settings(
     *,
     class_names: Sequence[str] | None = None,
     max_pixels: int = MAX_PIXELS,
+    damaged: str = KEEP,
 ) -> Settings:
     """Returns the settings in one form.
 
     Raises:
         ArgumentError: A size is no positive whole number; `splits` are not three shares that
-            make up one; `seed` is not from 0 to 2**32 - 1; `class_names` has one more than once.
+            make up one; `seed` is not from 0 to 2**32 - 1; `class_names` has one more than once;
+            `damaged` is neither "keep" nor "skip".
     """
     check_count("batch_size", batch_size)
     check_seed(seed)
     check_count("max_pixels", max_pixels)
+    check_choice("damaged", damaged, DAMAGED)
     if class_names is not None and len(set(class_names)) < len(tuple(class_names)):
         raise ArgumentError(
             "`class_names` must be different from each other. "
             f"Received: class_names={tuple(class_names)!r}. Name each class once."
         )
-    return Settings(check_image_size(image_size), batch_size, check_splits(splits), seed)
+    shares = check_splits(splits)
+    return Settings(check_image_size(image_size), batch_size, shares, seed, damaged)
 
 
 def check_image_size(image_size: int | tuple[int, int]) -> tuple[int, int]:

@@ -25,6 +25,7 @@ class Picture:
         split: The user's own, empty where there is none.
         labels: All its labels, where it may have several.
         group: The key of the pictures that it must not be torn from; empty where it has none.
+        checksum: A hash by which the graph recognises its content, see `tlkit.data.checksums`.
     """
 
     path: str
@@ -33,6 +34,7 @@ class Picture:
     split: str = ""
     labels: tuple[str, ...] = ()
     group: str = ""
+    checksum: int = 0
 
 
 @dataclass

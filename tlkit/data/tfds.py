@@ -10,8 +10,8 @@ from tlkit.data.folders import load_listing
 from tlkit.data.images import ImageData
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.listing import FoundFile, Listing
+from tlkit.data.reading import content_digest
 from tlkit.data.settings import check_settings
-from tlkit.data.verdicts import content_digest
 from tlkit.errors import ArgumentError, DataError
 from tlkit.files import written_aside
 

@@ -1,34 +1,42 @@
 """Whether a file is a picture that can be used: found out by decoding it, then remembered."""
 
-import hashlib
 import os
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from tlkit.cache import cache_folder, open_index
-from tlkit.data.formats import HEAD_BYTES, recognise
+from tlkit.data.decoder_messages import error_in, listening, pass_on, plain_message, warning_in
+from tlkit.data.foreign_formats import known_to_pillow, pillow_advice
+from tlkit.data.formats import HEAD_BYTES, NOT_AN_IMAGE, recognise
 from tlkit.data.limits import DECODER_VERSION
+from tlkit.data.reading import content_digest, open_image
+from tlkit.errors import DataError
 from tlkit.progress import track
 
-DIGEST_BYTES = 16
+DAMAGED = "truncated or damaged"
+FILES_TOGETHER = 64
+"""So many are decoded, in parallel, before it is asked which of them a decoder warned of."""
+
 CHECKED_SIZE = (32, 32)
 """Small, so that large JPEG files are decoded at a fraction of their size, and no smaller: what has
 less than its fourfold pixels is decoded in the fewest steps."""
 
 VERDICTS_FOLDER = "files"
-INDEX_NAME = "verdicts-2.sqlite"  # another number for another schema: old indexes are left alone
+INDEX_NAME = "verdicts-3.sqlite"  # another number for another schema: old indexes are left alone
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS verdicts (
     path TEXT, decoder TEXT, max_pixels INTEGER,
     size INTEGER, modified INTEGER, changed INTEGER,
-    digest TEXT, format TEXT, height INTEGER, width INTEGER, reason TEXT,
+    digest TEXT, format TEXT, height INTEGER, width INTEGER,
+    reason TEXT, warning TEXT, checksum INTEGER,
     PRIMARY KEY (path, decoder, max_pixels)
 ) WITHOUT ROWID
 """
@@ -38,8 +46,10 @@ CREATE TABLE IF NOT EXISTS verdicts (
 class Verdict:
     """What is known of one file; `reason` is empty if it can be used.
 
-    Height and width are the stored ones, before any EXIF orientation is applied. What is not
-    `is_lasting` may change without the file, such as a permission.
+    `warning` is what the decoder says of one that it decodes although it is damaged, `checksum`
+    that of `tlkit.data.checksums`. Height and width are the stored ones, before any EXIF
+    orientation is applied. What is not `is_lasting` may change without the file, such as a
+    permission.
     """
 
     digest: str = ""
@@ -48,14 +58,11 @@ class Verdict:
     width: int = 0
     reason: str = ""
     is_lasting: bool = True
+    warning: str = ""
+    checksum: int = 0
 
 
-Decoder = Callable[[bytes], tuple[int, int, str]]
-
-
-def content_digest(content: bytes) -> str:
-    """The hash by which contents are told apart."""
-    return hashlib.blake2b(content, digest_size=DIGEST_BYTES).hexdigest()
+Decoder = Callable[[bytes], tuple[int, int, str, int]]
 
 
 def check_files(
@@ -121,13 +128,53 @@ def working_without(file: Path, notes: list[str] | None) -> Iterator[None]:
 def _check_all(paths: list[str], max_pixels: int) -> Iterator[Verdict]:
     if not paths:
         return
-    decoder = _decoder(max_pixels)
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
-        checks = pool.map(lambda path: check_file(path, decoder), paths)
+        checks = _check_listening(paths, _decoder(max_pixels), pool)
         yield from track(checks, "Checking pictures", len(paths))
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _check_listening(
+    paths: list[str], decoder: Decoder, pool: ThreadPoolExecutor
+) -> Iterator[Verdict]:
+    """Yields the verdicts on files; those that a decoder spoke of are decoded again, one by one."""
+    for start in range(0, len(paths), FILES_TOGETHER):
+        some = paths[start : start + FILES_TOGETHER]
+        found: list[Verdict] = []
+        stopped: BaseException | None = None
+        with listening() as heard:
+            try:
+                for verdict in pool.map(lambda path: check_file(path, decoder), some):
+                    found.append(verdict)
+            except BaseException as error:  # raised below, behind what was found
+                stopped = error
+        yield from _told_apart(some, found, heard.lines, decoder) if heard.lines else found
+        if stopped is not None:
+            raise stopped
+
+
+def _told_apart(
+    paths: list[str], verdicts: list[Verdict], lines: tuple[str, ...], decoder: Decoder
+) -> list[Verdict]:
+    """Returns the verdicts with what libjpeg said of each, and passes on what it did not say."""
+    left = Counter(lines)
+    told = []
+    for path, verdict in zip(paths, verdicts, strict=False):
+        if verdict.format != "jpeg" or not left:
+            told.append(verdict)
+            continue
+        with listening() as heard:
+            again = check_file(path, decoder)
+        left -= Counter(heard.lines)
+        if not again.reason:
+            again = replace(again, warning=warning_in(heard.lines))
+        elif again.reason.startswith(DAMAGED) and (said := error_in(heard.lines)):
+            again = replace(again, reason=f"{DAMAGED} {again.format.upper()}: {said}")
+        told.append(again)
+    pass_on(tuple(left.elements()))
+    return told
 
 
 def check_file(path: str, decoder: Decoder) -> Verdict:
@@ -135,22 +182,27 @@ def check_file(path: str, decoder: Decoder) -> Verdict:
 
     Args:
         path: The file.
-        decoder: Returns height, width, and what is wrong or "", with "{}" for the format.
+        decoder: Returns height, width, what is wrong or "", with "{}" for the format, and the
+            checksum.
     """
     try:
-        with open(path, "rb") as file:
+        with open_image(path) as file:
             head = file.read(HEAD_BYTES)
-            name, reason = recognise(head)
+            name, reason = recognise(head, path)
             if reason:
-                return Verdict(reason=reason)
+                known = known_to_pillow(file) if reason == NOT_AN_IMAGE else ""
+                return Verdict(reason=pillow_advice(known) if known else reason)
             image_bytes = head + file.read()
     except PermissionError:
         return Verdict(reason="permission denied", is_lasting=False)
+    except DataError:  # since it was listed
+        return Verdict(reason="neither a file nor a folder", is_lasting=False)
     except OSError as error:
         return Verdict(reason=f"cannot be read: {error.strerror}", is_lasting=False)
-    height, width, reason = decoder(image_bytes)
+    height, width, reason, checksum = decoder(image_bytes)
+    reason = reason.replace("{}", name.upper(), 1)
     digest = content_digest(image_bytes)
-    return Verdict(digest, name, height, width, reason.format(name.upper()))
+    return Verdict(digest, name, height, width, reason, checksum=checksum)
 
 
 @cache
@@ -162,6 +214,7 @@ def _decoder(max_pixels: int) -> Decoder:
     """
     import tensorflow as tf
 
+    from tlkit.data.checksums import checksum
     from tlkit.data.decoding import decoder
     from tlkit.data.headers import is_jpeg, jpeg_size, other_size
 
@@ -184,27 +237,28 @@ def _decoder(max_pixels: int) -> Decoder:
         return tf.stack(numbers)
 
     @traced
-    def size_and_image(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def size_and_image(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         # what is not returned is left out of the graph, and damage with it
-        return size(image_bytes), decoder(CHECKED_SIZE, max_pixels)(image_bytes)
+        image = decoder(CHECKED_SIZE, max_pixels)(image_bytes)
+        return size(image_bytes), checksum(image_bytes), image
 
-    def check(image_bytes: bytes) -> tuple[int, int, str]:
+    def check(image_bytes: bytes) -> tuple[int, int, str, int]:
         image = tf.constant(image_bytes)
         try:
-            numbers, _ = size_and_image(image)
-        except damage:
-            return unsound(image)
+            numbers, number, _ = size_and_image(image)
+        except damage as error:
+            return (*unsound(image, plain_message(error)), 0)
         height, width, _ = numbers.numpy().tolist()
-        return height, width, ""
+        return height, width, "", int(number)
 
-    def unsound(image: tf.Tensor) -> tuple[int, int, str]:
+    def unsound(image: tf.Tensor, message: str) -> tuple[int, int, str]:
         height = width = pixels = 0
         with suppress(*damage):
             height, width, pixels = size(image).numpy().tolist()
         if pixels > max_pixels:
             bound = f"the bound of {max_pixels} (raise `max_pixels`)"
             return height, width, f"has {pixels} pixels, more than {bound}"
-        return height, width, "truncated or damaged {}"
+        return height, width, f"{DAMAGED} {{}}: {message}"
 
     return check
 
@@ -230,11 +284,15 @@ def _recall(
     if state is None:
         return None
     row = index.execute(
-        "SELECT digest, format, height, width, reason FROM verdicts WHERE path = ? "
-        "AND decoder = ? AND max_pixels = ? AND size = ? AND modified = ? AND changed = ?",
+        "SELECT digest, format, height, width, reason, warning, checksum FROM verdicts "
+        "WHERE path = ? AND decoder = ? AND max_pixels = ? "
+        "AND size = ? AND modified = ? AND changed = ?",
         (os.path.abspath(path), DECODER_VERSION, max_pixels, *state),
     ).fetchone()
-    return None if row is None else Verdict(*row)
+    if row is None:
+        return None
+    digest, name, height, width, reason, warning, checksum = row
+    return Verdict(digest, name, height, width, reason, warning=warning, checksum=checksum)
 
 
 def _remember(
@@ -247,5 +305,7 @@ def _remember(
     if state is None or verdict is None or not verdict.is_lasting:
         return
     key = (os.path.abspath(path), DECODER_VERSION, max_pixels, *state)
-    row = (verdict.digest, verdict.format, verdict.height, verdict.width, verdict.reason)
-    index.execute(f"REPLACE INTO verdicts VALUES ({', '.join('?' * 11)})", key + row)
+    size = (verdict.height, verdict.width)
+    said = (verdict.reason, verdict.warning, verdict.checksum)
+    row = (verdict.digest, verdict.format, *size, *said)
+    index.execute(f"REPLACE INTO verdicts VALUES ({', '.join('?' * 13)})", key + row)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from tlkit.data.decoding import decoder
 from tlkit.data.limits import MAX_PIXELS
+from tlkit.data.reading import read_image
 from tlkit.errors import ArgumentError, did_you_mean
 from tlkit.evaluation.names import check_class_names, num_classes_of
 from tlkit.evaluation.pictures import (
@@ -199,7 +200,8 @@ def explain_mistakes(
     found: dict[int, Explanation] = {}
     for start in range(0, len(shown), _MAPS_AT_ONCE):
         some = shown[start : start + _MAPS_AT_ONCE]
-        pixels = np.stack([decode(tf.io.read_file(one.path)).numpy() for one in some])
+        contents = [read_image(one.path) for one in some if one.path is not None]
+        pixels = np.stack([decode(tf.constant(content)).numpy() for content in contents])
         classes = np.array([names.index(one.predicted) for one in some])
         heatmaps, shares = class_maps(model, pixels, classes)
         for row, mistake in enumerate(some):
@@ -290,7 +292,7 @@ def _one_picture(
         if len(files) == 1:
             check_pictures(files, max_pixels, "image")
             path = files[0]
-            picture = decoder(image_size, max_pixels)(tf.io.read_file(path))
+            picture = decoder(image_size, max_pixels)(tf.constant(read_image(path)))
             return path, picture.numpy()[np.newaxis]
         count = len(files)
     else:

@@ -11,8 +11,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tlkit.data.checksums import file_reader
 from tlkit.data.decoding import decoder
 from tlkit.data.limits import MAX_PIXELS
+from tlkit.data.reading import read_image
 from tlkit.errors import ArgumentError, check_count
 from tlkit.evaluation.exported import ExportedModel, saved_model_in
 from tlkit.evaluation.forward import forward_of
@@ -170,7 +172,7 @@ def predict_exported(
     with bar("prediction", len(paths)) as advance:
         for start in range(0, len(paths), batch_size):
             chunk = paths[start : start + batch_size]
-            image_bytes = tf.constant([Path(path).read_bytes() for path in chunk])
+            image_bytes = tf.constant([read_image(path) for path in chunk])
             answers = exported.ask(image_bytes=image_bytes)
             rows.append(answers["probabilities"].numpy())
             if "known" in answers:
@@ -249,11 +251,11 @@ def _decoded_batches(
     paths: tuple[str, ...], image_size: tuple[int, int], max_pixels: int, batch_size: int
 ) -> tf.data.Dataset:
     decode = decoder(image_size, max_pixels)
+    read = file_reader(paths, ())
     plain = tf.autograph.experimental.do_not_convert
-    names = tf.constant(paths, tf.string, shape=(len(paths),))
     return (
-        tf.data.Dataset.from_tensor_slices(names)
-        .map(plain(lambda path: decode(tf.io.read_file(path))), num_parallel_calls=tf.data.AUTOTUNE)
+        tf.data.Dataset.range(len(paths))
+        .map(plain(lambda row: decode(read(row))), num_parallel_calls=tf.data.AUTOTUNE)
         .batch(batch_size)
         .prefetch(1)
     )

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from tlkit.canvas import Figure as OwnFigure
 from tlkit.canvas import finished
+from tlkit.data.reading import read_image
 from tlkit.errors import ArgumentError
 from tlkit.lettering import dress
 
@@ -83,7 +84,7 @@ def read_file(path: str) -> np.ndarray:
         )
     from tlkit.plots.thumbnails import thumbnail  # takes TensorFlow, which no other figure does
 
-    return thumbnail(Path(path).read_bytes())
+    return thumbnail(read_image(path))
 
 
 def message(text: str, ax: Axes | None = None) -> Figure:

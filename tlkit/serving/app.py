@@ -1,5 +1,6 @@
 """The routes of the server, and the bounds within which it answers."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from importlib import resources
 from pathlib import Path
@@ -17,8 +18,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tlkit.errors import DataError
-from tlkit.serving.bodies import Bodies, read_picture
+from tlkit.serving.bodies import Bodies, read_picture, too_busy
+from tlkit.serving.metrics import ServerMetrics
 from tlkit.serving.model import ServedModel, TooManyPixelsError
+from tlkit.serving.origins import OwnOriginOnly
 
 MAX_BYTES = 16 * 2**20
 MAX_PIXELS = 32 * 2**20
@@ -30,6 +33,9 @@ REQUESTS = 128
 
 THREADS = 2
 """So many pictures are decoded at once: a PNG of 32 megapixels took 165 MB meanwhile."""
+
+MODEL_SECONDS = 30.0
+"""The longest that an image may wait for its turn and its answer."""
 
 _CLIENT_LEFT = 499  # nobody hears it; the number that logs use for this
 _SECURITY = {
@@ -48,9 +54,11 @@ def create_app(
 
     `GET /` is a page where one drops a picture; `POST /predict` takes a picture file as its body,
     or as the one file of a form, and answers in JSON what `ServedModel.answer` returns; `GET
-    /health` says that the model is loaded, its classes and the bounds. What goes wrong is said in
-    JSON too, `{"error": "..."}`, with a status of 4xx: 400 no file, 408 too slow, 413 too many
-    bytes or pixels, 415 no picture; or with 503 where others send too much at once.
+    /health` says the model's classes and the bounds, `GET /ready` whether another image would be
+    taken now (else 503), and `GET /metrics` what Prometheus collects. What goes wrong is said in
+    JSON too, `{"error": "..."}`, with a status of 4xx: 400 no file, 403 asked for by a page from
+    elsewhere, 408 too slow, 413 too many bytes or pixels, 415 no picture; or with 503 where others
+    send too much at once.
 
     Args:
         model: What answers.
@@ -60,14 +68,24 @@ def create_app(
             its own.
     """
     bodies, threads = Bodies(REQUESTS, BODIES * max_bytes), CapacityLimiter(THREADS)
+    metrics = ServerMetrics(("/", "/page.js", "/health", "/ready", "/metrics", "/predict"))
+
+    def answer(picture: bytes) -> dict[str, Any]:
+        with metrics.model_call():
+            return model.answer(picture)
 
     async def predict(request: Request) -> Response:
         with bodies.share() as share:
             try:
                 picture = await read_picture(request, max_bytes, share)
-                said = await to_thread.run_sync(model.answer, picture, limiter=threads)
+                async with asyncio.timeout(MODEL_SECONDS), threads:
+                    if await request.is_disconnected():
+                        return Response(status_code=_CLIENT_LEFT)
+                    said = await to_thread.run_sync(answer, picture, limiter=CapacityLimiter(1))
             except ClientDisconnect:
                 return Response(status_code=_CLIENT_LEFT)
+            except TimeoutError as error:
+                raise too_busy() from error
             except TooManyPixelsError as error:
                 raise HTTPException(413, str(error)) from error
             except DataError as error:
@@ -84,6 +102,14 @@ def create_app(
             }
         )
 
+    async def ready(_: Request) -> Response:
+        if not bodies.have_place():
+            raise too_busy()
+        return JSONResponse({"ready": True})
+
+    async def figures(_: Request) -> Response:
+        return metrics.response()
+
     # Starlette's own type has no room for handlers of one kind of error
     handlers: dict[Any, Any] = {HTTPException: _say, Exception: _say_nothing}
     return Starlette(
@@ -91,11 +117,15 @@ def create_app(
             Route("/", _file("page.html", "text/html")),
             Route("/page.js", _file("page.js", "text/javascript")),
             Route("/health", health),
+            Route("/ready", ready),
+            Route("/metrics", figures),
             Route("/predict", predict, methods=["POST"]),
         ],
         middleware=[
+            Middleware(metrics.around),
             Middleware(ErrorsInJson),
             Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts)),
+            Middleware(OwnOriginOnly),
         ],
         exception_handlers=handlers,
     )

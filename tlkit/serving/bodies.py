@@ -1,9 +1,10 @@
 """The picture in the body of a request, read within bounds of bytes and seconds."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
 
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
@@ -12,6 +13,9 @@ from starlette.types import Message
 
 SECONDS = 30.0
 """The longest that a body may take to arrive."""
+
+PATIENCE = 3.0
+"""Seconds after which a body that still arrives gives way where others find no place."""
 
 _DRAINED = 8
 """So many times the allowed bytes are read and dropped, so that the answer is still heard."""
@@ -24,7 +28,9 @@ class Bodies:
     """The bodies that are in memory at once, whole ones and what has arrived of others.
 
     None ever waits for another, so that clients that dawdle hold nobody up: they take as many bytes
-    as they have sent, and beyond a bound whoever sends more is asked to come again.
+    as they have sent, and beyond a bound whoever sends more is asked to come again. Where there are
+    as many requests as there may be, one that has been sending its body for longest, and for more
+    than `PATIENCE`, gives way to a new one.
 
     Args:
         max_number: The most requests.
@@ -42,14 +48,26 @@ class Bodies:
         Raises:
             HTTPException: 503 where there are as many already.
         """
-        if len(self._shares) >= self.max_number:
+        if not self.have_place():
             raise too_busy()
+        if len(self._shares) >= self.max_number:
+            oldest = min(self._slow(), key=lambda share: share.since)
+            self._shares.discard(oldest)
+            oldest.give_way()
         share = Share(self)
         self._shares.add(share)
         try:
             yield share
         finally:
             self._shares.discard(share)
+
+    def have_place(self) -> bool:
+        """Whether another request may come."""
+        return len(self._shares) < self.max_number or bool(self._slow())
+
+    def _slow(self) -> list["Share"]:
+        since = time.monotonic() - PATIENCE
+        return [share for share in self._shares if share.is_arriving and share.since < since]
 
     def have_room(self, num_bytes: int) -> bool:
         """Whether so many more bytes may arrive."""
@@ -62,6 +80,31 @@ class Share:
 
     of: Bodies
     num_bytes: int = 0
+    since: float = field(default_factory=time.monotonic)
+    _deadline: asyncio.Timeout | None = None
+
+    @property
+    def is_arriving(self) -> bool:
+        """Whether the body is still being sent."""
+        return self._deadline is not None
+
+    @asynccontextmanager
+    async def arriving(self) -> AsyncIterator[None]:
+        """The body is being sent, for `SECONDS` at most.
+
+        Raises:
+            TimeoutError: It takes longer, or has to give way.
+        """
+        try:
+            async with asyncio.timeout(SECONDS) as self._deadline:
+                yield
+        finally:
+            self._deadline = None
+
+    def give_way(self) -> None:
+        """Ends the sending of the body now."""
+        if self._deadline is not None:
+            self._deadline.reschedule(asyncio.get_running_loop().time())
 
     def take(self, num_bytes: int) -> bool:
         """Takes bytes, unless there is no room for them."""
@@ -89,10 +132,13 @@ async def read_picture(request: Request, max_bytes: int, share: Share) -> bytes:
     if declared.isdecimal() and int(declared) > _DRAINED * allowed:
         raise _too_large(max_bytes)
     try:
-        async with asyncio.timeout(SECONDS):
+        async with share.arriving():
             body = await _body(request, allowed, max_bytes, share)
     except TimeoutError as error:
-        detail = f"The body must arrive within {SECONDS:g} seconds. Send it again."
+        detail = (
+            f"The body must arrive within {SECONDS:g} seconds, or {PATIENCE:g} where others wait. "
+            "Send it again."
+        )
         raise HTTPException(408, detail) from error
     picture = await _one_file(request, body) if is_form else body
     if len(picture) > max_bytes:

@@ -11,6 +11,7 @@ from tlkit.data.headers import is_jpeg, jpeg_size, other_size
 from tlkit.errors import ArgumentError, DataError
 from tlkit.evaluation.exported import ExportedModel, saved_model_in
 from tlkit.evaluation.prediction import predictions_from
+from tlkit.evaluation.safe_model import SafeModel
 from tlkit.exporters.tensorflow_serving import check_no_versions
 
 _DAMAGE = (
@@ -34,6 +35,7 @@ class ServedModel:
         folder: A run, an export, or one version of an export: holds the SavedModel, itself or in
             a folder `saved_model`.
         max_pixels: The most pixels a picture may have; not above what the export allows.
+        safe: Whether `model.keras` is taken in Keras's safe mode instead, see `SafeModel`.
 
     Attributes:
         class_names: In the order of the probabilities.
@@ -44,16 +46,10 @@ class ServedModel:
         ExportError: If it is damaged.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], max_pixels: int) -> None:
-        root = saved_model_in(Path(folder))
-        if root is None:
-            check_no_versions(Path(folder))
-            raise ArgumentError(
-                "`folder` must be that of a finished run, or hold a SavedModel that `export_model` "
-                f"wrote. Received: folder={str(folder)!r}. Make one with tlkit train PHOTOS --out "
-                "RUN."
-            )
-        self._exported = ExportedModel(root)
+    def __init__(
+        self, folder: str | os.PathLike[str], max_pixels: int, *, safe: bool = False
+    ) -> None:
+        self._exported = SafeModel(folder) if safe else _exported_in(Path(folder))
         self.class_names = self._exported.class_names
         self.max_pixels = min(max_pixels, self._exported.max_pixels)
         self.answer(tf.io.encode_png(tf.zeros((8, 8, 3), tf.uint8)).numpy())  # the first is slow
@@ -100,6 +96,17 @@ class ServedModel:
         if "known" in answers:
             said["known"] = bool(answers["known"].numpy()[0])
         return said
+
+
+def _exported_in(folder: Path) -> ExportedModel:
+    root = saved_model_in(folder)
+    if root is None:
+        check_no_versions(folder)
+        raise ArgumentError(
+            "`folder` must be that of a finished run, or hold a SavedModel that `export_model` "
+            f"wrote. Received: folder={str(folder)!r}. Make one with tlkit train PHOTOS --out RUN."
+        )
+    return ExportedModel(root)
 
 
 @tf.function(input_signature=[tf.TensorSpec((), tf.string)], autograph=False)

@@ -10,7 +10,7 @@ from math import prod
 import keras
 import numpy as np
 
-from tlkit.cache import cache_folder
+from tlkit.cache import cache_folder, cache_limit
 from tlkit.data.images import ImageSplit
 from tlkit.distribution.shares import Shared
 from tlkit.models.graph import with_nested
@@ -20,7 +20,7 @@ from tlkit.training.fitting import Batches
 from tlkit.training.frozen import FrozenPart
 from tlkit.training.objective import targets_of
 from tlkit.training.sources import Source
-from tlkit.training.store import DEFAULT_MAX_BYTES, FEATURES_FOLDER, stored_files
+from tlkit.training.store import FEATURES_FOLDER, stored_files
 from tlkit.training.stored_batches import batches_in_order, one_pass
 
 DEFAULT_VIEWS = 8
@@ -142,7 +142,7 @@ def bytes_and_room(
     """Returns the bytes that so many rows of outputs take, and those that they may take."""
     wanted = num_rows * int(prod(part.output_shape)) * _FLOAT_BYTES
     stored = sum(size for path, size in stored_files(cache) if path.name.startswith(part.signature))
-    return wanted, min(DEFAULT_MAX_BYTES, stored + int(_DISK_SHARE * _free_bytes(cache)))
+    return wanted, min(cache_limit(), stored + int(_DISK_SHARE * _free_bytes(cache)))
 
 
 def cut_batches(

@@ -13,13 +13,12 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from tlkit.cache import cache_folder, open_index
+from tlkit.cache import INDEX_SUFFIX, cache_folder, cache_limit, open_index
 from tlkit.errors import StorageError, TrainingError
 from tlkit.storage import storage_problem
 
 FEATURES_FOLDER = "features"
-DEFAULT_MAX_BYTES = 20 * 2**30
-_ROWS, _INDEX = ".rows", ".index"
+_ROWS, _INDEX = ".rows", INDEX_SUFFIX
 _LOOKUPS_AT_ONCE = 500
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS rows (
@@ -47,7 +46,8 @@ class FeatureStore:
         dtype: Number format of the rows.
         folder: Where stores lie; `features` in tlkit's cache by default.
         max_bytes: When all stores of the folder are larger than this, those used longest ago
-            are removed whole when this one is opened and after it has grown; never this one.
+            are removed whole when this one is opened and after it has grown; never this one. By
+            default `tlkit.cache.cache_limit`.
 
     Example:
         >>> import tempfile, numpy as np
@@ -66,14 +66,14 @@ class FeatureStore:
         *,
         dtype: npt.DTypeLike = "float32",
         folder: str | os.PathLike[str] | None = None,
-        max_bytes: int = DEFAULT_MAX_BYTES,
+        max_bytes: int | None = None,
     ) -> None:
         self.row_shape = tuple(row_shape)
         self.dtype = np.dtype(dtype)
         self._row_bytes = int(np.prod(row_shape)) * self.dtype.itemsize
         self._folder = Path(folder) if folder is not None else cache_folder(FEATURES_FOLDER)
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._max_bytes = max_bytes
+        self._max_bytes = cache_limit() if max_bytes is None else max_bytes
         self.path = self._folder / f"{name}{_ROWS}"
         self._index = _open_or_renew(self.path)
         with _usable(self.path):
@@ -82,7 +82,7 @@ class FeatureStore:
             self._file = os.fdopen(opened, "r+b", buffering=0)
             self._close = weakref.finalize(self, _close, self._file, self._index)
             os.utime(self.path)
-        _evict(self._folder, max_bytes, keep=self.path)
+        _evict(self._folder, self._max_bytes, keep=self.path)
 
     def __enter__(self) -> "FeatureStore":
         return self

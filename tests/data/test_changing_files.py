@@ -1,0 +1,116 @@
+"""Files that change while a run reads them: what is kept is of the bytes that were checked."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tlkit
+from tests.conftest import write_photos
+from tests.data.pictures import drawing, encoded
+from tlkit.data import kept_pixels, lost_pictures, verdicts
+from tlkit.data.reading import content_digest, read_image
+from tlkit.errors import DataError
+from tlkit.training import store as stores
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    """Pictures that no memory holds, so that they are read in the graph."""
+    monkeypatch.setattr(kept_pixels, "MAX_PICTURES", 0)
+    root = write_photos(tmp_path / "photos", {"a": 8, "b": 8}, size=20)
+    return tlkit.load_folder(root, image_size=16, splits=(0.5, 0.5, 0))
+
+
+@pytest.fixture
+def model(data):
+    return tlkit.build_classifier("resnet20", data.class_names, image_size=16, weights=None)
+
+
+@pytest.fixture
+def stored_keys(monkeypatch):
+    """What is put into feature stores."""
+    keys = []
+    append = stores.FeatureStore.append
+
+    def noting(self, some, rows):
+        keys.extend(some)
+        append(self, some, rows)
+
+    monkeypatch.setattr(stores.FeatureStore, "append", noting)
+    return keys
+
+
+def test_a_replaced_image_is_named_and_its_features_are_not_stored(data, model, stored_keys):
+    path, digest = data.train.paths[0], data.train.digests[0]
+    shutil.copy(data.train.paths[-1], path)
+    with pytest.raises(DataError, match=rf"{path}' \(holds other bytes than when it was checked"):
+        tlkit.train_head(model, data)
+    assert not any(key.startswith(digest) for key in stored_keys)
+
+
+def test_an_image_that_is_put_back_meanwhile_is_noticed_all_the_same(data, model, monkeypatch):
+    """It is sound again by the time that files are looked through for what was wrong."""
+    path = data.train.paths[0]
+    original = read_image(path)
+    shutil.copy(data.train.paths[-1], path)
+    check = verdicts.check_files
+
+    def put_back(paths, **options):
+        with open(path, "wb") as file:
+            file.write(original)
+        return check(paths, **options)
+
+    monkeypatch.setattr(lost_pictures, "check_files", put_back)
+    with pytest.raises(DataError, match=r"must stay as they are.*has been put back since"):
+        tlkit.train_head(model, data)
+
+
+def test_the_next_run_computes_what_an_undisturbed_one_does(data, model, stored_keys):
+    """Rows of the replaced image would have stood under the digest of the one put back."""
+    path, digest = data.train.paths[0], data.train.digests[0]
+    original = read_image(path)
+    shutil.copy(data.train.paths[-1], path)
+    with pytest.raises(DataError, match="holds other bytes"):
+        tlkit.train_head(model, data)
+    with open(path, "wb") as file:
+        file.write(original)
+    tlkit.train_head(model, data)
+    assert sum(key.startswith(digest) for key in stored_keys) == 1
+
+
+def test_a_pipe_in_an_images_place_ends_the_wait_for_it(data, model, monkeypatch):
+    monkeypatch.setattr(lost_pictures, "WATCH_SECONDS", 0.01)
+    path = data.train.paths[0]
+    os.unlink(path)
+    os.mkfifo(path)
+    with pytest.raises(DataError, match=rf"{path}' \(neither a file nor a folder\)"):
+        tlkit.train_head(model, data)
+
+
+def test_a_pipe_is_not_waited_for_where_python_reads(tmp_path):
+    pipe = tmp_path / "x.jpg"
+    os.mkfifo(pipe)
+    with pytest.raises(DataError, match=r"must be a regular file.*neither a file nor a folder"):
+        read_image(pipe)
+    verdict = verdicts.check_file(str(pipe), lambda content: pytest.fail("decoded"))
+    assert verdict == verdicts.Verdict(reason="neither a file nor a folder", is_lasting=False)
+
+
+def test_what_is_read_has_the_digest_that_is_wanted(tmp_path):
+    file = tmp_path / "x.png"
+    content = encoded(drawing(), "PNG")
+    file.write_bytes(content)
+    assert read_image(file, content_digest(content)) == content
+    with pytest.raises(DataError, match=r"must stay as they are.*holds other bytes"):
+        read_image(file, content_digest(b""))
+
+
+def test_subsets_and_resized_splits_check_what_they_read(data):
+    some = data.at_size(8).train.subset(np.array([3, 1]))
+    assert len(list(some.dataset())) == 1
+    shutil.copy(data.train.paths[0], some.paths[0])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="holds other bytes"):
+        list(some.dataset())
