@@ -141,7 +141,7 @@ def test_class_names_give_the_order_and_must_be_those_of_the_manifest(photos):
         ("path,labels", "without 'label' and with unknown 'labels'.*Did you mean 'label'"),
         ("path,label,age", "with unknown 'age' in its first line. Rename or remove columns"),
         ("path,label,path", "twice 'path'"),
-        ("path;label", "Separate the columns by commas"),
+        ("path|label", "Separate the columns by commas"),
         ("a/1.jpg,a", "without 'path', 'label' and with unknown 'a/1.jpg', 'a'"),
     ],
 )
@@ -174,6 +174,71 @@ def test_rows_that_say_too_little_or_too_much_are_named(tmp_path, content, messa
     (tmp_path / "m.csv").write_text(content)
     with pytest.raises(DataError, match=message):
         tlkit.load_manifest(tmp_path / "m.csv")
+
+
+PLAIN = "path,label\na.png,cat\nb.png,dog\nc.png,cat\nd.png,dog\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        PLAIN.encode("utf-8-sig"),
+        PLAIN.replace(",", ";").encode(),
+        PLAIN.replace(",", "\t").encode(),
+        PLAIN.replace("\n", "\r\n").encode(),
+        PLAIN.replace("\n", "\r").encode(),
+        ("sep=;\r\n" + PLAIN.replace(",", ";")).encode("utf-8-sig"),
+        ('"sep=,"\n' + PLAIN).encode(),
+        ("sep=\t\n" + PLAIN.replace(",", "\t")).encode(),
+        ("SEP=|\n" + PLAIN.replace(",", "|")).encode(),
+        PLAIN.encode("utf-16"),
+        b"\xfe\xff" + PLAIN.replace(",", "\t").encode("utf-16-be"),
+        PLAIN.encode("utf-16-le"),
+        PLAIN.replace("path,label", '"Path "," LABEL"').encode(),
+        PLAIN.replace("path", "\ufeffpath").encode("utf-8-sig"),
+        PLAIN.replace("a.png,cat", '"a.png","cat"').encode(),
+        PLAIN.replace("\n", ",,\n").encode(),
+        (PLAIN + ",\n,\n\n").encode(),
+        (PLAIN.replace(",", ";").replace("\n", ";;;\r\n") + ";;;;\r\n" * 3).encode(),
+        ("\n\n" + PLAIN).encode(),
+    ],
+)
+def test_tables_are_read_as_spreadsheets_write_them(tmp_path, content):
+    for number, name in enumerate("abcd"):
+        (tmp_path / f"{name}.png").write_bytes(encoded(drawing(20 + number, 20), "PNG"))
+    (tmp_path / "m.csv").write_bytes(content)
+    data = tlkit.load_manifest(tmp_path / "m.csv", image_size=8, splits=(1, 0, 0))
+    assert data.class_names == ("cat", "dog")
+    names = [os.path.basename(path) for path in data.train.paths]
+    assert (names, data.train.labels.tolist()) == (
+        ["a.png", "c.png", "b.png", "d.png"],
+        [0, 0, 1, 1],
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("path;label\na.jpg,cat\n", "with 1 instead of 2 in line 2"),
+        ("path,label,\na.jpg,cat,small\n", "with 3 instead of 2 in line 2"),
+        ("sep=;\npath;label\na.jpg\n", "with 1 instead of 2 in line 3"),
+        ("sep=;\n", "which is empty"),
+        (";;\n", "which is empty"),
+    ],
+)
+def test_tables_that_are_none_are_refused_whatever_separates_their_cells(
+    tmp_path, content, message
+):
+    (tmp_path / "m.csv").write_text(content)
+    with pytest.raises(DataError, match=message):
+        tlkit.load_manifest(tmp_path / "m.csv")
+
+
+def test_splits_have_their_usual_names_in_a_table_too(photos):
+    names = {"Training": "train", "valid": "validation", "TEST": "test"}
+    rows = [(*row, list(names)[number % 3]) for number, row in enumerate(rows_of(photos))]
+    manifest = write_manifest(photos / "m.csv", rows, header=("path", "label", "split"))
+    assert set(tlkit.load_manifest(manifest, image_size=8).report.splits) == set(names.values())
 
 
 def test_missing_files_are_counted_and_the_first_named(photos):

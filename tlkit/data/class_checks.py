@@ -3,8 +3,9 @@
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
+from tlkit.data.folder_names import alike
 from tlkit.data.splits import Division, Picture
-from tlkit.errors import DataError
+from tlkit.errors import DataError, some_of
 
 
 def check_classes(pictures: Sequence[Picture], division: Division) -> tuple[str, ...]:
@@ -28,10 +29,10 @@ def check_classes(pictures: Sequence[Picture], division: Division) -> tuple[str,
     if untrained := sorted(set(contents) - in_train):
         raise DataError(
             "Every class must have pictures in `train`. Received: none there for "
-            f"{', '.join(map(repr, untrained))}. Add some, or remove the class."
+            f"{_named(untrained)}. Add some, or remove the class."
         )
     if len(contents) < 2:
-        found = ", ".join(map(repr, sorted(contents))) or "none"
+        found = _named(sorted(contents)) or "none"
         raise DataError(
             f"There must be pictures of at least two classes. Received: classes={found}. "
             "Add pictures of another class."
@@ -39,7 +40,7 @@ def check_classes(pictures: Sequence[Picture], division: Division) -> tuple[str,
     if single := sorted(name for name, digests in contents.items() if len(digests) == 1):
         raise DataError(
             "Every class must have at least two different pictures. Received: a single picture "
-            f"of {', '.join(map(repr, single))}. Add some, or remove the class."
+            f"of {_named(single)}. Add some, or remove the class."
         )
     _check_names(contents)
     return tuple(sorted(contents))
@@ -58,7 +59,7 @@ def check_labels(pictures: Sequence[Picture], division: Division) -> tuple[str, 
     _check_different(used)
     labels = {label for picture in used for label in picture.labels}
     if len(labels) < 2:
-        found = ", ".join(map(repr, sorted(labels))) or "none"
+        found = _named(sorted(labels)) or "none"
         raise DataError(
             f"There must be at least two labels. Received: labels={found}. For one label that a "
             "picture has or has not, give each picture one of two classes."
@@ -92,8 +93,25 @@ def _check_names(names: Iterable[str]) -> None:
     if broken := sorted(name for name in names if not is_one_line(name)):
         raise DataError(
             "Every class must have a name of one line. Received: "
-            f"{', '.join(map(repr, broken))}. Rename the class."
+            f"{_named(broken)}. Rename the class."
         )
+
+
+def check_alike(names: Iterable[str]) -> None:
+    """Raises `DataError` where names of classes differ in case, spaces or unseen characters alone.
+
+    They are one class that was written in two ways, or are taken for it by who reads a report.
+    """
+    if found := alike(names):
+        raise DataError(
+            "Every class must have a name that differs from the others in more than case, spaces "
+            f"and invisible characters. Received: {found}. Make them one class, rename one, or, if "
+            "they are two, give all names (`class_names`)."
+        )
+
+
+def _named(names: Sequence[str]) -> str:
+    return some_of(list(map(repr, names)))
 
 
 def is_one_line(class_name: str) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from tlkit.data.class_checks import check_classes, check_labels
+from tlkit.data.class_checks import check_alike, check_classes, check_labels
 from tlkit.data.grouping import GroupKey, assign_groups
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.data.inspection import build_report, readable_pictures
@@ -13,7 +13,7 @@ from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.listing import Listing, list_folder
 from tlkit.data.settings import KEEP, Settings, check_settings
 from tlkit.data.splits import Picture, divide
-from tlkit.errors import DataError
+from tlkit.errors import DataError, some_of
 
 
 def load_folder(
@@ -31,12 +31,13 @@ def load_folder(
 ) -> ImageData:
     """Loads the pictures of a folder, which are read when a dataset is iterated.
 
-    A folder is `CLASS/**`, or the user's own split: `train/CLASS/**` with `val` or `validation`
-    and `test` beside it. The user's split stays as it is. Where a test folder stands without
-    validation, validation is taken from `train`; where validation stands without test, there is
-    no test. Otherwise pictures are divided by their content, their class and the seed alone, so
-    that adding files moves none that was there; shares then hold approximately in each class.
-    Only a class so small that a split would come out empty is divided otherwise.
+    A folder is `CLASS/**`, or the user's own split: `train/CLASS/**` with `val` and `test` beside
+    it, by these or their other usual names (`valid`, `dev`, `training_set`, in any case). What
+    looks like neither is refused, with what to give. The user's split stays as it is. Where a test
+    folder stands without validation, validation is taken from `train`; where validation stands
+    without test, there is no test. Otherwise pictures are divided by their content, their class and
+    the seed alone, so that adding files moves none that was there; shares then hold approximately
+    in each class. Only a class so small that a split would come out empty is divided otherwise.
 
     Every file is decoded once, in parallel; what came of it is remembered in the cache. Files
     that cannot be used are skipped and listed in the report with the reason, as are copies,
@@ -91,7 +92,7 @@ def load_folder(
         max_pixels=max_pixels,
         damaged=damaged,
     )
-    listing = list_folder(path)
+    listing = list_folder(path, class_names=class_names or ())
     if groups is not None:
         assign_groups(listing, groups)
     return load_listing(
@@ -151,7 +152,10 @@ def load_listing(
     )
     division = divide(pictures, settings.splits, settings.seed)
     check = check_labels if listing.is_multi_label else check_classes
-    names = _in_order(check(pictures, division), class_names, listing)
+    found = check(pictures, division)
+    if class_names is None:
+        check_alike(found)
+    names = _in_order(found, class_names, listing)
     parts = {
         name: split_of(
             name,
@@ -183,11 +187,11 @@ def _in_order(
     missing = [repr(name) for name in wanted if name not in found]
     new = [repr(name) for name in found if name not in wanted]
     if missing or new:
-        problems = [f"no pictures of {', '.join(missing)}"] if missing else []
-        problems += [f"unexpected classes {', '.join(new)}"] if new else []
+        problems = [f"no pictures of {some_of(missing)}"] if missing else []
+        problems += [f"unexpected classes {some_of(new)}"] if new else []
         raise DataError(
             f"`{listing.argument}` must hold pictures of the classes "
-            f"{', '.join(map(repr, wanted))}. Received: {listing.argument}={listing.path!r} with "
-            f"{' and '.join(problems)}. Rename, add or remove them."
+            f"{some_of(list(map(repr, wanted)))}. Received: {listing.argument}={listing.path!r} "
+            f"with {' and '.join(problems)}. Rename, add or remove them."
         )
     return tuple(wanted)

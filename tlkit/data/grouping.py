@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tlkit.data.listing import Listing
-from tlkit.errors import ArgumentError, DataError
+from tlkit.errors import ArgumentError, DataError, some_of
 
 GroupKey = Callable[[Path], str | int | None]
 """From a picture's path to the key of its group; `None` or "" for one that stands alone."""
@@ -139,12 +139,12 @@ def place_units(
                 "Add groups, or leave this split out with a share of 0 in `splits`."
             )
     notes = [
-        f"Classes without a group that {split} could have: {', '.join(map(repr, names))}."
+        f"Classes without a group that {split} could have: {some_of(list(map(repr, names)))}."
         for split, names in missed.items()
         if names
     ]
     if moved:
-        names = ", ".join(map(repr, dict.fromkeys(moved)))
+        names = some_of(list(map(repr, dict.fromkeys(moved))))
         notes.append(f"Of so few groups that a split would have had none; one was moved: {names}.")
     return splits.of_unit, [*notes, *_notes_on_shares(units, splits.of_unit, shares)]
 

@@ -5,13 +5,14 @@ from collections import Counter
 from collections.abc import Sequence
 
 from tlkit.cache import cache_note
+from tlkit.data.folder_names import alike
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.listing import Listing, list_folder
 from tlkit.data.reports import DataReport, SkippedFile
 from tlkit.data.settings import DAMAGED, KEEP, SKIP
 from tlkit.data.splits import Division, Picture, divide, in_whole_groups
 from tlkit.data.verdicts import VERDICTS_FOLDER, check_files
-from tlkit.errors import check_choice, check_count
+from tlkit.errors import check_choice, check_count, some_of
 
 
 def inspect_folder(
@@ -176,10 +177,16 @@ def build_report(
         notes=(
             *listing.notes,
             *division.notes,
+            *_notes_on_names(found | set(class_names)),
             *_notes_on_splits(pictures, counts, listing),
             *(_notes_on_labels(used, counts) if listing.is_multi_label else ()),
         ),
     )
+
+
+def _notes_on_names(names: set[str]) -> list[str]:
+    found = alike(names)
+    return [f"Names that look alike, and count as several classes: {found}."] if found else []
 
 
 def _notes_on_splits(
@@ -194,7 +201,7 @@ def _notes_on_splits(
             continue
         missing = [name for name, row in counts.items() if row.get(split) == 0]
         if missing:
-            names = ", ".join(map(repr, missing))
+            names = some_of(list(map(repr, missing)))
             notes.append(f"The {split} split holds no usable picture of {names}.")
     return notes
 
@@ -209,5 +216,5 @@ def _notes_on_labels(
     for split in dict.fromkeys(split for _, split in used):
         missing = [repr(label) for label, row in counts.items() if not row[split]]
         if missing:
-            notes.append(f"Labels without a picture in {split}: {', '.join(missing)}.")
+            notes.append(f"Labels without a picture in {split}: {some_of(missing)}.")
     return notes

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tlkit.data.class_checks import check_classes
+from tlkit.data.class_checks import check_alike, check_classes
+from tlkit.data.folder_names import alike
 from tlkit.data.folders import split_of
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.data.inspection import build_report, readable_pictures
@@ -13,7 +14,7 @@ from tlkit.data.listing import Listing
 from tlkit.data.manifests import list_pictures
 from tlkit.data.settings import Settings
 from tlkit.data.splits import SPLITS, Division, Picture, divide
-from tlkit.errors import DataError
+from tlkit.errors import DataError, some_of
 
 Places = Mapping[str, tuple[str, str]]
 """From a picture's digest to its class and its split."""
@@ -42,7 +43,7 @@ def check_new_classes(listing: Listing, class_names: Sequence[str]) -> None:
         raise DataError(
             f"`{listing.argument}` must hold a class that the run does not have. "
             f"Received: {listing.argument}={listing.path!r} with "
-            f"{', '.join(map(repr, sorted(found))) or 'no class folder'}. Further pictures of "
+            f"{some_of(list(map(repr, sorted(found)))) or 'no class folder'}. Further pictures of "
             "classes that exist call for tlkit train --from."
         )
 
@@ -68,7 +69,11 @@ def find_known(
         if not place.exists() or (place.is_dir() and not any(place.iterdir())):
             continue
         listing = list_pictures(
-            folder, argument="the run's photos", needs_train=False, needs_files=False
+            folder,
+            argument="the run's photos",
+            needs_train=False,
+            needs_files=False,
+            class_names={class_name for class_name, _ in places.values()},
         )
         pictures, _ = readable_pictures(listing, max_pixels=max_pixels, cache=cache)
         for picture in pictures:
@@ -212,8 +217,8 @@ def _check(
         raise DataError(
             f"`{listing.argument}` must hold usable pictures of each new class. "
             f"Received: {listing.argument}={listing.path!r} with none of "
-            f"{', '.join(map(repr, empty))}. Add some, or remove the folder; tlkit inspect lists "
-            "what cannot be used."
+            f"{some_of(list(map(repr, empty)))}. Add some, or remove the folder; tlkit inspect "
+            "lists what cannot be used."
         )
     trained = [Picture("", name, f"{name}{n}", "train") for name in class_names for n in range(2)]
     splits = {name: list(rows) for name, rows in division.splits.items()}
@@ -222,3 +227,5 @@ def _check(
         *range(len(pictures), len(pictures) + len(trained)),
     ]
     check_classes([*pictures, *trained], replace(division, splits=splits))
+    if not alike(class_names):
+        check_alike([*class_names, *found])

@@ -2,20 +2,16 @@
 
 import os
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 
+from tlkit.data.folder_names import split_of_name, unwanted
+from tlkit.data.layouts import check_classes_in, check_splits
 from tlkit.data.reports import SkippedFile
-from tlkit.errors import DataError, check_path, is_unicode
+from tlkit.errors import DataError, check_path
 
-SPLIT_FOLDERS = {
-    "train": "train",
-    "val": "validation",
-    "validation": "validation",
-    "test": "test",
-}
-SYSTEM_NAMES = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "$recycle.bin")
 OUTSIDE = "not in a class folder"
 
 
@@ -72,21 +68,29 @@ class _Folder:
 
 
 def list_folder(
-    path: str | os.PathLike[str], *, argument: str = "path", needs_train: bool = True
+    path: str | os.PathLike[str],
+    *,
+    argument: str = "path",
+    needs_train: bool = True,
+    class_names: Iterable[str] = (),
 ) -> Listing:
-    """Lists `CLASS/**`, or `train/CLASS/**`, `val|validation/CLASS/**` and `test/CLASS/**`.
+    """Lists `CLASS/**`, or `train/CLASS/**`, `val/CLASS/**` and `test/CLASS/**`.
 
-    Links are followed, except back to a folder that is being listed. Class names are in Unicode's
-    composed form (NFC), so that folders from different systems agree.
+    Splits may have their other usual names, see `tlkit.data.folder_names`. Where folders look like
+    neither splits nor classes, it is refused with what to give instead. Links are followed, except
+    back to a folder that is being listed. Class names are in Unicode's composed form (NFC), so
+    that folders from different systems agree.
 
     Args:
         path: The folder.
         argument: What errors call it.
         needs_train: Whether splits must have one to train on.
+        class_names: Folders with these names are classes, whatever they look like.
 
     Raises:
-        DataError: `path` is no folder, or an empty one; or there are two folders for one split,
-            or splits without one to train on, where that is needed.
+        DataError: `path` is no folder, or an empty one; there are two folders for one split, or
+            splits without one to train on, where that is needed; or the folders look like
+            splits or like a folder round the classes.
     """
     check_path(argument, path)
     root = Path(path)
@@ -106,15 +110,19 @@ def list_folder(
             "is empty. Put one folder for each class into it."
         )
     splits = _split_names(folders)
+    places = {name: folder.path for name, folder in folders.items()}
     if splits:
         _check_splits(splits, listing, needs_train)
+        check_splits(places, splits, listing.path, argument)
         for name in splits:
             inner = _folders_outside_classes(folders[name], listing)
-            _list_classes(inner, SPLIT_FOLDERS[name.lower()], listing)
+            _list_classes(inner, split_of_name(name), listing)
         for name in sorted(set(folders) - set(splits)):
             reason = "beside the folders of the split"
             listing.skipped.append(SkippedFile(folders[name].path, "", reason))
     else:
+        if not set(folders) <= set(class_names):
+            check_classes_in(places, listing.path, argument)
         _list_classes(folders, "", listing)
     listing.files.sort(key=lambda file: (file.split, file.class_name, file.path))
     listing.skipped.sort(key=lambda file: (file.class_name, file.path))
@@ -123,13 +131,13 @@ def list_folder(
 
 def _split_names(folders: dict[str, _Folder]) -> list[str]:
     """The names of the folders that are splits; none if the folders are classes."""
-    named = [name for name in folders if name.lower() in SPLIT_FOLDERS]
+    named = [name for name in folders if split_of_name(name)]
     has_classes = any(entry.is_dir() for name in named for entry in _scan(folders[name].path) or ())
     return named if has_classes and (len(named) > 1 or len(folders) == 1) else []
 
 
 def _check_splits(names: list[str], listing: Listing, needs_train: bool) -> None:
-    splits = [SPLIT_FOLDERS[name.lower()] for name in names]
+    splits = [split_of_name(name) for name in names]
     if len(set(splits)) < len(splits) or (needs_train and "train" not in splits):
         train = "`train`, and at most" if needs_train else "at most one folder for `train`, and"
         raise DataError(
@@ -184,7 +192,7 @@ def _look_into(
 
 def _look_at(entry: os.DirEntry[str], folder: _Folder) -> tuple[os.stat_result | None, str]:
     """Returns what is known of an entry, and why it is not used, if it is not."""
-    if reason := _unwanted(entry.name):
+    if reason := unwanted(entry.name):
         return None, reason
     try:
         status = entry.stat()
@@ -196,15 +204,6 @@ def _look_at(entry: os.DirEntry[str], folder: _Folder) -> tuple[os.stat_result |
         is_loop = (status.st_dev, status.st_ino) in folder.trail
         return status, "link back to a folder it lies in" if is_loop else ""
     return status, "" if S_ISREG(status.st_mode) else "neither a file nor a folder"
-
-
-def _unwanted(name: str) -> str:
-    """Why what has this name is not looked at, if it is not."""
-    if name.startswith("."):
-        return "hidden"
-    if name.lower() in SYSTEM_NAMES:
-        return "made by an operating system"
-    return "" if is_unicode(name) else "its name is not valid Unicode"
 
 
 def _scan(folder: str) -> list[os.DirEntry[str]] | None:

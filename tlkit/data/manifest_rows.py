@@ -1,7 +1,6 @@
 """The rows of a manifest: a table in CSV that names pictures with their labels."""
 
 import csv
-import io
 import os
 import unicodedata
 from collections import defaultdict
@@ -9,7 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tlkit.data.listing import SPLIT_FOLDERS, FoundFile, Listing
+from tlkit.data.folder_names import split_of_name
+from tlkit.data.listing import FoundFile, Listing
+from tlkit.data.spreadsheets import decode_table, read_table
 from tlkit.errors import DataError, check_path, did_you_mean, some_of
 
 REQUIRED = ("path", "label")
@@ -18,6 +19,7 @@ COLUMNS = (*REQUIRED, "group", "split")
 SEPARATOR = "|"
 """Stands between the labels of one picture, if nothing else is said."""
 
+_SPLITS = ("train", "val", "validation", "test")
 _FORM = "a CSV file with the columns path and label, and group and split if wanted"
 
 
@@ -43,10 +45,11 @@ def list_manifest(
     """Lists the pictures that a CSV file names: `path,label[,group][,split]`, one in a row.
 
     The first row names the columns, in any order. Paths are those from the CSV file's own folder,
-    or absolute. Names are in Unicode's composed form (NFC), without spaces around them.
+    or absolute. Names are in Unicode's composed form (NFC), without spaces around them. Tables
+    that spreadsheets wrote are read as they are, see `tlkit.data.spreadsheets`.
 
     Args:
-        path: The CSV file, in UTF-8.
+        path: The CSV file, in UTF-8 or UTF-16.
         separator: What stands between the labels of one picture, where it may have several.
         argument: What errors call the file.
         needs_train: Whether splits must have one to train on.
@@ -74,7 +77,7 @@ def list_manifest(
     classes: dict[str, dict[str, None]] = defaultdict(dict)
     for row, file in zip(rows, files, strict=True):
         labels = _labels(row, separator, refuse)
-        split = SPLIT_FOLDERS.get(row.split.lower(), "")
+        split = split_of_name(row.split)
         class_name = row.label if separator is None else ""
         listing.files.append(FoundFile(file, class_name, split, labels, row.group))
         classes[split].update(dict.fromkeys(labels or filter(None, (row.label,))))
@@ -104,29 +107,24 @@ class _Refusal:
 
 def _rows(source: Path, refuse: _Refusal) -> Iterator[_Row]:
     """Yields the rows below the header; lines without anything on them are no rows."""
-    reader = csv.reader(
-        io.StringIO(_text(source, refuse), newline=""), strict=True, skipinitialspace=True
-    )
     header: list[str] | None = None
     try:
-        for cells in reader:
-            if not cells:
-                continue
+        for line, cells in read_table(_text(source, refuse), REQUIRED):
             if header is None:
-                header = [name.strip().lower() for name in cells]
+                header = cells
                 _check_header(header, refuse)
             elif len(cells) != len(header):
                 raise refuse(
                     "have as many cells in each row as it has columns",
-                    f"with {len(cells)} instead of {len(header)} in line {reader.line_num}",
+                    f"with {len(cells)} instead of {len(header)} in line {line}",
                     "Put cells that hold a comma between double quotes.",
                 )
             else:
-                yield _row(reader.line_num, dict(zip(header, map(str.strip, cells), strict=True)))
+                yield _row(line, dict(zip(header, cells, strict=True)))
     except csv.Error as error:
         raise refuse(
             f"be {_FORM}",
-            f"which is none in line {reader.line_num} ({error})",
+            f"which is none in {error}",
             "Put cells that hold a comma between double quotes, which come in pairs.",
         ) from error
     if header is None:
@@ -139,13 +137,13 @@ def _text(source: Path, refuse: _Refusal) -> str:
         raise refuse(f"be {_FORM}", problem, "Give the file that lists the pictures.")
     content = source.read_bytes()
     try:
-        return content.decode("utf-8-sig")
+        return decode_table(content)
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise refuse(
             "be text in UTF-8",
             f"with the byte 0x{content[error.start]:02x} in line {line}",
-            "Save it as CSV in UTF-8.",
+            'Save it as CSV in UTF-8 ("CSV UTF-8" in a spreadsheet).',
         ) from error
 
 
@@ -167,7 +165,7 @@ def _check_header(header: list[str], refuse: _Refusal) -> None:
     if not problems:
         return
     remedy = "Rename or remove columns."
-    if len(header) == 1 and any(mark in header[0] for mark in ";\t"):
+    if len(header) == 1 and any(mark in header[0] for mark in "|:"):
         remedy = "Separate the columns by commas."
     elif unknown:
         remedy = did_you_mean(unknown[0], COLUMNS).strip() + f" {remedy}"
@@ -186,14 +184,14 @@ def _check_cells(rows: list[_Row], refuse: _Refusal, *, needs_label: bool) -> No
 
 
 def _check_splits(rows: list[_Row], refuse: _Refusal, needs_train: bool) -> None:
-    unknown = [row for row in rows if row.split and row.split.lower() not in SPLIT_FOLDERS]
+    unknown = [row for row in rows if row.split and not split_of_name(row.split)]
     if unknown:
         raise refuse(
-            f"have one of {', '.join(SPLIT_FOLDERS)} in the column split, or nothing",
+            f"have one of {', '.join(_SPLITS)} in the column split, or nothing",
             f"with {unknown[0].split!r} in {_lines([row.line for row in unknown])}",
-            (did_you_mean(unknown[0].split.lower(), SPLIT_FOLDERS) + " Rename it.").strip(),
+            (did_you_mean(unknown[0].split.lower(), _SPLITS) + " Rename it.").strip(),
         )
-    given = {SPLIT_FOLDERS.get(row.split.lower(), "") for row in rows}
+    given = {split_of_name(row.split) for row in rows}
     if "" in given and len(given) > 1:
         lines = [row.line for row in rows if not row.split]
         raise refuse(

@@ -1,7 +1,7 @@
 """Pictures that a CSV file names, wherever they lie."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tlkit.data.folders import load_listing
@@ -128,6 +128,7 @@ def list_pictures(
     argument: str = "path",
     needs_train: bool = True,
     needs_files: bool = True,
+    class_names: Iterable[str] = (),
 ) -> Listing:
     """Lists a folder, or a manifest where the name is that of a CSV file.
 
@@ -136,6 +137,7 @@ def list_pictures(
         argument: What errors call it.
         needs_train: Whether splits must have one to train on.
         needs_files: Whether all files of a manifest must be there.
+        class_names: See `list_folder`.
 
     Raises:
         DataError: What `list_folder` and `list_manifest` raise.
@@ -144,7 +146,7 @@ def list_pictures(
         return list_manifest(
             path, argument=argument, needs_train=needs_train, needs_files=needs_files
         )
-    return list_folder(path, argument=argument, needs_train=needs_train)
+    return list_folder(path, argument=argument, needs_train=needs_train, class_names=class_names)
 
 
 def load_pictures(path: str | os.PathLike[str], *, argument: str = "path") -> ImageData:

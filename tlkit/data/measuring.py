@@ -11,7 +11,7 @@ from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.manifests import list_pictures
 from tlkit.data.settings import DAMAGED, KEEP, Settings
 from tlkit.data.splits import divide
-from tlkit.errors import DataError, check_choice, check_count, did_you_mean
+from tlkit.errors import DataError, check_choice, check_count, did_you_mean, some_of
 
 
 def load_for_measuring(
@@ -65,7 +65,7 @@ def load_for_measuring(
     """
     check_count("max_pixels", max_pixels)
     check_choice("damaged", damaged, DAMAGED)
-    listing = list_pictures(path, argument=argument, needs_train=False)
+    listing = list_pictures(path, argument=argument, needs_train=False, class_names=class_names)
     pictures, _ = readable_pictures(listing, max_pixels=max_pixels, cache=cache, damaged=damaged)
     own = {picture.split for picture in pictures}
     measured = next((split for split in ("test", "validation") if split in own), "")
@@ -83,8 +83,8 @@ def load_for_measuring(
     if unknown := sorted({picture.class_name for picture in found} - set(class_names)):
         raise DataError(
             f"`{argument}` must hold pictures of the model's classes, "
-            f"{', '.join(map(repr, class_names))}. Received: {argument}={str(path)!r} with "
-            f"{', '.join(map(repr, unknown))}.{did_you_mean(unknown[0], class_names)} "
+            f"{some_of(list(map(repr, class_names)))}. Received: {argument}={str(path)!r} with "
+            f"{some_of(list(map(repr, unknown)))}.{did_you_mean(unknown[0], class_names)} "
             "Rename or remove these classes."
         )
     settings = Settings(image_size, batch_size, (1.0, 0.0, 0.0), seed=0)

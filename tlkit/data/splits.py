@@ -200,7 +200,7 @@ def _rule(
             name = wanted[sum(rank >= cut for cut in filled)]
             places.update(dict.fromkeys(by_content[digest], name))
     if too_small:
-        names = ", ".join(map(repr, too_small))
+        names = some_of(list(map(repr, too_small)))
         division.notes.append(
             f"So small that a split would have been empty, and filled with the nearest: {names}."
         )

@@ -1,0 +1,225 @@
+"""Folders that are splits, classes, or neither: what is unknown is asked about, never guessed."""
+
+import shutil
+import unicodedata
+
+import pytest
+
+import tlkit
+from tests.conftest import write_photos
+from tlkit.data.folder_names import alike, is_left_by_a_system, split_in_name, split_of_name
+from tlkit.data.listing import list_folder
+from tlkit.data.measuring import load_for_measuring
+from tlkit.errors import DataError
+
+
+@pytest.fixture
+def classes(tmp_path):
+    """Two classes of four pictures, to be copied to where a layout wants them."""
+    return write_photos(tmp_path / "classes", {"ants": 4, "bees": 4}, size=12)
+
+
+def counts(root):
+    return tlkit.inspect_folder(root).counts
+
+
+@pytest.mark.parametrize(
+    ("folders", "splits"),
+    [
+        (("train", "valid"), ("train", "validation")),
+        (("train", "valid", "test"), ("train", "validation", "test")),
+        (("training_set", "test_set"), ("train", "test")),
+        (("training", "testing"), ("train", "test")),
+        (("train", "dev"), ("train", "validation")),
+        (("Train", "VALID", "Test"), ("train", "validation", "test")),
+        (("Training Set", "Validation-Set", "TestSet"), ("train", "validation", "test")),
+        (("train_images", "val_images"), ("train", "validation")),
+        (("train2017", "val2017"), ("train", "validation")),
+        (("train", "eval"), ("train", "validation")),
+        (("TRAINING", "Validation"), ("train", "validation")),
+        (("train", "test"), ("train", "test")),
+    ],
+)
+def test_splits_by_their_usual_names_are_splits(tmp_path, folders, splits):
+    for number, name in enumerate(folders):
+        sizes = {"ants": 4, "bees": 4}
+        write_photos(tmp_path / "photos" / name, sizes, size=12, seed=number)
+    found = counts(tmp_path / "photos")
+    assert found == {name: dict.fromkeys(splits, 4) for name in ("ants", "bees")}
+
+
+def test_two_folders_of_one_split_are_refused(classes, tmp_path):
+    for name in ("train", "val", "valid"):
+        shutil.copytree(classes, tmp_path / "photos" / name)
+    with pytest.raises(DataError, match=r"at most one folder each.*train, val, valid"):
+        tlkit.inspect_folder(tmp_path / "photos")
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [("fold1", "fold2", "fold3"), ("train", "night"), ("seg_train", "seg_test"), ("A", "B")],
+)
+def test_folders_that_hold_nothing_but_the_same_folders_are_asked_about(classes, tmp_path, folders):
+    root = tmp_path / "photos"
+    for name in folders:
+        shutil.copytree(classes, root / name)
+    (root / folders[0] / "labels.csv").write_text("a,b")
+    (root / "__MACOSX" / "ants").mkdir(parents=True)
+    pattern = r"nothing but the same folders \('ants', 'bees'\).*rename them, or give one of them"
+    with pytest.raises(DataError, match=pattern):
+        tlkit.load_folder(root)
+    with pytest.raises(DataError, match=pattern):
+        tlkit.inspect_folder(root)
+
+
+def test_folders_that_are_named_as_classes_are_classes_whatever_they_hold(classes, tmp_path):
+    for number, name in enumerate(("fold1", "fold2")):
+        write_photos(tmp_path / "photos" / name, {"left": 3, "right": 3}, size=12, seed=number)
+    names = ("fold1", "fold2")
+    data = tlkit.load_folder(tmp_path / "photos", class_names=names, splits=(1, 0, 0))
+    assert data.report.counts == {name: {"train": 6} for name in names}
+
+
+def test_a_split_that_lacks_a_class_is_asked_about_too(classes, tmp_path):
+    shutil.copytree(classes, tmp_path / "photos" / "fold2")
+    shutil.copytree(classes / "ants", classes / "wasps")
+    shutil.copytree(classes, tmp_path / "photos" / "fold1")
+    with pytest.raises(DataError, match="nothing but the same folders"):
+        tlkit.inspect_folder(tmp_path / "photos")
+
+
+def test_names_that_speak_of_splits_are_asked_about_whatever_they_hold(classes, tmp_path):
+    """Each of them lies in a folder of its own name once more, as some archives unpack."""
+    for name in ("seg_train", "seg_test"):
+        shutil.copytree(classes, tmp_path / "photos" / name / name)
+    with pytest.raises(DataError, match=r"'seg_test', 'seg_train', which hold nothing but folders"):
+        tlkit.inspect_folder(tmp_path / "photos")
+
+
+def test_what_lies_beside_splits_and_holds_their_classes_is_asked_about(classes, tmp_path):
+    for name in ("train", "test", "night"):
+        shutil.copytree(classes, tmp_path / "photos" / name)
+    with pytest.raises(DataError, match=r"'night' beside 'test', 'train', of the same classes"):
+        tlkit.inspect_folder(tmp_path / "photos")
+
+
+@pytest.mark.parametrize("inner", [(), ("train", "valid")])
+@pytest.mark.parametrize("wrapper", ["dataset", "a/b/c"])
+def test_the_folder_to_give_is_named_where_one_lies_round_the_classes(
+    classes, tmp_path, wrapper, inner
+):
+    root = tmp_path / "photos"
+    for name in inner or (".",):
+        shutil.copytree(classes, root / wrapper / name, dirs_exist_ok=True)
+    (root / "__MACOSX").mkdir()
+    (root / ".DS_Store").write_bytes(b"")
+    with pytest.raises(DataError, match=rf"Give '{root / wrapper}'; or"):
+        tlkit.inspect_folder(root)
+    with pytest.raises(DataError, match=rf"Give '{root / wrapper}'; or"):
+        tlkit.load_folder(root)
+    assert set(counts(root / wrapper)) == {"ants", "bees"}
+
+
+def test_a_folder_round_the_classes_of_each_split_is_refused(classes, tmp_path):
+    for name in ("train", "val"):
+        shutil.copytree(classes, tmp_path / "photos" / name / "images")
+    with pytest.raises(DataError, match=r"one folder deeper, in '.*images'. Move them up into"):
+        tlkit.inspect_folder(tmp_path / "photos")
+
+
+def test_one_class_with_folders_in_it_can_be_measured(classes, tmp_path):
+    """There, classes are known by name."""
+    shutil.copytree(classes, tmp_path / "photos" / "insects")
+    split = load_for_measuring(tmp_path / "photos", ["birds", "insects"], image_size=(8, 8))
+    assert split.num_images == 8
+
+
+def test_folders_inside_classes_are_no_splits(classes, tmp_path):
+    for name in ("ants", "bees"):
+        shutil.copytree(classes / name, tmp_path / "photos" / name / "images")
+    assert counts(tmp_path / "photos") == {"ants": {"all": 4}, "bees": {"all": 4}}
+    for name in ("left", "right"):
+        (tmp_path / "photos" / "ants" / name).mkdir()
+    assert set(counts(tmp_path / "photos")) == {"ants", "bees"}
+
+
+LEFT_BEHIND = (
+    *("@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__MACOSX"),
+    *("Thumbs.db", "desktop.ini", "FOUND.000", "#snapshot", "@Recycle", "Icon\r"),
+)
+HIDDEN = (".DS_Store", ".ipynb_checkpoints", ".Trash-1000", ".AppleDouble", ".snapshot", "._x.jpg")
+
+
+@pytest.mark.parametrize("name", [*LEFT_BEHIND, *HIDDEN])
+def test_what_systems_leave_behind_is_no_class_and_is_said(classes, name):
+    shutil.copytree(classes / "ants", classes / name)
+    shutil.copytree(classes / "ants", classes / "ants" / name)
+    report = tlkit.inspect_folder(classes)
+    assert report.counts == {"ants": {"all": 4}, "bees": {"all": 4}}
+    reason = "hidden" if name in HIDDEN else "made by an operating system"
+    assert [(one.class_name, one.reason) for one in report.skipped] == [
+        ("", reason),
+        ("ants", reason),
+    ]
+    assert reason in str(report)
+
+
+@pytest.mark.parametrize("name", ["icon", "recycled", "snapshot", "temp", "trash", "dev"])
+def test_classes_with_such_words_are_classes(classes, name):
+    shutil.copytree(classes / "ants", classes / name)
+    assert not is_left_by_a_system(name)
+    assert name in tlkit.inspect_folder(classes).empty_classes or name in {
+        file.class_name for file in list_folder(classes).files
+    }
+
+
+@pytest.mark.parametrize(
+    "twin",
+    [
+        "Ants",
+        "an ts",
+        "ants ",
+        "ants.",
+        "an\u200bts",
+        "\ufeffants",
+        "a\u00adnts",
+        "ants\u00a0",
+        "ＡＮＴＳ",
+    ],
+)
+def test_classes_that_look_alike_are_asked_about(classes, twin):
+    shutil.move(classes / "ants", classes / "moved")
+    (classes / "ants").mkdir()
+    (classes / twin).mkdir()
+    for number, file in enumerate(sorted((classes / "moved").iterdir())):
+        shutil.move(file, classes / ("ants" if number % 2 else twin) / file.name)
+    (classes / "moved").rmdir()
+    with pytest.raises(DataError, match=r"more than case, spaces and invisible characters.*'ants'"):
+        tlkit.load_folder(classes)
+    (note,) = tlkit.inspect_folder(classes).notes
+    assert note.startswith("Names that look alike")
+    names = unicodedata.normalize("NFC", twin), "ants", "bees"
+    assert tlkit.load_folder(classes, class_names=names, splits=(1, 0, 0)).class_names == names
+
+
+def test_the_code_of_what_cannot_be_seen_stands_in_the_message():
+    assert alike(["cat", "cat\u200b", "dog"]) == r"'cat' and 'cat\u200b'"
+    assert alike(["cat", "bat"]) == ""
+    assert alike(["Ähre", "ahre"]) == ""
+
+
+def test_notes_and_errors_are_bounded_however_many_classes_there_are(tmp_path):
+    root = tmp_path / "photos"
+    write_photos(root / "train", {f"class{number:03}": 1 for number in range(60)}, size=8)
+    write_photos(root / "val", {"class000": 1}, size=8, seed=1)
+    report = tlkit.inspect_folder(root)
+    (note,) = report.notes
+    assert note.startswith("The validation split holds no usable picture of 'class001', ")
+    assert note.endswith(" and 54 more.")
+    with pytest.raises(DataError, match=r"single picture of 'class001'.* and 54 more\."):
+        tlkit.load_folder(root)
+
+
+@pytest.mark.parametrize("name", ["bees", "trains", "valley", "testudo", "devices", "station", ""])
+def test_other_words_are_no_splits(name):
+    assert (split_of_name(name), split_in_name(name)) == ("", "")
