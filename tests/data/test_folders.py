@@ -1,6 +1,8 @@
 import os
 import shutil
+import subprocess
 import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -376,3 +378,51 @@ def test_files_are_read_as_they_are_decoded_everywhere(tmp_path):
 def test_what_is_no_path_is_named(path):
     with pytest.raises(ArgumentError, match="`path` must be a path, a string"):
         tlkit.load_folder(path)
+
+
+def test_folders_that_link_to_each_other_are_listed_once_for_each_class(tmp_path):
+    names = "abcdefgh"
+    for index, name in enumerate(names):
+        write_photos(tmp_path, {name: 1}, seed=index)
+        for other in set(names) - {name}:
+            (tmp_path / name / other).symlink_to(tmp_path / other)
+    found = listing.list_folder(tmp_path)
+    # each class holds itself and seven folders by links, and of their 56 links 49 lead nowhere new
+    assert len(found.files) == 8 * 8
+    assert len(found.skipped) == 8 * (8 * 7 - 7)
+    assert {file.reason for file in found.skipped} == {
+        "link back to a folder it lies in",
+        "link to a folder of the class that is listed already",
+    }
+
+
+def test_what_lies_in_a_folder_keeps_its_path_where_a_link_leads_there_too(tmp_path):
+    write_photos(tmp_path / "a", {"z": 1})
+    write_photos(tmp_path, {"b": 1})
+    (tmp_path / "a" / "first").symlink_to(tmp_path / "a" / "z")
+    found = listing.list_folder(tmp_path)
+    assert [Path(file.path).relative_to(tmp_path).as_posix() for file in found.files] == [
+        "a/z/000.jpg",
+        "b/000.jpg",
+    ]
+    assert [Path(file.path).name for file in found.skipped] == ["first"]
+
+
+@pytest.mark.parametrize(("depth", "num_files"), [(1200, 2), (2200, 1)])
+def test_deep_folders_are_listed_or_named(tmp_path, monkeypatch, depth, num_files):
+    write_photos(tmp_path / "photos", {"a": 1, "b": 1})
+    photo = tmp_path / "photos" / "a" / "000.jpg"
+    monkeypatch.chdir(photo.parent)
+    content = photo.read_bytes()
+    photo.unlink()
+    for _ in range(depth):  # whole paths have a bound
+        os.mkdir("d")
+        os.chdir("d")
+    Path("000.jpg").write_bytes(content)
+    found = listing.list_folder(tmp_path / "photos")
+    assert len(found.files) == num_files
+    assert {file.reason for file in found.skipped} == (
+        {"its path is too long"} if num_files == 1 else set()
+    )
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["rm", "-rf", tmp_path / "photos"], check=True)  # Python's own is recursive

@@ -1,5 +1,6 @@
 """The files of a folder of pictures: by class, and by the user's own split if there is one."""
 
+import errno
 import os
 import unicodedata
 from collections.abc import Iterable
@@ -65,6 +66,7 @@ class _Folder:
 
     path: str
     trail: tuple[tuple[int, int], ...]
+    is_link: bool = False
 
 
 def list_folder(
@@ -132,7 +134,7 @@ def list_folder(
 def _split_names(folders: dict[str, _Folder]) -> list[str]:
     """The names of the folders that are splits; none if the folders are classes."""
     named = [name for name in folders if split_of_name(name)]
-    has_classes = any(entry.is_dir() for name in named for entry in _scan(folders[name].path) or ())
+    has_classes = any(entry.is_dir() for name in named for entry in _scan(folders[name].path)[0])
     return named if has_classes and (len(named) > 1 or len(folders) == 1) else []
 
 
@@ -157,10 +159,24 @@ def _list_classes(folders: dict[str, _Folder], split: str, listing: Listing) -> 
 
 
 def _list_files(folder: _Folder, class_name: str, split: str, listing: Listing) -> None:
-    folders, files = _look_into(folder, class_name, listing.skipped)
-    listing.files.extend(FoundFile(file, class_name, split) for file in files)
-    for inner in folders.values():
-        _list_files(inner, class_name, split, listing)
+    """Lists a class, and each folder in it once: folders that link to each other have many ways.
+
+    What lies in a folder comes before what is linked there, so that it keeps its own path.
+    """
+    seen = {folder.trail[-1]}
+    inside, linked = [folder], list[_Folder]()
+    while inside or linked:
+        folders, files = _look_into((inside or linked).pop(0), class_name, listing.skipped)
+        listing.files.extend(FoundFile(file, class_name, split) for file in files)
+        for inner in folders.values():
+            (linked if inner.is_link else inside).append(inner)
+            if not inner.is_link:
+                seen.add(inner.trail[-1])
+        while not inside and linked and linked[0].trail[-1] in seen:
+            reason = "link to a folder of the class that is listed already"
+            listing.skipped.append(SkippedFile(linked.pop(0).path, class_name, reason))
+        if not inside and linked:
+            seen.add(linked[0].trail[-1])
 
 
 def _folders_outside_classes(folder: _Folder, listing: Listing) -> dict[str, _Folder]:
@@ -174,17 +190,17 @@ def _look_into(
 ) -> tuple[dict[str, _Folder], list[str]]:
     """Returns the folders in `folder` by name, and the paths of its files."""
     folders, files = {}, []
-    entries = _scan(folder.path)
-    if entries is None:
-        skipped.append(SkippedFile(folder.path, class_name, "permission denied"))
-    for entry in entries or ():
+    entries, problem = _scan(folder.path)
+    if problem:
+        skipped.append(SkippedFile(folder.path, class_name, problem))
+    for entry in entries:
         status, reason = _look_at(entry, folder)
         if status is None or reason:
             shown = entry.path.encode("utf-8", "backslashreplace").decode()
             skipped.append(SkippedFile(shown, class_name, reason))
         elif S_ISDIR(status.st_mode):
             trail = (*folder.trail, (status.st_dev, status.st_ino))
-            folders[entry.name] = _Folder(entry.path, trail)
+            folders[entry.name] = _Folder(entry.path, trail, entry.is_symlink())
         else:
             files.append(entry.path)
     return folders, files
@@ -196,20 +212,29 @@ def _look_at(entry: os.DirEntry[str], folder: _Folder) -> tuple[os.stat_result |
         return None, reason
     try:
         status = entry.stat()
-    except PermissionError:
-        return None, "permission denied"
-    except OSError:
-        return None, "broken link"
+    except OSError as error:
+        return None, _reason_of(error)
     if S_ISDIR(status.st_mode):
         is_loop = (status.st_dev, status.st_ino) in folder.trail
         return status, "link back to a folder it lies in" if is_loop else ""
     return status, "" if S_ISREG(status.st_mode) else "neither a file nor a folder"
 
 
-def _scan(folder: str) -> list[os.DirEntry[str]] | None:
-    """The entries of a folder by name, or `None` if it may not be read."""
+def _scan(folder: str) -> tuple[list[os.DirEntry[str]], str]:
+    """The entries of a folder by name, and why there are none, if it cannot be read."""
     try:
         with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
-    except PermissionError:
-        return None
+            return sorted(entries, key=lambda entry: entry.name), ""
+    except OSError as error:
+        return [], _reason_of(error)
+
+
+def _reason_of(error: OSError) -> str:
+    reasons = {
+        errno.EACCES: "permission denied",
+        errno.EPERM: "permission denied",
+        errno.ENAMETOOLONG: "its path is too long",
+        errno.ENOENT: "broken link",
+        errno.ELOOP: "broken link",
+    }
+    return reasons.get(error.errno or 0, f"cannot be read: {error.strerror}")
