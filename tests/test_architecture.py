@@ -47,6 +47,7 @@ FLOORS = {
     "run_choices": 7,
     "run_training": 7,
     "run_parts": 6,
+    "run_summary": 5,
     "team": 6,
     "run": 8,
     "finished_run": 7,

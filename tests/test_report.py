@@ -388,3 +388,56 @@ def test_a_page_that_fails_leaves_nothing(tmp_path):
     with pytest.raises(AttributeError):
         write_report(tmp_path / "report.html", page(data=None))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_result_and_what_ran_stand_in_a_card_at_the_top(tmp_path, pictures):
+    summary = {"what ran": EVIL, "on": "flowers", "command": "tlkit train 'x y'", "date": "today"}
+    html = written(tmp_path, evaluations={"test": evaluation(pictures)}, summary=summary)
+    card = html.partition('<div class="card">')[2].partition("</div>\n{}")[0].partition("<nav")[0]
+    text = text_of(card)
+    assert text.index("25.0 % right, of 4 images") < text.index("what ran")
+    for name, told in summary.items():
+        assert name in text
+        assert told in text
+    assert "<code>tlkit train &#39;x y&#39;</code>" in card
+    assert "was not measured" in text_of(written(tmp_path, summary=summary))
+
+
+def test_contents_name_every_section_and_no_other(tmp_path, pictures):
+    for changes in ({}, {"evaluations": {"test": evaluation(pictures)}}):
+        html = written(tmp_path, **changes)
+        tags = Tags(html)
+        ids = [section["id"] for section in tags.of("section")]
+        assert [link["href"] for link in tags.of("a")] == [f"#{name}" for name in ids]
+        headings = re.findall(r"<h2>(.*?)</h2>", html)
+        links = re.findall(r'<li><a href="#\w+">(.*?)</a></li>', html)
+        assert headings == links
+        assert len(ids) == len(set(ids)) >= 5
+        assert ("confusion" in ids) == bool(changes)
+
+
+def test_the_confusion_matrix_names_its_axes(tmp_path, pictures):
+    html = written(tmp_path, evaluations={"test": evaluation(pictures)})
+    section = html.partition('<section id="confusion">')[2].partition("</section>")[0]
+    assert '<span class="across">predicted class</span>' in section
+    assert '<span class="down">true class</span>' in section
+
+
+def test_the_kept_epoch_is_said(tmp_path):
+    first, second = page().training.stages
+    assert "are kept" not in text_of(written(tmp_path))
+    stages = (first, dataclasses.replace(second, kept_epoch=2))
+    html = written(tmp_path, training=TrainingReport(stages, 0.84, 0.89, 100))
+    assert "for 2 epochs. The weights of epoch 2 are kept." in text_of(html)
+
+
+def test_colours_follow_the_readers_choice_and_images_are_not_lazy(tmp_path, pictures):
+    html = written(tmp_path, evaluations={"test": evaluation(pictures)})
+    assert "color-scheme: light dark" in html
+    light, _, dark = html.partition("(prefers-color-scheme: dark)")
+    named = set(re.findall(r"(--[\w-]+): ", dark.partition("}")[0]))
+    assert {"--ink", "--paper", "--wash", "--line", "--heat", "--on-heat"} <= named
+    assert named <= set(re.findall(r"(--[\w-]+): ", light))
+    body = html.partition("<body>")[2]
+    assert not re.search(r"#[0-9a-f]{3,6}\b", re.sub(r'href="#\w+"|base64,[^"]*', "", body))
+    assert not any("loading" in image for image in Tags(html).of("img"))

@@ -30,6 +30,21 @@ from tlkit.training.reports import TrainingReport
 
 MAX_LISTED = 50
 
+_TITLES = {
+    "confusion": "What is taken for what",
+    "mistakes": "The worst mistakes",
+    "calibration": "How sure the model is",
+    "choices": "What was chosen, and why",
+    "training": "What trained",
+    "probe": "Does fine-tuning beat a linear probe?",
+    "forgetting": "Gain and forgetting",
+    "data": "The photographs",
+    "cost": "What it cost",
+    "use": "Use the model",
+    "run": "This run",
+}
+"""Headings of the page's sections in their order, by anchor."""
+
 
 @dataclass(frozen=True)
 class Page:
@@ -57,6 +72,8 @@ class Page:
         training_pictures: Some pictures as training saw them, uint8 `(height, width, 3)`, each with
             the name of its class.
         augmentation: How they were augmented, by name.
+        summary: What stands beside the result at the top, by name: what ran, on what, the
+            "command", the date, the machine.
     """
 
     title: str
@@ -76,6 +93,7 @@ class Page:
     maps: Mapping[int, Explanation] = field(default_factory=dict)
     training_pictures: Sequence[tuple[np.ndarray, str]] = ()
     augmentation: str = "none"
+    summary: Mapping[str, str] = field(default_factory=dict)
 
 
 @apart_from_pyplot()
@@ -111,6 +129,7 @@ def write_report(path: Path, page: Page) -> None:
         page=page,
         split=split,
         evaluation=evaluation,
+        sections=_sections(page, evaluation),
         others={name: one for name, one in measured.items() if name != split},
         curves=_curves(page.training),
         drift=_svg(plot_drift(page.training))
@@ -131,6 +150,19 @@ def write_report(path: Path, page: Page) -> None:
     )
     with written_aside(path) as aside:
         aside.write_text(html, encoding="utf-8")
+
+
+def _sections(page: Page, evaluation: EvaluationReport | None) -> dict[str, str]:
+    """The headings of the sections that the page has, by their anchors."""
+    there = {
+        "confusion": evaluation is not None and evaluation.confusion is not None,
+        "mistakes": evaluation is not None,
+        "calibration": evaluation is not None,
+        "choices": bool(page.choices),
+        "probe": page.against_probe is not None,
+        "forgetting": page.forgotten is not None,
+    }
+    return {name: title for name, title in _TITLES.items() if there.get(name, True)}
 
 
 def _curves(report: TrainingReport) -> str | None:

@@ -143,6 +143,7 @@ def write_page(
 ) -> None:
     """Writes `report.html`; `maps` and `pictures` come from the functions above."""
     from tlkit.report import Page, write_report
+    from tlkit.run_summary import summary_of
 
     arguments = settled_arguments(record)
     facts = {
@@ -172,6 +173,7 @@ def write_page(
         maps=maps or {},
         training_pictures=pictures,
         augmentation=augment,
+        summary=summary_of(record, out),
     )
     write_report(out / "report.html", page)
 
