@@ -43,6 +43,7 @@ FLOORS = {
     "run_directory": 5,
     "run_record": 1,
     "run_lock": 1,
+    "split_table": 2,
     "run_arguments": 6,
     "run_choices": 7,
     "run_training": 7,

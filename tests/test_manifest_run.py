@@ -38,7 +38,8 @@ def test_a_run_leaves_the_same_as_one_on_a_folder(finished):
     data = tlkit.load_manifest(photos.parent / "m.csv", image_size=32)
     assert run.record["data"]["fingerprint"] == data.fingerprint
     with (run.path / "split.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+        *rows, end = csv.DictReader(file)
+    assert (end["split"], end["path"]) == ("end", "100 rows")
     assert len(rows) == 100
     splits = {}
     for row in rows:

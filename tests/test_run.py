@@ -14,6 +14,7 @@ import tensorflow as tf
 import tlkit
 from tests.conftest import write_photos
 from tlkit.finished_run import evaluate_run, export_run, predict_with
+from tlkit.run_directory import seen_by
 from tlkit.run_lock import locked
 
 ARGUMENTS = {"backbone": "resnet8", "weights": None, "batch_size": 16}
@@ -255,6 +256,46 @@ def test_a_run_of_which_a_file_is_damaged_is_named(finished, copied, name, conte
     (copied / name).write_bytes(content)
     with pytest.raises(tlkit.RunError, match=f"`run` must be whole.*{name} is damaged"):
         evaluate_run(copied, finished[0])
+
+
+@pytest.mark.parametrize("cut", ["half", "row", "end", "changed", "header"])
+def test_a_split_table_cut_short_is_named(finished, copied, cut):
+    table = copied / "split.csv"
+    lines = table.read_text().splitlines(keepends=True)
+    content = {
+        "half": "".join(lines)[: len("".join(lines)) // 2],
+        "row": "".join(lines[: len(lines) // 2]),
+        "end": "".join(lines[:-1]),
+        "changed": "".join(lines).replace("validation,", "test,", 1),
+        "header": lines[0],
+    }[cut]
+    table.write_text(content)
+    with pytest.raises(tlkit.RunError, match=r"split\.csv is damaged"):
+        evaluate_run(copied, finished[0])
+
+
+def test_a_split_table_of_an_earlier_version_has_no_end_and_is_read(finished, copied):
+    photos, run = finished
+    lines = (copied / "split.csv").read_text().splitlines(keepends=True)
+    (copied / "split.csv").write_text("".join(lines[:-1]))
+    record = json.loads((copied / "run.json").read_text())
+    assert record.pop("split_table") == 2
+    (copied / "run.json").write_text(json.dumps(record))
+    assert seen_by(tlkit.load_run(copied)) == seen_by(run)
+    assert (
+        len(seen_by(run))
+        == sum(run.record["data"]["num_images"].values()) - (run.metrics["test"]["num_images"])
+    )
+    (copied / "split.csv").write_text("".join(lines[:-1])[:-10])
+    with pytest.raises(tlkit.RunError, match="it breaks off"):
+        evaluate_run(copied, photos)
+
+
+def test_records_nested_too_deep_are_named(finished, copied):
+    for name in ("metrics.json", "run.json"):
+        (copied / name).write_text("[" * 100_000 + "]" * 100_000)
+        with pytest.raises(tlkit.RunError, match=f"{name} is damaged"):
+            evaluate_run(copied, finished[0])
 
 
 def test_a_model_file_cut_short_is_named(copied):

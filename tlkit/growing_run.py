@@ -1,6 +1,5 @@
 """A run that adds classes to a finished one: from its model and new pictures to a run directory."""
 
-import csv
 import dataclasses
 import os
 from collections.abc import Callable, Iterator
@@ -27,7 +26,7 @@ from tlkit.run_directory import (
     load_run,
     not_whole,
     refuse_other_pictures,
-    seen_by,
+    split_rows_of,
     state_of,
     write_results,
 )
@@ -232,15 +231,13 @@ def _places(run: Run) -> dict[str, tuple[str, str]]:
 
     What was trained on once has been seen, whatever a later run did with it.
     """
-    seen_by(run)  # raises where `split.csv` is not what a run leaves
     places: dict[str, tuple[str, str]] = {}
-    with (run.path / "split.csv").open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            class_name, split = row.get("class"), row["split"]
-            if class_name not in run.class_names or split not in _STRICTEST_FIRST:
-                raise not_whole(run.path, "split.csv", f"damaged ({split!r} of {class_name!r})")
-            _, earlier = places.get(row["digest"], (class_name, split))
-            places[row["digest"]] = (class_name, min(split, earlier, key=_STRICTEST_FIRST.index))
+    for row in split_rows_of(run):
+        class_name, split = row.class_name, row.split
+        if class_name not in run.class_names or split not in _STRICTEST_FIRST:
+            raise not_whole(run.path, "split.csv", f"damaged ({split!r} of {class_name!r})")
+        _, earlier = places.get(row.digest, (class_name, split))
+        places[row.digest] = (class_name, min(split, earlier, key=_STRICTEST_FIRST.index))
     return places
 
 

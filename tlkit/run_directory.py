@@ -21,6 +21,7 @@ from tlkit.files import storage_named, write_json, written_aside
 from tlkit.keras_settings import check_images
 from tlkit.run_lock import is_as_new, sweep_run, tidy_finished
 from tlkit.showing import ShownAsText
+from tlkit.split_table import SplitRow, read_split_table, split_rows, split_table
 
 if TYPE_CHECKING:
     import keras
@@ -302,15 +303,6 @@ def _metrics_from(text: str) -> dict[str, Any]:
     return metrics
 
 
-def _digests_from(text: str) -> frozenset[str]:
-    rows = csv.DictReader(io.StringIO(text))
-    if not {"split", "digest"} <= set(rows.fieldnames or ()):
-        raise ValueError("no table with the columns split and digest")
-    digests = [row["digest"] for row in rows if row["split"] != "test"]
-    _check_types((digest, str) for digest in digests)
-    return frozenset(digests)
-
-
 def _check_types(expected: Iterable[tuple[object, type | UnionType]]) -> None:
     for value, kind in expected:
         if not isinstance(value, kind):
@@ -350,7 +342,17 @@ def seen_by(run: Run) -> frozenset[str]:
     Raises:
         RunError: `split.csv`, which says it, is missing or damaged.
     """
-    return _read(run.path, "split.csv", _digests_from)
+    return frozenset(row.digest for row in split_rows_of(run) if row.split != "test")
+
+
+def split_rows_of(run: Run) -> list[SplitRow]:
+    """The pictures of a run and of those before it, each with its split.
+
+    Raises:
+        RunError: `split.csv`, which says it, is missing or damaged.
+    """
+    number = run.record.get("split_table")
+    return _read(run.path, "split.csv", lambda text: read_split_table(text, number))
 
 
 def unseen(split: ImageSplit, seen: frozenset[str]) -> ImageSplit:
@@ -399,23 +401,10 @@ def write_results(
         figures["rejection"] = {**fitted.as_dict(), "test": tested and tested.as_dict()}
     write_json(out / "metrics.json", {**figures, "stages": stages})
     with written_aside(out / "split.csv") as aside:
-        aside.write_text(_split_table(data, parent), encoding="utf-8")
+        earlier = [] if parent is None else split_rows_of(parent)
+        aside.write_text(split_table([*split_rows(data), *earlier]), encoding="utf-8")
     with written_aside(out / "history.csv") as aside:
         aside.write_text(_history(training), encoding="utf-8")
-
-
-def _split_table(data: ImageData, parent: Run | None) -> str:
-    """Which picture stands in which split, those of earlier runs after this run's own."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("split", "class", "digest", "path"))
-    for split in filter(None, (data.train, data.validation, data.test)):
-        for path, label, digest in zip(split.paths, split.labels, split.digests, strict=True):
-            writer.writerow((split.name, data.class_names[label], digest, path))
-    if parent:
-        earlier = (parent.path / "split.csv").read_text(encoding="utf-8")
-        text.write(earlier.partition("\n")[2])
-    return text.getvalue()
 
 
 def _stage(stage: "StageReport") -> dict[str, Any]:

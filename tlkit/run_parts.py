@@ -15,6 +15,7 @@ import tlkit
 from tlkit.data.images import ImageData
 from tlkit.files import staging_beside
 from tlkit.run_record import settled_arguments
+from tlkit.split_table import FORMAT
 
 if TYPE_CHECKING:
     import keras
@@ -45,6 +46,7 @@ def record_of(arguments: dict[str, Any], data: ImageData) -> dict[str, Any]:
         },
         "seed": data.seed,
         "image_size": list(data.image_size),
+        "split_table": FORMAT,
         "data": {
             "fingerprint": data.fingerprint,
             "num_images": {
