@@ -26,20 +26,22 @@ from tlkit.run_directory import (
     load_run,
     not_whole,
     refuse_other_pictures,
+    seconds_of,
     split_rows_of,
     state_of,
     write_results,
 )
 from tlkit.run_lock import locked
 from tlkit.run_parts import (
+    Clock,
     evaluate_splits,
     export_into,
     maps_of,
     record_of,
-    timed,
     training_pictures,
     write_card,
     write_page,
+    write_record,
 )
 
 if TYPE_CHECKING:
@@ -123,15 +125,15 @@ def add_classes_run(
     load_tensorflow_quietly()
     from tlkit.continual.adding_classes import check_can_learn, learn_classes
 
-    seconds: dict[str, float] = {}
-    with timed(seconds, "data"):
+    clock = Clock()
+    with clock.timed("data"):
         joined = _load(listing, parent, arguments)
     data = joined.data
     say(str(data.report))
     lost = _lost(parent)
     for note in lost.values():
         say(note)
-    with timed(seconds, "model"):
+    with clock.timed("model"):
         old_model = parent.load_model()
         given = (old_model, data.train, joined.new_names, parent.class_names)
         memory: dict[str, Any] = {
@@ -144,22 +146,22 @@ def add_classes_run(
     refuse_other_pictures(out, record)
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
-        write_json(out / "run.json", record)
+        clock.go_on_from(seconds_of(out), lambda: write_record(out, record, clock))
+        write_record(out, record, clock)
         clear_results(out)
         with lost_pictures_named((data.train, data.validation, data.test, joined.replayed)):
-            with timed(seconds, "training"):
+            with clock.timed("training"):
                 learned = learn_classes(*given, **memory, seed=data.seed)
-            with timed(seconds, "evaluation"):
+            with clock.timed("evaluation"):
                 model, evaluations, growth = _measured(old_model, learned, joined, exemplars, align)
             say(str(growth))
-            with timed(seconds, "export"):
+            with clock.timed("export"):
                 export_into(model, data, out, arguments["max_pixels"])
-            with timed(seconds, "explaining mistakes"):
+            with clock.timed("explaining mistakes"):
                 maps = maps_of(model, evaluations, arguments["max_pixels"])
             pictures = training_pictures(data, "none")
         training = _training(learned, evaluations, growth, lost.get("rejection"))
-        rounded = {name: round(value, 3) for name, value in seconds.items()}
-        record |= {"seconds": rounded, "growth": growth.as_dict()}
+        record |= {"seconds": clock.as_dict(), "growth": growth.as_dict()}
         calibration = lost["calibration"]
         write_results(out, data, training, evaluations, parent=parent, calibration=calibration)
         if learned.exemplars.features:

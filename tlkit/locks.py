@@ -67,7 +67,7 @@ def _holder(file: Path) -> str:
         host, process, since = str(found["host"]), int(found["process"]), found["since"]
     except FileNotFoundError:
         return ""
-    except (ValueError, KeyError, TypeError):  # written right now, or half
+    except (ValueError, RecursionError, KeyError, TypeError):  # written right now, or half
         return f"a process that {file} does not name"
     if host == platform.node() and (not _is_running(process) or _start(process) != since):
         return ""

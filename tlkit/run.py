@@ -33,6 +33,7 @@ from tlkit.run_directory import (
     clear_results,
     load_run,
     refuse_other_pictures,
+    seconds_of,
     seen_by,
     state_of,
     unseen,
@@ -40,14 +41,15 @@ from tlkit.run_directory import (
 )
 from tlkit.run_lock import CHECKPOINT_FILE, locked
 from tlkit.run_parts import (
+    Clock,
     evaluate_splits,
     export_into,
     maps_of,
     record_of,
-    timed,
     training_pictures,
     write_card,
     write_page,
+    write_record,
 )
 from tlkit.run_record import settled_arguments
 from tlkit.run_training import (
@@ -192,8 +194,8 @@ def train_run(
     listing = list_pictures(photos, argument="photos")
     load_tensorflow_quietly()
     check_building()
-    seconds: dict[str, float] = {}
-    with timed(seconds, "data"):
+    clock = Clock()
+    with clock.timed("data"):
         data = load_listing(
             listing,
             _settings(arguments, parent),
@@ -203,7 +205,7 @@ def train_run(
         )
     if parent:
         data = _without_seen(data, parent)
-    with timed(seconds, "old photographs"):
+    with clock.timed("old photographs"):
         old = _old_task(arguments, parent, data, say)
     say(str(data.report))
     record = record_of(arguments, data)
@@ -219,17 +221,18 @@ def train_run(
         )
     with ExitStack() as held:
         with lost_pictures_named((data.train, data.validation, data.test)):
-            shared: dict[str, Any] = {"parent": parent, "seconds": seconds, "say": say}
+            shared: dict[str, Any] = {"parent": parent, "clock": clock, "say": say}
             data, model = _starting_point(record, data, team, **shared)
             if team.is_chief:
                 out.mkdir(parents=True, exist_ok=True)
                 held.enter_context(locked(out))
-                write_json(out / "run.json", record)
+                clock.go_on_from(seconds_of(out), lambda: write_record(out, record, clock))
+                write_record(out, record, clock)
                 clear_results(out)
             work = _worked(model, data, record, out, team, old=old, **shared)
         if work is None:
             return team.end(None)
-        record["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
+        record["seconds"] = clock.as_dict()
         training, evaluations = work.training, work.evaluations
         write_results(out, data, training, evaluations, parent=parent, **work.found)
         write_card(out, data, record)
@@ -274,7 +277,7 @@ def _starting_point(
     team: Team,
     *,
     parent: Run | None,
-    seconds: dict[str, float],
+    clock: Clock,
     say: Callable[[str], None],
 ) -> "tuple[ImageData, keras.Model]":
     """Returns the pictures in the model's size and the model; writes choices into `record`.
@@ -283,16 +286,16 @@ def _starting_point(
     """
     arguments, choices = record["arguments"], record["choices"]
     if arguments["backbone"] == AUTO:
-        with timed(seconds, "choosing the backbone"):
+        with clock.timed("choosing the backbone"):
             choices["backbone"] = team.agreed(
                 lambda: backbone_choice(arguments, data, choices, say)
             )
         data = data.at_size((settled_arguments(record)["image_size"],) * 2)
         record["image_size"] = list(data.image_size)
-    with timed(seconds, "model"):
+    with clock.timed("model"):
         model = _model(settled_arguments(record), parent, data)
     if arguments["mode"] == AUTO:
-        with timed(seconds, "choosing what trains"):
+        with clock.timed("choosing what trains"):
             choices["mode"] = team.agreed(
                 lambda: mode_choice(settled_arguments(record), model, data, choices, say)
             )
@@ -308,7 +311,7 @@ def _worked(
     *,
     old: "OldTask | None",
     parent: Run | None,
-    seconds: dict[str, float],
+    clock: Clock,
     say: Callable[[str], None],
 ) -> _Work | None:
     """Says what it will cost, then trains, calibrates, measures and exports the model.
@@ -317,47 +320,49 @@ def _worked(
     """
     settled = settled_arguments(record)
     if team.is_chief:
-        with timed(seconds, "projecting the cost"):
+        with clock.timed("projecting the cost"):
             cost = planned_cost(model, data, settled)
         record["cost"] = cost.as_dict()
         say(f"before training:\n{cost}")
     plan = None
     if settled["anchor"] is not None:
-        with timed(seconds, "planning the anchor"):
+        with clock.timed("planning the anchor"):
             plan = plan_anchor(model, data, record, out, team, old=old, say=say)
     if team.is_spread:
-        with timed(seconds, "model"), team.scope():
+        with clock.timed("model"), team.scope():
             model = _model(settled, parent, data)
-    with timed(seconds, "training"), team.scope():
-        training, forgotten = train_model(model, data, record, out, old=old, plan=plan)
+    with clock.timed("training"), team.scope():
+        training, forgotten = train_model(
+            model, data, record, out, old=old, plan=plan, at_epoch_end=clock.keep_now
+        )
     say(str(training))
     if forgotten is not None:
         say(str(forgotten))
     if not team.is_chief:
         return None
     model = team.on_one_device(model)
-    with timed(seconds, "calibration"):
+    with clock.timed("calibration"):
         calibration = calibrate_on_validation(model, data)
     say(str(calibration))
-    with timed(seconds, "evaluation"):
+    with clock.timed("evaluation"):
         evaluations = evaluate_splits(model, data)
     against_probe = None
     if settled["mode"] == "fine-tune":
-        with timed(seconds, "comparison with a linear probe"):
+        with clock.timed("comparison with a linear probe"):
             probe = _model(settled, parent, data)
             against_probe = compare_with_probe(probe, data, evaluations, settled)
     if against_probe is not None:
         say(f"a linear probe (the first) and what was fine-tuned (the second): {against_probe}")
     rejection = tested = None
     if settled["reject_unknown"]:
-        with timed(seconds, "rejection of unknown pictures"):
+        with clock.timed("rejection of unknown pictures"):
             rejection, tested = fit_run_rejection(model, data, out)
         say(str(rejection))
         if tested is not None:
             say(f"of the test split, whose classes are known: {tested}")
-    with timed(seconds, "export"):
+    with clock.timed("export"):
         export_into(model, data, out, settled["max_pixels"], rejection=rejection)
-    with timed(seconds, "explaining mistakes"):
+    with clock.timed("explaining mistakes"):
         maps = maps_of(model, evaluations, settled["max_pixels"])
     augment = seen_as(settled)
     shown = {"maps": maps, "pictures": training_pictures(data, augment), "augment": augment}

@@ -271,8 +271,9 @@ def _record_from(text: str) -> dict[str, Any] | None:
     if not {"arguments", "finished"} & record.keys():  # another program's
         return None
     height, width = record["image_size"]
-    choices = record.get("choices", {})
-    _check_types([(choices, dict)])
+    choices, seconds = record.get("choices", {}), record.get("seconds", {})
+    _check_types([(choices, dict), (seconds, dict)])
+    _check_types((value, float | int) for value in seconds.values())
     expected = (
         *((choice["arguments"], dict) for choice in choices.values()),
         *((choice["reasons"], list) for choice in choices.values()),
@@ -324,6 +325,12 @@ def choices_of(out: Path) -> dict[str, Any]:
     """Returns what an unfinished run at `out` has chosen already: it must be the same again."""
     begun = _read_record(out, "out") if out.is_dir() else None
     return {} if begun is None else begun.get("choices", {})
+
+
+def seconds_of(out: Path) -> dict[str, float]:
+    """Returns how long each part of an unfinished run at `out` has lasted until now."""
+    begun = _read_record(out, "out") if out.is_dir() else None
+    return {} if begun is None else begun.get("seconds", {})
 
 
 def clear_results(out: Path) -> None:

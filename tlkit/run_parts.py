@@ -3,7 +3,7 @@
 import json
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 
 import tlkit
 from tlkit.data.images import ImageData
-from tlkit.files import staging_beside
+from tlkit.files import staging_beside, write_json
 from tlkit.run_record import settled_arguments
 from tlkit.split_table import FORMAT
 
@@ -205,9 +205,53 @@ def write_card(out: Path, data: ImageData, record: dict[str, Any]) -> None:
     )
 
 
-@contextmanager
-def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """Notes how long the block takes."""
-    started = time.perf_counter()
-    yield
-    seconds[name] = time.perf_counter() - started
+def write_record(out: Path, record: dict[str, Any], clock: "Clock") -> None:
+    """Writes `run.json` of a run that is being made, with the seconds until now."""
+    record["seconds"] = clock.as_dict()
+    write_json(out / "run.json", record)
+
+
+class Clock:
+    """How long each part of a run has lasted, in all processes that have worked on it together.
+
+    Attributes:
+        seconds: By the part's name; those of earlier processes once `go_on_from` was called.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._running: tuple[str, float] | None = None
+        self._keep: Callable[[], None] = lambda: None
+
+    def go_on_from(self, earlier: Mapping[str, float], keep: Callable[[], None]) -> None:
+        """Adds what earlier processes took; from now on `keep` is called when a part has ended."""
+        for name, value in earlier.items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + value
+        self._keep = keep
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Adds how long the block takes, also where it is interrupted."""
+        self._running = (name, time.perf_counter())
+        try:
+            yield
+        finally:
+            self._add()
+            self._running = None
+            self._keep()
+
+    def keep_now(self) -> None:
+        """Keeps what the part that is running has taken until now, for a process may be killed."""
+        self._add()
+        self._keep()
+
+    def as_dict(self) -> dict[str, float]:
+        """Returns the seconds as `run.json` holds them."""
+        return {name: round(value, 3) for name, value in self.seconds.items()}
+
+    def _add(self) -> None:
+        if self._running is not None:
+            name, since = self._running
+            now = time.perf_counter()
+            self.seconds[name] = self.seconds.get(name, 0.0) + now - since
+            self._running = (name, now)

@@ -103,6 +103,7 @@ def train_model(
     *,
     old: "OldTask | None",
     plan: "AnchorPlan | None",
+    at_epoch_end: Callable[[], None] = lambda: None,
 ) -> "tuple[TrainingReport, ForgettingReport | None]":
     """Trains the model as the run's record says, and measures what was forgotten.
 
@@ -113,7 +114,10 @@ def train_model(
         out: The run directory, where training is resumed from.
         old: What an earlier run learned, where there was one.
         plan: How the model is to be held, see `plan_anchor`; `None` where it goes freely.
+        at_epoch_end: Called when an epoch has ended.
     """
+    import keras
+
     from tlkit.continual.going_on import forgetting_of, measure_old_task
     from tlkit.training.fine_tuning import fine_tune
     from tlkit.training.head import train_head
@@ -126,7 +130,8 @@ def train_model(
         return report, forgetting_of(model, old, before)
     given |= _named(arguments, "unfreeze", "layer_decay")
     anchor = plan.anchor(model) if plan is not None else None
-    report = fine_tune(model, data, run_directory=out, anchor=anchor, **given)
+    said = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: at_epoch_end())
+    report = fine_tune(model, data, run_directory=out, anchor=anchor, callbacks=[said], **given)
     return report, forgetting_of(model, old, before, plan)
 
 

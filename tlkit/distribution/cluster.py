@@ -48,7 +48,7 @@ def read_cluster() -> Cluster | None:
         task: dict[str, Any] = content["task"]
         addresses = tuple(by_type.get(_CHIEF, [])) + tuple(by_type[_WORKER])
         own = by_type[task["type"]][int(task["index"])]
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (ValueError, RecursionError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise _wrong(text, f"{type(error).__name__}: {error}") from error
     if others := sorted(set(by_type) - {_CHIEF, _WORKER}):
         raise _wrong(text, f"tasks of the type {others[0]!r}")

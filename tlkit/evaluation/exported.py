@@ -74,7 +74,14 @@ class ExportedModel:
 
     @contextmanager
     def _whole(self, *more: type[Exception]) -> Iterator[None]:
-        damage: tuple[type[Exception], ...] = (OSError, ValueError, LookupError, TypeError, *more)
+        damage: tuple[type[Exception], ...] = (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            RecursionError,
+            *more,
+        )
         try:
             yield
         except damage as error:

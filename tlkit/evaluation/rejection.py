@@ -93,7 +93,15 @@ class Rejection(ShownAsText):
                 notes=notes,
                 **record,
             )
-        except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        except (
+            OSError,
+            EOFError,
+            ValueError,
+            RecursionError,
+            KeyError,
+            TypeError,
+            zipfile.BadZipFile,
+        ) as error:
             raise RunError(
                 f"{path.name} must be whole. Received: {str(path)!r}, which is damaged. Train the "
                 "run again, in another folder."

@@ -200,7 +200,8 @@ class _State:
             arrays["best"] = keeper.weights
             arrays["start"] = list(checkpoint.start)
             arrays["metrics"] = values_of(self._trainee.metrics_variables)
-            checkpoint.checkpoint.save(position, {**checkpoint.record, "fit": fit}, arrays)
+            record = {**checkpoint.record, "fit": fit, "seconds": checkpoint.seconds()}
+            checkpoint.checkpoint.save(position, record, arrays)
 
         return save
 

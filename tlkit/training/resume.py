@@ -151,7 +151,14 @@ class Checkpoint:
                     name: [file[f"{name}/{i}"] for i in range(size)]
                     for name, size in content["sizes"].items()
                 }
-        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        except (
+            ValueError,
+            RecursionError,
+            KeyError,
+            OSError,
+            EOFError,
+            zipfile.BadZipFile,
+        ) as error:
             raise RunError(
                 f"`run_directory` must hold a readable {FILE_NAME}, or none. Received: "
                 f"{str(self.path)!r} ({error}). Remove it to begin anew."
@@ -175,6 +182,7 @@ class StageCheckpoint:
         record: What is to be kept of the stages before.
         start: The whole model's weights when the stage began.
         saved: Where this stage was stopped, or `None` if it begins.
+        seconds: How long it has lasted until now, in all processes together.
     """
 
     checkpoint: Checkpoint
@@ -182,6 +190,7 @@ class StageCheckpoint:
     record: Mapping[str, Any]
     start: Sequence[np.ndarray]
     saved: Saved | None
+    seconds: Callable[[], float]
 
 
 class SaveProgress(keras.callbacks.Callback):

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -149,6 +149,11 @@ class Tuner:
     ) -> StageReport:
         model, recipe = self._model, self._recipe
         started = time.perf_counter()
+        earlier = resumed.record.get("seconds", 0.0) if resumed else 0.0
+
+        def seconds() -> float:
+            return earlier + time.perf_counter() - started
+
         trainable = set_trainable(model, stage.unfreeze, batch_norm=recipe.batch_norm)
         current = values_of(model.weights)
         start = resumed.arrays["start"] if resumed else current
@@ -176,6 +181,7 @@ class Tuner:
                 record=record,
                 start=start,
                 resumed=resumed,
+                seconds=seconds,
             )
         except NotFiniteError as error:
             left = "The best weights so far are put back."
@@ -197,7 +203,7 @@ class Tuner:
             history=fitted.history,
             kept_epoch=fitted.kept_epoch,
             moved=relative_movement(watched.before, weights_by_group(model)),
-            seconds=time.perf_counter() - started,
+            seconds=seconds(),
             num_forward_passes=0 if isinstance(cut, str) else cut.num_forward_passes,
             notes=tuple(notes),
         )
@@ -227,6 +233,7 @@ class Tuner:
         record: dict[str, Any],
         start: Sequence[np.ndarray],
         resumed: Saved | None,
+        seconds: Callable[[], float],
     ) -> Fitted:
         model, recipe, source = self._model, self._recipe, self._source
         precision = resolve_precision(recipe.precision, strategy_of(model).num_replicas_in_sync)
@@ -242,7 +249,7 @@ class Tuner:
             trained, batches, held_out = model, self._batches(number), self._held_out()
         checkpoint = None
         if self._checkpoint is not None:
-            checkpoint = StageCheckpoint(self._checkpoint, number, record, start, resumed)
+            checkpoint = StageCheckpoint(self._checkpoint, number, record, start, resumed, seconds)
         with lost_pictures_named([source.train]), computed_in(trained, precision):
             return fit_model(
                 trained,
