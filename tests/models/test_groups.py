@@ -1,10 +1,13 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
+import tlkit
 from tlkit.errors import ArgumentError
 from tlkit.models.assembly import build_classifier
 from tlkit.models.catalogue import find_backbone
+from tlkit.models.graph import NOMINAL_SIZE, find_cuts
 from tlkit.models.groups import cut_before, cuts, layer_groups, resolve_group, set_trainable
 from tlkit.models.heads import feature_cut, head_from_features
 from tlkit.models.surgery import add_classes, new_layers, widen_layer
@@ -260,3 +263,24 @@ def test_names_that_only_look_like_those_of_grown_layers_do_no_harm():
     model = keras.Model(x, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(y)))
     assert len(cuts(model)) == len(model.layers)
     assert layer_groups(model)[-1].num_parameters == 8
+
+
+def test_a_size_that_a_layer_leaves_open_is_that_of_its_run():
+    inputs = keras.Input((12, 8))
+    x = keras.layers.EinsumDense("abc,cd->abd", (None, 4), name="mixed")(inputs)
+    x = keras.layers.GlobalAveragePooling1D()(x)
+    model = keras.Model(inputs, keras.layers.Dense(2, name="logits")(x))
+    shapes = {cut.operation.name: cut.shape for cut in find_cuts(model)}
+    assert shapes["mixed"] == (12, 4)
+    assert [group.num_parameters for group in tlkit.layer_groups(model)] == [32, 10]
+
+
+def test_a_size_that_no_trace_tells_is_taken_as_nominal():
+    inputs = keras.Input((12, 8))
+    x = keras.layers.Lambda(
+        lambda x: tf.boolean_mask(x, x[0, :, 0] > 0, axis=1), output_shape=(None, 8), name="some"
+    )(inputs)
+    x = keras.layers.GlobalAveragePooling1D()(x)
+    model = keras.Model(inputs, keras.layers.Dense(2, name="logits")(x))
+    shapes = {cut.operation.name: cut.shape for cut in find_cuts(model)}
+    assert shapes["some"] == (NOMINAL_SIZE, 8)

@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from tlkit.continual.sample_convolutions import count_patch_values, vectorizable_convolutions
-from tlkit.models.graph import with_nested
+from tlkit.continual.vectorizing import why_one_by_one
 from tlkit.progress import bar
 
 MAX_SCALARS = 16
@@ -52,8 +52,8 @@ def sum_over_samples(
 ) -> SampleSums:
     """Sums a measure of each sample's own gradients, in inference mode.
 
-    Several samples are taken at once where every operation of the model has a rule for it; else
-    one after the other, in one compiled loop.
+    Several samples are taken at once where every operation of the model was proven to allow it
+    (`tlkit.continual.vectorizing`); else one after the other, in one compiled loop.
 
     Args:
         model: Not changed; batch normalisation uses its moving averages.
@@ -64,19 +64,21 @@ def sum_over_samples(
         num_scalars: How many scalars there are.
     """
     terms = _Terms(model, variables, scalars, measure, num_scalars)
-    num_values = sum(prod(variable.shape) for variable in variables) + count_patch_values(model)
-    size = num_values * _FLOAT_BYTES
+    why = why_one_by_one(model)
+    num_values = sum(prod(variable.shape) for variable in variables)
+    size = (num_values + (0 if why else count_patch_values(model))) * _FLOAT_BYTES
     batch_size = int(min(max(_BATCH_BYTES // max(size, 1), 1), _MAX_BATCH))
     batches = samples.batch(batch_size).prefetch(2)
     signature = [
         tf.TensorSpec([batch_size, *spec.shape[1:]], spec.dtype) for spec in batches.element_spec
     ]
     signature += [tf.TensorSpec([batch_size], tf.float32), tf.TensorSpec([], tf.int32)]
-    if not (why := _without_rule(model)):
+    if not why:
         try:
             with _without_warnings(), vectorizable_convolutions(model):
                 run = tf.function(terms.at_once, autograph=False).get_concrete_function(*signature)
-        except ValueError as error:  # what else is wrong is raised again one by one
+        # what else is wrong is raised again one by one
+        except (ValueError, TypeError, LookupError, NotImplementedError) as error:
             why = str(error).strip().splitlines()[-1]
     if why:
         run = tf.function(terms.one_by_one, autograph=False).get_concrete_function(*signature)
@@ -165,13 +167,6 @@ def _without_warnings() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _without_rule(model: keras.Model) -> str:
-    """Names a layer that `tf.vectorized_map` is known to have no rule for, or returns ""."""
-    kinds = (keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
-    found = [layer for layer in with_nested(model) if isinstance(layer, kinds)]
-    return f"no rule for {type(found[0]).__name__} ({found[0].name})" if found else ""
 
 
 def _filled(tensor: tf.Tensor, size: int) -> tf.Tensor:

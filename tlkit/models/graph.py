@@ -12,6 +12,7 @@ from math import prod
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from tlkit.errors import ArgumentError
 from tlkit.models.grown_names import grown_name_of
@@ -273,9 +274,14 @@ def _sizes(
     shapes = [tuple(tensor.shape[1:]) for tensor in tensors]
     if any(None in shape for shape in shapes):
         nominal = (1, *(size or NOMINAL_SIZE for size in model_input.shape[1:]))
-        computed = keras.Model(model_input, tensors).compute_output_shape(nominal)
-        shapes = [tuple(shape[1:]) for shape in computed]
-    return shapes
+        measured = keras.Model(model_input, tensors)
+        shapes = [tuple(shape[1:]) for shape in measured.compute_output_shape(nominal)]
+        if any(None in shape for shape in shapes):  # by a layer that tells no more, though it knows
+            images = tf.TensorSpec(nominal, model_input.dtype)
+            run = tf.function(lambda x: measured(x, training=False), autograph=False)
+            traced = run.get_concrete_function(images).structured_outputs
+            shapes = [tuple(spec.shape[1:]) for spec in traced]
+    return [tuple(size or NOMINAL_SIZE for size in shape) for shape in shapes]
 
 
 def count_multiply_adds(model: keras.Model) -> int:

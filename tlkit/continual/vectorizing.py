@@ -1,0 +1,101 @@
+"""Which models' gradients may be taken of several samples at once: what was proven, no other."""
+
+from collections.abc import Iterator
+
+import keras
+
+_LAYERS = keras.layers
+
+PROVEN_LAYERS = frozenset(
+    [
+        *(_LAYERS.InputLayer, _LAYERS.Identity, _LAYERS.Flatten, _LAYERS.Reshape),
+        *(_LAYERS.Permute, _LAYERS.RepeatVector, _LAYERS.Dense, _LAYERS.Conv2D),
+        *(_LAYERS.Activation, _LAYERS.ReLU, _LAYERS.LeakyReLU, _LAYERS.ELU, _LAYERS.PReLU),
+        *(_LAYERS.BatchNormalization, _LAYERS.LayerNormalization, _LAYERS.GroupNormalization),
+        *(_LAYERS.RMSNormalization, _LAYERS.UnitNormalization, _LAYERS.Normalization),
+        *(_LAYERS.Rescaling, _LAYERS.ZeroPadding2D, _LAYERS.Cropping2D, _LAYERS.MaxPooling1D),
+        *(_LAYERS.MaxPooling2D, _LAYERS.AveragePooling2D, _LAYERS.GlobalAveragePooling1D),
+        *(_LAYERS.GlobalAveragePooling2D, _LAYERS.GlobalMaxPooling1D, _LAYERS.GlobalMaxPooling2D),
+        *(_LAYERS.Add, _LAYERS.Subtract, _LAYERS.Multiply, _LAYERS.Average, _LAYERS.Maximum),
+        *(_LAYERS.Minimum, _LAYERS.Concatenate, _LAYERS.Dropout, _LAYERS.GaussianNoise),
+        *(_LAYERS.GaussianDropout, _LAYERS.SpatialDropout2D),
+    ]
+)
+"""Exact classes, each of which `tests/continual/test_vectorizing.py` compares with one by one.
+
+Not among them is what has no rule (depthwise and separable convolutions, those of three axes and
+their transposed kin, resizing), what needs a loop for the filters (one axis, transposed), what
+ends the process at once or a while later by writing beyond its memory (`EinsumDense`, and all
+attention that is built of it), and what `tf.while_loop` runs (recurrent layers).
+"""
+
+PROVEN_ACTIVATIONS = frozenset(
+    keras.activations.get(name)
+    for name in ("linear", "relu", "relu6", "elu", "gelu", "sigmoid", "silu", "softmax", "tanh")
+)
+
+PROVEN_OPERATIONS = frozenset(["Add", "Subtract", "Multiply", "TrueDivide", "Negative", "GetItem"])
+"""Names of classes of `keras.src.ops`, such as stand in a graph for `x * 2` and `x[..., ::-1]`."""
+
+PROVEN_TYPES = ("float32", "bfloat16", "float16")
+
+MAX_RANK = 4
+"""Axes of an output, that of samples included."""
+
+
+def why_one_by_one(model: keras.Model) -> str:
+    """Returns what in a model was not proven to work for many samples at once, "" for nothing.
+
+    `tf.vectorized_map` has no rule for some operations, and for others one that is wrong: it may
+    end the process without an exception that could be caught. So whatever is not known here is
+    taken one by one, layers of a user's among it.
+
+    Example:
+        >>> import keras
+        >>> from tlkit.continual.vectorizing import why_one_by_one
+        >>> x = keras.Input((8,))
+        >>> why_one_by_one(keras.Model(x, keras.layers.Dense(2)(x)))
+        ''
+        >>> y = keras.layers.LSTM(2, name="words")(keras.layers.Reshape((4, 2))(x))
+        >>> why_one_by_one(keras.Model(x, y))
+        'LSTM (words) is not known to work for many samples at once'
+    """
+    for operation in _operations(model):
+        if not _is_proven(operation):
+            return (
+                f"{type(operation).__name__} ({operation.name}) is not known to work for many "
+                "samples at once"
+            )
+    return ""
+
+
+def _operations(model: keras.Model) -> Iterator[keras.Operation]:
+    """Each operation in a model and in models nested in it; of a user's class it is one."""
+    if not type(model).__module__.startswith("keras.src.models."):
+        yield model
+        return
+    for operation in getattr(model, "operations", model.layers):
+        if isinstance(operation, keras.Model):
+            yield from _operations(operation)
+        else:
+            yield operation
+
+
+def _is_proven(operation: keras.Operation) -> bool:
+    kind = type(operation)
+    rank = max(len(tensor.shape) for tensor in keras.tree.flatten(operation.output))
+    if rank > MAX_RANK and kind is not keras.layers.InputLayer:
+        return False
+    if not isinstance(operation, keras.layers.Layer):
+        return kind.__module__.startswith("keras.src.ops.") and kind.__name__ in PROVEN_OPERATIONS
+    activation = getattr(operation, "activation", None) or keras.activations.linear
+    return (
+        kind in PROVEN_LAYERS
+        and activation in PROVEN_ACTIVATIONS
+        and (activation is not keras.activations.softmax or rank == 2)
+        and getattr(operation, "data_format", None) in (None, "channels_last")
+        and operation.compute_dtype in PROVEN_TYPES
+        and operation.activity_regularizer is None
+        and operation.quantization_mode is None
+        and not getattr(operation, "lora_enabled", False)
+    )
