@@ -36,6 +36,7 @@ FLOORS = {
     "continual": 4,
     "exporters": 4,
     "model_card": 5,
+    "hub_header": 4,
     "serving": 6,
     "saved_model": 4,
     "export": 5,

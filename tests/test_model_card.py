@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+import yaml
 
 from tlkit.evaluation.intervals import wilson_interval
 from tlkit.evaluation.metrics import evaluate_probabilities
@@ -171,7 +172,10 @@ def test_of_many_classes_the_weakest_are_listed():
     assert "The 50 of 200 classes that are found least." in text
     rows = rows_of(text, "Classes, on test images")
     assert len(rows) == 50
-    assert text.splitlines()[5] == "# c000, c001, c002, c003, c004, …"
+    (model,) = header(text)["model-index"]
+    assert model["name"] == "c000, c001, c002, c003, c004, …"
+    _, _, body = text.split("---\n", 2)
+    assert body.splitlines()[1] == "# c000, c001, c002, c003, c004, …"
 
 
 @pytest.mark.parametrize("name", ["model_card.md"])
@@ -207,3 +211,93 @@ def test_a_card_says_whether_unknown_pictures_are_told():
     assert "novelty of 0.3543, chosen on 39 validation images to keep 95 % of known ones" in text
     assert "40 test images, whose classes are known, 2.5 % are called unknown" in text
     assert "called unknown" not in card(rejection={**rejection, "test": None})
+
+
+def header(text):
+    """What the hub reads: the YAML between the first two lines of dashes."""
+    first, content, _ = text.split("---\n", 2)
+    assert first == ""
+    return yaml.safe_load(content)
+
+
+def test_the_header_is_what_the_hub_reads():
+    test, validation = figures(), figures(30)
+    read = header(card())
+    assert read["license"] == "unknown"  # one of the hub's own words
+    assert read["library_name"] == "keras"
+    assert read["pipeline_tag"] == "image-classification"
+    assert {"keras", "image-classification", "transfer-learning"} <= set(read["tags"])
+    assert read["base_model"] == "resnet50"
+    assert read["metrics"] == ["accuracy"]
+    (model,) = read["model-index"]
+    assert model["name"] == " ".join(", ".join(NAMES).split())
+    assert [one["dataset"]["split"] for one in model["results"]] == ["test", "validation"]
+    for one, measured in zip(model["results"], (test, validation), strict=True):
+        assert one["task"]["type"] == "image-classification"
+        assert one["dataset"] | {"split": 0} == {
+            "type": "imagefolder",
+            "name": "flowers",
+            "split": 0,
+        }
+        values = {metric["type"]: metric["value"] for metric in one["metrics"]}
+        assert values["accuracy"] == pytest.approx(measured["accuracy"], rel=1e-5)
+        assert values["recall"] == pytest.approx(measured["balanced_accuracy"], rel=1e-5)
+        assert values["roc_auc"] == pytest.approx(measured["roc_auc"], rel=1e-5)
+        assert all(f"{measured['num_images']} images" in one["name"] for one in one["metrics"])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a: b",
+        "#1",
+        "- x",
+        "'\"",
+        "on",
+        "---",
+        "a\u2028b",
+        "\x7f\x85\ufeff",
+        "{}",
+        "\U0001f33b",
+        "1e3",
+        "~",
+    ],
+)
+def test_names_from_strangers_stay_names_in_the_header(name):
+    record = copy.deepcopy(RECORD)
+    record["arguments"] |= {"photos": f"/home/somebody/{name}", "from_run": f"/runs/{name}"}
+    metrics = {"validation": None, "test": figures(), "stages": STAGES}
+    text = model_card(class_names=[name, "dog", "x"], metrics=metrics, record=record)
+    read = header(text)
+    (model,) = read["model-index"]
+    assert model["name"] == f"{' '.join(name.split())}, dog, x".strip()
+    assert model["results"][0]["dataset"]["name"] == " ".join(name.split())
+    assert read.get("base_model", name) == name
+    assert "somebody" not in text
+
+
+def test_without_figures_the_header_has_none():
+    read = header(card(test=None, validation=None))
+    assert "model-index" not in read
+    assert "metrics" not in read
+    assert read["license"] == "unknown"
+
+
+def test_a_run_that_goes_on_has_that_run_for_its_base():
+    later = copy.deepcopy(RECORD)
+    later["arguments"] |= {"from_run": "/home/somebody/run1", "backbone": None}
+    assert header(card(record=later))["base_model"] == "run1"
+    later["arguments"]["from_run"] = "/home/somebody/my run"
+    assert "base_model" not in header(card(record=later))
+
+
+def test_several_labels_say_what_their_accuracy_counts():
+    (model,) = header(card(test=figures(kind="multi_label"), validation=None))["model-index"]
+    first = model["results"][0]["metrics"][0]
+    assert (first["type"], first["name"]) == ("accuracy", "Accuracy of label decisions, 90 images")
+
+
+def test_the_card_says_that_no_licence_was_chosen():
+    section = card().split("## Licence")[1].split("##")[0]
+    assert "None was chosen" in section
+    assert "flowers" in section

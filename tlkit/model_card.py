@@ -7,10 +7,10 @@ from typing import Any
 
 from tlkit.evaluation.intervals import wilson_interval
 from tlkit.files import written_aside
+from tlkit.hub_header import MAX_IN_NAME, hub_header
 from tlkit.run_record import settled_arguments
 
 MAX_LISTED = 50
-MAX_IN_TITLE = 5
 MAX_CONFUSIONS = 5
 FEW_IMAGES = 30
 """Below so many images of a class, a figure of it says little."""
@@ -79,6 +79,7 @@ def model_card(
     """
     measured = {name: metrics[name] for name in ("test", "validation") if metrics.get(name)}
     sections = (
+        hub_header(class_names, measured, record),
         _head(class_names, record),
         _figures(measured),
         _classes(measured),
@@ -86,6 +87,7 @@ def model_card(
         _training(record, metrics),
         _use(record, knows_unknown=bool(metrics.get("rejection"))),
         _limits(class_names, measured, knows_unknown=bool(metrics.get("rejection"))),
+        _licence(record),
         _versions(record),
     )
     return "\n\n".join("\n".join(lines) for lines in map(list, sections) if lines) + "\n"
@@ -93,10 +95,9 @@ def model_card(
 
 def _head(class_names: Sequence[str], record: Mapping[str, Any]) -> Iterator[str]:
     arguments = settled_arguments(record)
-    shown = ", ".join(escaped(name) for name in class_names[:MAX_IN_TITLE])
-    rest = ", …" if len(class_names) > MAX_IN_TITLE else ""
+    shown = ", ".join(escaped(name) for name in class_names[:MAX_IN_NAME])
+    rest = ", …" if len(class_names) > MAX_IN_NAME else ""
     height, width = record["image_size"]
-    yield from ("---", "library_name: keras", "pipeline_tag: image-classification", "---", "")
     yield f"# {shown}{rest}"
     yield ""
     yield (
@@ -340,6 +341,16 @@ def _limits(
                 f"- Measured on fewer than {FEW_IMAGES} {split} images: "
                 f"{', '.join(few[:MAX_LISTED])}{rest}."
             )
+
+
+def _licence(record: Mapping[str, Any]) -> Iterator[str]:
+    yield "## Licence"
+    yield ""
+    yield (
+        "None was chosen. Who publishes this model chooses one, and puts it into the header above, "
+        f"as the licences of the images ({_sources(record)}) and of the weights that training "
+        "began with allow."
+    )
 
 
 def _versions(record: Mapping[str, Any]) -> Iterator[str]:

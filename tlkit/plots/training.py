@@ -96,7 +96,7 @@ def curves(
         panel.set_ylabel(metric.replace("_", " "))
         panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         panel.grid(color="#dddddd", linewidth=0.6)
-        panel.ticklabel_format(axis="y", scilimits=(-3, 5))
+        panel.yaxis.set_major_formatter("{x:.4g}")  # a factor above the axis would meet the stages
         for epoch in kept:
             panel.axvline(epoch, color=GREEN, linewidth=1.2, label="kept", zorder=1)
         lines |= {str(line.get_label()): line for line in panel.lines}
