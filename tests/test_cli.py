@@ -107,6 +107,41 @@ def test_evaluate_and_predict_and_export(finished, called, tmp_path):
         assert done.stderr.endswith(f"Give {str(tmp_path / 'saved' / '1')!r}.\n")
 
 
+def test_predict_gives_the_rest_names_what_is_bad_and_ends_with_status_1(
+    finished, called, tmp_path
+):
+    photos, run, _ = finished
+    bad = tmp_path / "bad\x1b[2J.jpg"
+    bad.write_text("no picture")
+    good = [photos / "red" / "000.jpg", photos / "green" / "000.jpg"]
+    done = called("predict", run, good[0], bad, good[1], "--json")
+    assert done.returncode == 1
+    answers = json.loads(done.stdout)
+    assert [(one["index"], one["path"]) for one in answers] == [
+        (0, str(good[0])),
+        (2, str(good[1])),
+    ]
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("tlkit: ")]
+    assert line == f"tlkit: {tmp_path}/bad\\u001b[2J.jpg: not an image: text"
+    assert called("predict", run, *good).returncode == 0
+    assert called("predict", run, bad).returncode == 2
+
+
+def test_escape_sequences_in_names_do_not_reach_the_terminal(called, tmp_path):
+    names = ("red\x1b[31m", "gr\u202eeen")
+    photos = write_photos(tmp_path / "photos", dict.fromkeys(names, 3))
+    (photos / names[0] / "0\x1b]0;title\x07\n.jpg").write_bytes(b"")
+    done = called("inspect", photos)
+    assert done.returncode == 0, done.stderr
+    assert {"\x1b", "\x07", "\u202e"}.isdisjoint(done.stdout + done.stderr)
+    assert "red\\u001b[31m  " in done.stdout
+    assert r"0\u001b]0;title\u0007\u000a.jpg: empty file" in done.stdout
+    assert r"gr\u202eeen" in done.stdout
+    done = called("inspect", tmp_path / "nowhere\x1b[2J")
+    assert done.returncode == 2
+    assert "\x1b" not in done.stderr
+
+
 def test_add_classes_trains_says_what_it_cost_and_ends_well(finished, tmp_path):
     _, run, _ = finished
     counts = {"green": 0, "red": 0, "violet": 12}  # the third, for another colour than the two have

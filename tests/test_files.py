@@ -11,6 +11,8 @@ import pytest
 import tlkit
 from tlkit.files import (
     ASIDE,
+    as_cell,
+    from_cell,
     staging_beside,
     storage_named,
     sweep_asides,
@@ -234,3 +236,18 @@ def test_the_folder_that_a_user_named_is_named_and_the_disk_before_it_has_room_a
     with pytest.raises(tlkit.StorageError, match=r"run' must be.*takes no further file"):
         write()
     assert list((tmp_path / "run").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *('=HYPERLINK("http://x","y")', "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", " =1", "＝1", "|x"),
+        *("'=1", "''=1", "'", "''", "'cat'", "cat", "", "a=1", "\n", "%x", "'\t"),
+    ],
+)
+def test_a_cell_is_no_formula_and_reads_back_as_it_was(text):
+    cell = as_cell(text)
+    assert cell[:1] not in set("=+-@\t\r\n|%＝＋－＠")
+    assert not cell.strip().startswith(("=", "+", "-", "@"))
+    assert from_cell(cell) == text
+    assert cell in {text, f"'{text}"}

@@ -11,6 +11,7 @@ from tlkit.evaluation.intervals import wilson_interval
 from tlkit.evaluation.metrics import evaluate_probabilities
 from tlkit.model_card import model_card, write_model_card
 
+UNSEEN = "\x1b[31m\u202e\u200b\x07"
 EVIL = "a|b`<script>*x*\n# y"
 NAMES = ("cat", "dog", EVIL)
 RECORD = {
@@ -301,3 +302,14 @@ def test_the_card_says_that_no_licence_was_chosen():
     section = card().split("## Licence")[1].split("##")[0]
     assert "None was chosen" in section
     assert "flowers" in section
+
+
+def test_what_cannot_be_seen_stands_as_its_code():
+    record = copy.deepcopy(RECORD)
+    record["arguments"]["photos"] = f"/home/x/{UNSEEN}"
+    names = ("cat", f"dog{UNSEEN}")
+    metrics = {"validation": None, "test": None, "stages": STAGES}
+    text = model_card(class_names=names, metrics=metrics, record=record)
+    assert not set(UNSEEN) - set("[31m") & set(text)
+    assert r"\u001b" in text
+    assert r"\u202e\u200b\u0007" in text

@@ -441,3 +441,11 @@ def test_colours_follow_the_readers_choice_and_images_are_not_lazy(tmp_path, pic
     body = html.partition("<body>")[2]
     assert not re.search(r"#[0-9a-f]{3,6}\b", re.sub(r'href="#\w+"|base64,[^"]*', "", body))
     assert not any("loading" in image for image in Tags(html).of("img"))
+
+
+def test_what_cannot_be_seen_stands_as_its_code(tmp_path):
+    unseen = "\x1b[2J\u202e\x9b"
+    data = dataclasses.replace(page().data, empty_classes=(f"none{unseen}",), notes=(unseen,))
+    html = written(tmp_path, title=f"run{unseen}", data=data)
+    assert not {"\x1b", "\u202e", "\x9b"} & set(html)
+    assert r"run\u001b[2J\u202e\u009b" in html

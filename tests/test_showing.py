@@ -19,7 +19,15 @@ from tlkit.cache import ClearReport
 from tlkit.continual.forgetting import ForgettingMatrix
 from tlkit.data.reports import DataReport, SkippedFile
 from tlkit.models.groups import TrainableReport
-from tlkit.showing import MAX_COLUMNS, MAX_LINES, Record, ShownAsText, in_json
+from tlkit.showing import (
+    MAX_COLUMNS,
+    MAX_LINES,
+    Record,
+    ShownAsText,
+    in_json,
+    in_line,
+    visible,
+)
 from tlkit.training.reports import StageReport, TrainingReport
 
 PLACES = {
@@ -225,3 +233,44 @@ def test_what_a_notebook_shows_is_escaped(name):
     html = record(RECORDS[name])._repr_html_()
     assert "<a>" not in html
     assert "<p>/" not in html
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain, with Ähre, 猫 and 👩\u200d🚀", "plain, with Ähre, 猫 and 👩\u200d🚀"),
+        ("two\nlines\tand a tab", "two\nlines\tand a tab"),
+        ("\x1b[31mred\x1b]0;t\x07\x08\r", r"\u001b[31mred\u001b]0;t\u0007\u0008\u000d"),
+        ("\x9b2J\x7f", r"\u009b2J\u007f"),
+        ("a\u202eb\u2066c\u200fd\u2028e\ufeff", r"a\u202eb\u2066c\u200fd\u2028e\ufeff"),
+        ("\U000e0041", r"\udb40\udc41"),
+        ("caf\udce9", r"caf\udce9"),
+    ],
+)
+def test_what_is_not_seen_stands_as_its_code_and_the_rest_as_it_is(text, shown):
+    assert visible(text) == shown
+    assert visible(shown) == shown
+    if "\n" not in text and "\udce9" not in text:
+        said = visible(json.dumps(text, ensure_ascii=False))
+        assert json.loads(said) == text
+
+
+def test_every_record_shows_names_with_their_codes():
+    class Named(ShownAsText):
+        def __str__(self):
+            return "cat\x1b[2J"
+
+        def _repr_html_(self):
+            return "<b>cat\u202e</b>"
+
+    class Further(Named):
+        pass
+
+    for record in (Named(), Further()):
+        assert str(record) == repr(record) == f"{record}" == r"cat\u001b[2J"
+        assert record._repr_html_() == r"<b>cat\u202e</b>"
+    skipped = SkippedFile("a\nb\x1b.jpg", "c\u202e", "empty file")
+    report = DataReport({"x\ny": {"all": 1}}, 2, {}, skipped=(skipped,))
+    assert r"  c\u202e: a\u000ab\u001b.jpg: empty file" in str(report).splitlines()
+    assert str(report).splitlines()[1].startswith(r"x\u000ay")
+    assert in_line("a\nb") == r"a\u000ab"

@@ -16,6 +16,7 @@ from tlkit.errors import ArgumentError, TlkitError, check_choice
 from tlkit.keras_settings import check_building
 from tlkit.quiet import load_tensorflow_quietly
 from tlkit.serving.server import MAX_MEGABYTES, MAX_MEGAPIXELS
+from tlkit.showing import in_line, visible
 from tlkit.signals import ended_in_order
 
 app = typer.Typer(
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 _INTERRUPTED = 130
 _CONTINUED = (["train"], ["add-classes"], ["demo"])
+_SOME_LEFT_OUT = 1
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 
 
@@ -220,17 +222,25 @@ def predict(
 ) -> None:
     """Say what is in images.
 
+    Files that cannot be used are named on standard error, and the status is 1.
+
     A SavedModel is a program that TensorFlow runs: use --safe with one of somebody you do not
     trust.
     """
     from tlkit.finished_run import predict_with
 
     predictions = predict_with(model, images, safe=safe)
+    said = [one for one in predictions if not one.reason]
     if as_json:
-        _say(json.dumps([one.as_dict() for one in predictions], ensure_ascii=False))
-        return
+        _say(json.dumps([one.as_dict() for one in said], ensure_ascii=False))
+    else:
+        for one in said:
+            _say(str(one))
     for one in predictions:
-        _say(str(one))
+        if one.reason:
+            print(f"tlkit: {in_line(f'{one.path}: {one.reason}')}", file=sys.stderr)
+    if len(said) < len(predictions):
+        raise typer.Exit(_SOME_LEFT_OUT)
 
 
 @app.command()
@@ -475,7 +485,7 @@ def run_command() -> None:
         message = str(error)
         if isinstance(error, typer.TyperException):
             message = f"{error.format_message()} {_see_help(error)}"
-        print(f"tlkit: {' '.join(message.split())}", file=sys.stderr)
+        print(f"tlkit: {visible(' '.join(message.split()))}", file=sys.stderr)
         sys.exit(2)
     if status == _INTERRUPTED:
         raise KeyboardInterrupt
@@ -504,4 +514,4 @@ def _group(unfreeze: str | None) -> str | int | None:
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)
+    print(visible(text), flush=True)

@@ -3,6 +3,7 @@
 import glob
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -20,6 +21,9 @@ ASIDE = ".tlkit-aside-"
 _REPLACED = ".tlkit-replaced-"
 _LONGEST = 50
 """Characters of a name that the name of its folder repeats: names have a bound."""
+
+_FORMULA = re.compile(r"'*(?:\s*[=+\-@|%＝＋－＠]|[\t\r\n])")
+"""How cells begin that spreadsheets calculate."""
 
 
 @contextmanager
@@ -170,6 +174,28 @@ def _holds_only(folder: Path, names: set[str]) -> bool:
     if folder.is_symlink() or not folder.is_dir():
         return False
     return {path.name for path in folder.iterdir()} <= names
+
+
+def as_cell(text: str) -> str:
+    """Returns text as a cell of a CSV file that no spreadsheet takes for a formula.
+
+    What begins as one does gets an apostrophe before it, which `from_cell` takes off again; so
+    does what begins with apostrophes and goes on so. All other text stays as it is.
+
+    Example:
+        >>> from tlkit.files import as_cell, from_cell
+        >>> as_cell("=1+1"), as_cell("cat"), from_cell(as_cell("'=1+1"))
+        ("'=1+1", 'cat', "'=1+1")
+
+    Reference:
+        https://owasp.org/www-community/attacks/CSV_Injection
+    """
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def from_cell(cell: str) -> str:
+    """Returns the text that `as_cell` made a cell of."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell[1:]) else cell
 
 
 def write_json(path: Path, content: Any) -> None:

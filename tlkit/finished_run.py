@@ -102,7 +102,7 @@ def predict_with(
         ArgumentError: `folder` holds numbered versions of a SavedModel, or one that is not ours.
         RunError: There is no finished run at `folder`, or it is not whole.
         ExportError: There is a SavedModel at `folder` that is damaged.
-        DataError: Files are missing or cannot be decoded.
+        DataError: No file is there that can be decoded; see `predict` for some that cannot.
     """
     folder = Path(folder)
     if safe:

@@ -9,6 +9,7 @@ from tlkit.evaluation.intervals import wilson_interval
 from tlkit.files import written_aside
 from tlkit.hub_header import MAX_IN_NAME, hub_header
 from tlkit.run_record import settled_arguments
+from tlkit.showing import visible
 
 MAX_LISTED = 50
 MAX_CONFUSIONS = 5
@@ -90,7 +91,8 @@ def model_card(
         _licence(record),
         _versions(record),
     )
-    return "\n\n".join("\n".join(lines) for lines in map(list, sections) if lines) + "\n"
+    card = "\n\n".join("\n".join(lines) for lines in map(list, sections) if lines) + "\n"
+    return visible(card)
 
 
 def _head(class_names: Sequence[str], record: Mapping[str, Any]) -> Iterator[str]:

@@ -26,6 +26,7 @@ from tlkit.plots.drawing import MAX_IMAGES
 from tlkit.plots.evaluation import MAX_CLASSES_IN_MATRIX, most_confused, plot_reliability
 from tlkit.plots.thumbnails import inside, jpeg_address, thumbnail
 from tlkit.plots.training import plot_drift, plot_training
+from tlkit.showing import visible
 from tlkit.training.reports import TrainingReport
 
 MAX_LISTED = 50
@@ -149,7 +150,7 @@ def write_report(path: Path, page: Page) -> None:
         usage=_usage(Path(page.folder), knows_unknown=bool(page.rejection)),
     )
     with written_aside(path) as aside:
-        aside.write_text(html, encoding="utf-8")
+        aside.write_text(visible(html), encoding="utf-8")
 
 
 def _sections(page: Page, evaluation: EvaluationReport | None) -> dict[str, str]:

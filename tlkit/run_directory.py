@@ -17,7 +17,7 @@ import numpy as np
 
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.errors import RunError, StorageError
-from tlkit.files import storage_named, write_json, written_aside
+from tlkit.files import as_cell, storage_named, write_json, written_aside
 from tlkit.keras_settings import check_images
 from tlkit.run_lock import is_as_new, sweep_run, tidy_finished
 from tlkit.showing import ShownAsText
@@ -432,5 +432,5 @@ def _history(training: "TrainingReport") -> str:
     writer.writeheader()
     for stage in training.stages:
         for epoch, values in enumerate(stage.history, start=1):
-            writer.writerow({"stage": stage.name, "epoch": epoch, **values})
+            writer.writerow({"stage": as_cell(stage.name), "epoch": epoch, **values})
     return text.getvalue()

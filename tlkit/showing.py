@@ -1,11 +1,16 @@
 """How records show themselves: as text, in a plain prompt, in a notebook, and as a dictionary."""
 
 import dataclasses
+import functools
 import math
 import os
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Callable, Mapping
 from html import escape
 from typing import Any, ClassVar
+
+_JOINERS = "\u200c\u200d"
+"""Letters of some scripts and pictures are joined by them; they hide nothing."""
 
 MAX_LINES = 12
 MAX_COLUMNS = 160
@@ -39,6 +44,10 @@ class Record:
         # a dataclass makes a `__repr__` of its own, all fields on one line, unless there is one
         if "__repr__" not in cls.__dict__:
             cls.__repr__ = Record.__repr__  # type: ignore[method-assign]
+        # names of files and classes come from strangers, wherever in a text they stand
+        for name in ("__str__", "_repr_html_"):
+            if name in cls.__dict__:
+                setattr(cls, name, _made_visible(cls.__dict__[name]))
 
     def __repr__(self) -> str:
         return short_text(self._brief())
@@ -62,6 +71,53 @@ class Record:
             if field.name not in self._left_out and not field.name.startswith("_")
         ]
         return {name: in_json(getattr(self, name)) for name in (*names, *self._derived)}
+
+
+def visible(text: str) -> str:
+    r"""Returns text in which characters that are not seen, or move others, stand as their codes.
+
+    Names of files and classes may hold escape sequences, which a terminal obeys, and marks that
+    turn the order of letters round. Line breaks and tabs stay, and what has no such characters
+    stays as it is. The codes are those of JSON, so that JSON still says the same.
+
+    Example:
+        >>> from tlkit.showing import visible
+        >>> print(visible("\x1b[2Jcat\u202egpj"))
+        \u001b[2Jcat\u202egpj
+    """
+    if text.isprintable():
+        return text
+    return "".join(letter if _is_seen(letter) else _code(letter) for letter in text)
+
+
+def in_line(name: str) -> str:
+    r"""Returns a name as `visible` does, with the codes of its line breaks: it stays on its line.
+
+    Example:
+        >>> from tlkit.showing import in_line
+        >>> in_line("cat\n0 errors")
+        'cat\\u000a0 errors'
+    """
+    return visible(name).replace("\n", _code("\n"))
+
+
+def _is_seen(letter: str) -> bool:
+    is_layout = letter in "\n\t" or letter in _JOINERS
+    return is_layout or unicodedata.category(letter) not in {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
+
+def _code(letter: str) -> str:
+    units = letter.encode("utf-16-be", "surrogatepass")
+    codes = (units[at : at + 2].hex() for at in range(0, len(units), 2))
+    return "".join(f"\\u{code}" for code in codes)
+
+
+def _made_visible(method: Callable[[Any], str]) -> Callable[[Any], str]:
+    @functools.wraps(method)
+    def shown(self: Any) -> str:
+        return visible(method(self))
+
+    return shown
 
 
 class ShownAsText(Record):

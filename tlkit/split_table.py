@@ -4,9 +4,10 @@ import csv
 import hashlib
 import io
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 from tlkit.data.images import ImageData
+from tlkit.files import as_cell, from_cell
 
 FORMAT = 2
 """What `run.json` calls the table that ends with a digest; runs of earlier versions name none."""
@@ -45,6 +46,8 @@ def split_rows(data: ImageData) -> list[SplitRow]:
 def split_table(rows: Iterable[SplitRow]) -> str:
     """Returns the table as text; its last row says how many there are, and has their digest.
 
+    Names that a spreadsheet would take for formulas are written by `as_cell`.
+
     Example:
         >>> from tlkit.split_table import SplitRow, split_table
         >>> print(split_table([SplitRow("train", "cat", "0a", "cat/1.jpg")]), end="")
@@ -57,7 +60,7 @@ def split_table(rows: Iterable[SplitRow]) -> str:
     writer.writerow(_COLUMNS)
     number = 0
     for row in rows:
-        writer.writerow(astuple(row))
+        writer.writerow((row.split, as_cell(row.class_name), row.digest, as_cell(row.path)))
         number += 1
     writer.writerow((_END, "", _digest_of(text.getvalue()), f"{number} rows"))
     return text.getvalue()
@@ -86,8 +89,14 @@ def read_split_table(text: str, number: int | None) -> list[SplitRow]:
             raise ValueError("its end is missing")
         if end["digest"] != _digest_of(before) or end["path"] != f"{len(rows)} rows":
             raise ValueError("it was changed since")
+    text_of = from_cell if number == FORMAT else str  # earlier versions wrote names as they are
     found = [
-        SplitRow(row["split"], row.get("class") or "", row["digest"], row.get("path") or "")
+        SplitRow(
+            row["split"],
+            text_of(row.get("class") or ""),
+            row["digest"],
+            text_of(row.get("path") or ""),
+        )
         for row in rows
     ]
     if any(not row.digest or not row.split for row in found):

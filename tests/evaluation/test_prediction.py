@@ -1,4 +1,6 @@
 import json
+import os
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -8,6 +10,7 @@ from PIL import Image
 
 import tlkit
 from tests.conftest import set_seeds
+from tests.data.pictures import drawing, encoded
 from tlkit.data.decoding import decode_image, resize_image
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.verdicts import check_files
@@ -107,22 +110,63 @@ def test_multi_label_gives_every_label_from_the_threshold_on():
     assert "no label" in str(tlkit.predict(model, image, NAMES, threshold=0.999)[0])
 
 
-def test_bad_files_are_named_with_their_reason_and_nothing_is_predicted(
-    model, files, tmp_path, monkeypatch
-):
+@pytest.fixture
+def bad_files(tmp_path):
+    """What cannot be used: three files, a folder, a name that leads nowhere."""
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "text.jpg").write_text("no picture")
-    (tmp_path / "short.jpg").write_bytes(files[0].read_bytes()[:400])
-    names = ("empty.jpg", "text.jpg", "short.jpg", "missing.jpg")
-    given = [*files, *(tmp_path / name for name in names)]
-    monkeypatch.setattr("tlkit.evaluation.prediction.forward_of", lambda model: pytest.fail)
+    (tmp_path / "short.jpg").write_bytes(encoded(drawing(), "JPEG")[:400])
+    (tmp_path / "folder").mkdir()
+    names = ("empty.jpg", "text.jpg", "short.jpg", "folder", "missing.jpg")
+    return [tmp_path / name for name in names]
+
+
+def test_where_no_file_can_be_used_all_are_named_and_nothing_is_predicted(
+    model, bad_files, monkeypatch
+):
+    monkeypatch.setattr(
+        "tlkit.evaluation.prediction._decoded_batches", lambda *_: pytest.fail("asked")
+    )
+    given = [path for path in bad_files if not path.is_dir()]
     with pytest.raises(DataError, match="`images` must be picture files") as error:
         tlkit.predict(model, given, NAMES)
-    message = str(error.value)
-    verdicts = check_files([str(path) for path in given[4:]], max_pixels=MAX_PIXELS)
-    for path, verdict in zip(given[4:], verdicts, strict=True):
-        assert f"{str(path)!r} ({verdict.reason})" in message
-    assert "a.jpg" not in message
+    verdicts = check_files([str(path) for path in given], max_pixels=MAX_PIXELS)
+    for path, verdict in zip(given, verdicts, strict=True):
+        assert f"{str(path)!r} ({verdict.reason})" in str(error.value)
+
+
+def test_the_rest_is_predicted_where_some_files_cannot_be_used(model, files, bad_files):
+    """Entries stand as the files do, and those of the good ones are what they are alone."""
+    given = [bad_files[0], files[0], *bad_files[1:4], *files[1:], bad_files[4], "caf\udce9.jpg"]
+    found = tlkit.predict(model, given, NAMES)
+    assert [one.path for one in found] == list(map(str, given))
+    assert [one.index for one in found] == list(range(len(given)))
+    bad = {os.path.basename(one.path): one.reason for one in found if one.reason}
+    assert bad.keys() == {*(path.name for path in bad_files), "caf\udce9.jpg"}
+    assert bad["empty.jpg"] == "empty file"
+    assert bad["text.jpg"] == "not an image: text"
+    assert bad["folder"] == "is a folder"
+    assert bad["caf\udce9.jpg"] == "its name is not valid Unicode"
+    assert "No such file" in bad["missing.jpg"]
+    good = [one for one in found if not one.reason]
+    alone = tlkit.predict(model, files, NAMES)
+    assert [replace(one, index=0) for one in good] == [replace(one, index=0) for one in alone]
+    assert found[0].as_dict() == {
+        **{"index": 0, "path": str(given[0]), "label": "", "labels": [], "probability": None},
+        **{"probabilities": {}, "reason": "empty file"},
+    }
+    assert str(found[0]).endswith("empty.jpg: nothing, for it cannot be used: empty file")
+    assert "reason" not in good[0].as_dict()
+
+
+def test_a_damaged_file_that_is_used_says_so(model, tmp_path):
+    content = encoded(drawing(), "JPEG")
+    (tmp_path / "rotten.jpg").write_bytes(content[:-2] + bytes(9) + content[-2:])
+    (found,) = tlkit.predict(model, tmp_path / "rotten.jpg", NAMES)
+    assert found.warning.startswith("Corrupt JPEG data: ")
+    assert found.warning in str(found)
+    assert found.as_dict()["warning"] == found.warning
+    assert found.label in NAMES
 
 
 def test_too_many_pixels_and_many_bad_files(model, files, tmp_path):

@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from tlkit.showing import ShownAsText
+from tlkit.showing import ShownAsText, in_line
 
 SHOWN = 20  # of each kind of finding; all of them are in the report's attributes
 
@@ -73,7 +73,7 @@ class DataReport(ShownAsText):
         lines = [f"{'class':{width}}" + "".join(f"  {name:>10}" for name in self.splits)]
         for name, counts in self.counts.items():
             cells = "".join(f"  {counts.get(split, 0):>10}" for split in self.splits)
-            lines.append(f"{name:{width}}{cells}")
+            lines.append(f"{in_line(name):{width}}{cells}")
         lines.append(self._summary())
         for title, items in self._findings():
             lines.append(f"{title}:")
@@ -136,4 +136,5 @@ def _joined(groups: Iterable[tuple[str, ...]]) -> list[str]:
 
 def _shown(items: list[str]) -> list[str]:
     hidden = len(items) - SHOWN
-    return items[:SHOWN] + ([f"... and {hidden} more"] if hidden > 0 else [])
+    more = [f"... and {hidden} more"] if hidden > 0 else []
+    return [in_line(item) for item in items[:SHOWN]] + more

@@ -2,14 +2,15 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 import numpy as np
 import tensorflow as tf
 
 from tlkit.data.decoding import resize_image
-from tlkit.data.verdicts import check_files
-from tlkit.errors import ArgumentError, DataError, check_path
+from tlkit.data.verdicts import Verdict, check_files
+from tlkit.errors import ArgumentError, DataError, check_path, is_unicode
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -41,6 +42,62 @@ def list_files(files: Paths, argument: str) -> tuple[str, ...]:
                 "sorted(Path(folder).glob('*.jpg'))."
             )
     return paths
+
+
+@dataclass(frozen=True)
+class GivenFiles:
+    """Image files, and what is known of each of them.
+
+    Attributes:
+        paths: All that were given.
+        reasons: Why each cannot be used; empty where it can.
+        warnings: What the decoder says of each that is damaged and is used.
+    """
+
+    paths: tuple[str, ...]
+    reasons: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def usable(self) -> tuple[str, ...]:
+        """Those that can be used, in their order."""
+        return tuple(
+            path for path, reason in zip(self.paths, self.reasons, strict=True) if not reason
+        )
+
+
+def look_at_files(files: Paths, max_pixels: int, argument: str) -> GivenFiles:
+    """Looks at every file that was not checked before, decoding it, and keeps nothing.
+
+    Args:
+        files: One path or several.
+        max_pixels: The most pixels that a file may have.
+        argument: What errors call them.
+
+    Raises:
+        ArgumentError: If no path can be used, and one is a folder.
+        DataError: If no file can be used; it names them with the reason.
+    """
+    listed = [files] if isinstance(files, str | os.PathLike) else list(files)
+    paths = tuple(os.fspath(path) for path in listed)
+    problems = [_problem_of(path) for path in paths]
+    named = [path for path, problem in zip(paths, problems, strict=True) if not problem]
+    if not named:
+        list_files(files, argument)
+    verdicts = iter(check_files(named, max_pixels=max_pixels))
+    found = [Verdict(reason=problem) if problem else next(verdicts) for problem in problems]
+    given = GivenFiles(
+        paths, tuple(one.reason for one in found), tuple(one.warning for one in found)
+    )
+    if paths and not given.usable:
+        check_pictures(named, max_pixels, argument)
+    return given
+
+
+def _problem_of(path: str) -> str:
+    if not is_unicode(os.path.abspath(path)):
+        return "its name is not valid Unicode"
+    return "is a folder" if os.path.isdir(path) else ""
 
 
 def check_pictures(paths: Sequence[str], max_pixels: int, argument: str) -> None:

@@ -1,8 +1,9 @@
 """What a model says of pictures it has never seen: files, arrays, and exported models."""
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -20,17 +21,17 @@ from tlkit.evaluation.exported import ExportedModel, saved_model_in
 from tlkit.evaluation.forward import forward_of
 from tlkit.evaluation.names import check_class_names, num_classes_of
 from tlkit.evaluation.pictures import (
+    GivenFiles,
     Paths,
     are_paths,
-    check_pictures,
-    list_files,
+    look_at_files,
     pixels_of,
     resized,
 )
 from tlkit.models.heads import head_kind
 from tlkit.models.heads import probabilities as probabilities_of
 from tlkit.progress import bar
-from tlkit.showing import ShownAsText
+from tlkit.showing import ShownAsText, in_line
 
 THRESHOLD = 0.5
 
@@ -49,6 +50,9 @@ class Prediction(ShownAsText):
         probabilities: That of each class, in the order of the model's outputs.
         known: Whether the image is like those the model was trained on; `None` where the model
             was exported without a rejection, and for a model in memory.
+        reason: Why nothing is said of a file, which cannot be read or decoded; else empty. Such an
+            entry has no label, no probabilities, and the probability NaN.
+        warning: What the decoder says of a file that is damaged and was used all the same.
     """
 
     index: int
@@ -58,20 +62,30 @@ class Prediction(ShownAsText):
     probability: float
     probabilities: Mapping[str, float]
     known: bool | None = None
+    reason: str = ""
+    warning: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the same in what JSON can hold; without `known` where that is not asked."""
+        """Returns the same in what JSON can hold; without `known` where that is not asked.
+
+        `reason` and `warning` stand there where there is one.
+        """
         content = super().as_dict()
         if self.known is None:
             del content["known"]
+        for name in ("reason", "warning"):
+            if not content[name]:
+                del content[name]
         return content
 
     def __str__(self) -> str:
-        source = self.path if self.path is not None else f"image {self.index}"
+        source = in_line(self.path) if self.path is not None else f"image {self.index}"
+        if self.reason:
+            return f"{source}: nothing, for it cannot be used: {in_line(self.reason)}"
         said = f"{self.label or 'no label'} ({100 * self.probability:.1f} %)"
-        return (
-            f"{source}: none of these, else {said}" if self.known is False else f"{source}: {said}"
-        )
+        if self.known is False:
+            said = f"none of these, else {said}"
+        return f"{source}: {said}" + (f" (damaged: {self.warning})" if self.warning else "")
 
 
 def predict(
@@ -85,8 +99,8 @@ def predict(
 ) -> tuple[Prediction, ...]:
     """Says what is on pictures, decoded exactly as in training and in an exported model.
 
-    All files are checked first. If any is missing or no picture, all of these are named and
-    nothing is predicted.
+    All files are checked first. One that is missing or no picture has an entry too, which says the
+    `reason` and has no label, so that entries stand as the files do; there must be others.
 
     Args:
         model: From pixels 0...255 to logits or probabilities.
@@ -100,7 +114,7 @@ def predict(
 
     Raises:
         ArgumentError: If an argument breaks its rule, such as a folder instead of files.
-        DataError: If files are missing or cannot be decoded.
+        DataError: If no file is there that can be decoded.
 
     Example:
         >>> import keras, numpy as np, tlkit
@@ -117,10 +131,11 @@ def predict(
     image_size = image_size_of(model)
     forward = forward_of(model)
     paths: tuple[str | None, ...]
+    given: GivenFiles | None = None
     if are_paths(images):
-        files = paths = list_files(images, "images")
-        check_pictures(files, max_pixels, "images")
-        batches = _decoded_batches(files, image_size, max_pixels, batch_size)
+        given = look_at_files(images, max_pixels, "images")
+        paths = given.usable
+        batches = _decoded_batches(given.usable, image_size, max_pixels, batch_size)
     else:
         pixels = pixels_of(images)
         paths = (None,) * len(pixels)
@@ -130,7 +145,8 @@ def predict(
         for batch in batches:
             rows.append(np.asarray(probabilities_of(forward(batch), model)))
             advance(len(batch))
-    return predictions_from(np.concatenate(rows), names, head_kind(model), threshold, paths)
+    found = predictions_from(np.concatenate(rows), names, head_kind(model), threshold, paths)
+    return found if given is None else _with_all_files(found, given)
 
 
 def predict_exported(
@@ -150,7 +166,7 @@ def predict_exported(
 
     Raises:
         ArgumentError: If `folder` holds no such SavedModel, or another argument breaks its rule.
-        DataError: If files are missing or cannot be decoded.
+        DataError: If no file is there that can be decoded; see `predict`.
         ExportError: If the SavedModel is damaged.
     """
     check_count("batch_size", batch_size)
@@ -165,8 +181,8 @@ def predict_exported(
     if threshold is None:
         threshold = exported.threshold
     check_threshold(threshold)
-    paths = list_files(files, "files")
-    check_pictures(paths, exported.max_pixels, "files")
+    given = look_at_files(files, exported.max_pixels, "files")
+    paths = given.usable
     rows = [np.empty((0, len(names)), np.float32)]
     known: list[bool] = []
     with bar("prediction", len(paths)) as advance:
@@ -178,9 +194,22 @@ def predict_exported(
             if "known" in answers:
                 known.extend(answers["known"].numpy().tolist())
             advance(len(chunk))
-    return predictions_from(
+    found = predictions_from(
         np.concatenate(rows), names, exported.kind, threshold, paths, known=known or None
     )
+    return _with_all_files(found, given)
+
+
+def _with_all_files(predictions: Sequence[Prediction], given: GivenFiles) -> tuple[Prediction, ...]:
+    """Returns the predictions in the order of the files, with entries for those without."""
+    left = iter(predictions)
+    entries = []
+    for index, path in enumerate(given.paths):
+        if reason := given.reasons[index]:
+            entries.append(Prediction(index, path, "", (), math.nan, {}, reason=reason))
+        else:
+            entries.append(replace(next(left), index=index, warning=given.warnings[index]))
+    return tuple(entries)
 
 
 def predictions_from(
