@@ -375,3 +375,18 @@ def test_an_anchor_is_told_from_others_and_not_by_the_last_bits_of_its_importanc
     other = np.zeros_like(weights[path])
     other.flat[0] = weights[path].sum()  # the same mean
     assert held({**weights, path: other}) != pytest.approx(norms, rel=1e-3)
+
+
+def test_plain_fit_decays_anchored_weights_unless_they_are_left_out(model, data, blind):
+    """The penalty alone moves nothing at the anchor; AdamW does."""
+    kernel = model.get_layer("stage3_1_conv").kernel
+    anchor = tlkit.anchor_weights(model, 1.0)
+    images = data.train.dataset(shuffle=False)
+    for leave_out in (True, False):
+        before = kernel.numpy()
+        optimizer = keras.optimizers.AdamW(1e-3, weight_decay=0.5)
+        if leave_out:
+            optimizer.exclude_from_weight_decay(anchor.undecayed)
+        model.compile(optimizer, blind)
+        model.fit(images, verbose=0, shuffle=False)
+        assert np.array_equal(kernel.numpy(), before) == leave_out

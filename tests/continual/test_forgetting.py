@@ -36,6 +36,28 @@ def test_forgetting_counts_from_the_best_ever_and_backward_transfer_from_ones_ow
     assert matrix.smallest_accuracy == 0.5
 
 
+def test_forgetting_counts_from_what_was_known_before_a_tasks_own_training_too():
+    """In the equation l runs over all earlier tasks; the row before any is no task's."""
+    matrix = tlkit.ForgettingMatrix(["a", "b", "c"], scenario="domain-incremental")
+    for row in ([0.1, 0.99, 0], [0.5, 0.8, 0], [0.5, 0.6, 0], [0.5, 0.5, 0.5]):
+        matrix.record(row)
+    assert matrix.forgetting == pytest.approx((0.0 + (0.8 - 0.5)) / 2)
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [(0.8, 0.1, 0.7, True), (0.3, 0.1, 0.2, True), (1.0, 0.0, 1.0, True), (0.8, 0.1, 0.69, False)],
+)
+def test_a_guard_allows_exactly_its_budget(model, old, monkeypatch, figures):
+    before, budget, after, allowed = figures
+    guard = tlkit.ForgettingGuard(model, old.train, budget=budget, before=before)
+    guard.set_model(model)
+    monkeypatch.setattr(guard, "_measured", lambda: after)
+    guard.on_train_begin()
+    guard.on_epoch_end(0, {})
+    assert guard.allowed is allowed
+
+
 def test_measures_hold_for_what_has_been_trained_so_far():
     matrix = tlkit.ForgettingMatrix(["a", "b", "c"], scenario="task-incremental")
     with pytest.raises(ArgumentError, match="0 rows"):

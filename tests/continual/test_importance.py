@@ -207,6 +207,45 @@ def test_the_path_integral_is_what_the_loss_fell_by(small):
     model.trainable = True
 
 
+def test_a_skipped_step_counts_nothing_in_the_path():
+    """Loss scaling skips a step whose gradients are not finite; so does the path."""
+    set_seeds(0)
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, keras.layers.Dense(2, name="logits")(inputs))
+    weights = model.trainable_variables
+    path = tlkit.SynapticPath(model)
+    rate = [tf.constant(0.1)] * 2
+    path.before_update([tf.fill(weights[0].shape, np.inf), tf.ones(2)], weights)
+    weights[1].assign_add([1.0, 1.0])  # an anchor that pulls in every step
+    path.after_update(weights, rate)
+    path.before_update([tf.fill(weights[0].shape, 2.0), tf.ones(2)], weights)
+    weights[0].assign_sub(tf.fill(weights[0].shape, 0.5))
+    path.after_update(weights, rate)
+    assert path.num_steps == 1
+    importance = path.importance()
+    np.testing.assert_allclose(importance["logits/kernel"], 2.0 * 0.5 / (0.25 + 0.1), rtol=1e-5)
+    np.testing.assert_array_equal(importance["logits/bias"], 0.0)
+
+
+def test_mixed_float16_gives_a_finite_path():
+    from tlkit.training.step import hooked
+
+    set_seeds(0)
+    inputs = keras.Input((6,))
+    policy = keras.DTypePolicy("mixed_float16")
+    hidden = keras.layers.Dense(8, "relu", dtype=policy)(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(2, dtype=policy, name="logits")(hidden))
+    path = tlkit.SynapticPath(model)
+    trainee = hooked(model, [path])
+    scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.01), initial_scale=2.0**24)
+    trainee.compile(scaled, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    images = np.random.default_rng(0).normal(0, 30, (16, 6)).astype("float32")
+    trainee.fit(images, np.arange(16) % 2, batch_size=4, epochs=5, verbose=0)
+    assert 0 < path.num_steps < 20  # the first ones overflow
+    assert all(np.isfinite(values).all() for values in path.importance().values())
+    assert any(values.max() > 0 for values in path.importance().values())
+
+
 def test_the_pull_of_an_anchor_is_no_part_of_the_path(model, data, blind):
     """Where only the anchor pulls, nothing was learned."""
     tlkit.train_head(model, data)

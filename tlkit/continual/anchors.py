@@ -171,10 +171,12 @@ def anchor_weights(
     """Holds a model's weights near their present values in training by gradients from here on.
 
     L(w) = L_new(w) + strength * sum of importance * (w - w_now)**2, without 1/2. As a penalty it is
-    part of `model.losses`, so plain Keras's `fit` obeys it too, and `fine_tune` finds it whether it
-    is handed over or not; frozen weights add nothing. `train_head` solves the head without it.
-    Several anchors on one weight add up, and a regularizer that was there before stays. A saved
-    model holds nothing of it.
+    part of `model.losses`, so plain Keras's `fit` adds it too, and `fine_tune` finds it whether it
+    is handed over or not; frozen weights add nothing. `fine_tune` leaves anchored weights out of
+    weight decay, which would pull them to zero; plain `fit` does not, where its optimizer decays
+    (AdamW): call `optimizer.exclude_from_weight_decay(anchor.undecayed)` before it. `train_head`
+    solves the head without it. Several anchors on one weight add up, and a regularizer that was
+    there before stays. A saved model holds nothing of it.
 
     Args:
         model: A functional model, built.

@@ -146,13 +146,16 @@ def expand(
 
         Where its published code (https://github.com/jaehong31/DEN) departs from the paper, this
         follows the paper. Every unit above the threshold counts (the code takes those that drifted
-        least first, and at most a set number). Layers of all depths may grow at every task (it
-        freezes hidden layers for good after the first task that follows). All outputs of the task
-        take part in what is retrained and measured (it selects units by the first output alone).
-        The loss that decides on growing is that of all validation pictures (its: of the last batch
-        of training). The proximal step is that of the penalty, in proportion to the learning rate
-        (it subtracts the full strength in each step), and a unit's bias goes with its weights (it
-        leaves biases out). A fixed number of units for each layer, as its 10, is `num_units`.
+        least first, and at most a set number). Layers of all depths may grow at every task, and
+        old weights never train (the code freezes its hidden layers, "layer1" and "layer2" by name,
+        from the second task on, but only while added units train: selected and split units train
+        their old weights). All outputs of the task take part in what is retrained and measured (it
+        selects units by the first output alone). The loss that decides on growing is that of all
+        validation pictures (its: of the last batch of training). The proximal step is that of the
+        penalty, in proportion to the learning rate (it subtracts the full strength in each step),
+        and a unit's bias goes with its weights (its groups leave biases out). There is no L1 step
+        on single weights (it takes one after every update, of the full strength too, on all that
+        trains, biases among it). A fixed number of units for each layer, as its 10, is `num_units`.
     """
     check_numbers(threshold, num_units, target=target, strength=strength, sparsity=sparsity)
     check_training(probe_epochs, epochs, learning_rate, augment)

@@ -126,13 +126,14 @@ class ForgettingMatrix(ShownAsText):
 
     @property
     def forgetting(self) -> float:
-        """Mean over the tasks j < k of max over l < k of R[l, j], minus R[k, j].
+        """Mean over the tasks j < k of max over l in 1...k-1 of R[l, j], minus R[k, j].
 
-        Chaudhry et al. (2018), equation 3: the best ever, from the task's own training on, minus
-        the last; never counted for the task trained last. NaN after a single task.
+        Chaudhry et al. (2018), equation 3: the best after any earlier task, those before task j
+        was trained too (but not row 0, before any), minus the last; never counted for the task
+        trained last. NaN after a single task.
         """
         last, trained = self._last()
-        return _mean(self.accuracy[j + 1 : trained, j].max() - last[j] for j in range(trained - 1))
+        return _mean(self.accuracy[1:trained, j].max() - last[j] for j in range(trained - 1))
 
     @property
     def smallest_accuracy(self) -> float:

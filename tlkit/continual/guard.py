@@ -13,6 +13,9 @@ from tlkit.training.best import EpochGuard
 
 ACTIONS = ("stop", "roll back")
 
+_ROUNDING = 1e-9
+"""Far less than one image counts, and more than a difference of two accuracies is off by."""
+
 
 class ForgettingGuard(EpochGuard):
     """Ends training when accuracy on the old task has fallen by more than a budget.
@@ -25,7 +28,8 @@ class ForgettingGuard(EpochGuard):
         model: The whole model that is trained (a part of it may be what `fit` sees).
         old_data: Images of the old task that no training sees: what `load_folder` returned (its
             validation split counts), or a split.
-        budget: How much of the old accuracy may be lost, 0...1: 0.02 allows 2 points.
+        budget: How much of the old accuracy may be lost, 0...1: 0.02 allows 2 points,
+            and exactly 2 points too.
         action: "stop" ends training at the first epoch that breaks the budget and leaves the
             weights as they are then; "roll back" puts the weights of the last epoch within the
             budget back as well, those before training if there is none. With several stages it is
@@ -80,7 +84,7 @@ class ForgettingGuard(EpochGuard):
         self.accuracies.append(accuracy)
         if logs is not None:
             logs["old_accuracy"] = accuracy
-        self.allowed = accuracy >= (self.before or 0.0) - self.budget
+        self.allowed = accuracy >= (self.before or 0.0) - self.budget - _ROUNDING
         if self.allowed:
             self._good = self._whole.get_weights()
             return

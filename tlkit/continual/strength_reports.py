@@ -51,7 +51,8 @@ class StrengthReport(ShownAsText):
         before: Accuracy, loss and old accuracy before any training (strength infinite, so to say).
         trials: Every training, the one without an anchor first.
         chosen: The strength.
-        tolerance: Share of the accuracy gained without an anchor that might be lost.
+        tolerance: Share of the whole accuracy reached without an anchor (not of what was gained)
+            that might be lost; of no effect where the old task's images decided.
         num_validation: Images behind the new task's accuracies.
         scenario: How the tasks relate, see `ForgettingMatrix`.
         num_old_tasks: How many tasks the old pictures stand for.

@@ -20,7 +20,8 @@ class SynapticPath(StepHook):
     In every step the product of -gradient and movement is added up for each weight: its share of
     what the loss fell by. The importance is max(0, path / (way**2 + damping)), `way` being how far
     the weight has come since this was made. Gradients are those of the new task's loss: the pull of
-    anchors is taken out. The path runs to the last step; where `fine_tune` puts the weights of an
+    anchors is taken out. A step whose gradients are not finite, which loss scaling skips, counts
+    nothing. The path runs to the last step; where `fine_tune` puts the weights of an
     earlier epoch back, the way is measured to those.
 
     Args:
@@ -38,8 +39,10 @@ class SynapticPath(StepHook):
         0.0
 
     Reference:
-        Zenke et al. (2017), https://arxiv.org/abs/1703.04200, equations 3 and 5; the maximum with 0
-        is ours, since a penalty must not be negative.
+        Zenke et al. (2017), https://arxiv.org/abs/1703.04200, equations 3 and 5, where nothing is
+        clipped. The authors' code (https://github.com/ganguli-lab/pathint) takes the maximum with 0
+        of the sum over tasks, after each of them; here it is taken of each task by itself, so that
+        what one task lowered does not offset what another one raised.
     """
 
     def __init__(self, model: keras.Model, damping: float = DEFAULT_DAMPING) -> None:
@@ -52,6 +55,7 @@ class SynapticPath(StepHook):
         self._gradient = [_like(weight, 0.0) for weight in weights]
         self._path = [_like(weight, 0.0) for weight in weights]
         self._steps = tf.Variable(0, trainable=False, name="steps")
+        self._is_finite = tf.Variable(True, trainable=False, name="is_finite")
         self._index = {id(weight): i for i, weight in enumerate(weights)}
         self.variables = [*self._start, *self._path, self._steps]
 
@@ -86,6 +90,8 @@ class SynapticPath(StepHook):
         self, gradients: Sequence[tf.Tensor], variables: Sequence[keras.Variable]
     ) -> None:
         """Notes where the weights are and what the loss's gradient is there."""
+        finite = [tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients]
+        self._is_finite.assign(tf.reduce_all(finite))
         for gradient, variable in zip(gradients, variables, strict=True):
             if (i := self._index.get(id(variable))) is None:
                 continue
@@ -96,12 +102,13 @@ class SynapticPath(StepHook):
 
     def after_update(self, variables: Sequence[keras.Variable], rates: Sequence[tf.Tensor]) -> None:
         """Adds what the movement was worth."""
-        self._steps.assign_add(1)
+        self._steps.assign_add(tf.cast(self._is_finite, tf.int32))
         for variable in variables:
             if (i := self._index.get(id(variable))) is None:
                 continue
             moved = tf.cast(variable.value, tf.float32) - self._before[i]
-            self._path[i].assign_sub(self._gradient[i] * moved)
+            worth = tf.where(self._is_finite, self._gradient[i] * moved, 0.0)
+            self._path[i].assign_sub(worth)
 
 
 def _like(weight: keras.Variable, value: Any) -> tf.Variable:
