@@ -25,8 +25,8 @@ from tlkit.continual.strength_reports import StrengthReport, StrengthTrial
 from tlkit.continual.strength_search import MAX_TRIALS, TOLERANCE, search_strength
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.errors import ArgumentError, check_choice, check_count, check_fraction, did_you_mean
-from tlkit.evaluation.metrics import evaluate
 from tlkit.models.heads import head_kind
+from tlkit.training.criterion import criterion_for, score_on
 from tlkit.training.fine_tuning import check_fine_tuning, fine_tune
 from tlkit.training.head import is_trained, train_head
 from tlkit.training.movement import left_as_it_is
@@ -91,7 +91,8 @@ def choose_anchor(
         augment: Likewise; with augmentation the whole graph may run in every step.
         seed: Of orders.
         cache: Folder of the feature stores.
-        **fine_tuning: Other arguments of `fine_tune` for all trainings, such as `unfreeze`.
+        **fine_tuning: Other arguments of `fine_tune` for all trainings, such as `unfreeze`. With
+            `class_weight="balanced"` it is the balanced accuracies, of both tasks, that decide.
 
     Raises:
         ArgumentError: An argument breaks its rule, or there are no validation images, of the old
@@ -138,9 +139,10 @@ def choose_anchor(
             "`data` must have validation images, for they decide on the strength. Received: none. "
             "Leave a share to them (splits=...), or give `validation`."
         )
+    validation_images, class_weight = source.validation, fine_tuning.get("class_weight")
     started = time.perf_counter()
     if not is_trained(model):
-        train_head(model, data, **given)
+        train_head(model, data, class_weight=class_weight, **given)
     weighed = _importance_of(model, data, importance, old_data, groups)
     start = values_of(model.variables)
     probe = anchor_weights(model, 1.0, weighed, groups=groups, mode="proximal")  # only measures
@@ -149,11 +151,17 @@ def choose_anchor(
         history = report.stages[-1].history if report is not None else ()
         return StrengthTrial(
             strength=strength,
-            accuracy=evaluate(model, source.validation).accuracy,
-            loss=None if 0 < strength < math.inf else evaluate(model, source.train).loss,
+            accuracy=score_on(model, validation_images, class_weight).value,
+            loss=(
+                None
+                if 0 < strength < math.inf
+                else score_on(model, source.train, class_weight).loss
+            ),
             drift=sum(probe.penalties().values()),
             share=history[-1].get("anchor_share", 0.0) if history else 0.0,
-            old_accuracy=evaluate(model, old_split).accuracy if old_split is not None else None,
+            old_accuracy=(
+                None if old_split is None else score_on(model, old_split, class_weight).value
+            ),
             seconds=time.perf_counter() - since,
         )
 
@@ -193,6 +201,7 @@ def choose_anchor(
         scenario=scenario,
         num_old_tasks=num_old_tasks,
         notes=notes,
+        decided_by=criterion_for(validation_images, class_weight).name,
     )
     return anchor
 

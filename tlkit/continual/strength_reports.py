@@ -11,7 +11,8 @@ class StrengthTrial(ShownAsText):
 
     Attributes:
         strength: 0 for the training without an anchor.
-        accuracy: On the new task's validation images, 0...1.
+        accuracy: On the new task's validation images, 0...1; the balanced or weighted one where
+            that decides, as `StrengthReport.decided_by` says.
         loss: Mean cross-entropy on the new task's training images, nats; `None` with an anchor,
             where nothing needs it.
         drift: Sum of importance * (w - w*)**2 over the anchored weights.
@@ -67,6 +68,7 @@ class StrengthReport(ShownAsText):
     scenario: str
     num_old_tasks: int = 1
     notes: tuple[str, ...] = ()
+    decided_by: str = "accuracy"
 
     @property
     def aim(self) -> str:
@@ -77,6 +79,10 @@ class StrengthReport(ShownAsText):
         kept = 100 * (1 - self.tolerance)
         return f"to keep {kept:.0f} % of the accuracy without an anchor"
 
+    @property
+    def _which(self) -> str:
+        return "" if self.decided_by == "accuracy" else f"; {self.decided_by} throughout"
+
     def __str__(self) -> str:
         old = self.before.old_accuracy
         lines = [
@@ -84,6 +90,6 @@ class StrengthReport(ShownAsText):
             + ("" if old is None else f", old task {100 * old:.1f} %"),
             *map(str, self.trials),
             f"chosen: {self.chosen:.3g}, {self.aim} ({self.num_validation} images, "
-            f"{self.scenario})",
+            f"{self.scenario}{self._which})",
         ]
         return "\n".join([*lines, *self.notes])

@@ -12,9 +12,8 @@ from tlkit.data.images import ImageSplit
 from tlkit.errors import ArgumentError, DataError
 from tlkit.evaluation.checks import check_outputs, check_targets
 from tlkit.evaluation.intervals import Interval, paired_difference_interval
-from tlkit.evaluation.metrics import THRESHOLD
 from tlkit.evaluation.names import num_classes_of
-from tlkit.evaluation.outputs import collect_outputs, probabilities_from
+from tlkit.evaluation.outputs import THRESHOLD, collect_outputs, probabilities_from
 from tlkit.models.heads import head_kind, outputs_logits
 from tlkit.showing import ShownAsText
 

@@ -13,16 +13,18 @@ from tlkit.evaluation.checks import check_outputs, check_targets
 from tlkit.evaluation.class_scores import balanced_accuracy, score_classes
 from tlkit.evaluation.intervals import wilson_interval
 from tlkit.evaluation.names import check_class_names, num_classes_of
-from tlkit.evaluation.outputs import collect_outputs, mean_loss, probabilities_from
+from tlkit.evaluation.outputs import (
+    THRESHOLD,
+    collect_outputs,
+    mean_loss,
+    probabilities_from,
+)
 from tlkit.evaluation.ranking import RankingScore, score_ranking
 from tlkit.evaluation.reliability import measure_reliability
 from tlkit.evaluation.reports import ClassScore, EvaluationReport, Mistake
 from tlkit.models.heads import head_kind, outputs_logits
 
 KINDS = ("softmax", "binary", "multi_label")
-THRESHOLD = 0.5
-"""From this probability on, a label of a multi-label head counts as given."""
-
 DEFAULT_TOP_K = 5
 """How many classes may be named where there are more than that."""
 

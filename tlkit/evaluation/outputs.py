@@ -18,6 +18,9 @@ from tlkit.evaluation.forward import forward_of
 from tlkit.models.heads import head_kind, outputs_logits
 from tlkit.progress import bar
 
+THRESHOLD = 0.5
+"""From this probability on, a label of a multi-label head counts as given."""
+
 
 def collect_outputs(
     models: Sequence[keras.Model],
@@ -45,6 +48,23 @@ def collect_outputs(
             workers have other images.
         DataError: If there is no image.
     """
+    outputs, labels, _ = collect_weighed(
+        models, images, batch_size=batch_size, description=description
+    )
+    return outputs, labels
+
+
+def collect_weighed(
+    models: Sequence[keras.Model],
+    images: ImageSplit | tf.data.Dataset,
+    *,
+    batch_size: int | None = None,
+    description: str = "evaluation",
+) -> tuple[list[np.ndarray], np.ndarray, np.ndarray | None]:
+    """Returns what `collect_outputs` does, and the weights of the images, `(n,)`, if they have any.
+
+    All from one pass, for a dataset may come in another order at the next.
+    """
     strategy = max(map(strategy_of, models), key=lambda one: int(one.num_replicas_in_sync))
     workers = Workers(strategy)
     if isinstance(images, ImageSplit):
@@ -63,12 +83,14 @@ def collect_outputs(
         dataset, total = images, int(images.cardinality())
     forwards = [forward_of(model) for model in models]
     outputs: list[list[np.ndarray]] = [[] for _ in models]
-    labels = []
+    labels: list[np.ndarray] = []
+    weights: list[np.ndarray] = []
     with lost_pictures_named([images]), bar(description, max(total, 0)) as advance:
-        for batch, batch_labels, *_ in dataset:
+        for batch, batch_labels, *own in dataset:
             for forward, collected in zip(forwards, outputs, strict=True):
                 collected.append(forward(batch).numpy())
             labels.append(np.asarray(batch_labels))
+            weights.extend(np.asarray(one).reshape(-1) for one in own)
             advance(1)
     if isinstance(images, ImageSplit) and workers.num_workers > 1 and images.num_images:
         with lost_worker_named(strategy):
@@ -76,13 +98,14 @@ def collect_outputs(
                 _of_all_workers(workers, collected, images.num_images, model)
                 for collected, model in zip(outputs, models, strict=True)
             ]
-        return whole, images.labels
+        return whole, images.labels, None
     if not labels:
         raise DataError("`images` must hold at least one image. Received: none.")
-    return [
+    given = [
         both_columns(np.concatenate(collected), model)
         for collected, model in zip(outputs, models, strict=True)
-    ], np.concatenate(labels)
+    ]
+    return given, np.concatenate(labels), np.concatenate(weights) if weights else None
 
 
 def _of_all_workers(
@@ -130,14 +153,39 @@ def mean_loss(outputs: np.ndarray, targets: np.ndarray, kind: str, from_logits: 
         kind: The head: "softmax", "binary" or "multi_label".
         from_logits: Whether `outputs` are logits.
     """
+    return float(_losses(outputs, targets, kind, from_logits).mean())
+
+
+def image_losses(
+    outputs: np.ndarray, targets: np.ndarray, kind: str, from_logits: bool
+) -> np.ndarray:
+    """Returns the cross-entropy of each image, `(n,)`, of which `mean_loss` is the mean."""
+    return _losses(outputs, targets, kind, from_logits).reshape(len(targets), -1).mean(axis=1)
+
+
+def image_accuracies(
+    outputs: np.ndarray, targets: np.ndarray, kind: str, from_logits: bool
+) -> np.ndarray:
+    """Returns for each image whether it is correct, `(n,)`; of several labels, what part of them.
+
+    A label counts as given from a probability of a half on.
+    """
+    shares = probabilities_from(outputs, kind, from_logits)
+    if kind == "multi_label":
+        return np.asarray(((shares >= THRESHOLD) == (targets == 1)).mean(axis=1))
+    return (shares.argmax(axis=1) == targets).astype(np.float64)
+
+
+def _losses(outputs: np.ndarray, targets: np.ndarray, kind: str, from_logits: bool) -> np.ndarray:
+    """Each decision's loss."""
     outputs = outputs.astype(np.float64)
     if kind == "softmax" or (kind == "binary" and not from_logits):
         log_shares = _log_softmax(outputs) if from_logits else _clipped_log(outputs)
-        return float(-np.take_along_axis(log_shares, targets[:, np.newaxis], axis=1).mean())
+        return -np.take_along_axis(log_shares, targets[:, np.newaxis], axis=1)
     is_given = targets.reshape(outputs.shape) == 1
     if from_logits:
-        return float(np.logaddexp(0, np.where(is_given, -outputs, outputs)).mean())
-    return float(-np.where(is_given, _clipped_log(outputs), _clipped_log(1 - outputs)).mean())
+        return np.asarray(np.logaddexp(0, np.where(is_given, -outputs, outputs)))
+    return -np.where(is_given, _clipped_log(outputs), _clipped_log(1 - outputs))
 
 
 def both_columns(outputs: np.ndarray, model: keras.Model) -> np.ndarray:

@@ -6,6 +6,15 @@ from collections.abc import Mapping, Sequence
 import keras
 import numpy as np
 
+DIGITS = 6
+"""Decimals of an accuracy that count: Keras has it in float32, and a mean of recalls is rounded."""
+
+
+def is_better(reached: tuple[float, float], best: tuple[float, float]) -> bool:
+    """Whether an accuracy is higher or, where both are the same, the cross-entropy lower."""
+    accuracy, before = round(reached[0], DIGITS), round(best[0], DIGITS)
+    return (-accuracy, reached[1]) < (-before, best[1])
+
 
 class EpochGuard(keras.callbacks.Callback):
     """A callback that may forbid an epoch's weights to be kept.
@@ -23,6 +32,13 @@ class KeepBest(keras.callbacks.Callback):
     Better is a higher validation accuracy or, at the same accuracy, a lower cross-entropy: few
     validation images give many ties. Without validation every epoch is better than the last. An
     epoch that a guard does not allow is never kept.
+
+    Args:
+        whole: The model whose weights are kept.
+        patience: Epochs without a better one after which training stops.
+        best: Accuracy and cross-entropy to beat.
+        guards: What may forbid an epoch.
+        names: Of that accuracy and cross-entropy in the log, without "val_".
     """
 
     def __init__(
@@ -31,9 +47,11 @@ class KeepBest(keras.callbacks.Callback):
         patience: int,
         best: tuple[float, float] | None = None,
         guards: Sequence[EpochGuard] = (),
+        names: tuple[str, str] = ("accuracy", "cross_entropy"),
     ) -> None:
         super().__init__()
         self._whole, self._guards = whole, guards
+        self._names = tuple(f"val_{name}" for name in names)
         self.patience = patience
         self.best = best
         self.improved = False
@@ -80,10 +98,11 @@ class KeepBest(keras.callbacks.Callback):
         return all(math.isfinite(norm) for norm in norms)
 
     def _is_better(self, logs: dict[str, float]) -> bool:
-        if "val_accuracy" not in logs:
+        accuracy, cross_entropy = self._names
+        if accuracy not in logs:
             return True
-        reached = (logs["val_accuracy"], logs["val_cross_entropy"])
-        if self.best is not None and (-reached[0], reached[1]) >= (-self.best[0], self.best[1]):
+        reached = (logs[accuracy], logs[cross_entropy])
+        if self.best is not None and not is_better(reached, self.best):
             return False
         self.best = reached
         return True

@@ -42,5 +42,12 @@ def weighed(dataset: tf.data.Dataset, class_weight: dict[int, float]) -> tf.data
     return dataset.map(with_weights)
 
 
+def weighed_as(shared: Shared, class_weight: dict[int, float] | None) -> Shared:
+    """Multiplies likewise each share of some batches; leaves them alone for `None`."""
+    if class_weight is None:
+        return shared
+    return lambda share: weighed(shared(share), class_weight)
+
+
 def _endless(shared: Shared, share: Share) -> tf.data.Dataset:
     return shared(share).repeat()

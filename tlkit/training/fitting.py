@@ -20,6 +20,8 @@ from tlkit.training.fit_data import fit_data, weighed
 from tlkit.training.resume import Position, SaveProgress, StageCheckpoint, assign_all, values_of
 from tlkit.training.step import HookedModel, StepHook, hooked
 
+_MEASURED_ANYWAY = ("accuracy", "cross_entropy")
+
 
 @dataclass(frozen=True)
 class Batches:
@@ -59,6 +61,7 @@ def fit_model(
     optimizer: keras.optimizers.Optimizer,
     loss: Any,
     metrics: Sequence[Any],
+    deciding: Sequence[keras.metrics.Metric] = (),
     epochs: int,
     patience: int,
     class_weight: dict[int, float] | None = None,
@@ -81,6 +84,8 @@ def fit_model(
         optimizer: Used as it is.
         loss: As Keras takes it.
         metrics: Likewise; with validation images "accuracy" and "cross_entropy" are among them.
+        deciding: An accuracy and a cross-entropy that are weighed as the loss is, and decide in the
+            place of those two; the validation batches have weights then.
         epochs: How many at most.
         patience: Epochs without a better one after which training stops.
         class_weight: As Keras takes it.
@@ -98,10 +103,17 @@ def fit_model(
     strategy = strategy_of(whole)
     with scope_of(whole):
         trainee = hooked(model, hooks)
-        trainee.compile(optimizer=optimizer, loss=loss, metrics=list(metrics), jit_compile=False)
+        trainee.compile(
+            optimizer=optimizer,
+            loss=loss,
+            metrics=list(metrics),
+            weighted_metrics=list(deciding) or None,
+            jit_compile=False,
+        )
         optimizer.build(trainee.trainable_variables)
     guards = [callback for callback in callbacks if isinstance(callback, EpochGuard)]
-    keeper = KeepBest(whole, patience, best, guards)
+    accuracy, cross_entropy = [metric.name for metric in deciding] or _MEASURED_ANYWAY
+    keeper = KeepBest(whole, patience, best, guards, names=(accuracy, cross_entropy))
     guard, finish = _StopAtNaN(), _AtEnd(at_end)
     state = _State(whole, trainee, keeper, hooks)
     own: list[keras.callbacks.Callback] = [keeper, guard]

@@ -14,15 +14,21 @@ from tlkit.distribution.lost import lost_worker_named
 from tlkit.distribution.shares import WHOLE, Shared
 from tlkit.distribution.strategies import scope_of, strategy_of
 from tlkit.errors import ArgumentError, check_count, check_positive, check_seed
-from tlkit.evaluation.metrics import evaluate_probabilities
 from tlkit.evaluation.names import num_classes_of
 from tlkit.evaluation.outputs import both_columns
-from tlkit.evaluation.reports import EvaluationReport
 from tlkit.models.groups import set_trainable
-from tlkit.models.heads import feature_cut, head_from_features, head_kind, outputs_logits
+from tlkit.models.heads import feature_cut, head_from_features
 from tlkit.models.random_state import seed_random_layers
 from tlkit.training.checks import check_class_weight
+from tlkit.training.criterion import (
+    Criterion,
+    Score,
+    criterion_for,
+    plain_labels,
+    score_of,
+)
 from tlkit.training.features import Features, extract_features
+from tlkit.training.fit_data import weighed_as
 from tlkit.training.fitting import Fitted, NotFiniteError, class_weight_of, fit_model
 from tlkit.training.frozen import FrozenPart
 from tlkit.training.movement import relative_movement, restore_weights, weights_by_group
@@ -30,7 +36,7 @@ from tlkit.training.objective import loss_of, metrics_of, targets_of
 from tlkit.training.rates import warm_up_then_cosine
 from tlkit.training.recipe import description_of
 from tlkit.training.reports import StageReport, TrainingReport
-from tlkit.training.solving import plain_labels, solve_head
+from tlkit.training.solving import solve_head
 from tlkit.training.sources import Images, Source, source_of
 from tlkit.training.store import FEATURES_FOLDER
 from tlkit.training.stored_batches import batches_in_order, one_pass
@@ -62,7 +68,8 @@ def train_head(
     weights make up for it. Others (hidden layers, a tanh), and features of more than 2 GB, are
     trained on the stored features with AdamW, warm-up and cosine; the report says why.
 
-    A head that had been trained before is kept where the new one is worse on validation.
+    A head that had been trained before is kept where the new one is worse on validation. Weights of
+    images in a `tf.data.Dataset`, `(images, labels, weights)`, count there as in the loss.
 
     Where the model was made under a strategy over several machines, each computes the features of
     its share of the images, all store those of all, the chief solves the head, and all get it.
@@ -74,7 +81,8 @@ def train_head(
         validation: Where `data` is a `tf.data.Dataset`: images to measure on.
         epochs: For heads that are not solved: epochs at most.
         learning_rate: For heads that are not solved: the highest rate.
-        class_weight: "balanced" weighs each class by the inverse of its frequency.
+        class_weight: "balanced" weighs each class by the inverse of its frequency, in what is
+            trained and in what decides between heads: the balanced accuracy then.
         augment: Augmentation of the stored views, by name.
         views: How many augmented versions of each training image are stored.
         seed: Of folds, orders, and what random layers in the head draw.
@@ -154,7 +162,10 @@ def _train(
     if source.validation is not None:
         held_out = extract_features(part, source.validation, exact=True, cache=cache)
     head = head_from_features(model)
-    old = _measured(head, model, held_out) if held_out and is_trained(model) else None
+    criterion = criterion_for(source.validation, given["class_weight"])
+    old = None
+    if held_out and is_trained(model):
+        old = _measured(head, model, held_out, criterion)
     notes = [f"features in {train.precision}: {train.store.path}"]
     if cache is None and (note := cache_note(FEATURES_FOLDER)):
         notes.append(note)
@@ -169,19 +180,21 @@ def _train(
     else:
         notes.append(f"trained by gradients, for the head cannot be solved: {solved.note}")
         try:
-            fitted = _fit(head, model, train, held_out, **given)
+            fitted = _fit(head, model, train, held_out, criterion=criterion, **given)
             history, kept_epoch = fitted.history, fitted.kept_epoch
         except NotFiniteError as error:
             restore_weights(model, before)
             left = "The model is as it was given."
             raise error.at_rate(given["learning_rate"], left) from error
-    new = _measured(head, model, held_out) if held_out else None
-    got_worse = old and new and (-new.accuracy, new.loss) > (-old.accuracy, old.loss)
-    if old and new and part.workers.chief_says(bool(got_worse)):
+    new = _measured(head, model, held_out, criterion) if held_out else None
+    moved = relative_movement(before, weights_by_group(model))
+    put_back = {}
+    if old and new and part.workers.chief_says(old.is_better_than(new)):
         restore_weights(model, before)
+        moved, put_back = relative_movement(before, weights_by_group(model)), moved
         notes.append(
-            f"the head that was there is kept: {100 * old.accuracy:.1f} % on validation against "
-            f"{100 * new.accuracy:.1f} % of the new one"
+            f"the head that was there is kept: {100 * old.value:.1f} % {criterion.name} on "
+            f"validation against {100 * new.value:.1f} % of the new one"
         )
         new, kept_epoch = old, None
     stage = StageReport(
@@ -189,7 +202,8 @@ def _train(
         trainable=trainable,
         history=history,
         kept_epoch=kept_epoch,
-        moved=relative_movement(before, weights_by_group(model)),
+        moved=moved,
+        put_back=put_back,
         seconds=time.perf_counter() - started,
         num_forward_passes=train.num_forward_passes
         + (held_out.num_forward_passes if held_out else 0),
@@ -200,6 +214,9 @@ def _train(
         accuracy_before=old.accuracy if old else None,
         accuracy_after=new.accuracy if new else None,
         num_validation=len(held_out.labels) if held_out else 0,
+        decided_by=criterion.name,
+        decision_before=old.value if old else None,
+        decision_after=new.value if new else None,
     )
 
 
@@ -220,6 +237,7 @@ def _fit(
     train: Features,
     held_out: Features | None,
     *,
+    criterion: Criterion,
     epochs: int,
     learning_rate: float,
     class_weight: str | None,
@@ -235,17 +253,18 @@ def _fit(
     return fit_model(
         head,
         batches,
-        _one_pass(held_out, model) if held_out else None,
+        _weighed_pass(held_out, model, criterion) if held_out else None,
         optimizer=keras.optimizers.AdamW(
             warm_up_then_cosine(learning_rate, batches.num_steps * epochs),
             weight_decay=_WEIGHT_DECAY,
         ),
         loss=loss_of(model),
         metrics=metrics_of(model),
+        deciding=criterion.metrics(model) if held_out else (),
         epochs=epochs,
         patience=max(5, epochs // 4),
         class_weight=class_weight_of(
-            plain_labels(train, model), num_classes_of(model), class_weight
+            plain_labels(train.labels, model), num_classes_of(model), class_weight
         ),
     )
 
@@ -255,16 +274,19 @@ def _one_pass(features: Features, model: keras.Model) -> Shared:
     return one_pass(features, targets, batch_size=_BATCH_SIZE)
 
 
-def _measured(head: keras.Model, model: keras.Model, held_out: Features) -> EvaluationReport:
+def _weighed_pass(features: Features, model: keras.Model, criterion: Criterion) -> Shared:
+    weights = class_weight_of(
+        plain_labels(features.labels, model), num_classes_of(model), criterion.class_weight
+    )
+    return weighed_as(_one_pass(features, model), weights)
+
+
+def _measured(
+    head: keras.Model, model: keras.Model, held_out: Features, criterion: Criterion
+) -> Score:
     """The model's figures on validation images, from their float32 features."""
-    targets = targets_of(held_out.labels, model).numpy()
     batches = _one_pass(held_out, model)(WHOLE)
     outputs = np.concatenate([head(batch[0], training=False).numpy() for batch in batches])
-    kind = head_kind(model)
-    return evaluate_probabilities(
-        both_columns(outputs, model),
-        targets[:, 0].astype(np.int64) if kind == "binary" else targets,
-        [str(index) for index in range(num_classes_of(model))],
-        kind=kind,
-        from_logits=outputs_logits(model),
+    return score_of(
+        model, both_columns(outputs, model), held_out.labels, held_out.weights, criterion
     )

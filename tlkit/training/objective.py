@@ -93,23 +93,32 @@ def takes_one_hot(loss: keras.losses.Loss) -> bool:
     return isinstance(loss, categorical)
 
 
-def metrics_of(model: keras.Model, *, one_hot: bool = False) -> list[keras.metrics.Metric]:
-    """Returns "accuracy" and "cross_entropy", the latter without smoothing, for the head's kind."""
+def metrics_of(
+    model: keras.Model, *, one_hot: bool = False, prefix: str = ""
+) -> list[keras.metrics.Metric]:
+    """Returns "accuracy" and "cross_entropy", the latter without smoothing, for the head's kind.
+
+    Args:
+        model: A classifier.
+        one_hot: Whether a softmax head's labels come in that form.
+        prefix: Of both names.
+    """
     from_logits = outputs_logits(model)
-    crossed = {"from_logits": from_logits, "name": "cross_entropy"}
+    accuracy = f"{prefix}accuracy"
+    crossed = {"from_logits": from_logits, "name": f"{prefix}cross_entropy"}
     if head_kind(model) != "softmax":
         threshold = 0.0 if from_logits else 0.5
         return [
-            keras.metrics.BinaryAccuracy(name="accuracy", threshold=threshold),
+            keras.metrics.BinaryAccuracy(name=accuracy, threshold=threshold),
             keras.metrics.BinaryCrossentropy(**crossed),
         ]
     if one_hot:
         return [
-            keras.metrics.CategoricalAccuracy(name="accuracy"),
+            keras.metrics.CategoricalAccuracy(name=accuracy),
             keras.metrics.CategoricalCrossentropy(**crossed),
         ]
     return [
-        keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
+        keras.metrics.SparseCategoricalAccuracy(name=accuracy),
         keras.metrics.SparseCategoricalCrossentropy(**crossed),
     ]
 

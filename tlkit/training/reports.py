@@ -1,7 +1,7 @@
 """What training says of itself."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tlkit.models.groups import TrainableReport
@@ -24,6 +24,8 @@ class StageReport(ShownAsText):
         notes: What was chosen, substituted or left out.
         kept_epoch: The epoch of `history` whose weights are kept, from 1 on; `None` where none
             was better than the model before, and for a head that was solved.
+        put_back: What each group of layers had moved by, likewise, before its weights were put
+            back because nothing was better on validation; empty where they were not.
     """
 
     name: str
@@ -34,6 +36,7 @@ class StageReport(ShownAsText):
     num_forward_passes: int = 0
     notes: tuple[str, ...] = ()
     kept_epoch: int | None = None
+    put_back: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "StageReport":
@@ -53,11 +56,15 @@ class StageReport(ShownAsText):
 
     def __str__(self) -> str:
         lines = [f"{self.name}: {self.seconds:.1f} s; {self.trainable}"]
-        lines += [
-            f"  {group} moved by {100 * change:.3g} %" if change else f"  {group} did not move"
-            for group, change in self.moved.items()
-        ]
+        lines += [f"  {group} {self._movement(group)}" for group in self.moved]
         return "\n".join(lines + [f"  {note}" for note in self.notes])
+
+    def _movement(self, group: str) -> str:
+        if change := self.moved[group]:
+            return f"moved by {100 * change:.3g} %"
+        if change := self.put_back.get(group, 0.0):
+            return f"moved by {100 * change:.3g} %, and its weights were put back"
+        return "did not move"
 
 
 @dataclass(frozen=True)
@@ -70,12 +77,19 @@ class TrainingReport(ShownAsText):
             validation images, or where its head had never been trained.
         accuracy_after: Validation accuracy of the model as it is now.
         num_validation: Number of images behind these figures.
+        decided_by: What decided which weights were kept: "accuracy" or, where classes or images are
+            weighed in training, "balanced accuracy" or "weighted accuracy".
+        decision_before: That accuracy of the model that was given; `None` as `accuracy_before` is.
+        decision_after: And of the model as it is now.
     """
 
     stages: tuple[StageReport, ...]
     accuracy_before: float | None
     accuracy_after: float | None
     num_validation: int
+    decided_by: str = "accuracy"
+    decision_before: float | None = None
+    decision_after: float | None = None
 
     _derived = ("history",)
 
@@ -99,11 +113,17 @@ class TrainingReport(ShownAsText):
         return "\n".join([*self._accuracy(), *stages, *notes])
 
     def _accuracy(self) -> list[str]:
-        """What it brought on validation, a line where that was measured."""
-        if self.accuracy_after is None:
-            return []
-        before = "" if self.accuracy_before is None else f"{100 * self.accuracy_before:.1f} % to "
-        return [
-            f"validation accuracy {before}{100 * self.accuracy_after:.1f} % "
-            f"({self.num_validation} images)"
-        ]
+        """What it brought on validation, where that was measured; first what decided."""
+        lines = []
+        if self.decision_after is not None and self.decided_by != "accuracy":
+            change = _change(self.decision_before, self.decision_after)
+            lines.append(f"{self.decided_by} on validation {change}: it decided what is kept")
+        if self.accuracy_after is not None:
+            change = _change(self.accuracy_before, self.accuracy_after)
+            lines.append(f"validation accuracy {change} ({self.num_validation} images)")
+        return lines
+
+
+def _change(before: float | None, after: float) -> str:
+    first = "" if before is None else f"{100 * before:.1f} % to "
+    return f"{first}{100 * after:.1f} %"

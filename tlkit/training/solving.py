@@ -10,10 +10,9 @@ from tlkit.distribution.strategies import strategy_of
 from tlkit.distribution.workers import Workers
 from tlkit.errors import DataError
 from tlkit.evaluation.names import num_classes_of
-from tlkit.models.heads import head_kind
+from tlkit.training.criterion import plain_labels
 from tlkit.training.features import MAX_BYTES_IN_MEMORY, Features
 from tlkit.training.linear import LinearSolution, solve_linear
-from tlkit.training.objective import targets_of
 from tlkit.training.solvable import SolvableHead, is_solved, solvable_head
 
 _NUM_PROVEN = 4096
@@ -63,7 +62,7 @@ def solve_head(
         return SolvedHead(
             False, f"its features take more than the {MAX_BYTES_IN_MEMORY / 2**30:.2g} GiB"
         )
-    labels = plain_labels(train, model)
+    labels = plain_labels(train.labels, model)
     _check_every_class_is_there(labels, num_classes_of(model))
     workers = Workers(strategy_of(model))
     own: list[np.ndarray] = []
@@ -75,12 +74,6 @@ def solve_head(
     for variable, value in zip(_variables(found.dense), weights, strict=False):
         variable.assign(value)
     return SolvedHead(bool(weights), text.tobytes().decode())
-
-
-def plain_labels(features: Features, model: keras.Model) -> np.ndarray:
-    """Returns labels as scikit-learn takes them: integers `(n,)`, or 0/1 `(n, num_labels)`."""
-    targets = targets_of(features.labels, model).numpy().astype(np.int64)
-    return targets[:, 0] if head_kind(model) == "binary" else targets
 
 
 def _solved_by_chief(
@@ -100,10 +93,10 @@ def _solved_by_chief(
         return [_text("what its Dense layer reads is not finite for every image")]
     solution = solve_linear(
         rows,
-        plain_labels(train, model),
+        plain_labels(train.labels, model),
         num_units=model.output_shape[-1],
         validation=(
-            (found.read_by_dense(held_out.load()), plain_labels(held_out, model))
+            (found.read_by_dense(held_out.load()), plain_labels(held_out.labels, model))
             if held_out
             else None
         ),

@@ -15,7 +15,6 @@ from tlkit.data.lost_pictures import lost_pictures_named
 from tlkit.distribution.shares import Share, Shared
 from tlkit.distribution.strategies import strategy_of
 from tlkit.errors import RunError, TrainingError
-from tlkit.evaluation.metrics import evaluate
 from tlkit.evaluation.names import num_classes_of
 from tlkit.models.groups import TrainableReport, set_trainable
 from tlkit.models.random_state import seed_random_layers
@@ -26,6 +25,8 @@ from tlkit.training.cached_cut import (
     cut_validation,
     views_of,
 )
+from tlkit.training.criterion import Score, criterion_for, labels_of, score_on
+from tlkit.training.fit_data import weighed_as
 from tlkit.training.fitting import Batches, Fitted, NotFiniteError, class_weight_of, fit_model
 from tlkit.training.head import is_trained, train_head
 from tlkit.training.movement import (
@@ -79,6 +80,7 @@ class Tuner:
         self._loss = loss_of(model, recipe.label_smoothing) if loss is None else loss
         self._metrics, self._callbacks, self._hooks = metrics, callbacks, hooks
         self._checkpoint, self._cache = checkpoint, cache
+        self._criterion = criterion_for(source.validation, recipe.class_weight)
         self._one_hot = takes_one_hot(self._loss)
 
     def run(self, plan: Sequence[PlannedStage]) -> TrainingReport:
@@ -86,7 +88,7 @@ class Tuner:
         model, saved = self._model, self._checkpoint and self._checkpoint.saved
         if saved:
             was_trained, done = saved.record["was_trained"], saved.position.stage
-            before = saved.record["accuracy_before"]
+            before = Score.from_record(saved.record["accuracy_before"])
             reports = [StageReport.from_dict(report) for report in saved.record["reports"]]
             assign_all(model.variables, saved.arrays["model"])
         else:
@@ -98,31 +100,35 @@ class Tuner:
         for number in range(done, len(plan)):
             resumed = saved if number == done and saved and saved.arrays.get("start") else None
             if resumed and resumed.record["baseline"]:
-                baseline = resumed.record["baseline"]
+                baseline = Score.from_record(resumed.record["baseline"])
             else:
                 baseline = self._measured()
-            before = before if number else (baseline and baseline[0])
+            before = before if number else baseline
             record = {
                 "was_trained": was_trained,
-                "accuracy_before": before,
-                "baseline": baseline,
+                "accuracy_before": before and before.record(),
+                "baseline": baseline and baseline.record(),
                 "reports": [dataclasses.asdict(report) for report in reports],
             }
-            reports.append(self._run_stage(plan[number], number, record, resumed))
+            reports.append(self._run_stage(plan[number], number, baseline, record, resumed))
         after = self._measured()
         if self._checkpoint is not None:
             record = {
                 "was_trained": was_trained,
-                "accuracy_before": before,
+                "accuracy_before": before and before.record(),
                 "reports": [dataclasses.asdict(report) for report in reports],
             }
             arrays = {"model": values_of(model.variables)}
             self._checkpoint.save(Position(len(plan)), record, arrays)
+        before = before if was_trained else None
         return TrainingReport(
             stages=tuple(reports),
-            accuracy_before=before if was_trained else None,
-            accuracy_after=after[0] if after else None,
-            num_validation=int(after[2]) if after else 0,
+            accuracy_before=before.accuracy if before else None,
+            accuracy_after=after.accuracy if after else None,
+            num_validation=after.num_images if after else 0,
+            decided_by=self._criterion.name,
+            decision_before=before.value if before else None,
+            decision_after=after.value if after else None,
         )
 
     def _solved_head(self) -> list[StageReport]:
@@ -137,15 +143,19 @@ class Tuner:
         )
         return list(report.stages)
 
-    def _measured(self) -> tuple[float, float, int] | None:
-        """Accuracy and cross-entropy on the validation images, and their number."""
+    def _measured(self) -> Score | None:
+        """What the model reaches on the validation images."""
         if self._source.validation is None:
             return None
-        report = evaluate(self._model, self._source.validation)
-        return report.accuracy, report.loss, report.num_images
+        return score_on(self._model, self._source.validation, self._recipe.class_weight)
 
     def _run_stage(
-        self, stage: PlannedStage, number: int, record: dict[str, Any], resumed: Saved | None
+        self,
+        stage: PlannedStage,
+        number: int,
+        baseline: Score | None,
+        record: dict[str, Any],
+        resumed: Saved | None,
     ) -> StageReport:
         model, recipe = self._model, self._recipe
         started = time.perf_counter()
@@ -178,6 +188,7 @@ class Tuner:
                 number,
                 cut=cut,
                 watched=watched,
+                baseline=baseline,
                 record=record,
                 start=start,
                 resumed=resumed,
@@ -190,19 +201,23 @@ class Tuner:
         notes = [cut if isinstance(cut, str) else cut.note]
         notes += batch_notes(strategy_of(model), self._source.train)
         notes += [note for hook in self._hooks for note in hook.notes_of_stage()]
-        if record["baseline"] is None:
+        moved = relative_movement(watched.before, weights_by_group(model))
+        put_back = {}
+        if baseline is None:
             notes.append("no validation images: the last epoch's weights are kept, untested")
         elif not fitted.improved:
+            put_back = watched.moved
             notes.append(
                 f"no epoch was better on validation than the model before, "
-                f"{100 * record['baseline'][0]:.1f} %: its weights are kept"
+                f"{100 * baseline.value:.1f} % {self._criterion.name}: its weights are kept"
             )
         return StageReport(
             name="fine-tune",
             trainable=trainable,
             history=fitted.history,
             kept_epoch=fitted.kept_epoch,
-            moved=relative_movement(watched.before, weights_by_group(model)),
+            moved=moved,
+            put_back=put_back,
             seconds=seconds(),
             num_forward_passes=0 if isinstance(cut, str) else cut.num_forward_passes,
             notes=tuple(notes),
@@ -230,6 +245,7 @@ class Tuner:
         *,
         cut: CachedCut | str,
         watched: WatchedWeights,
+        baseline: Score | None,
         record: dict[str, Any],
         start: Sequence[np.ndarray],
         resumed: Saved | None,
@@ -247,6 +263,8 @@ class Tuner:
             held_out = cut_validation(cut, model, **given)
         else:
             trained, batches, held_out = model, self._batches(number), self._held_out()
+        if held_out is not None:
+            held_out = weighed_as(held_out, self._weights_of(source.validation))
         checkpoint = None
         if self._checkpoint is not None:
             checkpoint = StageCheckpoint(self._checkpoint, number, record, start, resumed, seconds)
@@ -259,12 +277,13 @@ class Tuner:
                 optimizer=scaled(self._optimizer(stage, batches.num_steps), precision),
                 loss=self._loss,
                 metrics=[*metrics_of(model, one_hot=self._one_hot), *self._metrics],
+                deciding=self._criterion.metrics(model, one_hot=self._one_hot) if held_out else (),
                 epochs=stage.epochs,
                 patience=recipe.patience or max(5, 2 * stage.epochs // 3),
-                class_weight=_class_weight(source.train, recipe.class_weight, model),
+                class_weight=self._weights_of(source.train),
                 callbacks=self._callbacks,
                 hooks=self._hooks,
-                best=record["baseline"] and tuple(record["baseline"][:2]),
+                best=None if baseline is None else (baseline.value, baseline.loss),
                 at_end=watched.measure,
                 checkpoint=checkpoint,
             )
@@ -289,6 +308,13 @@ class Tuner:
         if (images := self._source.validation) is None:
             return None
         return lambda share: batches_of(images, self._model, one_hot=self._one_hot, share=share)
+
+    def _weights_of(self, images: Images | None) -> dict[int, float] | None:
+        """The weight of each class among some images."""
+        class_weight, model = self._recipe.class_weight, self._model
+        if class_weight is None or images is None:
+            return None
+        return class_weight_of(labels_of(images, model), num_classes_of(model), class_weight)
 
     def _batches(self, number: int) -> Batches:
         """Whole images, from any epoch and step on."""
@@ -331,16 +357,3 @@ def _check_moved(watched: WatchedWeights, trainable: TrainableReport, learning_r
 
 def _is_vector(variable: keras.Variable) -> bool:
     return len(variable.shape) < 2
-
-
-def _class_weight(
-    images: Images, class_weight: str | None, model: keras.Model
-) -> dict[int, float] | None:
-    if class_weight is None:
-        return None
-    if isinstance(images, ImageSplit):
-        labels = images.labels
-    else:
-        targets = with_targets(images, model)
-        labels = np.concatenate([np.ravel(labels) for _, labels, *_ in targets]).astype(np.int64)
-    return class_weight_of(labels, num_classes_of(model), class_weight)
