@@ -20,6 +20,7 @@ from tlkit.training.fitting import Batches
 from tlkit.training.frozen import FrozenPart
 from tlkit.training.objective import targets_of
 from tlkit.training.sources import Source
+from tlkit.training.still import is_augmenting
 from tlkit.training.store import FEATURES_FOLDER, stored_files
 from tlkit.training.stored_batches import batches_in_order, one_pass
 
@@ -176,10 +177,7 @@ def _random_layers(model: keras.Model, first: int) -> list[str]:
     """Names the layers of the user's own that augment images before the group `first`."""
     below = [layer for layers in group_layers(model)[:first] for layer in layers]
     return [
-        nested.name
-        for layer in below
-        for nested in with_nested(layer)
-        if type(nested).__name__.startswith("Random")
+        nested.name for layer in below for nested in with_nested(layer) if is_augmenting(nested)
     ]
 
 

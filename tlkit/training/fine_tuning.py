@@ -67,11 +67,16 @@ def fine_tune(
     through a random head destroy what the backbone knows. Then AdamW trains what `unfreeze` or each
     of the `stages` names, and the epoch that is best on validation is kept. A model that was
     trained before is never left worse on validation than it was given: if no epoch is better, its
-    weights are put back and the report says so.
+    weights are put back and the report says so. Better is a higher accuracy, at the same a lower
+    cross-entropy; with `class_weight` the balanced accuracy, and weights of validation images,
+    `(images, labels, weights)`, count as they do in the loss.
 
     Where a part below is frozen, and an epoch need not see views that no epoch saw before, that
     part runs once for each view and its activations are stored; only the part above is trained.
     The model that comes out is the same whole model. The report says which way was taken.
+
+    On either way what is frozen computes as in inference, without dropout, noise or stochastic
+    depth; layers of the model that augment images go on doing so.
 
     A model that was made under a strategy (`distribution_strategy`) is trained on all of its
     devices, each with a share of every batch, as one device would with whole batches. Of several

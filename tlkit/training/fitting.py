@@ -19,6 +19,7 @@ from tlkit.training.best import EpochGuard, KeepBest
 from tlkit.training.fit_data import fit_data, weighed
 from tlkit.training.resume import Position, SaveProgress, StageCheckpoint, assign_all, values_of
 from tlkit.training.step import HookedModel, StepHook, hooked
+from tlkit.training.still import StillPart
 
 _MEASURED_ANYWAY = ("accuracy", "cross_entropy")
 
@@ -67,6 +68,7 @@ def fit_model(
     class_weight: dict[int, float] | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     hooks: Sequence[StepHook] = (),
+    still: StillPart | None = None,
     best: tuple[float, float] | None = None,
     at_end: Callable[[], None] = lambda: None,
     checkpoint: StageCheckpoint | None = None,
@@ -91,6 +93,7 @@ def fit_model(
         class_weight: As Keras takes it.
         callbacks: The user's own.
         hooks: What constraints do in each step.
+        still: What computes as in inference.
         best: Validation accuracy and cross-entropy to beat; without it the first epoch is the
             first best.
         at_end: Called when the last step is made, before any weights are put back.
@@ -102,7 +105,7 @@ def fit_model(
     whole = model if whole is None else whole
     strategy = strategy_of(whole)
     with scope_of(whole):
-        trainee = hooked(model, hooks)
+        trainee = hooked(model, hooks, still)
         trainee.compile(
             optimizer=optimizer,
             loss=loss,

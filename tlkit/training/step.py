@@ -10,6 +10,7 @@ from tlkit.errors import ArgumentError
 from tlkit.training.keras_workers import WorkersModel
 from tlkit.training.rates import rates_of
 from tlkit.training.replicas import Replicas, is_spread, logs_of_all
+from tlkit.training.still import StillPart
 
 
 class StepHook:
@@ -75,6 +76,13 @@ class HookedModel(WorkersModel):
     """
 
     hooks: tuple[StepHook, ...] = ()
+    still: StillPart | None = None
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """Keras's forward pass; in training what is frozen computes as in inference."""
+        if not training or self.still is None:
+            return super().call(inputs, training=training, mask=mask)
+        return self.still.run(self, inputs)
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -179,8 +187,11 @@ def _unscaled(gradients: Sequence[Any], scale: tf.Tensor) -> list[tf.Tensor]:
     return [gradient / tf.cast(scale, gradient.dtype) for gradient in dense]
 
 
-def hooked(model: keras.Model, hooks: Sequence[StepHook] = ()) -> HookedModel:
-    """Returns a model of the same layers that trains with hooks."""
+def hooked(
+    model: keras.Model, hooks: Sequence[StepHook] = (), still: StillPart | None = None
+) -> HookedModel:
+    """Returns a model of the same layers that trains with hooks, and with what is to stay still."""
     trainee = HookedModel(model.inputs, model.outputs, name=model.name)
     trainee.hooks = tuple(hooks)
+    trainee.still = still
     return trainee

@@ -52,6 +52,7 @@ from tlkit.training.sources import Images, Source, batches_of, steps_in_epoch, w
 from tlkit.training.spread import batch_notes
 from tlkit.training.stages import PlannedStage
 from tlkit.training.step import StepHook
+from tlkit.training.still import StillPart, still_part
 
 _EPOCHS_APART = 1_000_000
 """Stages count their epochs this far apart, so that each sees orders and views of its own."""
@@ -172,7 +173,7 @@ class Tuner:
         watched = WatchedWeights(model)
         if resumed:
             assign_all(model.weights, current)
-        cut = self._cut(stage)
+        cut, still = self._cut(stage), still_part(model, stage.unfreeze, trainable)
         is_cached = isinstance(cut, CachedCut)
         if resumed and resumed.record["is_cached"] != is_cached:
             raise RunError(
@@ -187,6 +188,7 @@ class Tuner:
                 stage,
                 number,
                 cut=cut,
+                still=still,
                 watched=watched,
                 baseline=baseline,
                 record=record,
@@ -244,6 +246,7 @@ class Tuner:
         number: int,
         *,
         cut: CachedCut | str,
+        still: StillPart,
         watched: WatchedWeights,
         baseline: Score | None,
         record: dict[str, Any],
@@ -258,7 +261,7 @@ class Tuner:
                 "batch_size": source.train.batch_size,
                 "one_hot": self._one_hot,
             }
-            trained = cut.top
+            trained, still = cut.top, still.above_cut()
             batches = cut_batches(cut, model, seed=recipe.seed + number, **given)
             held_out = cut_validation(cut, model, **given)
         else:
@@ -283,6 +286,7 @@ class Tuner:
                 class_weight=self._weights_of(source.train),
                 callbacks=self._callbacks,
                 hooks=self._hooks,
+                still=still,
                 best=None if baseline is None else (baseline.value, baseline.loss),
                 at_end=watched.measure,
                 checkpoint=checkpoint,
