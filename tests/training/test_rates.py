@@ -94,7 +94,7 @@ def test_layer_decay_must_be_a_share(data, decay):
 def test_schedules_take_the_course_they_promise():
     assert schedule_of("constant", 0.1, 100) == 0.1
     step = schedule_of("step", 0.1, 100)
-    assert [round(float(step(i)), 6) for i in (0, 50, 51, 76)] == [0.1, 0.1, 0.01, 0.001]
+    assert [round(float(step(i)), 6) for i in (0, 49, 50, 75)] == [0.1, 0.1, 0.01, 0.001]
     cosine = schedule_of("cosine", 0.1, 100)
     assert float(cosine(0)) == 0.0
     assert float(cosine(10)) == pytest.approx(0.1)
@@ -115,3 +115,14 @@ def test_reduce_on_plateau_works_with_a_constant_rate(data):
     )
     assert seen[0] == pytest.approx(2e-4)
     assert seen[-1] < 1e-5
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 4, 7, 8, 100])
+def test_a_stepped_rate_falls_at_half_and_at_three_quarters_of_the_steps(num_steps):
+    rate = schedule_of("step", 1.0, num_steps)
+    rates = [float(rate(step)) for step in range(num_steps)]
+    wanted = [
+        1.0 if step < num_steps / 2 else 0.1 if step < 3 * num_steps / 4 else 0.01
+        for step in range(num_steps)
+    ]
+    np.testing.assert_allclose(rates, wanted, rtol=1e-6)

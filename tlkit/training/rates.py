@@ -29,8 +29,10 @@ def schedule_of(name: str, peak: float, num_steps: int) -> Rate:
     if name == "constant":
         return peak
     if name == "step":
+        half, three_quarters = -(-num_steps // 2), -(-3 * num_steps // 4)
         return keras.optimizers.schedules.PiecewiseConstantDecay(
-            [num_steps // 2, 3 * num_steps // 4], [peak, peak / 10, peak / 100]
+            [half - 1, three_quarters - 1],  # the last steps at the rate before
+            [peak, peak / 10, peak / 100],
         )
     return warm_up_then_cosine(peak, num_steps)
 
