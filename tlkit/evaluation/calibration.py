@@ -15,20 +15,28 @@ from tlkit.errors import ArgumentError, DataError
 from tlkit.evaluation.checks import check_outputs, check_targets
 from tlkit.evaluation.intervals import Interval, Z
 from tlkit.evaluation.names import num_classes_of
-from tlkit.evaluation.outputs import collect_outputs, mean_loss, probabilities_from
+from tlkit.evaluation.outputs import (
+    THRESHOLD,
+    collect_outputs,
+    log_softmax,
+    mean_loss,
+    probabilities_from,
+)
 from tlkit.evaluation.reliability import MIN_IMAGES, Reliability, measure_reliability
 from tlkit.models.graph import model_ends, producing_node
 from tlkit.models.heads import head_kind, outputs_logits
 from tlkit.showing import ShownAsText
 
 LOWEST, HIGHEST = 0.05, 20.0
-"""Temperatures that are looked at; where the best lies at an end, the images leave it open."""
+"""Temperatures that are looked at; where the likelihood is highest at an end, the images leave open
+how far the temperature should go."""
 
 MIN_GAIN = 1.0
 """Nats, over all images, that a temperature must gain to be used: Akaike's price of one parameter.
 With less it would rather follow these images' chance than be better on others."""
 
 _NO_RISE = 1e-6  # nats
+_LOWEST_EXPECTED = 1e-4  # where an expectation gives the temperature an end
 
 
 @dataclass(frozen=True)
@@ -39,15 +47,18 @@ class CalibrationReport(ShownAsText):
         temperature: What the logits are divided by: above 1 the model was too sure of itself,
             below 1 not sure enough. 1.0 where nothing was changed, see `notes`.
         interval: Temperatures that the images do not speak against, at 95 %, by the likelihood
-            ratio; cut off at 0.05 and 20. With several labels it is narrower than it should be,
-            since the labels of one image hang together.
+            ratio, cut off at 0.05 and 20; where every image is correct, of outcomes as the rule of
+            succession expects them, and not cut off below. `temperature` is always among them. With
+            several labels it is narrower than it should be, since the labels of one image hang
+            together.
         num_images: Number of images it was chosen on.
         loss_before: Mean cross-entropy in nats before.
         loss_after: The same after; never higher on these images, by its making.
         before: Reliability before; `before.error` is the expected calibration error.
         after: Reliability after, on the same images. How well it holds is measured by
             `tlkit.evaluate` on others.
-        notes: Why the model was left as it is.
+        notes: Why the model was left as it is, or how the temperature was chosen where the
+            likelihood has no highest point between 0.05 and 20.
     """
 
     temperature: float
@@ -62,7 +73,8 @@ class CalibrationReport(ShownAsText):
     def __str__(self) -> str:
         low, high = self.interval
         lines = [
-            f"temperature {self.temperature:.3f} (95 % interval {low:.2f} to {high:.2f}) from "
+            f"temperature {_shown(self.temperature, 3)} (95 % interval {_shown(low, 2)} to "
+            f"{_shown(high, 2)}) from "
             f"{self.num_images:,} images: loss {self.loss_before:.4f} to {self.loss_after:.4f}, "
             f"calibration error {100 * self.before.error:.1f} to {100 * self.after.error:.1f} %"
         ]
@@ -70,6 +82,11 @@ class CalibrationReport(ShownAsText):
 
     def _repr_html_(self) -> str:
         return "".join(f"<p>{escape(line)}</p>" for line in str(self).splitlines())
+
+
+def _shown(value: float, places: int) -> str:
+    """A temperature with so many decimals, and as many digits where it is below a tenth."""
+    return f"{value:.{places}f}" if value >= 0.1 else f"{value:.{places}g}"
 
 
 def calibrate(
@@ -87,8 +104,15 @@ def calibrate(
     of 0.5 stays the same too. What is trained afterwards needs calibrating again.
 
     The model is left as it is, and the report says so, where the best temperature explains the
-    images hardly better than 1 does, and where it has no end (as where every image is right, so
-    that no confidence is too high).
+    images hardly better than 1 does.
+
+    Where every image is correct no confidence is too high for them, and the likelihood rises for as
+    long as the temperature falls. Of n correct ones the next is then taken to be correct with the
+    probability (n + 1) / (n + 2), Laplace's rule of succession, and the temperature gives the model
+    that confidence, but never a lower one than it had. So it also makes up for label smoothing,
+    which leaves a model less confident than it is correct. Where the likelihood rises without end
+    with the temperature, because the logits say nothing of the labels, the temperature nearest to 1
+    is taken that the images do not speak against.
 
     Args:
         model: A classifier whose outputs come from a Dense layer, with or without softmax or
@@ -118,7 +142,8 @@ def calibrate(
     Reference:
         Guo et al. (2017), section 4.2, https://arxiv.org/abs/1706.04599: T is chosen by the
         likelihood; the expected calibration error is over 15 bins of equal width. Akaike (1974),
-        https://doi.org/10.1109/TAC.1974.1100705, for the least gain.
+        https://doi.org/10.1109/TAC.1974.1100705, for the least gain. Platt (1999), Probabilistic
+        Outputs for Support Vector Machines, section 2.2, for targets by the rule of succession.
     """
     dense = _last_dense(model)
     if isinstance(images, ImageSplit) and images.name == "train":
@@ -169,37 +194,100 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray, kind: str) -> Calib
     def loss_at(log_temperature: float) -> float:
         return mean_loss(logits / math.exp(log_temperature), targets, kind, True)
 
-    bounds = math.log(LOWEST), math.log(HIGHEST)
-    found = minimize_scalar(loss_at, bounds=bounds, method="bounded", options={"xatol": 1e-6})
-    best, lowest_loss = float(found.x), float(found.fun)
-    open_ends = [end for end in bounds if loss_at(end) <= lowest_loss + _NO_RISE]
-    gain = targets.size * (loss_at(0.0) - lowest_loss)
-    notes: tuple[str, ...] = ()
-    if open_ends:
-        notes = (
-            f"the model is left as it is: these {len(targets):,} images leave open how far the "
-            f"temperature should {'fall' if open_ends[0] < 0 else 'rise'}",
-        )
-    elif gain < MIN_GAIN:
-        notes = (
-            f"the model is left as it is: {math.exp(best):.3f} fits these {len(targets):,} images "
-            "best, but hardly better than 1",
-        )
+    fit = _fitted(loss_at, targets.size)
+    best, note = fit.best, ""
+    if fit.is_open_below and fit.is_open_above:
+        best, note = 0.0, "the model is left as it is: these images say nothing of a temperature"
+    elif fit.is_open_below:
+        num_right = _num_right(logits, targets, kind)
+        expectation = (num_right + 1) / (len(targets) + 2)
 
-    # Twice the rise of the summed loss is chi-square distributed with one degree of freedom
-    level = lowest_loss + Z**2 / 2 / targets.size
-    low, high = (_crossing(loss_at, level, best, end) for end in bounds)
-    temperature = 1.0 if notes else math.exp(best)
+        def expected_loss_at(log_temperature: float) -> float:
+            return _expected_loss(logits / math.exp(log_temperature), targets, kind, expectation)
+
+        fit = _fitted(expected_loss_at, targets.size, lowest=_LOWEST_EXPECTED)
+        best = min(fit.best, 0.0)
+        note = (
+            f"{num_right:,} of {len(targets):,} images are correct, which sets no limit to "
+            f"confidence: it is fitted to {100 * expectation:.1f} %, the rule of succession's "
+            "estimate for the next image"
+        )
+        if targets.size * (expected_loss_at(0.0) - expected_loss_at(best)) < MIN_GAIN:
+            best = 0.0
+            note = (
+                f"the model is left as it is: {num_right:,} of {len(targets):,} images are "
+                "correct, which sets no limit to confidence, and its own is hardly too low"
+            )
+    elif fit.is_open_above:
+        best = max(fit.low, 0.0)
+        note = (
+            f"these {len(targets):,} images leave open how far the temperature should rise: the "
+            "lowest is taken that they do not speak against"
+        )
+    elif targets.size * (loss_at(0.0) - loss_at(best)) < MIN_GAIN:
+        note = (
+            f"the model is left as it is: {math.exp(best):.3f} fits these {len(targets):,} images "
+            "best, but hardly better than 1"
+        )
+        best = 0.0
+    temperature = math.exp(best)
     return CalibrationReport(
         temperature=temperature,
-        interval=(math.exp(low), math.exp(high)),
+        interval=(math.exp(min(fit.low, best)), math.exp(max(fit.high, best))),
         num_images=len(targets),
         loss_before=loss_at(0.0),
-        loss_after=loss_at(math.log(temperature)),
+        loss_after=loss_at(best),
         before=_reliability(logits, targets, kind),
         after=_reliability(logits / temperature, targets, kind),
-        notes=notes,
+        notes=(note,) if note else (),
     )
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """Logarithms of the best temperature and of its interval's ends, and whether it has one."""
+
+    best: float
+    low: float
+    high: float
+    is_open_below: bool
+    is_open_above: bool
+
+
+def _fitted(loss_at: Callable[[float], float], num_outcomes: int, lowest: float = LOWEST) -> _Fit:
+    """Finds the temperature with the lowest loss, a mean over so many outcomes."""
+    start, end = math.log(lowest), math.log(HIGHEST)
+    found = minimize_scalar(loss_at, bounds=(start, end), method="bounded", options={"xatol": 1e-6})
+    best, least = float(found.x), float(found.fun)
+    is_open = [loss_at(one) <= least + _NO_RISE for one in (start, end)]
+    if any(is_open):
+        best = start if is_open[0] else end
+    # Twice the rise of the summed loss is chi-square distributed with one degree of freedom
+    level = min(least, loss_at(best)) + Z**2 / 2 / num_outcomes
+    low, high = (_crossing(loss_at, level, best, one) for one in (start, end))
+    return _Fit(best, low, high, *is_open)
+
+
+def _num_right(logits: np.ndarray, targets: np.ndarray, kind: str) -> int:
+    """How many images are wholly correct."""
+    shares = probabilities_from(logits, kind, True)
+    if kind == "multi_label":
+        return int(((shares >= THRESHOLD) == (targets == 1)).all(axis=1).sum())
+    return int((shares.argmax(axis=1) == targets).sum())
+
+
+def _expected_loss(logits: np.ndarray, targets: np.ndarray, kind: str, share: float) -> float:
+    """Mean cross-entropy where each outcome is what it was with the probability `share`.
+
+    What is left of it goes to the other outcomes in equal parts.
+    """
+    right = mean_loss(logits, targets, kind, True)
+    if kind != "softmax":
+        return share * right + (1 - share) * mean_loss(logits, 1 - targets, kind, True)
+    num_classes = logits.shape[1]
+    log_shares = log_softmax(logits)
+    wrong = (-float(log_shares.sum(axis=1).mean()) - right) / (num_classes - 1)
+    return share * right + (1 - share) * wrong
 
 
 def _reliability(logits: np.ndarray, targets: np.ndarray, kind: str) -> Reliability:
@@ -211,7 +299,7 @@ def _reliability(logits: np.ndarray, targets: np.ndarray, kind: str) -> Reliabil
 
 def _crossing(loss_at: Callable[[float], float], level: float, inside: float, end: float) -> float:
     """Where the loss rises to `level` between its minimum and `end`, or `end` itself."""
-    if loss_at(end) <= level:
+    if end == inside or loss_at(end) <= level:
         return end
     return float(brentq(lambda value: loss_at(value) - level, inside, end))
 

@@ -135,7 +135,7 @@ def probabilities_from(outputs: np.ndarray, kind: str, from_logits: bool) -> np.
     if not from_logits:
         return outputs
     if kind == "softmax":
-        return np.exp(_log_softmax(outputs.astype(np.float64)))
+        return np.exp(log_softmax(outputs.astype(np.float64)))
     if kind == "binary":
         outputs = np.concatenate([-outputs, outputs], axis=1)
     return np.exp(-np.logaddexp(0, -outputs.astype(np.float64)))
@@ -176,11 +176,17 @@ def image_accuracies(
     return (shares.argmax(axis=1) == targets).astype(np.float64)
 
 
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Returns the logarithms of the softmax of each row, `(n, num_classes)`."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
 def _losses(outputs: np.ndarray, targets: np.ndarray, kind: str, from_logits: bool) -> np.ndarray:
     """Each decision's loss."""
     outputs = outputs.astype(np.float64)
     if kind == "softmax" or (kind == "binary" and not from_logits):
-        log_shares = _log_softmax(outputs) if from_logits else _clipped_log(outputs)
+        log_shares = log_softmax(outputs) if from_logits else _clipped_log(outputs)
         return -np.take_along_axis(log_shares, targets[:, np.newaxis], axis=1)
     is_given = targets.reshape(outputs.shape) == 1
     if from_logits:
@@ -193,11 +199,6 @@ def both_columns(outputs: np.ndarray, model: keras.Model) -> np.ndarray:
     if head_kind(model) == "binary" and not outputs_logits(model):
         return np.concatenate([1 - outputs, outputs], axis=1)
     return outputs
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
 def _clipped_log(shares: np.ndarray) -> np.ndarray:
