@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 import tlkit
-from tlkit.advice.learning_rate import _smooth, _suggestions
+from tlkit.advice.learning_rate import _smooth, _suggestions, _why_flat
 from tlkit.errors import ArgumentError, TrainingError
 from tlkit.plots.training import plot_learning_rates
+from tlkit.training.fine_tuning import DEFAULT_LEARNING_RATE
 
 
 def classifier(data):
@@ -43,10 +44,54 @@ def test_the_rules_find_the_valley_of_a_noisy_curve():
         assert suggestions["minimum"] == pytest.approx(1e-2, rel=1.5)
 
 
-def test_a_loss_that_never_falls_is_an_error():
-    rates = np.geomspace(1e-6, 1, 50)
-    with pytest.raises(TrainingError, match="never fell by 2 %"):
-        _suggestions(rates, np.linspace(1, 2, 50))
+def is_flat(rates, losses):
+    return bool(_why_flat(rates, losses, _smooth(losses)))
+
+
+def test_noise_around_one_loss_is_a_flat_curve():
+    """However large; and so is a loss that rises alone, as that of a solved head does."""
+    rates = np.geomspace(1e-6, 1, 100)
+    for seed in range(40):
+        noise = np.random.default_rng(seed).normal(size=100)
+        assert is_flat(rates, 0.5 + 0.1 * noise), seed
+        assert is_flat(rates, 0.5 + 0.001 * noise), seed
+    assert is_flat(rates, np.full(100, 0.3))
+    assert is_flat(rates, np.linspace(1, 2, 100))
+    rising = np.interp(np.log10(rates), [-6, -3, 0], [0.4, 0.4, 3.0])
+    assert is_flat(rates, rising)
+
+
+def test_a_fall_that_stands_out_of_the_noise_is_none():
+    rates = np.geomspace(1e-6, 1, 100)
+    curve = np.interp(np.log10(rates), [-6, -4, -1.5, 0], [1.0, 1.0, 0.4, 4.0])
+    for seed in range(40):
+        noise = np.random.default_rng(seed).normal(0, 0.1, 100)
+        assert not is_flat(rates, curve + noise), seed
+
+
+def test_of_a_flat_curve_the_default_is_kept_and_said(data):
+    """The loss of the labels themselves, whatever the model does."""
+
+    class OfLabelsAlone(keras.losses.Loss):
+        def call(self, y_true, y_pred):
+            return keras.ops.cast(y_true, "float32") + 0.0 * keras.ops.sum(y_pred, axis=-1)
+
+    report = tlkit.find_learning_rate(
+        classifier(data), data, unfreeze="head", num_steps=40, loss=OfLabelsAlone()
+    )
+    assert report.is_flat
+    assert report.suggestion == DEFAULT_LEARNING_RATE
+    assert report.suggestions == {}
+    assert "learning_rate=2.0e-04 is kept: the curve is flat" in str(report)
+    (axes,) = plot_learning_rates(report).axes
+    assert "default, for the curve is flat" in axes.get_legend_handles_labels()[1]
+
+
+def test_a_first_rate_at_which_the_loss_explodes_is_named(data):
+    with pytest.raises(TrainingError, match="`lowest` must be a rate at which"):
+        tlkit.find_learning_rate(
+            classifier(data), data, unfreeze="all", lowest=1e5, highest=1e9, num_steps=20
+        )
 
 
 @pytest.mark.parametrize(

@@ -203,7 +203,7 @@ def test_bad_arguments_are_refused_before_anything_is_done(
     def forbidden(*_, **__):
         raise AssertionError("work was done")
 
-    for name in ("train_head", "estimate_importance", "evaluate"):
+    for name in ("train_head", "estimate_importance", "score_on"):
         monkeypatch.setattr(strength, name, forbidden)
     before = model.get_weights()
     with pytest.raises(ArgumentError, match=message):

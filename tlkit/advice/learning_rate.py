@@ -12,11 +12,13 @@ from tlkit.errors import ArgumentError, TrainingError, check_count, check_positi
 from tlkit.models.groups import set_trainable
 from tlkit.progress import track
 from tlkit.showing import ShownAsText
+from tlkit.training.fine_tuning import DEFAULT_LEARNING_RATE
 from tlkit.training.movement import left_as_it_is
 from tlkit.training.objective import check_loss, loss_of, takes_one_hot
 from tlkit.training.sources import Images, source_of, with_targets
 from tlkit.training.stages import default_unfreeze
 from tlkit.training.step import hooked
+from tlkit.training.still import still_part
 
 SMOOTHING = 0.9
 """Weight of the past in the running mean of losses."""
@@ -31,6 +33,12 @@ first one, or the loss itself is not finite."""
 MIN_FALL = 0.02
 """Share of the first loss that the smoothed one must fall for a suggestion to be made."""
 
+MIN_SIGNAL = 2.0
+"""And how many standard deviations of the batches' losses. Of 2,000 curves of 100 steps that were
+noise alone, none fell as far; of 1,000 with a true fall of three deviations 98 % fell farther."""
+
+_EXPLODES = 1.2  # times the loss at the beginning: steps behind are not those of noise
+
 
 @dataclass(frozen=True)
 class LearningRateReport(ShownAsText):
@@ -43,8 +51,10 @@ class LearningRateReport(ShownAsText):
         suggestions: A rate by each rule: "steepest" where the smoothed loss falls fastest,
             "minimum" a tenth of the rate at which it is lowest, "valley" two thirds of the way down
             (in the logarithm of the rate) of its longest fall.
-        suggestion: The middle one of them.
+        suggestion: The middle one of them; where the curve is flat there is none, and it is
+            `fine_tune`'s default.
         unfreeze: What trained.
+        notes: That the curve is flat, and what that means.
     """
 
     rates: np.ndarray
@@ -53,8 +63,16 @@ class LearningRateReport(ShownAsText):
     suggestions: dict[str, float]
     suggestion: float
     unfreeze: str | int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether the loss fell at no rate by more than its noise, so that nothing is suggested."""
+        return not self.suggestions
 
     def __str__(self) -> str:
+        if self.is_flat:
+            return f"learning_rate={self.suggestion:.1e} is kept: {'; '.join(self.notes)}"
         rules = ", ".join(f"{name} {rate:.1e}" for name, rate in self.suggestions.items())
         return (
             f"learning_rate={self.suggestion:.1e} for unfreeze={self.unfreeze!r} ({rules}; "
@@ -77,7 +95,9 @@ def find_learning_rate(
     """Trains for some steps at rates that rise from step to step, and suggests one to train with.
 
     The model is as it was afterwards: weights, dropout's random state, what trains. Its head should
-    be trained (`train_head`), for it is the model as it stands that the suggestion holds for.
+    be trained (`train_head`), for it is the model as it stands that the suggestion holds for. Where
+    the loss falls at no rate by more than it varies from batch to batch, the curve is flat, the
+    report says so, and `fine_tune`'s default is kept.
 
     Args:
         model: A classifier.
@@ -92,7 +112,7 @@ def find_learning_rate(
 
     Raises:
         ArgumentError: An argument breaks its rule.
-        TrainingError: The loss did not fall at any rate, or is not finite to begin with.
+        TrainingError: The loss explodes at the first rates, or is not finite to begin with.
 
     Example:
         >>> import numpy as np, tlkit
@@ -122,24 +142,33 @@ def find_learning_rate(
         unfreeze = default_unfreeze(model)
     rates = np.geomspace(lowest, highest, num_steps)
     with left_as_it_is(model):
-        set_trainable(model, unfreeze)
+        still = still_part(model, unfreeze, set_trainable(model, unfreeze))
         batches = _endless(source.train, model, augment, one_hot=takes_one_hot(loss))
-        losses = _sweep(model, batches, rates, loss, weight_decay)
+        trainee = hooked(model, still=still)
+        losses = _sweep(trainee, batches, rates, loss, weight_decay)
     if not len(losses):
         raise TrainingError(
             "`model` must have a finite loss before anything is changed. Received: none at the "
             "first step. Look for weights that are not finite, or load those of before."
         )
+    if len(losses) < SETTLED:
+        raise TrainingError(
+            "`lowest` must be a rate at which the loss does not explode. Received: "
+            f"lowest={lowest!r}, and it did after {len(losses)} steps. Try "
+            f"lowest={lowest / 100:.0e}."
+        )
     rates = rates[: len(losses)]
     smoothed = _smooth(losses)
-    suggestions = _suggestions(rates, smoothed)
+    flat = _why_flat(rates, losses, smoothed)
+    suggestions = {} if flat else _suggestions(rates, smoothed)
     return LearningRateReport(
         rates=rates,
         losses=losses,
         smoothed=smoothed,
         suggestions=suggestions,
-        suggestion=float(np.median(list(suggestions.values()))),
+        suggestion=float(np.median([*suggestions.values()] or [DEFAULT_LEARNING_RATE])),
         unfreeze=unfreeze,
+        notes=(flat,) if flat else (),
     )
 
 
@@ -150,14 +179,13 @@ def _endless(images: Images, model: keras.Model, augment: str, *, one_hot: bool)
 
 
 def _sweep(
-    model: keras.Model,
+    trainee: keras.Model,
     batches: tf.data.Dataset,
     rates: np.ndarray,
     loss: keras.losses.Loss,
     weight_decay: float,
 ) -> np.ndarray:
     """Returns the losses of the steps until the last rate, or until they explode."""
-    trainee = hooked(model)
     optimizer = keras.optimizers.AdamW(float(rates[0]), weight_decay=weight_decay)
     trainee.compile(optimizer=optimizer, loss=loss, jit_compile=False)
     optimizer.build(trainee.trainable_variables)  # or the step would be traced twice
@@ -183,17 +211,29 @@ def _smooth(losses: np.ndarray) -> np.ndarray:
     return np.array(out)
 
 
+def _why_flat(rates: np.ndarray, losses: np.ndarray, smoothed: np.ndarray) -> str:
+    """Says that a curve is flat; nothing where the loss falls by more than chance makes it fall."""
+    start = SETTLED - 1
+    lowest = start + int(smoothed[start:].argmin())
+    fall = float(smoothed[start : lowest + 1].max() - smoothed[lowest])
+    steps = np.diff(losses)[smoothed[1:] <= _EXPLODES * smoothed[start]]
+    noise = float(np.sqrt(np.mean(np.square(steps)) / 2)) if len(steps) else 0.0
+    least = max(MIN_FALL * float(smoothed[start]), MIN_SIGNAL * noise)
+    if lowest >= start + 2 and fall >= least:
+        return ""
+    return (
+        f"the curve is flat: between {rates[0]:.1e} and {rates[-1]:.1e} the loss fell by "
+        f"{fall:.3f}, where less than {least:.3f} may be chance. The model may have "
+        "learned what it can here, as a solved head has; a noisy curve clears up with more steps "
+        "(`num_steps`) or larger batches"
+    )
+
+
 def _suggestions(rates: np.ndarray, smoothed: np.ndarray) -> dict[str, float]:
     start = min(SETTLED, len(smoothed)) - 1
     rates, smoothed = rates[start:], smoothed[start:]
     lowest = int(smoothed.argmin())
     before = smoothed[: lowest + 1]
-    if lowest < 2 or before.max() - smoothed[lowest] < MIN_FALL * smoothed[0]:
-        raise TrainingError(
-            "`data` must teach the model something at some rate. Received: a loss that never fell "
-            f"by {100 * MIN_FALL:.0f} % between {rates[0]:.1e} and {rates[-1]:.1e}. Look at the "
-            "labels, solve the head first (tlkit.train_head), or take more steps (`num_steps`)."
-        )
     top = int(before.argmax())
     slope = np.gradient(smoothed[: lowest + 1], np.log(rates[: lowest + 1]))
     return {

@@ -50,6 +50,10 @@ class HasSweep(Protocol):
         """`(n,)`."""
 
     @property
+    def suggestions(self) -> dict[str, float]:
+        """A rate by each rule; none of a flat curve."""
+
+    @property
     def suggestion(self) -> float:
         """A rate."""
 
@@ -231,7 +235,8 @@ def plot_learning_rates(report: HasSweep, *, ax: Axes | None = None) -> Figure:
     axes = panel_in(ax, (6.0, 3.6), title=title)
     axes.plot(report.rates, report.losses, ".", color="0.75", label="loss of each step")
     axes.plot(report.rates, report.smoothed, color=BLUE, linewidth=2, label="running mean")
-    axes.axvline(report.suggestion, color=ORANGE, linestyle="--", label="suggested")
+    label = "suggested" if report.suggestions else "default, for the curve is flat"
+    axes.axvline(report.suggestion, color=ORANGE, linestyle="--", label=label)
     low, high = float(report.smoothed.min()), float(report.smoothed.max())
     margin = 0.2 * (high - low) or 0.1
     axes.set_ylim(low - margin, high + margin)
