@@ -47,7 +47,21 @@ def png_claiming(width, height):
 
 
 def gif_with_large_frame(width, height):
-    """A GIF whose screen is one pixel, and whose second frame is not."""
-    small = encoded(Image.new("P", (1, 1)), "GIF")
-    frame = b"\x2c" + struct.pack("<HHHH", 0, 0, width, height) + b"\0\x02\x02\x44\x01\0"
-    return small[:-1] + frame + b"\x3b"
+    """A GIF whose screen is one pixel, and whose frame is not."""
+    return GIF_HEAD + gif_frame(width, height) + b"\x3b"
+
+
+GIF_HEAD = b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + b"\xff\0\0\0\0\xff"
+"""A screen of one pixel, and two colours, red and blue."""
+
+
+def gif_frame(width=1, height=1):
+    """The first pixel of a frame, red."""
+    return b"\x2c" + struct.pack("<HHHHB", 0, 0, width, height, 0) + b"\x02\x02\x44\x01\0"
+
+
+def with_scans(count):
+    """A progressive JPEG file whose last scan stands in it so often that it has `count`."""
+    content = encoded(drawing(), "JPEG", quality=50, progressive=True)
+    last = content[content.rindex(b"\xff\xda") : -2]
+    return content[:-2] + (count - content.count(b"\xff\xda")) * last + b"\xff\xd9"

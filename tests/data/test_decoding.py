@@ -11,19 +11,22 @@ from PIL.PngImagePlugin import PngInfo
 
 import tlkit
 from tests.data.pictures import (
+    GIF_HEAD,
     drawing,
     encoded,
+    gif_frame,
     gif_with_large_frame,
     photograph,
     png_claiming,
     sixteen_bit_png,
+    with_scans,
 )
 from tlkit.data import decoding
 from tlkit.data.decoding import decode_image, resize_image
 from tlkit.data.exif import read_orientation
 from tlkit.data.foreign_formats import known_to_pillow
 from tlkit.data.formats import recognise
-from tlkit.data.headers import jpeg_size, other_size
+from tlkit.data.headers import JPEG_SCANS, jpeg_size, other_size, without_trailing_bytes
 
 SIZE = (40, 60)
 PROGRAMS = {}
@@ -355,7 +358,36 @@ def test_the_first_frame_of_a_gif_is_taken():
     frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue")]
     image_bytes = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert decoded(image_bytes)[0, 0].tolist() == [255, 0, 0]
-    assert [int(number) for number in other_size(image_bytes)] == [9, 9, 162]
+    assert [int(number) for number in other_size(image_bytes)] == [9, 9, 81]
+
+
+def test_frames_behind_the_first_one_are_never_unpacked():
+    """A million frames of one pixel took a decoder minutes, and one frame takes all memory."""
+    animated = GIF_HEAD + gif_frame() + 10_000 * gif_frame() + gif_frame(60_000, 60_000) + b";"
+    first = without_trailing_bytes(tf.constant(animated), tf.constant(1), tf.constant(1))
+    assert first.numpy() == GIF_HEAD + gif_frame() + b";"
+    assert (decoded(animated) == [255, 0, 0]).all()
+    assert [int(number) for number in other_size(animated)] == [1, 1, 1]
+
+
+COMMENT = b"\x21\xfe" + 300_000 * b"\x01x" + b"\0"
+
+
+@pytest.mark.parametrize(
+    "blocks", [COMMENT, 20_000 * b"\x21\xfe\0", b"\x2c" + bytes(9) + b"\x02" + COMMENT[2:]]
+)
+def test_a_gif_of_more_blocks_than_are_read_is_refused(blocks):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="more blocks than are read"):
+        decoded(GIF_HEAD + blocks + gif_frame() + b";")
+
+
+def test_a_jpeg_of_more_scans_than_are_read_is_refused():
+    most = with_scans(JPEG_SCANS)
+    assert most.count(b"\xff\xda") == JPEG_SCANS
+    assert decoded(most).shape == (*SIZE, 3)
+    for size in (SIZE, (300, 300)):  # decoded in full, and by the short cut
+        with pytest.raises(tf.errors.InvalidArgumentError, match=f"more than {JPEG_SCANS} scans"):
+            decode_image(tf.constant(with_scans(JPEG_SCANS + 1)), size)
 
 
 def test_the_short_cut_for_plain_photographs_changes_nothing():

@@ -20,6 +20,7 @@ _HARMLESS = re.compile(r"Warning: unknown JFIF|Unknown Adobe color transform")
 _FOLLOWS = re.compile(r"Improper call to JPEG library")
 """What libjpeg says once it has failed, of how TensorFlow leaves it."""
 _BEFORE, _BEHIND = re.compile(r"^\{\{.*?\}\} "), re.compile(r"\s*\[(\[|Op:).*$", re.DOTALL)
+_ASSERTED = re.compile(r"^assertion failed: \[(.*)\]$", re.DOTALL)
 _ALONE = Lock()
 
 
@@ -92,7 +93,8 @@ def plain_message(error: Exception) -> str:
         'Invalid PNG'
     """
     message = _BEHIND.sub("", str(getattr(error, "message", error))).strip()
-    return _BEFORE.sub("", message.splitlines()[-1] if message else "").strip()
+    message = _BEFORE.sub("", message.splitlines()[-1] if message else "").strip()
+    return _ASSERTED.sub(r"\1", message)
 
 
 def pass_on(lines: tuple[str, ...]) -> None:

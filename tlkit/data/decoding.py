@@ -12,6 +12,7 @@ from tlkit.data.headers import (
     is_webp,
     jpeg_size,
     other_size,
+    with_few_scans,
     without_trailing_bytes,
 )
 from tlkit.data.limits import DECODER_VERSION, MAX_PIXELS
@@ -47,8 +48,9 @@ def decode_image(
     stay at least as long as wanted, and the rest is bilinear. It is antialiased where the
     remaining reduction (the geometric mean over the two sides) exceeds two.
 
-    The number of pixels is checked in the header before anything is decoded. It works eagerly,
-    in `tf.data`, and in the signature of a SavedModel.
+    The number of pixels is checked in the header before anything is decoded, and so are the scans
+    of a JPEG file and the blocks of a GIF, which bound the time that decoding takes. It works
+    eagerly, in `tf.data`, and in the signature of a SavedModel.
 
     Args:
         image_bytes: The whole file, a scalar string.
@@ -59,8 +61,8 @@ def decode_image(
         The image, uint8, `(height, width, 3)`, 0...255, rounded.
 
     Raises:
-        tf.errors.InvalidArgumentError: The bytes are no such file, are damaged or truncated, or
-            hold more than `max_pixels` pixels.
+        tf.errors.InvalidArgumentError: The bytes are no such file, are damaged or truncated, hold
+            more than `max_pixels` pixels, or would take too long.
 
     Example:
         >>> import tensorflow as tf
@@ -72,7 +74,7 @@ def decode_image(
     with tf.device(_PROCESSOR):
         image = tf.cond(
             _needs_only_resizing(image_bytes, image_size, max_pixels),
-            lambda: _resize(tf.io.decode_jpeg(image_bytes, 3, dct_method=DCT_METHOD), image_size),
+            lambda: _decode_small_jpeg(image_bytes, image_size),
             lambda: _decode_any(image_bytes, image_size, max_pixels),
         )
         return tf.ensure_shape(image, (*image_size, 3))
@@ -113,6 +115,11 @@ def _resize(
 ) -> tf.Tensor:
     resized = tf.image.resize(image, image_size, antialias=antialias)
     return tf.cast(tf.round(resized), tf.uint8)
+
+
+def _decode_small_jpeg(image_bytes: tf.Tensor, image_size: tuple[int, int]) -> tf.Tensor:
+    image = tf.io.decode_jpeg(with_few_scans(image_bytes), 3, dct_method=DCT_METHOD)
+    return _resize(image, image_size)
 
 
 def _needs_only_resizing(
@@ -165,7 +172,7 @@ def _decode_any(image_bytes: tf.Tensor, image_size: tuple[int, int], max_pixels:
 def _decode_jpeg(image_bytes: tf.Tensor, image_size: tuple[int, int], max_pixels: int) -> tf.Tensor:
     height, width, num_pixels = jpeg_size(image_bytes)
     with tf.control_dependencies(_check_pixels(num_pixels, max_pixels)):
-        image_bytes = tf.identity(image_bytes)
+        image_bytes = with_few_scans(image_bytes)
     orientation = read_orientation(image_bytes)
     # Turning commutes with stretching, and is cheaper on the small picture.
     target = tf.where(swaps_sides(orientation), image_size[::-1], image_size)

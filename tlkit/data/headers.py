@@ -16,8 +16,14 @@ from tlkit.data.formats import (
 )
 
 HEADER_BYTES = BMP_MASKS_AT + len(BMP_MASKS)
-FRAME, EXTENSION = 0x2C, 0x21  # what blocks of a GIF begin with
+FRAME, EXTENSION, GIF_END = 0x2C, 0x21, b";"  # what blocks of a GIF begin with
+SCAN = b"\xff\xda"  # what scans of a JPEG file begin with, and nothing else in its pixels
 HOPS = 16  # sub-blocks of a GIF that one turn of the loop steps over
+GIF_TURNS = 2**14
+"""Turns up to the end of a GIF's first frame: enough for 67 MB of it, and one or two seconds."""
+
+JPEG_SCANS = 100
+"""libjpeg's own progressive files have ten; each scan goes over all pixels once more."""
 
 Size = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
@@ -71,10 +77,9 @@ def jpeg_size(image_bytes: tf.Tensor) -> Size:
 def other_size(image_bytes: tf.Tensor) -> Size:
     """Returns the height, the width and the number of pixels of a file that is no JPEG, int64.
 
-    They are what the header claims, which is what a decoder allocates. All frames of a GIF are
-    unpacked to get at its first one, so its pixels are those of its screen or of all its frames
-    together, whichever are more. Other formats than PNG, GIF, BMP and WebP give zeros, and so do
-    kinds of these that cannot be decoded (`tlkit.data.formats`).
+    They are what the header claims, which is what a decoder allocates. The pixels of a GIF are
+    those of its screen or of its first frame, whichever are more. Other formats than PNG, GIF, BMP
+    and WebP give zeros, and so do kinds of these that cannot be decoded (`tlkit.data.formats`).
 
     Args:
         image_bytes: The whole file, a scalar string.
@@ -100,7 +105,7 @@ def other_size(image_bytes: tf.Tensor) -> Size:
     height, width = tf.unstack(tf.reduce_sum(sides * tf.cast(is_format, tf.int64), axis=1))
     num_pixels = tf.cond(
         is_format[1],
-        lambda: tf.maximum(height * width, _gif_pixels(image_bytes)),
+        lambda: tf.maximum(height * width, _first_gif_frame(image_bytes)[0]),
         lambda: height * width,
     )
     return height, width, num_pixels
@@ -132,20 +137,65 @@ def is_webp(image_bytes: tf.Tensor) -> tf.Tensor:
     return tf.reduce_all(head[:4] == list(b"RIFF")) & tf.reduce_all(head[8:12] == list(b"WEBP"))
 
 
+def with_few_scans(image_bytes: tf.Tensor) -> tf.Tensor:
+    """Returns the bytes of a JPEG file, if it has at most `JPEG_SCANS` scans.
+
+    A scan takes twelve bytes of a file, and the decoder over all its pixels: 125 kB with 1,000
+    scans of 16 megapixels took 12 seconds.
+
+    Raises:
+        tf.errors.InvalidArgumentError: It has more.
+    """
+    pieces = tf.raw_ops.StringSplitV2(
+        input=image_bytes[tf.newaxis], sep=SCAN, maxsplit=JPEG_SCANS + 1
+    ).values
+    message = f"The file has more than {JPEG_SCANS} scans, each of which takes as long as one."
+    with tf.control_dependencies(
+        [tf.debugging.Assert(tf.size(pieces) <= JPEG_SCANS + 1, [message])]
+    ):
+        return tf.identity(image_bytes)
+
+
 def without_trailing_bytes(
     image_bytes: tf.Tensor, height: tf.Tensor, width: tf.Tensor
 ) -> tf.Tensor:
     """Returns a file that is no JPEG up to the end of its pixels, as far as a decoder minds.
 
-    Only that of BMP files does: what stands behind their pixels (padding, a colour profile, what
-    another program left there) is ignored by all viewers. The other formats' decoders stop at the
-    end by themselves.
+    That of BMP files refuses what stands behind their pixels (padding, a colour profile, what
+    another program left there), which all viewers ignore. That of GIF files unpacks all frames to
+    give the first, and there may be a million. The other formats' decoders stop at the end by
+    themselves.
 
     Args:
         image_bytes: The whole file, a scalar string.
         height: Of the picture, as `other_size` returns it.
         width: Likewise.
+
+    Raises:
+        tf.errors.InvalidArgumentError: A GIF's first frame has more blocks than are read.
     """
+    return tf.cond(
+        _is_gif(image_bytes),
+        lambda: _up_to_first_frame(image_bytes),
+        lambda: _up_to_bmp_pixels(image_bytes, height, width),
+    )
+
+
+def _is_gif(image_bytes: tf.Tensor) -> tf.Tensor:
+    head = tf.io.decode_raw(image_bytes, tf.uint8, fixed_length=HEADER_BYTES)
+    return tf.reduce_all(head[:4] == list(b"GIF8"))
+
+
+def _up_to_first_frame(image_bytes: tf.Tensor) -> tf.Tensor:
+    _, end, is_bounded = _first_gif_frame(image_bytes)
+    message = "Its first frame stands behind, or is in, more blocks than are read."
+    with tf.control_dependencies([tf.debugging.Assert(is_bounded, [message])]):
+        frame = tf.strings.substr(image_bytes, 0, end)
+    is_all = end >= tf.strings.length(image_bytes)  # the decoder says what is missing
+    return tf.cond(is_all, lambda: image_bytes, lambda: tf.strings.join([frame, GIF_END]))
+
+
+def _up_to_bmp_pixels(image_bytes: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
     head = tf.cast(tf.io.decode_raw(image_bytes, tf.uint8, fixed_length=HEADER_BYTES), tf.int64)
     pixels_at = tf.reduce_sum(head[10:14] * 256 ** np.arange(4))
     row_bytes = (width * (head[28] + 256 * head[29]) + 31) // 32 * 4
@@ -202,11 +252,15 @@ _OFFSETS = np.array([h.offset for h in _HEADERS], np.int64)
 
 # A function that stays one node is set up when the first GIF comes, not with every pipeline.
 @tf.function(autograph=False, experimental_attributes={"_noinline": True})
-def _gif_pixels(image_bytes: tf.Tensor) -> tf.Tensor:
-    """Walks the blocks of a GIF and adds up the pixels of its frames, int64.
+def _first_gif_frame(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Walks the blocks of a GIF up to the end of its first frame.
 
     The zeros behind the end are a block of no known kind and a sub-block of no length: both end
     the walk, so that a damaged file cannot prolong it. No single step is longer than they are.
+
+    Returns:
+        The frame's pixels, int64, 0 where there is none; the position behind it, int32; and
+        whether it was found within `GIF_TURNS`.
     """
     data = tf.cast(tf.io.decode_raw(image_bytes, tf.uint8), tf.int32)
     length = tf.size(data)
@@ -216,23 +270,28 @@ def _gif_pixels(image_bytes: tf.Tensor) -> tf.Tensor:
     def colours(flags: tf.Tensor) -> tf.Tensor:
         return tf.where(flags >= 128, 3 * 2 ** (flags % 8 + 1), 0)
 
-    def hop(position: tf.Tensor) -> tuple[tf.Tensor]:
+    def hop(position: tf.Tensor, turns: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         for _ in range(HOPS):
             position += tf.gather(hops, position)
-        return (position,)
+        return position, turns + 1
 
-    def step(position: tf.Tensor, pixels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        block = data[position : position + 10]
-        is_frame = block[0] == FRAME
-        sides = tf.cast(block[5:9:2] + 256 * block[6:9:2], tf.int64)
-        behind = tf.where(is_frame, 11 + colours(block[9]), 2)
-        position = tf.minimum(position + behind, length)
-        (end,) = tf.while_loop(lambda position: data[position] > 0, hop, (position,))
-        return tf.minimum(end + 1, length), pixels + tf.where(is_frame, sides[0] * sides[1], 0)
+    def behind(position: tf.Tensor, turns: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Steps over the sub-blocks from `position` on, and the empty one that ends them."""
+        end, turns = tf.while_loop(
+            lambda position, turns: (data[position] > 0) & (turns < GIF_TURNS),
+            hop,
+            (tf.minimum(position, length), turns),
+        )
+        return tf.minimum(end + 1, length), turns
 
-    def is_block(position: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
-        return (data[position] == FRAME) | (data[position] == EXTENSION)
-
-    first = tf.minimum(13 + colours(data[10]), length)
-    _, pixels = tf.while_loop(is_block, step, (first, tf.constant(0, tf.int64)))
-    return pixels
+    position, turns = tf.while_loop(
+        lambda position, turns: (data[position] == EXTENSION) & (turns < GIF_TURNS),
+        lambda position, turns: behind(position + 2, turns + 1),
+        (tf.minimum(13 + colours(data[10]), length), tf.constant(0)),
+    )
+    block = data[position : position + 10]
+    is_frame = block[0] == FRAME
+    sides = tf.cast(block[5:9:2] + 256 * block[6:9:2], tf.int64)
+    end, turns = behind(position + 11 + colours(block[9]), turns)
+    pixels = tf.where(is_frame, sides[0] * sides[1], 0)
+    return pixels, tf.where(is_frame, end, length), turns < GIF_TURNS

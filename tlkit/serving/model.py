@@ -6,8 +6,15 @@ from typing import Any
 
 import tensorflow as tf
 
+from tlkit.data.decoder_messages import plain_message
 from tlkit.data.formats import HEAD_BYTES, recognise
-from tlkit.data.headers import is_jpeg, jpeg_size, other_size
+from tlkit.data.headers import (
+    is_jpeg,
+    jpeg_size,
+    other_size,
+    with_few_scans,
+    without_trailing_bytes,
+)
 from tlkit.errors import ArgumentError, DataError
 from tlkit.evaluation.exported import ExportedModel, saved_model_in
 from tlkit.evaluation.prediction import predictions_from
@@ -67,9 +74,9 @@ class ServedModel:
             TooManyPixelsError: If the picture has more than `max_pixels`.
             DataError: If it is no picture, or a damaged one.
         """
-        content = tf.constant(image_bytes)
         try:
-            num_pixels = int(_num_pixels(content))
+            pixels, content = _bounded(tf.constant(image_bytes))
+            num_pixels = int(pixels)
             if num_pixels > self.max_pixels:
                 raise TooManyPixelsError(
                     f"The picture must have at most {self.max_pixels:,} pixels. "
@@ -78,7 +85,7 @@ class ServedModel:
             answers = self._exported.ask(image_bytes=content[tf.newaxis])
         except _DAMAGE as error:
             _, reason = recognise(image_bytes[:HEAD_BYTES])
-            why = f" ({reason})" if reason else ""
+            why = f" ({reason or plain_message(error)})"
             raise DataError(
                 "The body must be a whole JPEG, PNG, GIF, BMP or WebP file. "
                 f"Received: {len(image_bytes):,} bytes that are none{why}. Send the file as it is."
@@ -110,10 +117,17 @@ def _exported_in(folder: Path) -> ExportedModel:
 
 
 @tf.function(input_signature=[tf.TensorSpec((), tf.string)], autograph=False)
-def _num_pixels(image_bytes: tf.Tensor) -> tf.Tensor:
-    """How many pixels the header claims; 0 for what is no picture."""
-    return tf.cond(
-        is_jpeg(image_bytes),
-        lambda: jpeg_size(image_bytes)[2],
-        lambda: other_size(image_bytes)[2],
-    )
+def _bounded(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns how many pixels the header claims, 0 for what is no image, and what is decoded.
+
+    Exports of earlier versions set no bounds of their own to scans and frames.
+    """
+
+    def jpeg() -> tuple[tf.Tensor, tf.Tensor]:
+        return jpeg_size(image_bytes)[2], with_few_scans(image_bytes)
+
+    def other() -> tuple[tf.Tensor, tf.Tensor]:
+        height, width, num_pixels = other_size(image_bytes)
+        return num_pixels, without_trailing_bytes(image_bytes, height, width)
+
+    return tf.cond(is_jpeg(image_bytes), jpeg, other)
