@@ -1,5 +1,7 @@
 """Splits go into Keras's own `fit`, `evaluate` and `predict` as they are."""
 
+import pickle
+
 import keras
 import numpy as np
 import pytest
@@ -70,6 +72,8 @@ def test_batches_are_those_of_the_dataset(data):
             np.testing.assert_array_equal(given, images)
             np.testing.assert_array_equal(said, labels)
         assert index == split.num_batches - 1
+    again = pickle.loads(pickle.dumps(split))
+    np.testing.assert_array_equal(again[1][0], split[1][0])
     with pytest.raises(IndexError, match="there are 3 batches, and no batch 3"):
         _ = split[3]
 

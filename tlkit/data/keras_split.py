@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import keras
 import numpy as np
@@ -38,6 +39,10 @@ class KerasSplit(ImageSplit, keras.utils.PyDataset):  # type: ignore[misc]
         if not 0 <= index < self.num_batches:
             raise IndexError(f"there are {self.num_batches} batches, and no batch {index}")
         return self._read(self._order[index * self._batch_size :][: self._batch_size])
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a traced function is of this process alone
+        return {name: value for name, value in self.__dict__.items() if name != "_read"}
 
     def on_epoch_begin(self) -> None:
         """Puts the images of the training split into a new order, that of the next epoch."""
