@@ -1,6 +1,7 @@
 """Kills one short fine-tuning over and over, and compares its weights with an undisturbed one's.
 
     python benchmarks/kill.py --kills 20 [--views 2] [--small]
+    python benchmarks/kill.py --kills 30 --from-run [--importance fisher] [--small]
 
 The run has dropout, augmentation, layer decay, two stages, a penalty that pulls towards the first
 weights, and validation. It saves itself many times a second here; at random moments its
@@ -8,6 +9,11 @@ process gets SIGKILL, and the same command starts it again. Under TF_DETERMINIST
 at the end must be those of the undisturbed run, bit by bit. With `--views` the first stage trains
 on stored activations, and the process is killed while it stores them, too. The network is resnet20;
 with `--small` one of three convolutions, which starts sooner.
+
+With `--from-run` it is a whole run that goes on from an earlier one, its anchor's strength chosen
+by trying: killed in its trials, its training, its export, its pages. Each run of the series is
+killed a few times and finished, until there were enough kills; its model, its strength and its
+figures must be those of the undisturbed run, and nothing half-written may be left.
 """
 
 import argparse
@@ -18,26 +24,39 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 SAVE_SECONDS = 0.1
 PAUSE = 0.02
 """After each step, so that there is time to be killed in."""
+KILLS_A_RUN = 5
+MOST_STEPS = 16
+"""Of a whole run: it is killed so often before it may end, each time after so many at most."""
 
 
-def small_network(num_classes: int):
+def small_backbone(input_tensor, weights=None):
     """Three convolutions, one for each of resnet20's stages."""
     import keras
     from keras import layers
 
-    x = inputs = keras.Input((32, 32, 3))
-    x = layers.Rescaling(1 / 127.5, offset=-1, name="stage1_rescaling")(x)
+    x = layers.Rescaling(1 / 127.5, offset=-1, name="stage1_rescaling")(input_tensor)
     for stage in (1, 2, 3):
         x = layers.Conv2D(
             8 * stage, 3, strides=2, padding="same", use_bias=False, name=f"stage{stage}_conv"
         )(x)
         x = layers.BatchNormalization(momentum=0.9, name=f"stage{stage}_bn")(x)
         x = layers.ReLU(name=f"stage{stage}_relu")(x)
+    return keras.Model(keras.utils.get_source_inputs(input_tensor)[0], x)
+
+
+def small_network(num_classes: int):
+    """A classifier on them."""
+    import keras
+    from keras import layers
+
+    inputs = keras.Input((32, 32, 3))
+    x = small_backbone(inputs).output
     x = layers.Dropout(0.3)(layers.GlobalAveragePooling2D()(x))
     return keras.Model(inputs, layers.Dense(num_classes, name="logits")(x))
 
@@ -108,9 +127,74 @@ def train(folder: Path, views: int, is_small: bool) -> None:
     np.savez(folder / "weights.npz", *model.get_weights())
 
 
-def run_until_done(folder: Path, kills: int, seed: int, options: list[str]) -> int:
-    """Starts the run until it ends; kills it at random moments; returns how often it did."""
-    generator = random.Random(seed)
+def write_photos(folder: Path, seed: int) -> None:
+    """Two classes of noise around a colour, as files."""
+    import numpy as np
+    from PIL import Image
+
+    generator = np.random.default_rng(seed)
+    for label, name in enumerate("ab"):
+        (folder / name).mkdir(parents=True)
+        for number in range(40):
+            pixels = generator.integers(0, 120, (32, 32, 3)) + 60 * label + 20 * seed
+            image = Image.fromarray(pixels.astype("uint8"))
+            image.save(folder / name / f"{number}.png")
+
+
+def go_on(folder: Path, importance: str | None, is_small: bool) -> None:
+    """The run that goes on from `base` beside its folder, or makes it; says "step" now and then."""
+    import tensorflow as tf
+
+    import tlkit
+    from tlkit.training import resume
+    from tlkit.training.best import KeepBest
+
+    tf.config.experimental.enable_op_determinism()
+    resume.SAVE_SECONDS = SAVE_SECONDS
+    backbone = "resnet20"
+    if is_small:
+        backbone = "three"
+        tlkit.register_backbone(
+            backbone, small_backbone, "tf", default_image_size=32, minimum_image_size=8
+        )
+    base = folder.parent / "base"
+    if not (base / "run.json").is_file():
+        for seed in (0, 1):
+            write_photos(folder.parent / f"photos{seed}", seed)
+        tlkit.train_run(
+            folder.parent / "photos0",
+            out=base,
+            backbone=backbone,
+            weights=None,
+            mode="head",
+        )
+
+    def say(text: str = "") -> None:
+        print("step", flush=True)
+        time.sleep(PAUSE)
+
+    epoch_end = KeepBest.on_epoch_end
+
+    def kept(callback, epoch, logs=None):
+        epoch_end(callback, epoch, logs)
+        say()
+
+    KeepBest.on_epoch_end = kept
+    tlkit.train_run(
+        folder.parent / "photos1",
+        out=folder / "run",
+        from_run=base,
+        mode="fine-tune",
+        unfreeze="all",
+        epochs=4,
+        anchor="auto",
+        importance=importance,
+        say=say,
+    )
+
+
+def run_until_done(folder: Path, moments: Iterator[int], options: list[str]) -> int:
+    """Starts the run until it ends; kills it after so many steps; returns how often it did."""
     done = 0
     while True:
         child = subprocess.Popen(
@@ -120,18 +204,43 @@ def run_until_done(folder: Path, kills: int, seed: int, options: list[str]) -> i
             env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
         )
         with child:
-            for _ in range(generator.randint(1, 4) if done < kills else 0):
-                child.stdout.readline()
-            if done < kills:
-                time.sleep(generator.uniform(0, 4 * PAUSE))
+            if steps := next(moments, 0):
+                for _ in range(steps):
+                    child.stdout.readline()
+                time.sleep(random.random() * 4 * PAUSE)
                 if child.poll() is None:
                     child.send_signal(signal.SIGKILL)
-                    done += 1
-            child.stdout.read()
+            num_steps = child.stdout.read().count("step")
         if child.returncode == 0:
+            print(f"  {num_steps} steps to the end", flush=True)
             return done
         if child.returncode != -signal.SIGKILL:
             raise SystemExit(f"the run ended with status {child.returncode}")
+        done += 1
+
+
+def outcome_of(folder: Path) -> list:
+    """The weights at the end; of a whole run its strength and figures, too."""
+    import numpy as np
+
+    left = sorted(path.name for path in folder.rglob(".*"))
+    if left:
+        raise SystemExit(f"left half-written: {left}")
+    if (folder / "weights.npz").is_file():
+        with np.load(folder / "weights.npz") as file:
+            return [file[key] for key in file.files]
+    import json
+
+    import tlkit
+
+    run = tlkit.load_run(folder / "run")
+    figures = {name: run.metrics[name] for name in ("validation", "test", "old_task")}
+    figures["old_task"] = {**figures["old_task"], "trials": ()}  # they say how long they took
+    return [
+        *run.load_model().get_weights(),
+        np.array(run.record["choices"]["anchor"]["arguments"]["anchor"]),
+        np.array(json.dumps(figures)),
+    ]
 
 
 def main() -> None:
@@ -140,31 +249,54 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--views", type=int, default=0)
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--from-run", action="store_true")
+    parser.add_argument("--importance")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.child and arguments.from_run:
+        go_on(arguments.child, arguments.importance, arguments.small)
+        return
     if arguments.child:
         train(arguments.child, arguments.views, arguments.small)
         return
     import numpy as np
 
     options = ["--views", str(arguments.views), *["--small"] * arguments.small]
+    if arguments.from_run:
+        options += ["--from-run"]
+        options += ["--importance", arguments.importance] if arguments.importance else []
+    generator = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as root:
-        weights = []
-        for name, kills in (("undisturbed", 0), ("killed", arguments.kills)):
+        os.environ["TLKIT_CACHE"] = str(Path(root) / "cache")
+        expected, done = [], 0
+        for number in range(1 + arguments.kills):
+            name = f"killed-{number}" if number else "undisturbed"
             folder = Path(root) / name
             folder.mkdir()
             started = time.perf_counter()
-            done = run_until_done(folder, kills, arguments.seed, options)
-            print(f"{name}: {done} kills, {time.perf_counter() - started:.0f} s", flush=True)
-            with np.load(folder / "weights.npz") as file:
-                weights.append([file[key] for key in file.files])
-            left = sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
-            if left:
-                raise SystemExit(f"left half-written: {left}")
-    differing = sum(not np.array_equal(a, b) for a, b in zip(*weights, strict=True))
-    print(f"{differing} of {len(weights[0])} weights differ")
-    if differing or done < arguments.kills:
-        raise SystemExit("the killed run is not the undisturbed one, or ended before its kills")
+            most = MOST_STEPS if arguments.from_run else 4
+            num_kills = (
+                min(KILLS_A_RUN if arguments.from_run else arguments.kills, arguments.kills - done)
+                if number
+                else 0
+            )
+            moments = iter([generator.randint(1, most) for _ in range(num_kills)])
+            killed = run_until_done(folder, moments, options)
+            done += killed
+            print(f"{name}: {killed} kills, {time.perf_counter() - started:.0f} s", flush=True)
+            found = outcome_of(folder)
+            if not number:
+                expected = found
+                continue
+            differing = sum(not np.array_equal(a, b) for a, b in zip(expected, found, strict=True))
+            print(f"{differing} of {len(expected)} weights differ", flush=True)
+            if differing:
+                raise SystemExit("the killed run is not the undisturbed one")
+            if done >= arguments.kills:
+                break
+    print(f"killed: {done} kills", flush=True)
+    if done < arguments.kills:
+        raise SystemExit("the runs ended before their kills")
 
 
 if __name__ == "__main__":

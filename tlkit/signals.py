@@ -44,6 +44,8 @@ class _Arrivals:
 
 
 _current: list[_Arrivals] = []
+_handlers: dict[int, Callable[[int, FrameType | None], None]] = {}
+"""Those of the command in charge."""
 
 
 class EndedBySignal(SystemExit):
@@ -67,6 +69,15 @@ def held_back() -> Iterator[None]:
     finally:
         arrivals.num_holding -= 1
     arrivals.raise_pending()
+
+
+def hear_again() -> None:
+    """Takes signals back from a library that has put handlers of its own in place, unasked.
+
+    TensorFlow's servers for several workers keep SIGTERM to themselves.
+    """
+    for number, handler in _handlers.items():
+        signal.signal(number, handler)
 
 
 @contextmanager
@@ -93,6 +104,7 @@ def ended_in_order(command: Callable[[], None], hint: Callable[[], str] = lambda
         number = getattr(signal, name, None)  # Windows has no SIGHUP
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             before[number] = signal.signal(number, arrivals.handle)
+            _handlers[number] = arrivals.handle
     _current.append(arrivals)
     try:
         command()
@@ -106,6 +118,7 @@ def ended_in_order(command: Callable[[], None], hint: Callable[[], str] = lambda
         _current.pop()
         for number, handler in before.items():
             signal.signal(number, handler)
+            del _handlers[number]
 
 
 def _end(number: int, hint: str) -> NoReturn:

@@ -1,13 +1,17 @@
 """Over which devices and machines a model's training is spread."""
 
+import sys
 from contextlib import AbstractContextManager, nullcontext
 
 import keras
 import tensorflow as tf
+from tensorflow.python.eager import context
 
 from tlkit.distribution.cluster import KINDS, VARIABLE, read_cluster
+from tlkit.distribution.rendezvous import meet
 from tlkit.errors import ArgumentError, check_choice
 from tlkit.quiet import grow_gpu_memory
+from tlkit.signals import hear_again
 
 
 def distribution_strategy(kind: str = "auto") -> tf.distribute.Strategy:
@@ -20,7 +24,8 @@ def distribution_strategy(kind: str = "auto") -> tf.distribute.Strategy:
 
     With several machines, the same program runs on each of them, with the same pictures, and the
     environment variable `TF_CONFIG` names them all. Call this first, before TensorFlow computes
-    anything. Only the first of them, the chief, writes.
+    anything. Only the first of them, the chief, writes. They wait ten minutes for each other to be
+    started, and say every few seconds for whom.
 
     Args:
         kind: "mirrored": all GPUs of this machine (without any, its logical processors).
@@ -30,7 +35,9 @@ def distribution_strategy(kind: str = "auto") -> tf.distribute.Strategy:
 
     Raises:
         ArgumentError: `kind` is none of these; there is only one device to mirror to; `TF_CONFIG`
-            is missing or wrong; TensorFlow has computed something already.
+            is missing or wrong, or the port it gives this worker is taken; TensorFlow has computed
+            something already.
+        TrainingError: Other workers were not started in time.
 
     Example:
         >>> import tlkit
@@ -67,7 +74,10 @@ def strategy_for(kind: str, argument: str) -> tf.distribute.Strategy:
             f"Received: {argument}='multi-worker', and {VARIABLE} names {number}. Set it on each "
             "machine."
         )
-    if several_workers:
+    if cluster is not None and several_workers:
+        if _has_computed():
+            raise _too_late(argument, "its context is initialized")
+        meet(cluster, _say)
         return _multi_worker(argument)
     if kind == "auto" and len(tf.config.list_physical_devices("GPU")) < 2:
         return tf.distribute.get_strategy()
@@ -116,12 +126,27 @@ def check_one_device(model: keras.Model, what: str) -> None:
         )
 
 
+def _has_computed() -> bool:
+    """Whether TensorFlow can no longer be spread over machines, which it else says too late."""
+    return getattr(context.context(), "_context_handle", None) is not None
+
+
+def _say(text: str) -> None:
+    print(f"tlkit: {text}", file=sys.stderr, flush=True)
+
+
 def _multi_worker(argument: str) -> tf.distribute.Strategy:
     try:
         return tf.distribute.MultiWorkerMirroredStrategy()
     except RuntimeError as error:
-        raise ArgumentError(
-            f"`{argument}` must be 'multi-worker' before TensorFlow computes anything. "
-            f"Received: {argument}='multi-worker' after that ({error}). Call "
-            "tlkit.distribution_strategy() first in the program."
-        ) from error
+        raise _too_late(argument, str(error)) from error
+    finally:
+        hear_again()
+
+
+def _too_late(argument: str, reason: str) -> ArgumentError:
+    return ArgumentError(
+        f"`{argument}` must be 'multi-worker' before TensorFlow computes anything. "
+        f"Received: {argument}='multi-worker' after that ({reason}). Call "
+        "tlkit.distribution_strategy() first in the program."
+    )

@@ -1,0 +1,106 @@
+"""Workers wait for each other in words, for a stated time, and hear what ends them."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+
+import tlkit
+from tests.distribution.processes import ROOT, free_ports
+from tlkit.distribution import rendezvous
+from tlkit.distribution.cluster import Cluster
+from tlkit.distribution.rendezvous import meet
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Everything a hundred times as often."""
+    monkeypatch.setattr(rendezvous, "_TRY_SECONDS", 0.02)
+    monkeypatch.setattr(rendezvous, "SAY_SECONDS", 0.05)
+
+
+def addresses_of(number):
+    return tuple(f"localhost:{port}" for port in free_ports(number))
+
+
+def test_workers_go_on_when_all_are_there(quick):
+    addresses, failed = addresses_of(3), []
+
+    def start(index):
+        try:
+            meet(Cluster(addresses, index), lambda text: None, wait_seconds=60)
+        except tlkit.TlkitError as error:
+            failed.append(error)
+
+    others = [threading.Thread(target=start, args=(index,)) for index in (1, 2)]
+    for other in others:
+        other.start()
+    start(0)
+    # who was first to reach all others no longer listens here: TensorFlow would, in its place
+    listener = socket.create_server(("", int(addresses[0].rpartition(":")[2])))
+    for other in others:
+        other.join(60)
+    listener.close()
+    assert not failed
+    assert not any(other.is_alive() for other in others)
+
+
+def test_who_is_missing_is_said_and_given_up_on(quick):
+    addresses, said = addresses_of(2), []
+    message = rf"must be started within 0 s.*no answer from {addresses[1]}.*Start the same command"
+    with pytest.raises(tlkit.TrainingError, match=message):
+        meet(Cluster(addresses, 0), said.append, wait_seconds=0.4)
+    assert said
+    assert said[0].startswith(f"waiting for 1 of 2 workers: {addresses[1]} (0 of 0 s)")
+    socket.create_server(("", int(addresses[0].rpartition(":")[2]))).close()  # it is free again
+
+
+def test_a_port_that_is_taken_is_one_line():
+    addresses = addresses_of(2)
+    with socket.create_server(("", int(addresses[0].rpartition(":")[2]))):
+        message = f"a port that is free. Received: '{addresses[0]}' .another program listens"
+        with pytest.raises(tlkit.ArgumentError, match=message):
+            meet(Cluster(addresses, 0), lambda text: None)
+
+
+@pytest.mark.parametrize("address", ["host", "host:", ":2222", "host:many", "host:0", "host:70000"])
+def test_what_is_no_address_is_named(address):
+    with pytest.raises(tlkit.ArgumentError, match=f"HOST:PORT. Received: '{address}'"):
+        meet(Cluster(("localhost:1", address), 0), lambda text: None)
+
+
+@pytest.mark.parametrize(("kind", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_chief_that_waits_says_so_and_ends_when_it_is_told_to(tmp_path, kind, status):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    task = {"cluster": {"worker": addresses_of(2)}, "task": {"type": "worker", "index": 0}}
+    code = (
+        "import sys, tlkit.distribution.rendezvous as r, tlkit.__main__\n"
+        "r.SAY_SECONDS = 0.1\n"
+        f"sys.argv = ['tlkit', 'train', 'nowhere', '--out', {str(tmp_path / 'run')!r}, "
+        "'--distribute', 'multi-worker']\n"
+        "tlkit.__main__.main()\n"
+    )
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "TF_CONFIG": json.dumps(task), "CUDA_VISIBLE_DEVICES": "-1"},
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with process:
+        for line in process.stderr:
+            if "waiting for 1 of 2 workers" in line:
+                break
+        process.send_signal(kind)
+        *_, last = process.stderr
+    assert process.returncode == status
+    said = "interrupted" if kind == signal.SIGINT else "ended by SIGTERM"
+    assert last == f"tlkit: {said}; the same command continues.\n"
