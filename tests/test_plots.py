@@ -380,7 +380,11 @@ def shown_things():
         "plot_interpolation": [InterpolationReport((0.0, 1.0), {"old": (0.9, 0.5)}, {}, "")],
         "plot_learning_rates": [
             SimpleNamespace(
-                rates=np.logspace(-5, 0, 20), losses=losses, smoothed=losses, suggestion=1e-3
+                rates=np.logspace(-5, 0, 20),
+                losses=losses,
+                smoothed=losses,
+                suggestion=1e-3,
+                suggestions={"steepest": 1e-3},
             )
         ],
         "plot_mistakes": [SimpleNamespace(mistakes=[wrong(0), wrong(1)]), lambda _: pixels[0]],
