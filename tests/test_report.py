@@ -449,3 +449,19 @@ def test_what_cannot_be_seen_stands_as_its_code(tmp_path):
     html = written(tmp_path, title=f"run{unseen}", data=data)
     assert not {"\x1b", "\u202e", "\x9b"} & set(html)
     assert r"run\u001b[2J\u202e\u009b" in html
+
+
+def test_copies_are_counted_and_the_first_named(tmp_path):
+    copies = tuple(f"copy{number:03}.jpg" for number in range(300))
+    data = dataclasses.replace(page().data, duplicates=(copies,), conflicts=(copies[:5],))
+    text = text_of(written(tmp_path, data=data))
+    assert "copy003.jpg = copy004.jpg and 295 more" in text
+    assert "copy005.jpg" not in text
+    assert text.count(" = copy004.jpg") == 2
+
+
+def test_damaged_files_that_are_used_are_named_with_what_the_decoder_says(tmp_path):
+    assert "Damaged files" not in text_of(written(tmp_path))
+    damaged = SkippedFile("a/rotten.jpg", "a", "Corrupt JPEG data: bad Huffman code")
+    html = written(tmp_path, data=dataclasses.replace(page().data, damaged=(damaged,)))
+    assert "a/rotten.jpg: Corrupt JPEG data: bad Huffman code" in text_of(html)

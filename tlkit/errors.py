@@ -180,10 +180,10 @@ def as_tuple(value: Any) -> tuple[Any, ...]:
     return (value,) if isinstance(value, str) or not isinstance(value, Iterable) else tuple(value)
 
 
-def some_of(items: Sequence[str], limit: int = 5) -> str:
+def some_of(items: Sequence[str], limit: int = 5, separator: str = ", ") -> str:
     """Returns the first of the items for a message: "a, b and 3 more"."""
     more = f" and {len(items) - limit} more" if len(items) > limit else ""
-    return ", ".join(items[:limit]) + more
+    return separator.join(items[:limit]) + more
 
 
 def did_you_mean(name: object, choices: Iterable[str]) -> str:

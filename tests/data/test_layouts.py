@@ -220,6 +220,15 @@ def test_notes_and_errors_are_bounded_however_many_classes_there_are(tmp_path):
         tlkit.load_folder(root)
 
 
+def test_copies_are_counted_and_the_first_named(classes):
+    for number in range(30):
+        shutil.copy(classes / "ants" / "000.jpg", classes / "ants" / f"copy{number:02}.jpg")
+    report = tlkit.inspect_folder(classes)
+    assert len(report.duplicates[0]) == 31
+    (line,) = [line for line in str(report).splitlines() if "copy00" in line]
+    assert line.endswith("copy03.jpg and 26 more")
+
+
 @pytest.mark.parametrize("name", ["bees", "trains", "valley", "testudo", "devices", "station", ""])
 def test_other_words_are_no_splits(name):
     assert (split_of_name(name), split_in_name(name)) == ("", "")

@@ -97,6 +97,11 @@ def plain_message(error: Exception) -> str:
     return _ASSERTED.sub(r"\1", message)
 
 
+def without_log(lines: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns what was heard without TensorFlow's own log, which no decoder writes to."""
+    return tuple(line for line in lines if not _LOG_LINE.match(line))
+
+
 def pass_on(lines: tuple[str, ...]) -> None:
     """Writes to standard error what was heard and is no warning of libjpeg's."""
     others = [f"{line}\n" for line in lines if not _LIBJPEG.match(line)]

@@ -6,6 +6,7 @@ import html
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from tlkit.errors import some_of
 from tlkit.showing import ShownAsText, in_line
 
 SHOWN = 20  # of each kind of finding; all of them are in the report's attributes
@@ -131,7 +132,7 @@ def _said(file: SkippedFile) -> str:
 
 
 def _joined(groups: Iterable[tuple[str, ...]]) -> list[str]:
-    return [" = ".join(group) for group in groups]
+    return [some_of(group, separator=" = ") for group in groups]
 
 
 def _shown(items: list[str]) -> list[str]:

@@ -58,7 +58,7 @@ def in_whole_groups(pictures: Sequence[Picture]) -> tuple[list[Picture], list[st
     of_content, joined = join_groups((picture.digest, picture.group) for picture in pictures)
     notes = []
     if joined:
-        keys = some_of([" = ".join(one) for one in joined])
+        keys = some_of([some_of(one, separator=" = ") for one in joined])
         notes.append(f"Groups joined, as they share a picture: {keys}.")
     return [replace(one, group=of_content.get(one.digest, "")) for one in pictures], notes
 

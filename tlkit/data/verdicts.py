@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from tlkit.cache import cache_folder, open_index
-from tlkit.data.decoder_messages import error_in, listening, pass_on, plain_message, warning_in
+from tlkit.data.decoder_messages import (
+    error_in,
+    listening,
+    pass_on,
+    plain_message,
+    warning_in,
+    without_log,
+)
 from tlkit.data.foreign_formats import known_to_pillow, pillow_advice
 from tlkit.data.formats import HEAD_BYTES, NOT_AN_IMAGE, recognise
 from tlkit.data.limits import DECODER_VERSION
@@ -150,7 +157,7 @@ def _check_listening(
                     found.append(verdict)
             except BaseException as error:  # raised below, behind what was found
                 stopped = error
-        yield from _told_apart(some, found, heard.lines, decoder) if heard.lines else found
+        yield from _told_apart(some, found, heard.lines, decoder)
         if stopped is not None:
             raise stopped
 
@@ -159,7 +166,8 @@ def _told_apart(
     paths: list[str], verdicts: list[Verdict], lines: tuple[str, ...], decoder: Decoder
 ) -> list[Verdict]:
     """Returns the verdicts with what libjpeg said of each, and passes on what it did not say."""
-    left = Counter(lines)
+    left = Counter(without_log(lines))
+    logged = Counter(lines) - left
     told = []
     for path, verdict in zip(paths, verdicts, strict=False):
         if verdict.format != "jpeg" or not left:
@@ -173,7 +181,7 @@ def _told_apart(
         elif again.reason.startswith(DAMAGED) and (said := error_in(heard.lines)):
             again = replace(again, reason=f"{DAMAGED} {again.format.upper()}: {said}")
         told.append(again)
-    pass_on(tuple(left.elements()))
+    pass_on(tuple((logged + left).elements()))
     return told
 
 
