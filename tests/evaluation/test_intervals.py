@@ -51,6 +51,49 @@ def test_the_mean_s_interval_covers_what_it_should(shares, num_trials):
     assert 0.925 < covered / 1000 < 0.98
 
 
+@pytest.mark.parametrize(
+    ("shares", "num_trials"),
+    [
+        ([0.95] * 10, [20] * 10),
+        ([0.8] * 10, [5] * 10),
+        ([0.99] * 5, [10] * 5),
+        ([0.99] * 3, [5] * 3),
+        (np.linspace(0.8, 1, 10), [5] * 10),
+        ([1.0] * 4 + [0.7], [10] * 5),
+        ([0.93] * 5, [40, 10, 10, 10, 10]),
+        ([0.9] * 2, [10] * 2),
+    ],
+)
+def test_few_images_of_high_recall_are_covered_too(shares, num_trials):
+    """Sums of squared distances to Wilson's ends hold 85 to 90 % in the first four of these."""
+    generator = np.random.default_rng(0)
+    shares, num_trials = np.array(shares), np.array(num_trials)
+    found = {}
+    covered = 0
+    for drawn in generator.binomial(num_trials, shares, (1000, len(shares))):
+        key = tuple(drawn)
+        if key not in found:
+            found[key] = mean_share_interval(drawn / num_trials, num_trials)
+        low, high = found[key]
+        covered += low - 1e-12 <= shares.mean() <= high + 1e-12
+    assert covered / 1000 > 0.915
+
+
+def test_shares_of_one_alike_have_wilson_s_interval_of_all_trials():
+    found = mean_share_interval(np.ones(3), np.array([5, 5, 5]))
+    assert found == pytest.approx(wilson_interval(1.0, 15), abs=1e-6)
+    turned = mean_share_interval(np.zeros(3), np.array([5, 5, 5]))
+    assert turned == pytest.approx((1 - found[1], 1 - found[0]))
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 100])
+def test_one_image_a_class_gives_a_wide_interval_that_holds_the_estimate(num_classes):
+    shares = np.arange(num_classes) % 2
+    low, high = mean_share_interval(shares, np.ones(num_classes))
+    assert 0 <= low < shares.mean() < high <= 1
+    assert high - low > 1.0 / np.sqrt(num_classes)
+
+
 def test_the_paired_interval_is_newcombe_s():
     """Newcombe (1998), table II, method 10, for 36, 12, 2, 0 of 50."""
     assert paired_difference_interval(36, 12, 2, 0) == pytest.approx((0.0569, 0.3404), abs=5e-5)

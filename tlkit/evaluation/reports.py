@@ -78,8 +78,8 @@ class EvaluationReport(ShownAsText):
         loss: Mean cross-entropy in nats, per image; for a multi-label head per label decision.
         balanced_accuracy: Mean recall of the classes that have images: every class counts the
             same. With a multi-label head the mean over labels of recall and specificity, halved.
-        balanced_interval: Its 95 % interval, from the recalls' Wilson intervals added in squares
-            (Zou, Huang and Zhang 2009, see `mean_share_interval`); `None` for a multi-label head,
+        balanced_interval: Its 95 % interval, of all means of recalls that a score test does not
+            reject (see `mean_share_interval`); `None` for a multi-label head,
             since the labels of an image hang together.
         top_k: How many of the most probable classes may be named for `top_k_accuracy`; `None`
             where that was not measured.
