@@ -427,6 +427,15 @@ def test_every_plot_has_a_title_and_takes_a_panel(name, tmp_path):
         getattr(tlkit, name)(*given, ax=whole)
 
 
+def test_a_flat_sweep_suggests_nothing():
+    (sweep,) = shown_things()["plot_learning_rates"]
+    titles = titles_of(tlkit.plot_learning_rates(sweep))
+    assert "Learning-rate sweep: learning_rate=1.0e-03 is suggested" in titles
+    sweep.suggestions = {}
+    titles = titles_of(tlkit.plot_learning_rates(sweep))
+    assert "Learning-rate sweep: learning_rate=1.0e-03 is the default" in titles
+
+
 def test_the_kept_epoch_is_marked():
     def stage(num_epochs, kept):
         groups = SimpleNamespace(groups=("head",))

@@ -231,7 +231,8 @@ def plot_learning_rates(report: HasSweep, *, ax: Axes | None = None) -> Figure:
         ax: Where to draw; in a figure of its own by default.
     """
     check_shown("report", report, "suggestion", "what find_learning_rate returned")
-    title = f"Learning-rate sweep: learning_rate={report.suggestion:.1e} is suggested"
+    verdict = "is suggested" if report.suggestions else "is the default"
+    title = f"Learning-rate sweep: learning_rate={report.suggestion:.1e} {verdict}"
     axes = panel_in(ax, (6.0, 3.6), title=title)
     axes.plot(report.rates, report.losses, ".", color="0.75", label="loss of each step")
     axes.plot(report.rates, report.smoothed, color=BLUE, linewidth=2, label="running mean")
