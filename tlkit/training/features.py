@@ -221,7 +221,7 @@ class _Filler:
                 self._compute(keys[missing], tf.gather(pixels, missing))
             all_keys.extend(keys.tolist())
             all_labels.append(labels.numpy())
-            all_weights.extend(weight.numpy() for weight in weights)
+            all_weights.extend(weight.numpy().reshape(-1) for weight in weights)
         if not all_keys:
             raise DataError("`data` must hold images. Received: a dataset with no batch.")
         weights = np.concatenate(all_weights) if all_weights else None

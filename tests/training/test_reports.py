@@ -1,0 +1,54 @@
+"""What a report says of groups that moved, stayed, or were put back."""
+
+from dataclasses import asdict
+
+import numpy as np
+
+import tlkit
+from tlkit.training.reports import StageReport, TrainingReport
+
+
+def stage(**given):
+    model = tlkit.build_classifier("resnet8", ["a", "b"], weights=None)
+    trainable = tlkit.set_trainable(model, "stage3")
+    moved = {"stage1": 0.0, "stage2": 0.0, "stage3": 0.0, "head": 0.0}
+    return StageReport("fine-tune", trainable, (), moved, 1.0, **given)
+
+
+def test_a_group_that_was_put_back_is_said_to_have_moved():
+    text = str(stage(put_back={"stage1": 0.0, "stage2": 0.0, "stage3": 0.031, "head": 0.2}))
+    assert "stage3 moved by 3.1 %, and its weights were put back" in text
+    assert "stage3 did not move" not in text
+    assert "stage1" in text
+
+
+def test_it_is_written_down_and_read_again():
+    report = stage(put_back={"head": 0.2})
+    assert StageReport.from_dict(asdict(report)) == report
+    older = {name: value for name, value in asdict(report).items() if name != "put_back"}
+    assert StageReport.from_dict(older).put_back == {}
+
+
+def test_the_accuracy_that_decided_is_named_first():
+    report = TrainingReport((), 0.9, 0.85, 40, "balanced accuracy", 0.6, 0.8)
+    first, second = str(report).splitlines()
+    assert first == "balanced accuracy on validation 60.0 % to 80.0 %: it decided what is kept"
+    assert second == "validation accuracy 90.0 % to 85.0 % (40 images)"
+    assert "decided" not in str(TrainingReport((), 0.9, 0.95, 40))
+
+
+def test_training_that_is_put_back_reports_both(data):
+    model = tlkit.build_classifier("resnet8", data.class_names, weights=None)
+    tlkit.train_head(model, data)  # correct for all of validation
+    kernel = model.get_layer("logits").kernel
+    kernel.assign(1e4 * kernel.numpy())  # and no epoch can have a lower loss than this one's 0
+    model.get_layer("logits").bias.assign(1e4 * model.get_layer("logits").bias.numpy())
+    report = tlkit.fine_tune(
+        model, data, unfreeze="head", epochs=1, learning_rate=1e-3, weight_decay=0.0
+    )
+    (only,) = report.stages
+    assert only.moved["head"] == 0.0
+    assert only.put_back["head"] > 0.0
+    assert only.put_back["stage1"] == 0.0
+    assert "head moved by" in str(only)
+    assert np.isfinite(report.accuracy_after)
