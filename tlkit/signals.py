@@ -1,6 +1,7 @@
 """Signals that end a command in order: Ctrl-C (SIGINT), SIGTERM and SIGHUP."""
 
 import atexit
+import math
 import os
 import signal
 import sys
@@ -24,14 +25,14 @@ class _Arrivals:
         self.number: int | None = None
         self.is_pending = False
         self.num_holding = 0
-        self._last = -_SECONDS_APART
+        self._last = -math.inf
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Raises the signal as `KeyboardInterrupt`, which all clean up after."""
-        since, self._last = time.monotonic() - self._last, time.monotonic()
-        if number != signal.SIGINT and self.number is not None and since < _SECONDS_APART:
+        now = time.monotonic()
+        if number != signal.SIGINT and now - self._last < _SECONDS_APART:
             return
-        self.number = number
+        self.number, self._last = number, now
         if self.num_holding and not self.is_pending:
             self.is_pending = True  # a second one is raised at once
             return
