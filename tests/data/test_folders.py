@@ -221,8 +221,9 @@ def test_files_of_a_folder_that_may_not_be_entered_are_skipped(photos, monkeypat
             raise PermissionError(13, "Permission denied")
 
     def scanned(folder):
-        entries = scan(folder)
-        return [Closed(entry) for entry in entries] if folder.endswith("red") else entries
+        entries, problem = scan(folder)
+        is_closed = folder.endswith("red")
+        return [Closed(entry) for entry in entries] if is_closed else entries, problem
 
     monkeypatch.setattr(listing, "_scan", scanned)
     report = tlkit.inspect_folder(photos)

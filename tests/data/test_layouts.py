@@ -120,11 +120,23 @@ def test_the_folder_to_give_is_named_where_one_lies_round_the_classes(
     assert set(counts(root / wrapper)) == {"ants", "bees"}
 
 
-def test_a_folder_round_the_classes_of_each_split_is_refused(classes, tmp_path):
+@pytest.mark.parametrize("wrapper", ["images", "a/b"])
+def test_a_folder_round_the_classes_of_each_split_is_refused(classes, tmp_path, wrapper):
     for name in ("train", "val"):
-        shutil.copytree(classes, tmp_path / "photos" / name / "images")
-    with pytest.raises(DataError, match=r"one folder deeper, in '.*images'. Move them up into"):
+        shutil.copytree(classes, tmp_path / "photos" / name / wrapper)
+    with pytest.raises(DataError, match=rf"lie deeper, in '.*{wrapper}'. Move them up into"):
         tlkit.inspect_folder(tmp_path / "photos")
+
+
+def test_splits_without_classes_in_them_are_no_classes(classes, tmp_path):
+    """Images whose labels stand elsewhere, as competitions hand them out."""
+    for name, source in (("train", "ants"), ("valid", "bees")):
+        shutil.copytree(classes / source, tmp_path / "photos" / name)
+    with pytest.raises(DataError, match=r"'train', 'valid', in which no folders of classes are"):
+        tlkit.inspect_folder(tmp_path / "photos")
+    names = ("train", "valid")
+    data = tlkit.load_folder(tmp_path / "photos", class_names=names, splits=(1, 0, 0))
+    assert data.class_names == names
 
 
 def test_one_class_with_folders_in_it_can_be_measured(classes, tmp_path):

@@ -20,8 +20,8 @@ _DEEPEST = 16
 def check_classes_in(folders: Mapping[str, str], path: str, argument: str) -> None:
     """Raises `DataError` where folders that would be classes look like something else.
 
-    That is one folder round the classes or splits; and several that hold nothing but the same
-    folders, or whose names speak of different splits.
+    That is one folder round the classes or splits; several that hold nothing but the same
+    folders, or whose names speak of different splits; and splits without classes in them.
 
     Args:
         folders: The path of each by its name.
@@ -31,6 +31,12 @@ def check_classes_in(folders: Mapping[str, str], path: str, argument: str) -> No
     inner = {name: found for name, place in folders.items() if (found := folders_only(place))}
     if len(folders) == 1 and inner:
         _check_wrapper(next(iter(folders)), path, argument)
+    if len(set(map(split_of_name, folders)) | {""}) > 2 and all(map(split_of_name, folders)):
+        raise DataError(
+            f"`{argument}` must hold one folder for each class, or train, val and test with these. "
+            f"Received: {argument}={path!r} with {_named(folders)}, in which no folders of classes "
+            "are. Put the images into such folders, or list them with their labels in a CSV file."
+        )
     filled = {name for name, place in folders.items() if name in inner or not _is_empty(place)}
     if len(filled) < 2 or filled != set(inner):
         return
@@ -73,15 +79,25 @@ def check_splits(
             f"{argument}={path!r} with {_named(beside)} beside {_named(splits)}, of the same "
             "classes. Rename what is a split, or move it elsewhere."
         )
-    for name in splits:
-        if len(inner[name]) == 1 and len(classes) == 1:
-            inside = os.path.join(folders[name], inner[name][0])
-            if len(found := folders_only(inside)) > 1:
-                raise DataError(
-                    f"`{argument}` must hold the classes right in its splits. Received: "
-                    f"{argument}={path!r}, where they ({_named(found)}) lie one folder deeper, in "
-                    f"{inside!r}. Move them up into {folders[name]!r}, in each split."
-                )
+    if len(classes) == 1:
+        for name in splits:
+            _check_deeper(folders[name], path, argument)
+
+
+def _check_deeper(split: str, path: str, argument: str) -> None:
+    """Raises `DataError` where the classes of a split lie in one folder more."""
+    place = Path(split)
+    for _ in range(_DEEPEST):
+        found = folders_only(str(place))
+        if len(found) > 1:
+            raise DataError(
+                f"`{argument}` must hold the classes right in its splits. Received: "
+                f"{argument}={path!r}, where they ({_named(found)}) lie deeper, in "
+                f"{str(place)!r}. Move them up into {split!r}, in each split."
+            )
+        if not found:
+            return
+        place /= found[0]
 
 
 def folders_only(path: str) -> tuple[str, ...]:
@@ -96,7 +112,7 @@ def folders_only(path: str) -> tuple[str, ...]:
                     names.append(entry.name)
                 elif Path(entry.name).suffix.lower() not in _BESIDE:
                     return ()
-    except PermissionError:
+    except OSError:  # what cannot be read is reported where files are listed
         return ()
     return tuple(sorted(names))
 
@@ -121,7 +137,7 @@ def _is_empty(path: str) -> bool:
     try:
         with os.scandir(path) as entries:
             return all(unwanted(entry.name) for entry in entries)
-    except PermissionError:
+    except OSError:  # what cannot be read is reported where files are listed
         return False
 
 
