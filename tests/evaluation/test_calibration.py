@@ -218,7 +218,9 @@ def test_what_cannot_be_calibrated_is_refused():
         calibrate(model, data.train)
     with pytest.raises(DataError, match=r"at least 20 to choose a temperature\. Received: 7"):
         calibrate(model, dataset_of(np.zeros((7, 3)), np.zeros(7)))
-    with pytest.raises(DataError, match="`labels` must be whole numbers from 0 to 2"):
+    with pytest.raises(
+        DataError, match="`images` must have labels that are whole numbers from 0 to 2"
+    ):
         calibrate(model, dataset_of(np.zeros((30, 3)), np.full(30, 3)))
     inputs = keras.Input((1, 1, 3))
     for end in (

@@ -119,7 +119,9 @@ def test_what_cannot_be_compared_is_refused():
         compare_models(random_model(0, 2), random_model(1, 3), batches(labels))
     with pytest.raises(ArgumentError, match=r"'softmax' with 3 .* 'multi_label' with 3"):
         compare_models(random_model(0), random_model(1, 3, "sigmoid"), batches(labels))
-    with pytest.raises(DataError, match="`labels` must be whole numbers from 0 to 1"):
+    with pytest.raises(
+        DataError, match="`images` must have labels that are whole numbers from 0 to 1"
+    ):
         compare_models(random_model(0, 2), random_model(1, 2), batches(labels + 1))
     with pytest.raises(DataError, match="at least one image"):
         compare_outcomes(np.zeros(0), np.zeros(0))

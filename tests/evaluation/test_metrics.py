@@ -204,7 +204,7 @@ def test_text_of_many_classes_shows_the_worst():
 
 def test_no_images_are_refused():
     empty = batches(pictures(0), np.zeros(0, np.int64))
-    with pytest.raises(DataError, match="`images` must hold at least one image"):
+    with pytest.raises(DataError, match="`images` must hold images"):
         tlkit.evaluate(small_model(), empty, NAMES)
     with pytest.raises(DataError, match="`images` must hold at least one image"):
         evaluate_probabilities(np.zeros((0, 3)), np.zeros(0), NAMES)

@@ -7,15 +7,17 @@ import numpy as np
 import tensorflow as tf
 
 from tlkit.data.images import ImageData, ImageSplit
+from tlkit.data.lost_pictures import lost_pictures_named
 from tlkit.distribution.strategies import check_one_device
 from tlkit.errors import ArgumentError, TrainingError, check_count, check_positive
+from tlkit.evaluation.data_checks import Images
 from tlkit.models.groups import set_trainable
 from tlkit.progress import track
 from tlkit.showing import ShownAsText
 from tlkit.training.fine_tuning import DEFAULT_LEARNING_RATE
 from tlkit.training.movement import left_as_it_is
 from tlkit.training.objective import check_loss, loss_of, takes_one_hot
-from tlkit.training.sources import Images, source_of, with_targets
+from tlkit.training.sources import source_of, with_targets
 from tlkit.training.stages import default_unfreeze
 from tlkit.training.step import hooked
 from tlkit.training.still import still_part
@@ -145,7 +147,8 @@ def find_learning_rate(
         still = still_part(model, unfreeze, set_trainable(model, unfreeze))
         batches = _endless(source.train, model, augment, one_hot=takes_one_hot(loss))
         trainee = hooked(model, still=still)
-        losses = _sweep(trainee, batches, rates, loss, weight_decay)
+        with lost_pictures_named([source.train]):
+            losses = _sweep(trainee, batches, rates, loss, weight_decay)
     if not len(losses):
         raise TrainingError(
             "`model` must have a finite loss before anything is changed. Received: none at the "

@@ -8,9 +8,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tlkit.data.images import ImageData, ImageSplit
+from tlkit.data.images import ImageData
 from tlkit.errors import DataError, check_fraction
-from tlkit.evaluation.checks import check_dataset
+from tlkit.evaluation.data_checks import Images, check_images
 from tlkit.evaluation.intervals import Interval, wilson_interval
 from tlkit.evaluation.names import num_classes_of
 from tlkit.evaluation.rejection import (
@@ -27,7 +27,7 @@ from tlkit.showing import ShownAsText
 from tlkit.training.features import Features, extract_features
 from tlkit.training.frozen import FrozenPart
 from tlkit.training.objective import targets_of
-from tlkit.training.sources import Images, source_of
+from tlkit.training.sources import source_of
 
 DEFAULT_KEEP = 0.95
 _ROWS_AT_ONCE = 1024
@@ -193,8 +193,7 @@ def measure_rejection(
         9
     """
     check_rejection(rejection, model)
-    if not isinstance(images, ImageSplit):
-        check_dataset(images, None, model.input_shape)
+    images = check_images("images", images, model, labels="given")
     features = extract_features(_part_of(model), images, exact=True, cache=cache)
     novelties = _novelties(features, rejection.neighbours, rejection.num_neighbours)
     num_rejected = int((novelties > np.float32(rejection.threshold)).sum())

@@ -18,6 +18,8 @@ from tlkit.continual.head_features import below_head, computed, newest_rows, put
 from tlkit.continual.new_rows import solve_new_rows
 from tlkit.data.images import ImageSplit
 from tlkit.errors import ArgumentError, DataError, check_count
+from tlkit.evaluation.checks import check_targets
+from tlkit.evaluation.data_checks import check_images
 from tlkit.evaluation.reports import EvaluationReport
 from tlkit.models.composition import read
 from tlkit.models.groups import TrainableReport, set_trainable
@@ -203,6 +205,13 @@ def check_can_learn(
     check_count("exemplars", exemplars, minimum=0)
     _check_head(model)
     names = check_new_names(new_names, class_names, model.output_shape[-1])
+    for argument, split, number in (
+        ("train", train, len(class_names) + len(names)),
+        ("replayed", replayed, len(class_names)),
+    ):
+        if split is not None:
+            check_images(argument, split, model, labels="given")
+            check_targets(split.labels, "softmax", split.num_images, number, argument=argument)
     there = set(np.unique(train.labels).tolist())
     if empty := [n for label, n in enumerate(names, start=len(class_names)) if label not in there]:
         raise DataError(

@@ -7,6 +7,7 @@ import numpy as np
 
 from tlkit.data.images import ImageSplit
 from tlkit.errors import DataError
+from tlkit.evaluation.data_checks import check_images
 from tlkit.models.composition import read
 from tlkit.models.new_classes import find_head
 from tlkit.training.features import extract_features
@@ -31,7 +32,7 @@ def mean_features(
         of their labels, as `add_classes` takes `class_means`.
 
     Raises:
-        ArgumentError: The model has no single classification head.
+        ArgumentError: The model has no single classification head, or takes other images.
         DataError: There is no picture, or pictures have several labels.
 
     Example:
@@ -54,6 +55,7 @@ def mean_features(
             f"{type(images).__name__} with labels of shape {np.shape(labels)}. Load them with "
             "tlkit.load_folder or tlkit.load_arrays."
         )
+    check_images("images", images, model, labels="given")
     part = FrozenPart(keras.Model(model.inputs[0], head.operation.input))
     found = extract_features(part, images, exact=False, cache=cache)
     rows = found.load()

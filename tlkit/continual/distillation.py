@@ -8,6 +8,7 @@ import tensorflow as tf
 from tlkit.errors import ArgumentError, check_not_negative, check_positive
 from tlkit.models.graph import check_model
 from tlkit.models.heads import head_kind, outputs_logits
+from tlkit.models.model_spec import describe_model
 from tlkit.models.signature import signature
 from tlkit.training.step import StepHook
 
@@ -36,7 +37,7 @@ class Distillation(StepHook):
         )
 
     def check(self, model: keras.Model) -> None:
-        """Raises `ArgumentError` where the new model's first outputs cannot be the old one's."""
+        """Raises `ArgumentError` where outputs or inputs of the two models do not correspond."""
         num_old, num_new = (one.output_shape[-1] for one in (self._teacher, model))
         if num_new < num_old or head_kind(model) != self._kind:
             raise ArgumentError(
@@ -44,6 +45,15 @@ class Distillation(StepHook):
                 f"model that is trained. Received: an old model with {num_old} outputs "
                 f"({self._kind}), and {num_new} ({head_kind(model)}) in the new one. Add classes "
                 "with tlkit.add_classes."
+            )
+        old, new = describe_model(self._teacher), describe_model(model)
+        is_shape = tf.TensorShape(old.input_shape).is_compatible_with(new.input_shape)
+        if not is_shape or old.takes_text != new.takes_text:
+            raise ArgumentError(
+                "`anchor` must be distilled from a model that takes the same inputs as the one "
+                f"that is trained. Received: an old model for {old.input_dtype} of the shape "
+                f"{old.input_shape}, and {new.input_dtype} of {new.input_shape} in the new one. "
+                "Build both for one image size."
             )
         self._gives_logits["new"] = outputs_logits(model)
 

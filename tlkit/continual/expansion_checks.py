@@ -13,7 +13,7 @@ from tlkit.errors import (
     check_not_negative,
     check_positive,
 )
-from tlkit.evaluation.checks import check_size
+from tlkit.evaluation.data_checks import check_images
 from tlkit.models.heads import head_kind
 
 
@@ -51,7 +51,8 @@ def check_data(data: ImageData, model: keras.Model) -> ImageSplit:
             f"Received: data={type(data).__name__} without any. Give load_folder(...) splits with "
             "a share of validation."
         )
-    check_size("data", data.image_size, model.input_shape)
+    for argument, split in (("data.train", data.train), ("data.validation", data.validation)):
+        check_images(argument, split, model, labels="given")
     present = set(np.asarray(data.train.labels).ravel().tolist())
     absent = [name for number, name in enumerate(data.class_names) if number not in present]
     if absent:

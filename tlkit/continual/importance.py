@@ -13,9 +13,10 @@ from tlkit.continual.methods import METHODS
 from tlkit.continual.per_sample import Scalars, sum_over_samples
 from tlkit.continual.synaptic import SynapticPath
 from tlkit.data.images import ImageData, ImageSplit
+from tlkit.data.lost_pictures import lost_pictures_named
 from tlkit.distribution.strategies import check_one_device
 from tlkit.errors import ArgumentError, check_choice, check_count, check_seed, check_unit
-from tlkit.evaluation.checks import check_size
+from tlkit.evaluation.data_checks import Images, Labels, check_images
 from tlkit.models.heads import head_kind, outputs_logits
 from tlkit.showing import ShownAsText
 from tlkit.training.objective import targets_of
@@ -116,9 +117,15 @@ def estimate_importance(
     if method == "synaptic" or isinstance(dataset, SynapticPath):
         return _synaptic(dataset, method)
     variables = [v for some in anchorable(model, "all").values() for v in some]
-    samples = _samples(model, dataset, method, num_samples, seed)
+    labels: Labels = "soft" if method == "empirical_fisher" else "any"
+    images = dataset.train if isinstance(dataset, ImageData) else dataset
+    images = check_images("dataset", images, model, labels=labels)
+    samples = _samples(model, images, method, num_samples, seed)
     scalars, measure, num_scalars = _measured(model, method)
-    sums = sum_over_samples(model, variables, samples, scalars, measure, num_scalars=num_scalars)
+    with lost_pictures_named([images]):
+        sums = sum_over_samples(
+            model, variables, samples, scalars, measure, num_scalars=num_scalars
+        )
     if not sums.num_samples:
         raise ArgumentError(
             "`dataset` must hold at least one image. Received: none. Give the pictures that the "
@@ -228,31 +235,15 @@ def _synaptic(path: Any, method: str) -> Importance:
 
 
 def _samples(
-    model: keras.Model, dataset: Any, method: str, num_samples: int, seed: int
+    model: keras.Model, dataset: Images, method: str, num_samples: int, seed: int
 ) -> tf.data.Dataset:
     """Single images with what the method needs beside them: labels, random numbers, nothing."""
-    if isinstance(dataset, ImageData):
-        dataset = dataset.train
     if isinstance(dataset, ImageSplit):
-        check_size("dataset", dataset.image_size, model.input_shape)
-        if method == "empirical_fisher":
-            _check_labels(model, dataset.labels)
         order = np.random.default_rng(seed).permutation(dataset.num_images)[:num_samples]
         dataset = dataset.subset(np.sort(order)).dataset(shuffle=False)
-    if not isinstance(dataset, tf.data.Dataset):
-        raise ArgumentError(
-            "`dataset` must be what load_folder returned, one of its splits, or a tf.data.Dataset. "
-            f"Received: {type(dataset).__name__}."
-        )
     plain = tf.autograph.experimental.do_not_convert
     labelled = isinstance(dataset.element_spec, tuple) and len(dataset.element_spec) > 1
     if method == "empirical_fisher":
-        if not labelled:
-            raise ArgumentError(
-                "`dataset` must have labels for method='empirical_fisher'. Received: batches of "
-                f"{dataset.element_spec}. Give images with labels, or use method='fisher', which "
-                "needs none."
-            )
         return (
             dataset.map(plain(lambda images, labels, *_: (images, targets_of(labels, model))))
             .unbatch()
@@ -264,17 +255,6 @@ def _samples(
     return tf.data.Dataset.zip(
         images.unbatch().take(num_samples), tf.data.Dataset.from_tensor_slices(draws)
     )
-
-
-def _check_labels(model: keras.Model, labels: np.ndarray) -> None:
-    """Raises `ArgumentError` for labels that the model has no outputs for."""
-    width = max(model.output_shape[-1], 2)
-    if head_kind(model) != "multi_label" and len(labels) and labels.max() >= width:
-        raise ArgumentError(
-            f"`dataset` must have labels below {width}, the number of classes that the model tells "
-            f"apart. Received: labels up to {labels.max()}. Give pictures of its classes, or add "
-            "the new ones (tlkit.add_classes)."
-        )
 
 
 def _measured(

@@ -9,6 +9,7 @@ import numpy as np
 from tlkit.continual.forgetting import CLASS_INCREMENTAL, DOMAIN_INCREMENTAL
 from tlkit.data.images import ImageSplit
 from tlkit.errors import ArgumentError, check_unit
+from tlkit.evaluation.data_checks import check_images
 from tlkit.evaluation.metrics import evaluate
 from tlkit.models.graph import check_model
 from tlkit.showing import ShownAsText
@@ -104,7 +105,9 @@ def sweep_interpolation(
         alphas: Shares of the new model.
 
     Raises:
-        ArgumentError: An alpha is out of range, there is none, or the weights do not correspond.
+        ArgumentError: An alpha is out of range, there is none, the weights do not correspond, or
+            images do not fit the models.
+        DataError: A label is none of the models'.
 
     Example:
         >>> import numpy as np, tlkit
@@ -122,6 +125,8 @@ def sweep_interpolation(
     for alpha in alphas:
         check_unit("alphas", alpha)
     _check_same_weights(old, new)
+    for name, split in splits.items():
+        check_images(f"splits[{name!r}]", split, new)
     between = keras.models.clone_model(new)
     ends = old.get_weights(), new.get_weights()
     accuracies: dict[str, list[float]] = {name: [] for name in splits}

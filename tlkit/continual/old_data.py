@@ -4,7 +4,7 @@ import keras
 
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.errors import ArgumentError
-from tlkit.evaluation.checks import check_size
+from tlkit.evaluation.data_checks import check_images
 
 
 def measured_split(old_data: ImageData | ImageSplit, model: keras.Model) -> ImageSplit:
@@ -15,7 +15,8 @@ def measured_split(old_data: ImageData | ImageSplit, model: keras.Model) -> Imag
         model: What they are to be measured with.
 
     Raises:
-        ArgumentError: There are none, they are something else, or of another size.
+        ArgumentError: There are none, they are something else, or do not fit what the model takes.
+        DataError: A label is none of the model's.
     """
     split = old_data.validation if isinstance(old_data, ImageData) else old_data
     if not isinstance(split, ImageSplit) or not split.num_images:
@@ -24,5 +25,5 @@ def measured_split(old_data: ImageData | ImageSplit, model: keras.Model) -> Imag
             f"old_data={type(old_data).__name__} without any. Give a split, such as data.test, or "
             "load it with a share of validation."
         )
-    check_size("old_data", split.image_size, model.input_shape)
+    check_images("old_data", split, model)
     return split

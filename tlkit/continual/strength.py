@@ -25,6 +25,7 @@ from tlkit.continual.strength_reports import StrengthReport, StrengthTrial
 from tlkit.continual.strength_search import MAX_TRIALS, TOLERANCE, search_strength
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.errors import ArgumentError, check_choice, check_count, check_fraction, did_you_mean
+from tlkit.evaluation.data_checks import Images
 from tlkit.models.heads import head_kind
 from tlkit.training.criterion import criterion_for, score_on
 from tlkit.training.fine_tuning import check_fine_tuning, fine_tune
@@ -32,7 +33,7 @@ from tlkit.training.head import is_trained, train_head
 from tlkit.training.movement import left_as_it_is
 from tlkit.training.reports import TrainingReport
 from tlkit.training.resume import assign_all, values_of
-from tlkit.training.sources import Images, source_of
+from tlkit.training.sources import source_of
 
 DEFAULT_EPOCHS = 8
 _OWN = ("model", "data", "validation", "anchor", "epochs", "augment", "seed", "cache")

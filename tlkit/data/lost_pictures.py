@@ -1,4 +1,4 @@
-"""Pictures that change or vanish after they were checked."""
+"""Pictures that change or vanish after they were checked, and batches that do not fit."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -8,6 +8,7 @@ from threading import Event, Thread
 
 from tlkit.data.images import ImageSplit
 from tlkit.data.reading import CHANGED
+from tlkit.data.refusals import refusal_within
 from tlkit.data.verdicts import check_files
 from tlkit.errors import DataError, some_of
 
@@ -22,22 +23,27 @@ def lost_pictures_named(sources: Iterable[object]) -> Iterator[None]:
     Every file was checked once, before training. When reading fails later all the same, those
     that have changed since are checked again; if all are sound and the same, the failure has
     another cause and stays as it is. A pipe that was put in a picture's place, which TensorFlow
-    would wait for without end, fails too.
+    would wait for without end, fails too. Where a data set checks its own batches, what it refused
+    is raised.
 
     Args:
-        sources: What the block reads; the splits among them are looked through.
+        sources: What the block reads; splits among them are looked through, data sets are asked.
 
     Raises:
         DataError: Pictures have gone, hold another content, or cannot be read or decoded any
-            longer.
+            longer; or a batch does not fit the model.
+        ArgumentError: A batch does not fit the model.
     """
     import tensorflow as tf
 
+    sources = tuple(sources)
     splits = [one for one in sources if isinstance(one, ImageSplit) and one._pixels is None]
     try:
         with _no_pipe_waited_for([path for split in splits for path in split.paths]):
             yield
     except (tf.errors.OpError, OSError) as error:
+        for refused in filter(None, map(refusal_within, sources)):
+            raise refused from error
         lost = [found for split in splits for found in _lost(split)]
         if not lost and CHANGED not in str(error):
             raise

@@ -1,66 +1,10 @@
 """What evaluation asks of its arguments."""
 
+from dataclasses import dataclass
+
 import numpy as np
-import tensorflow as tf
 
 from tlkit.errors import ArgumentError, DataError
-
-
-def check_dataset(
-    dataset: tf.data.Dataset, batch_size: int | None, input_shape: tuple[int | None, ...]
-) -> None:
-    """Raises `ArgumentError` unless the dataset gives batches for the model, and ends."""
-    if not isinstance(dataset, tf.data.Dataset):
-        raise ArgumentError(
-            "`images` must be an ImageSplit or a tf.data.Dataset. Received: an object of type "
-            f"{type(dataset).__name__}. Give `data.test`, or wrap arrays with "
-            "`tlkit.load_arrays(...)`."
-        )
-    if batch_size is not None:
-        raise ArgumentError(
-            "`batch_size` must be left out for a dataset, which brings its own batches. "
-            f"Received: batch_size={batch_size!r}. Use `dataset.rebatch(...)`."
-        )
-    check_batches("images", dataset, input_shape)
-
-
-def check_batches(
-    argument: str, dataset: tf.data.Dataset, input_shape: tuple[int | None, ...]
-) -> None:
-    """Raises `ArgumentError` unless the dataset ends, and gives (images, labels) for the model."""
-    spec = dataset.element_spec
-    if (
-        not isinstance(spec, tuple)
-        or len(spec) not in {2, 3}
-        or spec[0].shape.rank not in {None, len(input_shape)}
-    ):
-        raise ArgumentError(
-            f"`{argument}` must give batches of (images, labels), images of the shape "
-            f"(batch, {', '.join(map(str, input_shape[1:]))}). Received: {argument}={spec}. "
-            "Use `dataset.batch(...)`."
-        )
-    if not spec[0].shape.is_compatible_with(input_shape):
-        raise ArgumentError(
-            f"`{argument}` must have the shape that the model takes, {tuple(input_shape)}. "
-            f"Received: {tuple(spec[0].shape)}. Resize them to that."
-        )
-    if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
-        raise ArgumentError(
-            f"`{argument}` must end after one pass over the images. Received: an infinite "
-            "dataset. Leave out `repeat()`, or use `dataset.take(...)`."
-        )
-
-
-def check_size(
-    argument: str, image_size: tuple[int, int], input_shape: tuple[int | None, ...]
-) -> None:
-    """Raises `ArgumentError` unless pictures of this size are what the model takes."""
-    sides = tuple(input_shape[1:3])
-    if any(side not in (None, given) for side, given in zip(sides, image_size, strict=True)):
-        raise ArgumentError(
-            f"`{argument}` must have the image size of the model, {sides}. Received: image_size="
-            f"{image_size}. Load them with load_folder(..., image_size={sides})."
-        )
 
 
 def check_outputs(outputs: np.ndarray, num_columns: int, kind: str) -> None:
@@ -80,48 +24,111 @@ def check_outputs(outputs: np.ndarray, num_columns: int, kind: str) -> None:
         )
 
 
-def check_targets(labels: np.ndarray, kind: str, num_images: int, num_classes: int) -> np.ndarray:
+def check_targets(
+    labels: np.ndarray,
+    kind: str,
+    num_images: int,
+    num_classes: int,
+    *,
+    argument: str | None = None,
+    is_batch: bool = False,
+    allows_soft: bool = False,
+) -> np.ndarray:
     """Returns labels as int64: numbers `(num_images,)`, with several labels rows of 0 and 1.
+
+    Args:
+        labels: As somebody gave them.
+        kind: The head: "softmax", "binary" or "multi_label".
+        num_images: How many images they belong to.
+        num_classes: How many classes the model tells apart.
+        argument: What they came with, for the message; `labels` themselves by default.
+        is_batch: Whether they are those of one batch among several.
+        allows_soft: Whether rows may be probabilities, of which the largest counts.
 
     Raises:
         DataError: If they are not among the classes, or of another shape.
     """
     labels = np.asarray(labels)
-    if kind == "multi_label":
-        return check_rows(labels, (num_images, num_classes))
-    return check_indices(labels, num_images, num_classes)
-
-
-def check_indices(labels: np.ndarray, num_images: int, num_classes: int) -> np.ndarray:
-    """Returns labels, given as whole numbers or one-hot rows, as int64 `(num_images,)`."""
-    if labels.ndim == 2 and labels.shape[1] == num_classes and _is_one_hot(labels):
-        labels = labels.argmax(axis=1)
-    if labels.shape == (num_images, 1):
-        labels = labels[:, 0]
-    if labels.shape != (num_images,):
+    asked = _Asked(
+        "`labels` must be" if argument is None else f"`{argument}` must have labels that are",
+        num_images,
+        num_classes,
+        where=" of a batch" if is_batch else "",
+        allows_soft=allows_soft,
+    )
+    if labels.dtype.kind not in "iufb":
+        names = [_shown(value) for value in labels.ravel()[:1]]
         raise DataError(
-            f"`labels` must be one whole number for each of {num_images} images. "
-            f"Received: an array of the shape {labels.shape}."
+            f"{asked.subject} numbers. Received: {', '.join(names) or labels.dtype}. Number the "
+            "classes in the order of the model's outputs, from 0 on."
         )
-    fits = (labels == np.floor(labels)) & (labels >= 0) & (labels < num_classes)
-    if not fits.all():
-        position = int(np.flatnonzero(~fits)[0])
-        raise DataError(
-            f"`labels` must be whole numbers from 0 to {num_classes - 1}, as the model has "
-            f"{num_classes} classes. Received: {labels[position]} for image {position}."
-        )
-    return labels.astype(np.int64)
+    return asked.rows(labels) if kind == "multi_label" else asked.indices(labels)
 
 
-def _is_one_hot(labels: np.ndarray) -> bool:
+@dataclass(frozen=True)
+class _Asked:
+    """What labels are asked to be, and how a message begins."""
+
+    subject: str
+    num_images: int
+    num_classes: int
+    where: str
+    allows_soft: bool
+
+    def indices(self, labels: np.ndarray) -> np.ndarray:
+        """Returns labels, given as whole numbers or one-hot rows, as int64 `(num_images,)`."""
+        of_rows = labels.ndim == 2 and labels.shape[1] == self.num_classes
+        if of_rows and _is_one_hot(labels, self.allows_soft):
+            labels = labels.argmax(axis=1)
+        if labels.shape == (self.num_images, 1):
+            labels = labels[:, 0]
+        if labels.shape != (self.num_images,):
+            rows = f", or rows of {self.num_classes} with a single 1" if labels.ndim == 2 else ""
+            raise DataError(
+                f"{self.subject} one whole number for each of {self.num_images} images"
+                f"{self.where}{rows}. Received: an array of the shape {labels.shape}. Number the "
+                "classes from 0 on."
+            )
+        fits = (labels == np.floor(labels)) & (labels >= 0) & (labels < self.num_classes)
+        if not fits.all():
+            position = int(np.flatnonzero(~fits)[0])
+            raise DataError(
+                f"{self.subject} whole numbers from 0 to {self.num_classes - 1}, as the model has "
+                f"{self.num_classes} classes. Received: {labels[position]} for image {position}"
+                f"{self.where}. {_remedy(labels)}"
+            )
+        return labels.astype(np.int64)
+
+    def rows(self, labels: np.ndarray) -> np.ndarray:
+        """Returns the labels of a multi-label head, rows of 0 and 1, as int64."""
+        shape = (self.num_images, self.num_classes)
+        is_soft = self.allows_soft and np.all((labels >= 0) & (labels <= 1))
+        if labels.shape != shape or not (is_soft or np.isin(labels, (0, 1)).all()):
+            values = "" if labels.shape != shape else " with other values"
+            raise DataError(
+                f"{self.subject} rows of 0 and 1 of the shape {shape} for a multi-label head. "
+                f"Received: an array of the shape {labels.shape}{values}. Give each image a row "
+                "with a 1 for each of its labels."
+            )
+        return np.round(labels).astype(np.int64)
+
+
+def _remedy(labels: np.ndarray) -> str:
+    if not np.all(labels == np.floor(labels)):
+        return "The model tells classes apart: number them, or train a regression in plain Keras."
+    if labels.min() < 0:
+        return "Leave images without a label out."
+    return (
+        "Number the classes from 0 on, or build the model for all of them (build_classifier, "
+        "add_classes)."
+    )
+
+
+def _is_one_hot(labels: np.ndarray, allows_soft: bool) -> bool:
+    if allows_soft and np.all((labels >= 0) & (labels <= 1)):
+        return bool(np.allclose(labels.sum(axis=1), 1, atol=1e-3))
     return bool(np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all())
 
 
-def check_rows(labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Returns the labels of a multi-label head, rows of 0 and 1, as int64."""
-    if labels.shape != shape or not np.isin(labels, (0, 1)).all():
-        raise DataError(
-            f"`labels` must be rows of 0 and 1 of the shape {shape} for a multi-label head. "
-            f"Received: an array of the shape {labels.shape}."
-        )
-    return labels.astype(np.int64)
+def _shown(value: object) -> str:
+    return repr(value.decode(errors="replace") if isinstance(value, bytes) else str(value))

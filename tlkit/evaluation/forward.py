@@ -111,7 +111,7 @@ def _on_all_devices(model: keras.Model, number: int) -> Callable[[tf.Tensor], tf
         num_images = len(images)
         images = tf.cast(images, dtype)
         if num_images < number:  # fused kernels fail on empty batches
-            images = tf.pad(images, [[0, number - num_images], [0, 0], [0, 0], [0, 0]])
+            images = tf.concat([images, tf.repeat(images[:1], number - num_images, axis=0)], 0)
         shares = strategy.experimental_distribute_values_from_function(
             lambda context: images[context.replica_id_in_sync_group % number :: number]
         )

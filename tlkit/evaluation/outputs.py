@@ -12,8 +12,8 @@ from tlkit.data.lost_pictures import lost_pictures_named
 from tlkit.distribution.lost import lost_worker_named
 from tlkit.distribution.strategies import strategy_of
 from tlkit.distribution.workers import Workers, check_can_be_shared
-from tlkit.errors import DataError
-from tlkit.evaluation.checks import check_dataset, check_size
+from tlkit.errors import ArgumentError, DataError
+from tlkit.evaluation.data_checks import check_images
 from tlkit.evaluation.forward import forward_of
 from tlkit.models.heads import head_kind, outputs_logits
 from tlkit.progress import bar
@@ -67,9 +67,9 @@ def collect_weighed(
     """
     strategy = max(map(strategy_of, models), key=lambda one: int(one.num_replicas_in_sync))
     workers = Workers(strategy)
+    for model in models:
+        images = check_images("images", images, model)
     if isinstance(images, ImageSplit):
-        for model in models:
-            check_size("images", images.image_size, model.input_shape)
         with lost_worker_named(strategy):
             workers.check_same("images", [images.digests, images.labels.tolist()])
         rows = np.arange(images.num_images)[workers.index :: workers.num_workers]
@@ -78,8 +78,11 @@ def collect_weighed(
         total = math.ceil(len(rows) / (batch_size or images.batch_size))
     else:
         check_can_be_shared("images", workers)
-        for model in models:
-            check_dataset(images, batch_size, model.input_shape)
+        if batch_size is not None:
+            raise ArgumentError(
+                "`batch_size` must be left out for a dataset, which brings its own batches. "
+                f"Received: batch_size={batch_size!r}. Use `dataset.rebatch(...)`."
+            )
         dataset, total = images, int(images.cardinality())
     forwards = [forward_of(model) for model in models]
     outputs: list[list[np.ndarray]] = [[] for _ in models]

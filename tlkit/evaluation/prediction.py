@@ -30,6 +30,7 @@ from tlkit.evaluation.pictures import (
 )
 from tlkit.models.heads import head_kind
 from tlkit.models.heads import probabilities as probabilities_of
+from tlkit.models.model_spec import describe_model
 from tlkit.progress import bar
 from tlkit.showing import ShownAsText, in_line
 
@@ -265,15 +266,16 @@ def image_size_of(model: keras.Model) -> tuple[int, int]:
     """Returns height and width of the images the model takes.
 
     Raises:
-        ArgumentError: If the model does not take batches of RGB images of one fixed size.
+        ArgumentError: If the model does not take batches of RGB images of one fixed size, or gives
+            no row of values for each.
     """
-    shape = model.input_shape
+    shape = describe_model(model).input_shape
     if len(shape) != 4 or None in shape[1:3] or shape[3] != 3:
         raise ArgumentError(
             "`model` must take images of one fixed size, (batch, height, width, 3). "
             f"Received: a model of input_shape={shape}. Build it with `image_size=`."
         )
-    return int(shape[1]), int(shape[2])
+    return int(shape[1] or 0), int(shape[2] or 0)
 
 
 def _decoded_batches(

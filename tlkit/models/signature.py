@@ -106,6 +106,12 @@ def _config(operation: keras.Operation) -> dict[str, Any]:
         ) from error
     if isinstance(operation, keras.layers.InputLayer):
         config["batch_shape"] = list(operation.batch_shape[1:])
+    if callable(vocabulary := getattr(operation, "get_vocabulary", None)):
+        # learned by `adapt`, and in no weight
+        lookup = getattr(operation, "_lookup_layer", operation)
+        weights = getattr(lookup, "idf_weights_const", None)
+        config["vocabulary"] = [str(word) for word in vocabulary()]
+        config["idf_weights"] = None if weights is None else np.asarray(weights).tolist()
     return config
 
 

@@ -14,7 +14,6 @@ from tlkit.data.limits import DECODER_VERSION
 from tlkit.data.lost_pictures import lost_pictures_named
 from tlkit.distribution.workers import check_can_be_shared
 from tlkit.errors import DataError, TrainingError
-from tlkit.evaluation.checks import check_size
 from tlkit.progress import bar
 from tlkit.training.frozen import (
     MAX_BFLOAT16_DIFFERENCE,
@@ -112,12 +111,7 @@ def extract_features(
         views: How many augmented versions of each image; for a split only.
         compact: Whether rows that were computed in bfloat16 are also kept so, in half the space.
         cache: Folder of the stores.
-
-    Raises:
-        ArgumentError: The pictures have another size than the part takes.
     """
-    if isinstance(images, ImageSplit):
-        check_size("images", images.image_size, part.input_shape)
     with lost_pictures_named([images]):
         if not isinstance(images, ImageSplit):
             check_can_be_shared("images", part.workers)
@@ -297,7 +291,12 @@ def _first_of_each(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return positions[np.sort(first)]
 
 
-def _digest(image: np.ndarray) -> str:
+def _digest(image: np.ndarray | bytes) -> str:
+    """Names the content of one example: an image's pixels, a text's bytes."""
+    if isinstance(image, bytes) or image.dtype == object:
+        texts = [image] if isinstance(image, bytes) else image.ravel().tolist()
+        content = b"".join(b"%d %s" % (len(text), text) for text in texts)
+        return hashlib.blake2b(b"text" + content, digest_size=16).hexdigest()
     shape = repr((image.shape, image.dtype.str)).encode()
     return hashlib.blake2b(
         shape + np.ascontiguousarray(image).tobytes(), digest_size=16

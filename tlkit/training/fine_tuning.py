@@ -15,12 +15,13 @@ from tlkit.distribution.lost import lost_worker_named
 from tlkit.distribution.strategies import scope_of, strategy_of
 from tlkit.distribution.workers import Workers
 from tlkit.errors import ArgumentError, as_tuple
+from tlkit.evaluation.data_checks import Images
 from tlkit.training.checks import check_callbacks, check_fits_source, check_recipe
 from tlkit.training.objective import check_loss, check_metrics
 from tlkit.training.recipe import DEFAULT_AUGMENTATION, Recipe, identity_of
 from tlkit.training.reports import TrainingReport
 from tlkit.training.resume import Checkpoint
-from tlkit.training.sources import Images, Source, source_of, steps_in_epoch
+from tlkit.training.sources import Source, source_of, steps_in_epoch
 from tlkit.training.spread import check_spread
 from tlkit.training.stages import PlannedStage, Stage, check_stages, default_unfreeze
 from tlkit.training.step import StepHook, hooks_of

@@ -34,6 +34,8 @@ _WITH_BFLOAT16 = ("DEFAULT", "ALL", "BF16", "FP16", "AMX", "AVX10")
 class FrozenPart:
     """The inference of a model, its weights baked into a graph as constants when first needed.
 
+    Where it looks words up in a table, which no constant can hold, the graph runs as it is.
+
     Args:
         model: From raw pixels to features; must not change as long as this is used.
 
@@ -64,6 +66,8 @@ class FrozenPart:
     @cached_property
     def float32(self) -> Forward:
         """Features of a batch of images in float32."""
+        if self._reads_tables:
+            return self._traced
         frozen = self._frozen
         return lambda images: frozen(images)[0]
 
@@ -74,7 +78,7 @@ class FrozenPart:
         Grappler's rewriting is run over this one graph by hand: its options are process-wide and
         read at each call, so setting them would change every other function too.
         """
-        if not has_bfloat16():
+        if not has_bfloat16() or self._reads_tables:
             return None
         frozen = self._frozen
         graph = _rewritten(frozen)
@@ -87,9 +91,23 @@ class FrozenPart:
 
     @cached_property
     def _frozen(self) -> tf.types.experimental.ConcreteFunction:
+        return convert_variables_to_constants_v2(self._traced)
+
+    @cached_property
+    def _traced(self) -> tf.types.experimental.ConcreteFunction:
         specification = tf.TensorSpec((None, *self._model.input_shape[1:]), self.input_dtype)
         forward = tf.function(lambda images: self._model(images, training=False), autograph=False)
-        return convert_variables_to_constants_v2(forward.get_concrete_function(specification))
+        return forward.get_concrete_function(specification)
+
+    @cached_property
+    def _reads_tables(self) -> bool:
+        """Whether the graph reads what cannot become a constant, such as a vocabulary's table."""
+        graph = self._traced.graph
+        variables = {variable.handle.ref() for variable in graph.variables}
+        return any(
+            outside.dtype == tf.resource and outside.ref() not in variables
+            for outside, _ in graph.captures
+        )
 
 
 def relative_difference(values: np.ndarray, reference: np.ndarray) -> float:

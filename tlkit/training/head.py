@@ -14,6 +14,7 @@ from tlkit.distribution.lost import lost_worker_named
 from tlkit.distribution.shares import WHOLE, Shared
 from tlkit.distribution.strategies import scope_of, strategy_of
 from tlkit.errors import ArgumentError, check_count, check_positive, check_seed
+from tlkit.evaluation.data_checks import Images
 from tlkit.evaluation.names import num_classes_of
 from tlkit.evaluation.outputs import both_columns
 from tlkit.models.groups import set_trainable
@@ -37,7 +38,7 @@ from tlkit.training.rates import warm_up_then_cosine
 from tlkit.training.recipe import description_of
 from tlkit.training.reports import StageReport, TrainingReport
 from tlkit.training.solving import solve_head
-from tlkit.training.sources import Images, Source, source_of
+from tlkit.training.sources import Source, source_of
 from tlkit.training.store import FEATURES_FOLDER
 from tlkit.training.stored_batches import batches_in_order, one_pass
 

@@ -1,7 +1,7 @@
 """The two forms in which both training functions take images, made one."""
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -10,12 +10,11 @@ from tlkit.data.images import ImageData, ImageSplit
 from tlkit.distribution.shares import WHOLE, Share
 from tlkit.distribution.strategies import strategy_of
 from tlkit.distribution.workers import Workers, check_can_be_shared
-from tlkit.errors import ArgumentError, DataError
-from tlkit.evaluation.checks import check_batches, check_size
-from tlkit.models.graph import model_ends
+from tlkit.errors import ArgumentError
+from tlkit.evaluation.data_checks import Images, check_images, check_takes_pictures
+from tlkit.evaluation.dataset_length import num_batches
+from tlkit.models.model_spec import ModelSpec, describe_model
 from tlkit.training.objective import targets_of
-
-Images: TypeAlias = ImageSplit | tf.data.Dataset
 
 
 @dataclass(frozen=True)
@@ -36,23 +35,23 @@ class Source:
 def source_of(
     model: keras.Model, data: ImageData | tf.data.Dataset, validation: Images | None
 ) -> Source:
-    """Checks data against the model.
+    """Checks data against the model, see `tlkit.evaluation.data_checks.check_images`.
 
     Raises:
-        ArgumentError: `data` is neither, has no end, does not come in batches with labels, or is a
+        ArgumentError: `data` is neither, does not fit what the model takes, has no end, or is a
             `tf.data.Dataset` where there are several workers; `validation` is given twice; the
-            model has several inputs or outputs, another number of classes, or takes another image
-            size.
-        DataError: There is no image.
+            model has several inputs or outputs, or another number of classes.
+        DataError: There is no image, or a label is none of the model's.
     """
-    model_ends(model)
+    spec = describe_model(model)
     for argument, images in (("data", data), ("validation", validation)):
         if isinstance(images, tf.data.Dataset):
-            check_batches(argument, images, model.inputs[0].shape)
             check_can_be_shared(argument, Workers(strategy_of(model)))
-        _check_not_empty(argument, images)
     if isinstance(data, tf.data.Dataset):
-        return Source(data, validation, None)
+        train = check_images("data", data, model, labels="soft")
+        if validation is not None:
+            validation = check_images("validation", validation, model)
+        return Source(train, validation, None)
     if not isinstance(data, ImageData):
         raise ArgumentError(
             "`data` must be what load_folder, load_arrays or load_tfds returned, or a "
@@ -63,9 +62,10 @@ def source_of(
             "`validation` must be left out where `data` has a validation split of its own. "
             "Give a tf.data.Dataset as `data` to choose both."
         )
-    _check_fit(model, data)
-    _check_not_empty("data.train", data.train)
-    _check_not_empty("data.validation", data.validation)
+    _check_classes(spec, data)
+    for argument, split in (("data.train", data.train), ("data.validation", data.validation)):
+        if split is not None:
+            check_images(argument, split, model)
     return Source(data.train, data.validation, data)
 
 
@@ -96,31 +96,14 @@ def steps_in_epoch(images: Images) -> int:
     """Batches in one epoch."""
     if isinstance(images, ImageSplit):
         return -(-images.num_images // images.batch_size)
-    steps = int(images.cardinality())
-    return sum(1 for _ in images) if steps == tf.data.UNKNOWN_CARDINALITY else steps
+    return num_batches("data", images)
 
 
-def _check_not_empty(argument: str, images: object) -> None:
-    if isinstance(images, ImageSplit):
-        is_empty = not images.num_images
-    elif isinstance(images, tf.data.Dataset):
-        known = int(images.cardinality())
-        is_empty = not known or (
-            known == tf.data.UNKNOWN_CARDINALITY and not any(True for _ in images.take(1))
-        )
-    else:
-        return
-    if is_empty:
-        raise DataError(f"`{argument}` must hold images. Received: none. Give some, or None.")
-
-
-def _check_fit(model: keras.Model, data: ImageData) -> None:
-    expected = model.output_shape[-1]
-    binary = expected == 1 and data.num_classes == 2
-    if not binary and expected != data.num_classes:
+def _check_classes(spec: ModelSpec, data: ImageData) -> None:
+    check_takes_pictures("data", spec)
+    if spec.num_classes != data.num_classes:
         raise ArgumentError(
-            f"`model` must have one output per class. Received: {expected} outputs for "
+            f"`model` must have one output per class. Received: {spec.num_outputs} outputs for "
             f"{data.num_classes} classes ({', '.join(data.class_names[:5])}, ...). Build it with "
             "build_classifier(backbone, data.class_names)."
         )
-    check_size("data", data.image_size, model.input_shape)

@@ -8,9 +8,9 @@ import tensorflow as tf
 from tlkit.data.images import ImageSplit
 from tlkit.distribution.workers import Workers
 from tlkit.errors import ArgumentError
+from tlkit.evaluation.data_checks import Images
 from tlkit.training.precision import resolve_precision
 from tlkit.training.recipe import Recipe
-from tlkit.training.sources import Images
 from tlkit.training.step import StepHook
 
 _REDUCTIONS = ("sum_over_batch_size", "mean")

@@ -14,7 +14,8 @@ from tlkit.data.images import ImageSplit
 from tlkit.data.lost_pictures import lost_pictures_named
 from tlkit.distribution.shares import Share, Shared
 from tlkit.distribution.strategies import strategy_of
-from tlkit.errors import RunError, TrainingError
+from tlkit.errors import ArgumentError, DataError, RunError, TrainingError
+from tlkit.evaluation.data_checks import Images
 from tlkit.evaluation.names import num_classes_of
 from tlkit.models.groups import TrainableReport, set_trainable
 from tlkit.models.random_state import seed_random_layers
@@ -48,7 +49,7 @@ from tlkit.training.resume import (
     assign_all,
     values_of,
 )
-from tlkit.training.sources import Images, Source, batches_of, steps_in_epoch, with_targets
+from tlkit.training.sources import Source, batches_of, steps_in_epoch, with_targets
 from tlkit.training.spread import batch_notes
 from tlkit.training.stages import PlannedStage
 from tlkit.training.step import StepHook
@@ -199,6 +200,9 @@ class Tuner:
         except NotFiniteError as error:
             left = "The best weights so far are put back."
             raise error.at_rate(stage.learning_rate, left) from error
+        except (ArgumentError, DataError):  # a batch that does not fit, or a file that is lost
+            restore_weights(model, watched.before)
+            raise
         _check_moved(watched, trainable, stage.learning_rate)
         notes = [cut if isinstance(cut, str) else cut.note]
         notes += batch_notes(strategy_of(model), self._source.train)
@@ -271,7 +275,8 @@ class Tuner:
         checkpoint = None
         if self._checkpoint is not None:
             checkpoint = StageCheckpoint(self._checkpoint, number, record, start, resumed, seconds)
-        with lost_pictures_named([source.train]), computed_in(trained, precision):
+        read = (source.train, source.validation)
+        with lost_pictures_named(read), computed_in(trained, precision):
             return fit_model(
                 trained,
                 batches,

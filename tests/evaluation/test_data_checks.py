@@ -1,0 +1,279 @@
+"""One rule at every entrance: what does not fit is refused before anything is done."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tlkit
+from tlkit.data.lost_pictures import lost_pictures_named
+from tlkit.errors import ArgumentError, DataError
+from tlkit.evaluation.data_checks import check_images
+
+layers = keras.layers
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (48, 12, 12, 3)).astype("float32")
+LABELS = np.arange(48) % 3
+
+
+def classifier(shape=(12, 12, 3), num_classes=3, scales=True):
+    inputs = keras.Input(shape)
+    x = layers.Rescaling(1 / 255)(inputs) if scales else inputs
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(2, 3)(x))
+    return keras.Model(inputs, layers.Dense(num_classes)(x))
+
+
+def batches(*parts):
+    return tf.data.Dataset.from_tensor_slices(parts if len(parts) > 1 else parts[0]).batch(16)
+
+
+ENTRANCES = {
+    "train_head": tlkit.train_head,
+    "fine_tune": lambda model, data: tlkit.fine_tune(model, data, epochs=1),
+    "evaluate": tlkit.evaluate,
+    "calibrate": tlkit.calibrate,
+    "compare_models": lambda model, data: tlkit.compare_models(model, model, data),
+    "estimate_importance": lambda model, data: tlkit.estimate_importance(
+        model, data, method="empirical_fisher"
+    ),
+    "choose_anchor": lambda model, data: tlkit.choose_anchor(model, data, validation=data),
+    "find_learning_rate": tlkit.find_learning_rate,
+    "fit_rejection": lambda model, data: tlkit.fit_rejection(model, data, validation=data),
+}
+
+BAD = {
+    "zero to one": (lambda: batches(PIXELS / 255, LABELS), "must hold pixels 0...255"),
+    "one class more": (lambda: batches(PIXELS, np.arange(48) % 4), "from 0 to 2.* Received: 3"),
+    "one channel": (
+        lambda: batches(PIXELS[..., :1], LABELS),
+        r"Received: \(batch, 12, 12, 1\). Use tf.image.grayscale_to_rgb",
+    ),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("entrance", ENTRANCES)
+def test_every_entrance_refuses_it_and_leaves_the_model_as_it_is(entrance, bad):
+    model = classifier()
+    before = model.get_weights()
+    flags = [layer.trainable for layer in model.layers]
+    make, message = BAD[bad]
+    with pytest.raises(tlkit.TlkitError, match=f"`(data|images|dataset)`.*{message}"):
+        ENTRANCES[entrance](model, make())
+    assert [layer.trainable for layer in model.layers] == flags
+    for one, other in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.where(LABELS, LABELS, -1), "Received: -1 for image 0 of a batch. Leave images without"),
+        (LABELS + 1, "Received: 3 for image 2 of a batch. Number the classes from 0 on"),
+        (LABELS + 0.5, "Received: 0.5 .* train a regression in plain Keras"),
+        (np.array(["a", "b", "c"])[LABELS], "labels that are numbers. Received: 'a'"),
+        (np.eye(4)[LABELS], r"one whole number for each of 16 .* shape \(16, 4\)"),
+        (np.full(48, np.nan), "Received: nan"),
+    ],
+)
+def test_a_label_without_an_output_is_refused(labels, message):
+    with pytest.raises(DataError, match=message):
+        check_images("data", batches(PIXELS, labels), classifier())
+
+
+@pytest.mark.parametrize(
+    "labels", [LABELS, LABELS[:, None], LABELS.astype("float64"), np.eye(3)[LABELS]]
+)
+def test_labels_may_be_columns_floats_or_one_hot_rows(labels):
+    images = check_images("data", batches(PIXELS, labels), classifier())
+    np.testing.assert_array_equal(np.concatenate([one for _, one in images]), labels)
+
+
+def test_rows_of_probabilities_can_be_trained_on_and_measured_on_only_where_one_is_1():
+    soft = batches(PIXELS, 0.9 * np.eye(3)[LABELS] + 0.1 / 3)
+    check_images("data", soft, classifier(), labels="soft")
+    with pytest.raises(DataError, match="rows of 3 with a single 1"):
+        check_images("data", soft, classifier())
+
+
+@pytest.mark.parametrize(
+    "values", [PIXELS / 127.5 - 1, (PIXELS - 120) / 58, PIXELS - 110, PIXELS * 257, PIXELS / 255]
+)
+def test_other_values_than_pixels_are_refused_where_the_model_scales_itself(values):
+    with pytest.raises(ArgumentError, match=r"must hold pixels 0...255, for model="):
+        check_images("data", batches(values, LABELS), classifier())
+    check_images("data", batches(values, LABELS), classifier(scales=False))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [0 * PIXELS, (PIXELS > 128).astype("uint8"), PIXELS - 40, 1.4 * PIXELS],
+    ids=["black", "dark", "darker", "brighter"],
+)
+def test_dark_and_augmented_images_are_no_reason_to_refuse(values):
+    images = check_images("data", batches(values, LABELS), classifier())
+    assert sum(len(batch) for batch, _ in images) == 48
+
+
+def test_black_images_first_do_not_hide_the_range_of_those_behind():
+    values = np.concatenate([0 * PIXELS[:16], PIXELS[16:] / 255])
+    images = check_images("data", batches(values, LABELS), classifier())
+    with (
+        pytest.raises(ArgumentError, match=r"values from 0 to 1\. Multiply them by 255"),
+        lost_pictures_named([images]),
+    ):
+        list(images)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        (lambda: tf.data.Dataset.from_tensor_slices((PIXELS, LABELS)), r"Use `dataset.batch\("),
+        (lambda: batches(PIXELS), "with labels beside the images"),
+        (lambda: batches({"a": PIXELS, "b": PIXELS}, LABELS), "Choose one of a dictionary"),
+        (lambda: batches(PIXELS, {"y": LABELS}), "Choose one of a dictionary"),
+        (
+            lambda: batches(PIXELS, tf.RaggedTensor.from_row_lengths(LABELS, [1] * 48)),
+            "ragged ones dense",
+        ),
+        (lambda: batches(PIXELS, tf.sparse.eye(48, 3)), "sparse ones with `tf.sparse.to_dense`"),
+        (lambda: batches(PIXELS[:, :8], LABELS), r"tf.image.resize\(images, \(12, 12\)\)"),
+        (lambda: batches(np.zeros((48, 12, 12, 4)), LABELS), r"images\[..., :3\]"),
+        (lambda: batches(np.array(["text"] * 48), LABELS), "must hold numbers.* Received: text"),
+        (lambda: batches(PIXELS, LABELS).repeat(), "an infinite dataset"),
+        (lambda: PIXELS, "an object of type ndarray"),
+    ],
+)
+def test_what_cannot_be_read_as_batches_for_the_model_is_refused(dataset, message):
+    with pytest.raises(ArgumentError, match=message):
+        check_images("data", dataset(), classifier())
+
+
+@pytest.mark.parametrize(
+    ("weights", "received"),
+    [
+        (np.ones((48, 3)), r"an array of the shape \(16, 3\)"),
+        (-np.ones(48), "values from -1 to -1"),
+        (np.full(48, np.nan), "values from nan"),
+    ],
+)
+def test_weights_are_one_number_for_each_image(weights, received):
+    with pytest.raises(DataError, match=f"one weight for each image.* Received: {received}"):
+        check_images("data", batches(PIXELS, LABELS, weights), classifier())
+    column = check_images("data", batches(PIXELS, LABELS, np.ones((48, 1))), classifier())
+    assert column.element_spec[2].shape.as_list() == [None]
+
+
+def test_values_that_are_not_finite_are_refused():
+    values = PIXELS.copy()
+    values[40, 0, 0, 0] = np.inf
+    images = check_images("data", batches(values, LABELS), classifier())
+    with pytest.raises(DataError, match="must hold finite values"), lost_pictures_named([images]):
+        list(images)
+
+
+def test_nothing_is_refused_as_nothing():
+    with pytest.raises(DataError, match=r"`data` must hold images. Received: none"):
+        check_images("data", batches(PIXELS[:0], LABELS[:0]), classifier())
+
+
+@pytest.mark.parametrize("head", ["binary", "multi_label"])
+def test_other_heads_have_labels_of_their_own(head):
+    inputs = keras.Input((12, 12, 3))
+    units = 1 if head == "binary" else 3
+    output = layers.Dense(units, "sigmoid")(layers.GlobalAveragePooling2D()(inputs))
+    model = keras.Model(inputs, output)
+    good, bad = (LABELS % 2, LABELS) if head == "binary" else (np.eye(3)[LABELS], LABELS)
+    check_images("data", batches(PIXELS, good), model)
+    with pytest.raises(DataError, match="`data` must have labels that are"):
+        check_images("data", batches(PIXELS, bad), model)
+
+
+def test_shapes_that_are_not_known_are_those_of_the_first_batch():
+    known = batches(PIXELS, LABELS)
+    unknown = tf.data.Dataset.from_generator(
+        known.as_numpy_iterator, output_types=(tf.float32, tf.int64)
+    )
+    images = check_images("data", unknown, classifier())
+    assert [spec.shape.as_list() for spec in images.element_spec] == [[None, 12, 12, 3], [None]]
+    report = tlkit.fine_tune(classifier(), unknown, unfreeze="all", epochs=1)
+    assert report.stages[-1].moved["head"] > 0
+
+
+def test_a_later_batch_of_another_shape_is_named():
+    def grows():
+        yield PIXELS[:16], LABELS[:16]
+        yield PIXELS[:16, :8], LABELS[:16]
+
+    dataset = tf.data.Dataset.from_generator(grows, output_types=(tf.float32, tf.int64))
+    with pytest.raises(ArgumentError, match=r"Received: \(batch, 8, 12, 3\)"):
+        tlkit.evaluate(classifier(), dataset)
+
+
+def test_a_dictionary_of_one_input_and_a_missing_last_axis_are_taken_as_keras_takes_them():
+    model = classifier()
+    report = tlkit.evaluate(model, batches({"image": PIXELS}, LABELS))
+    assert report.loss == tlkit.evaluate(model, batches(PIXELS, LABELS)).loss
+    grey = classifier((12, 12, 1))
+    images = check_images("data", batches(PIXELS[..., 0], LABELS), grey)
+    assert images.element_spec[0].shape.as_list() == [None, 12, 12, 1]
+
+
+def test_a_bad_label_far_behind_is_told_in_words_and_the_model_is_as_it_was():
+    labels = LABELS.copy()
+    labels[45] = 7
+    model = classifier()
+    model.layers[-1].bias.assign([0.1, 0.0, 0.0])  # a head that counts as trained is not solved
+    before = model.get_weights()
+    with pytest.raises(DataError, match="Received: 7 for image 13 of a batch"):
+        tlkit.fine_tune(model, batches(PIXELS, labels), unfreeze="all", epochs=2)
+    for one, other in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("shape", [(12, 12, 1), (12, 12, 4), (12, 12), (432,)])
+@pytest.mark.parametrize("train", [tlkit.train_head, tlkit.fine_tune, tlkit.find_learning_rate])
+def test_a_model_of_no_three_channels_takes_no_split(train, shape):
+    inputs = keras.Input(shape)
+    model = keras.Model(inputs, layers.Dense(3)(layers.Flatten()(inputs)))
+    data = tlkit.load_arrays(PIXELS.astype("uint8"), LABELS)
+    with pytest.raises(ArgumentError, match="`model` must take images with three channels"):
+        train(model, data)
+    with pytest.raises(ArgumentError, match="`model` must take images with three channels"):
+        tlkit.evaluate(model, data.train)
+
+
+def test_all_labels_of_a_split_are_checked_before_a_picture_is_read():
+    data = tlkit.load_arrays(PIXELS.astype("uint8"), LABELS)
+    with pytest.raises(DataError, match=r"`images` must have labels .* from 0 to 1"):
+        tlkit.evaluate(classifier(num_classes=2), data.train)
+    with pytest.raises(DataError, match="`old_data` must have labels"):
+        tlkit.ForgettingGuard(classifier(num_classes=2), data.validation, budget=0.1)
+    model = classifier(num_classes=2)
+    with pytest.raises(DataError, match=r"`splits\['new'\]` must have labels"):
+        tlkit.sweep_interpolation(model, model, {"new": data.train})
+
+
+def test_a_data_set_is_checked_once_for_each_model():
+    model = classifier()
+    images = check_images("data", batches(PIXELS, LABELS), model)
+    assert check_images("images", images, model) is images
+    assert check_images("images", images, model, labels="given") is images
+    assert check_images("images", images, classifier()) is not images
+
+
+def test_a_teacher_takes_what_the_student_takes():
+    data = tlkit.load_arrays(PIXELS.astype("uint8"), LABELS)
+    teacher = classifier((24, 24, 3))
+    with pytest.raises(ArgumentError, match="distilled from a model that takes the same inputs"):
+        tlkit.fine_tune(classifier(), data, epochs=1, anchor=tlkit.distill_from(teacher))
+
+
+def test_tokens_that_the_embedding_lacks_are_refused():
+    tokens = keras.Input((4,), dtype="int32")
+    x = layers.GlobalAveragePooling1D()(layers.Embedding(10, 2)(tokens))
+    model = keras.Model(tokens, layers.Dense(3)(x))
+    words = np.arange(48 * 4).reshape(48, 4) % 11
+    with pytest.raises(DataError, match=r"whole numbers from 0 to 9.* Received: values from 0 to"):
+        check_images("data", batches(words, LABELS), model)
+    check_images("data", batches(words % 10, LABELS), model)
