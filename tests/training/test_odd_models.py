@@ -3,10 +3,12 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tlkit
 from tests.conftest import set_seeds
 from tlkit.errors import ArgumentError
+from tlkit.models.graph import find_cuts
 from tlkit.training.movement import weights_by_group
 
 
@@ -124,3 +126,27 @@ def test_a_nested_backbone_is_a_group(data):
     assert [change > 0 for change in moved.values()] == [False, True]
     moved = tlkit.fine_tune(model, data.train.dataset(), unfreeze="all", epochs=1).stages[-1].moved
     assert [change > 0 for change in moved.values()] == [True, True]
+
+
+def test_a_layer_that_leaves_a_size_open_has_the_one_that_it_gives():
+    inputs = keras.Input((12, 8))
+    x = keras.layers.EinsumDense("abc,cd->abd", (None, 4), name="mixed")(inputs)
+    x = keras.layers.Conv1D(3, 3, name="seen")(x)
+    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling1D()(x)))
+    assert [cut.shape for cut in find_cuts(model)][1] == (12, 4)
+    values = np.random.default_rng(0).normal(size=(32, 12, 8)).astype("float32")
+    labels = (values.mean(axis=(1, 2)) > 0).astype(int)
+    dataset = tf.data.Dataset.from_tensor_slices((values, labels)).batch(16)
+    assert tlkit.train_head(model, dataset).stages[0].moved["head"] > 0
+    moved = tlkit.fine_tune(model, dataset, unfreeze="all", epochs=1).stages[-1].moved
+    assert all(change > 0 for change in moved.values())
+
+
+def test_activations_that_have_no_one_size_are_not_stored(data):
+    images = keras.Input((None, None, 3))
+    x = keras.layers.Rescaling(1 / 255)(images)
+    for number in range(3):
+        x = keras.layers.Conv2D(4, 3, strides=2, activation="relu", name=f"conv{number}")(x)
+    model = keras.Model(images, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(x)))
+    report = tlkit.fine_tune(model, data, unfreeze=2, epochs=2, augment="none")
+    assert any("activations that have no one size" in note for note in report.stages[-1].notes)

@@ -126,3 +126,21 @@ def test_text_and_images_are_not_taken_for_each_other():
         tlkit.train_head(model, data)
     with pytest.raises(tlkit.ArgumentError, match="`model` must take images of one fixed size"):
         tlkit.export_model(model, "exported", ["bad", "good"])
+
+
+def of_any_length(lookup):
+    inputs = keras.Input((), dtype="string")
+    x = layers.LSTM(4, name="recurrent")(layers.Embedding(12, 4, name="words")(lookup(inputs)))
+    return keras.Model(inputs, layers.Dense(2, name="logits")(x))
+
+
+def test_a_head_that_reads_texts_of_any_length_trains_within_the_whole_graph():
+    model = of_any_length(vectorization())
+    dataset = batches(TEXTS)
+    report = tlkit.fine_tune(model, dataset, validation=dataset, unfreeze="all", epochs=2)
+    (stage,) = report.stages  # nothing could be solved on stored features
+    assert len(stage.history) == 2
+    assert all(change > 0 for change in stage.moved.values())
+    assert report.accuracy_after == tlkit.evaluate(model, dataset).accuracy
+    with pytest.raises(tlkit.ArgumentError, match=r"features of one size.* output_sequence_length"):
+        tlkit.train_head(model, dataset)

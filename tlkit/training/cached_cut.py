@@ -75,6 +75,8 @@ def cached_cut(
         return f"the whole graph runs: {why}"
     cut = cut_before(model, layer_groups(model)[first].name)
     part = FrozenPart(keras.Model(model.inputs[0], cut))
+    if None in part.output_shape:
+        return "the whole graph runs: activations that have no one size cannot be stored"
     num_rows = source.train.num_images * views
     num_rows += 0 if source.validation is None else source.validation.num_images
     wanted, room = bytes_and_room(part, num_rows, cache)

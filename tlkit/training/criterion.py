@@ -10,6 +10,7 @@ import tensorflow as tf
 from tlkit.data.images import ImageSplit
 from tlkit.data.splits import class_weights
 from tlkit.errors import DataError
+from tlkit.evaluation.data_checks import Images
 from tlkit.evaluation.metrics import evaluate_probabilities
 from tlkit.evaluation.names import num_classes_of
 from tlkit.evaluation.outputs import (
@@ -20,7 +21,6 @@ from tlkit.evaluation.outputs import (
 from tlkit.models.heads import head_kind, outputs_logits
 from tlkit.training.best import is_better
 from tlkit.training.objective import metrics_of, targets_of
-from tlkit.training.sources import Images
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from tlkit.data.images import ImageSplit
 from tlkit.data.limits import DECODER_VERSION
 from tlkit.data.lost_pictures import lost_pictures_named
 from tlkit.distribution.workers import check_can_be_shared
-from tlkit.errors import DataError, TrainingError
+from tlkit.errors import ArgumentError, DataError, TrainingError
 from tlkit.progress import bar
 from tlkit.training.frozen import (
     MAX_BFLOAT16_DIFFERENCE,
@@ -111,7 +111,16 @@ def extract_features(
         views: How many augmented versions of each image; for a split only.
         compact: Whether rows that were computed in bfloat16 are also kept so, in half the space.
         cache: Folder of the stores.
+
+    Raises:
+        ArgumentError: The features have no one size.
     """
+    if None in part.output_shape:
+        raise ArgumentError(
+            "`model` must have features of one size for every image, as they are stored. Received: "
+            f"features of the shape {part.output_shape}. Build it for inputs of one size "
+            "(TextVectorization takes output_sequence_length), or train it with fine_tune."
+        )
     with lost_pictures_named([images]):
         if not isinstance(images, ImageSplit):
             check_can_be_shared("images", part.workers)

@@ -41,7 +41,7 @@ class FrozenPart:
 
     Attributes:
         input_shape: Shape of a batch of images.
-        output_shape: Shape of one image's features.
+        output_shape: Shape of one image's features; `None` where a size is open.
         input_dtype: What images must be cast to.
         workers: Who has the same model, and can share the images out.
     """
@@ -49,9 +49,12 @@ class FrozenPart:
     def __init__(self, model: keras.Model) -> None:
         self._model = model
         self.input_shape: tuple[int | None, ...] = model.input_shape
-        self.output_shape: tuple[int, ...] = model.output_shape[1:]
         self.input_dtype: str = model.inputs[0].dtype
         self.workers = Workers(strategy_of(model))
+        shape = model.output_shape[1:]
+        if None in shape:  # by a layer that tells no more, though it knows
+            shape = self._traced.outputs[0].shape[1:]
+        self.output_shape: tuple[int, ...] = tuple(shape)
 
     @cached_property
     def signature(self) -> str:

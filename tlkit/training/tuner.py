@@ -18,6 +18,7 @@ from tlkit.errors import ArgumentError, DataError, RunError, TrainingError
 from tlkit.evaluation.data_checks import Images
 from tlkit.evaluation.names import num_classes_of
 from tlkit.models.groups import TrainableReport, set_trainable
+from tlkit.models.heads import feature_cut
 from tlkit.models.random_state import seed_random_layers
 from tlkit.training.cached_cut import (
     CachedCut,
@@ -96,7 +97,7 @@ class Tuner:
         else:
             seed_random_layers(model, self._recipe.seed)
             was_trained, done, reports = is_trained(model), 0, []
-            if not was_trained:
+            if not was_trained and None not in feature_cut(model).shape[1:]:
                 reports += self._solved_head()
             before = None
         for number in range(done, len(plan)):
