@@ -472,7 +472,7 @@ def test_data_without_validation_is_refused():
     data = tlkit.load_arrays(images, np.arange(8) % 2, ["c", "d"], splits=(1, 0, 0))
     with pytest.raises(tlkit.DataError, match="`data` must hold validation pictures"):
         expand(chain(), data)
-    with pytest.raises(tlkit.ArgumentError, match="`data` must have the image size of the model"):
+    with pytest.raises(tlkit.ArgumentError, match=r"`data\.train` must have the image size"):
         expand(chain(), task().at_size(9))
     with pytest.raises(tlkit.ArgumentError, match="`grown` must have classes that were added"):
         task_model(chain())

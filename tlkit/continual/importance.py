@@ -92,8 +92,9 @@ def estimate_importance(
         `anchor_weights`.
 
     Raises:
-        ArgumentError: The method does not exist, the data hold no image, or lack the labels that
-            the method needs.
+        ArgumentError: The method does not exist, or the data do not fit what the model takes or
+            lack the labels that the method needs.
+        DataError: There is no image, or a label is none of the model's.
 
     Example:
         >>> import numpy as np, tlkit
