@@ -231,6 +231,18 @@ def test_a_bad_label_far_behind_is_told_in_words_and_the_model_is_as_it_was():
         np.testing.assert_array_equal(one, other)
 
 
+def test_the_head_stays_as_it_is_where_a_label_far_behind_is_bad():
+    labels = LABELS.copy()
+    labels[45] = 7
+    model = classifier()
+    before = model.get_weights()
+    with pytest.raises(DataError, match="Received: 7 for image 13 of a batch"):
+        tlkit.train_head(model, batches(PIXELS, labels))
+    assert all(layer.trainable for layer in model.layers)
+    for one, other in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize("shape", [(12, 12, 1), (12, 12, 4), (12, 12), (432,)])
 @pytest.mark.parametrize("train", [tlkit.train_head, tlkit.fine_tune, tlkit.find_learning_rate])
 def test_a_model_of_no_three_channels_takes_no_split(train, shape):

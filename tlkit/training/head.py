@@ -152,7 +152,6 @@ def _train(
 ) -> TrainingReport:
     started = time.perf_counter()
     before = weights_by_group(model)
-    trainable = set_trainable(model, "head")
     part = FrozenPart(keras.Model(model.inputs[0], feature_cut(model)))
     same = {"model": part.signature, "data": description_of(source), "augment": augment, **given}
     part.workers.check_same("model, data and arguments", {**same, "views": views})
@@ -162,6 +161,7 @@ def _train(
     held_out = None
     if source.validation is not None:
         held_out = extract_features(part, source.validation, exact=True, cache=cache)
+    trainable = set_trainable(model, "head")  # not before all batches have passed their check
     head = head_from_features(model)
     criterion = criterion_for(source.validation, given["class_weight"])
     old = None
