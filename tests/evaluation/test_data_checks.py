@@ -200,6 +200,15 @@ def test_shapes_that_are_not_known_are_those_of_the_first_batch():
     assert report.stages[-1].moved["head"] > 0
 
 
+def test_whole_numbers_train_as_the_floats_that_they_are():
+    inputs = keras.Input((12, 12, 3))  # read by a convolution, which takes no whole numbers
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(2, 3)(inputs))
+    model = keras.Model(inputs, layers.Dense(3)(x))
+    dataset = batches(PIXELS.astype("uint8"), LABELS)
+    report = tlkit.fine_tune(model, dataset, unfreeze="all", epochs=1)
+    assert report.stages[-1].moved["head"] > 0
+
+
 def test_a_later_batch_of_another_shape_is_named():
     def grows():
         yield PIXELS[:16], LABELS[:16]

@@ -41,6 +41,9 @@ class StillPart:
     def run(self, model: keras.Model, inputs: Any) -> Any:
         """Returns what the model's graph gives in training, these calls apart."""
         done: Counter[int] = Counter()
+        dtype = keras.backend.standardize_dtype(model.inputs[0].dtype)
+        if keras.backend.standardize_dtype(inputs.dtype) != dtype:  # as Keras does before a graph
+            inputs = keras.ops.cast(inputs, dtype)
 
         def in_its_mode(operation: keras.Operation) -> Callable[..., Any]:
             done[id(operation)] += 1
