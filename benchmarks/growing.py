@@ -39,7 +39,7 @@ from tlkit.continual.adding_classes import shares_right
 from tlkit.continual.expansion import expand
 from tlkit.continual.expansion_steps import task_model
 from tlkit.growing_run import add_classes_run
-from tlkit.models.graph import count_multiply_adds
+from tlkit.models.multiply_adds import count_multiply_adds
 from tlkit.models.surgery import add_classes
 
 NUM_TASKS = 5

@@ -73,7 +73,7 @@ DENSE = (
     ),
     _case(
         "EinsumDense_ellipsis",
-        lambda: L.EinsumDense("...x,xy->...y", (None, None, 3)),
+        lambda: L.EinsumDense("...x,xy->...y", 3),
         IMAGE,
         count=6 * 5 * 4 * 3,
     ),

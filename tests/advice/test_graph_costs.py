@@ -6,9 +6,9 @@ import pytest
 import tlkit
 from tlkit.advice.graph_costs import group_costs, peak_activations
 from tlkit.errors import ArgumentError
-from tlkit.models.graph import count_multiply_adds
 from tlkit.models.groups import cut_before, layer_groups
 from tlkit.models.heads import head_from_features
+from tlkit.models.multiply_adds import count_multiply_adds
 
 # with residual blocks, depthwise convolutions, squeeze and excitation, and nested stems
 FAMILIES = {"resnet20": 32, "mobilenet_025": 64, "efficientnet_b0": 64, "convnext_tiny": 32}

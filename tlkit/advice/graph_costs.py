@@ -13,10 +13,10 @@ from tlkit.models.graph import (
     inner_nodes,
     is_nested,
     model_ends,
-    multiply_adds_of,
     sorted_nodes,
 )
 from tlkit.models.groups import layer_groups
+from tlkit.models.multiply_adds import multiply_adds_of
 
 FLOAT_BYTES = 4
 
@@ -43,7 +43,7 @@ class GroupCost:
 def group_costs(model: keras.Model) -> tuple[GroupCost, ...]:
     """Returns the costs of each group of `layer_groups(model)`, input side first.
 
-    Multiply-adds are counted as `tlkit.models.graph.count_multiply_adds` does.
+    Multiply-adds are counted as `tlkit.models.multiply_adds.count_multiply_adds` does.
 
     Raises:
         ArgumentError: The model cannot be divided into groups, or leaves its input's size open.

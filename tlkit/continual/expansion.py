@@ -32,7 +32,7 @@ from tlkit.continual.old_data import measured_split
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.distribution.strategies import check_one_device
 from tlkit.evaluation.metrics import evaluate
-from tlkit.models.graph import count_multiply_adds
+from tlkit.models.multiply_adds import count_multiply_adds
 from tlkit.models.surgery import add_classes, newest_classes
 from tlkit.training.movement import relative_movement
 

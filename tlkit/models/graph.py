@@ -284,37 +284,6 @@ def _sizes(
     return [tuple(size or NOMINAL_SIZE for size in shape) for shape in shapes]
 
 
-def count_multiply_adds(model: keras.Model) -> int:
-    """Returns the multiplications and additions of kernels in one image's forward pass, in pairs.
-
-    Counted for every weight with two dimensions or more, at every position of its layer's output;
-    what has no such weight (pooling, normalisation, activations) counts nothing. Each call in this
-    graph counts once, whatever other models share the layers.
-
-    Raises:
-        ArgumentError: See `model_ends`.
-
-    Example:
-        >>> import keras
-        >>> from tlkit.models.graph import count_multiply_adds
-        >>> x = keras.Input((8, 8, 3))
-        >>> count_multiply_adds(keras.Model(x, keras.layers.Conv2D(4, 3, padding="same")(x)))
-        6912
-    """
-    return sum(multiply_adds_of(node) for node in sorted_nodes(model_ends(model)[1]))
-
-
-def multiply_adds_of(node: Any) -> int:
-    """Returns those of one call of an operation; a side that is left open counts as 1."""
-    if is_nested(node):
-        return sum(multiply_adds_of(inner) for inner in inner_nodes(node))
-    weights = getattr(node.operation, "weights", ())
-    size = sum(prod(weight.shape) for weight in weights if len(weight.shape) > 1)
-    if not size:
-        return 0
-    return size * prod(side or 1 for side in node.output_tensors[0].shape[1:-1])
-
-
 def is_nested(node: Any) -> bool:
     """Whether the operation of a node is a model with nodes of its own."""
     return isinstance(node.operation, keras.Model) and bool(node.operation.outputs)

@@ -19,7 +19,7 @@ from tensorflow.python.training import saver
 
 from tlkit.distribution.strategies import strategy_of
 from tlkit.distribution.workers import Workers
-from tlkit.models.graph import count_multiply_adds
+from tlkit.models.multiply_adds import count_multiply_adds
 from tlkit.models.signature import signature
 
 Forward = Callable[[tf.Tensor], tf.Tensor]
