@@ -431,6 +431,15 @@ def test_the_kept_epoch_is_said(tmp_path):
     assert "for 2 epochs. The weights of epoch 2 are kept." in text_of(html)
 
 
+def test_weights_that_were_put_back_are_told_from_frozen_ones(tmp_path):
+    first, second = page().training.stages
+    moved, was = {"conv5": 0.0, "head": 0.0}, {"conv5": 0.0, "head": 0.25}
+    stages = (first, dataclasses.replace(second, moved=moved, put_back=was))
+    text = text_of(written(tmp_path, training=TrainingReport(stages, 0.84, 0.84, 100)))
+    assert "headtrained25 %, put back" in text
+    assert "conv5traineddid not move" in text
+
+
 def test_colours_follow_the_readers_choice_and_images_are_not_lazy(tmp_path, pictures):
     html = written(tmp_path, evaluations={"test": evaluation(pictures)})
     assert "color-scheme: light dark" in html
