@@ -16,6 +16,7 @@ PACKAGE = Path(tlkit.__file__).parent
 FLOORS = {
     "showing": -2,  # needs nothing, and the cache's report needs it
     "errors": -2,
+    "displays": -3,
     "progress": -2,
     "locks": -2,
     "storage": -2,
@@ -45,6 +46,9 @@ FLOORS = {
     "run_record": 1,
     "run_lock": 1,
     "split_table": 2,
+    "option_names": 0,
+    "run_phases": 2,
+    "run_outcome": 6,
     "run_arguments": 6,
     "run_choices": 7,
     "run_training": 7,

@@ -6,15 +6,18 @@ be one is called in the tests' own, which has TensorFlow loaded.
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+import typer
 from PIL import Image
 
 from tests.conftest import saved_history, write_photos, written_losses
+from tlkit import __version__ as package_version
 from tlkit import cli
 from tlkit.data.folders import load_folder
 
@@ -53,11 +56,36 @@ def finished(tmp_path_factory):
     return photos, folder / "run", done
 
 
+def chatter(text):
+    """Lines that are neither progress nor a note on it."""
+    own = re.compile(r"\[\d+/\d+\] |  \S|.*[, ][\d.]+ (s|min)( \d+ s)?( left)?$")
+    return [line for line in text.splitlines() if not own.match(line)]
+
+
 def test_train_says_what_it_did_and_nothing_else(finished):
     _, run, done = finished
-    assert done.stderr == ""
+    assert chatter(done.stderr) == []
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("test accuracy 100.0 % (n = 9, 95 % CI 70.1 to 100.0 %)")
+    assert len(lines) <= 15
     assert "validation accuracy" in done.stdout
-    assert str(run / "report.html") in done.stdout
+    assert lines[-1].startswith(f"run: {run}: look at report.html")
+
+
+def test_train_announces_its_phases_by_name_and_number(finished):
+    _, run, done = finished
+    numbers = re.findall(r"^\[(\d+)/(\d+)\] (.*?)(?:[,:].*)?$", done.stderr, re.MULTILINE)
+    first = dict.fromkeys(numbers)  # each is named once when it begins, and while it lasts
+    assert [int(number) for number, _, _ in first] == list(range(1, len(first) + 1))
+    assert {total for _, total, _ in first} == {str(len(first))}
+    assert [name for _, _, name in first] == [
+        *("loading TensorFlow", "data", "model", "projecting the cost", "training"),
+        *("calibration", "evaluation", "export", "explaining mistakes", "report"),
+    ]
+    log = (run / "log.txt").read_text()
+    assert f"[{len(first)}/{len(first)}] report: " in log
+    assert "head moved by " in log
+    assert "head moved by " not in done.stdout + done.stderr
 
 
 def test_train_chooses_says_why_and_keeps_to_it(tmp_path, photos):
@@ -65,10 +93,12 @@ def test_train_chooses_says_why_and_keeps_to_it(tmp_path, photos):
     arguments += ["--backbones", "resnet20,resnet20=nowhere.h5", "--epochs", "1"]
     done = tlkit(*arguments)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    assert chatter(done.stderr) == []
     assert "takes resnet20" in done.stdout
     assert "fine-tunes the last 3 groups" in done.stdout
-    assert "parameters train" in done.stdout
+    assert "parameters train: about " in done.stderr
+    assert "epoch 1 of 1: loss " in done.stderr
+    assert re.search(r"validation accuracy \d+\.\d %, \d", done.stderr)
     again = tlkit(*arguments)
     assert again.returncode == 0
     assert "finished already" in again.stdout
@@ -86,7 +116,7 @@ def test_evaluate_and_predict_and_export(finished, called, tmp_path):
     more = write_photos(tmp_path / "more", {"green": 6, "red": 6}, seed=1)
     done = tlkit("evaluate", run, more)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    assert chatter(done.stderr) == []
     assert "12 images" in done.stdout
     picture = more / "red" / "000.jpg"
     done = tlkit("predict", run, picture, "--json")
@@ -152,16 +182,19 @@ def test_add_classes_trains_says_what_it_cost_and_ends_well(finished, tmp_path):
     arguments += ["--align", "--no-resume"]
     done = tlkit(*arguments)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    assert "2 old classes and 1 new: violet" in done.stdout
-    assert "6 stored features of old pictures were replayed" in done.stdout
-    assert "before weights were aligned: old" in done.stdout
-    assert f"run in {tmp_path / 'run2'}: 3 classes" in done.stdout
+    assert chatter(done.stderr) == []
+    log = (tmp_path / "run2" / "log.txt").read_text()
+    assert "2 old classes and 1 new: violet" in log
+    assert "6 stored features of old pictures were replayed" in log
+    assert "before weights were aligned: old" in log
+    assert "old classes: 100.0 % before, " in done.stdout
+    assert "3 classes: green, red, violet" in done.stdout
+    assert f"run: {tmp_path / 'run2'}: look at" in done.stdout
     assert (tmp_path / "run2" / "saved_model").is_dir()
     again = tlkit(*arguments)
     assert again.returncode == 2
     assert "--no-resume" in again.stderr
-    assert len(again.stderr.splitlines()) == 1
+    assert len(chatter(again.stderr)) == 1
 
 
 def test_inspect_and_cache(finished, called, cache):
@@ -188,7 +221,7 @@ def test_compare_says_draws_and_is_limited(photos, tmp_path):
     arguments = ["--backbones", backbones, "--max-megabytes", "20", "--budget", "600"]
     done = tlkit("compare", photos, *arguments, "--plot", figure)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    assert chatter(done.stderr) == []
     number = load_folder(photos, image_size=32).train.num_images
     assert f"linear head on the features of {number} training images" in done.stdout
     assert "left out: vgg16: 58.9 MB, above max_megabytes=20" in done.stdout
@@ -214,7 +247,7 @@ def test_a_manifest_stands_where_a_folder_may(finished, called, tmp_path):
     assert "pictures compared" not in done.stdout
     done = called("inspect", tmp_path / "m.csv", "--near-duplicates")
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    assert chatter(done.stderr) == []
     assert "61 different pictures compared: 1 near-duplicate pair (" in done.stdout
     assert "Under different labels (1)" in done.stdout
     done = called("evaluate", run, tmp_path / "m.csv")
@@ -236,10 +269,14 @@ def test_the_bound_of_pixels_can_be_set(finished, called, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "nowhere", "--out", "run"], "photos='nowhere'"),
-        (["train", "photos", "--out", "run", "--from", "nowhere"], "`from_run` must be"),
+        (["train", "nowhere", "--out", "run"], "PHOTOS nowhere, which does not exist"),
+        (["train", "nowhere"], "PHOTOS must be a folder of pictures. Received: PHOTOS nowhere,"),
+        (["train", "photos", "--out", "run", "--from", "nowhere"], "--from must be the folder of"),
         (["train", "photos", "--out", "w.txt/run"], "w.txt' is a file"),
-        (["train", "photos", "--out", "run", "--seed", "-1"], "seed=-1. Give 0"),
+        (
+            ["train", "photos", "--out", "run", "--seed", "-1"],
+            "--seed must be a whole number of at least 0, below 4294967296. Received: --seed -1. ",
+        ),
         (["train", "photos", "--out", "run", *QUICK, "--epochs", "3"], "fine-tune"),
         (["train", "photos", "--out", "run", "--backbone", "resnet5"], "resnet50"),
         (["train", "photos", "--out", "run", "--mode", "tune"], "fine-tune"),
@@ -253,42 +290,44 @@ def test_the_bound_of_pixels_can_be_set(finished, called, tmp_path):
             "no.h5",
         ),
         (["train", "photos", "--out", "run", "--max-megabytes", "9"], "--backbone auto"),
-        (["compare", "nowhere"], "photos='nowhere'"),
-        (["compare", "nowhere.csv"], "photos='nowhere.csv'"),
-        (["compare", "photos", "--backbones", ""], "`backbones` must be one or more"),
+        (["compare", "nowhere"], "Received: PHOTOS nowhere"),
+        (["compare", "nowhere.csv"], "Received: PHOTOS nowhere.csv"),
+        (["compare", "photos", "--backbones", ""], "--backbones must be one or more"),
         (["compare", "photos", "--backbones", "resnet5"], "mean 'resnet50'"),
         (["compare", "photos", "--backbones", "resnet20=no.h5"], "weights='no.h5'. Check the path"),
-        (["compare", "nowhere", "--max-milliseconds", "0"], "max_milliseconds=0.0"),
-        (["compare", "nowhere", "--budget", "-1"], "budget=-1.0"),
-        (["compare", "nowhere", "--plot", "figure.txt"], "plot='figure.txt'"),
+        (["compare", "nowhere", "--max-milliseconds", "0"], "--max-milliseconds 0.0"),
+        (["compare", "nowhere", "--budget", "-1"], "--budget -1.0"),
+        (["compare", "nowhere", "--plot", "figure.txt"], "--plot figure.txt"),
         (["compare", "nowhere", "--plot", "gone/figure.png"], "folder that can be written to"),
-        (["compare", "nowhere", "--plot", "folder.png"], "plot='folder.png'"),
-        (["train", "caf\udce9", "--out", "run"], r"photos` must have a path in valid Unicode"),
+        (["compare", "nowhere", "--plot", "folder.png"], "--plot folder.png"),
+        (["train", "caf\udce9", "--out", "run"], "PHOTOS must have a path in valid Unicode"),
         (
             ["train", "photos", "--out", "run", *QUICK, "--reject-unknown"],
-            "leave `reject_unknown` out",
+            "or leave --reject-unknown out.",
         ),
         (["train", "photos", "--out", "run", "--epochs", "many"], "many"),
-        (["train", "photos", "--out", "run", "--learning-rate", "0"], "learning_rate=0"),
-        (["train", "photos"], "See tlkit train --help."),
-        (["train", "empty", "--out", "run"], "photos='empty'"),
-        (["inspect", "nowhere"], "photos='nowhere'"),
+        (["train", "photos", "--out", "run", "--learning-rate", "0"], "--learning-rate 0"),
+        (["train"], "Missing argument 'PHOTOS'. See tlkit train --help."),
+        (["train", "empty", "--out", "run"], "Received: PHOTOS empty"),
+        (["inspect", "nowhere"], "Received: PHOTOS nowhere"),
         (["train", "m.csv", "--out", "run"], "'gone.jpg'. Correct the paths"),
-        (["inspect", "nowhere.csv", "--near-duplicates"], "photos='nowhere.csv'"),
+        (["inspect", "nowhere.csv", "--near-duplicates"], "Received: PHOTOS nowhere.csv"),
         (["train", "one", "--out", "run"], "class"),
-        (["train", "photos", "--out", "photos"], "`out` must lie outside `photos`"),
+        (["train", "photos", "--out", "photos"], "--out must lie outside PHOTOS"),
         (["train", "photos", "--out", "one"], "holds no run"),
         (["train", "photos", "--out", "run", "--from", "photos"], "finished run"),
         (["train", "photos", "--out", "run", *QUICK[:2], "--weights", "w.txt"], "w.txt"),
         (["train", "photos", "--out", "run", *QUICK[:4], "--unfreeze", "stage5"], "stage3"),
-        (["train", "photos", "--out", "run", "--layer-decay", "2"], "layer_decay=2.0"),
+        (["train", "photos", "--out", "run", "--layer-decay", "2"], "--layer-decay 2.0"),
         (["predict", "photos", "photos/red/000.jpg"], "finished run"),
         (["evaluate", "photos", "photos"], "finished run"),
         (["export", "photos", "--to", "x"], "finished run"),
         (["exprot"], "Did you mean 'export'? See tlkit --help."),
-        (["serve", "photos", "--max-megabytes", "0"], "`max_megabytes` must be a whole number"),
+        (["serve", "photos", "--max-megabytes", "0"], "--max-megabytes must be a whole number"),
         (["serve", "photos", "--max-megapixels", "x"], "must be a whole number. Received: 'x'"),
-        ([], "See tlkit --help."),
+        (["predict", "photos", "x.jpg"], "RUN_OR_EXPORT must be the folder of a finished run"),
+        (["train", "photos", *QUICK, "--unfreeze", "2"], "--unfreeze must be left out with --mode"),
+        (["train", "photos", "--distribute", "x"], "--distribute must be one of 'auto', "),
         (["demo", "--out", "photos"], "holds no run"),
     ],
 )
@@ -301,9 +340,10 @@ def test_bad_input_ends_with_one_plain_line(called, tmp_path, photos, arguments,
     before = sorted(path for path in tmp_path.rglob("*") if "cache" not in str(path))
     done = called(*arguments, cwd=tmp_path)
     assert done.returncode == 2, done.stdout
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert done.stderr.startswith("tlkit: ")
-    assert message in done.stderr
+    (line,) = chatter(done.stderr)
+    assert line.startswith("tlkit: ")
+    assert message in line
+    assert done.stderr.splitlines()[-1] == line
     assert sorted(path for path in tmp_path.rglob("*") if "cache" not in str(path)) == before
 
 
@@ -368,3 +408,83 @@ def test_a_run_killed_while_it_trains_continues_where_it_was(tmp_path, photos):
     assert json.loads((run / "run.json").read_text())["finished"]
     assert not (run / "training.npz").exists()
     assert written_losses(run)[: len(saved)] == [epoch["loss"] for epoch in saved]
+
+
+def test_without_a_command_there_is_the_help_and_no_types_of_python(called):
+    done = called()
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert done.stdout == called("-h").stdout == called("--help").stdout
+    shown = done.stdout + "".join(called(name, "-h").stdout for name in COMMANDS)
+    assert not re.findall(r"<\w+>|\b(TEXT|INTEGER|FLOAT|PATH|BOOLEAN|DIRECTORY)\b", shown)
+    for panel in ("Train", "Look before training", "Use a run", "Model", "Going on from a run"):
+        assert f"─ {panel} ─" in shown
+
+
+COMMANDS = ("train", "evaluate", "predict", "export", "serve", "inspect", "add-classes", "compare")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_each_option_in_full_in_eighty_columns(called, name, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = called(name, "-h").stdout
+    for param in typer.main.get_group(cli.app).commands[name].params:
+        for option in (*param.opts, *param.secondary_opts):
+            assert not option.startswith("-") or re.search(rf"{option}\b", shown), option
+
+
+def test_the_version_is_that_of_the_package(called):
+    done = called("--version")
+    assert (done.returncode, done.stdout) == (0, f"tlkit {package_version}\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--version"],
+        ["-h"],
+        [],
+        ["train", "-h"],
+        ["train", "nowhere"],
+        ["train", "x", "--mode", "y"],
+    ],
+)
+def test_help_version_and_checks_of_arguments_load_no_tensorflow(arguments, tmp_path):
+    code = (
+        f"import sys; sys.argv = ['tlkit', *{arguments!r}]\n"
+        "import tlkit.cli\ntry:\n    tlkit.cli.main()\nexcept SystemExit:\n    pass\n"
+        "sys.exit(int(bool({'tensorflow', 'keras'} & set(sys.modules))))"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_run_without_a_folder_gets_the_next_number_and_unfinished_ones_are_resumed(
+    called, photos, tmp_path, monkeypatch
+):
+    first = called("train", photos, *QUICK, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert "leaves the run in runs/photos-1" in first.stderr
+
+    def interrupt(*arguments, **others):
+        raise OSError("the plug was pulled")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tlkit.training.head.extract_features", interrupt)
+        stopped = called("train", photos, *QUICK, cwd=tmp_path)
+    assert "leaves the run in runs/photos-2" in stopped.stderr
+    assert stopped.stderr.endswith("tlkit: the plug was pulled\n")
+    other = called("train", photos, *QUICK, "--batch-size", "7", cwd=tmp_path)
+    assert "leaves the run in runs/photos-3" in other.stderr
+    again = called("train", photos, *QUICK, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "resumes the unfinished run in runs/photos-2" in again.stderr
+    log = (tmp_path / "runs" / "photos-2" / "log.txt").read_text()
+    assert "ended by OSError: the plug was pulled" in log
+    assert log.count("] loading TensorFlow\n") == 2  # one for each session
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [
+        "photos-1",
+        "photos-2",
+        "photos-3",
+    ]

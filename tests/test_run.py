@@ -14,7 +14,7 @@ import tensorflow as tf
 import tlkit
 from tests.conftest import write_photos
 from tlkit.finished_run import evaluate_run, export_run, predict_with
-from tlkit.run_directory import seen_by
+from tlkit.run_directory import default_out, seen_by
 from tlkit.run_lock import locked
 
 ARGUMENTS = {"backbone": "resnet8", "weights": None, "batch_size": 16}
@@ -42,6 +42,7 @@ def test_a_run_leaves_what_it_promises(finished):
         "report.html",
         "split.csv",
         "model_card.md",
+        "log.txt",
     }
     record = json.loads((run.path / "run.json").read_text())
     assert record["finished"]
@@ -130,7 +131,7 @@ def test_an_interrupted_run_continues_with_the_same_command(tmp_path, photos, mo
         with pytest.raises(KeyboardInterrupt):
             tlkit.train_run(photos, out=out, epochs=1, **ARGUMENTS)
     assert not json.loads((out / "run.json").read_text())["finished"]
-    assert [path.name for path in out.iterdir()] == ["run.json"]
+    assert sorted(path.name for path in out.iterdir()) == ["log.txt", "run.json"]
     with pytest.raises(tlkit.RunError, match="unfinished"):
         tlkit.load_run(out)
     run = tlkit.train_run(photos, out=out, epochs=1, **ARGUMENTS)
@@ -445,4 +446,32 @@ def test_a_disk_that_fills_at_the_export_is_named_and_nothing_half_written_is_le
     out = tmp_path / "run"
     with pytest.raises(tlkit.StorageError, match=r"run' must be a place with room to write to"):
         tlkit.train_run(photos, out=out, mode="head", **ARGUMENTS)
-    assert [path.name for path in out.iterdir()] == ["run.json"]
+    assert sorted(path.name for path in out.iterdir()) == ["log.txt", "run.json"]
+
+
+def test_the_default_folder_counts_up_and_leaves_what_is_not_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    assert default_out("photos", {"seed": 0}) == Path("runs/photos-1")
+    assert default_out("some/photos.csv", {"seed": 0}) == Path("runs/photos-1")
+    for name, content in {
+        "photos-2": {"arguments": {"seed": 0, "max_pixels": 9}, "finished": False},
+        "photos-3": {"arguments": {"seed": 0, "max_pixels": 9}, "finished": True},
+        "photos-4": {"arguments": {"seed": 1, "max_pixels": 9}, "finished": False},
+        "photos-07": {"arguments": {"seed": 0, "max_pixels": 9}, "finished": False},
+        "photos-a": {"arguments": {"seed": 0, "max_pixels": 9}, "finished": False},
+    }.items():
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        record = {"data": {"fingerprint": ""}, "seed": 0, "image_size": [8, 8], **content}
+        (tmp_path / "runs" / name / "run.json").write_text(json.dumps(record))
+    (tmp_path / "runs" / "photos-10").mkdir()
+    (tmp_path / "runs" / "photos-10" / "run.json").write_text("half of it")
+    assert default_out("photos", {"seed": 0}) == Path("runs/photos-2")
+    assert default_out("photos", {"seed": 0}, resume=False) == Path("runs/photos-11")
+    assert default_out("photos", {"seed": 2}) == Path("runs/photos-11")
+
+
+def test_several_machines_must_name_one_folder(tmp_path, photos, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", "{}")
+    with pytest.raises(tlkit.ArgumentError, match="`out` must be given where several machines"):
+        tlkit.train_run(photos, distribute="multi-worker", **ARGUMENTS)

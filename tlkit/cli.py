@@ -9,20 +9,25 @@ from typing import Annotated, Any
 
 import typer
 
+from tlkit import __version__
 from tlkit.continual.exemplars import DEFAULT_NUM_EXEMPLARS
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.settings import DAMAGED
 from tlkit.errors import ArgumentError, TlkitError, check_choice
 from tlkit.keras_settings import check_building
+from tlkit.option_names import Command, Commands, Parameter, in_options, parameters_of
+from tlkit.progress import phase, shown_as_lines
 from tlkit.quiet import load_tensorflow_quietly
+from tlkit.run_directory import Run, is_finished, left_as_it_is
+from tlkit.run_outcome import outcome_of
 from tlkit.serving.server import MAX_MEGABYTES, MAX_MEGAPIXELS
 from tlkit.showing import in_line, visible
 from tlkit.signals import ended_in_order
 
 app = typer.Typer(
     name="tlkit",
-    help="Teaches a network that already knows how to see something new, from a folder of "
-    "photographs to an exported model.",
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
     epilog="--debug, anywhere on the line, shows TensorFlow's messages and tracebacks.",
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -30,6 +35,9 @@ app = typer.Typer(
 _INTERRUPTED = 130
 _CONTINUED = (["train"], ["add-classes"], ["demo"])
 _SOME_LEFT_OUT = 1
+_TRAINING, _LOOKING, _USING = "Train", "Look before training", "Use a run"
+_DATA, _MODEL, _LEARNING = "Images", "Model", "Training"
+_KEEPING, _RUN = "Going on from a run", "The run"
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 
 
@@ -51,109 +59,204 @@ def _number_or_auto(text: str) -> float | str:
     return text if text == "auto" else _number(text)
 
 
+command = partial(app.command, cls=Command)
 Whole = partial(typer.Option, parser=_whole_number, metavar="N")
 Number = partial(typer.Option, parser=_number, metavar="X")
-MaxPixels = Whole(help="Pictures with more pixels are left out.")
+Flag = partial(typer.Option, metavar="")
+MaxPixels = Whole(help="Images with more pixels are left out.")
 Photos = Annotated[
     Path,
     typer.Argument(
+        metavar="PHOTOS",
         help="Folder: CLASS/*.jpg, or train/, val/, test/ of it; or a .csv file with the columns "
-        "path, label and, if wanted, group and split."
+        "path, label and, if wanted, group and split.",
     ),
 ]
 Damaged = Annotated[
     str,
     typer.Option(
         metavar="keep|skip",
+        rich_help_panel=_DATA,
         help="Use JPEG files that are damaged as far as they are decoded, or leave them out.",
     ),
 ]
 MaxMilliseconds = Annotated[
-    float | None, Number(help="Backbones that take longer for one image are left out.")
+    float | None,
+    Number(rich_help_panel=_MODEL, help="Backbones that take longer for one image are left out."),
 ]
 MaxMegabytes = Annotated[
-    float | None, Number(help="Backbones whose file is larger, in 10⁶ bytes, are left out.")
+    float | None,
+    Number(
+        rich_help_panel=_MODEL,
+        help="Backbones whose file is larger, in 10⁶ bytes, are left out.",
+    ),
 ]
 Distribute = Annotated[
     str | None,
-    typer.Option(metavar="auto|mirrored|multi-worker", help="Share the work among devices."),
+    typer.Option(
+        metavar="KIND",
+        rich_help_panel=_RUN,
+        help="Share the work among devices: auto, mirrored or multi-worker.",
+    ),
+]
+RunOut = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="RUN",
+        rich_help_panel=_RUN,
+        help="Folder to leave the run in; by default runs/NAME-N for PHOTOS called NAME.",
+    ),
+]
+Resume = Annotated[
+    bool,
+    Flag("--resume/--no-resume", rich_help_panel=_RUN, help="Resume a run that is there."),
 ]
 Safe = Annotated[
     bool,
-    typer.Option("--safe", help="Take model.keras, which can run no code, not the SavedModel."),
+    Flag("--safe", help="Take model.keras, which can run no code, not the SavedModel."),
 ]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
 
 
-@app.command()
+@app.callback(invoke_without_command=True)
+def tlkit(
+    context: typer.Context,
+    version: Annotated[
+        bool, Flag("--version", is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Teach a network that already knows how to see something new: from images to a model."""
+    if version:
+        _say(f"tlkit {__version__}")
+    elif context.invoked_subcommand is None:
+        _say(context.get_help())
+
+
+@command(rich_help_panel=_TRAINING)
 def train(  # noqa: PLR0917 - typer calls it by name
     photos: Photos,
-    out: Annotated[Path, typer.Option(metavar="RUN", help="Folder to leave the run in.")],
+    out: RunOut = None,
     from_run: Annotated[
-        Path | None, typer.Option("--from", metavar="RUN0", help="Go on from this finished run.")
+        Path | None,
+        typer.Option(
+            "--from", metavar="RUN0", rich_help_panel=_KEEPING, help="Go on from a finished run."
+        ),
     ] = None,
     backbone: Annotated[
         str | None,
-        typer.Option(metavar="NAME|auto", help="mobilenet_v2, resnet50, ...; auto compares some."),
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel=_MODEL,
+            help="mobilenet_v2, resnet50, ...; auto compares some.",
+        ),
     ] = None,
     backbones: Annotated[
         str | None,
-        typer.Option(metavar="A[=FILE],B", help="With --backbone auto: what it chooses among."),
+        typer.Option(
+            metavar="A[=FILE],B",
+            rich_help_panel=_MODEL,
+            help="With --backbone auto: what it chooses among.",
+        ),
     ] = None,
     max_milliseconds: MaxMilliseconds = None,
     max_megabytes: MaxMegabytes = None,
     weights: Annotated[
-        str, typer.Option(metavar="pretrained|none|FILE", help="Where weights come from.")
+        str,
+        typer.Option(
+            metavar="FILE|none", rich_help_panel=_MODEL, help="Where the weights come from."
+        ),
     ] = "pretrained",
-    image_size: Annotated[int | None, Whole(help="Side of the images in pixels.")] = None,
+    image_size: Annotated[
+        int | None, Whole(rich_help_panel=_MODEL, help="Side of the images in pixels.")
+    ] = None,
     mode: Annotated[
         str,
-        typer.Option(metavar="auto|head|fine-tune", help="What trains; auto goes by measurements."),
+        typer.Option(
+            metavar="MODE",
+            rich_help_panel=_LEARNING,
+            help="What trains: head, fine-tune, or auto, which goes by measurements.",
+        ),
     ] = "auto",
     unfreeze: Annotated[
         str | None,
-        typer.Option(metavar="GROUP|N|all", help="First group of layers that trains."),
+        typer.Option(
+            metavar="GROUP",
+            rich_help_panel=_LEARNING,
+            help="First group of layers that trains, the number of groups, or all.",
+        ),
     ] = None,
-    epochs: Annotated[int | None, Whole(help="Passes over the pictures, at most.")] = None,
-    learning_rate: Annotated[float | None, Number(help="The highest rate.")] = None,
+    epochs: Annotated[
+        int | None, Whole(rich_help_panel=_LEARNING, help="Passes over the images, at most.")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, Number(rich_help_panel=_LEARNING, help="The highest rate.")
+    ] = None,
     layer_decay: Annotated[
-        float | None, Number(help="A group's rate against that of the group behind it.")
+        float | None,
+        Number(
+            rich_help_panel=_LEARNING,
+            help="A group's rate against that of the group behind it.",
+        ),
     ] = None,
     anchor: Annotated[
         Any,
         typer.Option(
             parser=_number_or_auto,
-            metavar="X|auto",
-            help="Hold weights near those of RUN0, so strongly.",
+            metavar="X",
+            rich_help_panel=_KEEPING,
+            help="Hold weights near those of RUN0, so strongly, or auto.",
         ),
     ] = None,
     importance: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Hold by importance: fisher, mas, ...")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel=_KEEPING,
+            help="Hold by importance: fisher, mas, ...",
+        ),
     ] = None,
     old_photos: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Pictures of what RUN0 learned.")
+        Path | None,
+        typer.Option(metavar="DIR", rich_help_panel=_KEEPING, help="Images of what RUN0 learned."),
     ] = None,
     augment: Annotated[
-        str | None, typer.Option(metavar="none|light|default|strong", help="Augmentation.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel=_DATA,
+            help="Augmentation: none, light, default or strong.",
+        ),
     ] = None,
     class_weight: Annotated[
-        str | None, typer.Option(metavar="balanced", help="Weigh rare classes more.")
+        str | None,
+        typer.Option(
+            metavar="NAME", rich_help_panel=_LEARNING, help="balanced weighs rare classes more."
+        ),
     ] = None,
     reject_unknown: Annotated[
-        bool, typer.Option("--reject-unknown", help="Let the model also say «none of these».")
+        bool,
+        Flag(
+            "--reject-unknown",
+            rich_help_panel=_MODEL,
+            help="Let the model also say «none of these».",
+        ),
     ] = False,
-    batch_size: Annotated[int, Whole(help="Images per step.")] = 32,
-    seed: Annotated[int, Whole(help="Of the split, weights, orders, augmentation.")] = 0,
-    max_pixels: Annotated[int, MaxPixels] = MAX_PIXELS,
+    batch_size: Annotated[int, Whole(rich_help_panel=_LEARNING, help="Images per step.")] = 32,
+    seed: Annotated[
+        int,
+        Whole(rich_help_panel=_RUN, help="Of the split, weights, orders, augmentation."),
+    ] = 0,
+    max_pixels: Annotated[
+        int, Whole(rich_help_panel=_DATA, help="Images with more pixels are left out.")
+    ] = MAX_PIXELS,
     damaged: Damaged = "keep",
-    resume: Annotated[
-        bool, typer.Option("--resume/--no-resume", help="Continue a run that is there.")
-    ] = True,
+    resume: Resume = True,
     distribute: Distribute = None,
 ) -> None:
     """Train a classifier on a folder of photographs and export it."""
     from tlkit.run import train_run
 
+    was_finished = out is not None and is_finished(out)
     run = train_run(
         photos,
         out=out,
@@ -181,13 +284,11 @@ def train(  # noqa: PLR0917 - typer calls it by name
         damaged=damaged,
         resume=resume,
         distribute=distribute,
-        say=_say,
     )
-    _say(str(run))
-    _say(f"Look at {out / 'report.html'}; give away {out / 'saved_model'}.")
+    _say_what_came(run, was_finished)
 
 
-@app.command()
+@command(rich_help_panel=_USING)
 def evaluate(  # noqa: PLR0917 - typer calls it by name
     run: RunFolder,
     photos: Photos,
@@ -200,24 +301,25 @@ def evaluate(  # noqa: PLR0917 - typer calls it by name
         ),
     ] = None,
     distribute: Distribute = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Annotated[bool, Flag("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure a run's model on other photographs of its classes."""
     from tlkit.finished_run import evaluate_run
 
-    report = evaluate_run(
-        run, photos, max_pixels=max_pixels, damaged=damaged, distribute=distribute
-    )
+    with phase("evaluating"):
+        report = evaluate_run(
+            run, photos, max_pixels=max_pixels, damaged=damaged, distribute=distribute
+        )
     _say(json.dumps(report.as_dict(), ensure_ascii=False) if as_json else str(report))
 
 
-@app.command()
+@command(rich_help_panel=_USING)
 def predict(
-    model: Annotated[
+    run: Annotated[
         Path, typer.Argument(metavar="RUN_OR_EXPORT", help="Folder of a run or of a SavedModel.")
     ],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Images.")],
+    as_json: Annotated[bool, Flag("--json", help="Print JSON.")] = False,
     safe: Safe = False,
 ) -> None:
     """Say what is in images.
@@ -229,7 +331,8 @@ def predict(
     """
     from tlkit.finished_run import predict_with
 
-    predictions = predict_with(model, images, safe=safe)
+    with phase("predicting"):
+        predictions = predict_with(run, images, safe=safe)
     said = [one for one in predictions if not one.reason]
     if as_json:
         _say(json.dumps([one.as_dict() for one in said], ensure_ascii=False))
@@ -243,7 +346,7 @@ def predict(
         raise typer.Exit(_SOME_LEFT_OUT)
 
 
-@app.command()
+@command(rich_help_panel=_USING)
 def export(
     run: RunFolder,
     to: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; must not exist.")],
@@ -262,10 +365,12 @@ def export(
     """Write a run's model in another place or format, proven equal to it."""
     from tlkit.finished_run import export_run
 
-    _say(str(export_run(run, to, file_format, version=version)))
+    with phase("exporting"):
+        report = export_run(run, to, file_format, version=version)
+    _say(str(report))
 
 
-@app.command()
+@command(rich_help_panel=_USING)
 def serve(  # noqa: PLR0917 - typer calls it by name
     run: Annotated[
         Path, typer.Argument(metavar="RUN", help="Folder of a finished run or of a SavedModel.")
@@ -279,7 +384,7 @@ def serve(  # noqa: PLR0917 - typer calls it by name
         int, Whole(help="The most that a picture may have, in 2**20 pixels.")
     ] = MAX_MEGAPIXELS,
     access_log: Annotated[
-        bool, typer.Option("--access-log/--no-access-log", help="A line for each request.")
+        bool, Flag("--access-log/--no-access-log", help="A line for each request.")
     ] = True,
     safe: Safe = False,
 ) -> None:
@@ -305,11 +410,11 @@ def serve(  # noqa: PLR0917 - typer calls it by name
     ended()
 
 
-@app.command()
+@command(rich_help_panel=_LOOKING)
 def inspect(
     photos: Photos,
     near_duplicates: Annotated[
-        bool, typer.Option("--near-duplicates", help="Find pictures that look alike, too.")
+        bool, Flag("--near-duplicates", help="Find pictures that look alike, too.")
     ] = False,
     max_pixels: Annotated[int, MaxPixels] = MAX_PIXELS,
     damaged: Damaged = "keep",
@@ -319,33 +424,33 @@ def inspect(
     from tlkit.data.manifests import list_pictures
 
     check_choice("damaged", damaged, DAMAGED)
-    listing = list_pictures(photos, argument="photos")
-    load_tensorflow_quietly()
-    if not near_duplicates:
-        _say(str(inspect_listing(listing, max_pixels=max_pixels, damaged=damaged)))
-        return
-    from tlkit.data.near_duplicates import audit_listing
+    with phase("inspecting"):
+        listing = list_pictures(photos, argument="photos")
+        load_tensorflow_quietly()
+        if not near_duplicates:
+            text = str(inspect_listing(listing, max_pixels=max_pixels, damaged=damaged))
+        else:
+            from tlkit.data.near_duplicates import audit_listing
 
-    report, alike = audit_listing(listing, max_pixels=max_pixels, damaged=damaged)
-    _say(f"{report}\n{alike}")
+            report, alike = audit_listing(listing, max_pixels=max_pixels, damaged=damaged)
+            text = f"{report}\n{alike}"
+    _say(text)
 
 
-@app.command(name="add-classes")
+@command(name="add-classes", rich_help_panel=_TRAINING)
 def add_classes(  # noqa: PLR0917 - typer calls it by name
     run: RunFolder,
     photos: Photos,
-    out: Annotated[Path, typer.Option(metavar="RUN2", help="Folder to leave the new run in.")],
+    out: RunOut = None,
     exemplars: Annotated[int, Whole(help="Features of each old class that are replayed.")] = (
         DEFAULT_NUM_EXEMPLARS
     ),
     align: Annotated[
-        bool, typer.Option("--align", help="Scale new weights to the size of the old ones.")
+        bool, Flag("--align", help="Scale new weights to the size of the old ones.")
     ] = False,
     batch_size: Annotated[int, Whole(help="Images per step.")] = 32,
     max_pixels: Annotated[int | None, MaxPixels] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume/--no-resume", help="Continue a run that is there.")
-    ] = True,
+    resume: Resume = True,
 ) -> None:
     """Add the classes of a folder to a finished run, and keep the old ones as they are.
 
@@ -354,6 +459,7 @@ def add_classes(  # noqa: PLR0917 - typer calls it by name
     """
     from tlkit.growing_run import add_classes_run
 
+    was_finished = out is not None and is_finished(out)
     grown = add_classes_run(
         run,
         photos,
@@ -363,12 +469,11 @@ def add_classes(  # noqa: PLR0917 - typer calls it by name
         batch_size=batch_size,
         max_pixels=max_pixels,
         resume=resume,
-        say=_say,
     )
-    _say(str(grown))
+    _say_what_came(grown, was_finished)
 
 
-@app.command()
+@command(rich_help_panel=_LOOKING)
 def compare(  # noqa: PLR0917 - typer calls it by name
     photos: Photos,
     backbones: Annotated[
@@ -385,7 +490,7 @@ def compare(  # noqa: PLR0917 - typer calls it by name
         Path | None,
         typer.Option(metavar="FILE", help="Draw accuracy against cost: .png, .svg or .pdf."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Annotated[bool, Flag("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare backbones on a folder of photographs before training any."""
     from tlkit.advice.candidates import DEFAULT_BACKBONES, check_limits, parse_candidates
@@ -396,19 +501,19 @@ def compare(  # noqa: PLR0917 - typer calls it by name
     check_limits(max_milliseconds=max_milliseconds, max_megabytes=max_megabytes, budget=budget)
     if plot is not None:
         _check_figure_file(plot)
-    load_tensorflow_quietly()
-    check_building()
-    from tlkit.advice.backbones import compare_backbones
+    with phase("comparing"):
+        load_tensorflow_quietly()
+        check_building()
+        from tlkit.advice.backbones import compare_backbones
 
-    data = load_pictures(photos, argument="photos")
-    comparison = compare_backbones(
-        data,
-        list(entries),
-        image_size="own",
-        max_milliseconds=max_milliseconds,
-        max_megabytes=max_megabytes,
-        budget=budget,
-    )
+        comparison = compare_backbones(
+            load_pictures(photos, argument="photos"),
+            list(entries),
+            image_size="own",
+            max_milliseconds=max_milliseconds,
+            max_megabytes=max_megabytes,
+            budget=budget,
+        )
     _ = comparison.best  # where there is none, it says why
     text = json.dumps(comparison.as_dict(), ensure_ascii=False) if as_json else str(comparison)
     _say(text)
@@ -421,9 +526,9 @@ def compare(  # noqa: PLR0917 - typer calls it by name
             plot_backbones(comparison).savefig(aside, dpi=DOTS_PER_INCH, bbox_inches="tight")
 
 
-@app.command()
+@command(rich_help_panel="The cache")
 def cache(
-    clear: Annotated[bool, typer.Option("--clear", help="Remove all of it.")] = False,
+    clear: Annotated[bool, Flag("--clear", help="Remove all of it.")] = False,
     limit: Annotated[
         float | None,
         Number(metavar="GB", help="Remove what was used longest ago until so much is left."),
@@ -445,7 +550,7 @@ def cache(
         _say(describe_cache())
 
 
-@app.command()
+@command(rich_help_panel=_TRAINING)
 def demo(
     out: Annotated[Path, typer.Option(metavar="RUN", help="Folder to leave the run in.")] = Path(
         "tlkit-demo"
@@ -478,18 +583,27 @@ def run_command() -> None:
     if debug:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0")
     try:
-        status = app(args=arguments, standalone_mode=False)
+        with shown_as_lines():
+            status = app(args=arguments, standalone_mode=False)
     except (TlkitError, typer.TyperException, OSError) as error:
         if debug:
             raise
         message = str(error)
         if isinstance(error, typer.TyperException):
             message = f"{error.format_message()} {_see_help(error)}"
-        print(f"tlkit: {visible(' '.join(message.split()))}", file=sys.stderr)
+        message = in_options(" ".join(message.split()), _parameters(arguments))
+        print(f"tlkit: {visible(message)}", file=sys.stderr)
         sys.exit(2)
     if status == _INTERRUPTED:
         raise KeyboardInterrupt
     sys.exit(status)
+
+
+def _parameters(arguments: list[str]) -> dict[str, Parameter]:
+    """What the command that is called takes."""
+    commands = typer.main.get_group(app).commands
+    called = next((argument for argument in arguments if argument in commands), None)
+    return {} if called is None else parameters_of(commands[called].params)
 
 
 def _see_help(error: typer.TyperException) -> str:
@@ -511,6 +625,12 @@ def _check_figure_file(path: Path) -> None:
 def _group(unfreeze: str | None) -> str | int | None:
     """A number of groups, or a name."""
     return int(unfreeze) if unfreeze is not None and unfreeze.isdecimal() else unfreeze
+
+
+def _say_what_came(run: Run, was_finished: bool) -> None:
+    if was_finished:
+        _say(left_as_it_is(run.path))
+    _say(outcome_of(run))
 
 
 def _say(text: str) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from tlkit.errors import RunError
 from tlkit.files import written_aside
 from tlkit.run import check_run, train_run
-from tlkit.run_directory import Run
+from tlkit.run_directory import Run, is_finished, left_as_it_is
 
 _EPOCHS = 3
 _RATE = 1e-3  # digits are far from photographs: much has to move
@@ -44,7 +44,9 @@ def run_demo(out: Path, say: Callable[[str], None]) -> Run:
         "2. Takes resnet20, pretrained on the photographs of CIFAR-10, solves a new head for the "
         f"digits, then fine-tunes all layers for {_EPOCHS} epochs."
     )
-    run = train_run(photos, out=out, **arguments, say=say)
+    if is_finished(out):
+        say(left_as_it_is(out))
+    run = train_run(photos, out=out, **arguments)
     test = run.metrics["test"]
     head, tuned = run.metrics["stages"][0], run.metrics["stages"][-1]
     say(

@@ -16,13 +16,18 @@ from tlkit.data.manifests import list_pictures
 from tlkit.data.settings import KEEP, check_settings
 from tlkit.errors import ArgumentError, check_count
 from tlkit.files import write_json
+from tlkit.progress import Teller, keep_log, phase, phases
 from tlkit.quiet import load_tensorflow_quietly
 from tlkit.run_arguments import SPLITS
 from tlkit.run_directory import (
+    LOG_FILE,
     REJECTION_FILE,
     Run,
     check_apart,
+    chosen_place,
     clear_results,
+    default_out,
+    left_as_it_is,
     load_run,
     not_whole,
     refuse_other_pictures,
@@ -43,6 +48,7 @@ from tlkit.run_parts import (
     write_page,
     write_record,
 )
+from tlkit.run_phases import GROWING, REPORT
 
 if TYPE_CHECKING:
     import keras
@@ -62,7 +68,7 @@ def add_classes_run(
     run: str | os.PathLike[str],
     photos: str | os.PathLike[str],
     *,
-    out: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
     exemplars: int = DEFAULT_NUM_EXEMPLARS,
     align: bool = False,
     batch_size: int = 32,
@@ -92,7 +98,7 @@ def add_classes_run(
     Args:
         run: A finished run directory.
         photos: A folder or a CSV file as `train_run` takes it; one new class is enough.
-        out: The new run directory.
+        out: The new run directory; by default `runs/NAME-N`, see `train_run`.
         exemplars: Stored features of each old class that are replayed, and kept of each class.
             With 0 nothing is replayed; the report says what that cost.
         align: Whether the new classes' weights are scaled to the mean norm of the old ones' at the
@@ -114,14 +120,25 @@ def add_classes_run(
         >>> grown.record["growth"]["old_after"]                 # doctest: +SKIP
         0.94
     """
-    say = say or (lambda text: None)
+    tell = Teller(say)
     parent, arguments = _checked(dict(locals()))
-    out = Path(out)
-    if (finished := state_of(out, arguments, resume)) is not None:
-        say(f"{out} is finished already and left as it is.")
+    place = Path(out) if out is not None else default_out(photos, arguments, resume)
+    check_apart(place, photos)
+    if (finished := state_of(place, arguments, resume)) is not None:
+        tell(left_as_it_is(place), "")
         return finished
-    listing = list_pictures(photos, argument="photos")
+    with phase("listing files"):
+        listing = list_pictures(photos, argument="photos")
     check_new_classes(listing, parent.class_names)
+    if out is None:
+        tell(chosen_place(place))
+    with phases(GROWING):
+        return _made(parent, arguments, listing, place, tell)
+
+
+def _made(parent: Run, arguments: dict[str, Any], listing: Listing, out: Path, say: Teller) -> Run:
+    """Makes the run, or continues it, once its arguments are checked and its files are found."""
+    exemplars, align = arguments["exemplars"], arguments["align"]
     load_tensorflow_quietly()
     from tlkit.continual.adding_classes import check_can_learn, learn_classes
 
@@ -129,7 +146,7 @@ def add_classes_run(
     with clock.timed("data"):
         joined = _load(listing, parent, arguments)
     data = joined.data
-    say(str(data.report))
+    say(str(data.report), data.report.headlines)
     lost = _lost(parent)
     for note in lost.values():
         say(note)
@@ -146,6 +163,7 @@ def add_classes_run(
     refuse_other_pictures(out, record)
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
+        keep_log(out / LOG_FILE)
         clock.go_on_from(seconds_of(out), lambda: write_record(out, record, clock))
         write_record(out, record, clock)
         clear_results(out)
@@ -154,7 +172,7 @@ def add_classes_run(
                 learned = learn_classes(*given, **memory, seed=data.seed)
             with clock.timed("evaluation"):
                 model, evaluations, growth = _measured(old_model, learned, joined, exemplars, align)
-            say(str(growth))
+            say(str(growth), "")
             with clock.timed("export"):
                 export_into(model, data, out, arguments["max_pixels"])
             with clock.timed("explaining mistakes"):
@@ -163,19 +181,19 @@ def add_classes_run(
         training = _training(learned, evaluations, growth, lost.get("rejection"))
         record |= {"seconds": clock.as_dict(), "growth": growth.as_dict()}
         calibration = lost["calibration"]
-        write_results(out, data, training, evaluations, parent=parent, calibration=calibration)
-        if learned.exemplars.features:
-            learned.exemplars.save(out / EXEMPLARS_FILE)
-        write_card(out, data, record)
-        shown: dict[str, Any] = {"maps": maps, "pictures": pictures, "calibration": calibration}
-        write_page(out, data, training, evaluations, record=record, **shown)
+        with phase(REPORT):
+            write_results(out, data, training, evaluations, parent=parent, calibration=calibration)
+            if learned.exemplars.features:
+                learned.exemplars.save(out / EXEMPLARS_FILE)
+            write_card(out, data, record)
+            shown: dict[str, Any] = {"maps": maps, "pictures": pictures, "calibration": calibration}
+            write_page(out, data, training, evaluations, record=record, **shown)
         write_json(out / "run.json", {**record, "finished": True})
         return load_run(out)
 
 
 def _checked(given: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
     """Returns the run to grow, and the arguments that make the new one what it is."""
-    check_apart(Path(given["out"]), given["photos"])
     check_count("exemplars", given["exemplars"], minimum=0)
     check_count("batch_size", given["batch_size"])
     if not isinstance(given["align"], bool):
@@ -185,7 +203,7 @@ def _checked(given: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
     if max_pixels is None:
         max_pixels = parent.max_pixels
     check_count("max_pixels", max_pixels)
-    if Path(given["out"]).resolve() == parent.path.resolve():
+    if given["out"] is not None and Path(given["out"]).resolve() == parent.path.resolve():
         raise ArgumentError(
             "`out` must be another folder than that of the run, which stays as it is. "
             f"Received: out={str(given['out'])!r}. Name a new folder."

@@ -6,7 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from tlkit.keras_settings import check_backend
+from tlkit.progress import phase
 from tlkit.signals import raised_again
+
+LOADING = "loading TensorFlow"
+"""The phase of a run in which that is done."""
 
 
 def load_tensorflow_quietly() -> None:
@@ -20,6 +24,12 @@ def load_tensorflow_quietly() -> None:
     """
     check_backend()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with phase(LOADING):
+        _load()
+    grow_gpu_memory()
+
+
+def _load() -> None:
     shown = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
@@ -30,7 +40,6 @@ def load_tensorflow_quietly() -> None:
         os.dup2(shown, 2)
         os.close(shown)
         os.close(nowhere)
-    grow_gpu_memory()
 
 
 def grow_gpu_memory() -> None:

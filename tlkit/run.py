@@ -16,21 +16,27 @@ from typing import TYPE_CHECKING, Any
 from tlkit.data.folders import load_listing
 from tlkit.data.images import ImageData
 from tlkit.data.limits import MAX_PIXELS
+from tlkit.data.listing import Listing
 from tlkit.data.lost_pictures import lost_pictures_named
 from tlkit.data.manifests import list_pictures
 from tlkit.data.settings import KEEP, Settings, check_settings
-from tlkit.errors import DataError
+from tlkit.errors import ArgumentError, DataError
 from tlkit.files import write_json
 from tlkit.keras_settings import check_building
+from tlkit.progress import Teller, keep_log, phase, phases, plan
 from tlkit.quiet import load_tensorflow_quietly
 from tlkit.run_arguments import AUTO, SPLITS, checked
 from tlkit.run_choices import backbone_choice, first_image_size, mode_choice
 from tlkit.run_directory import (
+    LOG_FILE,
     REJECTION_FILE,
     Run,
     check_apart,
     choices_of,
+    chosen_place,
     clear_results,
+    default_out,
+    left_as_it_is,
     load_run,
     refuse_other_pictures,
     seconds_of,
@@ -51,6 +57,7 @@ from tlkit.run_parts import (
     write_page,
     write_record,
 )
+from tlkit.run_phases import REPORT, phases_of
 from tlkit.run_record import settled_arguments
 from tlkit.run_training import (
     calibrate_on_validation,
@@ -85,7 +92,7 @@ class _Work:
 def train_run(
     photos: str | os.PathLike[str],
     *,
-    out: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
     from_run: str | os.PathLike[str] | None = None,
     backbone: str | None = None,
     backbones: str | Sequence[str] | None = None,
@@ -125,7 +132,8 @@ def train_run(
 
     Args:
         photos: A folder as `load_folder` takes it, or a CSV file as `load_manifest` does.
-        out: The run directory.
+        out: The run directory; by default `runs/NAME-N` for pictures called NAME: an unfinished
+            run with the same arguments, else a new one with the next number.
         from_run: A finished run to go on from: its model, on new pictures of the same classes.
         backbone: A name of `list_backbones()`; "mobilenet_v2" by default. "auto" compares
             `backbones` on the training pictures and takes the best of them, or the cheapest of
@@ -182,16 +190,33 @@ def train_run(
         >>> tlkit.predict(run.load_model(), "new.jpg", run.class_names)      # doctest: +SKIP
     """
     arguments = checked(dict(locals()))
-    out = Path(out)
-    check_apart(out, arguments["photos"])
+    place = _place(photos, out, arguments, resume, distribute)
+    check_apart(place, arguments["photos"])
     team = Team(distribute)
-    say = team.chiefs(say)
-    finished = team.told(state_of(out, arguments, resume) if team.is_chief else None)
+    tell = team.chiefs(say)
+    finished = team.told(state_of(place, arguments, resume) if team.is_chief else None)
     if finished is not None:
-        say(f"{out} is finished already and left as it is.")
+        tell(left_as_it_is(place), "")
         return finished
     parent = load_run(from_run, "from_run") if from_run is not None else None
-    listing = list_pictures(photos, argument="photos")
+    with phase("listing files"):
+        listing = list_pictures(photos, argument="photos")
+    if out is None:
+        tell(chosen_place(place))
+    with phases(phases_of(arguments)):
+        return _made(arguments, listing, place, team, parent=parent, say=tell)
+
+
+def _made(
+    arguments: dict[str, Any],
+    listing: Listing,
+    out: Path,
+    team: Team,
+    *,
+    parent: Run | None,
+    say: Teller,
+) -> Run:
+    """Makes the run, or continues it, once its arguments are checked and its files are found."""
     load_tensorflow_quietly()
     check_building()
     clock = Clock()
@@ -200,19 +225,21 @@ def train_run(
             listing,
             _settings(arguments, parent),
             class_names=parent.class_names if parent else None,
-            max_pixels=max_pixels,
+            max_pixels=arguments["max_pixels"],
             cache=None,
         )
     if parent:
         data = _without_seen(data, parent)
-    with clock.timed("old photographs"):
-        old = _old_task(arguments, parent, data, say)
-    say(str(data.report))
+    old = None
+    if parent:
+        with clock.timed("old photographs"):
+            old = _old_task(arguments, parent, data, say)
+    say(str(data.report), data.report.headlines)
     record = record_of(arguments, data)
     if team.is_chief:
         refuse_other_pictures(out, record)
     record["choices"] = team.agreed(lambda: choices_of(out))
-    if reject_unknown:
+    if arguments["reject_unknown"]:
         check_can_reject(data)
     elif parent and (parent.path / REJECTION_FILE).is_file():
         say(
@@ -223,9 +250,11 @@ def train_run(
         with lost_pictures_named((data.train, data.validation, data.test)):
             shared: dict[str, Any] = {"parent": parent, "clock": clock, "say": say}
             data, model = _starting_point(record, data, team, **shared)
+            plan(phases_of(arguments, settled_arguments(record)))
             if team.is_chief:
                 out.mkdir(parents=True, exist_ok=True)
                 held.enter_context(locked(out))
+                keep_log(out / LOG_FILE)
                 clock.go_on_from(seconds_of(out), lambda: write_record(out, record, clock))
                 write_record(out, record, clock)
                 clear_results(out)
@@ -234,9 +263,10 @@ def train_run(
             return team.end(None)
         record["seconds"] = clock.as_dict()
         training, evaluations = work.training, work.evaluations
-        write_results(out, data, training, evaluations, parent=parent, **work.found)
-        write_card(out, data, record)
-        write_page(out, data, training, evaluations, record=record, **work.shown, **work.found)
+        with phase(REPORT):
+            write_results(out, data, training, evaluations, parent=parent, **work.found)
+            write_card(out, data, record)
+            write_page(out, data, training, evaluations, record=record, **work.shown, **work.found)
         write_json(out / "run.json", {**record, "finished": True})
         (out / CHECKPOINT_FILE).unlink(missing_ok=True)
         return team.end(load_run(out))
@@ -258,6 +288,24 @@ def check_run(
     resume = bound.arguments["resume"]
     check_apart(Path(out), photos)
     state_of(Path(out), checked(dict(bound.arguments)), resume)
+
+
+def _place(
+    photos: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None,
+    arguments: dict[str, Any],
+    resume: bool,
+    distribute: str | None,
+) -> Path:
+    """The run directory that was named, or the default one."""
+    if out is not None:
+        return Path(out)
+    if distribute is not None and "TF_CONFIG" in os.environ:
+        raise ArgumentError(
+            "`out` must be given where several machines make one run. Received: out=None. Name "
+            "the same folder on each of them."
+        )
+    return default_out(photos, arguments, resume)
 
 
 def _settings(arguments: dict[str, Any], parent: Run | None) -> Settings:
@@ -312,7 +360,7 @@ def _worked(
     old: "OldTask | None",
     parent: Run | None,
     clock: Clock,
-    say: Callable[[str], None],
+    say: Teller,
 ) -> _Work | None:
     """Says what it will cost, then trains, calibrates, measures and exports the model.
 
@@ -323,7 +371,7 @@ def _worked(
         with clock.timed("projecting the cost"):
             cost = planned_cost(model, data, settled)
         record["cost"] = cost.as_dict()
-        say(f"before training:\n{cost}")
+        say(f"before training:\n{cost}", cost.headline)
     plan = None
     if settled["anchor"] is not None:
         with clock.timed("planning the anchor"):
@@ -335,7 +383,7 @@ def _worked(
         training, forgotten = train_model(
             model, data, record, out, old=old, plan=plan, at_epoch_end=clock.keep_now
         )
-    say(str(training))
+    say(str(training), "")
     if forgotten is not None:
         say(str(forgotten))
     if not team.is_chief:
@@ -343,7 +391,7 @@ def _worked(
     model = team.on_one_device(model)
     with clock.timed("calibration"):
         calibration = calibrate_on_validation(model, data)
-    say(str(calibration))
+    say(str(calibration), "")
     with clock.timed("evaluation"):
         evaluations = evaluate_splits(model, data)
     against_probe = None
@@ -352,14 +400,14 @@ def _worked(
             probe = _model(settled, parent, data)
             against_probe = compare_with_probe(probe, data, evaluations, settled)
     if against_probe is not None:
-        say(f"a linear probe (the first) and what was fine-tuned (the second): {against_probe}")
+        say(f"a linear probe (the first) and what was fine-tuned (the second): {against_probe}", "")
     rejection = tested = None
     if settled["reject_unknown"]:
         with clock.timed("rejection of unknown pictures"):
             rejection, tested = fit_run_rejection(model, data, out)
-        say(str(rejection))
+        say(str(rejection), "")
         if tested is not None:
-            say(f"of the test split, whose classes are known: {tested}")
+            say(f"of the test split, whose classes are known: {tested}", "")
     with clock.timed("export"):
         export_into(model, data, out, settled["max_pixels"], rejection=rejection)
     with clock.timed("explaining mistakes"):

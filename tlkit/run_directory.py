@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import zipfile
 import zlib
@@ -35,6 +36,12 @@ if TYPE_CHECKING:
     from tlkit.training.reports import StageReport, TrainingReport
 
 Content = TypeVar("Content")
+
+RUNS = "runs"
+"""Folder of the runs that are given no other."""
+
+LOG_FILE = "log.txt"
+"""What a run said, over all its sessions."""
 
 REJECTION_FILE = "rejection.npz"
 """What tells unknown pictures, for exports of the run; only there where that was asked for."""
@@ -164,6 +171,53 @@ def load_run(path: str | os.PathLike[str], argument: str = "run") -> Run:
             raise not_whole(path, name, "missing", argument)
     class_names = _read(path, "class_names.json", _class_names_from, argument)
     return Run(path, class_names, _read(path, "metrics.json", _metrics_from, argument), record)
+
+
+def left_as_it_is(out: Path) -> str:
+    """What is said of a finished run that the same command finds."""
+    return f"{out} is finished already and left as it is."
+
+
+def is_finished(path: Path) -> bool:
+    """Whether there is a finished run; what cannot be read is none."""
+    try:
+        record = _read_record(path)
+    except RunError:
+        return False
+    return record is not None and bool(record["finished"])
+
+
+def chosen_place(out: Path) -> str:
+    """What is said of a run directory that `default_out` has chosen."""
+    return f"resumes the unfinished run in {out}" if out.exists() else f"leaves the run in {out}"
+
+
+def default_out(
+    photos: str | os.PathLike[str], arguments: dict[str, Any], resume: bool = True
+) -> Path:
+    """Returns `runs/NAME-N` for pictures called NAME.
+
+    That is the latest unfinished run with the same arguments, else a new folder: N is one more
+    than the highest that is there.
+
+    Args:
+        photos: The folder or CSV file that gives the name.
+        arguments: Those that make a run what it is.
+        resume: Whether an unfinished run may be continued.
+    """
+    place = Path(photos).resolve()
+    name = (place.name if place.is_dir() else place.stem) or "run"
+    pattern = re.compile(rf"{re.escape(name)}-([1-9][0-9]*)")
+    there = Path(RUNS).iterdir() if Path(RUNS).is_dir() else ()
+    numbered = {int(found[1]): path for path in there if (found := pattern.fullmatch(path.name))}
+    for _, path in sorted(numbered.items(), reverse=True) if resume else ():
+        try:
+            record = _read_record(path) if path.is_dir() else None
+        except RunError:  # another's, or damaged: it is left alone
+            continue
+        if record and not record["finished"] and not _differences(record["arguments"], arguments):
+            return path
+    return Path(RUNS) / f"{name}-{max(numbered, default=0) + 1}"
 
 
 def state_of(out: Path, arguments: dict[str, Any], resume: bool) -> Run | None:

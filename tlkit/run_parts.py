@@ -14,6 +14,7 @@ import numpy as np
 import tlkit
 from tlkit.data.images import ImageData
 from tlkit.files import staging_beside, write_json
+from tlkit.progress import phase
 from tlkit.run_record import settled_arguments
 from tlkit.split_table import FORMAT
 
@@ -231,10 +232,11 @@ class Clock:
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Adds how long the block takes, also where it is interrupted."""
+        """Makes the block a phase, and adds how long it takes, also where it is interrupted."""
         self._running = (name, time.perf_counter())
         try:
-            yield
+            with phase(name):
+                yield
         finally:
             self._add()
             self._running = None

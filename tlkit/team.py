@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from tlkit.progress import Teller
 from tlkit.quiet import load_tensorflow_quietly
 from tlkit.run_directory import Run
 
@@ -97,9 +98,9 @@ class Team:
             raise RuntimeError("the chief has finished no run")
         return finished
 
-    def chiefs(self, say: Callable[[str], None] | None) -> Callable[[str], None]:
-        """Returns `say` on the chief, and what says nothing on the others."""
-        return say if say is not None and self.is_chief else lambda text: None
+    def chiefs(self, say: Callable[[str], None] | None) -> Teller:
+        """Returns what tells `say` on the chief, and what says nothing on the others."""
+        return Teller(say if self.is_chief else lambda text: None)
 
     def on_one_device(self, model: "keras.Model") -> "keras.Model":
         """Returns the model as it would be without a team, which every exporter takes."""

@@ -94,6 +94,13 @@ class CostReport(ShownAsText):
         """All that the plan writes; 0 without data."""
         return sum(self.disk_bytes.values())
 
+    @property
+    def headline(self) -> str:
+        """How much trains, and how long that takes where it was measured."""
+        total = sum(group.num_parameters for group in self.groups)
+        time = f": about {_duration(self.total_seconds)}" if self.seconds else ""
+        return f"{self.num_trainable:,} of {total:,} parameters train{time}"
+
     def __str__(self) -> str:
         width = max(len("group"), *(len(group.name) for group in self.groups))
         lines = [f"{'group':<{width}}  parameters  multiply-adds  activations of an image"]

@@ -84,7 +84,7 @@ def sum_over_samples(
         run = tf.function(terms.one_by_one, autograph=False).get_concrete_function(*signature)
     totals = [tf.zeros(variable.shape) for variable in variables]
     num_samples = 0
-    with bar("importance", None) as advance:
+    with bar("importance", None, "images") as advance:
         for images, targets in batches:
             count = int(images.shape[0])
             full = [_filled(tensor, batch_size) for tensor in (images, targets)]

@@ -192,7 +192,9 @@ Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]
 def _close_pairs(hashes: np.ndarray, bound: int) -> Iterator[Pairs]:
     """Yields the pairs within each two blocks, so that memory is bounded."""
     starts = range(0, len(hashes), _BLOCK)
-    with bar("Comparing pictures", len(starts) * (len(starts) + 1) // 2) as advance:
+    with bar(
+        "comparing images", len(starts) * (len(starts) + 1) // 2, "blocks of pairs"
+    ) as advance:
         for start in starts:
             block = hashes[start : start + _BLOCK]
             for other in range(start, len(hashes), _BLOCK):

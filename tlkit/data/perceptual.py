@@ -124,7 +124,7 @@ def _hash_missing(
                 seen.add(digest)
                 rows.append(row)
         missing.append(rows)
-    with bar("Looking at pictures", sum(map(len, missing))) as advance:
+    with bar("fingerprints of images", sum(map(len, missing)), "images") as advance:
         for split, rows in zip(splits, missing, strict=True):
             if not rows:
                 continue

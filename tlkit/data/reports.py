@@ -111,6 +111,20 @@ class DataReport(ShownAsText):
             + (f"; groups: {self.num_groups}" if self.num_groups else "")
         )
 
+    @property
+    def headlines(self) -> str:
+        """How many images there are, and a line on each finding that is worth a look."""
+        totals = {
+            split: sum(counts.get(split, 0) for counts in self.counts.values())
+            for split in self.splits
+        }
+        parts = ", ".join(f"{total:,} for {split}" for split, total in totals.items() if total)
+        lines = [f"{sum(totals.values()):,} images of {len(self.counts)} classes: {parts}"]
+        for title, items in self._findings():
+            more = f", and {len(items) - 1} more" if len(items) > 1 else ""
+            lines.append(f"{title}: {items[0]}{more}")
+        return "\n".join(lines)
+
     def _findings(self) -> list[tuple[str, list[str]]]:
         leaks = [f"{leak.left_out} is {leak.kept}" for leak in self.leaks]
         torn = [f"{leak.left_out} goes with {leak.kept}" for leak in self.group_leaks]

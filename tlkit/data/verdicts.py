@@ -138,7 +138,7 @@ def _check_all(paths: list[str], max_pixels: int) -> Iterator[Verdict]:
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
         checks = _check_listening(paths, _decoder(max_pixels), pool)
-        yield from track(checks, "Checking pictures", len(paths))
+        yield from track(checks, "checking images", len(paths), "files")
     finally:
         pool.shutdown(cancel_futures=True)
 

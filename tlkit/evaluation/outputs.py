@@ -1,6 +1,5 @@
 """A model's outputs on images, and what they mean: probabilities and a loss."""
 
-import math
 from collections.abc import Sequence
 
 import keras
@@ -75,7 +74,7 @@ def collect_weighed(
         rows = np.arange(images.num_images)[workers.index :: workers.num_workers]
         with lost_pictures_named([images]):
             dataset = images.dataset(shuffle=False, indices=rows, batch_size=batch_size)
-        total = math.ceil(len(rows) / (batch_size or images.batch_size))
+        total: int | None = len(rows)
     else:
         check_can_be_shared("images", workers)
         if batch_size is not None:
@@ -83,18 +82,18 @@ def collect_weighed(
                 "`batch_size` must be left out for a dataset, which brings its own batches. "
                 f"Received: batch_size={batch_size!r}. Use `dataset.rebatch(...)`."
             )
-        dataset, total = images, int(images.cardinality())
+        dataset, total = images, None
     forwards = [forward_of(model) for model in models]
     outputs: list[list[np.ndarray]] = [[] for _ in models]
     labels: list[np.ndarray] = []
     weights: list[np.ndarray] = []
-    with lost_pictures_named([images]), bar(description, max(total, 0)) as advance:
+    with lost_pictures_named([images]), bar(description, total, "images") as advance:
         for batch, batch_labels, *own in dataset:
             for forward, collected in zip(forwards, outputs, strict=True):
                 collected.append(forward(batch).numpy())
             labels.append(np.asarray(batch_labels))
             weights.extend(np.asarray(one).reshape(-1) for one in own)
-            advance(1)
+            advance(len(labels[-1]))
     if isinstance(images, ImageSplit) and workers.num_workers > 1 and images.num_images:
         with lost_worker_named(strategy):
             whole = [

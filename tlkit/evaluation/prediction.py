@@ -142,7 +142,7 @@ def predict(
         paths = (None,) * len(pixels)
         batches = _resized_batches(pixels, image_size, batch_size)
     rows = [np.empty((0, len(names)), np.float32)]
-    with bar("prediction", len(paths)) as advance:
+    with bar("prediction", len(paths), "images") as advance:
         for batch in batches:
             rows.append(np.asarray(probabilities_of(forward(batch), model)))
             advance(len(batch))
@@ -186,7 +186,7 @@ def predict_exported(
     paths = given.usable
     rows = [np.empty((0, len(names)), np.float32)]
     known: list[bool] = []
-    with bar("prediction", len(paths)) as advance:
+    with bar("prediction", len(paths), "images") as advance:
         for start in range(0, len(paths), batch_size):
             chunk = paths[start : start + batch_size]
             image_bytes = tf.constant([read_image(path) for path in chunk])

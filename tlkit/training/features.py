@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -14,7 +15,7 @@ from tlkit.data.limits import DECODER_VERSION
 from tlkit.data.lost_pictures import lost_pictures_named
 from tlkit.distribution.workers import check_can_be_shared
 from tlkit.errors import ArgumentError, DataError, TrainingError
-from tlkit.progress import bar
+from tlkit.progress import Advance, bar
 from tlkit.training.frozen import (
     MAX_BFLOAT16_DIFFERENCE,
     Forward,
@@ -159,10 +160,21 @@ class _Filler:
         self._part, self._store = part, store
         self.num_forward_passes = 0
 
+    @property
+    def _what(self) -> str:
+        return "features" if len(self._store.row_shape) == 1 else "activations"
+
+    def _bar(
+        self, missing: Sequence[np.ndarray], split: ImageSplit
+    ) -> AbstractContextManager[Advance]:
+        total = sum(len(indices) for indices in missing)
+        unit = "images" if len(missing) == 1 else "views of images"
+        return bar(f"{self._what} of {split.name} images", total, unit)
+
     def fill_from_split(self, split: ImageSplit, augment: str, views: int) -> None:
         keys = np.array(_keys_of(split, augment, views)).reshape(views, -1)
         missing = [_first_of_each(row, ~self._store.contains(row)) for row in keys]
-        with bar("features", sum(len(indices) for indices in missing)) as advance:
+        with self._bar(missing, split) as advance:
             for view, indices in enumerate(missing):
                 if not len(indices):
                     continue
@@ -186,7 +198,7 @@ class _Filler:
         keys = np.array(_keys_of(split, augment, views)).reshape(views, -1)
         absent = workers.any(~self._store.contains(keys.reshape(-1))).reshape(keys.shape)
         missing = [_first_of_each(*pair) for pair in zip(keys, absent, strict=True)]
-        with bar("features", sum(len(indices) for indices in missing)) as advance:
+        with self._bar(missing, split) as advance:
             for view, indices in enumerate(missing):
                 own = indices[workers.index :: workers.num_workers]
                 batches = iter(
@@ -217,14 +229,16 @@ class _Filler:
         all_keys: list[str] = []
         all_labels: list[np.ndarray] = []
         all_weights: list[np.ndarray] = []
-        for pixels, labels, *weights in dataset:
-            keys = np.array([_digest(image) for image in pixels.numpy()])
-            missing = _first_of_each(keys, ~self._store.contains(keys))
-            if len(missing):
-                self._compute(keys[missing], tf.gather(pixels, missing))
-            all_keys.extend(keys.tolist())
-            all_labels.append(labels.numpy())
-            all_weights.extend(weight.numpy().reshape(-1) for weight in weights)
+        with bar(f"{self._what} of a dataset", None, "images") as advance:
+            for pixels, labels, *weights in dataset:
+                keys = np.array([_digest(image) for image in pixels.numpy()])
+                missing = _first_of_each(keys, ~self._store.contains(keys))
+                if len(missing):
+                    self._compute(keys[missing], tf.gather(pixels, missing))
+                all_keys.extend(keys.tolist())
+                all_labels.append(labels.numpy())
+                all_weights.extend(weight.numpy().reshape(-1) for weight in weights)
+                advance(len(keys))
         if not all_keys:
             raise DataError("`data` must hold images. Received: a dataset with no batch.")
         weights = np.concatenate(all_weights) if all_weights else None

@@ -1,20 +1,23 @@
 """Keras's `fit` as both training functions call it: hooked, resumable, the best weights kept."""
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tlkit.data.splits import class_weights
+from tlkit.displays.activity import in_words
 from tlkit.distribution.shares import WHOLE, Share, Shared
 from tlkit.distribution.strategies import scope_of, strategy_of
 from tlkit.distribution.workers import Workers
 from tlkit.errors import TrainingError
-from tlkit.progress import bar
+from tlkit.progress import Advance, bar, note
 from tlkit.training.best import EpochGuard, KeepBest
 from tlkit.training.fit_data import fit_data, weighed
 from tlkit.training.resume import Position, SaveProgress, StageCheckpoint, assign_all, values_of
@@ -153,8 +156,9 @@ def fit_model(
             verbose=0,
         )
 
-    with bar("training", epochs) as advance:
-        own.insert(0, _ShowEpochs(advance))
+    with bar("epochs", epochs) as advance, _ShowEpochs(advance, epochs, batches.num_steps) as shown:
+        own.insert(0, shown)
+        shown.first_step = step
         advance(epoch)
         if step:  # the rest of an epoch, then whole ones
             run(epoch, epoch + 1, step)
@@ -298,16 +302,54 @@ class _StopAtNaN(keras.callbacks.Callback):
 
 
 class _ShowEpochs(keras.callbacks.Callback):
-    """Moves a progress bar on, and shows the latest validation accuracy in it."""
+    """Shows the steps of each epoch while they last, and one line on the epoch when it is over."""
 
-    def __init__(self, advance: Callable[..., None]) -> None:
+    def __init__(self, advance: Advance, epochs: int, num_steps: int) -> None:
         super().__init__()
-        self._advance = advance
+        self._advance, self._epochs, self._num_steps = advance, epochs, num_steps
+        self._steps = ExitStack()
+        self._step: Advance | None = None
+        self._started = 0.0
+        self.first_step = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._steps.close()
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self._started = time.monotonic()
+        self._step = self._steps.enter_context(bar("steps", self._num_steps))
+        self._step(self.first_step)
+        self.first_step = 0
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
+        if self._step is not None:
+            self._step(1)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        accuracy = (logs or {}).get("val_accuracy")
-        shown = "" if accuracy is None else f", validation accuracy {100 * accuracy:.1f} %"
-        self._advance(1, f"training{shown}")
+        self._steps.close()
+        self._advance(1)
+        seconds = in_words(time.monotonic() - self._started)
+        note(f"epoch {epoch + 1} of {self._epochs}: {epoch_in_words(logs or {})}, {seconds}")
+
+
+def epoch_in_words(logs: Mapping[str, float]) -> str:
+    """Returns the figures of an epoch, by Keras's names, in one line; others are left out.
+
+    Example:
+        >>> from tlkit.training.fitting import epoch_in_words
+        >>> epoch_in_words({"loss": 0.41234, "accuracy": 0.9, "val_accuracy": 0.86})
+        'loss 0.4123, accuracy 90.0 %, validation accuracy 86.0 %'
+    """
+    shown = []
+    for prefix, words in (("", ""), ("val_", "validation ")):
+        if (loss := logs.get(f"{prefix}loss")) is not None:
+            shown.append(f"{words}loss {loss:.4g}")
+        if (accuracy := logs.get(f"{prefix}accuracy")) is not None:
+            shown.append(f"{words}accuracy {100 * accuracy:.1f} %")
+    return ", ".join(shown)
 
 
 def class_weight_of(

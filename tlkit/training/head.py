@@ -20,6 +20,7 @@ from tlkit.evaluation.outputs import both_columns
 from tlkit.models.groups import set_trainable
 from tlkit.models.heads import feature_cut, head_from_features
 from tlkit.models.random_state import seed_random_layers
+from tlkit.progress import bar
 from tlkit.training.checks import check_class_weight
 from tlkit.training.criterion import (
     Criterion,
@@ -175,7 +176,8 @@ def _train(
     history: tuple[dict[str, float], ...] = ()
     kept_epoch = None
     chosen = {name: given[name] for name in ("class_weight", "seed")}
-    solved = solve_head(head, model, train, held_out, **chosen)
+    with bar("solving the head", None):
+        solved = solve_head(head, model, train, held_out, **chosen)
     if solved.is_solved:
         notes.append(solved.note)
     else:

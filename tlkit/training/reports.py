@@ -7,6 +7,8 @@ from typing import Any
 from tlkit.models.groups import TrainableReport
 from tlkit.showing import ShownAsText
 
+_STILL = "did not move"
+
 
 @dataclass(frozen=True)
 class StageReport(ShownAsText):
@@ -56,7 +58,10 @@ class StageReport(ShownAsText):
 
     def __str__(self) -> str:
         lines = [f"{self.name}: {self.seconds:.1f} s; {self.trainable}"]
-        lines += [f"  {group} {self._movement(group)}" for group in self.moved]
+        shown = {group: self._movement(group) for group in self.moved}
+        lines += [f"  {group} {words}" for group, words in shown.items() if words != _STILL]
+        if still := [group for group, words in shown.items() if words == _STILL]:
+            lines.append(f"  {_STILL}: {', '.join(still)}")
         return "\n".join(lines + [f"  {note}" for note in self.notes])
 
     def _movement(self, group: str) -> str:
@@ -64,7 +69,7 @@ class StageReport(ShownAsText):
             return f"moved by {100 * change:.3g} %"
         if change := self.put_back.get(group, 0.0):
             return f"moved by {100 * change:.3g} %, and its weights were put back"
-        return "did not move"
+        return _STILL
 
 
 @dataclass(frozen=True)

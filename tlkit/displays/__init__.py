@@ -1,0 +1,1 @@
+"""Where progress is shown: on a terminal, in a notebook, as lines."""

@@ -1,0 +1,52 @@
+"""What every display does, and the one that shows nothing."""
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TextIO
+
+from tlkit.displays.activity import Activity
+
+
+class Display:
+    """Shows nothing: where nobody watches.
+
+    All methods get every activity that goes on, each within the one before it.
+    """
+
+    def opened(self, activities: Sequence[Activity]) -> None:
+        """The last one has begun."""
+
+    def changed(self, activities: Sequence[Activity]) -> None:
+        """The last one has got further."""
+
+    def closed(self, activity: Activity, activities: Sequence[Activity]) -> None:
+        """`activity` is over; the others go on."""
+
+    def said(self, text: str) -> None:
+        """A line is to stay."""
+
+    def stop(self) -> None:
+        """Nothing more comes."""
+
+
+@contextlib.contextmanager
+def own_standard_error() -> Iterator[TextIO]:
+    """Standard error by a descriptor of its own.
+
+    It is still heard while another part of the program has turned the usual one away.
+    """
+    try:
+        descriptor = os.dup(sys.stderr.fileno())
+    except (OSError, io.UnsupportedOperation):  # replaced by an object without a descriptor
+        yield sys.stderr
+        return
+    encoding = sys.stderr.encoding or "utf-8"
+    with open(descriptor, "w", encoding=encoding, errors="backslashreplace") as stream:
+        try:
+            yield stream
+        finally:
+            with contextlib.suppress(BrokenPipeError):  # whoever read it has gone
+                stream.flush()
