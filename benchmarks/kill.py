@@ -25,14 +25,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 SAVE_SECONDS = 0.1
 PAUSE = 0.02
 """After each step, so that there is time to be killed in."""
 KILLS_A_RUN = 5
-MOST_STEPS = 16
-"""Of a whole run: it is killed so often before it may end, each time after so many at most."""
+"""Of a whole run: it is killed so often at most before it may end."""
 
 
 def small_backbone(input_tensor, weights=None):
@@ -136,7 +136,8 @@ def write_photos(folder: Path, seed: int) -> None:
     for label, name in enumerate("ab"):
         (folder / name).mkdir(parents=True)
         for number in range(40):
-            pixels = generator.integers(0, 120, (32, 32, 3)) + 60 * label + 20 * seed
+            brightness = 12 * label + generator.integers(0, 24) + 20 * seed  # classes overlap
+            pixels = generator.integers(0, 120, (32, 32, 3)) + brightness
             image = Image.fromarray(pixels.astype("uint8"))
             image.save(folder / name / f"{number}.png")
 
@@ -193,8 +194,8 @@ def go_on(folder: Path, importance: str | None, is_small: bool) -> None:
     )
 
 
-def run_until_done(folder: Path, moments: Iterator[int], options: list[str]) -> int:
-    """Starts the run until it ends; kills it after so many steps; returns how often it did."""
+def run_until_done(folder: Path, moments: Iterator[tuple[int, float]], options: list[str]) -> int:
+    """Starts the run until it ends; kills it after so many steps and seconds; counts the kills."""
     done = 0
     while True:
         child = subprocess.Popen(
@@ -204,15 +205,16 @@ def run_until_done(folder: Path, moments: Iterator[int], options: list[str]) -> 
             env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
         )
         with child:
-            if steps := next(moments, 0):
+            if moment := next(moments, None):
+                steps, seconds = moment
                 for _ in range(steps):
                     child.stdout.readline()
-                time.sleep(random.random() * 4 * PAUSE)
+                with suppress(subprocess.TimeoutExpired):
+                    child.wait(seconds)
                 if child.poll() is None:
                     child.send_signal(signal.SIGKILL)
-            num_steps = child.stdout.read().count("step")
+            child.stdout.read()
         if child.returncode == 0:
-            print(f"  {num_steps} steps to the end", flush=True)
             return done
         if child.returncode != -signal.SIGKILL:
             raise SystemExit(f"the run ended with status {child.returncode}")
@@ -234,6 +236,7 @@ def outcome_of(folder: Path) -> list:
     import tlkit
 
     run = tlkit.load_run(folder / "run")
+    print("  " + "; ".join(run.record["choices"]["anchor"]["reasons"])[:200], flush=True)
     figures = {name: run.metrics[name] for name in ("validation", "test", "old_task")}
     figures["old_task"] = {**figures["old_task"], "trials": ()}  # they say how long they took
     return [
@@ -268,25 +271,28 @@ def main() -> None:
     generator = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as root:
         os.environ["TLKIT_CACHE"] = str(Path(root) / "cache")
-        expected, done = [], 0
+        expected, lasted, done = [], 0.0, 0
         for number in range(1 + arguments.kills):
             name = f"killed-{number}" if number else "undisturbed"
             folder = Path(root) / name
             folder.mkdir()
             started = time.perf_counter()
-            most = MOST_STEPS if arguments.from_run else 4
-            num_kills = (
-                min(KILLS_A_RUN if arguments.from_run else arguments.kills, arguments.kills - done)
-                if number
-                else 0
-            )
-            moments = iter([generator.randint(1, most) for _ in range(num_kills)])
-            killed = run_until_done(folder, moments, options)
+            at_most = KILLS_A_RUN if arguments.from_run else arguments.kills
+            num_kills = min(at_most, arguments.kills - done) if number else 0
+            if arguments.from_run:  # anywhere from its start to where the undisturbed one ended
+                moments = [(0, lasted * generator.uniform(0.1, 1)) for _ in range(num_kills)]
+            else:
+                moments = [
+                    (generator.randint(1, 4), generator.uniform(0, 4 * PAUSE))
+                    for _ in range(num_kills)
+                ]
+            killed = run_until_done(folder, iter(moments), options)
             done += killed
-            print(f"{name}: {killed} kills, {time.perf_counter() - started:.0f} s", flush=True)
+            seconds = time.perf_counter() - started
+            print(f"{name}: {killed} kills, {seconds:.0f} s", flush=True)
             found = outcome_of(folder)
             if not number:
-                expected = found
+                expected, lasted = found, seconds
                 continue
             differing = sum(not np.array_equal(a, b) for a, b in zip(expected, found, strict=True))
             print(f"{differing} of {len(expected)} weights differ", flush=True)
