@@ -150,6 +150,7 @@ def _checked(dataset: tf.data.Dataset, passing: _Passing) -> tf.data.Dataset:
     if first is None:
         raise DataError(f"`{argument}` must hold images. Received: none. Give some, or None.")
     inputs, *others = _parts(first)
+    own_rank = inputs.shape.rank
     inputs = _in_rank(inputs, len(spec.input_shape))
     is_float = inputs.dtype.is_floating
     values = [value.numpy() for value in values_of(inputs)]
@@ -161,6 +162,7 @@ def _checked(dataset: tf.data.Dataset, passing: _Passing) -> tf.data.Dataset:
     @tf.autograph.experimental.do_not_convert
     def pass_by(*elements: Any) -> Any:
         inputs, *others = _parts(elements if len(elements) > 1 else elements[0])
+        inputs.set_shape([None] * own_rank)
         inputs = _in_rank(inputs, len(spec.input_shape))
         asked = [*values_of(inputs), *others]
         done = tf.numpy_function(
