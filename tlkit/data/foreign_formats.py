@@ -38,6 +38,8 @@ _BY_MAGIC: dict[bytes, tuple[str, str]] = {
     b"FUJIFILMCCD-RAW": (_RAW, _DEVELOP),
     b"FOVb": (_RAW, _DEVELOP),
     b"\0MRM": (_RAW, _DEVELOP),
+    b"\2\0\0\0UL": ("DICOM", _WITH_PYDICOM),
+    b"\x08\0\5\0CS": ("DICOM", _WITH_PYDICOM),
     b"8BPS": ("Photoshop (PSD)", _WITH_PILLOW),
     b"\xff\x0a": ("JPEG XL", _WITH_MAGICK),
     b"\0\0\0\x0cJXL ": ("JPEG XL", _WITH_MAGICK),
