@@ -114,6 +114,7 @@ class Run(ShownAsText):
         import keras
 
         from tlkit.models.random_state import seed_random_layers
+        from tlkit.models.trainable import note_as_left
 
         file = self.path / "model.keras"
         if not file.is_file():
@@ -126,6 +127,7 @@ class Run(ShownAsText):
         except _DAMAGE as error:
             raise not_whole(self.path, file.name, "damaged") from error
         seed_random_layers(model, self.record["seed"])
+        note_as_left(model)
         return model
 
     def __str__(self) -> str:

@@ -7,7 +7,7 @@ import tlkit
 from tlkit.errors import ArgumentError
 from tlkit.models.assembly import build_classifier
 from tlkit.models.catalogue import find_backbone
-from tlkit.models.graph import NOMINAL_SIZE, find_cuts
+from tlkit.models.cuts import NOMINAL_SIZE, find_cuts
 from tlkit.models.groups import cut_before, cuts, layer_groups, resolve_group, set_trainable
 from tlkit.models.heads import feature_cut, head_from_features
 from tlkit.models.surgery import add_classes, new_layers, widen_layer

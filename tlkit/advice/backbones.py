@@ -24,6 +24,7 @@ from tlkit.errors import ArgumentError, WeightsError, check_seed
 from tlkit.evaluation.intervals import Interval
 from tlkit.models.assembly import build_classifier
 from tlkit.models.catalogue import find_backbone
+from tlkit.models.flattening import below
 from tlkit.models.heads import feature_cut
 from tlkit.progress import bar
 from tlkit.showing import ShownAsText
@@ -329,7 +330,7 @@ def _candidate(
     megabytes = _saved_bytes(model) / _MEGABYTE
     if max_megabytes is not None and megabytes > max_megabytes:
         return f"{megabytes:,.1f} MB, above max_megabytes={max_megabytes:g}"
-    part = FrozenPart(keras.Model(model.inputs[0], feature_cut(model)))
+    part = FrozenPart(below(model, feature_cut(model)))
     shape = tuple(model.input_shape[1:])
     milliseconds = 1000 * seconds_per_image(part.float32, shape, part.input_dtype)
     if max_milliseconds is not None and milliseconds > max_milliseconds:

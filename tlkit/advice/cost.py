@@ -16,6 +16,7 @@ from tlkit.data.images import ImageData, ImageSplit
 from tlkit.distribution.strategies import check_one_device
 from tlkit.errors import ArgumentError, check_choice, check_count
 from tlkit.evaluation.names import num_classes_of
+from tlkit.models.flattening import above, below
 from tlkit.models.groups import cut_before, resolve_group, set_trainable
 from tlkit.models.heads import feature_cut, head_kind
 from tlkit.showing import ShownAsText
@@ -199,7 +200,7 @@ def estimate_cost(
     )
     cut = cut_before(model, groups[first].name) if is_stored and first else None
     if cut is not None and data is not None and not solves_head:
-        part = FrozenPart(keras.Model(model.inputs[0], cut))
+        part = FrozenPart(below(model, cut))
         wanted, room = bytes_and_room(part, _num_images(data, views), cache)
         if wanted > room:
             is_stored, cut = False, None
@@ -299,7 +300,7 @@ def _step(
         num_trainable = set_trainable(model, unfreeze).num_trainable
         if not is_timed:
             return num_trainable, None
-        trained = model if cut is None else keras.Model(cut, model.outputs[0])
+        trained = model if cut is None else above(model, cut)
         trainee = hooked(trained)
         optimizer = LayerwiseAdamW(1e-6, multipliers={})
         trainee.compile(
@@ -321,7 +322,7 @@ def _labels(model: keras.Model, batch_size: int) -> np.ndarray:
 
 def _forward(model: keras.Model, tensor: keras.KerasTensor, batch_size: int) -> Timed:
     """The time of one image; tracing and freezing the graph come before the first."""
-    part = FrozenPart(keras.Model(model.inputs[0], tensor))
+    part = FrozenPart(below(model, tensor))
     values = np.random.default_rng(0).integers(0, 256, (batch_size, *model.input_shape[1:]))
     images = tf.cast(values, part.input_dtype)
     return timed(lambda: part.float32(images).numpy(), _LEAST_SECONDS).shared_by(batch_size)

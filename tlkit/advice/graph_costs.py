@@ -9,6 +9,7 @@ import keras
 
 from tlkit.errors import ArgumentError
 from tlkit.models.boundaries import segment
+from tlkit.models.flattening import flat
 from tlkit.models.graph import (
     inner_nodes,
     is_nested,
@@ -100,7 +101,7 @@ def peak_activations(model: keras.Model) -> int:
         50
     """
     _check_size(model)
-    _, output = model_ends(model)
+    output = flat(model).output
     nodes = sorted_nodes(output)
     readers = Counter(
         key for node in nodes for key in {id(tensor) for tensor in node.input_tensors}
@@ -128,7 +129,7 @@ def _check_size(model: keras.Model) -> None:
 
 
 def _nodes(model: keras.Model) -> list[Any]:
-    return sorted_nodes(model_ends(model)[1])
+    return sorted_nodes(flat(model).output)
 
 
 def _num_values(node: Any) -> int:

@@ -22,6 +22,7 @@ from tlkit.evaluation.rejection import (
     novelty,
     unit_vectors,
 )
+from tlkit.models.flattening import below
 from tlkit.models.heads import feature_cut, head_kind
 from tlkit.showing import ShownAsText
 from tlkit.training.features import Features, extract_features
@@ -207,7 +208,7 @@ def measure_rejection(
 
 
 def _part_of(model: keras.Model) -> FrozenPart:
-    return FrozenPart(keras.Model(model.input, feature_cut(model)))
+    return FrozenPart(below(model, feature_cut(model)))
 
 
 def _novelties(features: Features, neighbours: np.ndarray, num_neighbours: int) -> np.ndarray:

@@ -14,7 +14,8 @@ from tlkit.advice.sampling import check_no_lone_class, sample_rows
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.errors import ArgumentError, check_count, check_seed
 from tlkit.evaluation.intervals import Interval
-from tlkit.models.graph import model_ends, sorted_nodes
+from tlkit.models.flattening import below, flat
+from tlkit.models.graph import sorted_nodes
 from tlkit.models.groups import group_layers, layer_groups
 from tlkit.models.heads import feature_cut
 from tlkit.showing import ShownAsText
@@ -199,7 +200,7 @@ def statistic_distances(model: keras.Model, split: ImageSplit) -> dict[str, floa
     }
     nodes = [
         node
-        for node in sorted_nodes(model_ends(model)[1])
+        for node in sorted_nodes(flat(model).output)
         if isinstance(node.operation, keras.layers.BatchNormalization)
     ]
     if not nodes:
@@ -220,7 +221,7 @@ def _moments(
     model: keras.Model, nodes: list[Any], split: ImageSplit
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Mean and variance of each channel that each node reads, over all images and positions."""
-    inputs = keras.Model(model.inputs[0], [node.input_tensors[0] for node in nodes])
+    inputs = below(model, [node.input_tensors[0] for node in nodes])
     axes = [node.operation.axis for node in nodes]
 
     dtype = model.inputs[0].dtype
@@ -267,7 +268,7 @@ def _hellinger(
 def _probe(
     model: keras.Model, split: ImageSplit, seed: int, cache: str | os.PathLike[str] | None
 ) -> ProbeScore:
-    part = FrozenPart(keras.Model(model.inputs[0], feature_cut(model)))
+    part = FrozenPart(below(model, feature_cut(model)))
     features = extract_features(part, split, exact=False, cache=cache)
     return probe(features.load(), features.labels, groups=features.groups, seed=seed)
 

@@ -22,11 +22,12 @@ from tlkit.evaluation.checks import check_targets
 from tlkit.evaluation.data_checks import check_images
 from tlkit.evaluation.reports import EvaluationReport
 from tlkit.models.composition import read
-from tlkit.models.groups import TrainableReport, set_trainable
+from tlkit.models.groups import TrainableReport, choose_trainable, group_layers
 from tlkit.models.heads import head_kind, outputs_logits
 from tlkit.models.new_classes import check_new_names, find_head
 from tlkit.models.signature import signature
 from tlkit.models.surgery import add_classes
+from tlkit.models.trainable import note_as_left, set_flag
 from tlkit.training.features import extract_features
 from tlkit.training.frozen import FrozenPart
 from tlkit.training.movement import relative_movement, weights_by_group
@@ -283,11 +284,11 @@ def _check_head(model: keras.Model) -> None:
 
 def _let_train(grown: keras.Model, layers: Sequence[keras.layers.Dense]) -> TrainableReport:
     """Lets the newest classes' layers train and nothing else, and reports that."""
-    report = set_trainable(grown, "head")
+    report = choose_trainable(grown, "head")
     new = {layer.name for layer in layers}
-    for layer in grown.layers:
-        if layer.name in report.layers and layer.name not in new:
-            layer.trainable = False
+    for layer in group_layers(grown)[-1]:
+        set_flag(layer, layer.trainable and layer.name in new)
+    note_as_left(grown)
     num_trainable = sum(layer.count_params() for layer in layers)
     return replace(
         report,

@@ -12,6 +12,7 @@ from tlkit.continual.weight_anchor import Together, WeightAnchor, anchors_in, ch
 from tlkit.errors import ArgumentError, as_tuple, check_choice, did_you_mean
 from tlkit.models.graph import check_model, parameters
 from tlkit.models.groups import group_layers, layer_groups
+from tlkit.models.variable_names import variable_names
 from tlkit.training.resume import ESTIMATE
 from tlkit.training.step import StepHook
 
@@ -218,13 +219,13 @@ def anchor_weights(
                 f"Received: importance={importance!r}. Give what "
                 "tlkit.estimate_importance(model, data) returned."
             )
-        chosen, notes = with_importance(chosen, importance)
+        chosen, notes = with_importance(model, chosen, importance)
     else:
         notes = []
-    values = dict(importance or {})
+    values, names = dict(importance or {}), variable_names(model)
     held = {
         group: [
-            (variable, WeightAnchor(strength, variable.numpy(), values.get(variable.path)))
+            (variable, WeightAnchor(strength, variable.numpy(), values.get(names[id(variable)])))
             for variable in variables
         ]
         for group, variables in chosen.items()
@@ -287,22 +288,28 @@ def _parameters_by_group(model: keras.Model) -> dict[str, list[keras.Variable]]:
 
 
 def with_importance(
-    chosen: Mapping[str, Sequence[keras.Variable]], importance: Mapping[str, np.ndarray]
+    model: keras.Model,
+    chosen: Mapping[str, Sequence[keras.Variable]],
+    importance: Mapping[str, np.ndarray],
 ) -> tuple[dict[str, list[keras.Variable]], list[str]]:
     """Returns the weights to hold without those of the head that the importance does not know.
 
     Raises:
         ArgumentError: It does not know another weight, or none at all.
     """
+    names = variable_names(model)
+    shapes = {
+        id(v): _shape(importance, names[id(v)]) for variables in chosen.values() for v in variables
+    }
     fitting = {
-        group: [v for v in variables if _shape(importance, v) == tuple(v.shape)]
+        group: [v for v in variables if shapes[id(v)] == tuple(v.shape)]
         for group, variables in chosen.items()
     }
     foreign = [
-        f"{v.path} {tuple(v.shape)} (importance: {_shape(importance, v) or 'none'})"
+        f"{names[id(v)]} {tuple(v.shape)} (importance: {shapes[id(v)] or 'none'})"
         for group, variables in chosen.items()
         for v in variables
-        if group != _HEAD and _shape(importance, v) != tuple(v.shape)
+        if group != _HEAD and shapes[id(v)] != tuple(v.shape)
     ]
     if foreign:
         more = f" and {len(foreign) - _NUM_LISTED} more" if len(foreign) > _NUM_LISTED else ""
@@ -319,7 +326,7 @@ def with_importance(
             f"{_listed(importance)}, of which nothing fits the head. Estimate it on this model "
             "(tlkit.estimate_importance), or name other `groups`."
         )
-    left_out = [v.path for v in chosen.get(_HEAD, []) if id(v) not in fits]
+    left_out = [names[id(v)] for v in chosen.get(_HEAD, []) if id(v) not in fits]
     notes = []
     if left_out:
         notes.append(
@@ -336,10 +343,8 @@ def _listed(importance: Mapping[str, np.ndarray]) -> str:
     return "; ".join(first) + (f" and {more} more" if more else "")
 
 
-def _shape(
-    importance: Mapping[str, np.ndarray], variable: keras.Variable
-) -> tuple[int, ...] | None:
-    values = importance.get(variable.path)
+def _shape(importance: Mapping[str, np.ndarray], name: str) -> tuple[int, ...] | None:
+    values = importance.get(name)
     return None if values is None else tuple(np.shape(values))
 
 

@@ -11,8 +11,10 @@ from tlkit.continual.expansion_reports import LayerDrift
 from tlkit.continual.expansion_steps import fit_task, task_model
 from tlkit.data.images import ImageData
 from tlkit.models.composition import SEPARABLE, Composition, read
+from tlkit.models.graph import with_nested
 from tlkit.models.rebuild import build
 from tlkit.models.surgery import widenable_layers
+from tlkit.models.trainable import set_flag
 
 
 def probe_drift(
@@ -27,8 +29,8 @@ def probe_drift(
     Every layer but batch normalisation trains, so that nothing is frozen that could be stored.
     """
     copy = build(read(grown))
-    for layer in copy.layers:
-        layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
+    for layer in with_nested(copy):
+        set_flag(layer, not isinstance(layer, keras.layers.BatchNormalization))
     task = task_model(copy)
     anchor = anchor_weights(task, strength, groups="all")
     fit_task(task, data, hooks=[anchor], **settings)

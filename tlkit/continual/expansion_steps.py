@@ -20,6 +20,7 @@ from tlkit.models.grown_names import GrownName
 from tlkit.models.random_state import seed_random_layers
 from tlkit.models.removing import Reach, keep_units, reach_of
 from tlkit.models.surgery import count_units, new_layers, widen_layer
+from tlkit.models.trainable import note_as_left, set_flag
 from tlkit.training.features import extract_features
 from tlkit.training.fitting import Batches, fit_model
 from tlkit.training.frozen import FrozenPart
@@ -132,7 +133,8 @@ def freeze_old(grown: keras.Model, first: int) -> None:
     """Lets what was added from the classes on train, and nothing else."""
     new = {id(layer) for layer in new_layers(grown, since=first)}
     for layer in grown.layers:
-        layer.trainable = id(layer) in new
+        set_flag(layer, id(layer) in new)
+    note_as_left(grown)
 
 
 def weights_by_age(grown: keras.Model, first: int) -> dict[str, list[np.ndarray]]:

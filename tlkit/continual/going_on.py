@@ -15,6 +15,7 @@ from tlkit.continual.strength import choose_anchor
 from tlkit.continual.strength_reports import StrengthReport
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.evaluation.metrics import evaluate
+from tlkit.models.variable_names import variable_names
 from tlkit.showing import ShownAsText
 
 
@@ -108,8 +109,9 @@ def importance_of_old(
     """
     images = data.train if old is None else old.learned
     found = estimate_importance(model, images, method=method)
+    names = variable_names(model)
     return normalize_importance(
-        found, [v.path for some in anchorable(model).values() for v in some]
+        found, [names[id(v)] for some in anchorable(model).values() for v in some]
     )
 
 

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from tlkit.models.composition import Call, read
+from tlkit.models.flattening import below, flat_tensor, joined
 from tlkit.models.heads import feature_cut
 from tlkit.models.new_classes import find_head
 from tlkit.models.surgery import newest_classes
@@ -25,7 +26,7 @@ def read_by_head(model: keras.Model) -> list[keras.KerasTensor]:
     """
     tensors: dict[int, keras.KerasTensor] = {}
     for (part, _), piece in sorted(_head(model).pieces.items(), key=lambda item: item[0]):
-        tensors.setdefault(part, piece.operation.input)
+        tensors.setdefault(part, flat_tensor(model, piece.operation.input))
     return list(tensors.values())
 
 
@@ -57,7 +58,7 @@ def below_head(model: keras.Model) -> keras.Model:
     """Returns what computes from pixels the features that are stored of each picture."""
     cuts = _cuts(model)
     together = cuts[0] if len(cuts) == 1 else keras.layers.Concatenate()(cuts)
-    return keras.Model(model.inputs[0], together)
+    return below(model, together)
 
 
 def computed(model: keras.Model, tensor: keras.KerasTensor, rows: np.ndarray) -> np.ndarray:
@@ -68,14 +69,14 @@ def computed(model: keras.Model, tensor: keras.KerasTensor, rows: np.ndarray) ->
         tensor: What its head computes, or what `read_by_head` returned.
         rows: What `below_head` computes.
     """
-    cuts = _cuts(model)
+    cuts, tensor = _cuts(model), flat_tensor(model, tensor)
     parts = [rows]
     if len(cuts) > 1:
         parts = np.split(rows, np.cumsum([cut.shape[-1] for cut in cuts])[:-1], axis=-1)
     for cut, part in zip(cuts, parts, strict=True):
         if cut is tensor:
             return part
-    head = keras.Model(cuts if len(cuts) > 1 else cuts[0], tensor)
+    head = joined(cuts if len(cuts) > 1 else cuts[0], tensor)
     found = []
     for start in range(0, len(rows), _BATCH_SIZE):
         batch = [part[start : start + _BATCH_SIZE] for part in parts]

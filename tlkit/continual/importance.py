@@ -18,6 +18,7 @@ from tlkit.distribution.strategies import check_one_device
 from tlkit.errors import ArgumentError, check_choice, check_count, check_seed, check_unit
 from tlkit.evaluation.data_checks import Images, Labels, check_images
 from tlkit.models.heads import head_kind, outputs_logits
+from tlkit.models.variable_names import variable_names
 from tlkit.showing import ShownAsText
 from tlkit.training.objective import targets_of
 
@@ -28,6 +29,9 @@ _SMALLEST = 1e-7
 @dataclass(frozen=True, eq=False)
 class Importance(ShownAsText, Mapping[str, np.ndarray]):
     """The importance of every weight: a mapping from a variable's path to an array of its shape.
+
+    Where layers of several nested models have the same paths, the names of those models come first
+    (`left/conv/kernel`), see `tlkit.models.variable_names`.
 
     Attributes:
         values_by_path: The arrays, float32, 0 or more.
@@ -132,12 +136,13 @@ def estimate_importance(
             "`dataset` must hold at least one image. Received: none. Give the pictures that the "
             "model has learned."
         )
+    names = variable_names(model)
     notes: tuple[str, ...] = ()
     if sums.not_vectorized:
         notes = (f"one sample after the other, in a compiled loop: {sums.not_vectorized}",)
     return Importance(
         {
-            variable.path: (total / sums.num_samples).numpy()
+            names[id(variable)]: (total / sums.num_samples).numpy()
             for variable, total in zip(variables, sums.totals, strict=True)
         },
         method=method,

@@ -12,6 +12,7 @@ from tlkit.errors import ArgumentError, check_unit
 from tlkit.evaluation.data_checks import check_images
 from tlkit.evaluation.metrics import evaluate
 from tlkit.models.graph import check_model
+from tlkit.models.variable_names import variable_names
 from tlkit.showing import ShownAsText
 
 DEFAULT_ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -82,9 +83,9 @@ def interpolate_weights(old: keras.Model, new: keras.Model, alpha: float) -> ker
         Wortsman et al. (2022), https://arxiv.org/abs/2109.01903, equation 1.
     """
     check_unit("alpha", alpha)
-    _check_same_weights(old, new)
+    ends = _same_weights(old, new)
     between = keras.models.clone_model(new)
-    _set_between(between, old.get_weights(), new.get_weights(), alpha)
+    _set_between(between, *ends, alpha)
     return between
 
 
@@ -124,11 +125,10 @@ def sweep_interpolation(
         )
     for alpha in alphas:
         check_unit("alphas", alpha)
-    _check_same_weights(old, new)
+    ends = _same_weights(old, new)
     for name, split in splits.items():
         check_images(f"splits[{name!r}]", split, new)
     between = keras.models.clone_model(new)
-    ends = old.get_weights(), new.get_weights()
     accuracies: dict[str, list[float]] = {name: [] for name in splits}
     for alpha in alphas:
         _set_between(between, *ends, alpha)
@@ -159,16 +159,19 @@ def _between(old: np.ndarray, new: np.ndarray, alpha: float) -> np.ndarray:
     return ((1 - alpha) * old.astype(np.float64) + alpha * new.astype(np.float64)).astype(old.dtype)
 
 
-def _check_same_weights(old: keras.Model, new: keras.Model) -> None:
+def _same_weights(old: keras.Model, new: keras.Model) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Returns the values of both models' weights, those of the same name side by side.
+
+    Raises:
+        ArgumentError: The weights do not correspond.
+    """
     for name, model in (("old", old), ("new", new)):
         check_model(name, model)
-    here, there = (
-        {weight.path: tuple(weight.shape) for weight in model.weights} for model in (old, new)
-    )
+    here, there = _weights_by_name(old), _weights_by_name(new)
     differing = [
-        f"{path} {here.get(path, 'missing')} and {there.get(path, 'missing')}"
-        for path in {**here, **there}
-        if here.get(path) != there.get(path)
+        f"{name} {_shape(here.get(name))} and {_shape(there.get(name))}"
+        for name in {**here, **there}
+        if _shape(here.get(name)) != _shape(there.get(name))
     ]
     if differing:
         more = f" and {len(differing) - _NUM_LISTED} more" if len(differing) > _NUM_LISTED else ""
@@ -177,3 +180,13 @@ def _check_same_weights(old: keras.Model, new: keras.Model) -> None:
             f"{'; '.join(differing[:_NUM_LISTED])}{more}. Interpolate between a model and what "
             "fine-tuning made of a copy of it."
         )
+    return [here[name].numpy() for name in there], [there[name].numpy() for name in there]
+
+
+def _weights_by_name(model: keras.Model) -> dict[str, keras.Variable]:
+    names = variable_names(model)
+    return {names[id(weight)]: weight for weight in model.weights}
+
+
+def _shape(weight: keras.Variable | None) -> str:
+    return "missing" if weight is None else str(tuple(weight.shape))

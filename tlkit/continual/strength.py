@@ -27,6 +27,7 @@ from tlkit.data.images import ImageData, ImageSplit
 from tlkit.errors import ArgumentError, check_choice, check_count, check_fraction, did_you_mean
 from tlkit.evaluation.data_checks import Images
 from tlkit.models.heads import head_kind
+from tlkit.models.variable_names import variable_names
 from tlkit.training.criterion import criterion_for, score_on
 from tlkit.training.fine_tuning import check_fine_tuning, fine_tune
 from tlkit.training.head import is_trained, train_head
@@ -127,7 +128,7 @@ def choose_anchor(
     if isinstance(importance, str):
         check_choice("importance", importance, WITHOUT_TRAINING)
     elif importance is not None:
-        with_importance(anchorable(model, groups), importance)
+        with_importance(model, anchorable(model, groups), importance)
     anchorable(model, groups)
     _check_keywords(fine_tuning)
     given: dict[str, Any] = {"validation": validation, "seed": seed, "cache": cache}
@@ -221,8 +222,9 @@ def _importance_of(
         importance = estimate_importance(
             model, data if old_data is None else old_data, method=importance
         )
-    held, _ = with_importance(anchorable(model, groups), importance)
-    return normalize_importance(importance, [v.path for some in held.values() for v in some])
+    held, _ = with_importance(model, anchorable(model, groups), importance)
+    names = variable_names(model)
+    return normalize_importance(importance, [names[id(v)] for some in held.values() for v in some])
 
 
 def _check_keywords(given: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tlkit.continual.anchors import anchorable, anchors_of
 from tlkit.errors import ArgumentError, check_positive
+from tlkit.models.variable_names import variable_names
 from tlkit.training.step import StepHook
 
 DEFAULT_DAMPING = 0.1
@@ -50,6 +51,7 @@ class SynapticPath(StepHook):
         self.damping = damping
         weights = [v for some in anchorable(model, "all").values() for v in some]
         self._weights = weights
+        self._names = variable_names(model)
         self._start = [_like(weight, weight.numpy()) for weight in weights]
         self._before = [_like(weight, weight.numpy()) for weight in weights]
         self._gradient = [_like(weight, 0.0) for weight in weights]
@@ -76,7 +78,7 @@ class SynapticPath(StepHook):
     def importance(self) -> dict[str, np.ndarray]:
         """Returns the importance by path, as it is now."""
         return {
-            weight.path: np.maximum(
+            self._names[id(weight)]: np.maximum(
                 path.numpy() / ((weight.numpy() - start.numpy()) ** 2 + self.damping), 0.0
             ).astype(np.float32)
             for weight, path, start in zip(self._weights, self._path, self._start, strict=True)

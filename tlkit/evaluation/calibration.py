@@ -23,6 +23,7 @@ from tlkit.evaluation.outputs import (
     probabilities_from,
 )
 from tlkit.evaluation.reliability import MIN_IMAGES, Reliability, measure_reliability
+from tlkit.models.flattening import flat
 from tlkit.models.graph import model_ends, producing_node
 from tlkit.models.heads import head_kind, outputs_logits
 from tlkit.showing import ShownAsText
@@ -330,7 +331,7 @@ def _last_dense(model: keras.Model) -> keras.layers.Dense:
 
 def _ending(model: keras.Model) -> tuple[keras.layers.Dense | None, keras.Operation]:
     """The Dense layer that gives the logits, if there is one, and what the model ends in."""
-    node = producing_node(model_ends(model)[1])
+    node = producing_node(flat(model).output)
     while isinstance(node.operation, keras.Model):
         node = producing_node(model_ends(node.operation)[1])
     last = node.operation

@@ -26,6 +26,7 @@ from tlkit.evaluation.pictures import (
 )
 from tlkit.evaluation.prediction import image_size_of
 from tlkit.evaluation.reports import EvaluationReport
+from tlkit.models.flattening import below, flat
 from tlkit.models.graph import producing_node
 from tlkit.models.groups import cut_before
 from tlkit.models.heads import head_kind, outputs_logits
@@ -238,7 +239,7 @@ def class_maps(
     Raises:
         ArgumentError: The model has no map of rows and columns before its head.
     """
-    both = keras.Model(model.inputs[0], [_last_map(model), model.outputs[0]])
+    both = below(model, [_last_map(model), flat(model).output])
     images = tf.cast(pixels, model.inputs[0].dtype)
     with tf.GradientTape() as tape:
         tape.watch(images)  # whatever is frozen: the tape must see how the outputs come about

@@ -16,7 +16,7 @@ from scipy.stats import beta
 from tlkit.errors import ArgumentError, DataError, RunError, check_fraction
 from tlkit.evaluation.intervals import Interval
 from tlkit.files import written_aside
-from tlkit.models.graph import model_ends
+from tlkit.models.flattening import below, flat
 from tlkit.models.heads import feature_cut
 from tlkit.models.signature import signature
 from tlkit.showing import ShownAsText
@@ -216,8 +216,7 @@ def novelty(
 
 def with_features(model: keras.Model) -> keras.Model:
     """Returns the model with two outputs: the features that its head reads, and its own."""
-    inputs, output = model_ends(model)
-    return keras.Model(inputs, [feature_cut(model), output])
+    return below(model, [feature_cut(model), flat(model).output])
 
 
 def check_rejection(rejection: Rejection, model: keras.Model) -> Rejection:
@@ -231,7 +230,7 @@ def check_rejection(rejection: Rejection, model: keras.Model) -> Rejection:
             "`rejection` must be what `fit_rejection` returned. Received: an object of type "
             f"{type(rejection).__name__}."
         )
-    if signature(keras.Model(model_ends(model)[0], feature_cut(model))) != rejection.signature:
+    if signature(below(model, feature_cut(model))) != rejection.signature:
         raise ArgumentError(
             "`rejection` must have been fitted to this model as it is below its head. Received: "
             "one of other features. Call `fit_rejection(model, data)` again after training."

@@ -10,7 +10,8 @@ import keras
 import numpy as np
 
 from tlkit.errors import ArgumentError
-from tlkit.models.graph import Cut, find_cuts, parameters, with_nested
+from tlkit.models.cuts import Cut, find_cuts
+from tlkit.models.graph import parameters, with_nested
 
 SIZE_MARGIN = 2  # a cut up to this much larger than the smallest still counts as small
 NAME_SHARE = 0.8  # of a group's layers that must share a prefix for it to be the group's name

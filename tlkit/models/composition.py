@@ -16,6 +16,7 @@ import numpy as np
 from tlkit.errors import ArgumentError
 from tlkit.models.graph import model_ends, sorted_nodes
 from tlkit.models.grown_names import GrownName, grown_name_of, take_apart
+from tlkit.models.trainable import are_set_by_hand
 
 CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
@@ -135,11 +136,13 @@ class Composition:
         name: The model's name.
         calls: Each after those it reads.
         output: What the model returns.
+        has_flags: Whether someone has set its layers' `trainable` flags by hand.
     """
 
     name: str
     calls: list[Call]
     output: Ref
+    has_flags: bool = False
 
     def parts_at(self, ref: Ref) -> list[int]:
         """Returns the parts that an output has, 0 first."""
@@ -219,7 +222,8 @@ def read(model: keras.Model) -> Composition:
             call.activation = call.operation.get_config()["activation"]
     for node, name in beside:
         _attach(node, name, calls[name.base])
-    return Composition(model.name, in_order, _ref_of(output, refs, model))
+    has_flags = are_set_by_hand(model)
+    return Composition(model.name, in_order, _ref_of(output, refs, model), has_flags)
 
 
 def _attach(node: Any, name: GrownName, call: Call) -> None:

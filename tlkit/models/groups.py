@@ -2,19 +2,24 @@
 
 from dataclasses import dataclass
 from math import prod
-from numbers import Integral
 
 import keras
 
-from tlkit.errors import ArgumentError, check_choice, did_you_mean
-from tlkit.models.boundaries import Segmentation, name_groups, segment
-from tlkit.models.composition import read
-from tlkit.models.graph import count_parameters, find_cuts, with_nested
-from tlkit.models.grown_names import grown_name_of
+from tlkit.errors import ArgumentError, check_choice
+from tlkit.models.boundaries import name_groups, segment
+from tlkit.models.cuts import find_cuts
+from tlkit.models.flattening import flat
+from tlkit.models.graph import count_parameters, parameters, with_nested
+from tlkit.models.group_choice import (
+    AS_IS,
+    NEW,
+    first_group,
+    index_of,
+    members_of,
+    newest_layers,
+)
+from tlkit.models.trainable import Flags, note_as_left, set_flag
 from tlkit.showing import ShownAsText
-
-NEW = "new"
-"""Stands for what was added last, where a group could be named."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,9 @@ class LayerGroup(ShownAsText):
     Attributes:
         name: "head" for the last group; the prefix its layers share (`block5`), else `group_N`,
             N counted from the input.
-        layers: Names of its layers, input side first. Every layer is in exactly one group.
+        layers: Names of its layers, input side first. Every layer is in exactly one group. Layers
+            of nested models stand here like those of the model; where several bear one name, with
+            the nested model's before it (`base/conv1`).
         num_parameters: Number of values in the weights of its layers.
         boundary: Name of the layer (or operation) whose output is the cut this group ends with.
     """
@@ -48,7 +55,7 @@ class TrainableReport(ShownAsText):
     Attributes:
         groups: Names of the groups with something that trains, input side first.
         frozen_groups: Names of the others.
-        layers: Names of the layers with something that trains.
+        layers: Names of the layers with something that trains, as in `LayerGroup`.
         num_trainable: Number of values that training moves.
         num_frozen: Number of values in weights that it does not (moving averages of batch
             normalisation count here even where they are updated).
@@ -84,7 +91,9 @@ def layer_groups(model: keras.Model) -> tuple[LayerGroup, ...]:
     last cut with positions, from the global pooling or flattening on.
 
     A model that has grown (`add_classes`, `widen_layer`, `expand`) has the groups that it had
-    before; what was added is in the group of the layer that it stands beside.
+    before; what was added is in the group of the layer that it stands beside. Of models nested in
+    it (`Sequential([base, Flatten(), Dense(2)])`) the layers count, as if they stood in the model
+    itself; a nested model with a `call` of its own counts as one layer.
 
     Args:
         model: A functional model.
@@ -102,12 +111,12 @@ def layer_groups(model: keras.Model) -> tuple[LayerGroup, ...]:
         ['stage1', 'stage2', 'stage3', 'head']
     """
     segmentation = segment(model)
-    members = _members(segmentation)
-    names = name_groups(members)
+    members = members_of(segmentation)
+    names, layer_names = name_groups(members), flat(model).names
     return tuple(
         LayerGroup(
             name=name,
-            layers=tuple(layer.name for layer in layers),
+            layers=tuple(layer_names[id(layer)] for layer in layers),
             num_parameters=count_parameters(layers),
             boundary=segmentation.cuts[end].operation.name,
         )
@@ -119,7 +128,8 @@ def cuts(model: keras.Model) -> list[keras.KerasTensor]:
     """Returns the tensors that every path from input to output crosses, input and output included.
 
     `keras.Model(model.input, cut)` is the part before a cut, `keras.Model(cut, model.output)` the
-    part behind it; nothing else connects the two.
+    part behind it; nothing else connects the two. Where models are nested in it, the parts are
+    `tlkit.models.flattening.below(model, cut)` and `above(model, cut)`.
 
     Raises:
         ArgumentError: The model is not functional, or has several inputs or outputs.
@@ -153,7 +163,7 @@ def cut_before(model: keras.Model, group_name: str) -> keras.KerasTensor:
         (None, 16, 16, 48)
     """
     segmentation = segment(model)
-    group = _resolve(name_groups(_members(segmentation)), group_name, "group_name")
+    group = index_of(name_groups(members_of(segmentation)), group_name, "group_name")
     return segmentation.whole_cut(segmentation.starts[group]).tensor
 
 
@@ -162,12 +172,12 @@ def resolve_group(model: keras.Model, unfreeze: str | int) -> int:
 
     Args:
         model: A functional model.
-        unfreeze: A group's name, "head", "all", "new", or a number of groups counted from the
-            output (1 is the head).
+        unfreeze: A group's name, "head", "all", "new", "as_is", or a number of groups counted from
+            the output (1 is the head).
 
     Raises:
         ArgumentError: There is no such group; near matches and all groups are given. Or nothing
-            was added to the model that "new" could mean.
+            was added to the model that "new" could mean, or nothing trains as it is.
 
     Example:
         >>> import tlkit
@@ -176,11 +186,7 @@ def resolve_group(model: keras.Model, unfreeze: str | int) -> int:
         >>> resolve_group(model, 2), resolve_group(model, "head"), resolve_group(model, "all")
         (2, 3, 0)
     """
-    members = _members(segment(model))
-    if unfreeze == NEW:
-        new = {id(layer) for layer in _newest_layers(model)}
-        return min(i for i, layers in enumerate(members) if any(id(one) in new for one in layers))
-    return _resolve(name_groups(members), unfreeze, "unfreeze")
+    return first_group(model, members_of(segment(model)), unfreeze)
 
 
 def set_trainable(
@@ -188,20 +194,23 @@ def set_trainable(
 ) -> TrainableReport:
     """Lets a group and all after it train, freezes the rest, and reports what will move.
 
-    A compiled model must be compiled again before it trains.
+    It reaches into nested models. What it sets counts as set by hand: `fine_tune` keeps to it
+    unless told otherwise. A compiled model must be compiled again before it trains.
 
     Args:
         model: A functional model; its layers are changed in place.
         unfreeze: A group's name, "head", "all", or a number of groups counted from the output (1
             is the head). Of a model that has grown, "new": what the last `add_classes` added, and
             all that was added after it, wherever it stands, and nothing else (without added classes
-            all that was added). What grew in isolation then never moves an old output.
+            all that was added). What grew in isolation then never moves an old output. "as_is":
+            what trains by the layers' `trainable` flags, which are left as they are.
         batch_norm: "frozen" freezes batch normalisation everywhere, which then also computes with
-            its moving averages during training; "train" lets it train in the groups that do.
+            its moving averages during training; "train" lets it train in the groups that do. Of no
+            effect with "as_is".
 
     Raises:
         ArgumentError: There is no such group, or it has nothing that could train; nothing was
-            added that "new" could mean. The model is unchanged then.
+            added that "new" could mean; nothing trains as it is. The model is unchanged then.
 
     Example:
         >>> import tlkit
@@ -213,49 +222,68 @@ def set_trainable(
           batch normalisation: frozen in all groups
     """
     check_choice("batch_norm", batch_norm, ("frozen", "train"))
-    members = _members(segment(model))
-    names = name_groups(members)
+    members = members_of(segment(model))
     first = resolve_group(model, unfreeze)
+    if unfreeze == AS_IS:
+        return _report(model, members, None)
     chosen = (
-        _newest_layers(model) if unfreeze == NEW else [one for g in members[first:] for one in g]
+        newest_layers(model) if unfreeze == NEW else [one for g in members[first:] for one in g]
     )
     is_chosen = {id(layer) for layer in chosen}
-    before = [(layer, layer.trainable) for layer in with_nested(model)]
+    before = Flags.of(model)
 
-    model.trainable = True  # would otherwise hide what its layers train
+    of_groups = {id(one) for layers in members for layer in layers for one in with_nested(layer)}
+    for layer in with_nested(model):  # a model round others would hide what they train
+        set_flag(layer, any(id(one) in of_groups for one in with_nested(layer)))
     for layer in (layer for layers in members for layer in layers):
-        # Each nested layer by itself: on TensorFlow, assigning the value that an attribute
-        # has already is skipped, and with it Keras's setter that would reach them
         for nested in with_nested(layer):
             is_kept = batch_norm == "frozen" and isinstance(nested, keras.layers.BatchNormalization)
-            nested.trainable = id(layer) in is_chosen and not is_kept
+            set_flag(nested, id(layer) in is_chosen and not is_kept)
 
-    has_batch_norm = any(
-        isinstance(layer, keras.layers.BatchNormalization) for layer in with_nested(model)
-    )
-    moving = {id(variable) for variable in model.trainable_variables}
-    trains = [
-        [layer for layer in layers if any(id(v) in moving for v in layer.trainable_variables)]
-        for layers in members
-    ]
-    if not trains[first]:
-        for layer, trainable in before:
-            layer.trainable = trainable
-        usable = [name for name, layers in zip(names, trains, strict=True) if layers]
+    report = _report(model, members, batch_norm)
+    names = name_groups(members)
+    if names[first] not in report.groups:
+        before.put_back()
         raise ArgumentError(
             "`unfreeze` must be a group with something that can train. "
             f"Received: unfreeze={unfreeze!r}, and the group {names[first]!r} has no such weights "
             f"(batch normalisation: {batch_norm}). "
-            f"Groups that have: {', '.join(usable) or 'none of those after it'}."
+            f"Groups that have: {', '.join(report.groups) or 'none of those after it'}."
         )
+    return report
+
+
+def choose_trainable(
+    model: keras.Model, unfreeze: str | int, *, batch_norm: str = "frozen"
+) -> TrainableReport:
+    """Does what `set_trainable` does, for a purpose of tlkit's own: not as if set by hand."""
+    report = set_trainable(model, unfreeze, batch_norm=batch_norm)
+    if unfreeze != AS_IS:
+        note_as_left(model)
+    return report
+
+
+def _report(
+    model: keras.Model, members: list[list[keras.layers.Layer]], batch_norm: str | None
+) -> TrainableReport:
+    """Says what trains as the flags are; `None` looks what batch normalisation does by them."""
+    moving = {id(variable) for variable in model.trainable_variables}
+    names, layer_names = name_groups(members), flat(model).names
+    trains = [
+        [layer for layer in layers if any(id(v) in moving for v in parameters(layer))]
+        for layers in members
+    ]
+    norms = [one for one in with_nested(model) if isinstance(one, keras.layers.BatchNormalization)]
+    if batch_norm is None:
+        batch_norm = "train" if any(layer.trainable for layer in norms) else "frozen"
     num_trainable = sum(prod(variable.shape) for variable in model.trainable_variables)
     return TrainableReport(
         groups=tuple(name for name, layers in zip(names, trains, strict=True) if layers),
         frozen_groups=tuple(name for name, layers in zip(names, trains, strict=True) if not layers),
-        layers=tuple(layer.name for layers in trains for layer in layers),
+        layers=tuple(layer_names[id(layer)] for layers in trains for layer in layers),
         num_trainable=num_trainable,
         num_frozen=model.count_params() - num_trainable,
-        batch_norm=batch_norm if has_batch_norm else "none",
+        batch_norm=batch_norm if norms else "none",
     )
 
 
@@ -269,48 +297,4 @@ def group_layers(model: keras.Model) -> tuple[tuple[keras.layers.Layer, ...], ..
         >>> [layer.name for layer in group_layers(model)[-1]]
         ['head_pool', 'head_dropout', 'logits']
     """
-    return tuple(tuple(layers) for layers in _members(segment(model)))
-
-
-def _members(segmentation: Segmentation) -> list[list[keras.layers.Layer]]:
-    """Returns the layers of each group; one without weights that is reused, in its first group."""
-    placed: set[int] = set()
-    members: list[list[keras.layers.Layer]] = []
-    for index in range(len(segmentation.ends)):
-        layers = [
-            operation
-            for operation in segmentation.operations(index)
-            if isinstance(operation, keras.layers.Layer) and id(operation) not in placed
-        ]
-        placed |= {id(layer) for layer in layers}
-        members.append(layers)
-    return members
-
-
-def _newest_layers(model: keras.Model) -> list[keras.layers.Layer]:
-    """Returns what the last classes that were added brought, and all that was added after them."""
-    names = {layer.name for layer in model.layers}
-    since = read(model).newest_classes or 1
-    new = [layer for layer in model.layers if grown_name_of(layer, names).number >= since]
-    if not new:
-        raise ArgumentError(
-            "`unfreeze` must be 'new' only where the model has layers that were added. "
-            f"Received: unfreeze='new', and model={model.name!r} has none. Add some "
-            "(tlkit.add_classes, tlkit.expand), or name a group: "
-            f"{', '.join(name_groups(_members(segment(model))))}."
-        )
-    return new
-
-
-def _resolve(names: list[str], group: str | int, argument: str) -> int:
-    if group == "all":
-        return 0
-    if isinstance(group, str) and group in names:
-        return names.index(group)
-    if isinstance(group, Integral) and not isinstance(group, bool) and 1 <= group <= len(names):
-        return len(names) - group
-    raise ArgumentError(
-        f"`{argument}` must be the name of a group, 'head', 'all', or a number of groups from 1 "
-        f"to {len(names)} counted from the output. Received: {argument}={group!r}."
-        f"{did_you_mean(group, names)} Groups, input side first: {', '.join(names)}."
-    )
+    return tuple(tuple(layers) for layers in members_of(segment(model)))

@@ -6,6 +6,7 @@ import keras
 
 from tlkit.errors import ArgumentError
 from tlkit.models.boundaries import head_feature_index, segment
+from tlkit.models.flattening import above, flat
 from tlkit.models.graph import model_ends, producing_node
 from tlkit.models.groups import group_layers
 from tlkit.models.grown_names import take_apart
@@ -32,7 +33,7 @@ def head_kind(model: keras.Model) -> str:
         >>> head_kind(keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, "sigmoid")]))
         'binary'
     """
-    _, output = model_ends(model)
+    output = flat(model).output
     activation = _last_activation(output)
     if activation == "softmax":
         return "softmax"
@@ -54,8 +55,7 @@ def outputs_logits(model: keras.Model) -> bool:
         >>> outputs_logits(tlkit.build_classifier("resnet20", ["cat", "dog"], weights=None))
         True
     """
-    _, output = model_ends(model)
-    return _last_activation(output) not in {"softmax", "sigmoid"}
+    return _last_activation(flat(model).output) not in {"softmax", "sigmoid"}
 
 
 def probabilities(outputs: Any, model: keras.Model) -> Any:
@@ -128,7 +128,8 @@ def head_from_features(model: keras.Model) -> keras.Model:
     """Returns the model's head as a model of its own, from features to outputs.
 
     It shares the layers with `model`: training it trains `model`. On the features that
-    `keras.Model(model.input, feature_cut(model))` computes, it returns what `model` returns.
+    `tlkit.models.flattening.below(model, feature_cut(model))` computes, it returns what `model`
+    returns.
 
     Raises:
         ArgumentError: The head has no layer with weights.
@@ -141,8 +142,7 @@ def head_from_features(model: keras.Model) -> keras.Model:
         >>> head.input_shape, head.layers[-1] is model.get_layer("logits")
         ((None, 96), True)
     """
-    _, output = model_ends(model)
-    return keras.Model(feature_cut(model), output, name="head")
+    return above(model, feature_cut(model), name="head")
 
 
 def _last_activation(output: keras.KerasTensor) -> str:

@@ -14,6 +14,7 @@ from tlkit.models.composition import (
 )
 from tlkit.models.graph import with_nested
 from tlkit.models.grown_names import GrownName
+from tlkit.models.trainable import note_as_left
 
 Parts = dict[int, keras.KerasTensor]
 
@@ -24,7 +25,10 @@ def build(composition: Composition) -> keras.Model:
     Raises:
         ArgumentError: A layer cannot be made again from its settings.
     """
-    return _Builder().build(composition)
+    model = _Builder().build(composition)
+    if not composition.has_flags:  # layers keep theirs, and are not to be taken for set by hand
+        note_as_left(model)
+    return model
 
 
 def copy_layer(piece: Piece, name: str) -> keras.Operation:

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from tlkit.errors import WeightsError, did_you_mean
+from tlkit.models.variable_names import variable_names
 
 PRETRAINED = ("pretrained", "imagenet")
 _COUNTED = (
@@ -27,7 +28,8 @@ def load_weights_file(model: keras.Model, path: str | os.PathLike[str]) -> None:
         model: A network fresh from its builder. After an error its weights are unusable.
         path: A file that `keras.Model.load_weights` reads (`.weights.h5`, `.h5` or `.keras`, such
             as Keras's own ImageNet files for networks without top), or an `.npz` file of arrays
-            named by `variable.path`; the latter may be of lower precision.
+            named by `variable.path` (see `variable_names` where paths repeat); the latter may be
+            of lower precision.
 
     Raises:
         WeightsError: There is no such file, it is no weights file, or it belongs to another
@@ -58,7 +60,8 @@ def load_weights_file(model: keras.Model, path: str | os.PathLike[str]) -> None:
                 model.load_weights(path)
     except (ValueError, OSError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise WeightsError(_describe_mismatch(model, path, error)) from error
-    unset = [weight.path for weight in floats if np.isnan(_to_numpy(weight)).any()]
+    names = variable_names(model)
+    unset = [names[id(weight)] for weight in floats if np.isnan(_to_numpy(weight)).any()]
     if unset:
         raise WeightsError(
             f"`weights` must be a file with all weights of {model.name!r}. "
@@ -80,8 +83,8 @@ def check_weights_file(path: str | os.PathLike[str]) -> Path:
 
 def _load_arrays(model: keras.Model, path: Path) -> None:
     with np.load(path) as arrays:
-        scope = _open_scope()
-        weights = {weight.path.removeprefix(scope): weight for weight in model.weights}
+        scope, names = _open_scope(), variable_names(model)
+        weights = {names[id(weight)].removeprefix(scope): weight for weight in model.weights}
         missing = sorted(weights.keys() - arrays.keys())
         unknown = sorted(arrays.keys() - weights.keys())
         if missing or unknown:

@@ -13,6 +13,7 @@ import numpy as np
 from tlkit.cache import cache_folder, cache_limit
 from tlkit.data.images import ImageSplit
 from tlkit.distribution.shares import Shared
+from tlkit.models.flattening import above, below
 from tlkit.models.graph import with_nested
 from tlkit.models.groups import cut_before, group_layers, layer_groups, resolve_group
 from tlkit.training.features import Features, extract_features
@@ -74,7 +75,7 @@ def cached_cut(
     if why := why_not_stored(model, first, views=views, epochs=epochs):
         return f"the whole graph runs: {why}"
     cut = cut_before(model, layer_groups(model)[first].name)
-    part = FrozenPart(keras.Model(model.inputs[0], cut))
+    part = FrozenPart(below(model, cut))
     if None in part.output_shape:
         return "the whole graph runs: activations that have no one size cannot be stored"
     num_rows = source.train.num_images * views
@@ -103,7 +104,7 @@ def cached_cut(
             raise
         return f"the whole graph runs: the disk was full while storing activations ({error})"
     return CachedCut(
-        top=keras.Model(cut, model.outputs[0]),
+        top=above(model, cut),
         train=train,
         validation=validation,
         views=views,
@@ -134,7 +135,7 @@ def why_not_stored(model: keras.Model, first: int, *, views: int, epochs: int | 
     if random := _random_layers(model, first):
         return f"{random[0]} gives other activations in every epoch"
     group = layer_groups(model)[first].name
-    if not keras.Model(model.inputs[0], cut_before(model, group)).weights:
+    if not below(model, cut_before(model, group)).weights:
         return f"what was added to the model runs beside what is frozen, from before {group} on"
     return ""
 

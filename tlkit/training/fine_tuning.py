@@ -23,7 +23,13 @@ from tlkit.training.reports import TrainingReport
 from tlkit.training.resume import Checkpoint
 from tlkit.training.sources import Source, source_of, steps_in_epoch
 from tlkit.training.spread import check_spread
-from tlkit.training.stages import PlannedStage, Stage, check_stages, default_unfreeze
+from tlkit.training.stages import (
+    PlannedStage,
+    Stage,
+    check_stages,
+    default_unfreeze,
+    notes_on_flags,
+)
 from tlkit.training.step import StepHook, hooks_of
 from tlkit.training.tuner import Tuner
 
@@ -90,7 +96,9 @@ def fine_tune(
             `(batch, height, width, 3)`, 0...255, and labels, in a new order at each pass.
         validation: Where `data` is a `tf.data.Dataset`: images to decide on.
         unfreeze: The first group that trains, see `set_trainable`; by default the head and the
-            two groups before it.
+            two groups before it. "as_is" keeps to the layers' `trainable` flags (batch
+            normalisation's too, whatever `batch_norm` says), and is the default where some were set
+            by hand; the report says so, and says it too where another value overrides them.
         stages: Several stages instead, each of which unfreezes more than the one before it.
         epochs: Passes over the training images, at most; by default as many as make 1,000 steps,
             from 8 to 40. For stages that name none of their own, each.
@@ -171,6 +179,7 @@ def fine_tune(
             checkpoint=checkpoint,
             cache=cache,
             hooks=call.hooks,
+            notes=call.notes,
             **own,
         )
         return tuner.run(call.plan)
@@ -199,6 +208,7 @@ class _Call:
     hooks: Sequence[StepHook]
     metrics: Sequence[keras.metrics.Metric]
     callbacks: Sequence[keras.callbacks.Callback]
+    notes: Sequence[str]
 
 
 def _checked(given: Mapping[str, Any]) -> _Call:
@@ -231,7 +241,9 @@ def _checked(given: Mapping[str, Any]) -> _Call:
     hooks = hooks_of(given["anchor"], model)
     strategy = strategy_of(model)
     check_spread(strategy, recipe, source.train, loss=loss, metrics=metrics, hooks=hooks)
-    return _Call(recipe, source, plan, hooks, metrics, callbacks)
+    is_given = given["stages"] is not None or unfreeze is not None
+    notes = notes_on_flags(model, [stage.unfreeze for stage in plan], is_given=is_given)
+    return _Call(recipe, source, plan, hooks, metrics, callbacks, notes)
 
 
 def default_epochs(num_steps: int) -> int:

@@ -17,9 +17,10 @@ from tlkit.errors import ArgumentError, check_count, check_positive, check_seed
 from tlkit.evaluation.data_checks import Images
 from tlkit.evaluation.names import num_classes_of
 from tlkit.evaluation.outputs import both_columns
-from tlkit.models.groups import set_trainable
+from tlkit.models.flattening import below
 from tlkit.models.heads import feature_cut, head_from_features
 from tlkit.models.random_state import seed_random_layers
+from tlkit.models.trainable import are_set_by_hand, flags_by_hand_kept
 from tlkit.progress import bar
 from tlkit.training.checks import check_class_weight
 from tlkit.training.criterion import (
@@ -72,6 +73,8 @@ def train_head(
 
     A head that had been trained before is kept where the new one is worse on validation. Weights of
     images in a `tf.data.Dataset`, `(images, labels, weights)`, count there as in the loss.
+    `trainable` flags that were set by hand are put back afterwards; without any, those of the head
+    alone are on.
 
     Where the model was made under a strategy over several machines, each computes the features of
     its share of the images, all store those of all, the chief solves the head, and all get it.
@@ -128,7 +131,7 @@ def train_head(
         )
 
     strategy = strategy_of(model)
-    with scope_of(model), lost_worker_named(strategy):
+    with scope_of(model), lost_worker_named(strategy), flags_by_hand_kept(model):
         return _train(
             model,
             source,
@@ -153,7 +156,8 @@ def _train(
 ) -> TrainingReport:
     started = time.perf_counter()
     before = weights_by_group(model)
-    part = FrozenPart(keras.Model(model.inputs[0], feature_cut(model)))
+    has_flags = are_set_by_hand(model)
+    part = FrozenPart(below(model, feature_cut(model)))
     same = {"model": part.signature, "data": description_of(source), "augment": augment, **given}
     part.workers.check_same("model, data and arguments", {**same, "views": views})
     train = extract_features(
@@ -162,7 +166,7 @@ def _train(
     held_out = None
     if source.validation is not None:
         held_out = extract_features(part, source.validation, exact=True, cache=cache)
-    trainable = set_trainable(model, "head")  # not before all batches have passed their check
+    trainable = choose_trainable(model, "head")  # not before all batches have passed their check
     head = head_from_features(model)
     criterion = criterion_for(source.validation, given["class_weight"])
     old = None
@@ -173,6 +177,11 @@ def _train(
         notes.append(note)
     if part.workers.num_workers > 1:
         notes.append(f"features shared out among {part.workers.num_workers} workers")
+    if has_flags:
+        notes.append(
+            "the head alone trained, whatever the `trainable` flags say that were set by hand; "
+            "they are put back"
+        )
     history: tuple[dict[str, float], ...] = ()
     kept_epoch = None
     chosen = {name: given[name] for name in ("class_weight", "seed")}

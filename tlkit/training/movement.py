@@ -6,8 +6,11 @@ from contextlib import contextmanager
 import keras
 import numpy as np
 
-from tlkit.models.graph import with_nested
-from tlkit.models.groups import group_layers, layer_groups
+from tlkit.errors import TrainingError
+from tlkit.models.graph import parameters
+from tlkit.models.groups import TrainableReport, group_layers, layer_groups
+from tlkit.models.trainable import Flags, trains
+from tlkit.models.variable_names import variable_names
 from tlkit.training.resume import assign_all, values_of
 
 Weights = dict[str, list[np.ndarray]]
@@ -31,13 +34,12 @@ def restore_weights(model: keras.Model, weights: Weights) -> None:
 @contextmanager
 def left_as_it_is(model: keras.Model) -> Iterator[None]:
     """Gives a model back all that the block changed: weights, random state, and what trains."""
-    flags = [(layer, layer.trainable) for layer in with_nested(model)]
+    flags = Flags.of(model)
     kept = values_of(model.variables)
     try:
         yield
     finally:
-        for layer, trainable in flags:
-            layer.trainable = trainable
+        flags.put_back()
         assign_all(model.variables, kept)
 
 
@@ -55,15 +57,45 @@ class WatchedWeights:
         model: Whose weights.
         before: Those weights, by group.
         moved: The relative movement of each group at the time of the last `measure`.
+        loose: Names of the weights that were frozen when this was made, and moved all the same.
     """
 
     def __init__(self, model: keras.Model) -> None:
         self.model, self.before = model, weights_by_group(model)
         self.moved: dict[str, float] = {}
+        self.loose: tuple[str, ...] = ()
+        pairs = zip(parameters(model), trains(model), strict=True)
+        self._frozen = {id(variable) for variable, does_train in pairs if not does_train}
 
     def measure(self) -> None:
         """Compares the weights as they are now with those before."""
         self.moved = relative_movement(self.before, weights_by_group(self.model))
+        names = variable_names(self.model)
+        self.loose = tuple(
+            names[id(variable)]
+            for group, variables in _variables_by_group(self.model).items()
+            for variable, value in zip(variables, self.before[group], strict=True)
+            if id(variable) in self._frozen and not np.array_equal(variable.numpy(), value)
+        )
+
+
+def check_moved(watched: WatchedWeights, trainable: TrainableReport, learning_rate: float) -> None:
+    """Raises `TrainingError`, the weights put back, unless what moved is what was to move."""
+    still = [name for name in trainable.groups if not watched.moved[name]]
+    if still:
+        restore_weights(watched.model, watched.before)
+        raise TrainingError(
+            "`learning_rate` must be high enough to move every group that trains. Received: "
+            f"learning_rate={learning_rate!r}, and not a bit of {', '.join(still)} has changed. "
+            "Raise it, or unfreeze fewer groups."
+        )
+    loose = [name for name in trainable.frozen_groups if watched.moved.get(name)]
+    if loose := loose or list(watched.loose):
+        restore_weights(watched.model, watched.before)
+        raise TrainingError(
+            f"Frozen weights must not move, and {', '.join(loose[:5])} did: a layer changes its "
+            "own weights, or a callback does. The model is as it was given."
+        )
 
 
 def _variables_by_group(model: keras.Model) -> dict[str, list[keras.Variable]]:

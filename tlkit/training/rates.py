@@ -1,12 +1,16 @@
 """Rates: schedules by name, and one optimizer with a rate for each group of layers."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
 
+from tlkit.errors import ArgumentError
+from tlkit.models.graph import parameters
 from tlkit.models.groups import group_layers
+from tlkit.models.variable_names import variable_names
 
 SCHEDULES = ("cosine", "constant", "step")
 WARM_UP = 0.1
@@ -51,20 +55,22 @@ def warm_up_then_cosine(
 
 
 def layer_multipliers(model: keras.Model, decay: float) -> dict[str, float]:
-    """Returns decay ** (distance from the head) for each variable, by its path.
+    """Returns decay ** (distance from the head) for each variable that trains, by its name.
 
-    Distance counts groups of layers: 0 for the head, 1 for the group before it.
+    Distance counts groups of layers: 0 for the head, 1 for the group before it. Names are those of
+    `variable_names(model)`: a variable's path, where no other one has the same.
 
     Reference:
         Discriminative rates: Howard and Ruder (2018), section 3.1,
         https://arxiv.org/abs/1801.06146 (there a rate for each layer, decay 1/2.6).
     """
-    groups = group_layers(model)
+    groups, names = group_layers(model), variable_names(model)
     return {
-        variable.path: decay ** (len(groups) - 1 - index)
+        names[id(variable)]: decay ** (len(groups) - 1 - index)
         for index, layers in enumerate(groups)
         for layer in layers
-        for variable in layer.trainable_variables
+        for variable in parameters(layer)
+        if variable.trainable
     }
 
 
@@ -87,23 +93,44 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
 
     Args:
         learning_rate: The rate where the multiplier is 1.
-        multipliers: From a variable's path to its multiplier; 1 for those that are left out.
+        multipliers: From a variable's name to its multiplier; 1 for those that are left out.
+        names: From the id of each variable to its name, as `variable_names(model)` returns it; its
+            path by default.
         **arguments: See `keras.optimizers.AdamW`.
+
+    Raises:
+        ArgumentError: When it is built: several variables have the name of one multiplier.
     """
 
     weight_decay: float | None
 
     def __init__(
-        self, learning_rate: Rate, *, multipliers: Mapping[str, float], **arguments: Any
+        self,
+        learning_rate: Rate,
+        *,
+        multipliers: Mapping[str, float],
+        names: Mapping[int, str] | None = None,
+        **arguments: Any,
     ) -> None:
         super().__init__(learning_rate, **arguments)
         self.multipliers = dict(multipliers)
+        self._names = dict(names or {})
         self._by_index: list[float] = []
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
         """Takes up the variables that will train."""
+        names = [self._names.get(id(variable), variable.path) for variable in variables]
+        repeated = [
+            name for name, count in Counter(names).items() if count > 1 and name in self.multipliers
+        ]
+        if repeated:
+            raise ArgumentError(
+                "`multipliers` must each be of one variable. Received: multipliers of "
+                f"{', '.join(repeated[:3])}, a name that several variables have. Give "
+                "names=variable_names(model), which tells them apart."
+            )
         super().build(variables)
-        self._by_index = [self.multipliers.get(variable.path, 1.0) for variable in variables]
+        self._by_index = [self.multipliers.get(name, 1.0) for name in names]
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Lets one variable decay, then moves it."""

@@ -7,7 +7,11 @@ from typing import Any
 
 import keras
 
+from tlkit.models.graph import parameters
+from tlkit.models.group_choice import AS_IS
 from tlkit.models.signature import signature
+from tlkit.models.trainable import trains
+from tlkit.models.variable_names import variable_names
 from tlkit.training.sources import Source, steps_in_epoch
 from tlkit.training.stages import PlannedStage
 
@@ -44,11 +48,19 @@ def identity_of(
     metrics: Sequence[keras.metrics.Metric],
 ) -> dict[str, Any]:
     """Returns what makes a training what it is: another must not be continued by mistake."""
-    data = description_of(source)
+    data, names = description_of(source), variable_names(model)
+    flags = {}
+    if any(stage.unfreeze == AS_IS for stage in plan):
+        flags["frozen"] = [
+            names[id(variable)]
+            for variable, does_train in zip(parameters(model), trains(model), strict=True)
+            if not does_train
+        ]
     return {
+        **flags,
         "model": signature(model),
         "regularizers": {
-            variable.path: f"{type(penalty).__name__} {penalty.get_config()}"
+            names[id(variable)]: f"{type(penalty).__name__} {penalty.get_config()}"
             for variable in model.variables
             if isinstance(penalty := variable.regularizer, _PLAIN_REGULARIZERS)
         },

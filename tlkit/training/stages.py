@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import prod
 
 import keras
 
 from tlkit.errors import ArgumentError, as_tuple, check_count, check_positive
+from tlkit.models.graph import parameters
+from tlkit.models.group_choice import AS_IS
 from tlkit.models.groups import layer_groups, resolve_group
+from tlkit.models.trainable import are_set_by_hand, trains
 
 DEFAULT_GROUPS = 3
 MAX_STAGES = 4
@@ -93,9 +97,36 @@ def gradual_plan(
     )
 
 
-def default_unfreeze(model: keras.Model) -> int:
-    """Returns what trains where nothing is named: the head and the two groups before it."""
+def default_unfreeze(model: keras.Model) -> str | int:
+    """Returns what trains where nothing is named.
+
+    What the layers' `trainable` flags say where someone has set them, "as_is"; else the head and
+    the two groups before it.
+    """
+    if are_set_by_hand(model):
+        return AS_IS
     return min(DEFAULT_GROUPS, len(layer_groups(model)))
+
+
+def notes_on_flags(
+    model: keras.Model, unfreeze: Sequence[str | int], *, is_given: bool
+) -> list[str]:
+    """Says what becomes of `trainable` flags that were set by hand, where there are any.
+
+    Args:
+        model: A functional model, before anything is done to it.
+        unfreeze: What each stage trains.
+        is_given: Whether the caller has named it.
+    """
+    if not are_set_by_hand(model):
+        return []
+    sizes = [prod(variable.shape) for variable in parameters(model)]
+    free = sum(size for size, does in zip(sizes, trains(model), strict=True) if does)
+    said = f"the `trainable` flags that were set by hand ({free:,} of {sum(sizes):,} parameters)"
+    if all(one == AS_IS for one in unfreeze):
+        why = "" if is_given else "; name `unfreeze` to choose groups instead"
+        return [f"what trains is what {said} say{why}"]
+    return [f"{said} are overridden: unfreeze='as_is' keeps to them"]
 
 
 def check_stages(model: keras.Model, stages: Sequence[Stage]) -> tuple[Stage, ...]:

@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from tlkit.errors import ArgumentError
+from tlkit.models.flattening import flat, told_apart
 from tlkit.training.keras_workers import WorkersModel
 from tlkit.training.rates import rates_of
 from tlkit.training.replicas import Replicas, is_spread, logs_of_all
@@ -190,8 +191,13 @@ def _unscaled(gradients: Sequence[Any], scale: tf.Tensor) -> list[tf.Tensor]:
 def hooked(
     model: keras.Model, hooks: Sequence[StepHook] = (), still: StillPart | None = None
 ) -> HookedModel:
-    """Returns a model of the same layers that trains with hooks, and with what is to stay still."""
-    trainee = HookedModel(model.inputs, model.outputs, name=model.name)
+    """Returns a model of the same layers that trains with hooks, and with what is to stay still.
+
+    Models nested in it are reached into, so that each of their layers can stay still by itself.
+    """
+    graph = flat(model)
+    with told_apart([graph.output]):
+        trainee = HookedModel(graph.input, graph.output, name=model.name)
     trainee.hooks = tuple(hooks)
     trainee.still = still
     return trainee

@@ -15,6 +15,7 @@ from typing import Any
 
 import keras
 
+from tlkit.models.flattening import flat
 from tlkit.models.graph import nodes_between, with_nested
 from tlkit.models.groups import (
     TrainableReport,
@@ -80,7 +81,7 @@ def still_part(model: keras.Model, unfreeze: str | int, trainable: TrainableRepo
             calls.pop(id(layer), None)
     start, cut = model.inputs[0], cut_before(model, names[first])
     below = nodes_between(start, cut) or []
-    above = {id(node.operation) for node in nodes_between(cut, model.outputs[0]) or []}
+    above = {id(node.operation) for node in nodes_between(cut, flat(model).output) or []}
     numbers = Counter(id(node.operation) for node in below)
     for operation, number in numbers.items():
         if calls.get(operation) != inf or operation in above:

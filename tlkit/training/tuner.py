@@ -14,12 +14,16 @@ from tlkit.data.images import ImageSplit
 from tlkit.data.lost_pictures import lost_pictures_named
 from tlkit.distribution.shares import Share, Shared
 from tlkit.distribution.strategies import strategy_of
-from tlkit.errors import ArgumentError, DataError, RunError, TrainingError
+from tlkit.errors import ArgumentError, DataError, RunError
 from tlkit.evaluation.data_checks import Images
 from tlkit.evaluation.names import num_classes_of
-from tlkit.models.groups import TrainableReport, set_trainable
+from tlkit.models.graph import parameters
+from tlkit.models.group_choice import AS_IS
+from tlkit.models.groups import TrainableReport, choose_trainable, group_layers
 from tlkit.models.heads import feature_cut
 from tlkit.models.random_state import seed_random_layers
+from tlkit.models.trainable import Flags
+from tlkit.models.variable_names import variable_names
 from tlkit.training.cached_cut import (
     CachedCut,
     cached_cut,
@@ -33,6 +37,7 @@ from tlkit.training.fitting import Batches, Fitted, NotFiniteError, class_weight
 from tlkit.training.head import is_trained, train_head
 from tlkit.training.movement import (
     WatchedWeights,
+    check_moved,
     relative_movement,
     restore_weights,
     weights_by_group,
@@ -75,6 +80,7 @@ class Tuner:
         checkpoint: Checkpoint | None,
         cache: str | os.PathLike[str] | None,
         hooks: Sequence[StepHook] = (),
+        notes: Sequence[str] = (),
     ) -> None:
         if isinstance(source.train, ImageSplit):  # other orders and views for another seed
             train = dataclasses.replace(source.train, seed=source.train.seed + recipe.seed)
@@ -84,10 +90,18 @@ class Tuner:
         self._metrics, self._callbacks, self._hooks = metrics, callbacks, hooks
         self._checkpoint, self._cache = checkpoint, cache
         self._criterion = criterion_for(source.validation, recipe.class_weight)
+        self._flags, self._keeps_flags, self._notes = Flags.of(model), False, notes
         self._one_hot = takes_one_hot(self._loss)
 
     def run(self, plan: Sequence[PlannedStage]) -> TrainingReport:
         """Solves the head if need be, then trains the stages that are not done."""
+        try:
+            return self._run(plan)
+        finally:
+            if self._keeps_flags:
+                self._flags.put_back()
+
+    def _run(self, plan: Sequence[PlannedStage]) -> TrainingReport:
         model, saved = self._model, self._checkpoint and self._checkpoint.saved
         if saved:
             was_trained, done = saved.record["was_trained"], saved.position.stage
@@ -97,7 +111,8 @@ class Tuner:
         else:
             seed_random_layers(model, self._recipe.seed)
             was_trained, done, reports = is_trained(model), 0, []
-            if not was_trained and None not in feature_cut(model).shape[1:]:
+            has_size = None not in feature_cut(model).shape[1:]
+            if not was_trained and has_size and not self._has_frozen_head(plan[0]):
                 reports += self._solved_head()
             before = None
         for number in range(done, len(plan)):
@@ -146,6 +161,19 @@ class Tuner:
         )
         return list(report.stages)
 
+    def _has_frozen_head(self, first: PlannedStage) -> bool:
+        """Whether flags that are kept to forbid that the head is solved."""
+        moving = {id(variable) for variable in self._model.trainable_variables}
+        head = [v for layer in group_layers(self._model)[-1] for v in parameters(layer)]
+        return first.unfreeze == AS_IS and not all(id(variable) in moving for variable in head)
+
+    def _let_train(self, stage: PlannedStage) -> TrainableReport:
+        self._keeps_flags = stage.unfreeze == AS_IS
+        if not self._keeps_flags:
+            return choose_trainable(self._model, stage.unfreeze, batch_norm=self._recipe.batch_norm)
+        self._flags.put_back()
+        return choose_trainable(self._model, AS_IS)
+
     def _measured(self) -> Score | None:
         """What the model reaches on the validation images."""
         if self._source.validation is None:
@@ -160,14 +188,14 @@ class Tuner:
         record: dict[str, Any],
         resumed: Saved | None,
     ) -> StageReport:
-        model, recipe = self._model, self._recipe
+        model = self._model
         started = time.perf_counter()
         earlier = resumed.record.get("seconds", 0.0) if resumed else 0.0
 
         def seconds() -> float:
             return earlier + time.perf_counter() - started
 
-        trainable = set_trainable(model, stage.unfreeze, batch_norm=recipe.batch_norm)
+        trainable = self._let_train(stage)
         current = values_of(model.weights)
         start = resumed.arrays["start"] if resumed else current
         if resumed:
@@ -204,8 +232,8 @@ class Tuner:
         except (ArgumentError, DataError):  # a batch that does not fit, or a file that is lost
             restore_weights(model, watched.before)
             raise
-        _check_moved(watched, trainable, stage.learning_rate)
-        notes = [cut if isinstance(cut, str) else cut.note]
+        check_moved(watched, trainable, stage.learning_rate)
+        notes = [*(self._notes if number == 0 else ()), cut if isinstance(cut, str) else cut.note]
         notes += batch_notes(strategy_of(model), self._source.train)
         notes += [note for hook in self._hooks for note in hook.notes_of_stage()]
         moved = relative_movement(watched.before, weights_by_group(model))
@@ -304,6 +332,7 @@ class Tuner:
         optimizer = LayerwiseAdamW(
             rate,
             multipliers=layer_multipliers(model, recipe.layer_decay),
+            names=variable_names(model),
             weight_decay=recipe.weight_decay,
         )
         if recipe.weight_decay:
@@ -345,24 +374,6 @@ class Tuner:
             return with_targets(dataset, self._model, one_hot=self._one_hot)
 
         return Batches(starting_at, steps_in_epoch(images))
-
-
-def _check_moved(watched: WatchedWeights, trainable: TrainableReport, learning_rate: float) -> None:
-    """Raises `TrainingError`, the weights put back, unless what moved is what was to move."""
-    still = [name for name in trainable.groups if not watched.moved[name]]
-    if still:
-        restore_weights(watched.model, watched.before)
-        raise TrainingError(
-            "`learning_rate` must be high enough to move every group that trains. Received: "
-            f"learning_rate={learning_rate!r}, and not a bit of {', '.join(still)} has changed. "
-            "Raise it, or unfreeze fewer groups."
-        )
-    if loose := [name for name in trainable.frozen_groups if watched.moved.get(name)]:
-        restore_weights(watched.model, watched.before)
-        raise TrainingError(
-            f"Frozen groups must not move, and {', '.join(loose)} did: a layer changes its own "
-            "weights, or a callback does. The model is as it was given."
-        )
 
 
 def _is_vector(variable: keras.Variable) -> bool:

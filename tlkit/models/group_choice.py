@@ -1,0 +1,101 @@
+"""Which group of layers is meant: by name, by number, by what is new, or by what trains already."""
+
+from numbers import Integral
+
+import keras
+
+from tlkit.errors import ArgumentError, did_you_mean
+from tlkit.models.boundaries import Segmentation, name_groups, segment
+from tlkit.models.composition import read
+from tlkit.models.graph import parameters, with_nested
+from tlkit.models.grown_names import grown_name_of
+
+NEW = "new"
+"""Stands for what was added last, where a group could be named."""
+
+AS_IS = "as_is"
+"""Stands for what the layers' `trainable` flags say, where a group could be named."""
+
+
+def members_of(segmentation: Segmentation) -> list[list[keras.layers.Layer]]:
+    """Returns the layers of each group; one without weights that is reused, in its first group."""
+    placed: set[int] = set()
+    members: list[list[keras.layers.Layer]] = []
+    for index in range(len(segmentation.ends)):
+        layers = [
+            operation
+            for operation in segmentation.operations(index)
+            if isinstance(operation, keras.layers.Layer) and id(operation) not in placed
+        ]
+        placed |= {id(layer) for layer in layers}
+        members.append(layers)
+    return members
+
+
+def first_group(
+    model: keras.Model, members: list[list[keras.layers.Layer]], unfreeze: str | int
+) -> int:
+    """Returns the index of the first group that trains, see `tlkit.models.groups.resolve_group`.
+
+    Raises:
+        ArgumentError: There is no such group.
+    """
+    if unfreeze == NEW:
+        new = {id(layer) for layer in newest_layers(model)}
+        return min(i for i, layers in enumerate(members) if any(id(one) in new for one in layers))
+    if unfreeze == AS_IS:
+        return _first_as_is(model, members)
+    return index_of(name_groups(members), unfreeze, "unfreeze")
+
+
+def newest_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """Returns what the last classes that were added brought, and all that was added after them.
+
+    Raises:
+        ArgumentError: Nothing was added.
+    """
+    names = {layer.name for layer in model.layers}
+    since = read(model).newest_classes or 1
+    new = [layer for layer in model.layers if grown_name_of(layer, names).number >= since]
+    if not new:
+        raise ArgumentError(
+            "`unfreeze` must be 'new' only where the model has layers that were added. "
+            f"Received: unfreeze='new', and model={model.name!r} has none. Add some "
+            "(tlkit.add_classes, tlkit.expand), or name a group: "
+            f"{', '.join(name_groups(members_of(segment(model))))}."
+        )
+    return new
+
+
+def index_of(names: list[str], group: str | int, argument: str) -> int:
+    """Returns the index of the first group that a name or a number means.
+
+    Raises:
+        ArgumentError: There is no such group.
+    """
+    if group == "all":
+        return 0
+    if isinstance(group, str) and group in names:
+        return names.index(group)
+    if isinstance(group, Integral) and not isinstance(group, bool) and 1 <= group <= len(names):
+        return len(names) - group
+    raise ArgumentError(
+        f"`{argument}` must be the name of a group, 'head', 'all', or a number of groups from 1 "
+        f"to {len(names)} counted from the output. Received: {argument}={group!r}."
+        f"{did_you_mean(group, names)} Groups, input side first: {', '.join(names)}."
+    )
+
+
+def _first_as_is(model: keras.Model, members: list[list[keras.layers.Layer]]) -> int:
+    """Returns the index of the first group in which anything moves in training."""
+    moving = {id(variable) for variable in model.trainable_variables}
+    for index, layers in enumerate(members):
+        for layer in (one for member in layers for one in with_nested(member)):
+            has_statistics = isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+            if has_statistics or any(id(v) in moving for v in parameters(layer)):
+                return index
+    raise ArgumentError(
+        "`unfreeze` must be 'as_is' only where something trains. Received: unfreeze='as_is', and "
+        f"all layers of model={model.name!r} are frozen by their `trainable` flags. Set some to "
+        f"True, or name a group: {', '.join(name_groups(members))}."
+    )

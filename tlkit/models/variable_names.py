@@ -1,0 +1,50 @@
+"""Names of variables that tell all of a model apart."""
+
+from collections import Counter
+
+import keras
+
+
+def variable_names(model: keras.Model) -> dict[int, str]:
+    """Returns from the id of each variable to its name: its path, where no other one has that.
+
+    Layers of two nested models may bear the same names, and their variables then have the same
+    paths: those are named by the nested models that they are in (`left/conv/kernel`), and numbered
+    where that does not tell them apart either. A model that was saved and loaded keeps the names.
+
+    Example:
+        >>> import keras
+        >>> from tlkit.models.variable_names import variable_names
+        >>> def nested(name):
+        ...     layers = [keras.Input((4,)), keras.layers.Dense(4, name="fc", use_bias=False)]
+        ...     return keras.Sequential(layers, name=name)
+        >>> model = keras.Sequential([keras.Input((4,)), nested("left"), nested("right")])
+        >>> sorted(variable_names(model).values())
+        ['left/fc/kernel', 'right/fc/kernel']
+    """
+    variables = {id(variable): variable for variable in model.variables}
+    paths = Counter(variable.path for variable in variables.values())
+    nested: dict[int, str] = {}
+    _add_nested(model, "", nested)
+    names: dict[int, str] = {}
+    taken = {path for path, count in paths.items() if count == 1}
+    for key, variable in variables.items():
+        if paths[variable.path] == 1:
+            names[key] = variable.path
+            continue
+        name = base = nested.get(key, variable.path)
+        number = 1
+        while name in taken:
+            number += 1
+            name = f"{base}#{number}"
+        taken.add(name)
+        names[key] = name
+    return names
+
+
+def _add_nested(layer: keras.layers.Layer, route: str, names: dict[int, str]) -> None:
+    """Adds to `names` the variables of a layer by the names of the layers that hold them."""
+    for variable in (*layer._trainable_variables, *layer._non_trainable_variables):
+        names.setdefault(id(variable), f"{route}{variable.name}")
+    for inner in layer._layers:
+        _add_nested(inner, f"{route}{inner.name}/", names)
