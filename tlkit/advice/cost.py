@@ -17,7 +17,7 @@ from tlkit.distribution.strategies import check_one_device
 from tlkit.errors import ArgumentError, check_choice, check_count
 from tlkit.evaluation.names import num_classes_of
 from tlkit.models.flattening import above, below
-from tlkit.models.groups import cut_before, resolve_group, set_trainable
+from tlkit.models.groups import cut_before, let_train, resolve_group
 from tlkit.models.heads import feature_cut, head_kind
 from tlkit.showing import ShownAsText
 from tlkit.training.cached_cut import bytes_and_room, views_of, why_not_stored
@@ -297,7 +297,7 @@ def _step(
 ) -> tuple[int, Timed | None]:
     """Returns the number of values that train, and the time of a step; all is put back."""
     with left_as_it_is(model):
-        num_trainable = set_trainable(model, unfreeze).num_trainable
+        num_trainable = let_train(model, unfreeze).num_trainable
         if not is_timed:
             return num_trainable, None
         trained = model if cut is None else above(model, cut)

@@ -11,7 +11,7 @@ from tlkit.data.lost_pictures import lost_pictures_named
 from tlkit.distribution.strategies import check_one_device
 from tlkit.errors import ArgumentError, TrainingError, check_count, check_positive
 from tlkit.evaluation.data_checks import Images
-from tlkit.models.groups import set_trainable
+from tlkit.models.groups import let_train
 from tlkit.progress import track
 from tlkit.showing import ShownAsText
 from tlkit.training.fine_tuning import DEFAULT_LEARNING_RATE
@@ -144,7 +144,7 @@ def find_learning_rate(
         unfreeze = default_unfreeze(model)
     rates = np.geomspace(lowest, highest, num_steps)
     with left_as_it_is(model):
-        still = still_part(model, unfreeze, set_trainable(model, unfreeze))
+        still = still_part(model, unfreeze, let_train(model, unfreeze))
         batches = _endless(source.train, model, augment, one_hot=takes_one_hot(loss))
         trainee = hooked(model, still=still)
         with lost_pictures_named([source.train]):

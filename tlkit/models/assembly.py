@@ -18,6 +18,7 @@ from tlkit.errors import (
 )
 from tlkit.keras_settings import check_building
 from tlkit.models.catalogue import SHIPPED_BACKBONE, BackboneSpec, find_backbone
+from tlkit.models.compiling import compile_classifier
 from tlkit.models.graph import count_parameters, model_ends
 from tlkit.models.heads import OUTPUT_NAMES
 from tlkit.models.preprocessing import preprocess
@@ -44,6 +45,10 @@ def build_classifier(
 
     The graph holds the backbone's preprocessing, the backbone's own layers (not a nested model),
     and the head: pooling, hidden layers, dropout and a Dense layer. It loads in plain Keras.
+
+    It is compiled with the cross-entropy and the accuracy that fit its head, so that Keras's `fit`
+    and `evaluate` can be called at once, and with stochastic gradient descent (0.01, gradients
+    clipped to a norm of 1). For another optimizer hand its loss on: `compile("adam", model.loss)`.
 
     Args:
         backbone: A name of `tlkit.list_backbones()`.
@@ -102,7 +107,9 @@ def build_classifier(
         kind = "binary" if binary else "multi_label" if multi_label else "softmax"
         # Logits stay float32 under any precision policy: a loss in half precision overflows
         last = keras.layers.Dense(num_outputs, dtype="float32", name=OUTPUT_NAMES[kind])
-        return keras.Model(pixels, last(x), name=spec.name)
+        model = keras.Model(pixels, last(x), name=spec.name)
+    compile_classifier(model)
+    return model
 
 
 def _pool(features: keras.KerasTensor, pooling: str) -> keras.KerasTensor:

@@ -18,6 +18,7 @@ from tlkit.models.group_choice import (
     members_of,
     newest_layers,
 )
+from tlkit.models.recompiling import compile_again
 from tlkit.models.trainable import Flags, note_as_left, set_flag
 from tlkit.showing import ShownAsText
 
@@ -195,7 +196,8 @@ def set_trainable(
     """Lets a group and all after it train, freezes the rest, and reports what will move.
 
     It reaches into nested models. What it sets counts as set by hand: `fine_tune` keeps to it
-    unless told otherwise. A compiled model must be compiled again before it trains.
+    unless told otherwise. A model that is compiled is compiled again as it was, with a new
+    optimizer of the same settings, for Keras would go on with what trained before.
 
     Args:
         model: A functional model; its layers are changed in place.
@@ -220,6 +222,19 @@ def set_trainable(
           trains: head
           frozen: stage1, stage2, stage3
           batch normalisation: frozen in all groups
+    """
+    report = let_train(model, unfreeze, batch_norm=batch_norm)
+    compile_again(model)
+    return report
+
+
+def let_train(
+    model: keras.Model, unfreeze: str | int, *, batch_norm: str = "frozen"
+) -> TrainableReport:
+    """Does what `set_trainable` does, and leaves it to the caller what Keras is to know of it.
+
+    Raises:
+        ArgumentError: See `set_trainable`.
     """
     check_choice("batch_norm", batch_norm, ("frozen", "train"))
     members = members_of(segment(model))
@@ -256,8 +271,8 @@ def set_trainable(
 def choose_trainable(
     model: keras.Model, unfreeze: str | int, *, batch_norm: str = "frozen"
 ) -> TrainableReport:
-    """Does what `set_trainable` does, for a purpose of tlkit's own: not as if set by hand."""
-    report = set_trainable(model, unfreeze, batch_norm=batch_norm)
+    """Does what `let_train` does, for a purpose of tlkit's own: not as if set by hand."""
+    report = let_train(model, unfreeze, batch_norm=batch_norm)
     if unfreeze != AS_IS:
         note_as_left(model)
     return report

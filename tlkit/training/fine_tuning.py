@@ -16,6 +16,7 @@ from tlkit.distribution.strategies import scope_of, strategy_of
 from tlkit.distribution.workers import Workers
 from tlkit.errors import ArgumentError, as_tuple
 from tlkit.evaluation.data_checks import Images
+from tlkit.models.compiling import leave_compiled
 from tlkit.training.checks import check_callbacks, check_fits_source, check_recipe
 from tlkit.training.objective import check_loss, check_metrics
 from tlkit.training.recipe import DEFAULT_AUGMENTATION, Recipe, identity_of
@@ -182,7 +183,9 @@ def fine_tune(
             notes=call.notes,
             **own,
         )
-        return tuner.run(call.plan)
+        report = tuner.run(call.plan)
+        leave_compiled(model)
+        return report
 
 
 def check_fine_tuning(model: keras.Model, data: ImageData | tf.data.Dataset, **given: Any) -> None:

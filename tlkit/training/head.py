@@ -17,7 +17,9 @@ from tlkit.errors import ArgumentError, check_count, check_positive, check_seed
 from tlkit.evaluation.data_checks import Images
 from tlkit.evaluation.names import num_classes_of
 from tlkit.evaluation.outputs import both_columns
+from tlkit.models.compiling import leave_compiled
 from tlkit.models.flattening import below
+from tlkit.models.groups import choose_trainable
 from tlkit.models.heads import feature_cut, head_from_features
 from tlkit.models.random_state import seed_random_layers
 from tlkit.models.trainable import are_set_by_hand, flags_by_hand_kept
@@ -131,18 +133,21 @@ def train_head(
         )
 
     strategy = strategy_of(model)
-    with scope_of(model), lost_worker_named(strategy), flags_by_hand_kept(model):
-        return _train(
-            model,
-            source,
-            epochs=epochs,
-            learning_rate=learning_rate,
-            class_weight=class_weight,
-            augment=augment,
-            views=views,
-            seed=seed,
-            cache=cache,
-        )
+    with scope_of(model), lost_worker_named(strategy):
+        with flags_by_hand_kept(model):
+            report = _train(
+                model,
+                source,
+                epochs=epochs,
+                learning_rate=learning_rate,
+                class_weight=class_weight,
+                augment=augment,
+                views=views,
+                seed=seed,
+                cache=cache,
+            )
+        leave_compiled(model)
+        return report
 
 
 def _train(

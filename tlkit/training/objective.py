@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tlkit.errors import ArgumentError, as_tuple
+from tlkit.models.compiling import accuracy_of, cross_entropy_of
 from tlkit.models.heads import head_kind, outputs_logits
 
 
@@ -19,14 +20,12 @@ def loss_of(model: keras.Model, label_smoothing: float = 0.0) -> keras.losses.Lo
         model: A classifier.
         label_smoothing: Share of each label that is spread over all classes, 0...1.
     """
+    if not label_smoothing:
+        return cross_entropy_of(model)
     from_logits = outputs_logits(model)
-    if head_kind(model) != "softmax":
-        return keras.losses.BinaryCrossentropy(
-            from_logits=from_logits, label_smoothing=label_smoothing
-        )
-    if label_smoothing:
+    if head_kind(model) == "softmax":
         return SmoothedCrossentropy(label_smoothing, from_logits=from_logits)
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
+    return keras.losses.BinaryCrossentropy(from_logits=from_logits, label_smoothing=label_smoothing)
 
 
 class SmoothedCrossentropy(keras.losses.Loss):
@@ -107,20 +106,13 @@ def metrics_of(
     accuracy = f"{prefix}accuracy"
     crossed = {"from_logits": from_logits, "name": f"{prefix}cross_entropy"}
     if head_kind(model) != "softmax":
-        threshold = 0.0 if from_logits else 0.5
-        return [
-            keras.metrics.BinaryAccuracy(name=accuracy, threshold=threshold),
-            keras.metrics.BinaryCrossentropy(**crossed),
-        ]
+        return [accuracy_of(model, accuracy), keras.metrics.BinaryCrossentropy(**crossed)]
     if one_hot:
         return [
             keras.metrics.CategoricalAccuracy(name=accuracy),
             keras.metrics.CategoricalCrossentropy(**crossed),
         ]
-    return [
-        keras.metrics.SparseCategoricalAccuracy(name=accuracy),
-        keras.metrics.SparseCategoricalCrossentropy(**crossed),
-    ]
+    return [accuracy_of(model, accuracy), keras.metrics.SparseCategoricalCrossentropy(**crossed)]
 
 
 def targets_of(
