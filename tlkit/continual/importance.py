@@ -77,6 +77,11 @@ def estimate_importance(
     Gradients are those of one sample at a time, in inference mode, and what is taken of them is
     averaged over samples; never is a mean gradient squared.
 
+    With `TF_DETERMINISTIC_OPS=1` it is bit-identical in every process that has as many threads for
+    one operation (`TF_NUM_INTRAOP_THREADS`; by default as many as the process may use processors).
+    Another number of them divides sums otherwise, which changes the last digits where convolutions
+    are taken one sample after the other.
+
     Args:
         model: A functional classifier; not changed.
         dataset: What it has learned: what `load_folder` returned (its training split counts), a
