@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import tlkit
+from tlkit.errors import ArgumentError
 from tlkit.models.graph import with_nested
 from tlkit.models.heads import feature_cut
 from tlkit.models.signature import graph_signature, signature
@@ -114,6 +115,24 @@ def test_the_words_learned_anew_count_in_the_next_measurement():
     (lookup,) = (x for x in with_nested(model) if isinstance(x, layers.TextVectorization))
     lookup.set_vocabulary(["film", "bad", "good"])  # each word now has the other's vector
     assert tlkit.evaluate(model, dataset).accuracy == 0.0
+
+
+@pytest.mark.parametrize("mode", ["multi_hot", "count", "tf_idf"])
+@pytest.mark.parametrize(("shape", "between"), [((), layers.Identity), ((1,), layers.Flatten)])
+def test_counted_words_train(mode, shape, between):
+    inputs = keras.Input(shape, dtype="string")
+    x = between()(vectorization(output_mode=mode)(inputs))
+    model = keras.Model(inputs, layers.Dense(2, name="logits")(x))
+    assert tlkit.train_head(model, batches(TEXTS)).accuracy_after is None
+    assert tlkit.evaluate(model, batches(TEXTS)).accuracy == 1
+
+
+def test_counted_words_whose_shape_keras_does_not_know_are_told_what_helps():
+    inputs = keras.Input((1,), dtype="string")
+    x = vectorization(output_mode="multi_hot")(inputs)
+    model = keras.Model(inputs, layers.Dense(2, name="logits")(x))
+    with pytest.raises(ArgumentError, match=r"Flatten before its first Dense .*keras.Input\(\(\),"):
+        tlkit.train_head(model, batches(TEXTS))
 
 
 def test_text_and_images_are_not_taken_for_each_other():

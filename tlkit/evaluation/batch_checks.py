@@ -77,7 +77,7 @@ def check_inputs(argument: str, facts: Facts, spec: ModelSpec, *, asks_range: bo
         )
     if not asks_range or (facts.low, facts.high) == (0.0, 0.0):
         return False
-    if _is_out_of_range(facts) and spec.value_range == PIXELS:
+    if is_out_of_range(facts) and spec.value_range == PIXELS:
         raise ArgumentError(
             f"`{argument}` must hold pixels 0...255, for model={spec.name!r} brings these to what "
             f"its layers take itself. Received: values from {facts.low:.3g} to {facts.high:.3g}. "
@@ -129,7 +129,8 @@ _CHANNELS: dict[tuple[int | None, int | None], str] = {
 }
 
 
-def _is_out_of_range(facts: Facts) -> bool:
+def is_out_of_range(facts: Facts) -> bool:
+    """Whether values are none of pixels 0...255, as files are read."""
     size = max(-facts.low, facts.high)
     is_fraction = facts.is_float and size <= 1
     is_normalised = facts.low < 0 and size <= _NORMALISED

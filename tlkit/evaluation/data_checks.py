@@ -16,6 +16,7 @@ from tlkit.evaluation.batch_checks import (
     check_shape,
     check_weights,
     facts_of,
+    is_out_of_range,
     values_of,
     written_shape,
 )
@@ -91,7 +92,7 @@ class _Passing:
     spec: ModelSpec
     labels: Labels
     refusal: Refusal
-    knows_range: bool = False
+    told: Facts | None = None  # of the first batch that is not black
     label_shape: tuple[int, ...] | None = None
 
     def is_for(self, spec: ModelSpec, labels: Labels) -> bool:
@@ -107,8 +108,9 @@ class _Passing:
             ArgumentError: See `check_images`.
             DataError: See `check_images`.
         """
-        tells = check_inputs(self.argument, facts, self.spec, asks_range=not self.knows_range)
-        self.knows_range |= tells
+        tells = check_inputs(self.argument, facts, self.spec, asks_range=self.told is None)
+        if tells:
+            self.told = facts
         number = facts.shape[0]
         if labels is not None and self.labels in ("soft", "exact"):
             shape = labels.shape[1:]
@@ -179,6 +181,28 @@ def _checked(dataset: tf.data.Dataset, passing: _Passing) -> tf.data.Dataset:
     keep_refusals(checked, passing.refusal)
     setattr(checked, _CHECKED_AS, passing)
     return checked
+
+
+def note_on_values(images: Images) -> str:
+    """Says that a data set gives other values than image files are read as, "" where it does not.
+
+    A model that brings pixels to what its layers take is checked for that; one that takes values as
+    they come learns from any, and would be asked about others where it is given files.
+
+    Args:
+        images: What `check_images` returned.
+    """
+    passing: _Passing | None = getattr(images, _CHECKED_AS, None)
+    if passing is None or passing.told is None or not _takes_pictures(passing.spec):
+        return ""
+    if not is_out_of_range(passing.told):
+        return ""
+    return (
+        f"`{passing.argument}` has values from {passing.told.low:.3g} to {passing.told.high:.3g}, "
+        "and the model takes them as they are, but image files are read as pixels 0...255: put "
+        "what brings pixels to these values in front of the model, such as "
+        "keras.layers.Rescaling(1 / 255), before it is asked about files"
+    )
 
 
 def _parts(element: Any) -> tuple[Any, ...]:
@@ -273,7 +297,7 @@ def check_takes_pictures(argument: str, spec: ModelSpec) -> None:
         argument: What errors call the images.
         spec: Of the model.
     """
-    if spec.takes_images and spec.input_shape[-1] in (None, 3):
+    if _takes_pictures(spec):
         return
     what = "text" if spec.takes_text else written_shape(spec.input_shape)
     raise ArgumentError(
@@ -281,3 +305,7 @@ def check_takes_pictures(argument: str, spec: ModelSpec) -> None:
         f"`{argument}` has them. Received: model={spec.name!r}, which takes {what}. Build it for "
         "three channels, or give what it takes as batches: a tf.data.Dataset."
     )
+
+
+def _takes_pictures(spec: ModelSpec) -> bool:
+    return spec.takes_images and spec.input_shape[-1] in (None, 3)

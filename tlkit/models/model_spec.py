@@ -132,16 +132,22 @@ def describe_model(model: keras.Model) -> ModelSpec:
             f"model={model.name!r}, which returns a dictionary with {', '.join(map(repr, named))}. "
             "Make it keras.Model(model.inputs[0], model.outputs[0]), which shares its weights."
         )
+    dtype = keras.backend.standardize_dtype(model_input.dtype)
     if len(output.shape) != 2 or output.shape[-1] is None:
+        remedy = "Put a global pooling or Flatten, and a Dense layer, at its end."
+        if dtype == "string":  # Keras says (batch, 1, tokens) of counted words in Input((1,))
+            remedy = (
+                "Put a global pooling or Flatten before its first Dense layer; where words are "
+                "counted (multi_hot, count, tf_idf), keras.Input((), dtype='string') does as well."
+            )
         raise ArgumentError(
             "`model` must return one row of values for each image, (batch, classes). Received: "
-            f"model={model.name!r} with outputs of the shape {tuple(output.shape)}. Put a global "
-            "pooling or Flatten, and a Dense layer, at its end."
+            f"model={model.name!r} with outputs of the shape {tuple(output.shape)}. {remedy}"
         )
     return ModelSpec(
         name=model.name,
         input_shape=(None, *model_input.shape[1:]),
-        input_dtype=keras.backend.standardize_dtype(model_input.dtype),
+        input_dtype=dtype,
         num_outputs=int(output.shape[-1]),
         kind=head_kind(model),
         _model=model,

@@ -15,7 +15,7 @@ from tlkit.distribution.lost import lost_worker_named
 from tlkit.distribution.strategies import scope_of, strategy_of
 from tlkit.distribution.workers import Workers
 from tlkit.errors import ArgumentError, as_tuple
-from tlkit.evaluation.data_checks import Images
+from tlkit.evaluation.data_checks import Images, note_on_values
 from tlkit.models.compiling import leave_compiled
 from tlkit.training.checks import check_callbacks, check_fits_source, check_recipe
 from tlkit.training.objective import check_loss, check_metrics
@@ -246,6 +246,7 @@ def _checked(given: Mapping[str, Any]) -> _Call:
     check_spread(strategy, recipe, source.train, loss=loss, metrics=metrics, hooks=hooks)
     is_given = given["stages"] is not None or unfreeze is not None
     notes = notes_on_flags(model, [stage.unfreeze for stage in plan], is_given=is_given)
+    notes += [note] if (note := note_on_values(source.train)) else []
     return _Call(recipe, source, plan, hooks, metrics, callbacks, notes)
 
 

@@ -14,7 +14,7 @@ from tlkit.distribution.lost import lost_worker_named
 from tlkit.distribution.shares import WHOLE, Shared
 from tlkit.distribution.strategies import scope_of, strategy_of
 from tlkit.errors import ArgumentError, check_count, check_positive, check_seed
-from tlkit.evaluation.data_checks import Images
+from tlkit.evaluation.data_checks import Images, note_on_values
 from tlkit.evaluation.names import num_classes_of
 from tlkit.evaluation.outputs import both_columns
 from tlkit.models.compiling import leave_compiled
@@ -182,6 +182,8 @@ def _train(
         notes.append(note)
     if part.workers.num_workers > 1:
         notes.append(f"features shared out among {part.workers.num_workers} workers")
+    if note := note_on_values(source.train):
+        notes.append(note)
     if has_flags:
         notes.append(
             "the head alone trained, whatever the `trainable` flags say that were set by hand; "
