@@ -28,6 +28,8 @@ def ending(*layers, units=3):
         (lambda: ending(keras.layers.Activation("sigmoid")), "multi_label", False),
         (lambda: ending(keras.layers.Activation("sigmoid"), units=1), "binary", False),
         (lambda: ending(keras.layers.Dense(3, name="label_logits")), "multi_label", True),
+        (lambda: ending(keras.layers.Dense(1, name="logits")), "binary", True),
+        (lambda: ending(keras.layers.Dense(3, name="binary_logit")), "softmax", True),
         (lambda: ending(keras.layers.Activation("linear", dtype="float32")), "softmax", True),
         (lambda: ending(ending(keras.layers.Softmax())), "softmax", False),
     ],

@@ -22,7 +22,8 @@ def head_kind(model: keras.Model) -> str:
     the second class, `(batch, 1)`; "multi_label": each class on its own, `(batch, num_classes)`.
 
     Read from the last activation, else from the name that `build_classifier` gave the last layer
-    (and that it keeps when classes are added); else one output is binary and several are softmax.
+    (and that it keeps when classes are added) where it fits their number; else one output is binary
+    and several are softmax.
 
     Raises:
         ArgumentError: The model is not functional, or has several inputs or outputs.
@@ -41,7 +42,8 @@ def head_kind(model: keras.Model) -> str:
         return "binary" if output.shape[-1] == 1 else "multi_label"
     name = take_apart(producing_node(output).operation.name, OUTPUT_NAMES.values()).base
     for kind, output_name in OUTPUT_NAMES.items():
-        if name == output_name and (kind != "binary" or output.shape[-1] == 1):
+        fits = {"softmax": output.shape[-1] != 1, "binary": output.shape[-1] == 1}
+        if name == output_name and fits.get(kind, True):
             return kind
     return "binary" if output.shape[-1] == 1 else "softmax"
 
