@@ -205,6 +205,29 @@ def test_solving_the_head_puts_flags_back(data):
     assert stage.trainable.batch_norm == "train"
 
 
+@pytest.mark.parametrize("first", [tlkit.train_head, tlkit.fine_tune])
+def test_a_frozen_base_stays_frozen_where_the_head_was_solved_before(data, first):
+    """What trains is then the same as where tlkit itself chose the head alone."""
+    model, _ = nested(data)
+    model.get_layer("logits").bias.assign([0.0, 0.0])
+    model.get_layer("base").trainable = False
+    before = weights_by_layer(model)
+    first(model, data, **(FAST if first is tlkit.fine_tune else {}))
+    stage = tlkit.fine_tune(model, data, **FAST).stages[-1]
+    assert stage.trainable.groups == ("head",)
+    assert "by hand" in str(stage)
+    assert moved_layers(before, model) == {"logits"}
+
+
+def test_a_base_that_was_unfrozen_again_trains(data):
+    model, _ = nested(data)
+    model.get_layer("base").trainable = False
+    tlkit.train_head(model, data)
+    model.get_layer("base").trainable = True
+    stage = tlkit.fine_tune(model, data, **FAST).stages[-1]
+    assert stage.trainable.frozen_groups == ()
+
+
 def test_a_head_that_flags_freeze_is_not_solved(data):
     model, _ = nested(data)
     model.get_layer("logits").bias.assign([0.0, 0.0])

@@ -24,27 +24,37 @@ class Flags:
     """A model's flags as they were at one time.
 
     Attributes:
+        model: Whose they are.
         layers: Each layer, the model first, with its flag.
         variables: Each variable that can train, with its flag.
+        left: What trained when tlkit had last set them; `None` where it never had.
     """
 
+    model: keras.Model
     layers: tuple[tuple[keras.layers.Layer, bool], ...]
     variables: tuple[tuple[keras.Variable, bool], ...]
+    left: tuple[bool, ...] | None
 
     @classmethod
     def of(cls, model: keras.Model) -> "Flags":
         """Returns the flags as they are."""
         return cls(
+            model,
             tuple((layer, layer.trainable) for layer in with_nested(model)),
             tuple((variable, variable.trainable) for variable in parameters(model)),
+            _LEFT.get(model),
         )
 
     def put_back(self) -> None:
-        """Sets all flags to what they were."""
+        """Sets all flags to what they were; those set by hand count as set by hand again."""
         for layer, flag in self.layers:  # each after the layers it is nested in
             set_flag(layer, flag)
         for variable, flag in self.variables:
             variable.trainable = flag
+        if self.left is None:
+            _LEFT.pop(self.model, None)
+        else:
+            _LEFT[self.model] = self.left
 
 
 def set_flag(layer: keras.layers.Layer, flag: bool) -> None:
