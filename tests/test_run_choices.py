@@ -10,7 +10,7 @@ from tests.conftest import write_photos
 from tests.data.test_manifests import rows_of, write_manifest
 from tlkit.run import train_run
 from tlkit.run_arguments import ONLY_FINE_TUNING, checked
-from tlkit.run_choices import mode_choice
+from tlkit.run_choices import backbone_choice, mode_choice
 
 ARGUMENTS = {"batch_size": 16}
 CANDIDATES = "resnet20,resnet20=none,resnet20=nowhere.h5"
@@ -50,6 +50,14 @@ def test_the_backbone_is_chosen_among_those_that_can_be_had(tmp_path, photos):
     again = []
     tlkit.train_run(photos, out=run.path, **arguments, say=again.append)
     assert "finished already" in again[0]
+
+
+def test_classes_that_count_the_same_in_training_do_so_in_the_choice(photos):
+    names = ("image_size", "max_milliseconds", "max_megabytes")
+    arguments = {"backbones": "resnet20=none", "class_weight": "balanced", "seed": 0}
+    data = tlkit.load_folder(photos, image_size=32)
+    choice = backbone_choice(arguments | dict.fromkeys(names), data, {}, print)
+    assert "accuracy is the balanced one" in choice["comparison"]["notes"][-1]
 
 
 def test_a_continued_run_keeps_to_its_choices(tmp_path, photos, monkeypatch):

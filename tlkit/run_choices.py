@@ -49,6 +49,7 @@ def backbone_choice(
         image_size=arguments["image_size"] or "own",
         max_milliseconds=arguments["max_milliseconds"],
         max_megabytes=arguments["max_megabytes"],
+        class_weight=arguments["class_weight"],
         seed=arguments["seed"],
     )
     say(str(comparison))

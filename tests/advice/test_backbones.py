@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import tlkit
+from tlkit.advice import backbones
 from tlkit.advice.backbones import BackboneComparison, compare_backbones
 from tlkit.advice.figures import plot_backbones
 from tlkit.errors import ArgumentError, DataError
@@ -138,6 +139,22 @@ def test_each_has_its_own_size_where_that_is_asked(data):
 def test_bad_arguments_are_refused(data, arguments, message):
     with pytest.raises(ArgumentError, match=message):
         compare_backbones(data, **arguments)
+
+
+def test_classes_may_count_the_same_where_backbones_are_ranked(data, monkeypatch):
+    seen = []
+
+    def probe(*args, class_weight, **given):
+        seen.append(class_weight)
+        return measured(*args, class_weight=class_weight, **given)
+
+    measured = backbones.probe
+    monkeypatch.setattr(backbones, "probe", probe)
+    comparison = compare_backbones(data, "resnet20=none", class_weight="balanced")
+    assert seen == ["balanced"]
+    assert "the balanced one, in which each class counts the same" in str(comparison)
+    with pytest.raises(ArgumentError, match="`class_weight` must be one of 'balanced'"):
+        compare_backbones(data, "resnet20=none", class_weight="even")
 
 
 def test_data_that_cannot_be_compared_on_is_refused(data):

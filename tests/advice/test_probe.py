@@ -28,6 +28,20 @@ def test_copies_come_into_one_fold():
     assert (apart.num_images, together.num_images) == (240, 60)
 
 
+def test_classes_may_count_the_same():
+    """Of a rare class within a common one as much is recalled as is lost of the other."""
+    labels = np.repeat([3, 5], [360, 40])
+    features = noise(400) + 1.5 * (labels == 5)[:, np.newaxis] * (np.arange(20) == 0)
+    plain, balanced = (probe(features, labels, class_weight=one) for one in (None, "balanced"))
+    recalls = [balanced.is_right[labels == name].mean() for name in (3, 5)]
+    assert balanced.accuracy == pytest.approx(np.mean(recalls))
+    low, high = balanced.interval
+    assert low < balanced.accuracy < high
+    assert high - low > 0.1  # forty images say no more, however many there are of the others
+    assert recalls[1] > plain.is_right[labels == 5].mean() + 0.2
+    assert balanced.is_right.mean() < plain.accuracy
+
+
 def test_features_stay_as_they_are():
     features = noise(40)
     before = features.copy()

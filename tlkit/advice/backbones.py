@@ -28,6 +28,7 @@ from tlkit.models.flattening import below
 from tlkit.models.heads import feature_cut
 from tlkit.progress import bar
 from tlkit.showing import ShownAsText
+from tlkit.training.checks import check_class_weight
 from tlkit.training.features import extract_features
 from tlkit.training.frozen import FrozenPart
 
@@ -194,6 +195,7 @@ def compare_backbones(
     max_milliseconds: float | None = None,
     max_megabytes: float | None = None,
     budget: float | None = None,
+    class_weight: str | None = None,
     seed: int = 0,
     cache: str | os.PathLike[str] | None = None,
 ) -> BackboneComparison:
@@ -214,6 +216,8 @@ def compare_backbones(
         max_megabytes: Backbones whose `.keras` file is larger are left out.
         budget: Seconds that the forward passes of all backbones may take; where all images would
             take longer, all backbones see the same sample of them.
+        class_weight: "balanced" lets each class count the same in the heads and in the accuracy
+            that ranks them; not where an image may have several labels.
         seed: Of random weights, of the sample and of the folds.
         cache: Folder of the feature stores; tlkit's cache by default.
 
@@ -245,6 +249,7 @@ def compare_backbones(
     check_limits(max_milliseconds=max_milliseconds, max_megabytes=max_megabytes, budget=budget)
     sizes = _image_sizes(data, [name for name, _ in entries.values()], image_size)
     check_seed(seed)
+    check_class_weight(class_weight, is_multi_label=data.is_multi_label)
     check_no_lone_class(data, "data", "leave the class out")
     candidates: list[_Candidate] = []
     left_out: dict[str, str] = {}
@@ -268,11 +273,22 @@ def compare_backbones(
         rows, notes = _sample(data.train, candidates, budget, seed)
         scores = []
         while candidates:  # each goes when it is done, and its weights with it
-            scores.append(_score(candidates.pop(0), data.train, rows, seed=seed, cache=cache))
+            scores.append(
+                _score(
+                    candidates.pop(0),
+                    data.train,
+                    rows,
+                    class_weight=class_weight,
+                    seed=seed,
+                    cache=cache,
+                )
+            )
             advance(1)
     num_images = len({data.train.digests[row] for row in rows})
     if any(score.interval is None for score in scores):
         notes.append(NO_INTERVALS)
+    if class_weight is not None:
+        notes.append("accuracy is the balanced one, in which each class counts the same")
     return BackboneComparison(
         scores=_ranked(scores),
         left_out=left_out,
@@ -354,6 +370,7 @@ def _score(
     train: ImageSplit,
     rows: np.ndarray,
     *,
+    class_weight: str | None,
     seed: int,
     cache: str | os.PathLike[str] | None,
 ) -> BackboneScore:
@@ -361,7 +378,9 @@ def _score(
     split = dataclasses.replace(train.subset(rows), image_size=candidate.image_size)
     features = extract_features(candidate.part, split, exact=False, cache=cache)
     values = features.load()
-    measured = probe(values, features.labels, groups=features.groups, seed=seed)
+    measured = probe(
+        values, features.labels, groups=features.groups, class_weight=class_weight, seed=seed
+    )
     return BackboneScore(
         name=candidate.name,
         weights=candidate.weights,

@@ -10,8 +10,9 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedGroupKFold
 from threadpoolctl import threadpool_limits
 
+from tlkit.data.splits import class_weights
 from tlkit.errors import DataError
-from tlkit.evaluation.intervals import Interval, wilson_interval
+from tlkit.evaluation.intervals import Interval, mean_share_interval, wilson_interval
 from tlkit.training.linear import STRENGTHS, first_minimum, moments, row_space
 
 MIN_FOR_INTERVAL = 20
@@ -34,10 +35,11 @@ class ProbeScore:
 
     Attributes:
         accuracy: Share of right answers (of right label decisions where there are several), 0...1,
-            each from a head that was fitted to the other folds.
-        interval: Its 95 % interval by Wilson's formula, `None` with fewer than 20 different
-            images. Heads of different folds share most of their images, which the formula does
-            not know: it is a little too narrow.
+            each from a head that was fitted to the other folds; the mean of the classes' where they
+            are to count the same.
+        interval: Its 95 % interval, see `tlkit.evaluation.intervals`, `None` with fewer than 20
+            different images. Heads of different folds share most of their images, which the formula
+            does not know: it is a little too narrow.
         num_images: Different images; where they have groups, the groups.
         num_folds: Of the cross-validation.
         strength: scikit-learn's `C`, that with the smallest log loss over the folds; averaged over
@@ -54,7 +56,12 @@ class ProbeScore:
 
 
 def probe(
-    features: np.ndarray, labels: np.ndarray, *, groups: np.ndarray | None = None, seed: int = 0
+    features: np.ndarray,
+    labels: np.ndarray,
+    *,
+    groups: np.ndarray | None = None,
+    class_weight: str | None = None,
+    seed: int = 0,
 ) -> ProbeScore:
     """Measures a linear head on features by stratified cross-validation.
 
@@ -67,6 +74,8 @@ def probe(
         labels: Whole numbers `(n,)`; or rows of 0/1, `(n, num_labels)`, each label by itself.
         groups: `(n,)`; rows of one group (copies of one image, images of one patient) come into
             one fold.
+        class_weight: "balanced" lets each class count the same, in what is fitted, in what chooses
+            the penalty, and in the accuracy; not of rows of 0/1.
         seed: Of the folds.
 
     Raises:
@@ -90,12 +99,32 @@ def probe(
     tasks = [labels] if labels.ndim == 1 else [column.astype(np.int64) for column in labels.T]
     with threadpool_limits(1, user_api="blas"), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        found = [_out_of_fold(standard, task, groups, labels.ndim == 2, seed) for task in tasks]
+        found = [
+            _out_of_fold(
+                standard,
+                task,
+                groups,
+                is_label=labels.ndim == 2,
+                class_weight=class_weight,
+                seed=seed,
+            )
+            for task in tasks
+        ]
     is_right = np.mean([right for right, _, _ in found], axis=0)
     accuracy = float(is_right.mean())
+    interval = None
+    if class_weight is not None:
+        of_classes = [labels == name for name in np.unique(labels)]
+        recalls = np.array([is_right[rows].mean() for rows in of_classes])
+        accuracy = float(recalls.mean())
+    if num_images >= MIN_FOR_INTERVAL and class_weight is not None:
+        counts = np.array([len(np.unique(groups[rows])) for rows in of_classes])
+        interval = mean_share_interval(recalls, counts)
+    elif num_images >= MIN_FOR_INTERVAL:
+        interval = wilson_interval(accuracy, num_images)
     return ProbeScore(
         accuracy=accuracy,
-        interval=wilson_interval(accuracy, num_images) if num_images >= MIN_FOR_INTERVAL else None,
+        interval=interval,
         num_images=num_images,
         num_folds=max(folds for _, _, folds in found),
         strength=float(np.mean([strength for _, strength, _ in found])),
@@ -104,10 +133,16 @@ def probe(
 
 
 def _out_of_fold(
-    features: np.ndarray, labels: np.ndarray, groups: np.ndarray, is_label: bool, seed: int
+    features: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    *,
+    is_label: bool,
+    class_weight: str | None,
+    seed: int,
 ) -> tuple[np.ndarray, float, int]:
     """Whether each row is right at the best strength, that strength, and the number of folds."""
-    classes = np.unique(labels)
+    classes, positions = np.unique(labels, return_inverse=True)
     if len(classes) == 1 and is_label:  # one that all images carry, or none
         return np.ones(len(labels)), 0.0, 0
     smallest = min(len(np.unique(groups[labels == name])) for name in classes)
@@ -124,7 +159,11 @@ def _out_of_fold(
     splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
     folds = list(splitter.split(labels, labels, groups))
     # each fold's head goes on from where the penalty before left it
-    heads = [LogisticRegression(max_iter=_MAX_STEPS, warm_start=True) for _ in folds]
+    given = {"max_iter": _MAX_STEPS, "warm_start": True, "class_weight": class_weight}
+    heads = [LogisticRegression(**given) for _ in folds]
+    weights = None
+    if class_weight is not None:
+        weights = class_weights(positions, len(classes))[positions]
     answers: dict[float, np.ndarray] = {}
 
     def loss_at(strength: float) -> float:
@@ -140,7 +179,11 @@ def _out_of_fold(
             is_right[test] = known[shares.argmax(axis=1)] == labels[test]
             rows = np.isin(labels[test], known)  # a fold of groups may hold all of a small class
             if rows.any():
-                loss += float(log_loss(labels[test][rows], shares[rows], labels=known)) / num_folds
+                own = None if weights is None else weights[test][rows]
+                of_fold = log_loss(
+                    labels[test][rows], shares[rows], labels=known, sample_weight=own
+                )
+                loss += float(of_fold) / num_folds
         answers[strength] = is_right
         return loss
 

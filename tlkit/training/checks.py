@@ -40,7 +40,7 @@ def check_recipe(recipe: Recipe, model: keras.Model, epochs: int | None) -> None
     if recipe.views is not None:
         check_count("views", recipe.views, minimum=0)
     check_seed(recipe.seed)
-    check_class_weight(recipe.class_weight, model)
+    check_class_weight(recipe.class_weight, is_multi_label=head_kind(model) == "multi_label")
 
 
 def check_fits_source(recipe: Recipe, source: Source) -> None:
@@ -79,12 +79,12 @@ def check_callbacks(callbacks: Sequence[keras.callbacks.Callback], schedule: str
             )
 
 
-def check_class_weight(class_weight: str | None, model: keras.Model) -> None:
-    """Raises `ArgumentError` unless `class_weight` is "balanced" or `None`, and fits the head."""
+def check_class_weight(class_weight: str | None, *, is_multi_label: bool) -> None:
+    """Raises `ArgumentError` unless `class_weight` is "balanced" or `None`, and fits the labels."""
     if class_weight is None:
         return
     check_choice("class_weight", class_weight, ["balanced"])
-    if head_kind(model) == "multi_label":
+    if is_multi_label:
         raise ArgumentError(
             "`class_weight` must be None where an image may have several labels. "
             f"Received: class_weight={class_weight!r}."

@@ -20,7 +20,7 @@ from tlkit.evaluation.outputs import both_columns
 from tlkit.models.compiling import leave_compiled
 from tlkit.models.flattening import below
 from tlkit.models.groups import choose_trainable
-from tlkit.models.heads import feature_cut, head_from_features
+from tlkit.models.heads import feature_cut, head_from_features, head_kind
 from tlkit.models.random_state import seed_random_layers
 from tlkit.models.trainable import are_set_by_hand, flags_by_hand_kept
 from tlkit.progress import bar
@@ -118,7 +118,7 @@ def train_head(
     check_positive("learning_rate", learning_rate)
     check_count("views", views)
     check_seed(seed)
-    check_class_weight(class_weight, model)
+    check_class_weight(class_weight, is_multi_label=head_kind(model) == "multi_label")
     source = source_of(model, data, validation)
     if isinstance(source.train, tf.data.Dataset):
         if views > 1 or augment != "none":
