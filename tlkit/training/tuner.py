@@ -233,7 +233,9 @@ class Tuner:
             restore_weights(model, watched.before)
             raise
         check_moved(watched, trainable, stage.learning_rate)
-        notes = [*(self._notes if number == 0 else ()), cut if isinstance(cut, str) else cut.note]
+        said = {note for report in record["reports"] for note in report["notes"]}  # of the head
+        notes = [note for note in self._notes if number == 0 and note not in said]
+        notes.append(cut if isinstance(cut, str) else cut.note)
         notes += batch_notes(strategy_of(model), self._source.train)
         notes += [note for hook in self._hooks for note in hook.notes_of_stage()]
         moved = relative_movement(watched.before, weights_by_group(model))
