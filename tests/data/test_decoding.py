@@ -23,7 +23,7 @@ from tests.data.pictures import (
 )
 from tlkit.data import decoding
 from tlkit.data.decoding import decode_image, resize_image
-from tlkit.data.exif import read_orientation
+from tlkit.data.exif import MAX_STEPS, read_orientation
 from tlkit.data.foreign_formats import known_to_pillow
 from tlkit.data.formats import recognise
 from tlkit.data.headers import JPEG_SCANS, jpeg_size, other_size, without_trailing_bytes
@@ -116,6 +116,18 @@ def test_exif_data_is_found_behind_large_segments_and_padding():
     filler = b"\xff\xe2" + struct.pack(">H", 65_535) + bytes(65_533)
     image_bytes = plain[:2] + filler + filler + b"\xff\xff" + plain[2:]
     assert int(read_orientation(image_bytes)) == 6
+
+
+@pytest.mark.parametrize("filler", [b"\xff", b"\xff\xfe\0\2"])
+def test_so_many_segments_and_bytes_of_padding_are_stepped_over_and_no_more(filler):
+    """A megabyte of them took tens of seconds, and is a file that every decoder reads."""
+    turned, plain = photograph(drawing(), 6), encoded(drawing(), "JPEG")
+    orientation = tf.function(read_orientation, autograph=False)
+    most = turned[:2] + (MAX_STEPS - 1) * filler + turned[2:]
+    assert int(orientation(tf.constant(most))) == 6
+    more = plain[:2] + (MAX_STEPS + 1) * filler + turned[2:]
+    assert int(orientation(tf.constant(more))) == 1
+    assert decoded(more).shape == (*SIZE, 3)
 
 
 @pytest.mark.parametrize(

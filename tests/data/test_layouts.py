@@ -96,6 +96,38 @@ def test_names_that_speak_of_splits_are_asked_about_whatever_they_hold(classes, 
         tlkit.inspect_folder(tmp_path / "photos")
 
 
+@pytest.mark.parametrize(
+    ("nested", "flat", "suspects"),
+    [
+        (("seg_train/seg_train", "seg_test/seg_test"), "seg_pred/seg_pred", "'seg_test', 'seg_tr"),
+        (("seg_train", "seg_test"), "seg_pred", "'seg_test', 'seg_train'"),
+        (("fold1", "fold2"), "unlabelled", "'fold1', 'fold2'"),
+        (("train",), "test1", "'train'"),
+        (("my_train",), "test_images", "'my_train'"),
+        (("train",), "unlabelled", "'train'"),
+    ],
+)
+def test_one_folder_of_images_among_them_makes_no_classes_of_splits(
+    classes, tmp_path, nested, flat, suspects
+):
+    root = tmp_path / "photos"
+    for name in nested:
+        shutil.copytree(classes, root / name)
+    shutil.copytree(classes / "ants", root / flat)
+    top = flat.split("/")[0]
+    with pytest.raises(
+        DataError, match=rf"with {suspects}.*\(beside '{top}'\), which holds? nothing"
+    ):
+        tlkit.inspect_folder(root)
+
+
+def test_a_folder_that_holds_the_classes_once_more_is_asked_about(classes):
+    shutil.copytree(classes, classes.parent / "more")
+    shutil.move(classes.parent / "more", classes / "augmented")
+    with pytest.raises(DataError, match=r"'augmented' \(beside 'ants', 'bees'\).*names beside"):
+        tlkit.inspect_folder(classes)
+
+
 def test_what_lies_beside_splits_and_holds_their_classes_is_asked_about(classes, tmp_path):
     for name in ("train", "test", "night"):
         shutil.copytree(classes, tmp_path / "photos" / name)
@@ -125,6 +157,13 @@ def test_a_folder_round_the_classes_of_each_split_is_refused(classes, tmp_path, 
     for name in ("train", "val"):
         shutil.copytree(classes, tmp_path / "photos" / name / wrapper)
     with pytest.raises(DataError, match=rf"lie deeper, in '.*{wrapper}'. Move them up into"):
+        tlkit.inspect_folder(tmp_path / "photos")
+
+
+def test_splits_that_lie_in_folders_of_their_own_name_are_refused(classes, tmp_path):
+    for name in ("training_set", "test_set"):
+        shutil.copytree(classes, tmp_path / "photos" / name / name)
+    with pytest.raises(DataError, match=r"lie deeper, in '.*test_set.test_set'\. Move"):
         tlkit.inspect_folder(tmp_path / "photos")
 
 

@@ -3,6 +3,9 @@
 import tensorflow as tf
 
 SEGMENT_BYTES = 65_535
+MAX_STEPS = 4096
+"""So many segments and bytes of padding are stepped over; a million took ten seconds and more."""
+
 ORIENTATION_TAG = 0x0112
 SHORT = 3  # the type of its entry: a number of two bytes
 ENTRY_BYTES = 12
@@ -19,8 +22,9 @@ AXES = [[0, 1, 2]] * 5 + [[1, 0, 2]] * 4
 def read_orientation(jpeg_bytes: tf.Tensor) -> tf.Tensor:
     """Returns how a JPEG file says its picture must be turned: 1 (as it is) to 8.
 
-    The segments before the picture's own are walked to the first one with EXIF data, and the
-    entries of its first directory are searched. Whatever is missing or malformed gives 1.
+    The segments before the picture's own are walked to the first one with EXIF data, which
+    belongs at their beginning and is looked for in the first `MAX_STEPS`, and the entries of its
+    first directory are searched. Whatever is missing or malformed gives 1.
 
     Args:
         jpeg_bytes: The whole file, a scalar string.
@@ -82,7 +86,9 @@ def _exif_start(jpeg_bytes: tf.Tensor) -> tf.Tensor:
         return position, read(position)
 
     first = tf.minimum(2, length)
-    position, head = tf.while_loop(is_before_picture, step, (first, read(first)))
+    position, head = tf.while_loop(
+        is_before_picture, step, (first, read(first)), maximum_iterations=MAX_STEPS
+    )
     return tf.where((head[0] == 0xFF) & is_exif(head), tf.minimum(position + 10, length), -1)
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -20,8 +20,9 @@ _DEEPEST = 16
 def check_classes_in(folders: Mapping[str, str], path: str, argument: str) -> None:
     """Raises `DataError` where folders that would be classes look like something else.
 
-    That is one folder round the classes or splits; several that hold nothing but the same
-    folders, or whose names speak of different splits; and splits without classes in them.
+    That is one folder round the classes or splits; splits without classes in them; and folders
+    that hold nothing but folders, where several hold the same, where these have the names of
+    what lies beside them, or where names speak of splits, whatever else lies there.
 
     Args:
         folders: The path of each by its name.
@@ -38,21 +39,46 @@ def check_classes_in(folders: Mapping[str, str], path: str, argument: str) -> No
             "are. Put the images into such folders, or list them with their labels in a CSV file."
         )
     filled = {name for name, place in folders.items() if name in inner or not _is_empty(place)}
-    if len(filled) < 2 or filled != set(inner):
+    suspects, what = _no_classes_in(inner, filled)
+    if not suspects:
         return
-    most: set[str] = max(map(set, inner.values()), key=len)
-    shared = [name for name, times in Counter(chain(*inner.values())).items() if times > 1]
-    is_same = len(shared) > 1 and all(set(found) <= most for found in inner.values())
-    speak_of = {split_in_name(name) for name in inner}
-    if is_same or (len(speak_of) > 1 and "" not in speak_of):
-        what = "the same folders" if is_same else "folders"
-        raise DataError(
-            f"`{argument}` must hold one folder for each class, or folders named train, val and "
-            f"test with these. Received: {argument}={path!r} with {_named(inner)}, which hold "
-            f"nothing but {what} ({_named(sorted(most))}). If they are splits, rename them, or "
-            f"give one of them, such as {os.path.join(path, next(iter(inner)))!r}. If they are "
-            "classes, put each one's images right into it, or list them in a CSV file."
-        )
+    most: set[str] = max((set(inner[name]) for name in suspects), key=len)
+    rest = sorted(filled - set(suspects))
+    beside = f" (beside {_named(rest)})" if rest else ""
+    hold = "holds" if len(suspects) == 1 else "hold"
+    raise DataError(
+        f"`{argument}` must hold one folder for each class, or folders named train, val and "
+        f"test with these. Received: {argument}={path!r} with {_named(suspects)}"
+        f"{beside}, which {hold} nothing but {what} ({_named(sorted(most))}). If they are splits, "
+        f"rename them, or give one of them, such as {os.path.join(path, suspects[0])!r}. If they "
+        "are classes, put each one's images right into it, or list them in a CSV file."
+    )
+
+
+def _no_classes_in(
+    inner: Mapping[str, Sequence[str]], filled: Collection[str]
+) -> tuple[list[str], str]:
+    """Returns which of several folders look like no classes, and what they hold; or none.
+
+    Args:
+        inner: What those hold that hold nothing but folders.
+        filled: The names of all that hold something.
+    """
+    if len(filled) < 2:
+        return [], ""
+    times = Counter(chain(*inner.values()))
+    shared = {name for name, number in times.items() if number > 1}
+    same = [name for name, found in inner.items() if len(shared.intersection(found)) > 1]
+    if len(same) > 1:
+        return same, "the same folders"
+    again = [name for name, found in inner.items() if len(found) > 1 and {*found} <= {*filled}]
+    if again:
+        return again, "folders of the names beside them"
+    speak_of = {name: split for name in filled if (split := split_in_name(name))}
+    speaking = [name for name in inner if name in speak_of]
+    if speaking and len(set(speak_of.values())) > 1:
+        return speaking, "folders"
+    return [name for name in inner if split_of_name(name) and len(inner[name]) > 1], "folders"
 
 
 def check_splits(
@@ -79,7 +105,7 @@ def check_splits(
             f"{argument}={path!r} with {_named(beside)} beside {_named(splits)}, of the same "
             "classes. Rename what is a split, or move it elsewhere."
         )
-    if len(classes) == 1:
+    if all(len(inner[name]) < 2 for name in splits):
         for name in splits:
             _check_deeper(folders[name], path, argument)
 
