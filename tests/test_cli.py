@@ -207,6 +207,9 @@ def test_inspect_and_cache(finished, called, cache):
     assert str(cache) in done.stdout
     assert "MB  files" in done.stdout
     assert called("cache", "--limit", "-1").returncode == 2
+    refused = called("cache", "--clear", "--limit", "20")
+    assert refused.returncode == 2
+    assert "--clear must be given alone" in refused.stderr
     assert called("cache", "--older-than", "36500").stdout.startswith("0.0 MB removed")
     done = called("cache", "--clear")
     assert done.returncode == 0, done.stderr

@@ -541,6 +541,11 @@ def cache(
     from tlkit.cache import GIGABYTE, check_bounds, clear_cache, describe_cache, trim_cache
 
     check_bounds(limit=limit, older_than=older_than)
+    if clear and (limit, older_than) != (None, None):
+        raise ArgumentError(
+            "`clear` must be given alone, as it removes all of the cache. Received: clear=True "
+            f"with limit={limit!r} and older_than={older_than!r}. Leave it or these out."
+        )
     if clear:
         _say(str(clear_cache()))
     elif limit is not None or older_than is not None:

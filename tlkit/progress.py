@@ -52,10 +52,7 @@ class _Log:
         self._kept += [
             f"{now if not row else ' ' * len(now)}  {line}" for row, line in enumerate(lines)
         ]
-        if self._path is not None:
-            with self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-                file.writelines(f"{line}\n" for line in self._kept)
-            self._kept = []
+        self._append()
 
     def keep_in(self, path: Path) -> None:
         self._path = path

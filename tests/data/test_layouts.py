@@ -197,6 +197,7 @@ def test_folders_inside_classes_are_no_splits(classes, tmp_path):
 LEFT_BEHIND = (
     *("@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__MACOSX"),
     *("Thumbs.db", "desktop.ini", "FOUND.000", "#snapshot", "@Recycle", "Icon\r"),
+    *("RECYCLER", "RECYCLED"),
 )
 HIDDEN = (".DS_Store", ".ipynb_checkpoints", ".Trash-1000", ".AppleDouble", ".snapshot", "._x.jpg")
 

@@ -195,6 +195,7 @@ PLAIN = "path,label\na.png,cat\nb.png,dog\nc.png,cat\nd.png,dog\n"
         b"\xfe\xff" + PLAIN.replace(",", "\t").encode("utf-16-be"),
         PLAIN.encode("utf-16-le"),
         PLAIN.replace("path,label", '"Path "," LABEL"').encode(),
+        PLAIN.replace("path,", "path\u00a0,").replace(",", ";").encode(),
         PLAIN.replace("path", "\ufeffpath").encode("utf-8-sig"),
         PLAIN.replace("a.png,cat", '"a.png","cat"').encode(),
         PLAIN.replace("\n", ",,\n").encode(),

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 SEGMENT_BYTES = 65_535
 MAX_STEPS = 4096
-"""So many segments and bytes of padding are stepped over; a million took ten seconds and more."""
+"""So many segments and bytes of padding are stepped over; a million took half a minute."""
 
 ORIENTATION_TAG = 0x0112
 SHORT = 3  # the type of its entry: a number of two bytes
@@ -22,15 +22,18 @@ AXES = [[0, 1, 2]] * 5 + [[1, 0, 2]] * 4
 def read_orientation(jpeg_bytes: tf.Tensor) -> tf.Tensor:
     """Returns how a JPEG file says its picture must be turned: 1 (as it is) to 8.
 
-    The segments before the picture's own are walked to the first one with EXIF data, which
-    belongs at their beginning and is looked for in the first `MAX_STEPS`, and the entries of its
-    first directory are searched. Whatever is missing or malformed gives 1.
+    The segments before the picture's own are walked to the first one with EXIF data, and the
+    entries of its first directory are searched. Whatever is missing or malformed gives 1.
 
     Args:
         jpeg_bytes: The whole file, a scalar string.
 
     Returns:
         A scalar, int32.
+
+    Raises:
+        tf.errors.InvalidArgumentError: There are more than `MAX_STEPS` segments and bytes of
+            padding before the picture's own and before EXIF data.
 
     Example:
         >>> import tensorflow as tf
@@ -89,7 +92,11 @@ def _exif_start(jpeg_bytes: tf.Tensor) -> tf.Tensor:
     position, head = tf.while_loop(
         is_before_picture, step, (first, read(first)), maximum_iterations=MAX_STEPS
     )
-    return tf.where((head[0] == 0xFF) & is_exif(head), tf.minimum(position + 10, length), -1)
+    message = f"The file has more than {MAX_STEPS} segments and bytes of padding before its image."
+    is_through = ~is_before_picture(position, head)
+    with tf.control_dependencies([tf.debugging.Assert(is_through, [message])]):
+        is_found = (head[0] == 0xFF) & is_exif(head)
+        return tf.where(is_found, tf.minimum(position + 10, length), -1)
 
 
 def _orientation_entry(tiff_bytes: tf.Tensor) -> tf.Tensor:

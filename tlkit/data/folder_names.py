@@ -34,6 +34,8 @@ SYSTEM_NAMES = frozenset(
     """.replace("\n", " ").split(",")
 )
 """What systems, network drives and programs leave among images, in small letters."""
+_AS_WRITTEN = frozenset(("Icon\r", "RECYCLER", "RECYCLED"))
+"""Likewise, but written so; in small letters they may be classes."""
 
 
 def split_of_name(name: str) -> str:
@@ -57,7 +59,7 @@ def split_in_name(name: str) -> str:
 
 def is_left_by_a_system(name: str) -> bool:
     """Whether an operating system, a network drive or a program made what has this name."""
-    is_known = name.casefold() in SYSTEM_NAMES or name == "Icon\r"
+    is_known = name.casefold() in SYSTEM_NAMES or name in _AS_WRITTEN
     return is_known or bool(re.fullmatch(r"(?i)found\.\d{3}", name))
 
 

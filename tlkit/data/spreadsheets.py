@@ -13,7 +13,7 @@ _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-_UNSEEN = "\ufeff\u200b\u200e\u200f\u2060"
+_UNSEEN = "\ufeff\u200b\u200e\u200f\u2060\u00a0"
 _SAYS_SEPARATOR = re.compile(r'"?sep=(.)"?[,;\t]*', re.IGNORECASE)
 
 

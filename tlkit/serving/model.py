@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from tlkit.data.decoder_messages import plain_message
+from tlkit.data.exif import read_orientation
 from tlkit.data.formats import HEAD_BYTES, recognise
 from tlkit.data.headers import (
     is_jpeg,
@@ -120,11 +121,12 @@ def _exported_in(folder: Path) -> ExportedModel:
 def _bounded(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns how many pixels the header claims, 0 for what is no image, and what is decoded.
 
-    Exports of earlier versions set no bounds of their own to scans and frames.
+    Exports of earlier versions set no bounds of their own to segments, scans and frames.
     """
 
     def jpeg() -> tuple[tf.Tensor, tf.Tensor]:
-        return jpeg_size(image_bytes)[2], with_few_scans(image_bytes)
+        with tf.control_dependencies([read_orientation(image_bytes)]):
+            return jpeg_size(image_bytes)[2], with_few_scans(image_bytes)
 
     def other() -> tuple[tf.Tensor, tf.Tensor]:
         height, width, num_pixels = other_size(image_bytes)
