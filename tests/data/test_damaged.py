@@ -9,7 +9,7 @@ import pytest
 
 import tlkit
 from tests.data.pictures import drawing, encoded
-from tlkit.data.decoder_messages import listening, pass_on
+from tlkit.data.decoder_messages import error_in, listening, pass_on, without_log
 from tlkit.errors import ArgumentError
 from tlkit.finished_run import evaluate_run
 
@@ -96,6 +96,16 @@ def test_a_file_that_cannot_be_decoded_has_the_decoders_reason(photos):
         "cut.gif": "truncated or damaged GIF: Invalid GIF data (size 400), failed to open gif "
         "file: No screen descriptor detected",
     }
+
+
+def test_tensorflows_log_is_no_reason():
+    log = (
+        "E0000 00:00:1.5 12 local_rendezvous.cc:100] INVALID_ARGUMENT: jpeg::Uncompress failed",
+        "\t [[{{function_node cond_1}}{{node cond/DecodeJpeg}}]]",
+    )
+    assert error_in(log) == ""
+    assert error_in(("Unsupported marker type 0x12", *log)) == "Unsupported marker type 0x12"
+    assert without_log(("bad Huffman code", *log)) == ("bad Huffman code",)
 
 
 def test_what_others_write_to_standard_error_meanwhile_is_shown(capfd):

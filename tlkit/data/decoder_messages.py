@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from threading import Lock
 
 _STANDARD_ERROR = 2
-_LOG_LINE = re.compile(r"[IWEF]\d{4} |\d{4}-\d\d-\d\d |WARNING: All log messages")
+_LOG_LINE = re.compile(r"[IWEF]\d{4} |\d{4}-\d\d-\d\d |WARNING: All log messages|\s*\[\[\{\{")
+"""How lines of TensorFlow's log begin, or go on."""
 _LIBJPEG = re.compile(
     r"Corrupt JPEG data: |Premature end of JPEG|Inconsistent progression sequence|Invalid SOS "
     r"parameters|Unknown Adobe color transform|Warning: unknown JFIF|Application transferred"

@@ -38,8 +38,6 @@ _BY_MAGIC: dict[bytes, tuple[str, str]] = {
     b"FUJIFILMCCD-RAW": (_RAW, _DEVELOP),
     b"FOVb": (_RAW, _DEVELOP),
     b"\0MRM": (_RAW, _DEVELOP),
-    b"\2\0\0\0UL": ("DICOM", _WITH_PYDICOM),
-    b"\x08\0\5\0CS": ("DICOM", _WITH_PYDICOM),
     b"8BPS": ("Photoshop (PSD)", _WITH_PILLOW),
     b"\xff\x0a": ("JPEG XL", _WITH_MAGICK),
     b"\0\0\0\x0cJXL ": ("JPEG XL", _WITH_MAGICK),
@@ -55,6 +53,10 @@ _BY_MAGIC: dict[bytes, tuple[str, str]] = {
     b"/* XPM */": ("XPM", _WITH_PILLOW),
     b"gimp xcf": ("GIMP (XCF)", f"{CONVERT}, with GIMP for example"),
     b"FLIF": ("FLIF", _WITH_MAGICK),
+    b"SDPX": ("DPX", _WITH_MAGICK),
+    b"XPDS": ("DPX", _WITH_MAGICK),
+    b"\x80\x2a\x5f\xd7": ("Cineon", _WITH_MAGICK),
+    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": ("OLE file (FlashPix, MIC)", _WITH_PILLOW),
     b"BPG\xfb": ("BPG", _WITH_MAGICK),
     b"\x8bJNG": ("JNG", _WITH_MAGICK),
     b"\x8aMNG": ("MNG", _WITH_MAGICK),
@@ -74,6 +76,7 @@ _BY_MAGIC: dict[bytes, tuple[str, str]] = {
     b"FLV": ("video (FLV)", _FRAMES),
     b"OggS": ("Ogg", _FRAMES),
     b"\x93NUMPY": ("NumPy array", "load it and give it to load_arrays"),
+    b"MATLAB 5.0 MAT-file": ("MATLAB file", "load it and give it to load_arrays"),
     b"\x89HDF": ("HDF5", "load it and give it to load_arrays"),
     b"PK\x03\x04": ("ZIP archive", _UNPACK),
     b"\x1f\x8b": ("gzip archive", _UNPACK),
@@ -115,6 +118,12 @@ _BY_BRAND: dict[bytes, tuple[str, str]] = {
 }
 """Of files in boxes, as ISO/IEC 14496-12 describes them; the more telling ones stand first."""
 
+_DICOM = re.compile(
+    rb"[\x02\x08]\0[\0-\x7f]\0"
+    rb"([A-Z]{2}|\x04\0{3}..\0\0|[\x02-\x40]\0{3}(ISO_IR|ORIGINAL|DERIVED|1\.2\.840\.10008))",
+    re.DOTALL,
+)
+"""Its first element, where no preamble stands before it: with its type, or with none."""
 _NETPBM = {b"1": "PBM", b"2": "PGM", b"3": "PPM", b"4": "PBM", b"5": "PGM", b"6": "PPM"}
 _NETPBM |= {b"7": "PAM", b"F": "PFM", b"f": "PFM"}
 _PILLOW_FAILS = (
@@ -162,6 +171,8 @@ def _without_mark(head: bytes) -> tuple[str, str]:
     """What begins with numbers that could be anything's, or with words."""
     if re.match(rb"P[1-7Ff]\s+([#\d]|WIDTH)", head):
         return _NETPBM[head[1:2]], _WITH_PILLOW
+    if _DICOM.match(head):
+        return "DICOM", _WITH_PYDICOM
     if (
         head[:1] == b"\x0a"
         and head[1:2] in b"\0\2\3\4\5"
