@@ -57,16 +57,6 @@ def test_something_is_said_every_few_seconds_of_what_counts_nothing(shown):
     assert stream.getvalue().startswith("exporting, 0.")
 
 
-def test_a_reader_that_has_gone_stops_nothing(shown):
-    class Broken(io.StringIO):
-        def write(self, text):
-            raise BrokenPipeError
-
-    display = shown(Broken(), interval=3600)
-    display.said("one")
-    display.said("two")
-
-
 def test_the_thread_ends_with_the_display():
     before = threading.active_count()
     display = LinesDisplay(io.StringIO())

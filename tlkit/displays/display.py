@@ -36,7 +36,8 @@ class Display:
 def own_standard_error() -> Iterator[TextIO]:
     """Standard error by a descriptor of its own.
 
-    It is still heard while another part of the program has turned the usual one away.
+    It is still heard while another part of the program has turned the usual one away. Where its
+    reader has gone, or its disk is full, nothing more is shown, and nothing fails.
     """
     try:
         descriptor = os.dup(sys.stderr.fileno())
@@ -44,9 +45,32 @@ def own_standard_error() -> Iterator[TextIO]:
         yield sys.stderr
         return
     encoding = sys.stderr.encoding or "utf-8"
-    with open(descriptor, "w", encoding=encoding, errors="backslashreplace") as stream:
+    written = io.BufferedWriter(io.FileIO(descriptor, "w"))
+    with _Stream(written, encoding, "backslashreplace", line_buffering=True) as stream:
         try:
             yield stream
         finally:
-            with contextlib.suppress(BrokenPipeError):  # whoever read it has gone
-                stream.flush()
+            stream.flush()
+
+
+class _Stream(io.TextIOWrapper):
+    """A stream that goes on without a reader: a closed terminal or pipe ends no training."""
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError:
+            self._go_nowhere()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError:
+            self._go_nowhere()
+
+    def _go_nowhere(self) -> None:
+        """What comes from now on is not shown; what has not been read yet is not either."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.fileno())
+        os.close(nowhere)

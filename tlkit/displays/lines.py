@@ -23,7 +23,7 @@ class LinesDisplay(Display):
     """
 
     def __init__(self, stream: TextIO, interval: float = INTERVAL) -> None:
-        self._stream: TextIO | None = stream
+        self._stream = stream
         self._interval = interval
         self._activities: list[Activity] = []
         self._lock = threading.RLock()
@@ -69,10 +69,5 @@ class LinesDisplay(Display):
     def _write(self, text: str) -> None:
         with self._lock:
             self._written = time.monotonic()
-            if self._stream is None:
-                return
-            try:
-                self._stream.write(f"{text}\n")
-                self._stream.flush()
-            except BrokenPipeError:  # whoever read it has gone, and the work goes on
-                self._stream = None
+            self._stream.write(f"{text}\n")
+            self._stream.flush()
