@@ -167,13 +167,16 @@ def test_splits_that_lie_in_folders_of_their_own_name_are_refused(classes, tmp_p
         tlkit.inspect_folder(tmp_path / "photos")
 
 
-def test_splits_without_classes_in_them_are_no_classes(classes, tmp_path):
+@pytest.mark.parametrize(
+    "names", [("train", "valid"), ("my_test", "my_train"), ("extra", "test", "train")]
+)
+def test_splits_without_classes_in_them_are_no_classes(classes, tmp_path, names):
     """Images whose labels stand elsewhere, as competitions hand them out."""
-    for name, source in (("train", "ants"), ("valid", "bees")):
-        shutil.copytree(classes / source, tmp_path / "photos" / name)
-    with pytest.raises(DataError, match=r"'train', 'valid', in which no folders of classes are"):
+    for number, name in enumerate(names):
+        write_photos(tmp_path / "photos", {name: 4}, size=12, seed=number)
+    listed = ", ".join(map(repr, names))
+    with pytest.raises(DataError, match=rf"{listed}, in which no folders of classes are"):
         tlkit.inspect_folder(tmp_path / "photos")
-    names = ("train", "valid")
     data = tlkit.load_folder(tmp_path / "photos", class_names=names, splits=(1, 0, 0))
     assert data.class_names == names
 

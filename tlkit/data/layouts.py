@@ -32,7 +32,8 @@ def check_classes_in(folders: Mapping[str, str], path: str, argument: str) -> No
     inner = {name: found for name, place in folders.items() if (found := folders_only(place))}
     if len(folders) == 1 and inner:
         _check_wrapper(next(iter(folders)), path, argument)
-    if len(set(map(split_of_name, folders)) | {""}) > 2 and all(map(split_of_name, folders)):
+    named, spoken_of = (set(map(of, folders)) for of in (split_of_name, split_in_name))
+    if len(named - {""}) > 1 or (len(spoken_of) > 1 and "" not in spoken_of and not inner):
         raise DataError(
             f"`{argument}` must hold one folder for each class, or train, val and test with these. "
             f"Received: {argument}={path!r} with {_named(folders)}, in which no folders of classes "
