@@ -197,6 +197,14 @@ def test_add_classes_trains_says_what_it_cost_and_ends_well(finished, tmp_path):
     assert len(chatter(again.stderr)) == 1
 
 
+@pytest.mark.skipif(os.name == "nt", reason="needs a shell")
+@pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_in_nobodys_way(closed, tmp_path):
+    command = f'exec "$0" -m tlkit inspect nowhere {closed}'
+    done = subprocess.run(["sh", "-c", command, sys.executable], cwd=tmp_path, check=False)
+    assert done.returncode == 2
+
+
 def test_inspect_and_cache(finished, called, cache):
     photos, _, _ = finished
     done = tlkit("inspect", photos)
