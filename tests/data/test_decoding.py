@@ -1,6 +1,7 @@
 import io
 import re
 import struct
+import zlib
 from contextlib import suppress
 
 import numpy as np
@@ -26,7 +27,7 @@ from tlkit.data.decoding import decode_image, resize_image
 from tlkit.data.exif import MAX_STEPS, read_orientation
 from tlkit.data.foreign_formats import known_to_pillow
 from tlkit.data.formats import recognise
-from tlkit.data.headers import JPEG_SCANS, jpeg_size, other_size, without_trailing_bytes
+from tlkit.data.headers import JPEG_SCANS, PNG_TEXTS, jpeg_size, other_size, without_trailing_bytes
 
 SIZE = (40, 60)
 PROGRAMS = {}
@@ -395,6 +396,18 @@ COMMENT = b"\x21\xfe" + 300_000 * b"\x01x" + b"\0"
 def test_a_gif_of_more_blocks_than_are_read_is_refused(blocks):
     with pytest.raises(tf.errors.InvalidArgumentError, match="more blocks than are read"):
         decoded(GIF_HEAD + blocks + gif_frame() + b";")
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt"])
+def test_a_png_of_more_compressed_texts_than_are_unpacked_is_refused(kind):
+    plain = encoded(drawing(), "PNG")
+    packed = (b"a\0\0" if kind == b"zTXt" else b"a\0\1\0\0\0") + zlib.compress(b"text")
+    text = struct.pack(">I", len(packed)) + kind + packed
+    text += struct.pack(">I", zlib.crc32(kind + packed))
+    most, more = (plain[:33] + count * text + plain[33:] for count in (PNG_TEXTS, PNG_TEXTS + 1))
+    assert np.array_equal(decoded(most), decoded(plain))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"more than {PNG_TEXTS} compressed"):
+        decoded(more)
 
 
 def test_a_jpeg_of_more_scans_than_are_read_is_refused():

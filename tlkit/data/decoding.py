@@ -48,9 +48,10 @@ def decode_image(
     stay at least as long as wanted, and the rest is bilinear. It is antialiased where the
     remaining reduction (the geometric mean over the two sides) exceeds two.
 
-    The number of pixels is checked in the header before anything is decoded, and so are the scans
-    of a JPEG file and the blocks of a GIF, which bound the time that decoding takes. It works
-    eagerly, in `tf.data`, and in the signature of a SavedModel.
+    The number of pixels is checked in the header before anything is decoded, and so are the
+    segments and scans of a JPEG file, the blocks of a GIF and the packed texts of a PNG file, which
+    bound the time that decoding takes. It works eagerly, in `tf.data`, and in the signature of a
+    SavedModel.
 
     Args:
         image_bytes: The whole file, a scalar string.

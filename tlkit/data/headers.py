@@ -25,6 +25,9 @@ GIF_TURNS = 2**14
 JPEG_SCANS = 100
 """libjpeg's own progressive files have ten; each scan goes over all pixels once more."""
 
+PNG_TEXTS = 64
+"""Compressed texts of a PNG file, of each of two kinds: libpng unpacks up to 8 MB of each."""
+
 Size = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
 
@@ -146,14 +149,36 @@ def with_few_scans(image_bytes: tf.Tensor) -> tf.Tensor:
     Raises:
         tf.errors.InvalidArgumentError: It has more.
     """
-    pieces = tf.raw_ops.StringSplitV2(
-        input=image_bytes[tf.newaxis], sep=SCAN, maxsplit=JPEG_SCANS + 1
-    ).values
     message = f"The file has more than {JPEG_SCANS} scans, each of which takes as long as one."
-    with tf.control_dependencies(
-        [tf.debugging.Assert(tf.size(pieces) <= JPEG_SCANS + 1, [message])]
-    ):
+    with tf.control_dependencies([_check_few(image_bytes, SCAN, JPEG_SCANS, message)]):
         return tf.identity(image_bytes)
+
+
+def _with_few_texts(image_bytes: tf.Tensor) -> tf.Tensor:
+    """Returns the bytes of a file, if it is no PNG with more than `PNG_TEXTS` compressed texts.
+
+    Nobody asks for these texts, but the decoder unpacks them: 3 MB of them took 7 seconds.
+    """
+    message = f"The file has more than {PNG_TEXTS} compressed texts."
+    head = tf.io.decode_raw(image_bytes, tf.uint8, fixed_length=HEADER_BYTES)
+    is_png = tf.reduce_all(head[:4] == list(b"\x89PNG"))
+    checks = [
+        _check_few(image_bytes, kind, PNG_TEXTS, message, applies=is_png)
+        for kind in (b"zTXt", b"iTXt")
+    ]
+    with tf.control_dependencies(checks):
+        return tf.identity(image_bytes)
+
+
+def _check_few(
+    image_bytes: tf.Tensor, what: bytes, most: int, message: str, applies: tf.Tensor | bool = True
+) -> tf.Operation | None:
+    """Fails where some bytes stand in a file more than so many times."""
+    pieces = tf.raw_ops.StringSplitV2(
+        input=image_bytes[tf.newaxis], sep=what, maxsplit=most + 1
+    ).values
+    is_few = tf.size(pieces) <= most + 1
+    return tf.debugging.Assert(is_few | tf.logical_not(applies), [message])
 
 
 def without_trailing_bytes(
@@ -164,7 +189,7 @@ def without_trailing_bytes(
     That of BMP files refuses what stands behind their pixels (padding, a colour profile, what
     another program left there), which all viewers ignore. That of GIF files unpacks all frames to
     give the first, and there may be a million. The other formats' decoders stop at the end by
-    themselves.
+    themselves; that of PNG files unpacks texts before it, of which there may be few.
 
     Args:
         image_bytes: The whole file, a scalar string.
@@ -172,12 +197,13 @@ def without_trailing_bytes(
         width: Likewise.
 
     Raises:
-        tf.errors.InvalidArgumentError: A GIF's first frame has more blocks than are read.
+        tf.errors.InvalidArgumentError: A GIF's first frame has more blocks than are read, or a PNG
+            file more compressed texts.
     """
     return tf.cond(
         _is_gif(image_bytes),
         lambda: _up_to_first_frame(image_bytes),
-        lambda: _up_to_bmp_pixels(image_bytes, height, width),
+        lambda: _up_to_bmp_pixels(_with_few_texts(image_bytes), height, width),
     )
 
 

@@ -121,7 +121,7 @@ def _exported_in(folder: Path) -> ExportedModel:
 def _bounded(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns how many pixels the header claims, 0 for what is no image, and what is decoded.
 
-    Exports of earlier versions set no bounds of their own to segments, scans and frames.
+    Exports of earlier versions set no bounds of their own to what takes long.
     """
 
     def jpeg() -> tuple[tf.Tensor, tf.Tensor]:
