@@ -388,12 +388,15 @@ def test_a_stopped_run_stays_unfinished_and_refuses_other_arguments(tmp_path, ph
     if kind != signal.SIGKILL:
         assert process.returncode == 128 + kind
         said = "interrupted" if kind == signal.SIGINT else "ended by SIGTERM"
-        assert errors == f"tlkit: {said}; the same command continues.\n"
+        *progress, line = errors.splitlines()
+        assert line == f"tlkit: {said}; the same command continues."
+        assert any("training" in shown for shown in progress)
+        assert "Traceback" not in errors
         assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
     assert not json.loads((tmp_path / "run" / "run.json").read_text())["finished"]
     other = tlkit(*arguments[:-1], "1")
     assert other.returncode == 2
-    assert "epochs=200 instead of 1" in other.stderr
+    assert "--epochs 200 instead of 1" in other.stderr
 
 
 def test_a_run_killed_while_it_trains_continues_where_it_was(tmp_path, photos):

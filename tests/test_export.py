@@ -175,8 +175,11 @@ def test_exported_predictions_are_those_of_predict(model, files, exported):
         for one, other in zip(found, expected, strict=True):
             assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
     assert predict_exported(exported, str(files[0]))[0].label == expected[0].label
-    with pytest.raises(DataError, match=r"`files` must be.*missing\.jpg"):
-        predict_exported(exported, [files[0], "missing.jpg"])
+    first, missing = predict_exported(exported, [files[0], "missing.jpg"])
+    assert (first.label, missing.label) == (expected[0].label, "")
+    assert "No such file" in missing.reason
+    with pytest.raises(DataError, match=r"`files` must .*missing\.jpg"):
+        predict_exported(exported, ["missing.jpg"])
 
 
 def test_it_serves_where_neither_tlkit_nor_keras_is(model, files, exported, tmp_path):

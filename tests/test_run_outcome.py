@@ -57,6 +57,19 @@ def test_all_that_a_run_can_find_is_fifteen_lines_and_names_break_none():
     assert lines[-1].startswith("run: runs/flowers-1: ")
 
 
+def test_what_was_chosen_by_trials_is_said_and_not_the_first_trial():
+    choices = {
+        "mode": {"arguments": {}, "reasons": ["the head alone", "few images"]},
+        "anchor": {
+            "arguments": {},
+            "reasons": ["before: new task 24.3 %", "chosen: 3.72, for the best mean"],
+        },
+    }
+    lines = outcome_of(run_with({}, {"choices": choices})).splitlines()
+    assert "chosen mode: the head alone" in lines
+    assert "chosen anchor: 3.72, for the best mean" in lines
+
+
 def test_a_grown_run_says_what_its_old_classes_lost():
     growth = {"old_before": 0.95, "old_after": 0.94, "new_before": 0.0, "new_after": 1.0}
     lines = outcome_of(run_with({}, {"growth": growth})).splitlines()

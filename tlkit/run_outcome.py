@@ -10,6 +10,7 @@ from tlkit.run_record import settled_arguments
 
 MAX_LINES = 15
 _SHOWN_NAMES = 6
+_CHOSEN = "chosen: "
 
 
 def outcome_of(run: Run) -> str:
@@ -94,8 +95,10 @@ def _training(run: Run) -> Iterator[str]:
         for stage in run.metrics["stages"]
     )
     yield f"model: {name}; trained: {stages}"
-    for choice in run.record.get("choices", {}).values():
-        yield f"chosen: {choice['reasons'][0]}"
+    for name, choice in run.record.get("choices", {}).items():
+        reasons: list[str] = choice["reasons"]  # trials come before what was chosen by them
+        decided = [reason for reason in reasons if reason.startswith(_CHOSEN)]
+        yield f"chosen {name}: {(decided or reasons)[0].removeprefix(_CHOSEN)}"
 
 
 def _data(run: Run) -> Iterator[str]:

@@ -83,9 +83,8 @@ def test_the_command_line_leaves_one_run_with_the_chief(worked):
     for index in range(2):  # the other worker knows the figures too
         said = (worked / f"log-{index}.txt").read_text(encoding="utf-8")
         assert "validation accuracy" in said
-    assert "shared out among 2 replicas on 2 workers" in (worked / "log-0.txt").read_text(
-        encoding="utf-8"
-    )
+    log = (worked / "run-0" / "log.txt").read_text(encoding="utf-8")
+    assert "shared out among 2 replicas on 2 workers" in log
 
 
 def test_an_anchor_is_worked_out_by_the_chief_and_holds_on_both(worked):

@@ -165,10 +165,10 @@ def test_a_photograph_that_vanishes_is_named(photos, views, monkeypatch):
     tlkit.train_head(model, data)
     lost = data.train.paths[3]
     os.unlink(lost)
-    with pytest.raises(tlkit.DataError, match=f"photographs must stay .*{os.path.basename(lost)}"):
+    with pytest.raises(tlkit.DataError, match=f"Images must stay .*{os.path.basename(lost)}"):
         tlkit.fine_tune(model, data, unfreeze="stage3", epochs=2, views=views)
     os.unlink(data.test.paths[0])
-    with pytest.raises(tlkit.DataError, match="photographs must stay"):
+    with pytest.raises(tlkit.DataError, match="Images must stay"):
         tlkit.evaluate(model, data.test)
 
 
