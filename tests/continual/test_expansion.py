@@ -200,7 +200,7 @@ def test_incoming_weights_are_those_from_all_parts():
 
 def test_a_strong_anchor_holds_the_probe():
     grown = add_classes(chain(), ["stripe", "bar"])
-    settings = {"learning_rate": 1e-2, "augment": "none", "epochs": 1}
+    settings = {"learning_rate": 1e-2, "augment": "none", "epochs": 1, "seed": 0}
     loose, held = (
         probe_drift(grown, task(), strength=strength, settings=settings) for strength in (0.0, 1e3)
     )
@@ -284,7 +284,7 @@ def test_dead_units_go_from_a_model_with_a_shared_layer_too():
 
 def test_scale_and_shift_behind_a_new_layer_go_to_zero_with_it():
     grown = grown_by_hand(chain(with_norm=True))
-    settings = {"learning_rate": 1e-2, "augment": "none", "epochs": 1}
+    settings = {"learning_rate": 1e-2, "augment": "none", "epochs": 1, "seed": 0}
     assert train_new(grown, 1, task(), sparsity=50.0, settings=settings)
     norm = grown.get_layer("norm__grown2")
     for weights in (grown.get_layer("conv2__grown2").kernel, norm.gamma, norm.beta):
@@ -387,6 +387,42 @@ def test_units_that_no_epoch_improved_stay_where_solved_rows_use_them(pixels, mo
     assert report.new_accuracy_after > report.new_accuracy_retrained
     assert report.moved["new"] > 0 == report.moved["old"]
     assert np.array_equal(bigger(pixels)[:, :2], model(pixels))
+
+
+def modes_in_training(monkeypatch, layer_class=layers.Dropout):
+    """Notes in which mode each layer of a class is called while the new layers train."""
+    modes = {}
+    plain = layer_class.call
+
+    def call(self, inputs, training=False):
+        modes.setdefault(self.name, set()).add(training)
+        return plain(self, inputs, training=training)
+
+    monkeypatch.setattr(layer_class, "call", call)
+    return modes
+
+
+def test_old_layers_compute_as_in_inference_while_new_ones_train(monkeypatch):
+    set_seeds(0)
+    x = keras.Input((8, 8, 3))
+    y = layers.Conv2D(3, 3, activation="relu", name="conv1")(x)
+    y = layers.Dropout(0.5, name="drop1")(y)
+    y = layers.Conv2D(4, 3, name="conv2")(y)
+    y = layers.Dropout(0.5, name="drop2")(y)
+    y = layers.GlobalAveragePooling2D(name="head_pool")(y)
+    y = layers.Dropout(0.5, name="drop_head")(y)
+    grown = grown_by_hand(keras.Model(x, layers.Dense(2, name="logits")(y)))
+    grown = widen_layer(grown, "conv1", 5, isolate=True)
+    settings = {"epochs": 1, "learning_rate": 1e-2, "augment": "none", "seed": 0}
+    modes = modes_in_training(monkeypatch)
+    train_new(grown, 1, task(), sparsity=0.0, settings=settings)
+    assert {name for name, seen in modes.items() if True not in seen} == {"drop1", "drop2"}
+    assert {name for name, seen in modes.items() if True in seen} == {
+        "drop1__grown3",
+        "drop2__grown2",
+        "drop_head",
+        "drop_head__grown2",
+    }
 
 
 def test_batch_normalisation_of_new_units_trains_and_that_of_old_ones_does_not(pixels):

@@ -9,7 +9,7 @@ from keras import layers
 
 import tlkit
 from tlkit.training.step import hooked
-from tlkit.training.still import still_part
+from tlkit.training.still import still_beside, still_part
 
 
 class DropsInside(layers.Layer):
@@ -114,6 +114,21 @@ def test_one_dropout_layer_for_all_the_network_is_off_in_the_frozen_part_alone(i
     assert part.calls[id(dropout)] == 1
     assert id(dropout) not in part.above_cut().calls
     assert not np.allclose(outputs_in_training(model, images), model(images, training=False))
+
+
+def test_beside_added_layers_all_before_the_head_is_off():
+    dropout = layers.Dropout(0.5)
+    model = network(dropout)
+    added = model.layers[-3]
+    calls = still_beside(model, [added]).calls
+    assert calls[id(dropout)] == float("inf")
+    assert id(added) not in calls
+    assert id(model.layers[-1]) not in calls
+    inputs = keras.Input((8, 8, 3))
+    x = dropout(layers.Conv2D(4, 3)(inputs))
+    x = dropout(layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(x)))
+    in_both = keras.Model(inputs, layers.Dense(2)(x))
+    assert still_beside(in_both, []).calls[id(dropout)] == 1
 
 
 @pytest.mark.parametrize("is_nested", [False, True])

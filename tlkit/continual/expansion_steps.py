@@ -27,6 +27,7 @@ from tlkit.training.frozen import FrozenPart
 from tlkit.training.objective import loss_of, metrics_of
 from tlkit.training.sources import batches_of, source_of, steps_in_epoch, with_targets
 from tlkit.training.step import StepHook
+from tlkit.training.still import StillPart, still_beside
 
 ROUNDING = 1e-4
 """Relative: by so much the sum of the same losses may differ once units of zeros are gone."""
@@ -157,13 +158,16 @@ def train_new(
     """Trains the new layers alone; returns whether any epoch was better than none.
 
     The whole graph runs in every step: new units read old ones at many depths, whose activations
-    together are far larger than the pictures, so that they are not stored.
+    together are far larger than the pictures, so that they are not stored. Old layers compute as in
+    inference, with which the outputs of old classes are computed too.
     """
     freeze_old(grown, first)
     hooks: list[StepHook] = []
     if sparsity:
         hooks = [GroupSparsity([units.group for units in new_units(grown, first)], sparsity)]
-    return fit_task(task_model(grown), data, hooks=hooks, **settings)
+    task = task_model(grown)
+    still = still_beside(task, new_layers(grown, since=first))
+    return fit_task(task, data, hooks=hooks, still=still, **settings)
 
 
 @dataclass(frozen=True)
@@ -258,11 +262,13 @@ def fit_task(
     augment: str,
     seed: int,
     hooks: Sequence[StepHook],
+    still: StillPart | None = None,
     best: tuple[float, float] | None = None,
 ) -> bool:
     """Trains what is trainable in a task's model; returns whether an epoch beat `best`.
 
     Kept is the epoch of the highest validation accuracy, at the same the one of the lowest loss.
+    What is in `still` computes as in inference.
     """
     held_out = source_of(task, data, None).validation
     train = data.train
@@ -288,6 +294,7 @@ def fit_task(
         epochs=epochs,
         patience=max(5, epochs // 2),
         hooks=hooks,
+        still=still,
         best=best,
     )
     return fitted.improved

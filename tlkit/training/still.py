@@ -8,13 +8,14 @@ Keras runs a functional model's graph by a method without a public name; this fi
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from math import inf
 from typing import Any
 
 import keras
 
+from tlkit.models.boundaries import segment
 from tlkit.models.flattening import flat
 from tlkit.models.graph import nodes_between, with_nested
 from tlkit.models.groups import (
@@ -87,6 +88,31 @@ def still_part(model: keras.Model, unfreeze: str | int, trainable: TrainableRepo
         if calls.get(operation) != inf or operation in above:
             calls[operation] = number
     return StillPart(calls)
+
+
+def still_beside(model: keras.Model, layers: Collection[keras.layers.Layer]) -> StillPart:
+    """Returns what stays still where layers that were added train, at whatever depth they stand.
+
+    All other layers before the head. What stands in the head, such as dropout before the outputs,
+    belongs to what trains there, as in `still_part`.
+
+    Args:
+        model: The whole model.
+        layers: Those that were added, with what they bring: a dropout layer of new units drops.
+    """
+    added = {id(one) for layer in layers for one in with_nested(layer)}
+    segmentation = segment(model)
+    head = len(segmentation.ends) - 1
+    in_head = {id(operation) for operation in segmentation.operations(head)}
+    below = segmentation.cuts[: segmentation.starts[head] + 1] if head else ()
+    numbers = Counter(id(operation) for cut in below for operation in cut.between)
+    return StillPart(
+        {
+            operation: number if operation in in_head else inf
+            for operation, number in numbers.items()
+            if operation not in added
+        }
+    )
 
 
 def is_augmenting(layer: keras.layers.Layer) -> bool:
