@@ -11,7 +11,6 @@ from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -21,7 +20,7 @@ from tlkit.errors import DataError
 from tlkit.serving.bodies import Bodies, read_picture, too_busy
 from tlkit.serving.metrics import ServerMetrics
 from tlkit.serving.model import ServedModel, TooManyPixelsError
-from tlkit.serving.origins import OwnOriginOnly
+from tlkit.serving.origins import ANY, OwnHostOnly, OwnOriginOnly
 
 MAX_BYTES = 16 * 2**20
 MAX_PIXELS = 32 * 2**20
@@ -48,7 +47,7 @@ _SECURITY = {
 
 
 def create_app(
-    model: ServedModel, *, max_bytes: int = MAX_BYTES, hosts: Sequence[str] = ("*",)
+    model: ServedModel, *, max_bytes: int = MAX_BYTES, hosts: Sequence[str] = (ANY,)
 ) -> Starlette:
     """Returns the server's application, of ASGI, which any such server runs.
 
@@ -124,7 +123,7 @@ def create_app(
         middleware=[
             Middleware(metrics.around),
             Middleware(ErrorsInJson),
-            Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts)),
+            Middleware(OwnHostOnly, hosts=hosts),
             Middleware(OwnOriginOnly),
         ],
         exception_handlers=handlers,

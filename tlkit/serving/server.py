@@ -73,8 +73,8 @@ def serve(
     Args:
         folder: A run, or an exported SavedModel.
         port: Where to listen; 0 takes one that is free.
-        host: The address to listen at. Only this machine reaches the default; "0.0.0.0" is open
-            to the network, with no password and no encryption.
+        host: The address to listen at. Only this machine reaches the default, or "::1"; "0.0.0.0"
+            is open to the network, with no password and no encryption.
         max_megabytes: The most a picture file may have, in 2**20 bytes.
         max_megapixels: The most a picture may have, in 2**20 pixels.
         safe: Take `model.keras` in Keras's safe mode instead of the SavedModel, which is a program
@@ -165,14 +165,9 @@ def make_server(
 
     from tlkit.serving.app import create_app
     from tlkit.serving.connections import Connection
+    from tlkit.serving.origins import own_hosts
 
-    address = listener.getsockname()[0]
-    is_local = address.startswith("127.")
-    app = create_app(
-        model,
-        max_bytes=max_bytes,
-        hosts=("localhost", address) if is_local else ("*",),
-    )
+    app = create_app(model, max_bytes=max_bytes, hosts=own_hosts(listener.getsockname()[0]))
     config = uvicorn.Config(
         app,
         http=Connection,
