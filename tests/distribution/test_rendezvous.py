@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -24,19 +25,32 @@ def quick(monkeypatch):
     monkeypatch.setattr(rendezvous, "SAY_SECONDS", 0.05)
 
 
-def addresses_of(number):
-    return tuple(f"localhost:{port}" for port in free_ports(number))
+def addresses_of(number, host="localhost"):
+    return tuple(f"{host}:{port}" for port in free_ports(number))
 
 
-def test_workers_go_on_when_all_are_there(quick):
-    addresses, failed, listeners = addresses_of(3), [], []
+def has_ipv6():
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return socket.has_dualstack_ipv6()
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]"])
+def test_workers_go_on_when_all_are_there(quick, host):
+    if host == "[::1]" and not has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    addresses, failed, listeners = addresses_of(3, host), [], []
 
     def start(index):
         try:
             meet(Cluster(addresses, index), lambda text: None, wait_seconds=60)
             # as TensorFlow does, which others may reach in place of this worker
             port = int(addresses[index].rpartition(":")[2])
-            listeners.append(socket.create_server(("", port)))
+            dual = socket.has_dualstack_ipv6()
+            family = socket.AF_INET6 if dual else socket.AF_INET
+            listeners.append(socket.create_server(("", port), family=family, dualstack_ipv6=dual))
         except (tlkit.TlkitError, OSError) as error:
             failed.append(error)
 
@@ -69,10 +83,22 @@ def test_a_port_that_is_taken_is_one_line():
             meet(Cluster(addresses, 0), lambda text: None)
 
 
-@pytest.mark.parametrize("address", ["host", "host:", ":2222", "host:many", "host:0", "host:70000"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("host", "host:", ":2222", "host:many", "host:0", "host:70000"),
+        *("::1:2222", "2001:db8::1:2222", "[::1:2222", "[::1]", "[host]:2222", "http://host:2222"),
+    ],
+)
 def test_what_is_no_address_is_named(address):
-    with pytest.raises(tlkit.ArgumentError, match=f"HOST:PORT. Received: '{address}'"):
+    with pytest.raises(tlkit.ArgumentError, match=re.escape(f"HOST:PORT. Received: '{address}'")):
         meet(Cluster(("localhost:1", address), 0), lambda text: None)
+
+
+def test_an_address_that_this_machine_cannot_reach_is_named_before_any_wait(monkeypatch):
+    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
+    with pytest.raises(tlkit.ArgumentError, match=r"can reach. Received: '\[::1\]:2222'.*no IPv6"):
+        meet(Cluster(("localhost:1", "[::1]:2222"), 0), lambda text: None)
 
 
 @pytest.mark.parametrize(("kind", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

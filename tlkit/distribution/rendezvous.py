@@ -1,6 +1,7 @@
 """The workers of a job wait for each other in words, before TensorFlow does so in silence."""
 
 import errno
+import ipaddress
 import socket
 import threading
 import time
@@ -61,14 +62,18 @@ def meet(
 
 @contextmanager
 def _listening(address: str) -> Iterator[None]:
-    """Answers at an address with nothing but that somebody is there.
+    """Answers at a port, in IPv4 and IPv6, with nothing but that somebody is there.
 
     Raises:
         ArgumentError: The port is taken.
     """
     _, port = _split(address)
+    is_dual = socket.has_dualstack_ipv6()  # as TensorFlow's own server listens
+    family = socket.AF_INET6 if is_dual else socket.AF_INET
     try:
-        listener = socket.create_server(("", port), backlog=128)
+        listener = socket.create_server(
+            ("", port), family=family, backlog=128, dualstack_ipv6=is_dual
+        )
     except OSError as error:
         problem = "another program listens there" if error.errno == errno.EADDRINUSE else str(error)
         raise ArgumentError(
@@ -105,9 +110,25 @@ def _is_reached(address: str) -> bool:
 
 def _split(address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16 or not _is_host(host):
         raise ArgumentError(
             f"`{VARIABLE}` must name workers as HOST:PORT. Received: {address!r}. Write "
-            "host1:2222, say."
+            "host1:2222, say, and an address of IPv6 in brackets: [2001:db8::1]:2222."
         )
-    return host.strip("[]"), int(port)
+    if host.startswith("[") and not socket.has_dualstack_ipv6():
+        raise ArgumentError(
+            f"`{VARIABLE}` must name workers by addresses that this machine can reach. Received: "
+            f"{address!r}, and it has no IPv6 here. Give names, or addresses of IPv4."
+        )
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _is_host(text: str) -> bool:
+    """Whether it is a name, an address of IPv4, or one of IPv6 in brackets."""
+    if not text.startswith("["):
+        return not set(text) & set(":[]/")
+    try:
+        ipaddress.IPv6Address(text.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return text.endswith("]")
