@@ -26,11 +26,13 @@ def test_the_command_line_gets_lines_on_standard_error(capfd):
         plan(["data", "export"])
         with phase("export"), bar("files", 3) as advance:
             advance(3)
+        with phase("export"):  # once more, as a model is made twice: nothing is skipped again
+            pass
         with phase("something that was not announced"):
             pass
     out, err = capfd.readouterr()
     assert out == ""
-    assert err == "[1/3] data\n  10 images\n[2/2] export\n"
+    assert err == ("[1/3] data\n  10 images\n[2/3] training: skipped\n[3/3] export\n[3/3] export\n")
 
 
 def test_lines_are_written_while_standard_error_points_elsewhere(capfd):

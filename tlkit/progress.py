@@ -35,6 +35,7 @@ class _Watched:
         self.display: Display | None = None
         self.activities: list[Activity] = []
         self.planned: tuple[str, ...] = ()
+        self.left_out: list[str] = []
         self.log: _Log | None = None
         self.in_lines = False
 
@@ -86,8 +87,8 @@ def phases(names: Sequence[str]) -> Iterator[None]:
     Args:
         names: Of the phases, in their order, as `phase` is given them; see `plan`.
     """
-    outer = _watched.planned, _watched.log
-    _watched.planned, _watched.log = tuple(names), _Log()
+    outer = _watched.planned, _watched.left_out, _watched.log
+    _watched.planned, _watched.left_out, _watched.log = tuple(names), [], _Log()
     program = Path(sys.argv[0]).name
     command = shlex.join(["tlkit" if program == "__main__.py" else program, *sys.argv[1:]])
     _logged(f"{time.strftime('%Y-%m-%d')}, process {os.getpid()}: {command}")
@@ -99,12 +100,15 @@ def phases(names: Sequence[str]) -> Iterator[None]:
             _logged(f"ended by {type(error).__name__}: {error}")
         raise
     finally:
-        _watched.planned, _watched.log = outer
+        _watched.planned, _watched.left_out, _watched.log = outer
 
 
 def plan(names: Sequence[str]) -> None:
-    """Replaces the phases that were announced, once it is known which there will be."""
-    _watched.planned = tuple(names)
+    """Settles which of the announced phases there will be, once that is known.
+
+    Numbers and their total stay; of each other phase it is said, in its place, that it is skipped.
+    """
+    _watched.left_out = [name for name in _watched.planned if name not in names]
 
 
 def keep_log(path: Path) -> None:
@@ -118,12 +122,22 @@ def phase(name: str) -> Iterator[None]:
     """One step of a run: shown with its number where it was announced, and how long it took."""
     number = None
     if name in _watched.planned:
-        number = _watched.planned.index(name) + 1, len(_watched.planned)
+        number = _place_of(name)
+        for skipped in [one for one in _watched.left_out if _place_of(one) < number]:
+            _watched.left_out.remove(skipped)
+            activity = Activity(skipped, number=_place_of(skipped), is_phase=True, is_skipped=True)
+            _logged(activity.title)
+            with _going_on(activity):
+                pass
     activity = Activity(name, number=number, is_phase=True)
     _logged(activity.title)
     with _going_on(activity):
         yield
     _logged(activity.ended)
+
+
+def _place_of(name: str) -> tuple[int, int]:
+    return _watched.planned.index(name) + 1, len(_watched.planned)
 
 
 def track(items: Iterable[Item], description: str, total: int, unit: str = "") -> Iterator[Item]:

@@ -27,3 +27,8 @@ def test_a_state_names_the_phase_and_what_goes_on_in_it(monkeypatch):
     assert (
         Activity("images", None, "images", done=7, started=106.5).ended == "images: 7 images, 0.5 s"
     )
+
+
+def test_a_skipped_phase_keeps_its_number_and_took_no_time():
+    probe = Activity("probe", number=(11, 12), is_phase=True, is_skipped=True)
+    assert probe.title == probe.ended == "[11/12] probe: skipped"

@@ -53,6 +53,22 @@ def test_a_second_extraction_makes_no_forward_pass(data, monkeypatch):
     np.testing.assert_array_equal(again.load(), first.load())
 
 
+def test_features_that_are_stored_are_called_so_and_not_counted(data, monkeypatch):
+    said = []
+    plain = features.bar
+
+    def noted(description, total, unit=""):
+        said.append((description, total))
+        return plain(description, total, unit)
+
+    monkeypatch.setattr(features, "bar", noted)
+    model = classifier()
+    for _ in range(2):
+        extract_features(prefix_of(model), data.train, exact=True)
+    assert said[0] == (f"features of {data.train.name} images", data.train.num_images)
+    assert said[-1] == (f"features of {data.train.name} images, which are stored", None)
+
+
 def test_new_photographs_cost_one_forward_pass_each(data, photos):
     model = classifier()
     extract_features(prefix_of(model), data.train, exact=False)

@@ -15,6 +15,7 @@ class Activity:
         unit: What is counted, in the plural.
         number: For a phase its place among all of the run, from 1, and how many there are.
         is_phase: Whether it is one step of a run, and no count within a step.
+        is_skipped: Whether it is a phase that was announced and is not needed.
         done: How many things are done.
         started: When it began, by the monotonic clock.
     """
@@ -24,13 +25,15 @@ class Activity:
     unit: str = ""
     number: tuple[int, int] | None = None
     is_phase: bool = False
+    is_skipped: bool = False
     done: int = 0
     started: float = field(default_factory=time.monotonic)
 
     @property
     def title(self) -> str:
         """The name, after the number of a phase."""
-        return f"[{self.number[0]}/{self.number[1]}] {self.name}" if self.number else self.name
+        name = f"{self.name}: skipped" if self.is_skipped else self.name
+        return f"[{self.number[0]}/{self.number[1]}] {name}" if self.number else name
 
     @property
     def seconds(self) -> float:
@@ -56,6 +59,8 @@ class Activity:
     @property
     def ended(self) -> str:
         """One line for when it is over."""
+        if self.is_skipped:
+            return self.title
         parts = [part for part in (self.count, in_words(self.seconds)) if part]
         return f"{self.title}: {', '.join(parts)}"
 

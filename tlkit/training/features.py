@@ -169,6 +169,8 @@ class _Filler:
     ) -> AbstractContextManager[Advance]:
         total = sum(len(indices) for indices in missing)
         unit = "images" if len(missing) == 1 else "views of images"
+        if not total:
+            return bar(f"{self._what} of {split.name} images, which are stored", None)
         return bar(f"{self._what} of {split.name} images", total, unit)
 
     def fill_from_split(self, split: ImageSplit, augment: str, views: int) -> None:
