@@ -1,6 +1,7 @@
 """Backbones are ranked by what they can tell of the pictures; limits and missing weights hold."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 import tlkit
 from tlkit.advice import backbones
 from tlkit.advice.backbones import BackboneComparison, compare_backbones
+from tlkit.advice.choosing import choose_backbone
 from tlkit.advice.figures import plot_backbones
 from tlkit.errors import ArgumentError, DataError
 from tlkit.models.catalogue import find_backbone
@@ -152,7 +154,21 @@ def test_classes_may_count_the_same_where_backbones_are_ranked(data, monkeypatch
     monkeypatch.setattr(backbones, "probe", probe)
     comparison = compare_backbones(data, "resnet20=none", class_weight="balanced")
     assert seen == ["balanced"]
-    assert "the balanced one, in which each class counts the same" in str(comparison)
+    assert comparison.metric == "balanced accuracy"
+    assert comparison.table[0][2] == "balanced accuracy"
+    assert "cross-validated balanced accuracy" in str(comparison)
+    assert "balanced accuracy: each class counts the same" in str(comparison)
+    assert "<th>balanced accuracy</th>" in comparison._repr_html_()
+    (axes,) = plot_backbones(comparison).axes
+    assert axes.get_ylabel() == "balanced accuracy of a linear head in %"
+    assert axes.get_title(loc="left") + axes.get_title() == (
+        "Backbones: balanced accuracy against cost"
+    )
+    assert "% balanced accuracy by a linear head" in str(choose_backbone(comparison))
+    again = BackboneComparison.from_dict(json.loads(json.dumps(comparison.as_dict())))
+    assert again.table == comparison.table
+    earlier = {key: value for key, value in comparison.as_dict().items() if key != "class_weight"}
+    assert BackboneComparison.from_dict(earlier).table[0][2] == "accuracy"
     with pytest.raises(ArgumentError, match="`class_weight` must be one of 'balanced'"):
         compare_backbones(data, "resnet20=none", class_weight="even")
 

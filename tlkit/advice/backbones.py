@@ -96,6 +96,8 @@ class BackboneComparison(ShownAsText):
         num_images: Different training images that were looked at.
         num_classes: How many classes they have.
         notes: What else must be known.
+        class_weight: "balanced" where `accuracy` is the balanced one, in which each class counts
+            the same; `None` where each image does.
     """
 
     scores: tuple[BackboneScore, ...]
@@ -103,6 +105,12 @@ class BackboneComparison(ShownAsText):
     num_images: int
     num_classes: int
     notes: tuple[str, ...] = ()
+    class_weight: str | None = None
+
+    @property
+    def metric(self) -> str:
+        """What the accuracy of the scores is called: "accuracy" or "balanced accuracy"."""
+        return "accuracy" if self.class_weight is None else f"{self.class_weight} accuracy"
 
     @property
     def best(self) -> BackboneScore:
@@ -127,7 +135,8 @@ class BackboneComparison(ShownAsText):
     @property
     def table(self) -> tuple[tuple[str, ...], ...]:
         """The figures in words, a row for each backbone behind one of headings."""
-        return (_HEADINGS, *(_cells(score) for score in self.scores))
+        headings = tuple(self.metric if name == "accuracy" else name for name in _HEADINGS)
+        return (headings, *(_cells(score) for score in self.scores))
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "BackboneComparison":
@@ -149,7 +158,7 @@ class BackboneComparison(ShownAsText):
         if self.scores:
             lines.append(
                 f"linear head on the features of {self.num_images:,} training images, "
-                f"{self.num_classes} classes, cross-validated"
+                f"{self.num_classes} classes, cross-validated {self.metric}"
             )
             lines += _aligned(self.table)
             if self.close:
@@ -288,13 +297,14 @@ def compare_backbones(
     if any(score.interval is None for score in scores):
         notes.append(NO_INTERVALS)
     if class_weight is not None:
-        notes.append("accuracy is the balanced one, in which each class counts the same")
+        notes.append("balanced accuracy: each class counts the same")
     return BackboneComparison(
         scores=_ranked(scores),
         left_out=left_out,
         num_images=num_images,
         num_classes=data.num_classes,
         notes=tuple(notes),
+        class_weight=class_weight,
     )
 
 

@@ -66,7 +66,10 @@ def choose_backbone(comparison: BackboneComparison) -> BackboneChoice:
         100.0 % by a linear head
     """
     best, others = comparison.best, comparison.scores[1:]
-    accuracy = f"{100 * best.accuracy:.1f} % by a linear head"
+    how = "by a linear head"
+    if comparison.class_weight is not None:
+        how = f"{comparison.metric} {how}"
+    accuracy = f"{100 * best.accuracy:.1f} % {how}"
     if not others:
         return BackboneChoice(best, f"the only one that could be measured, {accuracy}", comparison)
     if best.interval is None:
@@ -79,7 +82,7 @@ def choose_backbone(comparison: BackboneComparison) -> BackboneChoice:
     else:
         reason = (
             f"the cheapest ({chosen.multiply_adds / 1e6:,.0f} million multiply-adds an image) of "
-            f"{len(close)} too close to call, {100 * chosen.accuracy:.1f} % by a linear head"
+            f"{len(close)} too close to call, {100 * chosen.accuracy:.1f} % {how}"
         )
         if chosen is not best:
             reason += f" against {100 * best.accuracy:.1f} % of {best.label}"

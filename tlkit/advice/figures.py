@@ -35,7 +35,8 @@ def plot_backbones(
 ) -> Figure:
     """Draws each backbone's accuracy against what it costs, with its 95 % interval.
 
-    The best is a diamond, those too close to it to call are circles, the others squares.
+    It is the balanced accuracy where classes were weighed. The best is a diamond, those too close
+    to it to call are circles, the others squares.
 
     Args:
         comparison: What `compare_backbones` returned.
@@ -57,7 +58,7 @@ def plot_backbones(
     if not comparison.scores:
         return message("no backbone was measured", ax)
     size = (6.4, max(4.2, 1.7 + 0.2 * len(comparison.scores)))  # room for every name
-    axes = panel_in(ax, size, title="Backbones: accuracy against cost")
+    axes = panel_in(ax, size, title=f"Backbones: {comparison.metric} against cost")
     kinds = {
         "best": (GREEN, "D"),
         "too close to the best to call": (BLUE, "o"),
@@ -91,7 +92,7 @@ def plot_backbones(
     axes.xaxis.set_minor_formatter(NullFormatter())
     if max(values) < 1e5:
         axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.set(xlabel=_COSTS[cost], ylabel="accuracy of a linear head in %")
+    axes.set(xlabel=_COSTS[cost], ylabel=f"{comparison.metric} of a linear head in %")
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
