@@ -36,7 +36,9 @@ CHECKED_SIZE = (32, 32)
 less than its fourfold pixels is decoded in the fewest steps."""
 
 VERDICTS_FOLDER = "files"
-INDEX_NAME = "verdicts-3.sqlite"  # another number for another schema: old indexes are left alone
+INDEX_NAME = "verdicts-4.sqlite"
+"""Another number for another schema, and where other files are refused than before, whose pixels
+stay as they are (for those there is `DECODER_VERSION`): old indexes are left alone."""
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS verdicts (
