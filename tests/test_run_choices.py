@@ -194,7 +194,13 @@ def test_a_class_of_one_group_is_no_obstacle_but_for_choosing_a_backbone(tmp_pat
 def test_where_the_groups_are_named_nothing_is_left_to_choose(tmp_path, photos):
     given = dict.fromkeys(inspect.signature(train_run).parameters)
     given |= {"photos": photos, "out": tmp_path, "backbone": "resnet20", "weights": "pretrained"}
-    given |= {"mode": "auto", "batch_size": 16, "seed": 0, "reject_unknown": False, "damaged": "keep"}
+    given |= {
+        "mode": "auto",
+        "batch_size": 16,
+        "seed": 0,
+        "reject_unknown": False,
+        "damaged": "keep",
+    }
     assert checked(dict(given))["mode"] == "auto"
     assert checked({**given, "unfreeze": "stage3"})["mode"] == "fine-tune"
 
