@@ -34,6 +34,9 @@ LONG = (
 )
 """Files with tests of half a minute and more: such a test must not be the last one that runs."""
 
+collect_ignore = ["typed_client.py"]
+"""What type checkers judge, and nobody runs."""
+
 networks.register()
 
 # What is imported stays, and what TensorFlow traces is many objects: looking through all of them
