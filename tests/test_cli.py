@@ -388,9 +388,7 @@ def test_a_stopped_run_stays_unfinished_and_refuses_other_arguments(tmp_path, ph
     if kind != signal.SIGKILL:
         assert process.returncode == 128 + kind
         said = "interrupted" if kind == signal.SIGINT else "ended by SIGTERM"
-        *progress, line = errors.splitlines()
-        assert line == f"tlkit: {said}; the same command continues."
-        assert any("training" in shown for shown in progress)
+        assert errors.splitlines()[-1] == f"tlkit: {said}; the same command continues."
         assert "Traceback" not in errors
         assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
     assert not json.loads((tmp_path / "run" / "run.json").read_text())["finished"]
