@@ -141,6 +141,16 @@ def test_what_was_used_longest_ago_is_removed_first(filled, bounds, left):
     assert report.num_bytes == before - after
 
 
+def test_what_cannot_be_removed_is_not_said_to_be(filled, monkeypatch):
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(cache_module.shutil, "rmtree", refused)
+    with pytest.raises(PermissionError, match="flowers"):
+        trim_cache(filled, older_than=90)
+    assert (filled / "tfds" / "flowers" / "a.png").exists()
+
+
 def test_trimming_leaves_what_tlkit_has_not_made(tmp_path):
     (tmp_path / "features").mkdir()
     (tmp_path / "features" / "thesis.rows").write_text("years of work")

@@ -205,10 +205,11 @@ class CacheEntry:
     def remove(self) -> None:
         """Removes it, an index before what it names."""
         for path in sorted(self.paths, key=lambda path: path.suffix != INDEX_SUFFIX):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # another process has just removed it
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
 
 
 def cache_entries(root: str | os.PathLike[str] | None = None) -> tuple[CacheEntry, ...]:
