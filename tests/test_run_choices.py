@@ -57,7 +57,7 @@ def test_classes_that_count_the_same_in_training_do_so_in_the_choice(photos):
     arguments = {"backbones": "resnet20=none", "class_weight": "balanced", "seed": 0}
     data = tlkit.load_folder(photos, image_size=32)
     choice = backbone_choice(arguments | dict.fromkeys(names), data, {}, print)
-    assert "accuracy is the balanced one" in choice["comparison"]["notes"][-1]
+    assert choice["comparison"]["notes"][-1] == "balanced accuracy: each class counts the same"
 
 
 def test_a_continued_run_keeps_to_its_choices(tmp_path, photos, monkeypatch):
