@@ -33,6 +33,9 @@ PAUSE = 0.02
 """After each step, so that there is time to be killed in."""
 KILLS_A_RUN = 5
 """Of a whole run: it is killed so often at most before it may end."""
+LEARNING_RATE = 3e-3
+"""Of a run that goes on: with it four epochs move the weights, so that there is a strength to
+search for."""
 
 
 def small_backbone(input_tensor, weights=None):
@@ -188,6 +191,7 @@ def go_on(folder: Path, importance: str | None, is_small: bool) -> None:
         mode="fine-tune",
         unfreeze="all",
         epochs=4,
+        learning_rate=LEARNING_RATE,
         anchor="auto",
         importance=importance,
         say=say,
