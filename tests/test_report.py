@@ -350,6 +350,26 @@ def test_fine_tuning_stands_against_a_linear_probe(
     assert "McNemar" not in text_of(written(tmp_path))
 
 
+def test_what_was_trained_by_balanced_accuracy_stands_against_a_probe_by_it(tmp_path, pictures):
+    labels = np.repeat([0, 1], [80, 20])
+    first, second = labels == 0, np.arange(100) >= 15
+    for pair, verdict in (
+        ((first, second), "Yes, beyond noise: its balanced accuracy is higher than that of"),
+        ((second, first), "No: beyond noise, the head alone has the higher balanced accuracy"),
+    ):
+        html = written(
+            tmp_path,
+            evaluations={"test": evaluation(pictures)},
+            against_probe=compare_outcomes(*pair, labels),
+        )
+        assert verdict in text_of(html)
+    text = text_of(html)
+    assert "the head alone, solved90.6 %85.0 %20" in text
+    assert "fine-tuned50.0 %80.0 %15" in text
+    assert "The balanced accuracy counts, as in training: difference -40.6 points" in text
+    assert "McNemar" in text
+
+
 def test_what_it_cost(tmp_path):
     cost = {
         "groups": [

@@ -96,6 +96,11 @@ def test_the_probe_is_the_head_alone(photos_with_errors):
     }
     found = compare_with_probe(probe, data, evaluations, {"class_weight": None, "seed": 0})
     assert found == tlkit.compare_models(solved, tuned, data.test)
+    given = {"class_weight": "balanced", "seed": 0}
+    balanced = compare_with_probe(probe, data, evaluations, given)
+    tlkit.train_head(solved, data, class_weight="balanced")
+    assert balanced == tlkit.compare_models(solved, tuned, data.test, class_weight="balanced")
+    assert balanced.balanced_accuracies[1] == evaluations["test"].balanced_accuracy
     nothing = {"validation": None, "test": None}
     assert compare_with_probe(probe, data, nothing, {"class_weight": None, "seed": 0}) is None
 

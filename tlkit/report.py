@@ -246,9 +246,16 @@ def _verdict(against_probe: ComparisonReport | None) -> str:
             "Too close to call: chance alone would show a difference like this often enough. The "
             "head alone, which takes no training in epochs, may do as well."
         )
-    if against_probe.difference > 0:
-        return "Yes, beyond noise: it is right more often than the head alone, on the same images."
-    return "No: beyond noise, the head alone is right more often, on the same images."
+    is_balanced = against_probe.balanced_accuracies is not None
+    if against_probe.verdict == "the second is better":
+        what = (
+            "its balanced accuracy is higher than that of"
+            if is_balanced
+            else ("it is right more often than")
+        )
+        return f"Yes, beyond noise: {what} the head alone, on the same images."
+    what = "has the higher balanced accuracy" if is_balanced else "is right more often"
+    return f"No: beyond noise, the head alone {what}, on the same images."
 
 
 def _usage(folder: Path, *, knows_unknown: bool) -> dict[str, str]:

@@ -196,6 +196,8 @@ def compare_with_probe(
 ) -> "ComparisonReport | None":
     """Holds a fine-tuned model against a linear probe on the same images, by McNemar's test.
 
+    What was trained with `class_weight` is compared by the balanced accuracy, as its epochs were.
+
     Args:
         probe: The model as it was before training; its head is solved here, on stored features.
         data: The pictures in its size.
@@ -214,9 +216,11 @@ def compare_with_probe(
     tuned = evaluations["test"] or evaluations["validation"]
     if split is None or tuned is None:
         return None
-    train_head(probe, data, class_weight=arguments["class_weight"], seed=arguments["seed"])
+    class_weight = arguments["class_weight"]
+    train_head(probe, data, class_weight=class_weight, seed=arguments["seed"])
     solved = evaluate(probe, split, data.class_names)
-    return compare_outcomes(solved.is_right, tuned.is_right)
+    labels = None if class_weight is None else split.labels
+    return compare_outcomes(solved.is_right, tuned.is_right, labels)
 
 
 def seen_as(arguments: dict[str, Any]) -> str:

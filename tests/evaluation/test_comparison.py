@@ -4,11 +4,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from sklearn.metrics import balanced_accuracy_score
 
 import tlkit
 from tests.conftest import set_seeds
 from tlkit.errors import ArgumentError, DataError
 from tlkit.evaluation.comparison import compare_models, compare_outcomes
+from tlkit.evaluation.intervals import mean_paired_difference_interval
 
 
 def outcomes(num_both, num_first, num_second, num_neither):
@@ -60,6 +62,59 @@ def test_the_verdict_names_the_better():
     assert str(close).startswith("too close to call: 85.0 % and 84.0 % of 100 images")
     assert json.loads(json.dumps(close.as_dict()))["verdict"] == "too close to call"
     assert "only the first is right on 5" in close._repr_html_()
+
+
+def balanced_outcomes():
+    """Of 400 images 40 are of class 1; the second model gains there and loses as much on class 0.
+
+    Each image: its class, and whether the first and the second model are correct.
+    """
+    groups = [(0, True, True, 330), (0, True, False, 22), (0, False, False, 8)]
+    groups += [(1, True, True, 10), (1, False, True, 22), (1, False, False, 8)]
+    counts = [group[3] for group in groups]
+    return [np.repeat([group[column] for group in groups], counts) for column in range(3)]
+
+
+def test_the_balanced_accuracy_counts_where_classes_are_given():
+    labels, first, second = balanced_outcomes()
+    plain = compare_outcomes(first, second)
+    assert (plain.metric, plain.verdict, plain.p_value) == ("accuracy", "too close to call", 1.0)
+    assert plain.balanced_accuracies is plain.balanced_interval is None
+    report = compare_outcomes(first, second, labels)
+    assert report.balanced_accuracies == pytest.approx(
+        [
+            balanced_accuracy_score(labels, np.where(one, labels, 1 - labels))
+            for one in (first, second)
+        ]
+    )
+    assert report.balanced_difference == pytest.approx(22 / 40 / 2 - 22 / 360 / 2)
+    assert report.balanced_interval == mean_paired_difference_interval(
+        [(330, 0, 22, 8), (10, 22, 0, 8)]
+    )
+    assert (report.metric, report.verdict) == ("balanced accuracy", "the second is better")
+    assert (report.accuracies, report.p_value) == (plain.accuracies, 1.0)
+    assert compare_outcomes(second, first, labels).verdict == "the first is better"
+    assert compare_outcomes(first, first, labels).verdict == "too close to call"
+    kept = json.loads(json.dumps(report.as_dict()))
+    assert kept["metric"] == "balanced accuracy"
+    assert kept["balanced_interval"] == list(report.balanced_interval)
+    assert str(report).startswith(
+        "the second is better by balanced accuracy, 61.4 % and 85.8 %, difference +24.4 points "
+    )
+    assert "; accuracy: 90.5 % and 90.5 % of 400 images, difference +0.0 points" in str(report)
+    assert "p = 1;" in str(report)
+
+
+def test_models_trained_by_balanced_weights_are_compared_so():
+    labels = (np.arange(50) % 5 == 0).astype(int)
+    models = [random_model(seed, 2) for seed in (0, 1)]
+    report = compare_models(*models, batches(labels), class_weight="balanced")
+    accuracies = [tlkit.evaluate(model, batches(labels)).balanced_accuracy for model in models]
+    assert report.balanced_accuracies == pytest.approx(accuracies)
+    plain = compare_models(*models, batches(labels))
+    assert (report.accuracies, report.p_value) == (plain.accuracies, plain.p_value)
+    one_hot = compare_models(*models, batches(np.eye(2)[labels]), class_weight="balanced")
+    assert one_hot == report
 
 
 def test_chance_alone_is_rarely_called_better():
@@ -127,3 +182,10 @@ def test_what_cannot_be_compared_is_refused():
         compare_outcomes(np.zeros(0), np.zeros(0))
     with pytest.raises(ArgumentError, match="of the same images"):
         compare_outcomes(np.zeros(3), np.zeros(4))
+    with pytest.raises(ArgumentError, match=r"`labels` must be 3 whole numbers.* float64 .*\(3,\)"):
+        compare_outcomes(np.zeros(3), np.ones(3), np.zeros(3))
+    with pytest.raises(ArgumentError, match=r"`class_weight` must be one of 'balanced'"):
+        compare_models(*[random_model(0, 2)] * 2, batches(labels), class_weight="balance")
+    several = [random_model(0, 2, "sigmoid")] * 2
+    with pytest.raises(ArgumentError, match=r"`class_weight` must be None where an image may have"):
+        compare_models(*several, batches(np.eye(2)[labels]), class_weight="balanced")

@@ -3,6 +3,7 @@ import pytest
 from scipy.stats import binom
 
 from tlkit.evaluation.intervals import (
+    mean_paired_difference_interval,
     mean_share_interval,
     paired_difference_interval,
     wilson_interval,
@@ -117,3 +118,31 @@ def test_the_paired_interval_covers_what_it_should():
         low, high = paired_difference_interval(*counts.tolist())
         covered += low <= 0.06 <= high
     assert 0.925 < covered / 1000 < 0.98
+
+
+def test_the_interval_of_a_mean_of_paired_differences():
+    strata = [(36, 12, 2, 0), (8, 1, 0, 1), (5, 0, 3, 2)]
+    assert mean_paired_difference_interval(strata[:1]) == paired_difference_interval(*strata[0])
+    differences = np.array([(one[1] - one[2]) / sum(one) for one in strata])
+    ends = np.array([paired_difference_interval(*one) for one in strata])
+    variances = np.sum((ends - differences[:, None]) ** 2, axis=0) / 9  # of a mean of three
+    expected = differences.mean() + np.array([-1, 1]) * np.sqrt(variances)
+    assert mean_paired_difference_interval(strata) == pytest.approx(expected)
+    turned = mean_paired_difference_interval([(a, c, b, d) for a, b, c, d in strata])
+    assert turned == pytest.approx(-expected[::-1])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "discordant"),
+    [((8, 200), (0.1, 0.1)), ((20, 30, 150), (0.3, 0.1, 0.05)), ((10,) * 10, (0.05,) * 10)],
+)
+def test_the_interval_of_a_mean_of_paired_differences_covers_what_it_should(sizes, discordant):
+    generator = np.random.default_rng(0)
+    rates = [(0.9 - 0.9 * d, 0.7 * d, 0.3 * d, 0.1 - 0.1 * d) for d in discordant]
+    true = np.mean([one[1] - one[2] for one in rates])
+    covered = 0
+    for _ in range(400):
+        drawn = [generator.multinomial(n, one) for n, one in zip(sizes, rates, strict=True)]
+        low, high = mean_paired_difference_interval(drawn)
+        covered += low <= true <= high
+    assert covered / 400 > 0.93

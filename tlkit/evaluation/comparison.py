@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 import keras
 import numpy as np
@@ -9,9 +10,13 @@ import tensorflow as tf
 from scipy.stats import binomtest
 
 from tlkit.data.images import ImageSplit
-from tlkit.errors import ArgumentError, DataError
+from tlkit.errors import ArgumentError, DataError, check_choice
 from tlkit.evaluation.checks import check_outputs, check_targets
-from tlkit.evaluation.intervals import Interval, paired_difference_interval
+from tlkit.evaluation.intervals import (
+    Interval,
+    mean_paired_difference_interval,
+    paired_difference_interval,
+)
 from tlkit.evaluation.names import num_classes_of
 from tlkit.evaluation.outputs import THRESHOLD, collect_outputs, probabilities_from
 from tlkit.models.heads import head_kind, outputs_logits
@@ -36,9 +41,14 @@ class ComparisonReport(ShownAsText):
             on Wilson's, and serves few images as that does.
         p_value: Of McNemar's exact test, two-sided: how often chance alone would split the images
             that only one gets right as unevenly, if both models were equally good.
+        balanced_accuracies: Balanced accuracy of each model, 0...1: the mean recall of the classes
+            that have images. `None`, like the two below, where the plain accuracy counts.
+        balanced_difference: That of the second minus that of the first.
+        balanced_interval: Its 95 % interval, paired and stratified by class: Newcombe's of each
+            class, put together as variances are (see `mean_paired_difference_interval`).
     """
 
-    _derived = ("verdict",)
+    _derived = ("verdict", "metric")
 
     num_images: int
     accuracies: tuple[float, float]
@@ -49,28 +59,56 @@ class ComparisonReport(ShownAsText):
     difference: float
     interval: Interval
     p_value: float
+    balanced_accuracies: tuple[float, float] | None = None
+    balanced_difference: float | None = None
+    balanced_interval: Interval | None = None
+
+    @property
+    def metric(self) -> str:
+        """What the verdict goes by: "accuracy" or, where it was compared, "balanced accuracy"."""
+        return "accuracy" if self.balanced_accuracies is None else "balanced accuracy"
 
     @property
     def is_beyond_noise(self) -> bool:
-        """Whether chance alone would show such a difference in fewer than 5 % of cases."""
-        return self.p_value < SIGNIFICANCE
+        """Whether chance alone would show such a difference in fewer than 5 % of cases.
+
+        Of accuracies by `p_value`; of balanced ones it is whether 0 lies outside their interval.
+        """
+        if self.balanced_interval is None:
+            return self.p_value < SIGNIFICANCE
+        low, high = self.balanced_interval
+        return not low <= 0 <= high
 
     @property
     def verdict(self) -> str:
         """Which model is better, in words."""
         if not self.is_beyond_noise:
             return "too close to call"
-        return "the second is better" if self.difference > 0 else "the first is better"
+        balanced = self.balanced_difference
+        decisive = self.difference if balanced is None else balanced
+        return "the second is better" if decisive > 0 else "the first is better"
 
     def __str__(self) -> str:
         first, second = (100 * accuracy for accuracy in self.accuracies)
-        low, high = (100 * end for end in self.interval)
         return (
-            f"{self.verdict}: {first:.1f} % and {second:.1f} % of {self.num_images:,} images, "
-            f"difference {100 * self.difference:+.1f} points (95 % interval {low:+.1f} to "
-            f"{high:+.1f}), p = {self.p_value:.2g}; only the first is right on "
+            f"{self.verdict}{self._balanced}: {first:.1f} % and {second:.1f} % of "
+            f"{self.num_images:,} images, {_in_points(self.difference, self.interval)}, "
+            f"p = {self.p_value:.2g}; only the first is right on "
             f"{self.num_first:,}, only the second on {self.num_second:,}"
         )
+
+    @property
+    def _balanced(self) -> str:
+        """The balanced accuracies in words, where it is they that count."""
+        if (
+            self.balanced_accuracies is None
+            or self.balanced_difference is None
+            or self.balanced_interval is None
+        ):
+            return ""
+        first, second = (100 * accuracy for accuracy in self.balanced_accuracies)
+        difference = _in_points(self.balanced_difference, self.balanced_interval)
+        return f" by balanced accuracy, {first:.1f} % and {second:.1f} %, {difference}; accuracy"
 
     def _repr_html_(self) -> str:
         return f"<p>{escape(str(self))}</p>"
@@ -82,6 +120,7 @@ def compare_models(
     images: ImageSplit | tf.data.Dataset,
     *,
     batch_size: int | None = None,
+    class_weight: str | None = None,
 ) -> ComparisonReport:
     """Says whether one of two models is better on the same images, beyond noise.
 
@@ -94,10 +133,13 @@ def compare_models(
         images: A split that neither was trained or chosen on; or a dataset of batches
             `(images, labels)`.
         batch_size: Images in one forward pass; for a split only.
+        class_weight: "balanced" for models that were trained so: the verdict then goes by the
+            balanced accuracy, in which every class counts the same.
 
     Raises:
         ArgumentError: If the models are for different numbers of classes, or one gives several
-            labels and the other does not; if models and images do not fit.
+            labels and the other does not; if models and images do not fit; if `class_weight` is
+            something else, or given where an image may have several labels.
         DataError: If there is no image; if labels are not among the classes.
 
     Example:
@@ -120,26 +162,41 @@ def compare_models(
             f"{kinds[0]!r} with {sizes[0]} classes and {kinds[1]!r} with {sizes[1]}. "
             "Compare models of the same data."
         )
+    if class_weight is not None:
+        check_choice("class_weight", class_weight, ["balanced"])
+        if kinds[0] == "multi_label":
+            raise ArgumentError(
+                "`class_weight` must be None where an image may have several labels. "
+                f"Received: class_weight={class_weight!r}. Leave it out."
+            )
     outputs, labels = collect_outputs(
         [first, second], images, batch_size=batch_size, description="comparison"
     )
     is_right = [
         _is_right(one, labels, model) for one, model in zip(outputs, (first, second), strict=True)
     ]
-    return compare_outcomes(*is_right)
+    targets = None
+    if class_weight is not None:
+        targets = check_targets(labels, kinds[0], len(labels), sizes[0])
+    return compare_outcomes(is_right[0], is_right[1], targets)
 
 
-def compare_outcomes(first: np.ndarray, second: np.ndarray) -> ComparisonReport:
+def compare_outcomes(
+    first: np.ndarray, second: np.ndarray, labels: np.ndarray | None = None
+) -> ComparisonReport:
     """Compares two models by which of the same images each gets right.
 
-    McNemar's test is the exact one (binomial, two-sided) at any number of images.
+    McNemar's test is the exact one (binomial, two-sided) at any number of images. It is of the
+    plain accuracy, also where the balanced one counts.
 
     Args:
         first: Whether the first model gets each image right, bool `(n,)`.
         second: The same of the second.
+        labels: The class of each image, whole numbers `(n,)`, where the balanced accuracy is what
+            counts; else left out.
 
     Raises:
-        ArgumentError: If they are of different lengths.
+        ArgumentError: If they are of different lengths, or `labels` are no whole numbers.
         DataError: If there is no image.
 
     Example:
@@ -149,6 +206,9 @@ def compare_outcomes(first: np.ndarray, second: np.ndarray) -> ComparisonReport:
         >>> report = compare_outcomes(first, second)
         >>> report.num_first, report.num_second, report.verdict
         (10, 18, 'too close to call')
+        >>> report = compare_outcomes(first, second, labels=(np.arange(100) >= 82).astype(int))
+        >>> [round(value, 3) for value in report.balanced_accuracies], report.verdict
+        ([0.5, 0.939], 'the second is better')
 
     Reference:
         McNemar (1947), https://doi.org/10.1007/BF02295996; Dietterich (1998), section 2,
@@ -165,6 +225,7 @@ def compare_outcomes(first: np.ndarray, second: np.ndarray) -> ComparisonReport:
     num_both, num_first = int((first & second).sum()), int((first & ~second).sum())
     num_second, num_neither = int((~first & second).sum()), int((~first & ~second).sum())
     num_apart = num_first + num_second
+    balanced = {} if labels is None else _balanced_figures(first, second, labels)
     return ComparisonReport(
         num_images=len(first),
         accuracies=(float(first.mean()), float(second.mean())),
@@ -175,7 +236,35 @@ def compare_outcomes(first: np.ndarray, second: np.ndarray) -> ComparisonReport:
         difference=(num_second - num_first) / len(first),
         interval=paired_difference_interval(num_both, num_second, num_first, num_neither),
         p_value=float(binomtest(num_first, num_apart).pvalue) if num_apart else 1.0,
+        **balanced,
     )
+
+
+def _balanced_figures(first: np.ndarray, second: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """The fields of the report in which every class counts the same."""
+    labels = np.asarray(labels)
+    if labels.shape != first.shape or not np.issubdtype(labels.dtype, np.integer):
+        raise ArgumentError(
+            f"`labels` must be {len(first)} whole numbers, the class of each image. Received: "
+            f"an array of {labels.dtype} of the shape {labels.shape}. Leave them out to compare "
+            "plain accuracies."
+        )
+    members = [labels == label for label in np.unique(labels)]
+    recalls = np.array([(first[own].mean(), second[own].mean()) for own in members])
+    outcomes = (first & second, ~first & second, first & ~second, ~first & ~second)
+    before, after = recalls.mean(axis=0).tolist()
+    return {
+        "balanced_accuracies": (before, after),
+        "balanced_difference": after - before,
+        "balanced_interval": mean_paired_difference_interval(
+            [[int(one[own].sum()) for one in outcomes] for own in members]
+        ),
+    }
+
+
+def _in_points(difference: float, interval: Interval) -> str:
+    low, high = (100 * end for end in interval)
+    return f"difference {100 * difference:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})"
 
 
 def _is_right(outputs: np.ndarray, labels: np.ndarray, model: keras.Model) -> np.ndarray:
