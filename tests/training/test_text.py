@@ -7,8 +7,11 @@ import tensorflow as tf
 
 import tlkit
 from tlkit.errors import ArgumentError
+from tlkit.evaluation.calibration import calibrate
+from tlkit.models.flattening import above, below
 from tlkit.models.graph import with_nested
 from tlkit.models.heads import feature_cut
+from tlkit.models.model_spec import describe_model
 from tlkit.models.signature import graph_signature, signature
 from tlkit.training.features import extract_features
 from tlkit.training.frozen import FrozenPart
@@ -127,10 +130,59 @@ def test_counted_words_train(mode, shape, between):
     assert tlkit.evaluate(model, batches(TEXTS)).accuracy == 1
 
 
-def test_counted_words_whose_shape_keras_does_not_know_are_told_what_helps():
-    inputs = keras.Input((1,), dtype="string")
-    x = vectorization(output_mode="multi_hot")(inputs)
-    model = keras.Model(inputs, layers.Dense(2, name="logits")(x))
+def counting(mode, hidden=False, num_outputs=2):
+    """Counted words as most tutorials have them: Keras takes the outputs for (batch, 1, ...)."""
+    model = keras.Sequential([keras.Input((1,), dtype="string"), vectorization(output_mode=mode)])
+    if hidden:
+        model.add(layers.Dense(6, activation="relu", name="hidden"))
+        model.add(layers.Dropout(0.2))
+    model.add(layers.Dense(num_outputs, "sigmoid" if num_outputs == 1 else None, name="logits"))
+    return model
+
+
+@pytest.mark.parametrize("mode", ["multi_hot", "count", "tf_idf"])
+@pytest.mark.parametrize("hidden", [False, True])
+def test_counted_words_of_a_column_train(mode, hidden):
+    for num_outputs, texts in ((1, TEXTS), (2, TEXTS[:, None])):
+        model, dataset = counting(mode, hidden, num_outputs), batches(texts)
+        assert describe_model(model).num_outputs == num_outputs
+        report = tlkit.train_head(model, dataset, validation=dataset)
+        assert report.accuracy_after == tlkit.evaluate(model, dataset).accuracy == 1.0
+        (stage,) = report.stages
+        assert not stage.history  # it was solved
+        tuned = tlkit.fine_tune(model, dataset, validation=dataset, unfreeze="all", epochs=2)
+        assert tuned.stages[-1].moved.keys() == {group.name for group in tlkit.layer_groups(model)}
+        assert tuned.accuracy_after == tlkit.evaluate(model, dataset).accuracy
+        assert calibrate(model, dataset).num_images == 48
+
+
+def test_counted_words_of_a_column_have_the_shape_that_is_computed():
+    model = counting("multi_hot", hidden=True)
+    column = tf.constant(TEXTS[:, None])
+    features = below(model, feature_cut(model))
+    assert features.output_shape == (None, 6)
+    head = above(model, feature_cut(model))
+    np.testing.assert_array_equal(head(features(column)).numpy(), model(column).numpy())
+    stored = extract_features(FrozenPart(features), batches(TEXTS[:, None]), exact=True).load()
+    np.testing.assert_allclose(stored, features(column).numpy(), rtol=1e-5)
+
+
+def test_counted_words_of_a_column_are_exported_by_keras_as_trained(tmp_path):
+    model, column = counting("count"), tf.constant(TEXTS[:, None])
+    tlkit.train_head(model, batches(TEXTS))
+    model.save(tmp_path / "model.keras")
+    reloaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert tlkit.evaluate(reloaded, batches(TEXTS)).accuracy == 1.0
+    model.export(tmp_path / "exported", verbose=False)
+    exported = tf.saved_model.load(str(tmp_path / "exported"))
+    np.testing.assert_allclose(exported.serve(column), model(column), rtol=1e-5)
+
+
+def test_counted_words_whose_shape_is_not_known_are_told_what_helps():
+    texts = keras.Input((1,), dtype="string")
+    words = vectorization(output_mode="multi_hot")(texts)
+    nested = keras.Model(texts, layers.Dense(4)(words))
+    model = keras.Sequential([keras.Input((1,), dtype="string"), nested, layers.Dense(2)])
     with pytest.raises(ArgumentError, match=r"Flatten before its first Dense .*keras.Input\(\(\),"):
         tlkit.train_head(model, batches(TEXTS))
 

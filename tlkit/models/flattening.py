@@ -3,7 +3,8 @@
 Keras calls a model inside another one like a layer, and its graph is then out of sight. Here the
 same layers are called again, one after the other, on the tensors that the nested model was given:
 a graph of the same layers and the same weights, in which nothing is nested. The model itself stays
-as it is.
+as it is. Where Keras is known to take an output for another shape than is computed, this graph has
+the true one.
 """
 
 from collections import Counter
@@ -27,7 +28,8 @@ class FlatGraph:
 
     Attributes:
         input: The model's own input.
-        output: What the model computes; the model's own output where nothing is nested in it.
+        output: What the model computes; the model's own output where nothing is nested in it and
+            all shapes are what Keras takes them for.
         tensors: From the id of each tensor of the model's own graph to the same in this one.
         own: From the same ids to those tensors of the model's own graph.
         routes: From the id of each operation to where it is nested; the first place of several.
@@ -104,10 +106,14 @@ def flat_tensor(model: keras.Model, tensor: keras.KerasTensor) -> keras.KerasTen
 def below(model: keras.Model, tensors: Any) -> keras.Model:
     """Returns the part of a model from its input to one or several tensors of its flat graph.
 
-    Where the model's own graph has all of them, it is made of that one.
+    Where the model's own graph has all of them, of the same shapes, it is made of that one.
     """
     graph = flat(model)
-    own = {id(graph.tensors[key]): tensor for key, tensor in graph.own.items()}
+    own = {
+        id(graph.tensors[key]): tensor
+        for key, tensor in graph.own.items()
+        if graph.tensors[key].shape == tensor.shape
+    }
     if all(id(tensor) in own for tensor in keras.tree.flatten(tensors)):
         tensors = keras.tree.map_structure(lambda tensor: own[id(tensor)], tensors)
     return joined(graph.input, tensors)
@@ -198,6 +204,9 @@ class _Walk:
             else:
                 self._note(operation, route)
                 found = _called(node, tensors, training, is_own=not route)
+                if _is_of_counted_words(operation, found[0]):
+                    found = [keras.ops.reshape(found[0], (-1, found[0].shape[-1]))]
+                    self._note(producing_node(found[0]).operation, route)
             tensors |= {id(t): f for t, f in zip(node.output_tensors, found, strict=True)}
 
     def _cast(self, tensor: keras.KerasTensor, dtype: str, route: Route) -> keras.KerasTensor:
@@ -235,6 +244,17 @@ def _called(
     if training is not None and "training" in getattr(node.operation, "_call_context_args", ()):
         kwargs = {"training": training, **{k: v for k, v in kwargs.items() if v is not None}}
     return list(keras.tree.flatten(node.operation(*args, **kwargs)))
+
+
+def _is_of_counted_words(operation: keras.Operation, output: keras.KerasTensor) -> bool:
+    """Whether words are counted of texts in a column, of which Keras does not know the shape.
+
+    Of `keras.Input((1,), dtype="string")` a TextVectorization computes `(batch, tokens)` with the
+    modes "multi_hot", "count" and "tf_idf", while its `compute_output_spec` says
+    `(batch, 1, tokens)` (Keras 3.15), and so do all layers behind it.
+    """
+    is_column = len(output.shape) == 3 and output.shape[1] == 1
+    return is_column and isinstance(operation, keras.layers.TextVectorization)
 
 
 def _given(node: Any, tensors: dict[int, keras.KerasTensor]) -> list[keras.KerasTensor] | None:

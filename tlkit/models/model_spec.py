@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from tlkit.errors import ArgumentError
+from tlkit.models.flattening import flat
 from tlkit.models.graph import model_ends, parameters, sorted_nodes
 from tlkit.models.heads import head_kind
 
@@ -125,7 +126,7 @@ def describe_model(model: keras.Model) -> ModelSpec:
         >>> spec.input_shape, spec.num_classes, spec.value_range
         ((None, 32, 32, 3), 2, (0.0, 255.0))
     """
-    model_input, output = model_ends(model)
+    model_input, _ = model_ends(model)
     if isinstance(named := getattr(model, "_outputs_struct", None), dict):
         raise ArgumentError(
             "`model` must return one tensor. Received: "
@@ -133,9 +134,10 @@ def describe_model(model: keras.Model) -> ModelSpec:
             "Make it keras.Model(model.inputs[0], model.outputs[0]), which shares its weights."
         )
     dtype = keras.backend.standardize_dtype(model_input.dtype)
+    output = flat(model).output
     if len(output.shape) != 2 or output.shape[-1] is None:
         remedy = "Put a global pooling or Flatten, and a Dense layer, at its end."
-        if dtype == "string":  # Keras says (batch, 1, tokens) of counted words in Input((1,))
+        if dtype == "string":  # or words are counted in a nested model, see `flat`
             remedy = (
                 "Put a global pooling or Flatten before its first Dense layer; where words are "
                 "counted (multi_hot, count, tf_idf), keras.Input((), dtype='string') does as well."
