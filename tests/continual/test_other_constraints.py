@@ -89,6 +89,20 @@ def test_binary_heads_are_distilled_by_their_sigmoid(data):
     np.testing.assert_allclose(value, expected, rtol=1e-4)
 
 
+def test_several_labels_are_distilled_by_the_mean_over_images_and_labels(data):
+    models = [
+        tlkit.build_classifier("resnet8", list("abc"), weights=None, multi_label=True, seed=i)
+        for i in (0, 1)
+    ]
+    images, _ = next(iter(data.train.dataset(shuffle=False)))
+    value = float(
+        tlkit.distill_from(models[1], 3.0).loss(images, models[0](images), tf.constant(0.0))
+    )
+    p, q = (1 / (1 + np.exp(-m(images).numpy() / 3)) for m in (models[1], models[0]))
+    expected = -9 * (p * np.log(q) + (1 - p) * np.log(1 - q)).mean()
+    np.testing.assert_allclose(value, expected, rtol=1e-4)
+
+
 def test_distillation_keeps_old_answers_where_labels_say_otherwise(model, data):
     tlkit.train_head(model, data)
     start = model.get_weights()

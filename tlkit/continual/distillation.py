@@ -98,8 +98,9 @@ def distill_from(
 
     L = L_new + weight * T**2 * H(softmax(z_old / T), softmax(z_new / T)), a mean over the batch, on
     the new task's pictures as they are augmented: no old picture is needed. Where the new model has
-    more outputs, its first ones are the old ones. Sigmoid outputs are softened one by one. The
-    gradient of a softened answer is smaller by T**2, which the factor makes up for.
+    more outputs, its first ones are the old ones. Sigmoid outputs are softened one by one, and the
+    mean is over them too, as in Keras's binary cross-entropy. The gradient of a softened answer is
+    smaller by T**2, which the factor makes up for.
 
     Args:
         old_model: A classifier that takes the same images; a copy of it is kept.
@@ -121,7 +122,7 @@ def distill_from(
 
     Reference:
         Li and Hoiem (2016), https://arxiv.org/abs/1606.09282; the factor T**2: Hinton et al.
-        (2015), https://arxiv.org/abs/1503.02531, section 2.1.
+        (2015), https://arxiv.org/abs/1503.02531, section 2 (why: section 2.1).
     """
     check_model("old_model", old_model)
     check_positive("temperature", temperature)

@@ -90,7 +90,8 @@ def choose_exemplars(features: np.ndarray, num: int) -> np.ndarray:
 
     Reference:
         Rebuffi et al. (2017), iCaRL, algorithm 4, https://arxiv.org/abs/1611.07725 (there, too,
-        features have norm one; it does not say that a row is chosen once, its code does).
+        features have norm one; section 2.1 scales their means to norm one again, here they stay
+        means; it does not say that a row is chosen once, its code does).
     """
     check_count("num", num, minimum=0)
     rows = np.asarray(features, np.float64)
