@@ -15,7 +15,7 @@ import pdoc.render
 
 import tlkit
 
-PROGRAMS = ("__main__", "exporters.client")
+PROGRAMS = ("__main__", "export.client")
 """Not modules to import."""
 
 

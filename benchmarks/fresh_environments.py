@@ -20,8 +20,8 @@ import numpy as np
 from environments import python_with, versions_in
 
 import tlkit
-from tlkit.exporters.formats import EXPORT_FORMATS
-from tlkit.exporters.parity import ask_in_fresh_process, compare_answers
+from tlkit.export.formats import EXPORT_FORMATS
+from tlkit.export.parity import ask_in_fresh_process, compare_answers
 from tlkit.models.heads import probabilities
 
 PACKAGES = {

@@ -38,9 +38,9 @@ import tlkit
 from tlkit.continual.adding_classes import shares_right
 from tlkit.continual.expansion import expand
 from tlkit.continual.expansion_steps import task_model
-from tlkit.growing_run import add_classes_run
 from tlkit.models.multiply_adds import count_multiply_adds
 from tlkit.models.surgery import add_classes
+from tlkit.runs.add_classes import add_classes_run
 
 NUM_TASKS = 5
 BATCH_SIZE = 64

@@ -20,12 +20,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
+from tlkit.data.file_checks import check_files
 from tlkit.data.images import ImageSplit
 from tlkit.data.inspection import look_through
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.listing import list_folder
 from tlkit.data.perceptual import hash_pictures, num_differing
-from tlkit.data.verdicts import check_files
 
 BOUNDS = (16, 32, 48, 64, 72, 80)
 NUM_LISTED = 8

@@ -11,7 +11,7 @@ import pytest
 import tlkit
 
 PACKAGE = Path(tlkit.__file__).parent
-PROGRAMS = ("tlkit.__main__", "tlkit.exporters.client")
+PROGRAMS = ("tlkit.__main__", "tlkit.export.client")
 MODULES = sorted(
     name
     for path in PACKAGE.rglob("*.py")

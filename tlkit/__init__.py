@@ -70,10 +70,10 @@ _MODULES = {
         "fit_rejection",
         "measure_rejection",
     ),
-    "tlkit.export": ("export_model",),
-    "tlkit.run": ("train_run",),
-    "tlkit.growing_run": ("add_classes_run",),
-    "tlkit.run_directory": ("load_run",),
+    "tlkit.export.exporting": ("export_model",),
+    "tlkit.runs.train": ("train_run",),
+    "tlkit.runs.add_classes": ("add_classes_run",),
+    "tlkit.runs.directory": ("load_run",),
     "tlkit.errors": (
         "TlkitError",
         "ArgumentError",
@@ -85,7 +85,7 @@ _MODULES = {
         "StorageError",
         "KerasSettingsError",
     ),
-    "tlkit.advice.figures": ("plot_backbones",),
+    "tlkit.plots.backbones": ("plot_backbones",),
     "tlkit.plots.data": (
         "plot_batch",
         "plot_class_counts",
@@ -101,7 +101,7 @@ _MODULES = {
         "plot_learning_rates",
         "plot_training",
     ),
-    "tlkit.continual.figures": (
+    "tlkit.plots.continual": (
         "plot_forgetting",
         "plot_interpolation",
         "plot_strengths",
@@ -113,11 +113,11 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names}
 _WITHOUT_KERAS = (
     "tlkit.errors",
     "tlkit.models.catalogue",
-    "tlkit.run",
-    "tlkit.run_directory",
-    "tlkit.growing_run",
+    "tlkit.runs.train",
+    "tlkit.runs.directory",
+    "tlkit.runs.add_classes",
     "tlkit.continual.forgetting",
-    "tlkit.continual.figures",
+    "tlkit.plots.continual",
     "tlkit.plots.data",
     "tlkit.plots.evaluation",
     "tlkit.plots.training",
@@ -128,7 +128,7 @@ _WITHOUT_KERAS = (
 if _typing.TYPE_CHECKING:  # what type checkers and completion read; the table above at run time
     from tlkit.advice.backbones import compare_backbones as compare_backbones
     from tlkit.advice.cost import estimate_cost as estimate_cost
-    from tlkit.advice.figures import plot_backbones as plot_backbones
+    from tlkit.plots.backbones import plot_backbones as plot_backbones
     from tlkit.advice.learning_rate import find_learning_rate as find_learning_rate
     from tlkit.advice.recommendation import recommend as recommend
     from tlkit.advice.rejection import (
@@ -140,7 +140,7 @@ if _typing.TYPE_CHECKING:  # what type checkers and completion read; the table a
     from tlkit.continual.class_means import mean_features as mean_features
     from tlkit.continual.distillation import distill_from as distill_from
     from tlkit.continual.expansion import expand as expand
-    from tlkit.continual.figures import (
+    from tlkit.plots.continual import (
         plot_forgetting as plot_forgetting,
         plot_interpolation as plot_interpolation,
         plot_strengths as plot_strengths,
@@ -181,8 +181,8 @@ if _typing.TYPE_CHECKING:  # what type checkers and completion read; the table a
     from tlkit.evaluation.explanation import explain as explain
     from tlkit.evaluation.metrics import evaluate as evaluate
     from tlkit.evaluation.prediction import predict as predict
-    from tlkit.export import export_model as export_model
-    from tlkit.growing_run import add_classes_run as add_classes_run
+    from tlkit.export.exporting import export_model as export_model
+    from tlkit.runs.add_classes import add_classes_run as add_classes_run
     from tlkit.models.assembly import build_classifier as build_classifier
     from tlkit.models.catalogue import (
         list_backbones as list_backbones,
@@ -210,8 +210,8 @@ if _typing.TYPE_CHECKING:  # what type checkers and completion read; the table a
         plot_learning_rates as plot_learning_rates,
         plot_training as plot_training,
     )
-    from tlkit.run import train_run as train_run
-    from tlkit.run_directory import load_run as load_run
+    from tlkit.runs.train import train_run as train_run
+    from tlkit.runs.directory import load_run as load_run
     from tlkit.training.fine_tuning import fine_tune as fine_tune
     from tlkit.training.head import train_head as train_head
     from tlkit.training.stages import Stage as Stage, gradual_plan as gradual_plan
@@ -228,7 +228,7 @@ else:
                 name=name,  # and no object: tracebacks would add Python's own guess
             )
         if _HOME[name] not in _WITHOUT_KERAS:
-            from tlkit.keras_settings import check_backend
+            from tlkit.utils.keras_settings import check_backend
 
             check_backend()
         value = getattr(_importlib.import_module(_HOME[name]), name)

@@ -8,7 +8,7 @@ def main() -> None:
     """Runs the command line; in charge of signals before all that takes time to import."""
     _open_closed_streams()
     try:
-        from tlkit.signals import ended_in_order, leave_at_once
+        from tlkit.utils.signals import ended_in_order, leave_at_once
 
         with leave_at_once():
             ended_in_order(_run, _hint)
@@ -32,7 +32,7 @@ def _open_closed_streams() -> None:
 
 
 def _run() -> None:
-    from tlkit.signals import held_back
+    from tlkit.utils.signals import held_back
 
     with held_back():
         from tlkit.cli import run_command

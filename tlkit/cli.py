@@ -14,15 +14,15 @@ from tlkit.continual.exemplars import DEFAULT_NUM_EXEMPLARS
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.settings import DAMAGED
 from tlkit.errors import ArgumentError, TlkitError, check_choice
-from tlkit.keras_settings import check_building
-from tlkit.option_names import Command, Commands, Parameter, in_options, parameters_of
-from tlkit.progress import phase, shown_as_lines
-from tlkit.quiet import load_tensorflow_quietly
-from tlkit.run_directory import Run, is_finished, left_as_it_is
-from tlkit.run_outcome import outcome_of
+from tlkit.runs.console_summary import outcome_of
+from tlkit.runs.directory import Run, is_finished, left_as_it_is
 from tlkit.serving.server import MAX_MEGABYTES, MAX_MEGAPIXELS
-from tlkit.showing import in_line, visible
-from tlkit.signals import ended_in_order
+from tlkit.utils.keras_settings import check_building
+from tlkit.utils.option_names import Command, Commands, Parameter, in_options, parameters_of
+from tlkit.utils.progress import phase, shown_as_lines
+from tlkit.utils.signals import ended_in_order
+from tlkit.utils.tensorflow_logging import load_tensorflow_quietly
+from tlkit.utils.text_repr import in_line, visible
 
 app = typer.Typer(
     name="tlkit",
@@ -254,7 +254,7 @@ def train(  # noqa: PLR0917 - typer calls it by name
     distribute: Distribute = None,
 ) -> None:
     """Train a classifier on a folder of photographs and export it."""
-    from tlkit.run import train_run
+    from tlkit.runs.train import train_run
 
     was_finished = out is not None and is_finished(out)
     run = train_run(
@@ -304,7 +304,7 @@ def evaluate(  # noqa: PLR0917 - typer calls it by name
     as_json: Annotated[bool, Flag("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure a run's model on other photographs of its classes."""
-    from tlkit.finished_run import evaluate_run
+    from tlkit.runs.inference import evaluate_run
 
     with phase("evaluating"):
         report = evaluate_run(
@@ -329,7 +329,7 @@ def predict(
     A SavedModel is a program that TensorFlow runs: use --safe with one of somebody you do not
     trust.
     """
-    from tlkit.finished_run import predict_with
+    from tlkit.runs.inference import predict_with
 
     with phase("predicting"):
         predictions = predict_with(run, images, safe=safe)
@@ -363,7 +363,7 @@ def export(
     ] = None,
 ) -> None:
     """Write a run's model in another place or format, proven equal to it."""
-    from tlkit.finished_run import export_run
+    from tlkit.runs.inference import export_run
 
     with phase("exporting"):
         report = export_run(run, to, file_format, version=version)
@@ -457,7 +457,7 @@ def add_classes(  # noqa: PLR0917 - typer calls it by name
     Further pictures of old classes in the folder only hold their place against the new ones: old
     classes learn nothing from them. tlkit train --from is for that.
     """
-    from tlkit.growing_run import add_classes_run
+    from tlkit.runs.add_classes import add_classes_run
 
     was_finished = out is not None and is_finished(out)
     grown = add_classes_run(
@@ -518,9 +518,9 @@ def compare(  # noqa: PLR0917 - typer calls it by name
     text = json.dumps(comparison.as_dict(), ensure_ascii=False) if as_json else str(comparison)
     _say(text)
     if plot is not None:
-        from tlkit.advice.figures import plot_backbones
-        from tlkit.canvas import DOTS_PER_INCH
-        from tlkit.files import written_aside
+        from tlkit.plots.backbones import plot_backbones
+        from tlkit.plots.figure import DOTS_PER_INCH
+        from tlkit.utils.files import written_aside
 
         with written_aside(plot) as aside:
             plot_backbones(comparison).savefig(aside, dpi=DOTS_PER_INCH, bbox_inches="tight")
@@ -538,7 +538,7 @@ def cache(
     ] = None,
 ) -> None:
     """Show what the cache holds, or remove all or some of it."""
-    from tlkit.cache import GIGABYTE, check_bounds, clear_cache, describe_cache, trim_cache
+    from tlkit.utils.cache import GIGABYTE, check_bounds, clear_cache, describe_cache, trim_cache
 
     check_bounds(limit=limit, older_than=older_than)
     if clear and (limit, older_than) != (None, None):
@@ -562,7 +562,7 @@ def demo(
     ),
 ) -> None:
     """Run everything once, offline, on handwritten digits."""
-    from tlkit.demo import run_demo
+    from tlkit.runs.demo import run_demo
 
     run_demo(out, say=_say)
 

@@ -10,9 +10,9 @@ import tlkit
 from tlkit.advice import backbones
 from tlkit.advice.backbones import BackboneComparison, compare_backbones
 from tlkit.advice.choosing import choose_backbone
-from tlkit.advice.figures import plot_backbones
 from tlkit.errors import ArgumentError, DataError
 from tlkit.models.catalogue import find_backbone
+from tlkit.plots.backbones import plot_backbones
 
 RESNET20_MEGABYTES = 4 * find_backbone("resnet20").num_parameters / 1e6  # of its weights alone
 WEIGHTS = "weights/mobilenet_2_5_224_tf_no_top.h5"

@@ -21,7 +21,7 @@ from tlkit.continual.expansion_steps import (
 )
 from tlkit.continual.group_sparsity import GroupSparsity
 from tlkit.continual.head_features import newest_rows
-from tlkit.models.composition import read
+from tlkit.models.layer_spec import read
 from tlkit.models.surgery import (
     add_classes,
     consolidate,

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import tlkit
-from tlkit.continual.figures import forgetting_curves, plot_forgetting
 from tlkit.errors import ArgumentError
+from tlkit.plots.continual import forgetting_curves, plot_forgetting
 
 ROWS = [[0.1, 0.2, 0.3], [0.9, 0.25, 0.3], [0.8, 0.95, 0.5], [0.85, 0.7, 0.9]]
 

@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 
 import tlkit
-from tlkit.continual.figures import plot_interpolation
 from tlkit.errors import ArgumentError
+from tlkit.plots.continual import plot_interpolation
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import pytest
 
 import tlkit
 from tlkit.continual import strength
-from tlkit.continual.figures import plot_strengths
 from tlkit.continual.strength_reports import StrengthTrial
 from tlkit.continual.strength_search import search_strength
 from tlkit.errors import ArgumentError
+from tlkit.plots.continual import plot_strengths
 
 
 def trainings(enough, accuracy=0.9, drift=2.0, share=0.1):

@@ -10,7 +10,9 @@ import tensorflow as tf
 import tlkit
 from tests.conftest import write_photos
 from tests.data.pictures import drawing, encoded
-from tlkit.data import kept_pixels, lost_pictures, verdicts
+from tlkit.data import file_checks as verdicts
+from tlkit.data import kept_pixels
+from tlkit.data import missing_files as lost_pictures
 from tlkit.data.reading import content_digest, read_image
 from tlkit.errors import DataError
 from tlkit.training import store as stores

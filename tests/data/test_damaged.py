@@ -11,7 +11,7 @@ import tlkit
 from tests.data.pictures import drawing, encoded
 from tlkit.data.decoder_messages import error_in, listening, pass_on, without_log
 from tlkit.errors import ArgumentError
-from tlkit.finished_run import evaluate_run
+from tlkit.runs.inference import evaluate_run
 
 EXTRANEOUS = r"Corrupt JPEG data: \d extraneous bytes before marker 0xd9"  # some are read ahead
 

@@ -11,7 +11,8 @@ import tensorflow as tf
 import tlkit
 from tests.conftest import write_photos
 from tests.data.pictures import drawing, encoded, photograph, png_claiming, sixteen_bit_png
-from tlkit.data import decoding, listing, verdicts
+from tlkit.data import decoding, listing
+from tlkit.data import file_checks as verdicts
 from tlkit.data.settings import check_settings
 from tlkit.errors import ArgumentError, DataError
 

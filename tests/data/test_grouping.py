@@ -6,8 +6,8 @@ from tests.conftest import write_photos
 from tests.data.test_manifests import rows_of, splits_of, write_manifest
 from tlkit.data.class_checks import check_classes
 from tlkit.data.grouping import Unit, assign_groups, join_groups, place_units
-from tlkit.data.joining import load_joined
 from tlkit.data.listing import FoundFile, Listing, list_folder
+from tlkit.data.merging import load_joined
 from tlkit.data.settings import check_settings
 from tlkit.data.splits import Picture, divide, place_of_group
 from tlkit.errors import ArgumentError, DataError

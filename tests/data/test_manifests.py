@@ -8,7 +8,7 @@ import pytest
 import tlkit
 from tests.conftest import write_photos
 from tests.data.pictures import drawing, encoded
-from tlkit.data import verdicts
+from tlkit.data import file_checks as verdicts
 from tlkit.data.manifests import list_pictures
 from tlkit.errors import ArgumentError, DataError
 

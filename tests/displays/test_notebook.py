@@ -6,7 +6,7 @@ import types
 import pytest
 
 from tlkit.displays import notebook
-from tlkit.progress import bar, note, phase, phases
+from tlkit.utils.progress import bar, note, phase, phases
 
 
 class ZMQInteractiveShell:

@@ -22,7 +22,7 @@ from tlkit import cli
 from tlkit.continual import going_on
 from tlkit.distribution import strategies
 from tlkit.distribution.workers import Workers
-from tlkit.finished_run import evaluate_run
+from tlkit.runs.inference import evaluate_run
 from tlkit.training.step import StepHook
 
 KINDS = ("plain", "anchored", "layer decay")

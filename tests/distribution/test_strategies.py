@@ -11,7 +11,7 @@ from tests.distribution import jobs, processes
 from tlkit.distribution.cluster import Cluster, read_cluster
 from tlkit.distribution.workers import Workers
 from tlkit.errors import ArgumentError
-from tlkit.team import Team
+from tlkit.runs.team import Team
 
 TWO = {"worker": ["a:1", "b:2"]}
 TASK = {"type": "worker", "index": 0}

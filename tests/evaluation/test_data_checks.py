@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import tlkit
-from tlkit.data.lost_pictures import lost_pictures_named
+from tlkit.data.missing_files import lost_pictures_named
 from tlkit.errors import ArgumentError, DataError
 from tlkit.evaluation.data_checks import check_images
 

@@ -12,8 +12,8 @@ import tlkit
 from tests.conftest import set_seeds
 from tests.data.pictures import drawing, encoded
 from tlkit.data.decoding import decode_image, resize_image
+from tlkit.data.file_checks import check_files
 from tlkit.data.limits import MAX_PIXELS
-from tlkit.data.verdicts import check_files
 from tlkit.errors import ArgumentError, DataError
 
 NAMES = ("ant", "bee", "cat")

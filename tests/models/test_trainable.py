@@ -10,8 +10,8 @@ from tlkit.errors import ArgumentError
 from tlkit.models.groups import choose_trainable, resolve_group, set_trainable
 from tlkit.models.surgery import add_classes
 from tlkit.models.trainable import Flags, are_set_by_hand, set_flag
-from tlkit.training.movement import left_as_it_is
 from tlkit.training.stages import default_unfreeze
+from tlkit.training.weight_change import left_as_it_is
 
 layers = keras.layers
 

@@ -4,7 +4,7 @@ import pytest
 
 from tlkit.errors import ArgumentError
 from tlkit.evaluation.forward import forward_of
-from tlkit.models import passing
+from tlkit.models import routing as passing
 from tlkit.models.graph import with_nested
 from tlkit.models.groups import layer_groups
 from tlkit.models.surgery import (

@@ -18,7 +18,7 @@ import tlkit
 from tests.serving.pictures import picture
 from tlkit.errors import ArgumentError
 from tlkit.evaluation.safe_model import SafeModel
-from tlkit.finished_run import predict_with
+from tlkit.runs.inference import predict_with
 from tlkit.serving import server
 from tlkit.serving.model import ServedModel
 from tlkit.serving.server import LOOPBACK, serve

@@ -11,7 +11,7 @@ import tlkit
 from tests.conftest import set_seeds
 from tlkit.data import kept_pixels
 from tlkit.training.fine_tuning import default_epochs
-from tlkit.training.movement import weights_by_group
+from tlkit.training.weight_change import weights_by_group
 
 
 def classifier(data, **arguments):

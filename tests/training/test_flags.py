@@ -8,7 +8,7 @@ import tensorflow as tf
 import tlkit
 from tests.conftest import set_seeds
 from tlkit.models.graph import with_nested
-from tlkit.training.movement import WatchedWeights
+from tlkit.training.weight_change import WatchedWeights
 
 layers = keras.layers
 NUM_FROZEN = 15

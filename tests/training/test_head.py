@@ -11,7 +11,7 @@ from tests.conftest import bfloat16_differs_by
 from tlkit.training import head
 from tlkit.training.features import extract_features
 from tlkit.training.fit_data import weighed
-from tlkit.training.movement import weights_by_group
+from tlkit.training.weight_change import weights_by_group
 
 
 def classifier(data, **arguments):

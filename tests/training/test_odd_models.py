@@ -9,7 +9,7 @@ import tlkit
 from tests.conftest import set_seeds
 from tlkit.errors import ArgumentError
 from tlkit.models.cuts import find_cuts
-from tlkit.training.movement import weights_by_group
+from tlkit.training.weight_change import weights_by_group
 
 
 def called_twice():

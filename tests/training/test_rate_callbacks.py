@@ -7,11 +7,11 @@ import tensorflow as tf
 
 import tlkit
 from tests.conftest import set_seeds
-from tlkit.training.movement import weights_by_group
 from tlkit.training.objective import loss_of
 from tlkit.training.precision import computed_in, scaled
 from tlkit.training.rates import LayerwiseAdamW, layer_multipliers
 from tlkit.training.step import hooked
+from tlkit.training.weight_change import weights_by_group
 
 RATE, DECAY = 1e-2, 0.1
 STEP_SIZES = (0.2, 3.2)

@@ -5,7 +5,7 @@ import pytest
 
 import tlkit
 from tlkit.errors import ArgumentError, TrainingError
-from tlkit.training.movement import weights_by_group
+from tlkit.training.weight_change import weights_by_group
 
 
 def classifier(data):

@@ -26,11 +26,11 @@ from tlkit.models.assembly import build_classifier
 from tlkit.models.catalogue import find_backbone
 from tlkit.models.flattening import below
 from tlkit.models.heads import feature_cut
-from tlkit.progress import bar
-from tlkit.showing import ShownAsText
 from tlkit.training.checks import check_class_weight
 from tlkit.training.features import extract_features
 from tlkit.training.frozen import FrozenPart
+from tlkit.utils.progress import bar
+from tlkit.utils.text_repr import ShownAsText
 
 MAX_IMAGES = 5000
 """More training images than these are not looked at: their interval is narrow enough."""

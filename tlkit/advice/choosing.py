@@ -6,7 +6,7 @@ from typing import Any
 
 from tlkit.advice.backbones import BackboneComparison, BackboneScore
 from tlkit.advice.candidates import RANDOM
-from tlkit.showing import ShownAsText
+from tlkit.utils.text_repr import ShownAsText
 
 
 @dataclass(frozen=True)

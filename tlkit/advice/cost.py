@@ -19,18 +19,18 @@ from tlkit.evaluation.names import num_classes_of
 from tlkit.models.flattening import above, below
 from tlkit.models.groups import cut_before, let_train, resolve_group
 from tlkit.models.heads import feature_cut, head_kind
-from tlkit.showing import ShownAsText
 from tlkit.training.cached_cut import bytes_and_room, views_of, why_not_stored
 from tlkit.training.fine_tuning import default_epochs
 from tlkit.training.frozen import FrozenPart
 from tlkit.training.head import is_trained
-from tlkit.training.movement import left_as_it_is
 from tlkit.training.objective import loss_of, metrics_of, targets_of
 from tlkit.training.rates import LayerwiseAdamW
 from tlkit.training.recipe import DEFAULT_AUGMENTATION
 from tlkit.training.sources import source_of, steps_in_epoch
 from tlkit.training.stages import default_unfreeze
 from tlkit.training.step import hooked
+from tlkit.training.weight_change import left_as_it_is
+from tlkit.utils.text_repr import ShownAsText
 
 DEFAULT_BATCH_SIZE = 32
 

@@ -7,20 +7,20 @@ import numpy as np
 import tensorflow as tf
 
 from tlkit.data.images import ImageData, ImageSplit
-from tlkit.data.lost_pictures import lost_pictures_named
+from tlkit.data.missing_files import lost_pictures_named
 from tlkit.distribution.strategies import check_one_device
 from tlkit.errors import ArgumentError, TrainingError, check_count, check_positive
 from tlkit.evaluation.data_checks import Images
 from tlkit.models.groups import let_train
-from tlkit.progress import track
-from tlkit.showing import ShownAsText
 from tlkit.training.fine_tuning import DEFAULT_LEARNING_RATE
-from tlkit.training.movement import left_as_it_is
 from tlkit.training.objective import check_loss, loss_of, takes_one_hot
 from tlkit.training.sources import source_of, with_targets
 from tlkit.training.stages import default_unfreeze
 from tlkit.training.step import hooked
 from tlkit.training.still import still_part
+from tlkit.training.weight_change import left_as_it_is
+from tlkit.utils.progress import track
+from tlkit.utils.text_repr import ShownAsText
 
 SMOOTHING = 0.9
 """Weight of the past in the running mean of losses."""

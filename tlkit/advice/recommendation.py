@@ -6,8 +6,8 @@ from typing import Any
 from tlkit.advice.similarity import SimilarityReport
 from tlkit.data.images import ImageData
 from tlkit.errors import ArgumentError
-from tlkit.showing import ShownAsText
 from tlkit.training.stages import DEFAULT_GROUPS
+from tlkit.utils.text_repr import ShownAsText
 
 FEW, MANY = 20, 500
 """Training images of a class below which the head alone is solved, and from which all may train."""

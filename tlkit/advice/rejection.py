@@ -24,11 +24,11 @@ from tlkit.evaluation.rejection import (
 )
 from tlkit.models.flattening import below
 from tlkit.models.heads import feature_cut, head_kind
-from tlkit.showing import ShownAsText
 from tlkit.training.features import Features, extract_features
 from tlkit.training.frozen import FrozenPart
 from tlkit.training.objective import targets_of
 from tlkit.training.sources import source_of
+from tlkit.utils.text_repr import ShownAsText
 
 DEFAULT_KEEP = 0.95
 _ROWS_AT_ONCE = 1024

@@ -18,10 +18,10 @@ from tlkit.models.flattening import below, flat
 from tlkit.models.graph import sorted_nodes
 from tlkit.models.groups import group_layers, layer_groups
 from tlkit.models.heads import feature_cut
-from tlkit.showing import ShownAsText
 from tlkit.training.features import extract_features
 from tlkit.training.frozen import FrozenPart
 from tlkit.training.sources import source_of
+from tlkit.utils.text_repr import ShownAsText
 
 NEAR, FAR = 0.15, 0.25
 """Distances below which pictures count as near, and above which as far.

@@ -21,17 +21,17 @@ from tlkit.errors import ArgumentError, DataError, check_count
 from tlkit.evaluation.checks import check_targets
 from tlkit.evaluation.data_checks import check_images
 from tlkit.evaluation.reports import EvaluationReport
-from tlkit.models.composition import read
 from tlkit.models.groups import TrainableReport, choose_trainable, group_layers
 from tlkit.models.heads import head_kind, outputs_logits
+from tlkit.models.layer_spec import read
 from tlkit.models.new_classes import check_new_names, find_head
 from tlkit.models.signature import signature
 from tlkit.models.surgery import add_classes
 from tlkit.models.trainable import note_as_left, set_flag
 from tlkit.training.features import extract_features
 from tlkit.training.frozen import FrozenPart
-from tlkit.training.movement import relative_movement, weights_by_group
 from tlkit.training.reports import StageReport
+from tlkit.training.weight_change import relative_movement, weights_by_group
 
 STAGE_NAME = "new classes"
 

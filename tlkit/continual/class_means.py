@@ -8,7 +8,7 @@ import numpy as np
 from tlkit.data.images import ImageSplit
 from tlkit.errors import DataError
 from tlkit.evaluation.data_checks import check_images
-from tlkit.models.composition import read
+from tlkit.models.layer_spec import read
 from tlkit.models.new_classes import find_head
 from tlkit.training.features import extract_features
 from tlkit.training.frozen import FrozenPart

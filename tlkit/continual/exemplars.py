@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tlkit.errors import ArgumentError, RunError, check_count
-from tlkit.files import written_aside
+from tlkit.utils.files import written_aside
 
 DEFAULT_NUM_EXEMPLARS = 20
 

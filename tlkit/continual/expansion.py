@@ -34,7 +34,7 @@ from tlkit.distribution.strategies import check_one_device
 from tlkit.evaluation.metrics import evaluate
 from tlkit.models.multiply_adds import count_multiply_adds
 from tlkit.models.surgery import add_classes, newest_classes
-from tlkit.training.movement import relative_movement
+from tlkit.training.weight_change import relative_movement
 
 DEFAULT_THRESHOLD = 0.1
 DEFAULT_SPARSITY = 0.05

@@ -10,8 +10,8 @@ from tlkit.continual.anchors import anchor_weights
 from tlkit.continual.expansion_reports import LayerDrift
 from tlkit.continual.expansion_steps import fit_task, task_model
 from tlkit.data.images import ImageData
-from tlkit.models.composition import SEPARABLE, Composition, read
 from tlkit.models.graph import with_nested
+from tlkit.models.layer_spec import SEPARABLE, Composition, read
 from tlkit.models.rebuild import build
 from tlkit.models.surgery import widenable_layers
 from tlkit.models.trainable import set_flag

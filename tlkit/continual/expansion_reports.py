@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tlkit.showing import ShownAsText
+from tlkit.utils.text_repr import ShownAsText
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from tlkit.continual.group_sparsity import GroupSparsity
 from tlkit.continual.head_features import newest_rows, put_rows
 from tlkit.continual.new_rows import solve_new_rows
 from tlkit.data.images import ImageData, ImageSplit
-from tlkit.distribution.shares import Share
+from tlkit.distribution.shards import Share
 from tlkit.errors import ArgumentError
 from tlkit.evaluation.metrics import evaluate
-from tlkit.models.composition import read
 from tlkit.models.grown_names import GrownName
+from tlkit.models.layer_spec import read
+from tlkit.models.pruning import Reach, keep_units, reach_of
 from tlkit.models.random_state import seed_random_layers
-from tlkit.models.removing import Reach, keep_units, reach_of
 from tlkit.models.surgery import count_units, new_layers, widen_layer
 from tlkit.models.trainable import note_as_left, set_flag
 from tlkit.training.features import extract_features

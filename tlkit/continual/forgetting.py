@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from tlkit.errors import ArgumentError, as_tuple, check_choice
-from tlkit.files import write_json
-from tlkit.showing import ShownAsText
+from tlkit.utils.files import write_json
+from tlkit.utils.text_repr import ShownAsText
 
 DOMAIN_INCREMENTAL, CLASS_INCREMENTAL = "domain-incremental", "class-incremental"
 SCENARIOS = {

@@ -16,7 +16,7 @@ from tlkit.continual.strength_reports import StrengthReport
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.evaluation.metrics import evaluate
 from tlkit.models.variable_names import variable_names
-from tlkit.showing import ShownAsText
+from tlkit.utils.text_repr import ShownAsText
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from tlkit.models.composition import Call, read
 from tlkit.models.flattening import below, flat_tensor, joined
 from tlkit.models.heads import feature_cut
+from tlkit.models.layer_spec import Call, read
 from tlkit.models.new_classes import find_head
 from tlkit.models.surgery import newest_classes
 

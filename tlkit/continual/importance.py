@@ -13,14 +13,14 @@ from tlkit.continual.methods import METHODS
 from tlkit.continual.per_sample import Scalars, sum_over_samples
 from tlkit.continual.synaptic import SynapticPath
 from tlkit.data.images import ImageData, ImageSplit
-from tlkit.data.lost_pictures import lost_pictures_named
+from tlkit.data.missing_files import lost_pictures_named
 from tlkit.distribution.strategies import check_one_device
 from tlkit.errors import ArgumentError, check_choice, check_count, check_seed, check_unit
 from tlkit.evaluation.data_checks import Images, Labels, check_images
 from tlkit.models.heads import head_kind, outputs_logits
 from tlkit.models.variable_names import variable_names
-from tlkit.showing import ShownAsText
 from tlkit.training.objective import targets_of
+from tlkit.utils.text_repr import ShownAsText
 
 DEFAULT_NUM_SAMPLES = 500
 _SMALLEST = 1e-7

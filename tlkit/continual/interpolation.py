@@ -13,7 +13,7 @@ from tlkit.evaluation.data_checks import check_images
 from tlkit.evaluation.metrics import evaluate
 from tlkit.models.graph import check_model
 from tlkit.models.variable_names import variable_names
-from tlkit.showing import ShownAsText
+from tlkit.utils.text_repr import ShownAsText
 
 DEFAULT_ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 _NUM_LISTED = 5

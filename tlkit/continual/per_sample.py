@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tlkit.continual.sample_convolutions import count_patch_values, vectorizable_convolutions
 from tlkit.continual.vectorizing import why_one_by_one
-from tlkit.progress import bar
+from tlkit.utils.progress import bar
 
 MAX_SCALARS = 16
 """So many backward passes share one forward pass; more would make long graphs."""

@@ -31,10 +31,10 @@ from tlkit.models.variable_names import variable_names
 from tlkit.training.criterion import criterion_for, score_on
 from tlkit.training.fine_tuning import check_fine_tuning, fine_tune
 from tlkit.training.head import is_trained, train_head
-from tlkit.training.movement import left_as_it_is
 from tlkit.training.reports import TrainingReport
 from tlkit.training.resume import assign_all, values_of
 from tlkit.training.sources import source_of
+from tlkit.training.weight_change import left_as_it_is
 
 DEFAULT_EPOCHS = 8
 _OWN = ("model", "data", "validation", "anchor", "epochs", "augment", "seed", "cache")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tlkit.showing import ShownAsText
+from tlkit.utils.text_repr import ShownAsText
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from tlkit.data.augmentation import AUGMENTATIONS
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.settings import check_image_size
 from tlkit.errors import ArgumentError, check_choice, check_count, some_of
-from tlkit.showing import ShownAsText
+from tlkit.utils.text_repr import ShownAsText
 
 if TYPE_CHECKING:
     import tensorflow as tf

@@ -4,15 +4,15 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 
-from tlkit.cache import cache_note
+from tlkit.data.file_checks import VERDICTS_FOLDER, check_files
 from tlkit.data.folder_names import alike
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.listing import Listing, list_folder
 from tlkit.data.reports import DataReport, SkippedFile
 from tlkit.data.settings import DAMAGED, KEEP, SKIP
 from tlkit.data.splits import Division, Picture, divide, in_whole_groups
-from tlkit.data.verdicts import VERDICTS_FOLDER, check_files
 from tlkit.errors import check_choice, check_count, some_of
+from tlkit.utils.cache import cache_note
 
 
 def inspect_folder(

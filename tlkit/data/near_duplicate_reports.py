@@ -10,7 +10,7 @@ from functools import cached_property
 
 from tlkit.data.perceptual import NUM_BITS
 from tlkit.data.reports import SHOWN
-from tlkit.showing import ShownAsText
+from tlkit.utils.text_repr import ShownAsText
 
 _REMEDY = (
     "In Python, tlkit.load_folder(..., groups=tlkit.find_near_duplicates(data).group_of), or "

@@ -18,7 +18,7 @@ from tlkit.data.perceptual import NUM_BITS, hash_pictures, num_differing
 from tlkit.data.reports import DataReport
 from tlkit.data.settings import KEEP, check_settings
 from tlkit.errors import ArgumentError
-from tlkit.progress import bar
+from tlkit.utils.progress import bar
 
 MAX_DIFFERING = 64
 """In how many of 255 bits near-duplicates differ at most, by default.

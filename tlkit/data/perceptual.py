@@ -8,12 +8,12 @@ from contextlib import closing
 
 import numpy as np
 
-from tlkit.cache import cache_folder, open_index
+from tlkit.data.file_checks import VERDICTS_FOLDER, working_without
 from tlkit.data.images import ImageSplit
 from tlkit.data.limits import DECODER_VERSION
-from tlkit.data.lost_pictures import lost_pictures_named
-from tlkit.data.verdicts import VERDICTS_FOLDER, working_without
-from tlkit.progress import bar
+from tlkit.data.missing_files import lost_pictures_named
+from tlkit.utils.cache import cache_folder, open_index
+from tlkit.utils.progress import bar
 
 NUM_BITS = 255
 NUM_BYTES = 32

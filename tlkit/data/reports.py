@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from tlkit.errors import some_of
-from tlkit.showing import ShownAsText, in_line
+from tlkit.utils.text_repr import ShownAsText, in_line
 
 SHOWN = 20  # of each kind of finding; all of them are in the report's attributes
 

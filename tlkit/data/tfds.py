@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from tlkit.cache import cache_folder
 from tlkit.data.folders import load_listing
 from tlkit.data.images import ImageData
 from tlkit.data.limits import MAX_PIXELS
@@ -13,7 +12,8 @@ from tlkit.data.listing import FoundFile, Listing
 from tlkit.data.reading import content_digest
 from tlkit.data.settings import check_settings
 from tlkit.errors import ArgumentError, DataError
-from tlkit.files import written_aside
+from tlkit.utils.cache import cache_folder
+from tlkit.utils.files import written_aside
 
 SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 NOTES = "notes.json"

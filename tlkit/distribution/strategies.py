@@ -10,8 +10,8 @@ from tensorflow.python.eager import context
 from tlkit.distribution.cluster import KINDS, VARIABLE, read_cluster
 from tlkit.distribution.rendezvous import meet
 from tlkit.errors import ArgumentError, check_choice
-from tlkit.quiet import grow_gpu_memory
-from tlkit.signals import hear_again
+from tlkit.utils.signals import hear_again
+from tlkit.utils.tensorflow_logging import grow_gpu_memory
 
 
 def distribution_strategy(kind: str = "auto") -> tf.distribute.Strategy:

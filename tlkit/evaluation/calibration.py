@@ -26,7 +26,7 @@ from tlkit.evaluation.reliability import MIN_IMAGES, Reliability, measure_reliab
 from tlkit.models.flattening import flat
 from tlkit.models.graph import model_ends, producing_node
 from tlkit.models.heads import head_kind, outputs_logits
-from tlkit.showing import ShownAsText
+from tlkit.utils.text_repr import ShownAsText
 
 LOWEST, HIGHEST = 0.05, 20.0
 """Temperatures that are looked at; where the likelihood is highest at an end, the images leave open

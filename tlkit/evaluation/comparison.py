@@ -20,7 +20,7 @@ from tlkit.evaluation.intervals import (
 from tlkit.evaluation.names import num_classes_of
 from tlkit.evaluation.outputs import THRESHOLD, collect_outputs, probabilities_from
 from tlkit.models.heads import head_kind, outputs_logits
-from tlkit.showing import ShownAsText
+from tlkit.utils.text_repr import ShownAsText
 
 SIGNIFICANCE = 0.05
 

@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from tlkit.errors import ArgumentError
-from tlkit.progress import bar
+from tlkit.utils.progress import bar
 
 MAX_BATCHES = 10_000
 """So many batches of a data set that may be endless are counted before it is refused."""

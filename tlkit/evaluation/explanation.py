@@ -15,8 +15,7 @@ from tlkit.data.decoding import decoder
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.reading import read_image
 from tlkit.errors import ArgumentError, did_you_mean
-from tlkit.evaluation.names import check_class_names, num_classes_of
-from tlkit.evaluation.pictures import (
+from tlkit.evaluation.image_files import (
     Paths,
     are_paths,
     check_pictures,
@@ -24,6 +23,7 @@ from tlkit.evaluation.pictures import (
     pixels_of,
     resized,
 )
+from tlkit.evaluation.names import check_class_names, num_classes_of
 from tlkit.evaluation.prediction import image_size_of
 from tlkit.evaluation.reports import EvaluationReport
 from tlkit.models.flattening import below, flat
@@ -31,7 +31,7 @@ from tlkit.models.graph import producing_node
 from tlkit.models.groups import cut_before
 from tlkit.models.heads import head_kind, outputs_logits
 from tlkit.models.heads import probabilities as probabilities_of
-from tlkit.showing import Record
+from tlkit.utils.text_repr import Record
 
 _STRENGTH = 0.75  # of the colours where the heat is highest
 _GREY = np.array([0.299, 0.587, 0.114])

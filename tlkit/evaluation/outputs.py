@@ -7,15 +7,15 @@ import numpy as np
 import tensorflow as tf
 
 from tlkit.data.images import ImageSplit
-from tlkit.data.lost_pictures import lost_pictures_named
-from tlkit.distribution.lost import lost_worker_named
+from tlkit.data.missing_files import lost_pictures_named
+from tlkit.distribution.lost_workers import lost_worker_named
 from tlkit.distribution.strategies import strategy_of
 from tlkit.distribution.workers import Workers, check_can_be_shared
 from tlkit.errors import ArgumentError, DataError
 from tlkit.evaluation.data_checks import check_images
 from tlkit.evaluation.forward import forward_of
 from tlkit.models.heads import head_kind, outputs_logits
-from tlkit.progress import bar
+from tlkit.utils.progress import bar
 
 THRESHOLD = 0.5
 """From this probability on, a label of a multi-label head counts as given."""

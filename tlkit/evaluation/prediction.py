@@ -19,8 +19,7 @@ from tlkit.data.reading import read_image
 from tlkit.errors import ArgumentError, check_count
 from tlkit.evaluation.exported import ExportedModel, saved_model_in
 from tlkit.evaluation.forward import forward_of
-from tlkit.evaluation.names import check_class_names, num_classes_of
-from tlkit.evaluation.pictures import (
+from tlkit.evaluation.image_files import (
     GivenFiles,
     Paths,
     are_paths,
@@ -28,11 +27,12 @@ from tlkit.evaluation.pictures import (
     pixels_of,
     resized,
 )
+from tlkit.evaluation.names import check_class_names, num_classes_of
 from tlkit.models.heads import head_kind
 from tlkit.models.heads import probabilities as probabilities_of
 from tlkit.models.model_spec import describe_model
-from tlkit.progress import bar
-from tlkit.showing import ShownAsText, in_line
+from tlkit.utils.progress import bar
+from tlkit.utils.text_repr import ShownAsText, in_line
 
 THRESHOLD = 0.5
 

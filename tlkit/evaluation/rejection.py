@@ -15,11 +15,11 @@ from scipy.stats import beta
 
 from tlkit.errors import ArgumentError, DataError, RunError, check_fraction
 from tlkit.evaluation.intervals import Interval
-from tlkit.files import written_aside
 from tlkit.models.flattening import below, flat
 from tlkit.models.heads import feature_cut
 from tlkit.models.signature import signature
-from tlkit.showing import ShownAsText
+from tlkit.utils.files import written_aside
+from tlkit.utils.text_repr import ShownAsText
 
 NUM_NEIGHBOURS = 5
 MAX_STORED = 10_000

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tlkit.evaluation.intervals import Interval, wilson_interval
-from tlkit.showing import ShownAsText
+from tlkit.utils.text_repr import ShownAsText
 
 NUM_BINS = 15
 MIN_IMAGES = 20

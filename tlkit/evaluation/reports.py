@@ -9,7 +9,7 @@ from rich.cells import cell_len
 
 from tlkit.evaluation.intervals import Interval
 from tlkit.evaluation.reliability import Reliability
-from tlkit.showing import ShownAsText
+from tlkit.utils.text_repr import ShownAsText
 
 MAX_CLASSES_IN_TEXT = 30
 

@@ -16,14 +16,14 @@ from tlkit.errors import (
     check_count,
     check_seed,
 )
-from tlkit.keras_settings import check_building
 from tlkit.models.catalogue import SHIPPED_BACKBONE, BackboneSpec, find_backbone
 from tlkit.models.compiling import compile_classifier
 from tlkit.models.graph import count_parameters, model_ends
 from tlkit.models.heads import OUTPUT_NAMES
 from tlkit.models.preprocessing import preprocess
 from tlkit.models.weights import PRETRAINED, check_weights_file, load_weights_file
-from tlkit.quiet import grow_gpu_memory
+from tlkit.utils.keras_settings import check_building
+from tlkit.utils.tensorflow_logging import grow_gpu_memory
 
 POOLINGS = ("avg", "max", "flatten")
 

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from tlkit.errors import ArgumentError, check_choice, check_count, did_you_mean
-from tlkit.showing import ShownAsText
+from tlkit.utils.text_repr import ShownAsText
 
 PREPROCESSINGS = ("caffe", "tf", "torch", "none")
 SHIPPED_BACKBONE = "resnet20"

@@ -10,10 +10,10 @@ import keras
 import numpy as np
 
 from tlkit.errors import ArgumentError
-from tlkit.models.composition import Call, Composition, Piece, Ref, units_argument
 from tlkit.models.heads import OUTPUT_NAMES
 from tlkit.models.initial_weights import is_depthwise
-from tlkit.models.passing import num_positions, passes
+from tlkit.models.layer_spec import Call, Composition, Piece, Ref, units_argument
+from tlkit.models.routing import num_positions, passes
 
 Layout = np.ndarray  # (channels, 2): part, and channel within the part
 

@@ -6,9 +6,9 @@ import keras
 
 from tlkit.errors import ArgumentError, did_you_mean
 from tlkit.models.boundaries import Segmentation, name_groups, segment
-from tlkit.models.composition import read
 from tlkit.models.graph import parameters, with_nested
 from tlkit.models.grown_names import grown_name_of
+from tlkit.models.layer_spec import read
 
 NEW = "new"
 """Stands for what was added last, where a group could be named."""

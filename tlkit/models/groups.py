@@ -20,7 +20,7 @@ from tlkit.models.group_choice import (
 )
 from tlkit.models.recompiling import compile_again
 from tlkit.models.trainable import Flags, note_as_left, set_flag
-from tlkit.showing import ShownAsText
+from tlkit.utils.text_repr import ShownAsText
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from tlkit.models.composition import Fill, Piece, units_argument
+from tlkit.models.layer_spec import Fill, Piece, units_argument
 
 
 def like_the_old_ones(old: keras.layers.Layer, random: np.random.Generator) -> Fill:

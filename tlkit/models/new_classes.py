@@ -9,10 +9,10 @@ import keras
 import numpy as np
 
 from tlkit.errors import ArgumentError, as_tuple
-from tlkit.models.composition import Call, Composition, Fill, Piece
 from tlkit.models.initial_weights import leave, norms, reader
-from tlkit.models.passing import is_elementwise
+from tlkit.models.layer_spec import Call, Composition, Fill, Piece
 from tlkit.models.rebuild import is_mixing
+from tlkit.models.routing import is_elementwise
 
 
 def check_new_names(

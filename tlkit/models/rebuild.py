@@ -5,15 +5,15 @@ from typing import Any
 import keras
 
 from tlkit.errors import ArgumentError
-from tlkit.models.composition import (
+from tlkit.models.graph import with_nested
+from tlkit.models.grown_names import GrownName
+from tlkit.models.layer_spec import (
     MIXING_ACTIVATIONS,
     Call,
     Composition,
     Piece,
     Ref,
 )
-from tlkit.models.graph import with_nested
-from tlkit.models.grown_names import GrownName
 from tlkit.models.trainable import note_as_left
 
 Parts = dict[int, keras.KerasTensor]

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from tlkit.models.composition import Call, Composition, Piece, Ref
+from tlkit.models.layer_spec import Call, Composition, Piece, Ref
 
 DEPTHWISE = "__depthwise"
 _KINDS = {

@@ -14,10 +14,10 @@ import keras
 import numpy as np
 
 from tlkit.errors import ArgumentError, check_seed
-from tlkit.models.composition import read
 from tlkit.models.consolidation import consolidate_composition
 from tlkit.models.grown_names import grown_name_of
 from tlkit.models.heads import head_kind
+from tlkit.models.layer_spec import read
 from tlkit.models.new_classes import (
     add_units,
     check_class_means,

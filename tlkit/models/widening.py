@@ -6,15 +6,6 @@ import keras
 import numpy as np
 
 from tlkit.errors import ArgumentError, check_count, did_you_mean
-from tlkit.models.composition import (
-    CONVOLUTIONS,
-    SEPARABLE,
-    Call,
-    Composition,
-    Fill,
-    Piece,
-    units_argument,
-)
 from tlkit.models.grown_names import take_apart
 from tlkit.models.initial_weights import (
     is_depthwise,
@@ -23,7 +14,16 @@ from tlkit.models.initial_weights import (
     like_the_old_ones,
     reader,
 )
-from tlkit.models.passing import Route, UnitsStopError, find_route
+from tlkit.models.layer_spec import (
+    CONVOLUTIONS,
+    SEPARABLE,
+    Call,
+    Composition,
+    Fill,
+    Piece,
+    units_argument,
+)
+from tlkit.models.routing import Route, UnitsStopError, find_route
 from tlkit.models.separable import take_apart_separable
 
 

@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tlkit.errors import ArgumentError
-from tlkit.lettering import dress, printable
 from tlkit.plots.drawing import (
     BLUE,
     COLUMNS_UNDER_IMAGE,
@@ -26,6 +25,7 @@ from tlkit.plots.drawing import (
     read_file,
     without_frame,
 )
+from tlkit.plots.fonts import dress, printable
 
 MAX_CLASSES_IN_BARS = 100
 _UNSPLIT = "all"

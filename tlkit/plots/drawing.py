@@ -1,7 +1,7 @@
-"""What all figures share: colours, a grid of pictures, a message in place of a figure.
+"""What all figures share: colours, a grid of images, a message in place of a figure.
 
-The functions draw on figures of their own, which show themselves (see `tlkit.canvas`), or, given
-`ax`, in a panel of the user's figure.
+The functions draw on figures of their own, which show themselves (see `tlkit.plots.figure`), or,
+given `ax`, in a panel of the user's figure.
 """
 
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tlkit.canvas import Figure as OwnFigure
-from tlkit.canvas import finished
 from tlkit.data.reading import read_image
 from tlkit.errors import ArgumentError
-from tlkit.lettering import dress
+from tlkit.plots.figure import Figure as OwnFigure
+from tlkit.plots.figure import finished
+from tlkit.plots.fonts import dress
 
 # Colours that all kinds of colour vision tell apart, by Okabe and Ito:
 # https://jfly.uni-koeln.de/color/

@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tlkit.errors import ArgumentError
-from tlkit.lettering import dress, printable
 from tlkit.plots.drawing import (
     BLUE,
     COLUMNS_UNDER_IMAGE,
@@ -26,6 +25,7 @@ from tlkit.plots.drawing import (
     read_file,
     without_frame,
 )
+from tlkit.plots.fonts import dress, printable
 
 MAX_CLASSES_IN_MATRIX = 40
 _SERIES = ((BLUE, "o", ""), (ORANGE, "s", "////"), (GREEN, "^", "...."))

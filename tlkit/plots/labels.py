@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
 
-from tlkit.lettering import dress
+from tlkit.plots.fonts import dress
 
 _GAP = 7  # points between a mark and its label
 _FURTHEST = 12  # lines of text that a label may lie above or below its mark
@@ -37,7 +37,7 @@ def label_points(
         spans: Lower and upper end of the bar through each point, where there are bars.
 
     Example:
-        >>> from tlkit.canvas import Figure
+        >>> from tlkit.plots.figure import Figure
         >>> from tlkit.plots.labels import label_points
         >>> axes = Figure().subplots()
         >>> _ = axes.plot([1, 1], [2, 2], "o")

@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from tlkit.lettering import dress, printable
 from tlkit.plots.drawing import (
     BLUE,
     GREEN,
@@ -22,6 +21,7 @@ from tlkit.plots.drawing import (
     panels_in,
     without_frame,
 )
+from tlkit.plots.fonts import dress, printable
 
 _STAGES_IN_A_ROW = 3
 

@@ -20,7 +20,7 @@ from tlkit.errors import ArgumentError, DataError
 from tlkit.evaluation.exported import ExportedModel, saved_model_in
 from tlkit.evaluation.prediction import predictions_from
 from tlkit.evaluation.safe_model import SafeModel
-from tlkit.exporters.tensorflow_serving import check_no_versions
+from tlkit.export.tensorflow_serving import check_no_versions
 
 _DAMAGE = (
     tf.errors.InvalidArgumentError,

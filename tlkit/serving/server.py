@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from tlkit.errors import ArgumentError, check_count
-from tlkit.quiet import load_tensorflow_quietly
+from tlkit.utils.tensorflow_logging import load_tensorflow_quietly
 
 if TYPE_CHECKING:
     import uvicorn

@@ -10,9 +10,8 @@ from math import prod
 import keras
 import numpy as np
 
-from tlkit.cache import cache_folder, cache_limit
 from tlkit.data.images import ImageSplit
-from tlkit.distribution.shares import Shared
+from tlkit.distribution.shards import Shared
 from tlkit.models.flattening import above, below
 from tlkit.models.graph import with_nested
 from tlkit.models.groups import cut_before, group_layers, layer_groups, resolve_group
@@ -24,6 +23,7 @@ from tlkit.training.sources import Source
 from tlkit.training.still import is_augmenting
 from tlkit.training.store import FEATURES_FOLDER, stored_files
 from tlkit.training.stored_batches import batches_in_order, one_pass
+from tlkit.utils.cache import cache_folder, cache_limit
 
 DEFAULT_VIEWS = 8
 MIN_EPOCHS_PER_VIEW = 2

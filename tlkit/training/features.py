@@ -12,10 +12,9 @@ import tensorflow as tf
 
 from tlkit.data.images import ImageSplit
 from tlkit.data.limits import DECODER_VERSION
-from tlkit.data.lost_pictures import lost_pictures_named
+from tlkit.data.missing_files import lost_pictures_named
 from tlkit.distribution.workers import check_can_be_shared
 from tlkit.errors import ArgumentError, DataError, TrainingError
-from tlkit.progress import Advance, bar
 from tlkit.training.frozen import (
     MAX_BFLOAT16_DIFFERENCE,
     Forward,
@@ -24,6 +23,7 @@ from tlkit.training.frozen import (
     relative_difference,
 )
 from tlkit.training.store import FeatureStore
+from tlkit.utils.progress import Advance, bar
 
 MAX_BYTES_IN_MEMORY = 2 * 2**30
 MIN_BFLOAT16_WORK = 100e9

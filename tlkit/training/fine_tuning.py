@@ -11,19 +11,19 @@ import keras
 import tensorflow as tf
 
 from tlkit.data.images import ImageData
-from tlkit.distribution.lost import lost_worker_named
+from tlkit.distribution.lost_workers import lost_worker_named
 from tlkit.distribution.strategies import scope_of, strategy_of
 from tlkit.distribution.workers import Workers
 from tlkit.errors import ArgumentError, as_tuple
 from tlkit.evaluation.data_checks import Images, note_on_values
 from tlkit.models.compiling import leave_compiled
 from tlkit.training.checks import check_callbacks, check_fits_source, check_recipe
+from tlkit.training.distributed_checks import check_spread
 from tlkit.training.objective import check_loss, check_metrics
 from tlkit.training.recipe import DEFAULT_AUGMENTATION, Recipe, identity_of
 from tlkit.training.reports import TrainingReport
 from tlkit.training.resume import Checkpoint
 from tlkit.training.sources import Source, source_of, steps_in_epoch
-from tlkit.training.spread import check_spread
 from tlkit.training.stages import (
     PlannedStage,
     Stage,

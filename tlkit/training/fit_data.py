@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tlkit.distribution.shares import WHOLE, Share, Shared, spread_batches
+from tlkit.distribution.shards import WHOLE, Share, Shared, spread_batches
 from tlkit.training.sources import steps_in_epoch
 
 

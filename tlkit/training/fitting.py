@@ -13,16 +13,16 @@ import tensorflow as tf
 
 from tlkit.data.splits import class_weights
 from tlkit.displays.activity import in_words
-from tlkit.distribution.shares import WHOLE, Share, Shared
+from tlkit.distribution.shards import WHOLE, Share, Shared
 from tlkit.distribution.strategies import scope_of, strategy_of
 from tlkit.distribution.workers import Workers
 from tlkit.errors import TrainingError
-from tlkit.progress import Advance, bar, note
 from tlkit.training.best import EpochGuard, KeepBest
 from tlkit.training.fit_data import fit_data, weighed
 from tlkit.training.resume import Position, SaveProgress, StageCheckpoint, assign_all, values_of
 from tlkit.training.step import HookedModel, StepHook, hooked
 from tlkit.training.still import StillPart
+from tlkit.utils.progress import Advance, bar, note
 
 _MEASURED_ANYWAY = ("accuracy", "cross_entropy")
 

@@ -8,10 +8,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tlkit.cache import cache_note
 from tlkit.data.images import ImageData
-from tlkit.distribution.lost import lost_worker_named
-from tlkit.distribution.shares import WHOLE, Shared
+from tlkit.distribution.lost_workers import lost_worker_named
+from tlkit.distribution.shards import WHOLE, Shared
 from tlkit.distribution.strategies import scope_of, strategy_of
 from tlkit.errors import ArgumentError, check_count, check_positive, check_seed
 from tlkit.evaluation.data_checks import Images, note_on_values
@@ -23,7 +22,6 @@ from tlkit.models.groups import choose_trainable
 from tlkit.models.heads import feature_cut, head_from_features, head_kind
 from tlkit.models.random_state import seed_random_layers
 from tlkit.models.trainable import are_set_by_hand, flags_by_hand_kept
-from tlkit.progress import bar
 from tlkit.training.checks import check_class_weight
 from tlkit.training.criterion import (
     Criterion,
@@ -36,7 +34,6 @@ from tlkit.training.features import Features, extract_features
 from tlkit.training.fit_data import weighed_as
 from tlkit.training.fitting import Fitted, NotFiniteError, class_weight_of, fit_model
 from tlkit.training.frozen import FrozenPart
-from tlkit.training.movement import relative_movement, restore_weights, weights_by_group
 from tlkit.training.objective import loss_of, metrics_of, targets_of
 from tlkit.training.rates import warm_up_then_cosine
 from tlkit.training.recipe import description_of
@@ -45,6 +42,9 @@ from tlkit.training.solving import solve_head
 from tlkit.training.sources import Source, source_of
 from tlkit.training.store import FEATURES_FOLDER
 from tlkit.training.stored_batches import batches_in_order, one_pass
+from tlkit.training.weight_change import relative_movement, restore_weights, weights_by_group
+from tlkit.utils.cache import cache_note
+from tlkit.utils.progress import bar
 
 _BATCH_SIZE = 64
 _WEIGHT_DECAY = 1e-3

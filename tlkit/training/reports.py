@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tlkit.models.groups import TrainableReport
-from tlkit.showing import ShownAsText
+from tlkit.utils.text_repr import ShownAsText
 
 _STILL = "did not move"
 

@@ -17,8 +17,8 @@ import numpy as np
 
 from tlkit.distribution.workers import Workers
 from tlkit.errors import RunError
-from tlkit.files import plain, sweep_asides, written_aside
-from tlkit.run_lock import CHECKPOINT_FILE
+from tlkit.utils.files import plain, sweep_asides, written_aside
+from tlkit.utils.run_lock import CHECKPOINT_FILE
 
 FILE_NAME = CHECKPOINT_FILE
 SAVE_SECONDS = 300.0

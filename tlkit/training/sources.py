@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from tlkit.data.images import ImageData, ImageSplit
-from tlkit.distribution.shares import WHOLE, Share
+from tlkit.distribution.shards import WHOLE, Share
 from tlkit.distribution.strategies import strategy_of
 from tlkit.distribution.workers import Workers, check_can_be_shared
 from tlkit.errors import ArgumentError

@@ -13,9 +13,9 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from tlkit.cache import INDEX_SUFFIX, cache_folder, cache_limit, open_index
 from tlkit.errors import StorageError, TrainingError
-from tlkit.storage import storage_problem
+from tlkit.utils.cache import INDEX_SUFFIX, cache_folder, cache_limit, open_index
+from tlkit.utils.storage import storage_problem
 
 FEATURES_FOLDER = "features"
 _ROWS, _INDEX = ".rows", INDEX_SUFFIX
@@ -47,7 +47,7 @@ class FeatureStore:
         folder: Where stores lie; `features` in tlkit's cache by default.
         max_bytes: When all stores of the folder are larger than this, those used longest ago
             are removed whole when this one is opened and after it has grown; never this one. By
-            default `tlkit.cache.cache_limit`.
+            default `tlkit.utils.cache.cache_limit`.
 
     Example:
         >>> import tempfile, numpy as np

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
-from tlkit.distribution.shares import Share, Shared
+from tlkit.distribution.shards import Share, Shared
 from tlkit.training.features import MAX_BYTES_IN_MEMORY, Features
 from tlkit.training.fitting import Batches
 

@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from tlkit.data.images import ImageSplit
-from tlkit.data.lost_pictures import lost_pictures_named
-from tlkit.distribution.shares import Share, Shared
+from tlkit.data.missing_files import lost_pictures_named
+from tlkit.distribution.shards import Share, Shared
 from tlkit.distribution.strategies import strategy_of
 from tlkit.errors import ArgumentError, DataError, RunError
 from tlkit.evaluation.data_checks import Images
@@ -32,16 +32,10 @@ from tlkit.training.cached_cut import (
     views_of,
 )
 from tlkit.training.criterion import Score, criterion_for, labels_of, score_on
+from tlkit.training.distributed_checks import batch_notes
 from tlkit.training.fit_data import weighed_as
 from tlkit.training.fitting import Batches, Fitted, NotFiniteError, class_weight_of, fit_model
 from tlkit.training.head import is_trained, train_head
-from tlkit.training.movement import (
-    WatchedWeights,
-    check_moved,
-    relative_movement,
-    restore_weights,
-    weights_by_group,
-)
 from tlkit.training.objective import loss_of, metrics_of, takes_one_hot
 from tlkit.training.precision import computed_in, resolve_precision, scaled
 from tlkit.training.rates import LayerwiseAdamW, layer_multipliers, schedule_of
@@ -56,10 +50,16 @@ from tlkit.training.resume import (
     values_of,
 )
 from tlkit.training.sources import Source, batches_of, steps_in_epoch, with_targets
-from tlkit.training.spread import batch_notes
 from tlkit.training.stages import PlannedStage
 from tlkit.training.step import StepHook
 from tlkit.training.still import StillPart, still_part
+from tlkit.training.weight_change import (
+    WatchedWeights,
+    check_moved,
+    relative_movement,
+    restore_weights,
+    weights_by_group,
+)
 
 _EPOCHS_APART = 1_000_000
 """Stages count their epochs this far apart, so that each sees orders and views of its own."""

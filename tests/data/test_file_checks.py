@@ -1,0 +1,46 @@
+"""What is remembered of files, and from when on it no longer holds."""
+
+import io
+import struct
+import zlib
+
+import pytest
+from PIL import Image
+
+from tests.data.pictures import with_scans
+from tlkit.data import file_checks as verdicts
+from tlkit.data.file_checks import Verdict, check_files
+from tlkit.data.headers import JPEG_SCANS, PNG_TEXTS
+
+
+def png_with_texts(number):
+    plain = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(plain, "PNG")
+    packed = b"a\0\0" + zlib.compress(b"text")
+    text = struct.pack(">I", len(packed)) + b"zTXt" + packed
+    text += struct.pack(">I", zlib.crc32(b"zTXt" + packed))
+    return plain.getvalue()[:33] + number * text + plain.getvalue()[33:]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("texts.png", lambda: png_with_texts(PNG_TEXTS + 1), f"more than {PNG_TEXTS} compressed"),
+        ("scans.jpg", lambda: with_scans(JPEG_SCANS + 1), f"more than {JPEG_SCANS} scans"),
+    ],
+)
+def test_a_file_found_sound_before_there_were_bounds_is_looked_at_anew(
+    name, content, reason, tmp_path, monkeypatch
+):
+    path = tmp_path / name
+    path.write_bytes(content())
+    given = {"max_pixels": 2**20, "root": tmp_path / "cache"}
+    sound = Verdict("0" * 64, path.suffix[1:].upper(), 8, 8)
+    with monkeypatch.context() as before:
+        before.setattr(verdicts, "INDEX_NAME", "verdicts-3.sqlite")
+        before.setattr(verdicts, "_check_all", lambda paths, _: iter([sound] * len(paths)))
+        assert check_files([str(path)], **given) == [sound]
+        before.setattr(verdicts, "_check_all", lambda paths, _: iter(paths[:0]))
+        assert check_files([str(path)], **given) == [sound]  # it is remembered
+    (verdict,) = check_files([str(path)], **given)
+    assert reason in verdict.reason

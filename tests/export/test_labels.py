@@ -1,0 +1,17 @@
+"""Labels inside of files that other programs load."""
+
+import keras
+import numpy as np
+
+from tests.export.models import NAMES, pictures, small_model
+from tlkit.export.labels import add_labels, read_labels
+
+
+def test_keras_loads_a_file_with_labels_as_if_there_were_none(tmp_path):
+    model, file = small_model(), tmp_path / "model.keras"
+    model.save(file)
+    add_labels(file, NAMES, {"threshold": 0.5})
+    assert read_labels(file) == (NAMES, {"threshold": 0.5})
+    loaded = keras.saving.load_model(file)
+    images = pictures().astype(np.float32)
+    np.testing.assert_array_equal(loaded.predict(images), model.predict(images))

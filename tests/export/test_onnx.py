@@ -1,0 +1,83 @@
+"""ONNX files: what they take and give, and what they carry."""
+
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.export.models import NAMES, SIZE, foreign_model, pictures, small_model
+from tlkit.errors import ArgumentError, ExportError
+from tlkit.export.classifying import classifying_function
+from tlkit.export.constant_graph import constant_graph
+from tlkit.export.onnx import write_onnx
+
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+pytest.importorskip("tf2onnx", reason="needs tf2onnx")
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("onnx") / "made"
+    file = write_onnx(small_model(), folder, NAMES, about={"kind": "softmax", "threshold": 0.5})
+    assert file == folder / "model.onnx"
+    return onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("num_images", [1, 7, 0])
+def test_any_number_of_pictures_is_answered(session, num_images):
+    some = pictures()[:num_images]
+    shares, class_ids = session.run(["probabilities", "class_id"], {"images": some})
+    assert shares.shape == (num_images, 3)
+    expected = classifying_function(small_model())(tf.constant(pictures()))["probabilities"]
+    np.testing.assert_allclose(shares, expected[:num_images], atol=1e-5)
+    assert class_ids.dtype == np.int64
+    assert class_ids.tolist() == shares.argmax(axis=1).tolist()
+
+
+def test_inputs_and_outputs_are_those_promised(session):
+    (images,) = session.get_inputs()
+    assert (images.name, images.type, images.shape) == (
+        "images",
+        "tensor(uint8)",
+        ["batch", *SIZE, 3],
+    )
+    assert {(one.name, one.type, tuple(one.shape)) for one in session.get_outputs()} == {
+        ("probabilities", "tensor(float)", ("batch", 3)),
+        ("class_id", "tensor(int64)", ("batch",)),
+    }
+
+
+def test_labels_stand_in_the_metadata(session):
+    carried = session.get_modelmeta().custom_metadata_map
+    assert json.loads(carried["class_names"]) == list(NAMES)
+    assert json.loads(carried["serving"]) == {"kind": "softmax", "threshold": 0.5}
+    assert "32 x 24 pixels" in session.get_modelmeta().description
+
+
+def test_the_graph_holds_constants_alone_and_functions_run_as_before():
+    before = tf.config.functions_run_eagerly()
+    graph = constant_graph(small_model())
+    assert tf.config.functions_run_eagerly() == before
+    inputs = [node.name for node in graph.graph_def.node if node.op == "Placeholder"]
+    assert inputs == ["images"]
+    operations = {node.op for node in graph.graph_def.node}
+    assert operations.isdisjoint({"Erfc", "ReadVariableOp", "StatefulPartitionedCall"})
+
+
+def test_what_onnx_does_not_know_is_said(tmp_path):
+    with pytest.raises(ExportError, match=r"ONNX cannot compute this model: .*Erfinv"):
+        write_onnx(foreign_model(), tmp_path / "made", NAMES)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_package_is_named_with_what_installs_it(tmp_path, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        "tlkit.export.formats.find_spec",
+        lambda name: None if name == "tf2onnx" else find(name),
+    )
+    with pytest.raises(ArgumentError, match=r"'onnx', which needs tf2onnx\..*tlkit\[export\]"):
+        write_onnx(small_model(), tmp_path / "made", NAMES)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,43 @@
+"""Numbered versions, and a request that says to the signature what the server would."""
+
+import base64
+import json
+
+import pytest
+import tensorflow as tf
+
+import tlkit
+from tests.export.models import NAMES, small_model
+from tlkit.errors import ArgumentError
+from tlkit.export.tensorflow_serving import predict_request, version_folder
+from tlkit.runs.inference import predict_with
+from tlkit.serving.model import ServedModel
+
+
+def test_versions_lie_side_by_side_and_answer_the_request(tmp_path):
+    model, root = small_model(), tmp_path / "model"
+    for version in (1, 2):
+        tlkit.export_model(model, version_folder(root, version), NAMES, fresh_process=False)
+    assert sorted(path.name for path in root.iterdir()) == ["1", "2"]
+    assert (root / "2" / "saved_model.pb").is_file()
+    signature = tf.saved_model.load(str(root / "1")).signatures["serving_default"]
+    pictures = [tf.io.encode_png(tf.fill((9, 9, 3), tf.cast(n, tf.uint8))).numpy() for n in (0, 90)]
+    request = json.loads(json.dumps(predict_request(*pictures)))
+    assert request["signature_name"] == "serving_default"
+    (name,) = {name for instance in request["instances"] for name in instance}
+    assert name in signature.structured_input_signature[1]
+    decoded = [base64.b64decode(instance[name]["b64"]) for instance in request["instances"]]
+    assert decoded == pictures
+    answers = signature(**{name: tf.constant(decoded)})
+    assert {len(values) for values in answers.values()} == {2}  # one entry for each picture
+    for ask in (lambda: predict_with(root, ["a.jpg"]), lambda: ServedModel(root, 2**20)):
+        with pytest.raises(ArgumentError, match=r"holds numbered versions.*Give '.*model/2'\."):
+            ask()
+
+
+def test_a_version_that_is_there_is_not_replaced(tmp_path):
+    (tmp_path / "3").mkdir()
+    with pytest.raises(ArgumentError, match=r"`version` must be one that is not there.*Give 4\."):
+        version_folder(tmp_path, 3)
+    with pytest.raises(ArgumentError, match="`version` must be a whole number of at least 1"):
+        version_folder(tmp_path, 0)

@@ -1,0 +1,336 @@
+"""Classes added to a finished run: what is kept, what is learned, what is refused."""
+
+import csv
+import json
+import shutil
+
+import keras
+import numpy as np
+import pytest
+
+import tlkit
+from tests.conftest import write_photos
+from tlkit.continual.exemplars import Exemplars
+from tlkit.evaluation.metrics import evaluate
+from tlkit.models.surgery import new_layers
+from tlkit.runs.add_classes import add_classes_run
+from tlkit.runs.directory import REJECTION_FILE
+from tlkit.runs.inference import evaluate_run, export_run, predict_with
+
+# write_photos colours classes by their place in the alphabet: red, green, blue
+COUNTS = {"a": 24, "b": 24, "c": 24}
+
+
+def only(photos, to, *names):
+    for name in names:
+        shutil.copytree(photos / name, to / name)
+    return to
+
+
+def trained_on(run, class_name):
+    """The files of a class that a run, or one before it, was trained on."""
+    with (run.path / "split.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [row["path"] for row in rows if (row["split"], row["class"]) == ("train", class_name)]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """All pictures; a finished run on two of the classes; and what was added to it."""
+    folder = tmp_path_factory.mktemp("growing")
+    everything = write_photos(folder / "everything", COUNTS)
+    old = only(everything, folder / "old", "a", "b")
+    new = only(everything, folder / "new", "c")
+    run = tlkit.train_run(
+        old, out=folder / "run", mode="head", backbone="resnet8", weights=None, batch_size=16
+    )
+    said = []
+    grown = add_classes_run(run.path, new, out=folder / "run2", exemplars=4, say=said.append)
+    return folder, run, grown, said
+
+
+@pytest.fixture
+def copied(made, tmp_path):
+    """The folder of all that once more, for changes: runs still name the first one's pictures."""
+    return shutil.copytree(made[0], tmp_path / "copied")
+
+
+def test_a_grown_run_leaves_what_a_run_leaves_and_its_exemplars(made):
+    _, run, grown, _ = made
+    names = {path.name for path in run.path.iterdir()}
+    assert {path.name for path in grown.path.iterdir()} == names | {"exemplars.npz"}
+    assert grown.class_names == ("a", "b", "c")
+    assert grown.record["finished"]
+    assert grown.record["arguments"]["exemplars"] == 4
+    assert grown.metrics["test"]["accuracy"] == 1.0
+    assert grown.metrics["stages"][0]["name"] == "new classes"
+    report = (grown.path / "report.html").read_text()
+    assert "old classes: 100.0 % before, 100.0 % after" in report
+
+
+def test_old_and_new_accuracy_are_said_and_kept(made):
+    _, run, grown, said = made
+    growth = grown.record["growth"]
+    assert growth["old_names"] == ["a", "b"]
+    assert growth["new_names"] == ["c"]
+    assert growth["split"] == "test"
+    assert growth["num_old"] == run.metrics["test"]["num_images"]
+    assert growth["num_old"] + growth["num_new"] == grown.metrics["test"]["num_images"]
+    assert growth["old_before"] == run.metrics["test"]["accuracy"]
+    assert (growth["old_after"], growth["new_before"], growth["new_after"]) == (1.0, 0.0, 1.0)
+    assert growth["num_replayed"] == 8
+    assert grown.metrics["calibration"]["temperature"] == 1
+    (note,) = grown.metrics["calibration"]["notes"]
+    assert note in said
+    assert "would change the old logits" in note
+    assert not any("unknown pictures" in text for text in said)
+    text = said[-1]
+    assert "new classes: 0.0 % before, 100.0 % after" in text
+    assert "8 stored features of old pictures were replayed" in text
+
+
+def test_old_logits_stay_the_same_to_the_bit_and_nothing_else_moves(made):
+    _, run, grown, _ = made
+    before, after = run.load_model(), grown.load_model()
+    images = np.random.default_rng(0).uniform(0, 255, (5, 32, 32, 3)).astype("float32")
+    assert np.array_equal(after(images)[:, :2], before(images))
+    (layer,) = new_layers(after)
+    assert layer.units == 1
+    moved = dict(grown.metrics["stages"][0]["moved"])
+    assert moved.pop("head") > 0
+    assert set(moved.values()) == {0.0}
+
+
+def test_the_model_is_what_was_measured_and_what_is_exported(made, tmp_path):
+    folder, _, grown, _ = made
+    data = tlkit.load_folder(folder / "everything", image_size=32)
+    model = keras.saving.load_model(grown.path / "model.keras")
+    assert evaluate(model, data.test).accuracy == 1.0
+    files = sorted((folder / "everything").glob("*/*.jpg"))[::12]
+    export_run(grown.path, tmp_path / "copy", "saved_model")
+    for where in (grown.path, tmp_path / "copy"):
+        labels = [one.label for one in predict_with(where, files)]
+        assert labels == [path.parent.name for path in files]
+
+
+def test_no_picture_that_was_trained_on_is_measured_on(made):
+    folder, _, grown, _ = made
+    rows = (grown.path / "split.csv").read_text().splitlines()[1:]
+    splits = {}
+    for row in rows:
+        split, _, digest, _ = row.split(",", 3)
+        splits.setdefault(digest, set()).add(split)
+    assert all(len(found) == 1 for found in splits.values())
+    report = evaluate_run(grown.path, folder / "everything")
+    assert report.num_images == grown.metrics["test"]["num_images"]
+
+
+def test_every_class_has_its_exemplars(made):
+    _, _, grown, _ = made
+    with np.load(grown.path / "exemplars.npz") as arrays:
+        stored = Exemplars.load(grown.path / "exemplars.npz", str(arrays["signature"]))
+    num_features = grown.load_model().get_layer("logits").kernel.shape[0]
+    shapes = {name: rows.shape for name, rows in stored.features.items()}
+    assert shapes == dict.fromkeys(COUNTS, (4, num_features))
+
+
+def test_without_exemplars_nothing_is_replayed_and_the_cost_is_said(made, tmp_path):
+    folder, run, _, _ = made
+    said = []
+    grown = add_classes_run(
+        run.path, folder / "new", out=tmp_path / "none", exemplars=0, say=said.append
+    )
+    growth = grown.record["growth"]
+    assert growth["num_replayed"] == 0
+    lost = 100 * (growth["old_before"] - growth["old_after"])
+    assert f"(exemplars=0), at a cost: {lost:.1f} points of old accuracy" in said[-1]
+    assert not (grown.path / "exemplars.npz").exists()
+    assert growth["new_after"] > 0
+
+
+def test_a_folder_of_old_and_new_classes_trains_with_the_old_pictures_at_their_places(
+    made, tmp_path
+):
+    folder, run, grown, _ = made
+    both = add_classes_run(run.path, folder / "everything", out=tmp_path / "both", exemplars=4)
+    assert both.class_names == grown.class_names
+    assert both.metrics["test"]["num_images"] == grown.metrics["test"]["num_images"]
+    before, after = run.record["data"]["num_images"], both.record["data"]["num_images"]
+    new = grown.record["data"]["num_images"]["train"]
+    assert after["train"] == before["train"] + new  # every old picture, not exemplars alone
+
+
+def test_other_pictures_of_an_old_class_train_and_measure_in_it(made, tmp_path):
+    folder, run, grown, _ = made
+    photos = shutil.copytree(folder / "new", tmp_path / "photos")
+    (photos / "b").mkdir()
+    for path in (write_photos(tmp_path / "more", {"a": 1, "b": 12}, seed=5) / "b").iterdir():
+        shutil.copy(path, photos / "b" / f"more-{path.name}")
+    more = add_classes_run(run.path, photos, out=tmp_path / "more-run", exemplars=4)
+    assert more.class_names == ("a", "b", "c")
+    numbers = [sum(one.record["data"]["num_images"].values()) for one in (more, grown)]
+    assert numbers[0] == numbers[1] + 12
+    growth = more.record["growth"]
+    assert growth["num_replayed"] == 8
+    trained = [one.record["data"]["num_images"]["train"] for one in (more, grown)]
+    assert growth["num_further"] == trained[0] - trained[1] > 0
+    notes = more.metrics["stages"][0]["notes"]
+    assert any("the old outputs learn nothing from them" in note for note in notes)
+
+
+@pytest.mark.parametrize("num_left", [0, 2])
+def test_a_second_addition_needs_no_old_pictures(made, copied, num_left):
+    _, _, grown, _ = made
+    for path in trained_on(grown, "a")[:num_left]:  # of a folder that was thinned out
+        (copied / "thinned" / "a").mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copied / "thinned" / "a")
+    shutil.rmtree(copied / "everything")
+    record = json.loads((copied / "run2" / "run.json").read_text())
+    record["arguments"] |= {"from_run": str(copied / "gone"), "photos": str(copied / "thinned")}
+    (copied / "run2" / "run.json").write_text(json.dumps(record))
+    photos = write_photos(copied / "third", {"a": 0, "d": 24}, size=20, seed=3)
+    (photos / "a").rmdir()
+    third = add_classes_run(copied / "run2", photos, out=copied / "run3", exemplars=3)
+    assert third.class_names == ("a", "b", "c", "d")
+    growth = third.record["growth"]
+    assert growth["num_replayed"] == 9
+    assert growth["from_stored"] == {"a": 3 - num_left, "b": 3, "c": 3}
+    assert growth["old_before"] is None  # there is no old picture to measure on, and it is said
+    notes = third.metrics["stages"][0]["notes"]
+    assert "old classes: no picture to measure on" in notes
+    images = np.random.default_rng(0).uniform(0, 255, (5, 32, 32, 3)).astype("float32")
+    assert np.array_equal(third.load_model()(images)[:, :3], grown.load_model()(images))
+    labels = [one.label for one in predict_with(third.path, sorted((photos / "d").iterdir())[:6])]
+    assert labels == ["d"] * 6
+
+
+def test_a_second_addition_finds_the_pictures_of_all_runs_before(made, copied):
+    _, _, grown, _ = made
+    photos = write_photos(copied / "third", {"a": 0, "d": 24}, size=20, seed=3)
+    (photos / "a").rmdir()
+    (copied / "run2" / REJECTION_FILE).touch()
+    said = []
+    third = add_classes_run(
+        copied / "run2", photos, out=copied / "run3", exemplars=3, say=said.append
+    )
+    assert third.record["growth"]["num_old"] == grown.metrics["test"]["num_images"]
+    assert third.record["growth"]["old_before"] == grown.metrics["test"]["accuracy"]
+    (note,) = (text for text in said if "unknown pictures are no longer told apart" in text)
+    assert note in third.metrics["stages"][0]["notes"]
+    assert note.replace("'", "&#39;") in (third.path / "report.html").read_text()
+    assert not (third.path / REJECTION_FILE).exists()
+
+
+def test_old_classes_are_never_lost_silently(made, copied):
+    record = json.loads((copied / "run" / "run.json").read_text())
+    record["arguments"]["photos"] = str(copied / "gone")
+    (copied / "run" / "run.json").write_text(json.dumps(record))
+    with pytest.raises(tlkit.DataError, match=r"exemplars=20, and none of 'a', 'b'.*exemplars=0"):
+        add_classes_run(copied / "run", copied / "new", out=copied / "run3")
+    assert not (copied / "run3").exists()  # so that the advice can be followed as it stands
+    grown = add_classes_run(copied / "run", copied / "new", out=copied / "run3", exemplars=0)
+    notes = grown.metrics["stages"][0]["notes"]
+    assert any("at a cost that is not known" in note for note in notes)
+
+
+def test_aligning_is_measured(made, tmp_path):
+    folder, run, _, _ = made
+    said = []
+    aligned = add_classes_run(
+        run.path, folder / "new", out=tmp_path / "aligned", align=True, say=said.append
+    )
+    assert aligned.record["growth"]["unaligned"] == [1.0, 1.0]
+    assert "before weights were aligned: old 100.0 %, new 100.0 %" in said[-1]
+    model = aligned.load_model()
+    norms = [
+        np.linalg.norm(model.get_layer(name).kernel, axis=0).mean()
+        for name in ("logits", "logits__grown1")
+    ]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+
+
+def test_a_finished_run_is_left_as_it_is_and_other_arguments_are_refused(made):
+    folder, run, grown, _ = made
+    before = (grown.path / "run.json").stat().st_mtime_ns
+    said = []
+    arguments = {"out": grown.path, "exemplars": 4}
+    again = add_classes_run(run.path, folder / "new", **arguments, say=said.append)
+    assert "finished already" in said[0]
+    assert again.metrics == grown.metrics
+    assert (grown.path / "run.json").stat().st_mtime_ns == before
+    with pytest.raises(tlkit.RunError, match="exemplars=4 instead of 20"):
+        add_classes_run(run.path, folder / "new", out=grown.path)
+    with pytest.raises(tlkit.RunError, match="--no-resume"):
+        add_classes_run(run.path, folder / "new", **arguments, resume=False)
+    with pytest.raises(tlkit.RunError, match="a run with command=None instead of 'add-classes'"):
+        add_classes_run(grown.path, folder / "new", out=run.path)
+    with pytest.raises(tlkit.ArgumentError, match="`out` must be another folder"):
+        add_classes_run(run.path, folder / "new", out=run.path)
+
+
+def test_an_interrupted_addition_is_done_again(made, tmp_path, monkeypatch):
+    folder, run, grown, _ = made
+
+    def interrupt(*arguments, **others):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tlkit.continual.adding_classes.solve_new_rows", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            add_classes_run(run.path, folder / "new", out=tmp_path / "run", exemplars=4)
+    with pytest.raises(tlkit.RunError, match="unfinished"):
+        tlkit.load_run(tmp_path / "run")
+    again = add_classes_run(run.path, folder / "new", out=tmp_path / "run", exemplars=4)
+    assert again.metrics["test"] == grown.metrics["test"]
+
+
+@pytest.mark.parametrize("number", [-1, 1.5, True])
+def test_a_number_of_exemplars_that_is_none_is_refused(made, tmp_path, number):
+    with pytest.raises(tlkit.ArgumentError, match="`exemplars` must be a whole number"):
+        add_classes_run(made[1].path, made[0] / "new", out=tmp_path / "x", exemplars=number)
+
+
+def test_what_is_no_new_class_is_refused_before_anything_is_written(made, tmp_path):
+    folder, run, _, _ = made
+    out = tmp_path / "out"
+    with pytest.raises(tlkit.DataError, match=r"a class that the run does not have.*'a', 'b'"):
+        add_classes_run(run.path, folder / "old", out=out)
+    photos = shutil.copytree(folder / "new", tmp_path / "photos")
+    (photos / "empty").mkdir()
+    with pytest.raises(tlkit.DataError, match=r"usable pictures of each new class.*'empty'"):
+        add_classes_run(run.path, photos, out=out)
+    shutil.copy(photos / "c" / "000.jpg", photos / "empty")
+    (photos / "c" / "000.jpg").unlink()
+    with pytest.raises(tlkit.DataError, match=r"at least two different pictures.*'empty'"):
+        add_classes_run(run.path, photos, out=out)
+    with pytest.raises(tlkit.DataError, match="`photos` must be a folder"):
+        add_classes_run(run.path, tmp_path / "nowhere", out=out)
+    with pytest.raises(tlkit.RunError, match="`run` must be the folder of a finished run"):
+        add_classes_run(photos, photos, out=out)
+    assert not out.exists()
+
+
+def test_a_known_picture_under_another_class_is_left_out(made, tmp_path):
+    folder, run, grown, _ = made
+    photos = shutil.copytree(folder / "new", tmp_path / "photos")
+    shutil.copy(folder / "old" / "a" / "000.jpg", photos / "c" / "wrong.jpg")
+    said = []
+    other = add_classes_run(run.path, photos, out=tmp_path / "run", exemplars=4, say=said.append)
+    assert other.record["data"] == grown.record["data"]
+    assert "Conflicts" in said[0]
+    assert "a, in the earlier run" in said[0]
+
+
+def test_files_and_pictures_are_counted_apart_and_the_card_says_where_they_come_from(made):
+    _, run, grown, said = made
+    assert any("24 files; readable pictures: 24 jpeg" in line for line in said)
+    assert any(
+        "48 pictures that the earlier run found are not among these" in line for line in said
+    )
+    card = (grown.path / "model_card.md").read_text(encoding="utf-8")
+    assert "Photographs from new and, to measure the old classes, those that run was" in card
+    replayed = grown.record["growth"]["num_replayed"]
+    assert (
+        f"before, a, b, were trained in the run run or one before it; {replayed} features" in card
+    )
+    assert "to measure the old classes" not in (run.path / "model_card.md").read_text()

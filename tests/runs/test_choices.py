@@ -1,0 +1,221 @@
+"""What a run is left to choose, it chooses from training pictures, says, and keeps to."""
+
+import inspect
+import json
+
+import pytest
+
+import tlkit
+from tests.conftest import write_photos
+from tests.data.test_manifests import rows_of, write_manifest
+from tlkit.runs.choices import backbone_choice, mode_choice
+from tlkit.runs.config import ONLY_FINE_TUNING, checked
+from tlkit.runs.train import train_run
+
+ARGUMENTS = {"batch_size": 16}
+CANDIDATES = "resnet20,resnet20=none,resnet20=nowhere.h5"
+
+
+def refuse(*_, **__):
+    raise AssertionError("chosen anew")
+
+
+def interrupt(*_, **__):
+    raise KeyboardInterrupt
+
+
+def record_in(folder):
+    return json.loads((folder / "run.json").read_text(encoding="utf-8"))
+
+
+def test_the_backbone_is_chosen_among_those_that_can_be_had(tmp_path, photos):
+    said = []
+    arguments = {"backbone": "auto", "backbones": CANDIDATES, "mode": "head", **ARGUMENTS}
+    run = tlkit.train_run(photos, out=tmp_path / "run", **arguments, say=said.append)
+    given, choice = run.record["arguments"], run.record["choices"]["backbone"]
+    assert given["backbone"] == "auto"
+    assert given["backbones"][:2] == ["resnet20", "resnet20=none"]
+    assert given["image_size"] is None
+    assert choice["arguments"]["backbone"] == "resnet20"
+    assert run.image_size == (32, 32)
+    comparison = choice["comparison"]
+    assert comparison["num_images"] == run.record["data"]["num_images"]["train"]
+    assert [name.rpartition("/")[2] for name in comparison["left_out"]] == ["nowhere.h5"]
+    text = "\n".join(said)
+    assert choice["reasons"][0] in text
+    assert "too close to call" in text
+    assert "nowhere.h5" in text
+    card = (run.path / "model_card.md").read_text(encoding="utf-8")
+    assert "The network is resnet20, from" in card
+    again = []
+    tlkit.train_run(photos, out=run.path, **arguments, say=again.append)
+    assert "finished already" in again[0]
+
+
+def test_classes_that_count_the_same_in_training_do_so_in_the_choice(photos):
+    names = ("image_size", "max_milliseconds", "max_megabytes")
+    arguments = {"backbones": "resnet20=none", "class_weight": "balanced", "seed": 0}
+    data = tlkit.load_folder(photos, image_size=32)
+    choice = backbone_choice(arguments | dict.fromkeys(names), data, {}, print)
+    assert choice["comparison"]["notes"][-1] == "balanced accuracy: each class counts the same"
+
+
+def test_a_continued_run_keeps_to_its_choices(tmp_path, photos, monkeypatch):
+    arguments = {
+        "out": tmp_path / "run",
+        "backbone": "auto",
+        "backbones": CANDIDATES,
+        "epochs": 1,
+        **ARGUMENTS,
+    }
+    with monkeypatch.context() as patched:
+        patched.setattr("tlkit.runs.train.evaluate_splits", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            tlkit.train_run(photos, **arguments)
+    begun = record_in(tmp_path / "run")
+    assert set(begun["choices"]) == {"backbone", "mode"}
+    monkeypatch.setattr("tlkit.advice.backbones.compare_backbones", refuse)
+    monkeypatch.setattr("tlkit.advice.similarity.measure_similarity", refuse)
+    said = []
+    run = tlkit.train_run(photos, **arguments, say=said.append)
+    assert run.record["choices"] == begun["choices"]
+    assert sum("chosen when this run began" in line for line in said) == 2
+    assert run.load_model().input_shape[1:3] == tuple(begun["image_size"])
+
+
+def test_where_none_of_the_default_ones_can_be_fetched_it_is_resnet20(
+    tmp_path, photos, monkeypatch
+):
+    from tlkit.advice import backbones
+
+    def offline(name, *arguments, **others):
+        if name != "resnet20":
+            raise tlkit.WeightsError(f"no network for {name}")
+        return real(name, *arguments, **others)
+
+    real = backbones.build_classifier
+    monkeypatch.setattr(backbones, "build_classifier", offline)
+    run = tlkit.train_run(photos, out=tmp_path / "run", backbone="auto", mode="head", **ARGUMENTS)
+    choice = run.record["choices"]["backbone"]
+    assert choice["arguments"]["backbone"] == "resnet20"
+    assert "the only one" in choice["reasons"][0]
+    assert set(choice["comparison"]["left_out"]) == set(backbones.DEFAULT_BACKBONES) - {"resnet20"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"backbones": "resnet20"}, "`backbones` must come with backbone='auto'"),
+        ({"max_megabytes": 9}, "`max_megabytes` must come with backbone='auto'"),
+        ({"backbone": "auto", "max_milliseconds": 0}, "`max_milliseconds` must be a positive"),
+        (
+            {"backbone": "auto", "backbones": "resnet20", "max_megabytes": 0.1},
+            r"2\.4 MB, above max_megabytes=0\.1",
+        ),
+        ({"backbone": "auto", "weights": "w.h5"}, "`weights` must be left out with backbone"),
+        ({"backbone": "auto", "backbones": "resnet5"}, "mean 'resnet50'"),
+        ({"backbone": "auto", "backbones": ""}, "`backbones` must be one or more"),
+        ({"backbone": "auto", "backbones": "resnet20=no.h5"}, "no.h5"),
+    ],
+)
+def test_bad_candidates_are_refused_before_anything_is_written(
+    tmp_path, photos, arguments, message
+):
+    with pytest.raises(tlkit.TlkitError, match=message):
+        tlkit.train_run(photos, out=tmp_path / "run", **arguments)
+    assert not (tmp_path / "run").exists()
+
+
+def test_few_pictures_are_for_the_head_and_nothing_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr("tlkit.advice.similarity.measure_similarity", refuse)
+    photos = write_photos(tmp_path / "photos", {"green": 12, "red": 12})
+    said = []
+    run = tlkit.train_run(
+        photos, out=tmp_path / "run", backbone="resnet20", say=said.append, **ARGUMENTS
+    )
+    assert run.record["arguments"]["mode"] == "auto"
+    assert run.record["choices"]["mode"]["arguments"] == {"mode": "head"}
+    assert [stage["name"] for stage in run.metrics["stages"]] == ["head"]
+    assert any("below 20: too few to train more than the head" in line for line in said)
+
+
+def choice_of(data, model=None, **changes):
+    named = dict.fromkeys(ONLY_FINE_TUNING)
+    arguments = {"from_run": None, "weights": "pretrained", "seed": 0, **named, **changes}
+    said = []
+    choice = mode_choice(arguments, model, data, {}, said.append)
+    assert "\n  ".join(choice["reasons"]) == said[-1]
+    return choice
+
+
+def test_what_only_fine_tuning_takes_is_not_passed_over(tmp_path):
+    photos = write_photos(tmp_path / "photos", {"green": 12, "red": 12})
+    data = tlkit.load_folder(photos, image_size=32)
+    assert choice_of(data)["arguments"] == {"mode": "head"}
+    choice = choice_of(data, epochs=1)
+    assert choice["arguments"] == {"mode": "fine-tune"}
+    assert choice["reasons"][-1] == "epochs was named, which only fine-tuning takes"
+
+
+def test_random_weights_are_not_held(photos):
+    data = tlkit.load_folder(photos, image_size=32)
+    choice = choice_of(data, weights=None)
+    assert choice["arguments"] == {"mode": "fine-tune", "unfreeze": "all"}
+    assert "random" in choice["reasons"][1]
+    assert choice["measured"] == []
+
+
+def test_a_class_of_one_training_picture_is_no_obstacle(tmp_path):
+    data = tlkit.load_folder(
+        write_photos(tmp_path / "photos", {"green": 90, "red": 2}), image_size=32
+    )
+    model = tlkit.build_classifier("resnet20", data.class_names)
+    choice = choice_of(data, model)
+    assert choice["arguments"] == {"mode": "fine-tune", "unfreeze": 3, "anchor": 0.001}
+    assert "how near the pictures are was not measured: 'red' has one" in choice["reasons"][2]
+    assert "anchor" not in choice_of(data, model, anchor=0.5)["arguments"]
+
+
+def test_a_class_of_one_group_is_no_obstacle_but_for_choosing_a_backbone(tmp_path):
+    photos = write_photos(tmp_path / "photos", {"green": 60, "red": 8})
+    rows = rows_of(photos, lambda file: "" if file.parent.name == "green" else "one patient")
+    rows = [(f"photos/{path}", *more) for path, *more in rows]
+    manifest = write_manifest(tmp_path / "m.csv", rows, ("path", "label", "group"))
+    data = tlkit.load_manifest(manifest, image_size=32)
+    model = tlkit.build_classifier("resnet20", data.class_names)
+    choice = choice_of(data, model)
+    assert choice["arguments"] == {"mode": "fine-tune", "unfreeze": 3, "anchor": 0.001}
+    assert "not measured: 'red' has one group of training images" in choice["reasons"][2]
+    with pytest.raises(tlkit.DataError, match=r"'red' has one group.* \(--backbone NAME\)"):
+        tlkit.train_run(manifest, out=tmp_path / "run", backbone="auto", **ARGUMENTS)
+    assert not (tmp_path / "run").exists()
+
+
+def test_where_the_groups_are_named_nothing_is_left_to_choose(tmp_path, photos):
+    given = dict.fromkeys(inspect.signature(train_run).parameters)
+    given |= {"photos": photos, "out": tmp_path, "backbone": "resnet20", "weights": "pretrained"}
+    given |= {
+        "mode": "auto",
+        "batch_size": 16,
+        "seed": 0,
+        "reject_unknown": False,
+        "damaged": "keep",
+    }
+    assert checked(dict(given))["mode"] == "auto"
+    assert checked({**given, "unfreeze": "stage3"})["mode"] == "fine-tune"
+
+
+def test_enough_pictures_are_fine_tuned_and_held(tmp_path, photos):
+    said = []
+    run = tlkit.train_run(
+        photos, out=tmp_path / "run", backbone="resnet20", epochs=1, say=said.append, **ARGUMENTS
+    )
+    choice = run.record["choices"]["mode"]
+    assert choice["arguments"] == {"mode": "fine-tune", "unfreeze": 3, "anchor": 0.001}
+    text = "\n".join(said)
+    assert "fine-tunes the last 3 groups, held near its weights with strength 0.001" in text
+    for line in (*choice["reasons"], *choice["measured"]):
+        assert line in text
+    stage = run.metrics["stages"][-1]
+    assert stage["moved"]["stage1"] == 0.0
+    assert any("anchored with strength 0.001" in note for note in stage["notes"])

@@ -1,0 +1,102 @@
+"""The top of a run's page says what ran, on what, and by which command."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from tlkit.cli import app
+from tlkit.data.limits import MAX_PIXELS
+from tlkit.runs.page_summary import command_of, machine, summary_of
+
+GIVEN = {
+    "photos": "/home/somebody/my photos",
+    "from_run": None,
+    "backbone": "mobilenet_v2",
+    "backbones": None,
+    "weights": "pretrained",
+    "image_size": 128,
+    "mode": "auto",
+    "unfreeze": None,
+    "anchor": None,
+    "learning_rate": 1e-05,
+    "reject_unknown": True,
+    "batch_size": 16,
+    "seed": 7,
+    "max_pixels": MAX_PIXELS,
+}
+RECORD = {
+    "arguments": GIVEN,
+    "seed": 7,
+    "image_size": [128, 96],
+    "data": {"num_images": {"train": 1430, "validation": 186, "test": 90}},
+}
+
+
+def understood(command):
+    """What the command line makes of a command."""
+    program, name, *words = shlex.split(command)
+    assert program == "tlkit"
+    return get_command(app).commands[name].make_context(name, words).params
+
+
+def record(**given):
+    return {**RECORD, "arguments": {**GIVEN, **given}}
+
+
+def test_the_command_makes_the_same_run():
+    out = Path("run")
+    params = understood(command_of(RECORD, out))
+    assert params["photos"] == Path("/home/somebody/my photos")
+    assert params["out"] == out
+    for name, value in GIVEN.items():
+        if name != "photos":
+            assert params[name] == value, name
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"weights": None}, {"weights": "none"}),
+        ({"max_pixels": 99}, {"max_pixels": 99}),
+        ({"backbone": "auto", "backbones": ["vgg16", "resnet20"]}, {"backbones": "vgg16,resnet20"}),
+        (
+            {"from_run": "/runs/1", "backbone": None, "anchor": 0.5},
+            {"from_run": Path("/runs/1"), "anchor": 0.5, "image_size": None},
+        ),
+        ({"reject_unknown": False}, {"reject_unknown": False}),
+    ],
+)
+def test_what_was_given_is_in_the_command(given, expected):
+    params = understood(command_of(record(**given), Path("a b")))
+    assert {name: params[name] for name in expected} == expected
+
+
+def test_further_classes_have_their_own_command():
+    grown = {
+        "photos": "more",
+        "from_run": "/runs/1",
+        "exemplars": 5,
+        "align": True,
+        "batch_size": 32,
+        "max_pixels": MAX_PIXELS,
+    }
+    params = understood(command_of({"arguments": grown, "growth": {}}, Path("run2")))
+    assert (params["run"], params["photos"]) == (Path("/runs/1"), Path("more"))
+    assert (params["exemplars"], params["align"]) == (5, True)
+
+
+def test_the_summary_names_model_data_date_and_machine():
+    chosen = {"mode": {"arguments": {"mode": "fine-tune"}, "reasons": []}}
+    summary = summary_of({**RECORD, "choices": chosen}, Path("run"))
+    assert list(summary) == ["what ran", "on", "command", "date", "machine"]
+    assert summary["what ran"] == "fine-tuning of mobilenet_v2, at 128 × 96 pixels"
+    expected = "/home/somebody/my photos: 1,430 train, 186 validation, 90 test images"
+    assert summary["on"] == expected
+    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d ", summary["date"])
+    assert re.search(r"\d+ processors?, \S", machine())
+    head = record(mode="head", from_run="/runs/1", backbone=None)
+    expected = "a head on the model of /runs/1, at 128 × 96 pixels"
+    assert summary_of(head, Path("run"))["what ran"] == expected

@@ -1,0 +1,193 @@
+"""What a run says before it trains, and what it finds out of its model afterwards."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import tlkit
+from tests.conftest import write_photos
+from tlkit.evaluation.prediction import predict_exported
+from tlkit.runs.inference import export_run
+from tlkit.runs.steps import (
+    calibrate_on_validation,
+    compare_with_probe,
+    planned_cost,
+    seen_as,
+    train_model,
+)
+from tlkit.runs.train import train_run
+
+ARGUMENTS = {"backbone": "resnet20", "batch_size": 16}
+
+
+@pytest.fixture(scope="module")
+def photos_with_errors(tmp_path_factory):
+    """300 pictures, every tenth of which stands in the wrong folder."""
+    folder = write_photos(tmp_path_factory.mktemp("errors") / "photos", {"green": 150, "red": 150})
+    for name, other in (("green", "red"), ("red", "green")):
+        for path in sorted((folder / name).glob("???.jpg"))[::10]:
+            path.rename(folder / other / f"from {name} {path.name}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory, photos_with_errors):
+    """A finished run that was fine-tuned and tells unknown pictures, and what it said."""
+    said = []
+    run = train_run(
+        photos_with_errors,
+        out=tmp_path_factory.mktemp("tuned") / "run",
+        unfreeze="stage3",
+        epochs=1,
+        reject_unknown=True,
+        say=said.append,
+        **ARGUMENTS,
+    )
+    return run, "\n".join(said)
+
+
+def test_the_cost_is_said_before_training_and_kept(tuned):
+    run, said = tuned
+    cost = run.record["cost"]
+    before, _, after = said.partition("before training:")
+    assert "fine-tune:" not in before
+    assert f"{cost['num_trainable']:,} of" in after
+    assert cost["unfreeze"] == "stage3"
+    assert cost["num_epochs"] == 1
+    assert cost["step_seconds"] > 0
+    assert cost["num_trainable"] == run.metrics["stages"][-1]["num_trainable"]
+    page = (run.path / "report.html").read_text(encoding="utf-8")
+    assert "What it cost" in page
+
+
+def test_a_head_that_is_solved_has_its_time_projected_too(photos):
+    data = tlkit.load_folder(photos, image_size=32)
+    model = tlkit.build_classifier("resnet8", data.class_names, weights=None)
+    plain, augmented = (
+        planned_cost(model, data, {"mode": "head", "augment": augment})
+        for augment in (None, "light")
+    )
+    for report in (plain, augmented):
+        assert report.forward_milliseconds > 0
+        assert list(report.seconds) == ["preparing", "features"]
+        assert report.step_seconds is None
+    assert augmented.disk_bytes["features"] > 3 * plain.disk_bytes["features"]
+
+
+def test_fine_tuning_is_held_against_a_linear_probe(tuned):
+    run, said = tuned
+    found = run.metrics["against_probe"]
+    assert found["num_images"] == run.metrics["test"]["num_images"]
+    assert found["accuracies"][1] == run.metrics["test"]["accuracy"]
+    assert found["verdict"] in said
+    assert "McNemar" in (run.path / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_probe_is_the_head_alone(photos_with_errors):
+    data = tlkit.load_folder(photos_with_errors, image_size=32)
+    solved, probe, tuned = (tlkit.build_classifier("resnet20", data.class_names) for _ in range(3))
+    tlkit.train_head(solved, data)
+    tlkit.fine_tune(tuned, data, unfreeze="stage3", epochs=1, learning_rate=1e-2)
+    evaluations = {
+        name: tlkit.evaluate(tuned, getattr(data, name), data.class_names)
+        for name in ("validation", "test")
+    }
+    found = compare_with_probe(probe, data, evaluations, {"class_weight": None, "seed": 0})
+    assert found == tlkit.compare_models(solved, tuned, data.test)
+    given = {"class_weight": "balanced", "seed": 0}
+    balanced = compare_with_probe(probe, data, evaluations, given)
+    tlkit.train_head(solved, data, class_weight="balanced")
+    assert balanced == tlkit.compare_models(solved, tuned, data.test, class_weight="balanced")
+    assert balanced.balanced_accuracies[1] == evaluations["test"].balanced_accuracy
+    nothing = {"validation": None, "test": None}
+    assert compare_with_probe(probe, data, nothing, {"class_weight": None, "seed": 0}) is None
+
+
+def test_probabilities_are_calibrated_in_all_that_is_exported(
+    tmp_path, photos_with_errors, monkeypatch
+):
+    accuracy = {}
+
+    def too_sure(model, data, *others, **given):
+        report = train_model(model, data, *others, **given)
+        for weight in model.get_layer("logits").weights:
+            weight.assign(20 * weight)
+        accuracy["before"] = tlkit.evaluate(model, data.test).accuracy
+        return report
+
+    monkeypatch.setattr("tlkit.runs.train.train_model", too_sure)
+    said = []
+    run = train_run(
+        photos_with_errors, out=tmp_path / "run", mode="head", say=said.append, **ARGUMENTS
+    )
+    calibration = run.metrics["calibration"]
+    assert calibration["temperature"] > 5
+    assert calibration["loss_after"] < calibration["loss_before"] - 0.1
+    assert calibration["notes"] == []
+    assert any(f"temperature {calibration['temperature']:.3f}" in line for line in said)
+    assert run.metrics["test"]["accuracy"] == accuracy["before"]
+    assert run.metrics["validation"]["loss"] == pytest.approx(calibration["loss_after"], abs=1e-4)
+    files = sorted(photos_with_errors.glob("*/*.jpg"))[:8]
+    in_memory = tlkit.predict(run.load_model(), files, run.class_names)
+    for one, other in zip(
+        predict_exported(run.path / "saved_model", files), in_memory, strict=True
+    ):
+        assert one.label == other.label
+        assert one.probability == pytest.approx(other.probability, abs=1e-5)
+        assert one.probability < 0.999  # twenty times as sure, it would say 1
+    page = (run.path / "report.html").read_text(encoding="utf-8")
+    assert "changes no answer" in page
+
+
+def test_too_few_validation_images_or_another_ending_leave_the_model_as_it_is(photos):
+    data = tlkit.load_folder(photos, image_size=32)
+    model = tlkit.build_classifier("resnet20", data.class_names)
+    tlkit.train_head(model, data)
+    before = model.get_layer("logits").kernel.numpy()
+    assert data.validation.num_images < 20
+    assert "takes 20 validation images, and there are" in calibrate_on_validation(model, data)
+    larger = tlkit.load_folder(photos, image_size=32, splits=(0.5, 0.5, 0))
+    wider = tlkit.add_classes(model, ["blue"], class_names=data.class_names)
+    assert "one plain Dense layer" in calibrate_on_validation(wider, larger)
+    np.testing.assert_array_equal(before, model.get_layer("logits").kernel.numpy())
+
+
+def test_a_run_says_which_pictures_are_none_of_its_classes(tuned, tmp_path):
+    run, said = tuned
+    rejection = run.metrics["rejection"]
+    assert rejection["wrongly_rejected"] <= 0.05
+    assert rejection["num_images"] == run.metrics["validation"]["num_images"]
+    assert rejection["test"]["num_images"] == run.metrics["test"]["num_images"]
+    assert "unknown above a novelty of" in said
+    Image.fromarray(np.full((40, 40, 3), 255, np.uint8)).save(tmp_path / "white.png")
+    (white,) = predict_exported(run.path / "saved_model", [tmp_path / "white.png"])
+    assert white.known is False
+    export_run(run.path, tmp_path / "again", "saved_model")
+    (white,) = predict_exported(tmp_path / "again", [tmp_path / "white.png"])
+    assert white.known is False
+    assert "nknown above a novelty" in (run.path / "report.html").read_text(encoding="utf-8")
+    (run.path / "rejection.npz").write_bytes(b"junk")
+    with pytest.raises(tlkit.RunError, match=r"rejection\.npz must be whole"):
+        export_run(run.path, tmp_path / "third", "saved_model")
+
+
+def test_too_few_pictures_to_reject_by_are_refused_before_training(tmp_path, photos):
+    with pytest.raises(tlkit.DataError, match="at least 19 images"):
+        train_run(photos, out=tmp_path / "run", mode="head", reject_unknown=True, **ARGUMENTS)
+    with pytest.raises(tlkit.ArgumentError, match="`reject_unknown` must be True or False"):
+        train_run(photos, out=tmp_path / "run", reject_unknown="yes", **ARGUMENTS)
+    assert not (tmp_path / "run").exists()
+
+
+def test_how_pictures_are_seen():
+    assert seen_as({"augment": None, "mode": "head"}) == "none"
+    assert seen_as({"augment": None, "mode": "fine-tune"}) == "default"
+    assert seen_as({"augment": "light", "mode": "head"}) == "light"
+
+
+def test_what_a_run_found_is_in_its_metrics(tuned):
+    run, _ = tuned
+    metrics = json.loads((run.path / "metrics.json").read_text(encoding="utf-8"))
+    assert {"calibration", "against_probe", "rejection"} <= set(metrics)

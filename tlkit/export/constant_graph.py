@@ -1,0 +1,94 @@
+"""A model's graph with its weights as constants, in operations that converters know."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+# The way of freezing a graph has no public name in TensorFlow 2.
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from tlkit.export.classifying import classifying_function
+
+
+@dataclass(frozen=True)
+class ConstantGraph:
+    """A graph without variables.
+
+    Attributes:
+        graph_def: The graph.
+        input_names: Its inputs: the name of the tensor, and the name to give it.
+        output_names: Its outputs, in the same way.
+    """
+
+    graph_def: tf.compat.v1.GraphDef
+    input_names: dict[str, str]
+    output_names: dict[str, str]
+
+
+def constant_graph(model: keras.Model) -> ConstantGraph:
+    """Returns what `classifying_function` computes, in operations that tf2onnx 1.17 knows.
+
+    Two things that Keras makes are not among them, and are replaced by the same in others: a
+    grouped convolution, compiled by XLA, and the complementary error function of an exact GELU.
+
+    Args:
+        model: As for `classifying_function`.
+
+    Example:
+        >>> import keras
+        >>> from tlkit.export.constant_graph import constant_graph
+        >>> model = keras.Sequential([keras.Input((2, 2, 3)), keras.layers.Flatten(),
+        ...     keras.layers.Dense(2, activation="gelu")])
+        >>> graph = constant_graph(model)
+        >>> graph.input_names, sorted(graph.output_names.values())
+        ({'images:0': 'images'}, ['class_id', 'probabilities'])
+        >>> {node.op for node in graph.graph_def.node} & {"ReadVariableOp", "Erfc"}
+        set()
+    """
+    with _functions_inlined():
+        concrete = classifying_function(model).get_concrete_function()
+    frozen = convert_variables_to_constants_v2(concrete)
+    graph_def = frozen.graph.as_graph_def(add_shapes=True)
+    _replace_erfc(graph_def)
+    names = sorted(concrete.structured_outputs)  # the order of a function's flat outputs
+    return ConstantGraph(
+        graph_def=graph_def,
+        input_names={frozen.inputs[0].name: "images"},
+        output_names=dict(zip((x.name for x in frozen.outputs), names, strict=True)),
+    )
+
+
+@contextmanager
+def _functions_inlined() -> Iterator[None]:
+    """Lets functions inside of one that is being traced become part of it, XLA's too.
+
+    Keras compiles grouped convolutions with XLA, as TensorFlow cannot compute their gradient on a
+    CPU otherwise; no converter but LiteRT's looks inside of what is compiled so:
+    https://github.com/keras-team/keras/blob/v3.15.1/keras/src/backend/tensorflow/nn.py
+    """
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(before)
+
+
+def _replace_erfc(graph_def: tf.compat.v1.GraphDef) -> None:
+    """Writes erfc(x) as 1 - erf(x), which tf2onnx knows; exact to float32's last bits around 1."""
+    for node in [node for node in graph_def.node if node.op == "Erfc"]:
+        dtype = node.attr["T"].type
+        one, erf = graph_def.node.add(), graph_def.node.add()
+        one.name, one.op = f"{node.name}/one", "Const"
+        one.attr["dtype"].type = dtype
+        value = tf.make_tensor_proto(np.ones((), tf.as_dtype(dtype).as_numpy_dtype))
+        one.attr["value"].tensor.CopyFrom(value)
+        erf.CopyFrom(node)
+        erf.name, erf.op = f"{node.name}/erf", "Erf"
+        node.op = "Sub"
+        node.ClearField("input")
+        node.input.extend([one.name, erf.name])

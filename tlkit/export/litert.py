@@ -1,0 +1,102 @@
+"""LiteRT (.tflite): one file for phones and small devices."""
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+# The converter's error has no public name.
+from tensorflow.lite.python.convert_phase import ConverterError
+
+from tlkit.errors import ExportError, check_choice
+from tlkit.evaluation.names import check_class_names, num_classes_of
+from tlkit.export.classifying import classifying_function
+from tlkit.export.formats import EXPORT_FORMATS
+from tlkit.export.labels import add_labels
+from tlkit.utils.tensorflow_logging import unlogged
+
+FILES = {
+    one.quantization: one.place
+    for one in EXPORT_FORMATS.values()
+    if one.runtime == "ai_edge_litert"
+}
+
+
+def write_litert(
+    model: keras.Model,
+    folder: Path,
+    class_names: Sequence[str],
+    *,
+    quantization: str | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> Path:
+    """Writes a LiteRT model with its preprocessing and labels, and returns the file.
+
+    Its one signature takes `images`, uint8 `(n, height, width, 3)`, RGB, 0...255, and returns
+    `probabilities`, float32 `(n, num_classes)`, and `class_id`, int64 `(n,)`. Pictures must be
+    decoded and stretched by who asks: LiteRT knows no picture files and no strings. The labels
+    stand at the end of the file; see `tlkit.export.labels`. It holds LiteRT's own operations
+    only.
+
+    Args:
+        model: Takes pixels 0...255 of one fixed size; computes in float32.
+        folder: Is made where it is missing.
+        class_names: In the order of the model's outputs.
+        quantization: `None` leaves weights float32; "float16" halves them, and they are computed
+            with in float32; "int8" rounds the larger ones to a quarter of the size, and what
+            they are multiplied with while computing (dynamic range).
+        about: What else goes into `serving.json`.
+
+    Raises:
+        ArgumentError: If an argument breaks its rule.
+        ExportError: If LiteRT has no operation for a part of the model.
+
+    Example:
+        >>> from tlkit.export.litert import write_litert
+        >>> write_litert(model, folder, ["ant", "bee"], quantization="int8")  # doctest: +SKIP
+        PosixPath('folder/model_int8.tflite')
+
+    Reference:
+        https://ai.google.dev/edge/litert/models/post_training_quantization
+    """
+    if quantization is not None:
+        check_choice("quantization", quantization, [name for name in FILES if name is not None])
+    names = check_class_names(class_names, num_classes_of(model))
+    content = _converted(model, quantization)
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / FILES[quantization]
+    file.write_bytes(content)
+    add_labels(file, names, about or {})
+    return file
+
+
+def _converted(model: keras.Model, quantization: str | None) -> bytes:
+    module = tf.Module()
+    # The bare variables, as in a SavedModel: the converter looks for them behind the function.
+    module.weights = [variable.value for variable in model.variables]
+    module.classify = classifying_function(model)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [module.classify.get_concrete_function()], module
+    )
+    if quantization is not None:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if quantization == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    try:
+        with unlogged("tensorflow", below=logging.WARNING):  # it speaks of a temporary folder
+            return converter.convert()
+    except ConverterError as error:
+        raise ExportError(
+            f"LiteRT cannot compute this model: {_reason(str(error))}. "
+            "Replace the layer it names, or export to another format."
+        ) from error
+
+
+def _reason(message: str) -> str:
+    """What is missing, which stands far down in the converter's message; else its first line."""
+    missing = re.findall(r"(?:Custom|Flex) ops: (.+)", message)
+    return f"it has no operation {', '.join(missing)}" if missing else message.splitlines()[0]

@@ -1,0 +1,101 @@
+"""ONNX: one file for ONNX Runtime and what else reads the format."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from tlkit.errors import ExportError
+from tlkit.evaluation.names import check_class_names, num_classes_of
+from tlkit.evaluation.prediction import image_size_of
+from tlkit.export.constant_graph import constant_graph
+from tlkit.export.formats import EXPORT_FORMATS, check_packages
+from tlkit.utils.tensorflow_logging import unlogged
+
+OPSET = 17
+"""Version of ONNX's operations; read by every ONNX Runtime since 1.12 (2022)."""
+
+
+def write_onnx(
+    model: keras.Model,
+    folder: Path,
+    class_names: Sequence[str],
+    *,
+    about: Mapping[str, Any] | None = None,
+) -> Path:
+    """Writes an ONNX model with its preprocessing and labels, and returns the file.
+
+    It takes `images`, uint8 `(batch, height, width, 3)`, RGB, 0...255, and returns
+    `probabilities`, float32 `(batch, num_classes)`, and `class_id`, int64 `(batch,)`. Pictures
+    must be decoded and stretched by who asks. The model's metadata hold `class_names`, a list in
+    JSON, and `serving`, the rest in JSON.
+
+    Args:
+        model: Takes pixels 0...255 of one fixed size; computes in float32.
+        folder: Is made where it is missing.
+        class_names: In the order of the model's outputs.
+        about: What else is to be known; what JSON can hold.
+
+    Raises:
+        ArgumentError: If an argument breaks its rule; if tf2onnx is not installed.
+        ExportError: If ONNX has no operation for a part of the model.
+
+    Example:
+        >>> from tlkit.export.onnx import write_onnx
+        >>> file = write_onnx(model, folder, ["ant", "bee"])                # doctest: +SKIP
+        >>> session = onnxruntime.InferenceSession(file)                    # doctest: +SKIP
+        >>> json.loads(session.get_modelmeta().custom_metadata_map["class_names"])
+        ... # doctest: +SKIP
+        ['ant', 'bee']
+    """
+    check_packages(["onnx"])
+    import onnx
+
+    names = check_class_names(class_names, num_classes_of(model))
+    converted = _converted(model)
+    height, width = image_size_of(model)
+    converted.doc_string = (
+        f"images: uint8 RGB pixels 0...255 of {width} x {height} pixels; preprocessing is inside. "
+        "probabilities and class_id: in the order of class_names."
+    )
+    for value in (*converted.graph.input, *converted.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    onnx.helper.set_model_props(
+        converted,
+        {
+            "class_names": json.dumps(names, ensure_ascii=False),
+            "serving": json.dumps(dict(about or {})),
+        },
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / EXPORT_FORMATS["onnx"].place
+    onnx.save(converted, file)
+    return file
+
+
+def _converted(model: keras.Model) -> Any:
+    """Returns the ONNX model; what tf2onnx logs of the parts it does not know is in the error."""
+    import onnx
+    import tf2onnx
+
+    graph = constant_graph(model)
+    try:
+        # tf2onnx's calls of deprecated names are none of the user's doing
+        with unlogged("tf2onnx", "tensorflow"):
+            converted, _ = tf2onnx.convert.from_graph_def(
+                graph.graph_def,
+                name=model.name,
+                input_names=list(graph.input_names),
+                output_names=list(graph.output_names),
+                tensors_to_rename=graph.input_names | graph.output_names,
+                opset=OPSET,
+            )
+        onnx.checker.check_model(converted)
+    except (RuntimeError, ValueError, KeyError, onnx.checker.ValidationError) as error:
+        raise ExportError(
+            f"ONNX cannot compute this model: {str(error).splitlines()[0]}. "
+            "Replace the layer it names, or export to another format."
+        ) from error
+    return converted

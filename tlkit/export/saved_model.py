@@ -1,0 +1,176 @@
+"""A SavedModel that decodes pictures and gives names: what it holds, how it is asked."""
+
+import json
+import logging
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tlkit.data.decoding import decoder
+from tlkit.evaluation.exported import CLASS_NAMES_FILE, SERVING_FILE
+from tlkit.evaluation.rejection import Rejection, novelty, with_features
+from tlkit.models.heads import probabilities
+from tlkit.utils.tensorflow_logging import unlogged
+
+Answers = dict[str, tf.Tensor]
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How a model's outputs become answers.
+
+    Attributes:
+        class_names: In the order of the probabilities.
+        kind: The head: "softmax", "binary" or "multi_label".
+        image_size: Height and width in pixels that the model takes.
+        threshold: From this probability on, a multi-label head gives a label.
+        max_pixels: The most pixels a picture file may have.
+        rejection: When a picture is none of the classes; `None` where that is not asked.
+    """
+
+    class_names: tuple[str, ...]
+    kind: str
+    image_size: tuple[int, int]
+    threshold: float
+    max_pixels: int
+    rejection: Rejection | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns everything but the names in what JSON can hold."""
+        about = {
+            "kind": self.kind,
+            "image_size": list(self.image_size),
+            "threshold": self.threshold,
+            "max_pixels": self.max_pixels,
+        }
+        return about | ({"rejection": self.rejection.as_dict()} if self.rejection else {})
+
+    def answers(
+        self, model: keras.Model, images: tf.Tensor, neighbours: tf.Tensor | None = None
+    ) -> Answers:
+        """Returns what the signatures return.
+
+        Args:
+            model: Computes in float32.
+            images: uint8, `(n, height, width, 3)`; n may be 0.
+            neighbours: Those of `rejection` where a graph holds them in a variable.
+
+        Returns:
+            "probabilities" float32 `(n, num_classes)`, "label" string `(n,)`, "class_id" int64
+            `(n,)`. With a multi-label head the label is the names of all classes from the
+            threshold on, joined with ", ", and the class that of the highest probability. With a
+            `rejection` also "novelty" float32 `(n,)` and "known" bool `(n,)`, whether the novelty
+            is not above the rejection's threshold.
+        """
+        # oneDNN's convolutions give an empty batch a wrong shape: it gets one image to drop again
+        num_images = tf.shape(images)[0]
+        padding = tf.zeros((tf.cast(num_images == 0, tf.int32), *images.shape[1:]), tf.float32)
+        pixels = tf.concat([tf.cast(images, tf.float32), padding], axis=0)
+        if self.rejection is None:
+            outputs, rejected = model(pixels, training=False), {}
+        else:
+            features, outputs = with_features(model)(pixels, training=False)
+            rejected = _rejected(features[:num_images], self.rejection, neighbours)
+        shares = probabilities(outputs, model)[:num_images]
+        shares = tf.ensure_shape(shares, (None, len(self.class_names)))
+        class_ids = tf.argmax(shares, axis=1, output_type=tf.int64)
+        names = tf.constant(self.class_names)
+        if self.kind == "multi_label":
+            # Where a row has no label, its segment is empty and the result "".
+            rows_and_columns = tf.where(shares >= self.threshold)
+            labels = tf.strings.unsorted_segment_join(
+                tf.gather(names, rows_and_columns[:, 1]),
+                rows_and_columns[:, 0],
+                tf.shape(shares, out_type=tf.int64)[0],
+                separator=", ",
+            )
+        else:
+            labels = tf.gather(names, class_ids)
+        return {"probabilities": shares, "label": labels, "class_id": class_ids, **rejected}
+
+
+def _rejected(
+    features: tf.Tensor, rejection: Rejection, neighbours: tf.Tensor | None
+) -> dict[str, tf.Tensor]:
+    stored = rejection.neighbours if neighbours is None else neighbours
+    distances = novelty(features, stored, rejection.num_neighbours)
+    # Compared in float32, as the threshold was chosen
+    return {"novelty": distances, "known": distances <= rejection.threshold}
+
+
+def write_saved_model(model: keras.Model, folder: Path, serving: Serving) -> None:
+    """Writes a SavedModel with the signatures "serving_default" and "pixels".
+
+    "serving_default" takes `image_bytes`, string `(n,)`, whole picture files; "pixels" takes
+    `images`, uint8 `(n, height, width, 3)`. Both give the answers of `Serving.answers`. Beside
+    them lie assets/class_names.txt, one name a line in UTF-8, and assets/serving.json, the rest
+    of `serving`. It holds TensorFlow's own operations only and loads without tlkit and Keras.
+
+    Args:
+        model: Computes in float32.
+        folder: Is made.
+        serving: How outputs become answers.
+    """
+    # One variable for both signatures: a constant would be written into each.
+    neighbours = serving.rejection and tf.Variable(serving.rejection.neighbours, trainable=False)
+
+    @tf.function(
+        input_signature=[tf.TensorSpec([None, *serving.image_size, 3], tf.uint8, "images")],
+        autograph=False,
+    )
+    def from_pixels(images: tf.Tensor) -> Answers:
+        return serving.answers(model, images, neighbours)
+
+    decode = decoder(serving.image_size, serving.max_pixels)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")], autograph=False)
+    def from_bytes(image_bytes: tf.Tensor) -> Answers:
+        images = tf.map_fn(
+            decode,
+            image_bytes,
+            fn_output_signature=tf.TensorSpec((*serving.image_size, 3), tf.uint8),
+        )
+        return from_pixels(images)
+
+    module = tf.Module()
+    # The bare variables: tracking the layers would write Keras's own functions too.
+    module.weights = [variable.value for variable in model.variables]
+    module.neighbours = neighbours
+    # in a notebook TensorFlow says where it writes: a place that is renamed right afterwards
+    quietly = unlogged("tensorflow", below=logging.WARNING)
+    with tempfile.TemporaryDirectory() as assets, quietly:
+        module.assets = _write_assets(Path(assets), serving)
+        tf.saved_model.save(
+            module,
+            str(folder),
+            signatures={
+                "serving_default": from_bytes.get_concrete_function(),
+                "pixels": from_pixels.get_concrete_function(),
+            },
+        )
+
+
+def ask_saved_model(
+    folder: Path, image_bytes: Sequence[bytes], images: tf.Tensor
+) -> tuple[Answers, Answers]:
+    """Loads a SavedModel and returns the answers of both signatures to the same pictures."""
+    signatures = tf.saved_model.load(str(folder)).signatures
+    return (
+        signatures["serving_default"](image_bytes=tf.constant(image_bytes)),
+        signatures["pixels"](images=images),
+    )
+
+
+def _write_assets(folder: Path, serving: Serving) -> list[tf.saved_model.Asset]:
+    contents = {
+        CLASS_NAMES_FILE: "".join(f"{name}\n" for name in serving.class_names),
+        SERVING_FILE: json.dumps(serving.as_dict(), indent=2) + "\n",
+    }
+    for file, text in contents.items():
+        (folder / file).write_bytes(text.encode())
+    return [tf.saved_model.Asset(str(folder / file)) for file in contents]

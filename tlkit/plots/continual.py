@@ -1,0 +1,173 @@
+"""Forgetting and the choice of a strength as figures."""
+
+from typing import Protocol
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from tlkit.continual.forgetting import ForgettingMatrix
+from tlkit.continual.strength_reports import StrengthReport
+from tlkit.plots.drawing import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    check_shown,
+    figure_of,
+    legend_for,
+    panel_in,
+)
+from tlkit.plots.fonts import dress, printable
+from tlkit.plots.labels import label_points
+
+_MARKERS = "osD^vPX*<>"
+_LIGHT = 0.6
+
+
+class HasInterpolation(Protocol):
+    """What `plot_interpolation` reads of a sweep."""
+
+    @property
+    def alphas(self) -> tuple[float, ...]:
+        """Shares of the new model."""
+
+    @property
+    def accuracies(self) -> dict[str, tuple[float, ...]]:
+        """For each split the accuracy at each share."""
+
+
+def plot_forgetting(matrix: ForgettingMatrix, *, ax: Axes | None = None) -> Figure:
+    """Draws R[i, j] as a heat map with its figures in per cent, one row per training.
+
+    Args:
+        matrix: With one row at least.
+        ax: Where to draw; in a figure of its own by default.
+
+    Example:
+        >>> import tlkit
+        >>> from tlkit.plots.continual import plot_forgetting
+        >>> matrix = tlkit.ForgettingMatrix(["cats", "dogs"], scenario="domain-incremental")
+        >>> matrix.record([0.5, 0.5])
+        >>> matrix.record([0.9, 0.6])
+        >>> plot_forgetting(matrix).axes[0].get_xlabel()
+        'accuracy on'
+    """
+    check_shown("matrix", matrix, "task_names", "a tlkit.ForgettingMatrix")
+    values = matrix.accuracy
+    rows, columns = values.shape
+    title = f"Accuracy in %,\n{matrix.scenario}"
+    names = [printable(name) for name in matrix.task_names]
+    width = 1.2 + 0.09 * max(map(len, names)) + max(0.7 * columns, 2.2)
+    axes = panel_in(ax, (width, 1.8 + 0.45 * rows), title=title)
+    axes.imshow(values, cmap="cividis", vmin=0, vmax=1, aspect="auto")
+    axes.set_xticks(range(columns), names, rotation=45, ha="right")
+    axes.set_yticks(range(rows), ["before any", *names][:rows])
+    axes.set(xlabel="accuracy on", ylabel="after training")
+    for (i, j), value in np.ndenumerate(values):
+        colour = "black" if value > _LIGHT else "white"
+        axes.text(j, i, f"{100 * value:.0f}", ha="center", va="center", color=colour)
+    dress(*axes.get_xticklabels(), *axes.get_yticklabels())
+    return figure_of(axes)
+
+
+def forgetting_curves(matrix: ForgettingMatrix, *, ax: Axes | None = None) -> Figure:
+    """Draws the accuracy on each task over the trainings.
+
+    Args:
+        matrix: With one row at least.
+        ax: Where to draw; in a figure of its own by default.
+
+    Example:
+        >>> import tlkit
+        >>> from tlkit.plots.continual import forgetting_curves
+        >>> matrix = tlkit.ForgettingMatrix(["cats", "dogs"], scenario="domain-incremental")
+        >>> matrix.record([0.5, 0.5])
+        >>> matrix.record([0.9, 0.6])
+        >>> len(forgetting_curves(matrix).axes[0].lines)
+        2
+    """
+    check_shown("matrix", matrix, "task_names", "a tlkit.ForgettingMatrix")
+    values = 100 * matrix.accuracy
+    axes = panel_in(ax, (5.2, 3.4), title=f"Accuracy on each task, {matrix.scenario}")
+    for j, name in enumerate(matrix.task_names):
+        marker = _MARKERS[j % len(_MARKERS)]
+        axes.plot(range(len(values)), values[:, j], marker=marker, label=printable(name))
+    axes.set(xlabel="tasks trained", ylabel="accuracy in %", ylim=(-3, 103))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    legend_for(axes, ax, "outside right upper")
+    return figure_of(axes)
+
+
+def plot_strengths(report: StrengthReport, *, ax: Axes | None = None) -> Figure:
+    """Draws the accuracy gained on the new task against what it cost, one point per strength.
+
+    The cost is the accuracy lost on the old task where it was measured, else the drift of the
+    weights.
+
+    Args:
+        report: What `choose_anchor` left as the anchor's `report`.
+        ax: Where to draw; in a figure of its own by default.
+
+    Example:
+        >>> from tlkit.plots.continual import plot_strengths
+        >>> from tlkit.continual.strength_reports import StrengthReport, StrengthTrial
+        >>> before = StrengthTrial(0.0, accuracy=0.5, loss=1.0, drift=0.0)
+        >>> free = StrengthTrial(0.0, accuracy=0.9, loss=0.2, drift=3.0)
+        >>> held = StrengthTrial(0.4, accuracy=0.88, loss=0.3, drift=1.0)
+        >>> report = StrengthReport(before, (free, held), 0.4, 0.05, 50, "domain-incremental")
+        >>> plot_strengths(report).axes[0].get_xlabel()
+        'drift of the weights'
+    """
+    check_shown("report", report, "trials", "the report of what choose_anchor returned")
+    axes = panel_in(ax, (5.2, 3.8))
+    before = report.before
+    remembered = before.old_accuracy is not None
+    points, texts = [], []
+    for trial in report.trials:
+        lost = 100 * ((before.old_accuracy or 0.0) - (trial.old_accuracy or 0.0))
+        cost = lost if remembered else trial.drift
+        gain = 100 * (trial.accuracy - before.accuracy)
+        chosen = trial.strength == report.chosen
+        colour = GREEN if chosen else BLUE if trial.strength else ORANGE
+        axes.plot(cost, gain, "D" if chosen else "o" if trial.strength else "s", color=colour)
+        points.append((cost, gain))
+        texts.append(f"{trial.strength:.2g}" if trial.strength else "no anchor")
+    title = f"What each strength gains and costs\nchosen: {report.chosen:.3g} (diamond)"
+    if not remembered:
+        wanted = (1 - report.tolerance) * report.trials[0].accuracy
+        axes.axhline(100 * (wanted - before.accuracy), color="grey", linestyle=":")
+        title += "; dotted: to keep"
+    axes.set(
+        xlabel="points lost on the old task" if remembered else "drift of the weights",
+        ylabel="points gained on the new task",
+    )
+    axes.set_title(title, fontsize=10)
+    axes.margins(0.15)
+    label_points(axes, points, texts)
+    return figure_of(axes)
+
+
+def plot_interpolation(report: HasInterpolation, *, ax: Axes | None = None) -> Figure:
+    """Draws the accuracy on each split over the share of the new model.
+
+    Args:
+        report: What `sweep_interpolation` returned.
+        ax: Where to draw; in a figure of its own by default.
+
+    Example:
+        >>> from tlkit.plots.continual import plot_interpolation
+        >>> from tlkit.continual.interpolation import InterpolationReport
+        >>> report = InterpolationReport((0.0, 1.0), {"old": (0.9, 0.5)}, {"old": 100}, "")
+        >>> plot_interpolation(report).axes[0].get_ylabel()
+        'accuracy in %'
+    """
+    check_shown("report", report, "alphas", "what sweep_interpolation returned")
+    title = "Accuracy between the old model and the new"
+    axes = panel_in(ax, (5.2, 3.4), title=title)
+    for i, (name, values) in enumerate(report.accuracies.items()):
+        shown = 100 * np.array(values)
+        axes.plot(report.alphas, shown, marker=_MARKERS[i % len(_MARKERS)], label=printable(name))
+    axes.set(xlabel="share of the new model (alpha)", ylabel="accuracy in %")
+    legend_for(axes, ax, "outside right upper")
+    return figure_of(axes)

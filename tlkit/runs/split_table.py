@@ -1,0 +1,108 @@
+"""`split.csv`: which image a run has had in which split, and those before it."""
+
+import csv
+import hashlib
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tlkit.data.images import ImageData
+from tlkit.utils.files import as_cell, from_cell
+
+FORMAT = 2
+"""What `run.json` calls the table that ends with a digest; runs of earlier versions name none."""
+
+_COLUMNS = ("split", "class", "digest", "path")
+_END = "end"
+_DIGEST_BYTES = 16
+
+
+@dataclass(frozen=True)
+class SplitRow:
+    """One image.
+
+    Attributes:
+        split: "train", "validation" or "test".
+        class_name: Its class.
+        digest: Of its content.
+        path: Where it was.
+    """
+
+    split: str
+    class_name: str
+    digest: str
+    path: str
+
+
+def split_rows(data: ImageData) -> list[SplitRow]:
+    """Returns the images of a run's own data."""
+    return [
+        SplitRow(split.name, data.class_names[label], digest, path)
+        for split in filter(None, (data.train, data.validation, data.test))
+        for path, label, digest in zip(split.paths, split.labels, split.digests, strict=True)
+    ]
+
+
+def split_table(rows: Iterable[SplitRow]) -> str:
+    """Returns the table as text; its last row says how many there are, and has their digest.
+
+    Names that a spreadsheet would take for formulas are written by `as_cell`.
+
+    Example:
+        >>> from tlkit.runs.split_table import SplitRow, split_table
+        >>> print(split_table([SplitRow("train", "cat", "0a", "cat/1.jpg")]), end="")
+        split,class,digest,path
+        train,cat,0a,cat/1.jpg
+        end,,8100a7b9dcc20a26258bba293009b742,1 rows
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    number = 0
+    for row in rows:
+        writer.writerow((row.split, as_cell(row.class_name), row.digest, as_cell(row.path)))
+        number += 1
+    writer.writerow((_END, "", _digest_of(text.getvalue()), f"{number} rows"))
+    return text.getvalue()
+
+
+def read_split_table(text: str, number: int | None) -> list[SplitRow]:
+    """Returns the rows of a table.
+
+    Args:
+        text: Content of the file.
+        number: What `run.json` says of its format; `None` where it says nothing, as earlier
+            versions did, whose tables have no end to tell by that they are complete.
+
+    Raises:
+        ValueError: It is no such table, or not all of it.
+    """
+    rows = list(csv.DictReader(io.StringIO(text)))
+    if rows and not {"split", "digest"} <= rows[0].keys():
+        raise ValueError("no table with the columns split and digest")
+    if not text.startswith("split,") or not text.endswith("\n"):
+        raise ValueError("it breaks off" if text else "it is empty")
+    end = rows.pop() if rows and rows[-1]["split"] == _END else None
+    if number == FORMAT:
+        before = text[: text.rstrip("\n").rfind("\n") + 1]
+        if end is None:
+            raise ValueError("its end is missing")
+        if end["digest"] != _digest_of(before) or end["path"] != f"{len(rows)} rows":
+            raise ValueError("it was changed since")
+    text_of = from_cell if number == FORMAT else str  # earlier versions wrote names as they are
+    found = [
+        SplitRow(
+            row["split"],
+            text_of(row.get("class") or ""),
+            row["digest"],
+            text_of(row.get("path") or ""),
+        )
+        for row in rows
+    ]
+    if any(not row.digest or not row.split for row in found):
+        raise ValueError("a row without split or digest")
+    return found
+
+
+def _digest_of(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=_DIGEST_BYTES).hexdigest()

@@ -1,0 +1,198 @@
+"""How records show themselves: as text, in a plain prompt, in a notebook, and as a dictionary."""
+
+import dataclasses
+import functools
+import math
+import os
+import unicodedata
+from collections.abc import Callable, Mapping
+from html import escape
+from typing import Any, ClassVar
+
+_JOINERS = "\u200c\u200d"
+"""Letters of some scripts and pictures are joined by them; they hide nothing."""
+
+MAX_LINES = 12
+MAX_COLUMNS = 160
+
+
+class Record:
+    """What a prompt shows in a dozen lines, `print` in full, and JSON can hold.
+
+    Whoever derives from it says what `str` gives; names in `_left_out` are fields that `as_dict`
+    leaves out, those in `_derived` properties that it adds.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> from tlkit.utils.text_repr import Record
+        >>> @dataclass(frozen=True)
+        ... class Answer(Record):
+        ...     numbers: tuple[float, ...]
+        ...     def __str__(self):
+        ...         return "the answer"
+        >>> Answer((6.0, float("nan")))
+        the answer
+        >>> Answer((6.0, float("nan"))).as_dict()
+        {'numbers': [6.0, None]}
+    """
+
+    _left_out: ClassVar[tuple[str, ...]] = ()
+    _derived: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        super().__init_subclass__(**settings)
+        # a dataclass makes a `__repr__` of its own, all fields on one line, unless there is one
+        if "__repr__" not in cls.__dict__:
+            cls.__repr__ = Record.__repr__  # type: ignore[method-assign]
+        # names of files and classes come from strangers, wherever in a text they stand
+        for name in ("__str__", "_repr_html_"):
+            if name in cls.__dict__:
+                setattr(cls, name, _made_visible(cls.__dict__[name]))
+
+    def __repr__(self) -> str:
+        return short_text(self._brief())
+
+    def _brief(self) -> str:
+        """The text whose first lines a prompt shows; where it is long, the result comes first."""
+        return str(self)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the same in what JSON can hold: lists for arrays, `None` for what is no number.
+
+        Records within become dictionaries, paths strings; infinite and missing (NaN) values are
+        `None`, for JSON has none of both.
+        """
+        fields: tuple[dataclasses.Field[Any], ...] = (
+            dataclasses.fields(self) if dataclasses.is_dataclass(self) else ()
+        )
+        names = [
+            field.name
+            for field in fields
+            if field.name not in self._left_out and not field.name.startswith("_")
+        ]
+        return {name: in_json(getattr(self, name)) for name in (*names, *self._derived)}
+
+
+def visible(text: str) -> str:
+    r"""Returns text in which characters that are not seen, or move others, stand as their codes.
+
+    Names of files and classes may hold escape sequences, which a terminal obeys, and marks that
+    turn the order of letters round. Line breaks and tabs stay, and what has no such characters
+    stays as it is. The codes are those of JSON, so that JSON still says the same.
+
+    Example:
+        >>> from tlkit.utils.text_repr import visible
+        >>> print(visible("\x1b[2Jcat\u202egpj"))
+        \u001b[2Jcat\u202egpj
+    """
+    if text.isprintable():
+        return text
+    return "".join(letter if _is_seen(letter) else _code(letter) for letter in text)
+
+
+def in_line(name: str) -> str:
+    r"""Returns a name as `visible` does, with the codes of its line breaks: it stays on its line.
+
+    Example:
+        >>> from tlkit.utils.text_repr import in_line
+        >>> in_line("cat\n0 errors")
+        'cat\\u000a0 errors'
+    """
+    return visible(name).replace("\n", _code("\n"))
+
+
+def _is_seen(letter: str) -> bool:
+    is_layout = letter in "\n\t" or letter in _JOINERS
+    return is_layout or unicodedata.category(letter) not in {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
+
+def _code(letter: str) -> str:
+    units = letter.encode("utf-16-be", "surrogatepass")
+    codes = (units[at : at + 2].hex() for at in range(0, len(units), 2))
+    return "".join(f"\\u{code}" for code in codes)
+
+
+def _made_visible(method: Callable[[Any], str]) -> Callable[[Any], str]:
+    @functools.wraps(method)
+    def shown(self: Any) -> str:
+        return visible(method(self))
+
+    return shown
+
+
+class ShownAsText(Record):
+    """A record that a notebook shows as `print` does, line by line, every name escaped.
+
+    Example:
+        >>> from tlkit.utils.text_repr import ShownAsText
+        >>> class Answer(ShownAsText):
+        ...     def __str__(self):
+        ...         return "<42>"
+        >>> Answer()._repr_html_()
+        '<pre>&lt;42&gt;</pre>'
+    """
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
+
+
+def short_text(text: str) -> str:
+    r"""Returns the first lines of a text, a dozen at most, none of them too long for a screen.
+
+    Example:
+        >>> from tlkit.utils.text_repr import short_text
+        >>> print(short_text("\n".join("abcdefghijklmnop")))
+        a
+        b
+        c
+        d
+        e
+        f
+        g
+        h
+        i
+        j
+        k
+        ... and 5 more lines, which print shows
+    """
+    lines = [
+        line if len(line) <= MAX_COLUMNS else f"{line[: MAX_COLUMNS - 1]}…"
+        for line in text.splitlines()
+    ]
+    if len(lines) > MAX_LINES:
+        left = len(lines) - MAX_LINES + 1
+        lines = [*lines[: MAX_LINES - 1], f"... and {left} more lines, which print shows"]
+    return "\n".join(lines)
+
+
+def in_json(value: Any) -> Any:
+    """Returns a value of a record in what JSON can hold, see `Record.as_dict`.
+
+    Raises:
+        TypeError: It is of a kind that records do not hold.
+
+    Example:
+        >>> import numpy as np
+        >>> from tlkit.utils.text_repr import in_json
+        >>> in_json({"counts": np.array([1, 2]), "ends": (0.5, float("inf"))})
+        {'counts': [1, 2], 'ends': [0.5, None]}
+    """
+    if hasattr(value, "tolist"):  # NumPy's arrays and numbers
+        value = value.tolist()
+    if isinstance(value, Record):
+        return value.as_dict()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}
+    elif isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    elif callable(value):  # a builder of a backbone, say
+        value = value.__name__
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(name): in_json(content) for name, content in value.items()}
+    if isinstance(value, tuple | list | set | frozenset):
+        return [in_json(content) for content in value]
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    raise TypeError(f"a record must hold what JSON can hold. Received: {type(value).__name__}.")
