@@ -145,6 +145,16 @@ def test_a_graph_that_is_not_run_at_once_is_named():
         tlkit.build_classifier("resnet20", ["a", "b"])
 
 
+@pytest.mark.parametrize("weights", ["pretrained", None])
+def test_a_stateless_scope_is_named_whatever_the_weights_are(weights):
+    with (
+        keras.StatelessScope(),
+        pytest.raises(tlkit.KerasSettingsError, match=r"an open keras\.StatelessScope.* before"),
+    ):
+        tlkit.build_classifier("resnet20", ["a", "b"], weights=weights)
+    tlkit.build_classifier("resnet20", ["a", "b"], weights=weights)
+
+
 def test_names_of_open_scopes_are_no_part_of_what_a_file_holds():
     plain = tlkit.build_classifier("resnet20", ["a", "b"])
     with keras.name_scope("mine"), keras.name_scope("deeper"):

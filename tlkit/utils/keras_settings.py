@@ -83,8 +83,9 @@ def check_building() -> None:
     """Raises where process-wide settings make of a network another one; loads Keras.
 
     Raises:
-        KerasSettingsError: See `check_images`; or weights would not be kept in float32, or
-            TensorFlow does not compute at once, so that weights cannot be loaded.
+        KerasSettingsError: See `check_images`; or weights would not be kept in float32,
+            TensorFlow does not compute at once, so that weights cannot be loaded, or a
+            `keras.StatelessScope` is open, in which there are no weights.
     """
     check_images()
     import keras
@@ -104,6 +105,14 @@ def check_building() -> None:
             "tf.executing_eagerly()=False. Call it outside tf.Graph and tf.function, and without "
             "tf.compat.v1.disable_eager_execution()."
         )
+    try:  # there is no public way to ask
+        keras.Variable(0.0, dtype="float32", name="asked")
+    except ValueError as error:
+        raise KerasSettingsError(
+            "Keras must be able to make weights where a network is built. Received: an open "
+            "keras.StatelessScope, in which it makes none. Build the network before the `with` "
+            "block, and call it within."
+        ) from error
 
 
 def _from_file(name: str, value: object) -> str:
