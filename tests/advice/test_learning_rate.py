@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tlkit
 from tlkit.advice.learning_rate import _smooth, _suggestions, _why_flat
@@ -130,6 +131,31 @@ def test_a_loss_of_the_users_is_the_one_that_is_swept(data):
         )
 
 
+@pytest.mark.parametrize("activation", [None, "softmax"])
+def test_a_model_that_has_learned_its_data_explodes_at_no_low_rate(activation):
+    """Batches whose losses differ tenfold at the same weights, and are all small."""
+    layers = keras.layers
+    texts = np.array([f"{('bad poor', 'good fine')[i % 2]} film {i}" for i in range(128)])
+    words = layers.TextVectorization(max_tokens=200, output_sequence_length=8)
+    words.adapt(texts)
+    inputs = keras.Input((1,), dtype="string")
+    pooled = layers.GlobalAveragePooling1D()(layers.Embedding(200, 4)(words(inputs)))
+    model = keras.Model(inputs, layers.Dense(2, activation)(pooled))
+    values = {"good": 30, "fine": 30, "bad": -30, "poor": -30}
+    values |= {str(i): 36 if i % 2 == 0 else -36 for i in range(4, 128)}  # none in the first batch
+    embeddings = np.zeros((200, 4), np.float32)
+    for row, word in enumerate(words.get_vocabulary()):
+        embeddings[row, 0] = values.get(word, 0)
+    head = np.zeros((4, 2), np.float32)
+    head[0] = (-1, 1)
+    model.set_weights([embeddings, head, np.zeros(2, np.float32)])
+    batches = tf.data.Dataset.from_tensor_slices((texts[:, None], np.arange(128) % 2)).batch(4)
+    report = tlkit.find_learning_rate(model, batches, unfreeze="all", num_steps=30, highest=1e-4)
+    assert len(report.losses) == 30
+    assert 1000 * report.losses[0] < report.losses[1:].min() < report.losses.max() < 0.01
+    assert report.is_flat
+
+
 def test_the_plot_shows_the_suggestion(data):
     report = tlkit.find_learning_rate(classifier(data), data, unfreeze="all", num_steps=30)
     (axes,) = plot_learning_rates(report).axes
@@ -151,7 +177,8 @@ def test_the_step_is_traced_once():
 
     class Noted(keras.losses.SparseCategoricalCrossentropy):
         def call(self, y_true, y_pred):
-            traced.append(True)
+            if not tf.executing_eagerly():  # one more call is none of the step's
+                traced.append(True)
             return super().call(y_true, y_pred)
 
     images = np.random.default_rng(0).integers(0, 100, (64, 32, 32, 3), "uint8")

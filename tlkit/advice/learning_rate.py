@@ -12,6 +12,7 @@ from tlkit.distribution.strategies import check_one_device
 from tlkit.errors import ArgumentError, TrainingError, check_count, check_positive
 from tlkit.evaluation.data_checks import Images
 from tlkit.models.groups import let_train
+from tlkit.models.heads import head_kind, outputs_logits
 from tlkit.training.fine_tuning import DEFAULT_LEARNING_RATE
 from tlkit.training.objective import check_loss, loss_of, takes_one_hot
 from tlkit.training.sources import source_of, with_targets
@@ -30,7 +31,10 @@ SETTLED = 10
 
 DIVERGED = 2.0
 """The sweep ends when the smoothed loss has risen above its lowest value by so many times the
-first one, or the loss itself is not finite."""
+first one, or that of a model that knows nothing if it is larger, or the loss is not finite.
+
+The first one alone is no measure: where the model has learned its data it may be 1e-5, and that of
+the next batch ten times as much at the same weights."""
 
 MIN_FALL = 0.02
 """Share of the first loss that the smoothed one must fall for a suggestion to be made."""
@@ -148,7 +152,7 @@ def find_learning_rate(
         batches = _endless(source.train, model, augment, one_hot=takes_one_hot(loss))
         trainee = hooked(model, still=still)
         with lost_pictures_named([source.train]):
-            losses = _sweep(trainee, batches, rates, loss, weight_decay)
+            losses = _sweep(trainee, batches, rates, loss, weight_decay, _knows_nothing(model))
     if not len(losses):
         raise TrainingError(
             "`model` must have a finite loss before anything is changed. Received: none at the "
@@ -187,22 +191,45 @@ def _sweep(
     rates: np.ndarray,
     loss: keras.losses.Loss,
     weight_decay: float,
+    uninformed: np.ndarray,
 ) -> np.ndarray:
-    """Returns the losses of the steps until the last rate, or until they explode."""
+    """Returns the losses of the steps until the last rate, or until they explode.
+
+    Args:
+        trainee: What trains.
+        batches: Without end.
+        rates: Of the steps.
+        loss: What is to fall.
+        weight_decay: AdamW's.
+        uninformed: What a model that knows nothing says of an image, `(1, num_outputs)`.
+    """
     optimizer = keras.optimizers.AdamW(float(rates[0]), weight_decay=weight_decay)
     trainee.compile(optimizer=optimizer, loss=loss, jit_compile=False)
     optimizer.build(trainee.trainable_variables)  # or the step would be traced twice
     losses: list[float] = []
+    large = 0.0
     for rate, batch in track(zip(rates, batches, strict=False), "learning rates", len(rates)):
+        if not losses:
+            targets = batch[1]
+            large = float(loss(targets, np.repeat(uninformed, len(targets), axis=0)))
         optimizer.learning_rate = float(rate)
         value = float(trainee.train_on_batch(*batch))
         trainee.reset_metrics()
         losses.append(value)
         smoothed = _smooth(np.array(losses))
-        limit = smoothed.min() + DIVERGED * smoothed[0]
+        limit = smoothed.min() + DIVERGED * max(smoothed[0], large)
         if not np.isfinite(value) or smoothed[-1] > limit:
             break
     return np.array([value for value in losses if np.isfinite(value)])
+
+
+def _knows_nothing(model: keras.Model) -> np.ndarray:
+    """Returns outputs that give each class the same probability, float32 `(1, num_outputs)`."""
+    num_outputs = model.output_shape[-1]
+    value = 0.0
+    if not outputs_logits(model):
+        value = 1 / num_outputs if head_kind(model) == "softmax" else 0.5
+    return np.full((1, num_outputs), value, np.float32)
 
 
 def _smooth(losses: np.ndarray) -> np.ndarray:
