@@ -115,3 +115,21 @@ def test_what_gives_no_row_of_values_is_refused():
     with pytest.raises(ArgumentError, match=r"must return one tensor.* a dictionary with 'a'"):
         describe_model(keras.Model(inputs, {"a": output}))
     assert np.ndim(describe_model(keras.Model([inputs], [output])).num_outputs) == 0
+
+
+@pytest.mark.parametrize(
+    "last", [[layers.Dense(1, "softmax")], [layers.Dense(1), layers.Softmax()]], ids=["one", "two"]
+)
+def test_a_softmax_over_one_output_is_named_before_labels_are(last):
+    model = keras.Sequential([keras.Input((8, 8, 3)), layers.Flatten(), *last])
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), "uint8")
+    data = tlkit.load_arrays(pixels, np.arange(20) % 2)
+    said = r"softmax over one output, which gives 1\.0 .*\"sigmoid\"\), or in two outputs"
+    for function in (
+        describe_model,
+        lambda model: tlkit.train_head(model, data),
+        lambda model: tlkit.fine_tune(model, data, epochs=1),
+        lambda model: tlkit.evaluate(model, data.train),
+    ):
+        with pytest.raises(ArgumentError, match=said):
+            function(model)

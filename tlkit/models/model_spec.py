@@ -116,7 +116,8 @@ def describe_model(model: keras.Model) -> ModelSpec:
 
     Raises:
         ArgumentError: The model is not functional, has several inputs or outputs, returns a
-            dictionary, or does not give one row of values for each image.
+            dictionary, does not give one row of values for each image, or ends in a softmax over
+            a single output.
 
     Example:
         >>> import tlkit
@@ -146,12 +147,20 @@ def describe_model(model: keras.Model) -> ModelSpec:
             "`model` must return one row of values for each image, (batch, classes). Received: "
             f"model={model.name!r} with outputs of the shape {tuple(output.shape)}. {remedy}"
         )
+    kind = head_kind(model)
+    if kind == "softmax" and output.shape[-1] == 1:
+        raise ArgumentError(
+            "`model` must not end in a softmax over one output, which gives 1.0 whatever the image "
+            f"is. Received: model={model.name!r} with outputs of the shape (None, 1). For two "
+            'classes end it in Dense(1, activation="sigmoid"), or in two outputs: '
+            'Dense(2, activation="softmax").'
+        )
     return ModelSpec(
         name=model.name,
         input_shape=(None, *model_input.shape[1:]),
         input_dtype=dtype,
         num_outputs=int(output.shape[-1]),
-        kind=head_kind(model),
+        kind=kind,
         _model=model,
     )
 
