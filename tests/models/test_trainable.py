@@ -146,7 +146,14 @@ def test_statistics_that_move_count_as_training():
 def test_as_is_needs_something_that_trains():
     model = nested()
     model.trainable = False
-    with pytest.raises(ArgumentError, match=r"'as_is' only where something trains.*block1, block2"):
+    frozen = r"frozen as a whole: its own model\.trainable is False.*Set model\.trainable = True.*"
+    with pytest.raises(ArgumentError, match=f"{frozen}block1, block2"):
+        set_trainable(model, "as_is")
+    model.trainable = True
+    assert resolve_group(model, "as_is") == 0
+    for layer in model.layers:
+        layer.trainable = False
+    with pytest.raises(ArgumentError, match=r"all of whose layers have trainable=False.*layer\.tr"):
         set_trainable(model, "as_is")
 
 

@@ -313,3 +313,27 @@ def test_two_nested_models_with_the_same_names_train_from_stored_activations(dat
     after = [one.get_weights() for one in (left, right)]
     assert all(np.array_equal(a, b) for a, b in zip(before[0], after[0], strict=True))
     assert [layer.name for layer in right.layers].count("block2_conv2") == 1
+
+
+def test_a_model_that_is_frozen_as_a_whole_is_called_so(data):
+    model, _ = nested(data)
+    model.trainable = False
+    for train in (tlkit.fine_tune, tlkit.find_learning_rate):
+        with pytest.raises(tlkit.ArgumentError, match=r"`model`.* its own model\.trainable is Fal"):
+            train(model, data)
+    assert not model.trainable
+    report = tlkit.fine_tune(model, data, unfreeze="all", **FAST)
+    said = "the model came frozen as a whole (trainable=False, set by hand or before it was saved)"
+    assert str(report.stages[-1]).count(said) == 1
+    assert model.trainable
+    assert len(model.trainable_variables) == 8
+
+
+def test_a_model_whose_layers_are_all_frozen_is_called_so(data):
+    model, _ = nested(data)
+    for layer in model.layers:
+        layer.trainable = False
+    with pytest.raises(tlkit.ArgumentError, match="all of whose layers have trainable=False"):
+        tlkit.fine_tune(model, data)
+    report = tlkit.fine_tune(model, data, unfreeze="head", **FAST)
+    assert "came frozen in all of its layers" in str(report.stages[-1])

@@ -94,8 +94,19 @@ def _first_as_is(model: keras.Model, members: list[list[keras.layers.Layer]]) ->
             has_statistics = isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
             if has_statistics or any(id(v) in moving for v in parameters(layer)):
                 return index
+    groups = ", ".join(name_groups(members))
+    if not model.trainable:
+        raise ArgumentError(
+            "`model` must have something that trains where `unfreeze` is 'as_is', or is left out "
+            f"and flags were set by hand. Received: model={model.name!r}, which is frozen as a "
+            "whole: its own model.trainable is False, set so by hand or before it was saved. Set "
+            "model.trainable = True, or name what is to train, which overrides it: "
+            f"unfreeze='all', or one of {groups}."
+        )
     raise ArgumentError(
-        "`unfreeze` must be 'as_is' only where something trains. Received: unfreeze='as_is', and "
-        f"all layers of model={model.name!r} are frozen by their `trainable` flags. Set some to "
-        f"True, or name a group: {', '.join(name_groups(members))}."
+        "`model` must have something that trains where `unfreeze` is 'as_is', or is left out and "
+        f"flags were set by hand. Received: model={model.name!r}, all of whose layers have "
+        "trainable=False, set so by hand or before it was saved. Set layer.trainable = True for "
+        "those that are to train, or name what is, which overrides the flags: unfreeze='all', or "
+        f"one of {groups}."
     )

@@ -126,6 +126,12 @@ def notes_on_flags(
     if all(one == AS_IS for one in unfreeze):
         why = "" if is_given else "; name `unfreeze` to choose groups instead"
         return [f"what trains is what {said} say{why}"]
+    if not free:
+        frozen = "as a whole" if not model.trainable else "in all of its layers"
+        return [
+            f"the model came frozen {frozen} (trainable=False, set by hand or before it was "
+            "saved): `unfreeze` overrides that, and what it names is trainable afterwards"
+        ]
     return [f"{said} are overridden: unfreeze='as_is' keeps to them"]
 
 
