@@ -18,7 +18,14 @@ from tlkit.runs.console_summary import outcome_of
 from tlkit.runs.directory import Run, is_finished, left_as_it_is
 from tlkit.serving.server import MAX_MEGABYTES, MAX_MEGAPIXELS
 from tlkit.utils.keras_settings import check_building
-from tlkit.utils.option_names import Command, Commands, Parameter, in_options, parameters_of
+from tlkit.utils.option_names import (
+    Command,
+    Commands,
+    Parameter,
+    in_options,
+    names_in_options,
+    parameters_of,
+)
 from tlkit.utils.progress import phase, shown_as_lines
 from tlkit.utils.signals import ended_in_order
 from tlkit.utils.tensorflow_logging import load_tensorflow_quietly
@@ -310,7 +317,10 @@ def evaluate(  # noqa: PLR0917 - typer calls it by name
         report = evaluate_run(
             run, photos, max_pixels=max_pixels, damaged=damaged, distribute=distribute
         )
-    _say(json.dumps(report.as_dict(), ensure_ascii=False) if as_json else str(report))
+    if as_json:
+        _say(json.dumps(report.as_dict(), ensure_ascii=False))
+    else:
+        _say_report(report)
 
 
 @command(rich_help_panel=_USING)
@@ -367,7 +377,7 @@ def export(
 
     with phase("exporting"):
         report = export_run(run, to, file_format, version=version)
-    _say(str(report))
+    _say_report(report)
 
 
 @command(rich_help_panel=_USING)
@@ -434,7 +444,7 @@ def inspect(
 
             report, alike = audit_listing(listing, max_pixels=max_pixels, damaged=damaged)
             text = f"{report}\n{alike}"
-    _say(text)
+    _say_report(text)
 
 
 @command(name="add-classes", rich_help_panel=_TRAINING)
@@ -515,8 +525,10 @@ def compare(  # noqa: PLR0917 - typer calls it by name
             budget=budget,
         )
     _ = comparison.best  # where there is none, it says why
-    text = json.dumps(comparison.as_dict(), ensure_ascii=False) if as_json else str(comparison)
-    _say(text)
+    if as_json:
+        _say(json.dumps(comparison.as_dict(), ensure_ascii=False))
+    else:
+        _say_report(comparison)
     if plot is not None:
         from tlkit.plots.backbones import plot_backbones
         from tlkit.plots.figure import DOTS_PER_INCH
@@ -635,7 +647,12 @@ def _group(unfreeze: str | None) -> str | int | None:
 def _say_what_came(run: Run, was_finished: bool) -> None:
     if was_finished:
         _say(left_as_it_is(run.path))
-    _say(outcome_of(run))
+    _say_report(outcome_of(run))
+
+
+def _say_report(report: object) -> None:
+    """Says a report in the words of the command that was called."""
+    _say(names_in_options(str(report), _parameters(sys.argv[1:])))
 
 
 def _say(text: str) -> None:

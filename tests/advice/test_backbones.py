@@ -87,22 +87,22 @@ def test_what_cannot_be_had_is_listed_and_not_fatal(data, monkeypatch):
     reasons = comparison.left_out
     assert list(reasons) == ["resnet20=no.h5", "xception", "resnet50=none"]
     assert "path of an existing file" in reasons["resnet20=no.h5"]
-    assert reasons["xception"] == "83.4 MB, above max_megabytes=20"  # and nothing was fetched
+    assert reasons["xception"] == "83.4 MB, above `max_megabytes` 20"  # and nothing was fetched
     assert "94.4 MB" in reasons["resnet50=none"]
     assert "no.h5" in str(comparison)
     wordy = dataclasses.replace(comparison, left_out={"vgg16": 80 * "long " + "\n and whole."})
     assert "long and whole." in str(wordy)
     slow = compare_backbones(data, ["resnet20", "xception=none"], max_milliseconds=4.9)
-    assert slow.left_out["resnet20"] == "5.0 ms for one image, above max_milliseconds=4.9"
+    assert slow.left_out["resnet20"] == "5.0 ms for one image, above `max_milliseconds` 4.9"
     assert slow.left_out["xception=none"] == "takes images of 71 pixels or more, not 32"
     with pytest.raises(
-        ArgumentError, match=r"One backbone at least .*above max_milli.* Name others"
+        ArgumentError, match=r"One backbone at least .*above `max_milli.* Name others"
     ):
         _ = slow.best
     assert "no backbone was measured" in str(slow)
     # its weights alone would do, with the graph beside them the file does not
     large = compare_backbones(data, ["resnet20"], max_megabytes=1.01 * RESNET20_MEGABYTES)
-    assert "MB, above max_megabytes=" in large.left_out["resnet20"]
+    assert "MB, above `max_megabytes` " in large.left_out["resnet20"]
 
 
 def test_a_budget_takes_a_sample_of_each_class(data, monkeypatch):

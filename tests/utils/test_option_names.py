@@ -3,7 +3,7 @@
 import pytest
 
 from tlkit import cli
-from tlkit.utils.option_names import in_options, parameters_of
+from tlkit.utils.option_names import in_options, names_in_options, parameters_of
 
 
 def known(command):
@@ -59,6 +59,12 @@ def test_arguments_become_options(command, message, shown):
 )
 def test_what_is_no_argument_stays(message):
     assert in_options(message, known("train")) == message
+
+
+def test_reports_keep_names_of_files_and_classes():
+    text = "a/seed=1/`b`.jpg: max_pixels=9, see `weights` and `labels` (raise `max_pixels`)"
+    shown = "a/seed=1/`b`.jpg: max_pixels=9, see --weights and `labels` (raise --max-pixels)"
+    assert names_in_options(text, known("train")) == shown
 
 
 def test_other_commands_have_other_options():

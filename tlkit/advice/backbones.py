@@ -340,7 +340,7 @@ def _candidate(
     spec = find_backbone(name)
     known = (spec.num_parameters or 0) * FLOAT_BYTES / _MEGABYTE
     if max_megabytes is not None and known > max_megabytes:  # nothing need be fetched to know
-        return f"{known:,.1f} MB, above max_megabytes={max_megabytes:g}"
+        return f"{known:,.1f} MB, above `max_megabytes` {max_megabytes:g}"
     if min(image_size) < spec.minimum_image_size:
         return f"takes images of {spec.minimum_image_size} pixels or more, not {min(image_size)}"
     try:
@@ -355,12 +355,14 @@ def _candidate(
         return str(error)
     megabytes = _saved_bytes(model) / _MEGABYTE
     if max_megabytes is not None and megabytes > max_megabytes:
-        return f"{megabytes:,.1f} MB, above max_megabytes={max_megabytes:g}"
+        return f"{megabytes:,.1f} MB, above `max_megabytes` {max_megabytes:g}"
     part = FrozenPart(below(model, feature_cut(model)))
     shape = tuple(model.input_shape[1:])
     milliseconds = 1000 * seconds_per_image(part.float32, shape, part.input_dtype)
     if max_milliseconds is not None and milliseconds > max_milliseconds:
-        return f"{milliseconds:,.1f} ms for one image, above max_milliseconds={max_milliseconds:g}"
+        return (
+            f"{milliseconds:,.1f} ms for one image, above `max_milliseconds` {max_milliseconds:g}"
+        )
     in_batches = seconds_per_image(part.float32, shape, part.input_dtype, batch_size=_BATCH_SIZE)
     groups = group_costs(model)
     values = model.count_params() + peak_activations(model)

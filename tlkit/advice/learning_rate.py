@@ -152,7 +152,14 @@ def find_learning_rate(
         batches = _endless(source.train, model, augment, one_hot=takes_one_hot(loss))
         trainee = hooked(model, still=still)
         with lost_pictures_named([source.train]):
-            losses = _sweep(trainee, batches, rates, loss, weight_decay, _knows_nothing(model))
+            losses = _sweep(
+                trainee,
+                batches,
+                rates,
+                loss,
+                weight_decay=weight_decay,
+                uninformed=_knows_nothing(model),
+            )
     if not len(losses):
         raise TrainingError(
             "`model` must have a finite loss before anything is changed. Received: none at the "
@@ -190,6 +197,7 @@ def _sweep(
     batches: tf.data.Dataset,
     rates: np.ndarray,
     loss: keras.losses.Loss,
+    *,
     weight_decay: float,
     uninformed: np.ndarray,
 ) -> np.ndarray:

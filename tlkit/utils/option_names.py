@@ -15,6 +15,7 @@ _VALUE = rf"{_QUOTED}|\[[^\]]*\]|\([^)]*\)|{_NUMBER}|-?inf|nan|None|True|False|[
 _PARTS = re.compile(
     rf"`(?P<named>[a-z_]\w*)`|(?<![\w.`'\"-])(?P<set>[a-z_]\w*)=(?P<value>{_VALUE})|{_QUOTED}"
 )
+_NAMED = re.compile(r"`(?P<named>[a-z_]\w*)`")
 _TWICE = re.compile(r"(?P<option>--[\w-]+)(?P<word> \w+)? \((?P=option)(?: [A-Z]+)?\)")
 
 
@@ -87,6 +88,26 @@ def parameters_of(params: Iterable[Any]) -> dict[str, Parameter]:
         own = shown.lstrip("-").replace("-", "_").lower().removesuffix("...")
         found |= {own: parameter, param.name: parameter}
     return found
+
+
+def names_in_options(text: str, parameters: Mapping[str, Parameter]) -> str:
+    """Returns a report in which a command's own names stand for those of Python's arguments.
+
+    Only names in backticks are replaced: files and classes stand in a report without quotes, and
+    may be called `seed=1`.
+
+    Example:
+        >>> from tlkit.utils.option_names import Parameter, names_in_options
+        >>> known = {"max_pixels": Parameter("--max-pixels")}
+        >>> names_in_options("max_pixels=9/a.jpg: too large (raise `max_pixels`)", known)
+        'max_pixels=9/a.jpg: too large (raise --max-pixels)'
+    """
+
+    def replaced(found: re.Match[str]) -> str:
+        parameter = parameters.get(found["named"])
+        return found[0] if parameter is None else parameter.shown
+
+    return _TWICE.sub(r"\g<option>\g<word>", _NAMED.sub(replaced, text))
 
 
 def in_options(message: str, parameters: Mapping[str, Parameter]) -> str:
