@@ -105,6 +105,53 @@ def test_other_values_than_pixels_are_refused_where_the_model_scales_itself(valu
     check_images("data", batches(values, LABELS), classifier(scales=False))
 
 
+def of_unit_values():
+    inputs = keras.Input((12, 12, 3))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(2, 3)(inputs * 2 - 1))
+    return keras.Model(inputs, layers.Dense(3)(x))
+
+
+@pytest.mark.parametrize("entrance", ENTRANCES)
+def test_pixels_are_refused_where_the_model_scales_zero_to_one(entrance):
+    with pytest.raises(ArgumentError, match=r"values 0\.\.\.1, for .*pixels\. Divide.* by 255"):
+        ENTRANCES[entrance](of_unit_values(), batches(PIXELS, LABELS))
+
+
+def test_a_split_is_refused_where_the_model_scales_zero_to_one():
+    data = tlkit.load_arrays(PIXELS.astype("uint8"), LABELS)
+    refused = pytest.raises(ArgumentError, match=r"must take pixels.*Rescaling\(1 / 255\) in front")
+    model = of_unit_values()
+    for train in (tlkit.train_head, tlkit.fine_tune, tlkit.find_learning_rate):
+        with refused:
+            train(model, data)
+    with refused:
+        tlkit.evaluate(model, data.train)
+    with refused:
+        tlkit.predict(model, PIXELS[:1].astype("uint8"), ["a", "b", "c"])
+    remedied = [keras.Input((12, 12, 3)), layers.Rescaling(1 / 255), model]
+    assert tlkit.evaluate(keras.Sequential(remedied), data.train).num_images
+
+
+@pytest.mark.parametrize(
+    "values",
+    [PIXELS / 255, PIXELS / 127.5 - 1, (PIXELS - 120) / 58, 1.4 * PIXELS / 255, 0 * PIXELS],
+    ids=["unit", "signed", "normalised", "brighter", "black"],
+)
+def test_other_values_than_pixels_pass_where_the_model_scales_zero_to_one(values):
+    images = check_images("data", batches(values, LABELS), of_unit_values())
+    assert sum(len(batch) for batch, _ in images) == 48
+
+
+def test_dark_pixels_first_do_not_hide_those_behind():
+    values = np.concatenate([PIXELS[:16] % 9, PIXELS[16:]])
+    images = check_images("data", batches(values, LABELS), of_unit_values())
+    with (
+        pytest.raises(ArgumentError, match=r"to 255, which are pixels"),
+        lost_pictures_named([images]),
+    ):
+        list(images)
+
+
 @pytest.mark.parametrize("train", [tlkit.train_head, ENTRANCES["fine_tune"]])
 def test_values_that_no_file_has_are_said_where_the_model_takes_any(train):
     said = "`data` has values from 0 to 1, and the model takes them as they are"

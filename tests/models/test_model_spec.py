@@ -6,7 +6,7 @@ import pytest
 
 import tlkit
 from tlkit.errors import ArgumentError
-from tlkit.models.model_spec import PIXELS, describe_model
+from tlkit.models.model_spec import PIXELS, UNIT, describe_model
 
 layers = keras.layers
 
@@ -19,7 +19,7 @@ def classifier(before, shape=(16, 16, 3), dtype="float32"):
 
 
 def normalization(mean, deviation):
-    return layers.Normalization(mean=mean, variance=deviation**2)
+    return layers.Normalization(mean=mean, variance=np.broadcast_to(deviation, np.shape(mean)) ** 2)
 
 
 def nested(inputs):
@@ -64,14 +64,51 @@ def test_a_model_that_scales_pixels_takes_pixels(before):
         lambda x: x,
         layers.BatchNormalization(),
         layers.UnitNormalization(),
-        layers.Rescaling(2.0, offset=-1),
-        normalization(0.45, 0.22),
         normalization(3000.0, 1000.0),
+        normalization(0.0, 1.0),
+        normalization(0.45, 0.01),
+        normalization((0.485, 0.456, 120.0), 0.22),
+        layers.Rescaling(2.0),
+        lambda x: 1 - x,
+        lambda x: x * 0,
     ],
-    ids=["nothing", "batch norm", "unit norm", "zero to one", "its statistics", "reflectance"],
+    ids=[
+        "nothing",
+        "batch norm",
+        "unit norm",
+        "reflectance",
+        "standardised",
+        "narrow",
+        "one channel of another range",
+        "scale alone",
+        "negative",
+        "none of it",
+    ],
 )
 def test_a_model_of_ones_own_may_take_any_values(before):
     assert describe_model(classifier(before)).value_range is None
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        layers.Rescaling(2.0, offset=-1),
+        normalization(0.45, 0.22),
+        normalization((0.485, 0.456, 0.406), np.array((0.229, 0.224, 0.225))),
+        lambda x: x * 2 - 1,
+        lambda x: (x - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225]),
+        lambda x: x - 0.5,
+    ],
+    ids=["rescaling", "normalization", "its statistics", "operations", "torch", "centred"],
+)
+def test_a_model_that_scales_zero_to_one_takes_that_where_it_takes_images(before):
+    assert describe_model(classifier(before)).value_range == UNIT
+
+
+def test_zero_to_one_is_certain_of_three_channels_alone():
+    for shape in ((16, 16, 1), (16, 16, 4), (16, 16), (7,)):
+        model = classifier(layers.Rescaling(2.0, offset=-1), shape)
+        assert describe_model(model).value_range is None
 
 
 @pytest.mark.parametrize("shape", [(28, 28), (784,), (None, None, 3)])

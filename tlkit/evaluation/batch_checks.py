@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tlkit.errors import ArgumentError, DataError
-from tlkit.models.model_spec import PIXELS, ModelSpec
+from tlkit.models.model_spec import PIXELS, UNIT, ModelSpec
 
 _NORMALISED = 16.0
 """Up to here, below and above zero, lie values in units of their deviation."""
@@ -55,7 +55,8 @@ def check_inputs(argument: str, facts: Facts, spec: ModelSpec, *, asks_range: bo
     """Checks the inputs of a batch, as they have been brought to the model's rank.
 
     Returns:
-        Whether their values told their range: not those of black images.
+        Whether their values told their range: not those of black images, nor of dark ones where
+        the model takes 0...1.
 
     Raises:
         ArgumentError: They have another shape or another range than the model takes.
@@ -83,7 +84,15 @@ def check_inputs(argument: str, facts: Facts, spec: ModelSpec, *, asks_range: bo
             f"its layers take itself. Received: values from {facts.low:.3g} to {facts.high:.3g}. "
             f"{_remedy(facts)}"
         )
-    return True
+    if facts.high > _NORMALISED and not is_out_of_range(facts) and spec.value_range == UNIT:
+        raise ArgumentError(
+            f"`{argument}` must hold values 0...1, for model={spec.name!r} brings these to what "
+            f"its layers take. Received: values from {facts.low:.3g} to {facts.high:.3g}, which "
+            "are pixels. Divide them by 255, or put keras.layers.Rescaling(1 / 255) in front of "
+            "the model."
+        )
+    may_be_dark_pixels = 1 < facts.high <= _NORMALISED and spec.value_range == UNIT
+    return not may_be_dark_pixels
 
 
 def check_shape(argument: str, shape: tuple[int | None, ...], spec: ModelSpec) -> None:

@@ -22,7 +22,7 @@ from tlkit.evaluation.batch_checks import (
 )
 from tlkit.evaluation.checks import check_targets
 from tlkit.evaluation.dataset_length import check_end
-from tlkit.models.model_spec import ModelSpec, describe_model
+from tlkit.models.model_spec import UNIT, ModelSpec, describe_model
 
 Images: TypeAlias = ImageSplit | tf.data.Dataset
 
@@ -54,8 +54,8 @@ def check_images(
 
     Raises:
         ArgumentError: They are neither; the model takes something else (text, one channel, another
-            size, a flat vector, pixels 0...255 and not 0...1); a data set is not batched, has no
-            labels or no end.
+            size, a flat vector, pixels 0...255 and not 0...1, or the other way round); a data set
+            is not batched, has no labels or no end.
         DataError: There is none; a label is none of the model's; values or weights are not finite.
 
     Example:
@@ -291,19 +291,39 @@ def _check_split(argument: str, split: ImageSplit, spec: ModelSpec, labels: Labe
 
 
 def check_takes_pictures(argument: str, spec: ModelSpec) -> None:
-    """Raises `ArgumentError` unless a model takes what `load_folder` reads, three channels.
+    """Raises `ArgumentError` unless a model takes what `load_folder` reads.
+
+    That is three channels, and pixels 0...255.
 
     Args:
         argument: What errors call the images.
         spec: Of the model.
     """
     if _takes_pictures(spec):
+        check_takes_pixels(spec, argument)
         return
     what = "text" if spec.takes_text else written_shape(spec.input_shape)
     raise ArgumentError(
         f"`model` must take images with three channels, (batch, height, width, 3), as "
         f"`{argument}` has them. Received: model={spec.name!r}, which takes {what}. Build it for "
         "three channels, or give what it takes as batches: a tf.data.Dataset."
+    )
+
+
+def check_takes_pixels(spec: ModelSpec, argument: str = "images") -> None:
+    """Raises `ArgumentError` where a model is certain to take 0...1, and not pixels.
+
+    Args:
+        spec: Of the model.
+        argument: What errors call the images.
+    """
+    if spec.value_range != UNIT:
+        return
+    raise ArgumentError(
+        f"`model` must take pixels 0...255, as `{argument}` has them. Received: "
+        f"model={spec.name!r}, which brings values 0...1 to what its layers take. Put "
+        "keras.layers.Rescaling(1 / 255) in front: keras.Sequential([keras.Input("
+        f"{spec.input_shape[1:]}), keras.layers.Rescaling(1 / 255), model])."
     )
 
 

@@ -17,6 +17,7 @@ from tlkit.data.decoding import decoder
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.reading import read_image
 from tlkit.errors import ArgumentError, check_count
+from tlkit.evaluation.data_checks import check_takes_pixels
 from tlkit.evaluation.exported import ExportedModel, saved_model_in
 from tlkit.evaluation.forward import forward_of
 from tlkit.evaluation.image_files import (
@@ -266,15 +267,17 @@ def image_size_of(model: keras.Model) -> tuple[int, int]:
     """Returns height and width of the images the model takes.
 
     Raises:
-        ArgumentError: If the model does not take batches of RGB images of one fixed size, or gives
-            no row of values for each.
+        ArgumentError: If the model does not take batches of RGB images of one fixed size, takes
+            values 0...1 for certain, or gives no row of values for each.
     """
-    shape = describe_model(model).input_shape
+    spec = describe_model(model)
+    shape = spec.input_shape
     if len(shape) != 4 or None in shape[1:3] or shape[3] != 3:
         raise ArgumentError(
             "`model` must take images of one fixed size, (batch, height, width, 3). "
             f"Received: a model of input_shape={shape}. Build it with `image_size=`."
         )
+    check_takes_pixels(spec)
     return int(shape[1] or 0), int(shape[2] or 0)
 
 

@@ -13,6 +13,7 @@ from tlkit.models.graph import model_ends, parameters, sorted_nodes
 from tlkit.models.heads import head_kind
 
 PIXELS = (0.0, 255.0)
+UNIT = (0.0, 1.0)
 
 _PROBED = (0.0, 1.0, 127.0, 255.0)
 _OPEN_SIDE = 32  # stands in for a side that the model leaves open
@@ -21,6 +22,10 @@ _OPEN_SIDE = 32  # stands in for a side that the model leaves open
 _IMAGE_SCALES = (1 / 512, 1 / 16)
 _PIXEL_SCALES = (1 / 257, 1 / 127)  # of inputs that are no images for certain
 _LEAST_SHIFT = 32.0  # of a mean that is subtracted without scaling
+# Mean and deviation of images in 0...1, with room: ImageNet's are 0.41 to 0.49 and 0.22 to 0.23.
+# Nothing done at all is a mean of 0 and a deviation of 1.
+_UNIT_MEANS = (0.05, 0.95)
+_UNIT_DEVIATIONS = (0.05, 1.0)
 
 
 @dataclass(frozen=True)
@@ -63,18 +68,21 @@ class ModelSpec:
 
     @cached_property
     def value_range(self) -> tuple[float, float] | None:
-        """`PIXELS` where the model itself brings 0...255 to what its layers take, else `None`.
+        """`PIXELS` or `UNIT` where the model itself brings these to what its layers take.
+
+        `None` where neither is certain.
 
         What stands between the input and the first layer with weights is asked: where it is one
         affine function of each value, such as `Rescaling(1 / 255)`, a `Normalization` adapted to
-        pixels, `x / 127.5 - 1`, or the subtraction of ImageNet's mean, that decides. A model
-        without anything of the kind may take any values, and so may one that does something else
-        first.
+        pixels, `x / 127.5 - 1`, or the subtraction of ImageNet's mean, that decides. So it does for
+        0...1, of images with three channels alone: `x * 2 - 1`, or mean and deviation of such
+        images. A model without anything of the kind may take any values, and so may one that does
+        something else first.
         """
         if self.takes_text or len(self.input_shape) < 2:
             return None
         values = _before_first_weights(self._model, self._constant_inputs())
-        return PIXELS if values is not None and self._brings_pixels(values) else None
+        return None if values is None else self._range_brought(values)
 
     @cached_property
     def num_tokens(self) -> int | None:
@@ -93,22 +101,37 @@ class ModelSpec:
         values = np.array(_PROBED).reshape(-1, *(1 for _ in shape))
         return np.broadcast_to(values, (len(_PROBED), *shape)).astype("float32")
 
-    def _brings_pixels(self, values: np.ndarray) -> bool:
-        """Whether what the constant inputs became is what pixels are brought to."""
+    def _range_brought(self, values: np.ndarray) -> tuple[float, float] | None:
+        """The range whose values are brought to what the constant inputs became."""
         # the middle, as padding changes what lies at the edge
         centre = values[(slice(None), *(size // 2 for size in values.shape[1:-1]))]
         if centre.ndim < 2 or not np.isfinite(centre).all():
-            return False
+            return None
         offset, scale = centre[0], (centre[-1] - centre[0]) / _PROBED[-1]
         expected = offset + np.outer(_PROBED, scale)
-        if not np.allclose(centre, expected, rtol=1e-3, atol=1e-3):
-            return False
+        if not np.allclose(centre, expected, rtol=1e-3, atol=1e-3) or not scale.all():
+            return None
+        if self._scales_pixels(offset, scale):
+            return PIXELS
+        return UNIT if self._scales_unit(offset, scale) else None
+
+    def _scales_pixels(self, offset: np.ndarray, scale: np.ndarray) -> bool:
         size = np.abs(scale)
         if not self.takes_images:
             return bool(np.all((size >= _PIXEL_SCALES[0]) & (size <= _PIXEL_SCALES[1])))
         if np.all((size >= _IMAGE_SCALES[0]) & (size <= _IMAGE_SCALES[1])):
             return bool(np.all((-offset / scale >= -1) & (-offset / scale <= PIXELS[1] + 1)))
         return bool(np.allclose(size, 1) and np.all(-offset / scale >= _LEAST_SHIFT))
+
+    def _scales_unit(self, offset: np.ndarray, scale: np.ndarray) -> bool:
+        if not self.takes_images or self.input_shape[-1] != 3:
+            return False
+        means, deviations = -offset / scale, 1 / np.abs(scale)
+        return bool(
+            np.all((means >= _UNIT_MEANS[0]) & (means <= _UNIT_MEANS[1]))
+            and np.all(deviations >= _UNIT_DEVIATIONS[0])
+            and np.all(deviations <= _UNIT_DEVIATIONS[1] + 1e-3)
+        )
 
 
 def describe_model(model: keras.Model) -> ModelSpec:
