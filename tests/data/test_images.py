@@ -230,3 +230,16 @@ def test_the_fingerprint_tells_contents_labels_and_names(data):
     }
     assert len(prints) == 3
     assert data.fingerprint == data.fingerprint
+
+
+def test_what_is_read_of_a_split_is_one_record():
+    images = np.random.default_rng(0).integers(0, 255, (6, 4, 4, 3), np.uint8)
+    split = tlkit.load_arrays(images, [0, 1] * 3, splits=(1, 0, 0), seed=3).train
+    source = split.source
+    assert (source.paths, source.digests, source.seed) == (split.paths, split.digests, 3)
+    assert source.pixels.tolist() == images[[int(path[7:-1]) for path in split.paths]].tolist()
+    chosen = split.subset(np.array([4, 1])).source
+    assert chosen.paths == (split.paths[4], split.paths[1])
+    assert chosen.keys.tolist() == source.keys[[4, 1]].tolist()
+    twice = split.subset(np.array([2, 2])).source
+    assert twice.keys[0] == source.keys[2] != twice.keys[1]  # a copy has views of its own

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tlkit.data.augmentation import AUGMENTATIONS
+from tlkit.data.image_source import ImageSource
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.settings import check_image_size
 from tlkit.errors import ArgumentError, check_choice, check_count, some_of
@@ -87,6 +87,20 @@ class ImageSplit(ShownAsText):
     def is_in_memory(self) -> bool:
         """Whether the pictures are arrays, not files."""
         return self._pixels is not None
+
+    @cached_property
+    def source(self) -> ImageSource:
+        """What is read of the images, for the code that reads them."""
+        return ImageSource(
+            self.paths,
+            self.labels,
+            self.digests,
+            self._checksums,
+            self._pixels,
+            self.image_size,
+            self._max_pixels,
+            self.seed,
+        )
 
     @property
     def units(self) -> tuple[str, ...]:
@@ -173,7 +187,7 @@ class ImageSplit(ShownAsText):
         from tlkit.data.pipeline import image_batches
 
         return image_batches(
-            self,
+            self.source,
             self._rows(indices),
             shuffle,
             augment,
@@ -212,17 +226,6 @@ class ImageSplit(ShownAsText):
                 f"Received: indices={indices!r}."
             )
         return rows.astype(np.int64)
-
-    @cached_property
-    def _image_keys(self) -> np.ndarray:
-        """A number for each picture, int64: of its content, and of which copy of it this is."""
-        seen: Counter[str] = Counter()
-        keys = np.empty(self.num_images, np.int64)
-        for row, digest in enumerate(self.digests):
-            seen[digest] += 1
-            content = hashlib.blake2b(f"{digest} {seen[digest]}".encode(), digest_size=8)
-            keys[row] = int.from_bytes(content.digest(), "big", signed=True)
-        return keys
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,22 +1,17 @@
 """Pixels of few pictures, decoded once and kept in memory for later passes."""
 
-from __future__ import annotations
-
 import os
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from math import prod
 from threading import Lock
-from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
 
+from tlkit.data.image_source import ImageSource
 from tlkit.data.reading import read_image
-
-if TYPE_CHECKING:
-    from tlkit.data.images import ImageSplit
 
 MAX_PICTURES = 1024
 MAX_BYTES = 32 * 2**20
@@ -56,14 +51,14 @@ class _Kept:
 _KEPT = _Kept()
 
 
-def kept_pixels(split: ImageSplit, rows: np.ndarray, decoder: Decoder) -> np.ndarray | None:
+def kept_pixels(source: ImageSource, rows: np.ndarray, decoder: Decoder) -> np.ndarray | None:
     """Returns the pixels of some rows, from memory as far as they were decoded before.
 
     A pipeline that decodes files takes TensorFlow a few tenths of a second to set up, at every
     pass; few pictures are decoded all at once before the first pass, and then no more.
 
     Args:
-        split: Of picture files.
+        source: Of image files.
         rows: Which of its pictures, in any order.
         decoder: From a file's bytes to uint8 `(height, width, 3)`.
 
@@ -75,15 +70,15 @@ def kept_pixels(split: ImageSplit, rows: np.ndarray, decoder: Decoder) -> np.nda
         DataError: It is another one than was checked.
         tf.errors.OpError: It cannot be decoded.
     """
-    num_bytes = 3 * prod(split.image_size)
+    num_bytes = 3 * prod(source.image_size)
     if not 0 < len(rows) <= min(MAX_PICTURES, MAX_BYTES // num_bytes):
         return None
 
     def pixels_of(row: int) -> np.ndarray:
-        key = split.digests[row], split.image_size
+        key = source.digests[row], source.image_size
         pixels = _KEPT.find(key)
         if pixels is None:
-            image_bytes = read_image(split.paths[row], split.digests[row])
+            image_bytes = read_image(source.paths[row], source.digests[row])
             pixels = decoder(tf.constant(image_bytes)).numpy()
             _KEPT.keep(key, pixels)
         return pixels

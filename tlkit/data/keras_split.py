@@ -60,7 +60,7 @@ class KerasSplit(ImageSplit, keras.utils.PyDataset):  # type: ignore[misc]
 
     @cached_property
     def _read(self) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
-        return batch_reader(self)
+        return batch_reader(self.source)
 
     @property
     def _batch_size(self) -> int:

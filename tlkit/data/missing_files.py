@@ -37,7 +37,7 @@ def lost_pictures_named(sources: Iterable[object]) -> Iterator[None]:
     import tensorflow as tf
 
     sources = tuple(sources)
-    splits = [one for one in sources if isinstance(one, ImageSplit) and one._pixels is None]
+    splits = [one for one in sources if isinstance(one, ImageSplit) and not one.is_in_memory]
     try:
         with _no_pipe_waited_for([path for split in splits for path in split.paths]):
             yield
@@ -55,7 +55,7 @@ def lost_pictures_named(sources: Iterable[object]) -> Iterator[None]:
 
 
 def _lost(split: ImageSplit) -> Iterator[str]:
-    verdicts = check_files(split.paths, max_pixels=split._max_pixels)
+    verdicts = check_files(split.paths, max_pixels=split.source.max_pixels)
     for path, digest, verdict in zip(split.paths, split.digests, verdicts, strict=True):
         if verdict.reason or verdict.digest != digest:
             yield f"{path!r} ({verdict.reason or CHANGED})"

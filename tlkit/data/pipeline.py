@@ -1,9 +1,6 @@
 """From the rows of a split to batches of pixels."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
@@ -11,17 +8,15 @@ import tensorflow as tf
 from tlkit.data.augmentation import augmentation_layers
 from tlkit.data.checksums import file_reader
 from tlkit.data.decoding import decoder, resize_image
+from tlkit.data.image_source import ImageSource
 from tlkit.data.kept_pixels import kept_pixels
 from tlkit.data.random_views import random_view
-
-if TYPE_CHECKING:
-    from tlkit.data.images import ImageSplit
 
 NO_ROW = -1
 
 
 def image_batches(
-    split: ImageSplit,
+    source: ImageSource,
     rows: np.ndarray,
     shuffle: bool,
     augment: str,
@@ -37,13 +32,13 @@ def image_batches(
     batch_size = max(min(batch_size, num_rows), 1)
     share_size = -(-batch_size // share[1])
     layers = augmentation_layers(augment)
-    held = _pixels_in_memory(split, rows, keep=keep and share[1] == 1)
-    read = held or _pixel_reader(split)
+    held = _pixels_in_memory(source, rows, keep=keep and share[1] == 1)
+    read = held or _pixel_reader(source)
     with tf.device("CPU:0"):
-        labels = tf.constant(split.labels)
-        keys = tf.constant(split._image_keys if layers else [], tf.int64)
+        labels = tf.constant(source.labels)
+        keys = tf.constant(source.keys if layers else [], tf.int64)
         rows = tf.constant(rows, tf.int64)
-    seed = tf.constant(split.seed, tf.int64)
+    seed = tf.constant(source.seed, tf.int64)
 
     def load(row: tf.Tensor, epoch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         image = read(row)
@@ -70,7 +65,7 @@ def image_batches(
         return tf.data.Dataset.from_tensor_slices(order).map(plain(lambda row: (row, epoch)))
 
     def load_or_fill(row: tf.Tensor, epoch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        height, width = split.image_size
+        height, width = source.image_size
         pixel_type = tf.float32 if layers else tf.uint8
         nothing = (
             tf.zeros((height, width, 3), pixel_type),
@@ -90,7 +85,7 @@ def image_batches(
     if epochs is not None:
         numbers = tf.data.Dataset.range(epochs.start, epochs.stop, epochs.step)
     else:
-        numbers = tf.data.Dataset.random(split.seed, rerandomize_each_iteration=True).take(1)
+        numbers = tf.data.Dataset.random(source.seed, rerandomize_each_iteration=True).take(1)
     num_batches = -(-num_rows // batch_size) * (1 if epochs is None else len(epochs)) - first_batch
     if held and not layers:
         batches = numbers.enumerate().flat_map(plain(whole_batches)).map(plain(gather))
@@ -106,15 +101,15 @@ def image_batches(
     return counted.prefetch(tf.data.AUTOTUNE)
 
 
-def batch_reader(split: ImageSplit) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """Returns a function from rows of a split to their `(images, labels)`, as a batch has them."""
-    held = _pixels_in_memory(split, np.arange(split.num_images), keep=True)
-    read = held or _pixel_reader(split)
+def batch_reader(source: ImageSource) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Returns a function from rows of a source to their `(images, labels)`, as a batch has them."""
+    held = _pixels_in_memory(source, np.arange(source.num_images), keep=True)
+    read = held or _pixel_reader(source)
 
     def images_of(rows: tf.Tensor) -> tf.Tensor:
         with tf.device("CPU:0"):
             if not held:
-                height, width = split.image_size
+                height, width = source.image_size
                 spec = tf.TensorSpec((height, width, 3), tf.uint8)
                 return tf.cast(tf.map_fn(read, rows, fn_output_signature=spec), tf.float32)
             return tf.cast(held(rows), tf.float32)
@@ -122,7 +117,7 @@ def batch_reader(split: ImageSplit) -> Callable[[np.ndarray], tuple[np.ndarray, 
     traced = tf.function(
         images_of, input_signature=[tf.TensorSpec([None], tf.int64)], autograph=False
     )
-    return lambda rows: (traced(rows).numpy(), split.labels[rows])
+    return lambda rows: (traced(rows).numpy(), source.labels[rows])
 
 
 def shuffled(rows: tf.Tensor, seed: tf.Tensor | int, epoch: tf.Tensor | int) -> tf.Tensor:
@@ -164,34 +159,36 @@ def _orders(
 
 
 def _pixels_in_memory(
-    split: ImageSplit, rows: np.ndarray, *, keep: bool
+    source: ImageSource, rows: np.ndarray, *, keep: bool
 ) -> Callable[[tf.Tensor], tf.Tensor] | None:
     """Returns a function from a row, or several, of `rows` to uint8 images in the split's size.
 
     `None` where they do not lie in memory as they are wanted.
     """
-    if split._pixels is not None:
-        if split._pixels.shape[1:3] != split.image_size:
+    if source.pixels is not None:
+        if source.pixels.shape[1:3] != source.image_size:
             return None
         with tf.device("CPU:0"):
-            pixels = tf.constant(split._pixels)
+            pixels = tf.constant(source.pixels)
         return lambda rows: tf.gather(pixels, rows)
-    kept = kept_pixels(split, rows, decoder(split.image_size, split._max_pixels)) if keep else None
+    kept = (
+        kept_pixels(source, rows, decoder(source.image_size, source.max_pixels)) if keep else None
+    )
     if kept is None:
         return None
-    places = np.zeros(split.num_images, np.int64)
+    places = np.zeros(source.num_images, np.int64)
     places[rows] = np.arange(len(rows))
     with tf.device("CPU:0"):
         pixels, positions = tf.constant(kept), tf.constant(places)
     return lambda rows: tf.gather(pixels, tf.gather(positions, rows))
 
 
-def _pixel_reader(split: ImageSplit) -> Callable[[tf.Tensor], tf.Tensor]:
+def _pixel_reader(source: ImageSource) -> Callable[[tf.Tensor], tf.Tensor]:
     """Returns a function from a row to its image, decoded or resized as it is asked for."""
-    if split._pixels is None:
-        decode = decoder(split.image_size, split._max_pixels)
-        read = file_reader(split.paths, split._checksums)
+    if source.pixels is None:
+        decode = decoder(source.image_size, source.max_pixels)
+        read = file_reader(source.paths, source.checksums)
         return lambda row: decode(read(row))
     with tf.device("CPU:0"):
-        pixels = tf.constant(split._pixels)
-    return lambda row: resize_image(tf.gather(pixels, row), split.image_size)
+        pixels = tf.constant(source.pixels)
+    return lambda row: resize_image(tf.gather(pixels, row), source.image_size)
