@@ -33,7 +33,8 @@ import numpy as np
 
 from tlkit.evaluation.explanation import explain
 from tlkit.models.assembly import build_classifier
-from tlkit.models.catalogue import BackboneSpec, find_backbone, list_backbones
+from tlkit.models.backbone_spec import BackboneSpec
+from tlkit.models.catalogue import find_backbone, list_backbones
 from tlkit.models.groups import cut_before, cuts, layer_groups, set_trainable
 from tlkit.models.heads import feature_cut
 from tlkit.models.signature import signature

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,16 @@ def test_no_file_imports_from_a_package(path):
     """Names come from the module that defines them, so that no import can run in a circle."""
     for module in imported_modules(path):
         assert (PACKAGE / Path(*module.split(".")[1:])).with_suffix(".py").is_file(), module
+
+
+def test_no_imports_run_in_a_circle():
+    """Among files, whether an import stands at the top, in a function or under TYPE_CHECKING."""
+    graph = {
+        f"tlkit.{'.'.join(path.with_suffix('').parts)}": set(imported_modules(path))
+        for path in FILES
+        if path.name != "__init__.py"
+    }
+    TopologicalSorter(graph).prepare()  # names a circle where there is one
 
 
 def test_every_room_has_a_floor():

@@ -16,7 +16,8 @@ from tlkit.errors import (
     check_count,
     check_seed,
 )
-from tlkit.models.catalogue import SHIPPED_BACKBONE, BackboneSpec, find_backbone
+from tlkit.models.backbone_spec import SHIPPED_BACKBONE, BackboneSpec
+from tlkit.models.catalogue import find_backbone
 from tlkit.models.compiling import compile_classifier
 from tlkit.models.graph import count_parameters, model_ends
 from tlkit.models.heads import OUTPUT_NAMES

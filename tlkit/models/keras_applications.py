@@ -13,7 +13,7 @@ from typing import Any
 import keras
 
 from tlkit.errors import WeightsError
-from tlkit.models.catalogue import SHIPPED_BACKBONE
+from tlkit.models.backbone_spec import SHIPPED_BACKBONE
 
 CONNECTION_TIMEOUT = 10.0  # seconds without a byte before a download counts as failed
 IMAGENET_STANDARD_DEVIATION = (0.229, 0.224, 0.225)

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tlkit.data.images import ImageData
-from tlkit.models.catalogue import SHIPPED_BACKBONE, find_backbone
+from tlkit.models.backbone_spec import SHIPPED_BACKBONE
+from tlkit.models.catalogue import find_backbone
 from tlkit.runs.config import ONLY_FINE_TUNING
 
 if TYPE_CHECKING:
