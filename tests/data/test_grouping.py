@@ -127,6 +127,15 @@ def test_groups_that_share_a_picture_become_one():
     of_content, joined = join_groups(members)
     assert of_content == {"x": "b", "y": "b", "z": "b", "w": "a"}
     assert joined == [("b", "c")]
+    assert join_groups([("x", ""), ("y", "")]) == ({}, [])
+
+
+def test_keys_of_groups_are_told_apart_by_every_letter():
+    keys = ["a", "a\0", "é", "e", "10", "9"]
+    of_content, joined = join_groups(zip("uvwxyz", keys, strict=True))
+    assert (list(of_content.values()), joined) == (keys, [])
+    chain = [(str(number), str(number + step)) for number in range(8) for step in (0, 1)]
+    assert set(join_groups(chain)[0].values()) == {"0"}
 
 
 def test_in_the_users_split_pictures_of_earlier_groups_are_kept_out():

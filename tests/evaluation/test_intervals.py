@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from scipy.stats import binom
+from scipy.stats import binom, binomtest
 
 from tlkit.evaluation.intervals import (
     mean_paired_difference_interval,
@@ -10,13 +10,19 @@ from tlkit.evaluation.intervals import (
 )
 
 
-@pytest.mark.parametrize(
-    ("successes", "trials", "low", "high"),
-    # statsmodels.stats.proportion.proportion_confint(successes, trials, method="wilson")
-    [(81, 263, 0.255266, 0.366190), (0, 20, 0.0, 0.161130), (20, 20, 0.838870, 1.0)],
-)
-def test_wilson_interval_is_the_known_one(successes, trials, low, high):
-    assert wilson_interval(successes / trials, trials) == pytest.approx((low, high), abs=1e-4)
+@pytest.mark.parametrize("trials", [1, 2, 7, 20, 263, 10_000])
+def test_wilson_interval_is_the_known_one(trials):
+    for successes in {0, 1, trials // 3, trials - 1, trials}:
+        known = binomtest(successes, trials).proportion_ci(method="wilson")
+        found = wilson_interval(successes / trials, trials)
+        assert found == pytest.approx((known.low, known.high), abs=1e-12)
+
+
+def test_wilson_interval_takes_shares_of_what_is_no_whole_number_of_trials():
+    """As those of label decisions with a multi-label head, several an image."""
+    ends = [wilson_interval(share, 20) for share in (0.70, 0.71, 0.75)]
+    assert ends == sorted(ends)
+    assert len(set(ends)) == 3
 
 
 @pytest.mark.parametrize("trials", [1, 2, 3, 5, 10, 19, 100])

@@ -8,9 +8,12 @@ from numbers import Integral
 from pathlib import Path
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from tlkit.data.listing import Listing
 from tlkit.errors import ArgumentError, DataError, some_of
+from tlkit.utils.formatting import percent
 
 GroupKey = Callable[[Path], str | int | None]
 """From a picture's path to the key of its group; `None` or "" for one that stands alone."""
@@ -81,26 +84,21 @@ def join_groups(members: Iterable[tuple[str, str]]) -> tuple[dict[str, str], lis
         The group of each content that has one, and those that were joined. They go by the key
         that sorts first.
     """
-    parents: dict[str, str] = {}
-
-    def root(key: str) -> str:
-        while parents[key] != key:
-            parents[key] = parents[parents[key]]
-            key = parents[key]
-        return key
-
     of_content: dict[str, str] = {}
-    for content, key in members:
-        if not key:
-            continue
-        parents.setdefault(key, key)
-        first, second = sorted((root(key), root(of_content.setdefault(content, key))))
-        parents[second] = first
-    joined: dict[str, list[str]] = defaultdict(list)
-    for key in parents:
-        joined[root(key)].append(key)
-    found = [tuple(sorted(keys)) for keys in joined.values() if len(keys) > 1]
-    return {content: root(key) for content, key in of_content.items()}, sorted(found)
+    shared = [(of_content.setdefault(content, key), key) for content, key in members if key]
+    if not shared:
+        return {}, []
+    keys = sorted({key for _, key in shared})
+    numbers = {key: number for number, key in enumerate(keys)}
+    edges = [(numbers[one], numbers[other]) for one, other in shared if one != other]
+    ends = np.array(edges, np.int64).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(edges), bool), ends), shape=(len(keys),) * 2)
+    joined: dict[int, list[str]] = defaultdict(list)
+    for key, cluster in zip(keys, connected_components(graph, directed=False)[1], strict=True):
+        joined[cluster].append(key)
+    first = {key: together[0] for together in joined.values() for key in together}
+    found = sorted(tuple(together) for together in joined.values() if len(together) > 1)
+    return {content: first[key] for content, key in of_content.items()}, found
 
 
 def place_units(
@@ -219,7 +217,7 @@ def _notes_on_shares(
         held = sum(len(unit.positions) for key, unit in units.items() if of_unit[key] == split)
         if abs(held / total - share) > _NOTED_DIFFERENCE:
             notes.append(
-                f"Groups are so few or uneven that {split} has {100 * held / total:.0f} % of the "
-                f"pictures instead of {100 * share:.0f} %; another seed divides them otherwise."
+                f"Groups are so few or uneven that {split} has {percent(held / total, 0)} of the "
+                f"pictures instead of {percent(share, 0)}; another seed divides them otherwise."
             )
     return notes
