@@ -550,7 +550,8 @@ def cache(
     ] = None,
 ) -> None:
     """Show what the cache holds, or remove all or some of it."""
-    from tlkit.utils.cache import GIGABYTE, check_bounds, clear_cache, describe_cache, trim_cache
+    from tlkit.utils.cache import check_bounds, clear_cache, describe_cache, trim_cache
+    from tlkit.utils.formatting import GIGABYTE
 
     check_bounds(limit=limit, older_than=older_than)
     if clear and (limit, older_than) != (None, None):

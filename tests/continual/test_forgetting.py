@@ -5,7 +5,7 @@ import pytest
 
 import tlkit
 from tlkit.errors import ArgumentError
-from tlkit.plots.continual import forgetting_curves, plot_forgetting
+from tlkit.plots.continual import plot_forgetting
 
 ROWS = [[0.1, 0.2, 0.3], [0.9, 0.25, 0.3], [0.8, 0.95, 0.5], [0.85, 0.7, 0.9]]
 
@@ -83,15 +83,13 @@ def test_the_scenario_is_always_named_and_class_incremental_warned_of(matrix):
     other.record([0.1])
     other.record([0.9])
     assert "known to fail" in str(other)
-    for figure in (plot_forgetting(other), forgetting_curves(other)):
-        assert "class-incremental" in figure.axes[0].get_title()
+    assert "class-incremental" in plot_forgetting(other).axes[0].get_title()
 
 
 def test_the_heat_map_shows_every_figure(matrix):
     axes = plot_forgetting(matrix).axes[0]
     assert [text.get_text() for text in axes.texts][:3] == ["10", "20", "30"]
     assert len(axes.texts) == 12
-    assert len(forgetting_curves(matrix).axes[0].lines) == 3
 
 
 @pytest.mark.parametrize("row", [[0.5, 0.5], [0.5, 0.5, 1.5], [0.5, 0.5, float("nan")]])

@@ -19,7 +19,6 @@ from tlkit.utils.cache import (
     cache_folder,
     cache_limit,
     cache_note,
-    cache_sizes,
     clear_cache,
     describe_cache,
     open_index,
@@ -49,11 +48,10 @@ def test_the_cache_knows_every_folder_that_is_used():
 
 def test_clearing_says_how_much_it_removed(tmp_path):
     folder = cache_folder("features", tmp_path)
-    before = cache_sizes(tmp_path)["features"]
     (folder / "rows").write_bytes(bytes(100))
-    assert cache_sizes(tmp_path) == {"features": before + 100}
+    before = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
     report = clear_cache(tmp_path)
-    assert report.num_bytes == before + 100
+    assert report.num_bytes == before >= 100
     assert report.left == ()
     assert list(tmp_path.iterdir()) == []
     assert clear_cache(tmp_path / "none").num_bytes == 0

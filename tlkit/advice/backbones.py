@@ -1,12 +1,12 @@
 """Which backbone to start from: what each can tell of these pictures, and what it costs here."""
 
 import dataclasses
+import math
 import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,13 @@ from tlkit.models.heads import feature_cut
 from tlkit.training.checks import check_class_weight
 from tlkit.training.features import extract_features
 from tlkit.training.frozen import FrozenPart
+from tlkit.utils.formatting import MEGABYTE, interval, megabytes, percent
 from tlkit.utils.progress import bar
-from tlkit.utils.text_repr import ShownAsText
+from tlkit.utils.text_repr import ShownAsText, html_paragraphs, html_table
 
 MAX_IMAGES = 5000
 """More training images than these are not looked at: their interval is narrow enough."""
 
-_MEGABYTE = 1e6
 _BATCH_SIZE = 16
 
 
@@ -174,14 +174,8 @@ class BackboneComparison(ShownAsText):
 
     def _repr_html_(self) -> str:
         headings, *scores = self.table
-        head = "".join(f"<th>{escape(cell)}</th>" for cell in headings)
-        rows = "".join(
-            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
-            for cells in scores
-        )
         rest = [f"left out: {name}: {reason}" for name, reason in self.left_out.items()]
-        text = "".join(f"<p>{escape(line)}</p>" for line in [*rest, *self.notes])
-        return f"<table><tr>{head}</tr>{rows}</table>{text}"
+        return html_table(headings, scores) + html_paragraphs([*rest, *self.notes])
 
 
 @dataclass
@@ -338,9 +332,10 @@ def _candidate(
     """Builds a backbone and measures what it costs; or says why it is left out."""
     started = time.perf_counter()
     spec = find_backbone(name)
-    known = (spec.num_parameters or 0) * FLOAT_BYTES / _MEGABYTE
-    if max_megabytes is not None and known > max_megabytes:  # nothing need be fetched to know
-        return f"{known:,.1f} MB, above `max_megabytes` {max_megabytes:g}"
+    known = (spec.num_parameters or 0) * FLOAT_BYTES
+    limit = math.inf if max_megabytes is None else MEGABYTE * max_megabytes
+    if known > limit:  # nothing need be fetched to know
+        return f"{megabytes(known)}, above `max_megabytes` {max_megabytes:g}"
     if min(image_size) < spec.minimum_image_size:
         return f"takes images of {spec.minimum_image_size} pixels or more, not {min(image_size)}"
     try:
@@ -353,9 +348,9 @@ def _candidate(
         )
     except WeightsError as error:
         return str(error)
-    megabytes = _saved_bytes(model) / _MEGABYTE
-    if max_megabytes is not None and megabytes > max_megabytes:
-        return f"{megabytes:,.1f} MB, above `max_megabytes` {max_megabytes:g}"
+    file_bytes = _saved_bytes(model)
+    if file_bytes > limit:
+        return f"{megabytes(file_bytes)}, above `max_megabytes` {max_megabytes:g}"
     part = FrozenPart(below(model, feature_cut(model)))
     shape = tuple(model.input_shape[1:])
     milliseconds = 1000 * seconds_per_image(part.float32, shape, part.input_dtype)
@@ -369,10 +364,10 @@ def _candidate(
     costs = {
         "num_parameters": sum(group.num_parameters for group in groups[:-1]),
         "multiply_adds": sum(group.multiply_adds for group in groups[:-1]),
-        "megabytes": megabytes,
+        "megabytes": file_bytes / MEGABYTE,
         "milliseconds": milliseconds,
         "milliseconds_in_batches": 1000 * in_batches,
-        "memory_megabytes": FLOAT_BYTES * values / _MEGABYTE,
+        "memory_megabytes": FLOAT_BYTES * values / MEGABYTE,
     }
     return _Candidate(name, weights, part, costs, image_size, time.perf_counter() - started)
 
@@ -459,21 +454,18 @@ _HEADINGS = (
 
 
 def _cells(score: BackboneScore) -> tuple[str, ...]:
-    interval = "none"
-    if score.interval is not None:
-        interval = f"{100 * score.interval[0]:.1f} to {100 * score.interval[1]:.1f} %"
     return (
         score.label,
         "x".join(map(str, score.image_size)),
-        f"{100 * score.accuracy:.1f} %",
-        interval,
+        percent(score.accuracy),
+        "none" if score.interval is None else interval(score.interval),
         f"{score.log_evidence:.3f}",
         f"{score.num_parameters / 1e6:,.2f} M",
         f"{score.multiply_adds / 1e6:,.0f} M",
-        f"{score.megabytes:,.1f} MB",
+        megabytes(MEGABYTE * score.megabytes),
         f"{score.milliseconds:,.1f} ms",
         f"{score.milliseconds_in_batches:,.1f} ms",
-        f"{score.memory_megabytes:,.1f} MB",
+        megabytes(MEGABYTE * score.memory_megabytes),
     )
 
 

@@ -1,12 +1,12 @@
 """Which of several backbones to take, once they are measured."""
 
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 from tlkit.advice.backbones import BackboneComparison, BackboneScore
 from tlkit.advice.candidates import RANDOM
-from tlkit.utils.text_repr import ShownAsText
+from tlkit.utils.formatting import percent
+from tlkit.utils.text_repr import ShownAsText, html_paragraphs
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class BackboneChoice(ShownAsText):
         return f"takes {self.score.label}: {self.reason}"
 
     def _repr_html_(self) -> str:
-        return f"<p>{escape(str(self))}</p>{self.comparison._repr_html_()}"
+        return html_paragraphs([str(self)]) + self.comparison._repr_html_()
 
 
 def choose_backbone(comparison: BackboneComparison) -> BackboneChoice:
@@ -69,7 +69,7 @@ def choose_backbone(comparison: BackboneComparison) -> BackboneChoice:
     how = "by a linear head"
     if comparison.class_weight is not None:
         how = f"{comparison.metric} {how}"
-    accuracy = f"{100 * best.accuracy:.1f} % {how}"
+    accuracy = f"{percent(best.accuracy)} {how}"
     if not others:
         return BackboneChoice(best, f"the only one that could be measured, {accuracy}", comparison)
     if best.interval is None:
@@ -82,8 +82,8 @@ def choose_backbone(comparison: BackboneComparison) -> BackboneChoice:
     else:
         reason = (
             f"the cheapest ({chosen.multiply_adds / 1e6:,.0f} million multiply-adds an image) of "
-            f"{len(close)} too close to call, {100 * chosen.accuracy:.1f} % {how}"
+            f"{len(close)} too close to call, {percent(chosen.accuracy)} {how}"
         )
         if chosen is not best:
-            reason += f" against {100 * best.accuracy:.1f} % of {best.label}"
+            reason += f" against {percent(best.accuracy)} of {best.label}"
     return BackboneChoice(chosen, reason, comparison)

@@ -13,6 +13,7 @@ from tlkit.advice.projection import NOTHING, Timings, seconds_of_head, seconds_o
 from tlkit.advice.timing import Timed, timed
 from tlkit.data.augmentation import AUGMENTATIONS
 from tlkit.data.images import ImageData, ImageSplit
+from tlkit.displays.activity import in_words
 from tlkit.distribution.strategies import check_one_device
 from tlkit.errors import ArgumentError, check_choice, check_count
 from tlkit.evaluation.names import num_classes_of
@@ -30,6 +31,7 @@ from tlkit.training.sources import source_of, steps_in_epoch
 from tlkit.training.stages import default_unfreeze
 from tlkit.training.step import hooked
 from tlkit.training.weight_change import left_as_it_is
+from tlkit.utils.formatting import megabytes
 from tlkit.utils.text_repr import ShownAsText
 
 DEFAULT_BATCH_SIZE = 32
@@ -39,7 +41,6 @@ _DECODED = 32
 _ENOUGH_PASSES = range(1_000)
 _LEAST_SECONDS = 0.1
 """Of each measurement: there are up to five of them, and a projection need not be finer."""
-_MEGABYTE = 1e6
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class CostReport(ShownAsText):
     def headline(self) -> str:
         """How much trains, and how long that takes where it was measured."""
         total = sum(group.num_parameters for group in self.groups)
-        time = f": about {_duration(self.total_seconds)}" if self.seconds else ""
+        time = f": about {in_words(self.total_seconds)}" if self.seconds else ""
         return f"{self.num_trainable:,} of {total:,} parameters train{time}"
 
     def __str__(self) -> str:
@@ -107,7 +108,7 @@ class CostReport(ShownAsText):
         lines = [f"{'group':<{width}}  parameters  multiply-adds  activations of an image"]
         lines += [
             f"{group.name:<{width}}  {group.num_parameters:>10,}  {group.multiply_adds:>13,}"
-            f"  {_size(FLOAT_BYTES * group.num_activations):>23}"
+            f"  {megabytes(FLOAT_BYTES * group.num_activations):>23}"
             for group in self.groups
         ]
         return "\n".join([*lines, *self._totals()])
@@ -127,16 +128,16 @@ class CostReport(ShownAsText):
                 )
             lines.append(f"measured here: {step}")
         lines.append(
-            f"memory of a step: about {_size(self.memory_bytes)}, "
-            f"{_size(self.activation_bytes)} of it activations"
+            f"memory of a step: about {megabytes(self.memory_bytes)}, "
+            f"{megabytes(self.activation_bytes)} of it activations"
         )
         if self.seconds:
-            parts = ", ".join(f"{name} {_duration(took)}" for name, took in self.seconds.items())
+            parts = ", ".join(f"{name} {in_words(took)}" for name, took in self.seconds.items())
             left_out = "; solving the head is not included" if self.solves_head else ""
-            lines.append(f"about {_duration(self.total_seconds)}: {parts}{left_out}")
+            lines.append(f"about {in_words(self.total_seconds)}: {parts}{left_out}")
         if self.disk_bytes:
-            parts = ", ".join(f"{name} {_size(size)}" for name, size in self.disk_bytes.items())
-            lines.append(f"on disk {_size(self.total_disk_bytes)}: {parts}")
+            parts = ", ".join(f"{name} {megabytes(size)}" for name, size in self.disk_bytes.items())
+            lines.append(f"on disk {megabytes(self.total_disk_bytes)}: {parts}")
         return lines
 
 
@@ -346,16 +347,3 @@ def _decoding(split: ImageSplit, augment: str) -> Timed:
 def _num_images(data: ImageData, views: int) -> int:
     held_out = data.validation.num_images if data.validation is not None else 0
     return views * data.train.num_images + held_out
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def _size(num_bytes: float) -> str:
-    if num_bytes < 1000 * _MEGABYTE:
-        return f"{num_bytes / _MEGABYTE:,.1f} MB"
-    return f"{num_bytes / _MEGABYTE / 1000:,.1f} GB"

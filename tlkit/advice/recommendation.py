@@ -7,6 +7,7 @@ from tlkit.advice.similarity import SimilarityReport
 from tlkit.data.images import ImageData
 from tlkit.errors import ArgumentError
 from tlkit.training.stages import DEFAULT_GROUPS
+from tlkit.utils.formatting import percent
 from tlkit.utils.text_repr import ShownAsText
 
 FEW, MANY = 20, 500
@@ -171,8 +172,8 @@ def _images_of_a_class(data: ImageData) -> float:
 def _fit(similarity: SimilarityReport) -> str:
     """Why to hold on to what the network knows, or not."""
     against = (
-        f"{100 * similarity.accuracy:.1f} % with its weights, "
-        f"{100 * similarity.random_accuracy:.1f} % with random ones"
+        f"{percent(similarity.accuracy)} with its weights, "
+        f"{percent(similarity.random_accuracy)} with random ones"
     )
     if not similarity.knows_more_than_chance:
         return f"what the network knows does not show to help ({against}): little holds it"

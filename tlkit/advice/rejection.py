@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import dataclass
-from html import escape
 
 import keras
 import numpy as np
@@ -28,14 +27,15 @@ from tlkit.training.features import Features, extract_features
 from tlkit.training.frozen import FrozenPart
 from tlkit.training.objective import targets_of
 from tlkit.training.sources import source_of
-from tlkit.utils.text_repr import ShownAsText
+from tlkit.utils.formatting import interval, percent
+from tlkit.utils.text_repr import ShownAsParagraphs
 
 DEFAULT_KEEP = 0.95
 _ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
-class RejectionReport(ShownAsText):
+class RejectionReport(ShownAsParagraphs):
     """How many of some pictures a model calls unknown.
 
     Attributes:
@@ -51,14 +51,10 @@ class RejectionReport(ShownAsText):
     interval: Interval
 
     def __str__(self) -> str:
-        low, high = (100 * end for end in self.interval)
         return (
-            f"{100 * self.rate:.1f} % of {self.num_images:,} images unknown "
-            f"(95 % interval {low:.1f} to {high:.1f} %)"
+            f"{percent(self.rate)} of {self.num_images:,} images unknown "
+            f"(95 % interval {interval(self.interval)})"
         )
-
-    def _repr_html_(self) -> str:
-        return f"<p>{escape(str(self))}</p>"
 
 
 def fit_rejection(

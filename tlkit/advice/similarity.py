@@ -21,6 +21,7 @@ from tlkit.models.heads import feature_cut
 from tlkit.training.features import extract_features
 from tlkit.training.frozen import FrozenPart
 from tlkit.training.sources import source_of
+from tlkit.utils.formatting import interval, percent
 from tlkit.utils.text_repr import ShownAsText
 
 NEAR, FAR = 0.15, 0.25
@@ -90,13 +91,13 @@ class SimilarityReport(ShownAsText):
         }[self.level]
         if self.knows_more_than_chance:
             what = (
-                f"what it knows helps: {100 * self.accuracy:.1f} % against "
-                f"{100 * self.random_accuracy:.1f} % with random weights"
+                f"what it knows helps: {percent(self.accuracy)} against "
+                f"{percent(self.random_accuracy)} with random weights"
             )
         else:
             what = (
-                f"that what it knows helps does not show: {100 * self.accuracy:.1f} % against "
-                f"{100 * self.random_accuracy:.1f} % with random weights"
+                f"that what it knows helps does not show: {percent(self.accuracy)} against "
+                f"{percent(self.random_accuracy)} with random weights"
             )
         return f"{how}; {what}."
 
@@ -105,13 +106,12 @@ class SimilarityReport(ShownAsText):
         if self.distance is not None:
             groups = ", ".join(f"{name} {value:.2f}" for name, value in self.distances.items())
             lines.append(f"distance of the statistics {self.distance:.2f} ({groups})")
-        for name, interval in (
+        for name, ends in (
             ("its weights", self.interval),
             ("random weights", self.random_interval),
         ):
-            if interval is not None:
-                low, high = (100 * end for end in interval)
-                lines.append(f"95 % interval with {name}: {low:.1f} to {high:.1f} %")
+            if ends is not None:
+                lines.append(f"95 % interval with {name}: {interval(ends)}")
         if self.interval is None or self.random_interval is None:
             lines.append(NO_INTERVALS)
         lines.append(f"{self.num_images:,} training images, {self.num_classes} classes")

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tlkit.displays.activity import in_words
+from tlkit.utils.formatting import percent
 from tlkit.utils.text_repr import ShownAsText
 
 
@@ -101,7 +103,7 @@ class ExpansionReport(ShownAsText):
     def __str__(self) -> str:
         lines = [
             f"validation loss {self.loss_retrained:.4f} with new rows alone "
-            f"({_percent(self.new_accuracy_retrained)} of {self.num_validation}), "
+            f"({percent(self.new_accuracy_retrained)} of {self.num_validation}), "
             f"{self.target:.4f} was wanted"
         ]
         lines += [f"  {one}" for one in self.drift]
@@ -111,12 +113,12 @@ class ExpansionReport(ShownAsText):
         if self.drift:
             lines.append(
                 f"validation loss {self.loss_after:.4f} at the end "
-                f"({_percent(self.new_accuracy_after)})"
+                f"({percent(self.new_accuracy_after)})"
             )
         if self.old_accuracy_before is not None and self.old_accuracy_after is not None:
             lines.append(
-                f"old classes: {_percent(self.old_accuracy_before)} before, "
-                f"{_percent(self.old_accuracy_after)} after"
+                f"old classes: {percent(self.old_accuracy_before)} before, "
+                f"{percent(self.old_accuracy_after)} after"
                 f"{', bit for bit the same logits' if self.isolate else ''}"
             )
         else:
@@ -128,10 +130,6 @@ class ExpansionReport(ShownAsText):
         lines.append(
             f"parameters {self.num_parameters_before:,} to {self.num_parameters_after:,}, "
             f"multiply-adds {self.multiply_adds_before:,} to {self.multiply_adds_after:,}, "
-            f"{self.seconds:.1f} s"
+            f"{in_words(self.seconds)}"
         )
         return "\n".join([*lines, *self.notes])
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"

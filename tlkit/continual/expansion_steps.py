@@ -28,6 +28,7 @@ from tlkit.training.objective import loss_of, metrics_of
 from tlkit.training.sources import batches_of, source_of, steps_in_epoch, with_targets
 from tlkit.training.step import StepHook
 from tlkit.training.still import StillPart, still_beside
+from tlkit.utils.formatting import percent
 
 ROUNDING = 1e-4
 """Relative: by so much the sum of the same losses may differ once units of zeros are gone."""
@@ -103,8 +104,8 @@ def solve_rows_again(
     if (after.accuracy, -after.loss) > (before.accuracy, -before.loss):
         return (
             f"rows solved again beside the new units: {before.loss:.4f} "
-            f"({100 * before.accuracy:.1f} %) became {after.loss:.4f} "
-            f"({100 * after.accuracy:.1f} %)"
+            f"({percent(before.accuracy)}) became {after.loss:.4f} "
+            f"({percent(after.accuracy)})"
         )
     for layer, values in zip(rows, weights, strict=True):
         layer.set_weights(values)

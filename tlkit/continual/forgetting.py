@@ -10,6 +10,7 @@ import numpy as np
 
 from tlkit.errors import ArgumentError, as_tuple, check_choice
 from tlkit.utils.files import write_json
+from tlkit.utils.formatting import percent
 from tlkit.utils.text_repr import ShownAsText
 
 DOMAIN_INCREMENTAL, CLASS_INCREMENTAL = "domain-incremental", "class-incremental"
@@ -193,10 +194,10 @@ class ForgettingMatrix(ShownAsText):
             lines.append(f"  {name:{width}}  {shown}")
         if self.num_trained:
             lines.append(
-                f"average accuracy {100 * self.average_accuracy:.1f} %, backward transfer "
+                f"average accuracy {percent(self.average_accuracy)}, backward transfer "
                 f"{100 * self.backward_transfer:+.1f}, forward transfer "
                 f"{100 * self.forward_transfer:+.1f}, forgetting {100 * self.forgetting:.1f}, "
-                f"smallest accuracy {100 * self.smallest_accuracy:.1f} %"
+                f"smallest accuracy {percent(self.smallest_accuracy)}"
             )
         if self.scenario == CLASS_INCREMENTAL:
             lines.append(CLASS_INCREMENTAL_NOTE)

@@ -16,6 +16,7 @@ from tlkit.continual.strength_reports import StrengthReport
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.evaluation.metrics import evaluate
 from tlkit.models.variable_names import variable_names
+from tlkit.utils.formatting import percent
 from tlkit.utils.text_repr import ShownAsText
 
 
@@ -88,8 +89,8 @@ class ForgettingReport(ShownAsText):
     def __str__(self) -> str:
         held = "" if self.strength is None else f", anchored with strength {self.strength:.3g}"
         return (
-            f"old task ({self.scenario}): {100 * self.before:.1f} % before, "
-            f"{100 * self.after:.1f} % after, of {self.num_images} images{held}"
+            f"old task ({self.scenario}): {percent(self.before)} before, "
+            f"{percent(self.after)} after, of {self.num_images} images{held}"
         )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from tlkit.utils.formatting import percent
 from tlkit.utils.text_repr import ShownAsText
 
 
@@ -59,11 +60,11 @@ class GrowthReport(ShownAsText):
                 continue
             images = "picture" if num == 1 else "pictures"
             lines.append(
-                f"  {what} classes: {_percent(before)} before, {_percent(after)} after "
+                f"  {what} classes: {percent(before)} before, {percent(after)} after "
                 f"({num} {images})"
             )
         if self.unaligned is not None:
-            shown = [_percent(share) if share is not None else "?" for share in self.unaligned]
+            shown = [percent(share) if share is not None else "?" for share in self.unaligned]
             lines.append(f"  before weights were aligned: old {shown[0]}, new {shown[1]}")
         if self.num_further:
             lines.append(
@@ -85,7 +86,3 @@ class GrowthReport(ShownAsText):
         if self.old_before is not None and self.old_after is not None:
             lost = f": {100 * (self.old_before - self.old_after):.1f} points of old accuracy"
         return f"no old picture was replayed (exemplars=0), at a cost{lost or ' that is not known'}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"

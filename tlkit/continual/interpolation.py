@@ -13,6 +13,7 @@ from tlkit.evaluation.data_checks import check_images
 from tlkit.evaluation.metrics import evaluate
 from tlkit.models.graph import check_model
 from tlkit.models.variable_names import variable_names
+from tlkit.utils.formatting import percent
 from tlkit.utils.text_repr import ShownAsText
 
 DEFAULT_ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -47,7 +48,7 @@ class InterpolationReport(ShownAsText):
         lines = ["alpha  " + "  ".join(names)]
         for i, alpha in enumerate(self.alphas):
             row = [
-                f"{100 * values[i]:.1f} %".rjust(len(name))
+                percent(values[i]).rjust(len(name))
                 for name, values in zip(names, self.accuracies.values(), strict=True)
             ]
             lines.append(f"{alpha:5.2f}  " + "  ".join(row))

@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 from tlkit.data.splits import class_weights
 from tlkit.errors import ArgumentError
 from tlkit.training.linear import first_minimum, moments
+from tlkit.utils.formatting import percent
 
 PENALTIES = tuple(float(10**exponent) for exponent in np.arange(-1.0, -5.01, -0.5))
 """Penalties that are tried, the strongest first."""
@@ -111,7 +112,7 @@ def solve_new_rows(
         bias = bias - np.quantile(lead, 1 - SHARE_OF_NEW)
         note += (
             f"; without any old picture, biases are such that new classes win on "
-            f"{100 * SHARE_OF_NEW:.0f} % of the new pictures"
+            f"{percent(SHARE_OF_NEW, 0)} of the new pictures"
         )
     return NewRows(kernel.astype(np.float32), bias.astype(np.float32), note)
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from tlkit.displays.activity import in_words
+from tlkit.utils.formatting import percent
 from tlkit.utils.text_repr import ShownAsText
 
 
@@ -36,11 +38,11 @@ class StrengthTrial(ShownAsText):
         return (self.accuracy + num_old_tasks * self.old_accuracy) / (1 + num_old_tasks)
 
     def __str__(self) -> str:
-        old = "" if self.old_accuracy is None else f", old task {100 * self.old_accuracy:.1f} %"
+        old = "" if self.old_accuracy is None else f", old task {percent(self.old_accuracy)}"
         name = f"strength {self.strength:.3g}" if self.strength else "no anchor"
         return (
-            f"{name}: new task {100 * self.accuracy:.1f} %{old}, drift {self.drift:.3g}, "
-            f"penalty {100 * self.share:.0f} % of the loss, {self.seconds:.1f} s"
+            f"{name}: new task {percent(self.accuracy)}{old}, drift {self.drift:.3g}, "
+            f"penalty {percent(self.share, 0)} of the loss, {in_words(self.seconds)}"
         )
 
 
@@ -76,8 +78,7 @@ class StrengthReport(ShownAsText):
         if self.before.old_accuracy is not None:
             old = "task's" if self.num_old_tasks == 1 else f"{self.num_old_tasks} tasks'"
             return f"for the best mean of the new and the old {old} accuracies"
-        kept = 100 * (1 - self.tolerance)
-        return f"to keep {kept:.0f} % of the accuracy without an anchor"
+        return f"to keep {percent(1 - self.tolerance, 0)} of the accuracy without an anchor"
 
     @property
     def _which(self) -> str:
@@ -86,8 +87,8 @@ class StrengthReport(ShownAsText):
     def __str__(self) -> str:
         old = self.before.old_accuracy
         lines = [
-            f"before: new task {100 * self.before.accuracy:.1f} %"
-            + ("" if old is None else f", old task {100 * old:.1f} %"),
+            f"before: new task {percent(self.before.accuracy)}"
+            + ("" if old is None else f", old task {percent(old)}"),
             *map(str, self.trials),
             f"chosen: {self.chosen:.3g}, {self.aim} ({self.num_validation} images, "
             f"{self.scenario}{self._which})",

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from tlkit.continual.strength_reports import StrengthTrial
 from tlkit.training.linear import first_minimum
+from tlkit.utils.formatting import percent
 
 TOLERANCE = 0.05
 MAX_TRIALS = 12
@@ -65,13 +66,13 @@ def search_strength(
         if balance(held) <= balance(free):
             notes.append(
                 f"no strength did better than none for both tasks together: "
-                f"{100 * balance(held):.1f} % at {held.strength:.3g}, {100 * balance(free):.1f} % "
+                f"{percent(balance(held))} at {held.strength:.3g}, {percent(balance(free))} "
                 "without an anchor"
             )
         if held.accuracy <= before.accuracy:
             notes.append(
                 f"with strength {held.strength:.3g} nothing of the new task is learned: "
-                f"{100 * held.accuracy:.1f} %, {100 * before.accuracy:.1f} % before"
+                f"{percent(held.accuracy)}, {percent(before.accuracy)} before"
             )
     else:
         wanted = (1 - tolerance) * free.accuracy
@@ -81,13 +82,13 @@ def search_strength(
         if not enough:
             notes.append(
                 f"even strength {held.strength:.3g}, the weakest that was tried, reached only "
-                f"{100 * held.accuracy:.1f} % of the {100 * wanted:.1f} % to keep: raise "
+                f"{percent(held.accuracy)} of the {percent(wanted)} to keep: raise "
                 "`max_trials` or `tolerance`, or anchor fewer groups"
             )
     trials += tried
     if held.share > MAX_SHARE:
         notes.append(
-            f"the penalty makes up {100 * held.share:.0f} % of the loss at the end: the "
+            f"the penalty makes up {percent(held.share, 0)} of the loss at the end: the "
             "model may have learned little of the new task"
         )
     return tuple(trials), held.strength, tuple(notes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from functools import cached_property
 
 from tlkit.data.perceptual import NUM_BITS
 from tlkit.data.reports import SHOWN
-from tlkit.utils.text_repr import ShownAsText
+from tlkit.utils.text_repr import ShownAsText, html_paragraphs, html_table
 
 _REMEDY = (
     "In Python, tlkit.load_folder(..., groups=tlkit.find_near_duplicates(data).group_of), or "
@@ -114,15 +113,14 @@ class NearDuplicateReport(ShownAsText):
 
     def _repr_html_(self) -> str:
         """The report as HTML, every name escaped."""
-        parts = [f"<p>{html.escape(self._summary())}</p>"]
+        parts = [html_paragraphs([self._summary()])]
         for title, pairs in self._kinds():
-            rows = "".join(_row(pair) for pair in pairs[:SHOWN])
+            rows: list[Sequence[object]] = [_row(pair) for pair in pairs[:SHOWN]]
             if len(pairs) > SHOWN:
-                rows += f"<tr><td></td><td>... and {len(pairs) - SHOWN} more</td></tr>"
-            heads = "<tr><th>bits</th><th>picture</th><th>looks like</th></tr>"
-            parts.append(f"<p>{html.escape(title)} ({len(pairs)})</p><table>{heads}{rows}</table>")
-        parts += [f"<p>{html.escape(remark)}</p>" for remark in self._remarks()]
-        return "".join(parts)
+                rows.append(("", f"... and {len(pairs) - SHOWN} more"))
+            parts.append(html_paragraphs([f"{title} ({len(pairs)})"]))
+            parts.append(html_table(("bits", "picture", "looks like"), rows))
+        return "".join([*parts, html_paragraphs(self._remarks())])
 
     def _summary(self) -> str:
         found = f"{self.num_pairs:,} near-duplicate pair{'' if self.num_pairs == 1 else 's'}"
@@ -146,9 +144,9 @@ class NearDuplicateReport(ShownAsText):
         return [*self.notes, _REMEDY_IN_MEMORY if self.is_in_memory else _REMEDY]
 
 
-def _row(pair: NearDuplicate) -> str:
-    cells = "".join(
-        f"<td>{html.escape(path)}<br>{html.escape(f'{split}, {label}' if label else split)}</td>"
+def _row(pair: NearDuplicate) -> tuple[object, ...]:
+    places = (
+        f"{path}\n{split}, {label}" if label else f"{path}\n{split}"
         for path, split, label in zip(pair.paths, pair.splits, pair.classes, strict=True)
     )
-    return f"<tr><td>{pair.num_differing}</td>{cells}</tr>"
+    return (pair.num_differing, *places)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from tlkit.errors import some_of
-from tlkit.utils.text_repr import ShownAsText, in_line
+from tlkit.utils.text_repr import ShownAsText, html_paragraphs, html_table, in_line
 
 SHOWN = 20  # of each kind of finding; all of them are in the report's attributes
 
@@ -87,21 +87,20 @@ class DataReport(ShownAsText):
 
     def _repr_html_(self) -> str:
         """The report as HTML, every name escaped."""
-        heads = "".join(f"<th>{html.escape(name)}</th>" for name in ("class", *self.splits))
-        rows = "".join(
-            f"<tr><td>{html.escape(name)}</td>"
-            + "".join(f"<td>{counts.get(split, 0)}</td>" for split in self.splits)
-            + "</tr>"
-            for name, counts in self.counts.items()
+        table = html_table(
+            ("class", *self.splits),
+            (
+                (name, *(counts.get(split, 0) for split in self.splits))
+                for name, counts in self.counts.items()
+            ),
         )
         findings = "".join(
-            f"<p>{html.escape(title)}</p><ul>"
+            f"{html_paragraphs([title])}<ul>"
             + "".join(f"<li>{html.escape(item)}</li>" for item in _shown(items))
             + "</ul>"
             for title, items in self._findings()
         )
-        summary = html.escape(self._summary())
-        return f"<table><tr>{heads}</tr>{rows}</table><p>{summary}</p>{findings}"
+        return table + html_paragraphs([self._summary()]) + findings
 
     def _summary(self) -> str:
         formats = ", ".join(f"{count} {name}" for name, count in self.formats.items()) or "none"

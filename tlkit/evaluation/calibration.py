@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from html import escape
 
 import keras
 import numpy as np
@@ -26,7 +25,8 @@ from tlkit.evaluation.reliability import MIN_IMAGES, Reliability, measure_reliab
 from tlkit.models.flattening import flat
 from tlkit.models.graph import model_ends, producing_node
 from tlkit.models.heads import head_kind, outputs_logits
-from tlkit.utils.text_repr import ShownAsText
+from tlkit.utils.formatting import percent
+from tlkit.utils.text_repr import ShownAsParagraphs
 
 LOWEST, HIGHEST = 0.05, 20.0
 """Temperatures that are looked at; where the likelihood is highest at an end, the images leave open
@@ -41,7 +41,7 @@ _LOWEST_EXPECTED = 1e-4  # where an expectation gives the temperature an end
 
 
 @dataclass(frozen=True)
-class CalibrationReport(ShownAsText):
+class CalibrationReport(ShownAsParagraphs):
     """What `calibrate` did to a model.
 
     Attributes:
@@ -77,12 +77,9 @@ class CalibrationReport(ShownAsText):
             f"temperature {_shown(self.temperature, 3)} (95 % interval {_shown(low, 2)} to "
             f"{_shown(high, 2)}) from "
             f"{self.num_images:,} images: loss {self.loss_before:.4f} to {self.loss_after:.4f}, "
-            f"calibration error {100 * self.before.error:.1f} to {100 * self.after.error:.1f} %"
+            f"calibration error {percent(self.before.error)} to {percent(self.after.error)}"
         ]
         return "\n".join([*lines, *self.notes])
-
-    def _repr_html_(self) -> str:
-        return "".join(f"<p>{escape(line)}</p>" for line in str(self).splitlines())
 
 
 def _shown(value: float, places: int) -> str:
@@ -210,7 +207,7 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray, kind: str) -> Calib
         best = min(fit.best, 0.0)
         note = (
             f"{num_right:,} of {len(targets):,} images are correct, which sets no limit to "
-            f"confidence: it is fitted to {100 * expectation:.1f} %, the rule of succession's "
+            f"confidence: it is fitted to {percent(expectation)}, the rule of succession's "
             "estimate for the next image"
         )
         if targets.size * (expected_loss_at(0.0) - expected_loss_at(best)) < MIN_GAIN:

@@ -1,7 +1,6 @@
 """Two models on the same images: is one better, beyond noise?"""
 
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import keras
@@ -20,13 +19,14 @@ from tlkit.evaluation.intervals import (
 from tlkit.evaluation.names import num_classes_of
 from tlkit.evaluation.outputs import THRESHOLD, collect_outputs, probabilities_from
 from tlkit.models.heads import head_kind, outputs_logits
-from tlkit.utils.text_repr import ShownAsText
+from tlkit.utils.formatting import percent
+from tlkit.utils.text_repr import ShownAsParagraphs
 
 SIGNIFICANCE = 0.05
 
 
 @dataclass(frozen=True)
-class ComparisonReport(ShownAsText):
+class ComparisonReport(ShownAsParagraphs):
     """How two models fare on the same images.
 
     Attributes:
@@ -89,9 +89,9 @@ class ComparisonReport(ShownAsText):
         return "the second is better" if decisive > 0 else "the first is better"
 
     def __str__(self) -> str:
-        first, second = (100 * accuracy for accuracy in self.accuracies)
+        first, second = map(percent, self.accuracies)
         return (
-            f"{self.verdict}{self._balanced}: {first:.1f} % and {second:.1f} % of "
+            f"{self.verdict}{self._balanced}: {first} and {second} of "
             f"{self.num_images:,} images, {_in_points(self.difference, self.interval)}, "
             f"p = {self.p_value:.2g}; only the first is right on "
             f"{self.num_first:,}, only the second on {self.num_second:,}"
@@ -106,12 +106,9 @@ class ComparisonReport(ShownAsText):
             or self.balanced_interval is None
         ):
             return ""
-        first, second = (100 * accuracy for accuracy in self.balanced_accuracies)
+        first, second = map(percent, self.balanced_accuracies)
         difference = _in_points(self.balanced_difference, self.balanced_interval)
-        return f" by balanced accuracy, {first:.1f} % and {second:.1f} %, {difference}; accuracy"
-
-    def _repr_html_(self) -> str:
-        return f"<p>{escape(str(self))}</p>"
+        return f" by balanced accuracy, {first} and {second}, {difference}; accuracy"
 
 
 def compare_models(

@@ -31,6 +31,7 @@ from tlkit.models.graph import producing_node
 from tlkit.models.groups import cut_before
 from tlkit.models.heads import head_kind, outputs_logits
 from tlkit.models.heads import probabilities as probabilities_of
+from tlkit.utils.formatting import percent
 from tlkit.utils.text_repr import Record
 
 _STRENGTH = 0.75  # of the colours where the heat is highest
@@ -94,7 +95,7 @@ class Explanation(Record):
 
     def __str__(self) -> str:
         source = f"{self.path}: " if self.path is not None else ""
-        said = f"{source}{self.label} ({100 * self.probability:.1f} %)"
+        said = f"{source}{self.label} ({percent(self.probability)})"
         if self.predicted != self.label:
             said += f", while {self.predicted} is the most probable"
         if not self.heatmap.any():

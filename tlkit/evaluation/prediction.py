@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -29,13 +28,13 @@ from tlkit.evaluation.image_files import (
     resized,
 )
 from tlkit.evaluation.names import check_class_names, num_classes_of
+from tlkit.evaluation.outputs import THRESHOLD
 from tlkit.models.heads import head_kind
 from tlkit.models.heads import probabilities as probabilities_of
 from tlkit.models.model_spec import describe_model
+from tlkit.utils.formatting import percent
 from tlkit.utils.progress import bar
 from tlkit.utils.text_repr import ShownAsText, in_line
-
-THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,8 @@ class Prediction(ShownAsText):
         warning: What the decoder says of a file that is damaged and was used all the same.
     """
 
+    _optional = ("known", "reason", "warning")
+
     index: int
     path: str | None
     label: str
@@ -67,24 +68,11 @@ class Prediction(ShownAsText):
     reason: str = ""
     warning: str = ""
 
-    def as_dict(self) -> dict[str, Any]:
-        """Returns the same in what JSON can hold; without `known` where that is not asked.
-
-        `reason` and `warning` stand there where there is one.
-        """
-        content = super().as_dict()
-        if self.known is None:
-            del content["known"]
-        for name in ("reason", "warning"):
-            if not content[name]:
-                del content[name]
-        return content
-
     def __str__(self) -> str:
         source = in_line(self.path) if self.path is not None else f"image {self.index}"
         if self.reason:
             return f"{source}: nothing, for it cannot be used: {in_line(self.reason)}"
-        said = f"{self.label or 'no label'} ({100 * self.probability:.1f} %)"
+        said = f"{self.label or 'no label'} ({percent(self.probability)})"
         if self.known is False:
             said = f"none of these, else {said}"
         return f"{source}: {said}" + (f" (damaged: {self.warning})" if self.warning else "")

@@ -5,7 +5,6 @@ import math
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
 import keras
@@ -19,7 +18,8 @@ from tlkit.models.flattening import below, flat
 from tlkit.models.heads import feature_cut
 from tlkit.models.signature import signature
 from tlkit.utils.files import written_aside
-from tlkit.utils.text_repr import ShownAsText
+from tlkit.utils.formatting import interval, percent
+from tlkit.utils.text_repr import ShownAsParagraphs
 
 NUM_NEIGHBOURS = 5
 MAX_STORED = 10_000
@@ -27,7 +27,7 @@ MAX_STORED = 10_000
 
 
 @dataclass(frozen=True, eq=False)
-class Rejection(ShownAsText):
+class Rejection(ShownAsParagraphs):
     """A threshold on how far a picture's features lie from the training pictures'.
 
     Attributes:
@@ -108,16 +108,12 @@ class Rejection(ShownAsText):
             ) from error
 
     def __str__(self) -> str:
-        low, high = (100 * end for end in self.interval)
         lines = [
             f"unknown above a novelty of {self.threshold:.4f}: wrongly rejects "
-            f"{100 * self.wrongly_rejected:.1f} % of {self.num_images:,} validation pictures "
-            f"({low:.1f} to {high:.1f} % of new ones, 95 % interval)"
+            f"{percent(self.wrongly_rejected)} of {self.num_images:,} validation pictures "
+            f"({interval(self.interval)} of new ones, 95 % interval)"
         ]
         return "\n".join([*lines, *self.notes])
-
-    def _repr_html_(self) -> str:
-        return "".join(f"<p>{escape(line)}</p>" for line in str(self).splitlines())
 
 
 def fit_threshold(novelties: np.ndarray, keep: float) -> tuple[float, Interval]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tlkit.evaluation.intervals import Interval, wilson_interval
+from tlkit.utils.formatting import interval, percent
 from tlkit.utils.text_repr import ShownAsText
 
 NUM_BINS = 15
@@ -42,14 +43,13 @@ class Reliability(ShownAsText):
     error_by_chance: Interval | None
 
     def __str__(self) -> str:
-        text = f"calibration error {100 * self.error:.1f} %"
+        text = f"calibration error {percent(self.error)}"
         if self.error_by_chance is None:
             is_small = self.counts.sum() < MIN_IMAGES
             return f"{text} (too few images to tell from chance)" if is_small else text
-        low, high = self.error_by_chance
         return (
             f"{text} (chance alone gives a perfectly calibrated model "
-            f"{100 * low:.1f} to {100 * high:.1f} %)"
+            f"{interval(self.error_by_chance)})"
         )
 
 

@@ -1,6 +1,5 @@
 """What evaluation says: one record for the whole, one for each class, one for each mistake."""
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +8,8 @@ from rich.cells import cell_len
 
 from tlkit.evaluation.intervals import Interval
 from tlkit.evaluation.reliability import Reliability
-from tlkit.utils.text_repr import ShownAsText
+from tlkit.utils.formatting import interval, percent
+from tlkit.utils.text_repr import ShownAsText, html_paragraphs, html_table
 
 MAX_CLASSES_IN_TEXT = 30
 
@@ -135,10 +135,9 @@ class EvaluationReport(ShownAsText):
         """Accuracy, interval, number of images and loss in one line."""
         what = "label decisions on" if self.kind == "multi_label" else "of"
         images = "image" if self.num_images == 1 else "images"
-        low, high = self.interval
         return (
-            f"{100 * self.accuracy:.1f} % {what} {self.num_images:,} {images} right "
-            f"(95 % interval {100 * low:.1f} to {100 * high:.1f} %), loss {self.loss:.4f}"
+            f"{percent(self.accuracy)} {what} {self.num_images:,} {images} right "
+            f"(95 % interval {interval(self.interval)}), loss {self.loss:.4f}"
         )
 
     @property
@@ -146,13 +145,12 @@ class EvaluationReport(ShownAsText):
         """The other figures that there are, each in one line with its interval."""
         lines = []
         if self.balanced_accuracy is not None:
-            share = 100 * self.balanced_accuracy
-            lines.append(f"balanced accuracy {share:.1f} %{_in_per_cent(self.balanced_interval)}")
+            balanced = percent(self.balanced_accuracy)
+            lines.append(f"balanced accuracy {balanced}{_bracketed(self.balanced_interval)}")
         if self.top_k_accuracy is not None:
-            share = 100 * self.top_k_accuracy
             lines.append(
-                f"among the {self.top_k} most probable {share:.1f} %"
-                f"{_in_per_cent(self.top_k_interval)}"
+                f"among the {self.top_k} most probable {percent(self.top_k_accuracy)}"
+                f"{_bracketed(self.top_k_interval)}"
             )
         if self.roc_auc is not None:
             ends = self.roc_auc_interval
@@ -178,17 +176,19 @@ class EvaluationReport(ShownAsText):
     def _repr_html_(self) -> str:
         scores, remark = self._scores_in_text()
         rows = [
-            f"<tr><td>{html.escape(score.name)}</td><td>{score.precision:.3f}</td>"
-            f"<td>{score.recall:.3f}</td><td>{_ends(score.recall_interval)}</td>"
-            f"<td>{score.f1:.3f}</td><td>{score.num_images:,}</td></tr>"
+            (
+                score.name,
+                f"{score.precision:.3f}",
+                f"{score.recall:.3f}",
+                _ends(score.recall_interval),
+                f"{score.f1:.3f}",
+                f"{score.num_images:,}",
+            )
             for score in scores
         ]
         columns = ("class", "precision", "recall", "95 % interval", "F1", "images")
-        return (
-            f"{_paragraphs((self.summary, *self.figures))}<table><thead><tr>"
-            f"{''.join(f'<th>{column}</th>' for column in columns)}</tr></thead>"
-            f"<tbody>{''.join(rows)}</tbody></table>{_paragraphs((*remark, *self.notes))}"
-        )
+        above = html_paragraphs([self.summary, *self.figures])
+        return above + html_table(columns, rows) + html_paragraphs([*remark, *self.notes])
 
     def _scores_in_text(self) -> tuple[Sequence[ClassScore], list[str]]:
         if len(self.per_class) <= MAX_CLASSES_IN_TEXT:
@@ -199,13 +199,9 @@ class EvaluationReport(ShownAsText):
         ]
 
 
-def _in_per_cent(interval: Interval | None) -> str:
-    return f" ({100 * interval[0]:.1f} to {100 * interval[1]:.1f} %)" if interval else ""
+def _bracketed(ends: Interval | None) -> str:
+    return f" ({interval(ends)})" if ends else ""
 
 
 def _ends(interval: Interval | None) -> str:
     return f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "-"
-
-
-def _paragraphs(lines: Sequence[str]) -> str:
-    return "".join(f"<p>{html.escape(line)}</p>" for line in lines)

@@ -15,7 +15,8 @@ from tlkit.data.limits import MAX_PIXELS
 from tlkit.errors import ArgumentError, ExportError
 from tlkit.evaluation.forward import forward_of
 from tlkit.evaluation.names import check_class_names, num_classes_of
-from tlkit.evaluation.prediction import THRESHOLD, Prediction, image_size_of, predict
+from tlkit.evaluation.outputs import THRESHOLD
+from tlkit.evaluation.prediction import Prediction, image_size_of, predict
 from tlkit.models.heads import head_kind, probabilities
 
 KERAS_FILE = "model.keras"

@@ -18,8 +18,8 @@ from tlkit.data.reading import read_image
 from tlkit.errors import ArgumentError, ExportError, as_tuple, check_choice, check_count, check_path
 from tlkit.evaluation.image_files import are_paths, check_pictures, list_files, pixels_of
 from tlkit.evaluation.names import check_class_names, num_classes_of
+from tlkit.evaluation.outputs import THRESHOLD
 from tlkit.evaluation.prediction import (
-    THRESHOLD,
     check_threshold,
     image_size_of,
     predictions_from,
@@ -34,6 +34,7 @@ from tlkit.export.saved_model import Answers, Serving, ask_saved_model, write_sa
 from tlkit.models.graph import model_ends
 from tlkit.models.heads import head_kind
 from tlkit.utils.files import written_aside
+from tlkit.utils.formatting import megabytes
 from tlkit.utils.text_repr import ShownAsText
 
 FORMATS = tuple(EXPORT_FORMATS)
@@ -71,7 +72,7 @@ class ExportedFormat(ShownAsText):
 
     def __str__(self) -> str:
         text = (
-            f"{self.name}: {self.path}, {self.num_bytes / 1e6:.1f} MB, "
+            f"{self.name}: {self.path}, {megabytes(self.num_bytes)}, "
             f"probabilities within {self.difference:.1g}"
         )
         if self.load_seconds is not None:

@@ -12,9 +12,11 @@ import numpy as np
 
 import tlkit.export.client as client_program
 from tlkit.errors import ExportError
-from tlkit.evaluation.prediction import THRESHOLD, is_label
+from tlkit.evaluation.outputs import THRESHOLD
+from tlkit.evaluation.prediction import is_label
 from tlkit.export.formats import EXPORT_FORMATS, MAX_ACCURACY_DROP
 from tlkit.models.heads import head_kind, probabilities
+from tlkit.utils.formatting import percent
 from tlkit.utils.text_repr import ShownAsText
 
 TIME_LIMIT = 600
@@ -207,7 +209,7 @@ def compare_answers(
     if is_rounded and drop > MAX_ACCURACY_DROP + 1e-9:
         is_right = "is right" if labels is not None else "is expected to be right"
         raise ExportError(
-            f"The exported {name} {is_right} on {100 * drop:.1f} % fewer of the {len(found)} "
+            f"The exported {name} {is_right} on {percent(drop)} fewer of the {len(found)} "
             f"pictures than the model in memory, at most {100 * MAX_ACCURACY_DROP:g} % is "
             "allowed. Nothing was written. Export with weights that are rounded less."
         )

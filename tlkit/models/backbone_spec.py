@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from tlkit.utils.formatting import percent
 from tlkit.utils.text_repr import ShownAsText
 
 PREPROCESSINGS = ("caffe", "tf", "torch", "none")
@@ -47,5 +48,5 @@ class BackboneSpec(ShownAsText):
             parts.append(f"{self.num_parameters:,} parameters")
         parts.append(f"weights: {self.weights or 'random'}")
         if self.imagenet_top1 is not None:
-            parts.append(f"ImageNet top-1 {self.imagenet_top1:.1%}")
+            parts.append(f"ImageNet top-1 {percent(self.imagenet_top1)}")
         return f"{self.name}: {', '.join(parts)}"

@@ -8,7 +8,6 @@ from tlkit.errors import ArgumentError
 from tlkit.models.boundaries import head_feature_index, segment
 from tlkit.models.flattening import above, flat
 from tlkit.models.graph import model_ends, producing_node
-from tlkit.models.groups import group_layers
 from tlkit.models.grown_names import take_apart
 
 # Names that `build_classifier` gives the last layer, so that its meaning survives saving
@@ -85,19 +84,6 @@ def probabilities(outputs: Any, model: keras.Model) -> Any:
     if kind == "binary":
         return keras.ops.concatenate([1 - outputs, outputs], axis=-1)
     return outputs
-
-
-def head_layers(model: keras.Model) -> list[keras.layers.Layer]:
-    """Returns the layers of the group "head", pooling included.
-
-    Example:
-        >>> import tlkit
-        >>> from tlkit.models.heads import head_layers
-        >>> model = tlkit.build_classifier("resnet20", ["cat", "dog"], weights=None, dropout=0)
-        >>> [layer.name for layer in head_layers(model)]
-        ['head_pool', 'logits']
-    """
-    return list(group_layers(model)[-1])
 
 
 def feature_cut(model: keras.Model) -> keras.KerasTensor:

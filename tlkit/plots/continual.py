@@ -5,7 +5,6 @@ from typing import Protocol
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from tlkit.continual.forgetting import ForgettingMatrix
 from tlkit.continual.strength_reports import StrengthReport
@@ -68,34 +67,6 @@ def plot_forgetting(matrix: ForgettingMatrix, *, ax: Axes | None = None) -> Figu
         colour = "black" if value > _LIGHT else "white"
         axes.text(j, i, f"{100 * value:.0f}", ha="center", va="center", color=colour)
     dress(*axes.get_xticklabels(), *axes.get_yticklabels())
-    return figure_of(axes)
-
-
-def forgetting_curves(matrix: ForgettingMatrix, *, ax: Axes | None = None) -> Figure:
-    """Draws the accuracy on each task over the trainings.
-
-    Args:
-        matrix: With one row at least.
-        ax: Where to draw; in a figure of its own by default.
-
-    Example:
-        >>> import tlkit
-        >>> from tlkit.plots.continual import forgetting_curves
-        >>> matrix = tlkit.ForgettingMatrix(["cats", "dogs"], scenario="domain-incremental")
-        >>> matrix.record([0.5, 0.5])
-        >>> matrix.record([0.9, 0.6])
-        >>> len(forgetting_curves(matrix).axes[0].lines)
-        2
-    """
-    check_shown("matrix", matrix, "task_names", "a tlkit.ForgettingMatrix")
-    values = 100 * matrix.accuracy
-    axes = panel_in(ax, (5.2, 3.4), title=f"Accuracy on each task, {matrix.scenario}")
-    for j, name in enumerate(matrix.task_names):
-        marker = _MARKERS[j % len(_MARKERS)]
-        axes.plot(range(len(values)), values[:, j], marker=marker, label=printable(name))
-    axes.set(xlabel="tasks trained", ylabel="accuracy in %", ylim=(-3, 103))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    legend_for(axes, ax, "outside right upper")
     return figure_of(axes)
 
 

@@ -26,6 +26,7 @@ from tlkit.plots.drawing import (
     without_frame,
 )
 from tlkit.plots.fonts import dress, printable
+from tlkit.utils.formatting import percent
 
 MAX_CLASSES_IN_MATRIX = 40
 _SERIES = ((BLUE, "o", ""), (ORANGE, "s", "////"), (GREEN, "^", "...."))
@@ -211,7 +212,7 @@ def plot_reliability(
             capsize=2,
         )
         handles.append(points)
-        labels.append(f"{printable(name, 24)}: " * bool(name) + f"error {100 * one.error:.1f} %")
+        labels.append(f"{printable(name, 24)}: " * bool(name) + f"error {percent(one.error)}")
         widths = np.diff(one.edges) * 0.9 / len(several)
         left = one.edges[:-1] + np.diff(one.edges) * 0.05 + list(several).index(name) * widths
         lower.bar(
@@ -266,7 +267,7 @@ def plot_mistakes(
     texts = [
         f"said {printable(one.predicted or 'no label', COLUMNS_UNDER_IMAGE - 5)}\n"
         f"is {printable(one.truth or 'no label', COLUMNS_UNDER_IMAGE - 3)}\n"
-        f"{100 * one.probability:.0f} % sure"
+        f"{percent(one.probability, 0)} sure"
         for one in shown
     ]
     read_image = read_image or _read_file_of

@@ -22,8 +22,6 @@ from tlkit.serving.metrics import ServerMetrics
 from tlkit.serving.model import ServedModel, TooManyPixelsError
 from tlkit.serving.origins import ANY, OwnHostOnly, OwnOriginOnly
 
-MAX_BYTES = 16 * 2**20
-MAX_PIXELS = 32 * 2**20
 BODIES = 16
 """So many bodies of the largest size may be in memory at once, or more that are smaller."""
 
@@ -46,9 +44,7 @@ _SECURITY = {
 }
 
 
-def create_app(
-    model: ServedModel, *, max_bytes: int = MAX_BYTES, hosts: Sequence[str] = (ANY,)
-) -> Starlette:
+def create_app(model: ServedModel, *, max_bytes: int, hosts: Sequence[str] = (ANY,)) -> Starlette:
     """Returns the server's application, of ASGI, which any such server runs.
 
     `GET /` is a page where one drops a picture; `POST /predict` takes a picture file as its body,

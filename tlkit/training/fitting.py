@@ -22,6 +22,7 @@ from tlkit.training.fit_data import fit_data, weighed
 from tlkit.training.resume import Position, SaveProgress, StageCheckpoint, assign_all, values_of
 from tlkit.training.step import HookedModel, StepHook, hooked
 from tlkit.training.still import StillPart
+from tlkit.utils.formatting import percent
 from tlkit.utils.progress import Advance, bar, note
 
 _MEASURED_ANYWAY = ("accuracy", "cross_entropy")
@@ -348,7 +349,7 @@ def epoch_in_words(logs: Mapping[str, float]) -> str:
         if (loss := logs.get(f"{prefix}loss")) is not None:
             shown.append(f"{words}loss {loss:.4g}")
         if (accuracy := logs.get(f"{prefix}accuracy")) is not None:
-            shown.append(f"{words}accuracy {100 * accuracy:.1f} %")
+            shown.append(f"{words}accuracy {percent(accuracy)}")
     return ", ".join(shown)
 
 

@@ -44,6 +44,7 @@ from tlkit.training.store import FEATURES_FOLDER
 from tlkit.training.stored_batches import batches_in_order, one_pass
 from tlkit.training.weight_change import relative_movement, restore_weights, weights_by_group
 from tlkit.utils.cache import cache_note
+from tlkit.utils.formatting import percent
 from tlkit.utils.progress import bar
 
 _BATCH_SIZE = 64
@@ -212,8 +213,8 @@ def _train(
         restore_weights(model, before)
         moved, put_back = relative_movement(before, weights_by_group(model)), moved
         notes.append(
-            f"the head that was there is kept: {100 * old.value:.1f} % {criterion.name} on "
-            f"validation against {100 * new.value:.1f} % of the new one"
+            f"the head that was there is kept: {percent(old.value)} {criterion.name} on "
+            f"validation against {percent(new.value)} of the new one"
         )
         new, kept_epoch = old, None
     stage = StageReport(

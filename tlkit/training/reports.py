@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tlkit.models.groups import TrainableReport
+from tlkit.utils.formatting import percent
 from tlkit.utils.text_repr import ShownAsText
 
 _STILL = "did not move"
@@ -130,5 +131,5 @@ class TrainingReport(ShownAsText):
 
 
 def _change(before: float | None, after: float) -> str:
-    first = "" if before is None else f"{100 * before:.1f} % to "
-    return f"{first}{100 * after:.1f} %"
+    first = "" if before is None else f"{percent(before)} to "
+    return f"{first}{percent(after)}"

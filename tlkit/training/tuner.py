@@ -60,6 +60,7 @@ from tlkit.training.weight_change import (
     restore_weights,
     weights_by_group,
 )
+from tlkit.utils.formatting import percent
 
 _EPOCHS_APART = 1_000_000
 """Stages count their epochs this far apart, so that each sees orders and views of its own."""
@@ -246,7 +247,7 @@ class Tuner:
             put_back = watched.moved
             notes.append(
                 f"no epoch was better on validation than the model before, "
-                f"{100 * baseline.value:.1f} % {self._criterion.name}: its weights are kept"
+                f"{percent(baseline.value)} {self._criterion.name}: its weights are kept"
             )
         return StageReport(
             name="fine-tune",

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from tlkit.errors import ArgumentError, check_not_negative
+from tlkit.utils.formatting import GIGABYTE, megabytes
 from tlkit.utils.text_repr import ShownAsText
 
 FOLDERS = {
@@ -33,7 +34,6 @@ _SECONDS_TO_WAIT = 60.0
 DEFAULT_LIMIT = 20.0
 """GB that stored activations may take together; `TLKIT_CACHE_LIMIT` sets another."""
 
-GIGABYTE = 10**9
 SECONDS_OF_DAY = 86_400
 INDEX_SUFFIX = ".index"
 """What names the rows of a file of the same name."""
@@ -100,12 +100,6 @@ def _named_root(root: str | os.PathLike[str] | None) -> Path | None:
         return None
 
 
-def cache_sizes(root: str | os.PathLike[str] | None = None) -> dict[str, int]:
-    """Returns the bytes in each folder of the cache that there is, by its name."""
-    places = {name: cache_root(root) / name for name in FOLDERS}
-    return {name: _num_bytes(place) for name, place in places.items() if place.is_dir()}
-
-
 @dataclass(frozen=True)
 class ClearReport(ShownAsText):
     """What `clear_cache` did.
@@ -121,7 +115,7 @@ class ClearReport(ShownAsText):
     left: tuple[Path, ...]
 
     def __str__(self) -> str:
-        removed = f"{self.num_bytes / 2**20:.1f} MB removed from {self.root}"
+        removed = f"{megabytes(self.num_bytes)} removed from {self.root}"
         if not self.left:
             return removed
         return f"{removed}; left, as tlkit has not made it: {', '.join(map(str, self.left))}"
@@ -284,13 +278,13 @@ def describe_cache(root: str | os.PathLike[str] | None = None) -> str:
     lines = []
     for kind, what in FOLDERS.items():
         own = [entry for entry in entries if entry.kind == kind]
-        size = sum(entry.num_bytes for entry in own) / 10**6
-        lines.append(f"{size:10.1f} MB  {kind:8}  {len(own)} {what}{_oldest_use(own)}")
-    total = sum(entry.num_bytes for entry in entries) / 10**6
+        size = megabytes(sum(entry.num_bytes for entry in own))
+        lines.append(f"{size:>13}  {kind:8}  {len(own)} {what}{_oldest_use(own)}")
+    total = megabytes(sum(entry.num_bytes for entry in entries))
     return "\n".join(
         [
             *lines,
-            f"{total:10.1f} MB in {cache_root(root)}",
+            f"{total:>13} in {cache_root(root)}",
             f"Activations have at most {cache_limit() / GIGABYTE:g} GB, those used longest ago go "
             "first (TLKIT_CACHE_LIMIT sets another bound, TLKIT_CACHE another place).",
             "--limit GB and --older-than DAYS remove some of it, --clear all.",

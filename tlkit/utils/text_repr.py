@@ -5,7 +5,7 @@ import functools
 import math
 import os
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import Any, ClassVar
 
@@ -20,7 +20,8 @@ class Record:
     """What a prompt shows in a dozen lines, `print` in full, and JSON can hold.
 
     Whoever derives from it says what `str` gives; names in `_left_out` are fields that `as_dict`
-    leaves out, those in `_derived` properties that it adds.
+    leaves out, those in `_optional` fields that it leaves out where they are `None` or "", those
+    in `_derived` properties that it adds.
 
     Example:
         >>> from dataclasses import dataclass
@@ -37,6 +38,7 @@ class Record:
     """
 
     _left_out: ClassVar[tuple[str, ...]] = ()
+    _optional: ClassVar[tuple[str, ...]] = ()
     _derived: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **settings: Any) -> None:
@@ -68,7 +70,9 @@ class Record:
         names = [
             field.name
             for field in fields
-            if field.name not in self._left_out and not field.name.startswith("_")
+            if field.name not in self._left_out
+            and not field.name.startswith("_")
+            and not (field.name in self._optional and getattr(self, field.name) in (None, ""))
         ]
         return {name: in_json(getattr(self, name)) for name in (*names, *self._derived)}
 
@@ -134,6 +138,53 @@ class ShownAsText(Record):
 
     def _repr_html_(self) -> str:
         return f"<pre>{escape(str(self))}</pre>"
+
+
+class ShownAsParagraphs(Record):
+    """A record that a notebook shows as paragraphs, one a line of its text, every name escaped.
+
+    Example:
+        >>> from tlkit.utils.text_repr import ShownAsParagraphs
+        >>> class Answer(ShownAsParagraphs):
+        ...     def __str__(self):
+        ...         return "<42>"
+        >>> Answer()._repr_html_()
+        '<p>&lt;42&gt;</p>'
+    """
+
+    def _repr_html_(self) -> str:
+        return html_paragraphs(str(self).splitlines())
+
+
+def html_paragraphs(lines: Iterable[str]) -> str:
+    """Returns a paragraph for each line, every name escaped.
+
+    Example:
+        >>> from tlkit.utils.text_repr import html_paragraphs
+        >>> html_paragraphs(["a < b", "c"])
+        '<p>a &lt; b</p><p>c</p>'
+    """
+    return "".join(f"<p>{escape(line)}</p>" for line in lines)
+
+
+def html_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Returns a table, every name escaped.
+
+    Args:
+        headings: Of the columns.
+        rows: Of each its cells; line breaks in them stay.
+
+    Example:
+        >>> from tlkit.utils.text_repr import html_table
+        >>> html_table(["class", "images"], [["<cat>", 3]])
+        '<table><tr><th>class</th><th>images</th></tr><tr><td>&lt;cat&gt;</td><td>3</td></tr></table>'
+    """
+    cells = ["".join(f"<th>{escape(heading)}</th>" for heading in headings)]
+    cells += [
+        "".join(f"<td>{escape(str(cell)).replace(chr(10), '<br>')}</td>" for cell in row)
+        for row in rows
+    ]
+    return f"<table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
 
 
 def short_text(text: str) -> str:
