@@ -37,6 +37,26 @@ def test_a_multiplier_is_a_rate_of_its_own(weight_decay):
     np.testing.assert_allclose(far.numpy(), expected[1], rtol=1e-6)
 
 
+@pytest.mark.parametrize("by_name", [False, True])
+def test_what_is_excluded_from_decay_does_not_decay(by_name):
+    """As with Keras's AdamW, whose state this optimizer has and no other."""
+    moved, state = [], []
+    for optimizer in (
+        keras.optimizers.AdamW(0.01, weight_decay=0.5),
+        LayerwiseAdamW(0.01, multipliers={}, weight_decay=0.5),
+    ):
+        near, far = variables()
+        excluded = {"var_names": ["fa"]} if by_name else {"var_list": [far]}
+        optimizer.exclude_from_weight_decay(**excluded)
+        for _ in range(3):
+            optimizer.apply(gradients(), [near, far])
+        moved.append([near.numpy(), far.numpy()])
+        state.append([tuple(variable.shape) for variable in optimizer.variables])
+    np.testing.assert_allclose(moved[1], moved[0], rtol=1e-6)
+    assert (moved[1][0] < moved[1][1]).all()
+    assert state[1] == state[0]
+
+
 def test_clipping_is_by_the_norm_over_all_variables():
     near, far = variables()
     optimizer = LayerwiseAdamW(0.1, multipliers={}, global_clipnorm=1.0, weight_decay=0.0)

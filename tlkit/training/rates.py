@@ -1,7 +1,9 @@
 """Rates: schedules by name, and one optimizer with a rate for each group of layers."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import keras
@@ -85,6 +87,52 @@ def rates_of(
     return [rate * optimizer.multiplier_of(variable) for variable in variables]
 
 
+@dataclass(frozen=True)
+class _Rule:
+    """How one variable is moved: the multiplier of its rate, and whether it decays."""
+
+    multiplier: float
+    decays: bool
+
+
+# An optimizer takes the variables in its own lists and dictionaries for its state: not in these.
+
+
+@dataclass(frozen=True, eq=False)
+class _Undecayed:
+    """Which variables do not decay: some, and those in whose name a pattern is found."""
+
+    variables: tuple[Any, ...] = ()
+    patterns: tuple[str, ...] = ()
+
+    def has(self, variable: keras.Variable) -> bool:
+        """Whether a variable is one of them."""
+        parts = {part.ref() for one in self.variables for part in _parts(one)}
+        return any(part.ref() in parts for part in _parts(variable)) or any(
+            re.search(pattern, variable.value.name) for pattern in self.patterns
+        )
+
+
+class _Rules:
+    """The rule of each variable."""
+
+    def __init__(self, rules: Sequence[tuple[keras.Variable, _Rule]]) -> None:
+        # TensorFlow's references are equal where they are to one variable, and keep it alive
+        self._by_part = {part.ref(): rule for variable, rule in rules for part in _parts(variable)}
+
+    def of(self, variable: Any) -> _Rule:
+        """Returns the rule of a variable, or of its part on one device."""
+        return self._by_part[_parts(variable)[0].ref()]
+
+
+def _parts(variable: Any) -> tuple[tf.Variable, ...]:
+    """Returns the variables of TensorFlow that hold one: on each device that it is mirrored to."""
+    value = variable.value if isinstance(variable, keras.Variable) else variable
+    if isinstance(value, tf.distribute.DistributedValues):
+        return tuple(value.distribute_strategy.experimental_local_results(value))
+    return (value,)
+
+
 class LayerwiseAdamW(keras.optimizers.AdamW):
     """AdamW whose rate and decoupled decay have a multiplier for each variable.
 
@@ -115,10 +163,25 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
         super().__init__(learning_rate, **arguments)
         self.multipliers = dict(multipliers)
         self._names = dict(names or {})
-        self._by_index: list[float] = []
+        self._undecayed = _Undecayed()
+        self._rules = _Rules(())
+
+    def exclude_from_weight_decay(
+        self, var_list: Sequence[Any] | None = None, var_names: Sequence[str] | None = None
+    ) -> None:
+        """Notes which variables do not decay, as Keras does; call it before the first step.
+
+        Args:
+            var_list: Those variables.
+            var_names: Patterns; a variable in whose name one is found does not decay either.
+        """
+        super().exclude_from_weight_decay(var_list, var_names)
+        self._undecayed = _Undecayed(tuple(var_list or ()), tuple(var_names or ()))
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
         """Takes up the variables that will train."""
+        if self.built:
+            return
         names = [self._names.get(id(variable), variable.path) for variable in variables]
         repeated = [
             name for name, count in Counter(names).items() if count > 1 and name in self.multipliers
@@ -129,23 +192,31 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
                 f"{', '.join(repeated[:3])}, a name that several variables have. Give "
                 "names=variable_names(model), which tells them apart."
             )
+        self._rules = _Rules(
+            [
+                (
+                    variable,
+                    _Rule(self.multipliers.get(name, 1.0), not self._undecayed.has(variable)),
+                )
+                for variable, name in zip(variables, names, strict=True)
+            ]
+        )
+        # Keras's own decay knows one rate for all; `update_step` has each variable's
+        super().exclude_from_weight_decay(var_list=variables)
         super().build(variables)
-        self._by_index = [self.multipliers.get(name, 1.0) for name in names]
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Lets one variable decay, then moves it."""
-        rate = learning_rate * self.multiplier_of(variable)
-        if self.weight_decay and self._use_weight_decay(variable):
+        rule = self._rules.of(variable)
+        rate = learning_rate * rule.multiplier
+        if self.weight_decay and rule.decays:
             decay = tf.cast(self.weight_decay, variable.dtype) * tf.cast(rate, variable.dtype)
             variable.assign_sub(variable * decay)
         super().update_step(gradient, variable, rate)
 
-    def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
-        """Does nothing: Keras's decay knows one rate for all, `update_step` has each one's own."""
-
     def multiplier_of(self, variable: Any) -> float:
         """Returns the multiplier of a variable that the optimizer was built with."""
-        return self._by_index[self._get_variable_index(variable)]
+        return self._rules.of(variable).multiplier
 
     def get_config(self) -> dict[str, Any]:
         """Returns what `from_config` needs."""

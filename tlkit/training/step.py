@@ -97,7 +97,7 @@ class HookedModel(WorkersModel):
         with tf.GradientTape() as tape:
             seen = self(replicas.images, training=True)
             outputs = replicas.own(seen)
-            loss = self._compute_loss(
+            loss = self.compute_loss(
                 x=x,
                 y=y,
                 y_pred=outputs,
@@ -109,9 +109,7 @@ class HookedModel(WorkersModel):
                     added = hook.loss(replicas.images, seen, replicas.whole(loss))
                 if added is not None:
                     loss += replicas.part(added)
-            self._loss_tracker.update_state(
-                replicas.whole(loss), sample_weight=replicas.mean_num_images
-            )
+            self._note_loss(loss, replicas)
             scaled = self.optimizer.scale_loss(loss)
         variables = self.trainable_variables
         gradients = tape.gradient(scaled, variables)
@@ -139,18 +137,21 @@ class HookedModel(WorkersModel):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         replicas = Replicas(x)
         outputs = replicas.own(self(replicas.images, training=False))
-        loss = self._compute_loss(
+        loss = self.compute_loss(
             x=x,
             y=y,
             y_pred=outputs,
             sample_weight=replicas.weights(sample_weight),
             training=False,
         )
-        self._loss_tracker.update_state(
-            replicas.whole(loss), sample_weight=replicas.mean_num_images
-        )
+        self._note_loss(loss, replicas)
         self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
         return logs_of_all(self)
+
+    def _note_loss(self, loss: tf.Tensor, replicas: Replicas) -> None:
+        """Counts a batch's loss in the mean that Keras shows, a compiled model's first metric."""
+        mean_loss = self.metrics[0]
+        mean_loss.update_state(replicas.whole(loss), sample_weight=replicas.mean_num_images)
 
 
 def hooks_of(anchor: Any, model: keras.Model) -> tuple[StepHook, ...]:
