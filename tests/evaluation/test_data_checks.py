@@ -357,3 +357,13 @@ def test_tokens_that_the_embedding_lacks_are_refused():
     with pytest.raises(DataError, match=r"whole numbers from 0 to 9.* Received: values from 0 to"):
         check_images("data", batches(words, LABELS), model)
     check_images("data", batches(words % 10, LABELS), model)
+
+
+def test_the_check_stands_on_no_data_set_and_is_known_again():
+    model, data = classifier(), batches(PIXELS, LABELS)
+    before = set(vars(data))
+    checked = check_images("data", data, model)
+    assert set(vars(data)) == before
+    assert set(vars(checked)) == set(vars(data.map(lambda *parts: parts)))
+    assert check_images("data", checked, model) is checked
+    assert check_images("data", checked, classifier()) is not checked

@@ -1,5 +1,8 @@
 """The trace that evaluation and prediction keep: used again, and never when it is out of date."""
 
+import gc
+import weakref
+
 import keras
 import numpy as np
 import pytest
@@ -150,3 +153,14 @@ def test_nothing_of_it_is_saved(tmp_path):
     used.save(tmp_path / "used.keras")
     copy = keras.models.load_model(tmp_path / "used.keras")
     np.testing.assert_allclose(forward_of(copy)(IMAGES), expected(used), rtol=1e-5)
+
+
+def test_nothing_of_it_stands_on_the_model_or_outlives_it():
+    model = a_model()
+    before = set(vars(model))
+    forward_of(model)(IMAGES)
+    assert set(vars(model)) == before
+    kept = weakref.ref(model)
+    del model
+    gc.collect()
+    assert kept() is None

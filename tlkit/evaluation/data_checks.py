@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
+from weakref import WeakKeyDictionary
 
 import keras
 import numpy as np
@@ -31,8 +32,6 @@ Labels: TypeAlias = Literal["any", "given", "soft", "exact"]
 probabilities count as the most probable; that they are the model's and rows hold a single 1."""
 
 _MORE_AND_MORE = ("any", "given", "soft", "exact")
-
-_CHECKED_AS = "_tlkit_checked_as"
 
 
 def check_images(
@@ -77,7 +76,7 @@ def check_images(
             f"{type(images).__name__}. Give `data.test`, say, or wrap arrays with "
             "`tlkit.load_arrays(...)`."
         )
-    known: _Passing | None = getattr(images, _CHECKED_AS, None)
+    known = _CHECKED.get(images)
     if known is not None and known.is_for(spec, labels):
         return images
     refusal = Refusal() if known is None else known.refusal
@@ -144,6 +143,10 @@ class _Passing:
         return np.True_
 
 
+_CHECKED: WeakKeyDictionary[tf.data.Dataset, _Passing] = WeakKeyDictionary()
+"""Which data sets have their check in them."""
+
+
 def _checked(dataset: tf.data.Dataset, passing: _Passing) -> tf.data.Dataset:
     """Checks what a data set says of itself and its first batch; returns it with its check."""
     argument, spec = passing.argument, passing.spec
@@ -179,7 +182,7 @@ def _checked(dataset: tf.data.Dataset, passing: _Passing) -> tf.data.Dataset:
 
     checked = dataset.map(pass_by)
     keep_refusals(checked, passing.refusal)
-    setattr(checked, _CHECKED_AS, passing)
+    _CHECKED[checked] = passing
     return checked
 
 
@@ -192,7 +195,7 @@ def note_on_values(images: Images) -> str:
     Args:
         images: What `check_images` returned.
     """
-    passing: _Passing | None = getattr(images, _CHECKED_AS, None)
+    passing = _CHECKED.get(images) if isinstance(images, tf.data.Dataset) else None
     if passing is None or passing.told is None or not _takes_pictures(passing.spec):
         return ""
     if not is_out_of_range(passing.told):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import is_
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import keras
 import tensorflow as tf
@@ -14,8 +15,6 @@ from tlkit.errors import ArgumentError
 from tlkit.models.graph import with_nested
 from tlkit.models.signature import graph_signature
 
-_KEPT_AS = "_tlkit_forward"
-
 
 def forward_of(model: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
     """Returns the model's inference as a traced function, from pixels to float32 outputs.
@@ -23,9 +22,9 @@ def forward_of(model: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
     A model that was made under a strategy runs on all devices of this machine, each with a share
     of the images.
 
-    Tracing takes longer than a look at some hundred pictures, so the function stays with the model
-    and serves again for as long as the graph, the layers' settings and the variables are the same;
-    new values of the variables need no new one. `model.predict` keeps one of its own, which
+    Tracing takes longer than a look at some hundred pictures, so the function is kept beside the
+    model and serves again for as long as the graph, the layers' settings and the variables are the
+    same; new values of the variables need no new one. `model.predict` keeps one of its own, which
     notices no change and is compiled by XLA where the model allows it: that slows depthwise
     convolutions down on a processor.
 
@@ -45,7 +44,7 @@ def forward_of(model: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
 
 @dataclass(frozen=True, eq=False)
 class _Kept:
-    """A trace of a model, and what it was made from; no object that Keras would save or track."""
+    """A trace of a model, and what it was made from; none of it keeps the model alive."""
 
     function: tf.types.experimental.ConcreteFunction
     graph: str
@@ -57,9 +56,12 @@ class _Kept:
         return same and graph == self.graph
 
 
+_KEPT: WeakKeyDictionary[keras.Model, _Kept] = WeakKeyDictionary()
+
+
 def _traced(model: keras.Model) -> tf.types.experimental.ConcreteFunction:
     graph, read = _graph_of(model), _read_by(model)
-    kept: _Kept | None = getattr(model, _KEPT_AS, None)
+    kept = _KEPT.get(model)
     if graph and kept is not None and kept.is_of(graph, read):
         return kept.function
     images = tf.TensorSpec((None, *model.input_shape[1:]), model.inputs[0].dtype)
@@ -67,7 +69,7 @@ def _traced(model: keras.Model) -> tf.types.experimental.ConcreteFunction:
     forward = tf.function(lambda images: model(images, training=False), autograph=False)
     traced = forward.get_concrete_function(images)
     if graph:
-        setattr(model, _KEPT_AS, _Kept(traced, graph, read))
+        _KEPT[model] = _Kept(traced, graph, read)
     return traced
 
 
