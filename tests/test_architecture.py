@@ -1,9 +1,12 @@
 """The floors: imports run to lower floors or within a folder, never upwards or sideways."""
 
 import ast
+import importlib
+import inspect
 import re
 import subprocess
 import sys
+import textwrap
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -107,3 +110,137 @@ def test_nothing_loads_tensorflow_before_it_is_needed(code):
     check = f"{code}\nimport sys; sys.exit(int('tensorflow' in sys.modules))"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, check=False)
     assert done.returncode == 0
+
+
+# What stands without a promise of the library that it is of, with the reasons there, and a canary
+# for each in tests/test_private_api.py
+PRIVATE = (
+    "utils/keras_private.py",
+    "utils/tensorflow_private.py",
+    "utils/signals.py",  # atexit
+    "training/keras_workers.py",
+    "serving/connections.py",  # uvicorn
+    "plots/figure.py",  # matplotlib
+)
+UNPROMISED = ("keras.src", "tensorflow.python", "tensorflow.core", "uvicorn.protocols")
+
+OWN = {
+    "data/missing_files.py": {"_pixels", "_max_pixels"},
+    "data/pipeline.py": {"_pixels", "_max_pixels", "_checksums", "_image_keys"},
+}
+"""What tlkit's own objects keep for other modules of their room."""
+
+PROMISED = {"_exit"}
+"""Names that begin so and are documented all the same: `os._exit`."""
+
+
+def is_private(name):
+    return name.startswith("_") and not name.endswith("_") and name not in PROMISED
+
+
+def private_uses(tree):
+    """What a module reads, sets or imports that begins with an underscore, but for its own."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            module = getattr(node, "module", "") or ""
+            for name in node.names:
+                if f"{module}.{name.name}".lstrip(".").startswith(UNPROMISED) or (
+                    is_private(name.name) and not module.startswith("tlkit")
+                ):
+                    yield node.lineno, name.name
+        elif isinstance(node, ast.Attribute) and is_private(node.attr):
+            if not isinstance(node.value, ast.Name) or node.value.id not in ("self", "cls"):
+                yield node.lineno, node.attr
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if node.value.startswith(UNPROMISED):
+                yield node.lineno, node.value
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            named = node.args[1] if len(node.args) > 1 else None
+            if node.func.id in ("getattr", "setattr", "hasattr", "delattr") and (
+                isinstance(named, ast.Constant) and is_private(named.value)
+            ):
+                yield node.lineno, named.value
+
+
+def own_names(tree):
+    """The names that a class or module defines: what is assigned in it, annotated or a function."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(node, ast.Attribute) and (
+            isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self"
+        ):
+            yield node.attr
+
+
+def tree_of(path):
+    return ast.parse((PACKAGE / path).read_text(encoding="utf-8"))
+
+
+PUBLIC = [path for path in FILES if path.as_posix() not in PRIVATE]
+OTHERS = {name for path in PRIVATE for _, name in private_uses(tree_of(path))}
+"""Names of the libraries', which no object of tlkit's makes its own."""
+
+
+@pytest.mark.parametrize("path", PUBLIC, ids=str)
+def test_private_parts_of_libraries_stand_in_one_module_for_each(path):
+    tree = tree_of(path)
+    allowed = {*own_names(tree), *OWN.get(path.as_posix(), ())} - OTHERS
+    uses = [(line, name) for line, name in private_uses(tree) if name not in allowed]
+    assert not uses, f"{path}: give it a function and a canary, see tlkit/utils/keras_private.py"
+
+
+def is_own(kind):
+    return kind.__module__.startswith("tlkit.")
+
+
+def private_names(kind):
+    """What a class defines, and what it reads of itself, that begins with an underscore."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
+    read = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id in ("self", "cls")
+    }
+    return set(filter(is_private, own_names(tree))), set(filter(is_private, read))
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        pytest.param(path, node.name, id=f"{path.stem}.{node.name}")
+        for path in PUBLIC
+        for node in tree_of(path).body
+        if isinstance(node, ast.ClassDef) and node.bases
+    ],
+)
+def test_a_class_made_of_a_librarys_uses_no_private_part_of_it(path, name):
+    """What it reads of itself is its own, and what is its own covers nothing of the library's."""
+    module = importlib.import_module(".".join(("tlkit", *path.with_suffix("").parts)))
+    kinds = getattr(module, name).__mro__
+    own, read = private_names(kinds[0])
+    inherited = {one for kind in kinds[1:] if is_own(kind) for one in private_names(kind)[0]}
+    assert read <= own | inherited
+    assert not own & {one for kind in kinds if not is_own(kind) for one in dir(kind)}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "tensor._keras_history",
+        "getattr(model, '_layers', ())",
+        "setattr(model, '_tlkit_note', 1)",
+        "import tensorflow.python.eager",
+        "from keras.src import ops",
+        "from keras.layers import _Merge",
+        "kind.__module__.startswith('keras.src.ops.')",
+        "super()._compute_loss()",
+    ],
+)
+def test_what_is_private_is_seen(line):
+    assert list(private_uses(ast.parse(line)))
+    assert not list(private_uses(ast.parse("os._exit(0), self._own, figure._repr_html_()")))

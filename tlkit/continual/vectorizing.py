@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 import keras
 
+from tlkit.utils.keras_private import is_graph_operation, is_plain_model
+
 _LAYERS = keras.layers
 
 PROVEN_LAYERS = frozenset(
@@ -35,7 +37,7 @@ PROVEN_ACTIVATIONS = frozenset(
 )
 
 PROVEN_OPERATIONS = frozenset(["Add", "Subtract", "Multiply", "TrueDivide", "Negative", "GetItem"])
-"""Names of classes of `keras.src.ops`, such as stand in a graph for `x * 2` and `x[..., ::-1]`."""
+"""Classes of operations, by name, such as stand in a graph for `x * 2` and `x[..., ::-1]`."""
 
 PROVEN_TYPES = ("float32", "bfloat16", "float16")
 
@@ -71,7 +73,7 @@ def why_one_by_one(model: keras.Model) -> str:
 
 def _operations(model: keras.Model) -> Iterator[keras.Operation]:
     """Each operation in a model and in models nested in it; of a user's class it is one."""
-    if not type(model).__module__.startswith("keras.src.models."):
+    if not is_plain_model(model):
         yield model
         return
     for operation in getattr(model, "operations", model.layers):
@@ -87,7 +89,7 @@ def _is_proven(operation: keras.Operation) -> bool:
     if rank > MAX_RANK and kind is not keras.layers.InputLayer:
         return False
     if not isinstance(operation, keras.layers.Layer):
-        return kind.__module__.startswith("keras.src.ops.") and kind.__name__ in PROVEN_OPERATIONS
+        return is_graph_operation(operation) and kind.__name__ in PROVEN_OPERATIONS
     activation = getattr(operation, "activation", None) or keras.activations.linear
     return (
         kind in PROVEN_LAYERS

@@ -5,13 +5,13 @@ from contextlib import AbstractContextManager, nullcontext
 
 import keras
 import tensorflow as tf
-from tensorflow.python.eager import context
 
 from tlkit.distribution.cluster import KINDS, VARIABLE, read_cluster
 from tlkit.distribution.rendezvous import meet
 from tlkit.errors import ArgumentError, check_choice
 from tlkit.utils.signals import hear_again
 from tlkit.utils.tensorflow_logging import grow_gpu_memory
+from tlkit.utils.tensorflow_private import has_started
 
 
 def distribution_strategy(kind: str = "auto") -> tf.distribute.Strategy:
@@ -75,7 +75,7 @@ def strategy_for(kind: str, argument: str) -> tf.distribute.Strategy:
             "machine."
         )
     if cluster is not None and several_workers:
-        if _has_computed():
+        if has_started():
             raise _too_late(argument, "its context is initialized")
         meet(cluster, _say)
         return _multi_worker(argument)
@@ -124,11 +124,6 @@ def check_one_device(model: keras.Model, what: str) -> None:
             f"Received: a model on {strategy.num_replicas_in_sync} replicas. Save it, and load it "
             "outside the scope of the strategy."
         )
-
-
-def _has_computed() -> bool:
-    """Whether TensorFlow can no longer be spread over machines, which it else says too late."""
-    return getattr(context.context(), "_context_handle", None) is not None
 
 
 def _say(text: str) -> None:

@@ -23,9 +23,10 @@ from tlkit.evaluation.outputs import (
 )
 from tlkit.evaluation.reliability import MIN_IMAGES, Reliability, measure_reliability
 from tlkit.models.flattening import flat
-from tlkit.models.graph import model_ends, producing_node
+from tlkit.models.graph import model_ends
 from tlkit.models.heads import head_kind, outputs_logits
 from tlkit.utils.formatting import percent
+from tlkit.utils.keras_private import node_of, operation_of
 from tlkit.utils.text_repr import ShownAsParagraphs
 
 LOWEST, HIGHEST = 0.05, 20.0
@@ -328,12 +329,12 @@ def _last_dense(model: keras.Model) -> keras.layers.Dense:
 
 def _ending(model: keras.Model) -> tuple[keras.layers.Dense | None, keras.Operation]:
     """The Dense layer that gives the logits, if there is one, and what the model ends in."""
-    node = producing_node(flat(model).output)
+    node = node_of(flat(model).output)
     while isinstance(node.operation, keras.Model):
-        node = producing_node(model_ends(node.operation)[1])
+        node = node_of(model_ends(node.operation)[1])
     last = node.operation
     if isinstance(last, keras.layers.Activation | keras.layers.Softmax):
-        dense = producing_node(node.input_tensors[0]).operation
+        dense = operation_of(node.input_tensors[0])
         is_linear = _activation_of(dense) == "linear"
     else:
         dense, is_linear = last, True

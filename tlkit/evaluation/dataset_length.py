@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tlkit.errors import ArgumentError
 from tlkit.utils.progress import bar
+from tlkit.utils.tensorflow_private import dataset_graphs, datasets_read
 
 MAX_BATCHES = 10_000
 """So many batches of a data set that may be endless are counted before it is refused."""
@@ -81,22 +82,18 @@ def _may_be_endless(dataset: tf.data.Dataset) -> bool:
 
 
 def _sources(dataset: Any) -> Iterator[Any]:
-    """A data set and all that it reads; a part that ends for certain stands for what it reads.
-
-    TensorFlow has no public way to ask for them.
-    """
+    """A data set and all that it reads; a part that ends for certain stands for what it reads."""
     yield dataset
-    for source in dataset._inputs():
+    for source in datasets_read(dataset):
         if int(source.cardinality()) < 0:
             yield from _sources(source)
 
 
 def _operations(dataset: Any) -> set[str]:
     """The operations in the functions of a data set, of `flat_map` for instance."""
-    graphs = [function.function.graph.as_graph_def() for function in dataset._functions()]
     return {
         node.op
-        for graph in graphs
+        for graph in dataset_graphs(dataset)
         for nodes in (graph.node, *(inner.node_def for inner in graph.library.function))
         for node in nodes
     }

@@ -27,11 +27,11 @@ from tlkit.evaluation.names import check_class_names, num_classes_of
 from tlkit.evaluation.prediction import image_size_of
 from tlkit.evaluation.reports import EvaluationReport
 from tlkit.models.flattening import below, flat
-from tlkit.models.graph import producing_node
 from tlkit.models.groups import cut_before
 from tlkit.models.heads import head_kind, outputs_logits
 from tlkit.models.heads import probabilities as probabilities_of
 from tlkit.utils.formatting import percent
+from tlkit.utils.keras_private import operation_of
 from tlkit.utils.text_repr import Record
 
 _STRENGTH = 0.75  # of the colours where the heat is highest
@@ -160,7 +160,7 @@ def explain(
         label=names[number],
         probability=float(shares[0, number]),
         predicted=names[predicted],
-        layer=producing_node(_last_map(model)).operation.name,
+        layer=operation_of(_last_map(model)).name,
         path=path,
     )
 
@@ -213,7 +213,7 @@ def explain_mistakes(
                 label=mistake.predicted,
                 probability=float(shares[row, classes[row]]),
                 predicted=names[int(shares[row].argmax())],
-                layer=producing_node(_last_map(model)).operation.name,
+                layer=operation_of(_last_map(model)).name,
                 path=mistake.path,
             )
     return found

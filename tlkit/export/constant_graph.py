@@ -8,10 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-# The way of freezing a graph has no public name in TensorFlow 2.
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
 from tlkit.export.classifying import classifying_function
+from tlkit.utils.tensorflow_private import with_constants
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ def constant_graph(model: keras.Model) -> ConstantGraph:
     """
     with _functions_inlined():
         concrete = classifying_function(model).get_concrete_function()
-    frozen = convert_variables_to_constants_v2(concrete)
+    frozen = with_constants(concrete)
     graph_def = frozen.graph.as_graph_def(add_shapes=True)
     _replace_erfc(graph_def)
     names = sorted(concrete.structured_outputs)  # the order of a function's flat outputs

@@ -16,7 +16,8 @@ from weakref import WeakKeyDictionary
 
 import keras
 
-from tlkit.models.graph import model_ends, producing_node, sorted_nodes, with_nested
+from tlkit.models.graph import model_ends, sorted_nodes, with_nested
+from tlkit.utils.keras_private import inner_layers, operation_of, own_variables
 
 Route = tuple[str, ...]
 """The names of the models that a layer is nested in, outermost first."""
@@ -206,7 +207,7 @@ class _Walk:
                 found = _called(node, tensors, training, is_own=not route)
                 if _is_of_counted_words(operation, found[0]):
                     found = [keras.ops.reshape(found[0], (-1, found[0].shape[-1]))]
-                    self._note(producing_node(found[0]).operation, route)
+                    self._note(operation_of(found[0]), route)
             tensors |= {id(t): f for t, f in zip(node.output_tensors, found, strict=True)}
 
     def _cast(self, tensor: keras.KerasTensor, dtype: str, route: Route) -> keras.KerasTensor:
@@ -214,7 +215,7 @@ class _Walk:
         if tensor.dtype == dtype:
             return tensor
         tensor = keras.ops.cast(tensor, dtype)
-        self._note(producing_node(tensor).operation, route)
+        self._note(operation_of(tensor), route)
         return tensor
 
     def _note(self, operation: keras.Operation, route: Route) -> None:
@@ -241,7 +242,7 @@ def _called(
     args, kwargs = keras.tree.map_structure(
         lambda value: tensors.get(id(value), value), (node.arguments.args, node.arguments.kwargs)
     )
-    if training is not None and "training" in getattr(node.operation, "_call_context_args", ()):
+    if training is not None and isinstance(node.operation, keras.layers.Layer):
         kwargs = {"training": training, **{k: v for k, v in kwargs.items() if v is not None}}
     return list(keras.tree.flatten(node.operation(*args, **kwargs)))
 
@@ -288,15 +289,14 @@ def _computes_its_graph(model: keras.Model) -> bool:
     if not model.inputs or not model.outputs or isinstance(model.input, dict):
         return False
     calls = (getattr(type(model), name).__module__ for name in ("call", "__call__"))
-    own = (*model._trainable_variables, *model._non_trainable_variables)
     is_plain = all(module.startswith("keras.") for module in calls)
-    return is_plain and not own and model.activity_regularizer is None
+    return is_plain and not own_variables(model) and model.activity_regularizer is None
 
 
 def _is_one_step(model: keras.Model) -> bool:
     """Whether a model is no more than one layer with what belongs to it."""
     kernels = [layer for layer in with_nested(model) if any(_is_kernel(v) for v in layer.variables)]
-    own = [layer for layer in kernels if not layer._layers]
+    own = [layer for layer in kernels if not inner_layers(layer)]
     return len(own) <= 1 and all(len(output.shape) > 2 for output in model.outputs)
 
 

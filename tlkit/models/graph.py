@@ -1,8 +1,6 @@
 """The graph of a functional model: its nodes in order, and what they hold.
 
-This module alone reads Keras's node structure (`_keras_history`, `_inbound_nodes`) and the
-variables that a layer would train were it not frozen (`_trainable_variables`); Keras has no
-public access to either.
+What a node is, see `tlkit.utils.keras_private.node_of`.
 """
 
 from collections.abc import Iterator
@@ -12,6 +10,12 @@ from typing import Any
 import keras
 
 from tlkit.errors import ArgumentError
+from tlkit.utils.keras_private import (
+    node_of,
+    operation_of,
+    own_trainable_variables,
+    with_inner_layers,
+)
 
 
 def check_model(argument: str, model: object) -> None:
@@ -43,7 +47,7 @@ def model_ends(model: keras.Model) -> tuple[keras.KerasTensor, keras.KerasTensor
         )
     for kind, tensors in (("input", inputs), ("output", outputs)):
         if len(tensors) != 1:
-            names = ", ".join(repr(tensor._keras_history.operation.name) for tensor in tensors)
+            names = ", ".join(repr(operation_of(tensor).name) for tensor in tensors)
             raise ArgumentError(
                 f"`model` must have one {kind}. Received: model={model.name!r} with "
                 f"{len(tensors)} {kind}s: {names}. Choose one: keras.Model(input, output)."
@@ -54,12 +58,11 @@ def model_ends(model: keras.Model) -> tuple[keras.KerasTensor, keras.KerasTensor
 def sorted_nodes(*outputs: keras.KerasTensor) -> list[Any]:
     """Returns the Keras nodes that the outputs are computed from, each after those it reads.
 
-    The order depends on the graph's structure alone, never on names. A node has the attributes
-    `operation`, `arguments`, `input_tensors` and `output_tensors`.
+    The order depends on the graph's structure alone, never on names.
     """
     nodes: list[Any] = []
     done: set[int] = set()
-    stack = [(producing_node(output), False) for output in reversed(outputs)]
+    stack = [(node_of(output), False) for output in reversed(outputs)]
     while stack:
         node, has_inputs_done = stack.pop()
         if id(node) in done:
@@ -69,7 +72,7 @@ def sorted_nodes(*outputs: keras.KerasTensor) -> list[Any]:
             nodes.append(node)
             continue
         stack.append((node, True))
-        stack.extend((producing_node(tensor), False) for tensor in reversed(node.input_tensors))
+        stack.extend((node_of(tensor), False) for tensor in reversed(node.input_tensors))
     return nodes
 
 
@@ -85,7 +88,7 @@ def nodes_between(start: keras.KerasTensor, output: keras.KerasTensor) -> list[A
         tensor, has_inputs_done = stack.pop()
         if tensor is start:
             continue
-        node = producing_node(tensor)
+        node = node_of(tensor)
         if id(node) in done:
             continue
         if not node.input_tensors:
@@ -99,22 +102,18 @@ def nodes_between(start: keras.KerasTensor, output: keras.KerasTensor) -> list[A
     return nodes
 
 
-def producing_node(tensor: keras.KerasTensor) -> Any:
-    """Returns the Keras node that `tensor` is an output of."""
-    operation, node_index, _ = tensor._keras_history
-    return operation._inbound_nodes[node_index]
-
-
 def parameters(operation: keras.Operation) -> list[Any]:
     """Returns the variables that `operation` trains when it is not frozen, nested ones included."""
-    return [variable for layer in with_nested(operation) for variable in layer._trainable_variables]
+    return [
+        variable for layer in with_nested(operation) for variable in own_trainable_variables(layer)
+    ]
 
 
 def with_nested(operation: keras.Operation) -> list[keras.layers.Layer]:
     """Returns a layer and all layers inside it; nothing for an operation that is no layer."""
     if not isinstance(operation, keras.layers.Layer):
         return []
-    return operation._flatten_layers()
+    return with_inner_layers(operation)
 
 
 def count_parameters(operations: Any) -> int:

@@ -7,8 +7,9 @@ import keras
 from tlkit.errors import ArgumentError
 from tlkit.models.boundaries import head_feature_index, segment
 from tlkit.models.flattening import above, flat
-from tlkit.models.graph import model_ends, producing_node
+from tlkit.models.graph import model_ends
 from tlkit.models.grown_names import take_apart
+from tlkit.utils.keras_private import node_of, operation_of
 
 # Names that `build_classifier` gives the last layer, so that its meaning survives saving
 OUTPUT_NAMES = {"softmax": "logits", "binary": "binary_logit", "multi_label": "label_logits"}
@@ -39,7 +40,7 @@ def head_kind(model: keras.Model) -> str:
         return "softmax"
     if activation == "sigmoid":
         return "binary" if output.shape[-1] == 1 else "multi_label"
-    name = take_apart(producing_node(output).operation.name, OUTPUT_NAMES.values()).base
+    name = take_apart(operation_of(output).name, OUTPUT_NAMES.values()).base
     for kind, output_name in OUTPUT_NAMES.items():
         fits = {"softmax": output.shape[-1] != 1, "binary": output.shape[-1] == 1}
         if name == output_name and fits.get(kind, True):
@@ -135,7 +136,7 @@ def head_from_features(model: keras.Model) -> keras.Model:
 
 def _last_activation(output: keras.KerasTensor) -> str:
     """Returns "softmax", "sigmoid", or the name of whatever else comes last."""
-    node = producing_node(output)
+    node = node_of(output)
     operation = node.operation
     if isinstance(operation, keras.Model):
         return _last_activation(model_ends(operation)[1])

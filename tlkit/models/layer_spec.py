@@ -17,6 +17,7 @@ from tlkit.errors import ArgumentError
 from tlkit.models.graph import model_ends, sorted_nodes
 from tlkit.models.grown_names import GrownName, grown_name_of, take_apart
 from tlkit.models.trainable import are_set_by_hand
+from tlkit.utils.keras_private import operation_of
 
 CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
@@ -233,8 +234,7 @@ def _attach(node: Any, name: GrownName, call: Call) -> None:
         call.activation = operation.get_config()["activation"]
     elif name.role == "classes":
         call.joined = tuple(
-            take_apart(tensor._keras_history.operation.name, [call.name]).part
-            for tensor in node.input_tensors
+            take_apart(operation_of(tensor).name, [call.name]).part for tensor in node.input_tensors
         )
     elif name.reads:
         call.pieces[name.reads, name.part] = Piece(operation)
@@ -246,7 +246,7 @@ def _ref_of(value: Any, refs: dict[int, Ref], model: keras.Model) -> Any:
     if not isinstance(value, keras.KerasTensor):
         return value
     if id(value) not in refs:
-        name = value._keras_history.operation.name
+        name = operation_of(value).name
         raise ArgumentError(
             "`model` must have grown by tlkit's functions alone. Received: "
             f"model={model.name!r}, where a layer of your own reads {name!r}, one of several "

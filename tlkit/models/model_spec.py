@@ -151,7 +151,7 @@ def describe_model(model: keras.Model) -> ModelSpec:
         ((None, 32, 32, 3), 2, (0.0, 255.0))
     """
     model_input, _ = model_ends(model)
-    if isinstance(named := getattr(model, "_outputs_struct", None), dict):
+    if isinstance(named := getattr(model, "output", None), dict):
         raise ArgumentError(
             "`model` must return one tensor. Received: "
             f"model={model.name!r}, which returns a dictionary with {', '.join(map(repr, named))}. "

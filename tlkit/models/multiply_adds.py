@@ -1,5 +1,6 @@
 """How many multiplications and additions a forward pass takes, layer by layer."""
 
+import inspect
 from collections.abc import Callable
 from math import prod
 from typing import Any, TypeAlias
@@ -145,7 +146,8 @@ def _traced(node: Any) -> int:
         arguments, keywords = node.arguments.fill_in(
             {id(tensor): value for tensor, value in zip(tensors, values, strict=True)}
         )
-        if isinstance(node.operation, keras.layers.Layer) and node.operation._call_has_training_arg:
+        is_layer = isinstance(node.operation, keras.layers.Layer)
+        if is_layer and "training" in inspect.signature(node.operation.call).parameters:
             keywords["training"] = False
         return node.operation(*arguments, **keywords)
 

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from tlkit.models.graph import with_nested
+from tlkit.utils.keras_private import seed_generators
 
 _WORDS = 2**31  # what fits into the state whatever its type is
 
@@ -45,7 +46,7 @@ def _generators(model: keras.Model) -> Iterator[tuple[keras.random.SeedGenerator
     """Each generator once, and the seed that its layer was given, if it was."""
     seen: set[int] = set()
     for layer in with_nested(model):
-        for generator in layer._seed_generators:
+        for generator in seed_generators(layer):
             if id(generator) not in seen:
                 seen.add(id(generator))
                 yield generator, _own_seed(layer)

@@ -3,6 +3,9 @@
 from contextlib import AbstractContextManager, nullcontext
 
 import keras
+import tensorflow as tf
+
+from tlkit.utils.keras_private import compile_arguments
 
 
 def compile_again(model: keras.Model) -> None:
@@ -19,7 +22,7 @@ def compile_again(model: keras.Model) -> None:
     old = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # of loss scaling
     with training_scope(model):
         optimizer = type(old).from_config(old.get_config())
-        model.compile(**{**model._compile_config.config, "optimizer": optimizer})
+        model.compile(**{**compile_arguments(model), "optimizer": optimizer})
         if old.built:  # or a file of the model would lack what Keras makes when it is loaded
             model.optimizer.build(model.trainable_variables)
 
@@ -27,5 +30,5 @@ def compile_again(model: keras.Model) -> None:
 def training_scope(model: keras.Model) -> AbstractContextManager[object]:
     """Returns the scope of the strategy that a model was made under, an empty one for none."""
     strategy = model.distribute_strategy
-    is_default = type(strategy).__name__ == "_DefaultDistributionStrategy"
+    is_default = strategy is tf.distribute.get_strategy() and not tf.distribute.has_strategy()
     return nullcontext() if is_default else strategy.scope()

@@ -13,6 +13,7 @@ from tlkit.models.layer_spec import (
     Composition,
     Ref,
 )
+from tlkit.utils.keras_private import is_graph_operation
 
 _LAYERS = keras.layers
 _ELEMENTWISE_ACTIVATIONS = frozenset(
@@ -151,8 +152,8 @@ def passes(call: Call) -> bool:
     operation = call.operation
     kind = type(operation)
     if not isinstance(operation, keras.layers.Layer):
-        is_operation = kind.__module__.startswith("keras.src.ops.")
-        return is_operation and kind.__name__ in _ELEMENTWISE_OPERATIONS and _has_constants(call)
+        is_known = is_graph_operation(operation) and kind.__name__ in _ELEMENTWISE_OPERATIONS
+        return is_known and _has_constants(call)
     if kind is _LAYERS.Activation or kind in _DEPTHWISE:
         return is_elementwise(operation.get_config()["activation"])
     if kind is _LAYERS.BatchNormalization:

@@ -10,6 +10,7 @@ import numpy as np
 
 from tlkit.errors import ArgumentError
 from tlkit.models.graph import model_ends, sorted_nodes
+from tlkit.utils.keras_private import inverse_document_frequencies
 
 # What does not change the outputs outside training, or depends on what else was built
 _IRRELEVANT = ("name", "trainable", "seed", "shared_object_id", "build_config")
@@ -108,8 +109,7 @@ def _config(operation: keras.Operation) -> dict[str, Any]:
         config["batch_shape"] = list(operation.batch_shape[1:])
     if callable(vocabulary := getattr(operation, "get_vocabulary", None)):
         # learned by `adapt`, and in no weight
-        lookup = getattr(operation, "_lookup_layer", operation)
-        weights = getattr(lookup, "idf_weights_const", None)
+        weights = inverse_document_frequencies(operation)
         config["vocabulary"] = [str(word) for word in vocabulary()]
         config["idf_weights"] = None if weights is None else np.asarray(weights).tolist()
     return config

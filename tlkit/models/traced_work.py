@@ -5,6 +5,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from tlkit.utils.tensorflow_private import function_graph
+
 _BY_OUTPUT = ("Conv2D", "Conv3D", "DepthwiseConv2dNative")
 _BY_INPUT = ("Conv2DBackpropInput", "Conv3DBackpropInputV2")
 """Transposed convolutions."""
@@ -71,7 +73,7 @@ def _of_functions(operation: Any, graph: Any, steps: int) -> int:
     kind = operation.type.removeprefix("Stateless").removeprefix("Stateful")
 
     def work(attribute: Any) -> int:
-        return work_of_graph(_function(graph, attribute.name), steps)
+        return work_of_graph(function_graph(graph, attribute.name), steps)
 
     if kind == "While":
         times = tf.get_static_value(operation.inputs[1])
@@ -98,15 +100,6 @@ def _of_einsum(operation: Any) -> int:
         if has_gap and len(shape[len(before) : end]) >= len(gap):
             gap = shape[len(before) : end]
     return prod(sides.values()) * prod(gap) if len(operation.inputs) > 1 else 0
-
-
-def _function(graph: Any, name: str) -> Any:
-    while graph is not None:
-        if name in graph._functions:
-            found = graph._functions[name]
-            return getattr(found, "graph", None) or found.cached_definition.graph
-        graph = getattr(graph, "outer_graph", None)
-    raise LookupError(f"the graph has no function {name!r}")
 
 
 def _sides(tensor: Any) -> list[int]:

@@ -4,6 +4,8 @@ from collections import Counter
 
 import keras
 
+from tlkit.utils.keras_private import inner_layers, own_variables
+
 
 def variable_names(model: keras.Model) -> dict[int, str]:
     """Returns from the id of each variable to its name: its path, where no other one has that.
@@ -44,7 +46,7 @@ def variable_names(model: keras.Model) -> dict[int, str]:
 
 def _add_nested(layer: keras.layers.Layer, route: str, names: dict[int, str]) -> None:
     """Adds to `names` the variables of a layer by the names of the layers that hold them."""
-    for variable in (*layer._trainable_variables, *layer._non_trainable_variables):
+    for variable in own_variables(layer):
         names.setdefault(id(variable), f"{route}{variable.name}")
-    for inner in layer._layers:
+    for inner in inner_layers(layer):
         _add_nested(inner, f"{route}{inner.name}/", names)

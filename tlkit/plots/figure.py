@@ -3,6 +3,11 @@
 pyplot keeps every figure that it knows until it is closed, and loading it settles a backend. So it
 gets ours only where the user has loaded it and its backend can show anything, or asks a figure to
 show itself; scripts that write figures to files, and reports, leave nothing behind in it.
+
+pyplot has no function that takes a figure which exists. It makes those that it keeps by calling
+the class that it is given as `FigureClass`, see
+https://github.com/matplotlib/matplotlib/blob/v3.10.0/lib/matplotlib/pyplot.py, and this file alone
+gives it something that is no class; tests/test_private_api.py says when that no longer serves.
 """
 
 import io

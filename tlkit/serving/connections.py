@@ -1,4 +1,11 @@
-"""One connection to the server: closed where it dawdles, or where others need its place."""
+"""One connection to the server: closed where it dawdles, or where others need its place.
+
+uvicorn takes a class of connections by its documented setting `http`, and promises nothing of the
+class that it has itself; this file alone builds on that. No setting of uvicorn's bounds the time or
+the length of a request's head, or lets a new connection take the place of an idle one. See
+https://github.com/encode/uvicorn/blob/master/uvicorn/protocols/http/httptools_impl.py;
+tests/test_private_api.py says when it lacks what is read or overridden here.
+"""
 
 import asyncio
 

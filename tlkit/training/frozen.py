@@ -1,8 +1,4 @@
-"""The fastest forward pass of a part that does not train.
-
-TensorFlow's own ways of freezing a graph and of running one grappler pass over it have no public
-names; this file is the only one that uses them.
-"""
+"""The fastest forward pass of a part that does not train."""
 
 import os
 from collections.abc import Callable
@@ -12,15 +8,12 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, rewriter_config_pb2
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-from tensorflow.python.grappler import tf_optimizer
-from tensorflow.python.training import saver
 
 from tlkit.distribution.strategies import strategy_of
 from tlkit.distribution.workers import Workers
 from tlkit.models.multiply_adds import count_multiply_adds
 from tlkit.models.signature import signature
+from tlkit.utils.tensorflow_private import rewritten, with_constants
 
 Forward = Callable[[tf.Tensor], tf.Tensor]
 
@@ -94,7 +87,7 @@ class FrozenPart:
 
     @cached_property
     def _frozen(self) -> tf.types.experimental.ConcreteFunction:
-        return convert_variables_to_constants_v2(self._traced)
+        return with_constants(self._traced)
 
     @cached_property
     def _traced(self) -> tf.types.experimental.ConcreteFunction:
@@ -144,16 +137,17 @@ def has_bfloat16() -> bool:
 
 
 def _rewritten(frozen: tf.types.experimental.ConcreteFunction) -> tf.compat.v1.GraphDef:
-    config = config_pb2.ConfigProto()
+    config = tf.compat.v1.ConfigProto()
     rewriting = config.graph_options.rewrite_options
-    rewriting.auto_mixed_precision_onednn_bfloat16 = rewriter_config_pb2.RewriterConfig.ON
-    rewriting.meta_optimizer_iterations = rewriter_config_pb2.RewriterConfig.ONE
+    rewriting.auto_mixed_precision_onednn_bfloat16 = rewriting.ON
+    rewriting.meta_optimizer_iterations = rewriting.ONE
     rewriting.min_graph_nodes = -1  # small graphs too
     graph = tf.Graph()
     with graph.as_default():
         tf.graph_util.import_graph_def(frozen.graph.as_graph_def(), name="")
-        description = saver.export_meta_graph(graph_def=graph.as_graph_def(), graph=graph)
-    kept = meta_graph_pb2.CollectionDef()
+        description = tf.compat.v1.train.export_meta_graph(
+            graph_def=graph.as_graph_def(), graph=graph
+        )
+    kept = description.collection_def["train_op"]
     kept.node_list.value.extend(x.name for x in (*frozen.inputs, *frozen.outputs))
-    description.collection_def["train_op"].CopyFrom(kept)
-    return tf_optimizer.OptimizeGraph(config, description)
+    return rewritten(config, description)

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 import keras
 import numpy as np
 
-from tlkit.models.graph import nodes_between, producing_node, with_nested
+from tlkit.models.graph import nodes_between, with_nested
 from tlkit.models.heads import head_kind, outputs_logits, probabilities
+from tlkit.utils.keras_private import node_of
 
 MAX_DIFFERENCE = 0.01
 """Of probabilities: more than rounding does to those of the solved head, and less than another
@@ -177,7 +178,7 @@ def _only_dense(head: keras.Model) -> keras.layers.Dense:
 def _logits(head: keras.Model, model: keras.Model) -> keras.KerasTensor:
     """Returns the tensor that the softmax or sigmoid at a head's end reads, else the output."""
     output = head.outputs[0]
-    node = producing_node(output)
+    node = node_of(output)
     is_fused = isinstance(node.operation, keras.layers.Dense)
     is_plain = len(node.input_tensors) == 1 and len(with_nested(node.operation)) <= 1
     if outputs_logits(model) or is_fused or not is_plain:

@@ -3,8 +3,6 @@
 Stored activations are computed so, and a training that runs the whole graph must see the same: no
 dropout, noise or stochastic depth in layers that do not train, whichever way is taken. It is the
 calls that are told so; no layer is changed, and a model saved later is as it was.
-
-Keras runs a functional model's graph by a method without a public name; this file alone calls it.
 """
 
 from collections import Counter
@@ -25,6 +23,7 @@ from tlkit.models.groups import (
     layer_groups,
     resolve_group,
 )
+from tlkit.utils.keras_private import run_graph
 
 _AUGMENTING = ("AugMix", "CutMix", "MixUp", "RandAugment")
 
@@ -53,7 +52,7 @@ class StillPart:
                 return _still(operation)
             return _in_mode(operation, training=True)
 
-        return _run(model, inputs, in_its_mode)
+        return run_graph(model, inputs, in_its_mode)
 
     def above_cut(self) -> "StillPart":
         """Returns the same of the part above the cut, run by itself."""
@@ -127,16 +126,8 @@ def _still(operation: keras.Operation) -> Callable[..., Any]:
         return _in_mode(operation, training=False)
     if isinstance(operation, keras.Model) and operation.inputs:
         graph = keras.Model(operation.inputs, operation.outputs[0])
-        return lambda inputs, **_: _run(graph, inputs, _still)
+        return lambda inputs, **_: run_graph(graph, inputs, _still)
     return _in_mode(operation, training=True)
-
-
-def _run(
-    model: keras.Model, inputs: Any, mode_of: Callable[[keras.Operation], Callable[..., Any]]
-) -> Any:
-    """Runs a model's graph with what `mode_of` makes of each operation, call by call."""
-    outputs = model._run_through_graph([inputs], operation_fn=mode_of)
-    return outputs[0] if isinstance(outputs, list | tuple) else outputs
 
 
 def _in_mode(operation: keras.Operation, *, training: bool) -> Callable[..., Any]:

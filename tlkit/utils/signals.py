@@ -138,7 +138,10 @@ def leave_at_once() -> Iterator[None]:
     """Ends the process as soon as a signal has ended the command in the block.
 
     Python would wait for threads, and an interrupt amid an `eval` makes it end as if nobody had
-    handled it, whatever status it is given.
+    handled it, whatever status it is given. So `os._exit` ends it, which has no public way to run
+    before it what is registered with atexit; see
+    https://github.com/python/cpython/blob/v3.11.7/Modules/atexitmodule.c, and for the day when that
+    changes tests/test_private_api.py.
     """
     try:
         yield
