@@ -124,12 +124,6 @@ PRIVATE = (
 )
 UNPROMISED = ("keras.src", "tensorflow.python", "tensorflow.core", "uvicorn.protocols")
 
-OWN = {
-    "data/missing_files.py": {"_pixels", "_max_pixels"},
-    "data/pipeline.py": {"_pixels", "_max_pixels", "_checksums", "_image_keys"},
-}
-"""What tlkit's own objects keep for other modules of their room."""
-
 PROMISED = {"_exit"}
 """Names that begin so and are documented all the same: `os._exit`."""
 
@@ -187,7 +181,7 @@ OTHERS = {name for path in PRIVATE for _, name in private_uses(tree_of(path))}
 @pytest.mark.parametrize("path", PUBLIC, ids=str)
 def test_private_parts_of_libraries_stand_in_one_module_for_each(path):
     tree = tree_of(path)
-    allowed = {*own_names(tree), *OWN.get(path.as_posix(), ())} - OTHERS
+    allowed = set(own_names(tree)) - OTHERS
     uses = [(line, name) for line, name in private_uses(tree) if name not in allowed]
     assert not uses, f"{path}: give it a function and a canary, see tlkit/utils/keras_private.py"
 
