@@ -9,6 +9,7 @@ import pytest
 import tlkit
 from tests.conftest import bfloat16_differs_by, set_seeds
 from tlkit.training import cached_cut
+from tlkit.training.sources import source_of
 from tlkit.training.store import FeatureStore
 
 
@@ -76,6 +77,17 @@ def test_without_a_frozen_group_and_for_plain_data_sets_the_whole_graph_runs(dat
         model, data.train.dataset(), unfreeze="stage3", epochs=1, augment="none"
     )
     assert any("may augment its images" in note for note in plain.stages[-1].notes)
+
+
+def test_a_decision_has_one_type_and_carries_its_reason(data):
+    model = classifier(data)
+    given = {"augment": "none", "views": 1, "epochs": 4, "cache": None}
+    decision = cached_cut.cached_cut(model, source_of(model, data, None), "stage3", **given)
+    assert decision.cut.views == 1
+    assert decision.note.startswith("trained on stored activations, 1 view of each image")
+    whole = cached_cut.cached_cut(model, source_of(model, data, None), "all", **given)
+    assert whole == cached_cut.whole_graph("no group is frozen")
+    assert whole.cut is None
 
 
 def test_too_little_room_is_said(data, monkeypatch):

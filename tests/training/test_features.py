@@ -14,7 +14,7 @@ from tests.conftest import bfloat16_differs_by, write_photos
 from tlkit.models.heads import feature_cut
 from tlkit.training import features, frozen
 from tlkit.training.features import extract_features
-from tlkit.training.store import stored_files
+from tlkit.training.store import FeatureStore, stored_files
 
 
 def classifier(**arguments):
@@ -145,6 +145,14 @@ def test_bfloat16_is_used_where_it_agrees_and_only_there(data, monkeypatch):
     bfloat16_differs_by(monkeypatch, 1.1 * frozen.MAX_BFLOAT16_DIFFERENCE)
     other = classifier(seed=1)
     assert extract_features(prefix_of(other), data.train, exact=False).precision == "float32"
+
+
+def test_a_precision_is_not_read_out_of_a_file_s_name(tmp_path):
+    part = prefix_of(classifier())
+    with FeatureStore("demo-bfloat16", part.output_shape, folder=tmp_path) as store:
+        filler = features._Filler(part, store, "float32")
+        found = features.Features(store, (), np.zeros(0), None, *[np.zeros(0)] * 2, filler, list)
+        assert found.precision == "float32"
 
 
 def test_where_there_is_no_bfloat16_features_are_float32(data, monkeypatch):

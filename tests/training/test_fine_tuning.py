@@ -10,6 +10,7 @@ import tensorflow as tf
 import tlkit
 from tests.conftest import set_seeds
 from tlkit.data import kept_pixels
+from tlkit.errors import ArgumentError
 from tlkit.training.fine_tuning import default_epochs
 from tlkit.training.weight_change import weights_by_group
 
@@ -38,6 +39,35 @@ def noisy(class_names, n=80):
     generator = np.random.default_rng(0)
     images = generator.integers(0, 255, (n, 32, 32, 3), "uint8")
     return tlkit.load_arrays(images, np.arange(n) % 2, class_names, batch_size=16)
+
+
+@pytest.mark.parametrize(
+    ("solve_head", "is_trained", "stages"),
+    [
+        ("auto", False, ["head", "fine-tune"]),
+        (False, False, ["fine-tune"]),
+        ("auto", True, ["fine-tune"]),
+        (True, True, ["head", "fine-tune"]),
+    ],
+)
+def test_the_head_is_solved_first_where_it_is_new_or_said_to_be(
+    data, solve_head, is_trained, stages
+):
+    model = classifier(data)
+    if is_trained:
+        model.get_layer("logits").bias.assign([1.0, 0.0])
+    report = tlkit.fine_tune(
+        model, data, unfreeze="head", epochs=1, augment="none", solve_head=solve_head
+    )
+    assert [stage.name for stage in report.stages] == stages
+    assert (report.accuracy_before is None) == ("head" in stages)
+
+
+def test_a_head_that_flags_freeze_cannot_be_solved(data):
+    model = classifier(data)
+    model.get_layer("logits").trainable = False
+    with pytest.raises(ArgumentError, match=r"`solve_head` must be 'auto' or False.*freeze it"):
+        tlkit.fine_tune(model, data, unfreeze="as_is", epochs=1, solve_head=True)
 
 
 def test_all_groups_move_without_validation(data):

@@ -8,6 +8,7 @@ from sklearn.linear_model import LogisticRegression
 
 import tlkit
 from tests.conftest import bfloat16_differs_by
+from tlkit.errors import ArgumentError
 from tlkit.training import head
 from tlkit.training.features import extract_features
 from tlkit.training.fit_data import weighed
@@ -93,6 +94,35 @@ def test_a_better_head_is_kept(data):
     np.testing.assert_array_equal(model.get_layer("logits").kernel.numpy(), kept)
     assert report.accuracy_before == report.accuracy_after == 1.0
     assert any("is kept" in note for note in report.stages[0].notes)
+
+
+def test_whether_a_head_counts_can_be_said_where_its_biases_do_not_tell(data):
+    model = classifier(data)
+    tlkit.train_head(model, data)
+    kept = model.get_weights()
+    confused = tf.data.Dataset.from_tensor_slices(
+        (np.random.default_rng(0).uniform(0, 255, (40, 32, 32, 3)), np.arange(40) % 2)
+    ).batch(8)
+    given = {"validation": data.validation}
+    report = tlkit.train_head(model, confused, solve_head=True, **given)
+    assert report.accuracy_before is None  # the new head stands, though it is worse
+    assert report.accuracy_after < 1.0
+    model.set_weights(kept)
+    bias = model.get_layer("logits").bias
+    bias.assign(np.zeros(bias.shape))  # trained, though its biases do not tell
+    reached = accuracy_live(model, data.validation)
+    report = tlkit.train_head(model, confused, solve_head=False, **given)
+    assert report.accuracy_before == reached
+    assert report.accuracy_after >= reached
+    bias.assign(np.zeros(bias.shape))
+    assert tlkit.train_head(model, confused, **given).accuracy_before is None
+
+
+@pytest.mark.parametrize("solve_head", ["yes", None, 1])
+def test_whether_a_head_counts_is_said_by_three_values(data, solve_head):
+    message = f"`solve_head` must be 'auto', True or False. Received: solve_head={solve_head!r}"
+    with pytest.raises(ArgumentError, match=message):
+        tlkit.train_head(classifier(data), data, solve_head=solve_head)
 
 
 def test_a_dataset_of_the_users_decides_on_the_strength_and_is_measured(data):

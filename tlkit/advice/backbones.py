@@ -190,6 +190,14 @@ class _Candidate:
     seconds: float
 
 
+@dataclass(frozen=True)
+class _Decision:
+    """Whether a backbone is compared; where it is left out, why."""
+
+    candidate: _Candidate | None = None
+    reason: str = ""
+
+
 def compare_backbones(
     data: ImageData,
     names: str | Sequence[str] = DEFAULT_BACKBONES,
@@ -268,11 +276,11 @@ def compare_backbones(
                 max_megabytes=max_megabytes,
                 seed=seed,
             )
-            if isinstance(made, str):
-                left_out[key] = made
+            if made.candidate is None:
+                left_out[key] = made.reason
                 advance(1)
             else:
-                candidates.append(made)
+                candidates.append(made.candidate)
         rows, notes = _sample(data.train, candidates, budget, seed)
         scores = []
         while candidates:  # each goes when it is done, and its weights with it
@@ -328,16 +336,19 @@ def _candidate(
     max_milliseconds: float | None,
     max_megabytes: float | None,
     seed: int,
-) -> _Candidate | str:
-    """Builds a backbone and measures what it costs; or says why it is left out."""
+) -> _Decision:
+    """Builds a backbone and measures what it costs, unless it is to be left out."""
     started = time.perf_counter()
     spec = find_backbone(name)
     known = (spec.num_parameters or 0) * FLOAT_BYTES
     limit = math.inf if max_megabytes is None else MEGABYTE * max_megabytes
     if known > limit:  # nothing need be fetched to know
-        return f"{megabytes(known)}, above `max_megabytes` {max_megabytes:g}"
+        return _Decision(reason=f"{megabytes(known)}, above `max_megabytes` {max_megabytes:g}")
     if min(image_size) < spec.minimum_image_size:
-        return f"takes images of {spec.minimum_image_size} pixels or more, not {min(image_size)}"
+        return _Decision(
+            reason=f"takes images of {spec.minimum_image_size} pixels or more, "
+            f"not {min(image_size)}"
+        )
     try:
         model = build_classifier(
             name,
@@ -347,16 +358,17 @@ def _candidate(
             seed=seed,
         )
     except WeightsError as error:
-        return str(error)
+        return _Decision(reason=str(error))
     file_bytes = _saved_bytes(model)
     if file_bytes > limit:
-        return f"{megabytes(file_bytes)}, above `max_megabytes` {max_megabytes:g}"
+        return _Decision(reason=f"{megabytes(file_bytes)}, above `max_megabytes` {max_megabytes:g}")
     part = FrozenPart(below(model, feature_cut(model)))
     shape = tuple(model.input_shape[1:])
     milliseconds = 1000 * seconds_per_image(part.float32, shape, part.input_dtype)
     if max_milliseconds is not None and milliseconds > max_milliseconds:
-        return (
-            f"{milliseconds:,.1f} ms for one image, above `max_milliseconds` {max_milliseconds:g}"
+        return _Decision(
+            reason=f"{milliseconds:,.1f} ms for one image, "
+            f"above `max_milliseconds` {max_milliseconds:g}"
         )
     in_batches = seconds_per_image(part.float32, shape, part.input_dtype, batch_size=_BATCH_SIZE)
     groups = group_costs(model)
@@ -369,7 +381,8 @@ def _candidate(
         "milliseconds_in_batches": 1000 * in_batches,
         "memory_megabytes": FLOAT_BYTES * values / MEGABYTE,
     }
-    return _Candidate(name, weights, part, costs, image_size, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return _Decision(_Candidate(name, weights, part, costs, image_size, seconds))
 
 
 def _score(

@@ -30,7 +30,7 @@ from tlkit.models.heads import head_kind
 from tlkit.models.variable_names import variable_names
 from tlkit.training.criterion import criterion_for, score_on
 from tlkit.training.fine_tuning import check_fine_tuning, fine_tune
-from tlkit.training.head import is_trained, train_head
+from tlkit.training.head import is_new_head, train_head
 from tlkit.training.reports import TrainingReport
 from tlkit.training.resume import assign_all, values_of
 from tlkit.training.sources import source_of
@@ -143,8 +143,10 @@ def choose_anchor(
         )
     validation_images, class_weight = source.validation, fine_tuning.get("class_weight")
     started = time.perf_counter()
-    if not is_trained(model):
-        train_head(model, data, class_weight=class_weight, **given)
+    solve_head = tuning.get("solve_head", "auto")
+    if is_new_head(model, solve_head):
+        train_head(model, data, class_weight=class_weight, solve_head=solve_head, **given)
+    tuning["solve_head"] = False  # every strength starts from this head
     weighed = _importance_of(model, data, importance, old_data, groups)
     start = values_of(model.variables)
     probe = anchor_weights(model, 1.0, weighed, groups=groups, mode="proximal")  # only measures

@@ -43,7 +43,6 @@ class CachedCut:
         validation: Those of the validation images, in float32, or `None`.
         views: How many of each training image.
         num_forward_passes: Images that went through the frozen part.
-        note: What was stored where.
     """
 
     top: keras.Model
@@ -51,6 +50,18 @@ class CachedCut:
     validation: Features | None
     views: int
     num_forward_passes: int
+
+
+@dataclass(frozen=True)
+class CutDecision:
+    """Whether training reads stored activations.
+
+    Attributes:
+        cut: The model in two parts; `None` where the whole graph runs.
+        note: What was stored where, or why the whole graph runs.
+    """
+
+    cut: CachedCut | None
     note: str
 
 
@@ -63,27 +74,27 @@ def cached_cut(
     views: int,
     epochs: int,
     cache: str | os.PathLike[str] | None,
-) -> CachedCut | str:
+) -> CutDecision:
     """Stores the activations that the first group to train reads, where that is worth its while.
 
     Returns:
-        The cut; or, in words, why the whole graph has to run.
+        The cut, or why there is none.
     """
     if not isinstance(source.train, ImageSplit):
-        return "the whole graph runs: a tf.data.Dataset may augment its images as it goes"
+        return whole_graph("a tf.data.Dataset may augment its images as it goes")
     first = resolve_group(model, unfreeze)
     if why := why_not_stored(model, first, views=views, epochs=epochs):
-        return f"the whole graph runs: {why}"
+        return whole_graph(why)
     cut = cut_before(model, layer_groups(model)[first].name)
     part = FrozenPart(below(model, cut))
     if None in part.output_shape:
-        return "the whole graph runs: activations that have no one size cannot be stored"
+        return whole_graph("activations that have no one size cannot be stored")
     num_rows = source.train.num_images * views
     num_rows += 0 if source.validation is None else source.validation.num_images
     wanted, room = bytes_and_room(part, num_rows, cache)
     if part.workers.any(wanted > room):
-        return (
-            f"the whole graph runs: storing {wanted / 2**30:.1f} GiB of activations needs more "
+        return whole_graph(
+            f"storing {wanted / 2**30:.1f} GiB of activations needs more "
             f"than the {room / 2**30:.1f} GiB that may be used"
         )
     try:
@@ -102,19 +113,31 @@ def cached_cut(
     except (OSError, sqlite3.OperationalError) as error:
         if not _is_disk_full(error) or part.workers.num_workers > 1:  # the others wait for rows
             raise
-        return f"the whole graph runs: the disk was full while storing activations ({error})"
-    return CachedCut(
+        return whole_graph(f"the disk was full while storing activations ({error})")
+    stored = CachedCut(
         top=above(model, cut),
         train=train,
         validation=validation,
         views=views,
         num_forward_passes=train.num_forward_passes
         + (validation.num_forward_passes if validation else 0),
-        note=(
-            f"trained on stored activations, {views} view{'' if views == 1 else 's'} of each "
-            f"image, in {train.precision}: {train.store.path}"
-        ),
     )
+    return CutDecision(
+        stored,
+        f"trained on stored activations, {views} view{'' if views == 1 else 's'} of each image, "
+        f"in {train.precision}: {train.store.path}",
+    )
+
+
+def whole_graph(reason: str) -> CutDecision:
+    """Returns the decision that nothing is stored, and why.
+
+    Example:
+        >>> from tlkit.training.cached_cut import whole_graph
+        >>> whole_graph("no group is frozen").note
+        'the whole graph runs: no group is frozen'
+    """
+    return CutDecision(None, f"the whole graph runs: {reason}")
 
 
 def views_of(views: int | None, augment: str) -> int:

@@ -40,7 +40,17 @@ def check_recipe(recipe: Recipe, model: keras.Model, epochs: int | None) -> None
     if recipe.views is not None:
         check_count("views", recipe.views, minimum=0)
     check_seed(recipe.seed)
+    check_solve_head(recipe.solve_head)
     check_class_weight(recipe.class_weight, is_multi_label=head_kind(model) == "multi_label")
+
+
+def check_solve_head(solve_head: bool | str) -> None:
+    """Raises `ArgumentError` unless it is "auto", `True` or `False`."""
+    if not isinstance(solve_head, bool) and solve_head != "auto":
+        raise ArgumentError(
+            f"`solve_head` must be 'auto', True or False. Received: solve_head={solve_head!r}. "
+            "Give True for a new head, False for one that is trained."
+        )
 
 
 def check_fits_source(recipe: Recipe, source: Source) -> None:

@@ -63,7 +63,7 @@ class Features:
     @property
     def precision(self) -> str:
         """What the rows were computed in: "float32" or "bfloat16"."""
-        return _precision_of(self.store)
+        return self.filler.precision
 
     @property
     def num_bytes(self) -> int:
@@ -128,12 +128,13 @@ def extract_features(
         name = f"{part.signature}-{DECODER_VERSION}"
         store = FeatureStore(f"{name}-float32", part.output_shape, folder=cache)
         is_fast = not exact and _precision(store, part, images, augment, views) == "bfloat16"
-        if part.workers.all(is_fast):
+        is_fast = part.workers.all(is_fast)
+        if is_fast:
             store.close()
             dtype = tf.bfloat16.as_numpy_dtype if compact else "float32"
             name += "-compact" if compact else ""
             store = FeatureStore(f"{name}-bfloat16", part.output_shape, dtype=dtype, folder=cache)
-        filler = _Filler(part, store)
+        filler = _Filler(part, store, "bfloat16" if is_fast else "float32")
         fill: Callable[[], object]
         if isinstance(images, ImageSplit):
             keys = _keys_of(images, augment, views)
@@ -156,8 +157,8 @@ def extract_features(
 class _Filler:
     """Puts rows that are missing into a store, and counts the images it computes."""
 
-    def __init__(self, part: FrozenPart, store: FeatureStore) -> None:
-        self._part, self._store = part, store
+    def __init__(self, part: FrozenPart, store: FeatureStore, precision: str) -> None:
+        self._part, self._store, self.precision = part, store, precision
         self.num_forward_passes = 0
 
     @property
@@ -253,7 +254,7 @@ class _Filler:
 
     @property
     def _forward(self) -> Forward:
-        if _precision_of(self._store) == "float32":
+        if self.precision == "float32":
             return self._part.float32
         if self._part.bfloat16 is None:
             raise TrainingError(
@@ -294,10 +295,6 @@ def _precision(
 def _numbered(names: Sequence[str]) -> np.ndarray:
     """A number for each name, `(n,)`; equal names share one."""
     return np.unique(np.array(names), return_inverse=True)[1]
-
-
-def _precision_of(store: FeatureStore) -> str:
-    return store.path.stem.rpartition("-")[2]
 
 
 def _keys_of(split: ImageSplit, augment: str, views: int) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from tlkit.evaluation.data_checks import Images, note_on_values
 from tlkit.models.compiling import leave_compiled
 from tlkit.training.checks import check_callbacks, check_fits_source, check_recipe
 from tlkit.training.distributed_checks import check_spread
+from tlkit.training.head import why_head_stays
 from tlkit.training.objective import check_loss, check_metrics
 from tlkit.training.recipe import DEFAULT_AUGMENTATION, Recipe, identity_of
 from tlkit.training.reports import TrainingReport
@@ -65,19 +66,20 @@ def fine_tune(
     patience: int | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     precision: str = "auto",
+    solve_head: bool | str = "auto",
     run_directory: str | os.PathLike[str] | None = None,
     seed: int = 0,
     cache: str | os.PathLike[str] | None = None,
 ) -> TrainingReport:
     """Goes on training a classifier, its head and the groups of layers next to it.
 
-    An untrained head, one whose biases are all zero, is solved first (`train_head`): gradients
-    through a random head destroy what the backbone knows. Then AdamW trains what `unfreeze` or each
-    of the `stages` names, and the epoch that is best on validation is kept. A model that was
-    trained before is never left worse on validation than it was given: if no epoch is better, its
-    weights are put back and the report says so. Better is a higher accuracy, at the same a lower
-    cross-entropy; with `class_weight` the balanced accuracy, and weights of validation images,
-    `(images, labels, weights)`, count as they do in the loss.
+    An untrained head, one whose biases are all zero or as `solve_head` says, is solved first
+    (`train_head`): gradients through a random head destroy what the backbone knows. Then AdamW
+    trains what `unfreeze` or each of the `stages` names, and the epoch that is best on validation
+    is kept. A model that was trained before is never left worse on validation than it was given: if
+    no epoch is better, its weights are put back and the report says so. Better is a higher
+    accuracy, at the same a lower cross-entropy; with `class_weight` the balanced accuracy, and
+    weights of validation images, `(images, labels, weights)`, count as they do in the loss.
 
     Where a part below is frozen, and an epoch need not see views that no epoch saw before, that
     part runs once for each view and its activations are stored; only the part above is trained.
@@ -131,6 +133,9 @@ def fine_tune(
         precision: "float32", "mixed_bfloat16" or "mixed_float16" (with loss scaling); "auto" takes
             a mixed one on GPUs that gain from it. Weights and logits are float32, and so is the
             model afterwards.
+        solve_head: `True` where the head is new and to be solved first, whatever it holds; `False`
+            where it counts as trained and is trained on as it is; "auto" takes a head for new if
+            all its biases are zero, as they are when a head is built.
         run_directory: Where everything that goes on needs is saved after each epoch (and every
             five minutes within long ones). The same call, after whatever stopped it, continues; to
             the same weights under deterministic operations, except where a `tf.data.Dataset` comes
@@ -241,6 +246,11 @@ def _checked(given: Mapping[str, Any]) -> _Call:
         )
         for stage in check_stages(model, stages)
     ]
+    if recipe.solve_head is True and (why := why_head_stays(model, plan[0].unfreeze)):
+        raise ArgumentError(
+            "`solve_head` must be 'auto' or False where the head cannot be solved. Received: "
+            f"solve_head=True for a head that cannot: {why}. Leave it out."
+        )
     hooks = hooks_of(given["anchor"], model)
     strategy = strategy_of(model)
     check_spread(strategy, recipe, source.train, loss=loss, metrics=metrics, hooks=hooks)

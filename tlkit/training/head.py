@@ -18,11 +18,13 @@ from tlkit.evaluation.names import num_classes_of
 from tlkit.evaluation.outputs import both_columns
 from tlkit.models.compiling import leave_compiled
 from tlkit.models.flattening import below
-from tlkit.models.groups import choose_trainable
+from tlkit.models.graph import parameters
+from tlkit.models.group_choice import AS_IS
+from tlkit.models.groups import choose_trainable, group_layers
 from tlkit.models.heads import feature_cut, head_from_features, head_kind
 from tlkit.models.random_state import seed_random_layers
 from tlkit.models.trainable import are_set_by_hand, flags_by_hand_kept
-from tlkit.training.checks import check_class_weight
+from tlkit.training.checks import check_class_weight, check_solve_head
 from tlkit.training.criterion import (
     Criterion,
     Score,
@@ -38,7 +40,7 @@ from tlkit.training.objective import loss_of, metrics_of, targets_of
 from tlkit.training.rates import warm_up_then_cosine
 from tlkit.training.recipe import description_of
 from tlkit.training.reports import StageReport, TrainingReport
-from tlkit.training.solving import solve_head
+from tlkit.training.solving import solve_head as solved_head
 from tlkit.training.sources import Source, source_of
 from tlkit.training.store import FEATURES_FOLDER
 from tlkit.training.stored_batches import batches_in_order, one_pass
@@ -61,6 +63,7 @@ def train_head(
     class_weight: str | None = None,
     augment: str = "none",
     views: int = 1,
+    solve_head: bool | str = "auto",
     seed: int = 0,
     cache: str | os.PathLike[str] | None = None,
 ) -> TrainingReport:
@@ -74,10 +77,10 @@ def train_head(
     weights make up for it. Others (hidden layers, a tanh), and features of more than 2 GB, are
     trained on the stored features with AdamW, warm-up and cosine; the report says why.
 
-    A head that had been trained before is kept where the new one is worse on validation. Weights of
-    images in a `tf.data.Dataset`, `(images, labels, weights)`, count there as in the loss.
-    `trainable` flags that were set by hand are put back afterwards; without any, those of the head
-    alone are on.
+    A head that had been trained before is kept where the new one is worse on validation; say by
+    `solve_head` whether it had, where its biases do not tell. Weights of images in a
+    `tf.data.Dataset`, `(images, labels, weights)`, count there as in the loss. `trainable` flags
+    that were set by hand are put back afterwards; without any, those of the head alone are on.
 
     Where the model was made under a strategy over several machines, each computes the features of
     its share of the images, all store those of all, the chief solves the head, and all get it.
@@ -93,6 +96,10 @@ def train_head(
             trained and in what decides between heads: the balanced accuracy then.
         augment: Augmentation of the stored views, by name.
         views: How many augmented versions of each training image are stored.
+        solve_head: `True` where the head that is there counts for nothing and always gives way to
+            the new one; `False` where it counts as trained, and stays where it is better on
+            validation; "auto" takes a head for untrained if all its biases are zero, as they are
+            when a head is built.
         seed: Of folds, orders, and what random layers in the head draw.
         cache: Folder of the feature stores; tlkit's cache by default.
 
@@ -120,6 +127,7 @@ def train_head(
     check_count("views", views)
     check_seed(seed)
     check_class_weight(class_weight, is_multi_label=head_kind(model) == "multi_label")
+    check_solve_head(solve_head)
     source = source_of(model, data, validation)
     if isinstance(source.train, tf.data.Dataset):
         if views > 1 or augment != "none":
@@ -144,6 +152,7 @@ def train_head(
                 class_weight=class_weight,
                 augment=augment,
                 views=views,
+                solve_head=solve_head,
                 seed=seed,
                 cache=cache,
             )
@@ -158,14 +167,16 @@ def _train(
     cache: str | os.PathLike[str] | None,
     augment: str,
     views: int,
+    solve_head: bool | str,
     **given: Any,
 ) -> TrainingReport:
     started = time.perf_counter()
     before = weights_by_group(model)
     has_flags = are_set_by_hand(model)
     part = FrozenPart(below(model, feature_cut(model)))
-    same = {"model": part.signature, "data": description_of(source), "augment": augment, **given}
-    part.workers.check_same("model, data and arguments", {**same, "views": views})
+    own = {"augment": augment, "views": views, "solve_head": solve_head}
+    same = {"model": part.signature, "data": description_of(source), **own, **given}
+    part.workers.check_same("model, data and arguments", same)
     train = extract_features(
         part, source.train, exact=False, augment=augment, views=views, cache=cache
     )
@@ -176,7 +187,7 @@ def _train(
     head = head_from_features(model)
     criterion = criterion_for(source.validation, given["class_weight"])
     old = None
-    if held_out and is_trained(model):
+    if held_out and not is_new_head(model, solve_head):
         old = _measured(head, model, held_out, criterion)
     notes = [f"features in {train.precision}: {train.store.path}"]
     if cache is None and (note := cache_note(FEATURES_FOLDER)):
@@ -190,11 +201,10 @@ def _train(
             "the head alone trained, whatever the `trainable` flags say that were set by hand; "
             "they are put back"
         )
-    history: tuple[dict[str, float], ...] = ()
-    kept_epoch = None
+    history, kept_epoch = (), None
     chosen = {name: given[name] for name in ("class_weight", "seed")}
     with bar("solving the head", None):
-        solved = solve_head(head, model, train, held_out, **chosen)
+        solved = solved_head(head, model, train, held_out, **chosen)
     if solved.is_solved:
         notes.append(solved.note)
     else:
@@ -238,6 +248,39 @@ def _train(
         decision_before=old.value if old else None,
         decision_after=new.value if new else None,
     )
+
+
+def is_new_head(model: keras.Model, solve_head: bool | str) -> bool:
+    """Whether the head that is there counts for nothing, as `solve_head` says or its biases do.
+
+    Args:
+        model: A classifier.
+        solve_head: `True`, `False`, or "auto" to ask `is_trained`.
+
+    Example:
+        >>> import tlkit
+        >>> from tlkit.training.head import is_new_head
+        >>> model = tlkit.build_classifier("resnet20", ["cat", "dog"], weights=None)
+        >>> is_new_head(model, "auto"), is_new_head(model, False)
+        (True, False)
+    """
+    return solve_head if isinstance(solve_head, bool) else not is_trained(model)
+
+
+def why_head_stays(model: keras.Model, unfreeze: str | int) -> str:
+    """Says what forbids that `fine_tune` solves the head; empty where nothing does.
+
+    Args:
+        model: A classifier.
+        unfreeze: What its first stage trains.
+    """
+    if None in feature_cut(model).shape[1:]:
+        return "its features have no one size, and cannot be stored"
+    moving = {id(variable) for variable in model.trainable_variables}
+    head = [variable for layer in group_layers(model)[-1] for variable in parameters(layer)]
+    if unfreeze == AS_IS and not all(id(variable) in moving for variable in head):
+        return "its `trainable` flags, which are kept to, freeze it"
+    return ""
 
 
 def is_trained(model: keras.Model) -> bool:

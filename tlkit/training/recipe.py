@@ -36,6 +36,7 @@ class Recipe:
     patience: int | None
     precision: str
     seed: int
+    solve_head: bool | str = "auto"
 
 
 def identity_of(
@@ -49,6 +50,9 @@ def identity_of(
 ) -> dict[str, Any]:
     """Returns what makes a training what it is: another must not be continued by mistake."""
     data, names = description_of(source), variable_names(model)
+    written = dataclasses.asdict(recipe)
+    if recipe.solve_head == "auto":  # trainings begun before there was a choice say nothing of it
+        del written["solve_head"]
     flags = {}
     if any(stage.unfreeze == AS_IS for stage in plan):
         flags["frozen"] = [
@@ -69,7 +73,7 @@ def identity_of(
         "stages": [dataclasses.asdict(stage) for stage in plan],
         "metrics": [f"{type(metric).__name__} {metric.get_config()}" for metric in metrics],
         "loss": None if loss is None else f"{type(loss).__name__} {loss.get_config()}",
-        **dataclasses.asdict(recipe),
+        **written,
     }
 
 

@@ -17,25 +17,25 @@ from tlkit.distribution.strategies import strategy_of
 from tlkit.errors import ArgumentError, DataError, RunError
 from tlkit.evaluation.data_checks import Images
 from tlkit.evaluation.names import num_classes_of
-from tlkit.models.graph import parameters
 from tlkit.models.group_choice import AS_IS
-from tlkit.models.groups import TrainableReport, choose_trainable, group_layers
-from tlkit.models.heads import feature_cut
+from tlkit.models.groups import TrainableReport, choose_trainable
 from tlkit.models.random_state import seed_random_layers
 from tlkit.models.trainable import Flags
 from tlkit.models.variable_names import variable_names
 from tlkit.training.cached_cut import (
     CachedCut,
+    CutDecision,
     cached_cut,
     cut_batches,
     cut_validation,
     views_of,
+    whole_graph,
 )
 from tlkit.training.criterion import Score, criterion_for, labels_of, score_on
 from tlkit.training.distributed_checks import batch_notes
 from tlkit.training.fit_data import weighed_as
 from tlkit.training.fitting import Batches, Fitted, NotFiniteError, class_weight_of, fit_model
-from tlkit.training.head import is_trained, train_head
+from tlkit.training.head import is_new_head, train_head, why_head_stays
 from tlkit.training.objective import loss_of, metrics_of, takes_one_hot
 from tlkit.training.precision import computed_in, resolve_precision, scaled
 from tlkit.training.rates import LayerwiseAdamW, layer_multipliers, schedule_of
@@ -111,9 +111,8 @@ class Tuner:
             assign_all(model.variables, saved.arrays["model"])
         else:
             seed_random_layers(model, self._recipe.seed)
-            was_trained, done, reports = is_trained(model), 0, []
-            has_size = None not in feature_cut(model).shape[1:]
-            if not was_trained and has_size and not self._has_frozen_head(plan[0]):
+            was_trained, done, reports = not is_new_head(model, self._recipe.solve_head), 0, []
+            if not was_trained and not why_head_stays(model, plan[0].unfreeze):
                 reports += self._solved_head()
             before = None
         for number in range(done, len(plan)):
@@ -157,16 +156,11 @@ class Tuner:
             self._source.train if self._source.data is None else self._source.data,
             validation=validation,
             class_weight=self._recipe.class_weight,
+            solve_head=self._recipe.solve_head,
             seed=self._recipe.seed,
             cache=self._cache,
         )
         return list(report.stages)
-
-    def _has_frozen_head(self, first: PlannedStage) -> bool:
-        """Whether flags that are kept to forbid that the head is solved."""
-        moving = {id(variable) for variable in self._model.trainable_variables}
-        head = [v for layer in group_layers(self._model)[-1] for v in parameters(layer)]
-        return first.unfreeze == AS_IS and not all(id(variable) in moving for variable in head)
 
     def _let_train(self, stage: PlannedStage) -> TrainableReport:
         self._keeps_flags = stage.unfreeze == AS_IS
@@ -204,8 +198,9 @@ class Tuner:
         watched = WatchedWeights(model)
         if resumed:
             assign_all(model.weights, current)
-        cut, still = self._cut(stage), still_part(model, stage.unfreeze, trainable)
-        is_cached = isinstance(cut, CachedCut)
+        decision = self._cut(stage)
+        cut, still = decision.cut, still_part(model, stage.unfreeze, trainable)
+        is_cached = cut is not None
         if resumed and resumed.record["is_cached"] != is_cached:
             raise RunError(
                 "`run_directory` must hold a training that can go on as it began. Received: one "
@@ -236,7 +231,7 @@ class Tuner:
         check_moved(watched, trainable, stage.learning_rate)
         said = {note for report in record["reports"] for note in report["notes"]}  # of the head
         notes = [note for note in self._notes if number == 0 and note not in said]
-        notes.append(cut if isinstance(cut, str) else cut.note)
+        notes.append(decision.note)
         notes += batch_notes(strategy_of(model), self._source.train)
         notes += [note for hook in self._hooks for note in hook.notes_of_stage()]
         moved = relative_movement(watched.before, weights_by_group(model))
@@ -257,14 +252,14 @@ class Tuner:
             moved=moved,
             put_back=put_back,
             seconds=seconds(),
-            num_forward_passes=0 if isinstance(cut, str) else cut.num_forward_passes,
+            num_forward_passes=0 if cut is None else cut.num_forward_passes,
             notes=tuple(notes),
         )
 
-    def _cut(self, stage: PlannedStage) -> CachedCut | str:
+    def _cut(self, stage: PlannedStage) -> CutDecision:
         recipe = self._recipe
         if any(hook.needs_images for hook in self._hooks):
-            return "the whole graph runs: the constraint sees the images themselves"
+            return whole_graph("the constraint sees the images themselves")
         views = views_of(recipe.views, recipe.augment)
         return cached_cut(
             self._model,
@@ -281,7 +276,7 @@ class Tuner:
         stage: PlannedStage,
         number: int,
         *,
-        cut: CachedCut | str,
+        cut: CachedCut | None,
         still: StillPart,
         watched: WatchedWeights,
         baseline: Score | None,
@@ -292,7 +287,7 @@ class Tuner:
     ) -> Fitted:
         model, recipe, source = self._model, self._recipe, self._source
         precision = resolve_precision(recipe.precision, strategy_of(model).num_replicas_in_sync)
-        if isinstance(cut, CachedCut):
+        if cut is not None:
             given: dict[str, Any] = {
                 "batch_size": source.train.batch_size,
                 "one_hot": self._one_hot,
