@@ -5,6 +5,7 @@ import pytest
 
 from tlkit.advice.probe import probe
 from tlkit.errors import DataError
+from tlkit.training.labelled import LabelledFeatures
 
 
 def noise(num_images, num_features=20, seed=0):
@@ -12,7 +13,7 @@ def noise(num_images, num_features=20, seed=0):
 
 
 def test_noise_is_at_chance_whatever_could_be_learnt_by_heart():
-    measured = probe(noise(400, 300), np.arange(400) % 2)
+    measured = probe(LabelledFeatures(noise(400, 300), np.arange(400) % 2))
     low, high = measured.interval
     assert low < 0.5 < high
     assert measured.accuracy == measured.is_right.mean()
@@ -21,8 +22,8 @@ def test_noise_is_at_chance_whatever_could_be_learnt_by_heart():
 def test_copies_come_into_one_fold():
     features, labels = noise(60, 200), np.random.default_rng(1).integers(0, 2, 60)
     copies, labels = np.concatenate([features] * 4), np.concatenate([labels] * 4)
-    apart = probe(copies, labels)
-    together = probe(copies, labels, groups=np.arange(240) % 60)
+    apart = probe(LabelledFeatures(copies, labels))
+    together = probe(LabelledFeatures(copies, labels, np.arange(240) % 60))
     assert apart.accuracy > 0.9
     assert together.accuracy < 0.75
     assert (apart.num_images, together.num_images) == (240, 60)
@@ -32,7 +33,8 @@ def test_classes_may_count_the_same():
     """Of a rare class within a common one as much is recalled as is lost of the other."""
     labels = np.repeat([3, 5], [360, 40])
     features = noise(400) + 1.5 * (labels == 5)[:, np.newaxis] * (np.arange(20) == 0)
-    plain, balanced = (probe(features, labels, class_weight=one) for one in (None, "balanced"))
+    rows = LabelledFeatures(features, labels)
+    plain, balanced = (probe(rows, class_weight=one) for one in (None, "balanced"))
     recalls = [balanced.is_right[labels == name].mean() for name in (3, 5)]
     assert balanced.accuracy == pytest.approx(np.mean(recalls))
     low, high = balanced.interval
@@ -45,7 +47,7 @@ def test_classes_may_count_the_same():
 def test_features_stay_as_they_are():
     features = noise(40)
     before = features.copy()
-    probe(features, np.arange(40) % 2)
+    probe(LabelledFeatures(features, np.arange(40) % 2))
     np.testing.assert_array_equal(features, before)
 
 
@@ -53,27 +55,28 @@ def test_each_of_several_labels_is_a_question_of_its_own():
     features = noise(80)
     labels = np.stack([features[:, 0] > 0, features[:, 1] > 0, np.ones(80), np.zeros(80)], axis=1)
     labels[0, 3] = 1  # one image alone has it
-    measured = probe(features, labels.astype("float32"))
+    measured = probe(LabelledFeatures(features, labels.astype("float32")))
     assert measured.accuracy > 0.9
     assert measured.is_right.shape == (80,)
 
 
 def test_few_images_have_no_interval():
     features = noise(12) + 9 * (np.arange(12) % 2)[:, np.newaxis]
-    assert probe(features, np.arange(12) % 2).interval is None
+    assert probe(LabelledFeatures(features, np.arange(12) % 2)).interval is None
 
 
 def test_a_class_of_one_image_is_refused():
     with pytest.raises(DataError, match=r"two different training images each.*smallest with 1"):
-        probe(noise(30), np.array([0] * 15 + [1] * 14 + [2]))
+        probe(LabelledFeatures(noise(30), np.array([0] * 15 + [1] * 14 + [2])))
+    labels, groups = np.array([0] * 28 + [1] * 2), np.array([*range(28), 28, 28])
     with pytest.raises(DataError, match="smallest with 1"):
-        probe(noise(30), np.array([0] * 28 + [1] * 2), groups=np.array([*range(28), 28, 28]))
+        probe(LabelledFeatures(noise(30), labels, groups))
 
 
 def test_groups_of_several_classes_may_leave_one_class_alone_in_a_fold():
     groups = np.repeat([0, 1, 1, 2], [20, 1, 20, 100])  # of the classes 1, 0, 1 and 0
     labels = np.repeat([1, 0, 1, 0], [20, 1, 20, 100])
     features = noise(141) + 9 * labels[:, np.newaxis]
-    measured = probe(features, labels, groups=groups)
+    measured = probe(LabelledFeatures(features, labels, groups))
     assert (measured.num_folds, measured.num_images) == (2, 3)
     assert 0 < measured.accuracy < 1

@@ -5,6 +5,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
+from tlkit.training.labelled import LabelledFeatures
 from tlkit.training.linear import STRENGTHS, solve_linear
 
 
@@ -14,6 +15,12 @@ def blobs(num_classes, n=300, num_features=8, seed=0):
     centres = generator.normal(0, 1, (num_classes, num_features))
     features = centres[labels] + generator.normal(0, 1, (n, num_features))
     return (features * 10 ** generator.uniform(-2, 2, num_features) + 5).astype("float32"), labels
+
+
+def solved(features, labels, *, groups=None, weights=None, validation=None, **given):
+    held_out = validation and LabelledFeatures(*validation)
+    rows = LabelledFeatures(features, labels, groups, weights)
+    return solve_linear(rows, validation=held_out, **given)
 
 
 def softmax(logits):
@@ -34,7 +41,7 @@ def objective_gradient(kernel, bias, features, labels, strength):
 @pytest.mark.parametrize("num_classes", [3, 5])
 def test_the_gradient_of_the_objective_vanishes(num_classes):
     features, labels = blobs(num_classes)
-    solution = solve_linear(features.copy(), labels, num_units=num_classes)
+    solution = solved(features.copy(), labels, num_units=num_classes)
     of_kernel, of_bias = objective_gradient(
         solution.kernel, solution.bias, features, labels, solution.strength
     )
@@ -46,8 +53,8 @@ def test_the_gradient_of_the_objective_vanishes(num_classes):
 
 def test_two_units_and_one_unit_give_the_same_probabilities():
     features, labels = blobs(2)
-    one = solve_linear(features.copy(), labels, num_units=1)
-    two = solve_linear(features.copy(), labels, num_units=2)
+    one = solved(features.copy(), labels, num_units=1)
+    two = solved(features.copy(), labels, num_units=2)
     logit = features @ one.kernel + one.bias
     expected = np.concatenate([1 / (1 + np.exp(logit)), 1 / (1 + np.exp(-logit))], axis=1)
     np.testing.assert_allclose(softmax(features @ two.kernel + two.bias), expected, atol=1e-4)
@@ -56,7 +63,7 @@ def test_two_units_and_one_unit_give_the_same_probabilities():
 def test_each_label_is_solved_by_itself_and_a_constant_one_keeps_its_odds():
     features, classes = blobs(3)
     labels = np.stack([classes == 0, classes < 2, np.ones(len(classes))], axis=1).astype(int)
-    solution = solve_linear(features.copy(), labels, num_units=3)
+    solution = solved(features.copy(), labels, num_units=3)
     logits = features @ solution.kernel + solution.bias
     assert ((logits > 0) == labels.astype(bool)).mean(axis=0).min() > 0.85
     assert np.all(logits[:, 2] > 3)
@@ -69,15 +76,13 @@ def test_balanced_weights_equal_repeating_the_rare_class():
     counts = np.bincount(labels)
     weights = len(labels) / (2 * counts[labels])
     validation = features[:300].copy(), labels[:300]
-    balanced = solve_linear(
+    balanced = solved(
         features.copy(), labels, num_units=1, class_weight="balanced", validation=validation
     )
     validation = features[:300].copy(), labels[:300]
-    weighted = solve_linear(
-        features.copy(), labels, num_units=1, sample_weight=weights, validation=validation
-    )
+    weighted = solved(features.copy(), labels, num_units=1, weights=weights, validation=validation)
     np.testing.assert_allclose(balanced.kernel, weighted.kernel, rtol=1e-3, atol=1e-5)
-    plain = solve_linear(features.copy(), labels, num_units=1)
+    plain = solved(features.copy(), labels, num_units=1)
     assert balanced.bias[0] != pytest.approx(plain.bias[0], rel=1e-2)
 
 
@@ -85,20 +90,18 @@ def test_many_validation_images_choose_the_strength_and_few_do_not():
     features, labels = blobs(3, n=900)
     held_out = features[:300].copy(), labels[:300]
     assert "300 validation images" in (
-        solve_linear(
-            features[300:].copy(), labels[300:], num_units=3, validation=held_out
-        ).chosen_by
+        solved(features[300:].copy(), labels[300:], num_units=3, validation=held_out).chosen_by
     )
     held_out = features[:30].copy(), labels[:30]
     assert "cross-validation" in (
-        solve_linear(features[30:].copy(), labels[30:], num_units=3, validation=held_out).chosen_by
+        solved(features[30:].copy(), labels[30:], num_units=3, validation=held_out).chosen_by
     )
 
 
 def test_a_constant_feature_and_single_images_do_no_harm():
     features, labels = blobs(3, n=3)
     features[:, 0] = 7.0
-    solution = solve_linear(features.copy(), labels, num_units=3)
+    solution = solved(features.copy(), labels, num_units=3)
     assert np.isfinite(solution.kernel).all()
     assert "too few images" in solution.chosen_by
 
@@ -107,7 +110,7 @@ def test_labels_that_validation_has_and_training_lacks_are_passed_over():
     features, labels = blobs(3, n=900)
     train = labels[300:] != 2
     held_out = features[:300].copy(), labels[:300]
-    solution = solve_linear(
+    solution = solved(
         features[300:][train].copy(), labels[300:][train], num_units=2, validation=held_out
     )
     assert solution.kernel.shape == (8, 2)
@@ -121,9 +124,9 @@ def test_views_of_one_image_stay_in_one_fold():
     features[:, 0] += labels
     views = np.concatenate([features] * 4)
     arguments = {"num_units": 2, "groups": np.tile(np.arange(200), 4)}
-    together = solve_linear(views.copy(), np.tile(labels, 4), **arguments)
-    apart = solve_linear(views.copy(), np.tile(labels, 4), num_units=2)
-    alone = solve_linear(features.copy(), labels, num_units=2)
+    together = solved(views.copy(), np.tile(labels, 4), **arguments)
+    apart = solved(views.copy(), np.tile(labels, 4), num_units=2)
+    alone = solved(features.copy(), labels, num_units=2)
     assert together.strength <= alone.strength
     assert apart.strength >= 100 * together.strength
 
@@ -132,7 +135,7 @@ def test_a_fold_whose_groups_leave_one_class_alone_is_left_out():
     groups = np.repeat([0, 1, 1, 2], [20, 1, 20, 100])
     labels = np.repeat([1, 0, 1, 0], [20, 1, 20, 100])
     features = np.random.default_rng(0).normal(size=(141, 5)) + 9 * labels[:, np.newaxis]
-    solution = solve_linear(features.astype("float32"), labels, num_units=2, groups=groups)
+    solution = solved(features.astype("float32"), labels, num_units=2, groups=groups)
     assert solution.chosen_by == "1-fold cross-validation"
     right = (features @ solution.kernel + solution.bias).argmax(axis=1) == labels
     assert right.mean() > 0.95
@@ -140,7 +143,7 @@ def test_a_fold_whose_groups_leave_one_class_alone_is_left_out():
 
 def test_without_a_bias_the_gradient_of_its_objective_vanishes():
     features, labels = blobs(3)
-    solution = solve_linear(features.copy(), labels, num_units=3, use_bias=False)
+    solution = solved(features.copy(), labels, num_units=3, use_bias=False)
     scale = np.sqrt(np.square(features, dtype=float).mean(axis=0))
     residual = softmax(features.astype(float) @ solution.kernel)
     residual[np.arange(len(labels)), labels] -= 1
@@ -152,7 +155,7 @@ def test_without_a_bias_the_gradient_of_its_objective_vanishes():
 
 def test_features_that_have_all_but_vanished_are_left_alone():
     features, labels = blobs(3)
-    solution = solve_linear(features * np.float32(1e-20), labels, num_units=3)
+    solution = solved(features * np.float32(1e-20), labels, num_units=3)
     assert np.abs(solution.kernel).max() < 1
 
 
@@ -175,7 +178,7 @@ def test_a_column_next_to_constant_gets_no_weight_to_speak_of(column):
     features, labels = generator.normal(0, 1, (300, 6)), np.arange(300) % 3
     noise = np.where(labels == 0, 1.5, 0) + generator.normal(0, 1, 300)
     features[:, 2] = column(noise)
-    solution = solve_linear(features.astype("float32"), labels, num_units=3)
+    solution = solved(features.astype("float32"), labels, num_units=3)
     assert np.abs(solution.kernel).max() < 1000
     scale = np.abs(features[:, 2]).max()
     reach = np.abs(solution.kernel[2]).max() * 1e-4 * scale  # what a small change of it can do
@@ -187,7 +190,7 @@ def test_a_small_column_that_tells_the_classes_apart_is_used():
     labels = np.arange(300) % 2
     features = generator.normal(0, 1, (300, 6))
     features[:, 2] = 1e-3 * (labels + 0.1 * generator.normal(0, 1, 300))
-    solution = solve_linear(features.astype("float32"), labels, num_units=1)
+    solution = solved(features.astype("float32"), labels, num_units=1)
     right = ((features @ solution.kernel + solution.bias)[:, 0] > 0) == labels
     assert right.mean() > 0.98
 
@@ -229,7 +232,7 @@ def test_the_penalty_is_chosen_by_the_loss_that_is_solved():
     weights = len(held_out[1]) / (2 * counts[held_out[1]])
     wanted = chosen_by_hand(features, labels, held_out, weights)
     assert wanted != chosen_by_hand(features, labels, held_out, np.ones(400))
-    solution = solve_linear(
+    solution = solved(
         features.astype("float32"),
         labels,
         num_units=1,
@@ -245,21 +248,20 @@ def test_sample_weights_count_where_the_penalty_is_chosen():
     noise = np.random.default_rng(1).permutation(labels)
     both = np.concatenate([features, features]).astype("float32")
     arguments = {"num_units": 3, "groups": np.tile(np.arange(360), 2)}
-    weighed = solve_linear(
+    weighed = solved(
         both.copy(),
         np.concatenate([labels, noise]),
-        sample_weight=np.repeat([1.0, 0.0], 360),
+        weights=np.repeat([1.0, 0.0], 360),
         **arguments,
     )
-    wrong = solve_linear(both.copy(), np.concatenate([labels, noise]), **arguments)
+    wrong = solved(both.copy(), np.concatenate([labels, noise]), **arguments)
     assert weighed.strength > wrong.strength  # noise that counts asks for a stronger penalty
-    held_out = both.copy(), np.concatenate([labels, noise])
-    weighed = solve_linear(
+    held_out = both.copy(), np.concatenate([labels, noise]), None, np.repeat([1.0, 0.0], 360)
+    weighed = solved(
         features.copy(),
         labels,
         num_units=3,
         validation=held_out,
-        validation_weight=np.repeat([1.0, 0.0], 360),
     )
-    alone = solve_linear(features.copy(), labels, num_units=3, validation=(features.copy(), labels))
+    alone = solved(features.copy(), labels, num_units=3, validation=(features.copy(), labels))
     assert weighed.strength == alone.strength

@@ -397,17 +397,15 @@ def _score(
     started = time.perf_counter()
     split = dataclasses.replace(train.subset(rows), image_size=candidate.image_size)
     features = extract_features(candidate.part, split, exact=False, cache=cache)
-    values = features.load()
-    measured = probe(
-        values, features.labels, groups=features.groups, class_weight=class_weight, seed=seed
-    )
+    found = features.labelled()
+    measured = probe(found, class_weight=class_weight, seed=seed)
     return BackboneScore(
         name=candidate.name,
         weights=candidate.weights,
         image_size=candidate.image_size,
         accuracy=measured.accuracy,
         interval=measured.interval,
-        log_evidence=log_evidence(values, features.labels),
+        log_evidence=log_evidence(found.features, found.labels),
         **candidate.costs,  # type: ignore[arg-type]
         num_forward_passes=features.num_forward_passes,
         seconds=candidate.seconds + time.perf_counter() - started,

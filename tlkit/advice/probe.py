@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 from tlkit.data.splits import class_weights
 from tlkit.errors import DataError
 from tlkit.evaluation.intervals import Interval, mean_share_interval, wilson_interval
+from tlkit.training.labelled import LabelledFeatures
 from tlkit.training.linear import STRENGTHS, first_minimum, moments, row_space
 
 MIN_FOR_INTERVAL = 20
@@ -56,10 +57,8 @@ class ProbeScore:
 
 
 def probe(
-    features: np.ndarray,
-    labels: np.ndarray,
+    rows: LabelledFeatures,
     *,
-    groups: np.ndarray | None = None,
     class_weight: str | None = None,
     seed: int = 0,
 ) -> ProbeScore:
@@ -70,10 +69,8 @@ def probe(
     which flatters all networks alike and little.
 
     Args:
-        features: `(n, num_features)`; left as they are.
-        labels: Whole numbers `(n,)`; or rows of 0/1, `(n, num_labels)`, each label by itself.
-        groups: `(n,)`; rows of one group (copies of one image, images of one patient) come into
-            one fold.
+        rows: Their features are left as they are, and all count the same. Rows of 0/1 are measured
+            label by label.
         class_weight: "balanced" lets each class count the same, in what is fitted, in what chooses
             the penalty, and in the accuracy; not of rows of 0/1.
         seed: Of the folds.
@@ -84,15 +81,16 @@ def probe(
     Example:
         >>> import numpy as np
         >>> from tlkit.advice.probe import probe
+        >>> from tlkit.training.labelled import LabelledFeatures
         >>> labels = np.arange(60) % 3
         >>> features = np.random.default_rng(0).normal(size=(60, 5)) + 9 * labels[:, np.newaxis]
-        >>> probe(features, labels).accuracy
+        >>> probe(LabelledFeatures(features, labels)).accuracy
         1.0
     """
-    groups = np.arange(len(labels)) if groups is None else groups
+    labels, groups = rows.labels, rows.own_groups
     num_images = len(np.unique(groups))
-    mean, scale = moments(features)
-    standard = ((features - mean) / scale).astype(np.float32)
+    mean, scale = moments(rows.features)
+    standard = ((rows.features - mean) / scale).astype(np.float32)
     basis = row_space(standard)
     if basis is not None:
         standard = standard @ basis
@@ -101,9 +99,7 @@ def probe(
         warnings.simplefilter("ignore", ConvergenceWarning)
         found = [
             _out_of_fold(
-                standard,
-                task,
-                groups,
+                LabelledFeatures(standard, task, groups),
                 is_label=labels.ndim == 2,
                 class_weight=class_weight,
                 seed=seed,
@@ -133,15 +129,14 @@ def probe(
 
 
 def _out_of_fold(
-    features: np.ndarray,
-    labels: np.ndarray,
-    groups: np.ndarray,
+    rows: LabelledFeatures,
     *,
     is_label: bool,
     class_weight: str | None,
     seed: int,
 ) -> tuple[np.ndarray, float, int]:
     """Whether each row is right at the best strength, that strength, and the number of folds."""
+    features, labels, groups = rows.features, rows.labels, rows.own_groups
     classes, positions = np.unique(labels, return_inverse=True)
     if len(classes) == 1 and is_label:  # one that all images carry, or none
         return np.ones(len(labels)), 0.0, 0
@@ -177,11 +172,11 @@ def _out_of_fold(
             shares = regression.predict_proba(features[test])
             known = regression.classes_
             is_right[test] = known[shares.argmax(axis=1)] == labels[test]
-            rows = np.isin(labels[test], known)  # a fold of groups may hold all of a small class
-            if rows.any():
-                own = None if weights is None else weights[test][rows]
+            some = np.isin(labels[test], known)  # a fold of groups may hold all of a small class
+            if some.any():
+                own = None if weights is None else weights[test][some]
                 of_fold = log_loss(
-                    labels[test][rows], shares[rows], labels=known, sample_weight=own
+                    labels[test][some], shares[some], labels=known, sample_weight=own
                 )
                 loss += float(of_fold) / num_folds
         answers[strength] = is_right

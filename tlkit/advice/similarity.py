@@ -270,7 +270,7 @@ def _probe(
 ) -> ProbeScore:
     part = FrozenPart(below(model, feature_cut(model)))
     features = extract_features(part, split, exact=False, cache=cache)
-    return probe(features.load(), features.labels, groups=features.groups, seed=seed)
+    return probe(features.labelled(), seed=seed)
 
 
 def _with_random_weights(model: keras.Model, seed: int) -> keras.Model:

@@ -22,6 +22,7 @@ from tlkit.training.frozen import (
     has_bfloat16,
     relative_difference,
 )
+from tlkit.training.labelled import LabelledFeatures
 from tlkit.training.store import FeatureStore
 from tlkit.utils.progress import Advance, bar
 
@@ -69,6 +70,10 @@ class Features:
     def num_bytes(self) -> int:
         """Size of all rows in memory."""
         return len(self.keys) * int(np.prod(self.store.row_shape)) * self.store.dtype.itemsize
+
+    def labelled(self) -> LabelledFeatures:
+        """Loads all rows, with labels, groups and weights."""
+        return LabelledFeatures(self.load(), self.labels, self.groups, self.weights)
 
     def load(self) -> np.ndarray:
         """Returns all rows, shape `(len(keys), *row_shape)`."""

@@ -1,7 +1,7 @@
 """A linear head, solved to its optimum by scikit-learn."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -10,6 +10,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from threadpoolctl import threadpool_limits
 
 from tlkit.data.splits import class_weights
+from tlkit.training.labelled import LabelledFeatures
 
 STRENGTHS = tuple(float(10**exponent) for exponent in np.arange(-4.0, 1.01, 0.5))
 """Inverse regularisation strengths that are tried, scikit-learn's `C`, strongest penalty first."""
@@ -52,15 +53,11 @@ class LinearSolution:
 
 
 def solve_linear(
-    features: np.ndarray,
-    labels: np.ndarray,
+    train: LabelledFeatures,
     *,
     num_units: int,
-    validation: tuple[np.ndarray, np.ndarray] | None = None,
+    validation: LabelledFeatures | None = None,
     class_weight: str | None = None,
-    sample_weight: np.ndarray | None = None,
-    validation_weight: np.ndarray | None = None,
-    groups: np.ndarray | None = None,
     use_bias: bool = True,
     seed: int = 0,
 ) -> LinearSolution:
@@ -68,42 +65,37 @@ def solve_linear(
 
     The penalty's strength is the one with the smallest log loss: on the validation images where
     there are at least `MIN_VALIDATION`, else by stratified cross-validation. Images count in it as
-    they do in what is solved, by `class_weight` and `sample_weight`. The objective is
+    they do in what is solved, by `class_weight` and their weights. The objective is
     scikit-learn's: 1/2 |w|² + C * sum of the samples' log losses; the intercept is not
     penalised. The scale of the standardisation is folded into the weights that come back; it is the
     standard deviation, but never below what `LEAST_OF_MEAN` and `LEAST_OF_OTHERS` say.
 
     Args:
-        features: float32, `(n, num_features)`. They are standardised in place, and those of
+        train: What is solved, the features float32. They are standardised in place, and those of
             `validation` too: they are the largest thing in memory, and no copy of them is made.
-        labels: Integers `(n,)`; or 0/1 of shape `(n, num_labels)`, each label solved by itself.
+            Rows of 0/1 are solved label by label. Groups apart would betray each other, and too
+            weak a penalty be chosen.
         num_units: Units of the Dense layer: 1 for two classes told apart by one logit, else the
             number of classes or labels.
-        validation: Features and labels, likewise.
+        validation: What the strength is chosen on; its groups do not matter.
         class_weight: "balanced" weighs each class by n / (num_classes * its count), on validation
             images by their own counts.
-        sample_weight: Shape `(n,)`.
-        validation_weight: Sample weights of the validation images.
-        groups: Shape `(n,)`; rows of one group (views or copies of one image, images of one
-            patient) come into one fold. Apart, each would betray the others, and too weak a
-            penalty be chosen.
         use_bias: Whether there is an intercept. Without one features are scaled and not centred,
             and the bias that comes back is zero.
         seed: Of the folds.
     """
-    mean, scale = moments(features, is_centred=use_bias)
-    _standardise(features, mean, scale)
+    mean, scale = moments(train.features, is_centred=use_bias)
+    _standardise(train.features, mean, scale)
     if validation is not None:
-        _standardise(validation[0], mean, scale)
-    basis = row_space(features)
+        _standardise(validation.features, mean, scale)
+    basis = row_space(train.features)
     if basis is not None:
-        features = features @ basis
-        validation = validation and (validation[0] @ basis, validation[1])
-    groups = np.arange(len(features)) if groups is None else groups
-    whole = _tasks(features, labels, num_units, class_weight, sample_weight)
-    held_out: Sequence[_Rows | None] = [None] * len(whole)
+        train = train.seen_as(train.features @ basis)
+        validation = validation and validation.seen_as(validation.features @ basis)
+    whole = _tasks(train, num_units, class_weight)
+    held_out: Sequence[LabelledFeatures | None] = [None] * len(whole)
     if validation is not None:
-        held_out = _tasks(*validation, num_units, class_weight, validation_weight)
+        held_out = _tasks(validation, num_units, class_weight)
     # many small products: a second BLAS thread spends far longer waiting than computing
     with threadpool_limits(1, user_api="blas"):
         solutions = [
@@ -111,8 +103,7 @@ def solve_linear(
                 rows,
                 measured,
                 class_weight=class_weight,
-                sample_weight=sample_weight,
-                groups=groups,
+                sample_weight=train.weights,
                 use_bias=use_bias,
                 seed=seed,
             )
@@ -120,7 +111,7 @@ def solve_linear(
         ]
     coefficients = np.concatenate([solution[0] for solution in solutions])
     intercepts = np.concatenate([solution[1] for solution in solutions])
-    if labels.ndim == 1:
+    if train.labels.ndim == 1:
         coefficients, intercepts = _for_units(coefficients, intercepts, num_units)
     if basis is not None:
         coefficients = coefficients @ basis.T
@@ -133,36 +124,23 @@ def solve_linear(
     )
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Features, labels, and how much each row counts; `None` where all count the same."""
-
-    features: np.ndarray
-    labels: np.ndarray
-    weights: np.ndarray | None
-
-    def __getitem__(self, rows: np.ndarray) -> "_Rows":
-        weights = None if self.weights is None else self.weights[rows]
-        return _Rows(self.features[rows], self.labels[rows], weights)
-
-
 def _tasks(
-    features: np.ndarray,
-    labels: np.ndarray,
-    num_units: int,
-    class_weight: str | None,
-    sample_weight: np.ndarray | None,
-) -> list[_Rows]:
+    rows: LabelledFeatures, num_units: int, class_weight: str | None
+) -> list[LabelledFeatures]:
     """What is solved by itself, each label of several or else all classes together.
 
     The rows count in a loss that is measured as scikit-learn weighs them where it solves.
     """
+    labels = rows.labels
     tasks = [labels] if labels.ndim == 1 else [labels[:, i] for i in range(num_units)]
-    weights = [sample_weight] * len(tasks)
+    weights = [rows.weights] * len(tasks)
     if class_weight is not None:
         balanced = [_balanced(own) for own in tasks]
-        weights = [own if sample_weight is None else own * sample_weight for own in balanced]
-    return [_Rows(features, own, weight) for own, weight in zip(tasks, weights, strict=True)]
+        weights = [own if rows.weights is None else own * rows.weights for own in balanced]
+    return [
+        replace(rows, labels=own, weights=weight)
+        for own, weight in zip(tasks, weights, strict=True)
+    ]
 
 
 def _balanced(labels: np.ndarray) -> np.ndarray:
@@ -172,12 +150,11 @@ def _balanced(labels: np.ndarray) -> np.ndarray:
 
 
 def _solve_one(
-    rows: _Rows,
-    validation: _Rows | None,
+    rows: LabelledFeatures,
+    validation: LabelledFeatures | None,
     *,
     class_weight: str | None,
     sample_weight: np.ndarray | None,
-    groups: np.ndarray,
     use_bias: bool,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray, float, str]:
@@ -208,7 +185,7 @@ def _solve_one(
         def loss(strength: float) -> float:
             return _log_loss(fitted(whole, strength, everything), validation)
 
-    elif folds := _folds(rows, groups, seed):
+    elif folds := _folds(rows, seed):
         chosen_by = f"{len(folds)}-fold cross-validation"
         heads = [head() for _ in folds]
 
@@ -227,13 +204,13 @@ def _solve_one(
     return solved.coef_, solved.intercept_, strength, chosen_by
 
 
-def _folds(rows: _Rows, groups: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def _folds(rows: LabelledFeatures, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """As many folds as leave each class something to learn from, and at most five.
 
     Groups of several classes may leave one class alone in a fold, or only others to measure on, or
     only rows that count for nothing: such a fold says nothing, and is left out.
     """
-    labels = rows.labels
+    labels, groups = rows.labels, rows.own_groups
     smallest = min(len(np.unique(groups[labels == label])) for label in np.unique(labels))
     if smallest < 2:
         return []
@@ -250,7 +227,7 @@ def _folds(rows: _Rows, groups: np.ndarray, seed: int) -> list[tuple[np.ndarray,
     ]
 
 
-def _log_loss(regression: LogisticRegression, rows: _Rows) -> float:
+def _log_loss(regression: LogisticRegression, rows: LabelledFeatures) -> float:
     rows = rows[np.isin(rows.labels, regression.classes_)]
     probabilities = regression.predict_proba(rows.features)
     return float(

@@ -12,6 +12,7 @@ from tlkit.errors import DataError
 from tlkit.evaluation.names import num_classes_of
 from tlkit.training.criterion import plain_labels
 from tlkit.training.features import MAX_BYTES_IN_MEMORY, Features
+from tlkit.training.labelled import LabelledFeatures
 from tlkit.training.linear import LinearSolution, solve_linear
 from tlkit.training.solvable import SolvableHead, is_solved, solvable_head
 
@@ -91,19 +92,18 @@ def _solved_by_chief(
     rows = found.read_by_dense(train.load())
     if dense is None or not np.isfinite(rows).all():
         return [_text("what its Dense layer reads is not finite for every image")]
+    validation = None
+    if held_out:
+        validation = LabelledFeatures(
+            found.read_by_dense(held_out.load()),
+            plain_labels(held_out.labels, model),
+            weights=held_out.weights,
+        )
     solution = solve_linear(
-        rows,
-        plain_labels(train.labels, model),
+        LabelledFeatures(rows, plain_labels(train.labels, model), train.groups, train.weights),
         num_units=model.output_shape[-1],
-        validation=(
-            (found.read_by_dense(held_out.load()), plain_labels(held_out.labels, model))
-            if held_out
-            else None
-        ),
+        validation=validation,
         class_weight=class_weight,
-        sample_weight=train.weights,
-        validation_weight=held_out.weights if held_out else None,
-        groups=train.groups,
         use_bias=dense.use_bias,
         seed=seed,
     )
