@@ -265,13 +265,14 @@ def test_new_pictures_go_where_their_group_is_known(tmp_path):
 def test_folds_of_the_head_keep_groups_together(photos):
     from tlkit.training.features import extract_features
     from tlkit.training.frozen import FrozenPart
+    from tlkit.training.views import ViewPolicy
 
     data = tlkit.load_folder(photos, image_size=32, groups=scene, splits=(1, 0, 0))
     model = tlkit.build_classifier("resnet8", data.class_names, weights=None)
     from tlkit.models.heads import feature_cut
 
     part = FrozenPart(type(model)(model.inputs[0], feature_cut(model)))
-    features = extract_features(part, data.train, exact=True, augment="light", views=2)
+    features = extract_features(part, data.train, exact=True, views=ViewPolicy("light", 2))
     assert len(features.groups) == 120
     assert len(np.unique(features.groups)) == 10
     assert len(np.unique(features.images)) == 60

@@ -11,6 +11,7 @@ from tests.conftest import bfloat16_differs_by, set_seeds
 from tlkit.training import cached_cut
 from tlkit.training.sources import source_of
 from tlkit.training.store import FeatureStore
+from tlkit.training.views import ViewPolicy
 
 
 def classifier(data, **arguments):
@@ -81,7 +82,7 @@ def test_without_a_frozen_group_and_for_plain_data_sets_the_whole_graph_runs(dat
 
 def test_a_decision_has_one_type_and_carries_its_reason(data):
     model = classifier(data)
-    given = {"augment": "none", "views": 1, "epochs": 4, "cache": None}
+    given = {"views": ViewPolicy(), "epochs": 4, "cache": None}
     decision = cached_cut.cached_cut(model, source_of(model, data, None), "stage3", **given)
     assert decision.cut.views == 1
     assert decision.note.startswith("trained on stored activations, 1 view of each image")

@@ -192,7 +192,7 @@ def estimate_cost(
     first = resolve_group(model, unfreeze)
     groups = group_costs(model)
     head_views = views or 1 if solves_head else 1
-    views = views_of(views, augment)
+    views = views_of(views, augment).number
     num_epochs = 0
     if data is not None and not solves_head:
         num_epochs = epochs or default_epochs(steps_in_epoch(data.train))

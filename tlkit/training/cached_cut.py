@@ -23,6 +23,7 @@ from tlkit.training.sources import Source
 from tlkit.training.still import is_augmenting
 from tlkit.training.store import FEATURES_FOLDER, stored_files
 from tlkit.training.stored_batches import batches_in_order, one_pass
+from tlkit.training.views import PLAIN, ViewPolicy
 from tlkit.utils.cache import cache_folder, cache_limit
 
 DEFAULT_VIEWS = 8
@@ -70,8 +71,7 @@ def cached_cut(
     source: Source,
     unfreeze: str | int,
     *,
-    augment: str,
-    views: int,
+    views: ViewPolicy,
     epochs: int,
     cache: str | os.PathLike[str] | None,
 ) -> CutDecision:
@@ -83,13 +83,13 @@ def cached_cut(
     if not isinstance(source.train, ImageSplit):
         return whole_graph("a tf.data.Dataset may augment its images as it goes")
     first = resolve_group(model, unfreeze)
-    if why := why_not_stored(model, first, views=views, epochs=epochs):
+    if why := why_not_stored(model, first, views=views.number, epochs=epochs):
         return whole_graph(why)
     cut = cut_before(model, layer_groups(model)[first].name)
     part = FrozenPart(below(model, cut))
     if None in part.output_shape:
         return whole_graph("activations that have no one size cannot be stored")
-    num_rows = source.train.num_images * views
+    num_rows = source.train.num_images * views.number
     num_rows += 0 if source.validation is None else source.validation.num_images
     wanted, room = bytes_and_room(part, num_rows, cache)
     if part.workers.any(wanted > room):
@@ -102,7 +102,6 @@ def cached_cut(
             part,
             source.train,
             exact=False,
-            augment=augment,
             views=views,
             compact=True,
             cache=cache,
@@ -118,13 +117,13 @@ def cached_cut(
         top=above(model, cut),
         train=train,
         validation=validation,
-        views=views,
+        views=views.number,
         num_forward_passes=train.num_forward_passes
         + (validation.num_forward_passes if validation else 0),
     )
     return CutDecision(
         stored,
-        f"trained on stored activations, {views} view{'' if views == 1 else 's'} of each image, "
+        f"trained on stored activations, {views} of each image, "
         f"in {train.precision}: {train.store.path}",
     )
 
@@ -140,11 +139,14 @@ def whole_graph(reason: str) -> CutDecision:
     return CutDecision(None, f"the whole graph runs: {reason}")
 
 
-def views_of(views: int | None, augment: str) -> int:
-    """Returns how many views of each image are to be stored; one is all where nothing changes."""
-    if views == 0:
-        return 0
-    return 1 if augment == "none" else views or DEFAULT_VIEWS
+def views_of(number: int | None, augment: str) -> ViewPolicy:
+    """Returns the views of each image to store, `None` for the usual number of them.
+
+    One is all where nothing changes.
+    """
+    if number == 0:
+        return ViewPolicy(augment, 0)
+    return PLAIN if augment == "none" else ViewPolicy(augment, number or DEFAULT_VIEWS)
 
 
 def why_not_stored(model: keras.Model, first: int, *, views: int, epochs: int | None) -> str:

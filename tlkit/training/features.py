@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 
 import numpy as np
 import tensorflow as tf
@@ -24,6 +25,7 @@ from tlkit.training.frozen import (
 )
 from tlkit.training.labelled import LabelledFeatures
 from tlkit.training.store import FeatureStore
+from tlkit.training.views import PLAIN, ViewPolicy
 from tlkit.utils.progress import Advance, bar
 
 MAX_BYTES_IN_MEMORY = 2 * 2**30
@@ -96,8 +98,7 @@ def extract_features(
     images: ImageSplit | tf.data.Dataset,
     *,
     exact: bool,
-    augment: str = "none",
-    views: int = 1,
+    views: ViewPolicy = PLAIN,
     compact: bool = False,
     cache: str | os.PathLike[str] | None = None,
 ) -> Features:
@@ -113,8 +114,7 @@ def extract_features(
             they are bfloat16 where this processor multiplies so, there is enough to do for it to
             pay (`MIN_BFLOAT16_WORK`) and, on a batch, the features agree within
             `MAX_BFLOAT16_DIFFERENCE`; what was found is remembered.
-        augment: Name of an augmentation; for a split only.
-        views: How many augmented versions of each image; for a split only.
+        views: The views of each image; for a split only.
         compact: Whether rows that were computed in bfloat16 are also kept so, in half the space.
         cache: Folder of the stores.
 
@@ -132,7 +132,7 @@ def extract_features(
             check_can_be_shared("images", part.workers)
         name = f"{part.signature}-{DECODER_VERSION}"
         store = FeatureStore(f"{name}-float32", part.output_shape, folder=cache)
-        is_fast = not exact and _precision(store, part, images, augment, views) == "bfloat16"
+        is_fast = not exact and _precision(store, part, images, views) == "bfloat16"
         is_fast = part.workers.all(is_fast)
         if is_fast:
             store.close()
@@ -142,13 +142,13 @@ def extract_features(
         filler = _Filler(part, store, "bfloat16" if is_fast else "float32")
         fill: Callable[[], object]
         if isinstance(images, ImageSplit):
-            keys = _keys_of(images, augment, views)
-            digests: tuple[str, ...] = images.digests * views
-            units: tuple[str, ...] = images.units * views
-            labels, weights = np.concatenate([images.labels] * views), None
+            keys = tuple(chain(*views.keys(images)))
+            digests: tuple[str, ...] = images.digests * views.number
+            units: tuple[str, ...] = images.units * views.number
+            labels, weights = np.concatenate([images.labels] * views.number), None
             if part.workers.num_workers > 1:
-                filler.fill_together(images, augment, views)
-            fill = partial(filler.fill_from_split, images, augment, views)
+                filler.fill_together(images, views)
+            fill = partial(filler.fill_from_split, images, views)
             fill()
         else:
             keys, labels, weights = filler.fill_from_dataset(images)
@@ -179,8 +179,8 @@ class _Filler:
             return bar(f"{self._what} of {split.name} images, which are stored", None)
         return bar(f"{self._what} of {split.name} images", total, unit)
 
-    def fill_from_split(self, split: ImageSplit, augment: str, views: int) -> None:
-        keys = np.array(_keys_of(split, augment, views)).reshape(views, -1)
+    def fill_from_split(self, split: ImageSplit, views: ViewPolicy) -> None:
+        keys = np.array([*views.keys(split)])
         missing = [_first_of_each(row, ~self._store.contains(row)) for row in keys]
         with self._bar(missing, split) as advance:
             for view, indices in enumerate(missing):
@@ -188,7 +188,7 @@ class _Filler:
                     continue
                 batches = split.dataset(
                     shuffle=False,
-                    augment=augment,
+                    augment=views.augment,
                     epochs=range(view, view + 1),
                     indices=indices,
                     batch_size=_BATCH_SIZE,
@@ -199,11 +199,11 @@ class _Filler:
                     done += len(pixels)
                     advance(len(pixels))
 
-    def fill_together(self, split: ImageSplit, augment: str, views: int) -> None:
+    def fill_together(self, split: ImageSplit, views: ViewPolicy) -> None:
         """Shares out among the workers what is missing on any; all of them must call this."""
         workers = self._part.workers
         together = _BATCH_SIZE * workers.num_workers
-        keys = np.array(_keys_of(split, augment, views)).reshape(views, -1)
+        keys = np.array([*views.keys(split)])
         absent = workers.any(~self._store.contains(keys.reshape(-1))).reshape(keys.shape)
         missing = [_first_of_each(*pair) for pair in zip(keys, absent, strict=True)]
         with self._bar(missing, split) as advance:
@@ -212,7 +212,7 @@ class _Filler:
                 batches = iter(
                     split.dataset(
                         shuffle=False,
-                        augment=augment,
+                        augment=views.augment,
                         epochs=range(view, view + 1),
                         indices=own,
                         batch_size=_BATCH_SIZE,
@@ -273,15 +273,14 @@ def _precision(
     store: FeatureStore,
     part: FrozenPart,
     images: ImageSplit | tf.data.Dataset,
-    augment: str,
-    views: int,
+    views: ViewPolicy,
 ) -> str:
     """Returns what was once measured about this part here, else measures it on a batch."""
     known = store.recall("precision")
     if known is not None and (known == "float32" or has_bfloat16()):
         return known
     if isinstance(images, ImageSplit):
-        num_missing = int((~store.contains(_keys_of(images, augment, views))).sum())
+        num_missing = int((~store.contains([*chain(*views.keys(images))])).sum())
         if num_missing * part.multiply_adds < MIN_BFLOAT16_WORK:
             return "float32"
         some = np.arange(min(_BATCH_SIZE, images.num_images))
@@ -300,15 +299,6 @@ def _precision(
 def _numbered(names: Sequence[str]) -> np.ndarray:
     """A number for each name, `(n,)`; equal names share one."""
     return np.unique(np.array(names), return_inverse=True)[1]
-
-
-def _keys_of(split: ImageSplit, augment: str, views: int) -> tuple[str, ...]:
-    """A row for each view of each picture in its size, which some networks leave open."""
-    height, width = split.image_size
-    sized = [f"{digest}-{height}x{width}" for digest in split.digests]
-    if augment == "none":
-        return tuple(sized)
-    return tuple(f"{name}-{augment}-{split.seed}-{view}" for view in range(views) for name in sized)
 
 
 def _first_of_each(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:

@@ -44,6 +44,7 @@ from tlkit.training.solving import solve_head as solved_head
 from tlkit.training.sources import Source, source_of
 from tlkit.training.store import FEATURES_FOLDER
 from tlkit.training.stored_batches import batches_in_order, one_pass
+from tlkit.training.views import ViewPolicy
 from tlkit.training.weight_change import relative_movement, restore_weights, weights_by_group
 from tlkit.utils.cache import cache_note
 from tlkit.utils.formatting import percent
@@ -150,8 +151,7 @@ def train_head(
                 epochs=epochs,
                 learning_rate=learning_rate,
                 class_weight=class_weight,
-                augment=augment,
-                views=views,
+                views=ViewPolicy(augment, views),
                 solve_head=solve_head,
                 seed=seed,
                 cache=cache,
@@ -165,8 +165,7 @@ def _train(
     source: Source,
     *,
     cache: str | os.PathLike[str] | None,
-    augment: str,
-    views: int,
+    views: ViewPolicy,
     solve_head: bool | str,
     **given: Any,
 ) -> TrainingReport:
@@ -174,12 +173,16 @@ def _train(
     before = weights_by_group(model)
     has_flags = are_set_by_hand(model)
     part = FrozenPart(below(model, feature_cut(model)))
-    own = {"augment": augment, "views": views, "solve_head": solve_head}
-    same = {"model": part.signature, "data": description_of(source), **own, **given}
+    same = {
+        "model": part.signature,
+        "data": description_of(source),
+        "augment": views.augment,
+        "views": views.number,
+        "solve_head": solve_head,
+        **given,
+    }
     part.workers.check_same("model, data and arguments", same)
-    train = extract_features(
-        part, source.train, exact=False, augment=augment, views=views, cache=cache
-    )
+    train = extract_features(part, source.train, exact=False, views=views, cache=cache)
     held_out = None
     if source.validation is not None:
         held_out = extract_features(part, source.validation, exact=True, cache=cache)
@@ -201,7 +204,8 @@ def _train(
             "the head alone trained, whatever the `trainable` flags say that were set by hand; "
             "they are put back"
         )
-    history, kept_epoch = (), None
+    history: tuple[dict[str, float], ...] = ()
+    kept_epoch = None
     chosen = {name: given[name] for name in ("class_weight", "seed")}
     with bar("solving the head", None):
         solved = solved_head(head, model, train, held_out, **chosen)

@@ -260,13 +260,11 @@ class Tuner:
         recipe = self._recipe
         if any(hook.needs_images for hook in self._hooks):
             return whole_graph("the constraint sees the images themselves")
-        views = views_of(recipe.views, recipe.augment)
         return cached_cut(
             self._model,
             self._source,
             stage.unfreeze,
-            augment=recipe.augment,
-            views=views,
+            views=views_of(recipe.views, recipe.augment),
             epochs=stage.epochs,
             cache=self._cache,
         )
