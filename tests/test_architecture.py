@@ -80,8 +80,8 @@ def test_every_room_has_a_floor():
     assert {path.parts[0].removesuffix(".py") for path in FILES} - {"__init__"} == set(FLOORS)
 
 
-def test_the_readme_draws_the_floors_as_they_are():
-    text = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
+def test_the_documentation_draws_the_floors_as_they_are():
+    text = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
     drawn = re.findall(r"^(\d)  ((?:\w+  )*\w+)   ", text, re.MULTILINE)
     assert [int(floor) for floor, _ in drawn] == list(range(max(FLOORS.values()), -1, -1))
     assert {room for _, rooms in drawn for room in rooms.split()} == set(FLOORS)
