@@ -1,0 +1,124 @@
+"""Runs the code blocks of one page of the documentation, as a reader would, one after the other.
+
+    python -m tests.page_blocks PAGE
+
+In the folder it is started in there are to be the images that pages speak of. Blocks marked
+`python` share their names; in those marked `sh` each `tlkit ...` is a command that must end with
+status 0. Hidden ones, `<!-- setup`, are Python too. A block behind `<!-- not run: REASON -->` is
+left out.
+"""
+
+import re
+import shlex
+import subprocess
+import sys
+import traceback
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+RUN = ("python", "sh")
+_BLOCK = re.compile(
+    r"(?:^<!-- not run: (?P<reason>[^\n]*?) -->\n+)?"
+    r"(?:^(?P<indent> *)```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^(?P=indent)```$"
+    r"|^<!-- setup\n(?P<setup>.*?)^-->$)",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of code.
+
+    Attributes:
+        line: Number of the line that the code begins in.
+        language: What stands behind the fence; "python" for a hidden one.
+        code: The code.
+        reason: Why it is not run; `None` where it is.
+    """
+
+    line: int
+    language: str
+    code: str
+    reason: str | None
+
+
+def blocks_of(text):
+    """The blocks of a page, in order."""
+    found = []
+    for match in _BLOCK.finditer(text):
+        kind = "code" if match["setup"] is None else "setup"
+        code = match[kind]
+        if match["indent"]:
+            code = re.sub(f"^{match['indent']}", "", code, flags=re.MULTILINE)
+        line = text.count("\n", 0, match.start(kind)) + 1
+        language = match["language"] if kind == "code" else "python"
+        found.append(Block(line, language, code, match["reason"]))
+    return found
+
+
+def run_page(path):
+    """Runs what is to be run; whatever fails goes through, with the line of the page."""
+    names = {"__name__": "__main__"}
+    for block in blocks_of(path.read_text(encoding="utf-8")):
+        if block.reason is not None or block.language not in RUN:
+            continue
+        print(f"--- {path.name}:{block.line}", flush=True)
+        if block.language == "python":
+            code = "\n" * (block.line - 1) + block.code
+            exec(compile(code, str(path), "exec"), names)
+        else:
+            run_commands(block.code)
+
+
+def run_commands(text):
+    """Runs the commands of a block."""
+    for command in commands_of(text):
+        program, *arguments = shlex.split(command, comments=True)
+        assert program == "tlkit", f"only tlkit is run here, not {command!r}: say why it is not run"
+        if arguments[0] == "serve":
+            ask_server(arguments)
+        else:
+            run_command(arguments)
+
+
+def commands_of(text):
+    """The commands of a block, those over several lines as one."""
+    lines = text.replace("\\\n", " ").splitlines()
+    return [line.strip() for line in lines if shlex.split(line, comments=True)]
+
+
+def run_command(arguments):
+    """Runs a command in this process, which has TensorFlow loaded."""
+    from tlkit import cli
+
+    sys.argv = ["tlkit", *arguments]
+    try:
+        cli.main()
+    except SystemExit as ended:
+        if ended.code:
+            raise RuntimeError(f"{sys.argv} ended with status {ended.code}") from None
+
+
+def ask_server(arguments):
+    """Starts the server on a free port, asks whether it is well, and ends it."""
+    arguments = [
+        "0" if before == "--port" else one
+        for before, one in zip(["", *arguments], arguments, strict=False)
+    ]
+    command = [sys.executable, "-m", "tlkit", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        address = re.search(r"http://\S+", server.stdout.readline())
+        try:
+            with urllib.request.urlopen(f"{address.group()}health", timeout=30) as answer:
+                assert answer.status == 200
+        finally:
+            server.terminate()
+
+
+if __name__ == "__main__":
+    try:
+        run_page(Path(sys.argv[1]))
+    except BaseException:
+        traceback.print_exc()
+        sys.exit(1)

@@ -1,0 +1,159 @@
+"""The documentation: its code runs, its reference is whole, and the README is short."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import pytest
+from typer.main import get_command
+
+import tlkit
+from tests.conftest import write_photos
+from tests.page_blocks import RUN, blocks_of
+from tlkit import cli
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+WITH_CODE = [
+    path
+    for path in PAGES
+    if any(
+        block.language in RUN and block.reason is None
+        for block in blocks_of(path.read_text(encoding="utf-8"))
+    )
+]
+WEIGHTS = {
+    "mobilenet_2_5_224_tf_no_top.h5": lambda: keras.applications.MobileNet(
+        (224, 224, 3), alpha=0.25, include_top=False, weights=None
+    ),
+    "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5": lambda: (
+        keras.applications.MobileNetV2((224, 224, 3), include_top=False, weights=None)
+    ),
+}
+"""The files that Keras would download for the networks that pages speak of."""
+
+MAX_NOT_RUN = 6
+MAX_README_LINES = 130
+IMAGES_OF_A_CLASS = 14
+"""So few that a run which chooses for itself takes the head alone: in the tests that is enough."""
+
+
+@pytest.fixture(scope="module")
+def keras_home(tmp_path_factory):
+    """Keras's folder with weights files of the right names and random content: no network."""
+    home = tmp_path_factory.mktemp("keras")
+    (home / "models").mkdir()
+    for name, build in WEIGHTS.items():
+        keras.utils.set_random_seed(0)
+        build().save(home / "models" / name)
+    return home
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", WITH_CODE, ids=lambda path: path.stem)
+def test_the_code_of_a_page_runs(path, tmp_path, keras_home):
+    names = ("daisy", "roses", "tulips")
+    write_photos(tmp_path / "flowers", dict.fromkeys(names, IMAGES_OF_A_CLASS), size=48)
+    write_photos(tmp_path / "more_flowers", dict.fromkeys(names, IMAGES_OF_A_CLASS), 48, seed=1)
+    (tmp_path / "new.jpg").write_bytes((tmp_path / "more_flowers/roses/000.jpg").read_bytes())
+    environment = {
+        **os.environ,
+        "KERAS_HOME": str(keras_home),
+        "MPLBACKEND": "agg",
+        "PYTHONPATH": str(ROOT),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.page_blocks", str(path)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=1800,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+
+
+def test_what_is_not_run_says_why_and_is_little():
+    reasons = {
+        f"{path.name}:{block.line}": block.reason
+        for path in PAGES
+        for block in blocks_of(path.read_text(encoding="utf-8"))
+        if block.reason is not None
+    }
+    assert len(reasons) <= MAX_NOT_RUN, reasons
+    assert all(len(reason.split()) >= 3 for reason in reasons.values()), reasons
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_code_uses_public_names_alone(path):
+    for block in blocks_of(path.read_text(encoding="utf-8")):
+        if block.language != "python":
+            continue
+        for node in ast.walk(ast.parse(block.code)):
+            if isinstance(node, ast.ImportFrom):
+                assert not (node.module or "").startswith("tlkit"), node.module
+            if isinstance(node, ast.Import):
+                assert not any(name.name.startswith("tlkit.") for name in node.names)
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                assert node.value.id != "tlkit" or node.attr in tlkit.__all__, node.attr
+
+
+def test_every_fence_names_its_language():
+    for path in PAGES:
+        languages = {block.language for block in blocks_of(path.read_text(encoding="utf-8"))}
+        assert languages <= {*RUN, "text", "json", "mermaid"}, path
+
+
+def test_the_readme_is_short_and_keeps_its_two_commands():
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= MAX_README_LINES
+    commands = [line for line in lines if line.startswith("python3 -m venv ")]
+    assert len(commands) == 2
+    assert commands[0].endswith("tlkit demo")
+    assert "pytest" in commands[1]
+
+
+def test_every_public_name_stands_in_the_reference_once():
+    shown = [
+        name
+        for path in sorted((DOCS / "reference").glob("*.md"))
+        for name in re.findall(r"^::: tlkit\.(\w+)$", path.read_text("utf-8"), re.MULTILINE)
+    ]
+    assert sorted(shown) == sorted(name for name in tlkit.__all__ if name != "__version__")
+
+
+def test_every_command_has_its_table_of_options():
+    """The tables are made from the commands when the pages are built."""
+    page = (DOCS / "command_line.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^## `tlkit ([\w-]+)", page, re.MULTILINE)
+    tables = re.findall(r"^<!-- options of ([\w-]+) -->$", page, re.MULTILINE)
+    assert headings == tables
+    assert sorted(headings) == sorted(get_command(cli.app).commands)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_page_of_a_notebook_shows_its_cells_with_results_and_no_places(path):
+    page = (DOCS / "notebooks" / f"{path.stem}.md").read_text(encoding="utf-8")
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    start = 0
+    for cell in cells:
+        start = page.find("".join(cell["source"]), start)
+        assert start >= 0, "".join(cell["source"])
+    assert "```text\n" in page
+    for image in re.findall(r"\]\((images/[^)]*)\)", page):
+        assert (DOCS / "notebooks" / image).is_file()
+    assert re.search(r"images/\w+\.png", page)
+    assert not re.search(r"/(tmp|home|root|work|Users)/", page)
+
+
+def test_images_are_small_enough_to_load():
+    for path in DOCS.rglob("*.png"):
+        assert path.stat().st_size < 200_000, path
