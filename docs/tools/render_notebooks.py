@@ -1,0 +1,112 @@
+"""Runs the notebooks and writes them with their results as pages of the documentation.
+
+    python docs/tools/render_notebooks.py [NAME ...]
+
+The notebooks themselves are kept without outputs. Each is run from top to bottom, offline, with the
+settings of the tests where these are smaller; `docs/notebooks/NAME.md` has its cells, what they
+print and what they show, with figures in `docs/notebooks/images/`.
+"""
+
+import ast
+import contextlib
+import io
+import json
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+ROOT = Path(__file__).parents[2]
+PAGES = ROOT / "docs" / "notebooks"
+SMALLER = (("max_trials=3", "max_trials=1"),)
+"""What stands in a notebook, and what is run in its place: the same as in the tests."""
+
+_TOO_WIDE = 1000
+"""Pixels beyond which a figure is reduced."""
+
+
+def main(names: list[str]) -> None:
+    """Renders the notebooks of these names, or all."""
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        if not names or path.stem in names:
+            render(path)
+
+
+def render(path: Path) -> None:
+    """Writes the page of one notebook."""
+    (PAGES / "images").mkdir(parents=True, exist_ok=True)
+    for old in (PAGES / "images").glob(f"{path.stem}_*.png"):
+        old.unlink()
+    title, *rest = [
+        (cell["cell_type"], "".join(cell["source"]))
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
+    ]
+    parts = [title[1], note_on(path, "".join(source for _, source in rest))]
+    names: dict[str, Any] = {"__name__": "__main__"}
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["TLKIT_CACHE"] = str(Path(folder, "cache"))
+        tempfile.tempdir = folder
+        for kind, source in rest:
+            if kind == "markdown":
+                parts.append(source)
+                continue
+            parts.append(f"```python\n{source}\n```")
+            printed, value = run_cell(source, names)
+            printed = without_places(printed, folder)
+            if printed:
+                parts.append(f"```text\n{printed}\n```")
+            if value is not None:
+                parts.append(as_shown(value, path.stem, len(parts), folder))
+        tempfile.tempdir = None
+    (PAGES / f"{path.stem}.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    print(f"{path.stem}: {len(parts)} parts")
+
+
+def note_on(path: Path, source: str) -> str:
+    """Says where the page comes from."""
+    changed = [f"`{new}` for `{old}`" for old, new in SMALLER if old in source]
+    small = f", with {' and '.join(changed)}" if changed else ""
+    return (
+        f"*`notebooks/{path.name}`, run as it stands on two processor cores{small}. Times are "
+        "those of a machine that had other work too.*"
+    )
+
+
+def run_cell(source: str, names: dict[str, Any]) -> tuple[str, Any]:
+    """Runs a cell; returns what it printed and its last value."""
+    for old, new in SMALLER:
+        source = source.replace(old, new)
+    tree = ast.parse(source)
+    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+    value = None
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(compile(tree, "cell", "exec"), names)
+        if last is not None:
+            value = eval(compile(ast.Expression(last.value), "cell", "eval"), names)
+    return printed.getvalue(), value
+
+
+def without_places(text: str, folder: str) -> str:
+    """A text in which folders of this machine are called WORK."""
+    return re.sub(rf"{re.escape(folder)}(/tmp\w+)?", "WORK", text).rstrip()
+
+
+def as_shown(value: Any, name: str, number: int, folder: str) -> str:
+    """What a notebook shows of a cell's last value: a figure, or text."""
+    if not hasattr(value, "_repr_png_"):
+        return f"```text\n{without_places(repr(value), folder)}\n```"
+    file = PAGES / "images" / f"{name}_{number}.png"
+    with Image.open(io.BytesIO(value._repr_png_())) as image:
+        small = image.convert("RGB")
+        small.thumbnail((_TOO_WIDE, 10 * _TOO_WIDE))
+        small.quantize(128, dither=Image.Dither.NONE).save(file, optimize=True)
+    return f"![What the cell shows](images/{file.name})"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
