@@ -1,11 +1,14 @@
 """The command line: wiring only."""
 
+import dataclasses
+import inspect as introspection  # `inspect` is a command
 import json
 import os
 import sys
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -14,8 +17,10 @@ from tlkit.continual.exemplars import DEFAULT_NUM_EXEMPLARS
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.settings import DAMAGED
 from tlkit.errors import ArgumentError, TlkitError, check_choice
+from tlkit.runs.config import RunConfig, arguments_of
 from tlkit.runs.console_summary import outcome_of
 from tlkit.runs.directory import Run, is_finished, left_as_it_is
+from tlkit.runs.options import RUN, option_of
 from tlkit.serving.server import MAX_MEGABYTES, MAX_MEGAPIXELS
 from tlkit.utils.keras_settings import check_building
 from tlkit.utils.option_names import (
@@ -43,8 +48,6 @@ _INTERRUPTED = 130
 _CONTINUED = (["train"], ["add-classes"], ["demo"])
 _SOME_LEFT_OUT = 1
 _TRAINING, _LOOKING, _USING = "Train", "Look before training", "Use a run"
-_DATA, _MODEL, _LEARNING = "Images", "Model", "Training"
-_KEEPING, _RUN = "Going on from a run", "The run"
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 
 
@@ -69,40 +72,91 @@ def _number_or_auto(text: str) -> float | str:
 command = partial(app.command, cls=Command)
 Whole = partial(typer.Option, parser=_whole_number, metavar="N")
 Number = partial(typer.Option, parser=_number, metavar="X")
+NumberOrAuto = partial(typer.Option, parser=_number_or_auto, metavar="X")
 Flag = partial(typer.Option, metavar="")
 MaxPixels = Whole(help="Images with more pixels are left out.")
-Photos = Annotated[
-    Path,
-    typer.Argument(
-        metavar="PHOTOS",
-        help="Folder: CLASS/*.jpg, or train/, val/, test/ of it; or a .csv file with the columns "
-        "path, label and, if wanted, group and split.",
-    ),
-]
-Damaged = Annotated[
-    str,
-    typer.Option(
-        metavar="keep|skip",
-        rich_help_panel=_DATA,
-        help="Use JPEG files that are damaged as far as they are decoded, or leave them out.",
-    ),
-]
-MaxMilliseconds = Annotated[
-    float | None,
-    Number(rich_help_panel=_MODEL, help="Backbones that take longer for one image are left out."),
-]
-MaxMegabytes = Annotated[
-    float | None,
-    Number(
-        rich_help_panel=_MODEL,
-        help="Backbones whose file is larger, in 10⁶ bytes, are left out.",
-    ),
-]
+
+
+def _offered(name: str) -> Any:
+    """Returns how typer offers a field of `RunConfig`: what it parses follows from the type."""
+    field = next(one for one in arguments_of(RunConfig) if one.name == name)
+    said = option_of(field)
+    if not said.panel:
+        return typer.Argument(metavar=said.metavar, help=said.help)
+    shown: dict[str, Any] = {"help": said.help, "rich_help_panel": said.panel}
+    if said.metavar:
+        shown["metavar"] = said.metavar
+    own = (f"--{said.name}",) if said.name else ()
+    kind = _kind_of(field)
+    if kind is bool:
+        return Flag(f"--{name.replace('_', '-')}", **shown)
+    offers = {int: Whole, float: Number, Any: NumberOrAuto}.get(kind, typer.Option)
+    return offers(*own, **shown)
+
+
+def _kind_of(field: "dataclasses.Field[Any]") -> Any:
+    """What the command line gives for a field; `Any` for a number or a word."""
+    if option_of(field).is_path:
+        return Path
+    kinds = set(get_args(field.type) or [field.type]) - {type(None)}
+    if kinds == {float, str}:
+        return Any
+    return kinds.pop() if len(kinds) == 1 and kinds <= {bool, int, float} else str
+
+
+def _as_parameter(field: "dataclasses.Field[Any]") -> introspection.Parameter:
+    kind = _kind_of(field)
+    default = introspection.Parameter.empty
+    if field.default is not dataclasses.MISSING:
+        default = field.default
+    return introspection.Parameter(
+        field.name,
+        introspection.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[kind | None if default is None else kind, _offered(field.name)],
+    )
+
+
+def with_options(run: Callable[..., None]) -> Callable[..., None]:
+    """Returns a command of a function that takes a config.
+
+    In the place of `config` it has an option for each field of `RunConfig`.
+    """
+    fields = arguments_of(RunConfig)
+
+    def called(**values: Any) -> None:
+        given = {field.name: values.pop(field.name) for field in fields}
+        run(config=_config_of(given), **values)
+
+    parameters: list[introspection.Parameter] = []
+    for own in introspection.signature(run).parameters.values():
+        parameters += map(_as_parameter, fields) if own.name == "config" else [own]
+    vars(called)["__signature__"] = introspection.Signature(parameters)
+    called.__name__, called.__doc__ = run.__name__, run.__doc__
+    return called
+
+
+def _config_of(given: Mapping[str, Any]) -> RunConfig:
+    """The config of a run, from words of the command line."""
+    values: dict[str, Any] = {
+        name: os.fspath(value) if isinstance(value, Path) else value
+        for name, value in given.items()
+    }
+    if values["weights"] == "none":
+        values["weights"] = None
+    values["unfreeze"] = _group(values["unfreeze"])
+    return RunConfig(**values)
+
+
+Photos = Annotated[Path, _offered("photos")]
+Damaged = Annotated[str, _offered("damaged")]
+MaxMilliseconds = Annotated[float | None, _offered("max_milliseconds")]
+MaxMegabytes = Annotated[float | None, _offered("max_megabytes")]
 Distribute = Annotated[
     str | None,
     typer.Option(
         metavar="KIND",
-        rich_help_panel=_RUN,
+        rich_help_panel=RUN,
         help="Share the work among devices: auto, mirrored or multi-worker.",
     ),
 ]
@@ -110,13 +164,13 @@ RunOut = Annotated[
     Path | None,
     typer.Option(
         metavar="RUN",
-        rich_help_panel=_RUN,
+        rich_help_panel=RUN,
         help="Folder to leave the run in; by default runs/NAME-N for PHOTOS called NAME.",
     ),
 ]
 Resume = Annotated[
     bool,
-    Flag("--resume/--no-resume", rich_help_panel=_RUN, help="Resume a run that is there."),
+    Flag("--resume/--no-resume", rich_help_panel=RUN, help="Resume a run that is there."),
 ]
 Safe = Annotated[
     bool,
@@ -140,158 +194,19 @@ def tlkit(
 
 
 @command(rich_help_panel=_TRAINING)
-def train(  # noqa: PLR0917 - typer calls it by name
-    photos: Photos,
+@with_options
+def train(
+    *,
     out: RunOut = None,
-    from_run: Annotated[
-        Path | None,
-        typer.Option(
-            "--from", metavar="RUN0", rich_help_panel=_KEEPING, help="Go on from a finished run."
-        ),
-    ] = None,
-    backbone: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            rich_help_panel=_MODEL,
-            help="mobilenet_v2, resnet50, ...; auto compares some.",
-        ),
-    ] = None,
-    backbones: Annotated[
-        str | None,
-        typer.Option(
-            metavar="A[=FILE],B",
-            rich_help_panel=_MODEL,
-            help="With --backbone auto: what it chooses among.",
-        ),
-    ] = None,
-    max_milliseconds: MaxMilliseconds = None,
-    max_megabytes: MaxMegabytes = None,
-    weights: Annotated[
-        str,
-        typer.Option(
-            metavar="FILE|none", rich_help_panel=_MODEL, help="Where the weights come from."
-        ),
-    ] = "pretrained",
-    image_size: Annotated[
-        int | None, Whole(rich_help_panel=_MODEL, help="Side of the images in pixels.")
-    ] = None,
-    mode: Annotated[
-        str,
-        typer.Option(
-            metavar="MODE",
-            rich_help_panel=_LEARNING,
-            help="What trains: head, fine-tune, or auto, which goes by measurements.",
-        ),
-    ] = "auto",
-    unfreeze: Annotated[
-        str | None,
-        typer.Option(
-            metavar="GROUP",
-            rich_help_panel=_LEARNING,
-            help="First group of layers that trains, the number of groups, or all.",
-        ),
-    ] = None,
-    epochs: Annotated[
-        int | None, Whole(rich_help_panel=_LEARNING, help="Passes over the images, at most.")
-    ] = None,
-    learning_rate: Annotated[
-        float | None, Number(rich_help_panel=_LEARNING, help="The highest rate.")
-    ] = None,
-    layer_decay: Annotated[
-        float | None,
-        Number(
-            rich_help_panel=_LEARNING,
-            help="A group's rate against that of the group behind it.",
-        ),
-    ] = None,
-    anchor: Annotated[
-        Any,
-        typer.Option(
-            parser=_number_or_auto,
-            metavar="X",
-            rich_help_panel=_KEEPING,
-            help="Hold weights near those of RUN0, so strongly, or auto.",
-        ),
-    ] = None,
-    importance: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            rich_help_panel=_KEEPING,
-            help="Hold by importance: fisher, mas, ...",
-        ),
-    ] = None,
-    old_photos: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", rich_help_panel=_KEEPING, help="Images of what RUN0 learned."),
-    ] = None,
-    augment: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            rich_help_panel=_DATA,
-            help="Augmentation: none, light, default or strong.",
-        ),
-    ] = None,
-    class_weight: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", rich_help_panel=_LEARNING, help="balanced weighs rare classes more."
-        ),
-    ] = None,
-    reject_unknown: Annotated[
-        bool,
-        Flag(
-            "--reject-unknown",
-            rich_help_panel=_MODEL,
-            help="Let the model also say «none of these».",
-        ),
-    ] = False,
-    batch_size: Annotated[int, Whole(rich_help_panel=_LEARNING, help="Images per step.")] = 32,
-    seed: Annotated[
-        int,
-        Whole(rich_help_panel=_RUN, help="Of the split, weights, orders, augmentation."),
-    ] = 0,
-    max_pixels: Annotated[
-        int, Whole(rich_help_panel=_DATA, help="Images with more pixels are left out.")
-    ] = MAX_PIXELS,
-    damaged: Damaged = "keep",
+    config: RunConfig,
     resume: Resume = True,
     distribute: Distribute = None,
 ) -> None:
     """Train a classifier on a folder of photographs and export it."""
-    from tlkit.runs.train import train_run
+    from tlkit.runs.train import make_run
 
     was_finished = out is not None and is_finished(out)
-    run = train_run(
-        photos,
-        out=out,
-        from_run=from_run,
-        backbone=backbone,
-        backbones=backbones,
-        max_milliseconds=max_milliseconds,
-        max_megabytes=max_megabytes,
-        weights=None if weights == "none" else weights,
-        image_size=image_size,
-        mode=mode,
-        unfreeze=_group(unfreeze),
-        epochs=epochs,
-        learning_rate=learning_rate,
-        layer_decay=layer_decay,
-        anchor=anchor,
-        importance=importance,
-        old_photos=old_photos,
-        augment=augment,
-        class_weight=class_weight,
-        reject_unknown=reject_unknown,
-        batch_size=batch_size,
-        seed=seed,
-        max_pixels=max_pixels,
-        damaged=damaged,
-        resume=resume,
-        distribute=distribute,
-    )
+    run = make_run(config, out=out, resume=resume, distribute=distribute)
     _say_what_came(run, was_finished)
 
 

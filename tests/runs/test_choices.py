@@ -1,6 +1,6 @@
 """What a run is left to choose, it chooses from training pictures, says, and keeps to."""
 
-import inspect
+import dataclasses
 import json
 
 import pytest
@@ -9,8 +9,7 @@ import tlkit
 from tests.conftest import write_photos
 from tests.data.test_manifests import rows_of, write_manifest
 from tlkit.runs.choices import backbone_choice, mode_choice
-from tlkit.runs.config import ONLY_FINE_TUNING, checked
-from tlkit.runs.train import train_run
+from tlkit.runs.config import RunConfig
 
 ARGUMENTS = {"batch_size": 16}
 CANDIDATES = "resnet20,resnet20=none,resnet20=nowhere.h5"
@@ -53,11 +52,12 @@ def test_the_backbone_is_chosen_among_those_that_can_be_had(tmp_path, photos):
 
 
 def test_classes_that_count_the_same_in_training_do_so_in_the_choice(photos):
-    names = ("image_size", "max_milliseconds", "max_megabytes")
-    arguments = {"backbones": "resnet20=none", "class_weight": "balanced", "seed": 0}
+    config = RunConfig(
+        photos=str(photos), backbone="auto", backbones="resnet20=none", class_weight="balanced"
+    )
     data = tlkit.load_folder(photos, image_size=32)
-    choice = backbone_choice(arguments | dict.fromkeys(names), data, {}, print)
-    assert choice["comparison"]["notes"][-1] == "balanced accuracy: each class counts the same"
+    choice = backbone_choice(config, data, {}, print)
+    assert choice.comparison["notes"][-1] == "balanced accuracy: each class counts the same"
 
 
 def test_a_continued_run_keeps_to_its_choices(tmp_path, photos, monkeypatch):
@@ -140,29 +140,28 @@ def test_few_pictures_are_for_the_head_and_nothing_is_measured(tmp_path, monkeyp
 
 
 def choice_of(data, model=None, **changes):
-    named = dict.fromkeys(ONLY_FINE_TUNING)
-    arguments = {"from_run": None, "weights": "pretrained", "seed": 0, **named, **changes}
+    config = dataclasses.replace(RunConfig(photos="photos"), kept=True, **changes)
     said = []
-    choice = mode_choice(arguments, model, data, {}, said.append)
-    assert "\n  ".join(choice["reasons"]) == said[-1]
+    choice = mode_choice(config, model, data, {}, said.append)
+    assert "\n  ".join(choice.reasons) == said[-1]
     return choice
 
 
 def test_what_only_fine_tuning_takes_is_not_passed_over(tmp_path):
     photos = write_photos(tmp_path / "photos", {"green": 12, "red": 12})
     data = tlkit.load_folder(photos, image_size=32)
-    assert choice_of(data)["arguments"] == {"mode": "head"}
+    assert choice_of(data).arguments == {"mode": "head"}
     choice = choice_of(data, epochs=1)
-    assert choice["arguments"] == {"mode": "fine-tune"}
-    assert choice["reasons"][-1] == "epochs was named, which only fine-tuning takes"
+    assert choice.arguments == {"mode": "fine-tune"}
+    assert choice.reasons[-1] == "epochs was named, which only fine-tuning takes"
 
 
 def test_random_weights_are_not_held(photos):
     data = tlkit.load_folder(photos, image_size=32)
     choice = choice_of(data, weights=None)
-    assert choice["arguments"] == {"mode": "fine-tune", "unfreeze": "all"}
-    assert "random" in choice["reasons"][1]
-    assert choice["measured"] == []
+    assert choice.arguments == {"mode": "fine-tune", "unfreeze": "all"}
+    assert "random" in choice.reasons[1]
+    assert choice.measured == []
 
 
 def test_a_class_of_one_training_picture_is_no_obstacle(tmp_path):
@@ -171,9 +170,9 @@ def test_a_class_of_one_training_picture_is_no_obstacle(tmp_path):
     )
     model = tlkit.build_classifier("resnet20", data.class_names)
     choice = choice_of(data, model)
-    assert choice["arguments"] == {"mode": "fine-tune", "unfreeze": 3, "anchor": 0.001}
-    assert "how near the pictures are was not measured: 'red' has one" in choice["reasons"][2]
-    assert "anchor" not in choice_of(data, model, anchor=0.5)["arguments"]
+    assert choice.arguments == {"mode": "fine-tune", "unfreeze": 3, "anchor": 0.001}
+    assert "how near the pictures are was not measured: 'red' has one" in choice.reasons[2]
+    assert "anchor" not in choice_of(data, model, anchor=0.5).arguments
 
 
 def test_a_class_of_one_group_is_no_obstacle_but_for_choosing_a_backbone(tmp_path):
@@ -184,25 +183,17 @@ def test_a_class_of_one_group_is_no_obstacle_but_for_choosing_a_backbone(tmp_pat
     data = tlkit.load_manifest(manifest, image_size=32)
     model = tlkit.build_classifier("resnet20", data.class_names)
     choice = choice_of(data, model)
-    assert choice["arguments"] == {"mode": "fine-tune", "unfreeze": 3, "anchor": 0.001}
-    assert "not measured: 'red' has one group of training images" in choice["reasons"][2]
+    assert choice.arguments == {"mode": "fine-tune", "unfreeze": 3, "anchor": 0.001}
+    assert "not measured: 'red' has one group of training images" in choice.reasons[2]
     with pytest.raises(tlkit.DataError, match=r"'red' has one group.* \(--backbone NAME\)"):
         tlkit.train_run(manifest, out=tmp_path / "run", backbone="auto", **ARGUMENTS)
     assert not (tmp_path / "run").exists()
 
 
-def test_where_the_groups_are_named_nothing_is_left_to_choose(tmp_path, photos):
-    given = dict.fromkeys(inspect.signature(train_run).parameters)
-    given |= {"photos": photos, "out": tmp_path, "backbone": "resnet20", "weights": "pretrained"}
-    given |= {
-        "mode": "auto",
-        "batch_size": 16,
-        "seed": 0,
-        "reject_unknown": False,
-        "damaged": "keep",
-    }
-    assert checked(dict(given))["mode"] == "auto"
-    assert checked({**given, "unfreeze": "stage3"})["mode"] == "fine-tune"
+def test_where_the_groups_are_named_nothing_is_left_to_choose(photos):
+    given = {"photos": str(photos), "backbone": "resnet20", "mode": "auto"}
+    assert RunConfig(**given).mode == "auto"
+    assert RunConfig(**given, unfreeze="stage3").mode == "fine-tune"
 
 
 def test_enough_pictures_are_fine_tuned_and_held(tmp_path, photos):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from tlkit.runs.console_summary import MAX_LINES, outcome_of
 from tlkit.runs.directory import Run
+from tlkit.runs.record import RunRecord
 
 FIGURES = {"accuracy": 0.86, "num_images": 100, "interval": [0.779, 0.915], "loss": 0.5}
 STAGE = {"name": "head", "seconds": 7.2, "num_trainable": 485}
@@ -14,12 +15,20 @@ def run_with(metrics, record, class_names=("a", "b")):
         Path("runs/flowers-1"),
         class_names,
         {"validation": None, "test": FIGURES, "stages": [STAGE], **metrics},
-        {
-            "arguments": {"backbone": "resnet20", "from_run": None},
-            "data": {"num_images": {"train": 1800, "validation": 0, "test": 100}},
-            "seconds": {"data": 60.0, "training": 15.0},
-            **record,
-        },
+        RunRecord.from_json(
+            {
+                "finished": True,
+                "arguments": {"photos": "/flowers", "backbone": "resnet20", "max_pixels": 9},
+                "seed": 0,
+                "image_size": [32, 32],
+                "data": {
+                    "fingerprint": "",
+                    "num_images": {"train": 1800, "validation": 0, "test": 100},
+                },
+                "seconds": {"data": 60.0, "training": 15.0},
+                **record,
+            }
+        ),
     )
 
 

@@ -16,6 +16,7 @@ from tlkit.evaluation.comparison import compare_outcomes
 from tlkit.evaluation.explanation import Explanation
 from tlkit.evaluation.metrics import evaluate_probabilities
 from tlkit.models.groups import TrainableReport
+from tlkit.runs.config import Choice
 from tlkit.runs.html_report import Page, write_report
 from tlkit.training.reports import StageReport, TrainingReport
 
@@ -310,10 +311,13 @@ def test_what_was_chosen_stands_with_its_reasons(tmp_path):
     scores = (score("resnet50", 0.91, 4e9, weights=f"/{EVIL}"), score("vgg16", 0.9, 3e8))
     comparison = BackboneComparison(scores, {EVIL: f"no {EVIL}"}, 1234, 5, (f"a sample {EVIL}",))
     choices = {
-        "backbone": {"reasons": [f"takes {EVIL}"], "comparison": comparison.as_dict()},
-        "mode": {"reasons": ["solves the head alone", "few pictures"], "measured": ["near"]},
+        "backbone": Choice({}, [f"takes {EVIL}"], comparison=comparison.as_dict()),
+        "mode": Choice({}, ["solves the head alone", "few pictures"], measured=["near"]),
     }
-    html = written(tmp_path, choices=json.loads(json.dumps(choices)))
+    kept = {name: json.loads(json.dumps(one.to_json())) for name, one in choices.items()}
+    read = {name: Choice.from_json(content) for name, content in kept.items()}
+    assert read == choices
+    html = written(tmp_path, choices=read)
     assert EVIL not in html
     text = text_of(html)
     assert f"The backbone Takes {EVIL}." in text
@@ -321,7 +325,7 @@ def test_what_was_chosen_stands_with_its_reasons(tmp_path):
     assert "91.0 %89.0 to 93.0 %" in text
     assert html.count('alt="Accuracy of each backbone') == 1
     none = dataclasses.replace(comparison, scores=())
-    unmeasured = {"backbone": {"reasons": [], "comparison": none.as_dict()}}
+    unmeasured = {"backbone": Choice({}, [], comparison=none.as_dict())}
     assert "Accuracy of each backbone" not in written(tmp_path, choices=unmeasured)
     assert f"no {EVIL}" in text
     assert "What trains Solves the head alone. Few pictures. Near." in text

@@ -10,6 +10,7 @@ import yaml
 from tlkit.evaluation.intervals import wilson_interval
 from tlkit.evaluation.metrics import evaluate_probabilities
 from tlkit.runs.model_card import model_card, write_model_card
+from tlkit.runs.record import RunRecord
 
 UNSEEN = "\x1b[31m\u202e\u200b\x07"
 EVIL = "a|b`<script>*x*\n# y"
@@ -25,6 +26,7 @@ RECORD = {
         "epochs": None,
         "learning_rate": 1e-4,
         "old_photos": "/home/somebody/old",
+        "max_pixels": 9,
     },
     "versions": {"tlkit": "0.1.0", "keras": "3.15.1"},
     "seed": 7,
@@ -57,6 +59,7 @@ def figures(num_images=90, kind="softmax", right=0.8):
 
 def card(record=RECORD, counts=None, **metrics):
     metrics = {"validation": figures(30), "test": figures(), "stages": STAGES} | metrics
+    record = RunRecord.from_json(record)
     return model_card(class_names=NAMES, metrics=metrics, record=record, counts=counts)
 
 
@@ -168,7 +171,7 @@ def test_of_many_classes_the_weakest_are_listed():
     text = model_card(
         class_names=names,
         metrics={"test": test, "validation": None, "stages": STAGES},
-        record=RECORD,
+        record=RunRecord.from_json(RECORD),
     )
     assert "The 50 of 200 classes that are found least." in text
     rows = rows_of(text, "Classes, on test images")
@@ -182,7 +185,8 @@ def test_of_many_classes_the_weakest_are_listed():
 @pytest.mark.parametrize("name", ["model_card.md"])
 def test_the_file_appears_whole(tmp_path, name):
     metrics = {"validation": None, "test": figures(), "stages": STAGES}
-    arguments = {"class_names": NAMES, "metrics": metrics, "record": RECORD}
+    arguments = {"class_names": NAMES, "metrics": metrics}
+    arguments["record"] = RunRecord.from_json(RECORD)
     write_model_card(tmp_path / name, **arguments)
     assert (tmp_path / name).read_text("utf-8") == model_card(**arguments)
     assert [path.name for path in tmp_path.iterdir()] == [name]
@@ -268,6 +272,7 @@ def test_names_from_strangers_stay_names_in_the_header(name):
     record = copy.deepcopy(RECORD)
     record["arguments"] |= {"photos": f"/home/somebody/{name}", "from_run": f"/runs/{name}"}
     metrics = {"validation": None, "test": figures(), "stages": STAGES}
+    record = RunRecord.from_json(record)
     text = model_card(class_names=[name, "dog", "x"], metrics=metrics, record=record)
     read = header(text)
     (model,) = read["model-index"]
@@ -309,7 +314,7 @@ def test_what_cannot_be_seen_stands_as_its_code():
     record["arguments"]["photos"] = f"/home/x/{UNSEEN}"
     names = ("cat", f"dog{UNSEEN}")
     metrics = {"validation": None, "test": None, "stages": STAGES}
-    text = model_card(class_names=names, metrics=metrics, record=record)
+    text = model_card(class_names=names, metrics=metrics, record=RunRecord.from_json(record))
     assert not set(UNSEEN) - set("[31m") & set(text)
     assert r"\u001b" in text
     assert r"\u202e\u200b\u0007" in text

@@ -8,17 +8,18 @@ import pytest
 import tlkit
 from tests.runs.test_train import ARGUMENTS
 from tests.training.test_resume import Stop, tune
-from tlkit.runs.outputs import Clock
+from tlkit.runs.clock import Clock
 from tlkit.training import resume
 
 
 def test_seconds_add_up_and_are_kept_where_a_part_is_interrupted(monkeypatch):
     now = iter(range(0, 1000, 10))
-    monkeypatch.setattr("tlkit.runs.outputs.time.perf_counter", lambda: float(next(now)))
+    monkeypatch.setattr("tlkit.runs.clock.time.perf_counter", lambda: float(next(now)))
     clock, kept = Clock(), []
     with clock.timed("data"):
         pass
-    clock.go_on_from({"data": 1.0, "training": 5.0}, lambda: kept.append(clock.as_dict()))
+    clock.go_on_from({"data": 1.0, "training": 5.0})
+    clock.keep_by(lambda: kept.append(clock.as_dict()))
     with pytest.raises(KeyboardInterrupt), clock.timed("training"):  # noqa: PT012
         clock.keep_now()
         raise KeyboardInterrupt

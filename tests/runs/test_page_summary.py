@@ -9,7 +9,9 @@ from typer.main import get_command
 
 from tlkit.cli import app
 from tlkit.data.limits import MAX_PIXELS
+from tlkit.runs.add_classes_config import AddClassesConfig
 from tlkit.runs.page_summary import command_of, machine, summary_of
+from tlkit.runs.record import RunRecord
 
 GIVEN = {
     "photos": "/home/somebody/my photos",
@@ -28,10 +30,14 @@ GIVEN = {
     "max_pixels": MAX_PIXELS,
 }
 RECORD = {
+    "finished": True,
     "arguments": GIVEN,
     "seed": 7,
     "image_size": [128, 96],
-    "data": {"num_images": {"train": 1430, "validation": 186, "test": 90}},
+    "data": {
+        "fingerprint": "7588f85d",
+        "num_images": {"train": 1430, "validation": 186, "test": 90},
+    },
 }
 
 
@@ -43,12 +49,12 @@ def understood(command):
 
 
 def record(**given):
-    return {**RECORD, "arguments": {**GIVEN, **given}}
+    return RunRecord.from_json({**RECORD, "arguments": {**GIVEN, **given}})
 
 
 def test_the_command_makes_the_same_run():
     out = Path("run")
-    params = understood(command_of(RECORD, out))
+    params = understood(command_of(record(), out))
     assert params["photos"] == Path("/home/somebody/my photos")
     assert params["out"] == out
     for name, value in GIVEN.items():
@@ -83,14 +89,19 @@ def test_further_classes_have_their_own_command():
         "batch_size": 32,
         "max_pixels": MAX_PIXELS,
     }
-    params = understood(command_of({"arguments": grown, "growth": {}}, Path("run2")))
+    params = understood(
+        command_of(RunRecord.from_json({**RECORD, "arguments": grown}), Path("run2"))
+    )
     assert (params["run"], params["photos"]) == (Path("/runs/1"), Path("more"))
     assert (params["exemplars"], params["align"]) == (5, True)
+    kept = AddClassesConfig(from_run="/runs/1", photos="/more", damaged="skip").to_json()
+    params = understood(command_of(RunRecord.from_json({**RECORD, "arguments": kept}), Path("x")))
+    assert (params["run"], params["photos"]) == (Path("/runs/1"), Path("/more"))
 
 
 def test_the_summary_names_model_data_date_and_machine():
     chosen = {"mode": {"arguments": {"mode": "fine-tune"}, "reasons": []}}
-    summary = summary_of({**RECORD, "choices": chosen}, Path("run"))
+    summary = summary_of(RunRecord.from_json({**RECORD, "choices": chosen}), Path("run"))
     assert list(summary) == ["what ran", "on", "command", "date", "machine"]
     assert summary["what ran"] == "fine-tuning of mobilenet_v2, at 128 × 96 pixels"
     expected = "/home/somebody/my photos: 1,430 train, 186 validation, 90 test images"

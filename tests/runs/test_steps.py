@@ -9,6 +9,7 @@ from PIL import Image
 import tlkit
 from tests.conftest import write_photos
 from tlkit.evaluation.prediction import predict_exported
+from tlkit.runs.config import RunConfig
 from tlkit.runs.inference import export_run
 from tlkit.runs.steps import (
     calibrate_on_validation,
@@ -66,7 +67,7 @@ def test_a_head_that_is_solved_has_its_time_projected_too(photos):
     data = tlkit.load_folder(photos, image_size=32)
     model = tlkit.build_classifier("resnet8", data.class_names, weights=None)
     plain, augmented = (
-        planned_cost(model, data, {"mode": "head", "augment": augment})
+        planned_cost(model, data, RunConfig(photos="photos", mode="head", augment=augment))
         for augment in (None, "light")
     )
     for report in (plain, augmented):
@@ -94,15 +95,16 @@ def test_the_probe_is_the_head_alone(photos_with_errors):
         name: tlkit.evaluate(tuned, getattr(data, name), data.class_names)
         for name in ("validation", "test")
     }
-    found = compare_with_probe(probe, data, evaluations, {"class_weight": None, "seed": 0})
+    plain = RunConfig(photos="photos")
+    found = compare_with_probe(probe, data, evaluations, plain)
     assert found == tlkit.compare_models(solved, tuned, data.test)
-    given = {"class_weight": "balanced", "seed": 0}
-    balanced = compare_with_probe(probe, data, evaluations, given)
+    weighted = RunConfig(photos="photos", class_weight="balanced")
+    balanced = compare_with_probe(probe, data, evaluations, weighted)
     tlkit.train_head(solved, data, class_weight="balanced")
     assert balanced == tlkit.compare_models(solved, tuned, data.test, class_weight="balanced")
     assert balanced.balanced_accuracies[1] == evaluations["test"].balanced_accuracy
     nothing = {"validation": None, "test": None}
-    assert compare_with_probe(probe, data, nothing, {"class_weight": None, "seed": 0}) is None
+    assert compare_with_probe(probe, data, nothing, plain) is None
 
 
 def test_probabilities_are_calibrated_in_all_that_is_exported(
@@ -147,10 +149,12 @@ def test_too_few_validation_images_or_another_ending_leave_the_model_as_it_is(ph
     tlkit.train_head(model, data)
     before = model.get_layer("logits").kernel.numpy()
     assert data.validation.num_images < 20
-    assert "takes 20 validation images, and there are" in calibrate_on_validation(model, data)
+    few = calibrate_on_validation(model, data)
+    assert "takes 20 validation images, and there are" in few.reason
+    assert few.as_dict() == {"temperature": 1.0, "notes": [few.reason]}
     larger = tlkit.load_folder(photos, image_size=32, splits=(0.5, 0.5, 0))
     wider = tlkit.add_classes(model, ["blue"], class_names=data.class_names)
-    assert "one plain Dense layer" in calibrate_on_validation(wider, larger)
+    assert "one plain Dense layer" in calibrate_on_validation(wider, larger).reason
     np.testing.assert_array_equal(before, model.get_layer("logits").kernel.numpy())
 
 
@@ -182,9 +186,9 @@ def test_too_few_pictures_to_reject_by_are_refused_before_training(tmp_path, pho
 
 
 def test_how_pictures_are_seen():
-    assert seen_as({"augment": None, "mode": "head"}) == "none"
-    assert seen_as({"augment": None, "mode": "fine-tune"}) == "default"
-    assert seen_as({"augment": "light", "mode": "head"}) == "light"
+    assert seen_as(RunConfig(photos="photos", mode="head")) == "none"
+    assert seen_as(RunConfig(photos="photos", mode="fine-tune")) == "default"
+    assert seen_as(RunConfig(photos="photos", mode="head", augment="light")) == "light"
 
 
 def test_what_a_run_found_is_in_its_metrics(tuned):

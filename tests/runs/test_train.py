@@ -1,5 +1,6 @@
 """A run: what it leaves, what it continues, what it refuses before anything is written."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -13,6 +14,7 @@ import tensorflow as tf
 
 import tlkit
 from tests.conftest import write_photos
+from tlkit.runs.config import RunConfig
 from tlkit.runs.directory import default_out, seen_by
 from tlkit.runs.inference import evaluate_run, export_run, predict_with
 from tlkit.utils.run_lock import locked
@@ -452,23 +454,34 @@ def test_a_disk_that_fills_at_the_export_is_named_and_nothing_half_written_is_le
 def test_the_default_folder_counts_up_and_leaves_what_is_not_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
-    assert default_out("photos", {"seed": 0}) == Path("runs/photos-1")
-    assert default_out("some/photos.csv", {"seed": 0}) == Path("runs/photos-1")
-    for name, content in {
-        "photos-2": {"arguments": {"seed": 0, "max_pixels": 9}, "finished": False},
-        "photos-3": {"arguments": {"seed": 0, "max_pixels": 9}, "finished": True},
-        "photos-4": {"arguments": {"seed": 1, "max_pixels": 9}, "finished": False},
-        "photos-07": {"arguments": {"seed": 0, "max_pixels": 9}, "finished": False},
-        "photos-a": {"arguments": {"seed": 0, "max_pixels": 9}, "finished": False},
-    }.items():
+
+    def config(seed=0, photos="photos"):
+        return RunConfig(photos=photos, seed=seed)
+
+    assert default_out(config()) == Path("runs/photos-1")
+    assert default_out(config(photos="some/photos.csv")) == Path("runs/photos-1")
+    for name, seed, finished in (
+        ("photos-2", 0, False),
+        ("photos-3", 0, True),
+        ("photos-4", 1, False),
+        ("photos-07", 0, False),
+        ("photos-a", 0, False),
+    ):
         (tmp_path / "runs" / name).mkdir(parents=True)
-        record = {"data": {"fingerprint": ""}, "seed": 0, "image_size": [8, 8], **content}
+        record = {"data": {"fingerprint": ""}, "seed": 0, "image_size": [8, 8]}
+        record |= {"arguments": config(seed).to_json(), "finished": finished}
         (tmp_path / "runs" / name / "run.json").write_text(json.dumps(record))
     (tmp_path / "runs" / "photos-10").mkdir()
     (tmp_path / "runs" / "photos-10" / "run.json").write_text("half of it")
-    assert default_out("photos", {"seed": 0}) == Path("runs/photos-2")
-    assert default_out("photos", {"seed": 0}, resume=False) == Path("runs/photos-11")
-    assert default_out("photos", {"seed": 2}) == Path("runs/photos-11")
+    assert default_out(config()) == Path("runs/photos-2")
+    assert default_out(config(), resume=False) == Path("runs/photos-11")
+    assert default_out(config(seed=2)) == Path("runs/photos-11")
+    skipping = dataclasses.replace(config(), damaged="skip")
+    (tmp_path / "runs" / "photos-12").mkdir()
+    record |= {"arguments": skipping.to_json(), "finished": False}
+    (tmp_path / "runs" / "photos-12" / "run.json").write_text(json.dumps(record))
+    assert default_out(config()) == Path("runs/photos-2")
+    assert default_out(skipping) == Path("runs/photos-12")
 
 
 def test_several_machines_must_name_one_folder(tmp_path, photos, monkeypatch):

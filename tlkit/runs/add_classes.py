@@ -3,51 +3,42 @@
 import dataclasses
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
 from tlkit.continual.exemplars import DEFAULT_NUM_EXEMPLARS
+from tlkit.data.images import ImageSplit
 from tlkit.data.listing import Listing
 from tlkit.data.manifests import list_pictures
 from tlkit.data.merging import Joined, check_new_classes, find_known, load_joined
 from tlkit.data.missing_files import lost_pictures_named
-from tlkit.data.settings import KEEP, check_settings
-from tlkit.errors import ArgumentError, check_count
+from tlkit.data.settings import check_settings
+from tlkit.errors import ArgumentError
+from tlkit.runs.add_classes_config import AddClassesConfig
+from tlkit.runs.clock import Clock
 from tlkit.runs.config import SPLITS
+from tlkit.runs.context import RunContext
 from tlkit.runs.directory import (
-    LOG_FILE,
     REJECTION_FILE,
     Run,
     check_apart,
     chosen_place,
-    clear_results,
     default_out,
     left_as_it_is,
     load_run,
-    not_whole,
     refuse_other_pictures,
-    seconds_of,
     split_rows_of,
     state_of,
-    write_results,
 )
-from tlkit.runs.outputs import (
-    Clock,
-    evaluate_splits,
-    export_into,
-    maps_of,
-    record_of,
-    training_pictures,
-    write_card,
-    write_page,
-    write_record,
-)
-from tlkit.runs.phases import GROWING, REPORT
-from tlkit.utils.files import write_json
-from tlkit.utils.progress import Teller, keep_log, phase, phases
-from tlkit.utils.run_lock import locked
+from tlkit.runs.outputs import evaluate_splits, export_into, leave, maps_of, training_pictures
+from tlkit.runs.phases import GROWING
+from tlkit.runs.record import RECORD_FILE, not_whole, record_of
+from tlkit.runs.results import CalibrationDecision, RunResults
+from tlkit.runs.team import Team
+from tlkit.utils.progress import phase, phases
 from tlkit.utils.tensorflow_logging import load_tensorflow_quietly
 
 if TYPE_CHECKING:
@@ -59,9 +50,16 @@ if TYPE_CHECKING:
     from tlkit.evaluation.reports import EvaluationReport
     from tlkit.training.reports import TrainingReport
 
-COMMAND = "add-classes"
 EXEMPLARS_FILE = "exemplars.npz"
 _STRICTEST_FIRST = ("train", "validation", "test")
+
+
+class _Memory(TypedDict):
+    """What is left of the old classes, as `learn_classes` takes it."""
+
+    exemplars: int
+    replayed: "ImageSplit | None"
+    stored: "Exemplars | None"
 
 
 def add_classes_run(
@@ -120,121 +118,97 @@ def add_classes_run(
         >>> grown.record["growth"]["old_after"]                 # doctest: +SKIP
         0.94
     """
-    tell = Teller(say)
-    parent, arguments = _checked(dict(locals()))
-    place = Path(out) if out is not None else default_out(photos, arguments, resume)
+    parent = load_run(run)
+    if out is not None and Path(out).resolve() == parent.path.resolve():
+        raise ArgumentError(
+            "`out` must be another folder than that of the run, which stays as it is. "
+            f"Received: out={str(out)!r}. Name a new folder."
+        )
+    config = AddClassesConfig(
+        from_run=str(parent.path),
+        photos=os.fspath(photos),
+        exemplars=exemplars,
+        align=align,
+        batch_size=batch_size,
+        max_pixels=parent.max_pixels if max_pixels is None else max_pixels,
+        damaged=parent.run_record.config.damaged,
+    )
+    place = Path(out) if out is not None else default_out(config, resume)
     check_apart(place, photos)
-    if (finished := state_of(place, arguments, resume)) is not None:
-        tell(left_as_it_is(place), "")
+    team = Team(None)
+    log = team.chiefs(say)
+    if (finished := state_of(place, config, resume)) is not None:
+        log(left_as_it_is(place), "")
         return finished
     with phase("listing files"):
         listing = list_pictures(photos, argument="photos")
     check_new_classes(listing, parent.class_names)
     if out is None:
-        tell(chosen_place(place))
+        log(chosen_place(place))
     with phases(GROWING):
-        return _made(parent, arguments, listing, place, tell)
+        return _made(config, listing, parent, RunContext(place, team, parent, Clock(), log))
 
 
-def _made(parent: Run, arguments: dict[str, Any], listing: Listing, out: Path, say: Teller) -> Run:
-    """Makes the run, or continues it, once its arguments are checked and its files are found."""
-    exemplars, align = arguments["exemplars"], arguments["align"]
+def _made(config: AddClassesConfig, listing: Listing, parent: Run, context: RunContext) -> Run:
+    """Makes the run, or continues it, once its config is checked and its files are found."""
     load_tensorflow_quietly()
     from tlkit.continual.adding_classes import check_can_learn, learn_classes
 
-    clock = Clock()
-    with clock.timed("data"):
-        joined = _load(listing, parent, arguments)
+    timer, log, out = context.timer, context.log, context.out
+    with timer.timed("data"):
+        joined = _load(listing, parent, config)
     data = joined.data
-    say(str(data.report), data.report.headlines)
+    log(str(data.report), data.report.headlines)
     lost = _lost(parent)
-    for note in lost.values():
-        say(note)
-    with clock.timed("model"):
+    for note in lost.notes:
+        log(note)
+    with timer.timed("model"):
         old_model = parent.load_model()
         given = (old_model, data.train, joined.new_names, parent.class_names)
-        memory: dict[str, Any] = {
-            "exemplars": exemplars,
+        memory: _Memory = {
+            "exemplars": config.exemplars,
             "replayed": joined.replayed,
-            "stored": _stored_exemplars(parent, old_model, exemplars),
+            "stored": _stored_exemplars(parent, old_model, config.exemplars),
         }
         check_can_learn(*given, **memory)  # before anything is written
-    record = record_of(arguments, data)
+    record = record_of(config, data)
     refuse_other_pictures(out, record)
-    out.mkdir(parents=True, exist_ok=True)
-    with locked(out):
-        keep_log(out / LOG_FILE)
-        clock.go_on_from(seconds_of(out), lambda: write_record(out, record, clock))
-        write_record(out, record, clock)
-        clear_results(out)
+    with context.taken(record):
         with lost_pictures_named((data.train, data.validation, data.test, joined.replayed)):
-            with clock.timed("training"):
+            with timer.timed("training"):
                 learned = learn_classes(*given, **memory, seed=data.seed)
-            with clock.timed("evaluation"):
-                model, evaluations, growth = _measured(old_model, learned, joined, exemplars, align)
-            say(str(growth), "")
-            with clock.timed("export"):
-                export_into(model, data, out, arguments["max_pixels"])
-            with clock.timed("explaining mistakes"):
-                maps = maps_of(model, evaluations, arguments["max_pixels"])
-            pictures = training_pictures(data, "none")
-        training = _training(learned, evaluations, growth, lost.get("rejection"))
-        record |= {"seconds": clock.as_dict(), "growth": growth.as_dict()}
-        calibration = lost["calibration"]
-        with phase(REPORT):
-            write_results(out, data, training, evaluations, parent=parent, calibration=calibration)
-            if learned.exemplars.features:
-                learned.exemplars.save(out / EXEMPLARS_FILE)
-            write_card(out, data, record)
-            shown: dict[str, Any] = {"maps": maps, "pictures": pictures, "calibration": calibration}
-            write_page(out, data, training, evaluations, record=record, **shown)
-        write_json(out / "run.json", {**record, "finished": True})
-        return load_run(out)
-
-
-def _checked(given: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
-    """Returns the run to grow, and the arguments that make the new one what it is."""
-    check_count("exemplars", given["exemplars"], minimum=0)
-    check_count("batch_size", given["batch_size"])
-    if not isinstance(given["align"], bool):
-        raise ArgumentError(f"`align` must be True or False. Received: align={given['align']!r}.")
-    parent = load_run(given["run"])
-    max_pixels = given["max_pixels"]
-    if max_pixels is None:
-        max_pixels = parent.max_pixels
-    check_count("max_pixels", max_pixels)
-    if given["out"] is not None and Path(given["out"]).resolve() == parent.path.resolve():
-        raise ArgumentError(
-            "`out` must be another folder than that of the run, which stays as it is. "
-            f"Received: out={str(given['out'])!r}. Name a new folder."
+            with timer.timed("evaluation"):
+                model, evaluations, growth = _measured(old_model, learned, joined, config)
+            log(str(growth), "")
+            with timer.timed("export"):
+                export_into(model, data, out, config.max_pixels)
+            with timer.timed("explaining mistakes"):
+                maps = maps_of(model, evaluations, config.max_pixels)
+            images = training_pictures(data, "none")
+        if learned.exemplars.features:
+            learned.exemplars.save(out / EXEMPLARS_FILE)
+        results = RunResults(
+            training=_training(learned, evaluations, growth, lost.rejection),
+            evaluations=evaluations,
+            calibration=CalibrationDecision(None, lost.calibration),
+            maps=maps,
+            images=images,
         )
-    own = parent.record["arguments"]
-    kept = {"damaged": own["damaged"]} if "damaged" in own else {}  # as the run did
-    return parent, {
-        **kept,
-        "command": COMMAND,
-        "from_run": str(parent.path.resolve()),
-        "photos": str(Path(given["photos"]).resolve()),
-        "backbone": None,
-        "weights": "those of the run",
-        "exemplars": int(given["exemplars"]),
-        "align": given["align"],
-        "batch_size": int(given["batch_size"]),
-        "max_pixels": int(max_pixels),
-    }
+        record = dataclasses.replace(record, growth=growth.as_dict())
+        return leave(context, data, record, results)
 
 
-def _load(listing: Listing, parent: Run, arguments: dict[str, Any]) -> Joined:
+def _load(listing: Listing, parent: Run, config: AddClassesConfig) -> Joined:
     """Returns the new folder's pictures, divided as the run's were, with the old ones beside."""
     places = _places(parent)
-    max_pixels = arguments["max_pixels"]
+    max_pixels = config.max_pixels
     known = find_known(_photo_folders(parent), places, max_pixels=max_pixels)
     settings = check_settings(
         parent.image_size,
-        arguments["batch_size"],
+        config.batch_size,
         SPLITS,
-        parent.record["seed"],
-        damaged=arguments.get("damaged", KEEP),
+        parent.run_record.seed,
+        damaged=config.damaged,
     )
     return load_joined(
         listing,
@@ -265,11 +239,11 @@ def _photo_folders(run: Run) -> Iterator[str]:
     """The folders of a run and of those it goes on from, as far back as these still are."""
     earlier: Run | None = run
     while earlier is not None:
-        arguments = earlier.record["arguments"]
-        yield arguments["photos"]
-        before = arguments.get("from_run")
-        is_there = before is not None and (Path(before) / "run.json").is_file()
-        earlier = load_run(before, "from_run") if is_there else None
+        config = earlier.run_record.config
+        yield config.photos
+        before, earlier = config.from_run, None
+        if before is not None and (Path(before) / RECORD_FILE).is_file():
+            earlier = load_run(before, "from_run")
 
 
 def _stored_exemplars(run: Run, model: "keras.Model", exemplars: int) -> "Exemplars | None":
@@ -285,8 +259,7 @@ def _measured(
     old_model: "keras.Model",
     learned: "LearnedClasses",
     joined: Joined,
-    exemplars: int,
-    align: bool,
+    config: AddClassesConfig,
 ) -> "tuple[keras.Model, dict[str, EvaluationReport | None], GrowthReport]":
     """Returns the model, aligned where that is wanted, its figures, and what the old classes lost.
 
@@ -303,7 +276,7 @@ def _measured(
     report = GrowthReport(
         data.class_names[:num_old],
         joined.new_names,
-        exemplars,
+        config.exemplars,
         learned.num_replayed,
         num_further=learned.num_further,
         from_stored=learned.from_stored,
@@ -311,7 +284,7 @@ def _measured(
     measured = data.test or data.validation
     after = evaluations["test"] or evaluations["validation"]
     unaligned = None
-    if align:
+    if config.align:
         unaligned = None if after is None else shares_right(after, num_old)
         model = align_new_classes(model)
         evaluations = evaluate_splits(model, data)
@@ -338,18 +311,36 @@ def _measured(
     return model, evaluations, report
 
 
-def _lost(parent: Run) -> dict[str, str]:
-    """What a grown run does not have of what its parent had, in words."""
-    lost = {
-        "calibration": "probabilities of old and new classes together are not calibrated: a "
-        "temperature would change the old logits. tlkit.calibrate does it where these may change"
-    }
-    if (parent.path / REJECTION_FILE).is_file():
-        lost["rejection"] = (
-            "unknown pictures are no longer told apart: the run's threshold knows no picture of "
-            "the new classes. tlkit.fit_rejection fits one to pictures of all classes"
-        )
-    return lost
+@dataclass(frozen=True)
+class _Lost:
+    """What a grown run does not have of what its parent had, in words.
+
+    Attributes:
+        calibration: Why its probabilities are not calibrated.
+        rejection: Why it tells no unknown pictures; `None` where its parent did not either.
+    """
+
+    calibration: str
+    rejection: str | None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """All of it."""
+        return (self.calibration, *(() if self.rejection is None else (self.rejection,)))
+
+
+def _lost(parent: Run) -> _Lost:
+    calibration = (
+        "probabilities of old and new classes together are not calibrated: a temperature would "
+        "change the old logits. tlkit.calibrate does it where these may change"
+    )
+    if not (parent.path / REJECTION_FILE).is_file():
+        return _Lost(calibration, None)
+    return _Lost(
+        calibration,
+        "unknown pictures are no longer told apart: the run's threshold knows no picture of the "
+        "new classes. tlkit.fit_rejection fits one to pictures of all classes",
+    )
 
 
 def _training(

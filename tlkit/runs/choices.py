@@ -4,29 +4,35 @@ A choice is made from measurements on training pictures alone, never on test pic
 in `run.json` with its reasons before the run goes by it: a continued run does not choose anew.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from tlkit.data.images import ImageData
 from tlkit.models.backbone_spec import SHIPPED_BACKBONE
 from tlkit.models.catalogue import find_backbone
-from tlkit.runs.config import ONLY_FINE_TUNING
+from tlkit.runs.config import ONLY_FINE_TUNING, Choice, RunConfig
 
 if TYPE_CHECKING:
     import keras
 
     from tlkit.advice.recommendation import Recommendation
+    from tlkit.continual.going_on import OldTask
 
 Say = Callable[[str], None]
 
+_GIVEN_TO_TRIALS = ("learning_rate", "class_weight", "seed", "unfreeze", "layer_decay")
+"""Not epochs and augmentation: trials of a strength are few epochs on stored activations."""
+
 
 def backbone_choice(
-    arguments: Mapping[str, Any], data: ImageData, kept: Mapping[str, Any], say: Say
-) -> dict[str, Any]:
-    """Returns which backbone a run starts from, as `settled_arguments` reads it.
+    config: RunConfig, data: ImageData, kept: Mapping[str, Choice], say: Say
+) -> Choice:
+    """Returns which backbone a run starts from.
 
     Args:
-        arguments: Those of the run; its `backbone` is "auto".
+        config: That of the run; its `backbone` is "auto".
         data: Whose training pictures are looked at.
         kept: Choices that an interrupted start of this run has made.
         say: Is told the comparison.
@@ -36,7 +42,7 @@ def backbone_choice(
         DataError: A class has fewer than two different training pictures, or groups of them.
     """
     if (choice := kept.get("backbone")) is not None:
-        say(_again("backbone", choice["reasons"]))
+        say(_again("backbone", choice.reasons))
         return choice
     from tlkit.advice.backbones import compare_backbones
     from tlkit.advice.candidates import DEFAULT_BACKBONES
@@ -46,49 +52,45 @@ def backbone_choice(
     check_no_lone_class(data, "photos", "name the backbone (--backbone NAME)")
     comparison = compare_backbones(
         data,
-        arguments["backbones"] or DEFAULT_BACKBONES,
-        image_size=arguments["image_size"] or "own",
-        max_milliseconds=arguments["max_milliseconds"],
-        max_megabytes=arguments["max_megabytes"],
-        class_weight=arguments["class_weight"],
-        seed=arguments["seed"],
+        config.backbones or DEFAULT_BACKBONES,
+        image_size=config.image_size or "own",
+        max_milliseconds=config.max_milliseconds,
+        max_megabytes=config.max_megabytes,
+        class_weight=config.class_weight,
+        seed=config.seed,
     )
     say(str(comparison))
     chosen = choose_backbone(comparison)
     say(str(chosen))
-    return {
-        "arguments": chosen.arguments,
-        "reasons": [str(chosen)],
-        "comparison": comparison.as_dict(),
-    }
+    return Choice(chosen.arguments, [str(chosen)], comparison=comparison.as_dict())
 
 
 def mode_choice(
-    arguments: Mapping[str, Any],
+    config: RunConfig,
     model: "keras.Model",
     data: ImageData,
-    kept: Mapping[str, Any],
+    kept: Mapping[str, Choice],
     say: Say,
-) -> dict[str, Any]:
-    """Returns what of the model trains, as `settled_arguments` reads it.
+) -> Choice:
+    """Returns what of the model trains.
 
     What was named stays as it is named, and where something was that only fine-tuning takes, the
     head alone is not chosen.
 
     Args:
-        arguments: Those that the run goes by so far; its `mode` is "auto".
+        config: The one that the run goes by so far; its `mode` is "auto".
         model: As it is before training.
         data: Whose training pictures are looked at.
         kept: Choices that an interrupted start of this run has made.
         say: Is told what was measured.
     """
     if (choice := kept.get("mode")) is not None:
-        say(_again("mode", choice["reasons"]))
+        say(_again("mode", choice.reasons))
         return choice
     from tlkit.models.groups import layer_groups
 
-    recommended, measured = _recommended(arguments, model, data)
-    named = [name for name in ONLY_FINE_TUNING if arguments[name] is not None]
+    recommended, measured = _recommended(config, model, data)
+    named = [name for name in ONLY_FINE_TUNING if getattr(config, name) is not None]
     reasons = list(recommended.reasons)
     chosen: dict[str, Any] = {"mode": recommended.mode}
     if recommended.mode == "head" and named:
@@ -99,17 +101,40 @@ def mode_choice(
         if isinstance(trained, int):
             trained = min(trained, len(layer_groups(model)))
         chosen["unfreeze"] = trained
-        if recommended.anchor != "none" and arguments["anchor"] is None:
+        if recommended.anchor != "none" and config.anchor is None:
             chosen["anchor"] = recommended.anchor_strength
     lines = [_in_words(chosen), *reasons]
     if measured:
         say(measured)
     say("\n  ".join(lines))
-    return {"arguments": chosen, "reasons": lines, "measured": measured.splitlines()}
+    return Choice(chosen, lines, measured=measured.splitlines())
+
+
+def anchor_choice(
+    config: RunConfig,
+    model: "keras.Model",
+    data: ImageData,
+    importance: Mapping[str, np.ndarray],
+    old: "OldTask | None",
+) -> Choice:
+    """Returns how strongly the model is held, found by trying.
+
+    Args:
+        config: The one that the run goes by so far; its `anchor` is "auto".
+        model: As it is before training; it stays so.
+        data: The images in its size.
+        importance: Of each weight, by its path; empty where all count the same.
+        old: What an earlier run learned, where there was one.
+    """
+    from tlkit.continual.going_on import choose_strength
+
+    given = config.named(*_GIVEN_TO_TRIALS)
+    report = choose_strength(model, data, importance, old, **given)
+    return Choice({"anchor": report.chosen}, str(report).splitlines())
 
 
 def _recommended(
-    arguments: Mapping[str, Any], model: "keras.Model", data: ImageData
+    config: RunConfig, model: "keras.Model", data: ImageData
 ) -> "tuple[Recommendation, str]":
     """What to train, and what was measured for it in words; nothing where the case is clear."""
     from tlkit.advice.recommendation import (
@@ -121,7 +146,7 @@ def _recommended(
     from tlkit.advice.sampling import lone_class
     from tlkit.advice.similarity import measure_similarity
 
-    if arguments["from_run"] is None and arguments["weights"] is None:
+    if config.from_run is None and config.weights is None:
         reason = "the weights are random: there is nothing to keep"
         return Recommendation("fine-tune", "all", "none", (reason,)), ""
     if (by_number := recommend_by_number(data)) is not None:
@@ -129,7 +154,7 @@ def _recommended(
     if (lone := lone_class(data)) is not None:
         reason = f"how near the pictures are was not measured: {lone}"
         return recommend_unmeasured(data, reason), ""
-    similarity = measure_similarity(model, data, seed=arguments["seed"])
+    similarity = measure_similarity(model, data, seed=config.seed)
     return recommend(data, similarity), str(similarity)
 
 
@@ -146,11 +171,11 @@ def _in_words(chosen: Mapping[str, Any]) -> str:
     return f"fine-tunes {what}{held}"
 
 
-def _again(what: str, reasons: list[str]) -> str:
+def _again(what: str, reasons: Sequence[str]) -> str:
     return f"{what} as chosen when this run began: {reasons[0]}"
 
 
-def first_image_size(arguments: Mapping[str, Any]) -> int:
+def first_image_size(config: RunConfig) -> int:
     """The size at which pictures are loaded; that of the backbone takes its place once chosen."""
-    size: int | None = arguments["image_size"]
+    size = config.image_size
     return find_backbone(SHIPPED_BACKBONE).default_image_size if size is None else size

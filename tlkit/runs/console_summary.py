@@ -6,7 +6,6 @@ from typing import Any
 from tlkit.displays.activity import in_words
 from tlkit.errors import some_of
 from tlkit.runs.directory import LOG_FILE, Run
-from tlkit.runs.record import settled_arguments
 
 MAX_LINES = 15
 _SHOWN_NAMES = 6
@@ -24,7 +23,7 @@ def outcome_of(run: Run) -> str:
         *_training(run),
         *_data(run),
     ]
-    seconds = sum(run.record["seconds"].values())
+    seconds = sum(run.run_record.seconds.values())
     lines += [
         f"time: {in_words(seconds)}",
         f"run: {run.path}: look at report.html, give away saved_model; details in {LOG_FILE}",
@@ -47,7 +46,7 @@ def _accuracies(metrics: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _old_classes(run: Run) -> Iterator[str]:
-    growth = run.record.get("growth")
+    growth = run.run_record.growth
     if growth is not None:
         for what in ("old", "new"):
             before, after = growth[f"{what}_before"], growth[f"{what}_after"]
@@ -88,21 +87,21 @@ def _rejection(metrics: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _training(run: Run) -> Iterator[str]:
-    arguments = settled_arguments(run.record)
-    name = arguments["backbone"] or f"the model of {arguments['from_run']}"
+    config = run.run_record.resolved
+    name = config.backbone or f"the model of {config.from_run}"
     stages = ", then ".join(
         f"{stage['name']} ({stage['num_trainable']:,} parameters, {in_words(stage['seconds'])})"
         for stage in run.metrics["stages"]
     )
     yield f"model: {name}; trained: {stages}"
-    for name, choice in run.record.get("choices", {}).items():
-        reasons: list[str] = choice["reasons"]  # trials come before what was chosen by them
+    for name, choice in run.run_record.choices.items():
+        reasons = choice.reasons  # trials come before what was chosen by them
         decided = [reason for reason in reasons if reason.startswith(_CHOSEN)]
         yield f"chosen {name}: {(decided or reasons)[0].removeprefix(_CHOSEN)}"
 
 
 def _data(run: Run) -> Iterator[str]:
-    counts = run.record["data"]["num_images"]
+    counts = run.run_record.data.num_images
     parts = ", ".join(f"{count:,} for {split}" for split, count in counts.items() if count)
     names = some_of(run.class_names, _SHOWN_NAMES)
     yield f"data: {parts}; {len(run.class_names)} classes: {names}"

@@ -3,13 +3,13 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from tlkit.errors import RunError
+from tlkit.runs.config import RunConfig
 from tlkit.runs.directory import Run, is_finished, left_as_it_is
-from tlkit.runs.train import check_run, train_run
+from tlkit.runs.train import check_run, make_run
 from tlkit.utils.files import written_aside
 
 _EPOCHS = 3
@@ -29,15 +29,16 @@ def run_demo(out: Path, say: Callable[[str], None]) -> Run:
     """
     started = time.perf_counter()
     photos = out.with_name(f"{out.name}-photos")
-    arguments: dict[str, Any] = {
-        "backbone": "resnet20",
-        "mode": "fine-tune",
-        "unfreeze": "all",
-        "epochs": _EPOCHS,
-        "learning_rate": _RATE,
-        "augment": "none",  # a flipped digit is another sign
-    }
-    check_run(photos, out=out, **arguments)
+    config = RunConfig(
+        photos=str(photos),
+        backbone="resnet20",
+        mode="fine-tune",
+        unfreeze="all",
+        epochs=_EPOCHS,
+        learning_rate=_RATE,
+        augment="none",  # a flipped digit is another sign
+    )
+    check_run(config, out)
     say(f"1. Writes scikit-learn's handwritten digits to {photos}, one folder per class.")
     write_digits(photos)
     say(
@@ -46,7 +47,7 @@ def run_demo(out: Path, say: Callable[[str], None]) -> Run:
     )
     if is_finished(out):
         say(left_as_it_is(out))
-    run = train_run(photos, out=out, **arguments)
+    run = make_run(config, out=out)
     test = run.metrics["test"]
     head, tuned = run.metrics["stages"][0], run.metrics["stages"][-1]
     say(

@@ -25,6 +25,7 @@ from tlkit.plots.evaluation import MAX_CLASSES_IN_MATRIX, most_confused, plot_re
 from tlkit.plots.figure import apart_from_pyplot
 from tlkit.plots.thumbnails import inside, jpeg_address, thumbnail
 from tlkit.plots.training import plot_drift, plot_training
+from tlkit.runs.config import Choice
 from tlkit.training.reports import TrainingReport
 from tlkit.utils.files import written_aside
 from tlkit.utils.text_repr import visible
@@ -61,7 +62,7 @@ class Page:
         seconds: Time that each part of the run took.
         facts: More to tell, by name: the backbone, the image size, versions.
         forgotten: What going on cost the task before, where there was one.
-        choices: What the run chose by itself, by name, as `tlkit.runs.record` describes it.
+        choices: What the run chose by itself, by name.
         cost: What training was projected to cost, what `CostReport.as_dict` returned; `None` where
             that was not projected.
         calibration: What became of the probabilities, in words.
@@ -85,7 +86,7 @@ class Page:
     seconds: Mapping[str, float]
     facts: Mapping[str, str]
     forgotten: ForgettingReport | None = None
-    choices: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    choices: Mapping[str, Choice] = field(default_factory=dict)
     cost: Mapping[str, Any] | None = None
     calibration: str = ""
     is_calibrated: bool = False
@@ -183,10 +184,12 @@ def _reliability(evaluation: EvaluationReport | None) -> str | None:
     return None if evaluation is None else _svg(plot_reliability(evaluation.reliability))
 
 
-def _candidates(choices: Mapping[str, Mapping[str, Any]]) -> BackboneComparison | None:
+def _candidates(choices: Mapping[str, Choice]) -> BackboneComparison | None:
     """What a backbone was chosen from, where it was chosen."""
-    content = choices.get("backbone", {}).get("comparison")
-    return None if content is None else BackboneComparison.from_dict(content)
+    choice = choices.get("backbone")
+    if choice is None or choice.comparison is None:
+        return None
+    return BackboneComparison.from_dict(choice.comparison)
 
 
 def _classes(data: DataReport, evaluation: EvaluationReport | None) -> list[dict[str, Any]]:

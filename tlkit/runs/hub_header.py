@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PureWindowsPath
 from typing import Any
 
-from tlkit.runs.record import settled_arguments
+from tlkit.runs.record import RunRecord
 
 TAGS = ("image-classification", "keras", "tensorflow", "transfer-learning")
 LICENSE = "unknown"
@@ -27,7 +27,7 @@ _NOT_PLAIN = re.compile("[<>&\x7f-\x84\x86-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
 
 def hub_header(
-    class_names: Sequence[str], measured: Mapping[str, Any], record: Mapping[str, Any]
+    class_names: Sequence[str], measured: Mapping[str, Any], record: RunRecord
 ) -> Iterator[str]:
     r"""Gives the lines of the header: licence, tags, base model, and the figures of each split.
 
@@ -36,13 +36,17 @@ def hub_header(
     Args:
         class_names: The classes, in output order.
         measured: The figures of `metrics.json` by split, the one that counts most first.
-        record: Content of `run.json`.
+        record: What `run.json` holds.
 
     Example:
+        >>> from tlkit.runs.config import RunConfig
         >>> from tlkit.runs.hub_header import hub_header
-        >>> given = {"photos": "/home/me/pets", "backbone": "vgg16", "from_run": None}
+        >>> from tlkit.runs.record import DataRecord, RunRecord
+        >>> config = RunConfig(photos="/home/me/pets", backbone="vgg16")
+        >>> data = DataRecord("7588f85d", {"test": 40})
+        >>> record = RunRecord(config=config, seed=0, image_size=(224, 224), data=data)
         >>> figures = {"test": {"kind": "softmax", "accuracy": 0.75, "num_images": 40}}
-        >>> print("\n".join(hub_header(["cat", "dog"], figures, {"arguments": given})))
+        >>> print("\n".join(hub_header(["cat", "dog"], figures, record)))
         ---
         license: unknown
         library_name: keras
@@ -75,10 +79,10 @@ def hub_header(
         https://huggingface.co/docs/hub/model-cards; the figures are its `model-index`, whose form
         https://github.com/huggingface/hub-docs/blob/main/modelcard.md gives.
     """
-    arguments = settled_arguments(record)
+    config = record.resolved
     yield from ("---", f"license: {LICENSE}", "library_name: keras")
     yield from ("pipeline_tag: image-classification", "tags:", *(f"- {tag}" for tag in TAGS))
-    base = _last_part(str(arguments.get("from_run") or arguments.get("backbone")))
+    base = _last_part(str(config.from_run or config.backbone))
     if _HUB_NAME.fullmatch(base) and "--" not in base and ".." not in base:
         yield f"base_model: {_quoted(base)}"
     if measured:
@@ -87,7 +91,7 @@ def hub_header(
         yield f"- name: {_quoted(', '.join([*class_names[:MAX_IN_NAME], *rest]))}"
         yield "  results:"
         for split, figures in measured.items():
-            yield from _result(split, figures, _last_part(arguments["photos"]))
+            yield from _result(split, figures, _last_part(config.photos))
     yield "---"
 
 

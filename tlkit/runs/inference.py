@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tlkit.data.measuring import load_for_measuring
 from tlkit.data.missing_files import lost_pictures_named
-from tlkit.data.settings import DAMAGED, KEEP
+from tlkit.data.settings import DAMAGED
 from tlkit.distribution.cluster import KINDS
 from tlkit.errors import ArgumentError, DataError, ExportError, check_choice
 from tlkit.evaluation.exported import SAVED_MODEL_FILE, saved_model_in
@@ -17,10 +17,10 @@ from tlkit.runs.directory import (
     REJECTION_FILE,
     check_writable,
     load_run,
-    not_whole,
     seen_by,
     unseen,
 )
+from tlkit.runs.record import not_whole
 from tlkit.runs.team import Team
 from tlkit.utils.tensorflow_logging import load_tensorflow_quietly
 
@@ -75,7 +75,7 @@ def evaluate_run(
         finished.class_names,
         image_size=finished.image_size,
         max_pixels=finished.max_pixels if max_pixels is None else max_pixels,
-        damaged=finished.record["arguments"].get("damaged", KEEP) if damaged is None else damaged,
+        damaged=finished.run_record.config.damaged if damaged is None else damaged,
         argument="photos",
     )
     measured = unseen(pictures, seen)

@@ -6,8 +6,9 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from tlkit.evaluation.intervals import wilson_interval
+from tlkit.runs.add_classes_config import Config
 from tlkit.runs.hub_header import MAX_IN_NAME, hub_header
-from tlkit.runs.record import settled_arguments
+from tlkit.runs.record import RunRecord
 from tlkit.utils.files import written_aside
 from tlkit.utils.text_repr import visible
 
@@ -31,7 +32,7 @@ def write_model_card(
     *,
     class_names: Sequence[str],
     metrics: Mapping[str, Any],
-    record: Mapping[str, Any],
+    record: RunRecord,
     counts: Mapping[str, Mapping[str, int]] | None = None,
 ) -> None:
     """Writes the model card of a run as Markdown; it appears whole.
@@ -40,7 +41,7 @@ def write_model_card(
         path: The file, such as `RUN/model_card.md`.
         class_names: The classes, in output order.
         metrics: Content of `metrics.json`.
-        record: Content of `run.json`.
+        record: What `run.json` holds.
         counts: Images of each class in each split, as `DataReport.counts` holds them.
     """
     card = model_card(class_names=class_names, metrics=metrics, record=record, counts=counts)
@@ -52,7 +53,7 @@ def model_card(
     *,
     class_names: Sequence[str],
     metrics: Mapping[str, Any],
-    record: Mapping[str, Any],
+    record: RunRecord,
     counts: Mapping[str, Mapping[str, int]] | None = None,
 ) -> str:
     """Returns the model card of a run as Markdown, with the header of a model hub.
@@ -64,7 +65,7 @@ def model_card(
     Args:
         class_names: The classes, in output order.
         metrics: Content of `metrics.json`.
-        record: Content of `run.json`.
+        record: What `run.json` holds.
         counts: Images of each class in each split, as `DataReport.counts` holds them.
 
     Example:
@@ -95,30 +96,29 @@ def model_card(
     return visible(card)
 
 
-def _head(class_names: Sequence[str], record: Mapping[str, Any]) -> Iterator[str]:
-    arguments = settled_arguments(record)
+def _head(class_names: Sequence[str], record: RunRecord) -> Iterator[str]:
     shown = ", ".join(escaped(name) for name in class_names[:MAX_IN_NAME])
     rest = ", …" if len(class_names) > MAX_IN_NAME else ""
-    height, width = record["image_size"]
+    height, width = record.image_size
     yield f"# {shown}{rest}"
     yield ""
     yield (
-        f"Says which of {len(class_names)} classes a photograph shows. {_origin(arguments)} "
+        f"Says which of {len(class_names)} classes a photograph shows. {_origin(record.resolved)} "
         f"It takes images of {width} × {height} pixels, 0…255, and holds its own preprocessing."
     )
 
 
-def _origin(arguments: Mapping[str, Any]) -> str:
-    if arguments.get("from_run"):
-        return f"Goes on from the model of the run {escaped(_last_part(arguments['from_run']))}."
-    weights = arguments.get("weights")
+def _origin(config: Config) -> str:
+    if config.from_run:
+        return f"Goes on from the model of the run {escaped(_last_part(config.from_run))}."
+    weights = config.weights
     if weights is None:
         origin = "from random weights"
     elif weights in ("pretrained", "imagenet"):
         origin = "from its pretrained weights"
     else:
         origin = f"from the weights {escaped(_last_part(weights))}"
-    return f"The network is {escaped(str(arguments['backbone']))}, {origin}."
+    return f"The network is {escaped(str(config.backbone))}, {origin}."
 
 
 def _figures(measured: Mapping[str, Any]) -> Iterator[str]:
@@ -197,19 +197,19 @@ def _confusions(
 
 def _data(
     class_names: Sequence[str],
-    record: Mapping[str, Any],
+    record: RunRecord,
     counts: Mapping[str, Mapping[str, int]] | None,
 ) -> Iterator[str]:
     yield "## Data"
     yield ""
-    numbers = record["data"]["num_images"]
+    numbers = record.data.num_images
     yield (
         f"Photographs from {_sources(record)}: "
         + ", ".join(f"{number:,} for {split}" for split, number in numbers.items())
         + ". Where a folder is not split by its owner, an image's content, its class and the seed "
-        f"({record['seed']}) decide its split. Copies across splits, pictures under two labels "
+        f"({record.seed}) decide its split. Copies across splits, pictures under two labels "
         "and files that cannot be decoded were left out. Fingerprint of the pictures: "
-        f"`{record['data']['fingerprint']}`."
+        f"`{record.data.fingerprint}`."
     )
     yield ""
     if counts is None:
@@ -221,27 +221,26 @@ def _data(
         for name in class_names
     ]
     yield from _table(("class", *splits), rows)
-    if growth := record.get("growth"):
+    if growth := record.growth:
         yield ""
         yield (
             f"The classes that were there before, {', '.join(map(escaped, growth['old_names']))}, "
-            f"were trained in the run {escaped(_last_part(record['arguments']['from_run']))} or "
+            f"were trained in the run {escaped(_last_part(str(record.config.from_run)))} or "
             f"one before it; {growth['num_replayed']:,} features that were stored of them took "
             "part in training here."
         )
 
 
-def _sources(record: Mapping[str, Any]) -> str:
+def _sources(record: RunRecord) -> str:
     """Where the pictures come from, by name."""
-    arguments = record["arguments"]
-    photos = escaped(_last_part(arguments["photos"]))
-    if "growth" not in record:
+    photos = escaped(_last_part(record.config.photos))
+    if record.growth is None:
         return photos
-    parent = escaped(_last_part(arguments["from_run"]))
+    parent = escaped(_last_part(str(record.config.from_run)))
     return f"{photos} and, to measure the old classes, those that {parent} was measured on"
 
 
-def _training(record: Mapping[str, Any], metrics: Mapping[str, Any]) -> Iterator[str]:
+def _training(record: RunRecord, metrics: Mapping[str, Any]) -> Iterator[str]:
     yield "## Training"
     yield ""
     stages = metrics["stages"]
@@ -258,15 +257,15 @@ def _training(record: Mapping[str, Any], metrics: Mapping[str, Any]) -> Iterator
     yield from _table(("stage", "trainable parameters", "groups that moved", "time"), rows)
     given = {
         name: _last_part(value) if isinstance(value, str) else value
-        for name, value in record["arguments"].items()
+        for name, value in record.config.to_json().items()
         if value is not None
         and name not in ("photos", "from_run", "weights", "backbone", "backbones")
     }
     yield ""
     yield "Arguments: " + ", ".join(f"`{name}={value!r}`" for name, value in given.items()) + "."
-    for name, choice in record.get("choices", {}).items():
+    for name, choice in record.choices.items():
         yield ""
-        yield f"Chosen by measurement, {name}: {escaped('; '.join(choice['reasons']))}."
+        yield f"Chosen by measurement, {name}: {escaped('; '.join(choice.reasons))}."
     temperature = (metrics.get("calibration") or {}).get("temperature", 1.0)
     if temperature != 1:
         yield ""
@@ -290,8 +289,8 @@ def _training(record: Mapping[str, Any], metrics: Mapping[str, Any]) -> Iterator
             )
 
 
-def _use(record: Mapping[str, Any], *, knows_unknown: bool) -> Iterator[str]:
-    height, width = record["image_size"]
+def _use(record: RunRecord, *, knows_unknown: bool) -> Iterator[str]:
+    height, width = record.image_size
     yield from (
         "## Use",
         "",
@@ -345,7 +344,7 @@ def _limits(
             )
 
 
-def _licence(record: Mapping[str, Any]) -> Iterator[str]:
+def _licence(record: RunRecord) -> Iterator[str]:
     yield "## Licence"
     yield ""
     yield (
@@ -355,10 +354,10 @@ def _licence(record: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
-def _versions(record: Mapping[str, Any]) -> Iterator[str]:
+def _versions(record: RunRecord) -> Iterator[str]:
     yield "## Made with"
     yield ""
-    yield ", ".join(f"{name} {version}" for name, version in record["versions"].items()) + "."
+    yield ", ".join(f"{name} {version}" for name, version in record.versions.items()) + "."
 
 
 def escaped(text: str) -> str:

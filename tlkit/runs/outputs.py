@@ -1,30 +1,28 @@
 """What every run does, whatever it trains: measuring, exporting, writing down."""
 
-import json
-import platform
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from importlib import metadata
+import csv
+import dataclasses
+import io
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-import tlkit
 from tlkit.data.images import ImageData
-from tlkit.runs.record import settled_arguments
-from tlkit.runs.split_table import FORMAT
-from tlkit.utils.files import staging_beside, write_json
+from tlkit.runs.context import RunContext
+from tlkit.runs.directory import Run, load_run, split_rows_of
+from tlkit.runs.phases import REPORT
+from tlkit.runs.record import RunRecord, write_record
+from tlkit.runs.results import RunResults
+from tlkit.runs.split_table import split_rows, split_table
+from tlkit.utils.files import as_cell, staging_beside, write_json, written_aside
 from tlkit.utils.progress import phase
+from tlkit.utils.run_lock import CHECKPOINT_FILE
 
 if TYPE_CHECKING:
     import keras
 
-    from tlkit.advice.rejection import RejectionReport
-    from tlkit.continual.going_on import ForgettingReport
-    from tlkit.evaluation.calibration import CalibrationReport
-    from tlkit.evaluation.comparison import ComparisonReport
     from tlkit.evaluation.explanation import Explanation
     from tlkit.evaluation.rejection import Rejection
     from tlkit.evaluation.reports import EvaluationReport
@@ -33,29 +31,6 @@ if TYPE_CHECKING:
 _NUM_SAMPLES = 8
 _NUM_IN_TITLE = 5
 _NUM_TRAINING_PICTURES = 12
-
-
-def record_of(arguments: dict[str, Any], data: ImageData) -> dict[str, Any]:
-    """Returns what `run.json` holds while a run is made."""
-    return {
-        "finished": False,
-        "arguments": arguments,
-        "versions": {
-            "tlkit": tlkit.__version__,
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in ("tensorflow", "keras", "scikit-learn")},
-        },
-        "seed": data.seed,
-        "image_size": list(data.image_size),
-        "split_table": FORMAT,
-        "data": {
-            "fingerprint": data.fingerprint,
-            "num_images": {
-                name: split.num_images if (split := getattr(data, name)) else 0
-                for name in ("train", "validation", "test")
-            },
-        },
-    }
 
 
 def evaluate_splits(model: "keras.Model", data: ImageData) -> dict[str, "EvaluationReport | None"]:
@@ -96,7 +71,7 @@ def export_into(
 
 def maps_of(
     model: "keras.Model",
-    evaluations: "dict[str, EvaluationReport | None]",
+    evaluations: "Mapping[str, EvaluationReport | None]",
     max_pixels: int,
 ) -> "dict[int, Explanation]":
     """Returns what speaks for the wrong class in the worst mistakes of the last split measured."""
@@ -129,131 +104,91 @@ def training_pictures(data: ImageData, augment: str) -> "list[tuple[np.ndarray, 
     ]
 
 
+def leave(context: RunContext, data: ImageData, record: RunRecord, results: RunResults) -> Run:
+    """Writes what a run found, says in `run.json` last that it is finished, and returns it."""
+    record = context.timed(record)
+    with phase(REPORT):
+        write_results(context, data, results)
+        write_card(context, data, record, results)
+        write_page(context, data, record, results)
+    write_record(context.out, dataclasses.replace(record, is_finished=True))
+    (context.out / CHECKPOINT_FILE).unlink(missing_ok=True)
+    return load_run(context.out)
+
+
+def write_results(context: RunContext, data: ImageData, results: RunResults) -> None:
+    """Writes what a run found, but for its model, its page and `run.json`."""
+    out, parent = context.out, context.parent
+    write_json(out / "class_names.json", list(data.class_names))
+    write_json(out / "metrics.json", results.as_metrics())
+    with written_aside(out / "split.csv") as aside:
+        earlier = [] if parent is None else split_rows_of(parent)
+        aside.write_text(split_table([*split_rows(data), *earlier]), encoding="utf-8")
+    with written_aside(out / "history.csv") as aside:
+        aside.write_text(_history(results.training), encoding="utf-8")
+
+
 def write_page(
-    out: Path,
-    data: ImageData,
-    training: "TrainingReport",
-    evaluations: dict[str, "EvaluationReport | None"],
-    *,
-    record: dict[str, Any],
-    forgotten: "ForgettingReport | None" = None,
-    calibration: "CalibrationReport | str | None" = None,
-    against_probe: "ComparisonReport | None" = None,
-    rejection: "tuple[Rejection, RejectionReport | None] | None" = None,
-    maps: "dict[int, Explanation] | None" = None,
-    pictures: "Sequence[tuple[np.ndarray, str]]" = (),
-    augment: str = "none",
+    context: RunContext, data: ImageData, record: RunRecord, results: RunResults
 ) -> None:
-    """Writes `report.html`; `maps` and `pictures` come from the functions above."""
+    """Writes `report.html`."""
     from tlkit.runs.html_report import Page, write_report
     from tlkit.runs.page_summary import summary_of
 
-    arguments = settled_arguments(record)
+    config = record.resolved
     facts = {
-        "photographs": arguments["photos"],
-        "backbone": arguments["backbone"] or f"that of {arguments['from_run']}",
-        "weights": str(arguments["weights"]),
+        "photographs": config.photos,
+        "backbone": config.backbone or f"that of {config.from_run}",
+        "weights": str(config.weights),
         "image size": " × ".join(map(str, data.image_size)),
         "seed": str(data.seed),
-        **record["versions"],
+        **record.versions,
     }
     page = Page(
         title=f"{', '.join(data.class_names[:_NUM_IN_TITLE])}"
         + (", …" if data.num_classes > _NUM_IN_TITLE else ""),
-        folder=str(out),
+        folder=str(context.out),
         data=data.report,
-        training=training,
-        evaluations=evaluations,
-        seconds=record["seconds"],
+        training=results.training,
+        evaluations=results.evaluations,
+        seconds=record.seconds,
         facts=facts,
-        forgotten=forgotten,
-        choices=record.get("choices", {}),
-        cost=record.get("cost"),
-        calibration="" if calibration is None else str(calibration),
-        is_calibrated=getattr(calibration, "temperature", 1.0) != 1,
-        against_probe=against_probe,
-        rejection=_rejection_in_words(rejection),
-        maps=maps or {},
-        training_pictures=pictures,
-        augmentation=augment,
-        summary=summary_of(record, out),
+        forgotten=results.forgotten,
+        choices=record.choices,
+        cost=record.cost,
+        calibration=str(results.calibration),
+        is_calibrated=results.calibration.is_calibrated,
+        against_probe=results.against_probe,
+        rejection=() if results.rejection is None else results.rejection.lines,
+        maps=results.maps,
+        training_pictures=results.images,
+        augmentation=results.augmentation,
+        summary=summary_of(record, context.out),
     )
-    write_report(out / "report.html", page)
+    write_report(context.out / "report.html", page)
 
 
-def _rejection_in_words(
-    rejection: "tuple[Rejection, RejectionReport | None] | None",
-) -> tuple[str, ...]:
-    if rejection is None:
-        return ()
-    fitted, tested = rejection
-    lines = str(fitted).splitlines()
-    if tested is not None:
-        lines.append(f"of the test split, whose classes are known, {tested}")
-    return tuple(lines)
-
-
-def write_card(out: Path, data: ImageData, record: dict[str, Any]) -> None:
-    """Writes `model_card.md` from what `metrics.json` holds."""
+def write_card(
+    context: RunContext, data: ImageData, record: RunRecord, results: RunResults
+) -> None:
+    """Writes `model_card.md`."""
     from tlkit.runs.model_card import write_model_card
 
     write_model_card(
-        out / "model_card.md",
+        context.out / "model_card.md",
         class_names=data.class_names,
-        metrics=json.loads((out / "metrics.json").read_text(encoding="utf-8")),
+        metrics=results.as_metrics(),
         record=record,
         counts=data.report.counts,
     )
 
 
-def write_record(out: Path, record: dict[str, Any], clock: "Clock") -> None:
-    """Writes `run.json` of a run that is being made, with the seconds until now."""
-    record["seconds"] = clock.as_dict()
-    write_json(out / "run.json", record)
-
-
-class Clock:
-    """How long each part of a run has lasted, in all processes that have worked on it together.
-
-    Attributes:
-        seconds: By the part's name; those of earlier processes once `go_on_from` was called.
-    """
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._running: tuple[str, float] | None = None
-        self._keep: Callable[[], None] = lambda: None
-
-    def go_on_from(self, earlier: Mapping[str, float], keep: Callable[[], None]) -> None:
-        """Adds what earlier processes took; from now on `keep` is called when a part has ended."""
-        for name, value in earlier.items():
-            self.seconds[name] = self.seconds.get(name, 0.0) + value
-        self._keep = keep
-
-    @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
-        """Makes the block a phase, and adds how long it takes, also where it is interrupted."""
-        self._running = (name, time.perf_counter())
-        try:
-            with phase(name):
-                yield
-        finally:
-            self._add()
-            self._running = None
-            self._keep()
-
-    def keep_now(self) -> None:
-        """Keeps what the part that is running has taken until now, for a process may be killed."""
-        self._add()
-        self._keep()
-
-    def as_dict(self) -> dict[str, float]:
-        """Returns the seconds as `run.json` holds them."""
-        return {name: round(value, 3) for name, value in self.seconds.items()}
-
-    def _add(self) -> None:
-        if self._running is not None:
-            name, since = self._running
-            now = time.perf_counter()
-            self.seconds[name] = self.seconds.get(name, 0.0) + now - since
-            self._running = (name, now)
+def _history(training: "TrainingReport") -> str:
+    columns = ("stage", "epoch", "loss", "accuracy", "val_loss", "val_accuracy")
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for stage in training.stages:
+        for epoch, values in enumerate(stage.history, start=1):
+            writer.writerow({"stage": as_cell(stage.name), "epoch": epoch, **values})
+    return text.getvalue()

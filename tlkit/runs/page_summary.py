@@ -9,18 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from tlkit.data.limits import MAX_PIXELS
-from tlkit.runs.record import settled_arguments
+from tlkit.runs.add_classes_config import AddClassesConfig
+from tlkit.runs.record import RunRecord
 
-_DECIDED_BY_RUN = ("weights", "image_size", "backbone")
+_DECIDED_BY_RUN = {"weights", "image_size", "backbone"}
+_OF_ADDING = ("exemplars", "align", "batch_size", "max_pixels")
+"""The options of `tlkit add-classes`; all else is as it was in the run."""
 _USUAL = {"weights": "pretrained", "max_pixels": MAX_PIXELS}
 """What is left out of a command: it is so anyway."""
 
 
-def summary_of(record: Mapping[str, Any], out: Path) -> dict[str, str]:
+def summary_of(record: RunRecord, out: Path) -> dict[str, str]:
     """Returns what stands at the top of a run's page, by name.
 
     Args:
-        record: Content of `run.json`.
+        record: What `run.json` holds.
         out: The run directory, as the user named it.
     """
     return {
@@ -32,25 +35,33 @@ def summary_of(record: Mapping[str, Any], out: Path) -> dict[str, str]:
     }
 
 
-def command_of(record: Mapping[str, Any], out: Path) -> str:
+def command_of(record: RunRecord, out: Path) -> str:
     """Returns the command that makes such a run: all that it was given, and its seed.
 
     Example:
         >>> from pathlib import Path
+        >>> from tlkit.runs.config import RunConfig
         >>> from tlkit.runs.page_summary import command_of
-        >>> given = {"photos": "my photos", "from_run": None, "backbone": "vgg16", "seed": 0}
-        >>> command_of({"arguments": given}, Path("run"))
-        "tlkit train 'my photos' --out run --backbone vgg16 --seed 0"
+        >>> from tlkit.runs.record import DataRecord, RunRecord
+        >>> config = RunConfig(photos="/my photos", backbone="vgg16", mode="head")
+        >>> data = DataRecord("7588f85d", {"train": 40})
+        >>> record = RunRecord(config=config, seed=0, image_size=(224, 224), data=data)
+        >>> print(command_of(record, Path("run")))
+        tlkit train '/my photos' --out run --backbone vgg16 --image-size 224 --mode head
+        --batch-size 32 --seed 0
     """
-    given = dict(record["arguments"])
-    photos, earlier = given.pop("photos"), given.pop("from_run", None)
-    if "growth" in record or "exemplars" in given:
-        words = ["tlkit", "add-classes", earlier, photos, "--out", str(out)]
+    config = record.config
+    given = config.to_json()
+    if isinstance(config, AddClassesConfig):
+        words = ["tlkit", "add-classes", config.from_run, config.photos, "--out", str(out)]
+        given = {name: given[name] for name in _OF_ADDING}
     else:
-        words = ["tlkit", "train", photos, "--out", str(out)]
-        if earlier is not None:
-            words += ["--from", earlier]
-            given = {name: value for name, value in given.items() if name not in _DECIDED_BY_RUN}
+        words = ["tlkit", "train", config.photos, "--out", str(out)]
+        left_out = {"photos", "from_run"}
+        if config.from_run is not None:
+            words += ["--from", config.from_run]
+            left_out |= _DECIDED_BY_RUN
+        given = {name: value for name, value in given.items() if name not in left_out}
     return shlex.join([*words, *_options(given)])
 
 
@@ -82,17 +93,17 @@ def machine() -> str:
     return ", ".join([*parts, *(names or ["no GPU"])])
 
 
-def _what_ran(record: Mapping[str, Any]) -> str:
-    arguments = settled_arguments(record)
-    if "exemplars" in arguments:
-        return f"further classes, added to {arguments['from_run']}"
-    model = arguments["backbone"] or f"the model of {arguments['from_run']}"
-    how = {"head": "a head on", "fine-tune": "fine-tuning of"}.get(arguments["mode"], "training of")
-    height, width = record["image_size"]
+def _what_ran(record: RunRecord) -> str:
+    config = record.resolved
+    if isinstance(config, AddClassesConfig):
+        return f"further classes, added to {config.from_run}"
+    model = config.backbone or f"the model of {config.from_run}"
+    how = {"head": "a head on", "fine-tune": "fine-tuning of"}.get(config.mode, "training of")
+    height, width = record.image_size
     return f"{how} {model}, at {height} × {width} pixels"
 
 
-def _data(record: Mapping[str, Any]) -> str:
-    numbers = record["data"]["num_images"]
+def _data(record: RunRecord) -> str:
+    numbers = record.data.num_images
     counted = ", ".join(f"{number:,} {name}" for name, number in numbers.items())
-    return f"{record['arguments']['photos']}: {counted} images"
+    return f"{record.config.photos}: {counted} images"

@@ -2,115 +2,98 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tlkit.data.images import ImageData
-from tlkit.runs.config import AUTO
+from tlkit.runs.choices import anchor_choice
+from tlkit.runs.config import AUTO, Choice, RunConfig
+from tlkit.runs.context import RunContext
 from tlkit.runs.directory import REJECTION_FILE
-from tlkit.runs.record import settled_arguments
-from tlkit.runs.team import Team
-from tlkit.utils.files import write_json
+from tlkit.runs.results import CalibrationDecision, FittedRejection
 
 if TYPE_CHECKING:
     import keras
 
     from tlkit.advice.cost import CostReport
-    from tlkit.advice.rejection import RejectionReport
     from tlkit.continual.going_on import AnchorPlan, ForgettingReport, OldTask
-    from tlkit.evaluation.calibration import CalibrationReport
     from tlkit.evaluation.comparison import ComparisonReport
-    from tlkit.evaluation.rejection import Rejection
     from tlkit.evaluation.reports import EvaluationReport
     from tlkit.training.reports import TrainingReport
 
 NUM_VIEWS = 4
 """Versions of each training image that an augmented head alone is solved on."""
-_GIVEN_TO_TRIALS = ("learning_rate", "class_weight", "seed", "unfreeze", "layer_decay")
-"""Not epochs and augmentation: trials of a strength are few epochs on stored activations."""
 
 
-def planned_cost(model: "keras.Model", data: ImageData, arguments: dict[str, Any]) -> "CostReport":
+def planned_cost(model: "keras.Model", data: ImageData, config: RunConfig) -> "CostReport":
     """Returns what training will cost, measured here.
 
     Args:
         model: As it is before training; it stays so.
         data: The pictures in its size.
-        arguments: Those that the run goes by.
+        config: The one that the run goes by.
     """
     from tlkit.advice.cost import estimate_cost
 
-    given = {} if arguments["augment"] is None else {"augment": arguments["augment"]}
-    if arguments["mode"] == "head":
-        views = _views_of_head(arguments)
+    given = config.named("augment")
+    if config.mode == "head":
+        views = _views_of_head(config)
         return estimate_cost(model, data, unfreeze="head", views=views, **given)
-    return estimate_cost(
-        model, data, unfreeze=arguments["unfreeze"], epochs=arguments["epochs"], **given
-    )
+    return estimate_cost(model, data, unfreeze=config.unfreeze, epochs=config.epochs, **given)
 
 
 def plan_anchor(
     model: "keras.Model",
     data: ImageData,
-    record: dict[str, Any],
-    out: Path,
-    team: Team,
+    config: RunConfig,
+    context: RunContext,
     *,
     old: "OldTask | None",
-    say: Callable[[str], None],
-) -> "AnchorPlan":
-    """Returns how the model is to be held while it trains.
+    decided: Choice | None = None,
+) -> "tuple[AnchorPlan, Choice | None]":
+    """Returns how the model is to be held while it trains, and how its strength was chosen.
 
     What is to be worked out for it is the chief's work, on one device.
 
     Args:
         model: As it is before training, on one device; it stays so.
-        data: The pictures in its size.
-        record: What `run.json` holds; a strength chosen by trying is written into it and into the
-            file, before the run goes by it.
-        out: The run directory.
-        team: Who takes part.
+        data: The images in its size.
+        config: The one that the run goes by; its `anchor` is a number, or "auto" where its
+            strength is still to be chosen.
+        context: Where the run is made.
         old: What an earlier run learned, where there was one.
-        say: Is told the trials.
+        decided: How an interrupted start of this run has chosen the strength.
     """
-    from tlkit.continual.going_on import AnchorPlan, choose_strength, importance_of_old
+    from tlkit.continual.going_on import AnchorPlan, importance_of_old
 
-    arguments = settled_arguments(record)
-    method, importance = arguments["importance"], {}
+    method, importance = config.importance, {}
     if method is not None:
-        importance = team.agreed_arrays(lambda: importance_of_old(model, data, method, old))
-    choices = record["choices"]
-    if arguments["anchor"] == AUTO:
-
-        def choice() -> dict[str, Any]:
-            given = _named(arguments, *_GIVEN_TO_TRIALS)
-            report = choose_strength(model, data, importance, old, **given)
-            return {"arguments": {"anchor": report.chosen}, "reasons": str(report).splitlines()}
-
-        choices["anchor"] = team.agreed(choice)
-        say("strength of the anchor:\n  " + "\n  ".join(choices["anchor"]["reasons"]))
-        if team.is_chief:
-            write_json(out / "run.json", record)
-    trials = choices["anchor"]["reasons"] if "anchor" in choices else []
-    strength = settled_arguments(record)["anchor"]
-    return AnchorPlan(float(strength), method, importance, tuple(trials))
+        importance = context.team.agreed_arrays(lambda: importance_of_old(model, data, method, old))
+    if config.anchor == AUTO:
+        decided = context.agreed(lambda: anchor_choice(config, model, data, importance, old))
+        context.log("strength of the anchor:\n  " + "\n  ".join(decided.reasons))
+        config = config.resolve({"anchor": decided})
+    if config.anchor is None:
+        raise RuntimeError("an anchor was planned for a run that has none")
+    trials = () if decided is None else tuple(decided.reasons)
+    return AnchorPlan(float(config.anchor), method, importance, trials), decided
 
 
 def train_model(
     model: "keras.Model",
     data: ImageData,
-    record: dict[str, Any],
+    config: RunConfig,
     out: Path,
     *,
     old: "OldTask | None",
     plan: "AnchorPlan | None",
     at_epoch_end: Callable[[], None] = lambda: None,
 ) -> "tuple[TrainingReport, ForgettingReport | None]":
-    """Trains the model as the run's record says, and measures what was forgotten.
+    """Trains the model as the config says, and measures what was forgotten.
 
     Args:
         model: Changed in place.
         data: The pictures in its size.
-        record: What `run.json` holds.
+        config: The one that the run goes by.
         out: The run directory, where training is resumed from.
         old: What an earlier run learned, where there was one.
         plan: How the model is to be held, see `plan_anchor`; `None` where it goes freely.
@@ -122,21 +105,20 @@ def train_model(
     from tlkit.training.fine_tuning import fine_tune
     from tlkit.training.head import train_head
 
-    arguments = settled_arguments(record)
     before = measure_old_task(model, old)
-    given = _named(arguments, "epochs", "learning_rate", "augment", "class_weight", "seed")
-    if arguments["mode"] == "head":
-        report = train_head(model, data, views=_views_of_head(arguments), **given)
+    given = config.named("epochs", "learning_rate", "augment", "class_weight", "seed")
+    if config.mode == "head":
+        report = train_head(model, data, views=_views_of_head(config), **given)
         return report, forgetting_of(model, old, before)
-    given |= _named(arguments, "unfreeze", "layer_decay")
+    given |= config.named("unfreeze", "layer_decay")
     anchor = plan.anchor(model) if plan is not None else None
     said = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: at_epoch_end())
     report = fine_tune(model, data, run_directory=out, anchor=anchor, callbacks=[said], **given)
     return report, forgetting_of(model, old, before, plan)
 
 
-def calibrate_on_validation(model: "keras.Model", data: ImageData) -> "CalibrationReport | str":
-    """Calibrates the model where that can be done, else says why it is left as it is.
+def calibrate_on_validation(model: "keras.Model", data: ImageData) -> CalibrationDecision:
+    """Calibrates the model where that can be done; else the reason says why it is left as it is.
 
     Args:
         model: Changed in place: the temperature goes into its last layer.
@@ -147,13 +129,17 @@ def calibrate_on_validation(model: "keras.Model", data: ImageData) -> "Calibrati
 
     num_images = 0 if data.validation is None else data.validation.num_images
     if data.validation is None or num_images < MIN_IMAGES:
-        return (
+        return CalibrationDecision(
+            None,
             f"probabilities are not calibrated: that takes {MIN_IMAGES} validation images, and "
-            f"there are {num_images}"
+            f"there are {num_images}",
         )
     if not can_calibrate(model):
-        return "probabilities are not calibrated: the model does not end in one plain Dense layer"
-    return calibrate(model, data.validation)
+        return CalibrationDecision(
+            None,
+            "probabilities are not calibrated: the model does not end in one plain Dense layer",
+        )
+    return CalibrationDecision(calibrate(model, data.validation))
 
 
 def check_can_reject(data: ImageData) -> None:
@@ -166,9 +152,7 @@ def check_can_reject(data: ImageData) -> None:
     check_enough(num_images, DEFAULT_KEEP, remedy)
 
 
-def fit_run_rejection(
-    model: "keras.Model", data: ImageData, out: Path
-) -> "tuple[Rejection, RejectionReport | None]":
+def fit_run_rejection(model: "keras.Model", data: ImageData, out: Path) -> FittedRejection:
     """Chooses when a picture is unknown, and writes that down where a later export finds it.
 
     Args:
@@ -176,23 +160,20 @@ def fit_run_rejection(
         data: Whose training pictures are compared with, and on whose validation pictures the
             threshold is chosen.
         out: The run directory.
-
-    Returns:
-        The threshold, and how many of the test pictures it rejects wrongly; `None` without any.
     """
     from tlkit.advice.rejection import fit_rejection, measure_rejection
 
     rejection = fit_rejection(model, data, seed=data.seed)
     rejection.save(out / REJECTION_FILE)
     tested = None if data.test is None else measure_rejection(model, data.test, rejection)
-    return rejection, tested
+    return FittedRejection(rejection, tested)
 
 
 def compare_with_probe(
     probe: "keras.Model",
     data: ImageData,
-    evaluations: "dict[str, EvaluationReport | None]",
-    arguments: dict[str, Any],
+    evaluations: "Mapping[str, EvaluationReport | None]",
+    config: RunConfig,
 ) -> "ComparisonReport | None":
     """Holds a fine-tuned model against a linear probe on the same images, by McNemar's test.
 
@@ -202,7 +183,7 @@ def compare_with_probe(
         probe: The model as it was before training; its head is solved here, on stored features.
         data: The pictures in its size.
         evaluations: The fine-tuned model on validation and test.
-        arguments: Those that the run goes by.
+        config: The one that the run goes by.
 
     Returns:
         The comparison, the probe first, on test images, or validation images where there are no
@@ -216,26 +197,21 @@ def compare_with_probe(
     tuned = evaluations["test"] or evaluations["validation"]
     if split is None or tuned is None:
         return None
-    class_weight = arguments["class_weight"]
-    train_head(probe, data, class_weight=class_weight, seed=arguments["seed"])
+    class_weight = config.class_weight
+    train_head(probe, data, class_weight=class_weight, seed=config.seed)
     solved = evaluate(probe, split, data.class_names)
     labels = None if class_weight is None else split.labels
     return compare_outcomes(solved.is_right, tuned.is_right, labels)
 
 
-def seen_as(arguments: dict[str, Any]) -> str:
+def seen_as(config: RunConfig) -> str:
     """How training pictures are augmented, by name."""
-    if arguments["augment"] is not None:
-        return str(arguments["augment"])
+    if config.augment is not None:
+        return config.augment
     from tlkit.training.recipe import DEFAULT_AUGMENTATION
 
-    return "none" if arguments["mode"] == "head" else DEFAULT_AUGMENTATION
+    return "none" if config.mode == "head" else DEFAULT_AUGMENTATION
 
 
-def _named(arguments: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """Those of them that were given."""
-    return {name: arguments[name] for name in names if arguments[name] is not None}
-
-
-def _views_of_head(arguments: dict[str, Any]) -> int:
-    return 1 if arguments["augment"] in (None, "none") else NUM_VIEWS
+def _views_of_head(config: RunConfig) -> int:
+    return 1 if config.augment in (None, "none") else NUM_VIEWS

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tlkit.runs.directory import Run
+from tlkit.runs.record import RunRecord
 from tlkit.utils.progress import Teller
 from tlkit.utils.tensorflow_logging import load_tensorflow_quietly
 
@@ -65,7 +66,7 @@ class Team:
         if run is not None or found is None:
             return run
         path, class_names, metrics, record = found
-        return Run(Path(path), tuple(class_names), metrics, record)
+        return Run(Path(path), tuple(class_names), metrics, RunRecord.from_json(record))
 
     def agreed(self, decide: Callable[[], _Decision]) -> _Decision:
         """Returns what the chief decides, which JSON must hold; the others wait for it."""

@@ -5,13 +5,11 @@ whole or not at all, and `run.json` says last that the run is finished.
 """
 
 import dataclasses
-import inspect
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tlkit.data.folders import load_listing
 from tlkit.data.images import ImageData
@@ -19,41 +17,29 @@ from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.listing import Listing
 from tlkit.data.manifests import list_pictures
 from tlkit.data.missing_files import lost_pictures_named
-from tlkit.data.settings import KEEP, Settings, check_settings
-from tlkit.errors import ArgumentError, DataError
+from tlkit.data.settings import KEEP, check_settings
+from tlkit.distribution.cluster import KINDS
+from tlkit.errors import ArgumentError, check_choice
 from tlkit.runs.choices import backbone_choice, first_image_size, mode_choice
-from tlkit.runs.config import AUTO, SPLITS, checked
+from tlkit.runs.clock import Clock
+from tlkit.runs.config import AUTO, SPLITS, RunConfig
+from tlkit.runs.context import RunContext
 from tlkit.runs.directory import (
-    LOG_FILE,
     REJECTION_FILE,
     Run,
     check_apart,
-    choices_of,
     chosen_place,
-    clear_results,
     default_out,
     left_as_it_is,
     load_run,
     refuse_other_pictures,
-    seconds_of,
-    seen_by,
     state_of,
-    unseen,
-    write_results,
 )
-from tlkit.runs.outputs import (
-    Clock,
-    evaluate_splits,
-    export_into,
-    maps_of,
-    record_of,
-    training_pictures,
-    write_card,
-    write_page,
-    write_record,
-)
-from tlkit.runs.phases import REPORT, phases_of
-from tlkit.runs.record import settled_arguments
+from tlkit.runs.old_images import old_task, without_seen
+from tlkit.runs.outputs import evaluate_splits, export_into, leave, maps_of, training_pictures
+from tlkit.runs.phases import phases_of
+from tlkit.runs.record import RunRecord, record_of
+from tlkit.runs.results import RunResults
 from tlkit.runs.steps import (
     calibrate_on_validation,
     check_can_reject,
@@ -65,28 +51,15 @@ from tlkit.runs.steps import (
     train_model,
 )
 from tlkit.runs.team import Team
-from tlkit.utils.files import write_json
 from tlkit.utils.keras_settings import check_building
-from tlkit.utils.progress import Teller, keep_log, phase, phases, plan
-from tlkit.utils.run_lock import CHECKPOINT_FILE, locked
+from tlkit.utils.progress import phase, phases, plan
 from tlkit.utils.tensorflow_logging import load_tensorflow_quietly
 
 if TYPE_CHECKING:
     import keras
 
-    from tlkit.continual.going_on import OldTask
-    from tlkit.evaluation.reports import EvaluationReport
+    from tlkit.continual.going_on import AnchorPlan, ForgettingReport, OldTask
     from tlkit.training.reports import TrainingReport
-
-
-@dataclass(frozen=True)
-class _Work:
-    """What was trained, how good it is, what else was found, and what the page alone shows."""
-
-    training: "TrainingReport"
-    evaluations: "dict[str, EvaluationReport | None]"
-    found: dict[str, Any]
-    shown: dict[str, Any]
 
 
 def train_run(
@@ -189,111 +162,93 @@ def train_run(
         >>> run = tlkit.train_run("photos", out="run", backbone="resnet50")  # doctest: +SKIP
         >>> tlkit.predict(run.load_model(), "new.jpg", run.class_names)      # doctest: +SKIP
     """
-    arguments = checked(dict(locals()))
-    place = _place(photos, out, arguments, resume, distribute)
-    check_apart(place, arguments["photos"])
+    config = RunConfig(
+        photos=os.fspath(photos),
+        from_run=None if from_run is None else os.fspath(from_run),
+        backbone=backbone,
+        backbones=backbones,
+        max_milliseconds=max_milliseconds,
+        max_megabytes=max_megabytes,
+        weights=weights,
+        image_size=image_size,
+        mode=mode,
+        unfreeze=unfreeze,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        layer_decay=layer_decay,
+        anchor=anchor,
+        importance=importance,
+        old_photos=None if old_photos is None else os.fspath(old_photos),
+        augment=augment,
+        class_weight=class_weight,
+        reject_unknown=reject_unknown,
+        batch_size=batch_size,
+        seed=seed,
+        max_pixels=max_pixels,
+        damaged=damaged,
+    )
+    return make_run(config, out=out, resume=resume, distribute=distribute, say=say)
+
+
+def make_run(
+    config: RunConfig,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = True,
+    distribute: str | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Run:
+    """Makes the run of a config, or continues it; all as `train_run` says.
+
+    Args:
+        config: What makes the run what it is.
+        out: See `train_run`.
+        resume: See `train_run`.
+        distribute: See `train_run`.
+        say: See `train_run`.
+
+    Example:
+        >>> from tlkit.runs.config import RunConfig
+        >>> from tlkit.runs.train import make_run
+        >>> run = make_run(RunConfig(photos="photos", mode="head"), out="run")  # doctest: +SKIP
+    """
+    if distribute is not None:
+        check_choice("distribute", distribute, KINDS)
+    photos = config.spelled("photos")
+    place = _place(config, out, resume, distribute)
+    check_apart(place, photos)
     team = Team(distribute)
-    tell = team.chiefs(say)
-    finished = team.told(state_of(place, arguments, resume) if team.is_chief else None)
+    log = team.chiefs(say)
+    finished = team.told(state_of(place, config, resume) if team.is_chief else None)
     if finished is not None:
-        tell(left_as_it_is(place), "")
+        log(left_as_it_is(place), "")
         return finished
-    parent = load_run(from_run, "from_run") if from_run is not None else None
+    parent = None
+    if config.from_run is not None:
+        parent = load_run(config.spelled("from_run"), "from_run")
     with phase("listing files"):
         listing = list_pictures(photos, argument="photos")
     if out is None:
-        tell(chosen_place(place))
-    with phases(phases_of(arguments)):
-        return _made(arguments, listing, place, team, parent=parent, say=tell)
+        log(chosen_place(place))
+    with phases(phases_of(config)):
+        return _made(config, listing, RunContext(place, team, parent, Clock(), log))
 
 
-def _made(
-    arguments: dict[str, Any],
-    listing: Listing,
-    out: Path,
-    team: Team,
-    *,
-    parent: Run | None,
-    say: Teller,
-) -> Run:
-    """Makes the run, or continues it, once its arguments are checked and its files are found."""
-    load_tensorflow_quietly()
-    check_building()
-    clock = Clock()
-    with clock.timed("data"):
-        data = load_listing(
-            listing,
-            _settings(arguments, parent),
-            class_names=parent.class_names if parent else None,
-            max_pixels=arguments["max_pixels"],
-            cache=None,
-        )
-    if parent:
-        data = _without_seen(data, parent)
-    old = None
-    if parent:
-        with clock.timed("old photographs"):
-            old = _old_task(arguments, parent, data, say)
-    say(str(data.report), data.report.headlines)
-    record = record_of(arguments, data)
-    if team.is_chief:
-        refuse_other_pictures(out, record)
-    record["choices"] = team.agreed(lambda: choices_of(out))
-    if arguments["reject_unknown"]:
-        check_can_reject(data)
-    elif parent and (parent.path / REJECTION_FILE).is_file():
-        say(
-            f"{parent.path} says which pictures are none of its classes, and this run will not: "
-            "--reject-unknown lets it say so too"
-        )
-    with ExitStack() as held:
-        with lost_pictures_named((data.train, data.validation, data.test)):
-            shared: dict[str, Any] = {"parent": parent, "clock": clock, "say": say}
-            data, model = _starting_point(record, data, team, **shared)
-            plan(phases_of(arguments, settled_arguments(record)))
-            if team.is_chief:
-                out.mkdir(parents=True, exist_ok=True)
-                held.enter_context(locked(out))
-                keep_log(out / LOG_FILE)
-                clock.go_on_from(seconds_of(out), lambda: write_record(out, record, clock))
-                write_record(out, record, clock)
-                clear_results(out)
-            work = _worked(model, data, record, out, team, old=old, **shared)
-        if work is None:
-            return team.end(None)
-        record["seconds"] = clock.as_dict()
-        training, evaluations = work.training, work.evaluations
-        with phase(REPORT):
-            write_results(out, data, training, evaluations, parent=parent, **work.found)
-            write_card(out, data, record)
-            write_page(out, data, training, evaluations, record=record, **work.shown, **work.found)
-        write_json(out / "run.json", {**record, "finished": True})
-        (out / CHECKPOINT_FILE).unlink(missing_ok=True)
-        return team.end(load_run(out))
-
-
-def check_run(
-    photos: str | os.PathLike[str], *, out: str | os.PathLike[str], **others: Any
-) -> None:
-    """Raises what `train_run` with these arguments would raise before it looks at `photos`.
+def check_run(config: RunConfig, out: str | os.PathLike[str]) -> None:
+    """Raises what `make_run` with these arguments would raise before it looks at the photographs.
 
     For whoever makes the photographs first.
 
     Raises:
-        ArgumentError: An argument breaks its rule.
         RunError: `out` cannot be continued or written to.
     """
-    bound = inspect.signature(train_run).bind(photos, out=out, **others)
-    bound.apply_defaults()
-    resume = bound.arguments["resume"]
-    check_apart(Path(out), photos)
-    state_of(Path(out), checked(dict(bound.arguments)), resume)
+    check_apart(Path(out), config.spelled("photos"))
+    state_of(Path(out), config, resume=True)
 
 
 def _place(
-    photos: str | os.PathLike[str],
+    config: RunConfig,
     out: str | os.PathLike[str] | None,
-    arguments: dict[str, Any],
     resume: bool,
     distribute: str | None,
 ) -> Path:
@@ -305,214 +260,214 @@ def _place(
             "`out` must be given where several machines make one run. Received: out=None. Name "
             "the same folder on each of them."
         )
-    return default_out(photos, arguments, resume)
+    return default_out(config, resume)
 
 
-def _settings(arguments: dict[str, Any], parent: Run | None) -> Settings:
-    image_size = parent.image_size if parent else first_image_size(arguments)
-    return check_settings(
-        image_size,
-        arguments["batch_size"],
-        SPLITS,
-        arguments["seed"],
-        damaged=arguments.get("damaged", KEEP),
-    )
+def _made(config: RunConfig, listing: Listing, context: RunContext) -> Run:
+    """Makes the run, or continues it, once its config is checked and its files are found."""
+    load_tensorflow_quietly()
+    check_building()
+    team, parent = context.team, context.parent
+    data = _load(config, listing, context)
+    old = None
+    if parent is not None:
+        with context.timer.timed("old photographs"):
+            old = old_task(config, context, data)
+    context.log(str(data.report), data.report.headlines)
+    record = record_of(config, data)
+    if team.is_chief:
+        refuse_other_pictures(context.out, record)
+    record = dataclasses.replace(record, choices=context.chosen_before())
+    if config.reject_unknown:
+        check_can_reject(data)
+    elif parent and (parent.path / REJECTION_FILE).is_file():
+        context.log(
+            f"{parent.path} says which pictures are none of its classes, and this run will not: "
+            "--reject-unknown lets it say so too"
+        )
+    with ExitStack() as held:
+        with lost_pictures_named((data.train, data.validation, data.test)):
+            record, data, model = _starting_point(config, record, data, context)
+            plan(phases_of(config, config.resolve(record.choices)))
+            if team.is_chief:
+                held.enter_context(context.taken(record))
+            record, results = _worked(model, data, config, record, context, old=old)
+        if results is None:
+            return team.end(None)
+        return team.end(leave(context, data, record, results))
+
+
+def _load(config: RunConfig, listing: Listing, context: RunContext) -> ImageData:
+    """The pictures; those that an earlier run has seen are in no split that measures."""
+    parent = context.parent
+    with context.timer.timed("data"):
+        settings = check_settings(
+            parent.image_size if parent else first_image_size(config),
+            config.batch_size,
+            SPLITS,
+            config.seed,
+            damaged=config.damaged,
+        )
+        data = load_listing(
+            listing,
+            settings,
+            class_names=parent.class_names if parent else None,
+            max_pixels=config.max_pixels,
+            cache=None,
+        )
+    return without_seen(data, parent) if parent else data
 
 
 def _starting_point(
-    record: dict[str, Any],
-    data: ImageData,
-    team: Team,
-    *,
-    parent: Run | None,
-    clock: Clock,
-    say: Callable[[str], None],
-) -> "tuple[ImageData, keras.Model]":
-    """Returns the pictures in the model's size and the model; writes choices into `record`.
+    config: RunConfig, record: RunRecord, data: ImageData, context: RunContext
+) -> "tuple[RunRecord, ImageData, keras.Model]":
+    """Returns the record with what was chosen, the pictures in the model's size, and the model.
 
     The model is on one device, and choices are the chief's.
     """
-    arguments, choices = record["arguments"], record["choices"]
-    if arguments["backbone"] == AUTO:
-        with clock.timed("choosing the backbone"):
-            choices["backbone"] = team.agreed(
-                lambda: backbone_choice(arguments, data, choices, say)
-            )
-        data = data.at_size((settled_arguments(record)["image_size"],) * 2)
-        record["image_size"] = list(data.image_size)
-    with clock.timed("model"):
-        model = _model(settled_arguments(record), parent, data)
-    if arguments["mode"] == AUTO:
-        with clock.timed("choosing what trains"):
-            choices["mode"] = team.agreed(
-                lambda: mode_choice(settled_arguments(record), model, data, choices, say)
-            )
-    return data, model
+    timer, log, kept = context.timer, context.log, record.choices
+    resolved = config.resolve(kept)
+    if config.backbone == AUTO:
+        with timer.timed("choosing the backbone"):
+            choice = context.agreed(lambda: backbone_choice(config, data, kept, log))
+        record = record.with_choice("backbone", choice)
+        resolved = config.resolve(record.choices)
+        data = data.at_size((first_image_size(resolved),) * 2)
+        record = dataclasses.replace(record, image_size=data.image_size)
+    with timer.timed("model"):
+        model = _model(resolved, context.parent, data)
+    if config.mode == AUTO:
+        with timer.timed("choosing what trains"):
+            choice = context.agreed(lambda: mode_choice(resolved, model, data, kept, log))
+        record = record.with_choice("mode", choice)
+    return record, data, model
 
 
 def _worked(
     model: "keras.Model",
     data: ImageData,
-    record: dict[str, Any],
-    out: Path,
-    team: Team,
+    config: RunConfig,
+    record: RunRecord,
+    context: RunContext,
     *,
     old: "OldTask | None",
-    parent: Run | None,
-    clock: Clock,
-    say: Teller,
-) -> _Work | None:
+) -> tuple[RunRecord, RunResults | None]:
     """Says what it will cost, then trains, calibrates, measures and exports the model.
 
     All workers train; what comes then is the chief's, and `None` elsewhere.
     """
-    settled = settled_arguments(record)
+    timer, team = context.timer, context.team
+    resolved = config.resolve(record.choices)
     if team.is_chief:
-        with clock.timed("projecting the cost"):
-            cost = planned_cost(model, data, settled)
-        record["cost"] = cost.as_dict()
-        say(f"before training:\n{cost}", cost.headline)
-    plan = None
-    if settled["anchor"] is not None:
-        with clock.timed("planning the anchor"):
-            plan = plan_anchor(model, data, record, out, team, old=old, say=say)
-    if team.is_spread:
-        with clock.timed("model"), team.scope():
-            model = _model(settled, parent, data)
-    with clock.timed("training"), team.scope():
-        training, forgotten = train_model(
-            model, data, record, out, old=old, plan=plan, at_epoch_end=clock.keep_now
-        )
-    say(str(training), "")
-    if forgotten is not None:
-        say(str(forgotten))
+        with timer.timed("projecting the cost"):
+            cost = planned_cost(model, data, resolved)
+        record = dataclasses.replace(record, cost=cost.as_dict())
+        context.keep(record)
+        context.log(f"before training:\n{cost}", cost.headline)
+    anchor = None
+    if resolved.anchor is not None:
+        with timer.timed("planning the anchor"):
+            decided = record.choices.get("anchor")
+            anchor, chosen = plan_anchor(model, data, resolved, context, old=old, decided=decided)
+            if chosen is not None:
+                record = record.with_choice("anchor", chosen)
+                context.keep(record)
+    resolved = config.resolve(record.choices)
+    model, training, forgotten = _trained(model, data, resolved, context, old=old, anchor=anchor)
     if not team.is_chief:
-        return None
-    model = team.on_one_device(model)
-    with clock.timed("calibration"):
+        return record, None
+    return record, _measured(model, data, resolved, context, training=training, forgotten=forgotten)
+
+
+def _trained(
+    model: "keras.Model",
+    data: ImageData,
+    config: RunConfig,
+    context: RunContext,
+    *,
+    old: "OldTask | None",
+    anchor: "AnchorPlan | None",
+) -> "tuple[keras.Model, TrainingReport, ForgettingReport | None]":
+    """Trains on all devices; returns the model on one."""
+    timer, team = context.timer, context.team
+    if team.is_spread:
+        with timer.timed("model"), team.scope():
+            model = _model(config, context.parent, data)
+    with timer.timed("training"), team.scope():
+        training, forgotten = train_model(
+            model, data, config, context.out, old=old, plan=anchor, at_epoch_end=timer.keep_now
+        )
+    context.log(str(training), "")
+    if forgotten is not None:
+        context.log(str(forgotten))
+    return team.on_one_device(model) if team.is_chief else model, training, forgotten
+
+
+def _measured(
+    model: "keras.Model",
+    data: ImageData,
+    config: RunConfig,
+    context: RunContext,
+    *,
+    training: "TrainingReport",
+    forgotten: "ForgettingReport | None",
+) -> RunResults:
+    """Calibrates, measures and exports what was trained."""
+    timer, log = context.timer, context.log
+    with timer.timed("calibration"):
         calibration = calibrate_on_validation(model, data)
-    say(str(calibration), "")
-    with clock.timed("evaluation"):
+    log(str(calibration), "")
+    with timer.timed("evaluation"):
         evaluations = evaluate_splits(model, data)
     against_probe = None
-    if settled["mode"] == "fine-tune":
-        with clock.timed("comparison with a linear probe"):
-            probe = _model(settled, parent, data)
-            against_probe = compare_with_probe(probe, data, evaluations, settled)
+    if config.mode == "fine-tune":
+        with timer.timed("comparison with a linear probe"):
+            probe = _model(config, context.parent, data)
+            against_probe = compare_with_probe(probe, data, evaluations, config)
     if against_probe is not None:
-        say(f"a linear probe (the first) and what was fine-tuned (the second): {against_probe}", "")
-    rejection = tested = None
-    if settled["reject_unknown"]:
-        with clock.timed("rejection of unknown pictures"):
-            rejection, tested = fit_run_rejection(model, data, out)
-        say(str(rejection), "")
-        if tested is not None:
-            say(f"of the test split, whose classes are known: {tested}", "")
-    with clock.timed("export"):
-        export_into(model, data, out, settled["max_pixels"], rejection=rejection)
-    with clock.timed("explaining mistakes"):
-        maps = maps_of(model, evaluations, settled["max_pixels"])
-    augment = seen_as(settled)
-    shown = {"maps": maps, "pictures": training_pictures(data, augment), "augment": augment}
-    found = {
-        "forgotten": forgotten,
-        "calibration": calibration,
-        "against_probe": against_probe,
-        "rejection": None if rejection is None else (rejection, tested),
-    }
-    return _Work(training, evaluations, found, shown)
+        log(f"a linear probe (the first) and what was fine-tuned (the second): {against_probe}", "")
+    rejection = None
+    if config.reject_unknown:
+        with timer.timed("rejection of unknown pictures"):
+            rejection = fit_run_rejection(model, data, context.out)
+        log(str(rejection.rejection), "")
+        if rejection.tested is not None:
+            log(f"of the test split, whose classes are known: {rejection.tested}", "")
+    threshold = None if rejection is None else rejection.rejection
+    with timer.timed("export"):
+        export_into(model, data, context.out, config.max_pixels, rejection=threshold)
+    with timer.timed("explaining mistakes"):
+        maps = maps_of(model, evaluations, config.max_pixels)
+    augmentation = seen_as(config)
+    return RunResults(
+        training=training,
+        evaluations=evaluations,
+        calibration=calibration,
+        against_probe=against_probe,
+        rejection=rejection,
+        forgotten=forgotten,
+        maps=maps,
+        images=training_pictures(data, augmentation),
+        augmentation=augmentation,
+    )
 
 
-def _model(arguments: dict[str, Any], parent: Run | None, data: ImageData) -> "keras.Model":
+def _model(config: RunConfig, parent: Run | None, data: ImageData) -> "keras.Model":
     from tlkit.models.assembly import build_classifier
     from tlkit.models.groups import resolve_group
 
     if parent is not None:
         model = parent.load_model()
-    else:
+    elif config.backbone is not None:
         model = build_classifier(
-            arguments["backbone"],
+            config.backbone,
             data.class_names,
-            image_size=arguments["image_size"],
-            weights=arguments["weights"],
-            seed=arguments["seed"],
+            image_size=config.image_size,
+            weights=config.weights,
+            seed=config.seed,
         )
-    if arguments["unfreeze"] is not None:
-        resolve_group(model, arguments["unfreeze"])
+    else:
+        raise RuntimeError("a config names neither a run nor a backbone")
+    if config.unfreeze is not None:
+        resolve_group(model, config.unfreeze)
     return model
-
-
-def _without_seen(data: ImageData, parent: Run) -> ImageData:
-    """Keeps out of validation and test what an earlier run has seen: another seed splits anew."""
-    seen = seen_by(parent)
-    validation, test = (
-        unseen(split, seen) if split is not None else None for split in (data.validation, data.test)
-    )
-    if validation is not None and not validation.num_images:
-        raise DataError(
-            "`photos` must hold pictures that the earlier run has not seen, to measure on. "
-            f"Received: pictures whose whole validation split was seen by {str(parent.path)!r}. "
-            "Add new pictures."
-        )
-    if test is not None and not test.num_images:
-        test = None
-    return dataclasses.replace(data, validation=validation, test=test)
-
-
-def _old_task(
-    arguments: dict[str, Any], parent: Run | None, data: ImageData, say: Callable[[str], None]
-) -> "OldTask | None":
-    """The pictures of what a run to go on from has learned, where they are.
-
-    What this run trains on, or chooses by, is not among those that are measured.
-    """
-    from tlkit.continual.going_on import OldTask
-
-    if parent is None:
-        return None
-    folder = arguments["old_photos"] or parent.record["arguments"]["photos"]
-    is_given = arguments["old_photos"] is not None
-    if not is_given and ("growth" in parent.record or not Path(folder).exists()):
-        say(
-            "Forgetting is not measured: the pictures of all old classes are not where the earlier "
-            "run found them. Name their folder (--old-photos DIR)."
-        )
-        return None
-    try:
-        old = load_listing(
-            list_pictures(folder, argument="old_photos"),
-            check_settings(
-                parent.image_size,
-                arguments["batch_size"],
-                SPLITS,
-                parent.record["seed"],
-                damaged=arguments.get("damaged", KEEP),
-            ),
-            class_names=parent.class_names,
-            max_pixels=arguments["max_pixels"],
-            cache=None,
-        )
-    except DataError as error:
-        if is_given:
-            raise
-        say(
-            "Forgetting is not measured: where the earlier run found its pictures there are others "
-            f"now. Name their folder (--old-photos DIR). {error}"
-        )
-        return None
-    trained = frozenset(data.train.digests)
-    chosen = frozenset(data.validation.digests if data.validation is not None else ())
-    decided = unseen(old.validation, trained) if old.validation is not None else None
-    if decided is not None and not decided.num_images:
-        decided = None
-    seen = seen_by(parent) | trained | chosen
-    for split in (old.test, old.validation):
-        measured = unseen(split, seen) if split is not None else None
-        if measured is not None and measured.num_images:
-            decided_on = None if split is old.validation else decided
-            return OldTask(old.train, decided_on, measured)
-    say(
-        "Forgetting is not measured: the earlier run or this one trains on every old picture that "
-        "is held out, or decides on it. Name others (--old-photos DIR)."
-    )
-    return OldTask(old.train, decided, None)

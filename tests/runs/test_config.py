@@ -1,0 +1,159 @@
+"""The config of a run: checked when it is made, kept as run.json has it, resolved by choices."""
+
+import dataclasses
+import inspect
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import tlkit
+from tlkit import cli
+from tlkit.runs.add_classes_config import AddClassesConfig, config_from_json
+from tlkit.runs.config import Choice, RunConfig, arguments_of
+from tlkit.runs.options import option_of
+
+KEPT = {  # what the version before wrote
+    "photos": "/data/photos",
+    "from_run": None,
+    "backbone": "auto",
+    "backbones": ["resnet20", "vgg16=/w.h5"],
+    "max_milliseconds": None,
+    "max_megabytes": 9.0,
+    "weights": "pretrained",
+    "image_size": None,
+    "mode": "auto",
+    "unfreeze": None,
+    "epochs": 3,
+    "learning_rate": None,
+    "layer_decay": None,
+    "anchor": None,
+    "importance": None,
+    "old_photos": None,
+    "augment": None,
+    "class_weight": None,
+    "reject_unknown": False,
+    "batch_size": 32,
+    "seed": 0,
+    "max_pixels": 134217728,
+}
+
+
+def test_what_is_made_is_settled(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = RunConfig(photos="photos", weights="w.h5")
+    assert config.photos == str(tmp_path / "photos")
+    assert config.spelled("photos") == "photos"
+    assert config.weights == str(tmp_path / "w.h5")
+    assert (config.backbone, config.image_size) == ("mobilenet_v2", 224)
+    later = RunConfig(photos="photos", from_run="run")
+    assert (later.from_run, later.backbone) == (str(tmp_path / "run"), None)
+    assert later.spelled("from_run") == "run"
+
+
+def test_a_config_is_kept_as_the_version_before_kept_it():
+    content = json.loads(json.dumps(KEPT))
+    config = config_from_json(content)
+    assert config.to_json() == KEPT
+    assert list(config.to_json()) == list(KEPT)
+    made = RunConfig(
+        photos="/data/photos",
+        backbone="auto",
+        backbones="resnet20,vgg16=/w.h5",
+        max_megabytes=9.0,
+        epochs=3,
+    )
+    assert made == config
+    skipping = dataclasses.replace(made, damaged="skip")
+    assert skipping.to_json() == {**KEPT, "damaged": "skip"}
+    del content["reject_unknown"]  # as versions have it that did not know it
+    assert config_from_json(content) == config
+
+
+def test_a_choice_may_name_what_a_user_may_not():
+    config = RunConfig(photos="/data/photos", backbone="auto", backbones="resnet20")
+    backbone = {"backbone": "resnet20", "weights": None, "image_size": 32}
+    choices = {
+        "backbone": Choice(backbone, ["the only one"]),
+        "mode": Choice({"mode": "fine-tune", "unfreeze": 3, "anchor": 0.001}, ["near"]),
+    }
+    resolved = config.resolve(choices)
+    assert (resolved.backbone, resolved.weights, resolved.image_size) == ("resnet20", None, 32)
+    assert (resolved.mode, resolved.unfreeze, resolved.anchor) == ("fine-tune", 3, 0.001)
+    assert config.mode == "auto"
+    with pytest.raises(tlkit.ArgumentError, match="Name that run"):
+        RunConfig(photos="/data/photos", anchor=0.001)
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        ({"photos": 3}, TypeError),
+        ({"max_pixels": "9"}, ValueError),
+        ({"backbones": "resnet20"}, TypeError),
+        ({"seed": -1}, ValueError),
+        ({"mode": "heads"}, ValueError),
+    ],
+)
+def test_what_no_run_keeps_is_refused(content, error):
+    with pytest.raises(error):
+        config_from_json({**KEPT, **content})
+
+
+def test_a_config_of_added_classes_is_kept_as_the_version_before_kept_it():
+    content = {
+        "command": "add-classes",
+        "from_run": "/runs/1",
+        "photos": "/data/cows",
+        "backbone": None,
+        "weights": "those of the run",
+        "exemplars": 4,
+        "align": False,
+        "batch_size": 32,
+        "max_pixels": 9,
+    }
+    config = config_from_json(content)
+    assert isinstance(config, AddClassesConfig)
+    assert config.to_json() == content
+    assert list(config.to_json()) == list(content)
+    assert config_from_json({"damaged": "skip", **content}).damaged == "skip"
+    with pytest.raises(tlkit.ArgumentError, match="`align` must be True or False"):
+        AddClassesConfig(from_run="/runs/1", photos="/data/cows", align="yes")
+
+
+def test_train_run_takes_what_a_config_takes_with_the_same_defaults():
+    taken = inspect.signature(tlkit.train_run).parameters
+    for field in arguments_of(RunConfig):
+        default = inspect.Parameter.empty if field.name == "photos" else field.default
+        assert taken[field.name].default == default, field.name
+    others = set(taken) - {field.name for field in arguments_of(RunConfig)}
+    assert others == {"out", "resume", "distribute", "say"}
+
+
+def test_the_command_offers_each_field_with_its_help():
+    params = {one.name: one for one in typer.main.get_group(cli.app).commands["train"].params}
+    for field in arguments_of(RunConfig):
+        said = option_of(field)
+        assert params[field.name].help.removesuffix("  [required]") == said.help
+        if said.panel:
+            assert params[field.name].default == field.default
+            assert f"--{(said.name or field.name).replace('_', '-')}" in params[field.name].opts
+
+
+def test_words_of_the_command_line_make_the_config_that_they_mean(monkeypatch):
+    made = []
+
+    def make_run(config, **others):
+        made.append((config, others))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tlkit.runs.train.make_run", make_run)
+    words = "train photos --out x --weights none --unfreeze 2 --epochs 3 --no-resume --seed 7"
+    CliRunner().invoke(cli.app, words.split())
+    ((config, others),) = made
+    assert config == RunConfig(
+        photos=str(Path("photos").resolve()), weights=None, unfreeze=2, epochs=3, seed=7
+    )
+    assert others == {"out": Path("x"), "resume": False, "distribute": None}
