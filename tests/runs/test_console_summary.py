@@ -32,6 +32,13 @@ def run_with(metrics, record, class_names=("a", "b")):
     )
 
 
+def test_a_run_as_a_dictionary_has_the_content_of_its_files():
+    content = run_with({}, {}).as_dict()
+    assert list(content) == ["path", "class_names", "metrics", "record"]
+    assert content["record"]["arguments"]["backbone"] == "resnet20"
+    assert content["metrics"]["test"] == FIGURES
+
+
 def test_the_result_comes_first_with_its_number_and_interval():
     assert outcome_of(run_with({}, {})).splitlines() == [
         "test accuracy 86.0 % (n = 100, 95 % CI 77.9 to 91.5 %)",

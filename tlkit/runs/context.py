@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tlkit.runs.clock import Clock
 from tlkit.runs.config import Choice
@@ -40,14 +41,13 @@ class RunContext:
     def chosen_before(self) -> dict[str, Choice]:
         """Returns what an unfinished run in the folder has chosen: it must be the same again."""
 
-        def chosen() -> dict[str, object]:
+        def chosen() -> dict[str, Any]:
             begun = record_in(self.out)
             choices = {} if begun is None else begun.choices
             return {name: choice.to_json() for name, choice in choices.items()}
 
         return {
-            name: Choice.from_json(content)  # type: ignore[arg-type]
-            for name, content in self.team.agreed(chosen).items()
+            name: Choice.from_json(content) for name, content in self.team.agreed(chosen).items()
         }
 
     @contextmanager
