@@ -1,0 +1,31 @@
+"""Who takes part in a run: a worker has the chief's finished run, where its files are not."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import tensorflow as tf
+
+from tests.runs.test_record import RECORD
+from tlkit.runs.directory import Run
+from tlkit.runs.team import Team
+
+RUN = Run(Path("/runs/1"), ("cat", "dog"), {"stages": []}, RECORD)
+
+
+def with_workers(is_chief, from_chief):
+    team = Team(None)
+    team.is_chief = is_chief
+    team._strategy = tf.distribute.get_strategy()
+    team._workers = SimpleNamespace(bytes_from_chief=from_chief)
+    return team
+
+
+def test_a_worker_is_told_the_run_of_the_chief():
+    sent = []
+    chief = with_workers(True, lambda content: sent.append(content) or content)
+    assert chief.told(RUN) is RUN
+    worker = with_workers(False, lambda content: sent[0])
+    assert worker.told(None) == RUN
+    nothing = with_workers(False, lambda content: json.dumps(None).encode())
+    assert nothing.told(None) is None
