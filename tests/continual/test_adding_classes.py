@@ -1,5 +1,7 @@
 """New rows beside fixed old logits, and what is said of them."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -96,7 +98,7 @@ def test_learning_classes_moves_nothing_else_and_finds_them(hidden):
     images[labels == 1, :, :, 2] += 100
     data = tlkit.load_arrays(images, labels, ["red", "blue"], splits=(0.6, 0.4, 0))
     train = data.train
-    shifted = type(train)(**{**vars(train), "labels": train.labels + 2})
+    shifted = dataclasses.replace(train, labels=train.labels + 2)
     before = model.get_weights()
     learned = learn_classes(model, shifted, ["red", "blue"], ["a", "b"], exemplars=0)
     pixels = images[:4].astype("f4")
@@ -126,7 +128,7 @@ def colours(*means, first=0, num=24):
     images = (np.array(means)[labels][:, None, None] + noise).clip(0, 255).astype("uint8")
     names = [f"class {n}" for n in range(len(means))]
     split = tlkit.load_arrays(images, labels, names, splits=(1, 0, 0)).train
-    return type(split)(**{**vars(split), "labels": split.labels + first})
+    return dataclasses.replace(split, labels=split.labels + first)
 
 
 def thinned(split, rows):
@@ -287,7 +289,7 @@ def test_mean_features_are_what_new_classes_can_begin_with():
     rows = new_layers(add_classes(model, ["c", "d"], class_means=means))[0].kernel.numpy().T
     np.testing.assert_allclose(unit(rows), unit(means), rtol=1e-5)
     np.testing.assert_array_equal(mean_features(model, only(NEW, 3)), means[1:])
-    several = type(NEW)(**{**vars(NEW), "labels": np.eye(4)[NEW.labels]})
+    several = dataclasses.replace(NEW, labels=np.eye(4)[NEW.labels])
     for wrong in (several, thinned(NEW, []), None):
         with pytest.raises(tlkit.DataError, match="`images` must be pictures with one label each"):
             mean_features(model, wrong)

@@ -11,6 +11,7 @@ import tlkit
 from tests.conftest import set_seeds
 from tlkit.data import kept_pixels
 from tlkit.errors import ArgumentError
+from tlkit.training import fine_tuning
 from tlkit.training.fine_tuning import default_epochs
 from tlkit.training.weight_change import weights_by_group
 
@@ -61,6 +62,22 @@ def test_the_head_is_solved_first_where_it_is_new_or_said_to_be(
     )
     assert [stage.name for stage in report.stages] == stages
     assert (report.accuracy_before is None) == ("head" in stages)
+
+
+def test_what_identifies_a_training_names_solve_head_only_where_it_was_said(data, monkeypatch):
+    """So that trainings begun before it was an argument go on."""
+    seen = []
+
+    def checkpoint(folder, identity, workers):
+        seen.append(identity)
+        raise InterruptedError
+
+    monkeypatch.setattr(fine_tuning, "Checkpoint", checkpoint)
+    for given in ({}, {"solve_head": False}):
+        with pytest.raises(InterruptedError):
+            tlkit.fine_tune(classifier(data), data, run_directory="none", **given)
+    assert "solve_head" not in seen[0]
+    assert seen[1]["solve_head"] is False
 
 
 def test_a_head_that_flags_freeze_cannot_be_solved(data):
