@@ -77,7 +77,7 @@ def plot_backbones(
         axes.errorbar(
             [getattr(score, cost) for score in scores],
             accuracy,
-            yerr=np.stack([accuracy - ends[:, 0], ends[:, 1] - accuracy]),
+            yerr=np.stack([accuracy - ends[:, 0], ends[:, 1] - accuracy]).tolist(),
             fmt=marker,
             color=colour,
             capsize=3,

@@ -203,7 +203,7 @@ def plot_reliability(
         points = upper.errorbar(
             one.confidence[filled],
             one.accuracy[filled],
-            yerr=(one.accuracy[filled] - low, high - one.accuracy[filled]),
+            yerr=np.stack([one.accuracy[filled] - low, high - one.accuracy[filled]]).tolist(),
             color=colour,
             marker=marker,
             markersize=5,
