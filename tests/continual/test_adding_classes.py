@@ -8,7 +8,12 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 import tlkit
-from tlkit.continual.adding_classes import learn_classes, shares_right, signature_of_features
+from tlkit.continual.adding_classes import (
+    Replay,
+    learn_classes,
+    shares_right,
+    signature_of_features,
+)
 from tlkit.continual.class_means import mean_features
 from tlkit.continual.exemplars import Exemplars
 from tlkit.continual.growth_report import GrowthReport
@@ -100,7 +105,7 @@ def test_learning_classes_moves_nothing_else_and_finds_them(hidden):
     train = data.train
     shifted = dataclasses.replace(train, labels=train.labels + 2)
     before = model.get_weights()
-    learned = learn_classes(model, shifted, ["red", "blue"], ["a", "b"], exemplars=0)
+    learned = learn_classes(model, shifted, ["red", "blue"], ["a", "b"], replay=Replay(0))
     pixels = images[:4].astype("f4")
     assert np.array_equal(learned.model(pixels)[:, :2], model(pixels))
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
@@ -173,8 +178,8 @@ def shares(model):
 
 def test_exemplars_keep_old_accuracy_and_without_them_it_is_lost():
     model = by_red()  # new classes grow along blue, where the old ones lie beyond them
-    none = learn_classes(model, NEW, ["c", "d"], ["a", "b"], exemplars=0, replayed=OLD)
-    kept = learn_classes(model, NEW, ["c", "d"], ["a", "b"], exemplars=20, replayed=OLD)
+    none = learn_classes(model, NEW, ["c", "d"], ["a", "b"], replay=Replay(0, OLD))
+    kept = learn_classes(model, NEW, ["c", "d"], ["a", "b"], replay=Replay(20, OLD))
     old, _ = shares(none.model)
     assert old < 0.5
     assert min(shares(kept.model)) > 0.95
@@ -190,7 +195,7 @@ def test_exemplars_keep_old_accuracy_and_without_them_it_is_lost():
 
 def test_one_new_class_without_exemplars_is_told_by_its_mean_feature():
     split = only(NEW, 2)
-    learned = learn_classes(by_red(), split, ["c"], ["a", "b"], exemplars=0)
+    learned = learn_classes(by_red(), split, ["c"], ["a", "b"], replay=Replay(0))
     (layer,) = new_layers(learned.model)
     features = pixels_of(split).mean(axis=(1, 2))
     own = layer.kernel.numpy()[:, 0]
@@ -219,7 +224,7 @@ def test_a_network_that_grew_beside_itself_learns_more_classes():
     old = colours((50, 50, 50), (200, 50, 50), (50, 200, 50), (200, 200, 50))
     split = colours((50, 50, 220), (220, 220, 220), first=4)
     names = ["a", "b", "c", "d"]
-    learned = learn_classes(model, split, ["e", "f"], names, exemplars=3, replayed=old)
+    learned = learn_classes(model, split, ["e", "f"], names, replay=Replay(3, old))
     images = pixels_of(split)
     logits = learned.model(images).numpy()
     assert np.array_equal(logits[:, :4], model(images).numpy())
@@ -233,8 +238,7 @@ def test_a_network_that_grew_beside_itself_learns_more_classes():
         only(colours((50, 220, 220), (0, 0, 0), first=6), 6),
         ["g"],
         [*names, "e", "f"],
-        exemplars=3,
-        stored=learned.exemplars,
+        replay=Replay(3, stored=learned.exemplars),
     )
     assert again.from_stored == dict.fromkeys([*names, "e", "f"], 3)
     assert learned.exemplars.signature == signature_of_features(again.model)
@@ -242,16 +246,18 @@ def test_a_network_that_grew_beside_itself_learns_more_classes():
 
 def test_a_head_without_bias_is_refused():
     with pytest.raises(tlkit.ArgumentError, match=r"`model` must have a bias.*use_bias=False"):
-        learn_classes(by_red(use_bias=False), NEW, ["c", "d"], ["a", "b"], exemplars=0)
+        learn_classes(by_red(use_bias=False), NEW, ["c", "d"], ["a", "b"], replay=Replay(0))
 
 
 def test_a_class_without_a_picture_is_refused_before_anything(cache):
     with pytest.raises(tlkit.DataError, match=r"pictures of each new class.*none of 'e'"):
-        learn_classes(by_red(), NEW, ["c", "d", "e"], ["a", "b"], exemplars=0)
+        learn_classes(by_red(), NEW, ["c", "d", "e"], ["a", "b"], replay=Replay(0))
     with pytest.raises(tlkit.DataError, match=r"exemplars=20, and none of 'b'"):
-        learn_classes(by_red(), NEW, ["c", "d"], ["a", "b"], replayed=thinned(OLD, [0, 2]))
+        learn_classes(
+            by_red(), NEW, ["c", "d"], ["a", "b"], replay=Replay(images=thinned(OLD, [0, 2]))
+        )
     with pytest.raises(tlkit.ArgumentError, match="`new_names` must be names of classes that"):
-        learn_classes(by_red(), NEW, ["c", "a"], ["a", "b"], exemplars=0)
+        learn_classes(by_red(), NEW, ["c", "a"], ["a", "b"], replay=Replay(0))
     assert not cache.exists()
 
 
@@ -261,7 +267,9 @@ def test_stored_exemplars_fill_up_what_a_thinned_folder_lacks():
     own = {n: features[OLD.labels == row][:20] for row, n in enumerate("ab")}
     stored = Exemplars(own, signature_of_features(model))
     left = thinned(OLD, np.flatnonzero(OLD.labels == 0)[:2])  # both are among the stored ones
-    learned = learn_classes(model, NEW, ["c", "d"], ["a", "b"], replayed=left, stored=stored)
+    learned = learn_classes(
+        model, NEW, ["c", "d"], ["a", "b"], replay=Replay(images=left, stored=stored)
+    )
     assert learned.from_stored == {"a": 18, "b": 20}
     assert learned.num_replayed == 40
     for name, rows in own.items():
@@ -269,13 +277,15 @@ def test_stored_exemplars_fill_up_what_a_thinned_folder_lacks():
         order = [np.linalg.norm(rows - row, axis=1).argmin() for row in found]
         assert sorted(order) == list(range(20))
         np.testing.assert_allclose(found, rows[order], rtol=1e-5)
-    full = learn_classes(model, NEW, ["c", "d"], ["a", "b"], replayed=OLD, stored=stored)
+    full = learn_classes(
+        model, NEW, ["c", "d"], ["a", "b"], replay=Replay(images=OLD, stored=stored)
+    )
     assert full.from_stored == {}
 
 
 def test_pictures_of_old_classes_beside_the_new_ones_hold_their_place():
     both = colours((50, 99, 230), (200, 99, 230), (125, 99, 60), (125, 99, 150))
-    learned = learn_classes(by_red(), both, ["c", "d"], ["a", "b"], exemplars=0)
+    learned = learn_classes(by_red(), both, ["c", "d"], ["a", "b"], replay=Replay(0))
     assert learned.num_further == 48
     assert min(shares(learned.model)) > 0.95
 
@@ -293,6 +303,14 @@ def test_mean_features_are_what_new_classes_can_begin_with():
     for wrong in (several, thinned(NEW, []), None):
         with pytest.raises(tlkit.DataError, match="`images` must be pictures with one label each"):
             mean_features(model, wrong)
+
+
+def test_what_is_replayed_is_one_record():
+    with pytest.raises(tlkit.ArgumentError, match="`exemplars` must be a whole number"):
+        Replay(exemplars=-1)
+    nothing = Replay(0, OLD, Exemplars({"a": np.ones((1, 2))}, "signature"))
+    assert not len(nothing.labels)
+    assert nothing.stored_features == {}
 
 
 def test_shares_are_those_of_old_and_of_new_pictures():

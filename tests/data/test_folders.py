@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from tests.conftest import write_photos
 from tests.data.pictures import drawing, encoded, photograph, png_claiming, sixteen_bit_png
 from tlkit.data import decoding, listing
 from tlkit.data import file_checks as verdicts
+from tlkit.data.folders import load_listing
 from tlkit.data.settings import check_settings
 from tlkit.errors import ArgumentError, DataError
 
@@ -337,6 +339,20 @@ def test_bad_arguments_are_refused_before_the_folder_is_looked_at(arguments, mes
 def test_one_number_is_a_square_image():
     assert check_settings(7, 1, [1, 0, 0], 0).image_size == (7, 7)
     assert check_settings([7, 9], 1, [1, 0, 0], 0).image_size == (7, 9)
+
+
+def test_what_loaders_share_is_one_record_and_reaches_the_splits(photos, tmp_path):
+    settings = check_settings(
+        8, 4, (0.5, 0.5, 0), 3, class_names=["b", "a"], max_pixels=90_000, cache=tmp_path
+    )
+    assert (settings.class_names, settings.cache) == (("b", "a"), tmp_path)
+    names = tlkit.inspect_folder(photos).counts
+    settings = dataclasses.replace(settings, class_names=tuple(sorted(names, reverse=True)))
+    data = load_listing(listing.list_folder(photos), settings)
+    assert data.class_names == settings.class_names
+    assert (data.image_size, data.batch_size, data.seed) == ((8, 8), 4, 3)
+    assert data.train.source.max_pixels == 90_000
+    assert data.test is None
 
 
 @pytest.mark.parametrize("load", [tlkit.load_folder, tlkit.inspect_folder])

@@ -249,11 +249,10 @@ def test_new_pictures_go_where_their_group_is_known(tmp_path):
     places[elsewhere.digest] = ("a", "test")
     joined = load_joined(
         listing,
-        check_settings(8, 8, (0.6, 0.2, 0.2), 0),
+        check_settings(8, 8, (0.6, 0.2, 0.2), 0, max_pixels=1000),
         class_names=("a",),
         known=[elsewhere],
         places=places,
-        max_pixels=1000,
     )
     of_group = {group: split.name for split in splits_of(joined.data) for group in split.groups}
     assert of_group["0"] == of_group["9"] == "test"

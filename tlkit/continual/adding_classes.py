@@ -45,7 +45,7 @@ class LearnedClasses:
         stage: What was done.
         exemplars: Features of old and new classes, for the next time.
         num_replayed: How many stored features stood for old pictures.
-        from_stored: How many of them were among `stored`, for each class that has any.
+        from_stored: How many of them were among `replay.stored`, for each class that has any.
         num_further: How many pictures of old classes `train` had.
     """
 
@@ -57,15 +57,58 @@ class LearnedClasses:
     num_further: int
 
 
+@dataclass(frozen=True, eq=False)
+class Replay:
+    """What stands for the old classes while new ones are learnt.
+
+    Attributes:
+        exemplars: How many stored features of each old class are replayed, and kept of each class;
+            0 for none.
+        images: Old images that exemplars can be chosen from.
+        stored: Exemplars of an earlier time. Those of other images stand for classes that
+            `images` has fewer images of than `exemplars`, beside these.
+
+    Raises:
+        ArgumentError: `exemplars` is no whole number of at least 0.
+
+    Example:
+        >>> from tlkit.continual.adding_classes import Replay
+        >>> Replay(exemplars=0).images is None
+        True
+    """
+
+    exemplars: int = DEFAULT_NUM_EXEMPLARS
+    images: ImageSplit | None = None
+    stored: Exemplars | None = None
+
+    def __post_init__(self) -> None:
+        check_count("exemplars", self.exemplars, minimum=0)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Those of `images`, `(n,)`; none without any, or where nothing is to be replayed."""
+        if self.images is None or not self.exemplars:
+            return np.zeros(0, np.int64)
+        return self.images.labels
+
+    @property
+    def stored_features(self) -> Mapping[str, np.ndarray]:
+        """Those of `stored`, by class; none where nothing is to be replayed."""
+        if self.stored is None or not self.exemplars:
+            return {}
+        return self.stored.features
+
+
+DEFAULT_REPLAY = Replay()
+
+
 def learn_classes(
     model: keras.Model,
     train: ImageSplit,
     new_names: Sequence[str],
     class_names: Sequence[str],
     *,
-    exemplars: int = DEFAULT_NUM_EXEMPLARS,
-    replayed: ImageSplit | None = None,
-    stored: Exemplars | None = None,
+    replay: Replay = DEFAULT_REPLAY,
     seed: int = 0,
     cache: str | os.PathLike[str] | None = None,
 ) -> LearnedClasses:
@@ -88,11 +131,7 @@ def learn_classes(
             `class_names` and then `new_names`.
         new_names: The new classes.
         class_names: The old ones, in the order of the outputs.
-        exemplars: How many stored features of each old class are replayed, and kept of each class;
-            0 for none.
-        replayed: Old pictures that exemplars can be chosen from.
-        stored: Exemplars of an earlier time. Those of other pictures stand for classes that
-            `replayed` has fewer pictures of than `exemplars`, beside these.
+        replay: What stands for the old classes.
         seed: Of the folds that choose the penalty.
         cache: Folder of the feature stores.
 
@@ -100,21 +139,13 @@ def learn_classes(
         ArgumentError: The model's head is no softmax over logits or has no bias, or a name is
             wrong, see `add_classes`.
         DataError: A new class has no picture; or an old one has none that could stand for it, and
-            `exemplars` is not 0.
+            `replay.exemplars` is not 0.
 
     Reference:
         Replay of herded exemplars: Rebuffi et al. (2017), https://arxiv.org/abs/1611.07725 (there
         pictures, and the whole network trains). Imprinting: see `add_classes`.
     """
-    check_can_learn(
-        model,
-        train,
-        new_names,
-        class_names,
-        exemplars=exemplars,
-        replayed=replayed,
-        stored=stored,
-    )
+    check_can_learn(model, train, new_names, class_names, replay=replay)
     started = time.perf_counter()
     num_old = len(class_names)
     part = FrozenPart(below_head(model))
@@ -122,18 +153,18 @@ def learn_classes(
     passes = found.num_forward_passes
     features = found.load()
     memory: dict[str, np.ndarray] = {}
-    if exemplars and replayed is not None and replayed.num_images:
-        old = extract_features(part, replayed, exact=False, cache=cache)
-        memory = choose_from_each(old.load(), old.labels, class_names, exemplars)
+    if replay.images is not None and len(replay.labels):
+        old = extract_features(part, replay.images, exact=False, cache=cache)
+        memory = choose_from_each(old.load(), old.labels, class_names, replay.exemplars)
         passes += old.num_forward_passes
     from_stored: dict[str, int] = {}
-    earlier = stored.features if exemplars and stored is not None else {}
+    earlier = replay.stored_features
     for label, name in enumerate(class_names):
         if name not in earlier:
             continue
         own = [memory[name]] if name in memory else []
         known = np.concatenate([features[found.labels == label], *own])
-        more = first_others(earlier[name], known, exemplars - sum(map(len, own)))
+        more = first_others(earlier[name], known, replay.exemplars - sum(map(len, own)))
         if len(more):
             memory[name] = np.concatenate([*own, more])
             from_stored[name] = len(more)
@@ -176,7 +207,7 @@ def learn_classes(
             solution.note,
         ),
     )
-    kept = choose_from_each(rows, labels, (*class_names, *new_names), exemplars)
+    kept = choose_from_each(rows, labels, (*class_names, *new_names), replay.exemplars)
     return LearnedClasses(
         model=grown,
         stage=stage,
@@ -193,9 +224,7 @@ def check_can_learn(
     new_names: Sequence[str],
     class_names: Sequence[str],
     *,
-    exemplars: int,
-    replayed: ImageSplit | None,
-    stored: Exemplars | None,
+    replay: Replay,
 ) -> None:
     """Raises what `learn_classes` raises, from names and labels alone: no picture is read.
 
@@ -203,12 +232,11 @@ def check_can_learn(
         ArgumentError: See `learn_classes`.
         DataError: See `learn_classes`.
     """
-    check_count("exemplars", exemplars, minimum=0)
     _check_head(model)
     names = check_new_names(new_names, class_names, model.output_shape[-1])
     for argument, split, number in (
         ("train", train, len(class_names) + len(names)),
-        ("replayed", replayed, len(class_names)),
+        ("replay.images", replay.images, len(class_names)),
     ):
         # all old images may lie in the new folder: then none is left to replay
         if split is not None and (split.num_images or argument == "train"):
@@ -220,11 +248,10 @@ def check_can_learn(
             "`train` must hold pictures of each new class. "
             f"Received: none of {', '.join(map(repr, empty))}. Add some, or leave its name out."
         )
-    if not exemplars:
+    if not replay.exemplars:
         return
-    if replayed is not None:
-        there |= set(np.unique(replayed.labels).tolist())
-    kept = stored.features if stored is not None else {}
+    there |= set(np.unique(replay.labels).tolist())
+    kept = replay.stored_features
     if lost := [
         name
         for label, name in enumerate(class_names)
@@ -232,7 +259,7 @@ def check_can_learn(
     ]:
         raise DataError(
             "Every old class must have pictures or stored exemplars that keep its place. Received: "
-            f"exemplars={exemplars}, and none of {', '.join(map(repr, lost))}. Put the old "
+            f"exemplars={replay.exemplars}, and none of {', '.join(map(repr, lost))}. Put the old "
             "pictures back, or put some beside the new ones; exemplars=0 goes on without, at the "
             "cost of accuracy on the old classes."
         )

@@ -91,13 +91,12 @@ def load_folder(
         class_names=class_names,
         max_pixels=max_pixels,
         damaged=damaged,
+        cache=cache,
     )
     listing = list_folder(path, class_names=class_names or ())
     if groups is not None:
         assign_groups(listing, groups)
-    return load_listing(
-        listing, settings, class_names=class_names, max_pixels=max_pixels, cache=cache
-    )
+    return load_listing(listing, settings)
 
 
 def split_of(
@@ -105,7 +104,6 @@ def split_of(
     pictures: Iterable[Picture],
     class_names: Sequence[str],
     settings: Settings,
-    max_pixels: int,
     *,
     is_multi_label: bool = False,
 ) -> ImageSplit:
@@ -132,37 +130,32 @@ def split_of(
         settings.image_size,
         settings.batch_size,
         settings.seed,
-        max_pixels,
+        settings.max_pixels,
         groups=groups if any(groups) else (),
         _checksums=tuple(picture.checksum for picture in ordered),
     )
 
 
-def load_listing(
-    listing: Listing,
-    settings: Settings,
-    *,
-    class_names: Sequence[str] | None,
-    max_pixels: int,
-    cache: str | os.PathLike[str] | None,
-) -> ImageData:
+def load_listing(listing: Listing, settings: Settings) -> ImageData:
     """Does what `load_folder` does, with files that are listed already."""
     pictures, formats = readable_pictures(
-        listing, max_pixels=max_pixels, cache=cache, damaged=settings.damaged
+        listing,
+        max_pixels=settings.max_pixels,
+        cache=settings.cache,
+        damaged=settings.damaged,
     )
     division = divide(pictures, settings.splits, settings.seed)
     check = check_labels if listing.is_multi_label else check_classes
     found = check(pictures, division)
-    if class_names is None:
+    if settings.class_names is None:
         check_alike(found)
-    names = _in_order(found, class_names, listing)
+    names = _in_order(found, settings.class_names, listing)
     parts = {
         name: split_of(
             name,
             (pictures[row] for row in rows),
             names,
             settings,
-            max_pixels,
             is_multi_label=listing.is_multi_label,
         )
         for name, rows in division.splits.items()

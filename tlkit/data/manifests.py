@@ -102,6 +102,7 @@ def load_manifest(
         class_names=class_names,
         max_pixels=max_pixels,
         damaged=damaged,
+        cache=cache,
     )
     if not isinstance(separator, str) or not separator.strip():
         raise ArgumentError(
@@ -117,9 +118,7 @@ def load_manifest(
                 "`groups` out."
             )
         assign_groups(listing, groups)
-    return load_listing(
-        listing, settings, class_names=class_names, max_pixels=max_pixels, cache=cache
-    )
+    return load_listing(listing, settings)
 
 
 def list_pictures(
@@ -159,14 +158,7 @@ def load_pictures(path: str | os.PathLike[str], *, argument: str = "path") -> Im
     Raises:
         DataError: What `load_folder` and `load_manifest` raise.
     """
-    settings = check_settings(*_BY_DEFAULT)
-    return load_listing(
-        list_pictures(path, argument=argument),
-        settings,
-        class_names=None,
-        max_pixels=MAX_PIXELS,
-        cache=None,
-    )
+    return load_listing(list_pictures(path, argument=argument), check_settings(*_BY_DEFAULT))
 
 
 def _is_manifest(path: str | os.PathLike[str]) -> bool:

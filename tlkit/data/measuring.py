@@ -87,5 +87,5 @@ def load_for_measuring(
             f"{some_of(list(map(repr, unknown)))}.{did_you_mean(unknown[0], class_names)} "
             "Rename or remove these classes."
         )
-    settings = Settings(image_size, batch_size, (1.0, 0.0, 0.0), seed=0)
-    return split_of("test", found, class_names, settings, max_pixels)
+    settings = Settings(image_size, batch_size, (1.0, 0.0, 0.0), seed=0, max_pixels=max_pixels)
+    return split_of("test", found, class_names, settings)

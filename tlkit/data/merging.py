@@ -90,8 +90,6 @@ def load_joined(
     class_names: Sequence[str],
     known: Sequence[Picture],
     places: Places,
-    max_pixels: int,
-    cache: str | os.PathLike[str] | None = None,
 ) -> Joined:
     """Joins a new folder with known pictures.
 
@@ -102,12 +100,10 @@ def load_joined(
     Args:
         listing: The new folder.
         settings: Of the images; its seed is that of the earlier division, so that the same rule
-            holds.
+            holds; it names no classes.
         class_names: The old classes in their order.
         known: What `find_known` returned.
         places: All that is known, also of pictures that have gone.
-        max_pixels: The most pixels that a picture may have.
-        cache: The cache's folder, as `cache_folder` takes it.
 
     Raises:
         DataError: There is no new class, or one without two different usable pictures, or without
@@ -115,7 +111,10 @@ def load_joined(
     """
     check_new_classes(listing, class_names)
     pictures, formats = readable_pictures(
-        listing, max_pixels=max_pixels, cache=cache, damaged=settings.damaged
+        listing,
+        max_pixels=settings.max_pixels,
+        cache=settings.cache,
+        damaged=settings.damaged,
     )
     division = divide(pictures, settings.splits, settings.seed)
     _keep_places(pictures, division, places, _places_of_groups([*pictures, *known], places))
@@ -131,9 +130,7 @@ def load_joined(
     names = (*class_names, *new_names)
 
     parts = {
-        name: split_of(
-            name, (everything[row] for row in division.splits[name]), names, settings, max_pixels
-        )
+        name: split_of(name, (everything[row] for row in division.splits[name]), names, settings)
         for name in SPLITS
         if division.splits.get(name)
     }
@@ -160,7 +157,6 @@ def load_joined(
         (picture for picture in beside if picture.split == "train"),
         names,
         settings,
-        max_pixels,
     )
     return Joined(data, replayed, new_names)
 

@@ -104,14 +104,14 @@ def audit_listing(
         listing, max_pixels=max_pixels, damaged=damaged, cache=cache
     )
     names = tuple(report.counts)
-    settings = check_settings(1, 1, (1, 0, 0), 0)  # neither resized nor batched so
+    # neither resized nor batched so
+    settings = check_settings(1, 1, (1, 0, 0), 0, max_pixels=max_pixels)
     splits = [
         split_of(
             name,
             [pictures[row] for row in rows],
             names,
             settings,
-            max_pixels,
             is_multi_label=listing.is_multi_label,
         )
         for name, rows in division.splits.items()

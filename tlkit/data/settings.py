@@ -1,6 +1,7 @@
 """The arguments that every loader takes, checked before anything is read."""
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -15,13 +16,27 @@ DAMAGED = (KEEP, SKIP)
 
 @dataclass(frozen=True)
 class Settings:
-    """How pictures are resized, batched and split, and what is done with damaged ones."""
+    """What the loaders share: how images are read, resized, batched and split.
+
+    Attributes:
+        image_size: Height and width that images are resized to.
+        batch_size: Images in a batch.
+        splits: Fractions of training, validation and test.
+        seed: Of the division, the order and the augmentation.
+        class_names: The classes in the order wanted; `None` for those that are found, sorted.
+        max_pixels: The most pixels that an image may have.
+        damaged: "keep" or "skip", see `load_folder`.
+        cache: The cache's folder, as `cache_folder` takes it.
+    """
 
     image_size: tuple[int, int]
     batch_size: int
     splits: tuple[float, float, float]
     seed: int
+    class_names: tuple[str, ...] | None = None
+    max_pixels: int = MAX_PIXELS
     damaged: str = KEEP
+    cache: str | os.PathLike[str] | None = None
 
 
 def check_settings(
@@ -33,6 +48,7 @@ def check_settings(
     class_names: Sequence[str] | None = None,
     max_pixels: int = MAX_PIXELS,
     damaged: str = KEEP,
+    cache: str | os.PathLike[str] | None = None,
 ) -> Settings:
     """Returns the settings in one form.
 
@@ -45,13 +61,15 @@ def check_settings(
     check_seed(seed)
     check_count("max_pixels", max_pixels)
     check_choice("damaged", damaged, DAMAGED)
-    if class_names is not None and len(set(class_names)) < len(tuple(class_names)):
+    names = None if class_names is None else tuple(class_names)
+    if names is not None and len(set(names)) < len(names):
         raise ArgumentError(
             "`class_names` must be different from each other. "
-            f"Received: class_names={tuple(class_names)!r}. Name each class once."
+            f"Received: class_names={names!r}. Name each class once."
         )
     shares = check_splits(splits)
-    return Settings(check_image_size(image_size), batch_size, shares, seed, damaged)
+    size = check_image_size(image_size)
+    return Settings(size, batch_size, shares, seed, names, max_pixels, damaged, cache)
 
 
 def check_image_size(image_size: int | tuple[int, int]) -> tuple[int, int]:

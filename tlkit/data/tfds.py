@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,9 @@ def load_tfds(
         >>> import tlkit
         >>> data = tlkit.load_tfds("tf_flowers", image_size=224)  # doctest: +SKIP
     """
-    settings = check_settings(image_size, batch_size, splits, seed, max_pixels=max_pixels)
+    settings = check_settings(
+        image_size, batch_size, splits, seed, max_pixels=max_pixels, cache=cache
+    )
     builder = _builder(name, data_dir)
     image_key, label_key = _check_features(name, builder)
     if not builder.is_prepared() and not download:
@@ -76,8 +79,8 @@ def load_tfds(
     class_names = builder.info.features[label_key].names
     listing = _listing(folder, class_names)
     found = {file.class_name for file in listing.files}
-    order = [class_name for class_name in class_names if class_name in found]
-    return load_listing(listing, settings, class_names=order, max_pixels=max_pixels, cache=cache)
+    order = tuple(class_name for class_name in class_names if class_name in found)
+    return load_listing(listing, replace(settings, class_names=order))
 
 
 def _builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:

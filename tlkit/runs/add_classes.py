@@ -5,12 +5,11 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tlkit.continual.exemplars import DEFAULT_NUM_EXEMPLARS
-from tlkit.data.images import ImageSplit
 from tlkit.data.listing import Listing
 from tlkit.data.manifests import list_pictures
 from tlkit.data.merging import Joined, check_new_classes, find_known, load_joined
@@ -52,14 +51,6 @@ if TYPE_CHECKING:
 
 EXEMPLARS_FILE = "exemplars.npz"
 _STRICTEST_FIRST = ("train", "validation", "test")
-
-
-class _Memory(TypedDict):
-    """What is left of the old classes, as `learn_classes` takes it."""
-
-    exemplars: int
-    replayed: "ImageSplit | None"
-    stored: "Exemplars | None"
 
 
 def add_classes_run(
@@ -152,7 +143,7 @@ def add_classes_run(
 def _made(config: AddClassesConfig, listing: Listing, parent: Run, context: RunContext) -> Run:
     """Makes the run, or continues it, once its config is checked and its files are found."""
     load_tensorflow_quietly()
-    from tlkit.continual.adding_classes import check_can_learn, learn_classes
+    from tlkit.continual.adding_classes import Replay, check_can_learn, learn_classes
 
     timer, log, out = context.timer, context.log, context.out
     with timer.timed("data"):
@@ -165,18 +156,15 @@ def _made(config: AddClassesConfig, listing: Listing, parent: Run, context: RunC
     with timer.timed("model"):
         old_model = parent.load_model()
         given = (old_model, data.train, joined.new_names, parent.class_names)
-        memory: _Memory = {
-            "exemplars": config.exemplars,
-            "replayed": joined.replayed,
-            "stored": _stored_exemplars(parent, old_model, config.exemplars),
-        }
-        check_can_learn(*given, **memory)  # before anything is written
+        stored = _stored_exemplars(parent, old_model, config.exemplars)
+        replay = Replay(config.exemplars, joined.replayed, stored)
+        check_can_learn(*given, replay=replay)  # before anything is written
     record = record_of(config, data)
     refuse_other_pictures(out, record)
     with context.taken(record):
         with lost_pictures_named((data.train, data.validation, data.test, joined.replayed)):
             with timer.timed("training"):
-                learned = learn_classes(*given, **memory, seed=data.seed)
+                learned = learn_classes(*given, replay=replay, seed=data.seed)
             with timer.timed("evaluation"):
                 model, evaluations, growth = _measured(old_model, learned, joined, config)
             log(str(growth), "")
@@ -208,6 +196,7 @@ def _load(listing: Listing, parent: Run, config: AddClassesConfig) -> Joined:
         config.batch_size,
         SPLITS,
         parent.run_record.seed,
+        max_pixels=max_pixels,
         damaged=config.damaged,
     )
     return load_joined(
@@ -216,7 +205,6 @@ def _load(listing: Listing, parent: Run, config: AddClassesConfig) -> Joined:
         class_names=parent.class_names,
         known=known,
         places=places,
-        max_pixels=max_pixels,
     )
 
 

@@ -92,9 +92,8 @@ def _loaded(folder: str, parent: Run, config: RunConfig) -> ImageData:
             config.batch_size,
             SPLITS,
             parent.run_record.seed,
+            class_names=parent.class_names,
+            max_pixels=config.max_pixels,
             damaged=config.damaged,
         ),
-        class_names=parent.class_names,
-        max_pixels=config.max_pixels,
-        cache=None,
     )

@@ -306,15 +306,11 @@ def _load(config: RunConfig, listing: Listing, context: RunContext) -> ImageData
             config.batch_size,
             SPLITS,
             config.seed,
-            damaged=config.damaged,
-        )
-        data = load_listing(
-            listing,
-            settings,
             class_names=parent.class_names if parent else None,
             max_pixels=config.max_pixels,
-            cache=None,
+            damaged=config.damaged,
         )
+        data = load_listing(listing, settings)
     return without_seen(data, parent) if parent else data
 
 
