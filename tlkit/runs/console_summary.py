@@ -6,6 +6,7 @@ from typing import Any
 from tlkit.displays.activity import in_words
 from tlkit.errors import some_of
 from tlkit.runs.directory import LOG_FILE, Run
+from tlkit.utils.formatting import accuracy_text
 
 MAX_LINES = 15
 _SHOWN_NAMES = 6
@@ -35,14 +36,10 @@ def outcome_of(run: Run) -> str:
 def _accuracies(metrics: Mapping[str, Any]) -> Iterator[str]:
     for split in ("test", "validation"):
         if figures := metrics[split]:
-            ends = figures.get("interval")
-            interval = ""
-            if ends is not None:
-                interval = f", 95 % CI {100 * ends[0]:.1f} to {100 * ends[1]:.1f} %"
-            yield (
-                f"{split} accuracy {100 * figures['accuracy']:.1f} % "
-                f"(n = {figures['num_images']}{interval})"
+            accuracy = accuracy_text(
+                figures["accuracy"], figures["num_images"], figures.get("interval")
             )
+            yield f"{split} accuracy {accuracy}"
 
 
 def _old_classes(run: Run) -> Iterator[str]:
