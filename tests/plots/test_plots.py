@@ -519,6 +519,7 @@ def test_drawing_loads_no_pyplot():
 def test_a_notebook_shows_a_figure_once(windows, monkeypatch):
     displayed = []
     ipython = types.ModuleType("IPython")
+    ipython.version_info = (9, 0)  # matplotlib asks for it where it draws first
     ipython.get_ipython = lambda: SimpleNamespace(kernel=None)
     ipython.display = types.ModuleType("IPython.display")
     ipython.display.Image = lambda data: data

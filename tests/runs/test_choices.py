@@ -110,7 +110,7 @@ def test_where_none_of_the_default_ones_can_be_fetched_it_is_resnet20(
         ({"backbone": "auto", "max_milliseconds": 0}, "`max_milliseconds` must be a positive"),
         (
             {"backbone": "auto", "backbones": "resnet20", "max_megabytes": 0.1},
-            r"2\.4 MB, above max_megabytes=0\.1",
+            r"2\.4 MB, above `max_megabytes` 0\.1",
         ),
         ({"backbone": "auto", "weights": "w.h5"}, "`weights` must be left out with backbone"),
         ({"backbone": "auto", "backbones": "resnet5"}, "mean 'resnet50'"),
