@@ -15,7 +15,6 @@ SETTINGS = [
     {"kernel_size": 3, "strides": 2, "padding": "same"},
     {"kernel_size": (3, 2), "strides": (1, 2), "padding": "valid"},
     {"kernel_size": 1, "strides": 2, "padding": "same"},
-    {"kernel_size": 3, "dilation_rate": 2, "padding": "same"},
     {"kernel_size": 4, "strides": 3, "padding": "same"},
 ]
 

@@ -91,6 +91,16 @@ def test_all_others_are_taken_one_by_one_and_give_the_same(name):
     assert_close(importance, mean_squares(model, images, 2))
 
 
+@pytest.mark.parametrize("name", ["Conv2D_dilated", "Conv2D_groups"])
+def test_convolutions_that_some_processors_cannot_vectorise_are_taken_one_by_one(name):
+    case = next(case for case in CASES if case.name == name)
+    model = classifier(case)
+    images = np.random.default_rng(0).normal(size=(3, *case.shapes[0])).astype("float32")
+    importance = tlkit.estimate_importance(model, batches(images))
+    assert "Conv2D" in importance.notes[0]
+    assert_close(importance, mean_squares(model, images, 2))
+
+
 def test_no_layer_is_taken_at_once_that_has_no_case():
     covered = {type(case.make()) for case in PROVEN_CASES}
     assert set(PROVEN_LAYERS) - covered <= {keras.layers.InputLayer}

@@ -21,7 +21,7 @@ def vectorizable_convolutions(model: keras.Model) -> Iterator[None]:
     the gradient by the outputs it is one batched matrix product. The order of float sums alone
     differs.
     """
-    layers = [layer for layer in with_nested(model) if _is_plain(layer)]
+    layers = [layer for layer in with_nested(model) if is_plain_convolution(layer)]
     for layer in layers:
         layer.convolution_op = _convolution_of(layer)
     try:
@@ -36,14 +36,20 @@ def count_patch_values(model: keras.Model) -> int:
     return sum(
         prod(layer.kernel.shape[:3]) * prod(layer.output.shape[1:3])
         for layer in with_nested(model)
-        if _is_plain(layer) and None not in layer.output.shape[1:3]
+        if is_plain_convolution(layer) and None not in layer.output.shape[1:3]
     )
 
 
-def _is_plain(layer: keras.layers.Layer) -> bool:
+def is_plain_convolution(layer: keras.layers.Layer) -> bool:
+    """Whether the gradients of a layer can be taken for many samples at once.
+
+    Without oneDNN, which TensorFlow leaves out on some processors, its gradients on a CPU know no
+    dilated filters, and no groups of channels in a loop over samples.
+    """
     return (
         type(layer) is keras.layers.Conv2D
         and layer.groups == 1
+        and tuple(layer.dilation_rate) == (1, 1)
         and layer.data_format == "channels_last"
     )
 
@@ -52,7 +58,6 @@ def _convolution_of(layer: keras.layers.Conv2D) -> Callable[[Any, Any], tf.Tenso
     given = {
         "strides": layer.strides,
         "padding": layer.padding.upper(),
-        "dilations": layer.dilation_rate,
     }
 
     @tf.custom_gradient
@@ -84,7 +89,6 @@ def _patches(
     *,
     strides: Sequence[int],
     padding: str,
-    dilations: Sequence[int],
 ) -> tf.Tensor:
     """Returns what the filter sees at each output, `(batch, height, width, values)`.
 
@@ -93,15 +97,14 @@ def _patches(
     pads = [(0, 0)] * 2
     if padding == "SAME":
         for axis in range(2):
-            reach = (num_outputs[axis] - 1) * strides[axis] + (size[axis] - 1) * dilations[axis] + 1
+            reach = (num_outputs[axis] - 1) * strides[axis] + size[axis]
             missing = max(reach - images.shape[axis + 1], 0)
             pads[axis] = (missing // 2, missing - missing // 2)
     padded = tf.pad(images, [(0, 0), *pads, (0, 0)])
     seen = []
     for row in range(size[0]):
         for column in range(size[1]):
-            top, left = row * dilations[0], column * dilations[1]
-            bottom = top + (num_outputs[0] - 1) * strides[0] + 1
-            right = left + (num_outputs[1] - 1) * strides[1] + 1
-            seen.append(padded[:, top : bottom : strides[0], left : right : strides[1]])
+            bottom = row + (num_outputs[0] - 1) * strides[0] + 1
+            right = column + (num_outputs[1] - 1) * strides[1] + 1
+            seen.append(padded[:, row : bottom : strides[0], column : right : strides[1]])
     return tf.concat(seen, axis=-1)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import keras
 
+from tlkit.continual.sample_convolutions import is_plain_convolution
 from tlkit.utils.keras_private import is_graph_operation, is_plain_model
 
 _LAYERS = keras.layers
@@ -93,6 +94,7 @@ def _is_proven(operation: keras.Operation) -> bool:
     activation = getattr(operation, "activation", None) or keras.activations.linear
     return (
         kind in PROVEN_LAYERS
+        and (kind is not keras.layers.Conv2D or is_plain_convolution(operation))
         and activation in PROVEN_ACTIVATIONS
         and (activation is not keras.activations.softmax or rank == 2)
         and getattr(operation, "data_format", None) in (None, "channels_last")
