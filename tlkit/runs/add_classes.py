@@ -34,10 +34,11 @@ from tlkit.runs.directory import (
 )
 from tlkit.runs.outputs import evaluate_splits, export_into, leave, maps_of, training_pictures
 from tlkit.runs.phases import GROWING
-from tlkit.runs.record import RECORD_FILE, not_whole, record_of
+from tlkit.runs.record import not_whole, record_of
 from tlkit.runs.results import CalibrationDecision, RunResults
 from tlkit.runs.team import Team
 from tlkit.utils.progress import phase, phases
+from tlkit.utils.run_lock import RECORD_FILE
 from tlkit.utils.tensorflow_logging import load_tensorflow_quietly
 
 if TYPE_CHECKING:

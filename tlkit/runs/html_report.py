@@ -28,6 +28,7 @@ from tlkit.plots.training import plot_drift, plot_training
 from tlkit.runs.config import Choice
 from tlkit.training.reports import TrainingReport
 from tlkit.utils.files import written_aside
+from tlkit.utils.formatting import megabytes, percent
 from tlkit.utils.text_repr import visible
 
 MAX_LISTED = 50
@@ -292,8 +293,8 @@ def _usage(folder: Path, *, knows_unknown: bool) -> dict[str, str]:
     }
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
+def _percent(fraction: float) -> str:
+    return _unbroken(percent(fraction))
 
 
 def _duration(seconds: float) -> str:
@@ -308,9 +309,11 @@ def _parameters(number: int) -> str:
 
 
 def _megabytes(num_bytes: float) -> str:
-    if num_bytes < 1e9:
-        return f"{num_bytes / 1e6:,.1f}\N{NO-BREAK SPACE}MB"
-    return f"{num_bytes / 1e9:,.1f}\N{NO-BREAK SPACE}GB"
+    return _unbroken(megabytes(num_bytes))
+
+
+def _unbroken(text: str) -> str:
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _sentence(text: str) -> str:

@@ -10,6 +10,7 @@ from tlkit.runs.add_classes_config import Config
 from tlkit.runs.hub_header import MAX_IN_NAME, hub_header
 from tlkit.runs.record import RunRecord
 from tlkit.utils.files import written_aside
+from tlkit.utils.formatting import percent
 from tlkit.utils.text_repr import visible
 
 MAX_LISTED = 50
@@ -191,7 +192,7 @@ def _confusions(
         low, high = wilson_interval(number / total, total)
         yield (
             f"- {escaped(scores[truth]['name'])} for {escaped(scores[said]['name'])}: "
-            f"{number} of {total} images (95 % interval {_percent(low)} to {_percent(high)})"
+            f"{number} of {total} images (95 % interval {percent(low)} to {percent(high)})"
         )
 
 
@@ -285,7 +286,7 @@ def _training(record: RunRecord, metrics: Mapping[str, Any]) -> Iterator[str]:
             yield (
                 f"Of {tested['num_images']:,} test images, whose classes are known, "
                 f"{100 * tested['rate']:.1f} % are called unknown (95 % interval "
-                f"{_percent(low)} to {_percent(high)})."
+                f"{percent(low)} to {percent(high)})."
             )
 
 
@@ -385,11 +386,7 @@ def _trials(share: float, num_trials: int) -> list[str]:
 
 
 def _share(share: float, ends: Sequence[float]) -> tuple[str, str]:
-    return _percent(share), f"{_percent(ends[0])} to {_percent(ends[1])}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    return percent(share), f"{percent(ends[0])} to {percent(ends[1])}"
 
 
 def _last_part(path: str) -> str:

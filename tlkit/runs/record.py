@@ -17,8 +17,7 @@ from tlkit.runs.add_classes_config import AddClassesConfig, Config, config_from_
 from tlkit.runs.config import Choice, RunConfig, check_kind
 from tlkit.runs.split_table import FORMAT
 from tlkit.utils.files import write_json
-
-RECORD_FILE = "run.json"
+from tlkit.utils.run_lock import RECORD_FILE
 
 Content = TypeVar("Content")
 
