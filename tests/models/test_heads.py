@@ -8,7 +8,6 @@ from tlkit.models.heads import (
     feature_cut,
     head_from_features,
     head_kind,
-    head_layers,
     outputs_logits,
     probabilities,
 )
@@ -88,7 +87,6 @@ def test_the_head_alone_does_what_the_model_does(arguments, shape, names, pixels
     assert head.input_shape == shape
     assert [layer.name for layer in head.layers[1:]] == names
     assert np.array_equal(head(features), model(pixels(model)))
-    assert head_layers(model)[-1] is head.layers[-1]
 
 
 def test_training_the_head_trains_the_model(pixels, tmp_path):
