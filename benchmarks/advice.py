@@ -3,15 +3,15 @@ r"""Whether advice holds: similarity, what to train, which backbone, calibration
     python benchmarks/advice.py PART --weights FILE --flowers F --hymenoptera H --cifar10 C \
         --mnist M
 
-FILE holds weights of MobileNet-0.25, F and H folders of photographs in classes, C holds
-test/CLASS with pictures of 32x32, M is an `.npz` file of digits. PART is one of
+FILE holds weights of MobileNet-0.25, F and H folders of images in classes, C holds
+test/CLASS with images of 32x32, M is an `.npz` file of digits. PART is one of
 
     similarity  flowers, ants and bees, digits, and flowers with their pixels shuffled: which are
                 nearer to what the network was trained on
     recommend   what `recommend` chooses against all else that it might have chosen, over seeds
     ranking     the order of backbones by their probes against the order after fine-tuning
     trust       calibration error on test images before and after `calibrate`; known test images
-                and pictures of other sets that `fit_rejection` refuses
+                and images of other sets that `fit_rejection` refuses
     cost        `compare_backbones` of three backbones against their extraction passes alone
 
 Test images take part in no decision. Each line of `recommend` is printed as JSON when it is there,
@@ -47,7 +47,7 @@ MODES = {  # unfreeze and strength of an anchor; the head alone is solved first 
     "all": ("all", 0.0),
     "all, weak anchor": ("all", ANCHORS["weak"]),
 }
-CASES = {  # pictures to learn from, one fifth of them to validate on, and the size in pixels
+CASES = {  # images to learn from, one fifth of them to validate on, and the size in pixels
     "flowers": (("flowers", 50, 224), ("flowers", 200, 224), ("flowers", 700, 224)),
     "hymenoptera": (("hymenoptera", 240, 224),),
     "cifar10": (("cifar10", 200, 96), ("cifar10", 1000, 96)),
@@ -58,7 +58,7 @@ SHUFFLED = 300
 
 
 def files_by_class(folder: Path) -> dict[str, list[Path]]:
-    """From a class to its pictures, whatever split they lie in."""
+    """From a class to its images, whatever split they lie in."""
     classes: dict[str, list[Path]] = {}
     for file in sorted(folder.rglob("*.jpg")):
         classes.setdefault(file.parent.name, []).append(file)
@@ -66,7 +66,7 @@ def files_by_class(folder: Path) -> dict[str, list[Path]]:
 
 
 def drawn(folder: Path, number: int, size: int, seed: int, work: Path) -> ImageData:
-    """So many pictures to learn from, drawn evenly from the classes; others to test on."""
+    """So many images to learn from, drawn evenly from the classes; others to test on."""
     classes = files_by_class(folder)
     generator = np.random.default_rng(seed)
     most = min(MOST_TEST, sum(map(len, classes.values())) - number)
@@ -123,7 +123,7 @@ def similarity(given: argparse.Namespace, work: Path) -> None:
 
 
 def shuffled(path: str) -> np.ndarray:
-    """One photograph at 224 pixels, its pixels in random order."""
+    """One image at 224 pixels, its pixels in random order."""
     image = np.asarray(keras.utils.load_img(path, target_size=(224, 224)), "uint8")
     pixels = image.reshape(-1, 3)
     return np.random.default_rng(0).permutation(pixels).reshape(image.shape)
@@ -148,7 +148,7 @@ def recommend(given: argparse.Namespace, work: Path) -> None:
             lines.append(line)
             print(json.dumps(line), flush=True)
     lines.sort(key=lambda one: (cases.index((one["set"], one["number"])), one["seed"]))
-    print("\n| pictures | recommended | tested on | " + " | ".join(MODES) + " | against the best |")
+    print("\n| images | recommended | tested on | " + " | ".join(MODES) + " | against the best |")
     for (name, number), own in itertools.groupby(lines, lambda one: (one["set"], one["number"])):
         print(row(f"{number} of {name}", list(own)), flush=True)
 
@@ -233,7 +233,7 @@ def ranking(given: argparse.Namespace, work: Path) -> None:
 
 
 def trust(given: argparse.Namespace, work: Path) -> None:
-    """Prints calibration error and loss on test images, and shares of pictures refused."""
+    """Prints calibration error and loss on test images, and shares of images refused."""
     strangers = {
         "CIFAR-10": some_of(given.cifar10, 300),
         "ants and bees": some_of(given.hymenoptera, 300),
@@ -265,7 +265,7 @@ def trust(given: argparse.Namespace, work: Path) -> None:
 
 
 def some_of(folder: Path, number: int) -> np.ndarray:
-    """Pictures of all classes, stretched to 224 pixels."""
+    """Images of all classes, stretched to 224 pixels."""
     files = [file for some in files_by_class(folder).values() for file in some]
     chosen = np.random.default_rng(0).permutation(len(files))[:number]
     return np.stack(
@@ -299,7 +299,7 @@ def cost(given: argparse.Namespace, work: Path) -> None:
     print(tlkit.compare_backbones(data, names, cache=work / "compared"))
     whole = time.perf_counter() - started
     print(
-        f"{data.train.num_images} pictures: compared in {whole:.1f} s, the three extraction passes "
+        f"{data.train.num_images} images: compared in {whole:.1f} s, the three extraction passes "
         f"alone {passes:.1f} s, beyond them {whole - passes:.1f} s"
     )
 

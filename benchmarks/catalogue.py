@@ -14,7 +14,7 @@ the catalogue's figure, cuts, groups, and the checks that failed:
                  whole, bit for bit
     trainable    unfreezing each group trains that group and all after it, and nothing else
     reload       saved and loaded by plain Keras: the same outputs bit for bit, the same signature
-    explained    Grad-CAM of two classes with opposite weights gives maps of the picture's size,
+    explained    Grad-CAM of two classes with opposite weights gives maps of the image's size,
                  0...1, which are not both empty
 
 Everything is computed at a small image size; the largest networks need about 8 GB of memory.

@@ -2,7 +2,7 @@
 
     python benchmarks/decoding.py PHOTOGRAPHS
 
-PHOTOGRAPHS is a folder of class folders. From its first photographs three sets are made in a
+PHOTOGRAPHS is a folder of class folders. From its first images three sets are made in a
 temporary folder: 12-megapixel ones, 500x375 ones, and 500x375 ones with EXIF data. Each is read
 at 224x224 by `keras.utils.image_dataset_from_directory`, by the same pipeline with
 `antialias=True` (Keras's loader has no switch for it), and by tlkit. Batches per second are taken
@@ -34,7 +34,7 @@ ROUNDS = 5
 
 
 def write_set(sources: list[Path], folder: Path, size: tuple[int, int], with_exif: bool) -> None:
-    """Writes the photographs at one size, in two classes."""
+    """Writes the images at one size, in two classes."""
     exif = Image.Exif()
     if with_exif:
         exif[0x010F], exif[0x0112] = "maker", 1
@@ -47,7 +47,7 @@ def write_set(sources: list[Path], folder: Path, size: tuple[int, int], with_exi
 
 
 def pipelines(folder: Path) -> dict[str, tf.data.Dataset]:
-    """Endless batches of the same pictures, read in three ways."""
+    """Endless batches of the same images, read in three ways."""
     by_keras = keras.utils.image_dataset_from_directory(
         folder, image_size=IMAGE_SIZE, batch_size=None, shuffle=False, verbose=False
     )
@@ -90,11 +90,11 @@ def measure(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("photographs", type=Path)
+    parser.add_argument("images", type=Path)
     arguments = parser.parse_args()
-    photographs = sorted(arguments.photographs.rglob("*.jpg"))
-    if not photographs:
-        parser.error(f"there is no .jpg file in {arguments.photographs}")
+    images = sorted(arguments.images.rglob("*.jpg"))
+    if not images:
+        parser.error(f"there is no .jpg file in {arguments.images}")
     with tempfile.TemporaryDirectory() as root:
         os.environ["TLKIT_CACHE"] = str(Path(root) / "cache")
         sets = [
@@ -104,7 +104,7 @@ def main() -> None:
         ]
         for title, size, count, with_exif, num_batches in sets:
             folder = Path(root) / title
-            write_set(photographs[:count], folder, size, with_exif)
+            write_set(images[:count], folder, size, with_exif)
             speeds, starts = measure(pipelines(folder), num_batches)
             print(title)
             for name, speed in speeds.items():

@@ -5,7 +5,7 @@
 Weights are random, which changes no forward pass; heads take longer to solve on the nearly
 dependent features that they make. For each backbone: images per second of the forward pass alone,
 three ways; then `train_head` on the folder from nothing, again, and with one tenth of the
-photographs new.
+images new.
 """
 
 import argparse
@@ -65,10 +65,10 @@ def whole_calls(backbone: str, photos: str) -> None:
         files = sorted(path for path in Path(photos).glob("*/*") if path.is_file())
         late = set(files[::10])
         seconds = []
-        for step in ("first", "second", "with new photographs"):
+        for step in ("first", "second", "with new images"):
             for path in files:
                 target = part / path.parent.name / path.name
-                if (path not in late or step == "with new photographs") and not target.exists():
+                if (path not in late or step == "with new images") and not target.exists():
                     target.parent.mkdir(parents=True, exist_ok=True)
                     target.symlink_to(path.resolve())
             data = tlkit.load_folder(part, cache=temporary)

@@ -1,4 +1,4 @@
-"""Compares tlkit with plain Keras's guide recipe on one folder of photographs, seed by seed.
+"""Compares tlkit with plain Keras's guide recipe on one folder of images, seed by seed.
 
     python benchmarks/flowers.py PHOTOS --backbone mobilenet_025 --weights FILE --seeds 5
 

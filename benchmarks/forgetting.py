@@ -1,9 +1,9 @@
-"""Three classes of photographs, then two more: what each constraint gains, and what it forgets.
+"""Three classes of images, then two more: what each constraint gains, and what it forgets.
 
     python benchmarks/forgetting.py PHOTOS --backbone mobilenet_025 --weights FILE --seeds 3
 
 A classifier of the first three classes is fine-tuned; two outputs are added, and the network is
-trained on pictures of the other two classes alone. Accuracies are on test images, which no decision
+trained on images of the other two classes alone. Accuracies are on test images, which no decision
 was made on, in two readings: task-incremental (the task is told, so only its classes are in
 question) and class-incremental (all five are). Strengths and shares are chosen on validation.
 """

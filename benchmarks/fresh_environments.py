@@ -2,11 +2,11 @@
 
     python benchmarks/fresh_environments.py PHOTOS --environments FOLDER
 
-Trains `resnet20`'s head on the photographs, exports it to every format, and asks each file in a
+Trains `resnet20`'s head on the images, exports it to every format, and asks each file in a
 virtual environment of its own that holds the format's runtime and what that needs, at this
 environment's versions. Environments are made in FOLDER the first time. What is said there about
-test photographs is held to the format's bounds, as at every export, with the labels; the SavedModel
-is asked about files too, by its signature for encoded pictures, and how often it names the class
+test images is held to the format's bounds, as at every export, with the labels; the SavedModel
+is asked about files too, by its signature for encoded images, and how often it names the class
 that tlkit names is printed.
 """
 
@@ -54,9 +54,7 @@ def main() -> None:
     images = np.concatenate([images.numpy() for images, _ in batches]).astype(np.uint8)
     labels = np.concatenate([labels.numpy() for _, labels in batches])
     expected = np.asarray(probabilities(model(images.astype("float32"), training=False), model))
-    print(
-        "| format | installed | difference | accuracy lower by | pictures | loads in | a picture |"
-    )
+    print("| format | installed | difference | accuracy lower by | images | loads in | an image |")
     print("| --- " * 7 + "|")
     files = "the SavedModel was not asked"
     with tempfile.TemporaryDirectory() as work:

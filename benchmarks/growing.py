@@ -9,17 +9,17 @@ that begins with the first two classes.
     expand      tlkit.expand with isolate=True; old logits are compared bit for bit after each task
     fine-tune   the whole network goes on with each task, with outputs of its own for it
     anchor      the same, anchored to what it was after the task before
-    joint       all tasks at once; batches hold pictures of all
+    joint       all tasks at once; batches hold images of all
 
-Accuracy is task-incremental: among the two classes of each picture's task, on test pictures.
+Accuracy is task-incremental: among the two classes of each image's task, on test images.
 
 `classes`: resnet20 trained on five classes of CIFAR-10 from random weights, then
 `tlkit add-classes` with the other five, with 0, 20 and 100 exemplars a class; against plain
 fine-tuning on the new five, and against training on all ten from the start. Accuracy is among all
 ten classes.
 
-CIFAR10_FOLDER holds train/CLASS and test/CLASS with pictures of 32x32; MNIST_NPZ `x_train`,
-`y_train`, `x_test`, `y_test`. `--limit` takes so many pictures of each class and split.
+CIFAR10_FOLDER holds train/CLASS and test/CLASS with images of 32x32; MNIST_NPZ `x_train`,
+`y_train`, `x_test`, `y_test`. `--limit` takes so many images of each class and split.
 """
 
 import argparse
@@ -77,7 +77,7 @@ class Outcome:
 
 
 def load(path: Path, limit: int | None) -> tuple[Split, Split, list[str]]:
-    """Training pictures, test pictures and the names of the ten classes."""
+    """Training images, test images and the names of the ten classes."""
     if path.suffix == ".npz":
         arrays = np.load(path)
         splits = []
@@ -128,10 +128,10 @@ def cross_entropy() -> keras.losses.Loss:
 
 @keras.saving.register_keras_serializable("benchmarks")
 class WithinTask(keras.losses.Loss):
-    """Cross-entropy among the two classes of each picture's task."""
+    """Cross-entropy among the two classes of each image's task."""
 
     def call(self, y_true, y_pred):
-        """Returns the loss of each picture."""
+        """Returns the loss of each image."""
         labels = keras.ops.cast(keras.ops.reshape(y_true, [-1]), "int32")
         by_task = keras.ops.reshape(y_pred, (-1, NUM_TASKS, 2))
         own = keras.ops.sum(
@@ -299,7 +299,7 @@ def main() -> None:
     parser.add_argument("what", choices=["tasks", "classes"])
     parser.add_argument("path", type=Path)
     parser.add_argument("--epochs", type=int)
-    parser.add_argument("--limit", type=int, help="pictures of each class and split")
+    parser.add_argument("--limit", type=int, help="images of each class and split")
     parser.add_argument("--work", type=Path, help="folder for the runs; must be empty")
     given = parser.parse_args()
     if given.what == "tasks":

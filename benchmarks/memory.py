@@ -1,9 +1,9 @@
-"""Peak memory of head training with few and with many photographs.
+"""Peak memory of head training with few and with many images.
 
     python benchmarks/memory.py PHOTOS [--counts 1000,10000]
 
-Photographs are copies of those of PHOTOS with a few bytes appended, so that each counts as another
-picture. Each count runs in a process of its own; what is compared is its peak resident memory less
+Images are copies of those of PHOTOS with a few bytes appended, so that each counts as another
+image. Each count runs in a process of its own; what is compared is its peak resident memory less
 rows x features x 4 bytes.
 """
 
@@ -18,7 +18,7 @@ from peak import peak_bytes
 
 
 def write_copies(photos: Path, folder: Path, count: int) -> None:
-    """Writes `count` pictures with different bytes: what follows a JPEG's end is not read."""
+    """Writes `count` images with different bytes: what follows a JPEG's end is not read."""
     files = sorted(path for path in photos.glob("*/*.jpg") if path.is_file())
     for number in range(count):
         source = files[number % len(files)]
@@ -66,7 +66,7 @@ def main() -> None:
         figures = json.loads(done.stdout.splitlines()[-1])
         beyond.append(figures["beyond"])
         print(
-            f"{count} photographs: peak {figures['peak'] / 2**20:.0f} MiB, "
+            f"{count} images: peak {figures['peak'] / 2**20:.0f} MiB, "
             f"{figures['beyond'] / 2**20:.0f} MiB beyond its {figures['rows']} rows"
         )
     print(f"beyond the rows: {beyond[-1] / beyond[0]:.3f} times as much")

@@ -2,9 +2,9 @@
 
     python benchmarks/near_duplicates.py FOLDER [FOLDER ...]
 
-Each FOLDER holds photographs, in folders of classes. Every two different photographs of one folder
+Each FOLDER holds images, in folders of classes. Every two different images of one folder
 are compared: the nearest pairs are listed, to be looked at, and counted for several bounds. Of
-every fourth photograph changed copies are made in a temporary folder; printed is the share of them
+every fourth image changed copies are made in a temporary folder; printed is the share of them
 that is found for each kind of change and each bound.
 """
 
@@ -25,7 +25,7 @@ from tlkit.data.images import ImageSplit
 from tlkit.data.inspection import look_through
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.listing import list_folder
-from tlkit.data.perceptual import hash_pictures, num_differing
+from tlkit.data.perceptual import hash_images, num_differing
 
 BOUNDS = (16, 32, 48, 64, 72, 80)
 NUM_LISTED = 8
@@ -70,7 +70,7 @@ CHANGES: dict[str, Callable[[Image.Image], bytes]] = {
 def hashes_of(paths: list[str], digests: list[str], cache: str) -> np.ndarray:
     labels = np.zeros(len(paths), np.int64)
     split = ImageSplit("all", tuple(paths), labels, tuple(digests), (32, 32), 32, 0)
-    return hash_pictures([split], cache=cache, notes=[])
+    return hash_images([split], cache=cache, notes=[])
 
 
 def main() -> None:
@@ -81,13 +81,13 @@ def main() -> None:
     apart = []
     with tempfile.TemporaryDirectory() as cache:
         for folder in given.folders:
-            _, pictures, _ = look_through(list_folder(folder), max_pixels=MAX_PIXELS, cache=cache)
-            different = list({picture.digest: picture for picture in pictures}.values())
-            paths = [picture.path for picture in different]
-            hashes = hashes_of(paths, [picture.digest for picture in different], cache)
+            _, images, _ = look_through(list_folder(folder), max_pixels=MAX_PIXELS, cache=cache)
+            different = list({image.digest: image for image in images}.values())
+            paths = [image.path for image in different]
+            hashes = hashes_of(paths, [image.digest for image in different], cache)
             rows, columns = np.triu_indices(len(paths), 1)
             apart.append(num_differing(hashes, hashes)[rows, columns])
-            print(f"{folder}: {len(paths)} different photographs, {len(rows)} pairs; the nearest:")
+            print(f"{folder}: {len(paths)} different images, {len(rows)} pairs; the nearest:")
             for pair in np.argsort(apart[-1], kind="stable")[:NUM_LISTED]:
                 both = f"{paths[rows[pair]]}  {paths[columns[pair]]}"
                 print(f"  {apart[-1][pair]:3d} bits  {both}")

@@ -9,9 +9,9 @@ library, TensorFlow and Keras at the versions of this environment. Environments 
 the first time, or given: `--python KerasHub=/path/to/python`. What cannot be installed is said.
 
 The recipes are in `recipes.py`; "lines" are those of a recipe that a user writes, to build the
-backbone counted as one. Seconds begin before the photographs are read; imports and measuring on
-test pictures are left out. Memory is the peak resident memory of the process itself, imports
-included. Accuracy is on test pictures, which no decision was made on.
+backbone counted as one. Seconds begin before the images are read; imports and measuring on
+test images are left out. Memory is the peak resident memory of the process itself, imports
+included. Accuracy is on test images, which no decision was made on.
 """
 
 import argparse
@@ -50,7 +50,7 @@ class Figures:
 
     Attributes:
         phase: A name of `recipes`.
-        accuracy: On the test pictures, 0...1.
+        accuracy: On the test images, 0...1.
         seconds: Since the recipe's beginning.
         mebibytes: Peak resident memory so far.
         lines: What a user writes until then.
@@ -98,7 +98,7 @@ def timed(phases: recipes.Phases) -> Iterator[tuple[str, Callable[[], float] | N
 
 
 def lay_out(photos: str, folder: Path, seed: int, limit: int | None) -> int:
-    """Splits the photographs, `limit` of a class and split; returns how many of them test."""
+    """Splits the images, `limit` of a class and split; returns how many of them test."""
     import tlkit
 
     data = tlkit.load_folder(photos, seed=seed)
@@ -164,7 +164,7 @@ def main() -> None:
     parser.add_argument("--peers", nargs="+", choices=PACKAGES, default=list(PACKAGES))
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=recipes.EPOCHS, help="of a peer's phases")
-    parser.add_argument("--limit", type=int, help="so many photographs of each class and split")
+    parser.add_argument("--limit", type=int, help="so many images of each class and split")
     parser.add_argument("--recipe", choices=PACKAGES, help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -197,7 +197,7 @@ def main() -> None:
                     for one in figures
                 )
                 print(f"seed {seed}, {peer}: {said}", flush=True)
-    print(f"\n{given.seeds} seeds, {', '.join(map(str, num_test))} test photographs\n")
+    print(f"\n{given.seeds} seeds, {', '.join(map(str, num_test))} test images\n")
     print(table(results))
     for peer in peers:
         print(f"{peer}: {versions_in(pythons[peer], PACKAGES[peer])}")

@@ -1,7 +1,7 @@
 """The same job as users of several libraries write it: what `flowers.py` and `peers.py` measure.
 
 Each recipe is a generator. It yields the name of a phase when that is done, and a function that
-measures the accuracy on the test pictures; what runs between two yields is what the phase costs,
+measures the accuracy on the test images; what runs between two yields is what the phase costs,
 and its lines are what a user writes for it. Nothing is imported here that only one of the libraries
 has: each recipe runs where its own is installed.
 

@@ -52,9 +52,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def shared():
-    """The folder with real photographs and weights that may lie beside the checkout."""
+    """The folder with real images and weights that may lie beside the checkout."""
     if not (SHARED / "data").is_dir():
-        pytest.skip("no real photographs and weights lie beside this checkout")
+        pytest.skip("no real images and weights lie beside this checkout")
     return SHARED
 
 
@@ -77,7 +77,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def photos(tmp_path):
-    """A folder of 60 small pictures in two classes that differ in colour."""
+    """A folder of 60 small images in two classes that differ in colour."""
     return write_photos(tmp_path / "photos", {"green": 30, "red": 30})
 
 
@@ -93,7 +93,7 @@ def set_seeds(seed: int) -> None:
     """Does what `keras.utils.set_random_seed` does, but for TensorFlow's own seed.
 
     Keras draws by its own seeds, and with every new one of its own TensorFlow drops the kernels it
-    has made: the first picture decoded after that took half a second.
+    has made: the first image decoded after that took half a second.
     """
     with mock.patch.object(tf.random, "set_seed"):
         keras.utils.set_random_seed(seed)
@@ -116,7 +116,7 @@ def bfloat16_differs_by(monkeypatch, difference: float) -> None:
 def write_photos(folder: Path, counts: dict[str, int], size: int = 40, seed: int = 0) -> Path:
     """Writes `CLASS/NUMBER.jpg`, noise around one colour for each class.
 
-    Higher counts, written to the same folder, add pictures and change none.
+    Higher counts, written to the same folder, add images and change none.
     """
     for index, (name, count) in enumerate(sorted(counts.items())):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -127,7 +127,7 @@ def write_photos(folder: Path, counts: dict[str, int], size: int = 40, seed: int
 
 
 def noise(index: int, number: int, size: int, seed: int = 0) -> np.ndarray:
-    """Returns one picture, noise around the colour of a class."""
+    """Returns one image, noise around the colour of a class."""
     colour = np.zeros(3)
     colour[index % 3] = 150
     pixels = np.random.default_rng((seed, index, number)).uniform(0, 100, (size, size, 3)) + colour

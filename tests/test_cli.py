@@ -118,8 +118,8 @@ def test_evaluate_and_predict_and_export(finished, called, tmp_path):
     assert done.returncode == 0, done.stderr
     assert chatter(done.stderr) == []
     assert "12 images" in done.stdout
-    picture = more / "red" / "000.jpg"
-    done = tlkit("predict", run, picture, "--json")
+    image = more / "red" / "000.jpg"
+    done = tlkit("predict", run, image, "--json")
     assert done.returncode == 0, done.stderr
     (answer,) = json.loads(done.stdout)
     assert answer["label"] == "red"
@@ -130,8 +130,8 @@ def test_evaluate_and_predict_and_export(finished, called, tmp_path):
     done = called("export", run, "--to", tmp_path / "saved", "--version", "1")
     assert "in a fresh process" in done.stdout, done.stderr
     assert [path.name for path in (tmp_path / "saved").iterdir()] == ["1"]
-    assert "red" in called("predict", tmp_path / "saved" / "1", picture).stdout
-    for command, *rest in (("predict", picture), ("serve", "--port", "0")):
+    assert "red" in called("predict", tmp_path / "saved" / "1", image).stdout
+    for command, *rest in (("predict", image), ("serve", "--port", "0")):
         done = called(command, tmp_path / "saved", *rest)
         assert done.returncode == 2
         assert done.stderr.endswith(f"Give {str(tmp_path / 'saved' / '1')!r}.\n")
@@ -142,7 +142,7 @@ def test_predict_gives_the_rest_names_what_is_bad_and_ends_with_status_1(
 ):
     photos, run, _ = finished
     bad = tmp_path / "bad\x1b[2J.jpg"
-    bad.write_text("no picture")
+    bad.write_text("no image")
     good = [photos / "red" / "000.jpg", photos / "green" / "000.jpg"]
     done = called("predict", run, good[0], bad, good[1], "--json")
     assert done.returncode == 1
@@ -185,7 +185,7 @@ def test_add_classes_trains_says_what_it_cost_and_ends_well(finished, tmp_path):
     assert chatter(done.stderr) == []
     log = (tmp_path / "run2" / "log.txt").read_text()
     assert "2 old classes and 1 new: violet" in log
-    assert "6 stored features of old pictures were replayed" in log
+    assert "6 stored features of old images were replayed" in log
     assert "before weights were aligned: old" in log
     assert "old classes: 100.0 % before, " in done.stdout
     assert "3 classes: green, red, violet" in done.stdout
@@ -255,11 +255,11 @@ def test_a_manifest_stands_where_a_folder_may(finished, called, tmp_path):
     done = called("inspect", tmp_path / "m.csv")
     assert done.returncode == 0, done.stderr
     assert "red            31" in done.stdout
-    assert "pictures compared" not in done.stdout
+    assert "images compared" not in done.stdout
     done = called("inspect", tmp_path / "m.csv", "--near-duplicates")
     assert done.returncode == 0, done.stderr
     assert chatter(done.stderr) == []
-    assert "61 different pictures compared: 1 near-duplicate pair (" in done.stdout
+    assert "61 different images compared: 1 near-duplicate pair (" in done.stdout
     assert "Under different labels (1)" in done.stdout
     done = called("evaluate", run, tmp_path / "m.csv")
     assert done.returncode == 0, done.stderr
@@ -282,7 +282,7 @@ def test_the_bound_of_pixels_can_be_set(finished, called, tmp_path):
     ("arguments", "message"),
     [
         (["train", "nowhere", "--out", "run"], "PHOTOS nowhere, which does not exist"),
-        (["train", "nowhere"], "PHOTOS must be a folder of pictures. Received: PHOTOS nowhere,"),
+        (["train", "nowhere"], "PHOTOS must be a folder of images. Received: PHOTOS nowhere,"),
         (["train", "photos", "--out", "run", "--from", "nowhere"], "--from must be the folder of"),
         (["train", "photos", "--out", "w.txt/run"], "w.txt' is a file"),
         (

@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, offline, by public names alone, and show pictures."""
+"""The notebooks run from top to bottom, offline, by public names alone, and show images."""
 
 import ast
 import json
@@ -63,7 +63,7 @@ def run(path, given=(), until=None):
 
 
 def as_shown(value):
-    """What a notebook shows of a cell's last value: a picture, HTML, or plain text."""
+    """What a notebook shows of a cell's last value: an image, HTML, or plain text."""
     for method in ("_repr_png_", "_repr_html_"):
         if hasattr(value, method):
             return getattr(value, method)()
@@ -124,7 +124,7 @@ UNTIL = {
     "choose_backbone": "tlkit.compare_backbones",
     "export_and_serve": "subprocess.Popen",
 }
-"""What a notebook does to the reader's own pictures goes until there."""
+"""What a notebook does to the reader's own images goes until there."""
 
 SMALLER = [("max_trials=3", "max_trials=1")]
 """Settings that take a reader some minutes, and the tests fewer."""
@@ -149,7 +149,7 @@ def test_every_check_has_its_notebook():
 
 
 def write_own_photos(folder, names):
-    """Pictures of different sizes and shapes, 12 of each class."""
+    """Images of different sizes and shapes, 12 of each class."""
     generator = np.random.default_rng(0)
     for index, name in enumerate(names):
         (folder / name).mkdir(parents=True)
@@ -162,7 +162,7 @@ def write_own_photos(folder, names):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_takes_pictures_of_different_sizes(path, tmp_path):
+def test_a_notebook_takes_images_of_different_sizes(path, tmp_path):
     photos = write_own_photos(tmp_path / "photos", ["ant", "bee"])
     more = write_own_photos(
         tmp_path / "more", ["cow", "dog"] if path.stem == "extend" else ["ant", "bee"]
@@ -178,7 +178,7 @@ def test_a_notebook_takes_pictures_of_different_sizes(path, tmp_path):
     assert any(isinstance(one, bytes) and one.startswith(PNG) for one in shown)
     if path.stem == "export_and_serve":
         assert data.validation.num_images < 20
-        assert "too few validation pictures" in shown[0]
+        assert "too few validation images" in shown[0]
         assert names["report"].num_samples == data.test.num_images
 
 

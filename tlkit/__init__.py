@@ -1,4 +1,4 @@
-"""tlkit: transfer learning on Keras 3, from a folder of photographs to an exported model.
+"""tlkit: transfer learning on Keras 3, from a folder of images to an exported model.
 
 The public names are loaded when they are first used: importing tlkit loads no TensorFlow.
 """

@@ -202,7 +202,7 @@ def train(
     resume: Resume = True,
     distribute: Distribute = None,
 ) -> None:
-    """Train a classifier on a folder of photographs and export it."""
+    """Train a classifier on a folder of images and export it."""
     from tlkit.runs.train import make_run
 
     was_finished = out is not None and is_finished(out)
@@ -225,7 +225,7 @@ def evaluate(  # noqa: PLR0917 - typer calls it by name
     distribute: Distribute = None,
     as_json: Annotated[bool, Flag("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Measure a run's model on other photographs of its classes."""
+    """Measure a run's model on other images of its classes."""
     from tlkit.runs.inference import evaluate_run
 
     with phase("evaluating"):
@@ -303,10 +303,10 @@ def serve(  # noqa: PLR0917 - typer calls it by name
     port: Annotated[int, Whole(help="Port to listen on.")] = 8000,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     max_megabytes: Annotated[
-        int, Whole(help="The most that a picture file may have, in 2**20 bytes.")
+        int, Whole(help="The most that an image file may have, in 2**20 bytes.")
     ] = MAX_MEGABYTES,
     max_megapixels: Annotated[
-        int, Whole(help="The most that a picture may have, in 2**20 pixels.")
+        int, Whole(help="The most that an image may have, in 2**20 pixels.")
     ] = MAX_MEGAPIXELS,
     access_log: Annotated[
         bool, Flag("--access-log/--no-access-log", help="A line for each request.")
@@ -339,18 +339,18 @@ def serve(  # noqa: PLR0917 - typer calls it by name
 def inspect(
     photos: Photos,
     near_duplicates: Annotated[
-        bool, Flag("--near-duplicates", help="Find pictures that look alike, too.")
+        bool, Flag("--near-duplicates", help="Find images that look alike, too.")
     ] = False,
     max_pixels: Annotated[int, MaxPixels] = MAX_PIXELS,
     damaged: Damaged = "keep",
 ) -> None:
-    """Check a folder of photographs: counts, unreadable files, duplicates, leaks."""
+    """Check a folder of images: counts, unreadable files, duplicates, leaks."""
     from tlkit.data.inspection import inspect_listing
-    from tlkit.data.manifests import list_pictures
+    from tlkit.data.manifests import list_images
 
     check_choice("damaged", damaged, DAMAGED)
     with phase("inspecting"):
-        listing = list_pictures(photos, argument="photos")
+        listing = list_images(photos, argument="photos")
         load_tensorflow_quietly()
         if not near_duplicates:
             text = str(inspect_listing(listing, max_pixels=max_pixels, damaged=damaged))
@@ -379,7 +379,7 @@ def add_classes(  # noqa: PLR0917 - typer calls it by name
 ) -> None:
     """Add the classes of a folder to a finished run, and keep the old ones as they are.
 
-    Further pictures of old classes in the folder only hold their place against the new ones: old
+    Further images of old classes in the folder only hold their place against the new ones: old
     classes learn nothing from them. tlkit train --from is for that.
     """
     from tlkit.runs.add_classes import add_classes_run
@@ -409,7 +409,7 @@ def compare(  # noqa: PLR0917 - typer calls it by name
     max_megabytes: MaxMegabytes = None,
     budget: Annotated[
         float | None,
-        Number(metavar="SECONDS", help="For all backbones to see the photographs; else a sample."),
+        Number(metavar="SECONDS", help="For all backbones to see the images; else a sample."),
     ] = None,
     plot: Annotated[
         Path | None,
@@ -417,9 +417,9 @@ def compare(  # noqa: PLR0917 - typer calls it by name
     ] = None,
     as_json: Annotated[bool, Flag("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Compare backbones on a folder of photographs before training any."""
+    """Compare backbones on a folder of images before training any."""
     from tlkit.advice.candidates import DEFAULT_BACKBONES, check_limits, parse_candidates
-    from tlkit.data.manifests import load_pictures
+    from tlkit.data.manifests import load_images
 
     names = DEFAULT_BACKBONES if backbones is None else backbones
     entries = parse_candidates(names, argument="backbones")
@@ -432,7 +432,7 @@ def compare(  # noqa: PLR0917 - typer calls it by name
         from tlkit.advice.backbones import compare_backbones
 
         comparison = compare_backbones(
-            load_pictures(photos, argument="photos"),
+            load_images(photos, argument="photos"),
             list(entries),
             image_size="own",
             max_milliseconds=max_milliseconds,

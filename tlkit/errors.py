@@ -2,7 +2,7 @@
 
     TlkitError
     ├── ArgumentError (ValueError)    an argument breaks its rule
-    ├── DataError (ValueError)        the pictures cannot be used as asked
+    ├── DataError (ValueError)        the images cannot be used as asked
     ├── WeightsError (OSError)        weights cannot be had, or do not fit
     ├── TrainingError (RuntimeError)  training cannot go on
     ├── RunError (RuntimeError)       a run directory cannot be used as asked
@@ -30,7 +30,7 @@ class ArgumentError(TlkitError, ValueError):
 
 
 class DataError(TlkitError, ValueError):
-    """The pictures cannot be used as asked."""
+    """The images cannot be used as asked."""
 
 
 class WeightsError(TlkitError, OSError):

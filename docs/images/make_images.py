@@ -3,7 +3,7 @@
     python docs/images/make_images.py FLOWERS --weights mobilenet_2_5_224_tf_no_top.h5
 
 FLOWERS is a folder of 1,000 images of flowers in five classes, part of the data set tf_flowers;
-the weights are Keras's own ImageNet weights for MobileNet-0.25. The figures hold no photographs.
+the weights are Keras's own ImageNet weights for MobileNet-0.25. The figures hold no images.
 """
 
 import argparse

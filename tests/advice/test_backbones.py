@@ -1,4 +1,4 @@
-"""Backbones are ranked by what they can tell of the pictures; limits and missing weights hold."""
+"""Backbones are ranked by what they can tell of the images; limits and missing weights hold."""
 
 import dataclasses
 import json
@@ -176,7 +176,7 @@ def test_classes_may_count_the_same_where_backbones_are_ranked(data, monkeypatch
 def test_data_that_cannot_be_compared_on_is_refused(data):
     with pytest.raises(ArgumentError, match="`data` must be what load_folder"):
         compare_backbones(data.train.dataset())
-    rows = np.flatnonzero(np.cumsum(data.train.labels) <= 1)  # one picture of the second class
+    rows = np.flatnonzero(np.cumsum(data.train.labels) <= 1)  # one image of the second class
     one = dataclasses.replace(data, train=data.train.subset(rows))
     with pytest.raises(DataError, match=r"two different training images each.*'red' has one"):
         compare_backbones(one, ["resnet20"])
@@ -197,7 +197,7 @@ def test_the_figure_names_every_backbone(data):
 
 
 @pytest.mark.shared_data
-def test_real_weights_beat_random_ones_on_photographs(shared):
+def test_real_weights_beat_random_ones_on_images(shared):
     data = tlkit.load_folder(shared / "data" / "hymenoptera", image_size=96)
     comparison = compare_backbones(
         data, [f"mobilenet_025={shared / WEIGHTS}", "mobilenet_025=none"]

@@ -1,4 +1,4 @@
-"""What is recommended follows from the number of pictures and from the figures."""
+"""What is recommended follows from the number of images and from the figures."""
 
 import dataclasses
 

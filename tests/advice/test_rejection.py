@@ -1,4 +1,4 @@
-"""Pictures unlike the training pictures are refused, at the rate that is stated."""
+"""Images unlike the training images are refused, at the rate that is stated."""
 
 import json
 
@@ -16,7 +16,7 @@ NAMES = ("blue", "green", "red")
 
 
 def coloured(num_images, seed=0):
-    """Pictures of three classes, and their labels: noise around one colour."""
+    """Images of three classes, and their labels: noise around one colour."""
     generator = np.random.default_rng(seed)
     labels = np.arange(num_images) % 3
     images = generator.uniform(0, 120, (num_images, 32, 32, 3))
@@ -48,7 +48,7 @@ def model():
     return tlkit.build_classifier("resnet20", NAMES)
 
 
-def test_strangers_are_refused_and_known_pictures_kept(model, data):
+def test_strangers_are_refused_and_known_images_kept(model, data):
     rejection = fit_rejection(model, data)
     validation = measure_rejection(model, data.validation, rejection)
     assert rejection.num_images == validation.num_images == data.validation.num_images
@@ -59,7 +59,7 @@ def test_strangers_are_refused_and_known_pictures_kept(model, data):
     refused = measure_rejection(model, batches(strangers()), rejection)
     assert refused.rate >= 0.8
     assert refused.interval[0] < refused.rate <= refused.interval[1]
-    assert f"of {rejection.num_images} validation pictures" in str(rejection)
+    assert f"of {rejection.num_images} validation images" in str(rejection)
     assert "40 images unknown" in str(refused)
     assert sum(total for _, total in rejection.by_class.values()) == rejection.num_images
     content = json.loads(json.dumps(rejection.as_dict()))
@@ -67,11 +67,11 @@ def test_strangers_are_refused_and_known_pictures_kept(model, data):
     assert "neighbours" not in content
 
 
-def test_no_picture_runs_twice(model, data, monkeypatch):
+def test_no_image_runs_twice(model, data, monkeypatch):
     tlkit.train_head(model, data)
 
     def refuse(*_):
-        raise AssertionError("a picture was computed again")
+        raise AssertionError("an image was computed again")
 
     monkeypatch.setattr("tlkit.training.features._Filler._compute", refuse)
     fit_rejection(model, data)
@@ -97,7 +97,7 @@ def test_novelty_is_the_angle_to_the_kth_neighbour():
     assert np.isfinite(novelty(np.zeros((1, 8)), stored, 5)).all()
 
 
-def test_the_threshold_keeps_new_pictures_of_the_same_kind():
+def test_the_threshold_keeps_new_images_of_the_same_kind():
     generator = np.random.default_rng(0)
     rates, covered = [], 0
     for _ in range(400):
@@ -132,11 +132,11 @@ def test_datasets_serve_too_and_absent_classes_are_named(model):
         validation=batches(images[100:][some], labels[100:][some]),
     )
     assert rejection.by_class["1"] == (0, 0)
-    assert "no validation pictures of '1'" in rejection.notes[0]
+    assert "no validation images of '1'" in rejection.notes[0]
     assert rejection.notes[0] in str(rejection)
 
 
-def test_many_training_pictures_are_drawn_from(model, data, monkeypatch):
+def test_many_training_images_are_drawn_from(model, data, monkeypatch):
     monkeypatch.setattr("tlkit.advice.rejection.MAX_STORED", 50)
     rejection = fit_rejection(model, data)
     assert rejection.neighbours.shape == (50, 96)

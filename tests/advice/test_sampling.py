@@ -1,4 +1,4 @@
-"""A sample keeps of each class what cross-validation takes: two pictures that are no copies."""
+"""A sample keeps of each class what cross-validation takes: two images that are no copies."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from tlkit.errors import DataError
 
 
 def split_of(counts, *, groups=None, copies=()):
-    """Training pictures without pixels worth mentioning, `counts` of each class."""
+    """Training images without pixels worth mentioning, `counts` of each class."""
     labels = np.repeat(np.arange(len(counts)), counts)
     images = np.random.default_rng(0).integers(0, 255, (len(labels), 4, 4, 3), "uint8")
     data = tlkit.load_arrays(images, labels, splits=(1, 0, 0))
@@ -31,8 +31,8 @@ def test_a_rare_class_keeps_two(seed):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_two_copies_are_not_two_pictures(seed):
-    # 16 copies of one picture and another one: most draws of two miss the other one
+def test_two_copies_are_not_two_images(seed):
+    # 16 copies of one image and another one: most draws of two miss the other one
     train = split_of([200, 17], copies=[(row, 200) for row in range(201, 216)]).train
     rows = sample_rows(train, 20, seed=seed)
     rare = rows[train.labels[rows] == 1]
@@ -40,7 +40,7 @@ def test_two_copies_are_not_two_pictures(seed):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_two_pictures_of_one_group_are_not_two(seed):
+def test_two_images_of_one_group_are_not_two(seed):
     groups = ("",) * 200 + ("g",) * 16 + ("h",)
     train = split_of([200, 17], groups=groups).train
     rows = sample_rows(train, 20, seed=seed)

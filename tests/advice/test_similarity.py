@@ -1,4 +1,4 @@
-"""Pictures are nearer, the more their statistics are those that the network has stored."""
+"""Images are nearer, the more their statistics are those that the network has stored."""
 
 import dataclasses
 
@@ -123,7 +123,7 @@ def test_bad_arguments_are_refused(data):
 
 
 @pytest.mark.shared_data
-def test_photographs_are_nearer_than_digits_and_these_than_noise(shared):
+def test_images_are_nearer_than_digits_and_these_than_noise(shared):
     weights = shared / WEIGHTS
     found = {}
     for name in ("flowers", "hymenoptera"):

@@ -76,7 +76,7 @@ def test_few_old_rows_count_as_much_as_many_new_ones():
 
 
 @pytest.mark.parametrize("num_new", [1, 3])
-def test_without_old_rows_new_classes_win_on_their_share_of_new_pictures(num_new):
+def test_without_old_rows_new_classes_win_on_their_share_of_new_images(num_new):
     features, labels = clusters(2 + num_new)
     new = labels >= 2
     old = features[new] @ np.random.default_rng(1).standard_normal((6, 2))
@@ -85,7 +85,7 @@ def test_without_old_rows_new_classes_win_on_their_share_of_new_pictures(num_new
     assert (features[new] @ rows.kernel).std(axis=0).min() > 0.1  # no constant logit
     lead = (features[new] @ rows.kernel + rows.bias).max(axis=1) - old.max(axis=1)
     assert np.mean(lead > 0) == pytest.approx(SHARE_OF_NEW, abs=0.02)
-    assert f"{100 * SHARE_OF_NEW:.0f} % of the new pictures" in rows.note
+    assert f"{100 * SHARE_OF_NEW:.0f} % of the new images" in rows.note
 
 
 def test_one_class_alone_needs_a_row_to_begin_with():
@@ -121,12 +121,12 @@ def test_heads_that_are_no_softmax_over_logits_are_refused():
     )
     for given in ({"binary": True}, {"multi_label": True}):
         model = tlkit.build_classifier("resnet8", ["a", "b"], weights=None, **given)
-        with pytest.raises(tlkit.ArgumentError, match="logits of classes of which each picture"):
+        with pytest.raises(tlkit.ArgumentError, match="logits of classes of which each image"):
             learn_classes(model, data.train, ["c"], ["a", "b"])
 
 
 def colours(*means, first=0, num=24):
-    """The training split of plain pictures around a colour for each class, labels from `first`."""
+    """The training split of plain images around a colour for each class, labels from `first`."""
     random = np.random.default_rng(first)
     labels = np.arange(len(means) * num) % len(means)
     noise = random.normal(0, 6, (len(labels), 1, 1, 3)) + random.normal(0, 20, (4, 4, 1))
@@ -169,7 +169,7 @@ NEW = colours((125, 99, 60), (125, 99, 150), first=2)
 
 
 def shares(model):
-    """Shares of old and of new pictures that a model gets right."""
+    """Shares of old and of new images that a model gets right."""
     return [
         float(np.mean(model(pixels_of(split)).numpy().argmax(axis=1) == split.labels))
         for split in (OLD, NEW)
@@ -249,8 +249,8 @@ def test_a_head_without_bias_is_refused():
         learn_classes(by_red(use_bias=False), NEW, ["c", "d"], ["a", "b"], replay=Replay(0))
 
 
-def test_a_class_without_a_picture_is_refused_before_anything(cache):
-    with pytest.raises(tlkit.DataError, match=r"pictures of each new class.*none of 'e'"):
+def test_a_class_without_an_image_is_refused_before_anything(cache):
+    with pytest.raises(tlkit.DataError, match=r"images of each new class.*none of 'e'"):
         learn_classes(by_red(), NEW, ["c", "d", "e"], ["a", "b"], replay=Replay(0))
     with pytest.raises(tlkit.DataError, match=r"exemplars=20, and none of 'b'"):
         learn_classes(
@@ -283,7 +283,7 @@ def test_stored_exemplars_fill_up_what_a_thinned_folder_lacks():
     assert full.from_stored == {}
 
 
-def test_pictures_of_old_classes_beside_the_new_ones_hold_their_place():
+def test_images_of_old_classes_beside_the_new_ones_hold_their_place():
     both = colours((50, 99, 230), (200, 99, 230), (125, 99, 60), (125, 99, 150))
     learned = learn_classes(by_red(), both, ["c", "d"], ["a", "b"], replay=Replay(0))
     assert learned.num_further == 48
@@ -301,7 +301,7 @@ def test_mean_features_are_what_new_classes_can_begin_with():
     np.testing.assert_array_equal(mean_features(model, only(NEW, 3)), means[1:])
     several = dataclasses.replace(NEW, labels=np.eye(4)[NEW.labels])
     for wrong in (several, thinned(NEW, []), None):
-        with pytest.raises(tlkit.DataError, match="`images` must be pictures with one label each"):
+        with pytest.raises(tlkit.DataError, match="`images` must be images with one label each"):
             mean_features(model, wrong)
 
 
@@ -313,7 +313,7 @@ def test_what_is_replayed_is_one_record():
     assert nothing.stored_features == {}
 
 
-def test_shares_are_those_of_old_and_of_new_pictures():
+def test_shares_are_those_of_old_and_of_new_images():
     logits = np.eye(3)[[0, 1, 1, 2, 0]]
     report = evaluate_probabilities(logits, np.array([0, 0, 1, 2, 2]), ["a", "b", "c"])
     assert shares_right(report, 2) == (pytest.approx(2 / 3), 0.5)
@@ -322,17 +322,17 @@ def test_shares_are_those_of_old_and_of_new_pictures():
     labels = evaluate_probabilities(
         np.full((2, 2), 0.4), np.array([[0, 1], [1, 0]]), ["a", "b"], kind="multi_label"
     )
-    with pytest.raises(tlkit.ArgumentError, match="gives each picture one class"):
+    with pytest.raises(tlkit.ArgumentError, match="gives each image one class"):
         shares_right(labels, 1)
 
 
 def test_the_report_says_what_it_knows():
     report = GrowthReport(("a", "b"), ("<c>",), 20, 40)
-    assert "old classes: no picture to measure on" in str(report)
+    assert "old classes: no image to measure on" in str(report)
     assert "40 stored features" in str(report)
     assert "&lt;c&gt;" in report._repr_html_()
     assert "at a cost that is not known" in str(GrowthReport(("a",), ("c",), 0, 0))
     report = GrowthReport(("a",), ("c",), 20, 22, num_further=7, from_stored={"a": 18})
     assert "of which the earlier run had kept 18 of 'a'" in str(report)
-    assert "7 pictures of old classes in the new folder hold their place" in str(report)
+    assert "7 images of old classes in the new folder hold their place" in str(report)
     assert report.as_dict()["from_stored"] == {"a": 18}

@@ -57,7 +57,7 @@ def grown_by_hand(model):
 
 
 def task(names=("stripe", "bar"), seed=0, flipped=False):
-    """Pictures of horizontal against vertical lines, which colours alone do not tell apart."""
+    """Images of horizontal against vertical lines, which colours alone do not tell apart."""
     random = np.random.default_rng(seed)
     labels = np.arange(160) % 2
     images = random.integers(0, 60, (160, 8, 8, 3))
@@ -506,7 +506,7 @@ def test_what_breaks_a_rule_is_refused_and_the_model_untouched(given, message):
 def test_data_without_validation_is_refused():
     images = np.random.default_rng(0).integers(0, 255, (8, 8, 8, 3), "uint8")
     data = tlkit.load_arrays(images, np.arange(8) % 2, ["c", "d"], splits=(1, 0, 0))
-    with pytest.raises(tlkit.DataError, match="`data` must hold validation pictures"):
+    with pytest.raises(tlkit.DataError, match="`data` must hold validation images"):
         expand(chain(), data)
     with pytest.raises(tlkit.ArgumentError, match=r"`data\.train` must have the image size"):
         expand(chain(), task().at_size(9))
@@ -514,11 +514,11 @@ def test_data_without_validation_is_refused():
         task_model(chain())
 
 
-def test_a_class_without_pictures_or_a_head_of_independent_labels_is_refused():
+def test_a_class_without_images_or_a_head_of_independent_labels_is_refused():
     images = np.random.default_rng(0).integers(0, 255, (12, 8, 8, 3), "uint8")
     labels = np.arange(12) % 2
     data = tlkit.load_arrays(images, labels, ["c", "d", "e"], splits=(0.5, 0.5, 0))
-    with pytest.raises(tlkit.DataError, match=r"`data` must hold training pictures .* none of 'e'"):
+    with pytest.raises(tlkit.DataError, match=r"`data` must hold training images .* none of 'e'"):
         expand(chain(), data)
     with pytest.raises(tlkit.ArgumentError, match="`model` must tell classes apart of which one"):
         expand(chain(head="sigmoid"), task())

@@ -119,7 +119,7 @@ def test_bad_matrices(names, scenario, message):
 
 @pytest.fixture
 def old():
-    """The same pictures with the other labels: what is learned is what is forgotten."""
+    """The same images with the other labels: what is learned is what is forgotten."""
     labels = np.arange(64) % 2
     images = np.random.default_rng(0).integers(0, 99, (64, 32, 32, 3), "uint8")
     images[labels == 1, :, :, 0] += 60

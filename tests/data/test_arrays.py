@@ -121,7 +121,7 @@ def test_labels_of_one_kind_are_asked_for():
 
 
 def test_too_few_images_are_refused():
-    with pytest.raises(DataError, match="a single picture of '1'"):
+    with pytest.raises(DataError, match="a single image of '1'"):
         tlkit.load_arrays(noise(3, 4, 4), [0, 0, 1])
     with pytest.raises(DataError, match="There must be at least two labels"):
         tlkit.load_arrays(noise(4, 4, 4), np.zeros((4, 3)))
@@ -145,9 +145,7 @@ def test_groups_are_not_torn():
     assert all(len(found) == 1 for found in places.values())
     assert places[0] == places[7]
     assert data.report.num_groups == 11
-    assert any(
-        "Groups joined, as they share a picture: 0 = 7" in note for note in data.report.notes
-    )
+    assert any("Groups joined, as they share an image: 0 = 7" in note for note in data.report.notes)
     assert data.train.groups
 
 

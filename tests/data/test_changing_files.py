@@ -9,10 +9,9 @@ import tensorflow as tf
 
 import tlkit
 from tests.conftest import write_photos
-from tests.data.pictures import drawing, encoded
+from tests.data.image_bytes import drawing, encoded
 from tlkit.data import file_checks as verdicts
-from tlkit.data import kept_pixels
-from tlkit.data import missing_files as lost_pictures
+from tlkit.data import kept_pixels, missing_files
 from tlkit.data.reading import content_digest, read_image
 from tlkit.errors import DataError
 from tlkit.training import store as stores
@@ -20,8 +19,8 @@ from tlkit.training import store as stores
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
-    """Pictures that no memory holds, so that they are read in the graph."""
-    monkeypatch.setattr(kept_pixels, "MAX_PICTURES", 0)
+    """Images that no memory holds, so that they are read in the graph."""
+    monkeypatch.setattr(kept_pixels, "MAX_IMAGES", 0)
     root = write_photos(tmp_path / "photos", {"a": 8, "b": 8}, size=20)
     return tlkit.load_folder(root, image_size=16, splits=(0.5, 0.5, 0))
 
@@ -65,7 +64,7 @@ def test_an_image_that_is_put_back_meanwhile_is_noticed_all_the_same(data, model
             file.write(original)
         return check(paths, **options)
 
-    monkeypatch.setattr(lost_pictures, "check_files", put_back)
+    monkeypatch.setattr(missing_files, "check_files", put_back)
     with pytest.raises(DataError, match=r"must stay as they are.*has been put back since"):
         tlkit.train_head(model, data)
 
@@ -84,7 +83,7 @@ def test_the_next_run_computes_what_an_undisturbed_one_does(data, model, stored_
 
 
 def test_a_pipe_in_an_images_place_ends_the_wait_for_it(data, model, monkeypatch):
-    monkeypatch.setattr(lost_pictures, "WATCH_SECONDS", 0.01)
+    monkeypatch.setattr(missing_files, "WATCH_SECONDS", 0.01)
     path = data.train.paths[0]
     os.unlink(path)
     os.mkfifo(path)

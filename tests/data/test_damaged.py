@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import tlkit
-from tests.data.pictures import drawing, encoded
+from tests.data.image_bytes import drawing, encoded
 from tlkit.data.decoder_messages import error_in, listening, pass_on, without_log
 from tlkit.errors import ArgumentError
 from tlkit.runs.inference import evaluate_run
@@ -33,8 +33,8 @@ def of_unknown_revision(image):
 def rotten(photos):
     """The folder with one damaged file in each class, among more files than are read together."""
     for number, name in enumerate(("red", "green")):
-        picture = drawing(40 + number, 30)
-        (photos / name / "rotten.jpg").write_bytes(with_extraneous_bytes(picture))
+        image = drawing(40 + number, 30)
+        (photos / name / "rotten.jpg").write_bytes(with_extraneous_bytes(image))
         (photos / name / "odd.jpg").write_bytes(of_unknown_revision(drawing(50 + number, 30)))
     return photos
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 import tlkit
-from tests.data.pictures import (
+from tests.data.image_bytes import (
     GIF_HEAD,
     drawing,
     encoded,
@@ -91,7 +91,7 @@ def test_every_orientation_is_applied_as_pillow_applies_it(size, orientation, is
         b"MM\0+\0\0\0\x08\0\x01" + struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0),
     ],
 )
-def test_malformed_exif_data_leaves_the_picture_as_it_is(exif):
+def test_malformed_exif_data_leaves_the_image_as_it_is(exif):
     plain = encoded(drawing(), "JPEG", quality=95)
     segment = b"Exif\0\0" + exif
     image_bytes = (
@@ -171,7 +171,7 @@ def test_a_jpeg_header_tells_the_size():
 
 @pytest.mark.parametrize("tail", [b"\0", bytes(7), b"left by another program" * 99])
 @pytest.mark.parametrize("name", FORMATS)
-def test_bytes_behind_the_end_of_a_picture_are_ignored(name, tail):
+def test_bytes_behind_the_end_of_an_image_are_ignored(name, tail):
     assert recognise(FORMATS[name] + tail)[1] == ""
     assert np.array_equal(decoded(FORMATS[name] + tail), decoded(FORMATS[name]))
 
@@ -195,9 +195,9 @@ def test_the_alpha_channel_of_webp_is_dropped_as_that_of_png_is():
 
 
 def test_a_bmp_has_the_colours_of_its_palette():
-    for picture in (drawing().quantize(256), drawing().quantize(3), drawing().convert("L")):
-        stored = np.array(picture.convert("RGB"))
-        image = decoding.decode_image(tf.constant(encoded(picture, "BMP")), stored.shape[:2])
+    for drawn in (drawing().quantize(256), drawing().quantize(3), drawing().convert("L")):
+        stored = np.array(drawn.convert("RGB"))
+        image = decoding.decode_image(tf.constant(encoded(drawn, "BMP")), stored.shape[:2])
         assert np.array_equal(image, stored)
 
 
@@ -337,7 +337,7 @@ def test_text_is_told_from_images(text):
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG"])
-def test_a_comment_makes_no_svg_of_a_picture(form):
+def test_a_comment_makes_no_svg_of_an_image(form):
     comment = PngInfo()
     comment.add_text("Source", "<svg width='3'/>")
     options = {"comment": b"<svg/>"} if form == "JPEG" else {"pnginfo": comment}
@@ -353,7 +353,7 @@ def test_a_bmp_may_run_from_the_top():
     assert difference(decoded(bytes(image_bytes)), decoded(FORMATS["bmp"])[::-1]) < 1
 
 
-def test_grey_cmyk_deep_and_transparent_pictures_become_rgb():
+def test_grey_cmyk_deep_and_transparent_images_become_rgb():
     grey = decoded(encoded(drawing().convert("L"), "JPEG", quality=95))
     assert np.array_equal(grey[..., 0], grey[..., 1])
     cmyk = decoded(encoded(drawing().convert("CMYK"), "JPEG", quality=95))
@@ -419,7 +419,7 @@ def test_a_jpeg_of_more_scans_than_are_read_is_refused():
             decode_image(tf.constant(with_scans(JPEG_SCANS + 1)), size)
 
 
-def test_the_short_cut_for_plain_photographs_changes_nothing():
+def test_the_short_cut_for_plain_images_changes_nothing():
     for size in ((60, 40), (119, 79), (119, 158), (60, 157), (30, 300)):
         image_bytes = encoded(drawing(*size), "JPEG")
         long_way = decoding._decode_any(tf.constant(image_bytes), SIZE, decoding.MAX_PIXELS)
@@ -467,7 +467,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_pictures_beyond_the_bound_are_refused_before_they_are_decoded(name):
+def test_images_beyond_the_bound_are_refused_before_they_are_decoded(name):
     with pytest.raises(
         tf.errors.InvalidArgumentError, match="more pixels than `max_pixels` allows"
     ):
@@ -477,7 +477,7 @@ def test_pictures_beyond_the_bound_are_refused_before_they_are_decoded(name):
 @pytest.mark.parametrize(
     "name", [name for name in BOMBS if "png" not in name and "frames" not in name]
 )
-def test_pictures_at_the_bound_are_decoded(name):
+def test_images_at_the_bound_are_decoded(name):
     assert decoded(BOMBS[name], max_pixels=5400).shape == (*SIZE, 3)
 
 

@@ -7,7 +7,7 @@ import zlib
 import pytest
 from PIL import Image
 
-from tests.data.pictures import with_scans
+from tests.data.image_bytes import with_scans
 from tlkit.data import file_checks as verdicts
 from tlkit.data.file_checks import Verdict, check_files
 from tlkit.data.headers import JPEG_SCANS, PNG_TEXTS

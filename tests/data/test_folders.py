@@ -11,7 +11,7 @@ import tensorflow as tf
 
 import tlkit
 from tests.conftest import write_photos
-from tests.data.pictures import drawing, encoded, photograph, png_claiming, sixteen_bit_png
+from tests.data.image_bytes import drawing, encoded, photograph, png_claiming, sixteen_bit_png
 from tlkit.data import decoding, listing
 from tlkit.data import file_checks as verdicts
 from tlkit.data.folders import load_listing
@@ -291,13 +291,13 @@ def test_the_users_own_split_stays(tmp_path):
     assert tlkit.inspect_folder(root).counts["b"] == {"train": 5, "validation": 2, "test": 3}
 
 
-def test_a_folder_of_a_split_without_pictures_is_noted(tmp_path):
+def test_a_folder_of_a_split_without_images_is_noted(tmp_path):
     root = tmp_path / "photos"
     write_photos(root / "train", {"a": 20, "b": 20}, size=12)
     (root / "val" / "a").mkdir(parents=True)
     data = tlkit.load_folder(root, image_size=8)
     assert data.validation.num_images > 0
-    assert "The validation split holds no usable picture: it is left out." in data.report.notes
+    assert "The validation split holds no usable image: it is left out." in data.report.notes
 
 
 def test_classes_may_be_named_like_splits(tmp_path):
@@ -309,7 +309,7 @@ def test_class_names_give_the_order_and_must_be_those_of_the_folder(photos):
     data = tlkit.load_folder(photos, image_size=8, class_names=["red", "green"])
     assert data.class_names == ("red", "green")
     assert all("red" in path for path in np.array(data.train.paths)[data.train.labels == 0])
-    with pytest.raises(DataError, match="no pictures of 'blue' and unexpected classes 'red'"):
+    with pytest.raises(DataError, match="no images of 'blue' and unexpected classes 'red'"):
         tlkit.load_folder(photos, class_names=["green", "blue"])
     with pytest.raises(ArgumentError, match="Name each class once"):
         tlkit.load_folder(photos, class_names=["red", "red"])
@@ -356,7 +356,7 @@ def test_what_loaders_share_is_one_record_and_reaches_the_splits(photos, tmp_pat
 
 
 @pytest.mark.parametrize("load", [tlkit.load_folder, tlkit.inspect_folder])
-def test_paths_that_are_no_folder_of_pictures_are_refused(tmp_path, load):
+def test_paths_that_are_no_folder_of_images_are_refused(tmp_path, load):
     with pytest.raises(DataError, match=r"`path` must be a folder.*which does not exist"):
         load(tmp_path / "missing")
     (tmp_path / "file").write_text("")
@@ -370,7 +370,7 @@ def test_paths_that_are_no_folder_of_pictures_are_refused(tmp_path, load):
 def test_folders_that_cannot_be_trained_on_are_refused(tmp_path):
     with pytest.raises(DataError, match="classes='a'"):
         tlkit.load_folder(write_photos(tmp_path / "one", {"a": 5}, size=12))
-    with pytest.raises(DataError, match="a single picture of 'b'"):
+    with pytest.raises(DataError, match="a single image of 'b'"):
         tlkit.load_folder(write_photos(tmp_path / "single", {"a": 5, "b": 1}, size=12))
     for name in ("val", "validation", "train"):
         write_photos(tmp_path / "both" / name, {"a": 2, "b": 2}, size=12)

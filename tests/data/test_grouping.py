@@ -9,16 +9,16 @@ from tlkit.data.grouping import Unit, assign_groups, join_groups, place_units
 from tlkit.data.listing import FoundFile, Listing, list_folder
 from tlkit.data.merging import load_joined
 from tlkit.data.settings import check_settings
-from tlkit.data.splits import Picture, divide, place_of_group
+from tlkit.data.splits import ImageRecord, divide, place_of_group
 from tlkit.errors import ArgumentError, DataError
 
 SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
 
 
 def patients(count, each=3, class_of=lambda number: "ab"[number % 2], split=""):
-    """Pictures of patients, `each` of them."""
+    """Images of patients, `each` of them."""
     return [
-        Picture(f"{split}/{n}-{k}", class_of(n), f"{split}{n}-{k}", split, group=f"p{n}")
+        ImageRecord(f"{split}/{n}-{k}", class_of(n), f"{split}{n}-{k}", split, group=f"p{n}")
         for n in range(count)
         for k in range(each)
     ]
@@ -48,14 +48,14 @@ def test_a_group_lies_in_one_split_which_its_key_and_the_seed_decide():
     assert division_of(found, seed=1)[1] != of_group
 
 
-def test_adding_pictures_and_groups_moves_no_group():
+def test_adding_images_and_groups_moves_no_group():
     few, many = patients(100, each=1), patients(150, each=4, class_of=lambda n: "abc"[n % 3])
     before, after = division_of(few)[1], division_of(many[::-1])[1]
     assert all(after[group] == splits for group, splits in before.items())
 
 
-def test_pictures_without_a_group_go_where_they_go_alone():
-    alone = [Picture(f"x{n}", "a", f"x{n}") for n in range(200)]
+def test_images_without_a_group_go_where_they_go_alone():
+    alone = [ImageRecord(f"x{n}", "a", f"x{n}") for n in range(200)]
     grouped = divide([*alone, *patients(50)], tuple(SHARES.values()), 0)
     ungrouped = divide(alone, tuple(SHARES.values()), 0)
     for name, rows in ungrouped.splits.items():
@@ -122,7 +122,7 @@ def test_groups_of_very_different_sizes_are_noted():
     assert any("so few or uneven" in note for note in division.notes)
 
 
-def test_groups_that_share_a_picture_become_one():
+def test_groups_that_share_an_image_become_one():
     members = [("x", "b"), ("y", "b"), ("y", "c"), ("z", "c"), ("w", "a"), ("y", ""), ("v", "")]
     of_content, joined = join_groups(members)
     assert of_content == {"x": "b", "y": "b", "z": "b", "w": "a"}
@@ -138,13 +138,13 @@ def test_keys_of_groups_are_told_apart_by_every_letter():
     assert set(join_groups(chain)[0].values()) == {"0"}
 
 
-def test_in_the_users_split_pictures_of_earlier_groups_are_kept_out():
+def test_in_the_users_split_images_of_earlier_groups_are_kept_out():
     found = [
         *patients(3, split="train"),
-        *[Picture("v1", "a", "v1", "validation", group="p1")],
-        *[Picture("v2", "a", "v2", "validation", group="p7")],
-        *[Picture("t1", "b", "t1", "test", group="p7"), Picture("t2", "b", "t2", "test")],
-        *[Picture("t3", "a", "train0-0", "test", group="p0")],
+        *[ImageRecord("v1", "a", "v1", "validation", group="p1")],
+        *[ImageRecord("v2", "a", "v2", "validation", group="p7")],
+        *[ImageRecord("t1", "b", "t1", "test", group="p7"), ImageRecord("t2", "b", "t2", "test")],
+        *[ImageRecord("t3", "a", "train0-0", "test", group="p0")],
     ]
     division = divide(found, tuple(SHARES.values()), 0)
     kept = {name: [found[row].path for row in rows] for name, rows in division.splits.items()}
@@ -155,17 +155,17 @@ def test_in_the_users_split_pictures_of_earlier_groups_are_kept_out():
         ("v2", "t1"),
     ]
     assert [(leak.kept, leak.left_out) for leak in division.leaks] == [("train/0-0", "t3")]
-    assert any("tears groups: 2 pictures" in note for note in division.notes)
+    assert any("tears groups: 2 images" in note for note in division.notes)
 
 
 def test_a_split_of_earlier_groups_alone_is_refused():
-    found = [*patients(4, split="train"), Picture("v", "a", "v", "validation", group="p0")]
-    with pytest.raises(DataError, match=r"validation split must hold.*1 pictures of earlier group"):
+    found = [*patients(4, split="train"), ImageRecord("v", "a", "v", "validation", group="p0")]
+    with pytest.raises(DataError, match=r"validation split must hold.*1 images of earlier group"):
         check_classes(found, divide(found, tuple(SHARES.values()), 0))
 
 
 def test_the_users_test_may_hold_a_group_and_validation_is_taken_by_groups():
-    found = [*patients(40, split="train"), Picture("t", "a", "t", "test", group="q")]
+    found = [*patients(40, split="train"), ImageRecord("t", "a", "t", "test", group="q")]
     division, of_group = division_of(found)
     assert of_group["q"] == {"test"}
     assert all(len(splits) == 1 for splits in of_group.values())
@@ -191,7 +191,7 @@ def test_whole_numbers_of_any_kind_are_keys():
 
 
 def scene(path):
-    """Three pictures each of ten scenes; a scene has pictures of both classes."""
+    """Three images each of ten scenes; a scene has images of both classes."""
     return int(path.stem) // 3
 
 
@@ -230,11 +230,11 @@ def test_a_copy_in_another_group_joins_both(tmp_path):
     rows = rows_of(photos, lambda file: file.stem[1:])
     manifest = write_manifest(photos / "m.csv", rows, header)
     data = tlkit.load_manifest(manifest, image_size=8)
-    assert "Groups joined, as they share a picture: 00 = 99." in data.report.notes
+    assert "Groups joined, as they share an image: 00 = 99." in data.report.notes
     assert "99" not in {group for split in splits_of(data) for group in split.groups}
 
 
-def test_new_pictures_go_where_their_group_is_known(tmp_path):
+def test_new_images_go_where_their_group_is_known(tmp_path):
     photos = write_photos(tmp_path / "photos", {"a": 20, "b": 20}, size=12)
     found = tlkit.load_folder(photos, image_size=8, splits=(1, 0, 0)).train
     listing = list_folder(photos)
@@ -245,7 +245,7 @@ def test_new_pictures_go_where_their_group_is_known(tmp_path):
         for path, digest in zip(found.paths, found.digests, strict=True)
         if "/a/" in path and path[-7:-4] in known
     }
-    elsewhere = Picture("old.jpg", "a", "of an old picture", "test", group="9")
+    elsewhere = ImageRecord("old.jpg", "a", "of an old image", "test", group="9")
     places[elsewhere.digest] = ("a", "test")
     joined = load_joined(
         listing,
@@ -281,12 +281,12 @@ def test_folds_of_the_head_keep_groups_together(photos):
     assert "cross-validation" in str(report)
 
 
-def test_groups_of_no_picture_are_noted(photos):
+def test_groups_of_no_image_are_noted(photos):
     data = tlkit.load_folder(photos, image_size=8, groups=lambda path: None)
     assert data.report.num_groups == 0
-    assert any("`groups` gave no picture a key, '" in note for note in data.report.notes)
+    assert any("`groups` gave no image a key, '" in note for note in data.report.notes)
     data = tlkit.load_folder(photos, image_size=8, groups=lambda path: path.stem[:2])
-    assert not any("gave no picture a key" in note for note in data.report.notes)
+    assert not any("gave no image a key" in note for note in data.report.notes)
 
 
 def test_a_manifest_takes_groups_where_it_names_none(photos):

@@ -1,4 +1,4 @@
-"""Few pictures are decoded once; what comes from memory is what the files hold."""
+"""Few images are decoded once; what comes from memory is what the files hold."""
 
 from dataclasses import replace
 
@@ -45,7 +45,7 @@ def test_what_is_kept_is_what_is_read_to_the_bit(split, monkeypatch):
     given = {"shuffle": True, "augment": "light", "epochs": range(2), "batch_size": 7}
     some = {"indices": np.array([5, 1, 1, 0])}
     kept = [pixels_of(split.dataset(**one)) for one in (given, some, {})]
-    monkeypatch.setattr(kept_pixels, "MAX_PICTURES", 0)
+    monkeypatch.setattr(kept_pixels, "MAX_IMAGES", 0)
     read = [pixels_of(split.dataset(**one)) for one in (given, some, {})]
     for one, other in zip(kept, read, strict=True):
         assert all(map(np.array_equal, one, other))
@@ -75,8 +75,8 @@ def test_another_size_is_decoded_for_itself(split, reads):
     assert len(reads) == 2 * split.num_images
 
 
-@pytest.mark.parametrize("bound", [{"MAX_PICTURES": 3}, {"MAX_BYTES": 3 * 12 * 20 * 3}])
-def test_many_pictures_are_read_as_they_are_needed(split, reads, monkeypatch, bound):
+@pytest.mark.parametrize("bound", [{"MAX_IMAGES": 3}, {"MAX_BYTES": 3 * 12 * 20 * 3}])
+def test_many_images_are_read_as_they_are_needed(split, reads, monkeypatch, bound):
     for name, value in bound.items():
         monkeypatch.setattr(kept_pixels, name, value)
     assert split.num_images > 4
@@ -95,7 +95,7 @@ def test_what_was_not_wanted_for_longest_goes_first(split, reads, monkeypatch):
     assert len(kept_pixels._KEPT._pixels) == 2
 
 
-def test_a_picture_that_was_changed_is_neither_shown_nor_kept(split):
+def test_an_image_that_was_changed_is_neither_shown_nor_kept(split):
     with open(split.paths[1], "rb") as other, open(split.paths[0], "wb") as file:
         file.write(other.read())
     with pytest.raises(DataError, match=r"must stay as they are.*holds other bytes than when"):
@@ -106,7 +106,7 @@ def test_a_picture_that_was_changed_is_neither_shown_nor_kept(split):
     assert not kept_pixels._KEPT._pixels
 
 
-def test_a_picture_that_has_gone_is_named(tmp_path):
+def test_an_image_that_has_gone_is_named(tmp_path):
     write_photos(tmp_path / "photos", {"a": 5, "b": 5})
     data = tlkit.load_folder(tmp_path / "photos", image_size=16, splits=(0.4, 0.6, 0))
     model = tlkit.build_classifier("resnet20", data.class_names, image_size=16, weights=None)

@@ -15,7 +15,7 @@ from tlkit.errors import DataError
 
 @pytest.fixture
 def classes(tmp_path):
-    """Two classes of four pictures, to be copied to where a layout wants them."""
+    """Two classes of four images, to be copied to where a layout wants them."""
     return write_photos(tmp_path / "classes", {"ants": 4, "bees": 4}, size=12)
 
 
@@ -269,9 +269,9 @@ def test_notes_and_errors_are_bounded_however_many_classes_there_are(tmp_path):
     write_photos(root / "val", {"class000": 1}, size=8, seed=1)
     report = tlkit.inspect_folder(root)
     (note,) = report.notes
-    assert note.startswith("The validation split holds no usable picture of 'class001', ")
+    assert note.startswith("The validation split holds no usable image of 'class001', ")
     assert note.endswith(" and 54 more.")
-    with pytest.raises(DataError, match=r"single picture of 'class001'.* and 54 more\."):
+    with pytest.raises(DataError, match=r"single image of 'class001'.* and 54 more\."):
         tlkit.load_folder(root)
 
 

@@ -1,4 +1,4 @@
-"""Manifests whose pictures have several labels, or none: loaded, trained on, measured, asked."""
+"""Manifests whose images have several labels, or none: loaded, trained on, measured, asked."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ COLOURS = ("blue", "green", "red")
 
 @pytest.fixture
 def paintings(tmp_path):
-    """A manifest of 80 noisy pictures, each brighter in the colours that it is labelled with."""
+    """A manifest of 80 noisy images, each brighter in the colours that it is labelled with."""
     rows = []
     for number in range(80):
         generator = np.random.default_rng(number)
@@ -35,13 +35,13 @@ def test_labels_become_rows_of_zeros_and_ones(paintings):
             number = int(path[-6:-4])
             assert labels.tolist() == [(number >> bit) & 1 for bit in range(3)]
     assert sum(data.report.counts["red"].values()) == 40
-    assert "10 pictures have no label." in data.report.notes
+    assert "10 images have no label." in data.report.notes
     (_, labels), *_ = data.train.dataset(shuffle=False)
     assert labels.dtype == "float32"
     assert labels.shape[1] == 3
 
 
-def test_the_same_pictures_as_arrays_are_divided_alike_in_kind(paintings):
+def test_the_same_images_as_arrays_are_divided_alike_in_kind(paintings):
     data = tlkit.load_manifest(paintings, multi_label=True, image_size=32, splits=(1, 0, 0))
     images = np.concatenate(
         [batch for batch, _ in data.train.dataset(shuffle=False).as_numpy_iterator()]
@@ -63,7 +63,7 @@ def test_the_separator_and_the_order_of_classes_can_be_set(paintings):
     assert data.train.labels[0].tolist() == [number >> 2 & 1, number & 1, number >> 1 & 1]
 
 
-def test_pictures_in_groups_may_have_several_labels(paintings):
+def test_images_in_groups_may_have_several_labels(paintings):
     rows = [(*line.split(","), str(n // 4)) for n, line in enumerate(paintings.read_text().split())]
     write_manifest(paintings, rows[1:], ("path", "label", "group"))
     data = tlkit.load_manifest(paintings, multi_label=True, image_size=8, splits=(0.6, 0.2, 0.2))
@@ -80,7 +80,7 @@ def test_contradictory_labels_are_a_conflict_and_absent_ones_are_noted(paintings
     write_manifest(paintings, [*rows, ("copy.png", "red", "train")], ("path", "label", "split"))
     report = tlkit.load_manifest(paintings, multi_label=True, image_size=8).report
     assert report.conflicts == ((str(folder / "07.png"), str(folder / "copy.png")),)
-    assert "Labels without a picture in validation: 'grey'." in report.notes
+    assert "Labels without an image in validation: 'grey'." in report.notes
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_labels_that_say_too_little_are_refused(paintings, labels, message):
         tlkit.load_manifest(paintings, multi_label=True)
 
 
-def test_a_single_picture_is_refused(paintings):
+def test_a_single_image_is_refused(paintings):
     write_manifest(paintings, [("01.png", "a|b")])
     with pytest.raises(DataError, match=r"two different images. Received: 1 images"):
         tlkit.load_manifest(paintings, multi_label=True)

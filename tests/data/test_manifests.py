@@ -7,9 +7,9 @@ import pytest
 
 import tlkit
 from tests.conftest import write_photos
-from tests.data.pictures import drawing, encoded
+from tests.data.image_bytes import drawing, encoded
 from tlkit.data import file_checks as verdicts
-from tlkit.data.manifests import list_pictures
+from tlkit.data.manifests import list_images
 from tlkit.errors import ArgumentError, DataError
 
 
@@ -21,7 +21,7 @@ def write_manifest(path, rows, header=("path", "label"), encoding="utf-8"):
 
 
 def rows_of(photos, *columns):
-    """A row for each picture: its path in the folder, its class, and what `columns` make of it."""
+    """A row for each image: its path in the folder, its class, and what `columns` make of it."""
     return [
         (str(file.relative_to(photos)), file.parent.name, *(column(file) for column in columns))
         for file in sorted(photos.rglob("*.jpg"))
@@ -71,7 +71,7 @@ def test_adding_rows_moves_no_old_one(tmp_path):
         assert set(old.paths) < set(new.paths)
 
 
-def test_damaged_copied_and_contradictory_pictures_are_reported(photos):
+def test_damaged_copied_and_contradictory_images_are_reported(photos):
     (photos / "red" / "cut.jpg").write_bytes(encoded(drawing(), "JPEG")[:100])
     shutil.copy(photos / "red" / "001.jpg", photos / "red" / "copy.jpg")
     shutil.copy(photos / "red" / "002.jpg", photos / "green" / "wrong.jpg")
@@ -111,7 +111,7 @@ def test_the_column_split_is_kept(photos):
     rows = [row for row in rows_of(photos, split) if row[1:] != ("red", "val")]
     report = tlkit.load_manifest(write_manifest(manifest, rows, header), image_size=8).report
     assert report.counts["red"] == {"train": 24, "validation": 0, "test": 3}
-    assert "The validation split holds no usable picture of 'red'." in report.notes
+    assert "The validation split holds no usable image of 'red'." in report.notes
 
 
 def test_columns_come_in_any_order_and_names_without_spaces(tmp_path):
@@ -130,7 +130,7 @@ def test_class_names_give_the_order_and_must_be_those_of_the_manifest(photos):
     data = tlkit.load_manifest(manifest, image_size=8, class_names=["red", "green"])
     assert data.class_names == ("red", "green")
     assert all("red" in path for path in np.array(data.train.paths)[data.train.labels == 0])
-    with pytest.raises(DataError, match="no pictures of 'blue' and unexpected classes 'red'"):
+    with pytest.raises(DataError, match="no images of 'blue' and unexpected classes 'red'"):
         tlkit.load_manifest(manifest, class_names=["green", "blue"])
 
 
@@ -156,7 +156,7 @@ def test_columns_that_are_missing_or_unknown_are_named(tmp_path, header, message
     [
         ("", "which is empty"),
         ("\n\n", "which is empty. Begin it with the line path,label"),
-        ("path,label\n", "must list pictures.*which has no row"),
+        ("path,label\n", "must list images.*which has no row"),
         ("path,label\na.jpg\n", "with 1 instead of 2 in line 2"),
         ("path,label\na.jpg,one, two\n", "with 3 instead of 2 in line 2.*double quotes"),
         ('path,label\n"a.jpg,cat\n', "which is none in line 2"),
@@ -262,7 +262,7 @@ def test_classes_that_cannot_be_trained_are_refused_as_in_a_folder(photos):
     rows = rows_of(photos)
     with pytest.raises(DataError, match=r"at least two classes. Received: classes='green'"):
         tlkit.load_manifest(write_manifest(photos / "m.csv", rows[:30]))
-    with pytest.raises(DataError, match="a single picture of 'red'"):
+    with pytest.raises(DataError, match="a single image of 'red'"):
         tlkit.load_manifest(write_manifest(photos / "m.csv", rows[:31]))
 
 
@@ -283,11 +283,11 @@ def test_bad_arguments_are_refused_before_the_manifest_is_read(arguments, messag
 
 def test_a_folder_or_a_manifest_is_listed_by_its_name(photos):
     manifest = write_manifest(photos.parent / "M.CSV", absolute(photos))
-    assert list_pictures(manifest).files == list_pictures(photos).files
+    assert list_images(manifest).files == list_images(photos).files
     (photos.parent / "folder.csv").mkdir()
     write_photos(photos.parent / "folder.csv", {"a": 1})
-    assert len(list_pictures(photos.parent / "folder.csv").files) == 1
+    assert len(list_images(photos.parent / "folder.csv").files) == 1
     with pytest.raises(DataError, match=r"`photos` must be a CSV file.*does not exist"):
-        list_pictures("nowhere.csv", argument="photos")
+        list_images("nowhere.csv", argument="photos")
     with pytest.raises(DataError, match="`photos` must be a folder"):
-        list_pictures("nowhere", argument="photos")
+        list_images("nowhere", argument="photos")

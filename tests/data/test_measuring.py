@@ -1,4 +1,4 @@
-"""Pictures to measure on: the model's classes are given, and no rule of training holds."""
+"""Images to measure on: the model's classes are given, and no rule of training holds."""
 
 import shutil
 
@@ -58,9 +58,9 @@ def test_a_class_that_the_model_does_not_have_is_named(tmp_path):
         load(photos, argument="photos")
 
 
-def test_a_folder_without_usable_pictures_is_refused(tmp_path):
+def test_a_folder_without_usable_images_is_refused(tmp_path):
     photos = write_photos(tmp_path / "photos", {"red": 2}, size=12)
-    with pytest.raises(DataError, match=r"pictures to measure on.*2 files that cannot be used"):
+    with pytest.raises(DataError, match=r"images to measure on.*2 files that cannot be used"):
         load(photos, max_pixels=100)
     with pytest.raises(ArgumentError, match="`max_pixels`"):
         load(photos, max_pixels=0)

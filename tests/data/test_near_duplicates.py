@@ -6,7 +6,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 import tlkit
-from tests.data.pictures import encoded
+from tests.data.image_bytes import encoded
 from tests.data.test_manifests import rows_of, write_manifest
 from tlkit.data import near_duplicates
 from tlkit.data.images import ImageSplit
@@ -18,7 +18,7 @@ from tlkit.errors import ArgumentError, DataError
 
 
 def scene(seed, width=160, height=120):
-    """A picture with as much of each frequency as photographs have: noise over f."""
+    """An image with as much of each frequency as images have: noise over f."""
     generator = np.random.default_rng(seed)
     across, down = np.fft.rfftfreq(width), np.fft.fftfreq(height)[:, np.newaxis]
     frequency = np.maximum(np.hypot(across, down), 1 / width)
@@ -49,7 +49,7 @@ CHANGES = {
 
 @pytest.fixture
 def scenes(tmp_path):
-    """A folder of 40 pictures in two classes, no two alike."""
+    """A folder of 40 images in two classes, no two alike."""
     folder = tmp_path / "scenes"
     for number in range(40):
         path = folder / "ab"[number % 2] / f"{number:02d}.jpg"
@@ -99,7 +99,7 @@ def test_pairs_across_splits_come_first_then_those_under_other_labels(scenes):
     }  # fmt: skip
     assert report.pairs[0].splits == ("train", "validation")
     text = str(report)
-    assert "44 different pictures compared: 4 near-duplicate pairs (at most 64 of 255" in text
+    assert "44 different images compared: 4 near-duplicate pairs (at most 64 of 255" in text
     assert "LEAKS: across splits (2):" in text
     assert "Under different labels (1):" in text
     assert "In one split and class (1):" in text
@@ -121,7 +121,7 @@ def test_its_groups_keep_what_looks_alike_in_one_split(scenes):
     assert before.group_of(scenes / "nowhere.jpg") is None
 
 
-def test_a_picture_is_found_by_any_spelling_of_its_place(scenes, monkeypatch):
+def test_an_image_is_found_by_any_spelling_of_its_place(scenes, monkeypatch):
     for path in sorted(scenes.rglob("*.jpg"))[:4]:
         path.with_suffix(".png").write_bytes(CHANGES["half"](Image.open(path)))
     monkeypatch.chdir(scenes.parent)
@@ -134,10 +134,10 @@ def test_a_picture_is_found_by_any_spelling_of_its_place(scenes, monkeypatch):
     manifest = write_manifest(scenes / "m.csv", [*rows, (str(scenes / "a" / "00.png"), "a")])
     found.append(tlkit.load_manifest(manifest, image_size=8, groups=alike.group_of))
     assert [data.report.num_groups for data in found] == [4, 4, 4]
-    assert not any("no picture a key" in note for data in found for note in data.report.notes)
+    assert not any("no image a key" in note for data in found for note in data.report.notes)
 
 
-def test_a_second_audit_decodes_nothing_and_new_pictures_once(scenes, monkeypatch):
+def test_a_second_audit_decodes_nothing_and_new_images_once(scenes, monkeypatch):
     data = tlkit.load_folder(scenes, image_size=8)
     first = find_near_duplicates(data)
     real, read = ImageSplit.dataset, []
@@ -156,7 +156,7 @@ def test_a_second_audit_decodes_nothing_and_new_pictures_once(scenes, monkeypatc
     assert (report.num_images, report.num_pairs) == (41, 0)  # an exact copy counts once
 
 
-def test_pictures_in_memory_and_with_several_labels_are_audited():
+def test_images_in_memory_and_with_several_labels_are_audited():
     images = np.stack([np.asarray(scene(seed, 48, 40)) for seed in range(12)])
     images[9] = images[2] // 2 + 30
     labels = np.eye(3)[np.arange(12) % 3]
@@ -213,7 +213,7 @@ def test_bits_are_signs_of_frequencies():
     assert np.flatnonzero(bits).tolist() == [3 * 16 + 5 - 1]
 
 
-def test_pictures_of_one_colour_look_alike_and_like_nothing_else():
+def test_images_of_one_colour_look_alike_and_like_nothing_else():
     flat = np.stack([np.full((32, 32, 3), value) for value in (0, 1, 77, 255)])
     assert not perceptual_hashes(flat).any()
 
@@ -258,7 +258,7 @@ def test_what_was_not_loaded_is_refused(photos):
         find_near_duplicates(str(photos))
 
 
-def test_a_picture_that_has_gone_is_named(scenes):
+def test_an_image_that_has_gone_is_named(scenes):
     gone = scenes / "a" / "02.jpg"
     gone.write_bytes(encoded(scene(4711), "JPEG"))  # its pixels are in no memory yet
     data = tlkit.load_folder(scenes, image_size=8)
@@ -268,11 +268,11 @@ def test_a_picture_that_has_gone_is_named(scenes):
 
 
 @pytest.mark.shared_data
-def test_real_photographs_raise_no_false_alarm_and_their_copies_are_found(shared, tmp_path):
-    """The figures of the README and of `MAX_DIFFERING`, on a part of the photographs."""
-    photographs = sorted((shared / "data" / "flowers").rglob("*.jpg"))[::10]
-    photographs += sorted((shared / "data" / "hymenoptera").rglob("*.jpg"))[::10]
-    for number, path in enumerate(photographs):
+def test_real_images_raise_no_false_alarm_and_their_copies_are_found(shared, tmp_path):
+    """The figures of the README and of `MAX_DIFFERING`, on a part of the images."""
+    images = sorted((shared / "data" / "flowers").rglob("*.jpg"))[::10]
+    images += sorted((shared / "data" / "hymenoptera").rglob("*.jpg"))[::10]
+    for number, path in enumerate(images):
         folder = tmp_path / "photos" / "ab"[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, folder / f"{number:03d}.jpg")
@@ -283,7 +283,7 @@ def test_real_photographs_raise_no_false_alarm_and_their_copies_are_found(shared
     report = find_near_duplicates(data)
     numbers = [[path.split("/")[-1][:3] for path in pair.paths] for pair in report.pairs]
     assert all(first == second for first, second in numbers)
-    assert len(numbers) >= 0.98 * 10 * len(photographs)  # every two of five versions
+    assert len(numbers) >= 0.98 * 10 * len(images)  # every two of five versions
     wider = find_near_duplicates(data, max_differing=NUM_BITS // 2 - 30)
     assert wider.num_pairs >= report.num_pairs
 

@@ -2,20 +2,21 @@ import numpy as np
 import pytest
 
 from tlkit.data.class_checks import check_classes
-from tlkit.data.splits import Picture, class_weights, divide, place
+from tlkit.data.splits import ImageRecord, class_weights, divide, place
 from tlkit.errors import DataError
 
 SHARES = (0.6, 0.2, 0.2)
 
 
-def pictures(class_name, digests, split=""):
+def images(class_name, digests, split=""):
     return [
-        Picture(f"{split}/{class_name}/{digest}", class_name, digest, split) for digest in digests
+        ImageRecord(f"{split}/{class_name}/{digest}", class_name, digest, split)
+        for digest in digests
     ]
 
 
 def many(count, class_name="cat", prefix="d"):
-    return pictures(class_name, [f"{prefix}{number}" for number in range(count)])
+    return images(class_name, [f"{prefix}{number}" for number in range(count)])
 
 
 def paths(division, found):
@@ -67,10 +68,10 @@ def test_a_small_class_fills_training_then_validation_then_test(count, expected)
 
 def test_only_the_nearest_move_to_fill_a_split():
     found = many(6)
-    ranked = sorted(found, key=lambda picture: place(picture.digest, "cat", 0))
+    ranked = sorted(found, key=lambda image: place(image.digest, "cat", 0))
     division = divide(found, (0.999, 0.0005, 0.0005), 0)
     assert paths(division, found) == {
-        "train": {picture.path for picture in ranked[:4]},
+        "train": {image.path for image in ranked[:4]},
         "validation": {ranked[4].path},
         "test": {ranked[5].path},
     }
@@ -82,7 +83,7 @@ def test_a_share_of_zero_gives_no_split():
 
 
 def test_copies_stay_together_and_only_training_keeps_them():
-    found = many(40) + [Picture(f"copy{number}", "cat", f"d{number}") for number in range(40)]
+    found = many(40) + [ImageRecord(f"copy{number}", "cat", f"d{number}") for number in range(40)]
     division = divide(found, SHARES, 0)
     contents = {name: [found[row].digest for row in rows] for name, rows in division.splits.items()}
     assert len(contents["train"]) == 2 * len(set(contents["train"]))
@@ -94,7 +95,7 @@ def test_copies_stay_together_and_only_training_keeps_them():
 
 
 def test_one_content_in_two_classes_is_in_no_split():
-    found = [*many(20), *many(20, "dog", "e"), Picture("wrong", "dog", "d3")]
+    found = [*many(20), *many(20, "dog", "e"), ImageRecord("wrong", "dog", "d3")]
     division = divide(found, SHARES, 0)
     assert division.conflicts == [("/cat/d3", "wrong")]
     used = {found[row].digest for rows in division.splits.values() for row in rows}
@@ -103,15 +104,15 @@ def test_one_content_in_two_classes_is_in_no_split():
 
 
 def test_several_labels_conflict_where_they_differ():
-    found = [Picture("a", "", "d", labels=("x",)), Picture("b", "", "d", labels=("x", "y"))]
+    found = [ImageRecord("a", "", "d", labels=("x",)), ImageRecord("b", "", "d", labels=("x", "y"))]
     assert divide(found, SHARES, 0).conflicts == [("a", "b")]
 
 
 def test_the_users_split_stays_and_leaks_are_kept_out():
     found = [
-        *pictures("cat", ["a", "b", "a2"], "train"),
-        *pictures("cat", ["c", "a"], "validation"),
-        *pictures("cat", ["e", "b", "c"], "test"),
+        *images("cat", ["a", "b", "a2"], "train"),
+        *images("cat", ["c", "a"], "validation"),
+        *images("cat", ["e", "b", "c"], "test"),
     ]
     division = divide(found, SHARES, 0)
     assert paths(division, found) == {
@@ -128,12 +129,12 @@ def test_the_users_split_stays_and_leaks_are_kept_out():
 
 
 def test_validation_without_test_leaves_no_test():
-    found = pictures("cat", "abcd", "train") + pictures("cat", "ef", "validation")
+    found = images("cat", "abcd", "train") + images("cat", "ef", "validation")
     assert list(divide(found, SHARES, 0).splits) == ["train", "validation"]
 
 
 def test_validation_is_taken_from_training_where_only_a_test_stands():
-    found = pictures("cat", [f"d{n}" for n in range(100)], "train") + pictures("cat", "ef", "test")
+    found = images("cat", [f"d{n}" for n in range(100)], "train") + images("cat", "ef", "test")
     division = divide(found, (0.8, 0.1, 0.1), 0)
     assert len(division.splits["test"]) == 2
     assert 3 <= len(division.splits["validation"]) <= 25
@@ -142,7 +143,7 @@ def test_validation_is_taken_from_training_where_only_a_test_stands():
 
 
 def test_training_alone_is_divided_as_if_it_were_not_split():
-    found = pictures("cat", [f"d{n}" for n in range(100)], "train")
+    found = images("cat", [f"d{n}" for n in range(100)], "train")
     unsplit = many(100)
     assert divide(found, SHARES, 0).splits == divide(unsplit, SHARES, 0).splits
 
@@ -152,15 +153,15 @@ def test_training_alone_is_divided_as_if_it_were_not_split():
     [
         ([], "at least two classes. Received: classes=none"),
         (many(9), "at least two classes. Received: classes='cat'"),
-        (many(9) + many(1, "dog", "e"), "a single picture of 'dog'"),
-        (many(9) + pictures("dog", ["x", "x"]), "a single picture of 'dog'"),
+        (many(9) + many(1, "dog", "e"), "a single image of 'dog'"),
+        (many(9) + images("dog", ["x", "x"]), "a single image of 'dog'"),
         (
-            pictures("cat", "abc", "train") + pictures("dog", "de", "test"),
-            "pictures in `train`. Received: none there for 'dog'",
+            images("cat", "abc", "train") + images("dog", "de", "test"),
+            "images in `train`. Received: none there for 'dog'",
         ),
         (
-            pictures("cat", "abc", "train") + pictures("cat", "a", "validation"),
-            "The validation split must hold pictures that training does not hold",
+            images("cat", "abc", "train") + images("cat", "a", "validation"),
+            "The validation split must hold images that training does not hold",
         ),
         (many(9) + many(9, "two\nlines", "e"), r"name of one line. Received: 'two\\nlines'"),
     ],

@@ -33,7 +33,7 @@ COMMAND_EPOCHS = 8
 RESNET8 = ("--backbone", "resnet8", "--weights", "none")
 
 
-def pictures():
+def random_images():
     """Two classes that differ in colour; the last batch of either split has one image."""
     images = np.random.default_rng(0).integers(0, 150, (NUM_IMAGES, 32, 32, 3), "uint8")
     labels = np.arange(NUM_IMAGES) % 2
@@ -85,7 +85,7 @@ class FirstStep(keras.callbacks.Callback):
 def one_epoch(kind, strategy):
     """Trains one epoch; returns the model, its first gradients and what was logged."""
     with strategy.scope():
-        data = pictures()
+        data = random_images()
         model = classifier(data)
         given = {"anchor": GradientNorm()}
         if kind == "anchored":
@@ -172,7 +172,7 @@ def rows_computed():
 def measure(strategy, folder, index):
     """Head, evaluation, stored activations; and whether Keras alone can do it yet."""
     with strategy.scope():
-        data = pictures()
+        data = random_images()
         model = tlkit.build_classifier("resnet20", data.class_names)
         with rows_computed() as computed:
             head = tlkit.train_head(model, data)
@@ -300,7 +300,7 @@ class Slow(keras.callbacks.Callback):
 def resume(strategy, folder, index):
     """A training of several epochs, which somebody ends in the middle."""
     with strategy.scope():
-        data = pictures()
+        data = random_images()
         model = classifier(data)
         report = tlkit.fine_tune(
             model,
@@ -320,7 +320,7 @@ def mirrored(strategy, folder, index):
     """What two workers do, on two devices of one machine, and whole data sets too."""
     train(strategy, folder, index, KINDS_MIRRORED)
     with strategy.scope():
-        data = pictures()
+        data = random_images()
         model = classifier(data)
         batches = data.train.dataset(shuffle=False)
         tlkit.fine_tune(model, batches, validation=data.validation.dataset(), epochs=1)

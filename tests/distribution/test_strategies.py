@@ -92,7 +92,7 @@ def test_several_workers_are_refused_once_tensorflow_has_computed(monkeypatch):
 
 
 def test_a_model_made_outside_the_scope_is_refused():
-    data = jobs.pictures()
+    data = jobs.images()
     model = jobs.classifier(data)
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     with strategy.scope(), pytest.raises(ArgumentError, match="a model made under no strategy"):
@@ -119,7 +119,7 @@ def test_a_run_is_not_distributed_in_a_way_that_there_is_none(tmp_path):
 
 @pytest.mark.parametrize("number", [1, 2, 3, 20])
 def test_shares_of_a_split_are_whole_and_disjoint(number):
-    split = jobs.pictures().train
+    split = jobs.images().train
     whole = list(split.dataset(shuffle=True, epochs=range(2), first_batch=1))
     shares = [
         list(split.dataset(shuffle=True, epochs=range(2), first_batch=1, share=(i, number)))
@@ -134,7 +134,7 @@ def test_shares_of_a_split_are_whole_and_disjoint(number):
 
 def test_a_share_that_cannot_be_is_refused():
     with pytest.raises(ArgumentError, match="`share` must be"):
-        jobs.pictures().train.dataset(share=(2, 2))
+        jobs.images().train.dataset(share=(2, 2))
 
 
 def test_two_devices_of_one_machine_do_what_one_does(tmp_path):

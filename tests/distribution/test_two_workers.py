@@ -118,14 +118,14 @@ def test_the_report_says_how_batches_were_shared_out(worked):
 
 
 def test_head_and_evaluation_are_those_of_one_process(worked):
-    data = jobs.pictures()
+    data = jobs.images()
     model = tlkit.build_classifier("resnet20", data.class_names)
     report = tlkit.train_head(model, data)
     expected = tlkit.evaluate(model, data.train, data.class_names)
     for index in range(2):
         measured = read(worked, f"measured-{index}.json")
         assert measured["passes"] == [data.train.num_images + data.validation.num_images, 0]
-        # every other one of 33 pictures to train on, and of 17 to validate on
+        # every other one of 33 images to train on, and of 17 to validate on
         assert measured["own_passes"] == [[17 + 9, 0], [16 + 8, 0]][index]
         assert "features shared out among 2 workers" in measured["notes"]
         assert measured["accuracy"] == report.accuracy_after

@@ -153,7 +153,7 @@ def test_with_several_labels_an_image_is_right_where_all_are():
         assert accuracy == pytest.approx(1 - len(evaluated.mistakes) / 40)
 
 
-def test_each_picture_is_read_once(monkeypatch):
+def test_each_image_is_read_once(monkeypatch):
     images = np.random.default_rng(0).integers(0, 256, (60, 4, 4, 3), np.uint8)
     data = tlkit.load_arrays(images, np.arange(60) % 3)
     made = []

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import tlkit
-from tlkit.data.missing_files import lost_pictures_named
+from tlkit.data.missing_files import missing_files_named
 from tlkit.errors import ArgumentError, DataError
 from tlkit.evaluation.data_checks import check_images
 
@@ -147,7 +147,7 @@ def test_dark_pixels_first_do_not_hide_those_behind():
     images = check_images("data", batches(values, LABELS), of_unit_values())
     with (
         pytest.raises(ArgumentError, match=r"to 255, which are pixels"),
-        lost_pictures_named([images]),
+        missing_files_named([images]),
     ):
         list(images)
 
@@ -177,7 +177,7 @@ def test_black_images_first_do_not_hide_the_range_of_those_behind():
     images = check_images("data", batches(values, LABELS), classifier())
     with (
         pytest.raises(ArgumentError, match=r"values from 0 to 1\. Multiply them by 255"),
-        lost_pictures_named([images]),
+        missing_files_named([images]),
     ):
         list(images)
 
@@ -225,7 +225,7 @@ def test_values_that_are_not_finite_are_refused():
     values = PIXELS.copy()
     values[40, 0, 0, 0] = np.inf
     images = check_images("data", batches(values, LABELS), classifier())
-    with pytest.raises(DataError, match="must hold finite values"), lost_pictures_named([images]):
+    with pytest.raises(DataError, match="must hold finite values"), missing_files_named([images]):
         list(images)
 
 
@@ -323,7 +323,7 @@ def test_a_model_of_no_three_channels_takes_no_split(train, shape):
         tlkit.evaluate(model, data.train)
 
 
-def test_all_labels_of_a_split_are_checked_before_a_picture_is_read():
+def test_all_labels_of_a_split_are_checked_before_an_image_is_read():
     data = tlkit.load_arrays(PIXELS.astype("uint8"), LABELS)
     with pytest.raises(DataError, match=r"`images` must have labels .* from 0 to 1"):
         tlkit.evaluate(classifier(num_classes=2), data.train)

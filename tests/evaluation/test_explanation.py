@@ -105,7 +105,7 @@ def test_every_family_can_be_explained(name):
 
 
 def test_a_file_is_seen_as_by_predict(tmp_path):
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     Image.fromarray(red_left_blue_right()).resize((64, 48)).save(path)
     model = looks_for_colours()
     explanation = explain(model, path, NAMES)
@@ -134,7 +134,7 @@ def test_the_overlay_is_grey_where_nothing_speaks():
     assert len(set(overlay[12, 8])) > 1
 
 
-def test_an_overlay_fits_the_same_picture_in_another_size():
+def test_an_overlay_fits_the_same_image_in_another_size():
     explanation = explain(looks_for_colours(), red_left_blue_right(), NAMES, label="red")
     large = np.kron(red_left_blue_right(), np.ones((3, 2, 1), np.uint8))
     overlay = explanation.over(large)
@@ -187,9 +187,9 @@ def test_what_cannot_be_explained_is_refused(tmp_path):
         explain(model, image, NAMES, label="rad")
     with pytest.raises(ArgumentError, match="a number from 0 to 1"):
         explain(model, image, NAMES, label=2)
-    with pytest.raises(ArgumentError, match=r"`image` must be one picture\. Received: 2"):
+    with pytest.raises(ArgumentError, match=r"`image` must be one image\. Received: 2"):
         explain(model, np.stack([image, image]), NAMES)
-    with pytest.raises(DataError, match="`image` must be picture files"):
+    with pytest.raises(DataError, match="`image` must be image files"):
         explain(model, tmp_path / "none.png", NAMES)
     flat = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Flatten(), keras.layers.Dense(4)])
     flat.add(keras.layers.Dense(2))

@@ -63,8 +63,8 @@ def test_it_serves_again_whatever_the_weights_hold(traces):
 
 
 def test_evaluation_and_prediction_share_it(traces):
-    pictures = np.random.default_rng(1).integers(0, 255, (20, 8, 8, 3), "uint8")
-    data = tlkit.load_arrays(pictures, [0, 1] * 10, ["a", "b"])
+    images = np.random.default_rng(1).integers(0, 255, (20, 8, 8, 3), "uint8")
+    data = tlkit.load_arrays(images, [0, 1] * 10, ["a", "b"])
     model = a_model()
     tlkit.evaluate(model, data.train)
     tlkit.predict(model, IMAGES, ["a", "b"])

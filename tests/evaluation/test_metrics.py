@@ -27,7 +27,7 @@ def small_model(num_outputs=3, activation=None, name=None):
     )
 
 
-def pictures(num_images=20, seed=1):
+def random_images(num_images=20, seed=1):
     generator = np.random.default_rng(seed)
     return generator.uniform(0, 255, (num_images, 4, 4, 3)).astype(np.float32)
 
@@ -50,7 +50,7 @@ def assert_near(found, expected):
 
 
 def test_accuracy_and_loss_are_those_of_keras():
-    model, images, labels = small_model(), pictures(), np.arange(20) % 3
+    model, images, labels = small_model(), random_images(), np.arange(20) % 3
     report = tlkit.evaluate(model, batches(images, labels), NAMES)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(labels, model(images))
     assert report.accuracy == np.mean(np.argmax(model(images), axis=1) == labels)
@@ -60,7 +60,7 @@ def test_accuracy_and_loss_are_those_of_keras():
 
 
 def test_each_form_of_labels_and_of_outputs_gives_the_same_report():
-    images, labels = pictures(), np.arange(20) % 3
+    images, labels = random_images(), np.arange(20) % 3
     logits, softmax = small_model(), small_model(activation="softmax")
     softmax.set_weights(logits.get_weights())
     expected = tlkit.evaluate(logits, batches(images, labels), NAMES).as_dict()
@@ -76,7 +76,7 @@ def test_each_form_of_labels_and_of_outputs_gives_the_same_report():
 
 
 def test_binary_logit_and_probability_agree():
-    images, labels = pictures(), np.arange(20) % 2
+    images, labels = random_images(), np.arange(20) % 2
     logit, sigmoid = small_model(1), small_model(1, "sigmoid")
     sigmoid.set_weights(logit.get_weights())
     reports = [tlkit.evaluate(model, batches(images, labels)) for model in (logit, sigmoid)]
@@ -133,9 +133,9 @@ def test_multi_label_counts_label_decisions():
 def test_multi_label_model_is_evaluated_from_its_outputs():
     model = small_model(3, "sigmoid")
     labels = (np.random.default_rng(0).random((20, 3)) > 0.5).astype(np.float32)
-    report = tlkit.evaluate(model, batches(pictures(), labels), NAMES)
+    report = tlkit.evaluate(model, batches(random_images(), labels), NAMES)
     assert report.kind == "multi_label"
-    assert report.accuracy == np.mean((np.asarray(model(pictures())) >= 0.5) == labels)
+    assert report.accuracy == np.mean((np.asarray(model(random_images())) >= 0.5) == labels)
 
 
 def test_loss_stays_finite_where_float32_would_not():
@@ -147,7 +147,7 @@ def test_loss_stays_finite_where_float32_would_not():
 
 
 def test_a_split_brings_its_paths_and_batches():
-    images = pictures(9).astype(np.uint8)
+    images = random_images(9).astype(np.uint8)
     split = ImageSplit(
         name="test",
         paths=tuple(f"images[{index}]" for index in range(9)),
@@ -170,14 +170,14 @@ def test_the_model_stays_as_it_is():
     model = small_model()
     model.compile("adam", "mse")
     optimizer, weights = model.optimizer, model.get_weights()
-    tlkit.evaluate(model, batches(pictures(), np.arange(20) % 3), NAMES)
+    tlkit.evaluate(model, batches(random_images(), np.arange(20) % 3), NAMES)
     assert model.optimizer is optimizer
     assert model.predict_function is None
     assert all(map(np.array_equal, model.get_weights(), weights))
 
 
 def test_weights_in_a_dataset_are_left_out():
-    model, images, labels = small_model(), pictures(), np.arange(20) % 3
+    model, images, labels = small_model(), random_images(), np.arange(20) % 3
     weighted = tlkit.evaluate(model, batches(images, labels, np.linspace(0, 9, 20)), NAMES)
     assert weighted.as_dict() == tlkit.evaluate(model, batches(images, labels), NAMES).as_dict()
 
@@ -203,7 +203,7 @@ def test_text_of_many_classes_shows_the_worst():
 
 
 def test_no_images_are_refused():
-    empty = batches(pictures(0), np.zeros(0, np.int64))
+    empty = batches(random_images(0), np.zeros(0, np.int64))
     with pytest.raises(DataError, match="`images` must hold images"):
         tlkit.evaluate(small_model(), empty, NAMES)
     with pytest.raises(DataError, match="`images` must hold at least one image"):
@@ -234,7 +234,7 @@ def test_labels_of_another_shape_are_refused():
 )
 def test_class_names_that_do_not_fit_are_refused(names, match):
     with pytest.raises(ArgumentError, match=f"`class_names` {match}"):
-        tlkit.evaluate(small_model(), batches(pictures(), np.zeros(20)), names)
+        tlkit.evaluate(small_model(), batches(random_images(), np.zeros(20)), names)
 
 
 def test_outputs_that_are_not_finite_are_refused():
@@ -251,7 +251,7 @@ def test_outputs_of_another_shape_or_kind_are_refused():
 
 
 def test_datasets_that_cannot_be_evaluated_are_refused():
-    data = batches(pictures(), np.zeros(20))
+    data = batches(random_images(), np.zeros(20))
     model = small_model()
     with pytest.raises(ArgumentError, match="`images` must give batches"):
         tlkit.evaluate(model, data.unbatch(), NAMES)
@@ -261,7 +261,7 @@ def test_datasets_that_cannot_be_evaluated_are_refused():
     with pytest.raises(ArgumentError, match="`images` must end after one pass"):
         tlkit.evaluate(model, data.repeat(), NAMES)
     with pytest.raises(ArgumentError, match="`images` must be an ImageSplit or a tf"):
-        tlkit.evaluate(model, pictures(), NAMES)
+        tlkit.evaluate(model, random_images(), NAMES)
     with pytest.raises(ArgumentError, match="`batch_size` must be left out"):
         tlkit.evaluate(model, data, NAMES, batch_size=3)
 
@@ -326,7 +326,7 @@ def test_a_top_k_that_says_nothing_is_refused(top_k, arguments, match):
     with pytest.raises(ArgumentError, match=match):
         evaluate_probabilities(np.full((2, 3), 0.5), np.zeros(2), NAMES, top_k=top_k, **arguments)
     with pytest.raises(ArgumentError, match=r"`top_k` must be left out for .* 'binary'"):
-        tlkit.evaluate(small_model(1), batches(pictures(), np.arange(20) % 2), top_k=1)
+        tlkit.evaluate(small_model(1), batches(random_images(), np.arange(20) % 2), top_k=1)
 
 
 def test_binary_figures_are_those_of_scikit_learn():

@@ -10,7 +10,7 @@ from PIL import Image
 
 import tlkit
 from tests.conftest import set_seeds
-from tests.data.pictures import drawing, encoded
+from tests.data.image_bytes import drawing, encoded
 from tlkit.data.decoding import decode_image, resize_image
 from tlkit.data.file_checks import check_files
 from tlkit.data.limits import MAX_PIXELS
@@ -39,7 +39,7 @@ def small_model(num_outputs=3, activation=None, name=None):
 
 @pytest.fixture
 def files(tmp_path):
-    """Four pictures of different sizes and formats; one name in another script."""
+    """Four images of different sizes and formats; one name in another script."""
     generator = np.random.default_rng(0)
     paths = []
     for name, shape in (
@@ -114,7 +114,7 @@ def test_multi_label_gives_every_label_from_the_threshold_on():
 def bad_files(tmp_path):
     """What cannot be used: three files, a folder, a name that leads nowhere."""
     (tmp_path / "empty.jpg").touch()
-    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "text.jpg").write_text("no image")
     (tmp_path / "short.jpg").write_bytes(encoded(drawing(), "JPEG")[:400])
     (tmp_path / "folder").mkdir()
     names = ("empty.jpg", "text.jpg", "short.jpg", "folder", "missing.jpg")
@@ -128,7 +128,7 @@ def test_where_no_file_can_be_used_all_are_named_and_nothing_is_predicted(
         "tlkit.evaluation.prediction._decoded_batches", lambda *_: pytest.fail("asked")
     )
     given = [path for path in bad_files if not path.is_dir()]
-    with pytest.raises(DataError, match="`images` must be picture files") as error:
+    with pytest.raises(DataError, match="`images` must be image files") as error:
         tlkit.predict(model, given, NAMES)
     verdicts = check_files([str(path) for path in given], max_pixels=MAX_PIXELS)
     for path, verdict in zip(given, verdicts, strict=True):
@@ -182,7 +182,7 @@ def test_a_name_that_nobody_can_write_down_is_refused(model):
 
 
 def test_a_folder_is_refused(model, tmp_path):
-    with pytest.raises(ArgumentError, match=r"must be picture files, not a folder.*glob"):
+    with pytest.raises(ArgumentError, match=r"must be image files, not a folder.*glob"):
         tlkit.predict(model, tmp_path, NAMES)
 
 

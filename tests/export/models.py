@@ -1,4 +1,4 @@
-"""Models and pictures that every format is tried on."""
+"""Models and images that every format is tried on."""
 
 import keras
 import numpy as np
@@ -46,8 +46,8 @@ def foreign_model():
     return keras.Model(inputs, x)
 
 
-def pictures(size=SIZE):
-    """Sixteen views of the two photographs that come with scikit-learn, uint8."""
+def random_images(size=SIZE):
+    """Sixteen views of the two images that come with scikit-learn, uint8."""
     views = []
     for image in load_sample_images().images:
         for turned in (image, image[:, ::-1], image[::-1], 255 - image):

@@ -60,7 +60,7 @@ def exported(tmp_path_factory):
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     generator = np.random.default_rng(0)
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     names = ("a.jpg", "b.png", "c.webp", "d.bmp", "e.gif", "f.jpg", "猫.png")
     for number, name in enumerate(names):
         pixels = generator.integers(0, 256, (20 + 9 * number, 60 - 5 * number, 3), dtype=np.uint8)
@@ -102,7 +102,7 @@ def test_signatures_are_those_promised(model, tmp_path):
     assert exported.num_bytes > 10_000
     assert exported.difference <= 1e-5
     assert report.num_samples == 8
-    assert "compared on 8 pictures" in str(report)
+    assert "compared on 8 images" in str(report)
     names = (tmp_path / "exported" / "assets" / "class_names.txt").read_bytes().decode()
     assert names == "ant\nbee\n猫 & <dog>\n"
     about = json.loads((tmp_path / "exported" / "assets" / "serving.json").read_text())
@@ -265,7 +265,7 @@ def test_samples_may_be_files_or_pixels(model, files, tmp_path):
         export_model(model, tmp_path / "c", NAMES, samples=["missing.jpg"])
     with pytest.raises(ArgumentError, match=r"`samples` must be.*arrays of different shapes"):
         export_model(model, tmp_path / "c", NAMES, samples=[pixels[0], pixels[0][:5]])
-    with pytest.raises(ArgumentError, match="`samples` must hold at least one picture"):
+    with pytest.raises(ArgumentError, match="`samples` must hold at least one image"):
         export_model(model, tmp_path / "c", NAMES, samples=[])
     assert not (tmp_path / "c").exists()
 
@@ -381,7 +381,7 @@ def test_the_pixel_bound_is_part_of_the_export(model, files, tmp_path):
 
 
 def rejection_for(model, known, threshold=0.01):
-    """One that knows the given pictures, each its own nearest neighbour."""
+    """One that knows the given images, each its own nearest neighbour."""
     features, _ = with_features(model)(tf.cast(known, tf.float32), training=False)
     return Rejection(
         signature=signatures.signature(keras.Model(model.input, feature_cut(model))),
@@ -460,7 +460,7 @@ def test_a_rejection_does_not_change_the_rest(model, files, exported, tmp_path):
     assert len(keras.saving.load_model(tmp_path / "out" / "model.keras").outputs) == 1
 
 
-def test_the_stored_pictures_are_written_once(model, tmp_path):
+def test_the_stored_images_are_written_once(model, tmp_path):
     rejection = rejection_for(model, np.zeros((1, *SIZE, 3)))
     many = np.repeat(rejection.neighbours, 2000, axis=0)
     large = Rejection(**{**vars(rejection), "neighbours": many})
@@ -486,7 +486,7 @@ def test_a_rejection_that_differs_is_refused(model, tmp_path, monkeypatch, outpu
     rejection = rejection_for(model, np.zeros((1, *SIZE, 3)))
     message = {
         "novelty": "novelties differ by up to 0.001",
-        "known": "calls other pictures known than their novelty says",
+        "known": "calls other images known than their novelty says",
     }
     with pytest.raises(ExportError, match=message[output]):
         export_model(model, tmp_path / "exported", NAMES, rejection=rejection)

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from tests.export.models import NAMES, pictures, small_model
+from tests.export.models import NAMES, random_images, small_model
 from tlkit.export.labels import add_labels, read_labels
 
 
@@ -13,5 +13,5 @@ def test_keras_loads_a_file_with_labels_as_if_there_were_none(tmp_path):
     add_labels(file, NAMES, {"threshold": 0.5})
     assert read_labels(file) == (NAMES, {"threshold": 0.5})
     loaded = keras.saving.load_model(file)
-    images = pictures().astype(np.float32)
+    images = random_images().astype(np.float32)
     np.testing.assert_array_equal(loaded.predict(images), model.predict(images))

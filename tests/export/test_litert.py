@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.export.models import NAMES, SIZE, foreign_model, pictures, small_model
+from tests.export.models import NAMES, SIZE, foreign_model, random_images, small_model
 from tlkit.errors import ArgumentError, ExportError
 from tlkit.export.classifying import classifying_function
 from tlkit.export.labels import read_labels
@@ -28,13 +28,13 @@ def files(tmp_path_factory):
 
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
 @pytest.mark.parametrize("num_images", [1, 7, 2])
-def test_any_number_of_pictures_is_answered(files, quantization, num_images):
+def test_any_number_of_images_is_answered(files, quantization, num_images):
     interpreter = pytest.importorskip("ai_edge_litert.interpreter", reason="needs ai-edge-litert")
     runner = interpreter.Interpreter(str(files[quantization])).get_signature_runner()
     (images,) = runner.get_input_details().values()
     assert images["dtype"] is np.uint8
     assert images["shape_signature"].tolist() == [-1, *SIZE, 3]
-    some = pictures()[:num_images]
+    some = random_images()[:num_images]
     answers = runner(images=some)
     expected = classifying_function(small_model())(tf.constant(some))
     assert answers["probabilities"].shape == (num_images, 3)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.export.models import NAMES, SIZE, foreign_model, pictures, small_model
+from tests.export.models import NAMES, SIZE, foreign_model, random_images, small_model
 from tlkit.errors import ArgumentError, ExportError
 from tlkit.export.classifying import classifying_function
 from tlkit.export.constant_graph import constant_graph
@@ -26,11 +26,11 @@ def session(tmp_path_factory):
 
 
 @pytest.mark.parametrize("num_images", [1, 7, 0])
-def test_any_number_of_pictures_is_answered(session, num_images):
-    some = pictures()[:num_images]
+def test_any_number_of_images_is_answered(session, num_images):
+    some = random_images()[:num_images]
     shares, class_ids = session.run(["probabilities", "class_id"], {"images": some})
     assert shares.shape == (num_images, 3)
-    expected = classifying_function(small_model())(tf.constant(pictures()))["probabilities"]
+    expected = classifying_function(small_model())(tf.constant(random_images()))["probabilities"]
     np.testing.assert_allclose(shares, expected[:num_images], atol=1e-5)
     assert class_ids.dtype == np.int64
     assert class_ids.tolist() == shares.argmax(axis=1).tolist()

@@ -11,7 +11,7 @@ import tensorflow as tf
 import tlkit
 import tlkit.export.client as client_program
 from tests.conftest import set_seeds
-from tests.export.models import HEADS, names_for, pictures, small_model
+from tests.export.models import HEADS, names_for, random_images, small_model
 from tlkit.errors import ExportError
 from tlkit.export import parity
 from tlkit.export.classifying import classifying_function
@@ -54,10 +54,10 @@ def expected_of(model, images):
 @pytest.mark.parametrize("kind", HEADS)
 @pytest.mark.parametrize("name", EXPORT_FORMATS)
 def test_every_format_agrees_for_every_head(name, kind, tmp_path):
-    model, images = small_model(kind), pictures()
+    model, images = small_model(kind), random_images()
     path = written(name, model, tmp_path, kind)
     expected = expected_of(model, images)
-    assert expected.std(axis=0).max() > 0.01  # the pictures are told apart
+    assert expected.std(axis=0).max() > 0.01  # the images are told apart
     report = check_parity(name, path, images, expected, model=model)
     assert report.name == name
     assert report.num_images == len(images)
@@ -69,7 +69,7 @@ def test_every_format_agrees_for_every_head(name, kind, tmp_path):
 
 
 def telling_apart(backbone, kind, images):
-    """A classifier whose features differ between pictures, whatever its weights are."""
+    """A classifier whose features differ between images, whatever its weights are."""
     set_seeds(0)
     model = tlkit.build_classifier(
         backbone,
@@ -102,7 +102,7 @@ def test_every_format_passes_the_gate_for_three_backbones(backbone, kind, tmp_pa
     for name in EXPORT_FORMATS:
         needs(name)
     size = 96 if backbone.startswith("mobilenet") else 32
-    images = pictures((size, size))
+    images = random_images((size, size))
     model = telling_apart(backbone, kind, images)
     assert expected_of(model, images).std(axis=0).max() > 0.01
     report = tlkit.export_model(
@@ -120,7 +120,7 @@ def test_every_format_passes_the_gate_for_three_backbones(backbone, kind, tmp_pa
 
 @pytest.mark.parametrize("name", ["litert", "litert_float16", "onnx"])
 def test_other_weights_are_refused(name, tmp_path):
-    model, images = small_model(), pictures()
+    model, images = small_model(), random_images()
     path = written(name, model, tmp_path)
     model.layers[-1].kernel.assign(model.layers[-1].kernel * -1)
     with pytest.raises(ExportError, match=rf"exported {name} does not compute.*is allowed"):
@@ -128,7 +128,7 @@ def test_other_weights_are_refused(name, tmp_path):
 
 
 def test_rounding_that_costs_accuracy_is_refused(tmp_path):
-    model, images = small_model(), pictures()
+    model, images = small_model(), random_images()
     path = written("litert_int8", model, tmp_path)
     expected = expected_of(model, images)
     # the truth is what the model says, and the export was made of another
@@ -147,7 +147,7 @@ def test_a_broken_file_is_refused_with_the_runtime_s_reason(tmp_path):
     needs("onnx")
     (tmp_path / "model.onnx").write_bytes(b"no model")
     with pytest.raises(ExportError, match=r"cannot be asked in a process that has only onnxrun"):
-        ask_in_fresh_process("onnx", tmp_path / "model.onnx", pictures()[:1])
+        ask_in_fresh_process("onnx", tmp_path / "model.onnx", random_images()[:1])
 
 
 def test_nan_and_other_shapes_are_refused():
@@ -162,13 +162,13 @@ def test_nan_and_other_shapes_are_refused():
 def test_a_process_that_hangs_is_ended(monkeypatch, tmp_path):
     monkeypatch.setattr(parity, "TIME_LIMIT", 0.01)
     with pytest.raises(ExportError, match=r"gave no answer within 0\.01 seconds"):
-        ask_in_fresh_process("onnx", tmp_path / "none", pictures()[:1])
+        ask_in_fresh_process("onnx", tmp_path / "none", random_images()[:1])
 
 
 @pytest.mark.parametrize("name", RUNTIMES)
 def test_nothing_but_the_runtime_can_be_imported_there(name, tmp_path):
     path = written(name, small_model(), tmp_path)
-    np.save(tmp_path / "images.npy", pictures()[:2])
+    np.save(tmp_path / "images.npy", random_images()[:2])
     arguments = [EXPORT_FORMATS[name].runtime, path, "images.npy", "answers.npz"]
     every = ("ai_edge_litert", "keras", "onnxruntime", "tensorflow", "tlkit")
     code = (

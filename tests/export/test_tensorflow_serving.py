@@ -21,15 +21,17 @@ def test_versions_lie_side_by_side_and_answer_the_request(tmp_path):
     assert sorted(path.name for path in root.iterdir()) == ["1", "2"]
     assert (root / "2" / "saved_model.pb").is_file()
     signature = tf.saved_model.load(str(root / "1")).signatures["serving_default"]
-    pictures = [tf.io.encode_png(tf.fill((9, 9, 3), tf.cast(n, tf.uint8))).numpy() for n in (0, 90)]
-    request = json.loads(json.dumps(predict_request(*pictures)))
+    random_images = [
+        tf.io.encode_png(tf.fill((9, 9, 3), tf.cast(n, tf.uint8))).numpy() for n in (0, 90)
+    ]
+    request = json.loads(json.dumps(predict_request(*random_images)))
     assert request["signature_name"] == "serving_default"
     (name,) = {name for instance in request["instances"] for name in instance}
     assert name in signature.structured_input_signature[1]
     decoded = [base64.b64decode(instance[name]["b64"]) for instance in request["instances"]]
-    assert decoded == pictures
+    assert decoded == random_images
     answers = signature(**{name: tf.constant(decoded)})
-    assert {len(values) for values in answers.values()} == {2}  # one entry for each picture
+    assert {len(values) for values in answers.values()} == {2}  # one entry for each image
     for ask in (lambda: predict_with(root, ["a.jpg"]), lambda: ServedModel(root, 2**20)):
         with pytest.raises(ArgumentError, match=r"holds numbered versions.*Give '.*model/2'\."):
             ask()

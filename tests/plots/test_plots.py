@@ -170,7 +170,7 @@ def evaluated(paths):
     return evaluate_probabilities(shares, np.ones(len(paths), np.int64), ("a", "b"), paths=paths)
 
 
-def test_pictures_are_read_from_their_files_and_asked_for_where_there_are_none(tmp_path):
+def test_images_are_read_from_their_files_and_asked_for_where_there_are_none(tmp_path):
     file = tmp_path / "wide.png"
     Image.new("RGB", (400, 200), (0, 99, 0)).save(file)
     (panel,) = evaluation_plots.plot_mistakes(evaluated([str(file)])).axes
@@ -196,7 +196,7 @@ def test_near_duplicates_stand_side_by_side(tmp_path, count):
         )
 
     report = SimpleNamespace(pairs=tuple(map(pair, range(count))))
-    heights = iter(range(9, 999))  # pictures need not have one size
+    heights = iter(range(9, 999))  # images need not have one size
     figure = data_plots.plot_near_duplicates(
         report, lambda path: np.full((next(heights), 30, 3), 99)
     )
@@ -528,7 +528,7 @@ def test_a_notebook_shows_a_figure_once(windows, monkeypatch):
     monkeypatch.setitem(sys.modules, "IPython.display", ipython.display)
     figure = training_plots.curves(history(3))
     figure._ipython_display_()
-    assert [picture[:4] for picture in displayed] == [b"\x89PNG"]
+    assert [image[:4] for image in displayed] == [b"\x89PNG"]
     assert not pyplot.get_fignums()  # or the inline backend would show it again
     figure.show()
     assert len(displayed) == 2

@@ -36,7 +36,7 @@ def trained_on(run, class_name):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """All pictures; a finished run on two of the classes; and what was added to it."""
+    """All images; a finished run on two of the classes; and what was added to it."""
     folder = tmp_path_factory.mktemp("growing")
     everything = write_photos(folder / "everything", COUNTS)
     old = only(everything, folder / "old", "a", "b")
@@ -51,7 +51,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def copied(made, tmp_path):
-    """The folder of all that once more, for changes: runs still name the first one's pictures."""
+    """The folder of all that once more, for changes: runs still name the first one's images."""
     return shutil.copytree(made[0], tmp_path / "copied")
 
 
@@ -83,10 +83,10 @@ def test_old_and_new_accuracy_are_said_and_kept(made):
     (note,) = grown.metrics["calibration"]["notes"]
     assert note in said
     assert "would change the old logits" in note
-    assert not any("unknown pictures" in text for text in said)
+    assert not any("unknown images" in text for text in said)
     text = said[-1]
     assert "new classes: 0.0 % before, 100.0 % after" in text
-    assert "8 stored features of old pictures were replayed" in text
+    assert "8 stored features of old images were replayed" in text
 
 
 def test_old_logits_stay_the_same_to_the_bit_and_nothing_else_moves(made):
@@ -113,7 +113,7 @@ def test_the_model_is_what_was_measured_and_what_is_exported(made, tmp_path):
         assert labels == [path.parent.name for path in files]
 
 
-def test_no_picture_that_was_trained_on_is_measured_on(made):
+def test_no_image_that_was_trained_on_is_measured_on(made):
     folder, _, grown, _ = made
     rows = (grown.path / "split.csv").read_text().splitlines()[1:]
     splits = {}
@@ -148,19 +148,17 @@ def test_without_exemplars_nothing_is_replayed_and_the_cost_is_said(made, tmp_pa
     assert growth["new_after"] > 0
 
 
-def test_a_folder_of_old_and_new_classes_trains_with_the_old_pictures_at_their_places(
-    made, tmp_path
-):
+def test_a_folder_of_old_and_new_classes_trains_with_the_old_images_at_their_places(made, tmp_path):
     folder, run, grown, _ = made
     both = add_classes_run(run.path, folder / "everything", out=tmp_path / "both", exemplars=4)
     assert both.class_names == grown.class_names
     assert both.metrics["test"]["num_images"] == grown.metrics["test"]["num_images"]
     before, after = run.record["data"]["num_images"], both.record["data"]["num_images"]
     new = grown.record["data"]["num_images"]["train"]
-    assert after["train"] == before["train"] + new  # every old picture, not exemplars alone
+    assert after["train"] == before["train"] + new  # every old image, not exemplars alone
 
 
-def test_other_pictures_of_an_old_class_train_and_measure_in_it(made, tmp_path):
+def test_other_images_of_an_old_class_train_and_measure_in_it(made, tmp_path):
     folder, run, grown, _ = made
     photos = shutil.copytree(folder / "new", tmp_path / "photos")
     (photos / "b").mkdir()
@@ -179,7 +177,7 @@ def test_other_pictures_of_an_old_class_train_and_measure_in_it(made, tmp_path):
 
 
 @pytest.mark.parametrize("num_left", [0, 2])
-def test_a_second_addition_needs_no_old_pictures(made, copied, num_left):
+def test_a_second_addition_needs_no_old_images(made, copied, num_left):
     _, _, grown, _ = made
     for path in trained_on(grown, "a")[:num_left]:  # of a folder that was thinned out
         (copied / "thinned" / "a").mkdir(parents=True, exist_ok=True)
@@ -195,16 +193,16 @@ def test_a_second_addition_needs_no_old_pictures(made, copied, num_left):
     growth = third.record["growth"]
     assert growth["num_replayed"] == 9
     assert growth["from_stored"] == {"a": 3 - num_left, "b": 3, "c": 3}
-    assert growth["old_before"] is None  # there is no old picture to measure on, and it is said
+    assert growth["old_before"] is None  # there is no old image to measure on, and it is said
     notes = third.metrics["stages"][0]["notes"]
-    assert "old classes: no picture to measure on" in notes
+    assert "old classes: no image to measure on" in notes
     images = np.random.default_rng(0).uniform(0, 255, (5, 32, 32, 3)).astype("float32")
     assert np.array_equal(third.load_model()(images)[:, :3], grown.load_model()(images))
     labels = [one.label for one in predict_with(third.path, sorted((photos / "d").iterdir())[:6])]
     assert labels == ["d"] * 6
 
 
-def test_a_second_addition_finds_the_pictures_of_all_runs_before(made, copied):
+def test_a_second_addition_finds_the_images_of_all_runs_before(made, copied):
     _, _, grown, _ = made
     photos = write_photos(copied / "third", {"a": 0, "d": 24}, size=20, seed=3)
     (photos / "a").rmdir()
@@ -215,7 +213,7 @@ def test_a_second_addition_finds_the_pictures_of_all_runs_before(made, copied):
     )
     assert third.record["growth"]["num_old"] == grown.metrics["test"]["num_images"]
     assert third.record["growth"]["old_before"] == grown.metrics["test"]["accuracy"]
-    (note,) = (text for text in said if "unknown pictures are no longer told apart" in text)
+    (note,) = (text for text in said if "unknown images are no longer told apart" in text)
     assert note in third.metrics["stages"][0]["notes"]
     assert note.replace("'", "&#39;") in (third.path / "report.html").read_text()
     assert not (third.path / REJECTION_FILE).exists()
@@ -297,11 +295,11 @@ def test_what_is_no_new_class_is_refused_before_anything_is_written(made, tmp_pa
         add_classes_run(run.path, folder / "old", out=out)
     photos = shutil.copytree(folder / "new", tmp_path / "photos")
     (photos / "empty").mkdir()
-    with pytest.raises(tlkit.DataError, match=r"usable pictures of each new class.*'empty'"):
+    with pytest.raises(tlkit.DataError, match=r"usable images of each new class.*'empty'"):
         add_classes_run(run.path, photos, out=out)
     shutil.copy(photos / "c" / "000.jpg", photos / "empty")
     (photos / "c" / "000.jpg").unlink()
-    with pytest.raises(tlkit.DataError, match=r"at least two different pictures.*'empty'"):
+    with pytest.raises(tlkit.DataError, match=r"at least two different images.*'empty'"):
         add_classes_run(run.path, photos, out=out)
     with pytest.raises(tlkit.DataError, match="`photos` must be a folder"):
         add_classes_run(run.path, tmp_path / "nowhere", out=out)
@@ -310,7 +308,7 @@ def test_what_is_no_new_class_is_refused_before_anything_is_written(made, tmp_pa
     assert not out.exists()
 
 
-def test_a_known_picture_under_another_class_is_left_out(made, tmp_path):
+def test_a_known_image_under_another_class_is_left_out(made, tmp_path):
     folder, run, grown, _ = made
     photos = shutil.copytree(folder / "new", tmp_path / "photos")
     shutil.copy(folder / "old" / "a" / "000.jpg", photos / "c" / "wrong.jpg")
@@ -321,14 +319,12 @@ def test_a_known_picture_under_another_class_is_left_out(made, tmp_path):
     assert "a, in the earlier run" in said[0]
 
 
-def test_files_and_pictures_are_counted_apart_and_the_card_says_where_they_come_from(made):
+def test_files_and_images_are_counted_apart_and_the_card_says_where_they_come_from(made):
     _, run, grown, said = made
-    assert any("24 files; readable pictures: 24 jpeg" in line for line in said)
-    assert any(
-        "48 pictures that the earlier run found are not among these" in line for line in said
-    )
+    assert any("24 files; readable images: 24 jpeg" in line for line in said)
+    assert any("48 images that the earlier run found are not among these" in line for line in said)
     card = (grown.path / "model_card.md").read_text(encoding="utf-8")
-    assert "Photographs from new and, to measure the old classes, those that run was" in card
+    assert "Images from new and, to measure the old classes, those that run was" in card
     replayed = grown.record["growth"]["num_replayed"]
     assert (
         f"before, a, b, were trained in the run run or one before it; {replayed} features" in card

@@ -1,4 +1,4 @@
-"""What a run is left to choose, it chooses from training pictures, says, and keeps to."""
+"""What a run is left to choose, it chooses from training images, says, and keeps to."""
 
 import dataclasses
 import json
@@ -126,7 +126,7 @@ def test_bad_candidates_are_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_few_pictures_are_for_the_head_and_nothing_is_measured(tmp_path, monkeypatch):
+def test_few_images_are_for_the_head_and_nothing_is_measured(tmp_path, monkeypatch):
     monkeypatch.setattr("tlkit.advice.similarity.measure_similarity", refuse)
     photos = write_photos(tmp_path / "photos", {"green": 12, "red": 12})
     said = []
@@ -164,14 +164,14 @@ def test_random_weights_are_not_held(photos):
     assert choice.measured == []
 
 
-def test_a_class_of_one_training_picture_is_no_obstacle(tmp_path):
+def test_a_class_of_one_training_image_is_no_obstacle(tmp_path):
     data = tlkit.load_folder(
         write_photos(tmp_path / "photos", {"green": 90, "red": 2}), image_size=32
     )
     model = tlkit.build_classifier("resnet20", data.class_names)
     choice = choice_of(data, model)
     assert choice.arguments == {"mode": "fine-tune", "unfreeze": 3, "anchor": 0.001}
-    assert "how near the pictures are was not measured: 'red' has one" in choice.reasons[2]
+    assert "how near the images are was not measured: 'red' has one" in choice.reasons[2]
     assert "anchor" not in choice_of(data, model, anchor=0.5).arguments
 
 
@@ -196,7 +196,7 @@ def test_where_the_groups_are_named_nothing_is_left_to_choose(photos):
     assert RunConfig(**given, unfreeze="stage3").mode == "fine-tune"
 
 
-def test_enough_pictures_are_fine_tuned_and_held(tmp_path, photos):
+def test_enough_images_are_fine_tuned_and_held(tmp_path, photos):
     said = []
     run = tlkit.train_run(
         photos, out=tmp_path / "run", backbone="resnet20", epochs=1, say=said.append, **ARGUMENTS

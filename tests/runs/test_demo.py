@@ -44,8 +44,8 @@ def test_a_place_that_is_taken_is_refused_before_a_digit_is_written(tmp_path, pl
     assert [path.name for path in tmp_path.rglob("*")] == ["mine", "thesis.txt"]
 
 
-def test_pictures_of_the_users_are_not_taken_for_the_demos(tmp_path):
+def test_images_of_the_users_are_not_taken_for_the_demos(tmp_path):
     (tmp_path / "run-photos").mkdir()
-    with pytest.raises(tlkit.RunError, match="must leave room for the demo's pictures"):
+    with pytest.raises(tlkit.RunError, match="must leave room for the demo's images"):
         demo.run_demo(tmp_path / "run", say=print)
     assert not (tmp_path / "run").exists()

@@ -25,7 +25,7 @@ def old(tmp_path_factory):
 
 @pytest.fixture
 def turned(tmp_path):
-    """New pictures of the same classes, upside down in colour."""
+    """New images of the same classes, upside down in colour."""
     folder = write_photos(tmp_path / "new", {"green": 30, "red": 30}, seed=9)
     for path in folder.glob("*/*.jpg"):
         pixels = 255 - np.asarray(Image.open(path))
@@ -36,7 +36,7 @@ def turned(tmp_path):
 def test_an_anchor_is_told_of_and_holds(old, turned, tmp_path):
     _, run = old
     moved, said = {}, []
-    (run.path / REJECTION_FILE).touch()  # as if it had been asked to tell unknown pictures
+    (run.path / REJECTION_FILE).touch()  # as if it had been asked to tell unknown images
     for name, anchor in (("free", None), ("held", 100.0)):
         later = train_run(
             turned,
@@ -109,7 +109,7 @@ def test_a_strength_chosen_by_itself_stays_when_the_run_goes_on(old, turned, tmp
 
 
 def given_to_training(monkeypatch, photos, until="train_model", **arguments):
-    """The old pictures and the new ones as a step of it gets them, which is not done; and words."""
+    """The old images and the new ones as a step of it gets them, which is not done; and words."""
     given, said = [], []
 
     def stop(model, data, *_, old, **__):
@@ -124,7 +124,7 @@ def given_to_training(monkeypatch, photos, until="train_model", **arguments):
 
 
 def test_nothing_is_measured_on_that_is_trained_on_now(old, tmp_path, monkeypatch):
-    """Another seed splits the same pictures in another way."""
+    """Another seed splits the same images in another way."""
     photos, run = old
     arguments = {"out": tmp_path / "run", "from_run": run.path, "mode": "head", "seed": 11}
     task, data, _ = given_to_training(monkeypatch, photos, **arguments)
@@ -134,14 +134,14 @@ def test_nothing_is_measured_on_that_is_trained_on_now(old, tmp_path, monkeypatc
     assert not set(task.decided_on.digests) & set(data.train.digests)
 
 
-def test_where_all_old_pictures_are_trained_on_now_none_decides(old, tmp_path, monkeypatch):
+def test_where_all_old_images_are_trained_on_now_none_decides(old, tmp_path, monkeypatch):
     photos, run = old
     arguments = {"out": tmp_path / "run", "from_run": run.path, "anchor": "auto", "seed": 13}
     task, _, _ = given_to_training(monkeypatch, photos, until="plan_anchor", **arguments)
     assert task.decided_on is None
 
 
-def test_old_pictures_that_are_others_now_are_said_and_passed_over(
+def test_old_images_that_are_others_now_are_said_and_passed_over(
     old, turned, tmp_path, monkeypatch
 ):
     photos, run = old
@@ -150,7 +150,7 @@ def test_old_pictures_that_are_others_now_are_said_and_passed_over(
     task, _, said = given_to_training(monkeypatch, turned, **arguments)
     assert task is None
     assert any("Forgetting is not measured" in line and "'third'" in line for line in said)
-    with pytest.raises(tlkit.DataError, match="`old_photos` must hold pictures of the classes"):
+    with pytest.raises(tlkit.DataError, match="`old_photos` must hold images of the classes"):
         train_run(turned, old_photos=photos, **{**arguments, "out": tmp_path / "another"})
     shutil.rmtree(photos / "third")
 

@@ -25,8 +25,8 @@ NAMES = ("中文", EVIL, '"><img src=x onerror=alert(1)>')
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    """Four pictures; in the last one a phone lay on its side."""
+def images(tmp_path):
+    """Four images; in the last one a phone lay on its side."""
     folder = tmp_path / "photos"
     folder.mkdir()
     paths = []
@@ -106,8 +106,8 @@ def text_of(html):
     return " ".join(Tags(html).text.split())
 
 
-def test_every_name_is_escaped(tmp_path, pictures):
-    html = written(tmp_path, evaluations={"test": evaluation(pictures)})
+def test_every_name_is_escaped(tmp_path, images):
+    html = written(tmp_path, evaluations={"test": evaluation(images)})
     assert EVIL not in html
     assert "<i>" not in html
     tags = Tags(html)
@@ -125,8 +125,8 @@ def test_groups_and_what_tore_them_are_told(tmp_path):
     assert "which goes with mate.jpg" in text
 
 
-def test_nothing_is_asked_of_a_network(tmp_path, pictures):
-    html = written(tmp_path, evaluations={"test": evaluation(pictures)})
+def test_nothing_is_asked_of_a_network(tmp_path, images):
+    html = written(tmp_path, evaluations={"test": evaluation(images)})
     assert not re.search(r"https?:|//[a-z]|@import|url\(", html)
     tags = Tags(html)
     assert tags.of("link") == tags.of("iframe") == []
@@ -134,8 +134,8 @@ def test_nothing_is_asked_of_a_network(tmp_path, pictures):
     assert policy.startswith("default-src 'none'")
 
 
-def test_accuracy_stands_with_its_interval_its_number_and_its_split(tmp_path, pictures):
-    measured = evaluation(pictures)
+def test_accuracy_stands_with_its_interval_its_number_and_its_split(tmp_path, images):
+    measured = evaluation(images)
     text = text_of(written(tmp_path, evaluations={"validation": None, "test": measured}))
     low, high = (f"{100 * end:.1f} %" for end in measured.interval)
     assert f"25.0 % right, of 4 images of the test split. 95 % interval {low} to {high}" in text
@@ -173,15 +173,15 @@ def test_every_figure_stands_on_the_page_with_its_interval_and_what_is_missing(t
     assert " to " not in row
 
 
-def test_confusion_is_a_table_with_the_truth_in_rows(tmp_path, pictures):
-    html = written(tmp_path, evaluations={"test": evaluation(pictures)})
+def test_confusion_is_a_table_with_the_truth_in_rows(tmp_path, images):
+    html = written(tmp_path, evaluations={"test": evaluation(images)})
     table = html.partition('<table class="matrix')[2].partition("</table>")[0]
     rows = [Tags(row).text.split("\n")[0] for row in table.split("<tr>")[2:]]
     assert rows == ["中文1", f"{EVIL}2", f"{NAMES[2]}1"]
 
 
-def test_mistakes_are_upright_pictures_in_their_order(tmp_path, pictures):
-    html = written(tmp_path, evaluations={"test": evaluation(pictures)})
+def test_mistakes_are_upright_images_in_their_order(tmp_path, images):
+    html = written(tmp_path, evaluations={"test": evaluation(images)})
     figures = html.split("<figure>")[1:]
     assert len(figures) == 3
     assert "80.0 %" in Tags(figures[0]).text.replace("\N{NO-BREAK SPACE}", " ")
@@ -200,7 +200,7 @@ def test_at_most_24_mistakes_are_shown_and_missing_files_are_no_error(tmp_path):
         np.tile([0.7, 0.3], (30, 1)), labels, ("a", "b"), paths=["gone.jpg"] * 30
     )
     html = written(tmp_path, evaluations={"test": report})
-    assert html.count("<figure>") == html.count("no picture") == 24
+    assert html.count("<figure>") == html.count("no image") == 24
     assert "24 of 30 mistakes" in text_of(html)
 
 
@@ -253,7 +253,7 @@ def test_every_way_to_serve_is_told_and_what_is_known_only_where_it_is(tmp_path)
     compile(f"import tensorflow as tf{code}", "page", "exec")
     text = Tags(written(tmp_path, folder="my runs/1", rejection=("unknown above 0.2",))).text
     assert 'answers["known"].numpy()[0])' in text
-    assert "known: false where a picture is none of these classes" in text
+    assert "known: false where an image is none of these classes" in text
     code = text.partition("import tensorflow as tf")[2].partition("In Python, to train")[0]
     compile(f"import tensorflow as tf{code}", "page", "exec")
 
@@ -271,8 +271,8 @@ def test_several_labels_have_no_matrix_and_many_classes_a_part_of_it(tmp_path):
     assert "the 40 classes with the most mistakes; 5 others are left out" in text_of(html)
 
 
-def test_a_map_stands_beside_its_mistake(tmp_path, pictures):
-    measured = evaluation(pictures)
+def test_a_map_stands_beside_its_mistake(tmp_path, images):
+    measured = evaluation(images)
     heatmap = np.zeros((8, 8), np.float32)
     heatmap[:4, :4] = 1
     first = measured.mistakes[0]
@@ -291,8 +291,8 @@ def test_a_map_stands_beside_its_mistake(tmp_path, pictures):
     assert "by Grad-CAM" not in text_of(written(tmp_path, evaluations={"test": measured}))
 
 
-def test_how_sure_the_model_is(tmp_path, pictures):
-    measured = evaluation(pictures)
+def test_how_sure_the_model_is(tmp_path, images):
+    measured = evaluation(images)
     words = "temperature 0.7 (95 % interval 0.5 to 0.9)\nleft as it is"
     html = written(tmp_path, evaluations={"test": measured}, calibration=words, is_calibrated=True)
     text = text_of(html)
@@ -312,7 +312,7 @@ def test_what_was_chosen_stands_with_its_reasons(tmp_path):
     comparison = BackboneComparison(scores, {EVIL: f"no {EVIL}"}, 1234, 5, (f"a sample {EVIL}",))
     choices = {
         "backbone": Choice({}, [f"takes {EVIL}"], comparison=comparison.as_dict()),
-        "mode": Choice({}, ["solves the head alone", "few pictures"], measured=["near"]),
+        "mode": Choice({}, ["solves the head alone", "few images"], measured=["near"]),
     }
     kept = {name: json.loads(json.dumps(one.to_json())) for name, one in choices.items()}
     read = {name: Choice.from_json(content) for name, content in kept.items()}
@@ -328,7 +328,7 @@ def test_what_was_chosen_stands_with_its_reasons(tmp_path):
     unmeasured = {"backbone": Choice({}, [], comparison=none.as_dict())}
     assert "Accuracy of each backbone" not in written(tmp_path, choices=unmeasured)
     assert f"no {EVIL}" in text
-    assert "What trains Solves the head alone. Few pictures. Near." in text
+    assert "What trains Solves the head alone. Few images. Near." in text
     assert "What was chosen" not in text_of(written(tmp_path))
 
 
@@ -337,13 +337,13 @@ def test_what_was_chosen_stands_with_its_reasons(tmp_path):
     [(2, 20, "Yes, beyond noise"), (20, 2, "No: beyond noise"), (5, 6, "Too close to call")],
 )
 def test_fine_tuning_stands_against_a_linear_probe(
-    tmp_path, pictures, only_first, only_second, verdict
+    tmp_path, images, only_first, only_second, verdict
 ):
     first = np.arange(100) < 50 + only_first
     second = (np.arange(100) < 50) | (np.arange(100) >= 100 - only_second)
     html = written(
         tmp_path,
-        evaluations={"test": evaluation(pictures)},
+        evaluations={"test": evaluation(images)},
         against_probe=compare_outcomes(first, second),
     )
     text = text_of(html)
@@ -354,7 +354,7 @@ def test_fine_tuning_stands_against_a_linear_probe(
     assert "McNemar" not in text_of(written(tmp_path))
 
 
-def test_what_was_trained_by_balanced_accuracy_stands_against_a_probe_by_it(tmp_path, pictures):
+def test_what_was_trained_by_balanced_accuracy_stands_against_a_probe_by_it(tmp_path, images):
     labels = np.repeat([0, 1], [80, 20])
     first, second = labels == 0, np.arange(100) >= 15
     for pair, verdict in (
@@ -363,7 +363,7 @@ def test_what_was_trained_by_balanced_accuracy_stands_against_a_probe_by_it(tmp_
     ):
         html = written(
             tmp_path,
-            evaluations={"test": evaluation(pictures)},
+            evaluations={"test": evaluation(images)},
             against_probe=compare_outcomes(*pair, labels),
         )
         assert verdict in text_of(html)
@@ -398,9 +398,9 @@ def test_what_it_cost(tmp_path):
     assert "about 75.0 s for training, solving the head not included." in solved
 
 
-def test_pictures_as_training_sees_them(tmp_path):
+def test_images_as_training_sees_them(tmp_path):
     shown = [(np.zeros((8, 8, 3), np.uint8), EVIL), (np.ones((8, 8, 3), np.uint8), "")]
-    html = written(tmp_path, training_pictures=shown, augmentation="light")
+    html = written(tmp_path, training_images=shown, augmentation="light")
     assert EVIL not in html
     assert html.count("<figure>") == html.count("data:image/jpeg") == 2
     text = text_of(html)
@@ -414,9 +414,9 @@ def test_a_page_that_fails_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_result_and_what_ran_stand_in_a_card_at_the_top(tmp_path, pictures):
+def test_the_result_and_what_ran_stand_in_a_card_at_the_top(tmp_path, images):
     summary = {"what ran": EVIL, "on": "flowers", "command": "tlkit train 'x y'", "date": "today"}
-    html = written(tmp_path, evaluations={"test": evaluation(pictures)}, summary=summary)
+    html = written(tmp_path, evaluations={"test": evaluation(images)}, summary=summary)
     card = html.partition('<div class="card">')[2].partition("</div>\n{}")[0].partition("<nav")[0]
     text = text_of(card)
     assert text.index("25.0 % right, of 4 images") < text.index("what ran")
@@ -427,8 +427,8 @@ def test_the_result_and_what_ran_stand_in_a_card_at_the_top(tmp_path, pictures):
     assert "was not measured" in text_of(written(tmp_path, summary=summary))
 
 
-def test_contents_name_every_section_and_no_other(tmp_path, pictures):
-    for changes in ({}, {"evaluations": {"test": evaluation(pictures)}}):
+def test_contents_name_every_section_and_no_other(tmp_path, images):
+    for changes in ({}, {"evaluations": {"test": evaluation(images)}}):
         html = written(tmp_path, **changes)
         tags = Tags(html)
         ids = [section["id"] for section in tags.of("section")]
@@ -440,8 +440,8 @@ def test_contents_name_every_section_and_no_other(tmp_path, pictures):
         assert ("confusion" in ids) == bool(changes)
 
 
-def test_the_confusion_matrix_names_its_axes(tmp_path, pictures):
-    html = written(tmp_path, evaluations={"test": evaluation(pictures)})
+def test_the_confusion_matrix_names_its_axes(tmp_path, images):
+    html = written(tmp_path, evaluations={"test": evaluation(images)})
     section = html.partition('<section id="confusion">')[2].partition("</section>")[0]
     assert '<span class="across">predicted class</span>' in section
     assert '<span class="down">true class</span>' in section
@@ -464,8 +464,8 @@ def test_weights_that_were_put_back_are_told_from_frozen_ones(tmp_path):
     assert "conv5traineddid not move" in text
 
 
-def test_colours_follow_the_readers_choice_and_images_are_not_lazy(tmp_path, pictures):
-    html = written(tmp_path, evaluations={"test": evaluation(pictures)})
+def test_colours_follow_the_readers_choice_and_images_are_not_lazy(tmp_path, images):
+    html = written(tmp_path, evaluations={"test": evaluation(images)})
     assert "color-scheme: light dark" in html
     light, _, dark = html.partition("(prefers-color-scheme: dark)")
     named = set(re.findall(r"(--[\w-]+): ", dark.partition("}")[0]))

@@ -7,7 +7,7 @@ import pytest
 import tlkit
 from tests.conftest import write_photos
 from tests.data.test_manifests import rows_of, splits_of, write_manifest
-from tlkit.data.manifests import load_pictures
+from tlkit.data.manifests import load_images
 from tlkit.errors import DataError
 from tlkit.runs.directory import seen_by, unseen
 from tlkit.runs.inference import evaluate_run
@@ -17,7 +17,7 @@ HEADER = ("path", "label", "group")
 
 
 def manifest_of(photos, name="m.csv"):
-    """A manifest beside a folder, five pictures in a group."""
+    """A manifest beside a folder, five images in a group."""
     rows = rows_of(photos, lambda file: f"{file.parent.name} {int(file.stem) // 5}")
     rows = [(f"{photos.name}/{path}", *more) for path, *more in rows]
     return write_manifest(photos.parent / name, rows, HEADER)
@@ -66,7 +66,7 @@ def test_a_manifest_is_measured_on(finished, tmp_path):
     report = evaluate_run(run.path, manifest_of(more))
     assert report.num_images == 12
     write_manifest(tmp_path / "other.csv", [("more/red/000.jpg", "rde")])
-    with pytest.raises(DataError, match=r"`photos` must hold pictures of the model's.*'red'"):
+    with pytest.raises(DataError, match=r"`photos` must hold images of the model's.*'red'"):
         evaluate_run(run.path, tmp_path / "other.csv")
 
 
@@ -82,12 +82,12 @@ def test_a_run_goes_on_from_a_manifest_and_measures_what_it_forgets(finished, tm
     assert not any("not measured" in text for text in said)
 
 
-def test_classes_are_added_from_a_manifest_and_old_pictures_found_in_another(finished, tmp_path):
+def test_classes_are_added_from_a_manifest_and_old_images_found_in_another(finished, tmp_path):
     photos, run = finished
     new = write_photos(tmp_path / "new", {"green": 0, "blue": 30}, seed=2)
     gone = next((photos / "red").iterdir())
     content = gone.read_bytes()
-    gone.unlink()  # an old picture that is not there is no more than that
+    gone.unlink()  # an old image that is not there is no more than that
     try:
         grown = tlkit.add_classes_run(run.path, manifest_of(new), out=tmp_path / "grown")
     finally:
@@ -98,7 +98,7 @@ def test_classes_are_added_from_a_manifest_and_old_pictures_found_in_another(fin
 
 def test_a_folder_or_a_manifest_is_loaded_by_its_name(finished):
     photos, _ = finished
-    listed, found = load_pictures(photos.parent / "m.csv"), load_pictures(photos)
+    listed, found = load_images(photos.parent / "m.csv"), load_images(photos)
     assert listed.report.num_groups == 20
     assert found.report.num_groups == 0
     assert listed.class_names == found.class_names == ("green", "red")
@@ -110,7 +110,7 @@ def test_a_folder_or_a_manifest_is_loaded_by_its_name(finished):
     assert contents[0] == contents[1]
     assert len(contents[0]) == 100
     with pytest.raises(DataError, match=r"`photos` must.*nowhere"):
-        load_pictures("nowhere", argument="photos")
+        load_images("nowhere", argument="photos")
 
 
 def test_a_bar_in_a_label_is_noted(finished, tmp_path):

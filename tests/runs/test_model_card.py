@@ -132,7 +132,7 @@ def test_several_labels_are_label_decisions_without_confusion():
     text = card(test=figures(kind="multi_label"), validation=None)
     assert "| test | label decisions right |" in text
     assert "right when named" not in text
-    assert "Every picture gets one of" not in text
+    assert "Every image gets one of" not in text
 
 
 def test_names_from_strangers_are_escaped_and_paths_are_not_told():
@@ -141,7 +141,7 @@ def test_names_from_strangers_are_escaped_and_paths_are_not_told():
     assert "<script>" not in text
     assert "/home" not in text
     assert "somebody" not in text
-    assert "Photographs from flowers: 1,430 for train" in text
+    assert "Images from flowers: 1,430 for train" in text
     assert "from the weights weights.h5" in text
     assert rows_of(text, "Data")[0] == [" cat ", " 5 ", " 0 ", " 2 "]
 
@@ -195,23 +195,23 @@ def test_the_file_appears_whole(tmp_path, name):
 def test_what_was_chosen_and_calibrated_is_said():
     choices = {
         "backbone": {"arguments": {"backbone": "vgg16", "weights": None}, "reasons": [EVIL]},
-        "mode": {"arguments": {"mode": "head"}, "reasons": ["solves the head", "few pictures"]},
+        "mode": {"arguments": {"mode": "head"}, "reasons": ["solves the head", "few images"]},
     }
     said = card({**RECORD, "choices": choices}, calibration={"temperature": 1.5})
     assert "The network is vgg16, from random weights." in said
-    assert "Chosen by measurement, mode: solves the head; few pictures." in said
+    assert "Chosen by measurement, mode: solves the head; few images." in said
     assert EVIL not in said
     assert "divided by a temperature of 1.500" in said
     assert "temperature" not in card(calibration={"temperature": 1.0})
 
 
-def test_a_card_says_whether_unknown_pictures_are_told():
+def test_a_card_says_whether_unknown_images_are_told():
     assert "`known` of the SavedModel" not in card()
     assert 'answers["known"]' not in card()
     rejection = {"threshold": 0.3543, "num_images": 39, "keep": 0.95}
     tested = {"num_images": 40, "rate": 0.025, "interval": [0.004, 0.129]}
     text = card(rejection={**rejection, "test": tested})
-    assert "`known` of the SavedModel says which pictures it does not know" in text
+    assert "`known` of the SavedModel says which images it does not know" in text
     assert 'print(answers["known"].numpy()[0])' in text
     assert "novelty of 0.3543, chosen on 39 validation images to keep 95 % of known ones" in text
     assert "40 test images, whose classes are known, 2.5 % are called unknown" in text

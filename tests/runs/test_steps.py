@@ -25,7 +25,7 @@ ARGUMENTS = {"backbone": "resnet20", "batch_size": 16}
 
 @pytest.fixture(scope="module")
 def photos_with_errors(tmp_path_factory):
-    """300 pictures, every tenth of which stands in the wrong folder."""
+    """300 images, every tenth of which stands in the wrong folder."""
     folder = write_photos(tmp_path_factory.mktemp("errors") / "photos", {"green": 150, "red": 150})
     for name, other in (("green", "red"), ("red", "green")):
         for path in sorted((folder / name).glob("???.jpg"))[::10]:
@@ -35,7 +35,7 @@ def photos_with_errors(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory, photos_with_errors):
-    """A finished run that was fine-tuned and tells unknown pictures, and what it said."""
+    """A finished run that was fine-tuned and tells unknown images, and what it said."""
     said = []
     run = train_run(
         photos_with_errors,
@@ -158,7 +158,7 @@ def test_too_few_validation_images_or_another_ending_leave_the_model_as_it_is(ph
     np.testing.assert_array_equal(before, model.get_layer("logits").kernel.numpy())
 
 
-def test_a_run_says_which_pictures_are_none_of_its_classes(tuned, tmp_path):
+def test_a_run_says_which_images_are_none_of_its_classes(tuned, tmp_path):
     run, said = tuned
     rejection = run.metrics["rejection"]
     assert rejection["wrongly_rejected"] <= 0.05
@@ -177,7 +177,7 @@ def test_a_run_says_which_pictures_are_none_of_its_classes(tuned, tmp_path):
         export_run(run.path, tmp_path / "third", "saved_model")
 
 
-def test_too_few_pictures_to_reject_by_are_refused_before_training(tmp_path, photos):
+def test_too_few_images_to_reject_by_are_refused_before_training(tmp_path, photos):
     with pytest.raises(tlkit.DataError, match="at least 19 images"):
         train_run(photos, out=tmp_path / "run", mode="head", reject_unknown=True, **ARGUMENTS)
     with pytest.raises(tlkit.ArgumentError, match="`reject_unknown` must be True or False"):
@@ -185,7 +185,7 @@ def test_too_few_pictures_to_reject_by_are_refused_before_training(tmp_path, pho
     assert not (tmp_path / "run").exists()
 
 
-def test_how_pictures_are_seen():
+def test_how_images_are_seen():
     assert seen_as(RunConfig(photos="photos", mode="head")) == "none"
     assert seen_as(RunConfig(photos="photos", mode="fine-tune")) == "default"
     assert seen_as(RunConfig(photos="photos", mode="head", augment="light")) == "light"

@@ -115,7 +115,7 @@ def test_a_run_that_another_process_writes_is_refused_and_left(tmp_path, photos)
 
 
 @pytest.mark.parametrize("place", [".", "run", "red/run"])
-def test_a_run_among_the_pictures_is_refused(photos, place):
+def test_a_run_among_the_images_is_refused(photos, place):
     before = sorted(photos.rglob("*"))
     with pytest.raises(tlkit.RunError, match="`out` must lie outside `photos`"):
         tlkit.train_run(photos, out=photos / place, mode="head", **ARGUMENTS)
@@ -141,7 +141,7 @@ def test_an_interrupted_run_continues_with_the_same_command(tmp_path, photos, mo
     assert run.record["finished"]
 
 
-def test_an_interrupted_run_is_not_continued_with_other_pictures(tmp_path, photos, monkeypatch):
+def test_an_interrupted_run_is_not_continued_with_other_images(tmp_path, photos, monkeypatch):
     out = tmp_path / "run"
 
     def interrupt(*arguments, **others):
@@ -347,15 +347,15 @@ def test_a_saved_model_that_is_not_whole_is_named(finished, copied, name, proble
         shutil.rmtree(file)
     else:
         file.write_bytes(b"junk")
-    picture = next(finished[0].glob("*/*.jpg"))
+    image = next(finished[0].glob("*/*.jpg"))
     with pytest.raises(tlkit.RunError, match=f"whose saved_model is {problem}"):
-        predict_with(copied, [picture])
+        predict_with(copied, [image])
     if problem == "damaged":
         with pytest.raises(tlkit.ExportError, match="Export it again"):
-            predict_with(copied / "saved_model", [picture])
+            predict_with(copied / "saved_model", [image])
 
 
-def test_a_picture_that_vanishes_after_it_was_checked_is_named(tmp_path, photos, monkeypatch):
+def test_an_image_that_vanishes_after_it_was_checked_is_named(tmp_path, photos, monkeypatch):
     from tlkit.runs.train import record_of
 
     def removing(arguments, data):
@@ -369,18 +369,18 @@ def test_a_picture_that_vanishes_after_it_was_checked_is_named(tmp_path, photos,
 
 def test_evaluating_needs_no_folder_that_could_be_trained_on(finished, tmp_path):
     _, run = finished
-    pictures = write_photos(tmp_path / "pictures", {"grün": 3, "rot": 3}, seed=1)
+    images = write_photos(tmp_path / "images", {"grün": 3, "rot": 3}, seed=1)
     few = tmp_path / "few"
-    shutil.copytree(pictures / "rot", few / "test" / "rot")
+    shutil.copytree(images / "rot", few / "test" / "rot")
     report = evaluate_run(run.path, few)
     assert report.num_images == 3
     assert report.accuracy == 1.0  # labels are the run's: "rot" is its second class
-    shutil.copytree(pictures / "grün", few / "test" / "grün")
+    shutil.copytree(images / "grün", few / "test" / "grün")
     (few / "test" / "grün" / "000.jpg").unlink()
     (few / "test" / "grün" / "001.jpg").unlink()
     assert evaluate_run(run.path, few).num_images == 4
     assert evaluate_run(run.path, few, max_pixels=1600).num_images == 4
-    with pytest.raises(tlkit.DataError, match="`photos` must hold pictures to measure on"):
+    with pytest.raises(tlkit.DataError, match="`photos` must hold images to measure on"):
         evaluate_run(run.path, few, max_pixels=1599)
     (few / "test" / "rot").rename(few / "test" / "rott")
     with pytest.raises(tlkit.DataError, match=r"`photos` .*'grün', 'rot'.*'rott'.*mean 'rot'"):
@@ -394,7 +394,7 @@ def test_a_run_is_measured_and_exported_with_its_own_bound(copied, tmp_path):
     record["arguments"]["max_pixels"] = 300_000
     (copied / "run.json").write_text(json.dumps(record))
     photos = write_photos(tmp_path / "large", {"rot": 1}, size=600)
-    with pytest.raises(tlkit.DataError, match="pictures to measure on"):
+    with pytest.raises(tlkit.DataError, match="images to measure on"):
         evaluate_run(copied, photos)
     assert evaluate_run(copied, photos, max_pixels=360_000).num_images == 1
     export_run(copied, tmp_path / "exported", "saved_model")

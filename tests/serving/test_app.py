@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from starlette.exceptions import HTTPException
 
-from tests.data.pictures import GIF_HEAD, gif_frame, with_scans
+from tests.data.image_bytes import GIF_HEAD, gif_frame, with_scans
 from tests.serving.conftest import MAX_BYTES, MAX_PIXELS, NAMES
-from tests.serving.pictures import bad_bodies, bomb, picture
+from tests.serving.image_bodies import bad_bodies, bomb, image
 from tlkit.evaluation.prediction import predict_exported
 from tlkit.serving import app, bodies
 
@@ -39,7 +39,7 @@ def resident_megabytes():
 
 @pytest.mark.parametrize("form", ["jpeg", "png", "gif", "bmp", "webp"])
 def test_it_says_what_predict_says(client, exported, tmp_path, form):
-    content = picture(form)
+    content = image(form)
     (tmp_path / "file").write_bytes(content)
     (expected,) = predict_exported(exported, tmp_path / "file")
     status, said = client.predict(content)
@@ -51,8 +51,8 @@ def test_it_says_what_predict_says(client, exported, tmp_path, form):
     assert set(said) == {"label", "labels", "probability", "probabilities"}
 
 
-def test_a_form_with_one_file_is_a_picture_too(client):
-    content = picture()
+def test_a_form_with_one_file_is_an_image_too(client):
+    content = image()
     body, headers = form_of(("anything", content))
     assert client.predict(body, **headers) == client.predict(content)
     for files in ((), (("a", content), ("b", content))):
@@ -67,20 +67,20 @@ def test_a_form_with_one_file_is_a_picture_too(client):
     [
         (b"", {}, (400, "Received: nothing")),
         (b"hello", {}, (415, "JPEG, PNG, GIF, BMP or WebP")),
-        (picture()[:200], {}, (415, "200 bytes that are none")),
+        (image()[:200], {}, (415, "200 bytes that are none")),
         (with_scans(101), {}, (415, "more than 100 scans")),
-        (b"\xff\xd8" + 10_000 * b"\xff" + picture("jpeg")[2:], {}, (415, "segments and bytes of")),
+        (b"\xff\xd8" + 10_000 * b"\xff" + image("jpeg")[2:], {}, (415, "segments and bytes of")),
         (GIF_HEAD + 20_000 * b"\x21\xfe\0" + b";", {}, (415, "more blocks than are read")),
         (GIF_HEAD + 50_000 * gif_frame() + b";", {}, (200, "")),
         (b"II*\0" + bytes(99), {}, (415, "none (TIFF is not supported: convert it")),
         (bomb(), {}, (413, "at most 1,048,576 pixels")),
-        (picture("bmp", (1100, 1000)), {}, (413, "at most 1,048,576 bytes")),
-        (picture(), {"Content_Type": "multipart/form-data"}, (400, "boundary")),
-        (picture(), {"Content_Type": "multipart/form-data; boundary=x"}, (400, "")),
+        (image("bmp", (1100, 1000)), {}, (413, "at most 1,048,576 bytes")),
+        (image(), {"Content_Type": "multipart/form-data"}, (400, "boundary")),
+        (image(), {"Content_Type": "multipart/form-data; boundary=x"}, (400, "")),
         (b"x" * 5 * MAX_BYTES, {}, (413, "at most 1,048,576 bytes")),
     ],
 )
-def test_what_is_no_picture_is_refused_in_json(client, body, headers, expected):
+def test_what_is_no_image_is_refused_in_json(client, body, headers, expected):
     status, said = client.predict(body, **headers)
     assert status == expected[0]
     assert expected[1] in said.get("error", "")
@@ -122,7 +122,7 @@ def test_the_page_may_load_nothing_from_elsewhere(client):
 
 
 def test_500_requests_of_8_clients_are_answered_in_bounded_memory(client):
-    contents = [picture(form, seed=seed) for form in ("jpeg", "png") for seed in range(4)]
+    contents = [image(form, seed=seed) for form in ("jpeg", "png") for seed in range(4)]
     expected = [client.predict(content)[1] for content in contents]
     for content in contents:
         client.predict(content)
@@ -141,7 +141,7 @@ def test_200_bad_bodies_are_answered_with_4xx_and_a_good_one_still_with_200(clie
     assert len(answers) == 200
     assert {status for status, _ in answers} == {400, 413, 415}
     assert all(list(said) == ["error"] for _, said in answers)
-    assert client.predict(picture())[0] == 200
+    assert client.predict(image())[0] == 200
     assert json.loads(client.ask("GET", "/health")[1])["status"] == "ok"
 
 
@@ -153,7 +153,7 @@ def test_a_client_that_leaves_or_dawdles_holds_nobody_up(client, monkeypatch):
             leaving.sendall(head)
     with socket.create_connection(("127.0.0.1", client.port), timeout=20) as dawdling:
         dawdling.sendall(head)
-        assert client.predict(picture())[0] == 200
+        assert client.predict(image())[0] == 200
         time.sleep(0.5)
         assert dawdling.recv(4096).startswith(b"HTTP/1.1 408")
 
@@ -171,14 +171,14 @@ def test_more_slow_clients_than_bodies_keep_nobody_waiting(client, monkeypatch):
     with ExitStack() as connections:
         for _ in range(app.BODIES + 1):
             connections.enter_context(dawdler(client, 5, 5000))
-        assert client.predict(picture())[0] == 200
+        assert client.predict(image())[0] == 200
 
 
 def test_bodies_that_fill_the_memory_are_told_to_come_again(client, monkeypatch):
     monkeypatch.setattr(bodies, "SECONDS", 3600.0)
     before, number = resident_megabytes(), 0
     with ExitStack() as connections:
-        while (answer := client.predict(picture()))[0] != 503:
+        while (answer := client.predict(image()))[0] != 503:
             assert answer[0] == 200
             number += 1
             assert number < 100
@@ -186,11 +186,11 @@ def test_bodies_that_fill_the_memory_are_told_to_come_again(client, monkeypatch)
         assert answer[1]["error"].startswith("The server is busy")
         for _ in range(2 * app.BODIES):
             connections.enter_context(dawdler(client, MAX_BYTES - 1, MAX_BYTES))
-        assert client.predict(picture())[0] == 503
+        assert client.predict(image())[0] == 503
         assert json.loads(client.ask("GET", "/health")[1])["status"] == "ok"
         assert resident_megabytes() - before < 2 * app.BODIES * MAX_BYTES / 2**20
     ends = time.monotonic() + 60
-    while client.predict(picture())[0] != 200:
+    while client.predict(image())[0] != 200:
         assert time.monotonic() < ends
 
 

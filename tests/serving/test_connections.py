@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from tests.serving.conftest import MAX_BYTES, MAX_PIXELS, NAMES, Client
-from tests.serving.pictures import picture
+from tests.serving.image_bodies import image
 from tlkit.serving import bodies, connections, server
 from tlkit.serving.model import ServedModel
 from tlkit.serving.server import LOOPBACK, listen, make_server, open_port
@@ -61,7 +61,7 @@ def test_unfinished_heads_take_no_place_from_a_new_request(exported, monkeypatch
         dawdling = [stack.enter_context(connected(client, sent)) for _ in range(30)]
         for _ in range(3):
             assert client.ask("GET", "/health")[0] == 200
-            assert client.predict(picture())[0] == 200
+            assert client.predict(image())[0] == 200
         assert received(dawdling[0]) == b""  # the first of them had to go
 
 
@@ -102,7 +102,7 @@ def test_a_request_with_two_lengths_gets_one_answer(client, chunked_first):
 
 
 def test_a_body_in_chunks_of_one_byte_is_read_and_holds_nobody_up(client):
-    content = picture()
+    content = image()
     chunked = b"".join(b"1\r\n%c\r\n" % byte for byte in content) + b"0\r\n\r\n"
     head = b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
     with connected(client, head + chunked) as connection:
@@ -117,7 +117,7 @@ def test_a_body_that_dawdles_gives_way_where_there_is_no_place(exported, monkeyp
         slow = [stack.enter_context(connected(client, head, b"x")) for _ in range(2)]
         time.sleep(0.3)
         assert client.ask("GET", "/ready")[0] == 200
-        assert client.predict(picture())[0] == 200
+        assert client.predict(image())[0] == 200
         assert slow[0].recv(4096).startswith(b"HTTP/1.1 408")
 
 
@@ -127,7 +127,7 @@ def test_without_a_place_it_is_not_ready(exported, monkeypatch):
     head = b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 500\r\n\r\n"
     with running(exported) as client, connected(client, head, b"x"):
         wait_until(lambda: client.ask("GET", "/ready")[0] == 503)
-        assert client.predict(picture())[0] == 503
+        assert client.predict(image())[0] == 503
         assert client.ask("GET", "/health")[0] == 200
 
 
@@ -149,21 +149,21 @@ def wait_until(holds):
     ],
 )
 def test_a_page_from_elsewhere_is_refused(client, headers):
-    status, said = client.predict(picture(), **headers)
+    status, said = client.predict(image(), **headers)
     assert status == 403
     assert "Open its own page" in said["error"]
 
 
 def test_its_own_page_and_links_from_elsewhere_are_answered(client):
     own = f"http://127.0.0.1:{client.port}"
-    assert client.predict(picture(), Origin=own, Sec_Fetch_Site="same-origin")[0] == 200
+    assert client.predict(image(), Origin=own, Sec_Fetch_Site="same-origin")[0] == 200
     followed = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate"}
     assert client.ask("GET", "/", **followed)[0] == 200
 
 
 def test_figures_are_those_of_the_requests(exported):
     with running(exported) as client:
-        client.predict(picture())
+        client.predict(image())
         client.predict(b"no image")
         client.ask("GET", "/a/path/nobody/knows")
         status, content, headers = client.ask("GET", "/metrics")

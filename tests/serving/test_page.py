@@ -1,4 +1,4 @@
-"""The page, in a real browser: one drops a picture and sees the answer.
+"""The page, in a real browser: one drops an image and sees the answer.
 
 Without a browser the tests are skipped, but where TLKIT_BROWSER_REQUIRED is set they fail.
 """
@@ -11,7 +11,7 @@ from importlib.util import find_spec
 import pytest
 
 from tests.serving.conftest import NAMES
-from tests.serving.pictures import picture
+from tests.serving.image_bodies import image
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 DROP = """async ([content, name]) => {
@@ -61,14 +61,14 @@ def expect_label(page, label):
     )
 
 
-def test_nothing_is_shown_before_a_picture_comes(page):
-    for selector in ("#picture", "#label", "#error"):
+def test_nothing_is_shown_before_an_image_comes(page):
+    for selector in ("#image", "#label", "#error"):
         assert page.locator(selector).is_hidden()
     assert shown(page, "#shares li") == []
 
 
-def test_a_picture_that_is_dropped_is_answered(page, client):
-    content = picture("png")
+def test_an_image_that_is_dropped_is_answered(page, client):
+    content = image("png")
     _, said = client.predict(content)
     page.evaluate(DROP, [base64.b64encode(content).decode(), "one.png"])
     expect_label(page, said["label"])
@@ -76,25 +76,25 @@ def test_a_picture_that_is_dropped_is_answered(page, client):
     rows = [row.replace("\n", " ").split() for row in shown(page, "#shares li")]
     assert [" ".join(row[:-2]) for row in rows] == [name for name, _ in shares]
     assert [row[-2] for row in rows] == [f"{100 * share:.1f}" for _, share in shares]
-    assert page.locator("#picture").evaluate("image => image.naturalWidth") == 40
+    assert page.locator("#image").evaluate("image => image.naturalWidth") == 40
     assert shown(page, "#classes") == [", ".join(NAMES)]
     assert page.locator("#error").is_hidden()
 
 
-def test_a_picture_may_be_chosen_and_another_after_it(page, client, tmp_path):
+def test_an_image_may_be_chosen_and_another_after_it(page, client, tmp_path):
     for seed in range(3):
         file = tmp_path / f"{seed}.jpg"
-        file.write_bytes(picture(seed=seed))
+        file.write_bytes(image(seed=seed))
         page.set_input_files("#file", file)
         expect_label(page, client.predict(file.read_bytes())[1]["label"])
         assert len(shown(page, "#shares li")) == len(NAMES)
 
 
-def test_a_file_that_is_no_picture_is_said(page, tmp_path):
+def test_a_file_that_is_no_image_is_said(page, tmp_path):
     (tmp_path / "notes.jpg").write_text("notes")
     page.set_input_files("#file", tmp_path / "notes.jpg")
     page.wait_for_selector("#error:not([hidden])")
     assert "JPEG, PNG, GIF, BMP or WebP" in shown(page, "#error")[0]
     assert page.locator("#label").is_hidden()
-    assert page.locator("#picture").is_hidden()
+    assert page.locator("#image").is_hidden()
     assert shown(page, "#shares li") == []

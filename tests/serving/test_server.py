@@ -15,7 +15,7 @@ import keras
 import pytest
 
 import tlkit
-from tests.serving.pictures import picture
+from tests.serving.image_bodies import image
 from tlkit.errors import ArgumentError
 from tlkit.evaluation.safe_model import SafeModel
 from tlkit.runs.inference import predict_with
@@ -38,7 +38,7 @@ def test_it_answers_until_it_is_interrupted_and_then_ends_in_order(exported):
             assert said.startswith("Open http://127.0.0.1:")
             port = int(said.split(":")[2].split("/")[0])
             connection = http.client.HTTPConnection(LOOPBACK, port, timeout=60)
-            connection.request("POST", "/predict", picture())
+            connection.request("POST", "/predict", image())
             assert connection.getresponse().status == 200
             connection.close()
             process.send_signal(signal.SIGINT)
@@ -55,7 +55,7 @@ def test_the_command_ends_in_order_and_at_once(exported):
     ) as process:
         try:
             port = int(process.stdout.readline().split(":")[2].split("/")[0])
-            body = picture()
+            body = image()
             with socket.create_connection((LOOPBACK, port), timeout=60) as connection:
                 head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
                 connection.sendall(head.replace("x", LOOPBACK, 1).encode() + body[:99])
@@ -91,7 +91,7 @@ def write_keras(folder, layers, names=("ant", "bee")):
 
 def test_a_model_of_kerass_own_layers_is_asked_safely(tmp_path):
     model = write_keras(tmp_path / "theirs", [keras.layers.Flatten()])
-    (tmp_path / "a.png").write_bytes(picture("png"))
+    (tmp_path / "a.png").write_bytes(image("png"))
     (expected,) = tlkit.predict(model, tmp_path / "a.png", ["ant", "bee"])
     (prediction,) = predict_with(tmp_path / "theirs", [tmp_path / "a.png"], safe=True)
     assert prediction.probabilities == pytest.approx(expected.probabilities, abs=1e-6)
@@ -175,7 +175,7 @@ def test_a_damaged_model_is_refused(exported, tmp_path, name, damage):
     content = (folder / name).read_bytes()
     assert damage(content) != content
     (folder / name).write_bytes(damage(content))
-    (tmp_path / "a.png").write_bytes(picture("png"))
+    (tmp_path / "a.png").write_bytes(image("png"))
     with pytest.raises(tlkit.ExportError, match=r"A SavedModel must be whole.*Export it again"):
         ServedModel(folder, 2**20)
     with pytest.raises(tlkit.ExportError, match=r"A SavedModel must be whole.*Export it again"):
@@ -184,7 +184,7 @@ def test_a_damaged_model_is_refused(exported, tmp_path, name, damage):
 
 def test_an_export_beside_other_formats_is_found(exported, tmp_path):
     shutil.copytree(exported, tmp_path / "exported" / "saved_model")
-    (tmp_path / "a.png").write_bytes(picture("png"))
+    (tmp_path / "a.png").write_bytes(image("png"))
     (prediction,) = predict_with(tmp_path / "exported", [tmp_path / "a.png"])
     served = ServedModel(tmp_path / "exported", 2**20).answer((tmp_path / "a.png").read_bytes())
     assert served["label"] == prediction.label
@@ -193,7 +193,7 @@ def test_an_export_beside_other_formats_is_found(exported, tmp_path):
 def test_a_run_is_served_from_its_saved_model(exported, tmp_path):
     shutil.copytree(exported, tmp_path / "run" / "saved_model")
     model = ServedModel(tmp_path / "run", 2**20)
-    assert model.answer(picture())["labels"]
+    assert model.answer(image())["labels"]
 
 
 def test_a_missing_package_is_named_with_what_installs_it(tmp_path, monkeypatch):

@@ -70,7 +70,7 @@ def test_features_that_are_stored_are_called_so_and_not_counted(data, monkeypatc
     assert said[-1] == (f"features of {data.train.name} images, which are stored", None)
 
 
-def test_new_photographs_cost_one_forward_pass_each(data, photos):
+def test_new_images_cost_one_forward_pass_each(data, photos):
     model = classifier()
     extract_features(prefix_of(model), data.train, exact=False)
     write_photos(photos, {"green": 40, "red": 30})
@@ -225,7 +225,7 @@ def test_little_work_is_done_in_float32(data):
     assert extract_features(part, data.train, exact=False).precision == "float32"
 
 
-def test_pictures_of_another_size_are_refused_and_nothing_is_stored(data, cache):
+def test_images_of_another_size_are_refused_and_nothing_is_stored(data, cache):
     with pytest.raises(tlkit.ArgumentError, match=r"`data\.train` must have the image size of the"):
         tlkit.train_head(classifier(), data.at_size(48))
     assert not list(cache.rglob("*.rows"))

@@ -205,8 +205,8 @@ def test_bad_arguments(data, arguments, message):
 
 
 @pytest.mark.parametrize("views", [0, 1])
-def test_a_photograph_that_vanishes_is_named(photos, views, monkeypatch):
-    monkeypatch.setattr(kept_pixels, "MAX_PICTURES", 0)  # as if there were many: all are read anew
+def test_an_image_that_vanishes_is_named(photos, views, monkeypatch):
+    monkeypatch.setattr(kept_pixels, "MAX_IMAGES", 0)  # as if there were many: all are read anew
     data = tlkit.load_folder(photos, image_size=32, batch_size=16)
     model = classifier(data)
     tlkit.train_head(model, data)

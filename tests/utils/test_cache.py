@@ -227,7 +227,7 @@ def locked(monkeypatch):
         connection.close()
 
 
-def test_a_locked_index_of_pictures_is_worked_without_and_named(photos, locked):
+def test_a_locked_index_of_images_is_worked_without_and_named(photos, locked):
     index = cache_folder(VERDICTS_FOLDER) / INDEX_NAME
     locked(index)
     report = tlkit.inspect_folder(photos)
@@ -238,13 +238,13 @@ def test_a_locked_index_of_pictures_is_worked_without_and_named(photos, locked):
     assert "TLKIT_CACHE" in note
 
 
-def test_an_index_of_pictures_that_cannot_be_opened_is_worked_without_and_named(photos):
+def test_an_index_of_images_that_cannot_be_opened_is_worked_without_and_named(photos):
     (cache_folder(VERDICTS_FOLDER) / INDEX_NAME).mkdir()
     (note,) = tlkit.inspect_folder(photos).notes
     assert INDEX_NAME in note
 
 
-def test_a_damaged_index_of_pictures_is_made_anew(photos):
+def test_a_damaged_index_of_images_is_made_anew(photos):
     index = cache_folder(VERDICTS_FOLDER) / INDEX_NAME
     index.write_bytes(b"junk" * 1000)
     assert tlkit.inspect_folder(photos).notes == ()

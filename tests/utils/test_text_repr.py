@@ -216,7 +216,7 @@ def test_the_result_comes_first_where_a_text_is_long():
     counts = {f"class {number}": {"train": 5} for number in range(99)}
     skipped = (SkippedFile("a.jpg", "class 1", "is empty"),)
     lines = repr(DataReport(counts, 500, {"jpeg": 499}, skipped)).splitlines()
-    assert lines[0].startswith("500 files; readable pictures: 499 jpeg")
+    assert lines[0].startswith("500 files; readable images: 499 jpeg")
     assert lines[1] == "Skipped (1)"
     assert lines[-1] == "... and 91 more lines, which print shows"
     assert len(lines) == MAX_LINES

@@ -1,4 +1,4 @@
-"""Which backbone to start from: what each can tell of these pictures, and what it costs here."""
+"""Which backbone to start from: what each can tell of these images, and what it costs here."""
 
 import dataclasses
 import math
@@ -41,7 +41,7 @@ _BATCH_SIZE = 16
 
 @dataclass(frozen=True)
 class BackboneScore:
-    """What one backbone can tell of some pictures, and what it costs on this machine.
+    """What one backbone can tell of some images, and what it costs on this machine.
 
     Attributes:
         name: In the catalogue.
@@ -88,7 +88,7 @@ class BackboneScore:
 
 @dataclass(frozen=True)
 class BackboneComparison(ShownAsText):
-    """Backbones compared on the same pictures.
+    """Backbones compared on the same images.
 
     Attributes:
         scores: The best first: by accuracy, then by LogME.
@@ -210,10 +210,10 @@ def compare_backbones(
     seed: int = 0,
     cache: str | os.PathLike[str] | None = None,
 ) -> BackboneComparison:
-    """Measures what each backbone can tell of the training pictures, and what it costs here.
+    """Measures what each backbone can tell of the training images, and what it costs here.
 
     Each runs once over the training images; its features are stored, as `train_head` stores and
-    finds them. A linear head is cross-validated on them: with few pictures it is what one would
+    finds them. A linear head is cross-validated on them: with few images it is what one would
     train, and with many it says most of how fine-tuning will go. Validation and test images are
     not looked at.
 

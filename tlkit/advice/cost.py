@@ -330,7 +330,7 @@ def _forward(model: keras.Model, tensor: keras.KerasTensor, batch_size: int) -> 
 
 
 def _decoding(split: ImageSplit, augment: str) -> Timed:
-    """The time that one picture takes until it lies in a batch; readers are set up before."""
+    """The time that one image takes until it lies in a batch; readers are set up before."""
     rows = np.arange(min(split.num_images, _DECODED))
 
     def read_on() -> Iterator[object]:

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tlkit.data.images import ImageData, ImageSplit
-from tlkit.data.missing_files import lost_pictures_named
+from tlkit.data.missing_files import missing_files_named
 from tlkit.distribution.strategies import check_one_device
 from tlkit.errors import ArgumentError, TrainingError, check_count, check_positive
 from tlkit.evaluation.data_checks import Images
@@ -151,7 +151,7 @@ def find_learning_rate(
         still = still_part(model, unfreeze, let_train(model, unfreeze))
         batches = _endless(source.train, model, augment, one_hot=takes_one_hot(loss))
         trainee = hooked(model, still=still)
-        with lost_pictures_named([source.train]):
+        with missing_files_named([source.train]):
             losses = _sweep(
                 trainee,
                 batches,

@@ -22,8 +22,8 @@ class Timings:
     Attributes:
         forward: All below the head's weights.
         below: All below what trains.
-        decoding: A picture as it is.
-        augmenting: A picture decoded and augmented.
+        decoding: An image as it is.
+        augmenting: An image decoded and augmented.
         step: One step of training.
     """
 

@@ -1,4 +1,4 @@
-"""What to train, drawn from how many pictures there are and how near they are."""
+"""What to train, drawn from how many images there are and how near they are."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -56,7 +56,7 @@ class Recommendation(ShownAsText):
 
 
 def recommend(data: ImageData, similarity: SimilarityReport) -> Recommendation:
-    """Says what to train, from the number of pictures and their similarity.
+    """Says what to train, from the number of images and their similarity.
 
     | training images of a class | near or between | far, or the weights do not help |
     | --- | --- | --- |
@@ -64,12 +64,12 @@ def recommend(data: ImageData, similarity: SimilarityReport) -> Recommendation:
     | 20 to 499 | the last groups, a strong anchor | the last groups, a weak anchor |
     | 500 and more | everything, a weak anchor | everything, no anchor |
 
-    Few pictures determine few weights, whatever they show. Where what the network knows fits, it
-    is worth keeping: anchored the more, the fewer pictures there are. The head alone is always
+    Few images determine few weights, whatever they show. Where what the network knows fits, it
+    is worth keeping: anchored the more, the fewer images there are. The head alone is always
     solved first, and `fine_tune` keeps it where nothing better comes.
 
     It is a rule of thumb with round numbers for limits; validation decides. With 8 to 112 training
-    images of a class, of photographs and of CIFAR-10, what it says was the best of five choices or
+    images of a class, of images and of CIFAR-10, what it says was the best of five choices or
     so near that five seeds do not tell them apart, see benchmarks/README.md. From 500 images of a
     class on nothing was measured.
 
@@ -119,7 +119,7 @@ def recommend_unmeasured(data: ImageData, reason: str) -> Recommendation:
 
 
 def _by_size(data: ImageData, is_of_use: bool, reason: str) -> Recommendation:
-    """What enough pictures for more than the head are enough for."""
+    """What enough images for more than the head are enough for."""
     per_class = _images_of_a_class(data)
     number = f"{per_class:,.1f} training images of a class"
     if per_class < MANY:
@@ -133,7 +133,7 @@ def _by_size(data: ImageData, is_of_use: bool, reason: str) -> Recommendation:
 def recommend_by_number(data: ImageData) -> Recommendation | None:
     """Returns what `recommend` says whatever the similarity is; `None` where that counts too.
 
-    So nothing need be measured where the pictures are too few to train more than the head.
+    So nothing need be measured where the images are too few to train more than the head.
 
     Args:
         data: What the training images are counted in.
@@ -178,5 +178,5 @@ def _fit(similarity: SimilarityReport) -> str:
     if not similarity.knows_more_than_chance:
         return f"what the network knows does not show to help ({against}): little holds it"
     if similarity.level == "far":
-        return f"the pictures are far from what it knows (distance {similarity.distance:.2f})"
+        return f"the images are far from what it knows (distance {similarity.distance:.2f})"
     return f"what the network knows helps ({against}): worth keeping"

@@ -36,10 +36,10 @@ _ROWS_AT_ONCE = 1024
 
 @dataclass(frozen=True)
 class RejectionReport(ShownAsParagraphs):
-    """How many of some pictures a model calls unknown.
+    """How many of some images a model calls unknown.
 
     Attributes:
-        num_images: Number of pictures.
+        num_images: Number of images.
         num_rejected: How many of them are called unknown.
         rate: The share of them, 0...1.
         interval: Its 95 % interval, by Wilson's formula.
@@ -66,16 +66,16 @@ def fit_rejection(
     seed: int = 0,
     cache: str | os.PathLike[str] | None = None,
 ) -> Rejection:
-    """Chooses the distance from the training pictures beyond which a picture is unknown.
+    """Chooses the distance from the training images beyond which an image is unknown.
 
-    What counts is the angle between a picture's features (what the head reads) and those of its
-    5th nearest training picture. The features are those that `train_head` stores: after it no
-    picture runs again. `export_model(..., rejection=...)` puts the answer into the SavedModel.
+    What counts is the angle between an image's features (what the head reads) and those of its
+    5th nearest training image. The features are those that `train_head` stores: after it no
+    image runs again. `export_model(..., rejection=...)` puts the answer into the SavedModel.
 
-    The threshold is chosen on validation pictures alone, which all are of known classes. It keeps
-    the share `keep` of such pictures, and is no promise for any other: how many strangers are
+    The threshold is chosen on validation images alone, which all are of known classes. It keeps
+    the share `keep` of such images, and is no promise for any other: how many strangers are
     refused depends on how strange they are, and `measure_rejection` says it of given ones.
-    Drawings, digits and thumbnails lie far from photographs; another photograph of an insect on a
+    Drawings, digits and thumbnails lie far from images; another image of an insect on a
     flower does not lie far from flowers.
 
     Args:
@@ -84,8 +84,8 @@ def fit_rejection(
         data: What `load_folder`, `load_arrays` or `load_tfds` returned; or batches of images and
             labels.
         validation: Where `data` is a `tf.data.Dataset`: images that were not trained on.
-        keep: Share of known pictures to keep, from 0 to less than 1.
-        seed: Of the choice where there are more than 10,000 training pictures to keep.
+        keep: Share of known images to keep, from 0 to less than 1.
+        seed: Of the choice where there are more than 10,000 training images to keep.
         cache: Folder of the feature stores; tlkit's cache by default.
 
     Raises:
@@ -128,7 +128,7 @@ def fit_rejection(
     notes = []
     if len(chosen) > MAX_STORED:
         chosen = np.sort(np.random.default_rng(seed).permutation(chosen)[:MAX_STORED])
-        notes.append(f"compares with {MAX_STORED:,} of {len(train.keys):,} training pictures")
+        notes.append(f"compares with {MAX_STORED:,} of {len(train.keys):,} training images")
     neighbours = np.concatenate(
         [unit_vectors(train.read(some)).numpy() for some in _in_pieces(chosen)]
     )
@@ -139,7 +139,7 @@ def fit_rejection(
     absent = [name for name, (_, total) in by_class.items() if not total]
     if absent:
         notes.append(
-            f"no validation pictures of {', '.join(map(repr, absent))}: nothing is known of how "
+            f"no validation images of {', '.join(map(repr, absent))}: nothing is known of how "
             "many of these are rejected"
         )
     return Rejection(
@@ -163,9 +163,9 @@ def measure_rejection(
     *,
     cache: str | os.PathLike[str] | None = None,
 ) -> RejectionReport:
-    """Says how many of some pictures the model calls unknown.
+    """Says how many of some images the model calls unknown.
 
-    Of pictures of its own classes, such as `data.test`, it is the share wrongly rejected; of
+    Of images of its own classes, such as `data.test`, it is the share wrongly rejected; of
     others, such as digits, the share rightly refused.
 
     Args:

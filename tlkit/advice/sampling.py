@@ -1,4 +1,4 @@
-"""Which pictures are looked at where all of them would take too long."""
+"""Which images are looked at where all of them would take too long."""
 
 from collections.abc import Sequence
 
@@ -14,9 +14,9 @@ _LEAST = 2
 def sample_rows(split: ImageSplit, num_images: int, *, seed: int = 0) -> np.ndarray:
     """Returns rows of a split, in order: each class by its share, but with two units at least.
 
-    A unit is a picture with its copies, or a group, see `ImageSplit.units`: two copies of one
-    picture, or two pictures of one patient, are no two things to measure one by the other. Where
-    pictures have several labels each, rows are drawn without regard to them.
+    A unit is an image with its copies, or a group, see `ImageSplit.units`: two copies of one
+    image, or two images of one patient, are no two things to measure one by the other. Where
+    images have several labels each, rows are drawn without regard to them.
 
     Args:
         split: What to draw from.
@@ -49,7 +49,7 @@ def sample_rows(split: ImageSplit, num_images: int, *, seed: int = 0) -> np.ndar
 
 
 def lone_class(data: ImageData) -> str | None:
-    """Names a class whose training pictures are all of one unit, and says so; `None` without one.
+    """Names a class whose training images are all of one unit, and says so; `None` without one.
 
     Example:
         >>> import numpy as np, tlkit
@@ -74,7 +74,7 @@ def check_no_lone_class(data: ImageData, argument: str, remedy: str) -> None:
     """Raises `DataError` where a class has too little for one part to be measured by another.
 
     Args:
-        data: Whose training pictures are to be cross-validated.
+        data: Whose training images are to be cross-validated.
         argument: What the error calls them.
         remedy: What is to be done where none can be added.
     """

@@ -1,4 +1,4 @@
-"""How near pictures are to what a network was trained on, without that network's own pictures."""
+"""How near images are to what a network was trained on, without that network's own images."""
 
 import os
 import random
@@ -25,7 +25,7 @@ from tlkit.utils.formatting import interval, percent
 from tlkit.utils.text_repr import ShownAsText
 
 NEAR, FAR = 0.15, 0.25
-"""Distances below which pictures count as near, and above which as far.
+"""Distances below which images count as near, and above which as far.
 
 Guesses from two networks. MobileNet-0.25 (ImageNet): flowers 0.12, insects 0.12, digits 0.29,
 flowers with shuffled pixels 0.45; the small ResNet-20 (CIFAR-10): 0.07, 0.07, 0.16 and 0.39.
@@ -36,14 +36,14 @@ _BATCH_SIZE = 32
 
 @dataclass(frozen=True)
 class SimilarityReport(ShownAsText):
-    """How near pictures are to what a network was trained on.
+    """How near images are to what a network was trained on.
 
     Attributes:
         accuracy: Of a linear head on the network's features, cross-validated, 0...1.
         interval: Its 95 % interval, `None` with too few images.
-        random_accuracy: The same with random weights: what the pictures give away to anyone.
+        random_accuracy: The same with random weights: what the images give away to anyone.
         random_interval: Its 95 % interval.
-        distances: For each group with batch normalisation how far the pictures' statistics are
+        distances: For each group with batch normalisation how far the images' statistics are
             from the stored ones, 0...1, input side first.
         distance: That of the last such group, next to what the head reads; `None` where the
             network has no batch normalisation.
@@ -83,10 +83,10 @@ class SimilarityReport(ShownAsText):
     def verdict(self) -> str:
         """The same in plain words."""
         how = {
-            "near": "The pictures look to the network much like those it was trained on",
-            "between": "The pictures look to the network somewhat unlike those it was trained on",
-            "far": "The pictures look to the network unlike those it was trained on",
-            "unknown": "How the pictures look to the network cannot be said: it stores no "
+            "near": "The images look to the network much like those it was trained on",
+            "between": "The images look to the network somewhat unlike those it was trained on",
+            "far": "The images look to the network unlike those it was trained on",
+            "unknown": "How the images look to the network cannot be said: it stores no "
             "statistics (it has no batch normalisation)",
         }[self.level]
         if self.knows_more_than_chance:
@@ -126,12 +126,12 @@ def measure_similarity(
     seed: int = 0,
     cache: str | os.PathLike[str] | None = None,
 ) -> SimilarityReport:
-    """Says how near the training pictures are to what the model's backbone was trained on.
+    """Says how near the training images are to what the model's backbone was trained on.
 
-    Two things are measured, neither of which needs the backbone's own pictures. What a linear head
+    Two things are measured, neither of which needs the backbone's own images. What a linear head
     reads off its features is compared with what one reads off a network of the same structure with
     random weights. And the mean and variance that each batch normalisation has stored for each of
-    its channels are compared with those that the pictures bring.
+    its channels are compared with those that the images bring.
 
     A channel's distance is Hellinger's between two normal distributions of these means and
     variances, from 0 (the same) to 1 (no overlap); its square is

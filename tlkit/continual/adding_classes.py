@@ -44,9 +44,9 @@ class LearnedClasses:
         model: The grown model; its old logits are those of the model that was given.
         stage: What was done.
         exemplars: Features of old and new classes, for the next time.
-        num_replayed: How many stored features stood for old pictures.
+        num_replayed: How many stored features stood for old images.
         from_stored: How many of them were among `replay.stored`, for each class that has any.
-        num_further: How many pictures of old classes `train` had.
+        num_further: How many images of old classes `train` had.
     """
 
     model: keras.Model
@@ -115,19 +115,19 @@ def learn_classes(
     """Teaches a classifier further classes, and nothing else about it changes.
 
     All that exists stays frozen, the old logits too, bit for bit; so among themselves the old
-    classes are told apart as before. The network runs once for each picture (its features are
+    classes are told apart as before. The network runs once for each image (its features are
     stored); the new classes' rows are solved to their optimum in competition with the fixed old
-    logits, on the new pictures and on a few stored features of old ones, which `choose_exemplars`
-    picks. Each class weighs the same. Pictures of old classes in `train` compete like those: they
+    logits, on the new images and on a few stored features of old ones, which `choose_exemplars`
+    picks. Each class weighs the same. Images of old classes in `train` compete like those: they
     keep their classes' place, and the old rows learn nothing from them.
 
     Solving the old rows too kept no more: of five and five classes of CIFAR-10, with 20 exemplars a
-    class, 50.7 % of all test pictures were right with all rows solved, and 51.1 % with the old ones
-    fixed, at the same penalty (100: 52.4 and 52.6; all pictures: 52.5 and 53.0).
+    class, 50.7 % of all test images were right with all rows solved, and 51.1 % with the old ones
+    fixed, at the same penalty (100: 52.4 and 52.6; all images: 52.5 and 53.0).
 
     Args:
         model: A classifier with a softmax over its logits; it stays as it is.
-        train: Pictures of the new classes, and perhaps of old ones, labels counted through
+        train: Images of the new classes, and perhaps of old ones, labels counted through
             `class_names` and then `new_names`.
         new_names: The new classes.
         class_names: The old ones, in the order of the outputs.
@@ -138,12 +138,12 @@ def learn_classes(
     Raises:
         ArgumentError: The model's head is no softmax over logits or has no bias, or a name is
             wrong, see `add_classes`.
-        DataError: A new class has no picture; or an old one has none that could stand for it, and
+        DataError: A new class has no image; or an old one has none that could stand for it, and
             `replay.exemplars` is not 0.
 
     Reference:
         Replay of herded exemplars: Rebuffi et al. (2017), https://arxiv.org/abs/1611.07725 (there
-        pictures, and the whole network trains). Imprinting: see `add_classes`.
+        images, and the whole network trains). Imprinting: see `add_classes`.
     """
     check_can_learn(model, train, new_names, class_names, replay=replay)
     started = time.perf_counter()
@@ -202,7 +202,7 @@ def learn_classes(
         num_forward_passes=passes,
         notes=(
             f"only the {len(new_names)} new rows moved; old logits are as they were",
-            f"{num_replayed} stored features of old pictures replayed",
+            f"{num_replayed} stored features of old images replayed",
             f"features in {found.precision}: {found.store.path}",
             solution.note,
         ),
@@ -226,7 +226,7 @@ def check_can_learn(
     *,
     replay: Replay,
 ) -> None:
-    """Raises what `learn_classes` raises, from names and labels alone: no picture is read.
+    """Raises what `learn_classes` raises, from names and labels alone: no image is read.
 
     Raises:
         ArgumentError: See `learn_classes`.
@@ -245,7 +245,7 @@ def check_can_learn(
     there = set(np.unique(train.labels).tolist())
     if empty := [n for label, n in enumerate(names, start=len(class_names)) if label not in there]:
         raise DataError(
-            "`train` must hold pictures of each new class. "
+            "`train` must hold images of each new class. "
             f"Received: none of {', '.join(map(repr, empty))}. Add some, or leave its name out."
         )
     if not replay.exemplars:
@@ -258,15 +258,15 @@ def check_can_learn(
         if label not in there and not len(kept.get(name, ()))
     ]:
         raise DataError(
-            "Every old class must have pictures or stored exemplars that keep its place. Received: "
+            "Every old class must have images or stored exemplars that keep its place. Received: "
             f"exemplars={replay.exemplars}, and none of {', '.join(map(repr, lost))}. Put the old "
-            "pictures back, or put some beside the new ones; exemplars=0 goes on without, at the "
+            "images back, or put some beside the new ones; exemplars=0 goes on without, at the "
             "cost of accuracy on the old classes."
         )
 
 
 def shares_right(report: EvaluationReport, num_old: int) -> tuple[float | None, float | None]:
-    """Returns the shares of old and of new classes' pictures that are right, `None` for no picture.
+    """Returns the shares of old and of new classes' images that are right, `None` for no image.
 
     Args:
         report: Of a model with all classes, the old ones first.
@@ -275,7 +275,7 @@ def shares_right(report: EvaluationReport, num_old: int) -> tuple[float | None, 
     confusion = report.confusion
     if confusion is None:
         raise ArgumentError(
-            "`report` must be that of a head that gives each picture one class. "
+            "`report` must be that of a head that gives each image one class. "
             f"Received: kind={report.kind!r}."
         )
     right, totals = np.diagonal(confusion), confusion.sum(axis=1)
@@ -295,7 +295,7 @@ def signature_of_features(model: keras.Model) -> str:
 def _check_head(model: keras.Model) -> None:
     if head_kind(model) != "softmax" or not outputs_logits(model):
         raise ArgumentError(
-            "`model` must give logits of classes of which each picture has one. Received: "
+            "`model` must give logits of classes of which each image has one. Received: "
             f"model={model.name!r} with a head of the kind {head_kind(model)!r}"
             f"{'' if outputs_logits(model) else ' that gives probabilities'}. "
             "Grow it with tlkit.add_classes, and train it with tlkit.fine_tune."

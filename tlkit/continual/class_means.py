@@ -17,23 +17,23 @@ from tlkit.training.frozen import FrozenPart
 def mean_features(
     model: keras.Model, images: ImageSplit, *, cache: str | os.PathLike[str] | None = None
 ) -> np.ndarray:
-    """Returns the mean feature of each class of some pictures, for `add_classes`.
+    """Returns the mean feature of each class of some images, for `add_classes`.
 
     The features are those that the model's last Dense layer reads, in inference; the network runs
-    once for each picture, and they are stored.
+    once for each image, and they are stored.
 
     Args:
         model: The classifier that is to grow; it stays as it is.
-        images: Pictures of the new classes alone, such as `data.train`, each of one class.
+        images: Images of the new classes alone, such as `data.train`, each of one class.
         cache: Folder of the feature store.
 
     Returns:
-        float32 `(num_classes, num_features)`, a row for each class that has pictures, in the order
+        float32 `(num_classes, num_features)`, a row for each class that has images, in the order
         of their labels, as `add_classes` takes `class_means`.
 
     Raises:
         ArgumentError: The model has no single classification head, or takes other images.
-        DataError: There is no picture, or pictures have several labels.
+        DataError: There is no image, or images have several labels.
 
     Example:
         >>> import numpy as np, tlkit
@@ -51,7 +51,7 @@ def mean_features(
     if not isinstance(images, ImageSplit) or images.labels.ndim != 1 or not images.num_images:
         labels = getattr(images, "labels", np.empty(0))
         raise DataError(
-            "`images` must be pictures with one label each, such as data.train. Received: "
+            "`images` must be images with one label each, such as data.train. Received: "
             f"{type(images).__name__} with labels of shape {np.shape(labels)}. Load them with "
             "tlkit.load_folder or tlkit.load_arrays."
         )

@@ -94,10 +94,10 @@ class Distillation(StepHook):
 def distill_from(
     old_model: keras.Model, temperature: float = DEFAULT_TEMPERATURE, weight: float = 1.0
 ) -> Distillation:
-    """Keeps a model's answers near those of an old one while it trains on other pictures.
+    """Keeps a model's answers near those of an old one while it trains on other images.
 
     L = L_new + weight * T**2 * H(softmax(z_old / T), softmax(z_new / T)), a mean over the batch, on
-    the new task's pictures as they are augmented: no old picture is needed. Where the new model has
+    the new task's images as they are augmented: no old image is needed. Where the new model has
     more outputs, its first ones are the old ones. Sigmoid outputs are softened one by one, and the
     mean is over them too, as in Keras's binary cross-entropy. The gradient of a softened answer is
     smaller by T**2, which the factor makes up for.

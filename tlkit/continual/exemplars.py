@@ -1,4 +1,4 @@
-"""A few stored features of each class, which stand for its pictures when further classes come."""
+"""A few stored features of each class, which stand for its images when further classes come."""
 
 import zipfile
 import zlib
@@ -14,13 +14,13 @@ from tlkit.utils.files import written_aside
 
 DEFAULT_NUM_EXEMPLARS = 20
 
-_SAME_PICTURE = 1e-3
-"""Relative distance of two rows of one picture, computed twice in another order of sums at most."""
+_SAME_IMAGE = 1e-3
+"""Relative distance of two rows of one image, computed twice in another order of sums at most."""
 
 
 @dataclass(frozen=True, eq=False)
 class Exemplars:
-    """Features of some pictures of each class, the most telling ones of a class first.
+    """Features of some images of each class, the most telling ones of a class first.
 
     Attributes:
         features: For each class that has any: float32 `(n, num_features)`.
@@ -97,7 +97,7 @@ def choose_exemplars(features: np.ndarray, num: int) -> np.ndarray:
     rows = np.asarray(features, np.float64)
     if rows.ndim != 2 or not np.isfinite(rows).all():
         raise ArgumentError(
-            "`features` must be finite, one row for each picture. "
+            "`features` must be finite, one row for each image. "
             f"Received: an array of shape {rows.shape}. Give what the head of the network reads."
         )
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
@@ -135,7 +135,7 @@ def choose_from_each(
 
 
 def first_others(stored: np.ndarray, known: np.ndarray, num: int) -> np.ndarray:
-    """Returns the first `num` stored rows that are of other pictures than some known rows.
+    """Returns the first `num` stored rows that are of other images than some known rows.
 
     Args:
         stored: Features of one class, the most telling first, `(n, num_features)`.
@@ -150,7 +150,7 @@ def first_others(stored: np.ndarray, known: np.ndarray, num: int) -> np.ndarray:
     """
     is_other = [
         not len(known)
-        or np.linalg.norm(known - row, axis=1).min() > _SAME_PICTURE * np.linalg.norm(row)
+        or np.linalg.norm(known - row, axis=1).min() > _SAME_IMAGE * np.linalg.norm(row)
         for row in stored
     ]
     return stored[np.flatnonzero(is_other)[: max(num, 0)]]
@@ -159,5 +159,5 @@ def first_others(stored: np.ndarray, known: np.ndarray, num: int) -> np.ndarray:
 def _unusable(path: Path, problem: str) -> RunError:
     return RunError(
         f"`run` must be whole. Received: {str(path.parent)!r}, whose {path.name} is {problem}. "
-        "Remove the file: exemplars are then chosen anew from the pictures that are there."
+        "Remove the file: exemplars are then chosen anew from the images that are there."
     )

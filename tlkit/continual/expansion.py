@@ -65,7 +65,7 @@ def expand(
     """Teaches a network a new task, and grows it where what it has does not suffice.
 
     The classes of `data` are new ones and get outputs of their own, trained among themselves: of
-    a picture it must be told which task it belongs to (or exemplars be replayed, as `tlkit
+    an image it must be told which task it belongs to (or exemplars be replayed, as `tlkit
     add-classes` does). What there was stays frozen. First the new classes' rows alone are solved on
     the features there are; where validation loss comes down to `target`, that is all. Else:
 
@@ -90,7 +90,7 @@ def expand(
 
     Args:
         model: A classifier; it stays as it is.
-        data: The new task, with validation pictures.
+        data: The new task, with validation images.
         class_names: The old classes, in the order of the outputs, so that a name that exists is
             refused.
         threshold: Of the relative drift, above 0.
@@ -99,7 +99,7 @@ def expand(
             many tasks the network grows in proportion to their number and no faster.
         target: Validation loss in nats that ends growing before it begins; a tenth of the loss of
             guessing, log(number of new classes), by default. 0 grows in any case. It is a loss
-            because that still tells networks apart that get all pictures right; which epoch is
+            because that still tells networks apart that get all images right; which epoch is
             kept goes, as in all training here, by accuracy and at the same accuracy by loss. Where
             accuracy rose at the price of loss, the report says so.
         isolate: Old units and old logits never read new units: old outputs stay bit-identical for
@@ -108,11 +108,11 @@ def expand(
             isolation, as the sum behind them cannot; the report names what was left out.
         strength: Of the probe's anchor.
         sparsity: Of the proximal step, see `GroupSparsity`; 0 for none.
-        probe_epochs: Passes over the training pictures in the probe.
+        probe_epochs: Passes over the training images in the probe.
         epochs: Passes over them for the new units, at most.
         learning_rate: Adam's, for both.
-        augment: Augmentation of the training pictures, by name.
-        old_data: Pictures of old classes, to measure old accuracy on: a split, or an `ImageData`,
+        augment: Augmentation of the training images, by name.
+        old_data: Images of old classes, to measure old accuracy on: a split, or an `ImageData`,
             of which those of validation count.
         seed: Of new weights and of folds.
         cache: Folder of the feature stores.
@@ -123,7 +123,7 @@ def expand(
     Raises:
         ArgumentError: An argument breaks its rule; the model has no single classification head, or
             one of labels that are independent of each other; a class exists.
-        DataError: There are no validation pictures, or a class has no training pictures.
+        DataError: There are no validation images, or a class has no training images.
 
     Example:
         >>> import numpy as np, tlkit
@@ -151,7 +151,7 @@ def expand(
         from the second task on, but only while added units train: selected and split units train
         their old weights). All outputs of the task take part in what is retrained and measured (it
         selects units by the first output alone). The loss that decides on growing is that of all
-        validation pictures (its: of the last batch of training). The proximal step is that of the
+        validation images (its: of the last batch of training). The proximal step is that of the
         penalty, in proportion to the learning rate (it subtracts the full strength in each step),
         and a unit's bias goes with its weights (its groups leave biases out). There is no L1 step
         on single weights (it takes one after every update, of the full strength too, on all that
@@ -279,7 +279,7 @@ def _notes(
 
 
 def _old_accuracy(model: keras.Model, num_old: int, old_data: ImageSplit | None) -> float | None:
-    """Accuracy of the old classes among themselves; `None` without pictures of them."""
+    """Accuracy of the old classes among themselves; `None` without images of them."""
     if old_data is None:
         return None
     if model.output_shape[-1] in (num_old, 1):

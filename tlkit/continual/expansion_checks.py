@@ -44,10 +44,10 @@ def check_training(probe_epochs: int, epochs: int, learning_rate: float, augment
 
 
 def check_data(data: ImageData, model: keras.Model) -> ImageSplit:
-    """Checks the new task; returns its validation pictures."""
+    """Checks the new task; returns its validation images."""
     if not isinstance(data, ImageData) or data.validation is None or not data.validation.num_images:
         raise DataError(
-            "`data` must hold validation pictures, which decide whether the network grows. "
+            "`data` must hold validation images, which decide whether the network grows. "
             f"Received: data={type(data).__name__} without any. Give load_folder(...) splits with "
             "a share of validation."
         )
@@ -57,7 +57,7 @@ def check_data(data: ImageData, model: keras.Model) -> ImageSplit:
     absent = [name for number, name in enumerate(data.class_names) if number not in present]
     if absent:
         raise DataError(
-            "`data` must hold training pictures of every class that gets an output. "
+            "`data` must hold training images of every class that gets an output. "
             f"Received: none of {', '.join(map(repr, absent))}. Add some, or leave the class out."
         )
     return data.validation

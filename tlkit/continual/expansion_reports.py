@@ -45,11 +45,11 @@ class ExpansionReport(ShownAsText):
         target: Validation loss that would have sufficed, nats.
         loss_retrained: Validation loss with new rows alone.
         loss_after: And at the end.
-        new_accuracy_retrained: Accuracy on the new task's validation pictures, among its own
+        new_accuracy_retrained: Accuracy on the new task's validation images, among its own
             classes, with new rows alone, 0...1.
         new_accuracy_after: And at the end.
         num_validation: Their number.
-        old_accuracy_before: On pictures of the old classes among themselves; `None` without any.
+        old_accuracy_before: On images of the old classes among themselves; `None` without any.
         old_accuracy_after: And at the end.
         added: Units that layers gained.
         removed: How many of these fell to zero and went.

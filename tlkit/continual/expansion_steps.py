@@ -159,7 +159,7 @@ def train_new(
     """Trains the new layers alone; returns whether any epoch was better than none.
 
     The whole graph runs in every step: new units read old ones at many depths, whose activations
-    together are far larger than the pictures, so that they are not stored. Old layers compute as in
+    together are far larger than the images, so that they are not stored. Old layers compute as in
     inference, with which the outputs of old classes are computed too.
     """
     freeze_old(grown, first)
@@ -220,7 +220,7 @@ def without_dead_units(
 
     Returns:
         The smaller model, how many units each layer lost, and notes. Where it is worse on the
-        validation pictures, the model as it was, and a note that says so.
+        validation images, the model as it was, and a note that says so.
     """
     image = next(iter(validation.dataset(shuffle=False)))[0][
         :1

@@ -22,7 +22,7 @@ from tlkit.utils.text_repr import ShownAsText
 
 @dataclass(frozen=True)
 class OldTask:
-    """Pictures of what a model learned before.
+    """Images of what a model learned before.
 
     Attributes:
         learned: To estimate importance on.
@@ -101,9 +101,9 @@ def importance_of_old(
 
     Args:
         model: What goes on; not changed.
-        data: The new pictures.
+        data: The new images.
         method: See `estimate_importance`.
-        old: Old pictures; without them importance is estimated on the new ones.
+        old: Old images; without them importance is estimated on the new ones.
 
     Raises:
         ArgumentError: All of it is zero.
@@ -127,9 +127,9 @@ def choose_strength(
 
     Args:
         model: What goes on.
-        data: The new pictures.
+        data: The new images.
         importance: See `AnchorPlan`.
-        old: Old pictures; where some of them may be decided on, they are.
+        old: Old images; where some of them may be decided on, they are.
         **fine_tuning: What the training to come is given, for the trials, which have fewer epochs
             of their own and no augmentation.
 

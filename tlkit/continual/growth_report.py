@@ -17,19 +17,19 @@ class GrowthReport(ShownAsText):
         exemplars: How many stored features of each old class were asked for.
         num_replayed: How many there were in all.
         split: "test" or "validation"; what the accuracies were measured on, or "" for none.
-        num_old: Pictures of old classes in it.
-        num_new: Pictures of new classes in it.
-        old_before: Share of the old classes' pictures that the model before got right, among its
-            own classes; `None` without such pictures.
+        num_old: Images of old classes in it.
+        num_new: Images of new classes in it.
+        old_before: Share of the old classes' images that the model before got right, among its
+            own classes; `None` without such images.
         old_after: Share of them that are right now, among all classes.
-        new_before: 0.0: the model before could name no new class; `None` without such pictures.
-        new_after: Share of the new classes' pictures that are right now, among all classes.
+        new_before: 0.0: the model before could name no new class; `None` without such images.
+        new_after: Share of the new classes' images that are right now, among all classes.
         unaligned: Old and new accuracy before the new classes' weights were aligned; `None` where
             they were not.
-        num_further: Pictures of old classes in the new folder that took part; they hold their
+        num_further: Images of old classes in the new folder that took part; they hold their
             classes' place against the new ones, and the old outputs learn nothing from them.
         from_stored: How many of the replayed features an earlier run had kept, for each old class
-            that has fewer pictures left than were asked for.
+            that has fewer images left than were asked for.
     """
 
     old_names: tuple[str, ...]
@@ -56,9 +56,9 @@ class GrowthReport(ShownAsText):
             ("new", self.num_new, self.new_before, self.new_after),
         ):
             if before is None or after is None:
-                lines.append(f"  {what} classes: no picture to measure on")
+                lines.append(f"  {what} classes: no image to measure on")
                 continue
-            images = "picture" if num == 1 else "pictures"
+            images = "image" if num == 1 else "images"
             lines.append(
                 f"  {what} classes: {percent(before)} before, {percent(after)} after "
                 f"({num} {images})"
@@ -68,7 +68,7 @@ class GrowthReport(ShownAsText):
             lines.append(f"  before weights were aligned: old {shown[0]}, new {shown[1]}")
         if self.num_further:
             lines.append(
-                f"{self.num_further} pictures of old classes in the new folder hold their place "
+                f"{self.num_further} images of old classes in the new folder hold their place "
                 "against the new ones; the old outputs learn nothing from them"
             )
         lines.append(self._cost())
@@ -79,10 +79,10 @@ class GrowthReport(ShownAsText):
 
     def _cost(self) -> str:
         if self.exemplars:
-            replayed = f"{self.num_replayed} stored features of old pictures were replayed"
+            replayed = f"{self.num_replayed} stored features of old images were replayed"
             kept = ", ".join(f"{num} of {name!r}" for name, num in self.from_stored.items())
             return f"{replayed}, of which the earlier run had kept {kept}" if kept else replayed
         lost = ""
         if self.old_before is not None and self.old_after is not None:
             lost = f": {100 * (self.old_before - self.old_after):.1f} points of old accuracy"
-        return f"no old picture was replayed (exemplars=0), at a cost{lost or ' that is not known'}"
+        return f"no old image was replayed (exemplars=0), at a cost{lost or ' that is not known'}"

@@ -55,7 +55,7 @@ def put_rows(layers: Sequence[keras.layers.Dense], kernel: np.ndarray, bias: np.
 
 
 def below_head(model: keras.Model) -> keras.Model:
-    """Returns what computes from pixels the features that are stored of each picture."""
+    """Returns what computes from pixels the features that are stored of each image."""
     cuts = _cuts(model)
     together = cuts[0] if len(cuts) == 1 else keras.layers.Concatenate()(cuts)
     return below(model, together)
@@ -86,7 +86,7 @@ def computed(model: keras.Model, tensor: keras.KerasTensor, rows: np.ndarray) ->
 
 
 def _cuts(model: keras.Model) -> list[keras.KerasTensor]:
-    """Returns the tensors that are stored of each picture, side by side.
+    """Returns the tensors that are stored of each image, side by side.
 
     Parts that were added in isolation run beside the old ones down to the head, so that no single
     tensor below it has all; what the head reads has.

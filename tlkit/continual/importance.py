@@ -13,7 +13,7 @@ from tlkit.continual.methods import METHODS
 from tlkit.continual.per_sample import Scalars, sum_over_samples
 from tlkit.continual.synaptic import SynapticPath
 from tlkit.data.images import ImageData, ImageSplit
-from tlkit.data.missing_files import lost_pictures_named
+from tlkit.data.missing_files import missing_files_named
 from tlkit.distribution.strategies import check_one_device
 from tlkit.errors import ArgumentError, check_choice, check_count, check_seed, check_unit
 from tlkit.evaluation.data_checks import Images, Labels, check_images
@@ -132,13 +132,13 @@ def estimate_importance(
     images = check_images("dataset", images, model, labels=labels)
     samples = _samples(model, images, method, num_samples, seed)
     scalars, measure, num_scalars = _measured(model, method)
-    with lost_pictures_named([images]):
+    with missing_files_named([images]):
         sums = sum_over_samples(
             model, variables, samples, scalars, measure, num_scalars=num_scalars
         )
     if not sums.num_samples:
         raise ArgumentError(
-            "`dataset` must hold at least one image. Received: none. Give the pictures that the "
+            "`dataset` must hold at least one image. Received: none. Give the images that the "
             "model has learned."
         )
     names = variable_names(model)
@@ -228,7 +228,7 @@ def normalize_importance(
     if total <= 0:
         raise ArgumentError(
             "`importance` must be above zero somewhere in the weights that are held. Received: "
-            f"zero in all of {len(paths)} weights. Estimate it on pictures that the model answers "
+            f"zero in all of {len(paths)} weights. Estimate it on images that the model answers "
             "with some doubt, or leave it out."
         )
     return {path: importance[path] * np.float32(count / total) for path in paths}

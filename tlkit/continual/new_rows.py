@@ -17,7 +17,7 @@ PENALTIES = tuple(float(10**exponent) for exponent in np.arange(-1.0, -5.01, -0.
 """Penalties that are tried, the strongest first."""
 
 SHARE_OF_NEW = 0.7
-"""Where nothing is known of old pictures: the share of new pictures that a new class shall win.
+"""Where nothing is known of old images: the share of new images that a new class shall win.
 
 Chosen on CIFAR-10 features of a network that had seen five classes: shares of 0.5 to 0.9 gave
 48.5, 50.3 (0.7), 49.5 and 46.9 % of all classes' test images. It was chosen on those very test
@@ -65,7 +65,7 @@ def solve_new_rows(
 
     Where there is no row of an old class, nothing says how far new classes may reach. New rows are
     then solved among themselves, and their biases shifted by one number so that a new class wins on
-    `SHARE_OF_NEW` of the new pictures; in competition, they would win everywhere. One class alone
+    `SHARE_OF_NEW` of the new images; in competition, they would win everywhere. One class alone
     has no other to be told from either: its row is the one in `imprinted`, its bias shifted so.
     With no old class at all they are solved among themselves, and that is that.
 
@@ -74,7 +74,7 @@ def solve_new_rows(
         labels: Whole numbers `(n,)`; old classes come first, as in `old_logits`, then the new ones.
         old_logits: What the old rows make of the features, `(n, num_old)`.
         num_new: Number of new classes; each has rows.
-        groups: `(n,)`; rows of one group (copies of a picture) come into one fold.
+        groups: `(n,)`; rows of one group (copies of an image) come into one fold.
         seed: Of the folds.
         imprinted: `(num_features, 1)`, the row of one new class without a row of an old one.
 
@@ -111,8 +111,8 @@ def solve_new_rows(
         lead = (features @ kernel + bias).max(axis=1) - old_logits.max(axis=1)
         bias = bias - np.quantile(lead, 1 - SHARE_OF_NEW)
         note += (
-            f"; without any old picture, biases are such that new classes win on "
-            f"{percent(SHARE_OF_NEW, 0)} of the new pictures"
+            f"; without any old image, biases are such that new classes win on "
+            f"{percent(SHARE_OF_NEW, 0)} of the new images"
         )
     return NewRows(kernel.astype(np.float32), bias.astype(np.float32), note)
 
@@ -204,7 +204,7 @@ def _choose_penalty(problem: _Problem, groups: np.ndarray, seed: int) -> tuple[f
     labels = problem.labels
     smallest = min(len(np.unique(groups[labels == label])) for label in np.unique(labels))
     if smallest < _NUM_FOLDS:
-        return _FALLBACK_PENALTY, "default: too few pictures"
+        return _FALLBACK_PENALTY, "default: too few images"
     splitter = StratifiedGroupKFold(_NUM_FOLDS, shuffle=True, random_state=seed)
     folds = [
         (problem.rows(train), problem.rows(test))

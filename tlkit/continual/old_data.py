@@ -1,4 +1,4 @@
-"""Pictures of what a model learned before, as people give them."""
+"""Images of what a model learned before, as people give them."""
 
 import keras
 
@@ -8,7 +8,7 @@ from tlkit.evaluation.data_checks import check_images
 
 
 def measured_split(old_data: ImageData | ImageSplit, model: keras.Model) -> ImageSplit:
-    """Returns the pictures to measure an old task on: of an `ImageData` those of validation.
+    """Returns the images to measure an old task on: of an `ImageData` those of validation.
 
     Args:
         old_data: What somebody gave under this name.

@@ -80,10 +80,10 @@ def choose_anchor(
         data: The new task, as `fine_tune` takes it, with validation images to decide on.
         validation: Where `data` is a `tf.data.Dataset`.
         importance: See `anchor_weights`; or a method of `estimate_importance`, applied to
-            `old_data`, or to the new pictures where there are none.
+            `old_data`, or to the new images where there are none.
         old_data: Images of the old task, to measure what is forgotten, and to decide on the
             strength: an `ImageData`'s validation images, or a split.
-        num_old_tasks: How many tasks `old_data` has pictures of: each counts like the new one.
+        num_old_tasks: How many tasks `old_data` has images of: each counts like the new one.
         tolerance: Share of a_ft that may be lost for the sake of the old task, 0...1; of no effect
             with `old_data`.
         max_trials: Trainings with an anchor at most.
@@ -241,7 +241,7 @@ def _check_keywords(given: Mapping[str, Any]) -> None:
 
 
 def _scenario_of(model: keras.Model, images: Images) -> str:
-    """Class-incremental where the new pictures are of some classes alone."""
+    """Class-incremental where the new images are of some classes alone."""
     num_classes = model.output_shape[-1]
     if not isinstance(images, ImageSplit) or head_kind(model) != "softmax":
         return DOMAIN_INCREMENTAL

@@ -58,7 +58,7 @@ class StrengthReport(ShownAsText):
             that might be lost; of no effect where the old task's images decided.
         num_validation: Images behind the new task's accuracies.
         scenario: How the tasks relate, see `ForgettingMatrix`.
-        num_old_tasks: How many tasks the old pictures stand for.
+        num_old_tasks: How many tasks the old images stand for.
         notes: What speaks against the chosen strength, and what was substituted.
     """
 

@@ -1,1 +1,1 @@
-"""Pictures: found, checked, divided, decoded and augmented."""
+"""Images: found, checked, divided, decoded and augmented."""

@@ -1,4 +1,4 @@
-"""Pictures that are in memory already."""
+"""Images that are in memory already."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,7 +11,7 @@ from tlkit.data.images import ImageData, ImageSplit
 from tlkit.data.reading import content_digest
 from tlkit.data.reports import DataReport
 from tlkit.data.settings import check_settings
-from tlkit.data.splits import Division, Picture, divide, in_whole_groups
+from tlkit.data.splits import Division, ImageRecord, divide, in_whole_groups
 from tlkit.errors import ArgumentError
 
 Arrays = tuple[np.ndarray, np.ndarray]
@@ -30,7 +30,7 @@ def load_arrays(
     splits: tuple[float, float, float] = (0.8, 0.1, 0.1),
     seed: int = 0,
 ) -> ImageData:
-    """Takes pictures from arrays, divided as `load_folder` divides files.
+    """Takes images from arrays, divided as `load_folder` divides files.
 
     Args:
         images: Whole numbers in 0...255, `(n, height, width, 3)`; or grey, `(n, height, width)`
@@ -80,7 +80,7 @@ def load_arrays(
     names = _checked_names(class_names, [pair[1] for pair in checked.values()])
     is_split = len(checked) > 1
     keys = _checked_groups(groups, len(checked["images"][0]), is_split=is_split)
-    pictures, pixels, rows = [], [], []
+    records, pixels, rows = [], [], []
     for name, (array, numbers) in checked.items():
         if len(array) != len(numbers):
             raise ArgumentError(
@@ -89,29 +89,29 @@ def load_arrays(
             )
         own = "" if not is_split else "train" if name == "images" else name
         for row, (image, label) in enumerate(zip(array, numbers, strict=True)):
-            pictures.append(_picture(f"{name}[{row}]", image, label, names, own))
+            records.append(_record(f"{name}[{row}]", image, label, names, own))
             pixels.append(image)
             rows.append(label)
     if keys:
-        pictures = [replace(one, group=key) for one, key in zip(pictures, keys, strict=True)]
-    pictures, notes = in_whole_groups(pictures)
-    division = divide(pictures, settings.splits, settings.seed)
+        records = [replace(one, group=key) for one, key in zip(records, keys, strict=True)]
+    records, notes = in_whole_groups(records)
+    division = divide(records, settings.splits, settings.seed)
     if rows[0].ndim == 0:
-        check_classes(pictures, division)
+        check_classes(records, division)
     else:
-        check_labels(pictures, division)
+        check_labels(records, division)
 
     from tlkit.data.keras_split import KerasSplit
 
     def split(name: str) -> ImageSplit:
         found = division.splits[name]
         array = np.stack([pixels[position] for position in found])
-        of_groups = tuple(pictures[position].group for position in found)
+        of_groups = tuple(records[position].group for position in found)
         return KerasSplit(
             name,
-            tuple(pictures[position].path for position in found),
+            tuple(records[position].path for position in found),
             np.stack([rows[position] for position in found]),
-            tuple(pictures[position].digest for position in found),
+            tuple(records[position].digest for position in found),
             settings.image_size,
             settings.batch_size,
             settings.seed,
@@ -125,7 +125,7 @@ def load_arrays(
         parts.get("validation"),
         parts.get("test"),
         names,
-        _report(parts, names, len(pictures), division, notes),
+        _report(parts, names, len(records), division, notes),
         settings.image_size,
         settings.batch_size,
         settings.seed,
@@ -223,14 +223,14 @@ def _checked_groups(
     return [group_text(key, f"images[{row}]") for row, key in enumerate(keys)]
 
 
-def _picture(
+def _record(
     path: str, image: np.ndarray, label: np.ndarray, names: tuple[str, ...], split: str
-) -> Picture:
+) -> ImageRecord:
     digest = content_digest(image.tobytes() + str(image.shape).encode())
     if label.ndim == 0:
-        return Picture(path, names[label], digest, split)
+        return ImageRecord(path, names[label], digest, split)
     labels = tuple(names[index] for index in np.flatnonzero(label))
-    return Picture(path, "", digest, split, labels)
+    return ImageRecord(path, "", digest, split, labels)
 
 
 def _report(

@@ -1,4 +1,4 @@
-"""From the bytes of a picture file to pixels: the one path of training, prediction and export."""
+"""From the bytes of an image file to pixels: the one path of training, prediction and export."""
 
 from functools import cache, partial
 
@@ -37,11 +37,11 @@ def decode_image(
 ) -> tf.Tensor:
     """Decodes one JPEG, PNG, GIF, BMP or WebP file into upright pixels of the wanted size.
 
-    The format is that of the bytes, whatever the file's name ends in. Bytes behind the picture's
-    end are ignored. Of a GIF it is the first frame; grey, palette and CMYK pictures become RGB,
+    The format is that of the bytes, whatever the file's name ends in. Bytes behind the image's
+    end are ignored. Of a GIF it is the first frame; grey, palette and CMYK images become RGB,
     16 bits become 8, and an alpha channel is dropped, of PNG, BMP and WebP files alike (the
     colours stored behind transparent pixels appear). The EXIF orientation of JPEG files is
-    applied, that of the other formats is not read. The picture is then stretched to `image_size`;
+    applied, that of the other formats is not read. The image is then stretched to `image_size`;
     its proportions are not kept.
 
     JPEG files are decoded at a half, a quarter or an eighth of their size as long as both sides
@@ -85,7 +85,7 @@ def decode_image(
 def decoder(image_size: tuple[int, int], max_pixels: int) -> tf.types.experimental.ConcreteFunction:
     """Returns `decode_image` for one size, traced once for all who ask, whoever asks first.
 
-    Tracing takes longer than decoding a hundred pictures.
+    Tracing takes longer than decoding a hundred images.
 
     Args:
         image_size: Height and width of what it returns.
@@ -99,7 +99,7 @@ def decoder(image_size: tuple[int, int], max_pixels: int) -> tf.types.experiment
 def resize_image(image: tf.Tensor, image_size: tuple[int, int] | tf.Tensor) -> tf.Tensor:
     """Stretches the image `(height, width, channels)`, uint8, to `image_size`, uint8, rounded.
 
-    Bilinear; antialiased where the picture becomes smaller by more than a factor of two, taken
+    Bilinear; antialiased where the image becomes smaller by more than a factor of two, taken
     as the geometric mean over its two sides.
     """
     sides = tf.cast(tf.shape(image)[:2], tf.float32)
@@ -128,7 +128,7 @@ def _needs_only_resizing(
 ) -> tf.Tensor:
     """Whether it is a JPEG file so plain and small that all the rest can be left out.
 
-    Control flow costs as much as half of what it takes to decode a small photograph. With so few
+    Control flow costs as much as half of what it takes to decode a small image. With so few
     pixels it is neither decoded at a fraction of its size nor antialiased.
     """
     height, width = image_size
@@ -175,7 +175,7 @@ def _decode_jpeg(image_bytes: tf.Tensor, image_size: tuple[int, int], max_pixels
     with tf.control_dependencies(_check_pixels(num_pixels, max_pixels)):
         image_bytes = with_few_scans(image_bytes)
     orientation = read_orientation(image_bytes)
-    # Turning commutes with stretching, and is cheaper on the small picture.
+    # Turning commutes with stretching, and is cheaper on the small image.
     target = tf.where(swaps_sides(orientation), image_size[::-1], image_size)
     sides = tf.cast(tf.stack([height, width]), tf.int32)
     decoded_sides = -(-sides // tf.constant(JPEG_RATIOS)[:, tf.newaxis])
@@ -221,6 +221,6 @@ def _check_pixels(num_pixels: tf.Tensor, max_pixels: int) -> list[tf.Operation |
     known = tf.debugging.Assert(
         num_pixels > 0, ["The bytes are not a JPEG, PNG, GIF, BMP or WebP file with pixels."]
     )
-    message = "The picture has more pixels than `max_pixels` allows (pixels, bound):"
+    message = "The image has more pixels than `max_pixels` allows (pixels, bound):"
     allowed = num_pixels <= tf.cast(max_pixels, tf.int64)
     return [known, tf.debugging.Assert(allowed, [message, num_pixels, max_pixels])]

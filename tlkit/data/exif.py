@@ -20,9 +20,9 @@ AXES = [[0, 1, 2]] * 5 + [[1, 0, 2]] * 4
 
 
 def read_orientation(jpeg_bytes: tf.Tensor) -> tf.Tensor:
-    """Returns how a JPEG file says its picture must be turned: 1 (as it is) to 8.
+    """Returns how a JPEG file says its image must be turned: 1 (as it is) to 8.
 
-    The segments before the picture's own are walked to the first one with EXIF data, and the
+    The segments before the image's own are walked to the first one with EXIF data, and the
     entries of its first directory are searched. Whatever is missing or malformed gives 1.
 
     Args:
@@ -33,7 +33,7 @@ def read_orientation(jpeg_bytes: tf.Tensor) -> tf.Tensor:
 
     Raises:
         tf.errors.InvalidArgumentError: There are more than `MAX_STEPS` segments and bytes of
-            padding before the picture's own and before EXIF data.
+            padding before the image's own and before EXIF data.
 
     Example:
         >>> import tensorflow as tf
@@ -53,7 +53,7 @@ def read_orientation(jpeg_bytes: tf.Tensor) -> tf.Tensor:
 
 
 def swaps_sides(orientation: tf.Tensor) -> tf.Tensor:
-    """Whether this orientation turns a wide picture into a tall one."""
+    """Whether this orientation turns a wide image into a tall one."""
     return orientation > 4
 
 
@@ -78,7 +78,7 @@ def _exif_start(jpeg_bytes: tf.Tensor) -> tf.Tensor:
     def is_exif(head: tf.Tensor) -> tf.Tensor:
         return (head[1] == 0xE1) & tf.reduce_all(head[4:] == tf.constant(list(b"Exif\0\0")))
 
-    def is_before_picture(_: tf.Tensor, head: tf.Tensor) -> tf.Tensor:
+    def is_before_image(_: tf.Tensor, head: tf.Tensor) -> tf.Tensor:
         is_skipped = (head[1] // 16 == 0xE) | (head[1] == 0xFE) | (head[1] == 0xFF)
         return (head[0] == 0xFF) & is_skipped & ~is_exif(head)
 
@@ -90,10 +90,10 @@ def _exif_start(jpeg_bytes: tf.Tensor) -> tf.Tensor:
 
     first = tf.minimum(2, length)
     position, head = tf.while_loop(
-        is_before_picture, step, (first, read(first)), maximum_iterations=MAX_STEPS
+        is_before_image, step, (first, read(first)), maximum_iterations=MAX_STEPS
     )
     message = f"The file has more than {MAX_STEPS} segments and bytes of padding before its image."
-    is_through = ~is_before_picture(position, head)
+    is_through = ~is_before_image(position, head)
     with tf.control_dependencies([tf.debugging.Assert(is_through, [message])]):
         is_found = (head[0] == 0xFF) & is_exif(head)
         return tf.where(is_found, tf.minimum(position + 10, length), -1)

@@ -1,4 +1,4 @@
-"""Whether a file is a picture that can be used: found out by decoding it, then remembered."""
+"""Whether a file is an image that can be used: found out by decoding it, then remembered."""
 
 import os
 import sqlite3
@@ -90,7 +90,7 @@ def check_files(
 
     Args:
         paths: The files.
-        max_pixels: The most pixels that a picture may have.
+        max_pixels: The most pixels that an image may have.
         root: The cache's folder, as `cache_folder` takes it.
         notes: Is told if nothing can be looked up or remembered.
     """
@@ -130,7 +130,7 @@ def working_without(file: Path, notes: list[str] | None) -> Iterator[None]:
         if notes is not None:
             notes.append(
                 f"the cache's index {file} cannot be used ({error}): what was found of the "
-                "pictures is not remembered (TLKIT_CACHE names another folder)"
+                "images is not remembered (TLKIT_CACHE names another folder)"
             )
 
 

@@ -1,4 +1,4 @@
-"""Pictures from a folder of class folders."""
+"""Images from a folder of class folders."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -8,11 +8,11 @@ import numpy as np
 from tlkit.data.class_checks import check_alike, check_classes, check_labels
 from tlkit.data.grouping import GroupKey, assign_groups
 from tlkit.data.images import ImageData, ImageSplit
-from tlkit.data.inspection import build_report, readable_pictures
+from tlkit.data.inspection import build_report, readable_images
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.listing import Listing, list_folder
 from tlkit.data.settings import KEEP, Settings, check_settings
-from tlkit.data.splits import Picture, divide
+from tlkit.data.splits import ImageRecord, divide
 from tlkit.errors import DataError, some_of
 
 
@@ -29,13 +29,13 @@ def load_folder(
     damaged: str = KEEP,
     cache: str | os.PathLike[str] | None = None,
 ) -> ImageData:
-    """Loads the pictures of a folder, which are read when a dataset is iterated.
+    """Loads the images of a folder, which are read when a dataset is iterated.
 
     A folder is `CLASS/**`, or the user's own split: `train/CLASS/**` with `val` and `test` beside
     it, by these or their other usual names (`valid`, `dev`, `training_set`, in any case). What
     looks like neither is refused, with what to give. The user's split stays as it is. Where a test
     folder stands without validation, validation is taken from `train`; where validation stands
-    without test, there is no test. Otherwise pictures are divided by their content, their class and
+    without test, there is no test. Otherwise images are divided by their content, their class and
     the seed alone, so that adding files moves none that was there; shares then hold approximately
     in each class. Only a class so small that a split would come out empty is divided otherwise.
 
@@ -43,20 +43,20 @@ def load_folder(
     that cannot be used are skipped and listed in the report with the reason, as are copies,
     contradictions and leaks. Nothing on the disk is changed.
 
-    Pictures of one patient or one scene give each other away: with `groups` they come into one
+    Images of one patient or one scene give each other away: with `groups` they come into one
     split, which depends on the group's key and the seed alone. Shares then hold approximately
-    over all pictures; see `tlkit.data.splits.divide`.
+    over all images; see `tlkit.data.splits.divide`.
 
     Args:
         path: The folder.
-        image_size: Height and width that pictures are stretched to; one number for a square.
-        batch_size: Pictures in a batch.
+        image_size: Height and width that images are stretched to; one number for a square.
+        batch_size: Images in a batch.
         splits: Shares of training, validation and test; a split with the share 0 is `None`.
         seed: Of the division, the order and the augmentation.
         class_names: The classes in the order wanted; sorted by name by default.
         groups: A function from a `pathlib.Path` to the key of its group, such as
             `lambda path: path.stem.split("_")[0]`; `None` is the key of one that stands alone.
-        max_pixels: The most pixels that a picture may have.
+        max_pixels: The most pixels that an image may have.
         damaged: "keep" uses JPEG files that are damaged as far as they are decoded, "skip" leaves
             them out; the report names them with what the decoder says. What cannot be decoded is
             left out in any case.
@@ -64,7 +64,7 @@ def load_folder(
 
     Raises:
         ArgumentError: A size, a share, the seed, the names or a group's key break their rule.
-        DataError: `path` is no folder of at least two classes with at least two pictures each; a
+        DataError: `path` is no folder of at least two classes with at least two images each; a
             class of validation or test is not in `train`; `class_names` are not the folder's;
             groups are so few that a split would be empty.
 
@@ -101,59 +101,59 @@ def load_folder(
 
 def split_of(
     name: str,
-    pictures: Iterable[Picture],
+    images: Iterable[ImageRecord],
     class_names: Sequence[str],
     settings: Settings,
     *,
     is_multi_label: bool = False,
 ) -> ImageSplit:
-    """Returns pictures as a split, class by class and in the order of their paths.
+    """Returns images as a split, class by class and in the order of their paths.
 
     Those that may have several labels come in the order of their paths alone.
     """
     numbers = {class_name: number for number, class_name in enumerate(class_names)}
-    ordered = sorted(pictures, key=lambda one: (numbers.get(one.class_name, 0), one.path))
+    ordered = sorted(images, key=lambda one: (numbers.get(one.class_name, 0), one.path))
     if is_multi_label:
         labels = np.zeros((len(ordered), len(numbers)), np.float32)
-        for row, picture in zip(labels, ordered, strict=True):
-            row[[numbers[label] for label in picture.labels]] = 1
+        for row, image in zip(labels, ordered, strict=True):
+            row[[numbers[label] for label in image.labels]] = 1
     else:
-        labels = np.array([numbers[picture.class_name] for picture in ordered], np.int64)
-    groups = tuple(picture.group for picture in ordered)
+        labels = np.array([numbers[image.class_name] for image in ordered], np.int64)
+    groups = tuple(image.group for image in ordered)
     from tlkit.data.keras_split import KerasSplit
 
     return KerasSplit(
         name,
-        tuple(picture.path for picture in ordered),
+        tuple(image.path for image in ordered),
         labels,
-        tuple(picture.digest for picture in ordered),
+        tuple(image.digest for image in ordered),
         settings.image_size,
         settings.batch_size,
         settings.seed,
         settings.max_pixels,
         groups=groups if any(groups) else (),
-        _checksums=tuple(picture.checksum for picture in ordered),
+        _checksums=tuple(image.checksum for image in ordered),
     )
 
 
 def load_listing(listing: Listing, settings: Settings) -> ImageData:
     """Does what `load_folder` does, with files that are listed already."""
-    pictures, formats = readable_pictures(
+    images, formats = readable_images(
         listing,
         max_pixels=settings.max_pixels,
         cache=settings.cache,
         damaged=settings.damaged,
     )
-    division = divide(pictures, settings.splits, settings.seed)
+    division = divide(images, settings.splits, settings.seed)
     check = check_labels if listing.is_multi_label else check_classes
-    found = check(pictures, division)
+    found = check(images, division)
     if settings.class_names is None:
         check_alike(found)
     names = _in_order(found, settings.class_names, listing)
     parts = {
         name: split_of(
             name,
-            (pictures[row] for row in rows),
+            (images[row] for row in rows),
             names,
             settings,
             is_multi_label=listing.is_multi_label,
@@ -165,7 +165,7 @@ def load_listing(listing: Listing, settings: Settings) -> ImageData:
         parts.get("validation"),
         parts.get("test"),
         names,
-        build_report(pictures, division, listing, formats),
+        build_report(images, division, listing, formats),
         settings.image_size,
         settings.batch_size,
         settings.seed,
@@ -180,10 +180,10 @@ def _in_order(
     missing = [repr(name) for name in wanted if name not in found]
     new = [repr(name) for name in found if name not in wanted]
     if missing or new:
-        problems = [f"no pictures of {some_of(missing)}"] if missing else []
+        problems = [f"no images of {some_of(missing)}"] if missing else []
         problems += [f"unexpected classes {some_of(new)}"] if new else []
         raise DataError(
-            f"`{listing.argument}` must hold pictures of the classes "
+            f"`{listing.argument}` must hold images of the classes "
             f"{some_of(list(map(repr, wanted)))}. Received: {listing.argument}={listing.path!r} "
             f"with {' and '.join(problems)}. Rename, add or remove them."
         )

@@ -1,4 +1,4 @@
-"""Which picture format a file's first bytes tell, and which of them can be used."""
+"""Which image format a file's first bytes tell, and which of them can be used."""
 
 from tlkit.data.foreign_formats import CONVERT, foreign_format
 

@@ -1,4 +1,4 @@
-"""Pictures that belong together, such as those of one patient or of one scene."""
+"""Images that belong together, such as those of one patient or of one scene."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -16,19 +16,19 @@ from tlkit.errors import ArgumentError, DataError, some_of
 from tlkit.utils.formatting import percent
 
 GroupKey = Callable[[Path], str | int | None]
-"""From a picture's path to the key of its group; `None` or "" for one that stands alone."""
+"""From an image's path to the key of its group; `None` or "" for one that stands alone."""
 
 _NOTED_DIFFERENCE = 0.15
 
 
 @dataclass(frozen=True)
 class Unit:
-    """What goes into one split as a whole: a group, or a picture that has none.
+    """What goes into one split as a whole: a group, or an image that has none.
 
     Attributes:
         place: The number in [0, 1) that decides on its split.
-        classes: Those of its pictures.
-        positions: Those of its pictures.
+        classes: Those of its images.
+        positions: Those of its images.
     """
 
     place: float
@@ -56,19 +56,19 @@ def assign_groups(listing: Listing, groups: GroupKey) -> None:
     listing.files = files
     if files and not any(file.group for file in files):
         listing.notes.append(
-            f"`groups` gave no picture a key, {files[0].path!r} for one: each stands alone."
+            f"`groups` gave no image a key, {files[0].path!r} for one: each stands alone."
         )
 
 
 def group_text(key: object, path: str) -> str:
-    """Returns the key of a picture's group as text, "" where it stands alone.
+    """Returns the key of an image's group as text, "" where it stands alone.
 
     Raises:
         ArgumentError: It is no key.
     """
     if key is not None and (isinstance(key, bool) or not isinstance(key, str | Integral)):
         raise ArgumentError(
-            "`groups` must be text or a whole number for each picture, or None for one that stands "
+            "`groups` must be text or a whole number for each image, or None for one that stands "
             f"alone. Received: {key!r} for {path!r}. Use str(...) of it, say."
         )
     return "" if key is None else str(key).strip()
@@ -78,7 +78,7 @@ def join_groups(members: Iterable[tuple[str, str]]) -> tuple[dict[str, str], lis
     """Joins groups that share a content, each of which must not stand in two splits.
 
     Args:
-        members: Content and group of each picture; "" where it has none.
+        members: Content and group of each image; "" where it has none.
 
     Returns:
         The group of each content that has one, and those that were joined. They go by the key
@@ -132,7 +132,7 @@ def place_units(
     for split in shares:
         if split not in splits.of_unit.values():
             raise DataError(
-                "Pictures of one group must lie in one split, and no split be empty. "
+                "Images of one group must lie in one split, and no split be empty. "
                 f"Received: {len(units)} groups, none of which can be spared for {split}. "
                 "Add groups, or leave this split out with a share of 0 in `splits`."
             )
@@ -210,7 +210,7 @@ class _Placed:
 def _notes_on_shares(
     units: Mapping[str, Unit], of_unit: Mapping[str, str], shares: Mapping[str, float]
 ) -> list[str]:
-    """Groups of very different sizes can leave a split far from its share of the pictures."""
+    """Groups of very different sizes can leave a split far from its share of the images."""
     total = sum(len(unit.positions) for unit in units.values())
     notes = []
     for split, share in shares.items():
@@ -218,6 +218,6 @@ def _notes_on_shares(
         if abs(held / total - share) > _NOTED_DIFFERENCE:
             notes.append(
                 f"Groups are so few or uneven that {split} has {percent(held / total, 0)} of the "
-                f"pictures instead of {percent(share, 0)}; another seed divides them otherwise."
+                f"images instead of {percent(share, 0)}; another seed divides them otherwise."
             )
     return notes

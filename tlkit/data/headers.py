@@ -1,4 +1,4 @@
-"""The size of a picture, read in the graph from its first bytes, before anything is decoded."""
+"""The size of an image, read in the graph from its first bytes, before anything is decoded."""
 
 from dataclasses import dataclass
 
@@ -193,7 +193,7 @@ def without_trailing_bytes(
 
     Args:
         image_bytes: The whole file, a scalar string.
-        height: Of the picture, as `other_size` returns it.
+        height: Of the image, as `other_size` returns it.
         width: Likewise.
 
     Raises:

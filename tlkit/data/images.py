@@ -1,4 +1,4 @@
-"""The pictures of a split, and the splits that belong together."""
+"""The images of a split, and the splits that belong together."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MAX_NAMED = 10
 
 @dataclass(frozen=True, eq=False)
 class ImageSplit(ShownAsText):
-    """The pictures of one split, with their labels; read when a dataset is made or iterated.
+    """The images of one split, with their labels; read when a dataset is made or iterated.
 
     What loaders give can also be given to Keras itself, `model.fit(data.train,
     validation_data=data.validation)`: images and labels come in batches, those of the training
@@ -38,13 +38,13 @@ class ImageSplit(ShownAsText):
 
     Attributes:
         name: "train", "validation" or "test".
-        paths: Where each picture is; of pictures in memory a name such as "images[17]".
+        paths: Where each image is; of images in memory a name such as "images[17]".
         labels: int64 `(n,)`, or 0 and 1 as float32 `(n, num_classes)` for several labels each.
-        digests: A hash of each picture's content.
-        image_size: Height and width that pictures are resized to.
-        batch_size: Pictures in a batch.
+        digests: A hash of each image's content.
+        image_size: Height and width that images are resized to.
+        batch_size: Images in a batch.
         seed: Of order and augmentation.
-        groups: The key of each picture's group, "" where it has none; empty where no picture has.
+        groups: The key of each image's group, "" where it has none; empty where no image has.
     """
 
     name: str
@@ -80,12 +80,12 @@ class ImageSplit(ShownAsText):
 
     @property
     def num_images(self) -> int:
-        """How many pictures there are; copies count."""
+        """How many images there are; copies count."""
         return len(self.paths)
 
     @property
     def is_in_memory(self) -> bool:
-        """Whether the pictures are arrays, not files."""
+        """Whether the images are arrays, not files."""
         return self._pixels is not None
 
     @cached_property
@@ -104,7 +104,7 @@ class ImageSplit(ShownAsText):
 
     @property
     def units(self) -> tuple[str, ...]:
-        """What must not be torn apart: for each picture its group, else its content."""
+        """What must not be torn apart: for each image its group, else its content."""
         groups = self.groups or ("",) * self.num_images
         return tuple(
             f"group {group}" if group else digest
@@ -129,7 +129,7 @@ class ImageSplit(ShownAsText):
         float32 `(batch, num_classes)`. The last batch of an epoch may be smaller.
 
         Order and augmentation are functions of the split's seed, the epoch's number and the
-        picture's content, never of an iterator's state. With `epochs=range(7, 10)` come epochs
+        image's content, never of an iterator's state. With `epochs=range(7, 10)` come epochs
         7, 8 and 9 just as they come in `range(10)`. With `epochs=None` every iteration is one
         epoch and has new random numbers, the same in every program that iterates as often.
 
@@ -140,13 +140,13 @@ class ImageSplit(ShownAsText):
             augment: A preset of `augmentation_layers`; only for the training split.
             epochs: The epochs to give one after the other, or `None` for one pass an iteration.
             indices: Only these rows, in this order; all rows by default.
-            batch_size: Pictures in a batch; the split's own by default.
+            batch_size: Images in a batch; the split's own by default.
             first_batch: So many batches of the first epoch are left out, and not decoded.
-            share: (index, number) gives of each batch only the pictures from `index` on, every
+            share: (index, number) gives of each batch only the images from `index` on, every
                 `number`-th, and decodes no others: one of several devices' share. It may be empty.
-            keep: Whether few pictures (at most 1,024, and 32 MiB of pixels) are decoded at once,
+            keep: Whether few images (at most 1,024, and 32 MiB of pixels) are decoded at once,
                 and their pixels kept in memory for later passes; without it, and in shares, files
-                are read as they are needed, as those of many pictures are.
+                are read as they are needed, as those of many images are.
 
         Raises:
             ArgumentError: `augment` is no preset, or the split is not for training; `epochs` is
@@ -230,7 +230,7 @@ class ImageSplit(ShownAsText):
 
 @dataclass(frozen=True, eq=False)
 class ImageData(ShownAsText):
-    """Pictures in up to three splits, with the names of their classes and what was found.
+    """Images in up to three splits, with the names of their classes and what was found.
 
     Attributes:
         train: What is trained on.
@@ -238,8 +238,8 @@ class ImageData(ShownAsText):
         test: What is touched once, at the end; `None` if there is none.
         class_names: In the order of the labels.
         report: Counts, and all that was skipped, with the reason.
-        image_size: Height and width that pictures are resized to.
-        batch_size: Pictures in a batch.
+        image_size: Height and width that images are resized to.
+        batch_size: Images in a batch.
         seed: Of the split, the order and the augmentation.
     """
 
@@ -266,11 +266,11 @@ class ImageData(ShownAsText):
 
     @property
     def is_multi_label(self) -> bool:
-        """Whether a picture may have several labels at once."""
+        """Whether an image may have several labels at once."""
         return self.train.labels.ndim == 2
 
     def at_size(self, image_size: int | tuple[int, int]) -> ImageData:
-        """Returns the same pictures in the same splits, resized to another height and width.
+        """Returns the same images in the same splits, resized to another height and width.
 
         Args:
             image_size: In pixels, one number for a square or (height, width).

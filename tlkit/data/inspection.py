@@ -1,4 +1,4 @@
-"""Looking through a folder of pictures: what is there, and what of it can be used."""
+"""Looking through a folder of images: what is there, and what of it can be used."""
 
 import os
 from collections import Counter
@@ -10,7 +10,7 @@ from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.listing import Listing, list_folder
 from tlkit.data.reports import DataReport, SkippedFile
 from tlkit.data.settings import DAMAGED, KEEP, SKIP
-from tlkit.data.splits import Division, Picture, divide, in_whole_groups
+from tlkit.data.splits import Division, ImageRecord, divide, in_whole_groups
 from tlkit.errors import check_choice, check_count, some_of
 from tlkit.utils.cache import cache_note
 
@@ -22,19 +22,19 @@ def inspect_folder(
     damaged: str = KEEP,
     cache: str | os.PathLike[str] | None = None,
 ) -> DataReport:
-    """Looks through a folder of pictures as `load_folder` does, and says what it found.
+    """Looks through a folder of images as `load_folder` does, and says what it found.
 
     Every file is decoded once; what came of it is remembered, so that the second time is quick.
-    Nothing is split, and it is not asked whether there are enough pictures to train on.
+    Nothing is split, and it is not asked whether there are enough images to train on.
 
     Args:
         path: A folder as `load_folder` takes it.
-        max_pixels: The most pixels that a picture may have.
+        max_pixels: The most pixels that an image may have.
         damaged: "keep" or "skip", see `load_folder`.
         cache: The cache's folder, as `cache_folder` takes it.
 
     Returns:
-        The report. Where the user has split nothing, pictures are counted as "all".
+        The report. Where the user has split nothing, images are counted as "all".
 
     Raises:
         DataError: `path` is no folder, or an empty one.
@@ -72,29 +72,27 @@ def look_through(
     max_pixels: int,
     cache: str | os.PathLike[str] | None,
     damaged: str = KEEP,
-) -> tuple[DataReport, list[Picture], Division]:
-    """Returns the report on files that are listed, the pictures among them, and their splits.
+) -> tuple[DataReport, list[ImageRecord], Division]:
+    """Returns the report on files that are listed, the images among them, and their splits.
 
     Where the user has split nothing, all are in one that is called "all".
     """
     check_count("max_pixels", max_pixels)
-    pictures, formats = readable_pictures(
-        listing, max_pixels=max_pixels, cache=cache, damaged=damaged
-    )
-    division = divide(pictures, (1.0, 0.0, 0.0), seed=0)
-    if not any(picture.split for picture in pictures):
+    images, formats = readable_images(listing, max_pixels=max_pixels, cache=cache, damaged=damaged)
+    division = divide(images, (1.0, 0.0, 0.0), seed=0)
+    if not any(image.split for image in images):
         division.splits = {"all": division.splits.get("train", [])}
-    return build_report(pictures, division, listing, formats), pictures, division
+    return build_report(images, division, listing, formats), images, division
 
 
-def readable_pictures(
+def readable_images(
     listing: Listing,
     *,
     max_pixels: int,
     cache: str | os.PathLike[str] | None,
     damaged: str = KEEP,
-) -> tuple[list[Picture], dict[str, int]]:
-    """Returns the pictures among the files listed, and how many there are of each format.
+) -> tuple[list[ImageRecord], dict[str, int]]:
+    """Returns the images among the files listed, and how many there are of each format.
 
     The other files are added to what `listing` has skipped, and those that their decoder warns of
     too if `damaged` is "skip". Groups are whole, see `in_whole_groups`.
@@ -104,7 +102,7 @@ def readable_pictures(
     verdicts = check_files(paths, max_pixels=max_pixels, root=cache, notes=listing.notes)
     if note := cache_note(VERDICTS_FOLDER, cache):
         listing.notes.append(note)
-    pictures = []
+    images = []
     for file, verdict in zip(listing.files, verdicts, strict=True):
         labels = file.class_name or ", ".join(file.labels)
         is_skipped = bool(verdict.reason or (verdict.warning and damaged == SKIP))
@@ -112,8 +110,8 @@ def readable_pictures(
             aside = listing.skipped if is_skipped else listing.damaged
             aside.append(SkippedFile(file.path, labels, verdict.reason or verdict.warning))
         if not is_skipped:
-            pictures.append(
-                Picture(
+            images.append(
+                ImageRecord(
                     file.path,
                     file.class_name,
                     verdict.digest,
@@ -123,7 +121,7 @@ def readable_pictures(
                     verdict.checksum,
                 )
             )
-    pictures, notes = in_whole_groups(pictures)
+    images, notes = in_whole_groups(images)
     listing.notes.extend(notes)
     if listing.damaged:
         listing.notes.append(
@@ -131,28 +129,28 @@ def readable_pictures(
             "(damaged='skip', or --damaged skip, leaves them out). Their decoder warns of them "
             "again whenever they are read, without a name."
         )
-    used = {picture.path for picture in pictures}
+    used = {image.path for image in images}
     formats = Counter(
         verdict.format
         for file, verdict in zip(listing.files, verdicts, strict=True)
         if file.path in used
     )
-    return pictures, dict(formats.most_common())
+    return images, dict(formats.most_common())
 
 
 def build_report(
-    pictures: Sequence[Picture], division: Division, listing: Listing, formats: dict[str, int]
+    images: Sequence[ImageRecord], division: Division, listing: Listing, formats: dict[str, int]
 ) -> DataReport:
     """Counts what is in use, and joins it with what was skipped on the way."""
     used = [
-        (pictures[position], name)
+        (images[position], name)
         for name, positions in division.splits.items()
         for position in positions
     ]
     cells = Counter(
         (label, name)
-        for picture, name in used
-        for label in (picture.labels if listing.is_multi_label else (picture.class_name,))
+        for image, name in used
+        for label in (image.labels if listing.is_multi_label else (image.class_name,))
     )
     class_names = sorted({class_name for class_name, _ in cells})
     counts = {
@@ -163,7 +161,7 @@ def build_report(
     found = {name for names in listing.classes.values() for name in names}
     return DataReport(
         counts=counts,
-        num_files=len(pictures) + len(listing.skipped),
+        num_files=len(images) + len(listing.skipped),
         formats=formats,
         skipped=tuple(sorted(listing.skipped, key=lambda file: (file.class_name, file.path))),
         duplicates=tuple(division.duplicates),
@@ -172,13 +170,13 @@ def build_report(
         group_leaks=tuple(division.group_leaks),
         empty_classes=tuple(sorted(found - set(class_names))),
         imbalance=max(totals) / min(totals) if totals else 1.0,
-        num_groups=len({picture.group for picture, _ in used} - {""}),
+        num_groups=len({image.group for image, _ in used} - {""}),
         damaged=tuple(sorted(listing.damaged, key=lambda file: (file.class_name, file.path))),
         notes=(
             *listing.notes,
             *division.notes,
             *_notes_on_names(found | set(class_names)),
-            *_notes_on_splits(pictures, counts, listing),
+            *_notes_on_splits(images, counts, listing),
             *(_notes_on_labels(used, counts) if listing.is_multi_label else ()),
         ),
     )
@@ -190,31 +188,31 @@ def _notes_on_names(names: set[str]) -> list[str]:
 
 
 def _notes_on_splits(
-    pictures: Sequence[Picture], counts: dict[str, dict[str, int]], listing: Listing
+    images: Sequence[ImageRecord], counts: dict[str, dict[str, int]], listing: Listing
 ) -> list[str]:
     """What is remarkable about the user's own split."""
     notes = []
     for split in listing.classes:
-        if not split or not any(picture.split == split for picture in pictures):
+        if not split or not any(image.split == split for image in images):
             if split:
-                notes.append(f"The {split} split holds no usable picture: it is left out.")
+                notes.append(f"The {split} split holds no usable image: it is left out.")
             continue
         missing = [name for name, row in counts.items() if row.get(split) == 0]
         if missing:
             names = some_of(list(map(repr, missing)))
-            notes.append(f"The {split} split holds no usable picture of {names}.")
+            notes.append(f"The {split} split holds no usable image of {names}.")
     return notes
 
 
 def _notes_on_labels(
-    used: Sequence[tuple[Picture, str]], counts: dict[str, dict[str, int]]
+    used: Sequence[tuple[ImageRecord, str]], counts: dict[str, dict[str, int]]
 ) -> list[str]:
-    """What is remarkable about pictures that may have several labels."""
+    """What is remarkable about images that may have several labels."""
     notes = []
-    if num_without := sum(not picture.labels for picture, _ in used):
-        notes.append(f"{num_without} pictures have no label.")
+    if num_without := sum(not image.labels for image, _ in used):
+        notes.append(f"{num_without} images have no label.")
     for split in dict.fromkeys(split for _, split in used):
         missing = [repr(label) for label, row in counts.items() if not row[split]]
         if missing:
-            notes.append(f"Labels without a picture in {split}: {some_of(missing)}.")
+            notes.append(f"Labels without an image in {split}: {some_of(missing)}.")
     return notes

@@ -1,4 +1,4 @@
-"""Pixels of few pictures, decoded once and kept in memory for later passes."""
+"""Pixels of few images, decoded once and kept in memory for later passes."""
 
 import os
 from collections import OrderedDict
@@ -13,9 +13,9 @@ import tensorflow as tf
 from tlkit.data.image_source import ImageSource
 from tlkit.data.reading import read_image
 
-MAX_PICTURES = 1024
+MAX_IMAGES = 1024
 MAX_BYTES = 32 * 2**20
-"""Of one pass: with more pictures, or more bytes of pixels, files are read as they are needed."""
+"""Of one pass: with more images, or more bytes of pixels, files are read as they are needed."""
 
 KEPT_BYTES = 128 * 2**20
 """Of all pixels that are kept together, whatever splits they are of."""
@@ -55,23 +55,23 @@ def kept_pixels(source: ImageSource, rows: np.ndarray, decoder: Decoder) -> np.n
     """Returns the pixels of some rows, from memory as far as they were decoded before.
 
     A pipeline that decodes files takes TensorFlow a few tenths of a second to set up, at every
-    pass; few pictures are decoded all at once before the first pass, and then no more.
+    pass; few images are decoded all at once before the first pass, and then no more.
 
     Args:
         source: Of image files.
-        rows: Which of its pictures, in any order.
+        rows: Which of its images, in any order.
         decoder: From a file's bytes to uint8 `(height, width, 3)`.
 
     Returns:
-        uint8 `(n, height, width, 3)`, a picture for each row; `None` where they are too many.
+        uint8 `(n, height, width, 3)`, an image for each row; `None` where they are too many.
 
     Raises:
-        OSError: A picture cannot be read any longer.
+        OSError: An image cannot be read any longer.
         DataError: It is another one than was checked.
         tf.errors.OpError: It cannot be decoded.
     """
     num_bytes = 3 * prod(source.image_size)
-    if not 0 < len(rows) <= min(MAX_PICTURES, MAX_BYTES // num_bytes):
+    if not 0 < len(rows) <= min(MAX_IMAGES, MAX_BYTES // num_bytes):
         return None
 
     def pixels_of(row: int) -> np.ndarray:

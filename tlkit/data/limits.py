@@ -1,7 +1,7 @@
 """What decoding is held to; known without loading TensorFlow."""
 
 MAX_PIXELS = 128 * 2**20
-"""The most pixels a picture may have by default: 134 million, 400 MB once decoded.
+"""The most pixels an image may have by default: 134 million, 400 MB once decoded.
 
 Phones with 108 megapixels stay below it; decompression bombs do not.
 """

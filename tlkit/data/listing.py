@@ -1,4 +1,4 @@
-"""The files of a folder of pictures: by class, and by the user's own split if there is one."""
+"""The files of a folder of images: by class, and by the user's own split if there is one."""
 
 import errno
 import os
@@ -18,14 +18,14 @@ OUTSIDE = "not in a class folder"
 
 @dataclass(frozen=True)
 class FoundFile:
-    """A file that should be a picture.
+    """A file that should be an image.
 
     Attributes:
         path: Where it is.
-        class_name: Its class; empty where pictures may have several labels.
+        class_name: Its class; empty where images may have several labels.
         split: The user's own, empty where there is none.
         labels: All its labels, where it may have several.
-        group: The key of the pictures that it must not be torn from; empty where it has none.
+        group: The key of the images that it must not be torn from; empty where it has none.
     """
 
     path: str
@@ -42,12 +42,12 @@ class Listing:
     Attributes:
         path: The folder or the manifest, as errors show it.
         argument: What it was given as.
-        files: What should be pictures.
+        files: What should be images.
         skipped: What cannot be used.
         damaged: What is used although its decoder warns of damage.
         classes: The names of the classes of each split, with or without files.
         notes: What else was decided.
-        is_multi_label: Whether a picture may have several labels at once.
+        is_multi_label: Whether an image may have several labels at once.
     """
 
     path: str = ""
@@ -99,7 +99,7 @@ def list_folder(
     if not root.is_dir():
         problem = "is a file" if root.exists() else "does not exist"
         raise DataError(
-            f"`{argument}` must be a folder of pictures. Received: {argument}={str(root)!r}, which "
+            f"`{argument}` must be a folder of images. Received: {argument}={str(root)!r}, which "
             f"{problem}. Give the folder that holds one folder for each class."
         )
     listing = Listing(str(root), argument)
@@ -108,7 +108,7 @@ def list_folder(
     folders = _folders_outside_classes(top, listing)
     if not folders and not listing.skipped:
         raise DataError(
-            f"`{argument}` must be a folder of pictures. Received: {argument}={str(root)!r}, which "
+            f"`{argument}` must be a folder of images. Received: {argument}={str(root)!r}, which "
             "is empty. Put one folder for each class into it."
         )
     splits = _split_names(folders)

@@ -1,4 +1,4 @@
-"""The rows of a manifest: a table in CSV that names pictures with their labels."""
+"""The rows of a manifest: a table in CSV that names images with their labels."""
 
 import csv
 import os
@@ -17,7 +17,7 @@ REQUIRED = ("path", "label")
 COLUMNS = (*REQUIRED, "group", "split")
 
 SEPARATOR = "|"
-"""Stands between the labels of one picture, if nothing else is said."""
+"""Stands between the labels of one image, if nothing else is said."""
 
 _SPLITS = ("train", "val", "validation", "test")
 _FORM = "a CSV file with the columns path and label, and group and split if wanted"
@@ -42,7 +42,7 @@ def list_manifest(
     needs_train: bool = True,
     needs_files: bool = True,
 ) -> Listing:
-    """Lists the pictures that a CSV file names: `path,label[,group][,split]`, one in a row.
+    """Lists the images that a CSV file names: `path,label[,group][,split]`, one in a row.
 
     The first row names the columns, in any order. Paths are those from the CSV file's own folder,
     or absolute. Names are in Unicode's composed form (NFC), without spaces around them. Tables
@@ -50,7 +50,7 @@ def list_manifest(
 
     Args:
         path: The CSV file, in UTF-8 or UTF-16.
-        separator: What stands between the labels of one picture, where it may have several.
+        separator: What stands between the labels of one image, where it may have several.
         argument: What errors call the file.
         needs_train: Whether splits must have one to train on.
         needs_files: Whether all files must be there.
@@ -66,7 +66,7 @@ def list_manifest(
     refuse = _Refusal(argument, str(source))
     rows = list(_rows(source, refuse))
     if not rows:
-        raise refuse("list pictures", "which has no row", "Write one row for each picture.")
+        raise refuse("list images", "which has no row", "Write one row for each image.")
     _check_cells(rows, refuse, needs_label=separator is None)
     _check_splits(rows, refuse, needs_train)
     files = [str(source.parent / row.path) for row in rows]
@@ -86,7 +86,7 @@ def list_manifest(
     if barred:
         listing.notes.append(
             f"Labels with {SEPARATOR!r} count as the name of one class each: "
-            f"{some_of(list(map(repr, barred)))}. Several labels of one picture are for Python "
+            f"{some_of(list(map(repr, barred)))}. Several labels of one image are for Python "
             "alone: tlkit.load_manifest(..., multi_label=True), then train_head or fine_tune."
         )
     listing.files.sort(key=lambda file: (file.split, file.class_name, file.path))
@@ -134,7 +134,7 @@ def _rows(source: Path, refuse: _Refusal) -> Iterator[_Row]:
 def _text(source: Path, refuse: _Refusal) -> str:
     if not source.is_file():
         problem = "which is a folder" if source.is_dir() else "which does not exist"
-        raise refuse(f"be {_FORM}", problem, "Give the file that lists the pictures.")
+        raise refuse(f"be {_FORM}", problem, "Give the file that lists the images.")
     content = source.read_bytes()
     try:
         return decode_table(content)
@@ -234,7 +234,7 @@ def _check_missing(rows: list[_Row], files: list[str], refuse: _Refusal) -> None
 
 
 def _labels(row: _Row, separator: str | None, refuse: _Refusal) -> tuple[str, ...]:
-    """Returns the labels of a picture that may have several; none where it may have one."""
+    """Returns the labels of an image that may have several; none where it may have one."""
     if separator is None or not row.label:
         return ()
     labels = [label.strip() for label in row.label.split(separator)]

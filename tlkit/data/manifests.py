@@ -1,4 +1,4 @@
-"""Pictures that a CSV file names, wherever they lie."""
+"""Images that a CSV file names, wherever they lie."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -33,13 +33,13 @@ def load_manifest(
     damaged: str = KEEP,
     cache: str | os.PathLike[str] | None = None,
 ) -> ImageData:
-    r"""Loads the pictures that a manifest names, as `load_folder` loads those of a folder.
+    r"""Loads the images that a manifest names, as `load_folder` loads those of a folder.
 
-    A manifest is a CSV file in UTF-8, one picture in a row. Its first line names the columns:
+    A manifest is a CSV file in UTF-8, one image in a row. Its first line names the columns:
     `path`, from the file's own folder or absolute, and `label`; if wanted `group` and `split`.
-    All its files must be there; those that are no pictures are skipped and listed in the report.
+    All its files must be there; those that are no images are skipped and listed in the report.
 
-    Without a column `split` pictures are divided by their content, their label and the seed
+    Without a column `split` images are divided by their content, their label and the seed
     alone: adding rows moves none that was there. With one ("train", "val" or "validation",
     "test"), every row stays where it says.
 
@@ -48,32 +48,32 @@ def load_manifest(
     joined. Where the column `split` tears a group, the earlier split keeps it, and the report
     names what the others lost.
 
-    With `multi_label=True` a picture may have several labels, `sea|sun` in one cell, or none. It
+    With `multi_label=True` an image may have several labels, `sea|sun` in one cell, or none. It
     is then divided by its content and the seed.
 
     Args:
         path: The CSV file.
-        multi_label: Whether a picture may have several labels at once.
-        separator: What stands between the labels of one picture, with `multi_label`.
-        image_size: Height and width that pictures are stretched to; one number for a square.
-        batch_size: Pictures in a batch.
+        multi_label: Whether an image may have several labels at once.
+        separator: What stands between the labels of one image, with `multi_label`.
+        image_size: Height and width that images are stretched to; one number for a square.
+        batch_size: Images in a batch.
         splits: Shares of training, validation and test; a split with the share 0 is `None`.
         seed: Of the division, the order and the augmentation.
         class_names: The classes in the order wanted; sorted by name by default.
         groups: As for `load_folder`, where the manifest names no groups itself.
-        max_pixels: The most pixels that a picture may have.
+        max_pixels: The most pixels that an image may have.
         damaged: "keep" or "skip", see `load_folder`.
         cache: The cache's folder, as `cache_folder` takes it.
 
     Returns:
-        The pictures. Their labels are int64 `(n,)`; with `multi_label` 0 and 1 as float32
+        The images. Their labels are int64 `(n,)`; with `multi_label` 0 and 1 as float32
         `(n, num_classes)`.
 
     Raises:
         ArgumentError: A size, a share, the seed, the names, the separator or a group's key break
             their rule; `groups` are given, and the manifest names some too.
         DataError: `path` is no such table; columns are missing or unknown; a row has no path or
-            no label; files are missing, or stand in two rows; classes or their pictures are too
+            no label; files are missing, or stand in two rows; classes or their images are too
             few, as for `load_folder`; `class_names` are not those of the manifest.
 
     Example:
@@ -85,10 +85,10 @@ def load_manifest(
         >>> with TemporaryDirectory() as folder:
         ...     rows = ["path,label"]
         ...     for number in range(8):
-        ...         picture = Image.fromarray(np.full((9, 9, 3), 30 * number, np.uint8))
-        ...         picture.save(Path(folder, f"{number}.png"))
+        ...         image = Image.fromarray(np.full((9, 9, 3), 30 * number, np.uint8))
+        ...         image.save(Path(folder, f"{number}.png"))
         ...         rows.append(f"{number}.png," + ("dark" if number < 4 else "light"))
-        ...     manifest = Path(folder, "pictures.csv")
+        ...     manifest = Path(folder, "images.csv")
         ...     _ = manifest.write_text("\n".join(rows), encoding="utf-8")
         ...     data = tlkit.load_manifest(manifest, image_size=8, splits=(0.5, 0.5, 0))
         >>> data.class_names
@@ -121,7 +121,7 @@ def load_manifest(
     return load_listing(listing, settings)
 
 
-def list_pictures(
+def list_images(
     path: str | os.PathLike[str],
     *,
     argument: str = "path",
@@ -148,7 +148,7 @@ def list_pictures(
     return list_folder(path, argument=argument, needs_train=needs_train, class_names=class_names)
 
 
-def load_pictures(path: str | os.PathLike[str], *, argument: str = "path") -> ImageData:
+def load_images(path: str | os.PathLike[str], *, argument: str = "path") -> ImageData:
     """Loads a folder, or a manifest where the name is that of a CSV file, as they are by default.
 
     Args:
@@ -158,7 +158,7 @@ def load_pictures(path: str | os.PathLike[str], *, argument: str = "path") -> Im
     Raises:
         DataError: What `load_folder` and `load_manifest` raise.
     """
-    return load_listing(list_pictures(path, argument=argument), check_settings(*_BY_DEFAULT))
+    return load_listing(list_images(path, argument=argument), check_settings(*_BY_DEFAULT))
 
 
 def _is_manifest(path: str | os.PathLike[str]) -> bool:

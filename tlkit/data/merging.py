@@ -1,4 +1,4 @@
-"""Pictures of new classes, joined with those that an earlier run knows, at their places there."""
+"""Images of new classes, joined with those that an earlier run knows, at their places there."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,25 +9,25 @@ from tlkit.data.class_checks import check_alike, check_classes
 from tlkit.data.folder_names import alike
 from tlkit.data.folders import split_of
 from tlkit.data.images import ImageData, ImageSplit
-from tlkit.data.inspection import build_report, readable_pictures
+from tlkit.data.inspection import build_report, readable_images
 from tlkit.data.listing import Listing
-from tlkit.data.manifests import list_pictures
+from tlkit.data.manifests import list_images
 from tlkit.data.settings import Settings
-from tlkit.data.splits import SPLITS, Division, Picture, divide
+from tlkit.data.splits import SPLITS, Division, ImageRecord, divide
 from tlkit.errors import DataError, some_of
 
 Places = Mapping[str, tuple[str, str]]
-"""From a picture's digest to its class and its split."""
+"""From an image's digest to its class and its split."""
 
 
 @dataclass(frozen=True)
 class Joined:
-    """New pictures to learn from, and old ones beside them.
+    """New images to learn from, and old ones beside them.
 
     Attributes:
-        data: The new folder's pictures to train on; in validation and test the old ones too, at
+        data: The new folder's images to train on; in validation and test the old ones too, at
             the places that they had. The classes are the old ones in their order, then the new.
-        replayed: Known pictures that were trained on before and are not in the new folder.
+        replayed: Known images that were trained on before and are not in the new folder.
         new_names: The classes that there were not before, sorted.
     """
 
@@ -43,7 +43,7 @@ def check_new_classes(listing: Listing, class_names: Sequence[str]) -> None:
         raise DataError(
             f"`{listing.argument}` must hold a class that the run does not have. "
             f"Received: {listing.argument}={listing.path!r} with "
-            f"{some_of(list(map(repr, sorted(found)))) or 'no class folder'}. Further pictures of "
+            f"{some_of(list(map(repr, sorted(found)))) or 'no class folder'}. Further images of "
             "classes that exist call for tlkit train --from."
         )
 
@@ -54,8 +54,8 @@ def find_known(
     *,
     max_pixels: int,
     cache: str | os.PathLike[str] | None = None,
-) -> list[Picture]:
-    """Returns the known pictures that still lie in some folders or manifests, each content once.
+) -> list[ImageRecord]:
+    """Returns the known images that still lie in some folders or manifests, each content once.
 
     Wherever they have been moved to inside them, they are recognised by their content; their class
     and split are those of `places`. A folder that has gone holds none.
@@ -63,23 +63,23 @@ def find_known(
     Raises:
         DataError: A folder or a manifest has become one that cannot be listed.
     """
-    found: dict[str, Picture] = {}
+    found: dict[str, ImageRecord] = {}
     for folder in folders:
         place = Path(folder)
         if not place.exists() or (place.is_dir() and not any(place.iterdir())):
             continue
-        listing = list_pictures(
+        listing = list_images(
             folder,
             argument="the run's photos",
             needs_train=False,
             needs_files=False,
             class_names={class_name for class_name, _ in places.values()},
         )
-        pictures, _ = readable_pictures(listing, max_pixels=max_pixels, cache=cache)
-        for picture in pictures:
-            if picture.digest in places and picture.digest not in found:
-                class_name, split = places[picture.digest]
-                found[picture.digest] = replace(picture, class_name=class_name, split=split)
+        images, _ = readable_images(listing, max_pixels=max_pixels, cache=cache)
+        for image in images:
+            if image.digest in places and image.digest not in found:
+                class_name, split = places[image.digest]
+                found[image.digest] = replace(image, class_name=class_name, split=split)
     return list(found.values())
 
 
@@ -88,12 +88,12 @@ def load_joined(
     settings: Settings,
     *,
     class_names: Sequence[str],
-    known: Sequence[Picture],
+    known: Sequence[ImageRecord],
     places: Places,
 ) -> Joined:
-    """Joins a new folder with known pictures.
+    """Joins a new folder with known images.
 
-    The new folder is divided as `load_folder` divides it. A picture in it that is known keeps the
+    The new folder is divided as `load_folder` divides it. An image in it that is known keeps the
     split that it had, whatever folder it lies in now, and its group goes with it; one that is
     known under another class is left out, as a conflict.
 
@@ -103,28 +103,28 @@ def load_joined(
             holds; it names no classes.
         class_names: The old classes in their order.
         known: What `find_known` returned.
-        places: All that is known, also of pictures that have gone.
+        places: All that is known, also of images that have gone.
 
     Raises:
-        DataError: There is no new class, or one without two different usable pictures, or without
+        DataError: There is no new class, or one without two different usable images, or without
             one to train on; or its name is not one line of text.
     """
     check_new_classes(listing, class_names)
-    pictures, formats = readable_pictures(
+    images, formats = readable_images(
         listing,
         max_pixels=settings.max_pixels,
         cache=settings.cache,
         damaged=settings.damaged,
     )
-    division = divide(pictures, settings.splits, settings.seed)
-    _keep_places(pictures, division, places, _places_of_groups([*pictures, *known], places))
-    _check(pictures, division, class_names, listing)
-    here = {pictures[row].digest for rows in division.splits.values() for row in rows}
-    beside = [picture for picture in known if picture.digest not in here]
-    everything = [*pictures, *beside]
-    for row, picture in enumerate(beside, start=len(pictures)):
-        if picture.split != "train":
-            division.splits.setdefault(picture.split, []).append(row)
+    division = divide(images, settings.splits, settings.seed)
+    _keep_places(images, division, places, _places_of_groups([*images, *known], places))
+    _check(images, division, class_names, listing)
+    here = {images[row].digest for rows in division.splits.values() for row in rows}
+    beside = [image for image in known if image.digest not in here]
+    everything = [*images, *beside]
+    for row, image in enumerate(beside, start=len(images)):
+        if image.split != "train":
+            division.splits.setdefault(image.split, []).append(row)
     found = {everything[row].class_name for rows in division.splits.values() for row in rows}
     new_names = tuple(sorted(found - set(class_names)))
     names = (*class_names, *new_names)
@@ -135,9 +135,9 @@ def load_joined(
         if division.splits.get(name)
     }
     if beside:
-        num_trained = sum(picture.split == "train" for picture in beside)
+        num_trained = sum(image.split == "train" for image in beside)
         division.notes.append(
-            f"{len(beside)} pictures that the earlier run found are not among these files: "
+            f"{len(beside)} images that the earlier run found are not among these files: "
             f"{len(beside) - num_trained} of them measure the old classes, {num_trained} were "
             "trained on."
         )
@@ -154,74 +154,76 @@ def load_joined(
     )
     replayed = split_of(
         "train",
-        (picture for picture in beside if picture.split == "train"),
+        (image for image in beside if image.split == "train"),
         names,
         settings,
     )
     return Joined(data, replayed, new_names)
 
 
-def _places_of_groups(pictures: Iterable[Picture], places: Places) -> dict[str, str]:
-    """The split of each group that has known pictures: where they are torn, training first."""
+def _places_of_groups(images: Iterable[ImageRecord], places: Places) -> dict[str, str]:
+    """The split of each group that has known images: where they are torn, training first."""
     found: dict[str, str] = {}
-    for picture in pictures:
-        if picture.group and picture.digest in places:
-            _, place = places[picture.digest]
-            before = found.get(picture.group, place)
-            found[picture.group] = min(place, before, key=SPLITS.index)
+    for image in images:
+        if image.group and image.digest in places:
+            _, place = places[image.digest]
+            before = found.get(image.group, place)
+            found[image.group] = min(place, before, key=SPLITS.index)
     return found
 
 
 def _keep_places(
-    pictures: Sequence[Picture], division: Division, places: Places, of_group: Mapping[str, str]
+    images: Sequence[ImageRecord], division: Division, places: Places, of_group: Mapping[str, str]
 ) -> None:
-    """Moves pictures that are known, or whose group is, to the splits that they were in."""
+    """Moves images that are known, or whose group is, to the splits that they were in."""
     moved = 0
     splits: dict[str, list[int]] = {name: [] for name in division.splits}
     measured: set[str] = set()
     for name, rows in division.splits.items():
         for row in rows:
-            picture = pictures[row]
-            own = picture.class_name, of_group.get(picture.group, name)
-            class_name, place = places.get(picture.digest, own)
-            if class_name != picture.class_name:
-                division.conflicts.append((f"{class_name}, in the earlier run", picture.path))
+            image = images[row]
+            own = image.class_name, of_group.get(image.group, name)
+            class_name, place = places.get(image.digest, own)
+            if class_name != image.class_name:
+                division.conflicts.append((f"{class_name}, in the earlier run", image.path))
                 continue
-            if place != "train" and picture.digest in measured:
+            if place != "train" and image.digest in measured:
                 continue  # of copies, what measures has one
-            measured.add(picture.digest)
+            measured.add(image.digest)
             moved += place != name
             splits.setdefault(place, []).append(row)
     division.splits = splits
     if moved:
         division.notes.append(
-            f"{moved} pictures that the earlier run knows, or whose group it knows, keep the split "
+            f"{moved} images that the earlier run knows, or whose group it knows, keep the split "
             "that they had in it."
         )
 
 
 def _check(
-    pictures: Sequence[Picture],
+    images: Sequence[ImageRecord],
     division: Division,
     class_names: Sequence[str],
     listing: Listing,
 ) -> None:
     """Holds new classes to the rules of training; old ones have been trained already."""
-    in_use = {pictures[row].class_name for rows in division.splits.values() for row in rows}
+    in_use = {images[row].class_name for rows in division.splits.values() for row in rows}
     found = {name for names in listing.classes.values() for name in names}
     if empty := sorted(found - in_use - set(class_names)):
         raise DataError(
-            f"`{listing.argument}` must hold usable pictures of each new class. "
+            f"`{listing.argument}` must hold usable images of each new class. "
             f"Received: {listing.argument}={listing.path!r} with none of "
             f"{some_of(list(map(repr, empty)))}. Add some, or remove the folder; tlkit inspect "
             "lists what cannot be used."
         )
-    trained = [Picture("", name, f"{name}{n}", "train") for name in class_names for n in range(2)]
+    trained = [
+        ImageRecord("", name, f"{name}{n}", "train") for name in class_names for n in range(2)
+    ]
     splits = {name: list(rows) for name, rows in division.splits.items()}
     splits["train"] = [
         *splits.get("train", []),
-        *range(len(pictures), len(pictures) + len(trained)),
+        *range(len(images), len(images) + len(trained)),
     ]
-    check_classes([*pictures, *trained], replace(division, splits=splits))
+    check_classes([*images, *trained], replace(division, splits=splits))
     if not alike(class_names):
         check_alike([*class_names, *found])

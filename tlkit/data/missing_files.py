@@ -1,4 +1,4 @@
-"""Pictures that change or vanish after they were checked, and batches that do not fit."""
+"""Images that change or vanish after they were checked, and batches that do not fit."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -17,12 +17,12 @@ WATCH_SECONDS, FILES_A_LOOK = 1.0, 2000
 
 
 @contextmanager
-def lost_pictures_named(sources: Iterable[object]) -> Iterator[None]:
+def missing_files_named(sources: Iterable[object]) -> Iterator[None]:
     """Names the files where the block fails because they can be read no longer, or are others now.
 
     Every file was checked once, before training. When reading fails later all the same, those
     that have changed since are checked again; if all are sound and the same, the failure has
-    another cause and stays as it is. A pipe that was put in a picture's place, which TensorFlow
+    another cause and stays as it is. A pipe that was put in an image's place, which TensorFlow
     would wait for without end, fails too. Where a data set checks its own batches, what it refused
     is raised.
 
@@ -30,7 +30,7 @@ def lost_pictures_named(sources: Iterable[object]) -> Iterator[None]:
         sources: What the block reads; splits among them are looked through, data sets are asked.
 
     Raises:
-        DataError: Pictures have gone, hold another content, or cannot be read or decoded any
+        DataError: Images have gone, hold another content, or cannot be read or decoded any
             longer; or a batch does not fit the model.
         ArgumentError: A batch does not fit the model.
     """

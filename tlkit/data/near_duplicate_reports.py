@@ -1,4 +1,4 @@
-"""Pairs of pictures that look alike, and what is to be made of them."""
+"""Pairs of images that look alike, and what is to be made of them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _REMEDY = (
     "load_manifest likewise, puts what looks alike into one split."
 )
 _REMEDY_IN_MEMORY = (
-    "Pictures in memory have no groups: leave one of each pair out before tlkit.load_arrays."
+    "Images in memory have no groups: leave one of each pair out before tlkit.load_arrays."
 )
 
 
 @dataclass(frozen=True)
 class NearDuplicate(ShownAsText):
-    """Two pictures that look alike.
+    """Two images that look alike.
 
     Attributes:
-        paths: Where they are; of pictures in memory names such as "images[17]".
+        paths: Where they are; of images in memory names such as "images[17]".
         num_differing: In how many of 255 bits they differ.
         splits: The splits that they lie in.
         classes: Their classes, or all their labels.
@@ -56,17 +56,17 @@ class NearDuplicate(ShownAsText):
 
 @dataclass(frozen=True)
 class NearDuplicateReport(ShownAsText):
-    """Which pictures look alike.
+    """Which images look alike.
 
     Attributes:
         pairs: Those across splits first, then those under different labels, then the others;
             the nearest first.
         num_pairs: How many there are; more than 10,000 are not all listed.
-        num_images: Different pictures that were compared, each with each.
+        num_images: Different images that were compared, each with each.
         max_differing: In how many of 255 bits a pair differs at most.
-        groups: For the path of each picture in a pair, the key of all that hang together with it.
+        groups: For the path of each image in a pair, the key of all that hang together with it.
         notes: What else is to be known.
-        is_in_memory: Whether the pictures are arrays, not files.
+        is_in_memory: Whether the images are arrays, not files.
     """
 
     pairs: tuple[NearDuplicate, ...]
@@ -88,13 +88,13 @@ class NearDuplicateReport(ShownAsText):
         return tuple(pair for pair in self.pairs if pair.is_across_classes)
 
     def group_of(self, path: str | os.PathLike[str]) -> str | None:
-        """Returns the key of all that looks like a picture, `None` if nothing does.
+        """Returns the key of all that looks like an image, `None` if nothing does.
 
         `load_folder(..., groups=report.group_of)` puts what looks alike into one split, and so does
         `load_manifest`.
 
         Args:
-            path: Of the picture, as `pairs` shows it, or in another spelling of the same place.
+            path: Of the image, as `pairs` shows it, or in another spelling of the same place.
         """
         return self.groups.get(os.fspath(path)) or self._by_place.get(os.path.abspath(path))
 
@@ -119,13 +119,13 @@ class NearDuplicateReport(ShownAsText):
             if len(pairs) > SHOWN:
                 rows.append(("", f"... and {len(pairs) - SHOWN} more"))
             parts.append(html_paragraphs([f"{title} ({len(pairs)})"]))
-            parts.append(html_table(("bits", "picture", "looks like"), rows))
+            parts.append(html_table(("bits", "image", "looks like"), rows))
         return "".join([*parts, html_paragraphs(self._remarks())])
 
     def _summary(self) -> str:
         found = f"{self.num_pairs:,} near-duplicate pair{'' if self.num_pairs == 1 else 's'}"
         return (
-            f"{self.num_images:,} different pictures compared: {found} "
+            f"{self.num_images:,} different images compared: {found} "
             f"(at most {self.max_differing} of {NUM_BITS} bits differ)"
         )
 

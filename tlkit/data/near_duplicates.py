@@ -1,4 +1,4 @@
-"""Pictures that look alike although their files differ: saved anew, resized, cropped a little."""
+"""Images that look alike although their files differ: saved anew, resized, cropped a little."""
 
 import os
 from collections import Counter
@@ -14,7 +14,7 @@ from tlkit.data.inspection import look_through
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.listing import Listing
 from tlkit.data.near_duplicate_reports import NearDuplicate, NearDuplicateReport
-from tlkit.data.perceptual import NUM_BITS, hash_pictures, num_differing
+from tlkit.data.perceptual import NUM_BITS, hash_images, num_differing
 from tlkit.data.reports import DataReport
 from tlkit.data.settings import KEEP, check_settings
 from tlkit.errors import ArgumentError
@@ -23,7 +23,7 @@ from tlkit.utils.progress import bar
 MAX_DIFFERING = 64
 """In how many of 255 bits near-duplicates differ at most, by default.
 
-Of the 577,504 pairs among 1,397 photographs of flowers, ants and bees one is the same photograph
+Of the 577,504 pairs among 1,397 images of flowers, ants and bees one is the same image
 twice, in other colours (30 bits); all others differ in at least 85. See `benchmarks/README.md` for
 the share of changed copies that is found.
 """
@@ -40,21 +40,21 @@ def find_near_duplicates(
     max_differing: int = MAX_DIFFERING,
     cache: str | os.PathLike[str] | None = None,
 ) -> NearDuplicateReport:
-    """Finds pairs of pictures that look alike, above all across splits and under other labels.
+    """Finds pairs of images that look alike, above all across splits and under other labels.
 
     Exact copies are known from `data.report`. This finds those that were saved anew, resized,
-    made brighter or grey, or cropped by a few percent: each picture becomes 255 bits, see
+    made brighter or grey, or cropped by a few percent: each image becomes 255 bits, see
     `tlkit.data.perceptual.perceptual_hashes`, and every two are compared. Bits are remembered by
     content, so a second audit decodes nothing. Mirrored and turned copies are not found. Where all
-    pictures are laid out alike, as digits or X-ray images are, pass a lower `max_differing`.
+    images are laid out alike, as digits or X-ray images are, pass a lower `max_differing`.
 
-    Memory is bounded, apart from 32 bytes and the paths for each picture; the time to compare
-    grows with the square of their number (for 100,000 pictures about a minute).
+    Memory is bounded, apart from 32 bytes and the paths for each image; the time to compare
+    grows with the square of their number (for 100,000 images about a minute).
 
     Args:
         data: What `load_folder`, `load_manifest`, `load_arrays` or `load_tfds` returned.
         max_differing: In how many of 255 bits near-duplicates differ at most. More finds copies
-            that were cropped further, and pairs that are none: two different pictures differ in
+            that were cropped further, and pairs that are none: two different images differ in
             127 on average.
         cache: The cache's folder, as `cache_folder` takes it.
 
@@ -65,7 +65,7 @@ def find_near_duplicates(
     Raises:
         ArgumentError: `data` is nothing that was loaded, or `max_differing` is no whole number
             from 0 to 127.
-        DataError: Pictures have gone or changed since they were loaded.
+        DataError: Images have gone or changed since they were loaded.
 
     Example:
         >>> import numpy as np
@@ -100,7 +100,7 @@ def audit_listing(
     What the user has not split is in one split here, which is called "all".
     """
     _check_bound(max_differing)
-    report, pictures, division = look_through(
+    report, images, division = look_through(
         listing, max_pixels=max_pixels, damaged=damaged, cache=cache
     )
     names = tuple(report.counts)
@@ -109,7 +109,7 @@ def audit_listing(
     splits = [
         split_of(
             name,
-            [pictures[row] for row in rows],
+            [images[row] for row in rows],
             names,
             settings,
             is_multi_label=listing.is_multi_label,
@@ -135,7 +135,7 @@ def _audit(
     cache: str | os.PathLike[str] | None,
 ) -> NearDuplicateReport:
     notes: list[str] = []
-    hashes = hash_pictures(splits, cache=cache, notes=notes)
+    hashes = hash_images(splits, cache=cache, notes=notes)
     digests = np.array([digest for split in splits for digest in split.digests])
     rows = np.sort(np.unique(digests, return_index=True)[1])  # each content once
     paths = np.array([path for split in splits for path in split.paths], object)[rows]
@@ -177,7 +177,7 @@ def _audit(
 
 
 def _labels(split: ImageSplit, class_names: Sequence[str]) -> list[str]:
-    """The class of each picture, or all its labels."""
+    """The class of each image, or all its labels."""
     if split.labels.ndim == 1:
         return [class_names[label] for label in split.labels.tolist()]
     return [
@@ -208,11 +208,11 @@ def _close_pairs(hashes: np.ndarray, bound: int) -> Iterator[Pairs]:
 
 
 class _Found:
-    """The pairs that matter most, and which pictures hang together by all of them.
+    """The pairs that matter most, and which images hang together by all of them.
 
     Attributes:
         num_pairs: All pairs.
-        clusters: A number for each picture, `(n,)`; pictures that hang together share it.
+        clusters: A number for each image, `(n,)`; images that hang together share it.
     """
 
     def __init__(self, num_images: int, places: np.ndarray, labels: np.ndarray) -> None:

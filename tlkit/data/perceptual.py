@@ -1,4 +1,4 @@
-"""What a picture looks like, in 255 bits: copies that were changed a little differ in few."""
+"""What an image looks like, in 255 bits: copies that were changed a little differ in few."""
 
 import dataclasses
 import os
@@ -11,14 +11,14 @@ import numpy as np
 from tlkit.data.file_checks import VERDICTS_FOLDER, working_without
 from tlkit.data.images import ImageSplit
 from tlkit.data.limits import DECODER_VERSION
-from tlkit.data.missing_files import lost_pictures_named
+from tlkit.data.missing_files import missing_files_named
 from tlkit.utils.cache import cache_folder, open_index
 from tlkit.utils.progress import bar
 
 NUM_BITS = 255
 NUM_BYTES = 32
 
-_VERSION = f"dct-1-{DECODER_VERSION}"  # another one whenever the same picture gets other bits
+_VERSION = f"dct-1-{DECODER_VERSION}"  # another one whenever the same image gets other bits
 _SIDE = 32
 _NUM_FREQUENCIES = 16
 _BATCH_SIZE = 256
@@ -75,24 +75,24 @@ def num_differing(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return ((8 * NUM_BYTES - same) / 2).astype(np.int16)
 
 
-def hash_pictures(
+def hash_images(
     splits: Sequence[ImageSplit], *, cache: str | os.PathLike[str] | None, notes: list[str]
 ) -> np.ndarray:
-    """Returns the perceptual hash of each picture, decoding those whose content has none yet.
+    """Returns the perceptual hash of each image, decoding those whose content has none yet.
 
     They are decoded in parallel and a batch at a time, with a progress bar, as for training but
     to 32×32 pixels; hashes are remembered by content.
 
     Args:
-        splits: The pictures.
+        splits: The images.
         cache: The cache's folder, as `cache_folder` takes it.
         notes: Is told if nothing can be looked up or remembered.
 
     Returns:
-        uint8 `(n, 32)`, in the order of the splits and of their pictures.
+        uint8 `(n, 32)`, in the order of the splits and of their images.
 
     Raises:
-        DataError: Pictures have gone or changed since they were checked.
+        DataError: Images have gone or changed since they were checked.
     """
     file = cache_folder(VERDICTS_FOLDER, cache) / INDEX_NAME
     digests = [digest for split in splits for digest in split.digests]
@@ -101,7 +101,7 @@ def hash_pictures(
         known = _recall(index, digests)
     new: dict[str, bytes] = {}
     try:
-        with lost_pictures_named(splits):
+        with missing_files_named(splits):
             _hash_missing(splits, known, new)
     finally:  # also when the user stops it half way
         if new:

@@ -1,4 +1,4 @@
-"""What was found in a folder of pictures, and what was left out and why."""
+"""What was found in a folder of images, and what was left out and why."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class SkippedFile:
 
 @dataclass(frozen=True)
 class Leak:
-    """A picture of the user's own split that an earlier split has too, or has its group."""
+    """An image of the user's own split that an earlier split has too, or has its group."""
 
     kept: str
     left_out: str
@@ -31,22 +31,22 @@ class Leak:
 
 @dataclass(frozen=True)
 class DataReport(ShownAsText):
-    """What was found in a set of pictures. Nothing is deleted or changed, whatever it says.
+    """What was found in a set of images. Nothing is deleted or changed, whatever it says.
 
     Attributes:
-        counts: Pictures in use, by class and split.
+        counts: Images in use, by class and split.
         num_files: Everything that was found, in use or not.
-        formats: Readable pictures by format, which is that of the content.
+        formats: Readable images by format, which is that of the content.
         skipped: What is not used, with the reason.
         damaged: What is used although its decoder warns of damage, with what it says.
         duplicates: Paths with the same content, in one class. Training keeps copies; validation
             and test hold one of each.
         conflicts: Paths with the same content in several classes; none of them is used.
         leaks: Copies kept out of the user's own validation or test.
-        group_leaks: Pictures kept out of these since an earlier split holds others of their group.
-        empty_classes: Classes without a usable picture, which are left out.
-        imbalance: Pictures of the largest class for one of the smallest.
-        num_groups: Groups of pictures in use, which go into one split each.
+        group_leaks: Images kept out of these since an earlier split holds others of their group.
+        empty_classes: Classes without a usable image, which are left out.
+        imbalance: Images of the largest class for one of the smallest.
+        num_groups: Groups of images in use, which go into one split each.
         notes: What else was decided.
     """
 
@@ -66,7 +66,7 @@ class DataReport(ShownAsText):
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The names of the splits that pictures were counted for."""
+        """The names of the splits that images were counted for."""
         return tuple(dict.fromkeys(name for counts in self.counts.values() for name in counts))
 
     def __str__(self) -> str:
@@ -105,7 +105,7 @@ class DataReport(ShownAsText):
     def _summary(self) -> str:
         formats = ", ".join(f"{count} {name}" for name, count in self.formats.items()) or "none"
         return (
-            f"{self.num_files} files; readable pictures: {formats}; "
+            f"{self.num_files} files; readable images: {formats}; "
             f"largest class / smallest class: {self.imbalance:.1f}"
             + (f"; groups: {self.num_groups}" if self.num_groups else "")
         )
@@ -129,11 +129,11 @@ class DataReport(ShownAsText):
         torn = [f"{leak.left_out} goes with {leak.kept}" for leak in self.group_leaks]
         findings = [
             ("Notes", list(self.notes)),
-            ("LEAKS: copies of earlier pictures kept out of validation and test", leaks),
-            ("LEAKS: pictures of earlier groups kept out of validation and test", torn),
-            ("Conflicts: one picture under several labels, left out", _joined(self.conflicts)),
-            ("Copies: one picture several times in a class", _joined(self.duplicates)),
-            ("Classes without a usable picture", list(self.empty_classes)),
+            ("LEAKS: copies of earlier images kept out of validation and test", leaks),
+            ("LEAKS: images of earlier groups kept out of validation and test", torn),
+            ("Conflicts: one image under several labels, left out", _joined(self.conflicts)),
+            ("Copies: one image several times in a class", _joined(self.duplicates)),
+            ("Classes without a usable image", list(self.empty_classes)),
             ("Damaged, and used as far as they are decoded", list(map(_said, self.damaged))),
             ("Skipped", list(map(_said, self.skipped))),
         ]

@@ -1,4 +1,4 @@
-"""Which split a picture belongs to: a rule of its content, class or group, and the seed alone."""
+"""Which split an image belongs to: a rule of its content, class or group, and the seed alone."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -15,16 +15,16 @@ SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A readable picture.
+class ImageRecord:
+    """A readable image.
 
     Attributes:
         path: Where it is.
-        class_name: Its class; empty where pictures have several labels.
+        class_name: Its class; empty where images have several labels.
         digest: The hash of its content.
         split: The user's own, empty where there is none.
         labels: All its labels, where it may have several.
-        group: The key of the pictures that it must not be torn from; empty where it has none.
+        group: The key of the images that it must not be torn from; empty where it has none.
         checksum: A hash by which the graph recognises its content, see `tlkit.data.checksums`.
     """
 
@@ -39,7 +39,7 @@ class Picture:
 
 @dataclass
 class Division:
-    """The positions of the pictures in each split, and what stood in their way."""
+    """The positions of the images in each split, and what stood in their way."""
 
     splits: dict[str, list[int]]
     duplicates: list[tuple[str, ...]] = field(default_factory=list)
@@ -49,41 +49,43 @@ class Division:
     notes: list[str] = field(default_factory=list)
 
 
-def in_whole_groups(pictures: Sequence[Picture]) -> tuple[list[Picture], list[str]]:
+def in_whole_groups(images: Sequence[ImageRecord]) -> tuple[list[ImageRecord], list[str]]:
     """Joins groups that share a content; what has no group takes that of its copies.
 
     Returns:
-        The pictures with their groups, and what is to be noted.
+        The images with their groups, and what is to be noted.
     """
-    of_content, joined = join_groups((picture.digest, picture.group) for picture in pictures)
+    of_content, joined = join_groups((image.digest, image.group) for image in images)
     notes = []
     if joined:
         keys = some_of([some_of(one, separator=" = ") for one in joined])
-        notes.append(f"Groups joined, as they share a picture: {keys}.")
-    return [replace(one, group=of_content.get(one.digest, "")) for one in pictures], notes
+        notes.append(f"Groups joined, as they share an image: {keys}.")
+    return [replace(one, group=of_content.get(one.digest, "")) for one in images], notes
 
 
-def divide(pictures: Sequence[Picture], shares: tuple[float, float, float], seed: int) -> Division:
-    """Divides pictures into training, validation and test.
+def divide(
+    images: Sequence[ImageRecord], shares: tuple[float, float, float], seed: int
+) -> Division:
+    """Divides images into training, validation and test.
 
     The user's own split stays as it is; only where it has neither validation nor anything but
-    training, what lacks is taken from training. Otherwise a picture's place is
+    training, what lacks is taken from training. Otherwise an image's place is
     u = hash(content, class, seed), a number in [0, 1): training below the first share, then
-    validation, then test. So copies stay together, and no picture moves when others come.
-    The exception is a class in which a split would come out empty: the pictures that are nearest
+    validation, then test. So copies stay together, and no image moves when others come.
+    The exception is a class in which a split would come out empty: the images that are nearest
     in u then fill training, validation and test, in this order, with one each.
 
-    Where pictures have groups, a group goes into one split as a whole, by u = hash(group, seed):
-    so a group is in the same split whatever pictures it has, and whatever others there are. The
-    exception is as above, see `place_units`. In the user's own split, pictures of a group that an
-    earlier split holds are kept out, as copies are. All pictures of one content must be given the
+    Where images have groups, a group goes into one split as a whole, by u = hash(group, seed):
+    so a group is in the same split whatever images it has, and whatever others there are. The
+    exception is as above, see `place_units`. In the user's own split, images of a group that an
+    earlier split holds are kept out, as copies are. All images of one content must be given the
     same group.
 
     The same content in several classes is a conflict, and in no split at all. Training keeps
     copies; validation and test have each content once, and none that an earlier split has.
 
     Args:
-        pictures: All readable pictures, in the order that they shall keep.
+        images: All readable images, in the order that they shall keep.
         shares: Of training, validation and test.
         seed: Of the rule.
 
@@ -92,30 +94,30 @@ def divide(pictures: Sequence[Picture], shares: tuple[float, float, float], seed
     """
     division = Division({})
     by_content: dict[str, list[int]] = defaultdict(list)
-    for position, picture in enumerate(pictures):
-        by_content[picture.digest].append(position)
+    for position, image in enumerate(images):
+        by_content[image.digest].append(position)
     usable = []
     for positions in by_content.values():
-        paths = tuple(pictures[position].path for position in positions)
-        labels = {(pictures[row].class_name, pictures[row].labels) for row in positions}
+        paths = tuple(images[position].path for position in positions)
+        labels = {(images[row].class_name, images[row].labels) for row in positions}
         if len(labels) > 1:
             division.conflicts.append(paths)
             continue
         usable += positions
         if len(positions) > 1:
             division.duplicates.append(paths)
-    places = _own_places(pictures, usable, division, shares, seed)
-    _fill_splits(pictures, sorted(usable), places, division)
+    places = _own_places(images, usable, division, shares, seed)
+    _fill_splits(images, sorted(usable), places, division)
     return division
 
 
 def place(digest: str, class_name: str, seed: int) -> float:
-    """The number in [0, 1) that decides on a picture's split."""
+    """The number in [0, 1) that decides on an image's split."""
     return _number(f"{digest}\0{class_name}\0{seed}")
 
 
 def place_of_group(group: str, seed: int) -> float:
-    """The number in [0, 1) that decides on the split of a group's pictures."""
+    """The number in [0, 1) that decides on the split of a group's images."""
     return _number(f"{group}\0{seed}")
 
 
@@ -128,7 +130,7 @@ def class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
     """Returns the "balanced" weight of each class: num_images / (num_classes × count).
 
     Weighted by them, all classes together count as much as before, and each as much as any other.
-    A class without a picture weighs 0.
+    A class without an image weighs 0.
 
     Args:
         labels: `(num_images,)`, whole numbers from 0 to `num_classes - 1`.
@@ -153,31 +155,31 @@ def class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
 
 
 def _own_places(
-    pictures: Sequence[Picture],
+    images: Sequence[ImageRecord],
     usable: list[int],
     division: Division,
     shares: tuple[float, float, float],
     seed: int,
 ) -> dict[int, str]:
     """The split of each usable position, before copies are looked at."""
-    own = {pictures[position].split for position in usable} - {""}
-    free = [position for position in usable if pictures[position].split in ("", "train")]
+    own = {images[position].split for position in usable} - {""}
+    free = [position for position in usable if images[position].split in ("", "train")]
     if "validation" in own:
-        return {position: pictures[position].split for position in usable}
+        return {position: images[position].split for position in usable}
     if "test" in own:
         train, validation, _ = shares
         shares = (train / (train + validation), validation / (train + validation), 0.0)
         if validation:
             division.notes.append("There is no validation split: it is taken from `train`.")
-    if any(pictures[position].group for position in free):
-        places = _rule_of_groups(pictures, free, division, shares, seed)
+    if any(images[position].group for position in free):
+        places = _rule_of_groups(images, free, division, shares, seed)
     else:
-        places = _rule(pictures, free, division, shares, seed)
-    return places | {position: "test" for position in usable if pictures[position].split == "test"}
+        places = _rule(images, free, division, shares, seed)
+    return places | {position: "test" for position in usable if images[position].split == "test"}
 
 
 def _rule(
-    pictures: Sequence[Picture],
+    images: Sequence[ImageRecord],
     positions: list[int],
     division: Division,
     shares: tuple[float, float, float],
@@ -187,8 +189,8 @@ def _rule(
     ends = np.cumsum([share for share in shares if share > 0])[:-1]
     by_class: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for position in positions:
-        picture = pictures[position]
-        by_class[picture.class_name][picture.digest].append(position)
+        image = images[position]
+        by_class[image.class_name][image.digest].append(position)
     places, too_small = {}, []
     for class_name, by_content in sorted(by_class.items()):
         order = sorted((place(digest, class_name, seed), digest) for digest in by_content)
@@ -208,7 +210,7 @@ def _rule(
 
 
 def _rule_of_groups(
-    pictures: Sequence[Picture],
+    images: Sequence[ImageRecord],
     positions: list[int],
     division: Division,
     shares: tuple[float, float, float],
@@ -216,16 +218,14 @@ def _rule_of_groups(
 ) -> dict[int, str]:
     members: dict[tuple[str, str], list[int]] = defaultdict(list)
     for position in positions:
-        group, digest = pictures[position].group, pictures[position].digest
+        group, digest = images[position].group, images[position].digest
         members[(group, "") if group else ("", digest)].append(position)
     units = {}
     for (group, digest), rows in members.items():
-        classes = frozenset(pictures[row].class_name for row in rows)
-        alone = place(digest, pictures[rows[0]].class_name, seed)
+        classes = frozenset(images[row].class_name for row in rows)
+        alone = place(digest, images[rows[0]].class_name, seed)
         number = place_of_group(group, seed) if group else alone
-        units[f"group {group}" if group else f"picture {digest}"] = Unit(
-            number, classes, tuple(rows)
-        )
+        units[f"group {group}" if group else f"image {digest}"] = Unit(number, classes, tuple(rows))
     wanted = {name: share for name, share in zip(SPLITS, shares, strict=True) if share > 0}
     of_unit, notes = place_units(units, wanted)
     division.notes += notes
@@ -233,7 +233,7 @@ def _rule_of_groups(
 
 
 def _with_none_empty(cuts: list[int], count: int) -> list[int]:
-    """Moves the cuts between the splits of `count` pictures so that as many as can have one."""
+    """Moves the cuts between the splits of `count` images so that as many as can have one."""
     for index in range(len(cuts)):
         earliest = index + 1
         latest = max(count - (len(cuts) - index), earliest)
@@ -244,7 +244,7 @@ def _with_none_empty(cuts: list[int], count: int) -> list[int]:
 
 
 def _fill_splits(
-    pictures: Sequence[Picture], usable: list[int], places: dict[int, str], division: Division
+    images: Sequence[ImageRecord], usable: list[int], places: dict[int, str], division: Division
 ) -> None:
     first: dict[str, tuple[str, int]] = {}
     first_of_group: dict[str, tuple[str, int]] = {}
@@ -256,27 +256,27 @@ def _fill_splits(
         for position in usable:
             if places[position] != name:
                 continue
-            picture = pictures[position]
+            image = images[position]
             here = (name, position)
-            split, earlier = first.get(picture.digest, here)
+            split, earlier = first.get(image.digest, here)
             if split != name:
-                division.leaks.append(Leak(pictures[earlier].path, picture.path))
+                division.leaks.append(Leak(images[earlier].path, image.path))
                 continue
-            if picture.group:
-                split, mate = first_of_group.setdefault(picture.group, here)
+            if image.group:
+                split, mate = first_of_group.setdefault(image.group, here)
                 if split != name:
-                    division.group_leaks.append(Leak(pictures[mate].path, picture.path))
+                    division.group_leaks.append(Leak(images[mate].path, image.path))
                     continue
-            first.setdefault(picture.digest, here)
+            first.setdefault(image.digest, here)
             if name == "train" or earlier == position:
                 division.splits[name].append(position)
     if division.leaks:
         division.notes.append(
-            f"Your own split leaks: {len(division.leaks)} pictures of validation or test also "
+            f"Your own split leaks: {len(division.leaks)} images of validation or test also "
             "stand in an earlier split. These copies are kept out."
         )
     if division.group_leaks:
         division.notes.append(
-            f"Your own split tears groups: {len(division.group_leaks)} pictures of validation or "
+            f"Your own split tears groups: {len(division.group_leaks)} images of validation or "
             "test are of a group that an earlier split holds. They are kept out."
         )

@@ -1,4 +1,4 @@
-"""Pictures of a data set prepared with TensorFlow Datasets."""
+"""Images of a data set prepared with TensorFlow Datasets."""
 
 import json
 import os
@@ -34,26 +34,26 @@ def load_tfds(
 ) -> ImageData:
     """Loads an image classification set of TensorFlow Datasets, which the extra `tfds` brings.
 
-    Its pictures are written out once, as the files they were made from, into the cache; from
+    Its images are written out once, as the files they were made from, into the cache; from
     then on they are handled as `load_folder` handles a folder. Its own splits "train",
     "validation" (or "val") and "test" stay; further ones are left out, and a note says so.
 
     Args:
         name: The set's name, such as "tf_flowers" or "tf_flowers:3.0.1".
         data_dir: Where prepared sets lie; TensorFlow Datasets' own folder by default.
-        image_size: Height and width that pictures are stretched to; one number for a square.
-        batch_size: Pictures in a batch.
+        image_size: Height and width that images are stretched to; one number for a square.
+        batch_size: Images in a batch.
         splits: Shares of training, validation and test, where the set has no such splits.
         seed: Of the division, the order and the augmentation.
         download: Whether a set that is not prepared is downloaded.
-        max_pixels: The most pixels that a picture may have.
+        max_pixels: The most pixels that an image may have.
         cache: The cache's folder, as `cache_folder` takes it.
 
     Raises:
         ArgumentError: tensorflow-datasets is not installed, does not know `name`, or the set is
-            not one of pictures with one label each; or another argument breaks its rule.
+            not one of images with one label each; or another argument breaks its rule.
         DataError: The set is not prepared, and `download` is false; it has no "train" split; or
-            its pictures are too few.
+            its images are too few.
 
     Example:
         >>> import tlkit
@@ -121,7 +121,7 @@ def _check_features(name: str, builder: Any) -> tuple[str, str]:
 def _written_out(
     builder: Any, image_key: str, label_key: str, cache: str | os.PathLike[str] | None
 ) -> Path:
-    """Returns the folder `SPLIT/LABEL/NUMBER` with the set's pictures; writes it if need be."""
+    """Returns the folder `SPLIT/LABEL/NUMBER` with the set's images; writes it if need be."""
     import tensorflow_datasets as tfds
 
     sizes = {
@@ -148,7 +148,7 @@ def _written_out(
                 target.mkdir(parents=True, exist_ok=True)
                 (target / f"{number:07d}").write_bytes(example[image_key])
             if num_unlabelled:
-                notes.append(f"{num_unlabelled} pictures of {split!r} without a label: left out.")
+                notes.append(f"{num_unlabelled} images of {split!r} without a label: left out.")
         (aside / NOTES).write_text(json.dumps(notes))
     return folder
 

@@ -1,4 +1,4 @@
-"""Which pictures of a batch each replica takes, and the batches made of that."""
+"""Which images of a batch each replica takes, and the batches made of that."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -8,7 +8,7 @@ import tensorflow as tf
 from tlkit.distribution.workers import Workers
 
 Share: TypeAlias = tuple[int, int]
-"""(index, number): of each batch the pictures from `index` on, every `number`-th."""
+"""(index, number): of each batch the images from `index` on, every `number`-th."""
 
 WHOLE: Share = (0, 1)
 
@@ -21,7 +21,7 @@ def spread_batches(
 ) -> tf.distribute.DistributedDataset:
     """Returns batches that each replica sees its share of, with nothing lost or seen twice.
 
-    Where a batch has fewer pictures than there are replicas, some see an empty one.
+    Where a batch has fewer images than there are replicas, some see an empty one.
 
     Args:
         strategy: With several replicas.

@@ -22,7 +22,7 @@ def distribution_strategy(kind: str = "auto") -> tf.distribute.Strategy:
     of the whole batch: each device takes its share of it, so steps and rates are those of one
     device, and only the time differs.
 
-    With several machines, the same program runs on each of them, with the same pictures, and the
+    With several machines, the same program runs on each of them, with the same images, and the
     environment variable `TF_CONFIG` names them all. Call this first, before TensorFlow computes
     anything. Only the first of them, the chief, writes. They wait ten minutes for each other to be
     started, and say every few seconds for whom.

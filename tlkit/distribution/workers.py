@@ -107,7 +107,7 @@ class Workers:
                 f"`{argument}` must be the same on every worker. Received: {text[:300]} on worker "
                 f"{self.index}, and something else on worker "
                 f"{differing[0] if self.is_chief else _CHIEF}. Give every worker the same program, "
-                "arguments and pictures."
+                "arguments and images."
             )
 
     def _sum(self, words: np.ndarray) -> np.ndarray:

@@ -41,7 +41,7 @@ def check_images(
 
     What a data set says of its elements is asked first, then its first batch, and each later batch
     as it passes by: one that does not fit is named where the reader stands in
-    `lost_pictures_named`. The data set that is returned gives `(images, labels)` or `(images,
+    `missing_files_named`. The data set that is returned gives `(images, labels)` or `(images,
     labels, weights)`, images alone where it has no labels, in the rank of the model's input and
     with shapes that are known.
 
@@ -196,7 +196,7 @@ def note_on_values(images: Images) -> str:
         images: What `check_images` returned.
     """
     passing = _CHECKED.get(images) if isinstance(images, tf.data.Dataset) else None
-    if passing is None or passing.told is None or not _takes_pictures(passing.spec):
+    if passing is None or passing.told is None or not _takes_images(passing.spec):
         return ""
     if not is_out_of_range(passing.told):
         return ""
@@ -278,7 +278,7 @@ def _is_compatible(shape: tuple[int | None, ...] | None, spec: ModelSpec) -> boo
 
 def _check_split(argument: str, split: ImageSplit, spec: ModelSpec, labels: Labels) -> None:
     """Checks what is known of a split without reading an image."""
-    check_takes_pictures(argument, spec)
+    check_takes_images(argument, spec)
     sides = spec.input_shape[1:3]
     if any(side not in (None, own) for side, own in zip(sides, split.image_size, strict=True)):
         raise ArgumentError(
@@ -293,7 +293,7 @@ def _check_split(argument: str, split: ImageSplit, spec: ModelSpec, labels: Labe
         )
 
 
-def check_takes_pictures(argument: str, spec: ModelSpec) -> None:
+def check_takes_images(argument: str, spec: ModelSpec) -> None:
     """Raises `ArgumentError` unless a model takes what `load_folder` reads.
 
     That is three channels, and pixels 0...255.
@@ -302,7 +302,7 @@ def check_takes_pictures(argument: str, spec: ModelSpec) -> None:
         argument: What errors call the images.
         spec: Of the model.
     """
-    if _takes_pictures(spec):
+    if _takes_images(spec):
         check_takes_pixels(spec, argument)
         return
     what = "text" if spec.takes_text else written_shape(spec.input_shape)
@@ -330,5 +330,5 @@ def check_takes_pixels(spec: ModelSpec, argument: str = "images") -> None:
     )
 
 
-def _takes_pictures(spec: ModelSpec) -> bool:
+def _takes_images(spec: ModelSpec) -> bool:
     return spec.takes_images and spec.input_shape[-1] in (None, 3)

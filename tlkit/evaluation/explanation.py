@@ -18,7 +18,7 @@ from tlkit.errors import ArgumentError, did_you_mean
 from tlkit.evaluation.image_files import (
     Paths,
     are_paths,
-    check_pictures,
+    check_image_files,
     list_files,
     pixels_of,
     resized,
@@ -37,22 +37,22 @@ from tlkit.utils.text_repr import Record
 _STRENGTH = 0.75  # of the colours where the heat is highest
 _GREY = np.array([0.299, 0.587, 0.114])
 _SMALLEST = 1e-7
-_MAPS_AT_ONCE = 4  # the tape holds the activations of so many pictures
+_MAPS_AT_ONCE = 4  # the tape holds the activations of so many images
 
 
 @dataclass(frozen=True, eq=False)
 class Explanation(Record):
-    """What in a picture speaks for a class.
+    """What in an image speaks for a class.
 
     Attributes:
-        image: The picture as the model sees it, uint8 `(height, width, 3)`.
+        image: The image as the model sees it, uint8 `(height, width, 3)`.
         heatmap: float32 `(height, width)`, 0...1: how much each place speaks for the class,
             relative to the place that does most; all zeros where none does.
         label: The class that is explained.
         probability: The model's for this class, 0...1.
         predicted: The most probable class.
         layer: The layer whose output was looked at.
-        path: The picture's file, or `None` for an array.
+        path: The image's file, or `None` for an array.
     """
 
     image: np.ndarray
@@ -66,7 +66,7 @@ class Explanation(Record):
     _left_out = ("image", "heatmap")
 
     def overlay(self) -> np.ndarray:
-        """Returns the picture in grey, with colours where it speaks for the class.
+        """Returns the image in grey, with colours where it speaks for the class.
 
         From dark violet (little) to bright yellow (most), which also rise in brightness; what says
         nothing stays grey. uint8 `(height, width, 3)`.
@@ -79,18 +79,18 @@ class Explanation(Record):
         return np.round((1 - share) * grey + share * colours).astype(np.uint8)
 
     def over(self, image: np.ndarray) -> np.ndarray:
-        """Returns the overlay on the same picture in another size, uint8 `(height, width, 3)`."""
+        """Returns the overlay on the same image in another size, uint8 `(height, width, 3)`."""
         heat = tf.image.resize(self.heatmap[..., tf.newaxis], image.shape[:2], method="bilinear")
         heatmap = np.clip(heat[..., 0].numpy(), 0, 1)
         return replace(self, image=image, heatmap=heatmap).overlay()
 
     def beside(self) -> np.ndarray:
-        """Returns the picture and its overlay side by side, uint8 `(height, 2 width + 4, 3)`."""
+        """Returns the image and its overlay side by side, uint8 `(height, 2 width + 4, 3)`."""
         gap = np.full((len(self.image), 4, 3), 255, np.uint8)
         return np.concatenate([self.image, gap, self.overlay()], axis=1)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the picture and its overlay as a PNG file."""
+        """Writes the image and its overlay as a PNG file."""
         Path(path).write_bytes(self._repr_png_())
 
     def __str__(self) -> str:
@@ -117,15 +117,15 @@ def explain(
     label: str | int | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Explanation:
-    """Shows what in a picture speaks for a class, by Grad-CAM.
+    """Shows what in an image speaks for a class, by Grad-CAM.
 
     The map is as coarse as the last one the network computes before its head, 7×7 for most at 224
-    pixels, and drawn over the picture. It shows places that raise the class's logit; it neither
+    pixels, and drawn over the image. It shows places that raise the class's logit; it neither
     says that they are enough nor what about them counts.
 
     Args:
         model: From pixels 0...255 to logits or probabilities.
-        image: A picture file; or pixels 0...255 `(height, width, 3)`, which are rounded and
+        image: An image file; or pixels 0...255 `(height, width, 3)`, which are rounded and
             stretched to the model's size.
         class_names: In the order of the model's outputs; their numbers by default.
         label: The class to explain, a name or a number; the most probable by default.
@@ -150,7 +150,7 @@ def explain(
     num_classes = num_classes_of(model)
     names = check_class_names(class_names or [str(i) for i in range(num_classes)], num_classes)
     number = None if label is None else _number_of(label, names)
-    path, pixels = _one_picture(image, image_size_of(model), max_pixels)
+    path, pixels = _one_image(image, image_size_of(model), max_pixels)
     heatmaps, shares = class_maps(model, pixels, None if number is None else np.array([number]))
     predicted = int(shares[0].argmax())
     number = predicted if number is None else number
@@ -176,7 +176,7 @@ def explain_mistakes(
 
     Args:
         model: The model that `evaluation` is of.
-        evaluation: Of picture files, with one label for each.
+        evaluation: Of image files, with one label for each.
         limit: So many of the mistakes are explained, the worst ones.
         max_pixels: The most pixels a file may have.
 
@@ -222,7 +222,7 @@ def explain_mistakes(
 def class_maps(
     model: keras.Model, pixels: np.ndarray, classes: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns Grad-CAM maps and probabilities of a batch of pictures in the model's size.
+    """Returns Grad-CAM maps and probabilities of a batch of images in the model's size.
 
     With A the last map before the head and y the class's logit, the map is
     relu(sum over channels k of a_k A_k), a_k the mean of dy/dA_k over positions; it is divided by
@@ -279,23 +279,23 @@ def _last_map(model: keras.Model) -> keras.KerasTensor:
         raise ArgumentError(
             "`model` must have a map of rows and columns before its head. Received: "
             f"model={model.name!r}, whose head reads {tuple(tensor.shape)}. Only networks that "
-            "look at pictures position by position can be explained so."
+            "look at images position by position can be explained so."
         )
     return tensor
 
 
-def _one_picture(
+def _one_image(
     image: Paths | np.ndarray, image_size: tuple[int, int], max_pixels: int
 ) -> tuple[str | None, np.ndarray]:
-    """The file's name, and the picture in the model's size, uint8 `(1, height, width, 3)`."""
+    """The file's name, and the image in the model's size, uint8 `(1, height, width, 3)`."""
     path = None
     if are_paths(image):
         files = list_files(image, "image")
         if len(files) == 1:
-            check_pictures(files, max_pixels, "image")
+            check_image_files(files, max_pixels, "image")
             path = files[0]
-            picture = decoder(image_size, max_pixels)(tf.constant(read_image(path)))
-            return path, picture.numpy()[np.newaxis]
+            decoded = decoder(image_size, max_pixels)(tf.constant(read_image(path)))
+            return path, decoded.numpy()[np.newaxis]
         count = len(files)
     else:
         pixels = pixels_of(image, "image")
@@ -303,7 +303,7 @@ def _one_picture(
             return path, resized(pixels[0], image_size).numpy()[np.newaxis]
         count = len(pixels)
     raise ArgumentError(
-        f"`image` must be one picture. Received: {count}. Call explain for each of them."
+        f"`image` must be one image. Received: {count}. Call explain for each of them."
     )
 
 

@@ -35,7 +35,7 @@ class ExportedModel:
         class_names: In the order of the probabilities.
         kind: The head's: "softmax", "binary" or "multi_label".
         threshold: From which a multi-label head gives a label, 0...1.
-        max_pixels: The most pixels that a picture may have.
+        max_pixels: The most pixels that an image may have.
 
     Raises:
         ExportError: What it says of itself is damaged.

@@ -22,7 +22,7 @@ def forward_of(model: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
     A model that was made under a strategy runs on all devices of this machine, each with a share
     of the images.
 
-    Tracing takes longer than a look at some hundred pictures, so the function is kept beside the
+    Tracing takes longer than a look at some hundred images, so the function is kept beside the
     model and serves again for as long as the graph, the layers' settings and the variables are the
     same; new values of the variables need no new one. `model.predict` keeps one of its own, which
     notices no change and is compiled by XLA where the model allows it: that slows depthwise

@@ -1,4 +1,4 @@
-"""Pictures as people give them: files, one array or many."""
+"""Images as people give them: files, one array or many."""
 
 import os
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ def list_files(files: Paths, argument: str) -> tuple[str, ...]:
         check_path(argument, path)
         if os.path.isdir(path):
             raise ArgumentError(
-                f"`{argument}` must be picture files, not a folder. Received: {path!r}. "
+                f"`{argument}` must be image files, not a folder. Received: {path!r}. "
                 f"Give the files in it, {os.path.join(path, '*.jpg')} in a shell, or "
                 "sorted(Path(folder).glob('*.jpg'))."
             )
@@ -90,7 +90,7 @@ def look_at_files(files: Paths, max_pixels: int, argument: str) -> GivenFiles:
         paths, tuple(one.reason for one in found), tuple(one.warning for one in found)
     )
     if paths and not given.usable:
-        check_pictures(named, max_pixels, argument)
+        check_image_files(named, max_pixels, argument)
     return given
 
 
@@ -100,11 +100,11 @@ def _problem_of(path: str) -> str:
     return "is a folder" if os.path.isdir(path) else ""
 
 
-def check_pictures(paths: Sequence[str], max_pixels: int, argument: str) -> None:
+def check_image_files(paths: Sequence[str], max_pixels: int, argument: str) -> None:
     """Decodes every file that was not checked before, and keeps nothing.
 
     Raises:
-        DataError: If any file is missing or is no picture; it names them with the reason.
+        DataError: If any file is missing or is no image; it names them with the reason.
     """
     verdicts = check_files(paths, max_pixels=max_pixels)
     bad = [
@@ -116,7 +116,7 @@ def check_pictures(paths: Sequence[str], max_pixels: int, argument: str) -> None
         named = ", ".join(bad[:MAX_FILES_NAMED])
         rest = f" and {len(bad) - MAX_FILES_NAMED} more" if len(bad) > MAX_FILES_NAMED else ""
         raise DataError(
-            f"`{argument}` must be picture files. Received: {named}{rest}. "
+            f"`{argument}` must be image files. Received: {named}{rest}. "
             f"Leave {'it' if len(bad) == 1 else 'them'} out."
         )
 

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tlkit.data.images import ImageSplit
-from tlkit.data.missing_files import lost_pictures_named
+from tlkit.data.missing_files import missing_files_named
 from tlkit.distribution.lost_workers import lost_worker_named
 from tlkit.distribution.strategies import strategy_of
 from tlkit.distribution.workers import Workers, check_can_be_shared
@@ -72,7 +72,7 @@ def collect_weighed(
         with lost_worker_named(strategy):
             workers.check_same("images", [images.digests, images.labels.tolist()])
         rows = np.arange(images.num_images)[workers.index :: workers.num_workers]
-        with lost_pictures_named([images]):
+        with missing_files_named([images]):
             dataset = images.dataset(shuffle=False, indices=rows, batch_size=batch_size)
         total: int | None = len(rows)
     else:
@@ -87,7 +87,7 @@ def collect_weighed(
     outputs: list[list[np.ndarray]] = [[] for _ in models]
     labels: list[np.ndarray] = []
     weights: list[np.ndarray] = []
-    with lost_pictures_named([images]), bar(description, total, "images") as advance:
+    with missing_files_named([images]), bar(description, total, "images") as advance:
         for batch, batch_labels, *own in dataset:
             for forward, collected in zip(forwards, outputs, strict=True):
                 collected.append(forward(batch).numpy())

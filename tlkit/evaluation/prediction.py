@@ -1,4 +1,4 @@
-"""What a model says of pictures it has never seen: files, arrays, and exported models."""
+"""What a model says of images it has never seen: files, arrays, and exported models."""
 
 import math
 import os
@@ -87,14 +87,14 @@ def predict(
     batch_size: int = 32,
     max_pixels: int = MAX_PIXELS,
 ) -> tuple[Prediction, ...]:
-    """Says what is on pictures, decoded exactly as in training and in an exported model.
+    """Says what is on images, decoded exactly as in training and in an exported model.
 
-    All files are checked first. One that is missing or no picture has an entry too, which says the
+    All files are checked first. One that is missing or no image has an entry too, which says the
     `reason` and has no label, so that entries stand as the files do; there must be others.
 
     Args:
         model: From pixels 0...255 to logits or probabilities.
-        images: One picture file or several; or pixels 0...255, one image `(height, width, 3)` or
+        images: One image file or several; or pixels 0...255, one image `(height, width, 3)` or
             a batch `(n, height, width, 3)`, which are rounded and stretched to the model's size.
         class_names: In the order of the model's outputs.
         threshold: From this probability on, 0...1, a multi-label head gives a label; other heads
@@ -146,11 +146,11 @@ def predict_exported(
     *,
     batch_size: int = 32,
 ) -> tuple[Prediction, ...]:
-    """Says what is on picture files by a SavedModel that `export_model` wrote.
+    """Says what is on image files by a SavedModel that `export_model` wrote.
 
     Args:
         folder: Holds the SavedModel, itself or in a folder `saved_model`.
-        files: One picture file or several.
+        files: One image file or several.
         threshold: As for `predict`; the one of the export when not given.
         batch_size: Images in one forward pass.
 

@@ -1,4 +1,4 @@
-"""«None of these»: pictures whose features lie far from all that a model was trained on."""
+"""«None of these»: images whose features lie far from all that a model was trained on."""
 
 import json
 import math
@@ -23,26 +23,26 @@ from tlkit.utils.text_repr import ShownAsParagraphs
 
 NUM_NEIGHBOURS = 5
 MAX_STORED = 10_000
-"""Most training pictures that are kept to compare with."""
+"""Most training images that are kept to compare with."""
 
 
 @dataclass(frozen=True, eq=False)
 class Rejection(ShownAsParagraphs):
-    """A threshold on how far a picture's features lie from the training pictures'.
+    """A threshold on how far an image's features lie from the training images'.
 
     Attributes:
         signature: Of the part of the model that computes the features; a part that was trained
             further has another one, and needs another threshold.
-        neighbours: Unit vectors of training pictures, float32 `(num_stored, num_features)`.
+        neighbours: Unit vectors of training images, float32 `(num_stored, num_features)`.
         num_neighbours: Which neighbour's distance counts: the 5th nearest.
-        threshold: Novelty above which a picture is called unknown.
-        keep: Share of known pictures that was to be kept, 0...1.
-        num_images: Validation pictures that the threshold was chosen on.
+        threshold: Novelty above which an image is called unknown.
+        keep: Share of known images that was to be kept, 0...1.
+        num_images: Validation images that the threshold was chosen on.
         wrongly_rejected: Share of them that lies above it.
-        interval: 95 % interval of the share of new known pictures that will be rejected, given
-            these validation pictures; holds for pictures of the same kind as they are.
-        by_class: For each class the validation pictures rejected, and how many there are; empty
-            with several labels a picture.
+        interval: 95 % interval of the share of new known images that will be rejected, given
+            these validation images; holds for images of the same kind as they are.
+        by_class: For each class the validation images rejected, and how many there are; empty
+            with several labels an image.
         notes: What is to be known besides.
     """
 
@@ -62,7 +62,7 @@ class Rejection(ShownAsParagraphs):
 
     @property
     def num_stored(self) -> int:
-        """How many training pictures are kept to compare with."""
+        """How many training images are kept to compare with."""
         return len(self.neighbours)
 
     def save(self, path: Path) -> None:
@@ -110,26 +110,26 @@ class Rejection(ShownAsParagraphs):
     def __str__(self) -> str:
         lines = [
             f"unknown above a novelty of {self.threshold:.4f}: wrongly rejects "
-            f"{percent(self.wrongly_rejected)} of {self.num_images:,} validation pictures "
+            f"{percent(self.wrongly_rejected)} of {self.num_images:,} validation images "
             f"({interval(self.interval)} of new ones, 95 % interval)"
         ]
         return "\n".join([*lines, *self.notes])
 
 
 def fit_threshold(novelties: np.ndarray, keep: float) -> tuple[float, Interval]:
-    """Returns the novelty that keeps `keep` of known pictures, and what to expect of new ones.
+    """Returns the novelty that keeps `keep` of known images, and what to expect of new ones.
 
-    The threshold is the ⌈(n + 1) · keep⌉-th smallest of n: of new pictures of the same kind at
+    The threshold is the ⌈(n + 1) · keep⌉-th smallest of n: of new images of the same kind at
     least the share `keep` stays below it on average, whatever their distribution. The share
-    rejected, given these n pictures, follows a beta distribution, whose 95 % interval is given.
+    rejected, given these n images, follows a beta distribution, whose 95 % interval is given.
 
     Args:
-        novelties: Of pictures that were not trained on, `(n,)`.
+        novelties: Of images that were not trained on, `(n,)`.
         keep: From 0 to less than 1.
 
     Raises:
         ArgumentError: If `keep` is no such number.
-        DataError: If there are too few pictures to keep so many: 19 for 95 %.
+        DataError: If there are too few images to keep so many: 19 for 95 %.
 
     Example:
         >>> import numpy as np
@@ -155,7 +155,7 @@ def check_enough(num_images: int, keep: float, remedy: str = "Add some, or keep 
 
     Args:
         num_images: How many there are.
-        keep: The share of known pictures to keep.
+        keep: The share of known images to keep.
         remedy: What whoever reads it can do.
 
     Example:
@@ -184,10 +184,10 @@ def unit_vectors(features: tf.Tensor | np.ndarray) -> tf.Tensor:
 def novelty(
     features: tf.Tensor | np.ndarray, neighbours: tf.Tensor | np.ndarray, num_neighbours: int
 ) -> tf.Tensor:
-    """Returns how far features lie from the nearest training pictures, float32 `(n,)`.
+    """Returns how far features lie from the nearest training images, float32 `(n,)`.
 
-    One minus the cosine between a picture's features and those of its `num_neighbours`-th nearest
-    training picture: 0 for the same direction, 1 for a right angle.
+    One minus the cosine between an image's features and those of its `num_neighbours`-th nearest
+    training image: 0 for the same direction, 1 for a right angle.
 
     Args:
         features: As the model computes them, `(n, num_features)` or with positions.

@@ -1,4 +1,4 @@
-"""Models to give away, each proven on real pictures before it appears."""
+"""Models to give away, each proven on real images before it appears."""
 
 import math
 import os
@@ -16,7 +16,7 @@ from tlkit.data.decoding import decoder
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.reading import read_image
 from tlkit.errors import ArgumentError, ExportError, as_tuple, check_choice, check_count, check_path
-from tlkit.evaluation.image_files import are_paths, check_pictures, list_files, pixels_of
+from tlkit.evaluation.image_files import are_paths, check_image_files, list_files, pixels_of
 from tlkit.evaluation.names import check_class_names, num_classes_of
 from tlkit.evaluation.outputs import THRESHOLD
 from tlkit.evaluation.prediction import (
@@ -56,10 +56,10 @@ class ExportedFormat(ShownAsText):
         difference: Largest difference of a probability (and, with a rejection, of a novelty) from
             the model in memory.
         accuracy_drop: What rounded weights are expected to cost of accuracy, 0...1, by what the
-            model in memory says of the pictures compared, whose labels are not known; see
+            model in memory says of the images compared, whose labels are not known; see
             `tlkit.export.parity.accuracy_drop`. `None` where no fresh process was asked.
         load_seconds: Time to load it in a process that has only the format's runtime, or `None`.
-        milliseconds_per_image: Time for one picture there, or `None`.
+        milliseconds_per_image: Time for one image there, or `None`.
     """
 
     name: str
@@ -91,7 +91,7 @@ class ExportReport(ShownAsText):
 
     Attributes:
         formats: What was written, in the order asked for.
-        num_samples: Number of pictures that were compared.
+        num_samples: Number of images that were compared.
     """
 
     formats: tuple[ExportedFormat, ...]
@@ -99,7 +99,7 @@ class ExportReport(ShownAsText):
 
     def __str__(self) -> str:
         lines = [str(exported) for exported in self.formats]
-        return "\n".join([*lines, f"compared on {self.num_samples} pictures after loading"])
+        return "\n".join([*lines, f"compared on {self.num_samples} images after loading"])
 
 
 def export_model(
@@ -126,7 +126,7 @@ def export_model(
     the model's policy for training is (but for the rounded weights of "litert_float16" and
     "litert_int8"), and hold no state of training. `model` stays as it is.
 
-    Before anything appears at `path`, pictures go through the model in memory, the reloaded
+    Before anything appears at `path`, images go through the model in memory, the reloaded
     .keras (written for this even when it is not asked for) and both signatures of the reloaded
     SavedModel, as batches of the same shape, all on the CPU. Each probability must agree within
     1e-5. Then each format is asked in a process of its own in which nothing but its runtime can be
@@ -138,13 +138,13 @@ def export_model(
         class_names: In the order of the model's outputs, each on one line.
         formats: One or several of "saved_model", "keras", "litert", "litert_float16",
             "litert_int8" and "onnx". Those behind the first two need tlkit[export].
-        samples: Pictures to compare on: files, or pixels 0...255 `(n, height, width, 3)`. When
-            not given: two photographs that come with scikit-learn, and six views of them.
+        samples: Images to compare on: files, or pixels 0...255 `(n, height, width, 3)`. When
+            not given: two images that come with scikit-learn, and six views of them.
         threshold: From this probability on, 0...1, a multi-label head gives a label.
-        max_pixels: The most pixels a picture file may have for the SavedModel.
+        max_pixels: The most pixels an image file may have for the SavedModel.
         rejection: What `fit_rejection` found for this model. Both signatures of the SavedModel
             then also give "known", bool `(n,)`, and "novelty", float32 `(n,)`, which must agree
-            within 1e-5 too; assets/serving.json says how many pictures are wrongly rejected. The
+            within 1e-5 too; assets/serving.json says how many images are wrongly rejected. The
             .keras file stays the classifier alone.
         fresh_process: Whether SavedModel and .keras, too, are asked in a process of their own.
             Without, the report has no times of them, and some seconds are saved, which it takes
@@ -179,24 +179,24 @@ def export_model(
         max_pixels=max_pixels,
         rejection=None if rejection is None else check_rejection(rejection, model),
     )
-    pictures = _Pictures.of(samples, serving)
+    proof = _ParitySamples.of(samples, serving)
     model = _in_float32(model)
     with tf.device(_CPU):
-        expected = serving.answers(model, pictures.images)
+        expected = serving.answers(model, proof.images)
     if not np.isfinite(expected["probabilities"]).all():
         raise ExportError(
             "`model` must give finite probabilities. Received: NaN or infinite ones on "
-            f"{len(pictures.image_bytes)} pictures. Train it again with a lower learning rate."
+            f"{len(proof.image_bytes)} images. Train it again with a lower learning rate."
         )
     with written_aside(path) as aside, tempfile.TemporaryDirectory() as scratch:
         places = _places(aside, formats)
         differences = {}
         about = {name: fact for name, fact in serving.as_dict().items() if name != "rejection"}
         file = places.get("keras", Path(scratch) / _KERAS_FILE)
-        answers = _through_keras(model, file, pictures, serving, about)
+        answers = _through_keras(model, file, proof, serving, about)
         differences["keras"] = _compare("keras", answers, expected, serving)
         if "saved_model" in formats:
-            answers = _through_saved_model(model, places["saved_model"], pictures, serving)
+            answers = _through_saved_model(model, places["saved_model"], proof, serving)
             differences["saved_model"] = _compare("saved_model", answers, expected, serving)
         for name in formats:
             _write_for_other_runtimes(model, name, aside, serving.class_names, about)
@@ -204,7 +204,7 @@ def export_model(
             name: check_parity(
                 name,
                 places[name],
-                pictures.images.numpy(),
+                proof.images.numpy(),
                 expected["probabilities"].numpy(),
                 model=model,
                 threshold=serving.threshold,
@@ -219,7 +219,7 @@ def export_model(
             _exported(name, places[name], sizes[name], differences.get(name), measured.get(name))
             for name in formats
         ),
-        num_samples=len(pictures.image_bytes),
+        num_samples=len(proof.image_bytes),
     )
 
 
@@ -254,7 +254,7 @@ def _write_for_other_runtimes(
 
 
 @dataclass(frozen=True)
-class _Pictures:
+class _ParitySamples:
     """What the proof is made on: files, and the same decoded, uint8 (n, height, width, 3)."""
 
     image_bytes: tuple[bytes, ...]
@@ -263,12 +263,12 @@ class _Pictures:
     @classmethod
     def of(
         cls, samples: Sequence[str | os.PathLike[str]] | np.ndarray | None, serving: Serving
-    ) -> "_Pictures":
+    ) -> "_ParitySamples":
         if samples is None:
-            image_bytes = _bundled_pictures(serving.max_pixels)
+            image_bytes = _bundled_images(serving.max_pixels)
         elif are_paths(samples):
             paths = list_files(samples, "samples")
-            check_pictures(paths, serving.max_pixels, "samples")
+            check_image_files(paths, serving.max_pixels, "samples")
             image_bytes = tuple(read_image(path) for path in paths)
         else:
             image_bytes = tuple(
@@ -276,15 +276,15 @@ class _Pictures:
             )
         if not image_bytes:
             raise ArgumentError(
-                "`samples` must hold at least one picture. Received: none. "
-                "Leave it out to use pictures that come with scikit-learn."
+                "`samples` must hold at least one image. Received: none. "
+                "Leave it out to use images that come with scikit-learn."
             )
         decode = decoder(serving.image_size, serving.max_pixels)
         return cls(image_bytes, tf.stack([decode(tf.constant(one)) for one in image_bytes]))
 
 
-def _bundled_pictures(max_pixels: int) -> tuple[bytes, ...]:
-    """The two photographs of scikit-learn as files, and six views of them: flipped and cropped.
+def _bundled_images(max_pixels: int) -> tuple[bytes, ...]:
+    """The two images of scikit-learn as files, and six views of them: flipped and cropped.
 
     Where they have more than `max_pixels`, every other pixel is taken, or every third...
     """
@@ -326,7 +326,7 @@ def _all_layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
 def _through_keras(
     model: keras.Model,
     file: Path,
-    pictures: _Pictures,
+    proof: _ParitySamples,
     serving: Serving,
     about: dict[str, object],
 ) -> tuple[Answers, ...]:
@@ -342,15 +342,15 @@ def _through_keras(
             "Register its own classes with `keras.saving.register_keras_serializable`."
         ) from error
     with tf.device(_CPU):
-        return (serving.answers(loaded, pictures.images),)
+        return (serving.answers(loaded, proof.images),)
 
 
 def _through_saved_model(
-    model: keras.Model, folder: Path, pictures: _Pictures, serving: Serving
+    model: keras.Model, folder: Path, proof: _ParitySamples, serving: Serving
 ) -> tuple[Answers, ...]:
     write_saved_model(model, folder, serving)
     with tf.device(_CPU):
-        return ask_saved_model(folder, pictures.image_bytes, pictures.images)
+        return ask_saved_model(folder, proof.image_bytes, proof.images)
 
 
 def _compare(name: str, answers: tuple[Answers, ...], expected: Answers, serving: Serving) -> float:
@@ -375,7 +375,7 @@ def _compare(name: str, answers: tuple[Answers, ...], expected: Answers, serving
     for one in answers:
         if not _is_known_as_its_novelty_says(one, serving.rejection):
             raise ExportError(
-                f"The exported {name} calls other pictures known than their novelty says. "
+                f"The exported {name} calls other images known than their novelty says. "
                 "Nothing was written. Report this with the model's summary."
             )
         if not _are_consistent(one, serving):

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from tlkit.errors import ArgumentError
 
 MAX_ACCURACY_DROP = 0.03
-"""Of the pictures compared, the share that rounded weights may cost."""
+"""Of the images compared, the share that rounded weights may cost."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ _ONNX = (("tf2onnx", "tf2onnx"), ("onnx", "onnx"), ("onnxruntime", "onnxruntime"
 # Measured over thirteen backbones of the catalogue's families: another runtime adds up in another
 # order, which moves a probability by up to 5e-6 (MobileNet-0.25, trained) or 2e-4 (Inception V3,
 # random weights); float16's eleven bits of each weight move one by up to 0.03 (MobileNet-0.25),
-# and int8 by up to 0.3, which cost 2 of 100 photographs.
+# and int8 by up to 0.3, which cost 2 of 100 images.
 EXPORT_FORMATS = {
     one.name: one
     for one in (

@@ -37,8 +37,8 @@ def write_litert(
     """Writes a LiteRT model with its preprocessing and labels, and returns the file.
 
     Its one signature takes `images`, uint8 `(n, height, width, 3)`, RGB, 0...255, and returns
-    `probabilities`, float32 `(n, num_classes)`, and `class_id`, int64 `(n,)`. Pictures must be
-    decoded and stretched by who asks: LiteRT knows no picture files and no strings. The labels
+    `probabilities`, float32 `(n, num_classes)`, and `class_id`, int64 `(n,)`. Images must be
+    decoded and stretched by who asks: LiteRT knows no image files and no strings. The labels
     stand at the end of the file; see `tlkit.export.labels`. It holds LiteRT's own operations
     only.
 

@@ -28,7 +28,7 @@ def write_onnx(
     """Writes an ONNX model with its preprocessing and labels, and returns the file.
 
     It takes `images`, uint8 `(batch, height, width, 3)`, RGB, 0...255, and returns
-    `probabilities`, float32 `(batch, num_classes)`, and `class_id`, int64 `(batch,)`. Pictures
+    `probabilities`, float32 `(batch, num_classes)`, and `class_id`, int64 `(batch,)`. Images
     must be decoded and stretched by who asks. The model's metadata hold `class_names`, a list in
     JSON, and `serving`, the rest in JSON.
 

@@ -45,7 +45,7 @@ class ParityReport(ShownAsText):
 
     Attributes:
         name: The format.
-        num_images: Number of pictures compared.
+        num_images: Number of images compared.
         difference: Largest difference of a probability.
         accuracy_drop: Accuracy in memory minus accuracy exported, see `accuracy_drop`.
         is_counted: Whether that was counted with labels; else it is what is to be expected.
@@ -65,7 +65,7 @@ class ParityReport(ShownAsText):
         lower = "lower" if self.is_counted else "expected to be lower"
         return (
             f"{self.name}: probabilities within {self.difference:.1g} on {self.num_images} "
-            f"pictures, accuracy {lower} by {100 * self.accuracy_drop:.1f} points, loads in "
+            f"images, accuracy {lower} by {100 * self.accuracy_drop:.1f} points, loads in "
             f"{self.load_seconds:.2f} s, {self.milliseconds_per_image:.1f} ms per image"
         )
 
@@ -85,7 +85,7 @@ def check_parity(
     Args:
         name: The format, a name of `EXPORT_FORMATS`.
         path: The file or folder.
-        images: uint8 `(n, height, width, 3)`, 0...255, n at least 1; real pictures.
+        images: uint8 `(n, height, width, 3)`, 0...255, n at least 1; real images.
         expected: Probabilities of the model in memory, `(n, num_classes)`, computed on the CPU:
             a GPU rounds products of float32 to TensorFloat-32.
         model: The model in memory, which says what outputs mean.
@@ -210,7 +210,7 @@ def compare_answers(
         is_right = "is right" if labels is not None else "is expected to be right"
         raise ExportError(
             f"The exported {name} {is_right} on {percent(drop)} fewer of the {len(found)} "
-            f"pictures than the model in memory, at most {100 * MAX_ACCURACY_DROP:g} % is "
+            f"images than the model in memory, at most {100 * MAX_ACCURACY_DROP:g} % is "
             "allowed. Nothing was written. Export with weights that are rounded less."
         )
     return difference, drop

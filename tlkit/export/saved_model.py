@@ -1,4 +1,4 @@
-"""A SavedModel that decodes pictures and gives names: what it holds, how it is asked."""
+"""A SavedModel that decodes images and gives names: what it holds, how it is asked."""
 
 import json
 import logging
@@ -29,8 +29,8 @@ class Serving:
         kind: The head: "softmax", "binary" or "multi_label".
         image_size: Height and width in pixels that the model takes.
         threshold: From this probability on, a multi-label head gives a label.
-        max_pixels: The most pixels a picture file may have.
-        rejection: When a picture is none of the classes; `None` where that is not asked.
+        max_pixels: The most pixels an image file may have.
+        rejection: When an image is none of the classes; `None` where that is not asked.
     """
 
     class_names: tuple[str, ...]
@@ -106,7 +106,7 @@ def _rejected(
 def write_saved_model(model: keras.Model, folder: Path, serving: Serving) -> None:
     """Writes a SavedModel with the signatures "serving_default" and "pixels".
 
-    "serving_default" takes `image_bytes`, string `(n,)`, whole picture files; "pixels" takes
+    "serving_default" takes `image_bytes`, string `(n,)`, whole image files; "pixels" takes
     `images`, uint8 `(n, height, width, 3)`. Both give the answers of `Serving.answers`. Beside
     them lie assets/class_names.txt, one name a line in UTF-8, and assets/serving.json, the rest
     of `serving`. It holds TensorFlow's own operations only and loads without tlkit and Keras.
@@ -158,7 +158,7 @@ def write_saved_model(model: keras.Model, folder: Path, serving: Serving) -> Non
 def ask_saved_model(
     folder: Path, image_bytes: Sequence[bytes], images: tf.Tensor
 ) -> tuple[Answers, Answers]:
-    """Loads a SavedModel and returns the answers of both signatures to the same pictures."""
+    """Loads a SavedModel and returns the answers of both signatures to the same images."""
     signatures = tf.saved_model.load(str(folder)).signatures
     return (
         signatures["serving_default"](image_bytes=tf.constant(image_bytes)),

@@ -1,4 +1,4 @@
-"""What TensorFlow Serving wants: a folder of numbered versions, and pictures in JSON.
+"""What TensorFlow Serving wants: a folder of numbered versions, and images in JSON.
 
 It looks for `MODEL/VERSION/saved_model.pb`, serves the highest number, and goes over to a new
 version when its folder appears:
@@ -8,7 +8,7 @@ version when its folder appears:
     echo '{"instances": [{"image_bytes": {"b64": "'$(base64 -w0 photo.jpg)'"}}]}' |
         curl -d @- http://localhost:8501/v1/models/flowers:predict
 
-The answer holds one entry for each picture:
+The answer holds one entry for each image:
 
     {"predictions": [{"probabilities": [0.02, 0.98], "label": "tulips", "class_id": 1}]}
 """
@@ -77,16 +77,16 @@ def check_no_versions(folder: Path) -> None:
 
 
 def predict_request(*image_bytes: bytes) -> dict[str, Any]:
-    """Returns the JSON that asks TensorFlow Serving about picture files.
+    """Returns the JSON that asks TensorFlow Serving about image files.
 
     It goes to `http://HOST:8501/v1/models/NAME:predict`, or to `.../NAME/versions/1:predict`.
 
     Args:
-        image_bytes: Whole picture files, at least one.
+        image_bytes: Whole image files, at least one.
 
     Example:
         >>> from tlkit.export.tensorflow_serving import predict_request
-        >>> predict_request(b"a picture")["instances"]
+        >>> predict_request(b"an image")["instances"]
         [{'image_bytes': {'b64': 'YSBwaWN0dXJl'}}]
 
     Reference:

@@ -46,7 +46,7 @@ def check_new_names(
         raise ArgumentError(
             "`new_names` must be names of classes that the model does not have. "
             f"Received: new_names={names!r}, and it has {existing}. "
-            "Leave them out: further pictures of a class that exists call for fine_tune."
+            "Leave them out: further images of a class that exists call for fine_tune."
         )
     return names
 

@@ -1,4 +1,4 @@
-"""Pictures and their classes as figures."""
+"""Images and their classes as figures."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -158,7 +158,7 @@ def plot_near_duplicates(
     *,
     ax: Axes | None = None,
 ) -> Figure:
-    r"""Draws pairs of pictures that look alike side by side, at most 12.
+    r"""Draws pairs of images that look alike side by side, at most 12.
 
     Above each stand the number of its pair and its split, its class, and its file's name.
 
@@ -169,7 +169,7 @@ def plot_near_duplicates(
         ax: Where to draw; in a figure of its own by default.
 
     Raises:
-        ArgumentError: A picture is no file, and there is no `read_image`.
+        ArgumentError: An image is no file, and there is no `read_image`.
 
     Example:
         >>> import numpy as np

@@ -46,7 +46,7 @@ def check_shown(argument: str, value: object, attribute: str, source: str) -> No
 def grid(
     images: Sequence[np.ndarray], texts: Sequence[str], *, title: str, ax: Axes | None = None
 ) -> Figure:
-    """Draws pictures, each under its text, six in a row.
+    """Draws images, each under its text, six in a row.
 
     Args:
         images: Pixels 0...255, each `(height, width, 3)`; they need not have one size.
@@ -71,14 +71,14 @@ def grid(
 
 
 def read_file(path: str) -> np.ndarray:
-    """Returns a picture file as figures show it: upright, in its proportions, small.
+    """Returns an image file as figures show it: upright, in its proportions, small.
 
     Raises:
-        ArgumentError: There is no such file: pictures of arrays and datasets have none.
+        ArgumentError: There is no such file: images of arrays and datasets have none.
     """
     if not Path(path).is_file():
         raise ArgumentError(
-            "`read_image` must be given for pictures that are no files. Received: "
+            "`read_image` must be given for images that are no files. Received: "
             f"read_image=None, and {path!r} is none. Give a function that returns the "
             "pixels, `(height, width, 3)`, 0...255."
         )

@@ -53,10 +53,10 @@ class Figure(figure.Figure):
             self._take_from_pyplot()
 
     def _repr_png_(self) -> bytes:
-        picture = io.BytesIO()
+        png = io.BytesIO()
         settings: dict[str, Any] = {"dpi": DOTS_PER_INCH, "bbox_inches": "tight"}
-        self.savefig(picture, format="png", **settings)
-        return picture.getvalue()
+        self.savefig(png, format="png", **settings)
+        return png.getvalue()
 
     def _ipython_display_(self) -> None:
         """Shows it in a notebook, once: pyplot's inline backend would do so again."""

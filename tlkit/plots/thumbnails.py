@@ -1,4 +1,4 @@
-"""Pictures small enough for a page, as addresses that hold the picture itself."""
+"""Images small enough for a page, as addresses that hold the image itself."""
 
 import base64
 
@@ -14,7 +14,7 @@ _QUALITY = 82
 
 
 def thumbnail(image_bytes: bytes) -> np.ndarray:
-    """Returns a picture file upright and in its proportions, uint8 `(height, width, 3)`.
+    """Returns an image file upright and in its proportions, uint8 `(height, width, 3)`.
 
     Args:
         image_bytes: The whole file; its larger side becomes 192 pixels at most.

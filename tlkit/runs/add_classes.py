@@ -1,4 +1,4 @@
-"""A run that adds classes to a finished one: from its model and new pictures to a run directory."""
+"""A run that adds classes to a finished one: from its model and new images to a run directory."""
 
 import dataclasses
 import os
@@ -11,9 +11,9 @@ import numpy as np
 
 from tlkit.continual.exemplars import DEFAULT_NUM_EXEMPLARS
 from tlkit.data.listing import Listing
-from tlkit.data.manifests import list_pictures
+from tlkit.data.manifests import list_images
 from tlkit.data.merging import Joined, check_new_classes, find_known, load_joined
-from tlkit.data.missing_files import lost_pictures_named
+from tlkit.data.missing_files import missing_files_named
 from tlkit.data.settings import check_settings
 from tlkit.errors import ArgumentError
 from tlkit.runs.add_classes_config import AddClassesConfig
@@ -24,15 +24,15 @@ from tlkit.runs.directory import (
     REJECTION_FILE,
     Run,
     check_apart,
+    check_same_images,
     chosen_place,
     default_out,
     left_as_it_is,
     load_run,
-    refuse_other_pictures,
     split_rows_of,
     state_of,
 )
-from tlkit.runs.outputs import evaluate_splits, export_into, leave, maps_of, training_pictures
+from tlkit.runs.outputs import evaluate_splits, export_into, leave, maps_of, training_images
 from tlkit.runs.phases import GROWING
 from tlkit.runs.record import not_whole, record_of
 from tlkit.runs.results import CalibrationDecision, RunResults
@@ -69,21 +69,21 @@ def add_classes_run(
     """Adds the classes of a folder to a finished run's model and leaves a run directory of its own.
 
     What the run has learned stays as it is: the network, and the old classes' logits to the bit.
-    The new classes are solved beside them, on features that each picture passes the network once
+    The new classes are solved beside them, on features that each image passes the network once
     for; `exemplars` stored features of each old class keep the old classes' place against the new
-    ones. They are chosen from the pictures that the run was trained on, where these still lie in
+    ones. They are chosen from the images that the run was trained on, where these still lie in
     its folder, else from those that the run kept itself.
 
-    The folder may hold pictures of old classes too. Those that the run knows keep the split that
+    The folder may hold images of old classes too. Those that the run knows keep the split that
     they had in it; others are divided like those of new classes, in their old class. Those to
     train on only keep their class's place against the new ones: the old outputs are fixed, and
-    learn nothing from further pictures (`tlkit train --from` does that). Old and new accuracy are
-    measured on pictures that no training has seen, those of the earlier run and the new folder's.
+    learn nothing from further images (`tlkit train --from` does that). Old and new accuracy are
+    measured on images that no training has seen, those of the earlier run and the new folder's.
 
     The directory holds what `train_run` leaves, and `exemplars.npz`, the features kept of old and
     new classes; `run.json` has under "growth" what the old classes lost. The probabilities are not
-    calibrated anew, which would change the old logits, and a run that told unknown pictures apart
-    does so no longer: its threshold knows no picture of the new classes. Both are said.
+    calibrated anew, which would change the old logits, and a run that told unknown images apart
+    does so no longer: its threshold knows no image of the new classes. Both are said.
 
     Args:
         run: A finished run directory.
@@ -93,15 +93,15 @@ def add_classes_run(
             With 0 nothing is replayed; the report says what that cost.
         align: Whether the new classes' weights are scaled to the mean norm of the old ones' at the
             end, see `align_new_classes`. The report has the accuracies before it too.
-        batch_size: Pictures in a batch.
-        max_pixels: Pictures with more pixels are left out; the run's own bound by default.
+        batch_size: Images in a batch.
+        max_pixels: Images with more pixels are left out; the run's own bound by default.
         resume: Whether a directory that exists may be continued.
         say: Is told, in words, what is done.
 
     Raises:
         ArgumentError: An argument breaks its rule.
-        DataError: The folder has no new class, or one without usable pictures; or an old class has
-            neither pictures nor stored exemplars, and `exemplars` is not 0.
+        DataError: The folder has no new class, or one without usable images; or an old class has
+            neither images nor stored exemplars, and `exemplars` is not 0.
         RunError: There is no finished run at `run`, it is not whole, or `out` cannot be used.
 
     Example:
@@ -133,7 +133,7 @@ def add_classes_run(
         log(left_as_it_is(place), "")
         return finished
     with phase("listing files"):
-        listing = list_pictures(photos, argument="photos")
+        listing = list_images(photos, argument="photos")
     check_new_classes(listing, parent.class_names)
     if out is None:
         log(chosen_place(place))
@@ -161,9 +161,9 @@ def _made(config: AddClassesConfig, listing: Listing, parent: Run, context: RunC
         replay = Replay(config.exemplars, joined.replayed, stored)
         check_can_learn(*given, replay=replay)  # before anything is written
     record = record_of(config, data)
-    refuse_other_pictures(out, record)
+    check_same_images(out, record)
     with context.taken(record):
-        with lost_pictures_named((data.train, data.validation, data.test, joined.replayed)):
+        with missing_files_named((data.train, data.validation, data.test, joined.replayed)):
             with timer.timed("training"):
                 learned = learn_classes(*given, replay=replay, seed=data.seed)
             with timer.timed("evaluation"):
@@ -173,7 +173,7 @@ def _made(config: AddClassesConfig, listing: Listing, parent: Run, context: RunC
                 export_into(model, data, out, config.max_pixels)
             with timer.timed("explaining mistakes"):
                 maps = maps_of(model, evaluations, config.max_pixels)
-            images = training_pictures(data, "none")
+            images = training_images(data, "none")
         if learned.exemplars.features:
             learned.exemplars.save(out / EXEMPLARS_FILE)
         results = RunResults(
@@ -188,7 +188,7 @@ def _made(config: AddClassesConfig, listing: Listing, parent: Run, context: RunC
 
 
 def _load(listing: Listing, parent: Run, config: AddClassesConfig) -> Joined:
-    """Returns the new folder's pictures, divided as the run's were, with the old ones beside."""
+    """Returns the new folder's images, divided as the run's were, with the old ones beside."""
     places = _places(parent)
     max_pixels = config.max_pixels
     known = find_known(_photo_folders(parent), places, max_pixels=max_pixels)
@@ -210,7 +210,7 @@ def _load(listing: Listing, parent: Run, config: AddClassesConfig) -> Joined:
 
 
 def _places(run: Run) -> dict[str, tuple[str, str]]:
-    """Class and split of each picture that a run or one before it has used, by its digest.
+    """Class and split of each image that a run or one before it has used, by its digest.
 
     What was trained on once has been seen, whatever a later run did with it.
     """
@@ -306,7 +306,7 @@ class _Lost:
 
     Attributes:
         calibration: Why its probabilities are not calibrated.
-        rejection: Why it tells no unknown pictures; `None` where its parent did not either.
+        rejection: Why it tells no unknown images; `None` where its parent did not either.
     """
 
     calibration: str
@@ -327,8 +327,8 @@ def _lost(parent: Run) -> _Lost:
         return _Lost(calibration, None)
     return _Lost(
         calibration,
-        "unknown pictures are no longer told apart: the run's threshold knows no picture of the "
-        "new classes. tlkit.fit_rejection fits one to pictures of all classes",
+        "unknown images are no longer told apart: the run's threshold knows no image of the "
+        "new classes. tlkit.fit_rejection fits one to images of all classes",
     )
 
 

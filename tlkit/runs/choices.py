@@ -1,6 +1,6 @@
 """What a run is left to choose by itself: the backbone, and what of it trains.
 
-A choice is made from measurements on training pictures alone, never on test pictures. It is kept
+A choice is made from measurements on training images alone, never on test images. It is kept
 in `run.json` with its reasons before the run goes by it: a continued run does not choose anew.
 """
 
@@ -33,13 +33,13 @@ def backbone_choice(
 
     Args:
         config: That of the run; its `backbone` is "auto".
-        data: Whose training pictures are looked at.
+        data: Whose training images are looked at.
         kept: Choices that an interrupted start of this run has made.
         say: Is told the comparison.
 
     Raises:
         ArgumentError: No backbone can be had.
-        DataError: A class has fewer than two different training pictures, or groups of them.
+        DataError: A class has fewer than two different training images, or groups of them.
     """
     if (choice := kept.get("backbone")) is not None:
         say(_again("backbone", choice.reasons))
@@ -80,7 +80,7 @@ def mode_choice(
     Args:
         config: The one that the run goes by so far; its `mode` is "auto".
         model: As it is before training.
-        data: Whose training pictures are looked at.
+        data: Whose training images are looked at.
         kept: Choices that an interrupted start of this run has made.
         say: Is told what was measured.
     """
@@ -152,7 +152,7 @@ def _recommended(
     if (by_number := recommend_by_number(data)) is not None:
         return by_number, ""
     if (lone := lone_class(data)) is not None:
-        reason = f"how near the pictures are was not measured: {lone}"
+        reason = f"how near the images are was not measured: {lone}"
         return recommend_unmeasured(data, reason), ""
     similarity = measure_similarity(model, data, seed=config.seed)
     return recommend(data, similarity), str(similarity)
@@ -176,6 +176,6 @@ def _again(what: str, reasons: Sequence[str]) -> str:
 
 
 def first_image_size(config: RunConfig) -> int:
-    """The size at which pictures are loaded; that of the backbone takes its place once chosen."""
+    """The size at which images are loaded; that of the backbone takes its place once chosen."""
     size = config.image_size
     return find_backbone(SHIPPED_BACKBONE).default_image_size if size is None else size

@@ -1,4 +1,4 @@
-"""The whole of tlkit once, with nothing but what is installed: no network, no photographs."""
+"""The whole of tlkit once, with nothing but what is installed: no network, no images."""
 
 import time
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from tlkit.runs.train import check_run, make_run
 from tlkit.utils.files import written_aside
 
 _EPOCHS = 3
-_RATE = 1e-3  # digits are far from photographs: much has to move
+_RATE = 1e-3  # digits are far from images: much has to move
 _PIXELS_PER_CELL = 4
 _NUM_SHOWN = 5
 
@@ -42,7 +42,7 @@ def run_demo(out: Path, say: Callable[[str], None]) -> Run:
     say(f"1. Writes scikit-learn's handwritten digits to {photos}, one folder per class.")
     write_digits(photos)
     say(
-        "2. Takes resnet20, pretrained on the photographs of CIFAR-10, solves a new head for the "
+        "2. Takes resnet20, pretrained on the images of CIFAR-10, solves a new head for the "
         f"digits, then fine-tunes all layers for {_EPOCHS} epochs."
     )
     if is_finished(out):
@@ -84,7 +84,7 @@ def write_digits(folder: Path) -> None:
         if len(list(folder.glob("*/*.png"))) == len(digits.target):
             return
         raise RunError(
-            f"`out` must leave room for the demo's pictures. Received: {str(folder)!r}, which "
+            f"`out` must leave room for the demo's images. Received: {str(folder)!r}, which "
             "exists and holds something else. Name another --out."
         )
     with written_aside(folder) as aside:

@@ -33,7 +33,7 @@ LOG_FILE = "log.txt"
 """What a run said, over all its sessions."""
 
 REJECTION_FILE = "rejection.npz"
-"""What tells unknown pictures, for exports of the run; only there where that was asked for."""
+"""What tells unknown images, for exports of the run; only there where that was asked for."""
 
 _DAMAGE = (
     OSError,
@@ -88,7 +88,7 @@ class Run(ShownAsText):
 
     @property
     def max_pixels(self) -> int:
-        """The most pixels that a picture of this run may have."""
+        """The most pixels that an image of this run may have."""
         return self.run_record.config.max_pixels
 
     @property
@@ -191,7 +191,7 @@ def chosen_place(out: Path) -> str:
 
 
 def default_out(config: Config, resume: bool = True) -> Path:
-    """Returns `runs/NAME-N` for pictures called NAME.
+    """Returns `runs/NAME-N` for images called NAME.
 
     That is the latest unfinished run with the same config, else a new folder: N is one more than
     the highest that is there.
@@ -249,7 +249,7 @@ def state_of(out: Path, config: Config, resume: bool) -> Run | None:
 
 
 def check_apart(out: Path, photos: str | os.PathLike[str]) -> None:
-    """Raises `RunError` where the run would lie among the pictures, and count as a class later."""
+    """Raises `RunError` where the run would lie among the images, and count as a class later."""
     folder = Path(photos).resolve()
     if folder.is_dir() and folder in (out.resolve(), *out.resolve().parents):
         raise RunError(
@@ -301,13 +301,13 @@ def _metrics_from(text: str) -> dict[str, Any]:
     return metrics
 
 
-def refuse_other_pictures(out: Path, record: RunRecord) -> None:
-    """Raises `RunError` if an unfinished run at `out` began with other pictures."""
+def check_same_images(out: Path, record: RunRecord) -> None:
+    """Raises `RunError` if an unfinished run at `out` began with other images."""
     begun = record_in(out)
     if begun is not None and begun.data.fingerprint != record.data.fingerprint:
         raise RunError(
-            f"`photos` must hold the pictures that the unfinished run in {str(out)!r} began with. "
-            f"Received: {record.config.photos!r}, whose pictures have changed since. "
+            f"`photos` must hold the images that the unfinished run in {str(out)!r} began with. "
+            f"Received: {record.config.photos!r}, whose images have changed since. "
             "Name another folder for the run."
         )
 
@@ -328,7 +328,7 @@ def clear_results(out: Path) -> None:
 
 
 def seen_by(run: Run) -> frozenset[str]:
-    """Contents of the pictures that a run, or one before it, trained on or chose by.
+    """Contents of the images that a run, or one before it, trained on or chose by.
 
     Raises:
         RunError: `split.csv`, which says it, is missing or damaged.
@@ -337,7 +337,7 @@ def seen_by(run: Run) -> frozenset[str]:
 
 
 def split_rows_of(run: Run) -> list[SplitRow]:
-    """The pictures of a run and of those before it, each with its split.
+    """The images of a run and of those before it, each with its split.
 
     Raises:
         RunError: `split.csv`, which says it, is missing or damaged.
@@ -347,9 +347,9 @@ def split_rows_of(run: Run) -> list[SplitRow]:
 
 
 def unseen(split: ImageSplit, seen: frozenset[str]) -> ImageSplit:
-    """Returns the pictures of a split whose contents are not among those `seen`.
+    """Returns the images of a split whose contents are not among those `seen`.
 
-    Where pictures have groups, one that was seen gives away all of its group.
+    Where images have groups, one that was seen gives away all of its group.
     """
     both = zip(split.units, split.digests, strict=True)
     given_away = {unit for unit, digest in both if digest in seen}

@@ -41,7 +41,7 @@ _TITLES = {
     "training": "What trained",
     "probe": "Does fine-tuning beat a linear probe?",
     "forgetting": "Gain and forgetting",
-    "data": "The photographs",
+    "data": "The images",
     "cost": "What it cost",
     "use": "Use the model",
     "run": "This run",
@@ -56,7 +56,7 @@ class Page:
     Attributes:
         title: Its heading.
         folder: The run directory, as the user named it; holds `saved_model/` and `model.keras`.
-        data: What was found in the photographs.
+        data: What was found in the images.
         training: What was trained.
         evaluations: The exported model on each split that it did not train on, "validation" and
             "test"; `None` for a split that there is not. The last one there is stands on top.
@@ -70,9 +70,9 @@ class Page:
         is_calibrated: Whether a temperature was put into the model.
         against_probe: A linear probe (first) and the model (second) on the split on top; `None`
             where there is no such comparison.
-        rejection: When a picture is unknown and how often that is wrong, in words.
+        rejection: When an image is unknown and how often that is wrong, in words.
         maps: What speaks for the wrong class in a mistake, by the mistake's index.
-        training_pictures: Some pictures as training saw them, uint8 `(height, width, 3)`, each with
+        training_images: Some images as training saw them, uint8 `(height, width, 3)`, each with
             the name of its class.
         augmentation: How they were augmented, by name.
         summary: What stands beside the result at the top, by name: what ran, on what, the
@@ -94,7 +94,7 @@ class Page:
     against_probe: ComparisonReport | None = None
     rejection: Sequence[str] = ()
     maps: Mapping[int, Explanation] = field(default_factory=dict)
-    training_pictures: Sequence[tuple[np.ndarray, str]] = ()
+    training_images: Sequence[tuple[np.ndarray, str]] = ()
     augmentation: str = "none"
     summary: Mapping[str, str] = field(default_factory=dict)
 
@@ -105,7 +105,7 @@ def write_report(path: Path, page: Page) -> None:
 
     Class names and file names come from strangers: all of them are escaped, and the page forbids
     scripts and requests. The worst mistakes are read from their files once more; one that has
-    gone is shown without its picture.
+    gone is shown without its image.
 
     Args:
         path: The file.
@@ -140,12 +140,12 @@ def write_report(path: Path, page: Page) -> None:
         else None,
         classes=_classes(page.data, evaluation),
         matrix=_matrix(evaluation),
-        mistakes=_pictured(evaluation, page.maps),
+        mistakes=_mistake_images(evaluation, page.maps),
         candidates=candidates,
         backbones=_svg(plot_backbones(candidates)) if candidates and candidates.scores else None,
         verdict=_verdict(page.against_probe),
         reliability=_reliability(evaluation),
-        training_pictures=[(jpeg_address(pixels), name) for pixels, name in page.training_pictures],
+        training_images=[(jpeg_address(pixels), name) for pixels, name in page.training_images],
         has_auc=evaluation is not None and evaluation.roc_auc is not None,
         max_listed=MAX_LISTED,
         max_images=MAX_IMAGES,
@@ -169,7 +169,7 @@ def _sections(page: Page, evaluation: EvaluationReport | None) -> dict[str, str]
 
 
 def _curves(report: TrainingReport) -> str | None:
-    """The curves of all epochs as the address of an SVG picture inside the page."""
+    """The curves of all epochs as the address of an SVG image inside the page."""
     if not any(stage.history for stage in report.stages):
         return None
     return _svg(plot_training(report))
@@ -227,10 +227,10 @@ def _matrix(evaluation: EvaluationReport | None) -> dict[str, Any] | None:
     }
 
 
-def _pictured(
+def _mistake_images(
     evaluation: EvaluationReport | None, maps: Mapping[int, Explanation]
 ) -> Iterator[tuple[Mistake, str | None, str | None]]:
-    """Each mistake with its picture, where that is still there, and its map, where there is one."""
+    """Each mistake with its image, where that is still there, and its map, where there is one."""
     for mistake in evaluation.mistakes[:MAX_IMAGES] if evaluation else ():
         file = Path(mistake.path) if mistake.path is not None else None
         if file is None or not file.is_file():
@@ -268,7 +268,7 @@ def _usage(folder: Path, *, knows_unknown: bool) -> dict[str, str]:
     return {
         "In a shell": f"tlkit predict {run} photo.jpg",
         "As a server, for this machine": (
-            f"tlkit serve {run} --port 8000  # a page to drop pictures on at "
+            f"tlkit serve {run} --port 8000  # a page to drop images on at "
             "localhost:8000\ncurl --data-binary @photo.jpg localhost:8000/predict"
         ),
         "As a server, with TensorFlow Serving": (

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlkit.data.measuring import load_for_measuring
-from tlkit.data.missing_files import lost_pictures_named
+from tlkit.data.missing_files import missing_files_named
 from tlkit.data.settings import DAMAGED
 from tlkit.distribution.cluster import KINDS
 from tlkit.errors import ArgumentError, DataError, ExportError, check_choice
@@ -38,25 +38,25 @@ def evaluate_run(
     damaged: str | None = None,
     distribute: str | None = None,
 ) -> "EvaluationReport":
-    """Measures a run's model on pictures of its classes that it has not seen.
+    """Measures a run's model on images of its classes that it has not seen.
 
-    Of a folder with a split of its own that is `test` (else `val`), else all of it; pictures that
+    Of a folder with a split of its own that is `test` (else `val`), else all of it; images that
     the run trained on or chose by are recognised by their content and left out. Not every class
-    needs to be there, nor more than one picture.
+    needs to be there, nor more than one image.
 
     Args:
         run: A run directory.
         photos: A folder or a CSV file as `train_run` takes it; `train` may be missing.
-        max_pixels: Pictures with more pixels are left out; the run's own bound by default.
+        max_pixels: Images with more pixels are left out; the run's own bound by default.
         damaged: "keep" or "skip", see `load_folder`; as the run itself did by default.
         distribute: "auto", "mirrored" or "multi-worker", see `distribution_strategy`; one device by
-            default. Several machines make the same call, each with the run and the pictures in
+            default. Several machines make the same call, each with the run and the images in
             reach, look at their shares and have the same figures.
 
     Raises:
         ArgumentError: `distribute` is a kind that cannot be had here, or `damaged` is neither.
         RunError: There is no finished run at `run`, or it is not whole.
-        DataError: The folder has other classes, or the run has seen all its pictures.
+        DataError: The folder has other classes, or the run has seen all its images.
     """
     if distribute is not None:
         check_choice("distribute", distribute, KINDS)
@@ -70,7 +70,7 @@ def evaluate_run(
 
     with team.scope():
         model = finished.load_model()
-    pictures = load_for_measuring(
+    images = load_for_measuring(
         photos,
         finished.class_names,
         image_size=finished.image_size,
@@ -78,13 +78,13 @@ def evaluate_run(
         damaged=finished.run_record.config.damaged if damaged is None else damaged,
         argument="photos",
     )
-    measured = unseen(pictures, seen)
+    measured = unseen(images, seen)
     if not measured.num_images:
         raise DataError(
-            f"`photos` must hold pictures that the run was not trained or chosen on. Received: "
-            f"{str(photos)!r}, all of whose pictures were. Give other pictures."
+            f"`photos` must hold images that the run was not trained or chosen on. Received: "
+            f"{str(photos)!r}, all of whose images were. Give other images."
         )
-    with lost_pictures_named([measured]):
+    with missing_files_named([measured]):
         return evaluate(model, measured, finished.class_names)
 
 
@@ -147,7 +147,7 @@ def export_run(
     """Exports a run's model once more, elsewhere or in another format.
 
     It is asked in a process of its own too, which measures how long it takes to load and to answer.
-    A SavedModel of a run that tells unknown pictures tells them too; other formats hold the
+    A SavedModel of a run that tells unknown images tells them too; other formats hold the
     classifier alone.
 
     Args:

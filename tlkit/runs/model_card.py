@@ -104,7 +104,7 @@ def _head(class_names: Sequence[str], record: RunRecord) -> Iterator[str]:
     yield f"# {shown}{rest}"
     yield ""
     yield (
-        f"Says which of {len(class_names)} classes a photograph shows. {_origin(record.resolved)} "
+        f"Says which of {len(class_names)} classes an image shows. {_origin(record.resolved)} "
         f"It takes images of {width} × {height} pixels, 0…255, and holds its own preprocessing."
     )
 
@@ -205,11 +205,11 @@ def _data(
     yield ""
     numbers = record.data.num_images
     yield (
-        f"Photographs from {_sources(record)}: "
+        f"Images from {_sources(record)}: "
         + ", ".join(f"{number:,} for {split}" for split, number in numbers.items())
         + ". Where a folder is not split by its owner, an image's content, its class and the seed "
-        f"({record.seed}) decide its split. Copies across splits, pictures under two labels "
-        "and files that cannot be decoded were left out. Fingerprint of the pictures: "
+        f"({record.seed}) decide its split. Copies across splits, images under two labels "
+        "and files that cannot be decoded were left out. Fingerprint of the images: "
         f"`{record.data.fingerprint}`."
     )
     yield ""
@@ -233,7 +233,7 @@ def _data(
 
 
 def _sources(record: RunRecord) -> str:
-    """Where the pictures come from, by name."""
+    """Where the images come from, by name."""
     photos = escaped(_last_part(record.config.photos))
     if record.growth is None:
         return photos
@@ -277,7 +277,7 @@ def _training(record: RunRecord, metrics: Mapping[str, Any]) -> Iterator[str]:
     if rejection := metrics.get("rejection"):
         yield ""
         yield (
-            f"A picture counts as unknown above a novelty of {rejection['threshold']:.4f}, chosen "
+            f"An image counts as unknown above a novelty of {rejection['threshold']:.4f}, chosen "
             f"on {rejection['num_images']:,} validation images to keep "
             f"{100 * rejection['keep']:g} % of known ones."
         )
@@ -295,9 +295,9 @@ def _use(record: RunRecord, *, knows_unknown: bool) -> Iterator[str]:
     yield from (
         "## Use",
         "",
-        "For sorting photographs like those above into these classes, where a person or a later "
+        "For sorting images like those above into these classes, where a person or a later "
         "step bears the mistakes that the figures foretell. Not made for any other kind of "
-        "picture, nor for decisions about people.",
+        "image, nor for decisions about people.",
         "",
         "```python",
         "import tensorflow as tf",
@@ -320,17 +320,17 @@ def _limits(
     kinds = {figures["kind"] for figures in measured.values()}
     if "multi_label" not in kinds:
         beside = (
-            "; `known` of the SavedModel says which pictures it does not know, other formats do not"
+            "; `known` of the SavedModel says which images it does not know, other formats do not"
         )
         yield (
-            f"- Every picture gets one of the {len(class_names)} classes, also one that shows none "
+            f"- Every image gets one of the {len(class_names)} classes, also one that shows none "
             f"of them{beside if knows_unknown else ''}."
         )
     yield (
-        "- The figures hold for pictures taken as these were: other cameras, places, light or "
+        "- The figures hold for images taken as these were: other cameras, places, light or "
         "seasons may lower them. The intervals say how sure they are, not how far that goes."
     )
-    yield "- Pictures are stretched to the model's size; small things in large pictures are lost."
+    yield "- Images are stretched to the model's size; small things in large images are lost."
     for split, figures in list(measured.items())[:1]:
         few = [
             f"{escaped(score['name'])} ({score['num_images']})"

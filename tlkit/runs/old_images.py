@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tlkit.data.folders import load_listing
 from tlkit.data.images import ImageData
-from tlkit.data.manifests import list_pictures
+from tlkit.data.manifests import list_images
 from tlkit.data.settings import check_settings
 from tlkit.errors import DataError
 from tlkit.runs.config import SPLITS, RunConfig
@@ -25,9 +25,9 @@ def without_seen(data: ImageData, parent: Run) -> ImageData:
     )
     if validation is not None and not validation.num_images:
         raise DataError(
-            "`photos` must hold pictures that the earlier run has not seen, to measure on. "
-            f"Received: pictures whose whole validation split was seen by {str(parent.path)!r}. "
-            "Add new pictures."
+            "`photos` must hold images that the earlier run has not seen, to measure on. "
+            f"Received: images whose whole validation split was seen by {str(parent.path)!r}. "
+            "Add new images."
         )
     if test is not None and not test.num_images:
         test = None
@@ -35,7 +35,7 @@ def without_seen(data: ImageData, parent: Run) -> ImageData:
 
 
 def old_task(config: RunConfig, context: RunContext, data: ImageData) -> "OldTask | None":
-    """Returns the pictures of what a run to go on from has learned, where they are.
+    """Returns the images of what a run to go on from has learned, where they are.
 
     What this run trains on, or chooses by, is not among those that are measured.
 
@@ -51,7 +51,7 @@ def old_task(config: RunConfig, context: RunContext, data: ImageData) -> "OldTas
     folder = config.old_photos or parent.run_record.config.photos
     if not is_given and (parent.run_record.growth is not None or not Path(folder).exists()):
         say(
-            "Forgetting is not measured: the pictures of all old classes are not where the earlier "
+            "Forgetting is not measured: the images of all old classes are not where the earlier "
             "run found them. Name their folder (--old-photos DIR)."
         )
         return None
@@ -61,7 +61,7 @@ def old_task(config: RunConfig, context: RunContext, data: ImageData) -> "OldTas
         if is_given:
             raise
         say(
-            "Forgetting is not measured: where the earlier run found its pictures there are others "
+            "Forgetting is not measured: where the earlier run found its images there are others "
             f"now. Name their folder (--old-photos DIR). {error}"
         )
         return None
@@ -77,16 +77,16 @@ def old_task(config: RunConfig, context: RunContext, data: ImageData) -> "OldTas
             decided_on = None if split is old.validation else decided
             return OldTask(old.train, decided_on, measured)
     say(
-        "Forgetting is not measured: the earlier run or this one trains on every old picture that "
+        "Forgetting is not measured: the earlier run or this one trains on every old image that "
         "is held out, or decides on it. Name others (--old-photos DIR)."
     )
     return OldTask(old.train, decided, None)
 
 
 def _loaded(folder: str, parent: Run, config: RunConfig) -> ImageData:
-    """The pictures of the earlier run, divided as it did."""
+    """The images of the earlier run, divided as it did."""
     return load_listing(
-        list_pictures(folder, argument="old_photos"),
+        list_images(folder, argument="old_photos"),
         check_settings(
             parent.image_size,
             config.batch_size,

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _NUM_SAMPLES = 8
 _NUM_IN_TITLE = 5
-_NUM_TRAINING_PICTURES = 12
+_NUM_TRAINING_IMAGES = 12
 
 
 def evaluate_splits(model: "keras.Model", data: ImageData) -> dict[str, "EvaluationReport | None"]:
@@ -50,7 +50,7 @@ def export_into(
     max_pixels: int,
     rejection: "Rejection | None" = None,
 ) -> None:
-    """Writes `saved_model/` and `model.keras`, proven on pictures of the data."""
+    """Writes `saved_model/` and `model.keras`, proven on images of the data."""
     from tlkit.export.exporting import export_model
 
     measured = data.test or data.validation or data.train
@@ -84,10 +84,10 @@ def maps_of(
     return explain_mistakes(model, evaluation, limit=MAX_IMAGES, max_pixels=max_pixels)
 
 
-def training_pictures(data: ImageData, augment: str) -> "list[tuple[np.ndarray, str]]":
-    """Returns some training pictures as training sees them, each with the names of its classes."""
+def training_images(data: ImageData, augment: str) -> "list[tuple[np.ndarray, str]]":
+    """Returns some training images as training sees them, each with the names of its classes."""
     split = data.train
-    rows = np.random.default_rng(data.seed).permutation(split.num_images)[:_NUM_TRAINING_PICTURES]
+    rows = np.random.default_rng(data.seed).permutation(split.num_images)[:_NUM_TRAINING_IMAGES]
     ((images, labels),) = split.dataset(
         shuffle=False,
         augment=augment,
@@ -137,7 +137,7 @@ def write_page(
 
     config = record.resolved
     facts = {
-        "photographs": config.photos,
+        "images": config.photos,
         "backbone": config.backbone or f"that of {config.from_run}",
         "weights": str(config.weights),
         "image size": " × ".join(map(str, data.image_size)),
@@ -161,7 +161,7 @@ def write_page(
         against_probe=results.against_probe,
         rejection=() if results.rejection is None else results.rejection.lines,
         maps=results.maps,
-        training_pictures=results.images,
+        training_images=results.images,
         augmentation=results.augmentation,
         summary=summary_of(record, context.out),
     )

@@ -30,7 +30,7 @@ def phases_of(config: RunConfig, resolved: RunConfig | None = None) -> tuple[str
     is_there = {
         LOADING: True,
         "data": True,
-        "old photographs": config.from_run is not None,
+        "old images": config.from_run is not None,
         "choosing the backbone": config.backbone == AUTO,
         "model": True,
         "choosing what trains": config.mode == AUTO,
@@ -40,7 +40,7 @@ def phases_of(config: RunConfig, resolved: RunConfig | None = None) -> tuple[str
         "calibration": True,
         "evaluation": True,
         "comparison with a linear probe": resolved.mode != "head",
-        "rejection of unknown pictures": config.reject_unknown,
+        "rejection of unknown images": config.reject_unknown,
         "export": True,
         "explaining mistakes": True,
         REPORT: True,

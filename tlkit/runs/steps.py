@@ -29,7 +29,7 @@ def planned_cost(model: "keras.Model", data: ImageData, config: RunConfig) -> "C
 
     Args:
         model: As it is before training; it stays so.
-        data: The pictures in its size.
+        data: The images in its size.
         config: The one that the run goes by.
     """
     from tlkit.advice.cost import estimate_cost
@@ -92,7 +92,7 @@ def train_model(
 
     Args:
         model: Changed in place.
-        data: The pictures in its size.
+        data: The images in its size.
         config: The one that the run goes by.
         out: The run directory, where training is resumed from.
         old: What an earlier run learned, where there was one.
@@ -122,7 +122,7 @@ def calibrate_on_validation(model: "keras.Model", data: ImageData) -> Calibratio
 
     Args:
         model: Changed in place: the temperature goes into its last layer.
-        data: Whose validation pictures the temperature is chosen on.
+        data: Whose validation images the temperature is chosen on.
     """
     from tlkit.evaluation.calibration import calibrate, can_calibrate
     from tlkit.evaluation.reliability import MIN_IMAGES
@@ -143,21 +143,21 @@ def calibrate_on_validation(model: "keras.Model", data: ImageData) -> Calibratio
 
 
 def check_can_reject(data: ImageData) -> None:
-    """Raises `DataError` where the pictures are too few to tell unknown ones by."""
+    """Raises `DataError` where the images are too few to tell unknown ones by."""
     from tlkit.advice.rejection import DEFAULT_KEEP
     from tlkit.evaluation.rejection import check_enough
 
     num_images = 0 if data.validation is None else data.validation.num_images
-    remedy = "Add photographs, or leave `reject_unknown` out (--reject-unknown)."
+    remedy = "Add images, or leave `reject_unknown` out (--reject-unknown)."
     check_enough(num_images, DEFAULT_KEEP, remedy)
 
 
 def fit_run_rejection(model: "keras.Model", data: ImageData, out: Path) -> FittedRejection:
-    """Chooses when a picture is unknown, and writes that down where a later export finds it.
+    """Chooses when an image is unknown, and writes that down where a later export finds it.
 
     Args:
         model: After training.
-        data: Whose training pictures are compared with, and on whose validation pictures the
+        data: Whose training images are compared with, and on whose validation images the
             threshold is chosen.
         out: The run directory.
     """
@@ -181,7 +181,7 @@ def compare_with_probe(
 
     Args:
         probe: The model as it was before training; its head is solved here, on stored features.
-        data: The pictures in its size.
+        data: The images in its size.
         evaluations: The fine-tuned model on validation and test.
         config: The one that the run goes by.
 
@@ -205,7 +205,7 @@ def compare_with_probe(
 
 
 def seen_as(config: RunConfig) -> str:
-    """How training pictures are augmented, by name."""
+    """How training images are augmented, by name."""
     if config.augment is not None:
         return config.augment
     from tlkit.training.recipe import DEFAULT_AUGMENTATION

@@ -1,4 +1,4 @@
-"""A run: from a folder of photographs to a run directory, in one call.
+"""A run: from a folder of images to a run directory, in one call.
 
 Bad input is found before the run directory is made; what it then holds appears file by file, each
 whole or not at all, and `run.json` says last that the run is finished.
@@ -15,8 +15,8 @@ from tlkit.data.folders import load_listing
 from tlkit.data.images import ImageData
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.listing import Listing
-from tlkit.data.manifests import list_pictures
-from tlkit.data.missing_files import lost_pictures_named
+from tlkit.data.manifests import list_images
+from tlkit.data.missing_files import missing_files_named
 from tlkit.data.settings import KEEP, check_settings
 from tlkit.distribution.cluster import KINDS
 from tlkit.errors import ArgumentError, check_choice
@@ -28,15 +28,15 @@ from tlkit.runs.directory import (
     REJECTION_FILE,
     Run,
     check_apart,
+    check_same_images,
     chosen_place,
     default_out,
     left_as_it_is,
     load_run,
-    refuse_other_pictures,
     state_of,
 )
 from tlkit.runs.old_images import old_task, without_seen
-from tlkit.runs.outputs import evaluate_splits, export_into, leave, maps_of, training_pictures
+from tlkit.runs.outputs import evaluate_splits, export_into, leave, maps_of, training_images
 from tlkit.runs.phases import phases_of
 from tlkit.runs.record import RunRecord, record_of
 from tlkit.runs.results import RunResults
@@ -92,11 +92,11 @@ def train_run(
     distribute: str | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Run:
-    """Trains a classifier on photographs and leaves everything in a run directory.
+    """Trains a classifier on images and leaves everything in a run directory.
 
-    What is left to the run ("auto") is chosen by measurements on training pictures, said, and kept
+    What is left to the run ("auto") is chosen by measurements on training images, said, and kept
     in `run.json` with its reasons. What training will cost is said before it starts. Afterwards the
-    probabilities are calibrated on validation pictures, see `calibrate`, and what was fine-tuned is
+    probabilities are calibrated on validation images, see `calibrate`, and what was fine-tuned is
     held against the head alone by McNemar's test.
 
     The directory holds `model.keras`, `saved_model/`, `class_names.json`, `metrics.json`,
@@ -105,11 +105,11 @@ def train_run(
 
     Args:
         photos: A folder as `load_folder` takes it, or a CSV file as `load_manifest` does.
-        out: The run directory; by default `runs/NAME-N` for pictures called NAME: an unfinished
+        out: The run directory; by default `runs/NAME-N` for images called NAME: an unfinished
             run with the same arguments, else a new one with the next number.
-        from_run: A finished run to go on from: its model, on new pictures of the same classes.
+        from_run: A finished run to go on from: its model, on new images of the same classes.
         backbone: A name of `list_backbones()`; "mobilenet_v2" by default. "auto" compares
-            `backbones` on the training pictures and takes the best of them, or the cheapest of
+            `backbones` on the training images and takes the best of them, or the cheapest of
             those too close to it to call, see `compare_backbones` and `choose_backbone`.
         backbones: What `backbone="auto"` chooses among: "NAME", or "NAME=WEIGHTS_FILE", a list or
             one string with commas; `tlkit.advice.candidates.DEFAULT_BACKBONES` by default.
@@ -120,7 +120,7 @@ def train_run(
         weights: See `build_classifier`: "pretrained", `None` for random ones, or a file.
         image_size: Side of the images in pixels; the backbone's own by default.
         mode: "head" (feature extraction), "fine-tune" (the head, then `unfreeze` too), or "auto":
-            measures how near the pictures are to what the network knows, and does as `recommend`
+            measures how near the images are to what the network knows, and does as `recommend`
             says, the anchor included. With "auto" and `unfreeze` it is "fine-tune"; where `epochs`,
             `learning_rate`, `layer_decay` or `anchor` is named, the head alone is not chosen.
         unfreeze: See `fine_tune`.
@@ -130,17 +130,17 @@ def train_run(
         anchor: With `from_run`: how strongly the weights are held near those of that run, a number
             or "auto", see `choose_anchor`.
         importance: With `anchor`: a method of `estimate_importance` that tells weights apart.
-        old_photos: With `from_run`: pictures of what that run learned, to measure what is
+        old_photos: With `from_run`: images of what that run learned, to measure what is
             forgotten and to estimate importance; those it was trained on by default, where they
             still are.
         augment: See `fine_tune`; with mode="head", the features of four augmented versions of each
             training image are stored.
         class_weight: "balanced" or `None`.
-        reject_unknown: Whether the SavedModel shall also say which pictures are none of the
-            classes, see `fit_rejection`; takes 19 validation pictures.
+        reject_unknown: Whether the SavedModel shall also say which images are none of the
+            classes, see `fit_rejection`; takes 19 validation images.
         batch_size: Images per step.
         seed: Of the split, the initial weights, orders and augmentation; 0 to 2**32 - 1.
-        max_pixels: Pictures with more pixels are left out.
+        max_pixels: Images with more pixels are left out.
         damaged: "keep" or "skip", see `load_folder`.
         resume: Whether a directory that exists may be continued.
         distribute: "auto", "mirrored" or "multi-worker", see `distribution_strategy`; one device by
@@ -153,7 +153,7 @@ def train_run(
 
     Raises:
         ArgumentError: An argument breaks its rule.
-        DataError: The pictures cannot be used.
+        DataError: The images cannot be used.
         WeightsError: The weights cannot be had, or do not fit.
         RunError: `out` cannot be continued, or `from_run` cannot be gone on from.
 
@@ -227,7 +227,7 @@ def make_run(
     if config.from_run is not None:
         parent = load_run(config.spelled("from_run"), "from_run")
     with phase("listing files"):
-        listing = list_pictures(photos, argument="photos")
+        listing = list_images(photos, argument="photos")
     if out is None:
         log(chosen_place(place))
     with phases(phases_of(config)):
@@ -235,9 +235,9 @@ def make_run(
 
 
 def check_run(config: RunConfig, out: str | os.PathLike[str]) -> None:
-    """Raises what `make_run` with these arguments would raise before it looks at the photographs.
+    """Raises what `make_run` with these arguments would raise before it looks at the images.
 
-    For whoever makes the photographs first.
+    For whoever makes the images first.
 
     Raises:
         RunError: `out` cannot be continued or written to.
@@ -271,22 +271,22 @@ def _made(config: RunConfig, listing: Listing, context: RunContext) -> Run:
     data = _load(config, listing, context)
     old = None
     if parent is not None:
-        with context.timer.timed("old photographs"):
+        with context.timer.timed("old images"):
             old = old_task(config, context, data)
     context.log(str(data.report), data.report.headlines)
     record = record_of(config, data)
     if team.is_chief:
-        refuse_other_pictures(context.out, record)
+        check_same_images(context.out, record)
     record = dataclasses.replace(record, choices=context.chosen_before())
     if config.reject_unknown:
         check_can_reject(data)
     elif parent and (parent.path / REJECTION_FILE).is_file():
         context.log(
-            f"{parent.path} says which pictures are none of its classes, and this run will not: "
+            f"{parent.path} says which images are none of its classes, and this run will not: "
             "--reject-unknown lets it say so too"
         )
     with ExitStack() as held:
-        with lost_pictures_named((data.train, data.validation, data.test)):
+        with missing_files_named((data.train, data.validation, data.test)):
             record, data, model = _starting_point(config, record, data, context)
             plan(phases_of(config, config.resolve(record.choices)))
             if team.is_chief:
@@ -298,7 +298,7 @@ def _made(config: RunConfig, listing: Listing, context: RunContext) -> Run:
 
 
 def _load(config: RunConfig, listing: Listing, context: RunContext) -> ImageData:
-    """The pictures; those that an earlier run has seen are in no split that measures."""
+    """The images; those that an earlier run has seen are in no split that measures."""
     parent = context.parent
     with context.timer.timed("data"):
         settings = check_settings(
@@ -317,7 +317,7 @@ def _load(config: RunConfig, listing: Listing, context: RunContext) -> ImageData
 def _starting_point(
     config: RunConfig, record: RunRecord, data: ImageData, context: RunContext
 ) -> "tuple[RunRecord, ImageData, keras.Model]":
-    """Returns the record with what was chosen, the pictures in the model's size, and the model.
+    """Returns the record with what was chosen, the images in the model's size, and the model.
 
     The model is on one device, and choices are the chief's.
     """
@@ -424,7 +424,7 @@ def _measured(
         log(f"a linear probe (the first) and what was fine-tuned (the second): {against_probe}", "")
     rejection = None
     if config.reject_unknown:
-        with timer.timed("rejection of unknown pictures"):
+        with timer.timed("rejection of unknown images"):
             rejection = fit_run_rejection(model, data, context.out)
         log(str(rejection.rejection), "")
         if rejection.tested is not None:
@@ -443,7 +443,7 @@ def _measured(
         rejection=rejection,
         forgotten=forgotten,
         maps=maps,
-        images=training_pictures(data, augmentation),
+        images=training_images(data, augmentation),
         augmentation=augmentation,
     )
 

@@ -1,1 +1,1 @@
-"""A small HTTP server that says what is in a picture."""
+"""A small HTTP server that says what is in an image."""

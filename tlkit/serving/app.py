@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tlkit.errors import DataError
-from tlkit.serving.bodies import Bodies, read_picture, too_busy
+from tlkit.serving.bodies import Bodies, read_image_body, too_busy
 from tlkit.serving.metrics import ServerMetrics
 from tlkit.serving.model import ServedModel, TooManyPixelsError
 from tlkit.serving.origins import ANY, OwnHostOnly, OwnOriginOnly
@@ -29,7 +29,7 @@ REQUESTS = 128
 """Requests beyond these are answered with 503 at once."""
 
 THREADS = 2
-"""So many pictures are decoded at once: a PNG of 32 megapixels took 165 MB meanwhile."""
+"""So many images are decoded at once: a PNG of 32 megapixels took 165 MB meanwhile."""
 
 MODEL_SECONDS = 30.0
 """The longest that an image may wait for its turn and its answer."""
@@ -47,17 +47,17 @@ _SECURITY = {
 def create_app(model: ServedModel, *, max_bytes: int, hosts: Sequence[str] = (ANY,)) -> Starlette:
     """Returns the server's application, of ASGI, which any such server runs.
 
-    `GET /` is a page where one drops a picture; `POST /predict` takes a picture file as its body,
+    `GET /` is a page where one drops an image; `POST /predict` takes an image file as its body,
     or as the one file of a form, and answers in JSON what `ServedModel.answer` returns; `GET
     /health` says the model's classes and the bounds, `GET /ready` whether another image would be
     taken now (else 503), and `GET /metrics` what Prometheus collects. What goes wrong is said in
     JSON too, `{"error": "..."}`, with a status of 4xx: 400 no file, 403 asked for by a page from
-    elsewhere, 408 too slow, 413 too many bytes or pixels, 415 no picture; or with 503 where others
+    elsewhere, 408 too slow, 413 too many bytes or pixels, 415 no image; or with 503 where others
     send too much at once.
 
     Args:
         model: What answers.
-        max_bytes: The most bytes of a picture file.
+        max_bytes: The most bytes of an image file.
         hosts: Names under which the server may be asked; "*" allows any. A server for this
             machine alone names itself, so that no page from elsewhere can reach it by a name of
             its own.
@@ -65,18 +65,18 @@ def create_app(model: ServedModel, *, max_bytes: int, hosts: Sequence[str] = (AN
     bodies, threads = Bodies(REQUESTS, BODIES * max_bytes), CapacityLimiter(THREADS)
     metrics = ServerMetrics(("/", "/page.js", "/health", "/ready", "/metrics", "/predict"))
 
-    def answer(picture: bytes) -> dict[str, Any]:
+    def answer(image: bytes) -> dict[str, Any]:
         with metrics.model_call():
-            return model.answer(picture)
+            return model.answer(image)
 
     async def predict(request: Request) -> Response:
         with bodies.share() as share:
             try:
-                picture = await read_picture(request, max_bytes, share)
+                image = await read_image_body(request, max_bytes, share)
                 async with asyncio.timeout(MODEL_SECONDS), threads:
                     if await request.is_disconnected():
                         return Response(status_code=_CLIENT_LEFT)
-                    said = await to_thread.run_sync(answer, picture, limiter=CapacityLimiter(1))
+                    said = await to_thread.run_sync(answer, image, limiter=CapacityLimiter(1))
             except ClientDisconnect:
                 return Response(status_code=_CLIENT_LEFT)
             except TimeoutError as error:
@@ -172,4 +172,4 @@ async def _say(_: Request, error: HTTPException) -> Response:
 
 async def _say_nothing(_: Request, error: Exception) -> Response:
     """What went wrong inside is logged by the server and is no business of who asked."""
-    return JSONResponse({"error": "The server failed on this picture."}, 500)
+    return JSONResponse({"error": "The server failed on this image."}, 500)

@@ -1,4 +1,4 @@
-"""The picture in the body of a request, read within bounds of bytes and seconds."""
+"""The image in the body of a request, read within bounds of bytes and seconds."""
 
 import asyncio
 import time
@@ -113,11 +113,11 @@ class Share:
         return has_room
 
 
-async def read_picture(request: Request, max_bytes: int, share: Share) -> bytes:
+async def read_image_body(request: Request, max_bytes: int, share: Share) -> bytes:
     """Returns the file that a request sends: as its body, or as the one file of a form.
 
     Args:
-        request: The body is a whole picture file of any `Content-Type`, or
+        request: The body is a whole image file of any `Content-Type`, or
             `multipart/form-data` with one file under any name.
         max_bytes: The most bytes of the file.
         share: Is told what arrives.
@@ -140,12 +140,12 @@ async def read_picture(request: Request, max_bytes: int, share: Share) -> bytes:
             "Send it again."
         )
         raise HTTPException(408, detail) from error
-    picture = await _one_file(request, body) if is_form else body
-    if len(picture) > max_bytes:
+    image = await _one_file(request, body) if is_form else body
+    if len(image) > max_bytes:
         raise _too_large(max_bytes)
-    if not picture:
-        raise HTTPException(400, "The body must be a picture file. Received: nothing.")
-    return picture
+    if not image:
+        raise HTTPException(400, "The body must be an image file. Received: nothing.")
+    return image
 
 
 async def _body(request: Request, allowed: int, max_bytes: int, share: Share) -> bytes:
@@ -190,10 +190,10 @@ def too_busy() -> HTTPException:
     """What is answered where others take all there is."""
     return HTTPException(
         503,
-        "The server is busy with other pictures. Send this one again in some seconds.",
+        "The server is busy with other images. Send this one again in some seconds.",
         headers={"Retry-After": "5"},
     )
 
 
 def _too_large(max_bytes: int) -> HTTPException:
-    return HTTPException(413, f"The picture must have at most {max_bytes:,} bytes. Send a smaller.")
+    return HTTPException(413, f"The image must have at most {max_bytes:,} bytes. Send a smaller.")

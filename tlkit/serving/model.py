@@ -31,7 +31,7 @@ _DAMAGE = (
 
 
 class TooManyPixelsError(DataError):
-    """A picture has more pixels than are decoded here."""
+    """An image has more pixels than are decoded here."""
 
 
 class ServedModel:
@@ -42,12 +42,12 @@ class ServedModel:
     Args:
         folder: A run, an export, or one version of an export: holds the SavedModel, itself or in
             a folder `saved_model`.
-        max_pixels: The most pixels a picture may have; not above what the export allows.
+        max_pixels: The most pixels an image may have; not above what the export allows.
         safe: Whether `model.keras` is taken in Keras's safe mode instead, see `SafeModel`.
 
     Attributes:
         class_names: In the order of the probabilities.
-        max_pixels: The most pixels a picture may have.
+        max_pixels: The most pixels an image may have.
 
     Raises:
         ArgumentError: If `folder` holds no SavedModel that `export_model` wrote.
@@ -63,24 +63,24 @@ class ServedModel:
         self.answer(tf.io.encode_png(tf.zeros((8, 8, 3), tf.uint8)).numpy())  # the first is slow
 
     def answer(self, image_bytes: bytes) -> dict[str, Any]:
-        """Returns what is on a picture, as `Prediction.as_dict` says it, without index and path.
+        """Returns what is on an image, as `Prediction.as_dict` says it, without index and path.
 
-        An export with a rejection also says "known", whether the picture is like those that the
+        An export with a rejection also says "known", whether the image is like those that the
         model was trained on.
 
         Args:
             image_bytes: The whole file.
 
         Raises:
-            TooManyPixelsError: If the picture has more than `max_pixels`.
-            DataError: If it is no picture, or a damaged one.
+            TooManyPixelsError: If the image has more than `max_pixels`.
+            DataError: If it is no image, or a damaged one.
         """
         try:
             pixels, content = _bounded(tf.constant(image_bytes))
             num_pixels = int(pixels)
             if num_pixels > self.max_pixels:
                 raise TooManyPixelsError(
-                    f"The picture must have at most {self.max_pixels:,} pixels. "
+                    f"The image must have at most {self.max_pixels:,} pixels. "
                     f"Received: {num_pixels:,} pixels. Send a smaller one."
                 )
             answers = self._exported.ask(image_bytes=content[tf.newaxis])

@@ -32,11 +32,11 @@ function showAnswer(answer) {
 
 async function ask(file) {
   const mine = ++latest;
-  const picture = byId("picture");
-  URL.revokeObjectURL(picture.src);
-  picture.src = URL.createObjectURL(file);
-  picture.hidden = false;
-  picture.onerror = () => { picture.hidden = true; };
+  const image = byId("image");
+  URL.revokeObjectURL(image.src);
+  image.src = URL.createObjectURL(file);
+  image.hidden = false;
+  image.onerror = () => { image.hidden = true; };
   show(byId("error"), "");
   show(byId("label"), "…");
   byId("shares").replaceChildren();
@@ -49,7 +49,7 @@ async function ask(file) {
   } catch (reason) {
     error = "The server gave no answer: " + reason.message;
   }
-  if (mine !== latest) return; // another picture was dropped meanwhile
+  if (mine !== latest) return; // another image was dropped meanwhile
   show(byId("label"), "");
   show(byId("error"), error);
   if (!error) showAnswer(answer);
@@ -69,7 +69,7 @@ drop.addEventListener("drop", (event) => {
   drop.classList.remove("over");
   if (event.dataTransfer.files.length) ask(event.dataTransfer.files[0]);
 });
-// a picture that misses the box must not take the page's place
+// an image that misses the box must not take the page's place
 for (const kind of ["dragover", "drop"]) {
   window.addEventListener(kind, (event) => event.preventDefault());
 }

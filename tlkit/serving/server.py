@@ -65,7 +65,7 @@ def serve(
     safe: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> None:
-    """Answers over HTTP what is in pictures, until Ctrl-C or SIGTERM.
+    """Answers over HTTP what is in images, until Ctrl-C or SIGTERM.
 
     The port takes connections once the model is loaded. What is in flight when it ends is answered
     first; a second Ctrl-C ends it at once.
@@ -75,8 +75,8 @@ def serve(
         port: Where to listen; 0 takes one that is free.
         host: The address to listen at. Only this machine reaches the default, or "::1"; "0.0.0.0"
             is open to the network, with no password and no encryption.
-        max_megabytes: The most a picture file may have, in 2**20 bytes.
-        max_megapixels: The most a picture may have, in 2**20 pixels.
+        max_megabytes: The most an image file may have, in 2**20 bytes.
+        max_megapixels: The most an image may have, in 2**20 pixels.
         safe: Take `model.keras` in Keras's safe mode instead of the SavedModel, which is a program
             that TensorFlow runs: for models of somebody you do not trust.
         access_log: Whether standard error gets a line for each request.
@@ -105,7 +105,7 @@ def serve(
         address, chosen = listener.getsockname()[:2]
         name = f"[{address}]" if ":" in address else address
         if say:
-            say(f"Open http://{name}:{chosen}/ and drop a picture there; Ctrl-C ends it.")
+            say(f"Open http://{name}:{chosen}/ and drop an image there; Ctrl-C ends it.")
         # uvicorn ends in order, then raises the interrupt once more
         with suppress(KeyboardInterrupt):
             server.run(sockets=[listener])

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tlkit.data.images import ImageSplit
 from tlkit.data.limits import DECODER_VERSION
-from tlkit.data.missing_files import lost_pictures_named
+from tlkit.data.missing_files import missing_files_named
 from tlkit.distribution.workers import check_can_be_shared
 from tlkit.errors import ArgumentError, DataError, TrainingError
 from tlkit.training.frozen import (
@@ -127,7 +127,7 @@ def extract_features(
             f"features of the shape {part.output_shape}. Build it for inputs of one size "
             "(TextVectorization takes output_sequence_length), or train it with fine_tune."
         )
-    with lost_pictures_named([images]):
+    with missing_files_named([images]):
         if not isinstance(images, ImageSplit):
             check_can_be_shared("images", part.workers)
         name = f"{part.signature}-{DECODER_VERSION}"

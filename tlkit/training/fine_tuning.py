@@ -35,7 +35,7 @@ from tlkit.training.stages import (
 from tlkit.training.step import StepHook, hooks_of
 from tlkit.training.tuner import Tuner
 
-# Chosen on validation photographs, see benchmarks/README.md
+# Chosen on validation images, see benchmarks/README.md
 DEFAULT_STEPS = 1000
 DEFAULT_EPOCHS = range(8, 41)
 DEFAULT_LEARNING_RATE = 2e-4

@@ -11,7 +11,7 @@ from tlkit.distribution.shards import WHOLE, Share
 from tlkit.distribution.strategies import strategy_of
 from tlkit.distribution.workers import Workers, check_can_be_shared
 from tlkit.errors import ArgumentError
-from tlkit.evaluation.data_checks import Images, check_images, check_takes_pictures
+from tlkit.evaluation.data_checks import Images, check_images, check_takes_images
 from tlkit.evaluation.dataset_length import num_batches
 from tlkit.models.model_spec import ModelSpec, describe_model
 from tlkit.training.objective import targets_of
@@ -100,7 +100,7 @@ def steps_in_epoch(images: Images) -> int:
 
 
 def _check_classes(spec: ModelSpec, data: ImageData) -> None:
-    check_takes_pictures("data", spec)
+    check_takes_images("data", spec)
     if spec.num_classes != data.num_classes:
         raise ArgumentError(
             f"`model` must have one output per class. Received: {spec.num_outputs} outputs for "

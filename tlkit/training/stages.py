@@ -56,7 +56,7 @@ def gradual_plan(
     The first stage trains the head and the group before it, the last one everything, and there are
     at most four, evenly spaced over the groups. Epochs are shared out evenly, what is left over
     going to the last stages. Rates are halved from stage to stage where one is given: the layers
-    that know most about pictures in general come last and move least.
+    that know most about images in general come last and move least.
 
     Args:
         model: A functional model.

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tlkit.data.images import ImageSplit
-from tlkit.data.missing_files import lost_pictures_named
+from tlkit.data.missing_files import missing_files_named
 from tlkit.distribution.shards import Share, Shared
 from tlkit.distribution.strategies import strategy_of
 from tlkit.errors import ArgumentError, DataError, RunError
@@ -301,7 +301,7 @@ class Tuner:
         if self._checkpoint is not None:
             checkpoint = StageCheckpoint(self._checkpoint, number, record, start, resumed, seconds)
         read = (source.train, source.validation)
-        with lost_pictures_named(read), computed_in(trained, precision):
+        with missing_files_named(read), computed_in(trained, precision):
             return fit_model(
                 trained,
                 batches,

@@ -10,7 +10,7 @@ from html import escape
 from typing import Any, ClassVar
 
 _JOINERS = "\u200c\u200d"
-"""Letters of some scripts and pictures are joined by them; they hide nothing."""
+"""Letters of some scripts and images are joined by them; they hide nothing."""
 
 MAX_LINES = 12
 MAX_COLUMNS = 160

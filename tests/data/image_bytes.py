@@ -1,4 +1,4 @@
-"""Picture files of every kind, as bytes."""
+"""Image files of every kind, as bytes."""
 
 import io
 import struct
@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def drawing(width=90, height=60):
-    """A smooth picture without any symmetry."""
+    """A smooth image without any symmetry."""
     x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
     return Image.fromarray((np.stack([x, y, x * y], axis=-1) * 255).astype(np.uint8))
 

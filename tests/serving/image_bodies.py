@@ -1,4 +1,4 @@
-"""Bodies of requests: pictures, and what only looks like one."""
+"""Bodies of requests: images, and what only looks like one."""
 
 import io
 import struct
@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 
-def picture(form="jpeg", size=(40, 30), seed=0):
+def image(form="jpeg", size=(40, 30), seed=0):
     pixels = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, form)
@@ -28,9 +28,9 @@ def bomb(width=60_000, height=60_000):
 
 
 def bad_bodies(count, max_bytes):
-    """`count` bodies that are no pictures, or damaged or too large ones."""
+    """`count` bodies that are no images, or damaged or too large ones."""
     generator = np.random.default_rng(0)
-    whole = {form: picture(form, (200, 150)) for form in ("jpeg", "png", "gif", "bmp", "webp")}
+    whole = {form: image(form, (200, 150)) for form in ("jpeg", "png", "gif", "bmp", "webp")}
     fixed = [
         b"",
         b"\0",
@@ -45,7 +45,7 @@ def bad_bodies(count, max_bytes):
         b"RIFF\0\0\0\0WEBPVP8 ",
         bomb(),
         b"\xff" * (max_bytes + 1),
-        picture("bmp", (1200, 1200)),
+        image("bmp", (1200, 1200)),
         *(content[: len(content) // 3] for content in whole.values()),
     ]
     yield from fixed[:count]
