@@ -22,7 +22,7 @@ from tlkit.training.rates import LayerwiseAdamW, layer_multipliers
 from tlkit.training.step import hooked
 
 LAST_STAGE = {"vgg16": "block5", "resnet50": "conv5", "mobilenet_v2": 2}
-WHOLE = ("mobilenet_025", "resnet50")
+ONLY_SHARD = ("mobilenet_025", "resnet50")
 EPOCHS, ROUNDS, STEPS = 4, 5, 6
 
 
@@ -120,7 +120,7 @@ def main() -> None:
         data = tlkit.load_folder(temporary, splits=(1.0, 0.0, 0.0))
         for name in LAST_STAGE:
             last_stage(name, data)
-        for name in WHOLE:
+        for name in ONLY_SHARD:
             whole_step(name, data)
 
 

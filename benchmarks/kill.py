@@ -99,19 +99,19 @@ def train(folder: Path, views: int, is_small: bool) -> None:
     for variable in model.trainable_variables:
         variable.regularizer = Anchor(variable)
 
-    def say() -> None:
+    def log() -> None:
         print("step", flush=True)
         time.sleep(PAUSE)
 
-    class Say(keras.callbacks.Callback):
+    class Log(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
-            say()
+            log()
 
     append = FeatureStore.append
 
     def appended(store, keys, rows):
         append(store, keys, rows)
-        say()
+        log()
 
     FeatureStore.append = appended
 
@@ -123,7 +123,7 @@ def train(folder: Path, views: int, is_small: bool) -> None:
         layer_decay=0.7,
         augment="strong",
         views=views,
-        callbacks=[Say()],
+        callbacks=[Log()],
         run_directory=folder,
         cache=folder / "features",
     )
@@ -173,7 +173,7 @@ def go_on(folder: Path, importance: str | None, is_small: bool) -> None:
             mode="head",
         )
 
-    def say(text: str = "") -> None:
+    def log(text: str = "") -> None:
         print("step", flush=True)
         time.sleep(PAUSE)
 
@@ -181,7 +181,7 @@ def go_on(folder: Path, importance: str | None, is_small: bool) -> None:
 
     def kept(callback, epoch, logs=None):
         epoch_end(callback, epoch, logs)
-        say()
+        log()
 
     KeepBest.on_epoch_end = kept
     tlkit.train_run(
@@ -194,7 +194,7 @@ def go_on(folder: Path, importance: str | None, is_small: bool) -> None:
         learning_rate=LEARNING_RATE,
         anchor="auto",
         importance=importance,
-        say=say,
+        log=log,
     )
 
 

@@ -84,8 +84,8 @@ def test_train_announces_its_phases_by_name_and_number(finished):
     ]
     log = (run / "log.txt").read_text()
     assert f"[{len(first)}/{len(first)}] report: " in log
-    assert "head moved by " in log
-    assert "head moved by " not in done.stdout + done.stderr
+    assert "head: weight change " in log
+    assert "head: weight change " not in done.stdout + done.stderr
 
 
 def test_train_chooses_says_why_and_keeps_to_it(tmp_path, photos):

@@ -76,8 +76,8 @@ def check_feature_extraction(names):
 
 def check_fine_tuning(names):
     first, *_, last = names["report"].stages
-    assert first.moved["stage1"] == first.moved["stage2"] == 0.0
-    assert all(last.moved.values())
+    assert first.weight_change["stage1"] == first.weight_change["stage2"] == 0.0
+    assert all(last.weight_change.values())
     assert names["report"].accuracy_after >= names["report"].accuracy_before
 
 

@@ -188,9 +188,9 @@ def tlkit(
 ) -> None:
     """Teach a network that already knows how to see something new: from images to a model."""
     if version:
-        _say(f"tlkit {__version__}")
+        _log(f"tlkit {__version__}")
     elif context.invoked_subcommand is None:
-        _say(context.get_help())
+        _log(context.get_help())
 
 
 @command(rich_help_panel=_TRAINING)
@@ -233,7 +233,7 @@ def evaluate(  # noqa: PLR0917 - typer calls it by name
             run, photos, max_pixels=max_pixels, damaged=damaged, distribute=distribute
         )
     if as_json:
-        _say(json.dumps(report.as_dict(), ensure_ascii=False))
+        _log(json.dumps(report.as_dict(), ensure_ascii=False))
     else:
         _say_report(report)
 
@@ -260,10 +260,10 @@ def predict(
         predictions = predict_with(run, images, safe=safe)
     said = [one for one in predictions if not one.reason]
     if as_json:
-        _say(json.dumps([one.as_dict() for one in said], ensure_ascii=False))
+        _log(json.dumps([one.as_dict() for one in said], ensure_ascii=False))
     else:
         for one in said:
-            _say(str(one))
+            _log(str(one))
     for one in predictions:
         if one.reason:
             print(f"tlkit: {in_line(f'{one.path}: {one.reason}')}", file=sys.stderr)
@@ -330,7 +330,7 @@ def serve(  # noqa: PLR0917 - typer calls it by name
         max_megapixels=max_megapixels,
         access_log=access_log,
         safe=safe,
-        say=_say,
+        log=_log,
     )
     ended()
 
@@ -441,7 +441,7 @@ def compare(  # noqa: PLR0917 - typer calls it by name
         )
     _ = comparison.best  # where there is none, it says why
     if as_json:
-        _say(json.dumps(comparison.as_dict(), ensure_ascii=False))
+        _log(json.dumps(comparison.as_dict(), ensure_ascii=False))
     else:
         _say_report(comparison)
     if plot is not None:
@@ -475,12 +475,12 @@ def cache(
             f"with limit={limit!r} and older_than={older_than!r}. Leave it or these out."
         )
     if clear:
-        _say(str(clear_cache()))
+        _log(str(clear_cache()))
     elif limit is not None or older_than is not None:
         max_bytes = None if limit is None else round(limit * GIGABYTE)
-        _say(str(trim_cache(max_bytes=max_bytes, older_than=older_than)))
+        _log(str(trim_cache(max_bytes=max_bytes, older_than=older_than)))
     else:
-        _say(describe_cache())
+        _log(describe_cache())
 
 
 @command(rich_help_panel=_TRAINING)
@@ -492,7 +492,7 @@ def demo(
     """Run everything once, offline, on handwritten digits."""
     from tlkit.runs.demo import run_demo
 
-    run_demo(out, say=_say)
+    run_demo(out, log=_log)
 
 
 def main() -> None:
@@ -562,14 +562,14 @@ def _group(unfreeze: str | None) -> str | int | None:
 
 def _say_what_came(run: Run, was_finished: bool) -> None:
     if was_finished:
-        _say(left_as_it_is(run.path))
+        _log(left_as_it_is(run.path))
     _say_report(outcome_of(run))
 
 
 def _say_report(report: object) -> None:
     """Says a report in the words of the command that was called."""
-    _say(names_in_options(str(report), _parameters(sys.argv[1:])))
+    _log(names_in_options(str(report), _parameters(sys.argv[1:])))
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     print(visible(text), flush=True)

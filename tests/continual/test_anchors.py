@@ -142,7 +142,7 @@ def test_weight_decay_does_not_move_what_is_anchored(model, data, blind):
         tlkit.fine_tune(model, data, **given)
     held.release()
     report = tlkit.fine_tune(model, data.train.dataset(), **given)
-    assert report.stages[-1].moved["head"] > 0
+    assert report.stages[-1].weight_change["head"] > 0
 
 
 def test_penalty_and_proximal_agree_to_first_order_under_gradient_descent():
@@ -154,7 +154,7 @@ def test_penalty_and_proximal_agree_to_first_order_under_gradient_descent():
     differences = []
     for rate in (1e-2, 1e-3):
         penalised = weight - rate * (gradient + anchor.gradient(weight).numpy())
-        pulled = anchor.pulled(weight - rate * gradient, tf.constant(rate)).numpy()
+        pulled = anchor.proximal_step(weight - rate * gradient, tf.constant(rate)).numpy()
         differences.append(np.abs(penalised - pulled).max() / np.abs(penalised - weight).max())
     assert differences[0] < 0.05
     assert differences[1] < 0.15 * differences[0]
@@ -214,11 +214,11 @@ def test_an_anchor_of_another_model_or_a_released_one_is_refused(model, data):
 
 def test_the_pull_is_the_exact_minimum_and_stable_at_any_strength():
     anchor = tlkit.WeightAnchor(1e6, np.zeros(1, np.float32))
-    pulled = float(anchor.pulled(np.ones(1, np.float32), tf.constant(10.0))[0])
+    pulled = float(anchor.proximal_step(np.ones(1, np.float32), tf.constant(10.0))[0])
     np.testing.assert_allclose(pulled, 1 / (1 + 2e7), atol=1e-7)
     strongest = tlkit.WeightAnchor(1e30, np.zeros(2), np.array([0.0, 1e9], np.float32))
     np.testing.assert_array_equal(
-        strongest.pulled(np.ones(2, np.float32), tf.constant(10.0)), [1, 0]
+        strongest.proximal_step(np.ones(2, np.float32), tf.constant(10.0)), [1, 0]
     )
 
 

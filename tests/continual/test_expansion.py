@@ -101,8 +101,8 @@ def test_old_logits_stay_the_same_to_the_bit_and_so_do_old_weights(grown, pixels
     assert is_same(values(model, names), values(bigger, names))
     assert report.isolate
     assert report.has_grown
-    assert report.moved["old"] == 0.0
-    assert report.moved["new"] > 0.0
+    assert report.weight_change["old"] == 0.0
+    assert report.weight_change["new"] > 0.0
 
 
 def test_growing_brings_what_new_rows_alone_do_not(grown):
@@ -219,7 +219,7 @@ def test_rows_alone_reach_the_target_where_features_suffice():
     assert report.loss_retrained < report.target
     assert report.new_accuracy_retrained == 1.0
     assert report.drift == report.notes == ()
-    assert report.moved["new"] > 0.0
+    assert report.weight_change["new"] > 0.0
 
 
 @pytest.mark.parametrize(
@@ -385,7 +385,7 @@ def test_units_that_no_epoch_improved_stay_where_solved_rows_use_them(pixels, mo
     assert report.has_grown
     assert "rows solved again beside the new units" in str(report)
     assert report.new_accuracy_after > report.new_accuracy_retrained
-    assert report.moved["new"] > 0 == report.moved["old"]
+    assert report.weight_change["new"] > 0 == report.weight_change["old"]
     assert np.array_equal(bigger(pixels)[:, :2], model(pixels))
 
 

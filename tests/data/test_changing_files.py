@@ -10,7 +10,7 @@ import tensorflow as tf
 import tlkit
 from tests.conftest import write_photos
 from tests.data.image_bytes import drawing, encoded
-from tlkit.data import file_checks as verdicts
+from tlkit.data import file_checks as checks
 from tlkit.data import kept_pixels, missing_files
 from tlkit.data.reading import content_digest, read_image
 from tlkit.errors import DataError
@@ -57,7 +57,7 @@ def test_an_image_that_is_put_back_meanwhile_is_noticed_all_the_same(data, model
     path = data.train.paths[0]
     original = read_image(path)
     shutil.copy(data.train.paths[-1], path)
-    check = verdicts.check_files
+    check = checks.check_files
 
     def put_back(paths, **options):
         with open(path, "wb") as file:
@@ -96,8 +96,8 @@ def test_a_pipe_is_not_waited_for_where_python_reads(tmp_path):
     os.mkfifo(pipe)
     with pytest.raises(DataError, match=r"must be a regular file.*neither a file nor a folder"):
         read_image(pipe)
-    verdict = verdicts.check_file(str(pipe), lambda content: pytest.fail("decoded"))
-    assert verdict == verdicts.Verdict(reason="neither a file nor a folder", is_lasting=False)
+    checked = checks.check_file(str(pipe), lambda content: pytest.fail("decoded"))
+    assert checked == checks.FileCheck(reason="neither a file nor a folder", is_lasting=False)
 
 
 def test_what_is_read_has_the_digest_that_is_wanted(tmp_path):

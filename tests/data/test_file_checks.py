@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from tests.data.image_bytes import with_scans
-from tlkit.data import file_checks as verdicts
-from tlkit.data.file_checks import Verdict, check_files
+from tlkit.data import file_checks as checks
+from tlkit.data.file_checks import FileCheck, check_files
 from tlkit.data.headers import JPEG_SCANS, PNG_TEXTS
 
 
@@ -35,12 +35,12 @@ def test_a_file_found_sound_before_there_were_bounds_is_looked_at_anew(
     path = tmp_path / name
     path.write_bytes(content())
     given = {"max_pixels": 2**20, "root": tmp_path / "cache"}
-    sound = Verdict("0" * 64, path.suffix[1:].upper(), 8, 8)
+    sound = FileCheck("0" * 64, path.suffix[1:].upper(), 8, 8)
     with monkeypatch.context() as before:
-        before.setattr(verdicts, "INDEX_NAME", "verdicts-3.sqlite")
-        before.setattr(verdicts, "_check_all", lambda paths, _: iter([sound] * len(paths)))
+        before.setattr(checks, "INDEX_NAME", "verdicts-3.sqlite")
+        before.setattr(checks, "_check_all", lambda paths, _: iter([sound] * len(paths)))
         assert check_files([str(path)], **given) == [sound]
-        before.setattr(verdicts, "_check_all", lambda paths, _: iter(paths[:0]))
+        before.setattr(checks, "_check_all", lambda paths, _: iter(paths[:0]))
         assert check_files([str(path)], **given) == [sound]  # it is remembered
-    (verdict,) = check_files([str(path)], **given)
-    assert reason in verdict.reason
+    (checked,) = check_files([str(path)], **given)
+    assert reason in checked.reason

@@ -13,7 +13,7 @@ import tlkit
 from tests.conftest import write_photos
 from tests.data.image_bytes import drawing, encoded, photograph, png_claiming, sixteen_bit_png
 from tlkit.data import decoding, listing
-from tlkit.data import file_checks as verdicts
+from tlkit.data import file_checks as checks
 from tlkit.data.folders import load_listing
 from tlkit.data.settings import check_settings
 from tlkit.errors import ArgumentError, DataError
@@ -139,9 +139,9 @@ def test_the_pixel_bound_can_be_set(tmp_path):
 def test_the_second_start_opens_no_file(messy, monkeypatch):
     first = tlkit.load_folder(messy, image_size=16)
     checked = []
-    real = verdicts.check_file
+    real = checks.check_file
     monkeypatch.setattr(
-        verdicts, "check_file", lambda path, decoder: checked.append(path) or real(path, decoder)
+        checks, "check_file", lambda path, decoder: checked.append(path) or real(path, decoder)
     )
     second = tlkit.load_folder(messy, image_size=16)
     assert not checked
@@ -154,7 +154,7 @@ def test_the_second_start_opens_no_file(messy, monkeypatch):
 
 
 def test_many_threads_at_once_make_tensorflow_warn_of_nothing(photos, monkeypatch, caplog):
-    monkeypatch.setattr(verdicts.os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(checks.os, "cpu_count", lambda: 16)
     monkeypatch.setattr(tf.get_logger(), "propagate", True)
     max_pixels = 12_345_678  # a bound of its own, whose decoder no other test has made
     data = tlkit.load_folder(photos, image_size=32, max_pixels=max_pixels)
@@ -174,29 +174,29 @@ def test_a_file_whose_times_were_set_back_is_checked_anew(photos):
 
 def test_another_version_of_the_decoder_checks_anew(photos, monkeypatch):
     tlkit.inspect_folder(photos)
-    monkeypatch.setattr(verdicts, "DECODER_VERSION", "another")
+    monkeypatch.setattr(checks, "DECODER_VERSION", "another")
     checked = []
-    real = verdicts.check_file
+    real = checks.check_file
     monkeypatch.setattr(
-        verdicts, "check_file", lambda path, decoder: checked.append(path) or real(path, decoder)
+        checks, "check_file", lambda path, decoder: checked.append(path) or real(path, decoder)
     )
     tlkit.inspect_folder(photos)
     assert len(checked) == 60
 
 
 def test_what_was_checked_is_remembered_although_the_user_stops(photos, monkeypatch):
-    real, checked = verdicts.check_file, []
+    real, checked = checks.check_file, []
 
     def stopping(path, decoder):
         if path.endswith("red/005.jpg"):
             raise KeyboardInterrupt
         return real(path, decoder)
 
-    monkeypatch.setattr(verdicts, "check_file", stopping)
+    monkeypatch.setattr(checks, "check_file", stopping)
     with pytest.raises(KeyboardInterrupt):
         tlkit.inspect_folder(photos)
     monkeypatch.setattr(
-        verdicts, "check_file", lambda path, decoder: checked.append(path) or real(path, decoder)
+        checks, "check_file", lambda path, decoder: checked.append(path) or real(path, decoder)
     )
     tlkit.inspect_folder(photos)
     assert len(checked) == 25
@@ -207,8 +207,8 @@ def test_a_file_that_may_not_be_read_is_not_remembered(photos, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("builtins.open", refuse)
-    verdict = verdicts.check_file(str(photos / "red" / "000.jpg"), lambda content: (1, 1, "", 0))
-    assert verdict == verdicts.Verdict(reason="permission denied", is_lasting=False)
+    checked = checks.check_file(str(photos / "red" / "000.jpg"), lambda content: (1, 1, "", 0))
+    assert checked == checks.FileCheck(reason="permission denied", is_lasting=False)
 
 
 def test_files_of_a_folder_that_may_not_be_entered_are_skipped(photos, monkeypatch):

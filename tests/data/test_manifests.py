@@ -8,7 +8,7 @@ import pytest
 import tlkit
 from tests.conftest import write_photos
 from tests.data.image_bytes import drawing, encoded
-from tlkit.data import file_checks as verdicts
+from tlkit.data import file_checks as checks
 from tlkit.data.manifests import list_images
 from tlkit.errors import ArgumentError, DataError
 
@@ -91,7 +91,7 @@ def test_damaged_copied_and_contradictory_images_are_reported(photos):
 
 def test_what_was_checked_once_is_remembered(photos, monkeypatch):
     tlkit.load_folder(photos, image_size=8)
-    monkeypatch.setattr(verdicts, "check_file", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(checks, "check_file", lambda *_: pytest.fail("decoded again"))
     tlkit.load_manifest(write_manifest(photos.parent / "m.csv", absolute(photos)), image_size=8)
 
 

@@ -118,23 +118,23 @@ def test_a_run_is_not_distributed_in_a_way_that_there_is_none(tmp_path):
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 20])
-def test_shares_of_a_split_are_whole_and_disjoint(number):
+def test_shards_of_a_split_are_whole_and_disjoint(number):
     split = jobs.images().train
     whole = list(split.dataset(shuffle=True, epochs=range(2), first_batch=1))
-    shares = [
-        list(split.dataset(shuffle=True, epochs=range(2), first_batch=1, share=(i, number)))
+    shards = [
+        list(split.dataset(shuffle=True, epochs=range(2), first_batch=1, shard=(i, number)))
         for i in range(number)
     ]
     for step, (images, labels) in enumerate(whole):
-        for index, share in enumerate(shares):
-            np.testing.assert_array_equal(share[step][0], images[index::number])
-            np.testing.assert_array_equal(share[step][1], labels[index::number])
-    assert {len(share) for share in shares} == {len(whole)}
+        for index, shard in enumerate(shards):
+            np.testing.assert_array_equal(shard[step][0], images[index::number])
+            np.testing.assert_array_equal(shard[step][1], labels[index::number])
+    assert {len(shard) for shard in shards} == {len(whole)}
 
 
-def test_a_share_that_cannot_be_is_refused():
-    with pytest.raises(ArgumentError, match="`share` must be"):
-        jobs.images().train.dataset(share=(2, 2))
+def test_a_shard_that_cannot_be_is_refused():
+    with pytest.raises(ArgumentError, match="`shard` must be"):
+        jobs.images().train.dataset(shard=(2, 2))
 
 
 def test_two_devices_of_one_machine_do_what_one_does(tmp_path):

@@ -254,7 +254,7 @@ def test_shapes_that_are_not_known_are_those_of_the_first_batch():
     images = check_images("data", unknown, classifier())
     assert [spec.shape.as_list() for spec in images.element_spec] == [[None, 12, 12, 3], [None]]
     report = tlkit.fine_tune(classifier(), unknown, unfreeze="all", epochs=1)
-    assert report.stages[-1].moved["head"] > 0
+    assert report.stages[-1].weight_change["head"] > 0
     grey = check_images("data", unknown.map(lambda x, y: (x[..., 0], y)), classifier((12, 12, 1)))
     assert [one.shape[1:] for one, _ in grey] == [(12, 12, 1)] * 3
 
@@ -265,7 +265,7 @@ def test_whole_numbers_train_as_the_floats_that_they_are():
     model = keras.Model(inputs, layers.Dense(3)(x))
     dataset = batches(PIXELS.astype("uint8"), LABELS)
     report = tlkit.fine_tune(model, dataset, unfreeze="all", epochs=1)
-    assert report.stages[-1].moved["head"] > 0
+    assert report.stages[-1].weight_change["head"] > 0
 
 
 def test_a_later_batch_of_another_shape_is_named():

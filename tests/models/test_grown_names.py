@@ -1,6 +1,6 @@
 import pytest
 
-from tlkit.models.grown_names import GrownName, take_apart
+from tlkit.models.grown_names import GrownName, parse_name
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from tlkit.models.grown_names import GrownName, take_apart
     ],
 )
 def test_names_are_taken_apart_and_put_together(name, expected):
-    found = take_apart(name, ["fc", "fc__depthwise", name])
+    found = parse_name(name, ["fc", "fc__depthwise", name])
     assert found == expected
     assert str(found) == name
     assert found.is_plain == (name == "fc")
@@ -28,4 +28,4 @@ def test_names_are_taken_apart_and_put_together(name, expected):
     "name", ["fc__depthwise", "fc__grown", "fc_grown1", "other__grown1", "__sum"]
 )
 def test_other_names_are_plain(name):
-    assert take_apart(name, ["fc", name]) == GrownName(name)
+    assert parse_name(name, ["fc", name]) == GrownName(name)

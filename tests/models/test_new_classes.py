@@ -314,11 +314,11 @@ def test_a_grown_model_trains_like_any_other():
     grown = widen_layer(add_classes(model, ["blue"]), "stage3_block3_1_conv", 100)
     before = weights_of(model)
     report = tlkit.train_head(grown, data)
-    assert report.stages[0].moved["head"] > 0 == report.stages[0].moved["stage3"]
+    assert report.stages[0].weight_change["head"] > 0 == report.stages[0].weight_change["stage3"]
     batches = tf.data.Dataset.from_tensor_slices((images, labels)).batch(20)
     report = tlkit.fine_tune(grown, batches, unfreeze="stage3", epochs=1)
-    assert report.stages[-1].moved["stage3"] > 0
-    assert report.stages[-1].moved["stage2"] == 0
+    assert report.stages[-1].weight_change["stage3"] > 0
+    assert report.stages[-1].weight_change["stage2"] == 0
     assert are_equal(before, weights_of(model))
     assert newest_classes(grown) == 1
     trained = set_trainable(grown, "head")

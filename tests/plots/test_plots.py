@@ -293,7 +293,7 @@ def test_reliability_of_reports(tmp_path):
 
 
 def moved_stage(name, moved, *groups):
-    return SimpleNamespace(name=name, moved=moved, trainable=SimpleNamespace(groups=groups))
+    return SimpleNamespace(name=name, weight_change=moved, trainable=SimpleNamespace(groups=groups))
 
 
 @pytest.mark.parametrize("num_stages", [0, 1, 2, 7])
@@ -314,7 +314,7 @@ def test_drift(tmp_path, num_stages):
 @pytest.mark.parametrize("change", [0.001, 0.025, 0.05, 0.09, 0.3])
 def test_drift_of_one_group_has_a_scale_wherever_it_lies(change):
     trainable = SimpleNamespace(groups=("head",))
-    stage = SimpleNamespace(name="head", moved={"head": change}, trainable=trainable)
+    stage = SimpleNamespace(name="head", weight_change={"head": change}, trainable=trainable)
     panel = training_plots.plot_drift(SimpleNamespace(stages=[stage])).axes[0]
     low, high = panel.get_xlim()
     assert any(low <= tick <= high for tick in panel.get_xticks())

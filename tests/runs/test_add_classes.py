@@ -45,7 +45,7 @@ def made(tmp_path_factory):
         old, out=folder / "run", mode="head", backbone="resnet8", weights=None, batch_size=16
     )
     said = []
-    grown = add_classes_run(run.path, new, out=folder / "run2", exemplars=4, say=said.append)
+    grown = add_classes_run(run.path, new, out=folder / "run2", exemplars=4, log=said.append)
     return folder, run, grown, said
 
 
@@ -138,7 +138,7 @@ def test_without_exemplars_nothing_is_replayed_and_the_cost_is_said(made, tmp_pa
     folder, run, _, _ = made
     said = []
     grown = add_classes_run(
-        run.path, folder / "new", out=tmp_path / "none", exemplars=0, say=said.append
+        run.path, folder / "new", out=tmp_path / "none", exemplars=0, log=said.append
     )
     growth = grown.record["growth"]
     assert growth["num_replayed"] == 0
@@ -209,7 +209,7 @@ def test_a_second_addition_finds_the_images_of_all_runs_before(made, copied):
     (copied / "run2" / REJECTION_FILE).touch()
     said = []
     third = add_classes_run(
-        copied / "run2", photos, out=copied / "run3", exemplars=3, say=said.append
+        copied / "run2", photos, out=copied / "run3", exemplars=3, log=said.append
     )
     assert third.record["growth"]["num_old"] == grown.metrics["test"]["num_images"]
     assert third.record["growth"]["old_before"] == grown.metrics["test"]["accuracy"]
@@ -235,7 +235,7 @@ def test_aligning_is_measured(made, tmp_path):
     folder, run, _, _ = made
     said = []
     aligned = add_classes_run(
-        run.path, folder / "new", out=tmp_path / "aligned", align=True, say=said.append
+        run.path, folder / "new", out=tmp_path / "aligned", align=True, log=said.append
     )
     assert aligned.record["growth"]["unaligned"] == [1.0, 1.0]
     assert "before weights were aligned: old 100.0 %, new 100.0 %" in said[-1]
@@ -252,7 +252,7 @@ def test_a_finished_run_is_left_as_it_is_and_other_arguments_are_refused(made):
     before = (grown.path / "run.json").stat().st_mtime_ns
     said = []
     arguments = {"out": grown.path, "exemplars": 4}
-    again = add_classes_run(run.path, folder / "new", **arguments, say=said.append)
+    again = add_classes_run(run.path, folder / "new", **arguments, log=said.append)
     assert "finished already" in said[0]
     assert again.metrics == grown.metrics
     assert (grown.path / "run.json").stat().st_mtime_ns == before
@@ -313,7 +313,7 @@ def test_a_known_image_under_another_class_is_left_out(made, tmp_path):
     photos = shutil.copytree(folder / "new", tmp_path / "photos")
     shutil.copy(folder / "old" / "a" / "000.jpg", photos / "c" / "wrong.jpg")
     said = []
-    other = add_classes_run(run.path, photos, out=tmp_path / "run", exemplars=4, say=said.append)
+    other = add_classes_run(run.path, photos, out=tmp_path / "run", exemplars=4, log=said.append)
     assert other.record["data"] == grown.record["data"]
     assert "Conflicts" in said[0]
     assert "a, in the earlier run" in said[0]

@@ -30,7 +30,7 @@ def record_in(folder):
 def test_the_backbone_is_chosen_among_those_that_can_be_had(tmp_path, photos):
     said = []
     arguments = {"backbone": "auto", "backbones": CANDIDATES, "mode": "head", **ARGUMENTS}
-    run = tlkit.train_run(photos, out=tmp_path / "run", **arguments, say=said.append)
+    run = tlkit.train_run(photos, out=tmp_path / "run", **arguments, log=said.append)
     given, choice = run.record["arguments"], run.record["choices"]["backbone"]
     assert given["backbone"] == "auto"
     assert given["backbones"][:2] == ["resnet20", "resnet20=none"]
@@ -47,7 +47,7 @@ def test_the_backbone_is_chosen_among_those_that_can_be_had(tmp_path, photos):
     card = (run.path / "model_card.md").read_text(encoding="utf-8")
     assert "The network is resnet20, from" in card
     again = []
-    tlkit.train_run(photos, out=run.path, **arguments, say=again.append)
+    tlkit.train_run(photos, out=run.path, **arguments, log=again.append)
     assert "finished already" in again[0]
 
 
@@ -77,7 +77,7 @@ def test_a_continued_run_keeps_to_its_choices(tmp_path, photos, monkeypatch):
     monkeypatch.setattr("tlkit.advice.backbones.compare_backbones", refuse)
     monkeypatch.setattr("tlkit.advice.similarity.measure_similarity", refuse)
     said = []
-    run = tlkit.train_run(photos, **arguments, say=said.append)
+    run = tlkit.train_run(photos, **arguments, log=said.append)
     assert run.record["choices"] == begun["choices"]
     assert sum("chosen when this run began" in line for line in said) == 2
     assert run.load_model().input_shape[1:3] == tuple(begun["image_size"])
@@ -131,7 +131,7 @@ def test_few_images_are_for_the_head_and_nothing_is_measured(tmp_path, monkeypat
     photos = write_photos(tmp_path / "photos", {"green": 12, "red": 12})
     said = []
     run = tlkit.train_run(
-        photos, out=tmp_path / "run", backbone="resnet20", say=said.append, **ARGUMENTS
+        photos, out=tmp_path / "run", backbone="resnet20", log=said.append, **ARGUMENTS
     )
     assert run.record["arguments"]["mode"] == "auto"
     assert run.record["choices"]["mode"]["arguments"] == {"mode": "head"}
@@ -199,7 +199,7 @@ def test_where_the_groups_are_named_nothing_is_left_to_choose(photos):
 def test_enough_images_are_fine_tuned_and_held(tmp_path, photos):
     said = []
     run = tlkit.train_run(
-        photos, out=tmp_path / "run", backbone="resnet20", epochs=1, say=said.append, **ARGUMENTS
+        photos, out=tmp_path / "run", backbone="resnet20", epochs=1, log=said.append, **ARGUMENTS
     )
     choice = run.record["choices"]["mode"]
     assert choice["arguments"] == {"mode": "fine-tune", "unfreeze": 3, "anchor": 0.001}

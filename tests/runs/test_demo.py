@@ -40,12 +40,12 @@ def test_a_place_that_is_taken_is_refused_before_a_digit_is_written(tmp_path, pl
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(tlkit.RunError, match="`out` must be"):
-        demo.run_demo(tmp_path / place, say=print)
+        demo.run_demo(tmp_path / place, log=print)
     assert [path.name for path in tmp_path.rglob("*")] == ["mine", "thesis.txt"]
 
 
 def test_images_of_the_users_are_not_taken_for_the_demos(tmp_path):
     (tmp_path / "run-photos").mkdir()
     with pytest.raises(tlkit.RunError, match="must leave room for the demo's images"):
-        demo.run_demo(tmp_path / "run", say=print)
+        demo.run_demo(tmp_path / "run", log=print)
     assert not (tmp_path / "run").exists()

@@ -47,7 +47,7 @@ def test_an_anchor_is_told_of_and_holds(old, turned, tmp_path):
             learning_rate=1e-2,
             anchor=anchor,
             importance=anchor and "mas",
-            say=said.append,
+            log=said.append,
         )
         assert any("--reject-unknown lets it say so too" in line for line in said)
         moved[name] = later.metrics["stages"][-1]["moved"]["stage3"]
@@ -119,7 +119,7 @@ def given_to_training(monkeypatch, photos, until="train_model", **arguments):
     with monkeypatch.context() as patched:
         patched.setattr(f"tlkit.runs.train.{until}", stop)
         with pytest.raises(KeyboardInterrupt):
-            train_run(photos, say=said.append, **arguments)
+            train_run(photos, log=said.append, **arguments)
     return (*given, said)
 
 

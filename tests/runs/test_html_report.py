@@ -210,7 +210,7 @@ def test_what_trained_is_said(tmp_path):
     assert "head 2.3 s" in text
     assert "fine-tune 3 min 33 s" in text
     assert "101,285 of 219,829 parameters, in 2 layers, were free to move, for 2 epochs." in text
-    assert "conv5frozendid not move" in text
+    assert "conv5frozenunchanged" in text
     assert "headtrained150 %" in text
     assert written(tmp_path).count('alt="Relative change of the weights') == 1
 
@@ -458,10 +458,10 @@ def test_the_kept_epoch_is_said(tmp_path):
 def test_weights_that_were_put_back_are_told_from_frozen_ones(tmp_path):
     first, second = page().training.stages
     moved, was = {"conv5": 0.0, "head": 0.0}, {"conv5": 0.0, "head": 0.25}
-    stages = (first, dataclasses.replace(second, moved=moved, put_back=was))
+    stages = (first, dataclasses.replace(second, weight_change=moved, put_back=was))
     text = text_of(written(tmp_path, training=TrainingReport(stages, 0.84, 0.84, 100)))
     assert "headtrained25 %, put back" in text
-    assert "conv5traineddid not move" in text
+    assert "conv5trainedunchanged" in text
 
 
 def test_colours_follow_the_readers_choice_and_images_are_not_lazy(tmp_path, images):

@@ -75,7 +75,7 @@ def test_a_run_goes_on_from_a_manifest_and_measures_what_it_forgets(finished, tm
     more = write_photos(tmp_path / "more", {"green": 30, "red": 30}, seed=1)
     said = []
     again = tlkit.train_run(
-        manifest_of(more), out=tmp_path / "run", from_run=run.path, mode="head", say=said.append
+        manifest_of(more), out=tmp_path / "run", from_run=run.path, mode="head", log=said.append
     )
     assert again.class_names == run.class_names
     assert "old_task" in again.metrics

@@ -43,7 +43,7 @@ def tuned(tmp_path_factory, photos_with_errors):
         unfreeze="stage3",
         epochs=1,
         reject_unknown=True,
-        say=said.append,
+        log=said.append,
         **ARGUMENTS,
     )
     return run, "\n".join(said)
@@ -122,7 +122,7 @@ def test_probabilities_are_calibrated_in_all_that_is_exported(
     monkeypatch.setattr("tlkit.runs.train.train_model", too_sure)
     said = []
     run = train_run(
-        photos_with_errors, out=tmp_path / "run", mode="head", say=said.append, **ARGUMENTS
+        photos_with_errors, out=tmp_path / "run", mode="head", log=said.append, **ARGUMENTS
     )
     calibration = run.metrics["calibration"]
     assert calibration["temperature"] > 5

@@ -24,8 +24,8 @@ def with_workers(is_chief, from_chief):
 def test_a_worker_is_told_the_run_of_the_chief():
     sent = []
     chief = with_workers(True, lambda content: sent.append(content) or content)
-    assert chief.told(RUN) is RUN
+    assert chief.broadcast_run(RUN) is RUN
     worker = with_workers(False, lambda content: sent[0])
-    assert worker.told(None) == RUN
+    assert worker.broadcast_run(None) == RUN
     nothing = with_workers(False, lambda content: json.dumps(None).encode())
-    assert nothing.told(None) is None
+    assert nothing.broadcast_run(None) is None

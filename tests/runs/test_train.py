@@ -81,7 +81,7 @@ def test_a_finished_run_is_left_as_it_is(finished):
     photos, run = finished
     before = (run.path / "run.json").stat().st_mtime_ns
     said = []
-    again = tlkit.train_run(photos, out=run.path, mode="head", **ARGUMENTS, say=said.append)
+    again = tlkit.train_run(photos, out=run.path, mode="head", **ARGUMENTS, log=said.append)
     assert (run.path / "run.json").stat().st_mtime_ns == before
     assert again.metrics == run.metrics
     assert "finished already" in said[0]

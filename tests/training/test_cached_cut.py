@@ -44,7 +44,7 @@ def test_stored_activations_train_as_the_whole_graph_does(photos, monkeypatch):
 
 def test_the_whole_model_moves_only_above_the_cut(data):
     model, stage = tuned(data, augment="none")
-    assert stage.moved["stage2"] == 0.0
+    assert stage.weight_change["stage2"] == 0.0
     assert model.count_params() == classifier(data).count_params()
     images = next(iter(data.validation.dataset()))[0]
     assert model(images).shape == (len(images), 2)

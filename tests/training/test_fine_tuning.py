@@ -27,11 +27,11 @@ def test_the_groups_that_were_named_move_and_no_other(data):
     report = tlkit.fine_tune(model, noise, unfreeze="stage3", epochs=2, patience=2)
     stage = report.stages[-1]
     if not any("kept" in note for note in stage.notes):
-        assert stage.moved["stage3"] > 0
+        assert stage.weight_change["stage3"] > 0
     assert [stage.name for stage in report.stages] == ["head", "fine-tune"]
     after = weights_by_group(model)
     for group in ("stage1", "stage2"):
-        assert stage.moved[group] == 0.0
+        assert stage.weight_change[group] == 0.0
         for a, b in zip(before[group], after[group], strict=True):
             np.testing.assert_array_equal(a, b)
 
@@ -92,8 +92,8 @@ def test_all_groups_move_without_validation(data):
     model = classifier(data)
     train = data.train.dataset(shuffle=True)
     report = tlkit.fine_tune(model, train, unfreeze="all", epochs=1)
-    assert set(report.stages[-1].moved) == {"stage1", "stage2", "stage3", "head"}
-    assert all(change > 0 for change in report.stages[-1].moved.values())
+    assert set(report.stages[-1].weight_change) == {"stage1", "stage2", "stage3", "head"}
+    assert all(change > 0 for change in report.stages[-1].weight_change.values())
     assert report.accuracy_after is None
     assert any("no validation images" in note for note in report.stages[-1].notes)
 

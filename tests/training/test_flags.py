@@ -271,7 +271,7 @@ def test_a_frozen_weight_that_moves_all_the_same_is_an_error(data):
             bias.assign_add(np.ones(bias.shape))
 
     before = weights_by_layer(model)
-    with pytest.raises(tlkit.TrainingError, match=r"must not move, and block2_conv1/bias did"):
+    with pytest.raises(tlkit.TrainingError, match=r"must not change, and block2_conv1/bias did"):
         tlkit.fine_tune(model, data, callbacks=[Moving()], **FAST)
     assert not moved_layers(before, model)
     assert not WatchedWeights(model).loose

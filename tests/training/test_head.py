@@ -35,7 +35,7 @@ def test_every_head_learns_and_only_the_head_moves(data, arguments):
     for group, weights in before.items():
         same = all(np.array_equal(a, b) for a, b in zip(weights, after[group], strict=True))
         assert same == (group != "head"), group
-        assert (report.stages[0].moved[group] == 0.0) == (group != "head")
+        assert (report.stages[0].weight_change[group] == 0.0) == (group != "head")
     assert report.accuracy_after == 1.0 == accuracy_live(model, data.validation)
     assert accuracy_live(model, data.test) == 1.0
     assert bool(report.stages[0].history) == ("hidden" in arguments)

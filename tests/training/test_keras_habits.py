@@ -148,7 +148,7 @@ def test_a_text_classifier_is_fine_tuned_like_any_other():
         learning_rate=1e-2,
     )
     assert report.accuracy_after == 1.0
-    assert all(report.stages[-1].moved.values()) or any(
+    assert all(report.stages[-1].weight_change.values()) or any(
         "kept" in n for n in report.stages[-1].notes
     )
 
@@ -169,7 +169,7 @@ def test_mixed_precision_ends_with_the_training(data, precision, tmp_path):
     )
     assert seen == [precision.removeprefix("mixed_"), "float32"]
     assert [layer.dtype_policy.name for layer in model.layers] == policies
-    assert all(report.stages[-1].moved[name] for name in ("stage2", "stage3", "head"))
+    assert all(report.stages[-1].weight_change[name] for name in ("stage2", "stage3", "head"))
     assert {variable.dtype for variable in model.trainable_variables} == {"float32"}
     model.save(tmp_path / "model.keras")
     assert "mixed" not in keras.saving.load_model(tmp_path / "model.keras").to_json()

@@ -42,7 +42,7 @@ def test_a_layer_that_is_called_twice_trains_like_any_other(data):
     stage = report.stages[-1]
     assert any({"first", "twice"} <= set(group.layers) for group in tlkit.layer_groups(model))
     assert "twice" in stage.trainable.layers
-    assert all(change > 0 for change in stage.moved.values())
+    assert all(change > 0 for change in stage.weight_change.values())
     for a, b in zip(before, model.get_layer("twice").get_weights(), strict=True):
         assert not np.array_equal(a, b)
 
@@ -57,7 +57,7 @@ def test_below_the_first_group_that_trains_it_stays_as_it_is(data, augment, said
     ).stages[-1]
     assert any(said in note for note in stage.notes)
     (frozen,) = stage.trainable.frozen_groups
-    assert stage.moved[frozen] == 0.0
+    assert stage.weight_change[frozen] == 0.0
     for a, b in zip(before[frozen], weights_by_group(model)[frozen], strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -109,7 +109,7 @@ def test_a_sequential_model_is_fine_tuned_like_any_other(data):
         ]
     )
     report = tlkit.fine_tune(model, data.train.dataset(), unfreeze="all", epochs=1)
-    assert all(change > 0 for change in report.stages[-1].moved.values())
+    assert all(change > 0 for change in report.stages[-1].weight_change.values())
     stored = tlkit.fine_tune(model, data, unfreeze="head", epochs=2, augment="none").stages[-1]
     assert any("stored activations" in note for note in stored.notes)
 
@@ -128,8 +128,8 @@ def test_a_nested_backbone_has_its_own_groups(data):
         ("all", [True, True, True, True]),
     ):
         stage = tlkit.fine_tune(model, data.train.dataset(), unfreeze=unfreeze, epochs=1).stages[-1]
-        assert list(stage.moved) == ["stage1", "stage2", "stage3", "head"]
-        assert [change > 0 for change in stage.moved.values()] == expected
+        assert list(stage.weight_change) == ["stage1", "stage2", "stage3", "head"]
+        assert [change > 0 for change in stage.weight_change.values()] == expected
 
 
 def test_a_layer_that_leaves_a_size_open_has_the_one_that_it_gives():
@@ -141,8 +141,8 @@ def test_a_layer_that_leaves_a_size_open_has_the_one_that_it_gives():
     values = np.random.default_rng(0).normal(size=(32, 12, 8)).astype("float32")
     labels = (values.mean(axis=(1, 2)) > 0).astype(int)
     dataset = tf.data.Dataset.from_tensor_slices((values, labels)).batch(16)
-    assert tlkit.train_head(model, dataset).stages[0].moved["head"] > 0
-    moved = tlkit.fine_tune(model, dataset, unfreeze="all", epochs=1).stages[-1].moved
+    assert tlkit.train_head(model, dataset).stages[0].weight_change["head"] > 0
+    moved = tlkit.fine_tune(model, dataset, unfreeze="all", epochs=1).stages[-1].weight_change
     assert all(change > 0 for change in moved.values())
 
 

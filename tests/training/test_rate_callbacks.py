@@ -30,7 +30,7 @@ class Watch(keras.callbacks.Callback):
 
     def __init__(self, whole):
         super().__init__()
-        self.whole, self.rates, self.moved = whole, [], []
+        self.whole, self.rates, self.weight_change = whole, [], []
 
     def on_train_batch_begin(self, batch, logs=None):
         self.before = weights_by_group(self.whole)
@@ -38,7 +38,7 @@ class Watch(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         after = weights_by_group(self.whole)
         self.rates.append(float(self.model.optimizer.learning_rate))
-        self.moved.append(
+        self.weight_change.append(
             {
                 name: max(np.abs(a - b).max() for a, b in zip(values, after[name], strict=True))
                 for name, values in self.before.items()
@@ -69,7 +69,9 @@ def tuned(data, precision, *callbacks):
 
 def assert_each_group_moved_at_its_own_rate(watch):
     steps = [  # loss scaling leaves out those in which float16 overflowed
-        (rate, moved) for rate, moved in zip(watch.rates, watch.moved, strict=True) if moved["head"]
+        (rate, moved)
+        for rate, moved in zip(watch.rates, watch.weight_change, strict=True)
+        if moved["head"]
     ]
     assert steps[-1][0] == watch.rates[-1]
     for rate, moved in steps:

@@ -99,7 +99,7 @@ def test_layer_decay_moves_lower_groups_less(data):
         report = tlkit.fine_tune(
             model, data.train.dataset(), unfreeze="all", epochs=1, layer_decay=decay
         )
-        moved[decay] = report.stages[-1].moved
+        moved[decay] = report.stages[-1].weight_change
     assert moved[0.1]["stage1"] < 0.01 * moved[1.0]["stage1"]
     assert moved[0.1]["head"] > 0.1 * moved[1.0]["head"]
 

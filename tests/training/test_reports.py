@@ -1,8 +1,9 @@
-"""What a report says of groups that moved, stayed, or were put back."""
+"""What a report says of groups that changed, stayed, or were put back."""
 
 from dataclasses import asdict
 
 import numpy as np
+import pytest
 
 import tlkit
 from tlkit.training.reports import StageReport, TrainingReport
@@ -17,8 +18,8 @@ def stage(**given):
 
 def test_a_group_that_was_put_back_is_said_to_have_moved():
     text = str(stage(put_back={"stage1": 0.0, "stage2": 0.0, "stage3": 0.031, "head": 0.2}))
-    assert "stage3 moved by 3.1 %, and its weights were put back" in text
-    assert "stage3 did not move" not in text
+    assert "stage3: weight change 3.1 %, and its weights were put back" in text
+    assert "unchanged: stage3" not in text
     assert "stage1" in text
 
 
@@ -27,6 +28,15 @@ def test_it_is_written_down_and_read_again():
     assert StageReport.from_dict(asdict(report)) == report
     older = {name: value for name, value in asdict(report).items() if name != "put_back"}
     assert StageReport.from_dict(older).put_back == {}
+    oldest = {**asdict(report), "moved": report.weight_change}
+    del oldest["weight_change"]
+    assert StageReport.from_dict(oldest) == report
+
+
+def test_the_old_name_of_the_weight_change_still_reads():
+    report = stage()
+    with pytest.deprecated_call(match="`moved` is called `weight_change` now"):
+        assert report.moved == report.weight_change
 
 
 def test_the_accuracy_that_decided_is_named_first():
@@ -47,8 +57,8 @@ def test_training_that_is_put_back_reports_both(data):
         model, data, unfreeze="head", epochs=1, learning_rate=1e-3, weight_decay=0.0
     )
     (only,) = report.stages
-    assert only.moved["head"] == 0.0
+    assert only.weight_change["head"] == 0.0
     assert only.put_back["head"] > 0.0
     assert only.put_back["stage1"] == 0.0
-    assert "head moved by" in str(only)
+    assert "head: weight change" in str(only)
     assert np.isfinite(report.accuracy_after)

@@ -67,7 +67,9 @@ def test_the_report_of_a_resumed_training_is_whole(data, tmp_path, monkeypatch):
     _, report = tune(data, tmp_path)
     assert [stage.name for stage in report.stages] == ["head", "fine-tune", "fine-tune"]
     assert [len(stage.history) for stage in report.stages[1:]] == [2, 2]
-    assert [report.stages[1].moved[name] for name in ("stage1", "stage2", "stage3")] == [0.0] * 3
+    assert [report.stages[1].weight_change[name] for name in ("stage1", "stage2", "stage3")] == [
+        0.0
+    ] * 3
     assert report.accuracy_after is not None
 
 

@@ -23,8 +23,12 @@ def test_each_stage_trains_its_groups_and_no_other(data):
     assert second.trainable.groups == ("stage2", "stage3", "head")
     assert [len(stage.history) for stage in report.stages] == [1, 2]
     assert [stage.kept_epoch for stage in report.stages] == [1, 2]  # the last: nothing measures
-    assert {name for name, change in first.moved.items() if change} == {"head"}
-    assert {name for name, change in second.moved.items() if change} == {"stage2", "stage3", "head"}
+    assert {name for name, change in first.weight_change.items() if change} == {"head"}
+    assert {name for name, change in second.weight_change.items() if change} == {
+        "stage2",
+        "stage3",
+        "head",
+    }
     for a, b in zip(before["stage1"], weights_by_group(model)["stage1"], strict=True):
         np.testing.assert_array_equal(a, b)
 

@@ -75,7 +75,9 @@ def test_text_trains_and_is_measured_as_images_are(name):
     assert report.accuracy_after == 1.0
     assert tlkit.evaluate(model, dataset).accuracy == 1.0
     tuned = tlkit.fine_tune(model, dataset, validation=dataset, unfreeze="all", epochs=1)
-    assert set(tuned.stages[-1].moved) == {group.name for group in tlkit.layer_groups(model)}
+    assert set(tuned.stages[-1].weight_change) == {
+        group.name for group in tlkit.layer_groups(model)
+    }
 
 
 def test_features_of_text_are_what_the_model_computes_and_are_stored_once():
@@ -151,7 +153,9 @@ def test_counted_words_of_a_column_train(mode, hidden):
         (stage,) = report.stages
         assert not stage.history  # it was solved
         tuned = tlkit.fine_tune(model, dataset, validation=dataset, unfreeze="all", epochs=2)
-        assert tuned.stages[-1].moved.keys() == {group.name for group in tlkit.layer_groups(model)}
+        assert tuned.stages[-1].weight_change.keys() == {
+            group.name for group in tlkit.layer_groups(model)
+        }
         assert tuned.accuracy_after == tlkit.evaluate(model, dataset).accuracy
         assert calibrate(model, dataset).num_images == 48
 
@@ -211,7 +215,7 @@ def test_a_head_that_reads_texts_of_any_length_trains_within_the_whole_graph():
     report = tlkit.fine_tune(model, dataset, validation=dataset, unfreeze="all", epochs=2)
     (stage,) = report.stages  # nothing could be solved on stored features
     assert len(stage.history) == 2
-    assert all(change > 0 for change in stage.moved.values())
+    assert all(change > 0 for change in stage.weight_change.values())
     assert report.accuracy_after == tlkit.evaluate(model, dataset).accuracy
     with pytest.raises(tlkit.ArgumentError, match=r"features of one size.* output_sequence_length"):
         tlkit.train_head(model, dataset)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import tlkit
-from tlkit.data.file_checks import INDEX_NAME, VERDICTS_FOLDER
+from tlkit.data.file_checks import FILE_CHECKS_FOLDER, INDEX_NAME
 from tlkit.training.store import FEATURES_FOLDER, FeatureStore
 from tlkit.utils import cache as cache_module
 from tlkit.utils.cache import (
@@ -43,7 +43,7 @@ def test_the_environment_moves_the_cache(tmp_path, monkeypatch):
 
 
 def test_the_cache_knows_every_folder_that_is_used():
-    assert {FEATURES_FOLDER, VERDICTS_FOLDER} < set(FOLDERS)
+    assert {FEATURES_FOLDER, FILE_CHECKS_FOLDER} < set(FOLDERS)
 
 
 def test_clearing_says_how_much_it_removed(tmp_path):
@@ -228,7 +228,7 @@ def locked(monkeypatch):
 
 
 def test_a_locked_index_of_images_is_worked_without_and_named(photos, locked):
-    index = cache_folder(VERDICTS_FOLDER) / INDEX_NAME
+    index = cache_folder(FILE_CHECKS_FOLDER) / INDEX_NAME
     locked(index)
     report = tlkit.inspect_folder(photos)
     assert report.counts == {"green": {"all": 30}, "red": {"all": 30}}
@@ -239,13 +239,13 @@ def test_a_locked_index_of_images_is_worked_without_and_named(photos, locked):
 
 
 def test_an_index_of_images_that_cannot_be_opened_is_worked_without_and_named(photos):
-    (cache_folder(VERDICTS_FOLDER) / INDEX_NAME).mkdir()
+    (cache_folder(FILE_CHECKS_FOLDER) / INDEX_NAME).mkdir()
     (note,) = tlkit.inspect_folder(photos).notes
     assert INDEX_NAME in note
 
 
 def test_a_damaged_index_of_images_is_made_anew(photos):
-    index = cache_folder(VERDICTS_FOLDER) / INDEX_NAME
+    index = cache_folder(FILE_CHECKS_FOLDER) / INDEX_NAME
     index.write_bytes(b"junk" * 1000)
     assert tlkit.inspect_folder(photos).notes == ()
     with closing(sqlite3.connect(index)) as connection:

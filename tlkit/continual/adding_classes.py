@@ -12,7 +12,7 @@ from tlkit.continual.exemplars import (
     DEFAULT_NUM_EXEMPLARS,
     Exemplars,
     choose_from_each,
-    first_others,
+    unseen_rows,
 )
 from tlkit.continual.head_features import below_head, computed, newest_rows, put_rows, read_by_head
 from tlkit.continual.new_rows import solve_new_rows
@@ -31,7 +31,7 @@ from tlkit.models.trainable import note_as_left, set_flag
 from tlkit.training.features import extract_features
 from tlkit.training.frozen import FrozenPart
 from tlkit.training.reports import StageReport
-from tlkit.training.weight_change import relative_movement, weights_by_group
+from tlkit.training.weight_change import relative_weight_change, weights_by_group
 
 STAGE_NAME = "new classes"
 
@@ -164,7 +164,7 @@ def learn_classes(
             continue
         own = [memory[name]] if name in memory else []
         known = np.concatenate([features[found.labels == label], *own])
-        more = first_others(earlier[name], known, replay.exemplars - sum(map(len, own)))
+        more = unseen_rows(earlier[name], known, replay.exemplars - sum(map(len, own)))
         if len(more):
             memory[name] = np.concatenate([*own, more])
             from_stored[name] = len(more)
@@ -197,11 +197,11 @@ def learn_classes(
         name=STAGE_NAME,
         trainable=_let_train(grown, layers),
         history=(),
-        moved=relative_movement(before, weights_by_group(grown)),
+        weight_change=relative_weight_change(before, weights_by_group(grown)),
         seconds=time.perf_counter() - started,
         num_forward_passes=passes,
         notes=(
-            f"only the {len(new_names)} new rows moved; old logits are as they were",
+            f"only the {len(new_names)} new rows changed; old logits are unchanged",
             f"{num_replayed} stored features of old images replayed",
             f"features in {found.precision}: {found.store.path}",
             solution.note,

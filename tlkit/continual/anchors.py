@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tlkit.continual.weight_anchor import Together, WeightAnchor, anchors_in, check_strength
+from tlkit.continual.weight_anchor import RegularizerSum, WeightAnchor, anchors_in, check_strength
 from tlkit.errors import ArgumentError, as_tuple, check_choice, did_you_mean
 from tlkit.models.graph import check_model, parameters
 from tlkit.models.groups import group_layers, layer_groups
@@ -140,7 +140,7 @@ class Anchor(StepHook):
             return
         for variable, rate in zip(variables, rates, strict=True):
             if (anchor := self._anchors.get(id(variable))) is not None:
-                variable.assign(tf.cast(anchor.pulled(variable, rate), variable.dtype))
+                variable.assign(tf.cast(anchor.proximal_step(variable, rate), variable.dtype))
 
     def __str__(self) -> str:
         lines = [f"  {group}: {penalty:.4g}" for group, penalty in self.penalties().items()]
@@ -234,7 +234,7 @@ def anchor_weights(
         for pairs in held.values():
             for variable, anchor in pairs:
                 before = variable.regularizer
-                variable.regularizer = anchor if before is None else Together(before, anchor)
+                variable.regularizer = anchor if before is None else RegularizerSum(before, anchor)
     return Anchor(held, strength=float(strength), mode=mode, notes=notes)
 
 
@@ -353,9 +353,9 @@ def _without(
 ) -> keras.regularizers.Regularizer | None:
     if regularizer is anchor:
         return None
-    if not isinstance(regularizer, Together):
+    if not isinstance(regularizer, RegularizerSum):
         return regularizer
     left = [
         one for one in (_without(r, anchor) for r in (regularizer.first, regularizer.second)) if one
     ]
-    return Together(*left) if len(left) == 2 else (left[0] if left else None)
+    return RegularizerSum(*left) if len(left) == 2 else (left[0] if left else None)

@@ -134,7 +134,7 @@ def choose_from_each(
     return found
 
 
-def first_others(stored: np.ndarray, known: np.ndarray, num: int) -> np.ndarray:
+def unseen_rows(stored: np.ndarray, known: np.ndarray, num: int) -> np.ndarray:
     """Returns the first `num` stored rows that are of other images than some known rows.
 
     Args:
@@ -144,8 +144,8 @@ def first_others(stored: np.ndarray, known: np.ndarray, num: int) -> np.ndarray:
 
     Example:
         >>> import numpy as np
-        >>> from tlkit.continual.exemplars import first_others
-        >>> first_others(np.array([[1.0], [2.0], [3.0]]), np.array([[2.0]]), 5).tolist()
+        >>> from tlkit.continual.exemplars import unseen_rows
+        >>> unseen_rows(np.array([[1.0], [2.0], [3.0]]), np.array([[2.0]]), 5).tolist()
         [[1.0], [3.0]]
     """
     is_other = [

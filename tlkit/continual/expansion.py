@@ -34,7 +34,7 @@ from tlkit.distribution.strategies import check_one_device
 from tlkit.evaluation.metrics import evaluate
 from tlkit.models.multiply_adds import count_multiply_adds
 from tlkit.models.surgery import add_classes, newest_classes
-from tlkit.training.weight_change import relative_movement
+from tlkit.training.weight_change import relative_weight_change
 
 DEFAULT_THRESHOLD = 0.1
 DEFAULT_SPARSITY = 0.05
@@ -177,7 +177,7 @@ def expand(
         "seed": seed,
     }
     drift: tuple[LayerDrift, ...] = ()
-    done = _Grown(grown, moved=relative_movement(as_added, weights_by_age(grown, first)))
+    done = _Grown(grown, relative_weight_change(as_added, weights_by_age(grown, first)))
     if retrained.loss > wanted:
         probe = {**settings, "epochs": probe_epochs}
         drift = probe_drift(grown, data, strength=strength, settings=probe)
@@ -213,7 +213,7 @@ def expand(
         removed=done.removed,
         trained=tuple(layer.name for layer in grown.layers if layer.trainable_variables),
         num_trained=sum(prod(variable.shape) for variable in grown.trainable_variables),
-        moved=done.moved,
+        weight_change=done.weight_change,
         num_parameters_before=model.count_params(),
         num_parameters_after=grown.count_params(),
         multiply_adds_before=count_multiply_adds(model),
@@ -230,7 +230,7 @@ class _Grown:
     """The network as far as it has come, and what the report says of the way."""
 
     model: keras.Model
-    moved: Mapping[str, float]
+    weight_change: Mapping[str, float]
     added: Mapping[str, int] = field(default_factory=dict)
     removed: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -259,7 +259,7 @@ def _trained(
     if solved is None and not is_better:
         note = "neither an epoch nor rows solved were better with the new units: they are removed"
         return replace(before, added=added, removed=added, notes=(*before.notes, note))
-    moved = relative_movement(as_widened, weights_by_age(wider, first))
+    moved = relative_weight_change(as_widened, weights_by_age(wider, first))
     smaller, removed, notes = without_dead_units(wider, first, validation)
     if solved is not None:
         notes = [solved, *notes]

@@ -11,7 +11,7 @@ from tlkit.continual.expansion_reports import LayerDrift
 from tlkit.continual.expansion_steps import fit_task, task_model
 from tlkit.data.images import ImageData
 from tlkit.models.graph import with_nested
-from tlkit.models.layer_spec import SEPARABLE, Composition, read
+from tlkit.models.layer_spec import SEPARABLE, GraphSpec, read
 from tlkit.models.rebuild import build
 from tlkit.models.surgery import widenable_layers
 from tlkit.models.trainable import set_flag
@@ -41,18 +41,18 @@ def probe_drift(
     )
 
 
-def incoming_weights(composition: Composition, name: str) -> list[np.ndarray]:
+def incoming_weights(graph_spec: GraphSpec, name: str) -> list[np.ndarray]:
     """Returns the incoming weights of each unit of a layer, those of all its parts.
 
     Biases are not among them. Of a separable convolution they are those of its 1x1 part, as the
     depthwise one belongs to what it reads.
     """
-    (call,) = (call for call in composition.calls if call.name == name)
+    (call,) = (call for call in graph_spec.calls if call.name == name)
     units: list[np.ndarray] = []
     for part in call.parts:
         kernels = [
-            keras.ops.convert_to_numpy(_kernel_of(piece.operation))
-            for (_, own), piece in sorted(call.pieces.items(), key=lambda item: item[0])
+            keras.ops.convert_to_numpy(_kernel_of(layer_spec.operation))
+            for (_, own), layer_spec in sorted(call.layer_specs.items(), key=lambda item: item[0])
             if own == part
         ]
         rows = [kernel.reshape(-1, kernel.shape[-1]) for kernel in kernels]
@@ -77,7 +77,7 @@ def drift_of(name: str, before: Sequence[np.ndarray], after: Sequence[np.ndarray
 def first_sizes(grown: keras.Model) -> dict[str, int]:
     """Returns how many units each layer that can be widened had at the start."""
     names = set(widenable_layers(grown))
-    return {c.name: c.piece.num_units for c in read(grown).calls if c.name in names}
+    return {c.name: c.layer_spec.num_units for c in read(grown).calls if c.name in names}
 
 
 def sizes_of(

@@ -55,7 +55,7 @@ class ExpansionReport(ShownAsText):
         removed: How many of these fell to zero and went.
         trained: Names of the layers that trained, all of them new, and train still.
         num_trained: Values in their weights.
-        moved: How far "new" and "old" weights came, |after - before| / |before| over all of them,
+        weight_change: Of "new" and of "old" weights, |after - before| / |before| over all of them,
             since the units were added (without any, since the new rows were); 0.0 only where no bit
             changed.
         num_parameters_before: Values in all weights.
@@ -81,7 +81,7 @@ class ExpansionReport(ShownAsText):
     removed: Mapping[str, int]
     trained: tuple[str, ...]
     num_trained: int
-    moved: Mapping[str, float]
+    weight_change: Mapping[str, float]
     num_parameters_before: int
     num_parameters_after: int
     multiply_adds_before: int
@@ -124,8 +124,9 @@ class ExpansionReport(ShownAsText):
         else:
             lines.append("old classes: accuracy not measured, there is no `old_data`")
         lines.append(
-            f"{self.num_trained:,} parameters train, in {len(self.trained)} new layers; moved: new "
-            f"{self.moved['new']:.3g}, old {self.moved['old']:.3g}"
+            f"{self.num_trained:,} parameters train, in {len(self.trained)} new layers; "
+            f"weight change: new {self.weight_change['new']:.3g}, "
+            f"old {self.weight_change['old']:.3g}"
         )
         lines.append(
             f"parameters {self.num_parameters_before:,} to {self.num_parameters_after:,}, "

@@ -12,7 +12,7 @@ from tlkit.continual.group_sparsity import GroupSparsity
 from tlkit.continual.head_features import newest_rows, put_rows
 from tlkit.continual.new_rows import solve_new_rows
 from tlkit.data.images import ImageData, ImageSplit
-from tlkit.distribution.shards import Share
+from tlkit.distribution.shards import Shard
 from tlkit.errors import ArgumentError
 from tlkit.evaluation.metrics import evaluate
 from tlkit.models.grown_names import GrownName
@@ -195,13 +195,15 @@ class NewUnits:
 def new_units(grown: keras.Model, first: int) -> list[NewUnits]:
     """Returns the units that were added since the classes of call `first`, input side first."""
     found = []
-    composition = read(grown)
-    for call in composition.calls:
+    graph_spec = read(grown)
+    for call in graph_spec.calls:
         for part in call.parts if call.mixes_units and not call.joined else ():
             if part <= first:
                 continue
-            own = [piece.operation for (_, n), piece in call.pieces.items() if n == part]
-            reach = reach_of(composition, call.name, part)
+            own = [
+                layer_spec.operation for (_, n), layer_spec in call.layer_specs.items() if n == part
+            ]
+            reach = reach_of(graph_spec, call.name, part)
             layers = [*own, *reach.scaled]
             group = tuple(v for layer in layers for v in layer.trainable_variables)
             kernels = tuple(layer.kernel for layer in own)
@@ -275,20 +277,20 @@ def fit_task(
     train = data.train
     seed_random_layers(task, seed)
 
-    def starting_at(epoch: int, step: int, share: Share) -> Any:
+    def starting_at(epoch: int, step: int, shard: Shard) -> Any:
         batches = train.dataset(
             shuffle=True,
             augment=augment,
             epochs=range(epoch, _MAX_EPOCHS),
             first_batch=step,
-            share=share,
+            shard=shard,
         )
         return with_targets(batches, task)
 
     fitted = fit_model(
         task,
         Batches(starting_at, steps_in_epoch(train)),
-        None if held_out is None else lambda share: batches_of(held_out, task, share=share),
+        None if held_out is None else lambda shard: batches_of(held_out, task, shard=shard),
         optimizer=keras.optimizers.Adam(learning_rate),
         loss=loss_of(task),
         metrics=metrics_of(task),

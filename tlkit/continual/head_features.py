@@ -25,8 +25,8 @@ def read_by_head(model: keras.Model) -> list[keras.KerasTensor]:
         [(None, 96)]
     """
     tensors: dict[int, keras.KerasTensor] = {}
-    for (part, _), piece in sorted(_head(model).pieces.items(), key=lambda item: item[0]):
-        tensors.setdefault(part, flat_tensor(model, piece.operation.input))
+    for (part, _), layer_spec in sorted(_head(model).layer_specs.items(), key=lambda item: item[0]):
+        tensors.setdefault(part, flat_tensor(model, layer_spec.operation.input))
     return list(tensors.values())
 
 
@@ -35,8 +35,8 @@ def newest_rows(grown: keras.Model) -> list[keras.layers.Dense]:
 
     The first has the bias.
     """
-    newest, pieces = newest_classes(grown), _head(grown).pieces
-    return [pieces[key].operation for key in sorted(pieces) if key[1] == newest]
+    newest, layer_specs = newest_classes(grown), _head(grown).layer_specs
+    return [layer_specs[key].operation for key in sorted(layer_specs) if key[1] == newest]
 
 
 def put_rows(layers: Sequence[keras.layers.Dense], kernel: np.ndarray, bias: np.ndarray) -> None:

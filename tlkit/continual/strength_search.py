@@ -42,7 +42,7 @@ def search_strength(
     trials, notes = [free], []
     if free.drift <= 0:
         notes.append(
-            "the anchored weights did not move without an anchor (they are frozen, or the model "
+            "the anchored weights did not change without an anchor (they are frozen, or the model "
             "before training was best): the penalty is zero whatever its strength"
         )
         return tuple(trials), 1.0, tuple(notes)

@@ -75,7 +75,7 @@ class WeightAnchor(keras.regularizers.Regularizer):
         """Returns 2 * strength * importance * (w - reference), the gradient of the penalty."""
         return 2.0 * self.strength * self._weighed(self.difference(x))
 
-    def pulled(self, x: Any, rate: tf.Tensor) -> tf.Tensor:
+    def proximal_step(self, x: Any, rate: tf.Tensor) -> tf.Tensor:
         """Returns the weight after a proximal step of size `rate`.
 
         (w + rate * s * importance * reference) / (1 + rate * s * importance) with s = 2 * strength:
@@ -108,8 +108,9 @@ class WeightAnchor(keras.regularizers.Regularizer):
         return values if self.importance is None else self.importance.value * values
 
 
-@keras.saving.register_keras_serializable("tlkit")
-class Together(keras.regularizers.Regularizer):
+# Under the name that models saved with earlier versions hold
+@keras.saving.register_keras_serializable("tlkit", name="Together")
+class RegularizerSum(keras.regularizers.Regularizer):
     """The sum of two regularizers of one weight."""
 
     def __init__(
@@ -136,7 +137,7 @@ class Together(keras.regularizers.Regularizer):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "Together":
+    def from_config(cls, config: dict[str, Any]) -> "RegularizerSum":
         """Makes it again of what `get_config` returned."""
         return cls(**{name: keras.regularizers.get(one) for name, one in config.items()})
 
@@ -153,7 +154,7 @@ def check_strength(strength: float) -> None:
 
 def anchors_in(regularizer: keras.regularizers.Regularizer | None) -> list[WeightAnchor]:
     """Returns the anchors in a weight's regularizer, oldest first."""
-    if isinstance(regularizer, Together):
+    if isinstance(regularizer, RegularizerSum):
         return anchors_in(regularizer.first) + anchors_in(regularizer.second)
     return [regularizer] if isinstance(regularizer, WeightAnchor) else []
 

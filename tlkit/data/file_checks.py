@@ -35,7 +35,7 @@ CHECKED_SIZE = (32, 32)
 """Small, so that large JPEG files are decoded at a fraction of their size, and no smaller: what has
 less than its fourfold pixels is decoded in the fewest steps."""
 
-VERDICTS_FOLDER = "files"
+FILE_CHECKS_FOLDER = "files"
 INDEX_NAME = "verdicts-4.sqlite"
 """Another number for another schema, and where other files are refused than before, whose pixels
 stay as they are (for those there is `DECODER_VERSION`): old indexes are left alone."""
@@ -52,7 +52,7 @@ CREATE TABLE IF NOT EXISTS verdicts (
 
 
 @dataclass(frozen=True)
-class Verdict:
+class FileCheck:
     """What is known of one file; `reason` is empty if it can be used.
 
     `warning` is what the decoder says of one that it decodes although it is damaged, `checksum`
@@ -80,10 +80,10 @@ def check_files(
     max_pixels: int,
     root: str | os.PathLike[str] | None = None,
     notes: list[str] | None = None,
-) -> list[Verdict]:
-    """Returns a verdict for each file, decoding those that none is remembered for.
+) -> list[FileCheck]:
+    """Checks each file, decoding those of which no check is remembered.
 
-    That is done in parallel, with a progress bar. A verdict holds for a path as long as the file
+    That is done in parallel, with a progress bar. A check holds for a path as long as the file
     keeps its size and its times of change, for one version of the decoder, and for one bound.
     Where nothing can be looked up or remembered (another process holds the index), every file is
     decoded.
@@ -94,31 +94,31 @@ def check_files(
         root: The cache's folder, as `cache_folder` takes it.
         notes: Is told if nothing can be looked up or remembered.
     """
-    file = cache_folder(VERDICTS_FOLDER, root) / INDEX_NAME
+    file = cache_folder(FILE_CHECKS_FOLDER, root) / INDEX_NAME
     states = [_state(path) for path in paths]
-    verdicts: list[Verdict | None] = [None] * len(paths)
+    checks: list[FileCheck | None] = [None] * len(paths)
     is_usable = False
     with working_without(file, notes), closing(open_index(file, SCHEMA)) as index:
-        verdicts = [
+        checks = [
             _recall(index, path, state, max_pixels)
             for path, state in zip(paths, states, strict=True)
         ]
         is_usable = True
-    unknown = [row for row, verdict in enumerate(verdicts) if verdict is None]
+    unknown = [row for row, checked in enumerate(checks) if checked is None]
     done = 0
     try:
-        checks = _check_all([paths[row] for row in unknown], max_pixels)
-        for row, verdict in zip(unknown, checks, strict=True):
-            verdicts[row] = verdict
+        new_checks = _check_all([paths[row] for row in unknown], max_pixels)
+        for row, checked in zip(unknown, new_checks, strict=True):
+            checks[row] = checked
             done += 1
     finally:  # also when the user stops it half way
         if is_usable and done:
             with working_without(file, notes), closing(open_index(file, SCHEMA)) as index:
                 index.execute("BEGIN IMMEDIATE")
                 for row in unknown[:done]:
-                    _remember(index, paths[row], states[row], max_pixels, verdicts[row])
+                    _remember(index, paths[row], states[row], max_pixels, checks[row])
                 index.execute("COMMIT")
-    return [verdict for verdict in verdicts if verdict is not None]
+    return [checked for checked in checks if checked is not None]
 
 
 @contextmanager
@@ -134,7 +134,7 @@ def working_without(file: Path, notes: list[str] | None) -> Iterator[None]:
             )
 
 
-def _check_all(paths: list[str], max_pixels: int) -> Iterator[Verdict]:
+def _check_all(paths: list[str], max_pixels: int) -> Iterator[FileCheck]:
     if not paths:
         return
     pool = ThreadPoolExecutor(os.cpu_count())
@@ -147,16 +147,16 @@ def _check_all(paths: list[str], max_pixels: int) -> Iterator[Verdict]:
 
 def _check_listening(
     paths: list[str], decoder: Decoder, pool: ThreadPoolExecutor
-) -> Iterator[Verdict]:
-    """Yields the verdicts on files; those that a decoder spoke of are decoded again, one by one."""
+) -> Iterator[FileCheck]:
+    """Yields the checks of files; those that a decoder spoke of are decoded again, one by one."""
     for start in range(0, len(paths), FILES_TOGETHER):
         some = paths[start : start + FILES_TOGETHER]
-        found: list[Verdict] = []
+        found: list[FileCheck] = []
         stopped: BaseException | None = None
         with listening() as heard:
             try:
-                for verdict in pool.map(lambda path: check_file(path, decoder), some):
-                    found.append(verdict)
+                for checked in pool.map(lambda path: check_file(path, decoder), some):
+                    found.append(checked)
             except BaseException as error:  # raised below, behind what was found
                 stopped = error
         yield from _told_apart(some, found, heard.lines, decoder)
@@ -165,15 +165,15 @@ def _check_listening(
 
 
 def _told_apart(
-    paths: list[str], verdicts: list[Verdict], lines: tuple[str, ...], decoder: Decoder
-) -> list[Verdict]:
-    """Returns the verdicts with what libjpeg said of each, and passes on what it did not say."""
+    paths: list[str], checks: list[FileCheck], lines: tuple[str, ...], decoder: Decoder
+) -> list[FileCheck]:
+    """Returns the checks with what libjpeg said of each, and passes on what it did not say."""
     left = Counter(without_log(lines))
     logged = Counter(lines) - left
     told = []
-    for path, verdict in zip(paths, verdicts, strict=False):
-        if verdict.format != "jpeg" or not left:
-            told.append(verdict)
+    for path, checked in zip(paths, checks, strict=False):
+        if checked.format != "jpeg" or not left:
+            told.append(checked)
             continue
         with listening() as heard:
             again = check_file(path, decoder)
@@ -187,7 +187,7 @@ def _told_apart(
     return told
 
 
-def check_file(path: str, decoder: Decoder) -> Verdict:
+def check_file(path: str, decoder: Decoder) -> FileCheck:
     """Reads one file, and decodes it unless its first bytes already rule that out.
 
     Args:
@@ -201,18 +201,18 @@ def check_file(path: str, decoder: Decoder) -> Verdict:
             name, reason = recognise(head, path)
             if reason:
                 known = known_to_pillow(file) if reason == NOT_AN_IMAGE else ""
-                return Verdict(reason=pillow_advice(known) if known else reason)
+                return FileCheck(reason=pillow_advice(known) if known else reason)
             image_bytes = head + file.read()
     except PermissionError:
-        return Verdict(reason="permission denied", is_lasting=False)
+        return FileCheck(reason="permission denied", is_lasting=False)
     except DataError:  # since it was listed
-        return Verdict(reason="neither a file nor a folder", is_lasting=False)
+        return FileCheck(reason="neither a file nor a folder", is_lasting=False)
     except OSError as error:
-        return Verdict(reason=f"cannot be read: {error.strerror}", is_lasting=False)
+        return FileCheck(reason=f"cannot be read: {error.strerror}", is_lasting=False)
     height, width, reason, checksum = decoder(image_bytes)
     reason = reason.replace("{}", name.upper(), 1)
     digest = content_digest(image_bytes)
-    return Verdict(digest, name, height, width, reason, checksum=checksum)
+    return FileCheck(digest, name, height, width, reason, checksum=checksum)
 
 
 @cache
@@ -290,7 +290,7 @@ def _state(path: str) -> State | None:
 
 def _recall(
     index: sqlite3.Connection, path: str, state: State | None, max_pixels: int
-) -> Verdict | None:
+) -> FileCheck | None:
     if state is None:
         return None
     row = index.execute(
@@ -302,7 +302,7 @@ def _recall(
     if row is None:
         return None
     digest, name, height, width, reason, warning, checksum = row
-    return Verdict(digest, name, height, width, reason, warning=warning, checksum=checksum)
+    return FileCheck(digest, name, height, width, reason, warning=warning, checksum=checksum)
 
 
 def _remember(
@@ -310,12 +310,12 @@ def _remember(
     path: str,
     state: State | None,
     max_pixels: int,
-    verdict: Verdict | None,
+    checked: FileCheck | None,
 ) -> None:
-    if state is None or verdict is None or not verdict.is_lasting:
+    if state is None or checked is None or not checked.is_lasting:
         return
     key = (os.path.abspath(path), DECODER_VERSION, max_pixels, *state)
-    size = (verdict.height, verdict.width)
-    said = (verdict.reason, verdict.warning, verdict.checksum)
-    row = (verdict.digest, verdict.format, *size, *said)
+    size = (checked.height, checked.width)
+    said = (checked.reason, checked.warning, checked.checksum)
+    row = (checked.digest, checked.format, *size, *said)
     index.execute(f"REPLACE INTO verdicts VALUES ({', '.join('?' * 13)})", key + row)

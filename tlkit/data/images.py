@@ -15,6 +15,7 @@ from tlkit.data.image_source import ImageSource
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.settings import check_image_size
 from tlkit.errors import ArgumentError, check_choice, check_count, some_of
+from tlkit.utils.renamed import renamed_argument
 from tlkit.utils.text_repr import ShownAsText
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ class ImageSplit(ShownAsText):
             for group, digest in zip(groups, self.digests, strict=True)
         )
 
+    @renamed_argument("share", "shard")
     def dataset(
         self,
         shuffle: bool | None = None,
@@ -120,7 +122,7 @@ class ImageSplit(ShownAsText):
         indices: np.ndarray | None = None,
         batch_size: int | None = None,
         first_batch: int = 0,
-        share: tuple[int, int] = (0, 1),
+        shard: tuple[int, int] = (0, 1),
         keep: bool = True,
     ) -> tf.data.Dataset:
         """Returns batches of `(images, labels)`.
@@ -142,10 +144,10 @@ class ImageSplit(ShownAsText):
             indices: Only these rows, in this order; all rows by default.
             batch_size: Images in a batch; the split's own by default.
             first_batch: So many batches of the first epoch are left out, and not decoded.
-            share: (index, number) gives of each batch only the images from `index` on, every
-                `number`-th, and decodes no others: one of several devices' share. It may be empty.
+            shard: (index, number) gives of each batch only the images from `index` on, every
+                `number`-th, and decodes no others: one of several devices' shard. It may be empty.
             keep: Whether few images (at most 1,024, and 32 MiB of pixels) are decoded at once,
-                and their pixels kept in memory for later passes; without it, and in shares, files
+                and their pixels kept in memory for later passes; without it, and in shards, files
                 are read as they are needed, as those of many images are.
 
         Raises:
@@ -177,10 +179,10 @@ class ImageSplit(ShownAsText):
         batch_size = self.batch_size if batch_size is None else batch_size
         check_count("batch_size", batch_size)
         check_count("first_batch", first_batch, minimum=0)
-        if not 0 <= share[0] < share[1]:
+        if not 0 <= shard[0] < shard[1]:
             raise ArgumentError(
-                "`share` must be (index, number) with 0 <= index < number. "
-                f"Received: share={share!r}. Leave it out for whole batches."
+                "`shard` must be (index, number) with 0 <= index < number. "
+                f"Received: shard={shard!r}. Leave it out for whole batches."
             )
         if shuffle is None:
             shuffle = self.name == "train" and indices is None
@@ -194,7 +196,7 @@ class ImageSplit(ShownAsText):
             epochs=epochs,
             batch_size=batch_size,
             first_batch=first_batch,
-            share=share,
+            shard=shard,
             keep=keep,
         )
 

@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 
-from tlkit.data.file_checks import VERDICTS_FOLDER, check_files
+from tlkit.data.file_checks import FILE_CHECKS_FOLDER, check_files
 from tlkit.data.folder_names import alike
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.listing import Listing, list_folder
@@ -99,26 +99,26 @@ def readable_images(
     """
     check_choice("damaged", damaged, DAMAGED)
     paths = [file.path for file in listing.files]
-    verdicts = check_files(paths, max_pixels=max_pixels, root=cache, notes=listing.notes)
-    if note := cache_note(VERDICTS_FOLDER, cache):
+    checks = check_files(paths, max_pixels=max_pixels, root=cache, notes=listing.notes)
+    if note := cache_note(FILE_CHECKS_FOLDER, cache):
         listing.notes.append(note)
     images = []
-    for file, verdict in zip(listing.files, verdicts, strict=True):
+    for file, checked in zip(listing.files, checks, strict=True):
         labels = file.class_name or ", ".join(file.labels)
-        is_skipped = bool(verdict.reason or (verdict.warning and damaged == SKIP))
-        if is_skipped or verdict.warning:
+        is_skipped = bool(checked.reason or (checked.warning and damaged == SKIP))
+        if is_skipped or checked.warning:
             aside = listing.skipped if is_skipped else listing.damaged
-            aside.append(SkippedFile(file.path, labels, verdict.reason or verdict.warning))
+            aside.append(SkippedFile(file.path, labels, checked.reason or checked.warning))
         if not is_skipped:
             images.append(
                 ImageRecord(
                     file.path,
                     file.class_name,
-                    verdict.digest,
+                    checked.digest,
                     file.split,
                     file.labels,
                     file.group,
-                    verdict.checksum,
+                    checked.checksum,
                 )
             )
     images, notes = in_whole_groups(images)
@@ -131,8 +131,8 @@ def readable_images(
         )
     used = {image.path for image in images}
     formats = Counter(
-        verdict.format
-        for file, verdict in zip(listing.files, verdicts, strict=True)
+        checked.format
+        for file, checked in zip(listing.files, checks, strict=True)
         if file.path in used
     )
     return images, dict(formats.most_common())

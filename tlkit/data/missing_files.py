@@ -55,10 +55,10 @@ def missing_files_named(sources: Iterable[object]) -> Iterator[None]:
 
 
 def _lost(split: ImageSplit) -> Iterator[str]:
-    verdicts = check_files(split.paths, max_pixels=split.source.max_pixels)
-    for path, digest, verdict in zip(split.paths, split.digests, verdicts, strict=True):
-        if verdict.reason or verdict.digest != digest:
-            yield f"{path!r} ({verdict.reason or CHANGED})"
+    checks = check_files(split.paths, max_pixels=split.source.max_pixels)
+    for path, digest, checked in zip(split.paths, split.digests, checks, strict=True):
+        if checked.reason or checked.digest != digest:
+            yield f"{path!r} ({checked.reason or CHANGED})"
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from contextlib import closing
 
 import numpy as np
 
-from tlkit.data.file_checks import VERDICTS_FOLDER, working_without
+from tlkit.data.file_checks import FILE_CHECKS_FOLDER, working_without
 from tlkit.data.images import ImageSplit
 from tlkit.data.limits import DECODER_VERSION
 from tlkit.data.missing_files import missing_files_named
@@ -94,7 +94,7 @@ def hash_images(
     Raises:
         DataError: Images have gone or changed since they were checked.
     """
-    file = cache_folder(VERDICTS_FOLDER, cache) / INDEX_NAME
+    file = cache_folder(FILE_CHECKS_FOLDER, cache) / INDEX_NAME
     digests = [digest for split in splits for digest in split.digests]
     known: dict[str, bytes] = {}
     with working_without(file, notes), closing(open_index(file, SCHEMA)) as index:

@@ -24,15 +24,15 @@ def image_batches(
     epochs: range | None,
     batch_size: int,
     first_batch: int = 0,
-    share: tuple[int, int] = (0, 1),
+    shard: tuple[int, int] = (0, 1),
     keep: bool = True,
 ) -> tf.data.Dataset:
     """Builds what `ImageSplit.dataset` describes; the arguments are checked there."""
     num_rows = len(rows)
     batch_size = max(min(batch_size, num_rows), 1)
-    share_size = -(-batch_size // share[1])
+    shard_size = -(-batch_size // shard[1])
     layers = augmentation_layers(augment)
-    held = _pixels_in_memory(source, rows, keep=keep and share[1] == 1)
+    held = _pixels_in_memory(source, rows, keep=keep and shard[1] == 1)
     read = held or _pixel_reader(source)
     with tf.device("CPU:0"):
         labels = tf.constant(source.labels)
@@ -48,7 +48,7 @@ def image_batches(
         return image, tf.gather(labels, row)
 
     order_of = _orders(
-        rows, seed, shuffle, batch_size=batch_size, first_batch=first_batch, share=share
+        rows, seed, shuffle, batch_size=batch_size, first_batch=first_batch, shard=shard
     )
 
     plain = tf.autograph.experimental.do_not_convert
@@ -94,7 +94,7 @@ def image_batches(
             numbers.enumerate()
             .flat_map(plain(one_by_one))
             .map(plain(load_or_fill), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-            .batch(share_size, drop_remainder=True)
+            .batch(shard_size, drop_remainder=True)
             .map(plain(without_filling))
         )
     counted = batches.apply(tf.data.experimental.assert_cardinality(num_batches))
@@ -132,15 +132,15 @@ def _orders(
     *,
     batch_size: int,
     first_batch: int,
-    share: tuple[int, int],
+    shard: tuple[int, int],
 ) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """Returns a function to the rows of each batch, or share of it, in one epoch.
+    """Returns a function to the rows of each batch, or shard of it, in one epoch.
 
     The epochs run through one pipeline, which need not start anew for each. So that no batch
     reaches into the next epoch, the last one is filled up with rows that are not read.
     """
-    index, num_shares = share
-    share_size = -(-batch_size // num_shares)
+    index, num_shards = shard
+    shard_size = -(-batch_size // num_shards)
 
     def order_of(number: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
         order = rows
@@ -149,11 +149,11 @@ def _orders(
         order = tf.pad(order, [[0, -len(rows) % batch_size]], constant_values=NO_ROW)
         if first_batch:
             order = order[tf.where(number == 0, first_batch * batch_size, 0) :]
-        if num_shares > 1:
-            filling = [[0, 0], [0, share_size * num_shares - batch_size]]
+        if num_shards > 1:
+            filling = [[0, 0], [0, shard_size * num_shards - batch_size]]
             order = tf.reshape(order, [-1, batch_size])
-            order = tf.pad(order, filling, constant_values=NO_ROW)[:, index::num_shares]
-        return tf.reshape(order, [-1, share_size])
+            order = tf.pad(order, filling, constant_values=NO_ROW)[:, index::num_shards]
+        return tf.reshape(order, [-1, shard_size])
 
     return order_of
 

@@ -1,1 +1,1 @@
-"""Several devices and several machines: who does which share, and what they tell each other."""
+"""Several devices and several machines: which shard each takes, and what they exchange."""

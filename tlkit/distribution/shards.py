@@ -7,19 +7,19 @@ import tensorflow as tf
 
 from tlkit.distribution.workers import Workers
 
-Share: TypeAlias = tuple[int, int]
+Shard: TypeAlias = tuple[int, int]
 """(index, number): of each batch the images from `index` on, every `number`-th."""
 
-WHOLE: Share = (0, 1)
+ONLY_SHARD: Shard = (0, 1)
 
-Shared: TypeAlias = Callable[[Share], tf.data.Dataset]
-"""From a share to the batches with that share of each."""
+ShardedBatches: TypeAlias = Callable[[Shard], tf.data.Dataset]
+"""From a shard to the batches with that shard of each."""
 
 
-def spread_batches(
-    strategy: tf.distribute.Strategy, batches: Shared
+def distribute_batches(
+    strategy: tf.distribute.Strategy, batches: ShardedBatches
 ) -> tf.distribute.DistributedDataset:
-    """Returns batches that each replica sees its share of, with nothing lost or seen twice.
+    """Returns batches that each replica sees its shard of, with nothing lost or seen twice.
 
     Where a batch has fewer images than there are replicas, some see an empty one.
 
@@ -33,18 +33,18 @@ def spread_batches(
     def of_this_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
         dataset = batches((workers.index, workers.num_workers))
         if workers.num_local_replicas > 1:
-            dataset = _share_after_share(dataset, workers.num_local_replicas)
+            dataset = _shard_by_shard(dataset, workers.num_local_replicas)
         endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
         return dataset.apply(endless).prefetch(2)
 
     return strategy.distribute_datasets_from_function(of_this_worker)
 
 
-def _share_after_share(dataset: tf.data.Dataset, number: int) -> tf.data.Dataset:
-    """All shares of the first batch, then all of the second: each device takes the next one."""
+def _shard_by_shard(dataset: tf.data.Dataset, number: int) -> tf.data.Dataset:
+    """All shards of the first batch, then all of the second: each device takes the next one."""
 
-    def shares(*batch: tf.Tensor) -> tf.data.Dataset:
+    def shards(*batch: tf.Tensor) -> tf.data.Dataset:
         indices = tf.data.Dataset.range(number)
         return indices.map(lambda index: tuple(part[index::number] for part in batch))
 
-    return dataset.flat_map(shares)
+    return dataset.flat_map(shards)

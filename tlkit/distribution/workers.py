@@ -37,9 +37,9 @@ class Workers:
         if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
             resolver = strategy.cluster_resolver
             by_type = resolver.cluster_spec().as_dict()
-            chiefs = len(by_type.get("chief", []))
-            self.num_workers = chiefs + len(by_type.get("worker", []))
-            self.index = resolver.task_id + (0 if resolver.task_type == "chief" else chiefs)
+            num_chiefs = len(by_type.get("chief", []))
+            self.num_workers = num_chiefs + len(by_type.get("worker", []))
+            self.index = resolver.task_id + (0 if resolver.task_type == "chief" else num_chiefs)
         self.num_local_replicas = int(strategy.num_replicas_in_sync) // self.num_workers
 
     @property
@@ -128,8 +128,8 @@ class Workers:
         return self._strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None).numpy()
 
 
-def check_can_be_shared(argument: str, workers: Workers) -> None:
-    """Raises `ArgumentError` where a `tf.data.Dataset` would have to be shared among workers."""
+def check_can_be_sharded(argument: str, workers: Workers) -> None:
+    """Raises `ArgumentError` where a `tf.data.Dataset` would have to be sharded among workers."""
     if workers.num_workers > 1:
         raise ArgumentError(
             f"`{argument}` must be what load_folder, load_arrays or load_tfds returned where there "

@@ -19,7 +19,7 @@ from tlkit.models.signature import graph_signature
 def forward_of(model: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
     """Returns the model's inference as a traced function, from pixels to float32 outputs.
 
-    A model that was made under a strategy runs on all devices of this machine, each with a share
+    A model that was made under a strategy runs on all devices of this machine, each with a shard
     of the images.
 
     Tracing takes longer than a look at some hundred images, so the function is kept beside the
@@ -107,17 +107,17 @@ def _on_all_devices(model: keras.Model, number: int) -> Callable[[tf.Tensor], tf
 
     @tf.function(reduce_retracing=True, autograph=False)
     def run(images: tf.Tensor) -> tf.Tensor:
-        return strategy.run(lambda share: model(share, training=False), args=(images,))
+        return strategy.run(lambda shard: model(shard, training=False), args=(images,))
 
     def forward(images: tf.Tensor) -> tf.Tensor:
         num_images = len(images)
         images = tf.cast(images, dtype)
         if num_images < number:  # fused kernels fail on empty batches
             images = tf.concat([images, tf.repeat(images[:1], number - num_images, axis=0)], 0)
-        shares = strategy.experimental_distribute_values_from_function(
+        shards = strategy.experimental_distribute_values_from_function(
             lambda context: images[context.replica_id_in_sync_group % number :: number]
         )
-        outputs = strategy.experimental_local_results(run(shares))
+        outputs = strategy.experimental_local_results(run(shards))
         order = tf.argsort(tf.concat([tf.range(len(images))[i::number] for i in range(number)], 0))
         return tf.cast(tf.gather(tf.concat(outputs, 0), order)[:num_images], tf.float32)
 

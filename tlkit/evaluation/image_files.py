@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tlkit.data.decoding import resize_image
-from tlkit.data.file_checks import Verdict, check_files
+from tlkit.data.file_checks import FileCheck, check_files
 from tlkit.errors import ArgumentError, DataError, check_path, is_unicode
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -84,8 +84,8 @@ def look_at_files(files: Paths, max_pixels: int, argument: str) -> GivenFiles:
     named = [path for path, problem in zip(paths, problems, strict=True) if not problem]
     if not named:
         list_files(files, argument)
-    verdicts = iter(check_files(named, max_pixels=max_pixels))
-    found = [Verdict(reason=problem) if problem else next(verdicts) for problem in problems]
+    checks = iter(check_files(named, max_pixels=max_pixels))
+    found = [FileCheck(reason=problem) if problem else next(checks) for problem in problems]
     given = GivenFiles(
         paths, tuple(one.reason for one in found), tuple(one.warning for one in found)
     )
@@ -106,11 +106,11 @@ def check_image_files(paths: Sequence[str], max_pixels: int, argument: str) -> N
     Raises:
         DataError: If any file is missing or is no image; it names them with the reason.
     """
-    verdicts = check_files(paths, max_pixels=max_pixels)
+    checks = check_files(paths, max_pixels=max_pixels)
     bad = [
-        f"{path!r} ({verdict.reason})"
-        for path, verdict in zip(paths, verdicts, strict=True)
-        if verdict.reason
+        f"{path!r} ({checked.reason})"
+        for path, checked in zip(paths, checks, strict=True)
+        if checked.reason
     ]
     if bad:
         named = ", ".join(bad[:MAX_FILES_NAMED])

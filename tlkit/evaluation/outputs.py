@@ -10,7 +10,7 @@ from tlkit.data.images import ImageSplit
 from tlkit.data.missing_files import missing_files_named
 from tlkit.distribution.lost_workers import lost_worker_named
 from tlkit.distribution.strategies import strategy_of
-from tlkit.distribution.workers import Workers, check_can_be_shared
+from tlkit.distribution.workers import Workers, check_can_be_sharded
 from tlkit.errors import ArgumentError, DataError
 from tlkit.evaluation.data_checks import check_images
 from tlkit.evaluation.forward import forward_of
@@ -76,7 +76,7 @@ def collect_weighed(
             dataset = images.dataset(shuffle=False, indices=rows, batch_size=batch_size)
         total: int | None = len(rows)
     else:
-        check_can_be_shared("images", workers)
+        check_can_be_sharded("images", workers)
         if batch_size is not None:
             raise ArgumentError(
                 "`batch_size` must be left out for a dataset, which brings its own batches. "

@@ -12,23 +12,23 @@ import numpy as np
 from tlkit.errors import ArgumentError
 from tlkit.models.heads import OUTPUT_NAMES
 from tlkit.models.initial_weights import is_depthwise
-from tlkit.models.layer_spec import Call, Composition, Piece, Ref, units_argument
+from tlkit.models.layer_spec import Call, GraphSpec, LayerSpec, Ref, units_argument
 from tlkit.models.routing import num_positions, passes
 
 Layout = np.ndarray  # (channels, 2): part, and channel within the part
 
 
-def consolidate_composition(composition: Composition) -> None:
+def consolidate_graph_spec(graph_spec: GraphSpec) -> None:
     """Turns every call into one of a single part, in place.
 
     Channels stand in the order of the parts at every layer that mixes units; a part that another
     does not read becomes zeros in the wider kernel.
     """
     layouts: dict[Ref, Layout] = {}  # of the outputs that have several parts
-    for call in composition.calls:
+    for call in graph_spec.calls:
         arriving = [layouts[ref] for ref in call.inputs if ref in layouts]
         layout: Layout | None = None
-        if call.mixes_units and (arriving or len(call.pieces) > 1):
+        if call.mixes_units and (arriving or len(call.layer_specs) > 1):
             layout = _mix(call, arriving[0] if arriving else None)
         elif arriving and isinstance(call.operation, keras.layers.Concatenate):
             layout = _side_by_side(call, layouts)
@@ -43,10 +43,12 @@ def consolidate_composition(composition: Composition) -> None:
 
 
 def _mix(call: Call, arriving: Layout | None) -> Layout:
-    """Puts all pieces of a layer that mixes units into one kernel; returns its units' layout."""
+    """Puts all parts of a layer that mixes units into one kernel; returns its units' layout."""
     parts = list(call.joined or call.parts)
-    layout = _in_order(parts, [call.pieces[0, part].num_units for part in parts])
-    kernels = {key: _array(piece.operation.kernel) for key, piece in call.pieces.items()}
+    layout = _in_order(parts, [call.layer_specs[0, part].num_units for part in parts])
+    kernels = {
+        key: _array(layer_spec.operation.kernel) for key, layer_spec in call.layer_specs.items()
+    }
     plain = kernels[0, 0]
     if arriving is None:
         arriving = _in_order([0], [plain.shape[-2]])
@@ -56,10 +58,10 @@ def _mix(call: Call, arriving: Layout | None) -> Layout:
         kernel[(..., *np.ix_(rows, columns))] = block[..., arriving[rows, 1], :]
     weights = [kernel]
     if call.operation.use_bias:
-        biases = [_array(call.pieces[0, part].operation.bias) for part in parts]
+        biases = [_array(call.layer_specs[0, part].operation.bias) for part in parts]
         weights.append(np.concatenate(biases))
     changes = {units_argument(call.operation): len(layout), "activation": call.activation}
-    call.pieces = {(0, 0): Piece(call.operation, changes, tuple(weights))}
+    call.layer_specs = {(0, 0): LayerSpec(call.operation, changes, tuple(weights))}
     return layout
 
 
@@ -85,7 +87,9 @@ def _widen_copy(call: Call, arriving: Layout) -> Layout:
         layout = _flattened(arriving, num_positions(call))
     elif isinstance(operation, keras.layers.Reshape):
         changes["target_shape"] = (*operation.target_shape[:-1], len(arriving))
-    by_part = {own: piece.operation for (_, own), piece in sorted(call.pieces.items())}
+    by_part = {
+        own: layer_spec.operation for (_, own), layer_spec in sorted(call.layer_specs.items())
+    }
     weights = []
     for position, plain in enumerate(getattr(operation, "weights", ())):
         is_kernel = is_depthwise(operation) and len(plain.shape) > 1  # (..., channels, multiplier)
@@ -94,7 +98,7 @@ def _widen_copy(call: Call, arriving: Layout) -> Layout:
             weights.append(_gather(arrays, arriving, axis=-2))
         else:
             weights.append(_gather(arrays, layout, axis=-1))
-    call.pieces = {(0, 0): Piece(operation, changes, tuple(weights) or None)}
+    call.layer_specs = {(0, 0): LayerSpec(operation, changes, tuple(weights) or None)}
     return layout
 
 
@@ -149,7 +153,7 @@ def _flattened(layout: Layout, positions: int) -> Layout:
 def _name_as_softmax(call: Call) -> None:
     """A head with one logit has become one with several, and is called as `head_kind` reads it."""
     if call.name == OUTPUT_NAMES["binary"]:
-        call.pieces = {(0, 0): call.piece.changed(name=OUTPUT_NAMES["softmax"])}
+        call.layer_specs = {(0, 0): call.layer_spec.changed(name=OUTPUT_NAMES["softmax"])}
 
 
 def _array(variable: Any) -> np.ndarray:

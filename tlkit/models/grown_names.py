@@ -59,7 +59,7 @@ class GrownName:
         return max(self.part, self.reads)
 
 
-def take_apart(name: str, names: Collection[str]) -> GrownName:
+def parse_name(name: str, names: Collection[str]) -> GrownName:
     """Returns a name taken apart; a plain one if there is no layer that it would stand beside.
 
     Args:
@@ -67,10 +67,10 @@ def take_apart(name: str, names: Collection[str]) -> GrownName:
         names: The names of all layers of the model.
 
     Example:
-        >>> from tlkit.models.grown_names import take_apart
-        >>> take_apart("fc__grown2__reads1", ["fc", "fc__grown2", "fc__grown2__reads1"])
+        >>> from tlkit.models.grown_names import parse_name
+        >>> parse_name("fc__grown2__reads1", ["fc", "fc__grown2", "fc__grown2__reads1"])
         GrownName(base='fc', part=2, reads=1, role='')
-        >>> take_apart("my__sum", ["my__sum"]).is_plain
+        >>> parse_name("my__sum", ["my__sum"]).is_plain
         True
     """
     match = _PATTERN.fullmatch(name)
@@ -83,7 +83,7 @@ def take_apart(name: str, names: Collection[str]) -> GrownName:
 
 def grown_name_of(operation: keras.Operation, names: Collection[str]) -> GrownName:
     """Returns an operation's name taken apart; names that only look like grown ones are plain."""
-    name = take_apart(operation.name, names)
+    name = parse_name(operation.name, names)
     joins = {
         "sum": keras.layers.Add,
         "activation": keras.layers.Activation,

@@ -8,7 +8,7 @@ from tlkit.errors import ArgumentError
 from tlkit.models.boundaries import head_feature_index, segment
 from tlkit.models.flattening import above, flat
 from tlkit.models.graph import model_ends
-from tlkit.models.grown_names import take_apart
+from tlkit.models.grown_names import parse_name
 from tlkit.utils.keras_private import node_of, operation_of
 
 # Names that `build_classifier` gives the last layer, so that its meaning survives saving
@@ -40,7 +40,7 @@ def head_kind(model: keras.Model) -> str:
         return "softmax"
     if activation == "sigmoid":
         return "binary" if output.shape[-1] == 1 else "multi_label"
-    name = take_apart(operation_of(output).name, OUTPUT_NAMES.values()).base
+    name = parse_name(operation_of(output).name, OUTPUT_NAMES.values()).base
     for kind, output_name in OUTPUT_NAMES.items():
         fits = {"softmax": output.shape[-1] != 1, "binary": output.shape[-1] == 1}
         if name == output_name and fits.get(kind, True):

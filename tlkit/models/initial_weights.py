@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 
-from tlkit.models.layer_spec import Fill, Piece, units_argument
+from tlkit.models.layer_spec import Fill, LayerSpec, units_argument
 
 
-def like_the_old_ones(old: keras.layers.Layer, random: np.random.Generator) -> Fill:
+def norm_matched(old: keras.layers.Layer, random: np.random.Generator) -> Fill:
     """Returns what fills the kernel of new units: He's normal weights at the old units' norm.
 
     Each unit's weights are drawn from a normal distribution and scaled to the mean Euclidean norm
@@ -54,12 +54,12 @@ def like_the_average(old: keras.layers.BatchNormalization) -> Fill:
     return fill
 
 
-def reader(piece: Piece) -> Piece:
-    """Returns how further units are read by those that `piece` computes: by nothing but zeros."""
-    return Piece(
-        piece.operation,
+def reader(layer_spec: LayerSpec) -> LayerSpec:
+    """Returns a spec with which its units read further ones: with weights of zero."""
+    return LayerSpec(
+        layer_spec.operation,
         {
-            units_argument(piece.operation): piece.num_units,
+            units_argument(layer_spec.operation): layer_spec.num_units,
             "use_bias": False,
             "activation": "linear",
             "trainable": True,

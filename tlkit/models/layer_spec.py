@@ -15,7 +15,7 @@ import numpy as np
 
 from tlkit.errors import ArgumentError
 from tlkit.models.graph import model_ends, sorted_nodes
-from tlkit.models.grown_names import GrownName, grown_name_of, take_apart
+from tlkit.models.grown_names import GrownName, grown_name_of, parse_name
 from tlkit.models.trainable import are_set_by_hand
 from tlkit.utils.keras_private import operation_of
 
@@ -27,7 +27,7 @@ Fill = Callable[[keras.layers.Layer], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Piece:
+class LayerSpec:
     """A layer (or other operation) to be: one that exists, with changes.
 
     Attributes:
@@ -42,8 +42,8 @@ class Piece:
     weights: tuple[np.ndarray, ...] | None = None
     fill: Fill | None = None
 
-    def changed(self, **changes: Any) -> "Piece":
-        """Returns the same piece with further settings changed."""
+    def changed(self, **changes: Any) -> "LayerSpec":
+        """Returns the same spec with further settings changed."""
         return replace(self, changes={**self.changes, **changes})
 
     @property
@@ -78,8 +78,8 @@ class Call:
         args: Its arguments, a `Ref` where a tensor was.
         kwargs: Likewise.
         shapes: Shapes of its outputs, batch included, those of part 0.
-        pieces: What computes it. The key is (part read, part computed); (0, 0) is the plain layer.
-            A layer that mixes units (Dense, a convolution) has a piece for each pair of parts of
+        layer_specs: What computes it, by (part read, part computed); (0, 0) is the plain layer. A
+            layer that mixes units (Dense, a convolution) has one for each pair of parts of
             which one reads the other; anything else a copy (n, n) for each part.
         activation: The activation of a layer that mixes units, as its config has it.
         joined: The parts in the order in which their outputs stand side by side, where they do.
@@ -88,24 +88,24 @@ class Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     shapes: tuple[tuple[int | None, ...], ...]
-    pieces: dict[tuple[int, int], Piece]
+    layer_specs: dict[tuple[int, int], LayerSpec]
     activation: Any = "linear"
     joined: tuple[int, ...] = ()
 
     @property
-    def piece(self) -> Piece:
+    def layer_spec(self) -> LayerSpec:
         """The plain layer."""
-        return self.pieces[0, 0]
+        return self.layer_specs[0, 0]
 
     @property
     def operation(self) -> keras.Operation:
         """The operation that the plain layer is read from."""
-        return self.piece.operation
+        return self.layer_spec.operation
 
     @property
     def name(self) -> str:
         """The plain layer's name."""
-        return str(self.piece.config["name"])
+        return str(self.layer_spec.config["name"])
 
     @property
     def inputs(self) -> list[Ref]:
@@ -120,17 +120,17 @@ class Call:
 
     @property
     def parts(self) -> list[int]:
-        """The parts that it has pieces for; a concatenation has none of its own."""
-        return sorted({part for _, part in self.pieces})
+        """The parts that it has layers for; a concatenation has none of its own."""
+        return sorted({part for _, part in self.layer_specs})
 
     @property
     def num_units(self) -> int:
         """Units of all parts of a layer that mixes units."""
-        return sum(self.pieces[0, part].num_units for part in self.parts)
+        return sum(self.layer_specs[0, part].num_units for part in self.parts)
 
 
 @dataclass(eq=False)
-class Composition:
+class GraphSpec:
     """A functional model with one input and one output, taken apart.
 
     Attributes:
@@ -156,7 +156,7 @@ class Composition:
     @property
     def next_part(self) -> int:
         """The number of the part that is added next."""
-        return 1 + max((part for call in self.calls for _, part in call.pieces), default=0)
+        return 1 + max((part for call in self.calls for _, part in call.layer_specs), default=0)
 
     @property
     def newest_classes(self) -> int:
@@ -165,7 +165,7 @@ class Composition:
 
     def is_shared(self, call: Call) -> bool:
         """Whether the layer is called more than once."""
-        return sum(other.piece is call.piece for other in self.calls) > 1
+        return sum(other.layer_spec is call.layer_spec for other in self.calls) > 1
 
     def readers(self, ref: Ref) -> Iterator[Call]:
         """Yields the calls that read an output."""
@@ -187,7 +187,7 @@ def mixes_units(operation: keras.Operation) -> bool:
     return type(operation) in CONVOLUTIONS and operation.groups == 1
 
 
-def read(model: keras.Model) -> Composition:
+def read(model: keras.Model) -> GraphSpec:
     """Takes a functional model apart, whether it has grown before or not. It is left as it is.
 
     Raises:
@@ -197,7 +197,7 @@ def read(model: keras.Model) -> Composition:
     _, output = model_ends(model)
     nodes = sorted_nodes(output)
     names = {node.operation.name for node in nodes}
-    pieces: dict[int, Piece] = {}
+    layer_specs: dict[int, LayerSpec] = {}
     refs: dict[int, Ref] = {}
     calls: dict[str, Call] = {}
     in_order: list[Call] = []
@@ -209,9 +209,9 @@ def read(model: keras.Model) -> Composition:
                 lambda value: _ref_of(value, refs, model),
                 (node.arguments.args, node.arguments.kwargs),
             )
-            piece = pieces.setdefault(id(node.operation), Piece(node.operation))
+            layer_spec = layer_specs.setdefault(id(node.operation), LayerSpec(node.operation))
             shapes = tuple(tuple(tensor.shape) for tensor in node.output_tensors)
-            calls[name.base] = Call(tuple(args), kwargs, shapes, {(0, 0): piece})
+            calls[name.base] = Call(tuple(args), kwargs, shapes, {(0, 0): layer_spec})
             in_order.append(calls[name.base])
         else:
             beside.append((node, name))
@@ -224,7 +224,7 @@ def read(model: keras.Model) -> Composition:
     for node, name in beside:
         _attach(node, name, calls[name.base])
     has_flags = are_set_by_hand(model)
-    return Composition(model.name, in_order, _ref_of(output, refs, model), has_flags)
+    return GraphSpec(model.name, in_order, _ref_of(output, refs, model), has_flags)
 
 
 def _attach(node: Any, name: GrownName, call: Call) -> None:
@@ -234,12 +234,12 @@ def _attach(node: Any, name: GrownName, call: Call) -> None:
         call.activation = operation.get_config()["activation"]
     elif name.role == "classes":
         call.joined = tuple(
-            take_apart(operation_of(tensor).name, [call.name]).part for tensor in node.input_tensors
+            parse_name(operation_of(tensor).name, [call.name]).part for tensor in node.input_tensors
         )
     elif name.reads:
-        call.pieces[name.reads, name.part] = Piece(operation)
+        call.layer_specs[name.reads, name.part] = LayerSpec(operation)
     elif not name.role and not isinstance(operation, keras.layers.Concatenate):
-        call.pieces[0 if call.mixes_units else name.part, name.part] = Piece(operation)
+        call.layer_specs[0 if call.mixes_units else name.part, name.part] = LayerSpec(operation)
 
 
 def _ref_of(value: Any, refs: dict[int, Ref], model: keras.Model) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 
 from tlkit.errors import ArgumentError, as_tuple
 from tlkit.models.initial_weights import leave, norms, reader
-from tlkit.models.layer_spec import Call, Composition, Fill, Piece
+from tlkit.models.layer_spec import Call, Fill, GraphSpec, LayerSpec
 from tlkit.models.rebuild import is_mixing
 from tlkit.models.routing import is_elementwise
 
@@ -51,29 +51,29 @@ def check_new_names(
     return names
 
 
-def find_head(composition: Composition) -> tuple[Call, list[Call]]:
+def find_head(graph_spec: GraphSpec) -> tuple[Call, list[Call]]:
     """Returns the call of the logits' Dense layer, and the activations behind it, in their order.
 
     Raises:
         ArgumentError: The model does not end with one Dense layer of `(batch, classes)`.
     """
-    call = composition.output.call
+    call = graph_spec.output.call
     behind: list[Call] = []
     while not _is_dense(call) and _is_activation(call):
         behind.insert(0, call)
         call = call.inputs[0].call
-    if not _is_dense(call) or len(call.shapes[0]) != 2 or composition.is_shared(call):
+    if not _is_dense(call) or len(call.shapes[0]) != 2 or graph_spec.is_shared(call):
         raise ArgumentError(
             "`model` must have one classification head: a Dense layer of its own at the end, with "
             "outputs (batch, classes), and nothing but an activation behind it. Received: "
-            f"model={composition.name!r}, which ends with {call.name!r} of class "
+            f"model={graph_spec.name!r}, which ends with {call.name!r} of class "
             f"{type(call.operation).__name__} and outputs {call.shapes[0]}. "
             "tlkit.build_classifier builds such models."
         )
     if not is_elementwise(call.activation) and not is_mixing(call.activation):
         raise ArgumentError(
             "`model` must have a head whose activation tlkit knows to act on each class by itself, "
-            f"or to be a softmax over all of them. Received: model={composition.name!r}, whose "
+            f"or to be a softmax over all of them. Received: model={graph_spec.name!r}, whose "
             f"{call.name!r} has the activation {call.activation!r}. Let the layer give logits, "
             "with no activation."
         )
@@ -81,7 +81,7 @@ def find_head(composition: Composition) -> tuple[Call, list[Call]]:
 
 
 def add_units(
-    composition: Composition,
+    graph_spec: GraphSpec,
     num_new: int,
     *,
     is_binary: bool,
@@ -90,15 +90,15 @@ def add_units(
     """Adds a part of `num_new` units to the head, in place, side by side with those there are.
 
     Args:
-        composition: The model.
+        graph_spec: The model.
         num_new: Number of classes.
         is_binary: Whether the head has one unit, for the second of two classes. It gains another
             one for the first class then, whose logit is zero.
         fill: Sets the new layer's weights.
     """
-    head, behind = find_head(composition)
+    head, behind = find_head(graph_spec)
     if is_binary:
-        order: tuple[int, ...] = (_make_two_classes(composition, head, behind), 0)
+        order: tuple[int, ...] = (_make_two_classes(graph_spec, head, behind), 0)
         chain = [head]
     else:
         # what acts on all classes together needs them side by side, and so does all behind it
@@ -106,13 +106,13 @@ def add_units(
         joined = next((call for call in chain if call.joined), chain[-1])
         chain = chain[: chain.index(joined) + 1]
         order = joined.joined or (0,)
-    part = composition.next_part
+    part = graph_spec.next_part
     settings = {"units": num_new, "trainable": True}
-    head.pieces[0, part] = Piece(head.operation, settings, fill=fill)
-    for earlier in composition.parts_at(head.inputs[0])[1:]:
-        head.pieces[earlier, part] = reader(head.pieces[0, part])
+    head.layer_specs[0, part] = LayerSpec(head.operation, settings, fill=fill)
+    for earlier in graph_spec.parts_at(head.inputs[0])[1:]:
+        head.layer_specs[earlier, part] = reader(head.layer_specs[0, part])
     for call in chain[1:]:
-        call.pieces[part, part] = Piece(call.operation, fill=leave)
+        call.layer_specs[part, part] = LayerSpec(call.operation, fill=leave)
     chain[-1].joined = (*order, part)
 
 
@@ -181,20 +181,20 @@ def check_class_means(head: Call, class_means: Any, num_new: int) -> np.ndarray:
 def row_norms(head: Call, part: int) -> np.ndarray:
     """Returns the Euclidean norm of each class's weights, over all that it reads."""
     squares = [
-        norms(keras.ops.convert_to_numpy(piece.operation.kernel)) ** 2
-        for (_, own), piece in head.pieces.items()
+        norms(keras.ops.convert_to_numpy(layer_spec.operation.kernel)) ** 2
+        for (_, own), layer_spec in head.layer_specs.items()
         if own == part
     ]
     return np.sqrt(np.sum(squares, axis=0))
 
 
-def scaled_rows(piece: Piece, factor: float) -> Piece:
-    """Returns the piece of a Dense layer with its kernel multiplied by a factor."""
-    kernel, *bias = piece.operation.get_weights()
-    return replace(piece, weights=((factor * kernel).astype(kernel.dtype), *bias))
+def scaled_rows(layer_spec: LayerSpec, factor: float) -> LayerSpec:
+    """Returns the spec of a Dense layer with its kernel multiplied by a factor."""
+    kernel, *bias = layer_spec.operation.get_weights()
+    return replace(layer_spec, weights=((factor * kernel).astype(kernel.dtype), *bias))
 
 
-def _make_two_classes(composition: Composition, head: Call, behind: list[Call]) -> int:
+def _make_two_classes(graph_spec: GraphSpec, head: Call, behind: list[Call]) -> int:
     """Gives a head with one logit z another, 0, and a softmax for its sigmoid, in place.
 
     softmax([0, z]) is [1 - p, p] with p = sigmoid(z).
@@ -202,21 +202,21 @@ def _make_two_classes(composition: Composition, head: Call, behind: list[Call]) 
     Returns:
         The number of the part that holds the zero.
     """
-    first = composition.next_part
+    first = graph_spec.next_part
     zeros = {"kernel_initializer": "zeros", "bias_initializer": "zeros", "trainable": True}
-    head.pieces[0, first] = Piece(head.operation, zeros, fill=leave)
+    head.layer_specs[0, first] = LayerSpec(head.operation, zeros, fill=leave)
     if head.activation == "sigmoid":
         head.activation = "softmax"
     for call in behind:
-        call.pieces = {(0, 0): _as_softmax(call)}
+        call.layer_specs = {(0, 0): _as_softmax(call)}
     return first
 
 
-def _as_softmax(call: Call) -> Piece:
+def _as_softmax(call: Call) -> LayerSpec:
     if _activation_of(call) != "sigmoid":
-        return call.piece
+        return call.layer_spec
     dtype = getattr(call.operation, "dtype_policy", "float32")
-    return Piece(keras.layers.Activation("softmax", name=call.name, dtype=dtype))
+    return LayerSpec(keras.layers.Activation("softmax", name=call.name, dtype=dtype))
 
 
 def _is_dense(call: Call) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 
 from tlkit.errors import ArgumentError, did_you_mean
 from tlkit.models.initial_weights import is_depthwise
-from tlkit.models.layer_spec import Call, Composition, Piece, Ref, read, units_argument
+from tlkit.models.layer_spec import Call, GraphSpec, LayerSpec, Ref, read, units_argument
 from tlkit.models.rebuild import build
 from tlkit.models.routing import num_positions
 
@@ -43,10 +43,10 @@ def keep_units(model: keras.Model, kept: Mapping[tuple[str, int], Sequence[int]]
         >>> keep_units(wider, {(name, 1): [0, 2]}).get_layer(name + "__grown1").filters
         2
     """
-    composition = read(model)
-    _check(composition, kept)
+    graph_spec = read(model)
+    _check(graph_spec, kept)
     found: dict[Ref, Kept] = {}
-    for call in composition.calls:
+    for call in graph_spec.calls:
         arriving = [found.get(ref, {}) for ref in call.inputs]
         if call.mixes_units:
             own = _mix(call, arriving[0], kept)
@@ -55,7 +55,7 @@ def keep_units(model: keras.Model, kept: Mapping[tuple[str, int], Sequence[int]]
         else:
             own = _pass_on(call, arriving[0] if arriving else {})
         found[Ref(call)] = {} if call.joined else own
-    return build(composition)
+    return build(graph_spec)
 
 
 @dataclass(frozen=True)
@@ -71,32 +71,32 @@ class Reach:
     read: tuple[tuple[keras.KerasTensor, np.ndarray], ...]
 
 
-def reach_of(composition: Composition, name: str, part: int) -> Reach:
+def reach_of(graph_spec: GraphSpec, name: str, part: int) -> Reach:
     """Follows the units of a part of a widened layer to all that read them.
 
     Args:
-        composition: What `read` made of a model; the tensors are that model's.
+        graph_spec: What `read` made of a model; the tensors are that model's.
         name: The layer's first name.
         part: The number of the call that widened it.
     """
     owners: dict[Ref, np.ndarray] = {}
     scaled: list[keras.layers.BatchNormalization] = []
     found: dict[int, tuple[keras.KerasTensor, np.ndarray]] = {}
-    for call in composition.calls:
+    for call in graph_spec.calls:
         arriving = [owners[ref] for ref in call.inputs if ref in owners]
         if call.name == name:
-            owners[Ref(call)] = np.arange(call.pieces[0, part].num_units)
+            owners[Ref(call)] = np.arange(call.layer_specs[0, part].num_units)
         elif not arriving:
             continue
         elif call.mixes_units:
-            for (reads, _), piece in call.pieces.items():
+            for (reads, _), layer_spec in call.layer_specs.items():
                 if reads == part:
-                    found[id(piece.operation.input)] = piece.operation.input, arriving[0]
+                    found[id(layer_spec.operation.input)] = layer_spec.operation.input, arriving[0]
         elif isinstance(call.operation, keras.layers.Concatenate):
             owners[Ref(call)] = np.concatenate(arriving)
-        elif (part, part) in call.pieces:
+        elif (part, part) in call.layer_specs:
             owners[Ref(call)] = _owners_behind(call, arriving[0])
-            layer = call.pieces[part, part].operation
+            layer = call.layer_specs[part, part].operation
             is_in_order = np.array_equal(arriving[0], np.arange(len(arriving[0])))
             if isinstance(layer, keras.layers.BatchNormalization) and is_in_order:
                 scaled.append(layer)
@@ -111,8 +111,8 @@ def _owners_behind(call: Call, owners: np.ndarray) -> np.ndarray:
     return owners
 
 
-def _check(composition: Composition, kept: Mapping[tuple[str, int], Sequence[int]]) -> None:
-    by_name = {call.name: call for call in composition.calls if call.mixes_units}
+def _check(graph_spec: GraphSpec, kept: Mapping[tuple[str, int], Sequence[int]]) -> None:
+    by_name = {call.name: call for call in graph_spec.calls if call.mixes_units}
     for (name, part), rows in kept.items():
         call = by_name.get(name)
         is_added = call is not None and part in call.parts and part > 0
@@ -124,7 +124,7 @@ def _check(composition: Composition, kept: Mapping[tuple[str, int], Sequence[int
                 f"{did_you_mean(name, by_name) if call is None else ''} "
                 f"Added: {sorted(added) or 'none'}."
             )
-        number = call.pieces[0, part].num_units
+        number = call.layer_specs[0, part].num_units
         if len(set(rows)) < len(rows) or not all(0 <= row < number for row in rows):
             raise ArgumentError(
                 f"`kept` must hold positions from 0 to {number - 1} for {(name, part)!r}, each "
@@ -136,26 +136,30 @@ def _mix(call: Call, arriving: Kept, kept: Mapping[tuple[str, int], Sequence[int
     """Cuts the kernels of a layer that mixes units; returns what stays of its own units."""
     own: Kept = {}
     for part in call.parts:
-        number = call.pieces[0, part].num_units
+        number = call.layer_specs[0, part].num_units
         if part:
             rows = sorted(kept.get((call.name, part), range(number)))
             own[part] = np.array(rows, np.int64), number
-    pieces = {}
-    for (reads, part), piece in call.pieces.items():
-        columns = own[part][0] if part in own else np.arange(piece.num_units)
+    layer_specs = {}
+    for (reads, part), layer_spec in call.layer_specs.items():
+        columns = own[part][0] if part in own else np.arange(layer_spec.num_units)
         rows_read, num_read = arriving[reads] if reads else (None, 0)
         if not len(columns) or (rows_read is not None and not len(rows_read)):
             continue
-        if len(columns) == piece.num_units and (rows_read is None or len(rows_read) == num_read):
-            pieces[reads, part] = piece  # itself: all calls of a shared layer have the same one
+        if len(columns) == layer_spec.num_units and (
+            rows_read is None or len(rows_read) == num_read
+        ):
+            layer_specs[reads, part] = (
+                layer_spec  # itself: all calls of a shared layer have the same one
+            )
             continue
-        kernel, *bias = (keras.ops.convert_to_numpy(v) for v in piece.operation.weights)
+        kernel, *bias = (keras.ops.convert_to_numpy(v) for v in layer_spec.operation.weights)
         if rows_read is not None:
             kernel = np.take(kernel, rows_read, axis=-2)
         weights = (np.take(kernel, columns, axis=-1), *(b[columns] for b in bias))
-        changes = {**piece.changes, units_argument(piece.operation): len(columns)}
-        pieces[reads, part] = Piece(piece.operation, changes, weights)
-    call.pieces = pieces
+        changes = {**layer_spec.changes, units_argument(layer_spec.operation): len(columns)}
+        layer_specs[reads, part] = LayerSpec(layer_spec.operation, changes, weights)
+    call.layer_specs = layer_specs
     return own
 
 
@@ -173,14 +177,14 @@ def _pass_on(call: Call, arriving: Kept) -> Kept:
     """Cuts the copies of a layer that mixes no units; returns what stays of its channels."""
     own: Kept = {}
     for part, (rows, number) in arriving.items():
-        if (part, part) not in call.pieces:
+        if (part, part) not in call.layer_specs:
             continue
-        piece = call.pieces[part, part]
+        layer_spec = call.layer_specs[part, part]
         own[part] = _channels(call, rows, number)
         if not len(rows):
-            del call.pieces[part, part]
+            del call.layer_specs[part, part]
             continue
-        call.pieces[part, part] = _cut(piece, rows, own[part][0])
+        call.layer_specs[part, part] = _cut(layer_spec, rows, own[part][0])
     return own
 
 
@@ -195,9 +199,9 @@ def _channels(call: Call, rows: np.ndarray, number: int) -> tuple[np.ndarray, in
     return rows, number
 
 
-def _cut(piece: Piece, rows: np.ndarray, channels: np.ndarray) -> Piece:
-    operation = piece.operation
-    changes: dict[str, Any] = dict(piece.changes)
+def _cut(layer_spec: LayerSpec, rows: np.ndarray, channels: np.ndarray) -> LayerSpec:
+    operation = layer_spec.operation
+    changes: dict[str, Any] = dict(layer_spec.changes)
     if isinstance(operation, keras.layers.Reshape):
         changes["target_shape"] = (*operation.target_shape[:-1], len(rows))
     weights = []
@@ -207,4 +211,4 @@ def _cut(piece: Piece, rows: np.ndarray, channels: np.ndarray) -> Piece:
         weights.append(
             np.take(value, rows, axis=-2) if is_kernel else np.take(value, channels, axis=-1)
         )
-    return Piece(operation, changes, tuple(weights) or None)
+    return LayerSpec(operation, changes, tuple(weights) or None)

@@ -10,8 +10,8 @@ from tlkit.models.grown_names import GrownName
 from tlkit.models.layer_spec import (
     MIXING_ACTIVATIONS,
     Call,
-    Composition,
-    Piece,
+    GraphSpec,
+    LayerSpec,
     Ref,
 )
 from tlkit.models.trainable import note_as_left
@@ -19,26 +19,26 @@ from tlkit.models.trainable import note_as_left
 Parts = dict[int, keras.KerasTensor]
 
 
-def build(composition: Composition) -> keras.Model:
+def build(graph_spec: GraphSpec) -> keras.Model:
     """Builds a model of its own: new layers with copies of the weights, joined part by part.
 
     Raises:
         ArgumentError: A layer cannot be made again from its settings.
     """
-    model = _Builder().build(composition)
-    if not composition.has_flags:  # layers keep theirs, and are not to be taken for set by hand
+    model = _Builder().build(graph_spec)
+    if not graph_spec.has_flags:  # layers keep theirs, and are not to be taken for set by hand
         note_as_left(model)
     return model
 
 
-def copy_layer(piece: Piece, name: str) -> keras.Operation:
-    """Returns a new layer with a piece's settings; it has no weights yet."""
-    operation = piece.operation
+def copy_layer(layer_spec: LayerSpec, name: str) -> keras.Operation:
+    """Returns a new layer with a spec's settings; it has no weights yet."""
+    operation = layer_spec.operation
     _check_activation(operation)
     try:
         if isinstance(operation, keras.Model):
             return keras.models.clone_model(operation)
-        return type(operation).from_config({**piece.config, "name": name})
+        return type(operation).from_config({**layer_spec.config, "name": name})
     except (NotImplementedError, TypeError, ValueError) as error:
         raise ArgumentError(
             "`model` must have layers that can be made again from their settings. Received: a "
@@ -74,14 +74,14 @@ class _Builder:
     """One walk along the calls."""
 
     def __init__(self) -> None:
-        self._layers: dict[Piece, keras.Operation] = {}  # shared layers stay shared
+        self._layers: dict[LayerSpec, keras.Operation] = {}  # shared layers stay shared
         self._tensors: dict[Ref, Parts] = {}
 
-    def build(self, composition: Composition) -> keras.Model:
+    def build(self, graph_spec: GraphSpec) -> keras.Model:
         model_input = None
-        for call in composition.calls:
+        for call in graph_spec.calls:
             if isinstance(call.operation, keras.layers.InputLayer):
-                model_input = copy_layer(call.piece, call.name).output
+                model_input = copy_layer(call.layer_spec, call.name).output
                 outputs: list[Parts] = [{0: model_input}]
             elif call.mixes_units:
                 outputs = [self._mixed(call)]
@@ -92,8 +92,8 @@ class _Builder:
             if call.joined:
                 outputs = [self._joined(call, outputs[0])]
             self._tensors |= {Ref(call, i): parts for i, parts in enumerate(outputs)}
-        output = self._tensors[composition.output][0]
-        return keras.Model(model_input, output, name=composition.name)
+        output = self._tensors[graph_spec.output][0]
+        return keras.Model(model_input, output, name=graph_spec.name)
 
     def _mixed(self, call: Call) -> Parts:
         """Each part as the sum of what it reads of each part of the input."""
@@ -101,17 +101,17 @@ class _Builder:
         return {part: self._sum(call, part, inputs) for part in call.parts}
 
     def _sum(self, call: Call, part: int, inputs: Parts) -> keras.KerasTensor:
-        read = [n for n in sorted(inputs) if (n, part) in call.pieces]
+        read = [n for n in sorted(inputs) if (n, part) in call.layer_specs]
         activation = "linear" if _acts_on_all(call) else call.activation
         if len(read) == 1:
-            piece = call.pieces[0, part]
-            if piece.config["activation"] != activation:
-                piece = piece.changed(activation=activation)
-            return self._call(call, piece, GrownName(call.name, part), inputs[0])
+            layer_spec = call.layer_specs[0, part]
+            if layer_spec.config["activation"] != activation:
+                layer_spec = layer_spec.changed(activation=activation)
+            return self._call(call, layer_spec, GrownName(call.name, part), inputs[0])
         terms = [
             self._call(
                 call,
-                call.pieces[n, part].changed(activation="linear"),
+                call.layer_specs[n, part].changed(activation="linear"),
                 GrownName(call.name, part, n),
                 inputs[n],
             )
@@ -134,19 +134,19 @@ class _Builder:
             if len(tensors) == 1 and part:
                 joined[part] = tensors[0]
             elif part == 0:
-                joined[0] = self._call(call, call.piece, GrownName(call.name), None)
+                joined[0] = self._call(call, call.layer_spec, GrownName(call.name), None)
             else:
                 name = str(GrownName(call.name, part))
-                joined[part] = copy_layer(call.piece, name)(tensors)
+                joined[part] = copy_layer(call.layer_spec, name)(tensors)
         return joined
 
     def _copied(self, call: Call) -> list[Parts]:
         """Every part by a copy of its own of a layer that mixes no units."""
         by_part = {
             part: keras.tree.flatten(
-                self._call(call, piece, GrownName(call.name, part), None, part=part)
+                self._call(call, layer_spec, GrownName(call.name, part), None, part=part)
             )
-            for (_, part), piece in sorted(call.pieces.items())
+            for (_, part), layer_spec in sorted(call.layer_specs.items())
         }
         return [
             {part: tensors[position] for part, tensors in by_part.items()}
@@ -166,31 +166,31 @@ class _Builder:
     def _call(
         self,
         call: Call,
-        piece: Piece,
+        layer_spec: LayerSpec,
         name: GrownName,
         tensor: keras.KerasTensor | None,
         *,
         part: int = 0,
     ) -> Any:
-        """Calls a piece on a tensor, or on the arguments of its call, and fills in its weights."""
+        """Calls a layer on a tensor, or on the arguments of its call, and fills in its weights."""
 
         def tensor_of(value: Any) -> Any:
             if not isinstance(value, Ref):
                 return value
             return self._tensors[value][part] if tensor is None else tensor
 
-        layer = self._layers.get(piece)
+        layer = self._layers.get(layer_spec)
         is_new = layer is None
         if layer is None:
-            layer = self._layers[piece] = copy_layer(piece, str(name))
+            layer = self._layers[layer_spec] = copy_layer(layer_spec, str(name))
         args, kwargs = keras.tree.map_structure(tensor_of, (call.args, call.kwargs))
         outputs = layer(*args, **kwargs)
-        if is_new and piece.fill is not None:
-            piece.fill(layer)
-        elif is_new and piece.weights is not None:
-            layer.set_weights(piece.weights)
+        if is_new and layer_spec.fill is not None:
+            layer_spec.fill(layer)
+        elif is_new and layer_spec.weights is not None:
+            layer.set_weights(layer_spec.weights)
         elif is_new:
-            copy_weights(piece.operation, layer)
+            copy_weights(layer_spec.operation, layer)
         return outputs
 
 

@@ -10,7 +10,7 @@ from tlkit.models.layer_spec import (
     CONVOLUTIONS,
     SEPARABLE,
     Call,
-    Composition,
+    GraphSpec,
     Ref,
 )
 from tlkit.utils.keras_private import is_graph_operation
@@ -74,13 +74,13 @@ class Route:
     readers: tuple[Call, ...]
 
 
-def find_route(composition: Composition, origin: Call, num_new: int) -> Route:
+def find_route(graph_spec: GraphSpec, origin: Call, num_new: int) -> Route:
     """Follows `num_new` units added to `origin` to all that read them.
 
     Raises:
         UnitsStopError: Something on the way cannot take more units.
     """
-    if composition.is_shared(origin):
+    if graph_spec.is_shared(origin):
         raise UnitsStopError("the layer is shared: it is called several times")
     if origin.joined:
         raise UnitsStopError(_OUTPUTS)
@@ -90,11 +90,11 @@ def find_route(composition: Composition, origin: Call, num_new: int) -> Route:
     channels = {Ref(origin): num_new}
     passing: list[tuple[Call, int]] = []
     readers: list[Call] = []
-    for call in composition.calls:
+    for call in graph_spec.calls:
         arriving = [channels[ref] for ref in call.inputs if ref in channels]
         if not arriving:
             continue
-        if composition.is_shared(call):
+        if graph_spec.is_shared(call):
             raise UnitsStopError(
                 f"the layer {call.name!r} behind it is shared: called several times"
             )
@@ -113,7 +113,7 @@ def find_route(composition: Composition, origin: Call, num_new: int) -> Route:
         check_passing(call)
         passing.append((call, arriving[0]))
         channels[Ref(call)] = arriving[0] * _factor(call)
-    if composition.output in channels:
+    if graph_spec.output in channels:
         raise UnitsStopError(_OUTPUTS)
     return Route(tuple(passing), tuple(readers))
 

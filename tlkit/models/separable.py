@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from tlkit.models.layer_spec import Call, Composition, Piece, Ref
+from tlkit.models.layer_spec import Call, GraphSpec, LayerSpec, Ref
 
 DEPTHWISE = "__depthwise"
 _KINDS = {
@@ -18,14 +18,14 @@ _POINTWISE_SETTINGS = (
 )
 
 
-def take_apart_separable(composition: Composition, call: Call) -> None:
+def take_apart_separable(graph_spec: GraphSpec, call: Call) -> None:
     """Replaces a separable convolution by a depthwise and a 1x1 one.
 
     The two compute the same to the bit. The 1x1 convolution keeps the name; the depthwise one is
     called NAME__depthwise.
     """
     old = call.operation
-    config = call.piece.config
+    config = call.layer_spec.config
     depthwise_class, pointwise_class = _KINDS[type(old)]
     shared = {key: config[key] for key in _SHARED_SETTINGS}
     depthwise = depthwise_class(
@@ -56,33 +56,35 @@ def take_apart_separable(composition: Composition, call: Call) -> None:
     if old.use_bias:
         pointwise.bias.assign(old.bias)
 
-    before = Call(call.args, call.kwargs, (middle,), {(0, 0): Piece(depthwise)})
-    composition.calls.insert(composition.calls.index(call), before)
+    before = Call(call.args, call.kwargs, (middle,), {(0, 0): LayerSpec(depthwise)})
+    graph_spec.calls.insert(graph_spec.calls.index(call), before)
     # The call itself changes, so that whatever reads it still does
     call.args, call.kwargs = (Ref(before),), {}
-    call.pieces = {(0, 0): Piece(pointwise)}
+    call.layer_specs = {(0, 0): LayerSpec(pointwise)}
     call.activation = config["activation"]
 
 
-def put_together_separable(composition: Composition) -> None:
+def fuse_separable(graph_spec: GraphSpec) -> None:
     """Makes one layer again of each separable convolution that was taken apart, in place.
 
     Each call must have one part only.
     """
-    for before in list(composition.calls):
-        readers = list(composition.readers(Ref(before)))
+    for before in list(graph_spec.calls):
+        readers = list(graph_spec.readers(Ref(before)))
         if not before.name.endswith(DEPTHWISE) or len(readers) != 1:
             continue
         call = readers[0]
         kinds = [kind for kind, pair in _KINDS.items() if type(call.operation) is pair[1]]
         is_pair = call.name == before.name.removesuffix(DEPTHWISE) and kinds
         if is_pair and call.inputs == [Ref(before)]:
-            call.pieces = {(0, 0): _separable(kinds[0], before.piece, call.piece)}
+            call.layer_specs = {(0, 0): _separable(kinds[0], before.layer_spec, call.layer_spec)}
             call.args, call.kwargs = before.args, before.kwargs
-            composition.calls.remove(before)
+            graph_spec.calls.remove(before)
 
 
-def _separable(kind: type[keras.layers.Layer], depthwise: Piece, pointwise: Piece) -> Piece:
+def _separable(
+    kind: type[keras.layers.Layer], depthwise: LayerSpec, pointwise: LayerSpec
+) -> LayerSpec:
     first, second = depthwise.config, pointwise.config
     layer = kind(
         **{key: first[key] for key in _DEPTHWISE_SETTINGS},
@@ -94,8 +96,8 @@ def _separable(kind: type[keras.layers.Layer], depthwise: Piece, pointwise: Piec
         pointwise_regularizer=second["kernel_regularizer"],
         pointwise_constraint=second["kernel_constraint"],
     )
-    return Piece(layer, weights=(*_weights_of(depthwise), *_weights_of(pointwise)))
+    return LayerSpec(layer, weights=(*_weights_of(depthwise), *_weights_of(pointwise)))
 
 
-def _weights_of(piece: Piece) -> tuple[np.ndarray, ...]:
-    return piece.weights or tuple(piece.operation.get_weights())
+def _weights_of(layer_spec: LayerSpec) -> tuple[np.ndarray, ...]:
+    return layer_spec.weights or tuple(layer_spec.operation.get_weights())

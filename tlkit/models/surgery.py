@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from tlkit.errors import ArgumentError, check_seed
-from tlkit.models.consolidation import consolidate_composition
+from tlkit.models.consolidation import consolidate_graph_spec
 from tlkit.models.grown_names import grown_name_of
 from tlkit.models.heads import head_kind
 from tlkit.models.layer_spec import read
@@ -29,7 +29,7 @@ from tlkit.models.new_classes import (
     scaled_rows,
 )
 from tlkit.models.rebuild import build
-from tlkit.models.separable import put_together_separable
+from tlkit.models.separable import fuse_separable
 from tlkit.models.widening import check_total, find_layer, units_of, widen, widenable
 
 
@@ -88,8 +88,8 @@ def add_classes(
         https://arxiv.org/abs/1712.07136, here without normalising features.
     """
     check_seed(seed)
-    composition = read(model)
-    head, _ = find_head(composition)
+    graph_spec = read(model)
+    head, _ = find_head(graph_spec)
     is_binary = head_kind(model) == "binary"
     num_classes = 2 if is_binary else model.output_shape[-1]
     names = check_new_names(new_names, class_names, num_classes)
@@ -97,8 +97,8 @@ def add_classes(
         fill = initialized(initializer, seed)
     else:
         fill = imprinted(head, check_class_means(head, class_means, len(names)))
-    add_units(composition, len(names), is_binary=is_binary, fill=fill)
-    return build(composition)
+    add_units(graph_spec, len(names), is_binary=is_binary, fill=fill)
+    return build(graph_spec)
 
 
 def align_new_classes(model: keras.Model) -> keras.Model:
@@ -129,15 +129,15 @@ def align_new_classes(model: keras.Model) -> keras.Model:
         Weight aligning: Zhao et al. (2020), Maintaining Discrimination and Fairness in Class
         Incremental Learning, section 4.3, https://arxiv.org/abs/1911.07053.
     """
-    composition = read(model)
-    newest = composition.newest_classes
+    graph_spec = read(model)
+    newest = graph_spec.newest_classes
     if not newest:
         raise ArgumentError(
             "`model` must have classes that were added. Received: "
             f"model={model.name!r}, a model without. Give what tlkit.add_classes returned, before "
             "it is consolidated."
         )
-    head, _ = find_head(composition)
+    head, _ = find_head(graph_spec)
     old = np.concatenate([row_norms(head, part) for part in head.parts if part != newest])
     new = row_norms(head, newest)
     if not new.any():
@@ -146,10 +146,10 @@ def align_new_classes(model: keras.Model) -> keras.Model:
             f"model={model.name!r}, whose new classes have none. Train them first."
         )
     factor = old.mean() / new.mean()
-    for (reads, own), piece in head.pieces.items():
+    for (reads, own), layer_spec in head.layer_specs.items():
         if own == newest:
-            head.pieces[reads, own] = scaled_rows(piece, factor)
-    return build(composition)
+            head.layer_specs[reads, own] = scaled_rows(layer_spec, factor)
+    return build(graph_spec)
 
 
 def widen_layer(
@@ -206,12 +206,12 @@ def widen_layer(
         their outgoing weights are zero).
     """
     check_seed(seed)
-    composition = read(model)
-    call = find_layer(composition, name)
+    graph_spec = read(model)
+    call = find_layer(graph_spec, name)
     num_new = check_total(call, num_units)
-    random = np.random.default_rng((seed, composition.next_part))
-    widen(composition, call, num_new, isolate=isolate, random=random)
-    return build(composition)
+    random = np.random.default_rng((seed, graph_spec.next_part))
+    widen(graph_spec, call, num_new, isolate=isolate, random=random)
+    return build(graph_spec)
 
 
 def consolidate(model: keras.Model) -> keras.Model:
@@ -236,10 +236,10 @@ def consolidate(model: keras.Model) -> keras.Model:
         >>> plain.get_layer("logits").units, len(plain.layers) == len(model.layers)
         (3, True)
     """
-    composition = read(model)
-    consolidate_composition(composition)
-    put_together_separable(composition)
-    return build(composition)
+    graph_spec = read(model)
+    consolidate_graph_spec(graph_spec)
+    fuse_separable(graph_spec)
+    return build(graph_spec)
 
 
 def new_layers(model: keras.Model, since: int = 1) -> list[keras.layers.Layer]:

@@ -6,45 +6,45 @@ import keras
 import numpy as np
 
 from tlkit.errors import ArgumentError, check_count, did_you_mean
-from tlkit.models.grown_names import take_apart
+from tlkit.models.grown_names import parse_name
 from tlkit.models.initial_weights import (
     is_depthwise,
     leave,
     like_the_average,
-    like_the_old_ones,
+    norm_matched,
     reader,
 )
 from tlkit.models.layer_spec import (
     CONVOLUTIONS,
     SEPARABLE,
     Call,
-    Composition,
     Fill,
-    Piece,
+    GraphSpec,
+    LayerSpec,
     units_argument,
 )
 from tlkit.models.routing import Route, UnitsStopError, find_route
 from tlkit.models.separable import take_apart_separable
 
 
-def find_layer(composition: Composition, name: str) -> Call:
+def find_layer(graph_spec: GraphSpec, name: str) -> Call:
     """Returns the call of the layer that is to be widened.
 
     Raises:
         ArgumentError: There is no such layer, or none of its kind is ever widened.
     """
-    by_name = {call.name: call for call in composition.calls}
+    by_name = {call.name: call for call in graph_spec.calls}
     if name not in by_name:
-        base = take_apart(name, by_name).base if isinstance(name, str) else None
+        base = parse_name(name, by_name).base if isinstance(name, str) else None
         grown = f" Name the layer that it stands beside: {base!r}." if base in by_name else ""
         raise ArgumentError(
             "`name` must be the name of a layer of the model. "
             f"Received: name={name!r}.{grown or did_you_mean(name, by_name)} "
-            f"{_widenable_text(composition)}"
+            f"{_widenable_text(graph_spec)}"
         )
     call = by_name[name]
     if reason := _never_widened(call):
-        raise refusal(composition, name, reason)
+        raise refusal(graph_spec, name, reason)
     return call
 
 
@@ -67,9 +67,7 @@ def units_of(call: Call) -> int:
     return call.num_units
 
 
-def widen(
-    composition: Composition, call: Call, num_new: int, *, isolate: bool, random: Any
-) -> None:
+def widen(graph_spec: GraphSpec, call: Call, num_new: int, *, isolate: bool, random: Any) -> None:
     """Adds a part of `num_new` units to a layer, in place.
 
     Raises:
@@ -77,8 +75,8 @@ def widen(
             nothing may read them.
     """
     name = call.name
-    route = _route_or_refusal(composition, call, num_new)
-    newest = composition.newest_classes
+    route = _route_or_refusal(graph_spec, call, num_new)
+    newest = graph_spec.newest_classes
     if isolate and not any(part >= newest > 0 for c in route.readers for part in c.parts):
         raise ArgumentError(
             f"`isolate` must be False where nothing new could read the units of {name!r}: no "
@@ -89,43 +87,43 @@ def widen(
     separable = [c for c in (call, *route.readers) if type(c.operation) in SEPARABLE]
     for one in separable:
         if one is call or not isolate:  # in isolation one that has not grown reads nothing new
-            take_apart_separable(composition, one)
-    part = composition.next_part
-    call.pieces[0, part] = _new_units(call, num_new, random)
-    for earlier in composition.parts_at(call.inputs[0])[1:]:
-        call.pieces[earlier, part] = reader(call.pieces[0, part])
-    route = find_route(composition, call, num_new)
+            take_apart_separable(graph_spec, one)
+    part = graph_spec.next_part
+    call.layer_specs[0, part] = _new_units(call, num_new, random)
+    for earlier in graph_spec.parts_at(call.inputs[0])[1:]:
+        call.layer_specs[earlier, part] = reader(call.layer_specs[0, part])
+    route = find_route(graph_spec, call, num_new)
     for passing, channels in route.passing:
-        passing.pieces[part, part] = _copy_for_new_units(passing, channels, random)
+        passing.layer_specs[part, part] = _copy_for_new_units(passing, channels, random)
     for other in route.readers:
         for own in other.parts:
             if not isolate or own >= newest:
-                other.pieces[part, own] = reader(other.pieces[0, own])
+                other.layer_specs[part, own] = reader(other.layer_specs[0, own])
 
 
-def widenable(composition: Composition) -> list[str]:
+def widenable(graph_spec: GraphSpec) -> list[str]:
     """Returns the names of the layers that can be widened, input side first."""
     names = []
-    for call in composition.calls:
+    for call in graph_spec.calls:
         if _never_widened(call) is None:
             try:
-                find_route(composition, call, 1)
+                find_route(graph_spec, call, 1)
             except UnitsStopError:
                 continue
             names.append(call.name)
     return names
 
 
-def refusal(composition: Composition, name: str, reason: str) -> ArgumentError:
+def refusal(graph_spec: GraphSpec, name: str, reason: str) -> ArgumentError:
     """Returns the error for a layer that cannot be widened, with those that can."""
     return ArgumentError(
         f"`name` must be a layer that can be widened. Received: name={name!r}: {reason}. "
-        f"{_widenable_text(composition)}"
+        f"{_widenable_text(graph_spec)}"
     )
 
 
-def _widenable_text(composition: Composition) -> str:
-    names = widenable(composition)
+def _widenable_text(graph_spec: GraphSpec) -> str:
+    names = widenable(graph_spec)
     shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     return f"Layers that can be widened: {shown or 'none'}."
 
@@ -145,22 +143,22 @@ def _never_widened(call: Call) -> str | None:
     )
 
 
-def _route_or_refusal(composition: Composition, call: Call, num_new: int) -> Route:
+def _route_or_refusal(graph_spec: GraphSpec, call: Call, num_new: int) -> Route:
     try:
-        return find_route(composition, call, num_new)
+        return find_route(graph_spec, call, num_new)
     except UnitsStopError as stop:
-        raise refusal(composition, call.name, str(stop)) from stop
+        raise refusal(graph_spec, call.name, str(stop)) from stop
 
 
-def _new_units(call: Call, num_new: int, random: np.random.Generator) -> Piece:
+def _new_units(call: Call, num_new: int, random: np.random.Generator) -> LayerSpec:
     changes = {units_argument(call.operation): num_new, "trainable": True}
-    return Piece(call.operation, changes, fill=like_the_old_ones(call.operation, random))
+    return LayerSpec(call.operation, changes, fill=norm_matched(call.operation, random))
 
 
-def _copy_for_new_units(call: Call, channels: int, random: np.random.Generator) -> Piece:
+def _copy_for_new_units(call: Call, channels: int, random: np.random.Generator) -> LayerSpec:
     operation = call.operation
     if not isinstance(operation, keras.layers.Layer):
-        return Piece(operation)
+        return LayerSpec(operation)
     changes: dict[str, Any] = {}
     fill: Fill = leave
     if operation.weights:  # some layers without any do not know the argument
@@ -168,7 +166,7 @@ def _copy_for_new_units(call: Call, channels: int, random: np.random.Generator) 
     if isinstance(operation, keras.layers.BatchNormalization):
         fill = like_the_average(operation)
     elif is_depthwise(operation):
-        fill = like_the_old_ones(operation, random)
+        fill = norm_matched(operation, random)
     elif isinstance(operation, keras.layers.Reshape):
         changes["target_shape"] = (*operation.target_shape[:-1], channels)
-    return Piece(operation, changes, fill=fill)
+    return LayerSpec(operation, changes, fill=fill)

@@ -31,7 +31,7 @@ class HasStages(Protocol):
 
     @property
     def stages(self) -> Sequence[Any]:
-        """Each with `name`, `history`, `moved`, and what trained in it: `trainable.groups`."""
+        """Each with `name`, `history`, `weight_change`, and `trainable.groups`: what trained."""
 
 
 class HasSweep(Protocol):
@@ -150,7 +150,7 @@ def plot_drift(report: HasStages, *, ax: Axes | None = None) -> Figure:
     """Draws how far each group of layers has come from where it was, one panel for each stage.
 
     The bars show |after - before| / |before| of a group's weights in per cent, on a logarithmic
-    scale. Which has none did not move by a bit: "frozen", or "as before" where it was free to move
+    scale. Which has none is bit-identical: "frozen", or "as before" where it was trainable
     and what training found was not kept.
 
     Args:
@@ -160,28 +160,28 @@ def plot_drift(report: HasStages, *, ax: Axes | None = None) -> Figure:
     Example:
         >>> from types import SimpleNamespace
         >>> from tlkit.plots.training import plot_drift
-        >>> stage = SimpleNamespace(name="fine-tune", moved={"conv4": 0.0, "conv5": 0.02},
+        >>> stage = SimpleNamespace(name="fine-tune", weight_change={"conv4": 0.0, "conv5": 0.02},
         ...                         trainable=SimpleNamespace(groups=("conv5",)))
         >>> [text.get_text() for text in plot_drift(SimpleNamespace(stages=[stage])).axes[0].texts]
         ['0, frozen', '2 %']
     """
     check_shown("report", report, "stages", "what train_head or fine_tune returned")
-    stages = [stage for stage in report.stages if stage.moved]
+    stages = [stage for stage in report.stages if stage.weight_change]
     if not stages:
-        return message("what moved was not measured", ax)
-    names = list(dict.fromkeys(name for stage in stages for name in stage.moved))
+        return message("the weight change was not measured", ax)
+    names = list(dict.fromkeys(name for stage in stages for name in stage.weight_change))
     num_columns = min(len(stages), _STAGES_IN_A_ROW)
     num_rows = -(-len(stages) // num_columns)
     size = (1.6 + 2.6 * num_columns, 0.4 + num_rows * (0.9 + 0.28 * len(names)))
     title = "Change of each group's weights"
     shape = num_rows, num_columns
     panels = panels_in(ax, size, shape, title=title, gaps=(0.08, 0.3), sharey=True, sharex=True)
-    moved = [100 * change for stage in stages for change in stage.moved.values() if change]
+    moved = [100 * change for stage in stages for change in stage.weight_change.values() if change]
     finite = [change for change in moved if np.isfinite(change)] or [1.0]
     low, high = min(finite) / 3, max(finite)
     for panel, stage in zip(panels.flat, stages, strict=False):
         for position, name in enumerate(names):
-            change = 100 * stage.moved.get(name, 0.0)
+            change = 100 * stage.weight_change.get(name, 0.0)
             end = min(change, high)
             panel.barh(position, max(end - low, 0), left=low, height=0.66, color=BLUE)
             still = "as before" if name in stage.trainable.groups else "frozen"

@@ -38,6 +38,7 @@ from tlkit.runs.record import not_whole, record_of
 from tlkit.runs.results import CalibrationDecision, RunResults
 from tlkit.runs.team import Team
 from tlkit.utils.progress import phase, phases
+from tlkit.utils.renamed import renamed_argument
 from tlkit.utils.run_lock import RECORD_FILE
 from tlkit.utils.tensorflow_logging import load_tensorflow_quietly
 
@@ -54,6 +55,7 @@ EXEMPLARS_FILE = "exemplars.npz"
 _STRICTEST_FIRST = ("train", "validation", "test")
 
 
+@renamed_argument("say", "log")
 def add_classes_run(
     run: str | os.PathLike[str],
     photos: str | os.PathLike[str],
@@ -64,7 +66,7 @@ def add_classes_run(
     batch_size: int = 32,
     max_pixels: int | None = None,
     resume: bool = True,
-    say: Callable[[str], None] | None = None,
+    log: Callable[[str], None] | None = None,
 ) -> Run:
     """Adds the classes of a folder to a finished run's model and leaves a run directory of its own.
 
@@ -96,7 +98,7 @@ def add_classes_run(
         batch_size: Images in a batch.
         max_pixels: Images with more pixels are left out; the run's own bound by default.
         resume: Whether a directory that exists may be continued.
-        say: Is told, in words, what is done.
+        log: Is told, in words, what is done.
 
     Raises:
         ArgumentError: An argument breaks its rule.
@@ -128,7 +130,7 @@ def add_classes_run(
     place = Path(out) if out is not None else default_out(config, resume)
     check_apart(place, photos)
     team = Team(None)
-    log = team.chiefs(say)
+    log = team.chief_log(log)
     if (finished := state_of(place, config, resume)) is not None:
         log(left_as_it_is(place), "")
         return finished

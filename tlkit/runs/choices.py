@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from tlkit.advice.recommendation import Recommendation
     from tlkit.continual.going_on import OldTask
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 _GIVEN_TO_TRIALS = ("learning_rate", "class_weight", "seed", "unfreeze", "layer_decay")
 """Not epochs and augmentation: trials of a strength are few epochs on stored activations."""
 
 
 def backbone_choice(
-    config: RunConfig, data: ImageData, kept: Mapping[str, Choice], say: Say
+    config: RunConfig, data: ImageData, kept: Mapping[str, Choice], log: Log
 ) -> Choice:
     """Returns which backbone a run starts from.
 
@@ -35,14 +35,14 @@ def backbone_choice(
         config: That of the run; its `backbone` is "auto".
         data: Whose training images are looked at.
         kept: Choices that an interrupted start of this run has made.
-        say: Is told the comparison.
+        log: Is told the comparison.
 
     Raises:
         ArgumentError: No backbone can be had.
         DataError: A class has fewer than two different training images, or groups of them.
     """
     if (choice := kept.get("backbone")) is not None:
-        say(_again("backbone", choice.reasons))
+        log(_again("backbone", choice.reasons))
         return choice
     from tlkit.advice.backbones import compare_backbones
     from tlkit.advice.candidates import DEFAULT_BACKBONES
@@ -59,9 +59,9 @@ def backbone_choice(
         class_weight=config.class_weight,
         seed=config.seed,
     )
-    say(str(comparison))
+    log(str(comparison))
     chosen = choose_backbone(comparison)
-    say(str(chosen))
+    log(str(chosen))
     return Choice(chosen.arguments, [str(chosen)], comparison=comparison.as_dict())
 
 
@@ -70,7 +70,7 @@ def mode_choice(
     model: "keras.Model",
     data: ImageData,
     kept: Mapping[str, Choice],
-    say: Say,
+    log: Log,
 ) -> Choice:
     """Returns what of the model trains.
 
@@ -82,10 +82,10 @@ def mode_choice(
         model: As it is before training.
         data: Whose training images are looked at.
         kept: Choices that an interrupted start of this run has made.
-        say: Is told what was measured.
+        log: Is told what was measured.
     """
     if (choice := kept.get("mode")) is not None:
-        say(_again("mode", choice.reasons))
+        log(_again("mode", choice.reasons))
         return choice
     from tlkit.models.groups import layer_groups
 
@@ -105,8 +105,8 @@ def mode_choice(
             chosen["anchor"] = recommended.anchor_strength
     lines = [_in_words(chosen), *reasons]
     if measured:
-        say(measured)
-    say("\n  ".join(lines))
+        log(measured)
+    log("\n  ".join(lines))
     return Choice(chosen, lines, measured=measured.splitlines())
 
 

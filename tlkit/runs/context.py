@@ -34,9 +34,9 @@ class RunContext:
     timer: Clock
     log: Teller
 
-    def agreed(self, decide: Callable[[], Choice]) -> Choice:
+    def broadcast(self, decide: Callable[[], Choice]) -> Choice:
         """Returns what the chief chooses; the others wait for it."""
-        return Choice.from_json(self.team.agreed(lambda: decide().to_json()))
+        return Choice.from_json(self.team.broadcast(lambda: decide().to_json()))
 
     def chosen_before(self) -> dict[str, Choice]:
         """Returns what an unfinished run in the folder has chosen: it must be the same again."""
@@ -47,7 +47,7 @@ class RunContext:
             return {name: choice.to_json() for name, choice in choices.items()}
 
         return {
-            name: Choice.from_json(content) for name, content in self.team.agreed(chosen).items()
+            name: Choice.from_json(content) for name, content in self.team.broadcast(chosen).items()
         }
 
     @contextmanager

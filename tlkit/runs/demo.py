@@ -18,7 +18,7 @@ _PIXELS_PER_CELL = 4
 _NUM_SHOWN = 5
 
 
-def run_demo(out: Path, say: Callable[[str], None]) -> Run:
+def run_demo(out: Path, log: Callable[[str], None]) -> Run:
     """Trains, fine-tunes and exports on scikit-learn's handwritten digits; takes under two minutes.
 
     The digits are written to `OUT/../OUT-photos`, one folder per class, so that what follows
@@ -39,30 +39,30 @@ def run_demo(out: Path, say: Callable[[str], None]) -> Run:
         augment="none",  # a flipped digit is another sign
     )
     check_run(config, out)
-    say(f"1. Writes scikit-learn's handwritten digits to {photos}, one folder per class.")
+    log(f"1. Writes scikit-learn's handwritten digits to {photos}, one folder per class.")
     write_digits(photos)
-    say(
+    log(
         "2. Takes resnet20, pretrained on the images of CIFAR-10, solves a new head for the "
         f"digits, then fine-tunes all layers for {_EPOCHS} epochs."
     )
     if is_finished(out):
-        say(left_as_it_is(out))
+        log(left_as_it_is(out))
     run = make_run(config, out=out)
     test = run.metrics["test"]
     head, tuned = run.metrics["stages"][0], run.metrics["stages"][-1]
-    say(
+    log(
         f"3. Of {test['num_images']} digits it has never seen, the exported model gets "
         f"{100 * test['accuracy']:.1f} % right (head solved in {head['seconds']:.0f} s, fine-tuned "
         f"in {tuned['seconds']:.0f} s)."
     )
     files = sorted(photos.glob("*/*.png"))
     shown = files[:: len(files) // _NUM_SHOWN][:_NUM_SHOWN]
-    say("4. Asks the exported SavedModel about some of them:")
+    log("4. Asks the exported SavedModel about some of them:")
     from tlkit.evaluation.prediction import predict_exported
 
     for prediction in predict_exported(out / "saved_model", shown):
-        say(f"   {prediction}")
-    say(
+        log(f"   {prediction}")
+    log(
         f"Done in {time.perf_counter() - started:.0f} s. Look at {out / 'report.html'}; "
         f"{out / 'saved_model'} serves anywhere TensorFlow runs. Next: tlkit train YOUR_PHOTOS "
         "--out RUN."

@@ -136,7 +136,7 @@ def write_report(path: Path, page: Page) -> None:
         others={name: one for name, one in measured.items() if name != split},
         curves=_curves(page.training),
         drift=_svg(plot_drift(page.training))
-        if any(one.moved for one in page.training.stages)
+        if any(one.weight_change for one in page.training.stages)
         else None,
         classes=_classes(page.data, evaluation),
         matrix=_matrix(evaluation),

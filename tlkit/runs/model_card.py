@@ -249,13 +249,13 @@ def _training(record: RunRecord, metrics: Mapping[str, Any]) -> Iterator[str]:
         (
             escaped(stage["name"]),
             f"{stage['num_trainable']:,}",
-            ", ".join(escaped(group) for group, change in stage["moved"].items() if change)
+            ", ".join(escaped(group) for group, change in stage["weight_change"].items() if change)
             or "none",
             f"{stage['seconds']:.1f} s",
         )
         for stage in stages
     ]
-    yield from _table(("stage", "trainable parameters", "groups that moved", "time"), rows)
+    yield from _table(("stage", "trainable parameters", "groups that changed", "time"), rows)
     given = {
         name: _last_part(value) if isinstance(value, str) else value
         for name, value in record.config.to_json().items()

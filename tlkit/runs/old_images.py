@@ -44,13 +44,13 @@ def old_task(config: RunConfig, context: RunContext, data: ImageData) -> "OldTas
     """
     from tlkit.continual.going_on import OldTask
 
-    parent, say = context.parent, context.log
+    parent, log = context.parent, context.log
     if parent is None:
         return None
     is_given = config.old_photos is not None
     folder = config.old_photos or parent.run_record.config.photos
     if not is_given and (parent.run_record.growth is not None or not Path(folder).exists()):
-        say(
+        log(
             "Forgetting is not measured: the images of all old classes are not where the earlier "
             "run found them. Name their folder (--old-photos DIR)."
         )
@@ -60,7 +60,7 @@ def old_task(config: RunConfig, context: RunContext, data: ImageData) -> "OldTas
     except DataError as error:
         if is_given:
             raise
-        say(
+        log(
             "Forgetting is not measured: where the earlier run found its images there are others "
             f"now. Name their folder (--old-photos DIR). {error}"
         )
@@ -76,7 +76,7 @@ def old_task(config: RunConfig, context: RunContext, data: ImageData) -> "OldTas
         if measured is not None and measured.num_images:
             decided_on = None if split is old.validation else decided
             return OldTask(old.train, decided_on, measured)
-    say(
+    log(
         "Forgetting is not measured: the earlier run or this one trains on every old image that "
         "is held out, or decides on it. Name others (--old-photos DIR)."
     )

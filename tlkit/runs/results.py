@@ -127,6 +127,6 @@ def _stage(stage: "StageReport") -> dict[str, Any]:
         "seconds": round(stage.seconds, 3),
         "num_trainable": stage.trainable.num_trainable,
         "num_forward_passes": stage.num_forward_passes,
-        "moved": stage.moved,
+        "weight_change": stage.weight_change,
         "notes": list(stage.notes),
     }

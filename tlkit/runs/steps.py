@@ -67,9 +67,11 @@ def plan_anchor(
 
     method, importance = config.importance, {}
     if method is not None:
-        importance = context.team.agreed_arrays(lambda: importance_of_old(model, data, method, old))
+        importance = context.team.broadcast_arrays(
+            lambda: importance_of_old(model, data, method, old)
+        )
     if config.anchor == AUTO:
-        decided = context.agreed(lambda: anchor_choice(config, model, data, importance, old))
+        decided = context.broadcast(lambda: anchor_choice(config, model, data, importance, old))
         context.log("strength of the anchor:\n  " + "\n  ".join(decided.reasons))
         config = config.resolve({"anchor": decided})
     if config.anchor is None:

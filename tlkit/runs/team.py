@@ -46,15 +46,15 @@ class Team:
             self.is_chief = self._workers.is_chief
 
     @property
-    def is_spread(self) -> bool:
+    def is_distributed(self) -> bool:
         """Whether there is more than one device."""
         return self._strategy is not None and self._strategy.num_replicas_in_sync > 1
 
     def scope(self) -> AbstractContextManager[object]:
         """Where the model, its constraints and metrics are to be made."""
-        return self._strategy.scope() if self.is_spread else nullcontext()
+        return self._strategy.scope() if self.is_distributed else nullcontext()
 
-    def told(self, run: Run | None) -> Run | None:
+    def broadcast_run(self, run: Run | None) -> Run | None:
         """Returns the chief's run on every worker, where its files may be out of reach.
 
         All workers wait for each other here.
@@ -62,13 +62,13 @@ class Team:
         if self._workers is None:
             return run
         fields = None if run is None else (str(run.path), run.class_names, run.metrics, run.record)
-        found: Any = self.agreed(lambda: fields)
+        found: Any = self.broadcast(lambda: fields)
         if run is not None or found is None:
             return run
         path, class_names, metrics, record = found
         return Run(Path(path), tuple(class_names), metrics, RunRecord.from_json(record))
 
-    def agreed(self, decide: Callable[[], _Decision]) -> _Decision:
+    def broadcast(self, decide: Callable[[], _Decision]) -> _Decision:
         """Returns what the chief decides, which JSON must hold; the others wait for it."""
         if self._workers is None:
             return decide()
@@ -79,7 +79,7 @@ class Team:
             decision: _Decision = json.loads(self._workers.bytes_from_chief(content))
         return decision
 
-    def agreed_arrays(
+    def broadcast_arrays(
         self, decide: "Callable[[], dict[str, np.ndarray]]"
     ) -> "dict[str, np.ndarray]":
         """Returns the arrays that the chief decides on, by name; the others wait for them."""
@@ -88,24 +88,24 @@ class Team:
         from tlkit.distribution.lost_workers import lost_worker_named
 
         arrays = decide() if self.is_chief else {}
-        names = self.agreed(lambda: list(arrays))
+        names = self.broadcast(lambda: list(arrays))
         with lost_worker_named(self._strategy):
             return dict(zip(names, self._workers.from_chief(list(arrays.values())), strict=True))
 
-    def end(self, run: Run | None) -> Run:
+    def finished_run(self, run: Run | None) -> Run:
         """Returns the chief's finished run, which the others wait for."""
-        finished = self.told(run)
+        finished = self.broadcast_run(run)
         if finished is None:
             raise RuntimeError("the chief has finished no run")
         return finished
 
-    def chiefs(self, say: Callable[[str], None] | None) -> Teller:
-        """Returns what tells `say` on the chief, and what says nothing on the others."""
-        return Teller(say if self.is_chief else lambda text: None)
+    def chief_log(self, log: Callable[[str], None] | None) -> Teller:
+        """Returns what passes text to `log` on the chief, and drops it on the others."""
+        return Teller(log if self.is_chief else lambda text: None)
 
     def on_one_device(self, model: "keras.Model") -> "keras.Model":
         """Returns the model as it would be without a team, which every exporter takes."""
-        if not self.is_spread:
+        if not self.is_distributed:
             return model
         import keras
 

@@ -53,6 +53,7 @@ from tlkit.runs.steps import (
 from tlkit.runs.team import Team
 from tlkit.utils.keras_settings import check_building
 from tlkit.utils.progress import phase, phases, plan
+from tlkit.utils.renamed import renamed_argument
 from tlkit.utils.tensorflow_logging import load_tensorflow_quietly
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from tlkit.training.reports import TrainingReport
 
 
+@renamed_argument("say", "log")
 def train_run(
     photos: str | os.PathLike[str],
     *,
@@ -90,7 +92,7 @@ def train_run(
     damaged: str = KEEP,
     resume: bool = True,
     distribute: str | None = None,
-    say: Callable[[str], None] | None = None,
+    log: Callable[[str], None] | None = None,
 ) -> Run:
     """Trains a classifier on images and leaves everything in a run directory.
 
@@ -146,7 +148,7 @@ def train_run(
         distribute: "auto", "mirrored" or "multi-worker", see `distribution_strategy`; one device by
             default. Several machines make the same call; the chief alone writes, and may continue
             with others what was begun without.
-        say: Is told, in words, what is done.
+        log: Is told, in words, what is done.
 
     Returns:
         The finished run; on every worker, though its files are with the chief.
@@ -187,7 +189,7 @@ def train_run(
         max_pixels=max_pixels,
         damaged=damaged,
     )
-    return make_run(config, out=out, resume=resume, distribute=distribute, say=say)
+    return make_run(config, out=out, resume=resume, distribute=distribute, log=log)
 
 
 def make_run(
@@ -196,7 +198,7 @@ def make_run(
     out: str | os.PathLike[str] | None = None,
     resume: bool = True,
     distribute: str | None = None,
-    say: Callable[[str], None] | None = None,
+    log: Callable[[str], None] | None = None,
 ) -> Run:
     """Makes the run of a config, or continues it; all as `train_run` says.
 
@@ -205,7 +207,7 @@ def make_run(
         out: See `train_run`.
         resume: See `train_run`.
         distribute: See `train_run`.
-        say: See `train_run`.
+        log: See `train_run`.
 
     Example:
         >>> from tlkit.runs.config import RunConfig
@@ -218,8 +220,8 @@ def make_run(
     place = _place(config, out, resume, distribute)
     check_apart(place, photos)
     team = Team(distribute)
-    log = team.chiefs(say)
-    finished = team.told(state_of(place, config, resume) if team.is_chief else None)
+    log = team.chief_log(log)
+    finished = team.broadcast_run(state_of(place, config, resume) if team.is_chief else None)
     if finished is not None:
         log(left_as_it_is(place), "")
         return finished
@@ -293,8 +295,8 @@ def _made(config: RunConfig, listing: Listing, context: RunContext) -> Run:
                 held.enter_context(context.taken(record))
             record, results = _worked(model, data, config, record, context, old=old)
         if results is None:
-            return team.end(None)
-        return team.end(leave(context, data, record, results))
+            return team.finished_run(None)
+        return team.finished_run(leave(context, data, record, results))
 
 
 def _load(config: RunConfig, listing: Listing, context: RunContext) -> ImageData:
@@ -325,7 +327,7 @@ def _starting_point(
     resolved = config.resolve(kept)
     if config.backbone == AUTO:
         with timer.timed("choosing the backbone"):
-            choice = context.agreed(lambda: backbone_choice(config, data, kept, log))
+            choice = context.broadcast(lambda: backbone_choice(config, data, kept, log))
         record = record.with_choice("backbone", choice)
         resolved = config.resolve(record.choices)
         data = data.at_size((first_image_size(resolved),) * 2)
@@ -334,7 +336,7 @@ def _starting_point(
         model = _model(resolved, context.parent, data)
     if config.mode == AUTO:
         with timer.timed("choosing what trains"):
-            choice = context.agreed(lambda: mode_choice(resolved, model, data, kept, log))
+            choice = context.broadcast(lambda: mode_choice(resolved, model, data, kept, log))
         record = record.with_choice("mode", choice)
     return record, data, model
 
@@ -386,7 +388,7 @@ def _trained(
 ) -> "tuple[keras.Model, TrainingReport, ForgettingReport | None]":
     """Trains on all devices; returns the model on one."""
     timer, team = context.timer, context.team
-    if team.is_spread:
+    if team.is_distributed:
         with timer.timed("model"), team.scope():
             model = _model(config, context.parent, data)
     with timer.timed("training"), team.scope():

@@ -106,7 +106,7 @@ def create_app(model: ServedModel, *, max_bytes: int, hosts: Sequence[str] = (AN
         return metrics.response()
 
     # Starlette's own type has no room for handlers of one kind of error
-    handlers: dict[Any, Any] = {HTTPException: _say, Exception: _say_nothing}
+    handlers: dict[Any, Any] = {HTTPException: _http_error, Exception: _server_error}
     return Starlette(
         routes=[
             Route("/", _file("page.html", "text/html")),
@@ -166,10 +166,10 @@ def _file(name: str, media_type: str) -> Callable[[Request], Awaitable[Response]
     return send
 
 
-async def _say(_: Request, error: HTTPException) -> Response:
+async def _http_error(_: Request, error: HTTPException) -> Response:
     return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
 
 
-async def _say_nothing(_: Request, error: Exception) -> Response:
+async def _server_error(_: Request, error: Exception) -> Response:
     """What went wrong inside is logged by the server and is no business of who asked."""
     return JSONResponse({"error": "The server failed on this image."}, 500)

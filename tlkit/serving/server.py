@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from tlkit.errors import ArgumentError, check_count
+from tlkit.utils.renamed import renamed_argument
 from tlkit.utils.tensorflow_logging import load_tensorflow_quietly
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ _LOGGING = {
 """Both logs go to standard error."""
 
 
+@renamed_argument("say", "log")
 def serve(
     folder: str | os.PathLike[str],
     *,
@@ -63,7 +65,7 @@ def serve(
     max_megapixels: int = MAX_MEGAPIXELS,
     access_log: bool = True,
     safe: bool = False,
-    say: Callable[[str], None] | None = None,
+    log: Callable[[str], None] | None = None,
 ) -> None:
     """Answers over HTTP what is in images, until Ctrl-C or SIGTERM.
 
@@ -80,7 +82,7 @@ def serve(
         safe: Take `model.keras` in Keras's safe mode instead of the SavedModel, which is a program
             that TensorFlow runs: for models of somebody you do not trust.
         access_log: Whether standard error gets a line for each request.
-        say: Is told the address.
+        log: Is told the address.
 
     Raises:
         ArgumentError: If there is no model in `folder`, `port` cannot be had, a package is
@@ -104,8 +106,8 @@ def serve(
         open_port(listener)
         address, chosen = listener.getsockname()[:2]
         name = f"[{address}]" if ":" in address else address
-        if say:
-            say(f"Open http://{name}:{chosen}/ and drop an image there; Ctrl-C ends it.")
+        if log:
+            log(f"Open http://{name}:{chosen}/ and drop an image there; Ctrl-C ends it.")
         # uvicorn ends in order, then raises the interrupt once more
         with suppress(KeyboardInterrupt):
             server.run(sockets=[listener])

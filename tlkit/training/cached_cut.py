@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from tlkit.data.images import ImageSplit
-from tlkit.distribution.shards import Shared
+from tlkit.distribution.shards import ShardedBatches
 from tlkit.models.flattening import above, below
 from tlkit.models.graph import with_nested
 from tlkit.models.groups import cut_before, group_layers, layer_groups, resolve_group
@@ -193,7 +193,7 @@ def cut_batches(
 
 def cut_validation(
     cut: CachedCut, model: keras.Model, *, batch_size: int, one_hot: bool
-) -> Shared | None:
+) -> ShardedBatches | None:
     """One pass over the stored activations of the validation images."""
     if cut.validation is None:
         return None

@@ -14,7 +14,7 @@ import tensorflow as tf
 from tlkit.data.images import ImageSplit
 from tlkit.data.limits import DECODER_VERSION
 from tlkit.data.missing_files import missing_files_named
-from tlkit.distribution.workers import check_can_be_shared
+from tlkit.distribution.workers import check_can_be_sharded
 from tlkit.errors import ArgumentError, DataError, TrainingError
 from tlkit.training.frozen import (
     MAX_BFLOAT16_DIFFERENCE,
@@ -129,7 +129,7 @@ def extract_features(
         )
     with missing_files_named([images]):
         if not isinstance(images, ImageSplit):
-            check_can_be_shared("images", part.workers)
+            check_can_be_sharded("images", part.workers)
         name = f"{part.signature}-{DECODER_VERSION}"
         store = FeatureStore(f"{name}-float32", part.output_shape, folder=cache)
         is_fast = not exact and _precision(store, part, images, views) == "bfloat16"

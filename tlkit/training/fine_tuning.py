@@ -122,7 +122,7 @@ def fine_tune(
         loss: Instead of the cross-entropy that fits the head; takes whole-number labels, or one-hot
             ones if it is one of Keras's categorical losses (which `metrics` of yours then take
             too).
-        label_smoothing: Share of each label that is spread over all classes, 0...1; of no effect
+        label_smoothing: Shard of each label that is spread over all classes, 0...1; of no effect
             with a `loss` of your own.
         metrics: Keras metrics of your own, beside accuracy and cross-entropy.
         class_weight: "balanced" weighs each class by the inverse of its frequency.
@@ -151,7 +151,7 @@ def fine_tune(
     Raises:
         ArgumentError: An argument breaks its rule, or data and model do not fit.
         TrainingError: The loss became NaN (the best weights so far are put back), a group that
-            was to train did not move (the model is as it was given), or a worker was lost.
+            was to train did not change (the model is as it was given), or a worker was lost.
         RunError: `run_directory` holds the training of another model, of other data, or with other
             arguments.
 
@@ -161,7 +161,7 @@ def fine_tune(
         >>> data = tlkit.load_arrays(images, np.arange(40) % 2, ["even", "odd"])
         >>> model = tlkit.build_classifier("resnet20", data.class_names, weights=None)
         >>> report = tlkit.fine_tune(model, data, unfreeze="stage3", epochs=1)
-        >>> report.stages[-1].moved["stage2"]
+        >>> report.stages[-1].weight_change["stage2"]
         0.0
     """
     call = _checked(dict(locals()))

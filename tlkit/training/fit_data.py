@@ -5,21 +5,21 @@ from typing import Any
 
 import tensorflow as tf
 
-from tlkit.distribution.shards import WHOLE, Share, Shared, spread_batches
+from tlkit.distribution.shards import ONLY_SHARD, Shard, ShardedBatches, distribute_batches
 from tlkit.training.sources import steps_in_epoch
 
 
 def fit_data(
-    strategy: tf.distribute.Strategy, training: Shared, validation: Shared | None
+    strategy: tf.distribute.Strategy, training: ShardedBatches, validation: ShardedBatches | None
 ) -> dict[str, Any]:
-    """Returns batches as Keras's `fit` takes them: whole, or shared out among the replicas."""
+    """Returns batches as Keras's `fit` takes them: whole, or sharded among the replicas."""
     if strategy.num_replicas_in_sync == 1:
-        return {"x": training(WHOLE), "validation_data": validation and validation(WHOLE)}
-    given: dict[str, Any] = {"x": spread_batches(strategy, training)}
+        return {"x": training(ONLY_SHARD), "validation_data": validation and validation(ONLY_SHARD)}
+    given: dict[str, Any] = {"x": distribute_batches(strategy, training)}
     if validation is not None:
-        given["validation_steps"] = steps_in_epoch(validation(WHOLE))
+        given["validation_steps"] = steps_in_epoch(validation(ONLY_SHARD))
         endless = partial(_endless, validation)
-        given["validation_data"] = spread_batches(strategy, endless)
+        given["validation_data"] = distribute_batches(strategy, endless)
     return given
 
 
@@ -42,12 +42,14 @@ def weighed(dataset: tf.data.Dataset, class_weight: dict[int, float]) -> tf.data
     return dataset.map(with_weights)
 
 
-def weighed_as(shared: Shared, class_weight: dict[int, float] | None) -> Shared:
-    """Multiplies likewise each share of some batches; leaves them alone for `None`."""
+def weighed_as(
+    batches_of_shard: ShardedBatches, class_weight: dict[int, float] | None
+) -> ShardedBatches:
+    """Multiplies likewise each shard of some batches; leaves them alone for `None`."""
     if class_weight is None:
-        return shared
-    return lambda share: weighed(shared(share), class_weight)
+        return batches_of_shard
+    return lambda shard: weighed(batches_of_shard(shard), class_weight)
 
 
-def _endless(shared: Shared, share: Share) -> tf.data.Dataset:
-    return shared(share).repeat()
+def _endless(batches_of_shard: ShardedBatches, shard: Shard) -> tf.data.Dataset:
+    return batches_of_shard(shard).repeat()

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tlkit.data.splits import class_weights
 from tlkit.displays.activity import in_words
-from tlkit.distribution.shards import WHOLE, Share, Shared
+from tlkit.distribution.shards import ONLY_SHARD, Shard, ShardedBatches
 from tlkit.distribution.strategies import scope_of, strategy_of
 from tlkit.distribution.workers import Workers
 from tlkit.errors import TrainingError
@@ -33,12 +33,12 @@ class Batches:
     """Training images, labels and perhaps weights, epoch by epoch.
 
     Attributes:
-        starting_at: From an epoch, a step in it and a share to that share of all batches from there
+        starting_at: From an epoch, a step in it and a shard to that shard of all batches from there
             to the end of the last epoch.
         num_steps: Batches in one epoch.
     """
 
-    starting_at: Callable[[int, int, Share], tf.data.Dataset]
+    starting_at: Callable[[int, int, Shard], tf.data.Dataset]
     num_steps: int
 
 
@@ -60,7 +60,7 @@ class Fitted:
 def fit_model(
     model: keras.Model,
     batches: Batches,
-    validation: Shared | None,
+    validation: ShardedBatches | None,
     *,
     whole: keras.Model | None = None,
     optimizer: keras.optimizers.Optimizer,
@@ -80,12 +80,12 @@ def fit_model(
     """Trains what is trainable in the model, and keeps the weights of the best epoch.
 
     Without validation images those of the last epoch are kept. A model that was made under a
-    strategy is trained on all its replicas, each on a share of every batch.
+    strategy is trained on all its replicas, each on a shard of every batch.
 
     Args:
         model: Its weights are changed; it is not compiled.
         batches: What to train on.
-        validation: From a share to that of the batches to measure on, without augmentation.
+        validation: From a shard to that of the batches to measure on, without augmentation.
         whole: The model that `model` is the upper part of, if it is one.
         optimizer: Used as it is.
         loss: As Keras takes it.
@@ -143,8 +143,8 @@ def fit_model(
             saver.save_now(0, 0)
 
     def run(first: int, end: int, skipped: int) -> None:
-        def from_here(share: Share) -> tf.data.Dataset:
-            dataset = batches.starting_at(first, skipped, share)
+        def from_here(shard: Shard) -> tf.data.Dataset:
+            dataset = batches.starting_at(first, skipped, shard)
             return dataset if class_weight is None else weighed(dataset, class_weight)
 
         trainee.fit(
@@ -246,7 +246,7 @@ def _build_metrics(trainee: HookedModel, batches: Batches) -> None:
     """Lets the metrics make their variables, which they otherwise do in the first step."""
     some = tf.nest.map_structure(
         lambda spec: tf.zeros([1, *spec.shape[1:]], spec.dtype),
-        batches.starting_at(0, 0, WHOLE).element_spec,
+        batches.starting_at(0, 0, ONLY_SHARD).element_spec,
     )
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(some)
     if trainee.distribute_strategy.num_replicas_in_sync > 1:

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tlkit.data.images import ImageData
 from tlkit.distribution.lost_workers import lost_worker_named
-from tlkit.distribution.shards import WHOLE, Shared
+from tlkit.distribution.shards import ONLY_SHARD, ShardedBatches
 from tlkit.distribution.strategies import scope_of, strategy_of
 from tlkit.errors import ArgumentError, check_count, check_positive, check_seed
 from tlkit.evaluation.data_checks import Images, note_on_values
@@ -45,7 +45,7 @@ from tlkit.training.sources import Source, source_of
 from tlkit.training.store import FEATURES_FOLDER
 from tlkit.training.stored_batches import batches_in_order, one_pass
 from tlkit.training.views import ViewPolicy
-from tlkit.training.weight_change import relative_movement, restore_weights, weights_by_group
+from tlkit.training.weight_change import relative_weight_change, restore_weights, weights_by_group
 from tlkit.utils.cache import cache_note
 from tlkit.utils.formatting import percent
 from tlkit.utils.progress import bar
@@ -221,11 +221,11 @@ def _train(
             left = "The model is as it was given."
             raise error.at_rate(given["learning_rate"], left) from error
     new = _measured(head, model, held_out, criterion) if held_out else None
-    moved = relative_movement(before, weights_by_group(model))
+    moved = relative_weight_change(before, weights_by_group(model))
     put_back = {}
     if old and new and part.workers.chief_says(old.is_better_than(new)):
         restore_weights(model, before)
-        moved, put_back = relative_movement(before, weights_by_group(model)), moved
+        moved, put_back = relative_weight_change(before, weights_by_group(model)), moved
         notes.append(
             f"the head that was there is kept: {percent(old.value)} {criterion.name} on "
             f"validation against {percent(new.value)} of the new one"
@@ -236,7 +236,7 @@ def _train(
         trainable=trainable,
         history=history,
         kept_epoch=kept_epoch,
-        moved=moved,
+        weight_change=moved,
         put_back=put_back,
         seconds=time.perf_counter() - started,
         num_forward_passes=train.num_forward_passes
@@ -336,12 +336,12 @@ def _fit(
     )
 
 
-def _one_pass(features: Features, model: keras.Model) -> Shared:
+def _one_pass(features: Features, model: keras.Model) -> ShardedBatches:
     targets = targets_of(features.labels, model).numpy()
     return one_pass(features, targets, batch_size=_BATCH_SIZE)
 
 
-def _weighed_pass(features: Features, model: keras.Model, criterion: Criterion) -> Shared:
+def _weighed_pass(features: Features, model: keras.Model, criterion: Criterion) -> ShardedBatches:
     weights = class_weight_of(
         plain_labels(features.labels, model), num_classes_of(model), criterion.class_weight
     )
@@ -352,7 +352,7 @@ def _measured(
     head: keras.Model, model: keras.Model, held_out: Features, criterion: Criterion
 ) -> Score:
     """The model's figures on validation images, from their float32 features."""
-    batches = _one_pass(held_out, model)(WHOLE)
+    batches = _one_pass(held_out, model)(ONLY_SHARD)
     outputs = np.concatenate([head(batch[0], training=False).numpy() for batch in batches])
     return score_of(
         model, both_columns(outputs, model), held_out.labels, held_out.weights, criterion

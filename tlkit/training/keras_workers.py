@@ -28,7 +28,7 @@ class WorkersModel(keras.Model):
 
     def make_train_function(self, force: bool = False) -> Any:
         """Returns Keras's function; on several replicas, one that takes the first one's logs."""
-        if not _is_spread(self):
+        if not _is_distributed(self):
             return super().make_train_function(force)
         if self.train_function is None or force:
             self.train_function = _on_all_replicas(self, self.train_step)
@@ -36,7 +36,7 @@ class WorkersModel(keras.Model):
 
     def make_test_function(self, force: bool = False) -> Any:
         """The same for `evaluate`."""
-        if not _is_spread(self):
+        if not _is_distributed(self):
             return super().make_test_function(force)
         if self.test_function is None or force:
             self.test_function = _on_all_replicas(self, self.test_step)
@@ -48,7 +48,7 @@ class WorkersModel(keras.Model):
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         """Builds what is not built; one replica's share of a batch says enough of its shapes."""
-        if iterator is not None and _is_spread(self):
+        if iterator is not None and _is_distributed(self):
             strategy = self.distribute_strategy
             for _, _, batches in iterator:
                 batch = next(batches)
@@ -60,7 +60,7 @@ class WorkersModel(keras.Model):
         super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
 
 
-def _is_spread(model: keras.Model) -> bool:
+def _is_distributed(model: keras.Model) -> bool:
     return int(model.distribute_strategy.num_replicas_in_sync) > 1
 
 

@@ -18,7 +18,7 @@ def loss_of(model: keras.Model, label_smoothing: float = 0.0) -> keras.losses.Lo
 
     Args:
         model: A classifier.
-        label_smoothing: Share of each label that is spread over all classes, 0...1.
+        label_smoothing: Shard of each label that is spread over all classes, 0...1.
     """
     if not label_smoothing:
         return cross_entropy_of(model)

@@ -16,7 +16,7 @@ from tlkit.models.variable_names import variable_names
 
 SCHEDULES = ("cosine", "constant", "step")
 WARM_UP = 0.1
-"""Share of all steps in which the rate rises from zero."""
+"""Shard of all steps in which the rate rises from zero."""
 
 Rate: TypeAlias = float | keras.optimizers.schedules.LearningRateSchedule
 

@@ -80,7 +80,7 @@ class Replicas:
         return list(_summed(tensors))
 
 
-def is_spread() -> bool:
+def is_distributed() -> bool:
     """Whether this is a step on one of several replicas."""
     return int(tf.distribute.get_strategy().num_replicas_in_sync) > 1
 

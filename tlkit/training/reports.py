@@ -6,9 +6,10 @@ from typing import Any
 
 from tlkit.models.groups import TrainableReport
 from tlkit.utils.formatting import percent
+from tlkit.utils.renamed import renamed_attribute
 from tlkit.utils.text_repr import ShownAsText
 
-_STILL = "did not move"
+_UNCHANGED = "unchanged"
 
 
 @dataclass(frozen=True)
@@ -17,29 +18,31 @@ class StageReport(ShownAsText):
 
     Attributes:
         name: "head" or "fine-tune".
-        trainable: What was allowed to move.
+        trainable: What was trainable.
         history: One mapping per epoch, of Keras's names ("loss", "val_accuracy", ...) to values;
             empty for a head that was solved.
-        moved: For each group of layers the relative change of its weights,
+        weight_change: For each group of layers the relative change of its weights,
             |after - before| / |before|; exactly 0.0 for a frozen one.
         seconds: Time spent.
         num_forward_passes: Images that went through the frozen part; 0 when all were stored.
         notes: What was chosen, substituted or left out.
         kept_epoch: The epoch of `history` whose weights are kept, from 1 on; `None` where none
             was better than the model before, and for a head that was solved.
-        put_back: What each group of layers had moved by, likewise, before its weights were put
+        put_back: What each group of layers had changed by, likewise, before its weights were put
             back because nothing was better on validation; empty where they were not.
     """
 
     name: str
     trainable: TrainableReport
     history: tuple[dict[str, float], ...]
-    moved: dict[str, float]
+    weight_change: dict[str, float]
     seconds: float
     num_forward_passes: int = 0
     notes: tuple[str, ...] = ()
     kept_epoch: int | None = None
     put_back: dict[str, float] = field(default_factory=dict)
+
+    moved = renamed_attribute("moved", "weight_change")
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "StageReport":
@@ -48,9 +51,12 @@ class StageReport(ShownAsText):
             name: tuple(value) if isinstance(value, list) else value
             for name, value in content["trainable"].items()
         }
+        fields = {**content}
+        if "moved" in fields:  # so it was called in trainings that an earlier version began
+            fields["weight_change"] = fields.pop("moved")
         return cls(
             **{
-                **content,
+                **fields,
                 "trainable": TrainableReport(**trainable),
                 "history": tuple(content["history"]),
                 "notes": tuple(content["notes"]),
@@ -59,18 +65,18 @@ class StageReport(ShownAsText):
 
     def __str__(self) -> str:
         lines = [f"{self.name}: {self.seconds:.1f} s; {self.trainable}"]
-        shown = {group: self._movement(group) for group in self.moved}
-        lines += [f"  {group} {words}" for group, words in shown.items() if words != _STILL]
-        if still := [group for group, words in shown.items() if words == _STILL]:
-            lines.append(f"  {_STILL}: {', '.join(still)}")
+        shown = {group: self._described(group) for group in self.weight_change}
+        lines += [f"  {group}: {words}" for group, words in shown.items() if words != _UNCHANGED]
+        if still := [group for group, words in shown.items() if words == _UNCHANGED]:
+            lines.append(f"  {_UNCHANGED}: {', '.join(still)}")
         return "\n".join(lines + [f"  {note}" for note in self.notes])
 
-    def _movement(self, group: str) -> str:
-        if change := self.moved[group]:
-            return f"moved by {100 * change:.3g} %"
+    def _described(self, group: str) -> str:
+        if change := self.weight_change[group]:
+            return f"weight change {100 * change:.3g} %"
         if change := self.put_back.get(group, 0.0):
-            return f"moved by {100 * change:.3g} %, and its weights were put back"
-        return _STILL
+            return f"weight change {100 * change:.3g} %, and its weights were put back"
+        return _UNCHANGED
 
 
 @dataclass(frozen=True)

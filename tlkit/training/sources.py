@@ -7,9 +7,9 @@ import keras
 import tensorflow as tf
 
 from tlkit.data.images import ImageData, ImageSplit
-from tlkit.distribution.shards import WHOLE, Share
+from tlkit.distribution.shards import ONLY_SHARD, Shard
 from tlkit.distribution.strategies import strategy_of
-from tlkit.distribution.workers import Workers, check_can_be_shared
+from tlkit.distribution.workers import Workers, check_can_be_sharded
 from tlkit.errors import ArgumentError
 from tlkit.evaluation.data_checks import Images, check_images, check_takes_images
 from tlkit.evaluation.dataset_length import num_batches
@@ -46,7 +46,7 @@ def source_of(
     spec = describe_model(model)
     for argument, images in (("data", data), ("validation", validation)):
         if isinstance(images, tf.data.Dataset):
-            check_can_be_shared(argument, Workers(strategy_of(model)))
+            check_can_be_sharded(argument, Workers(strategy_of(model)))
     if isinstance(data, tf.data.Dataset):
         train = check_images("data", data, model, labels="soft")
         if validation is not None:
@@ -70,12 +70,12 @@ def source_of(
 
 
 def batches_of(
-    images: Images, model: keras.Model, *, one_hot: bool = False, share: Share = WHOLE
+    images: Images, model: keras.Model, *, one_hot: bool = False, shard: Shard = ONLY_SHARD
 ) -> tf.data.Dataset:
     """Returns one pass over the images in their order, with labels as the loss takes them."""
     # a tf.data.Dataset is read whole: there is one worker
     dataset = (
-        images.dataset(shuffle=False, share=share) if isinstance(images, ImageSplit) else images
+        images.dataset(shuffle=False, shard=shard) if isinstance(images, ImageSplit) else images
     )
     return with_targets(dataset, model, one_hot=one_hot)
 

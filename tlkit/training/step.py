@@ -10,7 +10,7 @@ from tlkit.errors import ArgumentError
 from tlkit.models.flattening import flat, told_apart
 from tlkit.training.keras_workers import WorkersModel
 from tlkit.training.rates import rates_of
-from tlkit.training.replicas import Replicas, is_spread, logs_of_all
+from tlkit.training.replicas import Replicas, is_distributed, logs_of_all
 from tlkit.training.still import StillPart
 
 
@@ -129,7 +129,7 @@ class HookedModel(WorkersModel):
     def test_step(self, data: Any) -> dict[str, Any]:
         """Keras's step; what the hooks measure in training has no value here."""
         of_hooks = {metric.name for hook in self.hooks for metric in hook.metrics}
-        logs = self._measured(data) if is_spread() else super().test_step(data)
+        logs = self._measured(data) if is_distributed() else super().test_step(data)
         return {name: value for name, value in logs.items() if name not in of_hooks}
 
     def _measured(self, data: Any) -> dict[str, Any]:

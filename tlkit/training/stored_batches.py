@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
-from tlkit.distribution.shards import Share, Shared
+from tlkit.distribution.shards import Shard, ShardedBatches
 from tlkit.training.features import MAX_BYTES_IN_MEMORY, Features
 from tlkit.training.fitting import Batches
 
@@ -27,11 +27,11 @@ def batches_in_order(
     """
     rows = _Rows(features, targets)
 
-    def starting_at(epoch: int, step: int, share: Share) -> tf.data.Dataset:
+    def starting_at(epoch: int, step: int, shard: Shard) -> tf.data.Dataset:
         def generate() -> Iterator[tuple[np.ndarray, ...]]:
             first, number = step, epoch
             while True:  # until Keras asks for no more
-                yield from rows.batches(order_of(number), batch_size, first, share)
+                yield from rows.batches(order_of(number), batch_size, first, shard)
                 first, number = 0, number + 1
 
         return rows.dataset(generate).prefetch(2)
@@ -39,13 +39,13 @@ def batches_in_order(
     return Batches(starting_at, -(-len(order_of(0)) // batch_size))
 
 
-def one_pass(features: Features, targets: np.ndarray, *, batch_size: int) -> Shared:
-    """All rows in their order, or a share of each batch of them."""
+def one_pass(features: Features, targets: np.ndarray, *, batch_size: int) -> ShardedBatches:
+    """All rows in their order, or a shard of each batch of them."""
     rows = _Rows(features, targets)
     num_batches = -(-len(targets) // batch_size)
 
-    def batches(share: Share) -> tf.data.Dataset:
-        dataset = rows.dataset(lambda: rows.batches(np.arange(len(targets)), batch_size, 0, share))
+    def batches(shard: Shard) -> tf.data.Dataset:
+        dataset = rows.dataset(lambda: rows.batches(np.arange(len(targets)), batch_size, 0, shard))
         return dataset.apply(tf.data.experimental.assert_cardinality(num_batches)).prefetch(2)
 
     return batches
@@ -60,9 +60,9 @@ class _Rows:
         self._loaded = features.load() if fits else None
 
     def batches(
-        self, order: np.ndarray, batch_size: int, first: int, share: Share
+        self, order: np.ndarray, batch_size: int, first: int, shard: Shard
     ) -> Iterator[tuple[np.ndarray, ...]]:
-        index, number = share
+        index, number = shard
         for start in range(first * batch_size, len(order), batch_size):
             some = order[start : start + batch_size][index::number]
             rows = self._features.read(some) if self._loaded is None else self._loaded[some]

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tlkit.data.images import ImageSplit
 from tlkit.data.missing_files import missing_files_named
-from tlkit.distribution.shards import Share, Shared
+from tlkit.distribution.shards import Shard, ShardedBatches
 from tlkit.distribution.strategies import strategy_of
 from tlkit.errors import ArgumentError, DataError, RunError
 from tlkit.evaluation.data_checks import Images
@@ -55,8 +55,8 @@ from tlkit.training.step import StepHook
 from tlkit.training.still import StillPart, still_part
 from tlkit.training.weight_change import (
     WatchedWeights,
-    check_moved,
-    relative_movement,
+    check_weight_change,
+    relative_weight_change,
     restore_weights,
     weights_by_group,
 )
@@ -228,18 +228,18 @@ class Tuner:
         except (ArgumentError, DataError):  # a batch that does not fit, or a file that is lost
             restore_weights(model, watched.before)
             raise
-        check_moved(watched, trainable, stage.learning_rate)
+        check_weight_change(watched, trainable, stage.learning_rate)
         said = {note for report in record["reports"] for note in report["notes"]}  # of the head
         notes = [note for note in self._notes if number == 0 and note not in said]
         notes.append(decision.note)
         notes += batch_notes(strategy_of(model), self._source.train)
         notes += [note for hook in self._hooks for note in hook.notes_of_stage()]
-        moved = relative_movement(watched.before, weights_by_group(model))
+        moved = relative_weight_change(watched.before, weights_by_group(model))
         put_back = {}
         if baseline is None:
             notes.append("no validation images: the last epoch's weights are kept, untested")
         elif not fitted.improved:
-            put_back = watched.moved
+            put_back = watched.weight_change
             notes.append(
                 f"no epoch was better on validation than the model before, "
                 f"{percent(baseline.value)} {self._criterion.name}: its weights are kept"
@@ -249,7 +249,7 @@ class Tuner:
             trainable=trainable,
             history=fitted.history,
             kept_epoch=fitted.kept_epoch,
-            moved=moved,
+            weight_change=moved,
             put_back=put_back,
             seconds=seconds(),
             num_forward_passes=0 if cut is None else cut.num_forward_passes,
@@ -338,11 +338,11 @@ class Tuner:
             optimizer.exclude_from_weight_decay(var_list=undecayed)
         return optimizer
 
-    def _held_out(self) -> Shared | None:
+    def _held_out(self) -> ShardedBatches | None:
         """One pass over the validation images."""
         if (images := self._source.validation) is None:
             return None
-        return lambda share: batches_of(images, self._model, one_hot=self._one_hot, share=share)
+        return lambda shard: batches_of(images, self._model, one_hot=self._one_hot, shard=shard)
 
     def _weights_of(self, images: Images | None) -> dict[int, float] | None:
         """The weight of each class among some images."""
@@ -355,7 +355,7 @@ class Tuner:
         """Whole images, from any epoch and step on."""
         images, recipe = self._source.train, self._recipe
 
-        def starting_at(epoch: int, step: int, share: Share) -> tf.data.Dataset:
+        def starting_at(epoch: int, step: int, shard: Shard) -> tf.data.Dataset:
             if not isinstance(images, ImageSplit):
                 dataset = images.repeat().skip(step)  # whole: there is one worker
             else:
@@ -365,7 +365,7 @@ class Tuner:
                     augment=recipe.augment,
                     epochs=range(first, (number + 1) * _EPOCHS_APART),
                     first_batch=step,
-                    share=share,
+                    shard=shard,
                 )
             return with_targets(dataset, self._model, one_hot=self._one_hot)
 

@@ -1,4 +1,4 @@
-"""What moved in training, measured on the weights themselves."""
+"""Weight change in training, measured on the weights themselves."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,7 +43,7 @@ def left_as_it_is(model: keras.Model) -> Iterator[None]:
         assign_all(model.variables, kept)
 
 
-def relative_movement(before: Weights, after: Weights) -> dict[str, float]:
+def relative_weight_change(before: Weights, after: Weights) -> dict[str, float]:
     """Returns |after - before| / |before| of each group; 0.0 only where no bit changed."""
     return {
         name: _relative_change(values, after[name]) for name, values in before.items() if values
@@ -56,20 +56,20 @@ class WatchedWeights:
     Attributes:
         model: Whose weights.
         before: Those weights, by group.
-        moved: The relative movement of each group at the time of the last `measure`.
-        loose: Names of the weights that were frozen when this was made, and moved all the same.
+        weight_change: The relative weight change of each group at the time of the last `measure`.
+        loose: Names of the weights that were frozen when this was made, and changed all the same.
     """
 
     def __init__(self, model: keras.Model) -> None:
         self.model, self.before = model, weights_by_group(model)
-        self.moved: dict[str, float] = {}
+        self.weight_change: dict[str, float] = {}
         self.loose: tuple[str, ...] = ()
         pairs = zip(parameters(model), trains(model), strict=True)
         self._frozen = {id(variable) for variable, does_train in pairs if not does_train}
 
     def measure(self) -> None:
         """Compares the weights as they are now with those before."""
-        self.moved = relative_movement(self.before, weights_by_group(self.model))
+        self.weight_change = relative_weight_change(self.before, weights_by_group(self.model))
         names = variable_names(self.model)
         self.loose = tuple(
             names[id(variable)]
@@ -79,21 +79,23 @@ class WatchedWeights:
         )
 
 
-def check_moved(watched: WatchedWeights, trainable: TrainableReport, learning_rate: float) -> None:
-    """Raises `TrainingError`, the weights put back, unless what moved is what was to move."""
-    still = [name for name in trainable.groups if not watched.moved[name]]
+def check_weight_change(
+    watched: WatchedWeights, trainable: TrainableReport, learning_rate: float
+) -> None:
+    """Raises `TrainingError`, the weights put back, unless what changed is what trains."""
+    still = [name for name in trainable.groups if not watched.weight_change[name]]
     if still:
         restore_weights(watched.model, watched.before)
         raise TrainingError(
-            "`learning_rate` must be high enough to move every group that trains. Received: "
+            "`learning_rate` must be high enough to change every group that trains. Received: "
             f"learning_rate={learning_rate!r}, and not a bit of {', '.join(still)} has changed. "
             "Raise it, or unfreeze fewer groups."
         )
-    loose = [name for name in trainable.frozen_groups if watched.moved.get(name)]
+    loose = [name for name in trainable.frozen_groups if watched.weight_change.get(name)]
     if loose := loose or list(watched.loose):
         restore_weights(watched.model, watched.before)
         raise TrainingError(
-            f"Frozen weights must not move, and {', '.join(loose[:5])} did: a layer changes its "
+            f"Frozen weights must not change, and {', '.join(loose[:5])} did: a layer changes its "
             "own weights, or a callback does. The model is as it was given."
         )
 

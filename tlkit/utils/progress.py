@@ -172,17 +172,17 @@ class Teller:
     """Passes the words of a run on: to its log, and to whoever wants to be told.
 
     Args:
-        say: Is told all of them. Without it a note is shown in their place, see `note`.
+        log: Is told all of them. Without it a note is shown in their place, see `note`.
     """
 
-    def __init__(self, say: Callable[[str], None] | None) -> None:
-        self._say = say
+    def __init__(self, log: Callable[[str], None] | None) -> None:
+        self._log = log
 
     def __call__(self, text: str, brief: str | None = None) -> None:
         """Tells `text`; the note is `brief`, or none where that is empty, else its first line."""
         _logged(text)
-        if self._say is not None:
-            self._say(text)
+        if self._log is not None:
+            self._log(text)
             return
         for line in (text.partition("\n")[0] if brief is None else brief).splitlines():
             _shown(line)
