@@ -31,7 +31,7 @@ from tlkit.utils.option_names import (
     names_in_options,
     parameters_of,
 )
-from tlkit.utils.progress import phase, shown_as_lines
+from tlkit.utils.progress import phase, progress_as_lines
 from tlkit.utils.signals import ended_in_order
 from tlkit.utils.tensorflow_logging import load_tensorflow_quietly
 from tlkit.utils.text_repr import in_line, visible
@@ -516,7 +516,7 @@ def run_command() -> None:
     if debug:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0")
     try:
-        with shown_as_lines():
+        with progress_as_lines():
             status = app(args=arguments, standalone_mode=False)
     except (TlkitError, typer.TyperException, OSError) as error:
         if debug:

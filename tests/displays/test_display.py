@@ -1,4 +1,4 @@
-"""Standard error for displays: it is heard as long as somebody listens, and never in the way."""
+"""Standard error of displays: losing its reader or a full disk never stops the program."""
 
 import os
 import pty
@@ -10,7 +10,7 @@ from tlkit.displays.display import own_standard_error
 
 
 @pytest.mark.parametrize("connect", [os.pipe, pty.openpty])
-def test_a_reader_that_has_gone_stops_nothing(connect, monkeypatch):
+def test_a_closed_reader_is_no_error(connect, monkeypatch):
     reader, writer = connect()
     with os.fdopen(writer, "w") as file:
         monkeypatch.setattr(sys, "stderr", file)
@@ -24,7 +24,7 @@ def test_a_reader_that_has_gone_stops_nothing(connect, monkeypatch):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
-def test_a_full_disk_stops_nothing(monkeypatch):
+def test_a_full_disk_is_no_error(monkeypatch):
     with open("/dev/full", "w", encoding="utf-8") as full:
         monkeypatch.setattr(sys, "stderr", full)
         with own_standard_error() as stream:

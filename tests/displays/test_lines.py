@@ -1,4 +1,4 @@
-"""Lines where there is no terminal: each phase, each note, and something every few seconds."""
+"""Progress as lines: each numbered phase, each logged line, and the progress at intervals."""
 
 import io
 import threading
@@ -10,50 +10,50 @@ from tlkit.displays.lines import LinesDisplay
 
 
 class Stream(io.StringIO):
-    """Tells when a line has come."""
+    """Sets an event when a line is written."""
 
     def __init__(self):
         super().__init__()
-        self.has_come = threading.Event()
+        self.is_written = threading.Event()
 
     def flush(self):
-        self.has_come.set()
+        self.is_written.set()
 
 
 @pytest.fixture
-def shown():
-    """Makes displays that are stopped in the end."""
-    made = []
+def make_display():
+    """Makes displays that are stopped at the end of the test."""
+    displays = []
 
-    def show(stream, **settings):
-        made.append(LinesDisplay(stream, **settings))
-        return made[-1]
+    def make(stream, **settings):
+        displays.append(LinesDisplay(stream, **settings))
+        return displays[-1]
 
-    yield show
-    for display in made:
+    yield make
+    for display in displays:
         display.stop()
 
 
-def test_phases_with_a_number_and_notes_are_lines_and_counts_are_not(shown):
+def test_numbered_phases_and_logged_lines_are_written_and_counters_are_not(make_display):
     stream = io.StringIO()
-    display = shown(stream, interval=3600)
+    display = make_display(stream, interval=3600)
     training = Activity("training", number=(1, 2), is_phase=True)
     steps = Activity("steps", 10)
     display.opened([training])
     display.opened([training, steps])
     display.changed([training, steps])
-    display.said("epoch 1 of 2: loss 0.5")
+    display.logged("epoch 1 of 2: loss 0.5")
     display.closed(steps, [training])
     display.closed(training, [])
     display.opened([Activity("predicting", is_phase=True)])
     assert stream.getvalue() == "[1/2] training\n  epoch 1 of 2: loss 0.5\n"
 
 
-def test_something_is_said_every_few_seconds_of_what_counts_nothing(shown):
+def test_progress_without_a_counter_is_written_at_intervals(make_display):
     stream = Stream()
-    display = shown(stream, interval=0.05)
+    display = make_display(stream, interval=0.05)
     display.opened([Activity("exporting", is_phase=True)])
-    assert stream.has_come.wait(60)
+    assert stream.is_written.wait(60)
     assert stream.getvalue().startswith("exporting, 0.")
 
 

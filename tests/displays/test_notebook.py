@@ -1,4 +1,4 @@
-"""One output below a cell, without widgets: shown once, then written anew."""
+"""Progress in a notebook: one output below a cell, without widgets, that is updated."""
 
 import sys
 import types
@@ -10,13 +10,13 @@ from tlkit.utils.progress import bar, note, phase, phases
 
 
 class ZMQInteractiveShell:
-    """What IPython calls the shell of a notebook."""
+    """A class with the name of IPython's shell in a notebook."""
 
     execution_count = 1
 
 
 class Handle:
-    """What `display` returns where it is to be updated."""
+    """Stands in for the handle that `display` returns for updates."""
 
     def __init__(self, shown):
         self.shown = [repr(shown)]
@@ -29,7 +29,7 @@ class Handle:
 
 @pytest.fixture
 def outputs(monkeypatch):
-    """The outputs below the cells of a notebook; `shell` is its shell."""
+    """The outputs below the cells of a notebook, and its shell."""
     handles, shell = [], ZMQInteractiveShell()
 
     def display(value, *, display_id):
@@ -43,12 +43,12 @@ def outputs(monkeypatch):
     module.display.display = display
     monkeypatch.setitem(sys.modules, "IPython", module)
     monkeypatch.setitem(sys.modules, "IPython.display", module.display)
-    monkeypatch.setattr(notebook, "_place", None)
+    monkeypatch.setattr(notebook, "_output", None)
     monkeypatch.setattr(notebook, "_INTERVAL", 0.0)
     return types.SimpleNamespace(handles=handles, shell=shell)
 
 
-def test_all_that_a_cell_does_shares_one_output(outputs, capfd):
+def test_all_work_of_a_cell_shares_one_output(outputs, capfd):
     with phases(["data", "training"]):
         with phase("data"), bar("images <b>", 3, "images") as advance:
             advance(3)
@@ -67,13 +67,13 @@ def test_all_that_a_cell_does_shares_one_output(outputs, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_names_are_no_html(outputs):
+def test_names_are_escaped(outputs):
     with bar("<b>", 2) as advance:
         advance(1)
     assert "&lt;b&gt;: 1 of 2" in outputs.handles[0].html
 
 
-def test_another_cell_has_an_output_of_its_own_and_long_ones_are_cut(outputs):
+def test_each_cell_has_its_own_output_and_long_outputs_are_cut(outputs):
     for number in range(40):
         note(f"line {number}")
     outputs.shell.execution_count = 2
@@ -85,14 +85,14 @@ def test_another_cell_has_an_output_of_its_own_and_long_ones_are_cut(outputs):
     assert len(outputs.handles[0].shown[-1].splitlines()) == 15
 
 
-def test_what_ends_at_once_leaves_no_gap(outputs, monkeypatch):
+def test_work_that_ends_at_once_is_not_shown(outputs, monkeypatch):
     monkeypatch.setattr(notebook, "_INTERVAL", 3600.0)
     with bar("quick", 3) as advance:
         advance(3)
     assert outputs.handles == []
 
 
-def test_ipython_in_a_terminal_is_no_notebook(outputs, monkeypatch):
+def test_ipython_in_a_terminal_is_not_a_notebook(outputs, monkeypatch):
     terminal = type("TerminalInteractiveShell", (), {})()
     monkeypatch.setattr(sys.modules["IPython"], "get_ipython", lambda: terminal)
     assert notebook.notebook_shell() is None

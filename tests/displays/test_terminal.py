@@ -1,4 +1,4 @@
-"""Bars on a terminal, and the lines that stay above them."""
+"""Progress bars on a terminal, and the lines above them."""
 
 import io
 
@@ -14,7 +14,7 @@ def terminal():
     return Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
 
 
-def test_a_numbered_phase_leaves_a_line_and_a_bar_none(terminal):
+def test_a_numbered_phase_leaves_a_line_and_a_counter_does_not(terminal):
     display = TerminalDisplay(terminal)
     data = Activity("data", number=(1, 2), is_phase=True)
     images = Activity("checking [images]", 10, "files")
@@ -27,7 +27,7 @@ def test_a_numbered_phase_leaves_a_line_and_a_bar_none(terminal):
     assert "checking [images]" in drawn
     assert "4 of 10 files, about" in drawn
     display.closed(images, [data])
-    display.said("10 images of 2 classes")
+    display.logged("10 images of 2 classes")
     display.closed(data, [])
     display.stop()
     last = terminal.file.getvalue()[len(drawn) :]

@@ -2,24 +2,23 @@ import re
 from pathlib import Path
 
 import tlkit
-from tlkit.displays.activity import in_words
 from tlkit.utils.cache import ClearReport
 from tlkit.utils.formatting import accuracy_text, interval, megabytes, percent
 
 
-def test_fractions_stand_in_per_cent():
+def test_fractions_are_written_in_per_cent():
     assert percent(0) == "0.0 %"
     assert percent(1) == "100.0 %"
     assert percent(0.126, 0) == "13 %"
     assert interval((0.0, 1 / 3)) == "0.0 to 33.3 %"
 
 
-def test_an_accuracy_brings_its_number_of_images_and_interval():
+def test_an_accuracy_is_written_with_its_number_of_images_and_interval():
     assert accuracy_text(0.5, 8) == "50.0 % (n = 8)"
     assert accuracy_text(0.5, 8, (0.215, 0.785)) == "50.0 % (n = 8, 95 % CI 21.5 to 78.5 %)"
 
 
-def test_sizes_have_one_unit_everywhere():
+def test_sizes_are_written_in_decimal_megabytes_or_gigabytes():
     assert megabytes(0) == "0.0 MB"
     assert megabytes(10**6 * 999) == "999.0 MB"
     assert megabytes(10**9) == "1.0 GB"
@@ -34,7 +33,3 @@ def test_no_other_module_formats_fractions_or_sizes_by_itself():
     files = [path for room in rooms for path in room.rglob("*.py")]
     found = [path.name for path in files if written.search(path.read_text(encoding="utf-8"))]
     assert found == ["formatting.py"]
-
-
-def test_durations_of_hours_are_no_long_rows_of_seconds():
-    assert in_words(7500) == "2 h 5 min"

@@ -1,4 +1,4 @@
-"""Progress where somebody watches, no trace of it elsewhere, and the log of a run."""
+"""Progress is shown on terminals and as lines, not elsewhere, and is written to a run's log."""
 
 import os
 import pty
@@ -10,19 +10,19 @@ import pytest
 
 from tlkit.utils import progress
 from tlkit.utils.progress import (
-    Teller,
+    RunLog,
     bar,
-    keep_log,
+    log_to,
     note,
     phase,
     phases,
     plan,
-    shown_as_lines,
+    progress_as_lines,
     track,
 )
 
 
-def test_items_come_through_and_nothing_is_written_where_nobody_watches(capfd):
+def test_nothing_is_shown_without_a_terminal_or_lines(capfd):
     assert list(track("abc", "letters", 3)) == ["a", "b", "c"]
     with phases(["one"]), phase("one"):
         note("a note")
@@ -30,13 +30,13 @@ def test_items_come_through_and_nothing_is_written_where_nobody_watches(capfd):
 
 
 def test_the_command_line_gets_lines_on_standard_error(capfd):
-    with shown_as_lines(), phases(["data", "training", "export"]):
+    with progress_as_lines(), phases(["data", "training", "export"]):
         with phase("data"):
             note("10 images")
         plan(["data", "export"])
         with phase("export"), bar("files", 3) as advance:
             advance(3)
-        with phase("export"):  # once more, as a model is made twice: nothing is skipped again
+        with phase("export"):  # repeated, as "model" is: the skipped phase is not shown again
             pass
         with phase("something that was not announced"):
             pass
@@ -45,24 +45,24 @@ def test_the_command_line_gets_lines_on_standard_error(capfd):
     assert err == ("[1/3] data\n  10 images\n[2/3] training: skipped\n[3/3] export\n[3/3] export\n")
 
 
-def test_lines_are_written_while_standard_error_points_elsewhere(capfd):
-    with shown_as_lines(), phases(["loading"]):
+def test_lines_are_written_while_standard_error_is_redirected(capfd):
+    with progress_as_lines(), phases(["loading"]):
         shown = os.dup(2)
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 2)
+        null_device = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null_device, 2)
         note("still here")
         os.dup2(shown, 2)
         os.close(shown)
-        os.close(nowhere)
+        os.close(null_device)
     assert capfd.readouterr().err == "  still here\n"
 
 
-def test_a_log_holds_what_was_said_before_it_had_a_file_and_is_appended_to(tmp_path):
+def test_the_log_buffers_lines_until_its_file_is_known_and_appends_to_it(tmp_path):
     for session in range(2):
         with phases(["data"]):
             with phase("data"):
-                Teller(None)(f"session {session}\n  a table")
-            keep_log(tmp_path / "log.txt")
+                RunLog(None)(f"session {session}\n  a table")
+            log_to(tmp_path / "log.txt")
             note("epoch 1")
     lines = (tmp_path / "log.txt").read_text().splitlines()
     plain = [re.sub(r"^\d\d:\d\d:\d\d", "", line).strip() for line in lines]
@@ -71,10 +71,10 @@ def test_a_log_holds_what_was_said_before_it_had_a_file_and_is_appended_to(tmp_p
     assert re.match(r"\d{4}-\d\d-\d\d, process \d+: ", plain[6])
 
 
-def test_a_log_says_what_ended_the_run(tmp_path):
+def test_the_log_records_the_error_that_ended_the_run(tmp_path):
     def run():
         with phases([]):
-            keep_log(tmp_path / "log.txt")
+            log_to(tmp_path / "log.txt")
             raise ValueError("wrong")
 
     with pytest.raises(ValueError, match="wrong"):
@@ -82,32 +82,32 @@ def test_a_log_says_what_ended_the_run(tmp_path):
     assert (tmp_path / "log.txt").read_text().endswith("  ended by ValueError: wrong\n")
 
 
-def test_who_wants_to_be_told_is_told_all_and_sees_no_notes(capfd):
-    told = []
-    with shown_as_lines():
-        Teller(told.append)("a table\nof two lines", "in brief")
-        Teller(None)("a table\nof two lines", "in brief")
-        Teller(None)("a table\nof two lines")
-        Teller(None)("not at all", "")
-    assert told == ["a table\nof two lines"]
+def test_a_log_function_gets_messages_in_full_and_the_display_in_brief(capfd):
+    messages = []
+    with progress_as_lines():
+        RunLog(messages.append)("a table\nof two lines", "in brief")
+        RunLog(None)("a table\nof two lines", "in brief")
+        RunLog(None)("a table\nof two lines")
+        RunLog(None)("not at all", "")
+    assert messages == ["a table\nof two lines"]
     assert capfd.readouterr().err == "  in brief\n  a table\n"
 
 
-def test_a_bar_that_fails_leaves_nothing_behind(capfd):
-    with pytest.raises(ValueError, match="wrong"), shown_as_lines(), bar("letters", 3):
+def test_a_bar_is_closed_when_its_block_fails(capfd):
+    with pytest.raises(ValueError, match="wrong"), progress_as_lines(), bar("letters", 3):
         raise ValueError("wrong")
-    assert progress._watched.display is None
-    assert progress._watched.activities == []
+    assert progress._state.display is None
+    assert progress._state.activities == []
     with bar("letters", 3) as advance:  # as before
         advance(3, "others")
     assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("terminal", ["xterm", "dumb"])
-def test_a_terminal_shows_bars_unless_it_cannot(terminal):
+def test_a_terminal_shows_bars_unless_it_is_dumb(terminal):
     code = (
         "from tlkit.utils.progress import *\n"
-        "with shown_as_lines(), phases(['data']), phase('data'), bar('images', 3) as advance:\n"
+        "with progress_as_lines(), phases(['data']), phase('data'), bar('images', 3) as advance:\n"
         "    advance(1)\n    note('a note')\n"
     )
     ours, theirs = pty.openpty()

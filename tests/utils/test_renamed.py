@@ -24,7 +24,7 @@ def test_an_old_name_is_taken_and_the_new_one_named():
 
 
 def test_both_names_at_once_are_refused():
-    with pytest.raises(ArgumentError, match="`log` must be given once.*Leave `say` out"):
+    with pytest.raises(ArgumentError, match=r"`log` must be given once.*Leave `say` out"):
         run("out", say="text", log="text")
 
 

@@ -13,7 +13,7 @@ from tlkit.advice.projection import NOTHING, Timings, seconds_of_head, seconds_o
 from tlkit.advice.timing import Timed, timed
 from tlkit.data.augmentation import AUGMENTATIONS
 from tlkit.data.images import ImageData, ImageSplit
-from tlkit.displays.activity import in_words
+from tlkit.displays.activity import duration
 from tlkit.distribution.strategies import check_one_device
 from tlkit.errors import ArgumentError, check_choice, check_count
 from tlkit.evaluation.names import num_classes_of
@@ -100,7 +100,7 @@ class CostReport(ShownAsText):
     def headline(self) -> str:
         """How much trains, and how long that takes where it was measured."""
         total = sum(group.num_parameters for group in self.groups)
-        time = f": about {in_words(self.total_seconds)}" if self.seconds else ""
+        time = f": about {duration(self.total_seconds)}" if self.seconds else ""
         return f"{self.num_trainable:,} of {total:,} parameters train{time}"
 
     def __str__(self) -> str:
@@ -132,9 +132,9 @@ class CostReport(ShownAsText):
             f"{megabytes(self.activation_bytes)} of it activations"
         )
         if self.seconds:
-            parts = ", ".join(f"{name} {in_words(took)}" for name, took in self.seconds.items())
+            parts = ", ".join(f"{name} {duration(took)}" for name, took in self.seconds.items())
             left_out = "; solving the head is not included" if self.solves_head else ""
-            lines.append(f"about {in_words(self.total_seconds)}: {parts}{left_out}")
+            lines.append(f"about {duration(self.total_seconds)}: {parts}{left_out}")
         if self.disk_bytes:
             parts = ", ".join(f"{name} {megabytes(size)}" for name, size in self.disk_bytes.items())
             lines.append(f"on disk {megabytes(self.total_disk_bytes)}: {parts}")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tlkit.displays.activity import in_words
+from tlkit.displays.activity import duration
 from tlkit.utils.formatting import percent
 from tlkit.utils.text_repr import ShownAsText
 
@@ -131,6 +131,6 @@ class ExpansionReport(ShownAsText):
         lines.append(
             f"parameters {self.num_parameters_before:,} to {self.num_parameters_after:,}, "
             f"multiply-adds {self.multiply_adds_before:,} to {self.multiply_adds_after:,}, "
-            f"{in_words(self.seconds)}"
+            f"{duration(self.seconds)}"
         )
         return "\n".join([*lines, *self.notes])

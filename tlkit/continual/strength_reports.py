@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tlkit.displays.activity import in_words
+from tlkit.displays.activity import duration
 from tlkit.utils.formatting import percent
 from tlkit.utils.text_repr import ShownAsText
 
@@ -42,7 +42,7 @@ class StrengthTrial(ShownAsText):
         name = f"strength {self.strength:.3g}" if self.strength else "no anchor"
         return (
             f"{name}: new task {percent(self.accuracy)}{old}, drift {self.drift:.3g}, "
-            f"penalty {percent(self.share, 0)} of the loss, {in_words(self.seconds)}"
+            f"penalty {percent(self.share, 0)} of the loss, {duration(self.seconds)}"
         )
 
 

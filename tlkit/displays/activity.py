@@ -1,4 +1,4 @@
-"""What goes on: a numbered phase, or a count of things done within one."""
+"""What is running: a numbered phase of a run, or a counter within a phase."""
 
 import time
 from collections.abc import Sequence
@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 
 @dataclass(eq=False)
 class Activity:
-    """Something that takes time; its `done` grows while it lasts.
+    """Work in progress; `done` grows while it runs.
 
     Attributes:
-        name: What is done.
-        total: Of how many things; `None` where that is not known, or nothing is counted.
-        unit: What is counted, in the plural.
-        number: For a phase its place among all of the run, from 1, and how many there are.
-        is_phase: Whether it is one step of a run, and no count within a step.
-        is_skipped: Whether it is a phase that was announced and is not needed.
-        done: How many things are done.
-        started: When it began, by the monotonic clock.
+        name: Name of the work.
+        total: Number of items to process; `None` if it is unknown or nothing is counted.
+        unit: Name of the items, in the plural.
+        number: Of a numbered phase: its number, from 1, and the number of phases of the run.
+        is_phase: Whether it is a phase of a run; otherwise it is a counter within a phase.
+        is_skipped: Whether it is a phase that was announced but is not needed.
+        done: Number of items processed.
+        started: Start time on the monotonic clock.
     """
 
     name: str
@@ -31,58 +31,64 @@ class Activity:
 
     @property
     def title(self) -> str:
-        """The name, after the number of a phase."""
+        """The name, after the phase's number if it has one."""
         name = f"{self.name}: skipped" if self.is_skipped else self.name
         return f"[{self.number[0]}/{self.number[1]}] {name}" if self.number else name
 
     @property
     def seconds(self) -> float:
-        """How long it has lasted."""
+        """Elapsed time."""
         return time.monotonic() - self.started
 
     @property
     def count(self) -> str:
-        """How far it is: "320 of 800 images"; empty where nothing is counted."""
+        """Progress as text, such as "320 of 800 images"; empty if nothing is counted."""
         if self.total is None and not self.done:
             return ""
-        whole = "" if self.total is None else f" of {self.total}"
-        return f"{self.done}{whole}{self.unit and f' {self.unit}'}"
+        of_total = "" if self.total is None else f" of {self.total}"
+        return f"{self.done}{of_total}{self.unit and f' {self.unit}'}"
 
     @property
     def time(self) -> str:
-        """How long it will still take where that can be told, else how long it has taken."""
+        """The estimated remaining time if it can be estimated, else the elapsed time."""
         if self.total is None or not 0 < self.done < self.total:
-            return in_words(self.seconds)
+            return duration(self.seconds)
         left = self.seconds / self.done * (self.total - self.done)
-        return f"about {in_words(left)} left"
+        return f"about {duration(left, digits=0)} left"
 
     @property
     def ended(self) -> str:
-        """One line for when it is over."""
+        """One line that is shown when the work is finished."""
         if self.is_skipped:
             return self.title
-        parts = [part for part in (self.count, in_words(self.seconds)) if part]
+        parts = [part for part in (self.count, duration(self.seconds)) if part]
         return f"{self.title}: {', '.join(parts)}"
 
 
-def state_of(activities: Sequence[Activity]) -> str:
-    """Returns one line on activities that go on, each within the one before it."""
-    parts = [" ".join(filter(None, (one.title, one.count))) for one in activities]
+def describe_progress(activities: Sequence[Activity]) -> str:
+    """Returns one line that describes the running activities, outermost first."""
+    parts = [" ".join(filter(None, (activity.title, activity.count))) for activity in activities]
     if not parts:
         return ""
     return f"{': '.join(parts)}, {activities[-1].time}"
 
 
-def in_words(seconds: float) -> str:
-    """Returns a time as a person says it.
+def duration(seconds: float, digits: int = 1) -> str:
+    """Returns a duration in units that are easy to read.
+
+    It stands here and not in `tlkit.utils.formatting`, from which displays cannot import.
+
+    Args:
+        seconds: The duration.
+        digits: Number of decimals of a duration below 10 seconds.
 
     Example:
-        >>> from tlkit.displays.activity import in_words
-        >>> in_words(0.42), in_words(7.4), in_words(75), in_words(7500)
-        ('0.4 s', '7 s', '1 min 15 s', '2 h 5 min')
+        >>> from tlkit.displays.activity import duration
+        >>> duration(7.42), duration(31.7), duration(75), duration(7500)
+        ('7.4 s', '32 s', '1 min 15 s', '2 h 5 min')
     """
-    if seconds < 1:
-        return f"{seconds:.1f} s"
+    if seconds < 10:
+        return f"{seconds:.{digits}f} s"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -1,4 +1,4 @@
-"""What every display does, and the one that shows nothing."""
+"""The interface of a display, and the display that shows nothing."""
 
 import contextlib
 import io
@@ -11,33 +11,33 @@ from tlkit.displays.activity import Activity
 
 
 class Display:
-    """Shows nothing: where nobody watches.
+    """A display that shows nothing, and the interface of all others.
 
-    All methods get every activity that goes on, each within the one before it.
+    `activities` holds all running activities, outermost first.
     """
 
     def opened(self, activities: Sequence[Activity]) -> None:
-        """The last one has begun."""
+        """Called when the last activity has started."""
 
     def changed(self, activities: Sequence[Activity]) -> None:
-        """The last one has got further."""
+        """Called when the last activity has made progress."""
 
     def closed(self, activity: Activity, activities: Sequence[Activity]) -> None:
-        """`activity` is over; the others go on."""
+        """Called when `activity` is finished; `activities` are still running."""
 
-    def said(self, text: str) -> None:
-        """A line is to stay."""
+    def logged(self, text: str) -> None:
+        """Called with a line that remains visible."""
 
     def stop(self) -> None:
-        """Nothing more comes."""
+        """Called once, when nothing more will be shown."""
 
 
 @contextlib.contextmanager
 def own_standard_error() -> Iterator[TextIO]:
-    """Standard error by a descriptor of its own.
+    """Gives standard error on a file descriptor of its own.
 
-    It is still heard while another part of the program has turned the usual one away. Where its
-    reader has gone, or its disk is full, nothing more is shown, and nothing fails.
+    It keeps working while another part of the program has redirected the usual descriptor. If its
+    reader is gone or its disk is full, output is discarded and nothing fails.
     """
     try:
         descriptor = os.dup(sys.stderr.fileno())
@@ -45,8 +45,8 @@ def own_standard_error() -> Iterator[TextIO]:
         yield sys.stderr
         return
     encoding = sys.stderr.encoding or "utf-8"
-    written = io.BufferedWriter(io.FileIO(descriptor, "w"))
-    with _Stream(written, encoding, "backslashreplace", line_buffering=True) as stream:
+    raw = io.BufferedWriter(io.FileIO(descriptor, "w"))
+    with _Stream(raw, encoding, "backslashreplace", line_buffering=True) as stream:
         try:
             yield stream
         finally:
@@ -54,23 +54,23 @@ def own_standard_error() -> Iterator[TextIO]:
 
 
 class _Stream(io.TextIOWrapper):
-    """A stream that goes on without a reader: a closed terminal or pipe ends no training."""
+    """A stream that survives the loss of its reader: a closed terminal or pipe ends no training."""
 
     def write(self, text: str) -> int:
         try:
             return super().write(text)
         except OSError:
-            self._go_nowhere()
+            self._discard_output()
             return len(text)
 
     def flush(self) -> None:
         try:
             super().flush()
         except OSError:
-            self._go_nowhere()
+            self._discard_output()
 
-    def _go_nowhere(self) -> None:
-        """What comes from now on is not shown; what has not been read yet is not either."""
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self.fileno())
-        os.close(nowhere)
+    def _discard_output(self) -> None:
+        """Redirects the stream to the null device; output that is still unread is lost too."""
+        null_device = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null_device, self.fileno())
+        os.close(null_device)

@@ -1,25 +1,25 @@
-"""Lines, one every few seconds: for CI, nohup, containers and pipes."""
+"""Progress as plain lines, one every few seconds: for CI, nohup, containers and pipes."""
 
 import threading
 import time
 from collections.abc import Sequence
 from typing import TextIO
 
-from tlkit.displays.activity import Activity, state_of
+from tlkit.displays.activity import Activity, describe_progress
 from tlkit.displays.display import Display
 
 INTERVAL = 5.0
-"""Seconds after which something is said again of what goes on."""
+"""Seconds between two progress lines."""
 
 
 class LinesDisplay(Display):
-    """Writes a line for each phase and each line that is to stay, and one every few seconds.
+    """Writes a line for each numbered phase, each logged line, and the progress at intervals.
 
-    A thread writes the latter, so that steps that count nothing are not silent either.
+    A thread writes the progress, so that work without a counter shows signs of life too.
 
     Args:
-        stream: Where they are written.
-        interval: Seconds without a line after which one is due.
+        stream: The stream that lines are written to.
+        interval: Seconds without a line after which the progress is written.
     """
 
     def __init__(self, stream: TextIO, interval: float = INTERVAL) -> None:
@@ -27,29 +27,29 @@ class LinesDisplay(Display):
         self._interval = interval
         self._activities: list[Activity] = []
         self._lock = threading.RLock()
-        self._written = time.monotonic()
+        self._last_written = time.monotonic()
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._write_now_and_then, daemon=True)
+        self._thread = threading.Thread(target=self._write_at_intervals, daemon=True)
         self._thread.start()
 
     def opened(self, activities: Sequence[Activity]) -> None:
-        """Writes the name of a phase that has a number."""
+        """Writes the name of a numbered phase."""
         with self._lock:
             self._activities = list(activities)
             if activities[-1].number:
                 self._write(activities[-1].title)
 
     def changed(self, activities: Sequence[Activity]) -> None:
-        """Writes how far it is, where a line is due."""
+        """Writes the progress if a line is due."""
         self._write_if_due()
 
     def closed(self, activity: Activity, activities: Sequence[Activity]) -> None:
-        """Goes on with what is still going on."""
+        """Keeps the activities that are still running, or the last one."""
         with self._lock:
             self._activities = list(activities) or [activity]
 
-    def said(self, text: str) -> None:
-        """Writes it, below its phase."""
+    def logged(self, text: str) -> None:
+        """Writes the line, indented below its phase."""
         self._write(f"  {text}")
 
     def stop(self) -> None:
@@ -57,17 +57,17 @@ class LinesDisplay(Display):
         self._ended.set()
         self._thread.join()
 
-    def _write_now_and_then(self) -> None:
+    def _write_at_intervals(self) -> None:
         while not self._ended.wait(self._interval / 5):
             self._write_if_due()
 
     def _write_if_due(self) -> None:
         with self._lock:
-            if self._activities and time.monotonic() - self._written >= self._interval:
-                self._write(state_of(self._activities))
+            if self._activities and time.monotonic() - self._last_written >= self._interval:
+                self._write(describe_progress(self._activities))
 
     def _write(self, text: str) -> None:
         with self._lock:
-            self._written = time.monotonic()
+            self._last_written = time.monotonic()
             self._stream.write(f"{text}\n")
             self._stream.flush()

@@ -1,4 +1,4 @@
-"""One place below a notebook's cell, written anew as work goes on; needs no widgets."""
+"""Progress below a notebook's cell, in one output that is updated; needs no widgets."""
 
 import html
 import sys
@@ -7,16 +7,16 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from tlkit.displays.activity import Activity, state_of
+from tlkit.displays.activity import Activity, describe_progress
 from tlkit.displays.display import Display
 
 _INTERVAL = 0.3
-"""Seconds between two updates, and those after which something is worth showing."""
+"""Seconds between two updates; work that takes less is not shown."""
 _MAX_LINES = 15
 
 
 def notebook_shell() -> Any:
-    """Returns IPython's shell where it belongs to a notebook, else `None`; imports nothing."""
+    """Returns IPython's shell if it belongs to a notebook, else `None`; imports nothing."""
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
     kinds = {kind.__name__ for kind in type(shell).__mro__}
@@ -24,51 +24,52 @@ def notebook_shell() -> Any:
 
 
 class NotebookDisplay(Display):
-    """Shows the latest lines, and what goes on below them, in one output of the running cell.
+    """Shows the latest lines and the progress below them in one output of the running cell.
 
-    All that a cell does shares that output, so that it leaves no gaps; what ends at once is not
-    shown. Only the thread that began it writes, whose output the notebook puts below the cell.
+    All work of a cell shares that output, so that it leaves no gaps. Work that ends at once is not
+    shown. Only the thread that made the display writes to it: the notebook shows that thread's
+    output below the cell.
 
     Args:
-        shell: IPython's.
+        shell: IPython's shell.
     """
 
     def __init__(self, shell: Any) -> None:
-        global _place  # noqa: PLW0603 - a cell's output outlasts the display
-        if _place is None or _place.cell != shell.execution_count:
-            _place = _Place(shell.execution_count)
-        self._place = _place
+        global _output  # noqa: PLW0603 - a cell's output outlasts the display
+        if _output is None or _output.cell != shell.execution_count:
+            _output = _CellOutput(shell.execution_count)
+        self._output = _output
         self._thread = threading.get_ident()
-        self._shown = time.monotonic()
+        self._last_shown = time.monotonic()
 
     def opened(self, activities: Sequence[Activity]) -> None:
-        """Shows a phase that begins."""
+        """Shows a numbered phase when it starts."""
         if activities[-1].number:
             self._show(activities)
 
     def changed(self, activities: Sequence[Activity]) -> None:
-        """Shows how far it is, some times a second."""
-        if time.monotonic() - self._shown >= _INTERVAL:
+        """Shows the progress, a few times a second."""
+        if time.monotonic() - self._last_shown >= _INTERVAL:
             self._show(activities)
 
     def closed(self, activity: Activity, activities: Sequence[Activity]) -> None:
-        """Keeps a line of it, but of what ended at once."""
+        """Keeps a line about the activity unless it ended at once."""
         if activity.number or (activity.seconds >= _INTERVAL and not activities):
-            self._place.keep(activity.ended)
+            self._output.keep(activity.ended)
             self._show(activities)
 
-    def said(self, text: str) -> None:
-        """Keeps it."""
-        self._place.keep(text)
+    def logged(self, text: str) -> None:
+        """Keeps the line."""
+        self._output.keep(text)
         self._show([])
 
     def _show(self, activities: Sequence[Activity]) -> None:
         if threading.get_ident() == self._thread:
-            self._shown = time.monotonic()
-            self._place.show(state_of(activities))
+            self._last_shown = time.monotonic()
+            self._output.show(describe_progress(activities))
 
 
-class _Place:
+class _CellOutput:
     """The output of one cell."""
 
     def __init__(self, cell: int) -> None:
@@ -89,11 +90,11 @@ class _Place:
             self._handle.update(shown)
 
 
-_place: _Place | None = None
+_output: _CellOutput | None = None
 
 
 class _Lines:
-    """Text that a notebook shows as it stands."""
+    """Text that a notebook shows verbatim."""
 
     def __init__(self, text: str) -> None:
         self._text = text

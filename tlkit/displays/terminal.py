@@ -1,4 +1,4 @@
-"""Bars on a terminal, below the lines that stay."""
+"""Progress bars on a terminal, below the lines that remain visible."""
 
 import sys
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ _BAR_WIDTH = 24
 
 
 class TerminalDisplay(Display):
-    """A bar for each activity, with the time it still takes; a line for each phase that is over.
+    """Shows a bar with the remaining time for each activity, and a line for each finished phase.
 
     Args:
-        console: On the terminal.
+        console: A console on the terminal.
     """
 
     def __init__(self, console: Console) -> None:
@@ -33,7 +33,7 @@ class TerminalDisplay(Display):
         self._progress.start()
 
     def opened(self, activities: Sequence[Activity]) -> None:
-        """Adds its bar."""
+        """Adds the activity's bar."""
         activity = activities[-1]
         depth = len(activities) - 1
         self._tasks[id(activity)] = self._progress.add_task(
@@ -41,22 +41,22 @@ class TerminalDisplay(Display):
         )
 
     def changed(self, activities: Sequence[Activity]) -> None:
-        """Moves its bar on."""
+        """Updates the activity's bar."""
         activity = activities[-1]
         self._progress.update(self._tasks[id(activity)], completed=activity.done)
 
     def closed(self, activity: Activity, activities: Sequence[Activity]) -> None:
-        """Takes its bar away; of a phase a line stays."""
+        """Removes the activity's bar; prints a line about a numbered phase."""
         self._progress.remove_task(self._tasks.pop(id(activity)))
         if activity.number:
             self._print(activity.ended)
 
-    def said(self, text: str) -> None:
-        """Prints it above the bars."""
+    def logged(self, text: str) -> None:
+        """Prints the line above the bars."""
         self._print(f"  {text}")
 
     def stop(self) -> None:
-        """Takes all bars away."""
+        """Removes all bars."""
         self._progress.stop()
 
     def _print(self, text: str) -> None:
@@ -64,7 +64,7 @@ class TerminalDisplay(Display):
 
 
 class _StateColumn(ProgressColumn):
-    """How far an activity is, and how long it takes; drawn anew some times a second."""
+    """Shows an activity's count and time; redrawn a few times a second."""
 
     def render(self, task: Task) -> Text:
         activity: Activity = task.fields["activity"]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tlkit.displays.activity import in_words
+from tlkit.displays.activity import duration
 from tlkit.errors import some_of
 from tlkit.runs.directory import LOG_FILE, Run
 from tlkit.utils.formatting import accuracy_text
@@ -26,7 +26,7 @@ def outcome_of(run: Run) -> str:
     ]
     seconds = sum(run.run_record.seconds.values())
     lines += [
-        f"time: {in_words(seconds)}",
+        f"time: {duration(seconds)}",
         f"run: {run.path}: look at report.html, give away saved_model; details in {LOG_FILE}",
     ]
     shown = lines if len(lines) <= MAX_LINES else [*lines[: MAX_LINES - 1], lines[-1]]
@@ -87,7 +87,7 @@ def _training(run: Run) -> Iterator[str]:
     config = run.run_record.resolved
     name = config.backbone or f"the model of {config.from_run}"
     stages = ", then ".join(
-        f"{stage['name']} ({stage['num_trainable']:,} parameters, {in_words(stage['seconds'])})"
+        f"{stage['name']} ({stage['num_trainable']:,} parameters, {duration(stage['seconds'])})"
         for stage in run.metrics["stages"]
     )
     yield f"model: {name}; trained: {stages}"

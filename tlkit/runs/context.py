@@ -12,7 +12,7 @@ from tlkit.runs.config import Choice
 from tlkit.runs.directory import LOG_FILE, Run, clear_results, record_in
 from tlkit.runs.record import RunRecord, write_record
 from tlkit.runs.team import Team
-from tlkit.utils.progress import Teller, keep_log
+from tlkit.utils.progress import RunLog, log_to
 from tlkit.utils.run_lock import locked
 
 
@@ -32,7 +32,7 @@ class RunContext:
     team: Team
     parent: Run | None
     timer: Clock
-    log: Teller
+    log: RunLog
 
     def broadcast(self, decide: Callable[[], Choice]) -> Choice:
         """Returns what the chief chooses; the others wait for it."""
@@ -58,7 +58,7 @@ class RunContext:
         """
         self.out.mkdir(parents=True, exist_ok=True)
         with locked(self.out):
-            keep_log(self.out / LOG_FILE)
+            log_to(self.out / LOG_FILE)
             begun = record_in(self.out)
             self.timer.go_on_from({} if begun is None else begun.seconds)
             self.keep(record)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tlkit.runs.directory import Run
 from tlkit.runs.record import RunRecord
-from tlkit.utils.progress import Teller
+from tlkit.utils.progress import RunLog
 from tlkit.utils.tensorflow_logging import load_tensorflow_quietly
 
 if TYPE_CHECKING:
@@ -99,9 +99,9 @@ class Team:
             raise RuntimeError("the chief has finished no run")
         return finished
 
-    def chief_log(self, log: Callable[[str], None] | None) -> Teller:
+    def chief_log(self, log: Callable[[str], None] | None) -> RunLog:
         """Returns what passes text to `log` on the chief, and drops it on the others."""
-        return Teller(log if self.is_chief else lambda text: None)
+        return RunLog(log if self.is_chief else lambda text: None)
 
     def on_one_device(self, model: "keras.Model") -> "keras.Model":
         """Returns the model as it would be without a team, which every exporter takes."""

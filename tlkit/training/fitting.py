@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tlkit.data.splits import class_weights
-from tlkit.displays.activity import in_words
+from tlkit.displays.activity import duration
 from tlkit.distribution.shards import ONLY_SHARD, Shard, ShardedBatches
 from tlkit.distribution.strategies import scope_of, strategy_of
 from tlkit.distribution.workers import Workers
@@ -332,7 +332,7 @@ class _ShowEpochs(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self._steps.close()
         self._advance(1)
-        seconds = in_words(time.monotonic() - self._started)
+        seconds = duration(time.monotonic() - self._started)
         note(f"epoch {epoch + 1} of {self._epochs}: {epoch_in_words(logs or {})}, {seconds}")
 
 

@@ -1,9 +1,9 @@
-"""Progress: what goes on, said to whoever watches, and to the log of a run.
+"""Progress of long work, shown to the user and written to the log of a run.
 
-Functions that take their time open a `bar`, a run opens `phases` and a `phase` for each of its
-steps. Where they are seen depends on where they are: bars on a terminal, one output below a
-notebook's cell, lines every few seconds where the command line was asked for lines, and nothing
-elsewhere. All of it goes to standard error: standard output is for results.
+Functions that take long open a `bar`; a run opens `phases`, and a `phase` for each of its steps.
+How they are shown depends on where the process runs: as bars on a terminal, as one output below a
+notebook's cell, as a line every few seconds within `progress_as_lines` (the command line), and not
+at all elsewhere. Progress goes to standard error; standard output is for results.
 """
 
 import os
@@ -27,35 +27,35 @@ from tlkit.displays.terminal import TerminalDisplay
 Item = TypeVar("Item")
 
 
-class _Watched:
-    """All that goes on in this process, and who is told of it."""
+class _State:
+    """The running activities of this process, and where they are shown and logged."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.display: Display | None = None
         self.activities: list[Activity] = []
         self.planned: tuple[str, ...] = ()
-        self.left_out: list[str] = []
-        self.log: _Log | None = None
-        self.in_lines = False
+        self.skipped: list[str] = []
+        self.log: _LogFile | None = None
+        self.uses_lines = False
 
 
-class _Log:
-    """Lines with their time; kept until there is a file for them, and then appended to it."""
+class _LogFile:
+    """Lines with their time, buffered until the file is known and appended to it from then on."""
 
     def __init__(self) -> None:
         self._path: Path | None = None
-        self._kept: list[str] = []
+        self._buffer: list[str] = []
 
     def write(self, text: str) -> None:
         now = time.strftime("%H:%M:%S")
         lines = text.splitlines() or [""]
-        self._kept += [
+        self._buffer += [
             f"{now if not row else ' ' * len(now)}  {line}" for row, line in enumerate(lines)
         ]
         self._append()
 
-    def keep_in(self, path: Path) -> None:
+    def set_path(self, path: Path) -> None:
         self._path = path
         self._append()
 
@@ -63,85 +63,86 @@ class _Log:
         if self._path is None:
             return
         with self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.writelines(f"{line}\n" for line in self._kept)
-        self._kept = []
+            file.writelines(f"{line}\n" for line in self._buffer)
+        self._buffer = []
 
 
-_watched = _Watched()
+_state = _State()
 
 
 @contextmanager
-def shown_as_lines() -> Iterator[None]:
-    """While it lasts, what goes on is written line by line where there is no terminal."""
-    before, _watched.in_lines = _watched.in_lines, True
+def progress_as_lines() -> Iterator[None]:
+    """Within the block, progress is written as lines if standard error is no terminal."""
+    before, _state.uses_lines = _state.uses_lines, True
     try:
         yield
     finally:
-        _watched.in_lines = before
+        _state.uses_lines = before
 
 
 @contextmanager
 def phases(names: Sequence[str]) -> Iterator[None]:
-    """Announces the phases of a run, and keeps a log of it, see `keep_log`.
+    """Announces the phases of a run, and starts its log; see `log_to`.
 
     Args:
-        names: Of the phases, in their order, as `phase` is given them; see `plan`.
+        names: Names of the phases in order, as `phase` gets them; see `plan`.
     """
-    outer = _watched.planned, _watched.left_out, _watched.log
-    _watched.planned, _watched.left_out, _watched.log = tuple(names), [], _Log()
+    outer = _state.planned, _state.skipped, _state.log
+    _state.planned, _state.skipped, _state.log = tuple(names), [], _LogFile()
     program = Path(sys.argv[0]).name
     command = shlex.join(["tlkit" if program == "__main__.py" else program, *sys.argv[1:]])
-    _logged(f"{time.strftime('%Y-%m-%d')}, process {os.getpid()}: {command}")
+    _write_to_log(f"{time.strftime('%Y-%m-%d')}, process {os.getpid()}: {command}")
     try:
-        with _displayed():
+        with _open_display():
             yield
     except BaseException as error:
-        with suppress(OSError):  # such as a full disk: it is what ended the run, and is raised
-            _logged(f"ended by {type(error).__name__}: {error}")
+        with suppress(OSError):  # such as a full disk: it has ended the run, and is raised
+            _write_to_log(f"ended by {type(error).__name__}: {error}")
         raise
     finally:
-        _watched.planned, _watched.left_out, _watched.log = outer
+        _state.planned, _state.skipped, _state.log = outer
 
 
 def plan(names: Sequence[str]) -> None:
-    """Settles which of the announced phases there will be, once that is known.
+    """Sets which of the announced phases will run, as soon as that is known.
 
-    Numbers and their total stay; of each other phase it is said, in its place, that it is skipped.
+    The numbers of the phases and their total stay; each other phase is shown as skipped when its
+    turn comes.
     """
-    _watched.left_out = [name for name in _watched.planned if name not in names]
+    _state.skipped = [name for name in _state.planned if name not in names]
 
 
-def keep_log(path: Path) -> None:
-    """Appends the log of the run that goes on to a file, what it has so far and what comes."""
-    if _watched.log is not None:
-        _watched.log.keep_in(path)
+def log_to(path: Path) -> None:
+    """Appends the log of the current run to a file: the lines so far, and all that follow."""
+    if _state.log is not None:
+        _state.log.set_path(path)
 
 
 @contextmanager
 def phase(name: str) -> Iterator[None]:
-    """One step of a run: shown with its number where it was announced, and how long it took."""
+    """Makes the block one step of a run: shown with its number if announced, and its duration."""
     number = None
-    if name in _watched.planned:
-        number = _place_of(name)
-        for skipped in [one for one in _watched.left_out if _place_of(one) < number]:
-            _watched.left_out.remove(skipped)
-            activity = Activity(skipped, number=_place_of(skipped), is_phase=True, is_skipped=True)
-            _logged(activity.title)
-            with _going_on(activity):
+    if name in _state.planned:
+        number = _number_of(name)
+        for skipped in [other for other in _state.skipped if _number_of(other) < number]:
+            _state.skipped.remove(skipped)
+            activity = Activity(skipped, number=_number_of(skipped), is_phase=True, is_skipped=True)
+            _write_to_log(activity.title)
+            with _show_running(activity):
                 pass
     activity = Activity(name, number=number, is_phase=True)
-    _logged(activity.title)
-    with _going_on(activity):
+    _write_to_log(activity.title)
+    with _show_running(activity):
         yield
-    _logged(activity.ended)
+    _write_to_log(activity.ended)
 
 
-def _place_of(name: str) -> tuple[int, int]:
-    return _watched.planned.index(name) + 1, len(_watched.planned)
+def _number_of(name: str) -> tuple[int, int]:
+    return _state.planned.index(name) + 1, len(_state.planned)
 
 
 def track(items: Iterable[Item], description: str, total: int, unit: str = "") -> Iterator[Item]:
-    """Yields `items` while a bar shows how many of `total` are done."""
+    """Yields `items` while a bar shows how many of `total` are processed."""
     with bar(description, total, unit) as advance:
         for item in items:
             yield item
@@ -150,106 +151,106 @@ def track(items: Iterable[Item], description: str, total: int, unit: str = "") -
 
 @contextmanager
 def bar(description: str, total: int | None, unit: str = "") -> Iterator["Advance"]:
-    """Shows how far something is; calling what it yields with `n` moves it on by `n`.
+    """Shows a progress bar; calling the yielded object with `n` advances the bar by `n`.
 
     Args:
-        description: What is done; no two things at a time should have the same.
-        total: How many things there are to do; `None` shows how many are done, and for how long.
-        unit: What they are, in the plural.
+        description: Name of the work; no two bars at a time should have the same.
+        total: Number of items; `None` shows the number of processed ones and the elapsed time.
+        unit: Name of the items, in the plural.
     """
     activity = Activity(description, total, unit)
-    with _going_on(activity):
+    with _show_running(activity):
         yield Advance(activity)
 
 
 def note(text: str) -> None:
-    """Says a line that stays, an epoch's say, and writes it to the log."""
-    _logged(text)
-    _shown(text)
+    """Shows a line that remains visible, such as an epoch's metrics, and writes it to the log."""
+    _write_to_log(text)
+    _show(text)
 
 
-class Teller:
-    """Passes the words of a run on: to its log, and to whoever wants to be told.
+class RunLog:
+    """Passes messages of a run to its log, and to the caller's function or the display.
 
     Args:
-        log: Is told all of them. Without it a note is shown in their place, see `note`.
+        log: Gets each message in full. Without it, the display shows each message in brief.
     """
 
     def __init__(self, log: Callable[[str], None] | None) -> None:
         self._log = log
 
     def __call__(self, text: str, brief: str | None = None) -> None:
-        """Tells `text`; the note is `brief`, or none where that is empty, else its first line."""
-        _logged(text)
+        """Logs `text`; the display shows `brief`, by default its first line, and nothing for ""."""
+        _write_to_log(text)
         if self._log is not None:
             self._log(text)
             return
         for line in (text.partition("\n")[0] if brief is None else brief).splitlines():
-            _shown(line)
+            _show(line)
 
 
 class Advance:
-    """Moves one bar on."""
+    """Advances one bar."""
 
     def __init__(self, activity: Activity) -> None:
         self._activity = activity
 
     def __call__(self, count: int, description: str | None = None) -> None:
-        """Moves the bar on by `count`; `description` replaces what it is called."""
-        with _watched.lock:
+        """Advances the bar by `count`; `description` replaces its name."""
+        with _state.lock:
             self._activity.done += count
             if description is not None:
                 self._activity.name = description
-            if _watched.display is not None and self._activity in _watched.activities:
-                place = _watched.activities.index(self._activity)
-                _watched.display.changed(_watched.activities[: place + 1])
+            if _state.display is not None and self._activity in _state.activities:
+                position = _state.activities.index(self._activity)
+                _state.display.changed(_state.activities[: position + 1])
 
 
-def _shown(line: str) -> None:
-    with _displayed() as display, _watched.lock:
-        display.said(line)
+def _show(line: str) -> None:
+    with _open_display() as display, _state.lock:
+        display.logged(line)
 
 
-def _logged(text: str) -> None:
-    if _watched.log is not None:
-        _watched.log.write(text)
+def _write_to_log(text: str) -> None:
+    if _state.log is not None:
+        _state.log.write(text)
 
 
 @contextmanager
-def _going_on(activity: Activity) -> Iterator[None]:
-    with _displayed() as display:
-        with _watched.lock:
-            _watched.activities.append(activity)
-            display.opened(_watched.activities)
+def _show_running(activity: Activity) -> Iterator[None]:
+    with _open_display() as display:
+        with _state.lock:
+            _state.activities.append(activity)
+            display.opened(_state.activities)
         try:
             yield
         finally:
-            with _watched.lock:
-                _watched.activities.remove(activity)
-                display.closed(activity, _watched.activities)
+            with _state.lock:
+                _state.activities.remove(activity)
+                display.closed(activity, _state.activities)
 
 
 @contextmanager
-def _displayed() -> Iterator[Display]:
-    """Whatever opens first opens the display, and takes it away when it ends."""
-    if _watched.display is not None:
-        yield _watched.display
+def _open_display() -> Iterator[Display]:
+    """Gives the open display; the outermost block opens it, and closes it at its end."""
+    if _state.display is not None:
+        yield _state.display
         return
-    with ExitStack() as held:
-        display = _watched.display = _display(held)
+    with ExitStack() as stack:
+        display = _state.display = _choose_display(stack)
         try:
             yield display
         finally:
-            _watched.display = None
+            _state.display = None
             display.stop()
 
 
-def _display(held: ExitStack) -> Display:
-    """The display for where this process is; what it needs is closed with `held`."""
+def _choose_display(stack: ExitStack) -> Display:
+    """Returns the display that fits where this process runs; `stack` closes what it needs."""
     if (shell := notebook_shell()) is not None:
         return NotebookDisplay(shell)
-    stream = held.enter_context(own_standard_error())
+    stream = stack.enter_context(own_standard_error())
     console = Console(file=stream)
     if console.is_terminal and not console.is_dumb_terminal:
         return TerminalDisplay(console)
-    return LinesDisplay(stream) if _watched.in_lines else Display()
+    return LinesDisplay(stream) if _state.uses_lines else Display()
