@@ -1,9 +1,10 @@
-"""Draws the figures of the README and the documentation from runs on real images.
+"""Draws the figures of the README and the documentation from trainings on images of flowers.
 
     python docs/images/make_images.py FLOWERS --weights mobilenet_2_5_224_tf_no_top.h5
 
-FLOWERS is a folder of 1,000 images of flowers in five classes, part of the data set tf_flowers;
-the weights are Keras's own ImageNet weights for MobileNet-0.25. The figures hold no images.
+FLOWERS is a folder with 1,000 images of flowers in five classes, a subset of the data set
+tf_flowers; the weights are Keras's ImageNet weights for MobileNet-0.25. The figures do not show any
+of these images.
 """
 
 import argparse
@@ -19,7 +20,7 @@ BACKBONE = "mobilenet_025"
 
 
 def main() -> None:
-    """Trains, measures and draws."""
+    """Trains, evaluates and draws."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("flowers", metavar="FLOWERS")
     parser.add_argument("--weights", required=True, metavar="FILE")

@@ -1,4 +1,4 @@
-"""Reads `Example:` in a docstring as the section of examples that it is."""
+"""Treats the section `Example:` of a docstring as `Examples:`."""
 
 import re
 from typing import Any
@@ -7,10 +7,10 @@ import griffe
 
 
 class Examples(griffe.Extension):
-    """Renames the section, which the parser knows in the plural alone."""
+    """Renames the section, because the parser only knows the plural."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
-        """Is called for every object that was read from the source."""
+        """Called by griffe for every object that it has read."""
         if obj.docstring is not None:
             obj.docstring.value = re.sub(
                 r"^(\s*)Example:$", r"\1Examples:", obj.docstring.value, flags=re.MULTILINE

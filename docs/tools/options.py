@@ -1,4 +1,4 @@
-"""Writes the tables of options into the page of the command line, from the commands themselves."""
+"""Generates the tables of options on the command-line page from the commands."""
 
 import re
 from typing import Any
@@ -12,12 +12,12 @@ _MARK = re.compile(r"^<!-- options of ([\w-]+) -->$", re.MULTILINE)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Replaces each `<!-- options of COMMAND -->` by a table."""
+    """Replaces each `<!-- options of COMMAND -->` by the table of its options."""
     return _MARK.sub(lambda mark: table_of(mark[1]), markdown)
 
 
 def table_of(name: str) -> str:
-    """The options of a command, in the order of its help."""
+    """Returns the options of a command as a table, in the order of its help."""
     command = get_command(app).commands[name]
     rows = ["| option | what it does | default |", "| --- | --- | --- |"]
     for parameter in command.params:
@@ -27,7 +27,7 @@ def table_of(name: str) -> str:
 
 
 def row_of(option: Any) -> str:
-    """One option: its names with what it takes, its help, its default."""
+    """Returns the row of one option: its names and metavar, help and default."""
     names = "` / `".join([*option.opts, *option.secondary_opts])
     takes = f" {option.metavar}" if option.metavar else ""
     default = option.default

@@ -1,7 +1,7 @@
-"""Adds to each page of the reference the records that its functions take and return.
+"""Adds to each reference page the records that its functions return.
 
-A page names public names alone, as `::: tlkit.NAME`. Where the classes live that these return, and
-those that these hold, is read from the source: a module that moves changes no page.
+A page lists only public names, as `::: tlkit.NAME`. The classes that these return, and the classes
+of their attributes, are looked up in the source, so that no page changes when a module is moved.
 """
 
 import re
@@ -18,7 +18,7 @@ _RECORDS: dict[str, list[str]] = {}
 
 
 def on_nav(nav: Any, **_: Any) -> None:
-    """Reads the package, and gives each record to the first page that has use for it."""
+    """Reads the package, and assigns each record to the first page that needs it."""
     package = griffe.load("tlkit", search_paths=[ROOT], resolve_aliases=True)
     _PACKAGE["tlkit"] = package
     public = {
@@ -36,16 +36,16 @@ def on_nav(nav: Any, **_: Any) -> None:
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
-    """Appends the records of a page of the reference."""
+    """Appends its records to a reference page."""
     records = _RECORDS.get(page.file.src_uri)
     if not records:
         return markdown
     blocks = [f"::: {path}\n    options:\n      heading_level: 3\n" for path in records]
-    return "\n".join([markdown, "## What these return and are made of\n", *blocks])
+    return "\n".join([markdown, "## Returned records\n", *blocks])
 
 
 def records_of(target: griffe.Object, seen: set[str] | None = None) -> Iterator[str]:
-    """Yields the paths of tlkit's classes that a function returns, and of those that they hold."""
+    """Yields the paths of the tlkit classes that a function returns, and of their attributes."""
     seen = set() if seen is None else seen
     for annotation in annotations_of(target):
         for found in classes_in(annotation):
@@ -56,7 +56,7 @@ def records_of(target: griffe.Object, seen: set[str] | None = None) -> Iterator[
 
 
 def annotations_of(target: griffe.Object) -> Iterator[griffe.Expr]:
-    """Yields what a function returns, or what a class's public attributes and methods are."""
+    """Yields the return annotation of a function, or those of a class's public attributes."""
     if isinstance(target, griffe.Function):
         yield from filter(is_expression, [target.returns])
     if isinstance(target, griffe.Class):
@@ -66,12 +66,12 @@ def annotations_of(target: griffe.Object) -> Iterator[griffe.Expr]:
 
 
 def is_expression(annotation: Any) -> bool:
-    """Whether names can be looked up in an annotation."""
+    """Whether an annotation is an expression whose names can be looked up."""
     return isinstance(annotation, griffe.Expr)
 
 
 def classes_in(annotation: griffe.Expr) -> Iterator[griffe.Class]:
-    """Yields the public classes of tlkit that an annotation names."""
+    """Yields the public classes of tlkit that an annotation mentions."""
     for part in annotation.iterate(flat=True):
         if isinstance(part, griffe.ExprName) and part.canonical_path.startswith("tlkit."):
             try:

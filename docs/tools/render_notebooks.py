@@ -1,10 +1,10 @@
-"""Runs the notebooks and writes them with their results as pages of the documentation.
+"""Runs the notebooks and writes documentation pages with their results.
 
     python docs/tools/render_notebooks.py [NAME ...]
 
-The notebooks themselves are kept without outputs. Each is run from top to bottom, offline, with the
-settings of the tests where these are smaller; `docs/notebooks/NAME.md` has its cells, what they
-print and what they show, with figures in `docs/notebooks/images/`.
+The notebooks themselves are stored without outputs. Each is run from top to bottom, offline, with
+the smaller settings of the tests, if any. `docs/notebooks/NAME.md` has its cells with their
+output; figures are in `docs/notebooks/images/`.
 """
 
 import ast
@@ -24,14 +24,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "docs" / "notebooks"
 SMALLER = (("max_trials=3", "max_trials=1"),)
-"""What stands in a notebook, and what is run in its place: the same as in the tests."""
+"""Settings of a notebook and the smaller ones that replace them, the same as in the tests."""
 
 _TOO_WIDE = 1000
 """Pixels beyond which a figure is reduced."""
 
 
 def main(names: list[str]) -> None:
-    """Renders the notebooks of these names, or all."""
+    """Renders the notebooks with these names, or all of them."""
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         if not names or path.stem in names:
             render(path)
@@ -68,17 +68,17 @@ def render(path: Path) -> None:
 
 
 def note_on(path: Path, source: str) -> str:
-    """Says where the page comes from."""
+    """A note on how the page was generated."""
     changed = [f"`{new}` for `{old}`" for old, new in SMALLER if old in source]
     small = f", with {' and '.join(changed)}" if changed else ""
     return (
-        f"*`notebooks/{path.name}`, run as it stands on two processor cores{small}. Times are "
-        "those of a machine that had other work too.*"
+        f"*`notebooks/{path.name}`, run on two CPU cores{small}. Times were measured on a "
+        "machine under other load.*"
     )
 
 
 def run_cell(source: str, names: dict[str, Any]) -> tuple[str, Any]:
-    """Runs a cell; returns what it printed and its last value."""
+    """Runs a cell; returns its printed output and the value of its last expression."""
     for old, new in SMALLER:
         source = source.replace(old, new)
     tree = ast.parse(source)
@@ -92,12 +92,12 @@ def run_cell(source: str, names: dict[str, Any]) -> tuple[str, Any]:
 
 
 def without_places(text: str, folder: str) -> str:
-    """A text in which folders of this machine are called WORK."""
+    """Replaces temporary folders of this machine by WORK."""
     return re.sub(rf"{re.escape(folder)}(/tmp\w+)?", "WORK", text).rstrip()
 
 
 def as_shown(value: Any, name: str, number: int, folder: str) -> str:
-    """What a notebook shows of a cell's last value: a figure, or text."""
+    """How a notebook displays the last value of a cell: as a figure, or text."""
     if not hasattr(value, "_repr_png_"):
         return f"```text\n{without_places(repr(value), folder)}\n```"
     file = PAGES / "images" / f"{name}_{number}.png"
@@ -105,7 +105,7 @@ def as_shown(value: Any, name: str, number: int, folder: str) -> str:
         small = image.convert("RGB")
         small.thumbnail((_TOO_WIDE, 10 * _TOO_WIDE))
         small.quantize(128, dither=Image.Dither.NONE).save(file, optimize=True)
-    return f"![What the cell shows](images/{file.name})"
+    return f"![Output of the cell](images/{file.name})"
 
 
 if __name__ == "__main__":
