@@ -130,7 +130,7 @@ def test_the_teacher_is_a_copy_and_does_not_move(model, data):
     tlkit.fine_tune(model, data, unfreeze="all", epochs=1, learning_rate=1e-3, anchor=term)
     for a, b in zip(before, term._teacher.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
-    assert "the whole graph runs: the constraint sees the images" in " ".join(
+    assert "the whole graph runs: the constraint needs the images" in " ".join(
         tlkit.fine_tune(model, data, unfreeze="stage3", epochs=1, augment="none", anchor=term)
         .stages[-1]
         .notes

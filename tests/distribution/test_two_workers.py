@@ -84,7 +84,7 @@ def test_the_command_line_leaves_one_run_with_the_chief(worked):
         said = (worked / f"log-{index}.txt").read_text(encoding="utf-8")
         assert "validation accuracy" in said
     log = (worked / "run-0" / "log.txt").read_text(encoding="utf-8")
-    assert "shared out among 2 replicas on 2 workers" in log
+    assert "sharded over 2 replicas on 2 workers" in log
 
 
 def test_an_anchor_is_worked_out_by_the_chief_and_holds_on_both(worked):
@@ -113,7 +113,7 @@ def test_a_finished_run_is_measured_by_both(worked):
 
 def test_the_report_says_how_batches_were_shared_out(worked):
     notes = " ".join(read(worked, "report-plain-0.json")["notes"])
-    assert "batches of 16 images, 8 on each, shared out among 2 replicas on 2 workers" in notes
+    assert "batches of 16 images, 8 on each, sharded over 2 replicas on 2 workers" in notes
     assert "rates are not scaled" in notes
 
 
@@ -127,7 +127,7 @@ def test_head_and_evaluation_are_those_of_one_process(worked):
         assert measured["passes"] == [data.train.num_images + data.validation.num_images, 0]
         # every other one of 33 images to train on, and of 17 to validate on
         assert measured["own_passes"] == [[17 + 9, 0], [16 + 8, 0]][index]
-        assert "features shared out among 2 workers" in measured["notes"]
+        assert "features sharded over 2 workers" in measured["notes"]
         assert measured["accuracy"] == report.accuracy_after
         assert measured["train"] == pytest.approx(
             [expected.accuracy, expected.loss, data.train.num_images], rel=1e-4

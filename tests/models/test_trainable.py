@@ -9,9 +9,9 @@ from tests.conftest import set_seeds
 from tlkit.errors import ArgumentError
 from tlkit.models.groups import choose_trainable, resolve_group, set_trainable
 from tlkit.models.surgery import add_classes
-from tlkit.models.trainable import Flags, are_set_by_hand, set_flag
+from tlkit.models.trainable import Flags, has_user_flags, set_flag
 from tlkit.training.stages import default_unfreeze
-from tlkit.training.weight_change import left_as_it_is
+from tlkit.training.weight_change import restored_afterwards
 
 layers = keras.layers
 
@@ -79,24 +79,24 @@ def test_frozen_weights_of_a_nested_model_stay_to_the_bit_in_plain_keras():
 def test_flags_of_single_variables_are_overridden_too():
     model = nested()
     by_name(model)["block2_conv"].kernel.trainable = False
-    assert are_set_by_hand(model)
+    assert has_user_flags(model)
     set_trainable(model, "all")
     assert "block2_conv/kernel" in trained_names(model)
 
 
 def test_flags_are_set_by_hand_unless_tlkit_set_them():
     model = nested()
-    assert not are_set_by_hand(model)
+    assert not has_user_flags(model)
     choose_trainable(model, "head")
-    assert not are_set_by_hand(model)
+    assert not has_user_flags(model)
     assert default_unfreeze(model) == 3
     by_name(model)["block2_conv"].trainable = True
-    assert are_set_by_hand(model)
+    assert has_user_flags(model)
     choose_trainable(model, "block2")
-    assert not are_set_by_hand(model)
+    assert not has_user_flags(model)
     for layer in (*by_name(model).values(), *model.layers):
         layer.trainable = True
-    assert are_set_by_hand(model)  # all on, and tlkit had left them otherwise
+    assert has_user_flags(model)  # all on, and tlkit had left them otherwise
     assert default_unfreeze(model) == "as_is"
 
 
@@ -114,7 +114,7 @@ def test_a_model_that_grows_takes_it_along():
         choose(model, "head")
         grown = add_classes(model, ["new"])
         assert not grown.get_layer("hidden").trainable
-        assert are_set_by_hand(grown) == expected
+        assert has_user_flags(grown) == expected
 
 
 def test_as_is_changes_nothing_and_says_what_trains():
@@ -163,7 +163,7 @@ def test_flags_come_back_in_every_layer():
     by_name(model)["block2_conv"].kernel.trainable = False
     expected = trained_names(model)
     for change in ("head", "all"):
-        with left_as_it_is(model):
+        with restored_afterwards(model):
             set_trainable(model, change)
             assert trained_names(model) != expected
         assert trained_names(model) == expected

@@ -10,7 +10,7 @@ from PIL import Image
 import tlkit
 from tests.conftest import write_photos
 from tlkit.continual import going_on
-from tlkit.continual.going_on import measure_old_task
+from tlkit.continual.warm_start import measure_old_task
 from tlkit.runs.directory import REJECTION_FILE
 from tlkit.runs.train import train_run
 

@@ -15,8 +15,8 @@ from tlkit.runs.steps import (
     calibrate_on_validation,
     compare_with_probe,
     planned_cost,
-    seen_as,
     train_model,
+    with_features,
 )
 from tlkit.runs.train import train_run
 
@@ -186,9 +186,9 @@ def test_too_few_images_to_reject_by_are_refused_before_training(tmp_path, photo
 
 
 def test_how_images_are_seen():
-    assert seen_as(RunConfig(photos="photos", mode="head")) == "none"
-    assert seen_as(RunConfig(photos="photos", mode="fine-tune")) == "default"
-    assert seen_as(RunConfig(photos="photos", mode="head", augment="light")) == "light"
+    assert with_features(RunConfig(photos="photos", mode="head")) == "none"
+    assert with_features(RunConfig(photos="photos", mode="fine-tune")) == "default"
+    assert with_features(RunConfig(photos="photos", mode="head", augment="light")) == "light"
 
 
 def test_what_a_run_found_is_in_its_metrics(tuned):

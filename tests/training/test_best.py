@@ -1,4 +1,4 @@
-"""Which epoch's weights a training keeps, and says so."""
+"""The epoch whose weights a training keeps."""
 
 import dataclasses
 import json
@@ -13,7 +13,7 @@ from tlkit.training.reports import StageReport
 
 
 def keeper(epochs, best=None, guards=()):
-    """What has gone through some epochs, each (accuracy, cross-entropy) on validation or `None`."""
+    """A `KeepBest` after some epochs, each with validation (accuracy, cross-entropy) or `None`."""
     whole = SimpleNamespace(get_weights=lambda: [np.zeros(1)])
     kept = KeepBest(whole, 9, best, guards)
     kept.set_model(SimpleNamespace(stop_training=False))
@@ -37,7 +37,7 @@ def keeper(epochs, best=None, guards=()):
         ([], None, None),
     ],
 )
-def test_the_kept_epoch_is_known(epochs, best, expected):
+def test_the_best_epoch_is_kept(epochs, best, expected):
     assert keeper(epochs, best).kept_epoch == expected
 
 
@@ -47,7 +47,7 @@ def test_an_epoch_that_a_guard_forbids_is_not_the_kept_one():
     assert keeper([(0.5, 1.0), (0.7, 1.0)], guards=[guard]).kept_epoch == 1
 
 
-def test_a_stage_keeps_its_epoch_in_json_and_older_ones_have_none():
+def test_a_stage_has_its_epoch_in_json_and_older_files_have_none():
     trainable = TrainableReport(("head",), (), ("logits",), 1, 2, "none")
     stage = StageReport("head", trainable, ({"loss": 1.0},), {"head": 0.5}, 1.0, kept_epoch=1)
     content = json.loads(json.dumps(dataclasses.asdict(stage)))

@@ -1,4 +1,4 @@
-"""Stored activations: the same training as with the whole graph, and a fallback that is said."""
+"""Stored activations: the same training as with the whole graph, and a reported fallback."""
 
 import errno
 
@@ -42,7 +42,7 @@ def test_stored_activations_train_as_the_whole_graph_does(photos, monkeypatch):
         np.testing.assert_allclose(a, b, atol=1e-3)
 
 
-def test_the_whole_model_moves_only_above_the_cut(data):
+def test_the_whole_model_changes_only_above_the_cut(data):
     model, stage = tuned(data, augment="none")
     assert stage.weight_change["stage2"] == 0.0
     assert model.count_params() == classifier(data).count_params()
@@ -59,18 +59,18 @@ def test_a_second_call_makes_no_forward_pass(data):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ({"views": 0}, "no view is to be stored"),
+        ({"views": 0}, "`views` is 0"),
         ({"views": 2}, "2 epochs are too few to store 2 views"),
         ({}, "2 epochs are too few to store 8 views"),
     ],
 )
-def test_what_speaks_against_storing_is_said(data, arguments, reason):
+def test_the_reason_for_not_storing_is_reported(data, arguments, reason):
     _, stage = tuned(data, **arguments)
     assert any(reason in note for note in stage.notes)
     assert stage.num_forward_passes == 0
 
 
-def test_without_a_frozen_group_and_for_plain_data_sets_the_whole_graph_runs(data):
+def test_without_a_frozen_group_and_for_plain_datasets_the_whole_graph_runs(data):
     model = classifier(data)
     report = tlkit.fine_tune(model, data, unfreeze="all", epochs=1, augment="none")
     assert any("no group is frozen" in note for note in report.stages[-1].notes)
@@ -87,17 +87,17 @@ def test_a_decision_has_one_type_and_carries_its_reason(data):
     assert decision.cut.views == 1
     assert decision.note.startswith("trained on stored activations, 1 view of each image")
     whole = cached_cut.cached_cut(model, source_of(model, data, None), "all", **given)
-    assert whole == cached_cut.whole_graph("no group is frozen")
+    assert whole == cached_cut.uncached("no group is frozen")
     assert whole.cut is None
 
 
-def test_too_little_room_is_said(data, monkeypatch):
+def test_too_little_disk_space_is_reported(data, monkeypatch):
     monkeypatch.setattr(cached_cut, "_free_bytes", lambda cache: 1000)
     _, stage = tuned(data, augment="none")
-    assert any("needs more than the 0.0 GiB that may be used" in note for note in stage.notes)
+    assert any("and the cache may use 0.0 GiB" in note for note in stage.notes)
 
 
-def test_what_is_stored_already_needs_no_room(data, monkeypatch, cache):
+def test_stored_activations_need_no_more_disk_space(data, monkeypatch, cache):
     tuned(data, augment="none")
     monkeypatch.setattr(cached_cut, "_free_bytes", lambda cache: 0)
     _, again = tuned(data, augment="none")
@@ -112,10 +112,11 @@ def test_layers_that_augment_keep_the_whole_graph_running(data):
     x = keras.layers.GlobalAveragePooling2D()(x)
     model = keras.Model(images, keras.layers.Dense(2)(x))
     report = tlkit.fine_tune(model, data, unfreeze="head", epochs=2, augment="none")
-    assert any("flip gives other activations in every epoch" in n for n in report.stages[-1].notes)
+    reason = "flip computes different activations in every epoch"
+    assert any(reason in note for note in report.stages[-1].notes)
 
 
-def test_a_full_disk_is_said_and_leaves_no_partial_row(data, monkeypatch, cache):
+def test_a_full_disk_is_reported_and_leaves_no_partial_row(data, monkeypatch, cache):
     model = classifier(data)
     tlkit.train_head(model, data)
     append = FeatureStore.append
@@ -147,7 +148,7 @@ def test_other_errors_of_the_store_are_raised(data, monkeypatch):
         tlkit.fine_tune(model, data, unfreeze="stage3", epochs=2, augment="none")
 
 
-def test_rows_kept_in_sixteen_bits_are_near(data, monkeypatch):
+def test_rows_stored_in_sixteen_bits_are_close(data, monkeypatch):
     from tlkit.training.features import extract_features
     from tlkit.training.frozen import FrozenPart, relative_difference
 

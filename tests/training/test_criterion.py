@@ -1,4 +1,4 @@
-"""What decides between models counts images as training does."""
+"""The criterion between models is weighted as training is."""
 
 import keras
 import numpy as np
@@ -32,7 +32,7 @@ def network(hidden=()):
 
 
 def always_common(model):
-    """Gives it a head that names the common class whatever it sees: correct for seven in eight."""
+    """Sets a head that always predicts the common class: its accuracy is 7/8."""
     kernel, bias = model.get_layer("last").weights
     kernel.assign(np.zeros(kernel.shape))
     bias.assign([1.0, -1.0])
@@ -40,14 +40,14 @@ def always_common(model):
 
 
 def with_weights(split, weights):
-    """The images with a weight each, in batches."""
+    """Returns batches of the images with sample weights."""
     images = np.concatenate([x for x, _ in split.dataset()])
     return tf.data.Dataset.from_tensor_slices(
         (images, split.labels, weights.astype("float32"))
     ).batch(16)
 
 
-def test_classes_are_weighed_by_their_own_numbers_and_images_by_their_weights():
+def test_class_weights_and_sample_weights_give_the_weighted_accuracy():
     model = network()
     outputs = np.array([[2.0, 0], [2, 0], [0, 1], [2, 0]])
     labels = np.array([0, 0, 0, 1])
@@ -66,7 +66,7 @@ def test_classes_are_weighed_by_their_own_numbers_and_images_by_their_weights():
     assert both.accuracy == 0.5
 
 
-def test_several_labels_are_weighed_by_their_images():
+def test_a_multi_label_score_is_weighted_by_image():
     inputs = keras.Input((4, 4, 3))
     pooled = layers.GlobalAveragePooling2D()(layers.Conv2D(2, 1)(inputs))
     model = keras.Model(inputs, layers.Dense(2, "sigmoid")(pooled))
@@ -78,12 +78,12 @@ def test_several_labels_are_weighed_by_their_images():
 
 
 @pytest.mark.parametrize("weights", [[0.0, 0.0], [1.0, -1.0], [1.0, np.nan]])
-def test_weights_that_say_nothing_are_refused(weights):
+def test_invalid_weights_are_refused(weights):
     with pytest.raises(tlkit.DataError, match="finite weights of at least 0"):
         Criterion(None, has_weights=True).weights(np.array([0, 1]), np.array(weights), 2)
 
 
-def test_a_score_is_written_down_and_read_again():
+def test_a_score_is_restored_from_its_record():
     score = Score(0.8, 0.3, 0.9, 20)
     assert Score.from_record(score.record()) == score
     assert Score.from_record([0.8, 0.3, 20]) == Score(0.8, 0.3, 0.8, 20)
@@ -92,9 +92,9 @@ def test_a_score_is_written_down_and_read_again():
     assert not score.is_better_than(Score(0.81, 0.4, 0.1, 20))
 
 
-@pytest.mark.parametrize("hidden", [(), (8,)], ids=["solved", "by gradients"])
-def test_a_head_is_kept_by_the_accuracy_that_was_asked_for(hidden):
-    """A head that names the common class alone has the higher plain accuracy."""
+@pytest.mark.parametrize("hidden", [(), (8,)], ids=["solved", "by gradient descent"])
+def test_a_head_is_kept_by_the_requested_accuracy(hidden):
+    """A head that always predicts the common class has the higher plain accuracy."""
     data = unbalanced()
     model = always_common(network(hidden))
     report = tlkit.train_head(model, data, class_weight="balanced", learning_rate=0.03)
@@ -105,7 +105,7 @@ def test_a_head_is_kept_by_the_accuracy_that_was_asked_for(hidden):
     assert report.decision_after > 0.6
     assert report.accuracy_before == pytest.approx(7 / 8, abs=0.03)
     assert report.accuracy_after == after.accuracy
-    assert "balanced accuracy on validation 50.0 % to" in str(report)
+    assert "validation balanced accuracy 50.0 % to" in str(report)
     if hidden:
         kept = max(epoch["val_balanced_accuracy"] for epoch in report.stages[0].history)
         assert kept == pytest.approx(after.balanced_accuracy)
@@ -119,7 +119,7 @@ def test_a_head_is_kept_by_the_accuracy_that_was_asked_for(hidden):
     [({"views": 1, "augment": "none"}, "stored activations"), ({"views": 0}, "whole graph")],
     ids=["stored", "whole"],
 )
-def test_an_epoch_is_kept_by_the_accuracy_that_was_asked_for(given, way):
+def test_an_epoch_is_kept_by_the_requested_accuracy(given, way):
     data = unbalanced()
     model = always_common(network())
     report = tlkit.fine_tune(
@@ -143,14 +143,14 @@ def test_an_epoch_is_kept_by_the_accuracy_that_was_asked_for(given, way):
 
 
 def test_weights_of_validation_images_decide():
-    """The images that it gets wrong weigh nothing."""
+    """The images with wrong predictions have weight 0."""
     data = unbalanced()
     model = always_common(network())
     images = with_weights(data.validation, (data.validation.labels == 0).astype(float))
     train = with_weights(data.train, np.ones(data.train.num_images))
     report = tlkit.train_head(model, train, validation=images, class_weight=None)
     assert report.decided_by == "weighted accuracy"
-    assert report.decision_before == report.decision_after == 1.0  # the head that was there stays
+    assert report.decision_before == report.decision_after == 1.0  # the old head is kept
     assert report.accuracy_after < 1.0
     tuned = tlkit.fine_tune(model, train, validation=images, unfreeze="head", epochs=2)
     assert tuned.decided_by == "weighted accuracy"
@@ -159,7 +159,7 @@ def test_weights_of_validation_images_decide():
     assert score_on(model, images, None).value == 1.0
 
 
-def test_a_strength_is_chosen_by_the_accuracy_that_was_asked_for():
+def test_a_strength_is_chosen_by_the_requested_accuracy():
     data = unbalanced()
     model = always_common(network())
     anchor = tlkit.choose_anchor(
@@ -172,7 +172,7 @@ def test_a_strength_is_chosen_by_the_accuracy_that_was_asked_for():
     anchor.release()
 
 
-def test_accuracies_that_differ_by_rounding_alone_are_the_same():
+def test_accuracies_that_differ_by_rounding_only_are_equal():
     third = float(np.float32(1 / 3))
     assert third > 1 / 3
     assert not is_better((third, 0.9), (1 / 3, 0.8))
@@ -180,7 +180,7 @@ def test_accuracies_that_differ_by_rounding_alone_are_the_same():
     assert is_better((0.334, 0.9), (1 / 3, 0.8))
 
 
-def test_the_best_epoch_is_the_one_of_the_names_that_decide():
+def test_the_deciding_metrics_choose_the_best_epoch():
     model = network()
     keeper = KeepBest(model, 5, names=("balanced_accuracy", "balanced_cross_entropy"))
     keeper.set_model(model)
@@ -195,6 +195,6 @@ def test_the_best_epoch_is_the_one_of_the_names_that_decide():
                 "val_balanced_cross_entropy": 1.0,
             },
         )
-    keeper.put_back()
+    keeper.restore()
     assert keeper.best == (0.7, 1.0)
     assert model.get_layer("last").bias.numpy()[0] == pytest.approx(0.7)

@@ -1,4 +1,4 @@
-"""Splits without an image: none to validate on is said, an empty one is refused by its name."""
+"""Splits without images: a missing validation split is reported, an empty one is refused."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ def empty(split):
 
 
 @pytest.mark.parametrize("augment", ["none", "default"])
-def test_without_a_validation_split_the_last_epoch_is_kept_and_that_is_said(photos, augment):
+def test_without_a_validation_split_the_last_epoch_is_kept_and_reported(photos, augment):
     data = tlkit.load_folder(photos, image_size=32, batch_size=16, splits=(0.8, 0.0, 0.2))
     assert data.validation is None
     model, last = classifier(data), []

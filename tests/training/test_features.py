@@ -1,4 +1,4 @@
-"""Stored features: each image goes through the frozen part once, and never through another."""
+"""Stored features: each image goes through the frozen part once, and a changed part has its own."""
 
 import os
 import subprocess
@@ -54,20 +54,20 @@ def test_a_second_extraction_makes_no_forward_pass(data, monkeypatch):
     np.testing.assert_array_equal(again.load(), first.load())
 
 
-def test_features_that_are_stored_are_called_so_and_not_counted(data, monkeypatch):
-    said = []
+def test_stored_features_are_shown_without_a_count(data, monkeypatch):
+    shown = []
     plain = features.bar
 
     def noted(description, total, unit=""):
-        said.append((description, total))
+        shown.append((description, total))
         return plain(description, total, unit)
 
     monkeypatch.setattr(features, "bar", noted)
     model = classifier()
     for _ in range(2):
         extract_features(prefix_of(model), data.train, exact=True)
-    assert said[0] == (f"features of {data.train.name} images", data.train.num_images)
-    assert said[-1] == (f"features of {data.train.name} images, which are stored", None)
+    assert shown[0] == (f"features of {data.train.name} images", data.train.num_images)
+    assert shown[-1] == (f"features of {data.train.name} images (already stored)", None)
 
 
 def test_new_images_cost_one_forward_pass_each(data, photos):
@@ -119,7 +119,7 @@ def test_views_are_stored_one_by_one_and_differ(data):
     assert more.num_forward_passes == n
 
 
-def test_a_dataset_is_recognised_by_its_pixels(data):
+def test_a_dataset_is_identified_by_its_pixels(data):
     prefix = prefix_of(classifier())
     first = extract_features(prefix, data.train.dataset(shuffle=True), exact=True)
     again = extract_features(prefix, data.train.dataset(shuffle=True), exact=True)
@@ -131,7 +131,7 @@ def test_a_dataset_is_recognised_by_its_pixels(data):
 
 def test_an_empty_dataset_is_refused():
     empty = tf.data.Dataset.from_tensor_slices((np.zeros((0, 32, 32, 3)), np.zeros(0))).batch(4)
-    with pytest.raises(tlkit.DataError, match="no batch"):
+    with pytest.raises(tlkit.DataError, match="without a batch"):
         extract_features(prefix_of(classifier()), empty, exact=True)
 
 
@@ -148,7 +148,7 @@ def test_bfloat16_is_used_where_it_agrees_and_only_there(data, monkeypatch):
     assert extract_features(prefix_of(other), data.train, exact=False).precision == "float32"
 
 
-def test_a_precision_is_not_read_out_of_a_file_s_name(tmp_path):
+def test_the_precision_is_not_derived_from_the_file_name(tmp_path):
     part = prefix_of(classifier())
     with FeatureStore("demo-bfloat16", part.output_shape, folder=tmp_path) as store:
         filler = features._Filler(part, store, "float32")
@@ -156,7 +156,7 @@ def test_a_precision_is_not_read_out_of_a_file_s_name(tmp_path):
         assert found.precision == "float32"
 
 
-def test_where_there_is_no_bfloat16_features_are_float32(data, monkeypatch):
+def test_without_bfloat16_support_features_are_float32(data, monkeypatch):
     monkeypatch.setattr(features, "MIN_BFLOAT16_WORK", 0)
     monkeypatch.setattr(frozen, "has_bfloat16", lambda: False)
     part = prefix_of(classifier())
@@ -174,8 +174,8 @@ BFLOAT16_SETTINGS = {
 
 
 @pytest.mark.parametrize("setting", BFLOAT16_SETTINGS)
-def test_bfloat16_is_had_only_where_onednn_may_use_it(setting):
-    """What a process may do is settled when it starts: each is asked in one of its own."""
+def test_bfloat16_is_used_only_if_onednn_may_use_it(setting):
+    """oneDNN reads its settings when a process starts, so each setting has its own process."""
     name, value = setting.split("=")
     others = {key: v for key, v in os.environ.items() if "ONEDNN" not in key and "DNNL" not in key}
     asked = "from tlkit.training import frozen; print(frozen.has_bfloat16())"
@@ -231,7 +231,7 @@ def test_images_of_another_size_are_refused_and_nothing_is_stored(data, cache):
     assert not list(cache.rglob("*.rows"))
 
 
-def test_where_a_network_takes_any_size_each_has_its_rows(data):
+def test_a_network_for_any_image_size_has_rows_for_each_size(data):
     inputs = keras.Input((None, None, 3))
     outputs = keras.layers.GlobalMaxPooling2D()(keras.layers.Conv2D(4, 3)(inputs))
     part = frozen.FrozenPart(keras.Model(inputs, outputs))

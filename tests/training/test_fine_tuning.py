@@ -1,4 +1,4 @@
-"""Fine-tuning: what should move moves, what should not does not, and nothing gets worse."""
+"""Fine-tuning: trainable groups change, frozen ones do not, and no model gets worse."""
 
 import os
 
@@ -20,7 +20,7 @@ def classifier(data, **arguments):
     return tlkit.build_classifier("resnet8", data.class_names, weights=None, **arguments)
 
 
-def test_the_groups_that_were_named_move_and_no_other(data):
+def test_only_the_unfrozen_groups_change(data):
     noise = noisy(data.class_names)
     model = classifier(noise)
     before = weights_by_group(model)
@@ -51,7 +51,7 @@ def noisy(class_names, n=80):
         (True, True, ["head", "fine-tune"]),
     ],
 )
-def test_the_head_is_solved_first_where_it_is_new_or_said_to_be(
+def test_the_head_is_solved_first_if_it_is_new_or_declared_new(
     data, solve_head, is_trained, stages
 ):
     model = classifier(data)
@@ -64,8 +64,8 @@ def test_the_head_is_solved_first_where_it_is_new_or_said_to_be(
     assert (report.accuracy_before is None) == ("head" in stages)
 
 
-def test_what_identifies_a_training_names_solve_head_only_where_it_was_said(data, monkeypatch):
-    """So that trainings begun before it was an argument go on."""
+def test_the_identity_of_a_training_has_solve_head_only_if_it_was_given(data, monkeypatch):
+    """So that trainings started before it was an argument can be resumed."""
     seen = []
 
     def checkpoint(folder, identity, workers):
@@ -87,8 +87,8 @@ def test_a_head_that_flags_freeze_cannot_be_solved(data):
         tlkit.fine_tune(model, data, unfreeze="as_is", epochs=1, solve_head=True)
 
 
-def test_all_groups_move_without_validation(data):
-    """Without validation nothing can be put back, so every group must have moved."""
+def test_all_groups_change_without_validation(data):
+    """Without validation nothing can be restored, so every group must have changed."""
     model = classifier(data)
     train = data.train.dataset(shuffle=True)
     report = tlkit.fine_tune(model, train, unfreeze="all", epochs=1)
@@ -99,16 +99,16 @@ def test_all_groups_move_without_validation(data):
 
 
 @pytest.mark.parametrize("batch_norm", ["frozen", "train"])
-def test_batch_normalisation_moves_only_when_asked(data, batch_norm):
+def test_batch_normalisation_changes_only_on_request(data, batch_norm):
     model = classifier(data)
     layer = model.get_layer("stage3_2_bn")
     before = [weight.numpy() for weight in layer.weights]
     tlkit.fine_tune(model, data.train.dataset(), unfreeze="all", epochs=1, batch_norm=batch_norm)
-    moved = [not np.array_equal(a, b.numpy()) for a, b in zip(before, layer.weights, strict=True)]
-    assert moved == [batch_norm == "train"] * 4
+    changed = [not np.array_equal(a, b.numpy()) for a, b in zip(before, layer.weights, strict=True)]
+    assert changed == [batch_norm == "train"] * 4
 
 
-def test_a_model_is_never_left_worse_than_it_was_given(data):
+def test_a_model_never_gets_worse_on_validation(data):
     model = classifier(data)
     tlkit.train_head(model, data)
     before = [variable.numpy() for variable in model.weights]
@@ -119,7 +119,7 @@ def test_a_model_is_never_left_worse_than_it_was_given(data):
     assert report.accuracy_before == report.accuracy_after == 1.0
     for value, variable in zip(before, model.weights, strict=True):
         np.testing.assert_array_equal(value, variable.numpy())
-    assert any("its weights are kept" in note for note in report.stages[-1].notes)
+    assert any("its weights are restored" in note for note in report.stages[-1].notes)
 
 
 def test_training_stops_early(data):
@@ -164,7 +164,7 @@ def test_balanced_weights_reach_the_loss():
             label_smoothing=0.0,
         ).stages[-1]
         ratios.append(stage.history[0]["loss"] / stage.history[0]["cross_entropy"])
-    assert ratios[0] == pytest.approx(1, rel=1e-3)  # the metric is not weighed, the loss is
+    assert ratios[0] == pytest.approx(1, rel=1e-3)  # the metric is not weighted, the loss is
     assert abs(ratios[1] - 1) > 0.05
 
 
@@ -205,8 +205,8 @@ def test_bad_arguments(data, arguments, message):
 
 
 @pytest.mark.parametrize("views", [0, 1])
-def test_an_image_that_vanishes_is_named(photos, views, monkeypatch):
-    monkeypatch.setattr(kept_pixels, "MAX_IMAGES", 0)  # as if there were many: all are read anew
+def test_a_removed_image_is_named(photos, views, monkeypatch):
+    monkeypatch.setattr(kept_pixels, "MAX_IMAGES", 0)  # so that all images are read anew
     data = tlkit.load_folder(photos, image_size=32, batch_size=16)
     model = classifier(data)
     tlkit.train_head(model, data)
@@ -219,7 +219,7 @@ def test_an_image_that_vanishes_is_named(photos, views, monkeypatch):
         tlkit.evaluate(model, data.test)
 
 
-def test_an_endless_dataset_is_refused(data):
+def test_an_infinite_dataset_is_refused(data):
     for train in (tlkit.fine_tune, tlkit.train_head):
         with pytest.raises(tlkit.ArgumentError, match=r"`data` must end .* infinite"):
             train(classifier(data), data.train.dataset().repeat())
@@ -229,11 +229,11 @@ def test_an_endless_dataset_is_refused(data):
         )
 
 
-def test_a_group_that_cannot_move_is_an_error_and_not_a_success(data):
+def test_a_trainable_group_that_does_not_change_is_an_error(data):
     model = classifier(data)
     tlkit.train_head(model, data)
     before = weights_by_group(model)
-    with pytest.raises(tlkit.errors.TrainingError, match="not a bit of stage3, head has changed"):
+    with pytest.raises(tlkit.errors.TrainingError, match="which stage3, head stayed bit-identical"):
         tlkit.fine_tune(
             model, data, unfreeze="stage3", epochs=1, learning_rate=1e-30, weight_decay=0
         )
@@ -243,8 +243,8 @@ def test_a_group_that_cannot_move_is_an_error_and_not_a_success(data):
 
 
 @pytest.mark.parametrize("validated", [True, False])
-def test_a_last_step_that_explodes_is_an_error_and_leaves_the_model(data, validated):
-    """The loss of the only step is finite: only what it does to the weights is not."""
+def test_a_diverging_last_step_is_an_error_and_the_model_is_restored(data, validated):
+    """The loss of the only step is finite, but the weights after it are not."""
     model = classifier(data)
     tlkit.train_head(model, data)
     before = model.get_weights()

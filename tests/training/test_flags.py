@@ -1,4 +1,4 @@
-"""What trains where `trainable` flags were set by hand, however the model was built."""
+"""What trains if `trainable` flags were set explicitly, for models built in different ways."""
 
 import keras
 import numpy as np
@@ -79,7 +79,7 @@ def weights_by_layer(model):
     }
 
 
-def moved_layers(before, model):
+def changed_layers(before, model):
     after = weights_by_layer(model)
     return {
         name
@@ -98,11 +98,11 @@ def moved_layers(before, model):
     ],
 )
 def test_vgg16_with_its_first_fifteen_layers_frozen(build):
-    """As the tutorials freeze it: all but block 5 and what stands on top."""
+    """As in tutorials, all layers are frozen except block 5 and the head."""
     set_seeds(0)
     model = build()
     last = [layer for layer in with_nested(model) if isinstance(layer, layers.Dense)][-1]
-    last.bias.assign([0.1])  # trained before, so that no head is solved
+    last.bias.assign([0.1])  # counts as trained, so that no head is solved
     images = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3)).astype("float32")
     batches = tf.data.Dataset.from_tensor_slices((images, np.arange(4) % 2)).batch(4)
     flags = [layer.trainable for layer in with_nested(model)]
@@ -111,13 +111,16 @@ def test_vgg16_with_its_first_fifteen_layers_frozen(build):
     assert stage.trainable.num_trainable == 7_211_009
     assert stage.trainable.groups == ("block5", "head")
     assert stage.trainable.frozen_groups == ("block1", "block2", "block3", "block4")
-    moved = moved_layers(before, model)
-    assert moved - {"head_dense_1", "binary_logit", "hidden", "out"} == {
+    changed = changed_layers(before, model)
+    assert changed - {"head_dense_1", "binary_logit", "hidden", "out"} == {
         f"block5_conv{number}" for number in (1, 2, 3)
     }
-    assert len(moved) == 5
+    assert len(changed) == 5
     assert [layer.trainable for layer in with_nested(model)] == flags
-    assert "that were set by hand (7,211,009 of 14,846,273 parameters) say; name" in str(stage)
+    assert (
+        "explicitly set `trainable` flags (7,211,009 of 14,846,273 parameters trainable) are "
+        "respected; give `unfreeze`"
+    ) in str(stage)
 
 
 def blocks(name="base", first="block1"):
@@ -145,7 +148,7 @@ FAST = {"epochs": 2, "augment": "none", "learning_rate": 1e-2}
 
 
 @pytest.mark.parametrize("is_stored", [True, False])
-def test_frozen_within_a_group_stays_to_the_bit(data, is_stored):
+def test_frozen_layers_within_a_group_stay_bit_identical(data, is_stored):
     model, layer = nested(data)
     for name in ("block1_conv", "block2_conv1", "block2_norm"):
         layer[name].trainable = False
@@ -154,13 +157,13 @@ def test_frozen_within_a_group_stays_to_the_bit(data, is_stored):
     stage = tlkit.fine_tune(model, given, **(FAST if is_stored else {"epochs": 1})).stages[-1]
     assert any("stored activations" in note for note in stage.notes) == is_stored
     assert stage.trainable.layers == ("block2_conv2", "logits")
-    assert moved_layers(before, model) <= {"block2_conv2", "logits"}
+    assert changed_layers(before, model) <= {"block2_conv2", "logits"}
     if not is_stored:
-        assert moved_layers(before, model) == {"block2_conv2", "logits"}
+        assert changed_layers(before, model) == {"block2_conv2", "logits"}
 
 
-def test_what_was_unfrozen_in_a_frozen_base_trains(data):
-    """As in Keras, which goes by the flags of the variables."""
+def test_a_layer_unfrozen_in_a_frozen_base_trains(data):
+    """As in Keras, where the flags of the variables decide."""
     model, layer = nested(data)
     model.get_layer("base").trainable = False
     layer["block2_conv2"].trainable = True
@@ -168,37 +171,38 @@ def test_what_was_unfrozen_in_a_frozen_base_trains(data):
     stage = tlkit.fine_tune(model, data, **FAST).stages[-1]
     assert any("stored activations" in note for note in stage.notes)
     assert stage.trainable.layers == ("block2_conv2", "logits")
-    assert moved_layers(before, model) <= {"block2_conv2", "logits"}
+    assert changed_layers(before, model) <= {"block2_conv2", "logits"}
     assert not model.get_layer("base").trainable
     assert layer["block2_conv2"].trainable_variables
 
 
-def test_overriding_flags_is_said(data):
+def test_overriding_flags_is_reported(data):
     model, layer = nested(data)
     layer["block1_conv"].trainable = False
     before = weights_by_layer(model)
     stage = tlkit.fine_tune(model, data.train.dataset(), unfreeze="all", epochs=1).stages[-1]
-    assert "block1_conv" in moved_layers(before, model)
-    assert "flags that were set by hand (578 of 690 parameters) are overridden" in str(stage)
+    assert "block1_conv" in changed_layers(before, model)
+    flags = "explicitly set `trainable` flags (578 of 690 parameters trainable)"
+    assert f"{flags} are overridden" in str(stage)
     assert "unfreeze='as_is'" in str(stage)
 
 
-def test_where_nothing_was_set_nothing_is_said(data):
+def test_without_explicit_flags_nothing_is_reported(data):
     model, _ = nested(data)
     report = tlkit.fine_tune(model, data, **FAST)
     again = tlkit.fine_tune(model, data, **FAST)
     for stage in (*report.stages, *again.stages):
         assert stage.trainable.groups[0] == "block1"
-        assert "by hand" not in str(stage)
+        assert "explicitly" not in str(stage)
 
 
-def test_solving_the_head_puts_flags_back(data):
+def test_solving_the_head_restores_flags(data):
     model, layer = nested(data)
     model.get_layer("logits").bias.assign([0.0, 0.0])
     layer["block1_conv"].trainable = False
     report = tlkit.train_head(model, data)
     assert report.stages[0].trainable.groups == ("head",)
-    assert "put back" in str(report)
+    assert "set explicitly; they are restored" in str(report)
     assert [one.trainable for one in layer.values()] == [n != "block1_conv" for n in layer]
     stage = tlkit.fine_tune(model, data, **FAST).stages[-1]
     assert stage.trainable.layers == ("block2_conv1", "block2_conv2", "block2_norm", "logits")
@@ -206,8 +210,8 @@ def test_solving_the_head_puts_flags_back(data):
 
 
 @pytest.mark.parametrize("first", [tlkit.train_head, tlkit.fine_tune])
-def test_a_frozen_base_stays_frozen_where_the_head_was_solved_before(data, first):
-    """What trains is then the same as where tlkit itself chose the head alone."""
+def test_a_frozen_base_stays_frozen_if_the_head_was_solved_before(data, first):
+    """The flags are then the same as if tlkit itself had chosen the head alone."""
     model, _ = nested(data)
     model.get_layer("logits").bias.assign([0.0, 0.0])
     model.get_layer("base").trainable = False
@@ -215,8 +219,8 @@ def test_a_frozen_base_stays_frozen_where_the_head_was_solved_before(data, first
     first(model, data, **(FAST if first is tlkit.fine_tune else {}))
     stage = tlkit.fine_tune(model, data, **FAST).stages[-1]
     assert stage.trainable.groups == ("head",)
-    assert "by hand" in str(stage)
-    assert moved_layers(before, model) == {"logits"}
+    assert "explicitly set" in str(stage)
+    assert changed_layers(before, model) == {"logits"}
 
 
 def test_a_base_that_was_unfrozen_again_trains(data):
@@ -235,10 +239,10 @@ def test_a_head_that_flags_freeze_is_not_solved(data):
     before = weights_by_layer(model)
     report = tlkit.fine_tune(model, data, **FAST)
     assert [stage.name for stage in report.stages] == ["fine-tune"]
-    assert "logits" not in moved_layers(before, model)
+    assert "logits" not in changed_layers(before, model)
 
 
-def test_flags_hold_from_the_start_of_the_call_in_every_stage(data):
+def test_as_is_refers_to_the_flags_at_the_start_of_the_call_in_every_stage(data):
     model, layer = nested(data)
     layer["block2_conv1"].trainable = False
     stages = [tlkit.Stage("head", epochs=1), tlkit.Stage("as_is", epochs=1)]
@@ -248,7 +252,7 @@ def test_flags_hold_from_the_start_of_the_call_in_every_stage(data):
     assert not layer["block2_conv1"].trainable
 
 
-def test_a_run_is_resumed_with_the_same_flags_alone(data, tmp_path):
+def test_a_run_is_resumed_only_with_the_same_flags(data, tmp_path):
     def started(frozen):
         model, layer = nested(data)
         layer[frozen].trainable = False
@@ -261,20 +265,20 @@ def test_a_run_is_resumed_with_the_same_flags_alone(data, tmp_path):
     tlkit.fine_tune(started("block1_conv"), data, **arguments)
 
 
-def test_a_frozen_weight_that_moves_all_the_same_is_an_error(data):
+def test_a_frozen_weight_that_changes_is_an_error(data):
     model, layer = nested(data)
     layer["block2_conv1"].trainable = False
     bias = layer["block2_conv1"].bias
 
-    class Moving(keras.callbacks.Callback):
+    class ChangesBias(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
             bias.assign_add(np.ones(bias.shape))
 
     before = weights_by_layer(model)
-    with pytest.raises(tlkit.TrainingError, match=r"must not change, and block2_conv1/bias did"):
-        tlkit.fine_tune(model, data, callbacks=[Moving()], **FAST)
-    assert not moved_layers(before, model)
-    assert not WatchedWeights(model).loose
+    with pytest.raises(tlkit.TrainingError, match=r"must stay unchanged.*block2_conv1/bias\. A"):
+        tlkit.fine_tune(model, data, callbacks=[ChangesBias()], **FAST)
+    assert not changed_layers(before, model)
+    assert not WatchedWeights(model).changed_frozen
 
 
 def test_layer_decay_reaches_into_nested_models(data):
@@ -289,10 +293,10 @@ def test_layer_decay_reaches_into_nested_models(data):
         schedule="constant",
         weight_decay=0.0,
     )
-    moved = {name: np.abs(layer[name].kernel.numpy() - old).max() for name, old in before.items()}
-    # AdamW's first step is the rate, wherever there is a gradient
-    assert moved["block2_conv2"] == pytest.approx(2e-5, rel=0.05)
-    assert moved["block1_conv"] == pytest.approx(2e-6, rel=0.05)
+    change = {name: np.abs(layer[name].kernel.numpy() - old).max() for name, old in before.items()}
+    # AdamW's first step is the learning rate for each weight with a gradient
+    assert change["block2_conv2"] == pytest.approx(2e-5, rel=0.05)
+    assert change["block1_conv"] == pytest.approx(2e-6, rel=0.05)
 
 
 def test_two_nested_models_with_the_same_names_train_from_stored_activations(data):
@@ -315,7 +319,7 @@ def test_two_nested_models_with_the_same_names_train_from_stored_activations(dat
     assert [layer.name for layer in right.layers].count("block2_conv2") == 1
 
 
-def test_a_model_that_is_frozen_as_a_whole_is_called_so(data):
+def test_a_model_frozen_as_a_whole_is_reported(data):
     model, _ = nested(data)
     model.trainable = False
     for train in (tlkit.fine_tune, tlkit.find_learning_rate):
@@ -323,17 +327,19 @@ def test_a_model_that_is_frozen_as_a_whole_is_called_so(data):
             train(model, data)
     assert not model.trainable
     report = tlkit.fine_tune(model, data, unfreeze="all", **FAST)
-    said = "the model came frozen as a whole (trainable=False, set by hand or before it was saved)"
-    assert str(report.stages[-1]).count(said) == 1
+    note = (
+        "the model was frozen as a whole (trainable=False, set explicitly or before it was saved)"
+    )
+    assert str(report.stages[-1]).count(note) == 1
     assert model.trainable
     assert len(model.trainable_variables) == 8
 
 
-def test_a_model_whose_layers_are_all_frozen_is_called_so(data):
+def test_a_model_whose_layers_are_all_frozen_is_reported(data):
     model, _ = nested(data)
     for layer in model.layers:
         layer.trainable = False
     with pytest.raises(tlkit.ArgumentError, match="all of whose layers have trainable=False"):
         tlkit.fine_tune(model, data)
     report = tlkit.fine_tune(model, data, unfreeze="head", **FAST)
-    assert "came frozen in all of its layers" in str(report.stages[-1])
+    assert "was frozen in all of its layers" in str(report.stages[-1])

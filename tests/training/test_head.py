@@ -1,4 +1,4 @@
-"""Head training: solved where it can be, fitted where not, and nothing else moves."""
+"""Head training: solved if possible, else fitted, and only the head changes."""
 
 import keras
 import numpy as np
@@ -11,7 +11,7 @@ from tests.conftest import bfloat16_differs_by
 from tlkit.errors import ArgumentError
 from tlkit.training import head
 from tlkit.training.features import extract_features
-from tlkit.training.fit_data import weighed
+from tlkit.training.fit_data import with_class_weights
 from tlkit.training.weight_change import weights_by_group
 
 
@@ -27,7 +27,7 @@ def accuracy_live(model, split):
     "arguments",
     [{}, {"binary": True}, {"hidden": (32,)}, {"pooling": "flatten"}, {"pooling": "max"}],
 )
-def test_every_head_learns_and_only_the_head_moves(data, arguments):
+def test_every_head_learns_and_only_the_head_changes(data, arguments):
     model = tlkit.build_classifier("resnet20", data.class_names, **arguments)
     before = weights_by_group(model)
     report = tlkit.train_head(model, data)
@@ -41,7 +41,7 @@ def test_every_head_learns_and_only_the_head_moves(data, arguments):
     assert bool(report.stages[0].history) == ("hidden" in arguments)
 
 
-def test_the_accuracy_reported_is_the_whole_models(data):
+def test_the_reported_accuracy_is_that_of_the_whole_model(data):
     generator = np.random.default_rng(0)
     images = generator.integers(0, 255, (300, 32, 32, 3), "uint8")
     noise = tlkit.load_arrays(images, generator.integers(0, 3, 300), ["a", "b", "c"])
@@ -54,7 +54,7 @@ def test_the_accuracy_reported_is_the_whole_models(data):
 
 
 def test_validation_is_measured_in_float32_whatever_training_is(data, monkeypatch):
-    """Images that lie close together, where bfloat16 features would give another loss."""
+    """With images so similar that bfloat16 features would give another loss."""
     bfloat16_differs_by(monkeypatch, 0.01)
     generator = np.random.default_rng(0)
     images = generator.integers(120, 136, (300, 32, 32, 3), "uint8")
@@ -96,7 +96,7 @@ def test_a_better_head_is_kept(data):
     assert any("is kept" in note for note in report.stages[0].notes)
 
 
-def test_whether_a_head_counts_can_be_said_where_its_biases_do_not_tell(data):
+def test_solve_head_decides_whether_a_head_counts_as_trained(data):
     model = classifier(data)
     tlkit.train_head(model, data)
     kept = model.get_weights()
@@ -105,11 +105,11 @@ def test_whether_a_head_counts_can_be_said_where_its_biases_do_not_tell(data):
     ).batch(8)
     given = {"validation": data.validation}
     report = tlkit.train_head(model, confused, solve_head=True, **given)
-    assert report.accuracy_before is None  # the new head stands, though it is worse
+    assert report.accuracy_before is None  # the new head is kept, although it is worse
     assert report.accuracy_after < 1.0
     model.set_weights(kept)
     bias = model.get_layer("logits").bias
-    bias.assign(np.zeros(bias.shape))  # trained, though its biases do not tell
+    bias.assign(np.zeros(bias.shape))  # trained, although its biases are zero
     reached = accuracy_live(model, data.validation)
     report = tlkit.train_head(model, confused, solve_head=False, **given)
     assert report.accuracy_before == reached
@@ -119,13 +119,13 @@ def test_whether_a_head_counts_can_be_said_where_its_biases_do_not_tell(data):
 
 
 @pytest.mark.parametrize("solve_head", ["yes", None, 1])
-def test_whether_a_head_counts_is_said_by_three_values(data, solve_head):
+def test_solve_head_takes_three_values(data, solve_head):
     message = f"`solve_head` must be 'auto', True or False. Received: solve_head={solve_head!r}"
     with pytest.raises(ArgumentError, match=message):
         tlkit.train_head(classifier(data), data, solve_head=solve_head)
 
 
-def test_a_dataset_of_the_users_decides_on_the_strength_and_is_measured(data):
+def test_a_validation_dataset_is_evaluated(data):
     model = classifier(data)
     report = tlkit.train_head(
         model,
@@ -133,7 +133,7 @@ def test_a_dataset_of_the_users_decides_on_the_strength_and_is_measured(data):
         validation=data.validation.dataset().map(lambda x, y: (x, 1 - y)),
     )
     assert accuracy_live(model, data.test) == 1.0
-    assert report.accuracy_after == 0.0  # its labels are the wrong way round
+    assert report.accuracy_after == 0.0  # its labels are swapped
     assert report.num_validation == data.validation.num_images
 
 
@@ -146,22 +146,22 @@ def test_several_labels_for_each_image():
     data = tlkit.load_arrays(images, labels, ["red", "blue"])
     model = classifier(data, multi_label=True)
     assert tlkit.train_head(model, data).accuracy_after == 1.0
-    with pytest.raises(tlkit.ArgumentError, match="several labels"):
+    with pytest.raises(tlkit.ArgumentError, match=r"`class_weight` must be None for a multi-label"):
         tlkit.train_head(model, data, class_weight="balanced")
 
 
-def test_balanced_classes_move_the_solution():
+def test_balanced_classes_change_the_solution():
     generator = np.random.default_rng(0)
     images = generator.integers(0, 255, (500, 32, 32, 3), "uint8")  # more than there are features
     labels = (np.arange(500) % 10 == 0).astype(int)
     data = tlkit.load_arrays(images, labels, ["common", "rare"])
-    shares = []
+    probabilities = []
     for class_weight in (None, "balanced"):
         model = classifier(data)
         tlkit.train_head(model, data, class_weight=class_weight)
         logits = model.predict(images.astype("float32"), verbose=0)
-        shares.append(float(tf.nn.softmax(logits)[:, 1].numpy().mean()))
-    assert shares[0] < 0.25 < shares[1]
+        probabilities.append(float(tf.nn.softmax(logits)[:, 1].numpy().mean()))
+    assert probabilities[0] < 0.25 < probabilities[1]
 
 
 def test_balanced_classes_reach_the_loss_of_a_head_with_hidden_layers():
@@ -173,7 +173,7 @@ def test_balanced_classes_reach_the_loss_of_a_head_with_hidden_layers():
     for class_weight in (None, "balanced"):
         model = classifier(data, hidden=(8,))
         report = tlkit.train_head(model, data, class_weight=class_weight, epochs=1)
-        first = report.stages[0].history[0]  # the metric is not weighed, the loss is
+        first = report.stages[0].history[0]  # the metric is not weighted, the loss is
         ratios.append(first["loss"] / first["cross_entropy"])
     assert ratios[0] == pytest.approx(1, rel=1e-3)
     assert abs(ratios[1] - 1) > 0.05
@@ -225,7 +225,7 @@ def test_data_that_does_not_fit_the_model(data, photos):
 
 
 def small(units=1, **head):
-    """A network of one's own, as tutorials have it."""
+    """A user-defined network as in tutorials."""
     inputs = keras.Input((32, 32, 3))
     x = keras.layers.Rescaling(1 / 255)(inputs)
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(8, 3)(x))
@@ -259,7 +259,7 @@ def test_a_head_without_bias_is_solved_without_one(data):
 
 def test_weights_of_images_and_of_classes_are_multiplied(data):
     weighted = data.train.dataset(shuffle=False).map(lambda x, y: (x, y, tf.fill(tf.shape(y), 0.5)))
-    *_, weights = next(iter(weighed(weighted, {0: 2.0, 1: 6.0})))
+    *_, weights = next(iter(with_class_weights(weighted, {0: 2.0, 1: 6.0})))
     _, labels = next(iter(data.train.dataset(shuffle=False)))
     np.testing.assert_array_equal(weights, np.where(labels == 0, 1.0, 3.0))
     model = classifier(data, hidden=(8,))
@@ -271,7 +271,7 @@ def test_a_rate_too_high_for_a_head_with_hidden_layers_is_named(data):
     model = classifier(data, hidden=(8,))
     before = model.get_weights()
     with pytest.raises(
-        tlkit.TrainingError, match=r"`learning_rate` must be low.*as it was given. Try"
+        tlkit.TrainingError, match=r"`learning_rate` must be low.*weights are restored. Try"
     ):
         tlkit.train_head(model, data, learning_rate=1e38)
     assert all(map(np.array_equal, before, model.get_weights()))

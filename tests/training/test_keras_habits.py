@@ -1,4 +1,4 @@
-"""What users of Keras are used to works: their losses, metrics, callbacks, weights and models."""
+"""Keras's losses, metrics, callbacks, sample weights and models work as Keras users expect."""
 
 import keras
 import numpy as np
@@ -22,7 +22,7 @@ def classifier(data, **arguments):
     ],
     ids=lambda loss: type(loss).__name__,
 )
-def test_a_loss_of_ones_own(data, loss):
+def test_a_custom_loss(data, loss):
     report = tlkit.fine_tune(classifier(data), data, epochs=1, loss=loss, augment="none")
     history = report.stages[-1].history[0]
     assert np.isfinite(history["loss"])
@@ -31,7 +31,7 @@ def test_a_loss_of_ones_own(data, loss):
     )
 
 
-def test_metrics_and_callbacks_of_ones_own(data, tmp_path):
+def test_custom_metrics_and_callbacks(data, tmp_path):
     report = tlkit.fine_tune(
         classifier(data),
         data,
@@ -58,15 +58,15 @@ def test_metrics_for_one_hot_labels_go_with_a_loss_that_takes_them(data):
     ("arguments", "message"),
     [
         ({"loss": "hinge"}, "`loss` must be a keras.losses.Loss"),
-        ({"loss": keras.losses.CategoricalFocalCrossentropy()}, "Make it with from_logits=True"),
+        ({"loss": keras.losses.CategoricalFocalCrossentropy()}, "Create it with from_logits=True"),
         ({"callbacks": [None]}, "`callbacks` must be objects of keras.callbacks.Callback"),
         ({"stages": 3}, "`stages` must be one or more tlkit.Stage"),
         ({"metrics": ["mae"]}, "`metrics` must be objects of keras.metrics.Metric"),
-        ({"callbacks": [keras.callbacks.ModelCheckpoint("m.keras")]}, "give `run_directory`"),
+        ({"callbacks": [keras.callbacks.ModelCheckpoint("m.keras")]}, "`run_directory` saves"),
         ({"callbacks": [keras.callbacks.ReduceLROnPlateau()]}, "Give schedule='constant'"),
     ],
 )
-def test_what_would_go_wrong_later_is_refused_at_once(data, arguments, message):
+def test_invalid_arguments_are_refused_before_training(data, arguments, message):
     with pytest.raises(tlkit.ArgumentError, match=message):
         tlkit.fine_tune(classifier(data), data, **arguments)
 
@@ -78,7 +78,7 @@ def test_what_would_go_wrong_later_is_refused_at_once(data, arguments, message):
         ({"augment": "strong"}, "`views` and `augment` must be left out"),
     ],
 )
-def test_what_has_no_meaning_for_a_data_set_is_refused(data, arguments, message):
+def test_arguments_that_do_not_apply_to_a_dataset_are_refused(data, arguments, message):
     weighted = data.train.dataset().map(lambda x, y: (x, y, tf.ones(tf.shape(y))))
     with pytest.raises(tlkit.ArgumentError, match=message):
         tlkit.fine_tune(classifier(data), weighted, **arguments)
@@ -117,7 +117,7 @@ def test_one_callback_one_metric_and_numpy_numbers_do(data, tmp_path):
 
 
 def test_sample_weights_count(data):
-    """Images of weight zero teach nothing: only one class is learnt."""
+    """Images of weight 0 are not learnt: only the other class is."""
     images = np.concatenate([x for x, _ in data.train.dataset(shuffle=False)])
     labels = data.train.labels
     weights = (labels == 0).astype("float32")
@@ -184,7 +184,7 @@ def test_a_gpu_trains_in_mixed_precision_by_default():
     assert resolve_precision("auto").startswith("mixed_")
 
 
-def test_a_processor_trains_in_float32_by_default():
+def test_a_cpu_trains_in_float32_by_default():
     from tlkit.training.precision import resolve_precision
 
     if tf.config.list_physical_devices("GPU"):

@@ -1,4 +1,4 @@
-"""The solved linear head: the optimum of its stated objective, scale folded back."""
+"""The solved linear head: the optimum of the documented objective, with the scale folded in."""
 
 import numpy as np
 import pytest
@@ -60,7 +60,7 @@ def test_two_units_and_one_unit_give_the_same_probabilities():
     np.testing.assert_allclose(softmax(features @ two.kernel + two.bias), expected, atol=1e-4)
 
 
-def test_each_label_is_solved_by_itself_and_a_constant_one_keeps_its_odds():
+def test_each_label_is_solved_separately_and_a_constant_label_gets_its_prior_odds():
     features, classes = blobs(3)
     labels = np.stack([classes == 0, classes < 2, np.ones(len(classes))], axis=1).astype(int)
     solution = solved(features.copy(), labels, num_units=3)
@@ -106,7 +106,7 @@ def test_a_constant_feature_and_single_images_do_no_harm():
     assert "too few images" in solution.chosen_by
 
 
-def test_labels_that_validation_has_and_training_lacks_are_passed_over():
+def test_labels_only_in_validation_are_ignored():
     features, labels = blobs(3, n=900)
     train = labels[300:] != 2
     held_out = features[:300].copy(), labels[:300]
@@ -117,7 +117,7 @@ def test_labels_that_validation_has_and_training_lacks_are_passed_over():
 
 
 def test_views_of_one_image_stay_in_one_fold():
-    """Else an image's own views betray it, and noise is learnt by heart."""
+    """Otherwise an image's own views leak into the fold, and too weak a penalty is chosen."""
     generator = np.random.default_rng(0)
     labels = generator.integers(0, 2, 200)
     features = generator.normal(0, 1, (200, 100)).astype("float32")
@@ -131,14 +131,14 @@ def test_views_of_one_image_stay_in_one_fold():
     assert apart.strength >= 100 * together.strength
 
 
-def test_a_fold_whose_groups_leave_one_class_alone_is_left_out():
+def test_a_fold_with_one_training_class_is_left_out():
     groups = np.repeat([0, 1, 1, 2], [20, 1, 20, 100])
     labels = np.repeat([1, 0, 1, 0], [20, 1, 20, 100])
     features = np.random.default_rng(0).normal(size=(141, 5)) + 9 * labels[:, np.newaxis]
     solution = solved(features.astype("float32"), labels, num_units=2, groups=groups)
     assert solution.chosen_by == "1-fold cross-validation"
-    right = (features @ solution.kernel + solution.bias).argmax(axis=1) == labels
-    assert right.mean() > 0.95
+    is_correct = (features @ solution.kernel + solution.bias).argmax(axis=1) == labels
+    assert is_correct.mean() > 0.95
 
 
 def test_without_a_bias_the_gradient_of_its_objective_vanishes():
@@ -153,7 +153,7 @@ def test_without_a_bias_the_gradient_of_its_objective_vanishes():
     assert not solution.bias.any()
 
 
-def test_features_that_have_all_but_vanished_are_left_alone():
+def test_features_close_to_zero_get_no_large_weights():
     features, labels = blobs(3)
     solution = solved(features * np.float32(1e-20), labels, num_units=3)
     assert np.abs(solution.kernel).max() < 1
@@ -170,10 +170,10 @@ def test_features_that_have_all_but_vanished_are_left_alone():
         lambda noise: 1e-9 * (noise > 2),
         lambda noise: 1e-16 * noise,
     ],
-    ids=["constant", "one ulp", "ulps", "thousandths", "all but dead", "rarely alive", "1e-16"],
+    ids=["constant", "one ulp", "ulps", "thousandths", "almost dead", "rarely active", "1e-16"],
 )
-def test_a_column_next_to_constant_gets_no_weight_to_speak_of(column):
-    """Labels at random, so that the others leave errors for it to explain, as noise does."""
+def test_an_almost_constant_column_gets_no_large_weight(column):
+    """The labels are random, so that the other columns leave errors for it to fit."""
     generator = np.random.default_rng(0)
     features, labels = generator.normal(0, 1, (300, 6)), np.arange(300) % 3
     noise = np.where(labels == 0, 1.5, 0) + generator.normal(0, 1, 300)
@@ -181,31 +181,31 @@ def test_a_column_next_to_constant_gets_no_weight_to_speak_of(column):
     solution = solved(features.astype("float32"), labels, num_units=3)
     assert np.abs(solution.kernel).max() < 1000
     scale = np.abs(features[:, 2]).max()
-    reach = np.abs(solution.kernel[2]).max() * 1e-4 * scale  # what a small change of it can do
-    assert reach < 0.5
+    effect = np.abs(solution.kernel[2]).max() * 1e-4 * scale  # of a small change of the column
+    assert effect < 0.5
 
 
-def test_a_small_column_that_tells_the_classes_apart_is_used():
+def test_a_small_column_that_separates_the_classes_is_used():
     generator = np.random.default_rng(0)
     labels = np.arange(300) % 2
     features = generator.normal(0, 1, (300, 6))
     features[:, 2] = 1e-3 * (labels + 0.1 * generator.normal(0, 1, 300))
     solution = solved(features.astype("float32"), labels, num_units=1)
-    right = ((features @ solution.kernel + solution.bias)[:, 0] > 0) == labels
-    assert right.mean() > 0.98
+    is_correct = ((features @ solution.kernel + solution.bias)[:, 0] > 0) == labels
+    assert is_correct.mean() > 0.98
 
 
-def unbalanced(n, share_of_rare, seed):
-    """Two classes that overlap; the rare one is found by few if its errors count for little."""
+def unbalanced(n, fraction_of_rare, seed):
+    """Two classes that overlap; without class weights the rare one has a low recall."""
     generator = np.random.default_rng(seed)
-    labels = (generator.uniform(size=n) < share_of_rare).astype(int)
+    labels = (generator.uniform(size=n) < fraction_of_rare).astype(int)
     return generator.normal(0, 1, (n, 40)) + 0.3 * labels[:, np.newaxis] * np.eye(40)[:5].sum(
         axis=0
     ), labels
 
 
-def chosen_by_hand(features, labels, held_out, weights):
-    """The strength with the least weighted loss on other rows, by scikit-learn's own means."""
+def strength_of_grid_search(features, labels, held_out, weights):
+    """The strength with the lowest weighted loss on held-out rows, computed by scikit-learn."""
     mean, scale = features.mean(axis=0), features.std(axis=0)
     regressions = {
         strength: LogisticRegression(C=strength, class_weight="balanced", max_iter=1000).fit(
@@ -224,14 +224,14 @@ def chosen_by_hand(features, labels, held_out, weights):
     return min(losses, key=losses.get)
 
 
-def test_the_penalty_is_chosen_by_the_loss_that_is_solved():
-    """By the unweighted loss another one would be."""
+def test_the_penalty_is_chosen_by_the_weighted_loss():
+    """The unweighted loss would choose another penalty."""
     features, labels = unbalanced(600, 0.06, seed=1)
     held_out = unbalanced(400, 0.06, seed=2)
     counts = np.bincount(held_out[1])
     weights = len(held_out[1]) / (2 * counts[held_out[1]])
-    wanted = chosen_by_hand(features, labels, held_out, weights)
-    assert wanted != chosen_by_hand(features, labels, held_out, np.ones(400))
+    wanted = strength_of_grid_search(features, labels, held_out, weights)
+    assert wanted != strength_of_grid_search(features, labels, held_out, np.ones(400))
     solution = solved(
         features.astype("float32"),
         labels,
@@ -243,25 +243,25 @@ def test_the_penalty_is_chosen_by_the_loss_that_is_solved():
 
 
 def test_sample_weights_count_where_the_penalty_is_chosen():
-    """Rows of weight zero are as if they were not there, in folds and on validation images."""
+    """Rows of weight 0 have no effect, neither in folds nor among validation images."""
     features, labels = blobs(3, n=360)
     noise = np.random.default_rng(1).permutation(labels)
     both = np.concatenate([features, features]).astype("float32")
     arguments = {"num_units": 3, "groups": np.tile(np.arange(360), 2)}
-    weighed = solved(
+    weighted = solved(
         both.copy(),
         np.concatenate([labels, noise]),
         weights=np.repeat([1.0, 0.0], 360),
         **arguments,
     )
-    wrong = solved(both.copy(), np.concatenate([labels, noise]), **arguments)
-    assert weighed.strength > wrong.strength  # noise that counts asks for a stronger penalty
+    unweighted = solved(both.copy(), np.concatenate([labels, noise]), **arguments)
+    assert weighted.strength > unweighted.strength  # noisy rows require a stronger penalty
     held_out = both.copy(), np.concatenate([labels, noise]), None, np.repeat([1.0, 0.0], 360)
-    weighed = solved(
+    weighted = solved(
         features.copy(),
         labels,
         num_units=3,
         validation=held_out,
     )
     alone = solved(features.copy(), labels, num_units=3, validation=(features.copy(), labels))
-    assert weighed.strength == alone.strength
+    assert weighted.strength == alone.strength

@@ -1,4 +1,4 @@
-"""Models that are no plain stack: layers called twice, several ends, nested and Sequential ones."""
+"""Unusual models: layers called twice, several inputs or outputs, nested and Sequential models."""
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ from tlkit.training.weight_change import weights_by_group
 
 
 def called_twice():
-    """A convolution that works at two resolutions, which therefore are one group."""
+    """A network that calls a convolution at two resolutions, which therefore are one group."""
     set_seeds(0)
     twice = keras.layers.Conv2D(8, 3, padding="same", activation="relu", name="twice")
     images = keras.Input((32, 32, 3))
@@ -26,7 +26,7 @@ def called_twice():
     return keras.Model(images, keras.layers.Dense(2, name="logits")(x))
 
 
-def several_ends(kind):
+def several_inputs_or_outputs(kind):
     x, y = keras.Input((32, 32, 3), name="x"), keras.Input((32, 32, 3), name="y")
     pooled = keras.layers.GlobalAveragePooling2D()
     first = keras.layers.Dense(2, name="first")
@@ -47,15 +47,15 @@ def test_a_layer_that_is_called_twice_trains_like_any_other(data):
         assert not np.array_equal(a, b)
 
 
-@pytest.mark.parametrize(("augment", "said"), [("none", "stored activations"), ("light", "runs")])
-def test_below_the_first_group_that_trains_it_stays_as_it_is(data, augment, said):
+@pytest.mark.parametrize(("augment", "noted"), [("none", "stored activations"), ("light", "runs")])
+def test_groups_below_the_first_trainable_one_stay_unchanged(data, augment, noted):
     model = called_twice()
     tlkit.train_head(model, data)
     before = weights_by_group(model)
     stage = tlkit.fine_tune(
         model, data, unfreeze=2, epochs=2, augment=augment, learning_rate=1e-3
     ).stages[-1]
-    assert any(said in note for note in stage.notes)
+    assert any(noted in note for note in stage.notes)
     (frozen,) = stage.trainable.frozen_groups
     assert stage.weight_change[frozen] == 0.0
     for a, b in zip(before[frozen], weights_by_group(model)[frozen], strict=True):
@@ -82,9 +82,9 @@ def test_a_layer_of_both_head_and_backbone_is_refused_by_name(data, train):
         ("inputs", "`model` must have one input.* 2 inputs: 'x', 'y'"),
     ],
 )
-def test_several_ends_are_refused_by_name(data, train, plain, kind, message):
+def test_several_inputs_or_outputs_are_refused_by_name(data, train, plain, kind, message):
     with pytest.raises(ArgumentError, match=message):
-        train(several_ends(kind), data.train.dataset() if plain else data)
+        train(several_inputs_or_outputs(kind), data.train.dataset() if plain else data)
 
 
 @pytest.mark.parametrize("train", [tlkit.fine_tune, tlkit.train_head, tlkit.find_learning_rate])
@@ -115,7 +115,7 @@ def test_a_sequential_model_is_fine_tuned_like_any_other(data):
 
 
 def test_a_nested_backbone_has_its_own_groups(data):
-    """As Keras's guide builds it: the backbone called inside the graph, in inference mode."""
+    """As in Keras's guide, the backbone is called inside the graph, in inference mode."""
     backbone = tlkit.build_classifier("resnet8", data.class_names, weights=None)
     cut = backbone.get_layer("stage3_out").output
     backbone = keras.Model(backbone.input, cut, name="backbone")
@@ -132,7 +132,7 @@ def test_a_nested_backbone_has_its_own_groups(data):
         assert [change > 0 for change in stage.weight_change.values()] == expected
 
 
-def test_a_layer_that_leaves_a_size_open_has_the_one_that_it_gives():
+def test_a_size_that_a_layer_does_not_report_is_taken_from_the_traced_graph():
     inputs = keras.Input((12, 8))
     x = keras.layers.EinsumDense("abc,cd->abd", (None, 4), name="mixed")(inputs)
     x = keras.layers.Conv1D(3, 3, name="seen")(x)
@@ -142,15 +142,15 @@ def test_a_layer_that_leaves_a_size_open_has_the_one_that_it_gives():
     labels = (values.mean(axis=(1, 2)) > 0).astype(int)
     dataset = tf.data.Dataset.from_tensor_slices((values, labels)).batch(16)
     assert tlkit.train_head(model, dataset).stages[0].weight_change["head"] > 0
-    moved = tlkit.fine_tune(model, dataset, unfreeze="all", epochs=1).stages[-1].weight_change
-    assert all(change > 0 for change in moved.values())
+    changes = tlkit.fine_tune(model, dataset, unfreeze="all", epochs=1).stages[-1].weight_change
+    assert all(change > 0 for change in changes.values())
 
 
-def test_activations_that_have_no_one_size_are_not_stored(data):
+def test_activations_without_a_fixed_shape_are_not_stored(data):
     images = keras.Input((None, None, 3))
     x = keras.layers.Rescaling(1 / 255)(images)
     for number in range(3):
         x = keras.layers.Conv2D(4, 3, strides=2, activation="relu", name=f"conv{number}")(x)
     model = keras.Model(images, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(x)))
     report = tlkit.fine_tune(model, data, unfreeze=2, epochs=2, augment="none")
-    assert any("activations that have no one size" in note for note in report.stages[-1].notes)
+    assert any("activations without a fixed shape" in note for note in report.stages[-1].notes)

@@ -1,4 +1,4 @@
-"""Mixed precision: what gives the logits stays in float32, wherever it stands."""
+"""Mixed precision: the layers that compute the logits stay in float32, also in nested models."""
 
 import keras
 import pytest
@@ -17,7 +17,7 @@ def with_activation():
     images = keras.Input((8, 8, 3))
     x = keras.layers.Flatten()(keras.layers.Conv2D(4, 3, name="far")(images))
     x = keras.layers.Dense(2, name="logits")(x)
-    return keras.Model(images, keras.layers.Softmax(name="shares")(x))
+    return keras.Model(images, keras.layers.Softmax(name="probabilities")(x))
 
 
 @pytest.mark.parametrize("build", [nested, with_activation])
@@ -27,6 +27,6 @@ def test_logits_stay_float32(build):
     with computed_in(model, "mixed_bfloat16"):
         assert layers["far"].compute_dtype == "bfloat16"
         assert layers["logits"].compute_dtype == "float32"
-        if "shares" in layers:
-            assert layers["shares"].compute_dtype == "float32"
+        if "probabilities" in layers:
+            assert layers["probabilities"].compute_dtype == "float32"
     assert {layer.compute_dtype for layer in layers.values()} == {"float32"}

@@ -1,4 +1,4 @@
-"""Keras's callbacks and clipping meet one optimizer with many rates, with and without float16."""
+"""Keras's callbacks and clipping with the layerwise optimizer, in float32 and mixed float16."""
 
 import keras
 import numpy as np
@@ -8,14 +8,14 @@ import tensorflow as tf
 import tlkit
 from tests.conftest import set_seeds
 from tlkit.training.objective import loss_of
-from tlkit.training.precision import computed_in, scaled
+from tlkit.training.precision import computed_in, with_loss_scaling
 from tlkit.training.rates import LayerwiseAdamW, layer_multipliers
 from tlkit.training.step import hooked
 from tlkit.training.weight_change import weights_by_group
 
 RATE, DECAY = 1e-2, 0.1
 STEP_SIZES = (0.2, 3.2)
-"""How far Adam moves its fastest weight in one step, in rates: up to (1 - 0.9) / sqrt(1 - 0.999)"""
+"""Adam's largest weight change in one step, in rates: up to (1 - 0.9) / sqrt(1 - 0.999)"""
 
 PRECISIONS = pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
 
@@ -26,7 +26,7 @@ def classifier(data):
 
 
 class Watch(keras.callbacks.Callback):
-    """Notes each step's rate, and how far the fastest weight of each group went in it."""
+    """Records each step's rate, and the largest weight change in each group."""
 
     def __init__(self, whole):
         super().__init__()
@@ -67,17 +67,17 @@ def tuned(data, precision, *callbacks):
     return watch
 
 
-def assert_each_group_moved_at_its_own_rate(watch):
-    steps = [  # loss scaling leaves out those in which float16 overflowed
-        (rate, moved)
-        for rate, moved in zip(watch.rates, watch.weight_change, strict=True)
-        if moved["head"]
+def assert_each_group_has_its_own_rate(watch):
+    steps = [  # loss scaling skips steps in which float16 overflowed
+        (rate, change)
+        for rate, change in zip(watch.rates, watch.weight_change, strict=True)
+        if change["head"]
     ]
     assert steps[-1][0] == watch.rates[-1]
-    for rate, moved in steps:
+    for rate, change in steps:
         for distance, group in enumerate(("head", "stage3", "stage2")):
-            assert STEP_SIZES[0] < moved[group] / (rate * DECAY**distance) < STEP_SIZES[1]
-        assert moved["stage1"] == 0.0
+            assert STEP_SIZES[0] < change[group] / (rate * DECAY**distance) < STEP_SIZES[1]
+        assert change["stage1"] == 0.0
 
 
 @PRECISIONS
@@ -85,20 +85,20 @@ def test_a_plateau_lowers_every_group_s_rate(data, precision):
     plateau = keras.callbacks.ReduceLROnPlateau("loss", factor=0.1, patience=1, min_delta=100)
     watch = tuned(data, precision, plateau)
     assert watch.rates == pytest.approx([RATE] * 6 + [RATE / 10] * 3)
-    assert_each_group_moved_at_its_own_rate(watch)
+    assert_each_group_has_its_own_rate(watch)
 
 
 @PRECISIONS
-def test_a_scheduled_rate_is_the_head_s_and_the_others_keep_their_share(data, precision):
+def test_a_scheduled_rate_is_the_head_s_and_the_others_keep_their_multiplier(data, precision):
     rates = [RATE, RATE / 10, RATE / 2]
     scheduler = keras.callbacks.LearningRateScheduler(lambda epoch: rates[epoch])
     watch = tuned(data, precision, scheduler)
     assert watch.rates == pytest.approx(np.repeat(rates, 3))
-    assert_each_group_moved_at_its_own_rate(watch)
+    assert_each_group_has_its_own_rate(watch)
 
 
 @PRECISIONS
-def test_clipping_by_the_global_norm_is_over_all_groups_and_sees_no_loss_scale(data, precision):
+def test_the_global_clip_norm_covers_all_groups_and_ignores_the_loss_scale(data, precision):
     """After one step Adam's momenta are a tenth of the clipped gradients."""
     model = classifier(data)
     tlkit.set_trainable(model, "stage2")
@@ -110,7 +110,7 @@ def test_clipping_by_the_global_norm_is_over_all_groups_and_sees_no_loss_scale(d
     )
     trainee = hooked(model)
     with computed_in(model, precision):
-        trainee.compile(optimizer=scaled(optimizer, precision), loss=loss_of(model))
+        trainee.compile(optimizer=with_loss_scaling(optimizer, precision), loss=loss_of(model))
         for batch in data.train.dataset().repeat():
             trainee.train_on_batch(*batch)
             if int(optimizer.iterations):  # float16 may overflow first

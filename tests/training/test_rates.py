@@ -1,4 +1,4 @@
-"""Rates: one optimizer with a multiplier for each variable, in its rate and in its decay."""
+"""Learning rates: schedules, and an optimizer with a multiplier for each variable."""
 
 import keras
 import numpy as np
@@ -19,7 +19,7 @@ def gradients():
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_a_multiplier_is_a_rate_of_its_own(weight_decay):
-    """Against two plain optimizers, one with a tenth of the rate."""
+    """Compared with two plain optimizers, one with a tenth of the rate."""
     near, far = variables()
     optimizer = LayerwiseAdamW(
         0.01, multipliers={far.path: 0.1}, weight_decay=weight_decay, epsilon=1e-7
@@ -38,9 +38,9 @@ def test_a_multiplier_is_a_rate_of_its_own(weight_decay):
 
 
 @pytest.mark.parametrize("by_name", [False, True])
-def test_what_is_excluded_from_decay_does_not_decay(by_name):
-    """As with Keras's AdamW, whose state this optimizer has and no other."""
-    moved, state = [], []
+def test_excluded_variables_do_not_decay(by_name):
+    """As with Keras's AdamW, and with the same state variables."""
+    values, state = [], []
     for optimizer in (
         keras.optimizers.AdamW(0.01, weight_decay=0.5),
         LayerwiseAdamW(0.01, multipliers={}, weight_decay=0.5),
@@ -50,10 +50,10 @@ def test_what_is_excluded_from_decay_does_not_decay(by_name):
         optimizer.exclude_from_weight_decay(**excluded)
         for _ in range(3):
             optimizer.apply(gradients(), [near, far])
-        moved.append([near.numpy(), far.numpy()])
+        values.append([near.numpy(), far.numpy()])
         state.append([tuple(variable.shape) for variable in optimizer.variables])
-    np.testing.assert_allclose(moved[1], moved[0], rtol=1e-6)
-    assert (moved[1][0] < moved[1][1]).all()
+    np.testing.assert_allclose(values[1], values[0], rtol=1e-6)
+    assert (values[1][0] < values[1][1]).all()
     assert state[1] == state[0]
 
 
@@ -70,9 +70,9 @@ def test_callbacks_change_the_rate_and_checkpoints_hold_the_slots(tmp_path):
     optimizer = LayerwiseAdamW(0.01, multipliers={far.path: 0.5}, weight_decay=0.0)
     optimizer.apply(gradients(), [near, far])
     optimizer.learning_rate = 0.5  # as ReduceLROnPlateau and LearningRateScheduler do
-    moved = far.numpy().copy()
+    before = far.numpy().copy()
     optimizer.apply(gradients(), [near, far])
-    assert np.abs(far.numpy() - moved).max() > 0.1
+    assert np.abs(far.numpy() - before).max() > 0.1
 
     path = tf.train.Checkpoint(optimizer=optimizer).write(str(tmp_path / "checkpoint"))
     again = LayerwiseAdamW(0.01, multipliers={far.path: 0.5}, weight_decay=0.0)
@@ -92,26 +92,26 @@ def test_distance_from_the_head_counts_groups():
     assert set(multipliers) == {variable.path for variable in model.trainable_variables}
 
 
-def test_layer_decay_moves_lower_groups_less(data):
-    moved = {}
+def test_layer_decay_changes_lower_groups_less(data):
+    changes = {}
     for decay in (1.0, 0.1):
         model = tlkit.build_classifier("resnet8", data.class_names, weights=None)
         report = tlkit.fine_tune(
             model, data.train.dataset(), unfreeze="all", epochs=1, layer_decay=decay
         )
-        moved[decay] = report.stages[-1].weight_change
-    assert moved[0.1]["stage1"] < 0.01 * moved[1.0]["stage1"]
-    assert moved[0.1]["head"] > 0.1 * moved[1.0]["head"]
+        changes[decay] = report.stages[-1].weight_change
+    assert changes[0.1]["stage1"] < 0.01 * changes[1.0]["stage1"]
+    assert changes[0.1]["head"] > 0.1 * changes[1.0]["head"]
 
 
 @pytest.mark.parametrize("decay", [0.0, -1.0, 1.5])
-def test_layer_decay_must_be_a_share(data, decay):
+def test_layer_decay_must_be_a_fraction(data, decay):
     model = tlkit.build_classifier("resnet8", data.class_names, weights=None)
     with pytest.raises(tlkit.ArgumentError, match="`layer_decay` must be"):
         tlkit.fine_tune(model, data, layer_decay=decay)
 
 
-def test_schedules_take_the_course_they_promise():
+def test_schedules_have_the_documented_rates():
     assert schedule_of("constant", 0.1, 100) == 0.1
     step = schedule_of("step", 0.1, 100)
     assert [round(float(step(i)), 6) for i in (0, 49, 50, 75)] == [0.1, 0.1, 0.01, 0.001]

@@ -1,4 +1,4 @@
-"""What a report says of groups that changed, stayed, or were put back."""
+"""Reports of groups that changed, were unchanged, or were restored."""
 
 from dataclasses import asdict
 
@@ -12,18 +12,18 @@ from tlkit.training.reports import StageReport, TrainingReport
 def stage(**given):
     model = tlkit.build_classifier("resnet8", ["a", "b"], weights=None)
     trainable = tlkit.set_trainable(model, "stage3")
-    moved = {"stage1": 0.0, "stage2": 0.0, "stage3": 0.0, "head": 0.0}
-    return StageReport("fine-tune", trainable, (), moved, 1.0, **given)
+    weight_change = {"stage1": 0.0, "stage2": 0.0, "stage3": 0.0, "head": 0.0}
+    return StageReport("fine-tune", trainable, (), weight_change, 1.0, **given)
 
 
-def test_a_group_that_was_put_back_is_said_to_have_moved():
+def test_the_discarded_change_of_a_restored_group_is_reported():
     text = str(stage(put_back={"stage1": 0.0, "stage2": 0.0, "stage3": 0.031, "head": 0.2}))
-    assert "stage3: weight change 3.1 %, and its weights were put back" in text
+    assert "stage3: weight change 3.1 %, then restored" in text
     assert "unchanged: stage3" not in text
     assert "stage1" in text
 
 
-def test_it_is_written_down_and_read_again():
+def test_a_report_is_restored_from_its_dictionary():
     report = stage(put_back={"head": 0.2})
     assert StageReport.from_dict(asdict(report)) == report
     older = {name: value for name, value in asdict(report).items() if name != "put_back"}
@@ -42,16 +42,17 @@ def test_the_old_name_of_the_weight_change_still_reads():
 def test_the_accuracy_that_decided_is_named_first():
     report = TrainingReport((), 0.9, 0.85, 40, "balanced accuracy", 0.6, 0.8)
     first, second = str(report).splitlines()
-    assert first == "balanced accuracy on validation 60.0 % to 80.0 %: it decided what is kept"
-    assert second == "validation accuracy 90.0 % to 85.0 % (40 images)"
+    kept = "it decided which weights are kept"
+    assert first == f"validation balanced accuracy 60.0 % to 80.0 %: {kept}"
+    assert second == "validation accuracy 90.0 % to 85.0 % (n = 40)"
     assert "decided" not in str(TrainingReport((), 0.9, 0.95, 40))
 
 
-def test_training_that_is_put_back_reports_both(data):
+def test_a_discarded_training_reports_both_changes(data):
     model = tlkit.build_classifier("resnet8", data.class_names, weights=None)
-    tlkit.train_head(model, data)  # correct for all of validation
+    tlkit.train_head(model, data)  # validation accuracy 100 %
     kernel = model.get_layer("logits").kernel
-    kernel.assign(1e4 * kernel.numpy())  # and no epoch can have a lower loss than this one's 0
+    kernel.assign(1e4 * kernel.numpy())  # loss 0, which no epoch can improve
     model.get_layer("logits").bias.assign(1e4 * model.get_layer("logits").bias.numpy())
     report = tlkit.fine_tune(
         model, data, unfreeze="head", epochs=1, learning_rate=1e-3, weight_decay=0.0

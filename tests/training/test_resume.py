@@ -1,4 +1,4 @@
-"""A training that was stopped goes on where it was, and only that training does."""
+"""A stopped training is resumed where it stopped, and no other training is resumed."""
 
 import dataclasses
 import subprocess
@@ -33,7 +33,7 @@ class Stop(keras.callbacks.Callback):
 
 
 class StopAtEnd(keras.callbacks.Callback):
-    """Raises when training has ended and nothing else has been done."""
+    """Raises at the end of training, before anything else is done."""
 
     def on_train_end(self, logs=None):
         raise KeyboardInterrupt
@@ -52,7 +52,7 @@ def tune(data, folder, callbacks=(), **arguments):
     return model, report
 
 
-def test_sigkill_at_random_moments_changes_no_bit():
+def test_training_resumed_after_random_sigkills_is_bit_identical():
     command = [sys.executable, str(ROOT / "benchmarks" / "kill.py"), "--kills", "2", "--small"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
@@ -60,7 +60,7 @@ def test_sigkill_at_random_moments_changes_no_bit():
     assert "0 of 17 weights differ" in done.stdout
 
 
-def test_the_report_of_a_resumed_training_is_whole(data, tmp_path, monkeypatch):
+def test_the_report_of_a_resumed_training_is_complete(data, tmp_path, monkeypatch):
     monkeypatch.setattr(resume, "SAVE_SECONDS", 0.0)
     with pytest.raises(KeyboardInterrupt):
         tune(data, tmp_path, [Stop(epoch=1, batch=1)])
@@ -107,16 +107,16 @@ def test_other_data_and_other_models_are_refused(data, tmp_path):
         tune(data, tmp_path, [Stop(epoch=0, batch=0)])
     images = np.random.default_rng(0).integers(0, 255, (20, 32, 32, 3), "uint8")
     fewer = tlkit.load_arrays(images, np.arange(20) % 2, list(data.class_names))
-    with pytest.raises(RunError, match="begun with data="):
+    with pytest.raises(RunError, match="started with data="):
         tune(fewer, tmp_path)
     with pytest.raises(RunError, match="batches of 16"):
         tune(dataclasses.replace(data, batch_size=17), tmp_path)
     model = tlkit.build_classifier("resnet8", data.class_names, weights=None, seed=1)
-    with pytest.raises(RunError, match="begun with model="):
+    with pytest.raises(RunError, match="started with model="):
         tlkit.fine_tune(model, data, stages=[tlkit.Stage("head", epochs=2)], run_directory=tmp_path)
 
 
-def test_weights_that_nan_has_spoilt_are_not_saved(data, tmp_path):
+def test_weights_after_a_nan_loss_are_not_saved(data, tmp_path):
     with pytest.raises(tlkit.TrainingError, match="NaN or infinite"):
         tune(data, tmp_path, learning_rate=1e30, schedule="constant")
     with np.load(tmp_path / resume.FILE_NAME) as file:
@@ -132,7 +132,7 @@ def test_another_regularizer_is_another_training(data, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         run(0.1, [Stop(epoch=0, batch=0)])
-    with pytest.raises(RunError, match="begun with regularizers="):
+    with pytest.raises(RunError, match="started with regularizers="):
         run(0.2)
 
 
@@ -142,18 +142,18 @@ def test_a_damaged_file_is_named(data, tmp_path, spoil):
         tune(data, tmp_path, [Stop(epoch=1, batch=1)])
     file = tmp_path / resume.FILE_NAME
     file.write_bytes(spoil(file.read_bytes()))
-    with pytest.raises(RunError, match="Remove it to begin anew"):
+    with pytest.raises(RunError, match="Remove it to start over"):
         tune(data, tmp_path)
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
-def test_on_stored_activations_the_same_weights_and_history_come_out(
+def test_resuming_on_stored_activations_gives_the_same_weights_and_history(
     data, tmp_path, monkeypatch, precision
 ):
-    """Stopped in the middle of an epoch, whose metrics go on too."""
+    """Stopped in the middle of an epoch, whose metrics are resumed too."""
     monkeypatch.setattr(resume, "SAVE_SECONDS", 0.0)
     given = {"views": 1, "precision": precision, "stages": [tlkit.Stage("stage3", epochs=2)]}
-    tune(data, tmp_path / "warm", **given)  # so that the precision of rows is known to both
+    tune(data, tmp_path / "warm", **given)  # so that both use the stored precision of rows
     model, report = tune(data, tmp_path / "whole", **given)
     with pytest.raises(KeyboardInterrupt):
         tune(data, tmp_path / "stopped", [Stop(epoch=1, batch=1)], **given)
@@ -165,16 +165,16 @@ def test_on_stored_activations_the_same_weights_and_history_come_out(
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
 
 
-def test_a_training_that_cannot_go_on_as_it_began_says_so(data, tmp_path, monkeypatch):
+def test_a_training_that_cannot_be_resumed_as_it_started_is_refused(data, tmp_path, monkeypatch):
     given = {"views": 1, "stages": [tlkit.Stage("stage3", epochs=2)]}
     with pytest.raises(KeyboardInterrupt):
         tune(data, tmp_path, [Stop(epoch=1, batch=1)], **given)
     monkeypatch.setenv("TLKIT_CACHE_LIMIT", "0")
-    with pytest.raises(RunError, match="Make room, or name another folder"):
+    with pytest.raises(RunError, match="Free disk space, or choose another folder"):
         tune(data, tmp_path, **given)
 
 
-def test_a_training_that_a_callback_ended_is_not_gone_on_with(data, tmp_path):
+def test_a_training_that_a_callback_ended_is_not_continued(data, tmp_path):
     class End(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
             self.model.stop_training = True
@@ -186,14 +186,14 @@ def test_a_training_that_a_callback_ended_is_not_gone_on_with(data, tmp_path):
     assert len(report.stages[-1].history) == 1
 
 
-def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
-    for start in (".", ".tlkit-aside-"):  # as earlier versions named them, and as this one does
+def test_partial_files_of_a_killed_process_are_removed(tmp_path):
+    for start in (".", ".tlkit-aside-"):  # the names of earlier versions and of this one
         (tmp_path / "run" / f"{start}{resume.FILE_NAME}-abcd1234").mkdir(parents=True)
     resume.Checkpoint(tmp_path / "run", {})
     assert list((tmp_path / "run").iterdir()) == []
 
 
-def test_what_is_measured_anew_may_differ_in_its_last_bits(tmp_path):
+def test_estimates_may_differ_in_their_last_bits(tmp_path):
     def identity(value, rate=1e-3):
         return {"learning_rate": rate, "anchor": [{"importance": {"estimate": {"a": value}}}]}
 
@@ -201,5 +201,5 @@ def test_what_is_measured_anew_may_differ_in_its_last_bits(tmp_path):
     resume.Checkpoint(tmp_path, identity(np.float32(2.5))).save(position, {}, {})
     assert resume.Checkpoint(tmp_path, identity(2.500001)).saved.position == position
     for other in (identity(2.51), identity(None), identity(2.5, rate=1.00001e-3)):
-        with pytest.raises(RunError, match="begun with"):
+        with pytest.raises(RunError, match="started with"):
             resume.Checkpoint(tmp_path, other)

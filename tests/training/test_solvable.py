@@ -1,4 +1,4 @@
-"""Heads with operations in them: solved where that is exact, else trained by gradients and said."""
+"""Heads with operations around their Dense layer: solved if that is exact, else trained."""
 
 import keras
 import numpy as np
@@ -27,7 +27,7 @@ def two_classes():
 
 
 def with_head(head):
-    """A network with next to nothing before its head, in which dropout comes first."""
+    """A network with an almost trivial backbone, and dropout first in its head."""
     inputs = keras.Input((1, 1, 3))
     convolution = layers.Conv2D(3, 1, use_bias=False)
     x = layers.Rescaling(1 / 100)(convolution(inputs))
@@ -36,7 +36,7 @@ def with_head(head):
 
 
 def found_in(head):
-    """What is found of a head, the head, and its model."""
+    """Returns the `SolvableHead` of a head, the head, and its model."""
     model = with_head(head)
     tlkit.set_trainable(model, "head")
     alone = head_from_features(model)
@@ -50,21 +50,21 @@ def trained(head, data, **given):
 
 
 class Clip(layers.Layer):
-    """Bends what is large, and nothing close to zero."""
+    """Clips large values, and is linear close to zero."""
 
     def call(self, x):
         return ops.clip(x, -0.5, 0.5)
 
 
 class CentredByBatch(layers.Layer):
-    """What comes of an image depends on the others in its batch."""
+    """Its output for an image depends on the others in the batch."""
 
     def call(self, x):
         return x - ops.mean(x, axis=0)
 
 
 def softmax(x):
-    """Another function than its name says."""
+    """A function that differs from what its name says."""
     return ops.softmax(7 * x)
 
 
@@ -136,7 +136,7 @@ def test_the_weights_of_a_head_follow_from_the_logits_it_is_to_have(head):
 
 @pytest.mark.parametrize("name", ["times 50", "negated", "log of softmax", "scaled before"])
 def test_a_head_is_solved_with_the_operations_in_it(name):
-    """As well as one without any is, on the same features."""
+    """With the same loss as a head without operations on the same features."""
     plain, _ = trained(layers.Dense(3), three_classes())
     found, stage = trained(EXACT[name], three_classes())
     assert not stage.history, stage.notes
@@ -144,8 +144,8 @@ def test_a_head_is_solved_with_the_operations_in_it(name):
     assert found.accuracy == plain.accuracy > 0.5
 
 
-def test_what_is_computed_before_the_layer_is_what_is_solved_on():
-    """The squares, which features as they are say nothing of."""
+def test_the_inputs_of_the_dense_layer_are_solved_on():
+    """Here squares, while the features themselves are uninformative."""
     random = np.random.default_rng(0)
     labels = np.arange(200) % 2
     signs = random.choice([-1, 1], (200, 1, 1, 3))
@@ -180,38 +180,41 @@ def test_one_logit_is_solved_with_the_operations_behind_it(head):
     assert found.loss == pytest.approx(plain.loss, rel=1e-3)
 
 
-BENT = {
+NOT_SOLVABLE = {
     "tanh in the layer": (layers.Dense(3, "tanh"), "activation 'tanh'"),
-    "tanh": (between(same, ops.tanh), "bends its outputs: 'tanh"),
+    "tanh": (between(same, ops.tanh), "not linear or not invertible: 'tanh"),
     "softmax inside": (lambda x: layers.Dense(3, "softmax")(x) * 5.0, "activation 'softmax'"),
-    "a layer that clips": (between(same, Clip()), "bends its outputs: 'clip"),
-    "nothing is left": (between(same, lambda z: z * 0.0), "bends its outputs: 'multiply"),
+    "a layer that clips": (between(same, Clip()), "not linear or not invertible: 'clip"),
+    "nothing is left": (
+        between(same, lambda z: z * 0.0),
+        "not linear or not invertible: 'multiply",
+    ),
     "two of three left": (
         between(same, lambda z: z * np.float32([1, 0, 0])),
-        "bends its outputs: 'multiply",
+        "not linear or not invertible: 'multiply",
     ),
     "largest of two": (
         lambda x: ops.max(ops.reshape(layers.Dense(6)(x), (-1, 3, 2)), axis=-1),
-        "bends its outputs",
+        "not linear or not invertible",
     ),
-    "batch before": (between(CentredByBatch(), same), "mixes images of a batch"),
-    "batch behind": (between(same, CentredByBatch()), "bends its outputs"),
+    "batch before": (between(CentredByBatch(), same), "depend on other images of the batch"),
+    "batch behind": (between(same, CentredByBatch()), "not linear or not invertible"),
     "twice": (called_twice, "called 2 times"),
-    "a path past it": (lambda x: layers.Dense(3)(x) + x, "past layer"),
-    "hidden": (lambda x: layers.Dense(3)(layers.Dense(4)(x)), "2 of its layers train"),
+    "a path past it": (lambda x: layers.Dense(3)(x) + x, "bypasses layer"),
+    "hidden": (lambda x: layers.Dense(3)(layers.Dense(4)(x)), "2 of its layers are trainable"),
     "a weight behind": (
         lambda x: layers.PReLU()(layers.Dense(3)(x)),
-        "2 of its layers train",
+        "2 of its layers are trainable",
     ),
     "a constraint": (layers.Dense(3, kernel_constraint="non_neg"), "constraint"),
-    "no bias to make up": (
+    "no bias to compensate": (
         lambda x: layers.Dense(3, use_bias=False)(x) + np.float32([1, 2, 3]),
         "no bias",
     ),
 }
 
 
-@pytest.mark.parametrize(("head", "why"), BENT.values(), ids=BENT.keys())
+@pytest.mark.parametrize(("head", "why"), NOT_SOLVABLE.values(), ids=NOT_SOLVABLE.keys())
 def test_why_a_head_cannot_be_solved(head, why):
     found, _, _ = found_in(head)
     assert found.dense is None
@@ -221,24 +224,24 @@ def test_why_a_head_cannot_be_solved(head, why):
 @pytest.mark.parametrize(
     ("head", "why"),
     [
-        BENT["tanh in the layer"],
-        (layers.Dense(3, softmax), "does not give what was solved for"),
-        (between(same, layers.Softmax(axis=0)), "does not give what was solved for"),
+        NOT_SOLVABLE["tanh in the layer"],
+        (layers.Dense(3, softmax), "its outputs differ from the solution's"),
+        (between(same, layers.Softmax(axis=0)), "its outputs differ from the solution's"),
         (between(lambda x: ops.log(x - 10.0), same), "not finite for every image"),
     ],
     ids=["tanh", "another softmax", "softmax over images", "not finite"],
 )
-def test_what_cannot_be_solved_is_trained_by_gradients_and_says_why(head, why):
+def test_a_head_that_cannot_be_solved_is_trained_and_the_reason_reported(head, why):
     model = with_head(head)
     try:
         notes = tlkit.train_head(model, three_classes(), epochs=1).stages[0].notes
-    except tlkit.TrainingError:  # of what is not finite gradients make nothing either
+    except tlkit.TrainingError:  # gradient descent fails on infinite inputs too
         assert "finite" in why
         return
-    (note,) = [note for note in notes if "trained by gradients" in note]
+    (note,) = [note for note in notes if "trained by gradient descent" in note]
     assert why in note
 
 
-def test_a_regularizer_that_is_left_out_is_named():
+def test_an_ignored_regularizer_is_reported():
     _, stage = trained(layers.Dense(3, kernel_regularizer="l2", name="last"), three_classes())
-    assert any("the regularizer of 'last' is left out" in note for note in stage.notes)
+    assert any("the regularizer of 'last' is ignored" in note for note in stage.notes)

@@ -1,4 +1,4 @@
-"""Plans: each stage unfreezes more than the one before it."""
+"""Stages: each unfreezes more than the one before it."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,10 @@ def test_each_stage_trains_its_groups_and_no_other(data):
     assert first.trainable.groups == ("head",)
     assert second.trainable.groups == ("stage2", "stage3", "head")
     assert [len(stage.history) for stage in report.stages] == [1, 2]
-    assert [stage.kept_epoch for stage in report.stages] == [1, 2]  # the last: nothing measures
+    assert [stage.kept_epoch for stage in report.stages] == [
+        1,
+        2,
+    ]  # the last ones: there is no validation
     assert {name for name, change in first.weight_change.items() if change} == {"head"}
     assert {name for name, change in second.weight_change.items() if change} == {
         "stage2",
@@ -60,17 +63,17 @@ def test_a_gradual_plan_ends_with_everything(data, epochs, expected):
         ([tlkit.Stage("head", learning_rate=-1.0)], "`learning_rate` must be a positive number"),
     ],
 )
-def test_plans_that_make_no_sense_are_refused(data, stages, message):
+def test_invalid_stages_are_refused(data, stages, message):
     with pytest.raises(ArgumentError, match=message):
         tlkit.fine_tune(classifier(data), data, stages=stages)
 
 
 def test_stages_and_unfreeze_exclude_each_other(data):
-    with pytest.raises(ArgumentError, match="`unfreeze` must be left out where `stages`"):
+    with pytest.raises(ArgumentError, match="`unfreeze` must be left out if `stages`"):
         tlkit.fine_tune(classifier(data), data, unfreeze="head", stages=[tlkit.Stage("all")])
 
 
-def test_a_rate_that_makes_the_loss_nan_stops_at_once_and_puts_the_best_weights_back(data):
+def test_a_rate_that_makes_the_loss_nan_stops_at_once_and_restores_the_best_weights(data):
     model = classifier(data)
     tlkit.train_head(model, data)
     before = model.get_weights()

@@ -1,4 +1,4 @@
-"""The feature store: never a wrong row, whatever happens to the process or the files."""
+"""The feature store: never returns a wrong row, even after kills and damaged files."""
 
 import errno
 import os
@@ -22,7 +22,7 @@ SHAPE = (3, 2)
 
 
 def rows_of(numbers):
-    """Rows whose every value says which key they belong to."""
+    """Rows filled with the number of their key."""
     return np.stack([np.full(SHAPE, number, np.float32) for number in numbers])
 
 
@@ -30,7 +30,7 @@ def keys_of(numbers):
     return [f"image{number}" for number in numbers]
 
 
-def test_rows_come_back_by_key_in_the_order_asked(tmp_path):
+def test_rows_are_read_by_key_in_the_given_order(tmp_path):
     with FeatureStore("a", SHAPE, folder=tmp_path) as store:
         store.append(keys_of(range(5)), rows_of(range(5)))
         store.append(keys_of(range(3, 8)), rows_of(range(3, 8)))
@@ -46,7 +46,7 @@ def test_a_key_given_twice_is_stored_once(tmp_path):
         assert store.path.stat().st_size == rows_of([1]).nbytes
 
 
-def test_what_was_stored_is_there_in_the_next_process(tmp_path):
+def test_stored_rows_are_available_when_reopened(tmp_path):
     with FeatureStore("a", SHAPE, folder=tmp_path) as store:
         store.append(keys_of([1]), rows_of([1]))
         store.remember("precision", "float32")
@@ -63,7 +63,7 @@ def test_another_name_never_hits_old_rows(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
-def test_a_damaged_row_counts_as_absent(tmp_path, damage):
+def test_a_damaged_row_counts_as_missing(tmp_path, damage):
     with FeatureStore("a", SHAPE, folder=tmp_path) as store:
         store.append(keys_of(range(4)), rows_of(range(4)))
         path = store.path
@@ -102,14 +102,14 @@ def test_a_store_that_stays_locked_is_named(tmp_path, monkeypatch):
     with FeatureStore("a", SHAPE, folder=tmp_path) as store:
         holder = sqlite3.connect(store.path.with_suffix(".index"), isolation_level=None)
         holder.execute("BEGIN IMMEDIATE")
-        with pytest.raises(TrainingError, match=r"must be open to writing.*a\.index.*locked"):
+        with pytest.raises(TrainingError, match=r"must be writable.*a\.index.*locked"):
             store.append(["x"], rows_of([1]))
         holder.close()
         store.append(["x"], rows_of([1]))
         assert store.contains(["x"]).all()
 
 
-def test_a_failed_write_names_no_row(tmp_path, monkeypatch):
+def test_a_failed_write_enters_no_row(tmp_path, monkeypatch):
     with FeatureStore("a", SHAPE, folder=tmp_path) as store:
 
         def full(descriptor):
@@ -124,7 +124,7 @@ def test_a_failed_write_names_no_row(tmp_path, monkeypatch):
         np.testing.assert_array_equal(store.read(["x"]), rows_of([1]))
 
 
-def test_the_longest_unused_store_goes_first_and_the_open_one_never(tmp_path):
+def test_the_least_recently_used_store_is_evicted_first_and_the_open_one_never(tmp_path):
     for age, name in enumerate(["new", "middle", "old"]):
         with FeatureStore(name, SHAPE, folder=tmp_path) as store:
             store.append(keys_of(range(10)), rows_of(range(10)))
@@ -168,8 +168,8 @@ def start_writer(folder, first):
     return writer
 
 
-def test_killed_writers_leave_only_right_rows(tmp_path):
-    """Two processes write the same store at once and are killed at any moment, again and again."""
+def test_killed_writers_leave_only_correct_rows(tmp_path):
+    """Two processes write the same store at once and are killed at random moments."""
     generator = np.random.default_rng(0)
     for attempt in range(4):
         writers = [start_writer(tmp_path, first) for first in (10_000 * attempt, 5_000)]
@@ -183,13 +183,15 @@ def test_killed_writers_leave_only_right_rows(tmp_path):
         np.testing.assert_array_equal(store.read(keys_of(numbers)), rows_of(numbers))
 
 
-def test_a_full_disk_is_named_and_costs_only_what_did_not_fit(tmp_path):
+def test_a_full_disk_is_named_and_loses_only_the_rows_that_did_not_fit(tmp_path):
     with FeatureStore("full", (4,), folder=tmp_path) as store:
         store.append(["kept"], np.ones((1, 4), "float32"))
         (pages,) = store._index.execute("PRAGMA page_count").fetchone()
         store._index.execute(f"PRAGMA max_page_count = {pages}")  # SQLite's own full disk
         keys = [f"{number:0500d}" for number in range(100)]
-        with pytest.raises(tlkit.StorageError, match=r"have room.*no space is left.*TLKIT_CACHE"):
+        with pytest.raises(
+            tlkit.StorageError, match=r"have disk space.*no space is left.*TLKIT_CACHE"
+        ):
             store.append(keys, np.zeros((100, 4), "float32"))
         assert store.contains(["kept", keys[0]]).tolist() == [True, False]
         assert store.read(["kept"]).tolist() == [[1.0] * 4]
@@ -204,7 +206,7 @@ def test_a_full_disk_for_rows_is_named(tmp_path, monkeypatch):
 
     with FeatureStore("full", (4,), folder=tmp_path) as store:
         monkeypatch.setattr("tlkit.training.store._write_all", full)
-        with pytest.raises(tlkit.StorageError, match=r"must have room.*Make room there"):
+        with pytest.raises(tlkit.StorageError, match=r"must have disk space.*Free some there"):
             store.append(["a"], np.zeros((1, 4), "float32"))
         assert len(store) == 0
 
@@ -214,5 +216,5 @@ def test_a_store_removed_while_it_is_open_is_named(tmp_path):
         store.append(["kept"], np.ones((1, 4), "float32"))
         shutil.rmtree(tmp_path / "cache")
         assert store.read(["kept"]).tolist() == [[1.0] * 4]  # it is still open
-        with pytest.raises(tlkit.TrainingError, match=r"removed while it was open.*again"):
+        with pytest.raises(tlkit.TrainingError, match=r"removed while it is open.*again"):
             store.append(["a"], np.zeros((1, 4), "float32"))

@@ -208,7 +208,7 @@ def test_the_result_comes_first_where_a_text_is_long():
     report = trained((), ())
     assert len(str(report).splitlines()) > MAX_LINES
     lines = repr(report).splitlines()
-    assert lines[0] == "validation accuracy 25.0 % to 75.0 % (40 images)"
+    assert lines[0] == "validation accuracy 25.0 % to 75.0 % (n = 40)"
     assert lines[1:] == [
         "stage 0: 2.5 s; 30 of 40 parameters train, in 3 layers",
         "stage 1: 2.5 s; 30 of 40 parameters train, in 3 layers",

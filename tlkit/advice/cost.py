@@ -20,7 +20,11 @@ from tlkit.evaluation.names import num_classes_of
 from tlkit.models.flattening import above, below
 from tlkit.models.groups import cut_before, let_train, resolve_group
 from tlkit.models.heads import feature_cut, head_kind
-from tlkit.training.cached_cut import bytes_and_room, views_of, why_not_stored
+from tlkit.training.cached_cut import (
+    reason_not_to_store,
+    required_and_available_bytes,
+    view_policy_for,
+)
 from tlkit.training.fine_tuning import default_epochs
 from tlkit.training.frozen import FrozenPart
 from tlkit.training.head import is_trained
@@ -30,7 +34,7 @@ from tlkit.training.recipe import DEFAULT_AUGMENTATION
 from tlkit.training.sources import source_of, steps_in_epoch
 from tlkit.training.stages import default_unfreeze
 from tlkit.training.step import hooked
-from tlkit.training.weight_change import left_as_it_is
+from tlkit.training.weight_change import restored_afterwards
 from tlkit.utils.formatting import megabytes
 from tlkit.utils.text_repr import ShownAsText
 
@@ -192,17 +196,17 @@ def estimate_cost(
     first = resolve_group(model, unfreeze)
     groups = group_costs(model)
     head_views = views or 1 if solves_head else 1
-    views = views_of(views, augment).number
+    views = view_policy_for(views, augment).number
     num_epochs = 0
     if data is not None and not solves_head:
         num_epochs = epochs or default_epochs(steps_in_epoch(data.train))
-    is_stored = solves_head or not why_not_stored(
+    is_stored = solves_head or not reason_not_to_store(
         model, first, views=views, epochs=num_epochs or None
     )
     cut = cut_before(model, groups[first].name) if is_stored and first else None
     if cut is not None and data is not None and not solves_head:
         part = FrozenPart(below(model, cut))
-        wanted, room = bytes_and_room(part, _num_images(data, views), cache)
+        wanted, room = required_and_available_bytes(part, _num_images(data, views), cache)
         if wanted > room:
             is_stored, cut = False, None
     has_steps = is_timed and not solves_head
@@ -297,7 +301,7 @@ def _step(
     is_timed: bool,
 ) -> tuple[int, Timed | None]:
     """Returns the number of values that train, and the time of a step; all is put back."""
-    with left_as_it_is(model):
+    with restored_afterwards(model):
         num_trainable = let_train(model, unfreeze).num_trainable
         if not is_timed:
             return num_trainable, None

@@ -14,12 +14,12 @@ from tlkit.evaluation.data_checks import Images
 from tlkit.models.groups import let_train
 from tlkit.models.heads import head_kind, outputs_logits
 from tlkit.training.fine_tuning import DEFAULT_LEARNING_RATE
+from tlkit.training.inference_mode import find_frozen_calls
 from tlkit.training.objective import check_loss, loss_of, takes_one_hot
 from tlkit.training.sources import source_of, with_targets
 from tlkit.training.stages import default_unfreeze
 from tlkit.training.step import hooked
-from tlkit.training.still import still_part
-from tlkit.training.weight_change import left_as_it_is
+from tlkit.training.weight_change import restored_afterwards
 from tlkit.utils.progress import track
 from tlkit.utils.text_repr import ShownAsText
 
@@ -147,10 +147,10 @@ def find_learning_rate(
     if unfreeze is None:
         unfreeze = default_unfreeze(model)
     rates = np.geomspace(lowest, highest, num_steps)
-    with left_as_it_is(model):
-        still = still_part(model, unfreeze, let_train(model, unfreeze))
+    with restored_afterwards(model):
+        frozen_calls = find_frozen_calls(model, unfreeze, let_train(model, unfreeze))
         batches = _endless(source.train, model, augment, one_hot=takes_one_hot(loss))
-        trainee = hooked(model, still=still)
+        trainee = hooked(model, frozen_calls=frozen_calls)
         with missing_files_named([source.train]):
             losses = _sweep(
                 trainee,

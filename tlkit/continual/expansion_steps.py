@@ -24,10 +24,10 @@ from tlkit.models.trainable import note_as_left, set_flag
 from tlkit.training.features import extract_features
 from tlkit.training.fitting import Batches, fit_model
 from tlkit.training.frozen import FrozenPart
+from tlkit.training.inference_mode import FrozenCalls, find_frozen_calls_beside
 from tlkit.training.objective import loss_of, metrics_of
 from tlkit.training.sources import batches_of, source_of, steps_in_epoch, with_targets
 from tlkit.training.step import StepHook
-from tlkit.training.still import StillPart, still_beside
 from tlkit.utils.formatting import percent
 
 ROUNDING = 1e-4
@@ -167,8 +167,8 @@ def train_new(
     if sparsity:
         hooks = [GroupSparsity([units.group for units in new_units(grown, first)], sparsity)]
     task = task_model(grown)
-    still = still_beside(task, new_layers(grown, since=first))
-    return fit_task(task, data, hooks=hooks, still=still, **settings)
+    frozen_calls = find_frozen_calls_beside(task, new_layers(grown, since=first))
+    return fit_task(task, data, hooks=hooks, frozen_calls=frozen_calls, **settings)
 
 
 @dataclass(frozen=True)
@@ -265,7 +265,7 @@ def fit_task(
     augment: str,
     seed: int,
     hooks: Sequence[StepHook],
-    still: StillPart | None = None,
+    frozen_calls: FrozenCalls | None = None,
     best: tuple[float, float] | None = None,
 ) -> bool:
     """Trains what is trainable in a task's model; returns whether an epoch beat `best`.
@@ -297,7 +297,7 @@ def fit_task(
         epochs=epochs,
         patience=max(5, epochs // 2),
         hooks=hooks,
-        still=still,
+        frozen_calls=frozen_calls,
         best=best,
     )
     return fitted.improved

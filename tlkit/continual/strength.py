@@ -34,7 +34,7 @@ from tlkit.training.head import is_new_head, train_head
 from tlkit.training.reports import TrainingReport
 from tlkit.training.resume import assign_all, values_of
 from tlkit.training.sources import source_of
-from tlkit.training.weight_change import left_as_it_is
+from tlkit.training.weight_change import restored_afterwards
 
 DEFAULT_EPOCHS = 8
 _OWN = ("model", "data", "validation", "anchor", "epochs", "augment", "seed", "cache")
@@ -183,7 +183,7 @@ def choose_anchor(
         return state(strength, since, report)
 
     before = state(math.inf, started, None)
-    with left_as_it_is(model):
+    with restored_afterwards(model):
         trials, chosen, notes = search_strength(
             train,
             before,

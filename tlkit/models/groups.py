@@ -258,7 +258,7 @@ def let_train(
     report = _report(model, members, batch_norm)
     names = name_groups(members)
     if names[first] not in report.groups:
-        before.put_back()
+        before.restore()
         raise ArgumentError(
             "`unfreeze` must be a group with something that can train. "
             f"Received: unfreeze={unfreeze!r}, and the group {names[first]!r} has no such weights "

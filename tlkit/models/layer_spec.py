@@ -16,7 +16,7 @@ import numpy as np
 from tlkit.errors import ArgumentError
 from tlkit.models.graph import model_ends, sorted_nodes
 from tlkit.models.grown_names import GrownName, grown_name_of, parse_name
-from tlkit.models.trainable import are_set_by_hand
+from tlkit.models.trainable import has_user_flags
 from tlkit.utils.keras_private import operation_of
 
 CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
@@ -223,7 +223,7 @@ def read(model: keras.Model) -> GraphSpec:
             call.activation = call.operation.get_config()["activation"]
     for node, name in beside:
         _attach(node, name, calls[name.base])
-    has_flags = are_set_by_hand(model)
+    has_flags = has_user_flags(model)
     return GraphSpec(model.name, in_order, _ref_of(output, refs, model), has_flags)
 
 

@@ -45,7 +45,7 @@ class Flags:
             _LEFT.get(model),
         )
 
-    def put_back(self) -> None:
+    def restore(self) -> None:
         """Sets all flags to what they were; those set by hand count as set by hand again."""
         for layer, flag in self.layers:  # each after the layers it is nested in
             set_flag(layer, flag)
@@ -73,18 +73,18 @@ def trains(model: keras.Model) -> tuple[bool, ...]:
     return tuple(id(variable) in moving for variable in parameters(model))
 
 
-def are_set_by_hand(model: keras.Model) -> bool:
+def has_user_flags(model: keras.Model) -> bool:
     """Whether someone has set the flags: they are neither all on nor as tlkit left them.
 
     Flags that were saved in a file and loaded again count as set by hand.
 
     Example:
         >>> import tlkit
-        >>> from tlkit.models.trainable import are_set_by_hand
+        >>> from tlkit.models.trainable import has_user_flags
         >>> model = tlkit.build_classifier("resnet20", ["cat", "dog"], weights=None)
-        >>> before = are_set_by_hand(model)
+        >>> before = has_user_flags(model)
         >>> model.get_layer("stage1_stem_conv").trainable = False
-        >>> before, are_set_by_hand(model)
+        >>> before, has_user_flags(model)
         (False, True)
     """
     now = trains(model)
@@ -97,11 +97,11 @@ def note_as_left(model: keras.Model) -> None:
 
 
 @contextmanager
-def flags_by_hand_kept(model: keras.Model) -> Iterator[None]:
+def user_flags_restored(model: keras.Model) -> Iterator[None]:
     """Puts flags that were set by hand back after a block that sets others."""
-    flags = Flags.of(model) if are_set_by_hand(model) else None
+    flags = Flags.of(model) if has_user_flags(model) else None
     try:
         yield
     finally:
         if flags is not None:
-            flags.put_back()
+            flags.restore()

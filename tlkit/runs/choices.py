@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import keras
 
     from tlkit.advice.recommendation import Recommendation
-    from tlkit.continual.going_on import OldTask
+    from tlkit.continual.warm_start import OldTask
 
 Log = Callable[[str], None]
 
@@ -126,7 +126,7 @@ def anchor_choice(
         importance: Of each weight, by its path; empty where all count the same.
         old: What an earlier run learned, where there was one.
     """
-    from tlkit.continual.going_on import choose_strength
+    from tlkit.continual.warm_start import choose_strength
 
     given = config.named(*_GIVEN_TO_TRIALS)
     report = choose_strength(model, data, importance, old, **given)

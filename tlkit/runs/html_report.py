@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from tlkit.advice.backbones import BackboneComparison
-from tlkit.continual.going_on import ForgettingReport
+from tlkit.continual.warm_start import ForgettingReport
 from tlkit.data.reading import read_image
 from tlkit.data.reports import DataReport
 from tlkit.evaluation.comparison import ComparisonReport

@@ -14,7 +14,7 @@ from tlkit.runs.context import RunContext
 from tlkit.runs.directory import Run, seen_by, unseen
 
 if TYPE_CHECKING:
-    from tlkit.continual.going_on import OldTask
+    from tlkit.continual.warm_start import OldTask
 
 
 def without_seen(data: ImageData, parent: Run) -> ImageData:
@@ -42,7 +42,7 @@ def old_task(config: RunConfig, context: RunContext, data: ImageData) -> "OldTas
     Raises:
         DataError: `old_photos` was given and cannot be used.
     """
-    from tlkit.continual.going_on import OldTask
+    from tlkit.continual.warm_start import OldTask
 
     parent, log = context.parent, context.log
     if parent is None:

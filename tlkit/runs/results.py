@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from tlkit.advice.rejection import RejectionReport
-    from tlkit.continual.going_on import ForgettingReport
+    from tlkit.continual.warm_start import ForgettingReport
     from tlkit.evaluation.calibration import CalibrationReport
     from tlkit.evaluation.comparison import ComparisonReport
     from tlkit.evaluation.explanation import Explanation

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import keras
 
     from tlkit.advice.cost import CostReport
-    from tlkit.continual.going_on import AnchorPlan, ForgettingReport, OldTask
+    from tlkit.continual.warm_start import AnchorPlan, ForgettingReport, OldTask
     from tlkit.evaluation.comparison import ComparisonReport
     from tlkit.evaluation.reports import EvaluationReport
     from tlkit.training.reports import TrainingReport
@@ -63,7 +63,7 @@ def plan_anchor(
         old: What an earlier run learned, where there was one.
         decided: How an interrupted start of this run has chosen the strength.
     """
-    from tlkit.continual.going_on import AnchorPlan, importance_of_old
+    from tlkit.continual.warm_start import AnchorPlan, importance_of_old
 
     method, importance = config.importance, {}
     if method is not None:
@@ -103,7 +103,7 @@ def train_model(
     """
     import keras
 
-    from tlkit.continual.going_on import forgetting_of, measure_old_task
+    from tlkit.continual.warm_start import forgetting_of, measure_old_task
     from tlkit.training.fine_tuning import fine_tune
     from tlkit.training.head import train_head
 
@@ -206,7 +206,7 @@ def compare_with_probe(
     return compare_outcomes(solved.is_right, tuned.is_right, labels)
 
 
-def seen_as(config: RunConfig) -> str:
+def with_features(config: RunConfig) -> str:
     """How training images are augmented, by name."""
     if config.augment is not None:
         return config.augment

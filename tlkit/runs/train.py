@@ -47,8 +47,8 @@ from tlkit.runs.steps import (
     fit_run_rejection,
     plan_anchor,
     planned_cost,
-    seen_as,
     train_model,
+    with_features,
 )
 from tlkit.runs.team import Team
 from tlkit.utils.keras_settings import check_building
@@ -59,7 +59,7 @@ from tlkit.utils.tensorflow_logging import load_tensorflow_quietly
 if TYPE_CHECKING:
     import keras
 
-    from tlkit.continual.going_on import AnchorPlan, ForgettingReport, OldTask
+    from tlkit.continual.warm_start import AnchorPlan, ForgettingReport, OldTask
     from tlkit.training.reports import TrainingReport
 
 
@@ -436,7 +436,7 @@ def _measured(
         export_into(model, data, context.out, config.max_pixels, rejection=threshold)
     with timer.timed("explaining mistakes"):
         maps = maps_of(model, evaluations, config.max_pixels)
-    augmentation = seen_as(config)
+    augmentation = with_features(config)
     return RunResults(
         training=training,
         evaluations=evaluations,

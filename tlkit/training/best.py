@@ -1,4 +1,4 @@
-"""Which epoch's weights a training keeps."""
+"""The callback that keeps the weights of the best epoch and stops training early."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,38 +7,38 @@ import keras
 import numpy as np
 
 DIGITS = 6
-"""Decimals of an accuracy that count: Keras has it in float32, and a mean of recalls is rounded."""
+"""Decimals to which accuracies are compared: Keras computes them in float32, and a mean of recalls
+has rounding errors of its own."""
 
 
 def is_better(reached: tuple[float, float], best: tuple[float, float]) -> bool:
-    """Whether an accuracy is higher or, where both are the same, the cross-entropy lower."""
-    accuracy, before = round(reached[0], DIGITS), round(best[0], DIGITS)
-    return (-accuracy, reached[1]) < (-before, best[1])
+    """Whether the accuracy is higher than the best or, if equal, the cross-entropy is lower."""
+    return (-round(reached[0], DIGITS), reached[1]) < (-round(best[0], DIGITS), best[1])
 
 
 class EpochGuard(keras.callbacks.Callback):
-    """A callback that may forbid an epoch's weights to be kept.
+    """A callback that can prevent an epoch's weights from being kept.
 
     Attributes:
-        allowed: Whether those of the epoch that has just ended may be.
+        allowed: Whether the weights of the epoch that has just ended may be kept.
     """
 
     allowed: bool = True
 
 
 class KeepBest(keras.callbacks.Callback):
-    """Notes every epoch, keeps the best one's weights, and stops when none gets better.
+    """Records every epoch, keeps the best weights, and stops early without improvement.
 
-    Better is a higher validation accuracy or, at the same accuracy, a lower cross-entropy: few
-    validation images give many ties. Without validation every epoch is better than the last. An
-    epoch that a guard does not allow is never kept.
+    The best epoch has the highest validation accuracy and, among ties, which are frequent with few
+    validation images, the lowest cross-entropy. Without validation the last epoch counts as the
+    best. An epoch that a guard does not allow is never kept.
 
     Args:
         whole: The model whose weights are kept.
-        patience: Epochs without a better one after which training stops.
+        patience: Number of epochs without improvement after which training stops.
         best: Accuracy and cross-entropy to beat.
-        guards: What may forbid an epoch.
-        names: Of that accuracy and cross-entropy in the log, without "val_".
+        guards: Callbacks that can reject an epoch.
+        names: The log's names of that accuracy and cross-entropy, without the prefix "val_".
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class KeepBest(keras.callbacks.Callback):
         return self.epochs_since >= self.patience
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
-        """Compares the epoch with the best one so far."""
+        """Compares the epoch with the best so far."""
         logs = {name: float(value) for name, value in (logs or {}).items()}
         if not self._is_finite(logs):
             self.exploded_at = epoch + 1
@@ -83,12 +83,12 @@ class KeepBest(keras.callbacks.Callback):
         if self.is_over:
             self.model.stop_training = True
 
-    def put_back(self) -> None:
-        """Gives the model the best weights."""
+    def restore(self) -> None:
+        """Sets the model's weights to the best ones."""
         self._whole.set_weights(self.weights)
 
     def _is_finite(self, logs: dict[str, float]) -> bool:
-        """Whether losses are and, where none was measured after the last step, norms of weights."""
+        """Whether the losses are finite and, without a validation loss, the weights' norms too."""
         if not all(math.isfinite(logs.get(name, 0.0)) for name in ("loss", "val_loss")):
             return False
         if "val_loss" in logs:

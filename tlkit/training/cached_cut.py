@@ -1,4 +1,4 @@
-"""Fine-tuning from stored activations: what lies below the cut is frozen, and runs once a view."""
+"""Fine-tuning on stored activations: the frozen part below the cut runs once for each view."""
 
 import errno
 import os
@@ -18,9 +18,9 @@ from tlkit.models.groups import cut_before, group_layers, layer_groups, resolve_
 from tlkit.training.features import Features, extract_features
 from tlkit.training.fitting import Batches
 from tlkit.training.frozen import FrozenPart
+from tlkit.training.inference_mode import is_augmenting
 from tlkit.training.objective import targets_of
 from tlkit.training.sources import Source
-from tlkit.training.still import is_augmenting
 from tlkit.training.store import FEATURES_FOLDER, stored_files
 from tlkit.training.stored_batches import batches_in_order, one_pass
 from tlkit.training.views import PLAIN, ViewPolicy
@@ -28,22 +28,22 @@ from tlkit.utils.cache import cache_folder, cache_limit
 
 DEFAULT_VIEWS = 8
 MIN_EPOCHS_PER_VIEW = 2
-"""Storing pays when each stored view is read at least this often."""
+"""Minimum number of times each stored view must be read for storing to save time."""
 
 _FLOAT_BYTES = 4
-_DISK_SHARE = 0.5
+_DISK_FRACTION = 0.5
 
 
 @dataclass(frozen=True)
 class CachedCut:
-    """A model in two parts, with the first one's outputs stored.
+    """A model split at a cut, and the stored activations at that cut.
 
     Attributes:
-        top: From the cut to the model's output; shares the model's layers.
-        train: Activations of the training images, one view of all after the other.
-        validation: Those of the validation images, in float32, or `None`.
-        views: How many of each training image.
-        num_forward_passes: Images that went through the frozen part.
+        top: The part from the cut to the model's output; shares the model's layers.
+        train: Activations of the training images, ordered by view.
+        validation: Activations of the validation images, in float32, or `None`.
+        views: Number of stored views of each training image.
+        num_forward_passes: Number of images that went through the frozen part.
     """
 
     top: keras.Model
@@ -58,8 +58,8 @@ class CutDecision:
     """Whether training reads stored activations.
 
     Attributes:
-        cut: The model in two parts; `None` where the whole graph runs.
-        note: What was stored where, or why the whole graph runs.
+        cut: The split model; `None` if the whole graph runs.
+        note: What is stored and where, or why the whole graph runs.
     """
 
     cut: CachedCut | None
@@ -75,27 +75,27 @@ def cached_cut(
     epochs: int,
     cache: str | os.PathLike[str] | None,
 ) -> CutDecision:
-    """Stores the activations that the first group to train reads, where that is worth its while.
+    """Stores the activations that the first trainable group reads, if that saves time.
 
     Returns:
-        The cut, or why there is none.
+        The cut, or the reason why there is none.
     """
     if not isinstance(source.train, ImageSplit):
-        return whole_graph("a tf.data.Dataset may augment its images as it goes")
+        return uncached("a tf.data.Dataset may augment its images differently in every epoch")
     first = resolve_group(model, unfreeze)
-    if why := why_not_stored(model, first, views=views.number, epochs=epochs):
-        return whole_graph(why)
+    if why := reason_not_to_store(model, first, views=views.number, epochs=epochs):
+        return uncached(why)
     cut = cut_before(model, layer_groups(model)[first].name)
     part = FrozenPart(below(model, cut))
     if None in part.output_shape:
-        return whole_graph("activations that have no one size cannot be stored")
+        return uncached("activations without a fixed shape cannot be stored")
     num_rows = source.train.num_images * views.number
     num_rows += 0 if source.validation is None else source.validation.num_images
-    wanted, room = bytes_and_room(part, num_rows, cache)
+    wanted, room = required_and_available_bytes(part, num_rows, cache)
     if part.workers.any(wanted > room):
-        return whole_graph(
-            f"storing {wanted / 2**30:.1f} GiB of activations needs more "
-            f"than the {room / 2**30:.1f} GiB that may be used"
+        return uncached(
+            f"the activations need {wanted / 2**30:.1f} GiB, and the cache may use "
+            f"{room / 2**30:.1f} GiB"
         )
     try:
         train = extract_features(
@@ -110,9 +110,10 @@ def cached_cut(
         if source.validation is not None:
             validation = extract_features(part, source.validation, exact=True, cache=cache)
     except (OSError, sqlite3.OperationalError) as error:
-        if not _is_disk_full(error) or part.workers.num_workers > 1:  # the others wait for rows
+        # with several workers the others would wait for this one's rows
+        if not _is_disk_full(error) or part.workers.num_workers > 1:
             raise
-        return whole_graph(f"the disk was full while storing activations ({error})")
+        return uncached(f"the disk was full while storing activations ({error})")
     stored = CachedCut(
         top=above(model, cut),
         train=train,
@@ -124,62 +125,65 @@ def cached_cut(
     return CutDecision(
         stored,
         f"trained on stored activations, {views} of each image, "
-        f"in {train.precision}: {train.store.path}",
+        f"computed in {train.precision}: {train.store.path}",
     )
 
 
-def whole_graph(reason: str) -> CutDecision:
-    """Returns the decision that nothing is stored, and why.
+def uncached(reason: str) -> CutDecision:
+    """Returns the decision to store nothing, with the reason.
 
     Example:
-        >>> from tlkit.training.cached_cut import whole_graph
-        >>> whole_graph("no group is frozen").note
+        >>> from tlkit.training.cached_cut import uncached
+        >>> uncached("no group is frozen").note
         'the whole graph runs: no group is frozen'
     """
     return CutDecision(None, f"the whole graph runs: {reason}")
 
 
-def views_of(number: int | None, augment: str) -> ViewPolicy:
-    """Returns the views of each image to store, `None` for the usual number of them.
+def view_policy_for(number: int | None, augment: str) -> ViewPolicy:
+    """Returns which views of each image to store; `None` stands for the default number.
 
-    One is all where nothing changes.
+    Without augmentation all views are equal, and one is stored.
     """
     if number == 0:
         return ViewPolicy(augment, 0)
     return PLAIN if augment == "none" else ViewPolicy(augment, number or DEFAULT_VIEWS)
 
 
-def why_not_stored(model: keras.Model, first: int, *, views: int, epochs: int | None) -> str:
-    """Says what speaks against storing, apart from room on the disk; `None` epochs are many."""
+def reason_not_to_store(model: keras.Model, first: int, *, views: int, epochs: int | None) -> str:
+    """Returns why activations are not to be stored, apart from disk space, else "".
+
+    `epochs=None` stands for a number of epochs that is large enough.
+    """
     if first == 0:
         return "no group is frozen"
     if views == 0:
-        return "no view is to be stored"
+        return "`views` is 0"
     if epochs is not None and epochs < MIN_EPOCHS_PER_VIEW * views:
         return f"{epochs} epochs are too few to store {views} views"
     if random := _random_layers(model, first):
-        return f"{random[0]} gives other activations in every epoch"
+        return f"{random[0]} computes different activations in every epoch"
     group = layer_groups(model)[first].name
     if not below(model, cut_before(model, group)).weights:
-        return f"what was added to the model runs beside what is frozen, from before {group} on"
+        return f"layers added to the model run in parallel with the frozen ones before {group}"
     return ""
 
 
-def bytes_and_room(
+def required_and_available_bytes(
     part: FrozenPart, num_rows: int, cache: str | os.PathLike[str] | None
 ) -> tuple[int, int]:
-    """Returns the bytes that so many rows of outputs take, and those that they may take."""
+    """Returns the bytes that `num_rows` rows of outputs need, and the bytes they may take."""
     wanted = num_rows * int(prod(part.output_shape)) * _FLOAT_BYTES
     stored = sum(size for path, size in stored_files(cache) if path.name.startswith(part.signature))
-    return wanted, min(cache_limit(), stored + int(_DISK_SHARE * _free_bytes(cache)))
+    return wanted, min(cache_limit(), stored + int(_DISK_FRACTION * _free_bytes(cache)))
 
 
 def cut_batches(
     cut: CachedCut, model: keras.Model, *, batch_size: int, seed: int, one_hot: bool
 ) -> Batches:
-    """Training batches from stored activations; each epoch reads one view of every image.
+    """Returns training batches of stored activations; each epoch reads one view of every image.
 
-    Order and view are functions of the seed and of the epoch's number alone.
+    Order and view depend on the seed and the epoch's number only.
     """
     targets = targets_of(cut.train.labels, model, one_hot=one_hot).numpy()
     num_images = len(targets) // cut.views
@@ -194,7 +198,7 @@ def cut_batches(
 def cut_validation(
     cut: CachedCut, model: keras.Model, *, batch_size: int, one_hot: bool
 ) -> ShardedBatches | None:
-    """One pass over the stored activations of the validation images."""
+    """Returns one pass over the stored activations of the validation images."""
     if cut.validation is None:
         return None
     targets = targets_of(cut.validation.labels, model, one_hot=one_hot).numpy()
@@ -202,7 +206,7 @@ def cut_validation(
 
 
 def _random_layers(model: keras.Model, first: int) -> list[str]:
-    """Names the layers of the user's own that augment images before the group `first`."""
+    """Returns the names of the augmenting layers before the group `first`."""
     below = [layer for layers in group_layers(model)[:first] for layer in layers]
     return [
         nested.name for layer in below for nested in with_nested(layer) if is_augmenting(nested)

@@ -1,4 +1,4 @@
-"""What training asks of its arguments, before anything is done."""
+"""Checks of the arguments of training, made before any work is done."""
 
 from collections.abc import Sequence
 
@@ -24,7 +24,7 @@ from tlkit.training.sources import Source
 
 
 def check_recipe(recipe: Recipe, model: keras.Model, epochs: int | None) -> None:
-    """Raises `ArgumentError` unless every value keeps its rule."""
+    """Raises `ArgumentError` unless every value is valid."""
     if epochs is not None:
         check_count("epochs", epochs)
     check_positive("learning_rate", recipe.learning_rate)
@@ -49,24 +49,24 @@ def check_solve_head(solve_head: bool | str) -> None:
     if not isinstance(solve_head, bool) and solve_head != "auto":
         raise ArgumentError(
             f"`solve_head` must be 'auto', True or False. Received: solve_head={solve_head!r}. "
-            "Give True for a new head, False for one that is trained."
+            "Give True for a new head, False for a trained one."
         )
 
 
 def check_fits_source(recipe: Recipe, source: Source) -> None:
-    """Raises `ArgumentError` where an argument has no meaning for a `tf.data.Dataset`."""
+    """Raises `ArgumentError` if an argument does not apply to a `tf.data.Dataset`."""
     if isinstance(source.train, ImageSplit):
         return
     if recipe.views is not None or recipe.augment not in (DEFAULT_AUGMENTATION, "none"):
         raise ArgumentError(
             "`views` and `augment` must be left out where `data` is a tf.data.Dataset. "
-            f"Received: views={recipe.views}, augment={recipe.augment!r}. Augment in the data set "
+            f"Received: views={recipe.views}, augment={recipe.augment!r}. Augment in the dataset "
             "itself."
         )
 
 
 def check_callbacks(callbacks: Sequence[keras.callbacks.Callback], schedule: str) -> None:
-    """Raises `ArgumentError` where a callback cannot do its work in `fine_tune`."""
+    """Raises `ArgumentError` if a callback does not work in `fine_tune`."""
     for callback in callbacks:
         if not isinstance(callback, keras.callbacks.Callback):
             raise ArgumentError(
@@ -75,16 +75,17 @@ def check_callbacks(callbacks: Sequence[keras.callbacks.Callback], schedule: str
             )
         if isinstance(callback, keras.callbacks.ModelCheckpoint):
             raise ArgumentError(
-                "`callbacks` must not hold a ModelCheckpoint: what is trained may be a part of the "
-                "model. Received: one. The best weights are kept anyway; give "
-                "`run_directory` to save progress, and save the model afterwards."
+                "`callbacks` must not contain a ModelCheckpoint, which would save only the part of "
+                "the model that is trained on stored activations. Received: one. Leave it out: the "
+                "best weights are kept in any case, `run_directory` saves progress, and the model "
+                "can be saved afterwards."
             )
         sets_rate = isinstance(
             callback, keras.callbacks.ReduceLROnPlateau | keras.callbacks.LearningRateScheduler
         )
         if sets_rate and schedule != "constant":
             raise ArgumentError(
-                "`schedule` must be 'constant' where a callback sets the rate. Received: "
+                "`schedule` must be 'constant' if a callback sets the learning rate. Received: "
                 f"schedule={schedule!r} and a {type(callback).__name__}. Give schedule='constant'."
             )
 
@@ -96,6 +97,6 @@ def check_class_weight(class_weight: str | None, *, is_multi_label: bool) -> Non
     check_choice("class_weight", class_weight, ["balanced"])
     if is_multi_label:
         raise ArgumentError(
-            "`class_weight` must be None where an image may have several labels. "
-            f"Received: class_weight={class_weight!r}."
+            "`class_weight` must be None for a multi-label classifier. "
+            f"Received: class_weight={class_weight!r}. Leave it out."
         )

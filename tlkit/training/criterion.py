@@ -1,4 +1,4 @@
-"""By what models are compared: validation images count in it as training images do in the loss."""
+"""The criterion that models are compared by, weighted on validation images as the loss is."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,15 +25,15 @@ from tlkit.training.objective import metrics_of, targets_of
 
 @dataclass(frozen=True)
 class Criterion:
-    """What decides between two models, or two epochs of one: an accuracy, and at the same a loss.
+    """The criterion between two models, or two epochs: an accuracy, and a loss if it is equal.
 
-    With weights of classes or of images both are weighed by them, as the loss of training is.
-    Classes are weighed by how often they come among the very images that are measured on: the
-    accuracy is then the mean of the recalls.
+    With class weights or sample weights both are weighted, as the training loss is. Class weights
+    come from the class frequencies of the evaluated images themselves, so that the accuracy is the
+    mean recall.
 
     Attributes:
         class_weight: "balanced" or `None`.
-        has_weights: Whether the images measured on have weights of their own.
+        has_weights: Whether the evaluated images have sample weights.
     """
 
     class_weight: str | None = None
@@ -41,12 +41,12 @@ class Criterion:
 
     @property
     def is_plain(self) -> bool:
-        """Whether every image counts once."""
+        """Whether all images have the same weight."""
         return self.class_weight is None and not self.has_weights
 
     @property
     def name(self) -> str:
-        """The accuracy that decides, in words."""
+        """The name of the accuracy that decides."""
         if self.is_plain:
             return "accuracy"
         return "balanced accuracy" if self.class_weight else "weighted accuracy"
@@ -54,33 +54,33 @@ class Criterion:
     def weights(
         self, labels: np.ndarray, own: np.ndarray | None, num_classes: int
     ) -> np.ndarray | None:
-        """Returns how much each image counts, `(n,)`; `None` where each counts once.
+        """Returns the weight of each image, `(n,)`; `None` if all have the same weight.
 
         Args:
-            labels: Whole numbers `(n,)`; with several labels rows of 0/1.
-            own: The images' own weights, `(n,)`, or `None`.
-            num_classes: How many classes there are.
+            labels: Integers `(n,)`; for a multi-label head rows of 0/1.
+            own: Sample weights, `(n,)`, or `None`.
+            num_classes: Number of classes.
 
         Raises:
-            DataError: Weights are negative or not finite, or none is above zero.
+            DataError: A weight is negative or not finite, or none is above zero.
         """
         if self.is_plain or (own is None and self.class_weight is None):
             return None
         weights = np.ones(len(labels)) if own is None else np.asarray(own, np.float64).reshape(-1)
         if not np.isfinite(weights).all() or np.any(weights < 0) or not np.any(weights > 0):
             raise DataError(
-                "`validation` must have finite weights of at least 0, and some above. Received: "
-                f"weights from {weights.min()} to {weights.max()}. Leave them out to let every "
-                "image count once."
+                "`validation` must have finite weights of at least 0, and some above 0. Received: "
+                f"weights from {weights.min()} to {weights.max()}. Leave the weights out to give "
+                "every image the same."
             )
         if self.class_weight is not None:
             weights = weights * class_weights(labels, num_classes)[labels]
         return weights
 
     def metrics(self, model: keras.Model, *, one_hot: bool = False) -> list[keras.metrics.Metric]:
-        """Returns the accuracy and the cross-entropy that decide, to be weighed by Keras.
+        """Returns the accuracy and the cross-entropy that decide, to be weighted by Keras.
 
-        None where they are those that are measured anyway.
+        Empty if the metrics that are always measured decide.
         """
         if self.is_plain:
             return []
@@ -90,13 +90,13 @@ class Criterion:
 
 @dataclass(frozen=True)
 class Score:
-    """What a model reached on images that decide.
+    """A model's figures on the images that decide.
 
     Attributes:
         value: The accuracy that decides, see `Criterion`, 0...1.
-        loss: The cross-entropy, weighed likewise, in nats.
-        accuracy: That of images that each count once, 0...1.
-        num_images: How many there are.
+        loss: The cross-entropy with the same weights, in nats.
+        accuracy: The unweighted accuracy, 0...1.
+        num_images: Number of images.
     """
 
     value: float
@@ -105,16 +105,16 @@ class Score:
     num_images: int
 
     def is_better_than(self, other: "Score") -> bool:
-        """Whether the accuracy is higher or, where it is the same, the loss lower."""
+        """Whether the accuracy is higher or, if equal, the loss is lower."""
         return is_better((self.value, self.loss), (other.value, other.loss))
 
     def record(self) -> list[float]:
-        """Returns what JSON can hold of it."""
+        """Returns the score as a JSON list."""
         return [self.value, self.loss, self.num_images, self.accuracy]
 
     @classmethod
     def from_record(cls, record: float | Sequence[float] | None) -> "Score | None":
-        """Makes a score of that again, or of what was written before there were two accuracies."""
+        """Reads what `record` returned; earlier versions wrote one accuracy, or a bare number."""
         if record is None:
             return None
         if not isinstance(record, Sequence):  # an accuracy alone
@@ -124,13 +124,13 @@ class Score:
 
 
 def criterion_for(images: Images | None, class_weight: str | None) -> Criterion:
-    """Returns what decides on images that a training is measured on."""
+    """Returns the criterion for validation images."""
     has_weights = isinstance(images, tf.data.Dataset) and len(images.element_spec) > 2
     return Criterion(class_weight, has_weights)
 
 
 def score_on(model: keras.Model, images: Images, class_weight: str | None) -> Score:
-    """Measures a model on images that decide, in one pass."""
+    """Evaluates a model on the images that decide, in one pass."""
     criterion = criterion_for(images, class_weight)
     (outputs,), labels, own = collect_weighed([model], images)
     return score_of(model, outputs, labels, own, criterion)
@@ -143,14 +143,14 @@ def score_of(
     own: np.ndarray | None,
     criterion: Criterion,
 ) -> Score:
-    """Measures outputs that a model gave.
+    """Evaluates the outputs of a model.
 
     Args:
-        model: Says what its outputs mean.
-        outputs: `(n, num_outputs)`; of a binary head with a sigmoid both columns.
+        model: The model, for its kind of head.
+        outputs: `(n, num_outputs)`; for a binary head with a sigmoid both columns.
         labels: As the images' source gives them.
-        own: The images' own weights, `(n,)`, or `None`.
-        criterion: What decides.
+        own: Sample weights, `(n,)`, or `None`.
+        criterion: The criterion that decides.
     """
     kind, num_classes = head_kind(model), num_classes_of(model)
     report = evaluate_probabilities(
@@ -171,13 +171,13 @@ def score_of(
 
 
 def plain_labels(labels: np.ndarray, model: keras.Model) -> np.ndarray:
-    """Returns labels as scikit-learn takes them: integers `(n,)`, or 0/1 `(n, num_labels)`."""
+    """Returns labels in scikit-learn's form: integers `(n,)`, or 0/1 `(n, num_labels)`."""
     targets = targets_of(labels, model).numpy().astype(np.int64)
     return targets[:, 0] if head_kind(model) == "binary" else targets
 
 
 def labels_of(images: Images, model: keras.Model) -> np.ndarray:
-    """Returns the labels of all images, likewise; a `tf.data.Dataset` is read through."""
+    """Returns the labels of all images in the same form; reads a `tf.data.Dataset` to its end."""
     if isinstance(images, ImageSplit):
         return plain_labels(images.labels, model)
     labels: Sequence[np.ndarray] = [batch[1].numpy() for batch in images]

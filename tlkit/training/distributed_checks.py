@@ -1,4 +1,4 @@
-"""What training on several replicas asks of its arguments, and says of itself."""
+"""Checks and report notes of training on several replicas."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ from tlkit.training.step import StepHook
 _REDUCTIONS = ("sum_over_batch_size", "mean")
 
 
-def check_spread(
+def check_distributed_training(
     strategy: tf.distribute.Strategy,
     recipe: Recipe,
     images: Images,
@@ -25,15 +25,15 @@ def check_spread(
     metrics: Sequence[keras.metrics.Metric],
     hooks: Sequence[StepHook],
 ) -> None:
-    """Raises `ArgumentError` where several replicas would not do what one device does.
+    """Raises `ArgumentError` if several replicas would not compute what one device computes.
 
     Args:
-        strategy: The model's; with one replica everything works.
-        recipe: What is asked for.
-        images: What is trained on; each replica must have some of a batch.
+        strategy: The model's strategy; with one replica nothing is checked.
+        recipe: The arguments of training.
+        images: The training images; each replica must get some of every batch.
         loss: Must be a mean over the images.
-        metrics: Must add up over the replicas.
-        hooks: Must say that they work so, and their metrics add up.
+        metrics: Must be sums or means over the replicas.
+        hooks: Must support several replicas, and so must their metrics.
     """
     number = int(strategy.num_replicas_in_sync)
     if number == 1:
@@ -41,15 +41,15 @@ def check_spread(
     resolve_precision(recipe.precision, number)
     if recipe.batch_norm == "train":
         raise ArgumentError(
-            "`batch_norm` must be 'frozen' on several replicas: each would keep the statistics of "
-            f"its own share. Received: batch_norm='train' and {number} replicas. Leave it out, or "
-            "train on one device."
+            "`batch_norm` must be 'frozen' on several replicas: each would update the statistics "
+            f"from its own shard. Received: batch_norm='train' and {number} replicas. Leave it "
+            "out, or train on one device."
         )
     if isinstance(images, ImageSplit) and images.batch_size < number:
         raise ArgumentError(
-            "`batch_size` must be at least the number of replicas, for they share out each batch. "
-            f"Received: batch_size={images.batch_size} and {number} replicas. Load the data with "
-            f"batch_size={8 * number}, say."
+            "`batch_size` must be at least the number of replicas, as each batch is sharded over "
+            f"them. Received: batch_size={images.batch_size} and {number} replicas. Load the data "
+            f"with batch_size={8 * number}, for example."
         )
     reduction = getattr(loss, "reduction", _REDUCTIONS[0])
     if reduction not in _REDUCTIONS:
@@ -62,14 +62,14 @@ def check_spread(
         if not hook.works_on_replicas:
             raise ArgumentError(
                 "`anchor` must be a constraint that works on several replicas. Received: a "
-                f"{type(hook).__name__}, which sees one device's share of the batch and takes it "
-                "for the whole. Train on one device."
+                f"{type(hook).__name__}, which would treat one device's shard as the whole batch. "
+                "Train on one device."
             )
         _check_add_up(strategy, hook.metrics, "anchor")
 
 
 def batch_notes(strategy: tf.distribute.Strategy, images: Images) -> list[str]:
-    """Says how batches were shared out and what rates mean; nothing on one device."""
+    """Returns a note on how batches are sharded and what the rates mean; none on one device."""
     number = int(strategy.num_replicas_in_sync)
     if number == 1:
         return []
@@ -79,9 +79,9 @@ def batch_notes(strategy: tf.distribute.Strategy, images: Images) -> list[str]:
     if isinstance(images, ImageSplit):
         size = f" of {images.batch_size} images, {images.batch_size / number:.3g} on each"
     return [
-        f"batches{size}, shared out among {number} replicas on {where}; steps and rates are those "
-        "of one device with the same batches: rates are not scaled. Where larger batches are to "
-        "make use of the replicas, the square root of their growth is usual for AdamW's rate"
+        f"batches{size}, sharded over {number} replicas on {where}; steps and learning rates are "
+        "those of one device with the same batches, and not scaled. If you enlarge the batches to "
+        "make use of the replicas, it is usual to scale AdamW's rate by the square root"
     ]
 
 
@@ -93,13 +93,13 @@ def _check_add_up(
             value = variable.value
             if getattr(value, "distribute_strategy", None) is not strategy:
                 raise ArgumentError(
-                    f"`{argument}` must be made under the strategy of the model, so that it counts "
-                    f"the images of all replicas. Received: {metric.name!r}, made outside. Make it "
+                    f"`{argument}` must be created under the model's strategy, to count the images "
+                    f"of all replicas. Received: {metric.name!r}, created outside. Create it "
                     "within `with strategy.scope():`."
                 )
             if variable.aggregation not in ("sum", "mean"):
                 raise ArgumentError(
-                    f"`{argument}` must hold metrics whose values can be added up over replicas. "
+                    f"`{argument}` must contain metrics whose values can be summed over replicas. "
                     f"Received: {metric.name!r}, whose {variable.name!r} is aggregated by "
                     f"{variable.aggregation!r}. Leave it out, or train on one device."
                 )

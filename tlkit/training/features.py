@@ -1,4 +1,4 @@
-"""From images to stored features: each image goes through the frozen part once."""
+"""Extraction and storage of features: each image goes through the frozen part once."""
 
 import hashlib
 import os
@@ -30,7 +30,7 @@ from tlkit.utils.progress import Advance, bar
 
 MAX_BYTES_IN_MEMORY = 2 * 2**30
 MIN_BFLOAT16_WORK = 100e9
-"""Multiply-adds below which it costs more to prepare and measure bfloat16 than it can save."""
+"""Multiply-adds below which preparing and checking bfloat16 costs more time than it saves."""
 
 _BATCH_SIZE = 32
 
@@ -40,13 +40,15 @@ class Features:
     """Features of some images, in the order of their labels.
 
     Attributes:
-        store: Where the rows lie.
-        keys: Row of each image (of each view of it, view by view).
+        store: The store that holds the rows.
+        keys: The key of each row: one for each image and view, ordered by view.
         labels: As the images' source gives them, one per key.
         weights: Sample weights, or `None`.
-        images: For each key the image it belongs to, a number: views and copies share it.
-        groups: For each key the group of its image, where it has one, else the image, a number:
-            what cross-validation must not tear apart.
+        images: For each key the number of its image; views and copies have the same number.
+        groups: For each key the number of its image's group, or of the image if it has none.
+            Cross-validation must not split a group.
+        filler: Computes rows that are missing.
+        fill: Calls `filler` for all images again.
     """
 
     store: FeatureStore
@@ -60,21 +62,21 @@ class Features:
 
     @property
     def num_forward_passes(self) -> int:
-        """How many images were not in the store, or had to be computed again, by any worker."""
+        """Number of images that any worker computed, because rows were missing or damaged."""
         return self.filler.num_forward_passes
 
     @property
     def precision(self) -> str:
-        """What the rows were computed in: "float32" or "bfloat16"."""
+        """The number format the rows were computed in: "float32" or "bfloat16"."""
         return self.filler.precision
 
     @property
     def num_bytes(self) -> int:
-        """Size of all rows in memory."""
+        """The size of all rows in memory, in bytes."""
         return len(self.keys) * int(np.prod(self.store.row_shape)) * self.store.dtype.itemsize
 
     def labelled(self) -> LabelledFeatures:
-        """Loads all rows, with labels, groups and weights."""
+        """Returns all rows with labels, groups and weights."""
         return LabelledFeatures(self.load(), self.labels, self.groups, self.weights)
 
     def load(self) -> np.ndarray:
@@ -88,7 +90,7 @@ class Features:
     def _read(self, keys: Sequence[str]) -> np.ndarray:
         try:
             return self.store.read(keys)
-        except KeyError:  # damaged, or removed by another process: struck off, computed again
+        except KeyError:  # damaged, or removed by another process: compute them again
             self.fill()
             return self.store.read(keys)
 
@@ -102,29 +104,30 @@ def extract_features(
     compact: bool = False,
     cache: str | os.PathLike[str] | None = None,
 ) -> Features:
-    """Computes what is not yet stored of a frozen part's outputs, and returns all of them.
+    """Returns the outputs of a frozen part, computing those that are not yet stored.
 
-    Several workers share out what is missing on any of them, and each stores the rows of all.
+    With several workers, the rows that are missing on any of them are sharded over all, and each
+    worker stores all rows.
 
     Args:
-        part: From raw pixels to features.
-        images: A split, of which only unknown images are decoded; or batches of images and
-            labels, which are read once and recognised by their pixels.
+        part: The part from raw pixels to features.
+        images: A split, of which only images without stored features are decoded; or batches of
+            images and labels, which are read once and identified by their pixels.
         exact: Whether the rows must be float32, as the exported model computes them. Otherwise
-            they are bfloat16 where this processor multiplies so, there is enough to do for it to
-            pay (`MIN_BFLOAT16_WORK`) and, on a batch, the features agree within
-            `MAX_BFLOAT16_DIFFERENCE`; what was found is remembered.
+            they are computed in bfloat16 if this processor supports it, the work exceeds
+            `MIN_BFLOAT16_WORK`, and the features of one batch agree within
+            `MAX_BFLOAT16_DIFFERENCE`; the result of that comparison is stored.
         views: The views of each image; for a split only.
-        compact: Whether rows that were computed in bfloat16 are also kept so, in half the space.
+        compact: Whether rows computed in bfloat16 are also stored in it, in half the space.
         cache: Folder of the stores.
 
     Raises:
-        ArgumentError: The features have no one size.
+        ArgumentError: The features have no fixed shape.
     """
     if None in part.output_shape:
         raise ArgumentError(
-            "`model` must have features of one size for every image, as they are stored. Received: "
-            f"features of the shape {part.output_shape}. Build it for inputs of one size "
+            "`model` must have features of a fixed shape, so that they can be stored. Received: "
+            f"features of the shape {part.output_shape}. Build it for inputs of a fixed shape "
             "(TextVectorization takes output_sequence_length), or train it with fine_tune."
         )
     with missing_files_named([images]):
@@ -147,7 +150,7 @@ def extract_features(
             units: tuple[str, ...] = images.units * views.number
             labels, weights = np.concatenate([images.labels] * views.number), None
             if part.workers.num_workers > 1:
-                filler.fill_together(images, views)
+                filler.fill_distributed(images, views)
             fill = partial(filler.fill_from_split, images, views)
             fill()
         else:
@@ -160,14 +163,14 @@ def extract_features(
 
 
 class _Filler:
-    """Puts rows that are missing into a store, and counts the images it computes."""
+    """Computes the rows that are missing in a store, and counts the images."""
 
     def __init__(self, part: FrozenPart, store: FeatureStore, precision: str) -> None:
         self._part, self._store, self.precision = part, store, precision
         self.num_forward_passes = 0
 
     @property
-    def _what(self) -> str:
+    def _row_kind(self) -> str:
         return "features" if len(self._store.row_shape) == 1 else "activations"
 
     def _bar(
@@ -176,8 +179,8 @@ class _Filler:
         total = sum(len(indices) for indices in missing)
         unit = "images" if len(missing) == 1 else "views of images"
         if not total:
-            return bar(f"{self._what} of {split.name} images, which are stored", None)
-        return bar(f"{self._what} of {split.name} images", total, unit)
+            return bar(f"{self._row_kind} of {split.name} images (already stored)", None)
+        return bar(f"{self._row_kind} of {split.name} images", total, unit)
 
     def fill_from_split(self, split: ImageSplit, views: ViewPolicy) -> None:
         keys = np.array([*views.keys(split)])
@@ -199,8 +202,8 @@ class _Filler:
                     done += len(pixels)
                     advance(len(pixels))
 
-    def fill_together(self, split: ImageSplit, views: ViewPolicy) -> None:
-        """Shares out among the workers what is missing on any; all of them must call this."""
+    def fill_distributed(self, split: ImageSplit, views: ViewPolicy) -> None:
+        """Computes the rows that any worker lacks, sharded over all; every worker must call it."""
         workers = self._part.workers
         together = _BATCH_SIZE * workers.num_workers
         keys = np.array([*views.keys(split)])
@@ -237,7 +240,7 @@ class _Filler:
         all_keys: list[str] = []
         all_labels: list[np.ndarray] = []
         all_weights: list[np.ndarray] = []
-        with bar(f"{self._what} of a dataset", None, "images") as advance:
+        with bar(f"{self._row_kind} of a dataset", None, "images") as advance:
             for pixels, labels, *weights in dataset:
                 keys = np.array([_digest(image) for image in pixels.numpy()])
                 missing = _first_of_each(keys, ~self._store.contains(keys))
@@ -248,7 +251,10 @@ class _Filler:
                 all_weights.extend(weight.numpy().reshape(-1) for weight in weights)
                 advance(len(keys))
         if not all_keys:
-            raise DataError("`data` must hold images. Received: a dataset with no batch.")
+            raise DataError(
+                "`data` must contain images. Received: a dataset without a batch. Give one with "
+                "images."
+            )
         weights = np.concatenate(all_weights) if all_weights else None
         return tuple(all_keys), np.concatenate(all_labels), weights
 
@@ -264,7 +270,8 @@ class _Filler:
         if self._part.bfloat16 is None:
             raise TrainingError(
                 f"The features in {self._store.path} were computed in bfloat16, which this machine "
-                "cannot do. Give a cache folder of its own (TLKIT_CACHE) to each kind of machine."
+                "does not support. Use a separate cache folder (TLKIT_CACHE) for each kind of "
+                "machine."
             )
         return self._part.bfloat16
 
@@ -275,7 +282,7 @@ def _precision(
     images: ImageSplit | tf.data.Dataset,
     views: ViewPolicy,
 ) -> str:
-    """Returns what was once measured about this part here, else measures it on a batch."""
+    """Returns the stored number format of this part, or chooses it by comparing on a batch."""
     known = store.recall("precision")
     if known is not None and (known == "float32" or has_bfloat16()):
         return known
@@ -297,19 +304,19 @@ def _precision(
 
 
 def _numbered(names: Sequence[str]) -> np.ndarray:
-    """A number for each name, `(n,)`; equal names share one."""
+    """Returns a number for each name, `(n,)`, the same for equal names."""
     return np.unique(np.array(names), return_inverse=True)[1]
 
 
 def _first_of_each(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Positions of the wanted keys, each key once, in their order."""
+    """Returns the positions of the wanted keys, the first of each, in their order."""
     positions = np.flatnonzero(wanted)
     _, first = np.unique(keys[positions], return_index=True)
     return positions[np.sort(first)]
 
 
 def _digest(image: np.ndarray | bytes) -> str:
-    """Names the content of one example: an image's pixels, a text's bytes."""
+    """Returns a digest of one example's content: an image's pixels or a text's bytes."""
     if isinstance(image, bytes) or image.dtype == object:
         texts = [image] if isinstance(image, bytes) else image.ravel().tolist()
         content = b"".join(b"%d %s" % (len(text), text) for text in texts)

@@ -18,8 +18,8 @@ from tlkit.errors import ArgumentError, as_tuple
 from tlkit.evaluation.data_checks import Images, note_on_values
 from tlkit.models.compiling import leave_compiled
 from tlkit.training.checks import check_callbacks, check_fits_source, check_recipe
-from tlkit.training.distributed_checks import check_spread
-from tlkit.training.head import why_head_stays
+from tlkit.training.distributed_checks import check_distributed_training
+from tlkit.training.head import reason_not_to_solve
 from tlkit.training.objective import check_loss, check_metrics
 from tlkit.training.recipe import DEFAULT_AUGMENTATION, Recipe, identity_of
 from tlkit.training.reports import TrainingReport
@@ -71,89 +71,89 @@ def fine_tune(
     seed: int = 0,
     cache: str | os.PathLike[str] | None = None,
 ) -> TrainingReport:
-    """Goes on training a classifier, its head and the groups of layers next to it.
+    """Fine-tunes a classifier: its head and the groups of layers next to it.
 
-    An untrained head, one whose biases are all zero or as `solve_head` says, is solved first
-    (`train_head`): gradients through a random head destroy what the backbone knows. Then AdamW
-    trains what `unfreeze` or each of the `stages` names, and the epoch that is best on validation
-    is kept. A model that was trained before is never left worse on validation than it was given: if
-    no epoch is better, its weights are put back and the report says so. Better is a higher
-    accuracy, at the same a lower cross-entropy; with `class_weight` the balanced accuracy, and
-    weights of validation images, `(images, labels, weights)`, count as they do in the loss.
+    An untrained head (all biases zero, or as `solve_head` says) is solved first by `train_head`:
+    gradients through a random head would destroy the features of the backbone. Then AdamW trains
+    the groups that `unfreeze` or each of the `stages` names, and the weights of the epoch that is
+    best on validation are kept. A model that was trained before never gets worse on validation: if
+    no epoch is better, its weights are restored and the report notes it. The best epoch has the
+    highest accuracy and, among ties, the lowest cross-entropy; with `class_weight` the balanced
+    accuracy decides, and sample weights of validation images, `(images, labels, weights)`, count
+    as they do in the loss.
 
-    Where a part below is frozen, and an epoch need not see views that no epoch saw before, that
-    part runs once for each view and its activations are stored; only the part above is trained.
-    The model that comes out is the same whole model. The report says which way was taken.
+    If the layers below a cut are frozen and views may repeat between epochs, that part runs once
+    for each view, its activations are stored, and only the part above the cut is trained. The
+    result is the same whole model; the report notes whether activations were stored.
 
-    On either way what is frozen computes as in inference, without dropout, noise or stochastic
-    depth; layers of the model that augment images go on doing so.
+    In both cases the frozen part computes in inference mode, without dropout, noise or stochastic
+    depth; layers of the model that augment images stay active.
 
-    A model that was made under a strategy (`distribution_strategy`) is trained on all of its
-    devices, each with a share of every batch, as one device would with whole batches. Of several
-    machines each must make this call, with the same model, data and arguments; the chief alone
+    A model created under a strategy (`distribution_strategy`) is trained on all of its devices,
+    each with a shard of every batch, with the result of one device on whole batches. With several
+    machines, each must make this call with the same model, data and arguments; only the chief
     writes to `run_directory`.
 
     Args:
         model: A classifier, changed in place.
         data: What `load_folder`, `load_arrays` or `load_tfds` returned; or batches of images
             `(batch, height, width, 3)`, 0...255, and labels, in a new order at each pass.
-        validation: Where `data` is a `tf.data.Dataset`: images to decide on.
-        unfreeze: The first group that trains, see `set_trainable`; by default the head and the
-            two groups before it. "as_is" keeps to the layers' `trainable` flags (batch
-            normalisation's too, whatever `batch_norm` says), and is the default where some were set
-            by hand; the report says so, and says it too where another value overrides them.
+        validation: Validation images, if `data` is a `tf.data.Dataset`.
+        unfreeze: The first trainable group, see `set_trainable`; by default the head and the
+            two groups before it. "as_is" respects the layers' `trainable` flags (also those of
+            batch normalisation, whatever `batch_norm` says), and is the default if you have set
+            some; the report notes this, and also if another value overrides your flags.
         stages: Several stages instead, each of which unfreezes more than the one before it.
-        epochs: Passes over the training images, at most; by default as many as make 1,000 steps,
-            from 8 to 40. For stages that name none of their own, each.
-        learning_rate: The highest rate, that of the head.
+        epochs: Maximum number of passes over the training images; by default as many as make 1,000
+            steps, from 8 to 40. Applies to each stage without `epochs` of its own.
+        learning_rate: The peak learning rate, that of the head.
         layer_decay: A group's rate is `learning_rate` times this to the power of its distance from
             the head, 0...1.
-        anchor: A constraint, or several: what `anchor_weights`, `choose_anchor` or `distill_from`
-            returned.
-        schedule: Course of the rate in each stage: "cosine" after a warm-up, "constant", which
-            callbacks may change, or "step", see `tlkit.training.rates.schedule_of`.
-        weight_decay: AdamW's, decoupled; biases and batch normalisation are left out.
-        batch_norm: "frozen" keeps batch normalisation in inference mode with its weights as
-            they are; "train" trains it in the groups that train.
+        anchor: One or more constraints, as returned by `anchor_weights`, `choose_anchor` or
+            `distill_from`.
+        schedule: The learning-rate schedule of each stage: "cosine" after a warm-up, "constant",
+            which callbacks may change, or "step", see `tlkit.training.rates.schedule_of`.
+        weight_decay: Decoupled weight decay of AdamW; not applied to biases and batch
+            normalisation.
+        batch_norm: "frozen" keeps batch normalisation in inference mode with its weights
+            unchanged; "train" trains it in the trainable groups.
         augment: Augmentation of the training images, by name.
-        views: How many augmented versions of each training image are stored where a part is
-            frozen. By default 8, if there are at least twice as many epochs; 0 makes new ones in
+        views: Number of augmented versions of each training image that are stored if a part is
+            frozen. By default 8, if there are at least twice as many epochs; 0 augments anew in
             every epoch.
-        loss: Instead of the cross-entropy that fits the head; takes whole-number labels, or one-hot
-            ones if it is one of Keras's categorical losses (which `metrics` of yours then take
-            too).
-        label_smoothing: Shard of each label that is spread over all classes, 0...1; of no effect
-            with a `loss` of your own.
-        metrics: Keras metrics of your own, beside accuracy and cross-entropy.
-        class_weight: "balanced" weighs each class by the inverse of its frequency.
-        patience: Epochs without a better one after which a stage stops; two thirds of its epochs
-            by default, and at least 5: the best ones come late, when the rate has fallen.
-        callbacks: Keras callbacks of your own. Where activations are stored, their `model` is the
-            part above the cut; `views=0` makes it the whole one. What they remember is not resumed.
-        precision: "float32", "mixed_bfloat16" or "mixed_float16" (with loss scaling); "auto" takes
-            a mixed one on GPUs that gain from it. Weights and logits are float32, and so is the
-            model afterwards.
-        solve_head: `True` where the head is new and to be solved first, whatever it holds; `False`
-            where it counts as trained and is trained on as it is; "auto" takes a head for new if
-            all its biases are zero, as they are when a head is built.
-        run_directory: Where everything that goes on needs is saved after each epoch (and every
-            five minutes within long ones). The same call, after whatever stopped it, continues; to
-            the same weights under deterministic operations, except where a `tf.data.Dataset` comes
-            in a new order at each pass, for its order is not tlkit's to restore.
-        seed: Of orders and augmentation, added to that of the data; and of what random layers such
-            as dropout draw, whatever state the model was loaded or built with.
+        loss: Replaces the cross-entropy that fits the head; takes integer labels, or one-hot
+            labels if it is one of Keras's categorical losses (your `metrics` then take them too).
+        label_smoothing: Fraction of each label's probability that is distributed over all classes,
+            0...1; ignored with a `loss` of your own.
+        metrics: Your own Keras metrics, in addition to accuracy and cross-entropy.
+        class_weight: "balanced" weights each class by the inverse of its frequency.
+        patience: Number of epochs without improvement after which a stage stops; by default two
+            thirds of its epochs, at least 5: the best epochs come late, at low rates.
+        callbacks: Your own Keras callbacks. If activations are stored, their `model` is the part
+            above the cut; with `views=0` it is the whole model. Their state is not resumed.
+        precision: "float32", "mixed_bfloat16" or "mixed_float16" (with loss scaling); "auto"
+            chooses mixed precision on GPUs that benefit from it. Weights and logits are float32,
+            and so is the model afterwards.
+        solve_head: `True` if the head is new and to be solved first, whatever its weights; `False`
+            if it is trained and training continues from its weights; "auto" treats a head as new
+            if all its biases are zero, as they are when a head is built.
+        run_directory: Folder in which the full training state is saved after each epoch (and every
+            five minutes within long epochs). After an interruption the same call resumes; the
+            result is bit-identical under deterministic operations, unless a `tf.data.Dataset`
+            shuffles anew at each pass, as tlkit cannot restore its order.
+        seed: Seed of shuffling and augmentation, added to that of the data, and of random layers
+            such as dropout, whatever state the model was loaded or built with.
         cache: Folder of the feature stores.
 
     Returns:
-        What was done and what it brought on validation. The validation figure chose the epoch, so
-        it flatters; the test split has the honest one.
+        A report of the stages and of the validation accuracy. That accuracy chose the epoch and is
+        therefore optimistically biased; measure on the test split.
 
     Raises:
-        ArgumentError: An argument breaks its rule, or data and model do not fit.
-        TrainingError: The loss became NaN (the best weights so far are put back), a group that
-            was to train did not change (the model is as it was given), or a worker was lost.
-        RunError: `run_directory` holds the training of another model, of other data, or with other
-            arguments.
+        ArgumentError: An argument is invalid, or data and model do not fit.
+        TrainingError: The loss became NaN (the best weights so far are restored), a trainable group
+            did not change (the model is restored), or a worker was lost.
+        RunError: `run_directory` holds a training of another model, other data or other arguments.
 
     Example:
         >>> import numpy as np, tlkit
@@ -194,9 +194,9 @@ def fine_tune(
 
 
 def check_fine_tuning(model: keras.Model, data: ImageData | tf.data.Dataset, **given: Any) -> None:
-    """Raises what `fine_tune` with these arguments would raise before it does anything.
+    """Makes the checks that `fine_tune` makes of its arguments before it starts.
 
-    For whoever has long work to do first.
+    For callers that do long work before the training.
 
     Raises:
         ArgumentError: See `fine_tune`.
@@ -234,8 +234,9 @@ def _checked(given: Mapping[str, Any]) -> _Call:
     stages, unfreeze = given["stages"], given["unfreeze"]
     if stages is not None and unfreeze is not None:
         raise ArgumentError(
-            "`unfreeze` must be left out where `stages` are given, which name their own. "
-            f"Received: unfreeze={unfreeze!r}."
+            "`unfreeze` must be left out if `stages` are given, each with an `unfreeze` of its "
+            f"own. Received: unfreeze={unfreeze!r} and {len(as_tuple(stages))} stages. Give one of "
+            "the two."
         )
     if stages is None:
         stages = [Stage(default_unfreeze(model) if unfreeze is None else unfreeze)]
@@ -246,14 +247,16 @@ def _checked(given: Mapping[str, Any]) -> _Call:
         )
         for stage in check_stages(model, stages)
     ]
-    if recipe.solve_head is True and (why := why_head_stays(model, plan[0].unfreeze)):
+    if recipe.solve_head is True and (why := reason_not_to_solve(model, plan[0].unfreeze)):
         raise ArgumentError(
-            "`solve_head` must be 'auto' or False where the head cannot be solved. Received: "
-            f"solve_head=True for a head that cannot: {why}. Leave it out."
+            "`solve_head` must be 'auto' or False for a head that cannot be solved. Received: "
+            f"solve_head=True, and {why}. Leave it out."
         )
     hooks = hooks_of(given["anchor"], model)
     strategy = strategy_of(model)
-    check_spread(strategy, recipe, source.train, loss=loss, metrics=metrics, hooks=hooks)
+    check_distributed_training(
+        strategy, recipe, source.train, loss=loss, metrics=metrics, hooks=hooks
+    )
     is_given = given["stages"] is not None or unfreeze is not None
     notes = notes_on_flags(model, [stage.unfreeze for stage in plan], is_given=is_given)
     notes += [note] if (note := note_on_values(source.train)) else []
@@ -261,5 +264,5 @@ def _checked(given: Mapping[str, Any]) -> _Call:
 
 
 def default_epochs(num_steps: int) -> int:
-    """Returns as many epochs of `num_steps` steps as make 1,000 steps, from 8 to 40."""
+    """Returns the number of epochs of `num_steps` steps that makes 1,000 steps, from 8 to 40."""
     return min(max(-(-DEFAULT_STEPS // num_steps), DEFAULT_EPOCHS[0]), DEFAULT_EPOCHS[-1])

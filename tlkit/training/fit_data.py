@@ -1,4 +1,4 @@
-"""Batches as Keras's `fit` takes them, on one replica or several."""
+"""Batches in the form that Keras's `fit` takes, on one replica or several."""
 
 from functools import partial
 from typing import Any
@@ -12,21 +12,21 @@ from tlkit.training.sources import steps_in_epoch
 def fit_data(
     strategy: tf.distribute.Strategy, training: ShardedBatches, validation: ShardedBatches | None
 ) -> dict[str, Any]:
-    """Returns batches as Keras's `fit` takes them: whole, or sharded among the replicas."""
+    """Returns the arguments of Keras's `fit`, with batches whole or sharded over the replicas."""
     if strategy.num_replicas_in_sync == 1:
         return {"x": training(ONLY_SHARD), "validation_data": validation and validation(ONLY_SHARD)}
     given: dict[str, Any] = {"x": distribute_batches(strategy, training)}
     if validation is not None:
         given["validation_steps"] = steps_in_epoch(validation(ONLY_SHARD))
-        endless = partial(_endless, validation)
-        given["validation_data"] = distribute_batches(strategy, endless)
+        repeated = partial(_repeated, validation)
+        given["validation_data"] = distribute_batches(strategy, repeated)
     return given
 
 
-def weighed(dataset: tf.data.Dataset, class_weight: dict[int, float]) -> tf.data.Dataset:
-    """Multiplies each image's weight by that of its class.
+def with_class_weights(dataset: tf.data.Dataset, class_weight: dict[int, float]) -> tf.data.Dataset:
+    """Multiplies each image's sample weight by its class weight.
 
-    Keras adds none to batches that are spread over replicas.
+    Keras does not apply class weights to distributed batches.
     """
     weights = tf.constant([class_weight[label] for label in sorted(class_weight)], tf.float32)
 
@@ -42,14 +42,14 @@ def weighed(dataset: tf.data.Dataset, class_weight: dict[int, float]) -> tf.data
     return dataset.map(with_weights)
 
 
-def weighed_as(
+def shards_with_class_weights(
     batches_of_shard: ShardedBatches, class_weight: dict[int, float] | None
 ) -> ShardedBatches:
-    """Multiplies likewise each shard of some batches; leaves them alone for `None`."""
+    """Applies `with_class_weights` to each shard of some batches; unchanged for `None`."""
     if class_weight is None:
         return batches_of_shard
-    return lambda shard: weighed(batches_of_shard(shard), class_weight)
+    return lambda shard: with_class_weights(batches_of_shard(shard), class_weight)
 
 
-def _endless(batches_of_shard: ShardedBatches, shard: Shard) -> tf.data.Dataset:
+def _repeated(batches_of_shard: ShardedBatches, shard: Shard) -> tf.data.Dataset:
     return batches_of_shard(shard).repeat()

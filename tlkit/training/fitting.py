@@ -1,4 +1,4 @@
-"""Keras's `fit` as both training functions call it: hooked, resumable, the best weights kept."""
+"""A resumable call of Keras's `fit` with step hooks, keeping the best weights."""
 
 import math
 import time
@@ -18,24 +18,24 @@ from tlkit.distribution.strategies import scope_of, strategy_of
 from tlkit.distribution.workers import Workers
 from tlkit.errors import TrainingError
 from tlkit.training.best import EpochGuard, KeepBest
-from tlkit.training.fit_data import fit_data, weighed
+from tlkit.training.fit_data import fit_data, with_class_weights
+from tlkit.training.inference_mode import FrozenCalls
 from tlkit.training.resume import Position, SaveProgress, StageCheckpoint, assign_all, values_of
 from tlkit.training.step import HookedModel, StepHook, hooked
-from tlkit.training.still import StillPart
 from tlkit.utils.formatting import percent
 from tlkit.utils.progress import Advance, bar, note
 
-_MEASURED_ANYWAY = ("accuracy", "cross_entropy")
+_DEFAULT_DECIDING = ("accuracy", "cross_entropy")
 
 
 @dataclass(frozen=True)
 class Batches:
-    """Training images, labels and perhaps weights, epoch by epoch.
+    """Training images, labels and optional weights, epoch by epoch.
 
     Attributes:
-        starting_at: From an epoch, a step in it and a shard to that shard of all batches from there
-            to the end of the last epoch.
-        num_steps: Batches in one epoch.
+        starting_at: Takes an epoch, a step in it and a shard; returns that shard of all batches
+            from there on, over all following epochs.
+        num_steps: Number of batches in one epoch.
     """
 
     starting_at: Callable[[int, int, Shard], tf.data.Dataset]
@@ -44,12 +44,12 @@ class Batches:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What came of training.
+    """The result of a training.
 
     Attributes:
         history: One mapping per epoch from Keras's names to values.
-        improved: Whether any epoch was better than what there was to beat.
-        kept_epoch: The epoch whose weights are kept, from 1 on; `None` where none was better.
+        improved: Whether any epoch was better than the figures to beat.
+        kept_epoch: The epoch whose weights are kept, from 1 on; `None` if none was better.
     """
 
     history: tuple[dict[str, float], ...]
@@ -72,44 +72,44 @@ def fit_model(
     class_weight: dict[int, float] | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     hooks: Sequence[StepHook] = (),
-    still: StillPart | None = None,
+    frozen_calls: FrozenCalls | None = None,
     best: tuple[float, float] | None = None,
     at_end: Callable[[], None] = lambda: None,
     checkpoint: StageCheckpoint | None = None,
 ) -> Fitted:
-    """Trains what is trainable in the model, and keeps the weights of the best epoch.
+    """Trains the trainable weights of a model, and keeps the weights of the best epoch.
 
-    Without validation images those of the last epoch are kept. A model that was made under a
+    Without validation images the weights of the last epoch are kept. A model created under a
     strategy is trained on all its replicas, each on a shard of every batch.
 
     Args:
-        model: Its weights are changed; it is not compiled.
-        batches: What to train on.
-        validation: From a shard to that of the batches to measure on, without augmentation.
-        whole: The model that `model` is the upper part of, if it is one.
-        optimizer: Used as it is.
-        loss: As Keras takes it.
-        metrics: Likewise; with validation images "accuracy" and "cross_entropy" are among them.
-        deciding: An accuracy and a cross-entropy that are weighed as the loss is, and decide in the
-            place of those two; the validation batches have weights then.
-        epochs: How many at most.
-        patience: Epochs without a better one after which training stops.
-        class_weight: As Keras takes it.
-        callbacks: The user's own.
-        hooks: What constraints do in each step.
-        still: What computes as in inference.
-        best: Validation accuracy and cross-entropy to beat; without it the first epoch is the
-            first best.
-        at_end: Called when the last step is made, before any weights are put back.
-        checkpoint: Where progress is saved, and gone on from.
+        model: The model to train; its weights are changed, and it is not compiled.
+        batches: Training batches.
+        validation: Takes a shard and returns its validation batches, without augmentation.
+        whole: The model whose upper part `model` is, if it is a part.
+        optimizer: A Keras optimizer, not built.
+        loss: A Keras loss.
+        metrics: Keras metrics; with validation images "accuracy" and "cross_entropy" among them.
+        deciding: An accuracy and a cross-entropy with the weights of the loss, which then decide
+            instead of those two; the validation batches then have weights.
+        epochs: Maximum number of epochs.
+        patience: Number of epochs without improvement after which training stops.
+        class_weight: Weights as Keras takes them.
+        callbacks: The user's callbacks.
+        hooks: The constraints' hooks in each step.
+        frozen_calls: The calls of operations that compute in inference mode.
+        best: Validation accuracy and cross-entropy to beat; if `None`, the first epoch is an
+            improvement.
+        at_end: Called after the last step, before the best weights are restored.
+        checkpoint: The checkpoint to save progress to and to resume from.
 
     Raises:
-        TrainingError: The loss became NaN or infinite; the best weights have been put back.
+        TrainingError: The loss became NaN or infinite; the best weights have been restored.
     """
     whole = model if whole is None else whole
     strategy = strategy_of(whole)
     with scope_of(whole):
-        trainee = hooked(model, hooks, still)
+        trainee = hooked(model, hooks, frozen_calls)
         trainee.compile(
             optimizer=optimizer,
             loss=loss,
@@ -119,7 +119,7 @@ def fit_model(
         )
         optimizer.build(trainee.trainable_variables)
     guards = [callback for callback in callbacks if isinstance(callback, EpochGuard)]
-    accuracy, cross_entropy = [metric.name for metric in deciding] or _MEASURED_ANYWAY
+    accuracy, cross_entropy = [metric.name for metric in deciding] or _DEFAULT_DECIDING
     keeper = KeepBest(whole, patience, best, guards, names=(accuracy, cross_entropy))
     guard, finish = _StopAtNaN(), _AtEnd(at_end)
     state = _State(whole, trainee, keeper, hooks)
@@ -143,12 +143,12 @@ def fit_model(
             saver.save_now(0, 0)
 
     def run(first: int, end: int, skipped: int) -> None:
-        def from_here(shard: Shard) -> tf.data.Dataset:
+        def batches_from_position(shard: Shard) -> tf.data.Dataset:
             dataset = batches.starting_at(first, skipped, shard)
-            return dataset if class_weight is None else weighed(dataset, class_weight)
+            return dataset if class_weight is None else with_class_weights(dataset, class_weight)
 
         trainee.fit(
-            **fit_data(strategy, from_here, validation),
+            **fit_data(strategy, batches_from_position, validation),
             initial_epoch=first,
             epochs=end,
             steps_per_epoch=batches.num_steps - skipped,
@@ -161,23 +161,23 @@ def fit_model(
         own.insert(0, shown)
         shown.first_step = step
         advance(epoch)
-        if step:  # the rest of an epoch, then whole ones
+        if step:  # finish the interrupted epoch first
             run(epoch, epoch + 1, step)
             epoch += 1
         if epoch < epochs and not (trainee.stop_training or was_stopped):
             run(epoch, epochs, 0)
     if not finish.was_reached:
         at_end()
-    keeper.put_back()
+    keeper.restore()
     if guard.stopped_at:
         raise NotFiniteError(guard.stopped_at)
-    if keeper.exploded_at:  # by the last step of an epoch, whose own loss was still finite
+    if keeper.exploded_at:  # in the update of an epoch's last step, whose loss was finite
         raise NotFiniteError((keeper.exploded_at, batches.num_steps))
     return Fitted(tuple(keeper.history), keeper.improved, keeper.kept_epoch)
 
 
 class NotFiniteError(TrainingError):
-    """The loss became NaN or infinite; `stopped_at` is the epoch and the step, from 1."""
+    """The loss became NaN or infinite; `stopped_at` holds the epoch and the step, from 1."""
 
     def __init__(self, stopped_at: tuple[int, int]) -> None:
         epoch, step = stopped_at
@@ -185,18 +185,17 @@ class NotFiniteError(TrainingError):
         self.stopped_at = stopped_at
 
     def at_rate(self, learning_rate: float, left: str) -> TrainingError:
-        """Returns the error that names the argument to change, and says what is left."""
+        """Returns the error that names the argument to change and the model's state, `left`."""
         epoch, step = self.stopped_at
         return TrainingError(
             "`learning_rate` must be low enough for the loss to stay finite. Received: "
-            f"learning_rate={learning_rate!r}, and it became NaN or infinite at step {step} of "
-            f"epoch {epoch}. {left} Try "
-            f"learning_rate={learning_rate / 10:.2g}."
+            f"learning_rate={learning_rate!r}; the loss became NaN or infinite at step {step} of "
+            f"epoch {epoch}. {left} Try learning_rate={learning_rate / 10:.2g}."
         )
 
 
 class _State:
-    """All that changes while a model trains, as what a checkpoint holds."""
+    """The full state of a training, written to and restored from a checkpoint."""
 
     def __init__(
         self, whole: keras.Model, trainee: HookedModel, keeper: KeepBest, hooks: Sequence[StepHook]
@@ -204,7 +203,7 @@ class _State:
         self._whole, self._trainee, self._keeper, self._hooks = whole, trainee, keeper, hooks
 
     def saver(self, checkpoint: StageCheckpoint) -> Callable[[Position], None]:
-        """Returns what saves a position with all of this."""
+        """Returns a function that saves this state for a given position."""
 
         def save(position: Position) -> None:
             keeper = self._keeper
@@ -243,7 +242,7 @@ class _State:
 
 
 def _build_metrics(trainee: HookedModel, batches: Batches) -> None:
-    """Lets the metrics make their variables, which they otherwise do in the first step."""
+    """Creates the metrics' variables, which otherwise happens in the first step."""
     some = tf.nest.map_structure(
         lambda spec: tf.zeros([1, *spec.shape[1:]], spec.dtype),
         batches.starting_at(0, 0, ONLY_SHARD).element_spec,
@@ -257,7 +256,7 @@ def _build_metrics(trainee: HookedModel, batches: Batches) -> None:
 
 
 class _RestoreMetrics(keras.callbacks.Callback):
-    """Gives the metrics of a half epoch back, once, after Keras has reset them for the rest."""
+    """Restores the metrics of a resumed epoch once, after Keras has reset them."""
 
     def __init__(self, values: list[np.ndarray]) -> None:
         super().__init__()
@@ -270,7 +269,7 @@ class _RestoreMetrics(keras.callbacks.Callback):
 
 
 class _AtEnd(keras.callbacks.Callback):
-    """Calls something after the last step, before other callbacks end theirs."""
+    """Calls a function after the last step, before `on_train_end` of the other callbacks."""
 
     def __init__(self, call: Callable[[], None]) -> None:
         super().__init__()
@@ -282,7 +281,7 @@ class _AtEnd(keras.callbacks.Callback):
 
 
 class _StopAtNaN(keras.callbacks.Callback):
-    """Stops at the first loss that is not finite."""
+    """Stops training at the first loss that is not finite."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -303,7 +302,7 @@ class _StopAtNaN(keras.callbacks.Callback):
 
 
 class _ShowEpochs(keras.callbacks.Callback):
-    """Shows the steps of each epoch while they last, and one line on the epoch when it is over."""
+    """Shows the progress of each epoch's steps, and one line when the epoch ends."""
 
     def __init__(self, advance: Advance, epochs: int, num_steps: int) -> None:
         super().__init__()
@@ -337,7 +336,7 @@ class _ShowEpochs(keras.callbacks.Callback):
 
 
 def epoch_in_words(logs: Mapping[str, float]) -> str:
-    """Returns the figures of an epoch, by Keras's names, in one line; others are left out.
+    """Returns the losses and accuracies of an epoch's log in one line; ignores other entries.
 
     Example:
         >>> from tlkit.training.fitting import epoch_in_words
@@ -356,7 +355,7 @@ def epoch_in_words(logs: Mapping[str, float]) -> str:
 def class_weight_of(
     labels: np.ndarray, num_classes: int, class_weight: str | None
 ) -> dict[int, float] | None:
-    """Returns Keras's mapping from class to weight for "balanced", and `None` for `None`."""
+    """Returns Keras's mapping from class to weight for "balanced"; `None` for `None`."""
     if class_weight is None:
         return None
     return dict(enumerate(class_weights(labels, num_classes).tolist()))

@@ -1,4 +1,4 @@
-"""The fastest forward pass of a part that does not train."""
+"""The fastest forward pass of a frozen part of a model."""
 
 import os
 from collections.abc import Callable
@@ -18,25 +18,25 @@ from tlkit.utils.tensorflow_private import rewritten, with_constants
 Forward = Callable[[tf.Tensor], tf.Tensor]
 
 MAX_BFLOAT16_DIFFERENCE = 0.02
-"""Largest relative difference, in norm over a measured batch, at which bfloat16 is accepted."""
+"""Largest relative difference, in norm over one batch, at which bfloat16 is accepted."""
 
 _WITH_BFLOAT16 = ("DEFAULT", "ALL", "BF16", "FP16", "AMX", "AVX10")
-"""Parts of oneDNN's names of instruction sets that have bfloat16; others would emulate it."""
+"""Parts of oneDNN's names of instruction sets with bfloat16; on others it would be emulated."""
 
 
 class FrozenPart:
-    """The inference of a model, its weights baked into a graph as constants when first needed.
+    """The inference of a model, with its weights folded into the graph as constants on first use.
 
-    Where it looks words up in a table, which no constant can hold, the graph runs as it is.
+    A graph that looks words up in a table, which cannot be a constant, keeps its variables.
 
     Args:
-        model: From raw pixels to features; must not change as long as this is used.
+        model: From raw pixels to features; must not change while this object is used.
 
     Attributes:
         input_shape: Shape of a batch of images.
-        output_shape: Shape of one image's features; `None` where a size is open.
-        input_dtype: What images must be cast to.
-        workers: Who has the same model, and can share the images out.
+        output_shape: Shape of one image's features; `None` for a size that is not fixed.
+        input_dtype: The number format that images must be cast to.
+        workers: The workers with the same model, over which images can be sharded.
     """
 
     def __init__(self, model: keras.Model) -> None:
@@ -45,23 +45,23 @@ class FrozenPart:
         self.input_dtype: str = model.inputs[0].dtype
         self.workers = Workers(strategy_of(model))
         shape = model.output_shape[1:]
-        if None in shape:  # by a layer that tells no more, though it knows
+        if None in shape:  # the traced graph may know a size that a layer does not report
             shape = self._traced.outputs[0].shape[1:]
         self.output_shape: tuple[int, ...] = tuple(shape)
 
     @cached_property
     def signature(self) -> str:
-        """What the model computes, see `tlkit.models.signature.signature`."""
+        """The model's signature, see `tlkit.models.signature.signature`."""
         return signature(self._model)
 
     @cached_property
     def multiply_adds(self) -> int:
-        """Of one image, see `count_multiply_adds`."""
+        """The multiply-adds for one image, see `count_multiply_adds`."""
         return count_multiply_adds(self._model)
 
     @cached_property
     def float32(self) -> Forward:
-        """Features of a batch of images in float32."""
+        """The function that computes features of a batch of images in float32."""
         if self._reads_tables:
             return self._traced
         frozen = self._frozen
@@ -69,10 +69,10 @@ class FrozenPart:
 
     @cached_property
     def bfloat16(self) -> Forward | None:
-        """The same in bfloat16 where that pays; `None` where this processor cannot.
+        """The same function in bfloat16; `None` if this processor or graph does not support it.
 
-        Grappler's rewriting is run over this one graph by hand: its options are process-wide and
-        read at each call, so setting them would change every other function too.
+        Grappler is called explicitly on this one graph: its options are process-wide and read at
+        each call, so setting them would change every other function too.
         """
         if not has_bfloat16() or self._reads_tables:
             return None
@@ -97,7 +97,7 @@ class FrozenPart:
 
     @cached_property
     def _reads_tables(self) -> bool:
-        """Whether the graph reads what cannot become a constant, such as a vocabulary's table."""
+        """Whether the graph reads resources that cannot be constants, such as a vocabulary."""
         graph = self._traced.graph
         variables = {variable.handle.ref() for variable in graph.variables}
         return any(
@@ -114,11 +114,11 @@ def relative_difference(values: np.ndarray, reference: np.ndarray) -> float:
 
 @cache
 def has_bfloat16() -> bool:
-    """Whether the work is done by a processor that multiplies matrices in bfloat16.
+    """Whether matrices are multiplied on a processor that supports bfloat16.
 
-    The processor must be able to, oneDNN must be allowed to (https://uxlfoundation.github.io/oneDNN,
-    "CPU Dispatcher Control"), and TensorFlow must use oneDNN (`TF_ENABLE_ONEDNN_OPTS`), which a
-    small graph tells.
+    The processor must support it, oneDNN must be allowed to use it
+    (https://uxlfoundation.github.io/oneDNN, "CPU Dispatcher Control"), and TensorFlow must use
+    oneDNN (`TF_ENABLE_ONEDNN_OPTS`), which rewriting a small graph reveals.
     """
     if tf.config.list_physical_devices("GPU"):
         return False

@@ -1,4 +1,4 @@
-"""Feature extraction: the frozen part once for each image, then the head alone."""
+"""Training of the head alone, on stored features of the frozen part."""
 
 import os
 import time
@@ -23,7 +23,7 @@ from tlkit.models.group_choice import AS_IS
 from tlkit.models.groups import choose_trainable, group_layers
 from tlkit.models.heads import feature_cut, head_from_features, head_kind
 from tlkit.models.random_state import seed_random_layers
-from tlkit.models.trainable import are_set_by_hand, flags_by_hand_kept
+from tlkit.models.trainable import has_user_flags, user_flags_restored
 from tlkit.training.checks import check_class_weight, check_solve_head
 from tlkit.training.criterion import (
     Criterion,
@@ -33,7 +33,7 @@ from tlkit.training.criterion import (
     score_of,
 )
 from tlkit.training.features import Features, extract_features
-from tlkit.training.fit_data import weighed_as
+from tlkit.training.fit_data import shards_with_class_weights
 from tlkit.training.fitting import Fitted, NotFiniteError, class_weight_of, fit_model
 from tlkit.training.frozen import FrozenPart
 from tlkit.training.objective import loss_of, metrics_of, targets_of
@@ -68,50 +68,49 @@ def train_head(
     seed: int = 0,
     cache: str | os.PathLike[str] | None = None,
 ) -> TrainingReport:
-    """Trains the head of a classifier and leaves everything below it as it is.
+    """Trains the head of a classifier; all layers below it stay unchanged.
 
-    The part below the head runs once for each image; what it computes is stored and found again by
-    later calls, so a second call makes no forward pass, and new images cost one each. A head whose
+    The part below the head runs once for each image, and its features are stored and reused by
+    later calls: a second call makes no forward pass, and each new image costs one. A head whose
     logits are linear in its one Dense layer is then solved to its optimum by (multinomial or
-    one-vs-rest) logistic regression, see `tlkit.training.linear.solve_linear`: what is computed
-    before that layer counts as features, and where its outputs are scaled, negated or shifted the
-    weights make up for it. Others (hidden layers, a tanh), and features of more than 2 GB, are
-    trained on the stored features with AdamW, warm-up and cosine; the report says why.
+    one-vs-rest) logistic regression, see `tlkit.training.linear.solve_linear`: the input of that
+    layer counts as the features, and if its outputs are scaled, negated or shifted, its weights
+    compensate for it. Other heads (with hidden layers, or a tanh), and features of more than 2 GB,
+    are trained on the stored features with AdamW, warm-up and cosine; the report notes the reason.
 
-    A head that had been trained before is kept where the new one is worse on validation; say by
-    `solve_head` whether it had, where its biases do not tell. Weights of images in a
-    `tf.data.Dataset`, `(images, labels, weights)`, count there as in the loss. `trainable` flags
-    that were set by hand are put back afterwards; without any, those of the head alone are on.
+    A head that was already trained is kept if the new one is worse on validation; set `solve_head`
+    if its biases do not tell whether it was trained. Sample weights in a `tf.data.Dataset`,
+    `(images, labels, weights)`, count on validation as in the loss. `trainable` flags that you have
+    set are restored afterwards; otherwise only those of the head are set.
 
-    Where the model was made under a strategy over several machines, each computes the features of
-    its share of the images, all store those of all, the chief solves the head, and all get it.
+    If the model was created under a strategy over several machines, each computes the features of
+    its shard of the images, all store all features, and the chief solves the head for all.
 
     Args:
         model: A classifier; its head is changed in place.
         data: What `load_folder`, `load_arrays` or `load_tfds` returned; or batches of images
             `(batch, height, width, 3)`, 0...255, and labels.
-        validation: Where `data` is a `tf.data.Dataset`: images to measure on.
-        epochs: For heads that are not solved: epochs at most.
-        learning_rate: For heads that are not solved: the highest rate.
-        class_weight: "balanced" weighs each class by the inverse of its frequency, in what is
-            trained and in what decides between heads: the balanced accuracy then.
+        validation: Validation images, if `data` is a `tf.data.Dataset`.
+        epochs: Maximum number of epochs, for heads that are not solved.
+        learning_rate: The peak learning rate, for heads that are not solved.
+        class_weight: "balanced" weights each class by the inverse of its frequency, in training
+            and in the choice between the old and the new head, by balanced accuracy.
         augment: Augmentation of the stored views, by name.
-        views: How many augmented versions of each training image are stored.
-        solve_head: `True` where the head that is there counts for nothing and always gives way to
-            the new one; `False` where it counts as trained, and stays where it is better on
-            validation; "auto" takes a head for untrained if all its biases are zero, as they are
-            when a head is built.
-        seed: Of folds, orders, and what random layers in the head draw.
+        views: Number of augmented versions of each training image that are stored.
+        solve_head: `True` if the existing head is untrained and always replaced by the new one;
+            `False` if it is trained, and kept if it is better on validation; "auto" treats a head
+            as untrained if all its biases are zero, as they are when a head is built.
+        seed: Seed of folds, shuffling and random layers in the head.
         cache: Folder of the feature stores; tlkit's cache by default.
 
     Returns:
-        What was done. Its accuracy is that of the whole float32 model on decoded validation images
-        (stored features are only ever float32 there).
+        A report of the training. Its accuracy is that of the whole float32 model on the validation
+        images, whose stored features are always float32.
 
     Raises:
-        ArgumentError: An argument breaks its rule, or data and model do not fit.
-        TrainingError: The loss of a head that is not solved became NaN (the model is as it was
-            given), or a worker was lost.
+        ArgumentError: An argument is invalid, or data and model do not fit.
+        TrainingError: The loss of a head that is not solved became NaN (the model is restored), or
+            a worker was lost.
 
     Example:
         >>> import numpy as np, tlkit
@@ -134,7 +133,7 @@ def train_head(
         if views > 1 or augment != "none":
             raise ArgumentError(
                 "`views` and `augment` must be left out where `data` is a tf.data.Dataset. "
-                f"Received: views={views}, augment={augment!r}. Augment in the data set itself."
+                f"Received: views={views}, augment={augment!r}. Augment in the dataset itself."
             )
     elif views > 1 and augment == "none":
         raise ArgumentError(
@@ -144,7 +143,7 @@ def train_head(
 
     strategy = strategy_of(model)
     with scope_of(model), lost_worker_named(strategy):
-        with flags_by_hand_kept(model):
+        with user_flags_restored(model):
             report = _train(
                 model,
                 source,
@@ -171,7 +170,7 @@ def _train(
 ) -> TrainingReport:
     started = time.perf_counter()
     before = weights_by_group(model)
-    has_flags = are_set_by_hand(model)
+    has_flags = has_user_flags(model)
     part = FrozenPart(below(model, feature_cut(model)))
     same = {
         "model": part.signature,
@@ -186,23 +185,23 @@ def _train(
     held_out = None
     if source.validation is not None:
         held_out = extract_features(part, source.validation, exact=True, cache=cache)
-    trainable = choose_trainable(model, "head")  # not before all batches have passed their check
+    trainable = choose_trainable(model, "head")  # after all batches have been checked
     head = head_from_features(model)
     criterion = criterion_for(source.validation, given["class_weight"])
     old = None
     if held_out and not is_new_head(model, solve_head):
-        old = _measured(head, model, held_out, criterion)
+        old = _evaluate_head(head, model, held_out, criterion)
     notes = [f"features in {train.precision}: {train.store.path}"]
     if cache is None and (note := cache_note(FEATURES_FOLDER)):
         notes.append(note)
     if part.workers.num_workers > 1:
-        notes.append(f"features shared out among {part.workers.num_workers} workers")
+        notes.append(f"features sharded over {part.workers.num_workers} workers")
     if note := note_on_values(source.train):
         notes.append(note)
     if has_flags:
         notes.append(
-            "the head alone trained, whatever the `trainable` flags say that were set by hand; "
-            "they are put back"
+            "only the head was trained, regardless of the `trainable` flags that were set "
+            "explicitly; they are restored"
         )
     history: tuple[dict[str, float], ...] = ()
     kept_epoch = None
@@ -212,23 +211,23 @@ def _train(
     if solved.is_solved:
         notes.append(solved.note)
     else:
-        notes.append(f"trained by gradients, for the head cannot be solved: {solved.note}")
+        notes.append(f"trained by gradient descent, as the head cannot be solved: {solved.note}")
         try:
             fitted = _fit(head, model, train, held_out, criterion=criterion, **given)
             history, kept_epoch = fitted.history, fitted.kept_epoch
         except NotFiniteError as error:
             restore_weights(model, before)
-            left = "The model is as it was given."
+            left = "The model's weights are restored."
             raise error.at_rate(given["learning_rate"], left) from error
-    new = _measured(head, model, held_out, criterion) if held_out else None
-    moved = relative_weight_change(before, weights_by_group(model))
-    put_back = {}
+    new = _evaluate_head(head, model, held_out, criterion) if held_out else None
+    weight_change = relative_weight_change(before, weights_by_group(model))
+    discarded_change = {}
     if old and new and part.workers.chief_says(old.is_better_than(new)):
         restore_weights(model, before)
-        moved, put_back = relative_weight_change(before, weights_by_group(model)), moved
+        discarded_change, weight_change = weight_change, dict.fromkeys(weight_change, 0.0)
         notes.append(
-            f"the head that was there is kept: {percent(old.value)} {criterion.name} on "
-            f"validation against {percent(new.value)} of the new one"
+            f"the old head is kept: validation {criterion.name} {percent(old.value)}, "
+            f"{percent(new.value)} with the new one"
         )
         new, kept_epoch = old, None
     stage = StageReport(
@@ -236,8 +235,8 @@ def _train(
         trainable=trainable,
         history=history,
         kept_epoch=kept_epoch,
-        weight_change=moved,
-        put_back=put_back,
+        weight_change=weight_change,
+        put_back=discarded_change,
         seconds=time.perf_counter() - started,
         num_forward_passes=train.num_forward_passes
         + (held_out.num_forward_passes if held_out else 0),
@@ -255,7 +254,7 @@ def _train(
 
 
 def is_new_head(model: keras.Model, solve_head: bool | str) -> bool:
-    """Whether the head that is there counts for nothing, as `solve_head` says or its biases do.
+    """Whether the existing head is untrained, according to `solve_head` or its biases.
 
     Args:
         model: A classifier.
@@ -271,27 +270,26 @@ def is_new_head(model: keras.Model, solve_head: bool | str) -> bool:
     return solve_head if isinstance(solve_head, bool) else not is_trained(model)
 
 
-def why_head_stays(model: keras.Model, unfreeze: str | int) -> str:
-    """Says what forbids that `fine_tune` solves the head; empty where nothing does.
+def reason_not_to_solve(model: keras.Model, unfreeze: str | int) -> str:
+    """Returns why `fine_tune` cannot solve the head, else "".
 
     Args:
         model: A classifier.
-        unfreeze: What its first stage trains.
+        unfreeze: The first trainable group of the first stage.
     """
     if None in feature_cut(model).shape[1:]:
-        return "its features have no one size, and cannot be stored"
-    moving = {id(variable) for variable in model.trainable_variables}
+        return "its features have no fixed shape and cannot be stored"
+    trainable = {id(variable) for variable in model.trainable_variables}
     head = [variable for layer in group_layers(model)[-1] for variable in parameters(layer)]
-    if unfreeze == AS_IS and not all(id(variable) in moving for variable in head):
-        return "its `trainable` flags, which are kept to, freeze it"
+    if unfreeze == AS_IS and not all(id(variable) in trainable for variable in head):
+        return "its `trainable` flags, which unfreeze='as_is' respects, freeze it"
     return ""
 
 
 def is_trained(model: keras.Model) -> bool:
-    """Whether the head has been trained: training leaves no bias at the zeros it starts from.
+    """Whether the head has been trained, that is, whether any bias differs from its initial zero.
 
-    A head without biases counts as trained, for nothing in it tells, and solving a trained one
-    anew would lose it.
+    A head without biases counts as trained: if it was, solving it anew would discard the training.
     """
     biases = [getattr(layer, "bias", None) for layer in head_from_features(model).layers]
     biases = [bias for bias in biases if bias is not None]
@@ -320,7 +318,7 @@ def _fit(
     return fit_model(
         head,
         batches,
-        _weighed_pass(held_out, model, criterion) if held_out else None,
+        _weighted_pass(held_out, model, criterion) if held_out else None,
         optimizer=keras.optimizers.AdamW(
             warm_up_then_cosine(learning_rate, batches.num_steps * epochs),
             weight_decay=_WEIGHT_DECAY,
@@ -341,17 +339,17 @@ def _one_pass(features: Features, model: keras.Model) -> ShardedBatches:
     return one_pass(features, targets, batch_size=_BATCH_SIZE)
 
 
-def _weighed_pass(features: Features, model: keras.Model, criterion: Criterion) -> ShardedBatches:
+def _weighted_pass(features: Features, model: keras.Model, criterion: Criterion) -> ShardedBatches:
     weights = class_weight_of(
         plain_labels(features.labels, model), num_classes_of(model), criterion.class_weight
     )
-    return weighed_as(_one_pass(features, model), weights)
+    return shards_with_class_weights(_one_pass(features, model), weights)
 
 
-def _measured(
+def _evaluate_head(
     head: keras.Model, model: keras.Model, held_out: Features, criterion: Criterion
 ) -> Score:
-    """The model's figures on validation images, from their float32 features."""
+    """Returns the model's score on the validation images, from their float32 features."""
     batches = _one_pass(held_out, model)(ONLY_SHARD)
     outputs = np.concatenate([head(batch[0], training=False).numpy() for batch in batches])
     return score_of(

@@ -1,13 +1,13 @@
-"""The remedy for two faults of Keras 3, which cannot train on several machines.
+"""A workaround for two bugs of Keras 3, which cannot train on several machines.
 
 Under `MultiWorkerMirroredStrategy`, `fit` raises «Attempt to convert a value (PerReplica...)»:
 before training it averages a batch over the workers outside any traced function, and after each
 step it averages scalars over an axis that they do not have. See
-https://github.com/keras-team/keras/issues/20585. The first of them also fails on several devices of
-one machine where their shares of a batch differ in size.
+https://github.com/keras-team/keras/issues/20585. The first bug also occurs on several devices of
+one machine if their shards of a batch differ in size.
 
-This file can go when `fit` of a plain Keras model trains under that strategy, and on shares of
-different sizes: tests/distribution/test_two_workers.py says so then.
+This file can be removed when `fit` of a plain Keras model trains under that strategy and on shards
+of different sizes; tests/distribution/test_two_workers.py fails then.
 """
 
 from collections.abc import Callable
@@ -18,16 +18,16 @@ import tensorflow as tf
 
 
 class WorkersModel(keras.Model):
-    """A Keras model whose `fit` and `evaluate` run on several replicas, on several machines too.
+    """A Keras model whose `fit` and `evaluate` run on several replicas, also on several machines.
 
-    What its `train_step` and `test_step` return must be the same on every replica.
+    Its `train_step` and `test_step` must return the same on every replica.
     """
 
     train_function: Any
     test_function: Any
 
     def make_train_function(self, force: bool = False) -> Any:
-        """Returns Keras's function; on several replicas, one that takes the first one's logs."""
+        """Returns Keras's function; on several replicas, one that returns the first one's logs."""
         if not _is_distributed(self):
             return super().make_train_function(force)
         if self.train_function is None or force:
@@ -35,7 +35,7 @@ class WorkersModel(keras.Model):
         return self.train_function
 
     def make_test_function(self, force: bool = False) -> Any:
-        """The same for `evaluate`."""
+        """Returns the same for `evaluate`."""
         if not _is_distributed(self):
             return super().make_test_function(force)
         if self.test_function is None or force:
@@ -43,11 +43,11 @@ class WorkersModel(keras.Model):
         return self.test_function
 
     def build_from(self, batch: Any) -> None:
-        """Lets metrics and losses make their variables, as `fit` does before its first step."""
+        """Creates the variables of metrics and losses, as `fit` does before its first step."""
         super()._maybe_symbolic_build(data_batch=batch)
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        """Builds what is not built; one replica's share of a batch says enough of its shapes."""
+        """Builds the model as Keras does; one replica's shard of a batch has the shapes."""
         if iterator is not None and _is_distributed(self):
             strategy = self.distribute_strategy
             for _, _, batches in iterator:

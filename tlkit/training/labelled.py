@@ -1,4 +1,4 @@
-"""Features with what is known of each of their rows."""
+"""Features with the label, group and weight of each row."""
 
 from dataclasses import dataclass, replace
 
@@ -7,14 +7,14 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class LabelledFeatures:
-    """Features of images, and what a linear head is solved or measured by.
+    """Features of images with labels, to solve or evaluate a linear head on.
 
     Attributes:
-        features: One row an image (or a view of it), `(n, num_features)`.
-        labels: Whole numbers `(n,)`; or rows of 0/1, `(n, num_labels)`.
-        groups: Whole numbers `(n,)`; rows of one group (views or copies of one image, images of
-            one patient) come into one fold. `None` where each row stands alone.
-        weights: How much each row counts, `(n,)`; `None` where all count the same.
+        features: One row for each image (or view of it), `(n, num_features)`.
+        labels: Integers `(n,)`; or rows of 0/1, `(n, num_labels)`.
+        groups: Integers `(n,)`; rows of one group (views or copies of one image, images of one
+            patient) are put into the same fold. `None` if each row is a group of its own.
+        weights: The weight of each row, `(n,)`; `None` if all have the same.
 
     Example:
         >>> import numpy as np
@@ -42,9 +42,9 @@ class LabelledFeatures:
 
     @property
     def own_groups(self) -> np.ndarray:
-        """The group of each row, `(n,)`: a number of its own where it stands alone."""
+        """The group of each row, `(n,)`; without `groups` each row has its own."""
         return np.arange(len(self)) if self.groups is None else self.groups
 
-    def seen_as(self, features: np.ndarray) -> "LabelledFeatures":
-        """Returns the same rows with other features, such as what a layer makes of them."""
+    def with_features(self, features: np.ndarray) -> "LabelledFeatures":
+        """Returns the same rows with other features, such as a layer's outputs for them."""
         return replace(self, features=features)

@@ -1,4 +1,4 @@
-"""A linear head, solved to its optimum by scikit-learn."""
+"""Logistic regression: a linear head solved to its optimum by scikit-learn."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,23 +13,25 @@ from tlkit.data.splits import class_weights
 from tlkit.training.labelled import LabelledFeatures
 
 STRENGTHS = tuple(float(10**exponent) for exponent in np.arange(-4.0, 1.01, 0.5))
-"""Inverse regularisation strengths that are tried, scikit-learn's `C`, strongest penalty first."""
+"""Inverse regularisation strengths to try, scikit-learn's `C`, strongest penalty first."""
 
 MIN_VALIDATION = 300
 """With fewer validation images the strength is chosen by cross-validation on the training images:
-the loss of a hundred images says too little."""
+the loss on a hundred images is too noisy."""
 
 LEAST_DEVIATION = 1e-12
-"""A column that differs by less is a constant: weights that make anything of it could not train."""
+"""A column whose standard deviation is smaller counts as constant: weights large enough to use it
+could not be trained."""
 
 ROUNDING = 1e-6
-"""A column that differs by less than this fraction of its mean is a constant but for float32."""
+"""A column whose standard deviation is smaller than this fraction of its mean counts as constant:
+it varies by rounding in float32 only."""
 
 LEAST_OF_MEAN = LEAST_OF_OTHERS = 1e-4
-"""No column is scaled as if it varied by less than these fractions of its own mean and of what
-three quarters of the columns vary by at most. What varies less is next to constant, or a unit that
-is all but dead: at unit variance its weights would make much of noise, and cancel against the bias
-in more digits than float32 has."""
+"""The scale of a column is at least these fractions of its own mean and of the 75th percentile of
+the columns' standard deviations. A column that varies less is almost constant, or a unit that is
+almost dead: at unit variance its weights would amplify noise, and cancel against the bias in more
+digits than float32 has."""
 
 _NUM_FOLDS = 5
 _FALLBACK_STRENGTH = 0.1
@@ -37,13 +39,13 @@ _FALLBACK_STRENGTH = 0.1
 
 @dataclass(frozen=True)
 class LinearSolution:
-    """A Dense layer's weights and how they were chosen.
+    """The weights of a Dense layer and how they were chosen.
 
     Attributes:
-        kernel: Shape `(num_features, units)`, for features as they come (not standardised).
+        kernel: Shape `(num_features, units)`, for features that are not standardised.
         bias: Shape `(units,)`.
-        strength: scikit-learn's `C`; one for each label of a multi-label head, averaged.
-        chosen_by: What the strength was chosen on.
+        strength: scikit-learn's `C`; for a multi-label head the mean over its labels.
+        chosen_by: The images that the strength was chosen on, in words.
     """
 
     kernel: np.ndarray
@@ -61,28 +63,28 @@ def solve_linear(
     use_bias: bool = True,
     seed: int = 0,
 ) -> LinearSolution:
-    """Solves (multinomial) logistic regression on standardised features, L2-penalised.
+    """Solves L2-penalised (multinomial) logistic regression on standardised features.
 
-    The penalty's strength is the one with the smallest log loss: on the validation images where
-    there are at least `MIN_VALIDATION`, else by stratified cross-validation. Images count in it as
-    they do in what is solved, by `class_weight` and their weights. The objective is
-    scikit-learn's: 1/2 |w|² + C * sum of the samples' log losses; the intercept is not
-    penalised. The scale of the standardisation is folded into the weights that come back; it is the
-    standard deviation, but never below what `LEAST_OF_MEAN` and `LEAST_OF_OTHERS` say.
+    The strength of the penalty is the one with the smallest log loss: on the validation images if
+    there are at least `MIN_VALIDATION`, else by stratified cross-validation. That loss is weighted
+    by `class_weight` and the sample weights, as the objective is. The objective is scikit-learn's:
+    1/2 |w|² + C * sum of the samples' log losses; the intercept is not penalised. The scale of the
+    standardisation is folded into the returned weights; it is the standard deviation, but at least
+    the minimum set by `LEAST_OF_MEAN` and `LEAST_OF_OTHERS`.
 
     Args:
-        train: What is solved, the features float32. They are standardised in place, and those of
-            `validation` too: they are the largest thing in memory, and no copy of them is made.
-            Rows of 0/1 are solved label by label. Groups apart would betray each other, and too
-            weak a penalty be chosen.
-        num_units: Units of the Dense layer: 1 for two classes told apart by one logit, else the
-            number of classes or labels.
-        validation: What the strength is chosen on; its groups do not matter.
-        class_weight: "balanced" weighs each class by n / (num_classes * its count), on validation
+        train: The rows to solve on, features in float32. The features are standardised in place,
+            and so are those of `validation`: they are too large to copy. Labels in rows of 0/1 are
+            solved label by label. Rows of one group must not be split over folds: that would leak,
+            and choose too weak a penalty.
+        num_units: Units of the Dense layer: 1 for two classes with one logit, else the number of
+            classes or labels.
+        validation: The rows to choose the strength on; their groups are ignored.
+        class_weight: "balanced" weights each class by n / (num_classes * its count), on validation
             images by their own counts.
-        use_bias: Whether there is an intercept. Without one features are scaled and not centred,
-            and the bias that comes back is zero.
-        seed: Of the folds.
+        use_bias: Whether there is an intercept. Without one, features are scaled but not centred,
+            and the returned bias is zero.
+        seed: Seed of the folds.
     """
     mean, scale = moments(train.features, is_centred=use_bias)
     _standardise(train.features, mean, scale)
@@ -90,13 +92,13 @@ def solve_linear(
         _standardise(validation.features, mean, scale)
     basis = row_space(train.features)
     if basis is not None:
-        train = train.seen_as(train.features @ basis)
-        validation = validation and validation.seen_as(validation.features @ basis)
+        train = train.with_features(train.features @ basis)
+        validation = validation and validation.with_features(validation.features @ basis)
     whole = _tasks(train, num_units, class_weight)
     held_out: Sequence[LabelledFeatures | None] = [None] * len(whole)
     if validation is not None:
         held_out = _tasks(validation, num_units, class_weight)
-    # many small products: a second BLAS thread spends far longer waiting than computing
+    # the products are small: a second BLAS thread spends far longer waiting than computing
     with threadpool_limits(1, user_api="blas"):
         solutions = [
             _solve_one(
@@ -112,7 +114,7 @@ def solve_linear(
     coefficients = np.concatenate([solution[0] for solution in solutions])
     intercepts = np.concatenate([solution[1] for solution in solutions])
     if train.labels.ndim == 1:
-        coefficients, intercepts = _for_units(coefficients, intercepts, num_units)
+        coefficients, intercepts = _expand_to_units(coefficients, intercepts, num_units)
     if basis is not None:
         coefficients = coefficients @ basis.T
     coefficients = coefficients / scale
@@ -127,9 +129,10 @@ def solve_linear(
 def _tasks(
     rows: LabelledFeatures, num_units: int, class_weight: str | None
 ) -> list[LabelledFeatures]:
-    """What is solved by itself, each label of several or else all classes together.
+    """Returns the problems to solve: one for each label of a multi-label head, else one.
 
-    The rows count in a loss that is measured as scikit-learn weighs them where it solves.
+    Their weights include `class_weight`, so that a loss measured on them is weighted as
+    scikit-learn's objective is.
     """
     labels = rows.labels
     tasks = [labels] if labels.ndim == 1 else [labels[:, i] for i in range(num_units)]
@@ -160,7 +163,7 @@ def _solve_one(
 ) -> tuple[np.ndarray, np.ndarray, float, str]:
     features, labels = rows.features, rows.labels
     classes = np.unique(labels)
-    if len(classes) == 1:  # a label that all images carry, or none: its prior odds, and no slope
+    if len(classes) == 1:  # all images have this label, or none has: the prior odds, zero slope
         odds = np.log(len(labels) + 1.0) * (1 if classes[0] else -1) * use_bias
         return np.zeros((1, features.shape[1])), np.array([odds]), 0.0, "one class only"
 
@@ -176,7 +179,7 @@ def _solve_one(
         regression.set_params(C=strength)
         return regression.fit(features[some], labels[some], sample_weight=weight)
 
-    # Heads go on from where the penalty before left them; the last one begins anew.
+    # Each penalty warm-starts from the solution of the previous one; the final fit starts anew.
     everything = slice(None)
     if validation is not None and len(validation.labels) >= MIN_VALIDATION:
         chosen_by = f"{len(validation.labels)} validation images"
@@ -205,10 +208,10 @@ def _solve_one(
 
 
 def _folds(rows: LabelledFeatures, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """As many folds as leave each class something to learn from, and at most five.
+    """Returns at most five folds, as many as the smallest class has groups.
 
-    Groups of several classes may leave one class alone in a fold, or only others to measure on, or
-    only rows that count for nothing: such a fold says nothing, and is left out.
+    With groups of several classes, a fold may train on one class only, test on none of the trained
+    classes, or have only rows of weight 0: such a fold is uninformative and left out.
     """
     labels, groups = rows.labels, rows.own_groups
     smallest = min(len(np.unique(groups[labels == label])) for label in np.unique(labels))
@@ -236,7 +239,10 @@ def _log_loss(regression: LogisticRegression, rows: LabelledFeatures) -> float:
 
 
 def first_minimum(candidates: Sequence[float], loss: Callable[[float], float]) -> float:
-    """Walks on while the loss falls, and past one rise; it is convex but for noise."""
+    """Returns the candidate of the first minimum: stops after two candidates without a lower loss.
+
+    The loss is convex apart from noise.
+    """
     best, lowest, rises = candidates[0], np.inf, 0
     for candidate in candidates:
         value = loss(candidate)
@@ -250,10 +256,10 @@ def first_minimum(candidates: Sequence[float], loss: Callable[[float], float]) -
 
 
 def moments(features: np.ndarray, *, is_centred: bool = True) -> tuple[np.ndarray, np.ndarray]:
-    """Returns mean and scale of each column, float64; a constant column's scale is infinite.
+    """Returns the mean and the scale of each column, float64; infinite for a constant column.
 
-    The scale is the standard deviation, or the least that counts as one. Not centred, the mean is 0
-    and the deviation that from 0.
+    The scale is the standard deviation, or the minimum set by `LEAST_OF_MEAN` and
+    `LEAST_OF_OTHERS`. If not centred, the mean is 0 and the deviation is taken from 0.
     """
     mean, variance = np.zeros(features.shape[1]), np.zeros(features.shape[1])
     for rows in _slices(len(features) if is_centred else 0):
@@ -268,10 +274,11 @@ def moments(features: np.ndarray, *, is_centred: bool = True) -> tuple[np.ndarra
 
 
 def row_space(features: np.ndarray) -> np.ndarray | None:
-    """Returns an orthonormal basis of what the rows span, `(num_features, n)`; `None` if n is more.
+    """Returns an orthonormal basis of the rows' span, `(num_features, n)`.
 
-    Of all weights that answer the rows alike the penalty chooses those in their span, so solving in
-    its n coordinates finds the same optimum, on any of the rows too.
+    Among weights with equal logits on the rows the penalty prefers those in their span, so solving
+    in its n coordinates finds the same optimum, also on a subset of the rows. `None` if there are
+    at least as many rows as features.
     """
     if features.shape[1] <= len(features):
         return None
@@ -287,10 +294,10 @@ def _slices(n: int, step: int = 1024) -> Iterator[slice]:
     return (slice(start, start + step) for start in range(0, n, step))
 
 
-def _for_units(
+def _expand_to_units(
     coefficients: np.ndarray, intercepts: np.ndarray, num_units: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Two classes come solved as one logit z; two units hold it as (-z/2, z/2)."""
+    """Expands the one logit z that two classes are solved with to (-z/2, z/2) for two units."""
     if len(coefficients) == num_units:
         return coefficients, intercepts
     halves = np.array([-0.5, 0.5])

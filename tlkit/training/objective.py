@@ -1,4 +1,4 @@
-"""Loss, metric and targets that belong to each kind of head."""
+"""The loss, metrics and targets for each kind of head."""
 
 from typing import Any
 
@@ -12,13 +12,12 @@ from tlkit.models.heads import head_kind, outputs_logits
 
 
 def loss_of(model: keras.Model, label_smoothing: float = 0.0) -> keras.losses.Loss:
-    """Returns the cross-entropy that fits the model's head.
-
-    It takes labels as `targets_of` gives them.
+    """Returns the cross-entropy that fits the model's head and the labels from `targets_of`.
 
     Args:
         model: A classifier.
-        label_smoothing: Shard of each label that is spread over all classes, 0...1.
+        label_smoothing: Fraction of each label's probability that is distributed over all classes,
+            0...1.
     """
     if not label_smoothing:
         return cross_entropy_of(model)
@@ -29,7 +28,7 @@ def loss_of(model: keras.Model, label_smoothing: float = 0.0) -> keras.losses.Lo
 
 
 class SmoothedCrossentropy(keras.losses.Loss):
-    """Cross-entropy with smoothed labels that takes whole numbers, as metrics beside it do."""
+    """Cross-entropy with label smoothing that takes integer labels, as the metrics do."""
 
     def __init__(self, label_smoothing: float, *, from_logits: bool) -> None:
         super().__init__(name="smoothed_crossentropy")
@@ -42,7 +41,7 @@ class SmoothedCrossentropy(keras.losses.Loss):
         return keras.losses.categorical_crossentropy(one_hot, y_pred, **self._settings)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns what `__init__` takes."""
+        """Returns the arguments of `__init__`."""
         return dict(self._settings)
 
 
@@ -52,16 +51,17 @@ def check_loss(loss: Any, model: keras.Model) -> None:
         return
     if not isinstance(loss, keras.losses.Loss):
         raise ArgumentError(
-            "`loss` must be a keras.losses.Loss or None, which takes the cross-entropy that fits "
-            f"the head. Received: loss={loss!r}. Write loss=keras.losses.Hinge(), say, or wrap a "
-            "function in a subclass."
+            "`loss` must be a keras.losses.Loss, or None for the cross-entropy that fits the "
+            f"head. Received: loss={loss!r}. Write for example loss=keras.losses.Hinge(), or wrap "
+            "a function in a subclass."
         )
     from_logits = loss.get_config().get("from_logits")
     if from_logits is not None and from_logits != outputs_logits(model):
         wanted = "logits" if outputs_logits(model) else "probabilities"
         raise ArgumentError(
-            f"`loss` must take what the model returns, {wanted}. Received: {type(loss).__name__} "
-            f"with from_logits={from_logits}. Make it with from_logits={not from_logits}."
+            f"`loss` must take the model's outputs, which are {wanted}. Received: "
+            f"{type(loss).__name__} with from_logits={from_logits}. Create it with "
+            f"from_logits={not from_logits}."
         )
 
 
@@ -69,21 +69,22 @@ def check_metrics(metrics: Any) -> tuple[keras.metrics.Metric, ...]:
     """Returns one metric or several as a tuple.
 
     Raises:
-        ArgumentError: One is no Keras metric.
+        ArgumentError: One of them is not a Keras metric.
     """
     given = as_tuple(metrics)
     for metric in given:
         if not isinstance(metric, keras.metrics.Metric):
             raise ArgumentError(
                 "`metrics` must be objects of keras.metrics.Metric. Received: "
-                f"metrics={metrics!r}. Write metrics=[keras.metrics.TopKCategoricalAccuracy(2)], "
-                "say; accuracy and cross-entropy are measured anyway."
+                f"metrics={metrics!r}. Write for example "
+                "metrics=[keras.metrics.TopKCategoricalAccuracy(2)]; accuracy and cross-entropy "
+                "are always measured."
             )
     return given
 
 
 def takes_one_hot(loss: keras.losses.Loss) -> bool:
-    """Whether the loss is one of Keras's for one-hot labels."""
+    """Whether the loss is one of Keras's losses for one-hot labels."""
     categorical = (
         keras.losses.CategoricalCrossentropy,
         keras.losses.CategoricalFocalCrossentropy,
@@ -95,12 +96,12 @@ def takes_one_hot(loss: keras.losses.Loss) -> bool:
 def metrics_of(
     model: keras.Model, *, one_hot: bool = False, prefix: str = ""
 ) -> list[keras.metrics.Metric]:
-    """Returns "accuracy" and "cross_entropy", the latter without smoothing, for the head's kind.
+    """Returns the metrics "accuracy" and "cross_entropy" (unsmoothed) for the head's kind.
 
     Args:
         model: A classifier.
-        one_hot: Whether a softmax head's labels come in that form.
-        prefix: Of both names.
+        one_hot: Whether the labels of a softmax head are one-hot.
+        prefix: The prefix of both names.
     """
     from_logits = outputs_logits(model)
     accuracy = f"{prefix}accuracy"
@@ -123,8 +124,8 @@ def targets_of(
     Args:
         labels: Integers, shape `(n,)` or `(n, 1)`; or one row per image, `(n, num_classes)`:
             one-hot for a softmax or binary head, 0/1 for each label of a multi-label head.
-        model: Decides between them.
-        one_hot: Whether a softmax head's are wanted in that form.
+        model: A classifier, for its kind of head.
+        one_hot: Whether to return one-hot labels for a softmax head.
 
     Returns:
         int64 `(n,)` or float32 `(n, num_classes)` for a softmax head, float32 `(n, 1)` or

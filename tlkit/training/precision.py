@@ -1,4 +1,4 @@
-"""The number format that training computes in; weights, logits and losses stay float32."""
+"""The number format of training; weights, logits and losses stay in float32."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,20 +14,20 @@ _BFLOAT16_CAPABILITY, _FLOAT16_CAPABILITY = (8, 0), (7, 0)
 
 
 def resolve_precision(name: str, num_replicas: int = 1) -> str:
-    """Returns the policy that "auto" means here; any other name as it is.
+    """Returns the policy that "auto" stands for on this machine; any other name unchanged.
 
     GPUs with tensor cores train in bfloat16 (compute capability 8.0 and up) or float16 (7.0 and
-    up); everything else in float32: on a processor a small residual network trained no faster in
-    bfloat16. On several replicas never in float16: Keras lets each of them decide for itself
-    whether a step's gradients are finite.
+    up), all other devices in float32: on a CPU a small residual network trained no faster in
+    bfloat16. Several replicas never use float16: in Keras each replica decides by itself whether a
+    step's gradients are finite.
 
     Raises:
-        ArgumentError: "mixed_float16" is asked for on several replicas.
+        ArgumentError: `name` is "mixed_float16" and there are several replicas.
     """
     if name == "mixed_float16" and num_replicas > 1:
         raise ArgumentError(
-            "`precision` must not be 'mixed_float16' on several replicas, which would not agree on "
-            f"the scale of the loss. Received: precision={name!r} and {num_replicas} replicas. "
+            "`precision` must not be 'mixed_float16' on several replicas, whose loss scales would "
+            f"diverge. Received: precision={name!r} and {num_replicas} replicas. "
             "Give 'mixed_bfloat16' or 'float32'."
         )
     if name != "auto":
@@ -45,10 +45,10 @@ def resolve_precision(name: str, num_replicas: int = 1) -> str:
 
 @contextmanager
 def computed_in(model: keras.Model, precision: str) -> Iterator[None]:
-    """Lets the model's float32 layers compute in `precision` for a while, but for its end.
+    """Sets the model's float32 layers to `precision`, except for its end, and restores them.
 
-    The last layer with weights and what follows it give the logits, and stay. Afterwards each has
-    its own policy again, so that a model saved later computes in float32.
+    The last layer with weights and the layers after it compute the logits and stay in float32.
+    Afterwards every layer has its former policy, so that a model saved later computes in float32.
     """
     if precision == "float32":
         yield
@@ -69,7 +69,7 @@ def computed_in(model: keras.Model, precision: str) -> Iterator[None]:
 
 
 def _end(model: keras.Model) -> list[keras.layers.Layer]:
-    """Returns the last layer with weights and all after it, those in nested models too."""
+    """Returns the last layer with weights and all layers after it, also in nested models."""
     layers = list(_in_order(model))
     with_weights = [i for i, layer in enumerate(layers) if layer.weights]
     return layers[with_weights[-1] if with_weights else -1 :]
@@ -83,8 +83,10 @@ def _in_order(model: keras.Model) -> Iterator[keras.layers.Layer]:
             yield layer
 
 
-def scaled(optimizer: keras.optimizers.Optimizer, precision: str) -> keras.optimizers.Optimizer:
-    """Returns the optimizer, with dynamic loss scaling where float16 needs it."""
+def with_loss_scaling(
+    optimizer: keras.optimizers.Optimizer, precision: str
+) -> keras.optimizers.Optimizer:
+    """Returns the optimizer, with dynamic loss scaling for float16."""
     if precision == "mixed_float16":
         return keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer

@@ -1,4 +1,4 @@
-"""Rates: schedules by name, and one optimizer with a rate for each group of layers."""
+"""Learning rates: schedules by name, and an optimizer with a rate for each group of layers."""
 
 import re
 from collections import Counter
@@ -16,28 +16,28 @@ from tlkit.models.variable_names import variable_names
 
 SCHEDULES = ("cosine", "constant", "step")
 WARM_UP = 0.1
-"""Shard of all steps in which the rate rises from zero."""
+"""Fraction of all steps during which the rate rises from zero."""
 
 Rate: TypeAlias = float | keras.optimizers.schedules.LearningRateSchedule
 
 
 def schedule_of(name: str, peak: float, num_steps: int) -> Rate:
-    """Returns a rate over `num_steps` steps by the name of its course.
+    """Returns a learning-rate schedule over `num_steps` steps.
 
     Args:
         name: "cosine": rises linearly over the first tenth of the steps to `peak`, then falls
             along half a cosine to zero. "constant": `peak` throughout, which callbacks such as
-            `ReduceLROnPlateau` may change. "step": `peak`, a tenth of it from half of the steps
-            on, a hundredth from three quarters on.
+            `ReduceLROnPlateau` may change. "step": `peak`, a tenth of it after half of the steps,
+            a hundredth after three quarters.
         peak: The highest rate.
-        num_steps: Steps in all.
+        num_steps: Total number of steps.
     """
     if name == "constant":
         return peak
     if name == "step":
         half, three_quarters = -(-num_steps // 2), -(-3 * num_steps // 4)
         return keras.optimizers.schedules.PiecewiseConstantDecay(
-            [half - 1, three_quarters - 1],  # the last steps at the rate before
+            [half - 1, three_quarters - 1],  # the last step at each rate
             [peak, peak / 10, peak / 100],
         )
     return warm_up_then_cosine(peak, num_steps)
@@ -57,10 +57,10 @@ def warm_up_then_cosine(
 
 
 def layer_multipliers(model: keras.Model, decay: float) -> dict[str, float]:
-    """Returns decay ** (distance from the head) for each variable that trains, by its name.
+    """Returns decay ** (distance from the head) for each trainable variable, by name.
 
-    Distance counts groups of layers: 0 for the head, 1 for the group before it. Names are those of
-    `variable_names(model)`: a variable's path, where no other one has the same.
+    The distance counts groups of layers: 0 for the head, 1 for the group before it. The names are
+    those of `variable_names(model)`: a variable's path, if it is unique.
 
     Reference:
         Discriminative rates: Howard and Ruder (2018), section 3.1,
@@ -79,7 +79,7 @@ def layer_multipliers(model: keras.Model, decay: float) -> dict[str, float]:
 def rates_of(
     optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]
 ) -> list[tf.Tensor]:
-    """Returns the rate at which the next step moves each variable, as scalars."""
+    """Returns the learning rate of each variable in the next step, as scalars."""
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of loss scaling
     rate = tf.convert_to_tensor(optimizer.learning_rate, tf.float32)
     if not isinstance(optimizer, LayerwiseAdamW):
@@ -89,18 +89,19 @@ def rates_of(
 
 @dataclass(frozen=True)
 class _Rule:
-    """How one variable is moved: the multiplier of its rate, and whether it decays."""
+    """How one variable is updated: the multiplier of its rate, and whether it decays."""
 
     multiplier: float
     decays: bool
 
 
-# An optimizer takes the variables in its own lists and dictionaries for its state: not in these.
+# Keras tracks variables in an optimizer's lists and dictionaries as its state, not in these
+# classes.
 
 
 @dataclass(frozen=True, eq=False)
 class _Undecayed:
-    """Which variables do not decay: some, and those in whose name a pattern is found."""
+    """The variables without weight decay: given ones, and those whose name matches a pattern."""
 
     variables: tuple[Any, ...] = ()
     patterns: tuple[str, ...] = ()
@@ -117,7 +118,7 @@ class _Rules:
     """The rule of each variable."""
 
     def __init__(self, rules: Sequence[tuple[keras.Variable, _Rule]]) -> None:
-        # TensorFlow's references are equal where they are to one variable, and keep it alive
+        # TensorFlow's references to one variable are equal, and keep it alive
         self._by_part = {part.ref(): rule for variable, rule in rules for part in _parts(variable)}
 
     def of(self, variable: Any) -> _Rule:
@@ -126,7 +127,7 @@ class _Rules:
 
 
 def _parts(variable: Any) -> tuple[tf.Variable, ...]:
-    """Returns the variables of TensorFlow that hold one: on each device that it is mirrored to."""
+    """Returns the TensorFlow variables behind a variable: one on each device."""
     value = variable.value if isinstance(variable, keras.Variable) else variable
     if isinstance(value, tf.distribute.DistributedValues):
         return tuple(value.distribute_strategy.experimental_local_results(value))
@@ -134,20 +135,20 @@ def _parts(variable: Any) -> tuple[tf.Variable, ...]:
 
 
 class LayerwiseAdamW(keras.optimizers.AdamW):
-    """AdamW whose rate and decoupled decay have a multiplier for each variable.
+    """AdamW with a multiplier of the rate and the decoupled decay for each variable.
 
-    Everything else is Keras's: one global clip norm, loss scaling, callbacks that change
-    `learning_rate`, and slots that checkpoints hold.
+    Everything else works as in Keras: one global clip norm, loss scaling, callbacks that change
+    `learning_rate`, and slots in checkpoints.
 
     Args:
-        learning_rate: The rate where the multiplier is 1.
-        multipliers: From a variable's name to its multiplier; 1 for those that are left out.
-        names: From the id of each variable to its name, as `variable_names(model)` returns it; its
-            path by default.
+        learning_rate: The rate of variables whose multiplier is 1.
+        multipliers: From a variable's name to its multiplier; 1 for names that are left out.
+        names: From the id of each variable to its name, as `variable_names(model)` returns them;
+            by default its path.
         **arguments: See `keras.optimizers.AdamW`.
 
     Raises:
-        ArgumentError: When it is built: several variables have the name of one multiplier.
+        ArgumentError: In `build`, if several variables have the name of one multiplier.
     """
 
     weight_decay: float | None
@@ -169,17 +170,17 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
     def exclude_from_weight_decay(
         self, var_list: Sequence[Any] | None = None, var_names: Sequence[str] | None = None
     ) -> None:
-        """Notes which variables do not decay, as Keras does; call it before the first step.
+        """Excludes variables from weight decay, as in Keras; call it before the first step.
 
         Args:
-            var_list: Those variables.
-            var_names: Patterns; a variable in whose name one is found does not decay either.
+            var_list: Variables to exclude.
+            var_names: Patterns; a variable whose name matches one is excluded too.
         """
         super().exclude_from_weight_decay(var_list, var_names)
         self._undecayed = _Undecayed(tuple(var_list or ()), tuple(var_names or ()))
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
-        """Takes up the variables that will train."""
+        """Creates the optimizer's state for the trainable variables."""
         if self.built:
             return
         names = [self._names.get(id(variable), variable.path) for variable in variables]
@@ -188,9 +189,9 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
         ]
         if repeated:
             raise ArgumentError(
-                "`multipliers` must each be of one variable. Received: multipliers of "
+                "`multipliers` must each refer to one variable. Received: multipliers of "
                 f"{', '.join(repeated[:3])}, a name that several variables have. Give "
-                "names=variable_names(model), which tells them apart."
+                "names=variable_names(model), which are unique."
             )
         self._rules = _Rules(
             [
@@ -201,12 +202,12 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
                 for variable, name in zip(variables, names, strict=True)
             ]
         )
-        # Keras's own decay knows one rate for all; `update_step` has each variable's
+        # Keras's decay uses one rate for all variables; `update_step` applies each one's own
         super().exclude_from_weight_decay(var_list=variables)
         super().build(variables)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Lets one variable decay, then moves it."""
+        """Applies the weight decay and the update to one variable."""
         rule = self._rules.of(variable)
         rate = learning_rate * rule.multiplier
         if self.weight_decay and rule.decays:
@@ -215,9 +216,9 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
         super().update_step(gradient, variable, rate)
 
     def multiplier_of(self, variable: Any) -> float:
-        """Returns the multiplier of a variable that the optimizer was built with."""
+        """Returns the multiplier of a variable."""
         return self._rules.of(variable).multiplier
 
     def get_config(self) -> dict[str, Any]:
-        """Returns what `from_config` needs."""
+        """Returns the arguments of `from_config`."""
         return {**super().get_config(), "multipliers": self.multipliers}

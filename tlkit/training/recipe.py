@@ -1,4 +1,4 @@
-"""What a call of `fine_tune` is, in values that can be written down and compared."""
+"""The arguments of a training as plain values that can be stored and compared."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ _PLAIN_REGULARIZERS = (keras.regularizers.L1, keras.regularizers.L2, keras.regul
 
 @dataclass(frozen=True)
 class Recipe:
-    """The arguments of `fine_tune` that hold for all stages and can be written down."""
+    """The arguments of `fine_tune` that apply to all stages and are plain values."""
 
     learning_rate: float
     layer_decay: float
@@ -48,10 +48,10 @@ def identity_of(
     loss: keras.losses.Loss | None,
     metrics: Sequence[keras.metrics.Metric],
 ) -> dict[str, Any]:
-    """Returns what makes a training what it is: another must not be continued by mistake."""
+    """Returns the values that identify a training, so that no other one is resumed by mistake."""
     data, names = description_of(source), variable_names(model)
     written = dataclasses.asdict(recipe)
-    if recipe.solve_head == "auto":  # trainings begun before there was a choice say nothing of it
+    if recipe.solve_head == "auto":  # checkpoints of earlier versions lack the argument
         del written["solve_head"]
     flags = {}
     if any(stage.unfreeze == AS_IS for stage in plan):
@@ -78,7 +78,7 @@ def identity_of(
 
 
 def description_of(source: Source) -> str:
-    """Returns what tells a source from others, as far as it can be known without reading it."""
+    """Returns a description that identifies a source, as far as possible without reading it."""
     if source.data is None:
         return str(getattr(source.train, "element_spec", None))
     return (

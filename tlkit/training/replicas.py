@@ -1,4 +1,4 @@
-"""One training step on several replicas, each of which sees a share of the batch."""
+"""One training step on several replicas, each on a shard of the batch."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,24 +9,24 @@ import tensorflow as tf
 
 
 class Replicas:
-    """What a step must do so that the replicas together do what one device does alone.
+    """The corrections with which several replicas together compute what one device computes.
 
-    Gradients are added up over the replicas by the optimizer. So each replica's loss is its part of
-    the whole one: the sum over its own images, divided by the number of all images. Keras divides
-    by the number of its own and by that of replicas, which differs where shares are uneven; weights
-    of the samples make up for it. Penalties Keras divides by the number of replicas, which adds up
-    to each once.
+    The optimizer sums gradients over the replicas. So each replica's loss must be its part of the
+    total loss: the sum over its own images, divided by the number of all images. Keras divides by
+    the number of the replica's images and by the number of replicas, which differs if shards are
+    uneven; sample weights correct this. Keras divides penalties by the number of replicas, so that
+    each counts once in the sum.
 
-    With one replica everything stays as it is.
+    With one replica nothing is changed.
 
     Args:
-        images: Those that this replica is to see, perhaps none.
+        images: The images of this replica, possibly none.
 
     Attributes:
         are_several: Whether there is more than one replica.
-        images: Those that it sees: where there is none, a blank one, for TensorFlow's fused kernels
-            fail on empty batches.
-        mean_num_images: Images per replica, a scalar.
+        images: The images that the model is run on: one blank image if there is none, because
+            TensorFlow's fused kernels fail on empty batches.
+        mean_num_images: The mean number of images per replica, a scalar.
     """
 
     def __init__(self, images: Any) -> None:
@@ -41,12 +41,12 @@ class Replicas:
             self.mean_num_images = whole / self._number
 
     def own(self, outputs: Any) -> Any:
-        """Returns what the model gave for this replica's own images, without the blank one."""
+        """Returns the outputs for this replica's own images, without the blank image."""
         return outputs[: self._num_own] if self.are_several else outputs
 
     @contextmanager
     def not_counting_blank(self, metrics: Sequence[keras.metrics.Metric]) -> Iterator[None]:
-        """Takes back what metrics note of a blank image."""
+        """Undoes the updates of metrics by a blank image."""
         found = [v for metric in metrics for v in metric.variables] if self.are_several else []
         before = [tf.identity(variable.value) for variable in found]
         yield
@@ -54,7 +54,7 @@ class Replicas:
             variable.assign(tf.where(self._num_own > 0, tf.identity(variable.value), value))
 
     def weights(self, sample_weight: Any) -> Any:
-        """Returns weights under which each image counts the same, whatever share it is in."""
+        """Returns sample weights with which each image counts the same in shards of any size."""
         if not self.are_several:
             return sample_weight
         factor = self._own / self.mean_num_images
@@ -63,30 +63,30 @@ class Replicas:
         return tf.cast(sample_weight, tf.float32) * factor
 
     def part(self, mean: tf.Tensor) -> tf.Tensor:
-        """Returns what a mean over this replica's images, or a penalty, adds to the whole one."""
+        """Returns the part that this replica's mean or penalty adds to the total."""
         if not self.are_several:
             return mean
-        share = self._own / (self.mean_num_images * self._number)
-        return mean * tf.cast(share, mean.dtype)
+        fraction = self._own / (self.mean_num_images * self._number)
+        return mean * tf.cast(fraction, mean.dtype)
 
     def whole(self, part: tf.Tensor) -> tf.Tensor:
-        """Returns a replica's part of the loss on the scale of the whole one."""
+        """Returns a replica's part of the loss, scaled to the total loss."""
         return part * self._number if self.are_several else part
 
     def total(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """Returns the sums over all replicas."""
+        """Returns the sum of each tensor over all replicas."""
         if not self.are_several:
             return list(tensors)
         return list(_summed(tensors))
 
 
 def is_distributed() -> bool:
-    """Whether this is a step on one of several replicas."""
+    """Whether the current step runs on one of several replicas."""
     return int(tf.distribute.get_strategy().num_replicas_in_sync) > 1
 
 
 def logs_of_all(model: keras.Model) -> dict[str, Any]:
-    """Returns the model's metrics over the images of all replicas, the same on each."""
+    """Returns the model's metrics over the images of all replicas, equal on each replica."""
     variables = model.metrics_variables
     summed = _summed([tf.convert_to_tensor(variable.value) for variable in variables])
     number = tf.distribute.get_strategy().num_replicas_in_sync
@@ -105,5 +105,5 @@ def _not_empty(images: tf.Tensor) -> tf.Tensor:
 
 def _summed(tensors: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
     context = tf.distribute.get_replica_context()
-    tensors = [tf.identity(tensor) for tensor in tensors]  # what a variable reads has no device
+    tensors = [tf.identity(tensor) for tensor in tensors]  # a variable's value has no device
     return context.all_reduce(tf.distribute.ReduceOp.SUM, tensors)  # type: ignore[no-any-return]

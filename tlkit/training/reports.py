@@ -1,4 +1,4 @@
-"""What training says of itself."""
+"""The reports of training."""
 
 import math
 from dataclasses import dataclass, field
@@ -14,22 +14,23 @@ _UNCHANGED = "unchanged"
 
 @dataclass(frozen=True)
 class StageReport(ShownAsText):
-    """One stage of training.
+    """The report of one stage of training.
 
     Attributes:
         name: "head" or "fine-tune".
-        trainable: What was trainable.
-        history: One mapping per epoch, of Keras's names ("loss", "val_accuracy", ...) to values;
+        trainable: The trainable groups.
+        history: One mapping per epoch from Keras's names ("loss", "val_accuracy", ...) to values;
             empty for a head that was solved.
-        weight_change: For each group of layers the relative change of its weights,
-            |after - before| / |before|; exactly 0.0 for a frozen one.
-        seconds: Time spent.
-        num_forward_passes: Images that went through the frozen part; 0 when all were stored.
-        notes: What was chosen, substituted or left out.
-        kept_epoch: The epoch of `history` whose weights are kept, from 1 on; `None` where none
-            was better than the model before, and for a head that was solved.
-        put_back: What each group of layers had changed by, likewise, before its weights were put
-            back because nothing was better on validation; empty where they were not.
+        weight_change: The relative weight change of each group of layers,
+            |after - before| / |before|; exactly 0.0 for a frozen group.
+        seconds: Duration in seconds.
+        num_forward_passes: Number of images that went through the frozen part; 0 if the features
+            of all were stored.
+        notes: Notes on what was chosen, substituted or left out.
+        kept_epoch: The epoch of `history` whose weights are kept, from 1 on; `None` if none was
+            better than the model before, and for a head that was solved.
+        put_back: The relative weight change of each group before its weights were restored because
+            no epoch was better on validation; empty if nothing was restored.
     """
 
     name: str
@@ -46,13 +47,13 @@ class StageReport(ShownAsText):
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "StageReport":
-        """Makes a report again of what `dataclasses.asdict` and JSON made of it."""
+        """Returns the report from the content of `dataclasses.asdict`, also after JSON."""
         trainable: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in content["trainable"].items()
         }
         fields = {**content}
-        if "moved" in fields:  # so it was called in trainings that an earlier version began
+        if "moved" in fields:  # the key in checkpoints of earlier versions
             fields["weight_change"] = fields.pop("moved")
         return cls(
             **{
@@ -67,32 +68,32 @@ class StageReport(ShownAsText):
         lines = [f"{self.name}: {self.seconds:.1f} s; {self.trainable}"]
         shown = {group: self._described(group) for group in self.weight_change}
         lines += [f"  {group}: {words}" for group, words in shown.items() if words != _UNCHANGED]
-        if still := [group for group, words in shown.items() if words == _UNCHANGED]:
-            lines.append(f"  {_UNCHANGED}: {', '.join(still)}")
+        if unchanged := [group for group, words in shown.items() if words == _UNCHANGED]:
+            lines.append(f"  {_UNCHANGED}: {', '.join(unchanged)}")
         return "\n".join(lines + [f"  {note}" for note in self.notes])
 
     def _described(self, group: str) -> str:
         if change := self.weight_change[group]:
             return f"weight change {100 * change:.3g} %"
         if change := self.put_back.get(group, 0.0):
-            return f"weight change {100 * change:.3g} %, and its weights were put back"
+            return f"weight change {100 * change:.3g} %, then restored"
         return _UNCHANGED
 
 
 @dataclass(frozen=True)
 class TrainingReport(ShownAsText):
-    """What was trained and what it brought on validation; several stages in their order.
+    """The report of a training: its stages and the validation accuracy before and after.
 
     Attributes:
-        stages: What was done, in order.
-        accuracy_before: Validation accuracy of the model that was given, 0...1; `None` without
-            validation images, or where its head had never been trained.
-        accuracy_after: Validation accuracy of the model as it is now.
-        num_validation: Number of images behind these figures.
-        decided_by: What decided which weights were kept: "accuracy" or, where classes or images are
-            weighed in training, "balanced accuracy" or "weighted accuracy".
-        decision_before: That accuracy of the model that was given; `None` as `accuracy_before` is.
-        decision_after: And of the model as it is now.
+        stages: The reports of the stages, in order.
+        accuracy_before: Validation accuracy before the training, 0...1; `None` without validation
+            images, or if the head was untrained.
+        accuracy_after: Validation accuracy after the training.
+        num_validation: Number of validation images.
+        decided_by: The accuracy that decided which weights were kept: "accuracy" or, with class
+            weights or sample weights, "balanced accuracy" or "weighted accuracy".
+        decision_before: That accuracy before the training; `None` whenever `accuracy_before` is.
+        decision_after: That accuracy after the training.
     """
 
     stages: tuple[StageReport, ...]
@@ -107,10 +108,10 @@ class TrainingReport(ShownAsText):
 
     @property
     def history(self) -> dict[str, list[float]]:
-        """The metrics of every epoch over all stages, as `keras.callbacks.History` has them.
+        """The metrics of every epoch over all stages, in the form of `keras.callbacks.History`.
 
-        From each name ("loss", "accuracy", "val_loss", ...) to one value an epoch; NaN where a
-        stage did not measure it. Empty where nothing was trained in epochs.
+        Maps each name ("loss", "accuracy", "val_loss", ...) to one value per epoch; NaN if a stage
+        did not measure it. Empty if no stage has epochs.
         """
         epochs = [epoch for stage in self.stages for epoch in stage.history]
         names = dict.fromkeys(name for epoch in epochs for name in epoch)
@@ -125,14 +126,16 @@ class TrainingReport(ShownAsText):
         return "\n".join([*self._accuracy(), *stages, *notes])
 
     def _accuracy(self) -> list[str]:
-        """What it brought on validation, where that was measured; first what decided."""
+        """Returns the lines on validation accuracy, if it was measured; the deciding one first."""
         lines = []
         if self.decision_after is not None and self.decided_by != "accuracy":
             change = _change(self.decision_before, self.decision_after)
-            lines.append(f"{self.decided_by} on validation {change}: it decided what is kept")
+            lines.append(
+                f"validation {self.decided_by} {change}: it decided which weights are kept"
+            )
         if self.accuracy_after is not None:
             change = _change(self.accuracy_before, self.accuracy_after)
-            lines.append(f"validation accuracy {change} ({self.num_validation} images)")
+            lines.append(f"validation accuracy {change} (n = {self.num_validation})")
         return lines
 
 

@@ -1,4 +1,4 @@
-"""What a training run needs to go on from where it was stopped, in one file."""
+"""The checkpoint of a training: its full state in one file, to resume from."""
 
 import dataclasses
 import io
@@ -22,26 +22,26 @@ from tlkit.utils.run_lock import CHECKPOINT_FILE
 
 FILE_NAME = CHECKPOINT_FILE
 SAVE_SECONDS = 300.0
-"""Epochs that last longer are saved in between too, about this often."""
+"""Longer epochs are also saved before their end, about this often."""
 
-STEPS_APART = 20
-"""After so many steps the workers ask the chief whether it is time to save."""
+STEPS_BETWEEN_CHECKS = 20
+"""Number of steps after which the workers ask the chief whether a save is due."""
 
 ESTIMATE, SAME_ESTIMATE = "estimate", 1e-4
-"""The name in an identity below which numbers are estimated anew by whoever goes on, and the
-relative difference up to which they count as the same."""
+"""The key in an identity whose numbers are estimated anew by a resumed run, and the relative
+difference up to which they count as equal."""
 
 _RECORD = "record"
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where in a plan training stands: what comes next.
+    """The next step of a training.
 
     Attributes:
-        stage: Counted from 0.
-        epoch: Of that stage.
-        step: Of that epoch.
+        stage: Index of the stage, from 0.
+        epoch: Index of the epoch in that stage.
+        step: Index of the step in that epoch.
     """
 
     stage: int = 0
@@ -51,12 +51,12 @@ class Position:
 
 @dataclass(frozen=True)
 class Saved:
-    """What was read back.
+    """The content of a checkpoint.
 
     Attributes:
-        position: What comes next.
-        record: Whatever `Checkpoint.save` was given as such, from JSON.
-        arrays: The same for arrays, by name.
+        position: The next step.
+        record: The record that was passed to `Checkpoint.save`, from JSON.
+        arrays: The arrays that were passed to it, by name.
     """
 
     position: Position
@@ -65,16 +65,16 @@ class Saved:
 
 
 class Checkpoint:
-    """The file that a run is resumed from, replaced as a whole by each save.
+    """The file that a run is resumed from, written atomically by each save.
 
-    Of several workers the chief alone reads and writes it, and tells the others what it read: they
-    need not see its folder.
+    With several workers only the chief reads and writes it, and sends its content to the others,
+    which need no access to the folder.
 
     Args:
-        folder: Where it lies; made if it is missing.
-        identity: What the run is: from names such as "learning_rate" to plain values. A file of
-            another run is refused.
-        workers: Who takes part; this process alone by default.
+        folder: The folder of the file; created if it is missing.
+        identity: The values that identify the run, from names such as "learning_rate" to plain
+            values. The file of another run is refused.
+        workers: The workers that take part; this process alone by default.
 
     Raises:
         RunError: The file belongs to another run, or cannot be read.
@@ -95,7 +95,7 @@ class Checkpoint:
         self.saved = self._read()
 
     def is_due(self) -> bool:
-        """Whether so much time has passed that an epoch should be saved before its end."""
+        """Whether enough time has passed to save before the end of an epoch."""
         return time.monotonic() - self._last_save >= SAVE_SECONDS
 
     def save(
@@ -104,7 +104,7 @@ class Checkpoint:
         record: Mapping[str, Any],
         arrays: Mapping[str, Sequence[np.ndarray]],
     ) -> None:
-        """Writes everything aside and puts it in place of what was there, on the chief."""
+        """Replaces the file atomically, on the chief only."""
         self._last_save = time.monotonic()
         if not self._is_writer:
             return
@@ -131,7 +131,7 @@ class Checkpoint:
         return self._workers is None or self._workers.is_chief
 
     def _opened(self) -> BinaryIO | None:
-        """The file, or what the chief read of it; `None` where there is none."""
+        """Returns the open file, or the content that the chief read; `None` if there is none."""
         if self._workers is None or self._workers.num_workers == 1:
             return self.path.open("rb") if self.path.is_file() else None
         content = None
@@ -161,28 +161,28 @@ class Checkpoint:
         ) as error:
             raise RunError(
                 f"`run_directory` must hold a readable {FILE_NAME}, or none. Received: "
-                f"{str(self.path)!r} ({error}). Remove it to begin anew."
+                f"{str(self.path)!r} ({error}). Remove it to start over."
             ) from error
         if differing := _differences(content["identity"], self._identity):
             raise RunError(
                 "`run_directory` must be new, or hold the unfinished training of the same model, "
-                f"data and arguments. Received: {str(self.path)!r}, begun with {differing}. Name "
-                "another folder."
+                f"data and arguments. Received: {str(self.path)!r}, started with {differing}. "
+                "Choose another folder."
             )
         return Saved(Position(**content["position"]), content["record"], arrays)
 
 
 @dataclass(frozen=True)
 class StageCheckpoint:
-    """A checkpoint as one stage of training sees it.
+    """The checkpoint of one stage of training.
 
     Attributes:
-        checkpoint: The file.
-        number: Number of this stage, from 0.
-        record: What is to be kept of the stages before.
-        start: The whole model's weights when the stage began.
-        saved: Where this stage was stopped, or `None` if it begins.
-        seconds: How long it has lasted until now, in all processes together.
+        checkpoint: The checkpoint file.
+        number: Index of this stage, from 0.
+        record: The record of the previous stages.
+        start: The whole model's weights at the start of the stage.
+        saved: The state in which this stage was stopped, or `None` if it starts.
+        seconds: Returns the duration so far in seconds, over all processes.
     """
 
     checkpoint: Checkpoint
@@ -194,13 +194,13 @@ class StageCheckpoint:
 
 
 class SaveProgress(keras.callbacks.Callback):
-    """Saves at the end of each epoch, and within long ones.
+    """Saves at the end of each epoch, and within long epochs.
 
     Args:
-        stage: What is saved to, and as which stage.
-        save: Called with what comes next.
-        num_steps: Steps in an epoch.
-        workers: Who must save at the same time, for what each of them knows is added up.
+        stage: The checkpoint of the stage.
+        save: Called with the position of the next step.
+        num_steps: Number of steps in an epoch.
+        workers: The workers, which must save at the same step, as their states are summed.
     """
 
     def __init__(
@@ -215,18 +215,18 @@ class SaveProgress(keras.callbacks.Callback):
         self._workers = workers
         self._epoch = 0
         self.first_step = 0
-        """Steps of the current epoch that an earlier process has made."""
+        """Number of steps of the current epoch that an earlier process has made."""
 
     def save_now(self, epoch: int, step: int) -> None:
-        """Saves, what comes next being this step of this epoch."""
+        """Saves the state, with this step of this epoch as the next one."""
         self._save(Position(self._stage.number, epoch, step))
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Notes the epoch's number."""
+        """Stores the epoch's number."""
         self._epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Saves if it is time, unless the epoch is over anyway."""
+        """Saves if a save is due, except at the end of an epoch."""
         done = self.first_step + batch + 1
         if done < self._num_steps and _is_finite(logs) and self._is_due(done):
             self.save_now(self._epoch, done)
@@ -235,10 +235,10 @@ class SaveProgress(keras.callbacks.Callback):
         is_due = self._stage.checkpoint.is_due()
         if self._workers.num_workers == 1:
             return is_due
-        return done % STEPS_APART == 0 and self._workers.chief_says(is_due)
+        return done % STEPS_BETWEEN_CHECKS == 0 and self._workers.chief_says(is_due)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Saves, but no weights that a loss like NaN has spoilt."""
+        """Saves, unless the loss is not finite."""
         self.first_step = 0
         if _is_finite(logs):
             self.save_now(epoch + 1, 0)
@@ -250,12 +250,12 @@ def _is_finite(logs: Mapping[str, float] | None) -> bool:
 
 
 def values_of(variables: Sequence[Any]) -> list[np.ndarray]:
-    """Returns the variables' values."""
+    """Returns the values of variables."""
     return [keras.ops.convert_to_numpy(variable) for variable in variables]
 
 
 def assign_all(variables: Sequence[Any], values: Sequence[np.ndarray]) -> None:
-    """Puts values back into their variables."""
+    """Assigns values to variables."""
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
 
@@ -269,7 +269,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 
 
 def _is_same(old: Any, new: Any, *, is_estimate: bool = False) -> bool:
-    """Whether plain values agree; those under `ESTIMATE` about so."""
+    """Whether plain values are equal; those under `ESTIMATE` within `SAME_ESTIMATE`."""
     if isinstance(old, dict) and isinstance(new, dict):
         return old.keys() == new.keys() and all(
             _is_same(old[name], new[name], is_estimate=is_estimate or name == ESTIMATE)

@@ -1,7 +1,7 @@
-"""Which heads can be solved: those whose logits are linear in what one Dense layer computes.
+"""Heads that can be solved: those whose logits are linear in the outputs of one Dense layer.
 
-Operations before that layer are a part of the features, and those behind it are undone on the
-solution where that is exact. All of a head's operations count, not its layers alone.
+Operations before that layer count as part of the features, and those after it are inverted on the
+solution if that is exact. All operations of a head are considered, not only its layers.
 """
 
 from dataclasses import dataclass, replace
@@ -14,15 +14,15 @@ from tlkit.models.heads import head_kind, outputs_logits, probabilities
 from tlkit.utils.keras_private import node_of
 
 MAX_DIFFERENCE = 0.01
-"""Of probabilities: more than rounding does to those of the solved head, and less than another
-function than the one that was solved."""
+"""Largest difference of a solved head's probabilities from the solution's: larger than rounding
+causes, and smaller than a head that computes another function would show."""
 
 _TOLERANCE = 1e-3
 _MAX_CONDITION = 1e6
 _PROBES = (1e-2, 1.0, 30.0)
 _ROWS_AT_ONCE = 1024
 
-_IDLE = (
+_IDENTITY_AT_INFERENCE = (
     keras.layers.Dropout,
     keras.layers.SpatialDropout1D,
     keras.layers.SpatialDropout2D,
@@ -32,22 +32,22 @@ _IDLE = (
     keras.layers.GaussianNoise,
     keras.layers.Identity,
 )
-"""Layers that change nothing outside training; merely no time is spent on them."""
+"""Layers that are the identity in inference, skipped to save time."""
 
 
 @dataclass(frozen=True)
 class SolvableHead:
-    """A Dense layer with what stands before and behind it in a head; or why it cannot be solved.
+    """The Dense layer of a head and the operations around it, or why it cannot be solved.
 
-    With z = kernel^T x + bias, the Dense layer's outputs for what it reads, the head's logits are
-    slope^T z + shift; of a softmax up to a number that all logits of an image share.
+    With z = kernel^T x + bias, the Dense layer's outputs for its inputs x, the head's logits are
+    slope^T z + shift; for a softmax up to a constant that is added to all logits of an image.
 
     Attributes:
-        dense: The layer; `None` where the head cannot be solved.
-        before: From features to what the layer reads; `None` where it reads the features.
-        slope: `(dense.units, num_outputs)`; `None` where the logits are z itself.
+        dense: The layer; `None` if the head cannot be solved.
+        before: From the features to the layer's inputs; `None` if the inputs are the features.
+        slope: `(dense.units, num_outputs)`; `None` if the logits are z itself.
         shift: `(num_outputs,)`.
-        why_not: Why the head cannot be solved, in words; empty where it can.
+        why_not: Why the head cannot be solved, in words; empty if it can.
     """
 
     dense: keras.layers.Dense | None
@@ -57,13 +57,13 @@ class SolvableHead:
     why_not: str = ""
 
     def read_by_dense(self, features: np.ndarray) -> np.ndarray:
-        """Returns what the Dense layer reads where the head reads `features`, `(n, num_read)`."""
+        """Returns the Dense layer's inputs for `features`, the head's, `(n, num_read)`."""
         if self.before is None:
             return features
         return _in_slices(self.before, features)
 
     def weights_for(self, kernel: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the Dense layer's weights with which the logits are kernel^T x + bias.
+        """Returns the Dense layer's weights for which the head's logits are kernel^T x + bias.
 
         Args:
             kernel: `(num_read, num_outputs)`.
@@ -72,20 +72,20 @@ class SolvableHead:
         if self.slope is None or self.shift is None:
             return kernel, bias
         wanted = np.concatenate([kernel, (bias - self.shift)[np.newaxis]]).astype(np.float64)
-        found = (wanted @ np.linalg.pinv(self.slope)).astype(np.float32)
-        return found[:-1], found[-1]
+        solution = (wanted @ np.linalg.pinv(self.slope)).astype(np.float32)
+        return solution[:-1], solution[-1]
 
 
 def solvable_head(head: keras.Model, model: keras.Model) -> SolvableHead:
-    """Finds the one layer of a head that can be solved, and what its outputs become.
+    """Finds the one layer of a head that can be solved, and the function of its outputs.
 
-    That is a Dense layer which alone of all trains, is called once, and is on every path. What it
-    reads may be any function of one image's features; its outputs may then be scaled (by any
-    numbers but 0, negative ones too), shifted and mixed, as long as every logit can still be had,
-    and go through a softmax or sigmoid at the end.
+    It must be a Dense layer, the only trainable layer, called once and part of every path. Its
+    inputs may be any function of one image's features; its outputs may be scaled (by any numbers
+    but 0, also negative ones), shifted and mixed, as long as all logits remain reachable, and may
+    pass through a softmax or sigmoid at the end.
 
     Args:
-        head: From features to outputs; what trains is set.
+        head: From features to outputs, its `trainable` flags set.
         model: The whole classifier.
     """
     try:
@@ -102,14 +102,14 @@ def is_solved(
     features: np.ndarray,
     logits: np.ndarray,
 ) -> bool:
-    """Whether a head gives the probabilities that were solved for, and not something else.
+    """Whether a head with solved weights computes the probabilities of the solution.
 
     Args:
-        solvable: What was found of it.
-        head: With the solved weights in it.
+        solvable: What `solvable_head` returned for it.
+        head: The head with the solved weights.
         model: The whole classifier.
-        features: What the head reads, `(n, ...)`.
-        logits: What was solved for, `(n, num_outputs)`.
+        features: The head's inputs, `(n, ...)`.
+        logits: The logits of the solution, `(n, num_outputs)`.
     """
     kind = head_kind(model)
     activate = keras.ops.softmax if kind == "softmax" else keras.ops.sigmoid
@@ -123,7 +123,7 @@ def is_solved(
 
 
 class _CannotBeSolvedError(Exception):
-    """Why a head cannot be solved; caught in this file."""
+    """The reason why a head cannot be solved; caught in this file."""
 
 
 def _solvable(head: keras.Model, model: keras.Model) -> SolvableHead:
@@ -137,17 +137,19 @@ def _solvable(head: keras.Model, model: keras.Model) -> SolvableHead:
         raise _CannotBeSolvedError(f"layer {dense.name!r} is applied at several positions")
     following = nodes_between(computed, logits)
     if following is None:
-        raise _CannotBeSolvedError(f"a path leads past layer {dense.name!r}")
+        raise _CannotBeSolvedError(f"a path bypasses layer {dense.name!r}")
     activation = getattr(dense.activation, "__name__", type(dense.activation).__name__)
     at_end = {"softmax", "sigmoid"} if computed is head.outputs[0] else set()
     if activation not in {"linear", *at_end}:
         raise _CannotBeSolvedError(f"layer {dense.name!r} has the activation {activation!r}")
     found = SolvableHead(dense)
     prior = nodes_between(start, read) or ()
-    if any(not isinstance(node.operation, _IDLE) for node in prior):
+    if any(not isinstance(node.operation, _IDENTITY_AT_INFERENCE) for node in prior):
         found = SolvableHead(dense, keras.Model(start, read))
-        if not _sees_rows_alone(keras.Model(start, read)):
-            raise _CannotBeSolvedError(f"what layer {dense.name!r} reads mixes images of a batch")
+        if not _is_row_wise(keras.Model(start, read)):
+            raise _CannotBeSolvedError(
+                f"the inputs of layer {dense.name!r} depend on other images of the batch"
+            )
     if not following:
         return found
     names = ", ".join(repr(node.operation.name) for node in following)
@@ -158,25 +160,25 @@ def _solvable(head: keras.Model, model: keras.Model) -> SolvableHead:
 
 
 def _only_dense(head: keras.Model) -> keras.layers.Dense:
-    """Returns the Dense layer that alone of all trains."""
+    """Returns the Dense layer that is the only trainable layer."""
     trained = [layer for layer in head.layers if layer.trainable_variables]
     if len(trained) != 1:
         names = ", ".join(repr(layer.name) for layer in trained) or "none"
-        raise _CannotBeSolvedError(f"{len(trained)} of its layers train: {names}")
+        raise _CannotBeSolvedError(f"{len(trained)} of its layers are trainable: {names}")
     (layer,) = trained
     name = f"{type(layer).__name__} {layer.name!r}"
     if not isinstance(layer, keras.layers.Dense):
-        raise _CannotBeSolvedError(f"{name} is no Dense layer")
+        raise _CannotBeSolvedError(f"{name} is not a Dense layer")
     own = {id(variable) for variable in (layer.kernel, layer.bias) if variable is not None}
     if not own == {id(v) for v in layer.weights} == {id(v) for v in layer.trainable_variables}:
-        raise _CannotBeSolvedError(f"{name} has other weights than a kernel and a bias that train")
+        raise _CannotBeSolvedError(f"{name} has weights other than a trainable kernel and bias")
     if layer.kernel_constraint is not None or layer.bias_constraint is not None:
         raise _CannotBeSolvedError(f"the weights of {name} have a constraint")
     return layer
 
 
 def _logits(head: keras.Model, model: keras.Model) -> keras.KerasTensor:
-    """Returns the tensor that the softmax or sigmoid at a head's end reads, else the output."""
+    """Returns the input of the softmax or sigmoid at the end of a head, else the output."""
     output = head.outputs[0]
     node = node_of(output)
     is_fused = isinstance(node.operation, keras.layers.Dense)
@@ -189,7 +191,7 @@ def _logits(head: keras.Model, model: keras.Model) -> keras.KerasTensor:
 def _what_follows(
     dense: keras.layers.Dense, after: keras.Model, kind: str, names: str
 ) -> "_Linear":
-    """Measures what makes logits of the Dense layer's outputs, which must be linear."""
+    """Measures the function from the Dense layer's outputs to the logits, which must be linear."""
     what = _measured(after, dense.units)
     rank = after.output_shape[-1]
     if kind == "softmax" and not (what.is_linear and what.reaches(rank)):
@@ -197,23 +199,23 @@ def _what_follows(
         rank -= 1
     if not (what.is_linear and what.reaches(rank)):
         raise _CannotBeSolvedError(
-            f"behind layer {dense.name!r} is what bends its outputs: {names}"
+            f"the operations after layer {dense.name!r} are not linear or not invertible: {names}"
         )
     if dense.bias is None and np.abs(what.shift).max() > _TOLERANCE * np.abs(what.slope).max():
-        raise _CannotBeSolvedError(f"layer {dense.name!r} has no bias to make up for {names}")
+        raise _CannotBeSolvedError(f"layer {dense.name!r} has no bias to compensate for {names}")
     return what
 
 
 @dataclass(frozen=True)
 class _Linear:
-    """A function as slope and shift, and whether it is what they say at other points too."""
+    """The slope and shift of a function, and whether they describe it at other points too."""
 
     slope: np.ndarray
     shift: np.ndarray
     is_linear: bool
 
     def reaches(self, rank: int) -> bool:
-        """Whether any logits can be had, of a softmax but for what it ignores."""
+        """Whether all logits are reachable, that is, whether the slope has this rank."""
         if not np.isfinite(self.slope).all() or min(self.slope.shape) < rank:
             return False
         sizes = np.linalg.svd(self.slope, compute_uv=False)[:rank]
@@ -221,12 +223,12 @@ class _Linear:
 
 
 def _measured(after: keras.Model, num_units: int, *, is_centred: bool = False) -> _Linear:
-    """Measures a function at the axes, and tries it elsewhere: close to zero, far off, alone.
+    """Measures a function at the unit vectors, and checks it at small, large and single points.
 
     Args:
         after: The function.
-        num_units: Of how many numbers.
-        is_centred: Whether the mean of an image's logits is taken from them, which no softmax sees.
+        num_units: Number of its inputs.
+        is_centred: Whether to subtract the mean of an image's logits, which a softmax ignores.
     """
 
     def logits_of(points: np.ndarray) -> np.ndarray:
@@ -251,8 +253,8 @@ def _measured(after: keras.Model, num_units: int, *, is_centred: bool = False) -
     return _Linear(slope, shift, is_linear)
 
 
-def _sees_rows_alone(before: keras.Model) -> bool:
-    """Whether what comes of an image does not depend on others in its batch."""
+def _is_row_wise(before: keras.Model) -> bool:
+    """Whether the outputs for an image are independent of the other images in its batch."""
     shape = [size or 1 for size in before.input_shape[1:]]
     some = np.random.default_rng(0).normal(size=(4, *shape)).astype(np.float32)
     together = _in_slices(before, some)

@@ -1,4 +1,4 @@
-"""The optimum of a head that can be solved, put into its weights."""
+"""Solving a head: computes the optimum of a solvable head and assigns it to its weights."""
 
 from dataclasses import dataclass
 from math import prod
@@ -16,17 +16,17 @@ from tlkit.training.labelled import LabelledFeatures
 from tlkit.training.linear import LinearSolution, solve_linear
 from tlkit.training.solvable import SolvableHead, is_solved, solvable_head
 
-_NUM_PROVEN = 4096
-"""Images on which the solved head must give what was solved for."""
+_NUM_VERIFIED = 4096
+"""Maximum number of images on which the solved head is verified."""
 
 
 @dataclass(frozen=True)
 class SolvedHead:
-    """What came of solving a head.
+    """The result of solving a head.
 
     Attributes:
-        is_solved: Whether its weights are the optimum now; else they are as they were.
-        note: How they were found, or why they were not, in words.
+        is_solved: Whether the weights are the optimum; otherwise they are unchanged.
+        note: How the optimum was chosen, or why the head could not be solved.
     """
 
     is_solved: bool
@@ -42,15 +42,15 @@ def solve_head(
     class_weight: str | None,
     seed: int,
 ) -> SolvedHead:
-    """Solves a head, on the chief, where its logits are linear in one Dense layer.
+    """Solves a head on the chief, if its logits are linear in one Dense layer.
 
     Args:
-        head: From features to outputs; what trains is set.
+        head: From features to outputs, its `trainable` flags set.
         model: The whole classifier.
         train: Features to solve on.
-        held_out: Those of validation images, or `None`.
+        held_out: Features of validation images, or `None`.
         class_weight: "balanced" or `None`.
-        seed: Of folds.
+        seed: Seed of the folds.
 
     Raises:
         DataError: A class has no image.
@@ -61,10 +61,10 @@ def solve_head(
     sizes = [train.store.row_shape] + ([found.before.output_shape[1:]] if found.before else [])
     if max(len(train.keys) * prod(shape) * 4 for shape in sizes) > MAX_BYTES_IN_MEMORY:
         return SolvedHead(
-            False, f"its features take more than the {MAX_BYTES_IN_MEMORY / 2**30:.2g} GiB"
+            False, f"its features need more than {MAX_BYTES_IN_MEMORY / 2**30:.2g} GiB of memory"
         )
     labels = plain_labels(train.labels, model)
-    _check_every_class_is_there(labels, num_classes_of(model))
+    _check_every_class_has_images(labels, num_classes_of(model))
     workers = Workers(strategy_of(model))
     own: list[np.ndarray] = []
     if workers.is_chief:
@@ -87,11 +87,11 @@ def _solved_by_chief(
     class_weight: str | None,
     seed: int,
 ) -> list[np.ndarray]:
-    """Returns a note and the weights; the note alone where the head does not bear them out."""
+    """Returns a note and the weights; only the note if the head does not match the solution."""
     dense = found.dense
     rows = found.read_by_dense(train.load())
     if dense is None or not np.isfinite(rows).all():
-        return [_text("what its Dense layer reads is not finite for every image")]
+        return [_text("the inputs of its Dense layer are not finite for every image")]
     validation = None
     if held_out:
         validation = LabelledFeatures(
@@ -112,25 +112,25 @@ def _solved_by_chief(
     weights = [kernel, bias][: len(before)]
     for variable, value in zip(_variables(dense), weights, strict=True):
         variable.assign(value)
-    if not _is_borne_out(found, head, model, train, solution):
+    if not _matches_solution(found, head, model, train, solution):
         for variable, value in zip(_variables(dense), before, strict=True):
             variable.assign(value)
-        return [_text("with solved weights it does not give what was solved for")]
+        return [_text("with the solved weights its outputs differ from the solution's")]
     note = f"solved with C={solution.strength:.2g}, chosen by {solution.chosen_by}"
     if any(variable.regularizer is not None for variable in _variables(dense)):
-        note += f"; the regularizer of {dense.name!r} is left out, C stands in its place"
+        note += f"; the regularizer of {dense.name!r} is ignored, C replaces it"
     return [_text(note), *weights]
 
 
-def _is_borne_out(
+def _matches_solution(
     found: SolvableHead,
     head: keras.Model,
     model: keras.Model,
     train: Features,
     solution: LinearSolution,
 ) -> bool:
-    """Whether the head gives, on images from all over the training set, what was solved for."""
-    some = np.unique(np.linspace(0, len(train.keys) - 1, _NUM_PROVEN).astype(np.int64))
+    """Whether the head computes the solution on images from all parts of the training set."""
+    some = np.unique(np.linspace(0, len(train.keys) - 1, _NUM_VERIFIED).astype(np.int64))
     features = train.read(some)
     logits = found.read_by_dense(features) @ solution.kernel + solution.bias
     return is_solved(found, head, model, features=features, logits=logits)
@@ -144,12 +144,12 @@ def _text(note: str) -> np.ndarray:
     return np.frombuffer(note.encode(), np.uint8)
 
 
-def _check_every_class_is_there(labels: np.ndarray, num_classes: int) -> None:
+def _check_every_class_has_images(labels: np.ndarray, num_classes: int) -> None:
     if labels.ndim > 1:
         return
     absent = np.setdiff1d(np.arange(num_classes), labels)
     if len(absent):
         raise DataError(
-            "`data` must hold images of every class to train on. Received: none of class "
-            f"{absent[0]}. Add some, or build the model without it."
+            "`data` must contain training images of every class. Received: none of class "
+            f"{absent[0]}. Add some, or build the model without this class."
         )

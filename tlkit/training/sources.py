@@ -1,4 +1,4 @@
-"""The two forms in which both training functions take images, made one."""
+"""The images of a training: a common form of the two that training functions accept."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,12 +19,12 @@ from tlkit.training.objective import targets_of
 
 @dataclass(frozen=True)
 class Source:
-    """Images to train on and images to decide on.
+    """Training and validation images.
 
     Attributes:
-        train: What is trained on.
-        validation: What decisions are made on, or `None`.
-        data: What both are of, unless they are data sets of the user's own.
+        train: The training images.
+        validation: The validation images, or `None`.
+        data: The data that both belong to; `None` if they are the user's own `tf.data.Dataset`s.
     """
 
     train: Images
@@ -35,13 +35,13 @@ class Source:
 def source_of(
     model: keras.Model, data: ImageData | tf.data.Dataset, validation: Images | None
 ) -> Source:
-    """Checks data against the model, see `tlkit.evaluation.data_checks.check_images`.
+    """Checks that data fit the model, see `tlkit.evaluation.data_checks.check_images`.
 
     Raises:
-        ArgumentError: `data` is neither, does not fit what the model takes, has no end, or is a
-            `tf.data.Dataset` where there are several workers; `validation` is given twice; the
-            model has several inputs or outputs, or another number of classes.
-        DataError: There is no image, or a label is none of the model's.
+        ArgumentError: `data` has the wrong type, does not fit the model's inputs, is infinite, or
+            is a `tf.data.Dataset` with several workers; `validation` is given twice; the model has
+            several inputs or outputs, or another number of classes.
+        DataError: There is no image, or the model does not have a label.
     """
     spec = describe_model(model)
     for argument, images in (("data", data), ("validation", validation)):
@@ -59,8 +59,8 @@ def source_of(
         )
     if validation is not None:
         raise ArgumentError(
-            "`validation` must be left out where `data` has a validation split of its own. "
-            "Give a tf.data.Dataset as `data` to choose both."
+            "`validation` must be left out if `data` has a validation split of its own. Received: "
+            "both. Give a tf.data.Dataset as `data` to choose both."
         )
     _check_classes(spec, data)
     for argument, split in (("data.train", data.train), ("data.validation", data.validation)):
@@ -72,8 +72,8 @@ def source_of(
 def batches_of(
     images: Images, model: keras.Model, *, one_hot: bool = False, shard: Shard = ONLY_SHARD
 ) -> tf.data.Dataset:
-    """Returns one pass over the images in their order, with labels as the loss takes them."""
-    # a tf.data.Dataset is read whole: there is one worker
+    """Returns one pass over the images in their order, with labels in the loss's form."""
+    # a tf.data.Dataset is not sharded: there is one worker
     dataset = (
         images.dataset(shuffle=False, shard=shard) if isinstance(images, ImageSplit) else images
     )
@@ -83,7 +83,7 @@ def batches_of(
 def with_targets(
     dataset: tf.data.Dataset, model: keras.Model, *, one_hot: bool = False
 ) -> tf.data.Dataset:
-    """Maps the labels of a data set into the form that the model's loss takes."""
+    """Maps the labels of a dataset to the form that the model's loss takes."""
 
     @tf.autograph.experimental.do_not_convert
     def translate(images: tf.Tensor, labels: tf.Tensor, *weights: tf.Tensor) -> tuple[Any, ...]:
@@ -93,7 +93,7 @@ def with_targets(
 
 
 def steps_in_epoch(images: Images) -> int:
-    """Batches in one epoch."""
+    """Returns the number of batches in one epoch."""
     if isinstance(images, ImageSplit):
         return -(-images.num_images // images.batch_size)
     return num_batches("data", images)

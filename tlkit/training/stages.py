@@ -1,4 +1,4 @@
-"""Plans of fine-tuning: which groups of layers train, for how long, one stage after the other."""
+"""Stages of fine-tuning: which groups of layers are trainable in each, and for how long."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from tlkit.errors import ArgumentError, as_tuple, check_count, check_positive
 from tlkit.models.graph import parameters
 from tlkit.models.group_choice import AS_IS
 from tlkit.models.groups import layer_groups, resolve_group
-from tlkit.models.trainable import are_set_by_hand, trains
+from tlkit.models.trainable import has_user_flags, trains
 
 DEFAULT_GROUPS = 3
 MAX_STAGES = 4
 RATE_FALL = 0.5
-"""In a gradual plan each stage's rate is this share of the one before it."""
+"""In a gradual plan each stage's rate is this fraction of the previous stage's."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Stage:
     """One stage of fine-tuning.
 
     Args:
-        unfreeze: The first group that trains, see `set_trainable`.
-        epochs: Passes over the training images at most; `fine_tune`'s own by default.
-        learning_rate: The head's highest rate; `fine_tune`'s own by default.
+        unfreeze: The first trainable group, see `set_trainable`.
+        epochs: Maximum number of passes over the training images; by default that of `fine_tune`.
+        learning_rate: The peak rate of the head; by default that of `fine_tune`.
 
     Example:
         >>> import tlkit
@@ -41,7 +41,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """A stage whose values are all settled."""
+    """A stage with all defaults filled in."""
 
     unfreeze: str | int
     epochs: int
@@ -53,18 +53,18 @@ def gradual_plan(
 ) -> tuple[Stage, ...]:
     """Returns stages that unfreeze a model from its output to its input.
 
-    The first stage trains the head and the group before it, the last one everything, and there are
-    at most four, evenly spaced over the groups. Epochs are shared out evenly, what is left over
-    going to the last stages. Rates are halved from stage to stage where one is given: the layers
-    that know most about images in general come last and move least.
+    The first stage trains the head and the group before it, the last one the whole model, and there
+    are at most four, evenly spaced over the groups. Epochs are divided evenly, with the remainder
+    going to the last stages. A given rate is halved from stage to stage: the first layers, with the
+    most general features, are unfrozen last and changed least.
 
     Args:
         model: A functional model.
-        epochs: Of all stages together.
-        learning_rate: Of the first stage; where it is left out, every stage takes `fine_tune`'s.
+        epochs: Total number of epochs.
+        learning_rate: Rate of the first stage; if `None`, every stage has that of `fine_tune`.
 
     Raises:
-        ArgumentError: `epochs` is no positive whole number, the rate is not positive, or the model
+        ArgumentError: `epochs` is not a positive integer, the rate is not positive, or the model
             cannot be divided into groups.
 
     Example:
@@ -98,12 +98,11 @@ def gradual_plan(
 
 
 def default_unfreeze(model: keras.Model) -> str | int:
-    """Returns what trains where nothing is named.
+    """Returns the default of `unfreeze`.
 
-    What the layers' `trainable` flags say where someone has set them, "as_is"; else the head and
-    the two groups before it.
+    "as_is" if the user has set `trainable` flags; else the head and the two groups before it.
     """
-    if are_set_by_hand(model):
+    if has_user_flags(model):
         return AS_IS
     return min(DEFAULT_GROUPS, len(layer_groups(model)))
 
@@ -111,36 +110,39 @@ def default_unfreeze(model: keras.Model) -> str | int:
 def notes_on_flags(
     model: keras.Model, unfreeze: Sequence[str | int], *, is_given: bool
 ) -> list[str]:
-    """Says what becomes of `trainable` flags that were set by hand, where there are any.
+    """Returns notes on whether `trainable` flags set by the user are respected, if there are any.
 
     Args:
-        model: A functional model, before anything is done to it.
-        unfreeze: What each stage trains.
-        is_given: Whether the caller has named it.
+        model: A functional model, before the training.
+        unfreeze: The first trainable group of each stage.
+        is_given: Whether the caller has specified it.
     """
-    if not are_set_by_hand(model):
+    if not has_user_flags(model):
         return []
     sizes = [prod(variable.shape) for variable in parameters(model)]
-    free = sum(size for size, does in zip(sizes, trains(model), strict=True) if does)
-    said = f"the `trainable` flags that were set by hand ({free:,} of {sum(sizes):,} parameters)"
+    num_trainable = sum(size for size, does in zip(sizes, trains(model), strict=True) if does)
+    flags = (
+        f"explicitly set `trainable` flags ({num_trainable:,} of {sum(sizes):,} parameters "
+        "trainable)"
+    )
     if all(one == AS_IS for one in unfreeze):
-        why = "" if is_given else "; name `unfreeze` to choose groups instead"
-        return [f"what trains is what {said} say{why}"]
-    if not free:
+        hint = "" if is_given else "; give `unfreeze` to choose groups instead"
+        return [f"{flags} are respected{hint}"]
+    if not num_trainable:
         frozen = "as a whole" if not model.trainable else "in all of its layers"
         return [
-            f"the model came frozen {frozen} (trainable=False, set by hand or before it was "
-            "saved): `unfreeze` overrides that, and what it names is trainable afterwards"
+            f"the model was frozen {frozen} (trainable=False, set explicitly or before it was "
+            "saved): `unfreeze` overrides this, and its groups are trainable afterwards"
         ]
-    return [f"{said} are overridden: unfreeze='as_is' keeps to them"]
+    return [f"{flags} are overridden; unfreeze='as_is' respects them"]
 
 
 def check_stages(model: keras.Model, stages: Sequence[Stage]) -> tuple[Stage, ...]:
-    """Returns the stages, each of which unfreezes more than the one before it.
+    """Returns the stages after checking that each unfreezes more than the one before it.
 
     Raises:
-        ArgumentError: There is none, one is no `Stage` or has a wrong value, or one unfreezes no
-            more than the one before it.
+        ArgumentError: There are none, one is not a `Stage` or has an invalid value, or one does
+            not unfreeze more than the one before it.
     """
     stages = as_tuple(stages)
     if not stages or not all(isinstance(stage, Stage) for stage in stages):

@@ -1,4 +1,4 @@
-"""One training step, with hooks for what constraints do in it."""
+"""The training step, with hooks for constraints."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,27 +8,27 @@ import tensorflow as tf
 
 from tlkit.errors import ArgumentError
 from tlkit.models.flattening import flat, told_apart
+from tlkit.training.inference_mode import FrozenCalls
 from tlkit.training.keras_workers import WorkersModel
 from tlkit.training.rates import rates_of
 from tlkit.training.replicas import Replicas, is_distributed, logs_of_all
-from tlkit.training.still import StillPart
 
 
 class StepHook:
-    """What a constraint does in every training step; each method does nothing by default.
+    """The work of a constraint in every training step; by default each method does nothing.
 
     The methods run inside the traced step, between Keras's own parts of it.
 
     Attributes:
-        metrics: Shown in every epoch's log under their names.
-        variables: State that a resumed run must find again.
-        undecayed: Variables that weight decay is to leave alone.
-        needs_images: Whether `loss` must see the images themselves, not activations at a cut.
-        works_on_replicas: Whether it does its work where several devices each see a share of the
-            batch: `loss` is called on each with its share, and what it returns counts by the
-            share's size (an empty share shows one blank image, which counts for nothing);
-            `before_update` sees the gradients of the whole batch.
-        notes: What it does, in words.
+        metrics: Metrics that are logged in every epoch under their names.
+        variables: State that is restored when a run is resumed.
+        undecayed: Variables that are excluded from weight decay.
+        needs_images: Whether `loss` needs the images themselves, not activations at a cut.
+        works_on_replicas: Whether it supports several devices with a shard of the batch each:
+            `loss` is called on each with its shard, and its result is weighted by the shard's size
+            (for an empty shard it gets one blank image, with weight 0); `before_update` gets the
+            gradients of the whole batch.
+        notes: A description for the report.
     """
 
     metrics: Sequence[keras.metrics.Metric] = ()
@@ -39,59 +39,59 @@ class StepHook:
     notes: Sequence[str] = ()
 
     def check(self, model: keras.Model) -> None:
-        """Raises `ArgumentError` where it can do nothing for this model; before any training."""
+        """Raises `ArgumentError` if it does not fit the model; called before any training."""
 
     def notes_of_stage(self) -> Sequence[str]:
-        """Returns what the report of a stage is to say of it; what trains is set by then."""
+        """Returns notes for the report of a stage; called with the `trainable` flags set."""
         return self.notes
 
     def identity(self) -> dict[str, Any]:
-        """Returns, in plain values, what a run with another constraint must not be taken for."""
+        """Returns plain values that identify the constraint, to refuse resuming with another."""
         return {"name": type(self).__name__}
 
     def loss(self, images: Any, outputs: Any, loss: tf.Tensor) -> tf.Tensor | None:
-        """Sees Keras's loss, penalties included; returns a scalar to add to it, or `None`.
+        """Gets Keras's loss, penalties included; returns a scalar to add to it, or `None`.
 
-        On several replicas what it sees is the part of their share, times their number: the mean
-        over the replicas is the loss of the batch.
+        On several replicas it gets the part of the replica's shard, times the number of replicas:
+        the mean over the replicas is the loss of the batch.
         """
         return None
 
     def before_update(
         self, gradients: Sequence[tf.Tensor], variables: Sequence[keras.Variable]
     ) -> None:
-        """Sees the gradients of the loss; nothing has moved."""
+        """Gets the gradients of the loss, before any variable is updated."""
 
     def after_update(self, variables: Sequence[keras.Variable], rates: Sequence[tf.Tensor]) -> None:
-        """Sees the variables after they have moved, each at its rate, and may move them further."""
+        """Gets the variables after their update, and each one's rate; may change them further."""
 
 
 class HookedModel(WorkersModel):
-    """The same layers and weights as another model, trained by a step that calls hooks.
+    """A model with the layers and weights of another, trained by a step that calls hooks.
 
-    Made from the other model's inputs and outputs; what trains is what trains in that model.
+    It is made from the other model's inputs and outputs, and has its trainable variables.
 
-    Under a strategy with several replicas a step does what one device does with the whole batch,
-    however unevenly it is shared out: every image counts the same, penalties count once, and the
-    logs are those of all.
+    Under a strategy with several replicas a step computes what one device computes on the whole
+    batch, even if its shards differ in size: every image counts the same, penalties count once, and
+    the logs are those of all replicas.
     """
 
     hooks: tuple[StepHook, ...] = ()
-    still: StillPart | None = None
+    frozen_calls: FrozenCalls | None = None
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        """Keras's forward pass; in training what is frozen computes as in inference."""
-        if not training or self.still is None:
+        """Runs Keras's forward pass; in training, frozen calls run in inference mode."""
+        if not training or self.frozen_calls is None:
             return super().call(inputs, training=training, mask=mask)
-        return self.still.run(self, inputs)
+        return self.frozen_calls.run(self, inputs)
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        """Keras's own metrics, then those of the hooks."""
+        """The metrics of Keras, then those of the hooks."""
         return [*super().metrics, *(metric for hook in self.hooks for metric in hook.metrics)]
 
     def train_step(self, data: Any) -> dict[str, Any]:
-        """Keras's step, with the hooks in it."""
+        """Runs Keras's training step with the hooks."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         replicas = Replicas(x)
         with tf.GradientTape() as tape:
@@ -114,7 +114,7 @@ class HookedModel(WorkersModel):
         variables = self.trainable_variables
         gradients = tape.gradient(scaled, variables)
         if self.hooks:
-            rates = rates_of(self.optimizer, variables)  # a schedule moves on with the update
+            rates = rates_of(self.optimizer, variables)  # a schedule advances with the update
             unscaled = _unscaled(gradients, scale=self.optimizer.scale_loss(tf.constant(1.0)))
             if any(_sees_gradients(hook) for hook in self.hooks):
                 unscaled = replicas.total(unscaled)
@@ -127,13 +127,13 @@ class HookedModel(WorkersModel):
         return logs_of_all(self) if replicas.are_several else logs
 
     def test_step(self, data: Any) -> dict[str, Any]:
-        """Keras's step; what the hooks measure in training has no value here."""
+        """Runs Keras's test step; the hooks' metrics have no value in it."""
         of_hooks = {metric.name for hook in self.hooks for metric in hook.metrics}
         logs = self._measured(data) if is_distributed() else super().test_step(data)
         return {name: value for name, value in logs.items() if name not in of_hooks}
 
     def _measured(self, data: Any) -> dict[str, Any]:
-        """Keras's test step on several replicas."""
+        """Runs Keras's test step on several replicas."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         replicas = Replicas(x)
         outputs = replicas.own(self(replicas.images, training=False))
@@ -149,25 +149,25 @@ class HookedModel(WorkersModel):
         return logs_of_all(self)
 
     def _note_loss(self, loss: tf.Tensor, replicas: Replicas) -> None:
-        """Counts a batch's loss in the mean that Keras shows, a compiled model's first metric."""
+        """Adds a batch's loss to the mean that Keras logs, a compiled model's first metric."""
         mean_loss = self.metrics[0]
         mean_loss.update_state(replicas.whole(loss), sample_weight=replicas.mean_num_images)
 
 
 def hooks_of(anchor: Any, model: keras.Model) -> tuple[StepHook, ...]:
-    """Returns the constraints that `fine_tune` was given, and those that hold the model already.
+    """Returns the constraints passed to `fine_tune`, and those already attached to the model.
 
-    A regularizer of a weight may name its constraints (`hooks`): it is part of the loss in any
-    case, and so its log, its state and what it says of weight decay are too.
+    A weight's regularizer may have constraints (`hooks`): as it is part of the loss in any case,
+    its log, state and exclusions from weight decay must be used too.
 
     Raises:
-        ArgumentError: One of them is no constraint, or none for this model.
+        ArgumentError: One of them is not a constraint, or does not fit this model.
     """
     hooks = () if anchor is None else (anchor,) if isinstance(anchor, StepHook) else anchor
     if not isinstance(hooks, Sequence) or not all(isinstance(hook, StepHook) for hook in hooks):
         raise ArgumentError(
             "`anchor` must be what tlkit.anchor_weights, tlkit.choose_anchor or tlkit.distill_from "
-            f"returned, or a list of those. Received: anchor={anchor!r}. "
+            f"returns, or a list of these. Received: anchor={anchor!r}. "
             "Write anchor=tlkit.anchor_weights(model, strength=0.01)."
         )
     found = {id(hook): hook for hook in hooks}
@@ -184,21 +184,21 @@ def _sees_gradients(hook: StepHook) -> bool:
 
 
 def _unscaled(gradients: Sequence[Any], scale: tf.Tensor) -> list[tf.Tensor]:
-    """Returns dense gradients without loss scaling; without it `scale` is the constant 1."""
+    """Returns dense gradients, divided by the loss scale; `scale` is 1 without loss scaling."""
     dense = [tf.convert_to_tensor(gradient) for gradient in gradients]
     return [gradient / tf.cast(scale, gradient.dtype) for gradient in dense]
 
 
 def hooked(
-    model: keras.Model, hooks: Sequence[StepHook] = (), still: StillPart | None = None
+    model: keras.Model, hooks: Sequence[StepHook] = (), frozen_calls: FrozenCalls | None = None
 ) -> HookedModel:
-    """Returns a model of the same layers that trains with hooks, and with what is to stay still.
+    """Returns a model of the same layers that trains with hooks and frozen calls.
 
-    Models nested in it are reached into, so that each of their layers can stay still by itself.
+    Nested models are flattened, so that each of their layers can run in inference mode by itself.
     """
     graph = flat(model)
     with told_apart([graph.output]):
         trainee = HookedModel(graph.input, graph.output, name=model.name)
     trainee.hooks = tuple(hooks)
-    trainee.still = still
+    trainee.frozen_calls = frozen_calls
     return trainee

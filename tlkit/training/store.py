@@ -1,4 +1,4 @@
-"""The activations of a frozen part, kept on disk: computed once for each image."""
+"""The feature store: activations of a frozen part on disk, computed once for each image."""
 
 import contextlib
 import io
@@ -29,25 +29,25 @@ CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 
 
 class FeatureStore:
-    """Rows of one shape, appended to a flat file and found by key.
+    """Rows of one shape in a flat file, looked up by key.
 
-    A store belongs to one prefix of a network; its name says which (graph, weights,
-    preprocessing, size, precision), so a changed prefix is another store. A row's key is the
-    content of the image it was computed from.
+    A store belongs to one prefix of a network; its name identifies the prefix (graph, weights,
+    preprocessing, size, precision), so that a changed prefix has another store. A row's key is a
+    digest of the image it was computed from.
 
-    A row is written and flushed before the index names it, in one transaction that locks out other
-    writers: a process killed at any moment leaves rows that nothing names, never a name without its
-    row. Each row carries a checksum; a row that does not match it counts as absent and is computed
-    again. Several processes may use one store.
+    A row is written and flushed before it is entered in the index, in one transaction that excludes
+    other writers: a process killed at any moment may leave rows without an entry, never an entry
+    without its row. Each row has a checksum; a row that does not match it counts as missing and is
+    computed again. Several processes may use one store.
 
     Args:
-        name: What the rows were computed with; letters, digits and dashes.
+        name: Identifies what the rows were computed with; letters, digits and dashes.
         row_shape: Shape of one row.
         dtype: Number format of the rows.
-        folder: Where stores lie; `features` in tlkit's cache by default.
-        max_bytes: When all stores of the folder are larger than this, those used longest ago
-            are removed whole when this one is opened and after it has grown; never this one. By
-            default `tlkit.utils.cache.cache_limit`.
+        folder: Folder of the stores; by default `features` in tlkit's cache.
+        max_bytes: If all stores of the folder together are larger, the least recently used are
+            removed when this one is opened and after it has grown; never this one. By default
+            `tlkit.utils.cache.cache_limit`.
 
     Example:
         >>> import tempfile, numpy as np
@@ -78,7 +78,7 @@ class FeatureStore:
         self._index = _open_or_renew(self.path)
         with _usable(self.path):
             opened = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-            # unbuffered: what a full disk has not taken would be tried again at each seek
+            # unbuffered: what a full disk has not accepted would be written again at each seek
             self._file = os.fdopen(opened, "r+b", buffering=0)
             self._close = weakref.finalize(self, _close, self._file, self._index)
             os.utime(self.path)
@@ -96,7 +96,7 @@ class FeatureStore:
         self.close()
 
     def close(self) -> None:
-        """Closes the files, as the end of the object does; what was appended stays."""
+        """Closes the files, as garbage collection does; appended rows stay stored."""
         self._close()
 
     def contains(self, keys: Sequence[str] | np.ndarray) -> np.ndarray:
@@ -105,11 +105,11 @@ class FeatureStore:
         return np.fromiter((key in known for key in keys), bool, len(keys))
 
     def append(self, keys: Sequence[str], rows: np.ndarray) -> None:
-        """Stores `rows`, shape `(len(keys), *row_shape)`; keys that are stored are passed over.
+        """Stores `rows`, shape `(len(keys), *row_shape)`; skips keys that are already stored.
 
         Raises:
-            StorageError: There is no room for them.
-            TrainingError: The store was removed meanwhile.
+            StorageError: The disk is full.
+            TrainingError: The store was removed in the meantime.
         """
         rows = np.ascontiguousarray(rows, self.dtype).reshape(len(keys), *self.row_shape)
         with self._exclusively():
@@ -133,8 +133,9 @@ class FeatureStore:
         """Returns the rows of `keys`, in their order, shape `(len(keys), *row_shape)`.
 
         Raises:
-            KeyError: A row is not stored or does not match its checksum; all such rows are struck
-                off, so that computing what `contains` denies and reading again succeeds.
+            KeyError: A row is not stored or does not match its checksum. All such rows are removed
+                from the index, so that computing what `contains` reports as missing and reading
+                again succeeds.
         """
         out = np.empty((len(keys), *self.row_shape), self.dtype)
         known = self._look_up(keys)
@@ -149,14 +150,14 @@ class FeatureStore:
         return out
 
     def recall(self, name: str) -> str | None:
-        """Returns what `remember` was last given for `name`."""
+        """Returns the value that `remember` last stored under `name`, or `None`."""
         query = "SELECT value FROM facts WHERE name = ?"
         with _usable(self.path):
             found = self._index.execute(query, (name,)).fetchone()
         return found and found[0]
 
     def remember(self, name: str, value: str) -> None:
-        """Keeps a fact beside the rows, such as what was measured about the prefix."""
+        """Stores a value next to the rows, such as a measurement of the prefix."""
         with self._exclusively():
             self._index.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
 
@@ -207,7 +208,7 @@ def _close(file: io.FileIO, index: sqlite3.Connection) -> None:
 
 
 def stored_files(folder: str | os.PathLike[str] | None = None) -> list[tuple[Path, int]]:
-    """Returns each store's file and its size in bytes, the one used longest ago first."""
+    """Returns each store's file and its size in bytes, least recently used first."""
     folder = Path(folder) if folder is not None else cache_folder(FEATURES_FOLDER)
     files = []
     for path in folder.glob(f"*{_ROWS}"):
@@ -218,14 +219,14 @@ def stored_files(folder: str | os.PathLike[str] | None = None) -> list[tuple[Pat
 
 
 def remove_store(path: Path) -> None:
-    """Removes one store, its index first: rows that nothing names are harmless."""
+    """Removes one store, its index first: rows without an entry are harmless."""
     index = path.with_suffix(_INDEX)
     for file in (index, index.with_name(index.name + "-journal"), path):
         file.unlink(missing_ok=True)
 
 
 def _open_or_renew(path: Path) -> sqlite3.Connection:
-    """Opens the index; one that is damaged counts as empty, like any loss in a cache.
+    """Opens the index; replaces a damaged one by an empty one, as in any cache.
 
     Raises:
         TrainingError: See `_usable`.
@@ -236,30 +237,30 @@ def _open_or_renew(path: Path) -> sqlite3.Connection:
 
 @contextlib.contextmanager
 def _usable(path: Path) -> Iterator[None]:
-    """Says why a store cannot be used, and what helps against that.
+    """Raises errors that explain why a store cannot be used, with a remedy.
 
     Raises:
-        TrainingError: Its index is held by another process or cannot be opened, or it is gone.
+        TrainingError: Its index is locked by another process, cannot be opened, or was removed.
         StorageError: Its disk is full.
     """
     index = str(path.with_suffix(_INDEX))
-    remedy = "name another cache folder with TLKIT_CACHE."
+    remedy = "set another cache folder with TLKIT_CACHE."
     try:
         yield
     except (sqlite3.Error, OSError) as error:
         if problem := storage_problem(error, [path.parent]):
             raise StorageError(
-                f"The feature store must have room. Received: {index!r} ({problem[0]}). "
-                f"Make room there, or {remedy}"
+                f"The feature store must have disk space. Received: {index!r} ({problem[0]}). "
+                f"Free some there, or {remedy}"
             ) from error
         if not path.exists() or not Path(index).exists():
             raise TrainingError(
-                f"The feature store must stay where it is. Received: {index!r}, which was removed "
-                "while it was open. Start the same command again: what is missing is computed anew."
+                f"The feature store must not be removed while it is open. Received: {index!r}, "
+                "which was removed. Start the same command again: missing rows are recomputed."
             ) from error
-        advice = "End the process that holds it, or " if "locked" in str(error) else ""
+        advice = "End the process that locks it, or " if "locked" in str(error) else ""
         raise TrainingError(
-            f"The feature store must be open to writing. Received: {index!r} ({error}). "
+            f"The feature store must be writable. Received: {index!r} ({error}). "
             f"{(advice + remedy)[0].upper()}{(advice + remedy)[1:]}"
         ) from error
 

@@ -1,4 +1,4 @@
-"""Batches of stored features: in an order of one's own, epoch after epoch, or one pass."""
+"""Batches of stored features: epochs in a given order, or one pass."""
 
 from collections.abc import Callable, Iterator
 
@@ -17,20 +17,20 @@ def batches_in_order(
     *,
     batch_size: int,
 ) -> Batches:
-    """Epochs whose order is a function of their number alone, so that any can be gone on from.
+    """Returns batches whose order depends on the epoch's number only, so that any can be resumed.
 
     Args:
-        features: Rows; read into memory where they fit, else as they are needed.
-        targets: One for each row.
-        order_of: From an epoch's number to the positions of its rows, equally many in each.
-        batch_size: Rows in a batch.
+        features: The rows; loaded into memory if they fit, else read as needed.
+        targets: One target for each row.
+        order_of: From an epoch's number to the positions of its rows, the same number in each.
+        batch_size: Number of rows in a batch.
     """
     rows = _Rows(features, targets)
 
     def starting_at(epoch: int, step: int, shard: Shard) -> tf.data.Dataset:
         def generate() -> Iterator[tuple[np.ndarray, ...]]:
             first, number = step, epoch
-            while True:  # until Keras asks for no more
+            while True:  # Keras stops after its last epoch
                 yield from rows.batches(order_of(number), batch_size, first, shard)
                 first, number = 0, number + 1
 
@@ -40,7 +40,7 @@ def batches_in_order(
 
 
 def one_pass(features: Features, targets: np.ndarray, *, batch_size: int) -> ShardedBatches:
-    """All rows in their order, or a shard of each batch of them."""
+    """Returns one pass over all rows in their order, or over a shard of each batch."""
     rows = _Rows(features, targets)
     num_batches = -(-len(targets) // batch_size)
 
@@ -52,7 +52,7 @@ def one_pass(features: Features, targets: np.ndarray, *, batch_size: int) -> Sha
 
 
 class _Rows:
-    """Features, targets and perhaps weights, by position."""
+    """Features, targets and optional weights, by position."""
 
     def __init__(self, features: Features, targets: np.ndarray) -> None:
         self._features, self._targets = features, targets

@@ -1,4 +1,4 @@
-"""One call of `fine_tune`: its stages one after the other, each of them resumable."""
+"""The run of a `fine_tune` call: its stages in order, each of them resumable."""
 
 import dataclasses
 import os
@@ -28,16 +28,17 @@ from tlkit.training.cached_cut import (
     cached_cut,
     cut_batches,
     cut_validation,
-    views_of,
-    whole_graph,
+    uncached,
+    view_policy_for,
 )
 from tlkit.training.criterion import Score, criterion_for, labels_of, score_on
 from tlkit.training.distributed_checks import batch_notes
-from tlkit.training.fit_data import weighed_as
+from tlkit.training.fit_data import shards_with_class_weights
 from tlkit.training.fitting import Batches, Fitted, NotFiniteError, class_weight_of, fit_model
-from tlkit.training.head import is_new_head, train_head, why_head_stays
+from tlkit.training.head import is_new_head, reason_not_to_solve, train_head
+from tlkit.training.inference_mode import FrozenCalls, find_frozen_calls
 from tlkit.training.objective import loss_of, metrics_of, takes_one_hot
-from tlkit.training.precision import computed_in, resolve_precision, scaled
+from tlkit.training.precision import computed_in, resolve_precision, with_loss_scaling
 from tlkit.training.rates import LayerwiseAdamW, layer_multipliers, schedule_of
 from tlkit.training.recipe import Recipe
 from tlkit.training.reports import StageReport, TrainingReport
@@ -52,7 +53,6 @@ from tlkit.training.resume import (
 from tlkit.training.sources import Source, batches_of, steps_in_epoch, with_targets
 from tlkit.training.stages import PlannedStage
 from tlkit.training.step import StepHook
-from tlkit.training.still import StillPart, still_part
 from tlkit.training.weight_change import (
     WatchedWeights,
     check_weight_change,
@@ -62,8 +62,8 @@ from tlkit.training.weight_change import (
 )
 from tlkit.utils.formatting import percent
 
-_EPOCHS_APART = 1_000_000
-"""Stages count their epochs this far apart, so that each sees orders and views of its own."""
+_EPOCHS_PER_STAGE = 1_000_000
+"""Offset between the epoch numbers of two stages, so that each has its own orders and views."""
 
 
 class Tuner:
@@ -83,7 +83,7 @@ class Tuner:
         hooks: Sequence[StepHook] = (),
         notes: Sequence[str] = (),
     ) -> None:
-        if isinstance(source.train, ImageSplit):  # other orders and views for another seed
+        if isinstance(source.train, ImageSplit):  # orders and views depend on the seed
             train = dataclasses.replace(source.train, seed=source.train.seed + recipe.seed)
             source = dataclasses.replace(source, train=train)
         self._model, self._source, self._recipe = model, source, recipe
@@ -95,12 +95,12 @@ class Tuner:
         self._one_hot = takes_one_hot(self._loss)
 
     def run(self, plan: Sequence[PlannedStage]) -> TrainingReport:
-        """Solves the head if need be, then trains the stages that are not done."""
+        """Solves the head if it is untrained, then trains the remaining stages."""
         try:
             return self._run(plan)
         finally:
             if self._keeps_flags:
-                self._flags.put_back()
+                self._flags.restore()
 
     def _run(self, plan: Sequence[PlannedStage]) -> TrainingReport:
         model, saved = self._model, self._checkpoint and self._checkpoint.saved
@@ -112,15 +112,15 @@ class Tuner:
         else:
             seed_random_layers(model, self._recipe.seed)
             was_trained, done, reports = not is_new_head(model, self._recipe.solve_head), 0, []
-            if not was_trained and not why_head_stays(model, plan[0].unfreeze):
-                reports += self._solved_head()
+            if not was_trained and not reason_not_to_solve(model, plan[0].unfreeze):
+                reports += self._solve_head()
             before = None
         for number in range(done, len(plan)):
             resumed = saved if number == done and saved and saved.arrays.get("start") else None
             if resumed and resumed.record["baseline"]:
                 baseline = Score.from_record(resumed.record["baseline"])
             else:
-                baseline = self._measured()
+                baseline = self._measure()
             before = before if number else baseline
             record = {
                 "was_trained": was_trained,
@@ -129,7 +129,7 @@ class Tuner:
                 "reports": [dataclasses.asdict(report) for report in reports],
             }
             reports.append(self._run_stage(plan[number], number, baseline, record, resumed))
-        after = self._measured()
+        after = self._measure()
         if self._checkpoint is not None:
             record = {
                 "was_trained": was_trained,
@@ -149,7 +149,7 @@ class Tuner:
             decision_after=after.value if after else None,
         )
 
-    def _solved_head(self) -> list[StageReport]:
+    def _solve_head(self) -> list[StageReport]:
         validation = self._source.validation if self._source.data is None else None
         report = train_head(
             self._model,
@@ -162,15 +162,15 @@ class Tuner:
         )
         return list(report.stages)
 
-    def _let_train(self, stage: PlannedStage) -> TrainableReport:
+    def _set_trainable(self, stage: PlannedStage) -> TrainableReport:
         self._keeps_flags = stage.unfreeze == AS_IS
         if not self._keeps_flags:
             return choose_trainable(self._model, stage.unfreeze, batch_norm=self._recipe.batch_norm)
-        self._flags.put_back()
+        self._flags.restore()
         return choose_trainable(self._model, AS_IS)
 
-    def _measured(self) -> Score | None:
-        """What the model reaches on the validation images."""
+    def _measure(self) -> Score | None:
+        """Returns the model's score on the validation images."""
         if self._source.validation is None:
             return None
         return score_on(self._model, self._source.validation, self._recipe.class_weight)
@@ -190,7 +190,7 @@ class Tuner:
         def seconds() -> float:
             return earlier + time.perf_counter() - started
 
-        trainable = self._let_train(stage)
+        trainable = self._set_trainable(stage)
         current = values_of(model.weights)
         start = resumed.arrays["start"] if resumed else current
         if resumed:
@@ -198,15 +198,16 @@ class Tuner:
         watched = WatchedWeights(model)
         if resumed:
             assign_all(model.weights, current)
-        decision = self._cut(stage)
-        cut, still = decision.cut, still_part(model, stage.unfreeze, trainable)
+        decision = self._decide_cut(stage)
+        cut, frozen_calls = decision.cut, find_frozen_calls(model, stage.unfreeze, trainable)
         is_cached = cut is not None
         if resumed and resumed.record["is_cached"] != is_cached:
             raise RunError(
-                "`run_directory` must hold a training that can go on as it began. Received: one "
-                f"that {'used' if resumed.record['is_cached'] else 'did not use'} stored "
-                "activations, which is the other way now (room on the disk, or `cache`, has "
-                "changed). Make room, or name another folder."
+                "`run_directory` must hold a training that can be resumed as it started. Received: "
+                f"one {'with' if resumed.record['is_cached'] else 'without'} stored activations, "
+                f"which would now run {'without' if resumed.record['is_cached'] else 'with'} them "
+                "(the free disk space, or `cache`, has changed). Free disk space, or choose "
+                "another folder."
             )
         record["is_cached"] = is_cached
         try:
@@ -214,7 +215,7 @@ class Tuner:
                 stage,
                 number,
                 cut=cut,
-                still=still,
+                frozen_calls=frozen_calls,
                 watched=watched,
                 baseline=baseline,
                 record=record,
@@ -223,48 +224,47 @@ class Tuner:
                 seconds=seconds,
             )
         except NotFiniteError as error:
-            left = "The best weights so far are put back."
+            left = "The best weights so far are restored."
             raise error.at_rate(stage.learning_rate, left) from error
-        except (ArgumentError, DataError):  # a batch that does not fit, or a file that is lost
+        except (ArgumentError, DataError):  # an invalid batch, or a missing file
             restore_weights(model, watched.before)
             raise
         check_weight_change(watched, trainable, stage.learning_rate)
-        said = {note for report in record["reports"] for note in report["notes"]}  # of the head
-        notes = [note for note in self._notes if number == 0 and note not in said]
+        notes_of_head = {note for report in record["reports"] for note in report["notes"]}
+        notes = [note for note in self._notes if number == 0 and note not in notes_of_head]
         notes.append(decision.note)
         notes += batch_notes(strategy_of(model), self._source.train)
         notes += [note for hook in self._hooks for note in hook.notes_of_stage()]
-        moved = relative_weight_change(watched.before, weights_by_group(model))
-        put_back = {}
+        discarded_change = {}
         if baseline is None:
             notes.append("no validation images: the last epoch's weights are kept, untested")
         elif not fitted.improved:
-            put_back = watched.weight_change
+            discarded_change = watched.weight_change
             notes.append(
-                f"no epoch was better on validation than the model before, "
-                f"{percent(baseline.value)} {self._criterion.name}: its weights are kept"
+                f"no epoch was better than the initial model (validation {self._criterion.name} "
+                f"{percent(baseline.value)}): its weights are restored"
             )
         return StageReport(
             name="fine-tune",
             trainable=trainable,
             history=fitted.history,
             kept_epoch=fitted.kept_epoch,
-            weight_change=moved,
-            put_back=put_back,
+            weight_change=relative_weight_change(watched.before, weights_by_group(model)),
+            put_back=discarded_change,
             seconds=seconds(),
             num_forward_passes=0 if cut is None else cut.num_forward_passes,
             notes=tuple(notes),
         )
 
-    def _cut(self, stage: PlannedStage) -> CutDecision:
+    def _decide_cut(self, stage: PlannedStage) -> CutDecision:
         recipe = self._recipe
         if any(hook.needs_images for hook in self._hooks):
-            return whole_graph("the constraint sees the images themselves")
+            return uncached("the constraint needs the images themselves")
         return cached_cut(
             self._model,
             self._source,
             stage.unfreeze,
-            views=views_of(recipe.views, recipe.augment),
+            views=view_policy_for(recipe.views, recipe.augment),
             epochs=stage.epochs,
             cache=self._cache,
         )
@@ -275,7 +275,7 @@ class Tuner:
         number: int,
         *,
         cut: CachedCut | None,
-        still: StillPart,
+        frozen_calls: FrozenCalls,
         watched: WatchedWeights,
         baseline: Score | None,
         record: dict[str, Any],
@@ -290,13 +290,13 @@ class Tuner:
                 "batch_size": source.train.batch_size,
                 "one_hot": self._one_hot,
             }
-            trained, still = cut.top, still.above_cut()
+            trained, frozen_calls = cut.top, frozen_calls.above_cut()
             batches = cut_batches(cut, model, seed=recipe.seed + number, **given)
             held_out = cut_validation(cut, model, **given)
         else:
             trained, batches, held_out = model, self._batches(number), self._held_out()
         if held_out is not None:
-            held_out = weighed_as(held_out, self._weights_of(source.validation))
+            held_out = shards_with_class_weights(held_out, self._weights_of(source.validation))
         checkpoint = None
         if self._checkpoint is not None:
             checkpoint = StageCheckpoint(self._checkpoint, number, record, start, resumed, seconds)
@@ -307,7 +307,7 @@ class Tuner:
                 batches,
                 held_out,
                 whole=model,
-                optimizer=scaled(self._optimizer(stage, batches.num_steps), precision),
+                optimizer=with_loss_scaling(self._optimizer(stage, batches.num_steps), precision),
                 loss=self._loss,
                 metrics=[*metrics_of(model, one_hot=self._one_hot), *self._metrics],
                 deciding=self._criterion.metrics(model, one_hot=self._one_hot) if held_out else (),
@@ -316,7 +316,7 @@ class Tuner:
                 class_weight=self._weights_of(source.train),
                 callbacks=self._callbacks,
                 hooks=self._hooks,
-                still=still,
+                frozen_calls=frozen_calls,
                 best=None if baseline is None else (baseline.value, baseline.loss),
                 at_end=watched.measure,
                 checkpoint=checkpoint,
@@ -339,31 +339,31 @@ class Tuner:
         return optimizer
 
     def _held_out(self) -> ShardedBatches | None:
-        """One pass over the validation images."""
+        """Returns one pass over the validation images."""
         if (images := self._source.validation) is None:
             return None
         return lambda shard: batches_of(images, self._model, one_hot=self._one_hot, shard=shard)
 
     def _weights_of(self, images: Images | None) -> dict[int, float] | None:
-        """The weight of each class among some images."""
+        """Returns the weight of each class among some images."""
         class_weight, model = self._recipe.class_weight, self._model
         if class_weight is None or images is None:
             return None
         return class_weight_of(labels_of(images, model), num_classes_of(model), class_weight)
 
     def _batches(self, number: int) -> Batches:
-        """Whole images, from any epoch and step on."""
+        """Returns batches of whole images that can start at any epoch and step."""
         images, recipe = self._source.train, self._recipe
 
         def starting_at(epoch: int, step: int, shard: Shard) -> tf.data.Dataset:
             if not isinstance(images, ImageSplit):
-                dataset = images.repeat().skip(step)  # whole: there is one worker
+                dataset = images.repeat().skip(step)  # not sharded: there is one worker
             else:
-                first = number * _EPOCHS_APART + epoch  # other orders and views in each stage
+                first = number * _EPOCHS_PER_STAGE + epoch
                 dataset = images.dataset(
                     shuffle=True,
                     augment=recipe.augment,
-                    epochs=range(first, (number + 1) * _EPOCHS_APART),
+                    epochs=range(first, (number + 1) * _EPOCHS_PER_STAGE),
                     first_batch=step,
                     shard=shard,
                 )

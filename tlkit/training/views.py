@@ -1,4 +1,4 @@
-"""How often each training image is seen, and how it is augmented."""
+"""Views: the stored augmented versions of each training image."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ class ViewPolicy:
     """The views of each image whose activations are stored.
 
     Attributes:
-        augment: Augmentation, by name; "none" leaves images as they are.
-        number: How many views of each image; 0 where none is stored.
+        augment: Augmentation, by name; "none" leaves images unchanged.
+        number: Number of views of each image; 0 if none is stored.
 
     Example:
         >>> from tlkit.training.views import ViewPolicy
@@ -27,7 +27,10 @@ class ViewPolicy:
         return f"{self.number} view{'' if self.number == 1 else 's'}"
 
     def keys(self, split: ImageSplit) -> Iterator[tuple[str, ...]]:
-        """Yields for each view a key for each image in its size, which some networks leave open."""
+        """Yields for each view the keys of all images.
+
+        A key includes the image size, because some networks accept images of any size.
+        """
         height, width = split.image_size
         sized = [f"{digest}-{height}x{width}" for digest in split.digests]
         for view in range(self.number):
@@ -36,4 +39,4 @@ class ViewPolicy:
 
 
 PLAIN = ViewPolicy()
-"""Each image once, as it is."""
+"""One view of each image, without augmentation."""

@@ -1,4 +1,4 @@
-"""Weight change in training, measured on the weights themselves."""
+"""Weight change in training: measures it, checks it and restores weights."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,53 +25,53 @@ def weights_by_group(model: keras.Model) -> Weights:
 
 
 def restore_weights(model: keras.Model, weights: Weights) -> None:
-    """Puts back what `weights_by_group` returned."""
+    """Restores the weights that `weights_by_group` returned."""
     for name, variables in _variables_by_group(model).items():
         for variable, value in zip(variables, weights[name], strict=True):
             variable.assign(value)
 
 
 @contextmanager
-def left_as_it_is(model: keras.Model) -> Iterator[None]:
-    """Gives a model back all that the block changed: weights, random state, and what trains."""
+def restored_afterwards(model: keras.Model) -> Iterator[None]:
+    """Restores a model after the block: weights, random state and `trainable` flags."""
     flags = Flags.of(model)
     kept = values_of(model.variables)
     try:
         yield
     finally:
-        flags.put_back()
+        flags.restore()
         assign_all(model.variables, kept)
 
 
 def relative_weight_change(before: Weights, after: Weights) -> dict[str, float]:
-    """Returns |after - before| / |before| of each group; 0.0 only where no bit changed."""
+    """Returns |after - before| / |before| of each group; 0.0 only if it is bit-identical."""
     return {
         name: _relative_change(values, after[name]) for name, values in before.items() if values
     }
 
 
 class WatchedWeights:
-    """A model's weights as they are now, and later how far each group has come from there.
+    """A model's initial weights, to measure the weight change of each group later.
 
     Attributes:
-        model: Whose weights.
-        before: Those weights, by group.
-        weight_change: The relative weight change of each group at the time of the last `measure`.
-        loose: Names of the weights that were frozen when this was made, and changed all the same.
+        model: The model.
+        before: The initial weights, by group.
+        weight_change: The relative weight change of each group at the last `measure`.
+        changed_frozen: Names of weights that were frozen initially, and have changed nonetheless.
     """
 
     def __init__(self, model: keras.Model) -> None:
         self.model, self.before = model, weights_by_group(model)
         self.weight_change: dict[str, float] = {}
-        self.loose: tuple[str, ...] = ()
+        self.changed_frozen: tuple[str, ...] = ()
         pairs = zip(parameters(model), trains(model), strict=True)
         self._frozen = {id(variable) for variable, does_train in pairs if not does_train}
 
     def measure(self) -> None:
-        """Compares the weights as they are now with those before."""
+        """Compares the current weights with the initial ones."""
         self.weight_change = relative_weight_change(self.before, weights_by_group(self.model))
         names = variable_names(self.model)
-        self.loose = tuple(
+        self.changed_frozen = tuple(
             names[id(variable)]
             for group, variables in _variables_by_group(self.model).items()
             for variable, value in zip(variables, self.before[group], strict=True)
@@ -82,21 +82,22 @@ class WatchedWeights:
 def check_weight_change(
     watched: WatchedWeights, trainable: TrainableReport, learning_rate: float
 ) -> None:
-    """Raises `TrainingError`, the weights put back, unless what changed is what trains."""
-    still = [name for name in trainable.groups if not watched.weight_change[name]]
-    if still:
+    """Raises `TrainingError` after restoring the weights unless exactly what trains has changed."""
+    unchanged = [name for name in trainable.groups if not watched.weight_change[name]]
+    if unchanged:
         restore_weights(watched.model, watched.before)
         raise TrainingError(
-            "`learning_rate` must be high enough to change every group that trains. Received: "
-            f"learning_rate={learning_rate!r}, and not a bit of {', '.join(still)} has changed. "
-            "Raise it, or unfreeze fewer groups."
+            "`learning_rate` must be high enough to change every trainable group. Received: "
+            f"learning_rate={learning_rate!r}, with which {', '.join(unchanged)} stayed "
+            "bit-identical. Raise it, or unfreeze fewer groups."
         )
-    loose = [name for name in trainable.frozen_groups if watched.weight_change.get(name)]
-    if loose := loose or list(watched.loose):
+    changed_frozen = [name for name in trainable.frozen_groups if watched.weight_change.get(name)]
+    if changed_frozen := changed_frozen or list(watched.changed_frozen):
         restore_weights(watched.model, watched.before)
         raise TrainingError(
-            f"Frozen weights must not change, and {', '.join(loose[:5])} did: a layer changes its "
-            "own weights, or a callback does. The model is as it was given."
+            "Frozen weights must stay unchanged in training. Received: changes in "
+            f"{', '.join(changed_frozen[:5])}. A layer updates its own weights, or a callback "
+            "does: remove it, or unfreeze its group. The model's weights are restored."
         )
 
 

@@ -1,8 +1,8 @@
-"""The frozen part of a model computes as in inference while the rest trains.
+"""The calls of a model's operations that run in inference mode while the rest trains.
 
-Stored activations are computed so, and a training that runs the whole graph must see the same: no
-dropout, noise or stochastic depth in layers that do not train, whichever way is taken. It is the
-calls that are told so; no layer is changed, and a model saved later is as it was.
+Stored activations are computed in inference mode, and a training that runs the whole graph must
+compute the same: frozen layers apply no dropout, noise or stochastic depth. The mode is passed to
+each call; no layer is changed, so a model saved later is unchanged.
 """
 
 from collections import Counter
@@ -29,46 +29,48 @@ _AUGMENTING = ("AugMix", "CutMix", "MixUp", "RandAugment")
 
 
 @dataclass(frozen=True)
-class StillPart:
-    """Which calls of a model's operations compute as in inference.
+class FrozenCalls:
+    """The calls of a model's operations that run in inference mode.
 
     Attributes:
-        calls: For each operation, by its identity, how many of its calls, the first ones in the
-            order of the graph; an operation without weights may be called again further up.
+        calls: For each operation, by its id, how many of its calls, counted from the first in the
+            order of the graph; an operation without weights may be called again above the cut.
     """
 
     calls: Mapping[int, float]
 
     def run(self, model: keras.Model, inputs: Any) -> Any:
-        """Returns what the model's graph gives in training, these calls apart."""
+        """Returns the outputs of the model's graph, all other calls being in training mode."""
         done: Counter[int] = Counter()
         dtype = keras.backend.standardize_dtype(model.inputs[0].dtype)
-        if keras.backend.standardize_dtype(inputs.dtype) != dtype:  # as Keras does before a graph
+        if keras.backend.standardize_dtype(inputs.dtype) != dtype:  # Keras casts inputs likewise
             inputs = keras.ops.cast(inputs, dtype)
 
-        def in_its_mode(operation: keras.Operation) -> Callable[..., Any]:
+        def call_in_mode(operation: keras.Operation) -> Callable[..., Any]:
             done[id(operation)] += 1
             if done[id(operation)] <= self.calls.get(id(operation), 0):
-                return _still(operation)
+                return _in_inference_mode(operation)
             return _in_mode(operation, training=True)
 
-        return run_graph(model, inputs, in_its_mode)
+        return run_graph(model, inputs, call_in_mode)
 
-    def above_cut(self) -> "StillPart":
-        """Returns the same of the part above the cut, run by itself."""
-        return StillPart({operation: n for operation, n in self.calls.items() if n == inf})
+    def above_cut(self) -> "FrozenCalls":
+        """Returns the frozen calls of the part above the cut, which is run by itself."""
+        return FrozenCalls({operation: n for operation, n in self.calls.items() if n == inf})
 
 
-def still_part(model: keras.Model, unfreeze: str | int, trainable: TrainableReport) -> StillPart:
-    """Returns what stays still where a group and those after it train.
+def find_frozen_calls(
+    model: keras.Model, unfreeze: str | int, trainable: TrainableReport
+) -> FrozenCalls:
+    """Returns the calls that run in inference mode while a group and those after it train.
 
-    Everything before the cut where the group begins, as where activations are stored, and the
-    layers of later groups of which nothing trains.
+    These are all operations before the cut where the group begins, where activations would be
+    stored, and the layers of later groups that are frozen.
 
     Args:
-        model: The whole model; what trains is set.
-        unfreeze: The first group that trains.
-        trainable: What `set_trainable` returned.
+        model: The whole model, its `trainable` flags set.
+        unfreeze: The first trainable group.
+        trainable: The report that `set_trainable` returned.
     """
     names = [group.name for group in layer_groups(model)]
     first = resolve_group(model, unfreeze)
@@ -76,7 +78,7 @@ def still_part(model: keras.Model, unfreeze: str | int, trainable: TrainableRepo
     calls: dict[int, float] = {
         id(layer): inf for name in trainable.frozen_groups for layer in members[name]
     }
-    for name in trainable.groups:  # what is called in both is counted below
+    for name in trainable.groups:  # layers called in both are counted below
         for layer in members[name]:
             calls.pop(id(layer), None)
     start, cut = model.inputs[0], cut_before(model, names[first])
@@ -86,18 +88,20 @@ def still_part(model: keras.Model, unfreeze: str | int, trainable: TrainableRepo
     for operation, number in numbers.items():
         if calls.get(operation) != inf or operation in above:
             calls[operation] = number
-    return StillPart(calls)
+    return FrozenCalls(calls)
 
 
-def still_beside(model: keras.Model, layers: Collection[keras.layers.Layer]) -> StillPart:
-    """Returns what stays still where layers that were added train, at whatever depth they stand.
+def find_frozen_calls_beside(
+    model: keras.Model, layers: Collection[keras.layers.Layer]
+) -> FrozenCalls:
+    """Returns the calls that run in inference mode while only added layers train.
 
-    All other layers before the head. What stands in the head, such as dropout before the outputs,
-    belongs to what trains there, as in `still_part`.
+    These are all other layers before the head. Layers in the head, such as dropout before the
+    outputs, run in training mode, as in `find_frozen_calls`.
 
     Args:
         model: The whole model.
-        layers: Those that were added, with what they bring: a dropout layer of new units drops.
+        layers: The added layers, at any depth; a dropout layer among them stays active.
     """
     added = {id(one) for layer in layers for one in with_nested(layer)}
     segmentation = segment(model)
@@ -105,7 +109,7 @@ def still_beside(model: keras.Model, layers: Collection[keras.layers.Layer]) -> 
     in_head = {id(operation) for operation in segmentation.operations(head)}
     below = segmentation.cuts[: segmentation.starts[head] + 1] if head else ()
     numbers = Counter(id(operation) for cut in below for operation in cut.between)
-    return StillPart(
+    return FrozenCalls(
         {
             operation: number if operation in in_head else inf
             for operation, number in numbers.items()
@@ -115,18 +119,18 @@ def still_beside(model: keras.Model, layers: Collection[keras.layers.Layer]) -> 
 
 
 def is_augmenting(layer: keras.layers.Layer) -> bool:
-    """Whether a layer augments images, which it does in training alone."""
+    """Whether a layer augments images, which it does in training mode only."""
     name = type(layer).__name__
     return name.startswith("Random") or name in _AUGMENTING
 
 
-def _still(operation: keras.Operation) -> Callable[..., Any]:
-    """Returns the operation in inference mode, but for what augments images in it."""
+def _in_inference_mode(operation: keras.Operation) -> Callable[..., Any]:
+    """Returns the operation in inference mode, except for augmenting layers in it."""
     if not any(map(is_augmenting, with_nested(operation))):
         return _in_mode(operation, training=False)
     if isinstance(operation, keras.Model) and operation.inputs:
         graph = keras.Model(operation.inputs, operation.outputs[0])
-        return lambda inputs, **_: run_graph(graph, inputs, _still)
+        return lambda inputs, **_: run_graph(graph, inputs, _in_inference_mode)
     return _in_mode(operation, training=True)
 
 

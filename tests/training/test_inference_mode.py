@@ -1,4 +1,4 @@
-"""What is frozen computes as in inference while the rest trains."""
+"""The frozen part runs in inference mode while the rest trains."""
 
 import json
 
@@ -8,12 +8,12 @@ import pytest
 from keras import layers
 
 import tlkit
+from tlkit.training.inference_mode import find_frozen_calls, find_frozen_calls_beside
 from tlkit.training.step import hooked
-from tlkit.training.still import still_beside, still_part
 
 
 class DropsInside(layers.Layer):
-    """Dropout in a layer whose own call knows of no mode."""
+    """Dropout in a layer whose own call has no `training` argument."""
 
     def __init__(self, **given):
         super().__init__(**given)
@@ -35,7 +35,7 @@ class SkipsAtRandom(layers.Layer):
 
 
 class Watching(layers.Layer):
-    """Writes down in which mode it was called."""
+    """Records the mode of each call."""
 
     seen: list
 
@@ -45,7 +45,7 @@ class Watching(layers.Layer):
 
 
 def network(*noise, before=(), behind=()):
-    """Noise behind the first convolution, which two more groups follow."""
+    """Noise after the first convolution, followed by two more groups."""
     inputs = keras.Input((8, 8, 3))
     x = inputs
     for layer in before:
@@ -63,7 +63,7 @@ def network(*noise, before=(), behind=()):
 
 def outputs_in_training(model, images, unfreeze=2):
     trainable = tlkit.set_trainable(model, unfreeze)
-    trainee = hooked(model, still=still_part(model, unfreeze, trainable))
+    trainee = hooked(model, frozen_calls=find_frozen_calls(model, unfreeze, trainable))
     return trainee(images, training=True).numpy()
 
 
@@ -90,37 +90,37 @@ def nested():
         nested,
     ],
 )
-def test_noise_in_the_frozen_part_is_off_and_behind_it_on(noise, images):
+def test_noise_is_off_in_the_frozen_part_and_on_after_it(noise, images):
     model = network(noise())
     np.testing.assert_array_equal(
         outputs_in_training(model, images), model(images, training=False).numpy()
     )
-    if noise is nested:  # of another size
+    if noise is nested:  # its input has another shape
         return
     model = network(noise(), behind=[noise()])
     assert not np.allclose(outputs_in_training(model, images), model(images, training=False))
     assert not np.allclose(outputs_in_training(model, images, "all"), model(images, training=False))
 
 
-def test_one_dropout_layer_for_all_the_network_is_off_in_the_frozen_part_alone(images):
+def test_a_shared_dropout_layer_is_off_in_the_frozen_part_only(images):
     dropout = layers.Dropout(0.5)
     model = network(dropout)
     trainable = tlkit.set_trainable(model, 2)
-    first = still_part(model, 2, trainable).calls[id(dropout)]
+    first = find_frozen_calls(model, 2, trainable).calls[id(dropout)]
     assert first == float("inf")
     model = network(dropout, behind=[dropout])
     trainable = tlkit.set_trainable(model, 2)
-    part = still_part(model, 2, trainable)
+    part = find_frozen_calls(model, 2, trainable)
     assert part.calls[id(dropout)] == 1
     assert id(dropout) not in part.above_cut().calls
     assert not np.allclose(outputs_in_training(model, images), model(images, training=False))
 
 
-def test_beside_added_layers_all_before_the_head_is_off():
+def test_with_added_layers_all_others_before_the_head_are_frozen():
     dropout = layers.Dropout(0.5)
     model = network(dropout)
     added = model.layers[-3]
-    calls = still_beside(model, [added]).calls
+    calls = find_frozen_calls_beside(model, [added]).calls
     assert calls[id(dropout)] == float("inf")
     assert id(added) not in calls
     assert id(model.layers[-1]) not in calls
@@ -128,12 +128,12 @@ def test_beside_added_layers_all_before_the_head_is_off():
     x = dropout(layers.Conv2D(4, 3)(inputs))
     x = dropout(layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(x)))
     in_both = keras.Model(inputs, layers.Dense(2)(x))
-    assert still_beside(in_both, []).calls[id(dropout)] == 1
+    assert find_frozen_calls_beside(in_both, []).calls[id(dropout)] == 1
 
 
 @pytest.mark.parametrize("is_nested", [False, True])
-def test_layers_that_augment_images_go_on_doing_so(is_nested, images):
-    """Each image comes as it is or mirrored, and nothing is dropped."""
+def test_layers_that_augment_images_stay_active(is_nested, images):
+    """Each image is unchanged or mirrored, and nothing is dropped."""
     own = [layers.RandomFlip("horizontal", seed=1), layers.Dropout(0.5)]
     before = [keras.Sequential([keras.Input((8, 8, 3)), *own])] if is_nested else own
     model = network(before=before)
@@ -148,7 +148,7 @@ def test_layers_that_augment_images_go_on_doing_so(is_nested, images):
 
 
 def _architecture(model):
-    """All but what the model is compiled with, as if everything trained."""
+    """Returns the model's JSON without compile settings and `trainable` flags."""
     config = {**json.loads(model.to_json()), "compile_config": None}
     return json.dumps(config).replace('"trainable": false', '"trainable": true')
 
@@ -169,7 +169,7 @@ def test_fine_tuning_calls_the_frozen_part_in_inference_mode(given):
     assert _architecture(model) == before
 
 
-def test_a_sweep_of_rates_sees_the_frozen_part_as_training_will(images):
+def test_a_learning_rate_sweep_runs_the_frozen_part_in_inference_mode(images):
     data = tlkit.load_arrays(images.astype("uint8"), np.arange(16) % 2, splits=(1, 0, 0))
     below = Watching()
     below.seen = []
