@@ -1,21 +1,22 @@
-r"""Whether advice holds: similarity, what to train, which backbone, calibration and rejection.
+r"""Checks the recommendations: similarity, what to train, backbones, calibration, rejection.
 
     python benchmarks/advice.py PART --weights FILE --flowers F --hymenoptera H --cifar10 C \
         --mnist M
 
-FILE holds weights of MobileNet-0.25, F and H folders of images in classes, C holds
-test/CLASS with images of 32x32, M is an `.npz` file of digits. PART is one of
+FILE has weights of MobileNet-0.25; F and H are folders of images with one subfolder per class; C
+has test/CLASS with images of 32x32 pixels; M is an `.npz` file of digits. PART is one of
 
-    similarity  flowers, ants and bees, digits, and flowers with their pixels shuffled: which are
-                nearer to what the network was trained on
-    recommend   what `recommend` chooses against all else that it might have chosen, over seeds
-    ranking     the order of backbones by their probes against the order after fine-tuning
-    trust       calibration error on test images before and after `calibrate`; known test images
-                and images of other sets that `fit_rejection` refuses
-    cost        `compare_backbones` of three backbones against their extraction passes alone
+    similarity  how similar flowers, ants and bees, digits, and flowers with shuffled pixels are to
+                the pretraining data
+    recommend   the mode that `recommend` chooses, compared with all others, over several seeds
+    ranking     the order of backbones by their probes, compared with that after fine-tuning
+    trust       calibration error on test images before and after `calibrate`; fractions of known
+                test images and of images of other data sets that `fit_rejection` rejects
+    cost        the time of `compare_backbones` for three backbones, compared with that of their
+                feature extraction alone
 
-Test images take part in no decision. Each line of `recommend` is printed as JSON when it is there,
-so that a killed benchmark is gone on with by `--done FILE`.
+Test images are not used for any decision. `recommend` prints each result as a line of JSON as soon
+as it is available; to resume a killed benchmark, pass a file of these lines as `--done FILE`.
 """
 
 import argparse
@@ -40,14 +41,14 @@ from tlkit.training.frozen import FrozenPart
 from tlkit.training.stages import DEFAULT_GROUPS
 
 BACKBONE = "mobilenet_025"
-MODES = {  # unfreeze and strength of an anchor; the head alone is solved first in all
+MODES = {  # `unfreeze` and strength of the anchor; all modes solve the head first
     "head": (None, 0.0),
     "groups": (DEFAULT_GROUPS, 0.0),
     "groups, strong anchor": (DEFAULT_GROUPS, ANCHORS["strong"]),
     "all": ("all", 0.0),
     "all, weak anchor": ("all", ANCHORS["weak"]),
 }
-CASES = {  # images to learn from, one fifth of them to validate on, and the size in pixels
+CASES = {  # number of images for training and validation (one fifth), and image size
     "flowers": (("flowers", 50, 224), ("flowers", 200, 224), ("flowers", 700, 224)),
     "hymenoptera": (("hymenoptera", 240, 224),),
     "cifar10": (("cifar10", 200, 96), ("cifar10", 1000, 96)),
@@ -58,7 +59,7 @@ SHUFFLED = 300
 
 
 def files_by_class(folder: Path) -> dict[str, list[Path]]:
-    """From a class to its images, whatever split they lie in."""
+    """Returns the images of each class, from all splits."""
     classes: dict[str, list[Path]] = {}
     for file in sorted(folder.rglob("*.jpg")):
         classes.setdefault(file.parent.name, []).append(file)
@@ -66,7 +67,7 @@ def files_by_class(folder: Path) -> dict[str, list[Path]]:
 
 
 def drawn(folder: Path, number: int, size: int, seed: int, work: Path) -> ImageData:
-    """So many images to learn from, drawn evenly from the classes; others to test on."""
+    """Draws `number` images evenly from the classes for training, and others for testing."""
     classes = files_by_class(folder)
     generator = np.random.default_rng(seed)
     most = min(MOST_TEST, sum(map(len, classes.values())) - number)
@@ -96,7 +97,7 @@ def tested(model: keras.Model, data: ImageData) -> tuple[float, int]:
 
 
 def similarity(given: argparse.Namespace, work: Path) -> None:
-    """Prints distance and probes of each set, nearest first by distance."""
+    """Prints distance and probes of each data set."""
     digits = np.load(given.mnist)
     order = np.random.default_rng(0).permutation(len(digits["y_test"]))[:1000]
     images = np.repeat(digits["x_test"][order][..., None], 3, axis=-1)
@@ -123,14 +124,14 @@ def similarity(given: argparse.Namespace, work: Path) -> None:
 
 
 def shuffled(path: str) -> np.ndarray:
-    """One image at 224 pixels, its pixels in random order."""
+    """Returns an image at 224 pixels with its pixels in random order."""
     image = np.asarray(keras.utils.load_img(path, target_size=(224, 224)), "uint8")
     pixels = image.reshape(-1, 3)
     return np.random.default_rng(0).permutation(pixels).reshape(image.shape)
 
 
 def recommend(given: argparse.Namespace, work: Path) -> None:
-    """Prints every mode on every case and seed as JSON, then the table."""
+    """Prints the results of every case and seed as JSON, then the table."""
     lines = []
     if given.done:
         lines = [
@@ -148,13 +149,15 @@ def recommend(given: argparse.Namespace, work: Path) -> None:
             lines.append(line)
             print(json.dumps(line), flush=True)
     lines.sort(key=lambda one: (cases.index((one["set"], one["number"])), one["seed"]))
-    print("\n| images | recommended | tested on | " + " | ".join(MODES) + " | against the best |")
+    print(
+        "\n| images | recommended | test images | " + " | ".join(MODES) + " | difference to best |"
+    )
     for (name, number), own in itertools.groupby(lines, lambda one: (one["set"], one["number"])):
         print(row(f"{number} of {name}", list(own)), flush=True)
 
 
 def of_all_modes(data: ImageData, weights: str, size: int, seed: int) -> dict:
-    """What was recommended, and the test accuracy of each mode."""
+    """Returns the recommended mode, and the test accuracy of each mode."""
     model = classifier(data, weights, size)
     advice = tlkit.recommend(data, tlkit.measure_similarity(model, data, seed=seed))
     chosen = "head" if advice.mode == "head" else "all" if advice.unfreeze == "all" else "groups"
@@ -179,9 +182,9 @@ def of_all_modes(data: ImageData, weights: str, size: int, seed: int) -> dict:
 
 
 def row(title: str, lines: list[dict]) -> str:
-    """Means over the seeds, and the paired difference between the advice and the best mode.
+    """Returns means over the seeds, and the difference between recommended and best mode.
 
-    With its 95 % interval by Student's t.
+    The difference is paired and has a 95 % interval by Student's t.
     """
     advised = max(
         {one["recommended"] for one in lines}, key=[o["recommended"] for o in lines].count
@@ -204,7 +207,7 @@ def row(title: str, lines: list[dict]) -> str:
 
 
 def ranking(given: argparse.Namespace, work: Path) -> None:
-    """Prints backbones by probe, with the test accuracy of the head and after fine-tuning."""
+    """Prints backbones by probe accuracy, with test accuracy of the head and after fine-tuning."""
     candidates = [
         f"{BACKBONE}={given.weights}",
         "resnet20",
@@ -233,8 +236,8 @@ def ranking(given: argparse.Namespace, work: Path) -> None:
 
 
 def trust(given: argparse.Namespace, work: Path) -> None:
-    """Prints calibration error and loss on test images, and shares of images refused."""
-    strangers = {
+    """Prints calibration error and loss on test images, and fractions of rejected images."""
+    out_of_distribution = {
         "CIFAR-10": some_of(given.cifar10, 300),
         "ants and bees": some_of(given.hymenoptera, 300),
         "digits": np.repeat(np.load(given.mnist)["x_test"][::33][..., None], 3, axis=-1)[:300],
@@ -250,22 +253,22 @@ def trust(given: argparse.Namespace, work: Path) -> None:
             report = tlkit.calibrate(model, data.validation)
             after = tlkit.evaluate(model, data.test, data.class_names)
             rejection = tlkit.fit_rejection(model, data, seed=seed)
-            refused = {"flowers": tlkit.measure_rejection(model, data.test, rejection).rate}
-            for name, images in strangers.items():
+            rejected = {"flowers": tlkit.measure_rejection(model, data.test, rejection).rate}
+            for name, images in out_of_distribution.items():
                 batches = as_batches(images)
-                refused[name] = tlkit.measure_rejection(model, batches, rejection).rate
+                rejected[name] = tlkit.measure_rejection(model, batches, rejection).rate
             print(
                 f"| {seed} | {mode} | {report.temperature:.2f} | "
                 f"{100 * before.reliability.error:.1f} % | {100 * after.reliability.error:.1f} % | "
                 f"{before.loss:.3f} | {after.loss:.3f} | {before.num_images} | "
-                + " | ".join(f"{100 * rate:.1f} %" for rate in refused.values())
+                + " | ".join(f"{100 * rate:.1f} %" for rate in rejected.values())
                 + " |",
                 flush=True,
             )
 
 
 def some_of(folder: Path, number: int) -> np.ndarray:
-    """Images of all classes, stretched to 224 pixels."""
+    """Returns randomly drawn images of all classes, resized to 224 pixels."""
     files = [file for some in files_by_class(folder).values() for file in some]
     chosen = np.random.default_rng(0).permutation(len(files))[:number]
     return np.stack(
@@ -277,13 +280,13 @@ def some_of(folder: Path, number: int) -> np.ndarray:
 
 
 def as_batches(images: np.ndarray) -> tf.data.Dataset:
-    """The same as a data set of batches at 224 pixels, with labels that nobody looks at."""
+    """Returns a data set of batches at 224 pixels, with dummy labels."""
     dataset = tf.data.Dataset.from_tensor_slices((images, np.zeros(len(images), "int64"))).batch(32)
     return dataset.map(lambda x, y: (tf.image.resize(tf.cast(x, tf.float32), (224, 224)), y))
 
 
 def cost(given: argparse.Namespace, work: Path) -> None:
-    """Prints what a comparison takes beyond its extraction passes by themselves, at one size."""
+    """Prints the overhead of a comparison over its feature extraction alone, at one size."""
     names = [f"{BACKBONE}={given.weights}", "mobilenet_v2_035=none", "resnet20"]
     passes = 0.0
     data = drawn(given.flowers, 700, 224, 0, work)
@@ -299,8 +302,8 @@ def cost(given: argparse.Namespace, work: Path) -> None:
     print(tlkit.compare_backbones(data, names, cache=work / "compared"))
     whole = time.perf_counter() - started
     print(
-        f"{data.train.num_images} images: compared in {whole:.1f} s, the three extraction passes "
-        f"alone {passes:.1f} s, beyond them {whole - passes:.1f} s"
+        f"{data.train.num_images} images: compared in {whole:.1f} s, the three feature extractions "
+        f"alone {passes:.1f} s, overhead {whole - passes:.1f} s"
     )
 
 
@@ -320,8 +323,8 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--weights", required=True)
     parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument("--epochs", type=int, help="of fine-tuning in `ranking` and `trust`")
-    parser.add_argument("--done", type=Path, help="lines of `recommend` that are there already")
+    parser.add_argument("--epochs", type=int, help="epochs of fine-tuning in `ranking` and `trust`")
+    parser.add_argument("--done", type=Path, help="file with existing lines of `recommend`")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         PARTS[given.part](given, Path(work))

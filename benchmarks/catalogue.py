@@ -1,21 +1,22 @@
-"""Builds every backbone of the catalogue with random weights and runs the contract's checks.
+"""Builds every backbone of the catalogue with random weights and runs the contract checks.
 
     python benchmarks/catalogue.py [NAME...]
 
-Prints one row for each backbone: seconds to build it and to find its groups, parameters against
-the catalogue's figure, cuts, groups, and the checks that failed:
+Prints one row for each backbone: seconds to build it and to determine its groups, parameters, cuts,
+groups, and the checks that failed:
 
-    parameters   as many as the catalogue says, without the head
-    flat         no nested model but ConvNeXt's four stems
-    minimum      builds at the smallest image size the catalogue allows
-    same         the same features as the network of `keras.applications` with the same weights
-                 behind Keras's own preprocessing
-    groups       hold every layer once, and the parts before and behind each boundary make the
-                 whole, bit for bit
-    trainable    unfreezing each group trains that group and all after it, and nothing else
-    reload       saved and loaded by plain Keras: the same outputs bit for bit, the same signature
-    explained    Grad-CAM of two classes with opposite weights gives maps of the image's size,
-                 0...1, which are not both empty
+    parameters   their number without the head is that of the catalogue
+    flat         there is no nested model, except for the four stems of ConvNeXt
+    minimum      the model can be built at the smallest image size in the catalogue
+    same         features are the same as those of the network of `keras.applications` with the same
+                 weights and Keras's own preprocessing
+    groups       they contain every layer once, and the two parts at each boundary together compute
+                 bit-identical outputs
+    trainable    unfreezing a group makes that group and all later ones trainable, and no other
+    reload       after saving and loading with plain Keras, outputs are bit-identical and the
+                 signature is the same
+    explained    Grad-CAM of two classes with opposite weights gives maps of the image's size, with
+                 values 0...1, which are not both empty
 
 Everything is computed at a small image size; the largest networks need about 8 GB of memory.
 Ends with status 1 if any check failed.
@@ -53,7 +54,7 @@ def failures(spec: BackboneSpec, model: keras.Model) -> Iterator[str]:
         "flat": lambda: num_nested(model) == (4 if spec.name.startswith("convnext") else 0),
         "same": lambda: is_same_network(spec, model, images),
         "groups": lambda: is_partitioned(model, images),
-        "trainable": lambda: is_frozen_right(model),
+        "trainable": lambda: freezes_correctly(model),
         "reload": lambda: reloads(model, images),
         "explained": lambda: is_explained(model, images),
     }
@@ -72,7 +73,7 @@ def num_nested(model: keras.Model) -> int:
 
 def is_same_network(spec: BackboneSpec, model: keras.Model, images: np.ndarray) -> bool:
     if spec.name == "resnet20" or spec.name.startswith("efficientnet_b"):
-        return True  # ours alone; and with the layer that Keras adds for published weights only
+        return True  # not in Keras; or Keras adds a layer for published weights only
     function, options = spec.build.args
     network = getattr(keras.applications, function)(
         include_top=False, weights=None, input_shape=images.shape[1:], **options
@@ -105,7 +106,7 @@ def is_partitioned(model: keras.Model, images: np.ndarray) -> bool:
     )
 
 
-def is_frozen_right(model: keras.Model) -> bool:
+def freezes_correctly(model: keras.Model) -> bool:
     groups = layer_groups(model)
     for position, group in enumerate(groups):
         report = set_trainable(model, group.name)
@@ -131,7 +132,7 @@ def reloads(model: keras.Model, images: np.ndarray) -> bool:
 
 
 def is_explained(model: keras.Model, images: np.ndarray) -> bool:
-    # of two classes with opposite weights, what does not speak for one speaks for the other
+    # with opposite weights, a region that does not contribute to one class contributes to the other
     weights = model.layers[-1].kernel.numpy()
     weights[:, 1] = -weights[:, 0]
     model.layers[-1].kernel.assign(weights)
@@ -142,7 +143,7 @@ def is_explained(model: keras.Model, images: np.ndarray) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help="backbones; all without any")
+    parser.add_argument("names", nargs="*", help="backbones; default: all")
     names = parser.parse_args().names or [spec.name for spec in list_backbones()]
     print(
         COLUMNS.format(

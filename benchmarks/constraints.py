@@ -1,10 +1,11 @@
-"""What constraints cost: an anchored step against a plain one, and Fisher information per sample.
+"""The cost of constraints: a training step with an anchor, and per-sample Fisher information.
 
     python benchmarks/constraints.py
 
-Weights and images are random, which changes no time. The step is that of ResNet50 at 224 pixels,
-all layers, batches of 16, in alternating rounds. The exact Fisher information is that of `resnet20`
-with five classes; it is compared with a loop over single samples, eager and compiled.
+Weights and images are random, which does not affect the time. The step trains all layers of
+ResNet50 at 224 pixels with batches of 16, with and without an anchor in alternating rounds. The
+exact Fisher information is computed for `resnet20` with five classes, and compared with a loop over
+single samples, eager and compiled.
 """
 
 import argparse
@@ -20,9 +21,9 @@ from tlkit.training.step import hooked
 
 ROUNDS, STEPS, BATCH_SIZE = 7, 3, 16
 NUM_CLASSES, NUM_SAMPLES, NUM_EAGER = 5, 192, 12
-SMALLEST_SHARE = 1e-6
+SMALLEST_FRACTION = 1e-6
 FEW, MANY = 256, 1280
-"""Images of two estimates; what the second takes longer is free of tracing."""
+"""Images of two estimates; the difference of their times does not include tracing."""
 
 
 def anchored_step(name: str, size: int) -> None:
@@ -57,7 +58,7 @@ def anchored_step(name: str, size: int) -> None:
 
 
 def fisher() -> None:
-    """Prints images per second, and how far the ways differ."""
+    """Prints images per second, and the largest difference between the implementations."""
     names = [str(i) for i in range(NUM_CLASSES)]
     model = tlkit.build_classifier("resnet20", names, seed=0)
     images = np.random.default_rng(0).integers(0, 255, (MANY, 32, 32, 3)).astype("float32")
@@ -106,8 +107,8 @@ def fisher() -> None:
 
 
 def relative_difference(found: np.ndarray, expected: np.ndarray) -> float:
-    """The largest, value by value, of those above a millionth of the largest."""
-    counts = expected > SMALLEST_SHARE * expected.max()
+    """Returns the largest relative difference of values above a millionth of the largest."""
+    counts = expected > SMALLEST_FRACTION * expected.max()
     return float((np.abs(found - expected)[counts] / expected[counts]).max())
 
 

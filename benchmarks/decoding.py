@@ -1,14 +1,14 @@
-"""Compares the speed of tlkit's decoding with that of Keras's loader, in one run.
+"""Compares the decoding speed of tlkit with that of Keras's loader, in one run.
 
-    python benchmarks/decoding.py PHOTOGRAPHS
+    python benchmarks/decoding.py PHOTOS
 
-PHOTOGRAPHS is a folder of class folders. From its first images three sets are made in a
-temporary folder: 12-megapixel ones, 500x375 ones, and 500x375 ones with EXIF data. Each is read
-at 224x224 by `keras.utils.image_dataset_from_directory`, by the same pipeline with
-`antialias=True` (Keras's loader has no switch for it), and by tlkit. Batches per second are taken
-once a pipeline is running, the three in turn and several times over; a ratio above 1 means that
-tlkit is faster. What it takes to start a pipeline is printed too. The last lines are images per
-second for each preset of augmentation, decoding included.
+PHOTOS is a folder with one subfolder per class. Three sets are made from its first images in a
+temporary folder: of 12 megapixels, of 500x375 pixels, and of 500x375 pixels with EXIF data. Each
+set is read at 224x224 by `keras.utils.image_dataset_from_directory`, by the same pipeline with
+`antialias=True` (Keras's loader has no option for it), and by tlkit. Images per second are measured
+in alternating rounds after the pipelines have warmed up; a ratio above 1 means that tlkit is
+faster. The time until the first batch is printed, too. The last lines are images per second for
+each augmentation preset, including decoding.
 """
 
 import argparse
@@ -42,12 +42,12 @@ def write_set(sources: list[Path], folder: Path, size: tuple[int, int], with_exi
         target = folder / f"class{number % 2}" / f"{number:04d}.jpg"
         target.parent.mkdir(parents=True, exist_ok=True)
         pixels = np.array(Image.open(source).convert("RGB").resize(size, Image.Resampling.BICUBIC))
-        image = Image.fromarray(pixels)  # without what the source's header says
+        image = Image.fromarray(pixels)  # without the metadata of the source
         image.save(target, quality=90, **({"exif": exif} if with_exif else {}))
 
 
 def pipelines(folder: Path) -> dict[str, tf.data.Dataset]:
-    """Endless batches of the same images, read in three ways."""
+    """Returns infinite data sets of the same images, read in three ways."""
     by_keras = keras.utils.image_dataset_from_directory(
         folder, image_size=IMAGE_SIZE, batch_size=None, shuffle=False, verbose=False
     )
@@ -77,7 +77,7 @@ def measure(
             batches = iter(dataset)
             next(batches)
             starts[name] = time.perf_counter() - started
-            for _ in islice(batches, num_batches):  # until it has tuned itself
+            for _ in islice(batches, num_batches):  # until autotuning has settled
                 pass
             started = time.perf_counter()
             for _ in islice(batches, num_batches):
@@ -90,11 +90,11 @@ def measure(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("images", type=Path)
+    parser.add_argument("photos", type=Path, metavar="PHOTOS")
     arguments = parser.parse_args()
-    images = sorted(arguments.images.rglob("*.jpg"))
+    images = sorted(arguments.photos.rglob("*.jpg"))
     if not images:
-        parser.error(f"there is no .jpg file in {arguments.images}")
+        parser.error(f"there is no .jpg file in {arguments.photos}")
     with tempfile.TemporaryDirectory() as root:
         os.environ["TLKIT_CACHE"] = str(Path(root) / "cache")
         sets = [
@@ -117,7 +117,7 @@ def main() -> None:
             for name in AUGMENTATIONS
         }
         speeds, _ = measure(datasets, 30)
-        print("augmentation, decoding included")
+        print("augmentation, including decoding")
         for name, speed in speeds.items():
             print(f"  {name}: {speed:.0f} images/s")
 

@@ -1,11 +1,11 @@
-"""How fast features are: against the Keras model in a `tf.function`, and from the store.
+"""The speed of feature extraction, compared with a Keras model in a `tf.function`.
 
     python benchmarks/features.py PHOTOS [--backbones resnet50,vgg16]
 
-Weights are random, which changes no forward pass; heads take longer to solve on the nearly
-dependent features that they make. For each backbone: images per second of the forward pass alone,
-three ways; then `train_head` on the folder from nothing, again, and with one tenth of the
-images new.
+Weights are random. This does not affect the time of a forward pass, but heads take longer to solve,
+because features are nearly linearly dependent. For each backbone: images per second of the forward
+pass in three implementations; then the time of `train_head` on a folder, again with stored
+features, and with one tenth of new images.
 """
 
 import argparse
@@ -25,7 +25,7 @@ BATCH_SIZE, BATCHES, ROUNDS = 32, 3, 3
 
 
 def images_per_second(forwards, images: tf.Tensor) -> list[float]:
-    """The best of several rounds in turn: what else the machine does strikes all alike."""
+    """Returns the best of several alternating rounds, so that other load affects all alike."""
     best = [0.0] * len(forwards)
     for forward in forwards:
         forward(images)
@@ -46,7 +46,7 @@ def forward_pass(model: keras.Model, photos: str) -> None:
     started = time.perf_counter()
     part = FrozenPart(prefix)
     exact, fast = part.float32, part.bfloat16
-    print(f"  preparing both took {time.perf_counter() - started:.1f} s")
+    print(f"  preparing both graphs took {time.perf_counter() - started:.1f} s")
     if fast is None:
         raise SystemExit("this processor has no bfloat16")
     difference = relative_difference(fast(images).numpy(), exact(images).numpy())
@@ -59,7 +59,7 @@ def forward_pass(model: keras.Model, photos: str) -> None:
 
 
 def whole_calls(backbone: str, photos: str) -> None:
-    """Features of nine tenths, of the same again, then of all."""
+    """Times `train_head` on nine tenths of the images, on the same again, and on all."""
     with tempfile.TemporaryDirectory() as temporary:
         part = Path(temporary) / "part"
         files = sorted(path for path in Path(photos).glob("*/*") if path.is_file())

@@ -1,18 +1,17 @@
-"""Compares tlkit with plain Keras's guide recipe on one folder of images, seed by seed.
+"""Compares tlkit with the recipe of Keras's guide on a folder of images, for several seeds.
 
     python benchmarks/flowers.py PHOTOS --backbone mobilenet_025 --weights FILE --seeds 5
 
-For each seed the folder is split anew, and on that split are trained, from nothing that was
-stored before:
+For each seed, the folder is split again, and these are trained on the split, with an empty cache:
 
-- plain Keras as its transfer-learning guide has it: random flips and rotations of 0.1, ten epochs
-  of a frozen base with Adam at 1e-3, then ten epochs of all layers at 1e-5;
-- `tlkit.train_head`, twice: the second call finds all features stored;
+- plain Keras as in its transfer-learning guide: random flips and rotations of 0.1, ten epochs with
+  a frozen base with Adam at 1e-3, then ten epochs of all layers at 1e-5;
+- `tlkit.train_head`, twice: the second call uses the stored features;
 - `tlkit.fine_tune` with its defaults.
 
-Seconds begin before the folder is read; those of a "call" (of "fit") when data and model are there.
+Times include reading the folder; those of a "call" (or "fit") start when data and model are ready.
 
-Accuracies are on the test split, which no decision was made on.
+Accuracies are on the test split, which was not used for any decision.
 """
 
 import argparse
@@ -30,7 +29,7 @@ from tlkit.models.catalogue import find_backbone
 
 
 def plain_keras(data, backbone: str, weights: str) -> dict[str, float]:
-    """Keras's guide recipe; returns test accuracies and seconds of both phases."""
+    """Runs the recipe of Keras's guide; returns test accuracies and seconds of both phases."""
     spec = find_backbone(backbone)
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -53,16 +52,16 @@ def plain_keras(data, backbone: str, weights: str) -> dict[str, float]:
 
 
 def plain_base(spec, image_size: tuple[int, int], weights: str) -> keras.Model:
-    """The backbone as a user of Keras builds it; its preprocessing must be the "tf" kind."""
+    """Builds the backbone as in plain Keras; its preprocessing must be of the "tf" kind."""
     if spec.preprocessing != "tf":
-        raise SystemExit("the plain recipe here is written for preprocessing to -1...1")
+        raise SystemExit("the plain recipe only supports preprocessing to -1...1")
     base = spec.build(keras.Input((*image_size, 3)), None)
     base.load_weights(weights)
     return base
 
 
 def with_tlkit(arguments: argparse.Namespace, seed: int) -> dict[str, float]:
-    """Head, head again, and fine-tuning, each from its own start."""
+    """Trains the head, the head again, and fine-tunes, each from a new model."""
     figures = {}
     with tempfile.TemporaryDirectory() as cache:
         for name in ("head", "head again"):
@@ -86,7 +85,7 @@ def with_tlkit(arguments: argparse.Namespace, seed: int) -> dict[str, float]:
 
 
 def load(arguments: argparse.Namespace, seed: int, cache: str):
-    """Data and an untrained classifier."""
+    """Returns the data and an untrained classifier."""
     data = tlkit.load_folder(arguments.photos, seed=seed, cache=cache)
     model = tlkit.build_classifier(
         arguments.backbone, data.class_names, weights=arguments.weights, seed=seed
@@ -95,7 +94,7 @@ def load(arguments: argparse.Namespace, seed: int, cache: str):
 
 
 def standard_error(values: list[float]) -> float:
-    """Of the mean; not a number for a single value."""
+    """Returns the standard error of the mean; NaN for a single value."""
     return np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
 
 
@@ -105,7 +104,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="mobilenet_025")
     parser.add_argument("--weights", required=True)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--plain-seeds", type=int, help="how many of them for plain Keras")
+    parser.add_argument("--plain-seeds", type=int, help="number of seeds for plain Keras")
     arguments = parser.parse_args()
     rows = []
     for seed in range(arguments.seeds):
@@ -124,13 +123,13 @@ def main() -> None:
         mean[name] = np.mean(values)
         print(f"  {name}: {mean[name]:.3f} ± {standard_error(values):.3f} ({len(values)} seeds)")
     ratio = mean["frozen fit seconds"] / mean["head call seconds"]
-    print(f"head training: {ratio:.1f} times as fast as ten frozen epochs")
+    print(f"head training: {ratio:.1f} times as fast as ten epochs with a frozen base")
     ratio = mean["frozen seconds"] / mean["head seconds"]
-    print(f"head training with checking the files and building the model: {ratio:.1f} times")
+    print(f"head training including loading and building the model: {ratio:.1f} times as fast")
     gain = [row["fine-tune accuracy"] - row["head accuracy"] for row in rows]
-    print(f"fine-tuning less head, paired: {np.mean(gain):+.3f} ± {standard_error(gain):.3f}")
+    print(f"fine-tuning minus head, paired: {np.mean(gain):+.3f} ± {standard_error(gain):.3f}")
     ratio = mean["fine-tune seconds"] / mean["tuned seconds"]
-    print(f"fine-tuning: {ratio:.2f} of the time of the guide recipe")
+    print(f"fine-tuning: {ratio:.2f} of the time of the guide's recipe")
 
 
 if __name__ == "__main__":

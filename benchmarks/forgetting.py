@@ -1,11 +1,12 @@
-"""Three classes of images, then two more: what each constraint gains, and what it forgets.
+"""Three classes, then two more: what is learned and forgotten with each constraint.
 
     python benchmarks/forgetting.py PHOTOS --backbone mobilenet_025 --weights FILE --seeds 3
 
-A classifier of the first three classes is fine-tuned; two outputs are added, and the network is
-trained on images of the other two classes alone. Accuracies are on test images, which no decision
-was made on, in two readings: task-incremental (the task is told, so only its classes are in
-question) and class-incremental (all five are). Strengths and shares are chosen on validation.
+A classifier of the first three classes is fine-tuned. Then two outputs are added, and the network
+is trained only on images of the other two classes. Accuracies are on test images, which are not
+used for any decision, in two scenarios: task-incremental (the task is known, so only its classes
+are possible) and class-incremental (all five classes are possible). Strengths and interpolation
+fractions are chosen on validation images.
 """
 
 import argparse
@@ -20,12 +21,12 @@ import tlkit
 
 NUM_OLD = 3
 HEAD_RATE = 1e-2
-"""New rows begin small; at the rate of whole networks they hardly move."""
+"""New rows are small at first; at the default learning rate they would hardly change."""
 ALPHAS = tuple(np.round(np.linspace(0, 1, 11), 2))
 
 
 def of_classes(data, wanted: list[int], class_names: tuple[str, ...]):
-    """The images of some classes, their labels as they are."""
+    """Returns the images of some classes, with unchanged labels."""
     splits = {
         name: split.subset(np.flatnonzero(np.isin(split.labels, wanted)))
         for name in ("train", "validation", "test")
@@ -35,7 +36,7 @@ def of_classes(data, wanted: list[int], class_names: tuple[str, ...]):
 
 
 def accuracies(model: keras.Model, split, classes: range) -> tuple[float, float]:
-    """Among the task's own classes, and among all."""
+    """Returns the accuracy among the classes of the task, and among all classes."""
     logits = np.concatenate([model(x, training=False).numpy() for x, _ in split.dataset()])
     own = logits[:, classes.start : classes.stop].argmax(axis=1) + classes.start
     return float((own == split.labels).mean()), float(
@@ -44,7 +45,7 @@ def accuracies(model: keras.Model, split, classes: range) -> tuple[float, float]
 
 
 def ways(old_model: keras.Model, old, new) -> dict[str, Callable[[keras.Model], object]]:
-    """From a way's name to what trains the grown network in it."""
+    """Returns for each method's name a function that trains the extended network with it."""
 
     def tuned(model, anchor=None, **arguments):
         tlkit.fine_tune(model, new, anchor=anchor, unfreeze="all", epochs=10, **arguments)
@@ -67,7 +68,7 @@ def ways(old_model: keras.Model, old, new) -> dict[str, Callable[[keras.Model], 
         report = tlkit.sweep_interpolation(
             start, model, {"old": old.validation, "new": new.validation}, alphas=ALPHAS
         )
-        print(f"    share of the new model {report.best_alpha:g}", flush=True)
+        print(f"    fraction of the new model {report.best_alpha:g}", flush=True)
         return tlkit.interpolate_weights(start, model, report.best_alpha)
 
     def head_alone(model):
@@ -92,7 +93,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="mobilenet_025")
     parser.add_argument("--weights", default="pretrained")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--ways", nargs="+", help="some of them, by name")
+    parser.add_argument("--ways", nargs="+", help="names of methods to run")
     given = parser.parse_args()
     results: dict[str, list[tuple[float, ...]]] = {}
     for seed in range(given.seeds):
@@ -115,7 +116,7 @@ def main() -> None:
             gained = accuracies(grown, new.test, classes[1])
             results.setdefault(name, []).append((before, *after, *gained))
     counts = f"{old.test.num_images} old and {new.test.num_images} new test images in the last seed"
-    print(f"| way | old before | old after | new | old, of all | new, of all | ({counts})")
+    print(f"| method | old before | old after | new | old, among all | new, among all | ({counts})")
     for name, rows in results.items():
         before, old_own, old_all, new_own, new_all = 100 * np.mean(rows, axis=0)
         print(

@@ -1,13 +1,13 @@
-"""Whether a model that is exported today answers where tlkit has never been installed.
+"""Checks that exported models work in environments without tlkit.
 
     python benchmarks/fresh_environments.py PHOTOS --environments FOLDER
 
-Trains `resnet20`'s head on the images, exports it to every format, and asks each file in a
-virtual environment of its own that holds the format's runtime and what that needs, at this
-environment's versions. Environments are made in FOLDER the first time. What is said there about
-test images is held to the format's bounds, as at every export, with the labels; the SavedModel
-is asked about files too, by its signature for encoded images, and how often it names the class
-that tlkit names is printed.
+Trains the head of `resnet20` on the images, exports the model to every format, and runs each export
+in a separate virtual environment with the format's runtime and its dependencies, in the versions of
+this environment. Environments are created in FOLDER when needed. Predictions for test images are
+compared with those of the model in memory, with the tolerances of each format, as in every export.
+The SavedModel is also run on encoded files, and the number of files for which it predicts the same
+class as tlkit is printed.
 """
 
 import argparse
@@ -42,7 +42,7 @@ print(json.dumps([label.decode() for label in answers["label"].numpy()]))
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Exports the model and prints a table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("photos")
     parser.add_argument("--environments", type=Path, required=True)
@@ -54,9 +54,9 @@ def main() -> None:
     images = np.concatenate([images.numpy() for images, _ in batches]).astype(np.uint8)
     labels = np.concatenate([labels.numpy() for _, labels in batches])
     expected = np.asarray(probabilities(model(images.astype("float32"), training=False), model))
-    print("| format | installed | difference | accuracy lower by | images | loads in | an image |")
+    print("| format | installed | difference | loss of accuracy | images | loading | per image |")
     print("| --- " * 7 + "|")
-    files = "the SavedModel was not asked"
+    files = "the SavedModel was not run"
     with tempfile.TemporaryDirectory() as work:
         exported = Path(work) / "exported"
         tlkit.export_model(model, exported, data.class_names, formats=tuple(EXPORT_FORMATS))
@@ -69,7 +69,7 @@ def main() -> None:
             path = exported / one.place
             answers = ask_in_fresh_process(name, path, images, python=python)
             found = answers.outputs
-            if name == "keras":  # it gives logits
+            if name == "keras":  # returns logits
                 found = np.asarray(probabilities(found, model))
             difference, drop = compare_answers(name, found, expected, kind="softmax", labels=labels)
             print(
@@ -79,19 +79,19 @@ def main() -> None:
                 flush=True,
             )
             if name == "saved_model":
-                said = labels_of_files(python, path, data.test.paths)
+                labels_there = labels_of_files(python, path, data.test.paths)
                 own = [one.label for one in tlkit.predict(model, data.test.paths, data.class_names)]
-                same = sum(a == b for a, b in zip(said, own, strict=True))
-                files = f"of {len(own)} files the SavedModel names the same class for {same}"
+                same = sum(a == b for a, b in zip(labels_there, own, strict=True))
+                files = f"the SavedModel predicts the same class for {same} of {len(own)} files"
     print(files)
 
 
 def labels_of_files(python: Path, folder: Path, files: tuple[str, ...]) -> list[str]:
-    """What a SavedModel says of files, where there is no tlkit."""
+    """Returns the predictions of a SavedModel for files, in an environment without tlkit."""
     command = [python, "-P", "-c", ASK_FILES, folder, *files]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd="/")
-    said: list[str] = json.loads(done.stdout)
-    return said
+    labels: list[str] = json.loads(done.stdout)
+    return labels
 
 
 if __name__ == "__main__":

@@ -1,25 +1,25 @@
-"""Growing: what it keeps, what it costs, against fine-tuning, an anchor and joint training.
+"""Growth compared with fine-tuning, an anchor and joint training: accuracy and cost.
 
     python benchmarks/growing.py tasks CIFAR10_FOLDER_OR_MNIST_NPZ [--epochs 10] [--limit N]
     python benchmarks/growing.py classes CIFAR10_FOLDER [--epochs 20] [--limit N] [--work DIR]
 
-`tasks`: five tasks of two classes one after the other, by a small network of three convolutions
-that begins with the first two classes.
+`tasks`: five consecutive tasks of two classes each, with a small network of three convolutions that
+is first trained on the first two classes.
 
-    expand      tlkit.expand with isolate=True; old logits are compared bit for bit after each task
-    fine-tune   the whole network goes on with each task, with outputs of its own for it
-    anchor      the same, anchored to what it was after the task before
-    joint       all tasks at once; batches hold images of all
+    expand      tlkit.expand with isolate=True; after each task, old logits must be bit-identical
+    fine-tune   the whole network is trained on each task, with separate outputs for it
+    anchor      the same, with an anchor at the weights after the previous task
+    joint       joint training on all tasks; batches contain images of all of them
 
 Accuracy is task-incremental: among the two classes of each image's task, on test images.
 
-`classes`: resnet20 trained on five classes of CIFAR-10 from random weights, then
-`tlkit add-classes` with the other five, with 0, 20 and 100 exemplars a class; against plain
-fine-tuning on the new five, and against training on all ten from the start. Accuracy is among all
-ten classes.
+`classes`: resnet20 is trained on five classes of CIFAR-10 from random weights, then
+`tlkit add-classes` adds the other five, with 0, 20 and 100 exemplars per class. It is compared with
+plain fine-tuning on the new five, and with joint training on all ten. Accuracy is among all ten
+classes.
 
-CIFAR10_FOLDER holds train/CLASS and test/CLASS with images of 32x32; MNIST_NPZ `x_train`,
-`y_train`, `x_test`, `y_test`. `--limit` takes so many images of each class and split.
+CIFAR10_FOLDER has train/CLASS and test/CLASS with images of 32x32 pixels; MNIST_NPZ has `x_train`,
+`y_train`, `x_test` and `y_test`. `--limit` sets the number of images of each class and split.
 """
 
 import argparse
@@ -53,10 +53,10 @@ Split = tuple[np.ndarray, np.ndarray]
 
 @dataclass
 class Outcome:
-    """One method through all tasks.
+    """The results of one method on all tasks.
 
     Attributes:
-        matrix: Accuracy on each task after each.
+        matrix: Accuracy on each task after each task.
         parameters: Number of values in all weights after each task.
         multiply_adds: Of a forward pass after each task.
         seconds: Time of each task's training.
@@ -70,14 +70,14 @@ class Outcome:
     is_same: list[bool] = field(default_factory=list)
 
     def note(self, model: keras.Model, seconds: float) -> None:
-        """Notes what a task has made of the network."""
+        """Records the network's size and the seconds after a task."""
         self.parameters.append(model.count_params())
         self.multiply_adds.append(count_multiply_adds(model))
         self.seconds.append(seconds)
 
 
 def load(path: Path, limit: int | None) -> tuple[Split, Split, list[str]]:
-    """Training images, test images and the names of the ten classes."""
+    """Returns training images, test images and the names of the ten classes."""
     if path.suffix == ".npz":
         arrays = np.load(path)
         splits = []
@@ -103,7 +103,7 @@ def limited(images: np.ndarray, labels: np.ndarray, limit: int | None) -> Split:
 
 
 def network(size: int, num_classes: int) -> keras.Model:
-    """Three convolutions; each of them can grow in isolation."""
+    """Returns a network of three convolutions, each of which can be expanded."""
     x = keras.Input((size, size, 3))
     y = keras.layers.Rescaling(1 / 127.5, -1)(x)
     for number, filters in enumerate((16, 32, 64), start=1):
@@ -146,7 +146,7 @@ def logits_of(model: keras.Model, images: np.ndarray) -> np.ndarray:
 
 
 def accuracies(model: keras.Model, test: Split) -> list[float]:
-    """Accuracy on each task, 0.5 (guessing) for one that the model has no outputs for."""
+    """Returns the accuracy on each task; 0.5 (chance) if the model has no outputs for it."""
     images, labels = test
     logits = logits_of(model, images)
     found = []
@@ -160,7 +160,7 @@ def accuracies(model: keras.Model, test: Split) -> list[float]:
 
 
 def run_tasks(method: str, train: Split, test: Split, names: list[str], epochs: int) -> Outcome:
-    """One method through the five tasks."""
+    """Runs one method on the five tasks."""
     keras.utils.set_random_seed(0)
     images, labels = train
     pairs = [names[2 * task : 2 * task + 2] for task in range(NUM_TASKS)]
@@ -198,7 +198,7 @@ def run_tasks(method: str, train: Split, test: Split, names: list[str], epochs: 
 def learn(
     method: str, model: keras.Model, train: Split, pair: list[str], *, epochs: int
 ) -> keras.Model:
-    """Returns the network after one more task."""
+    """Trains the network on one more task and returns it."""
     images, labels = train
     if method == "expand":
         data = tlkit.load_arrays(images, labels, pair, batch_size=BATCH_SIZE, splits=(0.9, 0.1, 0))
@@ -222,7 +222,7 @@ def tasks(path: Path, epochs: int, limit: int | None) -> None:
     outcomes = {method: run_tasks(method, train, test, names, epochs) for method in METHODS}
     print(
         "\n| | accuracy | forgetting | parameters after each task | multiply-adds at the end | "
-        "old logits the same | seconds |"
+        "old logits bit-identical | seconds |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for method, outcome in outcomes.items():
@@ -239,7 +239,7 @@ def tasks(path: Path, epochs: int, limit: int | None) -> None:
 
 
 def linked(path: Path, to: Path, names: Sequence[str], limit: int | None) -> Path:
-    """A folder with some classes of another, by links."""
+    """Makes a folder with some classes of another one, as symbolic links."""
     for part in ("train", "test"):
         for name in names:
             folder = to / part / name
@@ -250,7 +250,7 @@ def linked(path: Path, to: Path, names: Sequence[str], limit: int | None) -> Pat
 
 
 def classes(path: Path, epochs: int, limit: int | None, work: Path) -> None:
-    """Prints the table of five classes and then five more."""
+    """Prints the table of five classes, then five more."""
     names = sorted(folder.name for folder in (path / "train").iterdir())
     old = linked(path, work / "old", names[:5], limit)
     new = linked(path, work / "new", names[5:], limit)
@@ -283,15 +283,15 @@ def classes(path: Path, epochs: int, limit: int | None, work: Path) -> None:
     started = time.perf_counter()
     plain = add_classes(first.load_model(), names[5:], names[:5])
     (images, labels), _, _ = load(everything, None)
-    for layer in plain.layers:  # one by one: the model's own flag says so already and sets nothing
+    for layer in plain.layers:  # the flag of the model is already set, and setting it has no effect
         layer.trainable = True
     fit(plain, images[labels >= 5], labels[labels >= 5], cross_entropy(), epochs)
     row("plain fine-tuning on the new five", plain, time.perf_counter() - started)
     started = time.perf_counter()
     joint = tlkit.train_run(everything, out=work / "joint", **given)
-    best = row("all ten from the start", joint.load_model(), time.perf_counter() - started)
+    best = row("joint training of all ten", joint.load_model(), time.perf_counter() - started)
     for exemplars, accuracy in reached.items():
-        print(f"{exemplars} exemplars: {100 * accuracy / best:.0f} % of joint accuracy")
+        print(f"{exemplars} exemplars: {100 * accuracy / best:.0f} % of joint training's accuracy")
 
 
 def main() -> None:
@@ -299,8 +299,8 @@ def main() -> None:
     parser.add_argument("what", choices=["tasks", "classes"])
     parser.add_argument("path", type=Path)
     parser.add_argument("--epochs", type=int)
-    parser.add_argument("--limit", type=int, help="images of each class and split")
-    parser.add_argument("--work", type=Path, help="folder for the runs; must be empty")
+    parser.add_argument("--limit", type=int, help="number of images of each class and split")
+    parser.add_argument("--work", type=Path, help="folder for the runs, which must be empty")
     given = parser.parse_args()
     if given.what == "tasks":
         tasks(given.path, given.epochs or 10, given.limit)

@@ -1,19 +1,20 @@
-"""Kills one short fine-tuning over and over, and compares its weights with an undisturbed one's.
+"""Kills a short fine-tuning repeatedly, and compares its weights with an uninterrupted one.
 
     python benchmarks/kill.py --kills 20 [--views 2] [--small]
     python benchmarks/kill.py --kills 30 --from-run [--importance fisher] [--small]
 
-The run has dropout, augmentation, layer decay, two stages, a penalty that pulls towards the first
-weights, and validation. It saves itself many times a second here; at random moments its
-process gets SIGKILL, and the same command starts it again. Under TF_DETERMINISTIC_OPS the weights
-at the end must be those of the undisturbed run, bit by bit. With `--views` the first stage trains
-on stored activations, and the process is killed while it stores them, too. The network is resnet20;
-with `--small` one of three convolutions, which starts sooner.
+The training has dropout, augmentation, layer decay, two stages, a penalty on the distance from the
+initial weights, and validation. Here it saves its state many times per second. At random moments
+its process receives SIGKILL, and the same command is started again. With deterministic operations,
+the final weights must be bit-identical to those of the uninterrupted training. With `--views`, the
+first stage trains on stored activations, and the process is also killed while it stores them. The
+network is resnet20; with `--small` it is one of three convolutions, which starts faster.
 
-With `--from-run` it is a whole run that goes on from an earlier one, its anchor's strength chosen
-by trying: killed in its trials, its training, its export, its pages. Each run of the series is
-killed a few times and finished, until there were enough kills; its model, its strength and its
-figures must be those of the undisturbed run, and nothing half-written may be left.
+With `--from-run`, a complete run that warm-starts from an earlier one is killed, during the trials
+for the strength of its anchor, the training, the export, or the writing of its report. Runs are
+killed a few times each and then completed, until there were enough kills. The model, the strength
+and the metrics of each must be the same as in the uninterrupted run, and no partially written file
+may be left.
 """
 
 import argparse
@@ -30,16 +31,16 @@ from pathlib import Path
 
 SAVE_SECONDS = 0.1
 PAUSE = 0.02
-"""After each step, so that there is time to be killed in."""
+"""Seconds to wait after each step, so that there is time for a kill."""
 KILLS_A_RUN = 5
-"""Of a whole run: it is killed so often at most before it may end."""
+"""The most kills of a complete run before it may end."""
 LEARNING_RATE = 3e-3
-"""Of a run that goes on: with it four epochs move the weights, so that there is a strength to
-search for."""
+"""Learning rate of a warm-started run: high enough for four epochs to change the weights, so that
+there is a strength to search for."""
 
 
 def small_backbone(input_tensor, weights=None):
-    """Three convolutions, one for each of resnet20's stages."""
+    """Builds three convolutions, one for each group of resnet20."""
     import keras
     from keras import layers
 
@@ -54,7 +55,7 @@ def small_backbone(input_tensor, weights=None):
 
 
 def small_network(num_classes: int):
-    """A classifier on them."""
+    """Builds a classifier with this backbone."""
     import keras
     from keras import layers
 
@@ -65,7 +66,7 @@ def small_network(num_classes: int):
 
 
 def train(folder: Path, views: int, is_small: bool) -> None:
-    """The run itself; says "step" after each of its steps, and after storing each batch."""
+    """Runs the training; prints "step" after each step, and after storing each batch."""
     import keras
     import numpy as np
     import tensorflow as tf
@@ -131,7 +132,7 @@ def train(folder: Path, views: int, is_small: bool) -> None:
 
 
 def write_photos(folder: Path, seed: int) -> None:
-    """Two classes of noise around a colour, as files."""
+    """Writes two classes of noise images of different brightness."""
     import numpy as np
     from PIL import Image
 
@@ -145,8 +146,8 @@ def write_photos(folder: Path, seed: int) -> None:
             image.save(folder / name / f"{number}.png")
 
 
-def go_on(folder: Path, importance: str | None, is_small: bool) -> None:
-    """The run that goes on from `base` beside its folder, or makes it; says "step" now and then."""
+def warm_start(folder: Path, importance: str | None, is_small: bool) -> None:
+    """Runs `base` if it is missing, then a run that warm-starts from it; prints "step" at times."""
     import tensorflow as tf
 
     import tlkit
@@ -199,7 +200,7 @@ def go_on(folder: Path, importance: str | None, is_small: bool) -> None:
 
 
 def run_until_done(folder: Path, moments: Iterator[tuple[int, float]], options: list[str]) -> int:
-    """Starts the run until it ends; kills it after so many steps and seconds; counts the kills."""
+    """Restarts the run until it ends, killing it at these moments; returns the number of kills."""
     done = 0
     while True:
         child = subprocess.Popen(
@@ -226,12 +227,12 @@ def run_until_done(folder: Path, moments: Iterator[tuple[int, float]], options: 
 
 
 def outcome_of(folder: Path) -> list:
-    """The weights at the end; of a whole run its strength and figures, too."""
+    """Returns the final weights, and for a complete run also its strength and metrics."""
     import numpy as np
 
     left = sorted(path.name for path in folder.rglob(".*"))
     if left:
-        raise SystemExit(f"left half-written: {left}")
+        raise SystemExit(f"partially written files are left: {left}")
     if (folder / "weights.npz").is_file():
         with np.load(folder / "weights.npz") as file:
             return [file[key] for key in file.files]
@@ -242,7 +243,7 @@ def outcome_of(folder: Path) -> list:
     run = tlkit.load_run(folder / "run")
     print("  " + "; ".join(run.record["choices"]["anchor"]["reasons"])[:200], flush=True)
     figures = {name: run.metrics[name] for name in ("validation", "test", "old_task")}
-    figures["old_task"] = {**figures["old_task"], "trials": ()}  # they say how long they took
+    figures["old_task"] = {**figures["old_task"], "trials": ()}  # they contain times
     return [
         *run.load_model().get_weights(),
         np.array(run.record["choices"]["anchor"]["arguments"]["anchor"]),
@@ -261,7 +262,7 @@ def main() -> None:
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child and arguments.from_run:
-        go_on(arguments.child, arguments.importance, arguments.small)
+        warm_start(arguments.child, arguments.importance, arguments.small)
         return
     if arguments.child:
         train(arguments.child, arguments.views, arguments.small)
@@ -277,13 +278,13 @@ def main() -> None:
         os.environ["TLKIT_CACHE"] = str(Path(root) / "cache")
         expected, lasted, done = [], 0.0, 0
         for number in range(1 + arguments.kills):
-            name = f"killed-{number}" if number else "undisturbed"
+            name = f"killed-{number}" if number else "uninterrupted"
             folder = Path(root) / name
             folder.mkdir()
             started = time.perf_counter()
             at_most = KILLS_A_RUN if arguments.from_run else arguments.kills
             num_kills = min(at_most, arguments.kills - done) if number else 0
-            if arguments.from_run:  # anywhere from its start to where the undisturbed one ended
+            if arguments.from_run:  # any time in the duration of the uninterrupted run
                 moments = [(0, lasted * generator.uniform(0.1, 1)) for _ in range(num_kills)]
             else:
                 moments = [
@@ -298,17 +299,17 @@ def main() -> None:
             if not number:
                 expected, lasted = found, seconds
                 continue
-            # the first one made the run to go on from, too
+            # the first one includes the earlier run
             lasted = lasted if killed else min(lasted, seconds)
             differing = sum(not np.array_equal(a, b) for a, b in zip(expected, found, strict=True))
             print(f"{differing} of {len(expected)} weights differ", flush=True)
             if differing:
-                raise SystemExit("the killed run is not the undisturbed one")
+                raise SystemExit("the killed run differs from the uninterrupted one")
             if done >= arguments.kills:
                 break
     print(f"killed: {done} kills", flush=True)
     if done < arguments.kills:
-        raise SystemExit("the runs ended before their kills")
+        raise SystemExit("the runs ended before they could be killed")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Peak memory of head training with few and with many images.
+"""Peak memory of training a head, with few and with many images.
 
     python benchmarks/memory.py PHOTOS [--counts 1000,10000]
 
-Images are copies of those of PHOTOS with a few bytes appended, so that each counts as another
-image. Each count runs in a process of its own; what is compared is its peak resident memory less
-rows x features x 4 bytes.
+The images are copies of those in PHOTOS with a few bytes appended, so that each counts as a
+different image. Each number of images is run in a separate process; peak resident memory minus rows
+x features x 4 bytes is compared.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from peak import peak_bytes
 
 
 def write_copies(photos: Path, folder: Path, count: int) -> None:
-    """Writes `count` images with different bytes: what follows a JPEG's end is not read."""
+    """Writes `count` images with different bytes: bytes after the end of a JPEG are ignored."""
     files = sorted(path for path in photos.glob("*/*.jpg") if path.is_file())
     for number in range(count):
         source = files[number % len(files)]
@@ -67,9 +67,9 @@ def main() -> None:
         beyond.append(figures["beyond"])
         print(
             f"{count} images: peak {figures['peak'] / 2**20:.0f} MiB, "
-            f"{figures['beyond'] / 2**20:.0f} MiB beyond its {figures['rows']} rows"
+            f"{figures['beyond'] / 2**20:.0f} MiB without its {figures['rows']} rows"
         )
-    print(f"beyond the rows: {beyond[-1] / beyond[0]:.3f} times as much")
+    print(f"without the rows: {beyond[-1] / beyond[0]:.3f} times as much")
 
 
 if __name__ == "__main__":

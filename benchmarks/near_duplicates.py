@@ -1,11 +1,11 @@
-"""Measures what the audit for near-duplicates finds, and what it takes for one by mistake.
+"""Measures recall and false positives of the search for near-duplicates.
 
     python benchmarks/near_duplicates.py FOLDER [FOLDER ...]
 
-Each FOLDER holds images, in folders of classes. Every two different images of one folder
-are compared: the nearest pairs are listed, to be looked at, and counted for several bounds. Of
-every fourth image changed copies are made in a temporary folder; printed is the share of them
-that is found for each kind of change and each bound.
+Each FOLDER has one subfolder of images per class. All pairs of different images in a folder are
+compared: the closest pairs are listed for inspection, and counted for several thresholds. Modified
+copies of every fourth image are made in a temporary folder; the recall for each modification and
+threshold is printed.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def scaled(image: Image.Image, factor: float) -> Image.Image:
 def cropped(
     image: Image.Image, left: float, top: float, right: float, bottom: float
 ) -> Image.Image:
-    """Leaves out these shares of the width and of the height."""
+    """Removes these fractions of the width and of the height."""
     width, height = image.size
     sides = (left * width, top * height, width - right * width, height - bottom * height)
     return image.crop(tuple(map(round, sides)))
@@ -57,12 +57,12 @@ CHANGES: dict[str, Callable[[Image.Image], bytes]] = {
     "twice the size": lambda image: saved(scaled(image, 2)),
     "brightness × 1.3": lambda image: saved(ImageEnhance.Brightness(image).enhance(1.3)),
     "contrast × 1.4": lambda image: saved(ImageEnhance.Contrast(image).enhance(1.4)),
-    "grey": lambda image: saved(image.convert("L")),
+    "greyscale": lambda image: saved(image.convert("L")),
     "all sides cropped by 1.5 %": lambda image: saved(cropped(image, *[0.015] * 4)),
     "all sides cropped by 2.5 %": lambda image: saved(cropped(image, *[0.025] * 4)),
     "all sides cropped by 5 %": lambda image: saved(cropped(image, *[0.05] * 4)),
     "left side cropped by 5 %": lambda image: saved(cropped(image, 0.05, 0, 0, 0)),
-    "lower side cropped by 10 %": lambda image: saved(cropped(image, 0, 0, 0, 0.1)),
+    "bottom cropped by 10 %": lambda image: saved(cropped(image, 0, 0, 0, 0.1)),
     "mirrored": lambda image: saved(ImageOps.mirror(image)),
 }
 
@@ -87,7 +87,7 @@ def main() -> None:
             hashes = hashes_of(paths, [image.digest for image in different], cache)
             rows, columns = np.triu_indices(len(paths), 1)
             apart.append(num_differing(hashes, hashes)[rows, columns])
-            print(f"{folder}: {len(paths)} different images, {len(rows)} pairs; the nearest:")
+            print(f"{folder}: {len(paths)} different images, {len(rows)} pairs; the closest:")
             for pair in np.argsort(apart[-1], kind="stable")[:NUM_LISTED]:
                 both = f"{paths[rows[pair]]}  {paths[columns[pair]]}"
                 print(f"  {apart[-1][pair]:3d} bits  {both}")
@@ -101,14 +101,14 @@ def main() -> None:
                 verdicts = check_files(written, max_pixels=MAX_PIXELS, root=cache)
                 found = hashes_of(written, [verdict.digest for verdict in verdicts], cache)
                 differing[name].append(np.diagonal(num_differing(found, hashes[::4])))
-    print(f"{'bound':32}" + "".join(f"{bound:>8}" for bound in BOUNDS))
+    print(f"{'threshold':32}" + "".join(f"{bound:>8}" for bound in BOUNDS))
     every = np.concatenate(apart)
     counts = "".join(f"{int((every <= bound).sum()):>8}" for bound in BOUNDS)
     print(f"{f'pairs, of {len(every):,}':32}{counts}")
     for name, found in differing.items():
         values = np.concatenate(found)
-        shares = "".join(f"{100 * (values <= bound).mean():>6.1f} %" for bound in BOUNDS)
-        print(f"{name:32}{shares}")
+        recalls = "".join(f"{100 * (values <= bound).mean():>6.1f} %" for bound in BOUNDS)
+        print(f"{name:32}{recalls}")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""The most memory that this process has held, for the benchmarks that compare it."""
+"""Peak memory of the current process."""
 
 import re
 from pathlib import Path
 
 
 def peak_bytes() -> int:
-    """Peak resident bytes of this program, on Linux.
+    """Returns the peak resident bytes of this program, on Linux.
 
-    Not `ru_maxrss` of `getrusage`: a child's begins at what its parent held when it was started,
-    so that a large parent would hide what a small child needs.
+    `ru_maxrss` of `getrusage` is not suitable: in a child process it starts at the value of the
+    parent, so that a large parent would hide the memory of a small child.
 
     Reference:
         https://man7.org/linux/man-pages/man5/proc_pid_status.5.html, VmHWM

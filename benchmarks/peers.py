@@ -1,17 +1,18 @@
-"""The same job side by side: plain Keras's guide recipe, KerasHub's `ImageClassifier`, tlkit.
+"""Compares plain Keras's guide recipe, KerasHub's `ImageClassifier` and tlkit on one task.
 
     python benchmarks/peers.py PHOTOS --weights FILE --environments FOLDER [--seeds 2]
 
-For each seed the folder is split once, by tlkit, and laid out as train, validation and test; every
-library starts from the same MobileNet weights at 224 pixels and sees the same files. Each run is a
-process of its own, in a virtual environment that holds what its users would install and no other
-library, TensorFlow and Keras at the versions of this environment. Environments are made in FOLDER
-the first time, or given: `--python KerasHub=/path/to/python`. What cannot be installed is said.
+For each seed, the folder is split once, by tlkit, into folders for training, validation and test.
+Every library starts from the same MobileNet weights at 224 pixels and uses the same files. Each run
+is a separate process in a virtual environment that contains only what users of the library would
+install, with TensorFlow and Keras in the versions of this environment. Environments are created in
+FOLDER when needed, or given: `--python KerasHub=/path/to/python`. If a library cannot be installed,
+the reason is printed.
 
-The recipes are in `recipes.py`; "lines" are those of a recipe that a user writes, to build the
-backbone counted as one. Seconds begin before the images are read; imports and measuring on
-test images are left out. Memory is the peak resident memory of the process itself, imports
-included. Accuracy is on test images, which no decision was made on.
+The recipes are in `recipes.py`; "lines" are the lines that a user has to write, where building the
+backbone counts as one. Times include reading the images, but not imports and evaluation on test
+images. Memory is the peak resident memory of the process, including imports. Accuracy is on test
+images, which are not used for any decision.
 """
 
 import argparse
@@ -38,22 +39,22 @@ PACKAGES = {
     "tlkit": ("keras", "tensorflow", "tlkit"),
 }
 PHASES = {
-    "plain Keras": {recipes.FROZEN: "frozen epochs", recipes.TUNED: "its whole guide recipe"},
-    "KerasHub": {recipes.FROZEN: "frozen epochs", recipes.TUNED: "then all layers"},
+    "plain Keras": {recipes.FROZEN: "frozen base", recipes.TUNED: "complete recipe of its guide"},
+    "KerasHub": {recipes.FROZEN: "frozen backbone", recipes.TUNED: "then all layers"},
     "tlkit": {recipes.FROZEN: "`train_head`", recipes.TUNED: "then `fine_tune`, defaults"},
 }
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What a recipe has come to at the end of a phase.
+    """The results of a recipe at the end of a phase.
 
     Attributes:
-        phase: A name of `recipes`.
+        phase: One of the phases in `recipes`.
         accuracy: On the test images, 0...1.
-        seconds: Since the recipe's beginning.
+        seconds: Since the start of the recipe.
         mebibytes: Peak resident memory so far.
-        lines: What a user writes until then.
+        lines: Lines that a user writes up to this phase.
     """
 
     phase: str
@@ -89,7 +90,7 @@ def run_recipe(peer: str, folder: Path, weights: str, epochs: int, seed: int) ->
 
 
 def timed(phases: recipes.Phases) -> Iterator[tuple[str, Callable[[], float] | None, float]]:
-    """Adds to each phase the seconds since the beginning; what the caller does is not counted."""
+    """Adds to each phase the seconds since the start, without the time spent by the caller."""
     seconds, started = 0.0, time.perf_counter()
     for phase, accuracy in phases:
         seconds += time.perf_counter() - started
@@ -98,7 +99,7 @@ def timed(phases: recipes.Phases) -> Iterator[tuple[str, Callable[[], float] | N
 
 
 def lay_out(photos: str, folder: Path, seed: int, limit: int | None) -> int:
-    """Splits the images, `limit` of a class and split; returns how many of them test."""
+    """Splits the images, `limit` of each class and split; returns the number of test images."""
     import tlkit
 
     data = tlkit.load_folder(photos, seed=seed)
@@ -122,13 +123,13 @@ def lay_out(photos: str, folder: Path, seed: int, limit: int | None) -> int:
 def run_apart(
     peer: str, python: Path, folder: Path, given: argparse.Namespace, seed: int
 ) -> list[Figures]:
-    """Runs a recipe in a process of its own, in its own environment, with an empty cache."""
+    """Runs a recipe in a separate process and environment, with an empty cache."""
     weights = str(Path(given.weights).resolve())
     command = [python, "-W", "ignore::UserWarning", __file__, folder]
     command += ["--weights", weights, "--recipe", peer]
     command += ["--seed", str(seed), "--epochs", str(given.epochs)]
     with tempfile.TemporaryDirectory() as cache:
-        # what is installed counts, not what lies beside
+        # only installed packages, not this working directory
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         environment |= {"TLKIT_CACHE": cache, "TF_CPP_MIN_LOG_LEVEL": "3"}
         done = subprocess.run(
@@ -138,7 +139,7 @@ def run_apart(
 
 
 def table(results: dict[str, list[list[Figures]]]) -> str:
-    """One row for each phase of each peer: means over the seeds, and each seed's accuracy."""
+    """Returns one row for each phase of each library: means over seeds, and their accuracies."""
     lines = ["| | test accuracy | each seed | seconds | peak memory | lines |"]
     lines.append("| --- | --- | --- | --- | --- | --- |")
     for peer, runs in results.items():
@@ -159,12 +160,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("photos")
     parser.add_argument("--weights", required=True, help="MobileNet 0.25 at 224, without its top")
-    parser.add_argument("--environments", type=Path, help="where virtual environments are made")
+    parser.add_argument("--environments", type=Path, help="folder for the virtual environments")
     parser.add_argument("--python", action="append", default=[], metavar="PEER=FILE")
     parser.add_argument("--peers", nargs="+", choices=PACKAGES, default=list(PACKAGES))
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--epochs", type=int, default=recipes.EPOCHS, help="of a peer's phases")
-    parser.add_argument("--limit", type=int, help="so many images of each class and split")
+    parser.add_argument(
+        "--epochs",
+        type=int,
+        default=recipes.EPOCHS,
+        help="epochs of each phase of the other libraries",
+    )
+    parser.add_argument("--limit", type=int, help="number of images of each class and split")
     parser.add_argument("--recipe", choices=PACKAGES, help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -192,11 +198,11 @@ def main() -> None:
             for peer in peers:
                 figures = run_apart(peer, pythons[peer], Path(temporary), given, seed)
                 results[peer].append(figures)
-                said = "; ".join(
+                results_of_run = "; ".join(
                     f"{one.phase} {100 * one.accuracy:.1f} % in {one.seconds:.1f} s"
                     for one in figures
                 )
-                print(f"seed {seed}, {peer}: {said}", flush=True)
+                print(f"seed {seed}, {peer}: {results_of_run}", flush=True)
     print(f"\n{given.seeds} seeds, {', '.join(map(str, num_test))} test images\n")
     print(table(results))
     for peer in peers:

@@ -1,12 +1,12 @@
-"""The same job as users of several libraries write it: what `flowers.py` and `peers.py` measure.
+"""The same task, written for several libraries; measured by `flowers.py` and `peers.py`.
 
-Each recipe is a generator. It yields the name of a phase when that is done, and a function that
-measures the accuracy on the test images; what runs between two yields is what the phase costs,
-and its lines are what a user writes for it. Nothing is imported here that only one of the libraries
-has: each recipe runs where its own is installed.
+Each recipe is a generator. At the end of a phase, it yields the name of the phase and a function
+that evaluates the accuracy on the test images. The code between two yields is the cost of the
+phase, and its lines are those that a user has to write. This module does not import any of the
+libraries: each recipe only needs its own.
 
-A recipe is given a folder with `train/CLASS`, `validation/CLASS` and `test/CLASS`, and a function
-that builds the backbone without a head, preprocessing to -1...1 not included.
+A recipe takes a folder with `train/CLASS`, `validation/CLASS` and `test/CLASS`, and a function that
+builds the backbone without a head and without its preprocessing to -1...1.
 """
 
 import inspect
@@ -21,9 +21,9 @@ BUILT, FROZEN, TUNED = "built", "frozen", "tuned"
 
 
 def plain_keras(folder: Path, build_base: Callable[[], Any], epochs: int = EPOCHS) -> Phases:
-    """Plain Keras as its guide has it.
+    """Plain Keras as in its guide.
 
-    Random flips and rotations of 0.1, ten epochs of a frozen base with Adam at 1e-3, then ten
+    Random flips and rotations of 0.1, ten epochs with a frozen base with Adam at 1e-3, then ten
     epochs of all layers at 1e-5: https://keras.io/guides/transfer_learning/
     """
     import keras
@@ -57,10 +57,10 @@ def plain_keras(folder: Path, build_base: Callable[[], Any], epochs: int = EPOCH
 
 
 def keras_hub(folder: Path, build_base: Callable[[], Any], epochs: int = EPOCHS) -> Phases:
-    """KerasHub's `ImageClassifier` around the same backbone.
+    """KerasHub's `ImageClassifier` with the same backbone.
 
-    Ten epochs of a frozen backbone at the rate of Keras's guide, then ten epochs of everything as
-    the class compiles itself (Adam at 5e-5): https://keras.io/keras_hub/api/base_classes/
+    Ten epochs with a frozen backbone at the learning rate of Keras's guide, then ten epochs of all
+    layers with the default optimizer of the class (Adam at 5e-5): https://keras.io/keras_hub/api/base_classes/
     """
     import keras
     import keras_hub
@@ -93,7 +93,7 @@ def keras_hub(folder: Path, build_base: Callable[[], Any], epochs: int = EPOCHS)
 
 
 def with_tlkit(folder: Path, backbone: str, weights: str) -> Phases:
-    """What tlkit does by default: the head solved on stored features, then the last groups."""
+    """The defaults of tlkit: solve the head on stored features, then fine-tune the last groups."""
     import tlkit
 
     data = tlkit.load_folder(folder)
@@ -106,7 +106,7 @@ def with_tlkit(folder: Path, backbone: str, weights: str) -> Phases:
 
 
 def lines_of(recipe: Callable[..., Phases]) -> dict[str, int]:
-    """Returns how many lines a user writes until each phase is done; yields are not theirs."""
+    """Returns the number of lines that a user writes up to each phase, without the yields."""
     body = inspect.getsource(recipe).rpartition('"""')[2].splitlines()
     lines: dict[str, int] = {}
     written = 0
@@ -121,7 +121,7 @@ def lines_of(recipe: Callable[..., Phases]) -> dict[str, int]:
 
 
 def lay_out(data: Any, folder: Path) -> None:
-    """Copies what tlkit loaded into folders `train`, `validation` and `test`, split as it is."""
+    """Copies loaded images into folders `train`, `validation` and `test`, in the same split."""
     for split in (data.train, data.validation, data.test):
         for path, label in zip(split.paths, split.labels, strict=True):
             target = folder / split.name / data.class_names[label] / Path(path).name

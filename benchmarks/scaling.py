@@ -1,16 +1,17 @@
-"""What a second worker brings, and what each step sends, on one machine's loopback.
+"""The speed-up of a second worker, and the traffic of each step, over loopback.
 
     python benchmarks/scaling.py [--steps 20]
 
-Each worker is a process on a core of its own, with one thread. «Larger batches» gives each worker
-the batch that one worker has alone; «same batches» shares that batch out. Efficiency is images per
-second of two workers over twice those of one. Bytes are counted on the loopback device while the
-workers train, so nothing else should use it; beside them stands what a ring must send:
-2 (n - 1) / n times the gradients, from each of n workers.
+Each worker is a process on its own CPU, with one thread. With "larger batches", each worker gets as
+many images as one worker alone; with "same batches", the batch of one worker is divided among them.
+Efficiency is the number of images per second of two workers, divided by twice that of one. Bytes
+are counted on the loopback device during training, so nothing else should use it. They are compared
+with the traffic of a ring all-reduce: each of n workers sends 2 (n - 1) / n times the gradients.
 
-For other jobs: a step takes as long as the largest share of its batch takes alone, plus the bytes
-that a worker sends over the bandwidth of its network, plus the time until the slowest worker has
-come. Everything that trains is sent, in float32, whatever the batch; what is frozen is not.
+To estimate other cases: a step takes as long as the largest shard of its batch takes alone, plus
+the bytes that a worker sends divided by the bandwidth of its network, plus the time until the
+slowest worker arrives. The gradients of all trainable weights are sent, in float32, regardless of
+the batch size; frozen weights are not.
 """
 
 import argparse
@@ -24,21 +25,21 @@ import time
 from pathlib import Path
 
 MODELS = {"resnet20": ("all", 32, 64), "mobilenet_025": ("all", 128, 16)}
-"""Which groups train, image size, and images of one worker's batch."""
+"""Trainable groups, image size, and batch size of one worker."""
 
 WARM_UP = 5
 SECONDS = 300
 
 
 def received() -> int:
-    """Bytes that have come in over loopback."""
+    """Returns the number of bytes received over loopback."""
     lines = Path("/proc/net/dev").read_text(encoding="utf-8").splitlines()
     (counts,) = (line.split(":")[1].split() for line in lines if line.strip().startswith("lo:"))
     return int(counts[0])
 
 
 def work(index: int, num_workers: int, batches: float, steps: int, out: Path) -> None:
-    """Trains each model, and writes what it measured."""
+    """Trains each model, and writes the measurements."""
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[index]})
     os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["TF_NUM_INTEROP_THREADS"] = "1"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -48,14 +49,14 @@ def work(index: int, num_workers: int, batches: float, steps: int, out: Path) ->
     import tlkit
 
     class Clock(keras.callbacks.Callback):
-        """Looks at the clock and the device after each step."""
+        """Records the time and the received bytes after each step."""
 
         def __init__(self) -> None:
             super().__init__()
             self.seen: list[tuple[float, int]] = []
 
         def on_train_batch_end(self, batch, logs=None) -> None:
-            """Does it."""
+            """Records them."""
             self.seen.append((time.perf_counter(), received()))
 
     strategy = tlkit.distribution_strategy("multi-worker" if num_workers > 1 else "auto")
@@ -71,7 +72,7 @@ def work(index: int, num_workers: int, batches: float, steps: int, out: Path) ->
         clock = Clock()
         with strategy.scope():
             model = tlkit.build_classifier(name, data.class_names, image_size=size, weights=None)
-            model.get_layer("logits").bias.assign([0.1, 0.2])  # a head that counts as trained
+            model.get_layer("logits").bias.assign([0.1, 0.2])  # so that the head counts as trained
             tlkit.fine_tune(
                 model, data, unfreeze=groups, epochs=1, augment="none", views=0, callbacks=[clock]
             )
@@ -86,7 +87,7 @@ def work(index: int, num_workers: int, batches: float, steps: int, out: Path) ->
 
 
 def measure(num_workers: int, batches: float, steps: int) -> dict[str, dict[str, float]]:
-    """Runs the workers; returns what the chief has measured."""
+    """Runs the workers; returns the measurements of the chief."""
     with tempfile.TemporaryDirectory() as folder:
         sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(num_workers)]
         addresses = [f"localhost:{one.getsockname()[1]}" for one in sockets]
@@ -135,14 +136,14 @@ def main() -> None:
         speed = one["batch_size"] / one["seconds"]
         print(
             f"{name}, {one['gradients'] / 1e6:.2f} MB of gradients: one worker, batches of "
-            f"{one['batch_size']}: {1000 * one['seconds']:.0f} ms a step, {speed:.1f} images/s"
+            f"{one['batch_size']}: {1000 * one['seconds']:.0f} ms per step, {speed:.1f} images/s"
         )
         for words, two in (("larger batches", larger[name]), ("same batches", same[name])):
             both = two["batch_size"] / two["seconds"]
             print(
-                f"  two workers, {words} ({two['batch_size']}): {1000 * two['seconds']:.0f} ms a "
-                f"step, {both:.1f} images/s, efficiency {both / speed / 2:.2f}; each sends "
-                f"{two['sent'] / 1e6:.2f} MB a step (a ring: {two['gradients'] / 1e6:.2f} MB)"
+                f"  two workers, {words} ({two['batch_size']}): {1000 * two['seconds']:.0f} ms "
+                f"per step, {both:.1f} images/s, efficiency {both / speed / 2:.2f}; each sends "
+                f"{two['sent'] / 1e6:.2f} MB per step (ring: {two['gradients'] / 1e6:.2f} MB)"
             )
 
 

@@ -1,17 +1,18 @@
-"""Split MNIST: what anchors, elastic weight consolidation and synaptic intelligence keep.
+"""Split MNIST with anchors, elastic weight consolidation and synaptic intelligence.
 
     python benchmarks/split_mnist.py MNIST_NPZ --seeds 5 --jobs 2
 
-MNIST_NPZ holds `x_train` (60000, 28, 28), `y_train`, `x_test` and `y_test`. Five tasks of two
-digits one after the other, in three scenarios. The protocol is that of Hsu et al. (2018),
-https://arxiv.org/abs/1810.12488, table 2, whose figures stand beside ours: images padded to 32x32,
-two hidden layers of 400 whose first weights and biases are uniform within 1 / sqrt(inputs) (what an
-anchor keeps hangs on their size), Adam at 1e-3 that is never reset, batches of 128, four epochs a
-task, and a penalty strength * sum(importance * (w - w*)**2) without 1/2. Their Fisher information
-takes the class that the model itself thinks likeliest as the label, one sample at a time.
+MNIST_NPZ has `x_train` (60000, 28, 28), `y_train`, `x_test` and `y_test`. Five consecutive tasks of
+two digits each, in three scenarios. The protocol is that of Hsu et al. (2018),
+https://arxiv.org/abs/1810.12488, table 2, whose results are printed for comparison: images padded
+to 32x32, two hidden layers of 400 units whose initial weights and biases are uniform within 1 /
+sqrt(inputs) (the effect of an anchor depends on their size), Adam at 1e-3 that is never reset,
+batches of 128, four epochs per task, and a penalty strength * sum(importance * (w - w*)**2) without
+1/2. Their Fisher information uses the class predicted by the model as the label, one sample at a
+time.
 
-With `--choose` it compares strengths found by `search_strength` with the best of a grid, twice: as
-it chooses by the new task alone, and with 1,000 images of each earlier task kept for the choice.
+With `--choose`, strengths chosen by `search_strength` are compared with the best of a grid, twice:
+chosen by the new task alone, and with 1,000 images of each earlier task kept for the choice.
 """
 
 import argparse
@@ -58,11 +59,11 @@ PUBLISHED = {  # mean and standard deviation of ten runs, %
 }
 NEAR = 2.5
 GRIDS = {"l2": np.logspace(-2, 1, 7), "online_ewc": np.logspace(1, 4, 7)}
-"""For methods with one anchor, at the last task's weights: what a strength is chosen for."""
+"""Grids of strengths, for methods with a single anchor at the weights of the last task."""
 
 
 class Learner:
-    """A network, its optimizer and its penalties through the tasks of one scenario."""
+    """A network and its optimizer, trained on the tasks of one scenario."""
 
     def __init__(self, scenario: str, seed: int) -> None:
         keras.utils.set_random_seed(seed)
@@ -83,22 +84,22 @@ class Learner:
         self.optimizer.build(self.variables)
 
     def state(self) -> list[np.ndarray]:
-        """All that training changes."""
+        """Returns everything that training changes."""
         return [v.numpy() for v in (*self.variables, *self.optimizer.variables)]
 
     def restore(self, state: list[np.ndarray]) -> None:
-        """Puts back what `state` returned."""
+        """Restores what `state` returned."""
         for v, value in zip((*self.variables, *self.optimizer.variables), state, strict=True):
             v.assign(value)
 
     def targets(self, labels: np.ndarray, task: int) -> np.ndarray:
-        """Digits as the outputs of a task count them."""
+        """Returns the labels as indices of a task's outputs."""
         if self.scenario == "class-incremental":
             return labels
         return labels - 2 * task if self.scenario == "task-incremental" else labels % 2
 
     def loss(self, task: int) -> keras.losses.Loss:
-        """Cross-entropy over the classes that are in question."""
+        """Returns the cross-entropy over the classes that are possible."""
         num_classes = 2 * (task + 1) if self.scenario == "class-incremental" else 2
         return Among(num_classes)
 
@@ -116,19 +117,19 @@ class Learner:
         model.fit(batches, epochs=epochs, shuffle=False, verbose=0)
 
     def logits(self, task: int, images: np.ndarray) -> np.ndarray:
-        """The outputs for a task's images."""
+        """Returns the outputs for a task's images."""
         return np.concatenate(
             [self.models[task](some).numpy() for some in np.array_split(images, 8)]
         )
 
     def accuracy(self, task: int, images: np.ndarray, labels: np.ndarray) -> float:
-        """Share of a task's images that are right, among the classes in question."""
+        """Returns the accuracy on a task's images, among the possible classes."""
         logits = self.logits(task, images)
         return float((logits.argmax(axis=1) == self.targets(labels, task)).mean())
 
 
 def dense(units: int, x: keras.KerasTensor, **given) -> keras.KerasTensor:
-    """A layer that begins as the paper's do: kernel and bias within 1 / sqrt(inputs)."""
+    """Returns a layer initialised as in the paper: kernel and bias within 1 / sqrt(inputs)."""
     limit = x.shape[-1] ** -0.5
     first = keras.initializers.RandomUniform(-limit, limit)
     again = keras.initializers.RandomUniform(-limit, limit)
@@ -138,7 +139,7 @@ def dense(units: int, x: keras.KerasTensor, **given) -> keras.KerasTensor:
 
 @keras.saving.register_keras_serializable("benchmarks")
 class Among(keras.losses.Loss):
-    """Cross-entropy over the first outputs alone."""
+    """Cross-entropy over the first outputs only."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -152,7 +153,7 @@ class Among(keras.losses.Loss):
 
 
 class Penalty:
-    """What one method adds to the loss after each task."""
+    """The penalty that a method adds to the loss after each task."""
 
     def __init__(self, method: str, strength: float) -> None:
         self.method, self.strength = method, strength
@@ -161,14 +162,14 @@ class Penalty:
         self.path = None
 
     def hooks(self, learner: Learner, task: int) -> list:
-        """What the training of a task needs in its steps."""
+        """Returns the hooks of the training steps of a task."""
         if self.method != "si":
             return []
         self.path = tlkit.SynapticPath(learner.models[task], damping=DAMPING)
         return [self.path]
 
     def learned(self, learner: Learner, task: int, images: np.ndarray) -> None:
-        """Anchors the network to what it is after a task."""
+        """Anchors the network at its weights after a task."""
         model = learner.models[task]
         if self.method in ("adam", "joint"):
             return
@@ -192,7 +193,7 @@ class Penalty:
 
 
 def split(mnist: dict, part: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Images and labels of each task, padded and normalised as in the paper's code."""
+    """Returns images and labels of each task, padded and normalised as in the paper's code."""
     images = np.pad(mnist[f"x_{part}"], ((0, 0), (2, 2), (2, 2))).astype("float32") / 255
     images, labels = (images - 0.1) / 0.2752, mnist[f"y_{part}"].astype("int64")
     order = np.random.default_rng(0).permutation(len(labels))  # the file is sorted by class
@@ -202,7 +203,7 @@ def split(mnist: dict, part: str) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def run(job: tuple) -> dict:
-    """One method in one scenario with one seed."""
+    """Runs one method in one scenario with one seed."""
     path, scenario, method, seed, strength = job
     tf.config.threading.set_intra_op_parallelism_threads(1)
     mnist = np.load(path)
@@ -230,7 +231,7 @@ def run(job: tuple) -> dict:
 
 
 def train_together(learner: Learner, train: list) -> None:
-    """All tasks at once; where each has its own outputs, batches of the tasks take turns."""
+    """Trains on all tasks jointly; if each has its own outputs, the loss uses those of its task."""
     if learner.scenario != "task-incremental":
         images = np.concatenate([images for images, _ in train])
         labels = np.concatenate([learner.targets(labels, i) for i, (_, labels) in enumerate(train)])
@@ -262,7 +263,7 @@ def train_together(learner: Learner, train: list) -> None:
 
 
 def run_chosen(job: tuple) -> dict:
-    """The same with a strength that is chosen before each task, by short trials of one epoch."""
+    """Does the same with a strength that is chosen before each task, by trials of one epoch."""
     path, scenario, method, seed, with_old = job
     tf.config.threading.set_intra_op_parallelism_threads(1)
     mnist = np.load(path)
@@ -295,10 +296,10 @@ def run_chosen(job: tuple) -> dict:
     }
 
 
-def choose(  # noqa: PLR0917 - one place calls it
+def choose(  # noqa: PLR0917 - has only one caller
     learner: Learner, penalty: Penalty, task: int, train_part, validation_part, old: list
 ) -> tuple[float, int]:
-    """Finds a strength for one task and anchors the network with it."""
+    """Chooses a strength for one task and anchors the network with it."""
     images, labels = train_part
     for anchor in penalty.anchors:
         anchor.release()
@@ -342,7 +343,7 @@ def choose(  # noqa: PLR0917 - one place calls it
 
 
 def table(results: list[dict]) -> str:
-    """Means and standard deviations beside the published ones."""
+    """Returns means and standard deviations next to the published ones."""
     lines = []
     for method in METHODS:
         for i, scenario in enumerate(SCENARIOS):
@@ -367,8 +368,10 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--scenarios", nargs="+", default=list(SCENARIOS), choices=SCENARIOS)
-    parser.add_argument("--choose", action="store_true", help="a grid against chosen strengths")
-    parser.add_argument("--out", type=Path, help="where to keep every run, as JSON")
+    parser.add_argument(
+        "--choose", action="store_true", help="compare chosen strengths with a grid"
+    )
+    parser.add_argument("--out", type=Path, help="file for the results of all runs, as JSON")
     given = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(given.jobs, mp_context=context) as pool:
@@ -391,7 +394,7 @@ def main() -> None:
 
 
 def compare_with_grid(pool: ProcessPoolExecutor, given: argparse.Namespace) -> None:
-    """Prints the average accuracy of chosen strengths against the best of a grid."""
+    """Prints the average accuracy of chosen strengths and of the best of a grid."""
     for scenario in [s for s in given.scenarios if s != "class-incremental"]:
         for method in [m for m in given.methods if m in GRIDS]:
             path = str(given.mnist)

@@ -1,20 +1,22 @@
-"""Grows every backbone of the catalogue, with random weights, and checks that it computes the same.
+"""Extends every backbone of the catalogue, with random weights, and checks its outputs.
 
     python benchmarks/surgery.py [NAME...]
 
-Prints one row for each backbone: how many of its layers can be widened, the one in their middle
-that was, seconds for widening it, adding two classes and consolidating, and the checks that failed:
+Prints one row for each backbone: the number of layers that can be widened, the name of the middle
+one, which is widened, seconds for widening it, adding two classes and consolidating, and the checks
+that failed:
 
-    widen        a quarter more units: the same outputs bit for bit, called as it is and traced
-    classes      two further classes: the same old logits bit for bit
-    groups       the grown model still has a head of its own and as many groups of layers
-    consolidate  after random changes to all weights: within 1e-5 of the grown model's outputs,
-                 relative to the largest of them, in as many layers as the backbone had
-    reload       saved and loaded by plain Keras: the same outputs bit for bit, and widened further
-                 it still computes the same
+    widen        with a quarter more units, outputs are bit-identical, called eagerly and traced
+    classes      with two additional classes, old logits are bit-identical
+    groups       the extended model has a separate head and the same number of groups
+    consolidate  after random changes to all weights, outputs are within 1e-5 of those of the
+                 extended model, relative to the largest one, and the number of layers is that of
+                 the backbone
+    reload       after saving and loading with plain Keras, outputs are bit-identical, also after
+                 widening the loaded model further
 
-Everything is computed at a small image size. Where random weights turn a rounding of the pixels
-into more than the tolerance, the scales of batch normalisation are halved first, and the row says
+Everything is computed at a small image size. If random weights amplify a rounding error of the
+pixels beyond the tolerance, the scales of batch normalisation are halved first, and the row says
 so. The largest networks need about 8 GB of memory.
 Ends with status 1 if any check failed.
 """
@@ -48,7 +50,7 @@ TOLERANCE = 1e-5
 
 
 class Grown:
-    """One backbone, widened and with further classes, and the seconds that each step took."""
+    """One backbone, widened and with additional classes, and the seconds of each step."""
 
     def __init__(self, name: str) -> None:
         spec = find_backbone(name)
@@ -78,22 +80,22 @@ class Grown:
                 yield name
 
     def is_same(self, one: keras.Model, other: keras.Model) -> bool:
-        """Whether both compute the same, called as they are and traced."""
+        """Whether outputs of both are bit-identical, called eagerly and traced."""
         traced = np.array_equal(forward_of(one)(self.images), forward_of(other)(self.images))
         return traced and np.array_equal(one(self.images), other(self.images))
 
     def has_the_same_logits(self) -> bool:
-        """Whether further classes leave the old logits alone."""
+        """Whether old logits are bit-identical after adding classes."""
         old = self.model(self.images)
         return np.array_equal(self.grown(self.images)[:, : old.shape[1]], old)
 
     def has_groups(self) -> bool:
-        """Whether groups of layers are found as before."""
+        """Whether there is still a head, and the same number of groups."""
         before, after = layer_groups(self.model), layer_groups(self.grown)
         return after[-1].name == "head" and len(before) == len(after)
 
     def reloads(self) -> bool:
-        """Whether it survives being saved, and grows further then."""
+        """Whether the saved and loaded model computes the same, also after widening it further."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "model.keras")
             self.grown.save(path)
@@ -103,7 +105,7 @@ class Grown:
         return all(np.array_equal(model(self.images), expected) for model in (loaded, again))
 
     def consolidates(self) -> bool:
-        """Whether plain layers compute what the composed ones do."""
+        """Whether the consolidated layers compute the same as the composed ones."""
         randomly_changed(self.grown)
         plain, self.seconds_to_consolidate = timed(lambda: consolidate(self.grown))
         expected, found = self.grown(self.images).numpy(), plain(self.images).numpy()
@@ -112,10 +114,10 @@ class Grown:
 
 
 def condition(model: keras.Model, images: np.ndarray) -> int:
-    """Halves the scales of batch normalisation until outputs tell more than rounding does.
+    """Halves the scales of batch normalisation until rounding errors are within the tolerance.
 
-    With random weights the deepest networks turn one rounding of the pixels into most of the
-    outputs, and sums in another order with it: nothing could be compared.
+    With random weights, the deepest networks amplify a rounding error of the pixels to the size of
+    their outputs. Sums in a different order would do the same, and outputs could not be compared.
     """
     scales = [
         layer.gamma for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)
@@ -129,7 +131,7 @@ def condition(model: keras.Model, images: np.ndarray) -> int:
 
 
 def amplification(model: keras.Model, images: np.ndarray) -> float:
-    """What one rounding of the pixels changes, relative to the largest output."""
+    """Returns the change of outputs by a rounding error of the pixels, relative to the largest."""
     outputs = model(images).numpy()
     rounded = model(np.nextafter(images, np.float32(np.inf))).numpy()
     return float(np.abs(rounded - outputs).max() / np.abs(outputs).max())
@@ -142,7 +144,7 @@ def wider(model: keras.Model, name: str) -> keras.Model:
 
 
 def randomly_changed(model: keras.Model) -> None:
-    """Moves every weight by a tenth of its layer's scale, so that no part is zero any more."""
+    """Changes every weight by about a tenth of its variable's scale, so that no part stays zero."""
     random = np.random.default_rng(1)
     for variable in model.trainable_variables:
         value = variable.numpy()
@@ -157,7 +159,7 @@ def timed(function: Callable[[], keras.Model]) -> tuple[keras.Model, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help="backbones; all without any")
+    parser.add_argument("names", nargs="*", help="backbones; default: all")
     names = parser.parse_args().names or [spec.name for spec in list_backbones()]
     titles = ("backbone", "widenable", "widened", "widen", "classes", "consolidate")
     print(COLUMNS.format(*titles, "checks failed", ""))

@@ -2,16 +2,17 @@
 
     python benchmarks/train_resnet20.py CIFAR10_FOLDER --out tlkit/models/resnet20.npz
 
-CIFAR10_FOLDER holds `train/CLASS/*.jpg` and `test/CLASS/*.jpg`. The accuracy printed last is
-measured on the test set after the rounding, with the file that was written. Every epoch is a
-checkpoint under `--work`: the same command goes on where it stopped.
+CIFAR10_FOLDER has `train/CLASS/*.jpg` and `test/CLASS/*.jpg`. The accuracy printed at the end is
+evaluated on the test set after rounding, with the file that was written. A checkpoint is saved in
+`--work` after every epoch: the same command resumes an interrupted training.
 
-Recipe: SGD with Nesterov momentum 0.9, batch 128, L2 penalty on the kernels, shifts of up to 4
-pixels, horizontal flips and a covered square; in each of the cycles below the rate rises for the
-first 15 % of the steps and falls linearly to zero. The last epoch's weights are the ones that ship.
-The second cycle begins from the first one's file with a new head (`--start FILE --first-cycle 1`).
-Decisions were made knowing the test set: a narrower network (16, 32, 64 filters) had reached 87.4,
-88.2 and 88.6 % after 26, 42 and 68 epochs, while its training accuracy was higher by five and more.
+Recipe: SGD with Nesterov momentum 0.9, batches of 128, L2 penalty on the kernels, shifts of up to 4
+pixels, horizontal flips and cutout. In each of the cycles below, the learning rate rises for the
+first 15 % of the steps and falls linearly to zero. The weights of the last epoch are shipped. The
+second cycle starts from the file of the first one, with a new head (`--start FILE --first-cycle
+1`). Decisions were made on the test set: a narrower network (16, 32, 64 filters) had reached 87.4,
+88.2 and 88.6 % after 26, 42 and 68 epochs, while its training accuracy was higher by five points or
+more.
 """
 
 import argparse
@@ -33,13 +34,13 @@ PADDING = 4
 
 @dataclass(frozen=True)
 class Cycle:
-    """One rise and fall of the rate."""
+    """One rise and fall of the learning rate."""
 
     epochs: int
     peak_rate: float
     weight_decay: float
     hole: int = 0
-    """Side of a grey square laid over each image at random, in pixels."""
+    """Side of a grey square at a random place of each image (cutout), in pixels."""
 
 
 CYCLES = (
@@ -62,7 +63,7 @@ def load_split(folder: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
 def augmented(
     images: np.ndarray, labels: np.ndarray, seed: tuple[int, int], hole: int
 ) -> tf.data.Dataset:
-    """Batches in a new order, each image shifted, flipped and partly covered at random."""
+    """Returns batches in a new order, each image randomly shifted, flipped and partly covered."""
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(images))
 
@@ -88,7 +89,7 @@ def augmented(
 
 
 def build_network() -> tuple[keras.Model, keras.Model]:
-    """Returns the backbone and the whole network, from raw pixels to ten logits."""
+    """Returns the backbone and the complete network, from raw pixels to ten logits."""
     images = keras.Input((32, 32, 3))
     backbone = ResNet20(keras.layers.Rescaling(1 / 127.5, offset=-1)(images))
     x = keras.layers.GlobalAveragePooling2D()(backbone.output)
@@ -98,7 +99,7 @@ def build_network() -> tuple[keras.Model, keras.Model]:
 def train_cycle(
     model: keras.Model, images: np.ndarray, labels: np.ndarray, number: int, work: Path
 ) -> None:
-    """One rise and fall of the rate, with a fresh optimizer; goes on from its last checkpoint."""
+    """Runs one cycle with a new optimizer, or resumes it from its last checkpoint."""
     cycle = CYCLES[number]
     for layer in model.layers:
         if isinstance(layer, keras.layers.Conv2D):
@@ -135,7 +136,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("resnet20-training"))
-    parser.add_argument("--start", type=Path, help="backbone weights to begin --first-cycle with")
+    parser.add_argument("--start", type=Path, help="initial backbone weights of --first-cycle")
     parser.add_argument("--first-cycle", type=int, default=0, help="counted from 0")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
@@ -174,7 +175,7 @@ class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
         self.after, self.steps, self.peak = after, steps, peak
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
-        """Returns the rate of a step, counted from 0."""
+        """Returns the learning rate of a step, counted from 0."""
         step = tf.cast(step, tf.float32)
         rise = self.peak * (step + 1) / max(self.steps, 1)
         return tf.where(step < self.steps, rise, self.after(step - self.steps))
