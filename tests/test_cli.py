@@ -430,7 +430,7 @@ def test_without_a_command_there_is_the_help_and_no_types_of_python(called):
     assert done.stdout == called("-h").stdout == called("--help").stdout
     shown = done.stdout + "".join(called(name, "-h").stdout for name in COMMANDS)
     assert not re.findall(r"<\w+>|\b(TEXT|INTEGER|FLOAT|PATH|BOOLEAN|DIRECTORY)\b", shown)
-    for panel in ("Train", "Look before training", "Use a run", "Model", "Going on from a run"):
+    for panel in ("Train", "Look before training", "Use a run", "Model", "Training from a run"):
         assert f"─ {panel} ─" in shown
 
 

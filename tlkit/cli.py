@@ -18,8 +18,8 @@ from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.settings import DAMAGED
 from tlkit.errors import ArgumentError, TlkitError, check_choice
 from tlkit.runs.config import RunConfig, arguments_of
-from tlkit.runs.console_summary import outcome_of
-from tlkit.runs.directory import Run, is_finished, left_as_it_is
+from tlkit.runs.console_summary import summarize_run
+from tlkit.runs.directory import Run, finished_message, is_finished
 from tlkit.runs.options import RUN, option_of
 from tlkit.serving.server import MAX_MEGABYTES, MAX_MEGAPIXELS
 from tlkit.utils.keras_settings import check_building
@@ -562,8 +562,8 @@ def _group(unfreeze: str | None) -> str | int | None:
 
 def _say_what_came(run: Run, was_finished: bool) -> None:
     if was_finished:
-        _log(left_as_it_is(run.path))
-    _say_report(outcome_of(run))
+        _log(finished_message(run.path))
+    _say_report(summarize_run(run))
 
 
 def _say_report(report: object) -> None:

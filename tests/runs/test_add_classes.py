@@ -96,7 +96,7 @@ def test_old_logits_stay_the_same_to_the_bit_and_nothing_else_moves(made):
     assert np.array_equal(after(images)[:, :2], before(images))
     (layer,) = new_layers(after)
     assert layer.units == 1
-    moved = dict(grown.metrics["stages"][0]["moved"])
+    moved = dict(grown.metrics["stages"][0]["weight_change"])
     assert moved.pop("head") > 0
     assert set(moved.values()) == {0.0}
 

@@ -208,5 +208,5 @@ def test_enough_images_are_fine_tuned_and_held(tmp_path, photos):
     for line in (*choice["reasons"], *choice["measured"]):
         assert line in text
     stage = run.metrics["stages"][-1]
-    assert stage["moved"]["stage1"] == 0.0
+    assert stage["weight_change"]["stage1"] == 0.0
     assert any("anchored with strength 0.001" in note for note in stage["notes"])

@@ -1,4 +1,4 @@
-"""The config of a run: checked when it is made, kept as run.json has it, resolved by choices."""
+"""The config of a run: checked when made, unchanged in run.json, and resolved by choices."""
 
 import dataclasses
 import inspect
@@ -15,7 +15,7 @@ from tlkit.runs.add_classes_config import AddClassesConfig, config_from_json
 from tlkit.runs.config import Choice, RunConfig, arguments_of
 from tlkit.runs.options import option_of
 
-KEPT = {  # what the version before wrote
+KEPT = {  # as written by the previous version
     "photos": "/data/photos",
     "from_run": None,
     "backbone": "auto",
@@ -41,19 +41,19 @@ KEPT = {  # what the version before wrote
 }
 
 
-def test_what_is_made_is_settled(tmp_path, monkeypatch):
+def test_a_new_config_is_complete(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = RunConfig(photos="photos", weights="w.h5")
     assert config.photos == str(tmp_path / "photos")
-    assert config.spelled("photos") == "photos"
+    assert config.path_as_given("photos") == "photos"
     assert config.weights == str(tmp_path / "w.h5")
     assert (config.backbone, config.image_size) == ("mobilenet_v2", 224)
     later = RunConfig(photos="photos", from_run="run")
     assert (later.from_run, later.backbone) == (str(tmp_path / "run"), None)
-    assert later.spelled("from_run") == "run"
+    assert later.path_as_given("from_run") == "run"
 
 
-def test_a_config_is_kept_as_the_version_before_kept_it():
+def test_the_json_of_a_config_is_that_of_the_previous_version():
     content = json.loads(json.dumps(KEPT))
     config = config_from_json(content)
     assert config.to_json() == KEPT
@@ -68,11 +68,11 @@ def test_a_config_is_kept_as_the_version_before_kept_it():
     assert made == config
     skipping = dataclasses.replace(made, damaged="skip")
     assert skipping.to_json() == {**KEPT, "damaged": "skip"}
-    del content["reject_unknown"]  # as versions have it that did not know it
+    del content["reject_unknown"]  # as in versions without this argument
     assert config_from_json(content) == config
 
 
-def test_a_choice_may_name_what_a_user_may_not():
+def test_a_choice_may_set_what_a_user_may_not():
     config = RunConfig(photos="/data/photos", backbone="auto", backbones="resnet20")
     backbone = {"backbone": "resnet20", "weights": None, "image_size": 32}
     choices = {
@@ -97,12 +97,12 @@ def test_a_choice_may_name_what_a_user_may_not():
         ({"mode": "heads"}, ValueError),
     ],
 )
-def test_what_no_run_keeps_is_refused(content, error):
+def test_json_that_no_run_has_written_is_refused(content, error):
     with pytest.raises(error):
         config_from_json({**KEPT, **content})
 
 
-def test_a_config_of_added_classes_is_kept_as_the_version_before_kept_it():
+def test_the_json_of_added_classes_is_that_of_the_previous_version():
     content = {
         "command": "add-classes",
         "from_run": "/runs/1",
@@ -123,36 +123,37 @@ def test_a_config_of_added_classes_is_kept_as_the_version_before_kept_it():
         AddClassesConfig(from_run="/runs/1", photos="/data/cows", align="yes")
 
 
-def test_train_run_takes_what_a_config_takes_with_the_same_defaults():
-    taken = inspect.signature(tlkit.train_run).parameters
+def test_train_run_has_the_arguments_and_defaults_of_a_config():
+    parameters = inspect.signature(tlkit.train_run).parameters
     for field in arguments_of(RunConfig):
         default = inspect.Parameter.empty if field.name == "photos" else field.default
-        assert taken[field.name].default == default, field.name
-    others = set(taken) - {field.name for field in arguments_of(RunConfig)}
-    assert others == {"out", "resume", "distribute", "say"}
+        assert parameters[field.name].default == default, field.name
+    others = set(parameters) - {field.name for field in arguments_of(RunConfig)}
+    assert others == {"out", "resume", "distribute", "log"}
 
 
 def test_the_command_offers_each_field_with_its_help():
     params = {one.name: one for one in typer.main.get_group(cli.app).commands["train"].params}
     for field in arguments_of(RunConfig):
-        said = option_of(field)
-        assert params[field.name].help.removesuffix("  [required]") == said.help
-        if said.panel:
+        described = option_of(field)
+        assert params[field.name].help.removesuffix("  [required]") == described.help
+        if described.panel:
             assert params[field.name].default == field.default
-            assert f"--{(said.name or field.name).replace('_', '-')}" in params[field.name].opts
+            option = f"--{(described.name or field.name).replace('_', '-')}"
+            assert option in params[field.name].opts
 
 
-def test_words_of_the_command_line_make_the_config_that_they_mean(monkeypatch):
-    made = []
+def test_the_command_line_makes_the_config_that_it_describes(monkeypatch):
+    calls = []
 
     def make_run(config, **others):
-        made.append((config, others))
+        calls.append((config, others))
         raise KeyboardInterrupt
 
     monkeypatch.setattr("tlkit.runs.train.make_run", make_run)
     words = "train photos --out x --weights none --unfreeze 2 --epochs 3 --no-resume --seed 7"
     CliRunner().invoke(cli.app, words.split())
-    ((config, others),) = made
+    ((config, others),) = calls
     assert config == RunConfig(
         photos=str(Path("photos").resolve()), weights=None, unfreeze=2, epochs=3, seed=7
     )

@@ -50,7 +50,7 @@ def test_an_anchor_is_told_of_and_holds(old, turned, tmp_path):
             log=said.append,
         )
         assert any("--reject-unknown lets it say so too" in line for line in said)
-        moved[name] = later.metrics["stages"][-1]["moved"]["stage3"]
+        moved[name] = later.metrics["stages"][-1]["weight_change"]["stage3"]
         figures = later.metrics["old_task"]
         assert figures["scenario"] == "domain-incremental"
         assert figures["before"] == 1.0

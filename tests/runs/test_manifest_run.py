@@ -9,7 +9,7 @@ from tests.conftest import write_photos
 from tests.data.test_manifests import rows_of, splits_of, write_manifest
 from tlkit.data.manifests import load_images
 from tlkit.errors import DataError
-from tlkit.runs.directory import seen_by, unseen
+from tlkit.runs.directory import exclude_images, seen_digests
 from tlkit.runs.inference import evaluate_run
 
 ARGUMENTS = {"backbone": "resnet8", "weights": None, "batch_size": 16, "mode": "head"}
@@ -53,11 +53,11 @@ def test_of_a_group_that_was_seen_nothing_measures(finished):
     photos, run = finished
     data = tlkit.load_manifest(photos.parent / "m.csv", image_size=32)
     one = data.train.digests[0]
-    left = unseen(data.train, frozenset([one]))
+    left = exclude_images(data.train, frozenset([one]))
     assert set(data.train.groups) - set(left.groups) == {data.train.groups[0]}
     plain = tlkit.load_folder(photos, image_size=32).train
-    assert unseen(plain, frozenset([one])).num_images >= plain.num_images - 1
-    assert unseen(data.train, seen_by(run)).num_images == 0
+    assert exclude_images(plain, frozenset([one])).num_images >= plain.num_images - 1
+    assert exclude_images(data.train, seen_digests(run)).num_images == 0
 
 
 def test_a_manifest_is_measured_on(finished, tmp_path):

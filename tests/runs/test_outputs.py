@@ -1,4 +1,4 @@
-"""What every run does: its seconds add up over the processes that have worked on it."""
+"""The seconds of a run are summed over all processes that worked on it."""
 
 import json
 
@@ -12,18 +12,18 @@ from tlkit.runs.clock import Clock
 from tlkit.training import resume
 
 
-def test_seconds_add_up_and_are_kept_where_a_part_is_interrupted(monkeypatch):
+def test_seconds_add_up_and_are_saved_when_a_part_is_interrupted(monkeypatch):
     now = iter(range(0, 1000, 10))
     monkeypatch.setattr("tlkit.runs.clock.time.perf_counter", lambda: float(next(now)))
-    clock, kept = Clock(), []
+    clock, saved = Clock(), []
     with clock.timed("data"):
         pass
-    clock.go_on_from({"data": 1.0, "training": 5.0})
-    clock.keep_by(lambda: kept.append(clock.as_dict()))
+    clock.add_earlier({"data": 1.0, "training": 5.0})
+    clock.save_with(lambda: saved.append(clock.as_dict()))
     with pytest.raises(KeyboardInterrupt), clock.timed("training"):  # noqa: PT012
-        clock.keep_now()
+        clock.save_now()
         raise KeyboardInterrupt
-    assert kept == [{"data": 11.0, "training": 15.0}, {"data": 11.0, "training": 25.0}]
+    assert saved == [{"data": 11.0, "training": 15.0}, {"data": 11.0, "training": 25.0}]
     with clock.timed("training"):
         pass
     assert clock.as_dict() == {"data": 11.0, "training": 35.0}

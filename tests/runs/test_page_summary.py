@@ -1,4 +1,4 @@
-"""The top of a run's page says what ran, on what, and by which command."""
+"""The summary at the top of a run's page: task, data, and a command that makes the same run."""
 
 import re
 import shlex
@@ -41,8 +41,8 @@ RECORD = {
 }
 
 
-def understood(command):
-    """What the command line makes of a command."""
+def parsed(command):
+    """The parameters that the command line parses from a command."""
     program, name, *words = shlex.split(command)
     assert program == "tlkit"
     return get_command(app).commands[name].make_context(name, words).params
@@ -54,7 +54,7 @@ def record(**given):
 
 def test_the_command_makes_the_same_run():
     out = Path("run")
-    params = understood(command_of(record(), out))
+    params = parsed(command_of(record(), out))
     assert params["photos"] == Path("/home/somebody/my photos")
     assert params["out"] == out
     for name, value in GIVEN.items():
@@ -75,12 +75,12 @@ def test_the_command_makes_the_same_run():
         ({"reject_unknown": False}, {"reject_unknown": False}),
     ],
 )
-def test_what_was_given_is_in_the_command(given, expected):
-    params = understood(command_of(record(**given), Path("a b")))
+def test_given_arguments_are_in_the_command(given, expected):
+    params = parsed(command_of(record(**given), Path("a b")))
     assert {name: params[name] for name in expected} == expected
 
 
-def test_further_classes_have_their_own_command():
+def test_adding_classes_has_its_own_command():
     grown = {
         "photos": "more",
         "from_run": "/runs/1",
@@ -89,25 +89,23 @@ def test_further_classes_have_their_own_command():
         "batch_size": 32,
         "max_pixels": MAX_PIXELS,
     }
-    params = understood(
-        command_of(RunRecord.from_json({**RECORD, "arguments": grown}), Path("run2"))
-    )
+    params = parsed(command_of(RunRecord.from_json({**RECORD, "arguments": grown}), Path("run2")))
     assert (params["run"], params["photos"]) == (Path("/runs/1"), Path("more"))
     assert (params["exemplars"], params["align"]) == (5, True)
     kept = AddClassesConfig(from_run="/runs/1", photos="/more", damaged="skip").to_json()
-    params = understood(command_of(RunRecord.from_json({**RECORD, "arguments": kept}), Path("x")))
+    params = parsed(command_of(RunRecord.from_json({**RECORD, "arguments": kept}), Path("x")))
     assert (params["run"], params["photos"]) == (Path("/runs/1"), Path("/more"))
 
 
 def test_the_summary_names_model_data_date_and_machine():
     chosen = {"mode": {"arguments": {"mode": "fine-tune"}, "reasons": []}}
     summary = summary_of(RunRecord.from_json({**RECORD, "choices": chosen}), Path("run"))
-    assert list(summary) == ["what ran", "on", "command", "date", "machine"]
-    assert summary["what ran"] == "fine-tuning of mobilenet_v2, at 128 × 96 pixels"
+    assert list(summary) == ["task", "data", "command", "date", "machine"]
+    assert summary["task"] == "fine-tuning of mobilenet_v2, at 128 × 96 pixels"
     expected = "/home/somebody/my photos: 1,430 train, 186 validation, 90 test images"
-    assert summary["on"] == expected
+    assert summary["data"] == expected
     assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d ", summary["date"])
     assert re.search(r"\d+ processors?, \S", machine())
     head = record(mode="head", from_run="/runs/1", backbone=None)
-    expected = "a head on the model of /runs/1, at 128 × 96 pixels"
-    assert summary_of(head, Path("run"))["what ran"] == expected
+    expected = "head trained on the model of /runs/1, at 128 × 96 pixels"
+    assert summary_of(head, Path("run"))["task"] == expected

@@ -1,4 +1,4 @@
-"""The phases of a run: those that are announced hold all that come."""
+"""The phases of a run: all phases that can run are announced, in order."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from tlkit.runs.phases import phases_of
 
 @pytest.mark.parametrize("mode", ["head", "fine-tune"])
 @pytest.mark.parametrize("reject_unknown", [False, True])
-def test_what_a_choice_leaves_is_among_what_was_announced_in_its_order(mode, reject_unknown):
+def test_phases_after_the_choices_are_announced_before_in_the_same_order(mode, reject_unknown):
     given = RunConfig(photos="photos", backbone="auto", reject_unknown=reject_unknown)
     announced = phases_of(given)
     choice = Choice({"mode": mode, "backbone": "resnet20"}, ["why"])

@@ -1,4 +1,4 @@
-"""The record of a run: replaced and never changed, and read back as it was written."""
+"""The record of a run: replaced, never mutated, and read back as it was written."""
 
 import dataclasses
 import json
@@ -43,7 +43,7 @@ def test_a_record_is_read_back_as_it_was_written(tmp_path):
     assert read_record(tmp_path / "nowhere") is None
 
 
-def test_a_decision_makes_another_record():
+def test_a_choice_makes_a_new_record():
     more = RECORD.with_choice("anchor", Choice({"anchor": 0.5}, ["tried"]))
     assert list(RECORD.choices) == ["mode"]
     assert list(more.choices) == ["mode", "anchor"]
@@ -51,7 +51,7 @@ def test_a_decision_makes_another_record():
         RECORD.seed = 1
 
 
-def test_what_earlier_versions_did_not_write_may_be_missing():
+def test_entries_that_earlier_versions_lack_may_be_missing():
     content = RECORD.to_json()
     for name in ("split_table", "choices", "seconds", "cost", "versions"):
         del content[name]
@@ -62,22 +62,22 @@ def test_what_earlier_versions_did_not_write_may_be_missing():
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "problem"),
     [
-        ({"data": []}, r"\[\] where a run has another kind of value"),
-        ({"seconds": {"data": "long"}}, "'long' where a run has another kind"),
-        ({"seed": None}, "None where a run has another kind"),
-        ({"cost": 3}, "3 where a run has another kind"),
+        ({"data": []}, r"\[\] has the wrong type"),
+        ({"seconds": {"data": "long"}}, "'long' has the wrong type"),
+        ({"seed": None}, "None has the wrong type"),
+        ({"cost": 3}, "3 has the wrong type"),
         ({"choices": {"mode": {"arguments": {"mood": 1}, "reasons": []}}}, "mood"),
         ({"choices": {"mode": {"arguments": {"mode": "x"}, "reasons": []}}}, "`mode` must be"),
     ],
 )
-def test_a_damaged_file_says_what_is_wrong_with_it(tmp_path, damage, said):
+def test_the_error_about_a_damaged_file_says_what_is_wrong(tmp_path, damage, problem):
     (tmp_path / "run.json").write_text(json.dumps({**RECORD.to_json(), **damage}))
-    with pytest.raises(tlkit.RunError, match=rf"run\.json is damaged \(.*{said}"):
+    with pytest.raises(tlkit.RunError, match=rf"run\.json is damaged \(.*{problem}"):
         read_record(tmp_path)
 
 
-def test_a_file_of_another_program_is_no_run(tmp_path):
+def test_a_file_of_another_program_is_not_a_run(tmp_path):
     (tmp_path / "run.json").write_text('{"name": "mine"}')
     assert read_record(tmp_path) is None

@@ -12,11 +12,11 @@ from tlkit.evaluation.prediction import predict_exported
 from tlkit.runs.config import RunConfig
 from tlkit.runs.inference import export_run
 from tlkit.runs.steps import (
+    augmentation_of,
     calibrate_on_validation,
     compare_with_probe,
-    planned_cost,
+    project_cost,
     train_model,
-    with_features,
 )
 from tlkit.runs.train import train_run
 
@@ -67,7 +67,7 @@ def test_a_head_that_is_solved_has_its_time_projected_too(photos):
     data = tlkit.load_folder(photos, image_size=32)
     model = tlkit.build_classifier("resnet8", data.class_names, weights=None)
     plain, augmented = (
-        planned_cost(model, data, RunConfig(photos="photos", mode="head", augment=augment))
+        project_cost(model, data, RunConfig(photos="photos", mode="head", augment=augment))
         for augment in (None, "light")
     )
     for report in (plain, augmented):
@@ -186,9 +186,9 @@ def test_too_few_images_to_reject_by_are_refused_before_training(tmp_path, photo
 
 
 def test_how_images_are_seen():
-    assert with_features(RunConfig(photos="photos", mode="head")) == "none"
-    assert with_features(RunConfig(photos="photos", mode="fine-tune")) == "default"
-    assert with_features(RunConfig(photos="photos", mode="head", augment="light")) == "light"
+    assert augmentation_of(RunConfig(photos="photos", mode="head")) == "none"
+    assert augmentation_of(RunConfig(photos="photos", mode="fine-tune")) == "default"
+    assert augmentation_of(RunConfig(photos="photos", mode="head", augment="light")) == "light"
 
 
 def test_what_a_run_found_is_in_its_metrics(tuned):

@@ -1,4 +1,4 @@
-"""Who takes part in a run: a worker has the chief's finished run, where its files are not."""
+"""The workers of a run: each gets the chief's finished run, even without its files."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def with_workers(is_chief, from_chief):
     return team
 
 
-def test_a_worker_is_told_the_run_of_the_chief():
+def test_a_worker_gets_the_run_of_the_chief():
     sent = []
     chief = with_workers(True, lambda content: sent.append(content) or content)
     assert chief.broadcast_run(RUN) is RUN

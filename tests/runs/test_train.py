@@ -15,7 +15,7 @@ import tensorflow as tf
 import tlkit
 from tests.conftest import write_photos
 from tlkit.runs.config import RunConfig
-from tlkit.runs.directory import default_out, seen_by
+from tlkit.runs.directory import default_out, seen_digests
 from tlkit.runs.inference import evaluate_run, export_run, predict_with
 from tlkit.utils.run_lock import locked
 
@@ -284,9 +284,9 @@ def test_a_split_table_of_an_earlier_version_has_no_end_and_is_read(finished, co
     record = json.loads((copied / "run.json").read_text())
     assert record.pop("split_table") == 2
     (copied / "run.json").write_text(json.dumps(record))
-    assert seen_by(tlkit.load_run(copied)) == seen_by(run)
+    assert seen_digests(tlkit.load_run(copied)) == seen_digests(run)
     assert (
-        len(seen_by(run))
+        len(seen_digests(run))
         == sum(run.record["data"]["num_images"].values()) - (run.metrics["test"]["num_images"])
     )
     (copied / "split.csv").write_text("".join(lines[:-1])[:-10])

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import tlkit
 from tlkit.utils.cache import ClearReport
-from tlkit.utils.formatting import accuracy_text, interval, megabytes, percent
+from tlkit.utils.formatting import fraction_text, interval, megabytes, percent
 
 
 def test_fractions_are_written_in_per_cent():
@@ -14,8 +14,9 @@ def test_fractions_are_written_in_per_cent():
 
 
 def test_an_accuracy_is_written_with_its_number_of_images_and_interval():
-    assert accuracy_text(0.5, 8) == "50.0 % (n = 8)"
-    assert accuracy_text(0.5, 8, (0.215, 0.785)) == "50.0 % (n = 8, 95 % CI 21.5 to 78.5 %)"
+    assert fraction_text(0.5, 8) == "50.0 % (n = 8)"
+    assert fraction_text(0.5, 8, (0.215, 0.785)) == "50.0 % (n = 8, 95 % CI 21.5-78.5)"
+    assert fraction_text(1, 1234) == "100.0 % (n = 1,234)"
 
 
 def test_sizes_are_written_in_decimal_megabytes_or_gigabytes():
@@ -29,7 +30,9 @@ def test_sizes_are_written_in_decimal_megabytes_or_gigabytes():
 def test_no_other_module_formats_fractions_or_sizes_by_itself():
     package = Path(tlkit.__file__).parent
     written = re.compile(r"\{100 \* [^{}]+:\.[01]f\} %|\* ?100:\.|\.[0-9]f\} [MG]B")
-    rooms = [path for path in package.iterdir() if path.is_dir() and path.name != "runs"]
-    files = [path for room in rooms for path in room.rglob("*.py")]
-    found = [path.name for path in files if written.search(path.read_text(encoding="utf-8"))]
+    found = [
+        path.name
+        for path in package.rglob("*.py")
+        if written.search(path.read_text(encoding="utf-8"))
+    ]
     assert found == ["formatting.py"]

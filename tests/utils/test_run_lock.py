@@ -11,7 +11,7 @@ import pytest
 import tlkit
 from tlkit.utils import locks
 from tlkit.utils.locks import LOCK_FILE
-from tlkit.utils.run_lock import is_as_new, locked, sweep_run, tidy_finished
+from tlkit.utils.run_lock import holds_only_leftovers, locked, sweep_run, tidy_finished
 
 
 @pytest.fixture(params=[errno.ENOLCK, errno.EBADF, errno.ENOSYS, errno.EOPNOTSUPP])
@@ -77,7 +77,7 @@ def test_all_that_a_killed_process_leaves_is_swept_and_nothing_else(tmp_path):
     names = ("..export-abcd1234", ".run.json-abcd1234", ".training.npz-abcd1234", ".export")
     for name in (*names, ".tlkit-aside-export-abcd1234"):
         (tmp_path / name).mkdir()
-    assert not is_as_new(tmp_path)
+    assert not holds_only_leftovers(tmp_path)
     (tmp_path / "model.keras").touch()
     (tmp_path / ".mine").touch()
     sweep_run(tmp_path, ("model.keras",))

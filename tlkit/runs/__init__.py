@@ -1,1 +1,1 @@
-"""Runs: from a folder of images to a run directory, and what a finished run is good for."""
+"""Runs: from a folder of images to a run directory, and the use of finished runs."""

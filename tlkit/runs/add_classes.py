@@ -1,9 +1,8 @@
-"""A run that adds classes to a finished one: from its model and new images to a run directory."""
+"""A run that adds classes to a finished run's model, from a folder of new images."""
 
 import dataclasses
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,18 +22,24 @@ from tlkit.runs.context import RunContext
 from tlkit.runs.directory import (
     REJECTION_FILE,
     Run,
-    check_apart,
+    check_outside_images,
     check_same_images,
-    chosen_place,
     default_out,
-    left_as_it_is,
+    finished_message,
+    load_if_finished,
     load_run,
+    location_message,
     split_rows_of,
-    state_of,
 )
-from tlkit.runs.outputs import evaluate_splits, export_into, leave, maps_of, training_images
+from tlkit.runs.outputs import (
+    evaluate_splits,
+    explain_worst_mistakes,
+    export_into,
+    finish_run,
+    sample_training_images,
+)
 from tlkit.runs.phases import GROWING
-from tlkit.runs.record import not_whole, record_of
+from tlkit.runs.record import damaged_run_error, record_of
 from tlkit.runs.results import CalibrationDecision, RunResults
 from tlkit.runs.team import Team
 from tlkit.utils.progress import phase, phases
@@ -68,43 +73,44 @@ def add_classes_run(
     resume: bool = True,
     log: Callable[[str], None] | None = None,
 ) -> Run:
-    """Adds the classes of a folder to a finished run's model and leaves a run directory of its own.
+    """Adds the classes of a folder to a finished run's model, and writes a new run directory.
 
-    What the run has learned stays as it is: the network, and the old classes' logits to the bit.
-    The new classes are solved beside them, on features that each image passes the network once
-    for; `exemplars` stored features of each old class keep the old classes' place against the new
-    ones. They are chosen from the images that the run was trained on, where these still lie in
-    its folder, else from those that the run kept itself.
+    The backbone and the logits of the old classes stay bit-identical. The weights of the new
+    classes are solved on features, which take one forward pass of each image. To balance the new
+    classes against the old ones, `exemplars` stored features of each old class are replayed. They
+    are chosen from the images that the run was trained on if these still lie in its folder, else
+    from the features that the run has stored itself.
 
-    The folder may hold images of old classes too. Those that the run knows keep the split that
-    they had in it; others are divided like those of new classes, in their old class. Those to
-    train on only keep their class's place against the new ones: the old outputs are fixed, and
-    learn nothing from further images (`tlkit train --from` does that). Old and new accuracy are
-    measured on images that no training has seen, those of the earlier run and the new folder's.
+    The folder may also hold images of old classes. Images that the run knows keep their split;
+    others are split like those of new classes. Further training images of an old class only
+    balance it against the new ones: the old outputs are fixed and do not learn from them (use
+    `tlkit train --from` for that). Old and new accuracy are measured on images that no training
+    has seen, those of the earlier run and of the new folder.
 
-    The directory holds what `train_run` leaves, and `exemplars.npz`, the features kept of old and
-    new classes; `run.json` has under "growth" what the old classes lost. The probabilities are not
-    calibrated anew, which would change the old logits, and a run that told unknown images apart
-    does so no longer: its threshold knows no image of the new classes. Both are said.
+    The directory holds the same files as one of `train_run`, and `exemplars.npz`, the stored
+    features of old and new classes. "growth" in `run.json` holds the loss of accuracy on old
+    classes. The probabilities are not calibrated again, as that would change the old logits. If the
+    run rejects out-of-distribution images, the new run does not: the threshold was chosen without
+    images of the new classes. Both facts are logged.
 
     Args:
         run: A finished run directory.
-        photos: A folder or a CSV file as `train_run` takes it; one new class is enough.
+        photos: A folder or a CSV file as for `train_run`; one new class is enough.
         out: The new run directory; by default `runs/NAME-N`, see `train_run`.
-        exemplars: Stored features of each old class that are replayed, and kept of each class.
-            With 0 nothing is replayed; the report says what that cost.
-        align: Whether the new classes' weights are scaled to the mean norm of the old ones' at the
-            end, see `align_new_classes`. The report has the accuracies before it too.
+        exemplars: Number of stored features of each old class that are replayed, and of each class
+            that are stored for later. With 0 nothing is replayed; the report says what that cost.
+        align: Whether the new classes' weights are scaled to the mean norm of the old ones at the
+            end, see `align_new_classes`. The report also has the accuracies before alignment.
         batch_size: Images in a batch.
         max_pixels: Images with more pixels are left out; the run's own bound by default.
-        resume: Whether a directory that exists may be continued.
-        log: Is told, in words, what is done.
+        resume: Whether a run in an existing directory may be resumed.
+        log: Gets messages about the progress.
 
     Raises:
-        ArgumentError: An argument breaks its rule.
+        ArgumentError: An argument is invalid.
         DataError: The folder has no new class, or one without usable images; or an old class has
             neither images nor stored exemplars, and `exemplars` is not 0.
-        RunError: There is no finished run at `run`, it is not whole, or `out` cannot be used.
+        RunError: There is no finished run at `run`, it is incomplete, or `out` cannot be used.
 
     Example:
         >>> from tlkit.runs.add_classes import add_classes_run
@@ -115,8 +121,8 @@ def add_classes_run(
     parent = load_run(run)
     if out is not None and Path(out).resolve() == parent.path.resolve():
         raise ArgumentError(
-            "`out` must be another folder than that of the run, which stays as it is. "
-            f"Received: out={str(out)!r}. Name a new folder."
+            "`out` must be another folder than that of the run, which is not changed. "
+            f"Received: out={str(out)!r}. Choose a new folder."
         )
     config = AddClassesConfig(
         from_run=str(parent.path),
@@ -127,73 +133,74 @@ def add_classes_run(
         max_pixels=parent.max_pixels if max_pixels is None else max_pixels,
         damaged=parent.run_record.config.damaged,
     )
-    place = Path(out) if out is not None else default_out(config, resume)
-    check_apart(place, photos)
+    directory = Path(out) if out is not None else default_out(config, resume)
+    check_outside_images(directory, photos)
     team = Team(None)
     log = team.chief_log(log)
-    if (finished := state_of(place, config, resume)) is not None:
-        log(left_as_it_is(place), "")
+    if (finished := load_if_finished(directory, config, resume)) is not None:
+        log(finished_message(directory), "")
         return finished
     with phase("listing files"):
         listing = list_images(photos, argument="photos")
     check_new_classes(listing, parent.class_names)
     if out is None:
-        log(chosen_place(place))
+        log(location_message(directory))
     with phases(GROWING):
-        return _made(config, listing, parent, RunContext(place, team, parent, Clock(), log))
+        return _make(config, listing, parent, RunContext(directory, team, parent, Clock(), log))
 
 
-def _made(config: AddClassesConfig, listing: Listing, parent: Run, context: RunContext) -> Run:
-    """Makes the run, or continues it, once its config is checked and its files are found."""
+def _make(config: AddClassesConfig, listing: Listing, parent: Run, context: RunContext) -> Run:
+    """Makes or resumes the run after its config was checked and its files were listed."""
     load_tensorflow_quietly()
     from tlkit.continual.adding_classes import Replay, check_can_learn, learn_classes
 
-    timer, log, out = context.timer, context.log, context.out
-    with timer.timed("data"):
+    clock, log, out = context.clock, context.log, context.out
+    with clock.timed("data"):
         joined = _load(listing, parent, config)
     data = joined.data
     log(str(data.report), data.report.headlines)
-    lost = _lost(parent)
-    for note in lost.notes:
-        log(note)
-    with timer.timed("model"):
+    not_calibrated, not_rejecting = _notes_on_losses(parent)
+    log(not_calibrated)
+    if not_rejecting is not None:
+        log(not_rejecting)
+    with clock.timed("model"):
         old_model = parent.load_model()
-        given = (old_model, data.train, joined.new_names, parent.class_names)
-        stored = _stored_exemplars(parent, old_model, config.exemplars)
+        arguments = (old_model, data.train, joined.new_names, parent.class_names)
+        stored = _load_exemplars(parent, old_model, config.exemplars)
         replay = Replay(config.exemplars, joined.replayed, stored)
-        check_can_learn(*given, replay=replay)  # before anything is written
+        check_can_learn(*arguments, replay=replay)  # before anything is written
     record = record_of(config, data)
     check_same_images(out, record)
-    with context.taken(record):
+    with context.lock_directory(record):
         with missing_files_named((data.train, data.validation, data.test, joined.replayed)):
-            with timer.timed("training"):
-                learned = learn_classes(*given, replay=replay, seed=data.seed)
-            with timer.timed("evaluation"):
-                model, evaluations, growth = _measured(old_model, learned, joined, config)
+            with clock.timed("training"):
+                learned = learn_classes(*arguments, replay=replay, seed=data.seed)
+            with clock.timed("evaluation"):
+                model, evaluations, growth = _measure(old_model, learned, joined, config)
             log(str(growth), "")
-            with timer.timed("export"):
+            with clock.timed("export"):
                 export_into(model, data, out, config.max_pixels)
-            with timer.timed("explaining mistakes"):
-                maps = maps_of(model, evaluations, config.max_pixels)
-            images = training_images(data, "none")
+            with clock.timed("explaining mistakes"):
+                maps = explain_worst_mistakes(model, evaluations, config.max_pixels)
+            images = sample_training_images(data, "none")
         if learned.exemplars.features:
             learned.exemplars.save(out / EXEMPLARS_FILE)
         results = RunResults(
-            training=_training(learned, evaluations, growth, lost.rejection),
+            training=_training_report(learned, evaluations, growth, not_rejecting),
             evaluations=evaluations,
-            calibration=CalibrationDecision(None, lost.calibration),
+            calibration=CalibrationDecision(None, not_calibrated),
             maps=maps,
             images=images,
         )
         record = dataclasses.replace(record, growth=growth.as_dict())
-        return leave(context, data, record, results)
+        return finish_run(context, data, record, results)
 
 
 def _load(listing: Listing, parent: Run, config: AddClassesConfig) -> Joined:
-    """Returns the new folder's images, divided as the run's were, with the old ones beside."""
-    places = _places(parent)
+    """Loads the images of the new folder and of the earlier runs, split as the run's were."""
+    places = _known_images(parent)
     max_pixels = config.max_pixels
-    known = find_known(_photo_folders(parent), places, max_pixels=max_pixels)
+    known = find_known(_image_folders(parent), places, max_pixels=max_pixels)
     settings = check_settings(
         parent.image_size,
         config.batch_size,
@@ -211,33 +218,33 @@ def _load(listing: Listing, parent: Run, config: AddClassesConfig) -> Joined:
     )
 
 
-def _places(run: Run) -> dict[str, tuple[str, str]]:
-    """Class and split of each image that a run or one before it has used, by its digest.
+def _known_images(run: Run) -> dict[str, tuple[str, str]]:
+    """Returns class and split of each image that a run or an earlier one has used, by its digest.
 
-    What was trained on once has been seen, whatever a later run did with it.
+    An image that was ever trained on counts as a training image, whatever its split in later runs.
     """
     places: dict[str, tuple[str, str]] = {}
     for row in split_rows_of(run):
         class_name, split = row.class_name, row.split
         if class_name not in run.class_names or split not in _STRICTEST_FIRST:
-            raise not_whole(run.path, "split.csv", f"damaged ({split!r} of {class_name!r})")
+            raise damaged_run_error(run.path, "split.csv", f"damaged ({split!r} of {class_name!r})")
         _, earlier = places.get(row.digest, (class_name, split))
         places[row.digest] = (class_name, min(split, earlier, key=_STRICTEST_FIRST.index))
     return places
 
 
-def _photo_folders(run: Run) -> Iterator[str]:
-    """The folders of a run and of those it goes on from, as far back as these still are."""
-    earlier: Run | None = run
-    while earlier is not None:
-        config = earlier.run_record.config
+def _image_folders(run: Run) -> Iterator[str]:
+    """Yields the folders of images of a run and of its ancestors, as far back as these exist."""
+    ancestor: Run | None = run
+    while ancestor is not None:
+        config = ancestor.run_record.config
         yield config.photos
-        before, earlier = config.from_run, None
-        if before is not None and (Path(before) / RECORD_FILE).is_file():
-            earlier = load_run(before, "from_run")
+        parent, ancestor = config.from_run, None
+        if parent is not None and (Path(parent) / RECORD_FILE).is_file():
+            ancestor = load_run(parent, "from_run")
 
 
-def _stored_exemplars(run: Run, model: "keras.Model", exemplars: int) -> "Exemplars | None":
+def _load_exemplars(run: Run, model: "keras.Model", exemplars: int) -> "Exemplars | None":
     from tlkit.continual.adding_classes import signature_of_features
     from tlkit.continual.exemplars import Exemplars
 
@@ -246,15 +253,15 @@ def _stored_exemplars(run: Run, model: "keras.Model", exemplars: int) -> "Exempl
     return Exemplars.load(run.path / EXEMPLARS_FILE, signature_of_features(model))
 
 
-def _measured(
+def _measure(
     old_model: "keras.Model",
     learned: "LearnedClasses",
     joined: Joined,
     config: AddClassesConfig,
 ) -> "tuple[keras.Model, dict[str, EvaluationReport | None], GrowthReport]":
-    """Returns the model, aligned where that is wanted, its figures, and what the old classes lost.
+    """Returns the model (aligned if the config says so), its evaluations, and the growth report.
 
-    Accuracies are those of the last split there is, test or validation.
+    The growth report has accuracies on the test split, or on validation without a test split.
     """
     from tlkit.continual.adding_classes import shares_right
     from tlkit.continual.growth_report import GrowthReport
@@ -302,39 +309,24 @@ def _measured(
     return model, evaluations, report
 
 
-@dataclass(frozen=True)
-class _Lost:
-    """What a grown run does not have of what its parent had, in words.
+def _notes_on_losses(parent: Run) -> tuple[str, str | None]:
+    """Returns why the new run is not calibrated, and why it no longer rejects unknown images.
 
-    Attributes:
-        calibration: Why its probabilities are not calibrated.
-        rejection: Why it tells no unknown images; `None` where its parent did not either.
+    The latter is `None` if the parent run does not reject them either.
     """
-
-    calibration: str
-    rejection: str | None
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """All of it."""
-        return (self.calibration, *(() if self.rejection is None else (self.rejection,)))
-
-
-def _lost(parent: Run) -> _Lost:
-    calibration = (
+    not_calibrated = (
         "probabilities of old and new classes together are not calibrated: a temperature would "
-        "change the old logits. tlkit.calibrate does it where these may change"
+        "change the old logits. tlkit.calibrate calibrates them if these may change"
     )
     if not (parent.path / REJECTION_FILE).is_file():
-        return _Lost(calibration, None)
-    return _Lost(
-        calibration,
-        "unknown images are no longer told apart: the run's threshold knows no image of the "
-        "new classes. tlkit.fit_rejection fits one to images of all classes",
+        return not_calibrated, None
+    return not_calibrated, (
+        "unknown images are no longer rejected: the parent run's threshold was chosen without "
+        "images of the new classes. tlkit.fit_rejection fits one to images of all classes"
     )
 
 
-def _training(
+def _training_report(
     learned: "LearnedClasses",
     evaluations: "dict[str, EvaluationReport | None]",
     growth: "GrowthReport",

@@ -1,4 +1,4 @@
-"""The config of a run that adds classes to a finished one, and of a run whatever it does."""
+"""The config of a run that adds classes to a finished run, and the type of any run's config."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,30 +9,30 @@ from tlkit.continual.exemplars import DEFAULT_NUM_EXEMPLARS
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.settings import DAMAGED, KEEP
 from tlkit.errors import ArgumentError, check_choice, check_count
-from tlkit.runs.config import Choice, RunConfig, absolute, check_kind
+from tlkit.runs.config import Choice, RunConfig, absolute, check_type
 
 ADD_CLASSES = "add-classes"
-"""What `run.json` calls the command."""
+"""Name of the command in `run.json`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AddClassesConfig:
-    """The config of a run of `add_classes_run`: its arguments, with what its parent decides.
+    """The arguments of an `add_classes_run`, including those that its parent run decides.
 
     Attributes:
-        from_run: The run that classes are added to; an absolute path.
-        photos: The folder of the new classes, or a CSV file; an absolute path.
-        exemplars: Stored features of each old class that are replayed; 0 or more.
-        align: Whether the new weights are scaled to the size of the old ones.
+        from_run: Absolute path of the run that classes are added to.
+        photos: Absolute path of the folder or CSV file with images of the new classes.
+        exemplars: Number of stored features of each old class that are replayed; 0 or more.
+        align: Whether the new weights are scaled to the norm of the old ones.
         batch_size: Images in a batch.
         max_pixels: Images with more pixels are left out.
-        damaged: "keep" or "skip", see `load_folder`; as the parent did.
+        damaged: "keep" or "skip", see `load_folder`; the same as in the parent run.
 
     Args:
-        kept: Whether the values were settled before: paths are taken as they are.
+        kept: Whether the values come from a finished config: paths are not made absolute again.
 
     Raises:
-        ArgumentError: A value breaks its rule.
+        ArgumentError: A value is invalid.
 
     Example:
         >>> from tlkit.runs.add_classes_config import AddClassesConfig
@@ -64,16 +64,16 @@ class AddClassesConfig:
         check_choice("damaged", self.damaged, DAMAGED)
 
     def resolve(self, choices: Mapping[str, Choice]) -> "AddClassesConfig":
-        """Returns the config itself, which leaves nothing to the run.
+        """Returns the config itself, as this kind of run makes no choices.
 
         Args:
-            choices: As of `RunConfig.resolve`; there are none.
+            choices: Not used; see `RunConfig.resolve`.
         """
         del choices
         return self
 
     def to_json(self) -> dict[str, Any]:
-        """Returns it as `run.json` holds it under "arguments"."""
+        """Returns the "arguments" of `run.json`."""
         damaged = {} if self.damaged == KEEP else {"damaged": self.damaged}
         return {
             **damaged,
@@ -90,17 +90,17 @@ class AddClassesConfig:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "AddClassesConfig":
-        """Reads what `to_json` gave, of this version or an earlier one, which had fewer arguments.
+        """Reads the output of `to_json`; that of earlier versions has fewer arguments.
 
         Raises:
-            KeyError: Something is missing.
-            TypeError: Something is of another kind.
-            ArgumentError: A value breaks its rule.
+            KeyError: An entry is missing.
+            TypeError: An entry has the wrong type.
+            ArgumentError: A value is invalid.
         """
         for name in ("from_run", "photos"):
-            check_kind(content[name], str)
+            check_type(content[name], str)
         _ = content["max_pixels"]
-        known = [one.name for one in dataclasses.fields(cls) if one.name in content]
+        known = [field.name for field in dataclasses.fields(cls) if field.name in content]
         return cls(**{name: content[name] for name in known}, kept=True)
 
 
@@ -108,13 +108,13 @@ Config: TypeAlias = RunConfig | AddClassesConfig
 
 
 def config_from_json(content: Mapping[str, Any]) -> Config:
-    """Reads the "arguments" of a `run.json`, whatever command they are of.
+    """Reads the "arguments" of a `run.json` of either command.
 
     Raises:
-        KeyError: Something is missing.
-        TypeError: Something is of another kind.
-        ArgumentError: A value breaks its rule.
+        KeyError: An entry is missing.
+        TypeError: An entry has the wrong type.
+        ArgumentError: A value is invalid.
     """
-    check_kind(content, dict)
+    check_type(content, dict)
     is_growing = content.get("command") == ADD_CLASSES or "exemplars" in content
     return AddClassesConfig.from_json(content) if is_growing else RunConfig.from_json(content)

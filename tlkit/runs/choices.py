@@ -1,7 +1,7 @@
-"""What a run is left to choose by itself: the backbone, and what of it trains.
+"""The choices that a run makes itself: the backbone, the mode, and the strength of the anchor.
 
-A choice is made from measurements on training images alone, never on test images. It is kept
-in `run.json` with its reasons before the run goes by it: a continued run does not choose anew.
+Choices are based on measurements on training images alone, never on test images. They are written
+to `run.json` with their reasons before the run uses them; a resumed run does not choose again.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,27 +22,27 @@ if TYPE_CHECKING:
 
 Log = Callable[[str], None]
 
-_GIVEN_TO_TRIALS = ("learning_rate", "class_weight", "seed", "unfreeze", "layer_decay")
-"""Not epochs and augmentation: trials of a strength are few epochs on stored activations."""
+_TRIAL_ARGUMENTS = ("learning_rate", "class_weight", "seed", "unfreeze", "layer_decay")
+"""Epochs and augmentation are left out: trials take few epochs on stored activations."""
 
 
 def backbone_choice(
-    config: RunConfig, data: ImageData, kept: Mapping[str, Choice], log: Log
+    config: RunConfig, data: ImageData, previous: Mapping[str, Choice], log: Log
 ) -> Choice:
-    """Returns which backbone a run starts from.
+    """Chooses the backbone of a run.
 
     Args:
-        config: That of the run; its `backbone` is "auto".
-        data: Whose training images are looked at.
-        kept: Choices that an interrupted start of this run has made.
-        log: Is told the comparison.
+        config: The run's config; its `backbone` is "auto".
+        data: The images; only training images are used.
+        previous: Choices of an interrupted attempt at this run.
+        log: Gets the comparison.
 
     Raises:
-        ArgumentError: No backbone can be had.
+        ArgumentError: No backbone is available.
         DataError: A class has fewer than two different training images, or groups of them.
     """
-    if (choice := kept.get("backbone")) is not None:
-        log(_again("backbone", choice.reasons))
+    if (choice := previous.get("backbone")) is not None:
+        log(_previous_choice_message("backbone", choice.reasons))
         return choice
     from tlkit.advice.backbones import compare_backbones
     from tlkit.advice.candidates import DEFAULT_BACKBONES
@@ -69,41 +69,41 @@ def mode_choice(
     config: RunConfig,
     model: "keras.Model",
     data: ImageData,
-    kept: Mapping[str, Choice],
+    previous: Mapping[str, Choice],
     log: Log,
 ) -> Choice:
-    """Returns what of the model trains.
+    """Chooses between training the head alone and fine-tuning.
 
-    What was named stays as it is named, and where something was that only fine-tuning takes, the
-    head alone is not chosen.
+    Arguments that were given stay unchanged. If one of them is for fine-tuning only, the head
+    alone is not chosen.
 
     Args:
-        config: The one that the run goes by so far; its `mode` is "auto".
-        model: As it is before training.
-        data: Whose training images are looked at.
-        kept: Choices that an interrupted start of this run has made.
-        log: Is told what was measured.
+        config: The config with the choices so far; its `mode` is "auto".
+        model: The model before training.
+        data: The images; only training images are used.
+        previous: Choices of an interrupted attempt at this run.
+        log: Gets the measurements.
     """
-    if (choice := kept.get("mode")) is not None:
-        log(_again("mode", choice.reasons))
+    if (choice := previous.get("mode")) is not None:
+        log(_previous_choice_message("mode", choice.reasons))
         return choice
     from tlkit.models.groups import layer_groups
 
-    recommended, measured = _recommended(config, model, data)
-    named = [name for name in ONLY_FINE_TUNING if getattr(config, name) is not None]
+    recommended, measured = _recommend(config, model, data)
+    given = [name for name in ONLY_FINE_TUNING if getattr(config, name) is not None]
     reasons = list(recommended.reasons)
     chosen: dict[str, Any] = {"mode": recommended.mode}
-    if recommended.mode == "head" and named:
+    if recommended.mode == "head" and given:
         chosen = {"mode": "fine-tune"}
-        reasons.append(f"{named[0]} was named, which only fine-tuning takes")
+        reasons.append(f"{given[0]} was given, which applies to fine-tuning only")
     elif recommended.mode == "fine-tune":
-        trained = recommended.unfreeze
-        if isinstance(trained, int):
-            trained = min(trained, len(layer_groups(model)))
-        chosen["unfreeze"] = trained
+        unfreeze = recommended.unfreeze
+        if isinstance(unfreeze, int):
+            unfreeze = min(unfreeze, len(layer_groups(model)))
+        chosen["unfreeze"] = unfreeze
         if recommended.anchor != "none" and config.anchor is None:
             chosen["anchor"] = recommended.anchor_strength
-    lines = [_in_words(chosen), *reasons]
+    lines = [_describe(chosen), *reasons]
     if measured:
         log(measured)
     log("\n  ".join(lines))
@@ -117,26 +117,26 @@ def anchor_choice(
     importance: Mapping[str, np.ndarray],
     old: "OldTask | None",
 ) -> Choice:
-    """Returns how strongly the model is held, found by trying.
+    """Chooses the strength of the anchor by trials.
 
     Args:
-        config: The one that the run goes by so far; its `anchor` is "auto".
-        model: As it is before training; it stays so.
-        data: The images in its size.
-        importance: Of each weight, by its path; empty where all count the same.
-        old: What an earlier run learned, where there was one.
+        config: The config with the choices so far; its `anchor` is "auto".
+        model: The model before training; it is left unchanged.
+        data: The images at the model's size.
+        importance: Importance of each weight, by its path; empty if all are equally important.
+        old: The task of the earlier run, if there is one.
     """
     from tlkit.continual.warm_start import choose_strength
 
-    given = config.named(*_GIVEN_TO_TRIALS)
-    report = choose_strength(model, data, importance, old, **given)
+    arguments = config.given_values(*_TRIAL_ARGUMENTS)
+    report = choose_strength(model, data, importance, old, **arguments)
     return Choice({"anchor": report.chosen}, str(report).splitlines())
 
 
-def _recommended(
+def _recommend(
     config: RunConfig, model: "keras.Model", data: ImageData
 ) -> "tuple[Recommendation, str]":
-    """What to train, and what was measured for it in words; nothing where the case is clear."""
+    """Returns a recommendation and the measurements behind it, "" if none were needed."""
     from tlkit.advice.recommendation import (
         Recommendation,
         recommend,
@@ -147,35 +147,35 @@ def _recommended(
     from tlkit.advice.similarity import measure_similarity
 
     if config.from_run is None and config.weights is None:
-        reason = "the weights are random: there is nothing to keep"
+        reason = "the weights are random: there is nothing to preserve"
         return Recommendation("fine-tune", "all", "none", (reason,)), ""
     if (by_number := recommend_by_number(data)) is not None:
         return by_number, ""
     if (lone := lone_class(data)) is not None:
-        reason = f"how near the images are was not measured: {lone}"
+        reason = f"similarity to the pretraining data was not measured: {lone}"
         return recommend_unmeasured(data, reason), ""
     similarity = measure_similarity(model, data, seed=config.seed)
     return recommend(data, similarity), str(similarity)
 
 
-def _in_words(chosen: Mapping[str, Any]) -> str:
+def _describe(chosen: Mapping[str, Any]) -> str:
     if chosen["mode"] == "head":
-        return "solves the head alone"
-    trained = chosen.get("unfreeze")
-    if trained is None:
+        return "train the head alone"
+    unfreeze = chosen.get("unfreeze")
+    if unfreeze is None:
         what = "the last groups"
     else:
-        what = "everything" if trained == "all" else f"the last {trained} groups"
+        what = "all groups" if unfreeze == "all" else f"the last {unfreeze} groups"
     strength = chosen.get("anchor")
-    held = "" if strength is None else f", held near its weights with strength {strength:g}"
-    return f"fine-tunes {what}{held}"
+    anchor = "" if strength is None else f", anchored to the initial weights, strength {strength:g}"
+    return f"fine-tune {what}{anchor}"
 
 
-def _again(what: str, reasons: Sequence[str]) -> str:
-    return f"{what} as chosen when this run began: {reasons[0]}"
+def _previous_choice_message(what: str, reasons: Sequence[str]) -> str:
+    return f"{what}, chosen when this run was started: {reasons[0]}"
 
 
-def first_image_size(config: RunConfig) -> int:
-    """The size at which images are loaded; that of the backbone takes its place once chosen."""
+def initial_image_size(config: RunConfig) -> int:
+    """Returns the size at which images are loaded until the backbone and its size are chosen."""
     size = config.image_size
     return find_backbone(SHIPPED_BACKBONE).default_image_size if size is None else size

@@ -1,4 +1,4 @@
-"""How long the parts of a run last."""
+"""Durations of the parts of a run."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -8,29 +8,29 @@ from tlkit.utils.progress import phase
 
 
 class Clock:
-    """How long each part of a run has lasted, in all processes that have worked on it together.
+    """Measures the time of each part of a run, summed over all processes that worked on it.
 
     Attributes:
-        seconds: By the part's name; those of earlier processes once `go_on_from` was called.
+        seconds: Seconds by name of the part; includes earlier processes after `add_earlier`.
     """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._running: tuple[str, float] | None = None
-        self._keep: Callable[[], None] = lambda: None
+        self._save: Callable[[], None] = lambda: None
 
-    def go_on_from(self, earlier: Mapping[str, float]) -> None:
-        """Adds what earlier processes took."""
+    def add_earlier(self, earlier: Mapping[str, float]) -> None:
+        """Adds the seconds of earlier processes."""
         for name, value in earlier.items():
             self.seconds[name] = self.seconds.get(name, 0.0) + value
 
-    def keep_by(self, keep: Callable[[], None]) -> None:
-        """From now on `keep` is called, and nothing else, when a part has ended."""
-        self._keep = keep
+    def save_with(self, save: Callable[[], None]) -> None:
+        """Sets the function that is called when a part has ended; it replaces an earlier one."""
+        self._save = save
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Makes the block a phase, and adds how long it takes, also where it is interrupted."""
+        """Makes the block a phase and adds its duration, even if the block is interrupted."""
         self._running = (name, time.perf_counter())
         try:
             with phase(name):
@@ -38,12 +38,12 @@ class Clock:
         finally:
             self._add()
             self._running = None
-            self._keep()
+            self._save()
 
-    def keep_now(self) -> None:
-        """Keeps what the part that is running has taken until now, for a process may be killed."""
+    def save_now(self) -> None:
+        """Saves the time of the running part so far, in case the process is killed."""
         self._add()
-        self._keep()
+        self._save()
 
     def as_dict(self) -> dict[str, float]:
         """Returns the seconds as `run.json` holds them."""

@@ -1,7 +1,7 @@
-"""The config of a run: its arguments, settled and checked before any image is looked at.
+"""The config of a run: its arguments, completed and checked before any image is read.
 
-What is no part of a run's identity (where it lies, whether it may be resumed, on how many devices
-it trains, who is told) is not in it: a run is the same without.
+It holds what identifies the run. The run directory, resuming, the devices and the log do not
+belong to it.
 """
 
 import dataclasses
@@ -30,21 +30,21 @@ from tlkit.runs.options import IMAGES, MODEL, PARENT, RUN, TRAINING, option
 AUTO = "auto"
 MODES = (AUTO, "head", "fine-tune")
 ONLY_FINE_TUNING = ("unfreeze", "layer_decay", "epochs", "learning_rate", "anchor")
-"""Arguments that the head alone has no use for."""
+"""Arguments that do not apply to training the head alone."""
 DEFAULT_BACKBONE = "mobilenet_v2"
 SPLITS = (0.8, 0.1, 0.1)
-"""Fractions of training, validation and test."""
+"""Fractions of the training, validation and test images."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Something that was left to a run, as it has decided it.
+    """A choice that a run has made, with its reasons.
 
     Attributes:
-        arguments: Which fields of `RunConfig` it decides, and how.
-        reasons: Why, line by line.
-        comparison: Of a backbone: what `BackboneComparison.as_dict` returned.
-        measured: Of a mode: what was measured for it, line by line.
+        arguments: The fields of `RunConfig` that it sets, with their values.
+        reasons: Lines that explain the choice.
+        comparison: For a backbone: the output of `BackboneComparison.as_dict`.
+        measured: For a mode: lines with the measurements.
     """
 
     arguments: Mapping[str, Any]
@@ -53,7 +53,7 @@ class Choice:
     measured: Sequence[str] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Returns it as `run.json` holds it."""
+        """Returns the content of `run.json`."""
         content: dict[str, Any] = {
             "arguments": dict(self.arguments),
             "reasons": list(self.reasons),
@@ -66,35 +66,35 @@ class Choice:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Choice":
-        """Reads what `to_json` gave.
+        """Reads the output of `to_json`.
 
         Raises:
-            KeyError: Something is missing.
-            TypeError: Something is of another kind.
+            KeyError: An entry is missing.
+            TypeError: An entry has the wrong type.
         """
         arguments, reasons = content["arguments"], content["reasons"]
-        check_kind(arguments, dict)
-        check_kind(reasons, list)
+        check_type(arguments, dict)
+        check_type(reasons, list)
         return cls(arguments, reasons, content.get("comparison"), content.get("measured"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """The config of a run of `train_run`: its arguments, of the same names.
+    """The arguments of a `train_run`, under the same names.
 
-    What is made is settled: paths are absolute, what has a default has it, and what the run is to
-    choose by itself is "auto" until `resolve` returns a config with what it has chosen.
+    A new config is complete: paths are absolute and defaults are filled in. What the run chooses
+    itself is "auto" until `resolve` returns a config with the choices.
 
     Attributes:
-        as_given: The paths as they were given, by the name of the field, for messages.
+        as_given: The paths as they were given, by name of the field, for messages.
 
     Args:
-        kept: Whether the values are those of a config that was settled before, read from
-            `run.json` or chosen by the run. They are taken as they are, and only each checked by
-            itself: what a run chooses may be more than a user may name.
+        kept: Whether the values come from a complete config: from `run.json`, or chosen by the
+            run. Then they are not completed again, and each is checked by itself only: a run may
+            choose combinations that a user may not give.
 
     Raises:
-        ArgumentError: A value breaks its rule, or does not go with another.
+        ArgumentError: A value is invalid, or two values contradict each other.
 
     Example:
         >>> from tlkit.runs.config import Choice, RunConfig
@@ -109,93 +109,98 @@ class RunConfig:
 
     photos: str = field(
         metadata=option(
-            "Folder: CLASS/*.jpg, or train/, val/, test/ of it; or a .csv file with the columns "
-            "path, label and, if wanted, group and split.",
+            "Folder with CLASS/*.jpg, or with train/, val/ and test/ of such folders; or a .csv "
+            "file with columns path, label and optionally group and split.",
             metavar="PHOTOS",
             is_path=True,
         )
     )
     from_run: str | None = field(
         default=None,
-        metadata=option("Go on from a finished run.", PARENT, "RUN0", name="from", is_path=True),
+        metadata=option(
+            "Train the model of a finished run further.", PARENT, "RUN0", name="from", is_path=True
+        ),
     )
     backbone: str | None = field(
         default=None,
-        metadata=option("mobilenet_v2, resnet50, ...; auto compares some.", MODEL, "NAME"),
+        metadata=option("mobilenet_v2, resnet50, ...; auto compares several.", MODEL, "NAME"),
     )
     backbones: Sequence[str] | None = field(
         default=None,
-        metadata=option("With --backbone auto: what it chooses among.", MODEL, "A[=FILE],B"),
+        metadata=option("Candidates for --backbone auto.", MODEL, "A[=FILE],B"),
     )
     max_milliseconds: float | None = field(
         default=None,
-        metadata=option("Backbones that take longer for one image are left out.", MODEL),
+        metadata=option("Longest time for one image of a candidate backbone.", MODEL),
     )
     max_megabytes: float | None = field(
         default=None,
-        metadata=option("Backbones whose file is larger, in 10⁶ bytes, are left out.", MODEL),
+        metadata=option("Largest file of a candidate backbone, in 10⁶ bytes.", MODEL),
     )
     weights: str | None = field(
         default="pretrained",
-        metadata=option("Where the weights come from.", MODEL, "FILE|none"),
+        metadata=option("Initial weights.", MODEL, "FILE|none"),
     )
     image_size: int | None = field(
-        default=None, metadata=option("Side of the images in pixels.", MODEL)
+        default=None, metadata=option("Height and width of the images in pixels.", MODEL)
     )
     mode: str = field(
         default=AUTO,
         metadata=option(
-            "What trains: head, fine-tune, or auto, which goes by measurements.", TRAINING, "MODE"
+            "What to train: head, fine-tune, or auto, chosen by measurements.", TRAINING, "MODE"
         ),
     )
     unfreeze: str | int | None = field(
         default=None,
         metadata=option(
-            "First group of layers that trains, the number of groups, or all.", TRAINING, "GROUP"
+            "First group of layers to train, number of groups, or all.", TRAINING, "GROUP"
         ),
     )
-    epochs: int | None = field(
-        default=None, metadata=option("Passes over the images, at most.", TRAINING)
-    )
+    epochs: int | None = field(default=None, metadata=option("Largest number of epochs.", TRAINING))
     learning_rate: float | None = field(
-        default=None, metadata=option("The highest rate.", TRAINING)
+        default=None, metadata=option("Peak learning rate.", TRAINING)
     )
     layer_decay: float | None = field(
         default=None,
-        metadata=option("A group's rate against that of the group behind it.", TRAINING),
+        metadata=option("Learning rate of a group relative to the next group's.", TRAINING),
     )
     anchor: float | str | None = field(
         default=None,
-        metadata=option("Hold weights near those of RUN0, so strongly, or auto.", PARENT),
+        metadata=option("Strength of the anchor to the weights of RUN0, or auto.", PARENT),
     )
     importance: str | None = field(
-        default=None, metadata=option("Hold by importance: fisher, mas, ...", PARENT, "NAME")
+        default=None,
+        metadata=option("Weigh the anchor by importance: fisher, mas, ...", PARENT, "NAME"),
     )
     old_photos: str | None = field(
         default=None,
-        metadata=option("Images of what RUN0 learned.", PARENT, "DIR", is_path=True),
+        metadata=option(
+            "Images of the classes of RUN0, to measure forgetting.", PARENT, "DIR", is_path=True
+        ),
     )
     augment: str | None = field(
         default=None,
         metadata=option("Augmentation: none, light, default or strong.", IMAGES, "NAME"),
     )
     class_weight: str | None = field(
-        default=None, metadata=option("balanced weighs rare classes more.", TRAINING, "NAME")
+        default=None,
+        metadata=option("balanced gives images of rare classes more weight.", TRAINING, "NAME"),
     )
     reject_unknown: bool = field(
-        default=False, metadata=option("Let the model also say «none of these».", MODEL)
+        default=False, metadata=option('Let the model also answer "none of these".', MODEL)
     )
     batch_size: int = field(default=32, metadata=option("Images per step.", TRAINING))
     seed: int = field(
-        default=0, metadata=option("Of the split, weights, orders, augmentation.", RUN)
+        default=0,
+        metadata=option("Seed of the split, weights, order and augmentation.", RUN),
     )
     max_pixels: int = field(
-        default=MAX_PIXELS, metadata=option("Images with more pixels are left out.", IMAGES)
+        default=MAX_PIXELS, metadata=option("Leave out images with more pixels.", IMAGES)
     )
     damaged: str = field(
         default=KEEP,
         metadata=option(
-            "Use JPEG files that are damaged as far as they are decoded, or leave them out.",
+            "Use the decodable part of damaged JPEG files, or leave them out.",
             IMAGES,
             "keep|skip",
         ),
@@ -204,14 +209,14 @@ class RunConfig:
     kept: InitVar[bool] = False
 
     def __post_init__(self, kept: bool) -> None:
-        self._set("as_given", {} if kept else self._settled())
+        self._set("as_given", {} if kept else self._complete())
         self._check_values()
 
     def resolve(self, choices: Mapping[str, Choice]) -> "RunConfig":
-        """Returns the config that the run goes by: what was left to it is what it has chosen.
+        """Returns the config with the run's choices in place of "auto".
 
         Args:
-            choices: What it has chosen until now, by name.
+            choices: The choices so far, by name.
         """
         chosen: dict[str, Any] = {}
         for choice in choices.values():
@@ -219,46 +224,46 @@ class RunConfig:
         return dataclasses.replace(self, kept=True, **chosen)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns it as `run.json` holds it under "arguments"."""
-        content = {one.name: getattr(self, one.name) for one in arguments_of(self)}
+        """Returns the "arguments" of `run.json`."""
+        content = {field.name: getattr(self, field.name) for field in arguments_of(self)}
         if self.backbones is not None:
             content["backbones"] = list(self.backbones)
-        if self.damaged == KEEP:  # as runs of earlier versions have it
+        if self.damaged == KEEP:  # as in runs of earlier versions
             del content["damaged"]
         return content
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "RunConfig":
-        """Reads what `to_json` gave, of this version or an earlier one, which had fewer arguments.
+        """Reads the output of `to_json`; that of earlier versions has fewer arguments.
 
         Raises:
-            KeyError: Something is missing.
-            TypeError: Something is of another kind.
-            ArgumentError: A value breaks its rule.
+            KeyError: An entry is missing.
+            TypeError: An entry has the wrong type.
+            ArgumentError: A value is invalid.
         """
         for name in ("photos", "max_pixels"):
             _ = content[name]
-        known = [one.name for one in arguments_of(cls) if one.name in content]
-        given = {name: content[name] for name in known}
+        known = [field.name for field in arguments_of(cls) if field.name in content]
+        arguments = {name: content[name] for name in known}
         for name in ("from_run", "backbone", "weights", "old_photos"):
-            check_kind(given.get(name), str | None)
-        check_kind(given["photos"], str)
-        check_kind(given.get("backbones"), list | None)
-        if given.get("backbones") is not None:
-            given["backbones"] = tuple(given["backbones"])
-        return cls(**given, kept=True)
+            check_type(arguments.get(name), str | None)
+        check_type(arguments["photos"], str)
+        check_type(arguments.get("backbones"), list | None)
+        if arguments.get("backbones") is not None:
+            arguments["backbones"] = tuple(arguments["backbones"])
+        return cls(**arguments, kept=True)
 
-    def named(self, *names: str) -> dict[str, Any]:
-        """Returns those of some arguments that are not `None`, by their names."""
+    def given_values(self, *names: str) -> dict[str, Any]:
+        """Returns those of the named arguments that are not `None`, by name."""
         values = {name: getattr(self, name) for name in names}
         return {name: value for name, value in values.items() if value is not None}
 
-    def spelled(self, name: str) -> str:
-        """Returns a path as it was given, where that is known, else from the root."""
+    def path_as_given(self, name: str) -> str:
+        """Returns a path as it was given if that is known, else the absolute path."""
         return self.as_given.get(name, getattr(self, name))
 
-    def _settled(self) -> dict[str, str]:
-        """Checks what may be given together, and puts in what follows from it.
+    def _complete(self) -> dict[str, str]:
+        """Fills in defaults and checks which arguments may be given together.
 
         Returns:
             The paths as they were given.
@@ -271,43 +276,42 @@ class RunConfig:
         self._set("photos", absolute(self.photos))
         check_choice("mode", self.mode, MODES)
         if self.mode == AUTO and self.unfreeze is not None:
-            self._set("mode", "fine-tune")  # what trains is named: nothing is left to choose
-        self._settle_candidates()
+            self._set("mode", "fine-tune")  # `unfreeze` says what trains: nothing is left to choose
+        self._complete_candidates()
         if self.from_run is not None:
             self._set("from_run", absolute(self.from_run))
             self._check_left_to_parent()
         else:
-            self._settle_origin()
+            self._complete_backbone()
         if self.old_photos is not None:
             self._set("old_photos", absolute(self.old_photos))
-        self._check_together()
+        self._check_combinations()
         return as_given
 
-    def _check_together(self) -> None:
+    def _check_combinations(self) -> None:
         for name in ("anchor", "old_photos"):
             if getattr(self, name) is not None and self.from_run is None:
                 raise ArgumentError(
-                    f"`{name}` must be left out where there is no run to go on from. "
+                    f"`{name}` must be left out unless training starts from an earlier run. "
                     f"Received: {name}={getattr(self, name)!r}. Name that run (--from RUN)."
                 )
         if self.importance is not None and self.anchor is None:
             raise ArgumentError(
-                "`importance` must come with an anchor, whose weights it tells apart. "
-                f"Received: importance={self.importance!r}. Give --anchor auto, say."
+                "`importance` must be given together with `anchor`, whose penalty it weighs. "
+                f"Received: importance={self.importance!r}. Add --anchor auto, for example."
             )
         for name in ONLY_FINE_TUNING if self.mode == "head" else ():
             if getattr(self, name) is not None:
                 raise ArgumentError(
-                    f"`{name}` must be left out with mode='head', which solves the head, and "
-                    f"trains nothing else. Received: {name}={getattr(self, name)!r}. Use "
-                    "mode='fine-tune'."
+                    f"`{name}` must be left out with mode='head', which trains the head alone by "
+                    f"solving it. Received: {name}={getattr(self, name)!r}. Use mode='fine-tune'."
                 )
 
-    def _settle_candidates(self) -> None:
+    def _complete_candidates(self) -> None:
         if self.backbone == AUTO and self.weights != "pretrained":
             raise ArgumentError(
-                "`weights` must be left out with backbone='auto', whose candidates come with their "
-                f"own. Received: weights={self.weights!r}. Name them: "
+                "`weights` must be left out with backbone='auto', as each candidate has its own "
+                f"weights. Received: weights={self.weights!r}. Give them with the candidates: "
                 "backbones=['NAME=WEIGHTS_FILE', 'NAME=none']."
             )
         limits = {
@@ -318,9 +322,9 @@ class RunConfig:
         for name, value in {"backbones": self.backbones, **limits}.items():
             if value is not None and self.backbone != AUTO:
                 raise ArgumentError(
-                    f"`{name}` must come with backbone='auto', which chooses by it. Received: "
-                    f"{name}={value!r}, backbone={self.backbone!r}. Give --backbone auto, or "
-                    "leave it out."
+                    f"`{name}` must be given together with backbone='auto', as it restricts the "
+                    f"candidates. Received: {name}={value!r}, backbone={self.backbone!r}. Add "
+                    "--backbone auto, or leave it out."
                 )
         if self.backbones is not None:
             entries = parse_candidates(self.backbones, argument="backbones")
@@ -330,12 +334,12 @@ class RunConfig:
         for name, default in (("backbone", None), ("weights", "pretrained"), ("image_size", None)):
             if getattr(self, name) != default:
                 raise ArgumentError(
-                    f"`{name}` must be left out when going on from a run, whose model decides it. "
-                    f"Received: {name}={getattr(self, name)!r}. Leave it out, or do not go on from "
-                    "a run."
+                    f"`{name}` must be left out when training starts from an earlier run, whose "
+                    f"model decides it. Received: {name}={getattr(self, name)!r}. Leave it out, or "
+                    "start without an earlier run."
                 )
 
-    def _settle_origin(self) -> None:
+    def _complete_backbone(self) -> None:
         self._set("backbone", self.backbone or DEFAULT_BACKBONE)
         if self.weights is not None and self.weights not in ("pretrained", "imagenet"):
             self._set("weights", absolute(self.weights))
@@ -345,7 +349,7 @@ class RunConfig:
                 self._set("image_size", spec.default_image_size)
 
     def _check_values(self) -> None:
-        """What holds of any config, given or resolved."""
+        """Checks each value by itself; this holds for given and resolved configs."""
         for name in ("batch_size", "epochs", "image_size", "max_pixels"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
@@ -371,21 +375,21 @@ class RunConfig:
             check_share("layer_decay", self.layer_decay)
 
     def _set(self, name: str, value: object) -> None:
-        """Sets a field while the config is made; nothing does so later."""
+        """Sets a field of the frozen config; used while the config is made only."""
         object.__setattr__(self, name, value)
 
 
 def arguments_of(config: "RunConfig | type[RunConfig]") -> "tuple[dataclasses.Field[Any], ...]":
-    """Returns the fields that are arguments of a run, in their order."""
-    return tuple(one for one in dataclasses.fields(config) if one.init)
+    """Returns the fields that are arguments of a run, in order."""
+    return tuple(field for field in dataclasses.fields(config) if field.init)
 
 
-def check_kind(value: object, kind: Any) -> None:
-    """Raises `TypeError` unless a value read from a run's file is of a kind."""
-    if not isinstance(value, kind):
-        raise TypeError(f"{value!r} where a run has another kind of value")
+def check_type(value: object, expected: Any) -> None:
+    """Raises `TypeError` unless a value that was read from a run's file has the expected type."""
+    if not isinstance(value, expected):
+        raise TypeError(f"{value!r} has the wrong type")
 
 
 def absolute(path: str) -> str:
-    """Returns a path from the root, whatever folder it was given from."""
+    """Returns the absolute path, with links resolved."""
     return str(Path(path).resolve())

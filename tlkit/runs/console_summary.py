@@ -1,20 +1,20 @@
-"""The outcome of a run in at most fifteen lines, the result first."""
+"""The summary of a finished run on the console: at most fifteen lines, the result first."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tlkit.displays.activity import duration
 from tlkit.errors import some_of
-from tlkit.runs.directory import LOG_FILE, Run
-from tlkit.utils.formatting import accuracy_text
+from tlkit.runs.directory import LOG_FILE, Run, accuracy_of
+from tlkit.utils.formatting import percent
 
 MAX_LINES = 15
 _SHOWN_NAMES = 6
 _CHOSEN = "chosen: "
 
 
-def outcome_of(run: Run) -> str:
-    """Returns a summary of a finished run; all else stands in its report and its log."""
+def summarize_run(run: Run) -> str:
+    """Returns a summary of a finished run; the report and the log have the details."""
     lines = [
         *_accuracies(run.metrics),
         *_old_classes(run),
@@ -27,43 +27,51 @@ def outcome_of(run: Run) -> str:
     seconds = sum(run.run_record.seconds.values())
     lines += [
         f"time: {duration(seconds)}",
-        f"run: {run.path}: look at report.html, give away saved_model; details in {LOG_FILE}",
+        f"run: {run.path} (report.html: the report; saved_model: the model to deploy; {LOG_FILE}: "
+        "the log)",
     ]
-    shown = lines if len(lines) <= MAX_LINES else [*lines[: MAX_LINES - 1], lines[-1]]
-    return "\n".join(" ".join(line.split()) for line in shown)
+    if len(lines) > MAX_LINES:
+        lines = [*lines[: MAX_LINES - 1], lines[-1]]
+    return "\n".join(" ".join(line.split()) for line in lines)
 
 
 def _accuracies(metrics: Mapping[str, Any]) -> Iterator[str]:
     for split in ("test", "validation"):
-        if figures := metrics[split]:
-            accuracy = accuracy_text(
-                figures["accuracy"], figures["num_images"], figures.get("interval")
-            )
-            yield f"{split} accuracy {accuracy}"
+        if scores := metrics[split]:
+            yield f"{split} accuracy {accuracy_of(scores)}"
 
 
 def _old_classes(run: Run) -> Iterator[str]:
     growth = run.run_record.growth
     if growth is not None:
-        for what in ("old", "new"):
-            before, after = growth[f"{what}_before"], growth[f"{what}_after"]
+        for which in ("old", "new"):
+            before, after = growth[f"{which}_before"], growth[f"{which}_after"]
             if before is not None and after is not None:
-                yield f"{what} classes: {100 * before:.1f} % before, {100 * after:.1f} % after"
+                yield _before_and_after(f"accuracy on {which} classes", before, after)
     forgotten = run.metrics.get("old_task")
     if forgotten is not None and forgotten.get("before") is not None:
-        yield (
-            f"earlier images: {100 * forgotten['before']:.1f} % before, "
-            f"{100 * forgotten['after']:.1f} % after"
+        yield _before_and_after(
+            "accuracy on images of the earlier run", forgotten["before"], forgotten["after"]
         )
 
 
+def _before_and_after(what: str, before: float, after: float) -> str:
+    return f"{what}: {percent(before)} before, {percent(after)} after"
+
+
 def _against_probe(metrics: Mapping[str, Any]) -> Iterator[str]:
-    compared = metrics.get("against_probe")
-    if compared is not None:
-        first, second = (100 * accuracy for accuracy in compared["accuracies"])
+    comparison = metrics.get("against_probe")
+    if comparison is not None:
+        probe, model = map(percent, comparison["accuracies"])
+        verdict = comparison["verdict"]
+        meaning = {
+            "the first is better": "the probe is better",
+            "the second is better": "this model is better",
+        }
         yield (
-            f"against a linear probe: {compared['verdict']} (the probe {first:.1f} %, this model "
-            f"{second:.1f} % of {compared['num_images']} images, p = {compared['p_value']:.2g})"
+            f"comparison with a linear probe: {meaning.get(verdict, verdict)} (accuracy: probe "
+            f"{probe}, this model {model}; n = {comparison['num_images']}, "
+            f"p = {comparison['p_value']:.2g})"
         )
 
 
@@ -72,7 +80,7 @@ def _calibration(metrics: Mapping[str, Any]) -> Iterator[str]:
     if calibration is None:
         return
     if calibration["temperature"] != 1 or not calibration.get("notes"):
-        yield f"probabilities: calibrated with the temperature {calibration['temperature']:.3g}"
+        yield f"probabilities: calibrated with temperature {calibration['temperature']:.3g}"
     else:
         yield str(calibration["notes"][0])
 
@@ -80,7 +88,7 @@ def _calibration(metrics: Mapping[str, Any]) -> Iterator[str]:
 def _rejection(metrics: Mapping[str, Any]) -> Iterator[str]:
     rejection = metrics.get("rejection")
     if rejection is not None:
-        yield "unknown images: the SavedModel may answer that an image is of no class"
+        yield "unknown images: the SavedModel reports images that are none of the classes"
 
 
 def _training(run: Run) -> Iterator[str]:
@@ -92,9 +100,9 @@ def _training(run: Run) -> Iterator[str]:
     )
     yield f"model: {name}; trained: {stages}"
     for name, choice in run.run_record.choices.items():
-        reasons = choice.reasons  # trials come before what was chosen by them
-        decided = [reason for reason in reasons if reason.startswith(_CHOSEN)]
-        yield f"chosen {name}: {(decided or reasons)[0].removeprefix(_CHOSEN)}"
+        reasons = choice.reasons  # of a strength, the trials come before the choice
+        decisions = [reason for reason in reasons if reason.startswith(_CHOSEN)]
+        yield f"chosen {name}: {(decisions or reasons)[0].removeprefix(_CHOSEN)}"
 
 
 def _data(run: Run) -> Iterator[str]:

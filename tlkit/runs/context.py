@@ -1,4 +1,4 @@
-"""Where a run is made: its folder, who takes part, what it goes on from, and who is told."""
+"""The context of a run: its directory, devices, parent run, clock and log."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -18,59 +18,58 @@ from tlkit.utils.run_lock import locked
 
 @dataclass(frozen=True)
 class RunContext:
-    """Where a run is made, which is no part of what it is.
+    """The context in which a run is made; it does not belong to the run's config.
 
     Attributes:
         out: The run directory.
-        team: Who takes part.
-        parent: The run that it goes on from, where there is one.
-        timer: How long its parts have lasted.
-        log: Is told, in words, what is done.
+        team: The devices or machines that take part.
+        parent: The run that this one starts from; `None` if there is none.
+        clock: Measures the run's parts.
+        log: Gets messages about the progress.
     """
 
     out: Path
     team: Team
     parent: Run | None
-    timer: Clock
+    clock: Clock
     log: RunLog
 
     def broadcast(self, decide: Callable[[], Choice]) -> Choice:
-        """Returns what the chief chooses; the others wait for it."""
+        """Returns the chief's choice; the other workers wait for it."""
         return Choice.from_json(self.team.broadcast(lambda: decide().to_json()))
 
-    def chosen_before(self) -> dict[str, Choice]:
-        """Returns what an unfinished run in the folder has chosen: it must be the same again."""
+    def previous_choices(self) -> dict[str, Choice]:
+        """Returns the choices of an unfinished run in the directory, which are not made again."""
 
-        def chosen() -> dict[str, Any]:
-            begun = record_in(self.out)
-            choices = {} if begun is None else begun.choices
+        def read_choices() -> dict[str, Any]:
+            unfinished = record_in(self.out)
+            choices = {} if unfinished is None else unfinished.choices
             return {name: choice.to_json() for name, choice in choices.items()}
 
-        return {
-            name: Choice.from_json(content) for name, content in self.team.broadcast(chosen).items()
-        }
+        contents = self.team.broadcast(read_choices)
+        return {name: Choice.from_json(content) for name, content in contents.items()}
 
     @contextmanager
-    def taken(self, record: RunRecord) -> Iterator[None]:
-        """Makes the folder, and keeps other processes out of it while the block lasts.
+    def lock_directory(self, record: RunRecord) -> Iterator[None]:
+        """Makes the run directory and locks it against other processes during the block.
 
-        What an interrupted run has left there is removed; its seconds count on.
+        The results of an interrupted run are removed; its seconds are added to the clock.
         """
         self.out.mkdir(parents=True, exist_ok=True)
         with locked(self.out):
             log_to(self.out / LOG_FILE)
-            begun = record_in(self.out)
-            self.timer.go_on_from({} if begun is None else begun.seconds)
-            self.keep(record)
+            unfinished = record_in(self.out)
+            self.clock.add_earlier({} if unfinished is None else unfinished.seconds)
+            self.save_record(record)
             clear_results(self.out)
             yield
 
-    def keep(self, record: RunRecord) -> None:
-        """Writes the record, now and whenever a part has ended, with the seconds until then."""
+    def save_record(self, record: RunRecord) -> None:
+        """Writes the record with the seconds so far, now and after each part of the run."""
         if self.team.is_chief:
-            self.timer.keep_by(lambda: write_record(self.out, self.timed(record)))
-            write_record(self.out, self.timed(record))
+            self.clock.save_with(lambda: write_record(self.out, self.with_seconds(record)))
+            write_record(self.out, self.with_seconds(record))
 
-    def timed(self, record: RunRecord) -> RunRecord:
-        """Returns the record with the seconds until now."""
-        return dataclasses.replace(record, seconds=self.timer.as_dict())
+    def with_seconds(self, record: RunRecord) -> RunRecord:
+        """Returns the record with the seconds so far."""
+        return dataclasses.replace(record, seconds=self.clock.as_dict())

@@ -1,4 +1,4 @@
-"""The whole of tlkit once, with nothing but what is installed: no network, no images."""
+"""The demo: every step of tlkit once, offline and without images of the user's."""
 
 import time
 from collections.abc import Callable
@@ -6,23 +6,24 @@ from pathlib import Path
 
 import numpy as np
 
+from tlkit.displays.activity import duration
 from tlkit.errors import RunError
 from tlkit.runs.config import RunConfig
-from tlkit.runs.directory import Run, is_finished, left_as_it_is
+from tlkit.runs.directory import Run, accuracy_of, finished_message, is_finished
 from tlkit.runs.train import check_run, make_run
 from tlkit.utils.files import written_aside
 
 _EPOCHS = 3
-_RATE = 1e-3  # digits are far from images: much has to move
+_LEARNING_RATE = 1e-3  # digits differ much from CIFAR-10 images, so weights must change much
 _PIXELS_PER_CELL = 4
-_NUM_SHOWN = 5
+_NUM_PREDICTED = 5
 
 
 def run_demo(out: Path, log: Callable[[str], None]) -> Run:
-    """Trains, fine-tunes and exports on scikit-learn's handwritten digits; takes under two minutes.
+    """Trains, fine-tunes and exports on scikit-learn's handwritten digits, in under two minutes.
 
-    The digits are written to `OUT/../OUT-photos`, one folder per class, so that what follows
-    is just what a user's own folder goes through.
+    The digits are written to `OUT/../OUT-photos`, one folder per class; from there on the demo does
+    the same as a run on a user's own folder.
 
     Raises:
         RunError: `out` exists and is not this demo's run.
@@ -35,46 +36,44 @@ def run_demo(out: Path, log: Callable[[str], None]) -> Run:
         mode="fine-tune",
         unfreeze="all",
         epochs=_EPOCHS,
-        learning_rate=_RATE,
-        augment="none",  # a flipped digit is another sign
+        learning_rate=_LEARNING_RATE,
+        augment="none",  # a flipped digit is not a digit
     )
     check_run(config, out)
-    log(f"1. Writes scikit-learn's handwritten digits to {photos}, one folder per class.")
+    log(f"1. Writing scikit-learn's handwritten digits to {photos}, one folder per class.")
     write_digits(photos)
     log(
-        "2. Takes resnet20, pretrained on the images of CIFAR-10, solves a new head for the "
-        f"digits, then fine-tunes all layers for {_EPOCHS} epochs."
+        "2. Training: resnet20, pretrained on CIFAR-10, gets a new head for the digits, which is "
+        f"solved; then all layers are fine-tuned for {_EPOCHS} epochs."
     )
     if is_finished(out):
-        log(left_as_it_is(out))
+        log(finished_message(out))
     run = make_run(config, out=out)
-    test = run.metrics["test"]
     head, tuned = run.metrics["stages"][0], run.metrics["stages"][-1]
     log(
-        f"3. Of {test['num_images']} digits it has never seen, the exported model gets "
-        f"{100 * test['accuracy']:.1f} % right (head solved in {head['seconds']:.0f} s, fine-tuned "
-        f"in {tuned['seconds']:.0f} s)."
+        f"3. Result: test accuracy {accuracy_of(run.metrics['test'])}; the head was solved in "
+        f"{duration(head['seconds'])}, fine-tuning took {duration(tuned['seconds'])}."
     )
     files = sorted(photos.glob("*/*.png"))
-    shown = files[:: len(files) // _NUM_SHOWN][:_NUM_SHOWN]
-    log("4. Asks the exported SavedModel about some of them:")
+    chosen = files[:: len(files) // _NUM_PREDICTED][:_NUM_PREDICTED]
+    log("4. Predictions of the exported SavedModel for some of the digits:")
     from tlkit.evaluation.prediction import predict_exported
 
-    for prediction in predict_exported(out / "saved_model", shown):
+    for prediction in predict_exported(out / "saved_model", chosen):
         log(f"   {prediction}")
     log(
-        f"Done in {time.perf_counter() - started:.0f} s. Look at {out / 'report.html'}; "
-        f"{out / 'saved_model'} serves anywhere TensorFlow runs. Next: tlkit train YOUR_PHOTOS "
-        "--out RUN."
+        f"Done in {duration(time.perf_counter() - started)}. Open {out / 'report.html'} for the "
+        f"report; deploy {out / 'saved_model'} anywhere TensorFlow runs. Next: tlkit train "
+        "YOUR_PHOTOS --out RUN."
     )
     return run
 
 
 def write_digits(folder: Path) -> None:
-    """Writes scikit-learn's digits as `NAME/NUMBER.png`, 32×32 pixels; left if they are there.
+    """Writes scikit-learn's digits as `CLASS/NUMBER.png`, 32×32 pixels, unless they are there.
 
     Raises:
-        RunError: Something else is there.
+        RunError: The folder exists and holds something else.
     """
     from PIL import Image
     from sklearn.datasets import load_digits
@@ -84,8 +83,8 @@ def write_digits(folder: Path) -> None:
         if len(list(folder.glob("*/*.png"))) == len(digits.target):
             return
         raise RunError(
-            f"`out` must leave room for the demo's images. Received: {str(folder)!r}, which "
-            "exists and holds something else. Name another --out."
+            f"`out` must be a name for which OUT-photos is free for the demo's images. Received: "
+            f"{str(folder)!r}, which exists and holds something else. Choose another --out."
         )
     with written_aside(folder) as aside:
         for number, (cells, digit) in enumerate(zip(digits.images, digits.target, strict=True)):

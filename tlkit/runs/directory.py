@@ -1,4 +1,4 @@
-"""The run directory: what a run leaves, how it is read again, and when it may be continued."""
+"""The run directory: its files, how they are loaded, and when a run may be resumed."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import re
 import shutil
 import zipfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,25 +16,26 @@ import numpy as np
 from tlkit.data.images import ImageSplit
 from tlkit.errors import RunError, StorageError
 from tlkit.runs.add_classes_config import Config
-from tlkit.runs.config import check_kind
-from tlkit.runs.record import RunRecord, not_whole, read_file, read_record
+from tlkit.runs.config import check_type
+from tlkit.runs.record import RunRecord, damaged_run_error, read_file, read_record
 from tlkit.runs.split_table import SplitRow, read_split_table
 from tlkit.utils.files import storage_named
+from tlkit.utils.formatting import fraction_text
 from tlkit.utils.keras_settings import check_images
-from tlkit.utils.run_lock import is_as_new, sweep_run, tidy_finished
+from tlkit.utils.run_lock import holds_only_leftovers, sweep_run, tidy_finished
 from tlkit.utils.text_repr import ShownAsText
 
 if TYPE_CHECKING:
     import keras
 
 RUNS = "runs"
-"""Folder of the runs that are given no other."""
+"""Default folder of runs."""
 
 LOG_FILE = "log.txt"
-"""What a run said, over all its sessions."""
+"""Log of a run, over all its sessions."""
 
 REJECTION_FILE = "rejection.npz"
-"""What tells unknown images, for exports of the run; only there where that was asked for."""
+"""Rejection of out-of-distribution images, for later exports; only if the run was asked for it."""
 
 _DAMAGE = (
     OSError,
@@ -44,7 +46,7 @@ _DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
 )
-"""What Keras raises for files of models that are not what was written."""
+"""What Keras raises for damaged model files."""
 
 _RESULTS = (
     "metrics.json",
@@ -70,7 +72,7 @@ class Run(ShownAsText):
         class_names: The classes, in output order.
         metrics: Content of `metrics.json`: "validation" and "test" with "accuracy", "loss" and
             "num_images", and "stages".
-        run_record: What `run.json` holds.
+        run_record: Content of `run.json` as a record.
     """
 
     _left_out = ("run_record",)
@@ -88,23 +90,23 @@ class Run(ShownAsText):
 
     @property
     def max_pixels(self) -> int:
-        """The most pixels that an image of this run may have."""
+        """Largest number of pixels of an image of this run."""
         return self.run_record.config.max_pixels
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width in pixels of the images that the model takes."""
+        """Height and width in pixels of the model's input images."""
         return self.run_record.image_size
 
     def load_model(self) -> "keras.Model":
         """Returns the trained model; it outputs logits.
 
-        Its random layers, such as dropout, are seeded with the run's seed: Keras gives them another
-        state at each loading.
+        Its random layers, such as dropout, are seeded with the run's seed, as Keras gives them a
+        different state at each loading.
 
         Raises:
             RunError: `model.keras` is missing or damaged.
-            KerasSettingsError: Keras runs on another backend, or takes channels first.
+            KerasSettingsError: Keras uses another backend or channels first.
         """
         check_images()
         import keras
@@ -114,14 +116,14 @@ class Run(ShownAsText):
 
         file = self.path / "model.keras"
         if not file.is_file():
-            raise not_whole(self.path, file.name, "missing")
+            raise damaged_run_error(self.path, file.name, "missing")
         try:
             with storage_named():  # Keras unpacks it
                 model = keras.saving.load_model(file, compile=False)
         except StorageError:
             raise
         except _DAMAGE as error:
-            raise not_whole(self.path, file.name, "damaged") from error
+            raise damaged_run_error(self.path, file.name, "damaged") from error
         seed_random_layers(model, self.run_record.seed)
         note_as_left(model)
         return model
@@ -129,23 +131,25 @@ class Run(ShownAsText):
     def __str__(self) -> str:
         lines = [f"run in {self.path}: {len(self.class_names)} classes"]
         for split in ("validation", "test"):
-            if figures := self.metrics[split]:
-                lines.append(
-                    f"{split} accuracy {100 * figures['accuracy']:.1f} % "
-                    f"({figures['num_images']} images)"
-                )
+            if scores := self.metrics[split]:
+                lines.append(f"{split} accuracy {accuracy_of(scores)}")
         return "\n".join(lines)
 
 
+def accuracy_of(scores: Mapping[str, Any]) -> str:
+    """Returns the accuracy of a split in `metrics.json`, with its number of images and interval."""
+    return fraction_text(scores["accuracy"], scores["num_images"], scores.get("interval"))
+
+
 def load_run(path: str | os.PathLike[str], argument: str = "run") -> Run:
-    """Reads a finished run.
+    """Loads a finished run.
 
     Args:
         path: The run directory.
-        argument: What errors call `path`.
+        argument: Name of the argument in error messages.
 
     Raises:
-        RunError: There is no run at `path`, it is unfinished, or not whole.
+        RunError: There is no run at `path`, or it is unfinished or incomplete.
 
     Example:
         >>> import tlkit
@@ -157,27 +161,27 @@ def load_run(path: str | os.PathLike[str], argument: str = "run") -> Run:
     if record is None:
         raise RunError(
             f"`{argument}` must be the folder of a finished run. Received: {str(path)!r}, which "
-            "has no run.json. Make one with tlkit train PHOTOS --out RUN."
+            "has no run.json. Make a run with tlkit train PHOTOS --out RUN."
         )
     if not record.is_finished:
         raise RunError(
             f"`{argument}` must be the folder of a finished run. Received: {str(path)!r}, which is "
-            "unfinished. Finish it with the command that began it."
+            "unfinished. Resume it with the command that started it."
         )
     for name in ("model.keras", "split.csv"):
         if not (path / name).is_file():
-            raise not_whole(path, name, "missing", argument)
-    class_names = read_file(path, "class_names.json", _class_names_from, argument)
-    return Run(path, class_names, read_file(path, "metrics.json", _metrics_from, argument), record)
+            raise damaged_run_error(path, name, "missing", argument)
+    class_names = read_file(path, "class_names.json", _parse_class_names, argument)
+    return Run(path, class_names, read_file(path, "metrics.json", _parse_metrics, argument), record)
 
 
-def left_as_it_is(out: Path) -> str:
-    """What is said of a finished run that the same command finds."""
-    return f"{out} is finished already and left as it is."
+def finished_message(out: Path) -> str:
+    """Returns the message for a command whose run is already finished."""
+    return f"{out} is already finished; nothing was changed."
 
 
 def is_finished(path: Path) -> bool:
-    """Whether there is a finished run; what cannot be read is none."""
+    """Whether there is a finished run at `path`; a damaged one does not count."""
     try:
         record = read_record(path)
     except RunError:
@@ -185,60 +189,61 @@ def is_finished(path: Path) -> bool:
     return record is not None and record.is_finished
 
 
-def chosen_place(out: Path) -> str:
-    """What is said of a run directory that `default_out` has chosen."""
-    return f"resumes the unfinished run in {out}" if out.exists() else f"leaves the run in {out}"
+def location_message(out: Path) -> str:
+    """Returns the message about a run directory that `default_out` has chosen."""
+    return f"resuming the unfinished run in {out}" if out.exists() else f"run directory: {out}"
 
 
 def default_out(config: Config, resume: bool = True) -> Path:
-    """Returns `runs/NAME-N` for images called NAME.
+    """Returns the default run directory, `runs/NAME-N` for a folder or CSV file called NAME.
 
-    That is the latest unfinished run with the same config, else a new folder: N is one more than
-    the highest that is there.
+    It is the latest unfinished run with the same config, else a new folder whose N is one more
+    than the highest so far.
 
     Args:
-        config: That of the run.
-        resume: Whether an unfinished run may be continued.
+        config: The run's config.
+        resume: Whether an unfinished run may be resumed.
     """
-    place = Path(config.photos)
-    name = (place.name if place.is_dir() else place.stem) or "run"
+    photos = Path(config.photos)
+    name = (photos.name if photos.is_dir() else photos.stem) or "run"
     pattern = re.compile(rf"{re.escape(name)}-([1-9][0-9]*)")
-    there = Path(RUNS).iterdir() if Path(RUNS).is_dir() else ()
-    numbered = {int(found[1]): path for path in there if (found := pattern.fullmatch(path.name))}
+    paths = Path(RUNS).iterdir() if Path(RUNS).is_dir() else ()
+    numbered = {int(match[1]): path for path in paths if (match := pattern.fullmatch(path.name))}
     for _, path in sorted(numbered.items(), reverse=True) if resume else ():
         try:
             record = read_record(path) if path.is_dir() else None
-        except RunError:  # another's, or damaged: it is left alone
+        except RunError:  # damaged, or not a run of tlkit: it is not touched
             continue
         if record and not record.is_finished and not _differences(record.config, config):
             return path
     return Path(RUNS) / f"{name}-{max(numbered, default=0) + 1}"
 
 
-def state_of(out: Path, config: Config, resume: bool) -> Run | None:
-    """Returns a finished run with this config, `None` where there is work to do.
+def load_if_finished(out: Path, config: Config, resume: bool) -> Run | None:
+    """Returns the run at `out` if it is finished, `None` if it is to be made or resumed.
 
     Raises:
-        RunError: What lies at `out` is not to be continued, or nothing can be written there.
+        RunError: `out` holds something else or a run that cannot be resumed, or it is not
+            writable.
     """
-    if not out.exists() or (out.is_dir() and is_as_new(out)):
+    if not out.exists() or (out.is_dir() and holds_only_leftovers(out)):
         check_writable(out, "out")
         return None
     record = record_in(out)
     if record is None:
         raise RunError(
-            f"`out` must be a new folder or a run to continue. Received: {str(out)!r}, which "
-            "exists and holds no run. Name another folder."
+            f"`out` must be a new folder or a run to resume. Received: {str(out)!r}, which "
+            "exists and holds no run. Choose another folder."
         )
     if not resume:
         raise RunError(
             f"`out` must be a new folder with --no-resume. Received: {str(out)!r}, which holds a "
-            "run. Name another folder, or remove this one."
+            "run. Choose another folder, or remove this one."
         )
-    if differing := _differences(record.config, config):
+    if differences := _differences(record.config, config):
         raise RunError(
             f"`out` must be a new folder or a run with the same arguments. Received: {str(out)!r}, "
-            f"a run with {differing}. Name another folder."
+            f"a run with {differences}. Choose another folder."
         )
     if record.is_finished:
         run = load_run(out, "out")
@@ -248,33 +253,33 @@ def state_of(out: Path, config: Config, resume: bool) -> Run | None:
     return None
 
 
-def check_apart(out: Path, photos: str | os.PathLike[str]) -> None:
-    """Raises `RunError` where the run would lie among the images, and count as a class later."""
+def check_outside_images(out: Path, photos: str | os.PathLike[str]) -> None:
+    """Raises `RunError` if the run would lie inside the folder of images, as if it were a class."""
     folder = Path(photos).resolve()
     if folder.is_dir() and folder in (out.resolve(), *out.resolve().parents):
         raise RunError(
-            f"`out` must lie outside `photos`, where it would be taken for a class. Received: "
-            f"out={str(out)!r} in photos={str(photos)!r}. Name a folder beside it."
+            f"`out` must lie outside `photos`, where it would count as a class. Received: "
+            f"out={str(out)!r} in photos={str(photos)!r}. Choose a folder outside."
         )
 
 
 def check_writable(path: Path, argument: str) -> None:
-    """Raises `RunError` unless a folder can be made at `path`, or be written to if it is there."""
-    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    """Raises `RunError` unless the folder `path` is writable or can be made."""
+    existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     problem = ""
-    if not there.is_dir():
+    if not existing.is_dir():
         problem = "is a file"
-    elif not os.access(there, os.W_OK | os.X_OK):
-        problem = "cannot be written to"
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        problem = "is not writable"
     if problem:
         raise RunError(
-            f"`{argument}` must be a place where a folder can be written. "
-            f"Received: {str(path)!r}, where {str(there)!r} {problem}. Name another folder."
+            f"`{argument}` must be a folder that can be made or written to. "
+            f"Received: {str(path)!r}, where {str(existing)!r} {problem}. Choose another folder."
         )
 
 
-def _differences(begun: Config, config: Config) -> str:
-    old, new = begun.to_json(), config.to_json()
+def _differences(unfinished: Config, config: Config) -> str:
+    old, new = unfinished.to_json(), config.to_json()
     return ", ".join(
         f"{name}={old.get(name)!r} instead of {new.get(name)!r}"
         for name in (*new, *(name for name in old if name not in new))
@@ -282,43 +287,43 @@ def _differences(begun: Config, config: Config) -> str:
     )
 
 
-def _class_names_from(text: str) -> tuple[str, ...]:
+def _parse_class_names(text: str) -> tuple[str, ...]:
     names = json.loads(text)
-    check_kind(names, list)
+    check_type(names, list)
     for name in names:
-        check_kind(name, str)
+        check_type(name, str)
     return tuple(names)
 
 
-def _metrics_from(text: str) -> dict[str, Any]:
+def _parse_metrics(text: str) -> dict[str, Any]:
     metrics = json.loads(text)
-    check_kind(metrics, dict)
-    check_kind(metrics["stages"], list)
+    check_type(metrics, dict)
+    check_type(metrics["stages"], list)
     for split in ("validation", "test"):
         if metrics[split] is not None:
             for name in ("accuracy", "num_images"):
-                check_kind(metrics[split][name], float | int)
+                check_type(metrics[split][name], float | int)
     return metrics
 
 
 def check_same_images(out: Path, record: RunRecord) -> None:
-    """Raises `RunError` if an unfinished run at `out` began with other images."""
-    begun = record_in(out)
-    if begun is not None and begun.data.fingerprint != record.data.fingerprint:
+    """Raises `RunError` if an unfinished run at `out` was started with other images."""
+    unfinished = record_in(out)
+    if unfinished is not None and unfinished.data.fingerprint != record.data.fingerprint:
         raise RunError(
-            f"`photos` must hold the images that the unfinished run in {str(out)!r} began with. "
-            f"Received: {record.config.photos!r}, whose images have changed since. "
-            "Name another folder for the run."
+            f"`photos` must hold the images with which the unfinished run in {str(out)!r} was "
+            f"started. Received: {record.config.photos!r}, whose images have changed since. "
+            "Choose another folder for the run."
         )
 
 
 def record_in(out: Path) -> RunRecord | None:
-    """Returns the record of a run that may lie in a folder, which may not be there."""
+    """Returns the record of the run in a folder; `None` without a run or a folder."""
     return read_record(out, "out") if out.is_dir() else None
 
 
 def clear_results(out: Path) -> None:
-    """Removes what an interrupted run, now locked, had already left; nothing else."""
+    """Removes the results of an interrupted run, whose directory is locked, and nothing else."""
     sweep_run(out, _RESULTS)
     for path in (out / name for name in _RESULTS):
         if path.is_dir() and not path.is_symlink():
@@ -327,30 +332,30 @@ def clear_results(out: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def seen_by(run: Run) -> frozenset[str]:
-    """Contents of the images that a run, or one before it, trained on or chose by.
+def seen_digests(run: Run) -> frozenset[str]:
+    """Returns digests of all images that a run or an earlier one used for training or selection.
 
     Raises:
-        RunError: `split.csv`, which says it, is missing or damaged.
+        RunError: `split.csv` is missing or damaged.
     """
     return frozenset(row.digest for row in split_rows_of(run) if row.split != "test")
 
 
 def split_rows_of(run: Run) -> list[SplitRow]:
-    """The images of a run and of those before it, each with its split.
+    """Returns the images of a run and of the earlier runs that it builds on, with their splits.
 
     Raises:
-        RunError: `split.csv`, which says it, is missing or damaged.
+        RunError: `split.csv` is missing or damaged.
     """
     number = run.run_record.split_table
     return read_file(run.path, "split.csv", lambda text: read_split_table(text, number))
 
 
-def unseen(split: ImageSplit, seen: frozenset[str]) -> ImageSplit:
-    """Returns the images of a split whose contents are not among those `seen`.
+def exclude_images(split: ImageSplit, seen: frozenset[str]) -> ImageSplit:
+    """Returns the images of a split whose digests are not in `seen`.
 
-    Where images have groups, one that was seen gives away all of its group.
+    If images have groups, the whole group of an image in `seen` is excluded.
     """
-    both = zip(split.units, split.digests, strict=True)
-    given_away = {unit for unit, digest in both if digest in seen}
-    return split.subset(np.flatnonzero([unit not in given_away for unit in split.units]))
+    pairs = zip(split.units, split.digests, strict=True)
+    seen_units = {unit for unit, digest in pairs if digest in seen}
+    return split.subset(np.flatnonzero([unit not in seen_units for unit in split.units]))

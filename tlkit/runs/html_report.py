@@ -1,4 +1,4 @@
-"""A run as one page that needs nothing else: no network, no script, no other file."""
+"""The report of a run: one self-contained HTML page without scripts or network requests."""
 
 import io
 import shlex
@@ -16,6 +16,7 @@ from tlkit.advice.backbones import BackboneComparison
 from tlkit.continual.warm_start import ForgettingReport
 from tlkit.data.reading import read_image
 from tlkit.data.reports import DataReport
+from tlkit.displays.activity import duration
 from tlkit.evaluation.comparison import ComparisonReport
 from tlkit.evaluation.explanation import Explanation
 from tlkit.evaluation.reports import EvaluationReport, Mistake
@@ -28,55 +29,53 @@ from tlkit.plots.training import plot_drift, plot_training
 from tlkit.runs.config import Choice
 from tlkit.training.reports import TrainingReport
 from tlkit.utils.files import written_aside
-from tlkit.utils.formatting import megabytes, percent
+from tlkit.utils.formatting import interval, megabytes, percent, sample_text
 from tlkit.utils.text_repr import visible
 
 MAX_LISTED = 50
 
 _TITLES = {
-    "confusion": "What is taken for what",
-    "mistakes": "The worst mistakes",
-    "calibration": "How sure the model is",
-    "choices": "What was chosen, and why",
-    "training": "What trained",
-    "probe": "Does fine-tuning beat a linear probe?",
-    "forgetting": "Gain and forgetting",
-    "data": "The images",
-    "cost": "What it cost",
-    "use": "Use the model",
-    "run": "This run",
+    "confusion": "Confusion matrix",
+    "mistakes": "Worst mistakes",
+    "calibration": "Calibration",
+    "choices": "Choices of the run",
+    "training": "Training",
+    "probe": "Comparison with a linear probe",
+    "forgetting": "Forgetting",
+    "data": "Data",
+    "cost": "Cost",
+    "use": "Using the model",
+    "run": "Settings and versions",
 }
-"""Headings of the page's sections in their order, by anchor."""
+"""Headings of the page's sections in order, by anchor."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """What the page of a run shows.
+    """The content of a run's page.
 
     Attributes:
-        title: Its heading.
-        folder: The run directory, as the user named it; holds `saved_model/` and `model.keras`.
-        data: What was found in the images.
-        training: What was trained.
-        evaluations: The exported model on each split that it did not train on, "validation" and
-            "test"; `None` for a split that there is not. The last one there is stands on top.
-        seconds: Time that each part of the run took.
-        facts: More to tell, by name: the backbone, the image size, versions.
-        forgotten: What going on cost the task before, where there was one.
-        choices: What the run chose by itself, by name.
-        cost: What training was projected to cost, what `CostReport.as_dict` returned; `None` where
-            that was not projected.
-        calibration: What became of the probabilities, in words.
+        title: The page's heading.
+        folder: The run directory, as the user wrote it; holds `saved_model/` and `model.keras`.
+        data: Report of the images.
+        training: Report of the training.
+        evaluations: Evaluation of the exported model on "validation" and "test"; `None` for a
+            split without images. The last one that exists is shown at the top.
+        seconds: Seconds of each part of the run.
+        facts: Settings and versions, by name.
+        forgotten: Forgetting of an earlier task; `None` if there is none.
+        choices: The choices that the run made itself, by name.
+        cost: The projected cost, as returned by `CostReport.as_dict`; `None` if there is none.
+        calibration: Description of the calibration.
         is_calibrated: Whether a temperature was put into the model.
-        against_probe: A linear probe (first) and the model (second) on the split on top; `None`
-            where there is no such comparison.
-        rejection: When an image is unknown and how often that is wrong, in words.
-        maps: What speaks for the wrong class in a mistake, by the mistake's index.
-        training_images: Some images as training saw them, uint8 `(height, width, 3)`, each with
-            the name of its class.
-        augmentation: How they were augmented, by name.
-        summary: What stands beside the result at the top, by name: what ran, on what, the
-            "command", the date, the machine.
+        against_probe: Comparison of a linear probe (first) with the model (second) on the split at
+            the top; `None` if it was not made.
+        rejection: Lines that describe the rejection of out-of-distribution images.
+        maps: Grad-CAM map of the predicted class for a mistake, by the mistake's index.
+        training_images: Some training images after augmentation, uint8 `(height, width, 3)`, each
+            with the name of its class.
+        augmentation: Name of their augmentation.
+        summary: Entries below the result at the top, by name: task, data, "command", date, machine.
     """
 
     title: str
@@ -101,29 +100,30 @@ class Page:
 
 @apart_from_pyplot()
 def write_report(path: Path, page: Page) -> None:
-    """Writes the page as one HTML file, which appears whole.
+    """Writes the page as one HTML file, atomically.
 
-    Class names and file names come from strangers: all of them are escaped, and the page forbids
-    scripts and requests. The worst mistakes are read from their files once more; one that has
-    gone is shown without its image.
+    Class names and file names are untrusted: all of them are escaped, and the page forbids scripts
+    and requests. Images of the worst mistakes are read from their files again; a mistake whose
+    file is gone is shown without its image.
 
     Args:
         path: The file.
-        page: What it shows.
+        page: The content.
     """
-    measured = {name: one for name, one in page.evaluations.items() if one is not None}
+    measured = {name: report for name, report in page.evaluations.items() if report is not None}
     split = list(measured)[-1] if measured else None
     evaluation = measured[split] if split else None
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
-        "percent": _percent,
-        "duration": _duration,
-        "parameters": _parameters,
-        "megabytes": _megabytes,
+        "percent": lambda fraction: _without_breaks(percent(fraction)),
+        "duration": lambda seconds: _without_breaks(duration(seconds)),
+        "megabytes": lambda num_bytes: _without_breaks(megabytes(num_bytes)),
+        "thousands": lambda number: f"{number:,}",
         "sentence": _sentence,
     }
+    environment.globals |= {"sample_text": sample_text, "interval": interval}
     template = environment.from_string(
         resources.files("tlkit").joinpath("runs/report.html.jinja").read_text("utf-8")
     )
@@ -133,31 +133,31 @@ def write_report(path: Path, page: Page) -> None:
         split=split,
         evaluation=evaluation,
         sections=_sections(page, evaluation),
-        others={name: one for name, one in measured.items() if name != split},
-        curves=_curves(page.training),
+        others={name: report for name, report in measured.items() if name != split},
+        curves=_plot_curves(page.training),
         drift=_svg(plot_drift(page.training))
-        if any(one.weight_change for one in page.training.stages)
+        if any(stage.weight_change for stage in page.training.stages)
         else None,
-        classes=_classes(page.data, evaluation),
-        matrix=_matrix(evaluation),
-        mistakes=_mistake_images(evaluation, page.maps),
+        classes=_class_rows(page.data, evaluation),
+        matrix=_confusion_matrix(evaluation),
+        mistakes=_load_mistakes(evaluation, page.maps),
         candidates=candidates,
         backbones=_svg(plot_backbones(candidates)) if candidates and candidates.scores else None,
         verdict=_verdict(page.against_probe),
-        reliability=_reliability(evaluation),
+        reliability=None if evaluation is None else _svg(plot_reliability(evaluation.reliability)),
         training_images=[(jpeg_address(pixels), name) for pixels, name in page.training_images],
         has_auc=evaluation is not None and evaluation.roc_auc is not None,
         max_listed=MAX_LISTED,
         max_images=MAX_IMAGES,
-        usage=_usage(Path(page.folder), knows_unknown=bool(page.rejection)),
+        usage=_usage(Path(page.folder), rejects_unknown=bool(page.rejection)),
     )
     with written_aside(path) as aside:
         aside.write_text(visible(html), encoding="utf-8")
 
 
 def _sections(page: Page, evaluation: EvaluationReport | None) -> dict[str, str]:
-    """The headings of the sections that the page has, by their anchors."""
-    there = {
+    """Returns the headings of the sections that the page has, by anchor."""
+    is_included = {
         "confusion": evaluation is not None and evaluation.confusion is not None,
         "mistakes": evaluation is not None,
         "calibration": evaluation is not None,
@@ -165,11 +165,11 @@ def _sections(page: Page, evaluation: EvaluationReport | None) -> dict[str, str]
         "probe": page.against_probe is not None,
         "forgetting": page.forgotten is not None,
     }
-    return {name: title for name, title in _TITLES.items() if there.get(name, True)}
+    return {name: title for name, title in _TITLES.items() if is_included.get(name, True)}
 
 
-def _curves(report: TrainingReport) -> str | None:
-    """The curves of all epochs as the address of an SVG image inside the page."""
+def _plot_curves(report: TrainingReport) -> str | None:
+    """Returns the training curves as an SVG data URL; `None` without epochs."""
     if not any(stage.history for stage in report.stages):
         return None
     return _svg(plot_training(report))
@@ -181,56 +181,50 @@ def _svg(figure: Figure) -> str:
     return inside("image/svg+xml", svg.getvalue().encode())
 
 
-def _reliability(evaluation: EvaluationReport | None) -> str | None:
-    return None if evaluation is None else _svg(plot_reliability(evaluation.reliability))
-
-
 def _candidates(choices: Mapping[str, Choice]) -> BackboneComparison | None:
-    """What a backbone was chosen from, where it was chosen."""
+    """Returns the comparison of candidate backbones; `None` if the backbone was given."""
     choice = choices.get("backbone")
     if choice is None or choice.comparison is None:
         return None
     return BackboneComparison.from_dict(choice.comparison)
 
 
-def _classes(data: DataReport, evaluation: EvaluationReport | None) -> list[dict[str, Any]]:
-    """One row for each class: images in each split, and the scores."""
+def _class_rows(data: DataReport, evaluation: EvaluationReport | None) -> list[dict[str, Any]]:
+    """Returns a row for each class: images in each split, and the scores."""
     scores = {score.name: score for score in evaluation.per_class} if evaluation else {}
     largest = max((sum(counts.values()) for counts in data.counts.values()), default=0)
     return [
         {
             "name": name,
             "counts": counts,
-            "share": sum(counts.values()) / max(largest, 1),
+            "fraction": sum(counts.values()) / max(largest, 1),
             "score": scores.get(name),
         }
         for name, counts in data.counts.items()
     ]
 
 
-def _matrix(evaluation: EvaluationReport | None) -> dict[str, Any] | None:
+def _confusion_matrix(evaluation: EvaluationReport | None) -> dict[str, Any] | None:
     if evaluation is None or evaluation.confusion is None:
         return None
     confusion = evaluation.confusion
-    chosen = most_confused(confusion, MAX_CLASSES_IN_MATRIX)
-    totals = np.maximum(confusion.sum(axis=1), 1)
+    shown = most_confused(confusion, MAX_CLASSES_IN_MATRIX)
+    counts = confusion[np.ix_(shown, shown)]
+    fractions = counts / np.maximum(confusion.sum(axis=1), 1)[shown, None]
     return {
-        "names": [evaluation.class_names[index] for index in chosen],
-        "num_left_out": len(confusion) - len(chosen),
+        "names": [evaluation.class_names[index] for index in shown],
+        "num_left_out": len(confusion) - len(shown),
         "rows": [
-            [
-                (int(confusion[truth, said]), float(confusion[truth, said] / totals[truth]))
-                for said in chosen
-            ]
-            for truth in chosen
+            list(zip(*row, strict=True))
+            for row in zip(counts.tolist(), fractions.tolist(), strict=True)
         ],
     }
 
 
-def _mistake_images(
+def _load_mistakes(
     evaluation: EvaluationReport | None, maps: Mapping[int, Explanation]
 ) -> Iterator[tuple[Mistake, str | None, str | None]]:
-    """Each mistake with its image, where that is still there, and its map, where there is one."""
+    """Yields each mistake, its image and its map; `None` for an image or map that is missing."""
     for mistake in evaluation.mistakes[:MAX_IMAGES] if evaluation else ():
         file = Path(mistake.path) if mistake.path is not None else None
         if file is None or not file.is_file():
@@ -247,31 +241,28 @@ def _verdict(against_probe: ComparisonReport | None) -> str:
         return ""
     if not against_probe.is_beyond_noise:
         return (
-            "Too close to call: chance alone would show a difference like this often enough. The "
-            "head alone, which takes no training in epochs, may do as well."
+            "The difference is too small to call: chance alone would often show one like it. The "
+            "head alone, which is solved without epochs, may be as good."
         )
-    is_balanced = against_probe.balanced_accuracies is not None
+    better, worse = "The linear probe", "the fine-tuned model"
     if against_probe.verdict == "the second is better":
-        what = (
-            "its balanced accuracy is higher than that of"
-            if is_balanced
-            else ("it is right more often than")
-        )
-        return f"Yes, beyond noise: {what} the head alone, on the same images."
-    what = "has the higher balanced accuracy" if is_balanced else "is right more often"
-    return f"No: beyond noise, the head alone {what}, on the same images."
+        better, worse = "The fine-tuned model", "the linear probe"
+    return (
+        f"{better} has a significantly higher {against_probe.metric} than {worse} on the same "
+        "images."
+    )
 
 
-def _usage(folder: Path, *, knows_unknown: bool) -> dict[str, str]:
+def _usage(folder: Path, *, rejects_unknown: bool) -> dict[str, str]:
     saved_model, keras_file = str(folder / "saved_model"), str(folder / "model.keras")
-    run, known = shlex.quote(str(folder)), ', answers["known"].numpy()[0]' * knows_unknown
+    run, known = shlex.quote(str(folder)), ', answers["known"].numpy()[0]' * rejects_unknown
     return {
         "In a shell": f"tlkit predict {run} photo.jpg",
-        "As a server, for this machine": (
-            f"tlkit serve {run} --port 8000  # a page to drop images on at "
-            "localhost:8000\ncurl --data-binary @photo.jpg localhost:8000/predict"
+        "With tlkit's own server": (
+            f"tlkit serve {run} --port 8000  # localhost:8000 in a browser classifies dropped "
+            "images\ncurl --data-binary @photo.jpg localhost:8000/predict"
         ),
-        "As a server, with TensorFlow Serving": (
+        "With TensorFlow Serving": (
             f"tlkit export {run} --to serving --format saved_model --version 1\n"
             'docker run -p 8501:8501 -v "$PWD/serving:/models/photos" -e MODEL_NAME=photos '
             "tensorflow/serving\n"
@@ -293,30 +284,11 @@ def _usage(folder: Path, *, knows_unknown: bool) -> dict[str, str]:
     }
 
 
-def _percent(fraction: float) -> str:
-    return _unbroken(percent(fraction))
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.1f}\N{NO-BREAK SPACE}s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}\N{NO-BREAK SPACE}min {rest:02d}\N{NO-BREAK SPACE}s"
-
-
-def _parameters(number: int) -> str:
-    return f"{number:,}"
-
-
-def _megabytes(num_bytes: float) -> str:
-    return _unbroken(megabytes(num_bytes))
-
-
-def _unbroken(text: str) -> str:
+def _without_breaks(text: str) -> str:
     return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _sentence(text: str) -> str:
-    """With a capital letter and a full stop; names within stay as they are."""
+    """Returns text as a sentence: with a capital first letter and a full stop."""
     text = text.strip()
     return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")

@@ -1,4 +1,4 @@
-"""What a finished run is good for: measuring, predicting, exporting once more."""
+"""The use of finished runs: evaluation, prediction and further exports."""
 
 import os
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ from tlkit.export.tensorflow_serving import check_no_versions, version_folder
 from tlkit.runs.directory import (
     REJECTION_FILE,
     check_writable,
+    exclude_images,
     load_run,
-    seen_by,
-    unseen,
+    seen_digests,
 )
-from tlkit.runs.record import not_whole
+from tlkit.runs.record import damaged_run_error
 from tlkit.runs.team import Team
 from tlkit.utils.tensorflow_logging import load_tensorflow_quietly
 
@@ -38,24 +38,24 @@ def evaluate_run(
     damaged: str | None = None,
     distribute: str | None = None,
 ) -> "EvaluationReport":
-    """Measures a run's model on images of its classes that it has not seen.
+    """Evaluates a run's model on images of its classes that it has not seen.
 
-    Of a folder with a split of its own that is `test` (else `val`), else all of it; images that
-    the run trained on or chose by are recognised by their content and left out. Not every class
-    needs to be there, nor more than one image.
+    Of a folder that is already split, the images in `test` are used (else those in `val`), else
+    all images. Images that the run used for training or selection are recognised by their content
+    and left out. Classes may be missing, and one image is enough.
 
     Args:
         run: A run directory.
-        photos: A folder or a CSV file as `train_run` takes it; `train` may be missing.
+        photos: A folder or a CSV file as for `train_run`; `train` may be missing.
         max_pixels: Images with more pixels are left out; the run's own bound by default.
-        damaged: "keep" or "skip", see `load_folder`; as the run itself did by default.
+        damaged: "keep" or "skip", see `load_folder`; the run's own setting by default.
         distribute: "auto", "mirrored" or "multi-worker", see `distribution_strategy`; one device by
-            default. Several machines make the same call, each with the run and the images in
-            reach, look at their shares and have the same figures.
+            default. With several machines, each makes the same call with access to the run and
+            the images, evaluates its shard, and returns the same report.
 
     Raises:
-        ArgumentError: `distribute` is a kind that cannot be had here, or `damaged` is neither.
-        RunError: There is no finished run at `run`, or it is not whole.
+        ArgumentError: `distribute` or `damaged` is invalid or not available.
+        RunError: There is no finished run at `run`, or it is incomplete.
         DataError: The folder has other classes, or the run has seen all its images.
     """
     if distribute is not None:
@@ -63,7 +63,7 @@ def evaluate_run(
     if damaged is not None:
         check_choice("damaged", damaged, DAMAGED)
     finished = load_run(run)
-    seen = seen_by(finished)
+    seen = seen_digests(finished)
     team = Team(distribute)
     load_tensorflow_quietly()
     from tlkit.evaluation.metrics import evaluate
@@ -78,14 +78,14 @@ def evaluate_run(
         damaged=finished.run_record.config.damaged if damaged is None else damaged,
         argument="photos",
     )
-    measured = unseen(images, seen)
-    if not measured.num_images:
+    unseen = exclude_images(images, seen)
+    if not unseen.num_images:
         raise DataError(
-            f"`photos` must hold images that the run was not trained or chosen on. Received: "
-            f"{str(photos)!r}, all of whose images were. Give other images."
+            f"`photos` must hold images that the run did not use for training or selection. "
+            f"Received: {str(photos)!r}, whose images were all used. Give other images."
         )
-    with missing_files_named([measured]):
-        return evaluate(model, measured, finished.class_names)
+    with missing_files_named([unseen]):
+        return evaluate(model, unseen, finished.class_names)
 
 
 def predict_with(
@@ -94,22 +94,23 @@ def predict_with(
     *,
     safe: bool = False,
 ) -> "tuple[Prediction, ...]":
-    """Predicts with a run, or with an exported SavedModel that knows nothing of its run.
+    """Predicts with a run or with an exported SavedModel.
 
-    A SavedModel is a program that TensorFlow runs, and may do anything: use one from somebody you
-    do not trust with `safe` alone.
+    A SavedModel is a program that TensorFlow executes and can do anything. Set `safe` for one from
+    an untrusted source.
 
     Args:
-        folder: The run or the export.
+        folder: Folder of the run or the export.
         images: Image files.
-        safe: Take `model.keras` in Keras's safe mode instead of the SavedModel, see `SafeModel`;
-            `class_names.json` must lie beside it. Whether an image is known is not asked then.
+        safe: Use `model.keras` in Keras's safe mode instead of the SavedModel, see `SafeModel`;
+            `class_names.json` must lie beside it. Out-of-distribution images are not detected then.
 
     Raises:
-        ArgumentError: `folder` holds numbered versions of a SavedModel, or one that is not ours.
-        RunError: There is no finished run at `folder`, or it is not whole.
-        ExportError: There is a SavedModel at `folder` that is damaged.
-        DataError: No file is there that can be decoded; see `predict` for some that cannot.
+        ArgumentError: `folder` holds numbered versions of a SavedModel, or a SavedModel that tlkit
+            has not exported.
+        RunError: There is no finished run at `folder`, or it is incomplete.
+        ExportError: The SavedModel at `folder` is damaged.
+        DataError: None of the files can be decoded; see `predict` if only some of them cannot.
     """
     folder = Path(folder)
     if safe:
@@ -122,10 +123,10 @@ def predict_with(
     if is_run:
         load_run(folder)
         if root is None:
-            raise not_whole(folder, "saved_model", "missing")
+            raise damaged_run_error(folder, "saved_model", "missing")
     elif root is None and not (folder / SAVED_MODEL_FILE).is_file():
         check_no_versions(folder)
-        load_run(folder)  # which says what is missing
+        load_run(folder)  # raises with what is missing
     load_tensorflow_quietly()
     from tlkit.evaluation.prediction import predict_exported
 
@@ -133,7 +134,7 @@ def predict_with(
         return predict_exported(folder, images)
     except ExportError as error:
         if is_run:
-            raise not_whole(folder, "saved_model", "damaged") from error
+            raise damaged_run_error(folder, "saved_model", "damaged") from error
         raise
 
 
@@ -144,55 +145,54 @@ def export_run(
     *,
     version: int | None = None,
 ) -> "ExportReport":
-    """Exports a run's model once more, elsewhere or in another format.
+    """Exports a run's model again, to another folder or in another format.
 
-    It is asked in a process of its own too, which measures how long it takes to load and to answer.
-    A SavedModel of a run that tells unknown images tells them too; other formats hold the
+    The export is also loaded in a fresh process, which measures its loading and prediction times.
+    If the run rejects out-of-distribution images, so does its SavedModel; other formats hold the
     classifier alone.
 
     Args:
         run: A run directory.
         to: The folder to write.
         file_format: See `export_model`.
-        version: For a SavedModel: written to `to`/`version`, as TensorFlow Serving wants it; see
-            `tlkit.export.tensorflow_serving` for the request.
+        version: For a SavedModel: the version number; the export goes to `to`/`version`, as
+            TensorFlow Serving expects it. See `tlkit.export.tensorflow_serving` for requests.
 
     Raises:
-        RunError: There is no finished run at `run`, it is not whole, or nothing can be written
-            at `to`.
-        ArgumentError: `to` holds something already, or there is no such format.
+        RunError: There is no finished run at `run`, it is incomplete, or `to` is not writable.
+        ArgumentError: `to` is not empty, or the format does not exist.
     """
     finished = load_run(run)
     check_choice("format", file_format, EXPORT_FORMATS)
     if version is not None:
         if file_format != "saved_model":
             raise ArgumentError(
-                "`version` must be left out but with the format saved_model. "
+                "`version` must be left out unless `format` is 'saved_model'. "
                 f"Received: version={version}, format={file_format!r}. Leave one of them out."
             )
         to = version_folder(Path(to), version)
-    _check_place(Path(to))
+    _check_target(Path(to))
     load_tensorflow_quietly()
     from tlkit.evaluation.rejection import Rejection
     from tlkit.export.exporting import export_model
 
     stored = finished.path / REJECTION_FILE
-    is_asked = file_format == "saved_model" and stored.is_file()
+    has_rejection = file_format == "saved_model" and stored.is_file()
     return export_model(
         finished.load_model(),
         to,
         finished.class_names,
         formats=(file_format,),
         max_pixels=finished.max_pixels,
-        rejection=Rejection.load(stored) if is_asked else None,
+        rejection=Rejection.load(stored) if has_rejection else None,
     )
 
 
-def _check_place(to: Path) -> None:
-    """Raises before TensorFlow is loaded what `export_model` would raise of its `path`."""
+def _check_target(to: Path) -> None:
+    """Checks the folder as `export_model` does, but before TensorFlow is loaded."""
     check_writable(to, "to")
     if to.exists() and any(to.iterdir()):
         raise ArgumentError(
-            "`to` must be a folder that does not exist yet or is empty. "
-            f"Received: to={str(to)!r}. Give another, or remove what is there."
+            "`to` must be a folder that does not exist or is empty. "
+            f"Received: to={str(to)!r}. Choose another folder, or remove its content."
         )

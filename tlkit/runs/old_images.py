@@ -1,4 +1,4 @@
-"""The images of an earlier run that another goes on from: what it has seen, what it learned."""
+"""The images of the earlier run that a run starts from, and how forgetting is measured on them."""
 
 import dataclasses
 from pathlib import Path
@@ -11,22 +11,26 @@ from tlkit.data.settings import check_settings
 from tlkit.errors import DataError
 from tlkit.runs.config import SPLITS, RunConfig
 from tlkit.runs.context import RunContext
-from tlkit.runs.directory import Run, seen_by, unseen
+from tlkit.runs.directory import Run, exclude_images, seen_digests
 
 if TYPE_CHECKING:
     from tlkit.continual.warm_start import OldTask
 
 
-def without_seen(data: ImageData, parent: Run) -> ImageData:
-    """Keeps out of validation and test what an earlier run has seen: another seed splits anew."""
-    seen = seen_by(parent)
+def exclude_seen(data: ImageData, parent: Run) -> ImageData:
+    """Removes images that an earlier run has seen from validation and test.
+
+    With another seed, its training images may be in them.
+    """
+    seen = seen_digests(parent)
     validation, test = (
-        unseen(split, seen) if split is not None else None for split in (data.validation, data.test)
+        exclude_images(split, seen) if split is not None else None
+        for split in (data.validation, data.test)
     )
     if validation is not None and not validation.num_images:
         raise DataError(
-            "`photos` must hold images that the earlier run has not seen, to measure on. "
-            f"Received: images whose whole validation split was seen by {str(parent.path)!r}. "
+            "`photos` must hold images for validation that the earlier run has not seen. "
+            f"Received: images whose whole validation split was used by {str(parent.path)!r}. "
             "Add new images."
         )
     if test is not None and not test.num_images:
@@ -34,13 +38,13 @@ def without_seen(data: ImageData, parent: Run) -> ImageData:
     return dataclasses.replace(data, validation=validation, test=test)
 
 
-def old_task(config: RunConfig, context: RunContext, data: ImageData) -> "OldTask | None":
-    """Returns the images of what a run to go on from has learned, where they are.
+def load_old_task(config: RunConfig, context: RunContext, data: ImageData) -> "OldTask | None":
+    """Returns the task of the earlier run, if there is one and its images are available.
 
-    What this run trains on, or chooses by, is not among those that are measured.
+    Images that this run uses for training or selection are not among those that are measured.
 
     Raises:
-        DataError: `old_photos` was given and cannot be used.
+        DataError: `old_photos` was given and is unusable.
     """
     from tlkit.continual.warm_start import OldTask
 
@@ -51,40 +55,39 @@ def old_task(config: RunConfig, context: RunContext, data: ImageData) -> "OldTas
     folder = config.old_photos or parent.run_record.config.photos
     if not is_given and (parent.run_record.growth is not None or not Path(folder).exists()):
         log(
-            "Forgetting is not measured: the images of all old classes are not where the earlier "
-            "run found them. Name their folder (--old-photos DIR)."
+            "Forgetting is not measured: the images of the old classes are not all in the folder "
+            "of the earlier run. Name their folder (--old-photos DIR)."
         )
         return None
     try:
-        old = _loaded(folder, parent, config)
+        old = _load(folder, parent, config)
     except DataError as error:
         if is_given:
             raise
         log(
-            "Forgetting is not measured: where the earlier run found its images there are others "
-            f"now. Name their folder (--old-photos DIR). {error}"
+            "Forgetting is not measured: the folder of the earlier run holds other images now. "
+            f"Name the folder of its images (--old-photos DIR). {error}"
         )
         return None
-    trained = frozenset(data.train.digests)
-    chosen = frozenset(data.validation.digests if data.validation is not None else ())
-    decided = unseen(old.validation, trained) if old.validation is not None else None
-    if decided is not None and not decided.num_images:
-        decided = None
-    seen = seen_by(parent) | trained | chosen
+    train = frozenset(data.train.digests)
+    validation = frozenset(data.validation.digests if data.validation is not None else ())
+    selection = exclude_images(old.validation, train) if old.validation is not None else None
+    if selection is not None and not selection.num_images:
+        selection = None
+    seen = seen_digests(parent) | train | validation
     for split in (old.test, old.validation):
-        measured = unseen(split, seen) if split is not None else None
+        measured = exclude_images(split, seen) if split is not None else None
         if measured is not None and measured.num_images:
-            decided_on = None if split is old.validation else decided
-            return OldTask(old.train, decided_on, measured)
+            return OldTask(old.train, None if split is old.validation else selection, measured)
     log(
-        "Forgetting is not measured: the earlier run or this one trains on every old image that "
-        "is held out, or decides on it. Name others (--old-photos DIR)."
+        "Forgetting is not measured: every held-out image of the earlier run is used for training "
+        "or selection by that run or this one. Name a folder with others (--old-photos DIR)."
     )
-    return OldTask(old.train, decided, None)
+    return OldTask(old.train, selection, None)
 
 
-def _loaded(folder: str, parent: Run, config: RunConfig) -> ImageData:
-    """The images of the earlier run, divided as it did."""
+def _load(folder: str, parent: Run, config: RunConfig) -> ImageData:
+    """Loads the images of the earlier run with its split."""
     return load_listing(
         list_images(folder, argument="old_photos"),
         check_settings(

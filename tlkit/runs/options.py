@@ -1,25 +1,26 @@
-"""How the command line offers the fields of a run's config: said beside each field, once."""
+"""How the command line offers the fields of a run's config, described beside each field."""
 
 from dataclasses import Field, dataclass
 from typing import Any
 
 IMAGES, MODEL, TRAINING = "Images", "Model", "Training"
-PARENT, RUN = "Going on from a run", "The run"
-"""Panels of the help."""
+PARENT, RUN = "Training from a run", "The run"
+"""Titles of the help's panels."""
 
 _KEY = "option"
 
 
 @dataclass(frozen=True)
 class Option:
-    """What the command line says of a field.
+    """How the command line offers a field.
 
     Attributes:
-        help: What it is for.
-        panel: Where the help shows it; "" for what is no option but stands by its place.
-        metavar: What stands for a value: "N", "keep|skip"; "" where the type has one of its own.
-        name: What it is called behind the dashes, where that is not the field's name.
-        is_path: Whether a value is a file or a folder.
+        help: The help text.
+        panel: The panel of the help that shows it; "" for a positional argument.
+        metavar: The placeholder for a value, such as "N" or "keep|skip"; "" for the default of
+            the field's type.
+        name: The option's name without dashes, if it is not the field's name.
+        is_path: Whether the value is a file or a folder.
     """
 
     help: str
@@ -32,7 +33,7 @@ class Option:
 def option(
     text: str, panel: str = "", metavar: str = "", *, name: str = "", is_path: bool = False
 ) -> dict[str, Option]:
-    """Returns the metadata of a field that the command line offers.
+    """Returns the metadata of a dataclass field that the command line offers.
 
     Example:
         >>> from dataclasses import dataclass, field, fields
@@ -47,6 +48,6 @@ def option(
 
 
 def option_of(field: "Field[Any]") -> Option:
-    """Returns what the command line says of a field."""
-    found: Option = field.metadata[_KEY]
-    return found
+    """Returns how the command line offers a field."""
+    described: Option = field.metadata[_KEY]
+    return described

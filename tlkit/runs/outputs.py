@@ -1,4 +1,4 @@
-"""What every run does, whatever it trains: measuring, exporting, writing down."""
+"""The last steps of every run: evaluation, export, and writing the run's files."""
 
 import csv
 import dataclasses
@@ -34,7 +34,7 @@ _NUM_TRAINING_IMAGES = 12
 
 
 def evaluate_splits(model: "keras.Model", data: ImageData) -> dict[str, "EvaluationReport | None"]:
-    """Measures the model on the splits that it was not trained on."""
+    """Evaluates the model on validation and test; `None` for a split without images."""
     from tlkit.evaluation.metrics import evaluate
 
     return {
@@ -50,31 +50,34 @@ def export_into(
     max_pixels: int,
     rejection: "Rejection | None" = None,
 ) -> None:
-    """Writes `saved_model/` and `model.keras`, proven on images of the data."""
+    """Writes `saved_model/` and `model.keras`; both are compared with the model on some images."""
     from tlkit.export.exporting import export_model
 
-    measured = data.test or data.validation or data.train
+    split = data.test or data.validation or data.train
     with staging_beside(out / "export") as aside:
         export_model(
             model,
             aside / "export",
             data.class_names,
             formats=("saved_model", "keras"),
-            samples=measured.paths[:_NUM_SAMPLES],
+            samples=split.paths[:_NUM_SAMPLES],
             max_pixels=max_pixels,
             rejection=rejection,
-            fresh_process=False,  # some seconds that every run would pay; `tlkit export` does ask
+            fresh_process=False,  # would add some seconds to every run; `tlkit export` does it
         )
         for name in ("saved_model", "model.keras"):
             (aside / "export" / name).replace(out / name)
 
 
-def maps_of(
+def explain_worst_mistakes(
     model: "keras.Model",
     evaluations: "Mapping[str, EvaluationReport | None]",
     max_pixels: int,
 ) -> "dict[int, Explanation]":
-    """Returns what speaks for the wrong class in the worst mistakes of the last split measured."""
+    """Returns Grad-CAM maps of the predicted class for the most confident mistakes.
+
+    They are those on test images, or on validation images without a test split.
+    """
     from tlkit.evaluation.explanation import explain_mistakes
     from tlkit.plots.drawing import MAX_IMAGES
 
@@ -84,8 +87,8 @@ def maps_of(
     return explain_mistakes(model, evaluation, limit=MAX_IMAGES, max_pixels=max_pixels)
 
 
-def training_images(data: ImageData, augment: str) -> "list[tuple[np.ndarray, str]]":
-    """Returns some training images as training sees them, each with the names of its classes."""
+def sample_training_images(data: ImageData, augment: str) -> "list[tuple[np.ndarray, str]]":
+    """Returns some training images after augmentation, each with the names of its classes."""
     split = data.train
     rows = np.random.default_rng(data.seed).permutation(split.num_images)[:_NUM_TRAINING_IMAGES]
     ((images, labels),) = split.dataset(
@@ -104,9 +107,9 @@ def training_images(data: ImageData, augment: str) -> "list[tuple[np.ndarray, st
     ]
 
 
-def leave(context: RunContext, data: ImageData, record: RunRecord, results: RunResults) -> Run:
-    """Writes what a run found, says in `run.json` last that it is finished, and returns it."""
-    record = context.timed(record)
+def finish_run(context: RunContext, data: ImageData, record: RunRecord, results: RunResults) -> Run:
+    """Writes the results, marks the run as finished in `run.json` last, and returns it."""
+    record = context.with_seconds(record)
     with phase(REPORT):
         write_results(context, data, results)
         write_card(context, data, record, results)
@@ -117,7 +120,7 @@ def leave(context: RunContext, data: ImageData, record: RunRecord, results: RunR
 
 
 def write_results(context: RunContext, data: ImageData, results: RunResults) -> None:
-    """Writes what a run found, but for its model, its page and `run.json`."""
+    """Writes the class names, metrics, split table and history of a run."""
     out, parent = context.out, context.parent
     write_json(out / "class_names.json", list(data.class_names))
     write_json(out / "metrics.json", results.as_metrics())
@@ -138,7 +141,7 @@ def write_page(
     config = record.resolved
     facts = {
         "images": config.photos,
-        "backbone": config.backbone or f"that of {config.from_run}",
+        "backbone": config.backbone or f"as in {config.from_run}",
         "weights": str(config.weights),
         "image size": " × ".join(map(str, data.image_size)),
         "seed": str(data.seed),

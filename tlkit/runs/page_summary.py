@@ -1,4 +1,4 @@
-"""What ran, on what, by which command, when and where: the top of a run's page."""
+"""The summary at the top of a run's page: task, data, command, date and machine."""
 
 import os
 import platform
@@ -12,23 +12,23 @@ from tlkit.data.limits import MAX_PIXELS
 from tlkit.runs.add_classes_config import AddClassesConfig
 from tlkit.runs.record import RunRecord
 
-_DECIDED_BY_RUN = {"weights", "image_size", "backbone"}
-_OF_ADDING = ("exemplars", "align", "batch_size", "max_pixels")
-"""The options of `tlkit add-classes`; all else is as it was in the run."""
-_USUAL = {"weights": "pretrained", "max_pixels": MAX_PIXELS}
-"""What is left out of a command: it is so anyway."""
+_DECIDED_BY_PARENT = {"weights", "image_size", "backbone"}
+_ADD_CLASSES_OPTIONS = ("exemplars", "align", "batch_size", "max_pixels")
+"""The options of `tlkit add-classes`; the parent run decides all others."""
+_DEFAULTS = {"weights": "pretrained", "max_pixels": MAX_PIXELS}
+"""Default values that are left out of a command."""
 
 
 def summary_of(record: RunRecord, out: Path) -> dict[str, str]:
-    """Returns what stands at the top of a run's page, by name.
+    """Returns the entries of the summary at the top of a run's page, by name.
 
     Args:
-        record: What `run.json` holds.
-        out: The run directory, as the user named it.
+        record: Content of `run.json`.
+        out: The run directory, as the user wrote it.
     """
     return {
-        "what ran": _what_ran(record),
-        "on": _data(record),
+        "task": _task(record),
+        "data": _data(record),
         "command": command_of(record, out),
         "date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         "machine": machine(),
@@ -36,7 +36,7 @@ def summary_of(record: RunRecord, out: Path) -> dict[str, str]:
 
 
 def command_of(record: RunRecord, out: Path) -> str:
-    """Returns the command that makes such a run: all that it was given, and its seed.
+    """Returns the command that makes the same run, with all its arguments and the seed.
 
     Example:
         >>> from pathlib import Path
@@ -54,13 +54,13 @@ def command_of(record: RunRecord, out: Path) -> str:
     given = config.to_json()
     if isinstance(config, AddClassesConfig):
         words = ["tlkit", "add-classes", config.from_run, config.photos, "--out", str(out)]
-        given = {name: given[name] for name in _OF_ADDING}
+        given = {name: given[name] for name in _ADD_CLASSES_OPTIONS}
     else:
         words = ["tlkit", "train", config.photos, "--out", str(out)]
         left_out = {"photos", "from_run"}
         if config.from_run is not None:
             words += ["--from", config.from_run]
-            left_out |= _DECIDED_BY_RUN
+            left_out |= _DECIDED_BY_PARENT
         given = {name: value for name, value in given.items() if name not in left_out}
     return shlex.join([*words, *_options(given)])
 
@@ -72,13 +72,13 @@ def _options(given: Mapping[str, Any]) -> Iterator[str]:
             yield from (option, "none")
         elif value is True:
             yield option
-        elif value is not None and value is not False and _USUAL.get(name) != value:
+        elif value is not None and value is not False and _DEFAULTS.get(name) != value:
             yield option
             yield ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def machine() -> str:
-    """Returns the system, the processors and the GPUs of this machine in one line."""
+    """Returns the operating system, number of processors and GPUs of this machine in one line."""
     import tensorflow as tf
 
     count = os.cpu_count() or 1
@@ -93,14 +93,16 @@ def machine() -> str:
     return ", ".join([*parts, *(names or ["no GPU"])])
 
 
-def _what_ran(record: RunRecord) -> str:
+def _task(record: RunRecord) -> str:
     config = record.resolved
     if isinstance(config, AddClassesConfig):
-        return f"further classes, added to {config.from_run}"
+        return f"classes added to {config.from_run}"
     model = config.backbone or f"the model of {config.from_run}"
-    how = {"head": "a head on", "fine-tune": "fine-tuning of"}.get(config.mode, "training of")
+    what = {"head": "head trained on", "fine-tune": "fine-tuning of"}.get(
+        config.mode, "training of"
+    )
     height, width = record.image_size
-    return f"{how} {model}, at {height} × {width} pixels"
+    return f"{what} {model}, at {height} × {width} pixels"
 
 
 def _data(record: RunRecord) -> str:

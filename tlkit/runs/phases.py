@@ -1,4 +1,4 @@
-"""The phases of a run, as they are announced: each is timed under its name."""
+"""Names of the phases of a run; each is announced and timed under its name."""
 
 from tlkit.runs.config import AUTO, RunConfig
 from tlkit.utils.tensorflow_logging import LOADING
@@ -14,20 +14,20 @@ GROWING = (
     "explaining mistakes",
     REPORT,
 )
-"""Those of a run to which classes are added."""
+"""Phases of a run that adds classes."""
 
 
 def phases_of(config: RunConfig, resolved: RunConfig | None = None) -> tuple[str, ...]:
-    """Returns the names of the phases that a run has, in their order.
+    """Returns the names of a run's phases in order.
 
-    Where what trains is still to be chosen, all are named that there may be.
+    With `mode="auto"` still undecided, all possible phases are named.
 
     Args:
-        config: As it was given.
-        resolved: The one that the run goes by, once it has chosen.
+        config: The config as it was given.
+        resolved: The config with the run's choices, as soon as they are made.
     """
     resolved = resolved or config
-    is_there = {
+    is_included = {
         LOADING: True,
         "data": True,
         "old images": config.from_run is not None,
@@ -45,4 +45,4 @@ def phases_of(config: RunConfig, resolved: RunConfig | None = None) -> tuple[str
         "explaining mistakes": True,
         REPORT: True,
     }
-    return tuple(name for name, is_one in is_there.items() if is_one)
+    return tuple(name for name, included in is_included.items() if included)

@@ -1,4 +1,4 @@
-"""The record of a run: what `run.json` holds, and how it is read back."""
+"""The record of a run: the content of `run.json`, and how it is written and read."""
 
 import csv
 import dataclasses
@@ -14,7 +14,7 @@ import tlkit
 from tlkit.data.images import ImageData
 from tlkit.errors import RunError
 from tlkit.runs.add_classes_config import AddClassesConfig, Config, config_from_json
-from tlkit.runs.config import Choice, RunConfig, check_kind
+from tlkit.runs.config import Choice, RunConfig, check_type
 from tlkit.runs.split_table import FORMAT
 from tlkit.utils.files import write_json
 from tlkit.utils.run_lock import RECORD_FILE
@@ -26,11 +26,11 @@ _PACKAGES = ("tensorflow", "keras", "scikit-learn")
 
 @dataclass(frozen=True)
 class DataRecord:
-    """What a run remembers of its images.
+    """The images of a run in brief.
 
     Attributes:
-        fingerprint: Of their contents, classes and splits.
-        num_images: In each split, by its name.
+        fingerprint: Fingerprint of their contents, classes and splits.
+        num_images: Number of images in each split, by its name.
     """
 
     fingerprint: str
@@ -39,21 +39,20 @@ class DataRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """What `run.json` holds. It is replaced and never changed: `dataclasses.replace`.
+    """The content of `run.json`. Changes make a new record with `dataclasses.replace`.
 
     Attributes:
-        config: The arguments, "auto" among them.
-        seed: Of the split, the initial weights, orders and augmentation.
-        image_size: Height and width in pixels of the images that the model takes.
+        config: The arguments as given, including "auto".
+        seed: Seed of the split, the initial weights, the order of images and augmentation.
+        image_size: Height and width in pixels of the model's input images.
         data: The images.
-        choices: What was left to the run, as it has decided it, by name.
-        versions: Of Python and the packages, by name.
-        seconds: Time that each part has taken, in all processes that worked on it.
-        cost: What `CostReport.as_dict` returned before training; `None` where nothing was
-            projected.
-        growth: What `GrowthReport.as_dict` returned of a run to which classes were added.
+        choices: The choices that the run made itself, by name.
+        versions: Versions of Python and the packages, by name.
+        seconds: Seconds of each part, summed over all processes that worked on it.
+        cost: Output of `CostReport.as_dict` before training; `None` without a projection.
+        growth: Output of `GrowthReport.as_dict` for a run that adds classes.
         split_table: The format of `split.csv`; `None` for that of earlier versions.
-        is_finished: Whether all of the run is there.
+        is_finished: Whether the run is complete.
     """
 
     config: Config
@@ -70,16 +69,16 @@ class RunRecord:
 
     @property
     def resolved(self) -> Config:
-        """The config that the run goes by: what was left to it is what it has chosen."""
+        """The config with the run's choices in place of "auto"."""
         return self.config.resolve(self.choices)
 
     @property
     def is_growing(self) -> bool:
-        """Whether classes are added to an earlier run's."""
+        """Whether the run adds classes to an earlier run."""
         return isinstance(self.config, AddClassesConfig)
 
     def with_choice(self, name: str, choice: Choice) -> "RunRecord":
-        """Returns the record with one decision more."""
+        """Returns the record with one more choice."""
         return dataclasses.replace(self, choices={**self.choices, name: choice})
 
     def to_json(self) -> dict[str, Any]:
@@ -95,44 +94,44 @@ class RunRecord:
             content["split_table"] = self.split_table
         content["data"] = dataclasses.asdict(self.data)
         if isinstance(self.config, RunConfig):
-            content["choices"] = {name: one.to_json() for name, one in self.choices.items()}
+            content["choices"] = {name: choice.to_json() for name, choice in self.choices.items()}
         content["seconds"] = dict(self.seconds)
-        for name, figures in (("cost", self.cost), ("growth", self.growth)):
-            if figures is not None:
-                content[name] = dict(figures)
+        for name, report in (("cost", self.cost), ("growth", self.growth)):
+            if report is not None:
+                content[name] = dict(report)
         return content
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "RunRecord":
-        """Reads what `to_json` gave, of this version or an earlier one.
+        """Reads the output of `to_json`, of this version or an earlier one.
 
         Raises:
-            KeyError: Something is missing.
-            TypeError: Something is of another kind.
-            ValueError: A value breaks its rule.
+            KeyError: An entry is missing.
+            TypeError: An entry has the wrong type.
+            ValueError: A value is invalid.
         """
         height, width = content["image_size"]
         choices, seconds = content.get("choices", {}), content.get("seconds", {})
         versions, data = content.get("versions", {}), content["data"]
-        check_kind(data, dict)
+        check_type(data, dict)
         num_images = data.get("num_images", {})
-        for one in (choices, seconds, versions, num_images):
-            check_kind(one, dict)
-        for one in seconds.values():
-            check_kind(one, float | int)
-        check_kind(data["fingerprint"], str)
-        for one in (content["seed"], height, width, *num_images.values()):
-            check_kind(one, int)
-        check_kind(content["finished"], bool)
-        for figures in (content.get("cost"), content.get("growth")):
-            check_kind(figures, dict | None)
-        check_kind(content.get("split_table"), int | None)
+        for mapping in (choices, seconds, versions, num_images):
+            check_type(mapping, dict)
+        for value in seconds.values():
+            check_type(value, float | int)
+        check_type(data["fingerprint"], str)
+        for number in (content["seed"], height, width, *num_images.values()):
+            check_type(number, int)
+        check_type(content["finished"], bool)
+        for report in (content.get("cost"), content.get("growth")):
+            check_type(report, dict | None)
+        check_type(content.get("split_table"), int | None)
         record = cls(
             config=config_from_json(content["arguments"]),
             seed=content["seed"],
             image_size=(height, width),
             data=DataRecord(data["fingerprint"], num_images),
-            choices={name: Choice.from_json(one) for name, one in choices.items()},
+            choices={name: Choice.from_json(choice) for name, choice in choices.items()},
             versions=versions,
             seconds=seconds,
             cost=content.get("cost"),
@@ -140,12 +139,12 @@ class RunRecord:
             split_table=content.get("split_table"),
             is_finished=content["finished"],
         )
-        _ = record.resolved  # where choices do not fit the config, it says so
+        _ = record.resolved  # raises if the choices do not fit the config
         return record
 
 
 def record_of(config: Config, data: ImageData) -> RunRecord:
-    """Returns the record of a run that begins."""
+    """Returns the record of a new run."""
     return RunRecord(
         config=config,
         seed=data.seed,
@@ -166,30 +165,30 @@ def record_of(config: Config, data: ImageData) -> RunRecord:
 
 
 def write_record(out: Path, record: RunRecord) -> None:
-    """Writes `run.json`, which appears whole."""
+    """Writes `run.json` atomically."""
     write_json(out / RECORD_FILE, record.to_json())
 
 
 def read_record(path: Path, argument: str = "run") -> RunRecord | None:
-    """Returns the record of the run in a folder, or `None` where there is none.
+    """Returns the record of the run in a folder, or `None` if there is no run.
 
     Args:
         path: The folder.
-        argument: What errors call it.
+        argument: Name of the argument in error messages.
 
     Raises:
-        RunError: `run.json` is damaged; the message says what is wrong with it.
+        RunError: `run.json` is damaged; the message says how.
     """
     if not (path / RECORD_FILE).is_file():
         return None
-    return read_file(path, RECORD_FILE, _record_from, argument)
+    return read_file(path, RECORD_FILE, _parse_record, argument)
 
 
-def _record_from(text: str) -> RunRecord | None:
+def _parse_record(text: str) -> RunRecord | None:
     content = json.loads(text)
     if not isinstance(content, dict):
-        raise ValueError("no object")
-    if not {"arguments", "finished"} & content.keys():  # another program's
+        raise ValueError("not a JSON object")
+    if not {"arguments", "finished"} & content.keys():  # written by another program
         return None
     return RunRecord.from_json(content)
 
@@ -197,13 +196,13 @@ def _record_from(text: str) -> RunRecord | None:
 def read_file(
     path: Path, name: str, parse: Callable[[str], Content], argument: str = "run"
 ) -> Content:
-    """Returns what a file of a run holds.
+    """Returns the parsed content of a file of a run.
 
     Args:
         path: The run directory.
-        name: The file.
-        parse: Returns it; raises where it is not what a run leaves.
-        argument: What errors call `path`.
+        name: Name of the file.
+        parse: Parses the text; raises an exception if no run has written it.
+        argument: Name of the argument in error messages.
 
     Raises:
         RunError: The file is missing or damaged.
@@ -211,17 +210,17 @@ def read_file(
     try:
         return parse((path / name).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise not_whole(path, name, "missing", argument) from error
+        raise damaged_run_error(path, name, "missing", argument) from error
     except (OSError, ValueError, KeyError, TypeError, RecursionError, csv.Error) as error:
         problem = f"damaged ({_first_line(error)})"
-        raise not_whole(path, name, problem, argument) from error
+        raise damaged_run_error(path, name, problem, argument) from error
 
 
-def not_whole(path: Path, name: str, problem: str, argument: str = "run") -> RunError:
-    """The error that a file of a run is "missing" or "damaged"."""
+def damaged_run_error(path: Path, name: str, problem: str, argument: str = "run") -> RunError:
+    """Returns the error for a file of a run that is "missing" or "damaged"."""
     return RunError(
-        f"`{argument}` must be whole. Received: {str(path)!r}, whose {name} is {problem}. "
-        "Train it again, in another folder."
+        f"`{argument}` must be a complete run. Received: {str(path)!r}, whose {name} is {problem}. "
+        "Train it again in another folder."
     )
 
 

@@ -1,4 +1,4 @@
-"""What a run found of its model: what `metrics.json`, the page and the model card are made of."""
+"""The results of a run, from which `metrics.json`, the page and the model card are made."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,8 +22,8 @@ class CalibrationDecision:
     """Whether the probabilities were calibrated.
 
     Attributes:
-        report: What calibrating found; `None` where the model was left as it is.
-        reason: Why it was left; "" where it was calibrated.
+        report: Report of the calibration; `None` if the model was not calibrated.
+        reason: Why it was not calibrated; "" if it was.
     """
 
     report: "CalibrationReport | None"
@@ -35,7 +35,7 @@ class CalibrationDecision:
         return self.report is not None and self.report.temperature != 1
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns it as `metrics.json` holds it: with a temperature, 1 where nothing was done."""
+        """Returns the content of `metrics.json`; the temperature is 1 without calibration."""
         if self.report is None:
             return {"temperature": 1.0, "notes": [self.reason]}
         return self.report.as_dict()
@@ -46,46 +46,47 @@ class CalibrationDecision:
 
 @dataclass(frozen=True)
 class FittedRejection:
-    """When an image is unknown, and how often that is wrong.
+    """The rejection of out-of-distribution images, and its error on test images.
 
     Attributes:
-        rejection: The threshold.
-        tested: How many test images it rejects wrongly; `None` without any.
+        rejection: The threshold of the OOD score.
+        tested: The fraction of test images, all of known classes, that it rejects; `None`
+            without test images.
     """
 
     rejection: "Rejection"
     tested: "RejectionReport | None"
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns it as `metrics.json` holds it."""
+        """Returns the content of `metrics.json`."""
         tested = None if self.tested is None else self.tested.as_dict()
         return {**self.rejection.as_dict(), "test": tested}
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """It in words."""
+        """Description for the page and the log."""
         lines = str(self.rejection).splitlines()
         if self.tested is not None:
-            lines.append(f"of the test split, whose classes are known, {self.tested}")
+            lines.append(f"on the test split, whose classes are known: {self.tested}")
         return tuple(lines)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunResults:
-    """What a run found of its model.
+    """The results of a run.
 
     Attributes:
-        training: What was trained.
-        evaluations: The model on "validation" and "test"; `None` for a split that there is not.
+        training: Report of the training.
+        evaluations: Metrics on "validation" and "test"; `None` for a split without images.
         calibration: Whether the probabilities were calibrated.
-        against_probe: A linear probe (first) and the model (second) on the same images; `None`
-            where there is no such comparison.
-        rejection: When an image is unknown; `None` where that was not asked for.
-        forgotten: What going on cost an earlier task, where there was one.
-        maps: What speaks for the wrong class in a mistake, by the mistake's index.
-        images: Some training images as training saw them, uint8 `(height, width, 3)`, each with
-            the name of its class.
-        augmentation: How they were augmented, by name.
+        against_probe: Comparison of a linear probe (first) with the model (second) on the same
+            images; `None` if it was not made.
+        rejection: Rejection of out-of-distribution images; `None` if it was not asked for.
+        forgotten: Forgetting of an earlier task; `None` if there is none.
+        maps: Grad-CAM map of the predicted class for a mistake, by the mistake's index.
+        images: Some training images after augmentation, uint8 `(height, width, 3)`, each with the
+            name of its class.
+        augmentation: Name of their augmentation.
     """
 
     training: "TrainingReport"
@@ -101,9 +102,8 @@ class RunResults:
     def as_metrics(self) -> dict[str, Any]:
         """Returns the content of `metrics.json`.
 
-        Under "calibration" stands the temperature that the probabilities hold, and under
-        "against_probe" how a linear probe (first) and the model (second) fare on the same images;
-        `None` where there is none.
+        "calibration" holds the temperature of the probabilities, and "against_probe" the comparison
+        of a linear probe (first) with the model (second) on the same images, or `None`.
         """
         metrics: dict[str, Any] = {
             name: None if report is None else report.as_dict()
@@ -111,12 +111,12 @@ class RunResults:
         }
         if self.forgotten is not None:
             metrics["old_task"] = self.forgotten.as_dict()
-        for name, found in (
+        for name, result in (
             ("calibration", self.calibration),
             ("against_probe", self.against_probe),
             ("rejection", self.rejection),
         ):
-            metrics[name] = None if found is None else found.as_dict()
+            metrics[name] = None if result is None else result.as_dict()
         metrics["stages"] = [_stage(stage) for stage in self.training.stages]
         return metrics
 

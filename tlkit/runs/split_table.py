@@ -1,4 +1,4 @@
-"""`split.csv`: which image a run has had in which split, and those before it."""
+"""`split.csv`: the split of each image of a run and of the runs that it builds on."""
 
 import csv
 import hashlib
@@ -10,7 +10,7 @@ from tlkit.data.images import ImageData
 from tlkit.utils.files import as_cell, from_cell
 
 FORMAT = 2
-"""What `run.json` calls the table that ends with a digest; runs of earlier versions name none."""
+"""The format number in `run.json` of a table that ends with a digest; earlier runs have none."""
 
 _COLUMNS = ("split", "class", "digest", "path")
 _END = "end"
@@ -24,8 +24,8 @@ class SplitRow:
     Attributes:
         split: "train", "validation" or "test".
         class_name: Its class.
-        digest: Of its content.
-        path: Where it was.
+        digest: Digest of its content.
+        path: Its path at the time of the run.
     """
 
     split: str
@@ -35,7 +35,7 @@ class SplitRow:
 
 
 def split_rows(data: ImageData) -> list[SplitRow]:
-    """Returns the images of a run's own data."""
+    """Returns a row for each image of a run's data."""
     return [
         SplitRow(split.name, data.class_names[label], digest, path)
         for split in filter(None, (data.train, data.validation, data.test))
@@ -44,9 +44,9 @@ def split_rows(data: ImageData) -> list[SplitRow]:
 
 
 def split_table(rows: Iterable[SplitRow]) -> str:
-    """Returns the table as text; its last row says how many there are, and has their digest.
+    """Returns the table as text; its last row holds the number of rows and their digest.
 
-    Names that a spreadsheet would take for formulas are written by `as_cell`.
+    Names that a spreadsheet would take for formulas are escaped by `as_cell`.
 
     Example:
         >>> from tlkit.runs.split_table import SplitRow, split_table
@@ -71,26 +71,26 @@ def read_split_table(text: str, number: int | None) -> list[SplitRow]:
 
     Args:
         text: Content of the file.
-        number: What `run.json` says of its format; `None` where it says nothing, as earlier
-            versions did, whose tables have no end to tell by that they are complete.
+        number: The format number in `run.json`; `None` for runs of earlier versions, whose
+            tables have no last row that shows whether they are complete.
 
     Raises:
-        ValueError: It is no such table, or not all of it.
+        ValueError: The text is not such a table, or it is incomplete or was changed.
     """
     rows = list(csv.DictReader(io.StringIO(text)))
     if rows and not {"split", "digest"} <= rows[0].keys():
-        raise ValueError("no table with the columns split and digest")
+        raise ValueError("columns split and digest are missing")
     if not text.startswith("split,") or not text.endswith("\n"):
-        raise ValueError("it breaks off" if text else "it is empty")
+        raise ValueError("truncated" if text else "empty")
     end = rows.pop() if rows and rows[-1]["split"] == _END else None
     if number == FORMAT:
-        before = text[: text.rstrip("\n").rfind("\n") + 1]
+        body = text[: text.rstrip("\n").rfind("\n") + 1]
         if end is None:
-            raise ValueError("its end is missing")
-        if end["digest"] != _digest_of(before) or end["path"] != f"{len(rows)} rows":
-            raise ValueError("it was changed since")
-    text_of = from_cell if number == FORMAT else str  # earlier versions wrote names as they are
-    found = [
+            raise ValueError("its last row is missing")
+        if end["digest"] != _digest_of(body) or end["path"] != f"{len(rows)} rows":
+            raise ValueError("it was changed after the run")
+    text_of = from_cell if number == FORMAT else str  # earlier versions did not escape names
+    parsed = [
         SplitRow(
             row["split"],
             text_of(row.get("class") or ""),
@@ -99,9 +99,9 @@ def read_split_table(text: str, number: int | None) -> list[SplitRow]:
         )
         for row in rows
     ]
-    if any(not row.digest or not row.split for row in found):
-        raise ValueError("a row without split or digest")
-    return found
+    if any(not row.digest or not row.split for row in parsed):
+        raise ValueError("a row has no split or digest")
+    return parsed
 
 
 def _digest_of(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What a run does to its model: what that will cost, the training, and whether it was worth it."""
+"""The steps of a run: projected cost, training, calibration, and comparison with a probe."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
     from tlkit.training.reports import TrainingReport
 
 NUM_VIEWS = 4
-"""Versions of each training image that an augmented head alone is solved on."""
+"""Augmented versions of each training image on which the head alone is solved."""
 
 
-def planned_cost(model: "keras.Model", data: ImageData, config: RunConfig) -> "CostReport":
-    """Returns what training will cost, measured here.
+def project_cost(model: "keras.Model", data: ImageData, config: RunConfig) -> "CostReport":
+    """Projects the cost of training from measurements on this machine.
 
     Args:
-        model: As it is before training; it stays so.
-        data: The images in its size.
-        config: The one that the run goes by.
+        model: The model before training; it is left unchanged.
+        data: The images at the model's size.
+        config: The config with the run's choices.
     """
     from tlkit.advice.cost import estimate_cost
 
-    given = config.named("augment")
+    augment = config.given_values("augment")
     if config.mode == "head":
-        views = _views_of_head(config)
-        return estimate_cost(model, data, unfreeze="head", views=views, **given)
-    return estimate_cost(model, data, unfreeze=config.unfreeze, epochs=config.epochs, **given)
+        views = _num_views(config)
+        return estimate_cost(model, data, unfreeze="head", views=views, **augment)
+    return estimate_cost(model, data, unfreeze=config.unfreeze, epochs=config.epochs, **augment)
 
 
 def plan_anchor(
@@ -48,20 +48,20 @@ def plan_anchor(
     context: RunContext,
     *,
     old: "OldTask | None",
-    decided: Choice | None = None,
+    previous: Choice | None = None,
 ) -> "tuple[AnchorPlan, Choice | None]":
-    """Returns how the model is to be held while it trains, and how its strength was chosen.
+    """Returns the anchor for training, and the choice of its strength if the run made one.
 
-    What is to be worked out for it is the chief's work, on one device.
+    Importance and strength are computed by the chief, on one device.
 
     Args:
-        model: As it is before training, on one device; it stays so.
-        data: The images in its size.
-        config: The one that the run goes by; its `anchor` is a number, or "auto" where its
+        model: The model before training, on one device; it is left unchanged.
+        data: The images at the model's size.
+        config: The config with the choices so far; its `anchor` is a number, or "auto" if the
             strength is still to be chosen.
-        context: Where the run is made.
-        old: What an earlier run learned, where there was one.
-        decided: How an interrupted start of this run has chosen the strength.
+        context: The context of the run.
+        old: The task of the earlier run, if there is one.
+        previous: The choice of the strength in an interrupted attempt at this run.
     """
     from tlkit.continual.warm_start import AnchorPlan, importance_of_old
 
@@ -71,13 +71,13 @@ def plan_anchor(
             lambda: importance_of_old(model, data, method, old)
         )
     if config.anchor == AUTO:
-        decided = context.broadcast(lambda: anchor_choice(config, model, data, importance, old))
-        context.log("strength of the anchor:\n  " + "\n  ".join(decided.reasons))
-        config = config.resolve({"anchor": decided})
+        previous = context.broadcast(lambda: anchor_choice(config, model, data, importance, old))
+        context.log("strength of the anchor:\n  " + "\n  ".join(previous.reasons))
+        config = config.resolve({"anchor": previous})
     if config.anchor is None:
-        raise RuntimeError("an anchor was planned for a run that has none")
-    trials = () if decided is None else tuple(decided.reasons)
-    return AnchorPlan(float(config.anchor), method, importance, trials), decided
+        raise RuntimeError("the run has no anchor to plan")
+    trials = () if previous is None else tuple(previous.reasons)
+    return AnchorPlan(float(config.anchor), method, importance, trials), previous
 
 
 def train_model(
@@ -90,16 +90,16 @@ def train_model(
     plan: "AnchorPlan | None",
     at_epoch_end: Callable[[], None] = lambda: None,
 ) -> "tuple[TrainingReport, ForgettingReport | None]":
-    """Trains the model as the config says, and measures what was forgotten.
+    """Trains the model according to the config and measures forgetting.
 
     Args:
-        model: Changed in place.
-        data: The images in its size.
-        config: The one that the run goes by.
-        out: The run directory, where training is resumed from.
-        old: What an earlier run learned, where there was one.
-        plan: How the model is to be held, see `plan_anchor`; `None` where it goes freely.
-        at_epoch_end: Called when an epoch has ended.
+        model: The model; changed in place.
+        data: The images at the model's size.
+        config: The config with the run's choices.
+        out: The run directory, from which training is resumed.
+        old: The task of the earlier run, if there is one.
+        plan: The anchor, see `plan_anchor`; `None` for training without one.
+        at_epoch_end: Called at the end of each epoch.
     """
     import keras
 
@@ -108,23 +108,25 @@ def train_model(
     from tlkit.training.head import train_head
 
     before = measure_old_task(model, old)
-    given = config.named("epochs", "learning_rate", "augment", "class_weight", "seed")
+    arguments = config.given_values("epochs", "learning_rate", "augment", "class_weight", "seed")
     if config.mode == "head":
-        report = train_head(model, data, views=_views_of_head(config), **given)
+        report = train_head(model, data, views=_num_views(config), **arguments)
         return report, forgetting_of(model, old, before)
-    given |= config.named("unfreeze", "layer_decay")
+    arguments |= config.given_values("unfreeze", "layer_decay")
     anchor = plan.anchor(model) if plan is not None else None
-    said = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: at_epoch_end())
-    report = fine_tune(model, data, run_directory=out, anchor=anchor, callbacks=[said], **given)
+    callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: at_epoch_end())
+    report = fine_tune(
+        model, data, run_directory=out, anchor=anchor, callbacks=[callback], **arguments
+    )
     return report, forgetting_of(model, old, before, plan)
 
 
 def calibrate_on_validation(model: "keras.Model", data: ImageData) -> CalibrationDecision:
-    """Calibrates the model where that can be done; else the reason says why it is left as it is.
+    """Calibrates the model if that is possible; otherwise the decision's reason says why not.
 
     Args:
-        model: Changed in place: the temperature goes into its last layer.
-        data: Whose validation images the temperature is chosen on.
+        model: The model; the temperature is applied to its last layer, in place.
+        data: The images; the temperature is chosen on validation images.
     """
     from tlkit.evaluation.calibration import calibrate, can_calibrate
     from tlkit.evaluation.reliability import MIN_IMAGES
@@ -133,8 +135,8 @@ def calibrate_on_validation(model: "keras.Model", data: ImageData) -> Calibratio
     if data.validation is None or num_images < MIN_IMAGES:
         return CalibrationDecision(
             None,
-            f"probabilities are not calibrated: that takes {MIN_IMAGES} validation images, and "
-            f"there are {num_images}",
+            f"probabilities are not calibrated: calibration needs {MIN_IMAGES} validation images, "
+            f"and there are {num_images}",
         )
     if not can_calibrate(model):
         return CalibrationDecision(
@@ -145,22 +147,22 @@ def calibrate_on_validation(model: "keras.Model", data: ImageData) -> Calibratio
 
 
 def check_can_reject(data: ImageData) -> None:
-    """Raises `DataError` where the images are too few to tell unknown ones by."""
+    """Raises `DataError` if there are too few validation images to choose a rejection threshold."""
     from tlkit.advice.rejection import DEFAULT_KEEP
     from tlkit.evaluation.rejection import check_enough
 
     num_images = 0 if data.validation is None else data.validation.num_images
-    remedy = "Add images, or leave `reject_unknown` out (--reject-unknown)."
+    remedy = "Add images, or leave out `reject_unknown` (--reject-unknown)."
     check_enough(num_images, DEFAULT_KEEP, remedy)
 
 
 def fit_run_rejection(model: "keras.Model", data: ImageData, out: Path) -> FittedRejection:
-    """Chooses when an image is unknown, and writes that down where a later export finds it.
+    """Fits the rejection of out-of-distribution images and saves it for later exports.
 
     Args:
-        model: After training.
-        data: Whose training images are compared with, and on whose validation images the
-            threshold is chosen.
+        model: The model after training.
+        data: The images: OOD scores are distances to training images, and the threshold is chosen
+            on validation images.
         out: The run directory.
     """
     from tlkit.advice.rejection import fit_rejection, measure_rejection
@@ -177,19 +179,19 @@ def compare_with_probe(
     evaluations: "Mapping[str, EvaluationReport | None]",
     config: RunConfig,
 ) -> "ComparisonReport | None":
-    """Holds a fine-tuned model against a linear probe on the same images, by McNemar's test.
+    """Compares a linear probe with a fine-tuned model on the same images, by McNemar's test.
 
-    What was trained with `class_weight` is compared by the balanced accuracy, as its epochs were.
+    With `class_weight`, they are compared by balanced accuracy, as epochs were.
 
     Args:
-        probe: The model as it was before training; its head is solved here, on stored features.
-        data: The images in its size.
-        evaluations: The fine-tuned model on validation and test.
-        config: The one that the run goes by.
+        probe: The model before training; its head is solved here, on stored features.
+        data: The images at the model's size.
+        evaluations: Reports of the fine-tuned model on validation and test.
+        config: The config with the run's choices.
 
     Returns:
-        The comparison, the probe first, on test images, or validation images where there are no
-        others; `None` without either.
+        The comparison, the probe first, on test images, or on validation images without a test
+        split; `None` without either.
     """
     from tlkit.evaluation.comparison import compare_outcomes
     from tlkit.evaluation.metrics import evaluate
@@ -206,8 +208,8 @@ def compare_with_probe(
     return compare_outcomes(solved.is_right, tuned.is_right, labels)
 
 
-def with_features(config: RunConfig) -> str:
-    """How training images are augmented, by name."""
+def augmentation_of(config: RunConfig) -> str:
+    """Returns the name of the augmentation of training images."""
     if config.augment is not None:
         return config.augment
     from tlkit.training.recipe import DEFAULT_AUGMENTATION
@@ -215,5 +217,5 @@ def with_features(config: RunConfig) -> str:
     return "none" if config.mode == "head" else DEFAULT_AUGMENTATION
 
 
-def _views_of_head(config: RunConfig) -> int:
+def _num_views(config: RunConfig) -> int:
     return 1 if config.augment in (None, "none") else NUM_VIEWS

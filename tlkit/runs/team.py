@@ -1,4 +1,4 @@
-"""Who takes part in a run: this process alone, or several devices or machines."""
+"""The devices and machines that make a run together."""
 
 import json
 from collections.abc import Callable
@@ -19,17 +19,17 @@ _Decision = TypeVar("_Decision")
 
 
 class Team:
-    """Where a run's model is made and trained, and who writes.
+    """The workers of a run; the chief decides and writes, and the others get its results.
 
     Args:
-        distribute: A kind of `distribution_strategy`, or `None` for one device, which loads no
-            TensorFlow yet.
+        distribute: A kind of `distribution_strategy`, or `None` for one device; then TensorFlow
+            is not loaded yet.
 
     Attributes:
-        is_chief: Whether this process writes.
+        is_chief: Whether this process is the chief, which writes the run's files.
 
     Raises:
-        ArgumentError: See `distribution_strategy`.
+        ArgumentError: As `distribution_strategy`.
     """
 
     def __init__(self, distribute: str | None) -> None:
@@ -51,25 +51,25 @@ class Team:
         return self._strategy is not None and self._strategy.num_replicas_in_sync > 1
 
     def scope(self) -> AbstractContextManager[object]:
-        """Where the model, its constraints and metrics are to be made."""
+        """Returns the scope in which the model, its constraints and metrics must be made."""
         return self._strategy.scope() if self.is_distributed else nullcontext()
 
     def broadcast_run(self, run: Run | None) -> Run | None:
-        """Returns the chief's run on every worker, where its files may be out of reach.
+        """Returns the chief's run on every worker, even if the worker cannot read its files.
 
         All workers wait for each other here.
         """
         if self._workers is None:
             return run
         fields = None if run is None else (str(run.path), run.class_names, run.metrics, run.record)
-        found: Any = self.broadcast(lambda: fields)
-        if run is not None or found is None:
+        received: Any = self.broadcast(lambda: fields)
+        if run is not None or received is None:
             return run
-        path, class_names, metrics, record = found
+        path, class_names, metrics, record = received
         return Run(Path(path), tuple(class_names), metrics, RunRecord.from_json(record))
 
     def broadcast(self, decide: Callable[[], _Decision]) -> _Decision:
-        """Returns what the chief decides, which JSON must hold; the others wait for it."""
+        """Returns the chief's decision, which must be JSON-serializable; the others wait for it."""
         if self._workers is None:
             return decide()
         from tlkit.distribution.lost_workers import lost_worker_named
@@ -82,7 +82,7 @@ class Team:
     def broadcast_arrays(
         self, decide: "Callable[[], dict[str, np.ndarray]]"
     ) -> "dict[str, np.ndarray]":
-        """Returns the arrays that the chief decides on, by name; the others wait for them."""
+        """Returns the chief's arrays by name; the others wait for them."""
         if self._workers is None:
             return decide()
         from tlkit.distribution.lost_workers import lost_worker_named
@@ -93,22 +93,22 @@ class Team:
             return dict(zip(names, self._workers.from_chief(list(arrays.values())), strict=True))
 
     def finished_run(self, run: Run | None) -> Run:
-        """Returns the chief's finished run, which the others wait for."""
+        """Returns the chief's finished run; the others wait for it."""
         finished = self.broadcast_run(run)
         if finished is None:
-            raise RuntimeError("the chief has finished no run")
+            raise RuntimeError("the chief has not finished the run")
         return finished
 
     def chief_log(self, log: Callable[[str], None] | None) -> RunLog:
-        """Returns what passes text to `log` on the chief, and drops it on the others."""
+        """Returns a log that passes messages to `log` on the chief and drops them elsewhere."""
         return RunLog(log if self.is_chief else lambda text: None)
 
     def on_one_device(self, model: "keras.Model") -> "keras.Model":
-        """Returns the model as it would be without a team, which every exporter takes."""
+        """Returns the model with its weights on one device, as exporters need it."""
         if not self.is_distributed:
             return model
         import keras
 
-        alone = keras.models.clone_model(model)
-        alone.set_weights(model.get_weights())
-        return alone
+        copy = keras.models.clone_model(model)
+        copy.set_weights(model.get_weights())
+        return copy

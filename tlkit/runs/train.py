@@ -1,7 +1,7 @@
-"""A run: from a folder of images to a run directory, in one call.
+"""A training run: from a folder of images to a run directory, in one call.
 
-Bad input is found before the run directory is made; what it then holds appears file by file, each
-whole or not at all, and `run.json` says last that the run is finished.
+Invalid input is refused before the run directory is made. Each file in it is written atomically;
+`run.json` is marked as finished last.
 """
 
 import dataclasses
@@ -20,35 +20,41 @@ from tlkit.data.missing_files import missing_files_named
 from tlkit.data.settings import KEEP, check_settings
 from tlkit.distribution.cluster import KINDS
 from tlkit.errors import ArgumentError, check_choice
-from tlkit.runs.choices import backbone_choice, first_image_size, mode_choice
+from tlkit.runs.choices import backbone_choice, initial_image_size, mode_choice
 from tlkit.runs.clock import Clock
 from tlkit.runs.config import AUTO, SPLITS, RunConfig
 from tlkit.runs.context import RunContext
 from tlkit.runs.directory import (
     REJECTION_FILE,
     Run,
-    check_apart,
+    check_outside_images,
     check_same_images,
-    chosen_place,
     default_out,
-    left_as_it_is,
+    finished_message,
+    load_if_finished,
     load_run,
-    state_of,
+    location_message,
 )
-from tlkit.runs.old_images import old_task, without_seen
-from tlkit.runs.outputs import evaluate_splits, export_into, leave, maps_of, training_images
+from tlkit.runs.old_images import exclude_seen, load_old_task
+from tlkit.runs.outputs import (
+    evaluate_splits,
+    explain_worst_mistakes,
+    export_into,
+    finish_run,
+    sample_training_images,
+)
 from tlkit.runs.phases import phases_of
 from tlkit.runs.record import RunRecord, record_of
 from tlkit.runs.results import RunResults
 from tlkit.runs.steps import (
+    augmentation_of,
     calibrate_on_validation,
     check_can_reject,
     compare_with_probe,
     fit_run_rejection,
     plan_anchor,
-    planned_cost,
+    project_cost,
     train_model,
-    with_features,
 )
 from tlkit.runs.team import Team
 from tlkit.utils.keras_settings import check_building
@@ -94,70 +100,72 @@ def train_run(
     distribute: str | None = None,
     log: Callable[[str], None] | None = None,
 ) -> Run:
-    """Trains a classifier on images and leaves everything in a run directory.
+    """Trains a classifier on images and writes all results to a run directory.
 
-    What is left to the run ("auto") is chosen by measurements on training images, said, and kept
-    in `run.json` with its reasons. What training will cost is said before it starts. Afterwards the
-    probabilities are calibrated on validation images, see `calibrate`, and what was fine-tuned is
-    held against the head alone by McNemar's test.
+    What is left to the run ("auto") is chosen by measurements on training images; the choices are
+    logged, and kept in `run.json` with their reasons. The projected cost is logged before training
+    starts. After training, the probabilities are calibrated on validation images, see `calibrate`,
+    and a fine-tuned model is compared with the head alone (a linear probe) by McNemar's test.
 
     The directory holds `model.keras`, `saved_model/`, `class_names.json`, `metrics.json`,
-    `history.csv`, `report.html` and `run.json`. A directory that holds the same run, unfinished,
-    is continued; the same run, finished, is returned as it is.
+    `history.csv`, `report.html` and `run.json`. If it holds the same run unfinished, the run is
+    resumed; if it holds the same run finished, that is returned unchanged.
 
     Args:
-        photos: A folder as `load_folder` takes it, or a CSV file as `load_manifest` does.
+        photos: A folder as for `load_folder`, or a CSV file as for `load_manifest`.
         out: The run directory; by default `runs/NAME-N` for images called NAME: an unfinished
             run with the same arguments, else a new one with the next number.
-        from_run: A finished run to go on from: its model, on new images of the same classes.
+        from_run: A finished run whose model is trained further, on new images of the same classes.
         backbone: A name of `list_backbones()`; "mobilenet_v2" by default. "auto" compares
             `backbones` on the training images and takes the best of them, or the cheapest of
-            those too close to it to call, see `compare_backbones` and `choose_backbone`.
-        backbones: What `backbone="auto"` chooses among: "NAME", or "NAME=WEIGHTS_FILE", a list or
+            those that are too close to it to call, see `compare_backbones` and `choose_backbone`.
+        backbones: Candidates for `backbone="auto"`: "NAME" or "NAME=WEIGHTS_FILE", as a list or as
             one string with commas; `tlkit.advice.candidates.DEFAULT_BACKBONES` by default.
-        max_milliseconds: With `backbone="auto"`: those that take longer for one image, decoding not
-            included, are left out.
-        max_megabytes: With `backbone="auto"`: those whose `.keras` file is larger, in 10⁶ bytes,
-            are left out.
-        weights: See `build_classifier`: "pretrained", `None` for random ones, or a file.
-        image_size: Side of the images in pixels; the backbone's own by default.
-        mode: "head" (feature extraction), "fine-tune" (the head, then `unfreeze` too), or "auto":
-            measures how near the images are to what the network knows, and does as `recommend`
-            says, the anchor included. With "auto" and `unfreeze` it is "fine-tune"; where `epochs`,
-            `learning_rate`, `layer_decay` or `anchor` is named, the head alone is not chosen.
+        max_milliseconds: With `backbone="auto"`: candidates that take longer for one image,
+            decoding not included, are left out.
+        max_megabytes: With `backbone="auto"`: candidates whose `.keras` file is larger, in
+            10⁶ bytes, are left out.
+        weights: See `build_classifier`: "pretrained", `None` for random weights, or a file.
+        image_size: Height and width of the images in pixels; the backbone's default if not given.
+        mode: "head" (feature extraction), "fine-tune" (the head, then also `unfreeze`), or "auto":
+            measures how similar the images are to the pretraining data and follows `recommend`,
+            including its anchor. With `unfreeze`, "auto" means "fine-tune"; with `epochs`,
+            `learning_rate`, `layer_decay` or `anchor`, the head alone is not chosen.
         unfreeze: See `fine_tune`.
-        epochs: See `fine_tune`; the head alone is solved and has none.
+        epochs: See `fine_tune`; the head alone is solved without epochs.
         learning_rate: See `fine_tune`.
         layer_decay: See `fine_tune`.
-        anchor: With `from_run`: how strongly the weights are held near those of that run, a number
-            or "auto", see `choose_anchor`.
-        importance: With `anchor`: a method of `estimate_importance` that tells weights apart.
-        old_photos: With `from_run`: images of what that run learned, to measure what is
-            forgotten and to estimate importance; those it was trained on by default, where they
-            still are.
+        anchor: With `from_run`: strength of the anchor to that run's weights, a number or "auto",
+            see `choose_anchor`.
+        importance: With `anchor`: the method of `estimate_importance` by which the anchor weighs
+            each weight.
+        old_photos: With `from_run`: images of that run's classes, to measure forgetting and to
+            estimate importance; by default the images that the run was trained on, if they still
+            exist.
         augment: See `fine_tune`; with mode="head", the features of four augmented versions of each
             training image are stored.
         class_weight: "balanced" or `None`.
-        reject_unknown: Whether the SavedModel shall also say which images are none of the
-            classes, see `fit_rejection`; takes 19 validation images.
+        reject_unknown: Whether the SavedModel also reports images that are none of the classes,
+            see `fit_rejection`; needs 19 validation images.
         batch_size: Images per step.
-        seed: Of the split, the initial weights, orders and augmentation; 0 to 2**32 - 1.
+        seed: Seed of the split, the initial weights, the order of images and augmentation; 0 to
+            2**32 - 1.
         max_pixels: Images with more pixels are left out.
         damaged: "keep" or "skip", see `load_folder`.
-        resume: Whether a directory that exists may be continued.
+        resume: Whether a run in an existing directory may be resumed.
         distribute: "auto", "mirrored" or "multi-worker", see `distribution_strategy`; one device by
-            default. Several machines make the same call; the chief alone writes, and may continue
-            with others what was begun without.
-        log: Is told, in words, what is done.
+            default. Several machines make the same call; only the chief writes. A run that was
+            started on one device may be resumed on several.
+        log: Gets messages about the progress.
 
     Returns:
-        The finished run; on every worker, though its files are with the chief.
+        The finished run; on every worker, although only the chief has its files.
 
     Raises:
-        ArgumentError: An argument breaks its rule.
+        ArgumentError: An argument is invalid.
         DataError: The images cannot be used.
-        WeightsError: The weights cannot be had, or do not fit.
-        RunError: `out` cannot be continued, or `from_run` cannot be gone on from.
+        WeightsError: The weights are not available or do not fit.
+        RunError: The run at `out` cannot be resumed, or `from_run` is not a complete run.
 
     Example:
         >>> import tlkit
@@ -200,10 +208,10 @@ def make_run(
     distribute: str | None = None,
     log: Callable[[str], None] | None = None,
 ) -> Run:
-    """Makes the run of a config, or continues it; all as `train_run` says.
+    """Makes or resumes the run of a config; see `train_run`.
 
     Args:
-        config: What makes the run what it is.
+        config: The config of the run.
         out: See `train_run`.
         resume: See `train_run`.
         distribute: See `train_run`.
@@ -216,95 +224,95 @@ def make_run(
     """
     if distribute is not None:
         check_choice("distribute", distribute, KINDS)
-    photos = config.spelled("photos")
-    place = _place(config, out, resume, distribute)
-    check_apart(place, photos)
+    photos = config.path_as_given("photos")
+    directory = _run_directory(config, out, resume, distribute)
+    check_outside_images(directory, photos)
     team = Team(distribute)
     log = team.chief_log(log)
-    finished = team.broadcast_run(state_of(place, config, resume) if team.is_chief else None)
+    finished = team.broadcast_run(
+        load_if_finished(directory, config, resume) if team.is_chief else None
+    )
     if finished is not None:
-        log(left_as_it_is(place), "")
+        log(finished_message(directory), "")
         return finished
     parent = None
     if config.from_run is not None:
-        parent = load_run(config.spelled("from_run"), "from_run")
+        parent = load_run(config.path_as_given("from_run"), "from_run")
     with phase("listing files"):
         listing = list_images(photos, argument="photos")
     if out is None:
-        log(chosen_place(place))
+        log(location_message(directory))
     with phases(phases_of(config)):
-        return _made(config, listing, RunContext(place, team, parent, Clock(), log))
+        return _make(config, listing, RunContext(directory, team, parent, Clock(), log))
 
 
 def check_run(config: RunConfig, out: str | os.PathLike[str]) -> None:
-    """Raises what `make_run` with these arguments would raise before it looks at the images.
-
-    For whoever makes the images first.
+    """Makes the checks of `make_run` that need no images, before the images are written.
 
     Raises:
-        RunError: `out` cannot be continued or written to.
+        RunError: The run at `out` cannot be resumed, or `out` is not writable.
     """
-    check_apart(Path(out), config.spelled("photos"))
-    state_of(Path(out), config, resume=True)
+    check_outside_images(Path(out), config.path_as_given("photos"))
+    load_if_finished(Path(out), config, resume=True)
 
 
-def _place(
+def _run_directory(
     config: RunConfig,
     out: str | os.PathLike[str] | None,
     resume: bool,
     distribute: str | None,
 ) -> Path:
-    """The run directory that was named, or the default one."""
+    """Returns the given run directory, or the default one."""
     if out is not None:
         return Path(out)
     if distribute is not None and "TF_CONFIG" in os.environ:
         raise ArgumentError(
-            "`out` must be given where several machines make one run. Received: out=None. Name "
+            "`out` must be given when several machines make one run. Received: out=None. Give "
             "the same folder on each of them."
         )
     return default_out(config, resume)
 
 
-def _made(config: RunConfig, listing: Listing, context: RunContext) -> Run:
-    """Makes the run, or continues it, once its config is checked and its files are found."""
+def _make(config: RunConfig, listing: Listing, context: RunContext) -> Run:
+    """Makes or resumes the run after its config was checked and its files were listed."""
     load_tensorflow_quietly()
     check_building()
     team, parent = context.team, context.parent
     data = _load(config, listing, context)
     old = None
     if parent is not None:
-        with context.timer.timed("old images"):
-            old = old_task(config, context, data)
+        with context.clock.timed("old images"):
+            old = load_old_task(config, context, data)
     context.log(str(data.report), data.report.headlines)
     record = record_of(config, data)
     if team.is_chief:
         check_same_images(context.out, record)
-    record = dataclasses.replace(record, choices=context.chosen_before())
+    record = dataclasses.replace(record, choices=context.previous_choices())
     if config.reject_unknown:
         check_can_reject(data)
     elif parent and (parent.path / REJECTION_FILE).is_file():
         context.log(
-            f"{parent.path} says which images are none of its classes, and this run will not: "
-            "--reject-unknown lets it say so too"
+            f"{parent.path} rejects unknown images, and this run will not. Add --reject-unknown to "
+            "reject them here too."
         )
-    with ExitStack() as held:
+    with ExitStack() as stack:
         with missing_files_named((data.train, data.validation, data.test)):
-            record, data, model = _starting_point(config, record, data, context)
+            record, data, model = _choose_and_build(config, record, data, context)
             plan(phases_of(config, config.resolve(record.choices)))
             if team.is_chief:
-                held.enter_context(context.taken(record))
-            record, results = _worked(model, data, config, record, context, old=old)
+                stack.enter_context(context.lock_directory(record))
+            record, results = _train_and_measure(model, data, config, record, context, old=old)
         if results is None:
             return team.finished_run(None)
-        return team.finished_run(leave(context, data, record, results))
+        return team.finished_run(finish_run(context, data, record, results))
 
 
 def _load(config: RunConfig, listing: Listing, context: RunContext) -> ImageData:
-    """The images; those that an earlier run has seen are in no split that measures."""
+    """Loads the images; those that an earlier run has seen are left out of validation and test."""
     parent = context.parent
-    with context.timer.timed("data"):
+    with context.clock.timed("data"):
         settings = check_settings(
-            parent.image_size if parent else first_image_size(config),
+            parent.image_size if parent else initial_image_size(config),
             config.batch_size,
             SPLITS,
             config.seed,
@@ -313,35 +321,35 @@ def _load(config: RunConfig, listing: Listing, context: RunContext) -> ImageData
             damaged=config.damaged,
         )
         data = load_listing(listing, settings)
-    return without_seen(data, parent) if parent else data
+    return exclude_seen(data, parent) if parent else data
 
 
-def _starting_point(
+def _choose_and_build(
     config: RunConfig, record: RunRecord, data: ImageData, context: RunContext
 ) -> "tuple[RunRecord, ImageData, keras.Model]":
-    """Returns the record with what was chosen, the images in the model's size, and the model.
+    """Returns the record with the run's choices, the images at the model's size, and the model.
 
-    The model is on one device, and choices are the chief's.
+    The model is on one device; the chief makes the choices.
     """
-    timer, log, kept = context.timer, context.log, record.choices
-    resolved = config.resolve(kept)
+    clock, log, previous = context.clock, context.log, record.choices
+    resolved = config.resolve(previous)
     if config.backbone == AUTO:
-        with timer.timed("choosing the backbone"):
-            choice = context.broadcast(lambda: backbone_choice(config, data, kept, log))
+        with clock.timed("choosing the backbone"):
+            choice = context.broadcast(lambda: backbone_choice(config, data, previous, log))
         record = record.with_choice("backbone", choice)
         resolved = config.resolve(record.choices)
-        data = data.at_size((first_image_size(resolved),) * 2)
+        data = data.at_size((initial_image_size(resolved),) * 2)
         record = dataclasses.replace(record, image_size=data.image_size)
-    with timer.timed("model"):
-        model = _model(resolved, context.parent, data)
+    with clock.timed("model"):
+        model = _build_model(resolved, context.parent, data)
     if config.mode == AUTO:
-        with timer.timed("choosing what trains"):
-            choice = context.broadcast(lambda: mode_choice(resolved, model, data, kept, log))
+        with clock.timed("choosing what trains"):
+            choice = context.broadcast(lambda: mode_choice(resolved, model, data, previous, log))
         record = record.with_choice("mode", choice)
     return record, data, model
 
 
-def _worked(
+def _train_and_measure(
     model: "keras.Model",
     data: ImageData,
     config: RunConfig,
@@ -350,34 +358,34 @@ def _worked(
     *,
     old: "OldTask | None",
 ) -> tuple[RunRecord, RunResults | None]:
-    """Says what it will cost, then trains, calibrates, measures and exports the model.
+    """Projects the cost, then trains, calibrates, evaluates and exports the model.
 
-    All workers train; what comes then is the chief's, and `None` elsewhere.
+    All workers train; the results are `None` except on the chief, which does the rest.
     """
-    timer, team = context.timer, context.team
+    clock, team = context.clock, context.team
     resolved = config.resolve(record.choices)
     if team.is_chief:
-        with timer.timed("projecting the cost"):
-            cost = planned_cost(model, data, resolved)
+        with clock.timed("projecting the cost"):
+            cost = project_cost(model, data, resolved)
         record = dataclasses.replace(record, cost=cost.as_dict())
-        context.keep(record)
+        context.save_record(record)
         context.log(f"before training:\n{cost}", cost.headline)
     anchor = None
     if resolved.anchor is not None:
-        with timer.timed("planning the anchor"):
-            decided = record.choices.get("anchor")
-            anchor, chosen = plan_anchor(model, data, resolved, context, old=old, decided=decided)
-            if chosen is not None:
-                record = record.with_choice("anchor", chosen)
-                context.keep(record)
+        with clock.timed("planning the anchor"):
+            previous = record.choices.get("anchor")
+            anchor, choice = plan_anchor(model, data, resolved, context, old=old, previous=previous)
+            if choice is not None:
+                record = record.with_choice("anchor", choice)
+                context.save_record(record)
     resolved = config.resolve(record.choices)
-    model, training, forgotten = _trained(model, data, resolved, context, old=old, anchor=anchor)
+    model, training, forgotten = _train(model, data, resolved, context, old=old, anchor=anchor)
     if not team.is_chief:
         return record, None
-    return record, _measured(model, data, resolved, context, training=training, forgotten=forgotten)
+    return record, _measure(model, data, resolved, context, training=training, forgotten=forgotten)
 
 
-def _trained(
+def _train(
     model: "keras.Model",
     data: ImageData,
     config: RunConfig,
@@ -386,14 +394,14 @@ def _trained(
     old: "OldTask | None",
     anchor: "AnchorPlan | None",
 ) -> "tuple[keras.Model, TrainingReport, ForgettingReport | None]":
-    """Trains on all devices; returns the model on one."""
-    timer, team = context.timer, context.team
+    """Trains on all devices and returns the model on one."""
+    clock, team = context.clock, context.team
     if team.is_distributed:
-        with timer.timed("model"), team.scope():
-            model = _model(config, context.parent, data)
-    with timer.timed("training"), team.scope():
+        with clock.timed("model"), team.scope():
+            model = _build_model(config, context.parent, data)
+    with clock.timed("training"), team.scope():
         training, forgotten = train_model(
-            model, data, config, context.out, old=old, plan=anchor, at_epoch_end=timer.keep_now
+            model, data, config, context.out, old=old, plan=anchor, at_epoch_end=clock.save_now
         )
     context.log(str(training), "")
     if forgotten is not None:
@@ -401,7 +409,7 @@ def _trained(
     return team.on_one_device(model) if team.is_chief else model, training, forgotten
 
 
-def _measured(
+def _measure(
     model: "keras.Model",
     data: ImageData,
     config: RunConfig,
@@ -410,33 +418,37 @@ def _measured(
     training: "TrainingReport",
     forgotten: "ForgettingReport | None",
 ) -> RunResults:
-    """Calibrates, measures and exports what was trained."""
-    timer, log = context.timer, context.log
-    with timer.timed("calibration"):
+    """Calibrates, evaluates and exports the trained model."""
+    clock, log = context.clock, context.log
+    with clock.timed("calibration"):
         calibration = calibrate_on_validation(model, data)
     log(str(calibration), "")
-    with timer.timed("evaluation"):
+    with clock.timed("evaluation"):
         evaluations = evaluate_splits(model, data)
     against_probe = None
     if config.mode == "fine-tune":
-        with timer.timed("comparison with a linear probe"):
-            probe = _model(config, context.parent, data)
+        with clock.timed("comparison with a linear probe"):
+            probe = _build_model(config, context.parent, data)
             against_probe = compare_with_probe(probe, data, evaluations, config)
     if against_probe is not None:
-        log(f"a linear probe (the first) and what was fine-tuned (the second): {against_probe}", "")
+        log(f"linear probe (first) and fine-tuned model (second): {against_probe}", "")
     rejection = None
     if config.reject_unknown:
-        with timer.timed("rejection of unknown images"):
+        with clock.timed("rejection of unknown images"):
             rejection = fit_run_rejection(model, data, context.out)
-        log(str(rejection.rejection), "")
-        if rejection.tested is not None:
-            log(f"of the test split, whose classes are known: {rejection.tested}", "")
-    threshold = None if rejection is None else rejection.rejection
-    with timer.timed("export"):
-        export_into(model, data, context.out, config.max_pixels, rejection=threshold)
-    with timer.timed("explaining mistakes"):
-        maps = maps_of(model, evaluations, config.max_pixels)
-    augmentation = with_features(config)
+        for line in rejection.lines:
+            log(line, "")
+    with clock.timed("export"):
+        export_into(
+            model,
+            data,
+            context.out,
+            config.max_pixels,
+            rejection=None if rejection is None else rejection.rejection,
+        )
+    with clock.timed("explaining mistakes"):
+        maps = explain_worst_mistakes(model, evaluations, config.max_pixels)
+    augmentation = augmentation_of(config)
     return RunResults(
         training=training,
         evaluations=evaluations,
@@ -445,12 +457,12 @@ def _measured(
         rejection=rejection,
         forgotten=forgotten,
         maps=maps,
-        images=training_images(data, augmentation),
+        images=sample_training_images(data, augmentation),
         augmentation=augmentation,
     )
 
 
-def _model(config: RunConfig, parent: Run | None, data: ImageData) -> "keras.Model":
+def _build_model(config: RunConfig, parent: Run | None, data: ImageData) -> "keras.Model":
     from tlkit.models.assembly import build_classifier
     from tlkit.models.groups import resolve_group
 

@@ -1,4 +1,7 @@
-"""How figures stand in texts: fractions in per cent, their intervals, and sizes."""
+"""Figures as text: fractions in per cent, their intervals and numbers of images, and sizes.
+
+Durations are formatted by `tlkit.displays.activity.duration`.
+"""
 
 from collections.abc import Sequence
 
@@ -9,8 +12,8 @@ def percent(fraction: float, digits: int = 1) -> str:
     """Returns a fraction, 0...1, in per cent.
 
     Args:
-        fraction: What part of the whole.
-        digits: After the point.
+        fraction: The fraction.
+        digits: Number of decimals.
 
     Example:
         >>> from tlkit.utils.formatting import percent
@@ -21,10 +24,10 @@ def percent(fraction: float, digits: int = 1) -> str:
 
 
 def interval(ends: Sequence[float]) -> str:
-    """Returns the two ends of an interval of a fraction, in per cent.
+    """Returns an interval of a fraction in per cent.
 
     Args:
-        ends: The lower and the upper one, 0...1.
+        ends: Its lower and upper end, 0...1.
 
     Example:
         >>> from tlkit.utils.formatting import interval
@@ -35,25 +38,40 @@ def interval(ends: Sequence[float]) -> str:
     return f"{100 * low:.1f} to {percent(high)}"
 
 
-def accuracy_text(accuracy: float, num_images: int, ends: Sequence[float] | None = None) -> str:
-    """Returns an accuracy with the number of images behind it and its 95 % interval.
+def fraction_text(fraction: float, num_images: int, ends: Sequence[float] | None = None) -> str:
+    """Returns a measured fraction, such as an accuracy, with its number of images and interval.
 
     Args:
-        accuracy: 0...1.
-        num_images: How many images it was measured on.
-        ends: Of the interval, 0...1; `None` where there is none.
+        fraction: The fraction, 0...1.
+        num_images: Number of images that it was measured on.
+        ends: Ends of the interval, 0...1; `None` if there is none.
 
     Example:
-        >>> from tlkit.utils.formatting import accuracy_text
-        >>> accuracy_text(0.86, 100, (0.779, 0.915))
-        '86.0 % (n = 100, 95 % CI 77.9 to 91.5 %)'
+        >>> from tlkit.utils.formatting import fraction_text
+        >>> fraction_text(0.86, 100, (0.779, 0.915))
+        '86.0 % (n = 100, 95 % CI 77.9-91.5)'
     """
-    found = "" if ends is None else f", 95 % CI {interval(ends)}"
-    return f"{percent(accuracy)} (n = {num_images}{found})"
+    return f"{percent(fraction)} ({sample_text(num_images, ends)})"
+
+
+def sample_text(num_images: int, ends: Sequence[float] | None = None) -> str:
+    """Returns the number of images and the 95 % interval of a fraction.
+
+    Args:
+        num_images: Number of images that the fraction was measured on.
+        ends: Ends of the interval, 0...1; `None` if there is none.
+
+    Example:
+        >>> from tlkit.utils.formatting import sample_text
+        >>> sample_text(1500, (0.779, 0.915))
+        'n = 1,500, 95 % CI 77.9-91.5'
+    """
+    text = f"n = {num_images:,}"
+    return text if ends is None else f"{text}, 95 % CI {100 * ends[0]:.1f}-{100 * ends[1]:.1f}"
 
 
 def megabytes(num_bytes: float) -> str:
-    """Returns a size in megabytes, 10⁶ bytes, or from 10⁹ bytes on in gigabytes.
+    """Returns a size in megabytes (10⁶ bytes), or in gigabytes (10⁹ bytes) from one on.
 
     Example:
         >>> from tlkit.utils.formatting import megabytes

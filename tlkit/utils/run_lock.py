@@ -73,7 +73,7 @@ def tidy_finished(out: Path, results: tuple[str, ...]) -> None:
         return
 
 
-def is_as_new(out: Path) -> bool:
+def holds_only_leftovers(out: Path) -> bool:
     """Whether a folder holds nothing but what a process has left that was killed at its start."""
     starts = (ASIDE, LOCK_FILE, f".{RECORD_FILE}-")
     return all(path.name.startswith(starts) for path in out.iterdir())
