@@ -22,7 +22,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from tlkit.data.file_checks import check_files
 from tlkit.data.images import ImageSplit
-from tlkit.data.inspection import look_through
+from tlkit.data.inspection import inspect_and_divide
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.listing import list_folder
 from tlkit.data.perceptual import hash_images, num_differing
@@ -81,7 +81,9 @@ def main() -> None:
     apart = []
     with tempfile.TemporaryDirectory() as cache:
         for folder in given.folders:
-            _, images, _ = look_through(list_folder(folder), max_pixels=MAX_PIXELS, cache=cache)
+            _, images, _ = inspect_and_divide(
+                list_folder(folder), max_pixels=MAX_PIXELS, cache=cache
+            )
             different = list({image.digest: image for image in images}.values())
             paths = [image.path for image in different]
             hashes = hashes_of(paths, [image.digest for image in different], cache)

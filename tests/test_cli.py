@@ -260,7 +260,7 @@ def test_a_manifest_stands_where_a_folder_may(finished, called, tmp_path):
     assert done.returncode == 0, done.stderr
     assert chatter(done.stderr) == []
     assert "61 different images compared: 1 near-duplicate pair (" in done.stdout
-    assert "Under different labels (1)" in done.stdout
+    assert "With different labels (1)" in done.stdout
     done = called("evaluate", run, tmp_path / "m.csv")
     assert done.returncode == 0, done.stderr
 

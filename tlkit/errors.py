@@ -173,7 +173,7 @@ def as_tuple(value: Any) -> tuple[Any, ...]:
     """Returns several things as a tuple; a string, and what cannot be gone through, is one thing.
 
     Example:
-        >>> from tlkit.errors import as_tuple
+        >>> from tlkit.errors import as_tuple, quoted, some_of
         >>> as_tuple(["cat", "dog"]), as_tuple("cat"), as_tuple(None)
         (('cat', 'dog'), ('cat',), (None,))
     """
@@ -184,6 +184,11 @@ def some_of(items: Sequence[str], limit: int = 5, separator: str = ", ") -> str:
     """Returns the first of the items for a message: "a, b and 3 more"."""
     more = f" and {len(items) - limit} more" if len(items) > limit else ""
     return separator.join(items[:limit]) + more
+
+
+def quoted(names: Iterable[object], limit: int = 5) -> str:
+    """Returns the first of the names between quotes for a message: "'a', 'b' and 3 more"."""
+    return some_of(list(map(repr, names)), limit)
 
 
 def did_you_mean(name: object, choices: Iterable[str]) -> str:

@@ -36,7 +36,7 @@ def test_two_copies_are_not_two_images(seed):
     train = split_of([200, 17], copies=[(row, 200) for row in range(201, 216)]).train
     rows = sample_rows(train, 20, seed=seed)
     rare = rows[train.labels[rows] == 1]
-    assert len({train.units[row] for row in rare}) == 2
+    assert len({train.group_keys[row] for row in rare}) == 2
 
 
 @pytest.mark.parametrize("seed", range(20))

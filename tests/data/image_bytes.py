@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def drawing(width=90, height=60):
-    """A smooth image without any symmetry."""
+    """A smooth image without symmetry."""
     x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
     return Image.fromarray((np.stack([x, y, x * y], axis=-1) * 255).astype(np.uint8))
 
@@ -21,7 +21,7 @@ def encoded(image, file_format, **options):
 
 
 def photograph(image, orientation, is_little_endian=True, **options):
-    """A JPEG file with EXIF data, as a camera writes it: more entries than the orientation."""
+    """A JPEG file with EXIF data as cameras write it, with further entries."""
     exif = Image.Exif()
     exif.endian = "<" if is_little_endian else ">"
     exif[0x010F] = "maker"
@@ -52,16 +52,16 @@ def gif_with_large_frame(width, height):
 
 
 GIF_HEAD = b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + b"\xff\0\0\0\0\xff"
-"""A screen of one pixel, and two colours, red and blue."""
+"""Header of a GIF with a screen of one pixel and two colours, red and blue."""
 
 
 def gif_frame(width=1, height=1):
-    """The first pixel of a frame, red."""
+    """A GIF frame whose first pixel is red."""
     return b"\x2c" + struct.pack("<HHHHB", 0, 0, width, height, 0) + b"\x02\x02\x44\x01\0"
 
 
 def with_scans(count):
-    """A progressive JPEG file whose last scan stands in it so often that it has `count`."""
+    """A progressive JPEG file with `count` scans, the last of which is repeated."""
     content = encoded(drawing(), "JPEG", quality=50, progressive=True)
     last = content[content.rindex(b"\xff\xda") : -2]
     return content[:-2] + (count - content.count(b"\xff\xda")) * last + b"\xff\xd9"

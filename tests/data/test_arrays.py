@@ -28,7 +28,7 @@ def test_arrays_are_resized_as_files_are():
     assert read(data.train).shape == (4, 6, 8, 3)
 
 
-def test_arrays_are_divided_by_content():
+def test_arrays_are_split_by_content():
     images, labels = noise(200, 4, 4), np.arange(200) % 3
     data = tlkit.load_arrays(images, labels)
     order = np.random.default_rng(1).permutation(200)
@@ -39,7 +39,7 @@ def test_arrays_are_divided_by_content():
     assert counts == [67, 67, 66]
 
 
-def test_the_users_arrays_stay_split_and_leaks_are_kept_out():
+def test_a_users_arrays_keep_their_split_and_leaks_are_left_out():
     images = noise(10, 4, 4)
     data = tlkit.load_arrays(
         images,
@@ -54,7 +54,7 @@ def test_the_users_arrays_stay_split_and_leaks_are_kept_out():
     ]
 
 
-def test_several_labels_each():
+def test_multi_label_arrays():
     labels = np.random.default_rng(0).integers(0, 2, (60, 3))
     data = tlkit.load_arrays(noise(60, 4, 4), labels, ["sun", "sea", "snow"])
     assert data.is_multi_label
@@ -77,7 +77,7 @@ def test_conflicts_and_copies_are_found():
     assert data.train.num_images == 10
 
 
-def test_whole_numbers_of_any_type_and_column_labels_are_taken():
+def test_integers_of_any_type_and_column_labels_are_accepted():
     images = noise(6, 4, 4).astype("float32")
     data = tlkit.load_arrays(images, np.array([[0], [1]] * 3), splits=(1, 0, 0))
     assert np.array_equal(read(data.train)[..., 0], images)
@@ -88,10 +88,10 @@ def test_whole_numbers_of_any_type_and_column_labels_are_taken():
     ("images", "labels", "names", "message"),
     [
         (noise(4, 4, 4) / 255, [0, 1, 0, 1], None, "values in 0...255.*Multiply by 255"),
-        (noise(4, 4, 4) + 0.5, [0, 1, 0, 1], None, "whole numbers in 0...255"),
-        (noise(4, 4, 4) * 2.0, [0, 1, 0, 1], None, "whole numbers in 0...255"),
-        (noise(4, 4, 4) - 9.0, [0, 1, 0, 1], None, "whole numbers in 0...255"),
-        (np.full((4, 4, 4), np.nan), [0, 1, 0, 1], None, "whole numbers in 0...255"),
+        (noise(4, 4, 4) + 0.5, [0, 1, 0, 1], None, "integers in 0...255"),
+        (noise(4, 4, 4) * 2.0, [0, 1, 0, 1], None, "integers in 0...255"),
+        (noise(4, 4, 4) - 9.0, [0, 1, 0, 1], None, "integers in 0...255"),
+        (np.full((4, 4, 4), np.nan), [0, 1, 0, 1], None, "integers in 0...255"),
         (noise(4, 4, 4, 4), [0, 1, 0, 1], None, "`images` must be images of one size"),
         (noise(4, 4), [0, 1, 0, 1], None, "`images` must be images of one size"),
         (noise(0, 4, 4), [], None, "`images` must be images of one size"),
@@ -103,24 +103,24 @@ def test_whole_numbers_of_any_type_and_column_labels_are_taken():
         (noise(4, 4, 4), [0, 1, 0, 1], ["a", "a"], "`class_names` must be 2 different names"),
     ],
 )
-def test_bad_arrays_are_refused(images, labels, names, message):
+def test_invalid_arrays_raise(images, labels, names, message):
     with pytest.raises(ArgumentError, match=message):
         tlkit.load_arrays(images, labels, names)
 
 
-def test_a_split_of_ones_own_is_two_arrays():
+def test_validation_and_test_are_pairs_of_arrays():
     images = noise(4, 4, 4)
     with pytest.raises(ArgumentError, match=r"`test` must be two arrays, \(images, labels\)"):
         tlkit.load_arrays(images, [0, 1, 0, 1], test=(images,))
 
 
-def test_labels_of_one_kind_are_asked_for():
+def test_labels_of_different_kinds_raise():
     images = noise(4, 4, 4)
     with pytest.raises(ArgumentError, match="of one kind in every split"):
         tlkit.load_arrays(images, [0, 1, 0, 1], test=(images, np.eye(2)[[0, 1, 0, 1]]))
 
 
-def test_too_few_images_are_refused():
+def test_too_few_images_raise():
     with pytest.raises(DataError, match="a single image of '1'"):
         tlkit.load_arrays(noise(3, 4, 4), [0, 0, 1])
     with pytest.raises(DataError, match="There must be at least two labels"):
@@ -129,9 +129,9 @@ def test_too_few_images_are_refused():
         tlkit.load_arrays(noise(1, 4, 4), [[0, 1]])
 
 
-def test_groups_are_not_torn():
+def test_groups_stay_in_one_split():
     images = noise(60, 8, 8, 3)
-    images[7] = images[0]  # a copy belongs to the other's group, and joins the two
+    images[7] = images[0]  # a copy joins its group with the original's
     groups = [row % 12 for row in range(60)]
     groups[59] = None
     data = tlkit.load_arrays(images, np.arange(60) % 2, groups=groups)
@@ -157,7 +157,7 @@ def test_groups_are_not_torn():
         (["a"] * 20, {"test": True}, "`groups` must be left out where `validation` or `test`"),
     ],
 )
-def test_bad_groups_are_refused(groups, others, message):
+def test_invalid_groups_raise(groups, others, message):
     images = noise(20, 8, 8, 3)
     labels = np.arange(20) % 2
     given = dict.fromkeys(others, (images[:4], labels[:4]))
@@ -165,7 +165,7 @@ def test_bad_groups_are_refused(groups, others, message):
         tlkit.load_arrays(images, labels, groups=groups, **given)
 
 
-def test_too_few_groups_for_every_split_are_said():
+def test_too_few_groups_raise():
     images = noise(20, 8, 8, 3)
-    with pytest.raises(DataError, match="none of which can be spared"):
+    with pytest.raises(DataError, match="none of which can be moved"):
         tlkit.load_arrays(images, np.arange(20) % 2, groups=["a", "b"] * 10)

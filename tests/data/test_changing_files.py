@@ -1,4 +1,4 @@
-"""Files that change while a run reads them: what is kept is of the bytes that were checked."""
+"""Files that change while they are read: nothing computed from changed bytes is cached."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ from tlkit.training import store as stores
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
-    """Images that no memory holds, so that they are read in the graph."""
+    """Images that are not cached, so that they are read in the graph."""
     monkeypatch.setattr(kept_pixels, "MAX_IMAGES", 0)
     root = write_photos(tmp_path / "photos", {"a": 8, "b": 8}, size=20)
     return tlkit.load_folder(root, image_size=16, splits=(0.5, 0.5, 0))
@@ -32,7 +32,7 @@ def model(data):
 
 @pytest.fixture
 def stored_keys(monkeypatch):
-    """What is put into feature stores."""
+    """Records the keys that are put into feature stores."""
     keys = []
     append = stores.FeatureStore.append
 
@@ -44,7 +44,7 @@ def stored_keys(monkeypatch):
     return keys
 
 
-def test_a_replaced_image_is_named_and_its_features_are_not_stored(data, model, stored_keys):
+def test_a_replaced_image_raises_and_its_features_are_not_stored(data, model, stored_keys):
     path, digest = data.train.paths[0], data.train.digests[0]
     shutil.copy(data.train.paths[-1], path)
     with pytest.raises(DataError, match=rf"{path}' \(holds other bytes than when it was checked"):
@@ -52,8 +52,8 @@ def test_a_replaced_image_is_named_and_its_features_are_not_stored(data, model, 
     assert not any(key.startswith(digest) for key in stored_keys)
 
 
-def test_an_image_that_is_put_back_meanwhile_is_noticed_all_the_same(data, model, monkeypatch):
-    """It is sound again by the time that files are looked through for what was wrong."""
+def test_a_replaced_and_restored_image_is_detected(data, model, monkeypatch):
+    """The file is valid again by the time that files are checked for the cause."""
     path = data.train.paths[0]
     original = read_image(path)
     shutil.copy(data.train.paths[-1], path)
@@ -65,12 +65,12 @@ def test_an_image_that_is_put_back_meanwhile_is_noticed_all_the_same(data, model
         return check(paths, **options)
 
     monkeypatch.setattr(missing_files, "check_files", put_back)
-    with pytest.raises(DataError, match=r"must stay as they are.*has been put back since"):
+    with pytest.raises(DataError, match=r"must not change.*has been restored since"):
         tlkit.train_head(model, data)
 
 
-def test_the_next_run_computes_what_an_undisturbed_one_does(data, model, stored_keys):
-    """Rows of the replaced image would have stood under the digest of the one put back."""
+def test_the_next_run_equals_an_undisturbed_one(data, model, stored_keys):
+    """Otherwise features of the replaced image would be stored under the original's digest."""
     path, digest = data.train.paths[0], data.train.digests[0]
     original = read_image(path)
     shutil.copy(data.train.paths[-1], path)
@@ -82,7 +82,7 @@ def test_the_next_run_computes_what_an_undisturbed_one_does(data, model, stored_
     assert sum(key.startswith(digest) for key in stored_keys) == 1
 
 
-def test_a_pipe_in_an_images_place_ends_the_wait_for_it(data, model, monkeypatch):
+def test_a_pipe_that_replaces_an_image_raises(data, model, monkeypatch):
     monkeypatch.setattr(missing_files, "WATCH_SECONDS", 0.01)
     path = data.train.paths[0]
     os.unlink(path)
@@ -91,7 +91,7 @@ def test_a_pipe_in_an_images_place_ends_the_wait_for_it(data, model, monkeypatch
         tlkit.train_head(model, data)
 
 
-def test_a_pipe_is_not_waited_for_where_python_reads(tmp_path):
+def test_reading_a_pipe_in_python_raises(tmp_path):
     pipe = tmp_path / "x.jpg"
     os.mkfifo(pipe)
     with pytest.raises(DataError, match=r"must be a regular file.*neither a file nor a folder"):
@@ -100,16 +100,16 @@ def test_a_pipe_is_not_waited_for_where_python_reads(tmp_path):
     assert checked == checks.FileCheck(reason="neither a file nor a folder", is_lasting=False)
 
 
-def test_what_is_read_has_the_digest_that_is_wanted(tmp_path):
+def test_reading_verifies_the_digest(tmp_path):
     file = tmp_path / "x.png"
     content = encoded(drawing(), "PNG")
     file.write_bytes(content)
     assert read_image(file, content_digest(content)) == content
-    with pytest.raises(DataError, match=r"must stay as they are.*holds other bytes"):
+    with pytest.raises(DataError, match=r"must not change.*holds other bytes"):
         read_image(file, content_digest(b""))
 
 
-def test_subsets_and_resized_splits_check_what_they_read(data):
+def test_subsets_and_resized_splits_verify_checksums(data):
     some = data.at_size(8).train.subset(np.array([3, 1]))
     assert len(list(some.dataset())) == 1
     shutil.copy(data.train.paths[0], some.paths[0])

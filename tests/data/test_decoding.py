@@ -26,15 +26,21 @@ from tlkit.data import decoding
 from tlkit.data.decoding import decode_image, resize_image
 from tlkit.data.exif import MAX_STEPS, read_orientation
 from tlkit.data.foreign_formats import known_to_pillow
-from tlkit.data.formats import recognise
-from tlkit.data.headers import JPEG_SCANS, PNG_TEXTS, jpeg_size, other_size, without_trailing_bytes
+from tlkit.data.formats import detect_format
+from tlkit.data.headers import (
+    MAX_JPEG_SCANS,
+    MAX_PNG_TEXTS,
+    jpeg_size,
+    non_jpeg_size,
+    without_trailing_bytes,
+)
 
 SIZE = (40, 60)
 PROGRAMS = {}
 
 
 def decoded(image_bytes, image_size=SIZE, max_pixels=decoding.MAX_PIXELS):
-    """Decodes in a graph, which is kept, as tests decode many files alike."""
+    """Decodes in a graph, which is cached for further files."""
     key = (image_size, max_pixels)
     if key not in PROGRAMS:
         PROGRAMS[key] = tf.function(
@@ -45,7 +51,7 @@ def decoded(image_bytes, image_size=SIZE, max_pixels=decoding.MAX_PIXELS):
 
 
 def bmp_with_masks(masks):
-    """A BMP file of 32 bits that says which of them are red, green and blue."""
+    """A 32-bit BMP file with these masks for red, green and blue."""
     plain = encoded(drawing().convert("RGBA"), "BMP")
     start = struct.pack("<I", 54 + 12)
     head = plain[:10] + start + plain[14:30] + b"\3" + plain[31:54]
@@ -53,14 +59,14 @@ def bmp_with_masks(masks):
 
 
 def half_clear():
-    """The drawing with an alpha channel, whose left half is transparent."""
+    """The drawing with an alpha channel and a transparent left half."""
     clear = np.array(drawing().convert("RGBA"))
     clear[:, :45, 3] = 0
     return Image.fromarray(clear)
 
 
 def upright(image_bytes, image_size=SIZE):
-    """What Pillow makes of it, stretched by the same bilinear rule."""
+    """The upright image as decoded by Pillow and resized by the same bilinear rule."""
     image = ImageOps.exif_transpose(Image.open(io.BytesIO(image_bytes))).convert("RGB")
     return resize_image(tf.constant(np.array(image)), image_size).numpy()
 
@@ -91,7 +97,7 @@ def test_every_orientation_is_applied_as_pillow_applies_it(size, orientation, is
         b"MM\0+\0\0\0\x08\0\x01" + struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0),
     ],
 )
-def test_malformed_exif_data_leaves_the_image_as_it_is(exif):
+def test_malformed_exif_data_is_ignored(exif):
     plain = encoded(drawing(), "JPEG", quality=95)
     segment = b"Exif\0\0" + exif
     image_bytes = (
@@ -101,7 +107,7 @@ def test_malformed_exif_data_leaves_the_image_as_it_is(exif):
     assert np.array_equal(decoded(image_bytes), decoded(plain))
 
 
-def test_exif_data_is_found_behind_a_jfif_header():
+def test_exif_data_is_found_after_a_jfif_header():
     plain = encoded(drawing(90, 60), "JPEG", quality=95)
     assert plain[2:11] == decoding.JFIF_HEADER
     assert plain[20:22] == decoding.QUANTIZATION_TABLE
@@ -112,7 +118,7 @@ def test_exif_data_is_found_behind_a_jfif_header():
     assert difference(decoded(turned), decoded(plain)) > 5
 
 
-def test_exif_data_is_found_behind_large_segments_and_padding():
+def test_exif_data_is_found_after_large_segments_and_padding():
     plain = photograph(drawing(), 6)
     filler = b"\xff\xe2" + struct.pack(">H", 65_535) + bytes(65_533)
     image_bytes = plain[:2] + filler + filler + b"\xff\xff" + plain[2:]
@@ -120,9 +126,9 @@ def test_exif_data_is_found_behind_large_segments_and_padding():
 
 
 @pytest.mark.parametrize("filler", [b"\xff", b"\xff\xfe\0\2"])
-def test_a_jpeg_of_more_segments_than_are_read_is_refused(filler):
+def test_a_jpeg_with_too_many_segments_raises(filler):
     plain = photograph(drawing(), 6)
-    counts = MAX_STEPS - 1, MAX_STEPS + 1  # a segment of its own may stand before EXIF data
+    counts = MAX_STEPS - 1, MAX_STEPS + 1  # one more segment may precede EXIF data
     most, more = (plain[:2] + count * filler + plain[2:] for count in counts)
     assert np.array_equal(decoded(most), decoded(plain))
     with pytest.raises(tf.errors.InvalidArgumentError, match=f"more than {MAX_STEPS} segments"):
@@ -161,29 +167,29 @@ def test_every_format_is_decoded_by_its_content(name):
 
 
 @pytest.mark.parametrize("name", [name for name in FORMATS if "jpeg" not in name])
-def test_headers_tell_the_size(name):
-    assert [int(number) for number in other_size(FORMATS[name])] == [60, 90, 5400]
+def test_headers_give_the_size(name):
+    assert [int(number) for number in non_jpeg_size(FORMATS[name])] == [60, 90, 5400]
 
 
-def test_a_jpeg_header_tells_the_size():
+def test_a_jpeg_header_gives_the_size():
     assert [int(number) for number in jpeg_size(FORMATS["jpeg"])] == [60, 90, 5400]
 
 
 @pytest.mark.parametrize("tail", [b"\0", bytes(7), b"left by another program" * 99])
 @pytest.mark.parametrize("name", FORMATS)
-def test_bytes_behind_the_end_of_an_image_are_ignored(name, tail):
-    assert recognise(FORMATS[name] + tail)[1] == ""
+def test_trailing_bytes_are_ignored(name, tail):
+    assert detect_format(FORMATS[name] + tail)[1] == ""
     assert np.array_equal(decoded(FORMATS[name] + tail), decoded(FORMATS[name]))
 
 
-def test_a_truncated_bmp_is_refused_all_the_same():
+def test_a_truncated_bmp_raises():
     for name in ("bmp", "bmp of 32 bits", "bmp with a palette"):
         with pytest.raises(tf.errors.InvalidArgumentError, match="Input size should match"):
             decoded(FORMATS[name][:-1])
 
 
-def test_the_alpha_channel_of_webp_is_dropped_as_that_of_png_is():
-    """What is stored behind transparent pixels appears, in a batch with other files as well."""
+def test_the_alpha_channel_of_webp_and_png_is_dropped():
+    """Transparent pixels show their stored colours, also in a batch with other files."""
     in_png = decoded(encoded(half_clear(), "PNG"))
     assert np.array_equal(in_png, decoded(FORMATS["png"]))
     assert np.array_equal(decoded(FORMATS["lossless webp with alpha"]), in_png)
@@ -201,7 +207,7 @@ def test_a_bmp_has_the_colours_of_its_palette():
         assert np.array_equal(image, stored)
 
 
-def test_a_bmp_with_a_damaged_header_is_decoded_or_refused():
+def test_a_bmp_with_a_damaged_header_is_decoded_or_raises():
     content = encoded(drawing(9, 7).quantize(16), "BMP")
     for at in range(10, 54):
         for value in (0, 1, 127, 255):
@@ -210,18 +216,18 @@ def test_a_bmp_with_a_damaged_header_is_decoded_or_refused():
                 assert decoded(spoilt, max_pixels=10**5).shape == (*SIZE, 3)
 
 
-def test_a_bmp_may_say_its_usual_masks():
+def test_a_bmp_may_state_the_usual_masks():
     plain = encoded(drawing().convert("RGBA"), "BMP")
     masked = bmp_with_masks("0000ff00 00ff0000 ff000000")
-    assert recognise(masked) == ("bmp", "")
+    assert detect_format(masked) == ("bmp", "")
     assert np.array_equal(decoded(masked), decoded(plain))
 
 
 UNSUPPORTED = {
     "BMP with a depth of 1 bits": encoded(drawing().convert("1"), "BMP"),
     "compressed BMP": FORMATS["bmp"][:30] + b"\1" + FORMATS["bmp"][31:],
-    "BMP of OS/2": FORMATS["bmp"][:14] + b"\x0c" + FORMATS["bmp"][15:],
-    "BMP with an unusual order of colours": bmp_with_masks("ff000000 00ff0000 0000ff00"),
+    "OS/2 BMP": FORMATS["bmp"][:14] + b"\x0c" + FORMATS["bmp"][15:],
+    "BMP with unusual colour masks": bmp_with_masks("ff000000 00ff0000 0000ff00"),
     "animated WebP": encoded(
         drawing(), "WEBP", save_all=True, append_images=[drawing().rotate(90)]
     ),
@@ -229,9 +235,9 @@ UNSUPPORTED = {
 
 
 @pytest.mark.parametrize("what", UNSUPPORTED)
-def test_kinds_of_a_format_that_cannot_be_decoded_are_named_and_refused(what):
+def test_unsupported_variants_are_named_and_raise(what):
     reason = f"{what} is not supported: convert it to JPEG or PNG"
-    assert recognise(UNSUPPORTED[what]) == ("", reason)
+    assert detect_format(UNSUPPORTED[what]) == ("", reason)
     with pytest.raises(tf.errors.InvalidArgumentError, match="The bytes are not a JPEG"):
         decoded(UNSUPPORTED[what])
 
@@ -272,13 +278,13 @@ OTHERS = {
     "HTML page": b"<!DOCTYPE html>\n<html><head>",
     "ZIP archive": b"PK\3\4\x14\0",
     "Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
-    "PNG as iOS programs hold it (CgBI)": b"\x89PNG\r\n\x1a\n\0\0\0\4CgBI" + bytes(60),
+    "PNG optimised for iOS (CgBI)": b"\x89PNG\r\n\x1a\n\0\0\0\4CgBI" + bytes(60),
 }
 
 
 @pytest.mark.parametrize("what", OTHERS)
-def test_other_formats_are_named_with_what_to_do(what):
-    name, reason = recognise(OTHERS[what][:512])
+def test_other_formats_are_named_with_advice(what):
+    name, reason = detect_format(OTHERS[what][:512])
     assert name == ""
     named = re.sub(" of a .*| without .*", "", what)
     assert re.match(rf"{re.escape(named)} is not supported: \w+", reason)
@@ -303,21 +309,21 @@ def test_other_formats_are_named_with_what_to_do(what):
         (b"new1", b"new2", "ISO media file of the brand 'new1'"),
     ],
 )
-def test_files_in_boxes_are_named_by_any_of_their_brands(major, compatible, what):
+def test_media_files_are_named_by_any_of_their_brands(major, compatible, what):
     box = b"ftyp" + major + bytes(4) + compatible
     head = struct.pack(">I", len(box) + 4) + box + b"\0\0\1\0meta"
-    assert recognise(head)[1].startswith(f"{what} is not supported: ")
+    assert detect_format(head)[1].startswith(f"{what} is not supported: ")
 
 
-def test_a_raw_file_that_begins_as_tiff_is_known_by_its_name():
+def test_a_raw_file_with_a_tiff_signature_is_recognised_by_its_name():
     head = OTHERS["TIFF"][:512]
-    assert recognise(head, "a/IMG_1.NEF")[1].startswith("camera raw is not supported: ")
-    assert recognise(head, "a/IMG_1.tif")[1].startswith("TIFF is not supported: ")
+    assert detect_format(head, "a/IMG_1.NEF")[1].startswith("camera raw is not supported: ")
+    assert detect_format(head, "a/IMG_1.tif")[1].startswith("TIFF is not supported: ")
 
 
-def test_what_pillow_knows_beyond_these_is_named_by_it(tmp_path):
+def test_further_formats_are_named_by_pillow(tmp_path):
     content = encoded(drawing().convert("1"), "MSP")
-    assert recognise(content[:512]) == ("", "not an image")
+    assert detect_format(content[:512]) == ("", "not an image")
     assert known_to_pillow(io.BytesIO(content)) == "MSP"
     assert known_to_pillow(io.BytesIO(bytes(600))) == ""
     (tmp_path / "a").mkdir()
@@ -332,24 +338,24 @@ def test_what_pillow_knows_beyond_these_is_named_by_it(tmp_path):
 @pytest.mark.parametrize(
     "text", [b"BMW and other cars\n" * 9, "Käse".encode() * 9, "猫".encode() * 400]
 )
-def test_text_is_told_from_images(text):
-    assert recognise(text[:512]) == ("", "not an image: text")
+def test_text_is_distinguished_from_images(text):
+    assert detect_format(text[:512]) == ("", "not an image: text")
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG"])
-def test_a_comment_makes_no_svg_of_an_image(form):
+def test_a_comment_does_not_make_an_image_an_svg(form):
     comment = PngInfo()
     comment.add_text("Source", "<svg width='3'/>")
     options = {"comment": b"<svg/>"} if form == "JPEG" else {"pnginfo": comment}
     content = encoded(drawing(), form, **options)
     assert b"<svg" in content[:512]
-    assert recognise(content) == (form.lower(), "")
+    assert detect_format(content) == (form.lower(), "")
 
 
-def test_a_bmp_may_run_from_the_top():
+def test_a_bmp_may_have_rows_from_the_top():
     image_bytes = bytearray(FORMATS["bmp"])
     image_bytes[22:26] = struct.pack("<i", -60)
-    assert [int(number) for number in other_size(bytes(image_bytes))] == [60, 90, 5400]
+    assert [int(number) for number in non_jpeg_size(bytes(image_bytes))] == [60, 90, 5400]
     assert difference(decoded(bytes(image_bytes)), decoded(FORMATS["bmp"])[::-1]) < 1
 
 
@@ -371,20 +377,20 @@ def test_extreme_sizes_work(file_format, size):
     assert difference(decoded(encoded(image, file_format)), np.array([[(200, 100, 50)]])) < 4
 
 
-def test_the_first_frame_of_a_gif_is_taken():
+def test_the_first_frame_of_a_gif_is_decoded():
     frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue")]
     image_bytes = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert decoded(image_bytes)[0, 0].tolist() == [255, 0, 0]
-    assert [int(number) for number in other_size(image_bytes)] == [9, 9, 81]
+    assert [int(number) for number in non_jpeg_size(image_bytes)] == [9, 9, 81]
 
 
-def test_frames_behind_the_first_one_are_never_unpacked():
-    """A million frames of one pixel took a decoder minutes, and one frame takes all memory."""
+def test_frames_after_the_first_are_never_unpacked():
+    """A million one-pixel frames took a decoder minutes, and one huge frame exhausts memory."""
     animated = GIF_HEAD + gif_frame() + 10_000 * gif_frame() + gif_frame(60_000, 60_000) + b";"
     first = without_trailing_bytes(tf.constant(animated), tf.constant(1), tf.constant(1))
     assert first.numpy() == GIF_HEAD + gif_frame() + b";"
     assert (decoded(animated) == [255, 0, 0]).all()
-    assert [int(number) for number in other_size(animated)] == [1, 1, 1]
+    assert [int(number) for number in non_jpeg_size(animated)] == [1, 1, 1]
 
 
 COMMENT = b"\x21\xfe" + 300_000 * b"\x01x" + b"\0"
@@ -393,33 +399,39 @@ COMMENT = b"\x21\xfe" + 300_000 * b"\x01x" + b"\0"
 @pytest.mark.parametrize(
     "blocks", [COMMENT, 20_000 * b"\x21\xfe\0", b"\x2c" + bytes(9) + b"\x02" + COMMENT[2:]]
 )
-def test_a_gif_of_more_blocks_than_are_read_is_refused(blocks):
+def test_a_gif_with_too_many_blocks_raises(blocks):
     with pytest.raises(tf.errors.InvalidArgumentError, match="more blocks than are read"):
         decoded(GIF_HEAD + blocks + gif_frame() + b";")
 
 
 @pytest.mark.parametrize("kind", [b"zTXt", b"iTXt"])
-def test_a_png_of_more_compressed_texts_than_are_unpacked_is_refused(kind):
+def test_a_png_with_too_many_compressed_texts_raises(kind):
     plain = encoded(drawing(), "PNG")
     packed = (b"a\0\0" if kind == b"zTXt" else b"a\0\1\0\0\0") + zlib.compress(b"text")
     text = struct.pack(">I", len(packed)) + kind + packed
     text += struct.pack(">I", zlib.crc32(kind + packed))
-    most, more = (plain[:33] + count * text + plain[33:] for count in (PNG_TEXTS, PNG_TEXTS + 1))
+    most, more = (
+        plain[:33] + count * text + plain[33:] for count in (MAX_PNG_TEXTS, MAX_PNG_TEXTS + 1)
+    )
     assert np.array_equal(decoded(most), decoded(plain))
-    with pytest.raises(tf.errors.InvalidArgumentError, match=f"more than {PNG_TEXTS} compressed"):
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match=f"more than {MAX_PNG_TEXTS} compressed"
+    ):
         decoded(more)
 
 
-def test_a_jpeg_of_more_scans_than_are_read_is_refused():
-    most = with_scans(JPEG_SCANS)
-    assert most.count(b"\xff\xda") == JPEG_SCANS
+def test_a_jpeg_with_too_many_scans_raises():
+    most = with_scans(MAX_JPEG_SCANS)
+    assert most.count(b"\xff\xda") == MAX_JPEG_SCANS
     assert decoded(most).shape == (*SIZE, 3)
-    for size in (SIZE, (300, 300)):  # decoded in full, and by the short cut
-        with pytest.raises(tf.errors.InvalidArgumentError, match=f"more than {JPEG_SCANS} scans"):
-            decode_image(tf.constant(with_scans(JPEG_SCANS + 1)), size)
+    for size in (SIZE, (300, 300)):  # by the general and the fast path
+        with pytest.raises(
+            tf.errors.InvalidArgumentError, match=f"more than {MAX_JPEG_SCANS} scans"
+        ):
+            decode_image(tf.constant(with_scans(MAX_JPEG_SCANS + 1)), size)
 
 
-def test_the_short_cut_for_plain_images_changes_nothing():
+def test_the_fast_path_gives_the_same_pixels():
     for size in ((60, 40), (119, 79), (119, 158), (60, 157), (30, 300)):
         image_bytes = encoded(drawing(*size), "JPEG")
         long_way = decoding._decode_any(tf.constant(image_bytes), SIZE, decoding.MAX_PIXELS)
@@ -449,7 +461,7 @@ def test_large_jpeg_files_are_decoded_at_a_fraction(monkeypatch):
         ((118, 80), 1, SIZE, 1),
         ((481, 321), 1, SIZE, 8),
         ((3000, 40), 1, SIZE, 1),
-        # stored wide and shown tall: it is the sides as they are stored that must suffice
+        # stored wide and shown tall: the stored sides must be large enough
         ((960, 480), 6, (480, 120), 2),
         ((960, 480), 6, (120, 480), 1),
     ]:
@@ -467,7 +479,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_images_beyond_the_bound_are_refused_before_they_are_decoded(name):
+def test_images_above_max_pixels_raise_before_decoding(name):
     with pytest.raises(
         tf.errors.InvalidArgumentError, match="more pixels than `max_pixels` allows"
     ):
@@ -477,21 +489,21 @@ def test_images_beyond_the_bound_are_refused_before_they_are_decoded(name):
 @pytest.mark.parametrize(
     "name", [name for name in BOMBS if "png" not in name and "frames" not in name]
 )
-def test_images_at_the_bound_are_decoded(name):
+def test_images_of_exactly_max_pixels_are_decoded(name):
     assert decoded(BOMBS[name], max_pixels=5400).shape == (*SIZE, 3)
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"hello", b"\xff\x0a" + bytes(40), FORMATS["jpeg"][:300], FORMATS["png"][:99]]
 )
-def test_other_bytes_are_refused(content):
+def test_other_bytes_raise(content):
     with pytest.raises(tf.errors.InvalidArgumentError):
         decoded(content)
 
 
 @pytest.mark.parametrize("length", [3, 4, 19, 21, 30])
-def test_a_jpeg_file_may_end_anywhere(length):
-    with pytest.raises(tf.errors.InvalidArgumentError):  # whose text is read: no byte spoils it
+def test_a_truncated_jpeg_raises_wherever_it_ends(length):
+    with pytest.raises(tf.errors.InvalidArgumentError):  # whose message must be decodable
         decoded(FORMATS["jpeg"][:length])
 
 

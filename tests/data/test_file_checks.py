@@ -1,4 +1,4 @@
-"""What is remembered of files, and from when on it no longer holds."""
+"""Cached file checks, and when they become invalid."""
 
 import io
 import struct
@@ -10,7 +10,7 @@ from PIL import Image
 from tests.data.image_bytes import with_scans
 from tlkit.data import file_checks as checks
 from tlkit.data.file_checks import FileCheck, check_files
-from tlkit.data.headers import JPEG_SCANS, PNG_TEXTS
+from tlkit.data.headers import MAX_JPEG_SCANS, MAX_PNG_TEXTS
 
 
 def png_with_texts(number):
@@ -25,11 +25,15 @@ def png_with_texts(number):
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("texts.png", lambda: png_with_texts(PNG_TEXTS + 1), f"more than {PNG_TEXTS} compressed"),
-        ("scans.jpg", lambda: with_scans(JPEG_SCANS + 1), f"more than {JPEG_SCANS} scans"),
+        (
+            "texts.png",
+            lambda: png_with_texts(MAX_PNG_TEXTS + 1),
+            f"more than {MAX_PNG_TEXTS} compressed",
+        ),
+        ("scans.jpg", lambda: with_scans(MAX_JPEG_SCANS + 1), f"more than {MAX_JPEG_SCANS} scans"),
     ],
 )
-def test_a_file_found_sound_before_there_were_bounds_is_looked_at_anew(
+def test_a_file_accepted_by_an_older_version_is_checked_again(
     name, content, reason, tmp_path, monkeypatch
 ):
     path = tmp_path / name
@@ -41,6 +45,6 @@ def test_a_file_found_sound_before_there_were_bounds_is_looked_at_anew(
         before.setattr(checks, "_check_all", lambda paths, _: iter([sound] * len(paths)))
         assert check_files([str(path)], **given) == [sound]
         before.setattr(checks, "_check_all", lambda paths, _: iter(paths[:0]))
-        assert check_files([str(path)], **given) == [sound]  # it is remembered
+        assert check_files([str(path)], **given) == [sound]  # now it is cached
     (checked,) = check_files([str(path)], **given)
     assert reason in checked.reason

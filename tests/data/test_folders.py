@@ -21,7 +21,7 @@ from tlkit.errors import ArgumentError, DataError
 
 @pytest.fixture
 def messy(tmp_path):
-    """A folder with two sound classes, and everything that people leave in folders."""
+    """A folder with two valid classes, and many kinds of other files."""
     root = write_photos(tmp_path / "photos", {"cat": 6, "dog": 6})
     cat, dog = root / "cat", root / "dog"
     jpeg = (cat / "000.jpg").read_bytes()
@@ -76,7 +76,7 @@ def used(data):
     return {path for split in splits if split is not None for path in split.paths}
 
 
-def test_a_messy_folder_is_sorted_out_and_nothing_is_silent(messy):
+def test_everything_skipped_in_a_messy_folder_is_reported(messy):
     files_before = {path: path.lstat().st_size for path in messy.rglob("*")}
     data = tlkit.load_folder(messy, image_size=16, splits=(1, 0, 0))
     assert reasons(data.report, messy) == {
@@ -98,7 +98,7 @@ def test_a_messy_folder_is_sorted_out_and_nothing_is_silent(messy):
         "dog/Thumbs.db": "made by an operating system",
         "dog/__MACOSX": "made by an operating system",
         "stray.jpg": "not in a class folder",
-        "dog/loop": "link back to a folder it lies in",
+        "dog/loop": "link back to an enclosing folder",
         "dog/gone.jpg": "broken link",
         "dog/pipe.jpg": "neither a file nor a folder",
     }
@@ -114,7 +114,7 @@ def test_a_messy_folder_is_sorted_out_and_nothing_is_silent(messy):
     assert labels.numpy().tolist() == [0] * 6 + [1] * 20
 
 
-def test_the_report_reads_well_and_escapes_names(messy):
+def test_the_report_lists_findings_and_escapes_names(messy):
     (messy / "<b>").mkdir()
     (messy / "<b>" / "x.jpg").write_bytes(b"")
     report = tlkit.inspect_folder(messy)
@@ -136,7 +136,7 @@ def test_the_pixel_bound_can_be_set(tmp_path):
     assert not tlkit.inspect_folder(root, max_pixels=900).skipped
 
 
-def test_the_second_start_opens_no_file(messy, monkeypatch):
+def test_a_second_inspection_opens_no_file(messy, monkeypatch):
     first = tlkit.load_folder(messy, image_size=16)
     checked = []
     real = checks.check_file
@@ -153,26 +153,26 @@ def test_the_second_start_opens_no_file(messy, monkeypatch):
     assert sorted(map(os.path.basename, checked)) == ["001.jpg", "new.jpg"]
 
 
-def test_many_threads_at_once_make_tensorflow_warn_of_nothing(photos, monkeypatch, caplog):
+def test_many_threads_cause_no_retracing_warning(photos, monkeypatch, caplog):
     monkeypatch.setattr(checks.os, "cpu_count", lambda: 16)
     monkeypatch.setattr(tf.get_logger(), "propagate", True)
-    max_pixels = 12_345_678  # a bound of its own, whose decoder no other test has made
+    max_pixels = 12_345_678  # a unique bound, so that no other test has traced its decoder
     data = tlkit.load_folder(photos, image_size=32, max_pixels=max_pixels)
     assert data.report.num_files > 16
     assert not [record.message for record in caplog.records if record.name == "tensorflow"]
 
 
-def test_a_file_whose_times_were_set_back_is_checked_anew(photos):
+def test_a_changed_file_with_an_old_mtime_is_checked_again(photos):
     path = photos / "red" / "000.jpg"
     before, status = tlkit.inspect_folder(photos), path.stat()
     assert not before.skipped
-    path.write_bytes(bytes(status.st_size))  # as large, and as old by what a program can set
+    path.write_bytes(bytes(status.st_size))  # same size and mtime
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     (skipped,) = tlkit.inspect_folder(photos).skipped
     assert skipped.reason == "not an image"
 
 
-def test_another_version_of_the_decoder_checks_anew(photos, monkeypatch):
+def test_another_decoder_version_checks_again(photos, monkeypatch):
     tlkit.inspect_folder(photos)
     monkeypatch.setattr(checks, "DECODER_VERSION", "another")
     checked = []
@@ -184,7 +184,7 @@ def test_another_version_of_the_decoder_checks_anew(photos, monkeypatch):
     assert len(checked) == 60
 
 
-def test_what_was_checked_is_remembered_although_the_user_stops(photos, monkeypatch):
+def test_checks_are_cached_after_an_interrupt(photos, monkeypatch):
     real, checked = checks.check_file, []
 
     def stopping(path, decoder):
@@ -202,7 +202,7 @@ def test_what_was_checked_is_remembered_although_the_user_stops(photos, monkeypa
     assert len(checked) == 25
 
 
-def test_a_file_that_may_not_be_read_is_not_remembered(photos, monkeypatch):
+def test_a_file_without_permission_is_not_cached(photos, monkeypatch):
     def refuse(path, mode, opener):
         raise PermissionError(13, "Permission denied")
 
@@ -211,11 +211,11 @@ def test_a_file_that_may_not_be_read_is_not_remembered(photos, monkeypatch):
     assert checked == checks.FileCheck(reason="permission denied", is_lasting=False)
 
 
-def test_files_of_a_folder_that_may_not_be_entered_are_skipped(photos, monkeypatch):
+def test_files_of_a_folder_without_permission_are_skipped(photos, monkeypatch):
     scan = listing._scan
 
     class Closed:
-        """An entry of a folder whose names may be read and nothing else."""
+        """An entry of a folder that can be listed but not entered."""
 
         def __init__(self, entry):
             self.name, self.path = entry.name, entry.path
@@ -235,7 +235,7 @@ def test_files_of_a_folder_that_may_not_be_entered_are_skipped(photos, monkeypat
     assert report.empty_classes == ("red",)
 
 
-def test_adding_files_moves_no_old_file(tmp_path):
+def test_adding_files_moves_no_existing_image(tmp_path):
     root = write_photos(tmp_path / "photos", {"a": 40, "b": 40}, size=12)
     before = tlkit.load_folder(root, image_size=8)
     write_photos(tmp_path / "more", {"a": 15, "b": 5, "c": 9}, size=12, seed=1)
@@ -249,7 +249,7 @@ def test_adding_files_moves_no_old_file(tmp_path):
     assert after.fingerprint != before.fingerprint
 
 
-def test_class_names_are_unicode_in_composed_form(tmp_path):
+def test_class_names_are_normalised_to_nfc(tmp_path):
     root = write_photos(tmp_path / "photos", {"Ähre": 3, "ZWERG": 3, "猫": 3}, size=12)
     (root / "Ähre").rename(root / unicodedata.normalize("NFD", "Ähre"))
     data = tlkit.load_folder(root, image_size=8, splits=(1, 0, 0))
@@ -265,7 +265,7 @@ def test_links_to_folders_elsewhere_are_followed(tmp_path):
     assert data.report.counts["c"] == {"train": 4}
 
 
-def test_the_users_own_split_stays(tmp_path):
+def test_a_users_split_is_kept(tmp_path):
     root = tmp_path / "photos"
     write_photos(root / "train", {"a": 5, "b": 5}, size=12)
     write_photos(root / "val", {"a": 2, "b": 2}, size=12, seed=1)
@@ -285,7 +285,7 @@ def test_the_users_own_split_stays(tmp_path):
     )
     assert "LEAKS" in str(data.report)
     assert data.report.empty_classes == ("c",)
-    assert reasons(data.report, root) == {"models": "beside the folders of the split"}
+    assert reasons(data.report, root) == {"models": "beside the split folders"}
     write_photos(root / "test", {"a": 1, "b": 3}, size=12, seed=2)
     assert tlkit.load_folder(root, image_size=8).test.num_images == 4
     assert tlkit.inspect_folder(root).counts["b"] == {"train": 5, "validation": 2, "test": 3}
@@ -297,7 +297,7 @@ def test_a_folder_of_a_split_without_images_is_noted(tmp_path):
     (root / "val" / "a").mkdir(parents=True)
     data = tlkit.load_folder(root, image_size=8)
     assert data.validation.num_images > 0
-    assert "The validation split holds no usable image: it is left out." in data.report.notes
+    assert "The validation split has no usable images and is left out." in data.report.notes
 
 
 def test_classes_may_be_named_like_splits(tmp_path):
@@ -305,7 +305,7 @@ def test_classes_may_be_named_like_splits(tmp_path):
     assert tlkit.load_folder(root, image_size=8).class_names == ("plane", "train")
 
 
-def test_class_names_give_the_order_and_must_be_those_of_the_folder(photos):
+def test_class_names_set_the_order_and_must_match_the_folder(photos):
     data = tlkit.load_folder(photos, image_size=8, class_names=["red", "green"])
     assert data.class_names == ("red", "green")
     assert all("red" in path for path in np.array(data.train.paths)[data.train.labels == 0])
@@ -324,24 +324,24 @@ def test_class_names_give_the_order_and_must_be_those_of_the_folder(photos):
         ({"batch_size": 0}, "`batch_size` must be .* at least 1. Received: batch_size=0"),
         ({"seed": -1}, "`seed` must be"),
         ({"seed": 2**32}, "`seed` must be .* below 4294967296. Received: seed=4294967296"),
-        ({"splits": (0.5, 0.5)}, "`splits` must be three shares"),
-        ({"splits": (0.5, 0.4, 0.4)}, "that make up 1"),
+        ({"splits": (0.5, 0.5)}, "`splits` must be three fractions"),
+        ({"splits": (0.5, 0.4, 0.4)}, "that sum to 1"),
         ({"splits": (0.0, 0.5, 0.5)}, "above zero"),
         ({"splits": (1.2, -0.1, -0.1)}, "`splits`"),
         ({"max_pixels": 0}, "`max_pixels` must be"),
     ],
 )
-def test_bad_arguments_are_refused_before_the_folder_is_looked_at(arguments, message):
+def test_invalid_arguments_raise_before_the_folder_is_listed(arguments, message):
     with pytest.raises(ArgumentError, match=message):
         tlkit.load_folder("there is no such folder", **arguments)
 
 
-def test_one_number_is_a_square_image():
+def test_a_single_number_is_a_square_image_size():
     assert check_settings(7, 1, [1, 0, 0], 0).image_size == (7, 7)
     assert check_settings([7, 9], 1, [1, 0, 0], 0).image_size == (7, 9)
 
 
-def test_what_loaders_share_is_one_record_and_reaches_the_splits(photos, tmp_path):
+def test_loader_settings_reach_the_splits(photos, tmp_path):
     settings = check_settings(
         8, 4, (0.5, 0.5, 0), 3, class_names=["b", "a"], max_pixels=90_000, cache=tmp_path
     )
@@ -356,7 +356,7 @@ def test_what_loaders_share_is_one_record_and_reaches_the_splits(photos, tmp_pat
 
 
 @pytest.mark.parametrize("load", [tlkit.load_folder, tlkit.inspect_folder])
-def test_paths_that_are_no_folder_of_images_are_refused(tmp_path, load):
+def test_paths_that_are_not_image_folders_raise(tmp_path, load):
     with pytest.raises(DataError, match=r"`path` must be a folder.*which does not exist"):
         load(tmp_path / "missing")
     (tmp_path / "file").write_text("")
@@ -367,7 +367,7 @@ def test_paths_that_are_no_folder_of_images_are_refused(tmp_path, load):
         load(tmp_path / "empty")
 
 
-def test_folders_that_cannot_be_trained_on_are_refused(tmp_path):
+def test_untrainable_folders_raise(tmp_path):
     with pytest.raises(DataError, match="classes='a'"):
         tlkit.load_folder(write_photos(tmp_path / "one", {"a": 5}, size=12))
     with pytest.raises(DataError, match="a single image of 'b'"):
@@ -382,7 +382,7 @@ def test_folders_that_cannot_be_trained_on_are_refused(tmp_path):
         tlkit.load_folder(tmp_path / "untrained")
 
 
-def test_files_are_read_as_they_are_decoded_everywhere(tmp_path):
+def test_files_are_decoded_as_everywhere(tmp_path):
     root = write_photos(tmp_path / "photos", {"a": 2, "b": 2})
     (root / "a" / "turned.jpg").write_bytes(photograph(drawing(), 6))
     data = tlkit.load_folder(root, image_size=(24, 16), splits=(1, 0, 0))
@@ -393,28 +393,29 @@ def test_files_are_read_as_they_are_decoded_everywhere(tmp_path):
 
 
 @pytest.mark.parametrize("path", [None, 5, ["photos"], b"photos"])
-def test_what_is_no_path_is_named(path):
+def test_arguments_that_are_not_paths_raise(path):
     with pytest.raises(ArgumentError, match="`path` must be a path, a string"):
         tlkit.load_folder(path)
 
 
-def test_folders_that_link_to_each_other_are_listed_once_for_each_class(tmp_path):
+def test_folders_with_mutual_links_are_listed_once_per_class(tmp_path):
     names = "abcdefgh"
     for index, name in enumerate(names):
         write_photos(tmp_path, {name: 1}, seed=index)
         for other in set(names) - {name}:
             (tmp_path / name / other).symlink_to(tmp_path / other)
     found = listing.list_folder(tmp_path)
-    # each class holds itself and seven folders by links, and of their 56 links 49 lead nowhere new
+    # each class has itself and seven linked folders, and 49 of their 56 links lead to listed
+    # folders
     assert len(found.files) == 8 * 8
     assert len(found.skipped) == 8 * (8 * 7 - 7)
     assert {file.reason for file in found.skipped} == {
-        "link back to a folder it lies in",
-        "link to a folder of the class that is listed already",
+        "link back to an enclosing folder",
+        "link to a folder of the class that is already listed",
     }
 
 
-def test_what_lies_in_a_folder_keeps_its_path_where_a_link_leads_there_too(tmp_path):
+def test_files_are_listed_under_their_real_path_despite_links(tmp_path):
     write_photos(tmp_path / "a", {"z": 1})
     write_photos(tmp_path, {"b": 1})
     (tmp_path / "a" / "first").symlink_to(tmp_path / "a" / "z")
@@ -427,13 +428,13 @@ def test_what_lies_in_a_folder_keeps_its_path_where_a_link_leads_there_too(tmp_p
 
 
 @pytest.mark.parametrize(("depth", "num_files"), [(1200, 2), (2200, 1)])
-def test_deep_folders_are_listed_or_named(tmp_path, monkeypatch, depth, num_files):
+def test_deep_folders_are_listed_or_reported(tmp_path, monkeypatch, depth, num_files):
     write_photos(tmp_path / "photos", {"a": 1, "b": 1})
     photo = tmp_path / "photos" / "a" / "000.jpg"
     monkeypatch.chdir(photo.parent)
     content = photo.read_bytes()
     photo.unlink()
-    for _ in range(depth):  # whole paths have a bound
+    for _ in range(depth):  # absolute paths are limited in length
         os.mkdir("d")
         os.chdir("d")
     Path("000.jpg").write_bytes(content)
@@ -443,4 +444,4 @@ def test_deep_folders_are_listed_or_named(tmp_path, monkeypatch, depth, num_file
         {"its path is too long"} if num_files == 1 else set()
     )
     monkeypatch.chdir(tmp_path)
-    subprocess.run(["rm", "-rf", tmp_path / "photos"], check=True)  # Python's own is recursive
+    subprocess.run(["rm", "-rf", tmp_path / "photos"], check=True)  # shutil.rmtree is recursive

@@ -5,7 +5,7 @@ import tlkit
 from tests.conftest import write_photos
 from tests.data.test_manifests import rows_of, splits_of, write_manifest
 from tlkit.data.class_checks import check_classes
-from tlkit.data.grouping import Unit, assign_groups, join_groups, place_units
+from tlkit.data.grouping import SplitGroup, assign_groups, join_groups, place_groups
 from tlkit.data.listing import FoundFile, Listing, list_folder
 from tlkit.data.merging import load_joined
 from tlkit.data.settings import check_settings
@@ -16,7 +16,7 @@ SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
 
 
 def patients(count, each=3, class_of=lambda number: "ab"[number % 2], split=""):
-    """Images of patients, `each` of them."""
+    """Images of `count` patients, `each` images per patient."""
     return [
         ImageRecord(f"{split}/{n}-{k}", class_of(n), f"{split}{n}-{k}", split, group=f"p{n}")
         for n in range(count)
@@ -24,8 +24,8 @@ def patients(count, each=3, class_of=lambda number: "ab"[number % 2], split=""):
     ]
 
 
-def division_of(found, shares=SHARES, seed=0):
-    division = divide(found, tuple(shares.values()), seed)
+def division_of(found, fractions=SHARES, seed=0):
+    division = divide(found, tuple(fractions.values()), seed)
     of_group = {}
     for name, rows in division.splits.items():
         for row in rows:
@@ -33,7 +33,7 @@ def division_of(found, shares=SHARES, seed=0):
     return division, of_group
 
 
-def test_a_group_lies_in_one_split_which_its_key_and_the_seed_decide():
+def test_a_groups_split_depends_only_on_its_key_and_the_seed():
     found = patients(200)
     division, of_group = division_of(found)
     assert all(len(splits) == 1 for splits in of_group.values())
@@ -54,7 +54,7 @@ def test_adding_images_and_groups_moves_no_group():
     assert all(after[group] == splits for group, splits in before.items())
 
 
-def test_images_without_a_group_go_where_they_go_alone():
+def test_images_without_a_group_keep_the_split_of_their_content():
     alone = [ImageRecord(f"x{n}", "a", f"x{n}") for n in range(200)]
     grouped = divide([*alone, *patients(50)], tuple(SHARES.values()), 0)
     ungrouped = divide(alone, tuple(SHARES.values()), 0)
@@ -64,17 +64,17 @@ def test_images_without_a_group_go_where_they_go_alone():
 
 def units(*described):
     return {
-        key: Unit(place, frozenset(classes), tuple(range(10 * n, 10 * n + 10)))
+        key: SplitGroup(place, frozenset(classes), tuple(range(10 * n, 10 * n + 10)))
         for n, (key, place, classes) in enumerate(described)
     }
 
 
-def test_a_class_that_a_split_lacks_gets_the_nearest_group_that_can_be_spared():
-    placed, notes = place_units(
+def test_a_missing_class_gets_the_nearest_movable_group():
+    placed, notes = place_groups(
         units(
             ("1", 0.1, "a"),
             ("2", 0.5, "a"),
-            ("3", 0.59, "ab"),  # the last of b where it lies
+            ("3", 0.59, "ab"),  # the last group of class b in its split
             ("4", 0.7, "b"),
             ("5", 0.9, "ab"),
         ),
@@ -83,20 +83,20 @@ def test_a_class_that_a_split_lacks_gets_the_nearest_group_that_can_be_spared():
     assert placed == {
         "1": "train", "2": "validation", "3": "train", "4": "validation", "5": "test",
     }  # fmt: skip
-    assert notes[0] == ("Of so few groups that a split would have had none; one was moved: 'a'.")
+    assert notes[0] == ("Classes with few groups, of which one was moved to fill a split: 'a'.")
 
 
-def test_training_gets_each_class_whatever_it_costs():
-    placed, notes = place_units(
+def test_training_always_gets_each_class():
+    placed, notes = place_groups(
         units(("1", 0.1, "a"), ("2", 0.7, "ab"), ("3", 0.75, "a"), ("4", 0.9, "a")), SHARES
     )
     assert placed == {"1": "train", "2": "train", "3": "validation", "4": "test"}
-    assert "Classes without a group that validation could have: 'b'." in notes
-    assert "Classes without a group that test could have: 'b'." in notes
+    assert "Classes with too few groups to be in validation: 'b'." in notes
+    assert "Classes with too few groups to be in test: 'b'." in notes
 
 
 def test_two_groups_of_a_class_fill_training_and_validation():
-    placed, _ = place_units(
+    placed, _ = place_groups(
         units(("1", 0.1, "a"), ("2", 0.95, "a"), *((str(n), n / 9, "b") for n in range(3, 9))),
         SHARES,
     )
@@ -104,25 +104,25 @@ def test_two_groups_of_a_class_fill_training_and_validation():
 
 
 @pytest.mark.parametrize(
-    ("described", "shares", "message"),
+    ("described", "fractions", "message"),
     [
-        ([("1", 0.1, "ab")], {"train": 0.8, "validation": 0.2}, "1 groups.*for validation"),
-        ([("1", 0.1, "ab"), ("2", 0.2, "ab")], SHARES, "2 groups.*spared for test"),
-        ([("1", 0.1, "a"), ("2", 0.9, "b")], {"train": 0.8, "validation": 0.2}, "share of 0"),
+        ([("1", 0.1, "ab")], {"train": 0.8, "validation": 0.2}, "1 groups.*to validation"),
+        ([("1", 0.1, "ab"), ("2", 0.2, "ab")], SHARES, "2 groups.*moved to test"),
+        ([("1", 0.1, "a"), ("2", 0.9, "b")], {"train": 0.8, "validation": 0.2}, "fraction of 0"),
     ],
 )
-def test_groups_that_would_leave_a_split_empty_are_refused(described, shares, message):
+def test_groups_that_leave_a_split_empty_raise(described, fractions, message):
     with pytest.raises(DataError, match=message):
-        place_units(units(*described), shares)
+        place_groups(units(*described), fractions)
 
 
-def test_groups_of_very_different_sizes_are_noted():
+def test_uneven_groups_are_noted():
     found = [*patients(1, each=400), *patients(40, each=1)[1:]]
     division, _ = division_of(found)
     assert any("so few or uneven" in note for note in division.notes)
 
 
-def test_groups_that_share_an_image_become_one():
+def test_groups_that_share_an_image_are_joined():
     members = [("x", "b"), ("y", "b"), ("y", "c"), ("z", "c"), ("w", "a"), ("y", ""), ("v", "")]
     of_content, joined = join_groups(members)
     assert of_content == {"x": "b", "y": "b", "z": "b", "w": "a"}
@@ -130,7 +130,7 @@ def test_groups_that_share_an_image_become_one():
     assert join_groups([("x", ""), ("y", "")]) == ({}, [])
 
 
-def test_keys_of_groups_are_told_apart_by_every_letter():
+def test_group_keys_differ_in_every_character():
     keys = ["a", "a\0", "é", "e", "10", "9"]
     of_content, joined = join_groups(zip("uvwxyz", keys, strict=True))
     assert (list(of_content.values()), joined) == (keys, [])
@@ -138,7 +138,7 @@ def test_keys_of_groups_are_told_apart_by_every_letter():
     assert set(join_groups(chain)[0].values()) == {"0"}
 
 
-def test_in_the_users_split_images_of_earlier_groups_are_kept_out():
+def test_images_of_groups_of_earlier_splits_are_left_out():
     found = [
         *patients(3, split="train"),
         *[ImageRecord("v1", "a", "v1", "validation", group="p1")],
@@ -155,16 +155,20 @@ def test_in_the_users_split_images_of_earlier_groups_are_kept_out():
         ("v2", "t1"),
     ]
     assert [(leak.kept, leak.left_out) for leak in division.leaks] == [("train/0-0", "t3")]
-    assert any("tears groups: 2 images" in note for note in division.notes)
+    assert any("divides groups: 2 images" in note for note in division.notes)
 
 
-def test_a_split_of_earlier_groups_alone_is_refused():
+def test_a_split_with_only_groups_of_earlier_splits_raises():
     found = [*patients(4, split="train"), ImageRecord("v", "a", "v", "validation", group="p0")]
-    with pytest.raises(DataError, match=r"validation split must hold.*1 images of earlier group"):
+    with pytest.raises(
+        DataError,
+        match="validation split must have images that earlier splits do not have.*"
+        "1 images of earlier groups",
+    ):
         check_classes(found, divide(found, tuple(SHARES.values()), 0))
 
 
-def test_the_users_test_may_hold_a_group_and_validation_is_taken_by_groups():
+def test_validation_is_taken_by_groups_beside_a_users_test():
     found = [*patients(40, split="train"), ImageRecord("t", "a", "t", "test", group="q")]
     division, of_group = division_of(found)
     assert of_group["q"] == {"test"}
@@ -173,17 +177,17 @@ def test_the_users_test_may_hold_a_group_and_validation_is_taken_by_groups():
 
 
 @pytest.mark.parametrize("key", [1.5, True, ("a",)])
-def test_keys_are_text_or_whole_numbers(key):
+def test_group_keys_are_text_or_integers(key):
     listing = Listing(files=[FoundFile("a.jpg", "a", "")])
     with pytest.raises(
-        ArgumentError, match=r"`groups` must be text or a whole.*for 'a.jpg'. Use str"
+        ArgumentError, match=r"`groups` must be text or a whole.*for 'a.jpg'. Convert it with str"
     ):
         assign_groups(listing, lambda path: key)
     with pytest.raises(ArgumentError, match=r"`groups` must be a function.*groups='a'"):
         assign_groups(listing, "a")
 
 
-def test_whole_numbers_of_any_kind_are_keys():
+def test_integers_of_any_type_are_keys():
     listing = Listing(files=[FoundFile(f"{name}.jpg", "a", "") for name in "abc"])
     keys = iter([np.int64(7), None, " x "])
     assign_groups(listing, lambda path: next(keys))
@@ -191,11 +195,11 @@ def test_whole_numbers_of_any_kind_are_keys():
 
 
 def scene(path):
-    """Three images each of ten scenes; a scene has images of both classes."""
+    """The group key of a path: ten scenes with three images each, of both classes."""
     return int(path.stem) // 3
 
 
-def test_a_folder_is_divided_by_a_function_of_the_path(photos):
+def test_a_folder_is_split_by_a_function_of_the_path(photos):
     data = tlkit.load_folder(photos, image_size=8, groups=scene, splits=(0.6, 0.2, 0.2))
     found = [set(split.groups) for split in splits_of(data)]
     assert sum(map(len, found)) == len(set.union(*found)) == 10
@@ -205,15 +209,15 @@ def test_a_folder_is_divided_by_a_function_of_the_path(photos):
         assert [scene(path) for path in map(type(photos), split.paths)] == [
             int(group) for group in split.groups
         ]
-        assert set(split.units) == {f"group {group}" for group in split.groups}
+        assert set(split.group_keys) == {f"group {group}" for group in split.groups}
         assert split.subset(np.array([1, 0])).groups == split.groups[1::-1]
     plain = tlkit.load_folder(photos, image_size=8, splits=(0.6, 0.2, 0.2))
     assert plain.train.groups == ()
-    assert plain.train.units == plain.train.digests
+    assert plain.train.group_keys == plain.train.digests
     assert plain.report.num_groups == 0
 
 
-def test_the_column_group_does_the_same(photos):
+def test_the_column_group_gives_the_same_split(photos):
     header = ("path", "label", "group")
     manifest = write_manifest(photos.parent / "m.csv", [], header)
     rows = [(str(photos / path), *more) for path, *more in rows_of(photos, scene)]
@@ -223,7 +227,7 @@ def test_the_column_group_does_the_same(photos):
     assert listed.fingerprint != tlkit.load_folder(photos, image_size=8).fingerprint
 
 
-def test_a_copy_in_another_group_joins_both(tmp_path):
+def test_a_copy_in_another_group_joins_both_groups(tmp_path):
     photos = write_photos(tmp_path / "photos", {"a": 40, "b": 40}, size=12)
     (photos / "a" / "999.jpg").write_bytes((photos / "a" / "000.jpg").read_bytes())
     header = ("path", "label", "group")
@@ -234,7 +238,7 @@ def test_a_copy_in_another_group_joins_both(tmp_path):
     assert "99" not in {group for split in splits_of(data) for group in split.groups}
 
 
-def test_new_images_go_where_their_group_is_known(tmp_path):
+def test_new_images_go_into_the_known_split_of_their_group(tmp_path):
     photos = write_photos(tmp_path / "photos", {"a": 20, "b": 20}, size=12)
     found = tlkit.load_folder(photos, image_size=8, splits=(1, 0, 0)).train
     listing = list_folder(photos)
@@ -252,16 +256,16 @@ def test_new_images_go_where_their_group_is_known(tmp_path):
         check_settings(8, 8, (0.6, 0.2, 0.2), 0, max_pixels=1000),
         class_names=("a",),
         known=[elsewhere],
-        places=places,
+        known_images=places,
     )
     of_group = {group: split.name for split in splits_of(joined.data) for group in split.groups}
     assert of_group["0"] == of_group["9"] == "test"
     assert of_group["2"] == "train"
-    torn = [path for path in joined.data.validation.paths if path[-7:-4] in ("002", "003")]
-    assert torn == [str(photos / "a" / "002.jpg")]  # it was torn before: what is new learns
+    divided = [path for path in joined.data.validation.paths if path[-7:-4] in ("002", "003")]
+    assert divided == [str(photos / "a" / "002.jpg")]  # it was torn before: what is new learns
 
 
-def test_folds_of_the_head_keep_groups_together(photos):
+def test_cross_validation_folds_keep_groups_together(photos):
     from tlkit.training.features import extract_features
     from tlkit.training.frozen import FrozenPart
     from tlkit.training.views import ViewPolicy
@@ -281,15 +285,17 @@ def test_folds_of_the_head_keep_groups_together(photos):
     assert "cross-validation" in str(report)
 
 
-def test_groups_of_no_image_are_noted(photos):
+def test_a_group_function_without_keys_is_noted(photos):
     data = tlkit.load_folder(photos, image_size=8, groups=lambda path: None)
     assert data.report.num_groups == 0
-    assert any("`groups` gave no image a key, '" in note for note in data.report.notes)
+    assert any(
+        "`groups` returned no key for any image, such as '" in note for note in data.report.notes
+    )
     data = tlkit.load_folder(photos, image_size=8, groups=lambda path: path.stem[:2])
-    assert not any("gave no image a key" in note for note in data.report.notes)
+    assert not any("returned no key for any image" in note for note in data.report.notes)
 
 
-def test_a_manifest_takes_groups_where_it_names_none(photos):
+def test_a_manifest_without_groups_accepts_a_group_function(photos):
     def key(path):
         return path.stem[:2]
 
@@ -300,5 +306,5 @@ def test_a_manifest_takes_groups_where_it_names_none(photos):
     assert listed.report.num_groups == 3
     rows[0] = (*rows[0][:2], "one patient")
     write_manifest(photos / "m.csv", rows, ("path", "label", "group"))
-    with pytest.raises(ArgumentError, match="`groups` must be left out where the manifest has"):
+    with pytest.raises(ArgumentError, match="`groups` must be left out if the manifest has"):
         tlkit.load_manifest(manifest, image_size=8, groups=key)

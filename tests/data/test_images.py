@@ -13,12 +13,12 @@ from tlkit.errors import ArgumentError
 @pytest.fixture(scope="module")
 def data():
     images = np.random.default_rng(0).integers(0, 256, (40, 12, 12, 3), np.uint8)
-    images[:, 0, 0, 0] = np.arange(40)  # tells the images apart
+    images[:, 0, 0, 0] = np.arange(40)  # identifies the images
     return tlkit.load_arrays(images, np.arange(40) % 2, batch_size=8, splits=(0.6, 0.4, 0), seed=3)
 
 
 def epochs_of(dataset, num_images):
-    """The images and labels of a dataset, epoch by epoch."""
+    """Returns the images and labels of a dataset, epoch by epoch."""
     images = np.concatenate([batch for batch, _ in dataset.as_numpy_iterator()])
     labels = np.concatenate([batch for _, batch in dataset.as_numpy_iterator()])
     shape = (-1, num_images)
@@ -53,7 +53,7 @@ def test_every_epoch_has_its_own_order_of_the_whole_split(data):
     assert len(dataset) == 3 * -(-count // 8)
 
 
-def test_training_shuffles_by_default_and_what_measures_does_not(data):
+def test_only_training_shuffles_by_default(data):
     count = data.train.num_images
     (by_default,), _ = epochs_of(data.train.dataset(epochs=range(1)), count)
     (shuffled,), _ = epochs_of(data.train.dataset(shuffle=True, epochs=range(1)), count)
@@ -69,7 +69,7 @@ def test_training_shuffles_by_default_and_what_measures_does_not(data):
     np.testing.assert_array_equal(labels, data.train.labels[rows])
 
 
-def test_each_iteration_has_another_order_and_every_program_the_same(data):
+def test_iterations_differ_in_order_and_repeat_in_every_program(data):
     def two_passes():
         dataset = data.train.dataset()
         return [marks(epochs_of(dataset, data.train.num_images)[0])[0] for _ in range(2)]
@@ -80,7 +80,7 @@ def test_each_iteration_has_another_order_and_every_program_the_same(data):
     assert two_passes() == [first, second]
 
 
-def test_a_batch_larger_than_the_split_is_the_split_and_takes_no_more_memory(data):
+def test_a_batch_is_at_most_as_large_as_the_split(data):
     count = data.train.num_images
     batches = data.train.dataset(shuffle=True, epochs=range(2), batch_size=2**40)
     assert [len(images) for images, _ in batches] == [count, count]
@@ -90,7 +90,7 @@ def test_a_batch_larger_than_the_split_is_the_split_and_takes_no_more_memory(dat
 
 
 @pytest.mark.parametrize("augment", ["none", "default"])
-def test_an_epoch_is_the_same_wherever_one_starts(data, augment):
+def test_an_epoch_does_not_depend_on_the_first_epoch(data, augment):
     count = data.train.num_images
     whole, _ = epochs_of(data.train.dataset(True, augment, epochs=range(5)), count)
     resumed, _ = epochs_of(data.train.dataset(True, augment, epochs=range(3, 5)), count)
@@ -98,13 +98,13 @@ def test_an_epoch_is_the_same_wherever_one_starts(data, augment):
     assert not np.array_equal(whole[0], whole[1])
 
 
-def test_no_batch_reaches_into_the_next_epoch(data):
+def test_no_batch_spans_two_epochs(data):
     count = data.train.num_images
     sizes = [len(batch) for batch, _ in data.train.dataset(epochs=range(2), batch_size=count - 1)]
     assert sizes == [count - 1, 1] * 2
 
 
-def test_each_pass_is_new_but_comes_again_in_a_new_program(data):
+def test_passes_differ_and_repeat_in_a_new_program(data):
     def passes():
         dataset = data.train.dataset(shuffle=True, augment="light")
         return [
@@ -117,7 +117,7 @@ def test_each_pass_is_new_but_comes_again_in_a_new_program(data):
 
 
 @pytest.mark.parametrize("augment", ["light", "default", "strong"])
-def test_a_view_depends_on_seed_epoch_and_image_alone(data, augment):
+def test_a_view_depends_only_on_seed_epoch_and_image(data, augment):
     split = data.train
     rows = np.arange(split.num_images)
     views, _ = epochs_of(split.dataset(shuffle=False, augment=augment, epochs=range(2)), len(rows))
@@ -128,7 +128,7 @@ def test_a_view_depends_on_seed_epoch_and_image_alone(data, augment):
     assert np.array_equal(epochs_of(few, 4)[0][0], views[1, 5:9])
 
 
-def test_copies_of_an_image_are_seen_differently():
+def test_copies_of_an_image_are_augmented_differently():
     images = np.random.default_rng(0).integers(0, 256, (4, 12, 12, 3), np.uint8)[[0, 0, 1, 2, 3]]
     data = tlkit.load_arrays(images, [0, 0, 0, 1, 1], splits=(1, 0, 0))
     ((views, _),) = data.train.dataset(
@@ -137,7 +137,7 @@ def test_copies_of_an_image_are_seen_differently():
     assert not np.array_equal(views[0], views[1])
 
 
-def test_indices_choose_rows_in_their_order(data):
+def test_indices_select_rows_in_their_order(data):
     images, _ = epochs_of(data.train.dataset(indices=np.array([4, 1, 1])), 3)
     everything, _ = epochs_of(data.train.dataset(shuffle=False), data.train.num_images)
     assert np.array_equal(images[0], everything[0][[4, 1, 1]])
@@ -161,15 +161,15 @@ def test_bad_arguments_are_refused(data, arguments, message):
         data.train.dataset(**arguments)
 
 
-def test_another_size_may_be_one_number(data):
+def test_at_size_accepts_a_single_number(data):
     assert data.at_size(9).train.image_size == data.at_size((9, 9)).image_size == (9, 9)
     assert data.at_size((np.int64(4), np.int64(6))).image_size == (4, 6)
     with pytest.raises(ArgumentError, match="`image_size` must be a positive number"):
         data.at_size(0)
 
 
-def test_what_measures_is_not_augmented(data):
-    with pytest.raises(ArgumentError, match="`augment` must be 'none' for a split that measures"):
+def test_validation_and_test_are_not_augmented(data):
+    with pytest.raises(ArgumentError, match="`augment` must be 'none' for validation and test"):
         data.validation.dataset(augment="light")
 
 
@@ -203,7 +203,7 @@ def test_a_light_view_is_the_image_or_its_mirror_image():
     assert 10 < sum(is_mirrored) < 30
 
 
-def test_crops_keep_the_promised_share_of_the_image():
+def test_crops_keep_the_specified_fraction_of_the_area():
     layer = RandomCropAndFlip(area=(0.5, 0.8), stretch=1.2)
     boxes = layer.get_random_transformation(
         np.zeros((500, 8, 8, 3)), seed=ImageSeeds([0, 1])
@@ -218,7 +218,7 @@ def test_crops_keep_the_promised_share_of_the_image():
     assert (clone.area, clone.stretch) == (layer.area, layer.stretch)
 
 
-def test_the_fingerprint_tells_contents_labels_and_names(data):
+def test_the_fingerprint_depends_on_contents_labels_and_names(data):
     images = np.arange(4 * 48, dtype=np.uint8).reshape(4, 4, 4, 3)
     prints = {
         tlkit.load_arrays(images, labels, names, splits=(1, 0, 0)).fingerprint
@@ -232,7 +232,7 @@ def test_the_fingerprint_tells_contents_labels_and_names(data):
     assert data.fingerprint == data.fingerprint
 
 
-def test_what_is_read_of_a_split_is_one_record():
+def test_a_splits_source_has_its_paths_labels_and_pixels():
     images = np.random.default_rng(0).integers(0, 255, (6, 4, 4, 3), np.uint8)
     split = tlkit.load_arrays(images, [0, 1] * 3, splits=(1, 0, 0), seed=3).train
     source = split.source
@@ -242,4 +242,4 @@ def test_what_is_read_of_a_split_is_one_record():
     assert chosen.paths == (split.paths[4], split.paths[1])
     assert chosen.keys.tolist() == source.keys[[4, 1]].tolist()
     twice = split.subset(np.array([2, 2])).source
-    assert twice.keys[0] == source.keys[2] != twice.keys[1]  # a copy has views of its own
+    assert twice.keys[0] == source.keys[2] != twice.keys[1]  # a copy has its own random views

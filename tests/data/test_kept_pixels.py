@@ -1,4 +1,4 @@
-"""Few images are decoded once; what comes from memory is what the files hold."""
+"""Small splits are decoded once; cached pixels equal those of the files."""
 
 from dataclasses import replace
 
@@ -13,8 +13,8 @@ from tlkit.errors import DataError
 
 
 @pytest.fixture(autouse=True)
-def nothing_kept(monkeypatch):
-    monkeypatch.setattr(kept_pixels, "_KEPT", kept_pixels._Kept())
+def empty_cache(monkeypatch):
+    monkeypatch.setattr(kept_pixels, "_CACHE", kept_pixels._PixelCache())
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def split(photos):
 
 @pytest.fixture
 def reads(monkeypatch):
-    """How many files were read for their pixels to be kept."""
+    """A list of the files read to fill the cache."""
     names = []
     original = kept_pixels.read_image
 
@@ -41,7 +41,7 @@ def pixels_of(dataset):
     return np.concatenate(images), np.concatenate(labels)
 
 
-def test_what_is_kept_is_what_is_read_to_the_bit(split, monkeypatch):
+def test_cached_pixels_are_bit_identical_to_those_read(split, monkeypatch):
     given = {"shuffle": True, "augment": "light", "epochs": range(2), "batch_size": 7}
     some = {"indices": np.array([5, 1, 1, 0])}
     kept = [pixels_of(split.dataset(**one)) for one in (given, some, {})]
@@ -59,16 +59,16 @@ def test_later_passes_read_no_file(split, reads):
     assert sorted(reads) == sorted(split.paths)
 
 
-def test_nothing_is_kept_where_that_is_not_wanted(split, reads):
+def test_nothing_is_cached_with_keep_false(split, reads):
     kept = pixels_of(split.dataset())
     number = len(reads)
     read = pixels_of(split.dataset(keep=False))
     assert len(reads) == number == split.num_images
     assert all(map(np.array_equal, kept, read))
-    assert len(kept_pixels._KEPT._pixels) == number
+    assert len(kept_pixels._CACHE._pixels) == number
 
 
-def test_another_size_is_decoded_for_itself(split, reads):
+def test_each_image_size_is_decoded_separately(split, reads):
     pixels_of(split.dataset())
     (images, _) = pixels_of(replace(split, image_size=(8, 8)).dataset())
     assert images.shape[1:3] == (8, 8)
@@ -76,7 +76,7 @@ def test_another_size_is_decoded_for_itself(split, reads):
 
 
 @pytest.mark.parametrize("bound", [{"MAX_IMAGES": 3}, {"MAX_BYTES": 3 * 12 * 20 * 3}])
-def test_many_images_are_read_as_they_are_needed(split, reads, monkeypatch, bound):
+def test_larger_splits_are_read_when_needed(split, reads, monkeypatch, bound):
     for name, value in bound.items():
         monkeypatch.setattr(kept_pixels, name, value)
     assert split.num_images > 4
@@ -87,23 +87,23 @@ def test_many_images_are_read_as_they_are_needed(split, reads, monkeypatch, boun
     assert len(reads) == 3
 
 
-def test_what_was_not_wanted_for_longest_goes_first(split, reads, monkeypatch):
-    monkeypatch.setattr(kept_pixels, "KEPT_BYTES", 2 * 12 * 20 * 3)
-    for row in (0, 1, 0, 2, 0, 1):  # 2 drives 1 out
+def test_the_least_recently_used_pixels_are_dropped(split, reads, monkeypatch):
+    monkeypatch.setattr(kept_pixels, "MAX_CACHE_BYTES", 2 * 12 * 20 * 3)
+    for row in (0, 1, 0, 2, 0, 1):  # row 2 evicts row 1
         pixels_of(split.dataset(indices=np.array([row])))
     assert reads == [split.paths[row] for row in (0, 1, 2, 1)]
-    assert len(kept_pixels._KEPT._pixels) == 2
+    assert len(kept_pixels._CACHE._pixels) == 2
 
 
-def test_an_image_that_was_changed_is_neither_shown_nor_kept(split):
+def test_a_changed_image_is_neither_returned_nor_cached(split):
     with open(split.paths[1], "rb") as other, open(split.paths[0], "wb") as file:
         file.write(other.read())
-    with pytest.raises(DataError, match=r"must stay as they are.*holds other bytes than when"):
+    with pytest.raises(DataError, match=r"must not change.*holds other bytes than when"):
         pixels_of(split.dataset(indices=np.array([0])))
     with pytest.raises(tf.errors.InvalidArgumentError, match="holds other bytes than when"):
         pixels_of(split.dataset(indices=np.array([0]), keep=False))
     pixels_of(split.dataset(indices=np.array([1]), keep=False))
-    assert not kept_pixels._KEPT._pixels
+    assert not kept_pixels._CACHE._pixels
 
 
 def test_an_image_that_has_gone_is_named(tmp_path):
@@ -112,5 +112,5 @@ def test_an_image_that_has_gone_is_named(tmp_path):
     model = tlkit.build_classifier("resnet20", data.class_names, image_size=16, weights=None)
     for path in data.validation.paths:
         (tmp_path / path).unlink()
-    with pytest.raises(DataError, match="must stay as they are"):
+    with pytest.raises(DataError, match="must not change"):
         tlkit.evaluate(model, data.validation)

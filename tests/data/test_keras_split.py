@@ -1,4 +1,4 @@
-"""Splits go into Keras's own `fit`, `evaluate` and `predict` as they are."""
+"""Splits can be passed to Keras's `fit`, `evaluate` and `predict`."""
 
 import pickle
 
@@ -12,7 +12,7 @@ from tlkit.data.images import ImageSplit
 
 
 class Recorder(keras.Model):
-    """Keeps the batches that Keras gives it; what it says is the mean of the pixels."""
+    """Records the batches that Keras passes; its output is the mean of the pixels."""
 
     def __init__(self):
         super().__init__()
@@ -27,7 +27,7 @@ class Recorder(keras.Model):
 
 
 def recorded(images, **settings):
-    """The batches of each of three epochs of `fit`."""
+    """Returns the batches of each of three epochs of `fit`."""
     model = Recorder()
     model.compile(run_eagerly=True)
     model.fit(images, epochs=3, verbose=0, **settings)
@@ -36,13 +36,13 @@ def recorded(images, **settings):
 
 
 def rows_of(split, batch):
-    """Which images of a split stand in a batch."""
+    """Returns the rows of a split that are in a batch."""
     everything = next(iter(split.dataset(shuffle=False, batch_size=len(split))))[0].numpy()
     return [int(np.flatnonzero((everything == image).all(axis=(1, 2, 3)))[0]) for image in batch]
 
 
 @pytest.mark.parametrize("place", ["memory", "files"])
-def test_fit_sees_every_image_once_an_epoch_in_new_orders(data, tmp_path, place):
+def test_fit_gets_every_image_once_per_epoch_in_new_orders(data, tmp_path, place):
     if place == "files":
         write_photos(tmp_path / "photos", {"green": 30, "red": 30})
         data = tlkit.load_folder(tmp_path / "photos", image_size=32, batch_size=16)
@@ -60,7 +60,7 @@ def test_fit_sees_every_image_once_an_epoch_in_new_orders(data, tmp_path, place)
     assert len({tuple(order) for order in orders}) == 3
 
 
-def test_batches_are_those_of_the_dataset(data):
+def test_batches_equal_those_of_dataset(data):
     keras.utils.set_random_seed(0)
     split = data.train
     for epoch in range(2):
@@ -78,7 +78,7 @@ def test_batches_are_those_of_the_dataset(data):
         _ = split[3]
 
 
-def test_what_measures_stays_in_its_order(data):
+def test_validation_and_test_keep_their_order(data):
     split = data.validation
     split.on_epoch_begin()
     split.on_epoch_begin()
@@ -113,7 +113,7 @@ def test_fit_evaluates_a_split_and_weights_its_classes(data):
     assert weighted["loss"] == [0.0]
 
 
-def test_several_labels_come_as_rows():
+def test_multi_label_targets_are_rows():
     rows = np.eye(3, dtype=np.float32)[np.arange(30) % 3]
     images = np.random.default_rng(0).integers(0, 255, (30, 8, 8, 3), "uint8")
     split = tlkit.load_arrays(images, rows, batch_size=8, splits=(1, 0, 0)).train
@@ -122,7 +122,7 @@ def test_several_labels_come_as_rows():
     assert str(split) == "train: 30 images with up to 3 labels each, 8 × 8 pixels, in batches of 8"
 
 
-def test_a_split_says_what_it_is(data):
+def test_a_split_has_a_readable_text(data):
     text = "train: 42 images of 2 classes, 32 × 32 pixels, in batches of 16"
     assert str(data.train) == repr(data.train) == text
     assert data.train._repr_html_() == f"<pre>{text}</pre>"

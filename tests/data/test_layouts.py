@@ -1,4 +1,4 @@
-"""Folders that are splits, classes, or neither: what is unknown is asked about, never guessed."""
+"""Folders that are splits, classes, or neither: ambiguous layouts raise, nothing is guessed."""
 
 import shutil
 import unicodedata
@@ -7,7 +7,7 @@ import pytest
 
 import tlkit
 from tests.conftest import write_photos
-from tlkit.data.folder_names import alike, is_left_by_a_system, split_in_name, split_of_name
+from tlkit.data.folder_names import is_system_name, similar_names, split_in_name, split_of_name
 from tlkit.data.listing import list_folder
 from tlkit.data.measuring import load_for_measuring
 from tlkit.errors import DataError
@@ -15,7 +15,7 @@ from tlkit.errors import DataError
 
 @pytest.fixture
 def classes(tmp_path):
-    """Two classes of four images, to be copied to where a layout wants them."""
+    """Two classes of four images, which tests copy into layouts."""
     return write_photos(tmp_path / "classes", {"ants": 4, "bees": 4}, size=12)
 
 
@@ -40,7 +40,7 @@ def counts(root):
         (("train", "test"), ("train", "test")),
     ],
 )
-def test_splits_by_their_usual_names_are_splits(tmp_path, folders, splits):
+def test_common_split_names_are_recognised(tmp_path, folders, splits):
     for number, name in enumerate(folders):
         sizes = {"ants": 4, "bees": 4}
         write_photos(tmp_path / "photos" / name, sizes, size=12, seed=number)
@@ -48,7 +48,7 @@ def test_splits_by_their_usual_names_are_splits(tmp_path, folders, splits):
     assert found == {name: dict.fromkeys(splits, 4) for name in ("ants", "bees")}
 
 
-def test_two_folders_of_one_split_are_refused(classes, tmp_path):
+def test_two_folders_for_one_split_raise(classes, tmp_path):
     for name in ("train", "val", "valid"):
         shutil.copytree(classes, tmp_path / "photos" / name)
     with pytest.raises(DataError, match=r"at most one folder each.*train, val, valid"):
@@ -59,20 +59,20 @@ def test_two_folders_of_one_split_are_refused(classes, tmp_path):
     "folders",
     [("fold1", "fold2", "fold3"), ("train", "night"), ("seg_train", "seg_test"), ("A", "B")],
 )
-def test_folders_that_hold_nothing_but_the_same_folders_are_asked_about(classes, tmp_path, folders):
+def test_folders_with_only_the_same_subfolders_raise(classes, tmp_path, folders):
     root = tmp_path / "photos"
     for name in folders:
         shutil.copytree(classes, root / name)
     (root / folders[0] / "labels.csv").write_text("a,b")
     (root / "__MACOSX" / "ants").mkdir(parents=True)
-    pattern = r"nothing but the same folders \('ants', 'bees'\).*rename them, or give one of them"
+    pattern = r"nothing but the same folders \('ants', 'bees'\).*rename them, or pass one of them"
     with pytest.raises(DataError, match=pattern):
         tlkit.load_folder(root)
     with pytest.raises(DataError, match=pattern):
         tlkit.inspect_folder(root)
 
 
-def test_folders_that_are_named_as_classes_are_classes_whatever_they_hold(classes, tmp_path):
+def test_folders_listed_as_class_names_are_classes(classes, tmp_path):
     for number, name in enumerate(("fold1", "fold2")):
         write_photos(tmp_path / "photos" / name, {"left": 3, "right": 3}, size=12, seed=number)
     names = ("fold1", "fold2")
@@ -80,7 +80,7 @@ def test_folders_that_are_named_as_classes_are_classes_whatever_they_hold(classe
     assert data.report.counts == {name: {"train": 6} for name in names}
 
 
-def test_a_split_that_lacks_a_class_is_asked_about_too(classes, tmp_path):
+def test_an_unrecognised_split_without_a_class_raises(classes, tmp_path):
     shutil.copytree(classes, tmp_path / "photos" / "fold2")
     shutil.copytree(classes / "ants", classes / "wasps")
     shutil.copytree(classes, tmp_path / "photos" / "fold1")
@@ -88,11 +88,13 @@ def test_a_split_that_lacks_a_class_is_asked_about_too(classes, tmp_path):
         tlkit.inspect_folder(tmp_path / "photos")
 
 
-def test_names_that_speak_of_splits_are_asked_about_whatever_they_hold(classes, tmp_path):
-    """Each of them lies in a folder of its own name once more, as some archives unpack."""
+def test_names_that_mention_splits_raise(classes, tmp_path):
+    """Each folder is nested in one of the same name, as some archives unpack."""
     for name in ("seg_train", "seg_test"):
         shutil.copytree(classes, tmp_path / "photos" / name / name)
-    with pytest.raises(DataError, match=r"'seg_test', 'seg_train', which hold nothing but folders"):
+    with pytest.raises(
+        DataError, match=r"'seg_test', 'seg_train', which contain nothing but folders"
+    ):
         tlkit.inspect_folder(tmp_path / "photos")
 
 
@@ -107,60 +109,58 @@ def test_names_that_speak_of_splits_are_asked_about_whatever_they_hold(classes, 
         (("train",), "unlabelled", "'train'"),
     ],
 )
-def test_one_folder_of_images_among_them_makes_no_classes_of_splits(
-    classes, tmp_path, nested, flat, suspects
-):
+def test_splits_beside_a_class_folder_raise(classes, tmp_path, nested, flat, suspects):
     root = tmp_path / "photos"
     for name in nested:
         shutil.copytree(classes, root / name)
     shutil.copytree(classes / "ants", root / flat)
     top = flat.split("/")[0]
     with pytest.raises(
-        DataError, match=rf"with {suspects}.*\(beside '{top}'\), which holds? nothing"
+        DataError, match=rf"with {suspects}.*\(beside '{top}'\), which contains? nothing"
     ):
         tlkit.inspect_folder(root)
 
 
-def test_a_folder_that_holds_the_classes_once_more_is_asked_about(classes):
+def test_a_folder_that_repeats_the_classes_raises(classes):
     shutil.copytree(classes, classes.parent / "more")
     shutil.move(classes.parent / "more", classes / "augmented")
-    with pytest.raises(DataError, match=r"'augmented' \(beside 'ants', 'bees'\).*names beside"):
+    with pytest.raises(
+        DataError, match=r"'augmented' \(beside 'ants', 'bees'\).*names of their neighbours"
+    ):
         tlkit.inspect_folder(classes)
 
 
-def test_what_lies_beside_splits_and_holds_their_classes_is_asked_about(classes, tmp_path):
+def test_a_folder_beside_splits_with_their_classes_raises(classes, tmp_path):
     for name in ("train", "test", "night"):
         shutil.copytree(classes, tmp_path / "photos" / name)
-    with pytest.raises(DataError, match=r"'night' beside 'test', 'train', of the same classes"):
+    with pytest.raises(DataError, match=r"'night' beside 'test', 'train', with the same classes"):
         tlkit.inspect_folder(tmp_path / "photos")
 
 
 @pytest.mark.parametrize("inner", [(), ("train", "valid")])
 @pytest.mark.parametrize("wrapper", ["dataset", "a/b/c"])
-def test_the_folder_to_give_is_named_where_one_lies_round_the_classes(
-    classes, tmp_path, wrapper, inner
-):
+def test_an_enclosing_folder_raises_and_the_inner_one_is_named(classes, tmp_path, wrapper, inner):
     root = tmp_path / "photos"
     for name in inner or (".",):
         shutil.copytree(classes, root / wrapper / name, dirs_exist_ok=True)
     (root / "__MACOSX").mkdir()
     (root / ".DS_Store").write_bytes(b"")
-    with pytest.raises(DataError, match=rf"Give '{root / wrapper}'; or"):
+    with pytest.raises(DataError, match=rf"Pass '{root / wrapper}'; or"):
         tlkit.inspect_folder(root)
-    with pytest.raises(DataError, match=rf"Give '{root / wrapper}'; or"):
+    with pytest.raises(DataError, match=rf"Pass '{root / wrapper}'; or"):
         tlkit.load_folder(root)
     assert set(counts(root / wrapper)) == {"ants", "bees"}
 
 
 @pytest.mark.parametrize("wrapper", ["images", "a/b"])
-def test_a_folder_round_the_classes_of_each_split_is_refused(classes, tmp_path, wrapper):
+def test_a_folder_that_encloses_a_splits_classes_raises(classes, tmp_path, wrapper):
     for name in ("train", "val"):
         shutil.copytree(classes, tmp_path / "photos" / name / wrapper)
     with pytest.raises(DataError, match=rf"lie deeper, in '.*{wrapper}'. Move them up into"):
         tlkit.inspect_folder(tmp_path / "photos")
 
 
-def test_splits_that_lie_in_folders_of_their_own_name_are_refused(classes, tmp_path):
+def test_splits_nested_in_folders_of_their_name_raise(classes, tmp_path):
     for name in ("training_set", "test_set"):
         shutil.copytree(classes, tmp_path / "photos" / name / name)
     with pytest.raises(DataError, match=r"lie deeper, in '.*test_set.test_set'\. Move"):
@@ -170,25 +170,25 @@ def test_splits_that_lie_in_folders_of_their_own_name_are_refused(classes, tmp_p
 @pytest.mark.parametrize(
     "names", [("train", "valid"), ("my_test", "my_train"), ("extra", "test", "train")]
 )
-def test_splits_without_classes_in_them_are_no_classes(classes, tmp_path, names):
-    """Images whose labels stand elsewhere, as competitions hand them out."""
+def test_splits_without_class_folders_raise(classes, tmp_path, names):
+    """Images with separate label files, as in competitions."""
     for number, name in enumerate(names):
         write_photos(tmp_path / "photos", {name: 4}, size=12, seed=number)
     listed = ", ".join(map(repr, names))
-    with pytest.raises(DataError, match=rf"{listed}, in which no folders of classes are"):
+    with pytest.raises(DataError, match=rf"{listed}, which contain no class folders"):
         tlkit.inspect_folder(tmp_path / "photos")
     data = tlkit.load_folder(tmp_path / "photos", class_names=names, splits=(1, 0, 0))
     assert data.class_names == names
 
 
-def test_one_class_with_folders_in_it_can_be_measured(classes, tmp_path):
-    """There, classes are known by name."""
+def test_a_single_class_with_subfolders_can_be_evaluated(classes, tmp_path):
+    """In evaluation, classes are recognised by name."""
     shutil.copytree(classes, tmp_path / "photos" / "insects")
     split = load_for_measuring(tmp_path / "photos", ["birds", "insects"], image_size=(8, 8))
     assert split.num_images == 8
 
 
-def test_folders_inside_classes_are_no_splits(classes, tmp_path):
+def test_subfolders_of_classes_are_not_splits(classes, tmp_path):
     for name in ("ants", "bees"):
         shutil.copytree(classes / name, tmp_path / "photos" / name / "images")
     assert counts(tmp_path / "photos") == {"ants": {"all": 4}, "bees": {"all": 4}}
@@ -206,7 +206,7 @@ HIDDEN = (".DS_Store", ".ipynb_checkpoints", ".Trash-1000", ".AppleDouble", ".sn
 
 
 @pytest.mark.parametrize("name", [*LEFT_BEHIND, *HIDDEN])
-def test_what_systems_leave_behind_is_no_class_and_is_said(classes, name):
+def test_system_folders_are_skipped_and_reported(classes, name):
     shutil.copytree(classes / "ants", classes / name)
     shutil.copytree(classes / "ants", classes / "ants" / name)
     report = tlkit.inspect_folder(classes)
@@ -220,9 +220,9 @@ def test_what_systems_leave_behind_is_no_class_and_is_said(classes, name):
 
 
 @pytest.mark.parametrize("name", ["icon", "recycled", "snapshot", "temp", "trash", "dev"])
-def test_classes_with_such_words_are_classes(classes, name):
+def test_class_names_with_similar_words_are_classes(classes, name):
     shutil.copytree(classes / "ants", classes / name)
-    assert not is_left_by_a_system(name)
+    assert not is_system_name(name)
     assert name in tlkit.inspect_folder(classes).empty_classes or name in {
         file.class_name for file in list_folder(classes).files
     }
@@ -242,7 +242,7 @@ def test_classes_with_such_words_are_classes(classes, name):
         "ＡＮＴＳ",
     ],
 )
-def test_classes_that_look_alike_are_asked_about(classes, twin):
+def test_class_names_that_look_alike_raise(classes, twin):
     shutil.move(classes / "ants", classes / "moved")
     (classes / "ants").mkdir()
     (classes / twin).mkdir()
@@ -252,30 +252,30 @@ def test_classes_that_look_alike_are_asked_about(classes, twin):
     with pytest.raises(DataError, match=r"more than case, spaces and invisible characters.*'ants'"):
         tlkit.load_folder(classes)
     (note,) = tlkit.inspect_folder(classes).notes
-    assert note.startswith("Names that look alike")
+    assert note.startswith("Class names that look alike")
     names = unicodedata.normalize("NFC", twin), "ants", "bees"
     assert tlkit.load_folder(classes, class_names=names, splits=(1, 0, 0)).class_names == names
 
 
-def test_the_code_of_what_cannot_be_seen_stands_in_the_message():
-    assert alike(["cat", "cat\u200b", "dog"]) == r"'cat' and 'cat\u200b'"
-    assert alike(["cat", "bat"]) == ""
-    assert alike(["Ähre", "ahre"]) == ""
+def test_messages_escape_invisible_characters():
+    assert similar_names(["cat", "cat\u200b", "dog"]) == r"'cat' and 'cat\u200b'"
+    assert similar_names(["cat", "bat"]) == ""
+    assert similar_names(["Ähre", "ahre"]) == ""
 
 
-def test_notes_and_errors_are_bounded_however_many_classes_there_are(tmp_path):
+def test_notes_and_errors_are_short_with_many_classes(tmp_path):
     root = tmp_path / "photos"
     write_photos(root / "train", {f"class{number:03}": 1 for number in range(60)}, size=8)
     write_photos(root / "val", {"class000": 1}, size=8, seed=1)
     report = tlkit.inspect_folder(root)
     (note,) = report.notes
-    assert note.startswith("The validation split holds no usable image of 'class001', ")
+    assert note.startswith("The validation split has no usable images of 'class001', ")
     assert note.endswith(" and 54 more.")
     with pytest.raises(DataError, match=r"single image of 'class001'.* and 54 more\."):
         tlkit.load_folder(root)
 
 
-def test_copies_are_counted_and_the_first_named(classes):
+def test_copies_are_counted_and_some_are_listed(classes):
     for number in range(30):
         shutil.copy(classes / "ants" / "000.jpg", classes / "ants" / f"copy{number:02}.jpg")
     report = tlkit.inspect_folder(classes)
@@ -285,5 +285,5 @@ def test_copies_are_counted_and_the_first_named(classes):
 
 
 @pytest.mark.parametrize("name", ["bees", "trains", "valley", "testudo", "devices", "station", ""])
-def test_other_words_are_no_splits(name):
+def test_other_words_are_not_splits(name):
     assert (split_of_name(name), split_in_name(name)) == ("", "")

@@ -1,4 +1,4 @@
-"""Manifests whose images have several labels, or none: loaded, trained on, measured, asked."""
+"""Multi-label manifests: loading, training, evaluation and prediction."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ COLOURS = ("blue", "green", "red")
 
 @pytest.fixture
 def paintings(tmp_path):
-    """A manifest of 80 noisy images, each brighter in the colours that it is labelled with."""
+    """A manifest of 80 noisy images, each brighter in the colours of its labels."""
     rows = []
     for number in range(80):
         generator = np.random.default_rng(number)
@@ -25,7 +25,7 @@ def paintings(tmp_path):
     return write_manifest(tmp_path / "paintings.csv", rows)
 
 
-def test_labels_become_rows_of_zeros_and_ones(paintings):
+def test_labels_become_multi_hot_rows(paintings):
     data = tlkit.load_manifest(paintings, multi_label=True, image_size=32, splits=(0.6, 0.2, 0.2))
     assert data.is_multi_label
     assert data.class_names == COLOURS
@@ -41,7 +41,7 @@ def test_labels_become_rows_of_zeros_and_ones(paintings):
     assert labels.shape[1] == 3
 
 
-def test_the_same_images_as_arrays_are_divided_alike_in_kind(paintings):
+def test_the_same_images_as_arrays_give_the_same_kind_of_splits(paintings):
     data = tlkit.load_manifest(paintings, multi_label=True, image_size=32, splits=(1, 0, 0))
     images = np.concatenate(
         [batch for batch, _ in data.train.dataset(shuffle=False).as_numpy_iterator()]
@@ -71,7 +71,7 @@ def test_images_in_groups_may_have_several_labels(paintings):
     assert sum(map(len, found)) == len(set.union(*found)) == 21
 
 
-def test_contradictory_labels_are_a_conflict_and_absent_ones_are_noted(paintings):
+def test_contradicting_labels_conflict_and_missing_ones_are_noted(paintings):
     folder = paintings.parent
     (folder / "copy.png").write_bytes((folder / "07.png").read_bytes())
     rows = [tuple(line.split(",")) for line in paintings.read_text().split()[1:]]
@@ -80,7 +80,7 @@ def test_contradictory_labels_are_a_conflict_and_absent_ones_are_noted(paintings
     write_manifest(paintings, [*rows, ("copy.png", "red", "train")], ("path", "label", "split"))
     report = tlkit.load_manifest(paintings, multi_label=True, image_size=8).report
     assert report.conflicts == ((str(folder / "07.png"), str(folder / "copy.png")),)
-    assert "Labels without an image in validation: 'grey'." in report.notes
+    assert "Labels without images in validation: 'grey'." in report.notes
 
 
 @pytest.mark.parametrize(
@@ -91,20 +91,20 @@ def test_contradictory_labels_are_a_conflict_and_absent_ones_are_noted(paintings
         (["", ""], "at least two labels. Received: labels=none"),
     ],
 )
-def test_labels_that_say_too_little_are_refused(paintings, labels, message):
+def test_insufficient_labels_raise(paintings, labels, message):
     rows = [(f"0{number}.png", label) for number, label in enumerate(labels)]
     write_manifest(paintings, rows)
     with pytest.raises(DataError, match=message):
         tlkit.load_manifest(paintings, multi_label=True)
 
 
-def test_a_single_image_is_refused(paintings):
+def test_a_single_image_raises(paintings):
     write_manifest(paintings, [("01.png", "a|b")])
     with pytest.raises(DataError, match=r"two different images. Received: 1 images"):
         tlkit.load_manifest(paintings, multi_label=True)
 
 
-def test_a_model_learns_them_is_measured_and_asked(paintings):
+def test_a_multi_label_model_is_trained_evaluated_and_applied(paintings):
     data = tlkit.load_manifest(paintings, multi_label=True, image_size=32, splits=(0.7, 0.15, 0.15))
     model = tlkit.build_classifier("resnet20", data.class_names, multi_label=True)
     tlkit.train_head(model, data)

@@ -21,7 +21,7 @@ def write_manifest(path, rows, header=("path", "label"), encoding="utf-8"):
 
 
 def rows_of(photos, *columns):
-    """A row for each image: its path in the folder, its class, and what `columns` make of it."""
+    """A row for each image: its path in the folder, its class, and the values of `columns`."""
     return [
         (str(file.relative_to(photos)), file.parent.name, *(column(file) for column in columns))
         for file in sorted(photos.rglob("*.jpg"))
@@ -32,7 +32,7 @@ def splits_of(data):
     return [split for split in (data.train, data.validation, data.test) if split is not None]
 
 
-def test_a_manifest_gives_what_its_folder_gives(photos):
+def test_a_manifest_gives_the_same_data_as_its_folder(photos):
     manifest = write_manifest(photos / "all.csv", rows_of(photos))
     listed = tlkit.load_manifest(manifest, image_size=16)
     (photos / "all.csv").rename(photos.parent / "moved.csv")
@@ -61,7 +61,7 @@ def test_paths_are_relative_to_the_manifest_or_absolute(photos, tmp_path, monkey
     assert sum(len(batch) for batch, _ in data.train.dataset()) == 60
 
 
-def test_adding_rows_moves_no_old_one(tmp_path):
+def test_adding_rows_moves_no_existing_image(tmp_path):
     photos = write_photos(tmp_path / "photos", {"a": 40, "b": 40}, size=12)
     before = tlkit.load_manifest(write_manifest(photos / "m.csv", rows_of(photos)), image_size=8)
     write_photos(photos, {"a": 55, "b": 45}, size=12)
@@ -71,7 +71,7 @@ def test_adding_rows_moves_no_old_one(tmp_path):
         assert set(old.paths) < set(new.paths)
 
 
-def test_damaged_copied_and_contradictory_images_are_reported(photos):
+def test_damaged_copied_and_conflicting_images_are_reported(photos):
     (photos / "red" / "cut.jpg").write_bytes(encoded(drawing(), "JPEG")[:100])
     shutil.copy(photos / "red" / "001.jpg", photos / "red" / "copy.jpg")
     shutil.copy(photos / "red" / "002.jpg", photos / "green" / "wrong.jpg")
@@ -89,7 +89,7 @@ def test_damaged_copied_and_contradictory_images_are_reported(photos):
     assert report.num_files == 63
 
 
-def test_what_was_checked_once_is_remembered(photos, monkeypatch):
+def test_file_checks_are_cached(photos, monkeypatch):
     tlkit.load_folder(photos, image_size=8)
     monkeypatch.setattr(checks, "check_file", lambda *_: pytest.fail("decoded again"))
     tlkit.load_manifest(write_manifest(photos.parent / "m.csv", absolute(photos)), image_size=8)
@@ -111,10 +111,10 @@ def test_the_column_split_is_kept(photos):
     rows = [row for row in rows_of(photos, split) if row[1:] != ("red", "val")]
     report = tlkit.load_manifest(write_manifest(manifest, rows, header), image_size=8).report
     assert report.counts["red"] == {"train": 24, "validation": 0, "test": 3}
-    assert "The validation split holds no usable image of 'red'." in report.notes
+    assert "The validation split has no usable images of 'red'." in report.notes
 
 
-def test_columns_come_in_any_order_and_names_without_spaces(tmp_path):
+def test_columns_may_have_any_order_and_names_are_stripped(tmp_path):
     photos = write_photos(tmp_path / "photos", {"Ähre, reif": 3, "b": 3}, size=12)
     lines = ["\ufeffLabel, Path ,group", ""]
     for path, label in rows_of(photos):
@@ -125,7 +125,7 @@ def test_columns_come_in_any_order_and_names_without_spaces(tmp_path):
     assert data.train.num_images == 6
 
 
-def test_class_names_give_the_order_and_must_be_those_of_the_manifest(photos):
+def test_class_names_set_the_order_and_must_match_the_manifest(photos):
     manifest = write_manifest(photos / "m.csv", rows_of(photos))
     data = tlkit.load_manifest(manifest, image_size=8, class_names=["red", "green"])
     assert data.class_names == ("red", "green")
@@ -145,7 +145,7 @@ def test_class_names_give_the_order_and_must_be_those_of_the_manifest(photos):
         ("a/1.jpg,a", "without 'path', 'label' and with unknown 'a/1.jpg', 'a'"),
     ],
 )
-def test_columns_that_are_missing_or_unknown_are_named(tmp_path, header, message):
+def test_missing_and_unknown_columns_raise(tmp_path, header, message):
     (tmp_path / "m.csv").write_text(f"{header}\n1.jpg,cat\n")
     with pytest.raises(DataError, match=message):
         tlkit.load_manifest(tmp_path / "m.csv")
@@ -159,18 +159,18 @@ def test_columns_that_are_missing_or_unknown_are_named(tmp_path, header, message
         ("path,label\n", "must list images.*which has no row"),
         ("path,label\na.jpg\n", "with 1 instead of 2 in line 2"),
         ("path,label\na.jpg,one, two\n", "with 3 instead of 2 in line 2.*double quotes"),
-        ('path,label\n"a.jpg,cat\n', "which is none in line 2"),
+        ('path,label\n"a.jpg,cat\n', "which is malformed in line 2"),
         ("path,label\n,cat\na.jpg,\n,dog\n", "must have a path in every row.*lines 2, 4"),
         ("path,label\na.jpg,cat\nb.jpg, \n", "must have a label in every row.*line 3. Fill it in"),
         ("path,label\na.jpg,cat\n./a.jpg,cat\n", "each file once.*a.jpg' in lines 2, 3"),
         ("path,label,split\na.jpg,cat,trian\n", "with 'trian' in line 2. Did you mean 'train'"),
         ("path,label,split\na.jpg,x,val\nb.jpg,x,\n", "a split in every row or in none.*line 3"),
-        ("path,label,split\na.jpg,x,val\n", "must have a split to train on.*with validation"),
+        ("path,label,split\na.jpg,x,val\n", "must have a training split.*with validation"),
         ("path,label\na.jpg,x\nb.jpg,y\n", "2 of whose 2 files are missing: 'a.jpg', 'b.jpg'"),
-        ("path,label\nb\\a.jpg,x\n", r"are missing: 'b\\\\a.jpg'.*separated by /"),
+        ("path,label\nb\\a.jpg,x\n", r"are missing: 'b\\\\a.jpg'.*separate folders by /"),
     ],
 )
-def test_rows_that_say_too_little_or_too_much_are_named(tmp_path, content, message):
+def test_malformed_rows_raise(tmp_path, content, message):
     (tmp_path / "m.csv").write_text(content)
     with pytest.raises(DataError, match=message):
         tlkit.load_manifest(tmp_path / "m.csv")
@@ -204,7 +204,7 @@ PLAIN = "path,label\na.png,cat\nb.png,dog\nc.png,cat\nd.png,dog\n"
         ("\n\n" + PLAIN).encode(),
     ],
 )
-def test_tables_are_read_as_spreadsheets_write_them(tmp_path, content):
+def test_common_spreadsheet_dialects_are_read(tmp_path, content):
     for number, name in enumerate("abcd"):
         (tmp_path / f"{name}.png").write_bytes(encoded(drawing(20 + number, 20), "PNG"))
     (tmp_path / "m.csv").write_bytes(content)
@@ -227,28 +227,26 @@ def test_tables_are_read_as_spreadsheets_write_them(tmp_path, content):
         (";;\n", "which is empty"),
     ],
 )
-def test_tables_that_are_none_are_refused_whatever_separates_their_cells(
-    tmp_path, content, message
-):
+def test_malformed_tables_raise_with_any_separator(tmp_path, content, message):
     (tmp_path / "m.csv").write_text(content)
     with pytest.raises(DataError, match=message):
         tlkit.load_manifest(tmp_path / "m.csv")
 
 
-def test_splits_have_their_usual_names_in_a_table_too(photos):
+def test_common_names_of_splits_are_read_in_a_table(photos):
     names = {"Training": "train", "valid": "validation", "TEST": "test"}
     rows = [(*row, list(names)[number % 3]) for number, row in enumerate(rows_of(photos))]
     manifest = write_manifest(photos / "m.csv", rows, header=("path", "label", "split"))
     assert set(tlkit.load_manifest(manifest, image_size=8).report.splits) == set(names.values())
 
 
-def test_missing_files_are_counted_and_the_first_named(photos):
+def test_missing_files_raise_with_their_number_and_names(photos):
     rows = rows_of(photos) + [(f"gone/{number}.jpg", "red") for number in range(9)]
     with pytest.raises(DataError, match=r"9 of whose 69 files.*'gone/4.jpg' and 4 more. Correct"):
         tlkit.load_manifest(write_manifest(photos / "m.csv", rows))
 
 
-def test_other_encodings_and_other_things_than_files_are_refused(tmp_path):
+def test_other_encodings_and_folders_raise(tmp_path):
     write_manifest(tmp_path / "m.csv", [("a.jpg", "Löwe")], encoding="latin-1")
     with pytest.raises(DataError, match=r"text in UTF-8.*with the byte 0xf6 in line 2. Save it"):
         tlkit.load_manifest(tmp_path / "m.csv")
@@ -258,7 +256,7 @@ def test_other_encodings_and_other_things_than_files_are_refused(tmp_path):
         tlkit.load_manifest(tmp_path / "gone.csv")
 
 
-def test_classes_that_cannot_be_trained_are_refused_as_in_a_folder(photos):
+def test_untrainable_classes_raise_as_in_a_folder(photos):
     rows = rows_of(photos)
     with pytest.raises(DataError, match=r"at least two classes. Received: classes='green'"):
         tlkit.load_manifest(write_manifest(photos / "m.csv", rows[:30]))
@@ -273,15 +271,15 @@ def test_classes_that_cannot_be_trained_are_refused_as_in_a_folder(photos):
         ({"splits": (0.5, 0.5)}, "`splits`"),
         ({"max_pixels": 0}, "`max_pixels`"),
         ({"class_names": ["a", "a"]}, "Name each class once"),
-        ({"separator": " "}, "`separator` must be text"),
+        ({"separator": " "}, "`separator` must be a string"),
     ],
 )
-def test_bad_arguments_are_refused_before_the_manifest_is_read(arguments, message):
+def test_invalid_arguments_raise_before_the_manifest_is_read(arguments, message):
     with pytest.raises(ArgumentError, match=message):
         tlkit.load_manifest("there is no such file", **arguments)
 
 
-def test_a_folder_or_a_manifest_is_listed_by_its_name(photos):
+def test_the_suffix_distinguishes_manifests_from_folders(photos):
     manifest = write_manifest(photos.parent / "M.CSV", absolute(photos))
     assert list_images(manifest).files == list_images(photos).files
     (photos.parent / "folder.csv").mkdir()

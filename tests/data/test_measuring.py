@@ -1,4 +1,4 @@
-"""Images to measure on: the model's classes are given, and no rule of training holds."""
+"""Loading images for evaluation, with the model's classes given."""
 
 import shutil
 
@@ -15,7 +15,7 @@ def load(folder, **arguments):
     return load_for_measuring(folder, CLASSES, image_size=(8, 8), **arguments)
 
 
-def test_labels_are_those_of_the_model_whatever_is_there(tmp_path):
+def test_labels_are_positions_in_the_models_classes(tmp_path):
     photos = write_photos(tmp_path / "photos", {"green": 1, "red": 2}, size=12)
     split = load(photos)
     assert split.labels.tolist() == [0, 0, 2]
@@ -26,7 +26,7 @@ def test_labels_are_those_of_the_model_whatever_is_there(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("folders", "measured"),
+    ("folders", "expected"),
     [
         (["test"], "test"),
         (["val"], "val"),
@@ -36,15 +36,15 @@ def test_labels_are_those_of_the_model_whatever_is_there(tmp_path):
         (["train", "val", "test"], "test"),
     ],
 )
-def test_of_a_split_only_what_measures_is_taken(tmp_path, folders, measured):
+def test_only_test_or_validation_of_a_split_is_used(tmp_path, folders, expected):
     for seed, name in enumerate(folders):
         write_photos(tmp_path / "photos" / name, {"blue": 2}, size=12, seed=seed)
     split = load(tmp_path / "photos")
     assert split.num_images == 2
-    assert all(f"/{measured}/" in path for path in split.paths)
+    assert all(f"/{expected}/" in path for path in split.paths)
 
 
-def test_each_content_counts_once(tmp_path):
+def test_copies_count_once(tmp_path):
     photos = write_photos(tmp_path / "photos", {"green": 3, "red": 3}, size=12)
     shutil.copy(photos / "red" / "000.jpg", photos / "red" / "copy.jpg")
     shutil.copy(photos / "red" / "001.jpg", photos / "green" / "conflict.jpg")
@@ -52,15 +52,15 @@ def test_each_content_counts_once(tmp_path):
     assert not any("001.jpg" in path and "red" in path for path in load(photos).paths)
 
 
-def test_a_class_that_the_model_does_not_have_is_named(tmp_path):
+def test_an_unknown_class_raises(tmp_path):
     photos = write_photos(tmp_path / "photos", {"gren": 2, "red": 2}, size=12)
     with pytest.raises(DataError, match=r"`photos` .*'red', 'blue', 'green'.*'gren'.*'green'\?"):
         load(photos, argument="photos")
 
 
-def test_a_folder_without_usable_images_is_refused(tmp_path):
+def test_a_folder_without_usable_images_raises(tmp_path):
     photos = write_photos(tmp_path / "photos", {"red": 2}, size=12)
-    with pytest.raises(DataError, match=r"images to measure on.*2 files that cannot be used"):
+    with pytest.raises(DataError, match=r"images to evaluate.*2 files that cannot be used"):
         load(photos, max_pixels=100)
     with pytest.raises(ArgumentError, match="`max_pixels`"):
         load(photos, max_pixels=0)

@@ -18,7 +18,7 @@ from tlkit.errors import ArgumentError, DataError
 
 
 def scene(seed, width=160, height=120):
-    """An image with as much of each frequency as images have: noise over f."""
+    """Noise with a 1/f spectrum, as natural images have."""
     generator = np.random.default_rng(seed)
     across, down = np.fft.rfftfreq(width), np.fft.fftfreq(height)[:, np.newaxis]
     frequency = np.maximum(np.hypot(across, down), 1 / width)
@@ -30,9 +30,9 @@ def scene(seed, width=160, height=120):
     return Image.fromarray(np.stack(planes, axis=-1).clip(0, 255).astype(np.uint8))
 
 
-def cropped(image, share):
+def cropped(image, fraction):
     width, height = image.size
-    left, top = round(width * share / 2), round(height * share / 2)
+    left, top = round(width * fraction / 2), round(height * fraction / 2)
     return image.crop((left, top, width - left, height - top))
 
 
@@ -49,7 +49,7 @@ CHANGES = {
 
 @pytest.fixture
 def scenes(tmp_path):
-    """A folder of 40 images in two classes, no two alike."""
+    """A folder of 40 images in two classes without near-duplicates."""
     folder = tmp_path / "scenes"
     for number in range(40):
         path = folder / "ab"[number % 2] / f"{number:02d}.jpg"
@@ -58,7 +58,7 @@ def scenes(tmp_path):
     return folder
 
 
-def test_changed_copies_are_found_and_nothing_else(scenes):
+def test_modified_copies_are_found_and_nothing_else(scenes):
     originals = sorted(scenes.rglob("*.jpg"))
     copies = {}
     for path in originals:
@@ -77,7 +77,7 @@ def test_changed_copies_are_found_and_nothing_else(scenes):
     assert len(set(report.groups.values())) == 40
 
 
-def test_pairs_across_splits_come_first_then_those_under_other_labels(scenes):
+def test_pairs_across_splits_come_before_those_across_labels(scenes):
     rows = []
     for number, path in enumerate(sorted(scenes.rglob("*.jpg"))):
         rows.append((str(path), path.parent.name, "val" if number % 4 == 3 else "train"))
@@ -101,12 +101,12 @@ def test_pairs_across_splits_come_first_then_those_under_other_labels(scenes):
     text = str(report)
     assert "44 different images compared: 4 near-duplicate pairs (at most 64 of 255" in text
     assert "LEAKS: across splits (2):" in text
-    assert "Under different labels (1):" in text
-    assert "In one split and class (1):" in text
+    assert "With different labels (1):" in text
+    assert "In the same split and class (1):" in text
     assert "groups=tlkit.find_near_duplicates(data).group_of" in text
 
 
-def test_its_groups_keep_what_looks_alike_in_one_split(scenes):
+def test_the_reports_groups_keep_near_duplicates_in_one_split(scenes):
     for path in sorted(scenes.rglob("*.jpg")):
         for name in ("half", "cropped"):
             copy = path.with_name(f"{path.stem}-{name}.jpg")
@@ -121,23 +121,23 @@ def test_its_groups_keep_what_looks_alike_in_one_split(scenes):
     assert before.group_of(scenes / "nowhere.jpg") is None
 
 
-def test_an_image_is_found_by_any_spelling_of_its_place(scenes, monkeypatch):
+def test_an_image_is_found_by_any_spelling_of_its_path(scenes, monkeypatch):
     for path in sorted(scenes.rglob("*.jpg"))[:4]:
         path.with_suffix(".png").write_bytes(CHANGES["half"](Image.open(path)))
     monkeypatch.chdir(scenes.parent)
-    alike = find_near_duplicates(tlkit.load_folder("scenes", image_size=8))
-    assert len(alike.groups) == 8
-    assert all(path.startswith("scenes/") for path in alike.groups)
-    found = [tlkit.load_folder("./scenes", image_size=8, groups=alike.group_of)]
-    found.append(tlkit.load_folder(scenes, image_size=8, groups=alike.group_of))
+    report = find_near_duplicates(tlkit.load_folder("scenes", image_size=8))
+    assert len(report.groups) == 8
+    assert all(path.startswith("scenes/") for path in report.groups)
+    found = [tlkit.load_folder("./scenes", image_size=8, groups=report.group_of)]
+    found.append(tlkit.load_folder(scenes, image_size=8, groups=report.group_of))
     rows = [(f"../scenes/{path}", *more) for path, *more in rows_of(scenes)]
     manifest = write_manifest(scenes / "m.csv", [*rows, (str(scenes / "a" / "00.png"), "a")])
-    found.append(tlkit.load_manifest(manifest, image_size=8, groups=alike.group_of))
+    found.append(tlkit.load_manifest(manifest, image_size=8, groups=report.group_of))
     assert [data.report.num_groups for data in found] == [4, 4, 4]
-    assert not any("no image a key" in note for data in found for note in data.report.notes)
+    assert not any("no key for any image" in note for data in found for note in data.report.notes)
 
 
-def test_a_second_audit_decodes_nothing_and_new_images_once(scenes, monkeypatch):
+def test_a_second_search_decodes_only_new_images(scenes, monkeypatch):
     data = tlkit.load_folder(scenes, image_size=8)
     first = find_near_duplicates(data)
     real, read = ImageSplit.dataset, []
@@ -156,7 +156,7 @@ def test_a_second_audit_decodes_nothing_and_new_images_once(scenes, monkeypatch)
     assert (report.num_images, report.num_pairs) == (41, 0)  # an exact copy counts once
 
 
-def test_images_in_memory_and_with_several_labels_are_audited():
+def test_images_in_memory_and_multi_label_images_are_compared():
     images = np.stack([np.asarray(scene(seed, 48, 40)) for seed in range(12)])
     images[9] = images[2] // 2 + 30
     labels = np.eye(3)[np.arange(12) % 3]
@@ -165,13 +165,13 @@ def test_images_in_memory_and_with_several_labels_are_audited():
     report = find_near_duplicates(data)
     (pair,) = report.pairs
     assert pair.paths == ("images[2]", "images[9]")
-    assert "leave one of each pair out before tlkit.load_arrays" in str(report)
+    assert "remove one of each pair before tlkit.load_arrays" in str(report)
     assert "load_folder" not in str(report)
     assert pair.classes == ("", "")
     assert "images[2] (train, no label) ~ images[9]" in str(pair)
 
 
-def test_a_listing_is_audited_with_what_was_found_in_it(scenes):
+def test_a_listing_is_inspected_and_compared(scenes):
     (scenes / "b" / "again.jpg").write_bytes(CHANGES["double"](Image.open(scenes / "a" / "00.jpg")))
     (scenes / "b" / "cut.jpg").write_bytes(b"\xff\xd8\xff")
     data, report = audit_listing(list_folder(scenes))
@@ -192,7 +192,7 @@ def test_a_listing_is_audited_with_what_was_found_in_it(scenes):
     assert (report.num_images, report.num_pairs, report.pairs) == (0, 0, ())
 
 
-def test_bits_are_signs_of_frequencies():
+def test_hash_bits_are_signs_of_frequencies():
     images = np.stack([np.asarray(scene(seed, 32, 32)) for seed in range(6)])
     hashes = perceptual_hashes(images)
     assert hashes.shape == (6, 32)
@@ -213,12 +213,12 @@ def test_bits_are_signs_of_frequencies():
     assert np.flatnonzero(bits).tolist() == [3 * 16 + 5 - 1]
 
 
-def test_images_of_one_colour_look_alike_and_like_nothing_else():
+def test_single_coloured_images_match_only_each_other():
     flat = np.stack([np.full((32, 32, 3), value) for value in (0, 1, 77, 255)])
     assert not perceptual_hashes(flat).any()
 
 
-def test_blocks_and_the_bound_of_pairs_change_nothing_but_the_list(scenes, monkeypatch):
+def test_block_size_and_pair_limit_change_only_the_list(scenes, monkeypatch):
     for number in range(9):
         copy = scenes / "b" / f"x{number}.jpg"
         copy.write_bytes(encoded(Image.open(scenes / "a" / "00.jpg"), "JPEG", quality=20 + number))
@@ -232,11 +232,11 @@ def test_blocks_and_the_bound_of_pairs_change_nothing_but_the_list(scenes, monke
     assert part.pairs == whole.pairs[:10]
     assert part.num_pairs == 45
     assert part.groups == whole.groups
-    assert part.notes == ("The 10 pairs that matter most are listed.",)
+    assert part.notes == ("Only the first 10 pairs are listed.",)
     assert "... and 16 more" in str(whole)
 
 
-def test_the_page_escapes_names():
+def test_the_html_escapes_names():
     pair = NearDuplicate(("<i>.jpg", "b.jpg"), 3, ("train", "test"), ("<b>", ""))
     report = NearDuplicateReport((pair,), 1, 2, 64)
     page = report._repr_html_()
@@ -253,22 +253,24 @@ def test_the_bound_is_checked(photos, bound):
         find_near_duplicates(data, max_differing=bound)
 
 
-def test_what_was_not_loaded_is_refused(photos):
-    with pytest.raises(ArgumentError, match=r"`data` must be what load_folder.*of type str"):
+def test_other_objects_than_loaded_data_raise(photos):
+    with pytest.raises(
+        ArgumentError, match=r"`data` must be the result of load_folder.*of type str"
+    ):
         find_near_duplicates(str(photos))
 
 
 def test_an_image_that_has_gone_is_named(scenes):
     gone = scenes / "a" / "02.jpg"
-    gone.write_bytes(encoded(scene(4711), "JPEG"))  # its pixels are in no memory yet
+    gone.write_bytes(encoded(scene(4711), "JPEG"))  # its pixels are not cached yet
     data = tlkit.load_folder(scenes, image_size=8)
     gone.unlink()
-    with pytest.raises(DataError, match=r"must stay as they are.*02.jpg"):
+    with pytest.raises(DataError, match=r"must not change.*02.jpg"):
         find_near_duplicates(data)
 
 
 @pytest.mark.shared_data
-def test_real_images_raise_no_false_alarm_and_their_copies_are_found(shared, tmp_path):
+def test_real_images_give_no_false_pairs_and_their_copies_are_found(shared, tmp_path):
     """The figures of the README and of `MAX_DIFFERING`, on a part of the images."""
     images = sorted((shared / "data" / "flowers").rglob("*.jpg"))[::10]
     images += sorted((shared / "data" / "hymenoptera").rglob("*.jpg"))[::10]
@@ -283,7 +285,7 @@ def test_real_images_raise_no_false_alarm_and_their_copies_are_found(shared, tmp
     report = find_near_duplicates(data)
     numbers = [[path.split("/")[-1][:3] for path in pair.paths] for pair in report.pairs]
     assert all(first == second for first, second in numbers)
-    assert len(numbers) >= 0.98 * 10 * len(images)  # every two of five versions
+    assert len(numbers) >= 0.98 * 10 * len(images)  # all pairs of five versions
     wider = find_near_duplicates(data, max_differing=NUM_BITS // 2 - 30)
     assert wider.num_pairs >= report.num_pairs
 

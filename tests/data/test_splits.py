@@ -26,7 +26,7 @@ def paths(division, found):
     }
 
 
-def test_a_place_depends_on_content_class_and_seed_alone():
+def test_a_place_depends_only_on_content_class_and_seed():
     found = many(300) + many(300, "dog", "e")
     before = paths(divide(found, SHARES, 0), found)
     reordered = found[::-1]
@@ -37,7 +37,7 @@ def test_a_place_depends_on_content_class_and_seed_alone():
     assert paths(divide(found, SHARES, 1), found) != before
 
 
-def test_shares_hold_approximately_in_each_class():
+def test_fractions_hold_approximately_in_each_class():
     found = many(1000)
     counts = {name: len(rows) for name, rows in divide(found, SHARES, 0).splits.items()}
     assert abs(counts["train"] - 600) < 60
@@ -63,10 +63,10 @@ def test_a_small_class_fills_training_then_validation_then_test(count, expected)
         for name in ("train", "validation", "test")
     ]
     assert counts == expected
-    assert any("'cat'" in note for note in division.notes) == (count > 1)  # one is not moved
+    assert any("'cat'" in note for note in division.notes) == (count > 1)  # one image does not move
 
 
-def test_only_the_nearest_move_to_fill_a_split():
+def test_only_the_nearest_images_move_to_fill_a_split():
     found = many(6)
     ranked = sorted(found, key=lambda image: place(image.digest, "cat", 0))
     division = divide(found, (0.999, 0.0005, 0.0005), 0)
@@ -77,7 +77,7 @@ def test_only_the_nearest_move_to_fill_a_split():
     }
 
 
-def test_a_share_of_zero_gives_no_split():
+def test_a_fraction_of_zero_gives_no_split():
     assert list(divide(many(30), (0.5, 0.0, 0.5), 0).splits) == ["train", "test"]
     assert list(divide(many(30), (1.0, 0.0, 0.0), 0).splits) == ["train"]
 
@@ -94,7 +94,7 @@ def test_copies_stay_together_and_only_training_keeps_them():
     assert not division.leaks
 
 
-def test_one_content_in_two_classes_is_in_no_split():
+def test_copies_in_two_classes_are_in_no_split():
     found = [*many(20), *many(20, "dog", "e"), ImageRecord("wrong", "dog", "d3")]
     division = divide(found, SHARES, 0)
     assert division.conflicts == [("/cat/d3", "wrong")]
@@ -103,12 +103,12 @@ def test_one_content_in_two_classes_is_in_no_split():
     assert len(used) == 39
 
 
-def test_several_labels_conflict_where_they_differ():
+def test_copies_with_different_label_sets_conflict():
     found = [ImageRecord("a", "", "d", labels=("x",)), ImageRecord("b", "", "d", labels=("x", "y"))]
     assert divide(found, SHARES, 0).conflicts == [("a", "b")]
 
 
-def test_the_users_split_stays_and_leaks_are_kept_out():
+def test_a_users_split_is_kept_and_leaks_are_left_out():
     found = [
         *images("cat", ["a", "b", "a2"], "train"),
         *images("cat", ["c", "a"], "validation"),
@@ -133,7 +133,7 @@ def test_validation_without_test_leaves_no_test():
     assert list(divide(found, SHARES, 0).splits) == ["train", "validation"]
 
 
-def test_validation_is_taken_from_training_where_only_a_test_stands():
+def test_validation_is_taken_from_training_beside_a_users_test():
     found = images("cat", [f"d{n}" for n in range(100)], "train") + images("cat", "ef", "test")
     division = divide(found, (0.8, 0.1, 0.1), 0)
     assert len(division.splits["test"]) == 2
@@ -142,7 +142,7 @@ def test_validation_is_taken_from_training_where_only_a_test_stands():
     assert any("taken from `train`" in note for note in division.notes)
 
 
-def test_training_alone_is_divided_as_if_it_were_not_split():
+def test_a_lone_training_folder_is_split():
     found = images("cat", [f"d{n}" for n in range(100)], "train")
     unsplit = many(100)
     assert divide(found, SHARES, 0).splits == divide(unsplit, SHARES, 0).splits
@@ -157,21 +157,21 @@ def test_training_alone_is_divided_as_if_it_were_not_split():
         (many(9) + images("dog", ["x", "x"]), "a single image of 'dog'"),
         (
             images("cat", "abc", "train") + images("dog", "de", "test"),
-            "images in `train`. Received: none there for 'dog'",
+            "images in `train`. Received: no training images of 'dog'",
         ),
         (
             images("cat", "abc", "train") + images("cat", "a", "validation"),
-            "The validation split must hold images that training does not hold",
+            "The validation split must have images that earlier splits do not have",
         ),
-        (many(9) + many(9, "two\nlines", "e"), r"name of one line. Received: 'two\\nlines'"),
+        (many(9) + many(9, "two\nlines", "e"), r"single-line name. Received: 'two\\nlines'"),
     ],
 )
-def test_classes_that_cannot_be_trained_are_named(found, message):
+def test_untrainable_classes_raise(found, message):
     with pytest.raises(DataError, match=message):
         check_classes(found, divide(found, SHARES, 0))
 
 
-def test_balanced_weights_make_classes_count_alike():
+def test_balanced_weights_give_classes_equal_total_weight():
     labels = np.array([0] * 6 + [1] * 3 + [3] * 1)
     weights = class_weights(labels, 4)
     totals = np.bincount(labels, weights=weights[labels], minlength=4)

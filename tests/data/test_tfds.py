@@ -11,7 +11,7 @@ CLASSES = ["Zebra", "Ähre", "a/b"]
 
 @pytest.fixture
 def prepare(tmp_path):
-    """Prepares a set with TFDS's own writers, in a folder of its own."""
+    """Returns a function that prepares a set with TFDS's writers in a temporary folder."""
     tfds = pytest.importorskip("tensorflow_datasets", reason="tensorflow-datasets is not installed")
 
     def prepared(name, label, **counts):
@@ -44,7 +44,7 @@ def class_label(tfds):
     return tfds.features.ClassLabel(names=CLASSES)
 
 
-def test_a_set_with_its_own_splits_stays_split(prepare, cache):
+def test_a_set_with_splits_keeps_them(prepare, cache):
     folder = prepare("tiny", class_label, train=12, validation=6, test=3, extra=2)
     data = tlkit.load_tfds("tiny", data_dir=folder, image_size=8, download=False)
     assert data.class_names == ("Zebra", "Ähre", "a/b")
@@ -58,32 +58,32 @@ def test_a_set_with_its_own_splits_stays_split(prepare, cache):
     assert labels.numpy().tolist() == [0] * 4 + [1] * 4 + [2] * 4
 
 
-def test_a_set_without_splits_is_divided(prepare):
+def test_a_set_without_splits_is_split(prepare):
     folder = prepare("whole", class_label, train=90)
     data = tlkit.load_tfds("whole", data_dir=folder, image_size=8)
     assert data.train.num_images + data.validation.num_images + data.test.num_images == 90
     assert data.validation.num_images > 0
 
 
-def test_sets_of_another_kind_are_refused(prepare):
+def test_sets_without_image_labels_raise(prepare):
     folder = prepare("numbers", lambda tfds: np.int64, train=6)
     with pytest.raises(ArgumentError, match="a data set of images with one label each"):
         tlkit.load_tfds("numbers", data_dir=folder)
 
 
-def test_sets_without_training_are_refused(prepare):
+def test_sets_without_training_raise(prepare):
     folder = prepare("untrained", class_label, test=6)
     with pytest.raises(DataError, match="with a split 'train'"):
         tlkit.load_tfds("untrained", data_dir=folder)
 
 
-def test_unknown_sets_are_named(tmp_path):
+def test_unknown_sets_raise(tmp_path):
     pytest.importorskip("tensorflow_datasets", reason="tensorflow-datasets is not installed")
     with pytest.raises(ArgumentError, match="`name` must be a data set that TensorFlow Datasets"):
         tlkit.load_tfds("no_such_set", data_dir=tmp_path)
 
 
-def test_a_missing_package_is_named(monkeypatch):
+def test_a_missing_package_raises(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(ArgumentError, match=r'pip install "tlkit\[tfds\]"'):
         tlkit.load_tfds("tf_flowers")

@@ -322,7 +322,7 @@ def test_a_known_image_under_another_class_is_left_out(made, tmp_path):
 def test_files_and_images_are_counted_apart_and_the_card_says_where_they_come_from(made):
     _, run, grown, said = made
     assert any("24 files; readable images: 24 jpeg" in line for line in said)
-    assert any("48 images that the earlier run found are not among these" in line for line in said)
+    assert any("48 images of the earlier run are not in this" in line for line in said)
     card = (grown.path / "model_card.md").read_text(encoding="utf-8")
     assert "Images from new and, to measure the old classes, those that run was" in card
     replayed = grown.record["growth"]["num_replayed"]

@@ -150,7 +150,9 @@ def test_old_images_that_are_others_now_are_said_and_passed_over(
     task, _, said = given_to_training(monkeypatch, turned, **arguments)
     assert task is None
     assert any("Forgetting is not measured" in line and "'third'" in line for line in said)
-    with pytest.raises(tlkit.DataError, match="`old_photos` must hold images of the classes"):
+    with pytest.raises(
+        tlkit.DataError, match="`old_photos` must contain images of exactly the classes"
+    ):
         train_run(turned, old_photos=photos, **{**arguments, "out": tmp_path / "another"})
     shutil.rmtree(photos / "third")
 

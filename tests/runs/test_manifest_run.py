@@ -66,7 +66,7 @@ def test_a_manifest_is_measured_on(finished, tmp_path):
     report = evaluate_run(run.path, manifest_of(more))
     assert report.num_images == 12
     write_manifest(tmp_path / "other.csv", [("more/red/000.jpg", "rde")])
-    with pytest.raises(DataError, match=r"`photos` must hold images of the model's.*'red'"):
+    with pytest.raises(DataError, match=r"`photos` must contain only images of the model's.*'red'"):
         evaluate_run(run.path, tmp_path / "other.csv")
 
 
@@ -119,7 +119,5 @@ def test_a_bar_in_a_label_is_noted(finished, tmp_path):
     data = tlkit.load_manifest(write_manifest(tmp_path / "m.csv", rows), image_size=8)
     assert data.class_names == ("green|x", "red|x")
     (note,) = (note for note in data.report.notes if "multi_label=True" in note)
-    assert note.startswith(
-        "Labels with '|' count as the name of one class each: 'green|x', 'red|x'"
-    )
+    assert note.startswith("Labels with '|' are read as the name of one class: 'green|x', 'red|x'")
     assert note in str(data.report)  # which every run says before it trains

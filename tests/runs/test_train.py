@@ -208,7 +208,7 @@ def test_a_seed_as_large_as_can_be_trains(tmp_path, photos):
 
 def test_a_class_name_of_two_lines_is_refused_before_anything_is_written(tmp_path, photos):
     (photos / "red").rename(photos / "red\nor pink")
-    with pytest.raises(tlkit.DataError, match=r"name of one line.*'red\\nor pink'"):
+    with pytest.raises(tlkit.DataError, match=r"single-line name.*'red\\nor pink'"):
         tlkit.train_run(photos, out=tmp_path / "run", **ARGUMENTS)
     assert not (tmp_path / "run").exists()
 
@@ -380,7 +380,7 @@ def test_evaluating_needs_no_folder_that_could_be_trained_on(finished, tmp_path)
     (few / "test" / "grün" / "001.jpg").unlink()
     assert evaluate_run(run.path, few).num_images == 4
     assert evaluate_run(run.path, few, max_pixels=1600).num_images == 4
-    with pytest.raises(tlkit.DataError, match="`photos` must hold images to measure on"):
+    with pytest.raises(tlkit.DataError, match="`photos` must contain images to evaluate"):
         evaluate_run(run.path, few, max_pixels=1599)
     (few / "test" / "rot").rename(few / "test" / "rott")
     with pytest.raises(tlkit.DataError, match=r"`photos` .*'grün', 'rot'.*'rott'.*mean 'rot'"):
@@ -394,7 +394,7 @@ def test_a_run_is_measured_and_exported_with_its_own_bound(copied, tmp_path):
     record["arguments"]["max_pixels"] = 300_000
     (copied / "run.json").write_text(json.dumps(record))
     photos = write_photos(tmp_path / "large", {"rot": 1}, size=600)
-    with pytest.raises(tlkit.DataError, match="images to measure on"):
+    with pytest.raises(tlkit.DataError, match="images to evaluate"):
         evaluate_run(copied, photos)
     assert evaluate_run(copied, photos, max_pixels=360_000).num_images == 1
     export_run(copied, tmp_path / "exported", "saved_model")

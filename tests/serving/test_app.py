@@ -69,7 +69,7 @@ def test_a_form_with_one_file_is_an_image_too(client):
         (b"hello", {}, (415, "JPEG, PNG, GIF, BMP or WebP")),
         (image()[:200], {}, (415, "200 bytes that are none")),
         (with_scans(101), {}, (415, "more than 100 scans")),
-        (b"\xff\xd8" + 10_000 * b"\xff" + image("jpeg")[2:], {}, (415, "segments and bytes of")),
+        (b"\xff\xd8" + 10_000 * b"\xff" + image("jpeg")[2:], {}, (415, "segments and padding")),
         (GIF_HEAD + 20_000 * b"\x21\xfe\0" + b";", {}, (415, "more blocks than are read")),
         (GIF_HEAD + 50_000 * gif_frame() + b";", {}, (200, "")),
         (b"II*\0" + bytes(99), {}, (415, "none (TIFF is not supported: convert it")),

@@ -37,7 +37,7 @@ def sample_rows(split: ImageSplit, num_images: int, *, seed: int = 0) -> np.ndar
     order = np.random.default_rng(seed).permutation(split.num_images)
     if split.labels.ndim == 2:
         return np.sort(order[: max(num_images, _LEAST)])
-    units = np.array(split.units)
+    units = np.array(split.group_keys)
     classes, counts = np.unique(split.labels, return_counts=True)
     chosen = []
     for label, count in zip(classes, _shared_out(counts, num_images), strict=True):
@@ -61,7 +61,7 @@ def lone_class(data: ImageData) -> str | None:
     """
     if data.is_multi_label:
         return None
-    train, units = data.train, np.array(data.train.units)
+    train, units = data.train, np.array(data.train.group_keys)
     for number, name in enumerate(data.class_names):
         found = np.unique(units[train.labels == number])
         if len(found) < _LEAST:

@@ -1,4 +1,4 @@
-"""Images that are in memory already."""
+"""Images from arrays in memory."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,7 +11,7 @@ from tlkit.data.images import ImageData, ImageSplit
 from tlkit.data.reading import content_digest
 from tlkit.data.reports import DataReport
 from tlkit.data.settings import check_settings
-from tlkit.data.splits import Division, ImageRecord, divide, in_whole_groups
+from tlkit.data.splits import Division, ImageRecord, complete_groups, divide
 from tlkit.errors import ArgumentError
 
 Arrays = tuple[np.ndarray, np.ndarray]
@@ -30,28 +30,30 @@ def load_arrays(
     splits: tuple[float, float, float] = (0.8, 0.1, 0.1),
     seed: int = 0,
 ) -> ImageData:
-    """Takes images from arrays, divided as `load_folder` divides files.
+    """Loads images from arrays and splits them by the same rule as `load_folder`.
 
     Args:
-        images: Whole numbers in 0...255, `(n, height, width, 3)`; or grey, `(n, height, width)`
-            or `(n, height, width, 1)`. Kept as uint8.
-        labels: Whole numbers from 0 to `num_classes - 1`, `(n,)` or `(n, 1)`; or, for several
-            labels each, 0 and 1, `(n, num_classes)`.
-        class_names: In the order of the labels; "0", "1" and so on by default.
+        images: Integer values in 0...255, RGB `(n, height, width, 3)` or greyscale `(n, height,
+            width)` or `(n, height, width, 1)`. Stored as uint8.
+        labels: Integers from 0 to `num_classes - 1`, `(n,)` or `(n, 1)`; for multi-label images 0
+            and 1, `(n, num_classes)`.
+        class_names: The class names in the order of the labels; "0", "1" and so on by default.
         validation: Images and labels of the user's own validation split.
         test: Images and labels of the user's own test split.
-        groups: The key of each image's group, such as a patient or a scene, which comes into one
-            split as a whole, see `load_folder`; `None` or "" for an image that stands alone. Not
-            where the user has split.
-        image_size: Height and width that images are stretched to; their own by default.
-        batch_size: Images in a batch.
-        splits: Shares of training, validation and test, where the user has split nothing.
-        seed: Of the division, the order and the augmentation.
+        groups: The key of each image's group, such as a patient or a scene; all images of a group
+            go into one split, see `load_folder`. `None` or "" for an image without a group. Not
+            allowed together with `validation` or `test`.
+        image_size: Height and width that images are resized to, without keeping the aspect ratio;
+            their own size by default.
+        batch_size: Images per batch.
+        splits: Fractions of training, validation and test; ignored if
+            `validation` or `test` is given.
+        seed: Seed of the split, the order and the augmentation.
 
     Raises:
-        ArgumentError: An argument breaks its rule.
-        DataError: There are fewer than two classes, or fewer than two different images of one; or
-            groups are so few that a split would be empty.
+        ArgumentError: An argument is invalid.
+        DataError: There are fewer than two classes, or fewer than two different images of a class;
+            or there are so few groups that a split would be empty.
 
     Example:
         >>> import numpy as np
@@ -84,17 +86,17 @@ def load_arrays(
     for name, (array, numbers) in checked.items():
         if len(array) != len(numbers):
             raise ArgumentError(
-                f"`labels` must be as many as the images. Received: {len(array)} images and "
-                f"{len(numbers)} labels for `{name}`. Give one for each."
+                f"`labels` must have one label for each image. Received: {len(array)} images and "
+                f"{len(numbers)} labels for `{name}`. Give as many labels as images."
             )
-        own = "" if not is_split else "train" if name == "images" else name
+        split_name = "" if not is_split else "train" if name == "images" else name
         for row, (image, label) in enumerate(zip(array, numbers, strict=True)):
-            records.append(_record(f"{name}[{row}]", image, label, names, own))
+            records.append(_record(f"{name}[{row}]", image, label, names, split_name))
             pixels.append(image)
             rows.append(label)
     if keys:
-        records = [replace(one, group=key) for one, key in zip(records, keys, strict=True)]
-    records, notes = in_whole_groups(records)
+        records = [replace(record, group=key) for record, key in zip(records, keys, strict=True)]
+    records, notes = complete_groups(records)
     division = divide(records, settings.splits, settings.seed)
     if rows[0].ndim == 0:
         check_classes(records, division)
@@ -104,28 +106,28 @@ def load_arrays(
     from tlkit.data.keras_split import KerasSplit
 
     def split(name: str) -> ImageSplit:
-        found = division.splits[name]
-        array = np.stack([pixels[position] for position in found])
-        of_groups = tuple(records[position].group for position in found)
+        positions = division.splits[name]
+        array = np.stack([pixels[position] for position in positions])
+        group_keys = tuple(records[position].group for position in positions)
         return KerasSplit(
             name,
-            tuple(records[position].path for position in found),
-            np.stack([rows[position] for position in found]),
-            tuple(records[position].digest for position in found),
+            tuple(records[position].path for position in positions),
+            np.stack([rows[position] for position in positions]),
+            tuple(records[position].digest for position in positions),
             settings.image_size,
             settings.batch_size,
             settings.seed,
             _pixels=np.broadcast_to(array, (*array.shape[:3], 3)),
-            groups=of_groups if any(of_groups) else (),
+            groups=group_keys if any(group_keys) else (),
         )
 
-    parts = {name: split(name) for name in division.splits}
+    image_splits = {name: split(name) for name in division.splits}
     return ImageData(
-        parts["train"],
-        parts.get("validation"),
-        parts.get("test"),
+        image_splits["train"],
+        image_splits.get("validation"),
+        image_splits.get("test"),
         names,
-        _report(parts, names, len(records), division, notes),
+        _report(image_splits, names, len(records), division, notes),
         settings.image_size,
         settings.batch_size,
         settings.seed,
@@ -133,7 +135,7 @@ def load_arrays(
 
 
 def _checked_images(name: str, images: np.ndarray) -> np.ndarray:
-    """Returns uint8 images with 1 or 3 channels."""
+    """Returns the images as uint8 with 1 or 3 channels."""
     array = np.asarray(images)
     if array.ndim == 3:
         array = array[..., np.newaxis]
@@ -155,14 +157,14 @@ def _checked_images(name: str, images: np.ndarray) -> np.ndarray:
     )
     if not is_pixel:
         raise ArgumentError(
-            f"`{name}` must be whole numbers in 0...255. Received: {name} of {array.dtype} with "
-            "other values. Undo any normalisation: the model does its own."
+            f"`{name}` must be integers in 0...255. Received: {name} of {array.dtype} with "
+            "other values. Undo any normalisation: the model applies its own."
         )
     return array.astype(np.uint8)
 
 
 def _checked_labels(name: str, labels: np.ndarray) -> np.ndarray:
-    """Returns int64 `(n,)`, or float32 `(n, num_classes)`."""
+    """Returns the labels as int64 `(n,)`, or as float32 `(n, num_classes)`."""
     array = np.asarray(labels)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
@@ -234,14 +236,14 @@ def _record(
 
 
 def _report(
-    parts: dict[str, ImageSplit],
+    image_splits: dict[str, ImageSplit],
     names: tuple[str, ...],
     num_images: int,
     division: Division,
     notes: list[str],
 ) -> DataReport:
     counts: dict[str, dict[str, int]] = {name: {} for name in names}
-    for split_name, split in parts.items():
+    for split_name, split in image_splits.items():
         if split.labels.ndim == 2:
             per_class = split.labels.sum(axis=0).astype(int)
         else:
@@ -259,6 +261,6 @@ def _report(
         leaks=tuple(division.leaks),
         empty_classes=tuple(name for name, total in totals.items() if not total),
         imbalance=max(present) / min(present),
-        num_groups=len({group for split in parts.values() for group in split.groups} - {""}),
+        num_groups=len({group for split in image_splits.values() for group in split.groups} - {""}),
         notes=(*notes, *division.notes),
     )

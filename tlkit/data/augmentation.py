@@ -14,19 +14,20 @@ def augmentation_layers(name: str) -> "list[keras.layers.Layer]":
     """Returns the Keras layers of an augmentation preset, for images with values 0...255.
 
     - `"none"`: no layer.
-    - `"light"`: horizontal flips.
-    - `"default"`: horizontal flips, and a random crop with 60 to 100 % of the area, stretched by
-      up to a fifth and resized to the image's size.
-    - `"strong"`: flips, crops with 35 to 100 % of the area, turns by up to 18 degrees, and
-      changes of brightness and contrast by up to a fifth.
+    - `"light"`: random horizontal flips.
+    - `"default"`: random horizontal flips and crops of 60 to 100 % of the area, whose aspect ratio
+      is changed by a factor of up to 1.2, resized to the image's size.
+    - `"strong"`: random horizontal flips, crops of 35 to 100 % of the area (aspect ratio changed by
+      up to 1.33), rotations by up to 18 degrees, brightness and contrast changes of up to 20 %.
 
-    The layers keep the shape and the range of values, whatever the global precision policy is.
+    The layers keep the images' shape and range of values and compute in float32, whatever the
+    global precision policy is.
 
     Args:
         name: One of `AUGMENTATIONS`.
 
     Raises:
-        ArgumentError: `name` is no preset.
+        ArgumentError: `name` is not a preset.
 
     Example:
         >>> from tlkit.data.augmentation import augmentation_layers
@@ -38,16 +39,16 @@ def augmentation_layers(name: str) -> "list[keras.layers.Layer]":
 
     from tlkit.data.random_views import RandomCropAndFlip
 
-    exact: dict[str, Any] = {"dtype": "float32"}
+    float32: dict[str, Any] = {"dtype": "float32"}
     presets = {
         "none": lambda: [],
-        "light": lambda: [RandomCropAndFlip(area=(1.0, 1.0), stretch=1.0, **exact)],
-        "default": lambda: [RandomCropAndFlip(area=(0.6, 1.0), stretch=1.2, **exact)],
+        "light": lambda: [RandomCropAndFlip(area=(1.0, 1.0), stretch=1.0, **float32)],
+        "default": lambda: [RandomCropAndFlip(area=(0.6, 1.0), stretch=1.2, **float32)],
         "strong": lambda: [
-            RandomCropAndFlip(area=(0.35, 1.0), stretch=1.33, **exact),
-            keras.layers.RandomRotation(0.05, **exact),
-            keras.layers.RandomBrightness(0.2, value_range=(0, 255), **exact),
-            keras.layers.RandomContrast(0.2, value_range=(0, 255), **exact),
+            RandomCropAndFlip(area=(0.35, 1.0), stretch=1.33, **float32),
+            keras.layers.RandomRotation(0.05, **float32),
+            keras.layers.RandomBrightness(0.2, value_range=(0, 255), **float32),
+            keras.layers.RandomContrast(0.2, value_range=(0, 255), **float32),
         ],
     }
     return presets[name]()

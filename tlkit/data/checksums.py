@@ -1,4 +1,4 @@
-"""Whether a file holds the bytes that were checked: told in the graph, where it is read."""
+"""Checksums that verify in the graph that a file has not changed since it was checked."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,10 +12,11 @@ _KEY = [0x746C6B6974, 0x66696C6573]
 
 
 def checksum(content: tf.Tensor) -> tf.Tensor:
-    """Returns a hash of a scalar string, int64, by which its bytes are recognised.
+    """Returns a 63-bit hash, int64, of a scalar string.
 
-    TensorFlow computes no digest that names a content for good (`content_digest`); this one, of
-    63 bits, tells whether a file is still the one that has this digest.
+    TensorFlow has no op for a cryptographic
+    hash such as `content_digest`; this weaker one is enough to detect that a file with a known
+    digest has changed.
 
     Example:
         >>> from tlkit.data.checksums import checksum
@@ -26,14 +27,14 @@ def checksum(content: tf.Tensor) -> tf.Tensor:
 
 
 def file_reader(paths: Sequence[str], checksums: Sequence[int]) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Returns a function from a file's number, int64, to its bytes, for use in a graph.
+    """Returns a function that maps a file's index, int64, to its bytes, for use in a graph.
 
-    It fails with `tf.errors.InvalidArgumentError` where a file holds other bytes than when it was
-    checked: what is computed of them would be kept under another content's name.
+    The function raises `tf.errors.InvalidArgumentError` if a file has changed since it was checked:
+    results computed from it would be cached under the wrong digest.
 
     Args:
-        paths: The files.
-        checksums: Of what each must hold, see `checksum`; any content where there are none.
+        paths: The paths of the files.
+        checksums: The expected `checksum` of each file; if empty, any content is accepted.
     """
     with tf.device("CPU:0"):
         names = tf.constant(paths, tf.string, shape=(len(paths),))

@@ -1,4 +1,4 @@
-"""From the bytes of an image file to pixels: the one path of training, prediction and export."""
+"""Image decoding in the graph, shared by training, prediction and export."""
 
 from functools import cache, partial
 
@@ -11,8 +11,8 @@ from tlkit.data.headers import (
     is_jpeg,
     is_webp,
     jpeg_size,
-    other_size,
-    with_few_scans,
+    limit_scans,
+    non_jpeg_size,
     without_trailing_bytes,
 )
 from tlkit.data.limits import DECODER_VERSION, MAX_PIXELS
@@ -22,11 +22,11 @@ __all__ = ["DECODER_VERSION", "MAX_PIXELS", "decode_image", "decoder", "resize_i
 JPEG_RATIOS = (1, 2, 4, 8)
 DCT_METHOD = "INTEGER_FAST"
 ANTIALIASED_REDUCTION = 2.0
-_PROCESSOR = "CPU:0"
-"""Where `tf.data` decodes in any case; elsewhere a GPU would resize, and round in its own way."""
+_DEVICE = "CPU:0"
+"""`tf.data` always decodes on the CPU; a GPU would resize with different rounding elsewhere."""
 JFIF_HEADER, QUANTIZATION_TABLE = b"\xff\xe0\x00\x10JFIF\x00", b"\xff\xdb"
-# Bytes of an orientation other than 1, as they stand in an EXIF directory of either byte order.
-MAYBE_TURNED = (
+# The entry of an orientation other than 1 in an EXIF directory, in either byte order.
+MAYBE_ROTATED = (
     r"(?s)\C*Exif\x00\x00\C*"
     r"(?:\x12\x01\x03\x00\C{4}[\x02-\x08]|\x01\x12\x00\x03\C{4}\x00[\x02-\x08])\C*"
 )
@@ -35,35 +35,35 @@ MAYBE_TURNED = (
 def decode_image(
     image_bytes: tf.Tensor, image_size: tuple[int, int], max_pixels: int = MAX_PIXELS
 ) -> tf.Tensor:
-    """Decodes one JPEG, PNG, GIF, BMP or WebP file into upright pixels of the wanted size.
+    """Decodes a JPEG, PNG, GIF, BMP or WebP file into an upright image of a given size.
 
-    The format is that of the bytes, whatever the file's name ends in. Bytes behind the image's
-    end are ignored. Of a GIF it is the first frame; grey, palette and CMYK images become RGB,
-    16 bits become 8, and an alpha channel is dropped, of PNG, BMP and WebP files alike (the
-    colours stored behind transparent pixels appear). The EXIF orientation of JPEG files is
-    applied, that of the other formats is not read. The image is then stretched to `image_size`;
-    its proportions are not kept.
+    The format is detected from the bytes, not from the file's extension. Trailing bytes after the
+    image are ignored. Of a GIF the first frame is decoded. Greyscale, palette and CMYK images
+    become RGB, 16 bits become 8, and the alpha channel of PNG, BMP and WebP files is dropped
+    (transparent pixels show their stored colours). The EXIF orientation of JPEG files is applied;
+    that of other formats is ignored. The image is then resized to `image_size` without keeping its
+    aspect ratio.
 
-    JPEG files are decoded at a half, a quarter or an eighth of their size as long as both sides
-    stay at least as long as wanted, and the rest is bilinear. It is antialiased where the
-    remaining reduction (the geometric mean over the two sides) exceeds two.
+    JPEG files are decoded at 1/2, 1/4 or 1/8 of their size if both sides then still are at least as
+    long as in `image_size`; the remaining resizing is bilinear. It is antialiased if the remaining
+    reduction factor (the geometric mean of both sides' factors) exceeds two.
 
-    The number of pixels is checked in the header before anything is decoded, and so are the
-    segments and scans of a JPEG file, the blocks of a GIF and the packed texts of a PNG file, which
-    bound the time that decoding takes. It works eagerly, in `tf.data`, and in the signature of a
+    To bound memory and time, these are checked before anything is decoded: the number of pixels in
+    the header, the segments and scans of a JPEG file, the blocks of a GIF and the compressed text
+    chunks of a PNG file. The function works eagerly, in `tf.data`, and in the signature of a
     SavedModel.
 
     Args:
-        image_bytes: The whole file, a scalar string.
+        image_bytes: The complete file, a scalar string.
         image_size: Height and width of the result in pixels.
-        max_pixels: The most pixels the file may hold.
+        max_pixels: Maximum number of pixels of the file.
 
     Returns:
-        The image, uint8, `(height, width, 3)`, 0...255, rounded.
+        The image, uint8 `(height, width, 3)`, 0...255, rounded.
 
     Raises:
-        tf.errors.InvalidArgumentError: The bytes are no such file, are damaged or truncated, hold
-            more than `max_pixels` pixels, or would take too long.
+        tf.errors.InvalidArgumentError: The bytes are not a file of these formats, are damaged or
+        truncated, have more than `max_pixels` pixels, or would take too long to decode.
 
     Example:
         >>> import tensorflow as tf
@@ -72,7 +72,7 @@ def decode_image(
         >>> decode_image(image_bytes, (2, 2))[0, 0].numpy().tolist()
         [200, 200, 200]
     """
-    with tf.device(_PROCESSOR):
+    with tf.device(_DEVICE):
         image = tf.cond(
             _needs_only_resizing(image_bytes, image_size, max_pixels),
             lambda: _decode_small_jpeg(image_bytes, image_size),
@@ -83,13 +83,14 @@ def decode_image(
 
 @cache
 def decoder(image_size: tuple[int, int], max_pixels: int) -> tf.types.experimental.ConcreteFunction:
-    """Returns `decode_image` for one size, traced once for all who ask, whoever asks first.
+    """Returns `decode_image` for one size as a concrete function, traced once per process.
 
     Tracing takes longer than decoding a hundred images.
 
     Args:
-        image_size: Height and width of what it returns.
-        max_pixels: The most pixels that a file may hold.
+        image_size: Height and width of the decoded image.
+        max_pixels: Maximum number of pixels of a
+            file.
     """
     decode = partial(decode_image, image_size=image_size, max_pixels=max_pixels)
     traced = tf.function(decode, autograph=False)
@@ -97,10 +98,10 @@ def decoder(image_size: tuple[int, int], max_pixels: int) -> tf.types.experiment
 
 
 def resize_image(image: tf.Tensor, image_size: tuple[int, int] | tf.Tensor) -> tf.Tensor:
-    """Stretches the image `(height, width, channels)`, uint8, to `image_size`, uint8, rounded.
+    """Returns the image `(height, width, channels)`, uint8, resized to `image_size`, rounded.
 
-    Bilinear; antialiased where the image becomes smaller by more than a factor of two, taken
-    as the geometric mean over its two sides.
+    The resizing is bilinear; it is antialiased if the reduction factor (the geometric mean of both
+    sides' factors) exceeds two.
     """
     sides = tf.cast(tf.shape(image)[:2], tf.float32)
     reduction = tf.sqrt(tf.reduce_prod(sides / tf.cast(image_size, tf.float32)))
@@ -119,47 +120,47 @@ def _resize(
 
 
 def _decode_small_jpeg(image_bytes: tf.Tensor, image_size: tuple[int, int]) -> tf.Tensor:
-    image = tf.io.decode_jpeg(with_few_scans(image_bytes), 3, dct_method=DCT_METHOD)
+    image = tf.io.decode_jpeg(limit_scans(image_bytes), 3, dct_method=DCT_METHOD)
     return _resize(image, image_size)
 
 
 def _needs_only_resizing(
     image_bytes: tf.Tensor, image_size: tuple[int, int], max_pixels: int
 ) -> tf.Tensor:
-    """Whether it is a JPEG file so plain and small that all the rest can be left out.
+    """Whether the file is a JPEG that can take the fast path: small, and without EXIF rotation.
 
-    Control flow costs as much as half of what it takes to decode a small image. With so few
-    pixels it is neither decoded at a fraction of its size nor antialiased.
+    The control flow of the general path costs half as much as decoding a small image. A JPEG with
+    so few pixels is neither decoded at a fraction of its size nor antialiased.
     """
     height, width = image_size
-    too_many = (2 * height - 1) * (2 * width - 1)
-    if too_many > max_pixels:
+    pixel_limit = (2 * height - 1) * (2 * width - 1)
+    if pixel_limit > max_pixels:
         return tf.constant(False)
 
     def is_small_and_upright() -> tf.Tensor:
         sides = tf.cast(tf.io.extract_jpeg_shape(image_bytes)[:2], tf.float32)
-        # searching a whole file takes a tenth of the time that decoding it takes
-        searched = tf.where(_has_no_exif(image_bytes), 0, tf.int32.max)
-        may_be_turned = tf.strings.regex_full_match(
-            tf.strings.substr(image_bytes, 0, searched), MAYBE_TURNED
+        # searching the whole file takes a tenth of the time of decoding it
+        num_searched = tf.where(_has_no_exif(image_bytes), 0, tf.int32.max)
+        may_be_rotated = tf.strings.regex_full_match(
+            tf.strings.substr(image_bytes, 0, num_searched), MAYBE_ROTATED
         )
-        return (tf.reduce_prod(sides) < too_many) & ~may_be_turned
+        return (tf.reduce_prod(sides) < pixel_limit) & ~may_be_rotated
 
     return tf.cond(is_jpeg(image_bytes), is_small_and_upright, lambda: tf.constant(False))
 
 
 def _has_no_exif(image_bytes: tf.Tensor) -> tf.Tensor:
-    """Whether a JPEG file's tables begin at once, or right behind a JFIF header of 18 bytes."""
+    """Whether a JPEG file's tables begin immediately, or directly after an 18-byte JFIF header."""
     end = 20 + len(QUANTIZATION_TABLE)
-    # where a file is shorter, the rest is zeros: what TensorFlow says of a position behind the end
-    # holds the file's bytes, which Python cannot read as text
+    # shorter files are padded with zeros: TensorFlow's error for an offset beyond the end contains
+    # # the file's bytes, which Python cannot decode as text
     head = tf.strings.join([tf.strings.substr(image_bytes, 0, end), b"\0" * end])
 
-    def stands(what: bytes, at: int) -> tf.Tensor:
-        return tf.strings.substr(head, at, len(what)) == what
+    def has_bytes(expected: bytes, at: int) -> tf.Tensor:
+        return tf.strings.substr(head, at, len(expected)) == expected
 
-    behind_jfif = stands(JFIF_HEADER, 2) & stands(QUANTIZATION_TABLE, 20)
-    return stands(QUANTIZATION_TABLE, 2) | behind_jfif
+    has_jfif_only = has_bytes(JFIF_HEADER, 2) & has_bytes(QUANTIZATION_TABLE, 20)
+    return has_bytes(QUANTIZATION_TABLE, 2) | has_jfif_only
 
 
 def _decode_any(image_bytes: tf.Tensor, image_size: tuple[int, int], max_pixels: int) -> tf.Tensor:
@@ -173,9 +174,9 @@ def _decode_any(image_bytes: tf.Tensor, image_size: tuple[int, int], max_pixels:
 def _decode_jpeg(image_bytes: tf.Tensor, image_size: tuple[int, int], max_pixels: int) -> tf.Tensor:
     height, width, num_pixels = jpeg_size(image_bytes)
     with tf.control_dependencies(_check_pixels(num_pixels, max_pixels)):
-        image_bytes = with_few_scans(image_bytes)
+        image_bytes = limit_scans(image_bytes)
     orientation = read_orientation(image_bytes)
-    # Turning commutes with stretching, and is cheaper on the small image.
+    # Rotating commutes with resizing, and is cheaper on the small image.
     target = tf.where(swaps_sides(orientation), image_size[::-1], image_size)
     sides = tf.cast(tf.stack([height, width]), tf.int32)
     decoded_sides = -(-sides // tf.constant(JPEG_RATIOS)[:, tf.newaxis])
@@ -191,7 +192,7 @@ def _decode_jpeg(image_bytes: tf.Tensor, image_size: tuple[int, int], max_pixels
 def _decode_other(
     image_bytes: tf.Tensor, image_size: tuple[int, int], max_pixels: int
 ) -> tf.Tensor:
-    height, width, num_pixels = other_size(image_bytes)
+    height, width, num_pixels = non_jpeg_size(image_bytes)
     with tf.control_dependencies(_check_pixels(num_pixels, max_pixels)):
         image_bytes = without_trailing_bytes(image_bytes, height, width)
     image = tf.cond(
@@ -199,25 +200,27 @@ def _decode_other(
         lambda: _decode_webp(image_bytes),
         lambda: tf.io.decode_image(image_bytes, channels=3, expand_animations=False),
     )
-    image = tf.cond(has_palette(image_bytes), lambda: _in_colour(image, image_bytes), lambda: image)
+    image = tf.cond(
+        has_palette(image_bytes), lambda: _apply_palette(image, image_bytes), lambda: image
+    )
     return resize_image(image, image_size)
 
 
 def _decode_webp(image_bytes: tf.Tensor) -> tf.Tensor:
-    """Asks for the channels that the file has: where alpha is one, three are refused."""
+    """Decodes all channels and drops alpha: asking for three fails if the file has four."""
     image = tf.io.decode_image(image_bytes, expand_animations=False)
     return tf.ensure_shape(image, (None, None, None))[..., :3]
 
 
-def _in_colour(indices: tf.Tensor, image_bytes: tf.Tensor) -> tf.Tensor:
-    """Looks up what TensorFlow gives for a BMP file with a palette: places in it, three times."""
+def _apply_palette(indices: tf.Tensor, image_bytes: tf.Tensor) -> tf.Tensor:
+    """Replaces palette indices by colours: TensorFlow returns the indices, once per channel."""
     palette = bmp_palette(image_bytes)
     return tf.ensure_shape(tf.gather(palette, tf.cast(indices[..., 0], tf.int32)), (None, None, 3))
 
 
 def _check_pixels(num_pixels: tf.Tensor, max_pixels: int) -> list[tf.Operation | None]:
-    # A format without a header that is understood is refused here, also where TensorFlow could
-    # decode it (JPEG XL since 2.21): its pixels cannot be bounded.
+    # A format whose header is not parsed here is rejected even if TensorFlow could decode it #
+    # (JPEG XL since 2.21): its number of pixels cannot be bounded.
     known = tf.debugging.Assert(
         num_pixels > 0, ["The bytes are not a JPEG, PNG, GIF, BMP or WebP file with pixels."]
     )

@@ -4,14 +4,14 @@ import tensorflow as tf
 
 SEGMENT_BYTES = 65_535
 MAX_STEPS = 4096
-"""So many segments and bytes of padding are stepped over; a million took half a minute."""
+"""Maximum number of segments and padding bytes that are skipped; a million took 30 s."""
 
 ORIENTATION_TAG = 0x0112
-SHORT = 3  # the type of its entry: a number of two bytes
+SHORT = 3  # the type of the orientation entry: a two-byte integer
 ENTRY_BYTES = 12
 TIFF_MAGIC = 42
 
-# By orientation, the first for none: the axes to flip (rows, columns), then their order.
+# Indexed by orientation, index 0 for none: the axes to flip (rows, columns), then their order.
 FLIPPED_AXES = [
     [bool(rows), bool(columns), False]
     for rows, columns in zip((0, 0, 0, 1, 1, 0, 1, 1, 0), (0, 0, 1, 1, 0, 0, 0, 1, 1), strict=True)
@@ -20,20 +20,21 @@ AXES = [[0, 1, 2]] * 5 + [[1, 0, 2]] * 4
 
 
 def read_orientation(jpeg_bytes: tf.Tensor) -> tf.Tensor:
-    """Returns how a JPEG file says its image must be turned: 1 (as it is) to 8.
+    """Returns the EXIF orientation of a JPEG file, 1 (upright) to 8.
 
-    The segments before the image's own are walked to the first one with EXIF data, and the
-    entries of its first directory are searched. Whatever is missing or malformed gives 1.
+    The segments before the image data are scanned up to the first one with EXIF data, and the
+    entries of its first directory are searched. If anything is missing or malformed, the result is
+    1.
 
     Args:
-        jpeg_bytes: The whole file, a scalar string.
+        jpeg_bytes: The complete file, a scalar string.
 
     Returns:
         A scalar, int32.
 
     Raises:
-        tf.errors.InvalidArgumentError: There are more than `MAX_STEPS` segments and bytes of
-            padding before the image's own and before EXIF data.
+        tf.errors.InvalidArgumentError: There are more than `MAX_STEPS` segments and padding bytes
+        before the image data and before EXIF data.
 
     Example:
         >>> import tensorflow as tf
@@ -53,22 +54,22 @@ def read_orientation(jpeg_bytes: tf.Tensor) -> tf.Tensor:
 
 
 def swaps_sides(orientation: tf.Tensor) -> tf.Tensor:
-    """Whether this orientation turns a wide image into a tall one."""
+    """Whether this orientation exchanges height and width."""
     return orientation > 4
 
 
 def apply_orientation(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """Turns the image `(height, width, channels)` upright, as `orientation` (1 to 8) says."""
+    """Returns the image `(height, width, channels)` rotated upright by `orientation`, 1 to 8."""
 
-    def turned() -> tf.Tensor:
+    def rotated() -> tf.Tensor:
         flipped = tf.raw_ops.Reverse(tensor=image, dims=tf.gather(FLIPPED_AXES, orientation))
         return tf.transpose(flipped, tf.gather(AXES, orientation))
 
-    return tf.cond(orientation > 1, turned, lambda: image)
+    return tf.cond(orientation > 1, rotated, lambda: image)
 
 
 def _exif_start(jpeg_bytes: tf.Tensor) -> tf.Tensor:
-    """The position of the TIFF header in the first EXIF segment, or -1."""
+    """Returns the offset of the TIFF header in the first EXIF segment, or -1."""
     length = tf.strings.length(jpeg_bytes)
 
     def read(position: tf.Tensor) -> tf.Tensor:
@@ -82,28 +83,28 @@ def _exif_start(jpeg_bytes: tf.Tensor) -> tf.Tensor:
         is_skipped = (head[1] // 16 == 0xE) | (head[1] == 0xFE) | (head[1] == 0xFF)
         return (head[0] == 0xFF) & is_skipped & ~is_exif(head)
 
-    # A second 0xFF before the marker's number is padding.
+    # A second 0xFF before the marker code is padding.
     def step(position: tf.Tensor, head: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        behind = tf.where(head[1] == 0xFF, 1, 2 + head[2] * 256 + head[3])
-        position = tf.minimum(position + behind, length)
+        num_skipped = tf.where(head[1] == 0xFF, 1, 2 + head[2] * 256 + head[3])
+        position = tf.minimum(position + num_skipped, length)
         return position, read(position)
 
     first = tf.minimum(2, length)
     position, head = tf.while_loop(
         is_before_image, step, (first, read(first)), maximum_iterations=MAX_STEPS
     )
-    message = f"The file has more than {MAX_STEPS} segments and bytes of padding before its image."
-    is_through = ~is_before_image(position, head)
-    with tf.control_dependencies([tf.debugging.Assert(is_through, [message])]):
+    message = f"The file has more than {MAX_STEPS} segments and padding bytes before its image."
+    is_complete = ~is_before_image(position, head)
+    with tf.control_dependencies([tf.debugging.Assert(is_complete, [message])]):
         is_found = (head[0] == 0xFF) & is_exif(head)
         return tf.where(is_found, tf.minimum(position + 10, length), -1)
 
 
 def _orientation_entry(tiff_bytes: tf.Tensor) -> tf.Tensor:
-    """The value of the orientation entry in the first directory of a TIFF header, or 1."""
+    """Returns the value of the orientation entry in a TIFF header's first directory, or 1."""
     data = tf.cast(tf.io.decode_raw(tiff_bytes, tf.uint8), tf.int64)
     length = tf.size(data, out_type=tf.int64)
-    # With zeros behind the end, every number that is looked up there is whole.
+    # Padded with zeros, so that reads of integers near the end stay within bounds.
     data = tf.concat([data, tf.zeros(16, tf.int64)], axis=0)
     is_little = data[0] == ord("I")
     weights = tf.cast(tf.where(is_little, [1, 256], [256, 1]), tf.int64)
@@ -117,7 +118,7 @@ def _orientation_entry(tiff_bytes: tf.Tensor) -> tf.Tensor:
     room = tf.maximum(length - directory - 2, 0) // ENTRY_BYTES
     num_bytes = tf.minimum(short(directory), room) * ENTRY_BYTES
     entries = tf.reshape(data[directory + 2 : directory + 2 + num_bytes], (-1, ENTRY_BYTES // 2, 2))
-    # Numbers of two bytes: the tag, its type, two of no interest, and the value of a SHORT.
+    # Two-byte integers: the tag, its type, two that are unused, and the value of a SHORT.
     numbers = tf.reduce_sum(entries * weights, axis=2)
     tags, types, values = numbers[:, 0], numbers[:, 1], numbers[:, 4]
     is_wanted = (tags == ORIENTATION_TAG) & (types == SHORT) & (short(2) == TIFF_MAGIC)

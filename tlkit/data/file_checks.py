@@ -1,4 +1,4 @@
-"""Whether a file is an image that can be used: found out by decoding it, then remembered."""
+"""Checks whether files are usable images by decoding them; results are cached."""
 
 import os
 import sqlite3
@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from tlkit.data.decoder_messages import (
-    error_in,
-    listening,
-    pass_on,
+    capture_stderr,
+    drop_log_lines,
+    find_error,
+    find_warning,
+    forward_lines,
     plain_message,
-    warning_in,
-    without_log,
 )
 from tlkit.data.foreign_formats import known_to_pillow, pillow_advice
-from tlkit.data.formats import HEAD_BYTES, NOT_AN_IMAGE, recognise
+from tlkit.data.formats import HEAD_BYTES, NOT_AN_IMAGE, detect_format
 from tlkit.data.limits import DECODER_VERSION
 from tlkit.data.reading import content_digest, open_image
 from tlkit.errors import DataError
@@ -28,17 +28,17 @@ from tlkit.utils.cache import cache_folder, open_index
 from tlkit.utils.progress import track
 
 DAMAGED = "truncated or damaged"
-FILES_TOGETHER = 64
-"""So many are decoded, in parallel, before it is asked which of them a decoder warned of."""
+FILES_PER_CAPTURE = 64
+"""Files decoded in parallel under one capture of the decoders' warnings."""
 
 CHECKED_SIZE = (32, 32)
-"""Small, so that large JPEG files are decoded at a fraction of their size, and no smaller: what has
-less than its fourfold pixels is decoded in the fewest steps."""
+"""Small, so that large JPEG files are decoded at a fraction of their size. Not smaller, because
+files with less than four times its pixels take the decoder's fast path."""
 
 FILE_CHECKS_FOLDER = "files"
 INDEX_NAME = "verdicts-4.sqlite"
-"""Another number for another schema, and where other files are refused than before, whose pixels
-stay as they are (for those there is `DECODER_VERSION`): old indexes are left alone."""
+"""The number changes with the schema, and when other files are rejected than before; changed pixels
+change `DECODER_VERSION` instead. Indexes of other versions are left untouched."""
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS verdicts (
@@ -53,12 +53,12 @@ CREATE TABLE IF NOT EXISTS verdicts (
 
 @dataclass(frozen=True)
 class FileCheck:
-    """What is known of one file; `reason` is empty if it can be used.
+    """The result of checking one file; `reason` is empty if the file can be used.
 
-    `warning` is what the decoder says of one that it decodes although it is damaged, `checksum`
-    that of `tlkit.data.checksums`. Height and width are the stored ones, before any EXIF
-    orientation is applied. What is not `is_lasting` may change without the file, such as a
-    permission.
+    `warning` is the decoder's message about a file that it decodes although it is damaged,
+    `checksum` that of `tlkit.data.checksums`. Height and width are the stored ones, before any EXIF
+    orientation is applied. If `is_lasting` is false, the result may change although the file does
+    not, for example with its permissions, and is not cached.
     """
 
     digest: str = ""
@@ -81,26 +81,26 @@ def check_files(
     root: str | os.PathLike[str] | None = None,
     notes: list[str] | None = None,
 ) -> list[FileCheck]:
-    """Checks each file, decoding those of which no check is remembered.
+    """Checks each file, decoding those without a cached result.
 
-    That is done in parallel, with a progress bar. A check holds for a path as long as the file
-    keeps its size and its times of change, for one version of the decoder, and for one bound.
-    Where nothing can be looked up or remembered (another process holds the index), every file is
+    Files are decoded in parallel, with a progress bar. A cached result is valid for a path while
+    the file's size and times of change stay the same, for one version of the decoder and one
+    `max_pixels`. If the cache's index cannot be used (another process holds it), every file is
     decoded.
 
     Args:
-        paths: The files.
-        max_pixels: The most pixels that an image may have.
+        paths: The paths of the files.
+        max_pixels: Maximum number of pixels of an image.
         root: The cache's folder, as `cache_folder` takes it.
-        notes: Is told if nothing can be looked up or remembered.
+        notes: Receives a note if the cache's index cannot be used.
     """
     file = cache_folder(FILE_CHECKS_FOLDER, root) / INDEX_NAME
-    states = [_state(path) for path in paths]
+    states = [_file_state(path) for path in paths]
     checks: list[FileCheck | None] = [None] * len(paths)
     is_usable = False
-    with working_without(file, notes), closing(open_index(file, SCHEMA)) as index:
+    with tolerate_unusable_index(file, notes), closing(open_index(file, SCHEMA)) as index:
         checks = [
-            _recall(index, path, state, max_pixels)
+            _load_check(index, path, state, max_pixels)
             for path, state in zip(paths, states, strict=True)
         ]
         is_usable = True
@@ -111,26 +111,26 @@ def check_files(
         for row, checked in zip(unknown, new_checks, strict=True):
             checks[row] = checked
             done += 1
-    finally:  # also when the user stops it half way
+    finally:  # also if the user interrupts
         if is_usable and done:
-            with working_without(file, notes), closing(open_index(file, SCHEMA)) as index:
+            with tolerate_unusable_index(file, notes), closing(open_index(file, SCHEMA)) as index:
                 index.execute("BEGIN IMMEDIATE")
                 for row in unknown[:done]:
-                    _remember(index, paths[row], states[row], max_pixels, checks[row])
+                    _store_check(index, paths[row], states[row], max_pixels, checks[row])
                 index.execute("COMMIT")
     return [checked for checked in checks if checked is not None]
 
 
 @contextmanager
-def working_without(file: Path, notes: list[str] | None) -> Iterator[None]:
-    """Goes on where the index stays locked, or cannot be opened or written to, and notes it."""
+def tolerate_unusable_index(file: Path, notes: list[str] | None) -> Iterator[None]:
+    """Ignores, with a note, that the index stays locked or cannot be opened or written."""
     try:
         yield
     except sqlite3.OperationalError as error:
         if notes is not None:
             notes.append(
-                f"the cache's index {file} cannot be used ({error}): what was found of the "
-                "images is not remembered (TLKIT_CACHE names another folder)"
+                f"the cache's index {file} cannot be used ({error}): the results of checking the "
+                "images are not cached (TLKIT_CACHE sets another folder)"
             )
 
 
@@ -139,73 +139,75 @@ def _check_all(paths: list[str], max_pixels: int) -> Iterator[FileCheck]:
         return
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
-        checks = _check_listening(paths, _decoder(max_pixels), pool)
+        checks = _check_in_captures(paths, _decoder(max_pixels), pool)
         yield from track(checks, "checking images", len(paths), "files")
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _check_listening(
+def _check_in_captures(
     paths: list[str], decoder: Decoder, pool: ThreadPoolExecutor
 ) -> Iterator[FileCheck]:
-    """Yields the checks of files; those that a decoder spoke of are decoded again, one by one."""
-    for start in range(0, len(paths), FILES_TOGETHER):
-        some = paths[start : start + FILES_TOGETHER]
-        found: list[FileCheck] = []
-        stopped: BaseException | None = None
-        with listening() as heard:
+    """Yields the check of each file; with decoder messages, files are decoded again one by one."""
+    for start in range(0, len(paths), FILES_PER_CAPTURE):
+        chunk = paths[start : start + FILES_PER_CAPTURE]
+        checks: list[FileCheck] = []
+        interruption: BaseException | None = None
+        with capture_stderr() as captured:
             try:
-                for checked in pool.map(lambda path: check_file(path, decoder), some):
-                    found.append(checked)
-            except BaseException as error:  # raised below, behind what was found
-                stopped = error
-        yield from _told_apart(some, found, heard.lines, decoder)
-        if stopped is not None:
-            raise stopped
+                for checked in pool.map(lambda path: check_file(path, decoder), chunk):
+                    checks.append(checked)
+            except BaseException as error:  # raised below, after the checks so far
+                interruption = error
+        yield from _attribute_messages(chunk, checks, captured.lines, decoder)
+        if interruption is not None:
+            raise interruption
 
 
-def _told_apart(
+def _attribute_messages(
     paths: list[str], checks: list[FileCheck], lines: tuple[str, ...], decoder: Decoder
 ) -> list[FileCheck]:
-    """Returns the checks with what libjpeg said of each, and passes on what it did not say."""
-    left = Counter(without_log(lines))
-    logged = Counter(lines) - left
-    told = []
+    """Returns the checks with libjpeg's messages for each file; forwards all other lines."""
+    remaining = Counter(drop_log_lines(lines))
+    logged = Counter(lines) - remaining
+    attributed = []
     for path, checked in zip(paths, checks, strict=False):
-        if checked.format != "jpeg" or not left:
-            told.append(checked)
+        if checked.format != "jpeg" or not remaining:
+            attributed.append(checked)
             continue
-        with listening() as heard:
-            again = check_file(path, decoder)
-        left -= Counter(heard.lines)
-        if not again.reason:
-            again = replace(again, warning=warning_in(heard.lines))
-        elif again.reason.startswith(DAMAGED) and (said := error_in(heard.lines)):
-            again = replace(again, reason=f"{DAMAGED} {again.format.upper()}: {said}")
-        told.append(again)
-    pass_on(tuple((logged + left).elements()))
-    return told
+        with capture_stderr() as captured:
+            rechecked = check_file(path, decoder)
+        remaining -= Counter(captured.lines)
+        if not rechecked.reason:
+            rechecked = replace(rechecked, warning=find_warning(captured.lines))
+        elif rechecked.reason.startswith(DAMAGED) and (message := find_error(captured.lines)):
+            rechecked = replace(
+                rechecked, reason=f"{DAMAGED} {rechecked.format.upper()}: {message}"
+            )
+        attributed.append(rechecked)
+    forward_lines(tuple((logged + remaining).elements()))
+    return attributed
 
 
 def check_file(path: str, decoder: Decoder) -> FileCheck:
-    """Reads one file, and decodes it unless its first bytes already rule that out.
+    """Reads a file, and decodes it unless its first bytes show that it is not a usable image.
 
     Args:
         path: The file.
-        decoder: Returns height, width, what is wrong or "", with "{}" for the format, and the
-            checksum.
+        decoder: Returns the height, the width, the problem (with "{}" for the format) or "", and
+            the checksum.
     """
     try:
         with open_image(path) as file:
             head = file.read(HEAD_BYTES)
-            name, reason = recognise(head, path)
+            name, reason = detect_format(head, path)
             if reason:
                 known = known_to_pillow(file) if reason == NOT_AN_IMAGE else ""
                 return FileCheck(reason=pillow_advice(known) if known else reason)
             image_bytes = head + file.read()
     except PermissionError:
         return FileCheck(reason="permission denied", is_lasting=False)
-    except DataError:  # since it was listed
+    except DataError:  # replaced since it was listed
         return FileCheck(reason="neither a file nor a folder", is_lasting=False)
     except OSError as error:
         return FileCheck(reason=f"cannot be read: {error.strerror}", is_lasting=False)
@@ -217,16 +219,16 @@ def check_file(path: str, decoder: Decoder) -> FileCheck:
 
 @cache
 def _decoder(max_pixels: int) -> Decoder:
-    """Builds what decodes a file as training will do, only to a smaller size.
+    """Returns a decoder that works as in training, but to a smaller size.
 
-    It is traced here: TensorFlow counts one trace for each thread that waits for the first, and
-    warns of too many.
+    It is traced here, in one thread: TensorFlow counts a trace for each thread that waits for the
+    first one, and warns about too many.
     """
     import tensorflow as tf
 
     from tlkit.data.checksums import checksum
     from tlkit.data.decoding import decoder
-    from tlkit.data.headers import is_jpeg, jpeg_size, other_size
+    from tlkit.data.headers import is_jpeg, jpeg_size, non_jpeg_size
 
     damage = (
         tf.errors.InvalidArgumentError,
@@ -242,13 +244,13 @@ def _decoder(max_pixels: int) -> Decoder:
     @traced
     def size(image_bytes: tf.Tensor) -> tf.Tensor:
         numbers = tf.cond(
-            is_jpeg(image_bytes), lambda: jpeg_size(image_bytes), lambda: other_size(image_bytes)
+            is_jpeg(image_bytes), lambda: jpeg_size(image_bytes), lambda: non_jpeg_size(image_bytes)
         )
         return tf.stack(numbers)
 
     @traced
     def size_and_image(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        # what is not returned is left out of the graph, and damage with it
+        # returned so that it is not pruned from the graph, and its errors with it
         image = decoder(CHECKED_SIZE, max_pixels)(image_bytes)
         return size(image_bytes), checksum(image_bytes), image
 
@@ -257,11 +259,11 @@ def _decoder(max_pixels: int) -> Decoder:
         try:
             numbers, number, _ = size_and_image(image)
         except damage as error:
-            return (*unsound(image, plain_message(error)), 0)
+            return (*describe_failure(image, plain_message(error)), 0)
         height, width, _ = numbers.numpy().tolist()
         return height, width, "", int(number)
 
-    def unsound(image: tf.Tensor, message: str) -> tuple[int, int, str]:
+    def describe_failure(image: tf.Tensor, message: str) -> tuple[int, int, str]:
         height = width = pixels = 0
         with suppress(*damage):
             height, width, pixels = size(image).numpy().tolist()
@@ -273,13 +275,13 @@ def _decoder(max_pixels: int) -> Decoder:
     return check
 
 
-State = tuple[int, int, int]
+FileState = tuple[int, int, int]
 
 
-def _state(path: str) -> State | None:
-    """A file's size, its time of change, and that of its entry, which no program can set back.
+def _file_state(path: str) -> FileState | None:
+    """Returns a file's size, mtime and ctime (which programs cannot set back), in nanoseconds.
 
-    `None` if they cannot be had.
+    `None` if they cannot be read.
     """
     try:
         status = os.stat(path)
@@ -288,8 +290,8 @@ def _state(path: str) -> State | None:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _recall(
-    index: sqlite3.Connection, path: str, state: State | None, max_pixels: int
+def _load_check(
+    index: sqlite3.Connection, path: str, state: FileState | None, max_pixels: int
 ) -> FileCheck | None:
     if state is None:
         return None
@@ -305,10 +307,10 @@ def _recall(
     return FileCheck(digest, name, height, width, reason, warning=warning, checksum=checksum)
 
 
-def _remember(
+def _store_check(
     index: sqlite3.Connection,
     path: str,
-    state: State | None,
+    state: FileState | None,
     max_pixels: int,
     checked: FileCheck | None,
 ) -> None:
@@ -316,6 +318,6 @@ def _remember(
         return
     key = (os.path.abspath(path), DECODER_VERSION, max_pixels, *state)
     size = (checked.height, checked.width)
-    said = (checked.reason, checked.warning, checked.checksum)
-    row = (checked.digest, checked.format, *size, *said)
+    result = (checked.reason, checked.warning, checked.checksum)
+    row = (checked.digest, checked.format, *size, *result)
     index.execute(f"REPLACE INTO verdicts VALUES ({', '.join('?' * 13)})", key + row)

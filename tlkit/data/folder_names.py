@@ -1,4 +1,4 @@
-"""What the names of folders say: splits, what systems leave behind, and names that look alike."""
+"""Meaning of folder names: splits, files of operating systems, and names that look alike."""
 
 import re
 import unicodedata
@@ -17,9 +17,9 @@ SPLIT_NAMES = {
     **dict.fromkeys(_VALIDATION, "validation"),
     **dict.fromkeys(_TEST, "test"),
 }
-"""What splits are called, and which they are."""
+"""Common names of splits, and the split that each denotes."""
 _COLLECTION = re.compile(r"(set|data|dataset|split|images?|imgs?|photos?|pictures?|samples?)$")
-"""What such a name may go on with: training_set, train-data, TestImages."""
+"""Possible endings of such names: training_set, train-data, TestImages."""
 
 SYSTEM_NAMES = frozenset(
     name.strip()
@@ -33,13 +33,13 @@ SYSTEM_NAMES = frozenset(
     pspbrwse.jbf, dropbox.device
     """.replace("\n", " ").split(",")
 )
-"""What systems, network drives and programs leave among images, in small letters."""
-_AS_WRITTEN = frozenset(("Icon\r", "RECYCLER", "RECYCLED"))
-"""Likewise, but written so; in small letters they may be classes."""
+"""Files and folders that systems, network drives and programs create, in lower case."""
+_CASE_SENSITIVE_SYSTEM_NAMES = frozenset(("Icon\r", "RECYCLER", "RECYCLED"))
+"""Further ones, compared case-sensitively: in lower case they may be classes."""
 
 
 def split_of_name(name: str) -> str:
-    """Returns the split that a folder's name, or a word in a table, says, or "".
+    """Returns the split that the name of a folder, or a cell of a table, denotes, or "".
 
     Example:
         >>> from tlkit.data.folder_names import split_of_name
@@ -51,21 +51,21 @@ def split_of_name(name: str) -> str:
 
 
 def split_in_name(name: str) -> str:
-    """Returns the one split that a word in a name stands for, as in "seg_train", or ""."""
+    """Returns the one split that words of a name denote, as in "seg_train", else ""."""
     words = re.split(r"[\W_\d]+", visible_key(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name), " "))
     found = {split for word in words if (split := split_of_name(word))}
     return found.pop() if len(found) == 1 else ""
 
 
-def is_left_by_a_system(name: str) -> bool:
-    """Whether an operating system, a network drive or a program made what has this name."""
-    is_known = name.casefold() in SYSTEM_NAMES or name in _AS_WRITTEN
+def is_system_name(name: str) -> bool:
+    """Whether this is the name of a file or folder that a system or program created."""
+    is_known = name.casefold() in SYSTEM_NAMES or name in _CASE_SENSITIVE_SYSTEM_NAMES
     return is_known or bool(re.fullmatch(r"(?i)found\.\d{3}", name))
 
 
-def unwanted(name: str) -> str:
-    """Why a file or folder of this name is not looked at, if it is not."""
-    if is_left_by_a_system(name):
+def reason_to_ignore(name: str) -> str:
+    """Returns the reason to ignore a file or folder of this name, or ""."""
+    if is_system_name(name):
         return "made by an operating system"
     if name.startswith("."):
         return "hidden"
@@ -73,13 +73,13 @@ def unwanted(name: str) -> str:
 
 
 def visible_key(name: str, space: str = "") -> str:
-    r"""Returns what is left of a name without case, spaces and invisible characters.
+    r"""Returns a name without case, spaces, invisible characters and trailing dots.
 
-    Names with one key look alike, and so do those that end in dots, which some systems drop.
+    Names with the same key look alike; some systems drop trailing dots.
 
     Args:
-        name: Of a folder or a class.
-        space: What stands for spaces.
+        name: The name of a folder or a class.
+        space: The replacement of each space.
 
     Example:
         >>> from tlkit.data.folder_names import visible_key
@@ -87,17 +87,21 @@ def visible_key(name: str, space: str = "") -> str:
         True
     """
     composed = unicodedata.normalize("NFKC", name).casefold()
-    letters = (
-        space if letter.isspace() else letter
-        for letter in composed
-        if letter.isspace() or not unicodedata.category(letter).startswith("C")
+    characters = (
+        space if character.isspace() else character
+        for character in composed
+        if character.isspace() or not unicodedata.category(character).startswith("C")
     )
-    marks = (letter for letter in letters if not "\ufe00" <= letter <= "\ufe0f" or letter == space)
+    marks = (
+        character
+        for character in characters
+        if not "\ufe00" <= character <= "\ufe0f" or character == space
+    )
     return unicodedata.normalize("NFKC", "".join(marks)).rstrip(".").strip()
 
 
-def alike(names: Iterable[str]) -> str:
-    """Returns which names look alike, in words for a message, or "" if none do."""
+def similar_names(names: Iterable[str]) -> str:
+    """Returns the names that look alike, as text for a message, or "" if none do."""
     by_key: dict[str, list[str]] = {}
     for name in sorted(set(names)):
         by_key.setdefault(visible_key(name), []).append(name)
@@ -106,10 +110,10 @@ def alike(names: Iterable[str]) -> str:
 
 
 def ascii_name(name: str) -> str:
-    """Returns a name between quotes, with a code for each character that is not seen as it is."""
+    """Returns a name between quotes, with escapes for invisible and combining characters."""
 
-    def shown(letter: str) -> str:
-        is_seen = letter.isprintable() and not unicodedata.combining(letter)
-        return letter if is_seen else ascii(letter)[1:-1]
+    def escape(character: str) -> str:
+        is_visible = character.isprintable() and not unicodedata.combining(character)
+        return character if is_visible else ascii(character)[1:-1]
 
-    return "".join(map(shown, repr(name)))
+    return "".join(map(escape, repr(name)))

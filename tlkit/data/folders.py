@@ -1,11 +1,11 @@
-"""Images from a folder of class folders."""
+"""Loads images from a folder of class folders."""
 
 import os
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from tlkit.data.class_checks import check_alike, check_classes, check_labels
+from tlkit.data.class_checks import check_classes, check_labels, check_similar_names
 from tlkit.data.grouping import GroupKey, assign_groups
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.data.inspection import build_report, readable_images
@@ -13,7 +13,7 @@ from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.listing import Listing, list_folder
 from tlkit.data.settings import KEEP, Settings, check_settings
 from tlkit.data.splits import ImageRecord, divide
-from tlkit.errors import DataError, some_of
+from tlkit.errors import DataError, quoted, some_of
 
 
 def load_folder(
@@ -29,44 +29,45 @@ def load_folder(
     damaged: str = KEEP,
     cache: str | os.PathLike[str] | None = None,
 ) -> ImageData:
-    """Loads the images of a folder, which are read when a dataset is iterated.
+    """Loads the images of a folder; pixels are read when a dataset is iterated.
 
-    A folder is `CLASS/**`, or the user's own split: `train/CLASS/**` with `val` and `test` beside
-    it, by these or their other usual names (`valid`, `dev`, `training_set`, in any case). What
-    looks like neither is refused, with what to give. The user's split stays as it is. Where a test
-    folder stands without validation, validation is taken from `train`; where validation stands
-    without test, there is no test. Otherwise images are divided by their content, their class and
-    the seed alone, so that adding files moves none that was there; shares then hold approximately
-    in each class. Only a class so small that a split would come out empty is divided otherwise.
+    The layout is `CLASS/**`, or a split made by the user: `train/CLASS/**` with `val` and `test`
+    beside it, under these or their other common names (`valid`, `dev`, `training_set`, in any
+    case). Other layouts raise an error that says which folder to give. A user's split is kept. If
+    it has a test folder but no validation, validation is taken from `train`; if it has validation
+    but no test, there is no test split. Without a user's split, an image's split depends only on
+    its content, its class and the seed, so that adding files moves no existing image; the fractions
+    then hold approximately in each class. Only a class so small that a split would be empty is
+    split by another rule, see `tlkit.data.splits.divide`.
 
-    Every file is decoded once, in parallel; what came of it is remembered in the cache. Files
-    that cannot be used are skipped and listed in the report with the reason, as are copies,
-    contradictions and leaks. Nothing on the disk is changed.
+    Every file is decoded once, in parallel, and the result is cached. Files that cannot be used are
+    skipped and listed in the report with the reason, as are copies, contradicting labels and leaks.
+    Nothing on the disk is changed.
 
-    Images of one patient or one scene give each other away: with `groups` they come into one
-    split, which depends on the group's key and the seed alone. Shares then hold approximately
-    over all images; see `tlkit.data.splits.divide`.
+    Images of one patient or one scene are not independent: with `groups` they all go into one
+    split, which depends only on the group's key and the seed. The fractions then hold approximately
+    over all images.
 
     Args:
         path: The folder.
-        image_size: Height and width that images are stretched to; one number for a square.
-        batch_size: Images in a batch.
-        splits: Shares of training, validation and test; a split with the share 0 is `None`.
-        seed: Of the division, the order and the augmentation.
-        class_names: The classes in the order wanted; sorted by name by default.
+        image_size: Height and width that images are resized to; one number for a square.
+        batch_size: Images per batch.
+        splits: Fractions of training, validation and test; a split with fraction 0 is `None`.
+        seed: Seed of the split, the order and the augmentation.
+        class_names: The classes in the order of the labels; sorted by name by default.
         groups: A function from a `pathlib.Path` to the key of its group, such as
-            `lambda path: path.stem.split("_")[0]`; `None` is the key of one that stands alone.
-        max_pixels: The most pixels that an image may have.
-        damaged: "keep" uses JPEG files that are damaged as far as they are decoded, "skip" leaves
-            them out; the report names them with what the decoder says. What cannot be decoded is
-            left out in any case.
+            `lambda path: path.stem.split("_")[0]`; `None` means that the image has no group.
+        max_pixels: Maximum number of pixels of an image.
+        damaged: "keep" uses damaged JPEG files as far as they can be decoded, "skip" leaves them
+            out; the report lists them with the decoder's message. Files that cannot be decoded at
+            all are always left out.
         cache: The cache's folder, as `cache_folder` takes it.
 
     Raises:
-        ArgumentError: A size, a share, the seed, the names or a group's key break their rule.
-        DataError: `path` is no folder of at least two classes with at least two images each; a
-            class of validation or test is not in `train`; `class_names` are not the folder's;
-            groups are so few that a split would be empty.
+        ArgumentError: A size, a fraction, the seed, the names or a group's key is invalid.
+        DataError: `path` is not a folder of at least two classes with at least two images each;
+            a class of validation or test is not in `train`; `class_names` differ from the folder's
+            classes; there are so few groups that a split would be empty.
 
     Example:
         >>> from pathlib import Path
@@ -107,9 +108,9 @@ def split_of(
     *,
     is_multi_label: bool = False,
 ) -> ImageSplit:
-    """Returns images as a split, class by class and in the order of their paths.
+    """Returns images as a split, sorted by class and path.
 
-    Those that may have several labels come in the order of their paths alone.
+    Multi-label images are sorted by path only.
     """
     numbers = {class_name: number for number, class_name in enumerate(class_names)}
     ordered = sorted(images, key=lambda one: (numbers.get(one.class_name, 0), one.path))
@@ -137,7 +138,7 @@ def split_of(
 
 
 def load_listing(listing: Listing, settings: Settings) -> ImageData:
-    """Does what `load_folder` does, with files that are listed already."""
+    """Loads files that are already listed, as `load_folder` does."""
     images, formats = readable_images(
         listing,
         max_pixels=settings.max_pixels,
@@ -148,8 +149,8 @@ def load_listing(listing: Listing, settings: Settings) -> ImageData:
     check = check_labels if listing.is_multi_label else check_classes
     found = check(images, division)
     if settings.class_names is None:
-        check_alike(found)
-    names = _in_order(found, settings.class_names, listing)
+        check_similar_names(found)
+    names = _order_classes(found, settings.class_names, listing)
     parts = {
         name: split_of(
             name,
@@ -172,7 +173,7 @@ def load_listing(listing: Listing, settings: Settings) -> ImageData:
     )
 
 
-def _in_order(
+def _order_classes(
     found: tuple[str, ...], wanted: Sequence[str] | None, listing: Listing
 ) -> tuple[str, ...]:
     if wanted is None:
@@ -183,8 +184,8 @@ def _in_order(
         problems = [f"no images of {some_of(missing)}"] if missing else []
         problems += [f"unexpected classes {some_of(new)}"] if new else []
         raise DataError(
-            f"`{listing.argument}` must hold images of the classes "
-            f"{some_of(list(map(repr, wanted)))}. Received: {listing.argument}={listing.path!r} "
-            f"with {' and '.join(problems)}. Rename, add or remove them."
+            f"`{listing.argument}` must contain images of exactly the classes "
+            f"{quoted(wanted)}. Received: {listing.argument}={listing.path!r} "
+            f"with {' and '.join(problems)}. Rename, add or remove classes."
         )
     return tuple(wanted)

@@ -1,4 +1,4 @@
-"""What a file is that is no JPEG, PNG, GIF, BMP or WebP image, and how it becomes one."""
+"""Detection of unsupported file formats, with advice on how to convert them."""
 
 import re
 import struct
@@ -19,7 +19,7 @@ _FRAMES = "take images from it, with ffmpeg for example"
 _UNPACK = "unpack it"
 
 _RAW = "camera raw"
-_RAW_SUFFIXES = (  # noqa: SIM905 - a list of quoted ones is no easier to read
+_RAW_SUFFIXES = (  # noqa: SIM905 - a list of quoted strings is no easier to read
     ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef "
     ".raf .raw .rw2 .rwl .sr2 .srf .srw .x3f"
 ).split()
@@ -88,9 +88,9 @@ _BY_MAGIC: dict[bytes, tuple[str, str]] = {
     b"\0\x05\x16\x07": ("AppleDouble file of macOS", "leave it out"),
     b"version https://git-lfs": ("Git LFS pointer", "fetch the file with git lfs pull"),
 }
-"""By a file's first bytes: what it is, and what to do. The longer ones stand first."""
+"""Format and advice by a file's first bytes; longer signatures stand before their prefixes."""
 
-_BY_PLACE: dict[tuple[int, bytes], tuple[str, str]] = {
+_BY_OFFSET: dict[tuple[int, bytes], tuple[str, str]] = {
     (128, b"DICM"): ("DICOM", _WITH_PYDICOM),
     (40, b" EMF"): ("EMF", _RENDER),
     (257, b"ustar"): ("tar archive", _UNPACK),
@@ -116,17 +116,17 @@ _BY_BRAND: dict[bytes, tuple[str, str]] = {
     **dict.fromkeys((b"isom", b"iso2", b"mp41", b"mp42", b"avc1"), ("video (MP4)", _FRAMES)),
     **dict.fromkeys((b"M4V ", b"3gp4", b"3gp5", b"dash", b"M4A "), ("video (MP4)", _FRAMES)),
 }
-"""Of files in boxes, as ISO/IEC 14496-12 describes them; the more telling ones stand first."""
+"""Format and advice by the brand of ISO/IEC 14496-12 media files; specific brands stand first."""
 
 _DICOM = re.compile(
     rb"[\x02\x08]\0[\0-\x7f]\0"
     rb"([A-Z]{2}|\x04\0{3}..\0\0|[\x02-\x40]\0{3}(ISO_IR|ORIGINAL|DERIVED|1\.2\.840\.10008))",
     re.DOTALL,
 )
-"""Its first element, where no preamble stands before it: with its type, or with none."""
+"""The first data element of a DICOM file without a preamble, with explicit or implicit VR."""
 _NETPBM = {b"1": "PBM", b"2": "PGM", b"3": "PPM", b"4": "PBM", b"5": "PGM", b"6": "PPM"}
 _NETPBM |= {b"7": "PAM", b"F": "PFM", b"f": "PFM"}
-_PILLOW_FAILS = (
+_PILLOW_ERRORS = (
     SyntaxError,
     LookupError,
     TypeError,
@@ -139,15 +139,15 @@ _PILLOW_FAILS = (
     struct.error,
     zlib.error,
 )
-"""What its readers raise of bytes that are not theirs, or that are damaged."""
+"""Exceptions of Pillow's readers for bytes of other formats and for damaged files."""
 
 
 def foreign_format(head: bytes, file_name: str = "") -> tuple[str, str]:
-    r"""Returns what a file is by its first bytes, and what to do; two empty texts if unknown.
+    r"""Returns the name of a file's format and advice for the user; two empty strings if unknown.
 
     Args:
-        head: Its first bytes.
-        file_name: Its name, which tells camera raw files from TIFF files.
+        head: The file's first bytes.
+        file_name: The file's name, which distinguishes camera raw files from TIFF files.
 
     Example:
         >>> from tlkit.data.foreign_formats import foreign_format
@@ -159,16 +159,16 @@ def foreign_format(head: bytes, file_name: str = "") -> tuple[str, str]:
         if head.startswith(magic):
             is_raw = known[0].startswith("TIFF") and suffix in _RAW_SUFFIXES
             return (_RAW, _DEVELOP) if is_raw else known
-    for (at, magic), known in _BY_PLACE.items():
+    for (at, magic), known in _BY_OFFSET.items():
         if head[at : at + len(magic)] == magic:
             return known
     if head[4:8] == b"ftyp":
-        return _in_boxes(head)
-    return _without_mark(head)
+        return _media_format(head)
+    return _format_without_signature(head)
 
 
-def _without_mark(head: bytes) -> tuple[str, str]:
-    """What begins with numbers that could be anything's, or with words."""
+def _format_without_signature(head: bytes) -> tuple[str, str]:
+    """Returns format and advice for files without a unique signature."""
     if re.match(rb"P[1-7Ff]\s+([#\d]|WIDTH)", head):
         return _NETPBM[head[1:2]], _WITH_PILLOW
     if _DICOM.match(head):
@@ -179,17 +179,17 @@ def _without_mark(head: bytes) -> tuple[str, str]:
         and head[2:4] in {b"\1" + bits for bits in (b"\1", b"\2", b"\4", b"\x08")}
     ):
         return "PCX", _WITH_PILLOW
-    return ("TGA", _WITH_PILLOW) if _is_targa(head) else _in_text(head)
+    return ("TGA", _WITH_PILLOW) if _is_targa(head) else _text_format(head)
 
 
 def known_to_pillow(file: BinaryIO) -> str:
-    """Returns the name of the format that one of Pillow's readers opens a file as, "" if none.
+    """Returns the name of the format as which Pillow can open a file, or "".
 
-    Only headers are read. Its readers are asked one by one: `PIL.Image.open` would warn of what
-    claims many pixels.
+    Only headers are read. The readers are called one by one because `PIL.Image.open` warns about
+    images with many pixels.
 
     Args:
-        file: Opened for reading, at any place.
+        file: A file opened for reading, at any position.
     """
     from PIL import Image
 
@@ -203,19 +203,19 @@ def known_to_pillow(file: BinaryIO) -> str:
             if accepts is not None and accepts(prefix) is not True:
                 continue
             factory(file, "")
-        except _PILLOW_FAILS:
+        except _PILLOW_ERRORS:
             continue
         return name
     return ""
 
 
 def pillow_advice(name: str) -> str:
-    """What to do with a format that Pillow knows by this name."""
+    """Returns the advice for a format with this name in Pillow."""
     return f"{name} is not supported: {_WITH_PILLOW}"
 
 
 def _is_targa(head: bytes) -> bool:
-    """Whether the header's fields, which begin with no mark, are those of a TGA image."""
+    """Whether the bytes are a plausible TGA header; the format has no signature."""
     if len(head) < 18:
         return False
     has_colour_map, kind, map_fields = head[1], head[2], head[3:8]
@@ -231,8 +231,8 @@ def _is_targa(head: bytes) -> bool:
     )
 
 
-def _in_boxes(head: bytes) -> tuple[str, str]:
-    """By the brand that a file has, else by those that it says it is compatible with."""
+def _media_format(head: bytes) -> tuple[str, str]:
+    """Returns format and advice by a file's major brand, else by its compatible brands."""
     size = min(max(int.from_bytes(head[:4], "big"), 16), len(head))
     major = head[8:12]
     compatible = {head[at : at + 4] for at in range(16, size - 3, 4)}
@@ -240,12 +240,12 @@ def _in_boxes(head: bytes) -> tuple[str, str]:
         for brand, known in _BY_BRAND.items():
             if brand in compatible:
                 return known
-    named = ascii(major.decode("latin-1"))
-    return _BY_BRAND.get(major, (f"ISO media file of the brand {named}", _WITH_HEIF))
+    brand_text = ascii(major.decode("latin-1"))
+    return _BY_BRAND.get(major, (f"ISO media file of the brand {brand_text}", _WITH_HEIF))
 
 
-def _in_text(head: bytes) -> tuple[str, str]:
-    """What is written as text, whatever it is encoded in."""
+def _text_format(head: bytes) -> tuple[str, str]:
+    """Returns format and advice for text formats, in UTF-8 or UTF-16."""
     text = head.lstrip(b"\xef\xbb\xbf").lower()
     if b"\0" in text[:64:2] or b"\0" in text[1:64:2]:  # UTF-16
         text = text.replace(b"\0", b"")
@@ -254,5 +254,5 @@ def _in_text(head: bytes) -> tuple[str, str]:
     if re.match(rb"\s*(/\*.*?\*/\s*)?#define\s+\w+_width\s", text, re.DOTALL):
         return "XBM", _WITH_PILLOW
     if re.search(rb"<!doctype html|<html[\s>]", text):
-        return "HTML page", "it may come of a failed download: fetch the image again"
+        return "HTML page", "it may come from a failed download: download the image again"
     return "", ""

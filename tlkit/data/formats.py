@@ -1,34 +1,35 @@
-"""Which image format a file's first bytes tell, and which of them can be used."""
+"""Detection of an image file's format by its first bytes, and whether it can be decoded."""
 
 from tlkit.data.foreign_formats import CONVERT, foreign_format
 
 HEAD_BYTES = 512
-"""What `recognise` looks at."""
+"""Number of bytes that `detect_format` needs."""
 NOT_AN_IMAGE = "not an image"
-"""The reason where a file's format is not known."""
+"""The reason given for a file of unknown format."""
 FORMATS = {b"\xff\xd8\xff": "jpeg", b"\x89PNG": "png", b"GIF8": "gif", b"BM": "bmp"}
 BMP_HEADER_SIZE = 40
-"""Of the oldest header of a BMP file whose fields lie where all later ones have them."""
+"""Size of BITMAPINFOHEADER, the oldest BMP header with the field offsets of all later ones."""
 BMP_BITS = (8, 24, 32)
-"""Bits a pixel, uncompressed, that are decoded."""
+"""Supported bits per pixel of uncompressed BMP files."""
 BMP_BITFIELDS = 3
-"""A compression of BMP files that is none: with 32 bits, masks say which bits are which colour."""
+"""BI_BITFIELDS, a "compression" of 32-bit BMP files that only sets masks for the colours."""
 BMP_MASKS_AT, BMP_MASKS = 54, bytes.fromhex("0000ff00 00ff0000 ff000000")
-"""Where they stand, and those that are decoded, of red, green and blue."""
+"""Offset of the masks of red, green and blue, and the only values that are decoded."""
 WEBP_FLAGS_AT, WEBP_IS_ANIMATED = 20, 2
-"""Where a WebP file with an extended header has its flags, and one of them."""
+"""Offset of the flags in a WebP file's extended header, and the flag for animations."""
 
 
-def recognise(head: bytes, file_name: str = "") -> tuple[str, str]:
-    """Returns the format that a file's first bytes tell, or the reason why it cannot be used.
+def detect_format(head: bytes, file_name: str = "") -> tuple[str, str]:
+    """Returns the format of a file with these first bytes, or the reason why it cannot be used.
 
     Args:
         head: The first `HEAD_BYTES`.
-        file_name: Its name, which tells apart what begins alike; it makes nothing an image.
+        file_name: The file's name, which distinguishes unsupported formats with the same first
+            bytes; it never makes a file an image.
 
     Example:
-        >>> from tlkit.data.formats import recognise
-        >>> recognise(b"GIF89a"), recognise(b"Dear all,")
+        >>> from tlkit.data.formats import detect_format
+        >>> detect_format(b"GIF89a"), detect_format(b"Dear all,")
         (('gif', ''), ('', 'not an image: text'))
     """
     if not head:
@@ -37,48 +38,51 @@ def recognise(head: bytes, file_name: str = "") -> tuple[str, str]:
     for magic, known in FORMATS.items():
         if head.startswith(magic):
             name = known
-    if name == "bmp" and _is_text(head):  # which may begin with these two letters
+    if name == "bmp" and _is_text(head):  # text may begin with the letters "BM"
         name = ""
-    kind = _foreign_kind(name, head) if name else ""
-    if name and not kind:
+    variant = _unsupported_variant(name, head) if name else ""
+    if name and not variant:
         return name, ""
-    what, advice = (kind, CONVERT) if kind else foreign_format(head, file_name)
+    what, advice = (variant, CONVERT) if variant else foreign_format(head, file_name)
     if what:
         return "", f"{what} is not supported: {advice}"
     return "", f"{NOT_AN_IMAGE}: text" if _is_text(head) else NOT_AN_IMAGE
 
 
 def _is_text(head: bytes) -> bool:
-    """Whether it can be read as UTF-8 without control characters; a letter may be cut in two."""
+    """Whether the bytes are printable UTF-8; the last character may be cut."""
     try:
         text = head.decode("utf-8")
     except UnicodeDecodeError as error:
         if error.start < len(head) - 3:
             return False
         text = head[: error.start].decode("utf-8")
-    return all(letter.isprintable() or letter.isspace() or letter == "\ufeff" for letter in text)
+    return all(
+        character.isprintable() or character.isspace() or character == "\ufeff"
+        for character in text
+    )
 
 
-def _foreign_kind(name: str, head: bytes) -> str:
-    """Which kind of a format that is decoded it is, where that kind is not."""
+def _unsupported_variant(name: str, head: bytes) -> str:
+    """Returns the variant's name if a supported format has it but it cannot be decoded, or ""."""
     if name == "webp" and head[12:16] == b"VP8X" and len(head) > WEBP_FLAGS_AT:
         return "animated WebP" if head[WEBP_FLAGS_AT] & WEBP_IS_ANIMATED else ""
     if name == "png" and head[12:16] == b"CgBI":
-        return "PNG as iOS programs hold it (CgBI)"
+        return "PNG optimised for iOS (CgBI)"
     if name != "bmp" or len(head) < BMP_MASKS_AT + len(BMP_MASKS):
         return ""
-    return _foreign_bmp(head)
+    return _unsupported_bmp(head)
 
 
-def _foreign_bmp(head: bytes) -> str:
+def _unsupported_bmp(head: bytes) -> str:
     header_size, bits, compression = (
         int.from_bytes(head[at : at + size], "little") for at, size in ((14, 4), (28, 2), (30, 4))
     )
     if header_size < BMP_HEADER_SIZE:
-        return "BMP of OS/2"
+        return "OS/2 BMP"
     if bits not in BMP_BITS:
         return f"BMP with a depth of {bits} bits"
     if compression == BMP_BITFIELDS and bits == BMP_BITS[-1]:
         is_usual = head[BMP_MASKS_AT : BMP_MASKS_AT + len(BMP_MASKS)] == BMP_MASKS
-        return "" if is_usual else "BMP with an unusual order of colours"
+        return "" if is_usual else "BMP with unusual colour masks"
     return "compressed BMP" if compression else ""

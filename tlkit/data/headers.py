@@ -1,4 +1,4 @@
-"""The size of an image, read in the graph from its first bytes, before anything is decoded."""
+"""Image sizes read from file headers in the graph, and checks before anything is decoded."""
 
 from dataclasses import dataclass
 
@@ -16,27 +16,27 @@ from tlkit.data.formats import (
 )
 
 HEADER_BYTES = BMP_MASKS_AT + len(BMP_MASKS)
-FRAME, EXTENSION, GIF_END = 0x2C, 0x21, b";"  # what blocks of a GIF begin with
-SCAN = b"\xff\xda"  # what scans of a JPEG file begin with, and nothing else in its pixels
-HOPS = 16  # sub-blocks of a GIF that one turn of the loop steps over
-GIF_TURNS = 2**14
-"""Turns up to the end of a GIF's first frame: enough for 67 MB of it, and one or two seconds."""
+FRAME, EXTENSION, GIF_END = 0x2C, 0x21, b";"  # first bytes of GIF blocks
+SCAN = b"\xff\xda"  # marker of a JPEG scan; it cannot occur in entropy-coded data
+HOPS = 16  # GIF sub-blocks skipped per loop iteration
+MAX_GIF_STEPS = 2**14
+"""Maximum number of loop iterations to the end of a GIF's first frame: 67 MB, 1 to 2 seconds."""
 
-JPEG_SCANS = 100
-"""libjpeg's own progressive files have ten; each scan goes over all pixels once more."""
+MAX_JPEG_SCANS = 100
+"""Maximum number of scans; libjpeg's progressive files have ten, and each covers all pixels."""
 
-PNG_TEXTS = 64
-"""Compressed texts of a PNG file, of each of two kinds: libpng unpacks up to 8 MB of each."""
+MAX_PNG_TEXTS = 64
+"""Maximum number of compressed text chunks of each of two kinds; libpng unpacks up to 8 MB each."""
 
 Size = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
 
 @dataclass(frozen=True)
 class _Header:
-    """Where a format's first bytes hold its size.
+    """Where a format's header stores height and width.
 
-    A side is the number in `num_bytes` bytes from `at`, divided by `divisor`, of which the
-    remainder modulo `modulus` counts, plus `offset`.
+    A side is `number // divisor % modulus + offset`, with the number stored in `num_bytes` bytes
+    from `height_at` or `width_at`.
     """
 
     magic: dict[int, bytes]
@@ -60,7 +60,7 @@ _HEADERS = (
 
 
 def is_jpeg(image_bytes: tf.Tensor) -> tf.Tensor:
-    """Whether the scalar string begins as a JPEG file does."""
+    """Whether the scalar string begins with the signature of a JPEG file."""
     head = tf.io.decode_raw(image_bytes, tf.uint8, fixed_length=4)
     return tf.reduce_all(head[:3] == list(b"\xff\xd8\xff"))
 
@@ -68,30 +68,30 @@ def is_jpeg(image_bytes: tf.Tensor) -> tf.Tensor:
 def jpeg_size(image_bytes: tf.Tensor) -> Size:
     """Returns the height, the width and the number of pixels of a JPEG file, int64.
 
-    Sides are those before any EXIF orientation is applied.
+    Height and width are the stored ones, before any EXIF orientation is applied.
 
     Raises:
-        tf.errors.InvalidArgumentError: It is none, or ends before it says its size.
+        tf.errors.InvalidArgumentError: The file is not a JPEG, or ends before its size is stored.
     """
     sides = tf.cast(tf.io.extract_jpeg_shape(image_bytes), tf.int64)
     return sides[0], sides[1], sides[0] * sides[1]
 
 
-def other_size(image_bytes: tf.Tensor) -> Size:
-    """Returns the height, the width and the number of pixels of a file that is no JPEG, int64.
+def non_jpeg_size(image_bytes: tf.Tensor) -> Size:
+    """Returns height, width and number of pixels of a PNG, GIF, BMP or WebP file, int64.
 
-    They are what the header claims, which is what a decoder allocates. The pixels of a GIF are
-    those of its screen or of its first frame, whichever are more. Other formats than PNG, GIF, BMP
-    and WebP give zeros, and so do kinds of these that cannot be decoded (`tlkit.data.formats`).
+    They are those in the header, which is what a decoder allocates. The number of pixels of a GIF
+    is that of its screen or of its first frame, whichever is larger. All are 0 for other formats
+    and for variants that cannot be decoded (`tlkit.data.formats`).
 
     Args:
         image_bytes: The whole file, a scalar string.
 
     Example:
         >>> import tensorflow as tf
-        >>> from tlkit.data.headers import other_size
+        >>> from tlkit.data.headers import non_jpeg_size
         >>> png = tf.io.encode_png(tf.zeros((2, 5, 3), tf.uint8))
-        >>> [int(number) for number in other_size(png)]
+        >>> [int(number) for number in non_jpeg_size(png)]
         [2, 5, 10]
 
     Reference:
@@ -103,7 +103,7 @@ def other_size(image_bytes: tf.Tensor) -> Size:
     is_format = tf.reduce_all((head == _MAGIC) | ~_IS_MAGIC, axis=1) & _is_decoded(head)
     numbers = tf.reduce_sum(tf.cast(head, tf.int64) * _WEIGHTS, axis=2)
     sides = numbers // _DIVISORS % _MODULI + _OFFSETS
-    # A BMP whose rows run from the top has a negative height, in two's complement.
+    # A BMP with rows from top to bottom has a negative height, in two's complement.
     sides = tf.minimum(sides, 2**32 - sides)
     height, width = tf.unstack(tf.reduce_sum(sides * tf.cast(is_format, tf.int64), axis=1))
     num_pixels = tf.cond(
@@ -115,14 +115,14 @@ def other_size(image_bytes: tf.Tensor) -> Size:
 
 
 def has_palette(image_bytes: tf.Tensor) -> tf.Tensor:
-    """Whether the scalar string begins as a BMP file of 8 bits a pixel does."""
+    """Whether the scalar string begins with the header of a BMP file with 8 bits per pixel."""
     head = tf.io.decode_raw(image_bytes, tf.uint8, fixed_length=HEADER_BYTES)
     return tf.reduce_all(head[:2] == list(b"BM")) & (head[28] == BMP_BITS[0])
 
 
 def bmp_palette(image_bytes: tf.Tensor) -> tf.Tensor:
-    """Returns the colours of such a file, `(256, 3)`, RGB, uint8; what it does not say is black."""
-    num_bytes = 256 * 4  # blue, green, red, and one that says nothing
+    """Returns the palette of such a file, RGB, uint8 `(256, 3)`; missing colours are black."""
+    num_bytes = 256 * 4  # blue, green, red, and an unused byte
     length = tf.cast(tf.strings.length(image_bytes), tf.int64)
     head = tf.cast(tf.io.decode_raw(image_bytes, tf.uint8, fixed_length=HEADER_BYTES), tf.int64)
     start, end = (
@@ -130,80 +130,84 @@ def bmp_palette(image_bytes: tf.Tensor) -> tf.Tensor:
         for at, offset in ((14, 14), (10, 0))
     )
     stored = tf.strings.substr(image_bytes, start, tf.maximum(end - start, 0))
-    colours = tf.io.decode_raw(stored, tf.uint8, fixed_length=num_bytes)
-    return tf.reshape(colours, (256, 4))[:, 2::-1]
+    palette = tf.io.decode_raw(stored, tf.uint8, fixed_length=num_bytes)
+    return tf.reshape(palette, (256, 4))[:, 2::-1]
 
 
 def is_webp(image_bytes: tf.Tensor) -> tf.Tensor:
-    """Whether the scalar string begins as a WebP file does."""
+    """Whether the scalar string begins with the signature of a WebP file."""
     head = tf.io.decode_raw(image_bytes, tf.uint8, fixed_length=HEADER_BYTES)
     return tf.reduce_all(head[:4] == list(b"RIFF")) & tf.reduce_all(head[8:12] == list(b"WEBP"))
 
 
-def with_few_scans(image_bytes: tf.Tensor) -> tf.Tensor:
-    """Returns the bytes of a JPEG file, if it has at most `JPEG_SCANS` scans.
+def limit_scans(image_bytes: tf.Tensor) -> tf.Tensor:
+    """Returns the bytes of a JPEG file after checking that it has at most `MAX_JPEG_SCANS` scans.
 
-    A scan takes twelve bytes of a file, and the decoder over all its pixels: 125 kB with 1,000
-    scans of 16 megapixels took 12 seconds.
+    A scan needs only twelve bytes, but the decoder processes all pixels for it: a file of 125 kB
+    with 1,000 scans of 16 megapixels took 12 seconds.
 
     Raises:
-        tf.errors.InvalidArgumentError: It has more.
+        tf.errors.InvalidArgumentError: The file has more scans.
     """
-    message = f"The file has more than {JPEG_SCANS} scans, each of which takes as long as one."
-    with tf.control_dependencies([_check_few(image_bytes, SCAN, JPEG_SCANS, message)]):
+    message = f"The file has more than {MAX_JPEG_SCANS} scans, each of which covers all pixels."
+    with tf.control_dependencies([_check_count(image_bytes, SCAN, MAX_JPEG_SCANS, message)]):
         return tf.identity(image_bytes)
 
 
-def _with_few_texts(image_bytes: tf.Tensor) -> tf.Tensor:
-    """Returns the bytes of a file, if it is no PNG with more than `PNG_TEXTS` compressed texts.
+def _limit_texts(image_bytes: tf.Tensor) -> tf.Tensor:
+    """Returns a file's bytes after checking that a PNG has at most `MAX_PNG_TEXTS` texts.
 
-    Nobody asks for these texts, but the decoder unpacks them: 3 MB of them took 7 seconds.
+    The compressed texts are not used, but the decoder unpacks them: 3 MB of them took 7 seconds.
     """
-    message = f"The file has more than {PNG_TEXTS} compressed texts."
+    message = f"The file has more than {MAX_PNG_TEXTS} compressed text chunks."
     head = tf.io.decode_raw(image_bytes, tf.uint8, fixed_length=HEADER_BYTES)
     is_png = tf.reduce_all(head[:4] == list(b"\x89PNG"))
     checks = [
-        _check_few(image_bytes, kind, PNG_TEXTS, message, applies=is_png)
+        _check_count(image_bytes, kind, MAX_PNG_TEXTS, message, applies=is_png)
         for kind in (b"zTXt", b"iTXt")
     ]
     with tf.control_dependencies(checks):
         return tf.identity(image_bytes)
 
 
-def _check_few(
-    image_bytes: tf.Tensor, what: bytes, most: int, message: str, applies: tf.Tensor | bool = True
+def _check_count(
+    image_bytes: tf.Tensor,
+    sequence: bytes,
+    max_count: int,
+    message: str,
+    applies: tf.Tensor | bool = True,
 ) -> tf.Operation | None:
-    """Fails where some bytes stand in a file more than so many times."""
+    """Fails if a byte sequence occurs more than `max_count` times in a file."""
     pieces = tf.raw_ops.StringSplitV2(
-        input=image_bytes[tf.newaxis], sep=what, maxsplit=most + 1
+        input=image_bytes[tf.newaxis], sep=sequence, maxsplit=max_count + 1
     ).values
-    is_few = tf.size(pieces) <= most + 1
-    return tf.debugging.Assert(is_few | tf.logical_not(applies), [message])
+    is_within = tf.size(pieces) <= max_count + 1
+    return tf.debugging.Assert(is_within | tf.logical_not(applies), [message])
 
 
 def without_trailing_bytes(
     image_bytes: tf.Tensor, height: tf.Tensor, width: tf.Tensor
 ) -> tf.Tensor:
-    """Returns a file that is no JPEG up to the end of its pixels, as far as a decoder minds.
+    """Returns a PNG, GIF, BMP or WebP file without bytes that would disturb its decoder.
 
-    That of BMP files refuses what stands behind their pixels (padding, a colour profile, what
-    another program left there), which all viewers ignore. That of GIF files unpacks all frames to
-    give the first, and there may be a million. The other formats' decoders stop at the end by
-    themselves; that of PNG files unpacks texts before it, of which there may be few.
+    The BMP decoder rejects bytes after the pixels (padding, a colour profile, other programs'
+    data), which all viewers ignore. The GIF decoder unpacks all frames, possibly a million, to
+    return the first. The PNG decoder unpacks compressed texts, whose number is checked here. The
+    other decoders stop at the end of the image by themselves.
 
     Args:
         image_bytes: The whole file, a scalar string.
-        height: Of the image, as `other_size` returns it.
-        width: Likewise.
+        height: The image's height, as `non_jpeg_size` returns it.
+        width: The image's width, likewise.
 
     Raises:
-        tf.errors.InvalidArgumentError: A GIF's first frame has more blocks than are read, or a PNG
-            file more compressed texts.
+        tf.errors.InvalidArgumentError: A GIF has too many blocks up to the end of its first frame,
+        or a PNG file has too many compressed texts.
     """
     return tf.cond(
         _is_gif(image_bytes),
         lambda: _up_to_first_frame(image_bytes),
-        lambda: _up_to_bmp_pixels(_with_few_texts(image_bytes), height, width),
+        lambda: _up_to_bmp_pixels(_limit_texts(image_bytes), height, width),
     )
 
 
@@ -214,11 +218,11 @@ def _is_gif(image_bytes: tf.Tensor) -> tf.Tensor:
 
 def _up_to_first_frame(image_bytes: tf.Tensor) -> tf.Tensor:
     _, end, is_bounded = _first_gif_frame(image_bytes)
-    message = "Its first frame stands behind, or is in, more blocks than are read."
+    message = "The GIF has more blocks than are read up to the end of its first frame."
     with tf.control_dependencies([tf.debugging.Assert(is_bounded, [message])]):
         frame = tf.strings.substr(image_bytes, 0, end)
-    is_all = end >= tf.strings.length(image_bytes)  # the decoder says what is missing
-    return tf.cond(is_all, lambda: image_bytes, lambda: tf.strings.join([frame, GIF_END]))
+    is_truncated = end >= tf.strings.length(image_bytes)  # the decoder reports what is missing
+    return tf.cond(is_truncated, lambda: image_bytes, lambda: tf.strings.join([frame, GIF_END]))
 
 
 def _up_to_bmp_pixels(image_bytes: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
@@ -232,7 +236,7 @@ def _up_to_bmp_pixels(image_bytes: tf.Tensor, height: tf.Tensor, width: tf.Tenso
 
 
 def _is_decoded(head: tf.Tensor) -> tf.Tensor:
-    """Whether a file, if it has one of the formats, is a kind of it that can be decoded."""
+    """Whether a file's variant can be decoded, for each format in `_HEADERS`, bool `(6,)`."""
     head = tf.cast(head, tf.int32)
     bits, compression = head[28] + 256 * head[29], head[30]
     is_masked = (compression == BMP_BITFIELDS) & (bits == BMP_BITS[-1])
@@ -241,19 +245,19 @@ def _is_decoded(head: tf.Tensor) -> tf.Tensor:
     )
     is_usual_bmp = (head[14] >= BMP_HEADER_SIZE) & tf.reduce_any(bits == BMP_BITS) & is_plain
     is_still = tf.bitwise.bitwise_and(head[WEBP_FLAGS_AT], WEBP_IS_ANIMATED) == 0
-    no_matter = tf.constant(True)
-    return tf.stack([no_matter, no_matter, is_usual_bmp, no_matter, no_matter, is_still])
+    always = tf.constant(True)
+    return tf.stack([always, always, is_usual_bmp, always, always, is_still])
 
 
 def _weights(at: int, num_bytes: int, is_big_endian: bool) -> np.ndarray:
-    """Factors of all header bytes whose sum is the number of `num_bytes` at `at`."""
+    """Returns weights with which the sum over header bytes is the integer stored at `at`."""
     weights = np.zeros(HEADER_BYTES, np.int64)
     weights[at : at + num_bytes] = 256 ** np.arange(num_bytes)[:: -1 if is_big_endian else 1]
     return weights
 
 
 def _magic_bytes(magic: dict[int, bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """The bytes that a header must have, and where it must have them."""
+    """Returns the signature bytes at their offsets, and a mask of these offsets."""
     values, is_fixed = np.zeros(HEADER_BYTES, np.uint8), np.zeros(HEADER_BYTES, bool)
     for at, piece in magic.items():
         values[at : at + len(piece)] = list(piece)
@@ -261,7 +265,7 @@ def _magic_bytes(magic: dict[int, bytes]) -> tuple[np.ndarray, np.ndarray]:
     return values, is_fixed
 
 
-# One row for each format; the first axis of the others is height and width.
+# `_MAGIC` has one row per format; the first axis of the other arrays is height and width.
 _MAGIC, _IS_MAGIC = (
     np.stack(part) for part in zip(*(_magic_bytes(h.magic) for h in _HEADERS), strict=True)
 )
@@ -276,48 +280,48 @@ _MODULI = np.array([h.modulus for h in _HEADERS], np.int64)
 _OFFSETS = np.array([h.offset for h in _HEADERS], np.int64)
 
 
-# A function that stays one node is set up when the first GIF comes, not with every pipeline.
+# Not inlined: the function's graph is then set up for the first GIF, not in every pipeline.
 @tf.function(autograph=False, experimental_attributes={"_noinline": True})
 def _first_gif_frame(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Walks the blocks of a GIF up to the end of its first frame.
+    """Scans the blocks of a GIF up to the end of its first frame.
 
-    The zeros behind the end are a block of no known kind and a sub-block of no length: both end
-    the walk, so that a damaged file cannot prolong it. No single step is longer than they are.
+    The file is padded with zeros, which read as an unknown block and an empty sub-block: both end
+    the scan, so that a damaged file cannot prolong it. No single step is longer than the padding.
 
     Returns:
-        The frame's pixels, int64, 0 where there is none; the position behind it, int32; and
-        whether it was found within `GIF_TURNS`.
+        The frame's number of pixels, int64, 0 if there is no frame; the position after it, int32;
+        and whether its end was found within `MAX_GIF_STEPS`.
     """
     data = tf.cast(tf.io.decode_raw(image_bytes, tf.uint8), tf.int32)
     length = tf.size(data)
     data = tf.concat([data, tf.zeros(1024, tf.int32)], axis=0)
-    hops = tf.where(data > 0, data + 1, 0)  # from one sub-block to the next
+    hops = tf.where(data > 0, data + 1, 0)  # distance to the next sub-block
 
-    def colours(flags: tf.Tensor) -> tf.Tensor:
+    def colour_table_bytes(flags: tf.Tensor) -> tf.Tensor:
         return tf.where(flags >= 128, 3 * 2 ** (flags % 8 + 1), 0)
 
-    def hop(position: tf.Tensor, turns: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def hop(position: tf.Tensor, steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         for _ in range(HOPS):
             position += tf.gather(hops, position)
-        return position, turns + 1
+        return position, steps + 1
 
-    def behind(position: tf.Tensor, turns: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Steps over the sub-blocks from `position` on, and the empty one that ends them."""
-        end, turns = tf.while_loop(
-            lambda position, turns: (data[position] > 0) & (turns < GIF_TURNS),
+    def skip_sub_blocks(position: tf.Tensor, steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Skips the sub-blocks from `position` on, and the empty one that terminates them."""
+        end, steps = tf.while_loop(
+            lambda position, steps: (data[position] > 0) & (steps < MAX_GIF_STEPS),
             hop,
-            (tf.minimum(position, length), turns),
+            (tf.minimum(position, length), steps),
         )
-        return tf.minimum(end + 1, length), turns
+        return tf.minimum(end + 1, length), steps
 
-    position, turns = tf.while_loop(
-        lambda position, turns: (data[position] == EXTENSION) & (turns < GIF_TURNS),
-        lambda position, turns: behind(position + 2, turns + 1),
-        (tf.minimum(13 + colours(data[10]), length), tf.constant(0)),
+    position, steps = tf.while_loop(
+        lambda position, steps: (data[position] == EXTENSION) & (steps < MAX_GIF_STEPS),
+        lambda position, steps: skip_sub_blocks(position + 2, steps + 1),
+        (tf.minimum(13 + colour_table_bytes(data[10]), length), tf.constant(0)),
     )
     block = data[position : position + 10]
     is_frame = block[0] == FRAME
     sides = tf.cast(block[5:9:2] + 256 * block[6:9:2], tf.int64)
-    end, turns = behind(position + 11 + colours(block[9]), turns)
+    end, steps = skip_sub_blocks(position + 11 + colour_table_bytes(block[9]), steps)
     pixels = tf.where(is_frame, sides[0] * sides[1], 0)
-    return pixels, tf.where(is_frame, end, length), turns < GIF_TURNS
+    return pixels, tf.where(is_frame, end, length), steps < MAX_GIF_STEPS

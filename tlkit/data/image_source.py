@@ -1,4 +1,4 @@
-"""Where the pixels and labels of a split come from: what a pipeline reads."""
+"""The paths, labels and pixels of a split, as a pipeline reads them."""
 
 import hashlib
 from collections import Counter
@@ -10,17 +10,17 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class ImageSource:
-    """What is read of a split, without the split's own order, batches or name.
+    """The images and labels of a split, without its name and batch size.
 
     Attributes:
-        paths: Where each image is; of images in memory a name such as "images[17]".
-        labels: int64 `(n,)`, or 0 and 1 as float32 `(n, num_classes)` for several labels each.
+        paths: The path of each image; for images in memory, a name such as "images[17]".
+        labels: int64 `(n,)`; for multi-label images 0 and 1 as float32 `(n, num_classes)`.
         digests: A hash of each image's content.
-        checksums: Of what each file must hold, see `checksum`; empty where nothing is compared.
-        pixels: uint8 `(n, height, width, 3)` of images in memory; `None` where they are files.
+        checksums: The expected `checksum` of each file; empty to skip the comparison.
+        pixels: uint8 `(n, height, width, 3)` for images in memory; `None` for files.
         image_size: Height and width that images are resized to.
-        max_pixels: The most pixels that a file may have.
-        seed: Of order and augmentation.
+        max_pixels: Maximum number of pixels of a file.
+        seed: Seed of the order and the augmentation.
 
     Example:
         >>> import numpy as np
@@ -42,12 +42,12 @@ class ImageSource:
 
     @property
     def num_images(self) -> int:
-        """How many images there are; copies count."""
+        """Number of images, copies included."""
         return len(self.paths)
 
     @cached_property
     def keys(self) -> np.ndarray:
-        """A number for each image, int64 `(n,)`: of its content, and which copy of it this is."""
+        """A hash of each image's content and the copy's ordinal number, int64 `(n,)`."""
         seen: Counter[str] = Counter()
         keys = np.empty(self.num_images, np.int64)
         for row, digest in enumerate(self.digests):

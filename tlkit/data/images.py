@@ -1,4 +1,4 @@
-"""The images of a split, and the splits that belong together."""
+"""The images of one split, and the splits of a data set."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tlkit.data.image_source import ImageSource
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.settings import check_image_size
 from tlkit.errors import ArgumentError, check_choice, check_count, some_of
-from tlkit.utils.renamed import renamed_argument
+from tlkit.utils.renamed import renamed_argument, renamed_attribute
 from tlkit.utils.text_repr import ShownAsText
 
 if TYPE_CHECKING:
@@ -25,27 +25,28 @@ if TYPE_CHECKING:
 
 
 MAX_NAMED = 10
-"""Classes that the text of data names."""
+"""Maximum number of class names in the text representation."""
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSplit(ShownAsText):
-    """The images of one split, with their labels; read when a dataset is made or iterated.
+    """The images of one split, with their labels; pixels are read when a dataset is iterated.
 
-    What loaders give can also be given to Keras itself, `model.fit(data.train,
-    validation_data=data.validation)`: images and labels come in batches, those of the training
-    split in a new order in each epoch, whatever `shuffle` says (and so for `predict`, too; give
-    that `dataset(shuffle=False)` where the order matters), and without augmentation.
+    The splits that loaders return can be passed to Keras directly, `model.fit(data.train,
+    validation_data=data.validation)`: Keras gets batches of images and labels without augmentation,
+    those of the training split in a new order in each epoch, whatever `shuffle` is. This holds for
+    `predict`, too: pass it `dataset(shuffle=False)` if the order matters.
 
     Attributes:
         name: "train", "validation" or "test".
-        paths: Where each image is; of images in memory a name such as "images[17]".
-        labels: int64 `(n,)`, or 0 and 1 as float32 `(n, num_classes)` for several labels each.
+        paths: The path of each image; for images in memory, a name such as "images[17]".
+        labels: int64 `(n,)`; for multi-label images 0 and 1 as float32 `(n, num_classes)`.
         digests: A hash of each image's content.
         image_size: Height and width that images are resized to.
-        batch_size: Images in a batch.
-        seed: Of order and augmentation.
-        groups: The key of each image's group, "" where it has none; empty where no image has.
+        batch_size: Images per batch.
+        seed: Seed of the order and the augmentation.
+        groups: The key of each image's group, "" for an image without one; empty if no image has a
+            group.
     """
 
     name: str
@@ -81,17 +82,17 @@ class ImageSplit(ShownAsText):
 
     @property
     def num_images(self) -> int:
-        """How many images there are; copies count."""
+        """Number of images, copies included."""
         return len(self.paths)
 
     @property
     def is_in_memory(self) -> bool:
-        """Whether the images are arrays, not files."""
+        """Whether the images are arrays instead of files."""
         return self._pixels is not None
 
     @cached_property
     def source(self) -> ImageSource:
-        """What is read of the images, for the code that reads them."""
+        """Paths, labels and pixels, for the code that reads images."""
         return ImageSource(
             self.paths,
             self.labels,
@@ -104,13 +105,15 @@ class ImageSplit(ShownAsText):
         )
 
     @property
-    def units(self) -> tuple[str, ...]:
-        """What must not be torn apart: for each image its group, else its content."""
+    def group_keys(self) -> tuple[str, ...]:
+        """For each image the key of what must stay together: its group, or else its digest."""
         groups = self.groups or ("",) * self.num_images
         return tuple(
             f"group {group}" if group else digest
             for group, digest in zip(groups, self.digests, strict=True)
         )
+
+    units = renamed_attribute("units", "group_keys")
 
     @renamed_argument("share", "shard")
     def dataset(
@@ -127,32 +130,35 @@ class ImageSplit(ShownAsText):
     ) -> tf.data.Dataset:
         """Returns batches of `(images, labels)`.
 
-        Images are float32 `(batch, height, width, 3)`, 0...255; labels are int64 `(batch,)`, or
-        float32 `(batch, num_classes)`. The last batch of an epoch may be smaller.
+        Images are float32 `(batch, height, width, 3)`, 0...255; labels are int64 `(batch,)`, or for
+        multi-label images float32 `(batch, num_classes)`. The last batch of an epoch may be
+        smaller.
 
-        Order and augmentation are functions of the split's seed, the epoch's number and the
-        image's content, never of an iterator's state. With `epochs=range(7, 10)` come epochs
-        7, 8 and 9 just as they come in `range(10)`. With `epochs=None` every iteration is one
-        epoch and has new random numbers, the same in every program that iterates as often.
+        Order and augmentation depend only on the split's seed, the epoch's number and the image's
+        content, not on an iterator's state: `epochs=range(7, 10)` gives the same epochs 7, 8 and 9
+        as `range(10)`. With `epochs=None` every iteration is one epoch with new random numbers,
+        which are the same in every program that iterates equally often.
 
         Args:
-            shuffle: Whether the whole split takes a new random order in each epoch. By default the
-                training split does, for in their own order images are sorted by class; the splits
-                that measure, and rows chosen by `indices`, keep their order.
+            shuffle: Whether the whole split is shuffled anew in each epoch. By default only the
+                training split is, since its images are sorted by class; validation, test and rows
+                selected by `indices` keep their order.
             augment: A preset of `augmentation_layers`; only for the training split.
-            epochs: The epochs to give one after the other, or `None` for one pass an iteration.
-            indices: Only these rows, in this order; all rows by default.
-            batch_size: Images in a batch; the split's own by default.
-            first_batch: So many batches of the first epoch are left out, and not decoded.
-            shard: (index, number) gives of each batch only the images from `index` on, every
-                `number`-th, and decodes no others: one of several devices' shard. It may be empty.
-            keep: Whether few images (at most 1,024, and 32 MiB of pixels) are decoded at once,
-                and their pixels kept in memory for later passes; without it, and in shards, files
-                are read as they are needed, as those of many images are.
+            epochs: The epochs to iterate through, or `None` for one epoch per iteration.
+            indices: The rows to use, in this order; all rows by default.
+            batch_size: Images per batch; the split's own by default.
+            first_batch: Number of batches of the first epoch to skip, without decoding them.
+            shard: (index, number) selects from each batch every `number`-th image, beginning with
+                `index`, and decodes no others: the shard of one of several devices. It may be
+                empty.
+            keep: Whether to decode small splits (at most 1,024 images and 32 MiB of pixels) at once
+                and keep their pixels in memory for later passes. Otherwise, and always in shards
+                and for larger splits, files are read when they are needed.
 
         Raises:
-            ArgumentError: `augment` is no preset, or the split is not for training; `epochs` is
-                empty; a row does not exist; `batch_size` is no positive whole number.
+            ArgumentError: `augment` is not a preset, or is not "none" for a split other than
+                training; `epochs` is empty; a row does not exist; `batch_size` is not a positive
+                whole number.
 
         Example:
             >>> import numpy as np
@@ -168,13 +174,13 @@ class ImageSplit(ShownAsText):
         check_choice("augment", augment, AUGMENTATIONS)
         if augment != "none" and self.name != "train":
             raise ArgumentError(
-                "`augment` must be 'none' for a split that measures. "
-                f"Received: augment={augment!r} for the split {self.name!r}."
+                "`augment` must be 'none' for validation and test. "
+                f"Received: augment={augment!r} for the split {self.name!r}. Leave it out."
             )
         if epochs is not None and (len(epochs) == 0 or min(epochs) < 0):
             raise ArgumentError(
                 "`epochs` must be a range with at least one epoch, from 0 on. "
-                f"Received: epochs={epochs!r}. Leave it out for one pass."
+                f"Received: epochs={epochs!r}. Leave it out for one epoch."
             )
         batch_size = self.batch_size if batch_size is None else batch_size
         check_count("batch_size", batch_size)
@@ -182,7 +188,7 @@ class ImageSplit(ShownAsText):
         if not 0 <= shard[0] < shard[1]:
             raise ArgumentError(
                 "`shard` must be (index, number) with 0 <= index < number. "
-                f"Received: shard={shard!r}. Leave it out for whole batches."
+                f"Received: shard={shard!r}. Leave it out for complete batches."
             )
         if shuffle is None:
             shuffle = self.name == "train" and indices is None
@@ -201,7 +207,7 @@ class ImageSplit(ShownAsText):
         )
 
     def subset(self, indices: np.ndarray) -> ImageSplit:
-        """Returns a split of these rows, in this order.
+        """Returns a split with only these rows, in this order.
 
         Raises:
             ArgumentError: A row does not exist.
@@ -221,28 +227,28 @@ class ImageSplit(ShownAsText):
         if indices is None:
             return np.arange(self.num_images)
         rows = np.asarray(indices)
-        is_whole = rows.ndim == 1 and (rows.size == 0 or np.issubdtype(rows.dtype, np.integer))
-        if not is_whole or np.any((rows < 0) | (rows >= self.num_images)):
+        is_integer = rows.ndim == 1 and (rows.size == 0 or np.issubdtype(rows.dtype, np.integer))
+        if not is_integer or np.any((rows < 0) | (rows >= self.num_images)):
             raise ArgumentError(
                 f"`indices` must be whole numbers from 0 to {self.num_images - 1}. "
-                f"Received: indices={indices!r}."
+                f"Received: indices={indices!r}. Select existing images."
             )
         return rows.astype(np.int64)
 
 
 @dataclass(frozen=True, eq=False)
 class ImageData(ShownAsText):
-    """Images in up to three splits, with the names of their classes and what was found.
+    """Images in up to three splits, with their class names and a report on the data.
 
     Attributes:
-        train: What is trained on.
-        validation: What decisions are made on; `None` if there is none.
-        test: What is touched once, at the end; `None` if there is none.
-        class_names: In the order of the labels.
-        report: Counts, and all that was skipped, with the reason.
+        train: The training split.
+        validation: The split for decisions such as early stopping; `None` if there is none.
+        test: The split for one final measurement; `None` if there is none.
+        class_names: The class names in the order of the labels.
+        report: Counts, and everything that was skipped, with the reason.
         image_size: Height and width that images are resized to.
-        batch_size: Images in a batch.
-        seed: Of the split, the order and the augmentation.
+        batch_size: Images per batch.
+        seed: Seed of the split, the order and the augmentation.
     """
 
     train: ImageSplit
@@ -263,7 +269,7 @@ class ImageData(ShownAsText):
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are."""
+        """Number of classes."""
         return len(self.class_names)
 
     @property
@@ -278,7 +284,7 @@ class ImageData(ShownAsText):
             image_size: In pixels, one number for a square or (height, width).
 
         Raises:
-            ArgumentError: A side is no positive whole number.
+            ArgumentError: A side is not a positive whole number.
 
         Example:
             >>> import numpy as np
@@ -298,7 +304,7 @@ class ImageData(ShownAsText):
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the class names and of every split's contents, labels and groups, in order."""
+        """A hash of the class names and of each split's digests, labels and groups, in order."""
         content = hashlib.blake2b(repr(self.class_names).encode(), digest_size=16)
         for split in (self.train, self.validation, self.test):
             if split is not None:

@@ -1,17 +1,17 @@
-"""Looking through a folder of images: what is there, and what of it can be used."""
+"""Inspection of image folders: which files can be used as images, and which cannot."""
 
 import os
 from collections import Counter
 from collections.abc import Sequence
 
 from tlkit.data.file_checks import FILE_CHECKS_FOLDER, check_files
-from tlkit.data.folder_names import alike
+from tlkit.data.folder_names import similar_names
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.listing import Listing, list_folder
 from tlkit.data.reports import DataReport, SkippedFile
 from tlkit.data.settings import DAMAGED, KEEP, SKIP
-from tlkit.data.splits import Division, ImageRecord, divide, in_whole_groups
-from tlkit.errors import check_choice, check_count, some_of
+from tlkit.data.splits import Division, ImageRecord, complete_groups, divide
+from tlkit.errors import check_choice, check_count, quoted, some_of
 from tlkit.utils.cache import cache_note
 
 
@@ -22,23 +22,24 @@ def inspect_folder(
     damaged: str = KEEP,
     cache: str | os.PathLike[str] | None = None,
 ) -> DataReport:
-    """Looks through a folder of images as `load_folder` does, and says what it found.
+    """Returns a report on a folder of images, checked as by `load_folder`.
 
-    Every file is decoded once; what came of it is remembered, so that the second time is quick.
-    Nothing is split, and it is not asked whether there are enough images to train on.
+    Every file is decoded once and the result is cached, so that a second inspection is fast. Images
+    are not split, and whether there are enough to train on is not checked.
 
     Args:
         path: A folder as `load_folder` takes it.
-        max_pixels: The most pixels that an image may have.
+        max_pixels: Maximum number of pixels of an image.
         damaged: "keep" or "skip", see `load_folder`.
         cache: The cache's folder, as `cache_folder` takes it.
 
     Returns:
-        The report. Where the user has split nothing, images are counted as "all".
+        The report. Without a user's split, images are counted in one split "all".
 
     Raises:
-        DataError: `path` is no folder, or an empty one.
-        ArgumentError: `max_pixels` is no positive whole number, or `damaged` neither of the two.
+        DataError: `path` is not a folder, or is empty.
+        ArgumentError: `max_pixels` is not a positive whole number, or `damaged` is neither "keep"
+            nor "skip".
 
     Example:
         >>> from pathlib import Path
@@ -62,20 +63,20 @@ def inspect_listing(
     damaged: str = KEEP,
     cache: str | os.PathLike[str] | None = None,
 ) -> DataReport:
-    """Does what `inspect_folder` does, with files that are listed already."""
-    return look_through(listing, max_pixels=max_pixels, damaged=damaged, cache=cache)[0]
+    """Returns the report of `inspect_folder` on files that are already listed."""
+    return inspect_and_divide(listing, max_pixels=max_pixels, damaged=damaged, cache=cache)[0]
 
 
-def look_through(
+def inspect_and_divide(
     listing: Listing,
     *,
     max_pixels: int,
     cache: str | os.PathLike[str] | None,
     damaged: str = KEEP,
 ) -> tuple[DataReport, list[ImageRecord], Division]:
-    """Returns the report on files that are listed, the images among them, and their splits.
+    """Returns the report on listed files, their usable images, and the splits of these.
 
-    Where the user has split nothing, all are in one that is called "all".
+    Without a user's split, all images are in one split "all".
     """
     check_count("max_pixels", max_pixels)
     images, formats = readable_images(listing, max_pixels=max_pixels, cache=cache, damaged=damaged)
@@ -92,10 +93,10 @@ def readable_images(
     cache: str | os.PathLike[str] | None,
     damaged: str = KEEP,
 ) -> tuple[list[ImageRecord], dict[str, int]]:
-    """Returns the images among the files listed, and how many there are of each format.
+    """Returns the usable images among listed files, and their number by format.
 
-    The other files are added to what `listing` has skipped, and those that their decoder warns of
-    too if `damaged` is "skip". Groups are whole, see `in_whole_groups`.
+    The other files are added to `listing.skipped`, and so are damaged ones if `damaged` is "skip".
+    Groups are completed, see `complete_groups`.
     """
     check_choice("damaged", damaged, DAMAGED)
     paths = [file.path for file in listing.files]
@@ -107,8 +108,8 @@ def readable_images(
         labels = file.class_name or ", ".join(file.labels)
         is_skipped = bool(checked.reason or (checked.warning and damaged == SKIP))
         if is_skipped or checked.warning:
-            aside = listing.skipped if is_skipped else listing.damaged
-            aside.append(SkippedFile(file.path, labels, checked.reason or checked.warning))
+            target = listing.skipped if is_skipped else listing.damaged
+            target.append(SkippedFile(file.path, labels, checked.reason or checked.warning))
         if not is_skipped:
             images.append(
                 ImageRecord(
@@ -121,13 +122,13 @@ def readable_images(
                     checked.checksum,
                 )
             )
-    images, notes = in_whole_groups(images)
+    images, notes = complete_groups(images)
     listing.notes.extend(notes)
     if listing.damaged:
         listing.notes.append(
-            f"{len(listing.damaged)} images are damaged and used all the same, see below "
-            "(damaged='skip', or --damaged skip, leaves them out). Their decoder warns of them "
-            "again whenever they are read, without a name."
+            f"{len(listing.damaged)} damaged images are used, see below (damaged='skip', or "
+            "--damaged skip, leaves them out). Whenever they are read, the decoder repeats its "
+            "warnings without naming the files."
         )
     used = {image.path for image in images}
     formats = Counter(
@@ -141,7 +142,7 @@ def readable_images(
 def build_report(
     images: Sequence[ImageRecord], division: Division, listing: Listing, formats: dict[str, int]
 ) -> DataReport:
-    """Counts what is in use, and joins it with what was skipped on the way."""
+    """Returns the report: counts of the images in use, and everything that was skipped."""
     used = [
         (images[position], name)
         for name, positions in division.splits.items()
@@ -183,36 +184,38 @@ def build_report(
 
 
 def _notes_on_names(names: set[str]) -> list[str]:
-    found = alike(names)
-    return [f"Names that look alike, and count as several classes: {found}."] if found else []
+    found = similar_names(names)
+    return (
+        [f"Class names that look alike but count as different classes: {found}."] if found else []
+    )
 
 
 def _notes_on_splits(
     images: Sequence[ImageRecord], counts: dict[str, dict[str, int]], listing: Listing
 ) -> list[str]:
-    """What is remarkable about the user's own split."""
+    """Returns notes on splits and classes of the user's split without usable images."""
     notes = []
     for split in listing.classes:
         if not split or not any(image.split == split for image in images):
             if split:
-                notes.append(f"The {split} split holds no usable image: it is left out.")
+                notes.append(f"The {split} split has no usable images and is left out.")
             continue
         missing = [name for name, row in counts.items() if row.get(split) == 0]
         if missing:
-            names = some_of(list(map(repr, missing)))
-            notes.append(f"The {split} split holds no usable image of {names}.")
+            names = quoted(missing)
+            notes.append(f"The {split} split has no usable images of {names}.")
     return notes
 
 
 def _notes_on_labels(
     used: Sequence[tuple[ImageRecord, str]], counts: dict[str, dict[str, int]]
 ) -> list[str]:
-    """What is remarkable about images that may have several labels."""
+    """Returns notes on unlabelled images and unused labels of multi-label data."""
     notes = []
     if num_without := sum(not image.labels for image, _ in used):
         notes.append(f"{num_without} images have no label.")
     for split in dict.fromkeys(split for _, split in used):
         missing = [repr(label) for label, row in counts.items() if not row[split]]
         if missing:
-            notes.append(f"Labels without an image in {split}: {some_of(missing)}.")
+            notes.append(f"Labels without images in {split}: {some_of(missing)}.")
     return notes

@@ -1,4 +1,4 @@
-"""Whether the folders in a folder are classes or splits: what looks otherwise is asked about."""
+"""Checks that the subfolders of an image folder are plausible classes or splits."""
 
 import os
 from collections import Counter
@@ -6,92 +6,93 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
-from tlkit.data.folder_names import split_in_name, split_of_name, unwanted
-from tlkit.errors import DataError, some_of
+from tlkit.data.folder_names import reason_to_ignore, split_in_name, split_of_name
+from tlkit.errors import DataError, quoted
 
-_BESIDE = frozenset(
+_METADATA_SUFFIXES = frozenset(
     (".txt", ".csv", ".tsv", ".json", ".xml", ".md", ".yaml", ".yml", ".html", ".htm", ".pdf")
 )
-"""Files that describe images and are none."""
-_DEEPEST = 16
-"""So many folders round the classes are looked through for the one to give."""
+"""Suffixes of files that may lie beside images but are not images."""
+_MAX_DEPTH = 16
+"""Maximum depth at which enclosing folders are searched for the class folders."""
 
 
 def check_classes_in(folders: Mapping[str, str], path: str, argument: str) -> None:
-    """Raises `DataError` where folders that would be classes look like something else.
+    """Raises `DataError` if folders that would be read as classes look like something else.
 
-    That is one folder round the classes or splits; splits without classes in them; and folders
-    that hold nothing but folders, where several hold the same, where these have the names of
-    what lies beside them, or where names speak of splits, whatever else lies there.
+    These are: a single folder that encloses the classes or splits; splits without class folders;
+    and folders with nothing but folders in them, if several contain the same ones, if these have
+    the names of neighbouring folders, or if names mention splits.
 
     Args:
-        folders: The path of each by its name.
-        path: Where they lie.
-        argument: What errors call that.
+        folders: The path of each folder by its name.
+        path: The folder that contains them.
+        argument: The argument's name in errors.
     """
     inner = {name: found for name, place in folders.items() if (found := folders_only(place))}
     if len(folders) == 1 and inner:
         _check_wrapper(next(iter(folders)), path, argument)
-    named, spoken_of = (set(map(of, folders)) for of in (split_of_name, split_in_name))
-    if len(named - {""}) > 1 or (len(spoken_of) > 1 and "" not in spoken_of and not inner):
+    split_names, mentioned = (set(map(of, folders)) for of in (split_of_name, split_in_name))
+    if len(split_names - {""}) > 1 or (len(mentioned) > 1 and "" not in mentioned and not inner):
         raise DataError(
             f"`{argument}` must hold one folder for each class, or train, val and test with these. "
-            f"Received: {argument}={path!r} with {_named(folders)}, in which no folders of classes "
-            "are. Put the images into such folders, or list them with their labels in a CSV file."
+            f"Received: {argument}={path!r} with {quoted(folders)}, which contain no class "
+            "folders. Put the images into class folders, or list them with labels in a CSV file."
         )
     filled = {name for name, place in folders.items() if name in inner or not _is_empty(place)}
-    suspects, what = _no_classes_in(inner, filled)
+    suspects, content = _find_suspects(inner, filled)
     if not suspects:
         return
-    most: set[str] = max((set(inner[name]) for name in suspects), key=len)
-    rest = sorted(filled - set(suspects))
-    beside = f" (beside {_named(rest)})" if rest else ""
-    hold = "holds" if len(suspects) == 1 else "hold"
+    largest: set[str] = max((set(inner[name]) for name in suspects), key=len)
+    others = sorted(filled - set(suspects))
+    beside = f" (beside {quoted(others)})" if others else ""
+    verb = "contains" if len(suspects) == 1 else "contain"
     raise DataError(
         f"`{argument}` must hold one folder for each class, or folders named train, val and "
-        f"test with these. Received: {argument}={path!r} with {_named(suspects)}"
-        f"{beside}, which {hold} nothing but {what} ({_named(sorted(most))}). If they are splits, "
-        f"rename them, or give one of them, such as {os.path.join(path, suspects[0])!r}. If they "
-        "are classes, put each one's images right into it, or list them in a CSV file."
+        f"test with these. Received: {argument}={path!r} with {quoted(suspects)}"
+        f"{beside}, which {verb} nothing but {content} ({quoted(sorted(largest))}). If they are "
+        "splits, rename them, or pass one of them, such as "
+        f"{os.path.join(path, suspects[0])!r}. If they are classes, put each one's images "
+        "directly into it, or list them in a CSV file."
     )
 
 
-def _no_classes_in(
+def _find_suspects(
     inner: Mapping[str, Sequence[str]], filled: Collection[str]
 ) -> tuple[list[str], str]:
-    """Returns which of several folders look like no classes, and what they hold; or none.
+    """Returns the folders that do not look like classes, and what they contain.
 
     Args:
-        inner: What those hold that hold nothing but folders.
-        filled: The names of all that hold something.
+        inner: The subfolders of each folder that contains nothing but folders.
+        filled: The names of all folders that are not empty.
     """
     if len(filled) < 2:
         return [], ""
-    times = Counter(chain(*inner.values()))
-    shared = {name for name, number in times.items() if number > 1}
-    same = [name for name, found in inner.items() if len(shared.intersection(found)) > 1]
-    if len(same) > 1:
-        return same, "the same folders"
-    again = [name for name, found in inner.items() if len(found) > 1 and {*found} <= {*filled}]
-    if again:
-        return again, "folders of the names beside them"
-    speak_of = {name: split for name in filled if (split := split_in_name(name))}
-    speaking = [name for name in inner if name in speak_of]
-    if speaking and len(set(speak_of.values())) > 1:
-        return speaking, "folders"
+    counts = Counter(chain(*inner.values()))
+    shared = {name for name, number in counts.items() if number > 1}
+    sharing = [name for name, found in inner.items() if len(shared.intersection(found)) > 1]
+    if len(sharing) > 1:
+        return sharing, "the same folders"
+    repeated = [name for name, found in inner.items() if len(found) > 1 and {*found} <= {*filled}]
+    if repeated:
+        return repeated, "folders with the names of their neighbours"
+    mentioned = {name: split for name in filled if (split := split_in_name(name))}
+    mentioning = [name for name in inner if name in mentioned]
+    if mentioning and len(set(mentioned.values())) > 1:
+        return mentioning, "folders"
     return [name for name in inner if split_of_name(name) and len(inner[name]) > 1], "folders"
 
 
 def check_splits(
     folders: Mapping[str, str], splits: Sequence[str], path: str, argument: str
 ) -> None:
-    """Raises `DataError` where a folder beside splits looks like one, or lies round the classes.
+    """Raises `DataError` if a folder beside splits looks like one, or if classes lie deeper.
 
     Args:
-        folders: The path of each by its name.
-        splits: Which of them are splits.
-        path: Where they lie.
-        argument: What errors call that.
+        folders: The path of each folder by its name.
+        splits: The names of those that are splits.
+        path: The folder that contains them.
+        argument: The argument's name in errors.
     """
     inner = {name: folders_only(place) for name, place in folders.items()}
     classes = {class_name for name in splits for class_name in inner[name]}
@@ -103,23 +104,23 @@ def check_splits(
     if beside:
         raise DataError(
             f"`{argument}` must hold the classes in folders named train, val and test. Received: "
-            f"{argument}={path!r} with {_named(beside)} beside {_named(splits)}, of the same "
-            "classes. Rename what is a split, or move it elsewhere."
+            f"{argument}={path!r} with {quoted(beside)} beside {quoted(splits)}, with the same "
+            "classes. Rename it if it is a split, or move it elsewhere."
         )
     if all(len(inner[name]) < 2 for name in splits):
         for name in splits:
-            _check_deeper(folders[name], path, argument)
+            _check_nesting(folders[name], path, argument)
 
 
-def _check_deeper(split: str, path: str, argument: str) -> None:
-    """Raises `DataError` where the classes of a split lie in one folder more."""
+def _check_nesting(split: str, path: str, argument: str) -> None:
+    """Raises `DataError` if a split has one folder that encloses its classes."""
     place = Path(split)
-    for _ in range(_DEEPEST):
+    for _ in range(_MAX_DEPTH):
         found = folders_only(str(place))
         if len(found) > 1:
             raise DataError(
-                f"`{argument}` must hold the classes right in its splits. Received: "
-                f"{argument}={path!r}, where they ({_named(found)}) lie deeper, in "
+                f"`{argument}` must hold the classes directly in its splits. Received: "
+                f"{argument}={path!r}, where they ({quoted(found)}) lie deeper, in "
                 f"{str(place)!r}. Move them up into {split!r}, in each split."
             )
         if not found:
@@ -128,32 +129,32 @@ def _check_deeper(split: str, path: str, argument: str) -> None:
 
 
 def folders_only(path: str) -> tuple[str, ...]:
-    """Returns the names of the folders in a folder, sorted; none where images lie beside them."""
+    """Returns the sorted names of a folder's subfolders; none if it also contains images."""
     names = []
     try:
         with os.scandir(path) as entries:
             for entry in entries:
-                if unwanted(entry.name):
+                if reason_to_ignore(entry.name):
                     continue
                 if entry.is_dir():
                     names.append(entry.name)
-                elif Path(entry.name).suffix.lower() not in _BESIDE:
+                elif Path(entry.name).suffix.lower() not in _METADATA_SUFFIXES:
                     return ()
-    except OSError:  # what cannot be read is reported where files are listed
+    except OSError:  # reported when files are listed
         return ()
     return tuple(sorted(names))
 
 
 def _check_wrapper(name: str, path: str, argument: str) -> None:
     place = Path(path, name)
-    for _ in range(_DEEPEST):
+    for _ in range(_MAX_DEPTH):
         found = folders_only(str(place))
         if len(found) > 1 or any(split_of_name(one) for one in found):
             raise DataError(
                 f"`{argument}` must be the folder that holds one folder for each class, or train, "
                 f"val and test with these. Received: {argument}={path!r}, whose only folder "
-                f"{name!r} is no class: it holds {_named(found)} in {str(place)!r}. Give "
-                f"{str(place)!r}; or, if {name!r} is a class, put its images right into it."
+                f"{name!r} is not a class: it holds {quoted(found)} in {str(place)!r}. Pass "
+                f"{str(place)!r}; or, if {name!r} is a class, put its images directly into it."
             )
         if not found:
             return
@@ -163,10 +164,6 @@ def _check_wrapper(name: str, path: str, argument: str) -> None:
 def _is_empty(path: str) -> bool:
     try:
         with os.scandir(path) as entries:
-            return all(unwanted(entry.name) for entry in entries)
-    except OSError:  # what cannot be read is reported where files are listed
+            return all(reason_to_ignore(entry.name) for entry in entries)
+    except OSError:  # reported when files are listed
         return False
-
-
-def _named(names: Sequence[str] | Mapping[str, object]) -> str:
-    return some_of(list(map(repr, names)))

@@ -1,4 +1,4 @@
-"""The files of a folder of images: by class, and by the user's own split if there is one."""
+"""Lists the files of an image folder by class, and by the user's split if there is one."""
 
 import errno
 import os
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 
-from tlkit.data.folder_names import split_of_name, unwanted
+from tlkit.data.folder_names import reason_to_ignore, split_of_name
 from tlkit.data.layouts import check_classes_in, check_splits
 from tlkit.data.reports import SkippedFile
 from tlkit.errors import DataError, check_path
@@ -18,14 +18,14 @@ OUTSIDE = "not in a class folder"
 
 @dataclass(frozen=True)
 class FoundFile:
-    """A file that should be an image.
+    """A listed file, which is expected to be an image.
 
     Attributes:
-        path: Where it is.
-        class_name: Its class; empty where images may have several labels.
-        split: The user's own, empty where there is none.
-        labels: All its labels, where it may have several.
-        group: The key of the images that it must not be torn from; empty where it has none.
+        path: The path of the file.
+        class_name: Its class; empty for multi-label images.
+        split: Its split if the user made one, else empty.
+        labels: All its labels, for multi-label images.
+        group: The key of its group, whose images stay in one split; empty without a group.
     """
 
     path: str
@@ -37,16 +37,16 @@ class FoundFile:
 
 @dataclass
 class Listing:
-    """What lies in a folder, or stands in a manifest.
+    """The files of a folder or a manifest.
 
     Attributes:
         path: The folder or the manifest, as errors show it.
-        argument: What it was given as.
-        files: What should be images.
-        skipped: What cannot be used.
-        damaged: What is used although its decoder warns of damage.
+        argument: The argument's name in errors.
+        files: The files that are expected to be images.
+        skipped: Files that cannot be used.
+        damaged: Files that are used although the decoder warns of damage.
         classes: The names of the classes of each split, with or without files.
-        notes: What else was decided.
+        notes: Notes for the report.
         is_multi_label: Whether an image may have several labels at once.
     """
 
@@ -62,7 +62,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class _Folder:
-    """A folder, and the device and inode numbers of it and of those it was reached through."""
+    """A folder with the device and inode numbers of its chain of parents and of itself."""
 
     path: str
     trail: tuple[tuple[int, int], ...]
@@ -78,21 +78,21 @@ def list_folder(
 ) -> Listing:
     """Lists `CLASS/**`, or `train/CLASS/**`, `val/CLASS/**` and `test/CLASS/**`.
 
-    Splits may have their other usual names, see `tlkit.data.folder_names`. Where folders look like
-    neither splits nor classes, it is refused with what to give instead. Links are followed, except
-    back to a folder that is being listed. Class names are in Unicode's composed form (NFC), so
-    that folders from different systems agree.
+    Splits may have their other common names, see `tlkit.data.folder_names`. If folders look like
+    neither splits nor classes, the error says which folder to pass. Links are followed, except back
+    to a folder that is being listed. Class names are normalised to Unicode NFC, so that folders
+    from different systems agree.
 
     Args:
         path: The folder.
-        argument: What errors call it.
-        needs_train: Whether splits must have one to train on.
-        class_names: Folders with these names are classes, whatever they look like.
+        argument: The argument's name in errors.
+        needs_train: Whether a user's split must include training.
+        class_names: Names of folders that are classes, whatever they look like.
 
     Raises:
-        DataError: `path` is no folder, or an empty one; there are two folders for one split, or
-            splits without one to train on, where that is needed; or the folders look like
-            splits or like a folder round the classes.
+        DataError: `path` is not a folder, or is empty; there are two folders for one split, or no
+            training split although it is needed; or the folders look like splits or like a folder
+            that encloses the classes.
     """
     check_path(argument, path)
     root = Path(path)
@@ -120,7 +120,7 @@ def list_folder(
             inner = _folders_outside_classes(folders[name], listing)
             _list_classes(inner, split_of_name(name), listing)
         for name in sorted(set(folders) - set(splits)):
-            reason = "beside the folders of the split"
+            reason = "beside the split folders"
             listing.skipped.append(SkippedFile(folders[name].path, "", reason))
     else:
         if not set(folders) <= set(class_names):
@@ -132,7 +132,7 @@ def list_folder(
 
 
 def _split_names(folders: dict[str, _Folder]) -> list[str]:
-    """The names of the folders that are splits; none if the folders are classes."""
+    """Returns the names of the folders that are splits; none if the folders are classes."""
     named = [name for name in folders if split_of_name(name)]
     has_classes = any(entry.is_dir() for name in named for entry in _scan(folders[name].path)[0])
     return named if has_classes and (len(named) > 1 or len(folders) == 1) else []
@@ -145,7 +145,7 @@ def _check_splits(names: list[str], listing: Listing, needs_train: bool) -> None
         raise DataError(
             f"`{listing.argument}` must hold {train} one folder each for validation (`val` or "
             f"`validation`) and `test`. Received: {listing.argument}={listing.path!r} with "
-            f"{', '.join(sorted(names))}. Rename or join these folders."
+            f"{', '.join(sorted(names))}. Rename or merge these folders."
         )
 
 
@@ -159,42 +159,42 @@ def _list_classes(folders: dict[str, _Folder], split: str, listing: Listing) -> 
 
 
 def _list_files(folder: _Folder, class_name: str, split: str, listing: Listing) -> None:
-    """Lists a class, and each folder in it once: folders that link to each other have many ways.
+    """Lists the files of a class, each folder once even if links lead to it repeatedly.
 
-    What lies in a folder comes before what is linked there, so that it keeps its own path.
+    Folders come before links to them, so that files are listed under their real path.
     """
-    seen = {folder.trail[-1]}
+    listed = {folder.trail[-1]}
     inside, linked = [folder], list[_Folder]()
     while inside or linked:
-        folders, files = _look_into((inside or linked).pop(0), class_name, listing.skipped)
+        folders, files = _list_entries((inside or linked).pop(0), class_name, listing.skipped)
         listing.files.extend(FoundFile(file, class_name, split) for file in files)
         for inner in folders.values():
             (linked if inner.is_link else inside).append(inner)
             if not inner.is_link:
-                seen.add(inner.trail[-1])
-        while not inside and linked and linked[0].trail[-1] in seen:
-            reason = "link to a folder of the class that is listed already"
+                listed.add(inner.trail[-1])
+        while not inside and linked and linked[0].trail[-1] in listed:
+            reason = "link to a folder of the class that is already listed"
             listing.skipped.append(SkippedFile(linked.pop(0).path, class_name, reason))
         if not inside and linked:
-            seen.add(linked[0].trail[-1])
+            listed.add(linked[0].trail[-1])
 
 
 def _folders_outside_classes(folder: _Folder, listing: Listing) -> dict[str, _Folder]:
-    folders, files = _look_into(folder, "", listing.skipped)
+    folders, files = _list_entries(folder, "", listing.skipped)
     listing.skipped.extend(SkippedFile(file, "", OUTSIDE) for file in files)
     return folders
 
 
-def _look_into(
+def _list_entries(
     folder: _Folder, class_name: str, skipped: list[SkippedFile]
 ) -> tuple[dict[str, _Folder], list[str]]:
-    """Returns the folders in `folder` by name, and the paths of its files."""
+    """Returns the subfolders of `folder` by name, and the paths of its files."""
     folders, files = {}, []
     entries, problem = _scan(folder.path)
     if problem:
         skipped.append(SkippedFile(folder.path, class_name, problem))
     for entry in entries:
-        status, reason = _look_at(entry, folder)
+        status, reason = _check_entry(entry, folder)
         if status is None or reason:
             shown = entry.path.encode("utf-8", "backslashreplace").decode()
             skipped.append(SkippedFile(shown, class_name, reason))
@@ -206,9 +206,9 @@ def _look_into(
     return folders, files
 
 
-def _look_at(entry: os.DirEntry[str], folder: _Folder) -> tuple[os.stat_result | None, str]:
-    """Returns what is known of an entry, and why it is not used, if it is not."""
-    if reason := unwanted(entry.name):
+def _check_entry(entry: os.DirEntry[str], folder: _Folder) -> tuple[os.stat_result | None, str]:
+    """Returns an entry's status, and the reason why it cannot be used, or ""."""
+    if reason := reason_to_ignore(entry.name):
         return None, reason
     try:
         status = entry.stat()
@@ -216,12 +216,12 @@ def _look_at(entry: os.DirEntry[str], folder: _Folder) -> tuple[os.stat_result |
         return None, _reason_of(error)
     if S_ISDIR(status.st_mode):
         is_loop = (status.st_dev, status.st_ino) in folder.trail
-        return status, "link back to a folder it lies in" if is_loop else ""
+        return status, "link back to an enclosing folder" if is_loop else ""
     return status, "" if S_ISREG(status.st_mode) else "neither a file nor a folder"
 
 
 def _scan(folder: str) -> tuple[list[os.DirEntry[str]], str]:
-    """The entries of a folder by name, and why there are none, if it cannot be read."""
+    """Returns a folder's entries, sorted by name, and why it cannot be read, or ""."""
     try:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name), ""

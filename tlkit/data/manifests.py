@@ -1,4 +1,4 @@
-"""Images that a CSV file names, wherever they lie."""
+"""Loads images that a CSV file lists."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ from tlkit.errors import ArgumentError
 
 SUFFIX = ".csv"
 
-_BY_DEFAULT = (224, 32, (0.8, 0.1, 0.1), 0)  # image size, batch size, splits, seed
+_DEFAULTS = (224, 32, (0.8, 0.1, 0.1), 0)  # image size, batch size, splits, seed
 
 
 def load_manifest(
@@ -33,48 +33,47 @@ def load_manifest(
     damaged: str = KEEP,
     cache: str | os.PathLike[str] | None = None,
 ) -> ImageData:
-    r"""Loads the images that a manifest names, as `load_folder` loads those of a folder.
+    r"""Loads the images that a manifest lists, as `load_folder` loads those of a folder.
 
-    A manifest is a CSV file in UTF-8, one image in a row. Its first line names the columns:
-    `path`, from the file's own folder or absolute, and `label`; if wanted `group` and `split`.
-    All its files must be there; those that are no images are skipped and listed in the report.
+    A manifest is a CSV file in UTF-8 with one image per row. Its first line names the columns:
+    `path`, absolute or relative to the manifest's folder, and `label`; optionally `group` and
+    `split`. All files must exist; those that are not images are skipped and listed in the report.
 
-    Without a column `split` images are divided by their content, their label and the seed
-    alone: adding rows moves none that was there. With one ("train", "val" or "validation",
-    "test"), every row stays where it says.
+    Without a column `split`, an image's split depends only on its content, its label and the seed,
+    so that adding rows moves no existing image. With it ("train", "val" or "validation", "test"),
+    every image goes into the split given.
 
-    Rows with the same `group` (one patient, one scene) come into one split, which depends on the
-    group's key and the seed alone; a row without one stands alone. Groups that share a copy are
-    joined. Where the column `split` tears a group, the earlier split keeps it, and the report
-    names what the others lost.
+    Rows with the same `group` (one patient, one scene) go into one split, which depends only on the
+    group's key and the seed. Groups that share copies of an image are joined. If the column `split`
+    divides a group, its images stay in the earliest split only, and the report lists the others.
 
-    With `multi_label=True` an image may have several labels, `sea|sun` in one cell, or none. It
-    is then divided by its content and the seed.
+    With `multi_label=True` an image may have several labels, `sea|sun` in one cell, or none. Its
+    split then depends only on its content and the seed.
 
     Args:
         path: The CSV file.
         multi_label: Whether an image may have several labels at once.
-        separator: What stands between the labels of one image, with `multi_label`.
-        image_size: Height and width that images are stretched to; one number for a square.
-        batch_size: Images in a batch.
-        splits: Shares of training, validation and test; a split with the share 0 is `None`.
-        seed: Of the division, the order and the augmentation.
-        class_names: The classes in the order wanted; sorted by name by default.
-        groups: As for `load_folder`, where the manifest names no groups itself.
-        max_pixels: The most pixels that an image may have.
+        separator: The separator between the labels of one image, with `multi_label`.
+        image_size: Height and width that images are resized to; one number for a square.
+        batch_size: Images per batch.
+        splits: Fractions of training, validation and test; a split with fraction 0 is `None`.
+        seed: Seed of the split, the order and the augmentation.
+        class_names: The classes in the order of the labels; sorted by name by default.
+        groups: As for `load_folder`, if the manifest has no groups itself.
+        max_pixels: Maximum number of pixels of an image.
         damaged: "keep" or "skip", see `load_folder`.
         cache: The cache's folder, as `cache_folder` takes it.
 
     Returns:
-        The images. Their labels are int64 `(n,)`; with `multi_label` 0 and 1 as float32
-        `(n, num_classes)`.
+        The images. Labels are int64 `(n,)`; with `multi_label` 0 and 1 as float32 `(n,
+        num_classes)`.
 
     Raises:
-        ArgumentError: A size, a share, the seed, the names, the separator or a group's key break
-            their rule; `groups` are given, and the manifest names some too.
-        DataError: `path` is no such table; columns are missing or unknown; a row has no path or
-            no label; files are missing, or stand in two rows; classes or their images are too
-            few, as for `load_folder`; `class_names` are not those of the manifest.
+        ArgumentError: A size, a fraction, the seed, the names, the separator or a group's key is
+            invalid; `groups` is given although the manifest has groups.
+        DataError: `path` is not such a table; columns are missing or unknown; a row has no path or
+            no label; files are missing, or listed in two rows; there are too few classes or images,
+            as for `load_folder`; `class_names` differ from the manifest's classes.
 
     Example:
         >>> from pathlib import Path
@@ -106,14 +105,14 @@ def load_manifest(
     )
     if not isinstance(separator, str) or not separator.strip():
         raise ArgumentError(
-            "`separator` must be text that is no space. "
-            f"Received: separator={separator!r}. Give '|', say."
+            "`separator` must be a string that is not only spaces. "
+            f"Received: separator={separator!r}. Use '|', for example."
         )
     listing = list_manifest(path, separator=separator.strip() if multi_label else None)
     if groups is not None:
         if any(file.group for file in listing.files):
             raise ArgumentError(
-                "`groups` must be left out where the manifest has groups in a column of its own. "
+                "`groups` must be left out if the manifest has a column with groups. "
                 f"Received: groups={groups!r}, path={listing.path!r}. Empty the column, or leave "
                 "`groups` out."
             )
@@ -129,13 +128,13 @@ def list_images(
     needs_files: bool = True,
     class_names: Iterable[str] = (),
 ) -> Listing:
-    """Lists a folder, or a manifest where the name is that of a CSV file.
+    """Lists a folder, or a manifest if the path is that of a CSV file.
 
     Args:
-        path: What `load_folder` or `load_manifest` takes.
-        argument: What errors call it.
-        needs_train: Whether splits must have one to train on.
-        needs_files: Whether all files of a manifest must be there.
+        path: A path as `load_folder` or `load_manifest` takes it.
+        argument: The argument's name in errors.
+        needs_train: Whether a user's split must include training.
+        needs_files: Whether all files of a manifest must exist.
         class_names: See `list_folder`.
 
     Raises:
@@ -149,16 +148,16 @@ def list_images(
 
 
 def load_images(path: str | os.PathLike[str], *, argument: str = "path") -> ImageData:
-    """Loads a folder, or a manifest where the name is that of a CSV file, as they are by default.
+    """Loads a folder, or a manifest if the path is that of a CSV file, with default settings.
 
     Args:
-        path: What `load_folder` or `load_manifest` takes.
-        argument: What errors call it.
+        path: A path as `load_folder` or `load_manifest` takes it.
+        argument: The argument's name in errors.
 
     Raises:
         DataError: What `load_folder` and `load_manifest` raise.
     """
-    return load_listing(list_images(path, argument=argument), check_settings(*_BY_DEFAULT))
+    return load_listing(list_images(path, argument=argument), check_settings(*_DEFAULTS))
 
 
 def _is_manifest(path: str | os.PathLike[str]) -> bool:

@@ -1,4 +1,4 @@
-"""Images to measure a trained model on: its classes are given, and no rule of training holds."""
+"""Loads images for evaluating a trained model, whose classes are given."""
 
 import dataclasses
 import os
@@ -11,7 +11,7 @@ from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.manifests import list_images
 from tlkit.data.settings import DAMAGED, KEEP, Settings
 from tlkit.data.splits import divide
-from tlkit.errors import DataError, check_choice, check_count, did_you_mean, some_of
+from tlkit.errors import DataError, check_choice, check_count, did_you_mean, quoted
 
 
 def load_for_measuring(
@@ -25,30 +25,31 @@ def load_for_measuring(
     cache: str | os.PathLike[str] | None = None,
     argument: str = "path",
 ) -> ImageSplit:
-    """Loads images whose labels are positions in `class_names`.
+    """Loads images with labels that are positions in `class_names`.
 
-    Any number of the classes may be there, with any number of images. Of a folder with a split
-    of its own that is `test`, else validation; else it is all of it. As in any split that
-    measures, each content counts once: copies, images that an earlier split of the folder also
-    holds, images under two labels and unreadable files are left out.
+    Any number of the classes may be present, with any number of images. If the folder has a user's
+    split, its `test` split is used, or else validation; otherwise all images are. Each image counts
+    once: copies, images of an earlier split of the folder, images with two labels and unreadable
+    files are left out.
 
     Args:
         path: A folder as `load_folder` takes it, or a manifest; it needs no `train`.
         class_names: The model's classes, in the order of its outputs.
-        image_size: Height and width that images are stretched to.
-        batch_size: Images in a batch.
-        max_pixels: The most pixels that an image may have.
+        image_size: Height and width that images are resized to.
+        batch_size: Images per batch.
+        max_pixels: Maximum number of pixels of an image.
         damaged: "keep" or "skip", see `load_folder`.
         cache: The cache's folder, as `cache_folder` takes it.
-        argument: What errors call `path`.
+        argument: The name of `path` in errors.
 
     Returns:
         A split named "test".
 
     Raises:
-        DataError: `path` is no folder or manifest of images, or one of a class that the model
-            does not have.
-        ArgumentError: `max_pixels` is no positive whole number, or `damaged` neither of the two.
+        DataError: `path` is not a folder or manifest of images, or has a class that the model does
+            not have.
+        ArgumentError: `max_pixels` is not a positive whole number, or `damaged` is neither "keep"
+            nor "skip".
 
     Example:
         >>> from pathlib import Path
@@ -67,8 +68,8 @@ def load_for_measuring(
     check_choice("damaged", damaged, DAMAGED)
     listing = list_images(path, argument=argument, needs_train=False, class_names=class_names)
     images, _ = readable_images(listing, max_pixels=max_pixels, cache=cache, damaged=damaged)
-    own = {image.split for image in images}
-    measured = next((split for split in ("test", "validation") if split in own), "")
+    split_names = {image.split for image in images}
+    measured = next((split for split in ("test", "validation") if split in split_names), "")
     if not measured:
         measured = "test"
         images = [dataclasses.replace(image, split=measured) for image in images]
@@ -76,15 +77,15 @@ def load_for_measuring(
     found = [images[position] for position in division.splits.get(measured, ())]
     if not found:
         raise DataError(
-            f"`{argument}` must hold images to measure on. Received: {argument}={str(path)!r} "
+            f"`{argument}` must contain images to evaluate. Received: {argument}={str(path)!r} "
             f"with {len(listing.skipped)} files that cannot be used and "
-            f"{len(division.conflicts)} images under several labels. tlkit inspect lists them."
+            f"{len(division.conflicts)} images with several labels. Run tlkit inspect to list them."
         )
     if unknown := sorted({image.class_name for image in found} - set(class_names)):
         raise DataError(
-            f"`{argument}` must hold images of the model's classes, "
-            f"{some_of(list(map(repr, class_names)))}. Received: {argument}={str(path)!r} with "
-            f"{some_of(list(map(repr, unknown)))}.{did_you_mean(unknown[0], class_names)} "
+            f"`{argument}` must contain only images of the model's classes, "
+            f"{quoted(class_names)}. Received: {argument}={str(path)!r} with "
+            f"{quoted(unknown)}.{did_you_mean(unknown[0], class_names)} "
             "Rename or remove these classes."
         )
     settings = Settings(image_size, batch_size, (1.0, 0.0, 0.0), seed=0, max_pixels=max_pixels)

@@ -1,12 +1,12 @@
-"""Images of new classes, joined with those that an earlier run knows, at their places there."""
+"""Joins images of new classes with those of an earlier run, which keep their splits."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tlkit.data.class_checks import check_alike, check_classes
-from tlkit.data.folder_names import alike
+from tlkit.data.class_checks import check_classes, check_similar_names
+from tlkit.data.folder_names import similar_names
 from tlkit.data.folders import split_of
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.data.inspection import build_report, readable_images
@@ -14,21 +14,21 @@ from tlkit.data.listing import Listing
 from tlkit.data.manifests import list_images
 from tlkit.data.settings import Settings
 from tlkit.data.splits import SPLITS, Division, ImageRecord, divide
-from tlkit.errors import DataError, some_of
+from tlkit.errors import DataError, quoted
 
-Places = Mapping[str, tuple[str, str]]
-"""From an image's digest to its class and its split."""
+KnownImages = Mapping[str, tuple[str, str]]
+"""The class and the split of each image of the earlier run, by digest."""
 
 
 @dataclass(frozen=True)
 class Joined:
-    """New images to learn from, and old ones beside them.
+    """New images, and old ones for replay and evaluation.
 
     Attributes:
-        data: The new folder's images to train on; in validation and test the old ones too, at
-            the places that they had. The classes are the old ones in their order, then the new.
-        replayed: Known images that were trained on before and are not in the new folder.
-        new_names: The classes that there were not before, sorted.
+        data: The new folder's training images; validation and test also have the old images, in the
+            splits that they had. The classes are the old ones in their order, then the new ones.
+        replayed: Old training images that are not in the new folder.
+        new_names: The new classes, sorted.
     """
 
     data: ImageData
@@ -37,48 +37,48 @@ class Joined:
 
 
 def check_new_classes(listing: Listing, class_names: Sequence[str]) -> None:
-    """Raises `DataError` unless a folder has a class folder that is not in `class_names`."""
+    """Raises `DataError` unless a folder has a class that is not in `class_names`."""
     found = {name for names in listing.classes.values() for name in names}
     if not found - set(class_names):
         raise DataError(
-            f"`{listing.argument}` must hold a class that the run does not have. "
+            f"`{listing.argument}` must contain a class that the run does not have. "
             f"Received: {listing.argument}={listing.path!r} with "
-            f"{some_of(list(map(repr, sorted(found)))) or 'no class folder'}. Further images of "
-            "classes that exist call for tlkit train --from."
+            f"{quoted(sorted(found)) or 'no class folder'}. To train on further images of "
+            "existing classes, use tlkit train --from."
         )
 
 
-def find_known(
+def find_known_images(
     folders: Iterable[str | os.PathLike[str]],
-    places: Places,
+    known_images: KnownImages,
     *,
     max_pixels: int,
     cache: str | os.PathLike[str] | None = None,
 ) -> list[ImageRecord]:
-    """Returns the known images that still lie in some folders or manifests, each content once.
+    """Returns the earlier run's images that still exist in folders or manifests, each once.
 
-    Wherever they have been moved to inside them, they are recognised by their content; their class
-    and split are those of `places`. A folder that has gone holds none.
+    Images are recognised by their content, even if they were moved within the folders; their class
+    and split are those of `known_images`. Missing folders are skipped.
 
     Raises:
-        DataError: A folder or a manifest has become one that cannot be listed.
+        DataError: A folder or a manifest can no longer be listed.
     """
     found: dict[str, ImageRecord] = {}
     for folder in folders:
-        place = Path(folder)
-        if not place.exists() or (place.is_dir() and not any(place.iterdir())):
+        location = Path(folder)
+        if not location.exists() or (location.is_dir() and not any(location.iterdir())):
             continue
         listing = list_images(
             folder,
-            argument="the run's photos",
+            argument="the run's images",
             needs_train=False,
             needs_files=False,
-            class_names={class_name for class_name, _ in places.values()},
+            class_names={class_name for class_name, _ in known_images.values()},
         )
         images, _ = readable_images(listing, max_pixels=max_pixels, cache=cache)
         for image in images:
-            if image.digest in places and image.digest not in found:
-                class_name, split = places[image.digest]
+            if image.digest in known_images and image.digest not in found:
+                class_name, split = known_images[image.digest]
                 found[image.digest] = replace(image, class_name=class_name, split=split)
     return list(found.values())
 
@@ -89,25 +89,25 @@ def load_joined(
     *,
     class_names: Sequence[str],
     known: Sequence[ImageRecord],
-    places: Places,
+    known_images: KnownImages,
 ) -> Joined:
-    """Joins a new folder with known images.
+    """Joins a new folder with the earlier run's images.
 
-    The new folder is divided as `load_folder` divides it. An image in it that is known keeps the
-    split that it had, whatever folder it lies in now, and its group goes with it; one that is
-    known under another class is left out, as a conflict.
+    The new folder is split as by `load_folder`. Images in it that the earlier run had keep their
+    split, whatever folder they are in now, and so do the images of their groups; if they now have
+    another class, they are left out as conflicts.
 
     Args:
         listing: The new folder.
-        settings: Of the images; its seed is that of the earlier division, so that the same rule
-            holds; it names no classes.
+        settings: The settings of the images, with the seed of the earlier split, so that the same
+            rule applies, and without class names.
         class_names: The old classes in their order.
-        known: What `find_known` returned.
-        places: All that is known, also of images that have gone.
+        known: The result of `find_known_images`.
+        known_images: The class and split of all earlier images, also of missing ones.
 
     Raises:
-        DataError: There is no new class, or one without two different usable images, or without
-            one to train on; or its name is not one line of text.
+        DataError: There is no new class; a new class has fewer than two different usable images, or
+            none in training; or its name spans several lines.
     """
     check_new_classes(listing, class_names)
     images, formats = readable_images(
@@ -117,104 +117,107 @@ def load_joined(
         damaged=settings.damaged,
     )
     division = divide(images, settings.splits, settings.seed)
-    _keep_places(images, division, places, _places_of_groups([*images, *known], places))
-    _check(images, division, class_names, listing)
-    here = {images[row].digest for rows in division.splits.values() for row in rows}
-    beside = [image for image in known if image.digest not in here]
-    everything = [*images, *beside]
-    for row, image in enumerate(beside, start=len(images)):
+    _keep_splits(images, division, known_images, _splits_of_groups([*images, *known], known_images))
+    _check_new_images(images, division, class_names, listing)
+    new_digests = {images[row].digest for rows in division.splits.values() for row in rows}
+    old_only = [image for image in known if image.digest not in new_digests]
+    all_images = [*images, *old_only]
+    for row, image in enumerate(old_only, start=len(images)):
         if image.split != "train":
             division.splits.setdefault(image.split, []).append(row)
-    found = {everything[row].class_name for rows in division.splits.values() for row in rows}
+    found = {all_images[row].class_name for rows in division.splits.values() for row in rows}
     new_names = tuple(sorted(found - set(class_names)))
     names = (*class_names, *new_names)
 
-    parts = {
-        name: split_of(name, (everything[row] for row in division.splits[name]), names, settings)
+    image_splits = {
+        name: split_of(name, (all_images[row] for row in division.splits[name]), names, settings)
         for name in SPLITS
         if division.splits.get(name)
     }
-    if beside:
-        num_trained = sum(image.split == "train" for image in beside)
+    if old_only:
+        num_trained = sum(image.split == "train" for image in old_only)
         division.notes.append(
-            f"{len(beside)} images that the earlier run found are not among these files: "
-            f"{len(beside) - num_trained} of them measure the old classes, {num_trained} were "
-            "trained on."
+            f"{len(old_only)} images of the earlier run are not in this folder: "
+            f"{len(old_only) - num_trained} of them are used to evaluate the old classes, "
+            f"{num_trained} are training images."
         )
-    report = build_report(everything, division, listing, formats)
+    report = build_report(all_images, division, listing, formats)
     data = ImageData(
-        parts["train"],
-        parts.get("validation"),
-        parts.get("test"),
+        image_splits["train"],
+        image_splits.get("validation"),
+        image_splits.get("test"),
         names,
-        replace(report, num_files=report.num_files - len(beside)),
+        replace(report, num_files=report.num_files - len(old_only)),
         settings.image_size,
         settings.batch_size,
         settings.seed,
     )
     replayed = split_of(
         "train",
-        (image for image in beside if image.split == "train"),
+        (image for image in old_only if image.split == "train"),
         names,
         settings,
     )
     return Joined(data, replayed, new_names)
 
 
-def _places_of_groups(images: Iterable[ImageRecord], places: Places) -> dict[str, str]:
-    """The split of each group that has known images: where they are torn, training first."""
+def _splits_of_groups(images: Iterable[ImageRecord], known_images: KnownImages) -> dict[str, str]:
+    """Returns the earliest split of the known images of each group that has any."""
     found: dict[str, str] = {}
     for image in images:
-        if image.group and image.digest in places:
-            _, place = places[image.digest]
-            before = found.get(image.group, place)
-            found[image.group] = min(place, before, key=SPLITS.index)
+        if image.group and image.digest in known_images:
+            _, split = known_images[image.digest]
+            earlier = found.get(image.group, split)
+            found[image.group] = min(split, earlier, key=SPLITS.index)
     return found
 
 
-def _keep_places(
-    images: Sequence[ImageRecord], division: Division, places: Places, of_group: Mapping[str, str]
+def _keep_splits(
+    images: Sequence[ImageRecord],
+    division: Division,
+    known_images: KnownImages,
+    split_of_group: Mapping[str, str],
 ) -> None:
-    """Moves images that are known, or whose group is, to the splits that they were in."""
+    """Moves images of the earlier run, and of its groups, to the splits that they had there."""
     moved = 0
     splits: dict[str, list[int]] = {name: [] for name in division.splits}
-    measured: set[str] = set()
+    evaluated: set[str] = set()
     for name, rows in division.splits.items():
         for row in rows:
             image = images[row]
-            own = image.class_name, of_group.get(image.group, name)
-            class_name, place = places.get(image.digest, own)
+            new_label = image.class_name, split_of_group.get(image.group, name)
+            class_name, split = known_images.get(image.digest, new_label)
             if class_name != image.class_name:
                 division.conflicts.append((f"{class_name}, in the earlier run", image.path))
                 continue
-            if place != "train" and image.digest in measured:
-                continue  # of copies, what measures has one
-            measured.add(image.digest)
-            moved += place != name
-            splits.setdefault(place, []).append(row)
+            if split != "train" and image.digest in evaluated:
+                continue  # validation and test have one of each copy
+            evaluated.add(image.digest)
+            moved += split != name
+            splits.setdefault(split, []).append(row)
     division.splits = splits
     if moved:
         division.notes.append(
-            f"{moved} images that the earlier run knows, or whose group it knows, keep the split "
-            "that they had in it."
+            f"{moved} images that the earlier run had, or whose group it had, keep their split "
+            "of that run."
         )
 
 
-def _check(
+def _check_new_images(
     images: Sequence[ImageRecord],
     division: Division,
     class_names: Sequence[str],
     listing: Listing,
 ) -> None:
-    """Holds new classes to the rules of training; old ones have been trained already."""
+    """Applies the checks of training to new classes; old ones have been trained already."""
     in_use = {images[row].class_name for rows in division.splits.values() for row in rows}
     found = {name for names in listing.classes.values() for name in names}
     if empty := sorted(found - in_use - set(class_names)):
         raise DataError(
-            f"`{listing.argument}` must hold usable images of each new class. "
+            f"`{listing.argument}` must contain usable images of each new class. "
             f"Received: {listing.argument}={listing.path!r} with none of "
-            f"{some_of(list(map(repr, empty)))}. Add some, or remove the folder; tlkit inspect "
-            "lists what cannot be used."
+            f"{quoted(empty)}. Add some, or remove the folder; tlkit inspect "
+            "lists unusable files."
         )
     trained = [
         ImageRecord("", name, f"{name}{n}", "train") for name in class_names for n in range(2)
@@ -225,5 +228,5 @@ def _check(
         *range(len(images), len(images) + len(trained)),
     ]
     check_classes([*images, *trained], replace(division, splits=splits))
-    if not alike(class_names):
-        check_alike([*class_names, *found])
+    if not similar_names(class_names):
+        check_similar_names([*class_names, *found])

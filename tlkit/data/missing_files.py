@@ -1,4 +1,4 @@
-"""Images that change or vanish after they were checked, and batches that do not fit."""
+"""Errors for images that change or vanish after they were checked, and for invalid batches."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -9,29 +9,28 @@ from threading import Event, Thread
 from tlkit.data.file_checks import check_files
 from tlkit.data.images import ImageSplit
 from tlkit.data.reading import CHANGED
-from tlkit.data.refusals import refusal_within
+from tlkit.data.refusals import take_refusal
 from tlkit.errors import DataError, some_of
 
-WATCH_SECONDS, FILES_A_LOOK = 1.0, 2000
-"""How often some files are looked at, and how many: little work, however many there are."""
+WATCH_SECONDS, FILES_PER_CHECK = 1.0, 2000
+"""The interval at which files are checked for pipes, and the number of files each time."""
 
 
 @contextmanager
 def missing_files_named(sources: Iterable[object]) -> Iterator[None]:
-    """Names the files where the block fails because they can be read no longer, or are others now.
+    """Raises an error that names the changed or missing files if the block fails to read them.
 
-    Every file was checked once, before training. When reading fails later all the same, those
-    that have changed since are checked again; if all are sound and the same, the failure has
-    another cause and stays as it is. A pipe that was put in an image's place, which TensorFlow
-    would wait for without end, fails too. Where a data set checks its own batches, what it refused
-    is raised.
+    Every file was checked before training. If reading fails later, changed files are checked again;
+    if all are valid and unchanged, the original error is raised. A pipe that has replaced an image,
+    for which TensorFlow would wait forever, fails too. If a data set checks its own batches, the
+    error of that check is raised.
 
     Args:
-        sources: What the block reads; splits among them are looked through, data sets are asked.
+        sources: The splits and data sets that the block reads; other objects are ignored.
 
     Raises:
-        DataError: Images have gone, hold another content, or cannot be read or decoded any
-            longer; or a batch does not fit the model.
+        DataError: Images are missing, have changed, or can no longer be read or decoded; or a batch
+            does not fit the model.
         ArgumentError: A batch does not fit the model.
     """
     import tensorflow as tf
@@ -39,22 +38,22 @@ def missing_files_named(sources: Iterable[object]) -> Iterator[None]:
     sources = tuple(sources)
     splits = [one for one in sources if isinstance(one, ImageSplit) and not one.is_in_memory]
     try:
-        with _no_pipe_waited_for([path for split in splits for path in split.paths]):
+        with _release_blocked_readers([path for split in splits for path in split.paths]):
             yield
     except (tf.errors.OpError, OSError) as error:
-        for refused in filter(None, map(refusal_within, sources)):
-            raise refused from error
-        lost = [found for split in splits for found in _lost(split)]
-        if not lost and CHANGED not in str(error):
+        for refusal in filter(None, map(take_refusal, sources)):
+            raise refusal from error
+        changed = [found for split in splits for found in _changed_files(split)]
+        if not changed and CHANGED not in str(error):
             raise
-        found = some_of(lost) or f"one that {CHANGED}, and has been put back since"
+        found = some_of(changed) or f"a file that {CHANGED}, but has been restored since"
         raise DataError(
-            f"Images must stay as they are while they are read. Received: {found}. Put them back, "
-            "or begin anew without them."
+            f"Images must not change while they are read. Received: {found}. Restore them, or "
+            "start again without them."
         ) from error
 
 
-def _lost(split: ImageSplit) -> Iterator[str]:
+def _changed_files(split: ImageSplit) -> Iterator[str]:
     checks = check_files(split.paths, max_pixels=split.source.max_pixels)
     for path, digest, checked in zip(split.paths, split.digests, checks, strict=True):
         if checked.reason or checked.digest != digest:
@@ -62,27 +61,27 @@ def _lost(split: ImageSplit) -> Iterator[str]:
 
 
 @contextmanager
-def _no_pipe_waited_for(paths: list[str]) -> Iterator[None]:
-    """Lets whoever waits for something to be written to a pipe among `paths` wait no longer."""
+def _release_blocked_readers(paths: list[str]) -> Iterator[None]:
+    """Makes reads fail that would block because a path has become a pipe without a writer."""
     if not paths or not hasattr(os, "mkfifo"):
         yield
         return
-    ended = Event()
-    watch = Thread(target=_end_waits, args=(paths, ended), daemon=True)
+    stop = Event()
+    watch = Thread(target=_watch_for_pipes, args=(paths, stop), daemon=True)
     watch.start()
     try:
         yield
     finally:
-        ended.set()
+        stop.set()
         watch.join()
 
 
-def _end_waits(paths: list[str], ended: Event) -> None:
-    """Looks through the files, some at a time, and writes nothing to those that are pipes."""
+def _watch_for_pipes(paths: list[str], stop: Event) -> None:
+    """Opens and closes pipes among the files, some at a time, which ends blocked reads."""
     start = 0
-    while not ended.wait(WATCH_SECONDS):
-        for path in paths[start : start + FILES_A_LOOK]:
-            with suppress(OSError):  # gone, or nobody waits for it
+    while not stop.wait(WATCH_SECONDS):
+        for path in paths[start : start + FILES_PER_CHECK]:
+            with suppress(OSError):  # the file is missing, or nobody reads the pipe
                 if S_ISFIFO(os.stat(path).st_mode):
                     os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
-        start = start + FILES_A_LOOK if start + FILES_A_LOOK < len(paths) else 0
+        start = start + FILES_PER_CHECK if start + FILES_PER_CHECK < len(paths) else 0

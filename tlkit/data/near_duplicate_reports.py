@@ -1,4 +1,4 @@
-"""Pairs of images that look alike, and what is to be made of them."""
+"""Reports on pairs of near-duplicate images."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ from tlkit.utils.text_repr import ShownAsText, html_paragraphs, html_table
 
 _REMEDY = (
     "In Python, tlkit.load_folder(..., groups=tlkit.find_near_duplicates(data).group_of), or "
-    "load_manifest likewise, puts what looks alike into one split."
+    "load_manifest likewise, puts near-duplicates into one split."
 )
-_REMEDY_IN_MEMORY = (
-    "Images in memory have no groups: leave one of each pair out before tlkit.load_arrays."
-)
+_REMEDY_IN_MEMORY = "For images in memory, remove one of each pair before tlkit.load_arrays."
 
 
 @dataclass(frozen=True)
@@ -25,9 +23,9 @@ class NearDuplicate(ShownAsText):
     """Two images that look alike.
 
     Attributes:
-        paths: Where they are; of images in memory names such as "images[17]".
-        num_differing: In how many of 255 bits they differ.
-        splits: The splits that they lie in.
+        paths: Their paths; for images in memory, names such as "images[17]".
+        num_differing: Number of differing bits, of 255.
+        splits: The splits that contain them.
         classes: Their classes, or all their labels.
     """
 
@@ -38,12 +36,12 @@ class NearDuplicate(ShownAsText):
 
     @property
     def is_across_splits(self) -> bool:
-        """Whether one measures what the other one taught."""
+        """Whether the images are in different splits, so that an evaluation is biased."""
         return self.splits[0] != self.splits[1]
 
     @property
     def is_across_classes(self) -> bool:
-        """Whether one of them may be labelled wrongly."""
+        """Whether the labels differ, so that one may be wrong."""
         return self.classes[0] != self.classes[1]
 
     def __str__(self) -> str:
@@ -56,17 +54,18 @@ class NearDuplicate(ShownAsText):
 
 @dataclass(frozen=True)
 class NearDuplicateReport(ShownAsText):
-    """Which images look alike.
+    """Pairs of images that look alike.
 
     Attributes:
-        pairs: Those across splits first, then those under different labels, then the others;
-            the nearest first.
-        num_pairs: How many there are; more than 10,000 are not all listed.
-        num_images: Different images that were compared, each with each.
-        max_differing: In how many of 255 bits a pair differs at most.
-        groups: For the path of each image in a pair, the key of all that hang together with it.
-        notes: What else is to be known.
-        is_in_memory: Whether the images are arrays, not files.
+        pairs: The pairs; those across splits first, then those with different labels, then the
+            others, each sorted by the number of differing bits.
+        num_pairs: Number of pairs found; at most 10,000 are listed.
+        num_images: Number of different images that were compared with each other.
+        max_differing: Maximum number of differing bits of a pair, of 255.
+        groups: The group key of each image in a pair, by path; images connected by pairs share a
+            key.
+        notes: Further notes.
+        is_in_memory: Whether the images are arrays instead of files.
     """
 
     pairs: tuple[NearDuplicate, ...]
@@ -79,27 +78,29 @@ class NearDuplicateReport(ShownAsText):
 
     @property
     def across_splits(self) -> tuple[NearDuplicate, ...]:
-        """The pairs of which one measures what the other one taught."""
+        """The pairs of images in different splits."""
         return tuple(pair for pair in self.pairs if pair.is_across_splits)
 
     @property
     def across_classes(self) -> tuple[NearDuplicate, ...]:
-        """The pairs of which one may be labelled wrongly."""
+        """The pairs of images with different labels."""
         return tuple(pair for pair in self.pairs if pair.is_across_classes)
 
     def group_of(self, path: str | os.PathLike[str]) -> str | None:
-        """Returns the key of all that looks like an image, `None` if nothing does.
+        """Returns the group key of an image's near-duplicates, `None` if it has none.
 
-        `load_folder(..., groups=report.group_of)` puts what looks alike into one split, and so does
+        `load_folder(..., groups=report.group_of)` puts near-duplicates into one split, and so does
         `load_manifest`.
 
         Args:
-            path: Of the image, as `pairs` shows it, or in another spelling of the same place.
+            path: The image's path, as in `pairs`, or another spelling of the same path.
         """
-        return self.groups.get(os.fspath(path)) or self._by_place.get(os.path.abspath(path))
+        return self.groups.get(os.fspath(path)) or self._key_by_absolute_path.get(
+            os.path.abspath(path)
+        )
 
     @cached_property
-    def _by_place(self) -> dict[str, str]:
+    def _key_by_absolute_path(self) -> dict[str, str]:
         return {os.path.abspath(path): key for path, key in self.groups.items()}
 
     def __str__(self) -> str:
@@ -133,8 +134,11 @@ class NearDuplicateReport(ShownAsText):
         inside = [pair for pair in self.pairs if not pair.is_across_splits]
         kinds: list[tuple[str, Sequence[NearDuplicate]]] = [
             ("LEAKS: across splits", self.across_splits),
-            ("Under different labels", [pair for pair in inside if pair.is_across_classes]),
-            ("In one split and class", [pair for pair in inside if not pair.is_across_classes]),
+            ("With different labels", [pair for pair in inside if pair.is_across_classes]),
+            (
+                "In the same split and class",
+                [pair for pair in inside if not pair.is_across_classes],
+            ),
         ]
         return [(title, pairs) for title, pairs in kinds if pairs]
 

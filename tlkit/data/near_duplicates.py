@@ -1,4 +1,4 @@
-"""Images that look alike although their files differ: saved anew, resized, cropped a little."""
+"""Finds near-duplicates: images that were saved again, resized or slightly cropped."""
 
 import os
 from collections import Counter
@@ -10,7 +10,7 @@ from scipy.sparse.csgraph import connected_components
 
 from tlkit.data.folders import split_of
 from tlkit.data.images import ImageData, ImageSplit
-from tlkit.data.inspection import look_through
+from tlkit.data.inspection import inspect_and_divide
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.listing import Listing
 from tlkit.data.near_duplicate_reports import NearDuplicate, NearDuplicateReport
@@ -21,15 +21,15 @@ from tlkit.errors import ArgumentError
 from tlkit.utils.progress import bar
 
 MAX_DIFFERING = 64
-"""In how many of 255 bits near-duplicates differ at most, by default.
+"""Default maximum number of differing bits of near-duplicates, of 255.
 
-Of the 577,504 pairs among 1,397 images of flowers, ants and bees one is the same image
-twice, in other colours (30 bits); all others differ in at least 85. See `benchmarks/README.md` for
-the share of changed copies that is found.
+Of the 577,504 pairs among 1,397 images of flowers, ants and bees one is the same image in other
+colours (30 bits); all others differ in at least 85. See `benchmarks/README.md` for the fraction of
+changed copies that is found.
 """
 
 MAX_PAIRS = 10_000
-"""So many pairs are listed, those that matter most."""
+"""Maximum number of pairs in the report."""
 
 _BLOCK = 2048
 
@@ -40,32 +40,32 @@ def find_near_duplicates(
     max_differing: int = MAX_DIFFERING,
     cache: str | os.PathLike[str] | None = None,
 ) -> NearDuplicateReport:
-    """Finds pairs of images that look alike, above all across splits and under other labels.
+    """Finds pairs of images that look alike, across splits and labels in particular.
 
-    Exact copies are known from `data.report`. This finds those that were saved anew, resized,
-    made brighter or grey, or cropped by a few percent: each image becomes 255 bits, see
-    `tlkit.data.perceptual.perceptual_hashes`, and every two are compared. Bits are remembered by
-    content, so a second audit decodes nothing. Mirrored and turned copies are not found. Where all
-    images are laid out alike, as digits or X-ray images are, pass a lower `max_differing`.
+    Exact copies are listed in `data.report`. This function finds copies that were saved again,
+    resized, made brighter or grey, or cropped by a few per cent: each image is hashed to 255 bits,
+    see `tlkit.data.perceptual.perceptual_hashes`, and all pairs are compared. Hashes are cached by
+    content, so a second search decodes nothing. Mirrored and rotated copies are not found. If all
+    images have a similar layout, as digits or X-ray images do, pass a lower `max_differing`.
 
-    Memory is bounded, apart from 32 bytes and the paths for each image; the time to compare
-    grows with the square of their number (for 100,000 images about a minute).
+    Memory use is bounded, apart from 32 bytes and the path of each image; the time for the
+    comparison grows with the square of the number of images (100,000 images take about a minute).
 
     Args:
-        data: What `load_folder`, `load_manifest`, `load_arrays` or `load_tfds` returned.
-        max_differing: In how many of 255 bits near-duplicates differ at most. More finds copies
-            that were cropped further, and pairs that are none: two different images differ in
-            127 on average.
+        data: The result of `load_folder`, `load_manifest`, `load_arrays` or `load_tfds`.
+        max_differing: Maximum number of differing bits of near-duplicates, of 255. A higher value
+            finds more strongly cropped copies, but also false pairs: two different images differ in
+            127 bits on average.
         cache: The cache's folder, as `cache_folder` takes it.
 
     Returns:
-        The pairs. Its `group_of` is what `load_folder` and `load_manifest` take as `groups`, to
-        keep them in one split.
+        The report. Its method `group_of` can be passed to `load_folder` and `load_manifest` as
+        `groups`, to put near-duplicates into one split.
 
     Raises:
-        ArgumentError: `data` is nothing that was loaded, or `max_differing` is no whole number
-            from 0 to 127.
-        DataError: Images have gone or changed since they were loaded.
+        ArgumentError: `data` is not the result of a loader, or `max_differing` is not a whole
+            number from 0 to 127.
+        DataError: Images are missing or have changed since they were loaded.
 
     Example:
         >>> import numpy as np
@@ -79,8 +79,8 @@ def find_near_duplicates(
     """
     if not isinstance(data, ImageData):
         raise ArgumentError(
-            "`data` must be what load_folder, load_manifest, load_arrays or load_tfds returned. "
-            f"Received: data of type {type(data).__name__}."
+            "`data` must be the result of load_folder, load_manifest, load_arrays or load_tfds. "
+            f"Received: data of type {type(data).__name__}. Load the images first."
         )
     _check_bound(max_differing)
     splits = [split for split in (data.train, data.validation, data.test) if split is not None]
@@ -95,16 +95,16 @@ def audit_listing(
     damaged: str = KEEP,
     cache: str | os.PathLike[str] | None = None,
 ) -> tuple[DataReport, NearDuplicateReport]:
-    """Does what `inspect_listing` and `find_near_duplicates` do, with files that are listed.
+    """Returns the reports of `inspect_listing` and `find_near_duplicates` on listed files.
 
-    What the user has not split is in one split here, which is called "all".
+    Without a user's split, all images are in one split "all".
     """
     _check_bound(max_differing)
-    report, images, division = look_through(
+    report, images, division = inspect_and_divide(
         listing, max_pixels=max_pixels, damaged=damaged, cache=cache
     )
     names = tuple(report.counts)
-    # neither resized nor batched so
+    # image size and batch size are not used
     settings = check_settings(1, 1, (1, 0, 0), 0, max_pixels=max_pixels)
     splits = [
         split_of(
@@ -124,7 +124,7 @@ def _check_bound(max_differing: int) -> None:
     if not is_whole or not 0 <= max_differing <= NUM_BITS // 2:
         raise ArgumentError(
             f"`max_differing` must be a whole number from 0 to {NUM_BITS // 2}. "
-            f"Received: max_differing={max_differing!r}. Give {MAX_DIFFERING}, say."
+            f"Received: max_differing={max_differing!r}. The default is {MAX_DIFFERING}."
         )
 
 
@@ -137,38 +137,40 @@ def _audit(
     notes: list[str] = []
     hashes = hash_images(splits, cache=cache, notes=notes)
     digests = np.array([digest for split in splits for digest in split.digests])
-    rows = np.sort(np.unique(digests, return_index=True)[1])  # each content once
+    rows = np.sort(np.unique(digests, return_index=True)[1])  # one of each copy
     paths = np.array([path for split in splits for path in split.paths], object)[rows]
-    places = np.repeat([split.name for split in splits], [split.num_images for split in splits])
-    places = places[rows]
+    split_names = np.repeat(
+        [split.name for split in splits], [split.num_images for split in splits]
+    )
+    split_names = split_names[rows]
     labels = np.array([text for split in splits for text in _labels(split, class_names)], object)
     labels = labels[rows]
-    found = _Found(len(rows), places, labels)
+    collector = _PairCollector(len(rows), split_names, labels)
     for first, second, differing in _close_pairs(hashes[rows], bound):
-        found.add(first, second, differing)
+        collector.add(first, second, differing)
     pairs = tuple(
         NearDuplicate(
             (paths[first], paths[second]),
             int(differing),
-            (str(places[first]), str(places[second])),
+            (str(split_names[first]), str(split_names[second])),
             (labels[first], labels[second]),
         )
-        for first, second, differing in found.most_telling()
+        for first, second, differing in collector.ranked()
     )
-    if found.num_pairs > len(pairs):
-        notes.append(f"The {len(pairs):,} pairs that matter most are listed.")
-    sizes = Counter(found.clusters.tolist())
+    if collector.num_pairs > len(pairs):
+        notes.append(f"Only the first {len(pairs):,} pairs are listed.")
+    sizes = Counter(collector.clusters.tolist())
     keys: dict[int, str] = {}
-    for cluster, digest in zip(found.clusters.tolist(), digests[rows].tolist(), strict=True):
+    for cluster, digest in zip(collector.clusters.tolist(), digests[rows].tolist(), strict=True):
         keys[cluster] = min(keys.get(cluster, digest), digest)
     return NearDuplicateReport(
         pairs=pairs,
-        num_pairs=found.num_pairs,
+        num_pairs=collector.num_pairs,
         num_images=len(rows),
         max_differing=bound,
         groups={
             path: keys[cluster]
-            for path, cluster in zip(paths, found.clusters.tolist(), strict=True)
+            for path, cluster in zip(paths, collector.clusters.tolist(), strict=True)
             if sizes[cluster] > 1
         },
         notes=tuple(notes),
@@ -177,7 +179,7 @@ def _audit(
 
 
 def _labels(split: ImageSplit, class_names: Sequence[str]) -> list[str]:
-    """The class of each image, or all its labels."""
+    """Returns the class of each image, or all its labels."""
     if split.labels.ndim == 1:
         return [class_names[label] for label in split.labels.tolist()]
     return [
@@ -186,11 +188,11 @@ def _labels(split: ImageSplit, class_names: Sequence[str]) -> list[str]:
 
 
 Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Positions of the first and of the second of each pair, and in how many bits they differ."""
+"""Positions of the first and second image of each pair, and their number of differing bits."""
 
 
 def _close_pairs(hashes: np.ndarray, bound: int) -> Iterator[Pairs]:
-    """Yields the pairs within each two blocks, so that memory is bounded."""
+    """Yields the pairs block by block, so that memory is bounded."""
     starts = range(0, len(hashes), _BLOCK)
     with bar(
         "comparing images", len(starts) * (len(starts) + 1) // 2, "blocks of pairs"
@@ -207,35 +209,35 @@ def _close_pairs(hashes: np.ndarray, bound: int) -> Iterator[Pairs]:
                 advance(1)
 
 
-class _Found:
-    """The pairs that matter most, and which images hang together by all of them.
+class _PairCollector:
+    """Collects pairs: the highest-ranked ones, and the connected components by all of them.
 
     Attributes:
-        num_pairs: All pairs.
-        clusters: A number for each image, `(n,)`; images that hang together share it.
+        num_pairs: Number of all pairs.
+        clusters: The number of each image's connected component, `(n,)`.
     """
 
-    def __init__(self, num_images: int, places: np.ndarray, labels: np.ndarray) -> None:
+    def __init__(self, num_images: int, split_names: np.ndarray, labels: np.ndarray) -> None:
         self.num_pairs = 0
         self.clusters = np.arange(num_images)
-        self._places, self._labels = places, labels
-        self._kept: Pairs = (np.zeros(0, int), np.zeros(0, int), np.zeros(0, np.int16))
+        self._split_names, self._labels = split_names, labels
+        self._ranked: Pairs = (np.zeros(0, int), np.zeros(0, int), np.zeros(0, np.int16))
 
     def add(self, first: np.ndarray, second: np.ndarray, differing: np.ndarray) -> None:
-        """Takes further pairs."""
+        """Adds pairs."""
         self.num_pairs += len(first)
         ends = self.clusters[first], self.clusters[second]
         graph = coo_array((np.ones(len(first), bool), ends), shape=(len(self.clusters),) * 2)
         self.clusters = connected_components(graph, directed=False)[1][self.clusters]
-        new = zip(self._kept, (first, second, differing), strict=True)
-        self._keep(*(np.concatenate(both) for both in new))
+        new = zip(self._ranked, (first, second, differing), strict=True)
+        self._rank(*(np.concatenate(both) for both in new))
 
-    def _keep(self, first: np.ndarray, second: np.ndarray, differing: np.ndarray) -> None:
-        is_inside = self._places[first] == self._places[second]
+    def _rank(self, first: np.ndarray, second: np.ndarray, differing: np.ndarray) -> None:
+        is_inside = self._split_names[first] == self._split_names[second]
         is_alike = self._labels[first] == self._labels[second]
         order = np.lexsort((second, first, differing, is_alike, is_inside))[:MAX_PAIRS]
-        self._kept = (first[order], second[order], differing[order])
+        self._ranked = (first[order], second[order], differing[order])
 
-    def most_telling(self) -> Iterator[tuple[int, int, int]]:
-        """Yields the pairs across splits first, then those under other labels, nearest first."""
-        return zip(*(column.tolist() for column in self._kept), strict=True)
+    def ranked(self) -> Iterator[tuple[int, int, int]]:
+        """Yields pairs across splits first, then those with different labels, nearest first."""
+        return zip(*(column.tolist() for column in self._ranked), strict=True)

@@ -1,4 +1,4 @@
-"""What an image looks like, in 255 bits: copies that were changed a little differ in few."""
+"""Perceptual hashes of 255 bits, which differ in few bits for slightly changed copies."""
 
 import dataclasses
 import os
@@ -8,7 +8,7 @@ from contextlib import closing
 
 import numpy as np
 
-from tlkit.data.file_checks import FILE_CHECKS_FOLDER, working_without
+from tlkit.data.file_checks import FILE_CHECKS_FOLDER, tolerate_unusable_index
 from tlkit.data.images import ImageSplit
 from tlkit.data.limits import DECODER_VERSION
 from tlkit.data.missing_files import missing_files_named
@@ -18,11 +18,11 @@ from tlkit.utils.progress import bar
 NUM_BITS = 255
 NUM_BYTES = 32
 
-_VERSION = f"dct-1-{DECODER_VERSION}"  # another one whenever the same image gets other bits
+_VERSION = f"dct-1-{DECODER_VERSION}"  # changed whenever an image's hash changes
 _SIDE = 32
 _NUM_FREQUENCIES = 16
 _BATCH_SIZE = 256
-_ROUNDING = 0.5  # what floating-point numbers may make of a frequency that is not there
+_ROUNDING = 0.5  # bound of the rounding error of a coefficient that is zero
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 INDEX_NAME = "hashes-1.sqlite"
@@ -35,17 +35,19 @@ CREATE TABLE IF NOT EXISTS hashes (
 
 
 def perceptual_hashes(images: np.ndarray) -> np.ndarray:
-    """Returns 255 bits for each image: the signs of its 16×16 lowest frequencies but the mean.
+    """Returns a 255-bit hash of each image: the signs of its 16×16 lowest frequencies but the mean.
 
-    The image is made grey (0.299 R + 0.587 G + 0.114 B) and transformed by the two-dimensional
-    discrete cosine transform, DCT-II. Neither its scale nor an even change of brightness or
-    contrast matters. Positive is 1, anything else 0; what an image of one colour has is 0.
+    The image is converted to grey (0.299 R + 0.587 G + 0.114 B) and transformed by the
+    two-dimensional discrete cosine transform, DCT-II. The hash is invariant to scale and to uniform
+    changes of brightness and contrast. A positive coefficient gives 1, any other 0; all bits of a
+    single-coloured image are 0.
 
     Args:
         images: `(n, 32, 32, 3)`, 0...255.
 
     Returns:
-        uint8 `(n, 32)`, eight bits in each, row by row of the frequencies; the last bit is 0.
+        uint8 `(n, 32)`, eight bits per byte, in row-major order of the frequencies; the last bit is
+        0.
 
     Example:
         >>> import numpy as np
@@ -69,44 +71,44 @@ def perceptual_hashes(images: np.ndarray) -> np.ndarray:
 
 
 def num_differing(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Returns in how many bits each hash of `first` differs from each of `second`, `(n, m)`."""
+    """Returns the number of differing bits of all pairs of hashes, int16 `(n, m)`."""
     signs = [2 * np.unpackbits(hashes, axis=1).astype(np.float32) - 1 for hashes in (first, second)]
-    same = signs[0] @ signs[1].T  # bits that are equal less those that differ, exactly
+    same = signs[0] @ signs[1].T  # number of equal bits minus number of differing bits, exact
     return ((8 * NUM_BYTES - same) / 2).astype(np.int16)
 
 
 def hash_images(
     splits: Sequence[ImageSplit], *, cache: str | os.PathLike[str] | None, notes: list[str]
 ) -> np.ndarray:
-    """Returns the perceptual hash of each image, decoding those whose content has none yet.
+    """Returns the perceptual hash of each image, decoding those without a cached hash.
 
-    They are decoded in parallel and a batch at a time, with a progress bar, as for training but
-    to 32×32 pixels; hashes are remembered by content.
+    Images are decoded in parallel and in batches, with a progress bar, as for training but to 32×32
+    pixels. Hashes are cached by content.
 
     Args:
         splits: The images.
         cache: The cache's folder, as `cache_folder` takes it.
-        notes: Is told if nothing can be looked up or remembered.
+        notes: Receives a note if the cache's index cannot be used.
 
     Returns:
         uint8 `(n, 32)`, in the order of the splits and of their images.
 
     Raises:
-        DataError: Images have gone or changed since they were checked.
+        DataError: Images are missing or have changed since they were checked.
     """
     file = cache_folder(FILE_CHECKS_FOLDER, cache) / INDEX_NAME
     digests = [digest for split in splits for digest in split.digests]
     known: dict[str, bytes] = {}
-    with working_without(file, notes), closing(open_index(file, SCHEMA)) as index:
-        known = _recall(index, digests)
+    with tolerate_unusable_index(file, notes), closing(open_index(file, SCHEMA)) as index:
+        known = _load_hashes(index, digests)
     new: dict[str, bytes] = {}
     try:
         with missing_files_named(splits):
             _hash_missing(splits, known, new)
-    finally:  # also when the user stops it half way
+    finally:  # also if the user interrupts
         if new:
-            with working_without(file, notes), closing(open_index(file, SCHEMA)) as index:
-                _remember(index, new)
+            with tolerate_unusable_index(file, notes), closing(open_index(file, SCHEMA)) as index:
+                _store_hashes(index, new)
     found = known | new
     joined = b"".join(found[digest] for digest in digests)
     return np.frombuffer(joined, np.uint8).reshape(len(digests), NUM_BYTES)
@@ -130,16 +132,16 @@ def _hash_missing(
                 continue
             small = dataclasses.replace(split, image_size=(_SIDE, _SIDE))
             dataset = small.dataset(shuffle=False, indices=np.array(rows), batch_size=_BATCH_SIZE)
-            done = 0
+            num_done = 0
             for images, _ in dataset.as_numpy_iterator():
-                here = rows[done : done + len(images)]
-                for row, found in zip(here, perceptual_hashes(images), strict=True):
+                batch_rows = rows[num_done : num_done + len(images)]
+                for row, found in zip(batch_rows, perceptual_hashes(images), strict=True):
                     new[split.digests[row]] = found.tobytes()
-                done += len(images)
+                num_done += len(images)
                 advance(len(images))
 
 
-def _recall(index: sqlite3.Connection, digests: Iterable[str]) -> dict[str, bytes]:
+def _load_hashes(index: sqlite3.Connection, digests: Iterable[str]) -> dict[str, bytes]:
     found = {}
     for digest in digests:
         row = index.execute(
@@ -150,7 +152,7 @@ def _recall(index: sqlite3.Connection, digests: Iterable[str]) -> dict[str, byte
     return found
 
 
-def _remember(index: sqlite3.Connection, hashes: dict[str, bytes]) -> None:
+def _store_hashes(index: sqlite3.Connection, hashes: dict[str, bytes]) -> None:
     index.execute("BEGIN IMMEDIATE")
     index.executemany(
         "REPLACE INTO hashes VALUES (?, ?, ?)",

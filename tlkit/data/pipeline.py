@@ -1,4 +1,4 @@
-"""From the rows of a split to batches of pixels."""
+"""The `tf.data` pipelines from a split's rows to batches of images."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from tlkit.data.augmentation import augmentation_layers
 from tlkit.data.checksums import file_reader
 from tlkit.data.decoding import decoder, resize_image
 from tlkit.data.image_source import ImageSource
-from tlkit.data.kept_pixels import kept_pixels
+from tlkit.data.kept_pixels import cached_pixels
 from tlkit.data.random_views import random_view
 
 NO_ROW = -1
@@ -27,13 +27,13 @@ def image_batches(
     shard: tuple[int, int] = (0, 1),
     keep: bool = True,
 ) -> tf.data.Dataset:
-    """Builds what `ImageSplit.dataset` describes; the arguments are checked there."""
+    """Builds the data set of `ImageSplit.dataset`, which documents and checks the arguments."""
     num_rows = len(rows)
     batch_size = max(min(batch_size, num_rows), 1)
     shard_size = -(-batch_size // shard[1])
     layers = augmentation_layers(augment)
-    held = _pixels_in_memory(source, rows, keep=keep and shard[1] == 1)
-    read = held or _pixel_reader(source)
+    memory_reader = _pixels_in_memory(source, rows, keep=keep and shard[1] == 1)
+    read = memory_reader or _pixel_reader(source)
     with tf.device("CPU:0"):
         labels = tf.constant(source.labels)
         keys = tf.constant(source.keys if layers else [], tf.int64)
@@ -47,72 +47,82 @@ def image_batches(
             image = random_view(image, layers, image_seed)
         return image, tf.gather(labels, row)
 
-    order_of = _orders(
+    batch_rows = _batch_rows_function(
         rows, seed, shuffle, batch_size=batch_size, first_batch=first_batch, shard=shard
     )
 
-    plain = tf.autograph.experimental.do_not_convert
+    without_autograph = tf.autograph.experimental.do_not_convert
 
     def whole_batches(number: tf.Tensor, epoch: tf.Tensor) -> tf.data.Dataset:
-        return tf.data.Dataset.from_tensor_slices(order_of(number, epoch))
+        return tf.data.Dataset.from_tensor_slices(batch_rows(number, epoch))
 
     def gather(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         rows = rows[: tf.math.count_nonzero(rows != NO_ROW)]
         return tf.cast(read(rows), tf.float32), tf.gather(labels, rows)
 
     def one_by_one(number: tf.Tensor, epoch: tf.Tensor) -> tf.data.Dataset:
-        order = tf.reshape(order_of(number, epoch), [-1])
-        return tf.data.Dataset.from_tensor_slices(order).map(plain(lambda row: (row, epoch)))
+        order = tf.reshape(batch_rows(number, epoch), [-1])
+        return tf.data.Dataset.from_tensor_slices(order).map(
+            without_autograph(lambda row: (row, epoch))
+        )
 
     def load_or_fill(row: tf.Tensor, epoch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         height, width = source.image_size
         pixel_type = tf.float32 if layers else tf.uint8
-        nothing = (
+        filler = (
             tf.zeros((height, width, 3), pixel_type),
             tf.zeros(labels.shape[1:], labels.dtype),
         )
         is_row = row != NO_ROW
-        image, label = tf.cond(is_row, lambda: load(row, epoch), lambda: nothing)
+        image, label = tf.cond(is_row, lambda: load(row, epoch), lambda: filler)
         return image, label, is_row
 
-    # Images become floats in the batch: four times fewer bytes are copied into it.
-    def without_filling(
+    # Images are cast to float after batching: a quarter of the bytes are copied into the batch.
+    def drop_filler(
         images: tf.Tensor, labels: tf.Tensor, is_row: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         count = tf.math.count_nonzero(is_row)
         return tf.cast(images[:count], tf.float32), labels[:count]
 
     if epochs is not None:
-        numbers = tf.data.Dataset.range(epochs.start, epochs.stop, epochs.step)
+        epoch_numbers = tf.data.Dataset.range(epochs.start, epochs.stop, epochs.step)
     else:
-        numbers = tf.data.Dataset.random(source.seed, rerandomize_each_iteration=True).take(1)
+        epoch_numbers = tf.data.Dataset.random(source.seed, rerandomize_each_iteration=True).take(1)
     num_batches = -(-num_rows // batch_size) * (1 if epochs is None else len(epochs)) - first_batch
-    if held and not layers:
-        batches = numbers.enumerate().flat_map(plain(whole_batches)).map(plain(gather))
+    if memory_reader and not layers:
+        batches = (
+            epoch_numbers.enumerate()
+            .flat_map(without_autograph(whole_batches))
+            .map(without_autograph(gather))
+        )
     else:
         batches = (
-            numbers.enumerate()
-            .flat_map(plain(one_by_one))
-            .map(plain(load_or_fill), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+            epoch_numbers.enumerate()
+            .flat_map(without_autograph(one_by_one))
+            .map(
+                without_autograph(load_or_fill),
+                num_parallel_calls=tf.data.AUTOTUNE,
+                deterministic=True,
+            )
             .batch(shard_size, drop_remainder=True)
-            .map(plain(without_filling))
+            .map(without_autograph(drop_filler))
         )
     counted = batches.apply(tf.data.experimental.assert_cardinality(num_batches))
     return counted.prefetch(tf.data.AUTOTUNE)
 
 
 def batch_reader(source: ImageSource) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """Returns a function from rows of a source to their `(images, labels)`, as a batch has them."""
-    held = _pixels_in_memory(source, np.arange(source.num_images), keep=True)
-    read = held or _pixel_reader(source)
+    """Returns a function from rows of a source to a batch `(images, labels)` of them."""
+    memory_reader = _pixels_in_memory(source, np.arange(source.num_images), keep=True)
+    read = memory_reader or _pixel_reader(source)
 
     def images_of(rows: tf.Tensor) -> tf.Tensor:
         with tf.device("CPU:0"):
-            if not held:
+            if not memory_reader:
                 height, width = source.image_size
                 spec = tf.TensorSpec((height, width, 3), tf.uint8)
                 return tf.cast(tf.map_fn(read, rows, fn_output_signature=spec), tf.float32)
-            return tf.cast(held(rows), tf.float32)
+            return tf.cast(memory_reader(rows), tf.float32)
 
     traced = tf.function(
         images_of, input_signature=[tf.TensorSpec([None], tf.int64)], autograph=False
@@ -121,11 +131,11 @@ def batch_reader(source: ImageSource) -> Callable[[np.ndarray], tuple[np.ndarray
 
 
 def shuffled(rows: tf.Tensor, seed: tf.Tensor | int, epoch: tf.Tensor | int) -> tf.Tensor:
-    """Returns rows in the order of an epoch, a function of the split's seed and its number."""
+    """Returns the rows in the order of an epoch, which depends only on the seed and its number."""
     return tf.random.experimental.stateless_shuffle(rows, seed=tf.stack([seed, epoch]))
 
 
-def _orders(
+def _batch_rows_function(
     rows: tf.Tensor,
     seed: tf.Tensor,
     shuffle: bool,
@@ -134,15 +144,15 @@ def _orders(
     first_batch: int,
     shard: tuple[int, int],
 ) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """Returns a function to the rows of each batch, or shard of it, in one epoch.
+    """Returns a function that gives the rows of each batch, or of its shard, in one epoch.
 
-    The epochs run through one pipeline, which need not start anew for each. So that no batch
-    reaches into the next epoch, the last one is filled up with rows that are not read.
+    All epochs run through one pipeline without restarting it. The last batch is padded with
+    `NO_ROW`, which is not read, so that no batch spans two epochs.
     """
     index, num_shards = shard
     shard_size = -(-batch_size // num_shards)
 
-    def order_of(number: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
+    def batch_rows(number: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
         order = rows
         if shuffle:
             order = shuffled(rows, seed, epoch)
@@ -150,20 +160,20 @@ def _orders(
         if first_batch:
             order = order[tf.where(number == 0, first_batch * batch_size, 0) :]
         if num_shards > 1:
-            filling = [[0, 0], [0, shard_size * num_shards - batch_size]]
+            padding = [[0, 0], [0, shard_size * num_shards - batch_size]]
             order = tf.reshape(order, [-1, batch_size])
-            order = tf.pad(order, filling, constant_values=NO_ROW)[:, index::num_shards]
+            order = tf.pad(order, padding, constant_values=NO_ROW)[:, index::num_shards]
         return tf.reshape(order, [-1, shard_size])
 
-    return order_of
+    return batch_rows
 
 
 def _pixels_in_memory(
     source: ImageSource, rows: np.ndarray, *, keep: bool
 ) -> Callable[[tf.Tensor], tf.Tensor] | None:
-    """Returns a function from a row, or several, of `rows` to uint8 images in the split's size.
+    """Returns a function from one or several of `rows` to uint8 images of the split's size.
 
-    `None` where they do not lie in memory as they are wanted.
+    `None` if the images are not in memory in that size.
     """
     if source.pixels is not None:
         if source.pixels.shape[1:3] != source.image_size:
@@ -171,20 +181,20 @@ def _pixels_in_memory(
         with tf.device("CPU:0"):
             pixels = tf.constant(source.pixels)
         return lambda rows: tf.gather(pixels, rows)
-    kept = (
-        kept_pixels(source, rows, decoder(source.image_size, source.max_pixels)) if keep else None
+    cached = (
+        cached_pixels(source, rows, decoder(source.image_size, source.max_pixels)) if keep else None
     )
-    if kept is None:
+    if cached is None:
         return None
     places = np.zeros(source.num_images, np.int64)
     places[rows] = np.arange(len(rows))
     with tf.device("CPU:0"):
-        pixels, positions = tf.constant(kept), tf.constant(places)
+        pixels, positions = tf.constant(cached), tf.constant(places)
     return lambda rows: tf.gather(pixels, tf.gather(positions, rows))
 
 
 def _pixel_reader(source: ImageSource) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Returns a function from a row to its image, decoded or resized as it is asked for."""
+    """Returns a function from a row to its image, which is decoded or resized on request."""
     if source.pixels is None:
         decode = decoder(source.image_size, source.max_pixels)
         read = file_reader(source.paths, source.checksums)

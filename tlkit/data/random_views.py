@@ -1,4 +1,4 @@
-"""Random views of an image that depend on a seed for that image, and on nothing else."""
+"""Random augmentation that depends only on a seed per image."""
 
 from typing import Any
 
@@ -7,16 +7,16 @@ import tensorflow as tf
 
 
 class RandomCropAndFlip(keras.layers.Layer):
-    """Crops images at random, resizes them to their own size and flips half of them sideways.
+    """Crops images randomly, resizes them to their own size and flips half of them horizontally.
 
-    One sampling does all three, which is several times cheaper than a flip and a zoom one after
-    the other; a crop of the whole image is exact. During inference images pass unchanged.
+    A single resampling does all three, which is several times cheaper than a flip followed by a
+    zoom; a crop of the complete image is exact. During inference images are unchanged.
 
     Args:
-        area: Smallest and largest share of the image's area that is kept, in 0...1.
-        stretch: At most by this factor is an image made wider or narrower, at least 1.
-        seed: Seed of the layer's own random numbers, which are used unless a transformation is
-            drawn with a seed by hand.
+        area: Smallest and largest fraction of the image's area that is kept, in 0...1.
+        stretch: Maximum factor by which the aspect ratio is changed, at least 1.
+        seed: Seed of the layer's own random numbers, which are used unless a seed is passed to
+            `get_random_transformation`.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Example:
@@ -39,7 +39,7 @@ class RandomCropAndFlip(keras.layers.Layer):
         self.generator = keras.random.SeedGenerator(seed)
 
     def call(self, images: tf.Tensor, training: bool = True) -> tf.Tensor:
-        """Returns views of the images `(batch, height, width, channels)`."""
+        """Returns augmented images `(batch, height, width, channels)`."""
         transformation = self.get_random_transformation(images, training=training)
         return self.transform_images(images, transformation, training=training)
 
@@ -49,9 +49,9 @@ class RandomCropAndFlip(keras.layers.Layer):
         training: bool = True,
         seed: int | keras.random.SeedGenerator | None = None,
     ) -> tf.Tensor | None:
-        """Draws boxes `(batch, 4)`, as `tf.image.crop_and_resize` takes them.
+        """Draws boxes `(batch, 4)` for `tf.image.crop_and_resize`.
 
-        The right end of a flipped image's box comes before its left end.
+        The box of a flipped image has its right edge before its left edge.
         """
         if not training:
             return None
@@ -72,7 +72,7 @@ class RandomCropAndFlip(keras.layers.Layer):
     def transform_images(
         self, images: tf.Tensor, transformation: tf.Tensor | None, training: bool = True
     ) -> tf.Tensor:
-        """Samples the images `(batch, height, width, channels)` in the boxes drawn for them."""
+        """Resamples the images `(batch, height, width, channels)` in their boxes."""
         images = tf.cast(images, self.compute_dtype)
         if not training or transformation is None:
             return images
@@ -81,15 +81,15 @@ class RandomCropAndFlip(keras.layers.Layer):
         return tf.ensure_shape(tf.cast(views, self.compute_dtype), images.shape)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns what `from_config` needs."""
+        """Returns the arguments of `from_config`."""
         config = {"area": self.area, "stretch": self.stretch, "seed": self.seed}
         return {**super().get_config(), **config}
 
 
 class ImageSeeds(keras.random.SeedGenerator):
-    """The random numbers of one image: each draw is a function of its seed and of how many came.
+    """The random seeds of one image: each draw depends only on its seed and the draw's number.
 
-    Keras draws from a `SeedGenerator` by calling `next`; here that has no state that outlives the
+    Keras draws from a `SeedGenerator` by calling `next`. This one has no state that outlives the
     image, so that a view depends neither on the batch nor on the order of a parallel map.
 
     Args:
@@ -97,7 +97,7 @@ class ImageSeeds(keras.random.SeedGenerator):
     """
 
     def __init__(self, seed: tf.Tensor) -> None:
-        # Not the parent's: that would create a variable.
+        # The parent's constructor is not called: it would create a variable.
         self.image_seed, self.num_draws = seed, 0
 
     def next(self, ordered: bool = True) -> tf.Tensor:
@@ -107,7 +107,7 @@ class ImageSeeds(keras.random.SeedGenerator):
 
 
 def random_view(image: tf.Tensor, layers: list[keras.layers.Layer], seed: tf.Tensor) -> tf.Tensor:
-    """Passes one image through augmentation layers, drawing all random numbers from `seed`.
+    """Augments one image by layers that draw all random numbers from `seed`.
 
     Args:
         image: `(height, width, 3)`, 0...255.

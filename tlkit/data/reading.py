@@ -1,4 +1,4 @@
-"""Reading image files: nothing is waited for, and what is read is what was checked."""
+"""Reads image files without blocking on pipes, and verifies their digests."""
 
 import hashlib
 import os
@@ -12,17 +12,17 @@ CHANGED = "holds other bytes than when it was checked"
 
 
 def content_digest(content: bytes) -> str:
-    """The hash by which contents are told apart."""
+    """Returns the BLAKE2b hash that identifies a content, as hexadecimal digits."""
     return hashlib.blake2b(content, digest_size=DIGEST_BYTES).hexdigest()
 
 
 def open_image(path: str | os.PathLike[str]) -> BinaryIO:
     """Opens an image file for reading.
 
-    A pipe that nobody writes to would be waited for without end, whenever it came to its place.
+    The file type is checked here each time, as reading a pipe without a writer would block forever.
 
     Raises:
-        DataError: It is no regular file, such as a pipe or a device.
+        DataError: It is not a regular file, but for example a pipe or a device.
         OSError: It cannot be opened.
     """
     file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115 - the caller closes it
@@ -40,10 +40,10 @@ def read_image(path: str | os.PathLike[str], digest: str = "") -> bytes:
 
     Args:
         path: The file.
-        digest: The hash of the content that is wanted; any content if empty.
+        digest: The expected hash of the content; if empty, any content is accepted.
 
     Raises:
-        DataError: It is no regular file, or holds another content.
+        DataError: It is not a regular file, or has another content.
         OSError: It cannot be read.
 
     Example:
@@ -59,8 +59,8 @@ def read_image(path: str | os.PathLike[str], digest: str = "") -> bytes:
         content = file.read()
     if digest and content_digest(content) != digest:
         raise DataError(
-            f"Images must stay as they are while they are read. Received: {os.fspath(path)!r}, "
-            f"which {CHANGED}. Put the old one back, or begin anew."
+            f"Images must not change while they are read. Received: {os.fspath(path)!r}, "
+            f"which {CHANGED}. Restore the old file, or start again."
         )
     return content
 

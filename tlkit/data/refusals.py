@@ -1,4 +1,4 @@
-"""Why a pass over a data set ended: what refused a batch, where TensorFlow's error hides it."""
+"""Keeps the error of a check inside a `tf.data` pipeline, which TensorFlow's own error hides."""
 
 import weakref
 from dataclasses import dataclass
@@ -9,26 +9,26 @@ from tlkit.errors import TlkitError
 
 @dataclass(eq=False)
 class Refusal:
-    """What a check within a data set refused; `None` as long as all has passed."""
+    """The error raised by a check inside a data set; `None` while all batches have passed."""
 
     error: TlkitError | None = None
 
 
-_KNOWN: "weakref.WeakKeyDictionary[Any, Refusal]" = weakref.WeakKeyDictionary()
+_REFUSALS: "weakref.WeakKeyDictionary[Any, Refusal]" = weakref.WeakKeyDictionary()
 
 
-def keep_refusals(dataset: Any, refusal: Refusal) -> None:
-    """Says where what is refused while a data set is read will stand."""
-    _KNOWN[dataset] = refusal
+def register_refusal(dataset: Any, refusal: Refusal) -> None:
+    """Registers the record to which checks inside a data set write their error."""
+    _REFUSALS[dataset] = refusal
 
 
-def refusal_within(dataset: Any) -> TlkitError | None:
-    """Returns what a data set of `keep_refusals` last refused, once; `None` for any other."""
+def take_refusal(dataset: Any) -> TlkitError | None:
+    """Returns and clears the last error of a registered data set; `None` for any other object."""
     try:
-        known = _KNOWN.get(dataset)
-    except TypeError:  # what cannot be referred to weakly is no data set
+        refusal = _REFUSALS.get(dataset)
+    except TypeError:  # not weakly referenceable, so not a data set
         return None
-    if known is None:
+    if refusal is None:
         return None
-    error, known.error = known.error, None
+    error, refusal.error = refusal.error, None
     return error

@@ -1,4 +1,4 @@
-"""What was found in a folder of images, and what was left out and why."""
+"""Reports on image data: counts, and what was left out and why."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHOWN = 20  # of each kind of finding; all of them are in the report's attribute
 
 @dataclass(frozen=True)
 class SkippedFile:
-    """A file or folder that is not used; `class_name` is empty outside of the class folders."""
+    """A file or folder that is not used; `class_name` is empty outside class folders."""
 
     path: str
     class_name: str
@@ -23,7 +23,7 @@ class SkippedFile:
 
 @dataclass(frozen=True)
 class Leak:
-    """An image of the user's own split that an earlier split has too, or has its group."""
+    """An image of the user's split of which an earlier split has a copy, or the group."""
 
     kept: str
     left_out: str
@@ -31,23 +31,24 @@ class Leak:
 
 @dataclass(frozen=True)
 class DataReport(ShownAsText):
-    """What was found in a set of images. Nothing is deleted or changed, whatever it says.
+    """The findings on a set of images; no file is deleted or changed.
 
     Attributes:
-        counts: Images in use, by class and split.
-        num_files: Everything that was found, in use or not.
-        formats: Readable images by format, which is that of the content.
-        skipped: What is not used, with the reason.
-        damaged: What is used although its decoder warns of damage, with what it says.
-        duplicates: Paths with the same content, in one class. Training keeps copies; validation
-            and test hold one of each.
+        counts: Number of images in use, by class and split.
+        num_files: Number of all files, in use or not.
+        formats: Number of readable images by format, detected from the content.
+        skipped: Files that are not used, with the reason.
+        damaged: Files that are used although the decoder warns of damage, with its message.
+        duplicates: Paths with the same content in one class. Training keeps copies; validation and
+            test have one of each.
         conflicts: Paths with the same content in several classes; none of them is used.
-        leaks: Copies kept out of the user's own validation or test.
-        group_leaks: Images kept out of these since an earlier split holds others of their group.
-        empty_classes: Classes without a usable image, which are left out.
-        imbalance: Images of the largest class for one of the smallest.
-        num_groups: Groups of images in use, which go into one split each.
-        notes: What else was decided.
+        leaks: Copies that were left out of the user's validation or test split.
+        group_leaks: Images left out of these splits because an earlier split has others of their
+            group.
+        empty_classes: Classes without usable images, which are left out.
+        imbalance: Number of images of the largest class divided by that of the smallest.
+        num_groups: Number of groups of images in use; each is in one split.
+        notes: Further notes.
     """
 
     counts: Mapping[str, Mapping[str, int]]
@@ -66,7 +67,7 @@ class DataReport(ShownAsText):
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The names of the splits that images were counted for."""
+        """The names of the splits in `counts`."""
         return tuple(dict.fromkeys(name for counts in self.counts.values() for name in counts))
 
     def __str__(self) -> str:
@@ -78,7 +79,7 @@ class DataReport(ShownAsText):
         lines.append(self._summary())
         for title, items in self._findings():
             lines.append(f"{title}:")
-            lines.extend(f"  {item}" for item in _shown(items))
+            lines.extend(f"  {item}" for item in _shorten(items))
         return "\n".join(lines)
 
     def _brief(self) -> str:
@@ -96,7 +97,7 @@ class DataReport(ShownAsText):
         )
         findings = "".join(
             f"{html_paragraphs([title])}<ul>"
-            + "".join(f"<li>{html.escape(item)}</li>" for item in _shown(items))
+            + "".join(f"<li>{html.escape(item)}</li>" for item in _shorten(items))
             + "</ul>"
             for title, items in self._findings()
         )
@@ -112,7 +113,7 @@ class DataReport(ShownAsText):
 
     @property
     def headlines(self) -> str:
-        """How many images there are, and a line on each finding that is worth a look."""
+        """The number of images, and one line for each kind of finding."""
         totals = {
             split: sum(counts.get(split, 0) for counts in self.counts.values())
             for split in self.splits
@@ -125,30 +126,38 @@ class DataReport(ShownAsText):
         return "\n".join(lines)
 
     def _findings(self) -> list[tuple[str, list[str]]]:
-        leaks = [f"{leak.left_out} is {leak.kept}" for leak in self.leaks]
-        torn = [f"{leak.left_out} goes with {leak.kept}" for leak in self.group_leaks]
+        leaks = [f"{leak.left_out} = {leak.kept}" for leak in self.leaks]
+        group_leaks = [
+            f"{leak.left_out} is in one group with {leak.kept}" for leak in self.group_leaks
+        ]
         findings = [
             ("Notes", list(self.notes)),
-            ("LEAKS: copies of earlier images kept out of validation and test", leaks),
-            ("LEAKS: images of earlier groups kept out of validation and test", torn),
-            ("Conflicts: one image under several labels, left out", _joined(self.conflicts)),
-            ("Copies: one image several times in a class", _joined(self.duplicates)),
-            ("Classes without a usable image", list(self.empty_classes)),
-            ("Damaged, and used as far as they are decoded", list(map(_said, self.damaged))),
-            ("Skipped", list(map(_said, self.skipped))),
+            ("LEAKS: copies of images of earlier splits, left out of validation and test", leaks),
+            (
+                "LEAKS: images of groups of earlier splits, left out of validation and test",
+                group_leaks,
+            ),
+            (
+                "Conflicts: the same image with several labels, left out",
+                _equal_paths(self.conflicts),
+            ),
+            ("Copies: the same image several times in a class", _equal_paths(self.duplicates)),
+            ("Classes without usable images", list(self.empty_classes)),
+            ("Damaged, used as far as they can be decoded", list(map(_file_text, self.damaged))),
+            ("Skipped", list(map(_file_text, self.skipped))),
         ]
         return [(f"{title} ({len(items)})", items) for title, items in findings if items]
 
 
-def _said(file: SkippedFile) -> str:
+def _file_text(file: SkippedFile) -> str:
     return f"{file.class_name + ': ' if file.class_name else ''}{file.path}: {file.reason}"
 
 
-def _joined(groups: Iterable[tuple[str, ...]]) -> list[str]:
+def _equal_paths(groups: Iterable[tuple[str, ...]]) -> list[str]:
     return [some_of(group, separator=" = ") for group in groups]
 
 
-def _shown(items: list[str]) -> list[str]:
+def _shorten(items: list[str]) -> list[str]:
     hidden = len(items) - SHOWN
     more = [f"... and {hidden} more"] if hidden > 0 else []
     return [in_line(item) for item in items[:SHOWN]] + more

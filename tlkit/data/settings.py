@@ -1,4 +1,4 @@
-"""The arguments that every loader takes, checked before anything is read."""
+"""The common arguments of the loaders, and their checks."""
 
 import math
 import os
@@ -11,20 +11,20 @@ from tlkit.errors import ArgumentError, check_choice, check_count, check_seed
 
 KEEP, SKIP = "keep", "skip"
 DAMAGED = (KEEP, SKIP)
-"""What is done with images that are decoded although their decoder warns of damage."""
+"""Choices for images that can be decoded although the decoder warns of damage."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the loaders share: how images are read, resized, batched and split.
+    """How images are read, resized, batched and split.
 
     Attributes:
         image_size: Height and width that images are resized to.
-        batch_size: Images in a batch.
+        batch_size: Images per batch.
         splits: Fractions of training, validation and test.
-        seed: Of the division, the order and the augmentation.
-        class_names: The classes in the order wanted; `None` for those that are found, sorted.
-        max_pixels: The most pixels that an image may have.
+        seed: Seed of the split, the order and the augmentation.
+        class_names: The classes in the order of the labels; `None` for those found, sorted.
+        max_pixels: Maximum number of pixels of an image.
         damaged: "keep" or "skip", see `load_folder`.
         cache: The cache's folder, as `cache_folder` takes it.
     """
@@ -50,12 +50,12 @@ def check_settings(
     damaged: str = KEEP,
     cache: str | os.PathLike[str] | None = None,
 ) -> Settings:
-    """Returns the settings in one form.
+    """Returns the checked settings.
 
     Raises:
-        ArgumentError: A size is no positive whole number; `splits` are not three shares that
-            make up one; `seed` is not from 0 to 2**32 - 1; `class_names` has one more than once;
-            `damaged` is neither "keep" nor "skip".
+        ArgumentError: A size is not a positive whole number; `splits` are not three fractions that
+            sum to 1; `seed` is not in 0...2**32 - 1; `class_names` has duplicates; `damaged` is
+            neither "keep" nor "skip".
     """
     check_count("batch_size", batch_size)
     check_seed(seed)
@@ -64,25 +64,25 @@ def check_settings(
     names = None if class_names is None else tuple(class_names)
     if names is not None and len(set(names)) < len(names):
         raise ArgumentError(
-            "`class_names` must be different from each other. "
+            "`class_names` must not have duplicates. "
             f"Received: class_names={names!r}. Name each class once."
         )
-    shares = check_splits(splits)
-    size = check_image_size(image_size)
-    return Settings(size, batch_size, shares, seed, names, max_pixels, damaged, cache)
+    fractions = check_splits(splits)
+    sides = check_image_size(image_size)
+    return Settings(sides, batch_size, fractions, seed, names, max_pixels, damaged, cache)
 
 
 def check_image_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
-    """Returns `(height, width)`; one number stands for a square.
+    """Returns `(height, width)`; one number means a square.
 
     Raises:
-        ArgumentError: A side is no positive whole number.
+        ArgumentError: A side is not a positive whole number.
     """
     sides = tuple(image_size) if isinstance(image_size, tuple | list) else (image_size,) * 2
     if len(sides) != 2 or not all(_is_positive(side) for side in sides):
         raise ArgumentError(
             "`image_size` must be a positive number of pixels, or two: (height, width). "
-            f"Received: image_size={image_size!r}. Give what the backbone expects, such as 224."
+            f"Received: image_size={image_size!r}. Use the backbone's size, such as 224."
         )
     return int(sides[0]), int(sides[1])
 
@@ -92,17 +92,22 @@ def _is_positive(side: object) -> bool:
 
 
 def check_splits(splits: Sequence[float]) -> tuple[float, float, float]:
-    """Returns the shares of training, validation and test.
+    """Returns the fractions of training, validation and test.
 
     Raises:
-        ArgumentError: They are not three non-negative numbers that make up one, the first of
-            them above zero.
+        ArgumentError: They are not three non-negative numbers that sum to 1, the first of them
+            above zero.
     """
-    shares = tuple(splits) if isinstance(splits, tuple | list) else ()
-    is_number = all(type(share) in (int, float) and share >= 0 for share in shares)
-    if len(shares) != 3 or not is_number or not shares[0] > 0 or not math.isclose(sum(shares), 1):
+    fractions = tuple(splits) if isinstance(splits, tuple | list) else ()
+    is_number = all(type(fraction) in (int, float) and fraction >= 0 for fraction in fractions)
+    if (
+        len(fractions) != 3
+        or not is_number
+        or not fractions[0] > 0
+        or not math.isclose(sum(fractions), 1)
+    ):
         raise ArgumentError(
-            "`splits` must be three shares that make up 1, for training (above zero), validation "
-            f"and test. Received: splits={splits!r}. Give (0.8, 0.1, 0.1), say."
+            "`splits` must be three fractions that sum to 1, for training (above zero), validation "
+            f"and test. Received: splits={splits!r}. The default is (0.8, 0.1, 0.1)."
         )
-    return shares[0], shares[1], shares[2]
+    return fractions[0], fractions[1], fractions[2]

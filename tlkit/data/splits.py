@@ -1,4 +1,4 @@
-"""Which split an image belongs to: a rule of its content, class or group, and the seed alone."""
+"""Assigns images to splits by their content, class or group, and a seed."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from tlkit.data.grouping import Unit, join_groups, place_units
+from tlkit.data.grouping import SplitGroup, join_groups, place_groups
 from tlkit.data.reports import Leak
-from tlkit.errors import some_of
+from tlkit.errors import quoted, some_of
 
 SPLITS = ("train", "validation", "test")
 
@@ -19,13 +19,13 @@ class ImageRecord:
     """A readable image.
 
     Attributes:
-        path: Where it is.
-        class_name: Its class; empty where images have several labels.
+        path: The path of the file.
+        class_name: Its class; empty for multi-label images.
         digest: The hash of its content.
-        split: The user's own, empty where there is none.
-        labels: All its labels, where it may have several.
-        group: The key of the images that it must not be torn from; empty where it has none.
-        checksum: A hash by which the graph recognises its content, see `tlkit.data.checksums`.
+        split: Its split if the user made one, else empty.
+        labels: All its labels, for multi-label images.
+        group: The key of its group, whose images stay in one split; empty without a group.
+        checksum: A hash to verify its content in the graph, see `tlkit.data.checksums`.
     """
 
     path: str
@@ -39,7 +39,7 @@ class ImageRecord:
 
 @dataclass
 class Division:
-    """The positions of the images in each split, and what stood in their way."""
+    """The positions of the images in each split, and the images that were left out."""
 
     splits: dict[str, list[int]]
     duplicates: list[tuple[str, ...]] = field(default_factory=list)
@@ -49,48 +49,47 @@ class Division:
     notes: list[str] = field(default_factory=list)
 
 
-def in_whole_groups(images: Sequence[ImageRecord]) -> tuple[list[ImageRecord], list[str]]:
-    """Joins groups that share a content; what has no group takes that of its copies.
+def complete_groups(images: Sequence[ImageRecord]) -> tuple[list[ImageRecord], list[str]]:
+    """Joins groups that share copies, and gives images without a group that of their copies.
 
     Returns:
-        The images with their groups, and what is to be noted.
+        The images with their groups, and notes for the report.
     """
-    of_content, joined = join_groups((image.digest, image.group) for image in images)
+    group_of_digest, joined = join_groups((image.digest, image.group) for image in images)
     notes = []
     if joined:
         keys = some_of([some_of(one, separator=" = ") for one in joined])
         notes.append(f"Groups joined, as they share an image: {keys}.")
-    return [replace(one, group=of_content.get(one.digest, "")) for one in images], notes
+    return [replace(one, group=group_of_digest.get(one.digest, "")) for one in images], notes
 
 
 def divide(
-    images: Sequence[ImageRecord], shares: tuple[float, float, float], seed: int
+    images: Sequence[ImageRecord], fractions: tuple[float, float, float], seed: int
 ) -> Division:
-    """Divides images into training, validation and test.
+    """Splits images into training, validation and test.
 
-    The user's own split stays as it is; only where it has neither validation nor anything but
-    training, what lacks is taken from training. Otherwise an image's place is
-    u = hash(content, class, seed), a number in [0, 1): training below the first share, then
-    validation, then test. So copies stay together, and no image moves when others come.
-    The exception is a class in which a split would come out empty: the images that are nearest
-    in u then fill training, validation and test, in this order, with one each.
+    A user's split is kept; if it has only training, or training and test, the missing splits are
+    taken from training. Otherwise an image's place is u = hash(content, class, seed), a number in
+    [0, 1): training below the first fraction, then validation, then test. So copies stay together,
+    and no image moves when others are added. The exception is a class in which a split would be
+    empty: the images nearest in u then fill training, validation and test, in this order, with one
+    image each.
 
-    Where images have groups, a group goes into one split as a whole, by u = hash(group, seed):
-    so a group is in the same split whatever images it has, and whatever others there are. The
-    exception is as above, see `place_units`. In the user's own split, images of a group that an
-    earlier split holds are kept out, as copies are. All images of one content must be given the
-    same group.
+    A group goes into one split as a whole, by u = hash(group, seed): so its split depends neither
+    on its images nor on other groups. The exception is as above, see `place_groups`. From a user's
+    split, images whose group is in an earlier split are left out, and so are copies. All copies of
+    an image must have the same group.
 
-    The same content in several classes is a conflict, and in no split at all. Training keeps
-    copies; validation and test have each content once, and none that an earlier split has.
+    Images with the same content in several classes are conflicts and in no split. Training keeps
+    copies; validation and test have each content once, and none of an earlier split.
 
     Args:
-        images: All readable images, in the order that they shall keep.
-        shares: Of training, validation and test.
-        seed: Of the rule.
+        images: All readable images; their order is kept.
+        fractions: The fractions of training, validation and test.
+        seed: The seed of the hashes.
 
     Raises:
-        DataError: Groups are so few that a split would be empty.
+        DataError: There are so few groups that a split would be empty.
     """
     division = Division({})
     by_content: dict[str, list[int]] = defaultdict(list)
@@ -106,35 +105,35 @@ def divide(
         usable += positions
         if len(positions) > 1:
             division.duplicates.append(paths)
-    places = _own_places(images, usable, division, shares, seed)
-    _fill_splits(images, sorted(usable), places, division)
+    assigned = _assign_splits(images, usable, division, fractions, seed)
+    _fill_splits(images, sorted(usable), assigned, division)
     return division
 
 
 def place(digest: str, class_name: str, seed: int) -> float:
-    """The number in [0, 1) that decides on an image's split."""
-    return _number(f"{digest}\0{class_name}\0{seed}")
+    """Returns the number in [0, 1) that determines an image's split."""
+    return _unit_hash(f"{digest}\0{class_name}\0{seed}")
 
 
 def place_of_group(group: str, seed: int) -> float:
-    """The number in [0, 1) that decides on the split of a group's images."""
-    return _number(f"{group}\0{seed}")
+    """Returns the number in [0, 1) that determines a group's split."""
+    return _unit_hash(f"{group}\0{seed}")
 
 
-def _number(text: str) -> float:
+def _unit_hash(text: str) -> float:
     number = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
-    return (number >> 11) / 2**53  # all the bits a float holds, so that none is rounded up to 1
+    return (number >> 11) / 2**53  # as many bits as a float has, so that nothing is rounded up to 1
 
 
 def class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
     """Returns the "balanced" weight of each class: num_images / (num_classes × count).
 
-    Weighted by them, all classes together count as much as before, and each as much as any other.
-    A class without an image weighs 0.
+    With these weights each class has the same total weight, and the sum over all images is
+    unchanged. A class without images has the weight 0.
 
     Args:
         labels: `(num_images,)`, whole numbers from 0 to `num_classes - 1`.
-        num_classes: How many classes there are.
+        num_classes: Number of classes.
 
     Returns:
         float64, `(num_classes,)`.
@@ -154,86 +153,89 @@ def class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
     return np.where(counts > 0, len(labels) / (num_classes * np.maximum(counts, 1)), 0.0)
 
 
-def _own_places(
+def _assign_splits(
     images: Sequence[ImageRecord],
     usable: list[int],
     division: Division,
-    shares: tuple[float, float, float],
+    fractions: tuple[float, float, float],
     seed: int,
 ) -> dict[int, str]:
-    """The split of each usable position, before copies are looked at."""
-    own = {images[position].split for position in usable} - {""}
-    free = [position for position in usable if images[position].split in ("", "train")]
-    if "validation" in own:
+    """Returns the split of each usable position, before copies across splits are left out."""
+    user_splits = {images[position].split for position in usable} - {""}
+    positions = [position for position in usable if images[position].split in ("", "train")]
+    if "validation" in user_splits:
         return {position: images[position].split for position in usable}
-    if "test" in own:
-        train, validation, _ = shares
-        shares = (train / (train + validation), validation / (train + validation), 0.0)
+    if "test" in user_splits:
+        train, validation, _ = fractions
+        fractions = (train / (train + validation), validation / (train + validation), 0.0)
         if validation:
             division.notes.append("There is no validation split: it is taken from `train`.")
-    if any(images[position].group for position in free):
-        places = _rule_of_groups(images, free, division, shares, seed)
+    if any(images[position].group for position in positions):
+        assigned = _assign_by_group(images, positions, division, fractions, seed)
     else:
-        places = _rule(images, free, division, shares, seed)
-    return places | {position: "test" for position in usable if images[position].split == "test"}
+        assigned = _assign_by_class(images, positions, division, fractions, seed)
+    return assigned | {position: "test" for position in usable if images[position].split == "test"}
 
 
-def _rule(
+def _assign_by_class(
     images: Sequence[ImageRecord],
     positions: list[int],
     division: Division,
-    shares: tuple[float, float, float],
+    fractions: tuple[float, float, float],
     seed: int,
 ) -> dict[int, str]:
-    wanted = [name for name, share in zip(SPLITS, shares, strict=True) if share > 0]
-    ends = np.cumsum([share for share in shares if share > 0])[:-1]
+    names = [name for name, fraction in zip(SPLITS, fractions, strict=True) if fraction > 0]
+    ends = np.cumsum([fraction for fraction in fractions if fraction > 0])[:-1]
     by_class: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for position in positions:
         image = images[position]
         by_class[image.class_name][image.digest].append(position)
-    places, too_small = {}, []
+    assigned, too_small = {}, []
     for class_name, by_content in sorted(by_class.items()):
         order = sorted((place(digest, class_name, seed), digest) for digest in by_content)
         cuts = np.searchsorted([number for number, _ in order], ends)
-        filled = _with_none_empty(list(map(int, cuts)), len(order))
+        filled = _fill_empty_splits(list(map(int, cuts)), len(order))
         if filled != list(cuts):
             too_small.append(class_name)
         for rank, (_, digest) in enumerate(order):
-            name = wanted[sum(rank >= cut for cut in filled)]
-            places.update(dict.fromkeys(by_content[digest], name))
+            name = names[sum(rank >= cut for cut in filled)]
+            assigned.update(dict.fromkeys(by_content[digest], name))
     if too_small:
-        names = some_of(list(map(repr, too_small)))
         division.notes.append(
-            f"So small that a split would have been empty, and filled with the nearest: {names}."
+            "Classes so small that a split would be empty, which got the nearest images: "
+            f"{quoted(too_small)}."
         )
-    return places
+    return assigned
 
 
-def _rule_of_groups(
+def _assign_by_group(
     images: Sequence[ImageRecord],
     positions: list[int],
     division: Division,
-    shares: tuple[float, float, float],
+    fractions: tuple[float, float, float],
     seed: int,
 ) -> dict[int, str]:
     members: dict[tuple[str, str], list[int]] = defaultdict(list)
     for position in positions:
         group, digest = images[position].group, images[position].digest
         members[(group, "") if group else ("", digest)].append(position)
-    units = {}
+    groups = {}
     for (group, digest), rows in members.items():
         classes = frozenset(images[row].class_name for row in rows)
-        alone = place(digest, images[rows[0]].class_name, seed)
-        number = place_of_group(group, seed) if group else alone
-        units[f"group {group}" if group else f"image {digest}"] = Unit(number, classes, tuple(rows))
-    wanted = {name: share for name, share in zip(SPLITS, shares, strict=True) if share > 0}
-    of_unit, notes = place_units(units, wanted)
+        if group:
+            key, number = f"group {group}", place_of_group(group, seed)
+        else:
+            key = f"image {digest}"
+            number = place(digest, images[rows[0]].class_name, seed)
+        groups[key] = SplitGroup(number, classes, tuple(rows))
+    used = {name: fraction for name, fraction in zip(SPLITS, fractions, strict=True) if fraction}
+    split_of_group, notes = place_groups(groups, used)
     division.notes += notes
-    return {row: of_unit[key] for key, unit in units.items() for row in unit.positions}
+    return {row: split_of_group[key] for key, one in groups.items() for row in one.positions}
 
 
-def _with_none_empty(cuts: list[int], count: int) -> list[int]:
-    """Moves the cuts between the splits of `count` images so that as many as can have one."""
+def _fill_empty_splits(cuts: list[int], count: int) -> list[int]:
+    """Moves the cuts between splits of `count` images so that as few as possible are empty."""
     for index in range(len(cuts)):
         earliest = index + 1
         latest = max(count - (len(cuts) - index), earliest)
@@ -244,39 +246,39 @@ def _with_none_empty(cuts: list[int], count: int) -> list[int]:
 
 
 def _fill_splits(
-    images: Sequence[ImageRecord], usable: list[int], places: dict[int, str], division: Division
+    images: Sequence[ImageRecord], usable: list[int], assigned: dict[int, str], division: Division
 ) -> None:
     first: dict[str, tuple[str, int]] = {}
     first_of_group: dict[str, tuple[str, int]] = {}
-    counts = Counter(places.values())
+    counts = Counter(assigned.values())
     for name in SPLITS:
         if name not in counts:
             continue
         division.splits[name] = []
         for position in usable:
-            if places[position] != name:
+            if assigned[position] != name:
                 continue
             image = images[position]
-            here = (name, position)
-            split, earlier = first.get(image.digest, here)
+            current = (name, position)
+            split, earlier = first.get(image.digest, current)
             if split != name:
                 division.leaks.append(Leak(images[earlier].path, image.path))
                 continue
             if image.group:
-                split, mate = first_of_group.setdefault(image.group, here)
+                split, earlier_mate = first_of_group.setdefault(image.group, current)
                 if split != name:
-                    division.group_leaks.append(Leak(images[mate].path, image.path))
+                    division.group_leaks.append(Leak(images[earlier_mate].path, image.path))
                     continue
-            first.setdefault(image.digest, here)
+            first.setdefault(image.digest, current)
             if name == "train" or earlier == position:
                 division.splits[name].append(position)
     if division.leaks:
         division.notes.append(
-            f"Your own split leaks: {len(division.leaks)} images of validation or test also "
-            "stand in an earlier split. These copies are kept out."
+            f"Your split leaks: {len(division.leaks)} images of validation or test are copies of "
+            "images of an earlier split. They are left out."
         )
     if division.group_leaks:
         division.notes.append(
-            f"Your own split tears groups: {len(division.group_leaks)} images of validation or "
-            "test are of a group that an earlier split holds. They are kept out."
+            f"Your split divides groups: {len(division.group_leaks)} images of validation or test "
+            "belong to a group of an earlier split. They are left out."
         )

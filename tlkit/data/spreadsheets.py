@@ -1,4 +1,4 @@
-"""Tables in CSV as spreadsheets write them: several separators and encodings."""
+"""Reads CSV tables with the separators and encodings of common spreadsheets."""
 
 import codecs
 import csv
@@ -7,21 +7,21 @@ import re
 from collections.abc import Collection, Iterator
 
 SEPARATORS = (",", ";", "\t")
-"""Between cells; many languages need the comma in numbers, and their spreadsheets take another."""
+"""Cell separators; spreadsheets in languages with a decimal comma do not use the comma."""
 _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-_UNSEEN = "\ufeff\u200b\u200e\u200f\u2060\u00a0"
-_SAYS_SEPARATOR = re.compile(r'"?sep=(.)"?[,;\t]*', re.IGNORECASE)
+_INVISIBLE = "\ufeff\u200b\u200e\u200f\u2060\u00a0"
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?[,;\t]*', re.IGNORECASE)
 
 
 def decode_table(content: bytes) -> str:
-    """Returns the text of a table in UTF-8, or in UTF-16, which begins with a mark or holds zeros.
+    """Returns the text of a table in UTF-8 or UTF-16 (detected by a byte order mark or zeros).
 
     Raises:
-        UnicodeDecodeError: It is in neither.
+        UnicodeDecodeError: The table has another encoding.
     """
     for mark, encoding in _BYTE_ORDER_MARKS.items():
         if content.startswith(mark):
@@ -32,26 +32,25 @@ def decode_table(content: bytes) -> str:
 
 
 def read_table(text: str, required: Collection[str]) -> Iterator[tuple[int, list[str]]]:
-    r"""Yields the rows of a table with the line that each ends in: first the names of its columns.
+    r"""Yields the rows of a table with their last line numbers, the column names first.
 
-    Names are in small letters; cells are without spaces around them. Rows of empty cells are no
-    rows; columns without a name at the end are none either, as long as nothing stands in them.
-    What separates the cells is what a first line "sep=;" says, else that of `SEPARATORS` by which
-    the required columns are found.
+    Column names are in lower case; cells are stripped. Empty rows are skipped, and so are trailing
+    empty columns without a name. The separator is that of a first line "sep=;", or else the one of
+    `SEPARATORS` with which the required columns are found.
 
     Args:
         text: The table.
-        required: Names of columns that it must have.
+        required: Names of the required columns.
 
     Raises:
-        csv.Error: It is no table; the message says in which line.
+        csv.Error: The table is malformed; the message names the line.
 
     Example:
         >>> from tlkit.data.spreadsheets import read_table
         >>> list(read_table("sep=;\r\nPath;Label;\r\na.png;cat;\r\n;;\r\n", ("path",)))
         [(2, ['path', 'label']), (3, ['a.png', 'cat'])]
     """
-    separator, says_so = _separator_of(text, required)
+    separator, is_declared = _separator_of(text, required)
     reader = csv.reader(
         io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=True
     )
@@ -59,10 +58,12 @@ def read_table(text: str, required: Collection[str]) -> Iterator[tuple[int, list
     try:
         for row in reader:
             cells = [cell.strip() for cell in row]
-            if not "".join(cells).strip(",;\t") or (says_so and not width and _is_note(cells)):
+            if not "".join(cells).strip(",;\t") or (
+                is_declared and not width and _is_separator_line(cells)
+            ):
                 continue
             if not width:
-                cells = [cell.strip(_UNSEEN + " ").lower() for cell in cells]
+                cells = [cell.strip(_INVISIBLE + " ").lower() for cell in cells]
             while len(cells) > width and not cells[-1]:
                 cells.pop()
             width = width or len(cells)
@@ -72,17 +73,17 @@ def read_table(text: str, required: Collection[str]) -> Iterator[tuple[int, list
 
 
 def _separator_of(text: str, required: Collection[str]) -> tuple[str, bool]:
-    """Returns what separates the cells, and whether the first line says so."""
-    first = next((line for line in text.splitlines() if line.strip(_UNSEEN + ",;\t ")), "")
-    if said := _SAYS_SEPARATOR.fullmatch(first.strip(_UNSEEN + " ")):
-        return said[1], True
+    """Returns the cell separator, and whether the first line declares it."""
+    first = next((line for line in text.splitlines() if line.strip(_INVISIBLE + ",;\t ")), "")
+    if declared := _SEPARATOR_LINE.fullmatch(first.strip(_INVISIBLE + " ")):
+        return declared[1], True
     for separator in SEPARATORS:
-        names = [name.strip(_UNSEEN + ' "').lower() for name in first.split(separator)]
+        names = [name.strip(_INVISIBLE + ' "').lower() for name in first.split(separator)]
         if set(required) <= set(names):
             return separator, False
     return SEPARATORS[0], False
 
 
-def _is_note(cells: list[str]) -> bool:
-    """Whether a row is the line that says what separates the cells, which may be torn by that."""
-    return cells[0].strip(_UNSEEN + '"').lower().startswith("sep=")
+def _is_separator_line(cells: list[str]) -> bool:
+    """Whether a row is the line that declares the separator, possibly split by it."""
+    return cells[0].strip(_INVISIBLE + '"').lower().startswith("sep=")

@@ -1,4 +1,4 @@
-"""Images of a data set prepared with TensorFlow Datasets."""
+"""Loads image data sets of TensorFlow Datasets."""
 
 import json
 import os
@@ -32,28 +32,28 @@ def load_tfds(
     max_pixels: int = MAX_PIXELS,
     cache: str | os.PathLike[str] | None = None,
 ) -> ImageData:
-    """Loads an image classification set of TensorFlow Datasets, which the extra `tfds` brings.
+    """Loads an image classification set of TensorFlow Datasets, installed by the extra `tfds`.
 
-    Its images are written out once, as the files they were made from, into the cache; from
-    then on they are handled as `load_folder` handles a folder. Its own splits "train",
-    "validation" (or "val") and "test" stay; further ones are left out, and a note says so.
+    Its original image files are written into the cache once; from then on they are loaded as by
+    `load_folder`. Its splits "train", "validation" (or "val") and "test" are kept; others are left
+    out with a note.
 
     Args:
         name: The set's name, such as "tf_flowers" or "tf_flowers:3.0.1".
-        data_dir: Where prepared sets lie; TensorFlow Datasets' own folder by default.
-        image_size: Height and width that images are stretched to; one number for a square.
-        batch_size: Images in a batch.
-        splits: Shares of training, validation and test, where the set has no such splits.
-        seed: Of the division, the order and the augmentation.
-        download: Whether a set that is not prepared is downloaded.
-        max_pixels: The most pixels that an image may have.
+        data_dir: The folder of prepared sets; TensorFlow Datasets' default folder by default.
+        image_size: Height and width that images are resized to; one number for a square.
+        batch_size: Images per batch.
+        splits: Fractions of training, validation and test, used if the set has no such splits.
+        seed: Seed of the split, the order and the augmentation.
+        download: Whether to download a set that is not prepared.
+        max_pixels: Maximum number of pixels of an image.
         cache: The cache's folder, as `cache_folder` takes it.
 
     Raises:
-        ArgumentError: tensorflow-datasets is not installed, does not know `name`, or the set is
-            not one of images with one label each; or another argument breaks its rule.
-        DataError: The set is not prepared, and `download` is false; it has no "train" split; or
-            its images are too few.
+        ArgumentError: tensorflow-datasets is not installed or does not know `name`; the set does
+            not consist of images with one label each; or another argument is invalid.
+        DataError: The set is not prepared, and `download` is false; it has no "train" split; or it
+            has too few images.
 
     Example:
         >>> import tlkit
@@ -67,7 +67,7 @@ def load_tfds(
     if not builder.is_prepared() and not download:
         raise DataError(
             f"`name` must be a prepared data set. Received: name={name!r}, download=False, and "
-            f"nothing in {builder.data_dir}. Set `data_dir`, or let it be downloaded."
+            f"nothing in {builder.data_dir}. Set `data_dir`, or pass download=True."
         )
     builder.download_and_prepare()
     if "train" not in builder.info.splits:
@@ -75,11 +75,11 @@ def load_tfds(
             f"`name` must be a data set with a split 'train'. Received: name={name!r} with "
             f"{', '.join(map(repr, builder.info.splits))}. Choose another."
         )
-    folder = _written_out(builder, image_key, label_key, cache)
+    folder = _export_files(builder, image_key, label_key, cache)
     class_names = builder.info.features[label_key].names
     listing = _listing(folder, class_names)
-    found = {file.class_name for file in listing.files}
-    order = tuple(class_name for class_name in class_names if class_name in found)
+    present = {file.class_name for file in listing.files}
+    order = tuple(class_name for class_name in class_names if class_name in present)
     return load_listing(listing, replace(settings, class_names=order))
 
 
@@ -88,7 +88,7 @@ def _builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise ArgumentError(
-            "`load_tfds` must find the package tensorflow-datasets. Received: it is not "
+            "`load_tfds` needs the package tensorflow-datasets. Received: it is not "
             'installed. Install it with: pip install "tlkit[tfds]".'
         ) from error
     try:
@@ -118,10 +118,10 @@ def _check_features(name: str, builder: Any) -> tuple[str, str]:
     return keys[0], keys[1]
 
 
-def _written_out(
+def _export_files(
     builder: Any, image_key: str, label_key: str, cache: str | os.PathLike[str] | None
 ) -> Path:
-    """Returns the folder `SPLIT/LABEL/NUMBER` with the set's images; writes it if need be."""
+    """Returns the folder with the set's images, `SPLIT/LABEL/NUMBER`, and writes it if missing."""
     import tensorflow_datasets as tfds
 
     sizes = {

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tlkit.data.images import ImageSplit
-from tlkit.data.refusals import Refusal, keep_refusals
+from tlkit.data.refusals import Refusal, register_refusal
 from tlkit.errors import ArgumentError, DataError, TlkitError
 from tlkit.evaluation.batch_checks import (
     Facts,
@@ -181,7 +181,7 @@ def _checked(dataset: tf.data.Dataset, passing: _Passing) -> tf.data.Dataset:
         return tuple(passed) if others else passed[0]
 
     checked = dataset.map(pass_by)
-    keep_refusals(checked, passing.refusal)
+    register_refusal(checked, passing.refusal)
     _CHECKED[checked] = passing
     return checked
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tlkit.data.decoding import decode_image
 from tlkit.data.exif import read_orientation, swaps_sides
-from tlkit.data.headers import is_jpeg, jpeg_size, other_size
+from tlkit.data.headers import is_jpeg, jpeg_size, non_jpeg_size
 
 THUMBNAIL_PIXELS = 192
 _QUALITY = 82
@@ -20,7 +20,7 @@ def thumbnail(image_bytes: bytes) -> np.ndarray:
         image_bytes: The whole file; its larger side becomes 192 pixels at most.
     """
     content = tf.constant(image_bytes)
-    measure = jpeg_size if is_jpeg(content) else other_size
+    measure = jpeg_size if is_jpeg(content) else non_jpeg_size
     height, width, num_pixels = (int(number) for number in measure(content))
     if is_jpeg(content) and swaps_sides(read_orientation(content)):
         height, width = width, height

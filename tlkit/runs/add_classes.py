@@ -11,7 +11,7 @@ import numpy as np
 from tlkit.continual.exemplars import DEFAULT_NUM_EXEMPLARS
 from tlkit.data.listing import Listing
 from tlkit.data.manifests import list_images
-from tlkit.data.merging import Joined, check_new_classes, find_known, load_joined
+from tlkit.data.merging import Joined, check_new_classes, find_known_images, load_joined
 from tlkit.data.missing_files import missing_files_named
 from tlkit.data.settings import check_settings
 from tlkit.errors import ArgumentError
@@ -200,7 +200,7 @@ def _load(listing: Listing, parent: Run, config: AddClassesConfig) -> Joined:
     """Loads the images of the new folder and of the earlier runs, split as the run's were."""
     places = _known_images(parent)
     max_pixels = config.max_pixels
-    known = find_known(_image_folders(parent), places, max_pixels=max_pixels)
+    known = find_known_images(_image_folders(parent), places, max_pixels=max_pixels)
     settings = check_settings(
         parent.image_size,
         config.batch_size,
@@ -214,7 +214,7 @@ def _load(listing: Listing, parent: Run, config: AddClassesConfig) -> Joined:
         settings,
         class_names=parent.class_names,
         known=known,
-        places=places,
+        known_images=places,
     )
 
 

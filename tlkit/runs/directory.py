@@ -356,6 +356,6 @@ def exclude_images(split: ImageSplit, seen: frozenset[str]) -> ImageSplit:
 
     If images have groups, the whole group of an image in `seen` is excluded.
     """
-    pairs = zip(split.units, split.digests, strict=True)
-    seen_units = {unit for unit, digest in pairs if digest in seen}
-    return split.subset(np.flatnonzero([unit not in seen_units for unit in split.units]))
+    pairs = zip(split.group_keys, split.digests, strict=True)
+    seen_keys = {key for key, digest in pairs if digest in seen}
+    return split.subset(np.flatnonzero([key not in seen_keys for key in split.group_keys]))

@@ -8,12 +8,12 @@ import tensorflow as tf
 
 from tlkit.data.decoder_messages import plain_message
 from tlkit.data.exif import read_orientation
-from tlkit.data.formats import HEAD_BYTES, recognise
+from tlkit.data.formats import HEAD_BYTES, detect_format
 from tlkit.data.headers import (
     is_jpeg,
     jpeg_size,
-    other_size,
-    with_few_scans,
+    limit_scans,
+    non_jpeg_size,
     without_trailing_bytes,
 )
 from tlkit.errors import ArgumentError, DataError
@@ -85,7 +85,7 @@ class ServedModel:
                 )
             answers = self._exported.ask(image_bytes=content[tf.newaxis])
         except _DAMAGE as error:
-            _, reason = recognise(image_bytes[:HEAD_BYTES])
+            _, reason = detect_format(image_bytes[:HEAD_BYTES])
             why = f" ({reason or plain_message(error)})"
             raise DataError(
                 "The body must be a whole JPEG, PNG, GIF, BMP or WebP file. "
@@ -126,10 +126,10 @@ def _bounded(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
     def jpeg() -> tuple[tf.Tensor, tf.Tensor]:
         with tf.control_dependencies([read_orientation(image_bytes)]):
-            return jpeg_size(image_bytes)[2], with_few_scans(image_bytes)
+            return jpeg_size(image_bytes)[2], limit_scans(image_bytes)
 
     def other() -> tuple[tf.Tensor, tf.Tensor]:
-        height, width, num_pixels = other_size(image_bytes)
+        height, width, num_pixels = non_jpeg_size(image_bytes)
         return num_pixels, without_trailing_bytes(image_bytes, height, width)
 
     return tf.cond(is_jpeg(image_bytes), jpeg, other)

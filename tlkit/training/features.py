@@ -147,7 +147,7 @@ def extract_features(
         if isinstance(images, ImageSplit):
             keys = tuple(chain(*views.keys(images)))
             digests: tuple[str, ...] = images.digests * views.number
-            units: tuple[str, ...] = images.units * views.number
+            units: tuple[str, ...] = images.group_keys * views.number
             labels, weights = np.concatenate([images.labels] * views.number), None
             if part.workers.num_workers > 1:
                 filler.fill_distributed(images, views)
