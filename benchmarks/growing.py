@@ -35,7 +35,7 @@ import tensorflow as tf
 from PIL import Image
 
 import tlkit
-from tlkit.continual.adding_classes import shares_right
+from tlkit.continual.adding_classes import old_and_new_accuracy
 from tlkit.continual.expansion import expand
 from tlkit.continual.expansion_steps import task_model
 from tlkit.models.multiply_adds import count_multiply_adds
@@ -265,7 +265,7 @@ def classes(path: Path, epochs: int, limit: int | None, work: Path) -> None:
 
     def row(name: str, model: keras.Model, seconds: float) -> float:
         report = tlkit.evaluate(model, data.test, names)
-        old_share, new_share = shares_right(report, 5)
+        old_share, new_share = old_and_new_accuracy(report, 5)
         print(
             f"| {name} | {100 * old_share:.1f} % | {100 * new_share:.1f} % | "
             f"{100 * report.accuracy:.1f} % | {model.count_params():,} | {seconds:.0f} |",

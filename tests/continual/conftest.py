@@ -14,7 +14,7 @@ def model():
 
 @pytest.fixture(scope="session")
 def data():
-    """Two classes that differ in one colour."""
+    """Images of two classes that differ in one colour channel."""
     labels = np.arange(64) % 2
     images = np.random.default_rng(0).integers(0, 99, (64, 32, 32, 3), "uint8")
     images[labels == 1, :, :, 0] += 60
@@ -22,7 +22,7 @@ def data():
 
 
 class Blind(keras.losses.Loss):
-    """A loss that nothing changes."""
+    """A constant loss of zero."""
 
     def call(self, y_true, y_pred):
         return 0.0 * keras.ops.sum(y_pred, axis=-1)
@@ -35,7 +35,7 @@ def blind():
 
 @pytest.fixture(scope="session")
 def small():
-    """A network small enough to differentiate by hand, with its own random images."""
+    """A network small enough for per-sample gradients in a loop, with random images."""
     set_seeds(1)
     inputs = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(4, 3, name="conv")(inputs)

@@ -1,4 +1,4 @@
-"""New rows beside fixed old logits, and what is said of them."""
+"""New rows with fixed old logits, and the report on them."""
 
 import dataclasses
 
@@ -11,13 +11,13 @@ import tlkit
 from tlkit.continual.adding_classes import (
     Replay,
     learn_classes,
-    shares_right,
+    old_and_new_accuracy,
     signature_of_features,
 )
 from tlkit.continual.class_means import mean_features
 from tlkit.continual.exemplars import Exemplars
 from tlkit.continual.growth_report import GrowthReport
-from tlkit.continual.new_rows import PENALTIES, SHARE_OF_NEW, solve_new_rows
+from tlkit.continual.new_rows import FRACTION_OF_NEW, PENALTIES, solve_new_rows
 from tlkit.evaluation.metrics import evaluate_probabilities
 from tlkit.models.surgery import add_classes, align_new_classes, new_layers, widen_layer
 
@@ -31,14 +31,14 @@ def clusters(num_classes, num=30, width=6, seed=0):
 
 
 def loss_of(features, labels, logits, rows):
-    """The balanced loss that the rows are the minimum of, without penalty."""
+    """The balanced loss that the rows minimise, without penalty."""
     both = np.concatenate([logits, features @ rows.kernel + rows.bias], axis=1).astype("f8")
     logs = both - np.log(np.exp(both).sum(axis=1, keepdims=True))
     own = -logs[np.arange(len(labels)), labels]
     return np.mean([own[labels == label].mean() for label in np.unique(labels)])
 
 
-def test_with_no_old_class_it_is_plain_logistic_regression():
+def test_without_old_classes_it_is_plain_logistic_regression():
     features, labels = clusters(3)
     rows = solve_new_rows(features, labels, np.empty((90, 0)), 3)
     penalty = float(rows.note.split("penalty ")[1].split(",")[0])
@@ -52,16 +52,16 @@ def test_with_no_old_class_it_is_plain_logistic_regression():
     np.testing.assert_allclose(found / found.sum(axis=1, keepdims=True), expected, atol=2e-3)
 
 
-def test_old_logits_are_competed_with_as_they_are():
+def test_new_rows_are_solved_against_the_fixed_old_logits():
     features, labels = clusters(4)
     random = np.random.default_rng(1)
     old = (features @ random.standard_normal((6, 2))).astype("f4")
     rows = solve_new_rows(features, labels, old, 2)
     best = loss_of(features, labels, old, rows)
-    for _ in range(5):  # no other rows nearby are much better: the penalty is all there is between
-        moved = rows.kernel + 0.05 * random.standard_normal(rows.kernel.shape)
+    for _ in range(5):  # nearby rows are hardly better, only by the effect of the penalty
+        perturbed = rows.kernel + 0.05 * random.standard_normal(rows.kernel.shape)
         assert best < 1e-3 + loss_of(
-            features, labels, old, type(rows)(moved.astype("f4"), rows.bias, "")
+            features, labels, old, type(rows)(perturbed.astype("f4"), rows.bias, "")
         )
 
 
@@ -70,32 +70,32 @@ def test_few_old_rows_count_as_much_as_many_new_ones():
     old = np.zeros((400, 1), "f4")
     few = np.r_[0:8, 200:400]
     rows = solve_new_rows(features[few], labels[few], old[few], 1)
-    said = features @ rows.kernel[:, 0] + rows.bias[0] > 0
-    assert said[labels == 0].mean() < 0.1
-    assert said[labels == 1].mean() > 0.9
+    is_new = features @ rows.kernel[:, 0] + rows.bias[0] > 0
+    assert is_new[labels == 0].mean() < 0.1
+    assert is_new[labels == 1].mean() > 0.9
 
 
 @pytest.mark.parametrize("num_new", [1, 3])
-def test_without_old_rows_new_classes_win_on_their_share_of_new_images(num_new):
+def test_without_old_rows_new_classes_are_predicted_for_their_fraction_of_new_images(num_new):
     features, labels = clusters(2 + num_new)
     new = labels >= 2
     old = features[new] @ np.random.default_rng(1).standard_normal((6, 2))
     mean = features[new].mean(axis=0)[:, np.newaxis] if num_new == 1 else None
     rows = solve_new_rows(features[new], labels[new], old, num_new, imprinted=mean)
     assert (features[new] @ rows.kernel).std(axis=0).min() > 0.1  # no constant logit
-    lead = (features[new] @ rows.kernel + rows.bias).max(axis=1) - old.max(axis=1)
-    assert np.mean(lead > 0) == pytest.approx(SHARE_OF_NEW, abs=0.02)
-    assert f"{100 * SHARE_OF_NEW:.0f} % of the new images" in rows.note
+    margin = (features[new] @ rows.kernel + rows.bias).max(axis=1) - old.max(axis=1)
+    assert np.mean(margin > 0) == pytest.approx(FRACTION_OF_NEW, abs=0.02)
+    assert f"{100 * FRACTION_OF_NEW:.0f} % of the new images" in rows.note
 
 
-def test_one_class_alone_needs_a_row_to_begin_with():
+def test_a_single_new_class_needs_an_imprinted_row():
     features, labels = clusters(1)
     with pytest.raises(tlkit.ArgumentError, match="`imprinted` must be given"):
         solve_new_rows(features, labels + 1, np.zeros((30, 1)), 1)
 
 
 @pytest.mark.parametrize("hidden", [(), (8,)])
-def test_learning_classes_moves_nothing_else_and_finds_them(hidden):
+def test_learning_classes_changes_nothing_else_and_predicts_them(hidden):
     model = tlkit.build_classifier("resnet8", ["a", "b"], weights=None, hidden=hidden, dropout=0.5)
     labels = np.arange(60) % 2
     images = np.random.default_rng(0).integers(0, 99, (60, 32, 32, 3), "uint8")
@@ -121,12 +121,14 @@ def test_heads_that_are_no_softmax_over_logits_are_refused():
     )
     for given in ({"binary": True}, {"multi_label": True}):
         model = tlkit.build_classifier("resnet8", ["a", "b"], weights=None, **given)
-        with pytest.raises(tlkit.ArgumentError, match="logits of classes of which each image"):
+        with pytest.raises(
+            tlkit.ArgumentError, match="must have a softmax head that returns logits"
+        ):
             learn_classes(model, data.train, ["c"], ["a", "b"])
 
 
 def colours(*means, first=0, num=24):
-    """The training split of plain images around a colour for each class, labels from `first`."""
+    """Returns a training split of images around one colour per class, labels from `first`."""
     random = np.random.default_rng(first)
     labels = np.arange(len(means) * num) % len(means)
     noise = random.normal(0, 6, (len(labels), 1, 1, 3)) + random.normal(0, 20, (4, 4, 1))
@@ -153,7 +155,7 @@ def pixels_of(split):
 
 
 def by_red(**others):
-    """Tells two classes apart by their red alone."""
+    """Returns a model that separates two classes by their red channel."""
     x = keras.Input((4, 4, 3))
     y = keras.layers.GlobalAveragePooling2D()(x)
     model = keras.Model(x, keras.layers.Dense(2, name="logits", **others)(y))
@@ -168,8 +170,8 @@ OLD = colours((50, 99, 230), (200, 99, 230))
 NEW = colours((125, 99, 60), (125, 99, 150), first=2)
 
 
-def shares(model):
-    """Shares of old and of new images that a model gets right."""
+def accuracies(model):
+    """Returns a model's accuracy on old and on new images."""
     return [
         float(np.mean(model(pixels_of(split)).numpy().argmax(axis=1) == split.labels))
         for split in (OLD, NEW)
@@ -177,13 +179,13 @@ def shares(model):
 
 
 def test_exemplars_keep_old_accuracy_and_without_them_it_is_lost():
-    model = by_red()  # new classes grow along blue, where the old ones lie beyond them
+    model = by_red()  # new classes differ in blue, and the old ones have more of it
     none = learn_classes(model, NEW, ["c", "d"], ["a", "b"], replay=Replay(0, OLD))
     kept = learn_classes(model, NEW, ["c", "d"], ["a", "b"], replay=Replay(20, OLD))
-    old, _ = shares(none.model)
+    old, _ = accuracies(none.model)
     assert old < 0.5
-    assert min(shares(kept.model)) > 0.95
-    for learned in (none, kept):  # the head reads the features directly, without a dropout
+    assert min(accuracies(kept.model)) > 0.95
+    for learned in (none, kept):
         logits = learned.model(pixels_of(OLD)).numpy()
         assert np.array_equal(logits[:, :2], model(pixels_of(OLD)).numpy())
         assert learned.stage.trainable.layers == ("logits__grown1",)
@@ -193,7 +195,7 @@ def test_exemplars_keep_old_accuracy_and_without_them_it_is_lost():
         ]
 
 
-def test_one_new_class_without_exemplars_is_told_by_its_mean_feature():
+def test_a_single_new_class_without_exemplars_is_imprinted():
     split = only(NEW, 2)
     learned = learn_classes(by_red(), split, ["c"], ["a", "b"], replay=Replay(0))
     (layer,) = new_layers(learned.model)
@@ -203,20 +205,19 @@ def test_one_new_class_without_exemplars_is_told_by_its_mean_feature():
     np.testing.assert_allclose(unit(own), unit(mean), rtol=1e-4)
     logits = learned.model(pixels_of(split)).numpy()
     assert np.ptp(logits[:, 2]) > 0.1
-    won = np.mean(logits.argmax(axis=1) == 2)
-    assert won == pytest.approx(SHARE_OF_NEW, abs=0.05)
+    assert np.mean(logits.argmax(axis=1) == 2) == pytest.approx(FRACTION_OF_NEW, abs=0.05)
     assert "imprinted" in learned.stage.notes[-1]
     aligned = align_new_classes(learned.model)(pixels_of(split)).numpy()
-    np.testing.assert_allclose(aligned, logits, rtol=1e-4, atol=1e-4)  # at old rows' norm already
+    np.testing.assert_allclose(aligned, logits, rtol=1e-4, atol=1e-4)  # already at old rows' norm
 
 
-def test_a_network_that_grew_beside_itself_learns_more_classes():
+def test_an_expanded_network_learns_more_classes():
     x = keras.Input((4, 4, 3))
     y = keras.layers.Conv2D(6, 3, activation="relu", name="inner")(keras.layers.Rescaling(0.01)(x))
     y = keras.layers.GlobalAveragePooling2D()(y)
     y = keras.layers.Dense(5, activation="relu", name="hidden")(y)
     model = add_classes(keras.Model(x, keras.layers.Dense(2, name="logits")(y)), ["c", "d"])
-    for name, units in (("hidden", 8), ("inner", 9)):  # as tlkit.expand leaves it
+    for name, units in (("hidden", 8), ("inner", 9)):  # as tlkit.expand does
         model = widen_layer(model, name, units, isolate=True)
     random = np.random.default_rng(0)
     for layer in new_layers(model):
@@ -261,7 +262,7 @@ def test_a_class_without_an_image_is_refused_before_anything(cache):
     assert not cache.exists()
 
 
-def test_stored_exemplars_fill_up_what_a_thinned_folder_lacks():
+def test_stored_exemplars_replace_missing_old_images():
     model = by_red()
     features = pixels_of(OLD).mean(axis=(1, 2))
     own = {n: features[OLD.labels == row][:20] for row, n in enumerate("ab")}
@@ -283,14 +284,14 @@ def test_stored_exemplars_fill_up_what_a_thinned_folder_lacks():
     assert full.from_stored == {}
 
 
-def test_images_of_old_classes_beside_the_new_ones_hold_their_place():
+def test_images_of_old_classes_among_the_new_ones_preserve_old_accuracy():
     both = colours((50, 99, 230), (200, 99, 230), (125, 99, 60), (125, 99, 150))
     learned = learn_classes(by_red(), both, ["c", "d"], ["a", "b"], replay=Replay(0))
     assert learned.num_further == 48
-    assert min(shares(learned.model)) > 0.95
+    assert min(accuracies(learned.model)) > 0.95
 
 
-def test_mean_features_are_what_new_classes_can_begin_with():
+def test_mean_features_initialise_new_classes():
     model = by_red()
     means = mean_features(model, NEW)
     features = pixels_of(NEW).mean(axis=(1, 2))
@@ -305,7 +306,7 @@ def test_mean_features_are_what_new_classes_can_begin_with():
             mean_features(model, wrong)
 
 
-def test_what_is_replayed_is_one_record():
+def test_replay_is_one_record():
     with pytest.raises(tlkit.ArgumentError, match="`exemplars` must be a whole number"):
         Replay(exemplars=-1)
     nothing = Replay(0, OLD, Exemplars({"a": np.ones((1, 2))}, "signature"))
@@ -313,26 +314,27 @@ def test_what_is_replayed_is_one_record():
     assert nothing.stored_features == {}
 
 
-def test_shares_are_those_of_old_and_of_new_images():
+def test_accuracy_is_computed_on_old_and_on_new_images():
     logits = np.eye(3)[[0, 1, 1, 2, 0]]
     report = evaluate_probabilities(logits, np.array([0, 0, 1, 2, 2]), ["a", "b", "c"])
-    assert shares_right(report, 2) == (pytest.approx(2 / 3), 0.5)
+    assert old_and_new_accuracy(report, 2) == (pytest.approx(2 / 3), 0.5)
     only_old = evaluate_probabilities(logits[:3], np.array([0, 0, 1]), ["a", "b", "c"])
-    assert shares_right(only_old, 2) == (pytest.approx(2 / 3), None)
+    assert old_and_new_accuracy(only_old, 2) == (pytest.approx(2 / 3), None)
     labels = evaluate_probabilities(
         np.full((2, 2), 0.4), np.array([[0, 1], [1, 0]]), ["a", "b"], kind="multi_label"
     )
-    with pytest.raises(tlkit.ArgumentError, match="gives each image one class"):
-        shares_right(labels, 1)
+    with pytest.raises(tlkit.ArgumentError, match="one class for each image"):
+        old_and_new_accuracy(labels, 1)
 
 
-def test_the_report_says_what_it_knows():
+def test_the_report_in_words():
     report = GrowthReport(("a", "b"), ("<c>",), 20, 40)
-    assert "old classes: no image to measure on" in str(report)
+    assert "old classes: no images to measure on" in str(report)
     assert "40 stored features" in str(report)
     assert "&lt;c&gt;" in report._repr_html_()
-    assert "at a cost that is not known" in str(GrowthReport(("a",), ("c",), 0, 0))
+    assert "cost: unknown" in str(GrowthReport(("a",), ("c",), 0, 0))
     report = GrowthReport(("a",), ("c",), 20, 22, num_further=7, from_stored={"a": 18})
-    assert "of which the earlier run had kept 18 of 'a'" in str(report)
-    assert "7 images of old classes in the new folder hold their place" in str(report)
+    assert "22 stored features of old images were replayed" in str(report)
+    assert "including from the earlier run 18 of 'a'" in str(report)
+    assert "7 images of old classes in the new folder were used against" in str(report)
     assert report.as_dict()["from_stored"] == {"a": 18}

@@ -1,4 +1,4 @@
-"""Anchors: zero where they stand, the formula's gradient away from it, and nothing left behind."""
+"""Anchors: penalty zero at the anchor, the formula's gradient elsewhere, and a clean release."""
 
 import keras
 import numpy as np
@@ -25,7 +25,7 @@ def test_the_penalty_is_zero_at_the_anchor_and_the_sum_of_squares_away_from_it(m
     np.testing.assert_allclose(float(tf.add_n(model.losses)), expected, rtol=1e-4)
 
 
-def test_its_gradient_is_the_formulas(model):
+def test_its_gradient_matches_the_formula(model):
     generator = np.random.default_rng(0)
     shape = tuple(kernel(model).shape)
     importance = {
@@ -38,21 +38,21 @@ def test_its_gradient_is_the_formulas(model):
     with tf.GradientTape() as tape:
         penalty = tf.add_n(model.losses)
     gradient = tape.gradient(penalty, kernel(model).value).numpy()
-    moved = kernel(model).numpy() - here
-    expected = 2 * 0.7 * importance[kernel(model).path] * moved
+    change = kernel(model).numpy() - here
+    expected = 2 * 0.7 * importance[kernel(model).path] * change
     np.testing.assert_allclose(gradient, expected, rtol=1e-6, atol=1e-7)
 
 
-def test_the_head_is_held_only_when_asked_and_moving_averages_never(model):
-    def held(anchor):
+def test_the_head_is_anchored_only_on_request_and_moving_averages_never(model):
+    def anchored(anchor):
         return {id(variable) for variable in anchor.undecayed}
 
     without, whole = (
         tlkit.anchor_weights(model, 1.0),
         tlkit.anchor_weights(model, 1.0, groups="all"),
     )
-    assert held(whole) - held(without) == {id(v) for v in model.get_layer("logits").weights}
-    assert held(whole) == {id(variable) for variable in model.trainable_variables}
+    assert anchored(whole) - anchored(without) == {id(v) for v in model.get_layer("logits").weights}
+    assert anchored(whole) == {id(variable) for variable in model.trainable_variables}
     some = tlkit.anchor_weights(model, 1.0, groups=["stage2"])
     assert some.groups == ("stage2",)
 
@@ -65,7 +65,7 @@ def test_frozen_weights_add_nothing(model):
     assert float(tf.add_n(model.losses)) == 0.0
 
 
-def test_released_weights_have_the_regularizer_they_had(model):
+def test_released_weights_have_their_former_regularizer(model):
     own = keras.regularizers.L2(0.01)
     kernel(model).regularizer = own
     first, second = tlkit.anchor_weights(model, 1.0), tlkit.anchor_weights(model, 2.0)
@@ -82,7 +82,7 @@ def test_released_weights_have_the_regularizer_they_had(model):
     assert kernel(model, "stage1_stem_conv").regularizer is None
 
 
-def test_a_saved_model_holds_no_reference_and_loads_in_plain_keras(model, tmp_path):
+def test_a_saved_model_contains_no_reference_and_loads_in_plain_keras(model, tmp_path):
     size = {}
     for name in ("plain", "anchored"):
         if name == "anchored":
@@ -98,7 +98,7 @@ def test_a_saved_model_holds_no_reference_and_loads_in_plain_keras(model, tmp_pa
 def test_a_strong_anchor_keeps_the_weights_and_a_weak_one_does_not(model, data, mode, strong):
     tlkit.train_head(model, data)
     start = model.get_weights()
-    moved = {}
+    drift = {}
     for strength in (1e-6, strong):
         model.set_weights(start)
         anchor = tlkit.anchor_weights(model, strength, mode=mode)
@@ -111,13 +111,13 @@ def test_a_strong_anchor_keeps_the_weights_and_a_weak_one_does_not(model, data, 
             learning_rate=1e-3,
             weight_decay=0.0,
         )
-        moved[strength] = sum(anchor.penalties().values()) / strength
+        drift[strength] = sum(anchor.penalties().values()) / strength
         anchor.release()
-    assert moved[strong] < 0.2 * moved[1e-6]
+    assert drift[strong] < 0.2 * drift[1e-6]
 
 
 @pytest.mark.parametrize("mode", ["penalty", "proximal"])
-def test_the_log_has_every_groups_penalty_and_its_share(model, data, mode):
+def test_the_log_has_every_groups_penalty_and_its_fraction_of_the_loss(model, data, mode):
     anchor = tlkit.anchor_weights(model, 0.1, mode=mode)
     stage = tlkit.fine_tune(
         model, data, unfreeze="stage3", epochs=2, anchor=anchor, learning_rate=1e-3
@@ -131,16 +131,16 @@ def test_the_log_has_every_groups_penalty_and_its_share(model, data, mode):
     assert any("weight decay is off" in note for note in stage.notes)
 
 
-def test_weight_decay_does_not_move_what_is_anchored(model, data, blind):
-    """Without a gradient only decay could move a weight."""
+def test_weight_decay_does_not_change_anchored_weights(model, data, blind):
+    """Without a gradient only decay could change a weight."""
     tlkit.train_head(model, data)
     given = {"unfreeze": "head", "epochs": 1, "loss": blind, "weight_decay": 0.5}
-    held = tlkit.anchor_weights(model, 0.0, groups="all")
-    with pytest.raises(tlkit.TrainingError, match="not a bit"):
-        tlkit.fine_tune(model, data, anchor=held, **given)
-    with pytest.raises(tlkit.TrainingError, match="not a bit"):  # it holds, handed over or not
+    anchor = tlkit.anchor_weights(model, 0.0, groups="all")
+    with pytest.raises(tlkit.TrainingError, match="bit-identical"):
+        tlkit.fine_tune(model, data, anchor=anchor, **given)
+    with pytest.raises(tlkit.TrainingError, match="bit-identical"):  # even if not passed
         tlkit.fine_tune(model, data, **given)
-    held.release()
+    anchor.release()
     report = tlkit.fine_tune(model, data.train.dataset(), **given)
     assert report.stages[-1].weight_change["head"] > 0
 
@@ -161,13 +161,13 @@ def test_penalty_and_proximal_agree_to_first_order_under_gradient_descent():
 
 
 def test_a_proximal_step_in_training_is_that_of_the_penalty_to_first_order():
-    """Each weight is pulled at the rate it moved with."""
+    """Each weight's proximal step has the rate of its update."""
     set_seeds(0)
     images = np.random.default_rng(0).normal(size=(8, 5)).astype("float32")
     inputs = keras.Input((5,))
     layers = keras.layers.Dense(4, "tanh", name="body")(inputs)
     model = keras.Model(inputs, keras.layers.Dense(2, name="logits")(layers))
-    start, moved = model.get_weights(), {}
+    start, after = model.get_weights(), {}
     for mode in ("none", "penalty", "proximal"):
         model.set_weights([weight + 0.1 for weight in start])
         hooks = []
@@ -179,25 +179,25 @@ def test_a_proximal_step_in_training_is_that_of_the_penalty_to_first_order():
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         trainee.compile(keras.optimizers.SGD(1e-3), loss)
         trainee.fit(images, np.arange(8) % 2, batch_size=8, verbose=0)
-        moved[mode] = np.concatenate([weight.ravel() for weight in model.get_weights()])
+        after[mode] = np.concatenate([weight.ravel() for weight in model.get_weights()])
         for hook in hooks:
             hook.release()
-    pulls = [moved[mode] - moved["none"] for mode in ("penalty", "proximal")]
+    pulls = [after[mode] - after["none"] for mode in ("penalty", "proximal")]
     np.testing.assert_allclose(pulls[0], -1e-3 * 2 * 0.5 * 0.1, rtol=1e-2)
     np.testing.assert_allclose(pulls[1], pulls[0], rtol=1e-2)
 
 
-def test_an_anchor_that_was_not_handed_over_is_logged_and_said(model, data):
+def test_an_anchor_that_was_not_passed_is_logged_and_reported(model, data):
     tlkit.anchor_weights(model, 0.1)
     stage = tlkit.fine_tune(model, data, unfreeze="stage3", epochs=1, learning_rate=1e-3).stages[-1]
     assert stage.history[-1]["anchor_stage3"] > 0
     assert any("weight decay is off" in note for note in stage.notes)
 
 
-def test_an_anchor_of_frozen_weights_alone_says_that_it_does_nothing(model, data):
+def test_an_anchor_without_trainable_weights_is_reported(model, data):
     anchor = tlkit.anchor_weights(model, 0.1)
     stage = tlkit.fine_tune(model, data, unfreeze="head", epochs=1, anchor=anchor).stages[-1]
-    assert "none of the anchored weights trains here" in stage.notes[-1] + stage.notes[-2]
+    assert "no anchored weight is trainable" in stage.notes[-1] + stage.notes[-2]
 
 
 def test_an_anchor_of_another_model_or_a_released_one_is_refused(model, data):
@@ -208,11 +208,11 @@ def test_an_anchor_of_another_model_or_a_released_one_is_refused(model, data):
     released.release()
     with pytest.raises(ArgumentError, match="was released"):
         tlkit.fine_tune(model, data, anchor=released)
-    with pytest.raises(ArgumentError, match="SynapticPath of another"):
+    with pytest.raises(ArgumentError, match="a SynapticPath of the model that is trained"):
         tlkit.fine_tune(model, data, anchor=tlkit.SynapticPath(other))
 
 
-def test_the_pull_is_the_exact_minimum_and_stable_at_any_strength():
+def test_the_proximal_step_is_the_exact_minimum_and_stable_at_any_strength():
     anchor = tlkit.WeightAnchor(1e6, np.zeros(1, np.float32))
     pulled = float(anchor.proximal_step(np.ones(1, np.float32), tf.constant(10.0))[0])
     np.testing.assert_allclose(pulled, 1 / (1 + 2e7), atol=1e-7)
@@ -238,11 +238,11 @@ def test_the_penalty_is_computed_in_float32_under_mixed_precision(model, data):
         precision="mixed_bfloat16",
         learning_rate=1e-7,
     ).stages[-1]
-    # in bfloat16 the sum of so many small squares would stop growing long before
+    # in bfloat16 the sum of so many small squares would stagnate
     np.testing.assert_allclose(stage.history[-1]["anchor_stage3"], expected, rtol=1e-3)
 
 
-def test_a_regularizer_comes_back_from_its_config():
+def test_a_regularizer_is_restored_from_its_config():
     anchor = tlkit.WeightAnchor(0.5, np.ones(3), np.array([1.0, 2.0, 0.0]))
     again = keras.regularizers.get(keras.regularizers.serialize(anchor))
     at = np.array([2.0, 0.0, 7.0], np.float32)
@@ -258,7 +258,7 @@ def test_a_regularizer_comes_back_from_its_config():
         ({"strength": 1e31}, r"at most 1e\+30"),
         (
             {"strength": 1.0, "groups": "head", "importance": {"other/kernel": np.ones(3)}},
-            r"other/kernel \(3,\), of which nothing fits the head",
+            r"other/kernel \(3,\), none of which fits the head",
         ),
         ({"strength": 1.0, "mode": "soft"}, "mode='soft'"),
         ({"strength": 1.0, "groups": ["stage4"]}, "Did you mean 'stage"),
@@ -276,12 +276,12 @@ def test_importance_of_another_shape_or_sign_is_refused(model):
     path = kernel(model).path
     with pytest.raises(ArgumentError, match=r"importance: \(2, 2\)"):
         tlkit.anchor_weights(model, 1.0, {**importance, path: np.ones((2, 2))})
-    with pytest.raises(ArgumentError, match="0 or more everywhere"):
+    with pytest.raises(ArgumentError, match="at least 0 everywhere"):
         tlkit.anchor_weights(model, 1.0, {**importance, path: -importance[path]})
     assert not model.losses
 
 
-def test_a_head_that_changed_is_left_out_and_said(model):
+def test_a_replaced_head_is_not_anchored_and_this_is_reported(model):
     importance = {v.path: np.ones(v.shape, np.float32) for v in model.trainable_variables}
     importance["logits/kernel"] = np.ones((96, 7), np.float32)
     anchor = tlkit.anchor_weights(model, 1.0, importance, groups="all")
@@ -290,7 +290,7 @@ def test_a_head_that_changed_is_left_out_and_said(model):
     assert id(model.get_layer("logits").kernel) not in {id(v) for v in anchor.undecayed}
 
 
-def test_a_model_without_weights_yet_is_refused():
+def test_a_model_that_is_not_built_is_refused():
     with pytest.raises(ArgumentError, match="`model` must be built"):
         tlkit.anchor_weights(keras.Sequential([keras.layers.Dense(2)]), 1.0)
 
@@ -307,18 +307,18 @@ def test_a_model_without_weights_yet_is_refused():
         (lambda model: tlkit.ForgettingMatrix(3, scenario="x"), "`task_names` must be one or more"),
     ],
 )
-def test_things_of_another_kind_are_named(model, call, message):
+def test_arguments_of_another_type_are_named(model, call, message):
     with pytest.raises(ArgumentError, match=message):
         call(model)
 
 
-def test_only_constraints_are_taken_for_anchors(model, data):
+def test_only_constraints_are_accepted_as_anchors(model, data):
     with pytest.raises(ArgumentError, match="`anchor` must be what"):
         tlkit.fine_tune(model, data, anchor=0.01)
 
 
-def test_a_resumed_run_has_its_references_back(model, data, tmp_path):
-    """The references are those of the first start, whatever they are in the second call."""
+def test_a_resumed_run_has_its_original_references(model, data, tmp_path):
+    """The references are those of the first call, whatever they are in the second."""
     tlkit.train_head(model, data)
     start = model.get_weights()
 
@@ -348,7 +348,7 @@ def test_a_resumed_run_has_its_references_back(model, data, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         run([Stop()], tmp_path)
-    assert run(folder=tmp_path, reference=1.0) < 10  # against references that are off by 1: 1e5
+    assert run(folder=tmp_path, reference=1.0) < 10  # with references off by 1 it would be 1e5
     model.set_weights(start)
     with pytest.raises(tlkit.RunError, match="anchor"):
         tlkit.fine_tune(
@@ -356,29 +356,29 @@ def test_a_resumed_run_has_its_references_back(model, data, tmp_path):
         )
 
 
-def test_an_anchor_is_told_from_others_and_not_by_the_last_bits_of_its_importance(model):
+def test_the_identity_of_an_anchor_ignores_the_last_bits_of_its_importance(model):
     weights = {v.path: np.full(v.shape, 0.5, np.float32) for v in model.trainable_variables}
     path = kernel(model).path
 
-    def held(values):
+    def norms_of(values):
         anchor = tlkit.anchor_weights(model, 1.0, values)
         (norms,) = anchor.identity()["importance"].values()
         anchor.release()
         return norms
 
-    norms = held(weights)
-    assert not any(held(None).values())
-    assert held({path: np.zeros_like(one) for path, one in weights.items()}) != held(None)
-    assert held({**weights, path: weights[path] * np.float32(1 + 1e-6)}) == pytest.approx(
+    norms = norms_of(weights)
+    assert not any(norms_of(None).values())
+    assert norms_of({path: np.zeros_like(one) for path, one in weights.items()}) != norms_of(None)
+    assert norms_of({**weights, path: weights[path] * np.float32(1 + 1e-6)}) == pytest.approx(
         norms, rel=1e-4
     )
     other = np.zeros_like(weights[path])
     other.flat[0] = weights[path].sum()  # the same mean
-    assert held({**weights, path: other}) != pytest.approx(norms, rel=1e-3)
+    assert norms_of({**weights, path: other}) != pytest.approx(norms, rel=1e-3)
 
 
-def test_plain_fit_decays_anchored_weights_unless_they_are_left_out(model, data, blind):
-    """The penalty alone moves nothing at the anchor; AdamW does."""
+def test_plain_fit_decays_anchored_weights_unless_they_are_excluded(model, data, blind):
+    """At the anchor the penalty changes no weight, but AdamW's decay does."""
     kernel = model.get_layer("stage3_1_conv").kernel
     anchor = tlkit.anchor_weights(model, 1.0)
     images = data.train.dataset(shuffle=False)

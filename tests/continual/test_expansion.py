@@ -1,4 +1,4 @@
-"""Dynamic expansion: what grows, what stays to the bit, what is removed, what is refused."""
+"""Dynamic expansion: growth, bit-identical old outputs, removal of dead units, refusals."""
 
 import keras
 import numpy as np
@@ -13,11 +13,11 @@ from tlkit.continual.expansion import expand
 from tlkit.continual.expansion_drift import drift_of, incoming_weights, probe_drift, sizes_of
 from tlkit.continual.expansion_reports import LayerDrift
 from tlkit.continual.expansion_steps import (
+    remove_dead_units,
     solve_rows_again,
     task_model,
     train_new,
-    widened,
-    without_dead_units,
+    widen_layers,
 )
 from tlkit.continual.group_sparsity import GroupSparsity
 from tlkit.continual.head_features import newest_rows
@@ -47,8 +47,8 @@ def chain(with_norm=False, activation="relu", head="linear"):
     return keras.Model(x, layers.Dense(2, activation=head, name="logits")(y))
 
 
-def grown_by_hand(model):
-    """Two classes and, in isolation, three units of conv2 that they read; nothing was trained."""
+def manually_grown(model):
+    """Returns a model with two new classes and three isolated units of conv2, all untrained."""
     grown = widen_layer(add_classes(model, ["stripe", "bar"]), "conv2", 7, isolate=True)
     for layer in new_layers(grown):
         if "__reads" in layer.name:
@@ -57,7 +57,7 @@ def grown_by_hand(model):
 
 
 def task(names=("stripe", "bar"), seed=0, flipped=False):
-    """Images of horizontal against vertical lines, which colours alone do not tell apart."""
+    """Images of horizontal and vertical lines, which colour features do not separate."""
     random = np.random.default_rng(seed)
     labels = np.arange(160) % 2
     images = random.integers(0, 60, (160, 8, 8, 3))
@@ -93,7 +93,7 @@ def is_same(some, others):
     )
 
 
-def test_old_logits_stay_the_same_to_the_bit_and_so_do_old_weights(grown, pixels):
+def test_old_logits_and_old_weights_stay_bit_identical(grown, pixels):
     model, bigger, report = grown
     assert bigger.output_shape == (None, 4)
     assert np.array_equal(bigger(pixels)[:, :2], model(pixels))
@@ -105,7 +105,7 @@ def test_old_logits_stay_the_same_to_the_bit_and_so_do_old_weights(grown, pixels
     assert report.weight_change["new"] > 0.0
 
 
-def test_growing_brings_what_new_rows_alone_do_not(grown):
+def test_growing_is_better_than_new_rows_only(grown):
     _, bigger, report = grown
     assert report.new_accuracy_after > report.new_accuracy_retrained
     assert report.loss_after < report.loss_retrained
@@ -114,7 +114,7 @@ def test_growing_brings_what_new_rows_alone_do_not(grown):
     assert measured.loss == pytest.approx(report.loss_after)
 
 
-def test_the_report_counts_what_is_there(grown):
+def test_the_report_has_correct_counts(grown):
     model, bigger, report = grown
     assert [one.name for one in report.drift] == ["conv1", "conv2"]
     assert [len(one.relative) for one in report.drift] == [3, 4]
@@ -128,17 +128,17 @@ def test_the_report_counts_what_is_there(grown):
     new = {layer.name for layer in new_layers(bigger)}
     assert set(report.trained) <= new
     assert report.num_trained == sum(np.size(v) for v in bigger.trainable_variables)
-    for words in ("units added", "accuracy not measured", f"{report.num_trained:,} parameters tr"):
+    for words in ("units added", "accuracy not measured", f"{report.num_trained:,} trainable"):
         assert words in str(report)
 
 
-def test_only_what_is_new_can_train_further(grown):
+def test_only_new_layers_are_trainable_afterwards(grown):
     _, bigger, _ = grown
     new = {layer.name for layer in new_layers(bigger)}
     assert {layer.name for layer in bigger.layers if layer.trainable_variables} <= new
 
 
-def test_nothing_grows_where_new_rows_suffice(pixels):
+def test_nothing_grows_if_new_rows_suffice(pixels):
     model = chain()
     before = model.get_weights()
     bigger, report = expand(model, task(), target=10.0)
@@ -150,19 +150,19 @@ def test_nothing_grows_where_new_rows_suffice(pixels):
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
 
 
-def test_nothing_grows_where_nothing_drifted():
+def test_nothing_grows_without_drift():
     bigger, report = expand(chain(), task(), target=0.0, threshold=1e6, **FAST)
     assert len(report.drift) == 2
     assert report.added == {}
     assert "no layer with drifted units can grow" in report.notes[0]
-    assert "`class_names` were not given" in report.notes[-1]
+    assert "`class_names` not given" in report.notes[-1]
     assert [layer.name for layer in new_layers(bigger)] == ["logits__grown1"]
 
 
 @pytest.mark.parametrize(
     ("isolate", "expected"), [(True, {"a": 2, "b": 2, "c": 1}), (False, {"a": 2, "c": 1})]
 )
-def test_in_isolation_layers_behind_a_drifted_one_grow_too(isolate, expected):
+def test_in_isolation_layers_after_a_drifted_one_grow_too(isolate, expected):
     drift = [
         LayerDrift("stem", (0.01,), (1.0,)),
         LayerDrift("a", (0.5, 0.05, 0.2), (1.0, 1.0, 1.0)),
@@ -174,12 +174,12 @@ def test_in_isolation_layers_behind_a_drifted_one_grow_too(isolate, expected):
     assert sizes_of(drift, 0.1, 7, **given) == dict.fromkeys(expected, 7)
 
 
-def test_a_layer_gains_no_more_than_it_had_at_first():
+def test_a_layer_gains_at_most_its_original_number_of_units():
     drift = [LayerDrift("a", (0.5,) * 9, (1.0,) * 9)]
     assert sizes_of(drift, 0.1, None, isolate=True, at_most={"a": 4}) == {"a": 4}
 
 
-def test_drift_is_that_of_each_unit_against_the_size_of_its_weights():
+def test_drift_of_each_unit_is_relative_to_the_norm_of_its_weights():
     before = [np.array([3.0, 4.0]), np.zeros(2), np.zeros(2)]
     after = [np.array([3.0, 5.0]), np.array([0.0, 2.0]), np.zeros(2)]
     drift = drift_of("a", before, after)
@@ -187,8 +187,8 @@ def test_drift_is_that_of_each_unit_against_the_size_of_its_weights():
     assert drift.relative == (0.2, np.inf, 0.0)
 
 
-def test_incoming_weights_are_those_from_all_parts():
-    grown = widen_layer(grown_by_hand(chain()), "conv1", 5, isolate=True)
+def test_incoming_weights_include_all_parts():
+    grown = widen_layer(manually_grown(chain()), "conv1", 5, isolate=True)
     units = incoming_weights(read(grown), "conv2")
     assert [unit.size for unit in units] == [27] * 4 + [27 + 18] * 3
     np.testing.assert_array_equal(units[1], grown.get_layer("conv2").kernel[..., 1].numpy().ravel())
@@ -198,17 +198,17 @@ def test_incoming_weights_are_those_from_all_parts():
     assert [unit.size for unit in incoming_weights(read(separable), "apart")] == [3] * 4
 
 
-def test_a_strong_anchor_holds_the_probe():
+def test_a_strong_anchor_limits_the_drift_of_the_probe():
     grown = add_classes(chain(), ["stripe", "bar"])
     settings = {"learning_rate": 1e-2, "augment": "none", "epochs": 1, "seed": 0}
-    loose, held = (
+    without, with_anchor = (
         probe_drift(grown, task(), strength=strength, settings=settings) for strength in (0.0, 1e3)
     )
-    for free, near in zip(loose, held, strict=True):
-        assert 0 < max(near.absolute) < 0.2 * max(free.absolute)
+    for free, anchored in zip(without, with_anchor, strict=True):
+        assert 0 < max(anchored.absolute) < 0.2 * max(free.absolute)
 
 
-def test_rows_alone_reach_the_target_where_features_suffice():
+def test_rows_alone_reach_the_target_if_features_suffice():
     labels = np.arange(80) % 2
     images = np.random.default_rng(0).integers(0, 60, (80, 8, 8, 3))
     images[labels == 1, ..., 0] += 180
@@ -233,23 +233,23 @@ def test_rows_alone_reach_the_target_where_features_suffice():
         ("relu", 0.0, True),
     ],
 )
-def test_units_go_only_where_nothing_comes_of_them(activation, shift, is_dead, pixels):
-    grown = grown_by_hand(chain(with_norm=shift is not None, activation=activation))
+def test_units_are_removed_only_if_their_output_is_zero(activation, shift, is_dead, pixels):
+    grown = manually_grown(chain(with_norm=shift is not None, activation=activation))
     new = grown.get_layer("conv2__grown2")
     kernel = new.kernel.numpy()
     kernel[..., 1] = 0
     new.kernel.assign(kernel)
     if shift is not None:
         grown.get_layer("norm__grown2").beta.assign([0.1, shift, 0.1])
-    fewer, removed, notes = without_dead_units(grown, 1, task().validation)
+    fewer, removed, notes = remove_dead_units(grown, 1, task().validation)
     assert notes == []
     assert removed == ({"conv2": 1} if is_dead else {})
     assert count_units(fewer, "conv2") == (6 if is_dead else 7)
     np.testing.assert_allclose(fewer(pixels), grown(pixels), rtol=1e-5, atol=1e-5)
 
 
-def test_units_stay_where_the_network_would_be_worse_without(monkeypatch):
-    grown = grown_by_hand(chain())
+def test_units_are_kept_if_validation_would_be_worse_without(monkeypatch):
+    grown = manually_grown(chain())
     for layer in new_layers(grown):
         layer.set_weights([np.zeros_like(weight) for weight in layer.get_weights()])
 
@@ -260,36 +260,36 @@ def test_units_stay_where_the_network_would_be_worse_without(monkeypatch):
         return copy
 
     monkeypatch.setattr(expansion_steps, "keep_units", damaged)
-    same, removed, notes = without_dead_units(grown, 1, task().validation)
+    same, removed, notes = remove_dead_units(grown, 1, task().validation)
     assert same is grown
     assert removed == {}
-    assert "without its 3 units of zeros the network would be worse" in notes[0]
+    assert "3 zero units are kept, as validation would be worse without them" in notes[0]
 
 
-def test_dead_units_go_from_a_model_with_a_shared_layer_too():
+def test_dead_units_are_removed_from_a_model_with_a_shared_layer_too():
     set_seeds(0)
     x = keras.Input((8, 8, 3))
     twice = layers.Conv2D(3, 3, activation="relu", padding="same", name="twice")
     y = layers.Conv2D(4, 3, activation="relu", name="conv2")(twice(twice(x)))
     y = layers.GlobalAveragePooling2D(name="head_pool")(y)
-    grown = grown_by_hand(keras.Model(x, layers.Dense(2, name="logits")(y)))
+    grown = manually_grown(keras.Model(x, layers.Dense(2, name="logits")(y)))
     kernel = grown.get_layer("conv2__grown2").kernel
     kernel.assign(kernel.numpy() * np.array([1, 0, 1]))
-    fewer, removed, _ = without_dead_units(grown, 1, task().validation)
+    fewer, removed, _ = remove_dead_units(grown, 1, task().validation)
     assert removed == {"conv2": 1}
     images = next(iter(task().validation.dataset()))[0]
     np.testing.assert_allclose(fewer(images), grown(images), rtol=1e-5, atol=1e-5)
     assert sum(layer.name == "twice" for layer in fewer.layers) == 1
 
 
-def test_scale_and_shift_behind_a_new_layer_go_to_zero_with_it():
-    grown = grown_by_hand(chain(with_norm=True))
+def test_scale_and_shift_after_a_new_layer_become_zero_with_it():
+    grown = manually_grown(chain(with_norm=True))
     settings = {"learning_rate": 1e-2, "augment": "none", "epochs": 1, "seed": 0}
     assert train_new(grown, 1, task(), sparsity=50.0, settings=settings)
     norm = grown.get_layer("norm__grown2")
     for weights in (grown.get_layer("conv2__grown2").kernel, norm.gamma, norm.beta):
         assert not np.any(weights)
-    assert without_dead_units(grown, 1, task().validation)[1] == {"conv2": 3}
+    assert remove_dead_units(grown, 1, task().validation)[1] == {"conv2": 3}
 
 
 def test_each_layer_that_cannot_grow_is_named_with_its_own_reason():
@@ -297,7 +297,7 @@ def test_each_layer_that_cannot_grow_is_named_with_its_own_reason():
     y = layers.LayerNormalization(name="norm")(layers.Conv2D(4, 1, name="conv1")(x))
     y = layers.Softmax(name="soft")(layers.Conv2D(4, 1, name="conv2")(y))
     model = keras.Model(x, layers.Dense(2)(layers.GlobalAveragePooling2D()(y)))
-    _, added, notes = widened(model, {"conv1": 1, "conv2": 1}, isolate=False, seed=0)
+    _, added, notes = widen_layers(model, {"conv1": 1, "conv2": 1}, isolate=False, seed=0)
     assert added == {}
     assert "cannot grow: conv1. " in notes[0]
     assert "normalises over the units" in notes[0]
@@ -305,10 +305,12 @@ def test_each_layer_that_cannot_grow_is_named_with_its_own_reason():
     assert "'soft' of class Softmax" in notes[1]
 
 
-def test_further_training_of_what_is_new_leaves_old_logits_to_the_bit(pixels):
+def test_old_logits_stay_bit_identical_in_further_training_of_new_layers(pixels):
     model = chain()
-    model.get_layer("logits").bias.assign([0.1, -0.1])  # trained, so that no head is solved first
-    grown = widen_layer(grown_by_hand(model), "conv1", 5, isolate=True)
+    model.get_layer("logits").bias.assign(
+        [0.1, -0.1]
+    )  # counts as trained, so that no head is solved first
+    grown = widen_layer(manually_grown(model), "conv1", 5, isolate=True)
     labels = np.arange(48) % 4
     images = np.random.default_rng(2).integers(0, 255, (48, 8, 8, 3)).astype("uint8")
     data = tlkit.load_arrays(
@@ -323,24 +325,24 @@ def test_further_training_of_what_is_new_leaves_old_logits_to_the_bit(pixels):
 
 
 def test_a_grown_network_can_be_anchored():
-    grown = widen_layer(grown_by_hand(chain()), "conv1", 5, isolate=True)
+    grown = widen_layer(manually_grown(chain()), "conv1", 5, isolate=True)
     by_group = anchorable(grown)
     assert list(by_group) == ["conv1", "conv2"]
-    held = {variable.path.split("/")[0] for group in by_group.values() for variable in group}
-    assert held == {
+    layers_of_weights = {v.path.split("/")[0] for group in by_group.values() for v in group}
+    assert layers_of_weights == {
         *("conv1", "conv1__grown3"),
         *("conv2", "conv2__grown2", "conv2__grown2__reads3"),
     }
     tlkit.anchor_weights(grown, 0.01)
 
 
-def test_a_number_of_units_may_be_given():
+def test_the_number_of_units_can_be_set():
     _, report = expand(chain(), task(), target=0.0, threshold=1e-6, num_units=2, sparsity=0, **FAST)
     assert report.added == {"conv1": 2, "conv2": 2}
     assert report.removed == {}
 
 
-def test_earlier_tasks_stay_to_the_bit_through_several(grown, pixels):
+def test_outputs_of_earlier_tasks_stay_bit_identical_over_several_tasks(grown, pixels):
     _, bigger, _ = grown
     third, report = expand(
         bigger,
@@ -354,7 +356,7 @@ def test_earlier_tasks_stay_to_the_bit_through_several(grown, pixels):
     assert report.new_accuracy_after >= report.new_accuracy_retrained
 
 
-def test_a_strong_pull_removes_what_was_added(pixels):
+def test_strong_sparsity_removes_all_added_units(pixels):
     model = chain()
     bigger, report = expand(model, task(), target=0.0, sparsity=20.0, **FAST)
     assert report.added
@@ -364,33 +366,34 @@ def test_a_strong_pull_removes_what_was_added(pixels):
     assert np.array_equal(bigger(pixels)[:, :2], model(pixels))
 
 
-def test_rows_solved_again_are_kept_only_where_validation_is_better_so():
-    grown, right, wrong = grown_by_hand(chain()), task(), task(flipped=True)
+def test_rows_solved_again_are_kept_only_if_validation_is_better():
+    grown, data, flipped = manually_grown(chain()), task(), task(flipped=True)
     rows = [layer.name for layer in newest_rows(grown)]
     given = {"seed": 0, "cache": None}
-    before = tlkit.evaluate(task_model(grown), right.validation)
-    note = solve_rows_again(grown, right, right.validation, **given)
-    after = tlkit.evaluate(task_model(grown), right.validation)
+    before = tlkit.evaluate(task_model(grown), data.validation)
+    note = solve_rows_again(grown, data, data.validation, **given)
+    after = tlkit.evaluate(task_model(grown), data.validation)
     assert after.accuracy > before.accuracy
-    assert f"{before.loss:.4f} ({100 * before.accuracy:.1f} %) became {after.loss:.4f}" in note
+    was = f"{before.loss:.4f} (accuracy {100 * before.accuracy:.1f} %)"
+    assert f"validation loss {was} to {after.loss:.4f}" in note
     kept = values(grown, rows)
-    assert solve_rows_again(grown, wrong, right.validation, **given) is None
+    assert solve_rows_again(grown, flipped, data.validation, **given) is None
     assert is_same(kept, values(grown, rows))
 
 
-def test_units_that_no_epoch_improved_stay_where_solved_rows_use_them(pixels, monkeypatch):
+def test_units_that_no_epoch_improved_are_kept_if_solved_rows_use_them(pixels, monkeypatch):
     monkeypatch.setattr(expansion, "train_new", lambda *given, **settings: False)
     model = chain()
     bigger, report = expand(model, task(), target=0.0, **FAST)
     assert report.has_grown
-    assert "rows solved again beside the new units" in str(report)
+    assert "rows solved again with the new units" in str(report)
     assert report.new_accuracy_after > report.new_accuracy_retrained
     assert report.weight_change["new"] > 0 == report.weight_change["old"]
     assert np.array_equal(bigger(pixels)[:, :2], model(pixels))
 
 
 def modes_in_training(monkeypatch, layer_class=layers.Dropout):
-    """Notes in which mode each layer of a class is called while the new layers train."""
+    """Records the modes in which each layer of a class is called while the new layers train."""
     modes = {}
     plain = layer_class.call
 
@@ -402,7 +405,7 @@ def modes_in_training(monkeypatch, layer_class=layers.Dropout):
     return modes
 
 
-def test_old_layers_compute_as_in_inference_while_new_ones_train(monkeypatch):
+def test_old_layers_run_in_inference_mode_while_new_ones_train(monkeypatch):
     set_seeds(0)
     x = keras.Input((8, 8, 3))
     y = layers.Conv2D(3, 3, activation="relu", name="conv1")(x)
@@ -411,7 +414,7 @@ def test_old_layers_compute_as_in_inference_while_new_ones_train(monkeypatch):
     y = layers.Dropout(0.5, name="drop2")(y)
     y = layers.GlobalAveragePooling2D(name="head_pool")(y)
     y = layers.Dropout(0.5, name="drop_head")(y)
-    grown = grown_by_hand(keras.Model(x, layers.Dense(2, name="logits")(y)))
+    grown = manually_grown(keras.Model(x, layers.Dense(2, name="logits")(y)))
     grown = widen_layer(grown, "conv1", 5, isolate=True)
     settings = {"epochs": 1, "learning_rate": 1e-2, "augment": "none", "seed": 0}
     modes = modes_in_training(monkeypatch)
@@ -442,7 +445,7 @@ def test_without_isolation_old_units_read_new_ones(pixels):
     assert not np.array_equal(bigger(pixels)[:, :2], model(pixels))
 
 
-def test_residual_blocks_are_named_where_they_cannot_grow_in_isolation():
+def test_residual_blocks_that_cannot_grow_in_isolation_are_named():
     model = tlkit.build_classifier("resnet8", ["a", "b"], weights=None)
     data = tlkit.load_arrays(
         np.random.default_rng(0).integers(0, 255, (24, 32, 32, 3), "uint8"),
@@ -465,10 +468,10 @@ def test_old_accuracy_is_that_of_old_classes_among_themselves():
     _, report = expand(model, task(), target=0.0, old_data=old, **FAST)
     assert report.old_accuracy_before == tlkit.evaluate(model, old.validation).accuracy
     assert report.old_accuracy_after == report.old_accuracy_before
-    assert "bit for bit the same logits" in str(report)
+    assert "logits bit-identical" in str(report)
 
 
-def test_a_grown_network_survives_saving_and_consolidating(grown, tmp_path, pixels):
+def test_a_grown_network_can_be_saved_and_consolidated(grown, tmp_path, pixels):
     _, bigger, _ = grown
     bigger.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
@@ -492,10 +495,10 @@ def test_a_grown_network_survives_saving_and_consolidating(grown, tmp_path, pixe
         ({"class_names": ["stripe", "b"]}, "names of classes that the model does not have"),
         ({"augment": "lite"}, "`augment` must be one of"),
         ({"old_data": task().at_size(9)}, "`old_data` must have the image size of the model"),
-        ({"old_data": [1, 2]}, "`old_data` must hold images"),
+        ({"old_data": [1, 2]}, "`old_data` must contain images"),
     ],
 )
-def test_what_breaks_a_rule_is_refused_and_the_model_untouched(given, message):
+def test_invalid_arguments_are_refused_and_the_model_is_unchanged(given, message):
     model = chain()
     before = model.get_weights()
     with pytest.raises(tlkit.ArgumentError, match=message):
@@ -506,35 +509,37 @@ def test_what_breaks_a_rule_is_refused_and_the_model_untouched(given, message):
 def test_data_without_validation_is_refused():
     images = np.random.default_rng(0).integers(0, 255, (8, 8, 8, 3), "uint8")
     data = tlkit.load_arrays(images, np.arange(8) % 2, ["c", "d"], splits=(1, 0, 0))
-    with pytest.raises(tlkit.DataError, match="`data` must hold validation images"):
+    with pytest.raises(tlkit.DataError, match="`data` must contain validation images"):
         expand(chain(), data)
     with pytest.raises(tlkit.ArgumentError, match=r"`data\.train` must have the image size"):
         expand(chain(), task().at_size(9))
-    with pytest.raises(tlkit.ArgumentError, match="`grown` must have classes that were added"):
+    with pytest.raises(tlkit.ArgumentError, match="`grown` must have added classes"):
         task_model(chain())
 
 
-def test_a_class_without_images_or_a_head_of_independent_labels_is_refused():
+def test_a_class_without_images_or_a_multi_label_head_is_refused():
     images = np.random.default_rng(0).integers(0, 255, (12, 8, 8, 3), "uint8")
     labels = np.arange(12) % 2
     data = tlkit.load_arrays(images, labels, ["c", "d", "e"], splits=(0.5, 0.5, 0))
-    with pytest.raises(tlkit.DataError, match=r"`data` must hold training images .* none of 'e'"):
+    with pytest.raises(
+        tlkit.DataError, match=r"`data` must contain training images .* none of 'e'"
+    ):
         expand(chain(), data)
-    with pytest.raises(tlkit.ArgumentError, match="`model` must tell classes apart of which one"):
+    with pytest.raises(tlkit.ArgumentError, match="`model` must have mutually exclusive classes"):
         expand(chain(head="sigmoid"), task())
 
 
-def test_a_proximal_step_is_the_formula_and_its_zeros_are_exact():
+def test_a_proximal_step_matches_the_formula_with_exact_zeros():
     kernel = keras.Variable(np.array([[3.0, 0.1], [4.0, 0.0]], np.float32))
     bias = keras.Variable(np.array([0.0, 0.1], np.float32))
     hook = GroupSparsity([[kernel, bias]], strength=2.0)
     rate = tf.constant(0.1)
     hook.after_update([kernel, bias], [rate, rate])
-    pull = 0.1 * 2.0 * np.sqrt(3)
-    expected = np.array([3.0, 4.0]) * (1 - pull / 5.0)
+    threshold = 0.1 * 2.0 * np.sqrt(3)
+    expected = np.array([3.0, 4.0]) * (1 - threshold / 5.0)
     np.testing.assert_allclose(kernel.numpy()[:, 0], expected, rtol=1e-6)
     assert not kernel.numpy()[:, 1].any()
     assert bias.numpy()[1] == 0.0
     assert float(hook.metrics[0].result()) == 1.0
-    with pytest.raises(tlkit.ArgumentError, match="one value or more for each unit"):
+    with pytest.raises(tlkit.ArgumentError, match="values for each unit on the last axis"):
         GroupSparsity([[kernel, keras.Variable(np.zeros(3))]], strength=1.0)

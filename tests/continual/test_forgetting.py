@@ -1,4 +1,4 @@
-"""Forgetting: each measure against its formula by hand, and a guard that acts."""
+"""Forgetting: each measure compared with its formula, and the guard."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def test_each_measure_is_its_formula(matrix):
     assert matrix.intransigence([1.0, 1.0, 1.0]) == pytest.approx((0.1 + 0.05 + 0.1) / 3)
 
 
-def test_forgetting_counts_from_the_best_ever_and_backward_transfer_from_ones_own_row():
+def test_forgetting_is_relative_to_the_best_row_and_backward_transfer_to_a_tasks_own_row():
     matrix = tlkit.ForgettingMatrix(["a", "b", "c"], scenario="domain-incremental")
     for row in ([0, 0, 0], [0.5, 0, 0], [0.9, 0.5, 0], [0.7, 0.5, 0.5]):
         matrix.record(row)
@@ -36,8 +36,8 @@ def test_forgetting_counts_from_the_best_ever_and_backward_transfer_from_ones_ow
     assert matrix.smallest_accuracy == 0.5
 
 
-def test_forgetting_counts_from_what_was_known_before_a_tasks_own_training_too():
-    """In the equation l runs over all earlier tasks; the row before any is no task's."""
+def test_forgetting_includes_rows_before_a_tasks_own_training():
+    """In the equation l runs over all earlier tasks, without the row before any training."""
     matrix = tlkit.ForgettingMatrix(["a", "b", "c"], scenario="domain-incremental")
     for row in ([0.1, 0.99, 0], [0.5, 0.8, 0], [0.5, 0.6, 0], [0.5, 0.5, 0.5]):
         matrix.record(row)
@@ -52,13 +52,13 @@ def test_a_guard_allows_exactly_its_budget(model, old, monkeypatch, figures):
     before, budget, after, allowed = figures
     guard = tlkit.ForgettingGuard(model, old.train, budget=budget, before=before)
     guard.set_model(model)
-    monkeypatch.setattr(guard, "_measured", lambda: after)
+    monkeypatch.setattr(guard, "_evaluate", lambda: after)
     guard.on_train_begin()
     guard.on_epoch_end(0, {})
     assert guard.allowed is allowed
 
 
-def test_measures_hold_for_what_has_been_trained_so_far():
+def test_measures_are_computed_on_the_tasks_trained_so_far():
     matrix = tlkit.ForgettingMatrix(["a", "b", "c"], scenario="task-incremental")
     with pytest.raises(ArgumentError, match="0 rows"):
         _ = matrix.average_accuracy
@@ -69,14 +69,14 @@ def test_measures_hold_for_what_has_been_trained_so_far():
     assert np.isnan(matrix.backward_transfer)
 
 
-def test_it_comes_back_from_its_file(matrix, tmp_path):
+def test_a_matrix_is_restored_from_its_file(matrix, tmp_path):
     matrix.save(tmp_path / "matrix.json")
     again = tlkit.ForgettingMatrix.load(tmp_path / "matrix.json")
     np.testing.assert_array_equal(again.accuracy, matrix.accuracy)
     assert (again.task_names, again.scenario) == (matrix.task_names, matrix.scenario)
 
 
-def test_the_scenario_is_always_named_and_class_incremental_warned_of(matrix):
+def test_the_scenario_is_always_named_with_a_warning_for_class_incremental(matrix):
     assert "task-incremental" in str(matrix)
     assert "known to fail" not in str(matrix)
     other = tlkit.ForgettingMatrix(["a"], scenario="class-incremental")
@@ -108,8 +108,8 @@ def test_nothing_is_recorded_after_the_last_task(matrix):
     ("names", "scenario", "message"),
     [
         (["a"], "continual", "task-incremental"),
-        ([], "task-incremental", "one or more names"),
-        (["a", "a"], "task-incremental", "each once"),
+        ([], "task-incremental", "one or more distinct names"),
+        (["a", "a"], "task-incremental", "one or more distinct names"),
     ],
 )
 def test_bad_matrices(names, scenario, message):
@@ -119,7 +119,7 @@ def test_bad_matrices(names, scenario, message):
 
 @pytest.fixture
 def old():
-    """The same images with the other labels: what is learned is what is forgotten."""
+    """The same images as `data`, whose labels are flipped in training: learning is forgetting."""
     labels = np.arange(64) % 2
     images = np.random.default_rng(0).integers(0, 99, (64, 32, 32, 3), "uint8")
     images[labels == 1, :, :, 0] += 60
@@ -127,7 +127,7 @@ def old():
 
 
 @pytest.mark.parametrize("action", ["stop", "roll back"])
-def test_a_guard_ends_training_and_no_epoch_beyond_the_budget_is_kept(model, data, old, action):
+def test_a_guard_stops_training_and_no_epoch_beyond_the_budget_is_kept(model, data, old, action):
     tlkit.train_head(model, old)
     flipped = data.train.dataset().map(lambda images, labels: (images, 1 - labels))
     guard = tlkit.ForgettingGuard(model, old.validation, budget=0.05, action=action)
@@ -147,7 +147,7 @@ def test_a_guard_ends_training_and_no_epoch_beyond_the_budget_is_kept(model, dat
 
 
 @pytest.mark.parametrize(("action", "kept"), [("stop", False), ("roll back", True)])
-def test_in_plain_keras_only_rolling_back_puts_weights_back(model, old, action, kept):
+def test_in_plain_keras_only_roll_back_restores_weights(model, old, action, kept):
     import keras
 
     tlkit.train_head(model, old)
@@ -160,10 +160,10 @@ def test_in_plain_keras_only_rolling_back_puts_weights_back(model, old, action, 
     assert (tlkit.evaluate(model, old.train).accuracy >= 0.95) == kept
 
 
-def test_a_guard_needs_images_and_sane_arguments(model, old):
+def test_a_guard_needs_images_and_valid_arguments(model, old):
     import dataclasses
 
-    with pytest.raises(ArgumentError, match="`old_data` must hold images"):
+    with pytest.raises(ArgumentError, match="`old_data` must contain images"):
         tlkit.ForgettingGuard(model, dataclasses.replace(old, validation=None), 0.05)
     with pytest.raises(ArgumentError, match="budget=-1"):
         tlkit.ForgettingGuard(model, old, -1)

@@ -1,4 +1,4 @@
-"""Importance: the mean of each sample's own squared gradients, and nothing else."""
+"""Importance: the mean of squared per-sample gradients."""
 
 import keras
 import numpy as np
@@ -16,8 +16,8 @@ def batches(images, labels=None):
     return tf.data.Dataset.from_tensor_slices(content).batch(4)
 
 
-def by_hand(model, images, scalars):
-    """Sums weight * measure(gradient) of single samples, eagerly; see `exact` for `scalars`."""
+def reference_importance(model, images, scalars):
+    """Averages weight * measure(gradient) over single samples; see `exact` for `scalars`."""
     variables = model.trainable_variables
     totals = [np.zeros(v.shape) for v in variables]
     for i, image in enumerate(images):
@@ -43,11 +43,11 @@ def assert_close(importance, expected):
         np.testing.assert_allclose(importance[path], values, rtol=1e-4, atol=1e-5 * scale)
 
 
-def test_exact_fisher_is_the_expectation_over_the_models_own_answers(small):
+def test_exact_fisher_is_the_expectation_over_the_models_own_predictions(small):
     model, images, _ = small
     before = [variable.numpy() for variable in model.variables]
     importance = tlkit.estimate_importance(model, batches(images), method="fisher")
-    assert_close(importance, by_hand(model, images, exact))
+    assert_close(importance, reference_importance(model, images, exact))
     assert importance.num_samples == 10
     assert not importance.notes  # convolutions are vectorised
     for value, variable in zip(before, model.variables, strict=True):
@@ -63,14 +63,14 @@ def test_empirical_fisher_takes_the_label_and_is_not_the_squared_mean_gradient(s
     def of_label(logits, i):
         return [(tf.nn.log_softmax(logits)[labels[i]], 1.0, np.square)]
 
-    assert_close(importance, by_hand(model, images, of_label))
+    assert_close(importance, reference_importance(model, images, of_label))
     with tf.GradientTape() as tape:
         loss = keras.losses.sparse_categorical_crossentropy(
             labels, model(images, training=False), from_logits=True
         )
         loss = tf.reduce_mean(loss)
-    wrong = tape.gradient(loss, model.get_layer("conv").kernel.value).numpy() ** 2
-    assert not np.allclose(importance["conv/kernel"], wrong, rtol=0.1)
+    squared_mean = tape.gradient(loss, model.get_layer("conv").kernel.value).numpy() ** 2
+    assert not np.allclose(importance["conv/kernel"], squared_mean, rtol=0.1)
 
 
 def test_mas_is_the_mean_size_of_the_gradient_of_the_squared_output(small):
@@ -78,33 +78,35 @@ def test_mas_is_the_mean_size_of_the_gradient_of_the_squared_output(small):
     importance = tlkit.estimate_importance(model, batches(images), method="mas")
     assert_close(
         importance,
-        by_hand(model, images, lambda logits, i: [(tf.reduce_sum(logits**2), 1.0, np.abs)]),
+        reference_importance(
+            model, images, lambda logits, i: [(tf.reduce_sum(logits**2), 1.0, np.abs)]
+        ),
     )
 
 
-def test_sampled_fisher_comes_near_the_exact_one_and_repeats_with_its_seed(small):
+def test_sampled_fisher_approximates_the_exact_one_and_depends_on_the_seed(small):
     model, images, _ = small
     many = np.repeat(images, 100, axis=0)
     given = {"method": "fisher_sampled", "num_samples": 1000}
     one = tlkit.estimate_importance(model, batches(many), seed=1, **given)
     again = tlkit.estimate_importance(model, batches(many), seed=1, **given)
-    expected = by_hand(model, images, exact)
+    expected = reference_importance(model, images, exact)
     for path, values in expected.items():
         np.testing.assert_array_equal(one[path], again[path])
         assert abs(one[path].sum() / values.sum() - 1) < 0.15
 
 
 @pytest.mark.parametrize("num_classes", [2, 20])
-def test_more_classes_than_share_a_pass_are_all_counted(num_classes):
+def test_all_classes_are_counted_over_several_passes(num_classes):
     set_seeds(0)
     inputs = keras.Input((6,))
     model = keras.Model(inputs, keras.layers.Dense(num_classes, name="logits")(inputs))
     images = np.random.default_rng(0).normal(size=(5, 6)).astype("float32")
     importance = tlkit.estimate_importance(model, batches(images))
-    shares = tf.nn.softmax(model(images)).numpy()
+    probabilities = tf.nn.softmax(model(images)).numpy()
     # d log p_c / d b_k = [k = c] - p_k, whose square has the expectation p_k (1 - p_k)
     np.testing.assert_allclose(
-        importance["logits/bias"], (shares * (1 - shares)).mean(axis=0), rtol=1e-4
+        importance["logits/bias"], (probabilities * (1 - probabilities)).mean(axis=0), rtol=1e-4
     )
 
 
@@ -119,7 +121,7 @@ def test_binary_heads_have_the_bernoulli_fisher(activation):
     np.testing.assert_allclose(importance["binary_logit/bias"], (p * (1 - p)).mean(0), rtol=1e-3)
 
 
-def test_depthwise_convolutions_are_taken_one_by_one_and_said():
+def test_depthwise_convolutions_are_processed_one_by_one_and_reported():
     set_seeds(0)
     inputs = keras.Input((6, 6, 3))
     x = keras.layers.DepthwiseConv2D(3, name="depthwise")(inputs)
@@ -128,7 +130,7 @@ def test_depthwise_convolutions_are_taken_one_by_one_and_said():
     images = np.random.default_rng(0).normal(size=(7, 6, 6, 3)).astype("float32")
     importance = tlkit.estimate_importance(model, batches(images))
     assert "Depthwise" in importance.notes[0]
-    assert_close(importance, by_hand(model, images, exact))
+    assert_close(importance, reference_importance(model, images, exact))
 
 
 def test_frozen_weights_have_an_importance_too(small):
@@ -143,14 +145,14 @@ def test_frozen_weights_have_an_importance_too(small):
         np.testing.assert_array_equal(free[path], frozen[path])
 
 
-def test_a_split_gives_random_images_and_no_more_than_asked(model, data):
+def test_a_split_gives_at_most_num_samples_random_images(model, data):
     importance = tlkit.estimate_importance(model, data, method="mas", num_samples=5)
     assert importance.num_samples == 5
     other = tlkit.estimate_importance(model, data, method="mas", num_samples=5, seed=1)
     assert not np.array_equal(importance["logits/bias"], other["logits/bias"])
 
 
-def test_online_accumulation_decays_what_was(small):
+def test_online_accumulation_decays_the_old_importance(small):
     model, images, _ = small
     one = tlkit.estimate_importance(model, batches(images))
     both = accumulate_importance(one, one, decay=0.5)
@@ -160,7 +162,7 @@ def test_online_accumulation_decays_what_was(small):
     with pytest.raises(ArgumentError, match="conv/kernel"):
         accumulate_importance(one, {"conv/kernel": np.ones(2)})
     for value in (-1.0, np.nan):
-        with pytest.raises(ArgumentError, match="finite and 0 or more everywhere"):
+        with pytest.raises(ArgumentError, match="finite and at least 0 everywhere"):
             accumulate_importance({}, {"conv/kernel": np.array([value])})
 
 
@@ -172,17 +174,17 @@ def test_labels_without_an_output_are_refused(model):
         tlkit.estimate_importance(model, three, method="empirical_fisher")
 
 
-def test_normalized_importance_has_mean_one_over_what_is_held(small):
+def test_normalized_importance_has_mean_one_over_anchored_weights(small):
     model, images, _ = small
     importance = tlkit.estimate_importance(model, batches(images))
     scaled = normalize_importance(importance, ["conv/kernel", "conv/bias"])
     assert np.mean(np.concatenate([scaled[path].ravel() for path in scaled])) == pytest.approx(1)
-    with pytest.raises(ArgumentError, match="above zero somewhere"):
+    with pytest.raises(ArgumentError, match="above zero for some anchored weight"):
         normalize_importance({"w": np.zeros(3)}, ["w"])
 
 
-def test_the_path_integral_is_what_the_loss_fell_by(small):
-    """Under small steps of gradient descent the shares add up to the fall of the loss."""
+def test_the_path_integral_is_the_decrease_of_the_loss(small):
+    """With small gradient-descent steps the contributions sum to the decrease of the loss."""
     from tlkit.training.step import hooked
 
     model, images, labels = small
@@ -196,10 +198,10 @@ def test_the_path_integral_is_what_the_loss_fell_by(small):
     trainee.compile(keras.optimizers.SGD(1e-3), loss)
     before = float(loss(labels, model(images)))
     trainee.fit(images, labels, batch_size=10, epochs=50, verbose=0)
-    fall = before - float(loss(labels, model(images)))
-    gathered = sum(float(tf.reduce_sum(one)) for one in path._path)
-    assert fall > 0
-    np.testing.assert_allclose(gathered, fall, rtol=0.02)
+    decrease = before - float(loss(labels, model(images)))
+    total = sum(float(tf.reduce_sum(one)) for one in path._path)
+    assert decrease > 0
+    np.testing.assert_allclose(total, decrease, rtol=0.02)
     importance = tlkit.estimate_importance(model, path, method="synaptic")
     assert importance.num_samples == 50
     assert all(np.all(values >= 0) for values in importance.values())
@@ -207,8 +209,8 @@ def test_the_path_integral_is_what_the_loss_fell_by(small):
     model.trainable = True
 
 
-def test_a_skipped_step_counts_nothing_in_the_path():
-    """Loss scaling skips a step whose gradients are not finite; so does the path."""
+def test_a_skipped_step_is_not_counted_in_the_path():
+    """Loss scaling skips a step with non-finite gradients, and so does the path."""
     set_seeds(0)
     inputs = keras.Input((6,))
     model = keras.Model(inputs, keras.layers.Dense(2, name="logits")(inputs))
@@ -216,7 +218,7 @@ def test_a_skipped_step_counts_nothing_in_the_path():
     path = tlkit.SynapticPath(model)
     rate = [tf.constant(0.1)] * 2
     path.before_update([tf.fill(weights[0].shape, np.inf), tf.ones(2)], weights)
-    weights[1].assign_add([1.0, 1.0])  # an anchor that pulls in every step
+    weights[1].assign_add([1.0, 1.0])  # as an anchor does in every step
     path.after_update(weights, rate)
     path.before_update([tf.fill(weights[0].shape, 2.0), tf.ones(2)], weights)
     weights[0].assign_sub(tf.fill(weights[0].shape, 0.5))
@@ -246,8 +248,8 @@ def test_mixed_float16_gives_a_finite_path():
     assert any(values.max() > 0 for values in path.importance().values())
 
 
-def test_the_pull_of_an_anchor_is_no_part_of_the_path(model, data, blind):
-    """Where only the anchor pulls, nothing was learned."""
+def test_the_gradient_of_an_anchor_is_excluded_from_the_path(model, data, blind):
+    """If only the anchor changes weights, nothing was learned."""
     tlkit.train_head(model, data)
     anchor = tlkit.anchor_weights(model, 1.0)
     kernel = model.get_layer("stage3_1_conv").kernel

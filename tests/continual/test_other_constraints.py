@@ -1,4 +1,4 @@
-"""Interpolated weights and distilled answers."""
+"""Interpolation of weights, and distillation."""
 
 import keras
 import numpy as np
@@ -15,7 +15,7 @@ def other():
     return tlkit.build_classifier("resnet8", ["grey", "red"], weights=None, seed=5)
 
 
-def test_weights_lie_between_and_the_ends_are_exact(model, other):
+def test_weights_are_interpolated_and_the_ends_are_exact(model, other):
     for alpha in (0.0, 0.25, 1.0):
         between = tlkit.interpolate_weights(model, other, alpha)
         for a, b, c in zip(model.weights, other.weights, between.weights, strict=True):
@@ -31,7 +31,7 @@ def test_neither_model_is_changed(model, other):
         np.testing.assert_array_equal(value, weight.numpy())
 
 
-def test_the_sweep_measures_every_split_at_every_share(model, other, data):
+def test_the_sweep_evaluates_every_split_at_every_alpha(model, other, data):
     splits = {"old": data.train, "new": data.validation}
     report = tlkit.sweep_interpolation(model, other, splits, alphas=[0, 0.5, 1])
     assert report.accuracies["new"][0] == tlkit.evaluate(model, data.validation).accuracy
@@ -49,24 +49,24 @@ def test_models_of_other_shapes_are_refused_by_name(model):
 
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.1, "half", float("nan")])
-def test_shares_are_from_0_to_1(model, alpha):
+def test_alpha_must_be_from_0_to_1(model, alpha):
     with pytest.raises(ArgumentError, match="must be a number from 0 to 1"):
         tlkit.interpolate_weights(model, model, alpha)
 
 
-def test_the_distillation_term_is_the_formulas(model, other, data):
+def test_the_distillation_term_matches_the_formula(model, other, data):
     term = tlkit.distill_from(other, temperature=3.0, weight=0.5)
     images, _ = next(iter(data.train.dataset(shuffle=False)))
     outputs = model(images)
     value = float(term.loss(images, outputs, tf.constant(0.0)))
     old, new = other(images).numpy() / 3, outputs.numpy() / 3
     logs = new - np.log(np.exp(new).sum(axis=1, keepdims=True))
-    shares = np.exp(old) / np.exp(old).sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(value, 0.5 * 9 * -(shares * logs).sum(axis=1).mean(), rtol=1e-5)
+    targets = np.exp(old) / np.exp(old).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(value, 0.5 * 9 * -(targets * logs).sum(axis=1).mean(), rtol=1e-5)
 
 
-def test_logits_and_probabilities_are_each_read_as_what_they_are(model, other, data):
-    """A student that ends in softmax is no other one for it."""
+def test_logits_and_probabilities_give_the_same_term(model, other, data):
+    """The term is the same for a student that ends with a softmax."""
     term = tlkit.distill_from(other, temperature=3.0)
     images, _ = next(iter(data.train.dataset(shuffle=False)))
     expected = float(term.loss(images, model(images), tf.constant(0.0)))
@@ -89,7 +89,7 @@ def test_binary_heads_are_distilled_by_their_sigmoid(data):
     np.testing.assert_allclose(value, expected, rtol=1e-4)
 
 
-def test_several_labels_are_distilled_by_the_mean_over_images_and_labels(data):
+def test_multi_label_heads_are_distilled_by_the_mean_over_images_and_labels(data):
     models = [
         tlkit.build_classifier("resnet8", list("abc"), weights=None, multi_label=True, seed=i)
         for i in (0, 1)
@@ -103,7 +103,7 @@ def test_several_labels_are_distilled_by_the_mean_over_images_and_labels(data):
     np.testing.assert_allclose(value, expected, rtol=1e-4)
 
 
-def test_distillation_keeps_old_answers_where_labels_say_otherwise(model, data):
+def test_distillation_keeps_old_predictions_against_flipped_labels(model, data):
     tlkit.train_head(model, data)
     start = model.get_weights()
     flipped = data.train.dataset().map(lambda images, labels: (images, 1 - labels))
@@ -121,10 +121,10 @@ def test_distillation_keeps_old_answers_where_labels_say_otherwise(model, data):
         kept[weight] = tlkit.evaluate(model, data.train).accuracy
     assert kept[30.0] > 0.9 > kept[0.0]
     assert report.stages[-1].history[-1]["distillation"] > 0
-    assert any("held to the old model's answers" in note for note in report.stages[-1].notes)
+    assert any("distilled from the old model" in note for note in report.stages[-1].notes)
 
 
-def test_the_teacher_is_a_copy_and_does_not_move(model, data):
+def test_the_teacher_is_a_copy_and_stays_unchanged(model, data):
     term = tlkit.distill_from(model)
     before = term._teacher.get_weights()
     tlkit.fine_tune(model, data, unfreeze="all", epochs=1, learning_rate=1e-3, anchor=term)
@@ -139,7 +139,9 @@ def test_the_teacher_is_a_copy_and_does_not_move(model, data):
 
 def test_an_old_model_with_more_outputs_is_refused(model, data):
     three = tlkit.build_classifier("resnet8", ["a", "b", "c"], weights=None)
-    with pytest.raises(ArgumentError, match=r"old model with 3 outputs \(softmax\), and 2"):
+    with pytest.raises(
+        ArgumentError, match=r"old model with 3 outputs \(softmax\), and a new model with 2"
+    ):
         tlkit.fine_tune(model, data, epochs=1, anchor=tlkit.distill_from(three))
 
 

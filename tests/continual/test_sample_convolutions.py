@@ -1,4 +1,4 @@
-"""Per-sample gradients of convolutions: those of TensorFlow, and without a loop over samples."""
+"""Per-sample gradients of convolutions equal TensorFlow's, without a loop over samples."""
 
 import keras
 import numpy as np
@@ -28,7 +28,7 @@ def network(**settings):
 
 
 def gradients_of(model, images):
-    """Each sample's own, in one vectorised graph."""
+    """Returns the per-sample gradients in one vectorised graph."""
     weights = [v.value for v in model.trainable_variables]
 
     def of_one(image):
@@ -41,7 +41,7 @@ def gradients_of(model, images):
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_gradients_are_those_of_single_samples_without_a_loop(settings):
+def test_gradients_equal_those_of_single_samples_without_a_loop(settings):
     model = network(**settings)
     images = np.random.default_rng(0).normal(size=(5, 9, 8, 2)).astype("float32")
     with vectorizable_convolutions(model):
@@ -56,7 +56,7 @@ def test_gradients_are_those_of_single_samples_without_a_loop(settings):
             np.testing.assert_allclose(one[i], own, rtol=1e-4, atol=1e-6)
 
 
-def test_the_layers_are_as_before_afterwards_and_others_are_left_alone():
+def test_the_layers_are_restored_and_others_are_unchanged():
     model = network(kernel_size=3)
     with vectorizable_convolutions(model):
         assert "convolution_op" in vars(model.get_layer("first"))
@@ -68,5 +68,5 @@ def test_the_layers_are_as_before_afterwards_and_others_are_left_alone():
         assert "convolution_op" not in vars(grouped.get_layer("grouped"))
 
 
-def test_patches_hold_what_each_output_sees():
+def test_patches_have_the_inputs_of_each_output():
     assert count_patch_values(network(kernel_size=3)) == 7 * 6 * (9 * 2) + 7 * 6 * (4 * 3)

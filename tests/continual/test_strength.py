@@ -1,4 +1,4 @@
-"""A strength that chooses itself: the rule on made-up trainings, then on real ones."""
+"""The choice of a strength: the rule on simulated trainings, then on real ones."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ from tlkit.plots.continual import plot_strengths
 
 
 def trainings(enough, accuracy=0.9, drift=2.0, share=0.1):
-    """A training that reaches the accuracy from the strength `enough` downwards."""
+    """Simulates trainings that reach the accuracy with strengths up to `enough`."""
 
     def train(strength):
         if not strength:
@@ -28,7 +28,7 @@ def trainings(enough, accuracy=0.9, drift=2.0, share=0.1):
 BEFORE = StrengthTrial(0.0, accuracy=0.5, loss=1.2, drift=0.0)
 
 
-def test_the_first_strength_is_the_formulas_and_is_halved_until_enough_is_kept():
+def test_the_first_strength_matches_the_formula_and_is_halved_until_enough_is_kept():
     trials, chosen, notes = search_strength(trainings(enough=1.0), BEFORE)
     tried = [trial.strength for trial in trials]
     np.testing.assert_allclose(tried, [0.0, 5.0, 2.5, 1.25, 0.625])  # 10 * (1.2 - 0.2) / 2
@@ -36,7 +36,7 @@ def test_the_first_strength_is_the_formulas_and_is_halved_until_enough_is_kept()
     assert not notes
 
 
-def test_a_first_strength_that_keeps_enough_is_doubled_while_it_does():
+def test_a_first_strength_that_keeps_enough_accuracy_is_doubled_while_it_does():
     trials, chosen, notes = search_strength(trainings(enough=25.0), BEFORE)
     assert [trial.strength for trial in trials] == [0.0, 5.0, 10.0, 20.0, 40.0]
     assert chosen == 20.0
@@ -46,14 +46,14 @@ def test_a_first_strength_that_keeps_enough_is_doubled_while_it_does():
 
 
 def test_with_old_images_the_best_mean_of_both_tasks_is_found():
-    """Each decade costs the new task what the figures say; the old one gains until 1.0."""
+    """The old task's accuracy falls by 0.1 for each decade from the best strength."""
 
     def training(best):
         def train(strength):
             if not strength:
                 return StrengthTrial(0.0, 0.9, loss=0.2, drift=2.0, old_accuracy=0.1)
-            away = abs(np.log10(strength / best))
-            return StrengthTrial(strength, 0.6, 0.3, drift=1.0, old_accuracy=0.9 - 0.1 * away)
+            decades = abs(np.log10(strength / best))
+            return StrengthTrial(strength, 0.6, 0.3, drift=1.0, old_accuracy=0.9 - 0.1 * decades)
 
         return train
 
@@ -68,7 +68,7 @@ def test_with_old_images_the_best_mean_of_both_tasks_is_found():
     assert chosen == 80.0
 
 
-def test_each_of_several_old_tasks_counts_like_the_new_one():
+def test_each_old_task_counts_as_much_as_the_new_one():
     def train(strength):
         old = {0.0: 0.1, 0.3125: 0.2, 1.25: 0.3, 5.0: 0.5, 20.0: 0.6}.get(strength, 0.7)
         new = {20.0: 0.75, 80.0: 0.6, 320.0: 0.52, 1280.0: 0.51}.get(strength, 0.9)
@@ -79,7 +79,7 @@ def test_each_of_several_old_tasks_counts_like_the_new_one():
     assert search_strength(train, before, num_old_tasks=4)[1] == 80.0
 
 
-def test_a_strength_that_brings_nothing_is_warned_of():
+def test_a_useless_strength_gives_a_warning():
     def train(strength):
         if not strength:
             return StrengthTrial(0.0, 0.9, loss=0.2, drift=2.0, old_accuracy=0.9)
@@ -87,11 +87,11 @@ def test_a_strength_that_brings_nothing_is_warned_of():
 
     before = dataclasses.replace(BEFORE, old_accuracy=1.0)
     _, _, notes = search_strength(train, before)
-    assert "no strength did better than none" in notes[0]
-    assert "nothing of the new task is learned" in notes[1]
+    assert "no strength was better than no anchor" in notes[0]
+    assert "the new task is not learned" in notes[1]
 
 
-def test_a_trial_that_just_keeps_enough_is_taken():
+def test_a_trial_that_just_keeps_enough_is_chosen():
     def train(strength):
         kept = {0.0: 1.0, 5.0: 0.94, 2.5: 0.95}
         return StrengthTrial(strength, kept[strength], loss=0.2, drift=2.0)
@@ -100,20 +100,20 @@ def test_a_trial_that_just_keeps_enough_is_taken():
     assert chosen == 2.5
 
 
-def test_the_weakest_strength_that_fails_is_warned_of():
+def test_a_search_that_fails_gives_a_warning():
     trials, chosen, notes = search_strength(trainings(enough=0.0), BEFORE, max_trials=3)
     assert chosen == trials[-1].strength == 1.25
-    assert "even strength 1.25" in notes[0]
+    assert "even the smallest strength tried, 1.25" in notes[0]
 
 
-def test_a_penalty_of_zero_and_one_that_swamps_the_loss_are_warned_of():
+def test_a_zero_or_dominating_penalty_gives_a_warning():
     _, _, notes = search_strength(trainings(enough=1.0, drift=0.0), BEFORE)
     assert "penalty is zero" in notes[0]
     _, _, notes = search_strength(trainings(enough=9.0, share=0.7), BEFORE)
     assert "70 % of the loss" in notes[0]
 
 
-def test_a_loss_that_did_not_fall_is_said():
+def test_a_loss_that_did_not_fall_is_reported():
     better = dataclasses.replace(BEFORE, loss=0.1)
     trials, _, notes = search_strength(trainings(enough=9.0), better)
     assert "did not lower the loss" in notes[0]
@@ -122,13 +122,13 @@ def test_a_loss_that_did_not_fall_is_said():
 
 @pytest.fixture
 def mistaken(model, data):
-    """A model whose head has learned the other labels, so that there is something to learn."""
+    """A model whose head was trained on flipped labels, so that there is something to learn."""
     flipped = data.train.dataset().map(lambda images, labels: (images, 1 - labels))
     tlkit.train_head(model, flipped)
     return model
 
 
-def test_the_model_is_left_as_it_was_but_anchored(mistaken, data):
+def test_the_model_is_unchanged_but_anchored(mistaken, data):
     model = mistaken
     before = [variable.numpy() for variable in model.variables]
     flags = [layer.trainable for layer in model.layers]
@@ -143,11 +143,10 @@ def test_the_model_is_left_as_it_was_but_anchored(mistaken, data):
     assert report.trials[0].strength == 0.0
     assert report.before.old_accuracy < 0.1
     assert sum(anchor.penalties().values()) == 0.0
-    held = {type(v.regularizer).__name__ for v in anchor.undecayed}
-    assert held == {"WeightAnchor"}
+    assert {type(v.regularizer).__name__ for v in anchor.undecayed} == {"WeightAnchor"}
     assert model.get_layer("logits").kernel.regularizer is None
     assert plot_strengths(report).axes[0].get_xlabel() == "points lost on the old task"
-    assert f"{report.num_validation} images" in str(report)
+    assert f"n = {report.num_validation}" in str(report)
     assert "best mean of the new and the old" in str(report)
     assert report.scenario == "domain-incremental"
     assert "domain-incremental" in str(report)
@@ -167,11 +166,11 @@ def test_importance_by_name_is_estimated_and_scaled_to_mean_one(mistaken, data):
         max_trials=1,
         learning_rate=1e-2,
     )
-    weighed = [a.importance.numpy() for a in anchor._anchors.values()]
-    assert np.mean(np.concatenate([w.ravel() for w in weighed])) == pytest.approx(1.0, rel=1e-4)
+    importance = [a.importance.numpy() for a in anchor._anchors.values()]
+    assert np.mean(np.concatenate([w.ravel() for w in importance])) == pytest.approx(1.0, rel=1e-4)
 
 
-def test_frozen_groups_alone_make_a_penalty_of_zero_which_every_report_says(model, data):
+def test_a_zero_penalty_on_frozen_groups_is_noted_in_every_report(model, data):
     anchor = tlkit.choose_anchor(model, data, epochs=1, unfreeze="head", groups=["stage1"])
     (note,) = anchor.report.notes
     assert "the penalty is zero whatever its strength" in note
@@ -189,7 +188,7 @@ def test_frozen_groups_alone_make_a_penalty_of_zero_which_every_report_says(mode
         ({"importance": "hessian"}, "importance='hessian'"),
         ({"groups": ["stage9"]}, "stage9"),
         ({"mode": "soft"}, "mode='soft'"),
-        ({"importance": {"x": np.ones(3)}}, r"what it has is x \(3,\)"),
+        ({"importance": {"x": np.ones(3)}}, r"it has x \(3,\)"),
         ({"learning_rat": 1e-3}, "Did you mean 'learning_rate'"),
         ({"learning_rate": -1.0}, "learning_rate=-1.0"),
         ({"augment": "lite"}, "augment='lite'"),
@@ -197,7 +196,7 @@ def test_frozen_groups_alone_make_a_penalty_of_zero_which_every_report_says(mode
         ({"unfreeze": "stage9", "importance": "mas"}, "stage9"),
     ],
 )
-def test_bad_arguments_are_refused_before_anything_is_done(
+def test_invalid_arguments_are_refused_before_any_work(
     model, data, arguments, message, monkeypatch
 ):
     def forbidden(*_, **__):
@@ -211,17 +210,17 @@ def test_bad_arguments_are_refused_before_anything_is_done(
     assert all(map(np.array_equal, before, model.get_weights()))
 
 
-def test_old_data_without_images_to_decide_on_are_refused(model, data):
-    with pytest.raises(ArgumentError, match="`old_data` must hold images"):
+def test_old_data_without_validation_images_are_refused(model, data):
+    with pytest.raises(ArgumentError, match="`old_data` must contain images"):
         tlkit.choose_anchor(
             model, data, epochs=1, old_data=dataclasses.replace(data, validation=None)
         )
 
 
-def test_new_classes_alone_are_said_to_be_class_incremental(data):
+def test_images_of_some_classes_only_are_class_incremental(data):
     data = dataclasses.replace(data, class_names=("grey", "red", "blue"))
     three = tlkit.build_classifier("resnet8", data.class_names, weights=None)
-    three.get_layer("logits").bias.assign([0.1, 0.0, 0.2])  # as if it had learned all three
+    three.get_layer("logits").bias.assign([0.1, 0.0, 0.2])  # counts as trained
     anchor = tlkit.choose_anchor(three, data, epochs=1, unfreeze="stage3", max_trials=1)
     assert anchor.report.scenario == "class-incremental"
     assert "known to fail" in anchor.report.notes[-1]

@@ -1,4 +1,4 @@
-"""Samples are taken at once where that was proven, layer by layer, and one by one elsewhere."""
+"""Samples are vectorised for tested layers, and processed one by one otherwise."""
 
 import keras
 import numpy as np
@@ -6,14 +6,14 @@ import pytest
 
 import tlkit
 from tests.conftest import set_seeds
-from tests.continual.test_importance import batches, by_hand
+from tests.continual.test_importance import batches, reference_importance
 from tests.keras_layers import CASES
-from tlkit.continual.vectorizing import PROVEN_LAYERS, PROVEN_OPERATIONS, why_one_by_one
+from tlkit.continual.vectorizing import PROVEN_LAYERS, PROVEN_OPERATIONS, reason_not_to_vectorize
 
 PROVEN_CASES = [
     case
     for case in CASES
-    if type(case.make()) in PROVEN_LAYERS and not why_one_by_one(case.model())
+    if type(case.make()) in PROVEN_LAYERS and not reason_not_to_vectorize(case.model())
 ]
 OTHERS = [
     case
@@ -23,25 +23,25 @@ OTHERS = [
 
 
 def mean_squares(model, inputs, num_outputs):
-    """The empirical mean of squared gradients of -log p of the first class, one by one."""
+    """The mean of squared gradients of log p, computed one sample at a time."""
 
     def of_label(logits, i):
         del i
         logs = keras.ops.log_softmax(logits)
         return [(logs[c], keras.ops.exp(logs[c]), np.square) for c in range(num_outputs)]
 
-    return by_hand(model, inputs, of_label)
+    return reference_importance(model, inputs, of_label)
 
 
 def assert_close(importance, expected):
-    """Beside the largest: some are zero but for rounding, such as those of a bias of keys."""
+    """Compares relative to the largest value: some are zero up to rounding."""
     scale = max(values.max() for values in expected.values())
     for path, values in expected.items():
         np.testing.assert_allclose(importance[path], values, rtol=1e-4, atol=1e-5 * scale)
 
 
 def classifier(case):
-    """Weights before and behind the layer, so that gradients pass through it and into it."""
+    """A model with weights before and after the layer, so that gradients pass through it."""
     set_seeds(0)
     inputs = keras.Input(case.shapes[0])
     given = keras.layers.Dense(case.shapes[0][-1], name="before")(inputs)
@@ -59,7 +59,7 @@ def classifier(case):
 
 
 @pytest.mark.parametrize("case", PROVEN_CASES, ids=lambda case: case.name)
-def test_what_is_taken_at_once_gives_what_single_samples_give(case):
+def test_vectorised_layers_give_the_same_as_single_samples(case):
     model = classifier(case)
     images = np.random.default_rng(0).normal(size=(5, *case.shapes[0])).astype("float32")
     importance = tlkit.estimate_importance(model, batches(images))
@@ -82,7 +82,7 @@ def test_what_is_taken_at_once_gives_what_single_samples_give(case):
         ),
     ],
 )
-def test_all_others_are_taken_one_by_one_and_give_the_same(name):
+def test_other_layers_are_processed_one_by_one_and_give_the_same(name):
     case = next(case for case in OTHERS if case.name == name)
     model = classifier(case)
     images = np.random.default_rng(0).normal(size=(3, *case.shapes[0])).astype("float32")
@@ -92,7 +92,7 @@ def test_all_others_are_taken_one_by_one_and_give_the_same(name):
 
 
 @pytest.mark.parametrize("name", ["Conv2D_dilated", "Conv2D_groups"])
-def test_convolutions_that_some_processors_cannot_vectorise_are_taken_one_by_one(name):
+def test_convolutions_that_some_processors_cannot_vectorise_are_processed_one_by_one(name):
     case = next(case for case in CASES if case.name == name)
     model = classifier(case)
     images = np.random.default_rng(0).normal(size=(3, *case.shapes[0])).astype("float32")
@@ -101,17 +101,17 @@ def test_convolutions_that_some_processors_cannot_vectorise_are_taken_one_by_one
     assert_close(importance, mean_squares(model, images, 2))
 
 
-def test_no_layer_is_taken_at_once_that_has_no_case():
+def test_every_vectorised_layer_has_a_test_case():
     covered = {type(case.make()) for case in PROVEN_CASES}
     assert set(PROVEN_LAYERS) - covered <= {keras.layers.InputLayer}
 
 
 class OwnDense(keras.layers.Dense):
-    """A layer of a user's, which may compute anything."""
+    """A user-defined layer, which may compute anything."""
 
 
 class OwnModel(keras.Model):
-    """A model of a user's, whose call may do anything."""
+    """A subclassed model, whose call may do anything."""
 
 
 @pytest.mark.parametrize(
@@ -127,16 +127,16 @@ class OwnModel(keras.Model):
         (lambda: keras.Sequential([keras.Input((4,)), OwnDense(2)]), "OwnDense"),
     ],
 )
-def test_what_is_not_known_is_named(make, words):
+def test_untested_operations_are_named(make, words):
     inputs = keras.Input((4,))
-    assert words in why_one_by_one(keras.Model(inputs, make()(inputs)))
+    assert words in reason_not_to_vectorize(keras.Model(inputs, make()(inputs)))
 
 
-def test_a_model_of_a_users_class_is_not_known_whole_or_nested():
+def test_a_subclassed_model_is_not_vectorised_whole_or_nested():
     inputs = keras.Input((4,))
     own = OwnModel(inputs, keras.layers.Dense(2)(inputs))
-    assert "OwnModel" in why_one_by_one(own)
-    assert "OwnModel" in why_one_by_one(keras.Model(inputs, own(inputs)))
+    assert "OwnModel" in reason_not_to_vectorize(own)
+    assert "OwnModel" in reason_not_to_vectorize(keras.Model(inputs, own(inputs)))
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_a_model_of_a_users_class_is_not_known_whole_or_nested():
         lambda x: x[..., ::-1],
     ],
 )
-def test_operations_that_stand_in_the_graph_are_taken_at_once(make):
+def test_tested_operations_in_the_graph_are_vectorised(make):
     set_seeds(0)
     inputs = keras.Input((6,))
     given = keras.layers.Dense(6, name="before")(inputs)
@@ -160,12 +160,12 @@ def test_operations_that_stand_in_the_graph_are_taken_at_once(make):
     assert_close(importance, mean_squares(model, images, 2))
 
 
-def test_every_network_of_the_catalogue_without_depthwise_layers_is_taken_at_once():
+def test_a_network_of_the_catalogue_without_depthwise_layers_is_vectorised():
     model = tlkit.build_classifier("resnet20", ["a", "b"], weights=None)
-    assert not why_one_by_one(model)
+    assert not reason_not_to_vectorize(model)
 
 
-def test_a_vision_transformer_is_taken_one_by_one():
+def test_a_vision_transformer_is_processed_one_by_one():
     set_seeds(0)
     inputs = keras.Input((8, 8, 3))
     patches = keras.layers.Conv2D(8, 4, strides=4)(inputs)

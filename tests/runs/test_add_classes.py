@@ -143,7 +143,7 @@ def test_without_exemplars_nothing_is_replayed_and_the_cost_is_said(made, tmp_pa
     growth = grown.record["growth"]
     assert growth["num_replayed"] == 0
     lost = 100 * (growth["old_before"] - growth["old_after"])
-    assert f"(exemplars=0), at a cost: {lost:.1f} points of old accuracy" in said[-1]
+    assert f"(exemplars=0); cost: {lost:.1f} points of old accuracy" in said[-1]
     assert not (grown.path / "exemplars.npz").exists()
     assert growth["new_after"] > 0
 
@@ -193,9 +193,9 @@ def test_a_second_addition_needs_no_old_images(made, copied, num_left):
     growth = third.record["growth"]
     assert growth["num_replayed"] == 9
     assert growth["from_stored"] == {"a": 3 - num_left, "b": 3, "c": 3}
-    assert growth["old_before"] is None  # there is no old image to measure on, and it is said
+    assert growth["old_before"] is None  # there is no old image to measure on, which is reported
     notes = third.metrics["stages"][0]["notes"]
-    assert "old classes: no image to measure on" in notes
+    assert "old classes: no images to measure on" in notes
     images = np.random.default_rng(0).uniform(0, 255, (5, 32, 32, 3)).astype("float32")
     assert np.array_equal(third.load_model()(images)[:, :3], grown.load_model()(images))
     labels = [one.label for one in predict_with(third.path, sorted((photos / "d").iterdir())[:6])]
@@ -228,7 +228,7 @@ def test_old_classes_are_never_lost_silently(made, copied):
     assert not (copied / "run3").exists()  # so that the advice can be followed as it stands
     grown = add_classes_run(copied / "run", copied / "new", out=copied / "run3", exemplars=0)
     notes = grown.metrics["stages"][0]["notes"]
-    assert any("at a cost that is not known" in note for note in notes)
+    assert any("cost: unknown" in note for note in notes)
 
 
 def test_aligning_is_measured(made, tmp_path):

@@ -87,7 +87,7 @@ def test_a_strength_chosen_by_itself_stays_when_the_run_goes_on(old, turned, tmp
         return tlkit.choose_anchor(*given, old_data=old_data, epochs=2, max_trials=2, **named)
 
     def measure(model, task):
-        measured.extend(task.measured.digests)
+        measured.extend(task.test.digests)
         return measure_old_task(model, task)
 
     with monkeypatch.context() as patched:
@@ -128,17 +128,17 @@ def test_nothing_is_measured_on_that_is_trained_on_now(old, tmp_path, monkeypatc
     photos, run = old
     arguments = {"out": tmp_path / "run", "from_run": run.path, "mode": "head", "seed": 11}
     task, data, _ = given_to_training(monkeypatch, photos, **arguments)
-    assert task.measured.num_images == 3  # of eight
-    assert task.decided_on.num_images == 1
-    assert not set(task.measured.digests) & {*data.train.digests, *data.validation.digests}
-    assert not set(task.decided_on.digests) & set(data.train.digests)
+    assert task.test.num_images == 3  # of eight
+    assert task.validation.num_images == 1
+    assert not set(task.test.digests) & {*data.train.digests, *data.validation.digests}
+    assert not set(task.validation.digests) & set(data.train.digests)
 
 
 def test_where_all_old_images_are_trained_on_now_none_decides(old, tmp_path, monkeypatch):
     photos, run = old
     arguments = {"out": tmp_path / "run", "from_run": run.path, "anchor": "auto", "seed": 13}
     task, _, _ = given_to_training(monkeypatch, photos, until="plan_anchor", **arguments)
-    assert task.decided_on is None
+    assert task.validation is None
 
 
 def test_old_images_that_are_others_now_are_said_and_passed_over(

@@ -1,4 +1,4 @@
-"""Further classes for a trained classifier: what it is taught, and what that costs the old ones."""
+"""Training of new classes for a trained classifier, with replay of the old ones."""
 
 import os
 import time
@@ -11,10 +11,16 @@ import numpy as np
 from tlkit.continual.exemplars import (
     DEFAULT_NUM_EXEMPLARS,
     Exemplars,
-    choose_from_each,
+    choose_exemplars_by_class,
     unseen_rows,
 )
-from tlkit.continual.head_features import below_head, computed, newest_rows, put_rows, read_by_head
+from tlkit.continual.head_features import (
+    assign_rows,
+    below_head,
+    newest_rows,
+    read_by_head,
+    run_head,
+)
 from tlkit.continual.new_rows import solve_new_rows
 from tlkit.data.images import ImageSplit
 from tlkit.errors import ArgumentError, DataError, check_count
@@ -38,15 +44,15 @@ STAGE_NAME = "new classes"
 
 @dataclass(frozen=True, eq=False)
 class LearnedClasses:
-    """What `learn_classes` made.
+    """The result of `learn_classes`.
 
     Attributes:
-        model: The grown model; its old logits are those of the model that was given.
-        stage: What was done.
-        exemplars: Features of old and new classes, for the next time.
-        num_replayed: How many stored features stood for old images.
-        from_stored: How many of them were among `replay.stored`, for each class that has any.
-        num_further: How many images of old classes `train` had.
+        model: The grown model; its old logits are bit-identical to the given model's.
+        stage: The report of the training.
+        exemplars: Features of old and new classes, for a later call.
+        num_replayed: Number of stored features of old images that were replayed.
+        from_stored: How many of them came from `replay.stored`, for each class that has any.
+        num_further: Number of images of old classes in `train`.
     """
 
     model: keras.Model
@@ -59,17 +65,17 @@ class LearnedClasses:
 
 @dataclass(frozen=True, eq=False)
 class Replay:
-    """What stands for the old classes while new ones are learnt.
+    """The features of old classes that are replayed while new classes are learnt.
 
     Attributes:
-        exemplars: How many stored features of each old class are replayed, and kept of each class;
-            0 for none.
-        images: Old images that exemplars can be chosen from.
-        stored: Exemplars of an earlier time. Those of other images stand for classes that
-            `images` has fewer images of than `exemplars`, beside these.
+        exemplars: Number of stored features that are replayed of each old class, and stored of each
+            class; 0 for none.
+        images: Old images to choose exemplars from.
+        stored: Exemplars of an earlier call. For classes with fewer than `exemplars` images in
+            `images`, those of other images are added.
 
     Raises:
-        ArgumentError: `exemplars` is no whole number of at least 0.
+        ArgumentError: `exemplars` is not an integer of at least 0.
 
     Example:
         >>> from tlkit.continual.adding_classes import Replay
@@ -86,14 +92,14 @@ class Replay:
 
     @property
     def labels(self) -> np.ndarray:
-        """Those of `images`, `(n,)`; none without any, or where nothing is to be replayed."""
+        """The labels of `images`, `(n,)`; empty without images or if `exemplars` is 0."""
         if self.images is None or not self.exemplars:
             return np.zeros(0, np.int64)
         return self.images.labels
 
     @property
     def stored_features(self) -> Mapping[str, np.ndarray]:
-        """Those of `stored`, by class; none where nothing is to be replayed."""
+        """The features of `stored`, by class; empty if `exemplars` is 0."""
         if self.stored is None or not self.exemplars:
             return {}
         return self.stored.features
@@ -112,33 +118,34 @@ def learn_classes(
     seed: int = 0,
     cache: str | os.PathLike[str] | None = None,
 ) -> LearnedClasses:
-    """Teaches a classifier further classes, and nothing else about it changes.
+    """Trains new classes of a classifier; everything else about it stays unchanged.
 
-    All that exists stays frozen, the old logits too, bit for bit; so among themselves the old
-    classes are told apart as before. The network runs once for each image (its features are
-    stored); the new classes' rows are solved to their optimum in competition with the fixed old
-    logits, on the new images and on a few stored features of old ones, which `choose_exemplars`
-    picks. Each class weighs the same. Images of old classes in `train` compete like those: they
-    keep their classes' place, and the old rows learn nothing from them.
+    All existing layers are frozen, and the old logits stay bit-identical; so the old classes are
+    distinguished from each other as before. The network runs once for each image (its features are
+    stored); the new classes' rows are solved to their optimum together with the fixed old logits,
+    on the new images and on a few stored features of old images, chosen by `choose_exemplars`.
+    Each class has the same total weight. Images of old classes in `train` are used like exemplars:
+    they train the new rows against their class, and the old rows are not trained on them.
 
-    Solving the old rows too kept no more: of five and five classes of CIFAR-10, with 20 exemplars a
-    class, 50.7 % of all test images were right with all rows solved, and 51.1 % with the old ones
-    fixed, at the same penalty (100: 52.4 and 52.6; all images: 52.5 and 53.0).
+    Solving the old rows too did not keep more: with five old and five new classes of CIFAR-10 and
+    20 exemplars per class, the accuracy on all test images was 50.7 % with all rows solved and
+    51.1 % with the old ones fixed, at the same penalty (100 exemplars: 52.4 and 52.6 %; all images:
+    52.5 and 53.0 %).
 
     Args:
-        model: A classifier with a softmax over its logits; it stays as it is.
-        train: Images of the new classes, and perhaps of old ones, labels counted through
-            `class_names` and then `new_names`.
+        model: A classifier with a softmax over its logits; not changed.
+        train: Images of the new classes, and optionally of old ones; labels index `class_names`
+            followed by `new_names`.
         new_names: The new classes.
-        class_names: The old ones, in the order of the outputs.
-        replay: What stands for the old classes.
-        seed: Of the folds that choose the penalty.
+        class_names: The old classes, in the order of the outputs.
+        replay: The features of old classes to replay.
+        seed: Seed of the folds that choose the penalty.
         cache: Folder of the feature stores.
 
     Raises:
-        ArgumentError: The model's head is no softmax over logits or has no bias, or a name is
-            wrong, see `add_classes`.
-        DataError: A new class has no image; or an old one has none that could stand for it, and
+        ArgumentError: The model's head is not a softmax over logits or has no bias, or a name is
+            invalid, see `add_classes`.
+        DataError: A new class has no image; or an old class has neither images nor exemplars, and
             `replay.exemplars` is not 0.
 
     Reference:
@@ -155,7 +162,7 @@ def learn_classes(
     memory: dict[str, np.ndarray] = {}
     if replay.images is not None and len(replay.labels):
         old = extract_features(part, replay.images, exact=False, cache=cache)
-        memory = choose_from_each(old.load(), old.labels, class_names, replay.exemplars)
+        memory = choose_exemplars_by_class(old.load(), old.labels, class_names, replay.exemplars)
         passes += old.num_forward_passes
     from_stored: dict[str, int] = {}
     earlier = replay.stored_features
@@ -172,8 +179,8 @@ def learn_classes(
     labels = np.concatenate(
         [found.labels, *(np.full(len(own), class_names.index(n)) for n, own in memory.items())]
     ).astype(np.int64)
-    inputs = [computed(model, tensor, rows) for tensor in read_by_head(model)]
-    # one class alone has nothing to be told from: its direction can only be its own mean
+    inputs = [run_head(model, tensor, rows) for tensor in read_by_head(model)]
+    # a single class has no other class to be solved against: its mean feature is its direction
     means = None
     if len(new_names) == 1 and not np.any(labels < num_old):
         means = inputs[0].mean(axis=0, keepdims=True)
@@ -183,7 +190,7 @@ def learn_classes(
     solution = solve_new_rows(
         np.concatenate(inputs, axis=1),
         labels,
-        computed(model, model.outputs[0], rows),
+        run_head(model, model.outputs[0], rows),
         len(new_names),
         groups=np.concatenate(
             [found.groups, found.groups.max() + 1 + np.arange(len(rows) - len(features))]
@@ -191,23 +198,23 @@ def learn_classes(
         seed=seed,
         imprinted=None if means is None else np.concatenate([row.kernel for row in layers]),
     )
-    put_rows(layers, solution.kernel, solution.bias)
+    assign_rows(layers, solution.kernel, solution.bias)
     num_replayed = len(rows) - len(features)
     stage = StageReport(
         name=STAGE_NAME,
-        trainable=_let_train(grown, layers),
+        trainable=_set_trainable(grown, layers),
         history=(),
         weight_change=relative_weight_change(before, weights_by_group(grown)),
         seconds=time.perf_counter() - started,
         num_forward_passes=passes,
         notes=(
-            f"only the {len(new_names)} new rows changed; old logits are unchanged",
+            f"only the {len(new_names)} new rows changed; old logits are bit-identical",
             f"{num_replayed} stored features of old images replayed",
             f"features in {found.precision}: {found.store.path}",
             solution.note,
         ),
     )
-    kept = choose_from_each(rows, labels, (*class_names, *new_names), replay.exemplars)
+    kept = choose_exemplars_by_class(rows, labels, (*class_names, *new_names), replay.exemplars)
     return LearnedClasses(
         model=grown,
         stage=stage,
@@ -226,7 +233,7 @@ def check_can_learn(
     *,
     replay: Replay,
 ) -> None:
-    """Raises what `learn_classes` raises, from names and labels alone: no image is read.
+    """Makes the checks of `learn_classes` that need names and labels only; reads no image.
 
     Raises:
         ArgumentError: See `learn_classes`.
@@ -238,79 +245,82 @@ def check_can_learn(
         ("train", train, len(class_names) + len(names)),
         ("replay.images", replay.images, len(class_names)),
     ):
-        # all old images may lie in the new folder: then none is left to replay
+        # all old images may be in the new folder, with none left to replay
         if split is not None and (split.num_images or argument == "train"):
             check_images(argument, split, model, labels="given")
             check_targets(split.labels, "softmax", split.num_images, number, argument=argument)
-    there = set(np.unique(train.labels).tolist())
-    if empty := [n for label, n in enumerate(names, start=len(class_names)) if label not in there]:
+    present = set(np.unique(train.labels).tolist())
+    if empty := [
+        name for label, name in enumerate(names, start=len(class_names)) if label not in present
+    ]:
         raise DataError(
-            "`train` must hold images of each new class. "
+            "`train` must contain images of each new class. "
             f"Received: none of {', '.join(map(repr, empty))}. Add some, or leave its name out."
         )
     if not replay.exemplars:
         return
-    there |= set(np.unique(replay.labels).tolist())
-    kept = replay.stored_features
-    if lost := [
+    present |= set(np.unique(replay.labels).tolist())
+    stored = replay.stored_features
+    if missing := [
         name
         for label, name in enumerate(class_names)
-        if label not in there and not len(kept.get(name, ()))
+        if label not in present and not len(stored.get(name, ()))
     ]:
         raise DataError(
-            "Every old class must have images or stored exemplars that keep its place. Received: "
-            f"exemplars={replay.exemplars}, and none of {', '.join(map(repr, lost))}. Put the old "
-            "images back, or put some beside the new ones; exemplars=0 goes on without, at the "
-            "cost of accuracy on the old classes."
+            "Every old class must have images or stored exemplars to replay. Received: "
+            f"exemplars={replay.exemplars}, and none of {', '.join(map(repr, missing))}. Restore "
+            "the old images, or add some to the new ones; exemplars=0 continues without replay, at "
+            "the cost of accuracy on the old classes."
         )
 
 
-def shares_right(report: EvaluationReport, num_old: int) -> tuple[float | None, float | None]:
-    """Returns the shares of old and of new classes' images that are right, `None` for no image.
+def old_and_new_accuracy(
+    report: EvaluationReport, num_old: int
+) -> tuple[float | None, float | None]:
+    """Returns the accuracy on old and on new classes' images; `None` without images.
 
     Args:
-        report: Of a model with all classes, the old ones first.
-        num_old: How many are old.
+        report: The report of a model with all classes, the old ones first.
+        num_old: Number of old classes.
     """
     confusion = report.confusion
     if confusion is None:
         raise ArgumentError(
-            "`report` must be that of a head that gives each image one class. "
-            f"Received: kind={report.kind!r}."
+            "`report` must be that of a head with one class for each image. "
+            f"Received: kind={report.kind!r}. Evaluate a model with a softmax head."
         )
-    right, totals = np.diagonal(confusion), confusion.sum(axis=1)
-    old, new = slice(None, num_old), slice(num_old, None)
-    shares = [
-        float(right[some].sum() / totals[some].sum()) if totals[some].any() else None
-        for some in (old, new)
-    ]
-    return shares[0], shares[1]
+    num_correct, totals = np.diagonal(confusion), confusion.sum(axis=1)
+    old, new = (
+        float(num_correct[some].sum() / totals[some].sum()) if totals[some].any() else None
+        for some in (slice(None, num_old), slice(num_old, None))
+    )
+    return old, new
 
 
 def signature_of_features(model: keras.Model) -> str:
-    """Returns what `Exemplars` of a model are recognised by."""
+    """Returns the signature of the network that computes a model's `Exemplars`."""
     return signature(below_head(model))
 
 
 def _check_head(model: keras.Model) -> None:
     if head_kind(model) != "softmax" or not outputs_logits(model):
         raise ArgumentError(
-            "`model` must give logits of classes of which each image has one. Received: "
+            "`model` must have a softmax head that returns logits. Received: "
             f"model={model.name!r} with a head of the kind {head_kind(model)!r}"
-            f"{'' if outputs_logits(model) else ' that gives probabilities'}. "
+            f"{'' if outputs_logits(model) else ' that returns probabilities'}. "
             "Grow it with tlkit.add_classes, and train it with tlkit.fine_tune."
         )
     last = find_head(read(model))[0].operation
     if last.bias is None:
         raise ArgumentError(
-            "`model` must have a bias in its last layer, which new classes need against the old "
+            "`model` must have a bias in its last layer, to balance new classes against old "
             f"ones. Received: model={model.name!r}, whose {last.name!r} has use_bias=False. Give "
-            "the layer one of zeros, which changes no output."
+            "the layer a bias of zeros, which changes no output."
         )
 
 
-def _let_train(grown: keras.Model, layers: Sequence[keras.layers.Dense]) -> TrainableReport:
-    """Lets the newest classes' layers train and nothing else, and reports that."""
+def _set_trainable(grown: keras.Model, layers: Sequence[keras.layers.Dense]) -> TrainableReport:
+    """Makes only the newest classes' layers trainable, and returns the report."""
     report = choose_trainable(grown, "head")
     new = {layer.name for layer in layers}
     for layer in group_layers(grown)[-1]:

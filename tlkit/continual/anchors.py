@@ -1,4 +1,4 @@
-"""Weights held near where they are: the anchor as a constraint of fine-tuning."""
+"""The anchor: a constraint of fine-tuning that keeps weights near their initial values."""
 
 from collections.abc import Mapping, Sequence
 from math import hypot, prod
@@ -22,18 +22,18 @@ _NUM_LISTED = 5
 
 
 class Anchor(StepHook):
-    """What `anchor_weights` returns: hand it to `fine_tune`, look at it, release it.
+    """The anchor that `anchor_weights` returns: pass it to `fine_tune`, inspect it, release it.
 
-    In every epoch's log, means over its steps: `anchor_GROUP`, the penalty of each group, and
-    `anchor_share`, the share of all penalties in the whole loss.
+    Every epoch's log has means over its steps: `anchor_GROUP`, the penalty of each group, and
+    `anchor_share`, the fraction of the total loss that the penalties make up.
 
     Attributes:
         strength: The factor before the sum.
         mode: "penalty" or "proximal".
         groups: Names of the groups with an anchored weight, input side first.
-        num_anchored: Number of values held.
-        notes: What was anchored, what was not, and why.
-        report: How `choose_anchor` came to the strength; `None` where it was given.
+        num_anchored: Number of anchored values.
+        notes: Notes on what was anchored, what was not, and why.
+        report: The report of `choose_anchor` on the strength; `None` if it was given.
     """
 
     report: Any = None
@@ -66,14 +66,14 @@ class Anchor(StepHook):
                 anchor.hooks = (self,)
 
     def penalties(self) -> dict[str, float]:
-        """Returns the penalty of each group as its weights are now, frozen or not."""
+        """Returns the penalty of each group at its current weights, frozen or not."""
         return {
             group: float(sum(float(anchor(variable)) for variable, anchor in pairs))
             for group, pairs in self._held.items()
         }
 
     def release(self) -> None:
-        """Ends the hold: no weight of the model is penalised or pulled by this anchor any more."""
+        """Removes the anchor: it no longer penalises or pulls any weight of the model."""
         for pairs in self._held.values():
             for variable, anchor in pairs:
                 variable.regularizer = _without(variable.regularizer, anchor)
@@ -81,32 +81,31 @@ class Anchor(StepHook):
         self._anchors, self.undecayed, self.variables = {}, [], []
 
     def check(self, model: keras.Model) -> None:
-        """Raises `ArgumentError` where it was released, or holds another model's weights."""
+        """Raises `ArgumentError` if it was released, or anchors another model's weights."""
         if not self.undecayed:
             raise ArgumentError(
-                "`anchor` must hold weights. Received: an anchor that was released. Make a new "
-                "one: tlkit.anchor_weights(model, strength)."
+                "`anchor` must have anchored weights. Received: an anchor that was released. "
+                "Create a new one: tlkit.anchor_weights(model, strength)."
             )
         own = {id(variable) for variable in model.variables}
         foreign = [variable.path for variable in self.undecayed if id(variable) not in own]
         if foreign:
             raise ArgumentError(
-                "`anchor` must hold the model that is trained. Received: an anchor whose "
-                f"{', '.join(foreign[:_NUM_LISTED])} and others, {len(foreign)} in all, are "
-                "weights of another model. Call tlkit.anchor_weights on this one."
+                "`anchor` must anchor the model that is trained. Received: an anchor with "
+                f"{len(foreign)} weights of another model, such as "
+                f"{', '.join(foreign[:_NUM_LISTED])}. Call tlkit.anchor_weights on this model."
             )
 
     def notes_of_stage(self) -> Sequence[str]:
-        """Returns what is held, and that nothing of it trains, where that is so."""
-        moving = [variable for variable in self.undecayed if variable.trainable]
-        if moving:
+        """Returns the notes, with another one if no anchored weight is trainable."""
+        if any(variable.trainable for variable in self.undecayed):
             return self.notes
-        return (*self.notes, "none of the anchored weights trains here: the anchor does nothing")
+        return (*self.notes, "no anchored weight is trainable: the anchor has no effect")
 
     def identity(self) -> dict[str, Any]:
-        """Returns strength, mode, and the groups with the norm of their importance, where given.
+        """Returns the strength, the mode, and each group's norm of importance, if given.
 
-        A norm and no digest, for what is estimated once more differs in its last bits.
+        A norm rather than a digest, because a repeated estimate differs in its last bits.
         """
         return {
             "name": "anchor_weights",
@@ -116,7 +115,7 @@ class Anchor(StepHook):
         }
 
     def loss(self, images: Any, outputs: Any, loss: tf.Tensor) -> None:
-        """Logs the penalties, which Keras has added already."""
+        """Logs the penalties, which Keras has already added to the loss."""
         penalties = {
             group: tf.add_n(
                 [tf.constant(0.0)] + [self._penalty_of(v, a) for v, a in pairs if v.trainable]
@@ -127,15 +126,15 @@ class Anchor(StepHook):
         for group, penalty in penalties.items():
             self._by_group[group].update_state(penalty, sample_weight=num_images)
         total = tf.add_n([tf.constant(0.0), *penalties.values()])
-        whole = loss if self.mode == "penalty" else loss + total
-        # each step weighted by its loss: the share of the sums
+        total_loss = loss if self.mode == "penalty" else loss + total
+        # weighted by the loss of each step, the mean is the ratio of the sums
         self._share.update_state(
-            tf.math.divide_no_nan(total, whole),
-            sample_weight=whole * tf.cast(num_images, tf.float32),
+            tf.math.divide_no_nan(total, total_loss),
+            sample_weight=total_loss * tf.cast(num_images, tf.float32),
         )
 
     def after_update(self, variables: Sequence[keras.Variable], rates: Sequence[tf.Tensor]) -> None:
-        """Pulls the weights back, in proximal mode."""
+        """Makes the proximal step, in proximal mode."""
         if self.mode != "proximal":
             return
         for variable, rate in zip(variables, rates, strict=True):
@@ -144,17 +143,17 @@ class Anchor(StepHook):
 
     def __str__(self) -> str:
         lines = [f"  {group}: {penalty:.4g}" for group, penalty in self.penalties().items()]
-        return "\n".join([*self.notes, "penalty now:", *lines])
+        return "\n".join([*self.notes, "current penalty:", *lines])
 
     def _penalty_of(self, variable: keras.Variable, anchor: WeightAnchor) -> tf.Tensor:
-        # as a penalty it has just been computed for Keras's loss: not a second time
+        # in penalty mode it has just been computed for Keras's loss
         return anchor.take_latest() if self.mode == "penalty" else anchor(variable)
 
 
 def _norm(pairs: Sequence[tuple[keras.Variable, WeightAnchor]]) -> float | None:
-    """Euclidean norm of all importance; `None` where all weights count the same.
+    """Returns the Euclidean norm of all importance; `None` if all weights have the same.
 
-    To six digits, for workers compare it, and each processor adds up in its own way.
+    Rounded to six digits, because workers compare it, and processors differ in the order of sums.
     """
     given = [anchor.importance for _, anchor in pairs if anchor.importance is not None]
     norms = [float(np.linalg.norm(one.numpy().astype(np.float64))) for one in given]
@@ -169,35 +168,35 @@ def anchor_weights(
     groups: str | Sequence[str] | None = None,
     mode: str = "penalty",
 ) -> Anchor:
-    """Holds a model's weights near their present values in training by gradients from here on.
+    """Anchors a model's weights to their current values in all later gradient-based training.
 
     L(w) = L_new(w) + strength * sum of importance * (w - w_now)**2, without 1/2. As a penalty it is
-    part of `model.losses`, so plain Keras's `fit` adds it too, and `fine_tune` finds it whether it
-    is handed over or not; frozen weights add nothing. `fine_tune` leaves anchored weights out of
-    weight decay, which would pull them to zero; plain `fit` does not, where its optimizer decays
+    part of `model.losses`, so plain Keras's `fit` adds it too, and `fine_tune` uses it even if it
+    is not passed; frozen weights add nothing. `fine_tune` excludes anchored weights from weight
+    decay, which would pull them to zero; plain `fit` does not, if its optimizer has weight decay
     (AdamW): call `optimizer.exclude_from_weight_decay(anchor.undecayed)` before it. `train_head`
-    solves the head without it. Several anchors on one weight add up, and a regularizer that was
-    there before stays. A saved model holds nothing of it.
+    solves the head without it. Several anchors on one weight add up, and an existing regularizer
+    is kept. A saved model does not contain the anchor.
 
     Args:
         model: A functional model, built.
         strength: The factor, 0 or more.
         importance: From a variable's path to an array of its shape, as `estimate_importance`
             returns it; 1 everywhere by default.
-        groups: Names of the groups to hold, or "all"; by default every one but the head.
-        mode: "penalty" adds to the loss. "proximal" pulls the weights after each step of the
-            optimizer instead, which is stable at any strength and takes effect through
-            `fine_tune(..., anchor=...)` alone. In a proximal step s = 2 * `strength` stands where
-            the derivative of the penalty has it, so that both agree under plain gradient descent;
-            adaptive optimizers rescale a penalty's gradient, but no pull.
+        groups: Names of the groups to anchor, or "all"; by default all except the head.
+        mode: "penalty" adds to the loss. "proximal" makes a proximal step after each step of the
+            optimizer instead, which is stable at any strength and has an effect only through
+            `fine_tune(..., anchor=...)`. The proximal step uses s = 2 * `strength`, as the
+            derivative of the penalty does, so that both agree under plain gradient descent;
+            adaptive optimizers rescale the gradient of a penalty, but not a proximal step.
 
     Returns:
-        The handle. Weights that can never train, such as the moving averages of batch
-        normalisation, are not held.
+        The anchor. Weights that are never trainable, such as the moving averages of batch
+        normalisation, are not anchored.
 
     Raises:
-        ArgumentError: `strength` is negative or above 1e30; a group does not exist or has nothing
-            to hold; the model is not built; `importance` is another model's.
+        ArgumentError: `strength` is negative or above 1e30; a group does not exist or has no
+            weights to anchor; the model is not built; `importance` is that of another model.
 
     Example:
         >>> import tlkit
@@ -205,7 +204,7 @@ def anchor_weights(
         >>> anchor = tlkit.anchor_weights(model, strength=0.01)
         >>> anchor.groups
         ('stage1', 'stage2', 'stage3')
-        >>> sum(anchor.penalties().values())  # nothing has moved
+        >>> sum(anchor.penalties().values())  # nothing has changed
         0.0
         >>> anchor.release()
     """
@@ -217,7 +216,7 @@ def anchor_weights(
             raise ArgumentError(
                 "`importance` must map the path of each weight to an array. "
                 f"Received: importance={importance!r}. Give what "
-                "tlkit.estimate_importance(model, data) returned."
+                "tlkit.estimate_importance(model, data) returns."
             )
         chosen, notes = with_importance(model, chosen, importance)
     else:
@@ -239,17 +238,18 @@ def anchor_weights(
 
 
 def anchors_of(variable: keras.Variable) -> list[WeightAnchor]:
-    """Returns the anchors whose penalty is part of the loss for this weight."""
+    """Returns the anchors whose penalties on this weight are part of the loss."""
     return anchors_in(variable.regularizer)
 
 
 def anchorable(
     model: keras.Model, groups: str | Sequence[str] | None = None
 ) -> dict[str, list[keras.Variable]]:
-    """Returns the weights that `anchor_weights` holds, by group.
+    """Returns the weights that `anchor_weights` anchors, by group.
 
     Raises:
-        ArgumentError: A group does not exist or has nothing to hold, or the model is not built.
+        ArgumentError: A group does not exist or has no weights to anchor, or the model is not
+            built.
     """
     check_model("model", model)
     by_group = _parameters_by_group(model)
@@ -268,22 +268,22 @@ def anchorable(
             )
     if not wanted:
         raise ArgumentError(
-            "`groups` must name a group with weights; by default the head is left out, and this "
-            f"model has nothing else. Received: groups={groups!r}. Give groups='all'."
+            "`groups` must name a group with weights; by default the head is excluded, and this "
+            f"model has no other group. Received: groups={groups!r}. Give groups='all'."
         )
     return {name: by_group[name] for name in by_group if name in wanted}
 
 
 def _parameters_by_group(model: keras.Model) -> dict[str, list[keras.Variable]]:
-    """From each group's name to the weights in it that could train; each weight once."""
-    taken: set[int] = set()
+    """Returns the weights of each group that can be trainable; each weight once."""
+    seen: set[int] = set()
     by_group: dict[str, list[keras.Variable]] = {}
     for group, layers in zip(layer_groups(model), group_layers(model), strict=True):
-        found = [variable for layer in layers for variable in parameters(layer)]
-        found = [variable for variable in found if id(variable) not in taken]
-        taken |= {id(variable) for variable in found}
-        if found:
-            by_group[group.name] = found
+        weights = [variable for layer in layers for variable in parameters(layer)]
+        weights = [variable for variable in weights if id(variable) not in seen]
+        seen |= {id(variable) for variable in weights}
+        if weights:
+            by_group[group.name] = weights
     return by_group
 
 
@@ -292,10 +292,10 @@ def with_importance(
     chosen: Mapping[str, Sequence[keras.Variable]],
     importance: Mapping[str, np.ndarray],
 ) -> tuple[dict[str, list[keras.Variable]], list[str]]:
-    """Returns the weights to hold without those of the head that the importance does not know.
+    """Returns the weights to anchor, without those of the head that `importance` lacks.
 
     Raises:
-        ArgumentError: It does not know another weight, or none at all.
+        ArgumentError: `importance` lacks a weight outside the head, or all weights.
     """
     names = variable_names(model)
     shapes = {
@@ -314,30 +314,30 @@ def with_importance(
     if foreign:
         more = f" and {len(foreign) - _NUM_LISTED} more" if len(foreign) > _NUM_LISTED else ""
         raise ArgumentError(
-            "`importance` must be that of this model, with an array of its shape for every weight "
-            f"that is held. Received: nothing that fits {'; '.join(foreign[:_NUM_LISTED])}{more}; "
-            f"what it has is {_listed(importance)}. "
+            "`importance` must be that of this model, with an array of the right shape for every "
+            f"anchored weight. Received: none for {'; '.join(foreign[:_NUM_LISTED])}{more}; "
+            f"it has {_listed(importance)}. "
             "Estimate it on this model (tlkit.estimate_importance), or name other `groups`."
         )
     fits = {id(v) for variables in fitting.values() for v in variables}
     if not fits:
         raise ArgumentError(
-            "`importance` must have an array for some weight that is held. Received: "
-            f"{_listed(importance)}, of which nothing fits the head. Estimate it on this model "
+            "`importance` must have an array for at least one anchored weight. Received: "
+            f"{_listed(importance)}, none of which fits the head. Estimate it on this model "
             "(tlkit.estimate_importance), or name other `groups`."
         )
     left_out = [names[id(v)] for v in chosen.get(_HEAD, []) if id(v) not in fits]
     notes = []
     if left_out:
         notes.append(
-            f"the head has changed since its importance was estimated: {', '.join(left_out)} "
+            f"the head was replaced after its importance was estimated: {', '.join(left_out)} "
             "not anchored"
         )
     return {group: variables for group, variables in fitting.items() if variables}, notes
 
 
 def _listed(importance: Mapping[str, np.ndarray]) -> str:
-    """The first names and shapes."""
+    """Returns the first names and shapes, in words."""
     first = [f"{path} {np.shape(importance[path])}" for path in list(importance)[:_NUM_LISTED]]
     more = len(importance) - len(first)
     return "; ".join(first) + (f" and {more} more" if more else "")

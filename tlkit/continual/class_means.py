@@ -1,4 +1,4 @@
-"""Mean features of classes, which weights of new classes can begin with."""
+"""Mean features of classes, to initialise the weights of new classes with."""
 
 import os
 
@@ -19,20 +19,20 @@ def mean_features(
 ) -> np.ndarray:
     """Returns the mean feature of each class of some images, for `add_classes`.
 
-    The features are those that the model's last Dense layer reads, in inference; the network runs
+    The features are the inputs of the model's last Dense layer in inference mode; the network runs
     once for each image, and they are stored.
 
     Args:
-        model: The classifier that is to grow; it stays as it is.
-        images: Images of the new classes alone, such as `data.train`, each of one class.
+        model: The classifier to add classes to; not changed.
+        images: Images of the new classes only, such as `data.train`, each of one class.
         cache: Folder of the feature store.
 
     Returns:
         float32 `(num_classes, num_features)`, a row for each class that has images, in the order
-        of their labels, as `add_classes` takes `class_means`.
+        of their labels: the argument `class_means` of `add_classes`.
 
     Raises:
-        ArgumentError: The model has no single classification head, or takes other images.
+        ArgumentError: The model has no single classification head, or the images do not fit it.
         DataError: There is no image, or images have several labels.
 
     Example:
@@ -57,7 +57,8 @@ def mean_features(
         )
     check_images("images", images, model, labels="given")
     part = FrozenPart(keras.Model(model.inputs[0], head.operation.input))
-    found = extract_features(part, images, exact=False, cache=cache)
-    rows = found.load()
-    means = [rows[found.labels == label].mean(axis=0) for label in np.unique(found.labels)]
-    return np.stack(means).astype(np.float32)
+    features = extract_features(part, images, exact=False, cache=cache)
+    rows, labels = features.load(), features.labels
+    return np.stack([rows[labels == label].mean(axis=0) for label in np.unique(labels)]).astype(
+        np.float32
+    )

@@ -1,4 +1,4 @@
-"""A few stored features of each class, which stand for its images when further classes come."""
+"""Exemplars: a few stored features of each class, replayed when new classes are learnt."""
 
 import zipfile
 import zlib
@@ -15,23 +15,24 @@ from tlkit.utils.files import written_aside
 DEFAULT_NUM_EXEMPLARS = 20
 
 _SAME_IMAGE = 1e-3
-"""Relative distance of two rows of one image, computed twice in another order of sums at most."""
+"""Largest relative distance of two rows of one image, computed with different orders of sums."""
 
 
 @dataclass(frozen=True, eq=False)
 class Exemplars:
-    """Features of some images of each class, the most telling ones of a class first.
+    """Features of some images of each class, the most representative first.
 
     Attributes:
         features: For each class that has any: float32 `(n, num_features)`.
-        signature: What computes them from pixels, see `tlkit.models.signature.signature`.
+        signature: Signature of the network that computes them from pixels, see
+            `tlkit.models.signature.signature`.
     """
 
     features: Mapping[str, np.ndarray]
     signature: str
 
     def save(self, path: Path) -> None:
-        """Writes an `.npz` file, which appears whole."""
+        """Writes an `.npz` file atomically."""
         names = list(self.features)
         arrays: dict[str, Any] = {
             "names": np.array(names),
@@ -43,11 +44,11 @@ class Exemplars:
 
     @classmethod
     def load(cls, path: Path, signature: str) -> "Exemplars":
-        """Reads what `save` wrote.
+        """Reads a file that `save` wrote.
 
         Args:
             path: The file.
-            signature: Of the network that features are wanted of.
+            signature: Signature of the network whose features are required.
 
         Raises:
             RunError: The file is damaged, or holds another network's features.
@@ -59,28 +60,28 @@ class Exemplars:
                 features = {name: arrays[f"features_{row}"] for row, name in enumerate(names)}
                 if str(arrays["signature"]) == signature:
                     return cls(features, signature)
-            problem = "of another network"
+            problem = "from another network"
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
             raise _unusable(path, problem) from error
         raise _unusable(path, problem)
 
 
 def choose_exemplars(features: np.ndarray, num: int) -> np.ndarray:
-    """Returns which rows of one class stand for it best, by herding.
+    """Returns the rows that represent one class best, chosen by herding.
 
     Features are scaled to norm one. The k-th exemplar is the row that brings the mean of the k
-    chosen ones nearest to the mean of all, so that any number of them, from the first on, is a
-    choice as well. A row is chosen once.
+    chosen rows nearest to the mean of all rows, so that the first exemplars are the best choice of
+    any smaller number too. A row is chosen once.
 
     Args:
-        features: Of one class, `(n, num_features)`.
-        num: How many; all, in the same order, where there are no more.
+        features: Features of one class, `(n, num_features)`.
+        num: Number of rows to choose; all, in the same order, if there are no more.
 
     Returns:
-        int64 `(min(n, num),)`, positions of rows, the most telling one first.
+        int64 `(min(n, num),)`, positions of rows, the most representative first.
 
     Raises:
-        ArgumentError: `features` are not finite rows, or `num` is no whole number, 0 or more.
+        ArgumentError: `features` are not finite rows, or `num` is not an integer of at least 0.
 
     Example:
         >>> import numpy as np
@@ -90,57 +91,57 @@ def choose_exemplars(features: np.ndarray, num: int) -> np.ndarray:
 
     Reference:
         Rebuffi et al. (2017), iCaRL, algorithm 4, https://arxiv.org/abs/1611.07725 (there, too,
-        features have norm one; section 2.1 scales their means to norm one again, here they stay
-        means; it does not say that a row is chosen once, its code does).
+        features have norm one; section 2.1 normalises their means again, which is not done here;
+        that a row is chosen once is not in the paper but in its code).
     """
     check_count("num", num, minimum=0)
     rows = np.asarray(features, np.float64)
     if rows.ndim != 2 or not np.isfinite(rows).all():
         raise ArgumentError(
             "`features` must be finite, one row for each image. "
-            f"Received: an array of shape {rows.shape}. Give what the head of the network reads."
+            f"Received: an array of shape {rows.shape}. Give the inputs of the network's head."
         )
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     rows = rows / np.where(norms > 0, norms, 1.0)
     mean = rows.mean(axis=0) if len(rows) else 0.0
     chosen: list[int] = []
     total = np.zeros(rows.shape[1])
-    is_free = np.ones(len(rows), bool)
+    is_available = np.ones(len(rows), bool)
     for count in range(1, min(num, len(rows)) + 1):
         distances = np.linalg.norm(mean - (total + rows) / count, axis=1)
-        best = int(np.argmin(np.where(is_free, distances, np.inf)))
+        best = int(np.argmin(np.where(is_available, distances, np.inf)))
         chosen.append(best)
         total += rows[best]
-        is_free[best] = False
+        is_available[best] = False
     return np.array(chosen, np.int64)
 
 
-def choose_from_each(
+def choose_exemplars_by_class(
     features: np.ndarray, labels: np.ndarray, class_names: Sequence[str], num: int
 ) -> dict[str, np.ndarray]:
     """Returns the features of `num` exemplars of each class that has rows, float32.
 
     Args:
         features: `(n, num_features)`.
-        labels: Whole numbers `(n,)`, positions in `class_names`.
+        labels: Integers `(n,)`, positions in `class_names`.
         class_names: The classes.
-        num: How many of each; 0 gives none.
+        num: Number of exemplars per class; 0 for none.
     """
-    found = {}
+    exemplars = {}
     for label, name in enumerate(class_names):
         own = features[labels == label]
         if num and len(own):
-            found[name] = own[choose_exemplars(own, num)].astype(np.float32)
-    return found
+            exemplars[name] = own[choose_exemplars(own, num)].astype(np.float32)
+    return exemplars
 
 
 def unseen_rows(stored: np.ndarray, known: np.ndarray, num: int) -> np.ndarray:
-    """Returns the first `num` stored rows that are of other images than some known rows.
+    """Returns the first `num` stored rows whose images are not among the known rows.
 
     Args:
-        stored: Features of one class, the most telling first, `(n, num_features)`.
-        known: Features of the same class, `(m, num_features)`, m may be 0.
-        num: How many at most.
+        stored: Features of one class, the most representative first, `(n, num_features)`.
+        known: Features of the same class, `(m, num_features)`; m may be 0.
+        num: Maximum number of rows.
 
     Example:
         >>> import numpy as np
@@ -158,6 +159,6 @@ def unseen_rows(stored: np.ndarray, known: np.ndarray, num: int) -> np.ndarray:
 
 def _unusable(path: Path, problem: str) -> RunError:
     return RunError(
-        f"`run` must be whole. Received: {str(path.parent)!r}, whose {path.name} is {problem}. "
-        "Remove the file: exemplars are then chosen anew from the images that are there."
+        f"`run` must have valid exemplars. Received: {str(path.parent)!r}, whose {path.name} is "
+        f"{problem}. Remove the file: exemplars are then chosen anew from the available images."
     )

@@ -1,4 +1,4 @@
-"""What `expand` refuses, before it does anything."""
+"""Checks of the arguments of `expand`, made before any work is done."""
 
 import keras
 import numpy as np
@@ -25,7 +25,7 @@ def check_numbers(
     strength: float,
     sparsity: float,
 ) -> None:
-    """Checks what decides on growing."""
+    """Checks the arguments that decide on growing."""
     check_positive("threshold", threshold)
     if num_units is not None:
         check_count("num_units", num_units)
@@ -36,7 +36,7 @@ def check_numbers(
 
 
 def check_training(probe_epochs: int, epochs: int, learning_rate: float, augment: str) -> None:
-    """Checks how to train."""
+    """Checks the arguments of training."""
     check_choice("augment", augment, AUGMENTATIONS)
     check_count("probe_epochs", probe_epochs)
     check_count("epochs", epochs)
@@ -44,12 +44,12 @@ def check_training(probe_epochs: int, epochs: int, learning_rate: float, augment
 
 
 def check_data(data: ImageData, model: keras.Model) -> ImageSplit:
-    """Checks the new task; returns its validation images."""
+    """Checks the new task, and returns its validation images."""
     if not isinstance(data, ImageData) or data.validation is None or not data.validation.num_images:
         raise DataError(
-            "`data` must hold validation images, which decide whether the network grows. "
+            "`data` must contain validation images, which decide whether the network grows. "
             f"Received: data={type(data).__name__} without any. Give load_folder(...) splits with "
-            "a share of validation."
+            "a validation fraction."
         )
     for argument, split in (("data.train", data.train), ("data.validation", data.validation)):
         check_images(argument, split, model, labels="given")
@@ -57,17 +57,17 @@ def check_data(data: ImageData, model: keras.Model) -> ImageSplit:
     absent = [name for number, name in enumerate(data.class_names) if number not in present]
     if absent:
         raise DataError(
-            "`data` must hold training images of every class that gets an output. "
+            "`data` must contain training images of every class that gets an output. "
             f"Received: none of {', '.join(map(repr, absent))}. Add some, or leave the class out."
         )
     return data.validation
 
 
 def check_head(model: keras.Model) -> None:
-    """Checks that classes of the model exclude each other, as those of `expand` do."""
+    """Checks that the model's classes are mutually exclusive, as those of `expand` are."""
     if head_kind(model) == "multi_label":
         raise ArgumentError(
-            "`model` must tell classes apart of which one holds. Received: "
-            f"model={model.name!r}, whose outputs are labels independent of each other, and new "
-            "ones could not be trained among themselves. Use tlkit.add_classes."
+            "`model` must have mutually exclusive classes. Received: "
+            f"model={model.name!r}, a multi-label classifier, whose new labels could not be "
+            "trained among themselves. Use tlkit.add_classes."
         )

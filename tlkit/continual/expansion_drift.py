@@ -1,4 +1,4 @@
-"""How far each unit comes in a probe of a new task, and how many units its layer gains for it."""
+"""The drift of each unit in a probe of a new task, and the number of units its layer gains."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,9 +24,10 @@ def probe_drift(
     strength: float,
     settings: Mapping[str, Any],
 ) -> tuple[LayerDrift, ...]:
-    """Trains a copy as a whole for a while, and returns how far each unit has come.
+    """Trains a copy of the whole network, and returns the drift of each unit.
 
-    Every layer but batch normalisation trains, so that nothing is frozen that could be stored.
+    Every layer except batch normalisation is trainable, so that there is no frozen part whose
+    activations could be stored.
     """
     copy = build(read(grown))
     for layer in with_nested(copy):
@@ -42,10 +43,10 @@ def probe_drift(
 
 
 def incoming_weights(graph_spec: GraphSpec, name: str) -> list[np.ndarray]:
-    """Returns the incoming weights of each unit of a layer, those of all its parts.
+    """Returns the incoming weights of each unit of a layer, including all its parts.
 
-    Biases are not among them. Of a separable convolution they are those of its 1x1 part, as the
-    depthwise one belongs to what it reads.
+    Biases are excluded. For a separable convolution they are the weights of its 1x1 convolution, as
+    the depthwise one belongs to its inputs.
     """
     (call,) = (call for call in graph_spec.calls if call.name == name)
     units: list[np.ndarray] = []
@@ -75,7 +76,7 @@ def drift_of(name: str, before: Sequence[np.ndarray], after: Sequence[np.ndarray
 
 
 def first_sizes(grown: keras.Model) -> dict[str, int]:
-    """Returns how many units each layer that can be widened had at the start."""
+    """Returns the original number of units of each layer that can be widened."""
     names = set(widenable_layers(grown))
     return {c.name: c.layer_spec.num_units for c in read(grown).calls if c.name in names}
 
@@ -88,11 +89,11 @@ def sizes_of(
     isolate: bool,
     at_most: Mapping[str, int],
 ) -> dict[str, int]:
-    """Returns how many units each layer is to gain, input side first.
+    """Returns the number of units each layer gains, input side first.
 
-    As many as drifted, but not more than `at_most`, where `num_units` does not say. In isolation
-    new units are read by new units alone: a layer that has not drifted gains as many as the last
-    one before it that has, so that these reach the output.
+    It is `num_units` or, if that is `None`, the number of drifted units, at most `at_most`. In
+    isolation only new units read new units: a layer without drift gains as many as the last
+    layer before it with drift, so that the new units reach the output.
     """
     sizes: dict[str, int] = {}
     before = 0

@@ -1,4 +1,4 @@
-"""What `expand` says of itself."""
+"""The reports of `expand`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from tlkit.utils.text_repr import ShownAsText
 
 @dataclass(frozen=True)
 class LayerDrift(ShownAsText):
-    """How far the units of one layer came in the probe.
+    """The drift of the units of one layer in the probe.
 
     Attributes:
-        name: The layer's first name.
+        name: The layer's original name.
         relative: |w - w*| / |w*| of each unit's incoming weights.
-        absolute: |w - w*| of each, which the paper calls ρ and holds against a threshold σ. Only
-            the relative one decides here.
+        absolute: |w - w*| of each unit, which the paper calls ρ and compares with a threshold σ.
+            Here only the relative drift decides.
     """
 
     name: str
@@ -24,47 +24,49 @@ class LayerDrift(ShownAsText):
     absolute: tuple[float, ...]
 
     def num_drifted(self, threshold: float) -> int:
-        """Units whose relative drift is above a threshold."""
+        """Returns the number of units whose relative drift is above a threshold."""
         return sum(drift > threshold for drift in self.relative)
 
     def __str__(self) -> str:
-        middle = sorted(self.relative)[len(self.relative) // 2]
+        median = sorted(self.relative)[len(self.relative) // 2]
         return (
-            f"{self.name}: relative drift {middle:.3g} in the middle, {max(self.relative):.3g} at "
-            f"most; absolute {max(self.absolute):.3g} at most"
+            f"{self.name}: relative drift median {median:.3g}, maximum {max(self.relative):.3g}; "
+            f"absolute drift maximum {max(self.absolute):.3g}"
         )
 
 
 @dataclass(frozen=True)
 class ExpansionReport(ShownAsText):
-    """What a new task needed.
+    """The report of `expand`: how the network grew for a new task.
 
     Attributes:
-        drift: Of each layer that can be widened, input side first; empty where new rows sufficed.
-        threshold: Relative drift from which a unit had drifted.
-        target: Validation loss that would have sufficed, nats.
-        loss_retrained: Validation loss with new rows alone.
-        loss_after: And at the end.
+        drift: The drift of each layer that can be widened, input side first; empty if the new rows
+            sufficed.
+        threshold: Relative drift above which a unit counts as drifted.
+        target: Validation loss at which no units are added, nats.
+        loss_retrained: Validation loss with new rows only.
+        loss_after: Validation loss at the end.
         new_accuracy_retrained: Accuracy on the new task's validation images, among its own
-            classes, with new rows alone, 0...1.
-        new_accuracy_after: And at the end.
-        num_validation: Their number.
-        old_accuracy_before: On images of the old classes among themselves; `None` without any.
-        old_accuracy_after: And at the end.
-        added: Units that layers gained.
-        removed: How many of these fell to zero and went.
-        trained: Names of the layers that trained, all of them new, and train still.
-        num_trained: Values in their weights.
-        weight_change: Of "new" and of "old" weights, |after - before| / |before| over all of them,
-            since the units were added (without any, since the new rows were); 0.0 only where no bit
-            changed.
-        num_parameters_before: Values in all weights.
-        num_parameters_after: And at the end.
-        multiply_adds_before: Of one forward pass, see `count_multiply_adds`.
-        multiply_adds_after: And at the end.
+            classes, with new rows only, 0...1.
+        new_accuracy_after: That accuracy at the end.
+        num_validation: Number of these images.
+        old_accuracy_before: Accuracy on images of the old classes, among themselves; `None` without
+            images.
+        old_accuracy_after: That accuracy at the end.
+        added: Number of units that each layer gained.
+        removed: Number of those that became zero and were removed.
+        trained: Names of the trained layers, all of them new; they are still trainable.
+        num_trained: Number of their parameters.
+        weight_change: The relative change of all "new" and all "old" weights,
+            |after - before| / |before|, since the units were added (without new units, since the
+            new rows were added); 0.0 only if they are bit-identical.
+        num_parameters_before: Number of all parameters.
+        num_parameters_after: That number at the end.
+        multiply_adds_before: Multiply-adds of one forward pass, see `count_multiply_adds`.
+        multiply_adds_after: That number at the end.
         isolate: Whether old units do not read new ones.
-        seconds: Time spent in all.
-        notes: What could not grow, and why; what was left undone or unchecked.
+        seconds: Total duration in seconds.
+        notes: Which layers could not grow and why; what was not done or not checked.
     """
 
     drift: tuple[LayerDrift, ...]
@@ -92,39 +94,39 @@ class ExpansionReport(ShownAsText):
 
     @property
     def has_grown(self) -> bool:
-        """Whether any layer but that of the outputs has more units than before."""
+        """Whether any layer except the outputs has more units than before."""
         return any(self.kept.values())
 
     @property
     def kept(self) -> dict[str, int]:
-        """Units that layers gained and still have."""
+        """The number of added units of each layer that were not removed."""
         return {name: number - self.removed.get(name, 0) for name, number in self.added.items()}
 
     def __str__(self) -> str:
         lines = [
-            f"validation loss {self.loss_retrained:.4f} with new rows alone "
-            f"({percent(self.new_accuracy_retrained)} of {self.num_validation}), "
-            f"{self.target:.4f} was wanted"
+            f"validation loss {self.loss_retrained:.4f} with new rows only "
+            f"(accuracy {percent(self.new_accuracy_retrained)}, n = {self.num_validation}), "
+            f"target {self.target:.4f}"
         ]
         lines += [f"  {one}" for one in self.drift]
         for name, number in self.added.items():
-            gone = self.removed.get(name, 0)
-            lines.append(f"  {name}: {number} units added, {gone} removed")
+            num_removed = self.removed.get(name, 0)
+            lines.append(f"  {name}: {number} units added, {num_removed} removed")
         if self.drift:
             lines.append(
                 f"validation loss {self.loss_after:.4f} at the end "
-                f"({percent(self.new_accuracy_after)})"
+                f"(accuracy {percent(self.new_accuracy_after)})"
             )
         if self.old_accuracy_before is not None and self.old_accuracy_after is not None:
             lines.append(
-                f"old classes: {percent(self.old_accuracy_before)} before, "
+                f"old classes: accuracy {percent(self.old_accuracy_before)} before, "
                 f"{percent(self.old_accuracy_after)} after"
-                f"{', bit for bit the same logits' if self.isolate else ''}"
+                f"{', logits bit-identical' if self.isolate else ''}"
             )
         else:
-            lines.append("old classes: accuracy not measured, there is no `old_data`")
+            lines.append("old classes: accuracy not measured, as there is no `old_data`")
         lines.append(
-            f"{self.num_trained:,} parameters train, in {len(self.trained)} new layers; "
+            f"{self.num_trained:,} trainable parameters in {len(self.trained)} new layers; "
             f"weight change: new {self.weight_change['new']:.3g}, "
             f"old {self.weight_change['old']:.3g}"
         )

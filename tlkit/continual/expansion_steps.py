@@ -1,4 +1,4 @@
-"""The steps of dynamic expansion: rows, new units, their training, and what is removed again."""
+"""The steps of dynamic expansion: new rows, new units, their training, removal of dead units."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from tlkit.continual.group_sparsity import GroupSparsity
-from tlkit.continual.head_features import newest_rows, put_rows
+from tlkit.continual.head_features import assign_rows, newest_rows
 from tlkit.continual.new_rows import solve_new_rows
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.distribution.shards import Shard
@@ -31,13 +31,13 @@ from tlkit.training.step import StepHook
 from tlkit.utils.formatting import percent
 
 ROUNDING = 1e-4
-"""Relative: by so much the sum of the same losses may differ once units of zeros are gone."""
+"""Relative difference of the loss that removing zero units may cause by rounding."""
 
 _MAX_EPOCHS = 1_000_000
 
 
 def task_model(grown: keras.Model) -> keras.Model:
-    """Returns the classifier of the classes that were added last; it shares the model's layers.
+    """Returns the classifier of the classes added last; it shares the model's layers.
 
     Raises:
         ArgumentError: No classes were added to the model.
@@ -52,8 +52,9 @@ def task_model(grown: keras.Model) -> keras.Model:
     joined = [call for call in read(grown).calls if call.joined]
     if not joined:
         raise ArgumentError(
-            "`grown` must have classes that were added. "
-            f"Received: grown={grown.name!r}, a model without."
+            "`grown` must have added classes. "
+            f"Received: grown={grown.name!r}, a model without any. Add some with "
+            "tlkit.add_classes."
         )
     side_by_side = grown.get_layer(str(GrownName(joined[0].name, role="classes")))
     return keras.Model(grown.inputs[0], side_by_side.input[-1], name=grown.name)
@@ -62,7 +63,7 @@ def task_model(grown: keras.Model) -> keras.Model:
 def solve_rows(
     grown: keras.Model, data: ImageData, *, seed: int, cache: str | os.PathLike[str] | None
 ) -> None:
-    """Puts the best rows over the features there are into the newest classes' layers."""
+    """Solves the newest classes' rows on all existing features, and assigns them."""
     rows = newest_rows(grown)
     tensors = [layer.input for layer in rows]
     tensor = tensors[0] if len(tensors) == 1 else keras.layers.Concatenate()(tensors)
@@ -76,7 +77,7 @@ def solve_rows(
         groups=features.groups,
         seed=seed,
     )
-    put_rows(rows, solution.kernel, solution.bias)
+    assign_rows(rows, solution.kernel, solution.bias)
 
 
 def solve_rows_again(
@@ -87,13 +88,13 @@ def solve_rows_again(
     seed: int,
     cache: str | os.PathLike[str] | None,
 ) -> str | None:
-    """Solves the newest rows on features that new units have joined, if validation is better so.
+    """Solves the newest rows on old and new features, and keeps them if validation is better.
 
-    Units that train beside solved rows learn what those left over, in small steps; the rows that
-    are best over all of them together are another matter, and convex.
+    New units are trained in small steps on what the solved rows left unexplained; the optimal rows
+    on all features together differ, and finding them is a convex problem.
 
     Returns:
-        What it brought, or `None`, with the rows as they were, where it brought nothing.
+        A note on the improvement, or `None`, with the rows unchanged, if there was none.
     """
     task = task_model(grown)
     rows = newest_rows(grown)
@@ -103,19 +104,24 @@ def solve_rows_again(
     after = evaluate(task, validation)
     if (after.accuracy, -after.loss) > (before.accuracy, -before.loss):
         return (
-            f"rows solved again beside the new units: {before.loss:.4f} "
-            f"({percent(before.accuracy)}) became {after.loss:.4f} "
-            f"({percent(after.accuracy)})"
+            f"rows solved again with the new units: validation loss {before.loss:.4f} "
+            f"(accuracy {percent(before.accuracy)}) to {after.loss:.4f} "
+            f"(accuracy {percent(after.accuracy)})"
         )
     for layer, values in zip(rows, weights, strict=True):
         layer.set_weights(values)
     return None
 
 
-def widened(
+def widen_layers(
     grown: keras.Model, sizes: Mapping[str, int], *, isolate: bool, seed: int
 ) -> tuple[keras.Model, dict[str, int], list[str]]:
-    """Adds units from the output to the input; says which layers could not take any, and why."""
+    """Adds units from the output to the input.
+
+    Returns:
+        The wider model, the number of units added to each layer, and notes on layers that could
+        not grow, with the reason.
+    """
     added: dict[str, int] = {}
     refused: dict[str, list[str]] = {}
     for name in reversed(list(sizes)):
@@ -123,7 +129,7 @@ def widened(
         try:
             grown = widen_layer(grown, name, total, isolate=isolate, seed=seed)
         except ArgumentError as error:
-            # the reason once for all layers that have it, which differ in their name alone
+            # one note for all layers with the same reason, which differs in their name only
             refused.setdefault(str(error).replace(repr(name), "the layer"), []).insert(0, name)
             continue
         added[name] = sizes[name]
@@ -132,7 +138,7 @@ def widened(
 
 
 def freeze_old(grown: keras.Model, first: int) -> None:
-    """Lets what was added from the classes on train, and nothing else."""
+    """Makes only the layers added since the classes of call `first` trainable."""
     new = {id(layer) for layer in new_layers(grown, since=first)}
     for layer in grown.layers:
         set_flag(layer, id(layer) in new)
@@ -140,12 +146,12 @@ def freeze_old(grown: keras.Model, first: int) -> None:
 
 
 def weights_by_age(grown: keras.Model, first: int) -> dict[str, list[np.ndarray]]:
-    """Returns copies of all weights: "new", added from the classes on, and "old", the others."""
+    """Returns copies of all weights: "new", added since the classes of call `first`, and "old"."""
     new = {id(layer) for layer in new_layers(grown, since=first)}
-    found: dict[str, list[np.ndarray]] = {"old": [], "new": []}
+    weights: dict[str, list[np.ndarray]] = {"old": [], "new": []}
     for layer in grown.layers:
-        found["new" if id(layer) in new else "old"] += [v.numpy() for v in layer.weights]
-    return found
+        weights["new" if id(layer) in new else "old"] += [v.numpy() for v in layer.weights]
+    return weights
 
 
 def train_new(
@@ -156,11 +162,11 @@ def train_new(
     sparsity: float,
     settings: Mapping[str, Any],
 ) -> bool:
-    """Trains the new layers alone; returns whether any epoch was better than none.
+    """Trains the new layers only, and returns whether any epoch was an improvement.
 
-    The whole graph runs in every step: new units read old ones at many depths, whose activations
-    together are far larger than the images, so that they are not stored. Old layers compute as in
-    inference, with which the outputs of old classes are computed too.
+    The whole graph runs in every step: new units read old units at many depths, whose activations
+    together are far larger than the images, so that they are not stored. Old layers run in
+    inference mode, in which the outputs of old classes are computed too.
     """
     freeze_old(grown, first)
     hooks: list[StepHook] = []
@@ -176,13 +182,13 @@ class NewUnits:
     """Units that one call of `widen_layer` added.
 
     Attributes:
-        name: The layer's first name.
+        name: The layer's original name.
         part: The number of the call.
         kernels: Incoming weights, units on the last axis.
-        group: All variables with one value or more for each unit that decide what it gives:
-            kernels, bias, scale and shift of batch normalisation. Shrinking weights before a batch
-            normalisation alone would change nothing: it divides by their size.
-        reach: Where they go.
+        group: All variables with values for each unit that determine its output: kernels, bias,
+            scale and shift of batch normalisation. Shrinking only the weights before a batch
+            normalisation would change nothing, as it divides by their size.
+        reach: The layers and tensors that the units reach.
     """
 
     name: str
@@ -194,7 +200,7 @@ class NewUnits:
 
 def new_units(grown: keras.Model, first: int) -> list[NewUnits]:
     """Returns the units that were added since the classes of call `first`, input side first."""
-    found = []
+    units = []
     graph_spec = read(grown)
     for call in graph_spec.calls:
         for part in call.parts if call.mixes_units and not call.joined else ():
@@ -207,28 +213,27 @@ def new_units(grown: keras.Model, first: int) -> list[NewUnits]:
             layers = [*own, *reach.scaled]
             group = tuple(v for layer in layers for v in layer.trainable_variables)
             kernels = tuple(layer.kernel for layer in own)
-            found.append(NewUnits(call.name, part, kernels, group, reach))
-    return found
+            units.append(NewUnits(call.name, part, kernels, group, reach))
+    return units
 
 
-def without_dead_units(
+def remove_dead_units(
     grown: keras.Model, first: int, validation: ImageSplit
 ) -> tuple[keras.Model, dict[str, int], list[str]]:
-    """Returns the model without added units that give exactly zero, and what went.
+    """Removes added units whose output is exactly zero.
 
-    A unit is dead where its incoming weights are all zero and all that its readers get of it is
-    too. With an activation that is not zero at zero (sigmoid, softplus), or a shift behind it, such
-    a unit gives a constant that its readers use: it stays.
+    A unit is dead if all its incoming weights and all values that its readers get from it are zero.
+    With an activation that is not zero at zero (sigmoid, softplus), or a shift after it, such a
+    unit outputs a constant that its readers use, and is kept.
 
     Returns:
-        The smaller model, how many units each layer lost, and notes. Where it is worse on the
-        validation images, the model as it was, and a note that says so.
+        The smaller model, the number of units removed from each layer, and notes. If it is worse on
+        the validation images, the unchanged model, and a note on this.
     """
-    image = next(iter(validation.dataset(shuffle=False)))[0][
-        :1
-    ]  # any: such units do not depend on it
+    # any image: the output of a dead unit does not depend on it
+    image = next(iter(validation.dataset(shuffle=False)))[0][:1]
     kept: dict[tuple[str, int], list[int]] = {}
-    gone: dict[str, int] = {}
+    removed: dict[str, int] = {}
     for units in new_units(grown, first):
         is_alive = np.any([_is_any(v.numpy()) for v in units.kernels], axis=0)
         for tensor, owners in units.reach.read:
@@ -236,23 +241,23 @@ def without_dead_units(
             is_alive[owners[_is_any(keras.ops.convert_to_numpy(values))]] = True
         kept[units.name, units.part] = np.flatnonzero(is_alive).tolist()
         if not is_alive.all():
-            gone[units.name] = gone.get(units.name, 0) + int(np.sum(~is_alive))
-    if not gone:
+            removed[units.name] = removed.get(units.name, 0) + int(np.sum(~is_alive))
+    if not removed:
         return grown, {}, []
     fewer = keep_units(grown, kept)
     before = evaluate(task_model(grown), validation)
     after = evaluate(task_model(fewer), validation)
     if after.accuracy < before.accuracy or after.loss > before.loss * (1 + ROUNDING):
         note = (
-            f"without its {sum(gone.values())} units of zeros the network would be worse "
-            f"(validation loss {after.loss:.4f} against {before.loss:.4f}): they stay"
+            f"{sum(removed.values())} zero units are kept, as validation would be worse without "
+            f"them (loss {after.loss:.4f} instead of {before.loss:.4f})"
         )
         return grown, {}, [note]
-    return fewer, gone, []
+    return fewer, removed, []
 
 
 def _is_any(values: np.ndarray) -> np.ndarray:
-    """Whether each position on the last axis has a value other than zero."""
+    """Returns whether each position on the last axis has a nonzero value."""
     return np.any(values.reshape(-1, values.shape[-1]), axis=0)
 
 
@@ -268,10 +273,10 @@ def fit_task(
     frozen_calls: FrozenCalls | None = None,
     best: tuple[float, float] | None = None,
 ) -> bool:
-    """Trains what is trainable in a task's model; returns whether an epoch beat `best`.
+    """Trains the trainable layers of a task's model, and returns whether an epoch beat `best`.
 
-    Kept is the epoch of the highest validation accuracy, at the same the one of the lowest loss.
-    What is in `still` computes as in inference.
+    The epoch with the highest validation accuracy is kept, among ties the one with the lowest loss.
+    Calls in `frozen_calls` run in inference mode.
     """
     held_out = source_of(task, data, None).validation
     train = data.train

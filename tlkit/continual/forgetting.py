@@ -1,4 +1,4 @@
-"""What a network forgot: accuracies on all tasks after each, and the measures drawn from them."""
+"""Forgetting: accuracies on all tasks after each one, and measures computed from them."""
 
 import json
 import os
@@ -15,34 +15,34 @@ from tlkit.utils.text_repr import ShownAsText
 
 DOMAIN_INCREMENTAL, CLASS_INCREMENTAL = "domain-incremental", "class-incremental"
 SCENARIOS = {
-    "task-incremental": "the task of each image is told, and only its classes are in question",
-    DOMAIN_INCREMENTAL: "all tasks have the same outputs, and the task is not told",
-    CLASS_INCREMENTAL: "classes of all tasks are in question, and the task is not told",
+    "task-incremental": "the task of each image is known, and only its classes are considered",
+    DOMAIN_INCREMENTAL: "all tasks have the same outputs, and the task is unknown",
+    CLASS_INCREMENTAL: "the classes of all tasks are considered, and the task is unknown",
 }
 CLASS_INCREMENTAL_NOTE = (
-    "weight anchors alone are known to fail where classes of all tasks are told apart (Hsu et al. "
-    "2018, https://arxiv.org/abs/1810.12488, table 2): replay examples, or distil"
+    "weight anchors alone are known to fail in class-incremental learning (Hsu et al. 2018, "
+    "https://arxiv.org/abs/1810.12488, table 2): replay exemplars, or distil"
 )
 
 
 class ForgettingMatrix(ShownAsText):
-    """Accuracy R[i, j] on task j after training task i; row 0 is before any.
+    """Accuracy R[i, j] on task j after training task i; row 0 is before any training.
 
-    Tasks count from 1 in the formulas below, and T is their number. Rows are added by `record` as
-    training goes on; measures use the rows that are there.
+    In the formulas below tasks are numbered from 1, and T is their number. `record` adds a row
+    after each training; measures use the rows recorded so far.
 
     Args:
-        task_names: In the order in which they are trained.
-        scenario: "task-incremental", "domain-incremental" or "class-incremental": what the figures
-            mean depends on it.
+        task_names: The names of the tasks in training order.
+        scenario: "task-incremental", "domain-incremental" or "class-incremental"; the meaning of
+            the figures depends on it.
 
     Raises:
-        ArgumentError: There is no task, a name comes twice, or the scenario is unknown.
+        ArgumentError: There is no task, a name is repeated, or the scenario is unknown.
 
     Example:
         >>> import tlkit
         >>> matrix = tlkit.ForgettingMatrix(["cats", "dogs"], scenario="task-incremental")
-        >>> matrix.record([0.5, 0.5])  # before any
+        >>> matrix.record([0.5, 0.5])  # before any training
         >>> matrix.record([0.9, 0.6])  # after "cats"
         >>> matrix.record([0.8, 0.9])  # after "dogs"
         >>> round(matrix.average_accuracy, 3), round(matrix.forgetting, 3)
@@ -61,8 +61,8 @@ class ForgettingMatrix(ShownAsText):
         are_names = all(isinstance(name, str) for name in names)
         if not names or not are_names or len(set(names)) < len(names):
             raise ArgumentError(
-                "`task_names` must be one or more names, each once. "
-                f"Received: task_names={task_names!r}. Write task_names=['cats', 'dogs'], say."
+                "`task_names` must be one or more distinct names. Received: "
+                f"task_names={task_names!r}. Write for example task_names=['cats', 'dogs']."
             )
         check_choice("scenario", scenario, SCENARIOS)
         self.task_names, self.scenario = names, scenario
@@ -70,37 +70,38 @@ class ForgettingMatrix(ShownAsText):
 
     @property
     def accuracy(self) -> np.ndarray:
-        """R as far as it is known, `(rows, T)`, 0...1."""
+        """The recorded rows of R, `(rows, T)`, 0...1."""
         return np.array(self._rows, np.float64).reshape(-1, len(self.task_names))
 
     @property
     def num_trained(self) -> int:
-        """How many tasks have been trained."""
+        """The number of tasks trained so far."""
         return max(len(self._rows) - 1, 0)
 
     def record(self, accuracies: Sequence[float]) -> None:
-        """Adds the next row: accuracies on all tasks, before any or after the next one.
+        """Adds the next row: accuracies on all tasks, before any training or after the next task.
 
         Raises:
-            ArgumentError: There are not as many as tasks, one is not in 0...1, or all rows are
-                there.
+            ArgumentError: Their number is not that of the tasks, one is not in 0...1, or all rows
+                have been recorded.
         """
         row = [float(accuracy) for accuracy in accuracies]
         if len(row) != len(self.task_names) or not all(0 <= accuracy <= 1 for accuracy in row):
             raise ArgumentError(
                 f"`accuracies` must be {len(self.task_names)} numbers from 0 to 1, one per task. "
-                f"Received: accuracies={row!r}."
+                f"Received: accuracies={row!r}. Give one for each of "
+                f"{', '.join(self.task_names)}."
             )
         if self.num_trained == len(self.task_names):
             raise ArgumentError(
-                f"`accuracies` must not be recorded after the last task, "
-                f"{self.task_names[-1]!r}: all {len(self._rows)} rows are there."
+                f"`accuracies` must not be recorded after the last task, {self.task_names[-1]!r}. "
+                f"Received: another row after all {len(self._rows)}. Start a new matrix."
             )
         self._rows.append(row)
 
     @property
     def average_accuracy(self) -> float:
-        """Mean of R[k, j] over the k tasks trained so far, the figure of a whole run at k = T.
+        """Mean of R[k, j] over the k tasks trained so far; the figure of a complete run at k = T.
 
         Lopez-Paz and Ranzato (2017), equation 2.
         """
@@ -109,7 +110,7 @@ class ForgettingMatrix(ShownAsText):
 
     @property
     def backward_transfer(self) -> float:
-        """Mean of R[k, j] - R[j, j] over the tasks j < k; negative where tasks were forgotten.
+        """Mean of R[k, j] - R[j, j] over the tasks j < k; negative if tasks were forgotten.
 
         Lopez-Paz and Ranzato (2017), equation 3. NaN after a single task.
         """
@@ -118,7 +119,7 @@ class ForgettingMatrix(ShownAsText):
 
     @property
     def forward_transfer(self) -> float:
-        """Mean of R[j - 1, j] - R[0, j] over the tasks 2...k: what was known before its training.
+        """Mean of R[j - 1, j] - R[0, j] over the tasks 2...k: accuracy gained before training j.
 
         Lopez-Paz and Ranzato (2017), equation 4, with row 0 as the untrained reference.
         """
@@ -129,33 +130,34 @@ class ForgettingMatrix(ShownAsText):
     def forgetting(self) -> float:
         """Mean over the tasks j < k of max over l in 1...k-1 of R[l, j], minus R[k, j].
 
-        Chaudhry et al. (2018), equation 3: the best after any earlier task, those before task j
-        was trained too (but not row 0, before any), minus the last; never counted for the task
-        trained last. NaN after a single task.
+        Chaudhry et al. (2018), equation 3: the best accuracy after any earlier task, also before
+        task j was trained (but not row 0, before any training), minus the last accuracy; the task
+        trained last is excluded. NaN after a single task.
         """
         last, trained = self._last()
         return _mean(self.accuracy[1:trained, j].max() - last[j] for j in range(trained - 1))
 
     @property
     def smallest_accuracy(self) -> float:
-        """The lowest R[i, j] with i >= j: how low any task fell once it had been trained."""
+        """The lowest R[i, j] with i >= j: the lowest accuracy of any task after its training."""
         _, trained = self._last()
         return float(min(self.accuracy[j + 1 : trained + 1, j].min() for j in range(trained)))
 
     def intransigence(self, joint: Sequence[float]) -> float:
-        """Mean over tasks of joint[j] - R[j, j]: what was not learned that could have been.
+        """Mean over tasks of joint[j] - R[j, j]: the accuracy missed compared with joint training.
 
         Args:
             joint: Accuracy on each task of a model trained on all tasks together, 0...1.
 
         Reference:
-            Chaudhry et al. (2018), equation 4, averaged over tasks (there for the last alone).
+            Chaudhry et al. (2018), equation 4, averaged over tasks (there for the last one only).
         """
         _, trained = self._last()
         if len(joint) != len(self.task_names):
             raise ArgumentError(
                 f"`joint` must be {len(self.task_names)} accuracies, one per task. "
-                f"Received: joint={list(joint)!r}."
+                f"Received: joint={list(joint)!r}. Give one for each of "
+                f"{', '.join(self.task_names)}."
             )
         return _mean(joint[j] - self.accuracy[j + 1, j] for j in range(trained))
 
@@ -165,7 +167,7 @@ class ForgettingMatrix(ShownAsText):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "ForgettingMatrix":
-        """Reads what `save` wrote.
+        """Reads a file that `save` wrote.
 
         Raises:
             ArgumentError: The file holds something else.
@@ -174,13 +176,14 @@ class ForgettingMatrix(ShownAsText):
             return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
         except (ValueError, KeyError, TypeError) as error:
             raise ArgumentError(
-                "`path` must be a file that ForgettingMatrix.save wrote. "
-                f"Received: path={str(path)!r} ({type(error).__name__}: {error})."
+                "`path` must be a file that ForgettingMatrix.save wrote. Received: "
+                f"path={str(path)!r} ({type(error).__name__}: {error}). Give the path of such a "
+                "file."
             ) from error
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "ForgettingMatrix":
-        """Makes it again of what stands in the JSON file."""
+        """Returns the matrix from the content of the JSON file."""
         matrix = cls(content["task_names"], scenario=content["scenario"])
         for row in content["accuracy"]:
             matrix.record(row)
@@ -206,8 +209,8 @@ class ForgettingMatrix(ShownAsText):
     def _last(self) -> tuple[np.ndarray, int]:
         if not self.num_trained:
             raise ArgumentError(
-                "`record` must have been called before any task and after one at least. "
-                f"Received: {len(self._rows)} rows."
+                "`record` must be called before any training and after at least one task. "
+                f"Received: {len(self._rows)} rows. Record the missing ones first."
             )
         return self.accuracy[-1], self.num_trained
 

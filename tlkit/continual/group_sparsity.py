@@ -1,4 +1,4 @@
-"""Sparsity of whole units: their weights go to zero together, or not at all."""
+"""Group sparsity: the weights of a unit become zero together."""
 
 from collections.abc import Sequence
 from math import prod
@@ -12,24 +12,24 @@ from tlkit.training.step import StepHook
 
 
 class GroupSparsity(StepHook):
-    """Draws the weights of each unit to zero together, by a proximal step after each update.
+    """Shrinks the weights of each unit together, by a proximal step after each update.
 
-    A unit's group w holds, of several variables, all values with its position on the last axis.
-    Where batch normalisation stands behind a layer, its scale and shift belong there: it divides by
-    the size of what comes in, so that shrinking weights alone changes nothing until they are zero.
-    After a step of rate r it becomes max(0, 1 - r * strength * sqrt(size) / |w|) * w, the exact
-    minimum of |v - w|**2 / 2 + r * strength * sqrt(size) * |v|: zeros are exact. Adam moves a
-    value by about its rate, whatever the gradient; `strength` is the share of that pace at which
-    weights are drawn back, and from 1 on nothing can leave zero.
+    A unit's group w consists of all values of several variables at its position on the last axis.
+    With batch normalisation after a layer, its scale and shift must be included: it divides by the
+    size of its inputs, so that shrinking the weights alone changes nothing until they are zero.
+    After a step of rate r the group becomes max(0, 1 - r * strength * sqrt(size) / |w|) * w, the
+    exact minimum of |v - w|**2 / 2 + r * strength * sqrt(size) * |v|: zeros are exact. Adam changes
+    a value by about its rate, whatever the gradient; `strength` is the fraction of that change by
+    which weights are shrunk, and from 1 on no group can leave zero.
 
-    The epoch's log has `dead_units`, how many are zero at the end of a step, as a mean.
+    The epoch's log has `dead_units`, the mean number of units that are zero after a step.
 
     Args:
-        groups: For each layer the variables whose last axis counts its units.
+        groups: For each layer the variables whose last axis corresponds to its units.
         strength: 0 or more.
 
     Raises:
-        ArgumentError: `strength` is negative, or variables of one layer count other units.
+        ArgumentError: `strength` is negative, or variables of one layer differ in their units.
 
     Reference:
         Yuan and Lin (2006), Model selection and estimation in regression with grouped variables
@@ -42,34 +42,35 @@ class GroupSparsity(StepHook):
         for variables in groups:
             if len({variable.shape[-1] for variable in variables}) != 1:
                 raise ArgumentError(
-                    "`groups` must hold, for each layer, variables with one value or more for each "
-                    f"unit. Received: shapes {[tuple(v.shape) for v in variables]}."
+                    "`groups` must have, for each layer, variables with values for each unit on "
+                    f"the last axis. Received: shapes {[tuple(v.shape) for v in variables]}. Give "
+                    "variables of one layer."
                 )
         self._groups, self.strength = [tuple(variables) for variables in groups], float(strength)
         self._dead = keras.metrics.Mean(name="dead_units")
         self.metrics = (self._dead,)
-        self.notes = (f"new units are drawn to zero with strength {strength:g}",)
+        self.notes = (f"group sparsity on new units with strength {strength:g}",)
 
     def identity(self) -> dict[str, Any]:
         """Returns the strength and the number of layers."""
         return {**super().identity(), "strength": self.strength, "layers": len(self._groups)}
 
     def after_update(self, variables: Sequence[keras.Variable], rates: Sequence[tf.Tensor]) -> None:
-        """Shrinks each group, to exact zeros where it was small."""
+        """Shrinks each group; small groups become exactly zero."""
         rate_of = {id(v): rate for v, rate in zip(variables, rates, strict=True)}
         dead = []
         for group in self._groups:
-            moved = [variable for variable in group if id(variable) in rate_of]
-            if not moved:
+            updated = [variable for variable in group if id(variable) in rate_of]
+            if not updated:
                 continue
-            squares = tf.add_n([tf.reduce_sum(tf.square(_by_unit(v)), axis=0) for v in moved])
-            size = sum(prod(v.shape[:-1]) for v in moved)
+            squares = tf.add_n([tf.reduce_sum(tf.square(_by_unit(v)), axis=0) for v in updated])
+            size = sum(prod(v.shape[:-1]) for v in updated)
             norms = tf.sqrt(squares)
-            pull = rate_of[id(moved[0])] * self.strength * size**0.5
-            factor = tf.where(norms > pull, 1.0 - tf.math.divide_no_nan(pull, norms), 0.0)
-            for variable in moved:
+            threshold = rate_of[id(updated[0])] * self.strength * size**0.5
+            factor = tf.where(norms > threshold, 1.0 - tf.math.divide_no_nan(threshold, norms), 0.0)
+            for variable in updated:
                 variable.assign(variable.value * tf.cast(factor, variable.dtype))
-            dead.append(tf.reduce_sum(tf.cast(norms <= pull, tf.float32)))
+            dead.append(tf.reduce_sum(tf.cast(norms <= threshold, tf.float32)))
         if dead:
             self._dead.update_state(tf.add_n(dead))
 

@@ -1,4 +1,4 @@
-"""What further classes brought, and what they cost the old ones, in figures and in words."""
+"""The report on added classes: accuracy on old and new classes before and after."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,27 +9,27 @@ from tlkit.utils.text_repr import ShownAsText
 
 @dataclass(frozen=True)
 class GrowthReport(ShownAsText):
-    """What further classes brought, and what they cost the old ones.
+    """The report on added classes: accuracy on old and new classes before and after.
 
     Attributes:
-        old_names: The classes that were there.
-        new_names: The classes that were added.
-        exemplars: How many stored features of each old class were asked for.
-        num_replayed: How many there were in all.
-        split: "test" or "validation"; what the accuracies were measured on, or "" for none.
-        num_old: Images of old classes in it.
-        num_new: Images of new classes in it.
-        old_before: Share of the old classes' images that the model before got right, among its
-            own classes; `None` without such images.
-        old_after: Share of them that are right now, among all classes.
-        new_before: 0.0: the model before could name no new class; `None` without such images.
-        new_after: Share of the new classes' images that are right now, among all classes.
-        unaligned: Old and new accuracy before the new classes' weights were aligned; `None` where
+        old_names: The old classes.
+        new_names: The added classes.
+        exemplars: Requested number of stored features of each old class.
+        num_replayed: Number of stored features that were replayed.
+        split: "test" or "validation", the split that accuracies were measured on, or "" for none.
+        num_old: Number of its images of old classes.
+        num_new: Number of its images of new classes.
+        old_before: Accuracy of the old model on the old classes' images, among its own classes;
+            `None` without such images.
+        old_after: Accuracy of the new model on them, among all classes.
+        new_before: 0.0, as the old model could not predict a new class; `None` without such images.
+        new_after: Accuracy of the new model on the new classes' images, among all classes.
+        unaligned: Old and new accuracy before the new classes' weights were aligned; `None` if
             they were not.
-        num_further: Images of old classes in the new folder that took part; they hold their
-            classes' place against the new ones, and the old outputs learn nothing from them.
-        from_stored: How many of the replayed features an earlier run had kept, for each old class
-            that has fewer images left than were asked for.
+        num_further: Number of images of old classes in the new folder; they train the new rows
+            against their classes, and the old outputs are not trained on them.
+        from_stored: How many of the replayed features an earlier run had stored, for each old class
+            with fewer images left than requested.
     """
 
     old_names: tuple[str, ...]
@@ -48,41 +48,38 @@ class GrowthReport(ShownAsText):
     from_stored: Mapping[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        lines = [f"{len(self.old_names)} old classes and {len(self.new_names)} new: {self._new()}"]
+        new_names = ", ".join(self.new_names)
+        lines = [f"{len(self.old_names)} old classes, {len(self.new_names)} new: {new_names}"]
         if self.split:
-            lines.append(f"on {self.split}, all {len(self.old_names) + len(self.new_names)} asked:")
+            num_classes = len(self.old_names) + len(self.new_names)
+            lines.append(f"{self.split} accuracy among all {num_classes} classes:")
         for what, num, before, after in (
             ("old", self.num_old, self.old_before, self.old_after),
             ("new", self.num_new, self.new_before, self.new_after),
         ):
             if before is None or after is None:
-                lines.append(f"  {what} classes: no image to measure on")
+                lines.append(f"  {what} classes: no images to measure on")
                 continue
-            images = "image" if num == 1 else "images"
             lines.append(
-                f"  {what} classes: {percent(before)} before, {percent(after)} after "
-                f"({num} {images})"
+                f"  {what} classes: {percent(before)} before, {percent(after)} after (n = {num})"
             )
         if self.unaligned is not None:
-            shown = [percent(share) if share is not None else "?" for share in self.unaligned]
-            lines.append(f"  before weights were aligned: old {shown[0]}, new {shown[1]}")
+            old, new = [percent(one) if one is not None else "?" for one in self.unaligned]
+            lines.append(f"  before weights were aligned: old {old}, new {new}")
         if self.num_further:
             lines.append(
-                f"{self.num_further} images of old classes in the new folder hold their place "
-                "against the new ones; the old outputs learn nothing from them"
+                f"{self.num_further} images of old classes in the new folder were used against "
+                "the new classes; the old outputs are not trained on them"
             )
         lines.append(self._cost())
         return "\n".join(lines)
 
-    def _new(self) -> str:
-        return ", ".join(self.new_names)
-
     def _cost(self) -> str:
         if self.exemplars:
             replayed = f"{self.num_replayed} stored features of old images were replayed"
-            kept = ", ".join(f"{num} of {name!r}" for name, num in self.from_stored.items())
-            return f"{replayed}, of which the earlier run had kept {kept}" if kept else replayed
-        lost = ""
+            stored = ", ".join(f"{num} of {name!r}" for name, num in self.from_stored.items())
+            return f"{replayed}, including from the earlier run {stored}" if stored else replayed
+        lost = "unknown"
         if self.old_before is not None and self.old_after is not None:
-            lost = f": {100 * (self.old_before - self.old_after):.1f} points of old accuracy"
-        return f"no old image was replayed (exemplars=0), at a cost{lost or ' that is not known'}"
+            lost = f"{100 * (self.old_before - self.old_after):.1f} points of old accuracy"
+        return f"no old image was replayed (exemplars=0); cost: {lost}"

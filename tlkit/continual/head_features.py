@@ -1,4 +1,4 @@
-"""Features that a head reads, whether it has grown or not, and what it makes of them."""
+"""The features that a head reads, and the head's outputs for them, for grown heads too."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ _BATCH_SIZE = 256
 
 
 def read_by_head(model: keras.Model) -> list[keras.KerasTensor]:
-    """Returns the tensors that rows of the head read: one, and one for each part that has grown.
+    """Returns the tensors that the head's rows read: one, and one for each added part.
 
     Example:
         >>> import tlkit
@@ -39,13 +39,13 @@ def newest_rows(grown: keras.Model) -> list[keras.layers.Dense]:
     return [layer_specs[key].operation for key in sorted(layer_specs) if key[1] == newest]
 
 
-def put_rows(layers: Sequence[keras.layers.Dense], kernel: np.ndarray, bias: np.ndarray) -> None:
-    """Writes one kernel over all features into the layers that read a part of them each.
+def assign_rows(layers: Sequence[keras.layers.Dense], kernel: np.ndarray, bias: np.ndarray) -> None:
+    """Assigns one kernel over all features to layers that each read a part of them.
 
     Args:
-        layers: What `newest_rows` returned.
+        layers: The layers that `newest_rows` returned.
         kernel: `(features, classes)`, the features of the first layer first.
-        bias: `(classes,)`; not used where the first layer has none.
+        bias: `(classes,)`; ignored if the first layer has none.
     """
     sizes = np.cumsum([layer.kernel.shape[0] for layer in layers])[:-1]
     for layer, own in zip(layers, np.split(kernel, sizes), strict=True):
@@ -55,19 +55,19 @@ def put_rows(layers: Sequence[keras.layers.Dense], kernel: np.ndarray, bias: np.
 
 
 def below_head(model: keras.Model) -> keras.Model:
-    """Returns what computes from pixels the features that are stored of each image."""
+    """Returns the model from pixels to the features that are stored for each image."""
     cuts = _cuts(model)
     together = cuts[0] if len(cuts) == 1 else keras.layers.Concatenate()(cuts)
     return below(model, together)
 
 
-def computed(model: keras.Model, tensor: keras.KerasTensor, rows: np.ndarray) -> np.ndarray:
-    """Returns what the head makes of features at one of its tensors, in inference.
+def run_head(model: keras.Model, tensor: keras.KerasTensor, rows: np.ndarray) -> np.ndarray:
+    """Returns one of the head's tensors for some features, in inference mode.
 
     Args:
         model: A classifier.
-        tensor: What its head computes, or what `read_by_head` returned.
-        rows: What `below_head` computes.
+        tensor: A tensor in its head, or one that `read_by_head` returned.
+        rows: The outputs of `below_head`.
     """
     cuts, tensor = _cuts(model), flat_tensor(model, tensor)
     parts = [rows]
@@ -77,19 +77,19 @@ def computed(model: keras.Model, tensor: keras.KerasTensor, rows: np.ndarray) ->
         if cut is tensor:
             return part
     head = joined(cuts if len(cuts) > 1 else cuts[0], tensor)
-    found = []
+    outputs = []
     for start in range(0, len(rows), _BATCH_SIZE):
         batch = [part[start : start + _BATCH_SIZE] for part in parts]
-        outputs = head(batch if len(cuts) > 1 else batch[0], training=False)
-        found.append(keras.ops.convert_to_numpy(outputs))
-    return np.concatenate(found)
+        output = head(batch if len(cuts) > 1 else batch[0], training=False)
+        outputs.append(keras.ops.convert_to_numpy(output))
+    return np.concatenate(outputs)
 
 
 def _cuts(model: keras.Model) -> list[keras.KerasTensor]:
-    """Returns the tensors that are stored of each image, side by side.
+    """Returns the tensors that are stored for each image, concatenated.
 
-    Parts that were added in isolation run beside the old ones down to the head, so that no single
-    tensor below it has all; what the head reads has.
+    Parts added in isolation run in parallel with the old ones up to the head, so that only the
+    tensors that the head reads contain all features.
     """
     tensors = read_by_head(model)
     return tensors if len(tensors) > 1 else [feature_cut(model)]

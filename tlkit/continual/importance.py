@@ -1,4 +1,4 @@
-"""How much each weight matters to what a model knows."""
+"""Importance: how much each weight matters to a model's outputs."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -30,14 +30,14 @@ _SMALLEST = 1e-7
 class Importance(ShownAsText, Mapping[str, np.ndarray]):
     """The importance of every weight: a mapping from a variable's path to an array of its shape.
 
-    Where layers of several nested models have the same paths, the names of those models come first
+    If layers of several nested models have the same paths, the names of those models are prefixed
     (`left/conv/kernel`), see `tlkit.models.variable_names`.
 
     Attributes:
         values_by_path: The arrays, float32, 0 or more.
-        method: How they were estimated.
-        num_samples: On how many samples; of "synaptic", in how many steps.
-        notes: What was substituted.
+        method: The method of estimation.
+        num_samples: Number of samples; for "synaptic" the number of steps.
+        notes: Notes on what was substituted.
     """
 
     values_by_path: dict[str, np.ndarray] = field(repr=False)
@@ -58,8 +58,8 @@ class Importance(ShownAsText, Mapping[str, np.ndarray]):
         total = sum(float(array.sum(dtype=np.float64)) for array in self.values())
         count = sum(array.size for array in self.values())
         lines = [
-            f"{self.method} of {count:,} values in {len(self)} weights from {self.num_samples:,} "
-            f"samples, {total / max(count, 1):.3g} on average"
+            f"{self.method} importance of {count:,} values in {len(self)} weights from "
+            f"{self.num_samples:,} samples, mean {total / max(count, 1):.3g}"
         ]
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
 
@@ -74,36 +74,36 @@ def estimate_importance(
 ) -> Importance:
     """Estimates how much each weight matters to a model's outputs on some data.
 
-    Gradients are those of one sample at a time, in inference mode, and what is taken of them is
-    averaged over samples; never is a mean gradient squared.
+    Gradients are computed per sample in inference mode, and their squares or absolute values are
+    averaged over samples; a mean gradient is never squared.
 
-    With `TF_DETERMINISTIC_OPS=1` it is bit-identical in every process that has as many threads for
-    one operation (`TF_NUM_INTRAOP_THREADS`; by default as many as the process may use processors).
-    Another number of them divides sums otherwise, which changes the last digits where convolutions
-    are taken one sample after the other.
+    With `TF_DETERMINISTIC_OPS=1` the result is bit-identical in every process with the same number
+    of threads per operation (`TF_NUM_INTRAOP_THREADS`; by default the number of processors of the
+    process). Another number divides sums differently, which changes the last digits if samples of
+    convolutions are processed one by one.
 
     Args:
         model: A functional classifier; not changed.
-        dataset: What it has learned: what `load_folder` returned (its training split counts), a
-            split, or batches of images and labels. For "synaptic" the `SynapticPath` that
-            `fine_tune` was given.
+        dataset: The data it was trained on: what `load_folder` returned (its training split is
+            used), a split, or batches of images and labels. For "synaptic" the `SynapticPath` that
+            was passed to `fine_tune`.
         method: For each weight w, with p(y) the model's own prediction for an image:
-            "fisher": the expectation of (d log p(y) / dw)**2 over y, exactly, by as many backward
-            passes as there are classes. "fisher_sampled": the same with one y drawn for each image.
+            "fisher": the exact expectation of (d log p(y) / dw)**2 over y, with one backward
+            pass per class. "fisher_sampled": the same with one y sampled for each image.
             "empirical_fisher": the same with the label as y. "mas": the mean of
             |d (sum of squared outputs) / dw|. "synaptic": see `SynapticPath`.
-        num_samples: How many images at most, drawn at random; the first ones of a
-            `tf.data.Dataset`, which should come shuffled.
-        seed: Of the choice of images and of the drawn labels.
+        num_samples: Maximum number of images, drawn at random; the first ones of a
+            `tf.data.Dataset`, which should be shuffled.
+        seed: Seed of the choice of images and of the sampled labels.
 
     Returns:
-        A mapping from the path of each weight that can train to its importance, to be handed to
+        A mapping from the path of each weight that can be trainable to its importance, for
         `anchor_weights`.
 
     Raises:
-        ArgumentError: The method does not exist, or the data do not fit what the model takes or
+        ArgumentError: The method does not exist, or the data do not fit the model's inputs or
             lack the labels that the method needs.
-        DataError: There is no image, or a label is none of the model's.
+        DataError: There is no image, or the model does not have a label.
 
     Example:
         >>> import numpy as np, tlkit
@@ -118,7 +118,7 @@ def estimate_importance(
         Fisher: Kirkpatrick et al. (2017), https://arxiv.org/abs/1612.00796; exact, sampled and
         empirical: Kunstner et al. (2019), https://arxiv.org/abs/1905.12558, section 3. Memory
         aware synapses: Aljundi et al. (2018), https://arxiv.org/abs/1711.09601, equation 3, on the
-        squared norm of the outputs, before softmax where the model gives logits.
+        squared norm of the outputs, before softmax if the model returns logits.
     """
     check_choice("method", method, METHODS)
     check_count("num_samples", num_samples)
@@ -131,20 +131,20 @@ def estimate_importance(
     images = dataset.train if isinstance(dataset, ImageData) else dataset
     images = check_images("dataset", images, model, labels=labels)
     samples = _samples(model, images, method, num_samples, seed)
-    scalars, measure, num_scalars = _measured(model, method)
+    scalars, measure, num_scalars = _scalars_and_measure(model, method)
     with missing_files_named([images]):
         sums = sum_over_samples(
             model, variables, samples, scalars, measure, num_scalars=num_scalars
         )
     if not sums.num_samples:
         raise ArgumentError(
-            "`dataset` must hold at least one image. Received: none. Give the images that the "
-            "model has learned."
+            "`dataset` must contain at least one image. Received: none. Give the images that the "
+            "model was trained on."
         )
     names = variable_names(model)
     notes: tuple[str, ...] = ()
     if sums.not_vectorized:
-        notes = (f"one sample after the other, in a compiled loop: {sums.not_vectorized}",)
+        notes = (f"samples processed one by one in a compiled loop: {sums.not_vectorized}",)
     return Importance(
         {
             names[id(variable)]: (total / sums.num_samples).numpy()
@@ -159,14 +159,14 @@ def estimate_importance(
 def accumulate_importance(
     old: Mapping[str, np.ndarray], new: Mapping[str, np.ndarray], decay: float = 1.0
 ) -> Importance:
-    """Returns decay * old + new: one importance for several tasks, one after the other.
+    """Returns decay * old + new: the accumulated importance of several tasks.
 
-    Weights that one of them lacks, such as those of classes that came later, count 0 there.
+    Weights that one of them lacks, such as those of classes added later, count as 0 in it.
 
     Args:
-        old: Of all tasks before.
-        new: Of the last one.
-        decay: From 0, which forgets the tasks before, to 1.
+        old: The importance of all previous tasks.
+        new: The importance of the last task.
+        decay: From 0, which drops the previous tasks, to 1.
 
     Raises:
         ArgumentError: `decay` is out of range, the shapes of a weight differ, or a value is
@@ -189,7 +189,7 @@ def accumulate_importance(
     ]
     if differing:
         raise ArgumentError(
-            "`old` and `new` must be the importance of one model. Received: other shapes for "
+            "`old` and `new` must be importances of the same model. Received: different shapes for "
             f"{'; '.join(differing)}. Estimate both on the same network."
         )
     values = {
@@ -200,8 +200,8 @@ def accumulate_importance(
     wrong = [path for path, array in values.items() if not np.all((array >= 0) & (array < np.inf))]
     if wrong:
         raise ArgumentError(
-            "`old` and `new` must be finite and 0 or more everywhere. Received: other values for "
-            f"{', '.join(wrong)}. Estimate them anew (tlkit.estimate_importance)."
+            "`old` and `new` must be finite and at least 0 everywhere. Received: invalid values "
+            f"for {', '.join(wrong)}. Estimate them again (tlkit.estimate_importance)."
         )
     methods = dict.fromkeys(getattr(one, "method", "given") for one in (old, new))
     return Importance(
@@ -217,19 +217,19 @@ def normalize_importance(
 ) -> dict[str, np.ndarray]:
     """Scales importance so that its mean over all values of the weights at `paths` is 1.
 
-    A strength then means the same whatever the importance was estimated with: where all weights
-    matter alike, it is that of the plain anchor.
+    Strengths are then comparable between methods: with equal importance of all weights, the
+    strength is that of the plain anchor.
 
     Raises:
-        ArgumentError: All of it is zero.
+        ArgumentError: The importance is zero everywhere.
     """
     total = sum(float(importance[path].sum(dtype=np.float64)) for path in paths)
     count = sum(importance[path].size for path in paths)
     if total <= 0:
         raise ArgumentError(
-            "`importance` must be above zero somewhere in the weights that are held. Received: "
-            f"zero in all of {len(paths)} weights. Estimate it on images that the model answers "
-            "with some doubt, or leave it out."
+            "`importance` must be above zero for some anchored weight. Received: zero for all "
+            f"{len(paths)} weights. Estimate it on images that the model classifies with less "
+            "confidence, or leave it out."
         )
     return {path: importance[path] * np.float32(count / total) for path in paths}
 
@@ -237,8 +237,8 @@ def normalize_importance(
 def _synaptic(path: Any, method: str) -> Importance:
     if method != "synaptic" or not isinstance(path, SynapticPath):
         raise ArgumentError(
-            "`dataset` must be a SynapticPath with method='synaptic', and only with it, for it is "
-            f"gathered during training. Received: {type(path).__name__} with method={method!r}. "
+            "`dataset` must be a SynapticPath with method='synaptic', and only with it, as it is "
+            f"recorded during training. Received: {type(path).__name__} with method={method!r}. "
             "Call path = tlkit.SynapticPath(model), fine_tune(model, data, anchor=path), then "
             "estimate_importance(model, path, method='synaptic')."
         )
@@ -248,7 +248,7 @@ def _synaptic(path: Any, method: str) -> Importance:
 def _samples(
     model: keras.Model, dataset: Images, method: str, num_samples: int, seed: int
 ) -> tf.data.Dataset:
-    """Single images with what the method needs beside them: labels, random numbers, nothing."""
+    """Returns single images, paired with the labels or random numbers that the method needs."""
     if isinstance(dataset, ImageSplit):
         order = np.random.default_rng(seed).permutation(dataset.num_images)[:num_samples]
         dataset = dataset.subset(np.sort(order)).dataset(shuffle=False)
@@ -268,10 +268,10 @@ def _samples(
     )
 
 
-def _measured(
+def _scalars_and_measure(
     model: keras.Model, method: str
 ) -> tuple[Scalars, Callable[[tf.Tensor], tf.Tensor], int]:
-    """Returns what is differentiated, what is taken of the gradients, and how many there are."""
+    """Returns the scalars to differentiate, the measure of the gradients, and their number."""
     width = model.output_shape[-1]
     kind = head_kind(model)
     if method == "mas":
@@ -287,7 +287,7 @@ def _measured(
         return expectation, tf.square, num_scalars
 
     def at_one_label(outputs: tf.Tensor, target: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        values = logs(outputs)  # of each label, or of each label and each of its two values
+        values = logs(outputs)  # one per class, or one per label and value (0 and 1)
         if method == "empirical_fisher":
             label = tf.cast(target, tf.int32)
         elif kind == "softmax":

@@ -1,4 +1,4 @@
-"""Weights between those of two models: keeping the old and the new without training again."""
+"""Interpolation between the weights of two models, to keep both tasks without training."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ _NUM_LISTED = 5
 
 @dataclass(frozen=True)
 class InterpolationReport(ShownAsText):
-    """Accuracies on the way from one model to another.
+    """Accuracies of the models between two.
 
     Attributes:
-        alphas: Shares of the new model, 0...1.
-        accuracies: For each named split the accuracy at each of them, 0...1.
+        alphas: Fractions of the new model, 0...1.
+        accuracies: For each named split the accuracy at each alpha, 0...1.
         num_images: For each split its number of images.
-        scenario: How the tasks relate, see `ForgettingMatrix`: where the splits hold other classes
-            each it is class-incremental, for all outputs are in question.
+        scenario: How the tasks relate, see `ForgettingMatrix`: class-incremental if the splits
+            have different classes, because all outputs are considered.
     """
 
     alphas: tuple[float, ...]
@@ -39,7 +39,7 @@ class InterpolationReport(ShownAsText):
 
     @property
     def best_alpha(self) -> float:
-        """The share with the highest mean accuracy over the splits; the smallest of equals."""
+        """The alpha with the highest mean accuracy over the splits; the smallest among ties."""
         means = np.mean(list(self.accuracies.values()), axis=0)
         return self.alphas[int(means.argmax())]
 
@@ -52,19 +52,20 @@ class InterpolationReport(ShownAsText):
                 for name, values in zip(names, self.accuracies.values(), strict=True)
             ]
             lines.append(f"{alpha:5.2f}  " + "  ".join(row))
-        return "\n".join([*lines, f"best mean at alpha={self.best_alpha:g} ({self.scenario})"])
+        best = f"best mean accuracy at alpha={self.best_alpha:g} ({self.scenario})"
+        return "\n".join([*lines, best])
 
 
 def interpolate_weights(old: keras.Model, new: keras.Model, alpha: float) -> keras.Model:
     """Returns a model of the same graph with the weights (1 - alpha) * old + alpha * new.
 
-    Between a model and what fine-tuning made of it, with the same start and small steps, often lies
-    one that keeps most of both. Moving averages of batch normalisation are interpolated too.
+    Between a model and its version fine-tuned in small steps there is often a model that is almost
+    as accurate as each on its task. Moving averages of batch normalisation are interpolated too.
 
     Args:
-        old: A model.
-        new: One of the same weights' names and shapes. Neither is changed.
-        alpha: Share of the new one, 0...1.
+        old: A model; not changed.
+        new: A model with weights of the same names and shapes; not changed.
+        alpha: Fraction of the new model, 0...1.
 
     Raises:
         ArgumentError: `alpha` is out of range, or the weights do not correspond.
@@ -97,19 +98,19 @@ def sweep_interpolation(
     *,
     alphas: Sequence[float] = DEFAULT_ALPHAS,
 ) -> InterpolationReport:
-    """Measures the models between two on several sets of images; nothing is trained.
+    """Evaluates the models between two on several sets of images, without training.
 
     Args:
         old: A model.
-        new: What further training made of it.
-        splits: From names, such as "old" and "new", to images. An alpha chosen by a figure
-            flatters it: keep other images to report.
-        alphas: Shares of the new model.
+        new: The model after further training.
+        splits: From names, such as "old" and "new", to images. The accuracy that alpha was chosen
+            by is optimistically biased: report it on other images.
+        alphas: Fractions of the new model.
 
     Raises:
         ArgumentError: An alpha is out of range, there is none, the weights do not correspond, or
             images do not fit the models.
-        DataError: A label is none of the models'.
+        DataError: The models do not have a label.
 
     Example:
         >>> import numpy as np, tlkit
@@ -122,7 +123,7 @@ def sweep_interpolation(
     if not len(alphas) or not splits:
         raise ArgumentError(
             "`alphas` and `splits` must not be empty. "
-            f"Received: alphas={list(alphas)}, splits={list(splits)}."
+            f"Received: alphas={list(alphas)}, splits={list(splits)}. Give at least one of each."
         )
     for alpha in alphas:
         check_unit("alphas", alpha)
@@ -161,7 +162,7 @@ def _between(old: np.ndarray, new: np.ndarray, alpha: float) -> np.ndarray:
 
 
 def _same_weights(old: keras.Model, new: keras.Model) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Returns the values of both models' weights, those of the same name side by side.
+    """Returns the values of both models' weights, in the same order by name.
 
     Raises:
         ArgumentError: The weights do not correspond.
@@ -178,8 +179,8 @@ def _same_weights(old: keras.Model, new: keras.Model) -> tuple[list[np.ndarray],
         more = f" and {len(differing) - _NUM_LISTED} more" if len(differing) > _NUM_LISTED else ""
         raise ArgumentError(
             "`old` and `new` must have weights of the same names and shapes. Received: "
-            f"{'; '.join(differing[:_NUM_LISTED])}{more}. Interpolate between a model and what "
-            "fine-tuning made of a copy of it."
+            f"{'; '.join(differing[:_NUM_LISTED])}{more}. Interpolate between a model and a "
+            "fine-tuned copy of it."
         )
     return [here[name].numpy() for name in there], [there[name].numpy() for name in there]
 

@@ -1,4 +1,4 @@
-"""Names of the ways to estimate importance; apart from them, so that checking loads nothing."""
+"""Names of the methods of estimating importance, in a module that loads no TensorFlow."""
 
 WITHOUT_TRAINING = ("fisher", "fisher_sampled", "empirical_fisher", "mas")
 METHODS = (*WITHOUT_TRAINING, "synaptic")

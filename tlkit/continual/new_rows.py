@@ -1,4 +1,4 @@
-"""The rows of new classes in a linear head, solved beside old rows that stay as they are."""
+"""Solving the rows of new classes in a linear head, with the old rows fixed."""
 
 from dataclasses import dataclass
 
@@ -14,14 +14,14 @@ from tlkit.training.linear import first_minimum, moments
 from tlkit.utils.formatting import percent
 
 PENALTIES = tuple(float(10**exponent) for exponent in np.arange(-1.0, -5.01, -0.5))
-"""Penalties that are tried, the strongest first."""
+"""Penalties to try, strongest first."""
 
-SHARE_OF_NEW = 0.7
-"""Where nothing is known of old images: the share of new images that a new class shall win.
+FRACTION_OF_NEW = 0.7
+"""Without old images: the fraction of new images that must be predicted as a new class.
 
-Chosen on CIFAR-10 features of a network that had seen five classes: shares of 0.5 to 0.9 gave
-48.5, 50.3 (0.7), 49.5 and 46.9 % of all classes' test images. It was chosen on those very test
-images, so what is measured there without exemplars is slightly better than it would be elsewhere.
+Chosen on CIFAR-10 features of a network trained on five classes: fractions of 0.5 to 0.9 gave an
+accuracy of 48.5, 50.3 (0.7), 49.5 and 46.9 % on the test images of all classes. It was chosen on
+these test images, so that accuracy measured on them without exemplars is optimistically biased.
 """
 
 _NUM_FOLDS = 3
@@ -31,12 +31,12 @@ _MAX_ITERATIONS = 500
 
 @dataclass(frozen=True)
 class NewRows:
-    """Weights of new classes and how they came about.
+    """The weights of new classes, with a note on how they were computed.
 
     Attributes:
-        kernel: float32 `(num_features, num_new)`, for features as they come.
+        kernel: float32 `(num_features, num_new)`, for features that are not standardised.
         bias: float32 `(num_new,)`.
-        note: How, in words.
+        note: How they were computed, in words.
     """
 
     kernel: np.ndarray
@@ -54,32 +54,33 @@ def solve_new_rows(
     seed: int = 0,
     imprinted: np.ndarray | None = None,
 ) -> NewRows:
-    """Solves multinomial logistic regression for the new classes alone, old logits held fixed.
+    """Solves multinomial logistic regression for the new classes only, with old logits fixed.
 
     With features x standardised, the minimum over V and c of
 
         mean of w * cross_entropy([old_logits, x V + c]) + penalty / 2 * |V|**2
 
-    where w gives each class that has rows the same weight, however few they are. The penalty is
-    the one with the smallest loss, weighted likewise, in threefold cross-validation.
+    where w gives each class with rows the same total weight, however few they are. The penalty is
+    the one with the smallest loss, with the same weights, in threefold cross-validation.
 
-    Where there is no row of an old class, nothing says how far new classes may reach. New rows are
-    then solved among themselves, and their biases shifted by one number so that a new class wins on
-    `SHARE_OF_NEW` of the new images; in competition, they would win everywhere. One class alone
-    has no other to be told from either: its row is the one in `imprinted`, its bias shifted so.
-    With no old class at all they are solved among themselves, and that is that.
+    Without rows of old classes, the boundary between old and new classes is undetermined. New
+    classes are then solved among themselves, and their biases shifted by one number so that a new
+    class is predicted for `FRACTION_OF_NEW` of the new images; solved against the old logits, they
+    would be predicted for all images. A single new class cannot be solved either: its row is the
+    one in `imprinted`, with its bias shifted likewise. Without any old class, new classes are only
+    solved among themselves.
 
     Args:
         features: `(n, num_features)`.
-        labels: Whole numbers `(n,)`; old classes come first, as in `old_logits`, then the new ones.
-        old_logits: What the old rows make of the features, `(n, num_old)`.
+        labels: Integers `(n,)`; old classes come first, as in `old_logits`, then the new ones.
+        old_logits: The logits of the old rows for the features, `(n, num_old)`.
         num_new: Number of new classes; each has rows.
-        groups: `(n,)`; rows of one group (copies of an image) come into one fold.
-        seed: Of the folds.
-        imprinted: `(num_features, 1)`, the row of one new class without a row of an old one.
+        groups: `(n,)`; rows of one group (copies of an image) are put into the same fold.
+        seed: Seed of the folds.
+        imprinted: `(num_features, 1)`, the row of a single new class without rows of old classes.
 
     Raises:
-        ArgumentError: There is one new class, no row of an old one, and no `imprinted`.
+        ArgumentError: There is a single new class, no row of an old class, and no `imprinted`.
 
     Example:
         >>> import numpy as np
@@ -95,8 +96,9 @@ def solve_new_rows(
     if num_old and not has_old and num_new == 1:
         if imprinted is None:
             raise ArgumentError(
-                "`imprinted` must be given where one new class has no row of an old one beside it. "
-                "Received: imprinted=None. Give the class's mean feature, at the norm of old rows."
+                "`imprinted` must be given for a single new class without rows of old classes. "
+                "Received: imprinted=None. Give the class's mean feature, scaled to the norm of "
+                "old rows."
             )
         kernel, bias = imprinted.astype(np.float64), np.zeros(1)
         note = "imprinted: the direction of the class's mean feature, at the old rows' mean norm"
@@ -104,20 +106,20 @@ def solve_new_rows(
         beside = old_logits if has_old else np.empty((len(labels), 0))
         own = labels if has_old else labels - num_old
         groups = np.arange(len(labels)) if groups is None else groups
-        kernel, bias, note = _solved(
+        kernel, bias, note = _solve(
             features, own, beside, num_new=num_new, groups=groups, seed=seed
         )
     if num_old and not has_old:
-        lead = (features @ kernel + bias).max(axis=1) - old_logits.max(axis=1)
-        bias = bias - np.quantile(lead, 1 - SHARE_OF_NEW)
+        margin = (features @ kernel + bias).max(axis=1) - old_logits.max(axis=1)
+        bias = bias - np.quantile(margin, 1 - FRACTION_OF_NEW)
         note += (
-            f"; without any old image, biases are such that new classes win on "
-            f"{percent(SHARE_OF_NEW, 0)} of the new images"
+            f"; without old images, biases are shifted so that new classes are predicted for "
+            f"{percent(FRACTION_OF_NEW, 0)} of the new images"
         )
     return NewRows(kernel.astype(np.float32), bias.astype(np.float32), note)
 
 
-def _solved(
+def _solve(
     features: np.ndarray,
     labels: np.ndarray,
     beside: np.ndarray,
@@ -126,7 +128,7 @@ def _solved(
     groups: np.ndarray,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray, str]:
-    """Returns kernel and bias at their optimum, and how it was found, in words."""
+    """Returns the optimal kernel and bias, and a note on the penalty."""
     mean, scale = moments(features)
     problem = _Problem(
         features=((features - mean) / scale).astype(np.float64),
@@ -134,7 +136,7 @@ def _solved(
         beside=beside.astype(np.float64),
         num_new=num_new,
     )
-    # many small products: a second BLAS thread spends far longer waiting than computing
+    # the products are small: a second BLAS thread spends far longer waiting than computing
     with threadpool_limits(1, user_api="blas"):
         penalty, chosen_by = _choose_penalty(problem, groups, seed)
         weights = problem.solve(penalty)
@@ -145,7 +147,7 @@ def _solved(
 
 @dataclass(frozen=True)
 class _Problem:
-    """Rows to solve on; `beside` are the logits that the new ones stand beside."""
+    """Rows to solve on; `beside` holds the fixed logits of old classes."""
 
     features: np.ndarray
     labels: np.ndarray
@@ -159,7 +161,7 @@ class _Problem:
 
     @property
     def weights(self) -> np.ndarray:
-        """Each class the same in all; they sum to one."""
+        """The weight of each row: classes have equal totals, and all weights sum to one."""
         weights = class_weights(self.labels, self.beside.shape[1] + self.num_new)[self.labels]
         return weights / weights.sum()
 
@@ -170,16 +172,16 @@ class _Problem:
         positions = np.arange(len(self.labels))
 
         def loss_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
-            found = flat.reshape(shape)
-            logits = self._logits(found)
+            current = flat.reshape(shape)
+            logits = self._logits(current)
             total = logsumexp(logits, axis=1)
             loss = weights @ (total - logits[positions, self.labels])
             errors = np.exp(logits - total[:, np.newaxis])
             errors[positions, self.labels] -= 1.0
             errors = errors[:, self.beside.shape[1] :] * weights[:, np.newaxis]
             gradient = np.concatenate([self.features.T @ errors, errors.sum(axis=0)[np.newaxis]])
-            gradient[:-1] += penalty * found[:-1]
-            return loss + penalty / 2 * np.square(found[:-1]).sum(), gradient.ravel()
+            gradient[:-1] += penalty * current[:-1]
+            return loss + penalty / 2 * np.square(current[:-1]).sum(), gradient.ravel()
 
         solution = minimize(
             loss_and_gradient,
@@ -190,14 +192,14 @@ class _Problem:
         )
         return solution.x.reshape(shape)
 
-    def loss(self, found: np.ndarray) -> float:
-        """The loss without the penalty."""
-        logits = self._logits(found)
-        right = logits[np.arange(len(self.labels)), self.labels]
-        return float(self.weights @ (logsumexp(logits, axis=1) - right))
+    def loss(self, solution: np.ndarray) -> float:
+        """Returns the loss without the penalty."""
+        logits = self._logits(solution)
+        of_label = logits[np.arange(len(self.labels)), self.labels]
+        return float(self.weights @ (logsumexp(logits, axis=1) - of_label))
 
-    def _logits(self, found: np.ndarray) -> np.ndarray:
-        return np.concatenate([self.beside, self.features @ found[:-1] + found[-1]], axis=1)
+    def _logits(self, solution: np.ndarray) -> np.ndarray:
+        return np.concatenate([self.beside, self.features @ solution[:-1] + solution[-1]], axis=1)
 
 
 def _choose_penalty(problem: _Problem, groups: np.ndarray, seed: int) -> tuple[float, str]:

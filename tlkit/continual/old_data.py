@@ -1,4 +1,4 @@
-"""Images of what a model learned before, as people give them."""
+"""Images of the old task, as users pass them."""
 
 import keras
 
@@ -7,23 +7,23 @@ from tlkit.errors import ArgumentError
 from tlkit.evaluation.data_checks import check_images
 
 
-def measured_split(old_data: ImageData | ImageSplit, model: keras.Model) -> ImageSplit:
-    """Returns the images to measure an old task on: of an `ImageData` those of validation.
+def evaluation_split(old_data: ImageData | ImageSplit, model: keras.Model) -> ImageSplit:
+    """Returns the images to evaluate an old task on: the validation images of an `ImageData`.
 
     Args:
-        old_data: What somebody gave under this name.
-        model: What they are to be measured with.
+        old_data: The argument of this name.
+        model: The model to evaluate.
 
     Raises:
-        ArgumentError: There are none, they are something else, or do not fit what the model takes.
-        DataError: A label is none of the model's.
+        ArgumentError: There are no images, they have the wrong type, or do not fit the model.
+        DataError: The model does not have a label.
     """
     split = old_data.validation if isinstance(old_data, ImageData) else old_data
     if not isinstance(split, ImageSplit) or not split.num_images:
         raise ArgumentError(
-            "`old_data` must hold images to measure the old task on. Received: "
+            "`old_data` must contain images to evaluate the old task on. Received: "
             f"old_data={type(old_data).__name__} without any. Give a split, such as data.test, or "
-            "load it with a share of validation."
+            "load it with a validation fraction."
         )
     check_images("old_data", split, model)
     return split

@@ -1,4 +1,4 @@
-"""Gradients of one sample at a time, summed over many, as fast as TensorFlow can."""
+"""Sums over per-sample gradients, vectorised where TensorFlow supports it."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -11,19 +11,19 @@ import keras
 import tensorflow as tf
 
 from tlkit.continual.sample_convolutions import count_patch_values, vectorizable_convolutions
-from tlkit.continual.vectorizing import why_one_by_one
+from tlkit.continual.vectorizing import reason_not_to_vectorize
 from tlkit.utils.progress import bar
 
 MAX_SCALARS = 16
-"""So many backward passes share one forward pass; more would make long graphs."""
+"""Maximum number of backward passes that share one forward pass; more would make long graphs."""
 
 _BATCH_BYTES = 2**29
 _MAX_BATCH = 64
 _FLOAT_BYTES = 4
 
 Scalars: TypeAlias = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
-"""From one sample's outputs `(num_outputs,)` and its target to `k` scalars to differentiate and
-`k` weights."""
+"""Takes one sample's outputs `(num_outputs,)` and its target; returns `k` scalars to differentiate
+and `k` weights."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class SampleSums:
     """Sums over samples.
 
     Attributes:
-        totals: For each weight the sum over samples and scalars of weight * measure(gradient).
-        num_samples: How many samples.
-        not_vectorized: Why TensorFlow took one sample after the other, or "".
+        totals: For each variable the sum over samples and scalars of weight * measure(gradient).
+        num_samples: Number of samples.
+        not_vectorized: Why samples were processed one by one, or "".
     """
 
     totals: list[tf.Tensor]
@@ -50,21 +50,21 @@ def sum_over_samples(
     *,
     num_scalars: int,
 ) -> SampleSums:
-    """Sums a measure of each sample's own gradients, in inference mode.
+    """Sums a measure of each sample's gradients, in inference mode.
 
-    Several samples are taken at once where every operation of the model was proven to allow it
-    (`tlkit.continual.vectorizing`); else one after the other, in one compiled loop.
+    Samples are vectorised if every operation of the model was tested to support it
+    (`tlkit.continual.vectorizing`); else they are processed one by one in a compiled loop.
 
     Args:
-        model: Not changed; batch normalisation uses its moving averages.
-        variables: Weights to differentiate by, frozen ones too.
+        model: The model, not changed; batch normalisation uses its moving averages.
+        variables: Weights to differentiate with respect to, also frozen ones.
         samples: Pairs of one image and its target, not batched.
-        scalars: What is differentiated.
-        measure: Of a gradient, such as `tf.square`.
-        num_scalars: How many scalars there are.
+        scalars: The function of the scalars to differentiate.
+        measure: The measure of a gradient, such as `tf.square`.
+        num_scalars: Number of scalars.
     """
     terms = _Terms(model, variables, scalars, measure, num_scalars)
-    why = why_one_by_one(model)
+    why = reason_not_to_vectorize(model)
     num_values = sum(prod(variable.shape) for variable in variables)
     size = (num_values + (0 if why else count_patch_values(model))) * _FLOAT_BYTES
     batch_size = int(min(max(_BATCH_BYTES // max(size, 1), 1), _MAX_BATCH))
@@ -77,7 +77,7 @@ def sum_over_samples(
         try:
             with _without_warnings(), vectorizable_convolutions(model):
                 run = tf.function(terms.at_once, autograph=False).get_concrete_function(*signature)
-        # what else is wrong is raised again one by one
+        # errors with another cause are raised again by the loop
         except (ValueError, TypeError, LookupError, NotImplementedError) as error:
             why = str(error).strip().splitlines()[-1]
     if why:
@@ -87,7 +87,7 @@ def sum_over_samples(
     with bar("importance", None, "images") as advance:
         for images, targets in batches:
             count = int(images.shape[0])
-            full = [_filled(tensor, batch_size) for tensor in (images, targets)]
+            full = [_padded(tensor, batch_size) for tensor in (images, targets)]
             present = tf.cast(tf.range(batch_size) < count, tf.float32)
             for first in range(0, num_scalars, MAX_SCALARS):
                 added = run(*full, present, tf.constant(first))
@@ -98,7 +98,7 @@ def sum_over_samples(
 
 
 class _Terms:
-    """What one sample adds, and how a batch of samples is summed."""
+    """The contribution of one sample, and its sum over a batch."""
 
     def __init__(
         self,
@@ -146,13 +146,13 @@ class _Terms:
             ]
         totals = [tf.zeros(weight.shape) for weight in self._weights]
         for index, value in zip(indices, chosen, strict=True):
-            share = tf.gather(weights, tf.minimum(index, self._num_scalars - 1))
-            share *= present * tf.cast(index < self._num_scalars, tf.float32)
+            weight = tf.gather(weights, tf.minimum(index, self._num_scalars - 1))
+            weight *= present * tf.cast(index < self._num_scalars, tf.float32)
             gradients = tape.gradient(
                 value, self._weights, unconnected_gradients=tf.UnconnectedGradients.ZERO
             )
             totals = [
-                total + share * self._measure(tf.cast(tf.convert_to_tensor(gradient), tf.float32))
+                total + weight * self._measure(tf.cast(tf.convert_to_tensor(gradient), tf.float32))
                 for total, gradient in zip(totals, gradients, strict=True)
             ]
         return totals
@@ -169,8 +169,8 @@ def _without_warnings() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _filled(tensor: tf.Tensor, size: int) -> tf.Tensor:
-    """Repeats the first row until there are `size`."""
+def _padded(tensor: tf.Tensor, size: int) -> tf.Tensor:
+    """Pads a tensor to `size` rows by repeating the first."""
     missing = size - int(tensor.shape[0])
     return (
         tf.concat([tensor, tf.repeat(tensor[:1], missing, axis=0)], axis=0) if missing else tensor

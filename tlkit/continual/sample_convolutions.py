@@ -1,4 +1,4 @@
-"""Convolutions whose gradients by their filters `tf.vectorized_map` takes for many samples."""
+"""Convolutions whose per-sample filter gradients `tf.vectorized_map` can vectorise."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,13 +13,13 @@ from tlkit.models.graph import with_nested
 
 @contextmanager
 def vectorizable_convolutions(model: keras.Model) -> Iterator[None]:
-    """Within it, gradients by the filters of the model's plain convolutions need no loop.
+    """Replaces the model's plain convolutions by ones whose filter gradients need no loop.
 
-    TensorFlow's rule for them is a loop over samples (`Conv2DBackpropFilter` in
+    TensorFlow's rule for these gradients is a loop over samples (`Conv2DBackpropFilter` in
     https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/python/ops/parallel_for/pfor.py,
-    with the words "Fix that!"; this module may go then). As the patches that a filter sees times
-    the gradient by the outputs it is one batched matrix product. The order of float sums alone
-    differs.
+    with the words "Fix that!"; this module can be removed then). Computed as the product of the
+    filter's input patches and the gradient of the outputs, it is one batched matrix product. Only
+    the order of float sums differs.
     """
     layers = [layer for layer in with_nested(model) if is_plain_convolution(layer)]
     for layer in layers:
@@ -32,7 +32,7 @@ def vectorizable_convolutions(model: keras.Model) -> Iterator[None]:
 
 
 def count_patch_values(model: keras.Model) -> int:
-    """Returns how many values the patches of one sample hold, those of all plain convolutions."""
+    """Returns the number of values in one sample's patches, over all plain convolutions."""
     return sum(
         prod(layer.kernel.shape[:3]) * prod(layer.output.shape[1:3])
         for layer in with_nested(model)
@@ -41,10 +41,10 @@ def count_patch_values(model: keras.Model) -> int:
 
 
 def is_plain_convolution(layer: keras.layers.Layer) -> bool:
-    """Whether the gradients of a layer can be taken for many samples at once.
+    """Whether a layer is a convolution whose gradients can be vectorised over samples.
 
-    Without oneDNN, which TensorFlow leaves out on some processors, its gradients on a CPU know no
-    dilated filters, and no groups of channels in a loop over samples.
+    Without oneDNN, which TensorFlow does not use on some processors, its CPU gradients do not
+    support dilated filters, nor groups of channels in a loop over samples.
     """
     return (
         type(layer) is keras.layers.Conv2D
@@ -75,7 +75,7 @@ def _convolution_of(layer: keras.layers.Conv2D) -> Callable[[Any, Any], tf.Tenso
 
     def call(inputs: Any, kernel: Any) -> tf.Tensor:
         images = tf.convert_to_tensor(inputs)
-        if None in images.shape[1:]:  # patches cannot be laid out
+        if None in images.shape[1:]:  # patches need a fixed image size
             return type(layer).convolution_op(layer, inputs, kernel)
         return convolve(images, tf.convert_to_tensor(kernel))
 
@@ -90,9 +90,10 @@ def _patches(
     strides: Sequence[int],
     padding: str,
 ) -> tf.Tensor:
-    """Returns what the filter sees at each output, `(batch, height, width, values)`.
+    """Returns the filter's input patch at each output, `(batch, height, width, values)`.
 
-    By slices, which have a rule; `tf.image.extract_patches` has none.
+    Uses slices, which `tf.vectorized_map` supports; it does not support
+    `tf.image.extract_patches`.
     """
     pads = [(0, 0)] * 2
     if padding == "SAME":

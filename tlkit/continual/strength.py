@@ -1,4 +1,4 @@
-"""How strong an anchor should be: found by training, not guessed."""
+"""Choice of the anchor's strength by trial trainings."""
 
 import inspect
 import math
@@ -20,7 +20,7 @@ from tlkit.continual.forgetting import (
 )
 from tlkit.continual.importance import estimate_importance, normalize_importance
 from tlkit.continual.methods import WITHOUT_TRAINING
-from tlkit.continual.old_data import measured_split
+from tlkit.continual.old_data import evaluation_split
 from tlkit.continual.strength_reports import StrengthReport, StrengthTrial
 from tlkit.continual.strength_search import MAX_TRIALS, TOLERANCE, search_strength
 from tlkit.data.images import ImageData, ImageSplit
@@ -38,7 +38,7 @@ from tlkit.training.weight_change import restored_afterwards
 
 DEFAULT_EPOCHS = 8
 _OWN = ("model", "data", "validation", "anchor", "epochs", "augment", "seed", "cache")
-"""Arguments of `fine_tune` that `choose_anchor` has itself, or sets."""
+"""Arguments of `fine_tune` that `choose_anchor` has too, or sets."""
 
 
 def choose_anchor(
@@ -59,52 +59,52 @@ def choose_anchor(
     cache: str | os.PathLike[str] | None = None,
     **fine_tuning: Any,
 ) -> Anchor:
-    """Anchors a model with the strongest strength that still lets it learn the new task.
+    """Anchors a model with the largest strength that still allows it to learn the new task.
 
-    The model is trained once without an anchor, which gives the accuracy to keep, a_ft, and weights
-    w_ft. With the first strength 10 * (L(w*) - L(w_ft)) / sum(importance * (w_ft - w*)**2) it is
-    trained again from where it was, and the strength is halved for as long as validation accuracy
-    stays below (1 - `tolerance`) * a_ft; where the first one keeps that much already, it is doubled
-    for as long as it does. Importance is scaled to a mean of 1 over the anchored
-    weights first, so that strengths compare.
+    The model is first trained without an anchor, which gives the accuracy a_ft and the weights
+    w_ft. It is then trained again from its initial weights w* with the strength
+    10 * (L(w*) - L(w_ft)) / sum(importance * (w_ft - w*)**2), and the strength is halved while the
+    validation accuracy is below (1 - `tolerance`) * a_ft; if the first strength already reaches it,
+    the strength is doubled while it does. Importance is scaled to a mean of 1 over the anchored
+    weights first, so that strengths are comparable.
 
-    With images of the old task at hand there is no need to go by the new one alone: from the same
-    first strength on, four times as much is tried, or a quarter, for as long as the mean of both
-    tasks' accuracies rises, and the strength with the best mean is taken.
+    With images of the old task, both tasks decide: starting from the same first strength, the
+    strength is multiplied or divided by four while the mean of both tasks' accuracies rises, and
+    the strength with the best mean is chosen.
 
-    Afterwards the model has the weights it was given (an untrained head is solved, though), and is
-    anchored. `Anchor.report` has all trials; `tlkit.plot_strengths` draws them.
+    Afterwards the model has its initial weights (except that an untrained head is solved), and is
+    anchored. `Anchor.report` has all trials; `tlkit.plot_strengths` plots them.
 
     Args:
-        model: A classifier; what it is to keep is what it holds now.
-        data: The new task, as `fine_tune` takes it, with validation images to decide on.
-        validation: Where `data` is a `tf.data.Dataset`.
+        model: A classifier with the weights to preserve.
+        data: The new task, as `fine_tune` takes it, with validation images.
+        validation: Validation images, if `data` is a `tf.data.Dataset`.
         importance: See `anchor_weights`; or a method of `estimate_importance`, applied to
-            `old_data`, or to the new images where there are none.
-        old_data: Images of the old task, to measure what is forgotten, and to decide on the
-            strength: an `ImageData`'s validation images, or a split.
-        num_old_tasks: How many tasks `old_data` has images of: each counts like the new one.
-        tolerance: Share of a_ft that may be lost for the sake of the old task, 0...1; of no effect
-            with `old_data`.
-        max_trials: Trainings with an anchor at most.
+            `old_data`, or to the new images without it.
+        old_data: Images of the old task, to measure forgetting and to choose the strength: an
+            `ImageData`, whose validation images are used, or a split.
+        num_old_tasks: Number of tasks in `old_data`; each counts as much as the new one.
+        tolerance: Fraction of a_ft that may be lost to preserve the old task, 0...1; ignored with
+            `old_data`.
+        max_trials: Maximum number of trainings with an anchor.
         groups: See `anchor_weights`.
         mode: See `anchor_weights`.
-        epochs: Of each training; few, on stored activations, make the choice cheap.
-        augment: Likewise; with augmentation the whole graph may run in every step.
-        seed: Of orders.
+        epochs: Number of epochs of each training; a few, on stored activations, are fast.
+        augment: Augmentation in these trainings; with it the whole graph may run in every step.
+        seed: Seed of the trainings.
         cache: Folder of the feature stores.
         **fine_tuning: Other arguments of `fine_tune` for all trainings, such as `unfreeze`. With
-            `class_weight="balanced"` it is the balanced accuracies, of both tasks, that decide.
+            `class_weight="balanced"` the balanced accuracies of both tasks decide.
 
     Raises:
-        ArgumentError: An argument breaks its rule, or there are no validation images, of the old
-            task neither where `old_data` is given.
+        ArgumentError: An argument is invalid, or there are no validation images, or none in
+            `old_data`.
 
     Returns:
-        The anchor. What speaks against the strength stands in the notes of `Anchor.report`, and in
-        the report of every training that is given the anchor: even the weakest strength tried lost
-        too much, or none did better than no anchor; or the penalty is zero; or it makes up most of
-        the loss; or the new images are of some classes alone, where anchors are known to fail.
+        The anchor. The notes of `Anchor.report`, repeated in the report of every training with the
+        anchor, warn if even the smallest strength lost too much accuracy, no strength was better
+        than no anchor, the penalty is zero, it makes up most of the loss, or the new images are of
+        some classes only, where anchors are known to fail.
 
     Example:
         >>> import numpy as np, tlkit
@@ -134,22 +134,22 @@ def choose_anchor(
     given: dict[str, Any] = {"validation": validation, "seed": seed, "cache": cache}
     tuning: dict[str, Any] = {"epochs": epochs, "augment": augment, **given, **fine_tuning}
     check_fine_tuning(model, data, **tuning)
-    old_split = None if old_data is None else measured_split(old_data, model)
+    old_split = None if old_data is None else evaluation_split(old_data, model)
     source = source_of(model, data, validation)
     if source.validation is None:
         raise ArgumentError(
-            "`data` must have validation images, for they decide on the strength. Received: none. "
-            "Leave a share to them (splits=...), or give `validation`."
+            "`data` must have validation images, which decide on the strength. Received: none. "
+            "Load it with a validation fraction (splits=...), or give `validation`."
         )
     validation_images, class_weight = source.validation, fine_tuning.get("class_weight")
     started = time.perf_counter()
     solve_head = tuning.get("solve_head", "auto")
     if is_new_head(model, solve_head):
         train_head(model, data, class_weight=class_weight, solve_head=solve_head, **given)
-    tuning["solve_head"] = False  # every strength starts from this head
-    weighed = _importance_of(model, data, importance, old_data, groups)
+    tuning["solve_head"] = False  # all trials start from this head
+    scaled = _importance_of(model, data, importance, old_data, groups)
     start = values_of(model.variables)
-    probe = anchor_weights(model, 1.0, weighed, groups=groups, mode="proximal")  # only measures
+    probe = anchor_weights(model, 1.0, scaled, groups=groups, mode="proximal")  # measures drift
 
     def state(strength: float, since: float, report: TrainingReport | None) -> StrengthTrial:
         history = report.stages[-1].history if report is not None else ()
@@ -174,7 +174,7 @@ def choose_anchor(
         assign_all(model.variables, start)
         anchor = None
         if strength:
-            anchor = anchor_weights(model, strength, weighed, groups=groups, mode=mode)
+            anchor = anchor_weights(model, strength, scaled, groups=groups, mode=mode)
         try:
             report = fine_tune(model, data, anchor=anchor, **tuning)
         finally:
@@ -193,8 +193,8 @@ def choose_anchor(
         )
     scenario = _scenario_of(model, source.train)
     if scenario == CLASS_INCREMENTAL:
-        notes += (f"the new images are of some classes alone: {CLASS_INCREMENTAL_NOTE}",)
-    anchor = anchor_weights(model, chosen, weighed, groups=groups, mode=mode)
+        notes += (f"the new images are of some classes only: {CLASS_INCREMENTAL_NOTE}",)
+    anchor = anchor_weights(model, chosen, scaled, groups=groups, mode=mode)
     anchor.notes = (*anchor.notes, *notes)
     anchor.report = StrengthReport(
         before=replace(before, strength=0.0),
@@ -230,7 +230,7 @@ def _importance_of(
 
 
 def _check_keywords(given: Mapping[str, Any]) -> None:
-    """Raises `ArgumentError` for what `fine_tune` does not take, or is given already."""
+    """Raises `ArgumentError` for arguments that `fine_tune` does not have, or that are set."""
     taken = [name for name in inspect.signature(fine_tune).parameters if name not in _OWN]
     for name in given:
         if name not in taken:
@@ -241,7 +241,7 @@ def _check_keywords(given: Mapping[str, Any]) -> None:
 
 
 def _scenario_of(model: keras.Model, images: Images) -> str:
-    """Class-incremental where the new images are of some classes alone."""
+    """Returns class-incremental if the new images are of some classes only."""
     num_classes = model.output_shape[-1]
     if not isinstance(images, ImageSplit) or head_kind(model) != "softmax":
         return DOMAIN_INCREMENTAL

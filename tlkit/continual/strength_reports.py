@@ -1,4 +1,4 @@
-"""What trainings at several strengths came to, and which was chosen."""
+"""The reports of trial trainings at several strengths, and of the choice."""
 
 from dataclasses import dataclass
 
@@ -12,15 +12,15 @@ class StrengthTrial(ShownAsText):
     """One training at one strength.
 
     Attributes:
-        strength: 0 for the training without an anchor.
-        accuracy: On the new task's validation images, 0...1; the balanced or weighted one where
-            that decides, as `StrengthReport.decided_by` says.
+        strength: The strength; 0 for the training without an anchor.
+        accuracy: Accuracy on the new task's validation images, 0...1; the balanced or weighted
+            accuracy if that decides, see `StrengthReport.decided_by`.
         loss: Mean cross-entropy on the new task's training images, nats; `None` with an anchor,
-            where nothing needs it.
+            as it is not needed.
         drift: Sum of importance * (w - w*)**2 over the anchored weights.
-        share: The penalty's share of the loss in the last epoch, 0...1.
-        old_accuracy: On the old task's images, or `None` where there are none.
-        seconds: Time spent.
+        share: Fraction of the loss that the penalty makes up in the last epoch, 0...1.
+        old_accuracy: Accuracy on the old task's images, or `None` without images.
+        seconds: Duration in seconds.
     """
 
     strength: float
@@ -32,7 +32,7 @@ class StrengthTrial(ShownAsText):
     seconds: float = 0.0
 
     def balance(self, num_old_tasks: int = 1) -> float:
-        """Mean of the accuracies on the new task and on each of the old ones, 0...1."""
+        """Returns the mean accuracy over the new task and each old task, 0...1."""
         if self.old_accuracy is None:
             raise ValueError("there is no accuracy on the old task")
         return (self.accuracy + num_old_tasks * self.old_accuracy) / (1 + num_old_tasks)
@@ -41,25 +41,27 @@ class StrengthTrial(ShownAsText):
         old = "" if self.old_accuracy is None else f", old task {percent(self.old_accuracy)}"
         name = f"strength {self.strength:.3g}" if self.strength else "no anchor"
         return (
-            f"{name}: new task {percent(self.accuracy)}{old}, drift {self.drift:.3g}, "
-            f"penalty {percent(self.share, 0)} of the loss, {duration(self.seconds)}"
+            f"{name}: accuracy on the new task {percent(self.accuracy)}{old}, drift "
+            f"{self.drift:.3g}, penalty {percent(self.share, 0)} of the loss, "
+            f"{duration(self.seconds)}"
         )
 
 
 @dataclass(frozen=True)
 class StrengthReport(ShownAsText):
-    """How a strength was chosen.
+    """The report on how a strength was chosen.
 
     Attributes:
-        before: Accuracy, loss and old accuracy before any training (strength infinite, so to say).
-        trials: Every training, the one without an anchor first.
-        chosen: The strength.
-        tolerance: Share of the whole accuracy reached without an anchor (not of what was gained)
-            that might be lost; of no effect where the old task's images decided.
-        num_validation: Images behind the new task's accuracies.
+        before: Accuracy, loss and old accuracy before any training.
+        trials: All trainings, the one without an anchor first.
+        chosen: The chosen strength.
+        tolerance: Fraction of the accuracy without an anchor (not of the gain) that may be lost;
+            ignored if the old task's images decided.
+        num_validation: Number of the new task's validation images.
         scenario: How the tasks relate, see `ForgettingMatrix`.
-        num_old_tasks: How many tasks the old images stand for.
-        notes: What speaks against the chosen strength, and what was substituted.
+        num_old_tasks: Number of tasks in the old images.
+        notes: Warnings about the chosen strength, and what was substituted.
+        decided_by: The accuracy that decided, see `TrainingReport.decided_by`.
     """
 
     before: StrengthTrial
@@ -74,7 +76,7 @@ class StrengthReport(ShownAsText):
 
     @property
     def aim(self) -> str:
-        """What the strength was chosen for, in words."""
+        """The goal of the choice, in words."""
         if self.before.old_accuracy is not None:
             old = "task's" if self.num_old_tasks == 1 else f"{self.num_old_tasks} tasks'"
             return f"for the best mean of the new and the old {old} accuracies"
@@ -87,10 +89,10 @@ class StrengthReport(ShownAsText):
     def __str__(self) -> str:
         old = self.before.old_accuracy
         lines = [
-            f"before: new task {percent(self.before.accuracy)}"
+            f"before: accuracy on the new task {percent(self.before.accuracy)}"
             + ("" if old is None else f", old task {percent(old)}"),
             *map(str, self.trials),
-            f"chosen: {self.chosen:.3g}, {self.aim} ({self.num_validation} images, "
+            f"chosen: {self.chosen:.3g}, {self.aim} (n = {self.num_validation}, "
             f"{self.scenario}{self._which})",
         ]
         return "\n".join([*lines, *self.notes])

@@ -1,4 +1,4 @@
-"""The search for a strength, by trainings from one start."""
+"""The search for a strength, by trial trainings from the same weights."""
 
 from collections.abc import Callable
 
@@ -10,8 +10,8 @@ TOLERANCE = 0.05
 MAX_TRIALS = 12
 FIRST_FACTOR = 10.0
 STEP_FOR_BOTH = 4.0
-MAX_SHARE = 0.5
-"""A penalty that makes up more of the loss than this at the end is said to swamp it."""
+MAX_FRACTION = 0.5
+"""Fraction of the loss at the end above which the penalty is reported as dominating."""
 
 
 def search_strength(
@@ -22,82 +22,83 @@ def search_strength(
     max_trials: int = MAX_TRIALS,
     num_old_tasks: int = 1,
 ) -> tuple[tuple[StrengthTrial, ...], float, tuple[str, ...]]:
-    """Halves a strength until training with it keeps enough of the accuracy without it.
+    """Halves a strength until training with it keeps enough of the accuracy without an anchor.
 
-    Where the first one does so at once it is doubled instead, for as long as that holds. Where
-    `before` has an accuracy on the old task, and so all trials have, the strength with the best
-    mean of both accuracies is looked for, in steps of four.
+    If the first strength already does, it is doubled instead while that holds. If `before`, and
+    therefore all trials, have an accuracy on the old task, the strength with the best mean of both
+    accuracies is searched, in steps of a factor of four.
 
     Args:
-        train: From a strength (0 for no anchor) to what training from the same start came to.
+        train: Trains from the same weights with a strength (0 for no anchor), and returns the
+            trial.
         before: The state before training.
         tolerance: See `choose_anchor`.
-        max_trials: Likewise.
-        num_old_tasks: Likewise.
+        max_trials: See `choose_anchor`.
+        num_old_tasks: See `choose_anchor`.
 
     Returns:
-        All trials, the chosen strength, and what speaks against it.
+        All trials, the chosen strength, and warnings about it.
     """
-    free = train(0.0)
-    trials, notes = [free], []
-    if free.drift <= 0:
+    unanchored = train(0.0)
+    trials, notes = [unanchored], []
+    if unanchored.drift <= 0:
         notes.append(
             "the anchored weights did not change without an anchor (they are frozen, or the model "
             "before training was best): the penalty is zero whatever its strength"
         )
         return tuple(trials), 1.0, tuple(notes)
-    if before.loss is None or free.loss is None:
-        raise ValueError("the losses before and without an anchor make the first strength")
-    gained = before.loss - free.loss
+    if before.loss is None or unanchored.loss is None:
+        raise ValueError("the first strength needs the losses before and without an anchor")
+    gained = before.loss - unanchored.loss
     if gained <= 0:
         notes.append(
-            "training without an anchor did not lower the loss: the first strength is taken from "
-            "the loss itself"
+            "training without an anchor did not lower the loss: the first strength is computed "
+            "from the loss itself"
         )
-        gained = free.loss
-    first = FIRST_FACTOR * gained / free.drift
+        gained = unanchored.loss
+    first = FIRST_FACTOR * gained / unanchored.drift
     if before.old_accuracy is not None:
 
         def balance(trial: StrengthTrial) -> float:
             return trial.balance(num_old_tasks)
 
-        tried = _try_for_both(train, first, max_trials, balance)
-        held = max(tried, key=balance)
-        if balance(held) <= balance(free):
+        tried = _search_both_tasks(train, first, max_trials, balance)
+        best = max(tried, key=balance)
+        if balance(best) <= balance(unanchored):
             notes.append(
-                f"no strength did better than none for both tasks together: "
-                f"{percent(balance(held))} at {held.strength:.3g}, {percent(balance(free))} "
-                "without an anchor"
+                f"no strength was better than no anchor: mean accuracy of both tasks "
+                f"{percent(balance(best))} at {best.strength:.3g}, "
+                f"{percent(balance(unanchored))} without an anchor"
             )
-        if held.accuracy <= before.accuracy:
+        if best.accuracy <= before.accuracy:
             notes.append(
-                f"with strength {held.strength:.3g} nothing of the new task is learned: "
-                f"{percent(held.accuracy)}, {percent(before.accuracy)} before"
+                f"with strength {best.strength:.3g} the new task is not learned: accuracy "
+                f"{percent(best.accuracy)}, {percent(before.accuracy)} before"
             )
     else:
-        wanted = (1 - tolerance) * free.accuracy
-        tried = _try_until_enough(train, first, wanted, max_trials)
+        wanted = (1 - tolerance) * unanchored.accuracy
+        tried = _search_within_tolerance(train, first, wanted, max_trials)
         enough = [trial for trial in tried if trial.accuracy >= wanted]
-        held = max(enough, default=tried[-1], key=lambda trial: trial.strength)
+        best = max(enough, default=tried[-1], key=lambda trial: trial.strength)
         if not enough:
             notes.append(
-                f"even strength {held.strength:.3g}, the weakest that was tried, reached only "
-                f"{percent(held.accuracy)} of the {percent(wanted)} to keep: raise "
+                f"even the smallest strength tried, {best.strength:.3g}, reached an accuracy of "
+                f"{percent(best.accuracy)} only, with {percent(wanted)} to keep: raise "
                 "`max_trials` or `tolerance`, or anchor fewer groups"
             )
     trials += tried
-    if held.share > MAX_SHARE:
+    if best.share > MAX_FRACTION:
         notes.append(
-            f"the penalty makes up {percent(held.share, 0)} of the loss at the end: the "
+            f"the penalty makes up {percent(best.share, 0)} of the loss at the end: the "
             "model may have learned little of the new task"
         )
-    return tuple(trials), held.strength, tuple(notes)
+    return tuple(trials), best.strength, tuple(notes)
 
 
-def _try_until_enough(
+def _search_within_tolerance(
     train: Callable[[float], StrengthTrial], first: float, wanted: float, max_trials: int
 ) -> list[StrengthTrial]:
-    """Doubles or halves a strength until a trial is the first, or no longer, accurate enough."""
+    """Halves a strength until a trial is accurate enough, or doubles it until one no longer is."""
     trials = [train(first)]
     factor = 2.0 if trials[0].accuracy >= wanted else 0.5
     while len(trials) < max_trials:
@@ -107,13 +108,13 @@ def _try_until_enough(
     return trials
 
 
-def _try_for_both(
+def _search_both_tasks(
     train: Callable[[float], StrengthTrial],
     first: float,
     max_trials: int,
     balance: Callable[[StrengthTrial], float],
 ) -> list[StrengthTrial]:
-    """Walks up from a strength, and down if that brings nothing, while the balance rises."""
+    """Raises a strength while the balance rises, and lowers it if raising does not help."""
     trials: dict[float, StrengthTrial] = {}
 
     def loss(strength: float) -> float:

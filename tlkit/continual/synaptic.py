@@ -1,4 +1,4 @@
-"""Importance gathered while training: what each weight's way contributed to the loss's fall."""
+"""Synaptic importance: each weight's contribution to the decrease of the loss in training."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,18 +16,18 @@ DEFAULT_DAMPING = 0.1
 
 
 class SynapticPath(StepHook):
-    """Gathers each weight's path integral; hand it to `fine_tune`, then to `estimate_importance`.
+    """Records each weight's path integral; pass it to `fine_tune`, then to `estimate_importance`.
 
-    In every step the product of -gradient and movement is added up for each weight: its share of
-    what the loss fell by. The importance is max(0, path / (way**2 + damping)), `way` being how far
-    the weight has come since this was made. Gradients are those of the new task's loss: the pull of
-    anchors is taken out. A step whose gradients are not finite, which loss scaling skips, counts
-    nothing. The path runs to the last step; where `fine_tune` puts the weights of an
-    earlier epoch back, the way is measured to those.
+    In every step the product of -gradient and weight change is summed for each weight: its
+    contribution to the decrease of the loss. The importance is
+    max(0, path / (change**2 + damping)), `change` being the weight's total change since this object
+    was created. Gradients are those of the new task's loss, without the gradients of anchors. A
+    step with non-finite gradients, which loss scaling skips, is not counted. The path includes all
+    steps; if `fine_tune` restores the weights of an earlier epoch, the change is measured to those.
 
     Args:
         model: A functional model, built.
-        damping: Keeps weights that hardly moved from counting much.
+        damping: Keeps the importance of weights that hardly changed small.
 
     Raises:
         ArgumentError: `damping` is not positive.
@@ -36,14 +36,14 @@ class SynapticPath(StepHook):
         >>> import tlkit
         >>> model = tlkit.build_classifier("resnet20", ["cat", "dog"], weights=None)
         >>> path = tlkit.SynapticPath(model)
-        >>> float(path.importance()["logits/kernel"].max())  # nothing has moved
+        >>> float(path.importance()["logits/kernel"].max())  # nothing has changed
         0.0
 
     Reference:
-        Zenke et al. (2017), https://arxiv.org/abs/1703.04200, equations 3 and 5, where nothing is
-        clipped. The authors' code (https://github.com/ganguli-lab/pathint) takes the maximum with 0
-        of the sum over tasks, after each of them; here it is taken of each task by itself, so that
-        what one task lowered does not offset what another one raised.
+        Zenke et al. (2017), https://arxiv.org/abs/1703.04200, equations 3 and 5, without clipping.
+        The authors' code (https://github.com/ganguli-lab/pathint) clips the sum over tasks at 0,
+        after each of them; here each task is clipped separately, so that a negative value of one
+        task does not offset a positive value of another.
     """
 
     def __init__(self, model: keras.Model, damping: float = DEFAULT_DAMPING) -> None:
@@ -62,21 +62,21 @@ class SynapticPath(StepHook):
         self.variables = [*self._start, *self._path, self._steps]
 
     def check(self, model: keras.Model) -> None:
-        """Raises `ArgumentError` where it was made for another model."""
+        """Raises `ArgumentError` if it was created for another model."""
         if not any(id(variable) in self._index for variable in model.variables):
             raise ArgumentError(
-                "`anchor` must be the path of the model that is trained. Received: a SynapticPath "
-                f"of another one than {model.name!r}. Make it of this one: "
+                "`anchor` must be a SynapticPath of the model that is trained. Received: one of "
+                f"another model than {model.name!r}. Create it for this model: "
                 "tlkit.SynapticPath(model)."
             )
 
     @property
     def num_steps(self) -> int:
-        """Steps gathered."""
+        """The number of recorded steps."""
         return int(self._steps.numpy())
 
     def importance(self) -> dict[str, np.ndarray]:
-        """Returns the importance by path, as it is now."""
+        """Returns the current importance by path."""
         return {
             self._names[id(weight)]: np.maximum(
                 path.numpy() / ((weight.numpy() - start.numpy()) ** 2 + self.damping), 0.0
@@ -91,7 +91,7 @@ class SynapticPath(StepHook):
     def before_update(
         self, gradients: Sequence[tf.Tensor], variables: Sequence[keras.Variable]
     ) -> None:
-        """Notes where the weights are and what the loss's gradient is there."""
+        """Stores the weights and the gradient of the loss."""
         finite = [tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients]
         self._is_finite.assign(tf.reduce_all(finite))
         for gradient, variable in zip(gradients, variables, strict=True):
@@ -103,14 +103,14 @@ class SynapticPath(StepHook):
                 self._gradient[i].assign_sub(anchor.gradient(variable))
 
     def after_update(self, variables: Sequence[keras.Variable], rates: Sequence[tf.Tensor]) -> None:
-        """Adds what the movement was worth."""
+        """Adds the contribution of the weight change in this step."""
         self._steps.assign_add(tf.cast(self._is_finite, tf.int32))
         for variable in variables:
             if (i := self._index.get(id(variable))) is None:
                 continue
-            moved = tf.cast(variable.value, tf.float32) - self._before[i]
-            worth = tf.where(self._is_finite, self._gradient[i] * moved, 0.0)
-            self._path[i].assign_sub(worth)
+            change = tf.cast(variable.value, tf.float32) - self._before[i]
+            product = tf.where(self._is_finite, self._gradient[i] * change, 0.0)
+            self._path[i].assign_sub(product)
 
 
 def _like(weight: keras.Variable, value: Any) -> tf.Variable:

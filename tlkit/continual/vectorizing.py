@@ -1,4 +1,4 @@
-"""Which models' gradients may be taken of several samples at once: what was proven, no other."""
+"""Models whose per-sample gradients may be vectorised: only those with tested operations."""
 
 from collections.abc import Iterator
 
@@ -24,12 +24,12 @@ PROVEN_LAYERS = frozenset(
         *(_LAYERS.GaussianDropout, _LAYERS.SpatialDropout2D),
     ]
 )
-"""Exact classes, each of which `tests/continual/test_vectorizing.py` compares with one by one.
+"""Exact classes, each of which `tests/continual/test_vectorizing.py` compares with the loop.
 
-Not among them is what has no rule (depthwise and separable convolutions, those of three axes and
-their transposed kin, resizing), what needs a loop for the filters (one axis, transposed), what
-ends the process at once or a while later by writing beyond its memory (`EinsumDense`, and all
-attention that is built of it), and what `tf.while_loop` runs (recurrent layers).
+Excluded are layers without a rule (depthwise and separable convolutions, 3D convolutions, plain
+and transposed, resizing), layers that need a loop for the filters (1D and transposed convolutions),
+layers that crash the process at once or later by writing out of bounds (`EinsumDense`, and all
+attention built on it), and layers with a `tf.while_loop` (recurrent layers).
 """
 
 PROVEN_ACTIVATIONS = frozenset(
@@ -38,42 +38,42 @@ PROVEN_ACTIVATIONS = frozenset(
 )
 
 PROVEN_OPERATIONS = frozenset(["Add", "Subtract", "Multiply", "TrueDivide", "Negative", "GetItem"])
-"""Classes of operations, by name, such as stand in a graph for `x * 2` and `x[..., ::-1]`."""
+"""Classes of operations, by name, such as those of `x * 2` and `x[..., ::-1]`."""
 
 PROVEN_TYPES = ("float32", "bfloat16", "float16")
 
 MAX_RANK = 4
-"""Axes of an output, that of samples included."""
+"""Maximum number of axes of an output, including that of samples."""
 
 
-def why_one_by_one(model: keras.Model) -> str:
-    """Returns what in a model was not proven to work for many samples at once, "" for nothing.
+def reason_not_to_vectorize(model: keras.Model) -> str:
+    """Returns why a model cannot be vectorised over samples, or "".
 
-    `tf.vectorized_map` has no rule for some operations, and for others one that is wrong: it may
-    end the process without an exception that could be caught. So whatever is not known here is
-    taken one by one, layers of a user's among it.
+    `tf.vectorized_map` has no rule for some operations and a wrong rule for others, which may crash
+    the process without an exception. So models with any other operation, including user-defined
+    layers, are processed one sample at a time.
 
     Example:
         >>> import keras
-        >>> from tlkit.continual.vectorizing import why_one_by_one
+        >>> from tlkit.continual.vectorizing import reason_not_to_vectorize
         >>> x = keras.Input((8,))
-        >>> why_one_by_one(keras.Model(x, keras.layers.Dense(2)(x)))
+        >>> reason_not_to_vectorize(keras.Model(x, keras.layers.Dense(2)(x)))
         ''
         >>> y = keras.layers.LSTM(2, name="words")(keras.layers.Reshape((4, 2))(x))
-        >>> why_one_by_one(keras.Model(x, y))
-        'LSTM (words) is not known to work for many samples at once'
+        >>> reason_not_to_vectorize(keras.Model(x, y))
+        'LSTM (words) is not tested for vectorisation over samples'
     """
     for operation in _operations(model):
         if not _is_proven(operation):
             return (
-                f"{type(operation).__name__} ({operation.name}) is not known to work for many "
-                "samples at once"
+                f"{type(operation).__name__} ({operation.name}) is not tested for vectorisation "
+                "over samples"
             )
     return ""
 
 
 def _operations(model: keras.Model) -> Iterator[keras.Operation]:
-    """Each operation in a model and in models nested in it; of a user's class it is one."""
+    """Yields the operations of a model and its nested models; a subclassed model counts as one."""
     if not is_plain_model(model):
         yield model
         return

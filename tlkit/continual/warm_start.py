@@ -1,4 +1,4 @@
-"""Going on from a trained model without losing it: what is anchored, and what was forgotten."""
+"""Warm starts: training a trained model further, anchored, with its forgetting measured."""
 
 import math
 from collections.abc import Mapping
@@ -22,29 +22,28 @@ from tlkit.utils.text_repr import ShownAsText
 
 @dataclass(frozen=True)
 class OldTask:
-    """Images of what a model learned before.
+    """Images of the task that a model was trained on before.
 
     Attributes:
-        learned: To estimate importance on.
-        decided_on: To choose a strength by; `None` where there are none.
-        measured: To measure forgetting on; no training has seen them, and no decision is made on
-            them. `None` where there are none.
+        train: The images to estimate importance on.
+        validation: The images to choose a strength by, or `None`.
+        test: The images to measure forgetting on, used in no training and no decision; or `None`.
     """
 
-    learned: ImageSplit
-    decided_on: ImageSplit | None
-    measured: ImageSplit | None
+    train: ImageSplit
+    validation: ImageSplit | None
+    test: ImageSplit | None
 
 
 @dataclass(frozen=True)
 class AnchorPlan:
-    """How a model is to be held near what it knows while it goes on.
+    """How a model is anchored to its weights while it is trained further.
 
     Attributes:
         strength: See `anchor_weights`.
-        method: How importance was estimated; `None` where all weights count the same.
-        importance: By the path of each weight; empty where all count the same.
-        trials: How a strength that was not given came about, line by line.
+        method: How importance was estimated; `None` if all weights have the same.
+        importance: The importance by path of each weight; empty if all have the same.
+        trials: The report lines on how the strength was chosen; empty if it was given.
     """
 
     strength: float
@@ -53,22 +52,23 @@ class AnchorPlan:
     trials: tuple[str, ...]
 
     def anchor(self, model: keras.Model) -> Anchor:
-        """Anchors a model to the weights that it has."""
+        """Anchors a model to its current weights."""
         return anchor_weights(model, self.strength, self.importance or None)
 
 
 @dataclass(frozen=True)
 class ForgettingReport(ShownAsText):
-    """What going on cost the old task.
+    """The forgetting of the old task in a warm-started training.
 
     Attributes:
-        scenario: How the tasks relate, see `ForgettingMatrix`: the classes are the same.
-        before: Accuracy on the old task's images before, 0...1.
-        after: And after.
-        num_images: Their number.
-        strength: Of the anchor; `None` without one.
-        importance: How its weights were told apart; `None` where all count the same.
-        trials: How a strength that was not given came about.
+        scenario: How the tasks relate, see `ForgettingMatrix`: they have the same classes.
+        before: Accuracy on the old task's images before the training, 0...1.
+        after: Accuracy on them after the training.
+        num_images: Number of these images.
+        strength: Strength of the anchor; `None` without one.
+        importance: The method that importance was estimated by; `None` if all weights have the
+            same.
+        trials: The report lines on how the strength was chosen; empty if it was given.
     """
 
     _derived = ("forgotten",)
@@ -87,32 +87,32 @@ class ForgettingReport(ShownAsText):
         return self.before - self.after
 
     def __str__(self) -> str:
-        held = "" if self.strength is None else f", anchored with strength {self.strength:.3g}"
+        anchor = "" if self.strength is None else f", anchored with strength {self.strength:.3g}"
         return (
-            f"old task ({self.scenario}): {percent(self.before)} before, "
-            f"{percent(self.after)} after, of {self.num_images} images{held}"
+            f"old task ({self.scenario}): accuracy {percent(self.before)} before, "
+            f"{percent(self.after)} after (n = {self.num_images}){anchor}"
         )
 
 
-def importance_of_old(
+def estimate_old_importance(
     model: keras.Model, data: ImageData, method: str, old: OldTask | None = None
 ) -> dict[str, np.ndarray]:
-    """Returns how much each weight matters to what a model knows, with a mean of 1 over them.
+    """Returns the importance of each weight for the old task, with a mean of 1.
 
     Args:
-        model: What goes on; not changed.
+        model: The model that is trained further; not changed.
         data: The new images.
         method: See `estimate_importance`.
-        old: Old images; without them importance is estimated on the new ones.
+        old: The old images; without them importance is estimated on the new ones.
 
     Raises:
-        ArgumentError: All of it is zero.
+        ArgumentError: The importance is zero everywhere.
     """
-    images = data.train if old is None else old.learned
-    found = estimate_importance(model, images, method=method)
+    images = data.train if old is None else old.train
     names = variable_names(model)
     return normalize_importance(
-        found, [names[id(v)] for some in anchorable(model).values() for v in some]
+        estimate_importance(model, images, method=method),
+        [names[id(v)] for some in anchorable(model).values() for v in some],
     )
 
 
@@ -123,20 +123,20 @@ def choose_strength(
     old: OldTask | None = None,
     **fine_tuning: Any,
 ) -> StrengthReport:
-    """Returns what `choose_anchor` found, which leaves the model held by nothing here.
+    """Returns the report of `choose_anchor`, with the anchor released.
 
     Args:
-        model: What goes on.
+        model: The model that is trained further.
         data: The new images.
         importance: See `AnchorPlan`.
-        old: Old images; where some of them may be decided on, they are.
-        **fine_tuning: What the training to come is given, for the trials, which have fewer epochs
-            of their own and no augmentation.
+        old: The old images; their validation images take part in the choice.
+        **fine_tuning: The arguments of the later training, for the trials, which have fewer epochs
+            and no augmentation.
 
     Raises:
         ArgumentError: See `choose_anchor`.
     """
-    old_data = old.decided_on if old is not None else None
+    old_data = old.validation if old is not None else None
     anchor = choose_anchor(
         model, data, importance=importance or None, old_data=old_data, **fine_tuning
     )
@@ -145,18 +145,18 @@ def choose_strength(
     return report
 
 
-def forgetting_of(
+def report_forgetting(
     model: keras.Model, old: OldTask | None, before: float, plan: AnchorPlan | None = None
 ) -> ForgettingReport | None:
-    """Returns what training cost the old task, `None` where that cannot be measured."""
+    """Returns the report on forgetting; `None` without test images of the old task."""
     after = measure_old_task(model, old)
-    if old is None or old.measured is None or math.isnan(after):
+    if old is None or old.test is None or math.isnan(after):
         return None
     return ForgettingReport(
         scenario=DOMAIN_INCREMENTAL,
         before=before,
         after=after,
-        num_images=old.measured.num_images,
+        num_images=old.test.num_images,
         strength=plan.strength if plan is not None else None,
         importance=plan.method if plan is not None else None,
         trials=plan.trials if plan is not None else (),
@@ -164,7 +164,7 @@ def forgetting_of(
 
 
 def measure_old_task(model: keras.Model, old: OldTask | None) -> float:
-    """Returns the accuracy on the old task's images, NaN where there are none."""
-    if old is None or old.measured is None or not old.measured.num_images:
+    """Returns the accuracy on the old task's test images; NaN if there are none."""
+    if old is None or old.test is None or not old.test.num_images:
         return math.nan
-    return evaluate(model, old.measured).accuracy
+    return evaluate(model, old.test).accuracy

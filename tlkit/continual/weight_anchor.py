@@ -1,4 +1,4 @@
-"""The penalty itself: how far weights have come from where they were."""
+"""The penalty of an anchor on the distance of weights from a reference."""
 
 from typing import Any
 
@@ -10,20 +10,21 @@ from tlkit.errors import ArgumentError, check_not_negative
 from tlkit.training.step import StepHook
 
 MAX_STRENGTH = 1e30
-"""Float32, in which penalties are computed, ends at 3.4e38."""
+"""Penalties are computed in float32, whose largest value is 3.4e38."""
 
 
 @keras.saving.register_keras_serializable("tlkit")
 class WeightAnchor(keras.regularizers.Regularizer):
-    """Holds a weight near a reference: strength * sum(importance * (w - reference)**2).
+    """Penalises the distance of a weight: strength * sum(importance * (w - reference)**2).
 
-    No 1/2 stands before it, it is a sum and no mean, and it is computed in float32. Reference and
-    importance are kept in variables, not in constants, so that no traced graph holds a copy.
+    There is no factor 1/2, it is a sum and not a mean, and it is computed in float32. Reference and
+    importance are variables rather than constants, so that traced graphs contain no copy of them.
 
     Args:
         strength: The factor before the sum, 0 or more.
-        reference: Where the weight is held; an array of its shape.
-        importance: Per value, of the same shape, 0 or more; 1 everywhere by default.
+        reference: The reference values; an array of the weight's shape.
+        importance: The importance of each value, of the same shape, 0 or more; 1 everywhere by
+            default.
 
     Raises:
         ArgumentError: `strength` is negative or above `MAX_STRENGTH`, or `importance` has another
@@ -46,22 +47,22 @@ class WeightAnchor(keras.regularizers.Regularizer):
     ) -> None:
         check_strength(strength)
         self.strength = float(strength)
-        self.reference = _held(reference, "reference")
+        self.reference = _constant_variable(reference, "reference")
         self.importance = None
         if importance is not None:
             _check_importance(importance, self.reference.shape)
-            self.importance = _held(importance, "importance")
+            self.importance = _constant_variable(importance, "importance")
         self.latest: tf.Tensor | None = None
         self.hooks: tuple[StepHook, ...] = ()
 
     def __call__(self, x: Any) -> tf.Tensor:
         """Returns the penalty of a weight, a float32 scalar."""
-        penalty = self.strength * tf.reduce_sum(self._weighed(tf.square(self.difference(x))))
+        penalty = self.strength * tf.reduce_sum(self._weighted(tf.square(self.difference(x))))
         self.latest = penalty
         return penalty
 
     def take_latest(self) -> tf.Tensor:
-        """Returns the penalty computed last, once: a step's log need not compute it again."""
+        """Returns the penalty computed last, once, so that logging need not compute it again."""
         latest, self.latest = self.latest, None
         if latest is None:
             raise RuntimeError("the penalty has not been computed in this step")
@@ -73,7 +74,7 @@ class WeightAnchor(keras.regularizers.Regularizer):
 
     def gradient(self, x: Any) -> tf.Tensor:
         """Returns 2 * strength * importance * (w - reference), the gradient of the penalty."""
-        return 2.0 * self.strength * self._weighed(self.difference(x))
+        return 2.0 * self.strength * self._weighted(self.difference(x))
 
     def proximal_step(self, x: Any, rate: tf.Tensor) -> tf.Tensor:
         """Returns the weight after a proximal step of size `rate`.
@@ -86,29 +87,29 @@ class WeightAnchor(keras.regularizers.Regularizer):
             Parikh and Boyd (2014), Proximal Algorithms, section 1.1 and 6.1.1 (their quadratic has
             a 1/2, which is where the 2 comes from).
         """
-        pull = 2.0 * self.strength * rate * self._weighed(tf.ones_like(self.reference.value))
-        share = tf.where(tf.math.is_inf(pull), 1.0, pull / (1.0 + pull))
-        moved = tf.cast(keras.ops.convert_to_tensor(x), tf.float32)
-        return moved - share * (moved - self.reference.value)
+        pull = 2.0 * self.strength * rate * self._weighted(tf.ones_like(self.reference.value))
+        fraction = tf.where(tf.math.is_inf(pull), 1.0, pull / (1.0 + pull))
+        weight = tf.cast(keras.ops.convert_to_tensor(x), tf.float32)
+        return weight - fraction * (weight - self.reference.value)
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """Reference and importance."""
+        """The variables of the reference and the importance."""
         return [v for v in (self.reference, self.importance) if v is not None]
 
     def get_config(self) -> dict[str, Any]:
-        """Returns what `from_config` needs, arrays included."""
+        """Returns the arguments of `from_config`, arrays included."""
         arrays = {"reference": self.reference, "importance": self.importance}
         return {
             "strength": self.strength,
             **{name: None if v is None else v.numpy().tolist() for name, v in arrays.items()},
         }
 
-    def _weighed(self, values: tf.Tensor) -> tf.Tensor:
+    def _weighted(self, values: tf.Tensor) -> tf.Tensor:
         return values if self.importance is None else self.importance.value * values
 
 
-# Under the name that models saved with earlier versions hold
+# The name in models saved with earlier versions
 @keras.saving.register_keras_serializable("tlkit", name="Together")
 class RegularizerSum(keras.regularizers.Regularizer):
     """The sum of two regularizers of one weight."""
@@ -119,18 +120,18 @@ class RegularizerSum(keras.regularizers.Regularizer):
         self.first, self.second = first, second
 
     def __call__(self, x: Any) -> tf.Tensor:
-        """Returns both penalties' sum."""
+        """Returns the sum of both penalties."""
         return self.first(x) + self.second(x)
 
     @property
     def hooks(self) -> tuple[StepHook, ...]:
-        """The constraints that either of them belongs to."""
+        """The constraints of both regularizers."""
         return tuple(
             hook for one in (self.first, self.second) for hook in getattr(one, "hooks", ())
         )
 
     def get_config(self) -> dict[str, Any]:
-        """Returns what `from_config` needs."""
+        """Returns the arguments of `from_config`."""
         return {
             name: keras.regularizers.serialize(one)
             for name, one in (("first", self.first), ("second", self.second))
@@ -138,17 +139,18 @@ class RegularizerSum(keras.regularizers.Regularizer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "RegularizerSum":
-        """Makes it again of what `get_config` returned."""
+        """Returns the regularizer from what `get_config` returned."""
         return cls(**{name: keras.regularizers.get(one) for name, one in config.items()})
 
 
 def check_strength(strength: float) -> None:
-    """Raises `ArgumentError` where it is negative, or too large to compute with."""
+    """Raises `ArgumentError` if the strength is negative or too large."""
     check_not_negative("strength", strength)
     if strength > MAX_STRENGTH:
         raise ArgumentError(
-            f"`strength` must be at most {MAX_STRENGTH:g}, for penalties are float32. "
-            f"Received: strength={strength!r}. From about 1e6 on nothing moves in any case."
+            f"`strength` must be at most {MAX_STRENGTH:g}, as penalties are computed in float32. "
+            f"Received: strength={strength!r}. Give at most 1e6, above which weights hardly "
+            "change in any case."
         )
 
 
@@ -159,8 +161,8 @@ def anchors_in(regularizer: keras.regularizers.Regularizer | None) -> list[Weigh
     return [regularizer] if isinstance(regularizer, WeightAnchor) else []
 
 
-def _held(array: Any, name: str) -> keras.Variable:
-    # not `trainable`, and in no layer: saved models hold none of it
+def _constant_variable(array: Any, name: str) -> keras.Variable:
+    # not trainable and not part of a layer: saved models do not contain it
     return keras.Variable(np.asarray(array, np.float32), trainable=False, name=name)
 
 
@@ -174,7 +176,7 @@ def _check_importance(importance: Any, shape: tuple[int, ...]) -> None:
         )
     if not np.all(np.isfinite(values)) or np.any(values < 0):
         raise ArgumentError(
-            "`importance` must be finite and 0 or more everywhere. "
+            "`importance` must be finite and at least 0 everywhere. "
             f"Received: importance with values from {values.min()!r} to {values.max()!r}. "
-            "Estimate it anew (tlkit.estimate_importance)."
+            "Estimate it again (tlkit.estimate_importance)."
         )

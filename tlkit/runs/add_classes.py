@@ -263,7 +263,7 @@ def _measure(
 
     The growth report has accuracies on the test split, or on validation without a test split.
     """
-    from tlkit.continual.adding_classes import shares_right
+    from tlkit.continual.adding_classes import old_and_new_accuracy
     from tlkit.continual.growth_report import GrowthReport
     from tlkit.evaluation.metrics import evaluate
     from tlkit.models.surgery import align_new_classes
@@ -283,7 +283,7 @@ def _measure(
     after = evaluations["test"] or evaluations["validation"]
     unaligned = None
     if config.align:
-        unaligned = None if after is None else shares_right(after, num_old)
+        unaligned = None if after is None else old_and_new_accuracy(after, num_old)
         model = align_new_classes(model)
         evaluations = evaluate_splits(model, data)
         after = evaluations["test"] or evaluations["validation"]
@@ -294,7 +294,7 @@ def _measure(
     if is_old.any():
         known = measured.subset(np.flatnonzero(is_old))
         before = evaluate(old_model, known, data.class_names[:num_old]).accuracy
-    old, new = shares_right(after, num_old)
+    old, new = old_and_new_accuracy(after, num_old)
     report = dataclasses.replace(
         report,
         split=measured.name,

@@ -63,12 +63,12 @@ def plan_anchor(
         old: The task of the earlier run, if there is one.
         previous: The choice of the strength in an interrupted attempt at this run.
     """
-    from tlkit.continual.warm_start import AnchorPlan, importance_of_old
+    from tlkit.continual.warm_start import AnchorPlan, estimate_old_importance
 
     method, importance = config.importance, {}
     if method is not None:
         importance = context.team.broadcast_arrays(
-            lambda: importance_of_old(model, data, method, old)
+            lambda: estimate_old_importance(model, data, method, old)
         )
     if config.anchor == AUTO:
         previous = context.broadcast(lambda: anchor_choice(config, model, data, importance, old))
@@ -103,7 +103,7 @@ def train_model(
     """
     import keras
 
-    from tlkit.continual.warm_start import forgetting_of, measure_old_task
+    from tlkit.continual.warm_start import measure_old_task, report_forgetting
     from tlkit.training.fine_tuning import fine_tune
     from tlkit.training.head import train_head
 
@@ -111,14 +111,14 @@ def train_model(
     arguments = config.given_values("epochs", "learning_rate", "augment", "class_weight", "seed")
     if config.mode == "head":
         report = train_head(model, data, views=_num_views(config), **arguments)
-        return report, forgetting_of(model, old, before)
+        return report, report_forgetting(model, old, before)
     arguments |= config.given_values("unfreeze", "layer_decay")
     anchor = plan.anchor(model) if plan is not None else None
     callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: at_epoch_end())
     report = fine_tune(
         model, data, run_directory=out, anchor=anchor, callbacks=[callback], **arguments
     )
-    return report, forgetting_of(model, old, before, plan)
+    return report, report_forgetting(model, old, before, plan)
 
 
 def calibrate_on_validation(model: "keras.Model", data: ImageData) -> CalibrationDecision:
