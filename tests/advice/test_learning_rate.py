@@ -9,7 +9,7 @@ import tlkit
 from tlkit.advice.learning_rate import _smooth, _suggestions, _why_flat
 from tlkit.errors import ArgumentError, TrainingError
 from tlkit.plots.training import plot_learning_rates
-from tlkit.training.fine_tuning import DEFAULT_LEARNING_RATE
+from tlkit.training.recipe import DEFAULT_LEARNING_RATE
 
 
 def classifier(data):

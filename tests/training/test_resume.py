@@ -13,6 +13,7 @@ import tlkit
 from tests.conftest import set_seeds
 from tlkit.errors import RunError
 from tlkit.training import resume
+from tlkit.training.saved_state import TrainingState
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -198,7 +199,7 @@ def test_estimates_may_differ_in_their_last_bits(tmp_path):
         return {"learning_rate": rate, "anchor": [{"importance": {"estimate": {"a": value}}}]}
 
     position = resume.Position(0, 1, 0)
-    resume.Checkpoint(tmp_path, identity(np.float32(2.5))).save(position, {}, {})
+    resume.Checkpoint(tmp_path, identity(np.float32(2.5))).save(position, TrainingState(), {})
     assert resume.Checkpoint(tmp_path, identity(2.500001)).saved.position == position
     for other in (identity(2.51), identity(None), identity(2.5, rate=1.00001e-3)):
         with pytest.raises(RunError, match="started with"):

@@ -1,7 +1,6 @@
 """Which of several backbones to take, once they are measured."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from tlkit.advice.backbones import BackboneComparison, BackboneScore
 from tlkit.advice.candidates import RANDOM
@@ -24,7 +23,7 @@ class BackboneChoice(ShownAsText):
     comparison: BackboneComparison
 
     @property
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, object]:
         """What `build_classifier` takes: `backbone`, `weights` and `image_size`, a number."""
         weights = None if self.score.weights == RANDOM else self.score.weights
         return {

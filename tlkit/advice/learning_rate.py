@@ -13,9 +13,9 @@ from tlkit.errors import ArgumentError, TrainingError, check_count, check_positi
 from tlkit.evaluation.data_checks import Images
 from tlkit.models.groups import let_train
 from tlkit.models.heads import head_kind, outputs_logits
-from tlkit.training.fine_tuning import DEFAULT_LEARNING_RATE
 from tlkit.training.inference_mode import find_frozen_calls
 from tlkit.training.objective import check_loss, loss_of, takes_one_hot
+from tlkit.training.recipe import DEFAULT_LEARNING_RATE
 from tlkit.training.sources import source_of, with_targets
 from tlkit.training.stages import default_unfreeze
 from tlkit.training.step import hooked

@@ -1,7 +1,6 @@
 """What to train, drawn from how many images there are and how near they are."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from tlkit.advice.similarity import SimilarityReport
 from tlkit.data.images import ImageData
@@ -39,7 +38,7 @@ class Recommendation(ShownAsText):
         return ANCHORS[self.anchor]
 
     @property
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, object]:
         """What `train_run` takes: `mode` and, with fine-tuning, `unfreeze`."""
         if self.mode == "head":
             return {"mode": self.mode}

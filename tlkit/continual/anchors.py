@@ -102,7 +102,7 @@ class Anchor(StepHook):
             return self.notes
         return (*self.notes, "no anchored weight is trainable: the anchor has no effect")
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """Returns the strength, the mode, and each group's norm of importance, if given.
 
         A norm rather than a digest, because a repeated estimate differs in its last bits.

@@ -57,7 +57,7 @@ class Distillation(StepHook):
             )
         self._gives_logits["new"] = outputs_logits(model)
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """Returns the temperature, the weight, and the old model's signature."""
         return {
             "name": "distill_from",

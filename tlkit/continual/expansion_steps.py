@@ -22,7 +22,7 @@ from tlkit.models.random_state import seed_random_layers
 from tlkit.models.surgery import count_units, new_layers, widen_layer
 from tlkit.models.trainable import note_as_left, set_flag
 from tlkit.training.features import extract_features
-from tlkit.training.fitting import Batches, fit_model
+from tlkit.training.fitting import Batches, FitPlan, Objective, fit_model
 from tlkit.training.frozen import FrozenPart
 from tlkit.training.inference_mode import FrozenCalls, find_frozen_calls_beside
 from tlkit.training.objective import loss_of, metrics_of
@@ -296,13 +296,13 @@ def fit_task(
         task,
         Batches(starting_at, steps_in_epoch(train)),
         None if held_out is None else lambda shard: batches_of(held_out, task, shard=shard),
-        optimizer=keras.optimizers.Adam(learning_rate),
-        loss=loss_of(task),
-        metrics=metrics_of(task),
-        epochs=epochs,
-        patience=max(5, epochs // 2),
-        hooks=hooks,
-        frozen_calls=frozen_calls,
-        best=best,
+        Objective(keras.optimizers.Adam(learning_rate), loss_of(task), metrics_of(task)),
+        FitPlan(
+            epochs=epochs,
+            patience=max(5, epochs // 2),
+            best=best,
+            hooks=hooks,
+            frozen_calls=frozen_calls,
+        ),
     )
     return fitted.improved

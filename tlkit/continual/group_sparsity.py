@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -51,7 +50,7 @@ class GroupSparsity(StepHook):
         self.metrics = (self._dead,)
         self.notes = (f"group sparsity on new units with strength {strength:g}",)
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """Returns the strength and the number of layers."""
         return {**super().identity(), "strength": self.strength, "layers": len(self._groups)}
 

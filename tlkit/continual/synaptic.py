@@ -84,7 +84,7 @@ class SynapticPath(StepHook):
             for weight, path, start in zip(self._weights, self._path, self._start, strict=True)
         }
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """Returns the damping."""
         return {"name": "SynapticPath", "damping": self.damping}
 

@@ -97,7 +97,7 @@ class WeightAnchor(keras.regularizers.Regularizer):
         """The variables of the reference and the importance."""
         return [v for v in (self.reference, self.importance) if v is not None]
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> dict[str, object]:
         """Returns the arguments of `from_config`, arrays included."""
         arrays = {"reference": self.reference, "importance": self.importance}
         return {
@@ -130,7 +130,7 @@ class RegularizerSum(keras.regularizers.Regularizer):
             hook for one in (self.first, self.second) for hook in getattr(one, "hooks", ())
         )
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> dict[str, object]:
         """Returns the arguments of `from_config`."""
         return {
             name: keras.regularizers.serialize(one)

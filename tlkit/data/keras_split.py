@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
 
 import keras
 import numpy as np
@@ -40,7 +39,7 @@ class KerasSplit(ImageSplit, keras.utils.PyDataset):  # type: ignore[misc]
             raise IndexError(f"there are {self.num_batches} batches, and no batch {index}")
         return self._read(self._order[index * self._batch_size :][: self._batch_size])
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         # a traced function cannot be pickled
         return {name: value for name, value in self.__dict__.items() if name != "_read"}
 

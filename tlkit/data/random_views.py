@@ -80,7 +80,7 @@ class RandomCropAndFlip(keras.layers.Layer):
         views = tf.image.crop_and_resize(images, transformation, tf.range(shape[0]), shape[1:3])
         return tf.ensure_shape(tf.cast(views, self.compute_dtype), images.shape)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> dict[str, object]:
         """Returns the arguments of `from_config`."""
         config = {"area": self.area, "stretch": self.stretch, "seed": self.seed}
         return {**super().get_config(), **config}

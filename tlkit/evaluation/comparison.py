@@ -1,7 +1,6 @@
 """Two models on the same images: is one better, beyond noise?"""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import keras
 import numpy as np
@@ -222,8 +221,7 @@ def compare_outcomes(
     num_both, num_first = int((first & second).sum()), int((first & ~second).sum())
     num_second, num_neither = int((~first & second).sum()), int((~first & ~second).sum())
     num_apart = num_first + num_second
-    balanced = {} if labels is None else _balanced_figures(first, second, labels)
-    return ComparisonReport(
+    report = ComparisonReport(
         num_images=len(first),
         accuracies=(float(first.mean()), float(second.mean())),
         num_both=num_both,
@@ -233,12 +231,14 @@ def compare_outcomes(
         difference=(num_second - num_first) / len(first),
         interval=paired_difference_interval(num_both, num_second, num_first, num_neither),
         p_value=float(binomtest(num_first, num_apart).pvalue) if num_apart else 1.0,
-        **balanced,
     )
+    return report if labels is None else _with_balanced_figures(report, first, second, labels)
 
 
-def _balanced_figures(first: np.ndarray, second: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """The fields of the report in which every class counts the same."""
+def _with_balanced_figures(
+    report: ComparisonReport, first: np.ndarray, second: np.ndarray, labels: np.ndarray
+) -> ComparisonReport:
+    """The report with the figures in which every class counts the same."""
     labels = np.asarray(labels)
     if labels.shape != first.shape or not np.issubdtype(labels.dtype, np.integer):
         raise ArgumentError(
@@ -250,13 +250,14 @@ def _balanced_figures(first: np.ndarray, second: np.ndarray, labels: np.ndarray)
     recalls = np.array([(first[own].mean(), second[own].mean()) for own in members])
     outcomes = (first & second, ~first & second, first & ~second, ~first & ~second)
     before, after = recalls.mean(axis=0).tolist()
-    return {
-        "balanced_accuracies": (before, after),
-        "balanced_difference": after - before,
-        "balanced_interval": mean_paired_difference_interval(
+    return replace(
+        report,
+        balanced_accuracies=(before, after),
+        balanced_difference=after - before,
+        balanced_interval=mean_paired_difference_interval(
             [[int(one[own].sum()) for one in outcomes] for own in members]
         ),
-    }
+    )
 
 
 def _in_points(difference: float, interval: Interval) -> str:

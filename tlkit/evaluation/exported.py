@@ -5,9 +5,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tlkit.errors import ExportError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 SAVED_MODEL_FILE = "saved_model.pb"
 CLASS_NAMES_FILE = "class_names.txt"
@@ -55,7 +58,7 @@ class ExportedModel:
             self.max_pixels: int = int(about["max_pixels"])
 
     @cached_property
-    def ask(self) -> Callable[..., dict[str, Any]]:
+    def ask(self) -> "Callable[..., dict[str, tf.Tensor]]":
         """Takes `image_bytes`, a string tensor `(n,)`, and returns the answers by name.
 
         Raises:
@@ -69,7 +72,7 @@ class ExportedModel:
             width = signature.structured_outputs["probabilities"].shape[1]
             if width not in (None, len(self.class_names)):
                 raise ValueError(f"{len(self.class_names)} names of {width} classes")
-        asked: Callable[..., dict[str, Any]] = signature
+        asked: Callable[..., dict[str, tf.Tensor]] = signature
         return asked
 
     @contextmanager

@@ -40,7 +40,7 @@ def add_labels(file: Path, class_names: Sequence[str], about: Mapping[str, Any])
         archive.writestr(SERVING_FILE, json.dumps(dict(about), indent=2) + "\n")
 
 
-def read_labels(file: Path) -> tuple[tuple[str, ...], dict[str, Any]]:
+def read_labels(file: Path) -> tuple[tuple[str, ...], dict[str, object]]:
     """Returns what `add_labels` added: the class names, and the rest."""
     with zipfile.ZipFile(file) as archive:
         names = archive.read(CLASS_NAMES_FILE).decode().split("\n")[:-1]

@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -40,7 +39,7 @@ class Serving:
     max_pixels: int
     rejection: Rejection | None = None
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Returns everything but the names in what JSON can hold."""
         about = {
             "kind": self.kind,

@@ -16,7 +16,6 @@ The answer holds one entry for each image:
 import base64
 import os
 from pathlib import Path
-from typing import Any
 
 from tlkit.errors import ArgumentError, check_count
 
@@ -76,7 +75,7 @@ def check_no_versions(folder: Path) -> None:
         )
 
 
-def predict_request(*image_bytes: bytes) -> dict[str, Any]:
+def predict_request(*image_bytes: bytes) -> dict[str, object]:
     """Returns the JSON that asks TensorFlow Serving about image files.
 
     It goes to `http://HOST:8501/v1/models/NAME:predict`, or to `.../NAME/versions/1:predict`.

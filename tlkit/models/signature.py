@@ -95,7 +95,7 @@ def _add_weights(digest: Any, operation: keras.Operation) -> None:
         digest.update(array.reshape(-1).view(np.uint8).data)
 
 
-def _config(operation: keras.Operation) -> dict[str, Any]:
+def _config(operation: keras.Operation) -> dict[str, object]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of what could not be loaded again

@@ -72,7 +72,7 @@ class AddClassesConfig:
         del choices
         return self
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Returns the "arguments" of `run.json`."""
         damaged = {} if self.damaged == KEEP else {"damaged": self.damaged}
         return {

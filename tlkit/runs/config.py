@@ -52,7 +52,7 @@ class Choice:
     comparison: Mapping[str, Any] | None = None
     measured: Sequence[str] | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Returns the content of `run.json`."""
         content: dict[str, Any] = {
             "arguments": dict(self.arguments),
@@ -223,7 +223,7 @@ class RunConfig:
             chosen |= choice.arguments
         return dataclasses.replace(self, kept=True, **chosen)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Returns the "arguments" of `run.json`."""
         content = {field.name: getattr(self, field.name) for field in arguments_of(self)}
         if self.backbones is not None:

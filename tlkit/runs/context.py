@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tlkit.runs.clock import Clock
 from tlkit.runs.config import Choice
@@ -41,7 +40,7 @@ class RunContext:
     def previous_choices(self) -> dict[str, Choice]:
         """Returns the choices of an unfinished run in the directory, which are not made again."""
 
-        def read_choices() -> dict[str, Any]:
+        def read_choices() -> dict[str, dict[str, object]]:
             unfinished = record_in(self.out)
             choices = {} if unfinished is None else unfinished.choices
             return {name: choice.to_json() for name, choice in choices.items()}

@@ -204,7 +204,7 @@ def _class_rows(data: DataReport, evaluation: EvaluationReport | None) -> list[d
     ]
 
 
-def _confusion_matrix(evaluation: EvaluationReport | None) -> dict[str, Any] | None:
+def _confusion_matrix(evaluation: EvaluationReport | None) -> dict[str, object] | None:
     if evaluation is None or evaluation.confusion is None:
         return None
     confusion = evaluation.confusion

@@ -81,7 +81,7 @@ class RunRecord:
         """Returns the record with one more choice."""
         return dataclasses.replace(self, choices={**self.choices, name: choice})
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Returns the content of `run.json`."""
         content: dict[str, Any] = {
             "finished": self.is_finished,

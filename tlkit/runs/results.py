@@ -34,7 +34,7 @@ class CalibrationDecision:
         """Whether a temperature other than 1 was put into the model."""
         return self.report is not None and self.report.temperature != 1
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Returns the content of `metrics.json`; the temperature is 1 without calibration."""
         if self.report is None:
             return {"temperature": 1.0, "notes": [self.reason]}
@@ -57,7 +57,7 @@ class FittedRejection:
     rejection: "Rejection"
     tested: "RejectionReport | None"
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Returns the content of `metrics.json`."""
         tested = None if self.tested is None else self.tested.as_dict()
         return {**self.rejection.as_dict(), "test": tested}
@@ -99,7 +99,7 @@ class RunResults:
     images: "Sequence[tuple[np.ndarray, str]]" = ()
     augmentation: str = "none"
 
-    def as_metrics(self) -> dict[str, Any]:
+    def as_metrics(self) -> dict[str, object]:
         """Returns the content of `metrics.json`.
 
         "calibration" holds the temperature of the probabilities, and "against_probe" the comparison
@@ -121,7 +121,7 @@ class RunResults:
         return metrics
 
 
-def _stage(stage: "StageReport") -> dict[str, Any]:
+def _stage(stage: "StageReport") -> dict[str, object]:
     return {
         "name": stage.name,
         "seconds": round(stage.seconds, 3),

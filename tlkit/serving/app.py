@@ -65,7 +65,7 @@ def create_app(model: ServedModel, *, max_bytes: int, hosts: Sequence[str] = (AN
     bodies, threads = Bodies(REQUESTS, BODIES * max_bytes), CapacityLimiter(THREADS)
     metrics = ServerMetrics(("/", "/page.js", "/health", "/ready", "/metrics", "/predict"))
 
-    def answer(image: bytes) -> dict[str, Any]:
+    def answer(image: bytes) -> dict[str, object]:
         with metrics.model_call():
             return model.answer(image)
 

@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 import tensorflow as tf
 
@@ -62,7 +61,7 @@ class ServedModel:
         self.max_pixels = min(max_pixels, self._exported.max_pixels)
         self.answer(tf.io.encode_png(tf.zeros((8, 8, 3), tf.uint8)).numpy())  # the first is slow
 
-    def answer(self, image_bytes: bytes) -> dict[str, Any]:
+    def answer(self, image_bytes: bytes) -> dict[str, object]:
         """Returns what is on an image, as `Prediction.as_dict` says it, without index and path.
 
         An export with a rejection also says "known", whether the image is like those that the

@@ -1,10 +1,8 @@
 """Fine-tuning: the last groups of layers, or all of them, in one stage or several."""
 
 import dataclasses
-import inspect
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -21,10 +19,18 @@ from tlkit.training.checks import check_callbacks, check_fits_source, check_reci
 from tlkit.training.distributed_checks import check_distributed_training
 from tlkit.training.head import reason_not_to_solve
 from tlkit.training.objective import check_loss, check_metrics
-from tlkit.training.recipe import DEFAULT_AUGMENTATION, Recipe, identity_of
+from tlkit.training.recipe import (
+    DEFAULT_AUGMENTATION,
+    DEFAULT_LABEL_SMOOTHING,
+    DEFAULT_LEARNING_RATE,
+    DEFAULT_WEIGHT_DECAY,
+    FineTuning,
+    Recipe,
+    identity_of,
+)
 from tlkit.training.reports import TrainingReport
 from tlkit.training.resume import Checkpoint
-from tlkit.training.sources import Source, source_of, steps_in_epoch
+from tlkit.training.sources import source_of, steps_in_epoch
 from tlkit.training.stages import (
     PlannedStage,
     Stage,
@@ -38,9 +44,6 @@ from tlkit.training.tuner import Tuner
 # Chosen on validation images, see benchmarks/README.md
 DEFAULT_STEPS = 1000
 DEFAULT_EPOCHS = range(8, 41)
-DEFAULT_LEARNING_RATE = 2e-4
-DEFAULT_WEIGHT_DECAY = 0.1
-DEFAULT_LABEL_SMOOTHING = 0.1
 
 
 def fine_tune(
@@ -164,31 +167,44 @@ def fine_tune(
         >>> report.stages[-1].weight_change["stage2"]
         0.0
     """
-    call = _checked(dict(locals()))
-    recipe, source = call.recipe, call.source
+    recipe = Recipe(
+        learning_rate=learning_rate,
+        layer_decay=layer_decay,
+        schedule=schedule,
+        weight_decay=weight_decay,
+        batch_norm=batch_norm,
+        augment=augment,
+        views=views,
+        label_smoothing=label_smoothing,
+        class_weight=class_weight,
+        patience=patience,
+        precision=precision,
+        seed=seed,
+        solve_head=solve_head,
+    )
+    tuning = _resolved(
+        model,
+        data,
+        recipe,
+        validation=validation,
+        unfreeze=unfreeze,
+        stages=stages,
+        epochs=epochs,
+        anchor=anchor,
+        loss=loss,
+        metrics=metrics,
+        callbacks=callbacks,
+    )
     strategy = strategy_of(model)
     workers = Workers(strategy)
-    own: dict[str, Any] = {"loss": loss, "metrics": call.metrics}
     with scope_of(model), lost_worker_named(strategy):
         checkpoint = None
         if run_directory is not None or workers.num_workers > 1:
-            identity = identity_of(model, source, recipe, call.plan, **own)
-            identity["anchor"] = [hook.identity() for hook in call.hooks]
+            identity = identity_of(model, tuning)
             workers.check_same("model, data and arguments", identity)
             if run_directory is not None:
                 checkpoint = Checkpoint(run_directory, identity, workers)
-        tuner = Tuner(
-            model,
-            source,
-            recipe,
-            callbacks=call.callbacks,
-            checkpoint=checkpoint,
-            cache=cache,
-            hooks=call.hooks,
-            notes=call.notes,
-            **own,
-        )
-        report = tuner.run(call.plan)
+        report = Tuner(model, tuning, checkpoint=checkpoint, cache=cache).run()
         leave_compiled(model)
         return report
 
@@ -201,66 +217,67 @@ def check_fine_tuning(model: keras.Model, data: ImageData | tf.data.Dataset, **g
     Raises:
         ArgumentError: See `fine_tune`.
     """
-    bound = inspect.signature(fine_tune).bind(model, data, **given)
-    bound.apply_defaults()
-    _checked(bound.arguments)
+    of_recipe = {field.name for field in dataclasses.fields(Recipe)}
+    recipe = Recipe(**{name: value for name, value in given.items() if name in of_recipe})
+    others = of_recipe | {"cache", "run_directory"}
+    _resolved(model, data, recipe, **{k: v for k, v in given.items() if k not in others})
 
 
-@dataclass(frozen=True)
-class _Call:
-    """The arguments of `fine_tune`, checked and completed."""
-
-    recipe: Recipe
-    source: Source
-    plan: Sequence[PlannedStage]
-    hooks: Sequence[StepHook]
-    metrics: Sequence[keras.metrics.Metric]
-    callbacks: Sequence[keras.callbacks.Callback]
-    notes: Sequence[str]
-
-
-def _checked(given: Mapping[str, Any]) -> _Call:
-    model, loss, callbacks = given["model"], given["loss"], as_tuple(given["callbacks"])
-    written = {field.name: given[field.name] for field in dataclasses.fields(Recipe)}
+def _resolved(
+    model: keras.Model,
+    data: ImageData | tf.data.Dataset,
+    recipe: Recipe,
+    *,
+    validation: Images | None = None,
+    unfreeze: str | int | None = None,
+    stages: Sequence[Stage] | None = None,
+    epochs: int | None = None,
+    anchor: StepHook | Sequence[StepHook] | None = None,
+    loss: keras.losses.Loss | None = None,
+    metrics: Sequence[keras.metrics.Metric] = (),
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> FineTuning:
+    """Checks the arguments of `fine_tune`, and resolves those that were left out."""
+    callbacks = as_tuple(callbacks)
     if loss is not None:
-        written["label_smoothing"] = 0.0
-    recipe = Recipe(**written)
-    check_recipe(recipe, model, given["epochs"])
+        recipe = dataclasses.replace(recipe, label_smoothing=0.0)
+    check_recipe(recipe, model, epochs)
     check_loss(loss, model)
-    metrics = check_metrics(given["metrics"])
+    metrics = check_metrics(metrics)
     check_callbacks(callbacks, recipe.schedule)
-    source = source_of(model, given["data"], given["validation"])
+    source = source_of(model, data, validation)
     check_fits_source(recipe, source)
-    stages, unfreeze = given["stages"], given["unfreeze"]
     if stages is not None and unfreeze is not None:
         raise ArgumentError(
             "`unfreeze` must be left out if `stages` are given, each with an `unfreeze` of its "
             f"own. Received: unfreeze={unfreeze!r} and {len(as_tuple(stages))} stages. Give one of "
             "the two."
         )
+    is_given = stages is not None or unfreeze is not None
     if stages is None:
         stages = [Stage(default_unfreeze(model) if unfreeze is None else unfreeze)]
-    epochs = given["epochs"] or default_epochs(steps_in_epoch(source.train))
-    plan = [
+    epochs = epochs or default_epochs(steps_in_epoch(source.train))
+    plan = tuple(
         PlannedStage(
             stage.unfreeze, stage.epochs or epochs, stage.learning_rate or recipe.learning_rate
         )
         for stage in check_stages(model, stages)
-    ]
+    )
     if recipe.solve_head is True and (why := reason_not_to_solve(model, plan[0].unfreeze)):
         raise ArgumentError(
             "`solve_head` must be 'auto' or False for a head that cannot be solved. Received: "
             f"solve_head=True, and {why}. Leave it out."
         )
-    hooks = hooks_of(given["anchor"], model)
+    hooks = hooks_of(anchor, model)
     strategy = strategy_of(model)
     check_distributed_training(
         strategy, recipe, source.train, loss=loss, metrics=metrics, hooks=hooks
     )
-    is_given = given["stages"] is not None or unfreeze is not None
     notes = notes_on_flags(model, [stage.unfreeze for stage in plan], is_given=is_given)
     notes += [note] if (note := note_on_values(source.train)) else []
-    return _Call(recipe, source, plan, hooks, metrics, callbacks, notes)
+    return FineTuning(
+        recipe, source, plan, loss, tuple(metrics), callbacks, tuple(hooks), tuple(notes)
+    )
 
 
 def default_epochs(num_steps: int) -> int:

@@ -1,5 +1,6 @@
 """Batches in the form that Keras's `fit` takes, on one replica or several."""
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -9,18 +10,33 @@ from tlkit.distribution.shards import ONLY_SHARD, Shard, ShardedBatches, distrib
 from tlkit.training.sources import steps_in_epoch
 
 
+@dataclass(frozen=True)
+class FitData:
+    """Batches in the form that Keras's `fit` takes.
+
+    Attributes:
+        training: Batches, whole or sharded over the replicas.
+        validation: Likewise; `None` without validation images.
+        validation_steps: Batches in one pass over `validation`, if it repeats without end.
+    """
+
+    training: Any
+    validation: Any = None
+    validation_steps: int | None = None
+
+
 def fit_data(
     strategy: tf.distribute.Strategy, training: ShardedBatches, validation: ShardedBatches | None
-) -> dict[str, Any]:
-    """Returns the arguments of Keras's `fit`, with batches whole or sharded over the replicas."""
+) -> FitData:
+    """Returns batches for Keras's `fit`, whole or sharded over the replicas."""
     if strategy.num_replicas_in_sync == 1:
-        return {"x": training(ONLY_SHARD), "validation_data": validation and validation(ONLY_SHARD)}
-    given: dict[str, Any] = {"x": distribute_batches(strategy, training)}
-    if validation is not None:
-        given["validation_steps"] = steps_in_epoch(validation(ONLY_SHARD))
-        repeated = partial(_repeated, validation)
-        given["validation_data"] = distribute_batches(strategy, repeated)
-    return given
+        return FitData(training(ONLY_SHARD), validation and validation(ONLY_SHARD))
+    distributed = distribute_batches(strategy, training)
+    if validation is None:
+        return FitData(distributed)
+    num_steps = steps_in_epoch(validation(ONLY_SHARD))
+    repeated = partial(_repeated, validation)
+    return FitData(distributed, distribute_batches(strategy, repeated), num_steps)
 
 
 def with_class_weights(dataset: tf.data.Dataset, class_weight: dict[int, float]) -> tf.data.Dataset:

@@ -1,5 +1,6 @@
 """A resumable call of Keras's `fit` with step hooks, keeping the best weights."""
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ from tlkit.training.best import EpochGuard, KeepBest
 from tlkit.training.fit_data import fit_data, with_class_weights
 from tlkit.training.inference_mode import FrozenCalls
 from tlkit.training.resume import Position, SaveProgress, StageCheckpoint, assign_all, values_of
+from tlkit.training.saved_state import FitState
 from tlkit.training.step import HookedModel, StepHook, hooked
 from tlkit.utils.formatting import percent
 from tlkit.utils.progress import Advance, bar, note
@@ -43,6 +45,52 @@ class Batches:
 
 
 @dataclass(frozen=True)
+class Objective:
+    """The loss to minimise, its optimizer, and the metrics.
+
+    Attributes:
+        optimizer: A Keras optimizer, not built.
+        loss: A Keras loss.
+        metrics: Keras metrics; with validation images "accuracy" and "cross_entropy" among them.
+        deciding: An accuracy and a cross-entropy with the weights of the loss, which then decide
+            instead of those two; the validation batches then have weights.
+        class_weight: Weights as Keras takes them.
+    """
+
+    optimizer: keras.optimizers.Optimizer
+    loss: Any
+    metrics: Sequence[Any]
+    deciding: Sequence[keras.metrics.Metric] = ()
+    class_weight: dict[int, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitPlan:
+    """The length of a training, and what takes part in it besides the objective.
+
+    Attributes:
+        epochs: Maximum number of epochs.
+        patience: Number of epochs without improvement after which training stops.
+        best: Validation accuracy and cross-entropy to beat; if `None`, the first epoch is an
+            improvement.
+        callbacks: The user's callbacks.
+        hooks: The constraints' hooks in each step.
+        frozen_calls: The calls of operations that compute in inference mode.
+        at_end: Called after the last step, before the best weights are restored.
+        checkpoint: The checkpoint to save progress to and to resume from.
+    """
+
+    epochs: int
+    patience: int
+    best: tuple[float, float] | None = None
+    callbacks: Sequence[keras.callbacks.Callback] = ()
+    hooks: Sequence[StepHook] = ()
+    frozen_calls: FrozenCalls | None = None
+    at_end: Callable[[], None] = lambda: None
+    checkpoint: StageCheckpoint | None = None
+
+
+@dataclass(frozen=True)
 class Fitted:
     """The result of a training.
 
@@ -61,21 +109,10 @@ def fit_model(
     model: keras.Model,
     batches: Batches,
     validation: ShardedBatches | None,
+    objective: Objective,
+    plan: FitPlan,
     *,
     whole: keras.Model | None = None,
-    optimizer: keras.optimizers.Optimizer,
-    loss: Any,
-    metrics: Sequence[Any],
-    deciding: Sequence[keras.metrics.Metric] = (),
-    epochs: int,
-    patience: int,
-    class_weight: dict[int, float] | None = None,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
-    hooks: Sequence[StepHook] = (),
-    frozen_calls: FrozenCalls | None = None,
-    best: tuple[float, float] | None = None,
-    at_end: Callable[[], None] = lambda: None,
-    checkpoint: StageCheckpoint | None = None,
 ) -> Fitted:
     """Trains the trainable weights of a model, and keeps the weights of the best epoch.
 
@@ -86,73 +123,64 @@ def fit_model(
         model: The model to train; its weights are changed, and it is not compiled.
         batches: Training batches.
         validation: Takes a shard and returns its validation batches, without augmentation.
+        objective: The loss to minimise, its optimizer, and the metrics.
+        plan: The length of the training, and what takes part in it.
         whole: The model whose upper part `model` is, if it is a part.
-        optimizer: A Keras optimizer, not built.
-        loss: A Keras loss.
-        metrics: Keras metrics; with validation images "accuracy" and "cross_entropy" among them.
-        deciding: An accuracy and a cross-entropy with the weights of the loss, which then decide
-            instead of those two; the validation batches then have weights.
-        epochs: Maximum number of epochs.
-        patience: Number of epochs without improvement after which training stops.
-        class_weight: Weights as Keras takes them.
-        callbacks: The user's callbacks.
-        hooks: The constraints' hooks in each step.
-        frozen_calls: The calls of operations that compute in inference mode.
-        best: Validation accuracy and cross-entropy to beat; if `None`, the first epoch is an
-            improvement.
-        at_end: Called after the last step, before the best weights are restored.
-        checkpoint: The checkpoint to save progress to and to resume from.
 
     Raises:
         TrainingError: The loss became NaN or infinite; the best weights have been restored.
     """
     whole = model if whole is None else whole
-    strategy = strategy_of(whole)
+    strategy, checkpoint, epochs = strategy_of(whole), plan.checkpoint, plan.epochs
     with scope_of(whole):
-        trainee = hooked(model, hooks, frozen_calls)
+        trainee = hooked(model, plan.hooks, plan.frozen_calls)
         trainee.compile(
-            optimizer=optimizer,
-            loss=loss,
-            metrics=list(metrics),
-            weighted_metrics=list(deciding) or None,
+            optimizer=objective.optimizer,
+            loss=objective.loss,
+            metrics=list(objective.metrics),
+            weighted_metrics=list(objective.deciding) or None,
             jit_compile=False,
         )
-        optimizer.build(trainee.trainable_variables)
-    guards = [callback for callback in callbacks if isinstance(callback, EpochGuard)]
-    accuracy, cross_entropy = [metric.name for metric in deciding] or _DEFAULT_DECIDING
-    keeper = KeepBest(whole, patience, best, guards, names=(accuracy, cross_entropy))
-    guard, finish = _StopAtNaN(), _AtEnd(at_end)
-    state = _State(whole, trainee, keeper, hooks)
+        objective.optimizer.build(trainee.trainable_variables)
+    guards = [callback for callback in plan.callbacks if isinstance(callback, EpochGuard)]
+    accuracy, cross_entropy = [metric.name for metric in objective.deciding] or _DEFAULT_DECIDING
+    keeper = KeepBest(whole, plan.patience, plan.best, guards, names=(accuracy, cross_entropy))
+    guard, finish = _StopAtNaN(), _AtEnd(plan.at_end)
     own: list[keras.callbacks.Callback] = [keeper, guard]
     epoch = step = 0
     was_stopped = False
     if checkpoint is not None:
+        state = _State(whole, trainee, keeper, plan.hooks)
         saver = SaveProgress(
             checkpoint, state.saver(checkpoint), batches.num_steps, Workers(strategy)
         )
         own.append(saver)
-        if checkpoint.saved is not None:
-            epoch, step = checkpoint.saved.position.epoch, checkpoint.saved.position.step
-            state.restore(checkpoint.saved.record["fit"], checkpoint.saved.arrays)
-            was_stopped = checkpoint.saved.record["fit"]["stopped"]
+        if (saved := checkpoint.saved) is not None and saved.state.fit is not None:
+            epoch, step = saved.position.epoch, saved.position.step
+            state.restore(saved.state.fit, saved.arrays)
+            was_stopped = saved.state.fit.stopped
             saver.first_step = guard.first_step = step
             if step:
                 _build_metrics(trainee, batches)
-                own.append(_RestoreMetrics(checkpoint.saved.arrays["metrics"]))
+                own.append(_RestoreMetrics(saved.arrays["metrics"]))
         else:
             saver.save_now(0, 0)
 
     def run(first: int, end: int, skipped: int) -> None:
         def batches_from_position(shard: Shard) -> tf.data.Dataset:
             dataset = batches.starting_at(first, skipped, shard)
+            class_weight = objective.class_weight
             return dataset if class_weight is None else with_class_weights(dataset, class_weight)
 
+        data = fit_data(strategy, batches_from_position, validation)
         trainee.fit(
-            **fit_data(strategy, batches_from_position, validation),
+            data.training,
+            validation_data=data.validation,
+            validation_steps=data.validation_steps,
             initial_epoch=first,
             epochs=end,
             steps_per_epoch=batches.num_steps - skipped,
-            callbacks=[finish, *callbacks, *own],
+            callbacks=[finish, *plan.callbacks, *own],
             shuffle=False,  # the batches come shuffled
             verbose=0,
         )
@@ -167,7 +195,7 @@ def fit_model(
         if epoch < epochs and not (trainee.stop_training or was_stopped):
             run(epoch, epochs, 0)
     if not finish.was_reached:
-        at_end()
+        plan.at_end()
     keeper.restore()
     if guard.stopped_at:
         raise NotFiniteError(guard.stopped_at)
@@ -207,29 +235,28 @@ class _State:
 
         def save(position: Position) -> None:
             keeper = self._keeper
-            fit = {
-                "best": keeper.best,
-                "improved": keeper.improved,
-                "kept_epoch": keeper.kept_epoch,
-                "epochs_since": keeper.epochs_since,
-                "history": keeper.history,
-                "stopped": self._trainee.stop_training,
-            }
+            fit = FitState(
+                keeper.best,
+                keeper.improved,
+                keeper.kept_epoch,
+                keeper.epochs_since,
+                keeper.history,
+                self._trainee.stop_training,
+            )
             arrays = {name: values_of(some) for name, some in self._variables().items()}
             arrays["best"] = keeper.weights
             arrays["start"] = list(checkpoint.start)
             arrays["metrics"] = values_of(self._trainee.metrics_variables)
-            record = {**checkpoint.record, "fit": fit, "seconds": checkpoint.seconds()}
-            checkpoint.checkpoint.save(position, record, arrays)
+            state = dataclasses.replace(checkpoint.state, fit=fit, seconds=checkpoint.seconds())
+            checkpoint.checkpoint.save(position, state, arrays)
 
         return save
 
-    def restore(self, fit: dict[str, Any], arrays: Mapping[str, list[np.ndarray]]) -> None:
+    def restore(self, fit: FitState, arrays: Mapping[str, list[np.ndarray]]) -> None:
         keeper = self._keeper
-        keeper.best = None if fit["best"] is None else (fit["best"][0], fit["best"][1])
-        keeper.improved, keeper.epochs_since = fit["improved"], fit["epochs_since"]
-        keeper.kept_epoch = fit.get("kept_epoch")
-        keeper.history, keeper.weights = fit["history"], arrays["best"]
+        keeper.best, keeper.improved = fit.best, fit.improved
+        keeper.kept_epoch, keeper.epochs_since = fit.kept_epoch, fit.epochs_since
+        keeper.history, keeper.weights = fit.history, arrays["best"]
         for name, variables in self._variables().items():
             assign_all(variables, arrays[name])
 

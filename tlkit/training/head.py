@@ -34,7 +34,14 @@ from tlkit.training.criterion import (
 )
 from tlkit.training.features import Features, extract_features
 from tlkit.training.fit_data import shards_with_class_weights
-from tlkit.training.fitting import Fitted, NotFiniteError, class_weight_of, fit_model
+from tlkit.training.fitting import (
+    FitPlan,
+    Fitted,
+    NotFiniteError,
+    Objective,
+    class_weight_of,
+    fit_model,
+)
 from tlkit.training.frozen import FrozenPart
 from tlkit.training.objective import loss_of, metrics_of, targets_of
 from tlkit.training.rates import warm_up_then_cosine
@@ -319,18 +326,17 @@ def _fit(
         head,
         batches,
         _weighted_pass(held_out, model, criterion) if held_out else None,
-        optimizer=keras.optimizers.AdamW(
-            warm_up_then_cosine(learning_rate, batches.num_steps * epochs),
-            weight_decay=_WEIGHT_DECAY,
+        Objective(
+            keras.optimizers.AdamW(
+                warm_up_then_cosine(learning_rate, batches.num_steps * epochs),
+                weight_decay=_WEIGHT_DECAY,
+            ),
+            loss_of(model),
+            metrics_of(model),
+            criterion.metrics(model) if held_out else (),
+            class_weight_of(plain_labels(train.labels, model), num_classes_of(model), class_weight),
         ),
-        loss=loss_of(model),
-        metrics=metrics_of(model),
-        deciding=criterion.metrics(model) if held_out else (),
-        epochs=epochs,
-        patience=max(5, epochs // 4),
-        class_weight=class_weight_of(
-            plain_labels(train.labels, model), num_classes_of(model), class_weight
-        ),
+        FitPlan(epochs=epochs, patience=max(5, epochs // 4)),
     )
 
 

@@ -65,11 +65,11 @@ def _is_distributed(model: keras.Model) -> bool:
 
 
 def _on_all_replicas(
-    model: keras.Model, step: Callable[[Any], dict[str, Any]]
-) -> Callable[[Any], dict[str, Any]]:
+    model: keras.Model, step: Callable[[Any], dict[str, tf.Tensor]]
+) -> Callable[[Any], dict[str, tf.Tensor]]:
     strategy = model.distribute_strategy
 
-    def one_step(iterator: Any) -> dict[str, Any]:
+    def one_step(iterator: Any) -> dict[str, tf.Tensor]:
         logs = strategy.run(step, args=(next(iterator),))
         return {name: strategy.experimental_local_results(value)[0] for name, value in logs.items()}
 

@@ -40,7 +40,7 @@ class SmoothedCrossentropy(keras.losses.Loss):
         one_hot = keras.ops.one_hot(labels, y_pred.shape[-1])
         return keras.losses.categorical_crossentropy(one_hot, y_pred, **self._settings)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> dict[str, object]:
         """Returns the arguments of `__init__`."""
         return dict(self._settings)
 

@@ -219,6 +219,6 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
         """Returns the multiplier of a variable."""
         return self._rules.of(variable).multiplier
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> dict[str, object]:
         """Returns the arguments of `from_config`."""
         return {**super().get_config(), "multipliers": self.multipliers}

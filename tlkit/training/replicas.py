@@ -85,7 +85,7 @@ def is_distributed() -> bool:
     return int(tf.distribute.get_strategy().num_replicas_in_sync) > 1
 
 
-def logs_of_all(model: keras.Model) -> dict[str, Any]:
+def logs_of_all(model: keras.Model) -> dict[str, tf.Tensor]:
     """Returns the model's metrics over the images of all replicas, equal on each replica."""
     variables = model.metrics_variables
     summed = _summed([tf.convert_to_tensor(variable.value) for variable in variables])

@@ -17,6 +17,7 @@ import numpy as np
 
 from tlkit.distribution.workers import Workers
 from tlkit.errors import RunError
+from tlkit.training.saved_state import TrainingState
 from tlkit.utils.files import plain, sweep_asides, written_aside
 from tlkit.utils.run_lock import CHECKPOINT_FILE
 
@@ -55,12 +56,12 @@ class Saved:
 
     Attributes:
         position: The next step.
-        record: The record that was passed to `Checkpoint.save`, from JSON.
-        arrays: The arrays that were passed to it, by name.
+        state: The state of the training.
+        arrays: The arrays that were passed to `Checkpoint.save`, by name.
     """
 
     position: Position
-    record: dict[str, Any]
+    state: TrainingState
     arrays: dict[str, list[np.ndarray]] = field(repr=False)
 
 
@@ -101,7 +102,7 @@ class Checkpoint:
     def save(
         self,
         position: Position,
-        record: Mapping[str, Any],
+        state: TrainingState,
         arrays: Mapping[str, Sequence[np.ndarray]],
     ) -> None:
         """Replaces the file atomically, on the chief only."""
@@ -112,7 +113,7 @@ class Checkpoint:
             {
                 "identity": self._identity,
                 "position": dataclasses.asdict(position),
-                "record": record,
+                "record": state.to_json(),
                 "sizes": {name: len(values) for name, values in arrays.items()},
             },
             default=plain,
@@ -147,6 +148,7 @@ class Checkpoint:
         try:
             with opened, np.load(opened) as file:
                 content = json.loads(file[_RECORD].tobytes())
+                state = TrainingState.from_json(content["record"])
                 arrays = {
                     name: [file[f"{name}/{i}"] for i in range(size)]
                     for name, size in content["sizes"].items()
@@ -169,7 +171,7 @@ class Checkpoint:
                 f"data and arguments. Received: {str(self.path)!r}, started with {differing}. "
                 "Choose another folder."
             )
-        return Saved(Position(**content["position"]), content["record"], arrays)
+        return Saved(Position(**content["position"]), state, arrays)
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,7 @@ class StageCheckpoint:
     Attributes:
         checkpoint: The checkpoint file.
         number: Index of this stage, from 0.
-        record: The record of the previous stages.
+        state: The state of the training at the start of the stage.
         start: The whole model's weights at the start of the stage.
         saved: The state in which this stage was stopped, or `None` if it starts.
         seconds: Returns the duration so far in seconds, over all processes.
@@ -187,7 +189,7 @@ class StageCheckpoint:
 
     checkpoint: Checkpoint
     number: int
-    record: Mapping[str, Any]
+    state: TrainingState
     start: Sequence[np.ndarray]
     saved: Saved | None
     seconds: Callable[[], float]

@@ -45,7 +45,7 @@ class StepHook:
         """Returns notes for the report of a stage; called with the `trainable` flags set."""
         return self.notes
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """Returns plain values that identify the constraint, to refuse resuming with another."""
         return {"name": type(self).__name__}
 
@@ -90,7 +90,7 @@ class HookedModel(WorkersModel):
         """The metrics of Keras, then those of the hooks."""
         return [*super().metrics, *(metric for hook in self.hooks for metric in hook.metrics)]
 
-    def train_step(self, data: Any) -> dict[str, Any]:
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Runs Keras's training step with the hooks."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         replicas = Replicas(x)
@@ -126,13 +126,13 @@ class HookedModel(WorkersModel):
         logs = self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
         return logs_of_all(self) if replicas.are_several else logs
 
-    def test_step(self, data: Any) -> dict[str, Any]:
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Runs Keras's test step; the hooks' metrics have no value in it."""
         of_hooks = {metric.name for hook in self.hooks for metric in hook.metrics}
         logs = self._measured(data) if is_distributed() else super().test_step(data)
         return {name: value for name, value in logs.items() if name not in of_hooks}
 
-    def _measured(self, data: Any) -> dict[str, Any]:
+    def _measured(self, data: Any) -> dict[str, tf.Tensor]:
         """Runs Keras's test step on several replicas."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         replicas = Replicas(x)

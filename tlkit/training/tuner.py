@@ -3,8 +3,8 @@
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import keras
 import numpy as np
@@ -34,13 +34,21 @@ from tlkit.training.cached_cut import (
 from tlkit.training.criterion import Score, criterion_for, labels_of, score_on
 from tlkit.training.distributed_checks import batch_notes
 from tlkit.training.fit_data import shards_with_class_weights
-from tlkit.training.fitting import Batches, Fitted, NotFiniteError, class_weight_of, fit_model
+from tlkit.training.fitting import (
+    Batches,
+    FitPlan,
+    Fitted,
+    NotFiniteError,
+    Objective,
+    class_weight_of,
+    fit_model,
+)
 from tlkit.training.head import is_new_head, reason_not_to_solve, train_head
 from tlkit.training.inference_mode import FrozenCalls, find_frozen_calls
 from tlkit.training.objective import loss_of, metrics_of, takes_one_hot
 from tlkit.training.precision import computed_in, resolve_precision, with_loss_scaling
 from tlkit.training.rates import LayerwiseAdamW, layer_multipliers, schedule_of
-from tlkit.training.recipe import Recipe
+from tlkit.training.recipe import FineTuning
 from tlkit.training.reports import StageReport, TrainingReport
 from tlkit.training.resume import (
     Checkpoint,
@@ -50,9 +58,9 @@ from tlkit.training.resume import (
     assign_all,
     values_of,
 )
-from tlkit.training.sources import Source, batches_of, steps_in_epoch, with_targets
+from tlkit.training.saved_state import TrainingState
+from tlkit.training.sources import batches_of, steps_in_epoch, with_targets
 from tlkit.training.stages import PlannedStage
-from tlkit.training.step import StepHook
 from tlkit.training.weight_change import (
     WatchedWeights,
     check_weight_change,
@@ -66,81 +74,90 @@ _EPOCHS_PER_STAGE = 1_000_000
 """Offset between the epoch numbers of two stages, so that each has its own orders and views."""
 
 
+@dataclass(frozen=True)
+class _Stage:
+    """A stage in training.
+
+    Attributes:
+        plan: The stage as planned.
+        number: Index of the stage, from 0.
+        cut: The stored activations to train on; `None` to train on images.
+        frozen_calls: The calls of operations that compute in inference mode.
+        state: The state of the training at the start of the stage.
+        start: The whole model's weights at the start of the stage.
+        resumed: The checkpoint to resume from; `None` if the stage starts.
+        seconds: Returns the duration so far in seconds, over all processes.
+    """
+
+    plan: PlannedStage
+    number: int
+    cut: CachedCut | None
+    frozen_calls: FrozenCalls
+    state: TrainingState
+    start: list[np.ndarray]
+    resumed: Saved | None
+    seconds: Callable[[], float]
+
+    def checkpoint(self, file: Checkpoint | None) -> StageCheckpoint | None:
+        """Returns the checkpoint file as the checkpoint of this stage."""
+        if file is None:
+            return None
+        return StageCheckpoint(
+            file, self.number, self.state, self.start, self.resumed, self.seconds
+        )
+
+
 class Tuner:
     """One call of `fine_tune`, stage by stage."""
 
     def __init__(
         self,
         model: keras.Model,
-        source: Source,
-        recipe: Recipe,
+        tuning: FineTuning,
         *,
-        loss: keras.losses.Loss | None,
-        metrics: Sequence[keras.metrics.Metric],
-        callbacks: Sequence[keras.callbacks.Callback],
         checkpoint: Checkpoint | None,
         cache: str | os.PathLike[str] | None,
-        hooks: Sequence[StepHook] = (),
-        notes: Sequence[str] = (),
     ) -> None:
-        if isinstance(source.train, ImageSplit):  # orders and views depend on the seed
+        source, recipe = tuning.source, tuning.recipe
+        if isinstance(source.train, ImageSplit):  # other orders and views for another seed
             train = dataclasses.replace(source.train, seed=source.train.seed + recipe.seed)
             source = dataclasses.replace(source, train=train)
-        self._model, self._source, self._recipe = model, source, recipe
-        self._loss = loss_of(model, recipe.label_smoothing) if loss is None else loss
-        self._metrics, self._callbacks, self._hooks = metrics, callbacks, hooks
+        self._model, self._tuning, self._source, self._recipe = model, tuning, source, recipe
+        self._loss = loss_of(model, recipe.label_smoothing) if tuning.loss is None else tuning.loss
         self._checkpoint, self._cache = checkpoint, cache
         self._criterion = criterion_for(source.validation, recipe.class_weight)
-        self._flags, self._keeps_flags, self._notes = Flags.of(model), False, notes
+        self._flags, self._keeps_flags = Flags.of(model), False
         self._one_hot = takes_one_hot(self._loss)
 
-    def run(self, plan: Sequence[PlannedStage]) -> TrainingReport:
-        """Solves the head if it is untrained, then trains the remaining stages."""
+    def run(self) -> TrainingReport:
+        """Solves the head if need be, then trains the stages that are not done."""
         try:
-            return self._run(plan)
+            return self._run()
         finally:
             if self._keeps_flags:
                 self._flags.restore()
 
-    def _run(self, plan: Sequence[PlannedStage]) -> TrainingReport:
-        model, saved = self._model, self._checkpoint and self._checkpoint.saved
-        if saved:
-            was_trained, done = saved.record["was_trained"], saved.position.stage
-            before = Score.from_record(saved.record["accuracy_before"])
-            reports = [StageReport.from_dict(report) for report in saved.record["reports"]]
-            assign_all(model.variables, saved.arrays["model"])
-        else:
-            seed_random_layers(model, self._recipe.seed)
-            was_trained, done, reports = not is_new_head(model, self._recipe.solve_head), 0, []
-            if not was_trained and not reason_not_to_solve(model, plan[0].unfreeze):
-                reports += self._solve_head()
-            before = None
+    def _run(self) -> TrainingReport:
+        model, plan = self._model, self._tuning.plan
+        saved = self._checkpoint and self._checkpoint.saved
+        done = saved.position.stage if saved else 0
+        state = self._resume(saved) if saved else self._begin(plan[0])
         for number in range(done, len(plan)):
             resumed = saved if number == done and saved and saved.arrays.get("start") else None
-            if resumed and resumed.record["baseline"]:
-                baseline = Score.from_record(resumed.record["baseline"])
-            else:
-                baseline = self._measure()
-            before = before if number else baseline
-            record = {
-                "was_trained": was_trained,
-                "accuracy_before": before and before.record(),
-                "baseline": baseline and baseline.record(),
-                "reports": [dataclasses.asdict(report) for report in reports],
-            }
-            reports.append(self._run_stage(plan[number], number, baseline, record, resumed))
+            baseline = (resumed and resumed.state.baseline) or self._measure()
+            state = dataclasses.replace(
+                state, before=state.before if number else baseline, baseline=baseline, fit=None
+            )
+            report = self._run_stage(plan[number], number, state, resumed)
+            state = dataclasses.replace(state, reports=(*state.reports, report))
         after = self._measure()
         if self._checkpoint is not None:
-            record = {
-                "was_trained": was_trained,
-                "accuracy_before": before and before.record(),
-                "reports": [dataclasses.asdict(report) for report in reports],
-            }
+            state = dataclasses.replace(state, baseline=None, fit=None)
             arrays = {"model": values_of(model.variables)}
-            self._checkpoint.save(Position(len(plan)), record, arrays)
-        before = before if was_trained else None
+            self._checkpoint.save(Position(len(plan)), state, arrays)
+        before = state.before if state.was_trained else None
         return TrainingReport(
-            stages=tuple(reports),
+            stages=state.reports,
             accuracy_before=before.accuracy if before else None,
             accuracy_after=after.accuracy if after else None,
             num_validation=after.num_images if after else 0,
@@ -149,7 +166,18 @@ class Tuner:
             decision_after=after.value if after else None,
         )
 
-    def _solve_head(self) -> list[StageReport]:
+    def _resume(self, saved: Saved) -> TrainingState:
+        assign_all(self._model.variables, saved.arrays["model"])
+        return saved.state
+
+    def _begin(self, first: PlannedStage) -> TrainingState:
+        """Solves a new head, if that can be done."""
+        seed_random_layers(self._model, self._recipe.seed)
+        was_trained = not is_new_head(self._model, self._recipe.solve_head)
+        is_solved = not was_trained and not reason_not_to_solve(self._model, first.unfreeze)
+        return TrainingState(was_trained, reports=self._solve_head() if is_solved else ())
+
+    def _solve_head(self) -> tuple[StageReport, ...]:
         validation = self._source.validation if self._source.data is None else None
         report = train_head(
             self._model,
@@ -160,7 +188,7 @@ class Tuner:
             seed=self._recipe.seed,
             cache=self._cache,
         )
-        return list(report.stages)
+        return report.stages
 
     def _set_trainable(self, stage: PlannedStage) -> TrainableReport:
         self._keeps_flags = stage.unfreeze == AS_IS
@@ -176,65 +204,40 @@ class Tuner:
         return score_on(self._model, self._source.validation, self._recipe.class_weight)
 
     def _run_stage(
-        self,
-        stage: PlannedStage,
-        number: int,
-        baseline: Score | None,
-        record: dict[str, Any],
-        resumed: Saved | None,
+        self, plan: PlannedStage, number: int, state: TrainingState, resumed: Saved | None
     ) -> StageReport:
-        model = self._model
-        started = time.perf_counter()
-        earlier = resumed.record.get("seconds", 0.0) if resumed else 0.0
-
-        def seconds() -> float:
-            return earlier + time.perf_counter() - started
-
-        trainable = self._set_trainable(stage)
-        current = values_of(model.weights)
-        start = resumed.arrays["start"] if resumed else current
+        model, baseline = self._model, state.baseline
+        started = time.perf_counter() - (resumed.state.seconds if resumed else 0.0)
+        trainable = self._set_trainable(plan)
+        watched, start = self._watched(resumed)
+        decision = self._decide_cut(plan)
+        state = dataclasses.replace(state, is_cached=decision.cut is not None)
         if resumed:
-            assign_all(model.weights, start)
-        watched = WatchedWeights(model)
-        if resumed:
-            assign_all(model.weights, current)
-        decision = self._decide_cut(stage)
-        cut, frozen_calls = decision.cut, find_frozen_calls(model, stage.unfreeze, trainable)
-        is_cached = cut is not None
-        if resumed and resumed.record["is_cached"] != is_cached:
-            raise RunError(
-                "`run_directory` must hold a training that can be resumed as it started. Received: "
-                f"one {'with' if resumed.record['is_cached'] else 'without'} stored activations, "
-                f"which would now run {'without' if resumed.record['is_cached'] else 'with'} them "
-                "(the free disk space, or `cache`, has changed). Free disk space, or choose "
-                "another folder."
-            )
-        record["is_cached"] = is_cached
+            _check_cut(state, resumed.state)
+        stage = _Stage(
+            plan,
+            number,
+            decision.cut,
+            find_frozen_calls(model, plan.unfreeze, trainable),
+            state,
+            start,
+            resumed,
+            lambda: time.perf_counter() - started,
+        )
         try:
-            fitted = self._fit(
-                stage,
-                number,
-                cut=cut,
-                frozen_calls=frozen_calls,
-                watched=watched,
-                baseline=baseline,
-                record=record,
-                start=start,
-                resumed=resumed,
-                seconds=seconds,
-            )
+            fitted = self._fit(stage, watched)
         except NotFiniteError as error:
             left = "The best weights so far are restored."
-            raise error.at_rate(stage.learning_rate, left) from error
+            raise error.at_rate(plan.learning_rate, left) from error
         except (ArgumentError, DataError):  # an invalid batch, or a missing file
             restore_weights(model, watched.before)
             raise
-        check_weight_change(watched, trainable, stage.learning_rate)
-        notes_of_head = {note for report in record["reports"] for note in report["notes"]}
-        notes = [note for note in self._notes if number == 0 and note not in notes_of_head]
+        check_weight_change(watched, trainable, plan.learning_rate)
+        notes_of_head = {note for report in state.reports for note in report.notes}
+        notes = [note for note in self._tuning.notes if number == 0 and note not in notes_of_head]
         notes.append(decision.note)
         notes += batch_notes(strategy_of(model), self._source.train)
-        notes += [note for hook in self._hooks for note in hook.notes_of_stage()]
+        notes += [note for hook in self._tuning.hooks for note in hook.notes_of_stage()]
         discarded_change = {}
         if baseline is None:
             notes.append("no validation images: the last epoch's weights are kept, untested")
@@ -251,14 +254,26 @@ class Tuner:
             kept_epoch=fitted.kept_epoch,
             weight_change=relative_weight_change(watched.before, weights_by_group(model)),
             put_back=discarded_change,
-            seconds=seconds(),
-            num_forward_passes=0 if cut is None else cut.num_forward_passes,
+            seconds=stage.seconds(),
+            num_forward_passes=0 if stage.cut is None else stage.cut.num_forward_passes,
             notes=tuple(notes),
         )
 
+    def _watched(self, resumed: Saved | None) -> tuple[WatchedWeights, list[np.ndarray]]:
+        """The weights at the start of the stage: watched, and their values."""
+        model = self._model
+        current = values_of(model.weights)
+        if resumed is None:
+            return WatchedWeights(model), current
+        start = resumed.arrays["start"]
+        assign_all(model.weights, start)
+        watched = WatchedWeights(model)
+        assign_all(model.weights, current)
+        return watched, start
+
     def _decide_cut(self, stage: PlannedStage) -> CutDecision:
         recipe = self._recipe
-        if any(hook.needs_images for hook in self._hooks):
+        if any(hook.needs_images for hook in self._tuning.hooks):
             return uncached("the constraint needs the images themselves")
         return cached_cut(
             self._model,
@@ -269,58 +284,42 @@ class Tuner:
             cache=self._cache,
         )
 
-    def _fit(
-        self,
-        stage: PlannedStage,
-        number: int,
-        *,
-        cut: CachedCut | None,
-        frozen_calls: FrozenCalls,
-        watched: WatchedWeights,
-        baseline: Score | None,
-        record: dict[str, Any],
-        start: Sequence[np.ndarray],
-        resumed: Saved | None,
-        seconds: Callable[[], float],
-    ) -> Fitted:
-        model, recipe, source = self._model, self._recipe, self._source
+    def _fit(self, stage: _Stage, watched: WatchedWeights) -> Fitted:
+        model, recipe, source, plan = self._model, self._recipe, self._source, stage.plan
         precision = resolve_precision(recipe.precision, strategy_of(model).num_replicas_in_sync)
+        frozen_calls, cut = stage.frozen_calls, stage.cut
         if cut is not None:
-            given: dict[str, Any] = {
-                "batch_size": source.train.batch_size,
-                "one_hot": self._one_hot,
-            }
+            size = source.train.batch_size
             trained, frozen_calls = cut.top, frozen_calls.above_cut()
-            batches = cut_batches(cut, model, seed=recipe.seed + number, **given)
-            held_out = cut_validation(cut, model, **given)
+            batches = cut_batches(
+                cut, model, seed=recipe.seed + stage.number, batch_size=size, one_hot=self._one_hot
+            )
+            held_out = cut_validation(cut, model, batch_size=size, one_hot=self._one_hot)
         else:
-            trained, batches, held_out = model, self._batches(number), self._held_out()
+            trained, batches, held_out = model, self._batches(stage.number), self._held_out()
         if held_out is not None:
             held_out = shards_with_class_weights(held_out, self._weights_of(source.validation))
-        checkpoint = None
-        if self._checkpoint is not None:
-            checkpoint = StageCheckpoint(self._checkpoint, number, record, start, resumed, seconds)
         read = (source.train, source.validation)
         with missing_files_named(read), computed_in(trained, precision):
-            return fit_model(
-                trained,
-                batches,
-                held_out,
-                whole=model,
-                optimizer=with_loss_scaling(self._optimizer(stage, batches.num_steps), precision),
-                loss=self._loss,
-                metrics=[*metrics_of(model, one_hot=self._one_hot), *self._metrics],
-                deciding=self._criterion.metrics(model, one_hot=self._one_hot) if held_out else (),
-                epochs=stage.epochs,
-                patience=recipe.patience or max(5, 2 * stage.epochs // 3),
-                class_weight=self._weights_of(source.train),
-                callbacks=self._callbacks,
-                hooks=self._hooks,
-                frozen_calls=frozen_calls,
-                best=None if baseline is None else (baseline.value, baseline.loss),
-                at_end=watched.measure,
-                checkpoint=checkpoint,
+            objective = Objective(
+                with_loss_scaling(self._optimizer(plan, batches.num_steps), precision),
+                self._loss,
+                [*metrics_of(model, one_hot=self._one_hot), *self._tuning.metrics],
+                self._criterion.metrics(model, one_hot=self._one_hot) if held_out else (),
+                self._weights_of(source.train),
             )
+            baseline = stage.state.baseline
+            fit_plan = FitPlan(
+                epochs=plan.epochs,
+                patience=recipe.patience or max(5, 2 * plan.epochs // 3),
+                best=None if baseline is None else (baseline.value, baseline.loss),
+                callbacks=self._tuning.callbacks,
+                hooks=self._tuning.hooks,
+                frozen_calls=frozen_calls,
+                at_end=watched.measure,
+                checkpoint=stage.checkpoint(self._checkpoint),
+            )
+            return fit_model(trained, batches, held_out, objective, fit_plan, whole=model)
 
     def _optimizer(self, stage: PlannedStage, num_steps: int) -> keras.optimizers.Optimizer:
         model, recipe = self._model, self._recipe
@@ -333,7 +332,7 @@ class Tuner:
         )
         if recipe.weight_decay:
             undecayed = [variable for variable in model.trainable_variables if _is_vector(variable)]
-            for hook in self._hooks:
+            for hook in self._tuning.hooks:
                 undecayed += hook.undecayed
             optimizer.exclude_from_weight_decay(var_list=undecayed)
         return optimizer
@@ -370,6 +369,16 @@ class Tuner:
             return with_targets(dataset, self._model, one_hot=self._one_hot)
 
         return Batches(starting_at, steps_in_epoch(images))
+
+
+def _check_cut(now: TrainingState, begun: TrainingState) -> None:
+    if begun.is_cached != now.is_cached:
+        raise RunError(
+            "`run_directory` must hold a training that can be resumed as it started. Received: "
+            f"one {'with' if begun.is_cached else 'without'} stored activations, which would now "
+            f"run {'without' if begun.is_cached else 'with'} them (the free disk space, or "
+            "`cache`, has changed). Free disk space, or choose another folder."
+        )
 
 
 def _is_vector(variable: keras.Variable) -> bool:

@@ -130,7 +130,7 @@ def _settings_file() -> Path:
     return Path(os.path.expanduser(os.path.join(home, "keras.json")))
 
 
-def _settings_in(path: Path) -> dict[str, Any]:
+def _settings_in(path: Path) -> dict[str, object]:
     """What `keras.json` holds: nothing where there is none, or where Keras ignores it."""
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))

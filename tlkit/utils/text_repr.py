@@ -58,7 +58,7 @@ class Record:
         """The text whose first lines a prompt shows; where it is long, the result comes first."""
         return str(self)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Returns the same in what JSON can hold: lists for arrays, `None` for what is no number.
 
         Records within become dictionaries, paths strings; infinite and missing (NaN) values are
