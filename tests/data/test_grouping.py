@@ -162,7 +162,7 @@ def test_a_split_with_only_groups_of_earlier_splits_raises():
     found = [*patients(4, split="train"), ImageRecord("v", "a", "v", "validation", group="p0")]
     with pytest.raises(
         DataError,
-        match="validation split must have images that earlier splits do not have.*"
+        match=r"validation split must have images that earlier splits do not have.*"
         "1 images of earlier groups",
     ):
         check_classes(found, divide(found, tuple(SHARES.values()), 0))

@@ -173,30 +173,29 @@ def expand(
     retrained = evaluate(task_model(grown), validation, data.class_names)
     if target is None:
         target = TARGET_FRACTION * float(np.log(data.num_classes))
-    settings: dict[str, Any] = {
-        "learning_rate": learning_rate,
-        "augment": augment,
-        "seed": seed,
-    }
     drift: tuple[LayerDrift, ...] = ()
     state = _Grown(grown, relative_weight_change(weights_before, weights_by_age(grown, first)))
     if retrained.loss > target:
+        settings = {"learning_rate": learning_rate, "augment": augment, "seed": seed}
         probe = {**settings, "epochs": probe_epochs}
         drift = probe_drift(grown, data, strength=strength, settings=probe)
         at_most = first_sizes(grown)
         sizes = sizes_of(drift, threshold, num_units, isolate=isolate, at_most=at_most)
-        wider, added, notes = widen_layers(grown, sizes, isolate=isolate, seed=seed)
-        state = replace(state, notes=tuple(notes))
-        if added:
-            settings |= {"epochs": epochs, "best": (retrained.accuracy, retrained.loss)}
-            given: dict[str, Any] = {"first": first, "data": data, "validation": validation}
-            solving = {"seed": seed, "cache": cache}
-            state = _train_units(
-                state, wider, added, **given, sparsity=sparsity, settings=settings, solving=solving
-            )
-        else:
-            note = "no layer with drifted units can grow: only the new rows were trained"
-            state = replace(state, notes=(*state.notes, note))
+        state = _grow(
+            state,
+            sizes,
+            first=first,
+            data=data,
+            validation=validation,
+            isolate=isolate,
+            sparsity=sparsity,
+            cache=cache,
+            settings={
+                **settings,
+                "epochs": epochs,
+                "best": (retrained.accuracy, retrained.loss),
+            },
+        )
     grown = state.model
     freeze_old(grown, first)
     after = evaluate(task_model(grown), validation, data.class_names)
@@ -238,26 +237,32 @@ class _Grown:
     notes: tuple[str, ...] = ()
 
 
-def _train_units(
+def _grow(
     before: _Grown,
-    wider: keras.Model,
-    added: Mapping[str, int],
+    sizes: Mapping[str, int],
     *,
     first: int,
     data: ImageData,
     validation: ImageSplit,
+    isolate: bool,
     sparsity: float,
+    cache: str | os.PathLike[str] | None,
     settings: Mapping[str, Any],
-    solving: Mapping[str, Any],
 ) -> _Grown:
-    """Trains the wider network, solves its rows once more and removes dead units.
+    """Adds units, trains them, solves the new rows once more and removes dead units.
 
     Returns the previous network if none of that was better. Before training, the wider network
     computes the same as the previous one, which each step must improve on.
     """
+    seed = settings["seed"]
+    wider, added, notes = widen_layers(before.model, sizes, isolate=isolate, seed=seed)
+    before = replace(before, notes=tuple(notes))
+    if not added:
+        note = "no layer with drifted units can grow: only the new rows were trained"
+        return replace(before, notes=(*before.notes, note))
     weights_before = weights_by_age(wider, first)
     is_better = train_new(wider, first, data, sparsity=sparsity, settings=settings)
-    solved = solve_rows_again(wider, data, validation, **solving)
+    solved = solve_rows_again(wider, data, validation, seed=seed, cache=cache)
     if solved is None and not is_better:
         note = "neither training nor solved rows improved validation: the new units are removed"
         return replace(before, added=added, removed=added, notes=(*before.notes, note))

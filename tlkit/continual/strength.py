@@ -28,12 +28,12 @@ from tlkit.errors import ArgumentError, check_choice, check_count, check_fractio
 from tlkit.evaluation.data_checks import Images
 from tlkit.models.heads import head_kind
 from tlkit.models.variable_names import variable_names
-from tlkit.training.criterion import criterion_for, score_on
+from tlkit.training.criterion import Score, criterion_for, score_on
 from tlkit.training.fine_tuning import check_fine_tuning, fine_tune
 from tlkit.training.head import is_new_head, train_head
 from tlkit.training.reports import TrainingReport
 from tlkit.training.resume import assign_all, values_of
-from tlkit.training.sources import source_of
+from tlkit.training.sources import Source, source_of
 from tlkit.training.weight_change import restored_afterwards
 
 DEFAULT_EPOCHS = 8
@@ -141,51 +141,25 @@ def choose_anchor(
             "`data` must have validation images, which decide on the strength. Received: none. "
             "Load it with a validation fraction (splits=...), or give `validation`."
         )
-    validation_images, class_weight = source.validation, fine_tuning.get("class_weight")
-    started = time.perf_counter()
+    class_weight, started = fine_tuning.get("class_weight"), time.perf_counter()
     solve_head = tuning.get("solve_head", "auto")
     if is_new_head(model, solve_head):
         train_head(model, data, class_weight=class_weight, solve_head=solve_head, **given)
     tuning["solve_head"] = False  # all trials start from this head
     scaled = _importance_of(model, data, importance, old_data, groups)
-    start = values_of(model.variables)
-    probe = anchor_weights(model, 1.0, scaled, groups=groups, mode="proximal")  # measures drift
-
-    def state(strength: float, since: float, report: TrainingReport | None) -> StrengthTrial:
-        history = report.stages[-1].history if report is not None else ()
-        return StrengthTrial(
-            strength=strength,
-            accuracy=score_on(model, validation_images, class_weight).value,
-            loss=(
-                None
-                if 0 < strength < math.inf
-                else score_on(model, source.train, class_weight).loss
-            ),
-            drift=sum(probe.penalties().values()),
-            share=history[-1].get("anchor_share", 0.0) if history else 0.0,
-            old_accuracy=(
-                None if old_split is None else score_on(model, old_split, class_weight).value
-            ),
-            seconds=time.perf_counter() - since,
-        )
-
-    def train(strength: float) -> StrengthTrial:
-        since = time.perf_counter()
-        assign_all(model.variables, start)
-        anchor = None
-        if strength:
-            anchor = anchor_weights(model, strength, scaled, groups=groups, mode=mode)
-        try:
-            report = fine_tune(model, data, anchor=anchor, **tuning)
-        finally:
-            if anchor is not None:
-                anchor.release()
-        return state(strength, since, report)
-
-    before = state(math.inf, started, None)
+    trial = _Trials(
+        model,
+        data,
+        source=source,
+        old_split=old_split,
+        class_weight=class_weight,
+        anchoring={"importance": scaled, "groups": groups, "mode": mode},
+        tuning=tuning,
+    )
     with restored_afterwards(model):
+        before = trial.measure(math.inf, started)
         trials, chosen, notes = search_strength(
-            train,
+            trial.run,
             before,
             tolerance=tolerance,
             max_trials=max_trials,
@@ -194,7 +168,7 @@ def choose_anchor(
     scenario = _scenario_of(model, source.train)
     if scenario == CLASS_INCREMENTAL:
         notes += (f"the new images are of some classes only: {CLASS_INCREMENTAL_NOTE}",)
-    anchor = anchor_weights(model, chosen, scaled, groups=groups, mode=mode)
+    anchor = trial.anchor(chosen)
     anchor.notes = (*anchor.notes, *notes)
     anchor.report = StrengthReport(
         before=replace(before, strength=0.0),
@@ -205,9 +179,77 @@ def choose_anchor(
         scenario=scenario,
         num_old_tasks=num_old_tasks,
         notes=notes,
-        decided_by=criterion_for(validation_images, class_weight).name,
+        decided_by=criterion_for(source.validation, class_weight).name,
     )
     return anchor
+
+
+class _Trials:
+    """Trial trainings of a model from the weights that it has when this is made.
+
+    Args:
+        model: Is trained in each trial.
+        data: As `fine_tune` takes it.
+        source: The same images, with validation images.
+        old_split: Images of the old task, if there are any.
+        class_weight: As `fine_tune` takes it.
+        anchoring: Arguments of `anchor_weights`, without the strength.
+        tuning: Arguments of `fine_tune`, without the anchor.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        data: ImageData | tf.data.Dataset,
+        *,
+        source: Source,
+        old_split: ImageSplit | None,
+        class_weight: str | None,
+        anchoring: Mapping[str, Any],
+        tuning: Mapping[str, Any],
+    ) -> None:
+        self._model, self._data, self._source = model, data, source
+        self._old_split, self._class_weight = old_split, class_weight
+        self._anchoring, self._tuning = anchoring, tuning
+        self._start = values_of(model.variables)
+        # measures the drift, and does nothing
+        self._probe = anchor_weights(model, 1.0, **{**anchoring, "mode": "proximal"})
+
+    def anchor(self, strength: float) -> Anchor:
+        """Returns an anchor of the model."""
+        return anchor_weights(self._model, strength, **self._anchoring)
+
+    def run(self, strength: float) -> StrengthTrial:
+        """Trains with an anchor of a strength; 0 for none."""
+        started = time.perf_counter()
+        assign_all(self._model.variables, self._start)
+        anchor = self.anchor(strength) if strength else None
+        try:
+            report = fine_tune(self._model, self._data, anchor=anchor, **self._tuning)
+        finally:
+            if anchor is not None:
+                anchor.release()
+        return self.measure(strength, started, report)
+
+    def measure(
+        self, strength: float, started: float, report: TrainingReport | None = None
+    ) -> StrengthTrial:
+        """Measures the model as it is now; its training loss without an anchor only."""
+        history = report.stages[-1].history if report is not None else ()
+        is_anchored = 0 < strength < math.inf
+        old = None if self._old_split is None else self._score(self._old_split)
+        return StrengthTrial(
+            strength=strength,
+            accuracy=self._score(self._source.validation).value,
+            loss=None if is_anchored else self._score(self._source.train).loss,
+            drift=sum(self._probe.penalties().values()),
+            share=history[-1].get("anchor_share", 0.0) if history else 0.0,
+            old_accuracy=None if old is None else old.value,
+            seconds=time.perf_counter() - started,
+        )
+
+    def _score(self, images: Images) -> Score:
+        return score_on(self._model, images, self._class_weight)
 
 
 def _importance_of(

@@ -84,10 +84,7 @@ def image_batches(
         count = tf.math.count_nonzero(is_row)
         return tf.cast(images[:count], tf.float32), labels[:count]
 
-    if epochs is not None:
-        epoch_numbers = tf.data.Dataset.range(epochs.start, epochs.stop, epochs.step)
-    else:
-        epoch_numbers = tf.data.Dataset.random(source.seed, rerandomize_each_iteration=True).take(1)
+    epoch_numbers = _epoch_numbers(epochs, source.seed)
     num_batches = -(-num_rows // batch_size) * (1 if epochs is None else len(epochs)) - first_batch
     if memory_reader and not layers:
         batches = (
@@ -109,6 +106,13 @@ def image_batches(
         )
     counted = batches.apply(tf.data.experimental.assert_cardinality(num_batches))
     return counted.prefetch(tf.data.AUTOTUNE)
+
+
+def _epoch_numbers(epochs: range | None, seed: int) -> tf.data.Dataset:
+    """The number of each epoch; for `None` of one, another in each iteration."""
+    if epochs is not None:
+        return tf.data.Dataset.range(epochs.start, epochs.stop, epochs.step)
+    return tf.data.Dataset.random(seed, rerandomize_each_iteration=True).take(1)
 
 
 def batch_reader(source: ImageSource) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:

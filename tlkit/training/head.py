@@ -210,22 +210,14 @@ def _train(
             "only the head was trained, regardless of the `trainable` flags that were set "
             "explicitly; they are restored"
         )
-    history: tuple[dict[str, float], ...] = ()
-    kept_epoch = None
-    chosen = {name: given[name] for name in ("class_weight", "seed")}
-    with bar("solving the head", None):
-        solved = solved_head(head, model, train, held_out, **chosen)
-    if solved.is_solved:
-        notes.append(solved.note)
-    else:
-        notes.append(f"trained by gradient descent, as the head cannot be solved: {solved.note}")
-        try:
-            fitted = _fit(head, model, train, held_out, criterion=criterion, **given)
-            history, kept_epoch = fitted.history, fitted.kept_epoch
-        except NotFiniteError as error:
-            restore_weights(model, before)
-            left = "The model's weights are restored."
-            raise error.at_rate(given["learning_rate"], left) from error
+    try:
+        note, fitted = _solve_or_fit(head, model, train, held_out, criterion=criterion, **given)
+    except NotFiniteError as error:
+        restore_weights(model, before)
+        left = "The model's weights are restored."
+        raise error.at_rate(given["learning_rate"], left) from error
+    notes.append(note)
+    kept_epoch = fitted.kept_epoch
     new = _evaluate_head(head, model, held_out, criterion) if held_out else None
     weight_change = relative_weight_change(before, weights_by_group(model))
     discarded_change = {}
@@ -240,7 +232,7 @@ def _train(
     stage = StageReport(
         name="head",
         trainable=trainable,
-        history=history,
+        history=fitted.history,
         kept_epoch=kept_epoch,
         weight_change=weight_change,
         put_back=discarded_change,
@@ -301,6 +293,26 @@ def is_trained(model: keras.Model) -> bool:
     biases = [getattr(layer, "bias", None) for layer in head_from_features(model).layers]
     biases = [bias for bias in biases if bias is not None]
     return not biases or any(np.any(keras.ops.convert_to_numpy(bias)) for bias in biases)
+
+
+def _solve_or_fit(
+    head: keras.Model,
+    model: keras.Model,
+    train: Features,
+    held_out: Features | None,
+    *,
+    class_weight: str | None,
+    seed: int,
+    **given: Any,
+) -> tuple[str, Fitted]:
+    """Solves the head, or trains it by gradient descent; returns a note that says which."""
+    with bar("solving the head", None):
+        solved = solved_head(head, model, train, held_out, class_weight=class_weight, seed=seed)
+    if solved.is_solved:
+        return solved.note, Fitted((), improved=True, kept_epoch=None)
+    note = f"trained by gradient descent, as the head cannot be solved: {solved.note}"
+    given = {**given, "class_weight": class_weight, "seed": seed}
+    return note, _fit(head, model, train, held_out, **given)
 
 
 def _fit(
