@@ -29,8 +29,8 @@ LONG = (
     "test_strategies",
     "test_resume",
     "test_cli",
-    "test_going_on",
-    "test_run_choices",
+    "test_warm_start",
+    "test_choices",
 )
 """Files with tests of half a minute and more: such a test must not be the last one that runs."""
 

@@ -1,4 +1,4 @@
-"""Classes added to a finished run: what is kept, what is learned, what is refused."""
+"""Adding classes to a finished run: old logits, exemplars, metrics, and refused input."""
 
 import csv
 import json
@@ -17,7 +17,7 @@ from tlkit.runs.add_classes import add_classes_run
 from tlkit.runs.directory import REJECTION_FILE
 from tlkit.runs.inference import evaluate_run, export_run, predict_with
 
-# write_photos colours classes by their place in the alphabet: red, green, blue
+# write_photos colours classes by their position in the alphabet: red, green, blue
 COUNTS = {"a": 24, "b": 24, "c": 24}
 
 
@@ -28,7 +28,7 @@ def only(photos, to, *names):
 
 
 def trained_on(run, class_name):
-    """The files of a class that a run, or one before it, was trained on."""
+    """The files of a class that a run or an earlier one was trained on."""
     with (run.path / "split.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     return [row["path"] for row in rows if (row["split"], row["class"]) == ("train", class_name)]
@@ -36,7 +36,7 @@ def trained_on(run, class_name):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """All images; a finished run on two of the classes; and what was added to it."""
+    """The folder, a finished run on two classes, a run that adds the third, and its messages."""
     folder = tmp_path_factory.mktemp("growing")
     everything = write_photos(folder / "everything", COUNTS)
     old = only(everything, folder / "old", "a", "b")
@@ -44,18 +44,18 @@ def made(tmp_path_factory):
     run = tlkit.train_run(
         old, out=folder / "run", mode="head", backbone="resnet8", weights=None, batch_size=16
     )
-    said = []
-    grown = add_classes_run(run.path, new, out=folder / "run2", exemplars=4, log=said.append)
-    return folder, run, grown, said
+    messages = []
+    grown = add_classes_run(run.path, new, out=folder / "run2", exemplars=4, log=messages.append)
+    return folder, run, grown, messages
 
 
 @pytest.fixture
 def copied(made, tmp_path):
-    """The folder of all that once more, for changes: runs still name the first one's images."""
+    """A copy of the folder, for changes; its runs still refer to the original images."""
     return shutil.copytree(made[0], tmp_path / "copied")
 
 
-def test_a_grown_run_leaves_what_a_run_leaves_and_its_exemplars(made):
+def test_the_run_has_the_files_of_a_run_and_exemplars(made):
     _, run, grown, _ = made
     names = {path.name for path in run.path.iterdir()}
     assert {path.name for path in grown.path.iterdir()} == names | {"exemplars.npz"}
@@ -68,8 +68,8 @@ def test_a_grown_run_leaves_what_a_run_leaves_and_its_exemplars(made):
     assert "old classes: 100.0 % before, 100.0 % after" in report
 
 
-def test_old_and_new_accuracy_are_said_and_kept(made):
-    _, run, grown, said = made
+def test_old_and_new_accuracy_are_logged_and_kept(made):
+    _, run, grown, messages = made
     growth = grown.record["growth"]
     assert growth["old_names"] == ["a", "b"]
     assert growth["new_names"] == ["c"]
@@ -81,27 +81,27 @@ def test_old_and_new_accuracy_are_said_and_kept(made):
     assert growth["num_replayed"] == 8
     assert grown.metrics["calibration"]["temperature"] == 1
     (note,) = grown.metrics["calibration"]["notes"]
-    assert note in said
+    assert note in messages
     assert "would change the old logits" in note
-    assert not any("unknown images" in text for text in said)
-    text = said[-1]
+    assert not any("unknown images" in text for text in messages)
+    text = messages[-1]
     assert "new classes: 0.0 % before, 100.0 % after" in text
     assert "8 stored features of old images were replayed" in text
 
 
-def test_old_logits_stay_the_same_to_the_bit_and_nothing_else_moves(made):
+def test_old_logits_are_bit_identical_and_only_the_head_changes(made):
     _, run, grown, _ = made
     before, after = run.load_model(), grown.load_model()
     images = np.random.default_rng(0).uniform(0, 255, (5, 32, 32, 3)).astype("float32")
     assert np.array_equal(after(images)[:, :2], before(images))
     (layer,) = new_layers(after)
     assert layer.units == 1
-    moved = dict(grown.metrics["stages"][0]["weight_change"])
-    assert moved.pop("head") > 0
-    assert set(moved.values()) == {0.0}
+    change = dict(grown.metrics["stages"][0]["weight_change"])
+    assert change.pop("head") > 0
+    assert set(change.values()) == {0.0}
 
 
-def test_the_model_is_what_was_measured_and_what_is_exported(made, tmp_path):
+def test_the_measured_model_is_the_saved_and_the_exported_one(made, tmp_path):
     folder, _, grown, _ = made
     data = tlkit.load_folder(folder / "everything", image_size=32)
     model = keras.saving.load_model(grown.path / "model.keras")
@@ -113,14 +113,14 @@ def test_the_model_is_what_was_measured_and_what_is_exported(made, tmp_path):
         assert labels == [path.parent.name for path in files]
 
 
-def test_no_image_that_was_trained_on_is_measured_on(made):
+def test_images_that_were_trained_on_are_not_measured(made):
     folder, _, grown, _ = made
     rows = (grown.path / "split.csv").read_text().splitlines()[1:]
     splits = {}
     for row in rows:
         split, _, digest, _ = row.split(",", 3)
         splits.setdefault(digest, set()).add(split)
-    assert all(len(found) == 1 for found in splits.values())
+    assert all(len(names) == 1 for names in splits.values())
     report = evaluate_run(grown.path, folder / "everything")
     assert report.num_images == grown.metrics["test"]["num_images"]
 
@@ -134,21 +134,21 @@ def test_every_class_has_its_exemplars(made):
     assert shapes == dict.fromkeys(COUNTS, (4, num_features))
 
 
-def test_without_exemplars_nothing_is_replayed_and_the_cost_is_said(made, tmp_path):
+def test_without_exemplars_nothing_is_replayed_and_the_loss_is_reported(made, tmp_path):
     folder, run, _, _ = made
-    said = []
+    messages = []
     grown = add_classes_run(
-        run.path, folder / "new", out=tmp_path / "none", exemplars=0, log=said.append
+        run.path, folder / "new", out=tmp_path / "none", exemplars=0, log=messages.append
     )
     growth = grown.record["growth"]
     assert growth["num_replayed"] == 0
     lost = 100 * (growth["old_before"] - growth["old_after"])
-    assert f"(exemplars=0); cost: {lost:.1f} points of old accuracy" in said[-1]
+    assert f"(exemplars=0); cost: {lost:.1f} points of old accuracy" in messages[-1]
     assert not (grown.path / "exemplars.npz").exists()
     assert growth["new_after"] > 0
 
 
-def test_a_folder_of_old_and_new_classes_trains_with_the_old_images_at_their_places(made, tmp_path):
+def test_old_images_in_the_new_folder_keep_their_split(made, tmp_path):
     folder, run, grown, _ = made
     both = add_classes_run(run.path, folder / "everything", out=tmp_path / "both", exemplars=4)
     assert both.class_names == grown.class_names
@@ -158,7 +158,7 @@ def test_a_folder_of_old_and_new_classes_trains_with_the_old_images_at_their_pla
     assert after["train"] == before["train"] + new  # every old image, not exemplars alone
 
 
-def test_other_images_of_an_old_class_train_and_measure_in_it(made, tmp_path):
+def test_further_images_of_an_old_class_are_used_in_training_and_evaluation(made, tmp_path):
     folder, run, grown, _ = made
     photos = shutil.copytree(folder / "new", tmp_path / "photos")
     (photos / "b").mkdir()
@@ -179,7 +179,7 @@ def test_other_images_of_an_old_class_train_and_measure_in_it(made, tmp_path):
 @pytest.mark.parametrize("num_left", [0, 2])
 def test_a_second_addition_needs_no_old_images(made, copied, num_left):
     _, _, grown, _ = made
-    for path in trained_on(grown, "a")[:num_left]:  # of a folder that was thinned out
+    for path in trained_on(grown, "a")[:num_left]:  # a folder with few of the images
         (copied / "thinned" / "a").mkdir(parents=True, exist_ok=True)
         shutil.copy(path, copied / "thinned" / "a")
     shutil.rmtree(copied / "everything")
@@ -193,7 +193,7 @@ def test_a_second_addition_needs_no_old_images(made, copied, num_left):
     growth = third.record["growth"]
     assert growth["num_replayed"] == 9
     assert growth["from_stored"] == {"a": 3 - num_left, "b": 3, "c": 3}
-    assert growth["old_before"] is None  # there is no old image to measure on, which is reported
+    assert growth["old_before"] is None  # there is no old image to measure on; a note says so
     notes = third.metrics["stages"][0]["notes"]
     assert "old classes: no images to measure on" in notes
     images = np.random.default_rng(0).uniform(0, 255, (5, 32, 32, 3)).astype("float32")
@@ -202,18 +202,18 @@ def test_a_second_addition_needs_no_old_images(made, copied, num_left):
     assert labels == ["d"] * 6
 
 
-def test_a_second_addition_finds_the_images_of_all_runs_before(made, copied):
+def test_a_second_addition_finds_the_images_of_all_earlier_runs(made, copied):
     _, _, grown, _ = made
     photos = write_photos(copied / "third", {"a": 0, "d": 24}, size=20, seed=3)
     (photos / "a").rmdir()
     (copied / "run2" / REJECTION_FILE).touch()
-    said = []
+    messages = []
     third = add_classes_run(
-        copied / "run2", photos, out=copied / "run3", exemplars=3, log=said.append
+        copied / "run2", photos, out=copied / "run3", exemplars=3, log=messages.append
     )
     assert third.record["growth"]["num_old"] == grown.metrics["test"]["num_images"]
     assert third.record["growth"]["old_before"] == grown.metrics["test"]["accuracy"]
-    (note,) = (text for text in said if "unknown images are no longer told apart" in text)
+    (note,) = (text for text in messages if "unknown images are no longer rejected" in text)
     assert note in third.metrics["stages"][0]["notes"]
     assert note.replace("'", "&#39;") in (third.path / "report.html").read_text()
     assert not (third.path / REJECTION_FILE).exists()
@@ -225,7 +225,7 @@ def test_old_classes_are_never_lost_silently(made, copied):
     (copied / "run" / "run.json").write_text(json.dumps(record))
     with pytest.raises(tlkit.DataError, match=r"exemplars=20, and none of 'a', 'b'.*exemplars=0"):
         add_classes_run(copied / "run", copied / "new", out=copied / "run3")
-    assert not (copied / "run3").exists()  # so that the advice can be followed as it stands
+    assert not (copied / "run3").exists()  # so that the message's advice works
     grown = add_classes_run(copied / "run", copied / "new", out=copied / "run3", exemplars=0)
     notes = grown.metrics["stages"][0]["notes"]
     assert any("cost: unknown" in note for note in notes)
@@ -233,12 +233,12 @@ def test_old_classes_are_never_lost_silently(made, copied):
 
 def test_aligning_is_measured(made, tmp_path):
     folder, run, _, _ = made
-    said = []
+    messages = []
     aligned = add_classes_run(
-        run.path, folder / "new", out=tmp_path / "aligned", align=True, log=said.append
+        run.path, folder / "new", out=tmp_path / "aligned", align=True, log=messages.append
     )
     assert aligned.record["growth"]["unaligned"] == [1.0, 1.0]
-    assert "before weights were aligned: old 100.0 %, new 100.0 %" in said[-1]
+    assert "before weights were aligned: old 100.0 %, new 100.0 %" in messages[-1]
     model = aligned.load_model()
     norms = [
         np.linalg.norm(model.get_layer(name).kernel, axis=0).mean()
@@ -247,13 +247,13 @@ def test_aligning_is_measured(made, tmp_path):
     assert norms[0] == pytest.approx(norms[1], rel=1e-5)
 
 
-def test_a_finished_run_is_left_as_it_is_and_other_arguments_are_refused(made):
+def test_a_finished_run_is_unchanged_and_other_arguments_are_refused(made):
     folder, run, grown, _ = made
     before = (grown.path / "run.json").stat().st_mtime_ns
-    said = []
+    messages = []
     arguments = {"out": grown.path, "exemplars": 4}
-    again = add_classes_run(run.path, folder / "new", **arguments, log=said.append)
-    assert "finished already" in said[0]
+    again = add_classes_run(run.path, folder / "new", **arguments, log=messages.append)
+    assert "is already finished" in messages[0]
     assert again.metrics == grown.metrics
     assert (grown.path / "run.json").stat().st_mtime_ns == before
     with pytest.raises(tlkit.RunError, match="exemplars=4 instead of 20"):
@@ -266,7 +266,7 @@ def test_a_finished_run_is_left_as_it_is_and_other_arguments_are_refused(made):
         add_classes_run(run.path, folder / "new", out=run.path)
 
 
-def test_an_interrupted_addition_is_done_again(made, tmp_path, monkeypatch):
+def test_an_interrupted_addition_is_repeated(made, tmp_path, monkeypatch):
     folder, run, grown, _ = made
 
     def interrupt(*arguments, **others):
@@ -283,12 +283,12 @@ def test_an_interrupted_addition_is_done_again(made, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("number", [-1, 1.5, True])
-def test_a_number_of_exemplars_that_is_none_is_refused(made, tmp_path, number):
+def test_an_invalid_number_of_exemplars_is_refused(made, tmp_path, number):
     with pytest.raises(tlkit.ArgumentError, match="`exemplars` must be a whole number"):
         add_classes_run(made[1].path, made[0] / "new", out=tmp_path / "x", exemplars=number)
 
 
-def test_what_is_no_new_class_is_refused_before_anything_is_written(made, tmp_path):
+def test_a_folder_without_usable_new_classes_is_refused_before_anything_is_written(made, tmp_path):
     folder, run, _, _ = made
     out = tmp_path / "out"
     with pytest.raises(tlkit.DataError, match=r"a class that the run does not have.*'a', 'b'"):
@@ -312,21 +312,22 @@ def test_a_known_image_under_another_class_is_left_out(made, tmp_path):
     folder, run, grown, _ = made
     photos = shutil.copytree(folder / "new", tmp_path / "photos")
     shutil.copy(folder / "old" / "a" / "000.jpg", photos / "c" / "wrong.jpg")
-    said = []
-    other = add_classes_run(run.path, photos, out=tmp_path / "run", exemplars=4, log=said.append)
+    messages = []
+    arguments = {"out": tmp_path / "run", "exemplars": 4}
+    other = add_classes_run(run.path, photos, **arguments, log=messages.append)
     assert other.record["data"] == grown.record["data"]
-    assert "Conflicts" in said[0]
-    assert "a, in the earlier run" in said[0]
+    assert "Conflicts" in messages[0]
+    assert "a, in the earlier run" in messages[0]
 
 
-def test_files_and_images_are_counted_apart_and_the_card_says_where_they_come_from(made):
-    _, run, grown, said = made
-    assert any("24 files; readable images: 24 jpeg" in line for line in said)
-    assert any("48 images of the earlier run are not in this" in line for line in said)
+def test_old_and_new_images_are_counted_separately_and_the_card_names_their_sources(made):
+    _, run, grown, messages = made
+    text = "\n".join(messages)
+    assert "24 files; readable images: 24 jpeg" in text
+    assert "48 images of the earlier run are not in this" in text
     card = (grown.path / "model_card.md").read_text(encoding="utf-8")
-    assert "Images from new and, to measure the old classes, those that run was" in card
+    assert "Images from new and, to measure the old classes, from the evaluation of run" in card
     replayed = grown.record["growth"]["num_replayed"]
-    assert (
-        f"before, a, b, were trained in the run run or one before it; {replayed} features" in card
-    )
+    assert "The old classes, a, b, were trained in the run run or an earlier one" in card
+    assert f"{replayed} stored features of their images were replayed" in card
     assert "to measure the old classes" not in (run.path / "model_card.md").read_text()

@@ -1,4 +1,4 @@
-"""What a run is left to choose, it chooses from training images, says, and keeps to."""
+"""The choices of a run: based on training images, logged, and kept when the run is resumed."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ CANDIDATES = "resnet20,resnet20=none,resnet20=nowhere.h5"
 
 
 def refuse(*_, **__):
-    raise AssertionError("chosen anew")
+    raise AssertionError("chosen again")
 
 
 def interrupt(*_, **__):
@@ -27,10 +27,10 @@ def record_in(folder):
     return json.loads((folder / "run.json").read_text(encoding="utf-8"))
 
 
-def test_the_backbone_is_chosen_among_those_that_can_be_had(tmp_path, photos):
-    said = []
+def test_the_backbone_is_chosen_among_the_available_ones(tmp_path, photos):
+    messages = []
     arguments = {"backbone": "auto", "backbones": CANDIDATES, "mode": "head", **ARGUMENTS}
-    run = tlkit.train_run(photos, out=tmp_path / "run", **arguments, log=said.append)
+    run = tlkit.train_run(photos, out=tmp_path / "run", **arguments, log=messages.append)
     given, choice = run.record["arguments"], run.record["choices"]["backbone"]
     assert given["backbone"] == "auto"
     assert given["backbones"][:2] == ["resnet20", "resnet20=none"]
@@ -40,18 +40,18 @@ def test_the_backbone_is_chosen_among_those_that_can_be_had(tmp_path, photos):
     comparison = choice["comparison"]
     assert comparison["num_images"] == run.record["data"]["num_images"]["train"]
     assert [name.rpartition("/")[2] for name in comparison["left_out"]] == ["nowhere.h5"]
-    text = "\n".join(said)
+    text = "\n".join(messages)
     assert choice["reasons"][0] in text
     assert "too close to call" in text
     assert "nowhere.h5" in text
     card = (run.path / "model_card.md").read_text(encoding="utf-8")
-    assert "The network is resnet20, from" in card
+    assert "The backbone is resnet20, trained from" in card
     again = []
     tlkit.train_run(photos, out=run.path, **arguments, log=again.append)
-    assert "finished already" in again[0]
+    assert "is already finished" in again[0]
 
 
-def test_classes_that_count_the_same_in_training_do_so_in_the_choice(photos):
+def test_with_class_weights_the_backbone_is_chosen_by_balanced_accuracy(photos):
     config = RunConfig(
         photos=str(photos), backbone="auto", backbones="resnet20=none", class_weight="balanced"
     )
@@ -60,7 +60,7 @@ def test_classes_that_count_the_same_in_training_do_so_in_the_choice(photos):
     assert choice.comparison["notes"][-1] == "balanced accuracy: each class counts the same"
 
 
-def test_a_continued_run_keeps_to_its_choices(tmp_path, photos, monkeypatch):
+def test_a_resumed_run_keeps_its_choices(tmp_path, photos, monkeypatch):
     arguments = {
         "out": tmp_path / "run",
         "backbone": "auto",
@@ -72,20 +72,18 @@ def test_a_continued_run_keeps_to_its_choices(tmp_path, photos, monkeypatch):
         patched.setattr("tlkit.runs.train.evaluate_splits", interrupt)
         with pytest.raises(KeyboardInterrupt):
             tlkit.train_run(photos, **arguments)
-    begun = record_in(tmp_path / "run")
-    assert set(begun["choices"]) == {"backbone", "mode"}
+    unfinished = record_in(tmp_path / "run")
+    assert set(unfinished["choices"]) == {"backbone", "mode"}
     monkeypatch.setattr("tlkit.advice.backbones.compare_backbones", refuse)
     monkeypatch.setattr("tlkit.advice.similarity.measure_similarity", refuse)
-    said = []
-    run = tlkit.train_run(photos, **arguments, log=said.append)
-    assert run.record["choices"] == begun["choices"]
-    assert sum("chosen when this run began" in line for line in said) == 2
-    assert run.load_model().input_shape[1:3] == tuple(begun["image_size"])
+    messages = []
+    run = tlkit.train_run(photos, **arguments, log=messages.append)
+    assert run.record["choices"] == unfinished["choices"]
+    assert sum("chosen when this run was started" in line for line in messages) == 2
+    assert run.load_model().input_shape[1:3] == tuple(unfinished["image_size"])
 
 
-def test_where_none_of_the_default_ones_can_be_fetched_it_is_resnet20(
-    tmp_path, photos, monkeypatch
-):
+def test_without_the_default_candidates_the_backbone_is_resnet20(tmp_path, photos, monkeypatch):
     from tlkit.advice import backbones
 
     def offline(name, *arguments, **others):
@@ -105,8 +103,8 @@ def test_where_none_of_the_default_ones_can_be_fetched_it_is_resnet20(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"backbones": "resnet20"}, "`backbones` must come with backbone='auto'"),
-        ({"max_megabytes": 9}, "`max_megabytes` must come with backbone='auto'"),
+        ({"backbones": "resnet20"}, "`backbones` must be given together with backbone='auto'"),
+        ({"max_megabytes": 9}, "`max_megabytes` must be given together with backbone='auto'"),
         ({"backbone": "auto", "max_milliseconds": 0}, "`max_milliseconds` must be a positive"),
         (
             {"backbone": "auto", "backbones": "resnet20", "max_megabytes": 0.1},
@@ -118,7 +116,7 @@ def test_where_none_of_the_default_ones_can_be_fetched_it_is_resnet20(
         ({"backbone": "auto", "backbones": "resnet20=no.h5"}, "no.h5"),
     ],
 )
-def test_bad_candidates_are_refused_before_anything_is_written(
+def test_invalid_candidates_are_refused_before_anything_is_written(
     tmp_path, photos, arguments, message
 ):
     with pytest.raises(tlkit.TlkitError, match=message):
@@ -126,37 +124,37 @@ def test_bad_candidates_are_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_few_images_are_for_the_head_and_nothing_is_measured(tmp_path, monkeypatch):
+def test_few_images_train_the_head_alone_without_measurements(tmp_path, monkeypatch):
     monkeypatch.setattr("tlkit.advice.similarity.measure_similarity", refuse)
     photos = write_photos(tmp_path / "photos", {"green": 12, "red": 12})
-    said = []
+    messages = []
     run = tlkit.train_run(
-        photos, out=tmp_path / "run", backbone="resnet20", log=said.append, **ARGUMENTS
+        photos, out=tmp_path / "run", backbone="resnet20", log=messages.append, **ARGUMENTS
     )
     assert run.record["arguments"]["mode"] == "auto"
     assert run.record["choices"]["mode"]["arguments"] == {"mode": "head"}
     assert [stage["name"] for stage in run.metrics["stages"]] == ["head"]
-    assert any("below 20: too few to train more than the head" in line for line in said)
+    assert any("below 20: too few to train more than the head" in line for line in messages)
 
 
 def choice_of(data, model=None, **changes):
     config = dataclasses.replace(RunConfig(photos="photos"), kept=True, **changes)
-    said = []
-    choice = mode_choice(config, model, data, {}, said.append)
-    assert "\n  ".join(choice.reasons) == said[-1]
+    messages = []
+    choice = mode_choice(config, model, data, {}, messages.append)
+    assert "\n  ".join(choice.reasons) == messages[-1]
     return choice
 
 
-def test_what_only_fine_tuning_takes_is_not_passed_over(tmp_path):
+def test_arguments_for_fine_tuning_rule_out_the_head_alone(tmp_path):
     photos = write_photos(tmp_path / "photos", {"green": 12, "red": 12})
     data = tlkit.load_folder(photos, image_size=32)
     assert choice_of(data).arguments == {"mode": "head"}
     choice = choice_of(data, epochs=1)
     assert choice.arguments == {"mode": "fine-tune"}
-    assert choice.reasons[-1] == "epochs was named, which only fine-tuning takes"
+    assert choice.reasons[-1] == "epochs was given, which applies to fine-tuning only"
 
 
-def test_random_weights_are_not_held(photos):
+def test_random_weights_are_not_anchored(photos):
     data = tlkit.load_folder(photos, image_size=32)
     choice = choice_of(data, weights=None)
     assert choice.arguments == {"mode": "fine-tune", "unfreeze": "all"}
@@ -164,18 +162,18 @@ def test_random_weights_are_not_held(photos):
     assert choice.measured == []
 
 
-def test_a_class_of_one_training_image_is_no_obstacle(tmp_path):
+def test_a_class_of_one_training_image_is_no_error(tmp_path):
     data = tlkit.load_folder(
         write_photos(tmp_path / "photos", {"green": 90, "red": 2}), image_size=32
     )
     model = tlkit.build_classifier("resnet20", data.class_names)
     choice = choice_of(data, model)
     assert choice.arguments == {"mode": "fine-tune", "unfreeze": 3, "anchor": 0.001}
-    assert "how near the images are was not measured: 'red' has one" in choice.reasons[2]
+    assert "to the pretraining data was not measured: 'red' has one" in choice.reasons[2]
     assert "anchor" not in choice_of(data, model, anchor=0.5).arguments
 
 
-def test_a_class_of_one_group_is_no_obstacle_but_for_choosing_a_backbone(tmp_path):
+def test_a_class_of_one_group_is_an_error_for_choosing_a_backbone_only(tmp_path):
     photos = write_photos(tmp_path / "photos", {"green": 60, "red": 8})
     rows = rows_of(photos, lambda file: "" if file.parent.name == "green" else "one patient")
     rows = [(f"photos/{path}", *more) for path, *more in rows]
@@ -190,21 +188,20 @@ def test_a_class_of_one_group_is_no_obstacle_but_for_choosing_a_backbone(tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-def test_where_the_groups_are_named_nothing_is_left_to_choose(photos):
+def test_with_unfreeze_the_mode_is_fine_tune(photos):
     given = {"photos": str(photos), "backbone": "resnet20", "mode": "auto"}
     assert RunConfig(**given).mode == "auto"
     assert RunConfig(**given, unfreeze="stage3").mode == "fine-tune"
 
 
-def test_enough_images_are_fine_tuned_and_held(tmp_path, photos):
-    said = []
-    run = tlkit.train_run(
-        photos, out=tmp_path / "run", backbone="resnet20", epochs=1, log=said.append, **ARGUMENTS
-    )
+def test_enough_images_are_fine_tuned_with_an_anchor(tmp_path, photos):
+    messages = []
+    arguments = {"backbone": "resnet20", "epochs": 1, **ARGUMENTS}
+    run = tlkit.train_run(photos, out=tmp_path / "run", log=messages.append, **arguments)
     choice = run.record["choices"]["mode"]
     assert choice["arguments"] == {"mode": "fine-tune", "unfreeze": 3, "anchor": 0.001}
-    text = "\n".join(said)
-    assert "fine-tunes the last 3 groups, held near its weights with strength 0.001" in text
+    text = "\n".join(messages)
+    assert "fine-tune the last 3 groups, anchored to the initial weights, strength 0.001" in text
     for line in (*choice["reasons"], *choice["measured"]):
         assert line in text
     stage = run.metrics["stages"][-1]

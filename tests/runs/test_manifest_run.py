@@ -1,4 +1,4 @@
-"""Runs on manifests: they train, measure, go on and grow as runs on folders do."""
+"""Runs on manifests train, evaluate, warm-start and add classes as runs on folders do."""
 
 import csv
 
@@ -30,7 +30,7 @@ def finished(tmp_path_factory):
     return photos, tlkit.train_run(manifest_of(photos), out=folder / "run", **ARGUMENTS)
 
 
-def test_a_run_leaves_the_same_as_one_on_a_folder(finished):
+def test_a_run_writes_the_same_files_as_one_on_a_folder(finished):
     photos, run = finished
     assert run.class_names == ("green", "red")
     assert run.record["arguments"]["photos"] == str(photos.parent / "m.csv")
@@ -49,7 +49,7 @@ def test_a_run_leaves_the_same_as_one_on_a_folder(finished):
     assert all(len(found) == 1 for found in splits.values())
 
 
-def test_of_a_group_that_was_seen_nothing_measures(finished):
+def test_the_whole_group_of_a_seen_image_is_excluded(finished):
     photos, run = finished
     data = tlkit.load_manifest(photos.parent / "m.csv", image_size=32)
     one = data.train.digests[0]
@@ -60,7 +60,7 @@ def test_of_a_group_that_was_seen_nothing_measures(finished):
     assert exclude_images(data.train, seen_digests(run)).num_images == 0
 
 
-def test_a_manifest_is_measured_on(finished, tmp_path):
+def test_a_run_is_evaluated_on_a_manifest(finished, tmp_path):
     _, run = finished
     more = write_photos(tmp_path / "more", {"green": 6, "red": 6}, seed=1)
     report = evaluate_run(run.path, manifest_of(more))
@@ -70,24 +70,23 @@ def test_a_manifest_is_measured_on(finished, tmp_path):
         evaluate_run(run.path, tmp_path / "other.csv")
 
 
-def test_a_run_goes_on_from_a_manifest_and_measures_what_it_forgets(finished, tmp_path):
+def test_a_run_is_warm_started_with_a_manifest_and_measures_forgetting(finished, tmp_path):
     _, run = finished
     more = write_photos(tmp_path / "more", {"green": 30, "red": 30}, seed=1)
-    said = []
-    again = tlkit.train_run(
-        manifest_of(more), out=tmp_path / "run", from_run=run.path, mode="head", log=said.append
-    )
+    messages = []
+    arguments = {"out": tmp_path / "run", "from_run": run.path, "mode": "head"}
+    again = tlkit.train_run(manifest_of(more), **arguments, log=messages.append)
     assert again.class_names == run.class_names
     assert "old_task" in again.metrics
-    assert not any("not measured" in text for text in said)
+    assert not any("not measured" in text for text in messages)
 
 
-def test_classes_are_added_from_a_manifest_and_old_images_found_in_another(finished, tmp_path):
+def test_classes_are_added_from_a_manifest_with_old_images_in_another(finished, tmp_path):
     photos, run = finished
     new = write_photos(tmp_path / "new", {"green": 0, "blue": 30}, seed=2)
     gone = next((photos / "red").iterdir())
     content = gone.read_bytes()
-    gone.unlink()  # an old image that is not there is no more than that
+    gone.unlink()  # a missing old image is no error
     try:
         grown = tlkit.add_classes_run(run.path, manifest_of(new), out=tmp_path / "grown")
     finally:
@@ -113,11 +112,11 @@ def test_a_folder_or_a_manifest_is_loaded_by_its_name(finished):
         load_images("nowhere", argument="photos")
 
 
-def test_a_bar_in_a_label_is_noted(finished, tmp_path):
+def test_a_vertical_bar_in_a_label_is_noted(finished, tmp_path):
     photos, _ = finished
     rows = [(str(photos / path), f"{label}|x") for path, label in rows_of(photos)]
     data = tlkit.load_manifest(write_manifest(tmp_path / "m.csv", rows), image_size=8)
     assert data.class_names == ("green|x", "red|x")
     (note,) = (note for note in data.report.notes if "multi_label=True" in note)
     assert note.startswith("Labels with '|' are read as the name of one class: 'green|x', 'red|x'")
-    assert note in str(data.report)  # which every run says before it trains
+    assert note in str(data.report)  # which every run logs before it trains

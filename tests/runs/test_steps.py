@@ -1,4 +1,4 @@
-"""What a run says before it trains, and what it finds out of its model afterwards."""
+"""The steps of a run: projected cost, calibration, comparison with a probe, and rejection."""
 
 import json
 
@@ -25,7 +25,7 @@ ARGUMENTS = {"backbone": "resnet20", "batch_size": 16}
 
 @pytest.fixture(scope="module")
 def photos_with_errors(tmp_path_factory):
-    """300 images, every tenth of which stands in the wrong folder."""
+    """300 images, every tenth of which is in the wrong folder."""
     folder = write_photos(tmp_path_factory.mktemp("errors") / "photos", {"green": 150, "red": 150})
     for name, other in (("green", "red"), ("red", "green")):
         for path in sorted((folder / name).glob("???.jpg"))[::10]:
@@ -35,24 +35,24 @@ def photos_with_errors(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory, photos_with_errors):
-    """A finished run that was fine-tuned and tells unknown images, and what it said."""
-    said = []
+    """A finished, fine-tuned run that rejects unknown images, and its messages."""
+    messages = []
     run = train_run(
         photos_with_errors,
         out=tmp_path_factory.mktemp("tuned") / "run",
         unfreeze="stage3",
         epochs=1,
         reject_unknown=True,
-        log=said.append,
+        log=messages.append,
         **ARGUMENTS,
     )
-    return run, "\n".join(said)
+    return run, "\n".join(messages)
 
 
-def test_the_cost_is_said_before_training_and_kept(tuned):
-    run, said = tuned
+def test_the_cost_is_logged_before_training_and_kept(tuned):
+    run, log = tuned
     cost = run.record["cost"]
-    before, _, after = said.partition("before training:")
+    before, _, after = log.partition("projected cost:")
     assert "fine-tune:" not in before
     assert f"{cost['num_trainable']:,} of" in after
     assert cost["unfreeze"] == "stage3"
@@ -60,10 +60,10 @@ def test_the_cost_is_said_before_training_and_kept(tuned):
     assert cost["step_seconds"] > 0
     assert cost["num_trainable"] == run.metrics["stages"][-1]["num_trainable"]
     page = (run.path / "report.html").read_text(encoding="utf-8")
-    assert "What it cost" in page
+    assert "Projected training time" in page
 
 
-def test_a_head_that_is_solved_has_its_time_projected_too(photos):
+def test_the_time_of_solving_a_head_is_projected_too(photos):
     data = tlkit.load_folder(photos, image_size=32)
     model = tlkit.build_classifier("resnet8", data.class_names, weights=None)
     plain, augmented = (
@@ -77,12 +77,12 @@ def test_a_head_that_is_solved_has_its_time_projected_too(photos):
     assert augmented.disk_bytes["features"] > 3 * plain.disk_bytes["features"]
 
 
-def test_fine_tuning_is_held_against_a_linear_probe(tuned):
-    run, said = tuned
-    found = run.metrics["against_probe"]
-    assert found["num_images"] == run.metrics["test"]["num_images"]
-    assert found["accuracies"][1] == run.metrics["test"]["accuracy"]
-    assert found["verdict"] in said
+def test_fine_tuning_is_compared_with_a_linear_probe(tuned):
+    run, log = tuned
+    comparison = run.metrics["against_probe"]
+    assert comparison["num_images"] == run.metrics["test"]["num_images"]
+    assert comparison["accuracies"][1] == run.metrics["test"]["accuracy"]
+    assert comparison["verdict"] in log
     assert "McNemar" in (run.path / "report.html").read_text(encoding="utf-8")
 
 
@@ -96,8 +96,8 @@ def test_the_probe_is_the_head_alone(photos_with_errors):
         for name in ("validation", "test")
     }
     plain = RunConfig(photos="photos")
-    found = compare_with_probe(probe, data, evaluations, plain)
-    assert found == tlkit.compare_models(solved, tuned, data.test)
+    comparison = compare_with_probe(probe, data, evaluations, plain)
+    assert comparison == tlkit.compare_models(solved, tuned, data.test)
     weighted = RunConfig(photos="photos", class_weight="balanced")
     balanced = compare_with_probe(probe, data, evaluations, weighted)
     tlkit.train_head(solved, data, class_weight="balanced")
@@ -107,28 +107,26 @@ def test_the_probe_is_the_head_alone(photos_with_errors):
     assert compare_with_probe(probe, data, nothing, plain) is None
 
 
-def test_probabilities_are_calibrated_in_all_that_is_exported(
-    tmp_path, photos_with_errors, monkeypatch
-):
+def test_probabilities_of_every_export_are_calibrated(tmp_path, photos_with_errors, monkeypatch):
     accuracy = {}
 
-    def too_sure(model, data, *others, **given):
-        report = train_model(model, data, *others, **given)
+    def train_overconfident(model, data, *others, **arguments):
+        report = train_model(model, data, *others, **arguments)
         for weight in model.get_layer("logits").weights:
             weight.assign(20 * weight)
         accuracy["before"] = tlkit.evaluate(model, data.test).accuracy
         return report
 
-    monkeypatch.setattr("tlkit.runs.train.train_model", too_sure)
-    said = []
+    monkeypatch.setattr("tlkit.runs.train.train_model", train_overconfident)
+    messages = []
     run = train_run(
-        photos_with_errors, out=tmp_path / "run", mode="head", log=said.append, **ARGUMENTS
+        photos_with_errors, out=tmp_path / "run", mode="head", log=messages.append, **ARGUMENTS
     )
     calibration = run.metrics["calibration"]
     assert calibration["temperature"] > 5
     assert calibration["loss_after"] < calibration["loss_before"] - 0.1
     assert calibration["notes"] == []
-    assert any(f"temperature {calibration['temperature']:.3f}" in line for line in said)
+    assert any(f"temperature {calibration['temperature']:.3f}" in line for line in messages)
     assert run.metrics["test"]["accuracy"] == accuracy["before"]
     assert run.metrics["validation"]["loss"] == pytest.approx(calibration["loss_after"], abs=1e-4)
     files = sorted(photos_with_errors.glob("*/*.jpg"))[:8]
@@ -138,19 +136,19 @@ def test_probabilities_are_calibrated_in_all_that_is_exported(
     ):
         assert one.label == other.label
         assert one.probability == pytest.approx(other.probability, abs=1e-5)
-        assert one.probability < 0.999  # twenty times as sure, it would say 1
+        assert one.probability < 0.999  # it is 1 with logits that are 20 times as large
     page = (run.path / "report.html").read_text(encoding="utf-8")
-    assert "changes no answer" in page
+    assert "does not change the predicted classes" in page
 
 
-def test_too_few_validation_images_or_another_ending_leave_the_model_as_it_is(photos):
+def test_too_few_validation_images_or_another_last_layer_leave_the_model_unchanged(photos):
     data = tlkit.load_folder(photos, image_size=32)
     model = tlkit.build_classifier("resnet20", data.class_names)
     tlkit.train_head(model, data)
     before = model.get_layer("logits").kernel.numpy()
     assert data.validation.num_images < 20
     few = calibrate_on_validation(model, data)
-    assert "takes 20 validation images, and there are" in few.reason
+    assert "calibration needs 20 validation images, and there are" in few.reason
     assert few.as_dict() == {"temperature": 1.0, "notes": [few.reason]}
     larger = tlkit.load_folder(photos, image_size=32, splits=(0.5, 0.5, 0))
     wider = tlkit.add_classes(model, ["blue"], class_names=data.class_names)
@@ -158,13 +156,13 @@ def test_too_few_validation_images_or_another_ending_leave_the_model_as_it_is(ph
     np.testing.assert_array_equal(before, model.get_layer("logits").kernel.numpy())
 
 
-def test_a_run_says_which_images_are_none_of_its_classes(tuned, tmp_path):
-    run, said = tuned
+def test_a_run_rejects_images_that_are_none_of_its_classes(tuned, tmp_path):
+    run, log = tuned
     rejection = run.metrics["rejection"]
     assert rejection["wrongly_rejected"] <= 0.05
     assert rejection["num_images"] == run.metrics["validation"]["num_images"]
     assert rejection["test"]["num_images"] == run.metrics["test"]["num_images"]
-    assert "unknown above a novelty of" in said
+    assert "unknown above a novelty of" in log
     Image.fromarray(np.full((40, 40, 3), 255, np.uint8)).save(tmp_path / "white.png")
     (white,) = predict_exported(run.path / "saved_model", [tmp_path / "white.png"])
     assert white.known is False
@@ -177,7 +175,7 @@ def test_a_run_says_which_images_are_none_of_its_classes(tuned, tmp_path):
         export_run(run.path, tmp_path / "third", "saved_model")
 
 
-def test_too_few_images_to_reject_by_are_refused_before_training(tmp_path, photos):
+def test_too_few_images_for_a_rejection_threshold_are_refused_before_training(tmp_path, photos):
     with pytest.raises(tlkit.DataError, match="at least 19 images"):
         train_run(photos, out=tmp_path / "run", mode="head", reject_unknown=True, **ARGUMENTS)
     with pytest.raises(tlkit.ArgumentError, match="`reject_unknown` must be True or False"):
@@ -185,13 +183,13 @@ def test_too_few_images_to_reject_by_are_refused_before_training(tmp_path, photo
     assert not (tmp_path / "run").exists()
 
 
-def test_how_images_are_seen():
+def test_the_augmentation_of_training_images():
     assert augmentation_of(RunConfig(photos="photos", mode="head")) == "none"
     assert augmentation_of(RunConfig(photos="photos", mode="fine-tune")) == "default"
     assert augmentation_of(RunConfig(photos="photos", mode="head", augment="light")) == "light"
 
 
-def test_what_a_run_found_is_in_its_metrics(tuned):
+def test_the_results_of_a_run_are_in_its_metrics(tuned):
     run, _ = tuned
     metrics = json.loads((run.path / "metrics.json").read_text(encoding="utf-8"))
     assert {"calibration", "against_probe", "rejection"} <= set(metrics)

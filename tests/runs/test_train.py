@@ -1,4 +1,4 @@
-"""A run: what it leaves, what it continues, what it refuses before anything is written."""
+"""A training run: its files, how it is resumed, and input refused before anything is written."""
 
 import dataclasses
 import errno
@@ -24,14 +24,14 @@ ARGUMENTS = {"backbone": "resnet8", "weights": None, "batch_size": 16}
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """One finished run for the tests that only look at it."""
+    """A finished run for the tests that only read it."""
     folder = tmp_path_factory.mktemp("finished")
     photos = write_photos(folder / "photos", {"grün": 30, "rot": 30})
     run = tlkit.train_run(photos, out=folder / "run", mode="head", **ARGUMENTS)
     return photos, run
 
 
-def test_a_run_leaves_what_it_promises(finished):
+def test_a_run_writes_all_its_files(finished):
     photos, run = finished
     names = {path.name for path in run.path.iterdir()}
     assert names == {
@@ -56,38 +56,38 @@ def test_a_run_leaves_what_it_promises(finished):
     assert run.class_names == ("grün", "rot")
 
 
-def test_the_model_loads_with_plain_keras_and_is_what_was_measured(finished):
+def test_the_model_loads_with_plain_keras_and_is_the_measured_one(finished):
     photos, run = finished
     model = keras.saving.load_model(run.path / "model.keras")
     data = tlkit.load_folder(photos, image_size=32)
     assert tlkit.evaluate(model, data.test).accuracy == run.metrics["test"]["accuracy"]
 
 
-def test_an_augmented_head_trains_on_several_views(tmp_path, photos):
+def test_an_augmented_head_is_trained_on_several_views(tmp_path, photos):
     run = tlkit.train_run(photos, out=tmp_path / "run", mode="head", augment="light", **ARGUMENTS)
     images = run.record["data"]["num_images"]
     passes = run.metrics["stages"][0]["num_forward_passes"]
     assert passes == 4 * images["train"] + images["validation"]
 
 
-def test_a_loaded_run_draws_the_same_at_each_loading(finished):
+def test_a_loaded_model_has_the_same_random_state_at_each_loading(finished):
     _, run = finished
     first, second = (run.load_model().get_layer("head_dropout") for _ in range(2))
     states = [layer.seed_generator.state.numpy().tolist() for layer in (first, second)]
     assert states[0] == states[1]
 
 
-def test_a_finished_run_is_left_as_it_is(finished):
+def test_a_finished_run_is_unchanged(finished):
     photos, run = finished
     before = (run.path / "run.json").stat().st_mtime_ns
-    said = []
-    again = tlkit.train_run(photos, out=run.path, mode="head", **ARGUMENTS, log=said.append)
+    messages = []
+    again = tlkit.train_run(photos, out=run.path, mode="head", **ARGUMENTS, log=messages.append)
     assert (run.path / "run.json").stat().st_mtime_ns == before
     assert again.metrics == run.metrics
-    assert "finished already" in said[0]
+    assert "is already finished; nothing was changed" in messages[0]
 
 
-def test_other_arguments_are_refused_and_named(finished):
+def test_other_arguments_are_refused_with_the_differences(finished):
     photos, run = finished
     with pytest.raises(tlkit.RunError, match="seed=0 instead of 1"):
         tlkit.train_run(photos, out=run.path, mode="head", **ARGUMENTS, seed=1)
@@ -95,7 +95,7 @@ def test_other_arguments_are_refused_and_named(finished):
         tlkit.train_run(photos, out=run.path, mode="head", **ARGUMENTS, resume=False)
 
 
-def test_a_folder_that_is_no_run_is_refused_and_kept(tmp_path, photos):
+def test_a_folder_without_a_run_is_refused_and_unchanged(tmp_path, photos):
     out = tmp_path / "mine"
     out.mkdir()
     (out / "thesis.txt").write_text("years of work")
@@ -104,25 +104,25 @@ def test_a_folder_that_is_no_run_is_refused_and_kept(tmp_path, photos):
     assert (out / "thesis.txt").read_text() == "years of work"
 
 
-def test_a_run_that_another_process_writes_is_refused_and_left(tmp_path, photos):
+def test_a_run_that_another_process_writes_is_refused_and_unchanged(tmp_path, photos):
     out = tmp_path / "run"
     out.mkdir()
     with locked(out), pytest.raises(tlkit.RunError, match="`out` must be written by one process"):
         tlkit.train_run(photos, out=out, mode="head", **ARGUMENTS)
     assert list(out.iterdir()) == []
-    with locked(out):  # as before
+    with locked(out):  # the lock works again
         pass
 
 
-@pytest.mark.parametrize("place", [".", "run", "red/run"])
-def test_a_run_among_the_images_is_refused(photos, place):
+@pytest.mark.parametrize("out", [".", "run", "red/run"])
+def test_a_run_directory_inside_the_folder_of_images_is_refused(photos, out):
     before = sorted(photos.rglob("*"))
     with pytest.raises(tlkit.RunError, match="`out` must lie outside `photos`"):
-        tlkit.train_run(photos, out=photos / place, mode="head", **ARGUMENTS)
+        tlkit.train_run(photos, out=photos / out, mode="head", **ARGUMENTS)
     assert sorted(photos.rglob("*")) == before
 
 
-def test_an_interrupted_run_continues_with_the_same_command(tmp_path, photos, monkeypatch):
+def test_an_interrupted_run_is_resumed_with_the_same_command(tmp_path, photos, monkeypatch):
     out = tmp_path / "run"
 
     def interrupt(*arguments, **others):
@@ -141,7 +141,7 @@ def test_an_interrupted_run_continues_with_the_same_command(tmp_path, photos, mo
     assert run.record["finished"]
 
 
-def test_an_interrupted_run_is_not_continued_with_other_images(tmp_path, photos, monkeypatch):
+def test_an_interrupted_run_is_not_resumed_with_other_images(tmp_path, photos, monkeypatch):
     out = tmp_path / "run"
 
     def interrupt(*arguments, **others):
@@ -156,7 +156,7 @@ def test_an_interrupted_run_is_not_continued_with_other_images(tmp_path, photos,
         tlkit.train_run(photos, out=out, mode="head", **ARGUMENTS)
 
 
-def test_going_on_from_a_run_keeps_its_classes_and_its_model(finished, tmp_path):
+def test_a_warm_started_run_has_the_classes_and_model_of_the_earlier_run(finished, tmp_path):
     _, run = finished
     photos = write_photos(tmp_path / "more", {"rot": 20, "grün": 20}, seed=1)
     arguments = {"epochs": 1, "learning_rate": 1e-5}
@@ -195,74 +195,79 @@ def test_going_on_from_a_run_keeps_its_classes_and_its_model(finished, tmp_path)
         ({"seed": 10**20}, "`seed` must be"),
     ],
 )
-def test_bad_arguments_are_refused_before_anything_is_written(tmp_path, photos, arguments, message):
+def test_invalid_arguments_are_refused_before_anything_is_written(
+    tmp_path, photos, arguments, message
+):
     with pytest.raises(tlkit.TlkitError, match=message):
         tlkit.train_run(photos, out=tmp_path / "run", **{**ARGUMENTS, **arguments})
     assert not (tmp_path / "run").exists()
 
 
-def test_a_seed_as_large_as_can_be_trains(tmp_path, photos):
+def test_the_largest_seed_is_accepted(tmp_path, photos):
     arguments = {"seed": 2**32 - 1, "epochs": 1, **ARGUMENTS}
     assert tlkit.train_run(photos, out=tmp_path / "run", **arguments).record["finished"]
 
 
-def test_a_class_name_of_two_lines_is_refused_before_anything_is_written(tmp_path, photos):
+def test_a_class_name_with_a_line_break_is_refused_before_anything_is_written(tmp_path, photos):
     (photos / "red").rename(photos / "red\nor pink")
     with pytest.raises(tlkit.DataError, match=r"single-line name.*'red\\nor pink'"):
         tlkit.train_run(photos, out=tmp_path / "run", **ARGUMENTS)
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("place", ["file.txt", "file.txt/run", "closed/run", "closed/new/run"])
-def test_a_place_where_nothing_can_be_written_is_refused_first(tmp_path, place, monkeypatch):
+@pytest.mark.parametrize("out", ["file.txt", "file.txt/run", "closed/run", "closed/new/run"])
+def test_a_folder_that_cannot_be_written_is_refused_first(tmp_path, out, monkeypatch):
     (tmp_path / "file.txt").touch()
     (tmp_path / "closed").mkdir()
     access = os.access  # root may write anywhere
     monkeypatch.setattr("os.access", lambda path, how: path.name != "closed" and access(path, how))
     with pytest.raises(tlkit.RunError, match=r"`out` must be .*(file\.txt|closed)"):
-        tlkit.train_run(tmp_path / "no photos", out=tmp_path / place, **ARGUMENTS)
+        tlkit.train_run(tmp_path / "no photos", out=tmp_path / out, **ARGUMENTS)
 
 
-@pytest.mark.parametrize("place", ["mine", "mine/thesis.txt", "mine/thesis.txt/copy"])
-def test_an_export_is_refused_before_it_begins(finished, tmp_path, place, monkeypatch):
+@pytest.mark.parametrize("to", ["mine", "mine/thesis.txt", "mine/thesis.txt/copy"])
+def test_an_invalid_export_is_refused_before_the_model_is_loaded(
+    finished, tmp_path, to, monkeypatch
+):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
     monkeypatch.delattr("tlkit.runs.directory.Run.load_model")
     with pytest.raises(tlkit.TlkitError, match="`to` must be a"):
-        export_run(finished[1].path, tmp_path / place, "keras")
+        export_run(finished[1].path, tmp_path / to, "keras")
     with pytest.raises(tlkit.ArgumentError, match=r"`format` must be one of .*'keras'"):
         export_run(finished[1].path, tmp_path / "new", "kears")
 
 
 @pytest.fixture
 def copied(finished, tmp_path):
-    """A finished run that may be damaged."""
+    """A copy of a finished run, to be damaged."""
     return shutil.copytree(finished[1].path, tmp_path / "copied")
 
 
-NOT_WHOLE = ["model.keras", "metrics.json", "class_names.json", "split.csv"]
+REQUIRED_FILES = ["model.keras", "metrics.json", "class_names.json", "split.csv"]
 
 
-@pytest.mark.parametrize("name", NOT_WHOLE)
-def test_a_run_of_which_a_file_is_missing_is_named(finished, copied, name):
+@pytest.mark.parametrize("name", REQUIRED_FILES)
+def test_the_error_names_a_missing_file_of_a_run(finished, copied, name):
     (copied / name).unlink()
-    with pytest.raises(tlkit.RunError, match=f"`run` must be whole.*{name} is missing. Train it"):
+    rule = "must be a complete run"
+    with pytest.raises(tlkit.RunError, match=f"`run` {rule}.*{name} is missing. Train it"):
         tlkit.load_run(copied)
     arguments = {"mode": "head", **ARGUMENTS}
-    with pytest.raises(tlkit.RunError, match=f"`out` must be whole.*{name} is missing"):
+    with pytest.raises(tlkit.RunError, match=f"`out` {rule}.*{name} is missing"):
         tlkit.train_run(finished[0], out=copied, **arguments)
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", b"\xff\xfe", b"[1]", b'{"stages": 3}'])
-@pytest.mark.parametrize("name", NOT_WHOLE)
-def test_a_run_of_which_a_file_is_damaged_is_named(finished, copied, name, content):
+@pytest.mark.parametrize("name", REQUIRED_FILES)
+def test_the_error_names_a_damaged_file_of_a_run(finished, copied, name, content):
     (copied / name).write_bytes(content)
-    with pytest.raises(tlkit.RunError, match=f"`run` must be whole.*{name} is damaged"):
+    with pytest.raises(tlkit.RunError, match=f"`run` must be a complete run.*{name} is damaged"):
         evaluate_run(copied, finished[0])
 
 
 @pytest.mark.parametrize("cut", ["half", "row", "end", "changed", "header"])
-def test_a_split_table_cut_short_is_named(finished, copied, cut):
+def test_the_error_names_a_truncated_split_table(finished, copied, cut):
     table = copied / "split.csv"
     lines = table.read_text().splitlines(keepends=True)
     content = {
@@ -277,7 +282,7 @@ def test_a_split_table_cut_short_is_named(finished, copied, cut):
         evaluate_run(copied, finished[0])
 
 
-def test_a_split_table_of_an_earlier_version_has_no_end_and_is_read(finished, copied):
+def test_a_split_table_of_an_earlier_version_without_last_row_is_read(finished, copied):
     photos, run = finished
     lines = (copied / "split.csv").read_text().splitlines(keepends=True)
     (copied / "split.csv").write_text("".join(lines[:-1]))
@@ -290,18 +295,18 @@ def test_a_split_table_of_an_earlier_version_has_no_end_and_is_read(finished, co
         == sum(run.record["data"]["num_images"].values()) - (run.metrics["test"]["num_images"])
     )
     (copied / "split.csv").write_text("".join(lines[:-1])[:-10])
-    with pytest.raises(tlkit.RunError, match="it breaks off"):
+    with pytest.raises(tlkit.RunError, match=r"damaged \(truncated\)"):
         evaluate_run(copied, photos)
 
 
-def test_records_nested_too_deep_are_named(finished, copied):
+def test_the_error_names_a_record_that_is_nested_too_deep(finished, copied):
     for name in ("metrics.json", "run.json"):
         (copied / name).write_text("[" * 100_000 + "]" * 100_000)
         with pytest.raises(tlkit.RunError, match=f"{name} is damaged"):
             evaluate_run(copied, finished[0])
 
 
-def test_a_model_file_cut_short_is_named(copied):
+def test_the_error_names_a_truncated_model_file(copied):
     content = (copied / "model.keras").read_bytes()
     for damaged in (content[: len(content) // 2], content[:300] + b"junk" + content[304:]):
         (copied / "model.keras").write_bytes(damaged)
@@ -327,7 +332,7 @@ def test_a_model_file_cut_short_is_named(copied):
         lambda record: record.update(choices={"mode": {"arguments": [], "reasons": []}}),
     ],
 )
-def test_a_record_that_no_run_leaves_is_named(copied, damage):
+def test_the_error_names_a_record_that_no_run_has_written(copied, damage):
     record = json.loads((copied / "run.json").read_text())
     damage(record)
     (copied / "run.json").write_text(json.dumps(record))
@@ -339,7 +344,7 @@ def test_a_record_that_no_run_leaves_is_named(copied, damage):
     ("name", "problem"),
     [("saved_model.pb", "missing"), ("saved_model.pb", "damaged"), ("variables", "damaged")],
 )
-def test_a_saved_model_that_is_not_whole_is_named(finished, copied, name, problem):
+def test_the_error_names_an_incomplete_saved_model(finished, copied, name, problem):
     file = copied / "saved_model" / name
     if problem == "missing":
         file.unlink()
@@ -355,7 +360,7 @@ def test_a_saved_model_that_is_not_whole_is_named(finished, copied, name, proble
             predict_with(copied / "saved_model", [image])
 
 
-def test_an_image_that_vanishes_after_it_was_checked_is_named(tmp_path, photos, monkeypatch):
+def test_the_error_names_an_image_that_is_removed_during_the_run(tmp_path, photos, monkeypatch):
     from tlkit.runs.train import record_of
 
     def removing(arguments, data):
@@ -367,14 +372,14 @@ def test_an_image_that_vanishes_after_it_was_checked_is_named(tmp_path, photos, 
         tlkit.train_run(photos, out=tmp_path / "run", mode="head", **ARGUMENTS)
 
 
-def test_evaluating_needs_no_folder_that_could_be_trained_on(finished, tmp_path):
+def test_evaluation_accepts_folders_that_are_too_small_for_training(finished, tmp_path):
     _, run = finished
     images = write_photos(tmp_path / "images", {"grün": 3, "rot": 3}, seed=1)
     few = tmp_path / "few"
     shutil.copytree(images / "rot", few / "test" / "rot")
     report = evaluate_run(run.path, few)
     assert report.num_images == 3
-    assert report.accuracy == 1.0  # labels are the run's: "rot" is its second class
+    assert report.accuracy == 1.0  # labels are those of the run: "rot" is its second class
     shutil.copytree(images / "grün", few / "test" / "grün")
     (few / "test" / "grün" / "000.jpg").unlink()
     (few / "test" / "grün" / "001.jpg").unlink()
@@ -389,7 +394,7 @@ def test_evaluating_needs_no_folder_that_could_be_trained_on(finished, tmp_path)
         evaluate_run(run.path, tmp_path / "nowhere")
 
 
-def test_a_run_is_measured_and_exported_with_its_own_bound(copied, tmp_path):
+def test_a_run_is_evaluated_and_exported_with_its_own_bound_of_pixels(copied, tmp_path):
     record = json.loads((copied / "run.json").read_text())
     record["arguments"]["max_pixels"] = 300_000
     (copied / "run.json").write_text(json.dumps(record))
@@ -402,7 +407,7 @@ def test_a_run_is_measured_and_exported_with_its_own_bound(copied, tmp_path):
         predict_with(tmp_path / "exported", [photos / "rot" / "000.jpg"])
 
 
-def test_evaluating_leaves_out_what_the_run_has_seen(finished, tmp_path):
+def test_evaluation_leaves_out_images_that_the_run_has_seen(finished, tmp_path):
     photos, run = finished
     seen = run.record["data"]["num_images"]
     report = evaluate_run(run.path, photos)
@@ -426,7 +431,7 @@ def test_a_run_and_its_export_predict_the_same(finished, tmp_path):
     )
 
 
-def test_a_model_that_cannot_be_unpacked_for_want_of_room_is_not_damaged(finished, monkeypatch):
+def test_a_full_disk_is_not_reported_as_a_damaged_model(finished, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -435,7 +440,7 @@ def test_a_model_that_cannot_be_unpacked_for_want_of_room_is_not_damaged(finishe
         finished[1].load_model()
 
 
-def test_a_disk_that_fills_at_the_export_is_named_and_nothing_half_written_is_left(
+def test_a_disk_that_is_full_at_the_export_is_reported_and_no_partial_export_is_left(
     tmp_path, photos, monkeypatch
 ):
     def full(module, folder, **_):
@@ -451,7 +456,7 @@ def test_a_disk_that_fills_at_the_export_is_named_and_nothing_half_written_is_le
     assert sorted(path.name for path in out.iterdir()) == ["log.txt", "run.json"]
 
 
-def test_the_default_folder_counts_up_and_leaves_what_is_not_its_own(tmp_path, monkeypatch):
+def test_the_default_folder_has_the_next_number_and_others_are_unchanged(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
 
@@ -484,7 +489,7 @@ def test_the_default_folder_counts_up_and_leaves_what_is_not_its_own(tmp_path, m
     assert default_out(skipping) == Path("runs/photos-12")
 
 
-def test_several_machines_must_name_one_folder(tmp_path, photos, monkeypatch):
+def test_several_machines_must_be_given_a_folder(tmp_path, photos, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", "{}")
-    with pytest.raises(tlkit.ArgumentError, match="`out` must be given where several machines"):
+    with pytest.raises(tlkit.ArgumentError, match="`out` must be given when several machines"):
         tlkit.train_run(photos, distribute="multi-worker", **ARGUMENTS)

@@ -369,7 +369,7 @@ def _train_and_measure(
             cost = project_cost(model, data, resolved)
         record = dataclasses.replace(record, cost=cost.as_dict())
         context.save_record(record)
-        context.log(f"before training:\n{cost}", cost.headline)
+        context.log(f"projected cost:\n{cost}", cost.headline)
     anchor = None
     if resolved.anchor is not None:
         with clock.timed("planning the anchor"):
