@@ -9,7 +9,7 @@ from PIL import Image
 
 import tlkit
 from tests.conftest import write_photos
-from tlkit.continual import going_on
+from tlkit.continual import warm_start
 from tlkit.continual.warm_start import measure_old_task
 from tlkit.runs.directory import REJECTION_FILE
 from tlkit.runs.train import train_run
@@ -64,9 +64,7 @@ def test_an_anchor_is_reported_and_reduces_the_weight_change(old, inverted, tmp_
     assert change["anchored"] < change["free"]
 
 
-def test_a_strength_chosen_by_the_run_is_kept_when_it_is_resumed(
-    old, inverted, tmp_path, monkeypatch
-):
+def test_a_strength_chosen_by_the_run_is_kept_when_resumed(old, inverted, tmp_path, monkeypatch):
     photos, run = old
     arguments = {
         "out": tmp_path / "run",
@@ -94,8 +92,8 @@ def test_a_strength_chosen_by_the_run_is_kept_when_it_is_resumed(
 
     with monkeypatch.context() as patched:
         patched.setattr("tlkit.runs.train.evaluate_splits", stop)
-        patched.setattr(going_on, "choose_anchor", choose)
-        patched.setattr(going_on, "measure_old_task", measure)
+        patched.setattr(warm_start, "choose_anchor", choose)
+        patched.setattr(warm_start, "measure_old_task", measure)
         with pytest.raises(KeyboardInterrupt):
             train_run(inverted, **arguments)
     unfinished = json.loads((tmp_path / "run" / "run.json").read_text())
