@@ -21,7 +21,7 @@ from environments import python_with, versions_in
 
 import tlkit
 from tlkit.export.formats import EXPORT_FORMATS
-from tlkit.export.parity import ask_in_fresh_process, compare_answers
+from tlkit.export.parity import compare_probabilities, run_in_fresh_process
 from tlkit.models.heads import probabilities
 
 PACKAGES = {
@@ -66,12 +66,14 @@ def main() -> None:
             if python is None:
                 print(f"{name}: {reason}")
                 continue
-            path = exported / one.place
-            answers = ask_in_fresh_process(name, path, images, python=python)
+            path = exported / one.path
+            answers = run_in_fresh_process(name, path, images, python=python)
             found = answers.outputs
             if name == "keras":  # returns logits
                 found = np.asarray(probabilities(found, model))
-            difference, drop = compare_answers(name, found, expected, kind="softmax", labels=labels)
+            difference, drop = compare_probabilities(
+                name, found, expected, kind="softmax", labels=labels
+            )
             print(
                 f"| {name} | {versions_in(python, packages)} | {difference:.1g} | "
                 f"{100 * drop:.1f} points | {len(images)} | {answers.load_seconds:.2f} s | "

@@ -1,4 +1,4 @@
-"""Models and images that every format is tried on."""
+"""Models and images for the tests of all formats."""
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ HEADS = {"softmax": (3, None), "binary": (1, None), "multi_label": (3, "sigmoid"
 
 
 def small_model(kind="softmax", scale=50.0):
-    """What converters stumble over: grouped convolution, exact GELU, statistics as constants."""
+    """A model that is hard to convert: grouped convolution, exact GELU, statistics as constants."""
     set_seeds(0)
     num_outputs, activation = HEADS[kind]
     inputs = keras.Input((*SIZE, 3))
@@ -50,8 +50,8 @@ def random_images(size=SIZE):
     """Sixteen views of the two images that come with scikit-learn, uint8."""
     views = []
     for image in load_sample_images().images:
-        for turned in (image, image[:, ::-1], image[::-1], 255 - image):
-            views += [turned, turned[:200, :300]]
+        for view in (image, image[:, ::-1], image[::-1], 255 - image):
+            views += [view, view[:200, :300]]
     return np.stack(
         [tf.cast(tf.image.resize(view, size, antialias=True), tf.uint8) for view in views]
     )

@@ -27,7 +27,7 @@ from tlkit.models.heads import feature_cut
 NAMES = ("ant", "bee", "猫 & <dog>")
 SIZE = (12, 16)
 
-# A process of its own takes seconds and has tests of its own.
+# The fresh process takes seconds and has tests of its own.
 export_model = functools.partial(tlkit.export_model, fresh_process=False)
 
 
@@ -51,7 +51,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """`small_model()` in both formats."""
+    """An export of `small_model()` to both formats."""
     folder = tmp_path_factory.mktemp("export") / "exported"
     export_model(small_model(), folder, NAMES, formats=("saved_model", "keras"))
     return folder
@@ -71,7 +71,7 @@ def files(tmp_path_factory):
     return sorted(folder.iterdir())
 
 
-def everything_in(folder):
+def names_in(folder):
     return sorted(path.name for path in folder.rglob("*"))
 
 
@@ -80,7 +80,7 @@ def signatures_of(folder):
     return loaded, loaded.signatures["serving_default"], loaded.signatures["pixels"]
 
 
-def test_signatures_are_those_promised(model, tmp_path):
+def test_signatures_are_the_documented_ones(model, tmp_path):
     report = export_model(model, tmp_path / "exported", NAMES)
     _, from_bytes, from_pixels = signatures_of(tmp_path / "exported")
     inputs = from_bytes.structured_input_signature[1]
@@ -102,7 +102,7 @@ def test_signatures_are_those_promised(model, tmp_path):
     assert exported.num_bytes > 10_000
     assert exported.difference <= 1e-5
     assert report.num_samples == 8
-    assert "compared on 8 images" in str(report)
+    assert "compared with the model in memory on 8 images" in str(report)
     names = (tmp_path / "exported" / "assets" / "class_names.txt").read_bytes().decode()
     assert names == "ant\nbee\n猫 & <dog>\n"
     about = json.loads((tmp_path / "exported" / "assets" / "serving.json").read_text())
@@ -110,15 +110,15 @@ def test_signatures_are_those_promised(model, tmp_path):
 
 
 @pytest.mark.parametrize("num_images", [0, 1, 7])
-def test_any_batch_is_served_as_the_model_says(model, files, exported, num_images):
+def test_batches_of_any_size_give_the_models_probabilities(model, files, exported, num_images):
     _, from_bytes, from_pixels = signatures_of(exported / "saved_model")
     contents = [file.read_bytes() for file in files[:num_images]]
     images = np.zeros((num_images, *SIZE, 3), np.uint8)
     for index, content in enumerate(contents):
         images[index] = decode_image(tf.constant(content), SIZE)
-    some = np.concatenate([images, images[:1] if num_images else np.zeros((1, *SIZE, 3))])
-    shares = keras.ops.softmax(model(some.astype(np.float32)))
-    expected = keras.ops.convert_to_numpy(shares)[:num_images]
+    padded = np.concatenate([images, images[:1] if num_images else np.zeros((1, *SIZE, 3))])
+    probabilities = keras.ops.softmax(model(padded.astype(np.float32)))
+    expected = keras.ops.convert_to_numpy(probabilities)[:num_images]
     for answers in (
         from_bytes(image_bytes=tf.constant(contents, tf.string, shape=(num_images,))),
         from_pixels(images=tf.constant(images)),
@@ -132,31 +132,32 @@ def test_any_batch_is_served_as_the_model_says(model, files, exported, num_image
         ]
 
 
-def test_binary_gives_both_probabilities(files, tmp_path):
+def test_a_binary_model_gives_both_probabilities(files, tmp_path):
     model = small_model(1)
     export_model(model, tmp_path / "exported", NAMES[:2])
     expected = tlkit.predict(model, files, NAMES[:2])
-    found = predict_exported(tmp_path / "exported", files)
-    for one, other in zip(found, expected, strict=True):
+    predictions = predict_exported(tmp_path / "exported", files)
+    for one, other in zip(predictions, expected, strict=True):
         assert one.label == other.label
         assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
         assert sum(one.probabilities.values()) == pytest.approx(1)
 
 
-def test_multi_label_joins_the_names_from_the_threshold_on(files, tmp_path):
+def test_multi_label_joins_the_names_above_the_threshold(files, tmp_path):
     model = small_model(3, "sigmoid")
-    shares = [list(one.probabilities.values()) for one in tlkit.predict(model, files, NAMES)]
-    threshold = float(np.median(shares))
+    predictions = tlkit.predict(model, files, NAMES)
+    probabilities = [list(one.probabilities.values()) for one in predictions]
+    threshold = float(np.median(probabilities))
     export_model(model, tmp_path / "exported", NAMES, threshold=threshold)
     _, from_bytes, _ = signatures_of(tmp_path / "exported")
     answers = from_bytes(image_bytes=tf.constant([file.read_bytes() for file in files]))
     labels = [label.decode() for label in answers["label"].numpy()]
     assert labels == [
-        ", ".join(name for name, share in zip(NAMES, row, strict=True) if share >= threshold)
+        ", ".join(name for name, value in zip(NAMES, row, strict=True) if value >= threshold)
         for row in answers["probabilities"].numpy()
     ]
     assert len(set(labels)) > 1
-    assert answers["class_id"].numpy().tolist() == np.argmax(shares, axis=1).tolist()
+    assert answers["class_id"].numpy().tolist() == np.argmax(probabilities, axis=1).tolist()
     assert [one.label for one in predict_exported(tmp_path / "exported", files)] == labels
     none = predict_exported(tmp_path / "exported", files, 0.999999)
     assert {one.label for one in none} == {""}
@@ -166,14 +167,14 @@ def test_multi_label_joins_the_names_from_the_threshold_on(files, tmp_path):
 
 def test_exported_predictions_are_those_of_predict(model, files, exported):
     expected = tlkit.predict(model, files, NAMES)
-    for found in (
+    for predictions in (
         predict_exported(exported, files, batch_size=3),
         predict_exported(exported / "saved_model", files),
         tlkit.predict(keras.saving.load_model(exported / "model.keras"), files, NAMES),
     ):
-        assert [one.label for one in found] == [one.label for one in expected]
-        assert [one.path for one in found] == [str(file) for file in files]
-        for one, other in zip(found, expected, strict=True):
+        assert [one.label for one in predictions] == [one.label for one in expected]
+        assert [one.path for one in predictions] == [str(file) for file in files]
+        for one, other in zip(predictions, expected, strict=True):
             assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
     assert predict_exported(exported, str(files[0]))[0].label == expected[0].label
     first, missing = predict_exported(exported, [files[0], "missing.jpg"])
@@ -183,7 +184,7 @@ def test_exported_predictions_are_those_of_predict(model, files, exported):
         predict_exported(exported, ["missing.jpg"])
 
 
-def test_it_serves_where_neither_tlkit_nor_keras_is(model, files, exported, tmp_path):
+def test_the_saved_model_loads_without_tlkit_and_keras(model, files, exported, tmp_path):
     script = (
         "import sys, json\n"
         "sys.modules['tlkit'] = sys.modules['keras'] = None\n"
@@ -193,7 +194,7 @@ def test_it_serves_where_neither_tlkit_nor_keras_is(model, files, exported, tmp_
         "print(json.dumps([answers['probabilities'].numpy().tolist()[0],\n"
         "                  answers['label'].numpy()[0].decode()]))\n"
     )
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", script, str(exported / "saved_model"), str(files[0])],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": ""},
@@ -201,11 +202,11 @@ def test_it_serves_where_neither_tlkit_nor_keras_is(model, files, exported, tmp_
         check=False,
         text=True,
     )
-    assert done.returncode == 0, done.stderr
-    shares, label = json.loads(done.stdout.splitlines()[-1])
+    assert completed.returncode == 0, completed.stderr
+    probabilities, label = json.loads(completed.stdout.splitlines()[-1])
     (expected,) = tlkit.predict(model, files[0], NAMES)
     assert label == expected.label
-    assert shares == pytest.approx(list(expected.probabilities.values()), abs=1e-5)
+    assert probabilities == pytest.approx(list(expected.probabilities.values()), abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -216,11 +217,11 @@ def test_it_serves_where_neither_tlkit_nor_keras_is(model, files, exported, tmp_
         (("keras", "saved_model"), {"keras": "model.keras", "saved_model": "saved_model"}),
     ],
 )
-def test_where_each_format_lies(model, tmp_path, formats, expected):
+def test_the_paths_of_the_formats(model, tmp_path, formats, expected):
     report = export_model(model, tmp_path / "deep" / "exported", NAMES, formats=formats)
     root = tmp_path / "deep" / "exported"
     assert {one.name: one.path for one in report.formats} == {
-        name: root / place for name, place in expected.items()
+        name: root / path for name, path in expected.items()
     }
     assert (root / "model.keras").exists() == ("keras" in expected)
     assert [path.name for path in tmp_path.iterdir()] == ["deep"]
@@ -234,16 +235,16 @@ def test_mixed_precision_is_exported_in_float32(files, tmp_path):
     export_model(mixed, tmp_path / "out", NAMES, formats=("saved_model", "keras"))
     expected = tlkit.predict(full, files, NAMES)
     reloaded = keras.saving.load_model(tmp_path / "out" / "model.keras")
-    for found in (
+    for predictions in (
         predict_exported(tmp_path / "out", files),
         tlkit.predict(reloaded, files, NAMES),
     ):
-        for one, other in zip(found, expected, strict=True):
+        for one, other in zip(predictions, expected, strict=True):
             assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
     assert mixed.layers[2].dtype_policy.name == "mixed_bfloat16"
 
 
-def test_the_model_stays_as_it_is_and_the_export_is_uncompiled(model, tmp_path):
+def test_the_model_is_unchanged_and_the_export_is_not_compiled(model, tmp_path):
     model.compile(keras.optimizers.Adam(0.01), "mse", metrics=["mae"])
     model.layers[2].trainable = False
     optimizer, weights = model.optimizer, model.get_weights()
@@ -270,19 +271,20 @@ def test_samples_may_be_files_or_pixels(model, files, tmp_path):
     assert not (tmp_path / "c").exists()
 
 
-def test_a_saved_model_that_differs_is_refused_and_nothing_is_left(model, tmp_path, monkeypatch):
+def test_a_saved_model_that_differs_is_refused_and_removed(model, tmp_path, monkeypatch):
     def sabotage(exported, folder, serving):
         other = keras.models.clone_model(exported)
         other.set_weights([weight * 1.001 for weight in exported.get_weights()])
         saved_model.write_saved_model(other, folder, serving)
 
     monkeypatch.setattr(export, "write_saved_model", sabotage)
-    with pytest.raises(ExportError, match=r"exported saved_model does not compute.*at most 1e-05"):
+    rule = "must give the same probabilities as the model in memory, within 1e-05"
+    with pytest.raises(ExportError, match=rf"exported saved_model {rule}.*differ by up to"):
         export_model(model, tmp_path / "new" / "exported", NAMES)
-    assert everything_in(tmp_path) == []
+    assert names_in(tmp_path) == []
 
 
-def test_a_keras_file_that_differs_is_refused_even_when_not_asked_for(model, tmp_path, monkeypatch):
+def test_a_keras_file_that_differs_is_refused_even_if_not_requested(model, tmp_path, monkeypatch):
     load = keras.saving.load_model
 
     def sabotage(file, **arguments):
@@ -291,21 +293,21 @@ def test_a_keras_file_that_differs_is_refused_even_when_not_asked_for(model, tmp
         return loaded
 
     monkeypatch.setattr(keras.saving, "load_model", sabotage)
-    with pytest.raises(ExportError, match="exported keras does not compute"):
+    with pytest.raises(ExportError, match="exported keras must give the same probabilities"):
         export_model(model, tmp_path / "exported", NAMES)
-    assert everything_in(tmp_path) == []
+    assert names_in(tmp_path) == []
 
 
 def test_wrong_labels_are_refused(model, tmp_path, monkeypatch):
-    ask = saved_model.ask_saved_model
+    run = saved_model.run_saved_model
 
     def sabotage(*arguments):
-        return tuple({**one, "label": one["label"][::-1] + "x"} for one in ask(*arguments))
+        return tuple({**one, "label": one["label"][::-1] + "x"} for one in run(*arguments))
 
-    monkeypatch.setattr(export, "ask_saved_model", sabotage)
-    with pytest.raises(ExportError, match="names other classes than its probabilities"):
+    monkeypatch.setattr(export, "run_saved_model", sabotage)
+    with pytest.raises(ExportError, match="must give the labels that its probabilities determine"):
         export_model(model, tmp_path / "exported", NAMES)
-    assert everything_in(tmp_path) == []
+    assert names_in(tmp_path) == []
 
 
 def test_a_model_that_cannot_be_reloaded_is_refused(tmp_path):
@@ -317,37 +319,37 @@ def test_a_model_that_cannot_be_reloaded_is_refused(tmp_path):
     x = Unregistered()(keras.layers.GlobalAveragePooling2D()(inputs))
     with pytest.raises(ExportError, match=r"\.keras file of this model cannot be loaded"):
         export_model(keras.Model(inputs, x), tmp_path / "exported", NAMES)
-    assert everything_in(tmp_path) == []
+    assert names_in(tmp_path) == []
 
 
-def test_interruption_leaves_nothing(model, tmp_path, monkeypatch):
+def test_an_interruption_leaves_no_files(model, tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(export, "ask_saved_model", interrupt)
+    monkeypatch.setattr(export, "run_saved_model", interrupt)
     with pytest.raises(KeyboardInterrupt):
         export_model(model, tmp_path / "exported", NAMES)
-    assert everything_in(tmp_path) == []
+    assert names_in(tmp_path) == []
 
 
-def test_nan_is_refused(model, tmp_path):
+def test_nan_probabilities_are_refused(model, tmp_path):
     model.set_weights([weight * np.nan for weight in model.get_weights()])
     with pytest.raises(ExportError, match="`model` must give finite probabilities"):
         export_model(model, tmp_path / "exported", NAMES)
-    assert everything_in(tmp_path) == []
+    assert names_in(tmp_path) == []
 
 
-def test_what_stands_at_path_is_never_touched(model, tmp_path):
+def test_existing_files_at_path_are_never_changed(model, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").write_text("mine")
     (tmp_path / "file").write_text("mine")
     for name in ("full", "file"):
         with pytest.raises(ArgumentError, match="`path` must be a folder that does not exist"):
             export_model(model, tmp_path / name, NAMES)
-    assert everything_in(tmp_path) == ["file", "full", "mine"]
+    assert names_in(tmp_path) == ["file", "full", "mine"]
     (tmp_path / "empty").mkdir()
     export_model(model, tmp_path / "empty", NAMES, formats=("keras",))
-    assert everything_in(tmp_path / "empty") == ["model.keras"]
+    assert names_in(tmp_path / "empty") == ["model.keras"]
 
 
 @pytest.mark.parametrize(
@@ -366,10 +368,10 @@ def test_what_stands_at_path_is_never_touched(model, tmp_path):
 def test_arguments_are_checked_before_anything_is_written(model, tmp_path, arguments, match):
     with pytest.raises(ArgumentError, match=match):
         export_model(model, tmp_path / "exported", **{"class_names": NAMES, **arguments})
-    assert everything_in(tmp_path) == []
+    assert names_in(tmp_path) == []
 
 
-def test_the_pixel_bound_is_part_of_the_export(model, files, tmp_path):
+def test_the_bound_of_pixels_is_part_of_the_export(model, files, tmp_path):
     export_model(model, tmp_path / "exported", NAMES, max_pixels=300_000)
     _, from_bytes, _ = signatures_of(tmp_path / "exported")
     large = tf.io.encode_png(tf.zeros((600, 600, 3), tf.uint8))
@@ -381,7 +383,7 @@ def test_the_pixel_bound_is_part_of_the_export(model, files, tmp_path):
 
 
 def rejection_for(model, known, threshold=0.01):
-    """One that knows the given images, each its own nearest neighbour."""
+    """A rejection that accepts the given images, each its own nearest neighbour."""
     features, _ = with_features(model)(tf.cast(known, tf.float32), training=False)
     return Rejection(
         signature=signatures.signature(keras.Model(model.input, feature_cut(model))),
@@ -433,14 +435,14 @@ def test_a_rejection_is_exported_as_known(files, tmp_path, head, names):
     about = json.loads((tmp_path / "exported" / "assets" / "serving.json").read_text())
     assert about["rejection"]["wrongly_rejected"] == 0.05
     assert about["rejection"]["num_images"] == 40
-    found = predict_exported(tmp_path / "exported", files)
-    assert [one.known for one in found] == [True] * 3 + [False] * (len(files) - 3)
-    assert "none of these, else" in str(found[-1])
-    assert "none of these" not in str(found[0])
-    assert found[0].as_dict()["known"] is True
+    predictions = predict_exported(tmp_path / "exported", files)
+    assert [one.known for one in predictions] == [True] * 3 + [False] * (len(files) - 3)
+    assert "none of these, else" in str(predictions[-1])
+    assert "none of these" not in str(predictions[0])
+    assert predictions[0].as_dict()["known"] is True
 
 
-def test_without_a_rejection_nothing_is_said_of_it(exported, files):
+def test_an_export_without_rejection_does_not_mention_it(exported, files):
     about = json.loads((exported / "saved_model" / "assets" / "serving.json").read_text())
     assert about.keys() == {"kind", "image_size", "threshold", "max_pixels"}
     (prediction,) = predict_exported(exported, files[0])
@@ -448,7 +450,7 @@ def test_without_a_rejection_nothing_is_said_of_it(exported, files):
     assert "known" not in prediction.as_dict()
 
 
-def test_a_rejection_does_not_change_the_rest(model, files, exported, tmp_path):
+def test_a_rejection_does_not_change_labels_and_probabilities(model, files, exported, tmp_path):
     rejection = rejection_for(model, decoded(files[:3]))
     export_model(
         model, tmp_path / "out", NAMES, rejection=rejection, formats=("saved_model", "keras")
@@ -460,7 +462,7 @@ def test_a_rejection_does_not_change_the_rest(model, files, exported, tmp_path):
     assert len(keras.saving.load_model(tmp_path / "out" / "model.keras").outputs) == 1
 
 
-def test_the_stored_images_are_written_once(model, tmp_path):
+def test_the_stored_features_are_written_once(model, tmp_path):
     rejection = rejection_for(model, np.zeros((1, *SIZE, 3)))
     many = np.repeat(rejection.neighbours, 2000, axis=0)
     large = Rejection(**{**vars(rejection), "neighbours": many})
@@ -477,20 +479,20 @@ def test_the_stored_images_are_written_once(model, tmp_path):
     ],
 )
 def test_a_rejection_that_differs_is_refused(model, tmp_path, monkeypatch, output, change):
-    ask = saved_model.ask_saved_model
+    run = saved_model.run_saved_model
 
     def sabotage(*arguments):
-        return tuple({**one, output: change(one[output])} for one in ask(*arguments))
+        return tuple({**one, output: change(one[output])} for one in run(*arguments))
 
-    monkeypatch.setattr(export, "ask_saved_model", sabotage)
+    monkeypatch.setattr(export, "run_saved_model", sabotage)
     rejection = rejection_for(model, np.zeros((1, *SIZE, 3)))
     message = {
-        "novelty": "novelties differ by up to 0.001",
-        "known": "calls other images known than their novelty says",
+        "novelty": "OOD scores that differ by up to 0.001",
+        "known": "must give `known` as its OOD scores and threshold determine",
     }
     with pytest.raises(ExportError, match=message[output]):
         export_model(model, tmp_path / "exported", NAMES, rejection=rejection)
-    assert everything_in(tmp_path) == []
+    assert names_in(tmp_path) == []
 
 
 def test_a_rejection_of_another_model_is_refused(model, tmp_path):
@@ -507,19 +509,18 @@ def test_a_rejection_of_another_model_is_refused(model, tmp_path):
 
 def test_calibration_is_in_the_exported_probabilities(files, tmp_path):
     model = small_model()
-    shares = np.array(
-        [list(one.probabilities.values()) for one in tlkit.predict(model, files, NAMES)]
-    )
+    before = tlkit.predict(model, files, NAMES)
     for weight in model.layers[-1].weights:
         weight.assign(weight / 4)
     export_model(model, tmp_path / "exported", NAMES, samples=files)
-    for one, row in zip(predict_exported(tmp_path / "exported", files), shares, strict=True):
-        cooler = row**0.25 / (row**0.25).sum()
-        assert list(one.probabilities.values()) == pytest.approx(cooler.tolist(), abs=1e-5)
+    for one, other in zip(predict_exported(tmp_path / "exported", files), before, strict=True):
+        scaled = np.array(list(other.probabilities.values())) ** 0.25
+        expected = (scaled / scaled.sum()).tolist()
+        assert list(one.probabilities.values()) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["litert", "litert_float16", "onnx"])
-def test_other_runtimes_are_asked_in_a_process_of_their_own(name, tmp_path):
+def test_other_runtimes_are_run_in_a_process_of_their_own(name, tmp_path):
     for package, _ in EXPORT_FORMATS[name].packages:
         pytest.importorskip(package)
     model = tlkit.build_classifier("resnet20", ["cat", "dog"])
@@ -533,7 +534,7 @@ def test_other_runtimes_are_asked_in_a_process_of_their_own(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["saved_model", "keras"])
-def test_every_format_is_asked_there_and_timed_unless_told_otherwise(model, tmp_path, name):
+def test_formats_are_run_and_timed_in_a_fresh_process_by_default(model, tmp_path, name):
     (exported,) = tlkit.export_model(model, tmp_path / "out", NAMES, formats=(name,)).formats
     assert exported.load_seconds > 0
     assert exported.milliseconds_per_image > 0
@@ -544,7 +545,7 @@ def test_every_format_is_asked_there_and_timed_unless_told_otherwise(model, tmp_
     assert "fresh process" not in str(exported)
 
 
-def test_a_keras_file_carries_labels_and_loads_as_before(model, tmp_path):
+def test_a_keras_file_has_labels_and_the_same_weights(model, tmp_path):
     export_model(model, tmp_path / "out", NAMES, formats=("keras",), threshold=0.25)
     file = tmp_path / "out" / "model.keras"
     names, about = read_labels(file)
@@ -555,33 +556,33 @@ def test_a_keras_file_carries_labels_and_loads_as_before(model, tmp_path):
     assert all(map(np.array_equal, model.get_weights(), reloaded.get_weights()))
 
 
-def test_answers_are_compared_on_the_cpu(model, tmp_path, monkeypatch):
-    places = []
-    answers, ask = saved_model.Serving.answers, saved_model.ask_saved_model
+def test_outputs_are_compared_on_the_cpu(model, tmp_path, monkeypatch):
+    devices = []
+    answers, run = saved_model.Serving.answers, saved_model.run_saved_model
 
-    def noted(self, *arguments):
-        if tf.executing_eagerly():  # not while a graph is written, which is bound to no device
-            places.append(device_scope())
+    def recorded_answers(self, *arguments):
+        if tf.executing_eagerly():  # not while a graph is traced, which is bound to no device
+            devices.append(device_scope())
         else:
             assert "CPU" not in tf.constant(0).device
         return answers(self, *arguments)
 
-    def asked(*arguments):
-        places.append(device_scope())
-        return ask(*arguments)
+    def recorded_run(*arguments):
+        devices.append(device_scope())
+        return run(*arguments)
 
-    monkeypatch.setattr(saved_model.Serving, "answers", noted)
-    monkeypatch.setattr(export, "ask_saved_model", asked)
+    monkeypatch.setattr(saved_model.Serving, "answers", recorded_answers)
+    monkeypatch.setattr(export, "run_saved_model", recorded_run)
     export_model(model, tmp_path / "out", NAMES, formats=("saved_model", "keras"))
-    assert len(places) == 3
-    assert all(place.endswith("CPU:0") for place in places)
+    assert len(devices) == 3
+    assert all(device.endswith("CPU:0") for device in devices)
 
 
 def device_scope():
-    """The device that `tf.device` asks for; empty where TensorFlow is free to choose."""
+    """The device set by `tf.device`; empty if TensorFlow is free to choose."""
     return context.context().device_name
 
 
-def test_an_expected_loss_of_accuracy_is_called_expected(tmp_path):
+def test_the_loss_of_accuracy_is_called_expected(tmp_path):
     exported = export.ExportedFormat("litert_int8", tmp_path, 10, 0.1, 0.02, 0.1, 1.0)
-    assert str(exported).endswith("2.0 points of accuracy expected to be lost")
+    assert str(exported).endswith("expected loss of accuracy 2.0 points")

@@ -1,4 +1,4 @@
-"""Labels inside of files that other programs load."""
+"""Labels inside model files."""
 
 import keras
 import numpy as np
@@ -7,7 +7,7 @@ from tests.export.models import NAMES, random_images, small_model
 from tlkit.export.labels import add_labels, read_labels
 
 
-def test_keras_loads_a_file_with_labels_as_if_there_were_none(tmp_path):
+def test_labels_do_not_change_how_keras_loads_a_file(tmp_path):
     model, file = small_model(), tmp_path / "model.keras"
     model.save(file)
     add_labels(file, NAMES, {"threshold": 0.5})

@@ -1,4 +1,4 @@
-"""LiteRT files: what they take and give, and what they carry."""
+"""LiteRT files: their inputs, outputs and labels."""
 
 import zipfile
 
@@ -28,7 +28,7 @@ def files(tmp_path_factory):
 
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
 @pytest.mark.parametrize("num_images", [1, 7, 2])
-def test_any_number_of_images_is_answered(files, quantization, num_images):
+def test_batches_of_any_size_are_classified(files, quantization, num_images):
     interpreter = pytest.importorskip("ai_edge_litert.interpreter", reason="needs ai-edge-litert")
     runner = interpreter.Interpreter(str(files[quantization])).get_signature_runner()
     (images,) = runner.get_input_details().values()
@@ -70,14 +70,14 @@ def test_fewer_bits_make_smaller_files(files):
         ({"class_names": ["ant"]}, "`class_names` must name the model's 3 classes"),
     ],
 )
-def test_wrong_arguments_are_refused_before_any_work(arguments, match, tmp_path):
+def test_invalid_arguments_are_refused_before_any_work(arguments, match, tmp_path):
     given = {"class_names": NAMES} | arguments
     with pytest.raises(ArgumentError, match=match):
         write_litert(small_model(), tmp_path / "made", **given)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_litert_does_not_know_is_said(tmp_path):
+def test_the_error_names_operations_that_litert_does_not_support(tmp_path):
     with pytest.raises(ExportError, match=r"LiteRT cannot compute this model: .*Erfinv"):
         write_litert(foreign_model(), tmp_path / "made", NAMES)
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""ONNX files: what they take and give, and what they carry."""
+"""ONNX files: their inputs, outputs and labels."""
 
 import importlib.util
 import json
@@ -26,37 +26,38 @@ def session(tmp_path_factory):
 
 
 @pytest.mark.parametrize("num_images", [1, 7, 0])
-def test_any_number_of_images_is_answered(session, num_images):
-    some = random_images()[:num_images]
-    shares, class_ids = session.run(["probabilities", "class_id"], {"images": some})
-    assert shares.shape == (num_images, 3)
+def test_batches_of_any_size_are_classified(session, num_images):
+    images = random_images()[:num_images]
+    probabilities, class_ids = session.run(["probabilities", "class_id"], {"images": images})
+    assert probabilities.shape == (num_images, 3)
     expected = classifying_function(small_model())(tf.constant(random_images()))["probabilities"]
-    np.testing.assert_allclose(shares, expected[:num_images], atol=1e-5)
+    np.testing.assert_allclose(probabilities, expected[:num_images], atol=1e-5)
     assert class_ids.dtype == np.int64
-    assert class_ids.tolist() == shares.argmax(axis=1).tolist()
+    assert class_ids.tolist() == probabilities.argmax(axis=1).tolist()
 
 
-def test_inputs_and_outputs_are_those_promised(session):
+def test_inputs_and_outputs_are_the_documented_ones(session):
     (images,) = session.get_inputs()
     assert (images.name, images.type, images.shape) == (
         "images",
         "tensor(uint8)",
         ["batch", *SIZE, 3],
     )
-    assert {(one.name, one.type, tuple(one.shape)) for one in session.get_outputs()} == {
+    outputs = {(output.name, output.type, tuple(output.shape)) for output in session.get_outputs()}
+    assert outputs == {
         ("probabilities", "tensor(float)", ("batch", 3)),
         ("class_id", "tensor(int64)", ("batch",)),
     }
 
 
-def test_labels_stand_in_the_metadata(session):
-    carried = session.get_modelmeta().custom_metadata_map
-    assert json.loads(carried["class_names"]) == list(NAMES)
-    assert json.loads(carried["serving"]) == {"kind": "softmax", "threshold": 0.5}
+def test_labels_are_in_the_metadata(session):
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["class_names"]) == list(NAMES)
+    assert json.loads(metadata["serving"]) == {"kind": "softmax", "threshold": 0.5}
     assert "32 x 24 pixels" in session.get_modelmeta().description
 
 
-def test_the_graph_holds_constants_alone_and_functions_run_as_before():
+def test_the_graph_has_no_variables_and_the_eager_setting_is_restored():
     before = tf.config.functions_run_eagerly()
     graph = constant_graph(small_model())
     assert tf.config.functions_run_eagerly() == before
@@ -66,13 +67,13 @@ def test_the_graph_holds_constants_alone_and_functions_run_as_before():
     assert operations.isdisjoint({"Erfc", "ReadVariableOp", "StatefulPartitionedCall"})
 
 
-def test_what_onnx_does_not_know_is_said(tmp_path):
+def test_the_error_names_operations_that_onnx_does_not_support(tmp_path):
     with pytest.raises(ExportError, match=r"ONNX cannot compute this model: .*Erfinv"):
         write_onnx(foreign_model(), tmp_path / "made", NAMES)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_package_is_named_with_what_installs_it(tmp_path, monkeypatch):
+def test_the_error_names_a_missing_package_and_how_to_install_it(tmp_path, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(
         "tlkit.export.formats.find_spec",

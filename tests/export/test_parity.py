@@ -1,4 +1,4 @@
-"""Every format says what the model in memory says, in a process with its own runtime alone."""
+"""Every format agrees with the model in memory, in a process with nothing but its runtime."""
 
 import subprocess
 import sys
@@ -18,9 +18,9 @@ from tlkit.export.classifying import classifying_function
 from tlkit.export.formats import EXPORT_FORMATS
 from tlkit.export.litert import write_litert
 from tlkit.export.onnx import write_onnx
-from tlkit.export.parity import accuracy_drop, ask_in_fresh_process, check_parity
+from tlkit.export.parity import accuracy_drop, check_parity, run_in_fresh_process
 
-FILES = [name for name, one in EXPORT_FORMATS.items() if one.packages]
+FILES = [name for name, spec in EXPORT_FORMATS.items() if spec.packages]
 RUNTIMES = {
     "saved_model": ["tensorflow"],
     "keras": ["keras", "tensorflow"],
@@ -34,7 +34,7 @@ def needs(name):
         pytest.importorskip(module, reason=f"{name} needs {module}")
 
 
-def written(name, model, folder, kind="softmax"):
+def write(name, model, folder, kind="softmax"):
     needs(name)
     if name == "onnx":
         return write_onnx(model, folder, names_for(kind))
@@ -55,9 +55,9 @@ def expected_of(model, images):
 @pytest.mark.parametrize("name", EXPORT_FORMATS)
 def test_every_format_agrees_for_every_head(name, kind, tmp_path):
     model, images = small_model(kind), random_images()
-    path = written(name, model, tmp_path, kind)
+    path = write(name, model, tmp_path, kind)
     expected = expected_of(model, images)
-    assert expected.std(axis=0).max() > 0.01  # the images are told apart
+    assert expected.std(axis=0).max() > 0.01  # probabilities differ between images
     report = check_parity(name, path, images, expected, model=model)
     assert report.name == name
     assert report.num_images == len(images)
@@ -68,7 +68,7 @@ def test_every_format_agrees_for_every_head(name, kind, tmp_path):
     assert "accuracy expected to be lower by" in str(report)
 
 
-def telling_apart(backbone, kind, images):
+def discriminating_classifier(backbone, kind, images):
     """A classifier whose features differ between images, whatever its weights are."""
     set_seeds(0)
     model = tlkit.build_classifier(
@@ -80,7 +80,7 @@ def telling_apart(backbone, kind, images):
         multi_label=kind == "multi_label",
     )
     if backbone != "resnet20":
-        # features of random weights vanish unless every layer is scaled to what comes in
+        # features of random weights vanish unless every layer is scaled to its inputs
         for layer in model.layers:
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.momentum = 0.0
@@ -98,12 +98,12 @@ def telling_apart(backbone, kind, images):
         ("mobilenet_v3_small", "softmax"),
     ],
 )
-def test_every_format_passes_the_gate_for_three_backbones(backbone, kind, tmp_path):
+def test_every_format_passes_the_checks_for_several_backbones(backbone, kind, tmp_path):
     for name in EXPORT_FORMATS:
         needs(name)
     size = 96 if backbone.startswith("mobilenet") else 32
     images = random_images((size, size))
-    model = telling_apart(backbone, kind, images)
+    model = discriminating_classifier(backbone, kind, images)
     assert expected_of(model, images).std(axis=0).max() > 0.01
     report = tlkit.export_model(
         model, tmp_path / "out", names_for(kind), formats=tuple(EXPORT_FORMATS), samples=images
@@ -121,89 +121,89 @@ def test_every_format_passes_the_gate_for_three_backbones(backbone, kind, tmp_pa
 @pytest.mark.parametrize("name", ["litert", "litert_float16", "onnx"])
 def test_other_weights_are_refused(name, tmp_path):
     model, images = small_model(), random_images()
-    path = written(name, model, tmp_path)
+    path = write(name, model, tmp_path)
     model.layers[-1].kernel.assign(model.layers[-1].kernel * -1)
-    with pytest.raises(ExportError, match=rf"exported {name} does not compute.*is allowed"):
+    with pytest.raises(ExportError, match=rf"exported {name} must give the same probabilities"):
         check_parity(name, path, images, expected_of(model, images), model=model)
 
 
-def test_rounding_that_costs_accuracy_is_refused(tmp_path):
+def test_rounding_that_costs_too_much_accuracy_is_refused(tmp_path):
     model, images = small_model(), random_images()
-    path = written("litert_int8", model, tmp_path)
+    path = write("litert_int8", model, tmp_path)
     expected = expected_of(model, images)
-    # the truth is what the model says, and the export was made of another
+    # the predictions of the model count as true, and the export is of another model
     swapped = expected[:, [1, 2, 0]]
-    with pytest.raises(ExportError, match=r"int8 is expected to be right on .* % fewer of the 16"):
+    lower = r"is expected to be lower by [\d.]+ points on 16"
+    with pytest.raises(ExportError, match=rf"int8 must lose at most 3 points.*accuracy {lower}"):
         check_parity("litert_int8", path, images, swapped, model=model)
     labels = expected.argmax(axis=1)
     report = check_parity("litert_int8", path, images, expected, model=model, labels=labels)
     assert report.accuracy_drop <= 0.03
     assert "accuracy lower by" in str(report)
-    with pytest.raises(ExportError, match=r"litert_int8 is right on .* % fewer of the 16"):
-        parity.compare_answers("litert_int8", swapped, expected, kind="softmax", labels=labels)
+    arguments = {"kind": "softmax", "labels": labels}
+    with pytest.raises(ExportError, match=r"accuracy is lower by [\d.]+ points on 16"):
+        parity.compare_probabilities("litert_int8", swapped, expected, **arguments)
 
 
-def test_a_broken_file_is_refused_with_the_runtime_s_reason(tmp_path):
+def test_the_error_about_a_broken_file_has_the_runtimes_reason(tmp_path):
     needs("onnx")
     (tmp_path / "model.onnx").write_bytes(b"no model")
-    with pytest.raises(ExportError, match=r"cannot be asked in a process that has only onnxrun"):
-        ask_in_fresh_process("onnx", tmp_path / "model.onnx", random_images()[:1])
+    with pytest.raises(ExportError, match=r"cannot be run in a process that has only onnxruntime"):
+        run_in_fresh_process("onnx", tmp_path / "model.onnx", random_images()[:1])
 
 
 def test_nan_and_other_shapes_are_refused():
     expected = np.full((2, 3), 1 / 3)
     for name in EXPORT_FORMATS:
         with pytest.raises(ExportError, match="differ by up to nan"):
-            parity.compare_answers(name, expected * np.nan, expected, kind="softmax")
-    with pytest.raises(ExportError, match=r"shape \(2, 2\) where the model in memory gives"):
-        parity.compare_answers("onnx", expected[:, :2], expected, kind="softmax")
+            parity.compare_probabilities(name, expected * np.nan, expected, kind="softmax")
+    with pytest.raises(ExportError, match=r"of the shape \(2, 3\).*Received: shape \(2, 2\)"):
+        parity.compare_probabilities("onnx", expected[:, :2], expected, kind="softmax")
 
 
 def test_a_process_that_hangs_is_ended(monkeypatch, tmp_path):
     monkeypatch.setattr(parity, "TIME_LIMIT", 0.01)
-    with pytest.raises(ExportError, match=r"gave no answer within 0\.01 seconds"):
-        ask_in_fresh_process("onnx", tmp_path / "none", random_images()[:1])
+    with pytest.raises(ExportError, match=r"gave no output within 0\.01 seconds"):
+        run_in_fresh_process("onnx", tmp_path / "none", random_images()[:1])
 
 
 @pytest.mark.parametrize("name", RUNTIMES)
-def test_nothing_but_the_runtime_can_be_imported_there(name, tmp_path):
-    path = written(name, small_model(), tmp_path)
+def test_nothing_but_the_runtime_can_be_imported_in_the_process(name, tmp_path):
+    path = write(name, small_model(), tmp_path)
     np.save(tmp_path / "images.npy", random_images()[:2])
     arguments = [EXPORT_FORMATS[name].runtime, path, "images.npy", "answers.npz"]
-    every = ("ai_edge_litert", "keras", "onnxruntime", "tensorflow", "tlkit")
+    packages = ("ai_edge_litert", "keras", "onnxruntime", "tensorflow", "tlkit")
     code = (
         f"import importlib, runpy, sys; sys.argv = {['client', *map(str, arguments)]!r}\n"
         f"runpy.run_path({client_program.__file__!r}, run_name='__main__')\n"
-        "found = []\n"
-        f"for name in {every!r}:\n"
+        "importable = []\n"
+        f"for name in {packages!r}:\n"
         "    try:\n"
         "        importlib.import_module(name)\n"
-        "        found.append(name)\n"
+        "        importable.append(name)\n"
         "    except ImportError:\n"
         "        pass\n"
-        "print(found)"
+        "print(importable)"
     )
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-P", "-c", code], capture_output=True, check=True, text=True, cwd=tmp_path
     )
-    assert done.stdout.splitlines()[-1] == repr(RUNTIMES[name])
+    assert completed.stdout.splitlines()[-1] == repr(RUNTIMES[name])
     assert np.load(tmp_path / "answers.npz")["outputs"].shape == (2, 3)
 
 
-def test_the_expected_drop_is_the_drop_with_labels_on_average():
+def test_the_expected_drop_is_the_average_of_the_measured_drop():
     generator = np.random.default_rng(0)
     expected = generator.dirichlet(np.ones(3), 4000)
-    found = generator.dirichlet(np.ones(3), 4000)
+    exported = generator.dirichlet(np.ones(3), 4000)
     labels = np.array([generator.choice(3, p=row) for row in expected])
-    drop = accuracy_drop(found, expected, kind="softmax")
-    assert drop == pytest.approx(
-        accuracy_drop(found, expected, kind="softmax", labels=labels), abs=0.03
-    )
+    drop = accuracy_drop(exported, expected, kind="softmax")
+    measured = accuracy_drop(exported, expected, kind="softmax", labels=labels)
+    assert drop == pytest.approx(measured, abs=0.03)
     assert drop > 0.2
-    many = (generator.uniform(size=expected.shape) < expected).astype(int)
-    drop = accuracy_drop(found, expected, kind="multi_label")
-    assert drop == pytest.approx(
-        accuracy_drop(found, expected, kind="multi_label", labels=many), abs=0.03
-    )
-    right = ((expected >= 0.5) == many).mean() - ((found >= 0.5) == many).mean()
-    assert right == pytest.approx(accuracy_drop(found, expected, kind="multi_label", labels=many))
+    labels = (generator.uniform(size=expected.shape) < expected).astype(int)
+    drop = accuracy_drop(exported, expected, kind="multi_label")
+    measured = accuracy_drop(exported, expected, kind="multi_label", labels=labels)
+    assert drop == pytest.approx(measured, abs=0.03)
+    counted = ((expected >= 0.5) == labels).mean() - ((exported >= 0.5) == labels).mean()
+    assert measured == pytest.approx(counted)

@@ -1,4 +1,4 @@
-"""Numbered versions, and a request that says to the signature what the server would."""
+"""TensorFlow Serving: numbered versions, and requests that fit the signature."""
 
 import base64
 import json
@@ -14,7 +14,7 @@ from tlkit.runs.inference import predict_with
 from tlkit.serving.model import ServedModel
 
 
-def test_versions_lie_side_by_side_and_answer_the_request(tmp_path):
+def test_versions_are_in_one_folder_and_take_the_request(tmp_path):
     model, root = small_model(), tmp_path / "model"
     for version in (1, 2):
         tlkit.export_model(model, version_folder(root, version), NAMES, fresh_process=False)
@@ -32,14 +32,15 @@ def test_versions_lie_side_by_side_and_answer_the_request(tmp_path):
     assert decoded == random_images
     answers = signature(**{name: tf.constant(decoded)})
     assert {len(values) for values in answers.values()} == {2}  # one entry for each image
-    for ask in (lambda: predict_with(root, ["a.jpg"]), lambda: ServedModel(root, 2**20)):
+    for load in (lambda: predict_with(root, ["a.jpg"]), lambda: ServedModel(root, 2**20)):
         with pytest.raises(ArgumentError, match=r"holds numbered versions.*Give '.*model/2'\."):
-            ask()
+            load()
 
 
-def test_a_version_that_is_there_is_not_replaced(tmp_path):
+def test_an_existing_version_is_not_replaced(tmp_path):
     (tmp_path / "3").mkdir()
-    with pytest.raises(ArgumentError, match=r"`version` must be one that is not there.*Give 4\."):
+    rule = "must be a version that does not exist yet"
+    with pytest.raises(ArgumentError, match=rf"`version` {rule}.*Give 4\."):
         version_folder(tmp_path, 3)
     with pytest.raises(ArgumentError, match="`version` must be a whole number of at least 1"):
         version_folder(tmp_path, 0)

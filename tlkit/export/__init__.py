@@ -1,1 +1,1 @@
-"""Single files for other runtimes, and the proof that they compute what the model computes."""
+"""Exports for other runtimes, each compared with the model in memory."""

@@ -1,4 +1,4 @@
-"""The one function that formats without files and strings hold: pixels in, probabilities out."""
+"""The function of formats without image files and strings: from pixels to probabilities."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from tlkit.evaluation.prediction import image_size_of
-from tlkit.models.heads import probabilities
+from tlkit.models.heads import probabilities as probabilities_of
 
 
 def classifying_function(model: keras.Model) -> Any:
@@ -16,8 +16,7 @@ def classifying_function(model: keras.Model) -> Any:
     float32 `(n, num_classes)`, and "class_id", int64 `(n,)`, the most probable class.
 
     Args:
-        model: Takes pixels 0...255 of one fixed size; gives logits or probabilities. Computes in
-            float32.
+        model: From pixels 0...255 of a fixed image size to logits or probabilities, in float32.
 
     Example:
         >>> import keras, numpy as np
@@ -32,7 +31,7 @@ def classifying_function(model: keras.Model) -> Any:
     @tf.function(input_signature=[images_spec], autograph=False)
     def classify(images: tf.Tensor) -> dict[str, tf.Tensor]:
         outputs = model(tf.cast(images, tf.float32), training=False)
-        shares = probabilities(outputs, model)
-        return {"probabilities": shares, "class_id": tf.argmax(shares, axis=1)}
+        probabilities = probabilities_of(outputs, model)
+        return {"probabilities": probabilities, "class_id": tf.argmax(probabilities, axis=1)}
 
     return classify

@@ -1,12 +1,13 @@
-"""Asks one exported model where nothing but its own runtime can be imported.
+"""Runs one exported model in a process where nothing but its own runtime can be imported.
 
-A program of its own, not part of the package's imports:
+It is a program of its own and is not imported by the package:
 
     python -P client.py RUNTIME MODEL IMAGES.npy ANSWERS.npz
 
-IMAGES are uint8 `(n, height, width, 3)`. ANSWERS are `outputs`, float32 `(n, num_outputs)`:
-probabilities, of a .keras file what the model returns; `load_seconds`, from the file to the first
-answer, without importing the runtime; `milliseconds_per_image`, the median of single images.
+IMAGES are uint8 `(n, height, width, 3)`. ANSWERS holds `outputs`, float32 `(n, num_outputs)`, which
+are probabilities, or the model's outputs for a .keras file; `load_seconds`, the time from loading
+to the first output, without importing the runtime; and `milliseconds_per_image`, the median over
+single images.
 """
 
 import os
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-Ask = Callable[[Any], Any]
+Predict = Callable[[Any], Any]
 
 BATCH = 32
 MAX_TIMED = 20
@@ -34,66 +35,66 @@ NEEDED = {
 
 
 def main(runtime: str, model: str, images_file: str, answers_file: str) -> None:
-    """Loads the model, asks it, and writes what it said and how long that took."""
+    """Loads the model, runs it on the images, and writes its outputs and times."""
     # Importing any of these fails from here on.
     sys.modules.update(dict.fromkeys({"tlkit", *RUNTIMES} - NEEDED[runtime]))  # type: ignore[arg-type]
     load = globals()[f"load_with_{runtime}"]
     images = np.load(images_file)
     open_model = load()
     started = time.perf_counter()
-    ask = open_model(model)
-    ask(images[:1])
+    predict = open_model(model)
+    predict(images[:1])
     load_seconds = time.perf_counter() - started
-    batches = [ask(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
+    batches = [predict(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
     np.savez(
         answers_file,
         outputs=np.concatenate([np.asarray(batch, np.float32) for batch in batches]),
         load_seconds=load_seconds,
-        milliseconds_per_image=_milliseconds_per_image(ask, images),
+        milliseconds_per_image=_milliseconds_per_image(predict, images),
     )
 
 
-def load_with_ai_edge_litert() -> Callable[[str], Ask]:
-    """Imports LiteRT; what it returns opens a .tflite file."""
+def load_with_ai_edge_litert() -> Callable[[str], Predict]:
+    """Imports LiteRT and returns a function that loads a .tflite file."""
     from ai_edge_litert.interpreter import Interpreter
 
-    def open_model(path: str) -> Ask:
+    def open_model(path: str) -> Predict:
         runner = Interpreter(path, num_threads=os.cpu_count()).get_signature_runner()
         return lambda images: runner(images=images)["probabilities"]
 
     return open_model
 
 
-def load_with_onnxruntime() -> Callable[[str], Ask]:
-    """Imports ONNX Runtime; what it returns opens an .onnx file."""
+def load_with_onnxruntime() -> Callable[[str], Predict]:
+    """Imports ONNX Runtime and returns a function that loads an .onnx file."""
     import onnxruntime
 
-    def open_model(path: str) -> Ask:
+    def open_model(path: str) -> Predict:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         return lambda images: session.run(["probabilities"], {"images": images})[0]
 
     return open_model
 
 
-def load_with_tensorflow() -> Callable[[str], Ask]:
-    """Imports TensorFlow; what it returns opens a SavedModel."""
+def load_with_tensorflow() -> Callable[[str], Predict]:
+    """Imports TensorFlow and returns a function that loads a SavedModel."""
     import tensorflow as tf
 
-    def open_model(path: str) -> Ask:
+    def open_model(path: str) -> Predict:
         loaded = tf.saved_model.load(path)
         pixels = loaded.signatures["pixels"]
-        pixels.loaded = loaded  # the variables live as long as what they were loaded with
+        pixels.loaded = loaded  # keeps the variables alive
         return lambda images: pixels(images=tf.constant(images))["probabilities"].numpy()
 
     return open_model
 
 
-def load_with_keras() -> Callable[[str], Ask]:
-    """Imports Keras; what it returns opens a .keras file."""
+def load_with_keras() -> Callable[[str], Predict]:
+    """Imports Keras and returns a function that loads a .keras file."""
     import keras
     import tensorflow as tf
 
-    def open_model(path: str) -> Ask:
+    def open_model(path: str) -> Predict:
         model = keras.saving.load_model(path, compile=False)
         forward = tf.function(model, reduce_retracing=True, autograph=False)
         return lambda images: forward(images.astype(np.float32), training=False).numpy()
@@ -101,11 +102,11 @@ def load_with_keras() -> Callable[[str], Ask]:
     return open_model
 
 
-def _milliseconds_per_image(ask: Ask, images: Any) -> float:
+def _milliseconds_per_image(predict: Predict, images: Any) -> float:
     times: list[float] = []
     for index in islice(cycle(range(len(images))), MAX_TIMED):
         started = time.perf_counter()
-        ask(images[index : index + 1])
+        predict(images[index : index + 1])
         times.append(time.perf_counter() - started)
         if sum(times) > MAX_TIMED_SECONDS:
             break

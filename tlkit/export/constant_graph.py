@@ -1,4 +1,4 @@
-"""A model's graph with its weights as constants, in operations that converters know."""
+"""A model's graph with its weights as constants, in operations that converters support."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,8 +18,8 @@ class ConstantGraph:
 
     Attributes:
         graph_def: The graph.
-        input_names: Its inputs: the name of the tensor, and the name to give it.
-        output_names: Its outputs, in the same way.
+        input_names: The name that each input tensor gets in the export.
+        output_names: The name that each output tensor gets in the export.
     """
 
     graph_def: tf.compat.v1.GraphDef
@@ -28,10 +28,11 @@ class ConstantGraph:
 
 
 def constant_graph(model: keras.Model) -> ConstantGraph:
-    """Returns what `classifying_function` computes, in operations that tf2onnx 1.17 knows.
+    """Returns the graph of `classifying_function` in operations that tf2onnx 1.17 supports.
 
-    Two things that Keras makes are not among them, and are replaced by the same in others: a
-    grouped convolution, compiled by XLA, and the complementary error function of an exact GELU.
+    Two operations that Keras makes are not supported and are replaced by equivalent ones: grouped
+    convolutions, which Keras compiles with XLA, and the complementary error function of an exact
+    GELU.
 
     Args:
         model: As for `classifying_function`.
@@ -62,10 +63,10 @@ def constant_graph(model: keras.Model) -> ConstantGraph:
 
 @contextmanager
 def _functions_inlined() -> Iterator[None]:
-    """Lets functions inside of one that is being traced become part of it, XLA's too.
+    """Inlines functions into the function that is being traced, including those for XLA.
 
     Keras compiles grouped convolutions with XLA, as TensorFlow cannot compute their gradient on a
-    CPU otherwise; no converter but LiteRT's looks inside of what is compiled so:
+    CPU otherwise; only LiteRT's converter reads compiled functions:
     https://github.com/keras-team/keras/blob/v3.15.1/keras/src/backend/tensorflow/nn.py
     """
     before = tf.config.functions_run_eagerly()
@@ -77,7 +78,7 @@ def _functions_inlined() -> Iterator[None]:
 
 
 def _replace_erfc(graph_def: tf.compat.v1.GraphDef) -> None:
-    """Writes erfc(x) as 1 - erf(x), which tf2onnx knows; exact to float32's last bits around 1."""
+    """Replaces erfc(x) by 1 - erf(x), which tf2onnx supports; its error is float32's rounding."""
     for node in [node for node in graph_def.node if node.op == "Erfc"]:
         dtype = node.attr["T"].type
         one, erf = graph_def.node.add(), graph_def.node.add()

@@ -1,4 +1,4 @@
-"""Models to give away, each proven on real images before it appears."""
+"""Export of models to deploy; each export is compared with the model before it is published."""
 
 import math
 import os
@@ -29,8 +29,8 @@ from tlkit.export.formats import EXPORT_FORMATS, check_packages
 from tlkit.export.labels import add_labels
 from tlkit.export.litert import write_litert
 from tlkit.export.onnx import write_onnx
-from tlkit.export.parity import ParityReport, check_parity
-from tlkit.export.saved_model import Answers, Serving, ask_saved_model, write_saved_model
+from tlkit.export.parity import ParityReport, check_parity, difference_error
+from tlkit.export.saved_model import Answers, Serving, run_saved_model, write_saved_model
 from tlkit.models.graph import model_ends
 from tlkit.models.heads import head_kind
 from tlkit.utils.files import written_aside
@@ -39,25 +39,25 @@ from tlkit.utils.text_repr import ShownAsText
 
 FORMATS = tuple(EXPORT_FORMATS)
 LARGEST_DIFFERENCE = 1e-5
-_KERAS_FILE = EXPORT_FORMATS["keras"].place
+_KERAS_FILE = EXPORT_FORMATS["keras"].path
 _IN_PROCESS = ("saved_model", "keras")
 _CPU = "CPU:0"
-"""Where answers are compared: a GPU may round products of float32 to TensorFloat-32."""
+"""Device of the comparisons: a GPU may round products of float32 to TensorFloat-32."""
 
 
 @dataclass(frozen=True)
 class ExportedFormat(ShownAsText):
-    """One thing that was written.
+    """One exported format.
 
     Attributes:
         name: One of `FORMATS`.
         path: The SavedModel's folder, or the file.
         num_bytes: Its size.
-        difference: Largest difference of a probability (and, with a rejection, of a novelty) from
-            the model in memory.
-        accuracy_drop: What rounded weights are expected to cost of accuracy, 0...1, by what the
-            model in memory says of the images compared, whose labels are not known; see
-            `tlkit.export.parity.accuracy_drop`. `None` where no fresh process was asked.
+        difference: Largest difference of a probability (and, with a rejection, of an OOD score)
+            from the model in memory.
+        accuracy_drop: Expected loss of accuracy by rounded weights, 0...1, computed from the
+            probabilities of the model in memory, as the true labels are unknown; see
+            `tlkit.export.parity.accuracy_drop`. `None` if no fresh process was used.
         load_seconds: Time to load it in a process that has only the format's runtime, or `None`.
         milliseconds_per_image: Time for one image there, or `None`.
     """
@@ -73,25 +73,25 @@ class ExportedFormat(ShownAsText):
     def __str__(self) -> str:
         text = (
             f"{self.name}: {self.path}, {megabytes(self.num_bytes)}, "
-            f"probabilities within {self.difference:.1g}"
+            f"largest difference of a probability {self.difference:.1g}"
         )
         if self.load_seconds is not None:
             text += (
                 f"; in a fresh process {self.load_seconds:.2f} s to load, "
-                f"{self.milliseconds_per_image:.1f} ms an image"
+                f"{self.milliseconds_per_image:.1f} ms per image"
             )
         if self.accuracy_drop:
-            text += f", {100 * self.accuracy_drop:.1f} points of accuracy expected to be lost"
+            text += f"; expected loss of accuracy {100 * self.accuracy_drop:.1f} points"
         return text
 
 
 @dataclass(frozen=True)
 class ExportReport(ShownAsText):
-    """What `export_model` wrote, and how closely it agrees with the model in memory.
+    """The formats that `export_model` wrote, and how closely they agree with the model in memory.
 
     Attributes:
-        formats: What was written, in the order asked for.
-        num_samples: Number of images that were compared.
+        formats: The exported formats, in the order of the argument.
+        num_samples: Number of compared images.
     """
 
     formats: tuple[ExportedFormat, ...]
@@ -99,7 +99,9 @@ class ExportReport(ShownAsText):
 
     def __str__(self) -> str:
         lines = [str(exported) for exported in self.formats]
-        return "\n".join([*lines, f"compared on {self.num_samples} images after loading"])
+        return "\n".join(
+            [*lines, f"compared with the model in memory on {self.num_samples} images"]
+        )
 
 
 def export_model(
@@ -114,47 +116,48 @@ def export_model(
     rejection: Rejection | None = None,
     fresh_process: bool = True,
 ) -> ExportReport:
-    """Writes `model` for people who have never heard of tlkit, and proves what was written.
+    """Exports `model` to formats that need no tlkit, and compares each export with the model.
 
-    With "saved_model" alone, `path` is the SavedModel itself; else a folder that holds
-    `saved_model/`, `model.keras`, `model.tflite`, `model_float16.tflite`, `model_int8.tflite`,
-    `model.onnx`, as many of them as were asked for.
+    With "saved_model" alone, `path` is the SavedModel itself. Otherwise it is a folder that holds
+    the requested ones of `saved_model/`, `model.keras`, `model.tflite`, `model_float16.tflite`,
+    `model_int8.tflite` and `model.onnx`.
 
-    The SavedModel takes whole image files or pixels and gives probabilities, names and numbers of
-    classes; see `tlkit.export.saved_model`. The others take pixels, and hold the preprocessing and
-    the names of classes too; see `tlkit.export.labels` for where. All compute in float32, whatever
-    the model's policy for training is (but for the rounded weights of "litert_float16" and
-    "litert_int8"), and hold no state of training. `model` stays as it is.
+    The SavedModel takes contents of image files, or pixels, and returns probabilities, class names
+    and class numbers; see `tlkit.export.saved_model`. The other formats take pixels and include the
+    preprocessing and the class names; see `tlkit.export.labels`. All compute in float32, whatever
+    the model's policy for training is (except for the rounded weights of "litert_float16" and
+    "litert_int8"), and hold no training state. `model` is left unchanged.
 
-    Before anything appears at `path`, images go through the model in memory, the reloaded
-    .keras (written for this even when it is not asked for) and both signatures of the reloaded
-    SavedModel, as batches of the same shape, all on the CPU. Each probability must agree within
-    1e-5. Then each format is asked in a process of its own in which nothing but its runtime can be
-    imported, which is timed, and held to the bounds of `tlkit.export.formats`.
+    Before anything is written to `path`, images are passed through the model in memory, the
+    reloaded .keras file (which is written for this even if it was not requested) and both
+    signatures of the reloaded SavedModel, in batches of the same shape, all on the CPU. Each
+    probability must agree within 1e-5. Then each format is run and timed in a process of its own,
+    in which nothing but its runtime can be imported, and must respect the bounds of
+    `tlkit.export.formats`.
 
     Args:
-        model: Takes pixels 0...255 of one fixed size; gives logits or probabilities.
-        path: A folder that does not exist yet or is empty.
-        class_names: In the order of the model's outputs, each on one line.
+        model: From pixels 0...255 of a fixed image size to logits or probabilities.
+        path: A folder that does not exist or is empty.
+        class_names: Class names in the order of the model's outputs, each on one line.
         formats: One or several of "saved_model", "keras", "litert", "litert_float16",
-            "litert_int8" and "onnx". Those behind the first two need tlkit[export].
-        samples: Images to compare on: files, or pixels 0...255 `(n, height, width, 3)`. When
-            not given: two images that come with scikit-learn, and six views of them.
-        threshold: From this probability on, 0...1, a multi-label head gives a label.
-        max_pixels: The most pixels an image file may have for the SavedModel.
-        rejection: What `fit_rejection` found for this model. Both signatures of the SavedModel
-            then also give "known", bool `(n,)`, and "novelty", float32 `(n,)`, which must agree
-            within 1e-5 too; assets/serving.json says how many images are wrongly rejected. The
-            .keras file stays the classifier alone.
-        fresh_process: Whether SavedModel and .keras, too, are asked in a process of their own.
-            Without, the report has no times of them, and some seconds are saved, which it takes
-            there to import TensorFlow.
+            "litert_int8" and "onnx". All but the first two need tlkit[export].
+        samples: Images to compare on: files, or pixels 0...255 `(n, height, width, 3)`. By
+            default, two images that come with scikit-learn, and six views of them.
+        threshold: Lowest probability, 0...1, for which a multi-label head gives a label.
+        max_pixels: Largest number of pixels of an image file for the SavedModel.
+        rejection: The result of `fit_rejection` for this model. Both signatures of the SavedModel
+            then also return "known", bool `(n,)`, and "novelty", float32 `(n,)`, the OOD score,
+            which must also agree within 1e-5; assets/serving.json holds the fraction of images
+            that is wrongly rejected. The .keras file holds the classifier alone.
+        fresh_process: Whether the SavedModel and the .keras file are also run in a process of their
+            own. Otherwise the report has no times for them, and the seconds to import TensorFlow
+            in that process are saved.
 
     Raises:
-        ArgumentError: If an argument breaks its rule; if `path` is not empty; if `rejection` was
-            fitted to other features than the model's.
+        ArgumentError: If an argument is invalid, `path` is not empty, or `rejection` was fitted to
+            other features than those of the model.
         DataError: If `samples` are missing or cannot be decoded.
-        ExportError: If what was written cannot be loaded or does not agree; nothing is left then.
+        ExportError: If an export cannot be loaded or does not agree; then nothing is written.
 
     Example:
         >>> import keras, tempfile, tlkit
@@ -168,7 +171,7 @@ def export_model(
     """
     formats = _check_formats(formats)
     check_packages(formats)
-    path = _check_place(path)
+    path = _check_path(path)
     check_threshold(threshold)
     check_count("max_pixels", max_pixels)
     serving = Serving(
@@ -179,32 +182,32 @@ def export_model(
         max_pixels=max_pixels,
         rejection=None if rejection is None else check_rejection(rejection, model),
     )
-    proof = _ParitySamples.of(samples, serving)
+    compared = _ParitySamples.of(samples, serving)
     model = _in_float32(model)
     with tf.device(_CPU):
-        expected = serving.answers(model, proof.images)
+        expected = serving.answers(model, compared.images)
     if not np.isfinite(expected["probabilities"]).all():
         raise ExportError(
             "`model` must give finite probabilities. Received: NaN or infinite ones on "
-            f"{len(proof.image_bytes)} images. Train it again with a lower learning rate."
+            f"{len(compared.image_bytes)} images. Train it again with a lower learning rate."
         )
     with written_aside(path) as aside, tempfile.TemporaryDirectory() as scratch:
-        places = _places(aside, formats)
+        paths = _paths(aside, formats)
         differences = {}
-        about = {name: fact for name, fact in serving.as_dict().items() if name != "rejection"}
-        file = places.get("keras", Path(scratch) / _KERAS_FILE)
-        answers = _through_keras(model, file, proof, serving, about)
+        about = {name: value for name, value in serving.as_dict().items() if name != "rejection"}
+        file = paths.get("keras", Path(scratch) / _KERAS_FILE)
+        answers = _write_and_run_keras(model, file, compared, serving, about)
         differences["keras"] = _compare("keras", answers, expected, serving)
         if "saved_model" in formats:
-            answers = _through_saved_model(model, places["saved_model"], proof, serving)
+            answers = _write_and_run_saved_model(model, paths["saved_model"], compared, serving)
             differences["saved_model"] = _compare("saved_model", answers, expected, serving)
         for name in formats:
             _write_for_other_runtimes(model, name, aside, serving.class_names, about)
-        measured = {
+        parity = {
             name: check_parity(
                 name,
-                places[name],
-                proof.images.numpy(),
+                paths[name],
+                compared.images.numpy(),
                 expected["probabilities"].numpy(),
                 model=model,
                 threshold=serving.threshold,
@@ -212,25 +215,25 @@ def export_model(
             for name in formats
             if fresh_process or name not in _IN_PROCESS
         }
-        sizes = {name: _num_bytes(place) for name, place in places.items()}
-    places = _places(path, formats)
+        sizes = {name: _num_bytes(written) for name, written in paths.items()}
+    paths = _paths(path, formats)
     return ExportReport(
         formats=tuple(
-            _exported(name, places[name], sizes[name], differences.get(name), measured.get(name))
+            _report_format(name, paths[name], sizes[name], differences.get(name), parity.get(name))
             for name in formats
         ),
-        num_samples=len(proof.image_bytes),
+        num_samples=len(compared.image_bytes),
     )
 
 
-def _exported(
-    name: str, place: Path, size: int, difference: float | None, parity: ParityReport | None
+def _report_format(
+    name: str, path: Path, size: int, difference: float | None, parity: ParityReport | None
 ) -> ExportedFormat:
     if parity is None:
-        return ExportedFormat(name, place, size, difference or 0.0)
+        return ExportedFormat(name, path, size, difference or 0.0)
     return ExportedFormat(
         name,
-        place,
+        path,
         size,
         difference=max(parity.difference, difference or 0.0),
         accuracy_drop=parity.accuracy_drop,
@@ -255,7 +258,7 @@ def _write_for_other_runtimes(
 
 @dataclass(frozen=True)
 class _ParitySamples:
-    """What the proof is made on: files, and the same decoded, uint8 (n, height, width, 3)."""
+    """The images to compare on: contents of files, and decoded, uint8 (n, height, width, 3)."""
 
     image_bytes: tuple[bytes, ...]
     images: tf.Tensor
@@ -280,13 +283,14 @@ class _ParitySamples:
                 "Leave it out to use images that come with scikit-learn."
             )
         decode = decoder(serving.image_size, serving.max_pixels)
-        return cls(image_bytes, tf.stack([decode(tf.constant(one)) for one in image_bytes]))
+        images = tf.stack([decode(tf.constant(content)) for content in image_bytes])
+        return cls(image_bytes, images)
 
 
 def _bundled_images(max_pixels: int) -> tuple[bytes, ...]:
-    """The two images of scikit-learn as files, and six views of them: flipped and cropped.
+    """Returns the two images of scikit-learn as files, and six flipped or cropped views of them.
 
-    Where they have more than `max_pixels`, every other pixel is taken, or every third...
+    If they have more than `max_pixels`, every second (third, ...) pixel is taken.
     """
     files, views = [], []
     bundled = load_sample_images()
@@ -294,17 +298,17 @@ def _bundled_images(max_pixels: int) -> tuple[bytes, ...]:
         height, width, _ = image.shape
         step = math.ceil(math.sqrt(height * width / max_pixels))
         small = image[::step, ::step]
-        kept = Path(file).read_bytes() if step == 1 else tf.io.encode_jpeg(small).numpy()
-        files.append(kept)
+        files.append(Path(file).read_bytes() if step == 1 else tf.io.encode_jpeg(small).numpy())
         height, width, _ = small.shape
         views += [small[:, ::-1], small[::-1], small[: height // 2, : width // 3]]
     return (*files, *(tf.io.encode_jpeg(view).numpy() for view in views))
 
 
 def _in_float32(model: keras.Model) -> keras.Model:
-    """Returns the same function and weights without optimizer and losses, in float32.
+    """Returns the model with the same weights in float32, without optimizer and losses.
 
-    It shares the layers of a model that computes in float32 anyway, and copies those of another.
+    A model that already computes in float32 shares its layers with the result; layers of others
+    are copied.
     """
     if all(layer.dtype_policy.name == "float32" for layer in _all_layers(model)):
         return keras.Model(*model_ends(model), name=model.name)
@@ -323,10 +327,10 @@ def _all_layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
         yield from _all_layers(layer) if isinstance(layer, keras.Model) else ()
 
 
-def _through_keras(
+def _write_and_run_keras(
     model: keras.Model,
     file: Path,
-    proof: _ParitySamples,
+    compared: _ParitySamples,
     serving: Serving,
     about: dict[str, object],
 ) -> tuple[Answers, ...]:
@@ -339,90 +343,94 @@ def _through_keras(
     except (TypeError, ValueError) as error:
         raise ExportError(
             f"The .keras file of this model cannot be loaded: {error} "
-            "Register its own classes with `keras.saving.register_keras_serializable`."
+            "Register its custom classes with `keras.saving.register_keras_serializable`."
         ) from error
     with tf.device(_CPU):
-        return (serving.answers(loaded, proof.images),)
+        return (serving.answers(loaded, compared.images),)
 
 
-def _through_saved_model(
-    model: keras.Model, folder: Path, proof: _ParitySamples, serving: Serving
+def _write_and_run_saved_model(
+    model: keras.Model, folder: Path, compared: _ParitySamples, serving: Serving
 ) -> tuple[Answers, ...]:
     write_saved_model(model, folder, serving)
     with tf.device(_CPU):
-        return ask_saved_model(folder, proof.image_bytes, proof.images)
+        return run_saved_model(folder, compared.image_bytes, compared.images)
 
 
-def _compare(name: str, answers: tuple[Answers, ...], expected: Answers, serving: Serving) -> float:
-    """Returns the largest difference of a probability, or of a novelty.
+def _compare(
+    name: str, all_answers: tuple[Answers, ...], expected: Answers, serving: Serving
+) -> float:
+    """Returns the largest difference of a probability or OOD score; raises if it is too large.
 
-    Labels are held against the probabilities they came with, not against those expected: of two
-    classes equally probable within the tolerance either may be named.
+    Labels are checked against the export's own probabilities, not against those expected: of two
+    classes that are equally probable within the tolerance, either may be the label.
     """
     differences = [0.0]
-    for output, what in {"probabilities": "probabilities", "novelty": "novelties"}.items():
+    for output, what in {"probabilities": "probabilities", "novelty": "OOD scores"}.items():
         if output not in expected:
             continue
-        found = np.stack([one[output].numpy() for one in answers])
-        difference = float(np.abs(found - expected[output].numpy()).max())
-        if not difference <= LARGEST_DIFFERENCE:  # NaN too
-            raise ExportError(
-                f"The exported {name} does not compute what the model in memory computes: "
-                f"{what} differ by up to {difference:.3g}, at most {LARGEST_DIFFERENCE:g} is "
-                "allowed. Nothing was written. Report this with the model's summary."
-            )
+        exported = np.stack([answers[output].numpy() for answers in all_answers])
+        difference = float(np.abs(exported - expected[output].numpy()).max())
+        if not difference <= LARGEST_DIFFERENCE:  # also for NaN
+            raise difference_error(name, what, difference, LARGEST_DIFFERENCE)
         differences.append(difference)
-    for one in answers:
-        if not _is_known_as_its_novelty_says(one, serving.rejection):
+    for answers in all_answers:
+        if not _is_known_consistent(answers, serving.rejection):
             raise ExportError(
-                f"The exported {name} calls other images known than their novelty says. "
-                "Nothing was written. Report this with the model's summary."
+                f"The exported {name} must give `known` as its OOD scores and threshold determine. "
+                "Received: another result for some images. Nothing was written. Report this with "
+                "the model's summary."
             )
-        if not _are_consistent(one, serving):
+        if not _are_labels_consistent(answers, serving):
             raise ExportError(
-                f"The exported {name} names other classes than its probabilities say. "
-                "Nothing was written. Report this with the model's summary."
+                f"The exported {name} must give the labels that its probabilities determine. "
+                "Received: other labels for some images. Nothing was written. Report this with the "
+                "model's summary."
             )
     return max(differences)
 
 
-def _is_known_as_its_novelty_says(answers: Answers, rejection: Rejection | None) -> bool:
+def _is_known_consistent(answers: Answers, rejection: Rejection | None) -> bool:
     if rejection is None:
         return "known" not in answers
     expected = answers["novelty"].numpy() <= np.float32(rejection.threshold)
     return np.array_equal(answers["known"].numpy(), expected)
 
 
-def _are_consistent(answers: Answers, serving: Serving) -> bool:
-    shares = answers["probabilities"].numpy()
+def _are_labels_consistent(answers: Answers, serving: Serving) -> bool:
+    probabilities = answers["probabilities"].numpy()
     predictions = predictions_from(
-        shares, serving.class_names, serving.kind, serving.threshold, (None,) * len(shares)
+        probabilities,
+        serving.class_names,
+        serving.kind,
+        serving.threshold,
+        (None,) * len(probabilities),
     )
     labels = [label.decode() for label in answers["label"].numpy()]
     return labels == [prediction.label for prediction in predictions] and bool(
-        (answers["class_id"].numpy() == shares.argmax(axis=1)).all()
+        (answers["class_id"].numpy() == probabilities.argmax(axis=1)).all()
     )
 
 
 def _check_formats(formats: Sequence[str]) -> tuple[str, ...]:
-    wanted = tuple(dict.fromkeys(as_tuple(formats)))
-    if not wanted:
+    names = tuple(dict.fromkeys(as_tuple(formats)))
+    if not names:
         raise ArgumentError(
             f"`formats` must name at least one format. Received: formats={formats!r}. "
             f"Give some of {FORMATS}."
         )
-    for name in wanted:
+    for name in names:
         check_choice("formats", name, FORMATS)
-    return wanted
+    return names
 
 
-def _check_place(given: str | os.PathLike[str]) -> Path:
+def _check_path(given: str | os.PathLike[str]) -> Path:
     check_path("path", given)
     path = Path(given)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ArgumentError(
-            "`path` must be a folder that does not exist yet or is empty. "
-            f"Received: path={str(path)!r}. Give another, or remove what is there."
+            "`path` must be a folder that does not exist or is empty. "
+            f"Received: path={str(path)!r}. Choose another folder, or remove its content."
         )
     return path
 
@@ -431,17 +439,17 @@ def _check_lines(class_names: tuple[str, ...]) -> tuple[str, ...]:
     for name in class_names:
         if name.splitlines() != [name]:
             raise ArgumentError(
-                "`class_names` must each be one line of text, for class_names.txt. "
+                "`class_names` must be names of one line of text each, for class_names.txt. "
                 f"Received: {name!r}. Rename this class."
             )
     return class_names
 
 
-def _places(path: Path, formats: tuple[str, ...]) -> dict[str, Path]:
-    """Where each format lies when `path` is the export."""
+def _paths(path: Path, formats: tuple[str, ...]) -> dict[str, Path]:
+    """Returns the path of each format in an export to `path`."""
     if formats == ("saved_model",):
         return {"saved_model": path}
-    return {name: path / EXPORT_FORMATS[name].place for name in formats}
+    return {name: path / EXPORT_FORMATS[name].path for name in formats}
 
 
 def _num_bytes(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""The formats a model can be exported to: where each lies, what it needs, how close it must be."""
+"""The export formats: their files, required packages, and largest allowed differences."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,27 +7,28 @@ from importlib.util import find_spec
 from tlkit.errors import ArgumentError
 
 MAX_ACCURACY_DROP = 0.03
-"""Of the images compared, the share that rounded weights may cost."""
+"""Largest loss of accuracy by rounded weights, as a fraction of the compared images."""
 
 
 @dataclass(frozen=True)
 class ExportFormat:
-    """One format.
+    """An export format.
 
     Attributes:
-        name: As `export_model` takes it.
-        place: The file or folder, in a folder that holds several formats.
-        runtime: What loads it: "tensorflow", "keras", "ai_edge_litert" or "onnxruntime".
-        packages: Beyond tlkit's own requirements, what must be installed to write and to prove
-            it: the name to import and the name to install.
-        largest_difference: The most that a probability may differ from that of the model in
-            memory; 1, which excludes NaN alone, where only the accuracy can be held.
-        quantization: How weights are rounded; `None` where they stay float32. Where they are,
-            `MAX_ACCURACY_DROP` is held too.
+        name: Its name for `export_model`.
+        path: Its file or folder within the folder of an export.
+        runtime: The runtime that loads it: "tensorflow", "keras", "ai_edge_litert" or
+            "onnxruntime".
+        packages: Packages beyond tlkit's own requirements that are needed to write and to check
+            it: for each, the name to import and the name to install.
+        largest_difference: Largest allowed difference of a probability from that of the model in
+            memory; 1, which excludes only NaN, for formats that are held to the accuracy alone.
+        quantization: How weights are rounded; `None` if they stay float32. Rounded ones are held
+            to `MAX_ACCURACY_DROP` as well.
     """
 
     name: str
-    place: str
+    path: str
     runtime: str
     packages: tuple[tuple[str, str], ...] = ()
     largest_difference: float = 1e-5
@@ -37,13 +38,13 @@ class ExportFormat:
 _LITERT = (("ai_edge_litert", "ai-edge-litert"),)
 _ONNX = (("tf2onnx", "tf2onnx"), ("onnx", "onnx"), ("onnxruntime", "onnxruntime"))
 
-# Measured over thirteen backbones of the catalogue's families: another runtime adds up in another
-# order, which moves a probability by up to 5e-6 (MobileNet-0.25, trained) or 2e-4 (Inception V3,
-# random weights); float16's eleven bits of each weight move one by up to 0.03 (MobileNet-0.25),
-# and int8 by up to 0.3, which cost 2 of 100 images.
+# Measured on thirteen backbones of all families in the catalogue: runtimes sum in different orders,
+# which changes a probability by up to 5e-6 (MobileNet-0.25, trained) or 2e-4 (Inception V3, random
+# weights); float16 weights change one by up to 0.03 (MobileNet-0.25), and int8 weights by up to
+# 0.3, which cost 2 of 100 images.
 EXPORT_FORMATS = {
-    one.name: one
-    for one in (
+    spec.name: spec
+    for spec in (
         ExportFormat("saved_model", "saved_model", "tensorflow"),
         ExportFormat("keras", "model.keras", "keras"),
         ExportFormat("litert", "model.tflite", "ai_edge_litert", _LITERT, 1e-3),
@@ -57,7 +58,7 @@ EXPORT_FORMATS = {
 
 
 def check_packages(formats: Iterable[str]) -> None:
-    """Raises `ArgumentError` unless all that writes and proves `formats` is installed.
+    """Raises `ArgumentError` unless the packages that write and check `formats` are installed.
 
     Args:
         formats: Names of `EXPORT_FORMATS`.
@@ -71,7 +72,7 @@ def check_packages(formats: Iterable[str]) -> None:
         missing = [package for module, package in packages if find_spec(module) is None]
         if missing:
             raise ArgumentError(
-                "`formats` must be such that their packages are installed. "
+                "`formats` must be formats whose packages are installed. "
                 f"Received: {name!r}, which needs {' and '.join(missing)}. "
                 'Install with: pip install "tlkit[export]".'
             )

@@ -1,4 +1,4 @@
-"""Names of classes, and what else is to be known of a model, inside the file that holds it."""
+"""Class names and settings of a model, stored inside the model's file."""
 
 import json
 import zipfile
@@ -12,15 +12,15 @@ from tlkit.evaluation.exported import CLASS_NAMES_FILE, SERVING_FILE
 def add_labels(file: Path, class_names: Sequence[str], about: Mapping[str, Any]) -> None:
     """Adds `class_names.txt` and `serving.json` to a .keras file or to the end of a .tflite file.
 
-    Both are what they are in the SavedModel's assets: one name a line in UTF-8, and the rest of
-    what is to be known. A .keras file is a ZIP archive, and Keras reads only the members it
-    knows; behind a .tflite model its runtime expects just such an archive of files that go with
-    it. So any ZIP program opens both: `unzip -p model.tflite class_names.txt`.
+    They have the same content as the SavedModel's assets: one name per line in UTF-8, and the
+    settings. A .keras file is a ZIP archive of which Keras reads the members it knows; LiteRT
+    expects such an archive of associated files at the end of a .tflite file. Any ZIP program opens
+    both: `unzip -p model.tflite class_names.txt`.
 
     Args:
-        file: The file, which is changed.
-        class_names: In the order of the model's outputs.
-        about: What JSON can hold.
+        file: The file; changed in place.
+        class_names: Class names in the order of the model's outputs.
+        about: The settings; JSON-serializable.
 
     Example:
         >>> import pathlib, tempfile
@@ -41,7 +41,7 @@ def add_labels(file: Path, class_names: Sequence[str], about: Mapping[str, Any])
 
 
 def read_labels(file: Path) -> tuple[tuple[str, ...], dict[str, object]]:
-    """Returns what `add_labels` added: the class names, and the rest."""
+    """Returns what `add_labels` has added: the class names and the settings."""
     with zipfile.ZipFile(file) as archive:
         names = archive.read(CLASS_NAMES_FILE).decode().split("\n")[:-1]
         return tuple(names), json.loads(archive.read(SERVING_FILE))

@@ -1,4 +1,4 @@
-"""LiteRT (.tflite): one file for phones and small devices."""
+"""Export to LiteRT (.tflite), for phones and small devices."""
 
 import logging
 import re
@@ -20,9 +20,9 @@ from tlkit.export.labels import add_labels
 from tlkit.utils.tensorflow_logging import unlogged
 
 FILES = {
-    one.quantization: one.place
-    for one in EXPORT_FORMATS.values()
-    if one.runtime == "ai_edge_litert"
+    spec.quantization: spec.path
+    for spec in EXPORT_FORMATS.values()
+    if spec.runtime == "ai_edge_litert"
 }
 
 
@@ -37,22 +37,21 @@ def write_litert(
     """Writes a LiteRT model with its preprocessing and labels, and returns the file.
 
     Its one signature takes `images`, uint8 `(n, height, width, 3)`, RGB, 0...255, and returns
-    `probabilities`, float32 `(n, num_classes)`, and `class_id`, int64 `(n,)`. Images must be
-    decoded and stretched by who asks: LiteRT knows no image files and no strings. The labels
-    stand at the end of the file; see `tlkit.export.labels`. It holds LiteRT's own operations
-    only.
+    `probabilities`, float32 `(n, num_classes)`, and `class_id`, int64 `(n,)`. The caller must
+    decode and resize images, as LiteRT supports neither image files nor strings. The labels are at
+    the end of the file; see `tlkit.export.labels`. The model uses LiteRT's own operations only.
 
     Args:
-        model: Takes pixels 0...255 of one fixed size; computes in float32.
-        folder: Is made where it is missing.
-        class_names: In the order of the model's outputs.
-        quantization: `None` leaves weights float32; "float16" halves them, and they are computed
-            with in float32; "int8" rounds the larger ones to a quarter of the size, and what
-            they are multiplied with while computing (dynamic range).
-        about: What else goes into `serving.json`.
+        model: Takes pixels 0...255 of a fixed image size; computes in float32.
+        folder: The folder; made if it is missing.
+        class_names: Class names in the order of the model's outputs.
+        quantization: `None` keeps weights in float32. "float16" stores them in half the size and
+            computes in float32. "int8" stores larger weights in a quarter of the size, and
+            quantizes their inputs during inference (dynamic range).
+        about: Settings for `serving.json`.
 
     Raises:
-        ArgumentError: If an argument breaks its rule.
+        ArgumentError: If an argument is invalid.
         ExportError: If LiteRT has no operation for a part of the model.
 
     Example:
@@ -66,7 +65,7 @@ def write_litert(
     if quantization is not None:
         check_choice("quantization", quantization, [name for name in FILES if name is not None])
     names = check_class_names(class_names, num_classes_of(model))
-    content = _converted(model, quantization)
+    content = _convert(model, quantization)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / FILES[quantization]
     file.write_bytes(content)
@@ -74,9 +73,9 @@ def write_litert(
     return file
 
 
-def _converted(model: keras.Model, quantization: str | None) -> bytes:
+def _convert(model: keras.Model, quantization: str | None) -> bytes:
     module = tf.Module()
-    # The bare variables, as in a SavedModel: the converter looks for them behind the function.
+    # The variables themselves, as in a SavedModel: the converter looks for them in the module.
     module.weights = [variable.value for variable in model.variables]
     module.classify = classifying_function(model)
     converter = tf.lite.TFLiteConverter.from_concrete_functions(
@@ -87,16 +86,16 @@ def _converted(model: keras.Model, quantization: str | None) -> bytes:
     if quantization == "float16":
         converter.target_spec.supported_types = [tf.float16]
     try:
-        with unlogged("tensorflow", below=logging.WARNING):  # it speaks of a temporary folder
+        with unlogged("tensorflow", below=logging.WARNING):  # messages about a temporary folder
             return converter.convert()
     except ConverterError as error:
         raise ExportError(
             f"LiteRT cannot compute this model: {_reason(str(error))}. "
-            "Replace the layer it names, or export to another format."
+            "Replace the layer that needs it, or export to another format."
         ) from error
 
 
 def _reason(message: str) -> str:
-    """What is missing, which stands far down in the converter's message; else its first line."""
+    """Returns the missing operations in the converter's message, else its first line."""
     missing = re.findall(r"(?:Custom|Flex) ops: (.+)", message)
     return f"it has no operation {', '.join(missing)}" if missing else message.splitlines()[0]

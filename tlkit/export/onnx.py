@@ -1,4 +1,4 @@
-"""ONNX: one file for ONNX Runtime and what else reads the format."""
+"""Export to ONNX, for ONNX Runtime and others that read the format."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from tlkit.export.formats import EXPORT_FORMATS, check_packages
 from tlkit.utils.tensorflow_logging import unlogged
 
 OPSET = 17
-"""Version of ONNX's operations; read by every ONNX Runtime since 1.12 (2022)."""
+"""Version of ONNX's operations; supported by ONNX Runtime since 1.12 (2022)."""
 
 
 def write_onnx(
@@ -28,18 +28,18 @@ def write_onnx(
     """Writes an ONNX model with its preprocessing and labels, and returns the file.
 
     It takes `images`, uint8 `(batch, height, width, 3)`, RGB, 0...255, and returns
-    `probabilities`, float32 `(batch, num_classes)`, and `class_id`, int64 `(batch,)`. Images
-    must be decoded and stretched by who asks. The model's metadata hold `class_names`, a list in
-    JSON, and `serving`, the rest in JSON.
+    `probabilities`, float32 `(batch, num_classes)`, and `class_id`, int64 `(batch,)`. The caller
+    must decode and resize images. The model's metadata hold `class_names`, a JSON list, and
+    `serving`, the settings in JSON.
 
     Args:
-        model: Takes pixels 0...255 of one fixed size; computes in float32.
-        folder: Is made where it is missing.
-        class_names: In the order of the model's outputs.
-        about: What else is to be known; what JSON can hold.
+        model: Takes pixels 0...255 of a fixed image size; computes in float32.
+        folder: The folder; made if it is missing.
+        class_names: Class names in the order of the model's outputs.
+        about: The settings; JSON-serializable.
 
     Raises:
-        ArgumentError: If an argument breaks its rule; if tf2onnx is not installed.
+        ArgumentError: If an argument is invalid or tf2onnx is not installed.
         ExportError: If ONNX has no operation for a part of the model.
 
     Example:
@@ -54,11 +54,11 @@ def write_onnx(
     import onnx
 
     names = check_class_names(class_names, num_classes_of(model))
-    converted = _converted(model)
+    converted = _convert(model)
     height, width = image_size_of(model)
     converted.doc_string = (
-        f"images: uint8 RGB pixels 0...255 of {width} x {height} pixels; preprocessing is inside. "
-        "probabilities and class_id: in the order of class_names."
+        f"images: uint8 RGB values 0...255, {width} x {height} pixels; preprocessing is part of "
+        "the model. probabilities and class_id: in the order of class_names."
     )
     for value in (*converted.graph.input, *converted.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
@@ -70,19 +70,19 @@ def write_onnx(
         },
     )
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / EXPORT_FORMATS["onnx"].place
+    file = folder / EXPORT_FORMATS["onnx"].path
     onnx.save(converted, file)
     return file
 
 
-def _converted(model: keras.Model) -> Any:
-    """Returns the ONNX model; what tf2onnx logs of the parts it does not know is in the error."""
+def _convert(model: keras.Model) -> Any:
+    """Returns the ONNX model; the error names the parts that tf2onnx does not support."""
     import onnx
     import tf2onnx
 
     graph = constant_graph(model)
     try:
-        # tf2onnx's calls of deprecated names are none of the user's doing
+        # without tf2onnx's messages: its use of deprecated names does not concern the user
         with unlogged("tf2onnx", "tensorflow"):
             converted, _ = tf2onnx.convert.from_graph_def(
                 graph.graph_def,
@@ -96,6 +96,6 @@ def _converted(model: keras.Model) -> Any:
     except (RuntimeError, ValueError, KeyError, onnx.checker.ValidationError) as error:
         raise ExportError(
             f"ONNX cannot compute this model: {str(error).splitlines()[0]}. "
-            "Replace the layer it names, or export to another format."
+            "Replace the layer that needs it, or export to another format."
         ) from error
     return converted

@@ -1,4 +1,4 @@
-"""Whether an exported model says what the model in memory says, asked in a fresh process."""
+"""Comparison of an exported model, run in a fresh process, with the model in memory."""
 
 import os
 import subprocess
@@ -16,22 +16,21 @@ from tlkit.evaluation.outputs import THRESHOLD
 from tlkit.evaluation.prediction import is_label
 from tlkit.export.formats import EXPORT_FORMATS, MAX_ACCURACY_DROP
 from tlkit.models.heads import head_kind, probabilities
-from tlkit.utils.formatting import percent
 from tlkit.utils.text_repr import ShownAsText
 
 TIME_LIMIT = 600
-"""Seconds after which a fresh process counts as hung."""
+"""Seconds after which a fresh process is killed."""
 
 
 @dataclass(frozen=True, eq=False)
-class FreshAnswers:
-    """What an exported model said in a process of its own, on the CPU.
+class FreshOutputs:
+    """The outputs of an exported model in a process of its own, on the CPU.
 
     Attributes:
-        outputs: Probabilities, float32 `(n, num_classes)`; of a .keras file what its model
-            returns, which may be logits.
-        load_seconds: From the file to the first answer, without importing the runtime.
-        milliseconds_per_image: Median over single images, decoded before.
+        outputs: Probabilities, float32 `(n, num_classes)`; for a .keras file the model's outputs,
+            which may be logits.
+        load_seconds: Time from loading to the first output, without importing the runtime.
+        milliseconds_per_image: Median over single decoded images.
     """
 
     outputs: np.ndarray
@@ -44,13 +43,14 @@ class ParityReport(ShownAsText):
     """How closely an exported model agrees with the model in memory.
 
     Attributes:
-        name: The format.
-        num_images: Number of images compared.
+        name: Name of the format.
+        num_images: Number of compared images.
         difference: Largest difference of a probability.
-        accuracy_drop: Accuracy in memory minus accuracy exported, see `accuracy_drop`.
-        is_counted: Whether that was counted with labels; else it is what is to be expected.
-        load_seconds: See `FreshAnswers`.
-        milliseconds_per_image: See `FreshAnswers`.
+        accuracy_drop: Accuracy of the model in memory minus that of the export, see
+            `accuracy_drop`.
+        is_counted: Whether the drop was measured with labels; otherwise it is an expected value.
+        load_seconds: See `FreshOutputs`.
+        milliseconds_per_image: See `FreshOutputs`.
     """
 
     name: str
@@ -80,27 +80,27 @@ def check_parity(
     threshold: float = THRESHOLD,
     labels: np.ndarray | None = None,
 ) -> ParityReport:
-    """Asks an exported model in a fresh process and holds what it says to the bounds of its format.
+    """Runs an exported model in a fresh process and checks its outputs against the format's bounds.
 
     Args:
-        name: The format, a name of `EXPORT_FORMATS`.
+        name: Name of the format in `EXPORT_FORMATS`.
         path: The file or folder.
         images: uint8 `(n, height, width, 3)`, 0...255, n at least 1; real images.
         expected: Probabilities of the model in memory, `(n, num_classes)`, computed on the CPU:
             a GPU rounds products of float32 to TensorFloat-32.
-        model: The model in memory, which says what outputs mean.
-        threshold: From this probability on, a multi-label head gives a label.
+        model: The model in memory, which determines the meaning of outputs.
+        threshold: Lowest probability for which a multi-label head gives a label.
         labels: See `accuracy_drop`.
 
     Raises:
-        ExportError: If the model cannot be asked, or a bound is broken.
+        ExportError: If the model cannot be run or a bound is exceeded.
     """
-    answers = ask_in_fresh_process(name, path, images)
-    found = answers.outputs
+    fresh = run_in_fresh_process(name, path, images)
+    exported = fresh.outputs
     if name == "keras":
-        found = np.asarray(probabilities(found, model))
-    difference, drop = compare_answers(
-        name, found, expected, kind=head_kind(model), threshold=threshold, labels=labels
+        exported = np.asarray(probabilities(exported, model))
+    difference, drop = compare_probabilities(
+        name, exported, expected, kind=head_kind(model), threshold=threshold, labels=labels
     )
     return ParityReport(
         name=name,
@@ -108,35 +108,35 @@ def check_parity(
         difference=difference,
         accuracy_drop=drop,
         is_counted=labels is not None,
-        load_seconds=answers.load_seconds,
-        milliseconds_per_image=answers.milliseconds_per_image,
+        load_seconds=fresh.load_seconds,
+        milliseconds_per_image=fresh.milliseconds_per_image,
     )
 
 
-def ask_in_fresh_process(
+def run_in_fresh_process(
     name: str, path: Path, images: np.ndarray, *, python: str | os.PathLike[str] = sys.executable
-) -> FreshAnswers:
-    """Returns what the exported model says in a process where only its runtime can be imported.
+) -> FreshOutputs:
+    """Returns the outputs of an exported model in a process with nothing but its runtime.
 
-    Neither tlkit nor any other runtime can; a GPU is not seen.
+    Neither tlkit nor another runtime can be imported there, and GPUs are hidden.
 
     Args:
-        name: The format, a name of `EXPORT_FORMATS`.
+        name: Name of the format in `EXPORT_FORMATS`.
         path: The file or folder.
         images: uint8 `(n, height, width, 3)`, n at least 1.
-        python: The interpreter, perhaps of another environment; this one's by default.
+        python: The Python interpreter, which may be that of another environment.
 
     Raises:
-        ExportError: If the model cannot be loaded or asked there.
+        ExportError: If the model cannot be loaded or run there.
     """
     runtime = EXPORT_FORMATS[name].runtime
     with tempfile.TemporaryDirectory() as scratch:
-        images_file, answers_file = Path(scratch) / "images.npy", Path(scratch) / "answers.npz"
+        images_file, outputs_file = Path(scratch) / "images.npy", Path(scratch) / "outputs.npz"
         np.save(images_file, images)
         program = [str(python), "-P", str(client_program.__file__)]
-        arguments = [runtime, str(path.absolute()), str(images_file), str(answers_file)]
+        arguments = [runtime, str(path.absolute()), str(images_file), str(outputs_file)]
         try:
-            done = subprocess.run(
+            completed = subprocess.run(
                 [*program, *arguments],
                 env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "KERAS_BACKEND": "tensorflow"},
                 cwd=scratch,
@@ -147,27 +147,27 @@ def ask_in_fresh_process(
             )
         except subprocess.TimeoutExpired as error:
             raise ExportError(
-                f"The exported {name} gave no answer within {TIME_LIMIT} seconds. "
-                "Nothing was written. Try it with a smaller model."
+                f"The exported {name} gave no output within {TIME_LIMIT} seconds. "
+                "Nothing was written. Use a smaller model."
             ) from error
-        if done.returncode != 0:
-            said = done.stderr.decode(errors="replace").strip().splitlines()
+        if completed.returncode != 0:
+            errors = completed.stderr.decode(errors="replace").strip().splitlines()
             raise ExportError(
-                f"The exported {name} cannot be asked in a process that has only {runtime}: "
-                f"{said[-1] if said else f'status {done.returncode}'} "
+                f"The exported {name} cannot be run in a process that has only {runtime}: "
+                f"{errors[-1] if errors else f'status {completed.returncode}'} "
                 "Nothing was written. Export to another format."
             )
-        with np.load(answers_file) as answers:
-            return FreshAnswers(
-                outputs=answers["outputs"],
-                load_seconds=float(answers["load_seconds"]),
-                milliseconds_per_image=float(answers["milliseconds_per_image"]),
+        with np.load(outputs_file) as arrays:
+            return FreshOutputs(
+                outputs=arrays["outputs"],
+                load_seconds=float(arrays["load_seconds"]),
+                milliseconds_per_image=float(arrays["milliseconds_per_image"]),
             )
 
 
-def compare_answers(
+def compare_probabilities(
     name: str,
-    found: np.ndarray,
+    exported: np.ndarray,
     expected: np.ndarray,
     *,
     kind: str,
@@ -176,84 +176,90 @@ def compare_answers(
 ) -> tuple[float, float]:
     """Returns the largest difference of a probability and the accuracy drop, both within bounds.
 
-    Every format is held to the largest difference that `EXPORT_FORMATS` states, and one that
-    rounds weights to a drop of at most `MAX_ACCURACY_DROP` as well.
+    All formats must respect the largest difference in `EXPORT_FORMATS`; those with rounded weights
+    must also respect `MAX_ACCURACY_DROP`.
 
     Args:
-        name: The format.
-        found: Probabilities from the exported model, `(n, num_classes)`.
-        expected: Those of the model in memory.
-        kind: The head: "softmax", "binary" or "multi_label".
-        threshold: From this probability on, a multi-label head gives a label.
+        name: Name of the format.
+        exported: Probabilities from the exported model, `(n, num_classes)`.
+        expected: Probabilities from the model in memory.
+        kind: Kind of the head: "softmax", "binary" or "multi_label".
+        threshold: Lowest probability for which a multi-label head gives a label.
         labels: See `accuracy_drop`.
 
     Raises:
-        ExportError: If a bound is broken.
+        ExportError: If a bound is exceeded.
     """
-    if found.shape != expected.shape:
+    if exported.shape != expected.shape:
         raise ExportError(
-            f"The exported {name} gives probabilities of the shape {found.shape} where the model "
-            f"in memory gives {expected.shape}. Nothing was written. Report this with the model's "
-            "summary."
+            f"The exported {name} must give probabilities of the shape {expected.shape}, as the "
+            f"model in memory does. Received: shape {exported.shape}. Nothing was written. Report "
+            "this with the model's summary."
         )
-    difference = float(np.abs(found - expected).max())
+    difference = float(np.abs(exported - expected).max())
     bound = EXPORT_FORMATS[name].largest_difference
-    if not difference <= bound:  # NaN too
-        raise ExportError(
-            f"The exported {name} does not compute what the model in memory computes: "
-            f"probabilities differ by up to {difference:.3g}, at most {bound:g} is allowed. "
-            "Nothing was written. Report this with the model's summary."
-        )
-    drop = accuracy_drop(found, expected, kind=kind, threshold=threshold, labels=labels)
+    if not difference <= bound:  # also for NaN
+        raise difference_error(name, "probabilities", difference, bound)
+    drop = accuracy_drop(exported, expected, kind=kind, threshold=threshold, labels=labels)
     is_rounded = EXPORT_FORMATS[name].quantization is not None
     if is_rounded and drop > MAX_ACCURACY_DROP + 1e-9:
-        is_right = "is right" if labels is not None else "is expected to be right"
+        is_lower = "is lower" if labels is not None else "is expected to be lower"
         raise ExportError(
-            f"The exported {name} {is_right} on {percent(drop)} fewer of the {len(found)} "
-            f"images than the model in memory, at most {100 * MAX_ACCURACY_DROP:g} % is "
-            "allowed. Nothing was written. Export with weights that are rounded less."
+            f"The exported {name} must lose at most {100 * MAX_ACCURACY_DROP:g} points of accuracy "
+            f"by rounding. Received: accuracy {is_lower} by {100 * drop:.1f} points on "
+            f"{len(exported)} images. Nothing was written. Use a format that rounds weights less."
         )
     return difference, drop
 
 
+def difference_error(name: str, what: str, difference: float, bound: float) -> ExportError:
+    """Returns the error for outputs that differ too much from those of the model in memory."""
+    return ExportError(
+        f"The exported {name} must give the same {what} as the model in memory, within {bound:g}. "
+        f"Received: {what} that differ by up to {difference:.3g}. Nothing was written. Report this "
+        "with the model's summary."
+    )
+
+
 def accuracy_drop(
-    found: np.ndarray,
+    exported: np.ndarray,
     expected: np.ndarray,
     *,
     kind: str,
     threshold: float = THRESHOLD,
     labels: np.ndarray | None = None,
 ) -> float:
-    """Returns by how much the accuracy falls when `found` takes the place of `expected`.
+    """Returns the accuracy of the model in memory minus the accuracy of the exported model.
 
-    With `labels` that is counted. Without, it is what the model in memory expects: where another
-    class is named, the accuracy falls by the difference of the two classes' probabilities in
-    memory. Classes between which the model is undecided may change places at no cost.
+    With `labels` the drop is measured. Without, it is the expectation under the probabilities of
+    the model in memory: an image that the export assigns to another class costs the difference of
+    the two classes' probabilities. Two classes that are equally probable may change at no cost.
 
     Args:
-        found: Probabilities from the exported model, `(n, num_classes)`.
-        expected: Those of the model in memory.
-        kind: "softmax" or "binary": share of images. "multi_label": share of label decisions.
-        threshold: From this probability on, a multi-label head gives a label.
-        labels: The truth: class numbers `(n,)`; for a multi-label head 0/1 `(n, num_classes)`.
+        exported: Probabilities from the exported model, `(n, num_classes)`.
+        expected: Probabilities from the model in memory.
+        kind: "softmax" or "binary": the accuracy is a fraction of images. "multi_label": it is a
+            fraction of label decisions.
+        threshold: Lowest probability for which a multi-label head gives a label.
+        labels: True labels: class numbers `(n,)`; for a multi-label head 0/1 `(n, num_classes)`.
 
     Example:
         >>> import numpy as np
         >>> from tlkit.export.parity import accuracy_drop
         >>> expected = np.array([[0.9, 0.1], [0.6, 0.4]])
-        >>> found = np.array([[0.8, 0.2], [0.4, 0.6]])
-        >>> round(accuracy_drop(found, expected, kind="softmax"), 3)
+        >>> exported = np.array([[0.8, 0.2], [0.4, 0.6]])
+        >>> round(accuracy_drop(exported, expected, kind="softmax"), 3)
         0.1
-        >>> accuracy_drop(found, expected, kind="softmax", labels=np.array([0, 0]))
+        >>> accuracy_drop(exported, expected, kind="softmax", labels=np.array([0, 0]))
         0.5
     """
     if kind == "multi_label":
-        said, meant = is_label(found, threshold), is_label(expected, threshold)
-        right = expected if labels is None else labels
-        gains = np.where(meant, 1, -1) * (2 * right.astype(float) - 1)
-        return float(np.where(said == meant, 0.0, gains).mean())
-    said, meant = found.argmax(axis=1), expected.argmax(axis=1)
+        is_exported, is_expected = is_label(exported, threshold), is_label(expected, threshold)
+        truth = expected if labels is None else labels
+        gains = np.where(is_expected, 1, -1) * (2 * truth.astype(float) - 1)
+        return float(np.where(is_exported == is_expected, 0.0, gains).mean())
+    exported_class, expected_class = exported.argmax(axis=1), expected.argmax(axis=1)
     if labels is not None:
-        return float((meant == labels).mean() - (said == labels).mean())
+        return float((expected_class == labels).mean() - (exported_class == labels).mean())
     rows = np.arange(len(expected))
-    return float((expected[rows, meant] - expected[rows, said]).mean())
+    return float((expected[rows, expected_class] - expected[rows, exported_class]).mean())

@@ -1,4 +1,4 @@
-"""A SavedModel that decodes images and gives names: what it holds, how it is asked."""
+"""Export to a SavedModel that decodes image files and returns class names."""
 
 import json
 import logging
@@ -13,7 +13,7 @@ import tensorflow as tf
 from tlkit.data.decoding import decoder
 from tlkit.evaluation.exported import CLASS_NAMES_FILE, SERVING_FILE
 from tlkit.evaluation.rejection import Rejection, novelty, with_features
-from tlkit.models.heads import probabilities
+from tlkit.models.heads import probabilities as probabilities_of
 from tlkit.utils.tensorflow_logging import unlogged
 
 Answers = dict[str, tf.Tensor]
@@ -21,15 +21,15 @@ Answers = dict[str, tf.Tensor]
 
 @dataclass(frozen=True)
 class Serving:
-    """How a model's outputs become answers.
+    """How a model's outputs become answers: probabilities, labels and class numbers.
 
     Attributes:
-        class_names: In the order of the probabilities.
-        kind: The head: "softmax", "binary" or "multi_label".
-        image_size: Height and width in pixels that the model takes.
-        threshold: From this probability on, a multi-label head gives a label.
-        max_pixels: The most pixels an image file may have.
-        rejection: When an image is none of the classes; `None` where that is not asked.
+        class_names: Class names in the order of the probabilities.
+        kind: Kind of the head: "softmax", "binary" or "multi_label".
+        image_size: Height and width in pixels of the model's input images.
+        threshold: Lowest probability for which a multi-label head gives a label.
+        max_pixels: Largest number of pixels of an image file.
+        rejection: Rejection of out-of-distribution images; `None` for none.
     """
 
     class_names: tuple[str, ...]
@@ -40,7 +40,7 @@ class Serving:
     rejection: Rejection | None = None
 
     def as_dict(self) -> dict[str, object]:
-        """Returns everything but the names in what JSON can hold."""
+        """Returns the JSON-serializable settings, without the class names."""
         about = {
             "kind": self.kind,
             "image_size": list(self.image_size),
@@ -52,21 +52,21 @@ class Serving:
     def answers(
         self, model: keras.Model, images: tf.Tensor, neighbours: tf.Tensor | None = None
     ) -> Answers:
-        """Returns what the signatures return.
+        """Returns the outputs of the SavedModel's signatures.
 
         Args:
-            model: Computes in float32.
+            model: The model; computes in float32.
             images: uint8, `(n, height, width, 3)`; n may be 0.
-            neighbours: Those of `rejection` where a graph holds them in a variable.
+            neighbours: The neighbours of `rejection` if a graph holds them in a variable.
 
         Returns:
             "probabilities" float32 `(n, num_classes)`, "label" string `(n,)`, "class_id" int64
-            `(n,)`. With a multi-label head the label is the names of all classes from the
-            threshold on, joined with ", ", and the class that of the highest probability. With a
-            `rejection` also "novelty" float32 `(n,)` and "known" bool `(n,)`, whether the novelty
-            is not above the rejection's threshold.
+            `(n,)`. For a multi-label head the label holds the names of all classes with at least
+            the threshold's probability, joined with ", ", and the class number is that of the
+            highest probability. With a `rejection` also "novelty" float32 `(n,)`, the OOD score,
+            and "known" bool `(n,)`, whether the score is at most the rejection's threshold.
         """
-        # oneDNN's convolutions give an empty batch a wrong shape: it gets one image to drop again
+        # oneDNN's convolutions give an empty batch a wrong shape: one image is added and removed
         num_images = tf.shape(images)[0]
         padding = tf.zeros((tf.cast(num_images == 0, tf.int32), *images.shape[1:]), tf.float32)
         pixels = tf.concat([tf.cast(images, tf.float32), padding], axis=0)
@@ -75,22 +75,23 @@ class Serving:
         else:
             features, outputs = with_features(model)(pixels, training=False)
             rejected = _rejected(features[:num_images], self.rejection, neighbours)
-        shares = probabilities(outputs, model)[:num_images]
-        shares = tf.ensure_shape(shares, (None, len(self.class_names)))
-        class_ids = tf.argmax(shares, axis=1, output_type=tf.int64)
+        probabilities = probabilities_of(outputs, model)[:num_images]
+        probabilities = tf.ensure_shape(probabilities, (None, len(self.class_names)))
+        class_ids = tf.argmax(probabilities, axis=1, output_type=tf.int64)
         names = tf.constant(self.class_names)
         if self.kind == "multi_label":
-            # Where a row has no label, its segment is empty and the result "".
-            rows_and_columns = tf.where(shares >= self.threshold)
+            # Without a label, a row's segment is empty and the result is "".
+            rows_and_columns = tf.where(probabilities >= self.threshold)
             labels = tf.strings.unsorted_segment_join(
                 tf.gather(names, rows_and_columns[:, 1]),
                 rows_and_columns[:, 0],
-                tf.shape(shares, out_type=tf.int64)[0],
+                tf.shape(probabilities, out_type=tf.int64)[0],
                 separator=", ",
             )
         else:
             labels = tf.gather(names, class_ids)
-        return {"probabilities": shares, "label": labels, "class_id": class_ids, **rejected}
+        answers = {"probabilities": probabilities, "label": labels, "class_id": class_ids}
+        return answers | rejected
 
 
 def _rejected(
@@ -98,24 +99,24 @@ def _rejected(
 ) -> dict[str, tf.Tensor]:
     stored = rejection.neighbours if neighbours is None else neighbours
     distances = novelty(features, stored, rejection.num_neighbours)
-    # Compared in float32, as the threshold was chosen
+    # compared in float32, in which the threshold was chosen
     return {"novelty": distances, "known": distances <= rejection.threshold}
 
 
 def write_saved_model(model: keras.Model, folder: Path, serving: Serving) -> None:
     """Writes a SavedModel with the signatures "serving_default" and "pixels".
 
-    "serving_default" takes `image_bytes`, string `(n,)`, whole image files; "pixels" takes
-    `images`, uint8 `(n, height, width, 3)`. Both give the answers of `Serving.answers`. Beside
-    them lie assets/class_names.txt, one name a line in UTF-8, and assets/serving.json, the rest
-    of `serving`. It holds TensorFlow's own operations only and loads without tlkit and Keras.
+    "serving_default" takes `image_bytes`, string `(n,)`, contents of image files; "pixels" takes
+    `images`, uint8 `(n, height, width, 3)`. Both return `Serving.answers`. The assets are
+    class_names.txt, one name per line in UTF-8, and serving.json, the settings of `serving`. The
+    SavedModel uses TensorFlow's own operations only and loads without tlkit and Keras.
 
     Args:
-        model: Computes in float32.
-        folder: Is made.
+        model: The model; computes in float32.
+        folder: The folder to write.
         serving: How outputs become answers.
     """
-    # One variable for both signatures: a constant would be written into each.
+    # One variable for both signatures: a constant would be stored in each of them.
     neighbours = serving.rejection and tf.Variable(serving.rejection.neighbours, trainable=False)
 
     @tf.function(
@@ -137,12 +138,12 @@ def write_saved_model(model: keras.Model, folder: Path, serving: Serving) -> Non
         return from_pixels(images)
 
     module = tf.Module()
-    # The bare variables: tracking the layers would write Keras's own functions too.
+    # The variables themselves: tracking the layers would write Keras's own functions too.
     module.weights = [variable.value for variable in model.variables]
     module.neighbours = neighbours
-    # in a notebook TensorFlow says where it writes: a place that is renamed right afterwards
-    quietly = unlogged("tensorflow", below=logging.WARNING)
-    with tempfile.TemporaryDirectory() as assets, quietly:
+    # TensorFlow would log its target in notebooks: a folder that is renamed right afterwards
+    without_log = unlogged("tensorflow", below=logging.WARNING)
+    with tempfile.TemporaryDirectory() as assets, without_log:
         module.assets = _write_assets(Path(assets), serving)
         tf.saved_model.save(
             module,
@@ -154,10 +155,10 @@ def write_saved_model(model: keras.Model, folder: Path, serving: Serving) -> Non
         )
 
 
-def ask_saved_model(
+def run_saved_model(
     folder: Path, image_bytes: Sequence[bytes], images: tf.Tensor
 ) -> tuple[Answers, Answers]:
-    """Loads a SavedModel and returns the answers of both signatures to the same images."""
+    """Loads a SavedModel and returns the answers of both signatures for the same images."""
     signatures = tf.saved_model.load(str(folder)).signatures
     return (
         signatures["serving_default"](image_bytes=tf.constant(image_bytes)),
