@@ -318,10 +318,10 @@ def serve(  # noqa: PLR0917 - typer calls it by name
     A SavedModel is a program that TensorFlow runs: use --safe with one of somebody you do not
     trust.
     """
-    from tlkit.serving.server import quick_end
     from tlkit.serving.server import serve as serve_run
+    from tlkit.serving.server import skip_teardown
 
-    ended = quick_end()
+    set_done = skip_teardown()
     serve_run(
         run,
         port=port,
@@ -332,7 +332,7 @@ def serve(  # noqa: PLR0917 - typer calls it by name
         safe=safe,
         log=_log,
     )
-    ended()
+    set_done()
 
 
 @command(rich_help_panel=_LOOKING)

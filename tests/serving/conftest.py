@@ -1,4 +1,4 @@
-"""A server with a small model on a free port of this machine, and a way to ask it."""
+"""A server with a small model on a free port of this machine, and a client for it."""
 
 import http.client
 import json
@@ -37,13 +37,13 @@ def exported(tmp_path_factory):
 
 
 class Client:
-    """Asks a server, one connection for each request."""
+    """A client of the server that makes a connection for each request."""
 
     def __init__(self, port):
         self.port = port
         self.address = f"http://{LOOPBACK}:{port}/"
 
-    def ask(self, method, path, body=None, **headers):
+    def request(self, method, path, body=None, **headers):
         connection = http.client.HTTPConnection(LOOPBACK, self.port, timeout=60)
         headers = {name.replace("_", "-"): value for name, value in headers.items()}
         try:
@@ -54,8 +54,8 @@ class Client:
             connection.close()
 
     def predict(self, body, **headers):
-        """The status and the JSON."""
-        status, content, _ = self.ask("POST", "/predict", body, **headers)
+        """Returns the status and the JSON."""
+        status, content, _ = self.request("POST", "/predict", body, **headers)
         return status, json.loads(content)
 
 

@@ -1,4 +1,4 @@
-"""Bodies of requests: images, and what only looks like one."""
+"""Bodies of requests: images, and invalid content that looks like an image."""
 
 import io
 import struct
@@ -16,7 +16,7 @@ def image(form="jpeg", size=(40, 30), seed=0):
 
 
 def bomb(width=60_000, height=60_000):
-    """A PNG of a few bytes that claims billions of pixels."""
+    """A PNG of a few bytes whose header has billions of pixels."""
 
     def chunk(kind, content):
         checksum = zlib.crc32(kind + content)
@@ -28,7 +28,7 @@ def bomb(width=60_000, height=60_000):
 
 
 def bad_bodies(count, max_bytes):
-    """`count` bodies that are no images, or damaged or too large ones."""
+    """Yields `count` bodies that are no images, or damaged or too large ones."""
     generator = np.random.default_rng(0)
     whole = {form: image(form, (200, 150)) for form in ("jpeg", "png", "gif", "bmp", "webp")}
     fixed = [

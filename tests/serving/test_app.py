@@ -1,4 +1,4 @@
-"""What is answered, what is refused and how, and that neither takes the server down."""
+"""The routes of the server: answers, refusals, and limits under load."""
 
 import json
 import re
@@ -38,28 +38,28 @@ def resident_megabytes():
 
 
 @pytest.mark.parametrize("form", ["jpeg", "png", "gif", "bmp", "webp"])
-def test_it_says_what_predict_says(client, exported, tmp_path, form):
+def test_answers_are_the_predictions_of_the_export(client, exported, tmp_path, form):
     content = image(form)
     (tmp_path / "file").write_bytes(content)
     (expected,) = predict_exported(exported, tmp_path / "file")
-    status, said = client.predict(content)
+    status, answer = client.predict(content)
     assert status == 200
-    assert said["label"] == expected.label
-    assert said["labels"] == list(expected.labels)
-    assert list(said["probabilities"]) == list(NAMES)
-    assert said["probabilities"] == pytest.approx(expected.probabilities, abs=1e-6)
-    assert set(said) == {"label", "labels", "probability", "probabilities"}
+    assert answer["label"] == expected.label
+    assert answer["labels"] == list(expected.labels)
+    assert list(answer["probabilities"]) == list(NAMES)
+    assert answer["probabilities"] == pytest.approx(expected.probabilities, abs=1e-6)
+    assert set(answer) == {"label", "labels", "probability", "probabilities"}
 
 
-def test_a_form_with_one_file_is_an_image_too(client):
+def test_a_form_with_one_file_is_accepted(client):
     content = image()
     body, headers = form_of(("anything", content))
     assert client.predict(body, **headers) == client.predict(content)
     for files in ((), (("a", content), ("b", content))):
         body, headers = form_of(*files)
-        status, said = client.predict(body, **headers)
+        status, answer = client.predict(body, **headers)
         assert status == 400
-        assert f"Received: {len(files)}" in said["error"]
+        assert f"Received: {len(files)}" in answer["error"]
 
 
 @pytest.mark.parametrize(
@@ -80,21 +80,21 @@ def test_a_form_with_one_file_is_an_image_too(client):
         (b"x" * 5 * MAX_BYTES, {}, (413, "at most 1,048,576 bytes")),
     ],
 )
-def test_what_is_no_image_is_refused_in_json(client, body, headers, expected):
-    status, said = client.predict(body, **headers)
+def test_invalid_images_are_refused_in_json(client, body, headers, expected):
+    status, answer = client.predict(body, **headers)
     assert status == expected[0]
-    assert expected[1] in said.get("error", "")
+    assert expected[1] in answer.get("error", "")
 
 
-def test_a_body_that_will_be_huge_is_refused_before_it_is_sent(client):
+def test_a_body_that_is_declared_huge_is_refused_before_it_is_sent(client):
     head = f"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {10**12}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", client.port), timeout=20) as sending:
         sending.sendall(head.encode())
         assert sending.recv(4096).startswith(b"HTTP/1.1 413")
 
 
-def test_health_says_classes_and_bounds(client):
-    status, content, _ = client.ask("GET", "/health")
+def test_health_has_classes_and_limits(client):
+    status, content, _ = client.request("GET", "/health")
     assert status == 200
     assert json.loads(content) == {
         "status": "ok",
@@ -104,21 +104,21 @@ def test_health_says_classes_and_bounds(client):
     }
 
 
-def test_other_places_methods_and_hosts_are_refused(client):
+def test_other_paths_methods_and_hosts_are_refused(client):
     for method, path, expected in (("GET", "/secret", 404), ("GET", "/predict", 405)):
-        status, content, _ = client.ask(method, path)
+        status, content, _ = client.request(method, path)
         assert (status, list(json.loads(content))) == (expected, ["error"])
-    status, content, _ = client.ask("GET", "/health", Host="evil.example")
+    status, content, _ = client.request("GET", "/health", Host="evil.example")
     assert (status, list(json.loads(content))) == (400, ["error"])
 
 
-def test_the_page_may_load_nothing_from_elsewhere(client):
-    status, content, headers = client.ask("GET", "/")
+def test_the_page_may_load_nothing_from_other_sites(client):
+    status, content, headers = client.request("GET", "/")
     assert status == 200
     assert "default-src 'none'" in headers["Content-Security-Policy"]
     assert b"<script>" not in content
     assert b"http" not in content.replace(b"http-equiv", b"")
-    assert client.ask("GET", "/page.js")[2]["Content-Type"].startswith("text/javascript")
+    assert client.request("GET", "/page.js")[2]["Content-Type"].startswith("text/javascript")
 
 
 def test_500_requests_of_8_clients_are_answered_in_bounded_memory(client):
@@ -129,36 +129,36 @@ def test_500_requests_of_8_clients_are_answered_in_bounded_memory(client):
     before = resident_megabytes()
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda n: client.predict(contents[n % 8]), range(500)))
-    for number, (status, said) in enumerate(answers):
+    for number, (status, answer) in enumerate(answers):
         assert status == 200
-        assert said["probabilities"] == pytest.approx(expected[number % 8]["probabilities"])
+        assert answer["probabilities"] == pytest.approx(expected[number % 8]["probabilities"])
     assert resident_megabytes() - before < 100
 
 
-def test_200_bad_bodies_are_answered_with_4xx_and_a_good_one_still_with_200(client):
+def test_200_invalid_bodies_get_4xx_and_a_valid_one_after_them_200(client):
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(client.predict, bad_bodies(200, MAX_BYTES)))
     assert len(answers) == 200
     assert {status for status, _ in answers} == {400, 413, 415}
-    assert all(list(said) == ["error"] for _, said in answers)
+    assert all(list(answer) == ["error"] for _, answer in answers)
     assert client.predict(image())[0] == 200
-    assert json.loads(client.ask("GET", "/health")[1])["status"] == "ok"
+    assert json.loads(client.request("GET", "/health")[1])["status"] == "ok"
 
 
-def test_a_client_that_leaves_or_dawdles_holds_nobody_up(client, monkeypatch):
-    monkeypatch.setattr(bodies, "SECONDS", 0.3)
+def test_clients_that_disconnect_or_are_slow_delay_no_others(client, monkeypatch):
+    monkeypatch.setattr(bodies, "BODY_SECONDS", 0.3)
     head = b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 5000\r\n\r\n12345"
     for _ in range(20):
         with socket.create_connection(("127.0.0.1", client.port)) as leaving:
             leaving.sendall(head)
-    with socket.create_connection(("127.0.0.1", client.port), timeout=20) as dawdling:
-        dawdling.sendall(head)
+    with socket.create_connection(("127.0.0.1", client.port), timeout=20) as slow:
+        slow.sendall(head)
         assert client.predict(image())[0] == 200
         time.sleep(0.5)
-        assert dawdling.recv(4096).startswith(b"HTTP/1.1 408")
+        assert slow.recv(4096).startswith(b"HTTP/1.1 408")
 
 
-def dawdler(client, sent, declared):
+def slow_client(client, sent, declared):
     """A client that has sent a part of its body and keeps the connection open."""
     head = f"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {declared}\r\n\r\n"
     sending = socket.create_connection(("127.0.0.1", client.port), timeout=20)
@@ -166,41 +166,41 @@ def dawdler(client, sent, declared):
     return sending
 
 
-def test_more_slow_clients_than_bodies_keep_nobody_waiting(client, monkeypatch):
-    monkeypatch.setattr(bodies, "SECONDS", 3600.0)
+def test_more_slow_clients_than_bodies_delay_no_others(client, monkeypatch):
+    monkeypatch.setattr(bodies, "BODY_SECONDS", 3600.0)
     with ExitStack() as connections:
-        for _ in range(app.BODIES + 1):
-            connections.enter_context(dawdler(client, 5, 5000))
+        for _ in range(app.MAX_BODIES + 1):
+            connections.enter_context(slow_client(client, 5, 5000))
         assert client.predict(image())[0] == 200
 
 
-def test_bodies_that_fill_the_memory_are_told_to_come_again(client, monkeypatch):
-    monkeypatch.setattr(bodies, "SECONDS", 3600.0)
+def test_bodies_beyond_the_memory_limit_get_503(client, monkeypatch):
+    monkeypatch.setattr(bodies, "BODY_SECONDS", 3600.0)
     before, number = resident_megabytes(), 0
     with ExitStack() as connections:
         while (answer := client.predict(image()))[0] != 503:
             assert answer[0] == 200
             number += 1
             assert number < 100
-            connections.enter_context(dawdler(client, MAX_BYTES - 1, MAX_BYTES))
+            connections.enter_context(slow_client(client, MAX_BYTES - 1, MAX_BYTES))
         assert answer[1]["error"].startswith("The server is busy")
-        for _ in range(2 * app.BODIES):
-            connections.enter_context(dawdler(client, MAX_BYTES - 1, MAX_BYTES))
+        for _ in range(2 * app.MAX_BODIES):
+            connections.enter_context(slow_client(client, MAX_BYTES - 1, MAX_BYTES))
         assert client.predict(image())[0] == 503
-        assert json.loads(client.ask("GET", "/health")[1])["status"] == "ok"
-        assert resident_megabytes() - before < 2 * app.BODIES * MAX_BYTES / 2**20
-    ends = time.monotonic() + 60
+        assert json.loads(client.request("GET", "/health")[1])["status"] == "ok"
+        assert resident_megabytes() - before < 2 * app.MAX_BODIES * MAX_BYTES / 2**20
+    deadline = time.monotonic() + 60
     while client.predict(image())[0] != 200:
-        assert time.monotonic() < ends
+        assert time.monotonic() < deadline
 
 
-def test_more_requests_than_are_counted_are_told_to_come_again():
+def test_requests_beyond_the_limit_get_503():
     few = bodies.Bodies(1, 100)
-    with few.share() as first:
+    with few.reserve() as first:
         assert first.take(60)
         assert not first.take(41)
         assert first.take(40)
-        with pytest.raises(HTTPException, match="busy"), few.share():
+        with pytest.raises(HTTPException, match="busy"), few.reserve():
             pass
-    with few.share() as second:
+    with few.reserve() as second:
         assert second.take(100)

@@ -1,4 +1,4 @@
-"""Clients that dawdle, or send what can be read in two ways, keep nobody from an answer."""
+"""Connections: slow clients and ambiguous requests do not keep others from an answer."""
 
 import json
 import socket
@@ -41,7 +41,7 @@ def connected(client, *sent):
 
 
 def received(connection):
-    """All that comes until the server closes the connection."""
+    """The data received until the server closes the connection."""
     content = b""
     try:
         while more := connection.recv(4096):
@@ -55,18 +55,18 @@ HEAD = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n"
 
 
 @pytest.mark.parametrize("sent", [b"", b"G", HEAD])
-def test_unfinished_heads_take_no_place_from_a_new_request(exported, monkeypatch, sent):
-    monkeypatch.setattr(server, "CONNECTIONS", 8)
+def test_unfinished_heads_do_not_keep_out_new_requests(exported, monkeypatch, sent):
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 8)
     with running(exported) as client, ExitStack() as stack:
-        dawdling = [stack.enter_context(connected(client, sent)) for _ in range(30)]
+        slow = [stack.enter_context(connected(client, sent)) for _ in range(30)]
         for _ in range(3):
-            assert client.ask("GET", "/health")[0] == 200
+            assert client.request("GET", "/health")[0] == 200
             assert client.predict(image())[0] == 200
-        assert received(dawdling[0]) == b""  # the first of them had to go
+        assert received(slow[0]) == b""  # the first one was closed
 
 
 @pytest.mark.parametrize(("sent", "answer"), [(b"", b""), (HEAD, b"HTTP/1.1 408 ")])
-def test_a_head_that_does_not_come_in_time_ends_the_connection(exported, monkeypatch, sent, answer):
+def test_a_head_that_is_not_sent_in_time_ends_the_connection(exported, monkeypatch, sent, answer):
     monkeypatch.setattr(connections, "HEAD_SECONDS", 0.2)
     with running(exported) as client, connected(client, sent) as connection:
         assert received(connection).startswith(answer)
@@ -76,16 +76,16 @@ def test_a_head_that_does_not_come_in_time_ends_the_connection(exported, monkeyp
             assert b"health" not in received(second)
 
 
-def test_a_head_without_end_is_refused(client):
+def test_a_head_that_is_too_long_is_refused(client):
     field = b"X-Filler: %s\r\n" % (b"x" * 1000)
     with connected(client, HEAD + 60 * field) as connection:
         connection.settimeout(0.3)
-        with pytest.raises(TimeoutError):  # so much may still come to an end
+        with pytest.raises(TimeoutError):  # this length is still allowed
             connection.recv(4096)
         connection.settimeout(20)
         connection.sendall(20 * field)
         assert received(connection).startswith(b"HTTP/1.1 431 ")
-    assert client.ask("GET", "/health")[0] == 200
+    assert client.request("GET", "/health")[0] == 200
 
 
 @pytest.mark.parametrize("chunked_first", [True, False])
@@ -101,7 +101,7 @@ def test_a_request_with_two_lengths_gets_one_answer(client, chunked_first):
     assert answers.count(b"HTTP/1.1 ") == 1
 
 
-def test_a_body_in_chunks_of_one_byte_is_read_and_holds_nobody_up(client):
+def test_a_body_in_chunks_of_one_byte_is_read(client):
     content = image()
     chunked = b"".join(b"1\r\n%c\r\n" % byte for byte in content) + b"0\r\n\r\n"
     head = b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -109,34 +109,34 @@ def test_a_body_in_chunks_of_one_byte_is_read_and_holds_nobody_up(client):
         assert connection.recv(4096).startswith(b"HTTP/1.1 200")
 
 
-def test_a_body_that_dawdles_gives_way_where_there_is_no_place(exported, monkeypatch):
-    monkeypatch.setattr("tlkit.serving.app.REQUESTS", 2)
-    monkeypatch.setattr(bodies, "PATIENCE", 0.1)
+def test_a_slow_body_is_dropped_if_a_new_request_needs_its_slot(exported, monkeypatch):
+    monkeypatch.setattr("tlkit.serving.app.MAX_REQUESTS", 2)
+    monkeypatch.setattr(bodies, "SLOW_SECONDS", 0.1)
     head = b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 500\r\n\r\n"
     with running(exported) as client, ExitStack() as stack:
         slow = [stack.enter_context(connected(client, head, b"x")) for _ in range(2)]
         time.sleep(0.3)
-        assert client.ask("GET", "/ready")[0] == 200
+        assert client.request("GET", "/ready")[0] == 200
         assert client.predict(image())[0] == 200
         assert slow[0].recv(4096).startswith(b"HTTP/1.1 408")
 
 
-def test_without_a_place_it_is_not_ready(exported, monkeypatch):
-    monkeypatch.setattr("tlkit.serving.app.REQUESTS", 1)
-    monkeypatch.setattr(bodies, "PATIENCE", 1000)
+def test_without_a_free_slot_the_server_is_not_ready(exported, monkeypatch):
+    monkeypatch.setattr("tlkit.serving.app.MAX_REQUESTS", 1)
+    monkeypatch.setattr(bodies, "SLOW_SECONDS", 1000)
     head = b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 500\r\n\r\n"
     with running(exported) as client, connected(client, head, b"x"):
-        wait_until(lambda: client.ask("GET", "/ready")[0] == 503)
+        wait_until(lambda: client.request("GET", "/ready")[0] == 503)
         assert client.predict(image())[0] == 503
-        assert client.ask("GET", "/health")[0] == 200
+        assert client.request("GET", "/health")[0] == 200
 
 
-def wait_until(holds):
+def wait_until(condition):
     for _ in range(200):
-        if holds():
+        if condition():
             return
         time.sleep(0.05)
-    raise AssertionError("it did not come to hold")
+    raise AssertionError("the condition did not become true")
 
 
 @pytest.mark.parametrize(
@@ -148,25 +148,25 @@ def wait_until(holds):
         {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "no-cors"},
     ],
 )
-def test_a_page_from_elsewhere_is_refused(client, headers):
-    status, said = client.predict(image(), **headers)
+def test_requests_of_other_sites_pages_are_refused(client, headers):
+    status, answer = client.predict(image(), **headers)
     assert status == 403
-    assert "Open its own page" in said["error"]
+    assert "Open its own page" in answer["error"]
 
 
-def test_its_own_page_and_links_from_elsewhere_are_answered(client):
+def test_the_servers_own_page_and_links_from_other_sites_are_accepted(client):
     own = f"http://127.0.0.1:{client.port}"
     assert client.predict(image(), Origin=own, Sec_Fetch_Site="same-origin")[0] == 200
     followed = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate"}
-    assert client.ask("GET", "/", **followed)[0] == 200
+    assert client.request("GET", "/", **followed)[0] == 200
 
 
-def test_figures_are_those_of_the_requests(exported):
+def test_metrics_count_the_requests(exported):
     with running(exported) as client:
         client.predict(image())
         client.predict(b"no image")
-        client.ask("GET", "/a/path/nobody/knows")
-        status, content, headers = client.ask("GET", "/metrics")
+        client.request("GET", "/a/path/nobody/knows")
+        status, content, headers = client.request("GET", "/metrics")
         text = content.decode()
     assert status == 200
     assert headers["Content-Type"].startswith("text/plain; version=")
@@ -178,7 +178,7 @@ def test_figures_are_those_of_the_requests(exported):
     assert "process_resident_memory_bytes" in text
 
 
-def test_it_is_ready_once_it_can_be_reached(client):
-    status, content, _ = client.ask("GET", "/ready")
+def test_the_server_is_ready_as_soon_as_it_is_reachable(client):
+    status, content, _ = client.request("GET", "/ready")
     assert (status, json.loads(content)) == (200, {"ready": True})
-    assert json.loads(client.ask("GET", "/health")[1])["class_names"] == list(NAMES)
+    assert json.loads(client.request("GET", "/health")[1])["class_names"] == list(NAMES)

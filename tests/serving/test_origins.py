@@ -1,4 +1,4 @@
-"""Which names a server answers to, and which pages may ask it."""
+"""The names that a server accepts, and the pages that may use it."""
 
 import asyncio
 import socket
@@ -13,7 +13,7 @@ from tlkit.serving.server import listen, make_server
 
 
 def status(app, *headers):
-    """The status of the answer to a request with these headers."""
+    """The status of the response to a request with these headers."""
     sent = []
 
     async def send(message):
@@ -38,7 +38,7 @@ def status(app, *headers):
         ("fe80::1%eth0", ("*",)),
     ],
 )
-def test_a_loopback_address_of_either_family_answers_to_its_own_names(address, expected):
+def test_a_loopback_address_of_either_family_accepts_its_own_names(address, expected):
     assert own_hosts(address) == expected
 
 
@@ -65,7 +65,7 @@ def test_a_loopback_address_of_either_family_answers_to_its_own_names(address, e
         ("::", "[2001:db8::1]:80", 200),
     ],
 )
-def test_only_the_servers_own_names_are_answered_at_loopback(address, host, expected):
+def test_only_the_servers_own_names_are_accepted_at_loopback(address, host, expected):
     app = OwnHostOnly(PlainTextResponse("yes"), own_hosts(address))
     assert status(app, ("host", host)) == expected
 
@@ -93,7 +93,7 @@ def test_a_request_without_a_name_or_with_two_is_refused_at_loopback():
         ("", "[::1]:8000", 403),
     ],
 )
-def test_a_page_is_the_servers_own_if_host_and_port_are(origin, host, expected):
+def test_a_page_is_the_servers_own_if_host_and_port_are_equal(origin, host, expected):
     app = OwnOriginOnly(PlainTextResponse("yes"))
     assert status(app, ("origin", origin), ("host", host)) == expected
 
@@ -102,7 +102,7 @@ def test_a_server_at_ipv6_loopback_refuses_other_names():
     try:
         listener = listen("::1", 0)
     except ValueError:
-        pytest.skip("this machine has no address of IPv6")
+        pytest.skip("this machine has no IPv6 address")
     with listener:
         assert listener.family == socket.AF_INET6
         app = make_server(None, listener, max_bytes=9).config.app

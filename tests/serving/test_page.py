@@ -1,6 +1,6 @@
-"""The page, in a real browser: one drops an image and sees the answer.
+"""The page in a real browser: an image is dropped, and its prediction is shown.
 
-Without a browser the tests are skipped, but where TLKIT_BROWSER_REQUIRED is set they fail.
+Without a browser the tests are skipped, or fail if TLKIT_BROWSER_REQUIRED is set.
 """
 
 import base64
@@ -61,40 +61,40 @@ def expect_label(page, label):
     )
 
 
-def test_nothing_is_shown_before_an_image_comes(page):
+def test_no_prediction_is_shown_before_an_image_is_dropped(page):
     for selector in ("#image", "#label", "#error"):
         assert page.locator(selector).is_hidden()
-    assert shown(page, "#shares li") == []
+    assert shown(page, "#probabilities li") == []
 
 
-def test_an_image_that_is_dropped_is_answered(page, client):
+def test_a_dropped_image_is_classified(page, client):
     content = image("png")
-    _, said = client.predict(content)
+    _, expected = client.predict(content)
     page.evaluate(DROP, [base64.b64encode(content).decode(), "one.png"])
-    expect_label(page, said["label"])
-    shares = sorted(said["probabilities"].items(), key=lambda pair: -pair[1])
-    rows = [row.replace("\n", " ").split() for row in shown(page, "#shares li")]
-    assert [" ".join(row[:-2]) for row in rows] == [name for name, _ in shares]
-    assert [row[-2] for row in rows] == [f"{100 * share:.1f}" for _, share in shares]
+    expect_label(page, expected["label"])
+    probabilities = sorted(expected["probabilities"].items(), key=lambda pair: -pair[1])
+    rows = [row.replace("\n", " ").split() for row in shown(page, "#probabilities li")]
+    assert [" ".join(row[:-2]) for row in rows] == [name for name, _ in probabilities]
+    assert [row[-2] for row in rows] == [f"{100 * value:.1f}" for _, value in probabilities]
     assert page.locator("#image").evaluate("image => image.naturalWidth") == 40
     assert shown(page, "#classes") == [", ".join(NAMES)]
     assert page.locator("#error").is_hidden()
 
 
-def test_an_image_may_be_chosen_and_another_after_it(page, client, tmp_path):
+def test_several_images_may_be_chosen_one_after_another(page, client, tmp_path):
     for seed in range(3):
         file = tmp_path / f"{seed}.jpg"
         file.write_bytes(image(seed=seed))
         page.set_input_files("#file", file)
         expect_label(page, client.predict(file.read_bytes())[1]["label"])
-        assert len(shown(page, "#shares li")) == len(NAMES)
+        assert len(shown(page, "#probabilities li")) == len(NAMES)
 
 
-def test_a_file_that_is_no_image_is_said(page, tmp_path):
+def test_the_error_about_a_file_that_is_no_image_is_shown(page, tmp_path):
     (tmp_path / "notes.jpg").write_text("notes")
     page.set_input_files("#file", tmp_path / "notes.jpg")
     page.wait_for_selector("#error:not([hidden])")
     assert "JPEG, PNG, GIF, BMP or WebP" in shown(page, "#error")[0]
     assert page.locator("#label").is_hidden()
     assert page.locator("#image").is_hidden()
-    assert shown(page, "#shares li") == []
+    assert shown(page, "#probabilities li") == []

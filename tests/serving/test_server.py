@@ -1,4 +1,4 @@
-"""How the server starts and ends, and what keeps it from starting."""
+"""Starting and stopping the server, and input with which it does not start."""
 
 import http.client
 import importlib.util
@@ -25,18 +25,18 @@ from tlkit.serving.server import LOOPBACK, serve
 from tlkit.utils.tensorflow_logging import LOADING
 
 
-def test_it_answers_until_it_is_interrupted_and_then_ends_in_order(exported):
+def test_the_server_answers_until_it_is_interrupted_and_then_stops_cleanly(exported):
     code = (
         "import sys; from tlkit.serving.server import serve; "
-        "serve(sys.argv[1], port=0, say=lambda text: print(text, flush=True)); print('ended')"
+        "serve(sys.argv[1], port=0, log=lambda text: print(text, flush=True)); print('ended')"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code, str(exported)], stdout=subprocess.PIPE, text=True
     ) as process:
         try:
-            said = process.stdout.readline()
-            assert said.startswith("Open http://127.0.0.1:")
-            port = int(said.split(":")[2].split("/")[0])
+            line = process.stdout.readline()
+            assert line.startswith("Open http://127.0.0.1:")
+            port = int(line.split(":")[2].split("/")[0])
             connection = http.client.HTTPConnection(LOOPBACK, port, timeout=60)
             connection.request("POST", "/predict", image())
             assert connection.getresponse().status == 200
@@ -48,7 +48,7 @@ def test_it_answers_until_it_is_interrupted_and_then_ends_in_order(exported):
             process.kill()
 
 
-def test_the_command_ends_in_order_and_at_once(exported):
+def test_the_command_answers_open_requests_and_then_exits(exported):
     command = [sys.executable, "-m", "tlkit", "serve", str(exported), "--port", "0"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -62,19 +62,19 @@ def test_the_command_ends_in_order_and_at_once(exported):
                 time.sleep(0.3)
                 process.send_signal(signal.SIGINT)
                 time.sleep(0.3)
-                connection.sendall(body[99:])  # what is in flight is answered
+                connection.sendall(body[99:])  # the open request is answered
                 assert connection.recv(4096).startswith(b"HTTP/1.1 200")
             assert process.wait(30) == 0
-            said = process.stderr.read().splitlines()
-            (line,) = (one for one in said if not one.startswith(LOADING))  # said where it is slow
+            lines = process.stderr.read().splitlines()
+            (line,) = (one for one in lines if not one.startswith(LOADING))  # shown if it is slow
             assert line.endswith('"POST /predict HTTP/1.1" 200')
         finally:
             process.kill()
 
 
-def test_what_waits_for_the_end_of_the_process_still_runs():
+def test_functions_registered_with_atexit_still_run():
     code = (
-        "import atexit; from tlkit.serving.server import quick_end; done = quick_end(); "
+        "import atexit; from tlkit.serving.server import skip_teardown; done = skip_teardown(); "
         "atexit.register(print, 'cleaned up'); print('served'); done()"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -89,7 +89,7 @@ def write_keras(folder, layers, names=("ant", "bee")):
     return model
 
 
-def test_a_model_of_kerass_own_layers_is_asked_safely(tmp_path):
+def test_a_model_of_kerass_own_layers_is_used_in_safe_mode(tmp_path):
     model = write_keras(tmp_path / "theirs", [keras.layers.Flatten()])
     (tmp_path / "a.png").write_bytes(image("png"))
     (expected,) = tlkit.predict(model, tmp_path / "a.png", ["ant", "bee"])
@@ -100,21 +100,21 @@ def test_a_model_of_kerass_own_layers_is_asked_safely(tmp_path):
     assert answer["probabilities"] == pytest.approx(expected.probabilities, abs=1e-6)
 
 
-def test_safely_no_code_of_a_model_is_run(tmp_path, monkeypatch):
-    called = []
-    monkeypatch.setattr(keras.layers.Lambda, "call", lambda self, x: called.append(x) or x)
+def test_safe_mode_runs_no_code_of_a_model(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(keras.layers.Lambda, "call", lambda self, x: calls.append(x) or x)
     write_keras(tmp_path / "theirs", [keras.layers.Flatten(), keras.layers.Lambda(lambda x: x)])
-    called.clear()
-    for ask in (lambda at: ServedModel(at, 2**20, safe=True), SafeModel):
+    calls.clear()
+    for load in (lambda folder: ServedModel(folder, 2**20, safe=True), SafeModel):
         with pytest.raises(tlkit.ExportError, match=r"without code of its own.*[Ll]ambda"):
-            ask(tmp_path / "theirs")
+            load(tmp_path / "theirs")
     with pytest.raises(tlkit.ExportError, match=r"without code of its own"):
         predict_with(tmp_path / "theirs", [tmp_path / "a.png"], safe=True)
-    assert not called
+    assert not calls
 
 
 @pytest.mark.parametrize("name", ["model.keras", "class_names.json"])
-def test_safely_both_files_are_needed(tmp_path, name):
+def test_safe_mode_needs_both_files(tmp_path, name):
     write_keras(tmp_path / "theirs", [keras.layers.Flatten()])
     (tmp_path / "theirs" / name).write_bytes(b"[[[")
     with pytest.raises(tlkit.ExportError, match=f"Received: .*{name}"):
@@ -141,13 +141,13 @@ def test_a_port_that_is_taken_is_refused_before_the_model_is_loaded(tmp_path):
         ({"max_megapixels": 0}, "`max_megapixels` must be a whole number of at least 1"),
     ],
 )
-def test_wrong_arguments_are_refused(tmp_path, arguments, match):
+def test_invalid_arguments_are_refused(tmp_path, arguments, match):
     with pytest.raises(ArgumentError, match=match):
         serve(tmp_path, **arguments)
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
-    with pytest.raises(ArgumentError, match=r"`folder` must be that of a finished run"):
+    with pytest.raises(ArgumentError, match=r"`folder` must be a finished run"):
         serve(tmp_path, port=0)
 
 
@@ -196,10 +196,10 @@ def test_a_run_is_served_from_its_saved_model(exported, tmp_path):
     assert model.answer(image())["labels"]
 
 
-def test_a_missing_package_is_named_with_what_installs_it(tmp_path, monkeypatch):
+def test_the_error_names_a_missing_package_and_how_to_install_it(tmp_path, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(
         server, "find_spec", lambda name: (name != "uvicorn" and find(name)) or None
     )
-    with pytest.raises(ArgumentError, match=r"Received: no uvicorn.*tlkit\[serve\]"):
+    with pytest.raises(ArgumentError, match=r"environment without uvicorn.*tlkit\[serve\]"):
         serve(tmp_path)

@@ -1,1 +1,1 @@
-"""A small HTTP server that says what is in an image."""
+"""A small HTTP server that classifies images."""

@@ -1,4 +1,4 @@
-"""The routes of the server, and the bounds within which it answers."""
+"""The routes of the server, and its limits."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -22,19 +22,19 @@ from tlkit.serving.metrics import ServerMetrics
 from tlkit.serving.model import ServedModel, TooManyPixelsError
 from tlkit.serving.origins import ANY, OwnHostOnly, OwnOriginOnly
 
-BODIES = 16
-"""So many bodies of the largest size may be in memory at once, or more that are smaller."""
+MAX_BODIES = 16
+"""Number of bodies of the largest size that fit in memory at once, or more smaller ones."""
 
-REQUESTS = 128
-"""Requests beyond these are answered with 503 at once."""
+MAX_REQUESTS = 128
+"""Number of requests at once; further ones are answered with 503."""
 
-THREADS = 2
-"""So many images are decoded at once: a PNG of 32 megapixels took 165 MB meanwhile."""
+NUM_THREADS = 2
+"""Number of images that are decoded at once: a PNG of 32 megapixels takes 165 MB for that."""
 
 MODEL_SECONDS = 30.0
-"""The longest that an image may wait for its turn and its answer."""
+"""Longest time that an image may wait for a thread and for its answer."""
 
-_CLIENT_LEFT = 499  # nobody hears it; the number that logs use for this
+_CLIENT_LEFT = 499  # for the log only: the client is gone
 _SECURITY = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; "
     "img-src blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -45,24 +45,23 @@ _SECURITY = {
 
 
 def create_app(model: ServedModel, *, max_bytes: int, hosts: Sequence[str] = (ANY,)) -> Starlette:
-    """Returns the server's application, of ASGI, which any such server runs.
+    """Returns the server's ASGI application.
 
-    `GET /` is a page where one drops an image; `POST /predict` takes an image file as its body,
-    or as the one file of a form, and answers in JSON what `ServedModel.answer` returns; `GET
-    /health` says the model's classes and the bounds, `GET /ready` whether another image would be
-    taken now (else 503), and `GET /metrics` what Prometheus collects. What goes wrong is said in
-    JSON too, `{"error": "..."}`, with a status of 4xx: 400 no file, 403 asked for by a page from
-    elsewhere, 408 too slow, 413 too many bytes or pixels, 415 no image; or with 503 where others
-    send too much at once.
+    `GET /` is a page on which users drop an image. `POST /predict` takes an image file as its body,
+    or as the only file of a form, and returns `ServedModel.answer` in JSON. `GET /health` returns
+    the model's classes and the limits, `GET /ready` returns 503 if another image would be refused
+    now, and `GET /metrics` is for Prometheus. Errors are JSON, `{"error": "..."}`, with a status of
+    4xx (400 no file, 403 sent by another site's page, 408 too slow, 413 too many bytes or pixels,
+    415 not an image), or 503 if the server is too busy.
 
     Args:
-        model: What answers.
-        max_bytes: The most bytes of an image file.
-        hosts: Names under which the server may be asked; "*" allows any. A server for this
-            machine alone names itself, so that no page from elsewhere can reach it by a name of
-            its own.
+        model: The model.
+        max_bytes: Largest number of bytes of an image file.
+        hosts: Accepted names in the `Host` header; "*" accepts any. A server for this machine alone
+            accepts its own names only, so that no other site's page can reach it by DNS rebinding.
     """
-    bodies, threads = Bodies(REQUESTS, BODIES * max_bytes), CapacityLimiter(THREADS)
+    bodies = Bodies(MAX_REQUESTS, MAX_BODIES * max_bytes)
+    threads = CapacityLimiter(NUM_THREADS)
     metrics = ServerMetrics(("/", "/page.js", "/health", "/ready", "/metrics", "/predict"))
 
     def answer(image: bytes) -> dict[str, object]:
@@ -70,13 +69,13 @@ def create_app(model: ServedModel, *, max_bytes: int, hosts: Sequence[str] = (AN
             return model.answer(image)
 
     async def predict(request: Request) -> Response:
-        with bodies.share() as share:
+        with bodies.reserve() as reservation:
             try:
-                image = await read_image_body(request, max_bytes, share)
+                image = await read_image_body(request, max_bytes, reservation)
                 async with asyncio.timeout(MODEL_SECONDS), threads:
                     if await request.is_disconnected():
                         return Response(status_code=_CLIENT_LEFT)
-                    said = await to_thread.run_sync(answer, image, limiter=CapacityLimiter(1))
+                    content = await to_thread.run_sync(answer, image, limiter=CapacityLimiter(1))
             except ClientDisconnect:
                 return Response(status_code=_CLIENT_LEFT)
             except TimeoutError as error:
@@ -85,7 +84,7 @@ def create_app(model: ServedModel, *, max_bytes: int, hosts: Sequence[str] = (AN
                 raise HTTPException(413, str(error)) from error
             except DataError as error:
                 raise HTTPException(415, str(error)) from error
-        return JSONResponse(said)
+        return JSONResponse(content)
 
     async def health(_: Request) -> Response:
         return JSONResponse(
@@ -98,14 +97,14 @@ def create_app(model: ServedModel, *, max_bytes: int, hosts: Sequence[str] = (AN
         )
 
     async def ready(_: Request) -> Response:
-        if not bodies.have_place():
+        if not bodies.can_accept():
             raise too_busy()
         return JSONResponse({"ready": True})
 
-    async def figures(_: Request) -> Response:
+    async def metrics_page(_: Request) -> Response:
         return metrics.response()
 
-    # Starlette's own type has no room for handlers of one kind of error
+    # Starlette's own type does not allow handlers for subclasses of Exception
     handlers: dict[Any, Any] = {HTTPException: _http_error, Exception: _server_error}
     return Starlette(
         routes=[
@@ -113,11 +112,11 @@ def create_app(model: ServedModel, *, max_bytes: int, hosts: Sequence[str] = (AN
             Route("/page.js", _file("page.js", "text/javascript")),
             Route("/health", health),
             Route("/ready", ready),
-            Route("/metrics", figures),
+            Route("/metrics", metrics_page),
             Route("/predict", predict, methods=["POST"]),
         ],
         middleware=[
-            Middleware(metrics.around),
+            Middleware(metrics.count_requests),
             Middleware(ErrorsInJson),
             Middleware(OwnHostOnly, hosts=hosts),
             Middleware(OwnOriginOnly),
@@ -127,13 +126,13 @@ def create_app(model: ServedModel, *, max_bytes: int, hosts: Sequence[str] = (AN
 
 
 class ErrorsInJson:
-    """Says in JSON what a part of the library says in plain text."""
+    """Converts plain-text errors of the libraries to JSON."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers a request."""
+        """Handles a request."""
         started: Message | None = None
         text = b""
 
@@ -171,5 +170,5 @@ async def _http_error(_: Request, error: HTTPException) -> Response:
 
 
 async def _server_error(_: Request, error: Exception) -> Response:
-    """What went wrong inside is logged by the server and is no business of who asked."""
+    """Hides the cause of an internal error from the client; the server logs it."""
     return JSONResponse({"error": "The server failed on this image."}, 500)

@@ -1,4 +1,4 @@
-"""The image in the body of a request, read within bounds of bytes and seconds."""
+"""Reading the image in a request's body, within limits of memory and time."""
 
 import asyncio
 import time
@@ -11,136 +11,137 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Message
 
-SECONDS = 30.0
-"""The longest that a body may take to arrive."""
+BODY_SECONDS = 30.0
+"""Longest time in which a body must be received."""
 
-PATIENCE = 3.0
-"""Seconds after which a body that still arrives gives way where others find no place."""
+SLOW_SECONDS = 3.0
+"""Age after which an unfinished body is dropped if a new request needs its slot."""
 
-_DRAINED = 8
-"""So many times the allowed bytes are read and dropped, so that the answer is still heard."""
+_DRAIN_FACTOR = 8
+"""Bodies of up to this many times the limit are read to the end, so that clients get the answer."""
 
 _FORM_BYTES = 64 * 2**10
-"""What a form may add around its file."""
+"""Bytes that a form may have in addition to its file."""
 
 
 class Bodies:
-    """The bodies that are in memory at once, whole ones and what has arrived of others.
+    """The bodies that are in memory at once, complete ones and the received parts of others.
 
-    None ever waits for another, so that clients that dawdle hold nobody up: they take as many bytes
-    as they have sent, and beyond a bound whoever sends more is asked to come again. Where there are
-    as many requests as there may be, one that has been sending its body for longest, and for more
-    than `PATIENCE`, gives way to a new one.
+    Requests never wait for each other, so that slow clients do not delay others: a body takes as
+    many bytes as have been received, and a request that would exceed the limit is refused. If the
+    number of requests is at its limit, a new one replaces the oldest request whose body has been
+    unfinished for more than `SLOW_SECONDS`.
 
     Args:
-        max_number: The most requests.
-        max_bytes: The most bytes of all of them together.
+        max_number: Largest number of requests.
+        max_bytes: Largest number of bytes of all bodies together.
     """
 
     def __init__(self, max_number: int, max_bytes: int) -> None:
         self.max_number, self.max_bytes = max_number, max_bytes
-        self._shares: set[Share] = set()
+        self._reservations: set[Reservation] = set()
 
     @contextmanager
-    def share(self) -> Iterator["Share"]:
-        """Counts a request, and the bytes it takes, until it is answered.
+    def reserve(self) -> Iterator["Reservation"]:
+        """Counts a request and its bytes until it is answered.
 
         Raises:
-            HTTPException: 503 where there are as many already.
+            HTTPException: 503 if the number of requests is at its limit.
         """
-        if not self.have_place():
+        if not self.can_accept():
             raise too_busy()
-        if len(self._shares) >= self.max_number:
-            oldest = min(self._slow(), key=lambda share: share.since)
-            self._shares.discard(oldest)
-            oldest.give_way()
-        share = Share(self)
-        self._shares.add(share)
+        if len(self._reservations) >= self.max_number:
+            oldest = min(self._slow(), key=lambda reservation: reservation.since)
+            self._reservations.discard(oldest)
+            oldest.cancel()
+        reservation = Reservation(self)
+        self._reservations.add(reservation)
         try:
-            yield share
+            yield reservation
         finally:
-            self._shares.discard(share)
+            self._reservations.discard(reservation)
 
-    def have_place(self) -> bool:
-        """Whether another request may come."""
-        return len(self._shares) < self.max_number or bool(self._slow())
+    def can_accept(self) -> bool:
+        """Whether another request is accepted now."""
+        return len(self._reservations) < self.max_number or bool(self._slow())
 
-    def _slow(self) -> list["Share"]:
-        since = time.monotonic() - PATIENCE
-        return [share for share in self._shares if share.is_arriving and share.since < since]
+    def _slow(self) -> list["Reservation"]:
+        limit = time.monotonic() - SLOW_SECONDS
+        return [one for one in self._reservations if one.is_receiving and one.since < limit]
 
-    def have_room(self, num_bytes: int) -> bool:
-        """Whether so many more bytes may arrive."""
-        return sum(share.num_bytes for share in self._shares) + num_bytes <= self.max_bytes
+    def has_memory_for(self, num_bytes: int) -> bool:
+        """Whether this many more bytes are within the limit."""
+        used = sum(reservation.num_bytes for reservation in self._reservations)
+        return used + num_bytes <= self.max_bytes
 
 
 @dataclass(eq=False)
-class Share:
-    """What one request takes of the memory for bodies."""
+class Reservation:
+    """The slot and the memory that one request takes."""
 
-    of: Bodies
+    bodies: Bodies
     num_bytes: int = 0
     since: float = field(default_factory=time.monotonic)
     _deadline: asyncio.Timeout | None = None
 
     @property
-    def is_arriving(self) -> bool:
-        """Whether the body is still being sent."""
+    def is_receiving(self) -> bool:
+        """Whether the body is still being received."""
         return self._deadline is not None
 
     @asynccontextmanager
-    async def arriving(self) -> AsyncIterator[None]:
-        """The body is being sent, for `SECONDS` at most.
+    async def receiving(self) -> AsyncIterator[None]:
+        """Limits the block, in which the body is received, to `BODY_SECONDS`.
 
         Raises:
-            TimeoutError: It takes longer, or has to give way.
+            TimeoutError: It takes longer, or the reservation was cancelled.
         """
         try:
-            async with asyncio.timeout(SECONDS) as self._deadline:
+            async with asyncio.timeout(BODY_SECONDS) as self._deadline:
                 yield
         finally:
             self._deadline = None
 
-    def give_way(self) -> None:
-        """Ends the sending of the body now."""
+    def cancel(self) -> None:
+        """Stops receiving the body."""
         if self._deadline is not None:
             self._deadline.reschedule(asyncio.get_running_loop().time())
 
     def take(self, num_bytes: int) -> bool:
-        """Takes bytes, unless there is no room for them."""
-        has_room = self.of.have_room(num_bytes)
-        self.num_bytes += num_bytes * has_room
-        return has_room
+        """Reserves bytes if they are within the limit; returns whether they are."""
+        has_memory = self.bodies.has_memory_for(num_bytes)
+        self.num_bytes += num_bytes * has_memory
+        return has_memory
 
 
-async def read_image_body(request: Request, max_bytes: int, share: Share) -> bytes:
-    """Returns the file that a request sends: as its body, or as the one file of a form.
+async def read_image_body(request: Request, max_bytes: int, reservation: Reservation) -> bytes:
+    """Returns the image file of a request: its body, or the only file of a form.
 
     Args:
-        request: The body is a whole image file of any `Content-Type`, or
-            `multipart/form-data` with one file under any name.
-        max_bytes: The most bytes of the file.
-        share: Is told what arrives.
+        request: Its body is an image file with any `Content-Type`, or `multipart/form-data` with
+            one file of any name.
+        max_bytes: Largest number of bytes of the file.
+        reservation: Counts the received bytes.
 
     Raises:
-        HTTPException: 400 where there is not just one file, 408 where it does not arrive in time,
-            413 where it is too large, 503 where there is no room for it.
+        HTTPException: 400 if there is not exactly one file, 408 if it is not received in time, 413
+            if it is too large, 503 if there is no memory for it.
     """
     is_form = request.headers.get("content-type", "").lower().startswith("multipart/form-data")
     allowed = max_bytes + (_FORM_BYTES if is_form else 0)
     declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > _DRAINED * allowed:
+    if declared.isdecimal() and int(declared) > _DRAIN_FACTOR * allowed:
         raise _too_large(max_bytes)
     try:
-        async with share.arriving():
-            body = await _body(request, allowed, max_bytes, share)
+        async with reservation.receiving():
+            body = await _read_body(request, allowed, max_bytes, reservation)
     except TimeoutError as error:
         detail = (
-            f"The body must arrive within {SECONDS:g} seconds, or {PATIENCE:g} where others wait. "
-            "Send it again."
+            f"The body must be sent within {BODY_SECONDS:g} seconds, or within {SLOW_SECONDS:g} if "
+            "the server is busy. Send it again."
         )
         raise HTTPException(408, detail) from error
-    image = await _one_file(request, body) if is_form else body
+    image = await _read_form_file(request, body) if is_form else body
     if len(image) > max_bytes:
         raise _too_large(max_bytes)
     if not image:
@@ -148,18 +149,20 @@ async def read_image_body(request: Request, max_bytes: int, share: Share) -> byt
     return image
 
 
-async def _body(request: Request, allowed: int, max_bytes: int, share: Share) -> bytes:
+async def _read_body(
+    request: Request, allowed: int, max_bytes: int, reservation: Reservation
+) -> bytes:
     chunks: list[bytes] = []
     received, is_kept = 0, True
     async for chunk in request.stream():
         received += len(chunk)
-        is_kept = is_kept and received <= allowed and share.take(len(chunk))
+        is_kept = is_kept and received <= allowed and reservation.take(len(chunk))
         if is_kept:
             chunks.append(chunk)
         else:
             chunks.clear()
-            share.num_bytes = 0
-        if received > _DRAINED * allowed:
+            reservation.num_bytes = 0
+        if received > _DRAIN_FACTOR * allowed:
             break
     if received > allowed:
         raise _too_large(max_bytes)
@@ -168,7 +171,7 @@ async def _body(request: Request, allowed: int, max_bytes: int, share: Share) ->
     return b"".join(chunks)
 
 
-async def _one_file(request: Request, body: bytes) -> bytes:
+async def _read_form_file(request: Request, body: bytes) -> bytes:
     replayed = Request(request.scope, _receive_once(body))
     async with replayed.form(max_files=2, max_fields=8, max_part_size=_FORM_BYTES) as form:
         files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
@@ -187,13 +190,15 @@ def _receive_once(body: bytes) -> Callable[[], Awaitable[Message]]:
 
 
 def too_busy() -> HTTPException:
-    """What is answered where others take all there is."""
+    """Returns the error for a request for which the server has no capacity."""
     return HTTPException(
         503,
-        "The server is busy with other images. Send this one again in some seconds.",
+        "The server is busy with other images. Send this one again in a few seconds.",
         headers={"Retry-After": "5"},
     )
 
 
 def _too_large(max_bytes: int) -> HTTPException:
-    return HTTPException(413, f"The image must have at most {max_bytes:,} bytes. Send a smaller.")
+    return HTTPException(
+        413, f"The image must have at most {max_bytes:,} bytes. Send a smaller image."
+    )

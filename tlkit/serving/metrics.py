@@ -1,4 +1,4 @@
-"""What the server counts of itself, in Prometheus's text format."""
+"""The server's metrics in Prometheus's text format."""
 
 import time
 from collections.abc import Iterator
@@ -21,11 +21,11 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
 class ServerMetrics:
-    """Requests by path and status, the seconds they took, and those of the model.
+    """Counts requests by path and status, and measures their times and those of the model.
 
     Args:
-        paths: The server's own; all others are counted as "other", so that who asks for random
-            ones makes no new series.
+        paths: The server's paths; all others are counted as "other", so that requests for random
+            paths make no new series.
     """
 
     def __init__(self, paths: tuple[str, ...]) -> None:
@@ -33,7 +33,7 @@ class ServerMetrics:
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self._requests = Counter(
-            "tlkit_http_requests", "Requests answered.", ["path", "status"], registry=registry
+            "tlkit_http_requests", "Answered requests.", ["path", "status"], registry=registry
         )
         self._seconds = Histogram(
             "tlkit_http_request_seconds",
@@ -47,7 +47,7 @@ class ServerMetrics:
         )
         self._model_seconds = Histogram(
             "tlkit_model_seconds",
-            "Seconds that decoding and the model took for one image.",
+            "Seconds of decoding and inference for one image.",
             buckets=_SECONDS,
             registry=registry,
         )
@@ -59,20 +59,20 @@ class ServerMetrics:
             yield
 
     def response(self) -> Response:
-        """Returns all figures."""
+        """Returns all metrics."""
         return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
 
-    def around(self, app: ASGIApp) -> ASGIApp:
-        """Returns an application that counts the requests to `app`."""
+    def count_requests(self, app: ASGIApp) -> ASGIApp:
+        """Returns an application that passes requests to `app` and counts them."""
 
-        async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+        async def counting_app(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] != "http":
                 await app(scope, receive, send)
                 return
             path = scope["path"] if scope["path"] in self._paths else _OTHER
             status = "none"
 
-            async def watched(message: Message) -> None:
+            async def send_and_note_status(message: Message) -> None:
                 nonlocal status
                 if message["type"] == "http.response.start":
                     status = str(message["status"])
@@ -81,9 +81,9 @@ class ServerMetrics:
             started = time.perf_counter()
             with self._in_progress.track_inprogress():
                 try:
-                    await app(scope, receive, watched)
+                    await app(scope, receive, send_and_note_status)
                 finally:
                     self._requests.labels(path, status).inc()
                     self._seconds.labels(path).observe(time.perf_counter() - started)
 
-        return counted
+        return counting_app

@@ -1,4 +1,4 @@
-"""An exported model, loaded once and asked many times."""
+"""The served model: an exported model that is loaded once and classifies many images."""
 
 import os
 from pathlib import Path
@@ -30,27 +30,25 @@ _DAMAGE = (
 
 
 class TooManyPixelsError(DataError):
-    """An image has more pixels than are decoded here."""
+    """An image has more pixels than the server decodes."""
 
 
 class ServedModel:
-    """The SavedModel of a run or an export, in memory.
-
-    Any number of threads may ask it at once.
+    """The SavedModel of a run or an export, in memory; may be used by many threads at once.
 
     Args:
-        folder: A run, an export, or one version of an export: holds the SavedModel, itself or in
-            a folder `saved_model`.
-        max_pixels: The most pixels an image may have; not above what the export allows.
-        safe: Whether `model.keras` is taken in Keras's safe mode instead, see `SafeModel`.
+        folder: A run, an export, or one version of an export: the SavedModel itself, or a folder
+            that holds it in `saved_model`.
+        max_pixels: Largest number of pixels of an image; limited to that of the export.
+        safe: Whether `model.keras` is used in Keras's safe mode instead, see `SafeModel`.
 
     Attributes:
-        class_names: In the order of the probabilities.
-        max_pixels: The most pixels an image may have.
+        class_names: Class names in the order of the probabilities.
+        max_pixels: Largest number of pixels of an image.
 
     Raises:
         ArgumentError: If `folder` holds no SavedModel that `export_model` wrote.
-        ExportError: If it is damaged.
+        ExportError: If the SavedModel is damaged.
     """
 
     def __init__(
@@ -59,36 +57,37 @@ class ServedModel:
         self._exported = SafeModel(folder) if safe else _exported_in(Path(folder))
         self.class_names = self._exported.class_names
         self.max_pixels = min(max_pixels, self._exported.max_pixels)
-        self.answer(tf.io.encode_png(tf.zeros((8, 8, 3), tf.uint8)).numpy())  # the first is slow
+        # warm-up: the first call is slow
+        self.answer(tf.io.encode_png(tf.zeros((8, 8, 3), tf.uint8)).numpy())
 
     def answer(self, image_bytes: bytes) -> dict[str, object]:
-        """Returns what is on an image, as `Prediction.as_dict` says it, without index and path.
+        """Returns the prediction for an image, as `Prediction.as_dict` without index and path.
 
-        An export with a rejection also says "known", whether the image is like those that the
-        model was trained on.
+        For an export with a rejection it also has "known", whether the image is one of the known
+        classes and not out-of-distribution.
 
         Args:
-            image_bytes: The whole file.
+            image_bytes: Content of the image file.
 
         Raises:
-            TooManyPixelsError: If the image has more than `max_pixels`.
-            DataError: If it is no image, or a damaged one.
+            TooManyPixelsError: If the image has more than `max_pixels` pixels.
+            DataError: If the content is no image or a damaged one.
         """
         try:
-            pixels, content = _bounded(tf.constant(image_bytes))
+            pixels, content = _read_bounded(tf.constant(image_bytes))
             num_pixels = int(pixels)
             if num_pixels > self.max_pixels:
                 raise TooManyPixelsError(
                     f"The image must have at most {self.max_pixels:,} pixels. "
-                    f"Received: {num_pixels:,} pixels. Send a smaller one."
+                    f"Received: {num_pixels:,} pixels. Send a smaller image."
                 )
             answers = self._exported.ask(image_bytes=content[tf.newaxis])
         except _DAMAGE as error:
             _, reason = detect_format(image_bytes[:HEAD_BYTES])
             why = f" ({reason or plain_message(error)})"
             raise DataError(
-                "The body must be a whole JPEG, PNG, GIF, BMP or WebP file. "
-                f"Received: {len(image_bytes):,} bytes that are none{why}. Send the file as it is."
+                "The body must be a complete JPEG, PNG, GIF, BMP or WebP file. Received: "
+                f"{len(image_bytes):,} bytes that are none{why}. Send the file unchanged."
             ) from error
         (prediction,) = predictions_from(
             answers["probabilities"].numpy(),
@@ -97,12 +96,12 @@ class ServedModel:
             self._exported.threshold,
             (None,),
         )
-        said = prediction.as_dict()
+        content = prediction.as_dict()
         for name in ("index", "path"):
-            del said[name]
+            del content[name]
         if "known" in answers:
-            said["known"] = bool(answers["known"].numpy()[0])
-        return said
+            content["known"] = bool(answers["known"].numpy()[0])
+        return content
 
 
 def _exported_in(folder: Path) -> ExportedModel:
@@ -110,17 +109,18 @@ def _exported_in(folder: Path) -> ExportedModel:
     if root is None:
         check_no_versions(folder)
         raise ArgumentError(
-            "`folder` must be that of a finished run, or hold a SavedModel that `export_model` "
-            f"wrote. Received: folder={str(folder)!r}. Make one with tlkit train PHOTOS --out RUN."
+            "`folder` must be a finished run, or hold a SavedModel that `export_model` wrote. "
+            f"Received: folder={str(folder)!r}. Make a run with tlkit train PHOTOS --out RUN."
         )
     return ExportedModel(root)
 
 
 @tf.function(input_signature=[tf.TensorSpec((), tf.string)], autograph=False)
-def _bounded(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns how many pixels the header claims, 0 for what is no image, and what is decoded.
+def _read_bounded(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the number of pixels in the header, 0 if it is no image, and the bytes to decode.
 
-    Exports of earlier versions set no bounds of their own to what takes long.
+    The limits on scans and trailing bytes are checked here, as exports of earlier versions do not
+    check them.
     """
 
     def jpeg() -> tuple[tf.Tensor, tf.Tensor]:

@@ -1,4 +1,4 @@
-"""Requests under another name than the server's, or by a page from elsewhere: refused."""
+"""Refusal of requests with another server's name, and of those sent by other sites' pages."""
 
 import ipaddress
 import re
@@ -10,17 +10,17 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 ANY = "*"
-"""Allows every name."""
+"""Accepts every name."""
 
 _AUTHORITY = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:@/\s]+))(?::([0-9]*))?", re.ASCII)
 
 
 def own_hosts(address: str) -> tuple[str, ...]:
-    """Returns the names under which a server that listens at an address may be asked.
+    """Returns the names that a server at an address accepts in the `Host` header.
 
-    At a loopback address, of IPv4 or IPv6, these are "localhost" and the address; a page from
-    elsewhere whose own name leads to this machine (DNS rebinding) then gets no answer. Any other
-    address is open to the network, and may have names that nobody here knows.
+    For a loopback address, IPv4 or IPv6, they are "localhost" and the address itself, so that
+    another site's page cannot reach the server by DNS rebinding. Any other address is open to the
+    network and may have unknown names.
 
     Example:
         >>> from tlkit.serving.origins import own_hosts
@@ -30,17 +30,17 @@ def own_hosts(address: str) -> tuple[str, ...]:
     plain = _plain(address)
     try:
         is_loopback = ipaddress.ip_address(plain).is_loopback
-    except ValueError:  # no address of the internet's: nothing is known of who reaches it
+    except ValueError:  # not an IP address, such as one with a zone
         is_loopback = False
     return ("localhost", plain) if is_loopback else (ANY,)
 
 
 class OwnHostOnly:
-    """Refuses, with 400, what is asked under a name that is not the server's.
+    """Refuses, with 400, requests whose `Host` is not one of the server's names.
 
     Args:
-        app: What answers the rest.
-        hosts: Names and addresses, without ports or brackets; "*" allows any.
+        app: The application for all other requests.
+        hosts: Names and addresses, without ports or brackets; "*" accepts any.
     """
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
@@ -48,25 +48,27 @@ class OwnHostOnly:
         self.hosts = None if ANY in hosts else {_plain(host) for host in hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers a request."""
+        """Handles a request."""
         if scope["type"] == "http" and not self._is_own(Headers(scope=scope).getlist("host")):
-            refusal = f"The server must be asked as {' or '.join(sorted(self.hosts or ()))}."
+            refusal = f"The host must be {' or '.join(sorted(self.hosts or ()))}."
             await JSONResponse({"error": refusal}, 400)(scope, receive, send)
             return
         await self.app(scope, receive, send)
 
-    def _is_own(self, given: list[str]) -> bool:
+    def _is_own(self, values: list[str]) -> bool:
         if self.hosts is None:
             return True
-        asked = [_authority(text) for text in given]
-        return len(asked) == 1 and asked[0] is not None and asked[0][0] in self.hosts
+        authorities = [_authority(value) for value in values]
+        return (
+            len(authorities) == 1 and authorities[0] is not None and authorities[0][0] in self.hosts
+        )
 
 
 class OwnOriginOnly:
-    """Refuses, with 403, what a browser sends for a page that is not this server's.
+    """Refuses, with 403, requests that a browser sends for another site's page.
 
-    Browsers name the page's origin in `Origin` with every request that may change something, and
-    say in `Sec-Fetch-Site` whether it is another site's. Programs send neither, and are answered.
+    Browsers give the page's origin in `Origin` with every request that may change something, and
+    tell in `Sec-Fetch-Site` whether it is another site. Programs send neither and are accepted.
 
     Reference:
         https://fetch.spec.whatwg.org/#origin-header; https://www.w3.org/TR/fetch-metadata/
@@ -76,9 +78,9 @@ class OwnOriginOnly:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers a request."""
+        """Handles a request."""
         if scope["type"] == "http" and _is_foreign(Headers(scope=scope)):
-            refusal = "Pages from elsewhere may not ask this server. Open its own page."
+            refusal = "Pages of other sites may not use this server. Open its own page."
             await JSONResponse({"error": refusal}, 403)(scope, receive, send)
             return
         await self.app(scope, receive, send)
@@ -94,26 +96,26 @@ def _is_foreign(headers: Headers) -> bool:
 
 
 def _origin(text: str) -> tuple[str, str] | None:
-    """Returns host and port of an origin; `None` for "null", and for what is none."""
+    """Returns host and port of an origin; `None` for "null" and for invalid text."""
     try:
         return _authority(urlsplit(text).netloc)
-    except ValueError:  # brackets round what is no address
+    except ValueError:  # brackets around something that is not an address
         return None
 
 
 def _authority(text: str) -> tuple[str, str] | None:
-    """Returns host and port, "" without one, of `HOST`, `HOST:PORT` or `[ADDRESS]:PORT`."""
-    found = _AUTHORITY.fullmatch(text)
-    if found is None:
+    """Returns the host and the port, or "", of `HOST`, `HOST:PORT` or `[ADDRESS]:PORT`."""
+    match = _AUTHORITY.fullmatch(text)
+    if match is None:
         return None
-    address, name, port = found.groups()
+    address, name, port = match.groups()
     return _plain(address or name), port or ""
 
 
 def _plain(host: str) -> str:
-    """Returns a name in lower case, an address in the one way to write it.
+    """Returns a name in lower case, and an address in its canonical form.
 
-    An address of IPv4 in the form of IPv6 (::ffff:127.0.0.1) is that of IPv4.
+    An IPv4 address written as IPv6 (::ffff:127.0.0.1) becomes the IPv4 address.
     """
     try:
         address = ipaddress.ip_address(host)

@@ -1,6 +1,6 @@
 "use strict";
 
-const SHOWN = 5;
+const NUM_SHOWN = 5;
 const byId = (name) => document.getElementById(name);
 let latest = 0;
 
@@ -9,29 +9,30 @@ function show(element, text) {
   element.hidden = text === "";
 }
 
-function percent(share) {
-  return (100 * share).toFixed(1) + "\u00a0%";
+function percent(fraction) {
+  return (100 * fraction).toFixed(1) + "\u00a0%";
 }
 
 function showAnswer(answer) {
   const names = answer.labels.length ? answer.labels.join(", ") : "No label";
   show(byId("label"), answer.known === false ? "None of these; else " + names : names);
-  const shares = Object.entries(answer.probabilities).sort((a, b) => b[1] - a[1]).slice(0, SHOWN);
-  byId("shares").replaceChildren(...shares.map(([name, share]) => {
+  const highest = Object.entries(answer.probabilities)
+    .sort((a, b) => b[1] - a[1]).slice(0, NUM_SHOWN);
+  byId("probabilities").replaceChildren(...highest.map(([name, probability]) => {
     const row = document.createElement("li");
     const bar = document.createElement("meter");
-    bar.value = share;
+    bar.value = probability;
     const [first, last] = [document.createElement("span"), document.createElement("span")];
     first.textContent = name;
-    last.textContent = percent(share);
-    last.className = "share";
+    last.textContent = percent(probability);
+    last.className = "probability";
     row.append(first, bar, last);
     return row;
   }));
 }
 
-async function ask(file) {
-  const mine = ++latest;
+async function predict(file) {
+  const current = ++latest;
   const image = byId("image");
   URL.revokeObjectURL(image.src);
   image.src = URL.createObjectURL(file);
@@ -39,7 +40,7 @@ async function ask(file) {
   image.onerror = () => { image.hidden = true; };
   show(byId("error"), "");
   show(byId("label"), "…");
-  byId("shares").replaceChildren();
+  byId("probabilities").replaceChildren();
   let answer;
   let error = "";
   try {
@@ -47,9 +48,9 @@ async function ask(file) {
     answer = await response.json();
     error = response.ok ? "" : answer.error;
   } catch (reason) {
-    error = "The server gave no answer: " + reason.message;
+    error = "The server did not answer: " + reason.message;
   }
-  if (mine !== latest) return; // another image was dropped meanwhile
+  if (current !== latest) return; // another image was dropped in the meantime
   show(byId("label"), "");
   show(byId("error"), error);
   if (!error) showAnswer(answer);
@@ -57,8 +58,8 @@ async function ask(file) {
 
 const drop = byId("drop");
 byId("file").addEventListener("change", (event) => {
-  if (event.target.files.length) ask(event.target.files[0]);
-  event.target.value = ""; // the same file may be chosen once more
+  if (event.target.files.length) predict(event.target.files[0]);
+  event.target.value = ""; // so that the same file may be chosen again
 });
 for (const kind of ["dragenter", "dragover"]) {
   drop.addEventListener(kind, (event) => { event.preventDefault(); drop.classList.add("over"); });
@@ -67,9 +68,9 @@ drop.addEventListener("dragleave", () => drop.classList.remove("over"));
 drop.addEventListener("drop", (event) => {
   event.preventDefault();
   drop.classList.remove("over");
-  if (event.dataTransfer.files.length) ask(event.dataTransfer.files[0]);
+  if (event.dataTransfer.files.length) predict(event.dataTransfer.files[0]);
 });
-// an image that misses the box must not take the page's place
+// the browser must not open an image that is dropped outside the box
 for (const kind of ["dragover", "drop"]) {
   window.addEventListener(kind, (event) => event.preventDefault());
 }

@@ -1,4 +1,4 @@
-"""Runs the server until it is interrupted."""
+"""Starting and stopping the server."""
 
 import atexit
 import os
@@ -23,12 +23,12 @@ PORT = 8000
 MAX_PORT = 65535
 MAX_MEGABYTES = 16
 MAX_MEGAPIXELS = 32
-CONNECTIONS = 512
-"""Beyond these a new connection takes the place of an idle one; half of what systems allow."""
+MAX_CONNECTIONS = 512
+"""Beyond this number a new connection replaces an idle one; half of the usual system limit."""
 
 BACKLOG = 2048
 GRACE_SECONDS = 75
-"""How long a stop waits for what is in flight: more than a body and its answer may take."""
+"""Time that a stop waits for open requests: longer than a body and its answer may take."""
 
 _PACKAGES = {
     "starlette": "starlette",
@@ -52,7 +52,7 @@ _LOGGING = {
         "uvicorn.access": {"handlers": ["access"], "level": "INFO", "propagate": False},
     },
 }
-"""Both logs go to standard error."""
+"""Logging configuration; both logs go to standard error."""
 
 
 @renamed_argument("say", "log")
@@ -67,26 +67,26 @@ def serve(
     safe: bool = False,
     log: Callable[[str], None] | None = None,
 ) -> None:
-    """Answers over HTTP what is in images, until Ctrl-C or SIGTERM.
+    """Classifies images over HTTP until Ctrl-C or SIGTERM.
 
-    The port takes connections once the model is loaded. What is in flight when it ends is answered
-    first; a second Ctrl-C ends it at once.
+    The port accepts connections as soon as the model is loaded. When the server is stopped, open
+    requests are answered first; a second Ctrl-C stops it at once.
 
     Args:
-        folder: A run, or an exported SavedModel.
-        port: Where to listen; 0 takes one that is free.
-        host: The address to listen at. Only this machine reaches the default, or "::1"; "0.0.0.0"
-            is open to the network, with no password and no encryption.
-        max_megabytes: The most an image file may have, in 2**20 bytes.
-        max_megapixels: The most an image may have, in 2**20 pixels.
-        safe: Take `model.keras` in Keras's safe mode instead of the SavedModel, which is a program
-            that TensorFlow runs: for models of somebody you do not trust.
-        access_log: Whether standard error gets a line for each request.
-        log: Is told the address.
+        folder: A run or an exported SavedModel.
+        port: The port to listen on; 0 takes a free one.
+        host: The address to listen on. The default and "::1" are reachable from this machine only;
+            "0.0.0.0" is open to the network, without password or encryption.
+        max_megabytes: Largest size of an image file, in 2**20 bytes.
+        max_megapixels: Largest size of an image, in 2**20 pixels.
+        safe: Use `model.keras` in Keras's safe mode instead of the SavedModel, which is a program
+            that TensorFlow executes: for models from untrusted sources.
+        access_log: Whether each request is logged to standard error.
+        log: Gets the address.
 
     Raises:
-        ArgumentError: If there is no model in `folder`, `port` cannot be had, a package is
-            missing, or another argument breaks its rule.
+        ArgumentError: If there is no model in `folder`, `port` is not available, a package is
+            missing, or another argument is invalid.
 
     Example:
         >>> from tlkit.serving.server import serve
@@ -107,17 +107,17 @@ def serve(
         address, chosen = listener.getsockname()[:2]
         name = f"[{address}]" if ":" in address else address
         if log:
-            log(f"Open http://{name}:{chosen}/ and drop an image there; Ctrl-C ends it.")
-        # uvicorn ends in order, then raises the interrupt once more
+            log(f"Open http://{name}:{chosen}/ and drop an image there. Ctrl-C stops the server.")
+        # uvicorn shuts down cleanly, then raises the interrupt again
         with suppress(KeyboardInterrupt):
             server.run(sockets=[listener])
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Returns a socket that has the port but is not open yet, before a model is loaded.
+    """Returns a socket that has reserved the port and accepts no connections yet.
 
     Raises:
-        ArgumentError: If `port` is no port, or cannot be had.
+        ArgumentError: If `port` is invalid or not available.
     """
     check_count("port", port, minimum=0)
     if port > MAX_PORT:
@@ -140,10 +140,10 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def open_port(listener: socket.socket) -> None:
-    """Lets clients connect, who wait from now on until they are answered.
+    """Accepts connections from now on; clients wait until they are answered.
 
     Raises:
-        ArgumentError: Another server has opened the port meanwhile.
+        ArgumentError: Another server has opened the port in the meantime.
     """
     host, port = listener.getsockname()[:2]
     try:
@@ -173,7 +173,7 @@ def make_server(
     config = uvicorn.Config(
         app,
         http=Connection,
-        limit_concurrency=CONNECTIONS,
+        limit_concurrency=MAX_CONNECTIONS,
         backlog=BACKLOG,
         log_config=_LOGGING,
         access_log=access_log,
@@ -185,33 +185,33 @@ def make_server(
     return uvicorn.Server(config)
 
 
-def quick_end() -> Callable[[], None]:
-    """Returns what to call when all is done: the process then ends without further ado.
+def skip_teardown() -> Callable[[], None]:
+    """Returns a function that, once called, lets the process exit without tearing down TensorFlow.
 
-    Taking TensorFlow apart takes a second, and brings nothing. What is registered with `atexit`
-    runs as ever, if this was called before.
+    The teardown takes a second and is not needed. Functions that are registered with `atexit` after
+    this call still run.
     """
     is_done = False
 
-    def leave() -> None:
+    def exit_if_done() -> None:
         if is_done:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(0)
 
-    def done() -> None:
+    def set_done() -> None:
         nonlocal is_done
         is_done = True
 
-    atexit.register(leave)
-    return done
+    atexit.register(exit_if_done)
+    return set_done
 
 
 def check_packages() -> None:
-    """Raises `ArgumentError` unless all that serving needs is installed."""
+    """Raises `ArgumentError` unless the packages for serving are installed."""
     missing = [package for module, package in _PACKAGES.items() if find_spec(module) is None]
     if missing:
         raise ArgumentError(
-            f"Serving needs packages that must be installed. Received: no {', '.join(missing)}. "
-            'Install with: pip install "tlkit[serve]".'
+            "The packages for serving must be installed. Received: an environment without "
+            f'{", ".join(missing)}. Install with: pip install "tlkit[serve]".'
         )
