@@ -18,13 +18,12 @@ _LENGTH = 300
 
 
 @contextmanager
-def lost_worker_named(strategy: tf.distribute.Strategy) -> Iterator[None]:
+def lost_worker_named(workers: Workers) -> Iterator[None]:
     """Says, where the workers cannot go on together, that one of them is gone and what to do.
 
     Raises:
         TrainingError: TensorFlow has found that another worker does not answer.
     """
-    workers = Workers(strategy)
     try:
         yield
     except _SIGNS as error:

@@ -17,18 +17,17 @@ ShardedBatches: TypeAlias = Callable[[Shard], tf.data.Dataset]
 
 
 def distribute_batches(
-    strategy: tf.distribute.Strategy, batches: ShardedBatches
+    workers: Workers, batches: ShardedBatches
 ) -> tf.distribute.DistributedDataset:
     """Returns batches that each replica sees its shard of, with nothing lost or seen twice.
 
     Where a batch has fewer images than there are replicas, some see an empty one.
 
     Args:
-        strategy: With several replicas.
+        workers: With several replicas.
         batches: What each of them is to see. Nobody must read to an end: where there is none, the
             workers need not ask each other before each batch whether there is one more.
     """
-    workers = Workers(strategy)
 
     def of_this_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
         dataset = batches((workers.index, workers.num_workers))
@@ -37,7 +36,7 @@ def distribute_batches(
         endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
         return dataset.apply(endless).prefetch(2)
 
-    return strategy.distribute_datasets_from_function(of_this_worker)
+    return workers.strategy.distribute_datasets_from_function(of_this_worker)
 
 
 def _shard_by_shard(dataset: tf.data.Dataset, number: int) -> tf.data.Dataset:

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tlkit.distribution.cluster import KINDS, VARIABLE, read_cluster
 from tlkit.distribution.rendezvous import meet
+from tlkit.distribution.workers import Workers
 from tlkit.errors import ArgumentError, check_choice
 from tlkit.utils.signals import hear_again
 from tlkit.utils.tensorflow_logging import grow_gpu_memory
@@ -106,6 +107,15 @@ def strategy_of(model: keras.Model) -> tf.distribute.Strategy:
             f"made {made}. Build or load it within `with strategy.scope():`."
         )
     return own or tf.distribute.get_strategy()
+
+
+def workers_of(model: keras.Model) -> Workers:
+    """Returns the workers of the strategy under which a model was created.
+
+    Raises:
+        ArgumentError: As `strategy_of`.
+    """
+    return Workers(strategy_of(model))
 
 
 def scope_of(model: keras.Model) -> AbstractContextManager[object]:

@@ -28,11 +28,13 @@ class Workers:
     Attributes:
         index: Which of them this is.
         num_workers: How many there are.
+        num_replicas: Devices of all of them together.
         num_local_replicas: Devices of each.
+        strategy: As given.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy) -> None:
-        self._strategy = strategy
+        self.strategy = strategy
         self.index, self.num_workers = _CHIEF, 1
         if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
             resolver = strategy.cluster_resolver
@@ -40,7 +42,8 @@ class Workers:
             num_chiefs = len(by_type.get("chief", []))
             self.num_workers = num_chiefs + len(by_type.get("worker", []))
             self.index = resolver.task_id + (0 if resolver.task_type == "chief" else num_chiefs)
-        self.num_local_replicas = int(strategy.num_replicas_in_sync) // self.num_workers
+        self.num_replicas = int(strategy.num_replicas_in_sync)
+        self.num_local_replicas = self.num_replicas // self.num_workers
 
     @property
     def is_chief(self) -> bool:
@@ -124,8 +127,8 @@ class Workers:
             is_first = context.replica_id_in_sync_group % self.num_local_replicas == 0
             return tf.constant(words if is_first else np.zeros_like(words))
 
-        values = self._strategy.experimental_distribute_values_from_function(value_of)
-        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None).numpy()
+        values = self.strategy.experimental_distribute_values_from_function(value_of)
+        return self.strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None).numpy()
 
 
 def check_can_be_sharded(argument: str, workers: Workers) -> None:

@@ -9,8 +9,7 @@ from weakref import WeakKeyDictionary
 import keras
 import tensorflow as tf
 
-from tlkit.distribution.strategies import strategy_of
-from tlkit.distribution.workers import Workers
+from tlkit.distribution.strategies import workers_of
 from tlkit.errors import ArgumentError
 from tlkit.models.graph import with_nested
 from tlkit.models.signature import graph_signature
@@ -36,7 +35,7 @@ def forward_of(model: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
         TensorShape([2, 48])
     """
     dtype = model.inputs[0].dtype
-    if (number := Workers(strategy_of(model)).num_local_replicas) > 1:
+    if (number := workers_of(model).num_local_replicas) > 1:
         return _on_all_devices(model, number)
     traced = _traced(model)
     return lambda images: tf.cast(traced(tf.cast(images, dtype)), tf.float32)
@@ -103,7 +102,7 @@ def _read_by(model: keras.Model) -> list[Any]:
 
 
 def _on_all_devices(model: keras.Model, number: int) -> Callable[[tf.Tensor], tf.Tensor]:
-    strategy, dtype = strategy_of(model), model.inputs[0].dtype
+    strategy, dtype = workers_of(model).strategy, model.inputs[0].dtype
 
     @tf.function(reduce_retracing=True, autograph=False)
     def run(images: tf.Tensor) -> tf.Tensor:

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tlkit.data.images import ImageSplit
 from tlkit.data.missing_files import missing_files_named
 from tlkit.distribution.lost_workers import lost_worker_named
-from tlkit.distribution.strategies import strategy_of
+from tlkit.distribution.strategies import workers_of
 from tlkit.distribution.workers import Workers, check_can_be_sharded
 from tlkit.errors import ArgumentError, DataError
 from tlkit.evaluation.data_checks import check_images
@@ -64,12 +64,11 @@ def collect_weighed(
 
     All from one pass, for a dataset may come in another order at the next.
     """
-    strategy = max(map(strategy_of, models), key=lambda one: int(one.num_replicas_in_sync))
-    workers = Workers(strategy)
+    workers = max(map(workers_of, models), key=lambda one: one.num_replicas)
     for model in models:
         images = check_images("images", images, model)
     if isinstance(images, ImageSplit):
-        with lost_worker_named(strategy):
+        with lost_worker_named(workers):
             workers.check_same("images", [images.digests, images.labels.tolist()])
         rows = np.arange(images.num_images)[workers.index :: workers.num_workers]
         with missing_files_named([images]):
@@ -95,7 +94,7 @@ def collect_weighed(
             weights.extend(np.asarray(one).reshape(-1) for one in own)
             advance(len(labels[-1]))
     if isinstance(images, ImageSplit) and workers.num_workers > 1 and images.num_images:
-        with lost_worker_named(strategy):
+        with lost_worker_named(workers):
             whole = [
                 _of_all_workers(workers, collected, images.num_images, model)
                 for collected, model in zip(outputs, models, strict=True)

@@ -33,7 +33,6 @@ class Team:
     """
 
     def __init__(self, distribute: str | None) -> None:
-        self._strategy: Any = None
         self._workers: Any = None
         self.is_chief = True
         if distribute is not None:
@@ -41,18 +40,17 @@ class Team:
             from tlkit.distribution.strategies import strategy_for
             from tlkit.distribution.workers import Workers
 
-            self._strategy = strategy_for(distribute, "distribute")
-            self._workers = Workers(self._strategy)
+            self._workers = Workers(strategy_for(distribute, "distribute"))
             self.is_chief = self._workers.is_chief
 
     @property
     def is_distributed(self) -> bool:
         """Whether there is more than one device."""
-        return self._strategy is not None and self._strategy.num_replicas_in_sync > 1
+        return self._workers is not None and self._workers.num_replicas > 1
 
     def scope(self) -> AbstractContextManager[object]:
         """Returns the scope in which the model, its constraints and metrics must be made."""
-        return self._strategy.scope() if self.is_distributed else nullcontext()
+        return self._workers.strategy.scope() if self.is_distributed else nullcontext()
 
     def broadcast_run(self, run: Run | None) -> Run | None:
         """Returns the chief's run on every worker, even if the worker cannot read its files.
@@ -75,7 +73,7 @@ class Team:
         from tlkit.distribution.lost_workers import lost_worker_named
 
         content = json.dumps(decide()).encode() if self.is_chief else None
-        with lost_worker_named(self._strategy):
+        with lost_worker_named(self._workers):
             decision: _Decision = json.loads(self._workers.bytes_from_chief(content))
         return decision
 
@@ -89,7 +87,7 @@ class Team:
 
         arrays = decide() if self.is_chief else {}
         names = self.broadcast(lambda: list(arrays))
-        with lost_worker_named(self._strategy):
+        with lost_worker_named(self._workers):
             return dict(zip(names, self._workers.from_chief(list(arrays.values())), strict=True))
 
     def finished_run(self, run: Run | None) -> Run:

@@ -17,7 +17,7 @@ _REDUCTIONS = ("sum_over_batch_size", "mean")
 
 
 def check_distributed_training(
-    strategy: tf.distribute.Strategy,
+    workers: Workers,
     recipe: Recipe,
     images: Images,
     *,
@@ -28,14 +28,14 @@ def check_distributed_training(
     """Raises `ArgumentError` if several replicas would not compute what one device computes.
 
     Args:
-        strategy: The model's strategy; with one replica nothing is checked.
+        workers: The model's workers; with one replica nothing is checked.
         recipe: The arguments of training.
         images: The training images; each replica must get some of every batch.
         loss: Must be a mean over the images.
         metrics: Must be sums or means over the replicas.
         hooks: Must support several replicas, and so must their metrics.
     """
-    number = int(strategy.num_replicas_in_sync)
+    number = workers.num_replicas
     if number == 1:
         return
     resolve_precision(recipe.precision, number)
@@ -57,7 +57,7 @@ def check_distributed_training(
             f"`loss` must be reduced by {' or '.join(map(repr, _REDUCTIONS))} on several replicas. "
             f"Received: {type(loss).__name__} with reduction={reduction!r}. Leave `reduction` out."
         )
-    _check_add_up(strategy, metrics, "metrics")
+    _check_add_up(workers.strategy, metrics, "metrics")
     for hook in hooks:
         if not hook.works_on_replicas:
             raise ArgumentError(
@@ -65,16 +65,15 @@ def check_distributed_training(
                 f"{type(hook).__name__}, which would treat one device's shard as the whole batch. "
                 "Train on one device."
             )
-        _check_add_up(strategy, hook.metrics, "anchor")
+        _check_add_up(workers.strategy, hook.metrics, "anchor")
 
 
-def batch_notes(strategy: tf.distribute.Strategy, images: Images) -> list[str]:
+def batch_notes(workers: Workers, images: Images) -> list[str]:
     """Returns a note on how batches are sharded and what the rates mean; none on one device."""
-    number = int(strategy.num_replicas_in_sync)
+    number = workers.num_replicas
     if number == 1:
         return []
-    workers = Workers(strategy).num_workers
-    where = f"{workers} workers" if workers > 1 else "one machine"
+    where = f"{workers.num_workers} workers" if workers.num_workers > 1 else "one machine"
     size = ""
     if isinstance(images, ImageSplit):
         size = f" of {images.batch_size} images, {images.batch_size / number:.3g} on each"

@@ -10,8 +10,7 @@ import tensorflow as tf
 
 from tlkit.data.images import ImageData
 from tlkit.distribution.lost_workers import lost_worker_named
-from tlkit.distribution.strategies import scope_of, strategy_of
-from tlkit.distribution.workers import Workers
+from tlkit.distribution.strategies import scope_of, workers_of
 from tlkit.errors import ArgumentError, as_tuple
 from tlkit.evaluation.data_checks import Images, note_on_values
 from tlkit.models.compiling import leave_compiled
@@ -195,9 +194,8 @@ def fine_tune(
         metrics=metrics,
         callbacks=callbacks,
     )
-    strategy = strategy_of(model)
-    workers = Workers(strategy)
-    with scope_of(model), lost_worker_named(strategy):
+    workers = workers_of(model)
+    with scope_of(model), lost_worker_named(workers):
         checkpoint = None
         if run_directory is not None or workers.num_workers > 1:
             identity = identity_of(model, tuning)
@@ -269,9 +267,8 @@ def _resolved(
             f"solve_head=True, and {why}. Leave it out."
         )
     hooks = hooks_of(anchor, model)
-    strategy = strategy_of(model)
     check_distributed_training(
-        strategy, recipe, source.train, loss=loss, metrics=metrics, hooks=hooks
+        workers_of(model), recipe, source.train, loss=loss, metrics=metrics, hooks=hooks
     )
     notes = notes_on_flags(model, [stage.unfreeze for stage in plan], is_given=is_given)
     notes += [note] if (note := note_on_values(source.train)) else []

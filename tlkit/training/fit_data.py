@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from tlkit.distribution.shards import ONLY_SHARD, Shard, ShardedBatches, distribute_batches
+from tlkit.distribution.workers import Workers
 from tlkit.training.sources import steps_in_epoch
 
 
@@ -26,17 +27,17 @@ class FitData:
 
 
 def fit_data(
-    strategy: tf.distribute.Strategy, training: ShardedBatches, validation: ShardedBatches | None
+    workers: Workers, training: ShardedBatches, validation: ShardedBatches | None
 ) -> FitData:
     """Returns batches for Keras's `fit`, whole or sharded over the replicas."""
-    if strategy.num_replicas_in_sync == 1:
+    if workers.num_replicas == 1:
         return FitData(training(ONLY_SHARD), validation and validation(ONLY_SHARD))
-    distributed = distribute_batches(strategy, training)
+    distributed = distribute_batches(workers, training)
     if validation is None:
         return FitData(distributed)
     num_steps = steps_in_epoch(validation(ONLY_SHARD))
     repeated = partial(_repeated, validation)
-    return FitData(distributed, distribute_batches(strategy, repeated), num_steps)
+    return FitData(distributed, distribute_batches(workers, repeated), num_steps)
 
 
 def with_class_weights(dataset: tf.data.Dataset, class_weight: dict[int, float]) -> tf.data.Dataset:

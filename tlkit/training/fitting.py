@@ -15,8 +15,7 @@ import tensorflow as tf
 from tlkit.data.splits import class_weights
 from tlkit.displays.activity import duration
 from tlkit.distribution.shards import ONLY_SHARD, Shard, ShardedBatches
-from tlkit.distribution.strategies import scope_of, strategy_of
-from tlkit.distribution.workers import Workers
+from tlkit.distribution.strategies import scope_of, workers_of
 from tlkit.errors import TrainingError
 from tlkit.training.best import EpochGuard, KeepBest
 from tlkit.training.fit_data import fit_data, with_class_weights
@@ -131,7 +130,7 @@ def fit_model(
         TrainingError: The loss became NaN or infinite; the best weights have been restored.
     """
     whole = model if whole is None else whole
-    strategy, checkpoint, epochs = strategy_of(whole), plan.checkpoint, plan.epochs
+    workers, checkpoint, epochs = workers_of(whole), plan.checkpoint, plan.epochs
     with scope_of(whole):
         trainee = hooked(model, plan.hooks, plan.frozen_calls)
         trainee.compile(
@@ -151,9 +150,7 @@ def fit_model(
     was_stopped = False
     if checkpoint is not None:
         state = _State(whole, trainee, keeper, plan.hooks)
-        saver = SaveProgress(
-            checkpoint, state.saver(checkpoint), batches.num_steps, Workers(strategy)
-        )
+        saver = SaveProgress(checkpoint, state.saver(checkpoint), batches.num_steps, workers)
         own.append(saver)
         if (saved := checkpoint.saved) is not None and saved.state.fit is not None:
             epoch, step = saved.position.epoch, saved.position.step
@@ -172,7 +169,7 @@ def fit_model(
             class_weight = objective.class_weight
             return dataset if class_weight is None else with_class_weights(dataset, class_weight)
 
-        data = fit_data(strategy, batches_from_position, validation)
+        data = fit_data(workers, batches_from_position, validation)
         trainee.fit(
             data.training,
             validation_data=data.validation,

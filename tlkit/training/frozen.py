@@ -9,8 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tlkit.distribution.strategies import strategy_of
-from tlkit.distribution.workers import Workers
+from tlkit.distribution.strategies import workers_of
 from tlkit.models.multiply_adds import count_multiply_adds
 from tlkit.models.signature import signature
 from tlkit.utils.tensorflow_private import rewritten, with_constants
@@ -43,7 +42,7 @@ class FrozenPart:
         self._model = model
         self.input_shape: tuple[int | None, ...] = model.input_shape
         self.input_dtype: str = model.inputs[0].dtype
-        self.workers = Workers(strategy_of(model))
+        self.workers = workers_of(model)
         shape = model.output_shape[1:]
         if None in shape:  # the traced graph may know a size that a layer does not report
             shape = self._traced.outputs[0].shape[1:]

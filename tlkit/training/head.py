@@ -11,7 +11,7 @@ import tensorflow as tf
 from tlkit.data.images import ImageData
 from tlkit.distribution.lost_workers import lost_worker_named
 from tlkit.distribution.shards import ONLY_SHARD, ShardedBatches
-from tlkit.distribution.strategies import scope_of, strategy_of
+from tlkit.distribution.strategies import scope_of, workers_of
 from tlkit.errors import ArgumentError, check_count, check_positive, check_seed
 from tlkit.evaluation.data_checks import Images, note_on_values
 from tlkit.evaluation.names import num_classes_of
@@ -148,8 +148,7 @@ def train_head(
             "Name an augmentation, such as 'default'."
         )
 
-    strategy = strategy_of(model)
-    with scope_of(model), lost_worker_named(strategy):
+    with scope_of(model), lost_worker_named(workers_of(model)):
         with user_flags_restored(model):
             report = _train(
                 model,

@@ -6,8 +6,7 @@ from math import prod
 import keras
 import numpy as np
 
-from tlkit.distribution.strategies import strategy_of
-from tlkit.distribution.workers import Workers
+from tlkit.distribution.strategies import workers_of
 from tlkit.errors import DataError
 from tlkit.evaluation.names import num_classes_of
 from tlkit.training.criterion import plain_labels
@@ -65,7 +64,7 @@ def solve_head(
         )
     labels = plain_labels(train.labels, model)
     _check_every_class_has_images(labels, num_classes_of(model))
-    workers = Workers(strategy_of(model))
+    workers = workers_of(model)
     own: list[np.ndarray] = []
     if workers.is_chief:
         own = _solved_by_chief(

@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.distribution.shards import ONLY_SHARD, Shard
-from tlkit.distribution.strategies import strategy_of
-from tlkit.distribution.workers import Workers, check_can_be_sharded
+from tlkit.distribution.strategies import workers_of
+from tlkit.distribution.workers import check_can_be_sharded
 from tlkit.errors import ArgumentError
 from tlkit.evaluation.data_checks import Images, check_images, check_takes_images
 from tlkit.evaluation.dataset_length import num_batches
@@ -46,7 +46,7 @@ def source_of(
     spec = describe_model(model)
     for argument, images in (("data", data), ("validation", validation)):
         if isinstance(images, tf.data.Dataset):
-            check_can_be_sharded(argument, Workers(strategy_of(model)))
+            check_can_be_sharded(argument, workers_of(model))
     if isinstance(data, tf.data.Dataset):
         train = check_images("data", data, model, labels="soft")
         if validation is not None:

@@ -13,7 +13,7 @@ import tensorflow as tf
 from tlkit.data.images import ImageSplit
 from tlkit.data.missing_files import missing_files_named
 from tlkit.distribution.shards import Shard, ShardedBatches
-from tlkit.distribution.strategies import strategy_of
+from tlkit.distribution.strategies import workers_of
 from tlkit.errors import ArgumentError, DataError, RunError
 from tlkit.evaluation.data_checks import Images
 from tlkit.evaluation.names import num_classes_of
@@ -236,7 +236,7 @@ class Tuner:
         notes_of_head = {note for report in state.reports for note in report.notes}
         notes = [note for note in self._tuning.notes if number == 0 and note not in notes_of_head]
         notes.append(decision.note)
-        notes += batch_notes(strategy_of(model), self._source.train)
+        notes += batch_notes(workers_of(model), self._source.train)
         notes += [note for hook in self._tuning.hooks for note in hook.notes_of_stage()]
         discarded_change = {}
         if baseline is None:
@@ -286,7 +286,7 @@ class Tuner:
 
     def _fit(self, stage: _Stage, watched: WatchedWeights) -> Fitted:
         model, recipe, source, plan = self._model, self._recipe, self._source, stage.plan
-        precision = resolve_precision(recipe.precision, strategy_of(model).num_replicas_in_sync)
+        precision = resolve_precision(recipe.precision, workers_of(model).num_replicas)
         frozen_calls, cut = stage.frozen_calls, stage.cut
         if cut is not None:
             size = source.train.batch_size
