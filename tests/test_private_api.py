@@ -222,7 +222,7 @@ def _():
 @canary(
     "inner_optimizer",
     "Keras's LossScaleOptimizer has what it wraps no longer in `inner_optimizer`: rates_of in "
-    "tlkit/training/rates.py and compile_again in tlkit/models/recompiling.py read it there.",
+    "tlkit/training/rates.py and recompile in tlkit/models/recompiling.py read it there.",
 )
 def _():
     inner = keras.optimizers.SGD()

@@ -21,7 +21,7 @@ from tlkit.continual.expansion_steps import (
 )
 from tlkit.continual.group_sparsity import GroupSparsity
 from tlkit.continual.head_features import newest_rows
-from tlkit.models.layer_spec import read
+from tlkit.models.layer_spec import parse_graph
 from tlkit.models.surgery import (
     add_classes,
     consolidate,
@@ -189,13 +189,13 @@ def test_drift_of_each_unit_is_relative_to_the_norm_of_its_weights():
 
 def test_incoming_weights_include_all_parts():
     grown = widen_layer(manually_grown(chain()), "conv1", 5, isolate=True)
-    units = incoming_weights(read(grown), "conv2")
+    units = incoming_weights(parse_graph(grown), "conv2")
     assert [unit.size for unit in units] == [27] * 4 + [27 + 18] * 3
     np.testing.assert_array_equal(units[1], grown.get_layer("conv2").kernel[..., 1].numpy().ravel())
     x = keras.Input((8, 8, 3))
     y = layers.GlobalAveragePooling2D()(layers.SeparableConv2D(4, 3, name="apart")(x))
     separable = keras.Model(x, layers.Dense(2)(y))
-    assert [unit.size for unit in incoming_weights(read(separable), "apart")] == [3] * 4
+    assert [unit.size for unit in incoming_weights(parse_graph(separable), "apart")] == [3] * 4
 
 
 def test_a_strong_anchor_limits_the_drift_of_the_probe():

@@ -151,7 +151,7 @@ def test_two_devices_of_one_machine_do_what_one_does(tmp_path):
     assert together == pytest.approx(alone, rel=1e-5)
     refused = json.loads((tmp_path / "refused.json").read_text(encoding="utf-8"))
     for name, message in {
-        "metrics": "`metrics` must be made under the strategy of the model",
+        "metrics": "`metrics` must be created under the model's strategy",
         "loss": "`loss` must be reduced by 'sum_over_batch_size' or 'mean' on several replicas",
         "batch_size": "`batch_size` must be at least the number of replicas",
         "rate": "`model` must be made under no strategy for find_learning_rate",

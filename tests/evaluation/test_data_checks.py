@@ -345,7 +345,7 @@ def test_a_data_set_is_checked_once_for_each_model():
 def test_a_teacher_takes_what_the_student_takes():
     data = tlkit.load_arrays(PIXELS.astype("uint8"), LABELS)
     teacher = classifier((24, 24, 3))
-    with pytest.raises(ArgumentError, match="distilled from a model that takes the same inputs"):
+    with pytest.raises(ArgumentError, match="distilled from a model with the same inputs"):
         tlkit.fine_tune(classifier(), data, epochs=1, anchor=tlkit.distill_from(teacher))
 
 

@@ -1,4 +1,4 @@
-"""Models that several tests read and none changes for good."""
+"""Models shared by several tests, which leave them unchanged."""
 
 import keras
 import numpy as np
@@ -27,7 +27,7 @@ def small_model():
 
 @pytest.fixture
 def pixels():
-    """Returns a function that makes images for a model, 0...255."""
+    """Returns a function that generates images for a model, 0...255."""
 
     def make(model: keras.Model, num_images: int = 2) -> np.ndarray:
         shape = (num_images, *model.input_shape[1:])

@@ -1,4 +1,4 @@
-"""What is known of the families' graphs."""
+"""Expected properties of the graphs of backbone families."""
 
 # The smallest backbone of each family, at a size that is quick to compute
 IMAGE_SIZES = {
@@ -37,7 +37,7 @@ MODULES = {
     "nasnet_mobile": "nasnet",
 }
 
-# Cuts of the backbones themselves, input included, preprocessing and head not
+# Number of cuts of the backbones, including the input, excluding preprocessing and head
 NUM_CUTS = {
     "vgg16": 19,
     "resnet50": 39,
@@ -52,7 +52,7 @@ NUM_CUTS = {
     "nasnet_mobile": 5,
 }
 
-# Group and the layer that ends it
+# From each group to its last layer
 BOUNDARIES = {
     "resnet20": {
         "stage1": "stage1_block3_out",

@@ -38,7 +38,7 @@ def test_vgg16_flatten_dense_binary_freezes_what_keras_users_freeze():
     assert model.output_shape == (None, 1)
 
 
-def test_puts_the_head_together():
+def test_builds_the_head():
     assert names_of_head(build()) == ["head_pool", "head_dropout", "logits"]
     assert names_of_head(build(pooling="max", dropout=0)) == ["head_pool", "logits"]
     model = build(pooling="flatten", hidden=(8, 4), dropout=0.5, multi_label=True)
@@ -61,7 +61,7 @@ def test_puts_the_head_together():
         ({"multi_label": True}, "multi_label", 2),
     ],
 )
-def test_the_kind_of_head_survives_saving(arguments, kind, num_outputs, tmp_path):
+def test_the_kind_of_head_is_preserved_when_saved(arguments, kind, num_outputs, tmp_path):
     model = build(image_size=8, **arguments)
     assert model.output_shape == (None, num_outputs)
     model.save(tmp_path / "model.keras")
@@ -86,7 +86,7 @@ def test_logits_are_float32_under_a_mixed_policy(pixels, small_model):
     np.testing.assert_allclose(prepared, images / 127.5 - 1, rtol=1e-5, atol=1e-6)
 
 
-def test_a_seed_gives_the_same_weights_again_and_disturbs_nothing():
+def test_a_seed_gives_the_same_weights_and_restores_the_random_state():
     state = random.getstate()
     first, again, other = build(seed=3), build(seed=3), build(seed=4)
     assert random.getstate() == state
@@ -97,7 +97,7 @@ def test_a_seed_gives_the_same_weights_again_and_disturbs_nothing():
     assert not np.array_equal(first.get_layer(name).kernel, other.get_layer(name).kernel)
 
 
-def test_loads_where_tlkit_is_not_installed(tmp_path, monkeypatch, pixels):
+def test_a_saved_classifier_loads_without_tlkit(tmp_path, monkeypatch, pixels):
     def plain(input_tensor, weights):
         x = keras.layers.Conv2D(4, 3, activation="relu")(input_tensor)
         return keras.Model(keras.utils.get_source_inputs(input_tensor)[0], x)
@@ -123,7 +123,7 @@ def test_loads_where_tlkit_is_not_installed(tmp_path, monkeypatch, pixels):
         ({"backbone": "vgg61"}, "`backbone` must be .*Did you mean .*'vgg16'"),
         ({"class_names": ["a"]}, "`class_names` must be at least two"),
         ({"class_names": "ab"}, "`class_names` must be at least two"),
-        ({"class_names": ["a", "b", "a"]}, r"different names.*\['a'\] more than once"),
+        ({"class_names": ["a", "b", "a"]}, r"distinct names.*\['a'\] repeated"),
         ({"class_names": [0, 1]}, "`class_names` must be"),
         ({"image_size": 16}, "`image_size` must be at least 32 for the backbone 'vgg16'.*16"),
         ({"image_size": (64, 31)}, "`image_size` must be at least 32"),
@@ -132,8 +132,8 @@ def test_loads_where_tlkit_is_not_installed(tmp_path, monkeypatch, pixels):
         ({"pooling": "avrg"}, "`pooling` must be one of .*Did you mean 'avg'"),
         ({"hidden": 256}, r"`hidden` must be a sequence.*hidden=\(256,\)"),
         ({"hidden": (0,)}, "`hidden` must be a whole number"),
-        ({"dropout": 1}, "`dropout` must be a number from 0"),
-        ({"dropout": True}, "`dropout` must be a number from 0"),
+        ({"dropout": 1}, "`dropout` must be a number of at least 0"),
+        ({"dropout": True}, "`dropout` must be a number of at least 0"),
         ({"binary": True, "multi_label": True}, "`binary` must not be combined"),
         ({"binary": True, "class_names": ["a", "b", "c"]}, "exactly two class names.* 3 class"),
         ({"seed": -1}, "`seed` must be a whole number of at least 0"),

@@ -12,7 +12,7 @@ from tlkit.models.catalogue import find_backbone, list_backbones, register_backb
 
 @pytest.fixture
 def registered(monkeypatch):
-    """The backbones registered in a test, which are forgotten after it."""
+    """The registry of backbones for one test, restored after it."""
     registered = {}
     monkeypatch.setattr(catalogue, "_registered", registered)
     return registered
@@ -31,8 +31,8 @@ def test_importing_the_catalogue_loads_no_keras():
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_holds_every_keras_backbone():
-    modules = {"vgg16", "resnet", "densenet", "imagenet_utils"}  # not capitalised: no builders
+def test_contains_every_keras_backbone():
+    modules = {"vgg16", "resnet", "densenet", "imagenet_utils"}  # modules are not capitalised
     functions = {name for name in dir(keras.applications) if name[0].isupper()} - modules
     built = {spec.build.args[0] for spec in list_backbones() if hasattr(spec.build, "args")}
     assert built == functions
@@ -48,7 +48,7 @@ def test_lists_plausible_figures(registered):
     assert len(names) == len(set(names)) == 51
 
 
-def test_names_near_matches_of_an_unknown_backbone():
+def test_suggests_near_matches_of_an_unknown_backbone():
     with pytest.raises(ArgumentError, match=r"`backbone` must be .*'resnet5O'.*'resnet50'"):
         find_backbone("resnet5O")
     with pytest.raises(ArgumentError, match="`backbone` must be"):
@@ -90,7 +90,7 @@ def test_refuses_a_bad_registration(registered, arguments, message):
     assert not registered
 
 
-def test_a_nested_backbone_is_refused_with_the_way_out(registered):
+def test_a_nested_backbone_is_refused_with_a_remedy(registered):
     def nested(input_tensor, weights):
         inner = keras.applications.MobileNet(
             alpha=0.25, include_top=False, weights=None, input_shape=(32, 32, 3)
@@ -102,7 +102,7 @@ def test_a_nested_backbone_is_refused_with_the_way_out(registered):
         build_classifier("nested", ["a", "b"], weights=None)
 
 
-def test_a_backbone_off_the_given_tensor_is_refused(registered):
+def test_a_backbone_not_built_on_the_given_tensor_is_refused(registered):
     def apart(input_tensor, weights):
         return tiny(keras.Input((32, 32, 3)), weights)
 

@@ -1,4 +1,4 @@
-"""Models that come compiled, with what fits their head, and stay so."""
+"""Classifiers are compiled with the loss and metrics for their head, and stay compiled."""
 
 import json
 import zipfile
@@ -9,9 +9,9 @@ import pytest
 
 import tlkit
 from tests.conftest import set_seeds
-from tlkit.models.compiling import compile_classifier, leave_compiled
+from tlkit.models.compiling import compile_classifier, ensure_compiled
 from tlkit.models.groups import set_trainable
-from tlkit.models.recompiling import compile_again
+from tlkit.models.recompiling import recompile
 
 KINDS = {
     "softmax": ({}, ["a", "b", "c"], keras.losses.SparseCategoricalCrossentropy),
@@ -35,7 +35,7 @@ def images_and_labels(kind, num=12):
 
 
 def loss_and_accuracy(model, kind, x, y):
-    """By hand, in float64."""
+    """Computes both in NumPy, in float64."""
     z = model.predict(x, verbose=0).astype(np.float64)
     if kind == "softmax":
         logs = z - np.log(np.exp(z).sum(axis=1, keepdims=True))
@@ -45,11 +45,11 @@ def loss_and_accuracy(model, kind, x, y):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_classifier_comes_with_the_loss_and_the_accuracy_of_its_head(kind, tmp_path):
+def test_a_classifier_is_compiled_with_the_loss_and_the_accuracy_of_its_head(kind, tmp_path):
     model = built(kind)
     assert type(model.loss) is KINDS[kind][2]
     assert model.loss.get_config()["from_logits"]
-    assert not model.optimizer.built  # nothing is made before it is needed
+    assert not model.optimizer.built  # built when needed
     x, y = images_and_labels(kind)
     found = model.evaluate(x, y, verbose=0)
     np.testing.assert_allclose(found, loss_and_accuracy(model, kind, x, y), rtol=1e-4)
@@ -63,7 +63,7 @@ def test_a_classifier_comes_with_the_loss_and_the_accuracy_of_its_head(kind, tmp
 
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
-def test_probabilities_are_taken_for_what_they_are(activation):
+def test_models_with_probabilities_are_compiled_for_them(activation):
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation)])
     compile_classifier(model)
     assert not model.loss.get_config()["from_logits"]
@@ -79,8 +79,8 @@ def test_probabilities_are_taken_for_what_they_are(activation):
     np.testing.assert_allclose(model.evaluate(x, y, verbose=0), expected, rtol=1e-4)
 
 
-def test_what_set_trainable_freezes_stays_to_the_bit_in_a_compiled_model():
-    """Keras's step, once made, goes on with what trained before: freezing it would do nothing."""
+def test_frozen_weights_stay_bit_identical_in_a_compiled_model():
+    """Without recompiling, Keras's step would continue to train the weights that it had before."""
     model = built()
     x, y = images_and_labels("softmax")
     model.fit(x, y, verbose=0)
@@ -97,13 +97,13 @@ def test_what_set_trainable_freezes_stays_to_the_bit_in_a_compiled_model():
             assert is_same == (is_frozen or "bn" in name), name
 
 
-def test_compiled_again_a_model_keeps_what_it_was_compiled_with():
+def test_a_recompiled_model_keeps_its_settings():
     model = built()
     metric = keras.metrics.SparseTopKCategoricalAccuracy(2, name="top_2")
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(0.3, momentum=0.9), loss, metrics=[metric])
     old = model.optimizer
-    compile_again(model)
+    recompile(model)
     assert model.optimizer is not old
     assert model.optimizer.get_config() == old.get_config()
     assert model.loss is loss
@@ -113,7 +113,7 @@ def test_compiled_again_a_model_keeps_what_it_was_compiled_with():
 
 @pytest.mark.parametrize("has_trained", [True, False])
 def test_an_optimizer_with_a_state_is_saved_with_one(has_trained, tmp_path):
-    """Of another number of variables Keras warns when it loads the file."""
+    """Keras warns when it loads a file with another number of variables."""
     model = built()
     model.compile("adam", model.loss)
     if has_trained:
@@ -126,7 +126,7 @@ def test_an_optimizer_with_a_state_is_saved_with_one(has_trained, tmp_path):
         assert len(loaded.optimizer.variables) == len(model.optimizer.variables)
 
 
-def test_a_model_that_compiles_in_a_way_of_its_own_is_left():
+def test_a_model_that_overrides_compile_is_not_recompiled():
     class Own(keras.Model):
         def compile(self, rate):
             super().compile(keras.optimizers.SGD(rate), "mse")
@@ -135,7 +135,7 @@ def test_a_model_that_compiles_in_a_way_of_its_own_is_left():
     model = Own(x, keras.layers.Dense(2)(x))
     model.compile(0.3)
     old = model.optimizer
-    leave_compiled(model)
+    ensure_compiled(model)
     assert model.optimizer is old
 
 

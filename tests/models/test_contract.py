@@ -22,7 +22,7 @@ def test_is_one_flat_graph(family_model):
     assert sorted(nested) == (stems if family_model.name == "convnext_tiny" else [])
 
 
-def test_has_the_parameters_the_catalogue_says(family_model):
+def test_has_the_number_of_parameters_in_the_catalogue(family_model):
     head = layer_groups(family_model)[-1].num_parameters
     assert family_model.count_params() - head == find_backbone(family_model.name).num_parameters
 
@@ -35,14 +35,14 @@ def test_preprocesses_as_keras_does(family_model, pixels):
         expected = getattr(keras.applications, module).preprocess_input(images.copy())
     if find_backbone(family_model.name).preprocessing == "none":
         assert not any(layer.name == "preprocessing" for layer in family_model.layers)
-        assert np.array_equal(expected, images)  # Keras, too, leaves it to the backbone
+        assert np.array_equal(expected, images)  # in Keras it is part of the backbone too
     else:
         prepared = family_model.get_layer("preprocessing").output
         computed = keras.Model(family_model.input, prepared)(images)
         np.testing.assert_allclose(computed, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_groups_hold_every_layer_once(family_model):
+def test_groups_contain_every_layer_once(family_model):
     groups = layer_groups(family_model)
     names = [name for group in groups for name in group.layers]
     assert sorted(names) == sorted(layer.name for layer in family_model.layers)
@@ -66,7 +66,7 @@ def test_finds_the_cuts(family_model):
     assert found >= len(layer_groups(family_model))
 
 
-def test_parts_before_and_behind_a_boundary_make_the_whole(family_model, pixels):
+def test_parts_before_and_after_a_boundary_compute_the_whole(family_model, pixels):
     names = [group.name for group in layer_groups(family_model)]
     tensors = [cut_before(family_model, name) for name in names] + [feature_cut(family_model)]
     *features, outputs = keras.Model(family_model.input, [*tensors, family_model.output])(
@@ -99,7 +99,7 @@ def test_unfreezing_trains_a_group_and_all_after_it(family_model):
     set_trainable(family_model, "all", batch_norm="train")
 
 
-def test_loads_in_plain_keras_bit_for_bit(family_model, pixels, tmp_path):
+def test_outputs_in_plain_keras_are_bit_identical(family_model, pixels, tmp_path):
     if family_model.name == "nasnet_mobile":
         pytest.skip("Keras takes long to load it; benchmarks/catalogue.py does the same check")
     path = tmp_path / "model.keras"

@@ -1,11 +1,11 @@
-"""Nested models: their graphs in one, of the same layers, that computes the same."""
+"""Nested models are flattened to one graph of the same layers with the same outputs."""
 
 import keras
 import numpy as np
 import pytest
 
 from tests.conftest import set_seeds
-from tlkit.models.flattening import above, below, flat, joined
+from tlkit.models.flattening import above, below, flat, submodel
 from tlkit.models.groups import cut_before, layer_groups
 from tlkit.models.heads import feature_cut, head_from_features, head_kind
 from tlkit.models.signature import signature
@@ -14,7 +14,7 @@ layers = keras.layers
 
 
 def convolutions(name, filters=4, size=(16, 16, 3)):
-    """Two resolutions, with layers that have the same names in every one of these."""
+    """A model with two resolutions, and the same layer names in every call."""
     x = keras.Input(size)
     y = layers.Conv2D(filters, 3, padding="same", activation="relu", name="block1_conv")(x)
     y = layers.MaxPooling2D(name="block1_pool")(y)
@@ -35,7 +35,7 @@ def functional():
 
 
 def nested_twice():
-    """A model in a model, and beside it another one whose layers bear the same names."""
+    """A model nested twice, and another nested model with the same layer names."""
     inner = keras.Sequential([keras.Input((16, 16, 3)), convolutions("left")], name="outside")
     right = convolutions("right", size=(4, 4, 4))
     return keras.Sequential(
@@ -62,14 +62,14 @@ def several_ends():
 
 
 def of_whole_numbers():
-    """The nested model computes in float32, and is given bytes."""
+    """The nested model computes in float32 on integer inputs."""
     x = keras.Input((16, 16, 3), dtype="uint8")
     y = layers.GlobalAveragePooling2D()(convolutions("base")(x))
     return keras.Model(x, layers.Dense(2, name="out")(y))
 
 
 def at_the_end():
-    """All is nested."""
+    """A model whose layers are all nested."""
     base = keras.Sequential(
         [keras.Input((4,)), layers.Dense(3), layers.Dense(1, "sigmoid", name="out")], name="all"
     )
@@ -103,7 +103,7 @@ def test_the_flat_graph_computes_the_same_with_the_same_weights(build):
     x = inputs(model)
     config, expected = model.get_config(), model(x).numpy()
     graph = flat(model)
-    whole = joined(graph.input, graph.output)
+    whole = submodel(graph.input, graph.output)
     assert not any(isinstance(layer, keras.Model) for layer in whole.layers)
     assert {id(v) for v in whole.variables} == {id(v) for v in model.variables}
     np.testing.assert_array_equal(whole(x), expected)
@@ -114,7 +114,7 @@ def test_the_flat_graph_computes_the_same_with_the_same_weights(build):
 
 
 @pytest.mark.parametrize("build", MODELS)
-def test_nested_models_are_cut_like_any_other(build):
+def test_nested_models_have_cuts_like_any_other(build):
     model = built(build)
     x = inputs(model)
     for group in layer_groups(model):
@@ -126,12 +126,12 @@ def test_nested_models_are_cut_like_any_other(build):
 
 
 def test_training_is_the_same_in_the_flat_graph():
-    """Dropout and batch normalisation do what Keras lets them do in the nested model."""
+    """Dropout and batch normalisation behave as in the nested model in Keras."""
     model = built(functional)
     x = inputs(model)
     graph = flat(model)
     outputs = []
-    for one in (model, joined(graph.input, graph.output)):
+    for one in (model, submodel(graph.input, graph.output)):
         for layer in one.layers:
             if isinstance(layer, layers.Dropout):
                 layer.seed_generator.state.assign([0, 7])
@@ -142,7 +142,7 @@ def test_training_is_the_same_in_the_flat_graph():
     np.testing.assert_array_equal(outputs[0][1], outputs[1][1])
 
 
-def test_groups_reach_into_nested_models():
+def test_groups_contain_the_layers_of_nested_models():
     names = ["group_1", "block1", "block2", "head"]
     for build in (sequential, functional):
         found = [group.name for group in layer_groups(built(build))]
@@ -156,7 +156,7 @@ def test_groups_reach_into_nested_models():
     assert head_kind(built(at_the_end)) == "binary"
 
 
-def test_a_model_that_nothing_is_nested_in_is_its_own_graph():
+def test_a_model_without_nesting_is_its_own_flat_graph():
     x = keras.Input((4,))
     model = keras.Model(x, layers.Dense(2)(layers.Dense(3)(x)))
     nodes = [len(operation._inbound_nodes) for operation in model.operations]
@@ -164,7 +164,7 @@ def test_a_model_that_nothing_is_nested_in_is_its_own_graph():
     assert [len(operation._inbound_nodes) for operation in model.operations] == nodes
 
 
-def test_what_may_compute_something_of_its_own_stays_one_layer():
+def test_nested_models_with_custom_computations_stay_one_layer():
     class Doubled(keras.Model):
         def call(self, x, training=None):
             return 2 * super().call(x, training=training)
@@ -183,7 +183,7 @@ def test_what_may_compute_something_of_its_own_stays_one_layer():
         assert "inside" not in flat(model).names.values()
         values = np.ones((2, 4), "float32")
         graph = flat(model)
-        np.testing.assert_array_equal(joined(graph.input, graph.output)(values), model(values))
+        np.testing.assert_array_equal(submodel(graph.input, graph.output)(values), model(values))
 
 
 def test_a_convolution_with_its_normalisation_stays_one_layer():
@@ -198,7 +198,7 @@ def test_a_convolution_with_its_normalisation_stays_one_layer():
     assert "conv" not in names
 
 
-def test_a_nested_model_that_grows_is_read_anew():
+def test_a_changed_nested_model_is_flattened_again():
     inner = keras.Sequential([keras.Input((4,)), layers.Dense(4, name="first")])
     model = keras.Sequential([keras.Input((4,)), inner, layers.Dense(2, name="out")])
     assert "first" in flat(model).names.values()
@@ -209,7 +209,7 @@ def test_a_nested_model_that_grows_is_read_anew():
 
 
 def test_the_part_below_a_tensor_of_the_model_itself_keeps_its_name():
-    """Features stored of a nested base, and rejections fitted on them, are found again."""
+    """So that stored features of a nested base, and rejections fitted on them, stay valid."""
     model = built(functional)
     pooling = next(o for o in model.layers if isinstance(o, layers.GlobalAveragePooling2D))
     plain = keras.Model(model.inputs[0], pooling.input)

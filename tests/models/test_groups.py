@@ -26,14 +26,14 @@ def group_names(model):
 
 
 @pytest.mark.parametrize("name", ["vgg16", "resnet50", "mobilenet_v2_035"])
-def test_groups_end_with_blocks_where_the_size_is_open(name):
+def test_groups_end_with_blocks_without_a_fixed_size(name):
     pixels = keras.Input((None, None, 3))
     x = keras.layers.GlobalAveragePooling2D()(find_backbone(name).build(pixels, None).output)
     model = keras.Model(pixels, keras.layers.Dense(2)(x))
     assert boundaries(model) == BOUNDARIES[name]
 
 
-def test_cuts_part_the_graph_where_nothing_else_crosses(small_model):
+def test_cuts_split_the_graph(small_model):
     found = cuts(small_model)
     assert found[0] is small_model.input
     assert found[-1] is small_model.output
@@ -42,7 +42,7 @@ def test_cuts_part_the_graph_where_nothing_else_crosses(small_model):
     assert not {"stage1_block1_1_conv", "stage3_block1_0_bn", "stage2_block2_2_bn"} & by_name
 
 
-def test_a_classifier_of_keras_has_its_own_top_as_head():
+def test_the_top_of_a_keras_classifier_is_its_head():
     mobilenet = keras.applications.MobileNet(alpha=0.25, weights=None)
     assert boundaries(mobilenet) == BOUNDARIES["mobilenet_025"]
     assert "conv_preds" in layer_groups(mobilenet)[-1].layers
@@ -90,7 +90,7 @@ def test_multilayer_perceptrons_and_text_models_work():
     assert group_names(text) == ["group_1", "group_2", "head"]
 
 
-def test_a_nested_model_is_one_layer_and_freezes_whole():
+def test_a_nested_model_that_is_one_layer_is_frozen_as_a_whole():
     inner = keras.Sequential(
         [keras.Input((16, 16, 3)), keras.layers.Conv2D(4, 3), keras.layers.BatchNormalization()]
     )
@@ -121,7 +121,7 @@ def test_a_layer_used_in_the_head_and_before_it_is_refused():
     shared = keras.layers.Dense(4, name="twice")
     x = keras.Input((8, 4))
     y = shared(keras.layers.GlobalAveragePooling1D()(shared(x)))
-    with pytest.raises(ArgumentError, match=r"head of its own.*'twice'"):
+    with pytest.raises(ArgumentError, match=r"head that shares no layer.*'twice'"):
         layer_groups(keras.Model(x, y))
 
 
@@ -158,41 +158,41 @@ def test_resolves_names_and_numbers(small_model):
         set_trainable(small_model, "head", batch_norm="freeze")
 
 
-def test_the_report_says_what_trains():
+def test_the_report_names_what_is_trainable():
     model = build_classifier("resnet20", ["a", "b"], weights=None)
     report = set_trainable(model, 2)
     assert report.groups == ("stage3", "head")
     assert report.frozen_groups == ("stage1", "stage2")
     assert "stage3_block1_1_conv" in report.layers
     assert not any(name.endswith("_bn") for name in report.layers)
-    assert str(report).startswith(f"{report.num_trainable:,} of 591,090 parameters train")
+    assert str(report).startswith(f"{report.num_trainable:,} of 591,090 parameters trainable")
     assert "frozen: stage1, stage2" in str(report)
     trained = set_trainable(model, 2, batch_norm="train")
     assert any(name.endswith("stage3_block3_2_bn") for name in trained.layers)
     assert not any(name == "stage2_block1_1_bn" for name in trained.layers)
 
 
-def test_a_group_with_nothing_to_train_is_refused_and_changes_nothing():
+def test_a_group_without_trainable_weights_is_refused_and_changes_nothing():
     x = keras.Input((8, 8, 3))
     y = keras.layers.Conv2D(2, 3, name="conv")(x)
     model = keras.Model(x, keras.layers.GlobalAveragePooling2D(name="pool")(y))
     model.get_layer("conv").trainable = False
-    with pytest.raises(ArgumentError, match=r"`unfreeze` must be .*'head' has no such weights"):
+    with pytest.raises(ArgumentError, match=r"`unfreeze` must be .*'head' has none"):
         set_trainable(model, "head")
     assert not model.get_layer("conv").trainable
     assert model.get_layer("pool").trainable
     assert set_trainable(model, "all").layers == ("conv",)
 
 
-def test_frozen_weights_stay_and_the_others_move(pixels):
+def test_only_trainable_weights_change(pixels):
     model = build_classifier("resnet20", ["a", "b", "c"], image_size=8, weights=None)
     report = set_trainable(model, "stage3")
     before = {variable.path: variable.numpy() for variable in model.weights}
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer=keras.optimizers.SGD(0.1), loss=loss)
     model.fit(pixels(model, 6), np.arange(6) % 3, epochs=2, verbose=0)
-    moved = {v.path.split("/")[0] for v in model.weights if (v.numpy() != before[v.path]).any()}
-    assert moved == set(report.layers)
+    changed = {v.path.split("/")[0] for v in model.weights if (v.numpy() != before[v.path]).any()}
+    assert changed == set(report.layers)
 
 
 def plain_chain():
@@ -206,7 +206,7 @@ def plain_chain():
 
 
 def grown_chain(plain=None):
-    """Grown in isolation from the first layer to the logits: no cut is left between them."""
+    """A model grown in isolation from the first layer to the logits, without a cut in between."""
     grown = add_classes(plain or plain_chain(), ["c", "d"])
     for name, number in (("conv2", 6), ("conv1", 5)):
         grown = widen_layer(grown, name, number, isolate=True)
@@ -228,7 +228,7 @@ def test_a_grown_model_has_the_groups_of_the_plain_one():
     assert "conv2__grown2__reads3" not in grown[-1].layers
 
 
-def test_cuts_of_a_grown_model_are_tensors_that_nothing_bypasses():
+def test_cuts_of_a_grown_model_are_crossed_by_every_path():
     model = grown_chain()
     ends = {tensor._keras_history.operation.name for tensor in cuts(model)}
     assert len(ends) == len(cuts(model)) == 3  # input, scaled pixels, and all logits
@@ -240,7 +240,7 @@ def test_cuts_of_a_grown_model_are_tensors_that_nothing_bypasses():
     assert head_from_features(model).output_shape == (None, 4)
 
 
-def test_what_is_new_trains_alone():
+def test_only_new_layers_are_trainable_with_unfreeze_new():
     model = grown_chain()
     new = {layer.name for layer in new_layers(model) if layer.weights}
     report = set_trainable(model, "new")
@@ -252,7 +252,7 @@ def test_what_is_new_trains_alone():
     classes = add_classes(model, ["e"])
     assert set_trainable(classes, "new").layers == ("logits__grown4", "logits__grown4__reads2")
     assert resolve_group(classes, "new") == len(layer_groups(classes)) - 1
-    with pytest.raises(ArgumentError, match=r"`unfreeze` must be 'new' only where.*has none"):
+    with pytest.raises(ArgumentError, match=r"`unfreeze` must be 'new' only for.*without any"):
         set_trainable(plain_chain(), "new")
 
 
@@ -265,7 +265,7 @@ def test_names_that_only_look_like_those_of_grown_layers_do_no_harm():
     assert layer_groups(model)[-1].num_parameters == 8
 
 
-def test_a_size_that_a_layer_leaves_open_is_that_of_its_run():
+def test_a_size_that_a_layer_does_not_report_is_taken_from_a_trace():
     inputs = keras.Input((12, 8))
     x = keras.layers.EinsumDense("abc,cd->abd", (None, 4), name="mixed")(inputs)
     x = keras.layers.GlobalAveragePooling1D()(x)
@@ -275,7 +275,7 @@ def test_a_size_that_a_layer_leaves_open_is_that_of_its_run():
     assert [group.num_parameters for group in tlkit.layer_groups(model)] == [32, 10]
 
 
-def test_a_size_that_no_trace_tells_is_taken_as_nominal():
+def test_a_size_that_is_not_in_the_trace_is_nominal():
     inputs = keras.Input((12, 8))
     x = keras.layers.Lambda(
         lambda x: tf.boolean_mask(x, x[0, :, 0] > 0, axis=1), output_shape=(None, 8), name="some"

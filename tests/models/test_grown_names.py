@@ -16,7 +16,7 @@ from tlkit.models.grown_names import GrownName, parse_name
         ("fc__depthwise__grown1", GrownName("fc__depthwise", 1)),
     ],
 )
-def test_names_are_taken_apart_and_put_together(name, expected):
+def test_names_are_parsed_and_formatted(name, expected):
     found = parse_name(name, ["fc", "fc__depthwise", name])
     assert found == expected
     assert str(found) == name

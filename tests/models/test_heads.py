@@ -33,7 +33,7 @@ def ending(*layers, units=3):
         (lambda: ending(ending(keras.layers.Softmax())), "softmax", False),
     ],
 )
-def test_reads_what_the_outputs_mean(model, kind, is_logits):
+def test_derives_the_kind_of_the_outputs(model, kind, is_logits):
     built = model()
     assert head_kind(built) == kind
     assert outputs_logits(built) == is_logits
@@ -80,7 +80,9 @@ def test_probabilities_of_every_kind():
         ),
     ],
 )
-def test_the_head_alone_does_what_the_model_does(arguments, shape, names, pixels, tmp_path):
+def test_the_head_on_features_computes_the_model_s_outputs(
+    arguments, shape, names, pixels, tmp_path
+):
     model = build_classifier("resnet20", ["a", "b"], image_size=16, weights=None, **arguments)
     features = keras.Model(model.input, feature_cut(model))(pixels(model))
     head = head_from_features(model)
@@ -106,7 +108,7 @@ def test_training_the_head_trains_the_model(pixels, tmp_path):
     assert model.get_layer("logits").output is model.output
 
 
-def test_the_features_of_kerass_own_top():
+def test_the_features_of_a_keras_classifier():
     model = keras.applications.MobileNet(alpha=0.25, weights=None)
     assert feature_cut(model).shape == (None, 1, 1, 256)
     assert head_from_features(model).output_shape == (None, 1000)

@@ -1,4 +1,4 @@
-"""What a model takes and gives is read from the model alone."""
+"""The spec of inputs and outputs is derived from the model."""
 
 import keras
 import numpy as np
@@ -85,7 +85,7 @@ def test_a_model_that_scales_pixels_takes_pixels(before):
         "none of it",
     ],
 )
-def test_a_model_of_ones_own_may_take_any_values(before):
+def test_a_model_with_other_preprocessing_may_take_any_values(before):
     assert describe_model(classifier(before)).value_range is None
 
 
@@ -101,11 +101,11 @@ def test_a_model_of_ones_own_may_take_any_values(before):
     ],
     ids=["rescaling", "normalization", "its statistics", "operations", "torch", "centred"],
 )
-def test_a_model_that_scales_zero_to_one_takes_that_where_it_takes_images(before):
+def test_an_image_model_that_scales_zero_to_one_takes_that_range(before):
     assert describe_model(classifier(before)).value_range == UNIT
 
 
-def test_zero_to_one_is_certain_of_three_channels_alone():
+def test_zero_to_one_is_certain_only_with_three_channels():
     for shape in ((16, 16, 1), (16, 16, 4), (16, 16), (7,)):
         model = classifier(layers.Rescaling(2.0, offset=-1), shape)
         assert describe_model(model).value_range is None
@@ -120,7 +120,7 @@ def test_pixels_need_not_come_as_images_of_one_size(shape):
     assert describe_model(model).value_range == PIXELS
 
 
-def test_columns_of_a_table_are_no_pixels():
+def test_columns_of_a_table_are_not_pixels():
     model = classifier(normalization(40.0, 20.0), shape=(7,))
     assert describe_model(model).value_range is None
     assert describe_model(classifier(layers.Rescaling(1 / 255), dtype="uint8")).value_range
@@ -144,7 +144,7 @@ def test_the_record_names_shape_type_and_outputs():
     assert (spec.num_classes, spec.num_tokens, spec.takes_images) == (2, 50, False)
 
 
-def test_what_gives_no_row_of_values_is_refused():
+def test_a_model_without_one_row_of_values_is_refused():
     inputs = keras.Input((8, 8, 3))
     with pytest.raises(ArgumentError, match=r"must return one row .* shape \(None, 8, 8, 2\)"):
         describe_model(keras.Model(inputs, layers.Dense(2)(inputs)))
@@ -161,12 +161,12 @@ def test_a_softmax_over_one_output_is_named_before_labels_are(last):
     model = keras.Sequential([keras.Input((8, 8, 3)), layers.Flatten(), *last])
     pixels = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), "uint8")
     data = tlkit.load_arrays(pixels, np.arange(20) % 2)
-    said = r"softmax over one output, which gives 1\.0 .*\"sigmoid\"\), or in two outputs"
+    message = r"softmax over one output, which is 1\.0 .*\"sigmoid\"\), or two outputs"
     for function in (
         describe_model,
         lambda model: tlkit.train_head(model, data),
         lambda model: tlkit.fine_tune(model, data, epochs=1),
         lambda model: tlkit.evaluate(model, data.train),
     ):
-        with pytest.raises(ArgumentError, match=said):
+        with pytest.raises(ArgumentError, match=message):
             function(model)

@@ -1,4 +1,4 @@
-"""Multiply-adds of each Keras layer, against a count by hand."""
+"""Multiply-adds of each Keras layer, compared with expected counts."""
 
 import inspect
 
@@ -12,13 +12,13 @@ from tlkit.models.multiply_adds import count_multiply_adds, multiply_adds_of
 L = keras.layers
 
 WITHOUT_A_CASE = {
-    # abstract, wrappers of other libraries, or cells that stand in no graph by themselves
+    # abstract classes, wrappers of other libraries, or cells that are not called directly
     *("Layer", "Wrapper", "InputLayer", "InputSpec", "FlaxLayer", "JaxLayer", "TFSMLayer"),
     *("TorchModuleWrapper", "Pipeline", "SimpleRNNCell", "LSTMCell", "GRUCell", "StackedRNNCells"),
-    # of texts, numbers and sounds, which no weights take part in
+    # preprocessing of texts, numbers and sounds, without weights
     *("StringLookup", "IntegerLookup", "TextVectorization", "Hashing", "HashedCrossing"),
     *("Discretization", "CategoryEncoding", "MelSpectrogram", "STFTSpectrogram"),
-    # augmentation, which does nothing in inference
+    # augmentation, inactive in inference
     *("AugMix", "AutoContrast", "CutMix", "MixUp", "RandAugment", "Equalization", "Solarization"),
     *("ContrastLimitedAdaptiveHistogramEqualization", "MaxNumBoundingBoxes"),
 }
@@ -30,7 +30,7 @@ def of_layer(case):
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_each_layer_counts_as_by_hand(case):
+def test_each_layer_has_the_expected_count(case):
     assert of_layer(case) == case.multiply_adds
 
 
@@ -42,14 +42,14 @@ def test_every_layer_of_keras_has_a_case():
 
 
 class OwnDense(L.Dense):
-    """A layer of a user's that does twice the work."""
+    """A user-defined layer with twice the multiply-adds."""
 
     def call(self, inputs):
         return super().call(inputs) + super().call(-inputs)
 
 
 class OwnAttention(L.Layer):
-    """Everything inside one layer."""
+    """A user-defined layer that computes attention."""
 
     def __init__(self):
         super().__init__()
@@ -61,7 +61,7 @@ class OwnAttention(L.Layer):
 
 @keras.saving.register_keras_serializable("tests")
 class OwnCell(L.SimpleRNNCell):
-    """A cell that keras does not know."""
+    """A user-defined recurrent cell."""
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ class OwnCell(L.SimpleRNNCell):
         (lambda: L.TimeDistributed(OwnDense(3)), (6, 4), 6 * 24),
     ],
 )
-def test_what_is_no_layer_of_keras_is_traced(make, shape, count):
+def test_user_defined_layers_are_traced(make, shape, count):
     inputs = keras.Input(shape)
     assert count_multiply_adds(keras.Model(inputs, make()(inputs))) == count
 
@@ -94,7 +94,7 @@ def test_channels_first_counts_the_same_positions(kind):
     assert counts[0] == counts[1] > 0
 
 
-def test_an_open_side_counts_as_one():
+def test_a_size_that_is_not_fixed_counts_as_one():
     inputs = keras.Input((None, None, 3))
     model = keras.Model(inputs, L.Conv2D(4, 3)(inputs))
     assert count_multiply_adds(model) == 9 * 3 * 4

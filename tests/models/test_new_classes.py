@@ -51,7 +51,7 @@ def logits_of(model, name):
     return keras.Model(model.input, model.get_layer(name).output)
 
 
-def test_old_logits_stay_the_same_to_the_bit_in_every_family(family_model, pixels):
+def test_old_logits_are_bit_identical_in_every_family(family_model, pixels):
     grown = add_classes(family_model, ["d", "e"], class_names=["ant", "bee", "cat"])
     images = pixels(family_model)
     assert grown.output_shape == (None, 5)
@@ -111,10 +111,10 @@ def test_heads_of_every_kind_grow_twice(model, kind, is_logits, cut, tmp_path):
         assert np.array_equal(logits_of(grown, cut)(x), logits_of(old, cut)(x))
     if is_logits or kind == "multi_label":
         assert np.array_equal(grown(x)[:, :3], outputs)
-    else:  # softmax of what was there, and of the rest
-        shares = grown(x)[:, :3].numpy()
-        shares /= shares.sum(axis=1, keepdims=True)
-        np.testing.assert_allclose(shares, outputs, rtol=1e-5)
+    else:  # old probabilities are the same after renormalisation
+        renormalised = grown(x)[:, :3].numpy()
+        renormalised /= renormalised.sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(renormalised, outputs, rtol=1e-5)
     assert are_equal(before, weights_of(old))
     shaken(grown).save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
@@ -137,16 +137,16 @@ def test_heads_of_every_kind_grow_twice(model, kind, is_logits, cut, tmp_path):
         lambda: ending(1, keras.ops.sigmoid),
     ],
 )
-def test_one_logit_becomes_two_classes_and_those_that_are_new(model, tmp_path):
+def test_one_logit_becomes_two_classes_followed_by_new_ones(model, tmp_path):
     old = model()
     x = inputs(old)
     grown = add_classes(old, ["c"], class_names=["a", "b"])
     assert grown.output_shape == (None, 3)
     assert head_kind(grown) == "softmax"
     assert outputs_logits(grown) == outputs_logits(old)
-    shares = probabilities(grown(x), grown).numpy()[:, :2]
-    shares /= shares.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(shares, probabilities(old(x), old), rtol=1e-5)
+    renormalised = probabilities(grown(x), grown).numpy()[:, :2]
+    renormalised /= renormalised.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(renormalised, probabilities(old(x), old), rtol=1e-5)
     if outputs_logits(old):
         assert np.array_equal(grown(x)[:, 1:2], old(x))
         assert not np.any(grown(x)[:, :1])
@@ -162,7 +162,7 @@ def test_one_logit_becomes_two_classes_and_those_that_are_new(model, tmp_path):
     assert add_classes(loaded, ["e"]).output_shape == (None, 5)
 
 
-def test_new_rows_begin_as_asked():
+def test_new_rows_are_initialised_as_requested():
     model = ending(3)
     grown = add_classes(model, ["d"], initializer="ones")
     assert np.all(grown.get_layer("scores__grown1").kernel == np.ones((5, 1)))
@@ -172,7 +172,7 @@ def test_new_rows_begin_as_asked():
     own = keras.initializers.Constant(0.5)
     new = add_classes(model, ["d"], initializer=own).get_layer("scores__grown1")
     assert np.all(new.kernel == np.full((5, 1), 0.5))
-    with pytest.raises(ArgumentError, match="`initializer` must be the name of a Keras init"):
+    with pytest.raises(ArgumentError, match="`initializer` must be a Keras initializer"):
         add_classes(model, ["d"], initializer="glorot")
 
 
@@ -212,7 +212,7 @@ def test_aligned_rows_have_the_mean_norm_of_the_old():
     assert np.array_equal(aligned.get_layer("scores__grown1").bias, new.bias)
 
 
-def test_alignment_counts_what_new_classes_read_of_new_units():
+def test_alignment_includes_weights_for_new_units():
     x = keras.Input((6,))
     y = layers.Dense(4, activation="relu", name="fc")(x)
     model = shaken(keras.Model(x, layers.Dense(2, name="logits")(y)))
@@ -227,9 +227,9 @@ def test_alignment_counts_what_new_classes_read_of_new_units():
 
 
 def test_alignment_needs_new_classes_with_weights():
-    with pytest.raises(ArgumentError, match=r"`model` must have classes that were added"):
+    with pytest.raises(ArgumentError, match=r"`model` must have added classes"):
         align_new_classes(ending(3))
-    with pytest.raises(ArgumentError, match=r"weights other than zero for its new classes"):
+    with pytest.raises(ArgumentError, match=r"nonzero weights for its new classes"):
         align_new_classes(add_classes(ending(3), ["d"], initializer="zeros"))
 
 
@@ -264,7 +264,10 @@ def test_models_without_one_classification_head_are_refused():
         (keras.Model(x, maps), r"must have one classification head.*'maps' of class Conv2D"),
         (keras.Model(x, layers.Dense(3, name="each")(maps)), r"\(None, 8, 8, 3\)"),
         (keras.Model(x, layers.GlobalMaxPooling2D()(maps)), r"of class GlobalMaxPooling2D"),
-        (keras.Model(vector, shared(shared(vector))), r"a Dense layer of its own.*'twice'"),
+        (
+            keras.Model(vector, shared(shared(vector))),
+            r"a Dense layer at the end, called once.*'twice'",
+        ),
         (keras.Model(vector, outputs), r"one output.*'age', 'mood'"),
     ):
         with pytest.raises(ArgumentError, match=message):
@@ -273,7 +276,7 @@ def test_models_without_one_classification_head_are_refused():
 
 @pytest.mark.parametrize("name", ["softmax", "log_softmax", "sparsemax"])
 @pytest.mark.parametrize("behind", [[], [layers.Activation("linear", name="behind")]])
-def test_what_acts_on_all_classes_together_does_so_on_the_new_ones_too(name, behind):
+def test_activations_over_all_classes_include_the_new_ones(name, behind):
     old = ending(3, *behind, activation=name)
     grown = shaken(add_classes(old, ["d", "e"]))
     x = inputs(old)
@@ -287,21 +290,23 @@ def test_what_acts_on_all_classes_together_does_so_on_the_new_ones_too(name, beh
     np.testing.assert_allclose(consolidate(grown)(x), expected, rtol=1e-5, atol=1e-6)
 
 
-def of_ones_own(logits):
+def custom_activation(logits):
     return keras.ops.softmax(logits)
 
 
-@pytest.mark.parametrize("activation", ["glu", of_ones_own])
-def test_a_head_whose_activation_is_not_known_is_refused(activation):
-    with pytest.raises(ArgumentError, match=r"'scores' has the activation .*(glu|of_ones_own)"):
+@pytest.mark.parametrize("activation", ["glu", custom_activation])
+def test_a_head_with_an_unknown_activation_is_refused(activation):
+    with pytest.raises(
+        ArgumentError, match=r"'scores' has the .*activation .*(glu|custom_activation)"
+    ):
         add_classes(ending(4, activation=activation), ["new"])
 
 
-def test_a_function_with_the_name_of_one_of_keras_is_not_taken_for_it():
+def test_a_custom_activation_with_the_name_of_one_of_keras_is_refused():
     def relu(values):
         return keras.ops.softmax(values)
 
-    with pytest.raises(ArgumentError, match=r"function of your own .* 'relu'. Give it another"):
+    with pytest.raises(ArgumentError, match=r"custom activation .* 'relu'. Give it another"):
         add_classes(ending(4, activation=relu), ["new"])
 
 

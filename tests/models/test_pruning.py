@@ -1,11 +1,11 @@
-"""Units taken away again, through all that can lie between a layer and its readers."""
+"""Removing units, through every kind of layer between a layer and its readers."""
 
 import keras
 import numpy as np
 import pytest
 
 from tlkit.errors import ArgumentError
-from tlkit.models.layer_spec import read
+from tlkit.models.layer_spec import parse_graph
 from tlkit.models.pruning import keep_units, reach_of
 from tlkit.models.surgery import add_classes, consolidate, count_units, new_layers, widen_layer
 
@@ -20,7 +20,7 @@ def widened(build, num=4):
 
 
 @pytest.mark.parametrize("build", [b for b in NETWORKS if b.__name__ != "separable"])
-def test_units_that_nothing_reads_go_without_a_trace(build):
+def test_removing_units_read_with_zeros_keeps_the_outputs(build):
     model = widened(build)
     gone, stay = [1, 2], [0, 3]
     reads = [layer for layer in model.layers if "__reads1" in layer.name]
@@ -29,7 +29,7 @@ def test_units_that_nothing_reads_go_without_a_trace(build):
         kernel = layer.kernel.numpy()
         per_unit = kernel.shape[-2] // 4
         owners = np.arange(kernel.shape[-2])
-        # behind Flatten units alternate; a depthwise layer gives each unit's channels together
+        # after Flatten units alternate; after a depthwise layer each unit's channels are adjacent
         owners = owners % 4 if build.__name__ == "flattened" else owners // per_unit
         if build.__name__ == "concatenated":
             owners = np.arange(kernel.shape[-2]) % 4
@@ -45,7 +45,7 @@ def test_units_that_nothing_reads_go_without_a_trace(build):
 
 
 @pytest.mark.parametrize("build", NETWORKS)
-def test_without_any_unit_the_model_is_as_it_was_before_it_grew(build):
+def test_removing_all_units_restores_the_original_model(build):
     model = network(build)
     wider = widen_layer(model, "target", count_units(model, "target") + 4)
     fewer = keep_units(wider, {("target", 1): []})
@@ -57,7 +57,7 @@ def test_without_any_unit_the_model_is_as_it_was_before_it_grew(build):
 @pytest.mark.parametrize("build", NETWORKS)
 def test_units_are_followed_to_the_channels_that_are_read(build):
     model = widened(build, 3)
-    reach = reach_of(read(model), "target", 1)
+    reach = reach_of(parse_graph(model), "target", 1)
     new, images = model.get_layer("target__grown1"), inputs(model)
     assert reach.read
     for tensor, owners in reach.read:
@@ -65,9 +65,9 @@ def test_units_are_followed_to_the_channels_that_are_read(build):
         features = keras.Model(model.inputs[0], tensor)
         before, kernel = features(images).numpy(), new.kernel.numpy()
         for unit in range(3):
-            moved = kernel.copy()
-            moved[..., unit] *= -3
-            new.kernel.assign(moved)
+            changed = kernel.copy()
+            changed[..., unit] *= -3
+            new.kernel.assign(changed)
             differs = (features(images).numpy() != before).reshape(-1, len(owners)).any(axis=0)
             assert set(owners[differs]) == {unit}
         new.kernel.assign(kernel)
@@ -104,7 +104,7 @@ def shared_concatenation(y):
 @pytest.mark.parametrize(
     "shared", [shared_dense, shared_activation, shared_norm, shared_model, shared_concatenation]
 )
-def test_a_model_with_a_shared_layer_shrinks_like_any_other(shared, where):
+def test_a_model_with_a_shared_layer_is_pruned_like_any_other(shared, where):
     x = keras.Input((4,))
     y = shared(x) if where == "before" else x
     y = layers.Dense(3, activation="relu", name="target")(y)
@@ -124,7 +124,7 @@ def test_a_model_with_a_shared_layer_shrinks_like_any_other(shared, where):
     assert sum(layer.name == "twice" for layer in plain.layers) == 1
 
 
-def test_classes_and_other_parts_stay():
+def test_classes_and_other_parts_are_kept():
     model = network(NETWORKS[0])
     grown = add_classes(model, ["d", "e"])
     grown = widen_layer(grown, "reader", 7, isolate=True)
@@ -150,6 +150,6 @@ def test_classes_and_other_parts_stay():
         ({("target", 1): [0, 0]}, "each once"),
     ],
 )
-def test_what_cannot_be_kept_is_refused(kept, message):
+def test_invalid_units_are_refused(kept, message):
     with pytest.raises(ArgumentError, match=message):
         keep_units(widened(NETWORKS[0]), kept)

@@ -1,4 +1,4 @@
-"""Random layers draw the same numbers for the same seed, however a model came to be."""
+"""Random layers draw the same numbers for the same seed, for built and for loaded models."""
 
 import keras
 import numpy as np
@@ -11,7 +11,7 @@ from tlkit.models.random_state import seed_random_layers
 
 @keras.saving.register_keras_serializable("tests")
 class DrawsAtBirth(layers.Layer):
-    """A layer of a user's own: two generators in a list, a seed that its config does not hold."""
+    """A user-defined layer with two generators in a list, and a seed that is not in its config."""
 
     def __init__(self, **given):
         super().__init__(**given)
@@ -23,14 +23,14 @@ class DrawsAtBirth(layers.Layer):
 
 
 class NotSaved(DrawsAtBirth):
-    """One without a config."""
+    """A layer without a config."""
 
     def get_config(self):
         raise NotImplementedError
 
 
 def network(own=DrawsAtBirth):
-    """Every kind of place where a generator may stand, nested once."""
+    """A nested model with generators in every kind of place."""
     inputs = keras.Input((8, 8, 3))
     x = layers.RandomFlip()(inputs)
     x = layers.SpatialDropout2D(0.2)(x)
@@ -66,7 +66,7 @@ def test_two_loadings_of_one_file_have_one_state(tmp_path):
     np.testing.assert_array_equal(*outputs)
 
 
-def test_other_seeds_draw_other_numbers_and_weights_stay(tmp_path):
+def test_other_seeds_draw_other_numbers_and_weights_are_unchanged(tmp_path):
     model = network(NotSaved)
     weights = model.get_weights()
     seed_random_layers(model, 0)
@@ -88,7 +88,7 @@ def test_a_seed_that_a_layer_was_given_counts():
 
 
 class Seen(keras.callbacks.Callback):
-    """Notes the state of all generators before each step."""
+    """Records the state of all generators before each step."""
 
     def __init__(self, model):
         super().__init__()
@@ -111,12 +111,12 @@ def test_fine_tuning_a_loaded_model_draws_by_its_seed(data, tmp_path, views):
         return seen.states
 
     first = drawn(0)
-    assert first[0] != first[-1]  # dropout does draw
+    assert first[0] != first[-1]  # dropout draws numbers
     assert drawn(0) == first
     assert drawn(1)[0] != first[0]
 
 
-def test_a_head_trained_by_gradients_draws_by_its_seed(data, tmp_path, monkeypatch):
+def test_a_head_trained_by_gradient_descent_draws_by_its_seed(data, tmp_path, monkeypatch):
     model = tlkit.build_classifier("resnet8", data.class_names, weights=None, hidden=(4,))
     model.save(tmp_path / "model.keras")
     found = []

@@ -21,7 +21,7 @@ def network(scale=0.5, units=3, use_bias=True, slice_end=2):
     return keras.Model(x, y[:, :slice_end] + 1)
 
 
-def test_equal_networks_share_it_whatever_their_layers_are_called():
+def test_equal_networks_have_the_same_signature_with_any_layer_names():
     first, second = network(), network()
     assert [a.name for a in first.layers] != [b.name for b in second.layers]
     assert signature(first) == signature(second)
@@ -66,7 +66,7 @@ def test_freezing_running_and_another_head_do_not_count(pixels):
     prefix = keras.Model(model.input, cut_before(model, "head"))
     before = signature(prefix)
     set_trainable(model, "head")
-    model(pixels(model), training=True)  # moves the state of random generators
+    model(pixels(model), training=True)  # changes the state of random generators
     set_trainable(model, "head")
     assert signature(prefix) == before
     assert signature(keras.Model(other.input, cut_before(other, "head"))) == before
@@ -91,7 +91,7 @@ def test_which_input_an_operation_reads_counts():
     assert signature(subtract(True)) != signature(subtract(False))
 
 
-def test_a_layer_without_settings_is_refused_by_name():
+def test_a_layer_without_config_is_refused_by_name():
     class Opaque(keras.layers.Layer):
         def __init__(self, function, **arguments):
             super().__init__(**arguments)

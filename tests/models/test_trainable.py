@@ -1,4 +1,4 @@
-"""`trainable` flags: who set them, and how they are kept, nested models included."""
+"""`trainable` flags: whether the user set them, and restoring them, also in nested models."""
 
 import keras
 import numpy as np
@@ -39,7 +39,7 @@ def trained_names(model):
 
 
 @pytest.mark.parametrize("unfreeze", ["head", "block2", "all"])
-def test_groups_of_a_nested_model_freeze_whatever_its_own_flag_says(unfreeze):
+def test_groups_of_a_nested_model_are_set_whatever_its_own_flag(unfreeze):
     expected = {
         "head": {"logits/kernel", "logits/bias"},
         "block2": {"logits/kernel", "logits/bias", "block2_conv/kernel", "block2_conv/bias"},
@@ -56,8 +56,8 @@ def test_groups_of_a_nested_model_freeze_whatever_its_own_flag_says(unfreeze):
         assert not by_name(model)["block2_norm"].trainable
 
 
-def test_frozen_weights_of_a_nested_model_stay_to_the_bit_in_plain_keras():
-    """Also where the model was compiled, and had trained as a whole, before it was frozen."""
+def test_frozen_weights_of_a_nested_model_stay_bit_identical_in_plain_keras():
+    """Also if the model was compiled, and trained as a whole, before it was frozen."""
     model = nested()
     x = np.random.default_rng(0).uniform(0, 1, (8, 16, 16, 3)).astype("float32")
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -84,7 +84,7 @@ def test_flags_of_single_variables_are_overridden_too():
     assert "block2_conv/kernel" in trained_names(model)
 
 
-def test_flags_are_set_by_hand_unless_tlkit_set_them():
+def test_flags_count_as_set_by_the_user_unless_tlkit_set_them():
     model = nested()
     assert not has_user_flags(model)
     choose_trainable(model, "head")
@@ -96,17 +96,17 @@ def test_flags_are_set_by_hand_unless_tlkit_set_them():
     assert not has_user_flags(model)
     for layer in (*by_name(model).values(), *model.layers):
         layer.trainable = True
-    assert has_user_flags(model)  # all on, and tlkit had left them otherwise
+    assert has_user_flags(model)  # all set, and tlkit had set them differently
     assert default_unfreeze(model) == "as_is"
 
 
-def test_what_set_trainable_was_told_counts_as_set_by_hand():
+def test_flags_from_set_trainable_count_as_set_by_the_user():
     model = nested()
     set_trainable(model, "block2")
     assert default_unfreeze(model) == "as_is"
 
 
-def test_a_model_that_grows_takes_it_along():
+def test_a_grown_model_keeps_whether_the_user_set_flags():
     x = keras.Input((4,))
     for choose, expected in ((choose_trainable, False), (set_trainable, True)):
         hidden = layers.Dense(4, name="hidden")(x)
@@ -117,7 +117,7 @@ def test_a_model_that_grows_takes_it_along():
         assert has_user_flags(grown) == expected
 
 
-def test_as_is_changes_nothing_and_says_what_trains():
+def test_as_is_changes_nothing_and_reports_what_is_trainable():
     model = nested()
     by_name(model)["block1_conv"].trainable = False
     before = Flags.of(model)
@@ -134,7 +134,7 @@ def test_as_is_changes_nothing_and_says_what_trains():
     assert set_trainable(model, "as_is").batch_norm == "frozen"
 
 
-def test_statistics_that_move_count_as_training():
+def test_updated_statistics_count_as_training():
     x = keras.Input((8, 8, 3))
     y = layers.BatchNormalization(center=False, scale=False, name="block1_norm")(x)
     y = layers.Conv2D(2, 3, name="block1_conv", trainable=False)(y)
@@ -143,7 +143,7 @@ def test_statistics_that_move_count_as_training():
     assert resolve_group(model, "as_is") == 0
 
 
-def test_as_is_needs_something_that_trains():
+def test_as_is_needs_trainable_weights():
     model = nested()
     model.trainable = False
     frozen = r"frozen as a whole: its own model\.trainable is False.*Set model\.trainable = True.*"
@@ -157,7 +157,7 @@ def test_as_is_needs_something_that_trains():
         set_trainable(model, "as_is")
 
 
-def test_flags_come_back_in_every_layer():
+def test_flags_are_restored_in_every_layer():
     model = nested()
     by_name(model)["block1_conv"].trainable = False
     by_name(model)["block2_conv"].kernel.trainable = False
@@ -170,7 +170,7 @@ def test_flags_come_back_in_every_layer():
         assert [layer.trainable for layer in model.get_layer("base").layers].count(False) == 1
 
 
-def test_a_flag_reaches_all_layers_inside_whatever_it_was_before():
+def test_a_flag_is_set_in_all_nested_layers_whatever_it_was_before():
     model = nested()
     inner = model.get_layer("base")
     by_name(model)["block1_conv"].trainable = False
@@ -178,7 +178,7 @@ def test_a_flag_reaches_all_layers_inside_whatever_it_was_before():
     assert by_name(model)["block1_conv"].trainable
 
 
-def test_report_names_repeat_nowhere():
+def test_names_in_the_report_are_unique():
     x = keras.Input((16, 16, 3))
     y = layers.Conv2D(3, 1, name="bring")(base("left")(x))
     y = layers.UpSampling2D(4)(y)

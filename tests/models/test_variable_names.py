@@ -1,4 +1,4 @@
-"""Names that tell variables apart, and where they are needed."""
+"""Unique names of variables, and their uses."""
 
 import keras
 import numpy as np
@@ -36,7 +36,7 @@ def kernels(model):
     return [model.get_layer(name).get_layer("conv").kernel for name in SCALES]
 
 
-def test_paths_that_repeat_are_told_apart_and_others_are_left():
+def test_repeated_paths_are_prefixed_and_others_are_unchanged():
     model = twins()
     left, right = kernels(model)
     assert left.path == right.path == "conv/kernel"
@@ -59,7 +59,7 @@ def test_the_same_names_after_saving_and_loading(tmp_path):
         np.testing.assert_array_equal(old, new)
 
 
-def test_where_nothing_tells_them_apart_they_are_numbered():
+def test_names_that_are_still_not_unique_are_numbered():
     class Pair(layers.Layer):
         def __init__(self, **settings):
             super().__init__(**settings)
@@ -95,7 +95,7 @@ def test_each_of_two_nested_models_has_its_own_importance():
     np.testing.assert_allclose(twice["left/conv/kernel"], 2 * expected[0], rtol=1e-4)
 
 
-def test_each_is_held_with_its_own_importance():
+def test_each_is_anchored_with_its_own_importance():
     model = twins()
     importance = {
         name: np.full(variable.shape, SCALES.get(name.partition("/")[0], 1.0), np.float32)
@@ -109,11 +109,11 @@ def test_each_is_held_with_its_own_importance():
         np.testing.assert_allclose(total, 2.0 * scale * np.prod(kernel.shape), rtol=1e-5)
         kernel.assign_sub(np.ones(kernel.shape))
     anchor.release()
-    with pytest.raises(ArgumentError, match=r"nothing that fits left/conv/kernel \(3, 3, 3, 3\)"):
+    with pytest.raises(ArgumentError, match=r"none for left/conv/kernel \(3, 3, 3, 3\)"):
         tlkit.anchor_weights(model, 2.0, {"conv/kernel": np.ones((3, 3, 3, 3), np.float32)})
 
 
-def test_each_path_is_its_own_in_synaptic_importance():
+def test_each_has_its_own_synaptic_importance():
     model = twins()
     path = tlkit.SynapticPath(model)
     left, right = kernels(model)
@@ -126,7 +126,7 @@ def test_each_path_is_its_own_in_synaptic_importance():
     assert right.path == left.path
 
 
-def test_each_moves_at_the_rate_of_its_own_group():
+def test_each_has_the_rate_of_its_own_group():
     model = twins()
     multipliers = layer_multipliers(model, 0.1)
     assert multipliers["logits/kernel"] == 1.0
@@ -139,8 +139,8 @@ def test_each_moves_at_the_rate_of_its_own_group():
     optimizer.build(variables)
     optimizer.apply([np.ones(variable.shape, np.float32) for variable in variables])
     for variable, start in zip(variables, before, strict=True):
-        moved = np.abs(variable.numpy() - start).max()
-        assert moved == pytest.approx(0.01 * multipliers[names[id(variable)]], rel=1e-3)
+        change = np.abs(variable.numpy() - start).max()
+        assert change == pytest.approx(0.01 * multipliers[names[id(variable)]], rel=1e-3)
 
 
 def test_a_multiplier_that_several_variables_would_get_is_refused():
@@ -150,7 +150,7 @@ def test_a_multiplier_that_several_variables_would_get_is_refused():
         optimizer.build(variables)
 
 
-def test_weights_between_two_models_are_those_of_the_same_name():
+def test_weights_are_interpolated_by_name():
     old, new = twins(), twins()
     for model, value in ((old, 0.0), (new, 1.0)):
         for kernel, scale in zip(kernels(model), SCALES.values(), strict=True):
@@ -175,7 +175,7 @@ def test_weights_in_another_order_are_not_mixed_up():
         np.testing.assert_allclose(half.get_layer(name).kernel, (ends[0] + ends[1]) / 2, rtol=1e-6)
 
 
-def test_arrays_of_a_weights_file_go_where_their_name_says(tmp_path):
+def test_arrays_of_a_weights_file_are_loaded_by_name(tmp_path):
     model = twins()
     names = variable_names(model)
     arrays = {

@@ -88,10 +88,10 @@ def test_the_file_of_another_network_is_refused(tmp_path):
                 build(path)
 
 
-def test_the_file_with_the_classifier_is_refused_with_the_right_file(tmp_path):
+def test_the_file_with_the_classifier_is_refused_with_a_remedy(tmp_path):
     path = tmp_path / "mobilenet_2_5_224_tf.h5"
     mobilenet(include_top=True).save(path)
-    with pytest.raises(WeightsError, match=r"classifier on top.*no_top\.h5"):
+    with pytest.raises(WeightsError, match=r"file with the classifier.*no_top\.h5"):
         build(path)
 
 
@@ -100,11 +100,11 @@ def test_a_file_that_leaves_weights_unset_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "some.weights.h5"
     model.save_weights(path)
     monkeypatch.setattr(keras.Model, "load_weights", lambda *_: None)  # a loader that does nothing
-    with pytest.raises(WeightsError, match="leaves 105 of 105 unset"):
+    with pytest.raises(WeightsError, match="in which 105 of 105 are missing"):
         load_weights_file(model, path)
 
 
-def test_an_efficientnet_file_sees_the_images_keras_would_show_it(tmp_path, monkeypatch, pixels):
+def test_an_efficientnet_file_gets_images_scaled_as_in_keras(tmp_path, monkeypatch, pixels):
     network = keras.applications.EfficientNetB0(
         include_top=False, weights=None, input_shape=(32, 32, 3)
     )
@@ -125,7 +125,7 @@ def test_an_efficientnet_file_sees_the_images_keras_would_show_it(tmp_path, monk
     assert np.array_equal(features, published(images))
 
 
-def test_a_failed_download_names_the_file_the_folder_and_the_ways_out(monkeypatch, tmp_path):
+def test_a_failed_download_names_the_file_the_folder_and_remedies(monkeypatch, tmp_path):
     def fail(*_, **__):
         raise urllib.error.URLError("no network")
 
@@ -148,7 +148,7 @@ def test_a_failed_download_names_the_file_the_folder_and_the_ways_out(monkeypatc
         build("imagenet")
 
 
-def test_a_backbone_without_pretrained_weights_says_so(monkeypatch):
+def test_a_backbone_without_pretrained_weights_is_refused(monkeypatch):
     def plain(input_tensor, weights):
         x = keras.layers.Conv2D(4, 3)(input_tensor)
         return keras.Model(keras.utils.get_source_inputs(input_tensor)[0], x)
@@ -187,7 +187,7 @@ def test_resnet20_refuses_other_arrays(change, message, tmp_path):
         build(tmp_path / "bad.npz", "resnet20")
 
 
-def test_the_weights_that_ship_load_and_are_small():
+def test_the_included_weights_load_and_are_small():
     assert resnet20.WEIGHTS_FILE.stat().st_size <= MAXIMUM_BYTES
     pixels = keras.Input((32, 32, 3))
     backbone = ResNet20(preprocess(pixels, "tf"), "pretrained")

@@ -49,8 +49,8 @@ def norms(kernel):
     return np.sqrt((kernel**2).sum(tuple(range(kernel.ndim - 1))))
 
 
-def by_hand(*stack, shape=(6, 6, 4)):
-    """A model that ends with pooling and logits, from layers or functions of a tensor."""
+def stacked(*stack, shape=(6, 6, 4)):
+    """A model of layers or functions of a tensor, followed by pooling and logits."""
     x = y = keras.Input(shape)
     for layer in stack:
         y = layer(y)
@@ -59,11 +59,11 @@ def by_hand(*stack, shape=(6, 6, 4)):
     return keras.Model(x, layers.Dense(2, name="logits")(y))
 
 
-def test_a_wider_layer_computes_the_same_to_the_bit(tiny):
+def test_outputs_of_a_wider_layer_are_bit_identical(tiny):
     wider = widen_layer(tiny, "target", total(tiny) + 3)
     x = inputs(tiny)
     assert np.array_equal(wider(x), tiny(x))
-    # Traced, TensorFlow computes a Dense layer and its tanh at once, which a sum between them ends
+    # traced, TensorFlow fuses a Dense layer with its tanh, but not with a sum in between
     traced, expected = forward_of(wider)(x).numpy(), forward_of(tiny)(x).numpy()
     assert relative_difference(traced, expected) <= (1e-6 if tiny.name == "dense" else 0)
     assert total(wider) == total(tiny) + 3
@@ -71,7 +71,7 @@ def test_a_wider_layer_computes_the_same_to_the_bit(tiny):
     assert wider.count_params() > tiny.count_params()
 
 
-def test_the_given_model_is_left_alone(tiny):
+def test_the_given_model_is_not_changed(tiny):
     before, config, outputs = weights_of(tiny), tiny.get_config(), np.array(tiny(inputs(tiny)))
     nodes = {id(op): len(op._inbound_nodes) for op in tiny.operations}
     wider = widen_layer(tiny, "target", total(tiny) + 2)
@@ -83,7 +83,7 @@ def test_the_given_model_is_left_alone(tiny):
     assert not {id(v) for v in tiny.variables} & {id(v) for v in wider.variables}
 
 
-def test_new_units_read_as_much_as_the_old_and_are_read_with_zeros(tiny):
+def test_new_units_have_the_old_norm_and_are_read_with_zeros(tiny):
     wider = widen_layer(tiny, "target", total(tiny) + 2)
     old, new = wider.get_layer("target"), wider.get_layer("target__grown1")
     np.testing.assert_allclose(norms(new.kernel), norms(old.kernel).mean(), rtol=1e-5)
@@ -92,7 +92,7 @@ def test_new_units_read_as_much_as_the_old_and_are_read_with_zeros(tiny):
     assert not any(layer.use_bias or np.any(layer.kernel) for layer in readers)
 
 
-def test_training_reaches_new_units(tiny):
+def test_training_changes_new_units(tiny):
     wider = widen_layer(tiny, "target", total(tiny) + 2)
     x, y = inputs(wider, 16), np.arange(16) % 3
     before = np.array(wider.get_layer("target__grown1").kernel)
@@ -107,7 +107,7 @@ def test_training_reaches_new_units(tiny):
     assert are_equal(old, weights_of(tiny))
 
 
-def test_consolidated_it_is_the_same_network_but_wider(tiny):
+def test_a_consolidated_network_has_the_same_layers_but_wider(tiny):
     grown = widen_layer(tiny, "target", total(tiny) + 3)
     other = [name for name in widenable_layers(grown) if name != "target"]
     for name in (*other, "target"):
@@ -153,7 +153,7 @@ def test_old_units_of_zero_give_new_units_of_hes_variance():
     assert np.std(new.kernel) == pytest.approx(np.sqrt(2 / 6), rel=0.05)
 
 
-def test_new_batch_normalisation_is_as_the_old_is_on_average():
+def test_new_batch_normalisation_has_the_averages_of_the_old():
     model = network(convolution)
     old = model.get_layer("bn")
     new = widen_layer(model, "target", 6).get_layer("bn__grown1")
@@ -195,7 +195,7 @@ def test_a_separable_convolution_reads_through_the_old_depthwise_one():
 
 
 def plain_stack():
-    """No sums, so that parts may run side by side from the first layer to the logits."""
+    """A stack without sums, so that parts can run in parallel up to the logits."""
     x = keras.Input((8, 8, 2))
     y = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(4, 3, name="conv1")(x)))
     y = layers.Conv2D(5, 3, activation="relu", name="conv2")(y)
@@ -220,7 +220,7 @@ def train_only_new(model):
     model.fit(x, np.arange(32) % model.output_shape[-1], epochs=6, verbose=0)
 
 
-def test_in_isolation_old_logits_never_move():
+def test_in_isolation_old_logits_never_change():
     model = network(plain_stack)
     x = inputs(model)
     for round_, names in enumerate((["c", "d"], ["e"])):
@@ -235,15 +235,15 @@ def test_in_isolation_old_logits_never_move():
         assert np.array_equal(after[:, : old.shape[1]], old)
         assert np.array_equal(forward_of(grown)(x)[:, : old.shape[1]], traced)
         assert not np.array_equal(after[:, old.shape[1] :], start[:, old.shape[1] :])
-        moved = {
+        changed = {
             layer.name
             for layer in grown.layers
             if layer.trainable_variables and not are_equal(layer.get_weights(), before[layer.name])
         }
-        assert moved == {layer.name for layer in grown.layers if layer.trainable_variables}
+        assert changed == {layer.name for layer in grown.layers if layer.trainable_variables}
         number = newest_classes(grown)
         assert number == 1 + 4 * round_
-        assert f"fc__grown{number + 1}__reads{number + 2}" in moved
+        assert f"fc__grown{number + 1}__reads{number + 2}" in changed
         model = grown
     plain = consolidate(model)
     assert relative_difference(plain(x).numpy(), model(x).numpy()) <= 1e-5
@@ -260,7 +260,7 @@ def test_new_units_read_those_that_were_added_before():
     assert not {"conv2__reads4", "logits__reads2", "logits__grown1__reads6"} & names
 
 
-def test_isolation_needs_something_new_that_reads():
+def test_isolation_needs_new_layers_that_read():
     model = network(plain_stack)
     with pytest.raises(ArgumentError, match=r"`isolate` must be False .*'fc': no classes were"):
         widen_layer(model, "fc", 9, isolate=True)
@@ -284,52 +284,52 @@ def test_groups_are_found_in_grown_models():
         (lambda: network(residual), "stem", r"'sum' \(Add\), a residual sum"),
         (lambda: network(dense), "logits", r"the model's outputs .*tlkit\.add_classes"),
         (
-            lambda: by_hand(layers.Conv2D(4, 1, groups=2, name="grouped")),
+            lambda: stacked(layers.Conv2D(4, 1, groups=2, name="grouped")),
             "grouped",
             r"grouped convolution \(groups=2\)",
         ),
         (
-            lambda: by_hand(layers.Conv2D(4, 1, name="a"), layers.Conv2D(4, 1, groups=2, name="b")),
+            lambda: stacked(layers.Conv2D(4, 1, name="a"), layers.Conv2D(4, 1, groups=2, name="b")),
             "a",
             r"'b', which reads it, is a grouped convolution \(groups=2\)",
         ),
         (
-            lambda: by_hand(layers.Conv2D(4, 1, name="a"), layers.LayerNormalization(name="norm")),
+            lambda: stacked(layers.Conv2D(4, 1, name="a"), layers.LayerNormalization(name="norm")),
             "a",
             r"'norm' \(LayerNormalization\) normalises over the units",
         ),
         (
-            lambda: by_hand(
+            lambda: stacked(
                 layers.Conv2D(4, 1, name="a"), layers.GroupNormalization(2, name="norm")
             ),
             "a",
             r"'norm' \(GroupNormalization\) normalises over the units",
         ),
         (
-            lambda: by_hand(layers.Conv2D(4, 1, name="a"), layers.Permute((2, 1, 3), name="p")),
+            lambda: stacked(layers.Conv2D(4, 1, name="a"), layers.Permute((2, 1, 3), name="p")),
             "a",
-            r"'p' of class Permute stands between it .* does not know",
+            r"'p' of class Permute is between it .* does not",
         ),
         (
-            lambda: by_hand(layers.Conv2D(4, 1, name="a"), layers.Softmax(name="s")),
+            lambda: stacked(layers.Conv2D(4, 1, name="a"), layers.Softmax(name="s")),
             "a",
-            r"'s' of class Softmax stands between",
+            r"'s' of class Softmax is between it",
         ),
         (
-            lambda: by_hand(layers.Conv2D(4, 1, name="a", activation="softmax")),
+            lambda: stacked(layers.Conv2D(4, 1, name="a", activation="softmax")),
             "a",
             r"'a' has the activation 'softmax'",
         ),
         (
-            lambda: by_hand(
+            lambda: stacked(
                 layers.Conv2D(4, 1, name="a"), layers.BatchNormalization(axis=1, name="bn")
             ),
             "a",
-            r"'bn' of class BatchNormalization stands between",
+            r"'bn' of class BatchNormalization is between it",
         ),
         *(
             (
-                lambda kind=kind, activation=activation: by_hand(
+                lambda kind=kind, activation=activation: stacked(
                     layers.Conv2D(4, 1, name="a"), kind(activation)
                 ),
                 "a",
@@ -339,7 +339,7 @@ def test_groups_are_found_in_grown_models():
             for kind in [lambda name: layers.DepthwiseConv2D(1, activation=name, name="dw")]
         ),
         (
-            lambda: by_hand(
+            lambda: stacked(
                 layers.Conv2D(4, 1, name="a"),
                 layers.DepthwiseConv2D(1, activation=keras.ops.softmax, name="dw"),
             ),
@@ -347,7 +347,7 @@ def test_groups_are_found_in_grown_models():
             r"'dw' has the activation .*'softmax'",
         ),
         (
-            lambda: by_hand(
+            lambda: stacked(
                 layers.Conv1D(4, 1, name="a"),
                 layers.DepthwiseConv1D(1, activation="softmax", name="dw"),
                 shape=(6, 4),
@@ -356,47 +356,47 @@ def test_groups_are_found_in_grown_models():
             r"'dw' has the activation 'softmax'",
         ),
         (
-            lambda: by_hand(layers.Conv2D(4, 1, name="a"), layers.UnitNormalization(name="norm")),
+            lambda: stacked(layers.Conv2D(4, 1, name="a"), layers.UnitNormalization(name="norm")),
             "a",
             r"'norm' \(UnitNormalization\) normalises over the units",
         ),
         (
-            lambda: by_hand(
+            lambda: stacked(
                 layers.Conv2D(4, 1, name="a"), layers.Dropout(0.5, (None, 1, 1, 4), name="drop")
             ),
             "a",
-            r"'drop' of class Dropout stands between",
+            r"'drop' of class Dropout is between it",
         ),
         (
-            lambda: by_hand(layers.Conv2D(4, 1, name="a"), keras.ops.softmax),
+            lambda: stacked(layers.Conv2D(4, 1, name="a"), keras.ops.softmax),
             "a",
-            r"of class Softmax stands between",
+            r"of class Softmax is between it",
         ),
         (
-            lambda: by_hand(layers.Conv2D(4, 1, name="a"), lambda y: keras.ops.cumsum(y, axis=-1)),
+            lambda: stacked(layers.Conv2D(4, 1, name="a"), lambda y: keras.ops.cumsum(y, axis=-1)),
             "a",
-            r"of class Cumsum stands between",
+            r"of class Cumsum is between it",
         ),
         (
-            lambda: by_hand(layers.Conv2D(4, 1, name="a"), layers.Dense(4, "glu", name="gated")),
+            lambda: stacked(layers.Conv2D(4, 1, name="a"), layers.Dense(4, "glu", name="gated")),
             "gated",
             r"'gated' has the activation 'glu'",
         ),
         (
-            lambda: by_hand(layers.Conv2D(4, 1, name="a"), layers.DepthwiseConv2D(1, name="dw")),
+            lambda: stacked(layers.Conv2D(4, 1, name="a"), layers.DepthwiseConv2D(1, name="dw")),
             "dw",
-            r"a depthwise convolution has as many channels as it reads: widen the layer before",
+            r"a depthwise convolution has as many channels as its input: widen the layer before",
         ),
-        (lambda: network(convolution), "relu", r"a ReLU has no units of its own"),
+        (lambda: network(convolution), "relu", r"a ReLU has no units; only Dense"),
         (
-            lambda: by_hand(
+            lambda: stacked(
                 layers.Conv2D(4, 1, name="a"), lambda y: layers.Multiply(name="m")([y, y])
             ),
             "a",
-            r"its output meets another layer's in 'm' \(Multiply\)",
+            r"its output is merged with another layer's in 'm' \(Multiply\)",
         ),
         (
-            lambda: by_hand(
+            lambda: stacked(
                 layers.Conv2D(4, 1, name="a"),
                 lambda y: layers.Concatenate(axis=1, name="below")([y, y]),
             ),
@@ -404,7 +404,7 @@ def test_groups_are_found_in_grown_models():
             r"'below' concatenates along axis 1",
         ),
         (
-            lambda: by_hand(
+            lambda: stacked(
                 layers.Conv2D(4, 1, name="a"),
                 layers.Conv2D(2, 1, activity_regularizer="l2", name="b"),
             ),
@@ -412,7 +412,7 @@ def test_groups_are_found_in_grown_models():
             r"'b', which reads it, has an activity_regularizer",
         ),
         (
-            lambda: by_hand(
+            lambda: stacked(
                 layers.Conv2D(4, 1, name="a"),
                 layers.GlobalAveragePooling2D(data_format="channels_first", name="pool"),
             ),
@@ -437,9 +437,9 @@ def test_shared_layers_are_refused():
     model = keras.Model(x, layers.Dense(2, name="logits")(y))
     with pytest.raises(ArgumentError, match=r"name='twice': the layer is shared: it is called sev"):
         widen_layer(model, "twice", 9)
-    with pytest.raises(ArgumentError, match=r"name='a': the layer 'twice' behind it is shared"):
+    with pytest.raises(ArgumentError, match=r"name='a': the layer 'twice' after it is shared"):
         widen_layer(model, "a", 9)
-    with pytest.raises(ArgumentError, match=r"name='b': the layer 'relu' behind it is shared"):
+    with pytest.raises(ArgumentError, match=r"name='b': the layer 'relu' after it is shared"):
         widen_layer(model, "b", 9)
 
 
@@ -453,15 +453,15 @@ def test_shared_layers_elsewhere_stay_shared():
     assert sum(layer.name == "twice" for layer in wider.layers) == 1
 
 
-def test_what_grew_through_a_layer_that_mixes_channels_is_not_consolidated(monkeypatch):
-    """As files may hold it from before such layers were refused."""
-    model = by_hand(
+def test_a_model_grown_through_a_layer_that_mixes_channels_is_not_consolidated(monkeypatch):
+    """As files of earlier versions may contain, in which such layers were not refused."""
+    model = stacked(
         layers.Conv2D(4, 1, name="a"), layers.DepthwiseConv2D(1, activation="softmax", name="dw")
     )
     with monkeypatch.context() as patched:
         patched.setattr(passing, "is_elementwise", lambda activation: True)
         grown = shaken(widen_layer(model, "a", 6))
-    with pytest.raises(ArgumentError, match=r"has grown through 'dw' of class DepthwiseConv2D"):
+    with pytest.raises(ArgumentError, match=r"added units before 'dw' of class DepthwiseConv2D"):
         consolidate(grown)
 
 
@@ -481,7 +481,7 @@ def test_bad_names_and_numbers_are_refused():
     with pytest.raises(ArgumentError, match="`seed` must be a whole number"):
         widen_layer(model, "target", 9, seed=-1)
     wider = widen_layer(model, "target", 6)
-    with pytest.raises(ArgumentError, match=r"stands beside: 'target'\."):
+    with pytest.raises(ArgumentError, match=r"extends: 'target'\."):
         widen_layer(wider, "target__grown1", 9)
     with pytest.raises(ArgumentError, match=r"more than the 6 units"):
         widen_layer(wider, "target", 6)
@@ -498,7 +498,7 @@ def test_models_with_several_ends_are_refused():
         widen_layer(keras.Model(a, outputs), "fc", 5)
 
 
-def test_layers_that_cannot_be_made_again_are_refused():
+def test_layers_that_cannot_be_recreated_are_refused():
     class Scaled(layers.Layer):
         def __init__(self, factor, **keywords):
             super().__init__(**keywords)
@@ -513,15 +513,15 @@ def test_layers_that_cannot_be_made_again_are_refused():
     x = keras.Input((4,))
     y = layers.Dense(3, name="target")(Scaled(2.0, name="scaled")(x))
     model = keras.Model(x, layers.Dense(2)(y))
-    with pytest.raises(ArgumentError, match=r"made again .* 'scaled' of class Scaled: .*factor"):
+    with pytest.raises(ArgumentError, match=r"recreated .* 'scaled' of class Scaled: .*factor"):
         widen_layer(model, "target", 5)
 
 
-def test_layers_of_ones_own_that_read_one_part_are_refused():
+def test_custom_layers_that_read_one_part_are_refused():
     grown = widen_layer(network(dense), "target", 7)
     own = layers.Dense(2, name="own")(grown.get_layer("target__grown1").output)
     both = layers.Concatenate()([grown.output, own])
-    with pytest.raises(ArgumentError, match=r"by tlkit's functions alone.* reads 'target__grown1'"):
+    with pytest.raises(ArgumentError, match=r"only by tlkit's functions.* reads 'target__grown1'"):
         consolidate(keras.Model(grown.input, both))
 
 

@@ -96,7 +96,7 @@ NETWORKS = (
 
 
 def network(build):
-    """Builds one with random weights, biases and statistics of batch normalisation."""
+    """Builds a network with random weights, biases and statistics of batch normalisation."""
     set_seeds(0)
     model = keras.Model(*build(), name=build.__name__)
     shaken(model)
@@ -109,7 +109,7 @@ def network(build):
 
 
 def shaken(model):
-    """Moves every weight of a model a little."""
+    """Changes every weight of a model slightly."""
     random = np.random.default_rng(1)
     for variable in model.trainable_variables:
         variable.assign(variable.numpy() + 0.2 * random.standard_normal(variable.shape))

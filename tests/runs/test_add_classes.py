@@ -173,7 +173,7 @@ def test_further_images_of_an_old_class_are_used_in_training_and_evaluation(made
     trained = [one.record["data"]["num_images"]["train"] for one in (more, grown)]
     assert growth["num_further"] == trained[0] - trained[1] > 0
     notes = more.metrics["stages"][0]["notes"]
-    assert any("the old outputs learn nothing from them" in note for note in notes)
+    assert any("the old outputs are not trained on them" in note for note in notes)
 
 
 @pytest.mark.parametrize("num_left", [0, 2])

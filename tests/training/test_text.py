@@ -217,5 +217,7 @@ def test_a_head_that_reads_texts_of_any_length_trains_within_the_whole_graph():
     assert len(stage.history) == 2
     assert all(change > 0 for change in stage.weight_change.values())
     assert report.accuracy_after == tlkit.evaluate(model, dataset).accuracy
-    with pytest.raises(tlkit.ArgumentError, match=r"features of one size.* output_sequence_length"):
+    with pytest.raises(
+        tlkit.ArgumentError, match=r"features of a fixed shape.* output_sequence_length"
+    ):
         tlkit.train_head(model, dataset)

@@ -210,8 +210,8 @@ def test_the_result_comes_first_where_a_text_is_long():
     lines = repr(report).splitlines()
     assert lines[0] == "validation accuracy 25.0 % to 75.0 % (n = 40)"
     assert lines[1:] == [
-        "stage 0: 2.5 s; 30 of 40 parameters train, in 3 layers",
-        "stage 1: 2.5 s; 30 of 40 parameters train, in 3 layers",
+        "stage 0: 2.5 s; 30 of 40 parameters trainable, in 3 layers",
+        "stage 1: 2.5 s; 30 of 40 parameters trainable, in 3 layers",
     ]
     counts = {f"class {number}": {"train": 5} for number in range(99)}
     skipped = (SkippedFile("a.jpg", "class 1", "is empty"),)

@@ -18,7 +18,7 @@ from tlkit.distribution.strategies import check_one_device
 from tlkit.errors import ArgumentError, check_choice, check_count
 from tlkit.evaluation.names import num_classes_of
 from tlkit.models.flattening import above, below
-from tlkit.models.groups import cut_before, let_train, resolve_group
+from tlkit.models.groups import cut_before, resolve_group, set_trainable_flags
 from tlkit.models.heads import feature_cut, head_kind
 from tlkit.training.cached_cut import (
     reason_not_to_store,
@@ -302,7 +302,7 @@ def _step(
 ) -> tuple[int, Timed | None]:
     """Returns the number of values that train, and the time of a step; all is put back."""
     with restored_afterwards(model):
-        num_trainable = let_train(model, unfreeze).num_trainable
+        num_trainable = set_trainable_flags(model, unfreeze).num_trainable
         if not is_timed:
             return num_trainable, None
         trained = model if cut is None else above(model, cut)

@@ -11,7 +11,7 @@ from tlkit.data.missing_files import missing_files_named
 from tlkit.distribution.strategies import check_one_device
 from tlkit.errors import ArgumentError, TrainingError, check_count, check_positive
 from tlkit.evaluation.data_checks import Images
-from tlkit.models.groups import let_train
+from tlkit.models.groups import set_trainable_flags
 from tlkit.models.heads import head_kind, outputs_logits
 from tlkit.training.inference_mode import find_frozen_calls
 from tlkit.training.objective import check_loss, loss_of, takes_one_hot
@@ -148,7 +148,7 @@ def find_learning_rate(
         unfreeze = default_unfreeze(model)
     rates = np.geomspace(lowest, highest, num_steps)
     with restored_afterwards(model):
-        frozen_calls = find_frozen_calls(model, unfreeze, let_train(model, unfreeze))
+        frozen_calls = find_frozen_calls(model, unfreeze, set_trainable_flags(model, unfreeze))
         batches = _endless(source.train, model, augment, one_hot=takes_one_hot(loss))
         trainee = hooked(model, frozen_calls=frozen_calls)
         with missing_files_named([source.train]):

@@ -29,11 +29,11 @@ from tlkit.evaluation.data_checks import check_images
 from tlkit.evaluation.reports import EvaluationReport
 from tlkit.models.groups import TrainableReport, choose_trainable, group_layers
 from tlkit.models.heads import head_kind, outputs_logits
-from tlkit.models.layer_spec import read
+from tlkit.models.layer_spec import parse_graph
 from tlkit.models.new_classes import check_new_names, find_head
 from tlkit.models.signature import signature
 from tlkit.models.surgery import add_classes
-from tlkit.models.trainable import note_as_left, set_flag
+from tlkit.models.trainable import record_flags, set_flag
 from tlkit.training.features import extract_features
 from tlkit.training.frozen import FrozenPart
 from tlkit.training.reports import StageReport
@@ -310,7 +310,7 @@ def _check_head(model: keras.Model) -> None:
             f"{'' if outputs_logits(model) else ' that returns probabilities'}. "
             "Grow it with tlkit.add_classes, and train it with tlkit.fine_tune."
         )
-    last = find_head(read(model))[0].operation
+    last = find_head(parse_graph(model))[0].operation
     if last.bias is None:
         raise ArgumentError(
             "`model` must have a bias in its last layer, to balance new classes against old "
@@ -325,7 +325,7 @@ def _set_trainable(grown: keras.Model, layers: Sequence[keras.layers.Dense]) -> 
     new = {layer.name for layer in layers}
     for layer in group_layers(grown)[-1]:
         set_flag(layer, layer.trainable and layer.name in new)
-    note_as_left(grown)
+    record_flags(grown)
     num_trainable = sum(layer.count_params() for layer in layers)
     return replace(
         report,

@@ -8,7 +8,7 @@ import numpy as np
 from tlkit.data.images import ImageSplit
 from tlkit.errors import DataError
 from tlkit.evaluation.data_checks import check_images
-from tlkit.models.layer_spec import read
+from tlkit.models.layer_spec import parse_graph
 from tlkit.models.new_classes import find_head
 from tlkit.training.features import extract_features
 from tlkit.training.frozen import FrozenPart
@@ -47,7 +47,7 @@ def mean_features(
     Reference:
         Weight imprinting: see `add_classes`.
     """
-    head, _ = find_head(read(model))
+    head, _ = find_head(parse_graph(model))
     if not isinstance(images, ImageSplit) or images.labels.ndim != 1 or not images.num_images:
         labels = getattr(images, "labels", np.empty(0))
         raise DataError(

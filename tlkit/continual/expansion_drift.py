@@ -11,7 +11,7 @@ from tlkit.continual.expansion_reports import LayerDrift
 from tlkit.continual.expansion_steps import fit_task, task_model
 from tlkit.data.images import ImageData
 from tlkit.models.graph import with_nested
-from tlkit.models.layer_spec import SEPARABLE, GraphSpec, read
+from tlkit.models.layer_spec import SEPARABLE, GraphSpec, parse_graph
 from tlkit.models.rebuild import build
 from tlkit.models.surgery import widenable_layers
 from tlkit.models.trainable import set_flag
@@ -29,13 +29,13 @@ def probe_drift(
     Every layer except batch normalisation is trainable, so that there is no frozen part whose
     activations could be stored.
     """
-    copy = build(read(grown))
+    copy = build(parse_graph(grown))
     for layer in with_nested(copy):
         set_flag(layer, not isinstance(layer, keras.layers.BatchNormalization))
     task = task_model(copy)
     anchor = anchor_weights(task, strength, groups="all")
     fit_task(task, data, hooks=[anchor], **settings)
-    before, after = read(grown), read(copy)
+    before, after = parse_graph(grown), parse_graph(copy)
     return tuple(
         drift_of(name, incoming_weights(before, name), incoming_weights(after, name))
         for name in widenable_layers(grown)
@@ -78,7 +78,7 @@ def drift_of(name: str, before: Sequence[np.ndarray], after: Sequence[np.ndarray
 def first_sizes(grown: keras.Model) -> dict[str, int]:
     """Returns the original number of units of each layer that can be widened."""
     names = set(widenable_layers(grown))
-    return {c.name: c.layer_spec.num_units for c in read(grown).calls if c.name in names}
+    return {c.name: c.layer_spec.num_units for c in parse_graph(grown).calls if c.name in names}
 
 
 def sizes_of(

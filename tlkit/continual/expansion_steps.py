@@ -16,11 +16,11 @@ from tlkit.distribution.shards import Shard
 from tlkit.errors import ArgumentError
 from tlkit.evaluation.metrics import evaluate
 from tlkit.models.grown_names import GrownName
-from tlkit.models.layer_spec import read
+from tlkit.models.layer_spec import parse_graph
 from tlkit.models.pruning import Reach, keep_units, reach_of
 from tlkit.models.random_state import seed_random_layers
 from tlkit.models.surgery import count_units, new_layers, widen_layer
-from tlkit.models.trainable import note_as_left, set_flag
+from tlkit.models.trainable import record_flags, set_flag
 from tlkit.training.features import extract_features
 from tlkit.training.fitting import Batches, FitPlan, Objective, fit_model
 from tlkit.training.frozen import FrozenPart
@@ -49,7 +49,7 @@ def task_model(grown: keras.Model) -> keras.Model:
         >>> task_model(tlkit.add_classes(model, ["cow", "hen", "owl"])).output_shape
         (None, 3)
     """
-    joined = [call for call in read(grown).calls if call.joined]
+    joined = [call for call in parse_graph(grown).calls if call.joined]
     if not joined:
         raise ArgumentError(
             "`grown` must have added classes. "
@@ -142,7 +142,7 @@ def freeze_old(grown: keras.Model, first: int) -> None:
     new = {id(layer) for layer in new_layers(grown, since=first)}
     for layer in grown.layers:
         set_flag(layer, id(layer) in new)
-    note_as_left(grown)
+    record_flags(grown)
 
 
 def weights_by_age(grown: keras.Model, first: int) -> dict[str, list[np.ndarray]]:
@@ -201,7 +201,7 @@ class NewUnits:
 def new_units(grown: keras.Model, first: int) -> list[NewUnits]:
     """Returns the units that were added since the classes of call `first`, input side first."""
     units = []
-    graph_spec = read(grown)
+    graph_spec = parse_graph(grown)
     for call in graph_spec.calls:
         for part in call.parts if call.mixes_units and not call.joined else ():
             if part <= first:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from tlkit.models.flattening import below, flat_tensor, joined
+from tlkit.models.flattening import below, flat_tensor, submodel
 from tlkit.models.heads import feature_cut
-from tlkit.models.layer_spec import Call, read
+from tlkit.models.layer_spec import Call, parse_graph
 from tlkit.models.new_classes import find_head
 from tlkit.models.surgery import newest_classes
 
@@ -76,7 +76,7 @@ def run_head(model: keras.Model, tensor: keras.KerasTensor, rows: np.ndarray) ->
     for cut, part in zip(cuts, parts, strict=True):
         if cut is tensor:
             return part
-    head = joined(cuts if len(cuts) > 1 else cuts[0], tensor)
+    head = submodel(cuts if len(cuts) > 1 else cuts[0], tensor)
     outputs = []
     for start in range(0, len(rows), _BATCH_SIZE):
         batch = [part[start : start + _BATCH_SIZE] for part in parts]
@@ -96,5 +96,5 @@ def _cuts(model: keras.Model) -> list[keras.KerasTensor]:
 
 
 def _head(model: keras.Model) -> Call:
-    head, _ = find_head(read(model))
+    head, _ = find_head(parse_graph(model))
     return head

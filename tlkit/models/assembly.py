@@ -1,4 +1,4 @@
-"""Classifiers put together from a backbone and a head, as one flat graph."""
+"""Assembly of classifiers from a backbone and a head, as one flat graph."""
 
 import os
 import random
@@ -42,30 +42,29 @@ def build_classifier(
     multi_label: bool = False,
     seed: int = 0,
 ) -> keras.Model:
-    """Builds a classifier: pixels in, logits out, every layer in one functional graph.
+    """Builds a classifier from pixels to logits, with every layer in one functional graph.
 
-    The graph holds the backbone's preprocessing, the backbone's own layers (not a nested model),
+    The graph consists of the backbone's preprocessing, the backbone's layers (not a nested model),
     and the head: pooling, hidden layers, dropout and a Dense layer. It loads in plain Keras.
 
     It is compiled with the cross-entropy and the accuracy that fit its head, so that Keras's `fit`
-    and `evaluate` can be called at once, and with stochastic gradient descent (0.01, gradients
-    clipped to a norm of 1). For another optimizer hand its loss on: `compile("adam", model.loss)`.
+    and `evaluate` can be called at once, and with stochastic gradient descent (rate 0.01, gradients
+    clipped to a norm of 1). To use another optimizer, pass the loss on: `compile("adam",
+    model.loss)`.
 
     Args:
         backbone: A name of `tlkit.list_backbones()`.
-        class_names: Names of the classes in the order of the outputs, at least two, all different.
-        image_size: Height and width in pixels, or one number for both; the backbone's own by
-            default.
+        class_names: Names of the classes in the order of the outputs, at least two, all distinct.
+        image_size: Height and width in pixels, or one number for both; by default the backbone's.
         weights: "pretrained" (or "imagenet") for the backbone's published weights, `None` for
-            random ones, else the path of a weights file without classifier.
-        pooling: "avg" or "max" over all positions, or "flatten" to keep them apart.
+            random weights, else the path of a weights file without classifier.
+        pooling: "avg" or "max" over all positions, or "flatten" to keep all positions.
         hidden: Numbers of units of Dense layers with ReLU between pooling and logits.
-        dropout: Share of the values that dropout before the last layer drops, 0 <= dropout < 1;
-            there is no dropout layer for 0.
-        binary: One logit, for the second of two classes, instead of one for each.
-        multi_label: One logit per class, each on its own (a sigmoid each), for images that may
-            show several classes.
-        seed: Makes random weights repeat: the same seed gives the same weights; 0 to 2**32 - 1.
+        dropout: Dropout rate before the last layer, 0 <= dropout < 1; no dropout layer for 0.
+        binary: Whether to have one logit, for the second of two classes, instead of two.
+        multi_label: Whether to have an independent logit (with a sigmoid) per class, for images
+            that may have several classes.
+        seed: Seed of random weights; the same seed gives the same weights; 0 to 2**32 - 1.
 
     Returns:
         A model from `(batch, height, width, 3)`, float32, 0...255, to float32 logits
@@ -73,9 +72,9 @@ def build_classifier(
         "binary_logit" or "label_logits".
 
     Raises:
-        ArgumentError: An argument breaks its rule, the image size is below the backbone's
-            minimum, or a registered backbone does not build on the tensor it is given.
-        WeightsError: The weights cannot be fetched, or are no weights of this backbone.
+        ArgumentError: An argument is invalid, the image size is below the backbone's minimum, or
+            a registered backbone does not build on the given tensor.
+        WeightsError: The weights cannot be downloaded, or belong to another backbone.
         KerasSettingsError: Keras is set to channels first, or to weights that are not float32.
 
     Example:
@@ -93,7 +92,7 @@ def build_classifier(
     check_seed(seed)
     path = _check_weights(spec, weights)
 
-    with _repeatable(seed):
+    with _seeded(seed):
         pixels = keras.Input((height, width, 3), name="pixels", dtype="float32")
         prepared = preprocess(pixels, spec.preprocessing)
         pretrained = "pretrained" if weights is not None and path is None else None
@@ -129,9 +128,9 @@ def _check_classes(class_names: Sequence[str], *, binary: bool, multi_label: boo
     repeated = sorted({str(name) for name in names if names.count(name) > 1})
     if len(names) < 2 or repeated or not all(isinstance(name, str) for name in names):
         raise ArgumentError(
-            "`class_names` must be at least two different names. "
+            "`class_names` must be at least two distinct names. "
             f"Received: class_names={names!r}"
-            f"{f', with {repeated} more than once' if repeated else ''}. "
+            f"{f', with {repeated} repeated' if repeated else ''}. "
             "Give the name of each class once, in the order of the outputs."
         )
     if binary and multi_label:
@@ -142,7 +141,7 @@ def _check_classes(class_names: Sequence[str], *, binary: bool, multi_label: boo
         )
     if binary and len(names) != 2:
         raise ArgumentError(
-            "`binary` must be given with exactly two class names. "
+            "`binary` must be used with exactly two class names. "
             f"Received: binary=True, {len(names)} class names. Leave `binary` out."
         )
     return 1 if binary else len(names)
@@ -156,7 +155,7 @@ def _check_image_size(
     if len(sides) != 2:
         raise ArgumentError(
             "`image_size` must be a number of pixels, or (height, width). "
-            f"Received: image_size={image_size!r}."
+            f"Received: image_size={image_size!r}. Write for example image_size=224."
         )
     for side in sides:
         check_count("image_size", side)
@@ -164,7 +163,7 @@ def _check_image_size(
         raise ArgumentError(
             f"`image_size` must be at least {spec.minimum_image_size} for the backbone "
             f"{spec.name!r}. Received: image_size={image_size!r}. "
-            f"Its own size is {spec.default_image_size}."
+            f"Its default size is {spec.default_image_size}."
         )
     return sides
 
@@ -180,19 +179,19 @@ def _check_head(pooling: str, hidden: Sequence[int], dropout: float) -> None:
         check_count("hidden", units)
     if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
         raise ArgumentError(
-            "`dropout` must be a number from 0 up to, but not including, 1. "
-            f"Received: dropout={dropout!r}."
+            "`dropout` must be a number of at least 0 and below 1. "
+            f"Received: dropout={dropout!r}. Write for example dropout=0.2."
         )
 
 
 def _check_weights(spec: BackboneSpec, weights: str | os.PathLike[str] | None) -> Path | None:
-    """Returns the path if `weights` is one, before anything slow is done."""
+    """Returns the path if `weights` is one; called before any slow work."""
     if weights is None:
         return None
     if not isinstance(weights, str | os.PathLike):
         raise ArgumentError(
             "`weights` must be 'pretrained', None or the path of a file. "
-            f"Received: weights={weights!r}."
+            f"Received: weights={weights!r}. Give one of these."
         )
     if weights not in PRETRAINED:
         return check_weights_file(weights)
@@ -200,8 +199,8 @@ def _check_weights(spec: BackboneSpec, weights: str | os.PathLike[str] | None) -
         raise WeightsError(
             "`weights` must be a file or None for a backbone without pretrained weights. "
             f"Received: weights={weights!r} (backbone={spec.name!r}). Give weights=PATH or "
-            f"weights=None, or take the backbone {SHIPPED_BACKBONE!r}, whose weights ship with "
-            "tlkit."
+            f"weights=None, or use the backbone {SHIPPED_BACKBONE!r}, whose weights are included "
+            "in tlkit."
         )
     return None
 
@@ -209,10 +208,10 @@ def _check_weights(spec: BackboneSpec, weights: str | os.PathLike[str] | None) -
 def _check_backbone(
     spec: BackboneSpec, backbone: keras.Model, pixels: keras.KerasTensor
 ) -> keras.Model:
-    """Checks what a registered builder returned: one flat graph from the pixels to a map."""
+    """Checks that a registered builder returned one flat graph from the pixels to a feature map."""
     remedy = (
-        "Build on the given tensor: call the layers themselves on `input_tensor` (Keras's own "
-        "builders do it with input_tensor=input_tensor) and return "
+        "Build on the given tensor: call the layers themselves on `input_tensor` (for Keras's own "
+        "builders pass input_tensor=input_tensor) and return "
         "keras.Model(keras.utils.get_source_inputs(input_tensor)[0], features)."
     )
     if not isinstance(backbone, keras.Model):
@@ -231,8 +230,8 @@ def _check_backbone(
     if count_parameters(nested) > count_parameters([backbone]) / 2:
         raise ArgumentError(
             "`build` must return one flat graph. Received: a model with the nested model "
-            f"{nested[0].name!r} from the builder of {spec.name!r}, whose layers could be neither "
-            f"grouped nor cut. {remedy}"
+            f"{nested[0].name!r} from the builder of {spec.name!r}, whose layers could not be "
+            f"grouped. {remedy}"
         )
     if len(output.shape) != 4:
         raise ArgumentError(
@@ -244,11 +243,11 @@ def _check_backbone(
 
 
 @contextmanager
-def _repeatable(seed: int) -> Iterator[None]:
-    """Makes the seeds that Keras draws repeat, and leaves Python's generator as it was.
+def _seeded(seed: int) -> Iterator[None]:
+    """Makes the seeds that Keras draws reproducible, and restores the state of Python's generator.
 
-    An initializer or dropout layer without a seed of its own draws one from Python's generator,
-    and the backbones of `keras.applications` take no seed.
+    An initializer or dropout layer without a seed draws one from Python's generator, and the
+    backbones of `keras.applications` take no seed.
     """
     state = random.getstate()
     random.seed(int(seed))

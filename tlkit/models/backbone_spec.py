@@ -1,4 +1,4 @@
-"""What is known of a backbone before it is built; importing this loads no Keras."""
+"""The record of a backbone before it is built; importing this module loads no Keras."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,19 +16,19 @@ class BackboneSpec(ShownAsText):
     """One backbone of the catalogue.
 
     Attributes:
-        name: What `build_classifier` calls it.
+        name: The name for `build_classifier`.
         build: `build(input_tensor, weights)` returns a `keras.Model` without a classifier on top
             of `input_tensor`; `weights` is "pretrained" or `None`.
-        preprocessing: What stands between pixels 0...255 and the backbone: "tf" scales to
-            -1...1, "torch" standardises RGB by ImageNet's statistics, "caffe" turns RGB into BGR
-            and subtracts ImageNet's means, "none" nothing (the backbone takes raw pixels); or a
-            function without arguments that returns a Keras layer.
-        default_image_size: Height and width in pixels it was pretrained at.
-        minimum_image_size: Smallest height and width it can be built at.
-        num_parameters: Number of parameters without a classifier, `None` when not stated.
-        imagenet_top1: Top-1 accuracy on ImageNet's validation set, 0...1, of the published
-            weights, `None` where none is published.
-        weights: What its "pretrained" weights were trained on, `None` when it has none.
+        preprocessing: The preprocessing of pixels 0...255: "tf" scales to -1...1, "torch"
+            standardises RGB by ImageNet's statistics, "caffe" converts RGB to BGR and subtracts
+            ImageNet's means, "none" does nothing (the backbone takes raw pixels); or a function
+            without arguments that returns a Keras layer.
+        default_image_size: Height and width in pixels that it was pretrained at.
+        minimum_image_size: Smallest height and width that it can be built at.
+        num_parameters: Number of parameters without a classifier, `None` if not stated.
+        imagenet_top1: Top-1 accuracy of the published weights on ImageNet's validation set, 0...1,
+            `None` if none is published.
+        weights: The dataset that its "pretrained" weights were trained on, `None` without weights.
     """
 
     _left_out = ("build",)

@@ -1,4 +1,4 @@
-"""Where groups of layers end: at cuts, one per change of resolution."""
+"""The boundaries of groups of layers: cuts, one per change of resolution."""
 
 import re
 from collections import Counter
@@ -13,8 +13,8 @@ from tlkit.errors import ArgumentError
 from tlkit.models.cuts import Cut, find_cuts
 from tlkit.models.graph import parameters, with_nested
 
-SIZE_MARGIN = 2  # a cut up to this much larger than the smallest still counts as small
-NAME_SHARE = 0.8  # of a group's layers that must share a prefix for it to be the group's name
+SIZE_MARGIN = 2  # a cut up to this factor larger than the smallest still counts as small
+NAME_FRACTION = 0.8  # fraction of a group's layers with a prefix that makes it the group's name
 
 _PADDING = tuple(
     getattr(keras.layers, f"{kind}{n}D") for kind in ("ZeroPadding", "Cropping") for n in (1, 2, 3)
@@ -37,8 +37,8 @@ class Segmentation:
     """A model's cuts, and the indices of those at which its groups end.
 
     Attributes:
-        cuts: All cuts but those behind padding, input first, output last.
-        ends: Ascending indices into `cuts`, one per group; the last is the output's.
+        cuts: All cuts except those after padding, input first, output last.
+        ends: Ascending indices into `cuts`, one per group; the last is that of the output.
     """
 
     cuts: tuple[Cut, ...]
@@ -46,13 +46,13 @@ class Segmentation:
 
     @property
     def starts(self) -> tuple[int, ...]:
-        """Indices of the cuts that each group reads; the first group reads the input."""
+        """The index of the cut that each group reads; the first group reads the input."""
         return (0, *self.ends[:-1])
 
     def whole_cut(self, index: int) -> Cut:
         """Returns the cut at an index, or the last one before it that is a single tensor.
 
-        The input is one, so there always is.
+        There always is one, as the input is a single tensor.
         """
         return next(cut for cut in reversed(self.cuts[: index + 1]) if cut.is_whole)
 
@@ -66,18 +66,18 @@ class Segmentation:
 def segment(model: keras.Model) -> Segmentation:
     """Finds the groups of a functional model.
 
-    A model that has grown has the groups that it had before, and what was added is in the group of
-    the layer that it stands beside.
+    A grown model has the groups that it had before; an added layer is in the group of the layer
+    that it extends.
 
-    The last group, the head, is what follows the last cut with positions (rows, columns, time
-    steps) before the network gives its positions up by global pooling or flattening; in a network
-    that never has any, its last layer with weights. Before it, a group ends where the resolution
-    halves: behind the pooling that halves it, else at the last small cut before the layer that
-    does, which in a residual network is a block's end.
+    The last group, the head, consists of all layers after the last cut with positions (rows,
+    columns, time steps) before global pooling or flattening; in a network without positions, it is
+    the last layer with weights. Before it, a group ends where the resolution halves: after the
+    pooling that halves it, else at the last small cut before the layer that halves it, which in a
+    residual network is the end of a block.
 
     Raises:
         ArgumentError: The model is not functional, has several inputs or outputs, or a layer with
-            weights stands both in the head and before it.
+            weights is called both in the head and before it.
     """
     cuts = _without_padding(find_cuts(model))
     head_start = _head_start(cuts)
@@ -86,7 +86,7 @@ def segment(model: keras.Model) -> Segmentation:
     for name, first, last in shared:
         if first <= head_start < last:
             raise ArgumentError(
-                "`model` must have a head of its own. Received: "
+                "`model` must have a head that shares no layer with the backbone. Received: "
                 f"model={model.name!r}, whose layer {name!r} is called both in the head and "
                 "before it. Use two layers, or `keras.models.clone_model` one of them."
             )
@@ -105,10 +105,10 @@ def head_feature_index(segmentation: Segmentation) -> int | None:
 
 
 def name_groups(groups: Sequence[Sequence[keras.layers.Layer]]) -> list[str]:
-    """Names groups by the prefix that their layers share, else `group_N`; the last is "head".
+    """Names groups by the common prefix of their layers, else `group_N`; the last is "head".
 
-    Layers that bear the name Keras gave them do not vote, since those names depend on what else
-    was built in the process.
+    Layers with automatic names of Keras are ignored, since those names depend on what else was
+    built in the process.
 
     Example:
         >>> import keras
@@ -129,7 +129,7 @@ def name_groups(groups: Sequence[Sequence[keras.layers.Layer]]) -> list[str]:
 
 
 def _without_padding(cuts: list[Cut]) -> list[Cut]:
-    """Merges cuts behind padding or cropping with the next: they are never a block's end."""
+    """Merges cuts after padding or cropping with the next, as they never end a block."""
     merged: list[Cut] = []
     waiting: tuple[keras.Operation, ...] = ()
     for cut in cuts:
@@ -150,7 +150,7 @@ def _head_start(cuts: list[Cut]) -> int:
         if cuts[index - 1].is_spatial and gives_up_positions:
             if any(cut.parameters for cut in cuts[:index]):
                 return index - 1
-            break  # flattened before the first layer with weights: a plain stack of Dense layers
+            break  # flattened before the first layer with weights: a stack of Dense layers
     weighted = [index for index, cut in enumerate(cuts) if cut.parameters]
     start = weighted[-1] - 1 if weighted else 0
     while start > 0 and _has_noise(cuts[start]) and not cuts[start].parameters:
@@ -159,7 +159,7 @@ def _head_start(cuts: list[Cut]) -> int:
 
 
 def _resolution_ends(cuts: list[Cut]) -> list[int]:
-    """Returns the indices at which a resolution ends, among the cuts before the head."""
+    """Returns the indices of the cuts before the head at which a resolution ends."""
     levels = _levels(cuts)
     ends: list[int] = []
     for index in range(1, len(cuts)):
@@ -175,7 +175,7 @@ def _resolution_ends(cuts: list[Cut]) -> list[int]:
 
 
 def _levels(cuts: list[Cut]) -> list[int | None]:
-    """Returns how often the resolution has halved at each cut; `None` without positions."""
+    """Returns the number of halvings of the resolution at each cut; `None` without positions."""
     spatial = [cut for cut in cuts if cut.is_spatial]
     if not spatial:
         return [None] * len(cuts)
@@ -189,7 +189,7 @@ def _levels(cuts: list[Cut]) -> list[int | None]:
 
 
 def _last_small_cut(cuts: list[Cut], levels: list[int | None], last: int) -> int:
-    """Returns the latest small cut since the last spatial kernel of the resolution of `last`."""
+    """Returns the last small cut after the last spatial kernel at the resolution of `last`."""
     first = last
     while first > 0 and levels[first - 1] == levels[last] and not _has_spatial_kernel(cuts[first]):
         first -= 1
@@ -208,7 +208,7 @@ def _has_noise(cut: Cut) -> bool:
 
 
 def _shared_layers(cuts: list[Cut]) -> list[tuple[str, int, int]]:
-    """Returns name, first and last cut of each layer with weights that is called repeatedly."""
+    """Returns the name, first and last cut of each layer with weights that is called repeatedly."""
     calls: dict[int, list[int]] = {}
     names: dict[int, str] = {}
     for index, cut in enumerate(cuts):
@@ -220,9 +220,9 @@ def _shared_layers(cuts: list[Cut]) -> list[tuple[str, int, int]]:
 
 
 def _with_parameters(cuts: list[Cut], ends: Iterable[int]) -> list[int]:
-    """Drops the ends of groups that have nothing to train: they merge with the next one.
+    """Merges groups without parameters with the next group, by dropping their ends.
 
-    One right before the head merges with the group before it instead.
+    A group right before the head is merged with the previous group instead.
     """
     kept: list[int] = []
     start = 0
@@ -236,20 +236,20 @@ def _with_parameters(cuts: list[Cut], ends: Iterable[int]) -> list[int]:
 
 
 def _shared_prefix(layers: list[keras.layers.Layer]) -> str | None:
-    """Returns the longest prefix up to a number that enough of the layers share."""
+    """Returns the longest prefix that ends with a number and that enough of the layers share."""
     votes = Counter(
         prefix
         for layer in layers
         if not _has_automatic_name(layer)
         for prefix in _numbered_prefixes(layer.name)
     )
-    needed = NAME_SHARE * sum(not _has_automatic_name(layer) for layer in layers)
+    needed = NAME_FRACTION * sum(not _has_automatic_name(layer) for layer in layers)
     agreed = [prefix for prefix, count in votes.items() if count >= needed]
     return max(agreed, key=len, default=None)
 
 
 def _numbered_prefixes(name: str) -> list[str]:
-    """Splits at "_" and between a digit and a letter; keeps the prefixes that end in a digit."""
+    """Returns the prefixes that end with a digit, before "_", a letter or the end of the name."""
     return [name[: m.end()] for m in re.finditer(r"\d(?=_|[A-Za-z]|$)", name)]
 
 

@@ -1,4 +1,4 @@
-"""The backbones that tlkit knows: what each is called, expects and weighs.
+"""The catalogue of backbones: their names, preprocessing, image sizes and numbers of parameters.
 
 Importing this module loads neither Keras nor TensorFlow, so that names can be checked first; a
 backbone's code is imported when it is built.
@@ -13,7 +13,7 @@ from tlkit.models.backbone_spec import PREPROCESSINGS, SHIPPED_BACKBONE, Backbon
 
 
 def list_backbones() -> tuple[BackboneSpec, ...]:
-    """Returns every backbone that `build_classifier` can build, the registered ones last.
+    """Returns all backbones that `build_classifier` can build, the registered ones last.
 
     Example:
         >>> import tlkit
@@ -33,7 +33,7 @@ def find_backbone(name: str) -> BackboneSpec:
     """Returns the backbone called `name`.
 
     Raises:
-        ArgumentError: There is none of that name; near matches are given.
+        ArgumentError: There is no such backbone; near matches are suggested.
 
     Example:
         >>> from tlkit.models.catalogue import find_backbone
@@ -61,12 +61,12 @@ def register_backbone(
     imagenet_top1: float | None = None,
     weights: str | None = None,
 ) -> BackboneSpec:
-    """Adds a backbone of your own to the catalogue of this process.
+    """Adds your own backbone to the catalogue of this process.
 
-    Registering the same name again replaces it, so that a notebook cell may run twice.
+    Registering the same name again replaces it, so that a notebook cell can be run again.
 
     Args:
-        name: A new name; those of the built-in backbones are taken.
+        name: A new name, not that of a built-in backbone.
         build: `build(input_tensor, weights)`. It calls its layers on `input_tensor`, a Keras
             tensor of preprocessed images `(batch, height, width, 3)`, and returns
             `keras.Model(pixels, features)` with features `(batch, rows, columns, channels)`, where
@@ -75,16 +75,16 @@ def register_backbone(
             tlkit afterwards).
         preprocessing: "caffe", "tf", "torch", "none", or a function without arguments that
             returns a Keras layer; see `BackboneSpec`.
-        default_image_size: Height and width in pixels used when none is asked for.
-        minimum_image_size: Smallest height and width that can be asked for.
+        default_image_size: Default height and width in pixels.
+        minimum_image_size: Smallest allowed height and width.
         num_parameters: Number of parameters without a classifier, for lists.
         imagenet_top1: ImageNet top-1 accuracy, 0...1, for lists.
-        weights: What the weights that `build` loads for "pretrained" were trained on, such as
-            "ImageNet"; `None` when it has no such weights.
+        weights: The dataset that the weights loaded for "pretrained" were trained on, such as
+            "ImageNet"; `None` without such weights.
 
     Raises:
-        ArgumentError: A name that is taken, a `build` that cannot be called, an unknown
-            preprocessing, or a size that is not positive.
+        ArgumentError: The name is that of a built-in backbone, `build` is not callable, the
+            preprocessing is unknown, or a size is not positive.
 
     Example:
         >>> import keras, tlkit
@@ -103,7 +103,7 @@ def register_backbone(
     if not callable(build):
         raise ArgumentError(
             "`build` must be a function of (input_tensor, weights) that returns a keras.Model. "
-            f"Received: build={build!r}."
+            f"Received: build={build!r}. Give such a function."
         )
     if not callable(preprocessing):
         check_choice("preprocessing", preprocessing, PREPROCESSINGS)
@@ -187,7 +187,7 @@ _FAMILIES: tuple[tuple[str, str, str, int, int, int, float | None], ...] = (
     ("nasnet_mobile", "NASNetMobile", "tf", 224, 32, 4_269_716, 0.744),
     ("nasnet_large", "NASNetLarge", "tf", 331, 32, 84_916_818, 0.825),
 )
-# The family they are a width of, the width in hundredths, parameters, ImageNet top-1
+# Family, width multiplier in hundredths, parameters, ImageNet top-1
 _WIDTHS: tuple[tuple[str, int, int, float | None], ...] = (
     ("mobilenet", 25, 218_544, 0.506),
     ("mobilenet", 50, 829_536, 0.637),

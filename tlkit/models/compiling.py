@@ -1,14 +1,14 @@
-"""The loss and the metrics that fit a classifier's head, and a model that is compiled with them."""
+"""The loss and the metrics that fit a classifier's head, and compiling a model with them."""
 
 from typing import Any
 
 import keras
 
 from tlkit.models.heads import head_kind, outputs_logits
-from tlkit.models.recompiling import compile_again, training_scope
+from tlkit.models.recompiling import recompile, training_scope
 
 LEARNING_RATE, CLIP_NORM = 0.01, 1.0
-"""Of the optimizer: a step that neither random weights nor pretrained ones are thrown off by."""
+"""Settings of the optimizer with which neither random nor pretrained weights diverge."""
 
 
 def cross_entropy_of(model: keras.Model) -> keras.losses.Loss:
@@ -46,10 +46,10 @@ def accuracy_of(model: keras.Model, name: str = "accuracy") -> keras.metrics.Met
 def compile_classifier(model: keras.Model) -> None:
     """Compiles a classifier with the loss and accuracy that fit its head, and gradient descent.
 
-    All of it is Keras's own, so that the model loads without tlkit, compiled as it is. Gradients
-    are clipped to a norm of 1, and there is no momentum: an optimizer with a state makes copies of
-    the model twice or three times as large, and its files too, or does not load from a file that
-    was written before it had one. Nothing is built or traced here.
+    Loss, metrics and optimizer are Keras's own, so that the model loads without tlkit and is
+    compiled. Gradients are clipped to a norm of 1, and there is no momentum: an optimizer with
+    state makes the model and its files two or three times as large, or does not load from a file
+    written before the state existed. Nothing is built or traced here.
     """
     given: dict[str, Any] = {"loss": cross_entropy_of(model), "metrics": [accuracy_of(model)]}
     with training_scope(model):
@@ -57,13 +57,13 @@ def compile_classifier(model: keras.Model) -> None:
         model.compile(optimizer=optimizer, **given)
 
 
-def leave_compiled(model: keras.Model) -> None:
-    """Leaves a classifier fit for Keras's `evaluate` and `fit`, whatever has changed in it.
+def ensure_compiled(model: keras.Model) -> None:
+    """Compiles a classifier for Keras's `evaluate` and `fit`, after any change to it.
 
-    One that was compiled keeps its loss, its metrics and its optimizer's settings; another one is
-    compiled as `compile_classifier` does it.
+    A compiled model keeps its loss, its metrics and its optimizer's settings; any other is compiled
+    by `compile_classifier`.
     """
     if model.compiled:
-        compile_again(model)
+        recompile(model)
     else:
         compile_classifier(model)

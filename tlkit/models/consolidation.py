@@ -1,7 +1,7 @@
-"""All parts of a network in plain, wider layers.
+"""Consolidation: merging all parts of a grown network into plain, wider layers.
 
-A layout says, for each channel of a consolidated tensor, which part it comes from, and which
-channel of that part's tensor it is.
+A layout gives, for each channel of a consolidated tensor, the part that it comes from, and its
+channel in that part's tensor.
 """
 
 from typing import Any
@@ -21,17 +21,17 @@ Layout = np.ndarray  # (channels, 2): part, and channel within the part
 def consolidate_graph_spec(graph_spec: GraphSpec) -> None:
     """Turns every call into one of a single part, in place.
 
-    Channels stand in the order of the parts at every layer that mixes units; a part that another
-    does not read becomes zeros in the wider kernel.
+    The channels of a layer that mixes units are in the order of the parts; the weights from a part
+    that another part does not read are zeros in the wider kernel.
     """
-    layouts: dict[Ref, Layout] = {}  # of the outputs that have several parts
+    layouts: dict[Ref, Layout] = {}  # of the outputs with several parts
     for call in graph_spec.calls:
         arriving = [layouts[ref] for ref in call.inputs if ref in layouts]
         layout: Layout | None = None
         if call.mixes_units and (arriving or len(call.layer_specs) > 1):
             layout = _mix(call, arriving[0] if arriving else None)
         elif arriving and isinstance(call.operation, keras.layers.Concatenate):
-            layout = _side_by_side(call, layouts)
+            layout = _concatenate(call, layouts)
         elif arriving:
             _check_passes(call)
             layout = _widen_copy(call, arriving[0])
@@ -43,7 +43,7 @@ def consolidate_graph_spec(graph_spec: GraphSpec) -> None:
 
 
 def _mix(call: Call, arriving: Layout | None) -> Layout:
-    """Puts all parts of a layer that mixes units into one kernel; returns its units' layout."""
+    """Merges all parts of a layer that mixes units into one kernel; returns its units' layout."""
     parts = list(call.joined or call.parts)
     layout = _in_order(parts, [call.layer_specs[0, part].num_units for part in parts])
     kernels = {
@@ -66,18 +66,18 @@ def _mix(call: Call, arriving: Layout | None) -> Layout:
 
 
 def _check_passes(call: Call) -> None:
-    """Raises `ArgumentError` where one layer for all parts would compute what copies do not."""
+    """Raises `ArgumentError` if one layer for all parts would differ from one per part."""
     if not passes(call):
         raise ArgumentError(
-            "`model` must have grown through layers that act on each channel by itself. Received: "
-            f"a model that has grown through {call.name!r} of class "
-            f"{type(call.operation).__name__}, which tlkit does not know to do so. Keep the grown "
-            "model as it is: it trains, saves and loads like any other."
+            "`model` must have grown only through layers that act on each channel separately. "
+            f"Received: a model with added units before {call.name!r} of class "
+            f"{type(call.operation).__name__}, for which tlkit does not know this. Use the grown "
+            "model without consolidating it: it trains, saves and loads like any other."
         )
 
 
 def _widen_copy(call: Call, arriving: Layout) -> Layout:
-    """Puts the copies of a layer that mixes no units into one; returns its channels' layout."""
+    """Merges the copies of a layer that does not mix units into one; returns its layout."""
     operation = call.operation
     changes: dict[str, Any] = {}
     layout = arriving
@@ -103,7 +103,7 @@ def _widen_copy(call: Call, arriving: Layout) -> Layout:
 
 
 def _gather(arrays: dict[int, np.ndarray], layout: Layout, axis: int) -> np.ndarray:
-    """Puts the parts' arrays into one, whose axis is ordered as the layout says."""
+    """Concatenates the parts' arrays along an axis, in the order of the layout."""
     starts, start = {}, 0
     for part, array in arrays.items():
         starts[part] = start
@@ -112,7 +112,7 @@ def _gather(arrays: dict[int, np.ndarray], layout: Layout, axis: int) -> np.ndar
     return np.take(np.concatenate(list(arrays.values()), axis), order, axis)
 
 
-def _side_by_side(call: Call, layouts: dict[Ref, Layout]) -> Layout:
+def _concatenate(call: Call, layouts: dict[Ref, Layout]) -> Layout:
     """Returns the layout of concatenated tensors."""
     offsets: dict[int, int] = {}
     rows = []
@@ -135,14 +135,14 @@ def _in_order(parts: list[int], numbers: list[int]) -> Layout:
 
 
 def _repeated(layout: Layout, times: int) -> Layout:
-    """Channels of which each gives `times` channels, side by side."""
+    """Returns the layout after each channel is expanded to `times` adjacent channels."""
     repeated = np.repeat(layout, times, axis=0)
     repeated[:, 1] = repeated[:, 1] * times + np.tile(np.arange(times), len(layout))
     return repeated
 
 
 def _flattened(layout: Layout, positions: int) -> Layout:
-    """Channels at one position after the other."""
+    """Returns the layout after flattening, with all channels of each position in turn."""
     numbers = {part: int((layout[:, 0] == part).sum()) for part in np.unique(layout[:, 0])}
     steps = np.array([numbers[part] for part in layout[:, 0]])
     flat = np.tile(layout, (positions, 1))
@@ -151,7 +151,7 @@ def _flattened(layout: Layout, positions: int) -> Layout:
 
 
 def _name_as_softmax(call: Call) -> None:
-    """A head with one logit has become one with several, and is called as `head_kind` reads it."""
+    """Renames a binary head that has become a softmax head, as `head_kind` requires."""
     if call.name == OUTPUT_NAMES["binary"]:
         call.layer_specs = {(0, 0): call.layer_spec.changed(name=OUTPUT_NAMES["softmax"])}
 

@@ -9,26 +9,27 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tlkit.models.flattening import Route, flat, joined
+from tlkit.models.flattening import Route, flat, submodel
 from tlkit.models.graph import parameters, sorted_nodes
 from tlkit.models.grown_names import grown_name_of
 
-NOMINAL_SIZE = 256  # stands in for sizes a model leaves open, where only ratios matter
+NOMINAL_SIZE = 256  # replaces sizes that are not fixed, as only ratios matter
 
 
 @dataclass(frozen=True)
 class Cut:
     """A tensor that every path from the input to the output crosses.
 
-    In a network that has grown it may be one in the plain network only: what was added then runs
-    beside it, in tensors of its own.
+    In a grown network it may be a cut of the plain network only: added layers then run in parallel,
+    with their own tensors.
 
     Attributes:
-        tensor: The tensor; that of the layers of the start where others run beside it.
-        operation: What computes it, a layer of the start.
-        between: The operations since the cut before, what was added beside them included.
-        shape: The tensor's shape without the batch; open sizes as for a 256-pixel input.
-        is_whole: Whether no other tensor runs beside it.
+        tensor: The tensor; that of the original layers if added layers run in parallel.
+        operation: The original operation that computes it.
+        between: The operations since the previous cut, including added ones.
+        shape: The tensor's shape without the batch; sizes that are not fixed are those for a
+            256-pixel input.
+        is_whole: Whether no other tensor runs in parallel.
     """
 
     tensor: keras.KerasTensor
@@ -39,32 +40,32 @@ class Cut:
 
     @property
     def is_spatial(self) -> bool:
-        """Whether there are positions (rows, columns, time steps) beside the channels."""
+        """Whether there are positions (rows, columns, time steps) in addition to channels."""
         return len(self.shape) >= 2
 
     @property
     def num_positions(self) -> int:
-        """Number of positions for each image; 1 without any."""
+        """The number of positions for each image; 1 without positions."""
         return prod(self.shape[:-1])
 
     @property
     def num_values(self) -> int:
-        """Number of values for each image."""
+        """The number of values for each image."""
         return prod(self.shape)
 
     @property
     def parameters(self) -> list[Any]:
-        """The variables, frozen or not, that could train since the cut before."""
+        """The variables since the previous cut that can be trainable, frozen or not."""
         return [variable for operation in self.between for variable in parameters(operation)]
 
 
 def find_cuts(model: keras.Model) -> list[Cut]:
     """Returns the cuts of a functional model, from its input to its output, both included.
 
-    Calls are swept in topological order; wherever exactly one output is open (computed, and still
-    to be read), every path crosses it. Nested models count with the graphs inside them: the tensors
-    are those of `tlkit.models.flattening.flat`. What was added beside a layer counts as part of its
-    call, so that a network that has grown has the cuts of the plain one.
+    Calls are visited in topological order; whenever exactly one output is open (computed, and still
+    to be read), every path crosses it. The graphs of nested models are included: the tensors are
+    those of `tlkit.models.flattening.flat`. An added layer counts as part of the call that it
+    extends, so that a grown network has the cuts of the plain one.
 
     Raises:
         ArgumentError: See `model_ends`.
@@ -91,18 +92,18 @@ def find_cuts(model: keras.Model) -> list[Cut]:
     readers = Counter(read for call in reads for read in call)
     readers[outputs[id(output)]] += 1
     found: list[tuple[_Output, tuple[keras.Operation, ...]]] = []
-    still_open: set[_Output] = set()
+    open_outputs: set[_Output] = set()
     between: list[keras.Operation] = []
     for index, call in enumerate(calls):
         between.extend(node.operation for node in call)
         for read in reads[index]:
             readers[read] -= 1
             if not readers[read]:
-                still_open.remove(read)
+                open_outputs.remove(read)
         computed = {(index, position) for position in range(len(call[0].output_tensors))}
-        still_open |= {one for one in computed if readers[one]}
-        if len(still_open) == 1:
-            found.append((next(iter(still_open)), tuple(between)))
+        open_outputs |= {one for one in computed if readers[one]}
+        if len(open_outputs) == 1:
+            found.append((next(iter(open_outputs)), tuple(between)))
             between = []
     tensors = [
         next(iter(crossing[index, position].values()))
@@ -119,16 +120,16 @@ def find_cuts(model: keras.Model) -> list[Cut]:
 
 
 _Output = tuple[int, int]
-"""Which call computes it, and the position among that call's outputs."""
+"""The index of the call that computes it, and its position among that call's outputs."""
 
 
 def _plain_calls(nodes: list[Any], routes: Mapping[int, Route]) -> list[list[Any]]:
-    """Puts what was added together with the node of the plain network that it stands beside."""
+    """Groups added nodes with the node of the plain network that they extend."""
     names: dict[Route, set[str]] = {}
     for node in nodes:
         names.setdefault(routes[id(node.operation)], set()).add(node.operation.name)
     by_name: dict[tuple[Route, str], list[Any]] = {}
-    calls, beside = [], []
+    calls, added_nodes = [], []
     for node in nodes:
         route = routes[id(node.operation)]
         name = grown_name_of(node.operation, names[route])
@@ -136,9 +137,9 @@ def _plain_calls(nodes: list[Any], routes: Mapping[int, Route]) -> list[list[Any
             calls.append([node])
             by_name[route, node.operation.name] = calls[-1]
         else:
-            beside.append(((route, name.base), node))
-    for base, node in beside:
-        if base not in by_name:  # a name that only looks like one that tlkit gave
+            added_nodes.append(((route, name.base), node))
+    for base, node in added_nodes:
+        if base not in by_name:  # a name that only looks like one of tlkit's
             return [[one] for one in nodes]
         by_name[base].append(node)
     position = {
@@ -162,9 +163,9 @@ def _sizes(
     shapes = [tuple(tensor.shape[1:]) for tensor in tensors]
     if any(None in shape for shape in shapes):
         nominal = (1, *(size or NOMINAL_SIZE for size in model_input.shape[1:]))
-        measured = joined(model_input, tensors)
+        measured = submodel(model_input, tensors)
         shapes = [tuple(shape[1:]) for shape in measured.compute_output_shape(nominal)]
-        if any(None in shape for shape in shapes):  # by a layer that tells no more, though it knows
+        if any(None in shape for shape in shapes):  # a layer does not report a size that is fixed
             images = tf.TensorSpec(nominal, model_input.dtype)
             run = tf.function(lambda x: measured(x, training=False), autograph=False)
             traced = run.get_concrete_function(images).structured_outputs

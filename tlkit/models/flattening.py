@@ -1,10 +1,9 @@
-"""A functional model with the graphs of the models nested in it in its own.
+"""Flattening: a functional model's graph with the graphs of nested models inlined.
 
-Keras calls a model inside another one like a layer, and its graph is then out of sight. Here the
-same layers are called again, one after the other, on the tensors that the nested model was given:
-a graph of the same layers and the same weights, in which nothing is nested. The model itself stays
-as it is. Where Keras is known to take an output for another shape than is computed, this graph has
-the true one.
+Keras calls a nested model like a layer, which hides its graph. Here the same layers are called
+again, one after the other, on the tensors that the nested model was called on: a graph of the same
+layers and the same weights without nesting. The model itself is not changed. Where Keras is known
+to infer a wrong output shape, this graph has the correct one.
 """
 
 from collections import Counter
@@ -20,7 +19,7 @@ from tlkit.models.graph import model_ends, sorted_nodes, with_nested
 from tlkit.utils.keras_private import inner_layers, operation_of, own_variables
 
 Route = tuple[str, ...]
-"""The names of the models that a layer is nested in, outermost first."""
+"""The names of the nested models around a layer, outermost first."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,13 +28,14 @@ class FlatGraph:
 
     Attributes:
         input: The model's own input.
-        output: What the model computes; the model's own output where nothing is nested in it and
-            all shapes are what Keras takes them for.
-        tensors: From the id of each tensor of the model's own graph to the same in this one.
-        own: From the same ids to those tensors of the model's own graph.
-        routes: From the id of each operation to where it is nested; the first place of several.
-        names: From the id of each operation to its name, with its route where others bear it.
-        nested: The models that were reached into, with their outputs at that time.
+        output: The output; the model's own output if nothing is nested and Keras infers all shapes
+            correctly.
+        tensors: From the id of each tensor of the model's own graph to its tensor in this graph.
+        own: From the same ids to the tensors of the model's own graph.
+        routes: From the id of each operation to its route; the first one if there are several.
+        names: From the id of each operation to its name, prefixed with its route if it is not
+            unique.
+        nested: The models that were inlined, with their outputs at that time.
     """
 
     input: keras.KerasTensor
@@ -48,7 +48,7 @@ class FlatGraph:
     _kept: tuple[keras.KerasTensor, ...] = field(repr=False, default=())
 
     def is_of(self, model: keras.Model) -> bool:
-        """Whether the model, and those nested in it, still have the graphs that this is made of."""
+        """Whether the model and its nested models still have the graphs that this was made from."""
         pairs = ((model, self._kept), *self.nested)
         return all(
             len(one.outputs) == len(outputs)
@@ -61,12 +61,12 @@ _FLAT: WeakKeyDictionary[keras.Model, FlatGraph] = WeakKeyDictionary()
 
 
 def flat(model: keras.Model) -> FlatGraph:
-    """Returns the graph of a functional model, with those of nested functional models in it.
+    """Returns the graph of a functional model, with nested functional models inlined.
 
-    A nested model that may compute something of its own (a class that defines `call`, or has
-    weights outside its layers), or whose inputs are given by name, stays one operation. So does one
-    with a single kernel and a map of positions as output: a convolution with its normalisation,
-    such as the steps between the stages of ConvNeXt.
+    A nested model that may compute more than its graph (a class that defines `call`, or has weights
+    outside its layers), or whose inputs are given by name, stays one operation. So does a model
+    with a single kernel and positions in its output: a convolution with its normalisation, such as
+    the downsampling between the stages of ConvNeXt.
 
     Raises:
         ArgumentError: The model is not functional, or has several inputs or outputs.
@@ -85,7 +85,7 @@ def flat(model: keras.Model) -> FlatGraph:
         walk = _Walk()
         tensors: dict[int, keras.KerasTensor] = {}
         nodes = sorted_nodes(output)
-        walk.along(nodes, tensors, (), training=None)
+        walk.visit(nodes, tensors, (), training=None)
         found = _FLAT[model] = FlatGraph(
             input=model_input,
             output=tensors[id(output)],
@@ -100,14 +100,14 @@ def flat(model: keras.Model) -> FlatGraph:
 
 
 def flat_tensor(model: keras.Model, tensor: keras.KerasTensor) -> keras.KerasTensor:
-    """Returns the tensor of the flat graph that is the same as one of the model's own graph."""
+    """Returns the tensor of the flat graph that corresponds to one of the model's own graph."""
     return flat(model).tensors.get(id(tensor), tensor)
 
 
 def below(model: keras.Model, tensors: Any) -> keras.Model:
     """Returns the part of a model from its input to one or several tensors of its flat graph.
 
-    Where the model's own graph has all of them, of the same shapes, it is made of that one.
+    It is made from the model's own graph if that has all of them, with the same shapes.
     """
     graph = flat(model)
     own = {
@@ -117,32 +117,32 @@ def below(model: keras.Model, tensors: Any) -> keras.Model:
     }
     if all(id(tensor) in own for tensor in keras.tree.flatten(tensors)):
         tensors = keras.tree.map_structure(lambda tensor: own[id(tensor)], tensors)
-    return joined(graph.input, tensors)
+    return submodel(graph.input, tensors)
 
 
 def above(model: keras.Model, tensor: keras.KerasTensor, name: str | None = None) -> keras.Model:
     """Returns the part of a model from a tensor of its flat graph to its output."""
-    return joined(tensor, flat(model).output, name=name)
+    return submodel(tensor, flat(model).output, name=name)
 
 
-def joined(inputs: Any, outputs: Any, *, name: str | None = None) -> keras.Model:
-    """Returns a model of existing layers, of which several may have one name.
+def submodel(inputs: Any, outputs: Any, *, name: str | None = None) -> keras.Model:
+    """Returns a model of existing layers whose names need not be unique.
 
-    Keras refuses such a model, for files tell layers apart by name. This one is not for saving:
-    its layers bear other names while it is made, and then their own again.
+    Keras refuses such a model, because files identify layers by name. This model must not be saved:
+    its layers have unique names only while it is made.
 
     Args:
-        inputs: As `keras.Model` takes them.
-        outputs: Likewise.
-        name: Its name.
+        inputs: The inputs, as for `keras.Model`.
+        outputs: The outputs, as for `keras.Model`.
+        name: Name of the model.
     """
-    with told_apart(keras.tree.flatten(outputs)):
+    with unique_operation_names(keras.tree.flatten(outputs)):
         return keras.Model(inputs, outputs, name=name)
 
 
 @contextmanager
-def told_apart(outputs: Sequence[keras.KerasTensor]) -> Iterator[None]:
-    """Gives the operations that compute some tensors names of their own for a while."""
+def unique_operation_names(outputs: Sequence[keras.KerasTensor]) -> Iterator[None]:
+    """Temporarily gives unique names to the operations that compute some tensors."""
     operations = {
         id(node.operation): node.operation for output in outputs for node in sorted_nodes(output)
     }
@@ -164,33 +164,33 @@ def told_apart(outputs: Sequence[keras.KerasTensor]) -> Iterator[None]:
 
 
 class _Walk:
-    """One walk along a model's nodes, into those of nested models."""
+    """A traversal of a model's nodes and those of nested models."""
 
     def __init__(self) -> None:
         self.routes: dict[int, Route] = {}
         self.nested: list[tuple[keras.Model, tuple[keras.KerasTensor, ...]]] = []
         self._operations: dict[int, keras.Operation] = {}
 
-    def along(
+    def visit(
         self,
         nodes: Sequence[Any],
         tensors: dict[int, keras.KerasTensor],
         route: Route,
         training: bool | None,
     ) -> None:
-        """Calls the operations of nodes on what `tensors` has for what they read, and adds to it.
+        """Calls the operations of nodes on the corresponding tensors, and adds their outputs.
 
         Args:
-            nodes: Each after those it reads.
-            tensors: From the id of a tensor of these nodes to the one that stands for it.
-            route: Where they are nested.
-            training: What the nested model was called with.
+            nodes: The nodes, each after those it reads.
+            tensors: From the id of a tensor of these nodes to the corresponding one; extended.
+            route: The route of the nodes.
+            training: The `training` argument of the nested model's call.
         """
         for node in nodes:
             if all(id(tensor) in tensors for tensor in node.output_tensors):
-                continue  # a nested model's input, which stands for what it was given
+                continue  # a nested model's input, which has a corresponding tensor already
             operation = node.operation
-            given = _given(node, tensors)
+            given = _inputs_of_nested(node, tensors)
             if given is not None:
                 own = node.arguments.kwargs.get("training")
                 route_inside = (*route, operation.name)
@@ -199,31 +199,31 @@ class _Walk:
                     for tensor, one in zip(operation.inputs, given, strict=True)
                 }
                 inside = sorted_nodes(*operation.outputs)
-                self.along(inside, inner, route_inside, training if own is None else own)
+                self.visit(inside, inner, route_inside, training if own is None else own)
                 self.nested.append((operation, tuple(operation.outputs)))
-                found = [inner[id(tensor)] for tensor in operation.outputs]
+                outputs = [inner[id(tensor)] for tensor in operation.outputs]
             else:
-                self._note(operation, route)
-                found = _called(node, tensors, training, is_own=not route)
-                if _is_of_counted_words(operation, found[0]):
-                    found = [keras.ops.reshape(found[0], (-1, found[0].shape[-1]))]
-                    self._note(operation_of(found[0]), route)
-            tensors |= {id(t): f for t, f in zip(node.output_tensors, found, strict=True)}
+                self._register(operation, route)
+                outputs = _call_operation(node, tensors, training, is_own=not route)
+                if _is_of_counted_words(operation, outputs[0]):
+                    outputs = [keras.ops.reshape(outputs[0], (-1, outputs[0].shape[-1]))]
+                    self._register(operation_of(outputs[0]), route)
+            tensors |= {id(t): one for t, one in zip(node.output_tensors, outputs, strict=True)}
 
     def _cast(self, tensor: keras.KerasTensor, dtype: str, route: Route) -> keras.KerasTensor:
-        """Returns a tensor as a nested model takes it, which casts what it is given."""
+        """Returns a tensor cast to the type that a nested model casts its inputs to."""
         if tensor.dtype == dtype:
             return tensor
         tensor = keras.ops.cast(tensor, dtype)
-        self._note(operation_of(tensor), route)
+        self._register(operation_of(tensor), route)
         return tensor
 
-    def _note(self, operation: keras.Operation, route: Route) -> None:
+    def _register(self, operation: keras.Operation, route: Route) -> None:
         self.routes.setdefault(id(operation), route)
         self._operations.setdefault(id(operation), operation)
 
     def names(self) -> dict[int, str]:
-        """Returns the name of each operation, with its route where others bear it."""
+        """Returns the name of each operation, prefixed with its route if it is not unique."""
         counts = Counter(operation.name for operation in self._operations.values())
         return {
             key: operation.name
@@ -233,10 +233,10 @@ class _Walk:
         }
 
 
-def _called(
+def _call_operation(
     node: Any, tensors: dict[int, keras.KerasTensor], training: bool | None, *, is_own: bool
 ) -> list[keras.KerasTensor]:
-    """Returns the outputs of an operation, called anew where it reads other tensors here."""
+    """Returns the outputs of an operation, called again if it reads different tensors."""
     if is_own and all(tensors[id(tensor)] is tensor for tensor in node.input_tensors):
         return list(node.output_tensors)
     args, kwargs = keras.tree.map_structure(
@@ -248,20 +248,22 @@ def _called(
 
 
 def _is_of_counted_words(operation: keras.Operation, output: keras.KerasTensor) -> bool:
-    """Whether words are counted of texts in a column, of which Keras does not know the shape.
+    """Whether an operation counts the words of texts in a column, where Keras's shape is wrong.
 
-    Of `keras.Input((1,), dtype="string")` a TextVectorization computes `(batch, tokens)` with the
-    modes "multi_hot", "count" and "tf_idf", while its `compute_output_spec` says
-    `(batch, 1, tokens)` (Keras 3.15), and so do all layers behind it.
+    From `keras.Input((1,), dtype="string")` a TextVectorization computes `(batch, tokens)` in the
+    modes "multi_hot", "count" and "tf_idf", while its `compute_output_spec` returns
+    `(batch, 1, tokens)` (Keras 3.15), and all following layers infer from that.
     """
     is_column = len(output.shape) == 3 and output.shape[1] == 1
     return is_column and isinstance(operation, keras.layers.TextVectorization)
 
 
-def _given(node: Any, tensors: dict[int, keras.KerasTensor]) -> list[keras.KerasTensor] | None:
-    """Returns what stands for the inputs of a nested model; `None` unless it can be reached into.
+def _inputs_of_nested(
+    node: Any, tensors: dict[int, keras.KerasTensor]
+) -> list[keras.KerasTensor] | None:
+    """Returns the corresponding inputs of a nested model; `None` if it cannot be inlined.
 
-    Reached into is what is known to compute its graph and nothing else.
+    Only models that are known to compute exactly their graph can be inlined.
     """
     model = node.operation
     is_model = isinstance(model, keras.Model) and _computes_its_graph(model)
@@ -294,7 +296,7 @@ def _computes_its_graph(model: keras.Model) -> bool:
 
 
 def _is_one_step(model: keras.Model) -> bool:
-    """Whether a model is no more than one layer with what belongs to it."""
+    """Whether a model has at most one kernel, and positions in its output."""
     kernels = [layer for layer in with_nested(model) if any(_is_kernel(v) for v in layer.variables)]
     own = [layer for layer in kernels if not inner_layers(layer)]
     return len(own) <= 1 and all(len(output.shape) > 2 for output in model.outputs)
@@ -305,6 +307,6 @@ def _is_kernel(variable: keras.Variable) -> bool:
 
 
 def _keeps_precision(model: keras.Sequential, tensor: keras.KerasTensor) -> bool:
-    """Whether a Sequential model, which casts what it reads, takes the tensor as it is."""
+    """Whether a Sequential model, which casts its inputs, leaves this tensor unchanged."""
     is_float = keras.backend.is_float_dtype(tensor.dtype)
     return not is_float or not model.autocast or tensor.dtype == model.input_dtype

@@ -1,6 +1,6 @@
-"""The graph of a functional model: its nodes in order, and what they hold.
+"""The graph of a functional model: its nodes in order, and their layers and parameters.
 
-What a node is, see `tlkit.utils.keras_private.node_of`.
+For nodes see `tlkit.utils.keras_private.node_of`.
 """
 
 from collections.abc import Iterator
@@ -19,11 +19,11 @@ from tlkit.utils.keras_private import (
 
 
 def check_model(argument: str, model: object) -> None:
-    """Raises `ArgumentError` unless it is a Keras model that has its weights."""
+    """Raises `ArgumentError` unless it is a built Keras model."""
     if not isinstance(model, keras.Model):
         raise ArgumentError(
             f"`{argument}` must be a keras.Model. Received: {argument} of type "
-            f"{type(model).__name__}. Load one with keras.saving.load_model(path), say."
+            f"{type(model).__name__}. Load one for example with keras.saving.load_model(path)."
         )
     if not model.built:
         raise ArgumentError(
@@ -43,7 +43,7 @@ def model_ends(model: keras.Model) -> tuple[keras.KerasTensor, keras.KerasTensor
         raise ArgumentError(
             "`model` must be a functional model, or a Sequential one that is built. Received: "
             f"model={type(model).__name__} {getattr(model, 'name', '')!r}. Build it with "
-            "keras.Model(inputs, outputs), or begin the Sequential with keras.Input(shape)."
+            "keras.Model(inputs, outputs), or start the Sequential with keras.Input(shape)."
         )
     for kind, tensors in (("input", inputs), ("output", outputs)):
         if len(tensors) != 1:
@@ -58,7 +58,7 @@ def model_ends(model: keras.Model) -> tuple[keras.KerasTensor, keras.KerasTensor
 def sorted_nodes(*outputs: keras.KerasTensor) -> list[Any]:
     """Returns the Keras nodes that the outputs are computed from, each after those it reads.
 
-    The order depends on the graph's structure alone, never on names.
+    The order depends only on the structure of the graph, not on names.
     """
     nodes: list[Any] = []
     done: set[int] = set()
@@ -79,7 +79,7 @@ def sorted_nodes(*outputs: keras.KerasTensor) -> list[Any]:
 def nodes_between(start: keras.KerasTensor, output: keras.KerasTensor) -> list[Any] | None:
     """Returns the nodes that compute `output` from `start`, each after those it reads.
 
-    `None` where `output` depends on anything else too, as where a path leads past `start`.
+    `None` if `output` depends on anything else too, for example if a path bypasses `start`.
     """
     nodes: list[Any] = []
     done: set[int] = set()
@@ -103,14 +103,14 @@ def nodes_between(start: keras.KerasTensor, output: keras.KerasTensor) -> list[A
 
 
 def parameters(operation: keras.Operation) -> list[Any]:
-    """Returns the variables that `operation` trains when it is not frozen, nested ones included."""
+    """Returns the variables that `operation` trains if it is not frozen, including nested ones."""
     return [
         variable for layer in with_nested(operation) for variable in own_trainable_variables(layer)
     ]
 
 
 def with_nested(operation: keras.Operation) -> list[keras.layers.Layer]:
-    """Returns a layer and all layers inside it; nothing for an operation that is no layer."""
+    """Returns a layer and all layers inside it; empty for an operation that is not a layer."""
     if not isinstance(operation, keras.layers.Layer):
         return []
     return with_inner_layers(operation)
@@ -132,7 +132,7 @@ def is_nested(node: Any) -> bool:
 
 
 def inner_nodes(node: Any) -> Iterator[Any]:
-    """The nodes inside a nested model, its input left out."""
+    """Yields the nodes inside a nested model, except its input."""
     for output in node.operation.outputs:
         for found in sorted_nodes(output):
             if not isinstance(found.operation, keras.layers.InputLayer):

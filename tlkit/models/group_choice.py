@@ -1,4 +1,4 @@
-"""Which group of layers is meant: by name, by number, by what is new, or by what trains already."""
+"""The choice of a group of layers: by name, by number, "new" layers, or the `trainable` flags."""
 
 from numbers import Integral
 
@@ -8,17 +8,17 @@ from tlkit.errors import ArgumentError, did_you_mean
 from tlkit.models.boundaries import Segmentation, name_groups, segment
 from tlkit.models.graph import parameters, with_nested
 from tlkit.models.grown_names import grown_name_of
-from tlkit.models.layer_spec import read
+from tlkit.models.layer_spec import parse_graph
 
 NEW = "new"
-"""Stands for what was added last, where a group could be named."""
+"""The value of `unfreeze` that selects the layers added last."""
 
 AS_IS = "as_is"
-"""Stands for what the layers' `trainable` flags say, where a group could be named."""
+"""The value of `unfreeze` that selects what the layers' `trainable` flags select."""
 
 
 def members_of(segmentation: Segmentation) -> list[list[keras.layers.Layer]]:
-    """Returns the layers of each group; one without weights that is reused, in its first group."""
+    """Returns the layers of each group; a reused layer without weights is in its first group."""
     placed: set[int] = set()
     members: list[list[keras.layers.Layer]] = []
     for index in range(len(segmentation.ends)):
@@ -35,7 +35,7 @@ def members_of(segmentation: Segmentation) -> list[list[keras.layers.Layer]]:
 def first_group(
     model: keras.Model, members: list[list[keras.layers.Layer]], unfreeze: str | int
 ) -> int:
-    """Returns the index of the first group that trains, see `tlkit.models.groups.resolve_group`.
+    """Returns the index of the first trainable group, see `tlkit.models.groups.resolve_group`.
 
     Raises:
         ArgumentError: There is no such group.
@@ -49,18 +49,18 @@ def first_group(
 
 
 def newest_layers(model: keras.Model) -> list[keras.layers.Layer]:
-    """Returns what the last classes that were added brought, and all that was added after them.
+    """Returns the layers of the last added classes, and all layers added after them.
 
     Raises:
-        ArgumentError: Nothing was added.
+        ArgumentError: No layer was added.
     """
     names = {layer.name for layer in model.layers}
-    since = read(model).newest_classes or 1
+    since = parse_graph(model).newest_classes or 1
     new = [layer for layer in model.layers if grown_name_of(layer, names).number >= since]
     if not new:
         raise ArgumentError(
-            "`unfreeze` must be 'new' only where the model has layers that were added. "
-            f"Received: unfreeze='new', and model={model.name!r} has none. Add some "
+            "`unfreeze` must be 'new' only for a model with added layers. "
+            f"Received: unfreeze='new', and model={model.name!r} without any. Add some "
             "(tlkit.add_classes, tlkit.expand), or name a group: "
             f"{', '.join(name_groups(members_of(segment(model))))}."
         )
@@ -68,7 +68,7 @@ def newest_layers(model: keras.Model) -> list[keras.layers.Layer]:
 
 
 def index_of(names: list[str], group: str | int, argument: str) -> int:
-    """Returns the index of the first group that a name or a number means.
+    """Returns the index of the first group that a name or a number selects.
 
     Raises:
         ArgumentError: There is no such group.
@@ -87,26 +87,26 @@ def index_of(names: list[str], group: str | int, argument: str) -> int:
 
 
 def _first_as_is(model: keras.Model, members: list[list[keras.layers.Layer]]) -> int:
-    """Returns the index of the first group in which anything moves in training."""
-    moving = {id(variable) for variable in model.trainable_variables}
+    """Returns the index of the first group that training changes with the current flags."""
+    trainable = {id(variable) for variable in model.trainable_variables}
     for index, layers in enumerate(members):
         for layer in (one for member in layers for one in with_nested(member)):
             has_statistics = isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
-            if has_statistics or any(id(v) in moving for v in parameters(layer)):
+            if has_statistics or any(id(v) in trainable for v in parameters(layer)):
                 return index
     groups = ", ".join(name_groups(members))
     if not model.trainable:
         raise ArgumentError(
-            "`model` must have something that trains where `unfreeze` is 'as_is', or is left out "
-            f"and flags were set by hand. Received: model={model.name!r}, which is frozen as a "
-            "whole: its own model.trainable is False, set so by hand or before it was saved. Set "
-            "model.trainable = True, or name what is to train, which overrides it: "
+            "`model` must have trainable weights if `unfreeze` is 'as_is', its default for a model "
+            f"with explicitly set flags. Received: model={model.name!r}, which is frozen as a "
+            "whole: its own model.trainable is False, set explicitly or before it was saved. Set "
+            "model.trainable = True, or name the groups to train, which overrides it: "
             f"unfreeze='all', or one of {groups}."
         )
     raise ArgumentError(
-        "`model` must have something that trains where `unfreeze` is 'as_is', or is left out and "
-        f"flags were set by hand. Received: model={model.name!r}, all of whose layers have "
-        "trainable=False, set so by hand or before it was saved. Set layer.trainable = True for "
-        "those that are to train, or name what is, which overrides the flags: unfreeze='all', or "
-        f"one of {groups}."
+        "`model` must have trainable weights if `unfreeze` is 'as_is', its default for a model "
+        f"with explicitly set flags. Received: model={model.name!r}, all of whose layers have "
+        "trainable=False, set explicitly or before it was saved. Set layer.trainable = True for "
+        "the layers to train, or name the groups to train, which overrides the flags: "
+        f"unfreeze='all', or one of {groups}."
     )

@@ -1,4 +1,4 @@
-"""Groups of layers, found from the graph, and which of them train."""
+"""Groups of layers, derived from the graph, and setting which of them are trainable."""
 
 from dataclasses import dataclass
 from math import prod
@@ -18,8 +18,8 @@ from tlkit.models.group_choice import (
     members_of,
     newest_layers,
 )
-from tlkit.models.recompiling import compile_again
-from tlkit.models.trainable import Flags, note_as_left, set_flag
+from tlkit.models.recompiling import recompile
+from tlkit.models.trainable import Flags, record_flags, set_flag
 from tlkit.utils.text_repr import ShownAsText
 
 
@@ -28,13 +28,13 @@ class LayerGroup(ShownAsText):
     """A run of layers between two cuts.
 
     Attributes:
-        name: "head" for the last group; the prefix its layers share (`block5`), else `group_N`,
+        name: "head" for the last group; the common prefix of its layers (`block5`), else `group_N`,
             N counted from the input.
         layers: Names of its layers, input side first. Every layer is in exactly one group. Layers
-            of nested models stand here like those of the model; where several bear one name, with
-            the nested model's before it (`base/conv1`).
+            of nested models are included; if a name is not unique, it is prefixed with the nested
+            model's name (`base/conv1`).
         num_parameters: Number of values in the weights of its layers.
-        boundary: Name of the layer (or operation) whose output is the cut this group ends with.
+        boundary: Name of the layer (or operation) whose output is the cut at the end of the group.
     """
 
     name: str
@@ -51,16 +51,16 @@ class LayerGroup(ShownAsText):
 
 @dataclass(frozen=True)
 class TrainableReport(ShownAsText):
-    """What trains after `set_trainable`, counted from the model's trainable variables.
+    """The trainable groups after `set_trainable`, from the model's trainable variables.
 
     Attributes:
-        groups: Names of the groups with something that trains, input side first.
-        frozen_groups: Names of the others.
-        layers: Names of the layers with something that trains, as in `LayerGroup`.
-        num_trainable: Number of values that training moves.
-        num_frozen: Number of values in weights that it does not (moving averages of batch
-            normalisation count here even where they are updated).
-        batch_norm: "frozen" in every group, "train" in the groups that do, or "none" when the
+        groups: Names of the groups with trainable weights, input side first.
+        frozen_groups: Names of the other groups.
+        layers: Names of the layers with trainable weights, as in `LayerGroup`.
+        num_trainable: Number of trainable parameters.
+        num_frozen: Number of frozen parameters (including moving averages of batch
+            normalisation, even if they are updated).
+        batch_norm: "frozen" in every group, "train" in the trainable groups, or "none" if the
             model has no batch normalisation.
     """
 
@@ -74,9 +74,9 @@ class TrainableReport(ShownAsText):
     def __str__(self) -> str:
         total = self.num_trainable + self.num_frozen
         lines = [
-            f"{self.num_trainable:,} of {total:,} parameters train, in {len(self.layers)} "
+            f"{self.num_trainable:,} of {total:,} parameters trainable, in {len(self.layers)} "
             f"layer{'' if len(self.layers) == 1 else 's'}",
-            f"  trains: {', '.join(self.groups)}",
+            f"  trainable: {', '.join(self.groups)}",
             f"  frozen: {', '.join(self.frozen_groups) or 'no group'}",
         ]
         if self.batch_norm == "frozen":
@@ -88,20 +88,20 @@ def layer_groups(model: keras.Model) -> tuple[LayerGroup, ...]:
     """Returns the groups of a functional (or Sequential) model, input side first, "head" last.
 
     Groups end at cuts, tensors that every path from input to output crosses, one for each change
-    of resolution; so a group never ends inside a residual block. The head is what follows the
-    last cut with positions, from the global pooling or flattening on.
+    of resolution; so a group never ends inside a residual block. The head consists of all layers
+    from the global pooling or flattening on.
 
-    A model that has grown (`add_classes`, `widen_layer`, `expand`) has the groups that it had
-    before; what was added is in the group of the layer that it stands beside. Of models nested in
-    it (`Sequential([base, Flatten(), Dense(2)])`) the layers count, as if they stood in the model
-    itself; a nested model with a `call` of its own counts as one layer.
+    A grown model (`add_classes`, `widen_layer`, `expand`) has the groups that it had before; an
+    added layer is in the group of the layer that it extends. The layers of nested models
+    (`Sequential([base, Flatten(), Dense(2)])`) are treated like layers of the model itself; a
+    nested model with a `call` of its own counts as one layer.
 
     Args:
         model: A functional model.
 
     Raises:
         ArgumentError: The model is not functional, has several inputs or outputs, or a layer with
-            weights stands both in the head and before it.
+            weights is called both in the head and before it.
 
     Example:
         >>> import tlkit
@@ -129,7 +129,7 @@ def cuts(model: keras.Model) -> list[keras.KerasTensor]:
     """Returns the tensors that every path from input to output crosses, input and output included.
 
     `keras.Model(model.input, cut)` is the part before a cut, `keras.Model(cut, model.output)` the
-    part behind it; nothing else connects the two. Where models are nested in it, the parts are
+    part after it; nothing else connects the two. For a model with nested models the parts are
     `tlkit.models.flattening.below(model, cut)` and `above(model, cut)`.
 
     Raises:
@@ -150,8 +150,8 @@ def cuts(model: keras.Model) -> list[keras.KerasTensor]:
 def cut_before(model: keras.Model, group_name: str) -> keras.KerasTensor:
     """Returns the tensor that the group `group_name` reads; the model's input for the first.
 
-    Where layers that were added run beside those of the start there, a group reads several; it is
-    the last tensor before them that every path crosses then.
+    If added layers run in parallel with the original ones there, a group reads several tensors;
+    then it is the last tensor before them that every path crosses.
 
     Raises:
         ArgumentError: There is no such group.
@@ -169,7 +169,7 @@ def cut_before(model: keras.Model, group_name: str) -> keras.KerasTensor:
 
 
 def resolve_group(model: keras.Model, unfreeze: str | int) -> int:
-    """Returns the index in `layer_groups(model)` of the first group that `unfreeze` means.
+    """Returns the index in `layer_groups(model)` of the first group that `unfreeze` selects.
 
     Args:
         model: A functional model.
@@ -177,8 +177,8 @@ def resolve_group(model: keras.Model, unfreeze: str | int) -> int:
             the output (1 is the head).
 
     Raises:
-        ArgumentError: There is no such group; near matches and all groups are given. Or nothing
-            was added to the model that "new" could mean, or nothing trains as it is.
+        ArgumentError: There is no such group; near matches and all groups are listed. Or "new" was
+            given for a model without added layers, or "as_is" for a frozen model.
 
     Example:
         >>> import tlkit
@@ -193,45 +193,46 @@ def resolve_group(model: keras.Model, unfreeze: str | int) -> int:
 def set_trainable(
     model: keras.Model, unfreeze: str | int, *, batch_norm: str = "frozen"
 ) -> TrainableReport:
-    """Lets a group and all after it train, freezes the rest, and reports what will move.
+    """Makes a group and all groups after it trainable, freezes the rest, and reports the result.
 
-    It reaches into nested models. What it sets counts as set by hand: `fine_tune` keeps to it
-    unless told otherwise. A model that is compiled is compiled again as it was, with a new
-    optimizer of the same settings, for Keras would go on with what trained before.
+    It also sets layers of nested models. The flags count as explicitly set: `fine_tune` respects
+    them by default. A compiled model is recompiled with the same settings and a new optimizer,
+    because Keras would continue to train the variables that were trainable before.
 
     Args:
         model: A functional model; its layers are changed in place.
         unfreeze: A group's name, "head", "all", or a number of groups counted from the output (1
-            is the head). Of a model that has grown, "new": what the last `add_classes` added, and
-            all that was added after it, wherever it stands, and nothing else (without added classes
-            all that was added). What grew in isolation then never moves an old output. "as_is":
-            what trains by the layers' `trainable` flags, which are left as they are.
-        batch_norm: "frozen" freezes batch normalisation everywhere, which then also computes with
-            its moving averages during training; "train" lets it train in the groups that do. Of no
-            effect with "as_is".
+            is the head). "new" (for a grown model): only the layers added by the last `add_classes`
+            and after it, in any group (all added layers without added classes); with layers grown
+            in isolation this never changes an old output. "as_is": the layers whose `trainable`
+            flags are set, which are not changed.
+        batch_norm: "frozen" freezes batch normalisation everywhere, which then also uses its moving
+            averages during training; "train" makes it trainable in the trainable groups. Ignored
+            with "as_is".
 
     Raises:
-        ArgumentError: There is no such group, or it has nothing that could train; nothing was
-            added that "new" could mean; nothing trains as it is. The model is unchanged then.
+        ArgumentError: There is no such group, or it has no weights that can be trainable; "new" was
+            given for a model without added layers, or "as_is" for a frozen model. The model is
+            unchanged then.
 
     Example:
         >>> import tlkit
         >>> model = tlkit.build_classifier("resnet20", ["cat", "dog"], weights=None)
         >>> print(tlkit.set_trainable(model, "head"))
-        194 of 591,090 parameters train, in 1 layer
-          trains: head
+        194 of 591,090 parameters trainable, in 1 layer
+          trainable: head
           frozen: stage1, stage2, stage3
           batch normalisation: frozen in all groups
     """
-    report = let_train(model, unfreeze, batch_norm=batch_norm)
-    compile_again(model)
+    report = set_trainable_flags(model, unfreeze, batch_norm=batch_norm)
+    recompile(model)
     return report
 
 
-def let_train(
+def set_trainable_flags(
     model: keras.Model, unfreeze: str | int, *, batch_norm: str = "frozen"
 ) -> TrainableReport:
-    """Does what `set_trainable` does, and leaves it to the caller what Keras is to know of it.
+    """Does the same as `set_trainable`, without recompiling the model.
 
     Raises:
         ArgumentError: See `set_trainable`.
@@ -248,7 +249,7 @@ def let_train(
     before = Flags.of(model)
 
     of_groups = {id(one) for layers in members for layer in layers for one in with_nested(layer)}
-    for layer in with_nested(model):  # a model round others would hide what they train
+    for layer in with_nested(model):  # a frozen enclosing model would freeze its layers
         set_flag(layer, any(id(one) in of_groups for one in with_nested(layer)))
     for layer in (layer for layers in members for layer in layers):
         for nested in with_nested(layer):
@@ -260,10 +261,10 @@ def let_train(
     if names[first] not in report.groups:
         before.restore()
         raise ArgumentError(
-            "`unfreeze` must be a group with something that can train. "
-            f"Received: unfreeze={unfreeze!r}, and the group {names[first]!r} has no such weights "
+            "`unfreeze` must be a group with weights that can be trainable. "
+            f"Received: unfreeze={unfreeze!r}, and the group {names[first]!r} has none "
             f"(batch normalisation: {batch_norm}). "
-            f"Groups that have: {', '.join(report.groups) or 'none of those after it'}."
+            f"Groups with such weights: {', '.join(report.groups) or 'none of those after it'}."
         )
     return report
 
@@ -271,21 +272,21 @@ def let_train(
 def choose_trainable(
     model: keras.Model, unfreeze: str | int, *, batch_norm: str = "frozen"
 ) -> TrainableReport:
-    """Does what `let_train` does, for a purpose of tlkit's own: not as if set by hand."""
-    report = let_train(model, unfreeze, batch_norm=batch_norm)
+    """Does the same for tlkit's own purposes: the flags do not count as explicitly set."""
+    report = set_trainable_flags(model, unfreeze, batch_norm=batch_norm)
     if unfreeze != AS_IS:
-        note_as_left(model)
+        record_flags(model)
     return report
 
 
 def _report(
     model: keras.Model, members: list[list[keras.layers.Layer]], batch_norm: str | None
 ) -> TrainableReport:
-    """Says what trains as the flags are; `None` looks what batch normalisation does by them."""
-    moving = {id(variable) for variable in model.trainable_variables}
+    """Returns the report for the current flags; `batch_norm=None` derives it from the flags."""
+    trainable = {id(variable) for variable in model.trainable_variables}
     names, layer_names = name_groups(members), flat(model).names
-    trains = [
-        [layer for layer in layers if any(id(v) in moving for v in parameters(layer))]
+    trainable_layers = [
+        [layer for layer in layers if any(id(v) in trainable for v in parameters(layer))]
         for layers in members
     ]
     norms = [one for one in with_nested(model) if isinstance(one, keras.layers.BatchNormalization)]
@@ -293,9 +294,11 @@ def _report(
         batch_norm = "train" if any(layer.trainable for layer in norms) else "frozen"
     num_trainable = sum(prod(variable.shape) for variable in model.trainable_variables)
     return TrainableReport(
-        groups=tuple(name for name, layers in zip(names, trains, strict=True) if layers),
-        frozen_groups=tuple(name for name, layers in zip(names, trains, strict=True) if not layers),
-        layers=tuple(layer_names[id(layer)] for layers in trains for layer in layers),
+        groups=tuple(name for name, layers in zip(names, trainable_layers, strict=True) if layers),
+        frozen_groups=tuple(
+            name for name, layers in zip(names, trainable_layers, strict=True) if not layers
+        ),
+        layers=tuple(layer_names[id(layer)] for layers in trainable_layers for layer in layers),
         num_trainable=num_trainable,
         num_frozen=model.count_params() - num_trainable,
         batch_norm=batch_norm if norms else "none",
@@ -303,7 +306,7 @@ def _report(
 
 
 def group_layers(model: keras.Model) -> tuple[tuple[keras.layers.Layer, ...], ...]:
-    """Returns the layers themselves of each group, in the order of `layer_groups(model)`.
+    """Returns the layer objects of each group, in the order of `layer_groups(model)`.
 
     Example:
         >>> import tlkit

@@ -1,18 +1,18 @@
-"""Names of the layers that growing adds: the record of what is new, which every saved model keeps.
+"""Names of added layers: they record how a model has grown, and are kept in every saved model.
 
-Growing a network changes none of its layers; it puts plain layers beside them. Each call of
-`add_classes` or `widen_layer` adds a *part*, numbered from 1; what was there from the start is part
-0. Beside the layer `fc`:
+Growing a network changes none of its layers; it adds plain layers in parallel. Each call of
+`add_classes` or `widen_layer` adds a *part*, numbered from 1; the original layers are part 0. For
+the layer `fc`:
 
-    fc__grown2          its units of part 2, which read what `fc` reads
-    fc__grown2__reads1  how those units read the units of part 1 before them
-    fc__reads2          how the units of part 0 read those of part 2 before them
+    fc__grown2          its units of part 2, which have the inputs of `fc`
+    fc__grown2__reads1  the weights of those units for inputs from part 1
+    fc__reads2          the weights of the units of part 0 for inputs from part 2
     fc__sum             part 0 as the sum of `fc` and all `fc__readsN`
-    fc__activation      the activation of `fc` behind that sum
-    fc__grown2__sum, fc__grown2__activation    the same of part 2
-    fc__classes         all parts of the logits side by side
+    fc__activation      the activation of `fc` after that sum
+    fc__grown2__sum, fc__grown2__activation    the same for part 2
+    fc__classes         the concatenation of all parts of the logits
 
-What lies between (`relu`, say) has a copy of its own for each part: `relu__grown2`.
+Layers in between (such as `relu`) have a copy for each part: `relu__grown2`.
 """
 
 import re
@@ -29,13 +29,13 @@ _PATTERN = re.compile(
 
 @dataclass(frozen=True)
 class GrownName:
-    """The name of a layer, taken apart.
+    """A parsed layer name.
 
     Attributes:
-        base: Name of the layer it stands beside; its own name for a layer of the start.
+        base: Name of the layer that it extends; its own name for an original layer.
         part: Number of the part whose units it computes.
         reads: Number of the part whose units it reads.
-        role: "sum", "activation" or "classes" for what joins other layers' outputs, else "".
+        role: "sum", "activation" or "classes" for a layer that joins others' outputs, else "".
     """
 
     base: str
@@ -50,17 +50,17 @@ class GrownName:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the layer was there from the start."""
+        """Whether it is an original layer."""
         return not (self.part or self.reads or self.role)
 
     @property
     def number(self) -> int:
-        """Number of the part with which the layer was added; 0 for one from the start."""
+        """Number of the part with which the layer was added; 0 for an original layer."""
         return max(self.part, self.reads)
 
 
 def parse_name(name: str, names: Collection[str]) -> GrownName:
-    """Returns a name taken apart; a plain one if there is no layer that it would stand beside.
+    """Returns the parsed name; a plain name if there is no layer that it would extend.
 
     Args:
         name: A layer's name.
@@ -82,7 +82,7 @@ def parse_name(name: str, names: Collection[str]) -> GrownName:
 
 
 def grown_name_of(operation: keras.Operation, names: Collection[str]) -> GrownName:
-    """Returns an operation's name taken apart; names that only look like grown ones are plain."""
+    """Returns an operation's parsed name; names that only look like added ones are plain."""
     name = parse_name(operation.name, names)
     joins = {
         "sum": keras.layers.Add,

@@ -1,4 +1,4 @@
-"""The head of a classifier: what it reads, what its outputs mean, and how to train it alone."""
+"""The head of a classifier: its features, the meaning of its outputs, and the head as a model."""
 
 from typing import Any
 
@@ -11,19 +11,19 @@ from tlkit.models.graph import model_ends
 from tlkit.models.grown_names import parse_name
 from tlkit.utils.keras_private import node_of, operation_of
 
-# Names that `build_classifier` gives the last layer, so that its meaning survives saving
+# Names of the last layer in `build_classifier`, which preserve its meaning when saved
 OUTPUT_NAMES = {"softmax": "logits", "binary": "binary_logit", "multi_label": "label_logits"}
 
 
 def head_kind(model: keras.Model) -> str:
-    """Returns how the outputs of a classifier are to be read.
+    """Returns the kind of a classifier's head.
 
     "softmax": one class per image, `(batch, num_classes)`; "binary": one logit or probability of
-    the second class, `(batch, 1)`; "multi_label": each class on its own, `(batch, num_classes)`.
+    the second class, `(batch, 1)`; "multi_label": independent classes, `(batch, num_classes)`.
 
-    Read from the last activation, else from the name that `build_classifier` gave the last layer
-    (and that it keeps when classes are added) where it fits their number; else one output is binary
-    and several are softmax.
+    It is derived from the last activation, else from the name that `build_classifier` gives the
+    last layer (and that it keeps when classes are added) if that fits the number of outputs; else
+    one output is binary and several are softmax.
 
     Raises:
         ArgumentError: The model is not functional, or has several inputs or outputs.
@@ -49,7 +49,7 @@ def head_kind(model: keras.Model) -> str:
 
 
 def outputs_logits(model: keras.Model) -> bool:
-    """Whether the model's outputs are logits and not yet probabilities.
+    """Whether the model's outputs are logits rather than probabilities.
 
     Example:
         >>> import tlkit
@@ -61,14 +61,14 @@ def outputs_logits(model: keras.Model) -> bool:
 
 
 def probabilities(outputs: Any, model: keras.Model) -> Any:
-    """Turns a model's outputs into probabilities `(batch, num_classes)`, float32, 0...1.
+    """Converts a model's outputs to probabilities `(batch, num_classes)`, float32, 0...1.
 
-    Rows sum to one for the kinds "softmax" and "binary" (`[1 - p, p]`); each class stands on its
-    own for "multi_label". Works on arrays and, inside a graph, on symbolic tensors.
+    Rows sum to one for the kinds "softmax" and "binary" (`[1 - p, p]`), and classes are independent
+    for "multi_label". Works on arrays and, inside a graph, on symbolic tensors.
 
     Args:
-        outputs: What the model returns, `(batch, num_classes)` or `(batch, 1)`.
-        model: The model, which says what its outputs mean.
+        outputs: The model's outputs, `(batch, num_classes)` or `(batch, 1)`.
+        model: The model, for its kind of head.
 
     Example:
         >>> import numpy as np, tlkit
@@ -90,9 +90,9 @@ def probabilities(outputs: Any, model: keras.Model) -> Any:
 def feature_cut(model: keras.Model) -> keras.KerasTensor:
     """Returns the tensor that the first layer of the head with weights (or dropout) reads.
 
-    Everything before it is the same for every training step of a frozen network, so that it can
-    be computed once per image. Where layers that were added run beside those of the start up to
-    the head, no single tensor holds what both compute, and it is the last one before they part.
+    Everything before it is constant while only the head is trained, so that it can be computed once
+    per image. If added layers run in parallel with the original ones up to the head, no single
+    tensor contains the outputs of both, and it is the last tensor before they branch.
 
     Raises:
         ArgumentError: The head has no layer with weights.
@@ -108,17 +108,17 @@ def feature_cut(model: keras.Model) -> keras.KerasTensor:
     if index is None:
         raise ArgumentError(
             "`model` must have a head with weights. Received: "
-            f"model={model.name!r}, which ends without any. Put a Dense layer at its end."
+            f"model={model.name!r}, whose head has none. Add a Dense layer at its end."
         )
     return segmentation.whole_cut(index).tensor
 
 
 def head_from_features(model: keras.Model) -> keras.Model:
-    """Returns the model's head as a model of its own, from features to outputs.
+    """Returns the model's head as a separate model, from features to outputs.
 
     It shares the layers with `model`: training it trains `model`. On the features that
-    `tlkit.models.flattening.below(model, feature_cut(model))` computes, it returns what `model`
-    returns.
+    `tlkit.models.flattening.below(model, feature_cut(model))` computes, its outputs are those of
+    `model`.
 
     Raises:
         ArgumentError: The head has no layer with weights.
@@ -135,12 +135,12 @@ def head_from_features(model: keras.Model) -> keras.Model:
 
 
 def _last_activation(output: keras.KerasTensor) -> str:
-    """Returns "softmax", "sigmoid", or the name of whatever else comes last."""
+    """Returns "softmax", "sigmoid", or the name of the last operation or activation."""
     node = node_of(output)
     operation = node.operation
     if isinstance(operation, keras.Model):
         return _last_activation(model_ends(operation)[1])
-    if isinstance(operation, keras.layers.Concatenate):  # of classes that were added
+    if isinstance(operation, keras.layers.Concatenate):  # of added classes
         activations = {_last_activation(tensor) for tensor in node.input_tensors}
         if len(activations) == 1:
             return activations.pop()

@@ -1,4 +1,4 @@
-"""The weights that new units begin with."""
+"""The initial weights of new units."""
 
 import keras
 import numpy as np
@@ -7,12 +7,11 @@ from tlkit.models.layer_spec import Fill, LayerSpec, units_argument
 
 
 def norm_matched(old: keras.layers.Layer, random: np.random.Generator) -> Fill:
-    """Returns what fills the kernel of new units: He's normal weights at the old units' norm.
+    """Returns a function that fills the kernel of new units with random weights at the old norm.
 
     Each unit's weights are drawn from a normal distribution and scaled to the mean Euclidean norm
-    of the old units' (the mean norm of an old channel's for a depthwise kernel). Where the old ones
-    are all zero, the variance is He's, 2 / fan_in. The bias begins as the layer's own initializer
-    says.
+    of the old units (the mean norm of an old channel for a depthwise kernel). If the old weights
+    are all zero, the variance is He's, 2 / fan_in. The bias is set by the layer's initializer.
 
     Reference:
         He et al. (2015), section 2.2, https://arxiv.org/abs/1502.01852
@@ -37,11 +36,11 @@ def norms(kernel: np.ndarray, num_axes: int = 1) -> np.ndarray:
     return np.sqrt(np.square(kernel, dtype=np.float64).sum(axes))
 
 
-def like_the_average(old: keras.layers.BatchNormalization) -> Fill:
-    """Returns what fills the batch normalisation of new units: as the old ones are on average.
+def averaged_norm(old: keras.layers.BatchNormalization) -> Fill:
+    """Returns a function that fills the batch normalisation of new units with averages.
 
-    Scale, shift and moving variance are the mean of the old units'; the moving mean is zero, as
-    random incoming weights leave it.
+    Scale, shift and moving variance are the means over the old units; the moving mean is zero, as
+    expected with random incoming weights.
     """
 
     def fill(layer: keras.layers.BatchNormalization) -> None:
@@ -54,8 +53,8 @@ def like_the_average(old: keras.layers.BatchNormalization) -> Fill:
     return fill
 
 
-def reader(layer_spec: LayerSpec) -> LayerSpec:
-    """Returns a spec with which its units read further ones: with weights of zero."""
+def zero_reader(layer_spec: LayerSpec) -> LayerSpec:
+    """Returns a spec of a layer with zero weights, through which its units read other units."""
     return LayerSpec(
         layer_spec.operation,
         {
@@ -65,14 +64,14 @@ def reader(layer_spec: LayerSpec) -> LayerSpec:
             "trainable": True,
             "kernel_initializer": "zeros",
         },
-        fill=leave,
+        fill=keep_initial_weights,
     )
 
 
 def is_depthwise(operation: keras.Operation) -> bool:
-    """Whether it is a depthwise convolution."""
+    """Whether an operation is a depthwise convolution."""
     return isinstance(operation, keras.layers.DepthwiseConv1D | keras.layers.DepthwiseConv2D)
 
 
-def leave(layer: keras.layers.Layer) -> None:
-    """Leaves a layer with the weights that its initializers gave it."""
+def keep_initial_weights(layer: keras.layers.Layer) -> None:
+    """Keeps the weights that a layer's initializers have set."""

@@ -1,4 +1,4 @@
-"""The backbones of `keras.applications`, on a given tensor, with errors that say what to do."""
+"""The backbones of `keras.applications`, on a given tensor, with errors that have a remedy."""
 
 import math
 import os
@@ -27,8 +27,8 @@ def build_keras_application(
     Args:
         function: Name of the function in `keras.applications`, such as "ResNet50".
         input_tensor: Preprocessed images `(batch, height, width, 3)`, float32.
-        weights: "pretrained" for Keras's ImageNet weights, downloaded at their first use, or
-            `None` for random ones.
+        weights: "pretrained" for Keras's ImageNet weights, downloaded on first use, or `None` for
+            random weights.
         **options: Further arguments of the function, such as `alpha`.
 
     Raises:
@@ -49,7 +49,7 @@ def build_keras_application(
     }
     if weights is not None:
         with _fetching(function), warnings.catch_warnings():
-            # MobileNets without weights for this size take those for 224 pixels, as documented
+            # MobileNets without weights for this size use those for 224 pixels, as documented
             warnings.filterwarnings("ignore", ".*Weights for input shape", UserWarning)
             return build(weights="imagenet", **arguments)
     backbone = build(weights=None, **arguments)
@@ -59,11 +59,11 @@ def build_keras_application(
 
 
 def _rescale_as_for_imagenet(backbone: keras.Model, input_tensor: keras.KerasTensor) -> keras.Model:
-    """Gives an EfficientNet the layer that Keras adds for `weights="imagenet"` only.
+    """Adds the layer to an EfficientNet that Keras adds for `weights="imagenet"` only.
 
-    The published files hold standard deviations where variances belong, and Keras makes up for it
-    with a `Rescaling` behind the `Normalization`. Without it, the same file given as
-    `weights=PATH` would see wrongly scaled images: https://github.com/tensorflow/tensorflow/issues/62193
+    The published files contain standard deviations instead of variances, and Keras compensates with
+    a `Rescaling` after the `Normalization`. Without it, the same file given as `weights=PATH` would
+    get wrongly scaled images: https://github.com/tensorflow/tensorflow/issues/62193
     """
 
     def call(layer: keras.layers.Layer, *inputs: Any, **keywords: Any) -> keras.KerasTensor:
@@ -78,7 +78,7 @@ def _rescale_as_for_imagenet(backbone: keras.Model, input_tensor: keras.KerasTen
 
 @contextmanager
 def _fetching(function: str) -> Iterator[None]:
-    """Turns a failed download into a `WeightsError`, soon."""
+    """Turns a failed download into a `WeightsError`, with a short timeout."""
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(CONNECTION_TIMEOUT)
     try:
@@ -91,18 +91,18 @@ def _fetching(function: str) -> Iterator[None]:
         address, reason = failure.groups() if failure else (None, str(error))
         file = f"{Path(address).name!r} (from {address})" if address else "its weights file"
         raise WeightsError(
-            "`weights` must be pretrained weights that can be fetched, a file, or None. "
+            "`weights` must be pretrained weights that can be downloaded, a file, or None. "
             f"Received: weights='pretrained', and {function} needs {file}, which cannot be "
-            f"fetched: {reason}. Put that file into {_keras_folder()}, where Keras looks for it, "
-            "or give weights=PATH with the path of the file, or take the backbone "
-            f"{SHIPPED_BACKBONE!r}, whose pretrained weights need no network."
+            f"downloaded: {reason}. Put that file into {_keras_folder()}, where Keras looks for "
+            "it, give weights=PATH with the path of the file, or use the backbone "
+            f"{SHIPPED_BACKBONE!r}, whose pretrained weights are included in tlkit."
         ) from error
     finally:
         socket.setdefaulttimeout(timeout)
 
 
 def _keras_folder() -> Path:
-    """The folder in which Keras keeps downloaded weights."""
+    """Returns the folder in which Keras stores downloaded weights."""
     home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras").expanduser()
     if not os.access(home if home.exists() else home.parent, os.W_OK):
         home = Path("/tmp/.keras")  # as Keras chooses

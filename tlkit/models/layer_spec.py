@@ -1,9 +1,9 @@
-"""A functional model as the calls of a plain network, and the parts that each of them has grown.
+"""The graph spec of a functional model: the calls of the plain network, with their added parts.
 
-Growing a network means: `read` its graph, edit what was read, `tlkit.models.rebuild.build` a new
-model of it. The plain network is the one before it ever grew; whatever was added since, recognised
-by the names of layers (`tlkit.models.grown_names`), hangs on the call that it stands beside. So a
-network that has grown grows again by the same edits as one that has not.
+A network grows in three steps: `parse_graph` its graph, edit the graph spec, and
+`tlkit.models.rebuild.build` a new model from it. The plain network is the original one; added
+layers, recognised by their names (`tlkit.models.grown_names`), belong to the call that they extend.
+So a grown network grows further by the same edits as a plain one.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,13 +28,13 @@ Fill = Callable[[keras.layers.Layer], None]
 
 @dataclass(frozen=True, eq=False)
 class LayerSpec:
-    """A layer (or other operation) to be: one that exists, with changes.
+    """The spec of a layer (or other operation) to build: an existing one, with changes.
 
     Attributes:
-        operation: Where class, settings and, unless said otherwise, weights come from.
+        operation: The source of the class, the settings and, by default, the weights.
         changes: Settings that differ from those of `operation`.
-        weights: The weights, in the order of `Layer.weights`, where they differ.
-        fill: What sets the weights of the new layer once it is built, where nothing else says them.
+        weights: The weights, in the order of `Layer.weights`, if they differ.
+        fill: A function that sets the weights of the new layer after it is built, if needed.
     """
 
     operation: keras.Operation
@@ -43,30 +43,30 @@ class LayerSpec:
     fill: Fill | None = None
 
     def changed(self, **changes: Any) -> "LayerSpec":
-        """Returns the same spec with further settings changed."""
+        """Returns the spec with further settings changed."""
         return replace(self, changes={**self.changes, **changes})
 
     @property
     def config(self) -> dict[str, Any]:
-        """The settings that the layer will have."""
+        """The settings of the layer to build."""
         return {**self.operation.get_config(), **self.changes}
 
     @property
     def num_units(self) -> int:
-        """Units of a Dense layer, filters of a convolution."""
+        """The number of units of a Dense layer, or of filters of a convolution."""
         return int(self.config[units_argument(self.operation)])
 
 
 @dataclass(frozen=True)
 class Ref:
-    """One output of a call; stands for its tensor in the arguments of other calls."""
+    """A reference to one output of a call, in the arguments of other calls."""
 
     call: "Call"
     output: int = 0
 
     @property
     def shape(self) -> tuple[int | None, ...]:
-        """Shape of part 0, batch included."""
+        """The shape of part 0, including the batch."""
         return self.call.shapes[self.output]
 
 
@@ -75,14 +75,15 @@ class Call:
     """One call of an operation in the plain network.
 
     Attributes:
-        args: Its arguments, a `Ref` where a tensor was.
-        kwargs: Likewise.
-        shapes: Shapes of its outputs, batch included, those of part 0.
-        layer_specs: What computes it, by (part read, part computed); (0, 0) is the plain layer. A
-            layer that mixes units (Dense, a convolution) has one for each pair of parts of
-            which one reads the other; anything else a copy (n, n) for each part.
-        activation: The activation of a layer that mixes units, as its config has it.
-        joined: The parts in the order in which their outputs stand side by side, where they do.
+        args: Its positional arguments, with a `Ref` in place of each tensor.
+        kwargs: Its keyword arguments, likewise.
+        shapes: The shapes of its outputs for part 0, including the batch.
+        layer_specs: Its layers, by (part read, part computed); (0, 0) is the plain layer. A layer
+            that mixes units (Dense, a convolution) has one for each pair of parts of which one
+            reads the other; any other layer has a copy (n, n) for each part.
+        activation: The activation of a layer that mixes units, in the form of its config.
+        joined: The parts in the order in which their outputs are concatenated; empty if they are
+            not.
     """
 
     args: tuple[Any, ...]
@@ -94,12 +95,12 @@ class Call:
 
     @property
     def layer_spec(self) -> LayerSpec:
-        """The plain layer."""
+        """The spec of the plain layer."""
         return self.layer_specs[0, 0]
 
     @property
     def operation(self) -> keras.Operation:
-        """The operation that the plain layer is read from."""
+        """The operation of the plain layer."""
         return self.layer_spec.operation
 
     @property
@@ -109,35 +110,35 @@ class Call:
 
     @property
     def inputs(self) -> list[Ref]:
-        """What it reads, in the order of its arguments."""
+        """The outputs that it reads, in the order of its arguments."""
         leaves = keras.tree.flatten((self.args, self.kwargs))
         return [leaf for leaf in leaves if isinstance(leaf, Ref)]
 
     @property
     def mixes_units(self) -> bool:
-        """Whether each of its outputs is a sum over units that it reads."""
+        """Whether each of its outputs is a sum over the units that it reads."""
         return mixes_units(self.operation)
 
     @property
     def parts(self) -> list[int]:
-        """The parts that it has layers for; a concatenation has none of its own."""
+        """The parts that it has layers for; a concatenation has none."""
         return sorted({part for _, part in self.layer_specs})
 
     @property
     def num_units(self) -> int:
-        """Units of all parts of a layer that mixes units."""
+        """The number of units of a layer that mixes units, over all parts."""
         return sum(self.layer_specs[0, part].num_units for part in self.parts)
 
 
 @dataclass(eq=False)
 class GraphSpec:
-    """A functional model with one input and one output, taken apart.
+    """The parsed graph of a functional model with one input and one output.
 
     Attributes:
         name: The model's name.
-        calls: Each after those it reads.
-        output: What the model returns.
-        has_flags: Whether someone has set its layers' `trainable` flags by hand.
+        calls: The calls, each after those it reads.
+        output: The output of the model.
+        has_flags: Whether the user has set its layers' `trainable` flags.
     """
 
     name: str
@@ -155,12 +156,12 @@ class GraphSpec:
 
     @property
     def next_part(self) -> int:
-        """The number of the part that is added next."""
+        """The number of the next part to add."""
         return 1 + max((part for call in self.calls for _, part in call.layer_specs), default=0)
 
     @property
     def newest_classes(self) -> int:
-        """The number of the part of the classes that were added last; 0 if none were."""
+        """The number of the part of the classes added last; 0 if none were added."""
         return max((part for call in self.calls for part in call.joined), default=0)
 
     def is_shared(self, call: Call) -> bool:
@@ -173,26 +174,26 @@ class GraphSpec:
 
 
 def units_argument(operation: keras.Operation) -> str:
-    """Returns how the layer's constructor calls its number of units."""
+    """Returns the name of the constructor's argument for the number of units."""
     return "units" if isinstance(operation, keras.layers.Dense) else "filters"
 
 
 def mixes_units(operation: keras.Operation) -> bool:
-    """Whether it is a Dense layer or a convolution of one group.
+    """Whether an operation is a Dense layer or a convolution with one group.
 
-    A class derived from those may compute anything, and is not meant.
+    Subclasses of these may compute anything, and do not count.
     """
     if type(operation) is keras.layers.Dense:
         return True
     return type(operation) in CONVOLUTIONS and operation.groups == 1
 
 
-def read(model: keras.Model) -> GraphSpec:
-    """Takes a functional model apart, whether it has grown before or not. It is left as it is.
+def parse_graph(model: keras.Model) -> GraphSpec:
+    """Returns the graph spec of a functional model, grown or not. The model is not changed.
 
     Raises:
-        ArgumentError: The model is not functional, or has several inputs or outputs; or a part that
-            has grown is read by a layer that was put there by hand.
+        ArgumentError: The model is not functional, or has several inputs or outputs; or a layer
+            that tlkit did not add reads an added part.
     """
     _, output = model_ends(model)
     nodes = sorted_nodes(output)
@@ -228,7 +229,7 @@ def read(model: keras.Model) -> GraphSpec:
 
 
 def _attach(node: Any, name: GrownName, call: Call) -> None:
-    """Adds to a call what one of the layers beside it stands for."""
+    """Adds an added layer to the call that it extends."""
     operation = node.operation
     if name.role == "activation":
         call.activation = operation.get_config()["activation"]
@@ -248,8 +249,8 @@ def _ref_of(value: Any, refs: dict[int, Ref], model: keras.Model) -> Any:
     if id(value) not in refs:
         name = operation_of(value).name
         raise ArgumentError(
-            "`model` must have grown by tlkit's functions alone. Received: "
-            f"model={model.name!r}, where a layer of your own reads {name!r}, one of several "
+            "`model` must have grown only by tlkit's functions. Received: "
+            f"model={model.name!r}, in which one of your own layers reads {name!r}, one of several "
             "parts. Consolidate the model before you add layers: tlkit.consolidate(model)."
         )
     return refs[id(value)]

@@ -1,4 +1,4 @@
-"""What a classifier takes and gives, in one record that data are checked against."""
+"""The spec of a classifier's inputs and outputs, which data are checked against."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,28 +16,28 @@ PIXELS = (0.0, 255.0)
 UNIT = (0.0, 1.0)
 
 _PROBED = (0.0, 1.0, 127.0, 255.0)
-_OPEN_SIDE = 32  # stands in for a side that the model leaves open
-# What one grey level may become: Rescaling(1/255) at the one end, a deviation of 16 at the other.
-# Measurements in other units (reflectance, temperature) are scaled by far less.
+_OPEN_SIDE = 32  # replaces a side that is not fixed
+# Scales of one grey level that count as image preprocessing: from below Rescaling(1/255) to a
+# deviation of 16. Measurements in other units (reflectance, temperature) are scaled by far less.
 _IMAGE_SCALES = (1 / 512, 1 / 16)
-_PIXEL_SCALES = (1 / 257, 1 / 127)  # of inputs that are no images for certain
+_PIXEL_SCALES = (1 / 257, 1 / 127)  # for inputs that may not be images
 _LEAST_SHIFT = 32.0  # of a mean that is subtracted without scaling
-# Mean and deviation of images in 0...1, with room: ImageNet's are 0.41 to 0.49 and 0.22 to 0.23.
-# Nothing done at all is a mean of 0 and a deviation of 1.
+# Plausible means and deviations of images in 0...1; ImageNet's are 0.41 to 0.49 and 0.22 to 0.23.
+# Without preprocessing the mean is 0 and the deviation 1.
 _UNIT_MEANS = (0.05, 0.95)
 _UNIT_DEVIATIONS = (0.05, 1.0)
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What a classifier takes and gives.
+    """The inputs and outputs of a classifier.
 
     Attributes:
-        name: The model's.
-        input_shape: Shape of a batch; `None` where a size is open, the batch's always.
-        input_dtype: Of the input, "string" for text.
-        num_outputs: Values for each image.
-        kind: How they are to be read: "softmax", "binary" or "multi_label".
+        name: The model's name.
+        input_shape: Shape of a batch; `None` for sizes that are not fixed, including the batch's.
+        input_dtype: Type of the input, "string" for text.
+        num_outputs: Number of values for each image.
+        kind: Kind of the head: "softmax", "binary" or "multi_label".
     """
 
     name: str
@@ -49,16 +49,16 @@ class ModelSpec:
 
     @property
     def num_classes(self) -> int:
-        """How many classes the outputs tell apart: two for one binary output."""
+        """The number of classes: two for one binary output."""
         return 2 if self.kind == "binary" else self.num_outputs
 
     def describes(self, other: "ModelSpec") -> bool:
-        """Whether it is of the same model, as it is now, as another."""
+        """Whether another spec describes the same model in its current state."""
         return self == other and self._model is other._model
 
     @property
     def takes_text(self) -> bool:
-        """Whether the input is strings."""
+        """Whether the input consists of strings."""
         return self.input_dtype == "string"
 
     @property
@@ -68,25 +68,24 @@ class ModelSpec:
 
     @cached_property
     def value_range(self) -> tuple[float, float] | None:
-        """`PIXELS` or `UNIT` where the model itself brings these to what its layers take.
+        """The range of values that the model's preprocessing expects: `PIXELS` or `UNIT`.
 
-        `None` where neither is certain.
+        `None` if neither is certain.
 
-        What stands between the input and the first layer with weights is asked: where it is one
-        affine function of each value, such as `Rescaling(1 / 255)`, a `Normalization` adapted to
-        pixels, `x / 127.5 - 1`, or the subtraction of ImageNet's mean, that decides. So it does for
-        0...1, of images with three channels alone: `x * 2 - 1`, or mean and deviation of such
-        images. A model without anything of the kind may take any values, and so may one that does
-        something else first.
+        It is derived from the operations between the input and the first layer with weights, if
+        they are an affine function of each value: for pixels, such as `Rescaling(1 / 255)`, a
+        `Normalization` adapted to pixels, `x / 127.5 - 1`, or the subtraction of ImageNet's mean;
+        for 0...1, only with three channels, `x * 2 - 1`, or the mean and deviation of such images.
+        A model without such preprocessing, or with another operation first, may take any values.
         """
         if self.takes_text or len(self.input_shape) < 2:
             return None
         values = _before_first_weights(self._model, self._constant_inputs())
-        return None if values is None else self._range_brought(values)
+        return None if values is None else self._expected_range(values)
 
     @cached_property
     def num_tokens(self) -> int | None:
-        """How many whole numbers from 0 on the input may hold, where an `Embedding` reads it."""
+        """The number of tokens, integers from 0 on, if an `Embedding` reads the input."""
         model_input, output = model_ends(self._model)
         sizes = [
             node.operation.input_dim
@@ -101,9 +100,9 @@ class ModelSpec:
         values = np.array(_PROBED).reshape(-1, *(1 for _ in shape))
         return np.broadcast_to(values, (len(_PROBED), *shape)).astype("float32")
 
-    def _range_brought(self, values: np.ndarray) -> tuple[float, float] | None:
-        """The range whose values are brought to what the constant inputs became."""
-        # the middle, as padding changes what lies at the edge
+    def _expected_range(self, values: np.ndarray) -> tuple[float, float] | None:
+        """Returns the expected range, from the values that the constant inputs are mapped to."""
+        # the centre, because padding changes values at the edge
         centre = values[(slice(None), *(size // 2 for size in values.shape[1:-1]))]
         if centre.ndim < 2 or not np.isfinite(centre).all():
             return None
@@ -135,12 +134,12 @@ class ModelSpec:
 
 
 def describe_model(model: keras.Model) -> ModelSpec:
-    """Returns what a classifier takes and gives.
+    """Returns the spec of a classifier's inputs and outputs.
 
     Raises:
         ArgumentError: The model is not functional, has several inputs or outputs, returns a
-            dictionary, does not give one row of values for each image, or ends in a softmax over
-            a single output.
+            dictionary, does not return one row of values for each image, or ends in a softmax
+            over a single output.
 
     Example:
         >>> import tlkit
@@ -155,16 +154,16 @@ def describe_model(model: keras.Model) -> ModelSpec:
         raise ArgumentError(
             "`model` must return one tensor. Received: "
             f"model={model.name!r}, which returns a dictionary with {', '.join(map(repr, named))}. "
-            "Make it keras.Model(model.inputs[0], model.outputs[0]), which shares its weights."
+            "Use keras.Model(model.inputs[0], model.outputs[0]), which shares its weights."
         )
     dtype = keras.backend.standardize_dtype(model_input.dtype)
     output = flat(model).output
     if len(output.shape) != 2 or output.shape[-1] is None:
-        remedy = "Put a global pooling or Flatten, and a Dense layer, at its end."
+        remedy = "Add a global pooling or Flatten, and a Dense layer, at its end."
         if dtype == "string":  # or words are counted in a nested model, see `flat`
             remedy = (
-                "Put a global pooling or Flatten before its first Dense layer; where words are "
-                "counted (multi_hot, count, tf_idf), keras.Input((), dtype='string') does as well."
+                "Add a global pooling or Flatten before its first Dense layer; if words are "
+                "counted (multi_hot, count, tf_idf), keras.Input((), dtype='string') works too."
             )
         raise ArgumentError(
             "`model` must return one row of values for each image, (batch, classes). Received: "
@@ -173,9 +172,9 @@ def describe_model(model: keras.Model) -> ModelSpec:
     kind = head_kind(model)
     if kind == "softmax" and output.shape[-1] == 1:
         raise ArgumentError(
-            "`model` must not end in a softmax over one output, which gives 1.0 whatever the image "
-            f"is. Received: model={model.name!r} with outputs of the shape (None, 1). For two "
-            'classes end it in Dense(1, activation="sigmoid"), or in two outputs: '
+            "`model` must not end in a softmax over one output, which is 1.0 for every image. "
+            f"Received: model={model.name!r} with outputs of the shape (None, 1). For two "
+            'classes use Dense(1, activation="sigmoid"), or two outputs: '
             'Dense(2, activation="softmax").'
         )
     return ModelSpec(
@@ -189,9 +188,9 @@ def describe_model(model: keras.Model) -> ModelSpec:
 
 
 def _before_first_weights(model: keras.Model, values: Any) -> np.ndarray | None:
-    """What inputs become on their way to the first layers with weights, nested models included.
+    """Returns the input of the first layers with weights for given values, also in nested models.
 
-    `None` where these read several tensors, or none.
+    `None` if these layers read several tensors, or there are none.
     """
     model_input, output = model_ends(model)
     known: dict[int, Any] = {id(model_input): keras.ops.cast(values, model_input.dtype)}
@@ -203,19 +202,19 @@ def _before_first_weights(model: keras.Model, values: Any) -> np.ndarray | None:
             for tensor in node.input_tensors:
                 readers.setdefault(id(tensor), []).append(node.operation)
             continue
-        outputs = keras.tree.flatten(_computed(node, known))
+        outputs = keras.tree.flatten(_run_node(node, known))
         known |= {id(one): value for one, value in zip(node.output_tensors, outputs, strict=True)}
     if len(readers) != 1:
         return None
     ((key, operations),) = readers.items()
     if len(operations) == 1 and _is_one_to_one(operations[0]):
         return _before_first_weights(operations[0], known[key])
-    found = keras.ops.convert_to_numpy(keras.ops.cast(known[key], "float32"))
-    return found.astype(np.float64)
+    read = keras.ops.convert_to_numpy(keras.ops.cast(known[key], "float32"))
+    return read.astype(np.float64)
 
 
-def _computed(node: Any, known: dict[int, Any]) -> Any:
-    """What an operation gives in inference for values that are known."""
+def _run_node(node: Any, known: dict[int, Any]) -> Any:
+    """Returns the outputs of an operation for known inputs, in inference mode."""
     arguments, keywords = keras.tree.map_structure(
         lambda value: known[id(value)] if isinstance(value, keras.KerasTensor) else value,
         (node.arguments.args, node.arguments.kwargs),

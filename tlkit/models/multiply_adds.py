@@ -1,4 +1,4 @@
-"""How many multiplications and additions a forward pass takes, layer by layer."""
+"""The number of multiply-adds of a forward pass, counted layer by layer."""
 
 import inspect
 from collections.abc import Callable
@@ -16,16 +16,16 @@ Shape: TypeAlias = tuple[int | None, ...]
 
 
 def count_multiply_adds(model: keras.Model) -> int:
-    """Returns the multiplications and additions in one image's forward pass, in pairs.
+    """Returns the number of multiply-adds in one image's forward pass.
 
-    Counted are matrix products and convolutions, whether of an input with a kernel or of two
-    tensors (attention, `Dot`): each product of two numbers that is added to a sum. Normalisation,
-    pooling, resizing, activations with or without weights, and embeddings, which look rows up,
-    count nothing. A transposed convolution counts its kernel at each position of its input, a
-    recurrent layer its cell at each step, in both directions where it has two. Each call in this
-    graph counts once, whatever other models share the layers. What is none of Keras's own layers
-    is traced, and its operations are counted; loops in it are taken to run along its input's first
-    axis, unless they say how often they do.
+    Matrix products and convolutions are counted, of an input with a kernel or of two tensors
+    (attention, `Dot`): each product of two numbers that is added to a sum. Normalisation, pooling,
+    resizing, activations with or without weights, and embeddings, which look rows up, count as 0. A
+    transposed convolution counts its kernel at each position of its input, a recurrent layer its
+    cell at each step, in both directions if it has two. Each call in this graph counts once, even
+    if other models share the layers. Other layers than Keras's own are traced, and their operations
+    counted; their loops are assumed to run along the first axis of the input, unless the graph
+    contains the number of iterations.
 
     Raises:
         ArgumentError: See `model_ends`.
@@ -41,7 +41,7 @@ def count_multiply_adds(model: keras.Model) -> int:
 
 
 def multiply_adds_of(node: Any) -> int:
-    """Returns those of one call of an operation; a side that is left open counts as 1."""
+    """Returns the multiply-adds of one call of an operation; sizes not fixed count as 1."""
     if is_nested(node):
         return sum(multiply_adds_of(inner) for inner in inner_nodes(node))
     operation = node.operation
@@ -53,13 +53,13 @@ def multiply_adds_of(node: Any) -> int:
 
 
 def _known(operation: Any, inputs: list[Shape], output: Shape) -> int | None:
-    """Counts by a rule, `None` where there is none for the operation's class."""
+    """Returns the count by a rule; `None` if there is none for the operation's class."""
     rule = _RULES.get(type(operation))
     return None if rule is None else rule(operation, inputs, output)
 
 
 def _by_output(layer: Any, inputs: list[Shape], output: Shape) -> int:
-    """Each kernel, once at each position of the output."""
+    """Counts each kernel once at each position of the output."""
     del inputs
     kernels = [v for v in (getattr(layer, name, None) for name in _KERNELS) if v is not None]
     return sum(prod(kernel.shape) for kernel in kernels) * _positions(layer, output)
@@ -71,7 +71,7 @@ def _by_input(layer: Any, inputs: list[Shape], output: Shape) -> int:
 
 
 def _of_einsum_dense(layer: Any, inputs: list[Shape], output: Shape) -> int:
-    """The kernel, at each position of the input that it does not run over."""
+    """Counts the kernel once at each position of the input's axes that it does not contract."""
     del output
     left, _, _ = layer.equation.replace(" ", "").partition("->")
     given, _, of_kernel = left.partition(",")
@@ -85,7 +85,7 @@ def _of_einsum_dense(layer: Any, inputs: list[Shape], output: Shape) -> int:
 
 
 def _of_recurrent(layer: Any, inputs: list[Shape], output: Shape) -> int | None:
-    """The cell's kernels at each step."""
+    """Counts the cell's kernels at each step."""
     del output
     cells = layer.cell.cells if isinstance(layer.cell, _LAYERS.StackedRNNCells) else [layer.cell]
     if not all(type(cell) in _CELLS for cell in cells):
@@ -95,7 +95,7 @@ def _of_recurrent(layer: Any, inputs: list[Shape], output: Shape) -> int | None:
 
 
 def _of_convolutional_recurrent(layer: Any, inputs: list[Shape], output: Shape) -> int:
-    """Both kernels of the cell at each step and at each position of the state."""
+    """Counts both kernels of the cell at each step and at each position of the state."""
     del output
     state = layer.cell.compute_output_shape((inputs[0][0], *inputs[0][2:]))[0]
     cell = layer.cell
@@ -124,7 +124,7 @@ def _of_wrapped(layer: Any, inputs: list[Shape], output: Shape) -> int | None:
 
 
 def _of_additive_attention(layer: Any, inputs: list[Shape], output: Shape) -> int:
-    """The scale is a kernel that sums over values; the weights then sum over positions."""
+    """Counts the scale, a kernel that sums over values, and the weighted sum over positions."""
     del output
     query, value = inputs[:2]
     key = inputs[2] if len(inputs) > 2 else value
@@ -138,7 +138,7 @@ def _positions(layer: Any, shape: Shape) -> int:
 
 
 def _traced(node: Any) -> int:
-    """Counts the operations of one call's graph."""
+    """Counts the operations in the graph of one call."""
     tensors = node.input_tensors
     specs = [tf.TensorSpec((1, *tensor.shape[1:]), tensor.dtype) for tensor in tensors]
 

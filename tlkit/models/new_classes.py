@@ -1,4 +1,4 @@
-"""Further classes: units beside those of the logits."""
+"""Adding classes: new units in parallel with those of the logits."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from tlkit.errors import ArgumentError, as_tuple
-from tlkit.models.initial_weights import leave, norms, reader
+from tlkit.models.initial_weights import keep_initial_weights, norms, zero_reader
 from tlkit.models.layer_spec import Call, Fill, GraphSpec, LayerSpec
 from tlkit.models.rebuild import is_mixing
 from tlkit.models.routing import is_elementwise
@@ -21,16 +21,16 @@ def check_new_names(
     """Returns the new names.
 
     Raises:
-        ArgumentError: There is none, one is empty or there twice, or one is an old class.
+        ArgumentError: There is none, one is empty or repeated, or one is an old class.
     """
     names = list(as_tuple(new_names))
     repeated = sorted({str(name) for name in names if names.count(name) > 1})
     usable = all(isinstance(name, str) and name.strip() for name in names)
     if not names or repeated or not usable or isinstance(new_names, str):
         raise ArgumentError(
-            "`new_names` must be a list of one or more different names of classes, none of them "
+            "`new_names` must be a list of one or more distinct names of classes, none of them "
             f"empty. Received: new_names={new_names!r}"
-            f"{f', with {repeated} more than once' if repeated else ''}. "
+            f"{f', with {repeated} repeated' if repeated else ''}. "
             'Write new_names=["cat", "dog"].'
         )
     if class_names is None:
@@ -39,20 +39,20 @@ def check_new_names(
     if len(old) != num_classes:
         raise ArgumentError(
             f"`class_names` must be the names of the {num_classes} classes that the model has, in "
-            f"the order of its outputs. Received: {len(old)} names: {old!r}."
+            f"the order of its outputs. Received: {len(old)} names: {old!r}. Give all of them."
         )
     existing = [name for name in names if name in old]
     if existing:
         raise ArgumentError(
             "`new_names` must be names of classes that the model does not have. "
             f"Received: new_names={names!r}, and it has {existing}. "
-            "Leave them out: further images of a class that exists call for fine_tune."
+            "Leave them out: use fine_tune for further images of an existing class."
         )
     return names
 
 
 def find_head(graph_spec: GraphSpec) -> tuple[Call, list[Call]]:
-    """Returns the call of the logits' Dense layer, and the activations behind it, in their order.
+    """Returns the call of the logits' Dense layer, and the activations after it, in order.
 
     Raises:
         ArgumentError: The model does not end with one Dense layer of `(batch, classes)`.
@@ -64,18 +64,17 @@ def find_head(graph_spec: GraphSpec) -> tuple[Call, list[Call]]:
         call = call.inputs[0].call
     if not _is_dense(call) or len(call.shapes[0]) != 2 or graph_spec.is_shared(call):
         raise ArgumentError(
-            "`model` must have one classification head: a Dense layer of its own at the end, with "
-            "outputs (batch, classes), and nothing but an activation behind it. Received: "
+            "`model` must have one classification head: a Dense layer at the end, called once, "
+            "with outputs (batch, classes), and nothing but an activation after it. Received: "
             f"model={graph_spec.name!r}, which ends with {call.name!r} of class "
             f"{type(call.operation).__name__} and outputs {call.shapes[0]}. "
             "tlkit.build_classifier builds such models."
         )
     if not is_elementwise(call.activation) and not is_mixing(call.activation):
         raise ArgumentError(
-            "`model` must have a head whose activation tlkit knows to act on each class by itself, "
-            f"or to be a softmax over all of them. Received: model={graph_spec.name!r}, whose "
-            f"{call.name!r} has the activation {call.activation!r}. Let the layer give logits, "
-            "with no activation."
+            "`model` must have a head whose activation is known to be elementwise, or a softmax "
+            f"over all classes. Received: model={graph_spec.name!r}, whose {call.name!r} has the "
+            f"activation {call.activation!r}. Let the layer return logits, without an activation."
         )
     return call, behind
 
@@ -87,13 +86,13 @@ def add_units(
     is_binary: bool,
     fill: Fill,
 ) -> None:
-    """Adds a part of `num_new` units to the head, in place, side by side with those there are.
+    """Adds a part of `num_new` units to the head, in place, concatenated with the old ones.
 
     Args:
-        graph_spec: The model.
-        num_new: Number of classes.
-        is_binary: Whether the head has one unit, for the second of two classes. It gains another
-            one for the first class then, whose logit is zero.
+        graph_spec: The parsed model.
+        num_new: Number of new classes.
+        is_binary: Whether the head has one unit, for the second of two classes. It then gains
+            another unit for the first class, whose logit is zero.
         fill: Sets the new layer's weights.
     """
     head, behind = find_head(graph_spec)
@@ -101,7 +100,7 @@ def add_units(
         order: tuple[int, ...] = (_make_two_classes(graph_spec, head, behind), 0)
         chain = [head]
     else:
-        # what acts on all classes together needs them side by side, and so does all behind it
+        # an activation over all classes needs them concatenated, and so do all calls after it
         chain = [head] if is_mixing(head.activation) else [head, *takewhile(_acts_on_each, behind)]
         joined = next((call for call in chain if call.joined), chain[-1])
         chain = chain[: chain.index(joined) + 1]
@@ -110,23 +109,23 @@ def add_units(
     settings = {"units": num_new, "trainable": True}
     head.layer_specs[0, part] = LayerSpec(head.operation, settings, fill=fill)
     for earlier in graph_spec.parts_at(head.inputs[0])[1:]:
-        head.layer_specs[earlier, part] = reader(head.layer_specs[0, part])
+        head.layer_specs[earlier, part] = zero_reader(head.layer_specs[0, part])
     for call in chain[1:]:
-        call.layer_specs[part, part] = LayerSpec(call.operation, fill=leave)
+        call.layer_specs[part, part] = LayerSpec(call.operation, fill=keep_initial_weights)
     chain[-1].joined = (*order, part)
 
 
 def initialized(initializer: Any, seed: int) -> Fill:
-    """Returns what fills the rows of new classes by a Keras initializer.
+    """Returns a function that fills the rows of new classes by a Keras initializer.
 
     Raises:
-        ArgumentError: Keras does not know it.
+        ArgumentError: Keras does not have it.
     """
     try:
         found = keras.initializers.get(initializer)
     except ValueError as error:
         raise ArgumentError(
-            "`initializer` must be the name of a Keras initializer, or one. "
+            "`initializer` must be a Keras initializer or the name of one. "
             f"Received: initializer={initializer!r}. Write initializer='glorot_uniform'."
         ) from error
     if isinstance(initializer, str) and "seed" in found.get_config():
@@ -139,7 +138,7 @@ def initialized(initializer: Any, seed: int) -> Fill:
 
 
 def imprinted(head: Call, class_means: np.ndarray) -> Fill:
-    """Returns what fills the rows of new classes with the directions of their mean features.
+    """Returns a function that fills the rows of new classes with their scaled mean features.
 
     A row is the class's mean feature, scaled to the mean Euclidean norm of the old rows; the bias
     is the mean of the old biases.
@@ -165,21 +164,21 @@ def check_class_means(head: Call, class_means: Any, num_new: int) -> np.ndarray:
     """Returns the mean features as float64.
 
     Raises:
-        ArgumentError: They are not one finite row, other than zero, for each new class.
+        ArgumentError: They are not one finite, nonzero row for each new class.
     """
     means = np.asarray(class_means, dtype=np.float64)
     shape = (num_new, head.operation.kernel.shape[0])
     if means.shape != shape or not np.isfinite(means).all() or not means.any(axis=-1).all():
         raise ArgumentError(
             f"`class_means` must be one row of {shape[1]} finite features, not all zero, for each "
-            f"of the {num_new} new classes. Received: an array of shape {means.shape}. Average the "
-            "features that the last Dense layer reads over the images of each class."
+            f"of the {num_new} new classes. Received: an array of shape {means.shape}. Give what "
+            "tlkit.mean_features(model, images) returns."
         )
     return means
 
 
 def row_norms(head: Call, part: int) -> np.ndarray:
-    """Returns the Euclidean norm of each class's weights, over all that it reads."""
+    """Returns the Euclidean norm of each class's weights, over all parts that it reads."""
     squares = [
         norms(keras.ops.convert_to_numpy(layer_spec.operation.kernel)) ** 2
         for (_, own), layer_spec in head.layer_specs.items()
@@ -195,16 +194,16 @@ def scaled_rows(layer_spec: LayerSpec, factor: float) -> LayerSpec:
 
 
 def _make_two_classes(graph_spec: GraphSpec, head: Call, behind: list[Call]) -> int:
-    """Gives a head with one logit z another, 0, and a softmax for its sigmoid, in place.
+    """Adds a logit 0 to a head with one logit z, and replaces its sigmoid by a softmax, in place.
 
     softmax([0, z]) is [1 - p, p] with p = sigmoid(z).
 
     Returns:
-        The number of the part that holds the zero.
+        The number of the part with the zero logit.
     """
     first = graph_spec.next_part
     zeros = {"kernel_initializer": "zeros", "bias_initializer": "zeros", "trainable": True}
-    head.layer_specs[0, first] = LayerSpec(head.operation, zeros, fill=leave)
+    head.layer_specs[0, first] = LayerSpec(head.operation, zeros, fill=keep_initial_weights)
     if head.activation == "sigmoid":
         head.activation = "softmax"
     for call in behind:
@@ -234,7 +233,7 @@ def _acts_on_each(call: Call) -> bool:
 
 
 def _activation_of(call: Call) -> Any:
-    """Returns the name of the activation that a call is, if it is one."""
+    """Returns the name of a call's activation if it is an activation layer, else `None`."""
     operation = call.operation
     if isinstance(operation, keras.layers.Activation):
         return operation.get_config()["activation"]

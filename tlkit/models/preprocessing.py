@@ -1,4 +1,4 @@
-"""From pixels 0...255 to what a backbone expects, with plain layers that go into its graph."""
+"""Preprocessing of pixels 0...255 for a backbone, with plain layers in the model's graph."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,11 +14,11 @@ BGR_MEAN = (103.939, 116.779, 123.68)
 def preprocess(
     images: keras.KerasTensor, preprocessing: str | Callable[[], Any]
 ) -> keras.KerasTensor:
-    """Returns what a backbone expects, computed from raw pixels within the graph.
+    """Returns the inputs of a backbone, computed from raw pixels within the graph.
 
     Equal to `keras.applications.imagenet_utils.preprocess_input(images, mode=preprocessing)`
     within float32 rounding, and loads in plain Keras. Computes in float32 under any precision
-    policy: bfloat16 cannot tell neighbouring pixel values apart.
+    policy: bfloat16 rounds neighbouring pixel values to the same.
 
     Args:
         images: RGB pixels `(batch, height, width, 3)`, 0...255.

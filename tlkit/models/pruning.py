@@ -1,4 +1,4 @@
-"""Units that were added, taken away again: what is left computes what it did without them."""
+"""Pruning: removing added units from a grown model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,25 +9,25 @@ import numpy as np
 
 from tlkit.errors import ArgumentError, did_you_mean
 from tlkit.models.initial_weights import is_depthwise
-from tlkit.models.layer_spec import Call, GraphSpec, LayerSpec, Ref, read, units_argument
+from tlkit.models.layer_spec import Call, GraphSpec, LayerSpec, Ref, parse_graph, units_argument
 from tlkit.models.rebuild import build
 from tlkit.models.routing import num_positions
 
 Kept = dict[int, tuple[np.ndarray, int]]
-"""From a part to the channels that stay, and to how many there were; parts from the start stay."""
+"""From an added part to its kept channels, and their former number; the original part stays."""
 
 
 def keep_units(model: keras.Model, kept: Mapping[tuple[str, int], Sequence[int]]) -> keras.Model:
     """Returns a copy of a grown model in which added layers have only some of their units.
 
-    Weights of units that stay are those of the model. Where the units that go were read with
-    zeros only, outputs stay the same within float error.
+    Kept units have the weights of the model. If all weights that read the removed units are zero,
+    outputs stay the same within float error.
 
     Args:
-        model: A model that has grown.
-        kept: From the first name of a widened layer and the number of the call that widened it
-            (`LAYER__grownN` is the layer of call N) to the positions of the units that stay. With
-            none the layer goes, and with it all that only it was read by.
+        model: A grown model.
+        kept: From the original name of a widened layer and the number of the call that widened it
+            (`LAYER__grownN` is the layer of call N) to the positions of the units to keep. Without
+            any, the layer is removed, and with it all layers that read only it.
 
     Raises:
         ArgumentError: There is no such layer, it was not added, its units are outputs, or it has
@@ -43,28 +43,28 @@ def keep_units(model: keras.Model, kept: Mapping[tuple[str, int], Sequence[int]]
         >>> keep_units(wider, {(name, 1): [0, 2]}).get_layer(name + "__grown1").filters
         2
     """
-    graph_spec = read(model)
+    graph_spec = parse_graph(model)
     _check(graph_spec, kept)
-    found: dict[Ref, Kept] = {}
+    kept_at: dict[Ref, Kept] = {}
     for call in graph_spec.calls:
-        arriving = [found.get(ref, {}) for ref in call.inputs]
+        arriving = [kept_at.get(ref, {}) for ref in call.inputs]
         if call.mixes_units:
-            own = _mix(call, arriving[0], kept)
+            own = _prune_mixing(call, arriving[0], kept)
         elif isinstance(call.operation, keras.layers.Concatenate):
-            own = _side_by_side(arriving)
+            own = _concatenated(arriving)
         else:
-            own = _pass_on(call, arriving[0] if arriving else {})
-        found[Ref(call)] = {} if call.joined else own
+            own = _prune_copies(call, arriving[0] if arriving else {})
+        kept_at[Ref(call)] = {} if call.joined else own
     return build(graph_spec)
 
 
 @dataclass(frozen=True)
 class Reach:
-    """Where the units go that one call of `widen_layer` added.
+    """The layers and tensors that the units added by one call of `widen_layer` reach.
 
     Attributes:
-        scaled: Batch normalisation on their way, one scale and one shift for each unit, in order.
-        read: What other layers read of them: a tensor, and whose unit each of its channels is.
+        scaled: Batch normalisations after them, with one scale and shift for each unit, in order.
+        read: The tensors that other layers read, each with the unit of each of its channels.
     """
 
     scaled: tuple[keras.layers.BatchNormalization, ...]
@@ -72,16 +72,16 @@ class Reach:
 
 
 def reach_of(graph_spec: GraphSpec, name: str, part: int) -> Reach:
-    """Follows the units of a part of a widened layer to all that read them.
+    """Follows the units of a part of a widened layer to all layers that read them.
 
     Args:
-        graph_spec: What `read` made of a model; the tensors are that model's.
-        name: The layer's first name.
+        graph_spec: The graph spec of a model; the tensors are that model's.
+        name: The layer's original name.
         part: The number of the call that widened it.
     """
     owners: dict[Ref, np.ndarray] = {}
     scaled: list[keras.layers.BatchNormalization] = []
-    found: dict[int, tuple[keras.KerasTensor, np.ndarray]] = {}
+    tensors: dict[int, tuple[keras.KerasTensor, np.ndarray]] = {}
     for call in graph_spec.calls:
         arriving = [owners[ref] for ref in call.inputs if ref in owners]
         if call.name == name:
@@ -91,19 +91,20 @@ def reach_of(graph_spec: GraphSpec, name: str, part: int) -> Reach:
         elif call.mixes_units:
             for (reads, _), layer_spec in call.layer_specs.items():
                 if reads == part:
-                    found[id(layer_spec.operation.input)] = layer_spec.operation.input, arriving[0]
+                    tensor = layer_spec.operation.input
+                    tensors[id(tensor)] = tensor, arriving[0]
         elif isinstance(call.operation, keras.layers.Concatenate):
             owners[Ref(call)] = np.concatenate(arriving)
         elif (part, part) in call.layer_specs:
-            owners[Ref(call)] = _owners_behind(call, arriving[0])
+            owners[Ref(call)] = _owners_after(call, arriving[0])
             layer = call.layer_specs[part, part].operation
             is_in_order = np.array_equal(arriving[0], np.arange(len(arriving[0])))
             if isinstance(layer, keras.layers.BatchNormalization) and is_in_order:
                 scaled.append(layer)
-    return Reach(tuple(scaled), tuple(found.values()))
+    return Reach(tuple(scaled), tuple(tensors.values()))
 
 
-def _owners_behind(call: Call, owners: np.ndarray) -> np.ndarray:
+def _owners_after(call: Call, owners: np.ndarray) -> np.ndarray:
     if is_depthwise(call.operation):
         return np.repeat(owners, call.operation.depth_multiplier)
     if isinstance(call.operation, keras.layers.Flatten):
@@ -119,21 +120,23 @@ def _check(graph_spec: GraphSpec, kept: Mapping[tuple[str, int], Sequence[int]])
         if call is None or not is_added or call.joined:
             added = {(c.name, n) for c in by_name.values() if not c.joined for n in c.parts if n}
             raise ArgumentError(
-                "`kept` must name layers that widen_layer has added, by their first name and the "
-                f"number of the call. Received: {(name, part)!r}."
+                "`kept` must name layers that widen_layer has added, by their original name and "
+                f"the number of the call. Received: {(name, part)!r}."
                 f"{did_you_mean(name, by_name) if call is None else ''} "
-                f"Added: {sorted(added) or 'none'}."
+                f"Added layers: {sorted(added) or 'none'}."
             )
         number = call.layer_specs[0, part].num_units
         if len(set(rows)) < len(rows) or not all(0 <= row < number for row in rows):
             raise ArgumentError(
-                f"`kept` must hold positions from 0 to {number - 1} for {(name, part)!r}, each "
-                f"once. Received: {list(rows)!r}."
+                f"`kept` must have distinct positions from 0 to {number - 1} for {(name, part)!r}. "
+                f"Received: {list(rows)!r}. Give the units to keep."
             )
 
 
-def _mix(call: Call, arriving: Kept, kept: Mapping[tuple[str, int], Sequence[int]]) -> Kept:
-    """Cuts the kernels of a layer that mixes units; returns what stays of its own units."""
+def _prune_mixing(
+    call: Call, arriving: Kept, kept: Mapping[tuple[str, int], Sequence[int]]
+) -> Kept:
+    """Prunes the kernels of a layer that mixes units; returns its kept units."""
     own: Kept = {}
     for part in call.parts:
         number = call.layer_specs[0, part].num_units
@@ -149,9 +152,8 @@ def _mix(call: Call, arriving: Kept, kept: Mapping[tuple[str, int], Sequence[int
         if len(columns) == layer_spec.num_units and (
             rows_read is None or len(rows_read) == num_read
         ):
-            layer_specs[reads, part] = (
-                layer_spec  # itself: all calls of a shared layer have the same one
-            )
+            # the same spec, because all calls of a shared layer have the same one
+            layer_specs[reads, part] = layer_spec
             continue
         kernel, *bias = (keras.ops.convert_to_numpy(v) for v in layer_spec.operation.weights)
         if rows_read is not None:
@@ -163,8 +165,8 @@ def _mix(call: Call, arriving: Kept, kept: Mapping[tuple[str, int], Sequence[int
     return own
 
 
-def _side_by_side(arriving: Sequence[Kept]) -> Kept:
-    """Returns what stays of concatenated channels."""
+def _concatenated(arriving: Sequence[Kept]) -> Kept:
+    """Returns the kept channels of a concatenation."""
     joined: Kept = {}
     for parts in arriving:
         for part, (rows, number) in parts.items():
@@ -173,8 +175,8 @@ def _side_by_side(arriving: Sequence[Kept]) -> Kept:
     return joined
 
 
-def _pass_on(call: Call, arriving: Kept) -> Kept:
-    """Cuts the copies of a layer that mixes no units; returns what stays of its channels."""
+def _prune_copies(call: Call, arriving: Kept) -> Kept:
+    """Prunes the copies of a layer that does not mix units; returns its kept channels."""
     own: Kept = {}
     for part, (rows, number) in arriving.items():
         if (part, part) not in call.layer_specs:
@@ -184,12 +186,12 @@ def _pass_on(call: Call, arriving: Kept) -> Kept:
         if not len(rows):
             del call.layer_specs[part, part]
             continue
-        call.layer_specs[part, part] = _cut(layer_spec, rows, own[part][0])
+        call.layer_specs[part, part] = _prune_copy(layer_spec, rows, own[part][0])
     return own
 
 
 def _channels(call: Call, rows: np.ndarray, number: int) -> tuple[np.ndarray, int]:
-    """Where channels that stay are in the call's output, and how many it had."""
+    """Returns the positions of kept channels in the call's output, and their former number."""
     if is_depthwise(call.operation):
         times = call.operation.depth_multiplier
         return (rows[:, np.newaxis] * times + np.arange(times)).ravel(), number * times
@@ -199,7 +201,7 @@ def _channels(call: Call, rows: np.ndarray, number: int) -> tuple[np.ndarray, in
     return rows, number
 
 
-def _cut(layer_spec: LayerSpec, rows: np.ndarray, channels: np.ndarray) -> LayerSpec:
+def _prune_copy(layer_spec: LayerSpec, rows: np.ndarray, channels: np.ndarray) -> LayerSpec:
     operation = layer_spec.operation
     changes: dict[str, Any] = dict(layer_spec.changes)
     if isinstance(operation, keras.layers.Reshape):

@@ -1,4 +1,4 @@
-"""The random state of a model's layers: dropout, noise and what else draws numbers in training."""
+"""The random state of a model's layers that draw numbers in training, such as dropout."""
 
 from collections.abc import Iterator
 
@@ -8,24 +8,25 @@ import numpy as np
 from tlkit.models.graph import with_nested
 from tlkit.utils.keras_private import seed_generators
 
-_WORDS = 2**31  # what fits into the state whatever its type is
+_WORDS = 2**31  # fits into the state for any of its types
 
 
 def seed_random_layers(model: keras.Model, seed: int) -> int:
     """Sets the state of all random generators in a model, by their position in it.
 
-    Keras keeps no such state in a file: a layer without a seed of its own draws a new one at each
-    loading, and two trainings of one saved model differ. After this they draw the same numbers.
-    A seed that a layer was given counts too, so layers with other seeds draw other numbers.
+    Keras does not save this state: a layer without a seed of its own draws a new one when loaded,
+    so that two trainings of one saved model differ. After this call they draw the same numbers.
+    The seed of a layer is combined with it, so that layers with different seeds draw different
+    numbers.
 
-    Weights stay as they are, and so does what `model.save` writes.
+    Weights are unchanged, and so is the file that `model.save` writes.
 
     Args:
-        model: Its generators, those of nested models and layers included, are changed.
-        seed: 0 to 2**32 - 1; another one, other numbers.
+        model: The model; its generators, including those of nested layers, are changed.
+        seed: 0 to 2**32 - 1.
 
     Returns:
-        How many generators there are.
+        The number of generators.
 
     Example:
         >>> import keras
@@ -43,7 +44,7 @@ def seed_random_layers(model: keras.Model, seed: int) -> int:
 
 
 def _generators(model: keras.Model) -> Iterator[tuple[keras.random.SeedGenerator, int | None]]:
-    """Each generator once, and the seed that its layer was given, if it was."""
+    """Yields each generator once, with the seed of its layer or `None`."""
     seen: set[int] = set()
     for layer in with_nested(model):
         for generator in seed_generators(layer):
@@ -53,9 +54,9 @@ def _generators(model: keras.Model) -> Iterator[tuple[keras.random.SeedGenerator
 
 
 def _own_seed(layer: keras.layers.Layer) -> int | None:
-    """The seed in a layer's config: one that is drawn at each loading does not stand there."""
+    """Returns the seed in a layer's config, which excludes seeds that are drawn when loaded."""
     try:
         seed = layer.get_config().get("seed")
-    except NotImplementedError:  # a layer of the user's own need not be saved
+    except NotImplementedError:  # a user-defined layer may have no config
         return None
     return seed if isinstance(seed, int) else None

@@ -1,4 +1,4 @@
-"""New functional models out of what was read from old ones: the one place where layers are made."""
+"""Building functional models from graph specs; all new layers of grown models are made here."""
 
 from typing import Any
 
@@ -14,25 +14,25 @@ from tlkit.models.layer_spec import (
     LayerSpec,
     Ref,
 )
-from tlkit.models.trainable import note_as_left
+from tlkit.models.trainable import record_flags
 
 Parts = dict[int, keras.KerasTensor]
 
 
 def build(graph_spec: GraphSpec) -> keras.Model:
-    """Builds a model of its own: new layers with copies of the weights, joined part by part.
+    """Builds an independent model: new layers with copies of the weights, part by part.
 
     Raises:
-        ArgumentError: A layer cannot be made again from its settings.
+        ArgumentError: A layer cannot be recreated from its config.
     """
     model = _Builder().build(graph_spec)
-    if not graph_spec.has_flags:  # layers keep theirs, and are not to be taken for set by hand
-        note_as_left(model)
+    if not graph_spec.has_flags:  # the layers' flags must not count as explicitly set
+        record_flags(model)
     return model
 
 
 def copy_layer(layer_spec: LayerSpec, name: str) -> keras.Operation:
-    """Returns a new layer with a spec's settings; it has no weights yet."""
+    """Returns a new layer with a spec's settings, without weights."""
     operation = layer_spec.operation
     _check_activation(operation)
     try:
@@ -41,37 +41,37 @@ def copy_layer(layer_spec: LayerSpec, name: str) -> keras.Operation:
         return type(operation).from_config({**layer_spec.config, "name": name})
     except (NotImplementedError, TypeError, ValueError) as error:
         raise ArgumentError(
-            "`model` must have layers that can be made again from their settings. Received: a "
+            "`model` must have layers that can be recreated from their config. Received: a "
             f"model with the layer {operation.name!r} of class {type(operation).__name__}: "
-            f"{' '.join(str(error).split())} Give its get_config all arguments."
+            f"{' '.join(str(error).split())} Return all arguments from its get_config."
         ) from error
 
 
 def _check_activation(operation: keras.Operation) -> None:
-    """Raises `ArgumentError` where a function bears the name of one of Keras's, and is another."""
+    """Raises `ArgumentError` if an activation has the name of one of Keras's, but is not that."""
     function = getattr(operation, "activation", None)
     module = getattr(function, "__module__", "") or ""
     if function is None or module.startswith(("keras.", "tensorflow.")):
         return
     if isinstance(operation.get_config().get("activation"), str):
         raise ArgumentError(
-            "`model` must have layers that can be made again from their settings. Received: a "
-            f"model whose layer {operation.name!r} has a function of your own as activation, which "
-            f"bears the name of one of Keras's: {function.__name__!r}. Give it another name."
+            "`model` must have layers that can be recreated from their config. Received: a "
+            f"model whose layer {operation.name!r} has a custom activation with the name of one of "
+            f"Keras's: {function.__name__!r}. Give it another name."
         )
 
 
 def copy_weights(source: keras.Operation, target: keras.Operation) -> None:
-    """Gives a layer, and those inside it, the weights of another that is built alike."""
+    """Copies the weights of a layer, and of those inside it, to another of the same structure."""
     for old, new in zip(with_nested(source), with_nested(target), strict=True):
         state: dict[str, Any] = {}
         old.save_own_variables(state)
         if state:
-            new.load_own_variables(state)  # and not `set_weights`: some layers derive from them
+            new.load_own_variables(state)  # not `set_weights`: some layers compute values from them
 
 
 class _Builder:
-    """One walk along the calls."""
+    """A traversal of the calls that builds the layers."""
 
     def __init__(self) -> None:
         self._layers: dict[LayerSpec, keras.Operation] = {}  # shared layers stay shared
@@ -96,7 +96,7 @@ class _Builder:
         return keras.Model(model_input, output, name=graph_spec.name)
 
     def _mixed(self, call: Call) -> Parts:
-        """Each part as the sum of what it reads of each part of the input."""
+        """Returns each part as the sum over the parts of the input that it reads."""
         inputs = self._tensors[call.inputs[0]]
         return {part: self._sum(call, part, inputs) for part in call.parts}
 
@@ -141,7 +141,7 @@ class _Builder:
         return joined
 
     def _copied(self, call: Call) -> list[Parts]:
-        """Every part by a copy of its own of a layer that mixes no units."""
+        """Returns each part computed by its own copy of a layer that does not mix units."""
         by_part = {
             part: keras.tree.flatten(
                 self._call(call, layer_spec, GrownName(call.name, part), None, part=part)
@@ -172,7 +172,7 @@ class _Builder:
         *,
         part: int = 0,
     ) -> Any:
-        """Calls a layer on a tensor, or on the arguments of its call, and fills in its weights."""
+        """Calls a layer on a tensor, or on the arguments of its call, and sets its weights."""
 
         def tensor_of(value: Any) -> Any:
             if not isinstance(value, Ref):
@@ -195,17 +195,17 @@ class _Builder:
 
 
 def _acts_on_all(call: Call) -> bool:
-    """Whether the activation of a layer that mixes units needs all parts side by side."""
+    """Whether the activation of a layer that mixes units needs all parts concatenated."""
     return call.mixes_units and bool(call.joined) and is_mixing(call.activation)
 
 
 def is_mixing(activation: Any) -> bool:
-    """Whether an activation, as a config has it, is one of all units together."""
+    """Whether an activation, in the form of a config, acts on all units together."""
     return activation in MIXING_ACTIVATIONS
 
 
 def _activation(activation: Any, name: str, dtype: Any) -> keras.layers.Activation:
-    # As a config has it, the function may be one that was registered: `from_config` finds it
+    # the config may refer to a registered function, which `from_config` resolves
     return keras.layers.Activation.from_config(
         {"activation": activation, "name": name, "dtype": dtype}
     )

@@ -1,4 +1,4 @@
-"""A small residual network for 32x32 pixels, whose weights ship inside the package."""
+"""A small residual network for 32x32 pixels, with weights included in the package."""
 
 from pathlib import Path
 
@@ -14,15 +14,15 @@ STAGE_FILTERS = (16, 48, 96)  # as wide as 1.2 MB of weights allow
 def ResNet20(input_tensor: keras.KerasTensor, weights: str | None = None) -> keras.Model:
     """Builds the 20-layer residual network of He et al. (2016), section 4.2, without its head.
 
-    Differences from the paper: the second and third stage are half as wide again, and shortcuts
+    Differences from the paper: the second and third stage are 1.5 times as wide, and shortcuts
     that change the resolution are 1x1 projections with batch normalisation (the paper's option B)
     instead of padded identities.
 
     Args:
-        input_tensor: Preprocessed images, `(batch, height, width, 3)`, values in -1...1; made
-            for 32x32 pixels, works from 8x8.
-        weights: "pretrained" for the weights trained on CIFAR-10 that ship with tlkit (rounded to
-            float16), or `None` for random weights.
+        input_tensor: Preprocessed images, `(batch, height, width, 3)`, values in -1...1; designed
+            for 32x32 pixels, and at least 8x8.
+        weights: "pretrained" for the weights trained on CIFAR-10 that are included in tlkit
+            (rounded to float16), or `None` for random weights.
 
     Returns:
         A functional model whose output has the shape `(batch, height / 4, width / 4, 96)`.

@@ -1,4 +1,4 @@
-"""Where added units go: what passes them on, what reads them, and what cannot take them."""
+"""Routes of added units: the layers that pass them on, that read them, and that cannot."""
 
 from dataclasses import dataclass
 from math import prod
@@ -57,17 +57,17 @@ _NORMALISATIONS = ("LayerNormalization", "GroupNormalization", "UnitNormalizatio
 
 
 class UnitsStopError(Exception):
-    """Added units cannot go on; the message is a clause that says where and why."""
+    """Added units cannot be passed on; the message is a clause that says where and why."""
 
 
 @dataclass(frozen=True)
 class Route:
-    """Where the units of a layer go.
+    """The calls that the units of a layer reach.
 
     Attributes:
-        passing: Calls that pass them on, with the number of channels that they get for those
-            units; calls that concatenate are not among them.
-        readers: Calls that mix them into units of their own.
+        passing: Calls that pass them on, with the number of channels that they get for these
+            units; concatenations are excluded.
+        readers: Calls that mix them into their own units.
     """
 
     passing: tuple[tuple[Call, int], ...]
@@ -75,10 +75,10 @@ class Route:
 
 
 def find_route(graph_spec: GraphSpec, origin: Call, num_new: int) -> Route:
-    """Follows `num_new` units added to `origin` to all that read them.
+    """Follows `num_new` units added to `origin` to all calls that read them.
 
     Raises:
-        UnitsStopError: Something on the way cannot take more units.
+        UnitsStopError: A call on the route does not support more units.
     """
     if graph_spec.is_shared(origin):
         raise UnitsStopError("the layer is shared: it is called several times")
@@ -96,7 +96,7 @@ def find_route(graph_spec: GraphSpec, origin: Call, num_new: int) -> Route:
             continue
         if graph_spec.is_shared(call):
             raise UnitsStopError(
-                f"the layer {call.name!r} behind it is shared: called several times"
+                f"the layer {call.name!r} after it is shared: it is called several times"
             )
         if call.mixes_units or type(call.operation) in SEPARABLE:
             _check_data_format(call)
@@ -118,9 +118,7 @@ def find_route(graph_spec: GraphSpec, origin: Call, num_new: int) -> Route:
     return Route(tuple(passing), tuple(readers))
 
 
-_OUTPUTS = (
-    "its units are the model's outputs (for further classes: tlkit.add_classes(model, new_names))"
-)
+_OUTPUTS = "its units are the model's outputs (to add classes: tlkit.add_classes(model, new_names))"
 
 
 def check_passing(call: Call) -> None:
@@ -142,13 +140,13 @@ def check_passing(call: Call) -> None:
         _check_activation(call, operation.get_config()["activation"])
     if not passes(call):
         raise UnitsStopError(
-            f"{name!r} of class {kind} stands between it and what reads it, and tlkit does not "
-            "know what that does with added units"
+            f"{name!r} of class {kind} is between it and the layers that read it, and tlkit does "
+            "not know how it treats added units"
         )
 
 
 def passes(call: Call) -> bool:
-    """Whether each channel of its output comes from one that it reads, by what tlkit knows."""
+    """Whether each channel of a call's output is known to come from one that it reads."""
     operation = call.operation
     kind = type(operation)
     if not isinstance(operation, keras.layers.Layer):
@@ -166,29 +164,29 @@ def passes(call: Call) -> bool:
 
 
 def _takes_any_number(operation: keras.layers.Layer) -> bool:
-    """Whether what dropout drops is not shaped for one number of channels."""
+    """Whether a layer supports any number of channels, in particular a dropout's noise shape."""
     noise_shape = getattr(operation, "noise_shape", None)
     return noise_shape is None or noise_shape[-1] in (None, 1)
 
 
 def is_elementwise(activation: Any) -> bool:
-    """Whether an activation, as a config has it, is known to act on each unit by itself."""
+    """Whether an activation, in the form of a config, is known to act on each unit separately."""
     return isinstance(activation, str) and activation in _ELEMENTWISE_ACTIVATIONS
 
 
 def keeps_channels(call: Call) -> bool:
-    """Whether the last axis of a `Reshape` holds the channels still, as its input's does."""
+    """Whether the last axis of a `Reshape` is the channel axis of its input."""
     return call.inputs[0].shape[-1] == call.shapes[0][-1]
 
 
 def _has_constants(call: Call) -> bool:
-    """Whether an operation reads one tensor, and beside it plain numbers."""
+    """Whether an operation reads one tensor, and otherwise only plain numbers."""
     others = [x for x in keras.tree.flatten((call.args, call.kwargs)) if not isinstance(x, Ref)]
     return len(call.inputs) == 1 and all(isinstance(x, int | float) for x in others)
 
 
 def _factor(call: Call) -> int:
-    """Number of channels that come of one."""
+    """Returns the number of output channels for each input channel."""
     if type(call.operation) in _DEPTHWISE:
         return int(call.operation.depth_multiplier)
     if type(call.operation) is _LAYERS.Flatten:
@@ -197,15 +195,15 @@ def _factor(call: Call) -> int:
 
 
 def num_positions(call: Call) -> int:
-    """Number of positions that a call reads of each channel."""
+    """Returns the number of positions of each channel in a call's input."""
     return prod(size or 1 for size in call.inputs[0].shape[1:-1])
 
 
 def _check_activation(call: Call, activation: Any) -> None:
     if not is_elementwise(activation):
         raise UnitsStopError(
-            f"{call.name!r} has the activation {activation!r}, which tlkit does not know to "
-            "act on each unit by itself"
+            f"{call.name!r} has the activation {activation!r}, which is not known to act on each "
+            "unit separately"
         )
 
 
@@ -228,8 +226,9 @@ def _refuse_merging(call: Call) -> None:
     if kind in _SUMS:
         raise UnitsStopError(
             f"its output goes into {call.name!r} ({kind}), a residual sum, all of whose "
-            "inputs, and with them layers throughout the network, would have to grow too"
+            "inputs, and thus layers throughout the network, would have to grow too"
         )
     raise UnitsStopError(
-        f"its output meets another layer's in {call.name!r} ({kind}), which would have to grow too"
+        f"its output is merged with another layer's in {call.name!r} ({kind}), which would have "
+        "to grow too"
     )

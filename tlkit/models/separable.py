@@ -1,4 +1,4 @@
-"""Separable convolutions taken apart into the two layers that they are, and put together again."""
+"""Splitting separable convolutions into a depthwise and a 1x1 convolution, and fusing them."""
 
 import keras
 import numpy as np
@@ -18,11 +18,11 @@ _POINTWISE_SETTINGS = (
 )
 
 
-def take_apart_separable(graph_spec: GraphSpec, call: Call) -> None:
-    """Replaces a separable convolution by a depthwise and a 1x1 one.
+def split_separable(graph_spec: GraphSpec, call: Call) -> None:
+    """Replaces a separable convolution by a depthwise and a 1x1 convolution.
 
-    The two compute the same to the bit. The 1x1 convolution keeps the name; the depthwise one is
-    called NAME__depthwise.
+    Their outputs are bit-identical. The 1x1 convolution keeps the name; the depthwise one is called
+    NAME__depthwise.
     """
     old = call.operation
     config = call.layer_spec.config
@@ -58,16 +58,16 @@ def take_apart_separable(graph_spec: GraphSpec, call: Call) -> None:
 
     before = Call(call.args, call.kwargs, (middle,), {(0, 0): LayerSpec(depthwise)})
     graph_spec.calls.insert(graph_spec.calls.index(call), before)
-    # The call itself changes, so that whatever reads it still does
+    # the call itself is changed, so that references to it stay valid
     call.args, call.kwargs = (Ref(before),), {}
     call.layer_specs = {(0, 0): LayerSpec(pointwise)}
     call.activation = config["activation"]
 
 
 def fuse_separable(graph_spec: GraphSpec) -> None:
-    """Makes one layer again of each separable convolution that was taken apart, in place.
+    """Fuses the two layers of each separable convolution that was split, in place.
 
-    Each call must have one part only.
+    Each call must have only one part.
     """
     for before in list(graph_spec.calls):
         readers = list(graph_spec.readers(Ref(before)))

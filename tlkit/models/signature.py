@@ -1,4 +1,4 @@
-"""A name for what a network computes: the same for equal networks, another for any other."""
+"""Signatures of networks: digests that are equal for networks that compute the same."""
 
 import json
 import warnings
@@ -12,18 +12,17 @@ from tlkit.errors import ArgumentError
 from tlkit.models.graph import model_ends, sorted_nodes
 from tlkit.utils.keras_private import inverse_document_frequencies
 
-# What does not change the outputs outside training, or depends on what else was built
+# Settings that do not change the outputs in inference, or depend on what else was built
 _IRRELEVANT = ("name", "trainable", "seed", "shared_object_id", "build_config")
 _IRRELEVANT_ENDINGS = ("_initializer", "_regularizer", "_constraint")
 
 
 def signature(model: keras.Model) -> str:
-    """Returns a hexadecimal name, 32 characters long, of what a functional model computes.
+    """Returns a digest of what a functional model computes, 32 hexadecimal characters.
 
-    It depends on the graph (each operation with its settings and precision, and what it reads),
-    on the input's size and on every byte of every weight. It does not depend on the names of
-    layers, on what is frozen, or on the state of random generators, and a model that was saved
-    and loaded keeps it.
+    It depends on the graph (each operation with its settings, precision and inputs), on the input
+    size and on every byte of every weight. It does not depend on names of layers, on `trainable`
+    flags, or on the state of random generators, and is the same for a saved and loaded model.
 
     Args:
         model: A functional model with one input and one output, such as the prefix
@@ -47,13 +46,13 @@ def signature(model: keras.Model) -> str:
 
 
 def graph_signature(model: keras.Model) -> str:
-    """Returns such a name of the graph alone, which is the same whatever the weights hold.
+    """Returns such a digest of the graph only, independent of the weights.
 
     Args:
         model: As for `signature`.
 
     Raises:
-        ArgumentError: Likewise.
+        ArgumentError: See `signature`.
     """
     return _digest(model, with_weights=False)
 
@@ -98,17 +97,19 @@ def _add_weights(digest: Any, operation: keras.Operation) -> None:
 def _config(operation: keras.Operation) -> dict[str, object]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of what could not be loaded again
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # about layers that could not be loaded again
             config = dict(operation.get_config())
     except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
         raise ArgumentError(
-            "`model` must have layers whose settings can be read. Received: a model with the layer "
+            "`model` must have layers with a config. Received: a model with the layer "
             f"{operation.name!r} of class {type(operation).__name__}. Give the class a get_config."
         ) from error
     if isinstance(operation, keras.layers.InputLayer):
         config["batch_shape"] = list(operation.batch_shape[1:])
     if callable(vocabulary := getattr(operation, "get_vocabulary", None)):
-        # learned by `adapt`, and in no weight
+        # set by `adapt`, and not stored in a weight
         weights = inverse_document_frequencies(operation)
         config["vocabulary"] = [str(word) for word in vocabulary()]
         config["idf_weights"] = None if weights is None else np.asarray(weights).tolist()

@@ -1,11 +1,11 @@
-"""Networks that grow: further classes, wider layers, and all of it in plain layers in the end.
+"""Growing networks: adding classes, widening layers, and consolidating them to plain layers.
 
-Nothing here changes the model that it is given. What comes back is a model of its own, with copies
-of all weights, so that training the one never moves the other. New units are plain Keras layers
-beside the old ones, joined by addition or concatenation; the old layers keep their names, and the
-names of the new ones say what is new (see `tlkit.models.grown_names`, and `new_layers`), so that a
-model that was saved and loaded can grow further. A compiled model comes back uncompiled, and
-without regularizers that were set on its variables rather than on its layers.
+No function changes the model that it is given. Each returns an independent model with copies of all
+weights, so that training one never changes the other. New units are plain Keras layers in parallel
+with the old ones, joined by addition or concatenation; old layers keep their names, and the names
+of new layers identify them (see `tlkit.models.grown_names`, and `new_layers`), so that a saved and
+loaded model can grow further. The returned model is not compiled, and lacks regularizers that were
+set on variables rather than on layers.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from tlkit.errors import ArgumentError, check_seed
 from tlkit.models.consolidation import consolidate_graph_spec
 from tlkit.models.grown_names import grown_name_of
 from tlkit.models.heads import head_kind
-from tlkit.models.layer_spec import read
+from tlkit.models.layer_spec import parse_graph
 from tlkit.models.new_classes import (
     add_units,
     check_class_means,
@@ -42,37 +42,37 @@ def add_classes(
     class_means: np.ndarray | None = None,
     seed: int = 0,
 ) -> keras.Model:
-    """Returns a copy of a classifier with further classes behind those it has.
+    """Returns a copy of a classifier with new classes after the old ones.
 
     The logits of the old classes are bit-identical to those of `model` (at equal batch shape): the
-    new ones come from a Dense layer beside the old one, and both are concatenated. Probabilities
-    of a softmax change, as the new classes take their share.
+    new logits come from a Dense layer in parallel with the old one, and both are concatenated.
+    Softmax probabilities of old classes change, as new classes get some of the probability.
 
-    A head with one logit z (`binary=True`, or a sigmoid) becomes one with two classes and their
-    logits 0 and z, which softmax turns into exactly what the sigmoid made of z; the new classes
-    come behind them. A sigmoid at the end becomes a softmax then.
+    A head with one logit z (`binary=True`, or a sigmoid) becomes a head with two classes and the
+    logits 0 and z, whose softmax equals the sigmoid of z; the new classes follow. A sigmoid at the
+    end is then replaced by a softmax.
 
     Args:
-        model: A functional model that ends with one Dense layer, of logits or with an activation
-            (as its own or as the next layer).
+        model: A functional model that ends with one Dense layer, with logits or an activation (of
+            the layer, or as the next layer).
         new_names: The new classes, in the order of the new outputs.
-        class_names: The old classes in the order of the outputs, so that a name that exists is
+        class_names: The old classes in the order of the outputs, so that existing names can be
             refused.
-        initializer: Of the new classes' weights, by Keras's name or an object of Keras; biases
-            begin as the old layer's do.
+        initializer: Initializer of the new classes' weights, a Keras initializer or its name;
+            biases are initialised as those of the old layer.
         class_means: Instead of `initializer`: the mean feature of each new class,
-            `(len(new_names), num_features)`, features as the last Dense layer reads them from the
-            network's old layers. Each new class's weights point there, with the mean norm of the
-            old classes' (weight imprinting).
-        seed: Makes random weights repeat.
+            `(len(new_names), num_features)`, where features are the inputs of the last Dense layer
+            from the original layers. Each new class's weights have this direction, and the mean
+            norm of the old classes' weights (weight imprinting).
+        seed: Seed of random weights.
 
     Returns:
-        A model with `len(new_names)` further outputs, the old ones first (two of them instead of
-        the one of a binary head).
+        A model with `len(new_names)` additional outputs, the old ones first (two for a binary
+        head).
 
     Raises:
-        ArgumentError: A name is empty, there twice or exists; the model has no single
-            classification head; the features do not fit.
+        ArgumentError: A name is empty, repeated or exists; the model has no single classification
+            head; the features do not fit.
 
     Example:
         >>> import numpy as np, tlkit
@@ -88,7 +88,7 @@ def add_classes(
         https://arxiv.org/abs/1712.07136, here without normalising features.
     """
     check_seed(seed)
-    graph_spec = read(model)
+    graph_spec = parse_graph(model)
     head, _ = find_head(graph_spec)
     is_binary = head_kind(model) == "binary"
     num_classes = 2 if is_binary else model.output_shape[-1]
@@ -102,15 +102,15 @@ def add_classes(
 
 
 def align_new_classes(model: keras.Model) -> keras.Model:
-    """Returns a copy in which the classes added last weigh as much as the others do.
+    """Returns a copy in which the weights of the classes added last have the norm of the others.
 
-    Trained on many images of new classes and few of old ones, the new classes' weights come out
-    larger, and with them their logits. All of them are multiplied by the one factor
-    mean(|old row|) / mean(|new row|), where a row is all weights that a class's logit reads
-    through, and |.| the Euclidean norm. Biases stay.
+    After training on many images of new classes and few of old ones, the new classes' weights, and
+    therefore their logits, are larger. They are multiplied by one factor,
+    mean(|old row|) / mean(|new row|), where a row consists of all weights of a class's logit, and
+    |.| is the Euclidean norm. Biases are unchanged.
 
     Args:
-        model: What `add_classes` returned, after training, before `consolidate`.
+        model: A model from `add_classes`, after training and before `consolidate`.
 
     Raises:
         ArgumentError: No classes were added to the model, or their weights are all zero.
@@ -129,21 +129,21 @@ def align_new_classes(model: keras.Model) -> keras.Model:
         Weight aligning: Zhao et al. (2020), Maintaining Discrimination and Fairness in Class
         Incremental Learning, section 4.3, https://arxiv.org/abs/1911.07053.
     """
-    graph_spec = read(model)
+    graph_spec = parse_graph(model)
     newest = graph_spec.newest_classes
     if not newest:
         raise ArgumentError(
-            "`model` must have classes that were added. Received: "
-            f"model={model.name!r}, a model without. Give what tlkit.add_classes returned, before "
-            "it is consolidated."
+            "`model` must have added classes. Received: "
+            f"model={model.name!r}, a model without any. Give what tlkit.add_classes returned, "
+            "before it is consolidated."
         )
     head, _ = find_head(graph_spec)
     old = np.concatenate([row_norms(head, part) for part in head.parts if part != newest])
     new = row_norms(head, newest)
     if not new.any():
         raise ArgumentError(
-            "`model` must have weights other than zero for its new classes. Received: "
-            f"model={model.name!r}, whose new classes have none. Train them first."
+            "`model` must have nonzero weights for its new classes. Received: "
+            f"model={model.name!r}, whose new classes have only zeros. Train them first."
         )
     factor = old.mean() / new.mean()
     for (reads, own), layer_spec in head.layer_specs.items():
@@ -157,37 +157,36 @@ def widen_layer(
 ) -> keras.Model:
     """Returns a copy of a model in which one layer has more units; it computes the same function.
 
-    The new units are a layer beside the old one that reads what that reads, with its activation.
-    What lies between it and the layers that read it (batch normalisation, activations, pooling,
-    dropout, depthwise convolutions, flattening, concatenation) gets a copy for them. Each layer
-    that reads it is joined by one that reads the new units and begins with zeros, and the two are
-    added. So the outputs stay the same to the bit (at equal batch shape) until training moves those
-    zeros. New incoming weights are drawn from a normal distribution and scaled to the mean norm of
-    the old units', never zero, so that there is a gradient; where the layer reads units that were
-    added before it, it begins to with zeros too.
+    The new units are a layer in parallel with the old one, with the same inputs and activation. The
+    layers between it and its readers (batch normalisation, activations, pooling, dropout, depthwise
+    convolutions, flattening, concatenation) get a copy for them. Each reader gets a parallel layer
+    that reads the new units with zero weights, and the two are added. So the outputs stay
+    bit-identical (at equal batch shape) until training changes these zeros. New incoming weights
+    are drawn from a normal distribution and scaled to the mean norm of the old units' weights;
+    they are nonzero, so that there is a gradient. Weights for inputs from units that were added
+    earlier are initially zero too.
 
-    Inside a `tf.function`, TensorFlow may compute a Dense layer and its tanh, sigmoid, gelu or elu
-    at once where it can no longer do so behind a sum; the last bit may differ then, but not with
-    `isolate`.
+    Inside a `tf.function`, TensorFlow may fuse a Dense layer with its tanh, sigmoid, gelu or elu,
+    which it cannot do after a sum; the last bit may then differ, but not with `isolate`.
 
-    Separable convolutions that take part are split into a depthwise and a 1x1 convolution, which
-    compute the same to the bit; new units read the depthwise part of the old ones.
+    Separable convolutions on the route are split into a depthwise and a 1x1 convolution, whose
+    outputs are bit-identical; new units read the old depthwise convolution.
 
     Args:
         model: A functional model with one input and one output.
-        name: A Dense layer, a convolution or a separable convolution; for one that has grown, its
-            first name.
-        num_units: How many units (filters) it shall have in all, more than it has.
-        isolate: Only what was added by the last `add_classes` or after it reads the new units: old
-            units and old logits never do, so that no training of new units changes what they
-            compute. Add the classes first, then widen layers from the output to the input.
-        seed: Makes random weights repeat.
+        name: A Dense layer, a convolution or a separable convolution; for a grown layer its
+            original name.
+        num_units: New total number of units (filters), more than it has.
+        isolate: Whether only layers added by the last `add_classes` or later read the new units:
+            old units and old logits never do, so that training new units never changes them. Add
+            the classes first, then widen layers from the output to the input.
+        seed: Seed of random weights.
 
     Raises:
-        ArgumentError: There is no such layer, it has as many units or more, or it cannot be
-            widened: a shared layer, a grouped convolution, one whose units are the outputs, go
-            into a residual sum, or through a layer that normalises over them or that tlkit does
-            not know; or nothing new could read the units, with `isolate`.
+        ArgumentError: There is no such layer, it already has as many units, or it cannot be
+            widened: it is a shared layer or a grouped convolution, its units are the outputs, they
+            go into a residual sum, or through a layer that normalises over them or is unknown to
+            tlkit; or, with `isolate`, no new layer could read the units.
 
     Example:
         >>> import numpy as np, tlkit
@@ -201,12 +200,12 @@ def widen_layer(
         4
 
     Reference:
-        Networks that grow and keep their function: Chen et al. (2016), Net2Net,
-        https://arxiv.org/abs/1511.05641 (there new units copy old ones; here they are drawn, and
+        Growing networks that keep their function: Chen et al. (2016), Net2Net,
+        https://arxiv.org/abs/1511.05641 (there new units copy old ones; here they are random, and
         their outgoing weights are zero).
     """
     check_seed(seed)
-    graph_spec = read(model)
+    graph_spec = parse_graph(model)
     call = find_layer(graph_spec, name)
     num_new = check_total(call, num_units)
     random = np.random.default_rng((seed, graph_spec.next_part))
@@ -215,15 +214,15 @@ def widen_layer(
 
 
 def consolidate(model: keras.Model) -> keras.Model:
-    """Returns the same network in plain layers: each of them one, as wide as all its parts.
+    """Returns the same network in plain layers, each as wide as all its parts.
 
     Outputs agree within float error, about 1e-5 relative to the largest: the wider layers sum the
-    same numbers in another order. It ends isolation: what a part did not read becomes zeros in
-    the kernel, which further training moves like any other weight. The layers have their first
-    names again, but that of a binary head that has gained classes ("logits").
+    same numbers in another order. Isolation ends: weights between parts that did not read each
+    other become zeros in the kernel, which further training changes like any other weight. The
+    layers have their original names, except for a binary head that has gained classes ("logits").
 
     Args:
-        model: A model that has grown; one that has not is copied.
+        model: A grown model; any other is copied.
 
     Raises:
         ArgumentError: The model is not functional, or has several inputs or outputs.
@@ -236,7 +235,7 @@ def consolidate(model: keras.Model) -> keras.Model:
         >>> plain.get_layer("logits").units, len(plain.layers) == len(model.layers)
         (3, True)
     """
-    graph_spec = read(model)
+    graph_spec = parse_graph(model)
     consolidate_graph_spec(graph_spec)
     fuse_separable(graph_spec)
     return build(graph_spec)
@@ -246,8 +245,8 @@ def new_layers(model: keras.Model, since: int = 1) -> list[keras.layers.Layer]:
     """Returns the layers that `add_classes` and `widen_layer` have added, input side first.
 
     Args:
-        model: A model that has grown, or has been saved and loaded since.
-        since: Number of the call from which on they count; the first call is number 1.
+        model: A grown model, also one that was saved and loaded.
+        since: Number of the first call to include; the first call is number 1.
 
     Example:
         >>> import tlkit
@@ -261,7 +260,7 @@ def new_layers(model: keras.Model, since: int = 1) -> list[keras.layers.Layer]:
 
 
 def newest_classes(model: keras.Model) -> int:
-    """Returns the number of the call that added classes last, for `new_layers`; 0 if none did.
+    """Returns the number of the call that added classes last, for `new_layers`; 0 without any.
 
     Example:
         >>> import tlkit
@@ -270,7 +269,7 @@ def newest_classes(model: keras.Model) -> int:
         >>> newest_classes(model), newest_classes(add_classes(model, ["cow"]))
         (0, 1)
     """
-    return read(model).newest_classes
+    return parse_graph(model).newest_classes
 
 
 def widenable_layers(model: keras.Model) -> tuple[str, ...]:
@@ -283,14 +282,14 @@ def widenable_layers(model: keras.Model) -> tuple[str, ...]:
         >>> widenable_layers(model)[:2]
         ('stage1_block1_1_conv', 'stage1_block2_1_conv')
     """
-    return tuple(widenable(read(model)))
+    return tuple(widenable(parse_graph(model)))
 
 
 def count_units(model: keras.Model, name: str) -> int:
-    """Returns how many units (filters) a layer has, those that it has gained included.
+    """Returns the number of units (filters) of a layer, including added ones.
 
     Raises:
-        ArgumentError: There is no such layer, or it has no units of its own.
+        ArgumentError: There is no such layer, or it has no units.
 
     Example:
         >>> import tlkit
@@ -299,4 +298,4 @@ def count_units(model: keras.Model, name: str) -> int:
         >>> count_units(widen_layer(model, "stage1_block1_1_conv", 20), "stage1_block1_1_conv")
         20
     """
-    return units_of(find_layer(read(model), name))
+    return units_of(find_layer(parse_graph(model), name))

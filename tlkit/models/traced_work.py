@@ -1,4 +1,4 @@
-"""The multiplications and additions of a traced graph's operations, in pairs."""
+"""The multiply-adds of the operations of a traced graph."""
 
 from math import prod
 from typing import Any
@@ -15,14 +15,14 @@ _PRODUCTS = ("MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3")
 
 
 def work_of_graph(graph: Any, steps: int = 1) -> int:
-    """Returns the sum over all operations that its outputs need, in functions that are called too.
+    """Returns the multiply-adds of all operations that the outputs need, also in called functions.
 
-    A loop counts its body as often as the graph says that it runs at most. Of several branches the
-    one with most counts. A size that is open counts as 1.
+    A loop counts its body times the maximum number of iterations in the graph. Of several branches
+    the one with the most multiply-adds counts. A size that is not fixed counts as 1.
 
     Args:
-        graph: Of a function that was traced.
-        steps: How often a loop runs of which the graph does not say it.
+        graph: The graph of a traced function.
+        steps: Number of iterations of a loop for which the graph does not contain it.
 
     Example:
         >>> import tensorflow as tf
@@ -36,7 +36,7 @@ def work_of_graph(graph: Any, steps: int = 1) -> int:
 
 
 def _needed(graph: Any) -> list[Any]:
-    """The operations that what the graph gives out is computed from; others never run."""
+    """Returns the operations that the outputs depend on; others never run."""
     found: dict[int, Any] = {}
     waiting = [tensor.op for tensor in graph.outputs]
     while waiting:
@@ -69,7 +69,7 @@ def _of_product(operation: Any) -> int:
 
 
 def _of_functions(operation: Any, graph: Any, steps: int) -> int:
-    """Of those that an operation calls: 0 for one that calls none."""
+    """Returns the multiply-adds of the functions that an operation calls; 0 if it calls none."""
     kind = operation.type.removeprefix("Stateless").removeprefix("Stateful")
 
     def work(attribute: Any) -> int:
@@ -77,8 +77,8 @@ def _of_functions(operation: Any, graph: Any, steps: int) -> int:
 
     if kind == "While":
         times = tf.get_static_value(operation.inputs[1])
-        is_told = times is not None and times >= 0
-        return work(operation.get_attr("body")) * (int(times) if is_told else steps)
+        is_known = times is not None and times >= 0
+        return work(operation.get_attr("body")) * (int(times) if is_known else steps)
     if kind == "If":
         return max(work(operation.get_attr(name)) for name in ("then_branch", "else_branch"))
     if kind == "Case":
@@ -87,7 +87,7 @@ def _of_functions(operation: Any, graph: Any, steps: int) -> int:
 
 
 def _of_einsum(operation: Any) -> int:
-    """The product of all sides that are named, each once."""
+    """Returns the product of the sizes of all named axes, each once."""
     equation = operation.get_attr("equation").decode()
     sides: dict[str, int] = {}
     gap: list[int] = []

@@ -1,9 +1,9 @@
-"""The `trainable` flags of a model's layers: who set them, and how they are put back.
+"""The `trainable` flags of a model's layers: whether the user set them, and restoring them.
 
-Keras keeps a flag on every layer and on every variable. Setting a layer's sets those of all that
-it holds; what trains is then told by each variable's own, and by that of the whole model. That
-someone has set some is told by this: they are neither all on, as layers are made, nor as tlkit
-itself left them last.
+Keras has a flag on every layer and on every variable. Setting a layer's flag sets those of all its
+nested layers and variables; a variable is trainable if its own flag and that of the whole model are
+set. Flags count as set by the user if they are neither all set, the default of layers, nor as tlkit
+last set them.
 """
 
 from collections.abc import Iterator
@@ -15,68 +15,68 @@ import keras
 
 from tlkit.models.graph import parameters, with_nested
 
-_LEFT: WeakKeyDictionary[keras.Model, tuple[bool, ...]] = WeakKeyDictionary()
-"""What trained in each model when tlkit last set its flags."""
+_LAST_SET: WeakKeyDictionary[keras.Model, tuple[bool, ...]] = WeakKeyDictionary()
+"""The trainable mask of each model when tlkit last set its flags."""
 
 
 @dataclass(frozen=True, eq=False)
 class Flags:
-    """A model's flags as they were at one time.
+    """A snapshot of a model's flags.
 
     Attributes:
-        model: Whose they are.
+        model: The model.
         layers: Each layer, the model first, with its flag.
-        variables: Each variable that can train, with its flag.
-        left: What trained when tlkit had last set them; `None` where it never had.
+        variables: Each variable that can be trainable, with its flag.
+        last_set: The trainable mask when tlkit last set the flags; `None` if it never did.
     """
 
     model: keras.Model
     layers: tuple[tuple[keras.layers.Layer, bool], ...]
     variables: tuple[tuple[keras.Variable, bool], ...]
-    left: tuple[bool, ...] | None
+    last_set: tuple[bool, ...] | None
 
     @classmethod
     def of(cls, model: keras.Model) -> "Flags":
-        """Returns the flags as they are."""
+        """Returns a snapshot of the current flags."""
         return cls(
             model,
             tuple((layer, layer.trainable) for layer in with_nested(model)),
             tuple((variable, variable.trainable) for variable in parameters(model)),
-            _LEFT.get(model),
+            _LAST_SET.get(model),
         )
 
     def restore(self) -> None:
-        """Sets all flags to what they were; those set by hand count as set by hand again."""
-        for layer, flag in self.layers:  # each after the layers it is nested in
+        """Restores all flags, and whether they count as set by the user."""
+        for layer, flag in self.layers:  # outer layers before nested ones
             set_flag(layer, flag)
         for variable, flag in self.variables:
             variable.trainable = flag
-        if self.left is None:
-            _LEFT.pop(self.model, None)
+        if self.last_set is None:
+            _LAST_SET.pop(self.model, None)
         else:
-            _LEFT[self.model] = self.left
+            _LAST_SET[self.model] = self.last_set
 
 
 def set_flag(layer: keras.layers.Layer, flag: bool) -> None:
-    """Sets a layer's flag, and with it those of all that it holds.
+    """Sets the flags of a layer, its nested layers and its variables.
 
-    On TensorFlow, assigning the value that an attribute has already is skipped, and with it
-    Keras's setter that would reach them; so the other value goes before.
+    On TensorFlow, assigning the value that an attribute already has is skipped, and with it Keras's
+    setter for nested layers; so the other value is assigned first.
     """
     layer.trainable = not flag
     layer.trainable = flag
 
 
-def trains(model: keras.Model) -> tuple[bool, ...]:
-    """Returns for each variable that can train whether it does."""
-    moving = {id(variable) for variable in model.trainable_variables}
-    return tuple(id(variable) in moving for variable in parameters(model))
+def trainable_mask(model: keras.Model) -> tuple[bool, ...]:
+    """Returns for each variable that can be trainable whether it is."""
+    trainable = {id(variable) for variable in model.trainable_variables}
+    return tuple(id(variable) in trainable for variable in parameters(model))
 
 
 def has_user_flags(model: keras.Model) -> bool:
-    """Whether someone has set the flags: they are neither all on nor as tlkit left them.
+    """Whether the user has set the flags: they are neither all set nor as tlkit last set them.
 
-    Flags that were saved in a file and loaded again count as set by hand.
+    Flags that were saved and loaded count as set by the user.
 
     Example:
         >>> import tlkit
@@ -87,18 +87,18 @@ def has_user_flags(model: keras.Model) -> bool:
         >>> before, has_user_flags(model)
         (False, True)
     """
-    now = trains(model)
-    return now != _LEFT.get(model, (True,) * len(now))
+    now = trainable_mask(model)
+    return now != _LAST_SET.get(model, (True,) * len(now))
 
 
-def note_as_left(model: keras.Model) -> None:
-    """Notes that tlkit has set the flags as they are, so that they are not taken for a person's."""
-    _LEFT[model] = trains(model)
+def record_flags(model: keras.Model) -> None:
+    """Records the current flags as set by tlkit, so that they do not count as set by the user."""
+    _LAST_SET[model] = trainable_mask(model)
 
 
 @contextmanager
 def user_flags_restored(model: keras.Model) -> Iterator[None]:
-    """Puts flags that were set by hand back after a block that sets others."""
+    """Restores flags that the user has set after a block that sets others."""
     flags = Flags.of(model) if has_user_flags(model) else None
     try:
         yield

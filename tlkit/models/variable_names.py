@@ -1,4 +1,4 @@
-"""Names of variables that tell all of a model apart."""
+"""Unique names of a model's variables."""
 
 from collections import Counter
 
@@ -8,11 +8,11 @@ from tlkit.utils.keras_private import inner_layers, own_variables
 
 
 def variable_names(model: keras.Model) -> dict[int, str]:
-    """Returns from the id of each variable to its name: its path, where no other one has that.
+    """Returns a mapping from the id of each variable to its name: its path, if that is unique.
 
-    Layers of two nested models may bear the same names, and their variables then have the same
-    paths: those are named by the nested models that they are in (`left/conv/kernel`), and numbered
-    where that does not tell them apart either. A model that was saved and loaded keeps the names.
+    Layers of two nested models may have the same names, and their variables then have the same
+    paths: these are prefixed with the names of the nested models (`left/conv/kernel`), and numbered
+    if they are still not unique. A saved and loaded model has the same names.
 
     Example:
         >>> import keras
@@ -45,7 +45,7 @@ def variable_names(model: keras.Model) -> dict[int, str]:
 
 
 def _add_nested(layer: keras.layers.Layer, route: str, names: dict[int, str]) -> None:
-    """Adds to `names` the variables of a layer by the names of the layers that hold them."""
+    """Adds the variables of a layer to `names`, named by the layers that contain them."""
     for variable in own_variables(layer):
         names.setdefault(id(variable), f"{route}{variable.name}")
     for inner in inner_layers(layer):

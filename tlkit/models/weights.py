@@ -1,4 +1,4 @@
-"""Weights files: read strictly, so that what could not be loaded is an error."""
+"""Strict loading of weights files: a weight that is not loaded is an error."""
 
 import os
 import re
@@ -16,8 +16,8 @@ from tlkit.models.variable_names import variable_names
 
 PRETRAINED = ("pretrained", "imagenet")
 _COUNTED = (
-    "the names differ in the numbers that Keras counts its layers by: others were made before in "
-    "this process"
+    "the names differ only in the numbers of Keras's automatic layer names: other layers were made "
+    "before in this process"
 )
 
 
@@ -25,16 +25,15 @@ def load_weights_file(model: keras.Model, path: str | os.PathLike[str]) -> None:
     """Loads every weight of `model` from a file, or raises.
 
     Args:
-        model: A network fresh from its builder. After an error its weights are unusable.
+        model: A newly built network. After an error its weights are unusable.
         path: A file that `keras.Model.load_weights` reads (`.weights.h5`, `.h5` or `.keras`, such
             as Keras's own ImageNet files for networks without top), or an `.npz` file of arrays
             named by `variable.path` (see `variable_names` where paths repeat); the latter may be
             of lower precision.
 
     Raises:
-        WeightsError: There is no such file, it is no weights file, or it belongs to another
-            network; also when it would leave some weight unset or holds values that are not
-            numbers.
+        WeightsError: There is no such file, it is not a weights file, it belongs to another
+            network, it lacks a weight, or it contains NaN.
 
     Example:
         >>> import keras, pathlib, tempfile
@@ -46,7 +45,7 @@ def load_weights_file(model: keras.Model, path: str | os.PathLike[str]) -> None:
         ...     load_weights_file(model, path)
     """
     path = check_weights_file(path)
-    # Marks whatever a loader leaves out
+    # NaN marks weights that the loader does not set
     floats = [weight for weight in model.weights if "float" in weight.dtype]
     for weight in floats:
         weight.assign(np.full(weight.shape, np.nan, np.float32))
@@ -55,7 +54,7 @@ def load_weights_file(model: keras.Model, path: str | os.PathLike[str]) -> None:
             _load_arrays(model, path)
         else:
             with warnings.catch_warnings():
-                # The marks above find whatever was skipped
+                # skipped weights are found by the marks above
                 warnings.filterwarnings("ignore", "Skipping nested container", UserWarning)
                 model.load_weights(path)
     except (ValueError, OSError, KeyError, TypeError, zipfile.BadZipFile) as error:
@@ -65,13 +64,13 @@ def load_weights_file(model: keras.Model, path: str | os.PathLike[str]) -> None:
     if unset:
         raise WeightsError(
             f"`weights` must be a file with all weights of {model.name!r}. "
-            f"Received: weights={str(path)!r}, which leaves {len(unset)} of {len(floats)} unset "
-            f"or not a number, first {unset[0]!r}. Give a file saved from the same network."
+            f"Received: weights={str(path)!r}, in which {len(unset)} of {len(floats)} are missing "
+            f"or NaN, first {unset[0]!r}. Give a file saved from the same network."
         )
 
 
 def check_weights_file(path: str | os.PathLike[str]) -> Path:
-    """Returns `path`, or raises `WeightsError` unless there is a file."""
+    """Returns `path`; raises `WeightsError` if there is no such file."""
     if not os.path.isfile(path):
         raise WeightsError(
             f"`weights` must be {' or '.join(map(repr, PRETRAINED))}, None or the path of an "
@@ -100,32 +99,32 @@ def _load_arrays(model: keras.Model, path: Path) -> None:
 
 
 def _open_scope() -> str:
-    """What stands before the path of a variable made now: the names of scopes that are open.
+    """Returns the prefix of the paths of new variables: the names of the current scopes.
 
-    A network fresh from its builder has it before each of its paths, and no file has.
+    A newly built network has it in each of its paths, but a file has not.
     """
     return keras.Variable(0.0, name="probe").path.removesuffix("probe")
 
 
 def _without_counters(paths: Sequence[str]) -> list[str]:
-    """Paths without the numbers by which Keras tells layers of one kind apart."""
+    """Returns the sorted paths without the numbers of Keras's automatic layer names."""
     return sorted(re.sub(r"_\d+(?=/)", "", path) for path in paths)
 
 
 def _describe_mismatch(model: keras.Model, path: Path, error: Exception) -> str:
-    """One line: Keras's own messages are long, and stay in the chained error."""
+    """Returns a message of one line; Keras's own long message is kept in the chained error."""
     reason = re.sub(r"\s+", " ", str(error)).strip()[:160]
     remedy = "Give a file that was saved from this network with `model.save_weights`."
     if str(error) == _COUNTED:
         remedy = (
             "Call keras.utils.clear_session() before the network is built, or give its layers "
-            "names of their own."
+            "explicit names."
         )
     counts = re.search(r"expected (\d+) layers, found (\d+)", reason)
     if counts and int(counts[2]) > int(counts[1]):
         remedy = (
-            f"It holds {counts[2]} layers with weights and the network has {counts[1]}: if it is "
-            "the file with the classifier on top, take the one without, whose name ends in "
+            f"It has {counts[2]} layers with weights and the network {counts[1]}: if it is the "
+            "file with the classifier, use the file without it, whose name ends in "
             "'no_top.h5' or 'notop.h5'."
         )
     return (

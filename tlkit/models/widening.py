@@ -1,4 +1,4 @@
-"""More units for one layer, and more channels for all that lies between it and its readers."""
+"""Widening a layer: more units, and more channels for the layers between it and its readers."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ import numpy as np
 from tlkit.errors import ArgumentError, check_count, did_you_mean
 from tlkit.models.grown_names import parse_name
 from tlkit.models.initial_weights import (
+    averaged_norm,
     is_depthwise,
-    leave,
-    like_the_average,
+    keep_initial_weights,
     norm_matched,
-    reader,
+    zero_reader,
 )
 from tlkit.models.layer_spec import (
     CONVOLUTIONS,
@@ -24,19 +24,19 @@ from tlkit.models.layer_spec import (
     units_argument,
 )
 from tlkit.models.routing import Route, UnitsStopError, find_route
-from tlkit.models.separable import take_apart_separable
+from tlkit.models.separable import split_separable
 
 
 def find_layer(graph_spec: GraphSpec, name: str) -> Call:
-    """Returns the call of the layer that is to be widened.
+    """Returns the call of the layer to widen.
 
     Raises:
-        ArgumentError: There is no such layer, or none of its kind is ever widened.
+        ArgumentError: There is no such layer, or layers of its kind cannot be widened.
     """
     by_name = {call.name: call for call in graph_spec.calls}
     if name not in by_name:
         base = parse_name(name, by_name).base if isinstance(name, str) else None
-        grown = f" Name the layer that it stands beside: {base!r}." if base in by_name else ""
+        grown = f" Name the layer that it extends: {base!r}." if base in by_name else ""
         raise ArgumentError(
             "`name` must be the name of a layer of the model. "
             f"Received: name={name!r}.{grown or did_you_mean(name, by_name)} "
@@ -49,19 +49,19 @@ def find_layer(graph_spec: GraphSpec, name: str) -> Call:
 
 
 def check_total(call: Call, num_units: int) -> int:
-    """Returns how many units a layer gains on its way to `num_units`."""
+    """Returns the number of units to add for a total of `num_units`."""
     check_count("num_units", num_units)
     now = units_of(call)
     if num_units <= now:
         raise ArgumentError(
             f"`num_units` must be more than the {now} units that the layer {call.name!r} has. "
-            f"Received: num_units={num_units}. It is the new total; units are never taken away."
+            f"Received: num_units={num_units}. Give the new total; units are never removed."
         )
     return num_units - now
 
 
 def units_of(call: Call) -> int:
-    """Returns the number of units of a layer, those of all its parts."""
+    """Returns the number of units of a layer, over all its parts."""
     if type(call.operation) in SEPARABLE:
         return int(call.operation.filters)
     return call.num_units
@@ -71,34 +71,34 @@ def widen(graph_spec: GraphSpec, call: Call, num_new: int, *, isolate: bool, ran
     """Adds a part of `num_new` units to a layer, in place.
 
     Raises:
-        ArgumentError: The units cannot go through what lies between the layer and its readers, or
-            nothing may read them.
+        ArgumentError: The layers between it and its readers do not support more units, or no layer
+            may read them.
     """
     name = call.name
     route = _route_or_refusal(graph_spec, call, num_new)
     newest = graph_spec.newest_classes
     if isolate and not any(part >= newest > 0 for c in route.readers for part in c.parts):
         raise ArgumentError(
-            f"`isolate` must be False where nothing new could read the units of {name!r}: no "
-            "classes were added behind it, or a layer between it and them has not grown since. "
+            f"`isolate` must be False if no new layer could read the units of {name!r}: no "
+            "classes were added after it, or a layer between them has not been widened since. "
             "Received: isolate=True. Add the classes first (tlkit.add_classes), then widen layers "
             "from the output to the input."
         )
     separable = [c for c in (call, *route.readers) if type(c.operation) in SEPARABLE]
     for one in separable:
-        if one is call or not isolate:  # in isolation one that has not grown reads nothing new
-            take_apart_separable(graph_spec, one)
+        if one is call or not isolate:  # in isolation a layer without new units reads no new units
+            split_separable(graph_spec, one)
     part = graph_spec.next_part
     call.layer_specs[0, part] = _new_units(call, num_new, random)
     for earlier in graph_spec.parts_at(call.inputs[0])[1:]:
-        call.layer_specs[earlier, part] = reader(call.layer_specs[0, part])
+        call.layer_specs[earlier, part] = zero_reader(call.layer_specs[0, part])
     route = find_route(graph_spec, call, num_new)
     for passing, channels in route.passing:
         passing.layer_specs[part, part] = _copy_for_new_units(passing, channels, random)
     for other in route.readers:
         for own in other.parts:
             if not isolate or own >= newest:
-                other.layer_specs[part, own] = reader(other.layer_specs[0, own])
+                other.layer_specs[part, own] = zero_reader(other.layer_specs[0, own])
 
 
 def widenable(graph_spec: GraphSpec) -> list[str]:
@@ -115,7 +115,7 @@ def widenable(graph_spec: GraphSpec) -> list[str]:
 
 
 def refusal(graph_spec: GraphSpec, name: str, reason: str) -> ArgumentError:
-    """Returns the error for a layer that cannot be widened, with those that can."""
+    """Returns the error for a layer that cannot be widened, which lists those that can."""
     return ArgumentError(
         f"`name` must be a layer that can be widened. Received: name={name!r}: {reason}. "
         f"{_widenable_text(graph_spec)}"
@@ -129,16 +129,18 @@ def _widenable_text(graph_spec: GraphSpec) -> str:
 
 
 def _never_widened(call: Call) -> str | None:
-    """Returns why layers of this kind are not widened, if they are not."""
+    """Returns why layers of this kind cannot be widened, else `None`."""
     operation = call.operation
     if call.mixes_units or type(operation) in SEPARABLE:
         return None
     if isinstance(operation, CONVOLUTIONS) and operation.groups > 1:
         return f"it is a grouped convolution (groups={operation.groups}), whose groups would change"
     if is_depthwise(operation):
-        return "a depthwise convolution has as many channels as it reads: widen the layer before it"
+        return (
+            "a depthwise convolution has as many channels as its input: widen the layer before it"
+        )
     return (
-        f"a {type(operation).__name__} has no units of its own; Dense, Conv1D to Conv3D, "
+        f"a {type(operation).__name__} has no units; only Dense, Conv1D to Conv3D, "
         "SeparableConv1D and SeparableConv2D have"
     )
 
@@ -160,11 +162,11 @@ def _copy_for_new_units(call: Call, channels: int, random: np.random.Generator) 
     if not isinstance(operation, keras.layers.Layer):
         return LayerSpec(operation)
     changes: dict[str, Any] = {}
-    fill: Fill = leave
-    if operation.weights:  # some layers without any do not know the argument
+    fill: Fill = keep_initial_weights
+    if operation.weights:  # some layers without weights do not have the argument
         changes["trainable"] = True
     if isinstance(operation, keras.layers.BatchNormalization):
-        fill = like_the_average(operation)
+        fill = averaged_norm(operation)
     elif is_depthwise(operation):
         fill = norm_matched(operation, random)
     elif isinstance(operation, keras.layers.Reshape):

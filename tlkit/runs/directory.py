@@ -112,7 +112,7 @@ class Run(ShownAsText):
         import keras
 
         from tlkit.models.random_state import seed_random_layers
-        from tlkit.models.trainable import note_as_left
+        from tlkit.models.trainable import record_flags
 
         file = self.path / "model.keras"
         if not file.is_file():
@@ -125,7 +125,7 @@ class Run(ShownAsText):
         except _DAMAGE as error:
             raise damaged_run_error(self.path, file.name, "damaged") from error
         seed_random_layers(model, self.run_record.seed)
-        note_as_left(model)
+        record_flags(model)
         return model
 
     def __str__(self) -> str:

@@ -13,7 +13,7 @@ from tlkit.distribution.lost_workers import lost_worker_named
 from tlkit.distribution.strategies import scope_of, workers_of
 from tlkit.errors import ArgumentError, as_tuple
 from tlkit.evaluation.data_checks import Images, note_on_values
-from tlkit.models.compiling import leave_compiled
+from tlkit.models.compiling import ensure_compiled
 from tlkit.training.checks import check_callbacks, check_fits_source, check_recipe
 from tlkit.training.distributed_checks import check_distributed_training
 from tlkit.training.head import reason_not_to_solve
@@ -203,7 +203,7 @@ def fine_tune(
             if run_directory is not None:
                 checkpoint = Checkpoint(run_directory, identity, workers)
         report = Tuner(model, tuning, checkpoint=checkpoint, cache=cache).run()
-        leave_compiled(model)
+        ensure_compiled(model)
         return report
 
 

@@ -16,7 +16,7 @@ from tlkit.errors import ArgumentError, check_count, check_positive, check_seed
 from tlkit.evaluation.data_checks import Images, note_on_values
 from tlkit.evaluation.names import num_classes_of
 from tlkit.evaluation.outputs import both_columns
-from tlkit.models.compiling import leave_compiled
+from tlkit.models.compiling import ensure_compiled
 from tlkit.models.flattening import below
 from tlkit.models.graph import parameters
 from tlkit.models.group_choice import AS_IS
@@ -161,7 +161,7 @@ def train_head(
                 seed=seed,
                 cache=cache,
             )
-        leave_compiled(model)
+        ensure_compiled(model)
         return report
 
 

@@ -8,7 +8,7 @@ import keras
 from tlkit.models.graph import parameters
 from tlkit.models.group_choice import AS_IS
 from tlkit.models.signature import signature
-from tlkit.models.trainable import trains
+from tlkit.models.trainable import trainable_mask
 from tlkit.models.variable_names import variable_names
 from tlkit.training.sources import Source, steps_in_epoch
 from tlkit.training.stages import PlannedStage
@@ -79,7 +79,7 @@ def identity_of(model: keras.Model, tuning: FineTuning) -> dict[str, object]:
     if any(stage.unfreeze == AS_IS for stage in tuning.plan):
         flags["frozen"] = [
             names[id(variable)]
-            for variable, does_train in zip(parameters(model), trains(model), strict=True)
+            for variable, does_train in zip(parameters(model), trainable_mask(model), strict=True)
             if not does_train
         ]
     return {

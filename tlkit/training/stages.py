@@ -11,7 +11,7 @@ from tlkit.errors import ArgumentError, as_tuple, check_count, check_positive
 from tlkit.models.graph import parameters
 from tlkit.models.group_choice import AS_IS
 from tlkit.models.groups import layer_groups, resolve_group
-from tlkit.models.trainable import has_user_flags, trains
+from tlkit.models.trainable import has_user_flags, trainable_mask
 
 DEFAULT_GROUPS = 3
 MAX_STAGES = 4
@@ -120,7 +120,9 @@ def notes_on_flags(
     if not has_user_flags(model):
         return []
     sizes = [prod(variable.shape) for variable in parameters(model)]
-    num_trainable = sum(size for size, does in zip(sizes, trains(model), strict=True) if does)
+    num_trainable = sum(
+        size for size, does in zip(sizes, trainable_mask(model), strict=True) if does
+    )
     flags = (
         f"explicitly set `trainable` flags ({num_trainable:,} of {sum(sizes):,} parameters "
         "trainable)"

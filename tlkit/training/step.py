@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from tlkit.errors import ArgumentError
-from tlkit.models.flattening import flat, told_apart
+from tlkit.models.flattening import flat, unique_operation_names
 from tlkit.training.inference_mode import FrozenCalls
 from tlkit.training.keras_workers import WorkersModel
 from tlkit.training.rates import rates_of
@@ -197,7 +197,7 @@ def hooked(
     Nested models are flattened, so that each of their layers can run in inference mode by itself.
     """
     graph = flat(model)
-    with told_apart([graph.output]):
+    with unique_operation_names([graph.output]):
         trainee = HookedModel(graph.input, graph.output, name=model.name)
     trainee.hooks = tuple(hooks)
     trainee.frozen_calls = frozen_calls

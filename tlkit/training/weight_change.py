@@ -9,7 +9,7 @@ import numpy as np
 from tlkit.errors import TrainingError
 from tlkit.models.graph import parameters
 from tlkit.models.groups import TrainableReport, group_layers, layer_groups
-from tlkit.models.trainable import Flags, trains
+from tlkit.models.trainable import Flags, trainable_mask
 from tlkit.models.variable_names import variable_names
 from tlkit.training.resume import assign_all, values_of
 
@@ -64,7 +64,7 @@ class WatchedWeights:
         self.model, self.before = model, weights_by_group(model)
         self.weight_change: dict[str, float] = {}
         self.changed_frozen: tuple[str, ...] = ()
-        pairs = zip(parameters(model), trains(model), strict=True)
+        pairs = zip(parameters(model), trainable_mask(model), strict=True)
         self._frozen = {id(variable) for variable, does_train in pairs if not does_train}
 
     def measure(self) -> None:
