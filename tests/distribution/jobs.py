@@ -19,7 +19,7 @@ import tensorflow as tf
 import tlkit
 from tests import networks
 from tlkit import cli
-from tlkit.continual import going_on
+from tlkit.continual import warm_start
 from tlkit.distribution import strategies
 from tlkit.distribution.workers import Workers
 from tlkit.runs.inference import evaluate_run
@@ -245,7 +245,7 @@ def work(kind, folder, index):
     strategies.strategy_for = lambda *_: made[0]  # there is one in a process
     given = ["--from", str(folder / "run-0"), "--unfreeze", "stage3", "--epochs", "1"]
     held = ["--anchor", "auto", "--importance", "mas"]
-    going_on.choose_anchor = functools.partial(tlkit.choose_anchor, epochs=1, max_trials=1)
+    warm_start.choose_anchor = functools.partial(tlkit.choose_anchor, epochs=1, max_trials=1)
     by_command_line(kind, folder, index, *given, *held, photos="more", run="anchored")
     report = evaluate_run(folder / "run-0", folder / "photos", distribute=kind)
     content = [report.accuracy, report.loss, report.num_images]

@@ -92,7 +92,7 @@ def test_several_workers_are_refused_once_tensorflow_has_computed(monkeypatch):
 
 
 def test_a_model_made_outside_the_scope_is_refused():
-    data = jobs.images()
+    data = jobs.random_images()
     model = jobs.classifier(data)
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     with strategy.scope(), pytest.raises(ArgumentError, match="a model made under no strategy"):
@@ -119,7 +119,7 @@ def test_a_run_is_not_distributed_in_a_way_that_there_is_none(tmp_path):
 
 @pytest.mark.parametrize("number", [1, 2, 3, 20])
 def test_shards_of_a_split_are_whole_and_disjoint(number):
-    split = jobs.images().train
+    split = jobs.random_images().train
     whole = list(split.dataset(shuffle=True, epochs=range(2), first_batch=1))
     shards = [
         list(split.dataset(shuffle=True, epochs=range(2), first_batch=1, shard=(i, number)))
@@ -134,7 +134,7 @@ def test_shards_of_a_split_are_whole_and_disjoint(number):
 
 def test_a_shard_that_cannot_be_is_refused():
     with pytest.raises(ArgumentError, match="`shard` must be"):
-        jobs.images().train.dataset(shard=(2, 2))
+        jobs.random_images().train.dataset(shard=(2, 2))
 
 
 def test_two_devices_of_one_machine_do_what_one_does(tmp_path):

@@ -118,7 +118,7 @@ def test_the_report_says_how_batches_were_shared_out(worked):
 
 
 def test_head_and_evaluation_are_those_of_one_process(worked):
-    data = jobs.images()
+    data = jobs.random_images()
     model = tlkit.build_classifier("resnet20", data.class_names)
     report = tlkit.train_head(model, data)
     expected = tlkit.evaluate(model, data.train, data.class_names)
