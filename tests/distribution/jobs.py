@@ -1,4 +1,4 @@
-"""What the workers of the tests do: `python -m tests.distribution.jobs JOB FOLDER INDEX`."""
+"""The jobs of the tests' workers: `python -m tests.distribution.jobs JOB FOLDER INDEX`."""
 
 import dataclasses
 import functools
@@ -34,7 +34,7 @@ RESNET8 = ("--backbone", "resnet8", "--weights", "none")
 
 
 def random_images():
-    """Two classes that differ in colour; the last batch of either split has one image."""
+    """Images of two classes that differ in colour; the last batch of each split has one image."""
     images = np.random.default_rng(0).integers(0, 150, (NUM_IMAGES, 32, 32, 3), "uint8")
     labels = np.arange(NUM_IMAGES) % 2
     images[labels == 1, :, :, 0] += 100
@@ -66,17 +66,17 @@ class GradientNorm(StepHook):
         self.metrics = (self.norm,)
 
     def before_update(self, gradients, variables):
-        """Sees them."""
+        """Records the norm."""
         self.norm.update_state(tf.linalg.global_norm(gradients))
 
 
 class FirstStep(keras.callbacks.Callback):
-    """Keeps the gradients of the first step, which AdamW's first moments are a tenth of."""
+    """Keeps the gradients of the first step, ten times AdamW's first moments."""
 
     gradients = None
 
     def on_train_batch_end(self, batch, logs=None):
-        """Looks at the optimizer, once."""
+        """Reads the optimizer once."""
         if self.gradients is None:
             moments = self.model.optimizer._momentums
             self.gradients = [10 * moment.numpy() for moment in moments]
@@ -90,7 +90,7 @@ def one_epoch(kind, strategy):
         given = {"anchor": GradientNorm()}
         if kind == "anchored":
             given["anchor"] = tlkit.anchor_weights(model, 0.05, groups="all")
-            for weight in model.trainable_variables:  # away from where they are held
+            for weight in model.trainable_variables:  # away from the anchor
                 weight.assign(weight.numpy() + 0.02)
         if kind == "proximal":
             given["anchor"] = tlkit.anchor_weights(model, 5.0, mode="proximal")
@@ -119,27 +119,27 @@ def save(path, arrays):
 
 
 def load(path):
-    """Reads it again."""
+    """Reads a list of arrays."""
     with np.load(path) as file:
         return [file[str(i)] for i in range(len(file.files))]
 
 
 @functools.cache
 def alone(kind):
-    """What one process does with the same batches."""
+    """Trains one epoch in one process with the same batches."""
     return one_epoch(kind, tf.distribute.get_strategy())
 
 
 def assert_same_figures(logged, expected):
-    """Compares what two epochs logged."""
-    loose = {"anchor_share": 0.05}  # a share of the batch measures it at its own part of the loss
+    """Compares the logs of two epochs."""
+    tolerances = {"anchor_share": 0.05}  # each shard computes it with its own part of the loss
     for name, value in expected.items():
-        assert logged[name] == pytest.approx(value, rel=loose.get(name, 1e-3)), name
+        assert logged[name] == pytest.approx(value, rel=tolerances.get(name, 1e-3)), name
     assert set(logged) == set(expected)
 
 
 def train(strategy, folder, index, kinds=KINDS):
-    """One epoch of each kind."""
+    """Trains one epoch of each kind."""
     for kind in kinds:
         model, gradients, report = one_epoch(kind, strategy)
         save(folder / f"gradients-{kind}-{index}.npz", gradients)
@@ -148,7 +148,7 @@ def train(strategy, folder, index, kinds=KINDS):
 
 
 def note(path, report):
-    """Writes what the last stage logged and said."""
+    """Writes the log and the notes of the last stage."""
     stage = report.stages[-1]
     content = {"history": stage.history, "notes": stage.notes, "after": report.accuracy_after}
     path.write_text(json.dumps(content), encoding="utf-8")
@@ -156,11 +156,11 @@ def note(path, report):
 
 @contextmanager
 def rows_computed():
-    """Lists how many features this worker computed and gave to the others: no row of them is 0."""
+    """Lists the numbers of feature rows that this worker computed for the others (nonzero rows)."""
     merge, counts = Workers.merge, []
 
     def counted(workers, rows):
-        if rows.ndim == 2 and rows.shape[1] > 2:  # what has two columns is outputs of the model
+        if rows.ndim == 2 and rows.shape[1] > 2:  # arrays with two columns are model outputs
             counts.append(int(rows.any(axis=1).sum()))
         return merge(workers, rows)
 
@@ -170,7 +170,7 @@ def rows_computed():
 
 
 def measure(strategy, folder, index):
-    """Head, evaluation, stored activations; and whether Keras alone can do it yet."""
+    """Head, evaluation and stored activations; and whether plain Keras supports this yet."""
     with strategy.scope():
         data = random_images()
         model = tlkit.build_classifier("resnet20", data.class_names)
@@ -220,7 +220,7 @@ def measure(strategy, folder, index):
 
 
 def refusals(strategy, calls):
-    """Returns what each call is refused with."""
+    """Returns the error message of each call."""
     refused = {}
     for name, call in calls.items():
         try:
@@ -232,7 +232,7 @@ def refusals(strategy, calls):
 
 
 def work(kind, folder, index):
-    """Everything that ends well: first a run by the command line, then one after the other."""
+    """All jobs that succeed: first runs of the command line, then the functions."""
     made = []
 
     def noted(kind, argument):
@@ -242,11 +242,11 @@ def work(kind, folder, index):
     strategy_for = strategies.strategy_for
     strategies.strategy_for = noted
     by_command_line(kind, folder, index, *RESNET8, "--unfreeze", "head", "--epochs", "1")
-    strategies.strategy_for = lambda *_: made[0]  # there is one in a process
+    strategies.strategy_for = lambda *_: made[0]  # a process can only have one
     given = ["--from", str(folder / "run-0"), "--unfreeze", "stage3", "--epochs", "1"]
-    held = ["--anchor", "auto", "--importance", "mas"]
+    anchor = ["--anchor", "auto", "--importance", "mas"]
     warm_start.choose_anchor = functools.partial(tlkit.choose_anchor, epochs=1, max_trials=1)
-    by_command_line(kind, folder, index, *given, *held, photos="more", run="anchored")
+    by_command_line(kind, folder, index, *given, *anchor, photos="more", run="anchored")
     report = evaluate_run(folder / "run-0", folder / "photos", distribute=kind)
     content = [report.accuracy, report.loss, report.num_images]
     (folder / f"evaluated-{index}.json").write_text(json.dumps(content), encoding="utf-8")
@@ -255,7 +255,7 @@ def work(kind, folder, index):
 
 
 def by_command_line(kind, folder, index, *more, photos="photos", run="run"):
-    """A run of `tlkit train`; ends the process where that ends with an error."""
+    """Runs `tlkit train`; exits if it fails."""
     sys.argv = ["tlkit", "train", str(folder / photos), "--out", str(folder / f"{run}-{index}")]
     sys.argv += ["--batch-size", "16", "--distribute", kind, *more]
     try:
@@ -266,13 +266,13 @@ def by_command_line(kind, folder, index, *more, photos="photos", run="run"):
 
 
 def command(kind, folder, index):
-    """A run of several epochs, which somebody ends in the middle."""
+    """A run of several epochs, which the test interrupts."""
     given = ["--unfreeze", "all", "--epochs", str(COMMAND_EPOCHS)]
     by_command_line(kind, folder, index, *RESNET8, *given)
 
 
 def plain_keras(strategy):
-    """What a user of Keras writes, as its guide for several workers has it."""
+    """Trains a plain Keras model, as in Keras's guide for several workers."""
     with strategy.scope():
         model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
         model.compile("sgd", "mse", jit_compile=False)
@@ -280,25 +280,25 @@ def plain_keras(strategy):
 
 
 class Slow(keras.callbacks.Callback):
-    """Says where training is, and takes its time."""
+    """Writes the position of training to a file, and slows it down."""
 
     def __init__(self, path):
         super().__init__()
         self.path, self.epoch = path, 0
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Notes the epoch."""
+        """Stores the epoch."""
         self.epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
-        """Says it."""
+        """Writes the position."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(f"{self.epoch} {batch}\n")
         time.sleep(0.1)
 
 
 def resume(strategy, folder, index):
-    """A training of several epochs, which somebody ends in the middle."""
+    """A training of several epochs, which the test interrupts."""
     with strategy.scope():
         data = random_images()
         model = classifier(data)
@@ -317,7 +317,7 @@ def resume(strategy, folder, index):
 
 
 def mirrored(strategy, folder, index):
-    """What two workers do, on two devices of one machine, and whole data sets too."""
+    """The jobs of two workers on two devices of one machine, and plain datasets too."""
     train(strategy, folder, index, KINDS_MIRRORED)
     with strategy.scope():
         data = random_images()
@@ -347,7 +347,7 @@ def mirrored(strategy, folder, index):
 
 
 def copy_of(model):
-    """The same model, made under no strategy."""
+    """Returns the same model, created under no strategy."""
     alone = keras.models.clone_model(model)
     alone.set_weights(model.get_weights())
     return alone
@@ -362,7 +362,7 @@ def main():
         logical = [tf.config.LogicalDeviceConfiguration()] * 2
         tf.config.set_logical_device_configuration(processor, logical)
     kind = "mirrored" if job == "mirrored" else "multi-worker"
-    if job in ("work", "command"):  # these make their strategy themselves
+    if job in ("work", "command"):  # these create their strategy themselves
         globals()[job](kind, folder, index)
     else:
         globals()[job](tlkit.distribution_strategy(kind), folder, index)

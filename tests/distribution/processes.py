@@ -1,4 +1,4 @@
-"""Worker processes on loopback, which never outlive a test."""
+"""Worker processes on loopback, which are ended with the test."""
 
 import json
 import os
@@ -15,7 +15,7 @@ SECONDS = 300
 
 
 def free_ports(number):
-    """Ports that nobody listened on a moment ago."""
+    """Returns ports that were free a moment ago."""
     sockets = [socket.socket() for _ in range(number)]
     try:
         for one in sockets:
@@ -27,7 +27,7 @@ def free_ports(number):
 
 
 class Worker:
-    """One process of `tests.distribution.jobs`, with what it says in a file."""
+    """A process of `tests.distribution.jobs`, with its output in a file."""
 
     def __init__(self, command, environment, log):
         self.log = log
@@ -41,20 +41,20 @@ class Worker:
         return self.process.wait(seconds)
 
     def kill(self):
-        """Ends it at once, as a machine that fails."""
+        """Kills it, as if its machine failed."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(10)
 
     @property
-    def said(self):
-        """What it has said so far."""
+    def output(self):
+        """Its output so far."""
         return self.log.read_text(encoding="utf-8", errors="replace")
 
 
 @contextmanager
 def started(job, folder, number, **environment):
-    """Starts a job in `number` processes, each with a cache of its own, and ends them all."""
+    """Starts a job in `number` processes, each with its own cache, and ends all of them."""
     folder.mkdir(parents=True, exist_ok=True)
     addresses = [f"localhost:{port}" for port in free_ports(number)]
     workers = []
@@ -84,7 +84,7 @@ def run(job, folder, number, **environment):
         ends = time.monotonic() + SECONDS
         for worker in workers:
             status = worker.wait(max(1.0, ends - time.monotonic()))
-            assert status == 0, f"status {status}: {worker.said[-4000:]}"
+            assert status == 0, f"status {status}: {worker.output[-4000:]}"
 
 
 def wait_for(condition, what, seconds=SECONDS):

@@ -1,4 +1,4 @@
-"""Workers wait for each other in words, for a stated time, and hear what ends them."""
+"""Workers wait for each other for a limited time, report it, and can be interrupted."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from tlkit.distribution.rendezvous import meet
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Everything a hundred times as often."""
+    """Shortens the intervals."""
     monkeypatch.setattr(rendezvous, "_TRY_SECONDS", 0.02)
     monkeypatch.setattr(rendezvous, "SAY_SECONDS", 0.05)
 
@@ -38,7 +38,7 @@ def has_ipv6():
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]"])
-def test_workers_go_on_when_all_are_there(quick, host):
+def test_workers_continue_when_all_have_started(quick, host):
     if host == "[::1]" and not has_ipv6():
         pytest.skip("this machine has no IPv6")
     addresses, failed, listeners = addresses_of(3, host), [], []
@@ -46,7 +46,7 @@ def test_workers_go_on_when_all_are_there(quick, host):
     def start(index):
         try:
             meet(Cluster(addresses, index), lambda text: None, wait_seconds=60)
-            # as TensorFlow does, which others may reach in place of this worker
+            # as TensorFlow's server, which others may reach instead of this worker
             port = int(addresses[index].rpartition(":")[2])
             dual = socket.has_dualstack_ipv6()
             family = socket.AF_INET6 if dual else socket.AF_INET
@@ -65,20 +65,20 @@ def test_workers_go_on_when_all_are_there(quick, host):
     assert len(listeners) == 3
 
 
-def test_who_is_missing_is_said_and_given_up_on(quick):
-    addresses, said = addresses_of(2), []
+def test_missing_workers_are_reported_until_the_time_is_over(quick):
+    addresses, messages = addresses_of(2), []
     message = rf"must be started within 0 s.*no answer from {addresses[1]}.*Start the same command"
     with pytest.raises(tlkit.TrainingError, match=message):
-        meet(Cluster(addresses, 0), said.append, wait_seconds=0.4)
-    assert said
-    assert said[0].startswith(f"waiting for 1 of 2 workers: {addresses[1]} (0 of 0 s)")
+        meet(Cluster(addresses, 0), messages.append, wait_seconds=0.4)
+    assert messages
+    assert messages[0].startswith(f"waiting for 1 of 2 workers: {addresses[1]} (0 of 0 s)")
     socket.create_server(("", int(addresses[0].rpartition(":")[2]))).close()  # it is free again
 
 
-def test_a_port_that_is_taken_is_one_line():
+def test_a_port_in_use_is_refused():
     addresses = addresses_of(2)
     with socket.create_server(("", int(addresses[0].rpartition(":")[2]))):
-        message = f"a port that is free. Received: '{addresses[0]}' .another program listens"
+        message = f"a free port for this worker. Received: '{addresses[0]}' .another program"
         with pytest.raises(tlkit.ArgumentError, match=message):
             meet(Cluster(addresses, 0), lambda text: None)
 
@@ -90,7 +90,7 @@ def test_a_port_that_is_taken_is_one_line():
         *("::1:2222", "2001:db8::1:2222", "[::1:2222", "[::1]", "[host]:2222", "http://host:2222"),
     ],
 )
-def test_what_is_no_address_is_named(address):
+def test_an_invalid_address_is_named(address):
     with pytest.raises(tlkit.ArgumentError, match=re.escape(f"HOST:PORT. Received: '{address}'")):
         meet(Cluster(("localhost:1", address), 0), lambda text: None)
 
@@ -102,7 +102,7 @@ def test_an_address_that_this_machine_cannot_reach_is_named_before_any_wait(monk
 
 
 @pytest.mark.parametrize(("kind", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_chief_that_waits_says_so_and_ends_when_it_is_told_to(tmp_path, kind, status):
+def test_a_waiting_chief_reports_it_and_ends_on_a_signal(tmp_path, kind, status):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     task = {"cluster": {"worker": addresses_of(2)}, "task": {"type": "worker", "index": 0}}
     code = (
@@ -129,5 +129,5 @@ def test_a_chief_that_waits_says_so_and_ends_when_it_is_told_to(tmp_path, kind, 
         process.send_signal(kind)
         *_, last = process.stderr
     assert process.returncode == status
-    said = "interrupted" if kind == signal.SIGINT else "ended by SIGTERM"
-    assert last == f"tlkit: {said}; the same command continues.\n"
+    reason = "interrupted" if kind == signal.SIGINT else "ended by SIGTERM"
+    assert last == f"tlkit: {reason}; the same command continues.\n"

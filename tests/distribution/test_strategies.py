@@ -1,4 +1,4 @@
-"""Which strategy is taken, and on two devices of one machine what one device does."""
+"""The choice of the strategy, and training on two devices of one machine."""
 
 import json
 
@@ -30,11 +30,11 @@ def test_without_several_devices_it_is_the_default(monkeypatch):
 def test_one_worker_alone_is_the_default(monkeypatch):
     set_cluster(monkeypatch, {"worker": ["a:1"]}, {"type": "worker", "index": 0})
     assert tlkit.distribution_strategy() is tf.distribute.get_strategy()
-    with pytest.raises(ArgumentError, match="TF_CONFIG names one worker only"):
+    with pytest.raises(ArgumentError, match="TF_CONFIG has one worker only"):
         tlkit.distribution_strategy("multi-worker")
 
 
-def test_the_chief_is_counted_first(monkeypatch):
+def test_the_chief_has_the_first_index(monkeypatch):
     set_cluster(monkeypatch, {"chief": ["c:3"], **TWO}, {"type": "worker", "index": 1})
     assert read_cluster() == Cluster(("c:3", "a:1", "b:2"), 2)
 
@@ -43,17 +43,17 @@ def test_the_chief_is_counted_first(monkeypatch):
     ("kind", "message"),
     [
         ("many", "`kind` must be one of 'auto', 'mirrored', 'multi-worker'"),
-        ("mirrored", "`kind` must be 'auto' where there is one device"),
-        ("multi-worker", "unless TF_CONFIG names several workers.*names nothing"),
+        ("mirrored", "`kind` must be 'auto' if there is only one device"),
+        ("multi-worker", "unless TF_CONFIG has several workers.*has nothing"),
     ],
 )
-def test_a_kind_that_cannot_be_had_is_refused(monkeypatch, kind, message):
+def test_an_unavailable_kind_is_refused(monkeypatch, kind, message):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     with pytest.raises(ArgumentError, match=message):
         tlkit.distribution_strategy(kind)
 
 
-def test_a_run_calls_it_as_its_user_does(monkeypatch):
+def test_a_run_names_its_own_argument(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     with pytest.raises(ArgumentError, match=r"^`distribute` must be 'auto'.*distribute='mirrored'"):
         Team("mirrored")
@@ -74,13 +74,15 @@ def test_a_run_calls_it_as_its_user_does(monkeypatch):
             json.dumps(
                 {"cluster": {"worker": ["a:1"] * 2}, "task": {"type": "worker", "index": 0}}
             ),
-            "one address twice",
+            "an address is repeated",
         ),
     ],
 )
 def test_a_wrong_cluster_is_named(monkeypatch, text, problem):
     monkeypatch.setenv("TF_CONFIG", text)
-    with pytest.raises(ArgumentError, match=f"`TF_CONFIG` must name all workers.*{problem}"):
+    with pytest.raises(
+        ArgumentError, match=f"`TF_CONFIG` must have the addresses of all.*{problem}"
+    ):
         tlkit.distribution_strategy()
 
 
@@ -95,11 +97,11 @@ def test_a_model_made_outside_the_scope_is_refused():
     data = jobs.random_images()
     model = jobs.classifier(data)
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
-    with strategy.scope(), pytest.raises(ArgumentError, match="a model made under no strategy"):
+    with strategy.scope(), pytest.raises(ArgumentError, match="a model created under no strategy"):
         tlkit.fine_tune(model, data, epochs=1)
 
 
-def test_one_process_tells_itself_what_it_knows():
+def test_one_process_communicates_with_itself():
     workers = Workers(tf.distribute.get_strategy())
     assert (workers.index, workers.num_workers, workers.is_chief) == (0, 1, True)
     values = np.array([1.5, -2.0], "float32")
@@ -111,14 +113,14 @@ def test_one_process_tells_itself_what_it_knows():
     assert not workers.all(False)
 
 
-def test_a_run_is_not_distributed_in_a_way_that_there_is_none(tmp_path):
+def test_an_unknown_kind_of_distribution_of_a_run_is_refused(tmp_path):
     message = "`distribute` must be one of 'auto', 'mirrored', 'multi-worker'"
     with pytest.raises(ArgumentError, match=message):
         tlkit.train_run(tmp_path, out=tmp_path / "run", distribute="many")
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 20])
-def test_shards_of_a_split_are_whole_and_disjoint(number):
+def test_shards_of_a_split_are_complete_and_disjoint(number):
     split = jobs.random_images().train
     whole = list(split.dataset(shuffle=True, epochs=range(2), first_batch=1))
     shards = [
@@ -132,12 +134,12 @@ def test_shards_of_a_split_are_whole_and_disjoint(number):
     assert {len(shard) for shard in shards} == {len(whole)}
 
 
-def test_a_shard_that_cannot_be_is_refused():
+def test_an_invalid_shard_is_refused():
     with pytest.raises(ArgumentError, match="`shard` must be"):
         jobs.random_images().train.dataset(shard=(2, 2))
 
 
-def test_two_devices_of_one_machine_do_what_one_does(tmp_path):
+def test_two_devices_of_one_machine_compute_what_one_computes(tmp_path):
     processes.run("mirrored", tmp_path, 1)
     for kind in jobs.KINDS_MIRRORED:
         _, gradients, report = jobs.alone(kind)
@@ -154,9 +156,9 @@ def test_two_devices_of_one_machine_do_what_one_does(tmp_path):
         "metrics": "`metrics` must be created under the model's strategy",
         "loss": "`loss` must be reduced by 'sum_over_batch_size' or 'mean' on several replicas",
         "batch_size": "`batch_size` must be at least the number of replicas",
-        "rate": "`model` must be made under no strategy for find_learning_rate",
-        "cost": "`model` must be made under no strategy for estimate_cost",
-        "importance": "`model` must be made under no strategy for estimate_importance",
-        "expand": "`model` must be made under no strategy for expand",
+        "rate": "`model` must not be created under a strategy for find_learning_rate",
+        "cost": "`model` must not be created under a strategy for estimate_cost",
+        "importance": "`model` must not be created under a strategy for estimate_importance",
+        "expand": "`model` must not be created under a strategy for expand",
     }.items():
         assert message in refused[name]

@@ -1,4 +1,4 @@
-"""Two workers on loopback do what one process does with the same batches."""
+"""Two workers on loopback compute what one process computes with the same batches."""
 
 import fcntl
 import json
@@ -14,7 +14,7 @@ from tests.distribution import jobs, processes
 
 @pytest.fixture(scope="module")
 def worked(tmp_path_factory):
-    """The folder in which two workers have left what they did; once for all of pytest's workers."""
+    """The folder with the results of two workers, computed once for all of pytest's workers."""
     root = tmp_path_factory.getbasetemp()
     root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
     folder, done = root / "two-workers", root / "two-workers-done"
@@ -61,18 +61,18 @@ def test_the_epochs_figures_are_those_of_one_process(worked, kind):
 
 
 @pytest.mark.parametrize("kind", jobs.KINDS)
-def test_both_workers_have_the_same_weights_to_the_bit(worked, kind):
+def test_the_weights_of_both_workers_are_bit_identical(worked, kind):
     assert_same_weights(worked, f"weights-{kind}-{{}}.npz")
 
 
-def test_the_kinds_differ_so_that_their_agreement_says_something():
+def test_the_kinds_differ_so_that_their_agreement_is_meaningful():
     plain = jobs.alone("plain")
     assert relative(jobs.alone("anchored")[1], plain[1]) > 1e-2
     for kind in jobs.KINDS_MIRRORED:
         assert relative(jobs.alone(kind)[0].get_weights(), plain[0].get_weights()) > 1e-6
 
 
-def test_the_command_line_leaves_one_run_with_the_chief(worked):
+def test_the_command_line_writes_one_run_on_the_chief(worked):
     run = tlkit.load_run(worked / "run-0")
     assert not (worked / "run-1").exists()
     assert (worked / "run-0" / "saved_model" / "saved_model.pb").is_file()
@@ -80,14 +80,14 @@ def test_the_command_line_leaves_one_run_with_the_chief(worked):
     report = tlkit.evaluate(run.load_model(), data.validation, run.class_names)
     assert report.accuracy == run.metrics["validation"]["accuracy"]
     assert report.loss == pytest.approx(run.metrics["validation"]["loss"], rel=1e-4)
-    for index in range(2):  # the other worker knows the figures too
-        said = (worked / f"log-{index}.txt").read_text(encoding="utf-8")
-        assert "validation accuracy" in said
+    for index in range(2):  # the other worker has the figures too
+        output = (worked / f"log-{index}.txt").read_text(encoding="utf-8")
+        assert "validation accuracy" in output
     log = (worked / "run-0" / "log.txt").read_text(encoding="utf-8")
     assert "sharded over 2 replicas on 2 workers" in log
 
 
-def test_an_anchor_is_worked_out_by_the_chief_and_holds_on_both(worked):
+def test_an_anchor_is_chosen_by_the_chief_and_applied_on_both(worked):
     assert not (worked / "anchored-1").exists()
     run = tlkit.load_run(worked / "anchored-0")
     (strength,) = run.record["choices"]["anchor"]["arguments"].values()
@@ -98,20 +98,20 @@ def test_an_anchor_is_worked_out_by_the_chief_and_holds_on_both(worked):
     stage = run.metrics["stages"][-1]
     assert any("anchored with strength" in note for note in stage["notes"])
     for index in range(2):
-        said = (worked / f"log-{index}.txt").read_text(encoding="utf-8")
-        assert ("strength of the anchor:" in said) == (index == 0)
+        output = (worked / f"log-{index}.txt").read_text(encoding="utf-8")
+        assert ("strength of the anchor:" in output) == (index == 0)
 
 
-def test_a_finished_run_is_measured_by_both(worked):
+def test_a_finished_run_is_evaluated_by_both(worked):
     run = tlkit.load_run(worked / "run-0")
-    expected = run.metrics["test"]  # what it has not seen
+    expected = run.metrics["test"]
     for index in range(2):
         accuracy, loss, num_images = read(worked, f"evaluated-{index}.json")
         assert (accuracy, num_images) == (expected["accuracy"], expected["num_images"])
         assert loss == pytest.approx(expected["loss"], rel=1e-4)
 
 
-def test_the_report_says_how_batches_were_shared_out(worked):
+def test_the_report_says_how_batches_were_sharded(worked):
     notes = " ".join(read(worked, "report-plain-0.json")["notes"])
     assert "batches of 16 images, 8 on each, sharded over 2 replicas on 2 workers" in notes
     assert "rates are not scaled" in notes
@@ -134,7 +134,7 @@ def test_head_and_evaluation_are_those_of_one_process(worked):
         )
 
 
-def test_stored_activations_are_trained_on_together(worked):
+def test_both_train_on_stored_activations(worked):
     one, other = (read(worked, f"measured-{index}.json") for index in range(2))
     assert one["history"] == other["history"]
     assert len(one["history"]) == 2  # the head, then the last groups
@@ -153,18 +153,18 @@ def test_stored_activations_are_trained_on_together(worked):
         ("images", "`images` must be the same on every worker"),
     ],
 )
-def test_what_several_workers_cannot_do_is_refused(worked, name, message):
+def test_calls_that_do_not_support_several_workers_are_refused(worked, name, message):
     for index in range(2):
         assert message in read(worked, f"refused-{index}.json")[name]
 
 
-def test_keras_alone_still_cannot(worked):
-    """Fails when keras-team/keras#20585 is mended: tlkit/training/keras_workers.py can go then."""
+def test_plain_keras_still_cannot_train_on_several_workers(worked):
+    """Fails when keras-team/keras#20585 is fixed: remove tlkit/training/keras_workers.py then."""
     for index in range(2):
         assert "PerReplica" in (worked / f"keras-{index}.txt").read_text(encoding="utf-8")
 
 
-def test_a_killed_worker_ends_the_other_and_the_job_goes_on(tmp_path):
+def test_a_killed_worker_ends_the_other_and_the_job_can_be_resumed(tmp_path):
     def steps(index):
         file = tmp_path / f"steps-{index}.txt"
         return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
@@ -174,8 +174,8 @@ def test_a_killed_worker_ends_the_other_and_the_job_goes_on(tmp_path):
             lambda: ["1", "0"] in steps(1) or chief.process.poll() is not None, "no second epoch"
         )
         other.kill()
-        assert chief.wait(120) == 1, chief.said
-        assert "tlkit.errors.TrainingError: All 2 workers must stay to the end" in chief.said
+        assert chief.wait(120) == 1, chief.output
+        assert "tlkit.errors.TrainingError: All 2 workers must run until the end" in chief.output
     assert (tmp_path / "run-0" / "training.npz").is_file()
     assert not (tmp_path / "run-1").exists()
     for index in range(2):
@@ -188,7 +188,7 @@ def test_a_killed_worker_ends_the_other_and_the_job_goes_on(tmp_path):
     assert_same_weights(tmp_path, "weights-{}.npz")
 
 
-def test_a_killed_chief_ends_the_other_and_the_same_command_goes_on(tmp_path):
+def test_a_killed_chief_ends_the_other_and_the_same_command_resumes(tmp_path):
     write_photos(tmp_path / "photos", {"green": 21, "red": 20})
     run = tmp_path / "run-0"
 
@@ -198,9 +198,9 @@ def test_a_killed_chief_ends_the_other_and_the_same_command_goes_on(tmp_path):
     with processes.started("command", tmp_path, 2) as (chief, other):
         processes.wait_for(lambda: epochs() or other.process.poll() is not None, "no first epoch")
         chief.kill()
-        assert other.wait(120) == 2, other.said
-        (line,) = [line for line in other.said.splitlines() if line.startswith("tlkit: ")]
-        assert line.startswith("tlkit: All 2 workers must stay to the end.")
+        assert other.wait(120) == 2, other.output
+        (line,) = [line for line in other.output.splitlines() if line.startswith("tlkit: ")]
+        assert line.startswith("tlkit: All 2 workers must run until the end.")
         assert "start the same command on every worker again" in line
     saved = saved_history(run)
     assert 0 < len(saved) < jobs.COMMAND_EPOCHS

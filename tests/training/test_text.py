@@ -1,4 +1,4 @@
-"""Text as input: tables of words within the model, strings in the feature store."""
+"""Text as input: vocabularies in the model, strings in the feature store."""
 
 import keras
 import numpy as np
@@ -68,7 +68,7 @@ def batches(texts):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_text_trains_and_is_measured_as_images_are(name):
+def test_text_is_trained_and_evaluated_like_images(name):
     make, texts = MODELS[name]
     model, dataset = make(), batches(texts)
     report = tlkit.train_head(model, dataset, validation=dataset)
@@ -86,13 +86,13 @@ def test_features_of_text_are_what_the_model_computes_and_are_stored_once():
     features = extract_features(FrozenPart(prefix), batches(TEXTS), exact=True)
     live = prefix(tf.constant(TEXTS)).numpy()
     np.testing.assert_allclose(features.load(), live, rtol=1e-5)
-    # the numbers are no words of the vocabulary, and still tell the texts apart
+    # the numbers are not in the vocabulary, but distinguish the texts
     assert features.num_forward_passes == len(set(features.keys)) == 48
     again = extract_features(FrozenPart(prefix), batches(TEXTS), exact=True)
     assert again.num_forward_passes == 0
 
 
-def test_texts_that_differ_in_where_a_word_ends_are_told_apart():
+def test_texts_that_differ_only_in_word_boundaries_have_different_keys():
     model = classifier(layers.Hashing(num_bins=12), (2,))
     words = np.array([["ab", "c"], ["a", "bc"], ["ab", "c"], ["", "abc"]])
     dataset = tf.data.Dataset.from_tensor_slices((words, [0, 1, 0, 1])).batch(4)
@@ -112,7 +112,7 @@ def test_another_vocabulary_is_another_model(name_of):
     assert name_of(model) != before
 
 
-def test_the_words_learned_anew_count_in_the_next_measurement():
+def test_a_changed_vocabulary_takes_effect_in_the_next_evaluation():
     model = classifier(vectorization(output_sequence_length=3))
     dataset = batches(TEXTS)
     tlkit.train_head(model, dataset)

@@ -1,1 +1,1 @@
-"""Several devices and several machines: which shard each takes, and what they exchange."""
+"""Training on several devices and several machines: strategies, shards and workers."""

@@ -1,4 +1,4 @@
-"""Which machines work together, as `TF_CONFIG` says."""
+"""The cluster of workers that `TF_CONFIG` defines."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from typing import Any
 from tlkit.errors import ArgumentError
 
 KINDS = ("auto", "mirrored", "multi-worker")
-"""Kinds of `distribution_strategy`; here, so that checking one loads nothing."""
+"""Kinds of `distribution_strategy`; defined here, so that checking one loads no TensorFlow."""
 
 VARIABLE = "TF_CONFIG"
 _CHIEF, _WORKER = "chief", "worker"
@@ -22,8 +22,8 @@ class Cluster:
     """The workers of a job.
 
     Attributes:
-        addresses: "HOST:PORT" of each, the chief first.
-        index: Which of them this process is.
+        addresses: "HOST:PORT" of each worker, the chief first.
+        index: Index of this process.
     """
 
     addresses: tuple[str, ...]
@@ -31,10 +31,10 @@ class Cluster:
 
 
 def read_cluster() -> Cluster | None:
-    """Returns the cluster that the environment variable `TF_CONFIG` names, `None` without one.
+    """Returns the cluster in the environment variable `TF_CONFIG`; `None` if it is not set.
 
     Raises:
-        ArgumentError: It is not what TensorFlow documents, or names tasks other than workers.
+        ArgumentError: It does not have TensorFlow's format, or has tasks other than workers.
 
     Reference:
         https://www.tensorflow.org/guide/distributed_training#setting_up_the_tf_config_environment_variable
@@ -53,12 +53,12 @@ def read_cluster() -> Cluster | None:
     if others := sorted(set(by_type) - {_CHIEF, _WORKER}):
         raise _wrong(text, f"tasks of the type {others[0]!r}")
     if len(set(addresses)) < len(addresses):
-        raise _wrong(text, "one address twice")
+        raise _wrong(text, "an address is repeated")
     return Cluster(addresses, addresses.index(own))
 
 
 def _wrong(text: str, problem: str) -> ArgumentError:
     return ArgumentError(
-        f"`{VARIABLE}` must name all workers and which of them this is. "
+        f"`{VARIABLE}` must have the addresses of all workers and the index of this one. "
         f"Received: {VARIABLE}={text[:200]!r} ({problem}). Write {VARIABLE}='{_EXAMPLE}'."
     )

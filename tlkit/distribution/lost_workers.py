@@ -1,4 +1,4 @@
-"""A worker that is gone, in words."""
+"""The error for a lost worker."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,10 +19,10 @@ _LENGTH = 300
 
 @contextmanager
 def lost_worker_named(workers: Workers) -> Iterator[None]:
-    """Says, where the workers cannot go on together, that one of them is gone and what to do.
+    """Raises an error with a remedy if the workers cannot continue because one was lost.
 
     Raises:
-        TrainingError: TensorFlow has found that another worker does not answer.
+        TrainingError: TensorFlow has detected that another worker does not respond.
     """
     try:
         yield
@@ -30,15 +30,15 @@ def lost_worker_named(workers: Workers) -> Iterator[None]:
         if workers.num_workers == 1:
             raise
         raise TrainingError(
-            f"All {workers.num_workers} workers must stay to the end. Received: one that no longer "
-            f"answers worker {workers.index} ({_reason(error)}). See what that one said, and start "
-            "the same command on every worker again: with a run directory it goes on from the last "
-            "epoch that was saved."
+            f"All {workers.num_workers} workers must run until the end. Received: one that no "
+            f"longer responds to worker {workers.index} ({_reason(error)}). See its output, and "
+            "start the same command on every worker again: with a run directory it resumes from "
+            "the last saved epoch."
         ) from error
 
 
 def _reason(error: tf.errors.OpError) -> str:
-    """What TensorFlow says, without the places in the program that it lists before."""
+    """Returns TensorFlow's message without the stack trace before it."""
     lines = [line for line in str(error.message).splitlines() if not line.startswith("  File")]
     before, _, after = " ".join(" ".join(lines).split()).rpartition("aborted by: ")
     return f"{type(error).__name__}: {(after or before)[:_LENGTH]}"

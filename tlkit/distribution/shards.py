@@ -1,4 +1,4 @@
-"""Which images of a batch each replica takes, and the batches made of that."""
+"""Shards of batches: the images of each batch that a replica gets."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -8,39 +8,39 @@ import tensorflow as tf
 from tlkit.distribution.workers import Workers
 
 Shard: TypeAlias = tuple[int, int]
-"""(index, number): of each batch the images from `index` on, every `number`-th."""
+"""(index, number): every `number`-th image of each batch, starting with `index`."""
 
 ONLY_SHARD: Shard = (0, 1)
 
 ShardedBatches: TypeAlias = Callable[[Shard], tf.data.Dataset]
-"""From a shard to the batches with that shard of each."""
+"""Takes a shard, and returns that shard of each batch."""
 
 
 def distribute_batches(
     workers: Workers, batches: ShardedBatches
 ) -> tf.distribute.DistributedDataset:
-    """Returns batches that each replica sees its shard of, with nothing lost or seen twice.
+    """Returns batches of which each replica gets its shard, every image exactly once.
 
-    Where a batch has fewer images than there are replicas, some see an empty one.
+    If a batch has fewer images than there are replicas, some shards are empty.
 
     Args:
-        workers: With several replicas.
-        batches: What each of them is to see. Nobody must read to an end: where there is none, the
-            workers need not ask each other before each batch whether there is one more.
+        workers: The workers of a strategy with several replicas.
+        batches: The batches to shard, which are treated as infinite, so that the workers need not
+            synchronise before each batch on whether there is another; stop reading before the end.
     """
 
     def of_this_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
         dataset = batches((workers.index, workers.num_workers))
         if workers.num_local_replicas > 1:
             dataset = _shard_by_shard(dataset, workers.num_local_replicas)
-        endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
-        return dataset.apply(endless).prefetch(2)
+        infinite = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+        return dataset.apply(infinite).prefetch(2)
 
     return workers.strategy.distribute_datasets_from_function(of_this_worker)
 
 
 def _shard_by_shard(dataset: tf.data.Dataset, number: int) -> tf.data.Dataset:
-    """All shards of the first batch, then all of the second: each device takes the next one."""
+    """Returns all shards of the first batch, then all of the second, for the devices in turn."""
 
     def shards(*batch: tf.Tensor) -> tf.data.Dataset:
         indices = tf.data.Dataset.range(number)

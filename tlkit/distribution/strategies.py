@@ -1,4 +1,4 @@
-"""Over which devices and machines a model's training is spread."""
+"""Strategies: the devices and machines that a model's training is distributed over."""
 
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -16,28 +16,28 @@ from tlkit.utils.tensorflow_private import has_started
 
 
 def distribution_strategy(kind: str = "auto") -> tf.distribute.Strategy:
-    """Returns the `tf.distribute` strategy under which a model is to be made and trained.
+    """Returns the `tf.distribute` strategy under which to create and train a model.
 
-    Make the model, its constraints and metrics within `strategy.scope()`; `train_head`,
-    `fine_tune` and `evaluate` then share their work out. The batch size of the data stays the size
-    of the whole batch: each device takes its share of it, so steps and rates are those of one
-    device, and only the time differs.
+    Create the model, its constraints and metrics within `strategy.scope()`; `train_head`,
+    `fine_tune` and `evaluate` then distribute their work. The batch size of the data is that of the
+    whole batch: each device gets a shard of it, so that steps and rates are those of one device,
+    and only the speed differs.
 
-    With several machines, the same program runs on each of them, with the same images, and the
-    environment variable `TF_CONFIG` names them all. Call this first, before TensorFlow computes
-    anything. Only the first of them, the chief, writes. They wait ten minutes for each other to be
-    started, and say every few seconds for whom.
+    With several machines, run the same program on each of them, with the same images and with the
+    addresses of all in the environment variable `TF_CONFIG`. Call this first, before TensorFlow
+    computes anything. Only the first machine, the chief, writes. The machines wait up to ten
+    minutes for each other to start, and report every few seconds which are missing.
 
     Args:
-        kind: "mirrored": all GPUs of this machine (without any, its logical processors).
-            "multi-worker": all machines that `TF_CONFIG` names, with all their GPUs. "auto":
-            "multi-worker" where `TF_CONFIG` names several workers, "mirrored" where there are
-            several GPUs, else TensorFlow's default, which is one device.
+        kind: "mirrored": all GPUs of this machine (without GPUs, its logical CPUs).
+            "multi-worker": all machines in `TF_CONFIG`, with all their GPUs. "auto":
+            "multi-worker" if `TF_CONFIG` has several workers, "mirrored" if there are several
+            GPUs, else TensorFlow's default, which is one device.
 
     Raises:
         ArgumentError: `kind` is none of these; there is only one device to mirror to; `TF_CONFIG`
-            is missing or wrong, or the port it gives this worker is taken; TensorFlow has computed
-            something already.
+            is missing or invalid, or the port of this worker is in use; TensorFlow has already
+            computed something.
         TrainingError: Other workers were not started in time.
 
     Example:
@@ -55,14 +55,14 @@ def distribution_strategy(kind: str = "auto") -> tf.distribute.Strategy:
 
 
 def strategy_for(kind: str, argument: str) -> tf.distribute.Strategy:
-    """Returns what `distribution_strategy` does, for a kind that came as another argument.
+    """Returns the same as `distribution_strategy`, for an argument of another name.
 
     Args:
-        kind: As there.
-        argument: What messages call it.
+        kind: See `distribution_strategy`.
+        argument: The name of the argument in error messages.
 
     Raises:
-        ArgumentError: As there.
+        ArgumentError: See `distribution_strategy`.
     """
     check_choice(argument, kind, KINDS)
     grow_gpu_memory()
@@ -71,8 +71,8 @@ def strategy_for(kind: str, argument: str) -> tf.distribute.Strategy:
     if kind == "multi-worker" and not several_workers:
         number = "nothing" if cluster is None else "one worker only"
         raise ArgumentError(
-            f"`{argument}` must be 'auto' or 'mirrored' unless TF_CONFIG names several workers. "
-            f"Received: {argument}='multi-worker', and {VARIABLE} names {number}. Set it on each "
+            f"`{argument}` must be 'auto' or 'mirrored' unless TF_CONFIG has several workers. "
+            f"Received: {argument}='multi-worker', and {VARIABLE} has {number}. Set it on each "
             "machine."
         )
     if cluster is not None and several_workers:
@@ -85,26 +85,26 @@ def strategy_for(kind: str, argument: str) -> tf.distribute.Strategy:
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     if len(devices) == 1:
         raise ArgumentError(
-            f"`{argument}` must be 'auto' where there is one device. Received: "
-            f"{argument}='mirrored', and TensorFlow sees {devices[0].name} alone. Use 'auto'."
+            f"`{argument}` must be 'auto' if there is only one device. Received: "
+            f"{argument}='mirrored', and TensorFlow has only {devices[0].name}. Use 'auto'."
         )
     return tf.distribute.MirroredStrategy([device.name for device in devices])
 
 
 def strategy_of(model: keras.Model) -> tf.distribute.Strategy:
-    """Returns the strategy under which a model was made, TensorFlow's default if under none.
+    """Returns the strategy under which a model was created, else TensorFlow's default.
 
     Raises:
-        ArgumentError: Another strategy's scope is entered now.
+        ArgumentError: The current scope is that of another strategy.
     """
     values = [variable.value for variable in model.variables]
-    spread = [value for value in values if isinstance(value, tf.distribute.DistributedValues)]
-    own = spread[0].distribute_strategy if spread else None
+    distributed = [v for v in values if isinstance(v, tf.distribute.DistributedValues)]
+    own = distributed[0].distribute_strategy if distributed else None
     if tf.distribute.has_strategy() and own is not tf.distribute.get_strategy() and values:
-        made = "under no strategy" if own is None else f"under another {type(own).__name__}"
+        created = "under no strategy" if own is None else f"under another {type(own).__name__}"
         raise ArgumentError(
-            "`model` must be made under the strategy whose scope is entered. Received: a model "
-            f"made {made}. Build or load it within `with strategy.scope():`."
+            "`model` must be created under the strategy of the current scope. Received: a model "
+            f"created {created}. Build or load it within `with strategy.scope():`."
         )
     return own or tf.distribute.get_strategy()
 
@@ -113,24 +113,24 @@ def workers_of(model: keras.Model) -> Workers:
     """Returns the workers of the strategy under which a model was created.
 
     Raises:
-        ArgumentError: As `strategy_of`.
+        ArgumentError: See `strategy_of`.
     """
     return Workers(strategy_of(model))
 
 
 def scope_of(model: keras.Model) -> AbstractContextManager[object]:
-    """Returns the scope in which variables are made that belong to the model's training."""
+    """Returns the scope in which to create variables for the model's training."""
     strategy = strategy_of(model)
     is_default = strategy is tf.distribute.get_strategy() and not tf.distribute.has_strategy()
     return nullcontext() if is_default else strategy.scope()
 
 
 def check_one_device(model: keras.Model, what: str) -> None:
-    """Raises `ArgumentError` where a model is spread over several devices."""
+    """Raises `ArgumentError` if a model is distributed over several devices."""
     strategy = strategy_of(model)
     if strategy.num_replicas_in_sync > 1:
         raise ArgumentError(
-            f"`model` must be made under no strategy for {what}, which runs on one device. "
+            f"`model` must not be created under a strategy for {what}, which runs on one device. "
             f"Received: a model on {strategy.num_replicas_in_sync} replicas. Save it, and load it "
             "outside the scope of the strategy."
         )
@@ -151,7 +151,7 @@ def _multi_worker(argument: str) -> tf.distribute.Strategy:
 
 def _too_late(argument: str, reason: str) -> ArgumentError:
     return ArgumentError(
-        f"`{argument}` must be 'multi-worker' before TensorFlow computes anything. "
+        f"`{argument}` must be set to 'multi-worker' before TensorFlow computes anything. "
         f"Received: {argument}='multi-worker' after that ({reason}). Call "
         "tlkit.distribution_strategy() first in the program."
     )

@@ -1,4 +1,4 @@
-"""What the workers of a strategy tell each other, outside the training step."""
+"""Communication between the workers of a strategy, outside the training step."""
 
 import hashlib
 import json
@@ -18,19 +18,19 @@ _CHIEF = 0
 class Workers:
     """The processes that a strategy runs in: one, or one on each machine.
 
-    Every worker must make the same calls in the same order, for they wait for each other. All of
-    them stand on one operation, a sum of 64-bit words in which each bit comes from one worker and
-    is zero elsewhere, so that whatever is sent arrives to the bit.
+    Every worker must make the same calls in the same order, because they wait for each other. All
+    calls are based on one operation, a sum of 64-bit words in which each bit comes from one worker
+    and is zero on the others, so that values are transferred bit-identically.
 
     Args:
-        strategy: The model's.
+        strategy: The strategy of the model.
 
     Attributes:
-        index: Which of them this is.
-        num_workers: How many there are.
-        num_replicas: Devices of all of them together.
-        num_local_replicas: Devices of each.
-        strategy: As given.
+        index: Index of this worker.
+        num_workers: Number of workers.
+        num_replicas: Number of devices of all workers.
+        num_local_replicas: Number of devices of each worker.
+        strategy: The given strategy.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy) -> None:
@@ -47,11 +47,11 @@ class Workers:
 
     @property
     def is_chief(self) -> bool:
-        """Whether this is the one that writes."""
+        """Whether this is the worker that writes files."""
         return self.index == _CHIEF
 
     def from_chief(self, arrays: Sequence[np.ndarray] | None) -> list[np.ndarray]:
-        """Returns the chief's arrays on every worker; what the others give is not looked at."""
+        """Returns the chief's arrays on every worker; those of the others are ignored."""
         if self.num_workers == 1:
             return list(arrays or ())
         content = b""
@@ -63,16 +63,15 @@ class Workers:
         return _unpacked(self._sum(words).view(np.uint8)[: int(size)].tobytes())
 
     def bytes_from_chief(self, content: bytes | None) -> bytes | None:
-        """Returns the chief's bytes, or `None` where it has none."""
-        given = [] if content is None else [np.frombuffer(content, np.uint8)]
-        found = self.from_chief(given)
-        return found[0].tobytes() if found else None
+        """Returns the chief's bytes, or `None` if it has none."""
+        received = self.from_chief([] if content is None else [np.frombuffer(content, np.uint8)])
+        return received[0].tobytes() if received else None
 
     def merge(self, array: np.ndarray) -> np.ndarray:
-        """Returns an array to which every worker has given its part, on all of them.
+        """Returns on every worker the array that combines the parts of all.
 
         Args:
-            array: Of the same shape on each; zero where another worker's part is.
+            array: An array of the same shape on each worker, zero in the parts of the others.
         """
         if self.num_workers == 1:
             return array
@@ -82,13 +81,13 @@ class Workers:
         return self._sum(words).view(np.uint8)[: own.size].view(array.dtype).reshape(array.shape)
 
     def any(self, flags: np.ndarray | bool) -> np.ndarray:
-        """Returns, value by value, whether it is true on any worker."""
+        """Returns for each flag whether it is true on any worker."""
         if self.num_workers == 1:
             return np.asarray(flags)
         return self._sum(np.asarray(flags).astype(_WORD)) > 0
 
     def all(self, flag: bool) -> bool:
-        """Returns whether it is true on every worker."""
+        """Returns whether a flag is true on every worker."""
         return not bool(self.any(not flag))
 
     def chief_says(self, flag: bool) -> bool:
@@ -96,7 +95,7 @@ class Workers:
         return bool(self.any(flag and self.is_chief))
 
     def check_same(self, argument: str, value: Any) -> None:
-        """Raises `ArgumentError`, on every worker, unless all have the same plain value."""
+        """Raises `ArgumentError` on every worker unless all have the same plain value."""
         if self.num_workers == 1:
             return
         text = json.dumps(value, sort_keys=True, default=str)
@@ -108,7 +107,7 @@ class Workers:
         if len(differing):
             raise ArgumentError(
                 f"`{argument}` must be the same on every worker. Received: {text[:300]} on worker "
-                f"{self.index}, and something else on worker "
+                f"{self.index}, and a different value on worker "
                 f"{differing[0] if self.is_chief else _CHIEF}. Give every worker the same program, "
                 "arguments and images."
             )
@@ -122,7 +121,7 @@ class Workers:
         return np.concatenate([np.zeros(0, _WORD), *parts]).reshape(words.shape)
 
     def _sum_some(self, words: np.ndarray) -> np.ndarray:
-        # the first replica speaks for its worker
+        # the first replica has the values of its worker, the others zeros
         def value_of(context: tf.distribute.InputContext) -> tf.Tensor:
             is_first = context.replica_id_in_sync_group % self.num_local_replicas == 0
             return tf.constant(words if is_first else np.zeros_like(words))
@@ -132,12 +131,12 @@ class Workers:
 
 
 def check_can_be_sharded(argument: str, workers: Workers) -> None:
-    """Raises `ArgumentError` where a `tf.data.Dataset` would have to be sharded among workers."""
+    """Raises `ArgumentError` if a `tf.data.Dataset` would have to be sharded over workers."""
     if workers.num_workers > 1:
         raise ArgumentError(
-            f"`{argument}` must be what load_folder, load_arrays or load_tfds returned where there "
-            "are several workers: nothing says that all of them read a tf.data.Dataset in the same "
-            f"order. Received: a tf.data.Dataset and {workers.num_workers} workers. Load a folder, "
+            f"`{argument}` must be what load_folder, load_arrays or load_tfds returned if there "
+            "are several workers, which may read a tf.data.Dataset in different orders. "
+            f"Received: a tf.data.Dataset and {workers.num_workers} workers. Load a folder, "
             "or use one machine."
         )
 
