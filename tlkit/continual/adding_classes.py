@@ -156,9 +156,9 @@ def learn_classes(
     started = time.perf_counter()
     num_old = len(class_names)
     part = FrozenPart(below_head(model))
-    found = extract_features(part, train, exact=False, cache=cache)
-    passes = found.num_forward_passes
-    features = found.load()
+    extracted = extract_features(part, train, exact=False, cache=cache)
+    passes = extracted.num_forward_passes
+    features = extracted.load()
     memory: dict[str, np.ndarray] = {}
     if replay.images is not None and len(replay.labels):
         old = extract_features(part, replay.images, exact=False, cache=cache)
@@ -170,14 +170,14 @@ def learn_classes(
         if name not in earlier:
             continue
         own = [memory[name]] if name in memory else []
-        known = np.concatenate([features[found.labels == label], *own])
+        known = np.concatenate([features[extracted.labels == label], *own])
         more = unseen_rows(earlier[name], known, replay.exemplars - sum(map(len, own)))
         if len(more):
             memory[name] = np.concatenate([*own, more])
             from_stored[name] = len(more)
     rows = np.concatenate([features, *memory.values()])
     labels = np.concatenate(
-        [found.labels, *(np.full(len(own), class_names.index(n)) for n, own in memory.items())]
+        [extracted.labels, *(np.full(len(own), class_names.index(n)) for n, own in memory.items())]
     ).astype(np.int64)
     inputs = [run_head(model, tensor, rows) for tensor in read_by_head(model)]
     # a single class has no other class to be solved against: its mean feature is its direction
@@ -193,7 +193,7 @@ def learn_classes(
         run_head(model, model.outputs[0], rows),
         len(new_names),
         groups=np.concatenate(
-            [found.groups, found.groups.max() + 1 + np.arange(len(rows) - len(features))]
+            [extracted.groups, extracted.groups.max() + 1 + np.arange(len(rows) - len(features))]
         ),
         seed=seed,
         imprinted=None if means is None else np.concatenate([row.kernel for row in layers]),
@@ -210,7 +210,7 @@ def learn_classes(
         notes=(
             f"only the {len(new_names)} new rows changed; old logits are bit-identical",
             f"{num_replayed} stored features of old images replayed",
-            f"features in {found.precision}: {found.store.path}",
+            f"features in {extracted.precision}: {extracted.store.path}",
             solution.note,
         ),
     )
@@ -221,7 +221,7 @@ def learn_classes(
         exemplars=Exemplars(kept, part.signature),
         num_replayed=num_replayed,
         from_stored=from_stored,
-        num_further=int(np.sum(found.labels < num_old)),
+        num_further=int(np.sum(extracted.labels < num_old)),
     )
 
 

@@ -41,24 +41,24 @@ class Anchor(StepHook):
 
     def __init__(
         self,
-        held: Mapping[str, Sequence[tuple[keras.Variable, WeightAnchor]]],
+        anchored: Mapping[str, Sequence[tuple[keras.Variable, WeightAnchor]]],
         *,
         strength: float,
         mode: str,
         notes: Sequence[str] = (),
     ) -> None:
-        self.strength, self.mode, self.groups = strength, mode, tuple(held)
-        self._held = {group: tuple(pairs) for group, pairs in held.items()}
-        self._anchors = {id(v): a for pairs in held.values() for v, a in pairs}
-        self.undecayed = [v for pairs in held.values() for v, _ in pairs]
+        self.strength, self.mode, self.groups = strength, mode, tuple(anchored)
+        self._anchored = {group: tuple(pairs) for group, pairs in anchored.items()}
+        self._anchors = {id(v): a for pairs in anchored.values() for v, a in pairs}
+        self.undecayed = [v for pairs in anchored.values() for v, _ in pairs]
         self.variables = [v for anchor in self._anchors.values() for v in anchor.variables]
         self.num_anchored = sum(prod(variable.shape) for variable in self.undecayed)
         self.notes = (
-            f"{self.num_anchored:,} values in {', '.join(held)} anchored with strength "
+            f"{self.num_anchored:,} values in {', '.join(anchored)} anchored with strength "
             f"{strength:.3g} ({mode}); weight decay is off on them",
             *notes,
         )
-        self._by_group = {group: keras.metrics.Mean(name=f"anchor_{group}") for group in held}
+        self._by_group = {group: keras.metrics.Mean(name=f"anchor_{group}") for group in anchored}
         self._share = keras.metrics.Mean(name="anchor_share")
         self.metrics = (*self._by_group.values(), self._share)
         if mode == "penalty":
@@ -69,15 +69,15 @@ class Anchor(StepHook):
         """Returns the penalty of each group at its current weights, frozen or not."""
         return {
             group: float(sum(float(anchor(variable)) for variable, anchor in pairs))
-            for group, pairs in self._held.items()
+            for group, pairs in self._anchored.items()
         }
 
     def release(self) -> None:
         """Removes the anchor: it no longer penalises or pulls any weight of the model."""
-        for pairs in self._held.values():
+        for pairs in self._anchored.values():
             for variable, anchor in pairs:
                 variable.regularizer = _without(variable.regularizer, anchor)
-        self._held = dict.fromkeys(self._held, ())
+        self._anchored = dict.fromkeys(self._anchored, ())
         self._anchors, self.undecayed, self.variables = {}, [], []
 
     def check(self, model: keras.Model) -> None:
@@ -111,7 +111,9 @@ class Anchor(StepHook):
             "name": "anchor_weights",
             "strength": self.strength,
             "mode": self.mode,
-            "importance": {ESTIMATE: {group: _norm(pairs) for group, pairs in self._held.items()}},
+            "importance": {
+                ESTIMATE: {group: _norm(pairs) for group, pairs in self._anchored.items()}
+            },
         }
 
     def loss(self, images: Any, outputs: Any, loss: tf.Tensor) -> None:
@@ -120,7 +122,7 @@ class Anchor(StepHook):
             group: tf.add_n(
                 [tf.constant(0.0)] + [self._penalty_of(v, a) for v, a in pairs if v.trainable]
             )
-            for group, pairs in self._held.items()
+            for group, pairs in self._anchored.items()
         }
         num_images = tf.shape(tf.nest.flatten(images)[0])[0]
         for group, penalty in penalties.items():
@@ -222,7 +224,7 @@ def anchor_weights(
     else:
         notes = []
     values, names = dict(importance or {}), variable_names(model)
-    held = {
+    anchored = {
         group: [
             (variable, WeightAnchor(strength, variable.numpy(), values.get(names[id(variable)])))
             for variable in variables
@@ -230,11 +232,11 @@ def anchor_weights(
         for group, variables in chosen.items()
     }
     if mode == "penalty":
-        for pairs in held.values():
+        for pairs in anchored.values():
             for variable, anchor in pairs:
                 before = variable.regularizer
                 variable.regularizer = anchor if before is None else RegularizerSum(before, anchor)
-    return Anchor(held, strength=float(strength), mode=mode, notes=notes)
+    return Anchor(anchored, strength=float(strength), mode=mode, notes=notes)
 
 
 def anchors_of(variable: keras.Variable) -> list[WeightAnchor]:

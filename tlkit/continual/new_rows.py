@@ -103,11 +103,11 @@ def solve_new_rows(
         kernel, bias = imprinted.astype(np.float64), np.zeros(1)
         note = "imprinted: the direction of the class's mean feature, at the old rows' mean norm"
     else:
-        beside = old_logits if has_old else np.empty((len(labels), 0))
+        fixed_logits = old_logits if has_old else np.empty((len(labels), 0))
         own = labels if has_old else labels - num_old
         groups = np.arange(len(labels)) if groups is None else groups
         kernel, bias, note = _solve(
-            features, own, beside, num_new=num_new, groups=groups, seed=seed
+            features, own, fixed_logits, num_new=num_new, groups=groups, seed=seed
         )
     if num_old and not has_old:
         margin = (features @ kernel + bias).max(axis=1) - old_logits.max(axis=1)
@@ -122,7 +122,7 @@ def solve_new_rows(
 def _solve(
     features: np.ndarray,
     labels: np.ndarray,
-    beside: np.ndarray,
+    fixed_logits: np.ndarray,
     *,
     num_new: int,
     groups: np.ndarray,
@@ -133,7 +133,7 @@ def _solve(
     problem = _Problem(
         features=((features - mean) / scale).astype(np.float64),
         labels=labels,
-        beside=beside.astype(np.float64),
+        fixed_logits=fixed_logits.astype(np.float64),
         num_new=num_new,
     )
     # the products are small: a second BLAS thread spends far longer waiting than computing
@@ -147,22 +147,22 @@ def _solve(
 
 @dataclass(frozen=True)
 class _Problem:
-    """Rows to solve on; `beside` holds the fixed logits of old classes."""
+    """Rows to solve on; `fixed_logits` holds the fixed logits of old classes."""
 
     features: np.ndarray
     labels: np.ndarray
-    beside: np.ndarray
+    fixed_logits: np.ndarray
     num_new: int
 
     def rows(self, chosen: np.ndarray) -> "_Problem":
         return _Problem(
-            self.features[chosen], self.labels[chosen], self.beside[chosen], self.num_new
+            self.features[chosen], self.labels[chosen], self.fixed_logits[chosen], self.num_new
         )
 
     @property
     def weights(self) -> np.ndarray:
         """The weight of each row: classes have equal totals, and all weights sum to one."""
-        weights = class_weights(self.labels, self.beside.shape[1] + self.num_new)[self.labels]
+        weights = class_weights(self.labels, self.fixed_logits.shape[1] + self.num_new)[self.labels]
         return weights / weights.sum()
 
     def solve(self, penalty: float) -> np.ndarray:
@@ -178,7 +178,7 @@ class _Problem:
             loss = weights @ (total - logits[positions, self.labels])
             errors = np.exp(logits - total[:, np.newaxis])
             errors[positions, self.labels] -= 1.0
-            errors = errors[:, self.beside.shape[1] :] * weights[:, np.newaxis]
+            errors = errors[:, self.fixed_logits.shape[1] :] * weights[:, np.newaxis]
             gradient = np.concatenate([self.features.T @ errors, errors.sum(axis=0)[np.newaxis]])
             gradient[:-1] += penalty * current[:-1]
             return loss + penalty / 2 * np.square(current[:-1]).sum(), gradient.ravel()
@@ -199,7 +199,9 @@ class _Problem:
         return float(self.weights @ (logsumexp(logits, axis=1) - of_label))
 
     def _logits(self, solution: np.ndarray) -> np.ndarray:
-        return np.concatenate([self.beside, self.features @ solution[:-1] + solution[-1]], axis=1)
+        return np.concatenate(
+            [self.fixed_logits, self.features @ solution[:-1] + solution[-1]], axis=1
+        )
 
 
 def _choose_penalty(problem: _Problem, groups: np.ndarray, seed: int) -> tuple[float, str]:

@@ -185,16 +185,16 @@ def choose_anchor(
 
 
 class _Trials:
-    """Trial trainings of a model from the weights that it has when this is made.
+    """Trial trainings of a model from its current weights.
 
     Args:
-        model: Is trained in each trial.
-        data: As `fine_tune` takes it.
+        model: The model to train in each trial.
+        data: The data, as for `fine_tune`.
         source: The same images, with validation images.
-        old_split: Images of the old task, if there are any.
-        class_weight: As `fine_tune` takes it.
-        anchoring: Arguments of `anchor_weights`, without the strength.
-        tuning: Arguments of `fine_tune`, without the anchor.
+        old_split: Images of the old task, or `None`.
+        class_weight: The class weights, as for `fine_tune`.
+        anchoring: Arguments of `anchor_weights`, except the strength.
+        tuning: Arguments of `fine_tune`, except the anchor.
     """
 
     def __init__(
@@ -212,15 +212,15 @@ class _Trials:
         self._old_split, self._class_weight = old_split, class_weight
         self._anchoring, self._tuning = anchoring, tuning
         self._start = values_of(model.variables)
-        # measures the drift, and does nothing
+        # only measures the drift: a proximal anchor has no effect unless it is passed to fine_tune
         self._probe = anchor_weights(model, 1.0, **{**anchoring, "mode": "proximal"})
 
     def anchor(self, strength: float) -> Anchor:
-        """Returns an anchor of the model."""
+        """Anchors the model with a strength."""
         return anchor_weights(self._model, strength, **self._anchoring)
 
     def run(self, strength: float) -> StrengthTrial:
-        """Trains with an anchor of a strength; 0 for none."""
+        """Runs a trial with a strength; 0 for no anchor."""
         started = time.perf_counter()
         assign_all(self._model.variables, self._start)
         anchor = self.anchor(strength) if strength else None
@@ -234,7 +234,7 @@ class _Trials:
     def measure(
         self, strength: float, started: float, report: TrainingReport | None = None
     ) -> StrengthTrial:
-        """Measures the model as it is now; its training loss without an anchor only."""
+        """Evaluates the current model; the training loss only without an anchor."""
         history = report.stages[-1].history if report is not None else ()
         is_anchored = 0 < strength < math.inf
         old = None if self._old_split is None else self._score(self._old_split)
@@ -266,9 +266,11 @@ def _importance_of(
         importance = estimate_importance(
             model, data if old_data is None else old_data, method=importance
         )
-    held, _ = with_importance(model, anchorable(model, groups), importance)
+    anchored, _ = with_importance(model, anchorable(model, groups), importance)
     names = variable_names(model)
-    return normalize_importance(importance, [names[id(v)] for some in held.values() for v in some])
+    return normalize_importance(
+        importance, [names[id(v)] for some in anchored.values() for v in some]
+    )
 
 
 def _check_keywords(given: Mapping[str, Any]) -> None:

@@ -91,7 +91,7 @@ def find_cuts(model: keras.Model) -> list[Cut]:
             crossing.setdefault(outputs[id(tensor)], {})[id(tensor)] = tensor
     readers = Counter(read for call in reads for read in call)
     readers[outputs[id(output)]] += 1
-    found: list[tuple[_Output, tuple[keras.Operation, ...]]] = []
+    cuts: list[tuple[_Output, tuple[keras.Operation, ...]]] = []
     open_outputs: set[_Output] = set()
     between: list[keras.Operation] = []
     for index, call in enumerate(calls):
@@ -103,18 +103,18 @@ def find_cuts(model: keras.Model) -> list[Cut]:
         computed = {(index, position) for position in range(len(call[0].output_tensors))}
         open_outputs |= {one for one in computed if readers[one]}
         if len(open_outputs) == 1:
-            found.append((next(iter(open_outputs)), tuple(between)))
+            cuts.append((next(iter(open_outputs)), tuple(between)))
             between = []
     tensors = [
         next(iter(crossing[index, position].values()))
         if len(crossing[index, position]) == 1
         else calls[index][0].output_tensors[position]
-        for (index, position), _ in found
+        for (index, position), _ in cuts
     ]
     return [
         Cut(tensor, calls[cut[0]][0].operation, operations, shape, len(crossing[cut]) == 1)
         for tensor, (cut, operations), shape in zip(
-            tensors, found, _sizes(graph.input, tensors), strict=True
+            tensors, cuts, _sizes(graph.input, tensors), strict=True
         )
     ]
 

@@ -80,13 +80,13 @@ def flat(model: keras.Model) -> FlatGraph:
         ['inside', 'out']
     """
     model_input, output = model_ends(model)
-    found = _FLAT.get(model)
-    if found is None or not found.is_of(model):
+    graph = _FLAT.get(model)
+    if graph is None or not graph.is_of(model):
         walk = _Walk()
         tensors: dict[int, keras.KerasTensor] = {}
         nodes = sorted_nodes(output)
         walk.visit(nodes, tensors, (), training=None)
-        found = _FLAT[model] = FlatGraph(
+        graph = _FLAT[model] = FlatGraph(
             input=model_input,
             output=tensors[id(output)],
             tensors=tensors,
@@ -96,7 +96,7 @@ def flat(model: keras.Model) -> FlatGraph:
             nested=tuple(walk.nested),
             _kept=tuple(model.outputs),
         )
-    return found
+    return graph
 
 
 def flat_tensor(model: keras.Model, tensor: keras.KerasTensor) -> keras.KerasTensor:

@@ -202,7 +202,7 @@ def parse_graph(model: keras.Model) -> GraphSpec:
     refs: dict[int, Ref] = {}
     calls: dict[str, Call] = {}
     in_order: list[Call] = []
-    beside: list[tuple[Any, GrownName]] = []
+    added_nodes: list[tuple[Any, GrownName]] = []
     for node in nodes:
         name = grown_name_of(node.operation, names)
         if name.is_plain:
@@ -215,14 +215,14 @@ def parse_graph(model: keras.Model) -> GraphSpec:
             calls[name.base] = Call(tuple(args), kwargs, shapes, {(0, 0): layer_spec})
             in_order.append(calls[name.base])
         else:
-            beside.append((node, name))
+            added_nodes.append((node, name))
         if not name.part and not name.reads:
             for position, tensor in enumerate(node.output_tensors):
                 refs[id(tensor)] = Ref(calls[name.base], position)
     for call in in_order:
         if call.mixes_units:
             call.activation = call.operation.get_config()["activation"]
-    for node, name in beside:
+    for node, name in added_nodes:
         _attach(node, name, calls[name.base])
     has_flags = has_user_flags(model)
     return GraphSpec(model.name, in_order, _ref_of(output, refs, model), has_flags)

@@ -75,11 +75,11 @@ def _of_einsum_dense(layer: Any, inputs: list[Shape], output: Shape) -> int:
     del output
     left, _, _ = layer.equation.replace(" ", "").partition("->")
     given, _, of_kernel = left.partition(",")
-    shape, (before, has_gap, behind) = inputs[0], given.partition("...")
+    shape, (before, has_gap, after) = inputs[0], given.partition("...")
     names: list[str] = list(given)
     if has_gap:
-        gap = len(shape) - len(before) - len(behind)
-        names = [*before, *("..." for _ in range(gap)), *behind]
+        gap = len(shape) - len(before) - len(after)
+        names = [*before, *("..." for _ in range(gap)), *after]
     sides = [side or 1 for name, side in zip(names, shape, strict=True) if name not in of_kernel]
     return prod(layer.kernel.shape) * prod(sides[1:])
 

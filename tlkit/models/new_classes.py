@@ -58,9 +58,9 @@ def find_head(graph_spec: GraphSpec) -> tuple[Call, list[Call]]:
         ArgumentError: The model does not end with one Dense layer of `(batch, classes)`.
     """
     call = graph_spec.output.call
-    behind: list[Call] = []
+    following: list[Call] = []
     while not _is_dense(call) and _is_activation(call):
-        behind.insert(0, call)
+        following.insert(0, call)
         call = call.inputs[0].call
     if not _is_dense(call) or len(call.shapes[0]) != 2 or graph_spec.is_shared(call):
         raise ArgumentError(
@@ -76,7 +76,7 @@ def find_head(graph_spec: GraphSpec) -> tuple[Call, list[Call]]:
             f"over all classes. Received: model={graph_spec.name!r}, whose {call.name!r} has the "
             f"activation {call.activation!r}. Let the layer return logits, without an activation."
         )
-    return call, behind
+    return call, following
 
 
 def add_units(
@@ -95,13 +95,15 @@ def add_units(
             another unit for the first class, whose logit is zero.
         fill: Sets the new layer's weights.
     """
-    head, behind = find_head(graph_spec)
+    head, following = find_head(graph_spec)
     if is_binary:
-        order: tuple[int, ...] = (_make_two_classes(graph_spec, head, behind), 0)
+        order: tuple[int, ...] = (_make_two_classes(graph_spec, head, following), 0)
         chain = [head]
     else:
         # an activation over all classes needs them concatenated, and so do all calls after it
-        chain = [head] if is_mixing(head.activation) else [head, *takewhile(_acts_on_each, behind)]
+        chain = (
+            [head] if is_mixing(head.activation) else [head, *takewhile(_acts_on_each, following)]
+        )
         joined = next((call for call in chain if call.joined), chain[-1])
         chain = chain[: chain.index(joined) + 1]
         order = joined.joined or (0,)
@@ -122,17 +124,17 @@ def initialized(initializer: Any, seed: int) -> Fill:
         ArgumentError: Keras does not have it.
     """
     try:
-        found = keras.initializers.get(initializer)
+        resolved = keras.initializers.get(initializer)
     except ValueError as error:
         raise ArgumentError(
             "`initializer` must be a Keras initializer or the name of one. "
             f"Received: initializer={initializer!r}. Write initializer='glorot_uniform'."
         ) from error
-    if isinstance(initializer, str) and "seed" in found.get_config():
-        found = type(found).from_config({**found.get_config(), "seed": seed})
+    if isinstance(initializer, str) and "seed" in resolved.get_config():
+        resolved = type(resolved).from_config({**resolved.get_config(), "seed": seed})
 
     def fill(layer: keras.layers.Dense) -> None:
-        layer.kernel.assign(found(layer.kernel.shape, dtype=layer.kernel.dtype))
+        layer.kernel.assign(resolved(layer.kernel.shape, dtype=layer.kernel.dtype))
 
     return fill
 
@@ -193,7 +195,7 @@ def scaled_rows(layer_spec: LayerSpec, factor: float) -> LayerSpec:
     return replace(layer_spec, weights=((factor * kernel).astype(kernel.dtype), *bias))
 
 
-def _make_two_classes(graph_spec: GraphSpec, head: Call, behind: list[Call]) -> int:
+def _make_two_classes(graph_spec: GraphSpec, head: Call, following: list[Call]) -> int:
     """Adds a logit 0 to a head with one logit z, and replaces its sigmoid by a softmax, in place.
 
     softmax([0, z]) is [1 - p, p] with p = sigmoid(z).
@@ -206,7 +208,7 @@ def _make_two_classes(graph_spec: GraphSpec, head: Call, behind: list[Call]) -> 
     head.layer_specs[0, first] = LayerSpec(head.operation, zeros, fill=keep_initial_weights)
     if head.activation == "sigmoid":
         head.activation = "softmax"
-    for call in behind:
+    for call in following:
         call.layer_specs = {(0, 0): _as_softmax(call)}
     return first
 

@@ -37,14 +37,14 @@ def work_of_graph(graph: Any, steps: int = 1) -> int:
 
 def _needed(graph: Any) -> list[Any]:
     """Returns the operations that the outputs depend on; others never run."""
-    found: dict[int, Any] = {}
+    needed: dict[int, Any] = {}
     waiting = [tensor.op for tensor in graph.outputs]
     while waiting:
         operation = waiting.pop()
-        if id(operation) not in found:
-            found[id(operation)] = operation
+        if id(operation) not in needed:
+            needed[id(operation)] = operation
             waiting += [tensor.op for tensor in operation.inputs]
-    return list(found.values())
+    return list(needed.values())
 
 
 def _work_of(operation: Any, graph: Any, steps: int) -> int:
@@ -93,10 +93,10 @@ def _of_einsum(operation: Any) -> int:
     gap: list[int] = []
     for names, tensor in zip(equation.split("->")[0].split(","), operation.inputs, strict=True):
         shape = _sides(tensor)
-        before, has_gap, behind = names.partition("...")
-        end = len(shape) - len(behind)
+        before, has_gap, after = names.partition("...")
+        end = len(shape) - len(after)
         sides |= dict(zip(before, shape, strict=False))
-        sides |= dict(zip(behind, shape[end:], strict=True))
+        sides |= dict(zip(after, shape[end:], strict=True))
         if has_gap and len(shape[len(before) : end]) >= len(gap):
             gap = shape[len(before) : end]
     return prod(sides.values()) * prod(gap) if len(operation.inputs) > 1 else 0

@@ -34,7 +34,7 @@ class KeepBest(keras.callbacks.Callback):
     best. An epoch that a guard does not allow is never kept.
 
     Args:
-        whole: The model whose weights are kept.
+        whole_model: The model whose weights are kept.
         patience: Number of epochs without improvement after which training stops.
         best: Accuracy and cross-entropy to beat.
         guards: Callbacks that can reject an epoch.
@@ -43,14 +43,14 @@ class KeepBest(keras.callbacks.Callback):
 
     def __init__(
         self,
-        whole: keras.Model,
+        whole_model: keras.Model,
         patience: int,
         best: tuple[float, float] | None = None,
         guards: Sequence[EpochGuard] = (),
         names: tuple[str, str] = ("accuracy", "cross_entropy"),
     ) -> None:
         super().__init__()
-        self._whole, self._guards = whole, guards
+        self._whole, self._guards = whole_model, guards
         self._names = tuple(f"val_{name}" for name in names)
         self.patience = patience
         self.best = best
@@ -59,7 +59,7 @@ class KeepBest(keras.callbacks.Callback):
         self.exploded_at: int | None = None
         self.epochs_since = 0
         self.history: list[dict[str, float]] = []
-        self.weights: list[np.ndarray] = whole.get_weights()
+        self.weights: list[np.ndarray] = whole_model.get_weights()
 
     @property
     def is_over(self) -> bool:

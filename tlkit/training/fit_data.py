@@ -17,8 +17,9 @@ class FitData:
 
     Attributes:
         training: Batches, whole or sharded over the replicas.
-        validation: Likewise; `None` without validation images.
-        validation_steps: Batches in one pass over `validation`, if it repeats without end.
+        validation: Batches, whole or sharded; `None` without validation images.
+        validation_steps: Number of batches in one pass over `validation`, if it repeats
+            indefinitely.
     """
 
     training: Any

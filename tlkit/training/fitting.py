@@ -65,7 +65,7 @@ class Objective:
 
 @dataclass(frozen=True, kw_only=True)
 class FitPlan:
-    """The length of a training, and what takes part in it besides the objective.
+    """The settings of a training apart from the objective: its length, callbacks and hooks.
 
     Attributes:
         epochs: Maximum number of epochs.
@@ -111,7 +111,7 @@ def fit_model(
     objective: Objective,
     plan: FitPlan,
     *,
-    whole: keras.Model | None = None,
+    whole_model: keras.Model | None = None,
 ) -> Fitted:
     """Trains the trainable weights of a model, and keeps the weights of the best epoch.
 
@@ -123,15 +123,15 @@ def fit_model(
         batches: Training batches.
         validation: Takes a shard and returns its validation batches, without augmentation.
         objective: The loss to minimise, its optimizer, and the metrics.
-        plan: The length of the training, and what takes part in it.
-        whole: The model whose upper part `model` is, if it is a part.
+        plan: The other settings of the training.
+        whole_model: The model whose upper part `model` is, if it is a part.
 
     Raises:
         TrainingError: The loss became NaN or infinite; the best weights have been restored.
     """
-    whole = model if whole is None else whole
-    workers, checkpoint, epochs = workers_of(whole), plan.checkpoint, plan.epochs
-    with scope_of(whole):
+    whole_model = model if whole_model is None else whole_model
+    workers, checkpoint, epochs = workers_of(whole_model), plan.checkpoint, plan.epochs
+    with scope_of(whole_model):
         trainee = hooked(model, plan.hooks, plan.frozen_calls)
         trainee.compile(
             optimizer=objective.optimizer,
@@ -143,13 +143,15 @@ def fit_model(
         objective.optimizer.build(trainee.trainable_variables)
     guards = [callback for callback in plan.callbacks if isinstance(callback, EpochGuard)]
     accuracy, cross_entropy = [metric.name for metric in objective.deciding] or _DEFAULT_DECIDING
-    keeper = KeepBest(whole, plan.patience, plan.best, guards, names=(accuracy, cross_entropy))
+    keeper = KeepBest(
+        whole_model, plan.patience, plan.best, guards, names=(accuracy, cross_entropy)
+    )
     guard, finish = _StopAtNaN(), _AtEnd(plan.at_end)
     own: list[keras.callbacks.Callback] = [keeper, guard]
     epoch = step = 0
     was_stopped = False
     if checkpoint is not None:
-        state = _State(whole, trainee, keeper, plan.hooks)
+        state = _State(whole_model, trainee, keeper, plan.hooks)
         saver = SaveProgress(checkpoint, state.saver(checkpoint), batches.num_steps, workers)
         own.append(saver)
         if (saved := checkpoint.saved) is not None and saved.state.fit is not None:
@@ -223,9 +225,13 @@ class _State:
     """The full state of a training, written to and restored from a checkpoint."""
 
     def __init__(
-        self, whole: keras.Model, trainee: HookedModel, keeper: KeepBest, hooks: Sequence[StepHook]
+        self,
+        whole_model: keras.Model,
+        trainee: HookedModel,
+        keeper: KeepBest,
+        hooks: Sequence[StepHook],
     ) -> None:
-        self._whole, self._trainee, self._keeper, self._hooks = whole, trainee, keeper, hooks
+        self._whole, self._trainee, self._keeper, self._hooks = whole_model, trainee, keeper, hooks
 
     def saver(self, checkpoint: StageCheckpoint) -> Callable[[Position], None]:
         """Returns a function that saves this state for a given position."""

@@ -94,8 +94,8 @@ def solve_linear(
     if basis is not None:
         train = train.with_features(train.features @ basis)
         validation = validation and validation.with_features(validation.features @ basis)
-    whole = _tasks(train, num_units, class_weight)
-    held_out: Sequence[LabelledFeatures | None] = [None] * len(whole)
+    tasks = _tasks(train, num_units, class_weight)
+    held_out: Sequence[LabelledFeatures | None] = [None] * len(tasks)
     if validation is not None:
         held_out = _tasks(validation, num_units, class_weight)
     # the products are small: a second BLAS thread spends far longer waiting than computing
@@ -109,7 +109,7 @@ def solve_linear(
                 use_bias=use_bias,
                 seed=seed,
             )
-            for rows, measured in zip(whole, held_out, strict=True)
+            for rows, measured in zip(tasks, held_out, strict=True)
         ]
     coefficients = np.concatenate([solution[0] for solution in solutions])
     intercepts = np.concatenate([solution[1] for solution in solutions])
@@ -183,10 +183,10 @@ def _solve_one(
     everything = slice(None)
     if validation is not None and len(validation.labels) >= MIN_VALIDATION:
         chosen_by = f"{len(validation.labels)} validation images"
-        whole = head()
+        regression = head()
 
         def loss(strength: float) -> float:
-            return _log_loss(fitted(whole, strength, everything), validation)
+            return _log_loss(fitted(regression, strength, everything), validation)
 
     elif folds := _folds(rows, seed):
         chosen_by = f"{len(folds)}-fold cross-validation"

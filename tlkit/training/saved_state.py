@@ -1,4 +1,4 @@
-"""The state of a training, apart from its arrays, as a checkpoint holds it in JSON."""
+"""The state of a training in a checkpoint's JSON, without its arrays."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -31,10 +31,10 @@ class FitState:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "FitState":
-        """Reads what `dataclasses.asdict` and JSON made of it, in this version or an earlier one.
+        """Returns the state from the content of `dataclasses.asdict`, also of earlier versions.
 
         Raises:
-            KeyError: Something is missing.
+            KeyError: An entry is missing.
         """
         best = content["best"]
         return cls(
@@ -70,7 +70,7 @@ class TrainingState:
     seconds: float = 0.0
 
     def to_json(self) -> dict[str, object]:
-        """Returns it as JSON holds it."""
+        """Returns the state as JSON content."""
         return {
             "was_trained": self.was_trained,
             "accuracy_before": self.before and self.before.record(),
@@ -83,10 +83,10 @@ class TrainingState:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "TrainingState":
-        """Reads what `to_json` gave, in this version or an earlier one.
+        """Returns the state from the content of `to_json`, also of earlier versions.
 
         Raises:
-            KeyError: Something is missing.
+            KeyError: An entry is missing.
         """
         fit = content.get("fit")
         return cls(

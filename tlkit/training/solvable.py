@@ -142,21 +142,21 @@ def _solvable(head: keras.Model, model: keras.Model) -> SolvableHead:
     at_end = {"softmax", "sigmoid"} if computed is head.outputs[0] else set()
     if activation not in {"linear", *at_end}:
         raise _CannotBeSolvedError(f"layer {dense.name!r} has the activation {activation!r}")
-    found = SolvableHead(dense)
+    solvable = SolvableHead(dense)
     prior = nodes_between(start, read) or ()
     if any(not isinstance(node.operation, _IDENTITY_AT_INFERENCE) for node in prior):
-        found = SolvableHead(dense, keras.Model(start, read))
+        solvable = SolvableHead(dense, keras.Model(start, read))
         if not _is_row_wise(keras.Model(start, read)):
             raise _CannotBeSolvedError(
                 f"the inputs of layer {dense.name!r} depend on other images of the batch"
             )
     if not following:
-        return found
+        return solvable
     names = ", ".join(repr(node.operation.name) for node in following)
     what = _what_follows(dense, keras.Model(computed, logits), head_kind(model), names)
     if np.array_equal(what.slope, np.eye(dense.units)) and not what.shift.any():
-        return found
-    return replace(found, slope=what.slope, shift=what.shift)
+        return solvable
+    return replace(solvable, slope=what.slope, shift=what.shift)
 
 
 def _only_dense(head: keras.Model) -> keras.layers.Dense:

@@ -54,10 +54,12 @@ def solve_head(
     Raises:
         DataError: A class has no image.
     """
-    found = solvable_head(head, model)
-    if found.dense is None:
-        return SolvedHead(False, found.why_not)
-    sizes = [train.store.row_shape] + ([found.before.output_shape[1:]] if found.before else [])
+    solvable = solvable_head(head, model)
+    if solvable.dense is None:
+        return SolvedHead(False, solvable.why_not)
+    sizes = [train.store.row_shape] + (
+        [solvable.before.output_shape[1:]] if solvable.before else []
+    )
     if max(len(train.keys) * prod(shape) * 4 for shape in sizes) > MAX_BYTES_IN_MEMORY:
         return SolvedHead(
             False, f"its features need more than {MAX_BYTES_IN_MEMORY / 2**30:.2g} GiB of memory"
@@ -68,16 +70,16 @@ def solve_head(
     own: list[np.ndarray] = []
     if workers.is_chief:
         own = _solved_by_chief(
-            found, head, model, train, held_out, class_weight=class_weight, seed=seed
+            solvable, head, model, train, held_out, class_weight=class_weight, seed=seed
         )
     text, *weights = workers.from_chief(own)
-    for variable, value in zip(_variables(found.dense), weights, strict=False):
+    for variable, value in zip(_variables(solvable.dense), weights, strict=False):
         variable.assign(value)
     return SolvedHead(bool(weights), text.tobytes().decode())
 
 
 def _solved_by_chief(
-    found: SolvableHead,
+    solvable: SolvableHead,
     head: keras.Model,
     model: keras.Model,
     train: Features,
@@ -87,14 +89,14 @@ def _solved_by_chief(
     seed: int,
 ) -> list[np.ndarray]:
     """Returns a note and the weights; only the note if the head does not match the solution."""
-    dense = found.dense
-    rows = found.read_by_dense(train.load())
+    dense = solvable.dense
+    rows = solvable.read_by_dense(train.load())
     if dense is None or not np.isfinite(rows).all():
         return [_text("the inputs of its Dense layer are not finite for every image")]
     validation = None
     if held_out:
         validation = LabelledFeatures(
-            found.read_by_dense(held_out.load()),
+            solvable.read_by_dense(held_out.load()),
             plain_labels(held_out.labels, model),
             weights=held_out.weights,
         )
@@ -106,12 +108,12 @@ def _solved_by_chief(
         use_bias=dense.use_bias,
         seed=seed,
     )
-    kernel, bias = found.weights_for(solution.kernel, solution.bias)
+    kernel, bias = solvable.weights_for(solution.kernel, solution.bias)
     before = [variable.numpy() for variable in _variables(dense)]
     weights = [kernel, bias][: len(before)]
     for variable, value in zip(_variables(dense), weights, strict=True):
         variable.assign(value)
-    if not _matches_solution(found, head, model, train, solution):
+    if not _matches_solution(solvable, head, model, train, solution):
         for variable, value in zip(_variables(dense), before, strict=True):
             variable.assign(value)
         return [_text("with the solved weights its outputs differ from the solution's")]
@@ -122,7 +124,7 @@ def _solved_by_chief(
 
 
 def _matches_solution(
-    found: SolvableHead,
+    solvable: SolvableHead,
     head: keras.Model,
     model: keras.Model,
     train: Features,
@@ -131,8 +133,8 @@ def _matches_solution(
     """Whether the head computes the solution on images from all parts of the training set."""
     some = np.unique(np.linspace(0, len(train.keys) - 1, _NUM_VERIFIED).astype(np.int64))
     features = train.read(some)
-    logits = found.read_by_dense(features) @ solution.kernel + solution.bias
-    return is_solved(found, head, model, features=features, logits=logits)
+    logits = solvable.read_by_dense(features) @ solution.kernel + solution.bias
+    return is_solved(solvable, head, model, features=features, logits=logits)
 
 
 def _variables(dense: keras.layers.Dense) -> list[keras.Variable]:

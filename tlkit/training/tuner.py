@@ -76,7 +76,7 @@ _EPOCHS_PER_STAGE = 1_000_000
 
 @dataclass(frozen=True)
 class _Stage:
-    """A stage in training.
+    """The stage that is being trained.
 
     Attributes:
         plan: The stage as planned.
@@ -99,7 +99,7 @@ class _Stage:
     seconds: Callable[[], float]
 
     def checkpoint(self, file: Checkpoint | None) -> StageCheckpoint | None:
-        """Returns the checkpoint file as the checkpoint of this stage."""
+        """Returns the checkpoint of this stage in a file, or `None` without a file."""
         if file is None:
             return None
         return StageCheckpoint(
@@ -119,7 +119,7 @@ class Tuner:
         cache: str | os.PathLike[str] | None,
     ) -> None:
         source, recipe = tuning.source, tuning.recipe
-        if isinstance(source.train, ImageSplit):  # other orders and views for another seed
+        if isinstance(source.train, ImageSplit):  # orders and views depend on the seed
             train = dataclasses.replace(source.train, seed=source.train.seed + recipe.seed)
             source = dataclasses.replace(source, train=train)
         self._model, self._tuning, self._source, self._recipe = model, tuning, source, recipe
@@ -130,7 +130,7 @@ class Tuner:
         self._one_hot = takes_one_hot(self._loss)
 
     def run(self) -> TrainingReport:
-        """Solves the head if need be, then trains the stages that are not done."""
+        """Solves the head if it is untrained, then trains the remaining stages."""
         try:
             return self._run()
         finally:
@@ -171,7 +171,7 @@ class Tuner:
         return saved.state
 
     def _begin(self, first: PlannedStage) -> TrainingState:
-        """Solves a new head, if that can be done."""
+        """Returns the initial state, after solving the head if it is untrained and solvable."""
         seed_random_layers(self._model, self._recipe.seed)
         was_trained = not is_new_head(self._model, self._recipe.solve_head)
         is_solved = not was_trained and not reason_not_to_solve(self._model, first.unfreeze)
@@ -260,7 +260,7 @@ class Tuner:
         )
 
     def _watched(self, resumed: Saved | None) -> tuple[WatchedWeights, list[np.ndarray]]:
-        """The weights at the start of the stage: watched, and their values."""
+        """Returns the weights at the start of the stage, as `WatchedWeights` and as values."""
         model = self._model
         current = values_of(model.weights)
         if resumed is None:
@@ -319,7 +319,7 @@ class Tuner:
                 at_end=watched.measure,
                 checkpoint=stage.checkpoint(self._checkpoint),
             )
-            return fit_model(trained, batches, held_out, objective, fit_plan, whole=model)
+            return fit_model(trained, batches, held_out, objective, fit_plan, whole_model=model)
 
     def _optimizer(self, stage: PlannedStage, num_steps: int) -> keras.optimizers.Optimizer:
         model, recipe = self._model, self._recipe
