@@ -454,7 +454,7 @@ def test_shared_layers_elsewhere_stay_shared():
 
 
 def test_a_model_grown_through_a_layer_that_mixes_channels_is_not_consolidated(monkeypatch):
-    """As files of earlier versions may contain, in which such layers were not refused."""
+    """Files of earlier versions, in which such layers were not refused, may contain such models."""
     model = stacked(
         layers.Conv2D(4, 1, name="a"), layers.DepthwiseConv2D(1, activation="softmax", name="dw")
     )

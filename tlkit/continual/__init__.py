@@ -1,1 +1,1 @@
-"""What constrains and extends a network, and what that costs: anchors, importance, forgetting."""
+"""Continual learning: anchors, importance, new classes, expansion, and forgetting."""

@@ -139,7 +139,7 @@ def expand(
         Yoon et al. (2018), Lifelong Learning with Dynamically Expandable Networks,
         https://arxiv.org/abs/1708.01547. Followed are its order (retraining, then expansion),
         its drift |w - w*| per unit (ρ there, against a threshold σ), and its group sparsity on
-        incoming weights. Other than there, selective retraining moves the new rows alone, by a
+        incoming weights. Unlike there, selective retraining changes only the new rows, by a
         solved L2-penalised regression and not an L1 one, since retrained old units would end
         isolation; the relative drift is measured in a probe of the whole network, and decides
         where units are added (there: which units are split).

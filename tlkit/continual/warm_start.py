@@ -37,11 +37,11 @@ class OldTask:
 
 @dataclass(frozen=True)
 class AnchorPlan:
-    """How a model is anchored to its weights while it is trained further.
+    """The plan of an anchor for a model that is trained further.
 
     Attributes:
         strength: See `anchor_weights`.
-        method: How importance was estimated; `None` if all weights have the same.
+        method: The method that importance was estimated by; `None` if all weights have the same.
         importance: The importance by path of each weight; empty if all have the same.
         trials: The report lines on how the strength was chosen; empty if it was given.
     """

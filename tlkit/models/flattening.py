@@ -248,7 +248,7 @@ def _call_operation(
 
 
 def _is_of_counted_words(operation: keras.Operation, output: keras.KerasTensor) -> bool:
-    """Whether an operation counts the words of texts in a column, where Keras's shape is wrong.
+    """Whether an operation counts the words of texts in a column, for which Keras's shape is wrong.
 
     From `keras.Input((1,), dtype="string")` a TextVectorization computes `(batch, tokens)` in the
     modes "multi_hot", "count" and "tf_idf", while its `compute_output_spec` returns

@@ -59,7 +59,7 @@ def check_fits_source(recipe: Recipe, source: Source) -> None:
         return
     if recipe.views is not None or recipe.augment not in (DEFAULT_AUGMENTATION, "none"):
         raise ArgumentError(
-            "`views` and `augment` must be left out where `data` is a tf.data.Dataset. "
+            "`views` and `augment` must be left out if `data` is a tf.data.Dataset. "
             f"Received: views={recipe.views}, augment={recipe.augment!r}. Augment in the dataset "
             "itself."
         )
@@ -71,7 +71,7 @@ def check_callbacks(callbacks: Sequence[keras.callbacks.Callback], schedule: str
         if not isinstance(callback, keras.callbacks.Callback):
             raise ArgumentError(
                 "`callbacks` must be objects of keras.callbacks.Callback. Received: "
-                f"{callback!r}. Write callbacks=[keras.callbacks.History()], say."
+                f"{callback!r}. Write for example callbacks=[keras.callbacks.History()]."
             )
         if isinstance(callback, keras.callbacks.ModelCheckpoint):
             raise ArgumentError(

@@ -139,7 +139,7 @@ def train_head(
     if isinstance(source.train, tf.data.Dataset):
         if views > 1 or augment != "none":
             raise ArgumentError(
-                "`views` and `augment` must be left out where `data` is a tf.data.Dataset. "
+                "`views` and `augment` must be left out if `data` is a tf.data.Dataset. "
                 f"Received: views={views}, augment={augment!r}. Augment in the dataset itself."
             )
     elif views > 1 and augment == "none":
