@@ -1,5 +1,6 @@
 """The penalty of an anchor on the distance of weights from a reference."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -138,7 +139,7 @@ class RegularizerSum(keras.regularizers.Regularizer):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "RegularizerSum":
+    def from_config(cls, config: Mapping[str, Any]) -> "RegularizerSum":
         """Returns the regularizer from what `get_config` returned."""
         return cls(**{name: keras.regularizers.get(one) for name, one in config.items()})
 

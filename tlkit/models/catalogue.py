@@ -4,7 +4,7 @@ Importing this module loads neither Keras nor TensorFlow, so that names can be c
 backbone's code is imported when it is built.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -124,7 +124,7 @@ def register_backbone(
 
 
 def _build_keras_application(
-    function: str, options: dict[str, Any], input_tensor: Any, weights: str | None
+    function: str, options: Mapping[str, object], input_tensor: Any, weights: str | None
 ) -> Any:
     from tlkit.models.keras_applications import build_keras_application
 

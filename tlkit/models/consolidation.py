@@ -79,7 +79,7 @@ def _check_passes(call: Call) -> None:
 def _widen_copy(call: Call, arriving: Layout) -> Layout:
     """Merges the copies of a layer that does not mix units into one; returns its layout."""
     operation = call.operation
-    changes: dict[str, Any] = {}
+    changes: dict[str, object] = {}
     layout = arriving
     if is_depthwise(operation):
         layout = _repeated(arriving, operation.depth_multiplier)

@@ -6,7 +6,7 @@ layers, recognised by their names (`tlkit.models.grown_names`), belong to the ca
 So a grown network grows further by the same edits as a plain one.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -38,7 +38,7 @@ class LayerSpec:
     """
 
     operation: keras.Operation
-    changes: dict[str, Any] = field(default_factory=dict)
+    changes: Mapping[str, object] = field(default_factory=dict)
     weights: tuple[np.ndarray, ...] | None = None
     fill: Fill | None = None
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import keras
 import numpy as np
@@ -203,7 +202,7 @@ def _channels(call: Call, rows: np.ndarray, number: int) -> tuple[np.ndarray, in
 
 def _prune_copy(layer_spec: LayerSpec, rows: np.ndarray, channels: np.ndarray) -> LayerSpec:
     operation = layer_spec.operation
-    changes: dict[str, Any] = dict(layer_spec.changes)
+    changes: dict[str, object] = dict(layer_spec.changes)
     if isinstance(operation, keras.layers.Reshape):
         changes["target_shape"] = (*operation.target_shape[:-1], len(rows))
     weights = []

@@ -64,7 +64,7 @@ def _check_activation(operation: keras.Operation) -> None:
 def copy_weights(source: keras.Operation, target: keras.Operation) -> None:
     """Copies the weights of a layer, and of those inside it, to another of the same structure."""
     for old, new in zip(with_nested(source), with_nested(target), strict=True):
-        state: dict[str, Any] = {}
+        state: dict[str, object] = {}
         old.save_own_variables(state)
         if state:
             new.load_own_variables(state)  # not `set_weights`: some layers compute values from them

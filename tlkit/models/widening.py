@@ -161,7 +161,7 @@ def _copy_for_new_units(call: Call, channels: int, random: np.random.Generator) 
     operation = call.operation
     if not isinstance(operation, keras.layers.Layer):
         return LayerSpec(operation)
-    changes: dict[str, Any] = {}
+    changes: dict[str, object] = {}
     fill: Fill = keep_initial_weights
     if operation.weights:  # some layers without weights do not have the argument
         changes["trainable"] = True

@@ -279,7 +279,9 @@ def _read_file_of(mistake: Any) -> np.ndarray:
     return read_file(mistake.source)
 
 
-def _by_name(measured: Measured | HasCalibration | Mapping[str, Measured]) -> dict[str, Any]:
+def _by_name(
+    measured: Measured | HasCalibration | Mapping[str, Measured],
+) -> dict[str, HasReliability]:
     """The measurements of reliability to draw, by the names that the legend gives them."""
     if isinstance(measured, Mapping):
         if len(measured) > len(_SERIES):
@@ -287,7 +289,7 @@ def _by_name(measured: Measured | HasCalibration | Mapping[str, Measured]) -> di
                 f"`measured` must hold at most {len(_SERIES)} measurements. Received: "
                 f"{len(measured)}. Draw the others in a figure of their own."
             )
-        given: dict[str, Any] = dict(measured)
+        given: Mapping[str, Any] = measured
     elif hasattr(measured, "before") and hasattr(measured, "after"):
         given = {"before": measured.before, "after": measured.after}
     else:

@@ -54,8 +54,7 @@ class Figure(figure.Figure):
 
     def _repr_png_(self) -> bytes:
         png = io.BytesIO()
-        settings: dict[str, Any] = {"dpi": DOTS_PER_INCH, "bbox_inches": "tight"}
-        self.savefig(png, format="png", **settings)
+        self.savefig(png, format="png", dpi=DOTS_PER_INCH, bbox_inches="tight")
         return png.getvalue()
 
     def _ipython_display_(self) -> None:

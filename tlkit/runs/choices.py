@@ -92,7 +92,7 @@ def mode_choice(
     recommended, measured = _recommend(config, model, data)
     given = [name for name in ONLY_FINE_TUNING if getattr(config, name) is not None]
     reasons = list(recommended.reasons)
-    chosen: dict[str, Any] = {"mode": recommended.mode}
+    chosen: dict[str, object] = {"mode": recommended.mode}
     if recommended.mode == "head" and given:
         chosen = {"mode": "fine-tune"}
         reasons.append(f"{given[0]} was given, which applies to fine-tuning only")

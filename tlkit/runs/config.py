@@ -54,7 +54,7 @@ class Choice:
 
     def to_json(self) -> dict[str, object]:
         """Returns the content of `run.json`."""
-        content: dict[str, Any] = {
+        content: dict[str, object] = {
             "arguments": dict(self.arguments),
             "reasons": list(self.reasons),
         }

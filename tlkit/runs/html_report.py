@@ -189,7 +189,7 @@ def _candidates(choices: Mapping[str, Choice]) -> BackboneComparison | None:
     return BackboneComparison.from_dict(choice.comparison)
 
 
-def _class_rows(data: DataReport, evaluation: EvaluationReport | None) -> list[dict[str, Any]]:
+def _class_rows(data: DataReport, evaluation: EvaluationReport | None) -> list[dict[str, object]]:
     """Returns a row for each class: images in each split, and the scores."""
     scores = {score.name: score for score in evaluation.per_class} if evaluation else {}
     largest = max((sum(counts.values()) for counts in data.counts.values()), default=0)

@@ -83,7 +83,7 @@ class RunRecord:
 
     def to_json(self) -> dict[str, object]:
         """Returns the content of `run.json`."""
-        content: dict[str, Any] = {
+        content: dict[str, object] = {
             "finished": self.is_finished,
             "arguments": self.config.to_json(),
             "versions": dict(self.versions),

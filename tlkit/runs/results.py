@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,7 +105,7 @@ class RunResults:
         "calibration" holds the temperature of the probabilities, and "against_probe" the comparison
         of a linear probe (first) with the model (second) on the same images, or `None`.
         """
-        metrics: dict[str, Any] = {
+        metrics: dict[str, object] = {
             name: None if report is None else report.as_dict()
             for name, report in self.evaluations.items()
         }

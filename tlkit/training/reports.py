@@ -1,6 +1,7 @@
 """The reports of training."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,7 +47,7 @@ class StageReport(ShownAsText):
     moved = renamed_attribute("moved", "weight_change")
 
     @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> "StageReport":
+    def from_dict(cls, content: Mapping[str, Any]) -> "StageReport":
         """Returns the report from the content of `dataclasses.asdict`, also after JSON."""
         trainable: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value

@@ -8,7 +8,6 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from tlkit.errors import KerasSettingsError
 
@@ -16,10 +15,10 @@ BACKEND = "tensorflow"
 DTYPE_POLICIES = ("float32", "mixed_float16", "mixed_bfloat16")
 """Those that keep weights in float32."""
 
-_FILE_RULES: dict[str, Any] = {
+_FILE_RULES: dict[str, tuple[str, ...]] = {
     "floatx": ("float16", "float32", "float64"),
     "image_data_format": ("channels_last", "channels_first"),
-    "epsilon": float,
+    "epsilon": (),  # any float
 }
 """What Keras itself refuses when it is loaded."""
 
@@ -152,9 +151,9 @@ def _settings_in(path: Path) -> dict[str, object]:
         if name not in settings:
             continue
         value = settings[name]
-        is_kept = isinstance(value, rule) if isinstance(rule, type) else value in rule
+        is_kept = value in rule if rule else isinstance(value, float)
         if not is_kept:
-            wanted = "a number with a point" if rule is float else " or ".join(map(repr, rule))
+            wanted = " or ".join(map(repr, rule)) if rule else "a number with a point"
             raise KerasSettingsError(
                 f"`{name}` in {str(path)!r} must be {wanted}: Keras is not loaded otherwise. "
                 f"Received: {name}={value!r}. Correct it there."
