@@ -212,9 +212,7 @@ def estimate_cost(
     has_steps = is_timed and not solves_head
     num_trainable, step = _step(model, cut, unfreeze, batch_size, is_timed=has_steps)
     forward = _forward(model, feature_cut(model), batch_size) if is_timed else None
-    kept = sum(group.num_activations for group in groups[first:])
-    if solves_head:
-        kept = 0
+    kept = 0 if solves_head else sum(group.num_activations for group in groups[first:])
     activations = FLOAT_BYTES * batch_size * max(kept, peak_activations(model))
     seconds: dict[str, float] = {}
     disk: dict[str, int] = {}
@@ -227,15 +225,9 @@ def estimate_cost(
             disk["activations"] = FLOAT_BYTES * groups[first].num_inputs * _num_images(data, views)
         disk["model files"] = 2 * FLOAT_BYTES * model.count_params()  # .keras and the SavedModel
     if data is not None and forward is not None:
+        below_cut = _forward(model, cut, batch_size) if cut is not None else NOTHING
         is_augmented = head_views > 1 if solves_head else augment != "none"
-        decoding = _decoding(data.train, "none")
-        timings = Timings(
-            forward=forward,
-            below=_forward(model, cut, batch_size) if cut is not None else NOTHING,
-            decoding=decoding,
-            augmenting=_decoding(data.train, augment) if is_augmented else decoding,
-            step=step or NOTHING,
-        )
+        timings = _timings(data, augment if is_augmented else "none", forward, below_cut, step)
         if solves_head:
             seconds = seconds_of_head(data, timings, views=head_views)
         else:
@@ -323,6 +315,14 @@ def _labels(model: keras.Model, batch_size: int) -> np.ndarray:
     num_classes = num_classes_of(model)
     labels = np.arange(batch_size) % num_classes
     return np.eye(num_classes)[labels] if head_kind(model) == "multi_label" else labels
+
+
+def _timings(
+    data: ImageData, augment: str, forward: Timed, below_cut: Timed, step: Timed | None
+) -> Timings:
+    decoding = _decoding(data.train, "none")
+    augmenting = decoding if augment == "none" else _decoding(data.train, augment)
+    return Timings(forward, below_cut, decoding, augmenting, step or NOTHING)
 
 
 def _forward(model: keras.Model, tensor: keras.KerasTensor, batch_size: int) -> Timed:
