@@ -376,8 +376,8 @@ def _():
 
 @canary(
     "matplotlib",
-    "matplotlib's `pyplot.figure` no longer takes a figure that exists by `FigureClass`: "
-    "tlkit/plots/figure.py hands its figures to it so.",
+    "matplotlib's `pyplot.figure` no longer registers an existing figure by `FigureClass`: "
+    "tlkit/plots/figure.py registers its figures so.",
 )
 def _():
     import matplotlib.pyplot
@@ -393,8 +393,8 @@ def _():
 
 @canary(
     "atexit",
-    "Python runs what is registered with atexit no longer by `atexit._run_exitfuncs`: "
-    "leave_at_once in tlkit/utils/signals.py calls it before it ends the process.",
+    "Python no longer runs functions registered with atexit by `atexit._run_exitfuncs`: "
+    "immediate_exit in tlkit/utils/signals.py calls it before it ends the process.",
 )
 def _():
     return callable(atexit._run_exitfuncs) and "exit functions" in atexit._run_exitfuncs.__doc__

@@ -5,36 +5,36 @@ import sys
 
 
 def main() -> None:
-    """Runs the command line; in charge of signals before all that takes time to import."""
+    """Runs the command line; signals are handled before the slow imports."""
     _open_closed_streams()
     try:
-        from tlkit.utils.signals import ended_in_order, leave_at_once
+        from tlkit.utils.signals import immediate_exit, run_interruptible
 
-        with leave_at_once():
-            ended_in_order(_run, _hint)
-    except KeyboardInterrupt:  # before anything is in charge of it
+        with immediate_exit():
+            run_interruptible(_run, _hint)
+    except KeyboardInterrupt:  # before the handlers are set
         print("tlkit: interrupted.", file=sys.stderr)
         sys.exit(130)
 
 
 def _open_closed_streams() -> None:
-    """Opens to nowhere what was closed of standard input, output and error.
+    """Opens the null device for standard input, output or error if they are closed.
 
-    The next file that is opened would take its number, and what libraries print would go there.
+    Otherwise the next file that is opened would get their number, and libraries would print to it.
     """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
     sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
 
 
 def _run() -> None:
-    from tlkit.utils.signals import held_back
+    from tlkit.utils.signals import signals_delayed
 
-    with held_back():
+    with signals_delayed():
         from tlkit.cli import run_command
     run_command()
 

@@ -32,7 +32,7 @@ from tlkit.utils.option_names import (
     parameters_of,
 )
 from tlkit.utils.progress import phase, progress_as_lines
-from tlkit.utils.signals import ended_in_order
+from tlkit.utils.signals import run_interruptible
 from tlkit.utils.tensorflow_logging import load_tensorflow_quietly
 from tlkit.utils.text_repr import in_line, visible
 
@@ -497,7 +497,7 @@ def demo(
 
 def main() -> None:
     """Runs the command line, and ends it in order where a signal does; see `run_command`."""
-    ended_in_order(run_command, interruption_hint)
+    run_interruptible(run_command, interruption_hint)
 
 
 def interruption_hint() -> str:

@@ -526,7 +526,7 @@ def test_other_runtimes_are_run_in_a_process_of_their_own(name, tmp_path):
     model = tlkit.build_classifier("resnet20", ["cat", "dog"])
     report = export_model(model, tmp_path / "out", ["cat", "dog"], formats=(name,))
     (exported,) = report.formats
-    assert [path.name for path in (tmp_path / "out").iterdir()] == [EXPORT_FORMATS[name].place]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [EXPORT_FORMATS[name].path]
     assert exported.load_seconds > 0
     assert exported.milliseconds_per_image > 0
     assert 0 <= exported.difference <= EXPORT_FORMATS[name].largest_difference

@@ -6,7 +6,7 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 
-from tlkit.plots import fonts as lettering
+from tlkit.plots import fonts as fonts_module
 from tlkit.plots.fonts import dress, printable
 
 NO_FONT_HAS_IT = "\U0001d2e0"  # a Mayan numeral
@@ -14,7 +14,7 @@ NO_FONT_HAS_IT = "\U0001d2e0"  # a Mayan numeral
 
 @pytest.fixture
 def font_with_a_glyph(tmp_path, monkeypatch):
-    """A font with one character that no other has is installed."""
+    """Installs a font with a character that no other font has."""
     pen = TTGlyphPen(None)
     for index, point in enumerate([(0, 0), (500, 0), (500, 700), (0, 700)]):
         (pen.lineTo if index else pen.moveTo)(point)
@@ -33,14 +33,14 @@ def font_with_a_glyph(tmp_path, monkeypatch):
     fonts = font_manager.fontManager
     monkeypatch.setattr(fonts, "ttflist", list(fonts.ttflist))
     fonts.addfont(tmp_path / "rare.ttf")
-    forget()
+    clear_caches()
     yield
-    forget()
+    clear_caches()
 
 
-def forget():
-    for remembered in (lettering._family_of, lettering._candidates, lettering._characters):
-        remembered.cache_clear()
+def clear_caches():
+    for cached in (fonts_module._family_of, fonts_module._candidates, fonts_module._characters):
+        cached.cache_clear()
 
 
 def draw(name):
@@ -53,7 +53,7 @@ def draw(name):
     return text
 
 
-def test_a_character_that_no_font_has_is_its_code_point():
+def test_a_character_that_no_font_has_becomes_its_code_point():
     assert printable(NO_FONT_HAS_IT * 2) == "U+1D2E0 U+1D2E0"
     assert printable(f"a{NO_FONT_HAS_IT} b") == "a U+1D2E0 b"
     draw(NO_FONT_HAS_IT)
@@ -70,11 +70,11 @@ def test_an_installed_font_with_the_character_is_used(font_with_a_glyph):
      "tab\tline\n", "\udcff\x00", "\ue000", "e\u0301", "a$b$c", r"\alpha_{2}", "_hidden", "",
      "𝔄", "\U0010ffff"],
 )  # fmt: skip
-def test_any_name_can_be_drawn_without_a_warning(name):
+def test_any_name_is_drawn_without_a_warning(name):
     draw(name)
 
 
-def test_dollars_are_not_mathematics():
+def test_dollar_signs_are_literal():
     assert draw("$x^2$").get_window_extent().width > draw("x^2").get_window_extent().width
 
 
@@ -90,7 +90,7 @@ def test_long_names_lose_their_middle(name, limit):
     assert tail
 
 
-def test_short_names_stay():
+def test_short_names_are_unchanged():
     assert printable("daisy") == "daisy"
     assert printable("two\n  lines") == "two lines"
     assert printable("قطة", limit=3) == "قطة"

@@ -28,7 +28,7 @@ from tlkit.plots import data as data_plots
 from tlkit.plots import evaluation as evaluation_plots
 from tlkit.plots import training as training_plots
 from tlkit.plots.drawing import MAX_IMAGES
-from tlkit.plots.figure import Figure, apart_from_pyplot
+from tlkit.plots.figure import Figure, without_pyplot
 from tlkit.plots.fonts import printable
 from tlkit.plots.labels import label_points
 
@@ -62,14 +62,14 @@ def history(num_epochs):
     ]
 
 
-def wrong(number):
+def mistake(number):
     return SimpleNamespace(
         truth=UGLY[number % 8], predicted=UGLY[(number + 3) % 8], probability=1 - number / 40
     )
 
 
-def check_nothing_is_cut_off(figure, tmp_path):
-    """Every text lies on the page, none over another, and nothing warns."""
+def check_layout(figure, tmp_path):
+    """Checks that all texts are within the figure, none overlap, and nothing warns."""
     canvas = FigureCanvasAgg(figure)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -94,16 +94,15 @@ def check_nothing_is_cut_off(figure, tmp_path):
             boxes.append((text, box))
     for legend in figure.legends:
         boxes += [(text, text.get_window_extent(renderer)) for text in legend.get_texts()]
-    for (one, box), (other, its) in itertools.combinations(boxes, 2):
-        shared = Bbox.intersection(box, its)
-        is_apart = shared is None or min(shared.width, shared.height) <= 1
-        assert is_apart, (one, other)
+    for (first, box), (second, other) in itertools.combinations(boxes, 2):
+        overlap = Bbox.intersection(box, other)
+        assert overlap is None or min(overlap.width, overlap.height) <= 1, (first, second)
 
 
 @pytest.mark.parametrize("num_epochs", [0, 1, 2, 60])
 def test_curves(tmp_path, num_epochs):
     figure = training_plots.curves(history(num_epochs))
-    check_nothing_is_cut_off(figure, tmp_path)
+    check_layout(figure, tmp_path)
     if num_epochs:
         loss, accuracy = figure.axes
         assert [line.get_label() for line in loss.lines] == ["training", "validation"]
@@ -115,14 +114,14 @@ def test_curves(tmp_path, num_epochs):
 def test_curves_of_several_stages_and_of_missing_values(tmp_path):
     epochs = [*history(3), {"loss": 0.1, "learning_rate": 1e-4}]
     figure = training_plots.curves(epochs, stages=[("head", 0), (UGLY[0], 3), (UGLY[4], 1)])
-    check_nothing_is_cut_off(figure, tmp_path)
+    check_layout(figure, tmp_path)
     assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "accuracy", "learning rate"]
 
 
 @pytest.mark.parametrize("num_classes", [2, 8, 40, 100])
 def test_confusion(tmp_path, num_classes):
     figure = evaluation_plots.plot_confusion(evaluation(num_classes))
-    check_nothing_is_cut_off(figure, tmp_path)
+    check_layout(figure, tmp_path)
     (axes,) = figure.axes
     assert len(axes.get_yticklabels()) == min(num_classes, evaluation_plots.MAX_CLASSES_IN_MATRIX)
     assert ("40 of 100 classes" in axes.get_title()) == (num_classes == 100)
@@ -130,47 +129,51 @@ def test_confusion(tmp_path, num_classes):
     assert min(width, height) > 0.2  # inches for a cell with four figures of seven points
 
 
-def test_confusion_counts_stand_where_they_belong():
+def test_confusion_counts_are_in_their_cells():
     matrix = np.array([[5, 1200], [0, 7]])
     figure = evaluation_plots.plot_confusion(
         SimpleNamespace(class_names=("a", "b"), confusion=matrix)
     )
-    found = {text.get_position(): text.get_text() for text in figure.axes[0].texts}
-    assert found == {(0, 0): "5", (1, 0): "1.2k", (1, 1): "7"}
+    cells = {text.get_position(): text.get_text() for text in figure.axes[0].texts}
+    assert cells == {(0, 0): "5", (1, 0): "1.2k", (1, 1): "7"}
 
 
-def test_most_confused_are_those_with_mistakes():
+def test_most_confused_classes_have_the_most_mistakes():
     matrix = np.diag([9, 9, 9, 9])
     matrix[3, 1] = 5
     assert evaluation_plots.most_confused(matrix, 2).tolist() == [1, 3]
     assert evaluation_plots.most_confused(matrix, 9).tolist() == [0, 1, 2, 3]
 
 
-def test_confusion_of_several_labels_says_why_there_is_none(tmp_path):
+def test_without_a_confusion_matrix_the_figure_says_why(tmp_path):
     figure = evaluation_plots.plot_confusion(SimpleNamespace(class_names=("a",), confusion=None))
-    check_nothing_is_cut_off(figure, tmp_path)
+    check_layout(figure, tmp_path)
     assert "no confusion matrix" in figure.axes[0].texts[0].get_text()
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 30])
 def test_mistakes(tmp_path, count):
-    evaluated = SimpleNamespace(mistakes=tuple(map(wrong, range(count))))
+    evaluated = SimpleNamespace(mistakes=tuple(map(mistake, range(count))))
     figure = evaluation_plots.plot_mistakes(
         evaluated, lambda one: np.full((9, 30, 3), 255 * one.probability)
     )
-    check_nothing_is_cut_off(figure, tmp_path)
+    check_layout(figure, tmp_path)
     titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
     assert len(titles) == min(count, MAX_IMAGES)
     if count:
-        assert titles[0].splitlines()[2] == "100 % sure"
+        predicted, truth, probability = titles[0].splitlines()
+        assert predicted.startswith("pred: ")
+        assert truth.startswith("true: ")
+        assert probability == "probability 100 %"
 
 
 def evaluated(paths):
-    shares = np.tile([0.9, 0.1], (len(paths), 1))
-    return evaluate_probabilities(shares, np.ones(len(paths), np.int64), ("a", "b"), paths=paths)
+    probabilities = np.tile([0.9, 0.1], (len(paths), 1))
+    labels = np.ones(len(paths), np.int64)
+    return evaluate_probabilities(probabilities, labels, ("a", "b"), paths=paths)
 
 
-def test_images_are_read_from_their_files_and_asked_for_where_there_are_none(tmp_path):
+def test_images_are_read_from_their_files_and_without_files_a_function_is_needed(tmp_path):
     file = tmp_path / "wide.png"
     Image.new("RGB", (400, 200), (0, 99, 0)).save(file)
     (panel,) = evaluation_plots.plot_mistakes(evaluated([str(file)])).axes
@@ -179,15 +182,16 @@ def test_images_are_read_from_their_files_and_asked_for_where_there_are_none(tmp
     pair = SimpleNamespace(paths=(str(file),) * 2, splits=("train",) * 2, classes=("a",) * 2)
     first, second = data_plots.plot_near_duplicates(SimpleNamespace(pairs=(pair,))).axes
     assert first.images[0].get_array().shape == second.images[0].get_array().shape == (96, 192, 3)
-    with pytest.raises(ArgumentError, match=r"`read_image` must be given .*'images\[3\]' is none"):
+    rule = "`read_image` must be given"
+    with pytest.raises(ArgumentError, match=rf"{rule} .*'images\[3\]' is not a file"):
         evaluation_plots.plot_mistakes(evaluated(["images[3]"]))
     nameless = evaluate_probabilities(np.array([[0.9, 0.1]]), np.array([1]), ("a", "b"))
-    with pytest.raises(ArgumentError, match=r"`read_image` must be given .*'image 0' is none"):
+    with pytest.raises(ArgumentError, match=rf"{rule} .*'image 0' is not a file"):
         evaluation_plots.plot_mistakes(nameless)
 
 
 @pytest.mark.parametrize("count", [0, 1, 4, 30])
-def test_near_duplicates_stand_side_by_side(tmp_path, count):
+def test_near_duplicates_are_side_by_side(tmp_path, count):
     def pair(number):
         return SimpleNamespace(
             paths=(f"/photos/{number}.jpg", f"images[{number}]"),
@@ -196,11 +200,11 @@ def test_near_duplicates_stand_side_by_side(tmp_path, count):
         )
 
     report = SimpleNamespace(pairs=tuple(map(pair, range(count))))
-    heights = iter(range(9, 999))  # images need not have one size
+    heights = iter(range(9, 999))  # images may have different sizes
     figure = data_plots.plot_near_duplicates(
         report, lambda path: np.full((next(heights), 30, 3), 99)
     )
-    check_nothing_is_cut_off(figure, tmp_path)
+    check_layout(figure, tmp_path)
     titles = [axes.get_title().splitlines() for axes in figure.axes if axes.get_title()]
     assert len(titles) == min(2 * count, MAX_IMAGES)
     if count:
@@ -215,13 +219,13 @@ def test_class_counts(tmp_path, num_classes):
         for number, name in enumerate(names(num_classes))
     }
     figure = data_plots.plot_class_counts(SimpleNamespace(counts=counts))
-    check_nothing_is_cut_off(figure, tmp_path)
+    check_layout(figure, tmp_path)
     (axes,) = figure.axes
     assert len(axes.get_yticklabels()) == min(num_classes, data_plots.MAX_CLASSES_IN_BARS)
     assert ("of 250 classes" in axes.get_title()) == (num_classes == 250)
 
 
-def test_class_counts_that_nobody_has_divided():
+def test_class_counts_of_images_without_a_split():
     counts = {"cat": {"all": 6}, "dog": {"all": 4}}
     figure = data_plots.plot_class_counts(SimpleNamespace(counts=counts))
     (axes,) = figure.axes
@@ -230,15 +234,15 @@ def test_class_counts_that_nobody_has_divided():
 
 
 def test_class_counts_of_nothing(tmp_path):
-    check_nothing_is_cut_off(data_plots.plot_class_counts(SimpleNamespace(counts={})), tmp_path)
+    check_layout(data_plots.plot_class_counts(SimpleNamespace(counts={})), tmp_path)
     empty = SimpleNamespace(counts={"a": {"train": 0}})
-    check_nothing_is_cut_off(data_plots.plot_class_counts(empty), tmp_path)
+    check_layout(data_plots.plot_class_counts(empty), tmp_path)
 
 
 def test_batch_grid(tmp_path):
     images = np.random.default_rng(0).uniform(-5, 260, (30, 8, 8, 3)).astype(np.float32)
     figure = data_plots.plot_batch(images, np.arange(30) % 8, UGLY)
-    check_nothing_is_cut_off(figure, tmp_path)
+    check_layout(figure, tmp_path)
     assert figure.axes[6].get_title() == "b"
     rows = np.array([[0, 1, 1], [0, 0, 0]])
     figure = data_plots.plot_batch(images[:2], rows, ("a", "b", "c"))
@@ -247,15 +251,15 @@ def test_batch_grid(tmp_path):
 
 def measured(num_images, seed=0):
     confidence = np.random.default_rng(seed).beta(4, 1, num_images)
-    is_right = np.random.default_rng(seed + 1).random(num_images) < confidence**2
-    return measure_reliability(confidence, is_right)
+    is_correct = np.random.default_rng(seed + 1).random(num_images) < confidence**2
+    return measure_reliability(confidence, is_correct)
 
 
 @pytest.mark.parametrize("num_images", [1, 20, 1000])
 def test_reliability(tmp_path, num_images):
     one = measured(num_images)
     figure = evaluation_plots.plot_reliability(one, title=UGLY[4])
-    check_nothing_is_cut_off(figure, tmp_path)
+    check_layout(figure, tmp_path)
     upper, lower = figure.axes
     drawn = upper.lines[1].get_xydata()
     filled = one.counts > 0
@@ -267,7 +271,7 @@ def test_reliability(tmp_path, num_images):
 def test_reliability_of_several_differs_in_more_than_colour(tmp_path):
     several = {name: measured(200, seed) for seed, name in enumerate(UGLY[3:6])}
     figure = evaluation_plots.plot_reliability(several)
-    check_nothing_is_cut_off(figure, tmp_path)
+    check_layout(figure, tmp_path)
     upper, lower = figure.axes
     assert len({line.get_marker() for line in upper.lines if line.get_markersize() == 5}) == 3
     assert len({bar.get_hatch() for bar in lower.patches}) == 3
@@ -283,25 +287,26 @@ def test_reliability_of_reports(tmp_path):
     drawn = [figure.axes[0].lines[1].get_xydata() for figure in (by_report, by_measurement)]
     np.testing.assert_array_equal(*drawn)
     calibration = SimpleNamespace(before=measured(200), after=measured(200, 5))
-    for given in (calibration, {"before": evaluation, "after": calibration.after}):
-        figure = evaluation_plots.plot_reliability(given)
-        check_nothing_is_cut_off(figure, tmp_path)
+    for argument in (calibration, {"before": evaluation, "after": calibration.after}):
+        figure = evaluation_plots.plot_reliability(argument)
+        check_layout(figure, tmp_path)
         texts = [text.get_text() for text in figure.legends[0].get_texts()]
         assert [text.partition(":")[0] for text in texts[1:]] == ["before", "after"]
     with pytest.raises(ArgumentError, match="`measured` must hold at most 3 measurements"):
         evaluation_plots.plot_reliability(dict.fromkeys("abcd", evaluation))
 
 
-def moved_stage(name, moved, *groups):
-    return SimpleNamespace(name=name, weight_change=moved, trainable=SimpleNamespace(groups=groups))
+def make_stage(name, change, *groups):
+    trainable = SimpleNamespace(groups=groups)
+    return SimpleNamespace(name=name, weight_change=change, trainable=trainable)
 
 
 @pytest.mark.parametrize("num_stages", [0, 1, 2, 7])
 def test_drift(tmp_path, num_stages):
-    moved = {"stem": 0.0, UGLY[0]: 0.0, UGLY[4]: 3e-4, "head": 1.5}
-    stages = [moved_stage(UGLY[n], moved, UGLY[4], "head") for n in range(num_stages)]
+    change = {"stem": 0.0, UGLY[0]: 0.0, UGLY[4]: 3e-4, "head": 1.5}
+    stages = [make_stage(UGLY[n], change, UGLY[4], "head") for n in range(num_stages)]
     figure = training_plots.plot_drift(SimpleNamespace(stages=stages))
-    check_nothing_is_cut_off(figure, tmp_path)
+    check_layout(figure, tmp_path)
     for axes in figure.axes if num_stages else ():
         texts = [text.get_text() for text in axes.texts]
         assert texts == ["0, frozen", "0, frozen", "0.03 %", "150 %"]
@@ -312,7 +317,7 @@ def test_drift(tmp_path, num_stages):
 
 
 @pytest.mark.parametrize("change", [0.001, 0.025, 0.05, 0.09, 0.3])
-def test_drift_of_one_group_has_a_scale_wherever_it_lies(change):
+def test_drift_of_one_group_has_ticks_at_any_magnitude(change):
     trainable = SimpleNamespace(groups=("head",))
     stage = SimpleNamespace(name="head", weight_change={"head": change}, trainable=trainable)
     panel = training_plots.plot_drift(SimpleNamespace(stages=[stage])).axes[0]
@@ -320,19 +325,19 @@ def test_drift_of_one_group_has_a_scale_wherever_it_lies(change):
     assert any(low <= tick <= high for tick in panel.get_xticks())
 
 
-def test_drift_of_what_was_not_kept_and_of_what_was_nothing_before(tmp_path):
-    kept = moved_stage("kept", {"stem": 0.0, "head": 0.0}, "head")
-    figure = training_plots.plot_drift(SimpleNamespace(stages=[kept]))
-    check_nothing_is_cut_off(figure, tmp_path)
-    assert [text.get_text() for text in figure.axes[0].texts] == ["0, frozen", "0, as before"]
-    new = moved_stage("new", {"stem": 0.01, "head": float("inf")}, "stem", "head")
+def test_drift_of_unchanged_groups_and_of_groups_that_were_zero(tmp_path):
+    unchanged = make_stage("unchanged", {"stem": 0.0, "head": 0.0}, "head")
+    figure = training_plots.plot_drift(SimpleNamespace(stages=[unchanged]))
+    check_layout(figure, tmp_path)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["0, frozen", "0, unchanged"]
+    new = make_stage("new", {"stem": 0.01, "head": float("inf")}, "stem", "head")
     figure = training_plots.plot_drift(SimpleNamespace(stages=[new]))
-    check_nothing_is_cut_off(figure, tmp_path)
-    assert [text.get_text() for text in figure.axes[0].texts] == ["1 %", "from nothing"]
+    check_layout(figure, tmp_path)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["1 %", "from zero"]
 
 
 @pytest.mark.parametrize(("count", "spread"), [(2, 0), (8, 0.05), (20, 0.02), (20, 1)])
-def test_names_beside_points_do_not_cover_one_another(tmp_path, count, spread):
+def test_labels_beside_points_do_not_overlap(tmp_path, count, spread):
     figure = Figure(figsize=(6.4, 1.5 + 0.2 * max(count, 12)), layout="constrained")
     axes = figure.subplots()
     x = np.exp(spread * np.random.default_rng(0).normal(size=count))
@@ -341,21 +346,21 @@ def test_names_beside_points_do_not_cover_one_another(tmp_path, count, spread):
     axes.set(xlim=(min(x) / 2, max(x) * 3), ylim=(0.7, 1), xticks=[], yticks=[])
     texts = [printable(f"{index} {UGLY[index % 8]}", 16) for index in range(count)]
     points = list(zip(x, y, strict=True))
-    label_points(axes, points, texts, spans=[(one - 0.02, one + 0.02) for one in y])
-    check_nothing_is_cut_off(figure, tmp_path)
+    label_points(axes, points, texts, spans=[(value - 0.02, value + 0.02) for value in y])
+    check_layout(figure, tmp_path)
     for label, point, text in zip(axes.texts, points, texts, strict=True):
         assert label.get_text() == text
         assert label.xy == point
-    marks = axes.transData.transform(points)
+    markers = axes.transData.transform(points)
     boxes = [label.get_window_extent() for label in axes.texts]
-    assert not any(box.contains(*mark) for box in boxes for mark in marks)
+    assert not any(box.contains(*marker) for box in boxes for marker in markers)
 
 
-def shown_things():
-    """What each public function draws, by the function's name."""
+def arguments_by_function():
+    """Arguments for each public function, by the function's name."""
     stages = [
-        moved_stage("head", {"conv4": 0.0, "conv5": 0.0, "head": 0.4}, "head"),
-        moved_stage("fine-tune", {"conv4": 0.0, "conv5": 0.02, "head": 0.1}, "conv5", "head"),
+        make_stage("head", {"conv4": 0.0, "conv5": 0.0, "head": 0.4}, "head"),
+        make_stage("fine-tune", {"conv4": 0.0, "conv5": 0.02, "head": 0.1}, "conv5", "head"),
     ]
     stages[0].history, stages[1].history, stages[1].kept_epoch = [], history(4), 3
     report = SimpleNamespace(stages=stages)
@@ -365,7 +370,7 @@ def shown_things():
     matrix = tlkit.ForgettingMatrix(UGLY[:2], scenario="domain-incremental")
     for row in ([0.5, 0.5], [0.9, 0.6], [0.7, 0.9]):
         matrix.record(row)
-    before, free, held = (
+    before, free, anchored = (
         StrengthTrial(strength, accuracy=accuracy, loss=1.0, drift=drift)
         for strength, accuracy, drift in ((0.0, 0.5, 0.0), (0.0, 0.9, 3.0), (0.4, 0.88, 1.0))
     )
@@ -387,10 +392,10 @@ def shown_things():
                 suggestions={"steepest": 1e-3},
             )
         ],
-        "plot_mistakes": [SimpleNamespace(mistakes=[wrong(0), wrong(1)]), lambda _: pixels[0]],
+        "plot_mistakes": [SimpleNamespace(mistakes=[mistake(0), mistake(1)]), lambda _: pixels[0]],
         "plot_near_duplicates": [SimpleNamespace(pairs=(pair,)), lambda _: pixels[1]],
         "plot_reliability": [measured(200)],
-        "plot_strengths": [StrengthReport(before, (free, held), 0.4, 0.05, 50, "")],
+        "plot_strengths": [StrengthReport(before, (free, anchored), 0.4, 0.05, 50, "")],
         "plot_training": [report],
     }
 
@@ -403,32 +408,32 @@ def titles_of(figure):
 
 
 @pytest.mark.parametrize("name", PLOTS)
-def test_every_plot_has_a_title_and_takes_a_panel(name, tmp_path):
-    given = shown_things()[name]
-    figure = getattr(tlkit, name)(*given)
-    check_nothing_is_cut_off(figure, tmp_path)
+def test_every_plot_has_a_title_and_draws_in_given_axes(name, tmp_path):
+    arguments = arguments_by_function()[name]
+    figure = getattr(tlkit, name)(*arguments)
+    check_layout(figure, tmp_path)
     title = next(title for title in titles_of(figure) if title)
     whole = matplotlib.figure.Figure(figsize=(12, 5), layout="constrained")
     left, right = whole.subplots(1, 2)
-    assert getattr(tlkit, name)(*given, ax=right) is whole
+    assert getattr(tlkit, name)(*arguments, ax=right) is whole
     assert right.get_title() == title
     assert not left.has_data()
     assert not left.get_title()
     panels = [right, *right.child_axes]
     assert any(panel.has_data() or panel.images for panel in panels)
-    # all that is drawn lies within the panel, below its title
+    # all drawings are within the axes, below their title
     whole.draw_without_rendering()
     for panel in right.child_axes:
         box = panel.get_window_extent()
         assert right.bbox.x0 - 1 <= box.x0 <= box.x1 <= right.bbox.x1 + 1
         assert right.bbox.y0 - 1 <= box.y0 <= box.y1 <= right.bbox.y1 + 1
         assert panel.title.get_window_extent().y1 <= right.title.get_window_extent().y0 + 1
-    with pytest.raises(tlkit.ArgumentError, match="`ax` must be one panel"):
-        getattr(tlkit, name)(*given, ax=whole)
+    with pytest.raises(tlkit.ArgumentError, match=r"`ax` must be a matplotlib\.axes\.Axes"):
+        getattr(tlkit, name)(*arguments, ax=whole)
 
 
-def test_a_flat_sweep_suggests_nothing():
-    (sweep,) = shown_things()["plot_learning_rates"]
+def test_a_flat_sweep_has_no_suggestion():
+    (sweep,) = arguments_by_function()["plot_learning_rates"]
     titles = titles_of(tlkit.plot_learning_rates(sweep))
     assert "Learning-rate sweep: learning_rate=1.0e-03 is suggested" in titles
     sweep.suggestions = {}
@@ -448,7 +453,7 @@ def test_the_kept_epoch_is_marked():
 
 
 class Shown(FigureManagerBase):
-    """A backend's window; `windows` has the figures that were shown."""
+    """A backend's window; `windows` holds the shown figures."""
 
     windows: ClassVar[list[Figure]] = []
 
@@ -462,7 +467,7 @@ class Canvas(FigureCanvasAgg):
 
 @pytest.fixture
 def windows(monkeypatch):
-    """pyplot with a backend that has windows; gives the figures shown in them."""
+    """The figures shown by pyplot with a backend that has windows."""
     backend = types.ModuleType("backend_with_windows")
     backend.FigureCanvas, backend.FigureManager = Canvas, Shown
     monkeypatch.setitem(sys.modules, backend.__name__, backend)
@@ -473,7 +478,7 @@ def windows(monkeypatch):
     pyplot.switch_backend("agg")
 
 
-def test_pyplot_shows_what_was_drawn(windows):
+def test_pyplot_shows_the_drawn_figures(windows):
     figure = training_plots.curves(history(3))
     assert matplotlib.get_backend() == "module://backend_with_windows"
     pyplot.show()
@@ -487,8 +492,8 @@ def test_pyplot_shows_what_was_drawn(windows):
     assert windows == [figure] * 3
 
 
-def test_reports_leave_nothing_with_pyplot(windows):
-    with apart_from_pyplot():
+def test_figures_of_reports_are_not_registered_with_pyplot(windows):
+    with without_pyplot():
         figure = training_plots.curves(history(3))
     pyplot.show()
     assert windows == []
@@ -498,17 +503,17 @@ def test_reports_leave_nothing_with_pyplot(windows):
 
 def test_a_backend_without_windows_keeps_no_figure():
     before = dict(matplotlib.rcParams)
-    for _ in range(25):  # from the 21st on pyplot would warn
+    for _ in range(25):  # pyplot would warn from the 21st on
         figure = training_plots.curves(history(2))
     assert not pyplot.get_fignums()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that nothing can be shown here
+        warnings.simplefilter("ignore", UserWarning)  # that the backend cannot show figures
         figure.show()
     assert not pyplot.get_fignums()
     assert dict(matplotlib.rcParams) == before
 
 
-def test_drawing_loads_no_pyplot():
+def test_drawing_does_not_import_pyplot():
     code = (
         "import sys\nfrom tlkit.plots.training import curves\n"
         "curves([{'loss': 1.0}])._repr_png_()\nsys.exit('matplotlib.pyplot' in sys.modules)"
@@ -519,7 +524,7 @@ def test_drawing_loads_no_pyplot():
 def test_a_notebook_shows_a_figure_once(windows, monkeypatch):
     displayed = []
     ipython = types.ModuleType("IPython")
-    ipython.version_info = (9, 0)  # matplotlib asks for it where it draws first
+    ipython.version_info = (9, 0)  # read by matplotlib at the first drawing
     ipython.get_ipython = lambda: SimpleNamespace(kernel=None)
     ipython.display = types.ModuleType("IPython.display")
     ipython.display.Image = lambda data: data
@@ -529,7 +534,7 @@ def test_a_notebook_shows_a_figure_once(windows, monkeypatch):
     figure = training_plots.curves(history(3))
     figure._ipython_display_()
     assert [image[:4] for image in displayed] == [b"\x89PNG"]
-    assert not pyplot.get_fignums()  # or the inline backend would show it again
+    assert not pyplot.get_fignums()  # otherwise the inline backend would show it again
     figure.show()
     assert len(displayed) == 2
     assert windows == []
@@ -538,7 +543,7 @@ def test_a_notebook_shows_a_figure_once(windows, monkeypatch):
         figure._ipython_display_()
 
 
-def test_a_training_is_drawn_stage_by_stage_without_each_group_of_an_anchor():
+def test_training_curves_have_stages_and_no_penalties_of_single_groups():
     def stage(group, num_epochs):
         epochs = [
             {**epoch, "anchor_conv4": 0.1, "anchor_share": 0.2} for epoch in history(num_epochs)
@@ -553,7 +558,7 @@ def test_a_training_is_drawn_stage_by_stage_without_each_group_of_an_anchor():
 
 
 @pytest.mark.parametrize("name", [name for name in tlkit.__all__ if name.startswith("plot_")])
-def test_what_cannot_be_drawn_is_named(name):
+def test_objects_that_cannot_be_drawn_are_refused(name):
     arguments = [np.zeros((2, 3)), [], []] if name == "plot_batch" else [object()]
     with pytest.raises(tlkit.ArgumentError, match="must be"):
         getattr(tlkit, name)(*arguments)
@@ -568,6 +573,6 @@ def test_what_cannot_be_drawn_is_named(name):
         (np.zeros((2, 4, 4, 3)), np.eye(2, 4), "labels of 4 classes"),
     ],
 )
-def test_a_batch_that_cannot_be_drawn_is_named(images, labels, message):
+def test_an_invalid_batch_is_refused(images, labels, message):
     with pytest.raises(tlkit.ArgumentError, match=message):
         tlkit.plot_batch(images, labels, ["a", "b"])

@@ -451,7 +451,7 @@ def test_a_disk_that_is_full_at_the_export_is_reported_and_no_partial_export_is_
 
     monkeypatch.setattr(tf.saved_model, "save", full)
     out = tmp_path / "run"
-    with pytest.raises(tlkit.StorageError, match=r"run' must be a place with room to write to"):
+    with pytest.raises(tlkit.StorageError, match=r"run' must be on a writable disk"):
         tlkit.train_run(photos, out=out, mode="head", **ARGUMENTS)
     assert sorted(path.name for path in out.iterdir()) == ["log.txt", "run.json"]
 

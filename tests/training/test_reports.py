@@ -35,7 +35,7 @@ def test_a_report_is_restored_from_its_dictionary():
 
 def test_the_old_name_of_the_weight_change_still_reads():
     report = stage()
-    with pytest.deprecated_call(match="`moved` is called `weight_change` now"):
+    with pytest.deprecated_call(match="`moved` was renamed to `weight_change`"):
         assert report.moved == report.weight_change
 
 

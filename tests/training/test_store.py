@@ -98,7 +98,7 @@ def test_a_damaged_index_is_an_empty_one(tmp_path):
 
 
 def test_a_store_that_stays_locked_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(tlkit.utils.cache, "_SECONDS_TO_WAIT", 0.05)
+    monkeypatch.setattr(tlkit.utils.cache, "_LOCK_SECONDS", 0.05)
     with FeatureStore("a", SHAPE, folder=tmp_path) as store:
         holder = sqlite3.connect(store.path.with_suffix(".index"), isolation_level=None)
         holder.execute("BEGIN IMMEDIATE")

@@ -30,23 +30,23 @@ SCHEMA = "CREATE TABLE IF NOT EXISTS facts (name TEXT, value TEXT)"
 
 @pytest.fixture
 def unusable_cache(tmp_path, monkeypatch):
-    """A cache that not even root can write to: a file stands where its folder would be."""
+    """A cache that not even root can write to: its path is that of a file."""
     (tmp_path / "file").touch()
     monkeypatch.setenv("TLKIT_CACHE", str(tmp_path / "file"))
     return tmp_path / "file"
 
 
-def test_the_environment_moves_the_cache(tmp_path, monkeypatch):
+def test_the_environment_sets_the_folder_of_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("TLKIT_CACHE", str(tmp_path))
     assert cache_folder("features") == tmp_path / "features"
     assert cache_note("features") == ""
 
 
-def test_the_cache_knows_every_folder_that_is_used():
+def test_all_folders_that_are_used_are_listed():
     assert {FEATURES_FOLDER, FILE_CHECKS_FOLDER} < set(FOLDERS)
 
 
-def test_clearing_says_how_much_it_removed(tmp_path):
+def test_clearing_reports_the_removed_bytes(tmp_path):
     folder = cache_folder("features", tmp_path)
     (folder / "rows").write_bytes(bytes(100))
     before = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
@@ -57,7 +57,7 @@ def test_clearing_says_how_much_it_removed(tmp_path):
     assert clear_cache(tmp_path / "none").num_bytes == 0
 
 
-def test_clearing_leaves_what_tlkit_has_not_made(tmp_path):
+def test_clearing_keeps_files_that_tlkit_has_not_made(tmp_path):
     for name in list(FOLDERS)[1:]:
         cache_folder(name, tmp_path)
     (tmp_path / "thesis.txt").write_text("years of work")
@@ -70,11 +70,11 @@ def test_clearing_leaves_what_tlkit_has_not_made(tmp_path):
     assert {path.name for path in report.left} == {"elsewhere", "features", "gone", "thesis.txt"}
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in report.left}
     assert (elsewhere / "rows").stat().st_size == 7
-    assert "left, as tlkit has not made it" in str(report)
+    assert "kept, as not made by tlkit: " in str(report)
     assert str(tmp_path / "thesis.txt") in str(report)
 
 
-def test_a_folder_of_the_users_is_left_although_its_name_is_the_caches(tmp_path):
+def test_a_folder_of_the_user_with_the_caches_name_is_kept(tmp_path):
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "thesis.txt").write_text("years of work")
     assert cache_folder("files", tmp_path) == tmp_path / "files"
@@ -130,16 +130,16 @@ def test_a_store_is_one_entry_with_its_index(filled):
         ({"older_than": 0.5}, ["features/new"]),
     ],
 )
-def test_what_was_used_longest_ago_is_removed_first(filled, bounds, left):
+def test_the_least_recently_used_entries_are_removed_first(filled, bounds, left):
     before = sum(entry.num_bytes for entry in cache_entries(filled))
     report = trim_cache(filled, **bounds)
-    found = {f"{e.kind}/{path.stem}" for e in cache_entries(filled) for path in e.paths}
-    assert sorted(found) == left
+    kept = {f"{e.kind}/{path.stem}" for e in cache_entries(filled) for path in e.paths}
+    assert sorted(kept) == left
     after = sum(entry.num_bytes for entry in cache_entries(filled))
     assert report.num_bytes == before - after
 
 
-def test_what_cannot_be_removed_is_not_said_to_be(filled, monkeypatch):
+def test_an_entry_that_cannot_be_removed_is_an_error(filled, monkeypatch):
     def refused(path):
         raise PermissionError(13, "Permission denied", str(path))
 
@@ -149,7 +149,7 @@ def test_what_cannot_be_removed_is_not_said_to_be(filled, monkeypatch):
     assert (filled / "tfds" / "flowers" / "a.png").exists()
 
 
-def test_trimming_leaves_what_tlkit_has_not_made(tmp_path):
+def test_trimming_keeps_files_that_tlkit_has_not_made(tmp_path):
     (tmp_path / "features").mkdir()
     (tmp_path / "features" / "thesis.rows").write_text("years of work")
     assert trim_cache(tmp_path, max_bytes=0).num_bytes == 0
@@ -164,7 +164,7 @@ def test_bounds_are_not_negative(tmp_path):
 
 
 @pytest.mark.parametrize("value", ["much", "-1", "nan", "inf", ""])
-def test_a_limit_of_the_environment_that_is_no_number_is_refused(monkeypatch, value):
+def test_an_invalid_limit_in_the_environment_is_refused(monkeypatch, value):
     monkeypatch.setenv("TLKIT_CACHE_LIMIT", value)
     with pytest.raises(tlkit.ArgumentError, match=f"TLKIT_CACHE_LIMIT='{value}'"):
         cache_limit()
@@ -182,13 +182,13 @@ def test_the_environment_limits_stored_activations(tmp_path, monkeypatch):
     assert {path.stem for path in tmp_path.glob("*.rows")} == {"second", "third"}
 
 
-def test_what_the_cache_holds_is_described(filled, monkeypatch):
+def test_the_content_of_the_cache_is_described(filled, monkeypatch):
     monkeypatch.setenv("TLKIT_CACHE_LIMIT", "2.5")
     lines = describe_cache(filled).splitlines()
     assert lines[0].split()[:4] == ["0.0", "MB", "features", "2"]
     assert [line.split()[2] for line in lines[:3]] == list(FOLDERS)
     assert f"in {filled}" in lines[3]
-    assert "at most 2.5 GB" in lines[4]
+    assert lines[4].startswith("Limit of activations: 2.5 GB")
     assert "0 stores of activations" in describe_cache(filled / "empty")
 
 
@@ -214,8 +214,8 @@ def test_a_damaged_index_counts_as_empty(tmp_path, where):
 
 @pytest.fixture
 def locked(monkeypatch):
-    """Returns a function that holds an index as another process would; nobody waits for it."""
-    monkeypatch.setattr(cache_module, "_SECONDS_TO_WAIT", 0.0)
+    """Returns a function that locks an index as another process would; nothing waits for it."""
+    monkeypatch.setattr(cache_module, "_LOCK_SECONDS", 0.0)
     held = []
 
     def hold(path):
@@ -227,7 +227,7 @@ def locked(monkeypatch):
         connection.close()
 
 
-def test_a_locked_index_of_images_is_worked_without_and_named(photos, locked):
+def test_a_locked_index_of_images_is_not_used_and_reported(photos, locked):
     index = cache_folder(FILE_CHECKS_FOLDER) / INDEX_NAME
     locked(index)
     report = tlkit.inspect_folder(photos)
@@ -238,13 +238,13 @@ def test_a_locked_index_of_images_is_worked_without_and_named(photos, locked):
     assert "TLKIT_CACHE" in note
 
 
-def test_an_index_of_images_that_cannot_be_opened_is_worked_without_and_named(photos):
+def test_an_index_of_images_that_cannot_be_opened_is_not_used_and_reported(photos):
     (cache_folder(FILE_CHECKS_FOLDER) / INDEX_NAME).mkdir()
     (note,) = tlkit.inspect_folder(photos).notes
     assert INDEX_NAME in note
 
 
-def test_a_damaged_index_of_images_is_made_anew(photos):
+def test_a_damaged_index_of_images_is_created_again(photos):
     index = cache_folder(FILE_CHECKS_FOLDER) / INDEX_NAME
     index.write_bytes(b"junk" * 1000)
     assert tlkit.inspect_folder(photos).notes == ()
@@ -252,21 +252,21 @@ def test_a_damaged_index_of_images_is_made_anew(photos):
         assert connection.execute("SELECT COUNT(*) FROM verdicts").fetchone() == (60,)
 
 
-def test_a_locked_feature_store_is_an_error_that_names_it(tmp_path, locked):
+def test_the_error_names_a_locked_feature_store(tmp_path, locked):
     FeatureStore("a", (2,), folder=tmp_path).close()
     locked(tmp_path / "a.index")
     with pytest.raises(tlkit.TrainingError, match=r"a\.index.*locked.*TLKIT_CACHE"):
         FeatureStore("a", (2,), folder=tmp_path)
 
 
-def test_a_cache_that_cannot_be_written_to_is_replaced_and_named(unusable_cache):
+def test_an_unwritable_cache_is_replaced_and_reported(unusable_cache):
     folder = cache_folder("features")
     assert unusable_cache not in folder.parents
     assert folder.is_dir()
     assert str(unusable_cache) in cache_note("features")
 
 
-def test_what_takes_its_place_goes_with_the_process(unusable_cache):
+def test_the_temporary_cache_is_removed_with_the_process(unusable_cache):
     code = "from tlkit.utils.cache import cache_folder; print(cache_folder('files'))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     folder = Path(done.stdout.strip())
@@ -283,12 +283,12 @@ def test_a_user_without_a_home_has_a_cache_for_this_process(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(Path, "home", nobody)
     assert cache_folder("files").is_dir()
-    assert cache_note("files").startswith("this user has no home: what is computed")
+    assert cache_note("files").startswith("this user has no home folder: results are stored for")
 
 
-def test_reports_name_a_cache_that_cannot_be_written_to(unusable_cache, photos):
+def test_reports_name_an_unwritable_cache(unusable_cache, photos):
     data = tlkit.load_folder(photos, image_size=32)
     assert str(unusable_cache) in str(data.report)
     model = tlkit.build_classifier("resnet8", data.class_names, weights=None)
     (stage,) = tlkit.train_head(model, data).stages
-    assert any(f"{unusable_cache / FEATURES_FOLDER} cannot be written" in n for n in stage.notes)
+    assert any(f"{unusable_cache / FEATURES_FOLDER} is not writable" in n for n in stage.notes)

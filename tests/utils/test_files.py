@@ -29,7 +29,7 @@ def test_nothing_is_left_after_a_failure(tmp_path, error):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_stands_there_stays_after_a_failure(tmp_path):
+def test_an_existing_folder_is_unchanged_after_a_failure(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "old").touch()
     with pytest.raises(ValueError, match="half"), written_aside(tmp_path / "folder") as aside:  # noqa: PT012
@@ -38,7 +38,7 @@ def test_what_stands_there_stays_after_a_failure(tmp_path):
     assert [path.name for path in tmp_path.rglob("*")] == ["folder", "old"]
 
 
-def test_files_and_folders_are_replaced_whole(tmp_path):
+def test_files_and_folders_are_replaced_completely(tmp_path):
     for content in ("first", "second"):
         with written_aside(tmp_path / "folder") as aside:
             aside.mkdir()
@@ -50,7 +50,7 @@ def test_files_and_folders_are_replaced_whole(tmp_path):
     assert (tmp_path / "file").read_text() == "second"
 
 
-def test_a_link_stays_and_what_it_points_to_is_written(tmp_path):
+def test_a_link_is_kept_and_its_target_is_written(tmp_path):
     (tmp_path / "large" / "there").mkdir(parents=True)
     for link, target in (("folder", "large/there"), ("new", "large/new")):
         (tmp_path / link).symlink_to(tmp_path / target)
@@ -62,7 +62,7 @@ def test_a_link_stays_and_what_it_points_to_is_written(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "large", "new"]
 
 
-def test_the_folder_one_stands_in_can_be_written(tmp_path, monkeypatch):
+def test_the_current_folder_can_be_written(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     with written_aside(Path()) as aside:
@@ -94,17 +94,17 @@ def test_json_holds_numpy_numbers(tmp_path):
     assert not (tmp_path / "set.json").exists()
 
 
-def killed_amid(folder, name, content="half"):
-    """Leaves what a process that was killed amid writing leaves: its lock is gone with it."""
+def make_leftover(folder, name, content="half"):
+    """Makes the temporary folder of a process that was killed while writing, without a lock."""
     aside = folder / f"{ASIDE}{name}-0a1b2c3d"
     aside.mkdir(parents=True)
     (aside / name).write_text(content)
     return aside
 
 
-def test_what_a_killed_process_has_left_goes_when_the_same_is_written_again(tmp_path):
-    left = killed_amid(tmp_path, "model")
-    other = killed_amid(tmp_path, "report")
+def test_leftovers_of_a_killed_process_are_removed_when_the_file_is_written_again(tmp_path):
+    left = make_leftover(tmp_path, "model")
+    other = make_leftover(tmp_path, "report")
     (tmp_path / ".model-mine").mkdir()
     with written_aside(tmp_path / "model") as aside:
         assert not left.exists()
@@ -114,7 +114,7 @@ def test_what_a_killed_process_has_left_goes_when_the_same_is_written_again(tmp_
     assert sorted(path.name for path in tmp_path.iterdir()) == [".model-mine", "model"]
 
 
-def test_what_a_living_process_writes_to_is_left(tmp_path):
+def test_temporary_folders_of_running_processes_are_kept(tmp_path):
     with written_aside(tmp_path / "model") as first:
         first.write_text("first")
         with written_aside(tmp_path / "model") as second:
@@ -126,14 +126,16 @@ def test_what_a_living_process_writes_to_is_left(tmp_path):
 
 
 @pytest.mark.parametrize("is_alone", [False, True])
-def test_without_locks_only_who_is_alone_sweeps(tmp_path, monkeypatch, is_alone):
+def test_without_locks_leftovers_are_removed_only_if_no_other_process_writes(
+    tmp_path, monkeypatch, is_alone
+):
     monkeypatch.setattr("tlkit.utils.files.try_lock", lambda descriptor: None)
-    left = killed_amid(tmp_path, "model")
+    left = make_leftover(tmp_path, "model")
     sweep_asides(tmp_path, is_alone=is_alone)
     assert left.exists() is not is_alone
 
 
-def test_a_folder_that_was_about_to_be_replaced_is_put_back(tmp_path):
+def test_a_folder_that_was_being_replaced_is_restored(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "old").touch()
     with written_aside(tmp_path / "model") as aside:
@@ -150,13 +152,13 @@ def test_a_folder_that_was_about_to_be_replaced_is_put_back(tmp_path):
     ]
 
 
-def test_what_earlier_versions_have_left_goes_with_its_names_alone(tmp_path):
+def test_leftovers_of_earlier_versions_are_removed_by_their_names_only(tmp_path):
     for name in (".run.json-abc_1234", "..export-12345678", ".run.json-abc_1235"):
         (tmp_path / name).mkdir()
     (tmp_path / ".run.json-abc_1234" / "run.json").touch()
     (tmp_path / ".run.json-abc_1235" / "thesis.txt").touch()
     sweep_asides(tmp_path, ["run.json", ".export"])
-    assert len(list(tmp_path.iterdir())) == 3  # somebody may be writing them
+    assert len(list(tmp_path.iterdir())) == 3  # another process may be writing them
     sweep_asides(tmp_path, ["run.json", ".export"], is_alone=True)
     assert [path.name for path in tmp_path.iterdir()] == [".run.json-abc_1235"]
 
@@ -169,29 +171,29 @@ def test_long_names_are_written_too(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "reason"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), "no space is left on its disk"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "the quota of its disk is used up"),
         (OSError("Can't write data (errno = 28, error message = 'No space left on device')"), "no"),
         (RuntimeError("UNKNOWN: /run/x.index; No space left on device"), "no space is left"),
         (OSError(errno.EFBIG, "File too large"), "ulimit -f"),
-        (OSError(errno.EROFS, "Read-only file system"), "its disk can only be read"),
+        (OSError(errno.EROFS, "Read-only file system"), "its disk is read-only"),
     ],
 )
-def test_a_full_disk_is_named_whoever_finds_it(tmp_path, error, said):
+def test_a_full_disk_is_reported_whichever_library_raises(tmp_path, error, reason):
     def write():
         with written_aside(tmp_path / "run" / "model") as aside:
             aside.write_text("half")
             raise error
 
-    with pytest.raises(tlkit.StorageError, match=f"run/model.*{said}.*Make room") as raised:
+    with pytest.raises(tlkit.StorageError, match=f"run/model.*{reason}.*Free some space") as raised:
         write()
     assert raised.value.__cause__ is error
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_disk_without_inodes_is_told_from_one_without_space(tmp_path, monkeypatch):
+def test_a_disk_without_inodes_is_distinguished_from_one_without_space(tmp_path, monkeypatch):
     status = os.statvfs(tmp_path)
     fields = {name: getattr(status, name) for name in dir(status) if name.startswith("f_")}
     full = types.SimpleNamespace(**(fields | {"f_files": 100, "f_favail": 0}))
@@ -204,20 +206,20 @@ def test_a_disk_without_inodes_is_told_from_one_without_space(tmp_path, monkeypa
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_temporary_files_have_advice_of_their_own(tmp_path, monkeypatch):
+def test_the_remedy_for_temporary_files_is_tmpdir(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with pytest.raises(tlkit.StorageError, match="TMPDIR"), storage_named():
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_other_errors_stay_what_they_are(tmp_path):
+def test_other_errors_are_unchanged(tmp_path):
     with pytest.raises(PermissionError), storage_named(tmp_path):
         raise PermissionError(errno.EACCES, "Permission denied")
     with pytest.raises(tlkit.RunError, match="mine"), storage_named(tmp_path):
         raise tlkit.RunError("mine: No space left on device")
 
 
-def test_the_folder_that_a_user_named_is_named_and_the_disk_before_it_has_room_again(
+def test_the_error_names_the_users_folder_and_is_examined_before_space_is_freed(
     tmp_path, monkeypatch
 ):
     status = os.statvfs(tmp_path)
@@ -231,7 +233,7 @@ def test_the_folder_that_a_user_named_is_named_and_the_disk_before_it_has_room_a
         with staging_beside(tmp_path / "run" / "export") as aside, written_aside(aside / "model"):
             raise OSError(errno.ENOSPC, "No space left on device", str(aside / "model.index"))
 
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # which lies above
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # a parent of the run
     (tmp_path / "run").mkdir()
     with pytest.raises(tlkit.StorageError, match=r"run' must be.*takes no further file"):
         write()
@@ -245,7 +247,7 @@ def test_the_folder_that_a_user_named_is_named_and_the_disk_before_it_has_room_a
         *("'=1", "''=1", "'", "''", "'cat'", "cat", "", "a=1", "\n", "%x", "'\t"),
     ],
 )
-def test_a_cell_is_no_formula_and_reads_back_as_it_was(text):
+def test_a_cell_is_never_a_formula_and_is_read_back_unchanged(text):
     cell = as_cell(text)
     assert cell[:1] not in set("=+-@\t\r\n|%＝＋－＠")
     assert not cell.strip().startswith(("=", "+", "-", "@"))

@@ -1,4 +1,4 @@
-"""Messages name the command line's options, whatever Python calls its arguments."""
+"""Messages of the command line have option names instead of Python's argument names."""
 
 import pytest
 
@@ -38,7 +38,7 @@ def known(command):
             "`format` must be one. Received: format='x'.",
             "--format must be one. Received: --format x.",
         ),
-        ("predict", "`run` must be whole", "RUN_OR_EXPORT must be whole"),
+        ("predict", "`run` must be complete", "RUN_OR_EXPORT must be complete"),
         ("predict", "`images` must be files", "IMAGE must be files"),
         ("evaluate", "`as_json` and `json`", "--json and --json"),
     ],
@@ -50,14 +50,14 @@ def test_arguments_become_options(command, message, shown):
 @pytest.mark.parametrize(
     "message",
     [
-        "Received: 'seed=1/epochs=2', a folder",  # within quotes it is what the user wrote
+        "Received: 'seed=1/epochs=2', a folder",  # the user's text is in quotes
         "[Errno 28] No space left on device: '/runs/seed=1'",
         "`model.save_weights` and `labels`, num_classes=3",
         "the file's epochs, the network's own",
         "x.seed=3, my_seed=3, --seed=3",
     ],
 )
-def test_what_is_no_argument_stays(message):
+def test_text_that_is_no_argument_is_unchanged(message):
     assert in_options(message, known("train")) == message
 
 

@@ -1,4 +1,4 @@
-"""A name that was public once goes on working, with a warning that gives the new one."""
+"""Former public names still work, with a warning that gives the new name."""
 
 import inspect
 
@@ -17,14 +17,14 @@ def run(out, *, log=None):
     return out, log
 
 
-def test_an_old_name_is_taken_and_the_new_one_named():
-    with pytest.deprecated_call(match="`say` is called `log` now"):
+def test_an_old_name_is_accepted_with_a_warning():
+    with pytest.deprecated_call(match="`say` was renamed to `log`"):
         assert run("out", say="text") == ("out", "text")
     assert run("out", log="text") == ("out", "text")
 
 
 def test_both_names_at_once_are_refused():
-    with pytest.raises(ArgumentError, match=r"`log` must be given once.*Leave `say` out"):
+    with pytest.raises(ArgumentError, match=r"`log` must be given once.*Leave out `say`"):
         run("out", say="text", log="text")
 
 

@@ -1,4 +1,4 @@
-"""One process writes a run, also where the file system has no locks."""
+"""Only one process writes a run, also on file systems without locks."""
 
 import errno
 import fcntl
@@ -16,7 +16,7 @@ from tlkit.utils.run_lock import holds_only_leftovers, locked, sweep_run, tidy_f
 
 @pytest.fixture(params=[errno.ENOLCK, errno.EBADF, errno.ENOSYS, errno.EOPNOTSUPP])
 def no_locks(request, monkeypatch):
-    """A file system whose answer to a lock is one of these."""
+    """A file system that refuses locks with one of these errors."""
 
     def refuse(*_):
         raise OSError(request.param, os.strerror(request.param))
@@ -24,7 +24,7 @@ def no_locks(request, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", refuse)
 
 
-def test_without_locks_a_second_process_is_refused_in_words(tmp_path, no_locks):
+def test_without_locks_a_second_process_is_refused(tmp_path, no_locks):
     with locked(tmp_path):
         with (
             pytest.raises(tlkit.RunError, match=f"process {os.getpid()} on .* is writing.*Wait"),
@@ -35,8 +35,8 @@ def test_without_locks_a_second_process_is_refused_in_words(tmp_path, no_locks):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("since", ["", "0"])  # no such number; another began under it
-def test_the_file_of_a_process_that_has_ended_stands_in_nobodys_way(tmp_path, no_locks, since):
+@pytest.mark.parametrize("since", ["", "0"])  # an unused process number; a reused one
+def test_the_lock_file_of_a_process_that_has_ended_is_replaced(tmp_path, no_locks, since):
     ended = {
         "host": platform.node(),
         "process": os.getpid() if since else 2**22 + 5,
@@ -51,7 +51,7 @@ def test_the_file_of_a_process_that_has_ended_stands_in_nobodys_way(tmp_path, no
 @pytest.mark.parametrize(
     "content", ["", "[]", json.dumps({"host": "elsewhere", "process": 1, "since": ""})]
 )
-def test_who_cannot_be_asked_counts_as_writing(tmp_path, no_locks, content):
+def test_a_process_that_cannot_be_checked_counts_as_writing(tmp_path, no_locks, content):
     (tmp_path / LOCK_FILE).write_text(content)
     with pytest.raises(tlkit.RunError, match=f"remove {LOCK_FILE} there"), locked(tmp_path):
         pass
@@ -67,13 +67,13 @@ def test_other_errors_of_a_lock_are_raised(tmp_path, monkeypatch):
         pass
 
 
-def test_a_process_is_known_by_its_number_and_its_start(monkeypatch):
+def test_a_process_is_identified_by_its_number_and_start_time():
     assert locks._start(os.getpid()) == locks._start(os.getpid())
     assert locks._is_running(os.getpid())
     assert not locks._is_running(2**22 + 5)
 
 
-def test_all_that_a_killed_process_leaves_is_swept_and_nothing_else(tmp_path):
+def test_leftovers_of_killed_processes_are_removed_and_nothing_else(tmp_path):
     names = ("..export-abcd1234", ".run.json-abcd1234", ".training.npz-abcd1234", ".export")
     for name in (*names, ".tlkit-aside-export-abcd1234"):
         (tmp_path / name).mkdir()
@@ -84,7 +84,7 @@ def test_all_that_a_killed_process_leaves_is_swept_and_nothing_else(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [".mine", "model.keras"]
 
 
-def test_a_finished_run_is_tidied_unless_it_is_written(tmp_path):
+def test_a_finished_run_is_tidied_unless_a_process_writes_it(tmp_path):
     (tmp_path / "training.npz").touch()
     with locked(tmp_path):
         tidy_finished(tmp_path, ())

@@ -1,4 +1,4 @@
-"""Signals end a command in order: one line, cleaned up, the status that shells expect."""
+"""Signals end a command cleanly: with one line and the status that shells expect."""
 
 import os
 import signal
@@ -8,7 +8,12 @@ import sys
 import pytest
 
 from tlkit.utils.files import written_aside
-from tlkit.utils.signals import EndedBySignal, ended_in_order, held_back, raised_again
+from tlkit.utils.signals import (
+    EndedBySignal,
+    lost_signal_raised,
+    run_interruptible,
+    signals_delayed,
+)
 
 KINDS = [
     ("SIGINT", 130, "interrupted"),
@@ -18,8 +23,8 @@ KINDS = [
 
 
 @pytest.fixture(autouse=True)
-def heard():
-    """Jobs in the background ignore Ctrl-C, those under nohup a hangup, and children inherit it."""
+def default_handlers():
+    """Sets handlers, as background jobs and nohup ignore signals, which children inherit."""
     kinds = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
     before = {kind: signal.signal(kind, handler) for kind, handler in kinds.items()}
     yield
@@ -28,12 +33,12 @@ def heard():
 
 
 def send(name):
-    """Sends a signal to this process, which is heard before the next line."""
+    """Sends a signal to this process, which is handled before the next line."""
     os.kill(os.getpid(), getattr(signal, name))
 
 
-@pytest.mark.parametrize(("name", "status", "said"), KINDS)
-def test_a_signal_is_one_line_and_a_status_and_cleaned_up(tmp_path, capsys, name, status, said):
+@pytest.mark.parametrize(("name", "status", "text"), KINDS)
+def test_a_signal_ends_a_command_cleanly_with_line_and_status(tmp_path, capsys, name, status, text):
     def command():
         with written_aside(tmp_path / "model") as aside:
             aside.write_text("half")
@@ -41,14 +46,14 @@ def test_a_signal_is_one_line_and_a_status_and_cleaned_up(tmp_path, capsys, name
 
     before = signal.getsignal(getattr(signal, name))
     with pytest.raises(EndedBySignal) as ended:
-        ended_in_order(command, lambda: "; the same command continues")
+        run_interruptible(command, lambda: "; the same command continues")
     assert ended.value.code == status
-    assert capsys.readouterr().err == f"tlkit: {said}; the same command continues.\n"
+    assert capsys.readouterr().err == f"tlkit: {text}; the same command continues.\n"
     assert list(tmp_path.iterdir()) == []
     assert signal.getsignal(getattr(signal, name)) is before
 
 
-def test_an_error_that_an_interrupt_has_become_is_the_interrupt(capsys):
+def test_an_error_raised_by_an_interrupt_counts_as_the_interrupt(capsys):
     def command():
         try:
             send("SIGTERM")
@@ -56,33 +61,33 @@ def test_an_error_that_an_interrupt_has_become_is_the_interrupt(capsys):
             raise ImportError("cannot import name 'half' (most likely due to ...)") from error
 
     with pytest.raises(EndedBySignal) as ended:
-        ended_in_order(command)
+        run_interruptible(command)
     assert ended.value.code == 143
     assert capsys.readouterr().err == "tlkit: ended by SIGTERM.\n"
 
 
-def test_other_errors_and_endings_stay_what_they_are():
+def test_other_errors_and_exits_are_unchanged():
     def fail():
         raise ValueError("mine")
 
     with pytest.raises(ValueError, match="mine"):
-        ended_in_order(fail)
+        run_interruptible(fail)
     with pytest.raises(SystemExit) as ended:
-        ended_in_order(lambda: sys.exit(2))
+        run_interruptible(lambda: sys.exit(2))
     assert ended.value.code == 2
     assert not isinstance(ended.value, EndedBySignal)
 
 
-def test_what_is_ignored_stays_ignored(monkeypatch):
+def test_ignored_signals_stay_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        ended_in_order(lambda: send("SIGHUP"))
+        run_interruptible(lambda: send("SIGHUP"))
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_terminal_that_closes_sends_its_signal_twice():
+def test_a_repeated_signal_of_a_closing_terminal_is_ignored():
     done = []
 
     def command():
@@ -93,42 +98,42 @@ def test_a_terminal_that_closes_sends_its_signal_twice():
             done.append("cleaned up")
 
     with pytest.raises(EndedBySignal):
-        ended_in_order(command)
+        run_interruptible(command)
     assert done == ["cleaned up"]
 
 
-def test_a_signal_is_held_back_for_as_long_as_an_import_lasts():
+def test_a_signal_is_delayed_until_the_end_of_an_import():
     done = []
 
     def command():
-        with held_back():
+        with signals_delayed():
             send("SIGINT")
             done.append("import")
         done.append("more")
 
     with pytest.raises(EndedBySignal):
-        ended_in_order(command)
+        run_interruptible(command)
     assert done == ["import"]
 
 
-def test_a_signal_that_was_lost_amid_an_import_is_raised_at_its_end():
+def test_a_signal_that_was_lost_during_an_import_is_raised_at_its_end():
     done = []
 
     def command():
-        with raised_again():
+        with lost_signal_raised():
             try:
                 send("SIGINT")
-            except KeyboardInterrupt:  # as in a callback, where nobody hears of it
+            except KeyboardInterrupt:  # as in a callback, in which it is lost
                 done.append("lost")
         done.append("more")
 
     with pytest.raises(EndedBySignal):
-        ended_in_order(command)
+        run_interruptible(command)
     assert done == ["lost"]
 
 
-@pytest.mark.parametrize(("name", "status", "said"), KINDS)
-def test_the_command_ends_with_the_status(name, status, said):
+@pytest.mark.parametrize(("name", "status", "text"), KINDS)
+def test_the_command_ends_with_the_status(name, status, text):
     code = (
         "import os, signal, sys, time\n"
         "sys.argv = ['tlkit', 'add-classes']\n"
@@ -141,19 +146,19 @@ def test_the_command_ends_with_the_status(name, status, said):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == status
-    assert done.stderr == f"tlkit: {said}; the same command continues.\n"
+    assert done.stderr == f"tlkit: {text}; the same command continues.\n"
 
 
-def test_an_interrupt_amid_the_first_imports_is_one_line():
+def test_an_interrupt_during_the_first_imports_is_one_line():
     command = [sys.executable, "-X", "importtime", "-m", "tlkit", "--version"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         for line in process.stderr:  # one is written when a module has been imported
             if line.strip().endswith("| tlkit.utils.signals"):
                 process.send_signal(signal.SIGINT)
                 break
-        said = [line for line in process.stderr if not line.startswith("import time:")]
-    assert process.returncode == 130, said
-    assert said == ["tlkit: interrupted.\n"]
+        lines = [line for line in process.stderr if not line.startswith("import time:")]
+    assert process.returncode == 130, lines
+    assert lines == ["tlkit: interrupted.\n"]
 
 
 def test_a_closed_terminal_does_not_change_the_status():

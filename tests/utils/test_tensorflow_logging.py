@@ -1,4 +1,4 @@
-"""What TensorFlow says of itself stays out of notebooks, and only for as long as asked."""
+"""TensorFlow's messages are silenced within a block only."""
 
 import logging
 from contextlib import suppress
@@ -9,9 +9,9 @@ from tlkit.utils.tensorflow_logging import unlogged
 
 
 @pytest.fixture
-def heard():
-    """Messages of a logger that says everything, as TensorFlow's does in a notebook."""
-    logger, messages = logging.getLogger("talkative"), []
+def messages():
+    """Messages of a verbose logger, as TensorFlow's is in a notebook."""
+    logger, messages = logging.getLogger("verbose"), []
     handler = logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())
     logger.addHandler(handler)
@@ -20,20 +20,20 @@ def heard():
     logger.removeHandler(handler)
 
 
-def test_records_below_the_level_are_silent_inside_alone(heard):
-    logger = logging.getLogger("talkative")
-    with unlogged("talkative", below=logging.WARNING):
-        logger.info("written to a place")
+def test_records_below_the_level_are_silenced_within_the_block(messages):
+    logger = logging.getLogger("verbose")
+    with unlogged("verbose", below=logging.WARNING):
+        logger.info("some information")
         logger.warning("a warning")
     logger.info("afterwards")
-    assert heard == ["a warning", "afterwards"]
+    assert messages == ["a warning", "afterwards"]
 
 
-def test_the_level_is_put_back_after_an_error_and_never_lowered(heard):
-    logger = logging.getLogger("talkative")
+def test_the_level_is_restored_after_an_error_and_never_lowered(messages):
+    logger = logging.getLogger("verbose")
     logger.setLevel(logging.ERROR)
-    with suppress(ZeroDivisionError), unlogged("talkative", below=logging.WARNING):
+    with suppress(ZeroDivisionError), unlogged("verbose", below=logging.WARNING):
         logger.warning("a warning")
-        1 / 0  # noqa: B018 - it is the error that counts
-    assert heard == []
+        1 / 0  # noqa: B018 - only the error is needed
+    assert messages == []
     assert logger.level == logging.ERROR

@@ -1,4 +1,4 @@
-"""Every report shows itself: short in a prompt, as text, as HTML, and as what JSON can hold."""
+"""Representations of every report: at a prompt, as text, as HTML, and as a dictionary."""
 
 import dataclasses
 import importlib
@@ -32,11 +32,11 @@ from tlkit.utils.text_repr import (
     visible,
 )
 
-PLACES = {
-    # where any number or name will not do
+VALUES = {
+    # attributes that need a valid value
     "kind": "softmax",
     "scenario": "domain-incremental",
-    "moved": {"new": 0.1, "old": 0.0},
+    "weight_change": {"new": 0.1, "old": 0.0},
     "anchor": "weak",
     "image": np.zeros((4, 4, 3), np.uint8),
     "heatmap": np.zeros((4, 4), np.float32),
@@ -45,7 +45,7 @@ PLACES = {
 
 
 def records():
-    """All classes of the package that are records, or whose name ends in "Report", by name."""
+    """Yields name and class of all records of the package and classes named `*Report`."""
     for module in pkgutil.walk_packages(tlkit.__path__, "tlkit."):
         if module.name == "tlkit.__main__":
             continue
@@ -63,50 +63,50 @@ REPORTS = {name: value for name, value in RECORDS.items() if name.endswith("Repo
 
 
 def returned():
-    """The package's classes that public functions return, by the function's name."""
+    """Yields the name of each public function and the package's classes that it returns."""
     for name in tlkit.__all__:
         value = getattr(tlkit, name)
         if not inspect.isfunction(value):
             continue
         try:
             hint = typing.get_type_hints(value, vars(importlib.import_module(value.__module__)))
-        except NameError:  # what is imported for type checkers alone
+        except NameError:  # imported for type checkers only
             continue
-        found = [hint.get("return")]
-        while found:
-            one = found.pop()
-            found += typing.get_args(one)
+        types_to_check = [hint.get("return")]
+        while types_to_check:
+            one = types_to_check.pop()
+            types_to_check += typing.get_args(one)
             if inspect.isclass(one) and one.__module__.startswith("tlkit."):
                 yield name, one
 
 
-def made(hint, name=""):  # noqa: PLR0911 - one for each kind of type
-    """Something of a type, with what JSON cannot hold wherever that may stand."""
-    if name in PLACES:
-        return PLACES[name]
+def make_value(hint, name=""):  # noqa: PLR0911 - one for each kind of type
+    """Makes a value of a type, with NumPy numbers and arrays that JSON cannot hold."""
+    if name in VALUES:
+        return VALUES[name]
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return made(arguments[0], name)
+        return make_value(arguments[0], name)
     if origin is tuple:
         kinds = arguments[:1] * 3 if arguments[-1] is ... else arguments
-        return tuple(made(kind) for kind in kinds)
+        return tuple(make_value(kind) for kind in kinds)
     if origin in (list, Sequence):
-        return [made(arguments[0])]
+        return [make_value(arguments[0])]
     if origin in (dict, Mapping):
-        return {made(arguments[0]): made(arguments[1], "value")}
+        return {make_value(arguments[0]): make_value(arguments[1], "value")}
     if dataclasses.is_dataclass(hint):
-        return record(hint)
+        return make_record(hint)
     if hint is np.ndarray:
         return np.array([0.25, 0.5, np.nan, np.inf])
     simple = {float: np.float32(0.5), int: np.int64(3), str: "<a>", bool: True, Path: Path("<p>")}
     if hint in simple:
         return simple[hint]
     if origin is Callable or hint is Callable:
-        return made
+        return make_value
     return {"n": np.float64(math.nan)} if hint in (object, typing.Any) else hint()
 
 
-def record(cls):
+def make_record(cls):
     if cls is ForgettingMatrix:
         matrix = ForgettingMatrix(["<a>", "b"], scenario="task-incremental")
         matrix.record([0.5, np.float32(0.5)])
@@ -119,8 +119,8 @@ def record(cls):
     if cls.__name__ == "RunConfig":  # it checks its values
         return cls(photos="<p>", backbone="resnet20")
     hints = typing.get_type_hints(cls)
-    fields = {one.name: made(hints[one.name], one.name) for one in dataclasses.fields(cls)}
-    return cls(**fields)
+    names = [field.name for field in dataclasses.fields(cls)]
+    return cls(**{name: make_value(hints[name], name) for name in names})
 
 
 def test_the_package_has_reports():
@@ -135,13 +135,13 @@ def test_every_report_is_frozen_and_shows_itself(name):
     assert report.__dataclass_params__.frozen
     assert report.__str__ is not object.__str__
     assert callable(getattr(report, "_repr_html_", None))
-    # tags stand once, in the functions that write text, paragraphs and tables
+    # tags are only in the functions for text, paragraphs and tables
     html = report.__dict__.get("_repr_html_")
     assert html is None or not re.search("<(pre|p|table|td)>", inspect.getsource(html))
 
 
-def test_what_public_functions_return_are_records():
-    # what goes on being worked with, and figures
+def test_public_functions_return_records():
+    # objects to work with, and figures
     others = {"Anchor", "Distillation", "Stage", "Figure"}
     kinds = {one for _, one in returned() if one.__name__ not in others}
     assert len(kinds) > 20
@@ -149,8 +149,8 @@ def test_what_public_functions_return_are_records():
 
 
 @pytest.mark.parametrize("name", RECORDS)
-def test_every_record_is_short_in_a_prompt_and_json_can_hold_it(name):
-    one = record(RECORDS[name])
+def test_every_record_is_short_at_a_prompt_and_json_serializable(name):
+    one = make_record(RECORDS[name])
     assert isinstance(one, Record)
     assert type(one).as_dict is Record.as_dict
     shown = repr(one).splitlines()
@@ -165,14 +165,14 @@ def test_every_record_is_short_in_a_prompt_and_json_can_hold_it(name):
     assert names - {*type(one)._left_out, *type(one)._optional} <= set(content)
 
 
-def test_arrays_missing_numbers_and_records_within_become_what_json_holds():
-    content = record(RECORDS["CalibrationReport"]).as_dict()
+def test_arrays_missing_numbers_and_inner_records_become_json_values():
+    content = make_record(RECORDS["CalibrationReport"]).as_dict()
     assert content["temperature"] == 0.5
     assert content["interval"] == [0.5, 0.5]
     assert content["after"]["confidence"] == [0.25, 0.5, None, None]
     assert content["notes"] == ["<a>"] * 3
-    assert record(RECORDS["Run"]).as_dict()["path"] == "<p>"
-    assert record(RECORDS["ForgettingMatrix"]).as_dict() == {
+    assert make_record(RECORDS["Run"]).as_dict()["path"] == "<p>"
+    assert make_record(RECORDS["ForgettingMatrix"]).as_dict() == {
         "task_names": ["<a>", "b"],
         "scenario": "task-incremental",
         "accuracy": [[0.5, 0.5], [0.9, 0.5]],
@@ -184,14 +184,14 @@ def test_arrays_missing_numbers_and_records_within_become_what_json_holds():
 def trained(*histories):
     groups = tuple(f"block{number}" for number in range(9))
     trainable = TrainableReport(groups, (), tuple("abc"), 30, 10, "frozen")
-    moved = dict.fromkeys(groups, 0.1)
+    change = dict.fromkeys(groups, 0.1)
     stages = (
-        StageReport(f"stage {i}", trainable, one, moved, 2.5) for i, one in enumerate(histories)
+        StageReport(f"stage {i}", trainable, one, change, 2.5) for i, one in enumerate(histories)
     )
     return TrainingReport(tuple(stages), 0.25, 0.75, 40)
 
 
-def test_a_training_has_the_history_that_keras_has():
+def test_the_history_of_a_training_has_the_form_of_keras():
     first = ({"loss": 2.0, "val_loss": 3.0}, {"loss": 1.0, "val_loss": 2.5})
     second = ({"loss": 0.5, "val_loss": 2.0, "anchor_share": 0.1},)
     history = trained((), first, second).history
@@ -204,7 +204,7 @@ def test_a_training_has_the_history_that_keras_has():
     assert trained(()).history == {}
 
 
-def test_the_result_comes_first_where_a_text_is_long():
+def test_the_result_comes_first_in_a_long_text():
     report = trained((), ())
     assert len(str(report).splitlines()) > MAX_LINES
     lines = repr(report).splitlines()
@@ -234,8 +234,8 @@ def test_names_are_escaped(tmp_path):
 
 
 @pytest.mark.parametrize("name", sorted(set(RECORDS) - {"Explanation"}))
-def test_what_a_notebook_shows_is_escaped(name):
-    html = record(RECORDS[name])._repr_html_()
+def test_html_of_a_record_is_escaped(name):
+    html = make_record(RECORDS[name])._repr_html_()
     assert "<a>" not in html
     assert "<p>/" not in html
 
@@ -252,15 +252,14 @@ def test_what_a_notebook_shows_is_escaped(name):
         ("caf\udce9", r"caf\udce9"),
     ],
 )
-def test_what_is_not_seen_stands_as_its_code_and_the_rest_as_it_is(text, shown):
+def test_invisible_characters_become_codes_and_others_are_unchanged(text, shown):
     assert visible(text) == shown
     assert visible(shown) == shown
     if "\n" not in text and "\udce9" not in text:
-        said = visible(json.dumps(text, ensure_ascii=False))
-        assert json.loads(said) == text
+        assert json.loads(visible(json.dumps(text, ensure_ascii=False))) == text
 
 
-def test_every_record_shows_names_with_their_codes():
+def test_every_record_shows_invisible_characters_as_codes():
     class Named(ShownAsText):
         def __str__(self):
             return "cat\x1b[2J"

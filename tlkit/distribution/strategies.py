@@ -10,7 +10,7 @@ from tlkit.distribution.cluster import KINDS, VARIABLE, read_cluster
 from tlkit.distribution.rendezvous import meet
 from tlkit.distribution.workers import Workers
 from tlkit.errors import ArgumentError, check_choice
-from tlkit.utils.signals import hear_again
+from tlkit.utils.signals import restore_handlers
 from tlkit.utils.tensorflow_logging import grow_gpu_memory
 from tlkit.utils.tensorflow_private import has_started
 
@@ -146,7 +146,7 @@ def _multi_worker(argument: str) -> tf.distribute.Strategy:
     except RuntimeError as error:
         raise _too_late(argument, str(error)) from error
     finally:
-        hear_again()
+        restore_handlers()
 
 
 def _too_late(argument: str, reason: str) -> ArgumentError:

@@ -1,1 +1,1 @@
-"""Records as figures: readable in print and without telling colours apart, in any script."""
+"""Figures of reports: readable in print, without colour vision, and in any script."""

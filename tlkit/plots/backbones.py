@@ -1,4 +1,4 @@
-"""Advice as figures."""
+"""Figures of backbone comparisons."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,11 +11,11 @@ from tlkit.plots.drawing import (
     BLUE,
     GREEN,
     ORANGE,
+    axes_for,
     check_shown,
     figure_of,
     legend_for,
     message,
-    panel_in,
 )
 from tlkit.plots.fonts import printable
 from tlkit.plots.labels import label_points
@@ -33,16 +33,16 @@ _COSTS = {
 def plot_backbones(
     comparison: BackboneComparison, *, cost: str = "milliseconds", ax: Axes | None = None
 ) -> Figure:
-    """Draws each backbone's accuracy against what it costs, with its 95 % interval.
+    """Draws each backbone's accuracy with its 95 % interval against its cost.
 
-    It is the balanced accuracy where classes were weighed. The best is a diamond, those too close
+    With class weights it is the balanced accuracy. The best backbone is a diamond, those too close
     to it to call are circles, the others squares.
 
     Args:
-        comparison: What `compare_backbones` returned.
+        comparison: The result of `compare_backbones`.
         cost: An attribute of `BackboneScore`: "milliseconds", "milliseconds_in_batches",
             "megabytes", "memory_megabytes", "multiply_adds" or "num_parameters".
-        ax: Where to draw; in a figure of its own by default.
+        ax: The axes to draw in; a new figure by default.
 
     Raises:
         ArgumentError: `cost` is none of these.
@@ -53,12 +53,12 @@ def plot_backbones(
         >>> plot_backbones(BackboneComparison((), {}, 100, 2)).axes[0].texts[0].get_text()
         'no backbone was measured'
     """
-    check_shown("comparison", comparison, "scores", "what compare_backbones returned")
+    check_shown("comparison", comparison, "scores", "a result of compare_backbones")
     check_choice("cost", cost, _COSTS)
     if not comparison.scores:
         return message("no backbone was measured", ax)
     size = (6.4, max(4.2, 1.7 + 0.2 * len(comparison.scores)))  # room for every name
-    axes = panel_in(ax, size, title=f"Backbones: {comparison.metric} against cost")
+    axes = axes_for(ax, size, title=f"Backbones: {comparison.metric} against cost")
     kinds = {
         "best": (GREEN, "D"),
         "too close to the best to call": (BLUE, "o"),
@@ -87,7 +87,7 @@ def plot_backbones(
     axes.set_xscale("log")
     values = [getattr(score, cost) for score in comparison.scores]
     axes.set_xlim(min(values) / 1.6, max(values) * 2.5)
-    if max(values) < 30 * min(values):  # ticks at 1, 2 and 5: powers of ten would be too few
+    if max(values) < 30 * min(values):  # ticks at 1, 2 and 5: powers of ten are too few
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_minor_formatter(NullFormatter())
     if max(values) < 1e5:

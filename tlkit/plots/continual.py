@@ -1,4 +1,4 @@
-"""Forgetting and the choice of a strength as figures."""
+"""Figures of continual learning: forgetting, strengths of an anchor, and interpolation."""
 
 from typing import Protocol
 
@@ -12,10 +12,10 @@ from tlkit.plots.drawing import (
     BLUE,
     GREEN,
     ORANGE,
+    axes_for,
     check_shown,
     figure_of,
     legend_for,
-    panel_in,
 )
 from tlkit.plots.fonts import dress, printable
 from tlkit.plots.labels import label_points
@@ -25,23 +25,23 @@ _LIGHT = 0.6
 
 
 class HasInterpolation(Protocol):
-    """What `plot_interpolation` reads of a sweep."""
+    """The attributes of a sweep that `plot_interpolation` reads."""
 
     @property
     def alphas(self) -> tuple[float, ...]:
-        """Shares of the new model."""
+        """Fractions of the new model."""
 
     @property
     def accuracies(self) -> dict[str, tuple[float, ...]]:
-        """For each split the accuracy at each share."""
+        """Accuracy at each fraction, for each split."""
 
 
 def plot_forgetting(matrix: ForgettingMatrix, *, ax: Axes | None = None) -> Figure:
-    """Draws R[i, j] as a heat map with its figures in per cent, one row per training.
+    """Draws the accuracies R[i, j] as a heat map in per cent, one row per training.
 
     Args:
-        matrix: With one row at least.
-        ax: Where to draw; in a figure of its own by default.
+        matrix: The matrix, with at least one row.
+        ax: The axes to draw in; a new figure by default.
 
     Example:
         >>> import tlkit
@@ -58,11 +58,11 @@ def plot_forgetting(matrix: ForgettingMatrix, *, ax: Axes | None = None) -> Figu
     title = f"Accuracy in %,\n{matrix.scenario}"
     names = [printable(name) for name in matrix.task_names]
     width = 1.2 + 0.09 * max(map(len, names)) + max(0.7 * columns, 2.2)
-    axes = panel_in(ax, (width, 1.8 + 0.45 * rows), title=title)
+    axes = axes_for(ax, (width, 1.8 + 0.45 * rows), title=title)
     axes.imshow(values, cmap="cividis", vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(columns), names, rotation=45, ha="right")
-    axes.set_yticks(range(rows), ["before any", *names][:rows])
-    axes.set(xlabel="accuracy on", ylabel="after training")
+    axes.set_yticks(range(rows), ["(none)", *names][:rows])
+    axes.set(xlabel="accuracy on", ylabel="after training on")
     for (i, j), value in np.ndenumerate(values):
         colour = "black" if value > _LIGHT else "white"
         axes.text(j, i, f"{100 * value:.0f}", ha="center", va="center", color=colour)
@@ -71,14 +71,14 @@ def plot_forgetting(matrix: ForgettingMatrix, *, ax: Axes | None = None) -> Figu
 
 
 def plot_strengths(report: StrengthReport, *, ax: Axes | None = None) -> Figure:
-    """Draws the accuracy gained on the new task against what it cost, one point per strength.
+    """Draws the gain in accuracy on the new task against its cost, one point per strength.
 
-    The cost is the accuracy lost on the old task where it was measured, else the drift of the
+    The cost is the loss of accuracy on the old task if it was measured, else the drift of the
     weights.
 
     Args:
-        report: What `choose_anchor` left as the anchor's `report`.
-        ax: Where to draw; in a figure of its own by default.
+        report: The `report` of the anchor that `choose_anchor` returned.
+        ax: The axes to draw in; a new figure by default.
 
     Example:
         >>> from tlkit.plots.continual import plot_strengths
@@ -90,28 +90,29 @@ def plot_strengths(report: StrengthReport, *, ax: Axes | None = None) -> Figure:
         >>> plot_strengths(report).axes[0].get_xlabel()
         'drift of the weights'
     """
-    check_shown("report", report, "trials", "the report of what choose_anchor returned")
-    axes = panel_in(ax, (5.2, 3.8))
+    check_shown("report", report, "trials", "the report of a result of choose_anchor")
+    axes = axes_for(ax, (5.2, 3.8))
     before = report.before
-    remembered = before.old_accuracy is not None
+    has_old_accuracy = before.old_accuracy is not None
     points, texts = [], []
     for trial in report.trials:
         lost = 100 * ((before.old_accuracy or 0.0) - (trial.old_accuracy or 0.0))
-        cost = lost if remembered else trial.drift
+        cost = lost if has_old_accuracy else trial.drift
         gain = 100 * (trial.accuracy - before.accuracy)
-        chosen = trial.strength == report.chosen
-        colour = GREEN if chosen else BLUE if trial.strength else ORANGE
-        axes.plot(cost, gain, "D" if chosen else "o" if trial.strength else "s", color=colour)
+        is_chosen = trial.strength == report.chosen
+        colour = GREEN if is_chosen else BLUE if trial.strength else ORANGE
+        marker = "D" if is_chosen else "o" if trial.strength else "s"
+        axes.plot(cost, gain, marker, color=colour)
         points.append((cost, gain))
         texts.append(f"{trial.strength:.2g}" if trial.strength else "no anchor")
-    title = f"What each strength gains and costs\nchosen: {report.chosen:.3g} (diamond)"
-    if not remembered:
-        wanted = (1 - report.tolerance) * report.trials[0].accuracy
-        axes.axhline(100 * (wanted - before.accuracy), color="grey", linestyle=":")
-        title += "; dotted: to keep"
+    title = f"Gain and cost of each strength\nchosen: {report.chosen:.3g} (diamond)"
+    if not has_old_accuracy:
+        required = (1 - report.tolerance) * report.trials[0].accuracy
+        axes.axhline(100 * (required - before.accuracy), color="grey", linestyle=":")
+        title += "; dotted: required gain"
     axes.set(
-        xlabel="points lost on the old task" if remembered else "drift of the weights",
-        ylabel="points gained on the new task",
+        xlabel="loss on the old task (points)" if has_old_accuracy else "drift of the weights",
+        ylabel="gain on the new task (points)",
     )
     axes.set_title(title, fontsize=10)
     axes.margins(0.15)
@@ -120,11 +121,11 @@ def plot_strengths(report: StrengthReport, *, ax: Axes | None = None) -> Figure:
 
 
 def plot_interpolation(report: HasInterpolation, *, ax: Axes | None = None) -> Figure:
-    """Draws the accuracy on each split over the share of the new model.
+    """Draws the accuracy on each split against the fraction of the new model.
 
     Args:
-        report: What `sweep_interpolation` returned.
-        ax: Where to draw; in a figure of its own by default.
+        report: The result of `sweep_interpolation`.
+        ax: The axes to draw in; a new figure by default.
 
     Example:
         >>> from tlkit.plots.continual import plot_interpolation
@@ -133,12 +134,12 @@ def plot_interpolation(report: HasInterpolation, *, ax: Axes | None = None) -> F
         >>> plot_interpolation(report).axes[0].get_ylabel()
         'accuracy in %'
     """
-    check_shown("report", report, "alphas", "what sweep_interpolation returned")
-    title = "Accuracy between the old model and the new"
-    axes = panel_in(ax, (5.2, 3.4), title=title)
+    check_shown("report", report, "alphas", "a result of sweep_interpolation")
+    title = "Interpolation between the old and the new model"
+    axes = axes_for(ax, (5.2, 3.4), title=title)
     for i, (name, values) in enumerate(report.accuracies.items()):
-        shown = 100 * np.array(values)
-        axes.plot(report.alphas, shown, marker=_MARKERS[i % len(_MARKERS)], label=printable(name))
-    axes.set(xlabel="share of the new model (alpha)", ylabel="accuracy in %")
+        marker = _MARKERS[i % len(_MARKERS)]
+        axes.plot(report.alphas, 100 * np.array(values), marker=marker, label=printable(name))
+    axes.set(xlabel="fraction of the new model (alpha)", ylabel="accuracy in %")
     legend_for(axes, ax, "outside right upper")
     return figure_of(axes)

@@ -1,4 +1,4 @@
-"""Images and their classes as figures."""
+"""Figures of images and their classes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,12 +16,12 @@ from tlkit.plots.drawing import (
     GREEN,
     MAX_IMAGES,
     ORANGE,
+    axes_for,
     check_shown,
     figure_of,
     grid,
     legend_for,
     message,
-    panel_in,
     read_file,
     without_frame,
 )
@@ -38,31 +38,31 @@ _SPLITS = {
 
 
 class HasPairs(Protocol):
-    """What `plot_near_duplicates` reads of an audit."""
+    """The attributes of an audit that `plot_near_duplicates` reads."""
 
     @property
     def pairs(self) -> tuple[Any, ...]:
-        """Each with `paths`, `num_differing`, `splits` and `classes`, what matters most first."""
+        """Pairs with `paths`, `num_differing`, `splits` and `classes`, most important first."""
 
 
 class HasCounts(Protocol):
-    """What `plot_class_counts` reads of a report on data."""
+    """The attributes of a data report that `plot_class_counts` reads."""
 
     @property
     def counts(self) -> Mapping[str, Mapping[str, int]]:
-        """Images of each class in each split."""
+        """Number of images of each class in each split."""
 
 
 def plot_class_counts(report: HasCounts, *, ax: Axes | None = None) -> Figure:
-    """Draws how many images each class has, in each split where they are divided.
+    """Draws the number of images of each class, by split if they are split.
 
     Of more than 100 classes the 50 largest and the 50 smallest are shown, and the title says so.
 
     Args:
         report: A `DataReport`.
-        ax: Where to draw; in a figure of its own by default.
+        ax: The axes to draw in; a new figure by default.
     """
-    check_shown("report", report, "counts", "what inspect_folder returned, or data.report")
+    check_shown("report", report, "counts", "a result of inspect_folder, or data.report")
     totals = {name: sum(counts.values()) for name, counts in report.counts.items()}
     if not totals:
         return message("no classes", ax)
@@ -70,12 +70,12 @@ def plot_class_counts(report: HasCounts, *, ax: Axes | None = None) -> Figure:
     if len(names) > MAX_CLASSES_IN_BARS:
         by_size = sorted(names, key=lambda name: -totals[name])
         names = by_size[: MAX_CLASSES_IN_BARS // 2] + by_size[-MAX_CLASSES_IN_BARS // 2 :]
-    title = f"Images of each class: {sum(totals.values()):,} in {len(totals)} classes"
+    title = f"Images per class: {sum(totals.values()):,} in {len(totals)} classes"
     if len(names) < len(totals):
         half = MAX_CLASSES_IN_BARS // 2
         shown = f"the {half} largest and {half} smallest of {len(totals)} classes"
-        title = f"Images of each class,\n{shown}"
-    axes = panel_in(ax, (6.4, 1.3 + 0.24 * len(names)), title=title)
+        title = f"Images per class,\n{shown}"
+    axes = axes_for(ax, (6.4, 1.3 + 0.24 * len(names)), title=title)
     positions = np.arange(len(names))
     left = np.zeros(len(names))
     for split, (colour, hatch) in _SPLITS.items():
@@ -100,8 +100,8 @@ def plot_class_counts(report: HasCounts, *, ax: Axes | None = None) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     axes.margins(x=0.1)
     axes.tick_params(axis="y", length=0)
-    drawn = [container.get_label() for container in axes.containers]
-    if set(drawn) - {_UNSPLIT}:
+    splits = {container.get_label() for container in axes.containers}
+    if splits - {_UNSPLIT}:
         legend_for(axes, ax, "outside lower center", ncols=3)
     without_frame(axes)
     return figure_of(axes)
@@ -114,23 +114,23 @@ def plot_batch(
     *,
     ax: Axes | None = None,
 ) -> Figure:
-    """Draws the first images of a batch, at most 24, with their names.
+    """Draws the first images of a batch, at most 24, with the names of their classes.
 
     Args:
         images: `(batch, height, width, 3)`, 0...255.
-        labels: Whole numbers `(batch,)`, or rows of 0/1 `(batch, num_classes)`.
-        class_names: In the order of the labels.
-        ax: Where to draw; in a figure of its own by default.
+        labels: Class numbers `(batch,)`, or rows of 0/1 `(batch, num_classes)`.
+        class_names: Class names in the order of the labels.
+        ax: The axes to draw in; a new figure by default.
 
     Raises:
-        ArgumentError: There is no image, they are not as many as the labels, or a label has no
-            name.
+        ArgumentError: There are no images, their number is not that of the labels, or a label has
+            no name.
     """
     _check_batch(images, labels, class_names)
     texts = []
     for label in np.asarray(labels)[:MAX_IMAGES]:
-        given = [int(label)] if label.ndim == 0 else np.flatnonzero(label).tolist()
-        name = ", ".join(class_names[index] for index in given)
+        classes = [int(label)] if label.ndim == 0 else np.flatnonzero(label).tolist()
+        name = ", ".join(class_names[index] for index in classes)
         texts.append(printable(name or "no label", COLUMNS_UNDER_IMAGE))
     title = f"{len(texts)} of {len(images)} images" if len(texts) < len(images) else "One batch"
     return grid(list(np.asarray(images)[:MAX_IMAGES]), texts, title=title, ax=ax)
@@ -141,14 +141,14 @@ def _check_batch(images: np.ndarray, labels: np.ndarray, class_names: Sequence[s
     if len(shape) != 4 or not shape[0] or len(numbers) != shape[0]:
         raise ArgumentError(
             "`images` and `labels` must be a batch, (n, height, width, 3), and as many labels. "
-            f"Received: images of the shape {shape} and labels of {numbers.shape}. Give what "
-            "next(iter(data.train.dataset())) gives."
+            f"Received: images of shape {shape} and labels of shape {numbers.shape}. Give "
+            "next(iter(data.train.dataset())), for example."
         )
-    needed = numbers.shape[1] if numbers.ndim == 2 else int(numbers.max()) + 1
-    if needed > len(class_names):
+    num_classes = numbers.shape[1] if numbers.ndim == 2 else int(numbers.max()) + 1
+    if num_classes > len(class_names):
         raise ArgumentError(
             f"`class_names` must name every label. Received: {len(class_names)} names and labels "
-            f"of {needed} classes. Give data.class_names."
+            f"of {num_classes} classes. Give data.class_names."
         )
 
 
@@ -158,18 +158,18 @@ def plot_near_duplicates(
     *,
     ax: Axes | None = None,
 ) -> Figure:
-    r"""Draws pairs of images that look alike side by side, at most 12.
+    r"""Draws pairs of near-duplicates side by side, at most 12.
 
-    Above each stand the number of its pair and its split, its class, and its file's name.
+    Above each image are the number of its pair, its split, its class, and its file's name.
 
     Args:
         report: A `NearDuplicateReport`.
-        read_image: Gives the pixels 0...255, `(height, width, 3)`, of a path; reads the file by
+        read_image: Returns the pixels 0...255, `(height, width, 3)`, of a path; reads the file by
             default.
-        ax: Where to draw; in a figure of its own by default.
+        ax: The axes to draw in; a new figure by default.
 
     Raises:
-        ArgumentError: An image is no file, and there is no `read_image`.
+        ArgumentError: An image has no file, and `read_image` is not given.
 
     Example:
         >>> import numpy as np
@@ -181,18 +181,18 @@ def plot_near_duplicates(
         >>> [axes.get_title() for axes in figure.axes]
         ['1: train\ncat\na.jpg', '1: test\ndog\nb.jpg']
     """
-    check_shown("report", report, "pairs", "what find_near_duplicates returned")
-    shown = report.pairs[: MAX_IMAGES // 2]
-    if not shown:
+    check_shown("report", report, "pairs", "a result of find_near_duplicates")
+    pairs = report.pairs[: MAX_IMAGES // 2]
+    if not pairs:
         return message("no near-duplicates", ax)
     read_image = read_image or read_file
-    images = [read_image(path) for pair in shown for path in pair.paths]
+    images = [read_image(path) for pair in pairs for path in pair.paths]
     texts = [
         f"{number}: {printable(split, COLUMNS_UNDER_IMAGE - 4)}\n"
         f"{printable(label or 'no label', COLUMNS_UNDER_IMAGE)}\n"
         f"{printable(Path(path).name, COLUMNS_UNDER_IMAGE)}"
-        for number, pair in enumerate(shown, start=1)
+        for number, pair in enumerate(pairs, start=1)
         for path, split, label in zip(pair.paths, pair.splits, pair.classes, strict=True)
     ]
-    title = f"Near-duplicates: {len(shown)} of {len(report.pairs)} pairs"
+    title = f"Near-duplicates: {len(pairs)} of {len(report.pairs)} pairs"
     return grid(images, texts, title=title, ax=ax)

@@ -1,7 +1,7 @@
-"""What all figures share: colours, a grid of images, a message in place of a figure.
+"""Parts of all figures: colours, axes, a grid of images, and a message instead of a figure.
 
-The functions draw on figures of their own, which show themselves (see `tlkit.plots.figure`), or,
-given `ax`, in a panel of the user's figure.
+Functions draw in a new figure, which shows itself (see `tlkit.plots.figure`), or in the user's axes
+`ax`.
 """
 
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from tlkit.data.reading import read_image
 from tlkit.errors import ArgumentError
 from tlkit.plots.figure import Figure as OwnFigure
-from tlkit.plots.figure import finished
+from tlkit.plots.figure import register_with_pyplot
 from tlkit.plots.fonts import dress
 
-# Colours that all kinds of colour vision tell apart, by Okabe and Ito:
+# Colours that all kinds of colour vision distinguish, by Okabe and Ito:
 # https://jfly.uni-koeln.de/color/
 ORANGE, GREEN, BLUE = "#E69F00", "#009E73", "#0072B2"
 
@@ -28,31 +28,31 @@ _IMAGES_IN_A_ROW = 6
 
 
 def check_shown(argument: str, value: object, attribute: str, source: str) -> None:
-    """Raises `ArgumentError` unless what is to be drawn has what is drawn of it.
+    """Raises `ArgumentError` unless the object to draw has the attribute that is drawn.
 
     Args:
-        argument: What errors call it.
-        value: What was received.
-        attribute: What the figure reads first.
-        source: Where such a thing comes from.
+        argument: Name of the argument in error messages.
+        value: The object to draw.
+        attribute: The attribute that the figure reads first.
+        source: Where such an object comes from.
     """
     if not hasattr(value, attribute):
         raise ArgumentError(
             f"`{argument}` must be {source}. Received: {argument} of type {type(value).__name__}. "
-            "Give that."
+            "Give such an object."
         )
 
 
 def grid(
     images: Sequence[np.ndarray], texts: Sequence[str], *, title: str, ax: Axes | None = None
 ) -> Figure:
-    """Draws images, each under its text, six in a row.
+    """Draws images below their texts, six in a row.
 
     Args:
-        images: Pixels 0...255, each `(height, width, 3)`; they need not have one size.
-        texts: Of as many lines each.
-        title: Stands above all of them.
-        ax: Where they are drawn; in a figure of their own by default.
+        images: Pixels 0...255, each `(height, width, 3)`; sizes may differ.
+        texts: A text for each image, all with the same number of lines.
+        title: Title of the figure.
+        ax: The axes to draw in; a new figure by default.
     """
     num_columns = min(len(images), _IMAGES_IN_A_ROW)
     num_rows = -(-len(images) // num_columns)
@@ -71,40 +71,40 @@ def grid(
 
 
 def read_file(path: str) -> np.ndarray:
-    """Returns an image file as figures show it: upright, in its proportions, small.
+    """Returns a small upright version of an image file in its proportions.
 
     Raises:
-        ArgumentError: There is no such file: images of arrays and datasets have none.
+        ArgumentError: There is no such file, as for images of arrays and datasets.
     """
     if not Path(path).is_file():
         raise ArgumentError(
-            "`read_image` must be given for images that are no files. Received: "
-            f"read_image=None, and {path!r} is none. Give a function that returns the "
-            "pixels, `(height, width, 3)`, 0...255."
+            "`read_image` must be given for images without files. Received: read_image=None, and "
+            f"{path!r} is not a file. Give a function that returns the pixels, "
+            "`(height, width, 3)`, 0...255."
         )
-    from tlkit.plots.thumbnails import thumbnail  # takes TensorFlow, which no other figure does
+    from tlkit.plots.thumbnails import thumbnail  # loads TensorFlow, which other figures do not
 
     return thumbnail(read_image(path))
 
 
 def message(text: str, ax: Axes | None = None) -> Figure:
-    """Draws a sentence, where there is nothing else to draw."""
-    axes = panel_in(ax, (5, 1.2))
+    """Draws a text instead of a figure that would be empty."""
+    axes = axes_for(ax, (5, 1.2))
     axes.set_axis_off()
     axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes)
     return figure_of(axes)
 
 
-def panel_in(ax: Axes | None, size: tuple[float, float], *, title: str = "") -> Axes:
-    """Returns the panel to draw in: the one that was given, or that of a new figure.
+def axes_for(ax: Axes | None, size: tuple[float, float], *, title: str = "") -> Axes:
+    """Returns the axes to draw in: the user's, or those of a new figure.
 
     Args:
-        ax: What the user gave as `ax`.
-        size: Of the new figure, in inches.
-        title: Stands above the panel.
+        ax: The user's axes, if given.
+        size: Size of the new figure in inches.
+        title: Title of the axes.
 
     Raises:
-        ArgumentError: `ax` is no panel of a figure.
+        ArgumentError: `ax` is not the axes of a figure.
     """
     if ax is not None:
         _check_axes(ax)
@@ -125,21 +125,21 @@ def panels_in(
     sharex: bool = False,
     sharey: bool = False,
 ) -> np.ndarray:
-    """Returns several panels, `(rows, columns)`, in a new figure or within one that was given.
+    """Returns several panels, `(rows, columns)`, in a new figure or within the user's axes.
 
     Args:
-        ax: What the user gave as `ax`; its own frame and ticks go.
-        size: Of the new figure, in inches.
-        shape: Rows and columns.
-        title: Stands above all of them.
-        gaps: Between columns and rows of panels within another, as parts of its width and height;
-            above the first row lies half a gap for the panels' own titles.
-        heights: Of the rows in relation to each other.
-        sharex: Whether they share their horizontal axis.
-        sharey: Whether they share their vertical axis.
+        ax: The user's axes, if given; their own frame and ticks are hidden.
+        size: Size of the new figure in inches.
+        shape: Number of rows and columns.
+        title: Title above all panels.
+        gaps: Gaps between columns and rows within the user's axes, as fractions of their width and
+            height; half a gap above the first row is for the panels' own titles.
+        heights: Relative heights of the rows.
+        sharex: Whether the panels share the horizontal axis.
+        sharey: Whether the panels share the vertical axis.
 
     Raises:
-        ArgumentError: `ax` is no panel of a figure.
+        ArgumentError: `ax` is not the axes of a figure.
     """
     if ax is None:
         figure = OwnFigure(figsize=size, layout="constrained")
@@ -151,44 +151,44 @@ def panels_in(
     ax.set_axis_off()
     dress(ax.set_title(title, fontsize=10))
     rows, columns = shape
-    beside, between = gaps
-    top = 1 - between / 2
-    width = (1 - beside * (columns - 1)) / columns
-    tall = np.array(heights or [1] * rows, float)
-    tall *= (top - between * (rows - 1)) / tall.sum()
+    column_gap, row_gap = gaps
+    top = 1 - row_gap / 2
+    width = (1 - column_gap * (columns - 1)) / columns
+    row_heights = np.array(heights or [1] * rows, float)
+    row_heights *= (top - row_gap * (rows - 1)) / row_heights.sum()
     panels = np.empty(shape, object)
     for row, column in np.ndindex(*shape):
-        bottom = float(top - tall[: row + 1].sum() - between * row)
-        place = (column * (width + beside), bottom, width, float(tall[row]))
+        bottom = float(top - row_heights[: row + 1].sum() - row_gap * row)
+        bounds = (column * (width + column_gap), bottom, width, float(row_heights[row]))
         first = panels[0, 0]
         panels[row, column] = ax.inset_axes(
-            place, sharex=first if sharex else None, sharey=first if sharey else None
+            bounds, sharex=first if sharex else None, sharey=first if sharey else None
         )
     return panels
 
 
 def figure_of(panels: Axes | np.ndarray) -> Figure:
-    """Returns the finished figure that holds the panels."""
+    """Returns the figure of the panels, and registers it with pyplot if that is in use."""
     first: Axes = panels.flat[0] if isinstance(panels, np.ndarray) else panels
     figure = first.get_figure(root=True)
     assert isinstance(figure, Figure)
-    return finished(figure)
+    return register_with_pyplot(figure)
 
 
-def legend_for(panels: Axes | np.ndarray, ax: Axes | None, place: str, **settings: Any) -> None:
-    """Explains what is drawn: beside the panels of a figure of our own, within a user's panel.
+def legend_for(panels: Axes | np.ndarray, ax: Axes | None, location: str, **settings: Any) -> None:
+    """Draws a legend: beside the panels of a new figure, within the user's axes.
 
     Args:
-        panels: What is explained; in the user's figure the first of them holds the legend.
-        ax: What the user gave as `ax`.
-        place: Where it stands in a figure of our own, such as "outside upper center".
-        settings: As `Figure.legend` takes them.
+        panels: The panels that the legend explains; the first of the user's axes holds it.
+        ax: The user's axes, if given.
+        location: Location of the legend in a new figure, such as "outside upper center".
+        settings: As for `Figure.legend`.
     """
     first: Axes = panels.flat[0] if isinstance(panels, np.ndarray) else panels
     if ax is None:
         figure = first.get_figure(root=True)
         assert figure is not None
-        legend = figure.legend(**{"loc": place, "frameon": False, **settings})
+        legend = figure.legend(**{"loc": location, "frameon": False, **settings})
     else:
         legend = first.legend(loc="best", fontsize=7, **(settings | {"ncols": 1}))
     dress(*legend.get_texts())
@@ -197,11 +197,11 @@ def legend_for(panels: Axes | np.ndarray, ax: Axes | None, place: str, **setting
 def _check_axes(ax: object) -> None:
     if not isinstance(ax, Axes):
         raise ArgumentError(
-            "`ax` must be one panel of a figure, a matplotlib.axes.Axes. Received: ax of type "
-            f"{type(ax).__name__}. Give one of those that plt.subplots returned."
+            "`ax` must be a matplotlib.axes.Axes of a figure. Received: ax of type "
+            f"{type(ax).__name__}. Give axes that plt.subplots returned."
         )
 
 
 def without_frame(axes: Axes) -> None:
-    """Leaves the two axes of a panel and takes the rest of its frame away."""
+    """Hides the upper and right part of the frame."""
     axes.spines[["top", "right"]].set_visible(False)

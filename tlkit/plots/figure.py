@@ -1,13 +1,13 @@
 """Figures that show themselves: in a notebook, by `figure.show()`, and by pyplot's `show()`.
 
-pyplot keeps every figure that it knows until it is closed, and loading it settles a backend. So it
-gets ours only where the user has loaded it and its backend can show anything, or asks a figure to
-show itself; scripts that write figures to files, and reports, leave nothing behind in it.
+pyplot keeps every registered figure until it is closed, and importing it selects a backend. So a
+figure is registered only if the user has imported pyplot and its backend can show figures, or when
+the user shows the figure. Scripts that write figures to files, and reports, register none.
 
-pyplot has no function that takes a figure which exists. It makes those that it keeps by calling
-the class that it is given as `FigureClass`, see
-https://github.com/matplotlib/matplotlib/blob/v3.10.0/lib/matplotlib/pyplot.py, and this file alone
-gives it something that is no class; tests/test_private_api.py says when that no longer serves.
+pyplot has no function that registers an existing figure. It makes its figures by calling the class
+that it is given as `FigureClass`, see
+https://github.com/matplotlib/matplotlib/blob/v3.10.0/lib/matplotlib/pyplot.py. This file alone
+gives it a function instead of a class; tests/test_private_api.py fails when that no longer works.
 """
 
 import io
@@ -23,11 +23,11 @@ from matplotlib.backends.registry import BackendFilter, backend_registry
 
 DOTS_PER_INCH = 100
 
-_IS_APART: ContextVar[bool] = ContextVar("is_apart", default=False)
+_WITHOUT_PYPLOT: ContextVar[bool] = ContextVar("without_pyplot", default=False)
 
 
 class Figure(figure.Figure):
-    """A `matplotlib.figure.Figure` that can be shown however it was made.
+    """A `matplotlib.figure.Figure` that shows itself without pyplot's help.
 
     Example:
         >>> from tlkit.plots.figure import Figure
@@ -41,16 +41,16 @@ class Figure(figure.Figure):
         In a script `matplotlib.pyplot.show()` keeps windows open, as it does for all figures.
 
         Args:
-            warn: Whether to warn where the backend can show nothing.
+            warn: Whether to warn if the backend cannot show figures.
         """
         if _is_in_notebook():
             self._ipython_display_()
             return
-        if not _is_with_pyplot(self):
-            _give_to_pyplot(self)
+        if not _is_registered(self):
+            _register(self)
         super().show(warn)
         if not _can_show():
-            self._take_from_pyplot()
+            self._unregister()
 
     def _repr_png_(self) -> bytes:
         png = io.BytesIO()
@@ -58,54 +58,54 @@ class Figure(figure.Figure):
         return png.getvalue()
 
     def _ipython_display_(self) -> None:
-        """Shows it in a notebook, once: pyplot's inline backend would do so again."""
+        """Shows it in a notebook once; pyplot's inline backend would show it again."""
         if not _is_in_notebook():
-            raise NotImplementedError("a terminal shows no images")  # and IPython goes on
+            raise NotImplementedError("a terminal shows no images")  # IPython then uses the repr
         from IPython.display import Image, display
 
-        self._take_from_pyplot()
+        self._unregister()
         display(Image(data=self._repr_png_()))
 
-    def _take_from_pyplot(self) -> None:
-        if _is_with_pyplot(self):
+    def _unregister(self) -> None:
+        if _is_registered(self):
             import matplotlib.pyplot
 
             matplotlib.pyplot.close(self)
 
 
-def finished(drawn: figure.Figure) -> figure.Figure:
-    """Returns a figure; where the user has loaded pyplot, that shows ours from now on.
+def register_with_pyplot(drawn: figure.Figure) -> figure.Figure:
+    """Registers a figure with pyplot if the user has imported it, and returns the figure.
 
     Example:
-        >>> from tlkit.plots.figure import Figure, finished
-        >>> finished(Figure()).get_size_inches().tolist()
+        >>> from tlkit.plots.figure import Figure, register_with_pyplot
+        >>> register_with_pyplot(Figure()).get_size_inches().tolist()
         [6.4, 4.8]
     """
-    is_wanted = "matplotlib.pyplot" in sys.modules and not _IS_APART.get()
-    if is_wanted and isinstance(drawn, Figure) and not _is_with_pyplot(drawn) and _can_show():
-        _give_to_pyplot(drawn)
+    is_in_use = "matplotlib.pyplot" in sys.modules and not _WITHOUT_PYPLOT.get()
+    if is_in_use and isinstance(drawn, Figure) and not _is_registered(drawn) and _can_show():
+        _register(drawn)
     return drawn
 
 
 @contextmanager
-def apart_from_pyplot() -> Iterator[None]:
-    """Within it, figures are drawn for files alone: pyplot gets none of them."""
-    token = _IS_APART.set(True)
+def without_pyplot() -> Iterator[None]:
+    """Within the block, figures are not registered with pyplot, as they are for files only."""
+    token = _WITHOUT_PYPLOT.set(True)
     try:
         yield
     finally:
-        _IS_APART.reset(token)
+        _WITHOUT_PYPLOT.reset(token)
 
 
-def _give_to_pyplot(drawn: figure.Figure) -> None:
+def _register(drawn: figure.Figure) -> None:
     import matplotlib.pyplot
 
     size, dpi = drawn.get_size_inches(), drawn.get_dpi()
-    made: Any = lambda *_, **__: drawn  # noqa: E731 - what pyplot takes for a class
-    matplotlib.pyplot.figure(figsize=size, dpi=dpi, FigureClass=made)
+    figure_class: Any = lambda *_, **__: drawn  # noqa: E731 - called by pyplot like a class
+    matplotlib.pyplot.figure(figsize=size, dpi=dpi, FigureClass=figure_class)
 
 
-def _is_with_pyplot(drawn: figure.Figure) -> bool:
+def _is_registered(drawn: figure.Figure) -> bool:
     """Whether pyplot keeps the figure."""
     manager = drawn.canvas.manager
     if manager is None or "matplotlib.pyplot" not in sys.modules:
@@ -116,12 +116,12 @@ def _is_with_pyplot(drawn: figure.Figure) -> bool:
 
 
 def _can_show() -> bool:
-    """Whether the backend that pyplot has, or would take, can show figures."""
-    silent = backend_registry.list_builtin(BackendFilter.NON_INTERACTIVE)
-    return matplotlib.get_backend().lower() not in silent
+    """Whether the backend that pyplot uses, or would select, can show figures."""
+    non_interactive = backend_registry.list_builtin(BackendFilter.NON_INTERACTIVE)
+    return matplotlib.get_backend().lower() not in non_interactive
 
 
 def _is_in_notebook() -> bool:
-    """Whether this process answers a notebook's cells."""
+    """Whether this process runs a notebook's cells."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return shell is not None and hasattr(shell, "kernel")

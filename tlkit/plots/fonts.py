@@ -1,6 +1,6 @@
-"""Names in figures: any script for which a font is installed, code points for the rest.
+"""Names in figures: in any script with an installed font, as code points otherwise.
 
-A figure never shows the empty box of a missing character, and matplotlib never warns of one.
+A figure never shows an empty box for a missing character, and matplotlib never warns about one.
 """
 
 import unicodedata
@@ -11,21 +11,21 @@ from matplotlib import font_manager
 from matplotlib.text import Text
 
 BASE_FAMILY = "DejaVu Sans"
-"""Ships with matplotlib: Latin, Greek, Cyrillic, Arabic, Hebrew, Armenian, Georgian, symbols."""
+"""Included in matplotlib: Latin, Greek, Cyrillic, Arabic, Hebrew, Armenian, Georgian, symbols."""
 
-# a font of boxes for everything, and fonts of mathematics with encodings of their own
+# a font with a box for every character, and mathematical fonts with their own encodings
 _NOT_FOR_TEXT = ("last resort", "stix", "cmb", "cmex", "cmmi", "cmr", "cmss", "cmsy", "cmt")
 
 
 def printable(name: str, limit: int = 28) -> str:
-    """Returns `name` as figures show it, on one line.
+    """Returns `name` on one line in characters that figures can show.
 
-    A character that no installed font has becomes its code point, such as "U+4E2D". What is
-    longer than `limit` loses its middle to "…": long names often differ at their end.
+    A character without an installed font becomes its code point, such as "U+4E2D". The middle of a
+    text longer than `limit` is replaced by "…", as long names often differ at their end.
 
     Args:
         name: Any text.
-        limit: The most columns the result takes; a Chinese character takes two.
+        limit: Largest number of columns of the result; a Chinese character takes two.
 
     Example:
         >>> from tlkit.plots.fonts import printable
@@ -34,7 +34,7 @@ def printable(name: str, limit: int = 28) -> str:
     """
     pieces: list[str] = []
     for character in " ".join(name.split()):
-        piece = _shown(character)
+        piece = _printable_character(character)
         is_code = len(piece) > 1
         if pieces and piece and (is_code or len(pieces[-1]) > 1) and " " not in {piece, pieces[-1]}:
             pieces.append(" ")
@@ -42,19 +42,19 @@ def printable(name: str, limit: int = 28) -> str:
             pieces.append(piece)
     if sum(map(_num_columns, pieces)) <= limit:
         return "".join(pieces)
-    tail = _fitting(pieces[::-1], (limit - 1) // 3)[::-1]
-    head = _fitting(pieces, limit - 1 - sum(map(_num_columns, tail)))
+    tail = _pieces_within(pieces[::-1], (limit - 1) // 3)[::-1]
+    head = _pieces_within(pieces, limit - 1 - sum(map(_num_columns, tail)))
     return "".join([*head, "…", *tail])
 
 
 def dress(*texts: Text) -> None:
-    """Gives matplotlib texts the fonts that their characters need, and takes "$" literally."""
+    """Sets the fonts that the characters of matplotlib texts need, and makes "$" literal."""
     for text in texts:
         text.set_fontfamily(_families(text.get_text()))
         text.set_parse_math(False)
 
 
-def _fitting(pieces: Iterable[str], limit: int) -> list[str]:
+def _pieces_within(pieces: Iterable[str], limit: int) -> list[str]:
     kept, width = [], 0
     for piece in pieces:
         width += _num_columns(piece)
@@ -70,22 +70,22 @@ def _num_columns(piece: str) -> int:
     return sum(not unicodedata.combining(character) for character in piece)
 
 
-def _shown(character: str) -> str:
+def _printable_character(character: str) -> str:
     if _family_of(character) is not None:
         return character
-    # marks that only steer their neighbours, such as joiners, show nothing by themselves
+    # characters that only affect their neighbours, such as joiners, are invisible themselves
     is_invisible = unicodedata.category(character) == "Cf" or "\ufe00" <= character <= "\ufe0f"
     return "" if is_invisible else f"U+{ord(character):04X}"
 
 
 def _families(text: str) -> list[str]:
-    found = (_family_of(character) for character in text)
-    return list(dict.fromkeys([BASE_FAMILY, *(family for family in found if family)]))
+    families = (_family_of(character) for character in text)
+    return list(dict.fromkeys([BASE_FAMILY, *filter(None, families)]))
 
 
 @lru_cache(maxsize=65536)
 def _family_of(character: str) -> str | None:
-    """The first font family with this character, the base family before all others."""
+    """Returns the first font family with this character; the base family comes first."""
     if unicodedata.category(character) in {"Cc", "Cs", "Co", "Cn"}:
         return None
     code_point = ord(character)
@@ -94,24 +94,24 @@ def _family_of(character: str) -> str | None:
 
 @lru_cache(maxsize=1)
 def _candidates() -> tuple[str, ...]:
-    """Installed families with an upright regular face, those without serifs first."""
+    """Returns the installed families with an upright regular face, sans-serif ones first."""
     names = {
         font.name
         for font in font_manager.fontManager.ttflist
         if font.style == "normal" and font.weight in {400, "normal", "regular"}
     }
-    wanted = {
+    for_text = {
         name
         for name in names
         if not name.lower().startswith(_NOT_FOR_TEXT) and "color" not in name.lower()
     }
-    ordered = sorted(wanted, key=lambda name: ("sans" not in name.lower(), name))
+    ordered = sorted(for_text, key=lambda name: ("sans" not in name.lower(), name))
     return (BASE_FAMILY, *(name for name in ordered if name != BASE_FAMILY))
 
 
 @cache
 def _characters(family: str) -> frozenset[int]:
-    """Code points that the family has outlines for; none where its file cannot be used."""
+    """Returns the code points that the family has outlines for; none if its file is unusable."""
     try:
         properties = font_manager.FontProperties(family=[family])
         path = font_manager.findfont(properties, fallback_to_default=False)

@@ -1,4 +1,4 @@
-"""Names beside points, pushed apart where points lie close."""
+"""Labels beside points that do not overlap where points are close to each other."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,10 +10,10 @@ from matplotlib.transforms import Bbox
 
 from tlkit.plots.fonts import dress
 
-_GAP = 7  # points between a mark and its label
-_FURTHEST = 12  # lines of text that a label may lie above or below its mark
-_FAR = 0.3  # better over the bar of another than 60 points away; over a text never
-_ASIDE = (1, 4, 8)  # gaps that it may lie beside it
+_GAP = 7  # points between a marker and its label
+_MAX_LINES = 12  # largest vertical distance of a label from its marker, in lines of text
+_DISTANCE_COST = 0.3  # overlapping a bar is better than 60 points of distance; a text, never
+_SIDE_GAPS = (1, 4, 8)  # horizontal distances of a label from its marker, in gaps
 
 
 def label_points(
@@ -23,18 +23,18 @@ def label_points(
     *,
     spans: Sequence[tuple[float, float]] = (),
 ) -> None:
-    """Writes a text beside each point, none of them over another, over a mark or out of the panel.
+    """Writes a label beside each point that overlaps no other label and no marker.
 
-    Each stands to the right of its point or to the left, as little above or below as there is room
-    for; one that had to move further is joined to its point by a thin line. Where there is no room
-    at all, it stands where it covers least. To be called last: what is drawn later, other limits
-    or a legend beside the panel are not reckoned with.
+    A label is placed to the right or left of its point, as close as possible; a label that is
+    further away is connected to its point by a thin line. If there is no free space, it is placed
+    where it covers least. Call it last: later drawings, changed limits, or a legend beside the axes
+    are not taken into account.
 
     Args:
-        axes: Where the points are drawn.
-        points: In the units of the data.
-        texts: One for each.
-        spans: Lower and upper end of the bar through each point, where there are bars.
+        axes: The axes of the points.
+        points: Points in data coordinates.
+        texts: A text for each point.
+        spans: Lower and upper end of the bar through each point, if there are bars.
 
     Example:
         >>> from tlkit.plots.figure import Figure
@@ -54,28 +54,30 @@ def label_points(
     ]
     dress(*labels)
     for label in labels:
-        label.set_in_layout(False)  # the panel keeps its size, whatever stands beside points
+        label.set_in_layout(False)  # labels do not change the size of the axes
         label.set_path_effects([withStroke(linewidth=2, foreground="white")])
-    figure.draw_without_rendering()  # settles where the panel lies
-    pixels = figure.dpi / 72  # in a point
-    marks = axes.transData.transform(points)
-    taken = [Bbox.from_bounds(x, y, 0, 0).padded(4 * pixels) for x, y in marks]
+    figure.draw_without_rendering()  # fixes the position of the axes
+    pixels = figure.dpi / 72  # per point
+    markers = axes.transData.transform(points)
+    occupied = [Bbox.from_bounds(x, y, 0, 0).padded(4 * pixels) for x, y in markers]
     for (x, _), ends in zip(points, spans, strict=False):
         (left, low), (_, high) = axes.transData.transform([(x, end) for end in ends])
-        taken.append(Bbox.from_extents(left - 1, low, left + 1, high))
+        occupied.append(Bbox.from_extents(left - 1, low, left + 1, high))
     for label, (x, y) in sorted(
-        zip(labels, marks, strict=True), key=lambda pair: (-pair[1][1], pair[1][0])
+        zip(labels, markers, strict=True), key=lambda pair: (-pair[1][1], pair[1][0])
     ):
         size = label.get_window_extent().size
-        places = [
-            (place, Bbox.from_bounds(x + place[0], y + place[1], *size))
-            for place in _places(size, _GAP * pixels)
+        candidates = [
+            (offset, Bbox.from_bounds(x + offset[0], y + offset[1], *size))
+            for offset in _offsets(size, _GAP * pixels)
         ]
-        inside = [one for one in places if _contains(axes.bbox, one[1])] or places
-        (across, up), box = min(
-            inside, key=lambda one: _covered(one[1], taken) + _FAR * pixels * np.hypot(*one[0])
-        )
-        taken.append(box)
+        inside = [pair for pair in candidates if _contains(axes.bbox, pair[1])] or candidates
+        costs = [
+            _covered_area(box, occupied) + _DISTANCE_COST * pixels * np.hypot(*offset)
+            for offset, box in inside
+        ]
+        (across, up), box = inside[int(np.argmin(costs))]
+        occupied.append(box)
         label.set_position((across / pixels, up / pixels))
         is_far = across > 2 * _GAP * pixels or across + size[0] < -2 * _GAP * pixels
         if is_far or abs(up + size[1] / 2) > 1.6 * size[1]:
@@ -90,15 +92,15 @@ def label_points(
             )
 
 
-def _places(size: tuple[float, float], gap: float) -> Iterator[tuple[float, float]]:
-    """Where the lower left corner may lie from the point, the nearest first."""
+def _offsets(size: tuple[float, float], gap: float) -> Iterator[tuple[float, float]]:
+    """Yields possible offsets of a label's lower left corner from its point, nearest first."""
     width, height = size
     line = 1.1 * height
-    for step in range(2 * _FURTHEST):
+    for step in range(2 * _MAX_LINES):
         up = (step + 1) // 2 * line * (1 if step % 2 else -1) - height / 2
-        for times in _ASIDE:
-            yield times * gap, up
-            yield -times * gap - width, up
+        for num_gaps in _SIDE_GAPS:
+            yield num_gaps * gap, up
+            yield -num_gaps * gap - width, up
 
 
 def _contains(outer: Bbox, inner: Bbox) -> bool:
@@ -110,7 +112,7 @@ def _contains(outer: Bbox, inner: Bbox) -> bool:
     )
 
 
-def _covered(box: Bbox, taken: Sequence[Bbox]) -> float:
-    """The area that a box shares with others."""
-    shared = [Bbox.intersection(box, other) for other in taken]
-    return sum(one.width * one.height for one in shared if one is not None)
+def _covered_area(box: Bbox, occupied: Sequence[Bbox]) -> float:
+    """Returns the area that a box has in common with others."""
+    common = [Bbox.intersection(box, other) for other in occupied]
+    return sum(one.width * one.height for one in common if one is not None)

@@ -1,4 +1,4 @@
-"""Images small enough for a page, as addresses that hold the image itself."""
+"""Small images for a page, as data URLs."""
 
 import base64
 
@@ -14,10 +14,10 @@ _QUALITY = 82
 
 
 def thumbnail(image_bytes: bytes) -> np.ndarray:
-    """Returns an image file upright and in its proportions, uint8 `(height, width, 3)`.
+    """Returns a small upright version of an image, uint8 `(height, width, 3)`.
 
     Args:
-        image_bytes: The whole file; its larger side becomes 192 pixels at most.
+        image_bytes: Content of the image file; its larger side is reduced to at most 192 pixels.
     """
     content = tf.constant(image_bytes)
     measure = jpeg_size if is_jpeg(content) else non_jpeg_size
@@ -29,17 +29,17 @@ def thumbnail(image_bytes: bytes) -> np.ndarray:
     return decode_image(content, sides, max_pixels=num_pixels).numpy()
 
 
-def jpeg_address(pixels: np.ndarray) -> str:
-    """Returns pixels 0...255, uint8 `(height, width, 3)`, as the address of a JPEG in the page."""
-    return inside("image/jpeg", tf.io.encode_jpeg(pixels, quality=_QUALITY).numpy())
+def jpeg_url(pixels: np.ndarray) -> str:
+    """Returns pixels 0...255, uint8 `(height, width, 3)`, as the data URL of a JPEG."""
+    return data_url("image/jpeg", tf.io.encode_jpeg(pixels, quality=_QUALITY).numpy())
 
 
-def inside(kind: str, content: bytes) -> str:
-    """Returns content as an address that holds all of it.
+def data_url(media_type: str, content: bytes) -> str:
+    """Returns content as a data URL.
 
     Example:
-        >>> from tlkit.plots.thumbnails import inside
-        >>> inside("text/plain", b"Hi")
+        >>> from tlkit.plots.thumbnails import data_url
+        >>> data_url("text/plain", b"Hi")
         'data:text/plain;base64,SGk='
     """
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"

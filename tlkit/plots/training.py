@@ -1,4 +1,4 @@
-"""How training went, as figures."""
+"""Figures of training: curves, weight change and learning-rate sweeps."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -13,11 +13,11 @@ from tlkit.plots.drawing import (
     BLUE,
     GREEN,
     ORANGE,
+    axes_for,
     check_shown,
     figure_of,
     legend_for,
     message,
-    panel_in,
     panels_in,
     without_frame,
 )
@@ -27,35 +27,35 @@ _STAGES_IN_A_ROW = 3
 
 
 class HasStages(Protocol):
-    """What `plot_training` reads of a training."""
+    """The attributes of a training report that `plot_training` and `plot_drift` read."""
 
     @property
     def stages(self) -> Sequence[Any]:
-        """Each with `name`, `history`, `weight_change`, and `trainable.groups`: what trained."""
+        """Stages with `name`, `history`, `weight_change` and `trainable.groups`."""
 
 
 class HasSweep(Protocol):
-    """What `plot_learning_rates` reads of a sweep."""
+    """The attributes of a sweep that `plot_learning_rates` reads."""
 
     @property
     def rates(self) -> np.ndarray:
-        """`(n,)`, rising."""
+        """Learning rates `(n,)`, increasing."""
 
     @property
     def losses(self) -> np.ndarray:
-        """`(n,)`."""
+        """Losses `(n,)`."""
 
     @property
     def smoothed(self) -> np.ndarray:
-        """`(n,)`."""
+        """Smoothed losses `(n,)`."""
 
     @property
     def suggestions(self) -> dict[str, float]:
-        """A rate by each rule; none of a flat curve."""
+        """A learning rate by each rule; empty for a flat curve."""
 
     @property
     def suggestion(self) -> float:
-        """A rate."""
+        """The suggested learning rate."""
 
 
 def curves(
@@ -65,13 +65,13 @@ def curves(
     kept: Sequence[int] = (),
     ax: Axes | None = None,
 ) -> Figure:
-    """Draws every metric over the epochs, training and validation in one panel.
+    """Draws each metric over the epochs, with training and validation in one panel.
 
     Args:
-        history: One mapping per epoch from Keras's names ("loss", "val_loss") to values.
-        stages: Name and number of epochs of each stage of training, when there were several.
-        kept: The epochs whose weights were kept, from 1 on, one for each stage at most.
-        ax: Where to draw; in a figure of its own by default.
+        history: A mapping for each epoch from Keras's names ("loss", "val_loss") to values.
+        stages: Name and number of epochs of each stage, if there are several.
+        kept: Numbers, from 1, of the epochs whose weights were kept, at most one for each stage.
+        ax: The axes to draw in; a new figure by default.
 
     Example:
         >>> from tlkit.plots.training import curves
@@ -81,10 +81,10 @@ def curves(
     """
     metrics = list(dict.fromkeys(key.removeprefix("val_") for epoch in history for key in epoch))
     if not metrics:
-        return message("no epochs: the head was solved, not trained", ax)
+        return message("no epochs: the head was solved without epochs", ax)
     shape = -(-len(metrics) // 2), min(len(metrics), 2)
     size = (4.6 * shape[1], 3.3 * shape[0] + 0.4)
-    panels = panels_in(ax, size, shape, title="Training, epoch by epoch")
+    panels = panels_in(ax, size, shape, title="Training curves")
     epochs = np.arange(1, len(history) + 1)
     lines: dict[str, Line2D] = {}
     for panel, metric in zip(panels.flat, metrics, strict=False):
@@ -100,7 +100,7 @@ def curves(
         panel.set_ylabel(metric.replace("_", " "))
         panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         panel.grid(color="#dddddd", linewidth=0.6)
-        panel.yaxis.set_major_formatter("{x:.4g}")  # a factor above the axis would meet the stages
+        panel.yaxis.set_major_formatter("{x:.4g}")  # a factor above the axis would overlap names
         for epoch in kept:
             panel.axvline(epoch, color=GREEN, linewidth=1.2, label="kept", zorder=1)
         lines |= {str(line.get_label()): line for line in panel.lines}
@@ -114,14 +114,14 @@ def curves(
 
 
 def plot_training(report: HasStages, *, ax: Axes | None = None) -> Figure:
-    """Draws the metrics of all epochs of all stages; each stage is named by its first group.
+    """Draws the metrics over all epochs of all stages; each stage has the name of its first group.
 
-    A line stands at the epoch whose weights were kept. An anchor's penalty is drawn as one share
-    of the loss, not group by group.
+    A vertical line marks the epoch whose weights were kept. An anchor's penalty is drawn as one
+    fraction of the loss, not for each group.
 
     Args:
         report: A `TrainingReport`.
-        ax: Where to draw; in a figure of its own by default.
+        ax: The axes to draw in; a new figure by default.
 
     Example:
         >>> from types import SimpleNamespace
@@ -131,9 +131,9 @@ def plot_training(report: HasStages, *, ax: Axes | None = None) -> Figure:
         >>> [panel.get_ylabel() for panel in plot_training(SimpleNamespace(stages=[stage])).axes]
         ['loss', 'anchor share']
     """
-    check_shown("report", report, "stages", "what train_head or fine_tune returned")
+    check_shown("report", report, "stages", "a result of train_head or fine_tune")
     history = [
-        {name: value for name, value in epoch.items() if not _is_of_one_group(name)}
+        {name: value for name, value in epoch.items() if not _is_penalty_of_group(name)}
         for stage in report.stages
         for epoch in stage.history
     ]
@@ -147,15 +147,15 @@ def plot_training(report: HasStages, *, ax: Axes | None = None) -> Figure:
 
 
 def plot_drift(report: HasStages, *, ax: Axes | None = None) -> Figure:
-    """Draws how far each group of layers has come from where it was, one panel for each stage.
+    """Draws the weight change of each group of layers, in one panel for each stage.
 
     The bars show |after - before| / |before| of a group's weights in per cent, on a logarithmic
-    scale. Which has none is bit-identical: "frozen", or "as before" where it was trainable
-    and what training found was not kept.
+    scale. A group without a bar is bit-identical: "frozen", or "unchanged" if it was trainable and
+    the weights of its training were not kept.
 
     Args:
         report: A `TrainingReport`.
-        ax: Where to draw; in a figure of its own by default.
+        ax: The axes to draw in; a new figure by default.
 
     Example:
         >>> from types import SimpleNamespace
@@ -165,7 +165,7 @@ def plot_drift(report: HasStages, *, ax: Axes | None = None) -> Figure:
         >>> [text.get_text() for text in plot_drift(SimpleNamespace(stages=[stage])).axes[0].texts]
         ['0, frozen', '2 %']
     """
-    check_shown("report", report, "stages", "what train_head or fine_tune returned")
+    check_shown("report", report, "stages", "a result of train_head or fine_tune")
     stages = [stage for stage in report.stages if stage.weight_change]
     if not stages:
         return message("the weight change was not measured", ax)
@@ -173,20 +173,22 @@ def plot_drift(report: HasStages, *, ax: Axes | None = None) -> Figure:
     num_columns = min(len(stages), _STAGES_IN_A_ROW)
     num_rows = -(-len(stages) // num_columns)
     size = (1.6 + 2.6 * num_columns, 0.4 + num_rows * (0.9 + 0.28 * len(names)))
-    title = "Change of each group's weights"
+    title = "Weight change of each group"
     shape = num_rows, num_columns
     panels = panels_in(ax, size, shape, title=title, gaps=(0.08, 0.3), sharey=True, sharex=True)
-    moved = [100 * change for stage in stages for change in stage.weight_change.values() if change]
-    finite = [change for change in moved if np.isfinite(change)] or [1.0]
+    changes = [
+        100 * change for stage in stages for change in stage.weight_change.values() if change
+    ]
+    finite = [change for change in changes if np.isfinite(change)] or [1.0]
     low, high = min(finite) / 3, max(finite)
     for panel, stage in zip(panels.flat, stages, strict=False):
         for position, name in enumerate(names):
             change = 100 * stage.weight_change.get(name, 0.0)
             end = min(change, high)
             panel.barh(position, max(end - low, 0), left=low, height=0.66, color=BLUE)
-            still = "as before" if name in stage.trainable.groups else "frozen"
+            state = "unchanged" if name in stage.trainable.groups else "frozen"
             panel.annotate(
-                _in_per_cent(change) if change else f"0, {still}",
+                _format_change(change) if change else f"0, {state}",
                 (max(end, low), position),
                 xytext=(4, 0),
                 textcoords="offset points",
@@ -198,7 +200,7 @@ def plot_drift(report: HasStages, *, ax: Axes | None = None) -> Figure:
         dress(panel.set_title(printable(stage.name, 24), fontsize=10))
         without_frame(panel)
     panel = panels.flat[0]
-    # room for the words behind the longest bar, whatever the range
+    # space for the text behind the longest bar, whatever the range
     panel.set_xlim(low, high * max(10.0, (high / low) ** 0.6))
     panel.set_yticks(range(len(names)), [printable(name, 20) for name in names])
     panel.set_ylim(len(names) - 0.5, -0.5)
@@ -219,24 +221,24 @@ def plot_drift(report: HasStages, *, ax: Axes | None = None) -> Figure:
     for panel in panels[:, 1:].flat:
         panel.tick_params(axis="y", labelleft=False)
     in_last_row = len(stages) - (num_rows - 1) * num_columns
-    panels[-1, (in_last_row - 1) // 2].set_xlabel("change of the weights in %", fontsize=9)
+    panels[-1, (in_last_row - 1) // 2].set_xlabel("weight change in %", fontsize=9)
     return figure_of(panels)
 
 
 def plot_learning_rates(report: HasSweep, *, ax: Axes | None = None) -> Figure:
-    """Draws the losses of a sweep over its rates, and the rate that is suggested.
+    """Draws the losses of a sweep against its learning rates, and the suggested learning rate.
 
     Args:
-        report: What `find_learning_rate` returned.
-        ax: Where to draw; in a figure of its own by default.
+        report: The result of `find_learning_rate`.
+        ax: The axes to draw in; a new figure by default.
     """
-    check_shown("report", report, "suggestion", "what find_learning_rate returned")
-    verdict = "is suggested" if report.suggestions else "is the default"
-    title = f"Learning-rate sweep: learning_rate={report.suggestion:.1e} {verdict}"
-    axes = panel_in(ax, (6.0, 3.6), title=title)
+    check_shown("report", report, "suggestion", "a result of find_learning_rate")
+    source = "suggested" if report.suggestions else "the default"
+    title = f"Learning-rate sweep: learning_rate={report.suggestion:.1e} is {source}"
+    axes = axes_for(ax, (6.0, 3.6), title=title)
     axes.plot(report.rates, report.losses, ".", color="0.75", label="loss of each step")
     axes.plot(report.rates, report.smoothed, color=BLUE, linewidth=2, label="running mean")
-    label = "suggested" if report.suggestions else "default, for the curve is flat"
+    label = "suggested" if report.suggestions else "default, as the curve is flat"
     axes.axvline(report.suggestion, color=ORANGE, linestyle="--", label=label)
     low, high = float(report.smoothed.min()), float(report.smoothed.max())
     margin = 0.2 * (high - low) or 0.1
@@ -249,14 +251,14 @@ def plot_learning_rates(report: HasSweep, *, ax: Axes | None = None) -> Figure:
     return figure_of(axes)
 
 
-def _in_per_cent(change: float) -> str:
+def _format_change(change: float) -> str:
     if not np.isfinite(change):
-        return "from nothing"
+        return "from zero"
     return f"{change:,.0f} %" if change >= 99.5 else f"{change:.2g} %"
 
 
-def _is_of_one_group(name: str) -> bool:
-    """Whether a metric is an anchor's penalty of one group."""
+def _is_penalty_of_group(name: str) -> bool:
+    """Whether a metric is an anchor's penalty on a single group."""
     return name.startswith("anchor_") and name != "anchor_share"
 
 

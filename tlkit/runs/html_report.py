@@ -23,8 +23,8 @@ from tlkit.evaluation.reports import EvaluationReport, Mistake
 from tlkit.plots.backbones import plot_backbones
 from tlkit.plots.drawing import MAX_IMAGES
 from tlkit.plots.evaluation import MAX_CLASSES_IN_MATRIX, most_confused, plot_reliability
-from tlkit.plots.figure import apart_from_pyplot
-from tlkit.plots.thumbnails import inside, jpeg_address, thumbnail
+from tlkit.plots.figure import without_pyplot
+from tlkit.plots.thumbnails import data_url, jpeg_url, thumbnail
 from tlkit.plots.training import plot_drift, plot_training
 from tlkit.runs.config import Choice
 from tlkit.training.reports import TrainingReport
@@ -98,7 +98,7 @@ class Page:
     summary: Mapping[str, str] = field(default_factory=dict)
 
 
-@apart_from_pyplot()
+@without_pyplot()
 def write_report(path: Path, page: Page) -> None:
     """Writes the page as one HTML file, atomically.
 
@@ -145,7 +145,7 @@ def write_report(path: Path, page: Page) -> None:
         backbones=_svg(plot_backbones(candidates)) if candidates and candidates.scores else None,
         verdict=_verdict(page.against_probe),
         reliability=None if evaluation is None else _svg(plot_reliability(evaluation.reliability)),
-        training_images=[(jpeg_address(pixels), name) for pixels, name in page.training_images],
+        training_images=[(jpeg_url(pixels), name) for pixels, name in page.training_images],
         has_auc=evaluation is not None and evaluation.roc_auc is not None,
         max_listed=MAX_LISTED,
         max_images=MAX_IMAGES,
@@ -178,7 +178,7 @@ def _plot_curves(report: TrainingReport) -> str | None:
 def _svg(figure: Figure) -> str:
     svg = io.StringIO()
     figure.savefig(svg, format="svg", metadata={"Date": None})
-    return inside("image/svg+xml", svg.getvalue().encode())
+    return data_url("image/svg+xml", svg.getvalue().encode())
 
 
 def _candidates(choices: Mapping[str, Choice]) -> BackboneComparison | None:
@@ -232,8 +232,8 @@ def _load_mistakes(
             continue
         pixels = thumbnail(read_image(file))
         explanation = maps.get(mistake.index)
-        overlay = None if explanation is None else jpeg_address(explanation.over(pixels))
-        yield mistake, jpeg_address(pixels), overlay
+        overlay = None if explanation is None else jpeg_url(explanation.over(pixels))
+        yield mistake, jpeg_url(pixels), overlay
 
 
 def _verdict(against_probe: ComparisonReport | None) -> str:

@@ -1,4 +1,4 @@
-"""Where things that need computing only once are kept: the user's cache folder."""
+"""The user's cache folder, for results that need to be computed only once."""
 
 import atexit
 import math
@@ -19,40 +19,39 @@ from tlkit.utils.text_repr import ShownAsText
 
 FOLDERS = {
     "features": "stores of activations of frozen networks",
-    "files": "indexes of what was found out about image files",
-    "tfds": "data sets of tensorflow_datasets, written out as files",
+    "files": "indexes with results of checks of image files",
+    "tfds": "data sets of tensorflow_datasets, written as files",
 }
-"""All folders of the cache, and what is in each."""
+"""The folders of the cache, and their contents."""
 
 TAG_NAME = "CACHEDIR.TAG"
 _TAG = """Signature: 8a477f597d28d172789f06886806bc55
-# This folder was made by tlkit, which computes anew what is missing here.
+# This folder was made by tlkit, which computes its content again if it is missing.
 # See https://bford.info/cachedir/
 """
-_SECONDS_TO_WAIT = 60.0
+_LOCK_SECONDS = 60.0
 
 DEFAULT_LIMIT = 20.0
-"""GB that stored activations may take together; `TLKIT_CACHE_LIMIT` sets another."""
+"""Default limit of stored activations in GB; `TLKIT_CACHE_LIMIT` sets another."""
 
 SECONDS_OF_DAY = 86_400
 INDEX_SUFFIX = ".index"
-"""What names the rows of a file of the same name."""
+"""Suffix of the index of a file with the same name."""
 
 
 def cache_folder(name: str, root: str | os.PathLike[str] | None = None) -> Path:
-    """Returns the folder `name` of tlkit's cache, which exists and can be written to.
+    """Returns the folder `name` of tlkit's cache, which exists and is writable.
 
-    The cache lies in `root`, else in the folder that the environment variable `TLKIT_CACHE`
-    names, else in `$XDG_CACHE_HOME/tlkit` or `~/.cache/tlkit`. Where that cannot be written to
-    (a read-only home, or none), a temporary folder takes its place until this process ends:
-    everything works, and nothing is remembered for the next one; `cache_note` says so in the
-    reports.
+    The cache is in `root`, else in the folder given by the environment variable `TLKIT_CACHE`, else
+    in `$XDG_CACHE_HOME/tlkit` or `~/.cache/tlkit`. If that is not writable (a read-only home, or
+    none), a temporary folder is used until this process ends; everything works, but nothing is
+    stored for later processes, and `cache_note` says so in the reports.
 
-    A folder that this makes is tagged as a cache, by which backups and `clear_cache` know it.
+    New folders are tagged as a cache, by which backup programs and `clear_cache` recognise them.
 
     Args:
         name: The folder's name inside the cache, one of `FOLDERS`.
-        root: The cache's own folder; overrules the environment.
+        root: The cache's own folder; overrides the environment.
 
     Example:
         >>> import tempfile
@@ -62,32 +61,30 @@ def cache_folder(name: str, root: str | os.PathLike[str] | None = None) -> Path:
         'features'
     """
     folder = cache_root(root) / name
-    if not _can_be_written(folder):
+    if not _is_writable(folder):
         folder = _temporary_root() / name
         folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def cache_note(name: str, root: str | os.PathLike[str] | None = None) -> str:
-    """Says that a temporary folder takes the place of `cache_folder`'s; "" where none does."""
-    named = _named_root(root)
-    if named is not None and _can_be_written(named / name):
+    """Returns a note if `cache_folder` uses a temporary folder, else ""."""
+    configured = _configured_root(root)
+    if configured is not None and _is_writable(configured / name):
         return ""
-    why = "this user has no home"
-    if named is not None:
-        why = f"the cache {named / name} cannot be written to"
-    return (
-        f"{why}: what is computed is kept for this process only (TLKIT_CACHE names another folder)"
-    )
+    why = "this user has no home folder"
+    if configured is not None:
+        why = f"the cache {configured / name} is not writable"
+    return f"{why}: results are stored for this process only (TLKIT_CACHE sets another folder)"
 
 
 def cache_root(root: str | os.PathLike[str] | None = None) -> Path:
-    """Returns the folder in which the cache lies or would lie; it need not exist."""
-    return _named_root(root) or _temporary_root()
+    """Returns the folder of the cache, which may not exist."""
+    return _configured_root(root) or _temporary_root()
 
 
-def _named_root(root: str | os.PathLike[str] | None) -> Path | None:
-    """The cache's own place, `None` where there is not even a home to keep it in."""
+def _configured_root(root: str | os.PathLike[str] | None) -> Path | None:
+    """Returns the configured folder of the cache; `None` if the user has no home folder."""
     if root is not None:
         return Path(root)
     if named := os.environ.get("TLKIT_CACHE"):
@@ -96,18 +93,18 @@ def _named_root(root: str | os.PathLike[str] | None) -> Path | None:
         return Path(common) / "tlkit"
     try:
         return Path.home() / ".cache" / "tlkit"
-    except RuntimeError:  # nobody knows this user
+    except RuntimeError:  # the user is unknown to the system
         return None
 
 
 @dataclass(frozen=True)
 class ClearReport(ShownAsText):
-    """What `clear_cache` did.
+    """The result of `clear_cache` or `trim_cache`.
 
     Attributes:
-        root: Where the cache lies.
-        num_bytes: How many bytes were removed.
-        left: What stands there and was left alone, as tlkit has not made it.
+        root: The folder of the cache.
+        num_bytes: Number of removed bytes.
+        left: Files and folders there that were kept, as tlkit has not made them.
     """
 
     root: Path
@@ -118,18 +115,17 @@ class ClearReport(ShownAsText):
         removed = f"{megabytes(self.num_bytes)} removed from {self.root}"
         if not self.left:
             return removed
-        return f"{removed}; left, as tlkit has not made it: {', '.join(map(str, self.left))}"
+        return f"{removed}; kept, as not made by tlkit: {', '.join(map(str, self.left))}"
 
 
 def clear_cache(root: str | os.PathLike[str] | None = None) -> ClearReport:
-    """Removes the cache's folders with all that is in them, and nothing beside them.
+    """Removes the folders of the cache with their content, and nothing else.
 
-    A cache may lie in a folder with other things in it, perhaps of the same names: only those of
-    `FOLDERS` that `cache_folder` has made and tagged are removed. A link is left, whatever it
-    points to.
+    The cache may be in a folder with other files, perhaps of the same names: only those of
+    `FOLDERS` that `cache_folder` has made and tagged are removed. Links are kept.
 
     Args:
-        root: The cache's own folder; overrules the environment.
+        root: The cache's own folder; overrides the environment.
 
     Example:
         >>> import tempfile
@@ -154,13 +150,13 @@ def clear_cache(root: str | os.PathLike[str] | None = None) -> ClearReport:
 
 
 def cache_limit() -> int:
-    """Returns the most bytes that stored activations may take together.
+    """Returns the largest number of bytes of all stored activations together.
 
-    That is `TLKIT_CACHE_LIMIT` in GB (10⁹ bytes), 20 by default. Those used longest ago are removed
-    beyond it, whenever some are opened or added.
+    It is `TLKIT_CACHE_LIMIT` in GB (10⁹ bytes), 20 by default. Whenever activations are opened or
+    added, the least recently used ones beyond the limit are removed.
 
     Raises:
-        ArgumentError: The variable is no number of 0 or more.
+        ArgumentError: The variable is not a number of 0 or more.
 
     Example:
         >>> from tlkit.utils.cache import cache_limit
@@ -175,20 +171,20 @@ def cache_limit() -> int:
     if not 0 <= limit < math.inf:
         raise ArgumentError(
             "`TLKIT_CACHE_LIMIT` must be a number of GB, 0 or more. "
-            f"Received: TLKIT_CACHE_LIMIT={given!r}. Set it to 20, say, or leave it unset."
+            f"Received: TLKIT_CACHE_LIMIT={given!r}. Set it to 20, for example, or unset it."
         )
     return round(limit * GIGABYTE)
 
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """One thing in the cache that is kept or removed as a whole.
+    """An entry of the cache, which is kept or removed as a whole.
 
     Attributes:
-        kind: The folder it lies in, one of `FOLDERS`.
+        kind: Its folder, one of `FOLDERS`.
         paths: Its files and folders.
-        num_bytes: Of all of them.
-        used: When it was last used, in seconds since the epoch.
+        num_bytes: Their size in bytes.
+        used: Time of the last use, in seconds since the epoch.
     """
 
     kind: str
@@ -197,7 +193,7 @@ class CacheEntry:
     used: float
 
     def remove(self) -> None:
-        """Removes it, an index before what it names."""
+        """Removes the entry, its index first."""
         for path in sorted(self.paths, key=lambda path: path.suffix != INDEX_SUFFIX):
             with suppress(FileNotFoundError):  # another process has just removed it
                 if path.is_dir() and not path.is_symlink():
@@ -207,7 +203,7 @@ class CacheEntry:
 
 
 def cache_entries(root: str | os.PathLike[str] | None = None) -> tuple[CacheEntry, ...]:
-    """Returns all that tlkit has put into its cache, what was used longest ago first."""
+    """Returns all entries of the cache, the least recently used first."""
     entries = []
     for kind in FOLDERS:
         folder = cache_root(root) / kind
@@ -226,7 +222,7 @@ def cache_entries(root: str | os.PathLike[str] | None = None) -> tuple[CacheEntr
 
 
 def check_bounds(**bounds: float | None) -> None:
-    """Raises `ArgumentError` for a bound of `trim_cache` that is negative."""
+    """Raises `ArgumentError` if a bound of `trim_cache` is negative."""
     for name, bound in bounds.items():
         if bound is not None:
             check_not_negative(name, bound)
@@ -238,12 +234,12 @@ def trim_cache(
     max_bytes: int | None = None,
     older_than: float | None = None,
 ) -> ClearReport:
-    """Removes what was used longest ago from the cache, and leaves the rest.
+    """Removes the least recently used entries of the cache.
 
     Args:
-        root: The cache's own folder; overrules the environment.
-        max_bytes: The most bytes that stay.
-        older_than: What was not used for so many days is removed.
+        root: The cache's own folder; overrides the environment.
+        max_bytes: Largest number of bytes that are kept.
+        older_than: Entries that were not used for this number of days are removed.
 
     Raises:
         ArgumentError: A bound is negative.
@@ -269,10 +265,10 @@ def trim_cache(
 
 
 def describe_cache(root: str | os.PathLike[str] | None = None) -> str:
-    """Returns what each folder of the cache holds, its size, and what bounds it.
+    """Returns a description of the cache: content and size of each folder, and the limit.
 
     Args:
-        root: The cache's own folder; overrules the environment.
+        root: The cache's own folder; overrides the environment.
     """
     entries = cache_entries(root)
     lines = []
@@ -285,9 +281,9 @@ def describe_cache(root: str | os.PathLike[str] | None = None) -> str:
         [
             *lines,
             f"{total:>13} in {cache_root(root)}",
-            f"Activations have at most {cache_limit() / GIGABYTE:g} GB, those used longest ago go "
-            "first (TLKIT_CACHE_LIMIT sets another bound, TLKIT_CACHE another place).",
-            "--limit GB and --older-than DAYS remove some of it, --clear all.",
+            f"Limit of activations: {cache_limit() / GIGABYTE:g} GB; the least recently used are "
+            "removed first (TLKIT_CACHE_LIMIT sets the limit, TLKIT_CACHE the folder).",
+            "To remove some of it, use --limit GB or --older-than DAYS; to remove all, --clear.",
         ]
     )
 
@@ -304,46 +300,46 @@ def open_index(
 ) -> sqlite3.Connection:
     """Opens the SQLite file at `path`, for several processes at once, and creates its tables.
 
-    One that is damaged counts as empty, like any loss in a cache: it is removed and made anew.
+    A damaged file counts as lost, as may happen in a cache: it is removed and created again.
 
-    Transactions are begun by hand (`BEGIN IMMEDIATE`). The connection may be handed from thread
-    to thread, one at a time.
+    Transactions are started explicitly (`BEGIN IMMEDIATE`). The connection may be used by several
+    threads, one at a time.
 
     Args:
-        path: The file, which need not exist; ":memory:" for an index that nobody remembers.
-        schema: The statements that create the tables where they are missing.
+        path: The file, which may not exist; ":memory:" for a temporary index.
+        schema: SQL statements that create the missing tables.
         remove: Removes a damaged index with what belongs to it; the index alone by default.
 
     Raises:
-        sqlite3.OperationalError: It stays locked, or cannot be opened or written to: that is no
-            matter of its content.
+        sqlite3.OperationalError: The file stays locked, or cannot be opened or written to, which is
+            not due to its content.
     """
     try:
-        return _open_whole(path, schema)
+        return _open_checked(path, schema)
     except sqlite3.OperationalError:
         raise
     except sqlite3.DatabaseError:
         (remove or (lambda: remove_index(path)))()
-        return _open_whole(path, schema)
+        return _open_checked(path, schema)
 
 
 def remove_index(path: Path) -> None:
-    """Removes an index, and what an interrupted transaction left of it."""
+    """Removes an index with the journal of an interrupted transaction."""
     for file in (path, path.with_name(f"{path.name}-journal")):
         file.unlink(missing_ok=True)
 
 
-def _open_whole(path: Path, schema: str) -> sqlite3.Connection:
-    """Opens an index that is found whole, and free to be written to."""
+def _open_checked(path: Path, schema: str) -> sqlite3.Connection:
+    """Opens an index; raises unless it is intact and writable."""
     connection = sqlite3.connect(
-        path, timeout=_SECONDS_TO_WAIT, isolation_level=None, check_same_thread=False
+        path, timeout=_LOCK_SECONDS, isolation_level=None, check_same_thread=False
     )
     try:
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.executescript(schema)
-        ((found,), *_) = connection.execute("PRAGMA quick_check(1)")
-        if found != "ok":
-            raise sqlite3.DatabaseError(found)
+        ((result,), *_) = connection.execute("PRAGMA quick_check(1)")
+        if result != "ok":
+            raise sqlite3.DatabaseError(result)
         connection.executescript("BEGIN IMMEDIATE; ROLLBACK")
     except BaseException:
         connection.close()
@@ -352,12 +348,12 @@ def _open_whole(path: Path, schema: str) -> sqlite3.Connection:
 
 
 def _num_bytes(folder: Path) -> int:
-    """Bytes of all files in a folder; links count as themselves."""
-    places = [Path(parent, name) for parent, _, names in os.walk(folder) for name in names]
-    return sum(place.lstat().st_size for place in places)
+    """Returns the bytes of all files in a folder; links are not followed."""
+    paths = [Path(parent, name) for parent, _, names in os.walk(folder) for name in names]
+    return sum(path.lstat().st_size for path in paths)
 
 
-def _can_be_written(folder: Path) -> bool:
+def _is_writable(folder: Path) -> bool:
     try:
         is_new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
@@ -376,5 +372,5 @@ def _temporary_root() -> Path:
 
 
 def _remove(folder: Path, process: int) -> None:
-    if os.getpid() == process:  # not one forked from it, which ends earlier
+    if os.getpid() == process:  # not in a forked process, which ends earlier
         shutil.rmtree(folder, ignore_errors=True)

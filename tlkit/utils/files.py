@@ -13,30 +13,30 @@ from typing import Any
 
 from tlkit.errors import StorageError, TlkitError
 from tlkit.utils.locks import try_lock
-from tlkit.utils.storage import room_remedy, storage_problem
+from tlkit.utils.storage import space_remedy, storage_problem
 
 ASIDE = ".tlkit-aside-"
-"""What the names of all folders begin with in which something is written before it appears."""
+"""Prefix of the names of temporary folders in which files are written before they are moved."""
 
 _REPLACED = ".tlkit-replaced-"
-_LONGEST = 50
-"""Characters of a name that the name of its folder repeats: names have a bound."""
+_MAX_NAME = 50
+"""Number of characters of a file's name in the name of its folder, as names have a limit."""
 
 _FORMULA = re.compile(r"'*(?:\s*[=+\-@|%＝＋－＠]|[\t\r\n])")
-"""How cells begin that spreadsheets calculate."""
+"""Start of a cell that spreadsheets evaluate."""
 
 
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
-    """Yields a place beside `path` to write a file or a folder to, and moves it there at the end.
+    """Writes a file or a folder atomically: yields a temporary path, and moves it to `path`.
 
-    The place lies on the same file system, so that moving is one step. Whatever stands at `path`,
-    or where a link there points to, is replaced; missing folders above are made. When the block
-    ends with an exception, also with `KeyboardInterrupt`, nothing is left and nothing replaced.
-    What a process that was killed has left of the same name is removed first.
+    The temporary path is on the same file system, so that moving is one step. A file or folder at
+    `path`, or the target of a link there, is replaced; missing parent folders are made. If the
+    block ends with an exception, including `KeyboardInterrupt`, nothing is left and nothing is
+    replaced. Leftovers of killed processes of the same name are removed first.
 
     Args:
-        path: Where it shall appear.
+        path: The path to write to.
 
     Raises:
         StorageError: The disk is full or cannot be written to.
@@ -52,10 +52,10 @@ def written_aside(path: Path) -> Iterator[Path]:
         ['new', 'page.html']
     """
     name = path.absolute().name
-    path = Path(os.path.realpath(path))  # behind a link, which stays
+    path = Path(os.path.realpath(path))  # the target of a link, which is kept
     with storage_named(path), _folders_made(path.parent):
         sweep_asides(path.parent, [name])
-        # named before it is removed, by which the disk has room again
+        # the error is examined before the folder is removed, as that frees space
         with staging_beside(path.parent / name) as staging, storage_named(path):
             yield staging / name
             _move(staging / name, path, staging / f"{_REPLACED}{name}")
@@ -63,9 +63,9 @@ def written_aside(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def staging_beside(path: Path) -> Iterator[Path]:
-    """Yields a new folder beside `path`, and removes it with what is left in it.
+    """Yields a new folder beside `path`, and removes it with its content at the end.
 
-    It is locked meanwhile, by which `sweep_asides` knows that its process is alive.
+    It is locked during the block, by which `sweep_asides` knows that its process is alive.
     """
     folder, lock = _locked_folder(path)
     try:
@@ -78,16 +78,16 @@ def staging_beside(path: Path) -> Iterator[Path]:
 def sweep_asides(
     folder: Path, names: Iterable[str] | None = None, *, is_alone: bool = False
 ) -> None:
-    """Removes what processes that were killed have left of files that they were writing.
+    """Removes temporary folders that killed processes have left behind.
 
-    What stood where they would have moved it is put back, if they were killed amid that. A folder
-    that a living process writes to stays.
+    If a process was killed while it replaced a folder, the replaced folder is moved back. Folders
+    that a running process writes to are kept.
 
     Args:
-        folder: Where to look; not in the folders in it.
-        names: Of the files that were to appear; all by default.
-        is_alone: Whether nobody else writes here: where there are no locks nothing tells who is
-            alive. What earlier versions have left of the names is removed then, too.
+        folder: The folder to clean, without its subfolders.
+        names: Names of the files that were being written; all by default.
+        is_alone: Whether no other process writes here. Without file locks, this is the only way to
+            know. Leftovers of earlier versions of tlkit are removed then, too.
     """
     if not folder.is_dir() or not os.access(folder, os.R_OK | os.W_OK):
         return
@@ -104,13 +104,13 @@ def sweep_asides(
 
 @contextmanager
 def storage_named(*places: Path) -> Iterator[None]:
-    """Says of a disk that is full, or cannot be written to, which it is and what to do.
+    """Turns errors about a full or unwritable disk into a `StorageError` with place and remedy.
 
     Args:
-        *places: What may be written in the block, the likeliest first.
+        *places: Paths that the block may write to, the likeliest first.
 
     Raises:
-        StorageError: Whatever said so, the system, TensorFlow, h5py or SQLite.
+        StorageError: For such an error of the system, TensorFlow, h5py or SQLite.
     """
     try:
         yield
@@ -123,23 +123,23 @@ def storage_named(*places: Path) -> Iterator[None]:
         shown = next((part for part in place.parents if part.name.startswith(ASIDE)), place)
         shown = shown.parent if shown != place else place
         raise StorageError(
-            f"{str(shown)!r} must be a place with room to write to. Received: {reason}. "
-            + room_remedy(place, "Make room there, or name another folder.")
+            f"{str(shown)!r} must be on a writable disk with free space. Received: {reason}. "
+            + space_remedy(place, "Free some space there, or choose another folder.")
         ) from error
 
 
 def _start_of(name: str) -> str:
-    return f"{ASIDE}{name[:_LONGEST]}-"
+    return f"{ASIDE}{name[:_MAX_NAME]}-"
 
 
 def _locked_folder(path: Path) -> tuple[Path, int]:
-    """Makes a folder beside `path`, and returns it and the descriptor that locks it."""
+    """Makes a folder beside `path`; returns it and the file descriptor that locks it."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=_start_of(path.name), dir=path.parent))
         lock = os.open(folder, os.O_RDONLY) if os.name != "nt" else os.open(os.devnull, os.O_RDONLY)
         if try_lock(lock) is not False and folder.exists():
             return folder, lock
-        os.close(lock)  # another process was about to sweep it
+        os.close(lock)  # another process was about to remove it
 
 
 def _sweep(aside: Path, *, is_alone: bool) -> None:
@@ -149,21 +149,21 @@ def _sweep(aside: Path, *, is_alone: bool) -> None:
     else:
         try:
             lock = os.open(aside, os.O_RDONLY)
-        except OSError:  # gone meanwhile, or another user's
+        except OSError:  # removed in the meantime, or another user's
             return
         locked = try_lock(lock)
         is_free = is_alone if locked is None else locked
     try:
         if is_free:
-            _put_back(aside)
+            _restore_replaced(aside)
             shutil.rmtree(aside, ignore_errors=True)
     finally:
         if lock is not None:
             os.close(lock)
 
 
-def _put_back(aside: Path) -> None:
-    """Moves a folder back that was about to be replaced, where nothing has taken its place."""
+def _restore_replaced(aside: Path) -> None:
+    """Moves a folder back that was being replaced, unless its replacement is in place."""
     for replaced in aside.glob(f"{_REPLACED}*"):
         target = aside.parent / replaced.name.removeprefix(_REPLACED)
         if not target.exists():
@@ -177,10 +177,10 @@ def _holds_only(folder: Path, names: set[str]) -> bool:
 
 
 def as_cell(text: str) -> str:
-    """Returns text as a cell of a CSV file that no spreadsheet takes for a formula.
+    """Returns text as a cell of a CSV file that no spreadsheet evaluates as a formula.
 
-    What begins as one does gets an apostrophe before it, which `from_cell` takes off again; so
-    does what begins with apostrophes and goes on so. All other text stays as it is.
+    Text that starts like a formula gets an apostrophe in front, which `from_cell` removes; so does
+    text that starts with apostrophes followed by a formula. All other text is unchanged.
 
     Example:
         >>> from tlkit.utils.files import as_cell, from_cell
@@ -194,22 +194,22 @@ def as_cell(text: str) -> str:
 
 
 def from_cell(cell: str) -> str:
-    """Returns the text that `as_cell` made a cell of."""
+    """Returns the text of a cell that `as_cell` has made."""
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell[1:]) else cell
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes what JSON can hold to `path`, indented and in UTF-8; it appears whole."""
+    """Writes JSON-serializable content to `path` atomically, indented and in UTF-8."""
     text = json.dumps(content, indent=2, ensure_ascii=False, default=plain)
     with written_aside(path) as aside:
         aside.write_text(text + "\n", encoding="utf-8")
 
 
 def plain(value: Any) -> Any:
-    """Returns a NumPy number as Python's own, for `json.dumps(..., default=plain)`.
+    """Returns a NumPy number as a Python number, for `json.dumps(..., default=plain)`.
 
     Raises:
-        TypeError: It is none.
+        TypeError: The value is not a NumPy number.
     """
     if getattr(value, "shape", None) == () and hasattr(value, "item"):
         return value.item()
@@ -217,7 +217,7 @@ def plain(value: Any) -> Any:
 
 
 def _move(source: Path, target: Path, replaced: Path) -> None:
-    """Moves `source` to `target`; a folder that stands there goes to `replaced` first."""
+    """Moves `source` to `target`; an existing folder is moved to `replaced` first."""
     if not target.is_dir():
         source.replace(target)
         return
@@ -231,13 +231,13 @@ def _move(source: Path, target: Path, replaced: Path) -> None:
 
 @contextmanager
 def _folders_made(folder: Path) -> Iterator[None]:
-    """Makes what is missing of `folder`, and removes it again if the block fails."""
+    """Makes `folder` with missing parents, and removes them again if the block fails."""
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield
     except BaseException:
         for place in missing:
-            with suppress(OSError):  # something else was put there meanwhile
+            with suppress(OSError):  # something else was put there in the meantime
                 place.rmdir()
         raise

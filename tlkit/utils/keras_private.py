@@ -1,11 +1,11 @@
 """The private parts of Keras that tlkit needs, each behind one function.
 
-Keras may change them in any release, even a small one, so nothing else in tlkit may use them, but
-for tlkit/training/keras_workers.py, which mends a fault of Keras. Each function says why no public
-name serves and where the part stands in Keras, and tests/test_private_api.py says in a sentence
-what has changed when one no longer does what it is used for.
+Keras may change them in any release, so nothing else in tlkit may use them, except for
+tlkit/training/keras_workers.py, which works around an error of Keras. Each function says why there
+is no public alternative and where the part is defined; tests/test_private_api.py fails with an
+explanation if one no longer works as expected.
 
-Importing this loads Keras.
+Importing this module loads Keras.
 """
 
 from collections.abc import Callable
@@ -15,10 +15,10 @@ import keras
 
 
 def operation_of(tensor: keras.KerasTensor) -> keras.Operation:
-    """Returns the operation that a symbolic tensor is an output of.
+    """Returns the operation whose output a symbolic tensor is.
 
-    Why: a tensor says what computed it in `_keras_history` alone; `keras.Operation.output` leads
-    from an operation to a tensor, and not back.
+    Why: only `_keras_history` leads from a tensor to its operation; `keras.Operation.output` leads
+    the other way.
 
     Where: https://github.com/keras-team/keras/blob/v3.15.1/keras/src/ops/node.py
 
@@ -32,13 +32,13 @@ def operation_of(tensor: keras.KerasTensor) -> keras.Operation:
 
 
 def node_of(tensor: keras.KerasTensor) -> Any:
-    """Returns the node that a symbolic tensor is an output of: one call of its operation.
+    """Returns the node whose output a symbolic tensor is: one call of its operation.
 
-    A node has the attributes `operation`, `input_tensors`, `output_tensors` and `arguments`, which
-    has the `args` and `kwargs` of the call, and `fill_in`, which puts values in the tensors' place.
+    A node has the attributes `operation`, `input_tensors`, `output_tensors` and `arguments`. The
+    latter has the `args` and `kwargs` of the call, and `fill_in`, which replaces tensors by values.
 
-    Why: `model.operations` has each operation once, and says neither how often one was called nor
-    on what. Keras keeps the calls in `_inbound_nodes`; its class of nodes has no public name.
+    Why: `model.operations` has each operation once, without its calls and their inputs. Keras keeps
+    the calls in `_inbound_nodes`; its class of nodes is not public.
 
     Where: https://github.com/keras-team/keras/blob/v3.15.1/keras/src/ops/node.py and
     https://github.com/keras-team/keras/blob/v3.15.1/keras/src/ops/symbolic_arguments.py
@@ -57,30 +57,30 @@ def node_of(tensor: keras.KerasTensor) -> Any:
 def run_graph(
     model: keras.Model, inputs: Any, mode_of: Callable[[keras.Operation], Callable[..., Any]]
 ) -> Any:
-    """Runs a functional model's graph with what `mode_of` makes of each operation, call by call.
+    """Runs a functional model's graph with a replacement from `mode_of` for each operation.
 
-    Why: `model(inputs, training=...)` tells all layers the same, and here the frozen ones must
+    Why: `model(inputs, training=...)` sets the same mode for all layers, but frozen layers must
     compute as in inference while others train.
 
     Where: https://github.com/keras-team/keras/blob/v3.15.1/keras/src/ops/function.py
 
     Args:
-        model: Functional, of one input and one output.
-        inputs: A batch, of the type that the model takes.
-        mode_of: Given an operation, returns what is called in its place.
+        model: A functional model with one input and one output.
+        inputs: A batch of the model's input type.
+        mode_of: Returns the function that is called instead of an operation.
 
     Returns:
-        The output.
+        The model's output.
     """
     outputs = model._run_through_graph([inputs], operation_fn=mode_of)
     return outputs[0] if isinstance(outputs, list | tuple) else outputs
 
 
 def with_inner_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
-    """Returns a layer and all layers inside it, each once but for itself.
+    """Returns a layer and all layers inside it.
 
-    Why: `layers` is an attribute of models alone; what a wrapper, a cell or a user's layer holds
-    has no public list. The order is Keras's own, after which it saves weights.
+    Why: only models have the attribute `layers`; there is no public list of the layers inside a
+    wrapper, a cell or a custom layer. The order is Keras's own, in which it saves weights.
 
     Where: https://github.com/keras-team/keras/blob/v3.15.1/keras/src/layers/layer.py
 
@@ -96,9 +96,9 @@ def with_inner_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
 
 
 def inner_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
-    """Returns the layers that a layer holds itself, without those inside them.
+    """Returns the layers directly inside a layer.
 
-    Why: as for `with_inner_layers`; there it cannot be told which layer holds which.
+    Why: as for `with_inner_layers`, whose result does not show which layer contains which.
 
     Where: https://github.com/keras-team/keras/blob/v3.15.1/keras/src/layers/layer.py
     """
@@ -106,10 +106,10 @@ def inner_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
 
 
 def own_trainable_variables(layer: keras.layers.Layer) -> list[keras.Variable]:
-    """Returns the variables of a layer that train unless it is frozen, without those inside it.
+    """Returns a layer's own variables that are trainable unless the layer is frozen.
 
-    Why: `trainable_variables` is empty while a layer is frozen, and `variables` does not tell which
-    of them could train.
+    Why: `trainable_variables` is empty while a layer is frozen, and `variables` does not show which
+    of them can be trainable.
 
     Where: https://github.com/keras-team/keras/blob/v3.15.1/keras/src/layers/layer.py
     """
@@ -117,9 +117,9 @@ def own_trainable_variables(layer: keras.layers.Layer) -> list[keras.Variable]:
 
 
 def own_variables(layer: keras.layers.Layer) -> list[keras.Variable]:
-    """Returns the variables of a layer, without those of layers inside it and random states.
+    """Returns a layer's own variables, without those of inner layers and without random states.
 
-    Why: `variables` holds those of inner layers too, in one list.
+    Why: `variables` also has those of inner layers, in one list.
 
     Where: https://github.com/keras-team/keras/blob/v3.15.1/keras/src/layers/layer.py
     """
@@ -127,10 +127,9 @@ def own_variables(layer: keras.layers.Layer) -> list[keras.Variable]:
 
 
 def seed_generators(layer: keras.layers.Layer) -> list[keras.random.SeedGenerator]:
-    """Returns the random generators of a layer, without those of layers inside it.
+    """Returns a layer's own random generators, without those of inner layers.
 
-    Why: a generator's state is in `variables` among all others, which can be told from it by their
-    names alone.
+    Why: `variables` has the generators' states among all others, which differ in their names only.
 
     Where: https://github.com/keras-team/keras/blob/v3.15.1/keras/src/layers/layer.py
     """
@@ -138,10 +137,10 @@ def seed_generators(layer: keras.layers.Layer) -> list[keras.random.SeedGenerato
 
 
 def compile_arguments(model: keras.Model) -> dict[str, Any]:
-    """Returns the arguments with which a compiled model was compiled, as the objects they were.
+    """Returns the arguments with which a model was compiled, as the original objects.
 
-    Why: `get_compile_config` gives them serialized, and a loss or a metric of a user's own that is
-    not registered cannot be made again from that.
+    Why: `get_compile_config` serializes them, and a custom loss or metric that is not registered
+    cannot be restored from that.
 
     Where: https://github.com/keras-team/keras/blob/v3.15.1/keras/src/trainers/trainer.py
     """
@@ -149,10 +148,10 @@ def compile_arguments(model: keras.Model) -> dict[str, Any]:
 
 
 def inverse_document_frequencies(layer: keras.layers.Layer) -> Any:
-    """Returns the weights that a layer which looks words up learned for "tf_idf"; `None` for none.
+    """Returns the "tf_idf" weights of a lookup layer; `None` if it has none.
 
-    Why: they are no variable, and `get_config` and `get_weights` lack them; a TextVectorization
-    keeps them in a layer without a public name.
+    Why: they are not a variable, and `get_config` and `get_weights` do not have them; a
+    TextVectorization keeps them in a layer without a public name.
 
     Where: https://github.com/keras-team/keras/blob/v3.15.1/keras/src/layers/preprocessing/text_vectorization.py
     and https://github.com/keras-team/keras/blob/v3.15.1/keras/src/layers/preprocessing/index_lookup.py
@@ -162,10 +161,10 @@ def inverse_document_frequencies(layer: keras.layers.Layer) -> Any:
 
 
 def is_graph_operation(operation: keras.Operation) -> bool:
-    """Whether an operation is what a graph holds for `x * 2`, `x[..., ::-1]` or `keras.ops.abs(x)`.
+    """Whether a graph's operation stands for code such as `x * 2` or `keras.ops.abs(x)`.
 
-    Why: the functions of `keras.ops` are public, the classes that stand for them in a graph are
-    not; that a class is one of these, and no user's of the same name, is told by its module.
+    Why: the functions of `keras.ops` are public, but their classes in a graph are not; only the
+    module shows that a class is one of these and not a user's class of the same name.
 
     Where: https://github.com/keras-team/keras/blob/v3.15.1/keras/src/ops/numpy.py
 
@@ -180,7 +179,7 @@ def is_graph_operation(operation: keras.Operation) -> bool:
 
 
 def is_plain_model(model: keras.Model) -> bool:
-    """Whether a model's class is Keras's own, so that it computes what its layers do and no more.
+    """Whether a model's class is Keras's own, so that it computes only what its layers compute.
 
     Why: the class of `keras.Model(inputs, outputs)` has no public name.
 

@@ -1,7 +1,8 @@
-"""What Keras is set to for the whole process, and which of it nothing here can work with.
+"""Checks of Keras's process-wide settings with which tlkit does not work.
 
-Keras takes it from the environment and from `keras.json` when it is loaded, and from calls of
-`keras.config` afterwards. Wherever it came from, it is named here, before something else is blamed.
+Keras reads them from the environment and from `keras.json` when it is imported, and from calls of
+`keras.config` afterwards. The errors name the setting and its source before a later error would
+point elsewhere.
 """
 
 import json
@@ -13,31 +14,32 @@ from tlkit.errors import KerasSettingsError
 
 BACKEND = "tensorflow"
 DTYPE_POLICIES = ("float32", "mixed_float16", "mixed_bfloat16")
-"""Those that keep weights in float32."""
+"""Policies that keep weights in float32."""
 
 _FILE_RULES: dict[str, tuple[str, ...]] = {
     "floatx": ("float16", "float32", "float64"),
     "image_data_format": ("channels_last", "channels_first"),
     "epsilon": (),  # any float
 }
-"""What Keras itself refuses when it is loaded."""
+"""Valid values; Keras refuses others when it is imported."""
 
 
 def check_backend() -> None:
-    """Raises where Keras runs, or would run when it is loaded, on anything but TensorFlow.
+    """Raises unless Keras uses, or would use, TensorFlow as its backend.
 
-    Loads neither.
+    Imports neither of them.
 
     Raises:
-        KerasSettingsError: The variable KERAS_BACKEND or `keras.json` names another backend, Keras
-            is loaded with another, or `keras.json` holds what Keras cannot be loaded with.
+        KerasSettingsError: The variable KERAS_BACKEND or `keras.json` sets another backend, Keras
+            was imported with another, or `keras.json` has values with which Keras cannot be
+            imported.
     """
     keras = sys.modules.get("keras")
     if keras is not None and hasattr(keras, "config"):
         if keras.config.backend() != BACKEND:
             raise KerasSettingsError(
-                f"Keras must run on {BACKEND!r}. Received: keras.config.backend()="
-                f"{keras.config.backend()!r}, with which it is loaded already. "
+                f"Keras must use the backend {BACKEND!r}. Received: keras.config.backend()="
+                f"{keras.config.backend()!r}, with which it is already imported. "
                 f"Start Python with KERAS_BACKEND={BACKEND}."
             )
         return
@@ -45,9 +47,9 @@ def check_backend() -> None:
     if chosen := os.environ.get("KERAS_BACKEND"):
         if chosen != BACKEND:
             raise KerasSettingsError(
-                f"`KERAS_BACKEND` must be {BACKEND!r} or not set. Received: KERAS_BACKEND="
+                f"`KERAS_BACKEND` must be {BACKEND!r} or unset. Received: KERAS_BACKEND="
                 f"{chosen!r} in the environment. Unset it, or set KERAS_BACKEND={BACKEND} before "
-                "Keras is loaded."
+                "Keras is imported."
             )
     elif settings.get("backend", BACKEND) != BACKEND:
         raise KerasSettingsError(
@@ -58,9 +60,9 @@ def check_backend() -> None:
 
 
 def check_images() -> None:
-    """Raises where Keras takes channels for the first axis of an image; loads Keras.
+    """Raises if the image data format is "channels_first"; imports Keras.
 
-    Its layers read that when they are made, and some (`Rescaling`) whenever they are called.
+    Layers read the format when they are made, and some (`Rescaling`) whenever they are called.
 
     Raises:
         KerasSettingsError: See `check_backend`, or `image_data_format` is "channels_first".
@@ -79,12 +81,12 @@ def check_images() -> None:
 
 
 def check_building() -> None:
-    """Raises where process-wide settings make of a network another one; loads Keras.
+    """Raises if process-wide settings would change a network that is built; imports Keras.
 
     Raises:
-        KerasSettingsError: See `check_images`; or weights would not be kept in float32,
-            TensorFlow does not compute at once, so that weights cannot be loaded, or a
-            `keras.StatelessScope` is open, in which there are no weights.
+        KerasSettingsError: See `check_images`; or weights would not be kept in float32, eager
+            execution is off, so that weights cannot be loaded, or a `keras.StatelessScope` is
+            open, in which weights cannot be made.
     """
     check_images()
     import keras
@@ -100,28 +102,28 @@ def check_building() -> None:
         )
     if not tf.executing_eagerly():
         raise KerasSettingsError(
-            "TensorFlow must compute at once where a network is built. Received: "
+            "TensorFlow must execute eagerly when a network is built. Received: "
             "tf.executing_eagerly()=False. Call it outside tf.Graph and tf.function, and without "
             "tf.compat.v1.disable_eager_execution()."
         )
-    try:  # there is no public way to ask
-        keras.Variable(0.0, dtype="float32", name="asked")
+    try:  # there is no public function for this check
+        keras.Variable(0.0, dtype="float32", name="test")
     except ValueError as error:
         raise KerasSettingsError(
-            "Keras must be able to make weights where a network is built. Received: an open "
-            "keras.StatelessScope, in which it makes none. Build the network before the `with` "
+            "Keras must be able to make weights when a network is built. Received: an open "
+            "keras.StatelessScope, in which it cannot. Build the network before the `with` "
             "block, and call it within."
         ) from error
 
 
 def _from_file(name: str, value: object) -> str:
-    """Says where a setting came from, where that is known."""
+    """Returns the source of a setting for a message if it is the settings file, else ""."""
     path = _settings_file()
     return f" (from {str(path)!r})" if _settings_in(path).get(name) == value else ""
 
 
 def _settings_file() -> Path:
-    """Where Keras looks for its file."""
+    """Returns the path of Keras's settings file."""
     home = os.environ.get("KERAS_HOME")
     if home is None:
         user = os.path.expanduser("~")
@@ -130,32 +132,32 @@ def _settings_file() -> Path:
 
 
 def _settings_in(path: Path) -> dict[str, object]:
-    """What `keras.json` holds: nothing where there is none, or where Keras ignores it."""
+    """Returns the content of `keras.json`; empty if there is none or Keras ignores it."""
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise KerasSettingsError(
-            f"{str(path)!r} must be readable, or not be there: Keras reads it when it is loaded. "
-            f"Received: {error.strerror}. Correct it, or name another folder with KERAS_HOME."
+            f"{str(path)!r} must be readable or absent, as Keras reads it when it is imported. "
+            f"Received: {error.strerror}. Correct it, or set KERAS_HOME to another folder."
         ) from error
     except ValueError:
         return {}
     if not isinstance(settings, dict):
         raise KerasSettingsError(
-            f"{str(path)!r} must hold a JSON object: Keras reads it when it is loaded. "
+            f"{str(path)!r} must hold a JSON object, as Keras reads it when it is imported. "
             f"Received: {type(settings).__name__}. Correct it, or remove it."
         )
     for name, rule in _FILE_RULES.items():
         if name not in settings:
             continue
         value = settings[name]
-        is_kept = value in rule if rule else isinstance(value, float)
-        if not is_kept:
-            wanted = " or ".join(map(repr, rule)) if rule else "a number with a point"
+        is_valid = value in rule if rule else isinstance(value, float)
+        if not is_valid:
+            valid = " or ".join(map(repr, rule)) if rule else "a number with a decimal point"
             raise KerasSettingsError(
-                f"`{name}` in {str(path)!r} must be {wanted}: Keras is not loaded otherwise. "
+                f"`{name}` in {str(path)!r} must be {valid}, or Keras cannot be imported. "
                 f"Received: {name}={value!r}. Correct it there."
             )
     return settings

@@ -1,4 +1,4 @@
-"""Locks that end with the process that holds them, and what stands in where there are none."""
+"""Locks that are released when their process ends, and lock files for systems without them."""
 
 import errno
 import json
@@ -9,14 +9,14 @@ from typing import Any
 
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.ENOSYS)
 LOCK_FILE = ".tlkit-lock"
-"""Stands in a folder on a file system without locks for as long as a process writes there."""
+"""Name of the file that locks a folder on a file system without locks."""
 
 
 def try_lock(descriptor: int) -> bool | None:
-    """Locks an open file or folder until it is closed, or its process ends, without waiting.
+    """Locks an open file or folder, without waiting, until it is closed or its process ends.
 
     Returns:
-        Whether it is locked now; `None` where there are no locks (Windows, some file systems).
+        Whether it is locked now; `None` on systems without locks (Windows, some file systems).
     """
     try:
         import fcntl
@@ -34,10 +34,10 @@ def try_lock(descriptor: int) -> bool | None:
 
 
 def make_lock_file(folder: Path) -> str:
-    """Makes the file that says who writes in a folder; one of a process that has ended is replaced.
+    """Makes the lock file of a folder; replaces that of a process that has ended.
 
     Returns:
-        "" if it was made, else who is writing.
+        "" if it was made, else a description of the process that holds it.
     """
     file = folder / LOCK_FILE
     text = json.dumps(
@@ -56,40 +56,40 @@ def make_lock_file(folder: Path) -> str:
 
 
 def remove_lock_file(folder: Path) -> None:
-    """Removes what `make_lock_file` has made."""
+    """Removes the file that `make_lock_file` has made."""
     (folder / LOCK_FILE).unlink(missing_ok=True)
 
 
 def _holder(file: Path) -> str:
-    """Who holds a lock file, in words; "" where that process has ended."""
+    """Returns a description of the process that holds a lock file; "" if it has ended."""
     try:
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        host, process, since = str(found["host"]), int(found["process"]), found["since"]
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        host, process, since = str(content["host"]), int(content["process"]), content["since"]
     except FileNotFoundError:
         return ""
-    except (ValueError, RecursionError, KeyError, TypeError):  # written right now, or half
-        return f"a process that {file} does not name"
+    except (ValueError, RecursionError, KeyError, TypeError):  # being written, or incomplete
+        return f"a process that {file} does not identify"
     if host == platform.node() and (not _is_running(process) or _start(process) != since):
         return ""
     return f"process {process} on {host}"
 
 
 def _remove_ended(file: Path) -> None:
-    """Removes a lock file that was found to be of no use, unless another process was quicker."""
-    taken = file.with_name(f"{file.name}-{os.getpid()}")
+    """Removes a lock file whose process has ended, unless another process has done so."""
+    renamed = file.with_name(f"{file.name}-{os.getpid()}")
     try:
-        file.rename(taken)
+        file.rename(renamed)
     except FileNotFoundError:
         return
-    if _holder(taken):  # of a process that has made it anew meanwhile
-        taken.rename(file)
+    if _holder(renamed):  # of a process that has made it in the meantime
+        renamed.rename(file)
         return
-    taken.unlink()
+    renamed.unlink()
 
 
 def _is_running(process: int) -> bool:
     if os.name == "nt":
-        return True  # cannot be asked without ending it
+        return True  # there is no check that does not end the process
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -100,7 +100,7 @@ def _is_running(process: int) -> bool:
 
 
 def _start(process: int) -> str:
-    """When a process began, where the system says so: its number may be used again."""
+    """Returns the start time of a process if it is known, as process numbers are reused."""
     try:
         stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:

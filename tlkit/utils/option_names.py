@@ -1,4 +1,4 @@
-"""The command line's own names: no Python types in help, no Python arguments in messages."""
+"""Names of the command line: help without Python types, messages without Python arguments."""
 
 import ast
 import re
@@ -23,7 +23,7 @@ class Command(TyperCommand):
     """A command whose help shows no Python types."""
 
     def get_params(self, ctx: Any) -> Any:
-        """Returns its parameters, and that of its help."""
+        """Returns its parameters, including the help option."""
         return _without_types(super().get_params(ctx))
 
 
@@ -31,12 +31,12 @@ class Commands(TyperGroup):
     """The commands, in a help that shows no Python types."""
 
     def get_params(self, ctx: Any) -> Any:
-        """Returns the parameters before the command, and that of its help."""
+        """Returns the parameters before the command, including the help option."""
         return _without_types(super().get_params(ctx))
 
 
 def _without_types(params: Iterable[Any]) -> list[Any]:
-    """Typer shows the type of a parameter where no other word is given."""
+    """Hides the types that Typer shows for parameters without a placeholder."""
     shown = list(params)
     for param in shown:
         if param.param_type_name == "argument":  # its name is shown already
@@ -48,13 +48,13 @@ def _without_types(params: Iterable[Any]) -> list[Any]:
 
 @dataclass(frozen=True)
 class Parameter:
-    """What a command takes.
+    """A parameter of a command.
 
     Attributes:
-        shown: What the command line calls it: "--image-size", or "PHOTOS" for an argument.
-        off: The option that says no to it, where it has one.
-        words: What its help shows for a value: "FILE|none".
-        is_option: Whether its value stands behind a name.
+        shown: Its name on the command line: "--image-size", or "PHOTOS" for an argument.
+        off: The option that switches it off, if there is one.
+        words: Its placeholder in the help, such as "FILE|none".
+        is_option: Whether it is an option, not a positional argument.
     """
 
     shown: str
@@ -63,38 +63,38 @@ class Parameter:
     is_option: bool = True
 
     def with_value(self, value: Any) -> str:
-        """How the command line sets it to a value of Python's."""
+        """Returns the text that sets it to a Python value on the command line."""
         if value is None and "none" not in self.words.split("|"):
             return f"no {self.shown}"
         if isinstance(value, bool):
             return self.shown if value else self.off or f"no {self.shown}"
-        several = value if isinstance(value, list | tuple) else [value]
-        text = ",".join("none" if one is None else str(one) for one in several)
+        values = value if isinstance(value, list | tuple) else [value]
+        text = ",".join("none" if item is None else str(item) for item in values)
         return f"{self.shown} {shlex.quote(text)}"
 
 
 def parameters_of(params: Iterable[Any]) -> dict[str, Parameter]:
-    """Returns what a command takes, by Python's names and by its own.
+    """Returns the parameters of a command, by their names in Python and on the command line.
 
     Args:
         params: Typer's parameters of the command.
     """
-    found: dict[str, Parameter] = {}
+    by_name: dict[str, Parameter] = {}
     for param in params:
         is_option = param.param_type_name == "option"
         shown = max(param.opts, key=len) if is_option else param.metavar or param.name.upper()
         off = max(param.secondary_opts, key=len, default="")
         parameter = Parameter(shown.removesuffix("..."), off, param.metavar or "", is_option)
         own = shown.lstrip("-").replace("-", "_").lower().removesuffix("...")
-        found |= {own: parameter, param.name: parameter}
-    return found
+        by_name |= {own: parameter, param.name: parameter}
+    return by_name
 
 
 def names_in_options(text: str, parameters: Mapping[str, Parameter]) -> str:
-    """Returns a report in which a command's own names stand for those of Python's arguments.
+    """Returns a report with the command's option names instead of Python's argument names.
 
-    Only names in backticks are replaced: files and classes stand in a report without quotes, and
-    may be called `seed=1`.
+    Only names in backticks are replaced, as names of files and classes have no quotes in a report
+    and may look like `seed=1`.
 
     Example:
         >>> from tlkit.utils.option_names import Parameter, names_in_options
@@ -103,17 +103,17 @@ def names_in_options(text: str, parameters: Mapping[str, Parameter]) -> str:
         'max_pixels=9/a.jpg: too large (raise --max-pixels)'
     """
 
-    def replaced(found: re.Match[str]) -> str:
-        parameter = parameters.get(found["named"])
-        return found[0] if parameter is None else parameter.shown
+    def replace(match: re.Match[str]) -> str:
+        parameter = parameters.get(match["named"])
+        return match[0] if parameter is None else parameter.shown
 
-    return _TWICE.sub(r"\g<option>\g<word>", _NAMED.sub(replaced, text))
+    return _TWICE.sub(r"\g<option>\g<word>", _NAMED.sub(replace, text))
 
 
 def in_options(message: str, parameters: Mapping[str, Parameter]) -> str:
-    """Returns a message in which a command's own names stand for those of Python's arguments.
+    """Returns a message with the command's option names instead of Python's argument names.
 
-    Only names in backticks and before an equals sign are replaced, and none within quotes.
+    Names in backticks and before an equals sign are replaced, except within quotes.
 
     Example:
         >>> from tlkit.utils.option_names import Parameter, in_options
@@ -124,19 +124,19 @@ def in_options(message: str, parameters: Mapping[str, Parameter]) -> str:
         "PHOTOS must be a folder. Received: PHOTOS 'my own'."
     """
 
-    def replaced(found: re.Match[str]) -> str:
-        parameter = parameters.get(found["named"] or found["set"] or "")
+    def replace(match: re.Match[str]) -> str:
+        parameter = parameters.get(match["named"] or match["set"] or "")
         if parameter is None:
-            return found[0]
-        if found["named"]:
+            return match[0]
+        if match["named"]:
             return parameter.shown
-        return parameter.with_value(_value_in(found["value"]))
+        return parameter.with_value(_parse_value(match["value"]))
 
-    return _TWICE.sub(r"\g<option>\g<word>", _PARTS.sub(replaced, message))
+    return _TWICE.sub(r"\g<option>\g<word>", _PARTS.sub(replace, message))
 
 
-def _value_in(text: str) -> Any:
-    """The value that Python writes so; a word in capitals stands for itself."""
+def _parse_value(text: str) -> Any:
+    """Returns the Python value of a literal; other text, such as a word in capitals, itself."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):

@@ -1,4 +1,4 @@
-"""Names that were public once: they go on working, with a warning that gives the new one."""
+"""Former public names, which still work with a warning that gives the new name."""
 
 import warnings
 from collections.abc import Callable
@@ -14,10 +14,10 @@ _Result = TypeVar("_Result")
 def renamed_argument(
     old: str, new: str
 ) -> Callable[[Callable[_Parameters, _Result]], Callable[_Parameters, _Result]]:
-    """Returns a decorator with which a function takes a keyword argument by its old name too.
+    """Returns a decorator that lets a function also accept a keyword argument by its old name.
 
     Raises:
-        ArgumentError: By the function, if both names are given.
+        ArgumentError: From the function, if both names are given.
 
     Example:
         >>> from tlkit.utils.renamed import renamed_argument
@@ -35,8 +35,8 @@ def renamed_argument(
             if old in given:
                 if new in given:
                     raise ArgumentError(
-                        f"`{new}` must be given once. Received: `{new}` and `{old}`, its old "
-                        f"name. Leave `{old}` out."
+                        f"`{new}` must be given once. Received: `{new}` and its old name `{old}`. "
+                        f"Leave out `{old}`."
                     )
                 _warn(old, new)
                 given[new] = given.pop(old)
@@ -66,7 +66,7 @@ def renamed_attribute(old: str, new: str) -> property:
 
 def _warn(old: str, new: str) -> None:
     warnings.warn(
-        f"`{old}` is called `{new}` now; the old name goes with the next major version.",
+        f"`{old}` was renamed to `{new}`; the old name will be removed in the next major version.",
         DeprecationWarning,
         stacklevel=3,
     )

@@ -1,4 +1,4 @@
-"""One process writes a run, and what others have left behind goes."""
+"""Locking of a run directory, and removal of the leftovers of killed processes."""
 
 import os
 import shutil
@@ -11,18 +11,18 @@ from tlkit.utils.files import ASIDE, sweep_asides
 from tlkit.utils.locks import LOCK_FILE, make_lock_file, remove_lock_file, try_lock
 
 CHECKPOINT_FILE = "training.npz"
-"""What an unfinished training is resumed from."""
+"""File from which an unfinished training is resumed."""
 
 RECORD_FILE = "run.json"
 _EARLIER_EXPORT = ".export"
-"""Where versions before this one wrote a run's export before it appeared."""
+"""Temporary folder of a run's export in earlier versions."""
 
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Keeps other processes from writing the run in `out`, which exists; ends with the process.
+    """Locks the existing run directory `out` against other processes during the block.
 
-    Where there are no locks (Windows, some file systems) a file in `out` stands in for one.
+    On systems without locks (Windows, some file systems) a lock file in `out` is used.
 
     Raises:
         RunError: Another process is writing it.
@@ -32,16 +32,16 @@ def locked(out: Path) -> Iterator[None]:
         try:
             is_locked = try_lock(folder)
             if is_locked is False:
-                remedy = "Wait for it, or name another folder."
-                raise _written_by(out, "another process", remedy)
+                remedy = "Wait for it, or choose another folder."
+                raise _locked_error(out, "another process", remedy)
             if is_locked:
                 yield
                 return
         finally:
             os.close(folder)
     if holder := make_lock_file(out):
-        remedy = f"Wait for it, name another folder, or remove {LOCK_FILE} there if it has ended."
-        raise _written_by(out, holder, remedy)
+        remedy = f"Wait for it, choose another folder, or remove {LOCK_FILE} there if it has ended."
+        raise _locked_error(out, holder, remedy)
     try:
         yield
     finally:
@@ -49,11 +49,11 @@ def locked(out: Path) -> Iterator[None]:
 
 
 def sweep_run(out: Path, results: tuple[str, ...]) -> None:
-    """Removes what processes that were killed have left of the files of a run, which is locked.
+    """Removes temporary files that killed processes have left in a locked run directory.
 
     Args:
         out: The run directory.
-        results: The names of what a run leaves.
+        results: Names of a run's result files.
     """
     sweep_asides(out, is_alone=True)
     sweep_asides(out, (*results, RECORD_FILE, CHECKPOINT_FILE, _EARLIER_EXPORT), is_alone=True)
@@ -62,24 +62,24 @@ def sweep_run(out: Path, results: tuple[str, ...]) -> None:
 
 
 def tidy_finished(out: Path, results: tuple[str, ...]) -> None:
-    """Removes from a finished run what is of no more use, unless another process is at it."""
+    """Removes leftovers and the checkpoint of a finished run, unless another process writes it."""
     if not os.access(out, os.W_OK):
         return
     try:
         with locked(out):
             sweep_run(out, results)
             (out / CHECKPOINT_FILE).unlink(missing_ok=True)
-    except RunError:  # whoever writes it tidies it
+    except RunError:  # the process that writes it will tidy it
         return
 
 
 def holds_only_leftovers(out: Path) -> bool:
-    """Whether a folder holds nothing but what a process has left that was killed at its start."""
+    """Whether a folder is empty except for leftovers of a process that was killed at its start."""
     starts = (ASIDE, LOCK_FILE, f".{RECORD_FILE}-")
     return all(path.name.startswith(starts) for path in out.iterdir())
 
 
-def _written_by(out: Path, writer: str, remedy: str) -> RunError:
+def _locked_error(out: Path, writer: str, remedy: str) -> RunError:
     return RunError(
         f"`out` must be written by one process at a time. Received: out={str(out)!r}, which "
         f"{writer} is writing. {remedy}"

@@ -1,4 +1,4 @@
-"""Signals that end a command in order: Ctrl-C (SIGINT), SIGTERM and SIGHUP."""
+"""Clean termination of a command by signals: Ctrl-C (SIGINT), SIGTERM and SIGHUP."""
 
 import atexit
 import math
@@ -13,108 +13,108 @@ from typing import NoReturn
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 _FAILED_BY_SIGNAL = 128
-"""What shells add to a signal's number for the status of a process that it has ended."""
-_SECONDS_APART = 1.0
-"""A closing terminal sends its signal more than once; what comes sooner counts as the same."""
+"""Added by shells to a signal's number for the status of a process that it has ended."""
+_REPEAT_SECONDS = 1.0
+"""A closing terminal sends its signal more than once; repetitions within this time are ignored."""
 
 
-class _Arrivals:
-    """Which signal has come, and whether it may be raised now."""
+class _SignalState:
+    """The last signal, and whether it may be raised now."""
 
     def __init__(self) -> None:
         self.number: int | None = None
         self.is_pending = False
-        self.num_holding = 0
+        self.num_delaying = 0
         self._last = -math.inf
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Raises the signal as `KeyboardInterrupt`, which all clean up after."""
+        """Raises the signal as `KeyboardInterrupt`, so that all blocks clean up."""
         now = time.monotonic()
-        if number != signal.SIGINT and now - self._last < _SECONDS_APART:
+        if number != signal.SIGINT and now - self._last < _REPEAT_SECONDS:
             return
         self.number, self._last = number, now
-        if self.num_holding and not self.is_pending:
+        if self.num_delaying and not self.is_pending:
             self.is_pending = True  # a second one is raised at once
             return
         raise KeyboardInterrupt
 
     def raise_pending(self) -> None:
-        if self.is_pending and not self.num_holding:
+        if self.is_pending and not self.num_delaying:
             self.is_pending = False
             raise KeyboardInterrupt
 
 
-_current: list[_Arrivals] = []
+_current: list[_SignalState] = []
 _handlers: dict[int, Callable[[int, FrameType | None], None]] = {}
-"""Those of the command in charge."""
+"""Signal handlers of the running command."""
 
 
 class EndedBySignal(SystemExit):
-    """A command was ended by a signal, has cleaned up and said so."""
+    """A command was ended by a signal, after cleaning up and reporting it."""
 
 
 @contextmanager
-def held_back() -> Iterator[None]:
-    """Keeps a signal until the block has ended, where `ended_in_order` is in charge.
+def signals_delayed() -> Iterator[None]:
+    """Delays a signal until the end of the block, within `run_interruptible`.
 
-    For short imports: an interrupt amid them is lost in a callback, with a traceback. A second
-    signal is raised at once.
+    It is for short imports: an interrupt during them would be lost in a callback, with a traceback.
+    A second signal is raised at once.
     """
     if not _current:
         yield
         return
-    arrivals = _current[-1]
-    arrivals.num_holding += 1
+    state = _current[-1]
+    state.num_delaying += 1
     try:
         yield
     finally:
-        arrivals.num_holding -= 1
-    arrivals.raise_pending()
+        state.num_delaying -= 1
+    state.raise_pending()
 
 
-def hear_again() -> None:
-    """Takes signals back from a library that has put handlers of its own in place, unasked.
+def restore_handlers() -> None:
+    """Restores the signal handlers that a library has replaced without asking.
 
-    TensorFlow's servers for several workers keep SIGTERM to themselves.
+    TensorFlow's servers for several workers take SIGTERM.
     """
     for number, handler in _handlers.items():
         signal.signal(number, handler)
 
 
 @contextmanager
-def raised_again() -> Iterator[None]:
-    """Raises a signal at the end of the block that was lost in it, for imports that take long."""
+def lost_signal_raised() -> Iterator[None]:
+    """Raises a signal at the end of the block if it was lost within it, for long imports."""
     yield
     if _current and _current[-1].number is not None:
         raise KeyboardInterrupt
 
 
-def ended_in_order(command: Callable[[], None], hint: Callable[[], str] = lambda: "") -> None:
-    """Runs a command; a signal that ends it is one line and a status, whatever it was doing.
+def run_interruptible(command: Callable[[], None], hint: Callable[[], str] = lambda: "") -> None:
+    """Runs a command; if a signal ends it, prints one line and exits with the signal's status.
 
-    In the block SIGTERM and SIGHUP raise `KeyboardInterrupt` as Ctrl-C does, so that everything is
-    cleaned up; what is ignored, as SIGHUP is under nohup, stays so. The status is 130, 143 or 129.
+    SIGTERM and SIGHUP raise `KeyboardInterrupt` like Ctrl-C, so that everything is cleaned up;
+    ignored signals, such as SIGHUP under nohup, stay ignored. The status is 130, 143 or 129.
 
     Args:
-        command: What is run.
-        hint: What the line says behind the signal, such as that the same command continues.
+        command: The function to run.
+        hint: Returns text that the line has after the signal, such as how to resume.
     """
-    arrivals = _Arrivals()
+    state = _SignalState()
     before = {}
     for name in _NAMES:
         number = getattr(signal, name, None)  # Windows has no SIGHUP
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-            before[number] = signal.signal(number, arrivals.handle)
-            _handlers[number] = arrivals.handle
-    _current.append(arrivals)
+            before[number] = signal.signal(number, state.handle)
+            _handlers[number] = state.handle
+    _current.append(state)
     try:
         command()
-    except BaseException as error:  # an interrupt amid an import may come out as another error
+    except BaseException as error:  # an interrupt during an import may raise another error
         if isinstance(error, SystemExit) and not error.code:
             raise
-        if arrivals.number is None and not isinstance(error, KeyboardInterrupt):
+        if state.number is None and not isinstance(error, KeyboardInterrupt):
             raise
-        _end(arrivals.number or signal.SIGINT, hint())
+        _end(state.number or signal.SIGINT, hint())
     finally:
         _current.pop()
         for number, handler in before.items():
@@ -134,14 +134,14 @@ def _end(number: int, hint: str) -> NoReturn:
 
 
 @contextmanager
-def leave_at_once() -> Iterator[None]:
+def immediate_exit() -> Iterator[None]:
     """Ends the process as soon as a signal has ended the command in the block.
 
-    Python would wait for threads, and an interrupt amid an `eval` makes it end as if nobody had
-    handled it, whatever status it is given. So `os._exit` ends it, which has no public way to run
-    before it what is registered with atexit; see
-    https://github.com/python/cpython/blob/v3.11.7/Modules/atexitmodule.c, and for the day when that
-    changes tests/test_private_api.py.
+    Python would wait for threads, and after an interrupt during an `eval` it would ignore the
+    status. So `os._exit` ends the process. Functions registered with atexit are run before by a
+    private function, as there is no public one; see
+    https://github.com/python/cpython/blob/v3.11.7/Modules/atexitmodule.c. tests/test_private_api.py
+    fails when that changes.
     """
     try:
         yield
@@ -151,9 +151,9 @@ def leave_at_once() -> Iterator[None]:
 
 
 def _close_output() -> None:
-    """Sends what Python would still write to nowhere, which else would change the status."""
+    """Discards Python's remaining output, as an error on writing it would change the status."""
     with suppress(OSError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
+        null_device = os.open(os.devnull, os.O_WRONLY)
         for descriptor in (1, 2):
-            os.dup2(nowhere, descriptor)
-        os.close(nowhere)
+            os.dup2(null_device, descriptor)
+        os.close(null_device)

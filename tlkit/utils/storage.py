@@ -1,4 +1,4 @@
-"""Disks that are full or cannot be written to, in words."""
+"""Errors about full or unwritable disks: their reason, place and remedy."""
 
 import errno
 import os
@@ -12,24 +12,24 @@ _REASONS = {
     errno.ENOSPC: "no space is left on its disk",
     errno.EDQUOT: "the quota of its disk is used up",
     errno.EFBIG: "a file would be larger than this system allows (see ulimit -f)",
-    errno.EROFS: "its disk can only be read",
+    errno.EROFS: "its disk is read-only",
     errno.EIO: "its disk cannot be written to or read (input/output error)",
-    errno.ESTALE: "its network drive has lost it",
+    errno.ESTALE: "its network drive has lost it (stale file handle)",
 }
-_MANY_ERRORS = 10
-_LITTLE = 2**20
-"""A disk with fewer bytes left than this counts as full where one of several must be."""
+_MAX_CAUSES = 10
+_FULL_BELOW = 2**20
+"""Free bytes below which a disk counts as full, to find which of several disks is meant."""
 
 
 def storage_problem(error: BaseException, places: Iterable[Path] = ()) -> tuple[str, Path] | None:
-    """Returns what is wrong with a disk, and which place is meant; `None` for other errors.
+    """Returns the reason and the place of an error about a disk; `None` for other errors.
 
-    TensorFlow, h5py and SQLite each say it in errors of their own, which hold the system's words.
+    TensorFlow, h5py and SQLite raise their own errors, which contain the system's message.
 
     Args:
-        error: What was raised.
-        places: Where it may have been; the folder of temporary files is always among them. Meant
-            is the one that the error names, else one whose disk is full, else the first.
+        error: The error that was raised.
+        places: Paths that may be affected; the folder of temporary files is always added. The place
+            is the one that the error names, else one on a full disk, else the first.
     """
     number = _number_of(error)
     if number is None:
@@ -45,41 +45,41 @@ def storage_problem(error: BaseException, places: Iterable[Path] = ()) -> tuple[
     return reason, place
 
 
-def room_remedy(place: Path, otherwise: str) -> str:
-    """What to do about it: temporary files have a variable of their own."""
+def space_remedy(place: Path, otherwise: str) -> str:
+    """Returns the remedy for a full disk; for temporary files it is the variable TMPDIR."""
     if place == Path(tempfile.gettempdir()):
-        return "Make room there, or name another folder for temporary files with TMPDIR."
+        return "Free some space there, or set TMPDIR to another folder for temporary files."
     return otherwise
 
 
 def _number_of(error: BaseException) -> int | None:
-    """The system's number of the error that an exception, or what caused it, is about."""
-    found: BaseException | None = error
-    for _ in range(_MANY_ERRORS):
-        if found is None:
+    """Returns the system's error number of an exception or one of its causes."""
+    current: BaseException | None = error
+    for _ in range(_MAX_CAUSES):
+        if current is None:
             return None
-        number = found.errno if isinstance(found, OSError) else None
+        number = current.errno if isinstance(current, OSError) else None
         if number in _REASONS:
             return number
-        if isinstance(found, sqlite3.OperationalError) and "disk is full" in str(found):
+        text = str(current)
+        if isinstance(current, sqlite3.OperationalError) and "disk is full" in text:
             return errno.ENOSPC
-        said = str(found)
         for candidate in _REASONS:
-            if os.strerror(candidate) in said:
+            if os.strerror(candidate) in text:
                 return candidate
-        found = found.__cause__ or found.__context__
+        current = current.__cause__ or current.__context__
     return None
 
 
 def _folder_of(place: Path) -> Path:
-    """Where a file that is written aside lies."""
+    """Returns the folder that holds the temporary folder of a path."""
     return place if place.is_dir() else place.parent
 
 
 def _is_full(place: Path) -> bool:
     status = _status(place)
     return status is not None and (
-        status.f_bavail * status.f_frsize < _LITTLE or _has_no_inodes(place)
+        status.f_bavail * status.f_frsize < _FULL_BELOW or _has_no_inodes(place)
     )
 
 
@@ -91,5 +91,5 @@ def _has_no_inodes(place: Path) -> bool:
 def _status(place: Path) -> os.statvfs_result | None:
     if not hasattr(os, "statvfs"):  # Windows
         return None
-    there = next(found for found in (place, *place.absolute().parents) if found.exists())
-    return os.statvfs(there)
+    existing = next(path for path in (place, *place.absolute().parents) if path.exists())
+    return os.statvfs(existing)

@@ -1,4 +1,4 @@
-"""TensorFlow without its chatter, and without taking all of a GPU's memory."""
+"""Import of TensorFlow without its messages, and without taking all memory of a GPU."""
 
 import logging
 import os
@@ -7,20 +7,20 @@ from contextlib import contextmanager, suppress
 
 from tlkit.utils.keras_settings import check_backend
 from tlkit.utils.progress import phase
-from tlkit.utils.signals import raised_again
+from tlkit.utils.signals import lost_signal_raised
 
 LOADING = "loading TensorFlow"
-"""The phase of a run in which that is done."""
+"""Name of the phase."""
 
 
 def load_tensorflow_quietly() -> None:
-    """Imports TensorFlow; the lines its libraries print while they load are not shown.
+    """Imports TensorFlow without the messages that its libraries print.
 
-    They go to the process's standard error before TensorFlow reads how much it should log, so that
-    descriptor points elsewhere for as long as the import lasts.
+    They print them to standard error before TensorFlow reads its logging level, so that the file
+    descriptor is redirected during the import.
 
     Raises:
-        KerasSettingsError: Keras would run on something else.
+        KerasSettingsError: Keras would use another backend.
     """
     check_backend()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -31,21 +31,21 @@ def load_tensorflow_quietly() -> None:
 
 def _load() -> None:
     shown = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    null_device = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null_device, 2)
     try:
-        with raised_again():
-            import tensorflow  # noqa: F401 - loading it is the purpose
+        with lost_signal_raised():
+            import tensorflow  # noqa: F401 - only the import is needed
     finally:
         os.dup2(shown, 2)
         os.close(shown)
-        os.close(nowhere)
+        os.close(null_device)
 
 
 def grow_gpu_memory() -> None:
-    """Lets TensorFlow take GPU memory as it needs it, not all at once.
+    """Lets TensorFlow allocate GPU memory as needed instead of all at once.
 
-    That can be set only before a GPU is first used; after that it stays as it is.
+    This has no effect after a GPU was first used.
     """
     import tensorflow as tf
 
@@ -56,10 +56,10 @@ def grow_gpu_memory() -> None:
 
 @contextmanager
 def unlogged(*names: str, below: int = logging.CRITICAL) -> Iterator[None]:
-    """Keeps loggers silent below a level; TensorFlow's speaks of itself in notebooks.
+    """Silences loggers below a level; TensorFlow logs internal messages in notebooks.
 
     Args:
-        *names: Of the loggers.
+        *names: Names of the loggers.
         below: Records of this level and above are still shown.
 
     Example:

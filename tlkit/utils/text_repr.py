@@ -1,4 +1,4 @@
-"""How records show themselves: as text, in a plain prompt, in a notebook, and as a dictionary."""
+"""Representations of records: as text, at a prompt, in a notebook, and as a dictionary."""
 
 import dataclasses
 import functools
@@ -10,18 +10,17 @@ from html import escape
 from typing import Any, ClassVar
 
 _JOINERS = "\u200c\u200d"
-"""Letters of some scripts and images are joined by them; they hide nothing."""
+"""Zero-width joiners, which some scripts and emoji need; they hide nothing."""
 
 MAX_LINES = 12
 MAX_COLUMNS = 160
 
 
 class Record:
-    """What a prompt shows in a dozen lines, `print` in full, and JSON can hold.
+    """A record that a prompt shows in a dozen lines, `print` in full, and JSON can hold.
 
-    Whoever derives from it says what `str` gives; names in `_left_out` are fields that `as_dict`
-    leaves out, those in `_optional` fields that it leaves out where they are `None` or "", those
-    in `_derived` properties that it adds.
+    Subclasses define `__str__`. `_left_out` names fields that `as_dict` leaves out, `_optional`
+    fields that it leaves out if they are `None` or "", and `_derived` properties that it adds.
 
     Example:
         >>> from dataclasses import dataclass
@@ -43,10 +42,10 @@ class Record:
 
     def __init_subclass__(cls, **settings: Any) -> None:
         super().__init_subclass__(**settings)
-        # a dataclass makes a `__repr__` of its own, all fields on one line, unless there is one
+        # without this, a dataclass makes a `__repr__` with all fields on one line
         if "__repr__" not in cls.__dict__:
             cls.__repr__ = Record.__repr__  # type: ignore[method-assign]
-        # names of files and classes come from strangers, wherever in a text they stand
+        # names of files and classes are untrusted, wherever in a text they are
         for name in ("__str__", "_repr_html_"):
             if name in cls.__dict__:
                 setattr(cls, name, _made_visible(cls.__dict__[name]))
@@ -55,14 +54,14 @@ class Record:
         return short_text(self._brief())
 
     def _brief(self) -> str:
-        """The text whose first lines a prompt shows; where it is long, the result comes first."""
+        """Returns the text whose first lines a prompt shows."""
         return str(self)
 
     def as_dict(self) -> dict[str, object]:
-        """Returns the same in what JSON can hold: lists for arrays, `None` for what is no number.
+        """Returns the fields as JSON-serializable values.
 
-        Records within become dictionaries, paths strings; infinite and missing (NaN) values are
-        `None`, for JSON has none of both.
+        Arrays become lists, records dictionaries, and paths strings; infinite and missing (NaN)
+        values become `None`, as JSON has no such numbers.
         """
         fields: tuple[dataclasses.Field[Any], ...] = (
             dataclasses.fields(self) if dataclasses.is_dataclass(self) else ()
@@ -78,11 +77,11 @@ class Record:
 
 
 def visible(text: str) -> str:
-    r"""Returns text in which characters that are not seen, or move others, stand as their codes.
+    r"""Returns text with codes in place of invisible characters and characters that move others.
 
-    Names of files and classes may hold escape sequences, which a terminal obeys, and marks that
-    turn the order of letters round. Line breaks and tabs stay, and what has no such characters
-    stays as it is. The codes are those of JSON, so that JSON still says the same.
+    Names of files and classes may contain escape sequences, which a terminal executes, and marks
+    that reverse the order of letters. Line breaks, tabs and all other characters are unchanged. The
+    codes are those of JSON, so that JSON text keeps its meaning.
 
     Example:
         >>> from tlkit.utils.text_repr import visible
@@ -91,11 +90,11 @@ def visible(text: str) -> str:
     """
     if text.isprintable():
         return text
-    return "".join(letter if _is_seen(letter) else _code(letter) for letter in text)
+    return "".join(letter if _is_visible(letter) else _code(letter) for letter in text)
 
 
 def in_line(name: str) -> str:
-    r"""Returns a name as `visible` does, with the codes of its line breaks: it stays on its line.
+    r"""Returns a name on one line: as `visible`, but also with codes in place of line breaks.
 
     Example:
         >>> from tlkit.utils.text_repr import in_line
@@ -105,14 +104,14 @@ def in_line(name: str) -> str:
     return visible(name).replace("\n", _code("\n"))
 
 
-def _is_seen(letter: str) -> bool:
+def _is_visible(letter: str) -> bool:
     is_layout = letter in "\n\t" or letter in _JOINERS
     return is_layout or unicodedata.category(letter) not in {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 def _code(letter: str) -> str:
     units = letter.encode("utf-16-be", "surrogatepass")
-    codes = (units[at : at + 2].hex() for at in range(0, len(units), 2))
+    codes = (units[start : start + 2].hex() for start in range(0, len(units), 2))
     return "".join(f"\\u{code}" for code in codes)
 
 
@@ -125,7 +124,7 @@ def _made_visible(method: Callable[[Any], str]) -> Callable[[Any], str]:
 
 
 class ShownAsText(Record):
-    """A record that a notebook shows as `print` does, line by line, every name escaped.
+    """A record that a notebook shows as `print` does, with all names escaped.
 
     Example:
         >>> from tlkit.utils.text_repr import ShownAsText
@@ -141,7 +140,7 @@ class ShownAsText(Record):
 
 
 class ShownAsParagraphs(Record):
-    """A record that a notebook shows as paragraphs, one a line of its text, every name escaped.
+    """A record that a notebook shows with a paragraph for each line, and all names escaped.
 
     Example:
         >>> from tlkit.utils.text_repr import ShownAsParagraphs
@@ -157,7 +156,7 @@ class ShownAsParagraphs(Record):
 
 
 def html_paragraphs(lines: Iterable[str]) -> str:
-    """Returns a paragraph for each line, every name escaped.
+    """Returns an HTML paragraph for each line, with all names escaped.
 
     Example:
         >>> from tlkit.utils.text_repr import html_paragraphs
@@ -168,11 +167,11 @@ def html_paragraphs(lines: Iterable[str]) -> str:
 
 
 def html_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Returns a table, every name escaped.
+    """Returns an HTML table with all names escaped.
 
     Args:
-        headings: Of the columns.
-        rows: Of each its cells; line breaks in them stay.
+        headings: Headings of the columns.
+        rows: Cells of each row; line breaks in them are kept.
 
     Example:
         >>> from tlkit.utils.text_repr import html_table
@@ -188,7 +187,7 @@ def html_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str
 
 
 def short_text(text: str) -> str:
-    r"""Returns the first lines of a text, a dozen at most, none of them too long for a screen.
+    r"""Returns the first lines of a text, at most a dozen, each cut to the width of a screen.
 
     Example:
         >>> from tlkit.utils.text_repr import short_text
@@ -217,10 +216,10 @@ def short_text(text: str) -> str:
 
 
 def in_json(value: Any) -> Any:
-    """Returns a value of a record in what JSON can hold, see `Record.as_dict`.
+    """Returns a value of a record as a JSON-serializable value, see `Record.as_dict`.
 
     Raises:
-        TypeError: It is of a kind that records do not hold.
+        TypeError: The value has a type that records do not support.
 
     Example:
         >>> import numpy as np
@@ -236,7 +235,7 @@ def in_json(value: Any) -> Any:
         value = {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}
     elif isinstance(value, os.PathLike):
         value = os.fspath(value)
-    elif callable(value):  # a builder of a backbone, say
+    elif callable(value):  # such as the builder of a backbone
         value = value.__name__
     if isinstance(value, float):
         return value if math.isfinite(value) else None
@@ -246,4 +245,6 @@ def in_json(value: Any) -> Any:
         return [in_json(content) for content in value]
     if value is None or isinstance(value, bool | int | str):
         return value
-    raise TypeError(f"a record must hold what JSON can hold. Received: {type(value).__name__}.")
+    raise TypeError(
+        f"a record must hold JSON-serializable values. Received: {type(value).__name__}."
+    )
