@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import re
+import runpy
 import subprocess
 import sys
 import textwrap
@@ -74,6 +75,13 @@ def test_no_imports_run_in_a_circle():
         if path.name != "__init__.py"
     }
     TopologicalSorter(graph).prepare()  # names a circle where there is one
+
+
+def test_few_dicts_are_untyped_and_no_function_is_long():
+    counts = runpy.run_path(str(PACKAGE.parent / ".ci" / "counts.py"))["count"](PACKAGE)
+    assert counts.untyped_dicts <= 25
+    assert counts.gathered_locals == 0
+    assert counts.long_functions == 0
 
 
 def test_every_room_has_a_floor():

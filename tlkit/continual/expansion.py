@@ -176,26 +176,18 @@ def expand(
     drift: tuple[LayerDrift, ...] = ()
     state = _Grown(grown, relative_weight_change(weights_before, weights_by_age(grown, first)))
     if retrained.loss > target:
-        settings = {"learning_rate": learning_rate, "augment": augment, "seed": seed}
+        settings: dict[str, object] = {
+            "learning_rate": learning_rate,
+            "augment": augment,
+            "seed": seed,
+        }
         probe = {**settings, "epochs": probe_epochs}
         drift = probe_drift(grown, data, strength=strength, settings=probe)
         at_most = first_sizes(grown)
         sizes = sizes_of(drift, threshold, num_units, isolate=isolate, at_most=at_most)
-        state = _grow(
-            state,
-            sizes,
-            first=first,
-            data=data,
-            validation=validation,
-            isolate=isolate,
-            sparsity=sparsity,
-            cache=cache,
-            settings={
-                **settings,
-                "epochs": epochs,
-                "best": (retrained.accuracy, retrained.loss),
-            },
-        )
+        settings |= {"epochs": epochs, "best": (retrained.accuracy, retrained.loss)}
+        task = _NewTask(first, data, validation, isolate, seed, cache)
+        state = _grow(state, sizes, task, sparsity=sparsity, settings=settings)
     grown = state.model
     freeze_old(grown, first)
     after = evaluate(task_model(grown), validation, data.class_names)
@@ -237,16 +229,24 @@ class _Grown:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class _NewTask:
+    """The new task: the number of its first part in the network, its images, and settings."""
+
+    first: int
+    data: ImageData
+    validation: ImageSplit
+    isolate: bool
+    seed: int
+    cache: str | os.PathLike[str] | None
+
+
 def _grow(
     before: _Grown,
     sizes: Mapping[str, int],
+    task: _NewTask,
     *,
-    first: int,
-    data: ImageData,
-    validation: ImageSplit,
-    isolate: bool,
     sparsity: float,
-    cache: str | os.PathLike[str] | None,
     settings: Mapping[str, Any],
 ) -> _Grown:
     """Adds units, trains them, solves the new rows once more and removes dead units.
@@ -254,15 +254,15 @@ def _grow(
     Returns the previous network if none of that was better. Before training, the wider network
     computes the same as the previous one, which each step must improve on.
     """
-    seed = settings["seed"]
-    wider, added, notes = widen_layers(before.model, sizes, isolate=isolate, seed=seed)
+    first, validation = task.first, task.validation
+    wider, added, notes = widen_layers(before.model, sizes, isolate=task.isolate, seed=task.seed)
     before = replace(before, notes=tuple(notes))
     if not added:
         note = "no layer with drifted units can grow: only the new rows were trained"
         return replace(before, notes=(*before.notes, note))
     weights_before = weights_by_age(wider, first)
-    is_better = train_new(wider, first, data, sparsity=sparsity, settings=settings)
-    solved = solve_rows_again(wider, data, validation, seed=seed, cache=cache)
+    is_better = train_new(wider, first, task.data, sparsity=sparsity, settings=settings)
+    solved = solve_rows_again(wider, task.data, validation, seed=task.seed, cache=task.cache)
     if solved is None and not is_better:
         note = "neither training nor solved rows improved validation: the new units are removed"
         return replace(before, added=added, removed=added, notes=(*before.notes, note))

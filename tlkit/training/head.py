@@ -197,13 +197,7 @@ def _train(
     old = None
     if held_out and not is_new_head(model, solve_head):
         old = _evaluate_head(head, model, held_out, criterion)
-    notes = [f"features in {train.precision}: {train.store.path}"]
-    if cache is None and (note := cache_note(FEATURES_FOLDER)):
-        notes.append(note)
-    if part.workers.num_workers > 1:
-        notes.append(f"features sharded over {part.workers.num_workers} workers")
-    if note := note_on_values(source.train):
-        notes.append(note)
+    notes = _notes_on_features(train, source, cache, num_workers=part.workers.num_workers)
     if has_flags:
         notes.append(
             "only the head was trained, regardless of the `trainable` flags that were set "
@@ -292,6 +286,19 @@ def is_trained(model: keras.Model) -> bool:
     biases = [getattr(layer, "bias", None) for layer in head_from_features(model).layers]
     biases = [bias for bias in biases if bias is not None]
     return not biases or any(np.any(keras.ops.convert_to_numpy(bias)) for bias in biases)
+
+
+def _notes_on_features(
+    train: Features, source: Source, cache: str | os.PathLike[str] | None, *, num_workers: int
+) -> list[str]:
+    notes = [f"features in {train.precision}: {train.store.path}"]
+    if cache is None and (note := cache_note(FEATURES_FOLDER)):
+        notes.append(note)
+    if num_workers > 1:
+        notes.append(f"features sharded over {num_workers} workers")
+    if note := note_on_values(source.train):
+        notes.append(note)
+    return notes
 
 
 def _solve_or_fit(
