@@ -114,7 +114,7 @@ def test_a_finished_run_is_evaluated_by_both(worked):
 def test_the_report_says_how_batches_were_sharded(worked):
     notes = " ".join(read(worked, "report-plain-0.json")["notes"])
     assert "batches of 16 images, 8 on each, sharded over 2 replicas on 2 workers" in notes
-    assert "rates are not scaled" in notes
+    assert "learning rates are those of one device with the same batches, and not scaled" in notes
 
 
 def test_head_and_evaluation_are_those_of_one_process(worked):

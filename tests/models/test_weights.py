@@ -177,7 +177,7 @@ def test_resnet20_loads_arrays_by_variable_path(tmp_path, monkeypatch):
         (lambda arrays: arrays.update({"stage1_stem_bn/beta": np.zeros(3)}), r"is \(3,\), not"),
         (
             lambda arrays: arrays.update({"stage1_stem_bn/beta": np.full(16, np.nan)}),
-            "not a number",
+            "are missing or NaN",
         ),
     ],
 )
