@@ -1,4 +1,4 @@
-"""What every test may use."""
+"""Fixtures and helpers for all tests."""
 
 import csv
 import gc
@@ -32,44 +32,44 @@ LONG = (
     "test_warm_start",
     "test_choices",
 )
-"""Files with tests of half a minute and more: such a test must not be the last one that runs."""
+"""Files with tests of half a minute and more, which must not run last."""
 
 collect_ignore = ["typed_client.py"]
-"""What type checkers judge, and nobody runs."""
+"""Files for type checkers only."""
 
 networks.register()
 
-# What is imported stays, and what TensorFlow traces is many objects: looking through all of them
-# again and again took 7.5 of 197 seconds of tests.
+# Imported modules stay, and TensorFlow's traces are many objects: collecting them repeatedly took
+# 7.5 of 197 seconds of tests.
 gc.freeze()
 gc.set_threshold(50_000, 20, 20)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the longest tests first; all others stay in their order."""
+    """Puts the longest tests first; all others keep their order."""
     items.sort(key=lambda item: item.path.stem not in LONG)
 
 
 @pytest.fixture
 def shared():
-    """The folder with real images and weights that may lie beside the checkout."""
+    """The folder with real images and weights that may be beside the checkout."""
     if not (SHARED / "data").is_dir():
-        pytest.skip("no real images and weights lie beside this checkout")
+        pytest.skip("there are no real images and weights beside this checkout")
     return SHARED
 
 
 @pytest.fixture(autouse=True)
 def seed():
-    """The same first weights and orders whichever tests ran before in this process.
+    """Makes initial weights and orders independent of the tests before in this process.
 
-    Every test holds with other ones too: `TLKIT_TEST_SEED=1`, say, tries them.
+    Tests must pass with any seed; `TLKIT_TEST_SEED=1`, for example, sets another.
     """
     set_seeds(int(os.environ.get("TLKIT_TEST_SEED", "0")))
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """A cache of its own for each test, so that nothing is remembered from elsewhere."""
+    """A new cache for each test."""
     folder = tmp_path / "tlkit-cache"
     monkeypatch.setenv("TLKIT_CACHE", str(folder))
     return folder
@@ -83,26 +83,26 @@ def photos(tmp_path):
 
 @pytest.fixture
 def data():
-    """What `photos` shows at 32 pixels, in memory, in batches of 16: nothing has to be decoded."""
+    """The images of `photos` at 32 pixels, in memory, in batches of 16."""
     labels = np.arange(60) // 30
     images = [noise(label, number, 32) for number, label in enumerate(labels)]
     return tlkit.load_arrays(np.stack(images), labels, ["green", "red"], batch_size=16)
 
 
 def set_seeds(seed: int) -> None:
-    """Does what `keras.utils.set_random_seed` does, but for TensorFlow's own seed.
+    """Does the same as `keras.utils.set_random_seed`, except for TensorFlow's own seed.
 
-    Keras draws by its own seeds, and with every new one of its own TensorFlow drops the kernels it
-    has made: the first image decoded after that took half a second.
+    Keras uses its own seeds, and with each new seed TensorFlow drops its kernels, so that decoding
+    the next image takes half a second.
     """
     with mock.patch.object(tf.random, "set_seed"):
         keras.utils.set_random_seed(seed)
 
 
 def bfloat16_differs_by(monkeypatch, difference: float) -> None:
-    """Makes bfloat16 features, on any processor, differ from float32 ones by this much.
+    """Makes bfloat16 features differ from float32 ones by this relative norm, on any processor.
 
-    The difference is relative, in norm; bfloat16 is used however little there is to do.
+    bfloat16 is used however little work there is.
     """
     monkeypatch.setattr(features, "MIN_BFLOAT16_WORK", 0)
     monkeypatch.setattr(features, "has_bfloat16", lambda: True)
@@ -135,7 +135,7 @@ def noise(index: int, number: int, size: int, seed: int = 0) -> np.ndarray:
 
 
 def written_losses(run):
-    """The loss of each epoch that a finished run has written down."""
+    """The loss of each epoch in the history of a finished run."""
     with (run / "history.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["epoch"]) for row in rows] == list(range(1, len(rows) + 1))
@@ -143,6 +143,6 @@ def written_losses(run):
 
 
 def saved_history(run):
-    """What an unfinished run has written down of its epochs."""
+    """The history of epochs in the checkpoint of an unfinished run."""
     with np.load(run / "training.npz") as file:
         return json.loads(file["record"].tobytes())["record"]["fit"]["history"]

@@ -1,4 +1,4 @@
-"""Every Keras layer once or more, called on a small input, with its multiply-adds by hand."""
+"""All Keras layers, each on a small input, with manually counted multiply-adds."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ class LayerCase:
     """One layer in one setting.
 
     Attributes:
-        name: What the test is called.
-        make: Returns the layer; that of the graph it stands in is made of it and `shapes`.
-        shapes: Of one sample of each input.
-        multiply_adds: Counted by hand for one sample.
-        dtype: Of the inputs.
-        call: From the layer and its inputs to its output, where that is no plain call.
+        name: Name of the test.
+        make: Returns the layer.
+        shapes: Shape of one sample of each input.
+        multiply_adds: Multiply-adds of one sample, counted manually.
+        dtype: Type of the inputs.
+        call: Returns the output from the layer and its inputs, unless it is a plain call.
     """
 
     name: str
@@ -30,7 +30,7 @@ class LayerCase:
     call: Callable[..., Any] | None = None
 
     def model(self) -> keras.Model:
-        """The layer alone, as a functional model."""
+        """Returns a functional model of the layer alone."""
         keras.utils.set_random_seed(0)
         inputs = [keras.Input(shape, dtype=self.dtype) for shape in self.shapes]
         layer = self.make()

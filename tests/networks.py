@@ -1,4 +1,4 @@
-"""A network for tests that train: resnet20's groups, one block in each, fewer filters."""
+"""A small network for tests of training: resnet20's groups with one block and fewer filters."""
 
 import keras
 
@@ -9,7 +9,7 @@ FILTERS = (16, 24, 32)
 
 
 def resnet8(input_tensor, weights=None):
-    """One residual block a stage; there are no pretrained weights."""
+    """Builds one residual block per stage; there are no pretrained weights."""
     assert weights is None
     x = resnet20._convolution(input_tensor, FILTERS[0], 3, 1, "stage1_stem")
     x = keras.layers.ReLU(name="stage1_stem_relu")(x)
@@ -19,5 +19,5 @@ def resnet8(input_tensor, weights=None):
 
 
 def register():
-    """Makes it a backbone of this process."""
+    """Registers the network as a backbone in this process."""
     tlkit.register_backbone("resnet8", resnet8, "tf", default_image_size=32, minimum_image_size=8)

@@ -1,11 +1,10 @@
-"""Runs the code blocks of one page of the documentation, as a reader would, one after the other.
+"""Runs the code blocks of one page of the documentation in order, as a reader would.
 
     python -m tests.page_blocks PAGE
 
-In the folder it is started in there are to be the images that pages speak of. Blocks marked
-`python` share their names; in those marked `sh` each `tlkit ...` is a command that must end with
-status 0. Hidden ones, `<!-- setup`, are Python too. A block behind `<!-- not run: REASON -->` is
-left out.
+The current folder must have the images that pages mention. Blocks marked `python` share their
+names; in those marked `sh` each `tlkit ...` is a command that must exit with status 0. Hidden
+blocks, `<!-- setup`, are Python too. A block after `<!-- not run: REASON -->` is left out.
 """
 
 import re
@@ -28,13 +27,13 @@ _BLOCK = re.compile(
 
 @dataclass(frozen=True)
 class Block:
-    """One block of code.
+    """A block of code.
 
     Attributes:
-        line: Number of the line that the code begins in.
-        language: What stands behind the fence; "python" for a hidden one.
+        line: Number of the first line of the code.
+        language: Language of the fence; "python" for a hidden block.
         code: The code.
-        reason: Why it is not run; `None` where it is.
+        reason: Why it is not run; `None` if it is run.
     """
 
     line: int
@@ -44,8 +43,8 @@ class Block:
 
 
 def blocks_of(text):
-    """The blocks of a page, in order."""
-    found = []
+    """Returns the blocks of a page in order."""
+    blocks = []
     for match in _BLOCK.finditer(text):
         kind = "code" if match["setup"] is None else "setup"
         code = match[kind]
@@ -53,12 +52,12 @@ def blocks_of(text):
             code = re.sub(f"^{match['indent']}", "", code, flags=re.MULTILINE)
         line = text.count("\n", 0, match.start(kind)) + 1
         language = match["language"] if kind == "code" else "python"
-        found.append(Block(line, language, code, match["reason"]))
-    return found
+        blocks.append(Block(line, language, code, match["reason"]))
+    return blocks
 
 
 def run_page(path):
-    """Runs what is to be run; whatever fails goes through, with the line of the page."""
+    """Runs the blocks of a page; errors have the line numbers of the page."""
     names = {"__name__": "__main__"}
     for block in blocks_of(path.read_text(encoding="utf-8")):
         if block.reason is not None or block.language not in RUN:
@@ -75,7 +74,7 @@ def run_commands(text):
     """Runs the commands of a block."""
     for command in commands_of(text):
         program, *arguments = shlex.split(command, comments=True)
-        assert program == "tlkit", f"only tlkit is run here, not {command!r}: say why it is not run"
+        assert program == "tlkit", f"only tlkit is run here, not {command!r}: mark it `not run`"
         if arguments[0] == "serve":
             ask_server(arguments)
         else:
@@ -83,13 +82,13 @@ def run_commands(text):
 
 
 def commands_of(text):
-    """The commands of a block, those over several lines as one."""
+    """Returns the commands of a block; lines that end in a backslash are joined."""
     lines = text.replace("\\\n", " ").splitlines()
     return [line.strip() for line in lines if shlex.split(line, comments=True)]
 
 
 def run_command(arguments):
-    """Runs a command in this process, which has TensorFlow loaded."""
+    """Runs a command in this process, in which TensorFlow is loaded."""
     from tlkit import cli
 
     sys.argv = ["tlkit", *arguments]
@@ -101,7 +100,7 @@ def run_command(arguments):
 
 
 def ask_server(arguments):
-    """Starts the server on a free port, asks whether it is well, and ends it."""
+    """Starts the server on a free port, requests its health, and stops it."""
     arguments = [
         "0" if before == "--port" else one
         for before, one in zip(["", *arguments], arguments, strict=False)

@@ -1,4 +1,4 @@
-"""The floors: imports run to lower floors or within a folder, never upwards or sideways."""
+"""The floors: files import from lower floors or from their own folder only."""
 
 import ast
 import importlib
@@ -17,7 +17,7 @@ import tlkit
 
 PACKAGE = Path(tlkit.__file__).parent
 
-# The room of a file is its folder, or the file itself where it stands alone
+# The room of a file is its folder, or the file itself at the top level
 FLOORS = {
     "errors": 0,
     "displays": 0,
@@ -114,14 +114,14 @@ def test_every_public_name_exists_and_is_documented():
         "import tlkit.cli\ntry:\n    tlkit.cli.main()\nexcept SystemExit:\n    pass",
     ],
 )
-def test_nothing_loads_tensorflow_before_it_is_needed(code):
+def test_tensorflow_is_not_loaded_before_it_is_needed(code):
     check = f"{code}\nimport sys; sys.exit(int('tensorflow' in sys.modules))"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, check=False)
     assert done.returncode == 0
 
 
-# What stands without a promise of the library that it is of, with the reasons there, and a canary
-# for each in tests/test_private_api.py
+# Files that use parts of libraries that are not public, each with its reason and with a canary in
+# tests/test_private_api.py
 PRIVATE = (
     "utils/keras_private.py",
     "utils/tensorflow_private.py",
@@ -130,23 +130,23 @@ PRIVATE = (
     "serving/connections.py",  # uvicorn
     "plots/figure.py",  # matplotlib
 )
-UNPROMISED = ("keras.src", "tensorflow.python", "tensorflow.core", "uvicorn.protocols")
+UNSTABLE = ("keras.src", "tensorflow.python", "tensorflow.core", "uvicorn.protocols")
 
-PROMISED = {"_exit"}
-"""Names that begin so and are documented all the same: `os._exit`."""
+DOCUMENTED = {"_exit"}
+"""Documented names with a leading underscore: `os._exit`."""
 
 
 def is_private(name):
-    return name.startswith("_") and not name.endswith("_") and name not in PROMISED
+    return name.startswith("_") and not name.endswith("_") and name not in DOCUMENTED
 
 
 def private_uses(tree):
-    """What a module reads, sets or imports that begins with an underscore, but for its own."""
+    """Yields line and name of private names that a module reads, sets or imports from others."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             module = getattr(node, "module", "") or ""
             for name in node.names:
-                if f"{module}.{name.name}".lstrip(".").startswith(UNPROMISED) or (
+                if f"{module}.{name.name}".lstrip(".").startswith(UNSTABLE) or (
                     is_private(name.name) and not module.startswith("tlkit")
                 ):
                     yield node.lineno, name.name
@@ -154,7 +154,7 @@ def private_uses(tree):
             if not isinstance(node.value, ast.Name) or node.value.id not in ("self", "cls"):
                 yield node.lineno, node.attr
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if node.value.startswith(UNPROMISED):
+            if node.value.startswith(UNSTABLE):
                 yield node.lineno, node.value
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             named = node.args[1] if len(node.args) > 1 else None
@@ -165,7 +165,7 @@ def private_uses(tree):
 
 
 def own_names(tree):
-    """The names that a class or module defines: what is assigned in it, annotated or a function."""
+    """Yields the names that a class or module defines."""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             yield node.name
@@ -183,11 +183,11 @@ def tree_of(path):
 
 PUBLIC = [path for path in FILES if path.as_posix() not in PRIVATE]
 OTHERS = {name for path in PRIVATE for _, name in private_uses(tree_of(path))}
-"""Names of the libraries', which no object of tlkit's makes its own."""
+"""Private names of libraries, which tlkit's own classes must not define."""
 
 
 @pytest.mark.parametrize("path", PUBLIC, ids=str)
-def test_private_parts_of_libraries_stand_in_one_module_for_each(path):
+def test_private_parts_of_libraries_are_used_in_the_listed_files_only(path):
     tree = tree_of(path)
     allowed = set(own_names(tree)) - OTHERS
     uses = [(line, name) for line, name in private_uses(tree) if name not in allowed]
@@ -199,7 +199,7 @@ def is_own(kind):
 
 
 def private_names(kind):
-    """What a class defines, and what it reads of itself, that begins with an underscore."""
+    """Returns the private names that a class defines, and those that it reads of itself."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
     read = {
         node.attr
@@ -220,8 +220,8 @@ def private_names(kind):
         if isinstance(node, ast.ClassDef) and node.bases
     ],
 )
-def test_a_class_made_of_a_librarys_uses_no_private_part_of_it(path, name):
-    """What it reads of itself is its own, and what is its own covers nothing of the library's."""
+def test_a_subclass_of_a_librarys_class_uses_no_private_part_of_it(path, name):
+    """It reads only its own private names, and none of them overrides one of the library."""
     module = importlib.import_module(".".join(("tlkit", *path.with_suffix("").parts)))
     kinds = getattr(module, name).__mro__
     own, read = private_names(kinds[0])
@@ -243,6 +243,6 @@ def test_a_class_made_of_a_librarys_uses_no_private_part_of_it(path, name):
         "super()._compute_loss()",
     ],
 )
-def test_what_is_private_is_seen(line):
+def test_private_uses_are_detected(line):
     assert list(private_uses(ast.parse(line)))
     assert not list(private_uses(ast.parse("os._exit(0), self._own, figure._repr_html_()")))

@@ -1,7 +1,7 @@
-"""The command line: what is printed where, and with which status it ends.
+"""The command line: output on standard output and standard error, and exit status.
 
-Commands that load TensorFlow run once as a process, where its chatter would be seen; what need not
-be one is called in the tests' own, which has TensorFlow loaded.
+Commands that load TensorFlow run once in a process of their own, where its messages would be seen;
+others are called in the tests' process, which has TensorFlow loaded.
 """
 
 import json
@@ -31,7 +31,7 @@ def tlkit(*arguments, **others):
 
 @pytest.fixture
 def called(monkeypatch, capfd):
-    """The same without a process."""
+    """Calls the command line without a new process."""
 
     def call(*arguments, cwd="."):
         monkeypatch.setattr(sys, "argv", ["tlkit", *map(str, arguments)])
@@ -56,26 +56,26 @@ def finished(tmp_path_factory):
     return photos, folder / "run", done
 
 
-def chatter(text):
-    """Lines that are neither progress nor a note on it."""
+def unexpected_lines(text):
+    """Lines that are neither progress nor notes about it."""
     own = re.compile(r"\[\d+/\d+\] |  \S|.*[, ][\d.]+ (s|min)( \d+ s)?( left)?$")
     return [line for line in text.splitlines() if not own.match(line)]
 
 
-def test_train_says_what_it_did_and_nothing_else(finished):
+def test_train_prints_a_summary_and_nothing_else(finished):
     _, run, done = finished
-    assert chatter(done.stderr) == []
+    assert unexpected_lines(done.stderr) == []
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("test accuracy 100.0 % (n = 9, 95 % CI 70.1 to 100.0 %)")
+    assert lines[0].startswith("test accuracy 100.0 % (n = 9, 95 % CI 70.1-100.0)")
     assert len(lines) <= 15
     assert "validation accuracy" in done.stdout
-    assert lines[-1].startswith(f"run: {run}: look at report.html")
+    assert lines[-1].startswith(f"run: {run} (report.html: the report")
 
 
-def test_train_announces_its_phases_by_name_and_number(finished):
+def test_train_shows_its_phases_by_name_and_number(finished):
     _, run, done = finished
     numbers = re.findall(r"^\[(\d+)/(\d+)\] (.*?)(?:[,:].*)?$", done.stderr, re.MULTILINE)
-    first = dict.fromkeys(numbers)  # each is named once when it begins, and while it lasts
+    first = dict.fromkeys(numbers)  # each is shown when it starts, and while it runs
     assert [int(number) for number, _, _ in first] == list(range(1, len(first) + 1))
     assert {total for _, total, _ in first} == {str(len(first))}
     assert [name for _, _, name in first] == [
@@ -88,27 +88,27 @@ def test_train_announces_its_phases_by_name_and_number(finished):
     assert "head: weight change " not in done.stdout + done.stderr
 
 
-def test_train_chooses_says_why_and_keeps_to_it(tmp_path, photos):
+def test_train_chooses_and_prints_its_choices(tmp_path, photos):
     arguments = ["train", photos, "--out", tmp_path / "run", "--backbone", "auto"]
     arguments += ["--backbones", "resnet20,resnet20=nowhere.h5", "--epochs", "1"]
     done = tlkit(*arguments)
     assert done.returncode == 0, done.stderr
-    assert chatter(done.stderr) == []
+    assert unexpected_lines(done.stderr) == []
     assert "takes resnet20" in done.stdout
-    assert "fine-tunes the last 3 groups" in done.stdout
+    assert "fine-tune the last 3 groups" in done.stdout
     assert "parameters train: about " in done.stderr
     assert "epoch 1 of 1: loss " in done.stderr
     assert re.search(r"validation accuracy \d+\.\d %, \d", done.stderr)
     again = tlkit(*arguments)
     assert again.returncode == 0
-    assert "finished already" in again.stdout
+    assert "is already finished" in again.stdout
 
 
-def test_train_again_leaves_the_run_and_ends_well(finished, called):
+def test_train_does_not_change_a_finished_run(finished, called):
     photos, run, _ = finished
     done = called("train", photos, "--out", run, *QUICK)
     assert done.returncode == 0
-    assert "finished already" in done.stdout
+    assert "is already finished; nothing was changed" in done.stdout
 
 
 def test_evaluate_and_predict_and_export(finished, called, tmp_path):
@@ -116,7 +116,7 @@ def test_evaluate_and_predict_and_export(finished, called, tmp_path):
     more = write_photos(tmp_path / "more", {"green": 6, "red": 6}, seed=1)
     done = tlkit("evaluate", run, more)
     assert done.returncode == 0, done.stderr
-    assert chatter(done.stderr) == []
+    assert unexpected_lines(done.stderr) == []
     assert "12 images" in done.stdout
     image = more / "red" / "000.jpg"
     done = tlkit("predict", run, image, "--json")
@@ -137,9 +137,7 @@ def test_evaluate_and_predict_and_export(finished, called, tmp_path):
         assert done.stderr.endswith(f"Give {str(tmp_path / 'saved' / '1')!r}.\n")
 
 
-def test_predict_gives_the_rest_names_what_is_bad_and_ends_with_status_1(
-    finished, called, tmp_path
-):
+def test_predict_lists_unusable_files_and_exits_with_status_1(finished, called, tmp_path):
     photos, run, _ = finished
     bad = tmp_path / "bad\x1b[2J.jpg"
     bad.write_text("no image")
@@ -172,9 +170,9 @@ def test_escape_sequences_in_names_do_not_reach_the_terminal(called, tmp_path):
     assert "\x1b" not in done.stderr
 
 
-def test_add_classes_trains_says_what_it_cost_and_ends_well(finished, tmp_path):
+def test_add_classes_trains_and_prints_accuracies(finished, tmp_path):
     _, run, _ = finished
-    counts = {"green": 0, "red": 0, "violet": 12}  # the third, for another colour than the two have
+    counts = {"green": 0, "red": 0, "violet": 12}  # the third class has another colour
     photos = write_photos(tmp_path / "photos", counts)
     for name in ("green", "red"):
         (photos / name).rmdir()
@@ -182,24 +180,24 @@ def test_add_classes_trains_says_what_it_cost_and_ends_well(finished, tmp_path):
     arguments += ["--align", "--no-resume"]
     done = tlkit(*arguments)
     assert done.returncode == 0, done.stderr
-    assert chatter(done.stderr) == []
+    assert unexpected_lines(done.stderr) == []
     log = (tmp_path / "run2" / "log.txt").read_text()
     assert "2 old classes and 1 new: violet" in log
     assert "6 stored features of old images were replayed" in log
     assert "before weights were aligned: old" in log
-    assert "old classes: 100.0 % before, " in done.stdout
+    assert "accuracy on old classes: 100.0 % before, " in done.stdout
     assert "3 classes: green, red, violet" in done.stdout
-    assert f"run: {tmp_path / 'run2'}: look at" in done.stdout
+    assert f"run: {tmp_path / 'run2'} (report.html" in done.stdout
     assert (tmp_path / "run2" / "saved_model").is_dir()
     again = tlkit(*arguments)
     assert again.returncode == 2
     assert "--no-resume" in again.stderr
-    assert len(chatter(again.stderr)) == 1
+    assert len(unexpected_lines(again.stderr)) == 1
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a shell")
 @pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
-def test_closed_streams_are_in_nobodys_way(closed, tmp_path):
+def test_closed_streams_are_no_error(closed, tmp_path):
     command = f'exec "$0" -m tlkit inspect nowhere {closed}'
     done = subprocess.run(["sh", "-c", command, sys.executable], cwd=tmp_path, check=False)
     assert done.returncode == 2
@@ -226,13 +224,13 @@ def test_inspect_and_cache(finished, called, cache):
     assert [path.name for path in cache.iterdir()] == ["mine.txt"]
 
 
-def test_compare_says_draws_and_is_limited(photos, tmp_path):
+def test_compare_prints_plots_and_respects_limits(photos, tmp_path):
     figure = tmp_path / "figure.png"
     backbones = "resnet20,vgg16,resnet20=nowhere.h5"
     arguments = ["--backbones", backbones, "--max-megabytes", "20", "--budget", "600"]
     done = tlkit("compare", photos, *arguments, "--plot", figure)
     assert done.returncode == 0, done.stderr
-    assert chatter(done.stderr) == []
+    assert unexpected_lines(done.stderr) == []
     number = load_folder(photos, image_size=32).train.num_images
     assert f"linear head on the features of {number} training images" in done.stdout
     assert "left out: vgg16: 58.9 MB, above --max-megabytes 20" in done.stdout
@@ -245,7 +243,7 @@ def test_compare_says_draws_and_is_limited(photos, tmp_path):
     assert list(content["left_out"]) == ["vgg16", "resnet20=nowhere.h5"]
 
 
-def test_a_manifest_stands_where_a_folder_may(finished, called, tmp_path):
+def test_a_manifest_is_accepted_instead_of_a_folder(finished, called, tmp_path):
     photos, run, _ = finished
     files = sorted(photos.rglob("*.jpg"))
     copy = tmp_path / "copy.png"
@@ -258,7 +256,7 @@ def test_a_manifest_stands_where_a_folder_may(finished, called, tmp_path):
     assert "images compared" not in done.stdout
     done = called("inspect", tmp_path / "m.csv", "--near-duplicates")
     assert done.returncode == 0, done.stderr
-    assert chatter(done.stderr) == []
+    assert unexpected_lines(done.stderr) == []
     assert "61 different images compared: 1 near-duplicate pair (" in done.stdout
     assert "With different labels (1)" in done.stdout
     done = called("evaluate", run, tmp_path / "m.csv")
@@ -310,12 +308,12 @@ def test_the_bound_of_pixels_can_be_set(finished, called, tmp_path):
         (["compare", "nowhere", "--max-milliseconds", "0"], "--max-milliseconds 0.0"),
         (["compare", "nowhere", "--budget", "-1"], "--budget -1.0"),
         (["compare", "nowhere", "--plot", "figure.txt"], "--plot figure.txt"),
-        (["compare", "nowhere", "--plot", "gone/figure.png"], "folder that can be written to"),
+        (["compare", "nowhere", "--plot", "gone/figure.png"], "in a writable folder"),
         (["compare", "nowhere", "--plot", "folder.png"], "--plot folder.png"),
         (["train", "caf\udce9", "--out", "run"], "PHOTOS must have a path in valid Unicode"),
         (
             ["train", "photos", "--out", "run", *QUICK, "--reject-unknown"],
-            "or leave --reject-unknown out.",
+            "or leave out --reject-unknown.",
         ),
         (["train", "photos", "--out", "run", "--epochs", "many"], "many"),
         (["train", "photos", "--out", "run", "--learning-rate", "0"], "--learning-rate 0"),
@@ -343,7 +341,7 @@ def test_the_bound_of_pixels_can_be_set(finished, called, tmp_path):
         (["demo", "--out", "photos"], "holds no run"),
     ],
 )
-def test_bad_input_ends_with_one_plain_line(called, tmp_path, photos, arguments, message):
+def test_invalid_input_is_an_error_of_one_line(called, tmp_path, photos, arguments, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "folder.png").mkdir()
     write_photos(tmp_path / "one", {"only": 3})
@@ -352,7 +350,7 @@ def test_bad_input_ends_with_one_plain_line(called, tmp_path, photos, arguments,
     before = sorted(path for path in tmp_path.rglob("*") if "cache" not in str(path))
     done = called(*arguments, cwd=tmp_path)
     assert done.returncode == 2, done.stdout
-    (line,) = chatter(done.stderr)
+    (line,) = unexpected_lines(done.stderr)
     assert line.startswith("tlkit: ")
     assert message in line
     assert done.stderr.splitlines()[-1] == line
@@ -367,7 +365,7 @@ def test_debug_shows_the_traceback(tmp_path):
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_stopped_run_stays_unfinished_and_refuses_other_arguments(tmp_path, photos, kind):
-    # a job in the background ignores Ctrl-C, and its children inherit that: heard again here
+    # background jobs ignore Ctrl-C, which children inherit: the default handler is set here
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "import tlkit.cli; tlkit.cli.main()"
@@ -388,8 +386,8 @@ def test_a_stopped_run_stays_unfinished_and_refuses_other_arguments(tmp_path, ph
     _, errors = process.communicate(timeout=60)
     if kind != signal.SIGKILL:
         assert process.returncode == 128 + kind
-        said = "interrupted" if kind == signal.SIGINT else "ended by SIGTERM"
-        assert errors.splitlines()[-1] == f"tlkit: {said}; the same command continues."
+        text = "interrupted" if kind == signal.SIGINT else "ended by SIGTERM"
+        assert errors.splitlines()[-1] == f"tlkit: {text}; the same command resumes the run."
         assert "Traceback" not in errors
         assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
     assert not json.loads((tmp_path / "run" / "run.json").read_text())["finished"]
@@ -398,7 +396,7 @@ def test_a_stopped_run_stays_unfinished_and_refuses_other_arguments(tmp_path, ph
     assert "--epochs 200 instead of 1" in other.stderr
 
 
-def test_a_run_killed_while_it_trains_continues_where_it_was(tmp_path, photos):
+def test_a_run_that_was_killed_in_training_is_resumed(tmp_path, photos):
     command = [sys.executable, "-c", "import tlkit.cli; tlkit.cli.main()"]
     run = tmp_path / "run"
     arguments = ["train", photos, "--out", run, *QUICK[:4], "--unfreeze", "all", "--epochs", "6"]
@@ -423,14 +421,14 @@ def test_a_run_killed_while_it_trains_continues_where_it_was(tmp_path, photos):
     assert written_losses(run)[: len(saved)] == [epoch["loss"] for epoch in saved]
 
 
-def test_without_a_command_there_is_the_help_and_no_types_of_python(called):
+def test_without_a_command_the_help_is_shown_without_python_types(called):
     done = called()
     assert done.returncode == 0
     assert done.stderr == ""
     assert done.stdout == called("-h").stdout == called("--help").stdout
     shown = done.stdout + "".join(called(name, "-h").stdout for name in COMMANDS)
     assert not re.findall(r"<\w+>|\b(TEXT|INTEGER|FLOAT|PATH|BOOLEAN|DIRECTORY)\b", shown)
-    for panel in ("Train", "Look before training", "Use a run", "Model", "Training from a run"):
+    for panel in ("Train", "Before training", "Use a run", "Model", "Training from a run"):
         assert f"─ {panel} ─" in shown
 
 
@@ -462,7 +460,7 @@ def test_the_version_is_that_of_the_package(called):
         ["train", "x", "--mode", "y"],
     ],
 )
-def test_help_version_and_checks_of_arguments_load_no_tensorflow(arguments, tmp_path):
+def test_help_version_and_checks_of_arguments_do_not_load_tensorflow(arguments, tmp_path):
     code = (
         f"import sys; sys.argv = ['tlkit', *{arguments!r}]\n"
         "import tlkit.cli\ntry:\n    tlkit.cli.main()\nexcept SystemExit:\n    pass\n"
@@ -478,7 +476,7 @@ def test_a_run_without_a_folder_gets_the_next_number_and_unfinished_ones_are_res
 ):
     first = called("train", photos, *QUICK, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
-    assert "leaves the run in runs/photos-1" in first.stderr
+    assert "run directory: runs/photos-1" in first.stderr
 
     def interrupt(*arguments, **others):
         raise OSError("the plug was pulled")
@@ -486,13 +484,13 @@ def test_a_run_without_a_folder_gets_the_next_number_and_unfinished_ones_are_res
     with monkeypatch.context() as patch:
         patch.setattr("tlkit.training.head.extract_features", interrupt)
         stopped = called("train", photos, *QUICK, cwd=tmp_path)
-    assert "leaves the run in runs/photos-2" in stopped.stderr
+    assert "run directory: runs/photos-2" in stopped.stderr
     assert stopped.stderr.endswith("tlkit: the plug was pulled\n")
     other = called("train", photos, *QUICK, "--batch-size", "7", cwd=tmp_path)
-    assert "leaves the run in runs/photos-3" in other.stderr
+    assert "run directory: runs/photos-3" in other.stderr
     again = called("train", photos, *QUICK, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert "resumes the unfinished run in runs/photos-2" in again.stderr
+    assert "resuming the unfinished run in runs/photos-2" in again.stderr
     log = (tmp_path / "runs" / "photos-2" / "log.txt").read_text()
     assert "ended by OSError: the plug was pulled" in log
     assert log.count("] loading TensorFlow\n") == 2  # one for each session

@@ -1,4 +1,4 @@
-"""The documentation: its code runs, its reference is whole, and the README is short."""
+"""The documentation: its code runs, its reference is complete, and the README is short."""
 
 import ast
 import json
@@ -37,17 +37,17 @@ WEIGHTS = {
         keras.applications.MobileNetV2((224, 224, 3), include_top=False, weights=None)
     ),
 }
-"""The files that Keras would download for the networks that pages speak of."""
+"""The files that Keras would download for the networks in the pages."""
 
 MAX_NOT_RUN = 6
 MAX_README_LINES = 130
 IMAGES_OF_A_CLASS = 14
-"""So few that a run which chooses for itself takes the head alone: in the tests that is enough."""
+"""Few enough that a run with mode "auto" trains the head alone, which is enough for tests."""
 
 
 @pytest.fixture(scope="module")
 def keras_home(tmp_path_factory):
-    """Keras's folder with weights files of the right names and random content: no network."""
+    """Keras's folder with weights files of the expected names and random content."""
     home = tmp_path_factory.mktemp("keras")
     (home / "models").mkdir()
     for name, build in WEIGHTS.items():
@@ -81,7 +81,7 @@ def test_the_code_of_a_page_runs(path, tmp_path, keras_home):
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
 
 
-def test_what_is_not_run_says_why_and_is_little():
+def test_blocks_that_are_not_run_are_few_and_have_a_reason():
     reasons = {
         f"{path.name}:{block.line}": block.reason
         for path in PAGES
@@ -93,7 +93,7 @@ def test_what_is_not_run_says_why_and_is_little():
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
-def test_code_uses_public_names_alone(path):
+def test_code_uses_public_names_only(path):
     for block in blocks_of(path.read_text(encoding="utf-8")):
         if block.language != "python":
             continue
@@ -106,7 +106,7 @@ def test_code_uses_public_names_alone(path):
                 assert node.value.id != "tlkit" or node.attr in tlkit.__all__, node.attr
 
 
-def test_every_fence_names_its_language():
+def test_every_fence_has_a_language():
     for path in PAGES:
         languages = {block.language for block in blocks_of(path.read_text(encoding="utf-8"))}
         assert languages <= {*RUN, "text", "json", "mermaid"}, path
@@ -121,7 +121,7 @@ def test_the_readme_is_short_and_keeps_its_two_commands():
     assert "pytest" in commands[1]
 
 
-def test_every_public_name_stands_in_the_reference_once():
+def test_every_public_name_is_in_the_reference_once():
     shown = [
         name
         for path in sorted((DOCS / "reference").glob("*.md"))
@@ -140,7 +140,7 @@ def test_every_command_has_its_table_of_options():
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_the_page_of_a_notebook_shows_its_cells_with_results_and_no_places(path):
+def test_the_page_of_a_notebook_shows_its_cells_with_results_and_no_local_paths(path):
     page = (DOCS / "notebooks" / f"{path.stem}.md").read_text(encoding="utf-8")
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     start = 0

@@ -1,4 +1,4 @@
-"""Docstrings say what is there: every argument, and only names that exist."""
+"""Docstrings describe all arguments and mention only names that exist."""
 
 import ast
 import importlib
@@ -49,12 +49,12 @@ def test_every_argument_of_a_public_name_is_described(name):
     assert described(value.__doc__) == list(inspect.signature(value).parameters)
 
 
-def test_a_drifted_docstring_would_be_found():
-    def drifted(old_name):
+def test_an_outdated_docstring_is_detected():
+    def outdated(old_name):
         """Does something.
 
         Args:
-            new_name: What it was called once,
+            new_name: Another name of the argument,
                 on two lines.
             **others: More.
 
@@ -62,7 +62,7 @@ def test_a_drifted_docstring_would_be_found():
             ValueError: never.
         """
 
-    assert described(drifted.__doc__) == ["new_name", "others"]
+    assert described(outdated.__doc__) == ["new_name", "others"]
 
 
 @pytest.mark.parametrize("name", MODULES)

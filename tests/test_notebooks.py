@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, offline, by public names alone, and show images."""
+"""The notebooks run from top to bottom, offline, use public names only, and show images."""
 
 import ast
 import json
@@ -17,7 +17,7 @@ PNG = b"\x89PNG"
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch):
-    """Only this machine can be reached, where a notebook asks its own server."""
+    """Allows connections to this machine only, for a notebook's own server."""
     connect = socket.socket.connect
 
     def connect_here(self, address):
@@ -37,10 +37,10 @@ def source_of(cell):
 
 
 def run(path, given=(), until=None):
-    """Runs the cells one after the other; returns the names they leave, and what they showed.
+    """Runs the cells in order; returns the names that they define, and the displayed values.
 
-    `given`: pairs of what stands in the notebook and what a reader sets in its place. `until`:
-    words that stand in the first cell that is not run.
+    `given`: pairs of text in the notebook and its replacement. `until`: text in the first cell that
+    is not run.
     """
     names, shown = {}, []
     for cell in cells_of(path):
@@ -57,13 +57,13 @@ def run(path, given=(), until=None):
         if last is not None:
             value = eval(compile(ast.Expression(last.value), path.name, "eval"), names)
             if value is not None:
-                shown.append(as_shown(value))
+                shown.append(display_of(value))
     assert until is None, f"no cell of {path.name} holds {until!r}"
     return names, shown
 
 
-def as_shown(value):
-    """What a notebook shows of a cell's last value: an image, HTML, or plain text."""
+def display_of(value):
+    """Returns what a notebook displays for a value: an image, HTML, or plain text."""
     for method in ("_repr_png_", "_repr_html_"):
         if hasattr(value, method):
             return getattr(value, method)()
@@ -82,10 +82,10 @@ def check_fine_tuning(names):
 
 
 def check_constrain(names):
-    """What holds on any processor: accuracies after four epochs do not."""
+    """Checks what holds on any processor; accuracies after four epochs do not."""
     assert set(names["results"]) == {"plain", "anchor", "EWC", "mixed"}
-    free, *held = names["anchor"].report.trials
-    assert all(trial.drift < free.drift / 5 for trial in held)  # 44 times less where measured
+    free, *anchored = names["anchor"].report.trials
+    assert all(trial.drift < free.drift / 5 for trial in anchored)  # measured: 44 times less
     means = np.mean(list(names["sweep"].accuracies.values()), axis=0)
     assert means[names["sweep"].alphas.index(names["sweep"].best_alpha)] == means.max()
 
@@ -124,10 +124,10 @@ UNTIL = {
     "choose_backbone": "tlkit.compare_backbones",
     "export_and_serve": "subprocess.Popen",
 }
-"""What a notebook does to the reader's own images goes until there."""
+"""Text of the first cell that is not run with a reader's own images."""
 
 SMALLER = [("max_trials=3", "max_trials=1")]
-"""Settings that take a reader some minutes, and the tests fewer."""
+"""Replacements that make notebooks faster in the tests."""
 
 FEW_FORMATS = 'FORMATS = ["saved_model", "keras"]'
 
@@ -139,12 +139,12 @@ def test_a_notebook_runs(path):
     CHECKS[path.stem](names)
 
 
-def test_there_is_no_network_here():
+def test_connections_to_other_machines_are_refused():
     with pytest.raises(OSError, match="there is no network"):
         socket.create_connection(("192.0.2.1", 80), timeout=1)
 
 
-def test_every_check_has_its_notebook():
+def test_every_notebook_has_a_check():
     assert set(CHECKS) == set(UNTIL) == {path.stem for path in NOTEBOOKS}
 
 
@@ -183,7 +183,7 @@ def test_a_notebook_takes_images_of_different_sizes(path, tmp_path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_uses_public_names_alone(path):
+def test_a_notebook_uses_public_names_only(path):
     for cell in cells_of(path):
         for node in ast.walk(ast.parse(source_of(cell) if cell["cell_type"] == "code" else "")):
             if isinstance(node, ast.ImportFrom):

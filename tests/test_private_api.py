@@ -1,7 +1,7 @@
-"""What tlkit uses of other libraries without a promise of theirs, each with a canary.
+"""Canaries for the private parts of other libraries that tlkit uses.
 
-A canary says in a sentence what a library has changed, where else something far from it would
-fail. What may be used, and where, tests/test_architecture.py holds.
+A canary says in a sentence what a library has changed; without it, something unrelated would fail.
+tests/test_architecture.py checks which parts are used where.
 """
 
 import ast
@@ -23,7 +23,7 @@ CANARIES = {}
 
 
 def canary(what, sentence):
-    """Registers a check: what it watches, and what it says when that has changed."""
+    """Registers a check of a private part, with the sentence for when it has changed."""
 
     def register(check):
         assert what not in CANARIES
@@ -33,8 +33,8 @@ def canary(what, sentence):
     return register
 
 
-def heed(what):
-    """Lets a canary speak if it has something to say."""
+def run_canary(what):
+    """Runs a canary; fails with its sentence if the part has changed."""
     sentence, check = CANARIES[what]
     try:
         is_as_known = check()
@@ -45,14 +45,14 @@ def heed(what):
 
 
 class Doubled(keras.layers.Layer):
-    """A layer of a user's."""
+    """A user's layer."""
 
     def call(self, inputs):
         return inputs * 2
 
 
 class Tripled(keras.Operation):
-    """An operation of a user's."""
+    """A user's operation."""
 
     def call(self, inputs):
         return inputs * 3
@@ -62,7 +62,7 @@ class Tripled(keras.Operation):
 
 
 class Own(keras.Model):
-    """A model of a user's class."""
+    """A user's class of models."""
 
 
 def a_model():
@@ -76,14 +76,14 @@ def a_model():
 # Keras
 
 
-@canary("operation_of", "Keras says no longer in `_keras_history` what computed a tensor.")
+@canary("operation_of", "Keras no longer has the operation of a tensor in `_keras_history`.")
 def _():
     inputs, layer = keras.Input((4,), name="given"), layers.ReLU()
     found = keras_private.operation_of
     return found(layer(inputs)) is layer and found(inputs).name == "given"
 
 
-@canary("node_of", "Keras keeps the calls of an operation no longer as nodes in `_inbound_nodes`.")
+@canary("node_of", "Keras no longer keeps the calls of an operation as nodes in `_inbound_nodes`.")
 def _():
     first, second, layer = keras.Input((4,)), keras.Input((4,)), layers.Add()
     outputs = [layer([first, second]), layer([second, first])]
@@ -101,7 +101,7 @@ def _():
     )
 
 
-@canary("run_graph", "Keras runs a graph no longer by `_run_through_graph` with `operation_fn`.")
+@canary("run_graph", "Keras no longer runs a graph by `_run_through_graph` with `operation_fn`.")
 def _():
     model, called = a_model(), []
 
@@ -115,13 +115,13 @@ def _():
     return is_same and called == ["norm", "drop", "nested"]
 
 
-@canary("with_inner_layers", "Keras lists the layers in a layer no longer by `_flatten_layers`.")
+@canary("with_inner_layers", "Keras no longer lists the layers in a layer by `_flatten_layers`.")
 def _():
     names = [layer.name for layer in keras_private.with_inner_layers(a_model())]
     return names[0] == "whole" and names.count("inside") == 1 and {"norm", "drop"} < {*names}
 
 
-@canary("inner_layers", "Keras lists what a layer holds itself no longer in `_layers`.")
+@canary("inner_layers", "Keras no longer lists the layers directly in a layer in `_layers`.")
 def _():
     outer = layers.TimeDistributed(inner := layers.Dense(2))
     names = [layer.name for layer in keras_private.inner_layers(a_model())]
@@ -131,7 +131,7 @@ def _():
 
 @canary(
     "own_trainable_variables",
-    "Keras keeps what a frozen layer would train no longer in `_trainable_variables`.",
+    "Keras no longer keeps the trainable variables of a frozen layer in `_trainable_variables`.",
 )
 def _():
     model = a_model()
@@ -143,7 +143,7 @@ def _():
 
 @canary(
     "own_variables",
-    "Keras keeps a layer's own variables no longer in `_trainable_variables` and "
+    "Keras no longer keeps a layer's own variables in `_trainable_variables` and "
     "`_non_trainable_variables`.",
 )
 def _():
@@ -152,7 +152,7 @@ def _():
     return found(norm) == norm.variables and not found(model) and not found(model.get_layer("drop"))
 
 
-@canary("seed_generators", "Keras lists a layer's generators no longer in `_seed_generators`.")
+@canary("seed_generators", "Keras no longer lists a layer's generators in `_seed_generators`.")
 def _():
     (generator,) = keras_private.seed_generators(layers.Dropout(0.5))
     generator.state.assign([1, 2])
@@ -161,7 +161,7 @@ def _():
 
 @canary(
     "compile_arguments",
-    "Keras keeps what a model was compiled with no longer in `_compile_config.config`.",
+    "Keras no longer keeps the arguments of compile in `_compile_config.config`.",
 )
 def _():
     model, loss = a_model(), lambda labels, outputs: outputs - labels
@@ -176,7 +176,7 @@ def _():
 
 @canary(
     "inverse_document_frequencies",
-    "Keras keeps the weights of tf-idf no longer in `_lookup_layer.idf_weights_const`.",
+    "Keras no longer keeps the weights of tf-idf in `_lookup_layer.idf_weights_const`.",
 )
 def _():
     counted = layers.TextVectorization(output_mode="tf_idf")
@@ -189,7 +189,7 @@ def _():
     return lengths == [3, 3] and found(layers.TextVectorization()) is None
 
 
-@canary("is_graph_operation", "Keras defines a graph's operations no longer in `keras.src.ops`.")
+@canary("is_graph_operation", "Keras no longer defines a graph's operations in `keras.src.ops`.")
 def _():
     inputs, doubled = keras.Input((4,)), layers.ReLU()
     made = [inputs * 2, inputs[..., ::-1], keras.ops.abs(inputs), -inputs, inputs / 2.0]
@@ -198,7 +198,7 @@ def _():
     return kinds == [True] * 5 + [False] * 3
 
 
-@canary("is_plain_model", "Keras defines its classes of models no longer in `keras.src.models`.")
+@canary("is_plain_model", "Keras no longer defines its model classes in `keras.src.models`.")
 def _():
     x = keras.Input((4,))
     own = Own(x, layers.ReLU()(x))
@@ -221,7 +221,7 @@ def _():
 
 @canary(
     "inner_optimizer",
-    "Keras's LossScaleOptimizer has what it wraps no longer in `inner_optimizer`: rates_of in "
+    "Keras's LossScaleOptimizer no longer has its optimizer in `inner_optimizer`: rates_of in "
     "tlkit/training/rates.py and recompile in tlkit/models/recompiling.py read it there.",
 )
 def _():
@@ -231,8 +231,8 @@ def _():
 
 @canary(
     "update_step",
-    "Keras's optimizers call `update_step` no longer with TensorFlow's own variables, one device's "
-    "part of each: LayerwiseAdamW in tlkit/training/rates.py knows their rates by these.",
+    "Keras's optimizers no longer call `update_step` with TensorFlow's own variables, one device's "
+    "part of each: LayerwiseAdamW in tlkit/training/rates.py finds learning rates by them.",
 )
 def _():
     seen = []
@@ -253,8 +253,8 @@ def _():
 
 @canary(
     "_maybe_symbolic_build",
-    "Keras builds metrics and losses before training no longer in `_maybe_symbolic_build`: "
-    "tlkit/training/keras_workers.py steps in there, and may have to elsewhere.",
+    "Keras no longer builds metrics and losses before training in `_maybe_symbolic_build`: "
+    "tlkit/training/keras_workers.py patches it, and may have to patch another part.",
 )
 def _():
     given = inspect.signature(keras.Model._maybe_symbolic_build).parameters
@@ -273,7 +273,7 @@ def traced():
 
 @canary(
     "with_constants",
-    "TensorFlow puts constants for variables no longer by `convert_variables_to_constants_v2`.",
+    "TensorFlow no longer makes variables constants by `convert_variables_to_constants_v2`.",
 )
 def _():
     function, _kept = traced()
@@ -283,7 +283,7 @@ def _():
     return "ReadVariableOp" not in kinds and outputs.numpy().tolist() == [[6.0]] * 3
 
 
-@canary("rewritten", "TensorFlow runs grappler over a graph no longer by `tf_optimizer`.")
+@canary("rewritten", "TensorFlow no longer rewrites a graph by `tf_optimizer`.")
 def _():
     function, _kept = traced()
     frozen = tensorflow_private.with_constants(function)
@@ -302,7 +302,7 @@ def _():
     return is_kept and len(left) < len(before)
 
 
-@canary("has_started", "TensorFlow keeps its devices no longer in `_context_handle`.")
+@canary("has_started", "TensorFlow no longer keeps its devices in `_context_handle`.")
 def _():
     from tensorflow.python.eager import context
 
@@ -310,7 +310,7 @@ def _():
     return tensorflow_private.has_started() and context.Context()._context_handle is None
 
 
-@canary("function_graph", "TensorFlow keeps a graph's functions no longer in `_functions`.")
+@canary("function_graph", "TensorFlow no longer keeps a graph's functions in `_functions`.")
 def _():
     inner = tf.function(lambda a: a @ a)
     outer = tf.function(lambda a: inner(a + 1)).get_concrete_function(tf.TensorSpec((2, 2)))
@@ -322,7 +322,7 @@ def _():
     return shapes == [(2, 2)]
 
 
-@canary("datasets_read", "TensorFlow says no longer by `_inputs` what a data set is made of.")
+@canary("datasets_read", "TensorFlow no longer returns the inputs of a data set by `_inputs`.")
 def _():
     source = tf.data.Dataset.range(3)
     mapped = source.map(lambda number: number)
@@ -332,7 +332,7 @@ def _():
     return is_one and [*map(id, found(both))] == [id(source), id(mapped)] and not found(source)
 
 
-@canary("dataset_graphs", "TensorFlow lists a data set's functions no longer by `_functions`.")
+@canary("dataset_graphs", "TensorFlow no longer lists a data set's functions by `_functions`.")
 def _():
     source = tf.data.Dataset.range(3)
     endless = source.flat_map(lambda number: tf.data.Dataset.from_tensors(number).repeat())
@@ -348,8 +348,8 @@ def _():
 
 @canary(
     "uvicorn",
-    "uvicorn's HttpToolsProtocol no longer has all that Connection in tlkit/serving/connections.py "
-    "reads or overrides.",
+    "uvicorn's HttpToolsProtocol no longer has all attributes that Connection in "
+    "tlkit/serving/connections.py reads or overrides.",
 )
 def _():
     import uvicorn
@@ -401,19 +401,19 @@ def _():
 
 
 @pytest.mark.parametrize("what", CANARIES)
-def test_it_is_as_tlkit_knows_it(what):
-    heed(what)
+def test_the_private_part_works_as_expected(what):
+    run_canary(what)
 
 
 @pytest.mark.parametrize("module", [keras_private, tensorflow_private])
-def test_each_private_part_has_a_reason_an_address_and_a_canary(module):
+def test_each_private_part_has_a_reason_a_link_and_a_canary(module):
     tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
     assert functions
     for function in functions:
-        said = ast.get_docstring(function)
-        assert "\nWhy: " in said, function.name
-        assert "\nWhere: https://github.com/" in said, function.name
+        docstring = ast.get_docstring(function)
+        assert "\nWhy: " in docstring, function.name
+        assert "\nWhere: https://github.com/" in docstring, function.name
         assert function.name in CANARIES, function.name
 
 
@@ -424,9 +424,9 @@ def test_each_private_part_has_a_reason_an_address_and_a_canary(module):
         (lambda patch: patch.setattr(keras_private, "inner_layers", lambda _: []), "inner_layers"),
     ],
 )
-def test_a_canary_says_what_has_changed(monkeypatch, change, what):
+def test_a_canary_fails_with_its_sentence(monkeypatch, change, what):
     with monkeypatch.context() as patch:
         change(patch)
-        with pytest.raises(pytest.fail.Exception, match=r"^Keras lists .* no longer"):
-            heed(what)
-    heed(what)
+        with pytest.raises(pytest.fail.Exception, match=r"^Keras no longer lists"):
+            run_canary(what)
+    run_canary(what)

@@ -1,4 +1,4 @@
-"""The public names: the same at run time, for type checkers and for completion."""
+"""The public names are the same at run time, for type checkers and for completion."""
 
 import ast
 import json
@@ -27,7 +27,7 @@ PUBLIC = [name for name in tlkit.__all__ if name != "__version__"]
 
 
 def names_for_checkers():
-    """Module and name of everything that stands under `TYPE_CHECKING`."""
+    """Yields name and module of everything under `TYPE_CHECKING`."""
     tree = ast.parse(Path(tlkit.__file__).read_text("utf-8"))
     (block,) = (node for node in tree.body if isinstance(node, ast.If))
     for node in block.body:
@@ -44,16 +44,16 @@ def test_names_at_run_time_are_those_for_checkers():
         assert getattr(tlkit, name) is getattr(sys.modules[module], name)
 
 
-def test_every_public_name_calls_itself_by_it():
+def test_every_public_object_has_its_public_name():
     for name in PUBLIC:
         value = getattr(tlkit, name)
         assert value.__name__ == name
         assert value.__module__ == tlkit._HOME[name]
-    told = pydoc.plain(pydoc.render_doc(tlkit.plot_training))
-    assert "\nplot_training(report" in told
+    text = pydoc.plain(pydoc.render_doc(tlkit.plot_training))
+    assert "\nplot_training(report" in text
 
 
-def test_the_names_that_dir_gives_are_the_public_ones():
+def test_dir_lists_the_public_names():
     assert dir(tlkit) == sorted(tlkit.__all__)
 
 
@@ -67,7 +67,7 @@ def test_the_names_that_dir_gives_are_the_public_ones():
         ("plot_trainings", "'plot_training'"),
     ],
 )
-def test_a_name_that_is_wrong_gets_near_matches_once(name, near):
+def test_the_error_for_a_misspelled_name_has_near_matches_once(name, near):
     with pytest.raises(AttributeError, match="no attribute") as caught:
         getattr(tlkit, name)
     assert str(caught.value).startswith(
@@ -77,13 +77,13 @@ def test_a_name_that_is_wrong_gets_near_matches_once(name, near):
     assert shown.lower().count("did you mean") == 1
 
 
-def test_a_name_like_none_has_no_near_matches():
+def test_the_error_for_an_unrelated_name_has_no_near_matches():
     with pytest.raises(AttributeError, match=r"^module 'tlkit' has no attribute 'qqqqqqq'\.$"):
         _ = tlkit.qqqqqqq
     assert not hasattr(tlkit, "__wrapped__")
 
 
-def test_mypy_judges_a_client_rightly(tmp_path):
+def test_mypy_finds_the_errors_of_a_client(tmp_path):
     command = [
         *(sys.executable, "-m", "mypy", "--config-file=", "--follow-imports=silent"),
         *("--ignore-missing-imports", "--no-error-summary", "--no-pretty", "--hide-error-context"),
@@ -94,10 +94,10 @@ def test_mypy_judges_a_client_rightly(tmp_path):
     assert sorted({int(number) for number in errors}) == WRONG, done.stdout + done.stderr
 
 
-def test_pyright_judges_a_client_rightly():
+def test_pyright_finds_the_errors_of_a_client():
     pyright = shutil.which("pyright")
     if pyright is None:
-        pytest.skip("pyright is not installed; mypy judges the same file")
+        pytest.skip("pyright is not installed; mypy checks the same file")
     command = [pyright, "--pythonpath", sys.executable, "--outputjson", str(CLIENT)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     found = json.loads(done.stdout)["generalDiagnostics"]
@@ -106,7 +106,7 @@ def test_pyright_judges_a_client_rightly():
 
 
 def completions(code):
-    """What completion that runs no code offers at the end."""
+    """Returns the completions at the end of the code; no code is run."""
     line = code.count("\n") + 1
     project = jedi.Project(ROOT, added_sys_path=[str(ROOT)])
     return [one.name for one in jedi.Script(code, project=project).complete(line)]
@@ -121,12 +121,12 @@ def test_completion_offers_the_public_names_and_no_internals_before_them():
     assert set(first) - set(PUBLIC) <= modules
 
 
-def test_completion_knows_what_a_public_name_is():
+def test_completion_knows_the_types_of_public_names():
     assert completions("import tlkit\ntlkit.plot_tr") == ["plot_training"]
     assert "dataset" in completions("import tlkit\ntlkit.load_folder('x').train.")
 
 
-def test_completion_in_a_session_loads_no_tensorflow():
+def test_completion_in_a_session_does_not_load_tensorflow():
     code = (
         "import jedi, sys, tlkit\n"
         "offered = jedi.Interpreter('tlkit.', [{'tlkit': tlkit}]).complete()\n"

@@ -1,6 +1,6 @@
-"""What a user's file looks like to a type checker; nobody runs it.
+"""A user's file for type checkers; it is not run.
 
-Every line that ends in "# wrong" must be an error, and no other line may be one.
+Each line that ends in "# wrong" must be an error, and no other line may be one.
 """
 
 import tlkit
@@ -27,7 +27,7 @@ version: str = tlkit.__version__
 
 
 def absent() -> None:
-    """A name that is not there is missed where it is imported, too."""
+    """An unknown name is an error where it is imported, too."""
     from tlkit import load_foldr  # wrong
 
     load_foldr("photos")

@@ -1,9 +1,9 @@
 """tlkit: transfer learning on Keras 3, from a folder of images to an exported model.
 
-The public names are loaded when they are first used: importing tlkit loads no TensorFlow.
+Public names are loaded when they are first used, so that importing tlkit does not load TensorFlow.
 """
 
-# Modules that this one imports get a leading underscore: completion would offer them otherwise
+# Imported modules have a leading underscore, as completion would offer them otherwise
 import importlib as _importlib
 import typing as _typing
 
@@ -122,10 +122,10 @@ _WITHOUT_KERAS = (
     "tlkit.plots.evaluation",
     "tlkit.plots.training",
 )
-"""What needs no Keras yet; whatever else is asked for, Keras must run on TensorFlow."""
+"""Modules that do not import Keras; for all others the backend of Keras is checked first."""
 
-# A constant of our own would take two milliseconds less, and completion would see no name below it
-if _typing.TYPE_CHECKING:  # what type checkers and completion read; the table above at run time
+# A constant instead of `TYPE_CHECKING` would save two milliseconds, but completion ignores it
+if _typing.TYPE_CHECKING:  # for type checkers and completion; at run time the table above is used
     from tlkit.advice.backbones import compare_backbones as compare_backbones
     from tlkit.advice.cost import estimate_cost as estimate_cost
     from tlkit.plots.backbones import plot_backbones as plot_backbones
@@ -219,13 +219,13 @@ if _typing.TYPE_CHECKING:  # what type checkers and completion read; the table a
 else:
     __all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604 - names of the table above
 
-    def __getattr__(name):  # noqa: ANN001, ANN202 - checkers would take every name for one of ours
+    def __getattr__(name):  # noqa: ANN001, ANN202 - with annotations, checkers accept any name
         if name not in _HOME:
             from tlkit.errors import did_you_mean
 
             raise AttributeError(
                 f"module 'tlkit' has no attribute {name!r}.{did_you_mean(name, __all__)}",
-                name=name,  # and no object: tracebacks would add Python's own guess
+                name=name,  # without `obj`, as tracebacks would add Python's own suggestion
             )
         if _HOME[name] not in _WITHOUT_KERAS:
             from tlkit.utils.keras_settings import check_backend

@@ -1,4 +1,4 @@
-"""The command line: wiring only."""
+"""The command line; it only parses arguments and calls the package."""
 
 import dataclasses
 import inspect as introspection  # `inspect` is a command
@@ -40,14 +40,14 @@ app = typer.Typer(
     name="tlkit",
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="--debug, anywhere on the line, shows TensorFlow's messages and tracebacks.",
+    epilog="Add --debug to any command to see TensorFlow's messages and tracebacks.",
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 _INTERRUPTED = 130
-_CONTINUED = (["train"], ["add-classes"], ["demo"])
-_SOME_LEFT_OUT = 1
-_TRAINING, _LOOKING, _USING = "Train", "Look before training", "Use a run"
+_RESUMABLE = (["train"], ["add-classes"], ["demo"])
+_SOME_FILES_SKIPPED = 1
+_TRAINING, _INSPECTING, _USING = "Train", "Before training", "Use a run"
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 
 
@@ -74,28 +74,28 @@ Whole = partial(typer.Option, parser=_whole_number, metavar="N")
 Number = partial(typer.Option, parser=_number, metavar="X")
 NumberOrAuto = partial(typer.Option, parser=_number_or_auto, metavar="X")
 Flag = partial(typer.Option, metavar="")
-MaxPixels = Whole(help="Images with more pixels are left out.")
+MaxPixels = Whole(help="Leave out images with more pixels.")
 
 
-def _offered(name: str) -> Any:
-    """Returns how typer offers a field of `RunConfig`: what it parses follows from the type."""
-    field = next(one for one in arguments_of(RunConfig) if one.name == name)
-    said = option_of(field)
-    if not said.panel:
-        return typer.Argument(metavar=said.metavar, help=said.help)
-    shown: dict[str, Any] = {"help": said.help, "rich_help_panel": said.panel}
-    if said.metavar:
-        shown["metavar"] = said.metavar
-    own = (f"--{said.name}",) if said.name else ()
+def _typer_parameter(name: str) -> Any:
+    """Returns typer's description of a field of `RunConfig`; its parser follows from the type."""
+    field = next(field for field in arguments_of(RunConfig) if field.name == name)
+    described = option_of(field)
+    if not described.panel:
+        return typer.Argument(metavar=described.metavar, help=described.help)
+    settings: dict[str, Any] = {"help": described.help, "rich_help_panel": described.panel}
+    if described.metavar:
+        settings["metavar"] = described.metavar
+    option_name = (f"--{described.name}",) if described.name else ()
     kind = _kind_of(field)
     if kind is bool:
-        return Flag(f"--{name.replace('_', '-')}", **shown)
-    offers = {int: Whole, float: Number, Any: NumberOrAuto}.get(kind, typer.Option)
-    return offers(*own, **shown)
+        return Flag(f"--{name.replace('_', '-')}", **settings)
+    make_option = {int: Whole, float: Number, Any: NumberOrAuto}.get(kind, typer.Option)
+    return make_option(*option_name, **settings)
 
 
 def _kind_of(field: "dataclasses.Field[Any]") -> Any:
-    """What the command line gives for a field; `Any` for a number or a word."""
+    """Returns the type of a field's value on the command line; `Any` for a number or "auto"."""
     if option_of(field).is_path:
         return Path
     kinds = set(get_args(field.type) or [field.type]) - {type(None)}
@@ -113,34 +113,37 @@ def _as_parameter(field: "dataclasses.Field[Any]") -> introspection.Parameter:
         field.name,
         introspection.Parameter.KEYWORD_ONLY,
         default=default,
-        annotation=Annotated[kind | None if default is None else kind, _offered(field.name)],
+        annotation=Annotated[
+            kind | None if default is None else kind, _typer_parameter(field.name)
+        ],
     )
 
 
 def with_options(run: Callable[..., None]) -> Callable[..., None]:
-    """Returns a command of a function that takes a config.
+    """Returns a command from a function that takes a config.
 
-    In the place of `config` it has an option for each field of `RunConfig`.
+    Instead of `config`, the command has an option for each field of `RunConfig`.
     """
     fields = arguments_of(RunConfig)
 
-    def called(**values: Any) -> None:
-        given = {field.name: values.pop(field.name) for field in fields}
-        run(config=_config_of(given), **values)
+    def command_function(**values: Any) -> None:
+        config = {field.name: values.pop(field.name) for field in fields}
+        run(config=_config_of(config), **values)
 
     parameters: list[introspection.Parameter] = []
-    for own in introspection.signature(run).parameters.values():
-        parameters += map(_as_parameter, fields) if own.name == "config" else [own]
-    vars(called)["__signature__"] = introspection.Signature(parameters)
-    called.__name__, called.__doc__ = run.__name__, run.__doc__
-    return called
+    for parameter in introspection.signature(run).parameters.values():
+        is_config = parameter.name == "config"
+        parameters += map(_as_parameter, fields) if is_config else [parameter]
+    vars(command_function)["__signature__"] = introspection.Signature(parameters)
+    command_function.__name__, command_function.__doc__ = run.__name__, run.__doc__
+    return command_function
 
 
-def _config_of(given: Mapping[str, Any]) -> RunConfig:
-    """The config of a run, from words of the command line."""
+def _config_of(parsed: Mapping[str, Any]) -> RunConfig:
+    """Returns the config of a run from parsed options."""
     values: dict[str, Any] = {
         name: os.fspath(value) if isinstance(value, Path) else value
-        for name, value in given.items()
+        for name, value in parsed.items()
     }
     if values["weights"] == "none":
         values["weights"] = None
@@ -148,16 +151,16 @@ def _config_of(given: Mapping[str, Any]) -> RunConfig:
     return RunConfig(**values)
 
 
-Photos = Annotated[Path, _offered("photos")]
-Damaged = Annotated[str, _offered("damaged")]
-MaxMilliseconds = Annotated[float | None, _offered("max_milliseconds")]
-MaxMegabytes = Annotated[float | None, _offered("max_megabytes")]
+Photos = Annotated[Path, _typer_parameter("photos")]
+Damaged = Annotated[str, _typer_parameter("damaged")]
+MaxMilliseconds = Annotated[float | None, _typer_parameter("max_milliseconds")]
+MaxMegabytes = Annotated[float | None, _typer_parameter("max_megabytes")]
 Distribute = Annotated[
     str | None,
     typer.Option(
         metavar="KIND",
         rich_help_panel=RUN,
-        help="Share the work among devices: auto, mirrored or multi-worker.",
+        help="Use several devices: auto, mirrored or multi-worker.",
     ),
 ]
 RunOut = Annotated[
@@ -165,16 +168,16 @@ RunOut = Annotated[
     typer.Option(
         metavar="RUN",
         rich_help_panel=RUN,
-        help="Folder to leave the run in; by default runs/NAME-N for PHOTOS called NAME.",
+        help="Run directory; by default runs/NAME-N for PHOTOS called NAME.",
     ),
 ]
 Resume = Annotated[
     bool,
-    Flag("--resume/--no-resume", rich_help_panel=RUN, help="Resume a run that is there."),
+    Flag("--resume/--no-resume", rich_help_panel=RUN, help="Resume an unfinished run."),
 ]
 Safe = Annotated[
     bool,
-    Flag("--safe", help="Take model.keras, which can run no code, not the SavedModel."),
+    Flag("--safe", help="Use model.keras, which runs no code, instead of the SavedModel."),
 ]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
 
@@ -186,7 +189,7 @@ def tlkit(
         bool, Flag("--version", is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Teach a network that already knows how to see something new: from images to a model."""
+    """Transfer learning for image classification: from a folder of images to a model."""
     if version:
         _log(f"tlkit {__version__}")
     elif context.invoked_subcommand is None:
@@ -207,7 +210,7 @@ def train(
 
     was_finished = out is not None and is_finished(out)
     run = make_run(config, out=out, resume=resume, distribute=distribute)
-    _say_what_came(run, was_finished)
+    _print_summary(run, was_finished)
 
 
 @command(rich_help_panel=_USING)
@@ -219,13 +222,13 @@ def evaluate(  # noqa: PLR0917 - typer calls it by name
         str | None,
         typer.Option(
             metavar="keep|skip",
-            help="What to do with damaged JPEG files; as the run did if not given.",
+            help="Use or leave out damaged JPEG files; by default as in the run.",
         ),
     ] = None,
     distribute: Distribute = None,
     as_json: Annotated[bool, Flag("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Measure a run's model on other images of its classes."""
+    """Evaluate a run's model on other images of its classes."""
     from tlkit.runs.inference import evaluate_run
 
     with phase("evaluating"):
@@ -235,7 +238,7 @@ def evaluate(  # noqa: PLR0917 - typer calls it by name
     if as_json:
         _log(json.dumps(report.as_dict(), ensure_ascii=False))
     else:
-        _say_report(report)
+        _print_report(report)
 
 
 @command(rich_help_panel=_USING)
@@ -243,56 +246,56 @@ def predict(
     run: Annotated[
         Path, typer.Argument(metavar="RUN_OR_EXPORT", help="Folder of a run or of a SavedModel.")
     ],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Images.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.")],
     as_json: Annotated[bool, Flag("--json", help="Print JSON.")] = False,
     safe: Safe = False,
 ) -> None:
-    """Say what is in images.
+    """Classify images.
 
-    Files that cannot be used are named on standard error, and the status is 1.
+    Unusable files are listed on standard error, and the status is 1.
 
-    A SavedModel is a program that TensorFlow runs: use --safe with one of somebody you do not
-    trust.
+    A SavedModel is a program that TensorFlow executes: use --safe for one from an untrusted
+    source.
     """
     from tlkit.runs.inference import predict_with
 
     with phase("predicting"):
         predictions = predict_with(run, images, safe=safe)
-    said = [one for one in predictions if not one.reason]
+    usable = [prediction for prediction in predictions if not prediction.reason]
     if as_json:
-        _log(json.dumps([one.as_dict() for one in said], ensure_ascii=False))
+        content = [prediction.as_dict() for prediction in usable]
+        _log(json.dumps(content, ensure_ascii=False))
     else:
-        for one in said:
-            _log(str(one))
-    for one in predictions:
-        if one.reason:
-            print(f"tlkit: {in_line(f'{one.path}: {one.reason}')}", file=sys.stderr)
-    if len(said) < len(predictions):
-        raise typer.Exit(_SOME_LEFT_OUT)
+        for prediction in usable:
+            _log(str(prediction))
+    for prediction in predictions:
+        if prediction.reason:
+            message = in_line(f"{prediction.path}: {prediction.reason}")
+            print(f"tlkit: {message}", file=sys.stderr)
+    if len(usable) < len(predictions):
+        raise typer.Exit(_SOME_FILES_SKIPPED)
 
 
 @command(rich_help_panel=_USING)
 def export(
     run: RunFolder,
-    to: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; must not exist.")],
+    to: Annotated[Path, typer.Option(metavar="DIR", help="New or empty folder to write to.")],
     file_format: Annotated[
         str,
         typer.Option(
             "--format",
             metavar="saved_model|keras|litert|litert_float16|litert_int8|onnx",
-            help="What to write.",
+            help="Format of the export.",
         ),
     ] = "saved_model",
-    version: Annotated[
-        int | None, Whole(help="Write DIR/N, as TensorFlow Serving wants it.")
-    ] = None,
+    version: Annotated[int | None, Whole(help="Write to DIR/N, for TensorFlow Serving.")] = None,
 ) -> None:
-    """Write a run's model in another place or format, proven equal to it."""
+    """Export a run's model to another folder or format, and check the export against it."""
     from tlkit.runs.inference import export_run
 
     with phase("exporting"):
         report = export_run(run, to, file_format, version=version)
-    _say_report(report)
+    _print_report(report)
 
 
 @command(rich_help_panel=_USING)
@@ -303,20 +306,18 @@ def serve(  # noqa: PLR0917 - typer calls it by name
     port: Annotated[int, Whole(help="Port to listen on.")] = 8000,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     max_megabytes: Annotated[
-        int, Whole(help="The most that an image file may have, in 2**20 bytes.")
+        int, Whole(help="Largest image file, in 2**20 bytes.")
     ] = MAX_MEGABYTES,
-    max_megapixels: Annotated[
-        int, Whole(help="The most that an image may have, in 2**20 pixels.")
-    ] = MAX_MEGAPIXELS,
+    max_megapixels: Annotated[int, Whole(help="Largest image, in 2**20 pixels.")] = MAX_MEGAPIXELS,
     access_log: Annotated[
-        bool, Flag("--access-log/--no-access-log", help="A line for each request.")
+        bool, Flag("--access-log/--no-access-log", help="Log each request.")
     ] = True,
     safe: Safe = False,
 ) -> None:
-    """Answer images over HTTP, with a page to drop them on.
+    """Classify images over HTTP, with a page to drop them on.
 
-    A SavedModel is a program that TensorFlow runs: use --safe with one of somebody you do not
-    trust.
+    A SavedModel is a program that TensorFlow executes: use --safe for one from an untrusted
+    source.
     """
     from tlkit.serving.server import serve as serve_run
     from tlkit.serving.server import skip_teardown
@@ -335,11 +336,11 @@ def serve(  # noqa: PLR0917 - typer calls it by name
     set_done()
 
 
-@command(rich_help_panel=_LOOKING)
+@command(rich_help_panel=_INSPECTING)
 def inspect(
     photos: Photos,
     near_duplicates: Annotated[
-        bool, Flag("--near-duplicates", help="Find images that look alike, too.")
+        bool, Flag("--near-duplicates", help="Also find near-duplicates.")
     ] = False,
     max_pixels: Annotated[int, MaxPixels] = MAX_PIXELS,
     damaged: Damaged = "keep",
@@ -357,9 +358,9 @@ def inspect(
         else:
             from tlkit.data.near_duplicates import audit_listing
 
-            report, alike = audit_listing(listing, max_pixels=max_pixels, damaged=damaged)
-            text = f"{report}\n{alike}"
-    _say_report(text)
+            report, duplicates = audit_listing(listing, max_pixels=max_pixels, damaged=damaged)
+            text = f"{report}\n{duplicates}"
+    _print_report(text)
 
 
 @command(name="add-classes", rich_help_panel=_TRAINING)
@@ -367,20 +368,20 @@ def add_classes(  # noqa: PLR0917 - typer calls it by name
     run: RunFolder,
     photos: Photos,
     out: RunOut = None,
-    exemplars: Annotated[int, Whole(help="Features of each old class that are replayed.")] = (
+    exemplars: Annotated[int, Whole(help="Stored features to replay of each old class.")] = (
         DEFAULT_NUM_EXEMPLARS
     ),
     align: Annotated[
-        bool, Flag("--align", help="Scale new weights to the size of the old ones.")
+        bool, Flag("--align", help="Scale the new weights to the norm of the old ones.")
     ] = False,
     batch_size: Annotated[int, Whole(help="Images per step.")] = 32,
     max_pixels: Annotated[int | None, MaxPixels] = None,
     resume: Resume = True,
 ) -> None:
-    """Add the classes of a folder to a finished run, and keep the old ones as they are.
+    """Add the classes of a folder to a finished run; the logits of old classes do not change.
 
-    Further images of old classes in the folder only hold their place against the new ones: old
-    classes learn nothing from them. tlkit train --from is for that.
+    Further images of old classes in the folder only balance them against the new ones; the old
+    classes do not learn from them. Use tlkit train --from for that.
     """
     from tlkit.runs.add_classes import add_classes_run
 
@@ -395,29 +396,32 @@ def add_classes(  # noqa: PLR0917 - typer calls it by name
         max_pixels=max_pixels,
         resume=resume,
     )
-    _say_what_came(grown, was_finished)
+    _print_summary(grown, was_finished)
 
 
-@command(rich_help_panel=_LOOKING)
+@command(rich_help_panel=_INSPECTING)
 def compare(  # noqa: PLR0917 - typer calls it by name
     photos: Photos,
     backbones: Annotated[
         str | None,
-        typer.Option(metavar="A[=FILE],B", help="NAME, NAME=WEIGHTS_FILE or NAME=none (random)."),
+        typer.Option(
+            metavar="A[=FILE],B",
+            help="Candidates: NAME, NAME=WEIGHTS_FILE or NAME=none (random weights).",
+        ),
     ] = None,
     max_milliseconds: MaxMilliseconds = None,
     max_megabytes: MaxMegabytes = None,
     budget: Annotated[
         float | None,
-        Number(metavar="SECONDS", help="For all backbones to see the images; else a sample."),
+        Number(metavar="SECONDS", help="Time for all backbones; a sample is used if it is short."),
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Draw accuracy against cost: .png, .svg or .pdf."),
+        typer.Option(metavar="FILE", help="Plot accuracy against cost: .png, .svg or .pdf."),
     ] = None,
     as_json: Annotated[bool, Flag("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Compare backbones on a folder of images before training any."""
+    """Compare backbones on a folder of images before training."""
     from tlkit.advice.candidates import DEFAULT_BACKBONES, check_limits, parse_candidates
     from tlkit.data.manifests import load_images
 
@@ -439,11 +443,11 @@ def compare(  # noqa: PLR0917 - typer calls it by name
             max_megabytes=max_megabytes,
             budget=budget,
         )
-    _ = comparison.best  # where there is none, it says why
+    _ = comparison.best  # raises with the reasons if there is none
     if as_json:
         _log(json.dumps(comparison.as_dict(), ensure_ascii=False))
     else:
-        _say_report(comparison)
+        _print_report(comparison)
     if plot is not None:
         from tlkit.plots.backbones import plot_backbones
         from tlkit.plots.figure import DOTS_PER_INCH
@@ -455,24 +459,24 @@ def compare(  # noqa: PLR0917 - typer calls it by name
 
 @command(rich_help_panel="The cache")
 def cache(
-    clear: Annotated[bool, Flag("--clear", help="Remove all of it.")] = False,
+    clear: Annotated[bool, Flag("--clear", help="Remove the whole content.")] = False,
     limit: Annotated[
         float | None,
-        Number(metavar="GB", help="Remove what was used longest ago until so much is left."),
+        Number(metavar="GB", help="Remove the least recently used entries down to this size."),
     ] = None,
     older_than: Annotated[
-        float | None, Number(metavar="DAYS", help="Remove what was not used for so long.")
+        float | None, Number(metavar="DAYS", help="Remove entries that were not used for so long.")
     ] = None,
 ) -> None:
-    """Show what the cache holds, or remove all or some of it."""
+    """Show the content of the cache, or remove all or some of it."""
     from tlkit.utils.cache import check_bounds, clear_cache, describe_cache, trim_cache
     from tlkit.utils.formatting import GIGABYTE
 
     check_bounds(limit=limit, older_than=older_than)
     if clear and (limit, older_than) != (None, None):
         raise ArgumentError(
-            "`clear` must be given alone, as it removes all of the cache. Received: clear=True "
-            f"with limit={limit!r} and older_than={older_than!r}. Leave it or these out."
+            "`clear` must be given alone, as it removes the whole cache. Received: clear=True "
+            f"with limit={limit!r} and older_than={older_than!r}. Leave out it or these."
         )
     if clear:
         _log(str(clear_cache()))
@@ -485,31 +489,29 @@ def cache(
 
 @command(rich_help_panel=_TRAINING)
 def demo(
-    out: Annotated[Path, typer.Option(metavar="RUN", help="Folder to leave the run in.")] = Path(
-        "tlkit-demo"
-    ),
+    out: Annotated[Path, typer.Option(metavar="RUN", help="Run directory.")] = Path("tlkit-demo"),
 ) -> None:
-    """Run everything once, offline, on handwritten digits."""
+    """Train, evaluate and export once, offline, on handwritten digits."""
     from tlkit.runs.demo import run_demo
 
     run_demo(out, log=_log)
 
 
 def main() -> None:
-    """Runs the command line, and ends it in order where a signal does; see `run_command`."""
+    """Runs the command line and exits cleanly on a signal; see `run_command`."""
     run_interruptible(run_command, interruption_hint)
 
 
 def interruption_hint() -> str:
-    """What the line about a signal says of the command that it has ended."""
+    """Returns the end of the line about a signal: that the command can be resumed, if it can."""
     commands = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
-    return "; the same command continues" if commands[:1] in _CONTINUED else ""
+    return "; the same command resumes the run" if commands[:1] in _RESUMABLE else ""
 
 
 def run_command() -> None:
-    """Runs the command line; what goes wrong ends as one plain line and a status.
+    """Runs the command line; an error is one plain line and a status.
 
-    `--debug`, anywhere on the line, shows TensorFlow's messages and tracebacks.
+    `--debug`, anywhere among the arguments, shows TensorFlow's messages and tracebacks.
     """
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
@@ -533,41 +535,41 @@ def run_command() -> None:
 
 
 def _parameters(arguments: list[str]) -> dict[str, Parameter]:
-    """What the command that is called takes."""
+    """Returns the parameters of the command in the arguments."""
     commands = typer.main.get_group(app).commands
-    called = next((argument for argument in arguments if argument in commands), None)
-    return {} if called is None else parameters_of(commands[called].params)
+    name = next((argument for argument in arguments if argument in commands), None)
+    return {} if name is None else parameters_of(commands[name].params)
 
 
 def _see_help(error: typer.TyperException) -> str:
-    """Names the help that lists what may be given; it knows the command, if there is one."""
+    """Returns a sentence that refers to the help of the command, if there is one."""
     context = getattr(error, "ctx", None)
     command = "" if context is None or context.parent is None else f" {context.info_name}"
     return f"See tlkit{command} --help."
 
 
 def _check_figure_file(path: Path) -> None:
-    is_there = path.parent.is_dir() and os.access(path.parent, os.W_OK | os.X_OK)
-    if path.suffix.lower() not in FIGURE_SUFFIXES or not is_there or path.is_dir():
+    is_writable = path.parent.is_dir() and os.access(path.parent, os.W_OK | os.X_OK)
+    if path.suffix.lower() not in FIGURE_SUFFIXES or not is_writable or path.is_dir():
         raise ArgumentError(
-            f"`plot` must be a file that ends in {', '.join(FIGURE_SUFFIXES)}, in a folder that "
-            f"can be written to. Received: plot={str(path)!r}. Write --plot backbones.png, say."
+            f"`plot` must be a file that ends in {', '.join(FIGURE_SUFFIXES)}, in a writable "
+            f"folder. Received: plot={str(path)!r}. Use --plot backbones.png, for example."
         )
 
 
 def _group(unfreeze: str | None) -> str | int | None:
-    """A number of groups, or a name."""
+    """Returns the number or the name of a group."""
     return int(unfreeze) if unfreeze is not None and unfreeze.isdecimal() else unfreeze
 
 
-def _say_what_came(run: Run, was_finished: bool) -> None:
+def _print_summary(run: Run, was_finished: bool) -> None:
     if was_finished:
         _log(finished_message(run.path))
-    _say_report(summarize_run(run))
+    _print_report(summarize_run(run))
 
 
-def _say_report(report: object) -> None:
-    """Says a report in the words of the command that was called."""
+def _print_report(report: object) -> None:
+    """Prints a report with the command's option names instead of Python's argument names."""
     _log(names_in_options(str(report), _parameters(sys.argv[1:])))
 
 

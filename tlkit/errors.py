@@ -1,14 +1,14 @@
-"""Every error that tlkit raises on purpose, in one tree, and the checks that raise them.
+"""The errors that tlkit raises, in one tree, and checks of arguments.
 
     TlkitError
-    ├── ArgumentError (ValueError)    an argument breaks its rule
-    ├── DataError (ValueError)        the images cannot be used as asked
-    ├── WeightsError (OSError)        weights cannot be had, or do not fit
-    ├── TrainingError (RuntimeError)  training cannot go on
-    ├── RunError (RuntimeError)       a run directory cannot be used as asked
-    ├── ExportError (RuntimeError)    what was exported is not what is in memory
-    ├── StorageError (OSError)        a disk is full, or cannot be written to
-    └── KerasSettingsError (RuntimeError)  Keras is set to what nothing here can work with
+    ├── ArgumentError (ValueError)    an argument is invalid
+    ├── DataError (ValueError)        the images cannot be used as requested
+    ├── WeightsError (OSError)        weights are not available or do not fit
+    ├── TrainingError (RuntimeError)  training cannot continue
+    ├── RunError (RuntimeError)       a run directory cannot be used as requested
+    ├── ExportError (RuntimeError)    an export differs from the model in memory
+    ├── StorageError (OSError)        a disk is full or not writable
+    └── KerasSettingsError (RuntimeError)  tlkit does not work with a setting of Keras
 
 A message reads: `argument` must be RULE. Received: argument=VALUE. WHAT TO DO.
 """
@@ -22,39 +22,39 @@ from typing import Any
 
 
 class TlkitError(Exception):
-    """The root of the tree; the command line shows its message as one plain line."""
+    """The base class of all errors; the command line prints its message as one line."""
 
 
 class ArgumentError(TlkitError, ValueError):
-    """An argument breaks its rule."""
+    """An argument is invalid."""
 
 
 class DataError(TlkitError, ValueError):
-    """The images cannot be used as asked."""
+    """The images cannot be used as requested."""
 
 
 class WeightsError(TlkitError, OSError):
-    """Weights cannot be had, or do not fit the network."""
+    """Weights are not available or do not fit the network."""
 
 
 class TrainingError(TlkitError, RuntimeError):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
 
 class RunError(TlkitError, RuntimeError):
-    """A run directory cannot be used as asked."""
+    """A run directory cannot be used as requested."""
 
 
 class ExportError(TlkitError, RuntimeError):
-    """What was exported does not compute what the model in memory computes."""
+    """An export is damaged, or differs from the model in memory."""
 
 
 class StorageError(TlkitError, OSError):
-    """A disk is full, or cannot be written to."""
+    """A disk is full or not writable."""
 
 
 class KerasSettingsError(TlkitError, RuntimeError):
-    """Keras is set, for the whole process, to what nothing here can work with."""
+    """Tlkit does not work with a process-wide setting of Keras."""
 
 
 def check_choice(argument: str, value: object, choices: Iterable[str]) -> None:
@@ -84,7 +84,7 @@ def check_not_negative(argument: str, value: float) -> None:
     if not is_number or not math.isfinite(value) or value < 0:
         raise ArgumentError(
             f"`{argument}` must be a number, 0 or more. Received: {argument}={value!r}. "
-            "Give 0, say."
+            "Give 0, for example."
         )
 
 
@@ -94,33 +94,33 @@ def check_unit(argument: str, value: float) -> None:
     if not is_number or not 0 <= value <= 1:
         raise ArgumentError(
             f"`{argument}` must be a number from 0 to 1. Received: {argument}={value!r}. "
-            "Give 0.5, say."
+            "Give 0.5, for example."
         )
 
 
 def check_fraction(argument: str, value: float, example: float = 0.1) -> None:
-    """Raises `ArgumentError` unless `value` is a number from 0 up to, not including, 1.
+    """Raises `ArgumentError` unless `value` is a number from 0 up to but not including 1.
 
     Args:
-        argument: What errors call it.
-        value: What was received.
-        example: A sensible one.
+        argument: Name of the argument in error messages.
+        value: The value.
+        example: A valid value for the message.
     """
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     if not is_number or not 0 <= value < 1:
         raise ArgumentError(
             f"`{argument}` must be a number from 0 to less than 1. Received: {argument}={value!r}. "
-            f"Give {example:g}, say."
+            f"Give {example:g}, for example."
         )
 
 
-def check_share(argument: str, value: float) -> None:
-    """Raises `ArgumentError` unless `value` is a number above 0 and not above 1."""
+def check_positive_fraction(argument: str, value: float) -> None:
+    """Raises `ArgumentError` unless `value` is a number above 0 and at most 1."""
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     if not is_number or not 0 < value <= 1:
         raise ArgumentError(
             f"`{argument}` must be a number above 0 and at most 1. Received: {argument}={value!r}. "
-            "Give 0.5, say."
+            "Give 0.5, for example."
         )
 
 
@@ -134,27 +134,29 @@ def check_count(argument: str, value: int, minimum: int = 1) -> None:
 
 
 def check_seed(value: int, argument: str = "seed") -> None:
-    """Raises `ArgumentError` unless `value` is a whole number that every generator takes.
+    """Raises `ArgumentError` unless `value` is a whole number from 0 to 2**32 - 1.
 
-    That is 0 to 2**32 - 1, what NumPy's and scikit-learn's generators have in common.
+    All random generators, including those of NumPy and scikit-learn, accept these seeds.
     """
     is_whole = isinstance(value, Integral) and not isinstance(value, bool)
     if not is_whole or not 0 <= value < 2**32:
         raise ArgumentError(
             f"`{argument}` must be a whole number of at least 0, below {2**32}. "
-            f"Received: {argument}={value!r}. Give 0, say."
+            f"Received: {argument}={value!r}. Give 0, for example."
         )
 
 
 def is_unicode(name: str) -> bool:
-    """Whether a file's name can be written down: names in other encodings hold lone surrogates."""
+    """Whether a file's name is valid Unicode: names in other encodings hold lone surrogates."""
     return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def check_path(argument: str, path: str | os.PathLike[str]) -> None:
-    """Raises for what is no path (`ArgumentError`), or one that no record of ours can name.
+    """Checks that an argument is a path in valid Unicode, which tlkit's records can hold.
 
-    That is one with a name that is not valid Unicode, wherever it is relative to (`DataError`).
+    Raises:
+        ArgumentError: The argument is not a path.
+        DataError: The absolute path is not valid Unicode.
     """
     if not isinstance(path, str | os.PathLike) or isinstance(os.fspath(path), bytes):
         raise ArgumentError(
@@ -170,7 +172,7 @@ def check_path(argument: str, path: str | os.PathLike[str]) -> None:
 
 
 def as_tuple(value: Any) -> tuple[Any, ...]:
-    """Returns several things as a tuple; a string, and what cannot be gone through, is one thing.
+    """Returns an iterable as a tuple; a string or a value that is not iterable is one item.
 
     Example:
         >>> from tlkit.errors import as_tuple, quoted, some_of

@@ -130,4 +130,4 @@ def test_a_waiting_chief_reports_it_and_ends_on_a_signal(tmp_path, kind, status)
         *_, last = process.stderr
     assert process.returncode == status
     reason = "interrupted" if kind == signal.SIGINT else "ended by SIGTERM"
-    assert last == f"tlkit: {reason}; the same command continues.\n"
+    assert last == f"tlkit: {reason}; the same command resumes the run.\n"

@@ -46,9 +46,9 @@ def test_a_signal_ends_a_command_cleanly_with_line_and_status(tmp_path, capsys, 
 
     before = signal.getsignal(getattr(signal, name))
     with pytest.raises(EndedBySignal) as ended:
-        run_interruptible(command, lambda: "; the same command continues")
+        run_interruptible(command, lambda: "; the same command resumes the run")
     assert ended.value.code == status
-    assert capsys.readouterr().err == f"tlkit: {text}; the same command continues.\n"
+    assert capsys.readouterr().err == f"tlkit: {text}; the same command resumes the run.\n"
     assert list(tmp_path.iterdir()) == []
     assert signal.getsignal(getattr(signal, name)) is before
 
@@ -146,7 +146,7 @@ def test_the_command_ends_with_the_status(name, status, text):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == status
-    assert done.stderr == f"tlkit: {text}; the same command continues.\n"
+    assert done.stderr == f"tlkit: {text}; the same command resumes the run.\n"
 
 
 def test_an_interrupt_during_the_first_imports_is_one_line():

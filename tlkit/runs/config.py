@@ -21,8 +21,8 @@ from tlkit.errors import (
     check_count,
     check_not_negative,
     check_positive,
+    check_positive_fraction,
     check_seed,
-    check_share,
 )
 from tlkit.models.catalogue import find_backbone
 from tlkit.runs.options import IMAGES, MODEL, PARENT, RUN, TRAINING, option
@@ -372,7 +372,7 @@ class RunConfig:
         if self.augment is not None:
             check_choice("augment", self.augment, AUGMENTATIONS)
         if self.layer_decay is not None:
-            check_share("layer_decay", self.layer_decay)
+            check_positive_fraction("layer_decay", self.layer_decay)
 
     def _set(self, name: str, value: object) -> None:
         """Sets a field of the frozen config; used while the config is made only."""

@@ -13,8 +13,8 @@ from tlkit.errors import (
     check_fraction,
     check_not_negative,
     check_positive,
+    check_positive_fraction,
     check_seed,
-    check_share,
 )
 from tlkit.models.heads import head_kind
 from tlkit.training.precision import PRECISIONS
@@ -28,7 +28,7 @@ def check_recipe(recipe: Recipe, model: keras.Model, epochs: int | None) -> None
     if epochs is not None:
         check_count("epochs", epochs)
     check_positive("learning_rate", recipe.learning_rate)
-    check_share("layer_decay", recipe.layer_decay)
+    check_positive_fraction("layer_decay", recipe.layer_decay)
     check_choice("schedule", recipe.schedule, SCHEDULES)
     check_choice("augment", recipe.augment, AUGMENTATIONS)
     check_choice("batch_norm", recipe.batch_norm, ["frozen", "train"])
