@@ -145,7 +145,7 @@ def test_the_model_is_unchanged_but_anchored(mistaken, data):
     assert sum(anchor.penalties().values()) == 0.0
     assert {type(v.regularizer).__name__ for v in anchor.undecayed} == {"WeightAnchor"}
     assert model.get_layer("logits").kernel.regularizer is None
-    assert plot_strengths(report).axes[0].get_xlabel() == "points lost on the old task"
+    assert plot_strengths(report).axes[0].get_xlabel() == "loss on the old task (points)"
     assert f"n = {report.num_validation}" in str(report)
     assert "best mean of the new and the old" in str(report)
     assert report.scenario == "domain-incremental"
