@@ -468,7 +468,7 @@ def test_weights_that_were_put_back_are_distinguished_from_frozen_ones(tmp_path)
     change, put_back = {"conv5": 0.0, "head": 0.0}, {"conv5": 0.0, "head": 0.25}
     stages = (first, dataclasses.replace(second, weight_change=change, put_back=put_back))
     text = text_of(html_of(tmp_path, training=TrainingReport(stages, 0.84, 0.84, 100)))
-    assert "headtrained25 %, put back" in text
+    assert "headtrained25 %, restored" in text
     assert "conv5trainedunchanged" in text
 
 

@@ -107,7 +107,7 @@ def test_the_most_confused_classes_are_listed_with_their_number_of_images():
     truth, predicted = np.unravel_index(confusion.argmax(), confusion.shape)
     line = f"- {NAMES[truth]} predicted as "
     text = card()
-    assert f"{confusion.max()} of {test['per_class'][truth]['num_images']} images" in text
+    assert f"{confusion.max()} of {test['per_class'][truth]['num_images']} images (" in text
     assert line in text or NAMES[truth] == EVIL
     assert predicted != truth
 

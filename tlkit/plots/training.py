@@ -22,6 +22,7 @@ from tlkit.plots.drawing import (
     without_frame,
 )
 from tlkit.plots.fonts import dress, printable
+from tlkit.utils.formatting import relative_change
 
 _STAGES_IN_A_ROW = 3
 
@@ -183,12 +184,12 @@ def plot_drift(report: HasStages, *, ax: Axes | None = None) -> Figure:
     low, high = min(finite) / 3, max(finite)
     for panel, stage in zip(panels.flat, stages, strict=False):
         for position, name in enumerate(names):
-            change = 100 * stage.weight_change.get(name, 0.0)
-            end = min(change, high)
+            change = stage.weight_change.get(name, 0.0)
+            end = min(100 * change, high)
             panel.barh(position, max(end - low, 0), left=low, height=0.66, color=BLUE)
             state = "unchanged" if name in stage.trainable.groups else "frozen"
             panel.annotate(
-                _format_change(change) if change else f"0, {state}",
+                relative_change(change) if change else f"0, {state}",
                 (max(end, low), position),
                 xytext=(4, 0),
                 textcoords="offset points",
@@ -249,12 +250,6 @@ def plot_learning_rates(report: HasSweep, *, ax: Axes | None = None) -> Figure:
     axes.legend(loc="best", frameon=False)
     without_frame(axes)
     return figure_of(axes)
-
-
-def _format_change(change: float) -> str:
-    if not np.isfinite(change):
-        return "from zero"
-    return f"{change:,.0f} %" if change >= 99.5 else f"{change:.2g} %"
 
 
 def _is_penalty_of_group(name: str) -> bool:

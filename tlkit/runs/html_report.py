@@ -29,7 +29,7 @@ from tlkit.plots.training import plot_drift, plot_training
 from tlkit.runs.config import Choice
 from tlkit.training.reports import TrainingReport
 from tlkit.utils.files import written_aside
-from tlkit.utils.formatting import interval, megabytes, percent, sample_text
+from tlkit.utils.formatting import interval, megabytes, percent, relative_change, sample_text
 from tlkit.utils.text_repr import visible
 
 MAX_LISTED = 50
@@ -120,6 +120,7 @@ def write_report(path: Path, page: Page) -> None:
         "percent": lambda fraction: _without_breaks(percent(fraction)),
         "duration": lambda seconds: _without_breaks(duration(seconds)),
         "megabytes": lambda num_bytes: _without_breaks(megabytes(num_bytes)),
+        "change": lambda change: _without_breaks(relative_change(change)),
         "thousands": lambda number: f"{number:,}",
         "sentence": _sentence,
     }

@@ -107,8 +107,8 @@ def _introduction(class_names: Sequence[str], record: RunRecord) -> Iterator[str
     yield f"# {shown}{rest}"
     yield ""
     yield (
-        f"Classifies images into {len(class_names)} classes. {_origin(record.resolved)} Its input "
-        f"are images of {width} × {height} pixels, 0…255; preprocessing is part of the model."
+        f"Classifies images into {len(class_names)} classes. {_origin(record.resolved)} It takes "
+        f"images of {width} × {height} pixels, 0…255; preprocessing is part of the model."
     )
 
 
@@ -200,8 +200,8 @@ def _confusions(
         rate = number / total
         yield (
             f"- {escaped(scores[truth]['name'])} predicted as "
-            f"{escaped(scores[predicted]['name'])}: {number} of {total} images, "
-            f"{fraction_text(rate, total, wilson_interval(rate, total))}"
+            f"{escaped(scores[predicted]['name'])}: {number} of {total} images "
+            f"({percent(rate)}, 95 % CI {interval(wilson_interval(rate, total))})"
         )
 
 

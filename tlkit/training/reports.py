@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tlkit.models.groups import TrainableReport
-from tlkit.utils.formatting import percent
+from tlkit.utils.formatting import percent, relative_change
 from tlkit.utils.renamed import renamed_attribute
 from tlkit.utils.text_repr import ShownAsText
 
@@ -75,9 +75,9 @@ class StageReport(ShownAsText):
 
     def _described(self, group: str) -> str:
         if change := self.weight_change[group]:
-            return f"weight change {100 * change:.3g} %"
+            return f"weight change {relative_change(change)}"
         if change := self.put_back.get(group, 0.0):
-            return f"weight change {100 * change:.3g} %, then restored"
+            return f"weight change {relative_change(change)}, then restored"
         return _UNCHANGED
 
 

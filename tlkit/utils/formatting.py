@@ -3,6 +3,7 @@
 Durations are formatted by `tlkit.displays.activity.duration`.
 """
 
+import math
 from collections.abc import Sequence
 
 MEGABYTE, GIGABYTE = 10**6, 10**9
@@ -21,6 +22,23 @@ def percent(fraction: float, digits: int = 1) -> str:
         ('86.0 %', '86 %')
     """
     return f"{100 * fraction:.{digits}f} %"
+
+
+def relative_change(change: float) -> str:
+    """Returns a relative change, such as the weight change of a group, in per cent.
+
+    Args:
+        change: |after - before| / |before|; infinite if it was zero before.
+
+    Example:
+        >>> from tlkit.utils.formatting import relative_change
+        >>> relative_change(0.00408), relative_change(75.5), relative_change(float("inf"))
+        ('0.408 %', '7,550 %', 'from zero')
+    """
+    if math.isinf(change):
+        return "from zero"
+    per_cent = 100 * change
+    return f"{per_cent:,.0f} %" if per_cent >= 99.5 else f"{per_cent:.3g} %"
 
 
 def interval(ends: Sequence[float]) -> str:
