@@ -94,9 +94,9 @@ def test_train_chooses_and_prints_its_choices(tmp_path, photos):
     done = tlkit(*arguments)
     assert done.returncode == 0, done.stderr
     assert unexpected_lines(done.stderr) == []
-    assert "takes resnet20" in done.stdout
+    assert "chosen: resnet20" in done.stdout
     assert "fine-tune the last 3 groups" in done.stdout
-    assert "parameters train: about " in done.stderr
+    assert "parameters are trainable: about " in done.stderr
     assert "epoch 1 of 1: loss " in done.stderr
     assert re.search(r"validation accuracy \d+\.\d %, \d", done.stderr)
     again = tlkit(*arguments)
@@ -232,7 +232,7 @@ def test_compare_prints_plots_and_respects_limits(photos, tmp_path):
     assert done.returncode == 0, done.stderr
     assert unexpected_lines(done.stderr) == []
     number = load_folder(photos, image_size=32).train.num_images
-    assert f"linear head on the features of {number} training images" in done.stdout
+    assert f"linear head on features (n = {number} training images" in done.stdout
     assert "left out: vgg16: 58.9 MB, above --max-megabytes 20" in done.stdout
     assert "nowhere.h5'. Check the path." in done.stdout
     with Image.open(figure) as image:

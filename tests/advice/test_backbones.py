@@ -1,4 +1,4 @@
-"""Backbones are ranked by what they can tell of the images; limits and missing weights hold."""
+"""Ranking of backbones, limits on their costs, and missing weights."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ from tlkit.errors import ArgumentError, DataError
 from tlkit.models.catalogue import find_backbone
 from tlkit.plots.backbones import plot_backbones
 
-RESNET20_MEGABYTES = 4 * find_backbone("resnet20").num_parameters / 1e6  # of its weights alone
+RESNET20_MEGABYTES = 4 * find_backbone("resnet20").num_parameters / 1e6  # of the weights only
 WEIGHTS = "weights/mobilenet_2_5_224_tf_no_top.h5"
 
 
@@ -25,7 +25,7 @@ def data(photos):
 
 @pytest.fixture
 def hard():
-    """Stripes, upright and level: colour says nothing, and random weights say less."""
+    """Vertical and horizontal stripes, which colour and random features hardly distinguish."""
     random = np.random.default_rng(0)
     images = random.uniform(0, 60, (120, 32, 32, 3))
     for index, image in enumerate(images):
@@ -34,7 +34,7 @@ def hard():
     return tlkit.load_arrays(images.astype("uint8"), np.arange(120) % 2, ["level", "upright"])
 
 
-def test_the_best_comes_first_with_its_costs(hard):
+def test_scores_are_ranked_and_have_costs(hard):
     comparison = compare_backbones(hard, ["mobilenet_025=none", "resnet20"])
     names = [score.label for score in comparison.scores]
     assert names == ["resnet20", "mobilenet_025 (random)"]
@@ -67,7 +67,7 @@ def test_overlapping_intervals_are_too_close_to_call(data):
     assert "too close" not in str(dataclasses.replace(comparison, scores=tuple(scores)))
 
 
-def test_stored_features_are_those_of_the_head(data):
+def test_stored_features_are_shared_with_train_head(data):
     compare_backbones(data, ["resnet20"])
     model = tlkit.build_classifier("resnet20", data.class_names, image_size=32)
     report = tlkit.train_head(model, data)
@@ -75,7 +75,7 @@ def test_stored_features_are_those_of_the_head(data):
     assert compare_backbones(data, ["resnet20"]).best.num_forward_passes == 0
 
 
-def test_what_cannot_be_had_is_listed_and_not_fatal(data, monkeypatch):
+def test_unavailable_backbones_are_left_out_with_the_reason(data, monkeypatch):
     monkeypatch.setattr("tlkit.advice.backbones.seconds_per_image", lambda *_, **__: 0.005)
     comparison = compare_backbones(
         data,
@@ -87,25 +87,25 @@ def test_what_cannot_be_had_is_listed_and_not_fatal(data, monkeypatch):
     reasons = comparison.left_out
     assert list(reasons) == ["resnet20=no.h5", "xception", "resnet50=none"]
     assert "path of an existing file" in reasons["resnet20=no.h5"]
-    assert reasons["xception"] == "83.4 MB, above `max_megabytes` 20"  # and nothing was fetched
+    assert reasons["xception"] == "83.4 MB, above `max_megabytes` 20"  # nothing was downloaded
     assert "94.4 MB" in reasons["resnet50=none"]
     assert "no.h5" in str(comparison)
     wordy = dataclasses.replace(comparison, left_out={"vgg16": 80 * "long " + "\n and whole."})
     assert "long and whole." in str(wordy)
     slow = compare_backbones(data, ["resnet20", "xception=none"], max_milliseconds=4.9)
     assert slow.left_out["resnet20"] == "5.0 ms for one image, above `max_milliseconds` 4.9"
-    assert slow.left_out["xception=none"] == "takes images of 71 pixels or more, not 32"
+    assert slow.left_out["xception=none"] == "needs images of at least 71 pixels, not 32"
     with pytest.raises(
-        ArgumentError, match=r"One backbone at least .*above `max_milli.* Name others"
+        ArgumentError, match=r"At least one backbone .*above `max_milli.* Name others"
     ):
         _ = slow.best
     assert "no backbone was measured" in str(slow)
-    # its weights alone would do, with the graph beside them the file does not
+    # its weights are below the limit, the file with the graph is not
     large = compare_backbones(data, ["resnet20"], max_megabytes=1.01 * RESNET20_MEGABYTES)
     assert "MB, above `max_megabytes` " in large.left_out["resnet20"]
 
 
-def test_a_budget_takes_a_sample_of_each_class(data, monkeypatch):
+def test_a_budget_uses_a_stratified_sample(data, monkeypatch):
     monkeypatch.setattr("tlkit.advice.backbones.seconds_per_image", lambda *_, **__: 0.1)
     comparison = compare_backbones(data, ["resnet20", "resnet20=none"], budget=4)
     assert comparison.num_images == pytest.approx(20, abs=2)
@@ -117,10 +117,10 @@ def test_a_budget_takes_a_sample_of_each_class(data, monkeypatch):
     tiny = compare_backbones(data, ["resnet20"], budget=0.1)
     assert tiny.num_images == 4
     assert tiny.best.interval is None
-    assert "no intervals: they take 20 different images" in str(tiny)
+    assert "no intervals: they need 20 different images" in str(tiny)
 
 
-def test_each_has_its_own_size_where_that_is_asked(data):
+def test_image_size_own_uses_each_backbones_size(data):
     comparison = compare_backbones(data, ["resnet20", "mobilenet_025=none"], image_size="own")
     assert {score.image_size for score in comparison.scores} == {(32, 32), (224, 224)}
 
@@ -129,7 +129,7 @@ def test_each_has_its_own_size_where_that_is_asked(data):
     ("arguments", "message"),
     [
         ({"names": []}, "`names` must be one or more backbones"),
-        ({"names": ["resnet20", "resnet20"]}, "`names` must be different"),
+        ({"names": ["resnet20", "resnet20"]}, "`names` must not have duplicates"),
         ({"names": ["resnet21"]}, "Did you mean 'resnet20'"),
         ({"max_milliseconds": 0}, "`max_milliseconds` must be a positive number"),
         ({"max_megabytes": -1}, "`max_megabytes` must be a positive number"),
@@ -138,12 +138,12 @@ def test_each_has_its_own_size_where_that_is_asked(data):
         ({"image_size": (32, 0)}, "`image_size` must be a number of pixels"),
     ],
 )
-def test_bad_arguments_are_refused(data, arguments, message):
+def test_invalid_arguments_raise(data, arguments, message):
     with pytest.raises(ArgumentError, match=message):
         compare_backbones(data, **arguments)
 
 
-def test_classes_may_count_the_same_where_backbones_are_ranked(data, monkeypatch):
+def test_backbones_can_be_ranked_by_balanced_accuracy(data, monkeypatch):
     seen = []
 
     def probe(*args, class_weight, **given):
@@ -157,14 +157,14 @@ def test_classes_may_count_the_same_where_backbones_are_ranked(data, monkeypatch
     assert comparison.metric == "balanced accuracy"
     assert comparison.table[0][2] == "balanced accuracy"
     assert "cross-validated balanced accuracy" in str(comparison)
-    assert "balanced accuracy: each class counts the same" in str(comparison)
+    assert "balanced accuracy: each class has the same weight" in str(comparison)
     assert "<th>balanced accuracy</th>" in comparison._repr_html_()
     (axes,) = plot_backbones(comparison).axes
     assert axes.get_ylabel() == "balanced accuracy of a linear head in %"
     assert axes.get_title(loc="left") + axes.get_title() == (
         "Backbones: balanced accuracy against cost"
     )
-    assert "% balanced accuracy by a linear head" in str(choose_backbone(comparison))
+    assert "balanced accuracy " in str(choose_backbone(comparison))
     again = BackboneComparison.from_dict(json.loads(json.dumps(comparison.as_dict())))
     assert again.table == comparison.table
     earlier = {key: value for key, value in comparison.as_dict().items() if key != "class_weight"}
@@ -173,12 +173,14 @@ def test_classes_may_count_the_same_where_backbones_are_ranked(data, monkeypatch
         compare_backbones(data, "resnet20=none", class_weight="even")
 
 
-def test_data_that_cannot_be_compared_on_is_refused(data):
-    with pytest.raises(ArgumentError, match="`data` must be what load_folder"):
+def test_unsuitable_data_raise(data):
+    with pytest.raises(ArgumentError, match="`data` must be the result of load_folder"):
         compare_backbones(data.train.dataset())
     rows = np.flatnonzero(np.cumsum(data.train.labels) <= 1)  # one image of the second class
     one = dataclasses.replace(data, train=data.train.subset(rows))
-    with pytest.raises(DataError, match=r"two different training images each.*'red' has one"):
+    with pytest.raises(
+        DataError, match=r"two different training images of each class.*'red' has one"
+    ):
         compare_backbones(one, ["resnet20"])
 
 

@@ -1,23 +1,23 @@
-"""Candidates are checked by name, before anything is built."""
+"""Candidates are checked by name before anything is built."""
 
 import pytest
 
-from tlkit.advice.candidates import DEFAULT_BACKBONES, parse_candidates, with_whole_paths
+from tlkit.advice.candidates import DEFAULT_BACKBONES, parse_candidates, with_absolute_paths
 from tlkit.errors import ArgumentError
 
 
-def test_a_line_and_a_list_say_the_same():
+def test_a_string_and_a_list_give_the_same_candidates():
     listed = ["resnet20", "mobilenet_025=a b.h5", "vgg16=none"]
     assert parse_candidates(", ".join(listed)) == parse_candidates(listed)
     assert list(parse_candidates(DEFAULT_BACKBONES)) == list(DEFAULT_BACKBONES)
 
 
-def test_weights_are_found_from_any_folder(tmp_path, monkeypatch):
+def test_weights_paths_become_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     entries = parse_candidates("resnet20,resnet20=none,vgg16=imagenet,resnet20=w.h5")
-    whole = with_whole_paths(entries)
+    whole = with_absolute_paths(entries)
     assert whole == ["resnet20", "resnet20=none", "vgg16=imagenet", f"resnet20={tmp_path}/w.h5"]
-    assert with_whole_paths(parse_candidates(whole)) == whole
+    assert with_absolute_paths(parse_candidates(whole)) == whole
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,6 @@ def test_weights_are_found_from_any_folder(tmp_path, monkeypatch):
         ("resnet5", "mean 'resnet50'"),
     ],
 )
-def test_bad_names_are_refused(names, message):
+def test_invalid_names_raise(names, message):
     with pytest.raises(ArgumentError, match=message):
         parse_candidates(names, argument="backbones")

@@ -1,4 +1,4 @@
-"""The most accurate backbone is taken, or the cheapest of those too close to it to call."""
+"""The most accurate backbone is chosen, or the cheapest of those too close to it to call."""
 
 import dataclasses
 
@@ -33,7 +33,7 @@ def choice_among(*scores):
     return choose_backbone(BackboneComparison(scores, {}, 100, 2))
 
 
-def test_of_those_too_close_to_call_the_cheapest_is_taken():
+def test_the_cheapest_of_those_too_close_to_call_is_chosen():
     large, small = score("resnet50", 0.91, 4e9), score("mobilenet_v2", 0.90, 3e8)
     worse = score("mobilenet_025", 0.80, 4e7, is_close=False)
     chosen = choice_among(large, small, worse)
@@ -43,16 +43,16 @@ def test_of_those_too_close_to_call_the_cheapest_is_taken():
         "weights": "pretrained",
         "image_size": 224,
     }
-    assert "300 million multiply-adds an image) of 2 too close to call" in str(chosen)
-    assert "90.0 % by a linear head against 91.0 % of resnet50" in str(chosen)
+    assert "300 million multiply-adds per image) of 2 too close to call" in str(chosen)
+    assert "accuracy 90.0 % with a linear head, compared with 91.0 % of resnet50" in str(chosen)
 
 
-def test_the_best_is_taken_where_it_is_beyond_the_others():
+def test_the_best_is_chosen_if_its_interval_overlaps_no_other():
     chosen = choice_among(score("resnet50", 0.91, 4e9), score("vgg16", 0.80, 1e7, is_close=False))
-    assert str(chosen).startswith("takes resnet50: the best, 91.0 %")
+    assert str(chosen).startswith("chosen: resnet50, the best, accuracy 91.0 %")
 
 
-def test_without_intervals_the_first_of_the_ranking_is_taken():
+def test_without_intervals_the_first_of_the_ranking_is_chosen():
     chosen = choice_among(score("a", 0.9, 4e9, half=None), score("b", 0.9, 1e7, half=None))
     assert chosen.score.name == "a"
     assert "too few images" in chosen.reason
@@ -66,12 +66,12 @@ def test_random_weights_and_files_are_passed_on():
     assert "w&lt;.h5" in alone._repr_html_()
 
 
-def test_none_to_choose_from_is_an_error():
+def test_an_empty_comparison_raises():
     with pytest.raises(ArgumentError, match=r"Received: none\. vgg16: no network"):
         choose_backbone(BackboneComparison((), {"vgg16": "no network"}, 100, 2))
 
 
-def test_a_comparison_comes_back_from_what_json_holds():
+def test_a_comparison_survives_a_json_round_trip():
     import json
 
     scores = (score("a", 0.9, 4e9), dataclasses.replace(score("b", 0.8, 1, half=None)))

@@ -1,4 +1,4 @@
-"""What is estimated before training is what training then does, and the model stays as it is."""
+"""Estimates agree with the training that follows, and the model is unchanged."""
 
 import json
 
@@ -16,7 +16,7 @@ def classifier(data, **options):
     return tlkit.build_classifier("resnet8", data.class_names, weights=None, **options)
 
 
-def test_the_model_is_as_it_was(data):
+def test_the_model_is_unchanged(data):
     model = classifier(data)
     tlkit.set_trainable(model, "stage3")
     trained = [variable.path for variable in model.trainable_variables]
@@ -39,7 +39,7 @@ def test_the_model_is_as_it_was(data):
         ("stage2", 2, None, "none"),
     ],
 )
-def test_says_what_fine_tuning_then_does(data, unfreeze, epochs, views, augment):
+def test_the_estimate_agrees_with_fine_tuning(data, unfreeze, epochs, views, augment):
     model = classifier(data)
     plan = {"unfreeze": unfreeze, "epochs": epochs, "views": views, "augment": augment}
     report = estimate_cost(model, data, **plan)
@@ -56,11 +56,11 @@ def test_says_what_fine_tuning_then_does(data, unfreeze, epochs, views, augment)
     assert report.disk_bytes["features"] == (
         4 * model.get_layer("logits").kernel.shape[0] * head.num_forward_passes
     )
-    # a head that is trained is not solved again
+    # a trained head is not solved again
     again = estimate_cost(model, data, **plan)
     assert "features" not in again.seconds
     assert (report.solves_head, again.solves_head) == (True, False)
-    assert "not included" not in str(again)
+    assert "without solving" not in str(again)
 
 
 def test_the_head_alone_takes_no_steps(data):
@@ -71,25 +71,25 @@ def test_the_head_alone_takes_no_steps(data):
     assert list(report.seconds) == ["preparing", "features"]
     assert list(report.disk_bytes) == ["features", "model files"]
     assert report.total_seconds == sum(report.seconds.values())
-    assert "; solving the head is not included" in str(report)
+    assert "; without solving the head" in str(report)
     with_steps = estimate_cost(classifier(data), data, unfreeze="head", epochs=3)
     assert with_steps.step_seconds > 0
     assert "training" in with_steps.seconds
 
 
-def test_without_timing_all_is_counted_and_nothing_run(data, monkeypatch):
+def test_without_timing_everything_is_counted_and_nothing_runs(data, monkeypatch):
     def refuse(*_):
         raise AssertionError("was run")
 
-    monkeypatch.setattr("tlkit.advice.cost.timed", refuse)
+    monkeypatch.setattr("tlkit.advice.cost.time_calls", refuse)
     model = classifier(data)
     counted = estimate_cost(model, data, unfreeze="stage3", epochs=2, is_timed=False)
     assert counted.forward_milliseconds is None
     assert counted.step_seconds is None
     assert counted.seconds == {}
     assert counted.num_trainable == tlkit.set_trainable(model, "stage3").num_trainable
-    assert "measured here" not in str(counted)
-    assert "on disk" in str(counted)
+    assert "measured:" not in str(counted)
+    assert "disk:" in str(counted)
     plan = {"unfreeze": "head", "augment": "light", "is_timed": False}
     sizes = [
         estimate_cost(model, data, views=views, **plan).disk_bytes["features"]
@@ -106,7 +106,7 @@ def test_a_report_becomes_json(data):
     assert content["groups"][-1]["name"] == "head"
 
 
-def test_more_that_trains_keeps_more(data):
+def test_more_trainable_layers_keep_more_activations(data):
     model = classifier(data)
     reports = [estimate_cost(model, unfreeze=name) for name in ("stage3", "stage2", "all")]
     kept = [report.activation_bytes for report in reports]
@@ -115,18 +115,18 @@ def test_more_that_trains_keeps_more(data):
     assert not reports[0].seconds
     assert not reports[0].disk_bytes
     text = str(reports[0])
-    assert "not included" not in text
+    assert "without solving" not in text
     assert "stage3" in text
-    assert "for a step of 32 images" in text
+    assert "ms per batch of 32" in text
 
 
-def test_the_report_says_time_and_disk(data):
+def test_the_report_gives_time_and_disk_space(data):
     report = estimate_cost(classifier(data), data, unfreeze="stage3", epochs=4, augment="none")
     text = str(report)
-    for part in ("preparing", "features", "storing", "training", "measuring", "on disk"):
+    for part in ("preparing", "features", "storing", "training", "measuring", "disk:"):
         assert part in text
-    assert "\nabout " in text
-    assert "at most" not in text  # nothing bounds what a machine does beside
+    assert "\ntime: about " in text
+    assert "at most" not in text  # the estimate is no upper bound
     assert report.total_seconds == pytest.approx(sum(report.seconds.values()))
     assert report.total_disk_bytes == sum(report.disk_bytes.values())
 
@@ -136,7 +136,7 @@ def test_every_head_has_a_step(data, options):
     assert estimate_cost(classifier(data, **options), unfreeze="stage3").step_seconds > 0
 
 
-def test_bad_arguments_are_refused(data):
+def test_invalid_arguments_raise(data):
     model = classifier(data)
     for arguments, message in (
         ({"unfreeze": "stage9"}, "stage3"),
@@ -144,7 +144,7 @@ def test_bad_arguments_are_refused(data):
         ({"views": -1}, "`views` must be a whole number"),
         ({"augment": "lite"}, "`augment` must be one of"),
         ({"batch_size": 0}, "`batch_size` must be a whole number"),
-        ({"data": data.train.dataset()}, "`data` must be what load_folder"),
+        ({"data": data.train.dataset()}, "`data` must be the result of load_folder"),
         ({"data": data, "batch_size": 8}, "`batch_size` must be left out"),
     ):
         with pytest.raises(ArgumentError, match=message):

@@ -1,4 +1,4 @@
-"""LogME is its formula: the density of the labels, at the best alpha and beta."""
+"""LogME equals its formula: the marginal density of the labels at the best alpha and beta."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from tlkit.advice.evidence import log_evidence
 
 
 def independent(features, labels):
-    """The same from the marginal y ~ N(0, I / beta + F F' / alpha), maximised numerically."""
+    """LogME by numerical maximisation of the marginal y ~ N(0, I / beta + F F' / alpha)."""
     values = []
     for name in np.unique(labels):
         target = (labels == name).astype(float)
@@ -27,8 +27,8 @@ def independent(features, labels):
     return np.mean(values)
 
 
-@pytest.mark.parametrize("num_features", [3, 60])  # fewer than images, and more
-def test_equals_the_marginal_density(num_features):
+@pytest.mark.parametrize("num_features", [3, 60])  # fewer and more than images
+def test_log_evidence_equals_the_marginal_density(num_features):
     random = np.random.default_rng(num_features)
     labels = np.arange(40) % 3
     features = random.normal(size=(40, num_features))
@@ -37,7 +37,7 @@ def test_equals_the_marginal_density(num_features):
     assert log_evidence(features, labels) == pytest.approx(independent(features, labels), abs=1e-4)
 
 
-def test_dependent_and_constant_columns_are_no_trouble():
+def test_dependent_and_constant_columns_are_handled():
     random = np.random.default_rng(0)
     labels = np.arange(40) % 2
     features = random.normal(size=(40, 3)) + labels[:, np.newaxis]
@@ -45,7 +45,7 @@ def test_dependent_and_constant_columns_are_no_trouble():
     assert log_evidence(features, labels) == pytest.approx(independent(features, labels), abs=1e-4)
 
 
-def test_rows_of_labels_are_as_many_regressions():
+def test_each_label_is_a_separate_regression():
     random = np.random.default_rng(1)
     labels = np.arange(30) % 3
     features = random.normal(size=(30, 4)) + labels[:, np.newaxis]

@@ -1,4 +1,4 @@
-"""Costs are counted from the graph: each call once, whatever other models share the layers."""
+"""Costs are counted from the graph: each call once, even if models share layers."""
 
 import keras
 import pytest
@@ -15,7 +15,7 @@ FAMILIES = {"resnet20": 32, "mobilenet_025": 64, "efficientnet_b0": 64, "convnex
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_groups_make_the_whole(name):
+def test_costs_of_groups_sum_to_those_of_the_model(name):
     model = tlkit.build_classifier(name, ["a", "b"], image_size=FAMILIES[name], weights=None)
     costs = group_costs(model)
     assert [cost.name for cost in costs] == [group.name for group in layer_groups(model)]
@@ -28,7 +28,7 @@ def test_groups_make_the_whole(name):
     )
 
 
-def test_other_models_of_the_same_layers_count_nothing():
+def test_other_models_with_the_same_layers_are_not_counted():
     model = tlkit.build_classifier("resnet8", ["a", "b"], weights=None)
     before = group_costs(model)
     head_from_features(model)
@@ -37,7 +37,7 @@ def test_other_models_of_the_same_layers_count_nothing():
     assert count_multiply_adds(model) == sum(cost.multiply_adds for cost in before)
 
 
-def test_the_known_case_of_one_convolution():
+def test_the_costs_of_one_convolution_are_as_expected():
     x = keras.Input((8, 8, 3))
     y = keras.layers.Conv2D(4, 3, padding="same")(x)
     z = keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(y))
@@ -55,7 +55,7 @@ def test_a_skipped_tensor_stays_in_memory():
     assert peak_activations(keras.Model(x, keras.layers.Add()([x, z]))) == 50
 
 
-def test_an_open_size_is_refused():
+def test_a_variable_input_size_raises():
     x = keras.Input((None, None, 3))
     y = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(x))
     model = keras.Model(x, keras.layers.Dense(2)(y))

@@ -1,4 +1,4 @@
-"""The sweep leaves the model as it was, and finds the rate of a case whose answer is known."""
+"""The sweep leaves the model unchanged, and finds the rate in a case with a known answer."""
 
 import keras
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import tlkit
-from tlkit.advice.learning_rate import _smooth, _suggestions, _why_flat
+from tlkit.advice.learning_rate import _flat_reason, _smooth, _suggest
 from tlkit.errors import ArgumentError, TrainingError
 from tlkit.plots.training import plot_learning_rates
 from tlkit.training.recipe import DEFAULT_LEARNING_RATE
@@ -16,7 +16,7 @@ def classifier(data):
     return tlkit.build_classifier("resnet8", data.class_names, weights=None)
 
 
-def test_the_model_is_as_it_was(data):
+def test_the_model_is_unchanged(data):
     model = classifier(data)
     tlkit.set_trainable(model, "stage3")
     regularizer = keras.regularizers.L2(0.1)
@@ -34,23 +34,24 @@ def test_the_model_is_as_it_was(data):
 
 
 def test_the_rules_find_the_valley_of_a_noisy_curve():
-    """Falls from 1e-4 to its lowest at 1e-1, then explodes; the noise is a tenth of the fall."""
+    """A loss that decreases from 1e-4 to 1e-1, then diverges, with noise of 10 % of the
+    decrease."""
     rates = np.geomspace(1e-6, 1, 200)
     x = np.log10(rates)
     curve = np.interp(x, [-6, -4, -1, 0], [2.0, 2.0, 1.0, 4.0])
     for seed in range(5):
         noise = np.random.default_rng(seed).normal(0, 0.1, len(rates))
-        suggestions = _suggestions(rates, _smooth(curve + noise))
+        suggestions = _suggest(rates, _smooth(curve + noise))
         assert 1e-4 < np.median(list(suggestions.values())) < 1e-1
         assert suggestions["minimum"] == pytest.approx(1e-2, rel=1.5)
 
 
 def is_flat(rates, losses):
-    return bool(_why_flat(rates, losses, _smooth(losses)))
+    return bool(_flat_reason(rates, losses, _smooth(losses)))
 
 
 def test_noise_around_one_loss_is_a_flat_curve():
-    """However large; and so is a loss that rises alone, as that of a solved head does."""
+    """Noise of any size is flat, and so is a loss that only increases, as for a solved head."""
     rates = np.geomspace(1e-6, 1, 100)
     for seed in range(40):
         noise = np.random.default_rng(seed).normal(size=100)
@@ -62,7 +63,7 @@ def test_noise_around_one_loss_is_a_flat_curve():
     assert is_flat(rates, rising)
 
 
-def test_a_fall_that_stands_out_of_the_noise_is_none():
+def test_a_decrease_above_the_noise_is_not_flat():
     rates = np.geomspace(1e-6, 1, 100)
     curve = np.interp(np.log10(rates), [-6, -4, -1.5, 0], [1.0, 1.0, 0.4, 4.0])
     for seed in range(40):
@@ -70,8 +71,8 @@ def test_a_fall_that_stands_out_of_the_noise_is_none():
         assert not is_flat(rates, curve + noise), seed
 
 
-def test_of_a_flat_curve_the_default_is_kept_and_said(data):
-    """The loss of the labels themselves, whatever the model does."""
+def test_a_flat_curve_gives_the_default_with_a_note(data):
+    """A loss of the labels alone, independent of the model."""
 
     class OfLabelsAlone(keras.losses.Loss):
         def call(self, y_true, y_pred):
@@ -83,12 +84,12 @@ def test_of_a_flat_curve_the_default_is_kept_and_said(data):
     assert report.is_flat
     assert report.suggestion == DEFAULT_LEARNING_RATE
     assert report.suggestions == {}
-    assert "learning_rate=2.0e-04 is kept: the curve is flat" in str(report)
+    assert "learning_rate=2.0e-04 (default): the curve is flat" in str(report)
     (axes,) = plot_learning_rates(report).axes
     assert "default, for the curve is flat" in axes.get_legend_handles_labels()[1]
 
 
-def test_a_first_rate_at_which_the_loss_explodes_is_named(data):
+def test_a_first_rate_at_which_the_loss_diverges_raises(data):
     with pytest.raises(TrainingError, match="`lowest` must be a rate at which"):
         tlkit.find_learning_rate(
             classifier(data), data, unfreeze="all", lowest=1e5, highest=1e9, num_steps=20
@@ -104,12 +105,12 @@ def test_a_first_rate_at_which_the_loss_explodes_is_named(data):
         ({"unfreeze": "stage9"}, "stage3"),
     ],
 )
-def test_bad_arguments_are_refused(data, arguments, message):
+def test_invalid_arguments_raise(data, arguments, message):
     with pytest.raises(ArgumentError, match=message):
         tlkit.find_learning_rate(classifier(data), data, **arguments)
 
 
-def test_a_model_that_has_diverged_is_named(data):
+def test_a_model_without_finite_loss_raises(data):
     model = classifier(data)
     kernel = model.get_layer("logits").kernel
     kernel.assign(np.full(kernel.shape, np.nan))
@@ -117,14 +118,14 @@ def test_a_model_that_has_diverged_is_named(data):
         tlkit.find_learning_rate(model, data, unfreeze="head")
 
 
-def test_a_loss_of_the_users_is_the_one_that_is_swept(data):
-    """Of one-hot labels; its first values are those of the loss itself on some batch."""
+def test_a_custom_loss_is_used_in_the_sweep(data):
+    """A loss of one-hot labels; the first values equal that loss on a batch."""
     model = classifier(data)
     plain, focal = (
         tlkit.find_learning_rate(model, data, unfreeze="all", num_steps=60, loss=loss).losses[0]
         for loss in (None, keras.losses.CategoricalFocalCrossentropy(from_logits=True))
     )
-    assert focal < plain / 2  # focal loss weighs by (1 - p)**2 and by 0.25
+    assert focal < plain / 2  # focal loss has the factors (1 - p)**2 and 0.25
     with pytest.raises(ArgumentError, match="from_logits=True"):
         tlkit.find_learning_rate(
             model, data, loss=keras.losses.SparseCategoricalCrossentropy(from_logits=False)
@@ -132,8 +133,8 @@ def test_a_loss_of_the_users_is_the_one_that_is_swept(data):
 
 
 @pytest.mark.parametrize("activation", [None, "softmax"])
-def test_a_model_that_has_learned_its_data_explodes_at_no_low_rate(activation):
-    """Batches whose losses differ tenfold at the same weights, and are all small."""
+def test_a_fitted_model_does_not_end_the_sweep_at_low_rates(activation):
+    """Batches with small losses that differ tenfold at the same weights."""
     layers = keras.layers
     texts = np.array([f"{('bad poor', 'good fine')[i % 2]} film {i}" for i in range(128)])
     words = layers.TextVectorization(max_tokens=200, output_sequence_length=8)
@@ -163,12 +164,12 @@ def test_the_plot_shows_the_suggestion(data):
     assert f"{report.suggestion:.1e}" in axes.get_title()
 
 
-def test_what_the_first_steps_happen_to_show_is_no_fall():
-    """The first batches of a solved head vary; its loss falls a little at 1e-3, then explodes."""
+def test_variation_of_the_first_steps_is_not_a_decrease():
+    """The first losses of a solved head vary; the loss falls a little at 1e-3, then diverges."""
     rates = np.geomspace(1e-6, 1e-1, 100)
     curve = np.interp(np.log10(rates), [-6, -4, -3, -1], [0.50, 0.50, 0.40, 2.0])
     curve[:2] += (0.4, -0.3)
-    suggestions = _suggestions(rates, _smooth(curve))
+    suggestions = _suggest(rates, _smooth(curve))
     assert 1e-5 < np.median(list(suggestions.values())) < 1e-3
 
 
@@ -177,7 +178,7 @@ def test_the_step_is_traced_once():
 
     class Noted(keras.losses.SparseCategoricalCrossentropy):
         def call(self, y_true, y_pred):
-            if not tf.executing_eagerly():  # one more call is none of the step's
+            if not tf.executing_eagerly():  # other calls do not trace the step
                 traced.append(True)
             return super().call(y_true, y_pred)
 

@@ -1,4 +1,4 @@
-"""What is recommended follows from the number of images and from the figures."""
+"""Recommendations by the number of images and the similarity."""
 
 import dataclasses
 
@@ -39,28 +39,30 @@ def of_size(data, num_images, *, copies=False):
         (1000, USELESS, ("fine-tune", "all", "none")),
     ],
 )
-def test_size_and_similarity_decide(data, num_images, similarity, expected):
+def test_the_recommendation_depends_on_size_and_similarity(data, num_images, similarity, expected):
     found = recommend(of_size(data, num_images), similarity)
     assert (found.mode, found.unfreeze, found.anchor) == expected
-    assert f"{num_images / 2:,.1f} training images of a class" in str(found)
+    assert f"{num_images / 2:,.1f} training images per class" in str(found)
     assert found.reasons[0] in found._repr_html_()
     assert (found.anchor_strength > 0) == (found.anchor != "none")
     assert found.arguments.keys() == ({"mode"} if num_images < 40 else {"mode", "unfreeze"})
 
 
-def test_the_reason_names_the_figures(data):
+def test_reasons_have_figures(data):
     many = of_size(data, 1000)
-    assert "90.0 % with its weights, 50.0 % with random ones" in str(recommend(many, NEAR))
-    assert "distance 0.60" in str(recommend(many, FAR))
-    assert "does not show to help" in str(recommend(many, USELESS))
+    assert "accuracy 90.0 % with them, 50.0 % with random weights" in str(recommend(many, NEAR))
+    assert "distance of statistics 0.60" in str(recommend(many, FAR))
+    assert "bring no significant gain" in str(recommend(many, USELESS))
 
 
 def test_copies_count_once(data):
     assert recommend(of_size(data, 1000, copies=True), NEAR).mode == "head"
 
 
-def test_bad_arguments_are_refused(data):
-    with pytest.raises(ArgumentError, match="`data` must be what load_folder returned"):
+def test_invalid_arguments_raise(data):
+    with pytest.raises(ArgumentError, match="`data` must be the result of load_folder"):
         recommend(data.train, NEAR)
-    with pytest.raises(ArgumentError, match="`similarity` must be what measure_similarity"):
+    with pytest.raises(
+        ArgumentError, match="`similarity` must be the result of measure_similarity"
+    ):
         recommend(data, 0.5)

@@ -1,4 +1,4 @@
-"""A sample keeps of each class what cross-validation takes: two images that are no copies."""
+"""A sample keeps two independent images of each class, as cross-validation needs."""
 
 import dataclasses
 
@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 import tlkit
-from tlkit.advice.sampling import check_no_lone_class, lone_class, sample_rows
+from tlkit.advice.sampling import check_no_lone_class, find_lone_class, sample_rows
 from tlkit.errors import DataError
 
 
 def split_of(counts, *, groups=None, copies=()):
-    """Training images without pixels worth mentioning, `counts` of each class."""
+    """Training images with dummy pixels, `counts` of each class."""
     labels = np.repeat(np.arange(len(counts)), counts)
     images = np.random.default_rng(0).integers(0, 255, (len(labels), 4, 4, 3), "uint8")
     data = tlkit.load_arrays(images, labels, splits=(1, 0, 0))
@@ -23,7 +23,7 @@ def split_of(counts, *, groups=None, copies=()):
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_a_rare_class_keeps_two(seed):
+def test_a_rare_class_keeps_two_images(seed):
     train = split_of([398, 2]).train
     rows = sample_rows(train, 100, seed=seed)
     assert np.bincount(train.labels[rows]).tolist() == [98, 2]
@@ -31,8 +31,8 @@ def test_a_rare_class_keeps_two(seed):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_two_copies_are_not_two_images(seed):
-    # 16 copies of one image and another one: most draws of two miss the other one
+def test_copies_do_not_count_as_two_images(seed):
+    # 16 copies of one image and another one, which most draws of two miss
     train = split_of([200, 17], copies=[(row, 200) for row in range(201, 216)]).train
     rows = sample_rows(train, 20, seed=seed)
     rare = rows[train.labels[rows] == 1]
@@ -40,7 +40,7 @@ def test_two_copies_are_not_two_images(seed):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_two_images_of_one_group_are_not_two(seed):
+def test_images_of_one_group_do_not_count_as_two(seed):
     groups = ("",) * 200 + ("g",) * 16 + ("h",)
     train = split_of([200, 17], groups=groups).train
     rows = sample_rows(train, 20, seed=seed)
@@ -48,7 +48,7 @@ def test_two_images_of_one_group_are_not_two(seed):
 
 
 @pytest.mark.parametrize("num_images", [1, 9, 10, 33, 61, 99, 100, 500])
-def test_as_many_come_as_were_asked_for_and_by_their_shares(num_images):
+def test_the_sample_has_the_requested_size_and_class_fractions(num_images):
     train = split_of([50, 30, 15, 3, 2]).train
     counts = np.bincount(train.labels[sample_rows(train, num_images)], minlength=5)
     assert counts.sum() == min(max(num_images, 10), 100)
@@ -58,26 +58,26 @@ def test_as_many_come_as_were_asked_for_and_by_their_shares(num_images):
     assert everything.tolist() == list(range(100))
 
 
-def test_several_labels_are_drawn_without_regard_to_them():
+def test_multi_label_images_are_drawn_without_stratification():
     images = np.random.default_rng(0).integers(0, 255, (30, 4, 4, 3), "uint8")
     labels = np.random.default_rng(0).integers(0, 2, (30, 3))
     data = tlkit.load_arrays(images, labels, ["a", "b", "c"], splits=(1, 0, 0))
     assert len(sample_rows(data.train, 12)) == 12
     assert len(sample_rows(data.train, 1)) == 2
-    assert lone_class(data) is None
+    assert find_lone_class(data) is None
 
 
-def test_a_lone_class_is_named():
-    assert lone_class(split_of([9, 2])) is None
+def test_a_class_with_a_single_group_is_found():
+    assert find_lone_class(split_of([9, 2])) is None
     two = split_of([9, 2])
     one = dataclasses.replace(two, train=two.train.subset(np.arange(10)))
-    assert lone_class(one) == "'1' has one training image"
-    assert lone_class(split_of([9, 2], copies=[(10, 9)])) == "'1' has one training image"
+    assert find_lone_class(one) == "'1' has one training image"
+    assert find_lone_class(split_of([9, 2], copies=[(10, 9)])) == "'1' has one training image"
     grouped = split_of([4, 3], groups=("",) * 4 + ("g",) * 3)
-    assert lone_class(grouped) == "'1' has one group of training images"
+    assert find_lone_class(grouped) == "'1' has one group of training images"
     train = split_of([4, 3]).train.subset(np.arange(4))
-    assert lone_class(dataclasses.replace(grouped, train=train)) == "'1' has no training image"
+    assert find_lone_class(dataclasses.replace(grouped, train=train)) == "'1' has no training image"
     with pytest.raises(
-        DataError, match=r"`photos` must hold .*Received: photos in which '1' .* or sell it\."
+        DataError, match=r"`photos` must have .*Received: photos in which '1' .* or sell it\."
     ):
         check_no_lone_class(grouped, "photos", "sell it")

@@ -1,4 +1,4 @@
-"""Images are nearer, the more their statistics are those that the network has stored."""
+"""Similarity by the images' statistics and those stored in the network."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ WEIGHTS = "weights/mobilenet_2_5_224_tf_no_top.h5"
 
 
 def normalising(data, mean, variance):
-    """A model whose one batch normalisation has these statistics stored."""
+    """A model with one batch normalisation that has stored these statistics."""
     x = keras.Input((*data.image_size, 3))
     y = keras.layers.BatchNormalization(name="norm")(x)
     y = keras.layers.Conv2D(4, 3, activation="relu")(y)
@@ -33,14 +33,14 @@ def normalising(data, mean, variance):
     return model
 
 
-def test_the_distance_is_hellingers():
+def test_the_distance_is_hellingers_distance():
     first, second = norm(1.0, 2.0), norm(2.5, 0.7)
     overlap, _ = quad(lambda x: np.sqrt(first.pdf(x) * second.pdf(x)), -30, 30)
     found = _hellinger(np.array([1.0]), np.array([4.0]), np.array([2.5]), np.array([0.49]), 0.0)
     assert found[0] == pytest.approx(np.sqrt(1 - overlap), abs=1e-6)
 
 
-def test_the_same_statistics_are_at_no_distance(data):
+def test_equal_statistics_have_distance_zero(data):
     pixels = np.concatenate([images for images, _ in data.train.dataset()]).reshape(-1, 3)
     model = normalising(data, pixels.mean(axis=0), pixels.var(axis=0))
     (own,) = statistic_distances(model, data.train).values()
@@ -54,7 +54,7 @@ def test_the_same_statistics_are_at_no_distance(data):
     assert own < shifted < further <= 1
 
 
-def test_the_model_is_as_it_was_and_the_report_repeats(data):
+def test_the_model_is_unchanged_and_the_report_reproducible(data):
     model = tlkit.build_classifier("resnet20", data.class_names, image_size=32)
     before = [keras.ops.convert_to_numpy(variable) for variable in model.variables]
     first, second = (measure_similarity(model, data, seed=3) for _ in range(2))
@@ -67,13 +67,15 @@ def test_the_model_is_as_it_was_and_the_report_repeats(data):
     assert measure_similarity(model, data, max_images=30).num_images == 30
 
 
-def test_a_rare_class_is_not_lost_in_a_sample(tmp_path):
+def test_a_rare_class_is_kept_in_a_sample(tmp_path):
     photos = write_photos(tmp_path / "photos", {"green": 60, "red": 4})
     data = tlkit.load_folder(photos, image_size=32, splits=(1, 0, 0))
     model = tlkit.build_classifier("resnet20", data.class_names)
     assert measure_similarity(model, data, max_images=20, seed=1).num_images == 20
-    train = data.train.subset(np.arange(61))  # class by class: a single red one
-    with pytest.raises(DataError, match=r"two different training images each.*'red' has one"):
+    train = data.train.subset(np.arange(61))  # sorted by class: a single red one
+    with pytest.raises(
+        DataError, match=r"two different training images of each class.*'red' has one"
+    ):
         measure_similarity(model, dataclasses.replace(data, train=train))
 
 
@@ -82,7 +84,7 @@ def test_a_network_without_batch_normalisation_has_no_distance(data):
     report = measure_similarity(model, data)
     assert report.distance is None
     assert report.level == "unknown"
-    assert "it has no batch normalisation" in report.verdict
+    assert "the network has no batch normalisation" in report.verdict
 
 
 def report_of(accuracy=0.9, random=0.5, distance=0.1):
@@ -99,31 +101,31 @@ def report_of(accuracy=0.9, random=0.5, distance=0.1):
     )
 
 
-def test_the_verdict_follows_the_figures():
-    assert "much like" in report_of(distance=0.1).verdict
-    assert "somewhat unlike" in report_of(distance=0.2).verdict
-    assert "network unlike those" in report_of(distance=0.4).verdict
-    assert "what it knows helps: 90.0 % against 50.0 %" in report_of().verdict
-    assert "does not show" in report_of(accuracy=0.58).verdict
+def test_the_verdict_agrees_with_the_figures():
+    assert "images are similar to" in report_of(distance=0.1).verdict
+    assert "moderately similar to" in report_of(distance=0.2).verdict
+    assert "images differ from" in report_of(distance=0.4).verdict
+    assert "pretrained weights help: accuracy 90.0 %, 50.0 % with" in report_of().verdict
+    assert "no significant gain" in report_of(accuracy=0.58).verdict
     assert report_of(accuracy=0.75).gain == pytest.approx(0.5)
     few = dataclasses.replace(report_of(), interval=None, random_interval=None)
     assert not few.knows_more_than_chance
-    assert "no intervals: they take 20 different images" in str(few)
-    assert "95 % interval" not in str(few)
+    assert "no intervals: they need 20 different images" in str(few)
+    assert "95 % CI" not in str(few)
     assert "no intervals" not in str(report_of())
     assert "conv5 0.10" in report_of()._repr_html_()
 
 
-def test_bad_arguments_are_refused(data):
+def test_invalid_arguments_raise(data):
     model = tlkit.build_classifier("resnet8", data.class_names, image_size=32, weights=None)
-    with pytest.raises(ArgumentError, match="`data` must be what load_folder"):
+    with pytest.raises(ArgumentError, match="`data` must be the result of load_folder"):
         measure_similarity(model, data.train.dataset())
     with pytest.raises(ArgumentError, match="`max_images` must be a whole number"):
         measure_similarity(model, data, max_images=1)
 
 
 @pytest.mark.shared_data
-def test_images_are_nearer_than_digits_and_these_than_noise(shared):
+def test_images_are_nearer_than_digits_and_digits_than_noise(shared):
     weights = shared / WEIGHTS
     found = {}
     for name in ("flowers", "hymenoptera"):

@@ -156,7 +156,7 @@ def test_indices_select_rows_in_their_order(data):
         ({"indices": [0.5]}, "`indices` must be"),
     ],
 )
-def test_bad_arguments_are_refused(data, arguments, message):
+def test_invalid_arguments_raise(data, arguments, message):
     with pytest.raises(ArgumentError, match=message):
         data.train.dataset(**arguments)
 

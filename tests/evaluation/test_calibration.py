@@ -13,16 +13,16 @@ from tlkit.evaluation.calibration import calibrate, fit_temperature
 NAMES = ("ant", "bee", "cat")
 
 
-def logits_and_labels(num_images, too_sure, seed=0, num_classes=3):
-    """Labels drawn from the softmax of logits that are then multiplied by `too_sure`."""
+def logits_and_labels(num_images, factor, seed=0, num_classes=3):
+    """Labels drawn from the softmax of logits, which are then multiplied by `factor`."""
     generator = np.random.default_rng(seed)
     logits = generator.normal(0, 2, (num_images, num_classes))
     shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     labels = (shares.cumsum(axis=1) < generator.random((num_images, 1))).sum(axis=1)
-    return (too_sure * logits).astype(np.float32), np.minimum(labels, num_classes - 1)
+    return (factor * logits).astype(np.float32), np.minimum(labels, num_classes - 1)
 
 
-def reading_pixels(activation=None, num_outputs=3, as_layer=False):
+def pixel_model(activation=None, num_outputs=3, as_layer=False):
     """A model whose logits are the values of its one pixel."""
     inputs = keras.Input((1, 1, 3))
     x = keras.layers.Flatten()(inputs)
@@ -45,16 +45,16 @@ def dataset_of(logits, labels):
 @pytest.mark.parametrize(
     ("activation", "as_layer"), [(None, False), ("softmax", False), ("softmax", True)]
 )
-@pytest.mark.parametrize("too_sure", [3.0, 0.4])
-def test_the_temperature_that_was_put_in_is_found(activation, as_layer, too_sure):
-    model = reading_pixels(activation, as_layer=as_layer)
-    logits, labels = logits_and_labels(3000, too_sure)
-    others, their_labels = logits_and_labels(3000, too_sure, seed=1)
+@pytest.mark.parametrize("factor", [3.0, 0.4])
+def test_the_known_temperature_is_recovered(activation, as_layer, factor):
+    model = pixel_model(activation, as_layer=as_layer)
+    logits, labels = logits_and_labels(3000, factor)
+    others, their_labels = logits_and_labels(3000, factor, seed=1)
     before = tlkit.evaluate(model, dataset_of(others, their_labels), NAMES)
     report = calibrate(model, dataset_of(logits, labels))
     after = tlkit.evaluate(model, dataset_of(others, their_labels), NAMES)
-    assert report.temperature == pytest.approx(too_sure, rel=0.08)
-    assert report.interval[0] < too_sure < report.interval[1]
+    assert report.temperature == pytest.approx(factor, rel=0.08)
+    assert report.interval[0] < factor < report.interval[1]
     assert report.num_images == 3000
     assert report.loss_after < report.loss_before
     assert after.loss < before.loss
@@ -65,7 +65,7 @@ def test_the_temperature_that_was_put_in_is_found(activation, as_layer, too_sure
 
 
 @pytest.mark.parametrize("kind", ["softmax", "binary", "multi_label"])
-def test_the_report_says_what_the_changed_model_measures(kind):
+def test_the_report_equals_an_evaluation_of_the_calibrated_model(kind):
     num_outputs = 1 if kind == "binary" else 3
     name = {"softmax": "logits", "binary": "binary_logit", "multi_label": "label_logits"}[kind]
     inputs = keras.Input((1, 1, 3))
@@ -88,10 +88,10 @@ def test_the_report_says_what_the_changed_model_measures(kind):
     assert report.after.error == pytest.approx(after.reliability.error, rel=1e-4)
     assert after.accuracy == before.accuracy
     assert json.loads(json.dumps(report.as_dict()))["temperature"] == report.temperature
-    assert f"{report.num_images} images" in str(report)
+    assert f"(n = {report.num_images}, 95 % CI " in str(report)
 
 
-def test_sigmoid_and_logit_are_given_the_same_temperature():
+def test_sigmoid_and_logit_heads_get_the_same_temperature():
     logits, labels = logits_and_labels(300, 2.0)
     reports = []
     for activation, name in ((None, "binary_logit"), ("sigmoid", "share")):
@@ -99,11 +99,11 @@ def test_sigmoid_and_logit_are_given_the_same_temperature():
         x = keras.layers.Flatten()(inputs)
         x = keras.layers.Dense(1, activation, name=name, kernel_initializer="ones")(x)
         reports.append(calibrate(keras.Model(inputs, x), dataset_of(logits, labels > 0)))
-    # probabilities near 0 and 1 are cut off, so that a little of the largest logits is lost
+    # probabilities near 0 and 1 are clipped, which loses precision of the largest logits
     assert reports[0].temperature == pytest.approx(reports[1].temperature, rel=1e-2)
 
 
-def test_the_likelihood_is_highest_there():
+def test_the_temperature_maximises_the_likelihood():
     logits, labels = logits_and_labels(500, 2.5)
     report = fit_temperature(logits, labels, "softmax")
 
@@ -122,9 +122,9 @@ def test_the_likelihood_is_highest_there():
 
 @pytest.mark.parametrize("num_images", [30, 300])
 @pytest.mark.parametrize("margin", [0.01, 0.4, 2.0])
-def test_where_every_image_is_correct_confidence_is_what_so_many_let_one_expect(margin, num_images):
-    """Of n correct ones the next is with (n + 1) / (n + 2), and all have one margin here."""
-    model = reading_pixels()
+def test_all_correct_images_give_the_confidence_of_the_rule_of_succession(margin, num_images):
+    """After n correct images the next one is with (n + 1) / (n + 2); all have one margin here."""
+    model = pixel_model()
     labels = np.arange(num_images) % 3
     data = dataset_of(margin * np.eye(3)[labels], labels)
     report = calibrate(model, data)
@@ -140,7 +140,7 @@ def test_where_every_image_is_correct_confidence_is_what_so_many_let_one_expect(
 
 
 @pytest.mark.parametrize("kind", ["binary", "multi_label"])
-def test_correct_labels_of_every_kind_let_one_expect_as_much(kind):
+def test_all_correct_images_give_the_same_confidence_for_every_head(kind):
     targets = np.arange(40) % 2
     logits = 0.3 * (2.0 * targets - 1)[:, np.newaxis]
     if kind == "multi_label":
@@ -151,31 +151,31 @@ def test_correct_labels_of_every_kind_let_one_expect_as_much(kind):
     assert report.interval[0] < report.temperature < report.interval[1] < 1
 
 
-def test_a_model_that_is_as_confident_as_it_is_correct_is_left_as_it_is():
-    model = reading_pixels()
+def test_a_calibrated_model_is_unchanged():
+    model = pixel_model()
     weights = model.get_weights()
     report = calibrate(model, dataset_of(9 * np.eye(3)[np.arange(60) % 3], np.arange(60) % 3))
     assert report.temperature == 1.0
     assert report.loss_after == report.loss_before
-    assert "left as it is: 60 of 60 images are correct" in str(report)
+    assert "unchanged: 60 of 60 images are correct" in str(report)
     assert all(map(np.array_equal, model.get_weights(), weights))
 
 
-def test_logits_that_say_nothing_are_made_less_confident():
+def test_uninformative_logits_become_less_confident():
     generator = np.random.default_rng(0)
     logits, labels = 8 * generator.normal(size=(400, 3)), np.arange(400) % 3
     report = fit_temperature(logits, labels, "softmax")
     assert 1 < report.temperature == report.interval[0]
     assert report.loss_after < report.loss_before / 3
-    assert "leave open how far the temperature should rise" in report.notes[0]
+    assert "do not bound the temperature from above" in report.notes[0]
 
 
 @pytest.mark.parametrize("scale", [0.001, 0.1, 1.0, 10.0])
-@pytest.mark.parametrize("share_right", [0.0, 0.4, 0.9, 1.0])
-def test_the_interval_contains_the_temperature(scale, share_right):
+@pytest.mark.parametrize("accuracy", [0.0, 0.4, 0.9, 1.0])
+def test_the_interval_contains_the_temperature(scale, accuracy):
     generator = np.random.default_rng(1)
     labels = np.arange(60) % 3
-    named = np.where(generator.random(60) < share_right, labels, (labels + 1) % 3)
+    named = np.where(generator.random(60) < accuracy, labels, (labels + 1) % 3)
     logits = scale * (np.eye(3)[named] + 0.1 * generator.normal(size=(60, 3)))
     report = fit_temperature(logits, labels, "softmax")
     low, high = report.interval
@@ -183,8 +183,8 @@ def test_the_interval_contains_the_temperature(scale, share_right):
     assert report.loss_after <= report.loss_before
 
 
-def test_a_temperature_that_gains_nothing_is_not_used():
-    model = reading_pixels()
+def test_a_temperature_without_gain_is_not_used():
+    model = pixel_model()
     logits, labels = logits_and_labels(60, 1.05)
     report = calibrate(model, dataset_of(logits, labels))
     assert report.temperature == 1.0
@@ -210,13 +210,13 @@ def test_a_mixed_precision_model_keeps_float32_weights():
     np.testing.assert_allclose(kernel, before[0] / report.temperature, rtol=1e-6)
 
 
-def test_what_cannot_be_calibrated_is_refused():
+def test_models_and_images_unfit_for_calibration_raise():
     pixels = np.random.default_rng(0).integers(0, 256, (60, 1, 1, 3), np.uint8)
     data = tlkit.load_arrays(pixels, np.arange(60) % 3, NAMES)
-    model = reading_pixels()
+    model = pixel_model()
     with pytest.raises(ArgumentError, match="`images` must be images that the model was not"):
         calibrate(model, data.train)
-    with pytest.raises(DataError, match=r"at least 20 to choose a temperature\. Received: 7"):
+    with pytest.raises(DataError, match=r"at least 20 to fit a temperature\. Received: 7"):
         calibrate(model, dataset_of(np.zeros((7, 3)), np.zeros(7)))
     with pytest.raises(
         DataError, match="`images` must have labels that are whole numbers from 0 to 2"
@@ -232,8 +232,8 @@ def test_what_cannot_be_calibrated_is_refused():
             calibrate(keras.Model(inputs, end), dataset_of(np.zeros((30, 3)), np.zeros(30)))
 
 
-def test_the_interval_covers_what_it_should():
-    """Of 200 samples about 95 % have the true temperature in their interval."""
+def test_the_interval_has_its_nominal_coverage():
+    """About 95 % of the intervals of 200 samples contain the true temperature."""
     covered = 0
     for seed in range(200):
         logits, labels = logits_and_labels(80, 2.0, seed=seed)

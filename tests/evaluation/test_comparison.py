@@ -42,7 +42,7 @@ def batches(labels):
         ((7, 0, 0, 3), 1.0),
     ],
 )
-def test_the_test_is_mcnemar_s(counts, p_value):
+def test_the_test_is_mcnemars(counts, p_value):
     report = compare_outcomes(*outcomes(*counts))
     assert report.p_value == pytest.approx(p_value, rel=1e-5)
     found = (report.num_both, report.num_first, report.num_second, report.num_neither)
@@ -51,7 +51,7 @@ def test_the_test_is_mcnemar_s(counts, p_value):
     assert report.interval[0] <= report.difference <= report.interval[1]
 
 
-def test_the_verdict_names_the_better():
+def test_the_verdict_names_the_better_model():
     first, second = outcomes(80, 10, 2, 8)
     assert compare_outcomes(first, second).verdict == "the first is better"
     report = compare_outcomes(second, first)
@@ -59,13 +59,13 @@ def test_the_verdict_names_the_better():
     assert report.interval[0] > 0
     close = compare_outcomes(*outcomes(80, 5, 4, 11))
     assert close.verdict == "too close to call"
-    assert str(close).startswith("too close to call: 85.0 % and 84.0 % of 100 images")
+    assert str(close).startswith("too close to call: accuracy 85.0 % and 84.0 % (n = 100)")
     assert json.loads(json.dumps(close.as_dict()))["verdict"] == "too close to call"
-    assert "only the first is right on 5" in close._repr_html_()
+    assert "5 correct only by the first" in close._repr_html_()
 
 
 def balanced_outcomes():
-    """Of 400 images 40 are of class 1; the second model gains there and loses as much on class 0.
+    """400 images, 40 of class 1; the second model gains on these what it loses on class 0.
 
     Each image: its class, and whether the first and the second model are correct.
     """
@@ -75,7 +75,7 @@ def balanced_outcomes():
     return [np.repeat([group[column] for group in groups], counts) for column in range(3)]
 
 
-def test_the_balanced_accuracy_counts_where_classes_are_given():
+def test_the_verdict_is_by_balanced_accuracy_if_labels_are_given():
     labels, first, second = balanced_outcomes()
     plain = compare_outcomes(first, second)
     assert (plain.metric, plain.verdict, plain.p_value) == ("accuracy", "too close to call", 1.0)
@@ -99,13 +99,13 @@ def test_the_balanced_accuracy_counts_where_classes_are_given():
     assert kept["metric"] == "balanced accuracy"
     assert kept["balanced_interval"] == list(report.balanced_interval)
     assert str(report).startswith(
-        "the second is better by balanced accuracy, 61.4 % and 85.8 %, difference +24.4 points "
+        "the second is better: balanced accuracy 61.4 % and 85.8 %, difference +24.4 points "
     )
-    assert "; accuracy: 90.5 % and 90.5 % of 400 images, difference +0.0 points" in str(report)
+    assert "; accuracy 90.5 % and 90.5 % (n = 400), difference +0.0 points" in str(report)
     assert "p = 1;" in str(report)
 
 
-def test_models_trained_by_balanced_weights_are_compared_so():
+def test_models_with_balanced_class_weights_are_compared_by_balanced_accuracy():
     labels = (np.arange(50) % 5 == 0).astype(int)
     models = [random_model(seed, 2) for seed in (0, 1)]
     report = compare_models(*models, batches(labels), class_weight="balanced")
@@ -117,7 +117,7 @@ def test_models_trained_by_balanced_weights_are_compared_so():
     assert one_hot == report
 
 
-def test_chance_alone_is_rarely_called_better():
+def test_equal_models_are_rarely_called_different():
     generator = np.random.default_rng(0)
     drawn = generator.random((400, 2, 60)) < 0.8
     called = sum(compare_outcomes(*pair).is_beyond_noise for pair in drawn)
@@ -132,7 +132,7 @@ def test_chance_alone_is_rarely_called_better():
         (((1, "sigmoid", None), (1, None, None)), 2),
     ],
 )
-def test_models_are_compared_by_what_evaluate_says(heads, num_classes):
+def test_compare_models_agrees_with_evaluate(heads, num_classes):
     labels = np.arange(50) % num_classes
     models = [random_model(seed, *head) for seed, head in enumerate(heads)]
     report = compare_models(*models, batches(labels))
@@ -144,7 +144,7 @@ def test_models_are_compared_by_what_evaluate_says(heads, num_classes):
     assert (same.num_first, same.num_second, same.p_value) == (0, 0, 1.0)
 
 
-def test_with_several_labels_an_image_is_right_where_all_are():
+def test_a_multi_label_image_is_correct_if_all_labels_are():
     labels = (np.random.default_rng(1).random((40, 3)) > 0.5).astype(np.float32)
     models = [random_model(seed, 3, "sigmoid") for seed in (0, 1)]
     report = compare_models(*models, batches(labels))
@@ -168,9 +168,9 @@ def test_each_image_is_read_once(monkeypatch):
     assert made == ["train"]
 
 
-def test_what_cannot_be_compared_is_refused():
+def test_incomparable_models_raise():
     labels = np.arange(20) % 2
-    with pytest.raises(ArgumentError, match="`second` must be for the same classes as `first`"):
+    with pytest.raises(ArgumentError, match="`second` must have the same classes as `first`"):
         compare_models(random_model(0, 2), random_model(1, 3), batches(labels))
     with pytest.raises(ArgumentError, match=r"'softmax' with 3 .* 'multi_label' with 3"):
         compare_models(random_model(0), random_model(1, 3, "sigmoid"), batches(labels))
@@ -180,12 +180,12 @@ def test_what_cannot_be_compared_is_refused():
         compare_models(random_model(0, 2), random_model(1, 2), batches(labels + 1))
     with pytest.raises(DataError, match="at least one image"):
         compare_outcomes(np.zeros(0), np.zeros(0))
-    with pytest.raises(ArgumentError, match="of the same images"):
+    with pytest.raises(ArgumentError, match="one value for each image"):
         compare_outcomes(np.zeros(3), np.zeros(4))
     with pytest.raises(ArgumentError, match=r"`labels` must be 3 whole numbers.* float64 .*\(3,\)"):
         compare_outcomes(np.zeros(3), np.ones(3), np.zeros(3))
     with pytest.raises(ArgumentError, match=r"`class_weight` must be one of 'balanced'"):
         compare_models(*[random_model(0, 2)] * 2, batches(labels), class_weight="balance")
     several = [random_model(0, 2, "sigmoid")] * 2
-    with pytest.raises(ArgumentError, match=r"`class_weight` must be None where an image may have"):
+    with pytest.raises(ArgumentError, match=r"`class_weight` must be None for multi-label"):
         compare_models(*several, batches(np.eye(2)[labels]), class_weight="balanced")

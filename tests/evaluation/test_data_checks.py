@@ -1,4 +1,4 @@
-"""One rule at every entrance: what does not fit is refused before anything is done."""
+"""One check in every function that takes images: unsuitable data raise before any work."""
 
 import keras
 import numpy as np
@@ -27,7 +27,7 @@ def batches(*parts):
     return tf.data.Dataset.from_tensor_slices(parts if len(parts) > 1 else parts[0]).batch(16)
 
 
-ENTRANCES = {
+FUNCTIONS = {
     "train_head": tlkit.train_head,
     "fine_tune": lambda model, data: tlkit.fine_tune(model, data, epochs=1),
     "evaluate": tlkit.evaluate,
@@ -52,14 +52,14 @@ BAD = {
 
 
 @pytest.mark.parametrize("bad", BAD)
-@pytest.mark.parametrize("entrance", ENTRANCES)
-def test_every_entrance_refuses_it_and_leaves_the_model_as_it_is(entrance, bad):
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_every_function_raises_and_leaves_the_model_unchanged(function, bad):
     model = classifier()
     before = model.get_weights()
     flags = [layer.trainable for layer in model.layers]
     make, message = BAD[bad]
     with pytest.raises(tlkit.TlkitError, match=f"`(data|images|dataset)`.*{message}"):
-        ENTRANCES[entrance](model, make())
+        FUNCTIONS[function](model, make())
     assert [layer.trainable for layer in model.layers] == flags
     for one, other in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -76,7 +76,7 @@ def test_every_entrance_refuses_it_and_leaves_the_model_as_it_is(entrance, bad):
         (np.full(48, np.nan), "Received: nan"),
     ],
 )
-def test_a_label_without_an_output_is_refused(labels, message):
+def test_a_label_without_an_output_raises(labels, message):
     with pytest.raises(DataError, match=message):
         check_images("data", batches(PIXELS, labels), classifier())
 
@@ -89,7 +89,7 @@ def test_labels_may_be_columns_floats_or_one_hot_rows(labels):
     np.testing.assert_array_equal(np.concatenate([one for _, one in images]), labels)
 
 
-def test_rows_of_probabilities_can_be_trained_on_and_measured_on_only_where_one_is_1():
+def test_soft_labels_can_be_trained_on_but_not_evaluated():
     soft = batches(PIXELS, 0.9 * np.eye(3)[LABELS] + 0.1 / 3)
     check_images("data", soft, classifier(), labels="soft")
     with pytest.raises(DataError, match="rows of 3 with a single 1"):
@@ -99,8 +99,8 @@ def test_rows_of_probabilities_can_be_trained_on_and_measured_on_only_where_one_
 @pytest.mark.parametrize(
     "values", [PIXELS / 127.5 - 1, (PIXELS - 120) / 58, PIXELS - 110, PIXELS * 257, PIXELS / 255]
 )
-def test_other_values_than_pixels_are_refused_where_the_model_scales_itself(values):
-    with pytest.raises(ArgumentError, match=r"must hold pixels 0...255, for model="):
+def test_other_values_than_pixels_raise_for_a_model_with_preprocessing(values):
+    with pytest.raises(ArgumentError, match=r"must hold pixels 0...255, because model="):
         check_images("data", batches(values, LABELS), classifier())
     check_images("data", batches(values, LABELS), classifier(scales=False))
 
@@ -111,13 +111,13 @@ def of_unit_values():
     return keras.Model(inputs, layers.Dense(3)(x))
 
 
-@pytest.mark.parametrize("entrance", ENTRANCES)
-def test_pixels_are_refused_where_the_model_scales_zero_to_one(entrance):
-    with pytest.raises(ArgumentError, match=r"values 0\.\.\.1, for .*pixels\. Divide.* by 255"):
-        ENTRANCES[entrance](of_unit_values(), batches(PIXELS, LABELS))
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_pixels_raise_for_a_model_that_expects_unit_values(function):
+    with pytest.raises(ArgumentError, match=r"values 0\.\.\.1, because .*pixels\. Divide.* by 255"):
+        FUNCTIONS[function](of_unit_values(), batches(PIXELS, LABELS))
 
 
-def test_a_split_is_refused_where_the_model_scales_zero_to_one():
+def test_a_split_raises_for_a_model_that_expects_unit_values():
     data = tlkit.load_arrays(PIXELS.astype("uint8"), LABELS)
     refused = pytest.raises(ArgumentError, match=r"must take pixels.*Rescaling\(1 / 255\) in front")
     model = of_unit_values()
@@ -137,12 +137,12 @@ def test_a_split_is_refused_where_the_model_scales_zero_to_one():
     [PIXELS / 255, PIXELS / 127.5 - 1, (PIXELS - 120) / 58, 1.4 * PIXELS / 255, 0 * PIXELS],
     ids=["unit", "signed", "normalised", "brighter", "black"],
 )
-def test_other_values_than_pixels_pass_where_the_model_scales_zero_to_one(values):
+def test_other_values_pass_for_a_model_that_expects_unit_values(values):
     images = check_images("data", batches(values, LABELS), of_unit_values())
     assert sum(len(batch) for batch, _ in images) == 48
 
 
-def test_dark_pixels_first_do_not_hide_those_behind():
+def test_pixels_after_a_dark_first_batch_raise():
     values = np.concatenate([PIXELS[:16] % 9, PIXELS[16:]])
     images = check_images("data", batches(values, LABELS), of_unit_values())
     with (
@@ -152,14 +152,14 @@ def test_dark_pixels_first_do_not_hide_those_behind():
         list(images)
 
 
-@pytest.mark.parametrize("train", [tlkit.train_head, ENTRANCES["fine_tune"]])
-def test_values_that_no_file_has_are_said_where_the_model_takes_any(train):
-    said = "`data` has values from 0 to 1, and the model takes them as they are"
+@pytest.mark.parametrize("train", [tlkit.train_head, FUNCTIONS["fine_tune"]])
+def test_unusual_values_are_noted_for_a_model_without_preprocessing(train):
+    note = "`data` has values from 0 to 1, which the model takes without preprocessing"
     for values, scales in ((PIXELS / 255, False), (PIXELS, False), (PIXELS, True)):
         report = train(classifier(scales=scales), batches(values, LABELS))
-        assert str(report).count(said) == (values is not PIXELS)
+        assert str(report).count(note) == (values is not PIXELS)
     grey = train(classifier((12, 12, 1), scales=False), batches(PIXELS[..., :1] / 255, LABELS))
-    assert "image files" not in str(grey)  # there are none that it could be asked about
+    assert "image files" not in str(grey)  # grey images cannot be predicted from files
 
 
 @pytest.mark.parametrize(
@@ -167,12 +167,12 @@ def test_values_that_no_file_has_are_said_where_the_model_takes_any(train):
     [0 * PIXELS, (PIXELS > 128).astype("uint8"), PIXELS - 40, 1.4 * PIXELS],
     ids=["black", "dark", "darker", "brighter"],
 )
-def test_dark_and_augmented_images_are_no_reason_to_refuse(values):
+def test_dark_and_augmented_images_pass(values):
     images = check_images("data", batches(values, LABELS), classifier())
     assert sum(len(batch) for batch, _ in images) == 48
 
 
-def test_black_images_first_do_not_hide_the_range_of_those_behind():
+def test_the_range_is_checked_after_a_black_first_batch():
     values = np.concatenate([0 * PIXELS[:16], PIXELS[16:] / 255])
     images = check_images("data", batches(values, LABELS), classifier())
     with (
@@ -187,11 +187,11 @@ def test_black_images_first_do_not_hide_the_range_of_those_behind():
     [
         (lambda: tf.data.Dataset.from_tensor_slices((PIXELS, LABELS)), r"Use `dataset.batch\("),
         (lambda: batches(PIXELS), "with labels beside the images"),
-        (lambda: batches({"a": PIXELS, "b": PIXELS}, LABELS), "Choose one of a dictionary"),
-        (lambda: batches(PIXELS, {"y": LABELS}), "Choose one of a dictionary"),
+        (lambda: batches({"a": PIXELS, "b": PIXELS}, LABELS), "Select one input of a dictionary"),
+        (lambda: batches(PIXELS, {"y": LABELS}), "Select one input of a dictionary"),
         (
             lambda: batches(PIXELS, tf.RaggedTensor.from_row_lengths(LABELS, [1] * 48)),
-            "ragged ones dense",
+            "ragged tensors with",
         ),
         (lambda: batches(PIXELS, tf.sparse.eye(48, 3)), "sparse ones with `tf.sparse.to_dense`"),
         (lambda: batches(PIXELS[:, :8], LABELS), r"tf.image.resize\(images, \(12, 12\)\)"),
@@ -201,7 +201,7 @@ def test_black_images_first_do_not_hide_the_range_of_those_behind():
         (lambda: PIXELS, "an object of type ndarray"),
     ],
 )
-def test_what_cannot_be_read_as_batches_for_the_model_is_refused(dataset, message):
+def test_datasets_without_suitable_batches_raise(dataset, message):
     with pytest.raises(ArgumentError, match=message):
         check_images("data", dataset(), classifier())
 
@@ -214,14 +214,16 @@ def test_what_cannot_be_read_as_batches_for_the_model_is_refused(dataset, messag
         (np.full(48, np.nan), "values from nan"),
     ],
 )
-def test_weights_are_one_number_for_each_image(weights, received):
-    with pytest.raises(DataError, match=f"one weight for each image.* Received: {received}"):
+def test_weights_must_be_one_number_per_image(weights, received):
+    with pytest.raises(
+        DataError, match=f"one weight, 0 or more, for each image.* Received: {received}"
+    ):
         check_images("data", batches(PIXELS, LABELS, weights), classifier())
     column = check_images("data", batches(PIXELS, LABELS, np.ones((48, 1))), classifier())
     assert column.element_spec[2].shape.as_list() == [None]
 
 
-def test_values_that_are_not_finite_are_refused():
+def test_values_that_are_not_finite_raise():
     values = PIXELS.copy()
     values[40, 0, 0, 0] = np.inf
     images = check_images("data", batches(values, LABELS), classifier())
@@ -229,13 +231,13 @@ def test_values_that_are_not_finite_are_refused():
         list(images)
 
 
-def test_nothing_is_refused_as_nothing():
+def test_empty_datasets_raise():
     with pytest.raises(DataError, match=r"`data` must hold images. Received: none"):
         check_images("data", batches(PIXELS[:0], LABELS[:0]), classifier())
 
 
 @pytest.mark.parametrize("head", ["binary", "multi_label"])
-def test_other_heads_have_labels_of_their_own(head):
+def test_labels_are_checked_for_other_heads(head):
     inputs = keras.Input((12, 12, 3))
     units = 1 if head == "binary" else 3
     output = layers.Dense(units, "sigmoid")(layers.GlobalAveragePooling2D()(inputs))
@@ -246,7 +248,7 @@ def test_other_heads_have_labels_of_their_own(head):
         check_images("data", batches(PIXELS, bad), model)
 
 
-def test_shapes_that_are_not_known_are_those_of_the_first_batch():
+def test_unknown_shapes_are_taken_from_the_first_batch():
     known = batches(PIXELS, LABELS)
     unknown = tf.data.Dataset.from_generator(
         known.as_numpy_iterator, output_types=(tf.float32, tf.int64)
@@ -259,8 +261,8 @@ def test_shapes_that_are_not_known_are_those_of_the_first_batch():
     assert [one.shape[1:] for one, _ in grey] == [(12, 12, 1)] * 3
 
 
-def test_whole_numbers_train_as_the_floats_that_they_are():
-    inputs = keras.Input((12, 12, 3))  # read by a convolution, which takes no whole numbers
+def test_integer_inputs_train_like_floats():
+    inputs = keras.Input((12, 12, 3))  # a convolution does not take integers
     x = layers.GlobalAveragePooling2D()(layers.Conv2D(2, 3)(inputs))
     model = keras.Model(inputs, layers.Dense(3)(x))
     dataset = batches(PIXELS.astype("uint8"), LABELS)
@@ -268,7 +270,7 @@ def test_whole_numbers_train_as_the_floats_that_they_are():
     assert report.stages[-1].weight_change["head"] > 0
 
 
-def test_a_later_batch_of_another_shape_is_named():
+def test_a_later_batch_of_another_shape_raises():
     def grows():
         yield PIXELS[:16], LABELS[:16]
         yield PIXELS[:16, :8], LABELS[:16]
@@ -278,7 +280,7 @@ def test_a_later_batch_of_another_shape_is_named():
         tlkit.evaluate(classifier(), dataset)
 
 
-def test_a_dictionary_of_one_input_and_a_missing_last_axis_are_taken_as_keras_takes_them():
+def test_single_input_dictionaries_and_a_missing_last_axis_are_accepted():
     model = classifier()
     report = tlkit.evaluate(model, batches({"image": PIXELS}, LABELS))
     assert report.loss == tlkit.evaluate(model, batches(PIXELS, LABELS)).loss
@@ -287,11 +289,11 @@ def test_a_dictionary_of_one_input_and_a_missing_last_axis_are_taken_as_keras_ta
     assert images.element_spec[0].shape.as_list() == [None, 12, 12, 1]
 
 
-def test_a_bad_label_far_behind_is_told_in_words_and_the_model_is_as_it_was():
+def test_a_late_invalid_label_raises_and_leaves_the_model_unchanged():
     labels = LABELS.copy()
     labels[45] = 7
     model = classifier()
-    model.layers[-1].bias.assign([0.1, 0.0, 0.0])  # a head that counts as trained is not solved
+    model.layers[-1].bias.assign([0.1, 0.0, 0.0])  # a non-zero head is not solved anew
     before = model.get_weights()
     with pytest.raises(DataError, match="Received: 7 for image 13 of a batch"):
         tlkit.fine_tune(model, batches(PIXELS, labels), unfreeze="all", epochs=2)
@@ -299,7 +301,7 @@ def test_a_bad_label_far_behind_is_told_in_words_and_the_model_is_as_it_was():
         np.testing.assert_array_equal(one, other)
 
 
-def test_the_head_stays_as_it_is_where_a_label_far_behind_is_bad():
+def test_the_head_is_unchanged_after_a_late_invalid_label():
     labels = LABELS.copy()
     labels[45] = 7
     model = classifier()
@@ -313,7 +315,7 @@ def test_the_head_stays_as_it_is_where_a_label_far_behind_is_bad():
 
 @pytest.mark.parametrize("shape", [(12, 12, 1), (12, 12, 4), (12, 12), (432,)])
 @pytest.mark.parametrize("train", [tlkit.train_head, tlkit.fine_tune, tlkit.find_learning_rate])
-def test_a_model_of_no_three_channels_takes_no_split(train, shape):
+def test_a_split_raises_for_a_model_without_three_channels(train, shape):
     inputs = keras.Input(shape)
     model = keras.Model(inputs, layers.Dense(3)(layers.Flatten()(inputs)))
     data = tlkit.load_arrays(PIXELS.astype("uint8"), LABELS)
@@ -323,7 +325,7 @@ def test_a_model_of_no_three_channels_takes_no_split(train, shape):
         tlkit.evaluate(model, data.train)
 
 
-def test_all_labels_of_a_split_are_checked_before_an_image_is_read():
+def test_all_labels_of_a_split_are_checked_before_reading_images():
     data = tlkit.load_arrays(PIXELS.astype("uint8"), LABELS)
     with pytest.raises(DataError, match=r"`images` must have labels .* from 0 to 1"):
         tlkit.evaluate(classifier(num_classes=2), data.train)
@@ -342,14 +344,14 @@ def test_a_data_set_is_checked_once_for_each_model():
     assert check_images("images", images, classifier()) is not images
 
 
-def test_a_teacher_takes_what_the_student_takes():
+def test_a_teacher_takes_the_students_data_set():
     data = tlkit.load_arrays(PIXELS.astype("uint8"), LABELS)
     teacher = classifier((24, 24, 3))
     with pytest.raises(ArgumentError, match="distilled from a model with the same inputs"):
         tlkit.fine_tune(classifier(), data, epochs=1, anchor=tlkit.distill_from(teacher))
 
 
-def test_tokens_that_the_embedding_lacks_are_refused():
+def test_tokens_beyond_the_embedding_raise():
     tokens = keras.Input((4,), dtype="int32")
     x = layers.GlobalAveragePooling1D()(layers.Embedding(10, 2)(tokens))
     model = keras.Model(tokens, layers.Dense(3)(x))
@@ -359,7 +361,7 @@ def test_tokens_that_the_embedding_lacks_are_refused():
     check_images("data", batches(words % 10, LABELS), model)
 
 
-def test_the_check_stands_on_no_data_set_and_is_known_again():
+def test_checks_are_reused_and_do_not_keep_data_sets_alive():
     model, data = classifier(), batches(PIXELS, LABELS)
     before = set(vars(data))
     checked = check_images("data", data, model)

@@ -1,4 +1,4 @@
-"""Data sets of unknown length end, or are refused."""
+"""Data sets of unknown length must be finite."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def from_generator(*, ends):
     ],
     ids=["generator", "filter", "flat_map"],
 )
-def test_what_never_ends_is_refused_though_its_length_is_unknown(monkeypatch, dataset):
+def test_infinite_data_sets_of_unknown_length_raise(monkeypatch, dataset):
     monkeypatch.setattr(dataset_length, "MAX_BATCHES", 20)
     assert dataset.cardinality() == tf.data.UNKNOWN_CARDINALITY
     with pytest.raises(ArgumentError, match=r"has not ended after 20 batches. Use `dataset.take\("):
@@ -41,26 +41,26 @@ def test_what_never_ends_is_refused_though_its_length_is_unknown(monkeypatch, da
     assert num_batches("data", said) == 5
 
 
-def test_a_generator_that_ends_is_counted_once(monkeypatch):
+def test_a_finite_generator_is_counted_once(monkeypatch):
     dataset = from_generator(ends=True)
     assert num_batches("data", dataset) == 3
-    monkeypatch.setattr(dataset_length, "_counted", None)
+    monkeypatch.setattr(dataset_length, "_count_batches", None)
     assert num_batches("data", dataset) == 3
 
 
-def test_what_reads_nothing_endless_has_no_bound_and_is_not_counted_to_see_its_end(monkeypatch):
+def test_finite_sources_are_not_counted_to_check_the_end(monkeypatch):
     even = NUMBERS.filter(plain(lambda number: number % 2 == 0))
     monkeypatch.setattr(dataset_length, "MAX_BATCHES", 5)
     assert num_batches("data", even) == 20
-    monkeypatch.setattr(dataset_length, "_counted", None)
+    monkeypatch.setattr(dataset_length, "_count_batches", None)
     check_end("data", NUMBERS.filter(plain(lambda number: number > 3)))
 
 
-def test_a_generator_that_can_be_read_once_is_refused():
+def test_a_generator_that_can_be_read_only_once_raises():
     numbers = iter([np.float32(1)])
     dataset = tf.data.Dataset.from_generator(
         lambda: numbers, output_signature=tf.TensorSpec((), tf.float32)
     )
     next(iter(dataset))
-    with pytest.raises(ArgumentError, match="must give its batches at each pass"):
+    with pytest.raises(ArgumentError, match="must give its batches in each pass"):
         check_end("data", dataset)

@@ -1,4 +1,4 @@
-"""Grad-CAM points at what decides, for every family, every head, and whatever is frozen."""
+"""Grad-CAM highlights the decisive region, for every family, every head and frozen layers."""
 
 import keras
 import numpy as np
@@ -15,8 +15,8 @@ from tlkit.models.groups import cut_before
 NAMES = ("blue", "red")
 
 
-def looks_for_colours(activation="linear", units=2):
-    """A model whose logits are the means of blue and of red: what counts is known."""
+def colour_model(activation="linear", units=2):
+    """A model whose logits are the means of blue and of red, so that the correct map is known."""
     x = keras.Input((32, 32, 3))
     scaled = keras.layers.Rescaling(1 / 255)(x)
     y = keras.layers.Conv2D(2, 1, use_bias=False, name="colours")(scaled)
@@ -38,27 +38,27 @@ def red_left_blue_right():
     return image
 
 
-def share_inside(heatmap, rows, columns):
+def fraction_inside(heatmap, rows, columns):
     return heatmap[rows, columns].sum() / heatmap.sum()
 
 
 @pytest.mark.parametrize(
     ("activation", "units"), [("linear", 2), ("softmax", 2), ("linear", 1), ("sigmoid", 1)]
 )
-def test_points_at_the_colour_that_is_asked_for(activation, units):
-    model = looks_for_colours(activation, units)
+def test_the_map_points_at_the_colour_of_the_class(activation, units):
+    model = colour_model(activation, units)
     red = explain(model, red_left_blue_right(), NAMES, label="red")
     blue = explain(model, red_left_blue_right(), NAMES, label=0)
     assert (red.label, blue.label) == ("red", "blue")
-    assert share_inside(red.heatmap, slice(4, 20), slice(0, 16)) > 0.95
-    assert share_inside(blue.heatmap, slice(16, 32), slice(16, 32)) > 0.95
+    assert fraction_inside(red.heatmap, slice(4, 20), slice(0, 16)) > 0.95
+    assert fraction_inside(blue.heatmap, slice(16, 32), slice(16, 32)) > 0.95
     assert red.heatmap.max() == blue.heatmap.max() == 1
     assert red.probability + blue.probability == pytest.approx(1)
     assert red.layer == "coarse"
 
 
-def test_is_the_formula():
-    """For a linear head behind average pooling the weights are those of the head, per position."""
+def test_the_map_equals_the_formula():
+    """For a linear head after average pooling, the map's weights are the head's, per position."""
     model = tlkit.build_classifier("resnet20", ["a", "b", "c"], dropout=0)
     random = np.random.default_rng(0)
     kernel = random.normal(size=model.get_layer("logits").kernel.shape)
@@ -74,7 +74,7 @@ def test_is_the_formula():
         np.testing.assert_allclose(heat, wanted, atol=0.02)
 
 
-def test_what_is_frozen_does_not_matter():
+def test_frozen_layers_do_not_change_the_map():
     model = tlkit.build_classifier("resnet20", NAMES)
     image = np.random.default_rng(0).integers(0, 255, (32, 32, 3)).astype("uint8")
     tlkit.set_trainable(model, "all")
@@ -90,7 +90,7 @@ def test_what_is_frozen_does_not_matter():
 @pytest.mark.parametrize("name", IMAGE_SIZES)
 def test_every_family_can_be_explained(name):
     size = IMAGE_SIZES[name]
-    names = [f"class {number}" for number in range(8)]  # something speaks for one of so many
+    names = [f"class {number}" for number in range(8)]  # one of so many has a non-empty map
     model = tlkit.build_classifier(name, names, image_size=size, weights=None)
     image = np.random.default_rng(0).integers(0, 255, (size, size, 3)).astype("uint8")
     for label in names:
@@ -101,13 +101,13 @@ def test_every_family_can_be_explained(name):
         assert one.overlay().shape == (size, size, 3)
         if one.heatmap.any():
             return
-    pytest.fail("nothing speaks for any class")
+    pytest.fail("the maps of all classes are empty")
 
 
-def test_a_file_is_seen_as_by_predict(tmp_path):
+def test_files_are_decoded_as_by_predict(tmp_path):
     path = tmp_path / "image.png"
     Image.fromarray(red_left_blue_right()).resize((64, 48)).save(path)
-    model = looks_for_colours()
+    model = colour_model()
     explanation = explain(model, path, NAMES)
     (prediction,) = tlkit.predict(model, path, NAMES)
     assert explanation.label == explanation.predicted == prediction.label
@@ -119,23 +119,23 @@ def test_a_file_is_seen_as_by_predict(tmp_path):
         assert saved.size == (32 + 4 + 32, 32)
 
 
-def test_a_class_that_nothing_speaks_for_has_an_empty_map():
-    model = looks_for_colours()
+def test_a_class_without_support_has_an_empty_map():
+    model = colour_model()
     image = np.zeros((32, 32, 3), np.uint8)
     explanation = explain(model, image, NAMES, label="red")
     assert not explanation.heatmap.any()
-    assert "no place speaks for it at coarse" in str(explanation)
+    assert "no position of coarse supports it" in str(explanation)
     np.testing.assert_array_equal(explanation.overlay(), image)
 
 
-def test_the_overlay_is_grey_where_nothing_speaks():
-    overlay = explain(looks_for_colours(), red_left_blue_right(), NAMES, label="red").overlay()
+def test_the_overlay_is_grey_at_zero_heat():
+    overlay = explain(colour_model(), red_left_blue_right(), NAMES, label="red").overlay()
     assert len(set(overlay[24, 24])) == 1
     assert len(set(overlay[12, 8])) > 1
 
 
-def test_an_overlay_fits_the_same_image_in_another_size():
-    explanation = explain(looks_for_colours(), red_left_blue_right(), NAMES, label="red")
+def test_an_overlay_can_have_another_size():
+    explanation = explain(colour_model(), red_left_blue_right(), NAMES, label="red")
     large = np.kron(red_left_blue_right(), np.ones((3, 2, 1), np.uint8))
     overlay = explanation.over(large)
     assert overlay.shape == (96, 64, 3)
@@ -143,8 +143,8 @@ def test_an_overlay_fits_the_same_image_in_another_size():
     assert len(set(overlay[36, 16])) > 1
 
 
-def test_the_worst_mistakes_are_explained_as_explain_does(tmp_path):
-    model = looks_for_colours()
+def test_explain_mistakes_agrees_with_explain(tmp_path):
+    model = colour_model()
     paths = []
     for number in range(7):
         image = red_left_blue_right()
@@ -169,7 +169,7 @@ def test_the_worst_mistakes_are_explained_as_explain_does(tmp_path):
             assert one.probability == pytest.approx(mistake.probability, abs=1e-5)
 
 
-def test_there_is_no_map_of_a_model_without_positions_or_with_several_labels():
+def test_models_without_feature_maps_and_multi_label_models_have_no_explanations():
     flat = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Flatten(), keras.layers.Dense(4)])
     flat.add(keras.layers.Dense(2))
     report = evaluate_probabilities(np.eye(2), np.array([1, 0]), NAMES, paths=[__file__] * 2)
@@ -177,11 +177,11 @@ def test_there_is_no_map_of_a_model_without_positions_or_with_several_labels():
     several = evaluate_probabilities(
         np.eye(2), np.ones((2, 2), int), NAMES, kind="multi_label", paths=[__file__] * 2
     )
-    assert explain_mistakes(looks_for_colours(), several) == {}
+    assert explain_mistakes(colour_model(), several) == {}
 
 
-def test_what_cannot_be_explained_is_refused(tmp_path):
-    model = looks_for_colours()
+def test_unfit_models_images_and_labels_raise(tmp_path):
+    model = colour_model()
     image = red_left_blue_right()
     with pytest.raises(ArgumentError, match="Did you mean 'red'"):
         explain(model, image, NAMES, label="rad")
@@ -193,5 +193,5 @@ def test_what_cannot_be_explained_is_refused(tmp_path):
         explain(model, tmp_path / "none.png", NAMES)
     flat = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Flatten(), keras.layers.Dense(4)])
     flat.add(keras.layers.Dense(2))
-    with pytest.raises(ArgumentError, match="`model` must have a map of rows and columns"):
+    with pytest.raises(ArgumentError, match="`model` must have a two-dimensional feature map"):
         explain(flat, image, NAMES)

@@ -1,4 +1,4 @@
-"""The trace that evaluation and prediction keep: used again, and never when it is out of date."""
+"""The cached trace of evaluation and prediction is reused, but never when it is outdated."""
 
 import gc
 import weakref
@@ -16,7 +16,7 @@ IMAGES = np.random.default_rng(0).integers(0, 255, (3, 8, 8, 3)).astype("float32
 
 
 class Doubled(keras.layers.Layer):
-    """A layer of a user's own, whose state no setting tells."""
+    """A custom layer with state that is not in its config."""
 
     factor = 2.0
 
@@ -51,7 +51,7 @@ def expected(model):
     return keras.ops.convert_to_numpy(model(IMAGES, training=False))
 
 
-def test_it_serves_again_whatever_the_weights_hold(traces):
+def test_the_trace_is_reused_with_other_weights(traces):
     model = a_model()
     first = forward_of(model)(IMAGES)
     model.set_weights([weight + 0.25 for weight in model.get_weights()])
@@ -62,7 +62,7 @@ def test_it_serves_again_whatever_the_weights_hold(traces):
     np.testing.assert_allclose(again, expected(model), rtol=1e-5)
 
 
-def test_evaluation_and_prediction_share_it(traces):
+def test_evaluation_and_prediction_share_the_trace(traces):
     images = np.random.default_rng(1).integers(0, 255, (20, 8, 8, 3), "uint8")
     data = tlkit.load_arrays(images, [0, 1] * 10, ["a", "b"])
     model = a_model()
@@ -71,14 +71,14 @@ def test_evaluation_and_prediction_share_it(traces):
     assert len(traces) == 1
 
 
-def test_another_activation_is_noticed():
+def test_another_activation_needs_a_new_trace():
     model = a_model()
     forward_of(model)(IMAGES)
     model.get_layer("conv").activation = keras.activations.tanh
     np.testing.assert_allclose(forward_of(model)(IMAGES), expected(model), rtol=1e-5)
 
 
-def test_another_precision_is_noticed():
+def test_another_precision_needs_a_new_trace():
     model = a_model()
     before = forward_of(model)(IMAGES)
     model.get_layer("conv").dtype_policy = keras.DTypePolicy("mixed_bfloat16")
@@ -87,7 +87,7 @@ def test_another_precision_is_noticed():
     np.testing.assert_allclose(after, expected(model), rtol=1e-5)
 
 
-def test_other_variables_are_noticed():
+def test_other_variables_need_a_new_trace():
     model = a_model()
     forward_of(model)(IMAGES)
     head = model.get_layer("head")
@@ -96,7 +96,7 @@ def test_other_variables_are_noticed():
     np.testing.assert_allclose(forward_of(model)(IMAGES), expected(model), rtol=1e-5)
 
 
-def test_statistics_that_are_adapted_later_are_noticed():
+def test_adapted_statistics_need_a_new_trace():
     normalization = keras.layers.Normalization()
     model = a_model(normalization)
     before = forward_of(model)(IMAGES)
@@ -106,7 +106,7 @@ def test_statistics_that_are_adapted_later_are_noticed():
     np.testing.assert_allclose(after, expected(model), rtol=1e-5)
 
 
-def test_a_layer_of_a_user_is_never_taken_to_be_the_same():
+def test_a_custom_layer_is_always_traced_again():
     doubled = Doubled()
     model = a_model(doubled)
     before = forward_of(model)(IMAGES)
@@ -117,7 +117,7 @@ def test_a_layer_of_a_user_is_never_taken_to_be_the_same():
 
 
 @pytest.mark.parametrize("kind", [keras.layers.Lambda, keras.layers.Activation])
-def test_nor_is_a_function_of_a_user(kind):
+def test_a_custom_function_is_always_traced_again(kind):
     factor = [2.0]
     model = a_model(kind(lambda images: factor[0] * images))
     forward_of(model)(IMAGES)
@@ -131,20 +131,20 @@ def functions_in(saved_model):
 
 
 class Odd:
-    """An initializer that Keras takes and cannot write down."""
+    """An initializer that Keras accepts but cannot serialize."""
 
     def __call__(self, shape, dtype=None):
         return keras.ops.ones(shape, dtype)
 
 
 @pytest.mark.parametrize("initializer", [lambda shape, **_: keras.ops.ones(shape), Odd()])
-def test_a_model_whose_settings_cannot_be_read_is_measured_all_the_same(initializer):
+def test_a_model_with_an_unreadable_config_is_evaluated(initializer):
     model = a_model(keras.layers.Conv2D(3, 1, kernel_initializer=initializer))
     for _ in range(2):
         np.testing.assert_allclose(forward_of(model)(IMAGES), expected(model), rtol=1e-5)
 
 
-def test_nothing_of_it_is_saved(tmp_path):
+def test_the_trace_is_not_saved(tmp_path):
     used, fresh = a_model(), a_model()
     forward_of(used)(IMAGES)
     for model, name in ((used, "used"), (fresh, "fresh")):
@@ -155,7 +155,7 @@ def test_nothing_of_it_is_saved(tmp_path):
     np.testing.assert_allclose(forward_of(copy)(IMAGES), expected(used), rtol=1e-5)
 
 
-def test_nothing_of_it_stands_on_the_model_or_outlives_it():
+def test_the_trace_is_not_stored_on_the_model_and_dies_with_it():
     model = a_model()
     before = set(vars(model))
     forward_of(model)(IMAGES)

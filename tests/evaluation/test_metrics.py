@@ -37,7 +37,7 @@ def batches(images, labels, *more, batch_size=7):
 
 
 def assert_near(found, expected):
-    """Equal but for float32's rounding, through mappings and lists."""
+    """Compares up to float32 rounding, within mappings and lists."""
     if isinstance(expected, dict):
         assert found.keys() == expected.keys()
         for key in expected:
@@ -49,7 +49,7 @@ def assert_near(found, expected):
         assert found == (expected if expected is None else pytest.approx(expected, rel=1e-5))
 
 
-def test_accuracy_and_loss_are_those_of_keras():
+def test_accuracy_and_loss_equal_those_of_keras():
     model, images, labels = small_model(), random_images(), np.arange(20) % 3
     report = tlkit.evaluate(model, batches(images, labels), NAMES)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(labels, model(images))
@@ -59,7 +59,7 @@ def test_accuracy_and_loss_are_those_of_keras():
     assert report.interval[0] < report.accuracy < report.interval[1]
 
 
-def test_each_form_of_labels_and_of_outputs_gives_the_same_report():
+def test_every_form_of_labels_and_outputs_gives_the_same_report():
     images, labels = random_images(), np.arange(20) % 3
     logits, softmax = small_model(), small_model(activation="softmax")
     softmax.set_weights(logits.get_weights())
@@ -91,7 +91,7 @@ def test_binary_logit_and_probability_agree():
     )
 
 
-def test_confusion_has_the_truth_in_rows():
+def test_confusion_has_true_classes_in_rows():
     shares = np.array([[0.9, 0.1, 0], [0.2, 0.8, 0], [0.7, 0.3, 0], [0.6, 0.4, 0]])
     report = evaluate_probabilities(shares, np.array([0, 1, 1, 2]), NAMES)
     assert report.confusion.tolist() == [[1, 0, 0], [1, 1, 0], [1, 0, 0]]
@@ -101,7 +101,7 @@ def test_confusion_has_the_truth_in_rows():
     assert report.per_class[2].precision == 0.0
 
 
-def test_mistakes_come_worst_first_with_their_files():
+def test_mistakes_are_sorted_by_confidence_and_have_files():
     shares = np.array([[0.6, 0.4], [0.1, 0.9], [0.2, 0.8], [0.9, 0.1]])
     paths = ("a.jpg", "b.jpg", "c.jpg", "d.jpg")
     report = evaluate_probabilities(shares, np.array([1, 0, 1, 1]), NAMES[:2], paths=paths)
@@ -138,7 +138,7 @@ def test_multi_label_model_is_evaluated_from_its_outputs():
     assert report.accuracy == np.mean((np.asarray(model(random_images())) >= 0.5) == labels)
 
 
-def test_loss_stays_finite_where_float32_would_not():
+def test_the_loss_is_finite_for_extreme_logits():
     logits = np.array([[1000.0, -1000.0], [-1000.0, 1000.0]], np.float32)
     report = evaluate_probabilities(logits, np.array([1, 1]), NAMES[:2], from_logits=True)
     assert report.loss == 1000.0
@@ -146,7 +146,7 @@ def test_loss_stays_finite_where_float32_would_not():
     assert certain.loss == pytest.approx(-np.log(1e-7))
 
 
-def test_a_split_brings_its_paths_and_batches():
+def test_a_split_provides_paths_and_batch_size():
     images = random_images(9).astype(np.uint8)
     split = ImageSplit(
         name="test",
@@ -166,7 +166,7 @@ def test_a_split_brings_its_paths_and_batches():
     assert tlkit.evaluate(small_model(), split, NAMES, batch_size=9).accuracy == report.accuracy
 
 
-def test_the_model_stays_as_it_is():
+def test_the_model_is_unchanged():
     model = small_model()
     model.compile("adam", "mse")
     optimizer, weights = model.optimizer, model.get_weights()
@@ -176,13 +176,13 @@ def test_the_model_stays_as_it_is():
     assert all(map(np.array_equal, model.get_weights(), weights))
 
 
-def test_weights_in_a_dataset_are_left_out():
+def test_sample_weights_are_ignored():
     model, images, labels = small_model(), random_images(), np.arange(20) % 3
     weighted = tlkit.evaluate(model, batches(images, labels, np.linspace(0, 9, 20)), NAMES)
     assert weighted.as_dict() == tlkit.evaluate(model, batches(images, labels), NAMES).as_dict()
 
 
-def test_report_is_json_and_escaped_html():
+def test_the_report_gives_json_and_escaped_html():
     names = ("<script>alert(1)</script>", "中文")
     report = evaluate_probabilities(np.array([[0.9, 0.1], [0.8, 0.2]]), np.array([0, 1]), names)
     assert json.loads(json.dumps(report.as_dict()))["per_class"][1]["name"] == "中文"
@@ -193,7 +193,7 @@ def test_report_is_json_and_escaped_html():
     assert len({len(line) + line.count("中") + line.count("文") for line in table}) == 1
 
 
-def test_text_of_many_classes_shows_the_worst():
+def test_the_text_of_many_classes_shows_the_worst():
     shares = np.eye(50)
     labels = np.arange(50)
     labels[40] = 41
@@ -202,7 +202,7 @@ def test_text_of_many_classes_shows_the_worst():
     assert "30 of 50 classes" in text
 
 
-def test_no_images_are_refused():
+def test_no_images_raise():
     empty = batches(random_images(0), np.zeros(0, np.int64))
     with pytest.raises(DataError, match="`images` must hold images"):
         tlkit.evaluate(small_model(), empty, NAMES)
@@ -211,13 +211,13 @@ def test_no_images_are_refused():
 
 
 @pytest.mark.parametrize("label", [3, -1, 0.5])
-def test_labels_out_of_range_are_refused(label):
+def test_labels_out_of_range_raise(label):
     labels = np.array([0, label])
     with pytest.raises(DataError, match=r"`labels` must be whole numbers from 0 to 2.*image 1"):
         evaluate_probabilities(np.full((2, 3), 1 / 3), labels, NAMES)
 
 
-def test_labels_of_another_shape_are_refused():
+def test_labels_of_another_shape_raise():
     with pytest.raises(DataError, match="`labels` must be one whole number for each of 2 images"):
         evaluate_probabilities(np.full((2, 3), 1 / 3), np.full((2, 3), 0.5), NAMES)
     with pytest.raises(DataError, match="`labels` must be rows of 0 and 1"):
@@ -228,29 +228,29 @@ def test_labels_of_another_shape_are_refused():
     ("names", "match"),
     [
         (("ant", "bee"), "must name the model's 3 classes. Received: 2"),
-        (("ant", "bee", "bee"), "must be different from each other. Received: 'bee'"),
+        (("ant", "bee", "bee"), "must not have duplicates. Received: 'bee'"),
         ((1, 2, 3), "must be strings"),
     ],
 )
-def test_class_names_that_do_not_fit_are_refused(names, match):
+def test_invalid_class_names_raise(names, match):
     with pytest.raises(ArgumentError, match=f"`class_names` {match}"):
         tlkit.evaluate(small_model(), batches(random_images(), np.zeros(20)), names)
 
 
-def test_outputs_that_are_not_finite_are_refused():
+def test_outputs_that_are_not_finite_raise():
     shares = np.array([[np.nan, 1.0], [0.5, 0.5]])
     with pytest.raises(ArgumentError, match=r"finite outputs\. Received: .* for 1 of 2 images"):
         evaluate_probabilities(shares, np.array([0, 1]), NAMES[:2])
 
 
-def test_outputs_of_another_shape_or_kind_are_refused():
+def test_outputs_of_another_shape_or_kind_raise():
     with pytest.raises(ArgumentError, match=r"`probabilities` must have the shape \(n, 3\)"):
         evaluate_probabilities(np.zeros((2, 4)), np.zeros(2), NAMES)
     with pytest.raises(ArgumentError, match="`kind` must be one of"):
         evaluate_probabilities(np.zeros((2, 3)), np.zeros(2), NAMES, kind="soft")
 
 
-def test_datasets_that_cannot_be_evaluated_are_refused():
+def test_unsuitable_datasets_raise():
     data = batches(random_images(), np.zeros(20))
     model = small_model()
     with pytest.raises(ArgumentError, match="`images` must give batches"):
@@ -267,7 +267,7 @@ def test_datasets_that_cannot_be_evaluated_are_refused():
 
 
 def ranked(num_images=200, num_classes=8, seed=0):
-    """Probabilities that tend to the truth, and the truth, unevenly spread over classes."""
+    """Probabilities correlated with the labels, and labels with unequal class sizes."""
     generator = np.random.default_rng(seed)
     labels = np.sort(generator.choice(num_classes, num_images, p=_spread(num_classes)))
     logits = generator.normal(0, 1, (num_images, num_classes)) + 2 * np.eye(num_classes)[labels]
@@ -279,7 +279,7 @@ def _spread(num_classes):
     return weights / weights.sum()
 
 
-def test_figures_are_those_of_scikit_learn():
+def test_figures_equal_those_of_scikit_learn():
     shares, labels = ranked()
     names = [f"c{index}" for index in range(8)]
     report = evaluate_probabilities(shares, labels, names, top_k=3)
@@ -301,10 +301,10 @@ def test_figures_are_those_of_scikit_learn():
         (report.top_k_accuracy, report.top_k_interval),
     ):
         assert interval[0] < value < interval[1]
-    assert "among the 3 most probable" in str(report)
+    assert "top-3 accuracy" in str(report)
 
 
-def test_the_top_five_are_counted_where_there_are_more():
+def test_top_5_accuracy_is_reported_for_more_than_five_classes():
     shares, labels = ranked()
     names = [f"c{index}" for index in range(8)]
     assert evaluate_probabilities(shares, labels, names).top_k == 5
@@ -322,14 +322,14 @@ def test_the_top_five_are_counted_where_there_are_more():
         (1, {"kind": "multi_label"}, "`top_k` must be left out for a head of the kind 'multi_l"),
     ],
 )
-def test_a_top_k_that_says_nothing_is_refused(top_k, arguments, match):
+def test_an_invalid_top_k_raises(top_k, arguments, match):
     with pytest.raises(ArgumentError, match=match):
         evaluate_probabilities(np.full((2, 3), 0.5), np.zeros(2), NAMES, top_k=top_k, **arguments)
     with pytest.raises(ArgumentError, match=r"`top_k` must be left out for .* 'binary'"):
         tlkit.evaluate(small_model(1), batches(random_images(), np.arange(20) % 2), top_k=1)
 
 
-def test_binary_figures_are_those_of_scikit_learn():
+def test_binary_figures_equal_those_of_scikit_learn():
     shares, labels = ranked(num_classes=2)
     logits = np.log(shares[:, 1:] / shares[:, :1])
     report = evaluate_probabilities(logits, labels, NAMES[:2], kind="binary", from_logits=True)
@@ -358,7 +358,7 @@ def test_multi_label_figures_are_means_over_labels():
     assert report.reliability.error_by_chance is None
 
 
-def test_a_class_without_images_is_left_out_and_named():
+def test_a_class_without_images_is_left_out_and_noted():
     shares, labels = ranked(num_classes=3)
     kept = labels != 1
     report = evaluate_probabilities(shares[kept], labels[kept], NAMES)
@@ -374,7 +374,7 @@ def test_a_class_without_images_is_left_out_and_named():
     assert alone._repr_html_()
 
 
-def test_a_split_of_another_size_is_refused():
+def test_a_split_of_another_image_size_raises():
     data = tlkit.load_arrays(
         np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3), np.uint8), np.arange(60) % 3
     )

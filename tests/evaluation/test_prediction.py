@@ -39,7 +39,7 @@ def small_model(num_outputs=3, activation=None, name=None):
 
 @pytest.fixture
 def files(tmp_path):
-    """Four images of different sizes and formats; one name in another script."""
+    """Four images of different sizes and formats; one file name is not in Latin script."""
     generator = np.random.default_rng(0)
     paths = []
     for name, shape in (
@@ -54,13 +54,13 @@ def files(tmp_path):
     return paths
 
 
-def shares_of(model, images):
+def probabilities_by_decoding(model, images):
     return keras.ops.convert_to_numpy(keras.ops.softmax(model(np.asarray(images, np.float32))))
 
 
 def test_files_are_decoded_as_in_training(model, files):
     images = [decode_image(tf.constant(file.read_bytes()), SIZE) for file in files]
-    expected = shares_of(model, images)
+    expected = probabilities_by_decoding(model, images)
     predictions = tlkit.predict(model, files, NAMES, batch_size=3)
     found = [list(one.probabilities.values()) for one in predictions]
     np.testing.assert_allclose(found, expected, atol=1e-6)
@@ -71,16 +71,16 @@ def test_files_are_decoded_as_in_training(model, files):
     assert list(predictions[0].probabilities) == list(NAMES)
 
 
-def test_one_file_is_enough(model, files):
+def test_a_single_file_can_be_predicted(model, files):
     (prediction,) = tlkit.predict(model, str(files[0]), NAMES)
     assert str(prediction).startswith(f"{files[0]}: {prediction.label} (")
     assert json.loads(json.dumps(prediction.as_dict()))["label"] == prediction.label
     assert tlkit.predict(model, [], NAMES) == ()
 
 
-def test_arrays_are_stretched_as_files_are(model):
+def test_arrays_are_resized_as_files_are(model):
     image = np.random.default_rng(0).integers(0, 256, (50, 30, 3), dtype=np.uint8)
-    expected = shares_of(model, resize_image(image, SIZE)[None])
+    expected = probabilities_by_decoding(model, resize_image(image, SIZE)[None])
     for given in (image, image[None], (image + 0.2).clip(0, 255), [image]):
         (prediction,) = tlkit.predict(model, given, NAMES)
         np.testing.assert_allclose([*prediction.probabilities.values()], expected[0], atol=1e-6)
@@ -97,7 +97,7 @@ def test_binary_gives_both_probabilities():
     assert prediction.label == ("bee" if share > 0.5 else "ant")
 
 
-def test_multi_label_gives_every_label_from_the_threshold_on():
+def test_multi_label_assigns_every_label_from_the_threshold():
     model = small_model(3, "sigmoid")
     image = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
     shares = model(image[None].astype(np.float32)).numpy()[0]
@@ -112,7 +112,7 @@ def test_multi_label_gives_every_label_from_the_threshold_on():
 
 @pytest.fixture
 def bad_files(tmp_path):
-    """What cannot be used: three files, a folder, a name that leads nowhere."""
+    """Unusable paths: three files, a folder, and one that does not exist."""
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "text.jpg").write_text("no image")
     (tmp_path / "short.jpg").write_bytes(encoded(drawing(), "JPEG")[:400])
@@ -121,9 +121,7 @@ def bad_files(tmp_path):
     return [tmp_path / name for name in names]
 
 
-def test_where_no_file_can_be_used_all_are_named_and_nothing_is_predicted(
-    model, bad_files, monkeypatch
-):
+def test_only_unusable_files_raise_with_all_names(model, bad_files, monkeypatch):
     monkeypatch.setattr(
         "tlkit.evaluation.prediction._decoded_batches", lambda *_: pytest.fail("asked")
     )
@@ -135,8 +133,8 @@ def test_where_no_file_can_be_used_all_are_named_and_nothing_is_predicted(
         assert f"{str(path)!r} ({verdict.reason})" in str(error.value)
 
 
-def test_the_rest_is_predicted_where_some_files_cannot_be_used(model, files, bad_files):
-    """Entries stand as the files do, and those of the good ones are what they are alone."""
+def test_usable_files_are_predicted_beside_unusable_ones(model, files, bad_files):
+    """Entries are in the order of the files, and usable ones are predicted as on their own."""
     given = [bad_files[0], files[0], *bad_files[1:4], *files[1:], bad_files[4], "caf\udce9.jpg"]
     found = tlkit.predict(model, given, NAMES)
     assert [one.path for one in found] == list(map(str, given))
@@ -155,11 +153,11 @@ def test_the_rest_is_predicted_where_some_files_cannot_be_used(model, files, bad
         **{"index": 0, "path": str(given[0]), "label": "", "labels": [], "probability": None},
         **{"probabilities": {}, "reason": "empty file"},
     }
-    assert str(found[0]).endswith("empty.jpg: nothing, for it cannot be used: empty file")
+    assert str(found[0]).endswith("empty.jpg: no prediction, the file cannot be used: empty file")
     assert "reason" not in good[0].as_dict()
 
 
-def test_a_damaged_file_that_is_used_says_so(model, tmp_path):
+def test_a_damaged_file_is_predicted_with_a_warning(model, tmp_path):
     content = encoded(drawing(), "JPEG")
     (tmp_path / "rotten.jpg").write_bytes(content[:-2] + bytes(9) + content[-2:])
     (found,) = tlkit.predict(model, tmp_path / "rotten.jpg", NAMES)
@@ -176,12 +174,12 @@ def test_too_many_pixels_and_many_bad_files(model, files, tmp_path):
         tlkit.predict(model, [tmp_path / f"{index}.jpg" for index in range(25)], NAMES)
 
 
-def test_a_name_that_nobody_can_write_down_is_refused(model):
+def test_a_path_that_is_not_valid_unicode_raises(model):
     with pytest.raises(DataError, match=r"`images` must have a path in valid Unicode.*Rename"):
         tlkit.predict(model, "caf\udce9.jpg", NAMES)
 
 
-def test_a_folder_is_refused(model, tmp_path):
+def test_a_folder_raises(model, tmp_path):
     with pytest.raises(ArgumentError, match=r"must be image files, not a folder.*glob"):
         tlkit.predict(model, tmp_path, NAMES)
 
@@ -192,13 +190,13 @@ def test_a_folder_is_refused(model, tmp_path):
         (np.zeros((4, 4)), r"pixels of the shape \(height, width, 3\).*Received: .*\(4, 4\)"),
         (np.zeros((2, 4, 4, 1)), "repeat the channel"),
         ([np.zeros((4, 4, 3)), np.zeros((5, 4, 3))], "arrays of different shapes"),
-        (np.full((4, 4, 3), 0.5), "Values from 0 to 1 need multiplying by 255"),
+        (np.full((4, 4, 3), 0.5), "Multiply values from 0 to 1 by 255"),
         (np.full((4, 4, 3), 256), "pixels from 0 to 255"),
         (np.full((4, 4, 3), np.nan), "pixels from 0 to 255"),
         (None, "Received: a NoneType"),
     ],
 )
-def test_arrays_that_are_no_pixels_are_refused(model, images, match):
+def test_arrays_that_are_not_pixels_raise(model, images, match):
     with pytest.raises(ArgumentError, match=match):
         tlkit.predict(model, images, NAMES)
 
@@ -209,7 +207,7 @@ def test_arguments_are_checked(model, files):
     with pytest.raises(ArgumentError, match="`class_names` must be strings"):
         tlkit.predict(model, files, None)
     for threshold in (0, 1, "0.5", -2):
-        with pytest.raises(ArgumentError, match="`threshold` must lie between 0 and 1"):
+        with pytest.raises(ArgumentError, match="`threshold` must be between 0 and 1"):
             tlkit.predict(model, files, NAMES, threshold=threshold)
     with pytest.raises(ArgumentError, match="`batch_size` must be a whole number"):
         tlkit.predict(model, files, NAMES, batch_size=0)
@@ -220,8 +218,10 @@ def test_arguments_are_checked(model, files):
         tlkit.predict(fully_convolutional, files, NAMES)
 
 
-def test_what_is_no_export_is_refused(tmp_path, files):
+def test_a_folder_without_an_export_raises(tmp_path, files):
     from tlkit.evaluation.prediction import predict_exported
 
-    with pytest.raises(ArgumentError, match="`folder` must hold a SavedModel that `export_model`"):
+    with pytest.raises(
+        ArgumentError, match="`folder` must contain a SavedModel that `export_model`"
+    ):
         predict_exported(tmp_path, files)

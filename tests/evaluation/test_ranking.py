@@ -14,7 +14,7 @@ def membership(labels):
     return labels[:, np.newaxis] == np.arange(3)
 
 
-def test_areas_are_scikit_learn_s_with_ties():
+def test_areas_equal_those_of_scikit_learn_with_ties():
     generator = np.random.default_rng(0)
     labels = generator.integers(0, 3, 90)
     scores = scores_of(labels, generator)
@@ -26,7 +26,7 @@ def test_areas_are_scikit_learn_s_with_ties():
     assert found.remark is None
 
 
-def test_the_variance_of_one_class_is_delong_s():
+def test_the_variance_of_one_class_is_delongs():
     """Components computed pair by pair, as the paper defines them."""
     generator = np.random.default_rng(1)
     members = np.arange(60) < 20
@@ -43,7 +43,7 @@ def test_the_variance_of_one_class_is_delong_s():
     assert found.interval == pytest.approx(tuple(expected))
 
 
-def test_the_interval_of_the_mean_covers_what_it_should():
+def test_the_interval_of_the_mean_has_its_nominal_coverage():
     generator = np.random.default_rng(2)
     many = generator.choice(3, 100_000, p=[0.2, 0.3, 0.5])
     truth = score_ranking(membership(many), scores_of(many, generator)).mean
@@ -64,10 +64,10 @@ def test_too_few_images_and_perfect_order_have_no_interval():
     labels = np.repeat([0, 1, 2], 30)
     perfect = score_ranking(membership(labels), np.eye(3)[labels])
     assert (perfect.mean, perfect.interval) == (1.0, None)
-    assert "no spread" in perfect.remark
+    assert "variance is zero" in perfect.remark
 
 
-def test_a_class_that_is_absent_or_alone_has_no_area():
+def test_a_class_with_no_or_all_images_has_no_area():
     labels = np.repeat([0, 1], 20)
     found = score_ranking(membership(labels), scores_of(labels, np.random.default_rng(0)))
     assert found.per_class[2] is None

@@ -6,8 +6,8 @@ import pytest
 from tlkit.evaluation.reliability import measure_reliability
 
 
-def test_the_error_is_the_weighted_distance():
-    """Three of four right at 95 %, one of two at 30 %."""
+def test_the_error_is_the_weighted_absolute_difference():
+    """Three of four correct at 95 % confidence, one of two at 30 %."""
     confidence = np.array([0.95, 0.95, 0.95, 0.95, 0.3, 0.3])
     is_right = np.array([1, 1, 1, 0, 1, 0], bool)
     found = measure_reliability(confidence, is_right)
@@ -23,7 +23,7 @@ def test_the_error_is_the_weighted_distance():
     assert content["accuracy"][4] == 0.5
 
 
-def test_the_ends_of_the_scale_fall_into_the_end_bins():
+def test_confidences_of_0_and_1_fall_into_the_end_bins():
     found = measure_reliability(np.array([0.0, 1.0, 1 / 15]), np.array([0, 1, 0], bool))
     assert found.counts[[0, 14]].tolist() == [2, 1]
     beyond = measure_reliability(np.full(30, np.float32(1) + np.finfo(np.float32).eps), np.ones(30))
@@ -32,7 +32,7 @@ def test_the_ends_of_the_scale_fall_into_the_end_bins():
 
 
 @pytest.mark.parametrize("num_images", [20, 100, 1000])
-def test_a_calibrated_model_lies_in_what_chance_gives(num_images):
+def test_a_calibrated_model_is_within_the_range_by_chance(num_images):
     generator = np.random.default_rng(0)
     inside = 0
     for _ in range(300):
@@ -42,7 +42,7 @@ def test_a_calibrated_model_lies_in_what_chance_gives(num_images):
     assert 0.91 < inside / 300 < 0.985
     sure = measure_reliability(np.full(num_images, 0.99), np.arange(num_images) % 4 > 0)
     assert sure.error > sure.error_by_chance[1]
-    assert "chance alone" in str(sure)
+    assert "of a perfectly calibrated model" in str(sure)
 
 
 def test_the_same_seed_gives_the_same_range():

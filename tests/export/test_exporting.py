@@ -16,7 +16,7 @@ from tests.conftest import set_seeds
 from tlkit.data.decoding import decode_image
 from tlkit.errors import ArgumentError, DataError, ExportError
 from tlkit.evaluation.prediction import predict_exported
-from tlkit.evaluation.rejection import Rejection, novelty, unit_vectors, with_features
+from tlkit.evaluation.rejection import Rejection, ood_scores, unit_vectors, with_features
 from tlkit.export import exporting as export
 from tlkit.export import saved_model
 from tlkit.export.formats import EXPORT_FORMATS
@@ -361,7 +361,7 @@ def test_existing_files_at_path_are_never_changed(model, tmp_path):
         ({"class_names": ("a", "b\nc", "d")}, r"one line of text.*Received: 'b\\nc'"),
         ({"class_names": ("a", "b\u2028c", "d")}, "one line of text"),
         ({"class_names": ("a", "", "d")}, "one line of text"),
-        ({"threshold": 1.5}, "`threshold` must lie between 0 and 1"),
+        ({"threshold": 1.5}, "`threshold` must be between 0 and 1"),
         ({"max_pixels": 0}, "`max_pixels` must be a whole number"),
     ],
 )
@@ -423,7 +423,7 @@ def test_a_rejection_is_exported_as_known(files, tmp_path, head, names):
         assert specs["novelty"] == ([None], tf.float32)
     contents = [file.read_bytes() for file in files]
     features, _ = with_features(model)(decoded(files).astype(np.float32), training=False)
-    expected = novelty(features, rejection.neighbours, 1)
+    expected = ood_scores(features, rejection.neighbours, 1)
     for answers in (
         from_bytes(image_bytes=tf.constant(contents)),
         from_pixels(images=tf.constant(decoded(files))),
@@ -500,9 +500,9 @@ def test_a_rejection_of_another_model_is_refused(model, tmp_path):
     model.layers[-1].kernel.assign_add(keras.ops.ones(model.layers[-1].kernel.shape))
     export_model(model, tmp_path / "head", NAMES, rejection=rejection, formats="keras")
     model.layers[2].kernel.assign_add(keras.ops.ones(model.layers[2].kernel.shape))
-    with pytest.raises(ArgumentError, match="`rejection` must have been fitted to this model"):
+    with pytest.raises(ArgumentError, match="`rejection` must have been fitted to the current"):
         export_model(model, tmp_path / "exported", NAMES, rejection=rejection)
-    with pytest.raises(ArgumentError, match="`rejection` must be what `fit_rejection` returned"):
+    with pytest.raises(ArgumentError, match="`rejection` must be the result of `fit_rejection`"):
         export_model(model, tmp_path / "exported", NAMES, rejection=0.5)
     assert not (tmp_path / "exported").exists()
 

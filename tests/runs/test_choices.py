@@ -57,7 +57,7 @@ def test_with_class_weights_the_backbone_is_chosen_by_balanced_accuracy(photos):
     )
     data = tlkit.load_folder(photos, image_size=32)
     choice = backbone_choice(config, data, {}, print)
-    assert choice.comparison["notes"][-1] == "balanced accuracy: each class counts the same"
+    assert choice.comparison["notes"][-1] == "balanced accuracy: each class has the same weight"
 
 
 def test_a_resumed_run_keeps_its_choices(tmp_path, photos, monkeypatch):

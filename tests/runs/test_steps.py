@@ -162,14 +162,14 @@ def test_a_run_rejects_images_that_are_none_of_its_classes(tuned, tmp_path):
     assert rejection["wrongly_rejected"] <= 0.05
     assert rejection["num_images"] == run.metrics["validation"]["num_images"]
     assert rejection["test"]["num_images"] == run.metrics["test"]["num_images"]
-    assert "unknown above a novelty of" in log
+    assert "OOD score threshold" in log
     Image.fromarray(np.full((40, 40, 3), 255, np.uint8)).save(tmp_path / "white.png")
     (white,) = predict_exported(run.path / "saved_model", [tmp_path / "white.png"])
     assert white.known is False
     export_run(run.path, tmp_path / "again", "saved_model")
     (white,) = predict_exported(tmp_path / "again", [tmp_path / "white.png"])
     assert white.known is False
-    assert "nknown above a novelty" in (run.path / "report.html").read_text(encoding="utf-8")
+    assert "OOD score threshold" in (run.path / "report.html").read_text(encoding="utf-8")
     (run.path / "rejection.npz").write_bytes(b"junk")
     with pytest.raises(tlkit.RunError, match=r"rejection\.npz must be whole"):
         export_run(run.path, tmp_path / "third", "saved_model")

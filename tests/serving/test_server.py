@@ -106,9 +106,9 @@ def test_safe_mode_runs_no_code_of_a_model(tmp_path, monkeypatch):
     write_keras(tmp_path / "theirs", [keras.layers.Flatten(), keras.layers.Lambda(lambda x: x)])
     calls.clear()
     for load in (lambda folder: ServedModel(folder, 2**20, safe=True), SafeModel):
-        with pytest.raises(tlkit.ExportError, match=r"without code of its own.*[Ll]ambda"):
+        with pytest.raises(tlkit.ExportError, match=r"without custom code.*[Ll]ambda"):
             load(tmp_path / "theirs")
-    with pytest.raises(tlkit.ExportError, match=r"without code of its own"):
+    with pytest.raises(tlkit.ExportError, match=r"without custom code"):
         predict_with(tmp_path / "theirs", [tmp_path / "a.png"], safe=True)
     assert not calls
 
@@ -176,9 +176,9 @@ def test_a_damaged_model_is_refused(exported, tmp_path, name, damage):
     assert damage(content) != content
     (folder / name).write_bytes(damage(content))
     (tmp_path / "a.png").write_bytes(image("png"))
-    with pytest.raises(tlkit.ExportError, match=r"A SavedModel must be whole.*Export it again"):
+    with pytest.raises(tlkit.ExportError, match=r"A SavedModel must be intact.*Export it again"):
         ServedModel(folder, 2**20)
-    with pytest.raises(tlkit.ExportError, match=r"A SavedModel must be whole.*Export it again"):
+    with pytest.raises(tlkit.ExportError, match=r"A SavedModel must be intact.*Export it again"):
         predict_with(folder, [tmp_path / "a.png"])
 
 

@@ -1,1 +1,1 @@
-"""Answers from measurements, before hours are spent."""
+"""Advice from measurements before training: backbones, costs, learning rates, OOD rejection."""

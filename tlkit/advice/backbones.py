@@ -1,4 +1,4 @@
-"""Which backbone to start from: what each can tell of these images, and what it costs here."""
+"""Comparison of backbones by the accuracy of a linear head and by cost on this machine."""
 
 import dataclasses
 import math
@@ -34,32 +34,32 @@ from tlkit.utils.progress import bar
 from tlkit.utils.text_repr import ShownAsText, html_paragraphs, html_table
 
 MAX_IMAGES = 5000
-"""More training images than these are not looked at: their interval is narrow enough."""
+"""Maximum number of training images that are used; their interval is narrow enough."""
 
 _BATCH_SIZE = 16
 
 
 @dataclass(frozen=True)
 class BackboneScore:
-    """What one backbone can tell of some images, and what it costs on this machine.
+    """Accuracy of a linear head on one backbone's features, and the backbone's costs here.
 
     Attributes:
-        name: In the catalogue.
-        weights: "pretrained", "none" (random) or the file.
-        image_size: Height and width in pixels it was measured at.
-        accuracy: Of a linear head on its features, cross-validated, 0...1.
-        interval: The 95 % interval of that, `None` with too few images.
+        name: The name in the catalogue.
+        weights: "pretrained", "none" (random) or the weights file.
+        image_size: Height and width in pixels at which it was measured.
+        accuracy: Cross-validated accuracy of a linear head on its features, 0...1.
+        interval: 95 % confidence interval of the accuracy, `None` with too few images.
         log_evidence: LogME of its features, see `tlkit.advice.evidence.log_evidence`.
-        num_parameters: Without a head.
-        multiply_adds: Of one image's forward pass, in pairs.
+        num_parameters: Number of parameters without the head.
+        multiply_adds: Multiply-adds of one image's forward pass.
         megabytes: Size of the classifier's `.keras` file, 10⁶ bytes.
-        milliseconds: For one image by itself, float32, decoding not included.
-        milliseconds_in_batches: For one image of a batch of 16, likewise.
-        memory_megabytes: Weights and the most activations that lie in memory together for one
-            image, float32, counted from the graph.
-        num_forward_passes: Images that were not stored yet.
-        seconds: Spent on it in all.
-        is_close: Whether its interval and that of the best overlap: too close to call.
+        milliseconds: Latency of one image with batch size 1, float32, without decoding.
+        milliseconds_in_batches: Time per image with batch size 16, likewise.
+        memory_megabytes: Memory for weights and the peak of activations for one image, float32,
+            counted from the graph.
+        num_forward_passes: Number of images whose features were not stored yet.
+        seconds: Total time spent on it.
+        is_close: Whether its interval and that of the best backbone overlap: too close to call.
     """
 
     name: str
@@ -80,7 +80,7 @@ class BackboneScore:
 
     @property
     def label(self) -> str:
-        """The name, and where it is not the published one, what its weights are."""
+        """The name, with the weights if they are not the published ones."""
         if self.weights == "pretrained":
             return self.name
         return f"{self.name} ({'random' if self.weights == RANDOM else Path(self.weights).name})"
@@ -88,16 +88,15 @@ class BackboneScore:
 
 @dataclass(frozen=True)
 class BackboneComparison(ShownAsText):
-    """Backbones compared on the same images.
+    """A comparison of backbones on the same images.
 
     Attributes:
-        scores: The best first: by accuracy, then by LogME.
-        left_out: Each backbone that was not measured, with the reason.
-        num_images: Different training images that were looked at.
-        num_classes: How many classes they have.
-        notes: What else must be known.
-        class_weight: "balanced" where `accuracy` is the balanced one, in which each class counts
-            the same; `None` where each image does.
+        scores: The scores, best first: by accuracy, then by LogME.
+        left_out: The backbones that were not measured, with the reason.
+        num_images: Number of different training images that were used.
+        num_classes: Number of classes.
+        notes: Further notes.
+        class_weight: "balanced" if `accuracy` is the balanced accuracy; `None` for the plain one.
     """
 
     scores: tuple[BackboneScore, ...]
@@ -109,38 +108,38 @@ class BackboneComparison(ShownAsText):
 
     @property
     def metric(self) -> str:
-        """What the accuracy of the scores is called: "accuracy" or "balanced accuracy"."""
+        """The metric of the scores: "accuracy" or "balanced accuracy"."""
         return "accuracy" if self.class_weight is None else f"{self.class_weight} accuracy"
 
     @property
     def best(self) -> BackboneScore:
-        """The most accurate one.
+        """The most accurate backbone.
 
         Raises:
-            ArgumentError: None could be measured.
+            ArgumentError: No backbone could be measured.
         """
         if not self.scores:
             reasons = (f" {name}: {reason.rstrip('.')}." for name, reason in self.left_out.items())
             raise ArgumentError(
-                "One backbone at least must be there to be had and within the limits. Received: "
+                "At least one backbone must be available and within the limits. Received: "
                 f"none.{''.join(reasons)} Name others, or raise the limits."
             )
         return self.scores[0]
 
     @property
     def close(self) -> tuple[BackboneScore, ...]:
-        """Those that are too close to the best to call, the best left out."""
+        """The backbones, except the best, whose interval overlaps that of the best."""
         return tuple(score for score in self.scores[1:] if score.is_close)
 
     @property
     def table(self) -> tuple[tuple[str, ...], ...]:
-        """The figures in words, a row for each backbone behind one of headings."""
+        """The figures as text: a row of headings, and one row for each backbone."""
         headings = tuple(self.metric if name == "accuracy" else name for name in _HEADINGS)
         return (headings, *(_cells(score) for score in self.scores))
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "BackboneComparison":
-        """Makes a comparison again of what `as_dict` and JSON made of it."""
+        """Returns the comparison from its `as_dict`, also after a round trip through JSON."""
         scores = tuple(
             BackboneScore(
                 **{
@@ -157,10 +156,10 @@ class BackboneComparison(ShownAsText):
         lines = []
         if self.scores:
             lines.append(
-                f"linear head on the features of {self.num_images:,} training images, "
-                f"{self.num_classes} classes, cross-validated {self.metric}"
+                f"cross-validated {self.metric} of a linear head on features "
+                f"(n = {self.num_images:,} training images, {self.num_classes} classes)"
             )
-            lines += _aligned(self.table)
+            lines += _align(self.table)
             if self.close:
                 names = ", ".join(score.label for score in self.close)
                 lines.append(f"too close to call: {self.scores[0].label} and {names}")
@@ -174,13 +173,13 @@ class BackboneComparison(ShownAsText):
 
     def _repr_html_(self) -> str:
         headings, *scores = self.table
-        rest = [f"left out: {name}: {reason}" for name, reason in self.left_out.items()]
-        return html_table(headings, scores) + html_paragraphs([*rest, *self.notes])
+        reasons = [f"left out: {name}: {reason}" for name, reason in self.left_out.items()]
+        return html_table(headings, scores) + html_paragraphs([*reasons, *self.notes])
 
 
 @dataclass
 class _Candidate:
-    """A backbone that is built, measured, and within the limits."""
+    """A backbone that was built and measured, and is within the limits."""
 
     name: str
     weights: str
@@ -192,7 +191,7 @@ class _Candidate:
 
 @dataclass(frozen=True)
 class _Decision:
-    """Whether a backbone is compared; where it is left out, why."""
+    """The candidate to compare, or the reason why the backbone is left out."""
 
     candidate: _Candidate | None = None
     reason: str = ""
@@ -210,34 +209,35 @@ def compare_backbones(
     seed: int = 0,
     cache: str | os.PathLike[str] | None = None,
 ) -> BackboneComparison:
-    """Measures what each backbone can tell of the training images, and what it costs here.
+    """Compares backbones by a linear head on their features, and by their costs on this machine.
 
-    Each runs once over the training images; its features are stored, as `train_head` stores and
-    finds them. A linear head is cross-validated on them: with few images it is what one would
-    train, and with many it says most of how fine-tuning will go. Validation and test images are
-    not looked at.
+    Each backbone computes the features of the training images once; they are stored where
+    `train_head` finds them. A linear head is cross-validated on them: with few images this is the
+    model to train, and with many it predicts most of the result of fine-tuning. Validation and test
+    images are not used.
 
     Args:
-        data: What `load_folder`, `load_arrays` or `load_tfds` returned.
+        data: The result of `load_folder`, `load_arrays` or `load_tfds`.
         names: Backbones as `tlkit.advice.candidates.parse_candidates` takes them: "NAME" or
             "NAME=WEIGHTS_FILE"; "NAME=none" has random weights.
-        image_size: In pixels, one number or (height, width); that of `data` by default; "own"
-            takes for each backbone the size it was pretrained at.
-        max_milliseconds: Backbones that take longer for one image by itself are left out.
-        max_megabytes: Backbones whose `.keras` file is larger are left out.
-        budget: Seconds that the forward passes of all backbones may take; where all images would
-            take longer, all backbones see the same sample of them.
-        class_weight: "balanced" lets each class count the same in the heads and in the accuracy
-            that ranks them; not where an image may have several labels.
-        seed: Of random weights, of the sample and of the folds.
+        image_size: In pixels, one number or (height, width); that of `data` by default; "own" uses
+            for each backbone its pretraining size.
+        max_milliseconds: Maximum latency of one image with batch size 1; slower backbones are left
+            out.
+        max_megabytes: Maximum size of the `.keras` file; larger backbones are left out.
+        budget: Seconds for the forward passes of all backbones; if all images would take longer,
+            all backbones use the same sample of them.
+        class_weight: "balanced" weights the classes equally in the heads and in the accuracy that
+            ranks them; not for multi-label data.
+        seed: Seed of random weights, of the sample and of the folds.
         cache: Folder of the feature stores; tlkit's cache by default.
 
     Returns:
-        The backbones, best first. Those whose weights cannot be had, that do not take the image
-        size, or that are beyond a limit stand in `left_out` with the reason.
+        The backbones, best first. Those whose weights are not available, that do not support the
+        image size, or that exceed a limit are in `left_out` with the reason.
 
     Raises:
-        ArgumentError: An argument breaks its rule, or a name is not in the catalogue.
+        ArgumentError: An argument is invalid, or a name is not in the catalogue.
         DataError: A class has fewer than two different training images, or groups of them.
 
     Example:
@@ -253,8 +253,8 @@ def compare_backbones(
     """
     if not isinstance(data, ImageData):
         raise ArgumentError(
-            "`data` must be what load_folder, load_arrays or load_tfds returned. "
-            f"Received: data of type {type(data).__name__}."
+            "`data` must be the result of load_folder, load_arrays or load_tfds. "
+            f"Received: data of type {type(data).__name__}. Load the images first."
         )
     entries = parse_candidates(names)
     check_limits(max_milliseconds=max_milliseconds, max_megabytes=max_megabytes, budget=budget)
@@ -267,7 +267,7 @@ def compare_backbones(
     with bar("backbones", 2 * len(entries)) as advance:
         for key, (name, weights) in entries.items():
             advance(1, name)
-            made = _candidate(
+            decision = _candidate(
                 name,
                 weights,
                 class_names=data.class_names,
@@ -276,14 +276,14 @@ def compare_backbones(
                 max_megabytes=max_megabytes,
                 seed=seed,
             )
-            if made.candidate is None:
-                left_out[key] = made.reason
+            if decision.candidate is None:
+                left_out[key] = decision.reason
                 advance(1)
             else:
-                candidates.append(made.candidate)
-        rows, notes = _sample(data.train, candidates, budget, seed)
+                candidates.append(decision.candidate)
+        rows, notes = _sample_images(data.train, candidates, budget, seed)
         scores = []
-        while candidates:  # each goes when it is done, and its weights with it
+        while candidates:  # each is freed when it is done, with its weights
             scores.append(
                 _score(
                     candidates.pop(0),
@@ -299,9 +299,9 @@ def compare_backbones(
     if any(score.interval is None for score in scores):
         notes.append(NO_INTERVALS)
     if class_weight is not None:
-        notes.append("balanced accuracy: each class counts the same")
+        notes.append("balanced accuracy: each class has the same weight")
     return BackboneComparison(
-        scores=_ranked(scores),
+        scores=_rank(scores),
         left_out=left_out,
         num_images=num_images,
         num_classes=data.num_classes,
@@ -313,7 +313,7 @@ def compare_backbones(
 def _image_sizes(
     data: ImageData, names: Sequence[str], image_size: int | tuple[int, int] | str | None
 ) -> dict[str, tuple[int, int]]:
-    """Height and width for each backbone."""
+    """Returns height and width for each backbone."""
     if image_size == "own":
         specs = {name: find_backbone(name) for name in names}
         return {name: (spec.default_image_size,) * 2 for name, spec in specs.items()}
@@ -337,16 +337,18 @@ def _candidate(
     max_megabytes: float | None,
     seed: int,
 ) -> _Decision:
-    """Builds a backbone and measures what it costs, unless it is to be left out."""
+    """Builds a backbone and measures its costs, or returns why it is left out."""
     started = time.perf_counter()
     spec = find_backbone(name)
-    known = (spec.num_parameters or 0) * FLOAT_BYTES
+    known_bytes = (spec.num_parameters or 0) * FLOAT_BYTES
     limit = math.inf if max_megabytes is None else MEGABYTE * max_megabytes
-    if known > limit:  # nothing need be fetched to know
-        return _Decision(reason=f"{megabytes(known)}, above `max_megabytes` {max_megabytes:g}")
+    if known_bytes > limit:  # before anything is downloaded
+        return _Decision(
+            reason=f"{megabytes(known_bytes)}, above `max_megabytes` {max_megabytes:g}"
+        )
     if min(image_size) < spec.minimum_image_size:
         return _Decision(
-            reason=f"takes images of {spec.minimum_image_size} pixels or more, "
+            reason=f"needs images of at least {spec.minimum_image_size} pixels, "
             f"not {min(image_size)}"
         )
     try:
@@ -397,38 +399,38 @@ def _score(
     started = time.perf_counter()
     split = dataclasses.replace(train.subset(rows), image_size=candidate.image_size)
     features = extract_features(candidate.part, split, exact=False, cache=cache)
-    found = features.labelled()
-    measured = probe(found, class_weight=class_weight, seed=seed)
+    labelled = features.labelled()
+    measured = probe(labelled, class_weight=class_weight, seed=seed)
     return BackboneScore(
         name=candidate.name,
         weights=candidate.weights,
         image_size=candidate.image_size,
         accuracy=measured.accuracy,
         interval=measured.interval,
-        log_evidence=log_evidence(found.features, found.labels),
+        log_evidence=log_evidence(labelled.features, labelled.labels),
         **candidate.costs,  # type: ignore[arg-type]
         num_forward_passes=features.num_forward_passes,
         seconds=candidate.seconds + time.perf_counter() - started,
     )
 
 
-def _sample(
+def _sample_images(
     train: ImageSplit, candidates: Sequence[_Candidate], budget: float | None, seed: int
 ) -> tuple[np.ndarray, list[str]]:
-    """Returns the rows that all backbones see, and what must be said of them."""
-    num_images, why = MAX_IMAGES, f"of at most {MAX_IMAGES:,} images"
+    """Returns the rows that all backbones use, and notes on them."""
+    num_images, reason = MAX_IMAGES, f"of at most {MAX_IMAGES:,} images"
     if budget is not None and candidates:
-        taken = sum(candidate.costs["milliseconds_in_batches"] for candidate in candidates) / 1000
-        affordable = int(budget / taken)
+        seconds = sum(candidate.costs["milliseconds_in_batches"] for candidate in candidates) / 1000
+        affordable = int(budget / seconds)
         if affordable < num_images:
-            num_images, why = affordable, f"for budget={budget:g} seconds"
+            num_images, reason = affordable, f"for budget={budget:g} seconds"
     rows = sample_rows(train, num_images, seed=seed)
     if len(rows) == train.num_images:
         return rows, []
-    return rows, [f"a sample {why}: {len(rows):,} of {train.num_images:,} training images"]
+    return rows, [f"a sample {reason}: {len(rows):,} of {train.num_images:,} training images"]
 
 
-def _ranked(scores: Sequence[BackboneScore]) -> tuple[BackboneScore, ...]:
+def _rank(scores: Sequence[BackboneScore]) -> tuple[BackboneScore, ...]:
     order = sorted(scores, key=lambda score: (-score.accuracy, -score.log_evidence))
     return tuple(
         dataclasses.replace(score, is_close=score is order[0] or _overlap(score, order[0]))
@@ -453,13 +455,13 @@ _HEADINGS = (
     "backbone",
     "pixels",
     "accuracy",
-    "95 % interval",
+    "95 % CI",
     "LogME",
     "parameters",
-    "mult-adds",
+    "multiply-adds",
     "file",
-    "one image",
-    "in batches",
+    "batch size 1",
+    f"batch size {_BATCH_SIZE}",
     "memory",
 )
 
@@ -480,8 +482,8 @@ def _cells(score: BackboneScore) -> tuple[str, ...]:
     )
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns of one width each, the first to the left, figures to the right."""
+def _align(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Returns lines with aligned columns, the first to the left, figures to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(

@@ -1,4 +1,4 @@
-"""Which of several backbones to take, once they are measured."""
+"""Chooses a backbone by a comparison."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,12 @@ from tlkit.utils.text_repr import ShownAsText, html_paragraphs
 
 @dataclass(frozen=True)
 class BackboneChoice(ShownAsText):
-    """The backbone that is taken, and why.
+    """The chosen backbone, and why.
 
     Attributes:
-        score: What was measured of it.
-        reason: Why it is taken, with the figures.
-        comparison: What it was chosen from.
+        score: The score of the chosen backbone.
+        reason: Why it was chosen, with the figures.
+        comparison: The comparison that it was chosen from.
     """
 
     score: BackboneScore
@@ -24,7 +24,7 @@ class BackboneChoice(ShownAsText):
 
     @property
     def arguments(self) -> dict[str, object]:
-        """What `build_classifier` takes: `backbone`, `weights` and `image_size`, a number."""
+        """The arguments of `build_classifier`: `backbone`, `weights` and `image_size`, a number."""
         weights = None if self.score.weights == RANDOM else self.score.weights
         return {
             "backbone": self.score.name,
@@ -33,24 +33,23 @@ class BackboneChoice(ShownAsText):
         }
 
     def __str__(self) -> str:
-        return f"takes {self.score.label}: {self.reason}"
+        return f"chosen: {self.score.label}, {self.reason}"
 
     def _repr_html_(self) -> str:
         return html_paragraphs([str(self)]) + self.comparison._repr_html_()
 
 
 def choose_backbone(comparison: BackboneComparison) -> BackboneChoice:
-    """Takes the most accurate backbone, or where others are too close to it to call the cheapest.
+    """Chooses the most accurate backbone, or the cheapest of those too close to it to call.
 
-    What counts as cost are the multiply-adds of an image: they are the same on every machine and
-    whatever else it is doing. With too few images for intervals nothing can be called, and the
-    first of the ranking is taken.
+    The cost is the number of multiply-adds per image, which does not depend on the machine or its
+    load. With too few images for intervals the first of the ranking is chosen.
 
     Args:
-        comparison: What `compare_backbones` returned, all at one square image size each.
+        comparison: The result of `compare_backbones`, with square image sizes.
 
     Raises:
-        ArgumentError: None could be measured.
+        ArgumentError: No backbone could be measured.
 
     Example:
         >>> import numpy as np, tlkit
@@ -61,28 +60,26 @@ def choose_backbone(comparison: BackboneComparison) -> BackboneChoice:
         >>> data = tlkit.load_arrays(images, labels, ["grey", "red"])
         >>> comparison = tlkit.compare_backbones(data, "resnet20,resnet20=none")
         >>> print(choose_backbone(comparison))
-        takes resnet20...: the cheapest (73 million multiply-adds an image) of 2 too close to call,
-        100.0 % by a linear head
+        chosen: resnet20..., the cheapest (73 million multiply-adds per image) of 2 too close to
+        call, accuracy 100.0 % with a linear head
     """
     best, others = comparison.best, comparison.scores[1:]
-    how = "by a linear head"
-    if comparison.class_weight is not None:
-        how = f"{comparison.metric} {how}"
-    accuracy = f"{percent(best.accuracy)} {how}"
+    accuracy = f"{comparison.metric} {percent(best.accuracy)} with a linear head"
     if not others:
         return BackboneChoice(best, f"the only one that could be measured, {accuracy}", comparison)
     if best.interval is None:
-        reason = f"the first of the ranking, {accuracy}; too few images to say how sure that is"
+        reason = f"the first of the ranking, {accuracy}; too few images for intervals"
         return BackboneChoice(best, reason, comparison)
     close = (best, *comparison.close)
     chosen = min(close, key=lambda score: score.multiply_adds)
     if len(close) == 1:
-        reason = f"the best, {accuracy}, beyond the intervals of the others"
+        reason = f"the best, {accuracy}, whose interval overlaps no other"
     else:
         reason = (
-            f"the cheapest ({chosen.multiply_adds / 1e6:,.0f} million multiply-adds an image) of "
-            f"{len(close)} too close to call, {percent(chosen.accuracy)} {how}"
+            f"the cheapest ({chosen.multiply_adds / 1e6:,.0f} million multiply-adds per image) of "
+            f"{len(close)} too close to call, {comparison.metric} {percent(chosen.accuracy)} with "
+            "a linear head"
         )
         if chosen is not best:
-            reason += f" against {percent(best.accuracy)} of {best.label}"
+            reason += f", compared with {percent(best.accuracy)} of {best.label}"
     return BackboneChoice(chosen, reason, comparison)

@@ -1,4 +1,4 @@
-"""What a plan costs before it starts: work, memory, a measured step, time and disk."""
+"""Estimates the cost of training: multiply-adds, memory, time and disk space."""
 
 import os
 from collections.abc import Iterator
@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from tlkit.advice.graph_costs import FLOAT_BYTES, GroupCost, group_costs, peak_activations
-from tlkit.advice.projection import NOTHING, Timings, seconds_of_head, seconds_of_plan
-from tlkit.advice.timing import Timed, timed
+from tlkit.advice.projection import NOTHING, Timings, estimate_head_seconds, estimate_plan_seconds
+from tlkit.advice.timing import Timing, time_calls
 from tlkit.data.augmentation import AUGMENTATIONS
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.displays.activity import duration
@@ -40,37 +40,37 @@ from tlkit.utils.text_repr import ShownAsText
 
 DEFAULT_BATCH_SIZE = 32
 
-_OPTIMIZER_VALUES = 3  # a gradient and AdamW's two moments for each value that trains
-_DECODED = 32
-_ENOUGH_PASSES = range(1_000)
-_LEAST_SECONDS = 0.1
-"""Of each measurement: there are up to five of them, and a projection need not be finer."""
+_OPTIMIZER_VALUES = 3  # a gradient and AdamW's two moments per trainable value
+_NUM_DECODED = 32
+_EPOCHS = range(1_000)
+_MIN_SECONDS = 0.1
+"""Minimum duration of each of up to five measurements, precise enough for an estimate."""
 
 
 @dataclass(frozen=True)
 class CostReport(ShownAsText):
-    """What a plan costs on this machine.
+    """The estimated cost of training on this machine.
 
     Attributes:
-        groups: Parameters, work and activations of each group, input side first.
-        unfreeze: What is to train.
-        num_trainable: Values that training moves.
-        batch_size: Images in a step.
-        forward_milliseconds: Measured: a forward pass of all below the head's weights, for one
-            image of such a batch, float32, decoding not included; `None` where nothing was timed.
-        step_seconds: Measured: one training step of what trains, on a batch; `None` where the head
-            alone is solved, which takes no steps, or nothing was timed.
-        activation_bytes: Counted: what a step keeps for its gradients, the outputs of all layers
-            that train, or, if that is more, the most that lies in memory in a forward pass.
-        memory_bytes: Counted: that, all weights, and gradients and AdamW's moments of what trains.
-        is_stored: Whether activations of the frozen part are stored and steps read from them.
-        num_epochs: Of the plan; 0 where the head alone is solved.
-        solves_head: Whether the head is solved, which `seconds` leaves out.
-        seconds: Each part of the plan in order and about what it takes, if nothing is stored yet
-            and no epoch is saved; empty without data, or where nothing was timed. "preparing" is
-            what comes before the first image: tracing and freezing graphs, setting readers up.
-            Decoding and computing are taken one after the other.
-        disk_bytes: What the plan writes: activations in float32, and model files; empty without
+        groups: Parameters, multiply-adds and activations of each group, input side first.
+        unfreeze: What is trained.
+        num_trainable: Number of trainable values.
+        batch_size: Images per step.
+        forward_milliseconds: Measured time per image of a forward pass up to the head's input, with
+            this batch size, float32, without decoding; `None` if nothing was timed.
+        step_seconds: Measured time of one training step; `None` if only the head is solved, which
+            takes no steps, or nothing was timed.
+        activation_bytes: Counted: the outputs of all trained layers, which a step keeps for its
+            gradients, or the peak of activations in a forward pass if that is larger.
+        memory_bytes: Counted: activations, all weights, gradients and AdamW's moments.
+        is_stored: Whether activations of the frozen part are stored and steps read them.
+        num_epochs: Number of epochs; 0 if only the head is solved.
+        solves_head: Whether the head is solved, which is not included in `seconds`.
+        seconds: Estimated time of each part in order, if nothing is stored yet and training does
+            not stop early; empty without data, or if nothing was timed. "preparing" is the time
+            before the first image: tracing and freezing graphs, and setting up readers. Decoding
+            and computation are assumed not to overlap.
+        disk_bytes: The disk space for activations in float32 and for model files; empty without
             data.
     """
 
@@ -92,27 +92,27 @@ class CostReport(ShownAsText):
 
     @property
     def total_seconds(self) -> float:
-        """Of all parts of the plan; 0 without data."""
+        """Total time of all parts; 0 without data."""
         return sum(self.seconds.values())
 
     @property
     def total_disk_bytes(self) -> int:
-        """All that the plan writes; 0 without data."""
+        """Total disk space; 0 without data."""
         return sum(self.disk_bytes.values())
 
     @property
     def headline(self) -> str:
-        """How much trains, and how long that takes where it was measured."""
+        """The number of trainable parameters, and the total time if it was estimated."""
         total = sum(group.num_parameters for group in self.groups)
         time = f": about {duration(self.total_seconds)}" if self.seconds else ""
-        return f"{self.num_trainable:,} of {total:,} parameters train{time}"
+        return f"{self.num_trainable:,} of {total:,} parameters are trainable{time}"
 
     def __str__(self) -> str:
         width = max(len("group"), *(len(group.name) for group in self.groups))
-        lines = [f"{'group':<{width}}  parameters  multiply-adds  activations of an image"]
+        lines = [f"{'group':<{width}}  parameters  multiply-adds  activations per image"]
         lines += [
             f"{group.name:<{width}}  {group.num_parameters:>10,}  {group.multiply_adds:>13,}"
-            f"  {megabytes(FLOAT_BYTES * group.num_activations):>23}"
+            f"  {megabytes(FLOAT_BYTES * group.num_activations):>21}"
             for group in self.groups
         ]
         return "\n".join([*lines, *self._totals()])
@@ -121,27 +121,28 @@ class CostReport(ShownAsText):
         return "\n".join([*self._totals(), *str(self).splitlines()[: 1 + len(self.groups)]])
 
     def _totals(self) -> list[str]:
-        """Everything but the table of the groups, line by line."""
+        """Returns the lines except the table of groups."""
         total = sum(group.num_parameters for group in self.groups)
-        lines = [f"{self.num_trainable:,} of {total:,} parameters train"]
+        lines = [f"{self.num_trainable:,} of {total:,} parameters are trainable"]
         if self.forward_milliseconds is not None:
-            step = f"{self.forward_milliseconds:.1f} ms for an image's forward pass"
+            step = f"forward pass {self.forward_milliseconds:.1f} ms per image"
             if self.step_seconds is not None:
                 step += (
-                    f", {1000 * self.step_seconds:.0f} ms for a step of {self.batch_size} images"
+                    f", training step {1000 * self.step_seconds:.0f} ms per batch of "
+                    f"{self.batch_size}"
                 )
-            lines.append(f"measured here: {step}")
+            lines.append(f"measured: {step}")
         lines.append(
-            f"memory of a step: about {megabytes(self.memory_bytes)}, "
-            f"{megabytes(self.activation_bytes)} of it activations"
+            f"memory: about {megabytes(self.memory_bytes)}, of which "
+            f"{megabytes(self.activation_bytes)} activations"
         )
         if self.seconds:
             parts = ", ".join(f"{name} {duration(took)}" for name, took in self.seconds.items())
-            left_out = "; solving the head is not included" if self.solves_head else ""
-            lines.append(f"about {duration(self.total_seconds)}: {parts}{left_out}")
+            left_out = "; without solving the head" if self.solves_head else ""
+            lines.append(f"time: about {duration(self.total_seconds)} ({parts}){left_out}")
         if self.disk_bytes:
             parts = ", ".join(f"{name} {megabytes(size)}" for name, size in self.disk_bytes.items())
-            lines.append(f"on disk {megabytes(self.total_disk_bytes)}: {parts}")
+            lines.append(f"disk: {megabytes(self.total_disk_bytes)} ({parts})")
         return lines
 
 
@@ -157,28 +158,28 @@ def estimate_cost(
     is_timed: bool = True,
     cache: str | os.PathLike[str] | None = None,
 ) -> CostReport:
-    """Says what training would cost here, from the graph and a few measured steps.
+    """Estimates the cost of training on this machine, from the graph and a few measured steps.
 
-    It takes some seconds, without timing less than one. The model is as it was afterwards:
-    weights, dropout's random state, what trains. The time is an estimate, for a machine that goes
-    on as busy as it is: training may stop earlier, find features that are stored, and compute them
-    in bfloat16 where that is faster. Solving the head is not in it: how many passes over the
-    features that takes shows only while it is done.
+    It takes some seconds, less than one without timing. The model is unchanged afterwards: weights,
+    the random state of dropout, and what is trainable. The time is an estimate for the machine's
+    current load: training may stop early, find stored features, and compute them in bfloat16 if
+    that is faster. Solving the head is not included, as its number of iterations is not known
+    before.
 
     Args:
         model: A classifier.
-        data: What `load_folder`, `load_arrays` or `load_tfds` returned; without it there is no
-            projected time.
-        unfreeze: As for `fine_tune`; "head" without `epochs` is what `train_head` does.
-        epochs: As for `fine_tune`, whose own is the default.
-        batch_size: Images in a step, where there is no `data`, which has its own; 32 by default.
+        data: The result of `load_folder`, `load_arrays` or `load_tfds`; without it, no time is
+            estimated.
+        unfreeze: As for `fine_tune`; "head" without `epochs` is the cost of `train_head`.
+        epochs: As for `fine_tune`, with the same default.
+        batch_size: Images per step, only without `data`; 32 by default.
         augment: As for `fine_tune`.
-        views: As for `fine_tune`; with the head alone as for `train_head`.
-        is_timed: Whether anything is run to measure time; otherwise all is counted.
-        cache: Folder of the feature stores; room there decides whether activations are stored.
+        views: As for `fine_tune`; for the head alone as for `train_head`.
+        is_timed: Whether to measure times; otherwise everything is counted from the graph.
+        cache: Folder of the feature stores; its free space decides whether activations are stored.
 
     Raises:
-        ArgumentError: An argument breaks its rule, or data and model do not fit.
+        ArgumentError: An argument is invalid, or data and model do not fit.
 
     Example:
         >>> import tlkit
@@ -189,7 +190,7 @@ def estimate_cost(
         (['stage1', 'stage2', 'stage3', 'head'], True)
     """
     check_choice("augment", augment, AUGMENTATIONS)
-    batch_size = _checked(model, data, epochs, views, batch_size)
+    batch_size = _check_arguments(model, data, epochs, views, batch_size)
     solves_head = unfreeze == "head" and epochs is None
     if unfreeze is None:
         unfreeze = default_unfreeze(model)
@@ -206,14 +207,14 @@ def estimate_cost(
     cut = cut_before(model, groups[first].name) if is_stored and first else None
     if cut is not None and data is not None and not solves_head:
         part = FrozenPart(below(model, cut))
-        wanted, room = required_and_available_bytes(part, _num_images(data, views), cache)
-        if wanted > room:
+        required, available = required_and_available_bytes(part, _num_images(data, views), cache)
+        if required > available:
             is_stored, cut = False, None
     has_steps = is_timed and not solves_head
-    num_trainable, step = _step(model, cut, unfreeze, batch_size, is_timed=has_steps)
-    forward = _forward(model, feature_cut(model), batch_size) if is_timed else None
-    kept = 0 if solves_head else sum(group.num_activations for group in groups[first:])
-    activations = FLOAT_BYTES * batch_size * max(kept, peak_activations(model))
+    num_trainable, step = _time_step(model, cut, unfreeze, batch_size, is_timed=has_steps)
+    forward = _time_forward(model, feature_cut(model), batch_size) if is_timed else None
+    num_kept = 0 if solves_head else sum(group.num_activations for group in groups[first:])
+    activations = FLOAT_BYTES * batch_size * max(num_kept, peak_activations(model))
     seconds: dict[str, float] = {}
     disk: dict[str, int] = {}
     is_solved = solves_head or not is_trained(model)
@@ -223,16 +224,20 @@ def estimate_cost(
             disk["features"] = FLOAT_BYTES * num_features * _num_images(data, head_views)
         if is_stored and not solves_head:
             disk["activations"] = FLOAT_BYTES * groups[first].num_inputs * _num_images(data, views)
-        disk["model files"] = 2 * FLOAT_BYTES * model.count_params()  # .keras and the SavedModel
+        disk["model files"] = (
+            2 * FLOAT_BYTES * model.count_params()
+        )  # the .keras file and the SavedModel
     if data is not None and forward is not None:
-        below_cut = _forward(model, cut, batch_size) if cut is not None else NOTHING
+        below_cut = _time_forward(model, cut, batch_size) if cut is not None else NOTHING
         is_augmented = head_views > 1 if solves_head else augment != "none"
-        timings = _timings(data, augment if is_augmented else "none", forward, below_cut, step)
+        timings = _collect_timings(
+            data, augment if is_augmented else "none", forward, below_cut, step
+        )
         if solves_head:
-            seconds = seconds_of_head(data, timings, views=head_views)
+            seconds = estimate_head_seconds(data, timings, views=head_views)
         else:
             plan = {"epochs": num_epochs, "views": views}
-            seconds = seconds_of_plan(
+            seconds = estimate_plan_seconds(
                 data, timings, is_solved=is_solved, is_stored=is_stored, **plan
             )
     return CostReport(
@@ -240,8 +245,8 @@ def estimate_cost(
         unfreeze=unfreeze,
         num_trainable=num_trainable,
         batch_size=batch_size,
-        forward_milliseconds=None if forward is None else 1000 * forward.usual,
-        step_seconds=None if step is None else step.usual,
+        forward_milliseconds=None if forward is None else 1000 * forward.typical,
+        step_seconds=None if step is None else step.typical,
         activation_bytes=activations,
         memory_bytes=activations
         + FLOAT_BYTES * (model.count_params() + _OPTIMIZER_VALUES * num_trainable),
@@ -253,14 +258,14 @@ def estimate_cost(
     )
 
 
-def _checked(
+def _check_arguments(
     model: keras.Model,
     data: ImageData | None,
     epochs: int | None,
     views: int | None,
     batch_size: int | None,
 ) -> int:
-    """Returns the number of images in a step, after the checks."""
+    """Checks the arguments, and returns the batch size."""
     if epochs is not None:
         check_count("epochs", epochs)
     if views is not None:
@@ -271,28 +276,28 @@ def _checked(
         return batch_size
     if not isinstance(data, ImageData):
         raise ArgumentError(
-            "`data` must be what load_folder, load_arrays or load_tfds returned, or None. "
-            f"Received: data of type {type(data).__name__}."
+            "`data` must be the result of load_folder, load_arrays or load_tfds, or None. "
+            f"Received: data of type {type(data).__name__}. Load the images first."
         )
     if batch_size is not None:
         raise ArgumentError(
-            "`batch_size` must be left out where `data` is given, which has its own. "
-            f"Received: batch_size={batch_size!r}."
+            "`batch_size` must be left out if `data` is given, which has its own. "
+            f"Received: batch_size={batch_size!r}. Set it when loading the data."
         )
     source_of(model, data, None)
     check_one_device(model, "estimate_cost")
     return data.batch_size
 
 
-def _step(
+def _time_step(
     model: keras.Model,
     cut: keras.KerasTensor | None,
     unfreeze: str | int,
     batch_size: int,
     *,
     is_timed: bool,
-) -> tuple[int, Timed | None]:
-    """Returns the number of values that train, and the time of a step; all is put back."""
+) -> tuple[int, Timing | None]:
+    """Returns the number of trainable values and the time of a step; restores the model."""
     with restored_afterwards(model):
         num_trainable = set_trainable_flags(model, unfreeze).num_trainable
         if not is_timed:
@@ -303,12 +308,12 @@ def _step(
         trainee.compile(
             optimizer=optimizer, loss=loss_of(model), metrics=metrics_of(model), jit_compile=False
         )
-        optimizer.build(trainee.trainable_variables)  # or the step would be traced twice
+        optimizer.build(trainee.trainable_variables)  # otherwise the step would be traced twice
         random = np.random.default_rng(0)
         images = random.uniform(0, 255, (batch_size, *trained.input_shape[1:]))
         targets = targets_of(_labels(model, batch_size), model).numpy()
         batch = (images.astype("float32"), targets)
-        return num_trainable, timed(lambda: trainee.train_on_batch(*batch), _LEAST_SECONDS)
+        return num_trainable, time_calls(lambda: trainee.train_on_batch(*batch), _MIN_SECONDS)
 
 
 def _labels(model: keras.Model, batch_size: int) -> np.ndarray:
@@ -317,35 +322,35 @@ def _labels(model: keras.Model, batch_size: int) -> np.ndarray:
     return np.eye(num_classes)[labels] if head_kind(model) == "multi_label" else labels
 
 
-def _timings(
-    data: ImageData, augment: str, forward: Timed, below_cut: Timed, step: Timed | None
+def _collect_timings(
+    data: ImageData, augment: str, forward: Timing, below_cut: Timing, step: Timing | None
 ) -> Timings:
-    decoding = _decoding(data.train, "none")
-    augmenting = decoding if augment == "none" else _decoding(data.train, augment)
+    decoding = _time_decoding(data.train, "none")
+    augmenting = decoding if augment == "none" else _time_decoding(data.train, augment)
     return Timings(forward, below_cut, decoding, augmenting, step or NOTHING)
 
 
-def _forward(model: keras.Model, tensor: keras.KerasTensor, batch_size: int) -> Timed:
-    """The time of one image; tracing and freezing the graph come before the first."""
+def _time_forward(model: keras.Model, tensor: keras.KerasTensor, batch_size: int) -> Timing:
+    """Returns the forward time per image; tracing and freezing the graph count as set-up."""
     part = FrozenPart(below(model, tensor))
     values = np.random.default_rng(0).integers(0, 256, (batch_size, *model.input_shape[1:]))
     images = tf.cast(values, part.input_dtype)
-    return timed(lambda: part.float32(images).numpy(), _LEAST_SECONDS).shared_by(batch_size)
+    return time_calls(lambda: part.float32(images).numpy(), _MIN_SECONDS).divide(batch_size)
 
 
-def _decoding(split: ImageSplit, augment: str) -> Timed:
-    """The time that one image takes until it lies in a batch; readers are set up before."""
-    rows = np.arange(min(split.num_images, _DECODED))
+def _time_decoding(split: ImageSplit, augment: str) -> Timing:
+    """Returns the time to read and augment one image; setting up readers counts as set-up."""
+    rows = np.arange(min(split.num_images, _NUM_DECODED))
 
-    def read_on() -> Iterator[object]:
+    def read_batches() -> Iterator[object]:
         yield from split.dataset(
-            shuffle=False, augment=augment, indices=rows, epochs=_ENOUGH_PASSES, keep=False
+            shuffle=False, augment=augment, indices=rows, epochs=_EPOCHS, keep=False
         )
 
-    batches = read_on()  # nothing is set up before the first
+    batches = read_batches()  # the set-up happens with the first batch
     num_batches = -(-len(rows) // split.batch_size)
-    read = timed(lambda: [next(batches) for _ in range(num_batches)], _LEAST_SECONDS)
-    return read.shared_by(len(rows))
+    read = time_calls(lambda: [next(batches) for _ in range(num_batches)], _MIN_SECONDS)
+    return read.divide(len(rows))
 
 
 def _num_images(data: ImageData, views: int) -> int:

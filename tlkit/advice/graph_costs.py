@@ -1,4 +1,4 @@
-"""What a network costs, counted from its graph: work, and values that lie in memory."""
+"""Costs of a network counted from its graph: multiply-adds, activations and peak memory."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -24,14 +24,15 @@ FLOAT_BYTES = 4
 
 @dataclass(frozen=True)
 class GroupCost:
-    """What one group of layers costs for one image.
+    """The cost of one group of layers for one image.
 
     Attributes:
-        name: As in `layer_groups(model)`.
+        name: The name in `layer_groups(model)`.
         num_parameters: Number of values in its weights.
-        multiply_adds: Multiplications and additions of its kernels in a forward pass, in pairs.
-        num_activations: Values that its layers give out, which a step that trains them keeps.
-        num_inputs: Values that it reads: what is stored of an image where all below is frozen.
+        multiply_adds: Number of multiply-adds in a forward pass.
+        num_activations: Number of output values of its layers, which a training step keeps.
+        num_inputs: Number of input values, which are stored per image if everything below is
+            frozen.
     """
 
     name: str
@@ -47,7 +48,7 @@ def group_costs(model: keras.Model) -> tuple[GroupCost, ...]:
     Multiply-adds are counted as `tlkit.models.multiply_adds.count_multiply_adds` does.
 
     Raises:
-        ArgumentError: The model cannot be divided into groups, or leaves its input's size open.
+        ArgumentError: The model cannot be divided into groups, or has an input of variable size.
 
     Example:
         >>> import keras
@@ -83,14 +84,14 @@ def group_costs(model: keras.Model) -> tuple[GroupCost, ...]:
 
 
 def peak_activations(model: keras.Model) -> int:
-    """Returns the most values that lie in memory together in one image's forward pass.
+    """Returns the peak number of values in memory during one image's forward pass.
 
-    Nodes run in topological order; a tensor is there from when it is computed until the last node
-    that reads it has run. What an operation needs for itself is not counted.
+    Nodes run in topological order; a tensor is in memory from its computation until the last node
+    that reads it has run. Temporary memory of operations is not counted.
 
     Raises:
-        ArgumentError: The model is not functional, has several inputs or outputs, or leaves its
-            input's size open.
+        ArgumentError: The model is not functional, has several inputs or outputs, or an input of
+            variable size.
 
     Example:
         >>> import keras
@@ -107,15 +108,15 @@ def peak_activations(model: keras.Model) -> int:
         key for node in nodes for key in {id(tensor) for tensor in node.input_tensors}
     )
     readers[id(output)] += 1
-    alive: dict[int, int] = {}
+    in_memory: dict[int, int] = {}
     peak = 0
     for node in nodes:
-        alive |= {id(tensor): _size(tensor) for tensor in node.output_tensors}
-        peak = max(peak, sum(alive.values()))
+        in_memory |= {id(tensor): _size(tensor) for tensor in node.output_tensors}
+        peak = max(peak, sum(in_memory.values()))
         for key in {id(tensor) for tensor in node.input_tensors}:
             readers[key] -= 1
             if not readers[key]:
-                alive.pop(key, None)
+                in_memory.pop(key, None)
     return peak
 
 
@@ -123,8 +124,9 @@ def _check_size(model: keras.Model) -> None:
     shape = tuple(model_ends(model)[0].shape)
     if None in shape[1:]:
         raise ArgumentError(
-            "`model` must take inputs of one size, which its costs depend on. Received: "
-            f"model={model.name!r} with the input shape {shape}. Build it with image_size=224, say."
+            "`model` must take inputs of one size, on which its costs depend. Received: "
+            f"model={model.name!r} with the input shape {shape}. Build it with a fixed "
+            "`image_size`, such as 224."
         )
 
 

@@ -1,4 +1,4 @@
-"""A rate to fine-tune with, found by a sweep of rising rates."""
+"""Learning-rate range test: suggests a rate by a sweep of increasing rates."""
 
 from dataclasses import dataclass
 
@@ -24,43 +24,45 @@ from tlkit.utils.progress import track
 from tlkit.utils.text_repr import ShownAsText
 
 SMOOTHING = 0.9
-"""Weight of the past in the running mean of losses."""
+"""Decay of the exponential moving average of losses."""
 
-SETTLED = 10
-"""Steps before the running mean is one of enough batches to tell a fall from their noise."""
+MIN_STEPS = 10
+"""Minimum number of steps before the moving average is used, so that it is not mostly noise."""
 
 DIVERGED = 2.0
-"""The sweep ends when the smoothed loss has risen above its lowest value by so many times the
-first one, or that of a model that knows nothing if it is larger, or the loss is not finite.
+"""The sweep ends when the smoothed loss exceeds its minimum by this multiple of the initial loss,
+or of the loss of uniform predictions if that is larger, or when the loss is not finite.
 
-The first one alone is no measure: where the model has learned its data it may be 1e-5, and that of
-the next batch ten times as much at the same weights."""
+The initial loss alone is no suitable scale: for a model that fits its data it may be 1e-5, and ten
+times as much on the next batch with the same weights."""
 
 MIN_FALL = 0.02
-"""Share of the first loss that the smoothed one must fall for a suggestion to be made."""
+"""Minimum decrease of the smoothed loss, as a fraction of the initial loss, for a suggestion."""
 
 MIN_SIGNAL = 2.0
-"""And how many standard deviations of the batches' losses. Of 2,000 curves of 100 steps that were
-noise alone, none fell as far; of 1,000 with a true fall of three deviations 98 % fell farther."""
+"""Minimum decrease in standard deviations of the batches' losses. Of 2,000 curves of 100 steps of
+pure noise none reached it; of 1,000 with a true decrease of three deviations 98 % did."""
 
-_EXPLODES = 1.2  # times the loss at the beginning: steps behind are not those of noise
+_MAX_LOSS_RATIO = (
+    1.2  # relative to the initial loss; steps with higher losses are not used to estimate noise
+)
 
 
 @dataclass(frozen=True)
 class LearningRateReport(ShownAsText):
-    """What a sweep found.
+    """The result of a learning-rate sweep.
 
     Attributes:
-        rates: The rate of each step, `(n,)`, rising by a constant factor.
+        rates: The rate of each step, `(n,)`, increasing by a constant factor.
         losses: The loss of each step's batch before its update, `(n,)`.
-        smoothed: Their running mean over the logarithm of the rate, `(n,)`.
-        suggestions: A rate by each rule: "steepest" where the smoothed loss falls fastest,
-            "minimum" a tenth of the rate at which it is lowest, "valley" two thirds of the way down
-            (in the logarithm of the rate) of its longest fall.
-        suggestion: The middle one of them; where the curve is flat there is none, and it is
-            `fine_tune`'s default.
-        unfreeze: What trained.
-        notes: That the curve is flat, and what that means.
+        smoothed: The exponential moving average of the losses, `(n,)`.
+        suggestions: The rate suggested by each rule: "steepest" at the steepest descent of the
+            smoothed loss over the logarithm of the rate, "minimum" a tenth of the rate at its
+            minimum, "valley" two thirds (of the logarithm of the rate) of the way from its maximum
+            to its minimum. Empty if the curve is flat.
+        suggestion: The median of the suggestions; if the curve is flat, the default of `fine_tune`.
+        unfreeze: What was trained.
+        notes: Whether the curve is flat, and what that means.
     """
 
     rates: np.ndarray
@@ -73,12 +75,12 @@ class LearningRateReport(ShownAsText):
 
     @property
     def is_flat(self) -> bool:
-        """Whether the loss fell at no rate by more than its noise, so that nothing is suggested."""
+        """Whether the loss never decreased by more than its noise."""
         return not self.suggestions
 
     def __str__(self) -> str:
         if self.is_flat:
-            return f"learning_rate={self.suggestion:.1e} is kept: {'; '.join(self.notes)}"
+            return f"learning_rate={self.suggestion:.1e} (default): {'; '.join(self.notes)}"
         rules = ", ".join(f"{name} {rate:.1e}" for name, rate in self.suggestions.items())
         return (
             f"learning_rate={self.suggestion:.1e} for unfreeze={self.unfreeze!r} ({rules}; "
@@ -98,27 +100,27 @@ def find_learning_rate(
     augment: str = "default",
     loss: keras.losses.Loss | None = None,
 ) -> LearningRateReport:
-    """Trains for some steps at rates that rise from step to step, and suggests one to train with.
+    """Suggests a learning rate by training some steps with increasing rates.
 
-    The model is as it was afterwards: weights, dropout's random state, what trains. Its head should
-    be trained (`train_head`), for it is the model as it stands that the suggestion holds for. Where
-    the loss falls at no rate by more than it varies from batch to batch, the curve is flat, the
-    report says so, and `fine_tune`'s default is kept.
+    The model is unchanged afterwards: weights, the random state of dropout, and what is trainable.
+    Train its head first (`train_head`), since the suggestion is for the model in its current state.
+    If the loss never decreases by more than it varies between batches, the curve is flat, which is
+    noted in the report, and the default of `fine_tune` is suggested.
 
     Args:
         model: A classifier.
         data: As `fine_tune` takes it.
-        unfreeze: What is to train; as `fine_tune`'s by default.
+        unfreeze: What is trained; the default is that of `fine_tune`.
         lowest: The first rate.
-        highest: The last one, unless the loss has exploded before.
-        num_steps: Steps from the one to the other.
-        weight_decay: AdamW's.
-        augment: Augmentation of the training images, by name.
+        highest: The last rate, unless the loss diverges before.
+        num_steps: Number of steps from `lowest` to `highest`.
+        weight_decay: The weight decay of AdamW.
+        augment: The augmentation preset of the training images.
         loss: As `fine_tune` takes it; the cross-entropy that fits the head by default.
 
     Raises:
-        ArgumentError: An argument breaks its rule.
-        TrainingError: The loss explodes at the first rates, or is not finite to begin with.
+        ArgumentError: An argument is invalid.
+        TrainingError: The loss diverges at the first rates, or is not finite at the beginning.
 
     Example:
         >>> import numpy as np, tlkit
@@ -130,14 +132,15 @@ def find_learning_rate(
         True
 
     Reference:
-        Smith (2017), section 3.3, https://arxiv.org/abs/1506.01186 (there the rate rises linearly;
-        here by a constant factor).
+        Smith (2017), section 3.3, https://arxiv.org/abs/1506.01186 (with a linearly increasing
+        rate; here it increases by a constant factor).
     """
     for name, value in (("lowest", lowest), ("highest", highest)):
         check_positive(name, value)
     if highest <= lowest:
         raise ArgumentError(
-            f"`highest` must be above `lowest`. Received: highest={highest!r}, lowest={lowest!r}."
+            f"`highest` must be above `lowest`. Received: highest={highest!r}, lowest={lowest!r}. "
+            "Exchange them, or leave them out."
         )
     check_count("num_steps", num_steps, minimum=20)
     check_one_device(model, "find_learning_rate")
@@ -149,32 +152,32 @@ def find_learning_rate(
     rates = np.geomspace(lowest, highest, num_steps)
     with restored_afterwards(model):
         frozen_calls = find_frozen_calls(model, unfreeze, set_trainable_flags(model, unfreeze))
-        batches = _endless(source.train, model, augment, one_hot=takes_one_hot(loss))
+        batches = _repeat_batches(source.train, model, augment, one_hot=takes_one_hot(loss))
         trainee = hooked(model, frozen_calls=frozen_calls)
         with missing_files_named([source.train]):
-            losses = _sweep(
+            losses = _run_sweep(
                 trainee,
                 batches,
                 rates,
                 loss,
                 weight_decay=weight_decay,
-                uninformed=_knows_nothing(model),
+                uniform_outputs=_uniform_outputs(model),
             )
     if not len(losses):
         raise TrainingError(
-            "`model` must have a finite loss before anything is changed. Received: none at the "
-            "first step. Look for weights that are not finite, or load those of before."
+            "`model` must have a finite loss at the beginning. Received: a loss that is not finite "
+            "at the first step. Check for weights that are not finite, or reload earlier weights."
         )
-    if len(losses) < SETTLED:
+    if len(losses) < MIN_STEPS:
         raise TrainingError(
-            "`lowest` must be a rate at which the loss does not explode. Received: "
-            f"lowest={lowest!r}, and it did after {len(losses)} steps. Try "
+            "`lowest` must be a rate at which the loss does not diverge. Received: "
+            f"lowest={lowest!r}, with which it diverged after {len(losses)} steps. Try "
             f"lowest={lowest / 100:.0e}."
         )
     rates = rates[: len(losses)]
     smoothed = _smooth(losses)
-    flat = _why_flat(rates, losses, smoothed)
-    suggestions = {} if flat else _suggestions(rates, smoothed)
+    flat_reason = _flat_reason(rates, losses, smoothed)
+    suggestions = {} if flat_reason else _suggest(rates, smoothed)
     return LearningRateReport(
         rates=rates,
         losses=losses,
@@ -182,56 +185,58 @@ def find_learning_rate(
         suggestions=suggestions,
         suggestion=float(np.median([*suggestions.values()] or [DEFAULT_LEARNING_RATE])),
         unfreeze=unfreeze,
-        notes=(flat,) if flat else (),
+        notes=(flat_reason,) if flat_reason else (),
     )
 
 
-def _endless(images: Images, model: keras.Model, augment: str, *, one_hot: bool) -> tf.data.Dataset:
+def _repeat_batches(
+    images: Images, model: keras.Model, augment: str, *, one_hot: bool
+) -> tf.data.Dataset:
     if isinstance(images, ImageSplit):
         images = images.dataset(shuffle=True, augment=augment)
     return with_targets(images.repeat(), model, one_hot=one_hot)
 
 
-def _sweep(
+def _run_sweep(
     trainee: keras.Model,
     batches: tf.data.Dataset,
     rates: np.ndarray,
     loss: keras.losses.Loss,
     *,
     weight_decay: float,
-    uninformed: np.ndarray,
+    uniform_outputs: np.ndarray,
 ) -> np.ndarray:
-    """Returns the losses of the steps until the last rate, or until they explode.
+    """Returns the losses of the steps up to the last rate, or until they diverge.
 
     Args:
-        trainee: What trains.
-        batches: Without end.
-        rates: Of the steps.
-        loss: What is to fall.
-        weight_decay: AdamW's.
-        uninformed: What a model that knows nothing says of an image, `(1, num_outputs)`.
+        trainee: The model to train.
+        batches: An infinite data set.
+        rates: The rate of each step.
+        loss: The loss to minimise.
+        weight_decay: The weight decay of AdamW.
+        uniform_outputs: The outputs of a uniform prediction, `(1, num_outputs)`.
     """
     optimizer = keras.optimizers.AdamW(float(rates[0]), weight_decay=weight_decay)
     trainee.compile(optimizer=optimizer, loss=loss, jit_compile=False)
     optimizer.build(trainee.trainable_variables)  # or the step would be traced twice
     losses: list[float] = []
-    large = 0.0
+    uniform_loss = 0.0
     for rate, batch in track(zip(rates, batches, strict=False), "learning rates", len(rates)):
         if not losses:
             targets = batch[1]
-            large = float(loss(targets, np.repeat(uninformed, len(targets), axis=0)))
+            uniform_loss = float(loss(targets, np.repeat(uniform_outputs, len(targets), axis=0)))
         optimizer.learning_rate = float(rate)
         value = float(trainee.train_on_batch(*batch))
         trainee.reset_metrics()
         losses.append(value)
         smoothed = _smooth(np.array(losses))
-        limit = smoothed.min() + DIVERGED * max(smoothed[0], large)
+        limit = smoothed.min() + DIVERGED * max(smoothed[0], uniform_loss)
         if not np.isfinite(value) or smoothed[-1] > limit:
             break
     return np.array([value for value in losses if np.isfinite(value)])
 
 
-def _knows_nothing(model: keras.Model) -> np.ndarray:
+def _uniform_outputs(model: keras.Model) -> np.ndarray:
     """Returns outputs that give each class the same probability, float32 `(1, num_outputs)`."""
     num_outputs = model.output_shape[-1]
     value = 0.0
@@ -241,7 +246,7 @@ def _knows_nothing(model: keras.Model) -> np.ndarray:
 
 
 def _smooth(losses: np.ndarray) -> np.ndarray:
-    """A running mean whose start is not drawn towards zero."""
+    """Returns the bias-corrected exponential moving average."""
     mean, out = 0.0, []
     for step, loss in enumerate(losses, start=1):
         mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
@@ -249,30 +254,29 @@ def _smooth(losses: np.ndarray) -> np.ndarray:
     return np.array(out)
 
 
-def _why_flat(rates: np.ndarray, losses: np.ndarray, smoothed: np.ndarray) -> str:
-    """Says that a curve is flat; nothing where the loss falls by more than chance makes it fall."""
-    start = SETTLED - 1
+def _flat_reason(rates: np.ndarray, losses: np.ndarray, smoothed: np.ndarray) -> str:
+    """Returns why a curve counts as flat, or "" if the loss decreases significantly."""
+    start = MIN_STEPS - 1
     lowest = start + int(smoothed[start:].argmin())
     fall = float(smoothed[start : lowest + 1].max() - smoothed[lowest])
-    steps = np.diff(losses)[smoothed[1:] <= _EXPLODES * smoothed[start]]
+    steps = np.diff(losses)[smoothed[1:] <= _MAX_LOSS_RATIO * smoothed[start]]
     noise = float(np.sqrt(np.mean(np.square(steps)) / 2)) if len(steps) else 0.0
-    least = max(MIN_FALL * float(smoothed[start]), MIN_SIGNAL * noise)
-    if lowest >= start + 2 and fall >= least:
+    min_fall = max(MIN_FALL * float(smoothed[start]), MIN_SIGNAL * noise)
+    if lowest >= start + 2 and fall >= min_fall:
         return ""
     return (
-        f"the curve is flat: between {rates[0]:.1e} and {rates[-1]:.1e} the loss fell by "
-        f"{fall:.3f}, where less than {least:.3f} may be chance. The model may have "
-        "learned what it can here, as a solved head has; a noisy curve clears up with more steps "
-        "(`num_steps`) or larger batches"
+        f"the curve is flat: between {rates[0]:.1e} and {rates[-1]:.1e} the loss decreased by "
+        f"{fall:.3f}, and less than {min_fall:.3f} is within noise. The model may already fit its "
+        "data, as a solved head does; more steps (`num_steps`) or larger batches reduce the noise"
     )
 
 
-def _suggestions(rates: np.ndarray, smoothed: np.ndarray) -> dict[str, float]:
-    start = min(SETTLED, len(smoothed)) - 1
+def _suggest(rates: np.ndarray, smoothed: np.ndarray) -> dict[str, float]:
+    start = min(MIN_STEPS, len(smoothed)) - 1
     rates, smoothed = rates[start:], smoothed[start:]
     lowest = int(smoothed.argmin())
-    before = smoothed[: lowest + 1]
-    top = int(before.argmax())
+    descent = smoothed[: lowest + 1]
+    top = int(descent.argmax())
     slope = np.gradient(smoothed[: lowest + 1], np.log(rates[: lowest + 1]))
     return {
         "steepest": float(rates[slope.argmin()]),

@@ -1,4 +1,4 @@
-"""How much a linear head can read off features: cross-validated accuracy, with an interval."""
+"""Cross-validated accuracy of a linear head on features, with an interval."""
 
 import warnings
 from dataclasses import dataclass
@@ -12,40 +12,40 @@ from threadpoolctl import threadpool_limits
 
 from tlkit.data.splits import class_weights
 from tlkit.errors import DataError
-from tlkit.evaluation.intervals import Interval, mean_share_interval, wilson_interval
+from tlkit.evaluation.intervals import Interval, mean_proportion_interval, wilson_interval
 from tlkit.training.labelled import LabelledFeatures
 from tlkit.training.linear import STRENGTHS, first_minimum, moments, row_space
 
 MIN_FOR_INTERVAL = 20
-"""With fewer different images no interval is given.
+"""Minimum number of different images for an interval.
 
-Answers of different folds come from heads that share most of their images, and the fewer there
-are, the more those answers hang together, which Wilson's formula does not know. Where one model is
-measured on images it has not seen, it serves any number: see `tlkit.evaluation.intervals`.
+Predictions of different folds come from heads that share most of their training images. With few
+images they are strongly dependent, which Wilson's formula does not take into account. For one model
+on unseen images it is valid for any number, see `tlkit.evaluation.intervals`.
 """
 
-NO_INTERVALS = f"no intervals: they take {MIN_FOR_INTERVAL} different images (or groups of them)"
+NO_INTERVALS = f"no intervals: they need {MIN_FOR_INTERVAL} different images (or groups of them)"
 
 _NUM_FOLDS = 5
-_MAX_STEPS = 200  # a penalty that takes more is far too weak
+_MAX_STEPS = 200  # a penalty that needs more is far too weak
 
 
 @dataclass(frozen=True)
 class ProbeScore:
-    """What a linear head reads off features it was not fitted to.
+    """The cross-validated score of a linear head.
 
     Attributes:
-        accuracy: Share of right answers (of right label decisions where there are several), 0...1,
-            each from a head that was fitted to the other folds; the mean of the classes' where they
-            are to count the same.
-        interval: Its 95 % interval, see `tlkit.evaluation.intervals`, `None` with fewer than 20
-            different images. Heads of different folds share most of their images, which the formula
-            does not know: it is a little too narrow.
-        num_images: Different images; where they have groups, the groups.
-        num_folds: Of the cross-validation.
-        strength: scikit-learn's `C`, that with the smallest log loss over the folds; averaged over
+        accuracy: Accuracy, 0...1, of predictions by heads fitted to the other folds; for
+            multi-label data of label decisions, with `class_weight` the balanced accuracy.
+        interval: 95 % confidence interval of the accuracy, see `tlkit.evaluation.intervals`, `None`
+            with fewer than 20 different images. It is slightly too narrow, as heads of different
+            folds share most of their images.
+        num_images: Number of different images, or of groups if there are any.
+        num_folds: Number of folds.
+        strength: scikit-learn's `C` with the smallest log loss over the folds, averaged over
             labels.
-        is_right: For each row whether it is right, `(n,)`; of several labels the share.
+        is_correct: Whether each row is correct, `(n,)`; for multi-label data the fraction of
+            correct labels.
     """
 
     accuracy: float
@@ -53,7 +53,7 @@ class ProbeScore:
     num_images: int
     num_folds: int
     strength: float
-    is_right: np.ndarray
+    is_correct: np.ndarray
 
 
 def probe(
@@ -62,18 +62,18 @@ def probe(
     class_weight: str | None = None,
     seed: int = 0,
 ) -> ProbeScore:
-    """Measures a linear head on features by stratified cross-validation.
+    """Evaluates a linear head on features by stratified cross-validation.
 
     The head is that of `tlkit.training.linear.solve_linear`: logistic regression on standardised
-    features. Its penalty is chosen on the same folds that measure it, one number on all images,
-    which flatters all networks alike and little.
+    features. Its penalty, one number for all folds, is chosen on the folds that measure the
+    accuracy, which is therefore slightly optimistically biased, equally for all networks.
 
     Args:
-        rows: Their features are left as they are, and all count the same. Rows of 0/1 are measured
-            label by label.
-        class_weight: "balanced" lets each class count the same, in what is fitted, in what chooses
-            the penalty, and in the accuracy; not of rows of 0/1.
-        seed: Of the folds.
+        rows: Features and labels, unweighted; they are not modified. For multi-label data, rows of
+            0/1, each label is evaluated separately.
+        class_weight: "balanced" weights the classes equally, in fitting, in choosing the penalty,
+            and in the accuracy; not for multi-label data.
+        seed: Seed of the folds.
 
     Raises:
         DataError: A class has fewer than two different images, or groups of them.
@@ -97,8 +97,8 @@ def probe(
     tasks = [labels] if labels.ndim == 1 else [column.astype(np.int64) for column in labels.T]
     with threadpool_limits(1, user_api="blas"), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        found = [
-            _out_of_fold(
+        results = [
+            _cross_validate(
                 LabelledFeatures(standard, task, groups),
                 is_label=labels.ndim == 2,
                 class_weight=class_weight,
@@ -106,81 +106,86 @@ def probe(
             )
             for task in tasks
         ]
-    is_right = np.mean([right for right, _, _ in found], axis=0)
-    accuracy = float(is_right.mean())
+    is_correct = np.mean([correct for correct, _, _ in results], axis=0)
+    accuracy = float(is_correct.mean())
     interval = None
     if class_weight is not None:
-        of_classes = [labels == name for name in np.unique(labels)]
-        recalls = np.array([is_right[rows].mean() for rows in of_classes])
+        class_masks = [labels == name for name in np.unique(labels)]
+        recalls = np.array([is_correct[rows].mean() for rows in class_masks])
         accuracy = float(recalls.mean())
     if num_images >= MIN_FOR_INTERVAL and class_weight is not None:
-        counts = np.array([len(np.unique(groups[rows])) for rows in of_classes])
-        interval = mean_share_interval(recalls, counts)
+        counts = np.array([len(np.unique(groups[rows])) for rows in class_masks])
+        interval = mean_proportion_interval(recalls, counts)
     elif num_images >= MIN_FOR_INTERVAL:
         interval = wilson_interval(accuracy, num_images)
     return ProbeScore(
         accuracy=accuracy,
         interval=interval,
         num_images=num_images,
-        num_folds=max(folds for _, _, folds in found),
-        strength=float(np.mean([strength for _, strength, _ in found])),
-        is_right=is_right,
+        num_folds=max(folds for _, _, folds in results),
+        strength=float(np.mean([strength for _, strength, _ in results])),
+        is_correct=is_correct,
     )
 
 
-def _out_of_fold(
+def _cross_validate(
     rows: LabelledFeatures,
     *,
     is_label: bool,
     class_weight: str | None,
     seed: int,
 ) -> tuple[np.ndarray, float, int]:
-    """Whether each row is right at the best strength, that strength, and the number of folds."""
+    """Returns whether each row is correct, the best strength, and the number of folds."""
     features, labels, groups = rows.features, rows.labels, rows.own_groups
     classes, positions = np.unique(labels, return_inverse=True)
-    if len(classes) == 1 and is_label:  # one that all images carry, or none
+    if len(classes) == 1 and is_label:  # a label that all images have, or none
         return np.ones(len(labels)), 0.0, 0
     smallest = min(len(np.unique(groups[labels == name])) for name in classes)
-    if is_label and smallest < 2:  # a label on one image can be learnt from no other
+    if is_label and smallest < 2:  # a label of a single image cannot be learned from others
         return (labels == np.median(labels)).astype(np.float64), 0.0, 0
     if smallest < 2 or len(classes) < 2:
         raise DataError(
-            "`data` must hold at least two classes with two different training images each (of "
-            "different groups, where they have any), to measure one by the other. "
-            f"Received: {len(classes)} classes, the smallest with {smallest}. Add some, or leave "
+            "`data` must have at least two classes with two different training images each (of "
+            "different groups, if there are any) for cross-validation. "
+            f"Received: {len(classes)} classes, the smallest with {smallest}. Add images, or leave "
             "the class out."
         )
     num_folds = min(_NUM_FOLDS, smallest)
     splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
     folds = list(splitter.split(labels, labels, groups))
-    # each fold's head goes on from where the penalty before left it
-    given = {"max_iter": _MAX_STEPS, "warm_start": True, "class_weight": class_weight}
-    heads = [LogisticRegression(**given) for _ in folds]
+    # each fold's head is warm-started from its fit with the previous penalty
+    settings = {"max_iter": _MAX_STEPS, "warm_start": True, "class_weight": class_weight}
+    heads = [LogisticRegression(**settings) for _ in folds]
     weights = None
     if class_weight is not None:
         weights = class_weights(positions, len(classes))[positions]
-    answers: dict[float, np.ndarray] = {}
+    correct_by_strength: dict[float, np.ndarray] = {}
 
     def loss_at(strength: float) -> float:
-        loss, is_right = 0.0, np.zeros(len(labels))
+        loss, is_correct = 0.0, np.zeros(len(labels))
         for (train, test), regression in zip(folds, heads, strict=True):
-            taught = np.unique(labels[train])
-            if len(taught) < 2:  # groups of several classes may leave one alone
-                is_right[test] = labels[test] == taught[0]
+            train_labels = np.unique(labels[train])
+            if len(train_labels) < 2:  # groups of several classes may leave a single class
+                is_correct[test] = labels[test] == train_labels[0]
                 continue
             regression.set_params(C=strength).fit(features[train], labels[train])
-            shares = regression.predict_proba(features[test])
-            known = regression.classes_
-            is_right[test] = known[shares.argmax(axis=1)] == labels[test]
-            some = np.isin(labels[test], known)  # a fold of groups may hold all of a small class
-            if some.any():
-                own = None if weights is None else weights[test][some]
-                of_fold = log_loss(
-                    labels[test][some], shares[some], labels=known, sample_weight=own
+            probabilities = regression.predict_proba(features[test])
+            fold_classes = regression.classes_
+            is_correct[test] = fold_classes[probabilities.argmax(axis=1)] == labels[test]
+            is_known = np.isin(
+                labels[test], fold_classes
+            )  # a fold of groups may contain all images of a small class
+            if is_known.any():
+                fold_weights = None if weights is None else weights[test][is_known]
+                fold_loss = log_loss(
+                    labels[test][is_known],
+                    probabilities[is_known],
+                    labels=fold_classes,
+                    sample_weight=fold_weights,
                 )
-                loss += float(of_fold) / num_folds
-        answers[strength] = is_right
+                loss += float(fold_loss) / num_folds
+        correct_by_strength[strength] = is_correct
         return loss
 
     strength = first_minimum(STRENGTHS, loss_at)
-    return answers[strength], strength, num_folds
+    return correct_by_strength[strength], strength, num_folds

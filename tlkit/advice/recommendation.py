@@ -1,4 +1,4 @@
-"""What to train, drawn from how many images there are and how near they are."""
+"""Recommends what to train, by the number of images and their similarity."""
 
 from dataclasses import dataclass
 
@@ -10,21 +10,22 @@ from tlkit.utils.formatting import percent
 from tlkit.utils.text_repr import ShownAsText
 
 FEW, MANY = 20, 500
-"""Training images of a class below which the head alone is solved, and from which all may train."""
+"""Training images per class below which only the head is solved, and from which all layers
+train."""
 
 ANCHORS = {"strong": 0.01, "weak": 0.001, "none": 0.0}
-"""Strengths to begin with, for `anchor_weights`; `choose_anchor` finds one by trying."""
+"""Initial strengths for `anchor_weights`; `choose_anchor` searches for the best."""
 
 
 @dataclass(frozen=True)
 class Recommendation(ShownAsText):
-    """What to train.
+    """A recommendation of what to train.
 
     Attributes:
         mode: "head" (`train_head`) or "fine-tune" (`fine_tune`).
-        unfreeze: What is to train, as `fine_tune` takes it: "head", a number of groups, or "all".
-        anchor: "strong", "weak" or "none": how firmly to hold the weights to where they were.
-        reasons: Why, with the figures it follows from.
+        unfreeze: What to train, as `fine_tune` takes it: "head", a number of groups, or "all".
+        anchor: How strongly to penalise weight changes: "strong", "weak" or "none".
+        reasons: The reasons, with figures.
     """
 
     mode: str
@@ -34,50 +35,50 @@ class Recommendation(ShownAsText):
 
     @property
     def anchor_strength(self) -> float:
-        """A strength to begin with, for `anchor_weights`; 0 for none."""
+        """An initial strength for `anchor_weights`; 0 for none."""
         return ANCHORS[self.anchor]
 
     @property
     def arguments(self) -> dict[str, object]:
-        """What `train_run` takes: `mode` and, with fine-tuning, `unfreeze`."""
+        """The arguments of `train_run`: `mode` and, for fine-tuning, `unfreeze`."""
         if self.mode == "head":
             return {"mode": self.mode}
         return {"mode": self.mode, "unfreeze": self.unfreeze}
 
     def __str__(self) -> str:
         if self.mode == "head":
-            what = "solve the head alone"
+            text = "solve only the head"
         else:
             trained = "everything" if self.unfreeze == "all" else f"the last {self.unfreeze} groups"
-            held = "no anchor" if self.anchor == "none" else f"a {self.anchor} anchor"
-            what = f"fine-tune {trained}, {held}"
-        return "\n".join([what, *(f"  {reason}" for reason in self.reasons)])
+            anchor = "no anchor" if self.anchor == "none" else f"a {self.anchor} anchor"
+            text = f"fine-tune {trained}, {anchor}"
+        return "\n".join([text, *(f"  {reason}" for reason in self.reasons)])
 
 
 def recommend(data: ImageData, similarity: SimilarityReport) -> Recommendation:
-    """Says what to train, from the number of images and their similarity.
+    """Recommends what to train, by the number of images and their similarity to pretraining data.
 
-    | training images of a class | near or between | far, or the weights do not help |
+    | training images per class | near or between | far, or no benefit of the weights |
     | --- | --- | --- |
     | below 20 | the head | the head |
     | 20 to 499 | the last groups, a strong anchor | the last groups, a weak anchor |
     | 500 and more | everything, a weak anchor | everything, no anchor |
 
-    Few images determine few weights, whatever they show. Where what the network knows fits, it
-    is worth keeping: anchored the more, the fewer images there are. The head alone is always
-    solved first, and `fine_tune` keeps it where nothing better comes.
+    Few images determine only few weights. If the pretrained features suit the images they are worth
+    keeping, with a stronger anchor for fewer images. The head is always solved first, and
+    `fine_tune` keeps it if further training brings no improvement.
 
-    It is a rule of thumb with round numbers for limits; validation decides. With 8 to 112 training
-    images of a class, of images and of CIFAR-10, what it says was the best of five choices or
-    so near that five seeds do not tell them apart, see benchmarks/README.md. From 500 images of a
-    class on nothing was measured.
+    It is a rule of thumb with round limits; validation decides. With 8 to 112 training images per
+    class, of flowers, insects and CIFAR-10, the recommendation was the best of five choices or not
+    significantly different from it over five seeds, see benchmarks/README.md. For 500 or more
+    images per class nothing was measured.
 
     Args:
-        data: What the training images are counted in.
-        similarity: What `measure_similarity` returned for them.
+        data: The data with the training images.
+        similarity: The result of `measure_similarity` for them.
 
     Raises:
-        ArgumentError: An argument is of another kind.
+        ArgumentError: An argument has another type.
 
     Example:
         >>> import numpy as np, tlkit
@@ -87,58 +88,58 @@ def recommend(data: ImageData, similarity: SimilarityReport) -> Recommendation:
         >>> data = tlkit.load_arrays(images, np.arange(20) % 2, ["a", "b"], splits=(1, 0, 0))
         >>> near = SimilarityReport(0.9, (0.8, 0.95), 0.5, (0.4, 0.6), {"conv5": 0.1}, 0.1, 20, 2)
         >>> print(recommend(data, near))
-        solve the head alone
-          10.0 training images of a class, below 20: too few to train more than the head
+        solve only the head
+          10.0 training images per class, below 20: too few to train more than the head
 
     Reference:
         The quarters of size and similarity: https://cs231n.github.io/transfer-learning/
     """
     if not isinstance(similarity, SimilarityReport):
         raise ArgumentError(
-            "`similarity` must be what measure_similarity returned. Received: similarity of type "
-            f"{type(similarity).__name__}."
+            "`similarity` must be the result of measure_similarity. Received: similarity of type "
+            f"{type(similarity).__name__}. Call measure_similarity(model, data)."
         )
-    if (by_number := recommend_by_number(data)) is not None:
-        return by_number
-    is_of_use = similarity.level != "far" and similarity.knows_more_than_chance
-    return _by_size(data, is_of_use, _fit(similarity))
+    if (recommendation := recommend_by_number(data)) is not None:
+        return recommendation
+    is_useful = similarity.level != "far" and similarity.knows_more_than_chance
+    return _recommend_by_size(data, is_useful, _similarity_reason(similarity))
 
 
 def recommend_unmeasured(data: ImageData, reason: str) -> Recommendation:
-    """Returns what `recommend` says where the similarity cannot be measured, as if it were far.
+    """Returns the recommendation without a similarity, which is assumed to be low.
 
     Args:
-        data: What the training images are counted in.
-        reason: Why it was not measured.
+        data: The data with the training images.
+        reason: Why the similarity was not measured.
 
     Raises:
-        ArgumentError: `data` is of another kind.
+        ArgumentError: `data` has another type.
     """
-    return recommend_by_number(data) or _by_size(data, False, reason)
+    return recommend_by_number(data) or _recommend_by_size(data, False, reason)
 
 
-def _by_size(data: ImageData, is_of_use: bool, reason: str) -> Recommendation:
-    """What enough images for more than the head are enough for."""
-    per_class = _images_of_a_class(data)
-    number = f"{per_class:,.1f} training images of a class"
+def _recommend_by_size(data: ImageData, is_useful: bool, reason: str) -> Recommendation:
+    """Returns the recommendation for enough images to train more than the head."""
+    per_class = _images_per_class(data)
+    count = f"{per_class:,.1f} training images per class"
     if per_class < MANY:
-        reasons = (f"{number}, {FEW} to {MANY - 1}: enough for the last groups", reason)
-        anchor = "strong" if is_of_use else "weak"
+        reasons = (f"{count}, {FEW} to {MANY - 1}: enough for the last groups", reason)
+        anchor = "strong" if is_useful else "weak"
         return Recommendation("fine-tune", DEFAULT_GROUPS, anchor, reasons)
-    reasons = (f"{number}, {MANY} or more: enough for everything", reason)
-    return Recommendation("fine-tune", "all", "weak" if is_of_use else "none", reasons)
+    reasons = (f"{count}, {MANY} or more: enough for everything", reason)
+    return Recommendation("fine-tune", "all", "weak" if is_useful else "none", reasons)
 
 
 def recommend_by_number(data: ImageData) -> Recommendation | None:
-    """Returns what `recommend` says whatever the similarity is; `None` where that counts too.
+    """Returns the recommendation if it does not depend on the similarity, else `None`.
 
-    So nothing need be measured where the images are too few to train more than the head.
+    This avoids measuring the similarity if there are too few images to train more than the head.
 
     Args:
-        data: What the training images are counted in.
+        data: The data with the training images.
 
     Raises:
-        ArgumentError: `data` is of another kind.
+        ArgumentError: `data` has another type.
 
     Example:
         >>> import numpy as np, tlkit
@@ -150,32 +151,35 @@ def recommend_by_number(data: ImageData) -> Recommendation | None:
     """
     if not isinstance(data, ImageData):
         raise ArgumentError(
-            "`data` must be what load_folder returned. Received: data of type "
-            f"{type(data).__name__}."
+            "`data` must be the result of load_folder. Received: data of type "
+            f"{type(data).__name__}. Load the images first."
         )
-    per_class = _images_of_a_class(data)
+    per_class = _images_per_class(data)
     if per_class >= FEW:
         return None
     reason = (
-        f"{per_class:,.1f} training images of a class, below {FEW}: too few to train more than "
-        "the head"
+        f"{per_class:,.1f} training images per class, below {FEW}: too few to train more than the "
+        "head"
     )
     return Recommendation("head", "head", "none", (reason,))
 
 
-def _images_of_a_class(data: ImageData) -> float:
-    """Different training images of a class, on average."""
+def _images_per_class(data: ImageData) -> float:
+    """Returns the mean number of different training images per class."""
     return len(set(data.train.digests)) / data.num_classes
 
 
-def _fit(similarity: SimilarityReport) -> str:
-    """Why to hold on to what the network knows, or not."""
-    against = (
-        f"{percent(similarity.accuracy)} with its weights, "
-        f"{percent(similarity.random_accuracy)} with random ones"
+def _similarity_reason(similarity: SimilarityReport) -> str:
+    """Returns the reason for or against keeping the pretrained weights."""
+    accuracies = (
+        f"accuracy {percent(similarity.accuracy)} with them, "
+        f"{percent(similarity.random_accuracy)} with random weights"
     )
     if not similarity.knows_more_than_chance:
-        return f"what the network knows does not show to help ({against}): little holds it"
+        return f"the pretrained weights bring no significant gain ({accuracies})"
     if similarity.level == "far":
-        return f"the images are far from what it knows (distance {similarity.distance:.2f})"
-    return f"what the network knows helps ({against}): worth keeping"
+        return (
+            "the images differ from the pretraining data "
+            f"(distance of statistics {similarity.distance:.2f})"
+        )
+    return f"the pretrained weights help ({accuracies}): worth keeping"

@@ -1,4 +1,4 @@
-"""When a model should say «none of these»."""
+"""Fits and evaluates the rejection of out-of-distribution (OOD) images."""
 
 import os
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from tlkit.evaluation.rejection import (
     Rejection,
     check_rejection,
     fit_threshold,
-    novelty,
+    ood_scores,
     unit_vectors,
 )
 from tlkit.models.flattening import below
@@ -27,22 +27,22 @@ from tlkit.training.features import Features, extract_features
 from tlkit.training.frozen import FrozenPart
 from tlkit.training.objective import targets_of
 from tlkit.training.sources import source_of
-from tlkit.utils.formatting import interval, percent
+from tlkit.utils.formatting import fraction_text
 from tlkit.utils.text_repr import ShownAsParagraphs
 
 DEFAULT_KEEP = 0.95
-_ROWS_AT_ONCE = 1024
+_CHUNK_SIZE = 1024
 
 
 @dataclass(frozen=True)
 class RejectionReport(ShownAsParagraphs):
-    """How many of some images a model calls unknown.
+    """How many images a model rejects as out-of-distribution.
 
     Attributes:
         num_images: Number of images.
-        num_rejected: How many of them are called unknown.
-        rate: The share of them, 0...1.
-        interval: Its 95 % interval, by Wilson's formula.
+        num_rejected: Number of rejected images.
+        rate: Fraction of the images that is rejected, 0...1.
+        interval: 95 % confidence interval of the rate, by Wilson's formula.
     """
 
     num_images: int
@@ -51,10 +51,8 @@ class RejectionReport(ShownAsParagraphs):
     interval: Interval
 
     def __str__(self) -> str:
-        return (
-            f"{percent(self.rate)} of {self.num_images:,} images unknown "
-            f"(95 % interval {interval(self.interval)})"
-        )
+        rate = fraction_text(self.rate, self.num_images, self.interval)
+        return f"rejected as out-of-distribution: {rate}"
 
 
 def fit_rejection(
@@ -66,32 +64,32 @@ def fit_rejection(
     seed: int = 0,
     cache: str | os.PathLike[str] | None = None,
 ) -> Rejection:
-    """Chooses the distance from the training images beyond which an image is unknown.
+    """Fits a threshold on the OOD score, above which images are rejected.
 
-    What counts is the angle between an image's features (what the head reads) and those of its
-    5th nearest training image. The features are those that `train_head` stores: after it no
-    image runs again. `export_model(..., rejection=...)` puts the answer into the SavedModel.
+    The OOD score is one minus the cosine similarity between an image's features (the head's input)
+    and those of its 5th nearest training image. The features are those that `train_head` stores, so
+    that none are computed again after it. `export_model(..., rejection=...)` includes the result in
+    the SavedModel.
 
-    The threshold is chosen on validation images alone, which all are of known classes. It keeps
-    the share `keep` of such images, and is no promise for any other: how many strangers are
-    refused depends on how strange they are, and `measure_rejection` says it of given ones.
-    Drawings, digits and thumbnails lie far from images; another image of an insect on a
-    flower does not lie far from flowers.
+    The threshold is chosen on validation images only, which are all in-distribution. It accepts the
+    fraction `keep` of such images; how many OOD images are rejected depends on how different they
+    are, and is measured by `measure_rejection`. Drawings, digits and thumbnails are far from
+    photographs; an image of an insect on a flower is not far from flowers.
 
     Args:
-        model: A classifier that is trained; it stays as it is. Training its head further leaves
-            the threshold valid, training anything below does not.
-        data: What `load_folder`, `load_arrays` or `load_tfds` returned; or batches of images and
+        model: A trained classifier; it is not changed. Training its head further leaves the
+            threshold valid, training layers below does not.
+        data: The result of `load_folder`, `load_arrays` or `load_tfds`; or batches of images and
             labels.
-        validation: Where `data` is a `tf.data.Dataset`: images that were not trained on.
-        keep: Share of known images to keep, from 0 to less than 1.
-        seed: Of the choice where there are more than 10,000 training images to keep.
+        validation: Images that were not trained on, if `data` is a `tf.data.Dataset`.
+        keep: Fraction of in-distribution images to accept, from 0 to less than 1.
+        seed: Seed of the choice among more than 10,000 training images.
         cache: Folder of the feature stores; tlkit's cache by default.
 
     Raises:
-        ArgumentError: If an argument breaks its rule, or data and model do not fit.
-        DataError: If there are no validation images, or too few: 19 to keep 95 %; if there are
-            fewer than 5 training images.
+        ArgumentError: If an argument is invalid, or data and model do not fit.
+        DataError: If there are no validation images, or too few (19 are needed to accept 95 %); if
+            there are fewer than 5 training images.
 
     Example:
         >>> import numpy as np, tlkit
@@ -106,41 +104,41 @@ def fit_rejection(
         (True, True)
 
     Reference:
-        Sun et al. (2022), https://arxiv.org/abs/2204.06507, for the distance; the threshold is
-        that of split conformal prediction, see `tlkit.evaluation.rejection.fit_threshold`.
+        Sun et al. (2022), https://arxiv.org/abs/2204.06507, for the score; the threshold is that of
+        split conformal prediction, see `tlkit.evaluation.rejection.fit_threshold`.
     """
     check_fraction("keep", keep, example=0.95)
     source = source_of(model, data, validation)
     if source.validation is None:
         raise DataError(
-            "`data` must have a validation split to choose the threshold on. Received: none. "
-            "Load it with `splits=(0.8, 0.1, 0.1)`, or give `validation`."
+            "`data` must have a validation split to choose the threshold. Received: none. "
+            "Load it with `splits=(0.8, 0.1, 0.1)`, or pass `validation`."
         )
-    part = _part_of(model)
+    part = _feature_part(model)
     train = extract_features(part, source.train, exact=False, cache=cache)
     held_out = extract_features(part, source.validation, exact=True, cache=cache)
     if len(train.keys) < NUM_NEIGHBOURS:
         raise DataError(
-            f"`data` must hold at least {NUM_NEIGHBOURS} images to compare with. Received: "
-            f"{len(train.keys)}. Add some."
+            f"`data` must have at least {NUM_NEIGHBOURS} training images. Received: "
+            f"{len(train.keys)}. Add images."
         )
     chosen = np.arange(len(train.keys))
     notes = []
     if len(chosen) > MAX_STORED:
         chosen = np.sort(np.random.default_rng(seed).permutation(chosen)[:MAX_STORED])
-        notes.append(f"compares with {MAX_STORED:,} of {len(train.keys):,} training images")
+        notes.append(f"uses {MAX_STORED:,} of {len(train.keys):,} training images as neighbours")
     neighbours = np.concatenate(
-        [unit_vectors(train.read(some)).numpy() for some in _in_pieces(chosen)]
+        [unit_vectors(train.read(rows)).numpy() for rows in _split_rows(chosen)]
     )
-    novelties = _novelties(held_out, neighbours, NUM_NEIGHBOURS)
-    threshold, interval = fit_threshold(novelties, keep)
-    is_rejected = novelties > np.float32(threshold)
+    scores = _compute_scores(held_out, neighbours, NUM_NEIGHBOURS)
+    threshold, interval = fit_threshold(scores, keep)
+    is_rejected = scores > np.float32(threshold)
     by_class = _by_class(held_out, is_rejected, model, source.data)
     absent = [name for name, (_, total) in by_class.items() if not total]
     if absent:
         notes.append(
-            f"no validation images of {', '.join(map(repr, absent))}: nothing is known of how "
-            "many of these are rejected"
+            f"no validation images of {', '.join(map(repr, absent))}: how many of these are "
+            "rejected is unknown"
         )
     return Rejection(
         signature=part.signature,
@@ -148,7 +146,7 @@ def fit_rejection(
         num_neighbours=NUM_NEIGHBOURS,
         threshold=threshold,
         keep=keep,
-        num_images=len(novelties),
+        num_images=len(scores),
         wrongly_rejected=float(is_rejected.mean()),
         interval=interval,
         by_class=by_class,
@@ -163,19 +161,19 @@ def measure_rejection(
     *,
     cache: str | os.PathLike[str] | None = None,
 ) -> RejectionReport:
-    """Says how many of some images the model calls unknown.
+    """Measures the fraction of images that is rejected as out-of-distribution.
 
-    Of images of its own classes, such as `data.test`, it is the share wrongly rejected; of
-    others, such as digits, the share rightly refused.
+    For images of the model's classes, such as `data.test`, it is the false rejection rate; for OOD
+    images, such as digits, the detection rate.
 
     Args:
         model: The model that `rejection` was fitted to.
-        images: A split, or a dataset of batches `(images, labels)`; labels are not looked at.
-        rejection: What `fit_rejection` returned.
+        images: A split, or a dataset of batches `(images, labels)`; labels are not used.
+        rejection: The result of `fit_rejection`.
         cache: Folder of the feature stores; tlkit's cache by default.
 
     Raises:
-        ArgumentError: If the model's features are no longer those of the fit, or `images` are no
+        ArgumentError: If the model's features have changed since the fit, or `images` are not
             batches of images and labels.
 
     Example:
@@ -191,35 +189,34 @@ def measure_rejection(
     """
     check_rejection(rejection, model)
     images = check_images("images", images, model, labels="given")
-    features = extract_features(_part_of(model), images, exact=True, cache=cache)
-    novelties = _novelties(features, rejection.neighbours, rejection.num_neighbours)
-    num_rejected = int((novelties > np.float32(rejection.threshold)).sum())
-    rate = num_rejected / len(novelties)
+    features = extract_features(_feature_part(model), images, exact=True, cache=cache)
+    scores = _compute_scores(features, rejection.neighbours, rejection.num_neighbours)
+    num_rejected = int((scores > np.float32(rejection.threshold)).sum())
+    rate = num_rejected / len(scores)
     return RejectionReport(
-        num_images=len(novelties),
+        num_images=len(scores),
         num_rejected=num_rejected,
         rate=rate,
-        interval=wilson_interval(rate, len(novelties)),
+        interval=wilson_interval(rate, len(scores)),
     )
 
 
-def _part_of(model: keras.Model) -> FrozenPart:
+def _feature_part(model: keras.Model) -> FrozenPart:
     return FrozenPart(below(model, feature_cut(model)))
 
 
-def _novelties(features: Features, neighbours: np.ndarray, num_neighbours: int) -> np.ndarray:
+def _compute_scores(features: Features, neighbours: np.ndarray, num_neighbours: int) -> np.ndarray:
     return np.concatenate(
         [
-            novelty(features.read(some), neighbours, num_neighbours).numpy()
-            for some in _in_pieces(np.arange(len(features.keys)))
+            ood_scores(features.read(rows), neighbours, num_neighbours).numpy()
+            for rows in _split_rows(np.arange(len(features.keys)))
         ]
     )
 
 
-def _in_pieces(positions: np.ndarray) -> list[np.ndarray]:
+def _split_rows(positions: np.ndarray) -> list[np.ndarray]:
     return [
-        positions[start : start + _ROWS_AT_ONCE]
-        for start in range(0, len(positions), _ROWS_AT_ONCE)
+        positions[start : start + _CHUNK_SIZE] for start in range(0, len(positions), _CHUNK_SIZE)
     ]
 
 

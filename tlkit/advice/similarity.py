@@ -1,4 +1,4 @@
-"""How near images are to what a network was trained on, without that network's own images."""
+"""Similarity of images to a network's pretraining data, measured without these data."""
 
 import os
 import random
@@ -27,7 +27,7 @@ from tlkit.utils.text_repr import ShownAsText
 NEAR, FAR = 0.15, 0.25
 """Distances below which images count as near, and above which as far.
 
-Guesses from two networks. MobileNet-0.25 (ImageNet): flowers 0.12, insects 0.12, digits 0.29,
+Estimated from two networks. MobileNet-0.25 (ImageNet): flowers 0.12, insects 0.12, digits 0.29,
 flowers with shuffled pixels 0.45; the small ResNet-20 (CIFAR-10): 0.07, 0.07, 0.16 and 0.39.
 """
 
@@ -36,19 +36,19 @@ _BATCH_SIZE = 32
 
 @dataclass(frozen=True)
 class SimilarityReport(ShownAsText):
-    """How near images are to what a network was trained on.
+    """The similarity of images to a network's pretraining data.
 
     Attributes:
-        accuracy: Of a linear head on the network's features, cross-validated, 0...1.
-        interval: Its 95 % interval, `None` with too few images.
-        random_accuracy: The same with random weights: what the images give away to anyone.
-        random_interval: Its 95 % interval.
-        distances: For each group with batch normalisation how far the images' statistics are
-            from the stored ones, 0...1, input side first.
-        distance: That of the last such group, next to what the head reads; `None` where the
-            network has no batch normalisation.
-        num_images: Training images that were looked at.
-        num_classes: How many classes they have.
+        accuracy: Cross-validated accuracy of a linear head on the network's features, 0...1.
+        interval: 95 % confidence interval of the accuracy, `None` with too few images.
+        random_accuracy: The same with random weights, as a baseline.
+        random_interval: 95 % confidence interval of the random accuracy.
+        distances: For each group with batch normalisation the distance between the images'
+            statistics and the stored ones, 0...1, input side first.
+        distance: The distance of the last such group, nearest to the head; `None` if the network
+            has no batch normalisation.
+        num_images: Number of training images used.
+        num_classes: Number of classes.
     """
 
     accuracy: float
@@ -62,56 +62,53 @@ class SimilarityReport(ShownAsText):
 
     @property
     def gain(self) -> float:
-        """What the network's weights add to what random ones give: 0 nothing, 1 all there is."""
+        """The gain of the weights over random ones: 0 is none, 1 is a perfect accuracy."""
         return (self.accuracy - self.random_accuracy) / max(1 - self.random_accuracy, 1e-9)
 
     @property
     def knows_more_than_chance(self) -> bool:
-        """Whether the interval of its accuracy lies above that of random weights."""
+        """Whether the interval of the accuracy is entirely above that of random weights."""
         if self.interval is None or self.random_interval is None:
             return False
         return self.interval[0] > self.random_interval[1]
 
     @property
     def level(self) -> str:
-        """One of "near", "between" or "far"; "unknown" where there is no distance."""
+        """The level "near", "between" or "far"; "unknown" without a distance."""
         if self.distance is None:
             return "unknown"
         return "near" if self.distance < NEAR else "far" if self.distance > FAR else "between"
 
     @property
     def verdict(self) -> str:
-        """The same in plain words."""
-        how = {
-            "near": "The images look to the network much like those it was trained on",
-            "between": "The images look to the network somewhat unlike those it was trained on",
-            "far": "The images look to the network unlike those it was trained on",
-            "unknown": "How the images look to the network cannot be said: it stores no "
-            "statistics (it has no batch normalisation)",
+        """The level and the benefit of the weights as a sentence."""
+        distance_text = {
+            "near": "The images are similar to the pretraining data",
+            "between": "The images are moderately similar to the pretraining data",
+            "far": "The images differ from the pretraining data",
+            "unknown": "The similarity to the pretraining data is unknown: the network has no "
+            "batch normalisation",
         }[self.level]
         if self.knows_more_than_chance:
-            what = (
-                f"what it knows helps: {percent(self.accuracy)} against "
-                f"{percent(self.random_accuracy)} with random weights"
-            )
+            benefit = "the pretrained weights help"
         else:
-            what = (
-                f"that what it knows helps does not show: {percent(self.accuracy)} against "
-                f"{percent(self.random_accuracy)} with random weights"
-            )
-        return f"{how}; {what}."
+            benefit = "the pretrained weights bring no significant gain"
+        return (
+            f"{distance_text}; {benefit}: accuracy {percent(self.accuracy)}, "
+            f"{percent(self.random_accuracy)} with random weights."
+        )
 
     def __str__(self) -> str:
         lines = [self.verdict]
         if self.distance is not None:
             groups = ", ".join(f"{name} {value:.2f}" for name, value in self.distances.items())
-            lines.append(f"distance of the statistics {self.distance:.2f} ({groups})")
+            lines.append(f"distance of statistics {self.distance:.2f} ({groups})")
         for name, ends in (
-            ("its weights", self.interval),
+            ("pretrained weights", self.interval),
             ("random weights", self.random_interval),
         ):
             if ends is not None:
-                lines.append(f"95 % interval with {name}: {interval(ends)}")
+                lines.append(f"95 % CI with {name}: {interval(ends)}")
         if self.interval is None or self.random_interval is None:
             lines.append(NO_INTERVALS)
         lines.append(f"{self.num_images:,} training images, {self.num_classes} classes")
@@ -126,30 +123,30 @@ def measure_similarity(
     seed: int = 0,
     cache: str | os.PathLike[str] | None = None,
 ) -> SimilarityReport:
-    """Says how near the training images are to what the model's backbone was trained on.
+    """Measures the similarity of the training images to the backbone's pretraining data.
 
-    Two things are measured, neither of which needs the backbone's own images. What a linear head
-    reads off its features is compared with what one reads off a network of the same structure with
-    random weights. And the mean and variance that each batch normalisation has stored for each of
-    its channels are compared with those that the images bring.
+    Two things are measured, without the pretraining data. The accuracy of a linear head on the
+    backbone's features is compared with that on the features of the same network with random
+    weights. And the mean and variance that each batch normalisation has stored for each channel are
+    compared with those of the images.
 
     A channel's distance is Hellinger's between two normal distributions of these means and
     variances, from 0 (the same) to 1 (no overlap); its square is
-    1 - sqrt(2 s t / (s² + t²)) exp(-(m - n)² / (4 (s² + t²))). A group's is the mean over all
-    channels of its layers. What counts in the end is the last group's: lower ones tell colours and
-    edges apart, which drawings and digits shift without being any harder to tell apart.
+    1 - sqrt(2 s t / (s² + t²)) exp(-(m - n)² / (4 (s² + t²))). A group's distance is the mean over
+    all channels of its layers. The level depends on the last group only: earlier groups detect
+    colours and edges, whose statistics differ for drawings and digits although these are no harder
+    to classify.
 
     Args:
-        model: A classifier whose backbone is pretrained, before it is fine-tuned. It stays as it
-            is.
-        data: What `load_folder`, `load_arrays` or `load_tfds` returned.
-        max_images: No more training images than these are looked at, but two of each class at
-            least, each class by its share.
-        seed: Of the random weights, the choice of images and the folds.
+        model: A classifier with a pretrained backbone, before fine-tuning. It is not changed.
+        data: The result of `load_folder`, `load_arrays` or `load_tfds`.
+        max_images: Maximum number of training images; larger sets are sampled, stratified by class
+            with at least two images each.
+        seed: Seed of the random weights, the sample and the folds.
         cache: Folder of the feature stores; tlkit's cache by default.
 
     Raises:
-        ArgumentError: An argument breaks its rule, or data and model do not fit.
+        ArgumentError: An argument is invalid, or data and model do not fit.
         DataError: A class has fewer than two different training images, or groups of them.
 
     Example:
@@ -166,8 +163,8 @@ def measure_similarity(
     """
     if not isinstance(data, ImageData):
         raise ArgumentError(
-            "`data` must be what load_folder, load_arrays or load_tfds returned. "
-            f"Received: data of type {type(data).__name__}."
+            "`data` must be the result of load_folder, load_arrays or load_tfds. "
+            f"Received: data of type {type(data).__name__}. Load the images first."
         )
     check_count("max_images", max_images, minimum=2)
     check_seed(seed)
@@ -176,14 +173,14 @@ def measure_similarity(
     split = data.train
     if split.num_images > max_images:
         split = split.subset(sample_rows(split, max_images, seed=seed))
-    known = _probe(model, split, seed, cache)
-    chance = _probe(_with_random_weights(model, seed), split, seed, cache)
+    pretrained = _probe(model, split, seed, cache)
+    random_weights = _probe(_with_random_weights(model, seed), split, seed, cache)
     distances = statistic_distances(model, split)
     return SimilarityReport(
-        accuracy=known.accuracy,
-        interval=known.interval,
-        random_accuracy=chance.accuracy,
-        random_interval=chance.interval,
+        accuracy=pretrained.accuracy,
+        interval=pretrained.interval,
+        random_accuracy=random_weights.accuracy,
+        random_interval=random_weights.interval,
         distances=distances,
         distance=list(distances.values())[-1] if distances else None,
         num_images=split.num_images,
@@ -205,7 +202,7 @@ def statistic_distances(model: keras.Model, split: ImageSplit) -> dict[str, floa
     ]
     if not nodes:
         return {}
-    found: dict[str, list[np.ndarray]] = {}
+    distances_of_group: dict[str, list[np.ndarray]] = {}
     for node, (mean, variance) in zip(nodes, _moments(model, nodes, split), strict=True):
         layer = node.operation
         stored = [
@@ -213,14 +210,16 @@ def statistic_distances(model: keras.Model, split: ImageSplit) -> dict[str, floa
             for value in (layer.moving_mean, layer.moving_variance)
         ]
         distance = _hellinger(mean, variance, stored[0], stored[1], layer.epsilon)
-        found.setdefault(group_of[id(layer)], []).append(distance)
-    return {name: float(np.concatenate(values).mean()) for name, values in found.items()}
+        distances_of_group.setdefault(group_of[id(layer)], []).append(distance)
+    return {
+        name: float(np.concatenate(values).mean()) for name, values in distances_of_group.items()
+    }
 
 
 def _moments(
     model: keras.Model, nodes: list[Any], split: ImageSplit
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Mean and variance of each channel that each node reads, over all images and positions."""
+    """Returns mean and variance of each node's input channels, over all images and positions."""
     inputs = below(model, [node.input_tensors[0] for node in nodes])
     axes = [node.operation.axis for node in nodes]
 
@@ -231,22 +230,22 @@ def _moments(
     def sums(images: tf.Tensor) -> list[tuple[tf.Tensor, tf.Tensor]]:
         values = inputs(images, training=False)
         values = values if isinstance(values, list | tuple) else [values]
-        out = []
+        moments = []
         for value, axis in zip(values, axes, strict=True):
             channel = axis % len(value.shape)
-            others = [i for i in range(len(value.shape)) if i != channel]
-            precise = tf.cast(value, tf.float32)
-            mean = tf.reduce_mean(precise, axis=others)
-            out.append((mean, tf.reduce_mean(tf.square(precise), axis=others)))
-        return out
+            reduced_axes = [i for i in range(len(value.shape)) if i != channel]
+            float_value = tf.cast(value, tf.float32)
+            mean = tf.reduce_mean(float_value, axis=reduced_axes)
+            moments.append((mean, tf.reduce_mean(tf.square(float_value), axis=reduced_axes)))
+        return moments
 
     totals: list[list[np.ndarray]] = [[np.zeros(()), np.zeros(())] for _ in nodes]
     traced = sums.get_concrete_function()
     for images, _ in split.dataset(shuffle=False, batch_size=_BATCH_SIZE):
-        share = len(images) / split.num_images
+        weight = len(images) / split.num_images
         for total, (first, second) in zip(totals, traced(tf.cast(images, dtype)), strict=True):
-            total[0] = total[0] + share * first.numpy().astype(np.float64)
-            total[1] = total[1] + share * second.numpy().astype(np.float64)
+            total[0] = total[0] + weight * first.numpy().astype(np.float64)
+            total[1] = total[1] + weight * second.numpy().astype(np.float64)
     return [(mean, np.maximum(square - mean**2, 0.0)) for mean, square in totals]
 
 
@@ -257,11 +256,11 @@ def _hellinger(
     stored_variance: np.ndarray,
     epsilon: float,
 ) -> np.ndarray:
-    """Hellinger's distance of each channel; epsilon is what the layer itself adds to a variance."""
+    """Returns Hellinger's distance of each channel; the layer adds epsilon to its variance."""
     first, second = variance + epsilon, stored_variance + epsilon
-    both = first + second
-    overlap = np.sqrt(2 * np.sqrt(first * second) / both)
-    overlap *= np.exp(-((mean - stored_mean) ** 2) / (4 * both))
+    variance_sum = first + second
+    overlap = np.sqrt(2 * np.sqrt(first * second) / variance_sum)
+    overlap *= np.exp(-((mean - stored_mean) ** 2) / (4 * variance_sum))
     return np.sqrt(np.maximum(1 - overlap, 0.0))
 
 
@@ -274,7 +273,7 @@ def _probe(
 
 
 def _with_random_weights(model: keras.Model, seed: int) -> keras.Model:
-    """The same network as its initializers make it; they draw their seeds from this generator."""
+    """Returns the network with newly initialised weights; initializers use Python's generator."""
     state = random.getstate()
     random.seed(seed)
     try:

@@ -1,4 +1,4 @@
-"""How long something takes here, in few repetitions."""
+"""Measures the duration of calls with few repetitions."""
 
 import time
 from collections.abc import Callable
@@ -9,64 +9,63 @@ import tensorflow as tf
 
 from tlkit.training.frozen import Forward
 
-_LEAST_SECONDS = 0.3
-_MOST_TIMES = 20
+_MIN_SECONDS = 0.3
+_MAX_CALLS = 20
 
 
 @dataclass(frozen=True)
-class Timed:
-    """Seconds of something that takes longer the first time.
+class Timing:
+    """The duration of a call that takes longer the first time, in seconds.
 
     Attributes:
-        before: What the first time takes beyond the usual: tracing a graph, say.
-        usual: The median of all later times.
+        setup: The extra time of the first call, such as for tracing a graph.
+        typical: The median of all later calls.
     """
 
-    before: float
-    usual: float
+    setup: float
+    typical: float
 
-    def shared_by(self, number: int) -> "Timed":
-        """Returns the same where the usual time is that of so many things, for one of them."""
-        return Timed(self.before, self.usual / number)
+    def divide(self, number: int) -> "Timing":
+        """Returns the timing of one item, if a call processes `number` items."""
+        return Timing(self.setup, self.typical / number)
 
 
-def timed(action: Callable[[], object], least_seconds: float = _LEAST_SECONDS) -> Timed:
-    """Returns the seconds of a call, the first one apart.
+def time_calls(action: Callable[[], object], min_seconds: float = _MIN_SECONDS) -> Timing:
+    """Measures the duration of a call, separately for the first one.
 
-    It is called until `least_seconds` have passed after the first, at least once more and at most
-    20 times.
+    After the first call it is repeated until `min_seconds` have passed, 1 to 20 times.
 
     Example:
         >>> import time
-        >>> from tlkit.advice.timing import timed
-        >>> waits = iter([0.2, 0.01, 0.01])
-        >>> found = timed(lambda: time.sleep(next(waits, 0.3)))
-        >>> found.before > 0.1 > found.usual
+        >>> from tlkit.advice.timing import time_calls
+        >>> delays = iter([0.2, 0.01, 0.01])
+        >>> timing = time_calls(lambda: time.sleep(next(delays, 0.3)))
+        >>> timing.setup > 0.1 > timing.typical
         True
     """
     started = time.perf_counter()
     action()
     first = time.perf_counter() - started
-    taken: list[float] = []
-    while not taken or (sum(taken) < least_seconds and len(taken) < _MOST_TIMES):
+    durations: list[float] = []
+    while not durations or (sum(durations) < min_seconds and len(durations) < _MAX_CALLS):
         started = time.perf_counter()
         action()
-        taken.append(time.perf_counter() - started)
-    usual = float(np.median(taken))
-    return Timed(max(first - usual, 0.0), usual)
+        durations.append(time.perf_counter() - started)
+    typical = float(np.median(durations))
+    return Timing(max(first - typical, 0.0), typical)
 
 
 def seconds_per_image(
     forward: Forward, shape: tuple[int, ...], dtype: str, *, batch_size: int = 1
 ) -> float:
-    """Returns the median seconds that a forward pass takes for one image of a batch.
+    """Returns the median seconds per image of a forward pass.
 
     Args:
-        forward: From a batch of images to anything.
-        shape: Of one image (or of its activations).
-        dtype: Of the images.
-        batch_size: Images in one pass.
+        forward: A function of a batch of images.
+        shape: The shape of one image (or of its activations).
+        dtype: The type of the images.
+        batch_size: Images per pass.
     """
     values = np.random.default_rng(0).integers(0, 256, (batch_size, *shape))
     images = tf.cast(values, dtype)
-    return timed(lambda: forward(images).numpy()).usual / batch_size
+    return time_calls(lambda: forward(images).numpy()).typical / batch_size

@@ -1,1 +1,1 @@
-"""Images: found, checked, divided, decoded and augmented."""
+"""Image data: listing, checks, splits, decoding and augmentation."""

@@ -46,8 +46,8 @@ def load_arrays(
         image_size: Height and width that images are resized to, without keeping the aspect ratio;
             their own size by default.
         batch_size: Images per batch.
-        splits: Fractions of training, validation and test; ignored if
-            `validation` or `test` is given.
+        splits: Fractions of training, validation and test; ignored if `validation` or `test` is
+            given.
         seed: Seed of the split, the order and the augmentation.
 
     Raises:

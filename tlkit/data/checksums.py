@@ -14,9 +14,8 @@ _KEY = [0x746C6B6974, 0x66696C6573]
 def checksum(content: tf.Tensor) -> tf.Tensor:
     """Returns a 63-bit hash, int64, of a scalar string.
 
-    TensorFlow has no op for a cryptographic
-    hash such as `content_digest`; this weaker one is enough to detect that a file with a known
-    digest has changed.
+    TensorFlow has no op for a cryptographic hash such as `content_digest`; this weaker one is
+    enough to detect that a file with a known digest has changed.
 
     Example:
         >>> from tlkit.data.checksums import checksum

@@ -89,8 +89,7 @@ def decoder(image_size: tuple[int, int], max_pixels: int) -> tf.types.experiment
 
     Args:
         image_size: Height and width of the decoded image.
-        max_pixels: Maximum number of pixels of a
-            file.
+        max_pixels: Maximum number of pixels of a file.
     """
     decode = partial(decode_image, image_size=image_size, max_pixels=max_pixels)
     traced = tf.function(decode, autograph=False)

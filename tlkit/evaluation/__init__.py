@@ -1,1 +1,1 @@
-"""Evaluation: what a model says of images, and how often it is right."""
+"""Evaluation: predictions, metrics, calibration, comparison and explanation."""

@@ -1,4 +1,4 @@
-"""One batch against what a model takes: shape, values and weights."""
+"""Checks of one batch against a model's input: shape, values and sample weights."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,23 +9,23 @@ import tensorflow as tf
 from tlkit.errors import ArgumentError, DataError
 from tlkit.models.model_spec import PIXELS, UNIT, ModelSpec
 
-_NORMALISED = 16.0
-"""Up to here, below and above zero, lie values in units of their deviation."""
+_MAX_NORMALISED = 16.0
+"""Maximum absolute value of inputs that were standardised (divided by their deviation)."""
 
-_LOWEST, _HIGHEST = -90.0, 1000.0
-"""Pixels 0...255 leave their range by less, whatever sharpens or brightens them."""
+_MIN_PIXEL, _MAX_PIXEL = -90.0, 1000.0
+"""Bounds of pixels 0...255 after augmentation such as sharpening or brightening."""
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What is asked of the inputs of a batch.
+class BatchStats:
+    """Statistics of the inputs of a batch.
 
     Attributes:
-        shape: Their own.
+        shape: The shape of the inputs.
         is_float: Whether they are floating-point numbers.
         low: The lowest value; 0 for text.
-        high: The highest.
-        is_finite: Whether none is NaN or infinite.
+        high: The highest value; 0 for text.
+        is_finite: Whether no value is NaN or infinite.
     """
 
     shape: tuple[int, ...]
@@ -35,8 +35,8 @@ class Facts:
     is_finite: bool
 
 
-def values_of(inputs: tf.Tensor) -> list[tf.Tensor]:
-    """Returns shape, lowest and highest value, and whether all are finite, as tensors."""
+def batch_stat_tensors(inputs: tf.Tensor) -> list[tf.Tensor]:
+    """Returns the shape, the lowest and highest value, and whether all are finite, as tensors."""
     if inputs.dtype == tf.string:
         return [tf.shape(inputs), tf.constant(0.0), tf.constant(0.0), tf.constant(True)]
     numbers = inputs if inputs.dtype.is_floating else tf.cast(inputs, tf.float32)
@@ -45,73 +45,73 @@ def values_of(inputs: tf.Tensor) -> list[tf.Tensor]:
     return [tf.shape(inputs), *ends, is_finite]
 
 
-def facts_of(values: list[Any], *, is_float: bool) -> Facts:
-    """Returns the facts from what `values_of` gave, as arrays."""
+def batch_stats(values: list[Any], *, is_float: bool) -> BatchStats:
+    """Returns the facts from what `batch_stat_tensors` gave, as arrays."""
     shape, low, high, is_finite = values
-    return Facts(tuple(map(int, shape)), is_float, float(low), float(high), bool(is_finite))
+    return BatchStats(tuple(map(int, shape)), is_float, float(low), float(high), bool(is_finite))
 
 
-def check_inputs(argument: str, facts: Facts, spec: ModelSpec, *, asks_range: bool) -> bool:
-    """Checks the inputs of a batch, as they have been brought to the model's rank.
+def check_inputs(argument: str, stats: BatchStats, spec: ModelSpec, *, check_range: bool) -> bool:
+    """Checks the inputs of a batch, which have the model's rank.
 
     Returns:
-        Whether their values told their range: not those of black images, nor of dark ones where
+        Whether the values determine their range, unlike those of black images, or of dark ones if
         the model takes 0...1.
 
     Raises:
-        ArgumentError: They have another shape or another range than the model takes.
-        DataError: A value is NaN or infinite, or no token of the model's.
+        ArgumentError: The shape or the range differs from the model's input.
+        DataError: A value is NaN or infinite, or is not a token of the model.
     """
-    check_shape(argument, facts.shape, spec)
-    if not facts.shape[0] or spec.takes_text:
+    check_shape(argument, stats.shape, spec)
+    if not stats.shape[0] or spec.takes_text:
         return False
-    if not facts.is_finite:
+    if not stats.is_finite:
         raise DataError(
-            f"`{argument}` must hold finite values. Received: NaN or infinite ones. Look for what "
-            "divides by zero before the batches, or leave these examples out."
+            f"`{argument}` must hold finite values. Received: NaN or infinite values. Look for a "
+            "division by zero in the preprocessing, or leave these examples out."
         )
-    if spec.num_tokens is not None and not 0 <= facts.low <= facts.high < spec.num_tokens:
+    if spec.num_tokens is not None and not 0 <= stats.low <= stats.high < spec.num_tokens:
         raise DataError(
             f"`{argument}` must hold whole numbers from 0 to {spec.num_tokens - 1}, as the model's "
-            f"Embedding has {spec.num_tokens} rows. Received: values from {facts.low:g} to "
-            f"{facts.high:g}. Build the Embedding for all tokens, or leave rare ones out."
+            f"Embedding has {spec.num_tokens} rows. Received: values from {stats.low:g} to "
+            f"{stats.high:g}. Build the Embedding for all tokens, or leave rare ones out."
         )
-    if not asks_range or (facts.low, facts.high) == (0.0, 0.0):
+    if not check_range or (stats.low, stats.high) == (0.0, 0.0):
         return False
-    if is_out_of_range(facts) and spec.value_range == PIXELS:
+    if is_out_of_range(stats) and spec.value_range == PIXELS:
         raise ArgumentError(
-            f"`{argument}` must hold pixels 0...255, for model={spec.name!r} brings these to what "
-            f"its layers take itself. Received: values from {facts.low:.3g} to {facts.high:.3g}. "
-            f"{_remedy(facts)}"
+            f"`{argument}` must hold pixels 0...255, because model={spec.name!r} contains its own "
+            f"preprocessing. Received: values from {stats.low:.3g} to {stats.high:.3g}. "
+            f"{_remedy(stats)}"
         )
-    if facts.high > _NORMALISED and not is_out_of_range(facts) and spec.value_range == UNIT:
+    if stats.high > _MAX_NORMALISED and not is_out_of_range(stats) and spec.value_range == UNIT:
         raise ArgumentError(
-            f"`{argument}` must hold values 0...1, for model={spec.name!r} brings these to what "
-            f"its layers take. Received: values from {facts.low:.3g} to {facts.high:.3g}, which "
-            "are pixels. Divide them by 255, or put keras.layers.Rescaling(1 / 255) in front of "
-            "the model."
+            f"`{argument}` must hold values 0...1, because the preprocessing of "
+            f"model={spec.name!r} expects them. Received: values from {stats.low:.3g} to "
+            f"{stats.high:.3g}, which are pixels. Divide them by 255, or put "
+            "keras.layers.Rescaling(1 / 255) in front of the model."
         )
-    may_be_dark_pixels = 1 < facts.high <= _NORMALISED and spec.value_range == UNIT
+    may_be_dark_pixels = 1 < stats.high <= _MAX_NORMALISED and spec.value_range == UNIT
     return not may_be_dark_pixels
 
 
 def check_shape(argument: str, shape: tuple[int | None, ...], spec: ModelSpec) -> None:
-    """Raises `ArgumentError` unless a shape, as far as it is known, is what the model takes."""
-    wanted = spec.input_shape
-    if len(shape) == len(wanted) and all(
-        None in pair or pair[0] == pair[1] for pair in zip(shape[1:], wanted[1:], strict=True)
+    """Raises `ArgumentError` unless the known sizes of a shape equal those of the model's input."""
+    expected = spec.input_shape
+    if len(shape) == len(expected) and all(
+        None in pair or pair[0] == pair[1] for pair in zip(shape[1:], expected[1:], strict=True)
     ):
         return
     remedy = "Reshape them, or build the model for them."
-    if len(shape) == len(wanted) == 4:
-        channels = shape[-1], wanted[-1]
+    if len(shape) == len(expected) == 4:
+        channels = shape[-1], expected[-1]
         if None not in channels and channels[0] != channels[1]:
             remedy = _CHANNELS.get(channels, "Build the model for as many channels.")
         else:
-            remedy = f"Resize them to that: tf.image.resize(images, {wanted[1:3]})."
+            remedy = f"Resize them with tf.image.resize(images, {expected[1:3]})."
     raise ArgumentError(
-        f"`{argument}` must have the shape that the model takes, {written_shape(wanted)}. "
-        f"Received: {written_shape(shape)}. {remedy}"
+        f"`{argument}` must have the shape of the model's input, {format_shape(expected)}. "
+        f"Received: {format_shape(shape)}. {remedy}"
     )
 
 
@@ -125,36 +125,36 @@ def check_weights(argument: str, weights: np.ndarray, num_images: int) -> None:
     else:
         received = f"an array of the shape {weights.shape} and type {weights.dtype}"
     raise DataError(
-        f"`{argument}` must have, as its third part, one weight for each image, 0 or more. "
-        f"Received: {received} for {num_images} images. Leave the third part out, or give such."
+        f"`{argument}` must have one weight, 0 or more, for each image as its third part. "
+        f"Received: {received} for {num_images} images. Correct the third part, or leave it out."
     )
 
 
 _CHANNELS: dict[tuple[int | None, int | None], str] = {
     (1, 3): "Use tf.image.grayscale_to_rgb(images).",
     (3, 1): "Use tf.image.rgb_to_grayscale(images).",
-    (4, 3): "Leave transparency out: images[..., :3].",
+    (4, 3): "Remove the alpha channel: images[..., :3].",
     (4, 1): "Use tf.image.rgb_to_grayscale(images[..., :3]).",
 }
 
 
-def is_out_of_range(facts: Facts) -> bool:
-    """Whether values are none of pixels 0...255, as files are read."""
-    size = max(-facts.low, facts.high)
-    is_fraction = facts.is_float and size <= 1
-    is_normalised = facts.low < 0 and size <= _NORMALISED
-    return is_fraction or is_normalised or facts.low < _LOWEST or facts.high > _HIGHEST
+def is_out_of_range(stats: BatchStats) -> bool:
+    """Whether values are not pixels 0...255, as read from files."""
+    size = max(-stats.low, stats.high)
+    is_fraction = stats.is_float and size <= 1
+    is_normalised = stats.low < 0 and size <= _MAX_NORMALISED
+    return is_fraction or is_normalised or stats.low < _MIN_PIXEL or stats.high > _MAX_PIXEL
 
 
-def _remedy(facts: Facts) -> str:
-    if facts.low >= 0 and facts.high <= 1:
+def _remedy(stats: BatchStats) -> str:
+    if stats.low >= 0 and stats.high <= 1:
         return "Multiply them by 255."
-    if facts.low >= 0:
-        return "Divide them by what brings the largest to 255."
-    return "Undo the normalisation: the model does its own."
+    if stats.low >= 0:
+        return "Scale them so that the largest becomes 255."
+    return "Undo the normalisation: the model applies its own."
 
 
-def written_shape(shape: tuple[int | None, ...]) -> str:
-    """Returns the shape of a batch for a message: "(batch, 32, 32, 3)"."""
+def format_shape(shape: tuple[int | None, ...]) -> str:
+    """Returns the shape of a batch as text for messages: "(batch, 32, 32, 3)"."""
     sizes = ", ".join("any" if size is None else str(size) for size in shape[1:])
     return f"(batch, {sizes})" if sizes else "(batch,)"

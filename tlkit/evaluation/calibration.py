@@ -1,4 +1,4 @@
-"""Temperature scaling: probabilities that mean what they say, without another prediction."""
+"""Temperature scaling: calibrates probabilities without changing the predicted classes."""
 
 import math
 from collections.abc import Callable
@@ -29,38 +29,37 @@ from tlkit.utils.formatting import percent
 from tlkit.utils.keras_private import node_of, operation_of
 from tlkit.utils.text_repr import ShownAsParagraphs
 
-LOWEST, HIGHEST = 0.05, 20.0
-"""Temperatures that are looked at; where the likelihood is highest at an end, the images leave open
-how far the temperature should go."""
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
+"""Range of temperatures that is searched; if the likelihood is highest at an end, the images do not
+determine the temperature in that direction."""
 
 MIN_GAIN = 1.0
-"""Nats, over all images, that a temperature must gain to be used: Akaike's price of one parameter.
-With less it would rather follow these images' chance than be better on others."""
+"""Minimum gain in log-likelihood, in nats over all images, for a temperature to be used: Akaike's
+penalty for one parameter. With a smaller gain it would probably overfit these images."""
 
-_NO_RISE = 1e-6  # nats
-_LOWEST_EXPECTED = 1e-4  # where an expectation gives the temperature an end
+_LOSS_TOLERANCE = 1e-6  # nats
+_MIN_TEMPERATURE_IF_ALL_CORRECT = 1e-4  # the expected loss then bounds it
 
 
 @dataclass(frozen=True)
 class CalibrationReport(ShownAsParagraphs):
-    """What `calibrate` did to a model.
+    """The result of `calibrate`.
 
     Attributes:
-        temperature: What the logits are divided by: above 1 the model was too sure of itself,
-            below 1 not sure enough. 1.0 where nothing was changed, see `notes`.
-        interval: Temperatures that the images do not speak against, at 95 %, by the likelihood
-            ratio, cut off at 0.05 and 20; where every image is correct, of outcomes as the rule of
-            succession expects them, and not cut off below. `temperature` is always among them. With
-            several labels it is narrower than it should be, since the labels of one image hang
-            together.
-        num_images: Number of images it was chosen on.
-        loss_before: Mean cross-entropy in nats before.
-        loss_after: The same after; never higher on these images, by its making.
+        temperature: The divisor of the logits: above 1 the model was overconfident, below 1
+            underconfident. 1.0 if nothing was changed, see `notes`.
+        interval: 95 % confidence interval of the temperature by the likelihood ratio, limited to
+            0.05...20; if every image is correct, for outcomes expected by the rule of succession,
+            and not limited below. It always contains `temperature`. For multi-label models it is
+            too narrow, since the labels of one image are dependent.
+        num_images: Number of images that the temperature was fitted on.
+        loss_before: Mean cross-entropy in nats before calibration.
+        loss_after: The same after calibration; by construction never higher on these images.
         before: Reliability before; `before.error` is the expected calibration error.
-        after: Reliability after, on the same images. How well it holds is measured by
-            `tlkit.evaluate` on others.
-        notes: Why the model was left as it is, or how the temperature was chosen where the
-            likelihood has no highest point between 0.05 and 20.
+        after: Reliability after, on the same images and so optimistically biased; measure it on
+            other images with `tlkit.evaluate`.
+        notes: Why the model was left unchanged, or how the temperature was chosen if the likelihood
+            has no maximum between 0.05 and 20.
     """
 
     temperature: float
@@ -75,16 +74,16 @@ class CalibrationReport(ShownAsParagraphs):
     def __str__(self) -> str:
         low, high = self.interval
         lines = [
-            f"temperature {_shown(self.temperature, 3)} (95 % interval {_shown(low, 2)} to "
-            f"{_shown(high, 2)}) from "
-            f"{self.num_images:,} images: loss {self.loss_before:.4f} to {self.loss_after:.4f}, "
-            f"calibration error {percent(self.before.error)} to {percent(self.after.error)}"
+            f"temperature {_format_temperature(self.temperature, 3)} (n = {self.num_images:,}, "
+            f"95 % CI {_format_temperature(low, 2)} to {_format_temperature(high, 2)}): "
+            f"loss {self.loss_before:.4f} to {self.loss_after:.4f}, expected calibration error "
+            f"{percent(self.before.error)} to {percent(self.after.error)}"
         ]
         return "\n".join([*lines, *self.notes])
 
 
-def _shown(value: float, places: int) -> str:
-    """A temperature with so many decimals, and as many digits where it is below a tenth."""
+def _format_temperature(value: float, places: int) -> str:
+    """Returns a temperature with `places` decimals, or as many digits if it is below 0.1."""
     return f"{value:.{places}f}" if value >= 0.1 else f"{value:.{places}g}"
 
 
@@ -94,32 +93,30 @@ def calibrate(
     *,
     batch_size: int | None = None,
 ) -> CalibrationReport:
-    """Divides the logits of `model` by the temperature that fits `images` best.
+    """Calibrates `model` in place by temperature scaling on `images`.
 
-    The model changes in place: kernel and bias of its last Dense layer are divided by the
-    temperature. So it stays plain Keras with the same graph, the most probable class of every
-    image stays the same, and whatever is exported or saved from it has calibrated probabilities.
-    Of a multi-label head one temperature serves all labels; which labels are given at a threshold
-    of 0.5 stays the same too. What is trained afterwards needs calibrating again.
+    Kernel and bias of the last Dense layer are divided by the temperature that fits best. The model
+    keeps its graph and the most probable class of every image; exported and saved models have the
+    calibrated probabilities. A multi-label head has one temperature for all labels; the labels
+    assigned at a threshold of 0.5 stay the same. After further training, calibrate again.
 
-    The model is left as it is, and the report says so, where the best temperature explains the
-    images hardly better than 1 does.
+    The model is left unchanged, with a note in the report, if the best temperature fits the images
+    hardly better than 1.
 
-    Where every image is correct no confidence is too high for them, and the likelihood rises for as
-    long as the temperature falls. Of n correct ones the next is then taken to be correct with the
-    probability (n + 1) / (n + 2), Laplace's rule of succession, and the temperature gives the model
-    that confidence, but never a lower one than it had. So it also makes up for label smoothing,
-    which leaves a model less confident than it is correct. Where the likelihood rises without end
-    with the temperature, because the logits say nothing of the labels, the temperature nearest to 1
-    is taken that the images do not speak against.
+    If all n images are correct, the likelihood increases without bound as the temperature falls.
+    The temperature is then fitted to the probability (n + 1) / (n + 2) that the next image is
+    correct, by Laplace's rule of succession; it never lowers the model's confidence. This also
+    compensates for label smoothing, which makes a model underconfident. If the likelihood increases
+    without bound with the temperature, because the logits do not predict the labels, the
+    temperature of the 95 % interval that is nearest to 1 is used.
 
     Args:
         model: A classifier whose outputs come from a Dense layer, with or without softmax or
-            sigmoid. Of a model with such an activation logits are taken back from float32
-            probabilities, which cuts them off near 0 and 1.
+            sigmoid. With such an activation, logits are computed from the float32 probabilities,
+            which limits their precision near 0 and 1.
         images: `data.validation`; or a dataset of batches `(images, labels)` that the model was
             not trained on.
-        batch_size: Images in one forward pass; for a split only.
+        batch_size: Images per forward pass; for a split only.
 
     Raises:
         ArgumentError: If the outputs do not come from a Dense layer; if `images` are the training
@@ -131,8 +128,8 @@ def calibrate(
         >>> from tlkit.evaluation.calibration import calibrate
         >>> model = keras.Sequential([keras.Input((1, 1, 2)), keras.layers.Flatten(),
         ...     keras.layers.Dense(2, kernel_initializer="identity")])
-        >>> pixels = np.tile(np.float32([[[[4, 0]]]]), (100, 1, 1, 1))  # 98.2 % sure of class 0
-        >>> labels = (np.arange(100) >= 75).astype(int)                 # which is right for 75 %
+        >>> pixels = np.tile(np.float32([[[[4, 0]]]]), (100, 1, 1, 1))  # confidence 98.2 %
+        >>> labels = (np.arange(100) >= 75).astype(int)                 # accuracy 75 %
         >>> dataset = tf.data.Dataset.from_tensor_slices((pixels, labels)).batch(50)
         >>> report = calibrate(model, dataset)
         >>> round(report.temperature, 2), round(report.before.error, 2)
@@ -140,15 +137,15 @@ def calibrate(
 
     Reference:
         Guo et al. (2017), section 4.2, https://arxiv.org/abs/1706.04599: T is chosen by the
-        likelihood; the expected calibration error is over 15 bins of equal width. Akaike (1974),
-        https://doi.org/10.1109/TAC.1974.1100705, for the least gain. Platt (1999), Probabilistic
+        likelihood; the expected calibration error has 15 bins of equal width. Akaike (1974),
+        https://doi.org/10.1109/TAC.1974.1100705, for the minimum gain. Platt (1999), Probabilistic
         Outputs for Support Vector Machines, section 2.2, for targets by the rule of succession.
     """
     dense = _last_dense(model)
     if isinstance(images, ImageSplit) and images.name == "train":
         raise ArgumentError(
             "`images` must be images that the model was not trained on. Received: the split "
-            "'train', on which a model is surer than elsewhere. Give `data.validation`."
+            "'train', on which a model is overconfident. Use `data.validation`."
         )
     kind = head_kind(model)
     (outputs,), labels = collect_outputs(
@@ -157,8 +154,8 @@ def calibrate(
     check_outputs(outputs, outputs.shape[1], kind)
     if len(outputs) < MIN_IMAGES:
         raise DataError(
-            f"`images` must be at least {MIN_IMAGES} to choose a temperature. Received: "
-            f"{len(outputs)}. Add some to validation, or leave the model as it is."
+            f"`images` must be at least {MIN_IMAGES} to fit a temperature. Received: "
+            f"{len(outputs)}. Add validation images, or do without calibration."
         )
     targets = check_targets(labels, kind, len(outputs), num_classes_of(model))
     logits = outputs if outputs_logits(model) else _logits_of(outputs, kind)
@@ -169,22 +166,22 @@ def calibrate(
 
 
 def can_calibrate(model: keras.Model) -> bool:
-    """Whether the outputs come from one plain Dense layer, which the temperature can go into."""
-    return _ending(model)[0] is not None
+    """Whether the outputs come from one plain Dense layer, which can absorb the temperature."""
+    return _last_layers(model)[0] is not None
 
 
 def fit_temperature(logits: np.ndarray, targets: np.ndarray, kind: str) -> CalibrationReport:
-    """Chooses the temperature that given logits must be divided by.
+    """Fits the temperature by which logits must be divided.
 
     Args:
         logits: `(n, num_classes)`; of a binary head `(n, 1)`.
-        targets: Whole numbers `(n,)`; with several labels rows of 0/1.
-        kind: The head: "softmax", "binary" or "multi_label".
+        targets: Whole numbers `(n,)`; for a multi-label head rows of 0/1.
+        kind: The kind of head: "softmax", "binary" or "multi_label".
 
     Example:
         >>> import numpy as np
         >>> from tlkit.evaluation.calibration import fit_temperature
-        >>> logits = np.tile([[np.log(3), 0]], (100, 1))  # 75 % sure, and right for 75 %
+        >>> logits = np.tile([[np.log(3), 0]], (100, 1))  # confidence and accuracy 75 %
         >>> print(round(fit_temperature(logits, np.arange(100) // 75, "softmax").temperature, 3))
         1.0
     """
@@ -193,40 +190,42 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray, kind: str) -> Calib
     def loss_at(log_temperature: float) -> float:
         return mean_loss(logits / math.exp(log_temperature), targets, kind, True)
 
-    fit = _fitted(loss_at, targets.size)
+    fit = _minimise_loss(loss_at, targets.size)
     best, note = fit.best, ""
     if fit.is_open_below and fit.is_open_above:
-        best, note = 0.0, "the model is left as it is: these images say nothing of a temperature"
+        best, note = 0.0, "the model is unchanged: these images do not determine a temperature"
     elif fit.is_open_below:
-        num_right = _num_right(logits, targets, kind)
-        expectation = (num_right + 1) / (len(targets) + 2)
+        num_correct = _num_correct(logits, targets, kind)
+        expectation = (num_correct + 1) / (len(targets) + 2)
 
         def expected_loss_at(log_temperature: float) -> float:
             return _expected_loss(logits / math.exp(log_temperature), targets, kind, expectation)
 
-        fit = _fitted(expected_loss_at, targets.size, lowest=_LOWEST_EXPECTED)
+        fit = _minimise_loss(
+            expected_loss_at, targets.size, min_temperature=_MIN_TEMPERATURE_IF_ALL_CORRECT
+        )
         best = min(fit.best, 0.0)
         note = (
-            f"{num_right:,} of {len(targets):,} images are correct, which sets no limit to "
+            f"{num_correct:,} of {len(targets):,} images are correct, which does not bound the "
             f"confidence: it is fitted to {percent(expectation)}, the rule of succession's "
             "estimate for the next image"
         )
         if targets.size * (expected_loss_at(0.0) - expected_loss_at(best)) < MIN_GAIN:
             best = 0.0
             note = (
-                f"the model is left as it is: {num_right:,} of {len(targets):,} images are "
-                "correct, which sets no limit to confidence, and its own is hardly too low"
+                f"the model is unchanged: {num_correct:,} of {len(targets):,} images are correct, "
+                "which does not bound the confidence, and the model is hardly underconfident"
             )
     elif fit.is_open_above:
         best = max(fit.low, 0.0)
         note = (
-            f"these {len(targets):,} images leave open how far the temperature should rise: the "
-            "lowest is taken that they do not speak against"
+            f"these {len(targets):,} images do not bound the temperature from above: the lower end "
+            "of its 95 % interval is used"
         )
     elif targets.size * (loss_at(0.0) - loss_at(best)) < MIN_GAIN:
         note = (
-            f"the model is left as it is: {math.exp(best):.3f} fits these {len(targets):,} images "
-            "best, but hardly better than 1"
+            f"the model is unchanged: the temperature {math.exp(best):.3f} fits these "
+            f"{len(targets):,} images best, but hardly better than 1"
         )
         best = 0.0
     temperature = math.exp(best)
@@ -244,7 +243,7 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray, kind: str) -> Calib
 
 @dataclass(frozen=True)
 class _Fit:
-    """Logarithms of the best temperature and of its interval's ends, and whether it has one."""
+    """Logarithms of the best temperature and its interval, and whether the loss has no minimum."""
 
     best: float
     low: float
@@ -253,82 +252,90 @@ class _Fit:
     is_open_above: bool
 
 
-def _fitted(loss_at: Callable[[float], float], num_outcomes: int, lowest: float = LOWEST) -> _Fit:
-    """Finds the temperature with the lowest loss, a mean over so many outcomes."""
-    start, end = math.log(lowest), math.log(HIGHEST)
-    found = minimize_scalar(loss_at, bounds=(start, end), method="bounded", options={"xatol": 1e-6})
-    best, least = float(found.x), float(found.fun)
-    is_open = [loss_at(one) <= least + _NO_RISE for one in (start, end)]
+def _minimise_loss(
+    loss_at: Callable[[float], float], num_outcomes: int, min_temperature: float = MIN_TEMPERATURE
+) -> _Fit:
+    """Returns the temperature with the lowest loss, and its 95 % interval."""
+    start, end = math.log(min_temperature), math.log(MAX_TEMPERATURE)
+    optimum = minimize_scalar(
+        loss_at, bounds=(start, end), method="bounded", options={"xatol": 1e-6}
+    )
+    best, lowest_loss = float(optimum.x), float(optimum.fun)
+    is_open = [loss_at(one) <= lowest_loss + _LOSS_TOLERANCE for one in (start, end)]
     if any(is_open):
         best = start if is_open[0] else end
-    # Twice the rise of the summed loss is chi-square distributed with one degree of freedom
-    level = min(least, loss_at(best)) + Z**2 / 2 / num_outcomes
-    low, high = (_crossing(loss_at, level, best, one) for one in (start, end))
+    # Twice the increase of the summed loss has a chi-square distribution with one degree of freedom
+    level = min(lowest_loss, loss_at(best)) + Z**2 / 2 / num_outcomes
+    low, high = (_find_crossing(loss_at, level, best, one) for one in (start, end))
     return _Fit(best, low, high, *is_open)
 
 
-def _num_right(logits: np.ndarray, targets: np.ndarray, kind: str) -> int:
-    """How many images are wholly correct."""
-    shares = probabilities_from(logits, kind, True)
+def _num_correct(logits: np.ndarray, targets: np.ndarray, kind: str) -> int:
+    """Returns the number of images all of whose labels are correct."""
+    probabilities = probabilities_from(logits, kind, True)
     if kind == "multi_label":
-        return int(((shares >= THRESHOLD) == (targets == 1)).all(axis=1).sum())
-    return int((shares.argmax(axis=1) == targets).sum())
+        return int(((probabilities >= THRESHOLD) == (targets == 1)).all(axis=1).sum())
+    return int((probabilities.argmax(axis=1) == targets).sum())
 
 
-def _expected_loss(logits: np.ndarray, targets: np.ndarray, kind: str, share: float) -> float:
-    """Mean cross-entropy where each outcome is what it was with the probability `share`.
+def _expected_loss(logits: np.ndarray, targets: np.ndarray, kind: str, probability: float) -> float:
+    """Returns the mean cross-entropy if each observed outcome has the probability `probability`.
 
-    What is left of it goes to the other outcomes in equal parts.
+    The remaining probability is distributed equally over the other outcomes.
     """
-    right = mean_loss(logits, targets, kind, True)
+    correct_loss = mean_loss(logits, targets, kind, True)
     if kind != "softmax":
-        return share * right + (1 - share) * mean_loss(logits, 1 - targets, kind, True)
+        return probability * correct_loss + (1 - probability) * mean_loss(
+            logits, 1 - targets, kind, True
+        )
     num_classes = logits.shape[1]
-    log_shares = log_softmax(logits)
-    wrong = (-float(log_shares.sum(axis=1).mean()) - right) / (num_classes - 1)
-    return share * right + (1 - share) * wrong
+    log_probabilities = log_softmax(logits)
+    other_loss = (-float(log_probabilities.sum(axis=1).mean()) - correct_loss) / (num_classes - 1)
+    return probability * correct_loss + (1 - probability) * other_loss
 
 
 def _reliability(logits: np.ndarray, targets: np.ndarray, kind: str) -> Reliability:
-    shares = probabilities_from(logits, kind, True)
+    probabilities = probabilities_from(logits, kind, True)
     if kind == "multi_label":
-        return measure_reliability(shares.ravel(), targets.ravel() == 1, independent=False)
-    return measure_reliability(shares.max(axis=1), shares.argmax(axis=1) == targets)
+        return measure_reliability(probabilities.ravel(), targets.ravel() == 1, independent=False)
+    return measure_reliability(probabilities.max(axis=1), probabilities.argmax(axis=1) == targets)
 
 
-def _crossing(loss_at: Callable[[float], float], level: float, inside: float, end: float) -> float:
-    """Where the loss rises to `level` between its minimum and `end`, or `end` itself."""
-    if end == inside or loss_at(end) <= level:
+def _find_crossing(
+    loss_at: Callable[[float], float], level: float, minimum: float, end: float
+) -> float:
+    """Returns where the loss reaches `level` between its minimum and `end`, else `end`."""
+    if end == minimum or loss_at(end) <= level:
         return end
-    return float(brentq(lambda value: loss_at(value) - level, inside, end))
+    return float(brentq(lambda value: loss_at(value) - level, minimum, end))
 
 
 def _logits_of(probabilities: np.ndarray, kind: str) -> np.ndarray:
-    """Logits that float32 probabilities come from, up to what they round to 0 or to 1."""
-    shares = probabilities.astype(np.float64)
+    """Returns the logits of float32 probabilities, limited where they round to 0 or 1."""
+    probabilities = probabilities.astype(np.float64)
     if kind == "softmax":
-        return np.log(np.maximum(shares, np.finfo(np.float32).tiny))
+        return np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
     if kind == "binary":
-        shares = shares[:, 1:]
+        probabilities = probabilities[:, 1:]
     margin = np.finfo(np.float32).epsneg
-    shares = np.clip(shares, margin, 1 - margin)
-    return np.log(shares) - np.log1p(-shares)
+    probabilities = np.clip(probabilities, margin, 1 - margin)
+    return np.log(probabilities) - np.log1p(-probabilities)
 
 
 def _last_dense(model: keras.Model) -> keras.layers.Dense:
-    """Returns the layer whose outputs are the logits."""
-    dense, last = _ending(model)
+    """Returns the Dense layer whose outputs are the logits."""
+    dense, last = _last_layers(model)
     if dense is None:
         raise ArgumentError(
-            "`model` must end in a plain Dense layer, with or without softmax or sigmoid, whose "
-            f"weights can take the temperature. Received: model={model.name!r}, which ends in "
-            f"{type(last).__name__} {last.name!r}. Put a Dense layer at its end."
+            "`model` must end in a plain Dense layer, with or without softmax or sigmoid, to which "
+            f"the temperature can be applied. Received: model={model.name!r}, which ends in "
+            f"{type(last).__name__} {last.name!r}. Add a Dense layer at its end."
         )
     return dense
 
 
-def _ending(model: keras.Model) -> tuple[keras.layers.Dense | None, keras.Operation]:
-    """The Dense layer that gives the logits, if there is one, and what the model ends in."""
+def _last_layers(model: keras.Model) -> tuple[keras.layers.Dense | None, keras.Operation]:
+    """Returns the Dense layer that computes the logits, if any, and the model's last operation."""
     node = node_of(flat(model).output)
     while isinstance(node.operation, keras.Model):
         node = node_of(model_ends(node.operation)[1])

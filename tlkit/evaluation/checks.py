@@ -1,4 +1,4 @@
-"""What evaluation asks of its arguments."""
+"""Checks of outputs and labels."""
 
 from dataclasses import dataclass
 
@@ -8,18 +8,18 @@ from tlkit.errors import ArgumentError, DataError
 
 
 def check_outputs(outputs: np.ndarray, num_columns: int, kind: str) -> None:
-    """Raises unless the outputs `(n, num_columns)` are finite and there are any."""
+    """Raises unless there are outputs `(n, num_columns)` and all are finite."""
     if outputs.ndim != 2 or outputs.shape[1] != num_columns:
         raise ArgumentError(
             f"`probabilities` must have the shape (n, {num_columns}) for these `class_names` and "
-            f"kind={kind!r}. Received: {outputs.shape}."
+            f"kind={kind!r}. Received: {outputs.shape}. Give one column for each class."
         )
     if len(outputs) == 0:
-        raise DataError("`images` must hold at least one image. Received: none.")
+        raise DataError("`images` must hold at least one image. Received: none. Add images.")
     num_bad = int((~np.isfinite(outputs)).any(axis=1).sum())
     if num_bad:
         raise ArgumentError(
-            "`model` must give finite outputs. Received: NaN or infinite ones for "
+            "`model` must give finite outputs. Received: NaN or infinite values for "
             f"{num_bad} of {len(outputs)} images. Train it again with a lower learning rate."
         )
 
@@ -34,22 +34,22 @@ def check_targets(
     is_batch: bool = False,
     allows_soft: bool = False,
 ) -> np.ndarray:
-    """Returns labels as int64: numbers `(num_images,)`, with several labels rows of 0 and 1.
+    """Returns checked labels as int64: `(num_images,)`, or rows of 0 and 1 for a multi-label head.
 
     Args:
-        labels: As somebody gave them.
-        kind: The head: "softmax", "binary" or "multi_label".
-        num_images: How many images they belong to.
-        num_classes: How many classes the model tells apart.
-        argument: What they came with, for the message; `labels` themselves by default.
-        is_batch: Whether they are those of one batch among several.
+        labels: The labels as the caller passed them.
+        kind: The kind of head: "softmax", "binary" or "multi_label".
+        num_images: Number of images.
+        num_classes: Number of classes of the model.
+        argument: The argument that contains the labels, for errors; `labels` by default.
+        is_batch: Whether the labels are those of one of several batches.
         allows_soft: Whether rows may be probabilities, of which the largest counts.
 
     Raises:
-        DataError: If they are not among the classes, or of another shape.
+        DataError: If labels are not among the classes, or have another shape.
     """
     labels = np.asarray(labels)
-    asked = _Asked(
+    rule = _LabelRule(
         "`labels` must be" if argument is None else f"`{argument}` must have labels that are",
         num_images,
         num_classes,
@@ -57,17 +57,17 @@ def check_targets(
         allows_soft=allows_soft,
     )
     if labels.dtype.kind not in "iufb":
-        names = [_shown(value) for value in labels.ravel()[:1]]
+        names = [_text(value) for value in labels.ravel()[:1]]
         raise DataError(
-            f"{asked.subject} numbers. Received: {', '.join(names) or labels.dtype}. Number the "
+            f"{rule.subject} numbers. Received: {', '.join(names) or labels.dtype}. Number the "
             "classes in the order of the model's outputs, from 0 on."
         )
-    return asked.rows(labels) if kind == "multi_label" else asked.indices(labels)
+    return rule.rows(labels) if kind == "multi_label" else rule.indices(labels)
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """What labels are asked to be, and how a message begins."""
+class _LabelRule:
+    """What labels must be, and the beginning of error messages."""
 
     subject: str
     num_images: int
@@ -77,8 +77,8 @@ class _Asked:
 
     def indices(self, labels: np.ndarray) -> np.ndarray:
         """Returns labels, given as whole numbers or one-hot rows, as int64 `(num_images,)`."""
-        of_rows = labels.ndim == 2 and labels.shape[1] == self.num_classes
-        if of_rows and _is_one_hot(labels, self.allows_soft):
+        has_rows = labels.ndim == 2 and labels.shape[1] == self.num_classes
+        if has_rows and _is_one_hot(labels, self.allows_soft):
             labels = labels.argmax(axis=1)
         if labels.shape == (self.num_images, 1):
             labels = labels[:, 0]
@@ -89,9 +89,9 @@ class _Asked:
                 f"{self.where}{rows}. Received: an array of the shape {labels.shape}. Number the "
                 "classes from 0 on."
             )
-        fits = (labels == np.floor(labels)) & (labels >= 0) & (labels < self.num_classes)
-        if not fits.all():
-            position = int(np.flatnonzero(~fits)[0])
+        is_valid = (labels == np.floor(labels)) & (labels >= 0) & (labels < self.num_classes)
+        if not is_valid.all():
+            position = int(np.flatnonzero(~is_valid)[0])
             raise DataError(
                 f"{self.subject} whole numbers from 0 to {self.num_classes - 1}, as the model has "
                 f"{self.num_classes} classes. Received: {labels[position]} for image {position}"
@@ -115,7 +115,9 @@ class _Asked:
 
 def _remedy(labels: np.ndarray) -> str:
     if not np.all(labels == np.floor(labels)):
-        return "The model tells classes apart: number them, or train a regression in plain Keras."
+        return (
+            "The model is a classifier: number the classes, or train a regression in plain Keras."
+        )
     if labels.min() < 0:
         return "Leave images without a label out."
     return (
@@ -130,5 +132,5 @@ def _is_one_hot(labels: np.ndarray, allows_soft: bool) -> bool:
     return bool(np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all())
 
 
-def _shown(value: object) -> str:
+def _text(value: object) -> str:
     return repr(value.decode(errors="replace") if isinstance(value, bytes) else str(value))

@@ -1,11 +1,11 @@
-"""How each class fares, and the accuracy in which all classes count the same."""
+"""Scores of each class, and the balanced accuracy."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from sklearn.metrics import precision_recall_fscore_support
 
-from tlkit.evaluation.intervals import Interval, mean_share_interval, wilson_interval
+from tlkit.evaluation.intervals import Interval, mean_proportion_interval, wilson_interval
 from tlkit.evaluation.reports import ClassScore
 
 
@@ -15,13 +15,13 @@ def score_classes(
     class_names: Sequence[str],
     roc_auc: Sequence[float | None],
 ) -> tuple[ClassScore, ...]:
-    """Returns one score for each class.
+    """Returns the scores of each class.
 
     Args:
-        targets: Whole numbers `(n,)`; with several labels rows of 0/1 `(n, num_classes)`.
-        predicted: In the same form.
-        class_names: Of all classes, in their order.
-        roc_auc: That of each class.
+        targets: Whole numbers `(n,)`; for a multi-label head rows of 0/1 `(n, num_classes)`.
+        predicted: The predicted classes in the same form.
+        class_names: The names of all classes, in their order.
+        roc_auc: The ROC-AUC of each class.
     """
     columns = precision_recall_fscore_support(
         targets, predicted, labels=np.arange(len(class_names)), zero_division=0
@@ -47,27 +47,27 @@ def balanced_accuracy(
 ) -> tuple[float | None, Interval | None]:
     """Returns the mean recall of the classes that have images, and its 95 % interval.
 
-    With several labels: the mean over labels of recall and specificity, halved, where images with
-    and without the label are there; `None` where there is no such label. That has no interval:
-    the labels of an image hang together.
+    For a multi-label head it is the mean of (recall + specificity) / 2 over the labels that have
+    images with and without them, `None` without such labels. It has no interval, since the labels
+    of an image are dependent.
 
     Args:
         is_class: bool `(n, num_classes)`, whether image i is of class j.
-        predicted: Whole numbers `(n,)`; with several labels rows of 0/1.
-        kind: The head: "softmax", "binary" or "multi_label".
+        predicted: Whole numbers `(n,)`; for a multi-label head rows of 0/1.
+        kind: The kind of head: "softmax", "binary" or "multi_label".
 
     Reference:
-        scikit-learn's `balanced_accuracy_score`; the interval is `mean_share_interval`'s.
+        scikit-learn's `balanced_accuracy_score`; the interval is `mean_proportion_interval`'s.
     """
     if kind != "multi_label":
         sizes = is_class.sum(axis=0)
-        is_right = is_class[np.arange(len(predicted)), predicted]
-        right = (is_class & is_right[:, np.newaxis]).sum(axis=0)
-        there = sizes > 0
-        recalls = right[there] / sizes[there]
-        return float(recalls.mean()), mean_share_interval(recalls, sizes[there])
-    shares = []
-    for members, given in zip(is_class.T, predicted.T == 1, strict=True):
+        is_correct = is_class[np.arange(len(predicted)), predicted]
+        num_correct = (is_class & is_correct[:, np.newaxis]).sum(axis=0)
+        has_images = sizes > 0
+        recalls = num_correct[has_images] / sizes[has_images]
+        return float(recalls.mean()), mean_proportion_interval(recalls, sizes[has_images])
+    recall_means = []
+    for members, is_assigned in zip(is_class.T, predicted.T == 1, strict=True):
         if 0 < members.sum() < len(members):
-            shares.append((given[members].mean() + (~given[~members]).mean()) / 2)
-    return (float(np.mean(shares)) if shares else None), None
+            recall_means.append((is_assigned[members].mean() + (~is_assigned[~members]).mean()) / 2)
+    return (float(np.mean(recall_means)) if recall_means else None), None

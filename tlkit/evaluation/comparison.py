@@ -1,4 +1,4 @@
-"""Two models on the same images: is one better, beyond noise?"""
+"""Comparison of two models on the same images, with tests of significance."""
 
 from dataclasses import dataclass, replace
 
@@ -26,25 +26,27 @@ SIGNIFICANCE = 0.05
 
 @dataclass(frozen=True)
 class ComparisonReport(ShownAsParagraphs):
-    """How two models fare on the same images.
+    """The comparison of two models on the same images.
 
     Attributes:
         num_images: Number of images.
-        accuracies: Share of the images that each model gets right, 0...1.
-        num_both: Images that both get right.
-        num_first: Images that only the first gets right.
-        num_second: Images that only the second gets right.
-        num_neither: Images that neither gets right.
+        accuracies: The accuracy of each model, 0...1.
+        num_both: Number of images that both classify correctly.
+        num_first: Number of images that only the first classifies correctly.
+        num_second: Number of images that only the second classifies correctly.
+        num_neither: Number of images that neither classifies correctly.
         difference: Accuracy of the second minus that of the first.
-        interval: Its 95 % interval, by Newcombe's method 10 for paired shares (1998); it is built
-            on Wilson's, and serves few images as that does.
-        p_value: Of McNemar's exact test, two-sided: how often chance alone would split the images
-            that only one gets right as unevenly, if both models were equally good.
+        interval: The 95 % confidence interval of `difference`, by Newcombe's method 10 for paired
+            proportions (1998), which is based on Wilson's interval and also valid for few images.
+        p_value: The two-sided p-value of McNemar's exact test: the probability that the images that
+            only one model classifies correctly are divided at least as unevenly if both models are
+            equally accurate.
         balanced_accuracies: Balanced accuracy of each model, 0...1: the mean recall of the classes
-            that have images. `None`, like the two below, where the plain accuracy counts.
-        balanced_difference: That of the second minus that of the first.
-        balanced_interval: Its 95 % interval, paired and stratified by class: Newcombe's of each
-            class, put together as variances are (see `mean_paired_difference_interval`).
+            that have images. `None`, like the two below, unless they were compared.
+        balanced_difference: Balanced accuracy of the second minus that of the first.
+        balanced_interval: The 95 % confidence interval of `balanced_difference`, paired and
+            stratified by class: Newcombe's interval of each class, combined like variances (see
+            `mean_paired_difference_interval`).
     """
 
     _derived = ("verdict", "metric")
@@ -64,14 +66,14 @@ class ComparisonReport(ShownAsParagraphs):
 
     @property
     def metric(self) -> str:
-        """What the verdict goes by: "accuracy" or, where it was compared, "balanced accuracy"."""
+        """The metric of the verdict: "balanced accuracy" if it was compared, else "accuracy"."""
         return "accuracy" if self.balanced_accuracies is None else "balanced accuracy"
 
     @property
     def is_beyond_noise(self) -> bool:
-        """Whether chance alone would show such a difference in fewer than 5 % of cases.
+        """Whether the difference is significant at the 5 % level.
 
-        Of accuracies by `p_value`; of balanced ones it is whether 0 lies outside their interval.
+        For accuracies by `p_value`; for balanced ones, whether 0 lies outside their interval.
         """
         if self.balanced_interval is None:
             return self.p_value < SIGNIFICANCE
@@ -80,25 +82,25 @@ class ComparisonReport(ShownAsParagraphs):
 
     @property
     def verdict(self) -> str:
-        """Which model is better, in words."""
+        """Which model is better, as text."""
         if not self.is_beyond_noise:
             return "too close to call"
         balanced = self.balanced_difference
-        decisive = self.difference if balanced is None else balanced
-        return "the second is better" if decisive > 0 else "the first is better"
+        difference = self.difference if balanced is None else balanced
+        return "the second is better" if difference > 0 else "the first is better"
 
     def __str__(self) -> str:
         first, second = map(percent, self.accuracies)
         return (
-            f"{self.verdict}{self._balanced}: {first} and {second} of "
-            f"{self.num_images:,} images, {_in_points(self.difference, self.interval)}, "
-            f"p = {self.p_value:.2g}; only the first is right on "
-            f"{self.num_first:,}, only the second on {self.num_second:,}"
+            f"{self.verdict}: {self._balanced_text}accuracy {first} and {second} "
+            f"(n = {self.num_images:,}), {_format_difference(self.difference, self.interval)}, "
+            f"p = {self.p_value:.2g}; {self.num_first:,} correct only by the first, "
+            f"{self.num_second:,} only by the second"
         )
 
     @property
-    def _balanced(self) -> str:
-        """The balanced accuracies in words, where it is they that count."""
+    def _balanced_text(self) -> str:
+        """The balanced accuracies as text, if they were compared."""
         if (
             self.balanced_accuracies is None
             or self.balanced_difference is None
@@ -106,8 +108,8 @@ class ComparisonReport(ShownAsParagraphs):
         ):
             return ""
         first, second = map(percent, self.balanced_accuracies)
-        difference = _in_points(self.balanced_difference, self.balanced_interval)
-        return f" by balanced accuracy, {first} and {second}, {difference}; accuracy"
+        difference = _format_difference(self.balanced_difference, self.balanced_interval)
+        return f"balanced accuracy {first} and {second}, {difference}; "
 
 
 def compare_models(
@@ -118,25 +120,25 @@ def compare_models(
     batch_size: int | None = None,
     class_weight: str | None = None,
 ) -> ComparisonReport:
-    """Says whether one of two models is better on the same images, beyond noise.
+    """Compares the accuracies of two models on the same images.
 
-    Each image is decoded once. With multi-label heads an image counts as right where every label
-    is. Where one model was trained on these images, the comparison says nothing.
+    Each image is decoded once. With multi-label heads an image counts as correct if all its labels
+    are. The comparison is meaningless if one of the models was trained on these images.
 
     Args:
-        first: From pixels 0...255 to logits or probabilities; such as a linear probe.
-        second: For the same classes in the same order; such as the probe after fine-tuning.
-        images: A split that neither was trained or chosen on; or a dataset of batches
+        first: A model from pixels 0...255 to logits or probabilities, such as a linear probe.
+        second: A model for the same classes in the same order, such as the fine-tuned one.
+        images: A split that neither model was trained or selected on; or a dataset of batches
             `(images, labels)`.
-        batch_size: Images in one forward pass; for a split only.
-        class_weight: "balanced" for models that were trained so: the verdict then goes by the
-            balanced accuracy, in which every class counts the same.
+        batch_size: Images per forward pass; for a split only.
+        class_weight: "balanced" for models that were trained with it: the verdict is then by the
+            balanced accuracy, in which every class has the same weight.
 
     Raises:
-        ArgumentError: If the models are for different numbers of classes, or one gives several
-            labels and the other does not; if models and images do not fit; if `class_weight` is
-            something else, or given where an image may have several labels.
-        DataError: If there is no image; if labels are not among the classes.
+        ArgumentError: If the models have different numbers of classes, or only one is multi-label;
+            if models and images do not fit; if `class_weight` is another value, or is given for
+            multi-label models.
+        DataError: If there are no images; if labels are not among the classes.
 
     Example:
         >>> import keras, tensorflow as tf, tlkit
@@ -154,46 +156,45 @@ def compare_models(
     kinds = head_kind(first), head_kind(second)
     if sizes[0] != sizes[1] or (kinds[0] == "multi_label") != (kinds[1] == "multi_label"):
         raise ArgumentError(
-            "`second` must be for the same classes as `first`. Received: heads of the kinds "
+            "`second` must have the same classes as `first`. Received: heads of the kinds "
             f"{kinds[0]!r} with {sizes[0]} classes and {kinds[1]!r} with {sizes[1]}. "
-            "Compare models of the same data."
+            "Compare models for the same data."
         )
     if class_weight is not None:
         check_choice("class_weight", class_weight, ["balanced"])
         if kinds[0] == "multi_label":
             raise ArgumentError(
-                "`class_weight` must be None where an image may have several labels. "
+                "`class_weight` must be None for multi-label models. "
                 f"Received: class_weight={class_weight!r}. Leave it out."
             )
     outputs, labels = collect_outputs(
         [first, second], images, batch_size=batch_size, description="comparison"
     )
-    is_right = [
-        _is_right(one, labels, model) for one, model in zip(outputs, (first, second), strict=True)
+    is_correct = [
+        _is_correct(one, labels, model) for one, model in zip(outputs, (first, second), strict=True)
     ]
     targets = None
     if class_weight is not None:
         targets = check_targets(labels, kinds[0], len(labels), sizes[0])
-    return compare_outcomes(is_right[0], is_right[1], targets)
+    return compare_outcomes(is_correct[0], is_correct[1], targets)
 
 
 def compare_outcomes(
     first: np.ndarray, second: np.ndarray, labels: np.ndarray | None = None
 ) -> ComparisonReport:
-    """Compares two models by which of the same images each gets right.
+    """Compares two models by which of the same images each classifies correctly.
 
-    McNemar's test is the exact one (binomial, two-sided) at any number of images. It is of the
-    plain accuracy, also where the balanced one counts.
+    McNemar's test is the exact one (binomial, two-sided) for any number of images. It always tests
+    the plain accuracy, even if the balanced one is compared.
 
     Args:
-        first: Whether the first model gets each image right, bool `(n,)`.
-        second: The same of the second.
-        labels: The class of each image, whole numbers `(n,)`, where the balanced accuracy is what
-            counts; else left out.
+        first: Whether the first model classifies each image correctly, bool `(n,)`.
+        second: The same for the second model.
+        labels: The class of each image, whole numbers `(n,)`, to compare the balanced accuracy.
 
     Raises:
-        ArgumentError: If they are of different lengths, or `labels` are no whole numbers.
-        DataError: If there is no image.
+        ArgumentError: If the lengths differ, or `labels` are not whole numbers.
+        DataError: If there are no images.
 
     Example:
         >>> import numpy as np
@@ -208,19 +209,20 @@ def compare_outcomes(
 
     Reference:
         McNemar (1947), https://doi.org/10.1007/BF02295996; Dietterich (1998), section 2,
-        https://doi.org/10.1162/089976698300017197, on comparing classifiers by it.
+        https://doi.org/10.1162/089976698300017197, on comparing classifiers with it.
     """
     first, second = np.asarray(first, bool), np.asarray(second, bool)
     if first.shape != second.shape or first.ndim != 1:
         raise ArgumentError(
-            "`second` must say of the same images as `first` whether they are right. "
-            f"Received: arrays of the shapes {first.shape} and {second.shape}."
+            "`second` must have one value for each image, as `first` has. "
+            f"Received: arrays of the shapes {first.shape} and {second.shape}. Evaluate both "
+            "models on the same images."
         )
     if not len(first):
-        raise DataError("`images` must hold at least one image. Received: none.")
+        raise DataError("`images` must hold at least one image. Received: none. Add images.")
     num_both, num_first = int((first & second).sum()), int((first & ~second).sum())
     num_second, num_neither = int((~first & second).sum()), int((~first & ~second).sum())
-    num_apart = num_first + num_second
+    num_discordant = num_first + num_second
     report = ComparisonReport(
         num_images=len(first),
         accuracies=(float(first.mean()), float(second.mean())),
@@ -230,47 +232,49 @@ def compare_outcomes(
         num_neither=num_neither,
         difference=(num_second - num_first) / len(first),
         interval=paired_difference_interval(num_both, num_second, num_first, num_neither),
-        p_value=float(binomtest(num_first, num_apart).pvalue) if num_apart else 1.0,
+        p_value=float(binomtest(num_first, num_discordant).pvalue) if num_discordant else 1.0,
     )
-    return report if labels is None else _with_balanced_figures(report, first, second, labels)
+    return report if labels is None else _add_balanced_figures(report, first, second, labels)
 
 
-def _with_balanced_figures(
+def _add_balanced_figures(
     report: ComparisonReport, first: np.ndarray, second: np.ndarray, labels: np.ndarray
 ) -> ComparisonReport:
-    """The report with the figures in which every class counts the same."""
+    """Returns the report with the figures on balanced accuracy."""
     labels = np.asarray(labels)
     if labels.shape != first.shape or not np.issubdtype(labels.dtype, np.integer):
         raise ArgumentError(
             f"`labels` must be {len(first)} whole numbers, the class of each image. Received: "
-            f"an array of {labels.dtype} of the shape {labels.shape}. Leave them out to compare "
-            "plain accuracies."
+            f"an array of {labels.dtype} of the shape {labels.shape}. Leave `labels` out to "
+            "compare plain accuracies."
         )
     members = [labels == label for label in np.unique(labels)]
-    recalls = np.array([(first[own].mean(), second[own].mean()) for own in members])
+    recalls = np.array(
+        [(first[is_member].mean(), second[is_member].mean()) for is_member in members]
+    )
     outcomes = (first & second, ~first & second, first & ~second, ~first & ~second)
-    before, after = recalls.mean(axis=0).tolist()
+    first_mean, second_mean = recalls.mean(axis=0).tolist()
     return replace(
         report,
-        balanced_accuracies=(before, after),
-        balanced_difference=after - before,
+        balanced_accuracies=(first_mean, second_mean),
+        balanced_difference=second_mean - first_mean,
         balanced_interval=mean_paired_difference_interval(
-            [[int(one[own].sum()) for one in outcomes] for own in members]
+            [[int(one[is_member].sum()) for one in outcomes] for is_member in members]
         ),
     )
 
 
-def _in_points(difference: float, interval: Interval) -> str:
+def _format_difference(difference: float, interval: Interval) -> str:
     low, high = (100 * end for end in interval)
-    return f"difference {100 * difference:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})"
+    return f"difference {100 * difference:+.1f} points (95 % CI {low:+.1f} to {high:+.1f})"
 
 
-def _is_right(outputs: np.ndarray, labels: np.ndarray, model: keras.Model) -> np.ndarray:
+def _is_correct(outputs: np.ndarray, labels: np.ndarray, model: keras.Model) -> np.ndarray:
     kind, from_logits = head_kind(model), outputs_logits(model)
     num_classes = num_classes_of(model)
     check_outputs(outputs, outputs.shape[1], kind)
     targets = check_targets(labels, kind, len(outputs), num_classes)
-    shares = probabilities_from(outputs, kind, from_logits)
+    probabilities = probabilities_from(outputs, kind, from_logits)
     if kind == "multi_label":
-        return ((shares >= THRESHOLD) == (targets == 1)).all(axis=1)
-    return shares.argmax(axis=1) == targets
+        return ((probabilities >= THRESHOLD) == (targets == 1)).all(axis=1)
+    return probabilities.argmax(axis=1) == targets

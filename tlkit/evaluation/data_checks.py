@@ -1,4 +1,4 @@
-"""Data against the model that takes them: the one check of everything that takes data."""
+"""The check of images against a model, for all functions that take both."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -12,14 +12,14 @@ from tlkit.data.images import ImageSplit
 from tlkit.data.refusals import Refusal, register_refusal
 from tlkit.errors import ArgumentError, DataError, TlkitError
 from tlkit.evaluation.batch_checks import (
-    Facts,
+    BatchStats,
+    batch_stat_tensors,
+    batch_stats,
     check_inputs,
     check_shape,
     check_weights,
-    facts_of,
+    format_shape,
     is_out_of_range,
-    values_of,
-    written_shape,
 )
 from tlkit.evaluation.checks import check_targets
 from tlkit.evaluation.dataset_length import check_end
@@ -28,34 +28,34 @@ from tlkit.models.model_spec import UNIT, ModelSpec, describe_model
 Images: TypeAlias = ImageSplit | tf.data.Dataset
 
 Labels: TypeAlias = Literal["any", "given", "soft", "exact"]
-"""What is asked of labels: nothing; that they are there; that they are the model's, where rows of
-probabilities count as the most probable; that they are the model's and rows hold a single 1."""
+"""How strictly labels are checked: not at all; must be present; must be classes of the model, with
+rows of probabilities counting as the most probable; must be classes, with rows one-hot."""
 
-_MORE_AND_MORE = ("any", "given", "soft", "exact")
+_STRICTNESS = ("any", "given", "soft", "exact")
 
 
 def check_images(
     argument: str, images: object, model: keras.Model, *, labels: Labels = "exact"
 ) -> Images:
-    """Returns images that fit a model: a split as it is, a data set ready to be read.
+    """Returns images that fit a model: a split unchanged, a data set with a check of each batch.
 
-    What a data set says of its elements is asked first, then its first batch, and each later batch
-    as it passes by: one that does not fit is named where the reader stands in
-    `missing_files_named`. The data set that is returned gives `(images, labels)` or `(images,
-    labels, weights)`, images alone where it has no labels, in the rank of the model's input and
-    with shapes that are known.
+    A data set's element specification is checked first, then its first batch, and each later batch
+    when it is read: the error of an invalid one is raised by `missing_files_named`. The data set
+    that is returned has elements `(images, labels)` or `(images, labels, weights)`, or only images
+    if it has no labels, with the rank of the model's input and known shapes.
 
     Args:
-        argument: What errors call the images.
+        argument: The argument's name in errors.
         images: A split, or a `tf.data.Dataset`.
-        model: What is to take them.
-        labels: What is asked of their labels.
+        model: The model that they are for.
+        labels: How strictly their labels are checked.
 
     Raises:
-        ArgumentError: They are neither; the model takes something else (text, one channel, another
-            size, a flat vector, pixels 0...255 and not 0...1, or the other way round); a data set
-            is not batched, has no labels or no end.
-        DataError: There is none; a label is none of the model's; values or weights are not finite.
+        ArgumentError: `images` has another type; the model takes other inputs (text, one channel,
+            another size, a flat vector, pixels 0...255 instead of 0...1, or vice versa); a data set
+            is not batched, has no labels or is infinite.
+        DataError: There are no images; a label is not a class of the model; values or weights are
+            not finite.
 
     Example:
         >>> import numpy as np, tlkit
@@ -73,51 +73,55 @@ def check_images(
     if not isinstance(images, tf.data.Dataset):
         raise ArgumentError(
             f"`{argument}` must be an ImageSplit or a tf.data.Dataset. Received: an object of type "
-            f"{type(images).__name__}. Give `data.test`, say, or wrap arrays with "
+            f"{type(images).__name__}. Pass `data.test`, for example, or wrap arrays with "
             "`tlkit.load_arrays(...)`."
         )
     known = _CHECKED.get(images)
-    if known is not None and known.is_for(spec, labels):
+    if known is not None and known.covers(spec, labels):
         return images
     refusal = Refusal() if known is None else known.refusal
-    return _checked(images, _Passing(argument, spec, labels, refusal))
+    return _add_check(images, _BatchCheck(argument, spec, labels, refusal))
 
 
 @dataclass(eq=False)
-class _Passing:
-    """The check that each batch of one data set passes."""
+class _BatchCheck:
+    """The check of each batch of one data set."""
 
     argument: str
     spec: ModelSpec
     labels: Labels
     refusal: Refusal
-    told: Facts | None = None  # of the first batch that is not black
+    first_stats: BatchStats | None = None  # of the first batch with a known range of values
     label_shape: tuple[int, ...] | None = None
 
-    def is_for(self, spec: ModelSpec, labels: Labels) -> bool:
-        """Whether what has passed here fits another reader too."""
-        return spec.describes(self.spec) and _MORE_AND_MORE.index(labels) <= _MORE_AND_MORE.index(
+    def covers(self, spec: ModelSpec, labels: Labels) -> bool:
+        """Whether batches that pass this check are also valid for another model and strictness."""
+        return spec.describes(self.spec) and _STRICTNESS.index(labels) <= _STRICTNESS.index(
             self.labels
         )
 
-    def check(self, facts: Facts, labels: np.ndarray | None, weights: np.ndarray | None) -> None:
+    def check(
+        self, stats: BatchStats, labels: np.ndarray | None, weights: np.ndarray | None
+    ) -> None:
         """Checks one batch.
 
         Raises:
             ArgumentError: See `check_images`.
             DataError: See `check_images`.
         """
-        tells = check_inputs(self.argument, facts, self.spec, asks_range=self.told is None)
-        if tells:
-            self.told = facts
-        number = facts.shape[0]
+        has_range = check_inputs(
+            self.argument, stats, self.spec, check_range=self.first_stats is None
+        )
+        if has_range:
+            self.first_stats = stats
+        number = stats.shape[0]
         if labels is not None and self.labels in ("soft", "exact"):
             shape = labels.shape[1:]
             if self.label_shape not in (None, shape):
                 raise DataError(
                     f"`{self.argument}` must have labels of one shape in all batches. Received: "
-                    f"(batch, {self.label_shape}) first, and (batch, {shape}) later. Number the "
-                    "classes in each."
+                    f"(batch, {self.label_shape}) first, and (batch, {shape}) later. Use class "
+                    "numbers in all batches."
                 )
             self.label_shape = shape
             check_targets(
@@ -133,91 +137,95 @@ class _Passing:
             check_weights(self.argument, weights, number)
 
     def check_within(self, is_float: bool, values: list[np.ndarray]) -> np.bool_:
-        """The same within a data set, out of which only TensorFlow's own errors come."""
-        facts, others = facts_of(values[:4], is_float=is_float), [*values[4:], None, None]
+        """Checks within a data set, and keeps the error, as TensorFlow would replace it."""
+        stats, others = batch_stats(values[:4], is_float=is_float), [*values[4:], None, None]
         try:
-            self.check(facts, others[0], others[1])
+            self.check(stats, others[0], others[1])
         except TlkitError as error:
             self.refusal.error = error
             raise
         return np.True_
 
 
-_CHECKED: WeakKeyDictionary[tf.data.Dataset, _Passing] = WeakKeyDictionary()
-"""Which data sets have their check in them."""
+_CHECKED: WeakKeyDictionary[tf.data.Dataset, _BatchCheck] = WeakKeyDictionary()
+"""The check of each data set that contains one."""
 
 
-def _checked(dataset: tf.data.Dataset, passing: _Passing) -> tf.data.Dataset:
-    """Checks what a data set says of itself and its first batch; returns it with its check."""
-    argument, spec = passing.argument, passing.spec
-    _check_elements(dataset.element_spec, passing)
+def _add_check(dataset: tf.data.Dataset, batch_check: _BatchCheck) -> tf.data.Dataset:
+    """Checks a data set's specification and first batch; returns it with a check of each batch."""
+    argument, spec = batch_check.argument, batch_check.spec
+    _check_elements(dataset.element_spec, batch_check)
     first = next(iter(dataset.take(1)), None)
     if first is None:
-        raise DataError(f"`{argument}` must hold images. Received: none. Give some, or None.")
-    inputs, *others = _parts(first)
-    own_rank = inputs.shape.rank
-    inputs = _in_rank(inputs, len(spec.input_shape))
+        raise DataError(f"`{argument}` must hold images. Received: none. Add images, or pass None.")
+    inputs, *others = _split_element(first)
+    original_rank = inputs.shape.rank
+    inputs = _match_rank(inputs, len(spec.input_shape))
     is_float = inputs.dtype.is_floating
-    values = [value.numpy() for value in values_of(inputs)]
-    given: list[Any] = [np.asarray(one) for one in others]
-    passing.check(facts_of(values, is_float=is_float), *[*given, None, None][:2])
+    values = [value.numpy() for value in batch_stat_tensors(inputs)]
+    arrays: list[Any] = [np.asarray(one) for one in others]
+    batch_check.check(batch_stats(values, is_float=is_float), *[*arrays, None, None][:2])
     check_end(argument, dataset)
-    shapes = [spec.input_shape, *((None, *array.shape[1:]) for array in given[:1]), (None,)]
+    shapes = [spec.input_shape, *((None, *array.shape[1:]) for array in arrays[:1]), (None,)]
 
     @tf.autograph.experimental.do_not_convert
-    def pass_by(*elements: Any) -> Any:
-        inputs, *others = _parts(elements if len(elements) > 1 else elements[0])
-        inputs.set_shape([None] * own_rank)
-        inputs = _in_rank(inputs, len(spec.input_shape))
-        asked = [*values_of(inputs), *others]
-        done = tf.numpy_function(
-            lambda *values: passing.check_within(is_float, list(values)), asked, tf.bool
+    def check_and_pass(*elements: Any) -> Any:
+        inputs, *others = _split_element(elements if len(elements) > 1 else elements[0])
+        inputs.set_shape([None] * original_rank)
+        inputs = _match_rank(inputs, len(spec.input_shape))
+        to_check = [*batch_stat_tensors(inputs), *others]
+        is_checked = tf.numpy_function(
+            lambda *values: batch_check.check_within(is_float, list(values)), to_check, tf.bool
         )
-        with tf.control_dependencies([done]):
-            passed = [tf.identity(tensor) for tensor in (inputs, *others[:1])]
-            passed += [tf.reshape(weights, [-1]) for weights in others[1:]]
-        for tensor, shape in zip(passed, shapes, strict=False):
+        with tf.control_dependencies([is_checked]):
+            outputs = [tf.identity(tensor) for tensor in (inputs, *others[:1])]
+            outputs += [tf.reshape(weights, [-1]) for weights in others[1:]]
+        for tensor, shape in zip(outputs, shapes, strict=False):
             tensor.set_shape(shape)
-        return tuple(passed) if others else passed[0]
+        return tuple(outputs) if others else outputs[0]
 
-    checked = dataset.map(pass_by)
-    register_refusal(checked, passing.refusal)
-    _CHECKED[checked] = passing
+    checked = dataset.map(check_and_pass)
+    register_refusal(checked, batch_check.refusal)
+    _CHECKED[checked] = batch_check
     return checked
 
 
 def note_on_values(images: Images) -> str:
-    """Says that a data set gives other values than image files are read as, "" where it does not.
+    """Returns a note if a data set has other values than pixels read from image files, else "".
 
-    A model that brings pixels to what its layers take is checked for that; one that takes values as
-    they come learns from any, and would be asked about others where it is given files.
+    For a model with preprocessing such values are an error. A model without preprocessing can be
+    trained on any values, but would get other ones when it is applied to files.
 
     Args:
-        images: What `check_images` returned.
+        images: The result of `check_images`.
     """
-    passing = _CHECKED.get(images) if isinstance(images, tf.data.Dataset) else None
-    if passing is None or passing.told is None or not _takes_images(passing.spec):
+    batch_check = _CHECKED.get(images) if isinstance(images, tf.data.Dataset) else None
+    if (
+        batch_check is None
+        or batch_check.first_stats is None
+        or not _takes_images(batch_check.spec)
+    ):
         return ""
-    if not is_out_of_range(passing.told):
+    if not is_out_of_range(batch_check.first_stats):
         return ""
     return (
-        f"`{passing.argument}` has values from {passing.told.low:.3g} to {passing.told.high:.3g}, "
-        "and the model takes them as they are, but image files are read as pixels 0...255: put "
-        "what brings pixels to these values in front of the model, such as "
-        "keras.layers.Rescaling(1 / 255), before it is asked about files"
+        f"`{batch_check.argument}` has values from {batch_check.first_stats.low:.3g} to "
+        f"{batch_check.first_stats.high:.3g}, which the model takes without preprocessing, but "
+        "image files are read as pixels 0...255: before predicting files, put the preprocessing "
+        "in front of the model, such as keras.layers.Rescaling(1 / 255)"
     )
 
 
-def _parts(element: Any) -> tuple[Any, ...]:
-    """Inputs, and labels and weights where there are some; a dictionary of one input is opened."""
+def _split_element(element: Any) -> tuple[Any, ...]:
+    """Returns inputs, labels and weights, if present; a dictionary of one input is unpacked."""
     inputs, *others = element if isinstance(element, tuple) else (element,)
     if isinstance(inputs, dict) and len(inputs) == 1:
         (inputs,) = inputs.values()
     return inputs, *others
 
 
-def _in_rank(inputs: tf.Tensor, rank: int) -> tf.Tensor:
-    """Adds or takes away a last axis of size one, as Keras does with what a model is given."""
+def _match_rank(inputs: tf.Tensor, rank: int) -> tf.Tensor:
+    """Adds or removes a last axis of size one, as Keras does with a model's inputs."""
     if inputs.shape.rank == rank - 1:
         return inputs[..., tf.newaxis]
     if inputs.shape.rank == rank + 1 and inputs.shape[-1] == 1:
@@ -225,45 +233,46 @@ def _in_rank(inputs: tf.Tensor, rank: int) -> tf.Tensor:
     return inputs
 
 
-def _check_elements(element: Any, passing: _Passing) -> None:
-    """Checks what a data set says of its elements before any is read."""
-    argument, spec = passing.argument, passing.spec
-    inputs, *others = _parts(element)
-    wanted = f"`{argument}` must give batches of (images, labels)"
-    shape = written_shape(spec.input_shape)
-    needed = 0 if passing.labels == "any" else 1
+def _check_elements(element: Any, batch_check: _BatchCheck) -> None:
+    """Checks a data set's element specification before any element is read."""
+    argument, spec = batch_check.argument, batch_check.spec
+    inputs, *others = _split_element(element)
+    rule = f"`{argument}` must give batches of (images, labels)"
+    shape = format_shape(spec.input_shape)
+    min_others = 0 if batch_check.labels == "any" else 1
     if isinstance(inputs, dict) or not all(
         isinstance(one, tf.TensorSpec) for one in (inputs, *others)
     ):
         raise ArgumentError(
-            f"{wanted}, each one dense tensor. Received: {argument}={element}. Choose one of a "
-            "dictionary with `dataset.map(lambda inputs, labels: (inputs['name'], labels))`; make "
-            "ragged ones dense with `.to_tensor()`, sparse ones with `tf.sparse.to_dense`."
+            f"{rule}, each a single dense tensor. Received: {argument}={element}. Select one "
+            "input of a dictionary with `dataset.map(lambda inputs, labels: (inputs['name'], "
+            "labels))`; convert ragged tensors with `.to_tensor()`, sparse ones with "
+            "`tf.sparse.to_dense`."
         )
     if (inputs.dtype == tf.string) != spec.takes_text:
         kinds = ("text", "numbers") if spec.takes_text else ("numbers", "text")
         raise ArgumentError(
             f"`{argument}` must hold {kinds[0]}, which model={spec.name!r} takes. Received: "
-            f"{kinds[1]}, {inputs.dtype.name}. Give the inputs it was built for, or build it with "
+            f"{kinds[1]}, {inputs.dtype.name}. Pass the inputs it was built for, or build it with "
             f"keras.Input(..., dtype={inputs.dtype.name!r})."
         )
     is_unbatched = any(one.shape.rank == 0 for one in (inputs, *others))
-    rank, own = inputs.shape.rank, None
+    rank, matched = inputs.shape.rank, None
     if rank is not None:
-        own = _in_rank_of(inputs.shape, len(spec.input_shape))
-        is_unbatched |= rank < len(spec.input_shape) and not _is_compatible(own, spec)
-    fits = rank is None or own is not None
-    if not needed <= len(others) <= 2 or is_unbatched or not fits:
+        matched = _match_shape_rank(inputs.shape, len(spec.input_shape))
+        is_unbatched |= rank < len(spec.input_shape) and not _is_compatible(matched, spec)
+    has_rank = rank is None or matched is not None
+    if not min_others <= len(others) <= 2 or is_unbatched or not has_rank:
         raise ArgumentError(
-            f"{wanted}, images of the shape {shape}. Received: {argument}={element}. "
+            f"{rule}, images of the shape {shape}. Received: {argument}={element}. "
             "Use `dataset.batch(...)`, with labels beside the images."
         )
-    if own is not None:
-        check_shape(argument, own, spec)
+    if matched is not None:
+        check_shape(argument, matched, spec)
 
 
-def _in_rank_of(shape: tf.TensorShape, rank: int) -> tuple[int | None, ...] | None:
-    """The shape that `_in_rank` gives, or `None` where it cannot be brought to that rank."""
+def _match_shape_rank(shape: tf.TensorShape, rank: int) -> tuple[int | None, ...] | None:
+    """Returns the shape after `_match_rank`, or `None` if the rank cannot be matched."""
     sizes = tuple(shape)
     if len(sizes) == rank - 1:
         sizes = (*sizes, 1)
@@ -277,16 +286,18 @@ def _is_compatible(shape: tuple[int | None, ...] | None, spec: ModelSpec) -> boo
 
 
 def _check_split(argument: str, split: ImageSplit, spec: ModelSpec, labels: Labels) -> None:
-    """Checks what is known of a split without reading an image."""
+    """Checks a split without reading images."""
     check_takes_images(argument, spec)
     sides = spec.input_shape[1:3]
-    if any(side not in (None, own) for side, own in zip(sides, split.image_size, strict=True)):
+    if any(
+        side not in (None, matched) for side, matched in zip(sides, split.image_size, strict=True)
+    ):
         raise ArgumentError(
             f"`{argument}` must have the image size of the model, {sides}. Received: image_size="
             f"{split.image_size}. Load them with load_folder(..., image_size={sides})."
         )
     if not split.num_images:
-        raise DataError(f"`{argument}` must hold images. Received: none. Give some, or None.")
+        raise DataError(f"`{argument}` must hold images. Received: none. Add images, or pass None.")
     if labels in ("soft", "exact"):
         check_targets(
             split.labels, spec.kind, split.num_images, spec.num_classes, argument=argument
@@ -294,37 +305,35 @@ def _check_split(argument: str, split: ImageSplit, spec: ModelSpec, labels: Labe
 
 
 def check_takes_images(argument: str, spec: ModelSpec) -> None:
-    """Raises `ArgumentError` unless a model takes what `load_folder` reads.
-
-    That is three channels, and pixels 0...255.
+    """Raises `ArgumentError` unless a model takes images with three channels and pixels 0...255.
 
     Args:
-        argument: What errors call the images.
-        spec: Of the model.
+        argument: The name of the images' argument in errors.
+        spec: The model's specification.
     """
     if _takes_images(spec):
         check_takes_pixels(spec, argument)
         return
-    what = "text" if spec.takes_text else written_shape(spec.input_shape)
+    accepted = "text" if spec.takes_text else format_shape(spec.input_shape)
     raise ArgumentError(
-        f"`model` must take images with three channels, (batch, height, width, 3), as "
-        f"`{argument}` has them. Received: model={spec.name!r}, which takes {what}. Build it for "
-        "three channels, or give what it takes as batches: a tf.data.Dataset."
+        f"`model` must take images with three channels, (batch, height, width, 3), as in "
+        f"`{argument}`. Received: model={spec.name!r}, which takes {accepted}. Build it for three "
+        "channels, or pass a tf.data.Dataset with batches of what it takes."
     )
 
 
 def check_takes_pixels(spec: ModelSpec, argument: str = "images") -> None:
-    """Raises `ArgumentError` where a model is certain to take 0...1, and not pixels.
+    """Raises `ArgumentError` if a model's preprocessing expects values 0...1 instead of pixels.
 
     Args:
-        spec: Of the model.
-        argument: What errors call the images.
+        spec: The model's specification.
+        argument: The name of the images' argument in errors.
     """
     if spec.value_range != UNIT:
         return
     raise ArgumentError(
-        f"`model` must take pixels 0...255, as `{argument}` has them. Received: "
-        f"model={spec.name!r}, which brings values 0...1 to what its layers take. Put "
+        f"`model` must take pixels 0...255, as in `{argument}`. Received: "
+        f"model={spec.name!r}, whose preprocessing expects values 0...1. Put "
         "keras.layers.Rescaling(1 / 255) in front: keras.Sequential([keras.Input("
         f"{spec.input_shape[1:]}), keras.layers.Rescaling(1 / 255), model])."
     )

@@ -1,4 +1,4 @@
-"""How many batches a data set has, and that it ends."""
+"""The number of batches of a data set, and a check that it is finite."""
 
 import weakref
 from collections.abc import Iterator
@@ -11,19 +11,21 @@ from tlkit.utils.progress import bar
 from tlkit.utils.tensorflow_private import dataset_graphs, datasets_read
 
 MAX_BATCHES = 10_000
-"""So many batches of a data set that may be endless are counted before it is refused."""
+"""Maximum number of batches counted in a data set that may be infinite."""
 
-_ENDLESS = frozenset({"GeneratorDataset", "RepeatDataset", "RandomDataset", "RandomDatasetV2"})
-"""Operations that may go on for ever without TensorFlow's knowing it."""
+_POSSIBLY_ENDLESS = frozenset(
+    {"GeneratorDataset", "RepeatDataset", "RandomDataset", "RandomDatasetV2"}
+)
+"""Operations that may be infinite without TensorFlow knowing."""
 
-_COUNTED: "weakref.WeakKeyDictionary[tf.data.Dataset, int]" = weakref.WeakKeyDictionary()
+_NUM_BATCHES: "weakref.WeakKeyDictionary[tf.data.Dataset, int]" = weakref.WeakKeyDictionary()
 
 
 def num_batches(argument: str, dataset: tf.data.Dataset) -> int:
-    """Returns how many batches one pass has; read once where the data set does not say.
+    """Returns the number of batches per epoch; a data set of unknown length is read once.
 
     Raises:
-        ArgumentError: It has no end, or none within `MAX_BATCHES` where it may have none.
+        ArgumentError: The data set is infinite, or may be and has more than `MAX_BATCHES`.
     """
     known = int(dataset.cardinality())
     if known == tf.data.INFINITE_CARDINALITY:
@@ -33,30 +35,30 @@ def num_batches(argument: str, dataset: tf.data.Dataset) -> int:
         )
     if known != tf.data.UNKNOWN_CARDINALITY:
         return known
-    if dataset not in _COUNTED:
-        _COUNTED[dataset] = _counted(argument, dataset)
-    return _COUNTED[dataset]
+    if dataset not in _NUM_BATCHES:
+        _NUM_BATCHES[dataset] = _count_batches(argument, dataset)
+    return _NUM_BATCHES[dataset]
 
 
 def check_end(argument: str, dataset: tf.data.Dataset) -> None:
-    """Checks that a data set from which a batch has come ends, and can be read again.
+    """Checks that a data set is finite and can be read again, after a first batch was read.
 
-    One of unknown length is read for that only where it may be endless: where a Python generator,
-    or `repeat` within `flat_map` or `interleave`, gives its elements. Files end.
+    A data set of unknown length is read for this only if it may be infinite: if its elements come
+    from a Python generator, or from `repeat` within `flat_map` or `interleave`. Files are finite.
 
     Raises:
-        ArgumentError: See `num_batches`; or the second pass gives nothing.
+        ArgumentError: See `num_batches`; or the second pass is empty.
     """
     is_known = int(dataset.cardinality()) != tf.data.UNKNOWN_CARDINALITY
     if (is_known or _may_be_endless(dataset)) and not num_batches(argument, dataset):
         raise ArgumentError(
-            f"`{argument}` must give its batches at each pass. Received: a dataset that gave some "
-            "at the first and none at the second. Let the function of `from_generator` make a new "
-            "generator each time."
+            f"`{argument}` must give its batches in each pass. Received: a dataset that gave "
+            "batches in the first pass and none in the second. Make the function of "
+            "`from_generator` create a new generator each time."
         )
 
 
-def _counted(argument: str, dataset: tf.data.Dataset) -> int:
+def _count_batches(argument: str, dataset: tf.data.Dataset) -> int:
     limit = MAX_BATCHES if _may_be_endless(dataset) else None
     count = 0
     with bar("counting batches", None) as advance:
@@ -65,32 +67,33 @@ def _counted(argument: str, dataset: tf.data.Dataset) -> int:
             advance(1)
             if limit is not None and count > limit:
                 raise ArgumentError(
-                    f"`{argument}` must end, or say how many batches it has. Received: a dataset "
-                    f"of unknown length that has not ended after {limit:,} batches. Use "
+                    f"`{argument}` must be finite, or have a known number of batches. Received: a "
+                    f"dataset of unknown length that has not ended after {limit:,} batches. Use "
                     "`dataset.take(n)`, or `dataset.apply(tf.data.experimental.assert_cardinality("
-                    "n))` where it ends after as many."
+                    "n))` if it ends after n batches."
                 )
     return count
 
 
 def _may_be_endless(dataset: tf.data.Dataset) -> bool:
-    """Whether something that a data set reads goes on for ever, or may."""
+    """Whether a data set that this one reads is infinite, or may be."""
     return any(
-        int(source.cardinality()) == tf.data.INFINITE_CARDINALITY or _ENDLESS & _operations(source)
-        for source in _sources(dataset)
+        int(source.cardinality()) == tf.data.INFINITE_CARDINALITY
+        or _POSSIBLY_ENDLESS & _operations(source)
+        for source in _read_datasets(dataset)
     )
 
 
-def _sources(dataset: Any) -> Iterator[Any]:
-    """A data set and all that it reads; a part that ends for certain stands for what it reads."""
+def _read_datasets(dataset: Any) -> Iterator[Any]:
+    """Yields a data set and those that it reads, except behind data sets of known length."""
     yield dataset
     for source in datasets_read(dataset):
         if int(source.cardinality()) < 0:
-            yield from _sources(source)
+            yield from _read_datasets(source)
 
 
 def _operations(dataset: Any) -> set[str]:
-    """The operations in the functions of a data set, of `flat_map` for instance."""
+    """Returns the operations in the functions of a data set, such as that of `flat_map`."""
     return {
         node.op
         for graph in dataset_graphs(dataset)

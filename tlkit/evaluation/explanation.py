@@ -1,4 +1,4 @@
-"""Where a model looks: Grad-CAM on the last map before the head."""
+"""Grad-CAM: the image regions that support a class, by the last feature map before the head."""
 
 import io
 import os
@@ -21,7 +21,7 @@ from tlkit.evaluation.image_files import (
     check_image_files,
     list_files,
     pixels_of,
-    resized,
+    resize_pixels,
 )
 from tlkit.evaluation.names import check_class_names, num_classes_of
 from tlkit.evaluation.prediction import image_size_of
@@ -34,24 +34,24 @@ from tlkit.utils.formatting import percent
 from tlkit.utils.keras_private import operation_of
 from tlkit.utils.text_repr import Record
 
-_STRENGTH = 0.75  # of the colours where the heat is highest
-_GREY = np.array([0.299, 0.587, 0.114])
-_SMALLEST = 1e-7
-_MAPS_AT_ONCE = 4  # the tape holds the activations of so many images
+_MAX_OPACITY = 0.75  # of the colours at the maximum of the heatmap
+_LUMA = np.array([0.299, 0.587, 0.114])
+_MIN_PROBABILITY = 1e-7
+_MAP_BATCH_SIZE = 4  # bounds the activations held by the tape
 
 
 @dataclass(frozen=True, eq=False)
 class Explanation(Record):
-    """What in an image speaks for a class.
+    """The Grad-CAM heatmap of an image for one class.
 
     Attributes:
-        image: The image as the model sees it, uint8 `(height, width, 3)`.
-        heatmap: float32 `(height, width)`, 0...1: how much each place speaks for the class,
-            relative to the place that does most; all zeros where none does.
+        image: The image in the model's input size, uint8 `(height, width, 3)`.
+        heatmap: float32 `(height, width)`, 0...1: how strongly each position supports the class,
+            relative to the maximum; all zeros if no position does.
         label: The class that is explained.
-        probability: The model's for this class, 0...1.
+        probability: The model's probability of this class, 0...1.
         predicted: The most probable class.
-        layer: The layer whose output was looked at.
+        layer: The layer whose output is the feature map.
         path: The image's file, or `None` for an array.
     """
 
@@ -66,20 +66,20 @@ class Explanation(Record):
     _left_out = ("image", "heatmap")
 
     def overlay(self) -> np.ndarray:
-        """Returns the image in grey, with colours where it speaks for the class.
+        """Returns the grey image with the heatmap in colour, uint8 `(height, width, 3)`.
 
-        From dark violet (little) to bright yellow (most), which also rise in brightness; what says
-        nothing stays grey. uint8 `(height, width, 3)`.
+        Colours range from dark violet (low) to bright yellow (high), with increasing brightness;
+        positions with zero heat stay grey.
         """
         from matplotlib import colormaps
 
-        grey = np.repeat((self.image @ _GREY)[..., np.newaxis], 3, axis=-1)
+        grey = np.repeat((self.image @ _LUMA)[..., np.newaxis], 3, axis=-1)
         colours = 255 * colormaps["plasma"](self.heatmap)[..., :3]
-        share = _STRENGTH * self.heatmap[..., np.newaxis]
-        return np.round((1 - share) * grey + share * colours).astype(np.uint8)
+        opacity = _MAX_OPACITY * self.heatmap[..., np.newaxis]
+        return np.round((1 - opacity) * grey + opacity * colours).astype(np.uint8)
 
     def over(self, image: np.ndarray) -> np.ndarray:
-        """Returns the overlay on the same image in another size, uint8 `(height, width, 3)`."""
+        """Returns the overlay on this image in another size, uint8 `(height, width, 3)`."""
         heat = tf.image.resize(self.heatmap[..., tf.newaxis], image.shape[:2], method="bilinear")
         heatmap = np.clip(heat[..., 0].numpy(), 0, 1)
         return replace(self, image=image, heatmap=heatmap).overlay()
@@ -95,13 +95,13 @@ class Explanation(Record):
 
     def __str__(self) -> str:
         source = f"{self.path}: " if self.path is not None else ""
-        said = f"{source}{self.label} ({percent(self.probability)})"
+        text = f"{source}{self.label} ({percent(self.probability)})"
         if self.predicted != self.label:
-            said += f", while {self.predicted} is the most probable"
+            text += f", most probable: {self.predicted}"
         if not self.heatmap.any():
-            return f"{said}; no place speaks for it at {self.layer}"
+            return f"{text}; no position of {self.layer} supports it"
         row, column = np.unravel_index(self.heatmap.argmax(), self.heatmap.shape)
-        return f"{said}; most at row {row}, column {column}, seen at {self.layer}"
+        return f"{text}; strongest at row {row}, column {column}, by the output of {self.layer}"
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
@@ -117,23 +117,23 @@ def explain(
     label: str | int | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Explanation:
-    """Shows what in an image speaks for a class, by Grad-CAM.
+    """Computes the Grad-CAM heatmap of an image for one class.
 
-    The map is as coarse as the last one the network computes before its head, 7×7 for most at 224
-    pixels, and drawn over the image. It shows places that raise the class's logit; it neither
-    says that they are enough nor what about them counts.
+    The heatmap has the resolution of the last feature map before the head, 7×7 for most networks at
+    224 pixels, and is enlarged to the image. It shows positions that increase the class's logit; it
+    does not show that they are sufficient, nor which of their properties matter.
 
     Args:
-        model: From pixels 0...255 to logits or probabilities.
-        image: An image file; or pixels 0...255 `(height, width, 3)`, which are rounded and
-            stretched to the model's size.
-        class_names: In the order of the model's outputs; their numbers by default.
+        model: A model from pixels 0...255 to logits or probabilities.
+        image: An image file; or pixels 0...255 `(height, width, 3)`, which are rounded and resized
+            to the model's size.
+        class_names: The class names in the order of the model's outputs; their numbers by default.
         label: The class to explain, a name or a number; the most probable by default.
-        max_pixels: The most pixels a file may have.
+        max_pixels: Maximum number of pixels of a file.
 
     Raises:
-        ArgumentError: An argument breaks its rule, several images are given, or the model has no
-            map of rows and columns before its head.
+        ArgumentError: An argument is invalid, several images are given, or the model has no
+            two-dimensional feature map before its head.
         DataError: The file is missing or cannot be decoded.
 
     Example:
@@ -149,18 +149,20 @@ def explain(
     """
     num_classes = num_classes_of(model)
     names = check_class_names(class_names or [str(i) for i in range(num_classes)], num_classes)
-    number = None if label is None else _number_of(label, names)
+    index = None if label is None else _class_index(label, names)
     path, pixels = _one_image(image, image_size_of(model), max_pixels)
-    heatmaps, shares = class_maps(model, pixels, None if number is None else np.array([number]))
-    predicted = int(shares[0].argmax())
-    number = predicted if number is None else number
+    heatmaps, probabilities = class_maps(
+        model, pixels, None if index is None else np.array([index])
+    )
+    predicted = int(probabilities[0].argmax())
+    index = predicted if index is None else index
     return Explanation(
         image=pixels[0],
         heatmap=heatmaps[0],
-        label=names[number],
-        probability=float(shares[0, number]),
+        label=names[index],
+        probability=float(probabilities[0, index]),
         predicted=names[predicted],
-        layer=operation_of(_last_map(model)).name,
+        layer=operation_of(_last_feature_map(model)).name,
         path=path,
     )
 
@@ -172,17 +174,17 @@ def explain_mistakes(
     limit: int = 24,
     max_pixels: int = MAX_PIXELS,
 ) -> dict[int, Explanation]:
-    """Shows what in each of the worst mistakes speaks for the class that was said.
+    """Computes Grad-CAM heatmaps of the worst mistakes for their predicted classes.
 
     Args:
-        model: The model that `evaluation` is of.
-        evaluation: Of image files, with one label for each.
-        limit: So many of the mistakes are explained, the worst ones.
-        max_pixels: The most pixels a file may have.
+        model: The evaluated model.
+        evaluation: The evaluation on image files with one label each.
+        limit: Maximum number of mistakes, the worst ones.
+        max_pixels: Maximum number of pixels of a file.
 
     Returns:
-        An explanation by the mistake's `index`. Mistakes whose file has gone have none, nor has a
-        model without a map of rows and columns before its head, or one that gives several labels.
+        The explanations by the mistake's `index`. Mistakes with missing files are left out. Empty
+        for multi-label models and for those without a two-dimensional feature map before the head.
 
     Example:
         >>> import tlkit
@@ -190,30 +192,30 @@ def explain_mistakes(
         >>> report = tlkit.evaluate(model, data.test, data.class_names)  # doctest: +SKIP
         >>> explain_mistakes(model, report)[17].save("map.png")          # doctest: +SKIP
     """
-    if evaluation.kind == "multi_label" or not _has_map(model):
+    if evaluation.kind == "multi_label" or not _has_feature_map(model):
         return {}
     names = evaluation.class_names
-    shown = [
+    selected = [
         mistake
         for mistake in evaluation.mistakes[:limit]
         if mistake.path is not None and os.path.isfile(mistake.path)
     ]
     decode = decoder(image_size_of(model), max_pixels)
     found: dict[int, Explanation] = {}
-    for start in range(0, len(shown), _MAPS_AT_ONCE):
-        some = shown[start : start + _MAPS_AT_ONCE]
-        contents = [read_image(one.path) for one in some if one.path is not None]
+    for start in range(0, len(selected), _MAP_BATCH_SIZE):
+        batch = selected[start : start + _MAP_BATCH_SIZE]
+        contents = [read_image(mistake.path) for mistake in batch if mistake.path is not None]
         pixels = np.stack([decode(tf.constant(content)).numpy() for content in contents])
-        classes = np.array([names.index(one.predicted) for one in some])
-        heatmaps, shares = class_maps(model, pixels, classes)
-        for row, mistake in enumerate(some):
+        classes = np.array([names.index(mistake.predicted) for mistake in batch])
+        heatmaps, probabilities = class_maps(model, pixels, classes)
+        for row, mistake in enumerate(batch):
             found[mistake.index] = Explanation(
                 image=pixels[row],
                 heatmap=heatmaps[row],
                 label=mistake.predicted,
-                probability=float(shares[row, classes[row]]),
-                predicted=names[int(shares[row].argmax())],
-                layer=operation_of(_last_map(model)).name,
+                probability=float(probabilities[row, classes[row]]),
+                predicted=names[int(probabilities[row].argmax())],
+                layer=operation_of(_last_feature_map(model)).name,
                 path=mistake.path,
             )
     return found
@@ -222,64 +224,64 @@ def explain_mistakes(
 def class_maps(
     model: keras.Model, pixels: np.ndarray, classes: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns Grad-CAM maps and probabilities of a batch of images in the model's size.
+    """Returns Grad-CAM heatmaps and probabilities of a batch of images in the model's size.
 
-    With A the last map before the head and y the class's logit, the map is
-    relu(sum over channels k of a_k A_k), a_k the mean of dy/dA_k over positions; it is divided by
-    its own largest value and enlarged bilinearly. Where the model gives probabilities, y is their
-    log odds (their logarithm for softmax); for the first class of a binary head it is -y.
+    With A the last feature map before the head and y the class's logit, the heatmap is relu(sum
+    over channels k of a_k A_k), with a_k the mean of dy/dA_k over positions. It is divided by its
+    maximum and enlarged bilinearly. If the model outputs probabilities, y is their log odds (their
+    logarithm for softmax); for the first class of a binary head it is -y.
 
     Args:
         model: A classifier.
         pixels: `(n, height, width, 3)`, 0...255.
-        classes: The class of each, `(n,)`; the most probable by default.
+        classes: The class of each image, `(n,)`; the most probable by default.
 
     Returns:
         float32 `(n, height, width)`, 0...1, and float32 `(n, num_classes)`.
 
     Raises:
-        ArgumentError: The model has no map of rows and columns before its head.
+        ArgumentError: The model has no two-dimensional feature map before its head.
     """
-    both = below(model, [_last_map(model), flat(model).output])
+    submodel = below(model, [_last_feature_map(model), flat(model).output])
     images = tf.cast(pixels, model.inputs[0].dtype)
     with tf.GradientTape() as tape:
-        tape.watch(images)  # whatever is frozen: the tape must see how the outputs come about
-        maps, outputs = both(images, training=False)
-        shares = probabilities_of(outputs, model)
+        tape.watch(images)  # so that gradients exist even if all layers are frozen
+        feature_maps, outputs = submodel(images, training=False)
+        probabilities = probabilities_of(outputs, model)
         if classes is None:
-            classes = tf.argmax(shares, axis=1).numpy()
-        scores = _scores(outputs, model)
+            classes = tf.argmax(probabilities, axis=1).numpy()
+        scores = _class_scores(outputs, model)
         score = tf.reduce_sum(tf.gather(scores, classes, axis=1, batch_dims=1))
-    gradients = tape.gradient(score, maps)
+    gradients = tape.gradient(score, feature_maps)
     weights = tf.reduce_mean(tf.cast(gradients, tf.float32), axis=(1, 2), keepdims=True)
-    heat = tf.nn.relu(tf.reduce_sum(weights * tf.cast(maps, tf.float32), axis=-1))
+    heat = tf.nn.relu(tf.reduce_sum(weights * tf.cast(feature_maps, tf.float32), axis=-1))
     heat = tf.math.divide_no_nan(heat, tf.reduce_max(heat, axis=(1, 2), keepdims=True))
     heat = tf.image.resize(heat[..., tf.newaxis], pixels.shape[1:3], method="bilinear")
-    return np.clip(heat[..., 0].numpy(), 0, 1), np.asarray(shares)
+    return np.clip(heat[..., 0].numpy(), 0, 1), np.asarray(probabilities)
 
 
-def _scores(outputs: tf.Tensor, model: keras.Model) -> tf.Tensor:
-    """What speaks for each class, `(n, num_classes)`, before it is squeezed into 0...1."""
+def _class_scores(outputs: tf.Tensor, model: keras.Model) -> tf.Tensor:
+    """Returns unbounded class scores, `(n, num_classes)`: logits, or logs of probabilities."""
     kind = head_kind(model)
     outputs = tf.cast(outputs, tf.float32)
     if not outputs_logits(model):
-        outputs = tf.clip_by_value(outputs, _SMALLEST, 1 - _SMALLEST)
+        outputs = tf.clip_by_value(outputs, _MIN_PROBABILITY, 1 - _MIN_PROBABILITY)
         logarithm = tf.math.log(outputs)
         outputs = logarithm if kind == "softmax" else logarithm - tf.math.log(1 - outputs)
     return tf.concat([-outputs, outputs], axis=1) if kind == "binary" else outputs
 
 
-def _has_map(model: keras.Model) -> bool:
+def _has_feature_map(model: keras.Model) -> bool:
     return len(cut_before(model, "head").shape) == 4 and len(model.input_shape) == 4
 
 
-def _last_map(model: keras.Model) -> keras.KerasTensor:
+def _last_feature_map(model: keras.Model) -> keras.KerasTensor:
     tensor = cut_before(model, "head")
-    if not _has_map(model):
+    if not _has_feature_map(model):
         raise ArgumentError(
-            "`model` must have a map of rows and columns before its head. Received: "
-            f"model={model.name!r}, whose head reads {tuple(tensor.shape)}. Only networks that "
-            "look at images position by position can be explained so."
+            "`model` must have a two-dimensional feature map before its head. Received: "
+            f"model={model.name!r}, whose head reads {tuple(tensor.shape)}. Grad-CAM works for "
+            "convolutional networks only."
         )
     return tensor
 
@@ -287,7 +289,7 @@ def _last_map(model: keras.Model) -> keras.KerasTensor:
 def _one_image(
     image: Paths | np.ndarray, image_size: tuple[int, int], max_pixels: int
 ) -> tuple[str | None, np.ndarray]:
-    """The file's name, and the image in the model's size, uint8 `(1, height, width, 3)`."""
+    """Returns the file's name, and the image in the model's size, uint8 `(1, height, width, 3)`."""
     path = None
     if are_paths(image):
         files = list_files(image, "image")
@@ -300,14 +302,14 @@ def _one_image(
     else:
         pixels = pixels_of(image, "image")
         if len(pixels) == 1:
-            return path, resized(pixels[0], image_size).numpy()[np.newaxis]
+            return path, resize_pixels(pixels[0], image_size).numpy()[np.newaxis]
         count = len(pixels)
     raise ArgumentError(
         f"`image` must be one image. Received: {count}. Call explain for each of them."
     )
 
 
-def _number_of(label: str | int, names: tuple[str, ...]) -> int:
+def _class_index(label: str | int, names: tuple[str, ...]) -> int:
     if isinstance(label, str) and label in names:
         return names.index(label)
     is_number = isinstance(label, int | np.integer) and not isinstance(label, bool)

@@ -1,4 +1,4 @@
-"""One forward pass, as evaluation and prediction use it."""
+"""The traced forward pass of evaluation and prediction."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,14 +18,13 @@ from tlkit.models.signature import graph_signature
 def forward_of(model: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
     """Returns the model's inference as a traced function, from pixels to float32 outputs.
 
-    A model that was made under a strategy runs on all devices of this machine, each with a shard
-    of the images.
+    A model created under a strategy runs on all devices of this machine, each with a shard of the
+    images.
 
-    Tracing takes longer than a look at some hundred images, so the function is kept beside the
-    model and serves again for as long as the graph, the layers' settings and the variables are the
-    same; new values of the variables need no new one. `model.predict` keeps one of its own, which
-    notices no change and is compiled by XLA where the model allows it: that slows depthwise
-    convolutions down on a processor.
+    Tracing takes longer than predicting some hundred images, so the function is cached and reused
+    while the graph, the layers' configuration and the variables are the same objects; new values of
+    variables need no new trace. The function that `model.predict` caches does not notice changes,
+    and is compiled by XLA if possible, which slows down depthwise convolutions on a CPU.
 
     Example:
         >>> import keras, tensorflow as tf
@@ -35,73 +34,75 @@ def forward_of(model: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
         TensorShape([2, 48])
     """
     dtype = model.inputs[0].dtype
-    if (number := workers_of(model).num_local_replicas) > 1:
-        return _on_all_devices(model, number)
-    traced = _traced(model)
+    if (num_devices := workers_of(model).num_local_replicas) > 1:
+        return _forward_on_all_devices(model, num_devices)
+    traced = _trace(model)
     return lambda images: tf.cast(traced(tf.cast(images, dtype)), tf.float32)
 
 
 @dataclass(frozen=True, eq=False)
-class _Kept:
-    """A trace of a model, and what it was made from; none of it keeps the model alive."""
+class _CachedTrace:
+    """A trace of a model with the graph and the objects that it depends on."""
 
     function: tf.types.experimental.ConcreteFunction
     graph: str
-    read: Sequence[Any]
+    captured: Sequence[Any]
 
-    def is_of(self, graph: str, read: Sequence[Any]) -> bool:
-        """Whether it is what this graph gives of these variables and constants."""
-        same = len(read) == len(self.read) and all(map(is_, read, self.read))
-        return same and graph == self.graph
-
-
-_KEPT: WeakKeyDictionary[keras.Model, _Kept] = WeakKeyDictionary()
+    def matches(self, graph: str, captured: Sequence[Any]) -> bool:
+        """Whether the trace is valid for this graph with these variables and constants."""
+        reads_same = len(captured) == len(self.captured) and all(map(is_, captured, self.captured))
+        return reads_same and graph == self.graph
 
 
-def _traced(model: keras.Model) -> tf.types.experimental.ConcreteFunction:
-    graph, read = _graph_of(model), _read_by(model)
-    kept = _KEPT.get(model)
-    if graph and kept is not None and kept.is_of(graph, read):
-        return kept.function
+_TRACES: WeakKeyDictionary[keras.Model, _CachedTrace] = WeakKeyDictionary()
+
+
+def _trace(model: keras.Model) -> tf.types.experimental.ConcreteFunction:
+    graph, captured = _graph_of(model), _captured_objects(model)
+    cached = _TRACES.get(model)
+    if graph and cached is not None and cached.matches(graph, captured):
+        return cached.function
     images = tf.TensorSpec((None, *model.input_shape[1:]), model.inputs[0].dtype)
-    # A concrete function: TensorFlow warns of many traces where each is of another model.
+    # A concrete function: TensorFlow would warn of retracing, although the models differ.
     forward = tf.function(lambda images: model(images, training=False), autograph=False)
     traced = forward.get_concrete_function(images)
     if graph:
-        _KEPT[model] = _Kept(traced, graph, read)
+        _TRACES[model] = _CachedTrace(traced, graph, captured)
     return traced
 
 
 def _graph_of(model: keras.Model) -> str | None:
-    """Names what is traced; `None` where a layer may compute what its settings do not tell."""
-    if not all(map(_is_of_keras, with_nested(model))):
+    """Returns the graph's signature; `None` if a layer may depend on more than its config."""
+    if not all(map(_is_keras_layer, with_nested(model))):
         return None
     try:
         return graph_signature(model)
-    except ArgumentError:  # not functional, or settings that cannot be read
+    except ArgumentError:  # not functional, or a config that cannot be read
         return None
 
 
-def _is_of_keras(layer: keras.layers.Layer) -> bool:
-    """Whether no code of a user's is in it."""
+def _is_keras_layer(layer: keras.layers.Layer) -> bool:
+    """Whether a layer contains no user code."""
     parts = (layer, getattr(layer, "activation", None))
     return not isinstance(layer, keras.layers.Lambda) and all(
         part is None or part.__module__.startswith("keras.") for part in parts
     )
 
 
-def _read_by(model: keras.Model) -> list[Any]:
-    """The objects that a trace reads or holds: variables, and what `adapt` left as constants."""
-    held = [
+def _captured_objects(model: keras.Model) -> list[Any]:
+    """Returns the objects that a trace captures: variables, and constants set by `adapt`."""
+    constants = [
         constant
         for layer in with_nested(model)
         if isinstance(layer, keras.layers.Normalization)
         for constant in (layer.mean, layer.variance)
     ]
-    return [*model.variables, *held]
+    return [*model.variables, *constants]
 
 
-def _on_all_devices(model: keras.Model, number: int) -> Callable[[tf.Tensor], tf.Tensor]:
+def _forward_on_all_devices(
+    model: keras.Model, num_devices: int
+) -> Callable[[tf.Tensor], tf.Tensor]:
     strategy, dtype = workers_of(model).strategy, model.inputs[0].dtype
 
     @tf.function(reduce_retracing=True, autograph=False)
@@ -111,13 +112,15 @@ def _on_all_devices(model: keras.Model, number: int) -> Callable[[tf.Tensor], tf
     def forward(images: tf.Tensor) -> tf.Tensor:
         num_images = len(images)
         images = tf.cast(images, dtype)
-        if num_images < number:  # fused kernels fail on empty batches
-            images = tf.concat([images, tf.repeat(images[:1], number - num_images, axis=0)], 0)
+        if num_images < num_devices:  # fused kernels fail on empty batches
+            images = tf.concat([images, tf.repeat(images[:1], num_devices - num_images, axis=0)], 0)
         shards = strategy.experimental_distribute_values_from_function(
-            lambda context: images[context.replica_id_in_sync_group % number :: number]
+            lambda context: images[context.replica_id_in_sync_group % num_devices :: num_devices]
         )
         outputs = strategy.experimental_local_results(run(shards))
-        order = tf.argsort(tf.concat([tf.range(len(images))[i::number] for i in range(number)], 0))
+        order = tf.argsort(
+            tf.concat([tf.range(len(images))[i::num_devices] for i in range(num_devices)], 0)
+        )
         return tf.cast(tf.gather(tf.concat(outputs, 0), order)[:num_images], tf.float32)
 
     return forward

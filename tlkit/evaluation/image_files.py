@@ -1,4 +1,4 @@
-"""Images as people give them: files, one array or many."""
+"""Images as arguments: files, one array or several."""
 
 import os
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ MAX_FILES_NAMED = 20
 
 
 def are_paths(images: object) -> TypeGuard[Paths]:
-    """Whether `images` is one path or a sequence of paths; otherwise it holds pixels."""
+    """Whether `images` is a path or a sequence of paths; otherwise it contains pixels."""
     if isinstance(images, list | tuple):
         return all(isinstance(image, str | os.PathLike) for image in images)
     return isinstance(images, str | os.PathLike)
@@ -28,8 +28,8 @@ def list_files(files: Paths, argument: str) -> tuple[str, ...]:
     """Returns one path or several as a tuple of strings.
 
     Raises:
-        ArgumentError: If one is a folder.
-        DataError: If the name of one is not valid Unicode.
+        ArgumentError: If a path is a folder.
+        DataError: If a path is not valid Unicode.
     """
     listed = [files] if isinstance(files, str | os.PathLike) else files
     paths = tuple(os.fspath(path) for path in listed)
@@ -45,13 +45,13 @@ def list_files(files: Paths, argument: str) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class GivenFiles:
-    """Image files, and what is known of each of them.
+class CheckedFiles:
+    """Image files with the results of checking them.
 
     Attributes:
-        paths: All that were given.
-        reasons: Why each cannot be used; empty where it can.
-        warnings: What the decoder says of each that is damaged and is used.
+        paths: All paths given.
+        reasons: Why each file cannot be used; empty if it can.
+        warnings: The decoder's message about each damaged file that is used, else empty.
     """
 
     paths: tuple[str, ...]
@@ -60,51 +60,51 @@ class GivenFiles:
 
     @property
     def usable(self) -> tuple[str, ...]:
-        """Those that can be used, in their order."""
+        """The usable files, in their order."""
         return tuple(
             path for path, reason in zip(self.paths, self.reasons, strict=True) if not reason
         )
 
 
-def look_at_files(files: Paths, max_pixels: int, argument: str) -> GivenFiles:
-    """Looks at every file that was not checked before, decoding it, and keeps nothing.
+def check_given_files(files: Paths, max_pixels: int, argument: str) -> CheckedFiles:
+    """Checks image files, decoding those without a cached result.
 
     Args:
         files: One path or several.
-        max_pixels: The most pixels that a file may have.
-        argument: What errors call them.
+        max_pixels: Maximum number of pixels of a file.
+        argument: The argument's name in errors.
 
     Raises:
         ArgumentError: If no path can be used, and one is a folder.
-        DataError: If no file can be used; it names them with the reason.
+        DataError: If no file can be used; the message names them with the reason.
     """
     listed = [files] if isinstance(files, str | os.PathLike) else list(files)
     paths = tuple(os.fspath(path) for path in listed)
-    problems = [_problem_of(path) for path in paths]
-    named = [path for path, problem in zip(paths, problems, strict=True) if not problem]
-    if not named:
+    problems = [_path_problem(path) for path in paths]
+    to_check = [path for path, problem in zip(paths, problems, strict=True) if not problem]
+    if not to_check:
         list_files(files, argument)
-    checks = iter(check_files(named, max_pixels=max_pixels))
-    found = [FileCheck(reason=problem) if problem else next(checks) for problem in problems]
-    given = GivenFiles(
-        paths, tuple(one.reason for one in found), tuple(one.warning for one in found)
+    checks = iter(check_files(to_check, max_pixels=max_pixels))
+    results = [FileCheck(reason=problem) if problem else next(checks) for problem in problems]
+    checked_files = CheckedFiles(
+        paths, tuple(one.reason for one in results), tuple(one.warning for one in results)
     )
-    if paths and not given.usable:
-        check_image_files(named, max_pixels, argument)
-    return given
+    if paths and not checked_files.usable:
+        check_image_files(to_check, max_pixels, argument)
+    return checked_files
 
 
-def _problem_of(path: str) -> str:
+def _path_problem(path: str) -> str:
     if not is_unicode(os.path.abspath(path)):
         return "its name is not valid Unicode"
     return "is a folder" if os.path.isdir(path) else ""
 
 
 def check_image_files(paths: Sequence[str], max_pixels: int, argument: str) -> None:
-    """Decodes every file that was not checked before, and keeps nothing.
+    """Checks image files, and raises an error if any cannot be used.
 
     Raises:
-        DataError: If any file is missing or is no image; it names them with the reason.
+        DataError: If a file is missing or not an image; the message names them with the reason.
     """
     checks = check_files(paths, max_pixels=max_pixels)
     bad = [
@@ -113,10 +113,10 @@ def check_image_files(paths: Sequence[str], max_pixels: int, argument: str) -> N
         if checked.reason
     ]
     if bad:
-        named = ", ".join(bad[:MAX_FILES_NAMED])
-        rest = f" and {len(bad) - MAX_FILES_NAMED} more" if len(bad) > MAX_FILES_NAMED else ""
+        to_check = ", ".join(bad[:MAX_FILES_NAMED])
+        more = f" and {len(bad) - MAX_FILES_NAMED} more" if len(bad) > MAX_FILES_NAMED else ""
         raise DataError(
-            f"`{argument}` must be image files. Received: {named}{rest}. "
+            f"`{argument}` must be image files. Received: {to_check}{more}. "
             f"Leave {'it' if len(bad) == 1 else 'them'} out."
         )
 
@@ -126,10 +126,10 @@ def pixels_of(images: Any, argument: str = "images") -> np.ndarray:
 
     Args:
         images: Pixels 0...255, `(height, width, 3)` or `(n, height, width, 3)`.
-        argument: What errors call them.
+        argument: The argument's name in errors.
 
     Raises:
-        ArgumentError: If the shape is another, or values are no pixels from 0 to 255.
+        ArgumentError: If the shape differs, or values are not pixels from 0 to 255.
     """
     try:
         pixels = np.asarray(images)
@@ -140,7 +140,7 @@ def pixels_of(images: Any, argument: str = "images") -> np.ndarray:
     if pixels.ndim != 4 or pixels.shape[3] != 3 or 0 in pixels.shape[1:]:
         raise ArgumentError(
             f"`{argument}` must be files, or pixels of the shape (height, width, 3) or "
-            f"(n, height, width, 3). Received: {_described(images)}. Stack images of one size; "
+            f"(n, height, width, 3). Received: {_describe(images)}. Stack images of one size; "
             "repeat the channel of grey ones with `np.repeat(image, 3, axis=-1)`."
         )
     if pixels.dtype == np.uint8:
@@ -148,18 +148,18 @@ def pixels_of(images: Any, argument: str = "images") -> np.ndarray:
     if pixels.dtype.kind not in "iuf" or not _are_pixels(pixels):
         raise ArgumentError(
             f"`{argument}` must hold pixels from 0 to 255. "
-            f"Received: {_described(images)}. Values from 0 to 1 need multiplying by 255."
+            f"Received: {_describe(images)}. Multiply values from 0 to 1 by 255."
         )
     return np.round(pixels).astype(np.uint8)
 
 
-def resized(image: np.ndarray, image_size: tuple[int, int]) -> tf.Tensor:
-    """Returns the image, uint8 `(height, width, 3)`, stretched as files are."""
+def resize_pixels(image: np.ndarray, image_size: tuple[int, int]) -> tf.Tensor:
+    """Returns the image, uint8 `(height, width, 3)`, resized as image files are."""
     return tf.constant(image) if image.shape[:2] == image_size else resize_image(image, image_size)
 
 
 def _are_pixels(pixels: np.ndarray) -> bool:
-    """Whether all values lie in 0...255, and not all of them in 0...1 with fractions."""
+    """Whether all values are in 0...255, but not fractions in 0...1."""
     if pixels.size == 0:
         return True
     low, high = pixels.min(), pixels.max()
@@ -168,7 +168,7 @@ def _are_pixels(pixels: np.ndarray) -> bool:
     return high > 1 or bool((pixels == np.round(pixels)).all())
 
 
-def _described(images: object) -> str:
+def _describe(images: object) -> str:
     try:
         array = np.asarray(images)
     except ValueError:

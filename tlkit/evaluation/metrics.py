@@ -1,4 +1,4 @@
-"""How often a model is right."""
+"""Evaluation of a classifier: accuracy, ROC-AUC, calibration, confusion and mistakes."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ import tensorflow as tf
 from sklearn.metrics import confusion_matrix
 
 from tlkit.data.images import ImageSplit
-from tlkit.errors import ArgumentError, check_choice, check_count
+from tlkit.errors import ArgumentError, check_choice, check_count, quoted
 from tlkit.evaluation.checks import check_outputs, check_targets
 from tlkit.evaluation.class_scores import balanced_accuracy, score_classes
 from tlkit.evaluation.intervals import wilson_interval
@@ -26,7 +26,7 @@ from tlkit.models.heads import head_kind, outputs_logits
 
 KINDS = ("softmax", "binary", "multi_label")
 DEFAULT_TOP_K = 5
-"""How many classes may be named where there are more than that."""
+"""The default `top_k` for more classes than that."""
 
 
 def evaluate(
@@ -37,28 +37,28 @@ def evaluate(
     top_k: int | None = None,
     batch_size: int | None = None,
 ) -> EvaluationReport:
-    """Measures how often `model` is right, in one pass that keeps its outputs and no pixels.
+    """Evaluates `model` on labelled images in one pass.
 
-    Every figure stands with its 95 % interval where one can be had; see `EvaluationReport`. A model
-    that was made under a strategy runs on all its devices; several machines share a split's images,
-    and each of them gets the whole report.
+    Every figure has a 95 % confidence interval where one can be computed, see `EvaluationReport`. A
+    model created under a strategy runs on all its devices; several machines each evaluate a shard
+    of a split's images, and all return the complete report. Pixels are not kept in memory.
 
     Args:
-        model: From pixels 0...255 to logits or probabilities.
+        model: A model from pixels 0...255 to logits or probabilities.
         images: A split; or a dataset of batches `(images, labels)` or `(images, labels, weights)`,
-            images `(batch, height, width, 3)`, labels whole numbers `(batch,)`, one-hot rows, or
-            rows of 0/1 for a multi-label head. Weights are left out: every image counts once.
-        class_names: In the order of the model's outputs; "0", "1", ... when not given.
-        top_k: Also count an image as right whose class is among the `top_k` most probable ones; 5
-            when not given, where there are more than 5 classes.
-        batch_size: Images in one forward pass; the split's own when not given. A dataset brings
-            its own batches.
+            with images `(batch, height, width, 3)` and labels that are whole numbers `(batch,)`,
+            one-hot rows, or rows of 0/1 for a multi-label head. Weights are ignored: every image
+            counts once.
+        class_names: The class names in the order of the model's outputs; "0", "1", ... by default.
+        top_k: The k of the top-k accuracy; by default 5 if there are more than 5 classes.
+        batch_size: Images per forward pass; the split's own by default. Not for a dataset, which
+            has its own batches.
 
     Raises:
-        ArgumentError: If `class_names` are too many or too few; if a dataset is not batched or
-            has no end; if the model gives outputs that are not finite; if `top_k` is not below the
-            number of classes, or the head has no order of classes to count in.
-        DataError: If there is no image; if labels are not among the model's classes.
+        ArgumentError: If there are too many or too few `class_names`; if a dataset is not batched
+            or is infinite; if the model's outputs are not finite; if `top_k` is not below the
+            number of classes, or the head is not a softmax head.
+        DataError: If there are no images; if labels are not among the model's classes.
 
     Example:
         >>> import keras, tensorflow as tf, tlkit
@@ -96,7 +96,7 @@ def evaluate_probabilities(
     paths: Sequence[str] | None = None,
     top_k: int | None = None,
 ) -> EvaluationReport:
-    """Measures how often given outputs are right.
+    """Evaluates given outputs against labels.
 
     The loss is computed in float64, from the logits where they are given; from probabilities,
     which are first clipped to 1e-7...1, as Keras does.
@@ -104,31 +104,31 @@ def evaluate_probabilities(
     Args:
         probabilities: `(n, num_classes)`, 0...1; for a binary head `(n, 2)`, [1 - p, p]. With
             `from_logits=True` logits: `(n, num_classes)`, for a binary head `(n, 1)`.
-        labels: Whole numbers `(n,)` or one-hot rows; with several labels rows of 0/1.
-        class_names: In the order of the outputs.
-        kind: The head: "softmax", "binary" or "multi_label".
+        labels: Whole numbers `(n,)` or one-hot rows; for a multi-label head rows of 0/1.
+        class_names: The class names in the order of the outputs.
+        kind: The kind of head: "softmax", "binary" or "multi_label".
         from_logits: Whether `probabilities` are logits.
-        paths: Each image's file, for the list of mistakes.
+        paths: The file of each image, for the list of mistakes.
         top_k: As for `evaluate`.
 
     Raises:
-        ArgumentError: If outputs do not fit `class_names` or are not finite; if `top_k` does not
-            fit.
-        DataError: If there is no image; if labels are not among the classes.
+        ArgumentError: If the outputs do not match `class_names` or are not finite; if `top_k` is
+            invalid.
+        DataError: If there are no images; if labels are not among the classes.
 
     Example:
         >>> import numpy as np
         >>> from tlkit.evaluation.metrics import evaluate_probabilities
         >>> print(evaluate_probabilities(
         ...     np.array([[0.9, 0.1], [0.8, 0.2]]), np.array([0, 1]), ["ant", "bee"]))
-        50.0 % of 2 images right (95 % interval 9.5 to 90.5 %), loss 0.8574
-        balanced accuracy 50.0 % (2.6 to 97.4 %)
+        accuracy 50.0 % (n = 2, 95 % CI 9.5-90.5), loss 0.8574
+        balanced accuracy 50.0 % (95 % CI 2.6-97.4)
         ROC-AUC 1.000
-        calibration error 45.0 % (too few images to tell from chance)
-        class  precision  recall   95 % interval      F1  images
+        expected calibration error 45.0 % (too few images to compare it with chance)
+        class  precision  recall         95 % CI      F1  images
         ant        0.500   1.000  0.207 to 1.000   0.667       1
         bee        0.000   0.000  0.000 to 0.793   0.000       1
-        no interval for ROC-AUC: it takes 10 images of each class and 10 others
+        no interval for ROC-AUC: it needs 10 images of each class and 10 others
     """
     check_choice("kind", kind, KINDS)
     outputs = np.asarray(probabilities)
@@ -136,24 +136,24 @@ def evaluate_probabilities(
     names = check_class_names(class_names, 2 if kind == "binary" else outputs.shape[1])
     _check_top_k(top_k, kind, len(names))
     targets = check_targets(labels, kind, len(outputs), len(names))
-    shares = probabilities_from(outputs, kind, from_logits)
+    scores = probabilities_from(outputs, kind, from_logits)
     if kind == "multi_label":
         is_class = targets == 1
-        predicted = (shares >= THRESHOLD).astype(np.int64)
-        confidence = np.where(predicted == targets, 0, np.where(predicted, shares, 1 - shares))
-        reliability = measure_reliability(shares.ravel(), is_class.ravel(), independent=False)
+        predicted = (scores >= THRESHOLD).astype(np.int64)
+        confidence = np.where(predicted == targets, 0, np.where(predicted, scores, 1 - scores))
+        reliability = measure_reliability(scores.ravel(), is_class.ravel(), independent=False)
     else:
         is_class = targets[:, np.newaxis] == np.arange(len(names))
-        predicted = shares.argmax(axis=1)
-        confidence = shares
-        reliability = measure_reliability(shares.max(axis=1), predicted == targets)
+        predicted = scores.argmax(axis=1)
+        confidence = scores
+        reliability = measure_reliability(scores.max(axis=1), predicted == targets)
         if top_k is None and kind == "softmax" and len(names) > DEFAULT_TOP_K:
             top_k = DEFAULT_TOP_K
     accuracy = float(np.mean(predicted == targets))
-    ranking = score_ranking(is_class, shares)
+    ranking = score_ranking(is_class, scores)
     per_class = score_classes(targets, predicted, names, ranking.per_class)
     balanced, balanced_interval = balanced_accuracy(is_class, predicted, kind)
-    top_k_accuracy = None if top_k is None else _top_k_accuracy(shares, targets, top_k)
+    top_k_accuracy = None if top_k is None else _top_k_accuracy(scores, targets, top_k)
     return EvaluationReport(
         kind=kind,
         num_images=len(targets),
@@ -183,18 +183,18 @@ def _check_top_k(top_k: int | None, kind: str, num_classes: int) -> None:
     check_count("top_k", top_k)
     if kind != "softmax":
         raise ArgumentError(
-            f"`top_k` must be left out for a head of the kind {kind!r}, which does not put "
-            f"several classes in order. Received: top_k={top_k}."
+            f"`top_k` must be left out for a head of the kind {kind!r}, as top-k accuracy is "
+            f"defined for softmax heads only. Received: top_k={top_k}. Leave it out."
         )
     if top_k >= num_classes:
         raise ArgumentError(
             f"`top_k` must be below the number of classes, {num_classes}. Received: "
-            f"top_k={top_k}. Every answer would be right."
+            f"top_k={top_k}. Give a smaller one: all images would count as correct."
         )
 
 
-def _top_k_accuracy(shares: np.ndarray, targets: np.ndarray, top_k: int) -> float:
-    highest = np.argsort(-shares, axis=1, kind="stable")[:, :top_k]
+def _top_k_accuracy(scores: np.ndarray, targets: np.ndarray, top_k: int) -> float:
+    highest = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
     return float((highest == targets[:, np.newaxis]).any(axis=1).mean())
 
 
@@ -202,10 +202,9 @@ def _notes(per_class: tuple[ClassScore, ...], ranking: RankingScore) -> list[str
     notes = []
     absent = [score.name for score in per_class if not score.num_images]
     if absent:
-        more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
         notes.append(
-            f"no images of {', '.join(map(repr, absent[:3]))}{more}: balanced accuracy and ROC-AUC "
-            "are means over the others"
+            f"no images of {quoted(absent, 3)}: balanced accuracy and ROC-AUC are means over the "
+            "other classes"
         )
     if ranking.remark:
         notes.append(ranking.remark)
@@ -224,8 +223,8 @@ def _mistakes(
     names: tuple[str, ...],
     paths: Sequence[str] | None,
 ) -> tuple[Mistake, ...]:
-    is_right = (targets == predicted).reshape(len(targets), -1).all(axis=1)
-    wrong = np.flatnonzero(~is_right)
+    is_correct = (targets == predicted).reshape(len(targets), -1).all(axis=1)
+    wrong = np.flatnonzero(~is_correct)
     worst_first = wrong[np.argsort(-confidence[wrong], kind="stable")]
     return tuple(
         Mistake(
@@ -240,7 +239,7 @@ def _mistakes(
 
 
 def _name(label: np.ndarray, names: tuple[str, ...]) -> str:
-    """The name of a class number; of a row of 0/1 all names, joined."""
+    """Returns the name of a class number, or the joined names of a row of 0/1."""
     if label.ndim == 0:
         return names[label]
     return ", ".join(names[index] for index in np.flatnonzero(label))

@@ -1,4 +1,4 @@
-"""A model's outputs on images, and what they mean: probabilities and a loss."""
+"""A model's outputs on images, and probabilities and losses computed from them."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ from tlkit.models.heads import head_kind, outputs_logits
 from tlkit.utils.progress import bar
 
 THRESHOLD = 0.5
-"""From this probability on, a label of a multi-label head counts as given."""
+"""Probability from which a multi-label head assigns a label."""
 
 
 def collect_outputs(
@@ -28,41 +28,41 @@ def collect_outputs(
     batch_size: int | None = None,
     description: str = "evaluation",
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """Returns what each model gives for the same images, and their labels, in one pass.
+    """Returns each model's outputs for the same images, and their labels, in one pass.
 
-    Of several workers each looks at its share of the images, and all have the outputs of all.
+    Several workers each process a shard of the images, and all return the outputs of all images.
 
     Args:
-        models: From pixels 0...255; all take images of the same size.
+        models: Models of pixels 0...255; all take images of the same size.
         images: A split, or a dataset of batches `(images, labels)` or `(images, labels, weights)`.
-        batch_size: Images in one forward pass; for a split only.
-        description: Of the progress bar.
+        batch_size: Images per forward pass; for a split only.
+        description: The label of the progress bar.
 
     Returns:
-        For each model its outputs, `(n, num_outputs)`; of a binary head with a sigmoid `(n, 2)`,
-        [1 - p, p]. And the labels as they come.
+        The outputs of each model, `(n, num_outputs)`; for a binary head with a sigmoid `(n, 2)`, [1
+        - p, p]. And the labels as given.
 
     Raises:
-        ArgumentError: If images and models do not fit, a dataset is not batched or has no end, or
-            workers have other images.
-        DataError: If there is no image.
+        ArgumentError: If images and models do not fit, a dataset is not batched or is infinite, or
+            workers have different images.
+        DataError: If there are no images.
     """
-    outputs, labels, _ = collect_weighed(
+    outputs, labels, _ = collect_weighted(
         models, images, batch_size=batch_size, description=description
     )
     return outputs, labels
 
 
-def collect_weighed(
+def collect_weighted(
     models: Sequence[keras.Model],
     images: ImageSplit | tf.data.Dataset,
     *,
     batch_size: int | None = None,
     description: str = "evaluation",
 ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray | None]:
-    """Returns what `collect_outputs` does, and the weights of the images, `(n,)`, if they have any.
+    """Returns the result of `collect_outputs` and the images' weights, `(n,)`, if there are any.
 
-    All from one pass, for a dataset may come in another order at the next.
+    Everything comes from one pass, as a dataset may have another order in the next.
     """
     workers = max(map(workers_of, models), key=lambda one: one.num_replicas)
     for model in models:
@@ -78,7 +78,7 @@ def collect_weighed(
         check_can_be_sharded("images", workers)
         if batch_size is not None:
             raise ArgumentError(
-                "`batch_size` must be left out for a dataset, which brings its own batches. "
+                "`batch_size` must be left out for a dataset, which has its own batches. "
                 f"Received: batch_size={batch_size!r}. Use `dataset.rebatch(...)`."
             )
         dataset, total = images, None
@@ -87,45 +87,45 @@ def collect_weighed(
     labels: list[np.ndarray] = []
     weights: list[np.ndarray] = []
     with missing_files_named([images]), bar(description, total, "images") as advance:
-        for batch, batch_labels, *own in dataset:
+        for batch, batch_labels, *extras in dataset:
             for forward, collected in zip(forwards, outputs, strict=True):
                 collected.append(forward(batch).numpy())
             labels.append(np.asarray(batch_labels))
-            weights.extend(np.asarray(one).reshape(-1) for one in own)
+            weights.extend(np.asarray(one).reshape(-1) for one in extras)
             advance(len(labels[-1]))
     if isinstance(images, ImageSplit) and workers.num_workers > 1 and images.num_images:
         with lost_worker_named(workers):
-            whole = [
-                _of_all_workers(workers, collected, images.num_images, model)
+            merged = [
+                _merge_workers(workers, collected, images.num_images, model)
                 for collected, model in zip(outputs, models, strict=True)
             ]
-        return whole, images.labels, None
+        return merged, images.labels, None
     if not labels:
-        raise DataError("`images` must hold at least one image. Received: none.")
-    given = [
-        both_columns(np.concatenate(collected), model)
+        raise DataError("`images` must hold at least one image. Received: none. Add images.")
+    columns = [
+        as_two_columns(np.concatenate(collected), model)
         for collected, model in zip(outputs, models, strict=True)
     ]
-    return given, np.concatenate(labels), np.concatenate(weights) if weights else None
+    return columns, np.concatenate(labels), np.concatenate(weights) if weights else None
 
 
-def _of_all_workers(
-    workers: Workers, own: Sequence[np.ndarray], num_images: int, model: keras.Model
+def _merge_workers(
+    workers: Workers, extras: Sequence[np.ndarray], num_images: int, model: keras.Model
 ) -> np.ndarray:
-    """Puts each worker's outputs where its images are, every n-th of them."""
-    whole = np.zeros((num_images, model.output_shape[-1]), np.float32)
-    if own:
-        whole[workers.index :: workers.num_workers] = np.concatenate(own)
-    return both_columns(workers.merge(whole), model)
+    """Merges the outputs of all workers, each of which has every n-th image."""
+    merged = np.zeros((num_images, model.output_shape[-1]), np.float32)
+    if extras:
+        merged[workers.index :: workers.num_workers] = np.concatenate(extras)
+    return as_two_columns(workers.merge(merged), model)
 
 
 def probabilities_from(outputs: np.ndarray, kind: str, from_logits: bool) -> np.ndarray:
-    """Returns probabilities `(n, num_classes)`, of logits in float64.
+    """Returns probabilities `(n, num_classes)`; those from logits are float64.
 
     Args:
         outputs: `(n, num_classes)`; logits of a binary head `(n, 1)`.
         kind: The head: "softmax", "binary" or "multi_label".
-        from_logits: Whether `outputs` are logits; else they come back as they are.
+        from_logits: Whether `outputs` are logits; otherwise they are returned unchanged.
 
     Example:
         >>> import numpy as np
@@ -145,62 +145,66 @@ def probabilities_from(outputs: np.ndarray, kind: str, from_logits: bool) -> np.
 def mean_loss(outputs: np.ndarray, targets: np.ndarray, kind: str, from_logits: bool) -> float:
     """Returns the mean cross-entropy in nats, computed in float64.
 
-    Of probabilities, which are first clipped to 1e-7...1, as Keras does. With several labels it
-    is the mean over label decisions, else over images.
+    Probabilities are first clipped to 1e-7...1, as in Keras. For a multi-label head the mean is
+    over label decisions, otherwise over images.
 
     Args:
         outputs: As for `probabilities_from`.
-        targets: Whole numbers `(n,)`; with several labels rows of 0/1.
+        targets: Whole numbers `(n,)`; for a multi-label head rows of 0/1.
         kind: The head: "softmax", "binary" or "multi_label".
         from_logits: Whether `outputs` are logits.
     """
-    return float(_losses(outputs, targets, kind, from_logits).mean())
+    return float(_decision_losses(outputs, targets, kind, from_logits).mean())
 
 
 def image_losses(
     outputs: np.ndarray, targets: np.ndarray, kind: str, from_logits: bool
 ) -> np.ndarray:
     """Returns the cross-entropy of each image, `(n,)`, of which `mean_loss` is the mean."""
-    return _losses(outputs, targets, kind, from_logits).reshape(len(targets), -1).mean(axis=1)
+    return (
+        _decision_losses(outputs, targets, kind, from_logits).reshape(len(targets), -1).mean(axis=1)
+    )
 
 
 def image_accuracies(
     outputs: np.ndarray, targets: np.ndarray, kind: str, from_logits: bool
 ) -> np.ndarray:
-    """Returns for each image whether it is correct, `(n,)`; of several labels, what part of them.
+    """Returns the accuracy of each image, `(n,)`: 0 or 1, or the fraction of correct labels.
 
-    A label counts as given from a probability of a half on.
+    A multi-label head assigns a label from a probability of 0.5.
     """
-    shares = probabilities_from(outputs, kind, from_logits)
+    probabilities = probabilities_from(outputs, kind, from_logits)
     if kind == "multi_label":
-        return np.asarray(((shares >= THRESHOLD) == (targets == 1)).mean(axis=1))
-    return (shares.argmax(axis=1) == targets).astype(np.float64)
+        return np.asarray(((probabilities >= THRESHOLD) == (targets == 1)).mean(axis=1))
+    return (probabilities.argmax(axis=1) == targets).astype(np.float64)
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Returns the logarithms of the softmax of each row, `(n, num_classes)`."""
+    """Returns the log-softmax of each row, `(n, num_classes)`."""
     shifted = logits - logits.max(axis=1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
-def _losses(outputs: np.ndarray, targets: np.ndarray, kind: str, from_logits: bool) -> np.ndarray:
-    """Each decision's loss."""
+def _decision_losses(
+    outputs: np.ndarray, targets: np.ndarray, kind: str, from_logits: bool
+) -> np.ndarray:
+    """Returns the loss of each decision."""
     outputs = outputs.astype(np.float64)
     if kind == "softmax" or (kind == "binary" and not from_logits):
-        log_shares = log_softmax(outputs) if from_logits else _clipped_log(outputs)
-        return -np.take_along_axis(log_shares, targets[:, np.newaxis], axis=1)
-    is_given = targets.reshape(outputs.shape) == 1
+        log_probabilities = log_softmax(outputs) if from_logits else _clipped_log(outputs)
+        return -np.take_along_axis(log_probabilities, targets[:, np.newaxis], axis=1)
+    is_positive = targets.reshape(outputs.shape) == 1
     if from_logits:
-        return np.asarray(np.logaddexp(0, np.where(is_given, -outputs, outputs)))
-    return -np.where(is_given, _clipped_log(outputs), _clipped_log(1 - outputs))
+        return np.asarray(np.logaddexp(0, np.where(is_positive, -outputs, outputs)))
+    return -np.where(is_positive, _clipped_log(outputs), _clipped_log(1 - outputs))
 
 
-def both_columns(outputs: np.ndarray, model: keras.Model) -> np.ndarray:
-    """Returns what a binary head with a sigmoid gives as [1 - p, p], other outputs as they are."""
+def as_two_columns(outputs: np.ndarray, model: keras.Model) -> np.ndarray:
+    """Returns the outputs of a binary head with a sigmoid as [1 - p, p], others unchanged."""
     if head_kind(model) == "binary" and not outputs_logits(model):
         return np.concatenate([1 - outputs, outputs], axis=1)
     return outputs
 
 
-def _clipped_log(shares: np.ndarray) -> np.ndarray:
-    return np.log(np.clip(shares, 1e-7, 1))
+def _clipped_log(probabilities: np.ndarray) -> np.ndarray:
+    return np.log(np.clip(probabilities, 1e-7, 1))

@@ -1,4 +1,4 @@
-"""What a model says of images it has never seen: files, arrays, and exported models."""
+"""Predictions for image files and arrays, by models in memory and exported models."""
 
 import math
 import os
@@ -20,12 +20,12 @@ from tlkit.evaluation.data_checks import check_takes_pixels
 from tlkit.evaluation.exported import ExportedModel, saved_model_in
 from tlkit.evaluation.forward import forward_of
 from tlkit.evaluation.image_files import (
-    GivenFiles,
+    CheckedFiles,
     Paths,
     are_paths,
-    look_at_files,
+    check_given_files,
     pixels_of,
-    resized,
+    resize_pixels,
 )
 from tlkit.evaluation.names import check_class_names, num_classes_of
 from tlkit.evaluation.outputs import THRESHOLD
@@ -39,21 +39,21 @@ from tlkit.utils.text_repr import ShownAsText, in_line
 
 @dataclass(frozen=True)
 class Prediction(ShownAsText):
-    """What the model says of one image.
+    """The prediction for one image.
 
     Attributes:
-        index: The image's position in what was given.
+        index: The image's position in the argument.
         path: Its file, or `None` for an array.
-        label: The most probable class; with a multi-label head all `labels`, joined with ", ",
-            or "" where there is none.
-        labels: The same one by one: one class, or as many as a multi-label head gives.
-        probability: That of the most probable class, 0...1.
-        probabilities: That of each class, in the order of the model's outputs.
-        known: Whether the image is like those the model was trained on; `None` where the model
-            was exported without a rejection, and for a model in memory.
-        reason: Why nothing is said of a file, which cannot be read or decoded; else empty. Such an
-            entry has no label, no probabilities, and the probability NaN.
-        warning: What the decoder says of a file that is damaged and was used all the same.
+        label: The most probable class; for a multi-label head all `labels`, joined by ", ", or ""
+            if there are none.
+        labels: The same as a tuple: one class, or all labels that a multi-label head assigns.
+        probability: The probability of the most probable class, 0...1.
+        probabilities: The probability of each class, in the order of the model's outputs.
+        known: Whether the image is in-distribution, by its OOD score; `None` if the model was
+            exported without a rejection, and for a model in memory.
+        reason: Why a file cannot be read or decoded, else empty. Such an entry has no label, no
+            probabilities, and the probability NaN.
+        warning: The decoder's message about a damaged file that was used, else empty.
     """
 
     _optional = ("known", "reason", "warning")
@@ -71,11 +71,11 @@ class Prediction(ShownAsText):
     def __str__(self) -> str:
         source = in_line(self.path) if self.path is not None else f"image {self.index}"
         if self.reason:
-            return f"{source}: nothing, for it cannot be used: {in_line(self.reason)}"
-        said = f"{self.label or 'no label'} ({percent(self.probability)})"
+            return f"{source}: no prediction, the file cannot be used: {in_line(self.reason)}"
+        text = f"{self.label or 'no label'} ({percent(self.probability)})"
         if self.known is False:
-            said = f"none of these, else {said}"
-        return f"{source}: {said}" + (f" (damaged: {self.warning})" if self.warning else "")
+            text = f"none of these, else {text}"
+        return f"{source}: {text}" + (f" (damaged: {self.warning})" if self.warning else "")
 
 
 def predict(
@@ -87,24 +87,25 @@ def predict(
     batch_size: int = 32,
     max_pixels: int = MAX_PIXELS,
 ) -> tuple[Prediction, ...]:
-    """Says what is on images, decoded exactly as in training and in an exported model.
+    """Predicts the classes of images, decoded exactly as in training and in an exported model.
 
-    All files are checked first. One that is missing or no image has an entry too, which says the
-    `reason` and has no label, so that entries stand as the files do; there must be others.
+    All files are checked first. A file that is missing or not an image has an entry with the
+    `reason` and without a label, so that entries are in the order of the files; at least one file
+    must be usable.
 
     Args:
-        model: From pixels 0...255 to logits or probabilities.
-        images: One image file or several; or pixels 0...255, one image `(height, width, 3)` or
-            a batch `(n, height, width, 3)`, which are rounded and stretched to the model's size.
-        class_names: In the order of the model's outputs.
-        threshold: From this probability on, 0...1, a multi-label head gives a label; other heads
-            give their most probable class.
-        batch_size: Images in one forward pass.
-        max_pixels: The most pixels a file may have.
+        model: A model from pixels 0...255 to logits or probabilities.
+        images: One image file or several; or pixels 0...255, one image `(height, width, 3)` or a
+            batch `(n, height, width, 3)`, which are rounded and resized to the model's size.
+        class_names: The class names in the order of the model's outputs.
+        threshold: The probability, 0...1, from which a multi-label head assigns a label; other
+            heads assign the most probable class.
+        batch_size: Images per forward pass.
+        max_pixels: Maximum number of pixels of a file.
 
     Raises:
-        ArgumentError: If an argument breaks its rule, such as a folder instead of files.
-        DataError: If no file is there that can be decoded.
+        ArgumentError: If an argument is invalid, such as a folder instead of files.
+        DataError: If no file can be decoded.
 
     Example:
         >>> import keras, numpy as np, tlkit
@@ -121,11 +122,11 @@ def predict(
     image_size = image_size_of(model)
     forward = forward_of(model)
     paths: tuple[str | None, ...]
-    given: GivenFiles | None = None
+    files_given: CheckedFiles | None = None
     if are_paths(images):
-        given = look_at_files(images, max_pixels, "images")
-        paths = given.usable
-        batches = _decoded_batches(given.usable, image_size, max_pixels, batch_size)
+        files_given = check_given_files(images, max_pixels, "images")
+        paths = files_given.usable
+        batches = _decoded_batches(files_given.usable, image_size, max_pixels, batch_size)
     else:
         pixels = pixels_of(images)
         paths = (None,) * len(pixels)
@@ -135,8 +136,8 @@ def predict(
         for batch in batches:
             rows.append(np.asarray(probabilities_of(forward(batch), model)))
             advance(len(batch))
-    found = predictions_from(np.concatenate(rows), names, head_kind(model), threshold, paths)
-    return found if given is None else _with_all_files(found, given)
+    predictions = predictions_from(np.concatenate(rows), names, head_kind(model), threshold, paths)
+    return predictions if files_given is None else _add_unusable_files(predictions, files_given)
 
 
 def predict_exported(
@@ -146,24 +147,24 @@ def predict_exported(
     *,
     batch_size: int = 32,
 ) -> tuple[Prediction, ...]:
-    """Says what is on image files by a SavedModel that `export_model` wrote.
+    """Predicts the classes of image files by a SavedModel that `export_model` wrote.
 
     Args:
-        folder: Holds the SavedModel, itself or in a folder `saved_model`.
+        folder: The folder of the SavedModel, or one that contains it as `saved_model`.
         files: One image file or several.
-        threshold: As for `predict`; the one of the export when not given.
-        batch_size: Images in one forward pass.
+        threshold: As for `predict`; that of the export by default.
+        batch_size: Images per forward pass.
 
     Raises:
-        ArgumentError: If `folder` holds no such SavedModel, or another argument breaks its rule.
-        DataError: If no file is there that can be decoded; see `predict`.
+        ArgumentError: If `folder` has no such SavedModel, or another argument is invalid.
+        DataError: If no file can be decoded; see `predict`.
         ExportError: If the SavedModel is damaged.
     """
     check_count("batch_size", batch_size)
     root = saved_model_in(Path(folder))
     if root is None:
         raise ArgumentError(
-            "`folder` must hold a SavedModel that `export_model` wrote. "
+            "`folder` must contain a SavedModel that `export_model` wrote. "
             f"Received: folder={str(folder)!r}. Export one with `formats=('saved_model',)`."
         )
     exported = ExportedModel(root)
@@ -171,34 +172,38 @@ def predict_exported(
     if threshold is None:
         threshold = exported.threshold
     check_threshold(threshold)
-    given = look_at_files(files, exported.max_pixels, "files")
-    paths = given.usable
+    files_given = check_given_files(files, exported.max_pixels, "files")
+    paths = files_given.usable
     rows = [np.empty((0, len(names)), np.float32)]
     known: list[bool] = []
     with bar("prediction", len(paths), "images") as advance:
         for start in range(0, len(paths), batch_size):
             chunk = paths[start : start + batch_size]
             image_bytes = tf.constant([read_image(path) for path in chunk])
-            answers = exported.ask(image_bytes=image_bytes)
-            rows.append(answers["probabilities"].numpy())
-            if "known" in answers:
-                known.extend(answers["known"].numpy().tolist())
+            outputs = exported.predict(image_bytes=image_bytes)
+            rows.append(outputs["probabilities"].numpy())
+            if "known" in outputs:
+                known.extend(outputs["known"].numpy().tolist())
             advance(len(chunk))
-    found = predictions_from(
+    predictions = predictions_from(
         np.concatenate(rows), names, exported.kind, threshold, paths, known=known or None
     )
-    return _with_all_files(found, given)
+    return _add_unusable_files(predictions, files_given)
 
 
-def _with_all_files(predictions: Sequence[Prediction], given: GivenFiles) -> tuple[Prediction, ...]:
-    """Returns the predictions in the order of the files, with entries for those without."""
-    left = iter(predictions)
+def _add_unusable_files(
+    predictions: Sequence[Prediction], files_given: CheckedFiles
+) -> tuple[Prediction, ...]:
+    """Returns the predictions in the order of the files, with entries for unusable ones."""
+    remaining = iter(predictions)
     entries = []
-    for index, path in enumerate(given.paths):
-        if reason := given.reasons[index]:
+    for index, path in enumerate(files_given.paths):
+        if reason := files_given.reasons[index]:
             entries.append(Prediction(index, path, "", (), math.nan, {}, reason=reason))
         else:
-            entries.append(replace(next(left), index=index, warning=given.warnings[index]))
+            entries.append(
+                replace(next(remaining), index=index, warning=files_given.warnings[index])
+            )
     return tuple(entries)
 
 
@@ -211,14 +216,14 @@ def predictions_from(
     *,
     known: Sequence[bool] | None = None,
 ) -> tuple[Prediction, ...]:
-    """Returns one record for each row of `probabilities`, `(n, num_classes)`."""
+    """Returns one prediction for each row of `probabilities`, `(n, num_classes)`."""
     predictions = []
     for index, (row, path) in enumerate(zip(probabilities, paths, strict=True)):
         if kind == "multi_label":
             labels = tuple(
                 name
-                for name, is_given in zip(class_names, is_label(row, threshold), strict=True)
-                if is_given
+                for name, is_assigned in zip(class_names, is_label(row, threshold), strict=True)
+                if is_assigned
             )
         else:
             labels = (class_names[int(row.argmax())],)
@@ -237,26 +242,26 @@ def predictions_from(
 
 
 def is_label(probabilities: np.ndarray, threshold: float) -> np.ndarray:
-    """Whether a multi-label head gives each label; compared in float32, as exports do."""
+    """Whether a multi-label head assigns each label, compared in float32 as in exports."""
     return probabilities >= np.float32(threshold)
 
 
 def check_threshold(threshold: float) -> None:
-    """Raises `ArgumentError` unless `threshold` lies strictly between 0 and 1."""
+    """Raises `ArgumentError` unless `threshold` is strictly between 0 and 1."""
     is_number = isinstance(threshold, Real) and not isinstance(threshold, bool)
     if not is_number or not 0 < threshold < 1:
         raise ArgumentError(
-            "`threshold` must lie between 0 and 1. "
+            "`threshold` must be between 0 and 1. "
             f"Received: threshold={threshold!r}. Give a probability such as 0.5."
         )
 
 
 def image_size_of(model: keras.Model) -> tuple[int, int]:
-    """Returns height and width of the images the model takes.
+    """Returns the height and width of a model's images.
 
     Raises:
-        ArgumentError: If the model does not take batches of RGB images of one fixed size, takes
-            values 0...1 for certain, or gives no row of values for each.
+        ArgumentError: If the model does not take batches of RGB images of one fixed size, its
+            preprocessing expects values 0...1, or its output is not one row of values per image.
     """
     spec = describe_model(model)
     shape = spec.input_shape
@@ -274,10 +279,10 @@ def _decoded_batches(
 ) -> tf.data.Dataset:
     decode = decoder(image_size, max_pixels)
     read = file_reader(paths, ())
-    plain = tf.autograph.experimental.do_not_convert
+    without_autograph = tf.autograph.experimental.do_not_convert
     return (
         tf.data.Dataset.range(len(paths))
-        .map(plain(lambda row: decode(read(row))), num_parallel_calls=tf.data.AUTOTUNE)
+        .map(without_autograph(lambda row: decode(read(row))), num_parallel_calls=tf.data.AUTOTUNE)
         .batch(batch_size)
         .prefetch(1)
     )
@@ -288,4 +293,4 @@ def _resized_batches(
 ) -> Iterator[tf.Tensor]:
     for start in range(0, len(pixels), batch_size):
         chunk = pixels[start : start + batch_size]
-        yield tf.stack([resized(image, image_size) for image in chunk])
+        yield tf.stack([resize_pixels(image, image_size) for image in chunk])

@@ -1,4 +1,4 @@
-"""How well a model's probabilities put images of a class before all others: ROC-AUC."""
+"""ROC-AUC of each class against the rest, with a confidence interval of the mean."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from scipy.stats import rankdata
 from tlkit.evaluation.intervals import Interval, Z
 
 MIN_IMAGES = 10
-"""Images that each class, and the rest, must have for an interval to be given."""
+"""Minimum number of images of each class, and of the rest, for an interval."""
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,10 @@ class RankingScore:
     """ROC-AUC of each class against the rest.
 
     Attributes:
-        per_class: `None` for a class with no image, or with every image.
-        mean: Plain mean of those there are; `None` where there are none.
-        interval: 95 % interval of the mean; `None` where a class that counts has fewer than 10
-            images, or fewer than 10 others, and where every image of every class is in its place
+        per_class: ROC-AUC of each class; `None` for a class with no image, or with all images.
+        mean: Unweighted mean of those that are not `None`; `None` if all are.
+        interval: 95 % confidence interval of the mean; `None` if a class in the mean has fewer than
+            10 images, or fewer than 10 others, and if the ranking is perfect for every class
             (DeLong's interval would be a point).
         remark: Why there is no mean, or no interval.
     """
@@ -33,15 +33,15 @@ class RankingScore:
 
 
 def score_ranking(is_class: np.ndarray, probabilities: np.ndarray) -> RankingScore:
-    """Returns the probability that an image of a class gets more than one of another, by class.
+    """Returns ROC-AUC by class: the probability that an image of it scores higher than another.
 
-    Ties count half. The interval is the normal one on the scale of the log odds. Its variance is
-    DeLong's: of the mean over classes, each image's components in all classes are added before
-    they are squared, since one image counts in every class.
+    Ties count half. The interval is the normal one on the log-odds scale, with DeLong's variance:
+    for the mean over classes, each image's components in all classes are added before squaring,
+    since each image contributes to every class.
 
     Args:
         is_class: bool `(n, num_classes)`, whether image i is of class j.
-        probabilities: `(n, num_classes)`; any numbers that rise with the model's confidence.
+        probabilities: `(n, num_classes)`; any scores that increase with the model's confidence.
 
     Example:
         >>> import numpy as np
@@ -60,50 +60,50 @@ def score_ranking(is_class: np.ndarray, probabilities: np.ndarray) -> RankingSco
         for members, scores in zip(is_class.T, probabilities.T, strict=True)
     ]
     per_class = tuple(None if column is None else column[0] for column in columns)
-    counted = [column for column in columns if column is not None]
-    if not counted:
+    defined = [column for column in columns if column is not None]
+    if not defined:
         return RankingScore(
-            per_class, None, None, "no ROC-AUC: it takes images of a class and of another"
+            per_class, None, None, "no ROC-AUC: it needs images of at least two classes"
         )
-    mean = float(np.mean([area for area, _ in counted]))
+    mean = float(np.mean([area for area, _ in defined]))
     sizes = is_class.sum(axis=0)
-    fewest = min(
+    smallest = min(
         min(size, len(is_class) - size)
         for size, column in zip(sizes, columns, strict=True)
         if column is not None
     )
-    influence = np.mean([components for _, components in counted], axis=0)
+    influence = np.mean([components for _, components in defined], axis=0)
     error = math.sqrt(float(np.square(influence).sum()))
-    if fewest < MIN_IMAGES:
+    if smallest < MIN_IMAGES:
         remark = (
-            f"no interval for ROC-AUC: it takes {MIN_IMAGES} images of each class and "
+            f"no interval for ROC-AUC: it needs {MIN_IMAGES} images of each class and "
             f"{MIN_IMAGES} others"
         )
         return RankingScore(per_class, mean, None, remark)
     if not error or not 0 < mean < 1:
-        remark = "no interval for ROC-AUC: the images give no spread to draw one from"
+        remark = "no interval for ROC-AUC: its estimated variance is zero"
         return RankingScore(per_class, mean, None, remark)
     centre, half = math.log(mean / (1 - mean)), Z * error / (mean * (1 - mean))
     return RankingScore(per_class, mean, (float(expit(centre - half)), float(expit(centre + half))))
 
 
 def _area(members: np.ndarray, scores: np.ndarray) -> tuple[float, np.ndarray]:
-    """The area, and what each image adds to its error, `(n,)`: their squares sum to the variance.
+    """Returns the area, and each image's influence `(n,)`, whose squares sum to the variance.
 
-    Both groups' components are scaled so that the squares give DeLong's variance, with n - 1.
+    The components of both groups are scaled so that the squares give DeLong's variance, with n - 1.
     """
-    ranks, inside = rankdata(scores), np.empty(len(scores))
+    ranks, group_ranks = rankdata(scores), np.empty(len(scores))
     influence = np.empty(len(scores))
     for group in (members, ~members):
-        inside[group] = rankdata(scores[group])
-    # How many of the other group each image outranks, ties half, as a share
-    outranked = ranks - inside
-    outranked[members] /= (~members).sum()
-    outranked[~members] /= members.sum()
-    area = float(outranked[members].mean())
+        group_ranks[group] = rankdata(scores[group])
+    # The fraction of the other group that each image outranks, ties half
+    fraction_outranked = ranks - group_ranks
+    fraction_outranked[members] /= (~members).sum()
+    fraction_outranked[~members] /= members.sum()
+    area = float(fraction_outranked[members].mean())
     for group in (members, ~members):
         size = group.sum()
         scale = math.sqrt(size * max(size - 1, 1))
-        influence[group] = (outranked[group] - outranked[group].mean()) / scale
+        influence[group] = (fraction_outranked[group] - fraction_outranked[group].mean()) / scale
     influence[~members] *= -1
     return area, influence

@@ -1,4 +1,4 @@
-"""«None of these»: images whose features lie far from all that a model was trained on."""
+"""Detection of out-of-distribution (OOD) images by the distance of their features."""
 
 import json
 import math
@@ -23,27 +23,28 @@ from tlkit.utils.text_repr import ShownAsParagraphs
 
 NUM_NEIGHBOURS = 5
 MAX_STORED = 10_000
-"""Most training images that are kept to compare with."""
+"""Maximum number of training images whose features are stored."""
 
 
 @dataclass(frozen=True, eq=False)
 class Rejection(ShownAsParagraphs):
-    """A threshold on how far an image's features lie from the training images'.
+    """A threshold on the OOD score: the distance of an image's features from training images.
 
     Attributes:
-        signature: Of the part of the model that computes the features; a part that was trained
-            further has another one, and needs another threshold.
-        neighbours: Unit vectors of training images, float32 `(num_stored, num_features)`.
-        num_neighbours: Which neighbour's distance counts: the 5th nearest.
-        threshold: Novelty above which an image is called unknown.
-        keep: Share of known images that was to be kept, 0...1.
-        num_images: Validation images that the threshold was chosen on.
-        wrongly_rejected: Share of them that lies above it.
-        interval: 95 % interval of the share of new known images that will be rejected, given
-            these validation images; holds for images of the same kind as they are.
-        by_class: For each class the validation images rejected, and how many there are; empty
-            with several labels an image.
-        notes: What is to be known besides.
+        signature: The signature of the part of the model that computes the features; after further
+            training of this part it differs, and a new threshold is needed.
+        neighbours: Feature vectors of training images, scaled to length one, float32 `(num_stored,
+            num_features)`.
+        num_neighbours: The k of the k-th nearest neighbour whose distance is the score: 5.
+        threshold: OOD score above which an image is rejected.
+        keep: Fraction of in-distribution images that was to be accepted, 0...1.
+        num_images: Number of validation images that the threshold was chosen on.
+        wrongly_rejected: Fraction of them above the threshold.
+        interval: 95 % confidence interval of the fraction of new in-distribution images that will
+            be rejected, given these validation images.
+        by_class: For each class the number of rejected validation images, and of all; empty for
+            multi-label data.
+        notes: Further notes.
     """
 
     _left_out = ("signature", "neighbours")
@@ -62,18 +63,18 @@ class Rejection(ShownAsParagraphs):
 
     @property
     def num_stored(self) -> int:
-        """How many training images are kept to compare with."""
+        """Number of training images whose features are stored."""
         return len(self.neighbours)
 
     def save(self, path: Path) -> None:
-        """Writes an `.npz` file, which appears whole."""
+        """Writes an `.npz` file atomically."""
         record = json.dumps({**self.as_dict(), "signature": self.signature})
         with written_aside(path) as aside, aside.open("wb") as file:
             np.savez(file, neighbours=self.neighbours, record=np.array(record))
 
     @classmethod
     def load(cls, path: Path) -> "Rejection":
-        """Reads what `save` wrote.
+        """Reads a file that `save` wrote.
 
         Raises:
             RunError: The file is damaged.
@@ -103,33 +104,33 @@ class Rejection(ShownAsParagraphs):
             zipfile.BadZipFile,
         ) as error:
             raise RunError(
-                f"{path.name} must be whole. Received: {str(path)!r}, which is damaged. Train the "
+                f"{path.name} must be intact. Received: {str(path)!r}, which is damaged. Train the "
                 "run again, in another folder."
             ) from error
 
     def __str__(self) -> str:
         lines = [
-            f"unknown above a novelty of {self.threshold:.4f}: wrongly rejects "
-            f"{percent(self.wrongly_rejected)} of {self.num_images:,} validation images "
-            f"({interval(self.interval)} of new ones, 95 % interval)"
+            f"OOD score threshold {self.threshold:.4f}: rejects "
+            f"{percent(self.wrongly_rejected)} of the in-distribution validation images "
+            f"(n = {self.num_images:,}, 95 % CI for new images {interval(self.interval)})"
         ]
         return "\n".join([*lines, *self.notes])
 
 
-def fit_threshold(novelties: np.ndarray, keep: float) -> tuple[float, Interval]:
-    """Returns the novelty that keeps `keep` of known images, and what to expect of new ones.
+def fit_threshold(scores: np.ndarray, keep: float) -> tuple[float, Interval]:
+    """Returns the OOD threshold that accepts the fraction `keep`, and the interval of rejections.
 
-    The threshold is the ⌈(n + 1) · keep⌉-th smallest of n: of new images of the same kind at
-    least the share `keep` stays below it on average, whatever their distribution. The share
-    rejected, given these n images, follows a beta distribution, whose 95 % interval is given.
+    The threshold is the ⌈(n + 1) · keep⌉-th smallest of n scores: on average at least the fraction
+    `keep` of new in-distribution images is below it, whatever their distribution. The fraction
+    rejected, given these n images, has a beta distribution, whose 95 % interval is returned.
 
     Args:
-        novelties: Of images that were not trained on, `(n,)`.
-        keep: From 0 to less than 1.
+        scores: OOD scores of images that were not trained on, `(n,)`.
+        keep: The fraction to accept, from 0 to less than 1.
 
     Raises:
-        ArgumentError: If `keep` is no such number.
-        DataError: If there are too few images to keep so many: 19 for 95 %.
+        ArgumentError: If `keep` is not in this range.
+        DataError: If there are too few images for this fraction: 19 are needed for 95 %.
 
     Example:
         >>> import numpy as np
@@ -143,20 +144,22 @@ def fit_threshold(novelties: np.ndarray, keep: float) -> tuple[float, Interval]:
         distribution, section 3.2, https://arxiv.org/abs/2107.07511.
     """
     check_fraction("keep", keep, example=0.95)
-    num_images = len(novelties)
+    num_images = len(scores)
     rank = max(1, math.ceil((num_images + 1) * keep - 1e-9))
     check_enough(num_images, keep)
     low, high = 1 - beta.ppf([0.975, 0.025], rank, num_images + 1 - rank)
-    return float(np.sort(novelties)[rank - 1]), (float(low), float(high))
+    return float(np.sort(scores)[rank - 1]), (float(low), float(high))
 
 
-def check_enough(num_images: int, keep: float, remedy: str = "Add some, or keep fewer.") -> None:
-    """Raises `DataError` unless a threshold can be chosen on so many validation images.
+def check_enough(
+    num_images: int, keep: float, remedy: str = "Add images, or lower `keep`."
+) -> None:
+    """Raises `DataError` if there are too few validation images to choose a threshold.
 
     Args:
-        num_images: How many there are.
-        keep: The share of known images to keep.
-        remedy: What whoever reads it can do.
+        num_images: Number of validation images.
+        keep: The fraction of in-distribution images to accept.
+        remedy: The remedy in the error message.
 
     Example:
         >>> from tlkit.evaluation.rejection import check_enough
@@ -165,15 +168,15 @@ def check_enough(num_images: int, keep: float, remedy: str = "Add some, or keep 
     needed = math.ceil(keep / (1 - keep) - 1e-9)
     if num_images < needed:
         raise DataError(
-            f"`validation` must hold at least {needed} images to keep {100 * keep:g} %. Received: "
-            f"{num_images}. {remedy}"
+            f"`validation` must have at least {needed} images to accept {100 * keep:g} %. "
+            f"Received: {num_images}. {remedy}"
         )
 
 
 def unit_vectors(features: tf.Tensor | np.ndarray) -> tf.Tensor:
-    """Returns features as rows of length one, float32 `(n, num_features)`.
+    """Returns features as unit vectors, float32 `(n, num_features)`.
 
-    Of features with positions, `(n, height, width, channels)`, it is the mean over them.
+    Feature maps `(n, height, width, channels)` are first averaged over positions.
     """
     features = tf.cast(features, tf.float32)
     if features.shape.rank > 2:
@@ -181,54 +184,54 @@ def unit_vectors(features: tf.Tensor | np.ndarray) -> tf.Tensor:
     return tf.math.l2_normalize(features, axis=1)
 
 
-def novelty(
+def ood_scores(
     features: tf.Tensor | np.ndarray, neighbours: tf.Tensor | np.ndarray, num_neighbours: int
 ) -> tf.Tensor:
-    """Returns how far features lie from the nearest training images, float32 `(n,)`.
+    """Returns the OOD scores of images by their features, float32 `(n,)`.
 
-    One minus the cosine between an image's features and those of its `num_neighbours`-th nearest
-    training image: 0 for the same direction, 1 for a right angle.
+    The score is one minus the cosine similarity to the features of the `num_neighbours`-th nearest
+    training image: 0 for the same direction, 1 for orthogonal features.
 
     Args:
-        features: As the model computes them, `(n, num_features)` or with positions.
+        features: The model's features, `(n, num_features)` or feature maps.
         neighbours: Unit vectors, `(num_stored, num_features)`.
-        num_neighbours: At most as many as are stored.
+        num_neighbours: The k of the k-th nearest neighbour, at most `num_stored`.
 
     Example:
         >>> import numpy as np
-        >>> from tlkit.evaluation.rejection import novelty
+        >>> from tlkit.evaluation.rejection import ood_scores
         >>> stored = np.array([[1, 0], [0.6, 0.8]], np.float32)
-        >>> novelty(np.array([[2.0, 0.0], [0.0, 9.0]]), stored, 1).numpy().round(2)
+        >>> ood_scores(np.array([[2.0, 0.0], [0.0, 9.0]]), stored, 1).numpy().round(2)
         array([0. , 0.2], dtype=float32)
 
     Reference:
         Sun et al. (2022), Out-of-Distribution Detection with Deep Nearest Neighbors,
-        https://arxiv.org/abs/2204.06507; there the Euclidean distance of unit vectors, whose
-        square is twice this.
+        https://arxiv.org/abs/2204.06507; which uses the Euclidean distance of unit vectors, whose
+        square is twice this score.
     """
     cosines = tf.matmul(unit_vectors(features), neighbours, transpose_b=True)
     return 1 - tf.math.top_k(cosines, num_neighbours).values[:, -1]
 
 
 def with_features(model: keras.Model) -> keras.Model:
-    """Returns the model with two outputs: the features that its head reads, and its own."""
+    """Returns a model with two outputs: the input features of the head, and the model's output."""
     return below(model, [feature_cut(model), flat(model).output])
 
 
 def check_rejection(rejection: Rejection, model: keras.Model) -> Rejection:
-    """Returns `rejection` where the model still computes the features that it was fitted to.
+    """Returns `rejection` if the model still computes the features that it was fitted to.
 
     Raises:
-        ArgumentError: If it does not, or `rejection` is something else.
+        ArgumentError: If it does not, or `rejection` has another type.
     """
     if not isinstance(rejection, Rejection):
         raise ArgumentError(
-            "`rejection` must be what `fit_rejection` returned. Received: an object of type "
-            f"{type(rejection).__name__}."
+            "`rejection` must be the result of `fit_rejection`. Received: an object of type "
+            f"{type(rejection).__name__}. Call `fit_rejection(model, data)`."
         )
     if signature(below(model, feature_cut(model))) != rejection.signature:
         raise ArgumentError(
-            "`rejection` must have been fitted to this model as it is below its head. Received: "
-            "one of other features. Call `fit_rejection(model, data)` again after training."
+            "`rejection` must have been fitted to the current features of this model. Received: "
+            "a rejection of other features. Call `fit_rejection(model, data)` again after training."
         )
     return rejection

@@ -1,4 +1,4 @@
-"""A model from somebody else, loaded without running any code that it brings."""
+"""Loads untrusted models without running code that they contain."""
 
 import json
 import os
@@ -26,19 +26,19 @@ NAMES_FILE = "class_names.json"
 class SafeModel:
     """The classifier of a run, or of any folder with `model.keras` and `class_names.json`.
 
-    A SavedModel is a program: TensorFlow runs whatever its graph holds, which may read and write
-    files (https://github.com/tensorflow/tensorflow/blob/master/SECURITY.md). A `.keras` file says
-    which of Keras's own layers make the network, and in Keras's safe mode no code is taken from it:
-    a file with `Lambda` layers or classes of its own is refused. tlkit itself decodes the images.
+    A SavedModel is a program: TensorFlow runs its graph, which may read and write files
+    (https://github.com/tensorflow/tensorflow/blob/master/SECURITY.md). A `.keras` file lists Keras
+    layers, and in Keras's safe mode no code in it is run: files with `Lambda` layers or custom
+    classes raise an error. tlkit itself decodes the images.
 
     Args:
-        folder: Holds both files.
+        folder: The folder with both files.
 
     Attributes:
-        class_names: In the order of the probabilities.
-        kind: The head's: "softmax", "binary" or "multi_label".
-        threshold: From which a multi-label head gives a label, 0...1.
-        max_pixels: The most pixels that an image may have.
+        class_names: The class names in the order of the probabilities.
+        kind: The kind of head: "softmax", "binary" or "multi_label".
+        threshold: The probability, 0...1, from which a multi-label head assigns a label.
+        max_pixels: Maximum number of pixels of an image.
 
     Raises:
         ArgumentError: A file is missing, or the model does not take images.
@@ -49,9 +49,9 @@ class SafeModel:
         for name in (KERAS_FILE, NAMES_FILE):
             if not Path(folder, name).is_file():
                 raise ArgumentError(
-                    f"`folder` must hold {KERAS_FILE} and {NAMES_FILE} to be loaded safely. "
-                    f"Received: folder={str(folder)!r}, without {name}. Ask for both files, or "
-                    "load the SavedModel if you trust whoever made it."
+                    f"`folder` must contain {KERAS_FILE} and {NAMES_FILE} to be loaded safely. "
+                    f"Received: folder={str(folder)!r}, without {name}. Request both files, or "
+                    "load the SavedModel if you trust its author."
                 )
         self.model = _load(Path(folder, KERAS_FILE))
         self._image_size = image_size_of(self.model)
@@ -59,8 +59,8 @@ class SafeModel:
         self.kind = head_kind(self.model)
         self.threshold, self.max_pixels = THRESHOLD, MAX_PIXELS
 
-    def ask(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Takes whole image files, a string tensor `(n,)`; returns `probabilities`, `(n, C)`."""
+    def predict(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns `probabilities`, `(n, num_classes)`, of image files, strings `(n,)`."""
         decode: Callable[[tf.Tensor], tf.Tensor] = decoder(self._image_size, self.max_pixels)
         pixels = tf.stack([decode(one) for one in image_bytes])
         return {"probabilities": probabilities(forward_of(self.model)(pixels), self.model)}
@@ -69,15 +69,15 @@ class SafeModel:
 def predict_safely(
     folder: str | os.PathLike[str], images: list[str] | tuple[str, ...]
 ) -> tuple[Prediction, ...]:
-    """Says what is on image files by a `SafeModel`; whether they are known is not asked.
+    """Returns predictions for image files by a `SafeModel`, without OOD detection.
 
     Raises:
         ArgumentError: See `SafeModel`.
-        ExportError: Likewise.
+        ExportError: See `SafeModel`.
         DataError: Files are missing or cannot be decoded.
     """
-    safe = SafeModel(folder)
-    return predict(safe.model, images, safe.class_names, max_pixels=safe.max_pixels)
+    model = SafeModel(folder)
+    return predict(model.model, images, model.class_names, max_pixels=model.max_pixels)
 
 
 def _load(file: Path) -> keras.Model:
@@ -94,8 +94,8 @@ def _load(file: Path) -> keras.Model:
     ) as error:
         reason = " ".join(str(error).split())[:300]
         raise ExportError(
-            "A model must be a whole .keras file without code of its own to be loaded safely. "
-            f"Received: {str(file)!r} ({reason}). Ask for one that is made of Keras's own layers."
+            "A model must be an intact .keras file without custom code to be loaded safely. "
+            f"Received: {str(file)!r} ({reason}). Request one that uses only Keras's layers."
         ) from error
 
 
@@ -104,7 +104,7 @@ def _names_in(file: Path, num_classes: int) -> tuple[str, ...]:
         names = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ExportError(
-            f"{NAMES_FILE} must be a list of names in JSON. Received: {str(file)!r} ({error}). "
-            "Ask for the file once more."
+            f"{NAMES_FILE} must be a JSON list of names. Received: {str(file)!r} ({error}). "
+            "Request the file again."
         ) from error
     return check_class_names(names, num_classes)

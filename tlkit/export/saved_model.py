@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tlkit.data.decoding import decoder
 from tlkit.evaluation.exported import CLASS_NAMES_FILE, SERVING_FILE
-from tlkit.evaluation.rejection import Rejection, novelty, with_features
+from tlkit.evaluation.rejection import Rejection, ood_scores, with_features
 from tlkit.models.heads import probabilities as probabilities_of
 from tlkit.utils.tensorflow_logging import unlogged
 
@@ -98,7 +98,7 @@ def _rejected(
     features: tf.Tensor, rejection: Rejection, neighbours: tf.Tensor | None
 ) -> dict[str, tf.Tensor]:
     stored = rejection.neighbours if neighbours is None else neighbours
-    distances = novelty(features, stored, rejection.num_neighbours)
+    distances = ood_scores(features, stored, rejection.num_neighbours)
     # compared in float32, in which the threshold was chosen
     return {"novelty": distances, "known": distances <= rejection.threshold}
 

@@ -143,7 +143,7 @@ def _recommend(
         recommend_by_number,
         recommend_unmeasured,
     )
-    from tlkit.advice.sampling import lone_class
+    from tlkit.advice.sampling import find_lone_class
     from tlkit.advice.similarity import measure_similarity
 
     if config.from_run is None and config.weights is None:
@@ -151,7 +151,7 @@ def _recommend(
         return Recommendation("fine-tune", "all", "none", (reason,)), ""
     if (by_number := recommend_by_number(data)) is not None:
         return by_number, ""
-    if (lone := lone_class(data)) is not None:
+    if (lone := find_lone_class(data)) is not None:
         reason = f"similarity to the pretraining data was not measured: {lone}"
         return recommend_unmeasured(data, reason), ""
     similarity = measure_similarity(model, data, seed=config.seed)

@@ -10,7 +10,7 @@ from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tlkit.advice.candidates import check_limits, parse_candidates, with_whole_paths
+from tlkit.advice.candidates import check_limits, parse_candidates, with_absolute_paths
 from tlkit.continual.methods import WITHOUT_TRAINING
 from tlkit.data.augmentation import AUGMENTATIONS
 from tlkit.data.limits import MAX_PIXELS
@@ -328,7 +328,7 @@ class RunConfig:
                 )
         if self.backbones is not None:
             entries = parse_candidates(self.backbones, argument="backbones")
-            self._set("backbones", tuple(with_whole_paths(entries)))
+            self._set("backbones", tuple(with_absolute_paths(entries)))
 
     def _check_left_to_parent(self) -> None:
         for name, default in (("backbone", None), ("weights", "pretrained"), ("image_size", None)):

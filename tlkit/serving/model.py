@@ -81,7 +81,7 @@ class ServedModel:
                     f"The image must have at most {self.max_pixels:,} pixels. "
                     f"Received: {num_pixels:,} pixels. Send a smaller image."
                 )
-            answers = self._exported.ask(image_bytes=content[tf.newaxis])
+            answers = self._exported.predict(image_bytes=content[tf.newaxis])
         except _DAMAGE as error:
             _, reason = detect_format(image_bytes[:HEAD_BYTES])
             why = f" ({reason or plain_message(error)})"

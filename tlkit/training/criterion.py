@@ -14,7 +14,7 @@ from tlkit.evaluation.data_checks import Images
 from tlkit.evaluation.metrics import evaluate_probabilities
 from tlkit.evaluation.names import num_classes_of
 from tlkit.evaluation.outputs import (
-    collect_weighed,
+    collect_weighted,
     image_accuracies,
     image_losses,
 )
@@ -132,7 +132,7 @@ def criterion_for(images: Images | None, class_weight: str | None) -> Criterion:
 def score_on(model: keras.Model, images: Images, class_weight: str | None) -> Score:
     """Evaluates a model on the images that decide, in one pass."""
     criterion = criterion_for(images, class_weight)
-    (outputs,), labels, own = collect_weighed([model], images)
+    (outputs,), labels, own = collect_weighted([model], images)
     return score_of(model, outputs, labels, own, criterion)
 
 

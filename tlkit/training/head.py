@@ -15,7 +15,7 @@ from tlkit.distribution.strategies import scope_of, workers_of
 from tlkit.errors import ArgumentError, check_count, check_positive, check_seed
 from tlkit.evaluation.data_checks import Images, note_on_values
 from tlkit.evaluation.names import num_classes_of
-from tlkit.evaluation.outputs import both_columns
+from tlkit.evaluation.outputs import as_two_columns
 from tlkit.models.compiling import ensure_compiled
 from tlkit.models.flattening import below
 from tlkit.models.graph import parameters
@@ -377,5 +377,5 @@ def _evaluate_head(
     batches = _one_pass(held_out, model)(ONLY_SHARD)
     outputs = np.concatenate([head(batch[0], training=False).numpy() for batch in batches])
     return score_of(
-        model, both_columns(outputs, model), held_out.labels, held_out.weights, criterion
+        model, as_two_columns(outputs, model), held_out.labels, held_out.weights, criterion
     )

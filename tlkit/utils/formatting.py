@@ -85,7 +85,21 @@ def sample_text(num_images: int, ends: Sequence[float] | None = None) -> str:
         'n = 1,500, 95 % CI 77.9-91.5'
     """
     text = f"n = {num_images:,}"
-    return text if ends is None else f"{text}, 95 % CI {100 * ends[0]:.1f}-{100 * ends[1]:.1f}"
+    return text if ends is None else f"{text}, {confidence_interval(ends)}"
+
+
+def confidence_interval(ends: Sequence[float]) -> str:
+    """Returns the 95 % interval of a fraction, in per cent.
+
+    Args:
+        ends: Ends of the interval, 0...1.
+
+    Example:
+        >>> from tlkit.utils.formatting import confidence_interval
+        >>> confidence_interval((0.779, 0.915))
+        '95 % CI 77.9-91.5'
+    """
+    return f"95 % CI {100 * ends[0]:.1f}-{100 * ends[1]:.1f}"
 
 
 def megabytes(num_bytes: float) -> str:
