@@ -182,7 +182,7 @@ def test_add_classes_trains_and_prints_accuracies(finished, tmp_path):
     assert done.returncode == 0, done.stderr
     assert unexpected_lines(done.stderr) == []
     log = (tmp_path / "run2" / "log.txt").read_text()
-    assert "2 old classes and 1 new: violet" in log
+    assert "2 old classes, 1 new: violet" in log
     assert "6 stored features of old images were replayed" in log
     assert "before weights were aligned: old" in log
     assert "accuracy on old classes: 100.0 % before, " in done.stdout
