@@ -74,7 +74,7 @@ def fit_rejection(
     The threshold is chosen on validation images only, which are all in-distribution. It accepts the
     fraction `keep` of such images; how many OOD images are rejected depends on how different they
     are, and is measured by `measure_rejection`. Drawings, digits and thumbnails are far from
-    photographs; an image of an insect on a flower is not far from flowers.
+    pretraining images; an image of an insect on a flower is not far from flowers.
 
     Args:
         model: A trained classifier; it is not changed. Training its head further leaves the
