@@ -120,6 +120,9 @@ def test_invalid_arguments_raise(data):
     model = tlkit.build_classifier("resnet8", data.class_names, image_size=32, weights=None)
     with pytest.raises(ArgumentError, match="`data` must be the result of load_folder"):
         measure_similarity(model, data.train.dataset())
+    larger = tlkit.build_classifier("resnet8", data.class_names, image_size=48, weights=None)
+    with pytest.raises(ArgumentError, match=r"image size of the model, \(48, 48\)"):
+        measure_similarity(larger, data)
     with pytest.raises(ArgumentError, match="`max_images` must be a whole number"):
         measure_similarity(model, data, max_images=1)
 

@@ -250,6 +250,17 @@ def test_a_head_without_bias_is_refused():
         learn_classes(by_red(use_bias=False), NEW, ["c", "d"], ["a", "b"], replay=Replay(0))
 
 
+def test_images_that_do_not_fit_the_model_are_refused_before_anything(cache):
+    larger = keras.Sequential(
+        [keras.Input((8, 8, 3)), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)]
+    )
+    with pytest.raises(tlkit.ArgumentError, match=r"image size of the model, \(8, 8\)"):
+        learn_classes(larger, NEW, ["c", "d"], ["a", "b"], replay=Replay(0))
+    with pytest.raises(tlkit.ArgumentError, match=r"image size of the model, \(8, 8\)"):
+        mean_features(larger, NEW)
+    assert not cache.exists()
+
+
 def test_a_class_without_an_image_is_refused_before_anything(cache):
     with pytest.raises(tlkit.DataError, match=r"images of each new class.*none of 'e'"):
         learn_classes(by_red(), NEW, ["c", "d", "e"], ["a", "b"], replay=Replay(0))

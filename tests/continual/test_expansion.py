@@ -266,13 +266,28 @@ def test_units_are_kept_if_validation_would_be_worse_without(monkeypatch):
     assert "3 zero units are kept, as validation would be worse without them" in notes[0]
 
 
-def test_dead_units_are_removed_from_a_model_with_a_shared_layer_too():
+def with_shared_layer():
+    """Two calls of one convolution, and a convolution that can grow."""
     set_seeds(0)
     x = keras.Input((8, 8, 3))
     twice = layers.Conv2D(3, 3, activation="relu", padding="same", name="twice")
     y = layers.Conv2D(4, 3, activation="relu", name="conv2")(twice(twice(x)))
     y = layers.GlobalAveragePooling2D(name="head_pool")(y)
-    grown = manually_grown(keras.Model(x, layers.Dense(2, name="logits")(y)))
+    return keras.Model(x, layers.Dense(2, name="logits")(y))
+
+
+def test_a_model_with_a_shared_layer_grows(pixels):
+    model = with_shared_layer()
+    before = model(pixels)
+    wanted = {"target": 1e-9, "threshold": 1e-9, "num_units": 2}
+    grown, report = expand(model, task(), **wanted, **FAST)
+    assert report.added["conv2"] == 2
+    assert sum(layer.name == "twice" for layer in grown.layers) == 1
+    np.testing.assert_array_equal(grown(pixels)[:, :2], before)
+
+
+def test_dead_units_are_removed_from_a_model_with_a_shared_layer_too():
+    grown = manually_grown(with_shared_layer())
     kernel = grown.get_layer("conv2__grown2").kernel
     kernel.assign(kernel.numpy() * np.array([1, 0, 1]))
     fewer, removed, _ = remove_dead_units(grown, 1, task().validation)

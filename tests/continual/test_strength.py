@@ -79,7 +79,7 @@ def test_each_old_task_counts_as_much_as_the_new_one():
     assert search_strength(train, before, num_old_tasks=4)[1] == 80.0
 
 
-def test_a_useless_strength_gives_a_warning():
+def test_a_useless_strength_gives_a_note():
     def train(strength):
         if not strength:
             return StrengthTrial(0.0, 0.9, loss=0.2, drift=2.0, old_accuracy=0.9)
@@ -100,13 +100,13 @@ def test_a_trial_that_just_keeps_enough_is_chosen():
     assert chosen == 2.5
 
 
-def test_a_search_that_fails_gives_a_warning():
+def test_a_search_that_fails_gives_a_note():
     trials, chosen, notes = search_strength(trainings(enough=0.0), BEFORE, max_trials=3)
     assert chosen == trials[-1].strength == 1.25
     assert "even the smallest strength tried, 1.25" in notes[0]
 
 
-def test_a_zero_or_dominating_penalty_gives_a_warning():
+def test_a_zero_or_dominating_penalty_gives_a_note():
     _, _, notes = search_strength(trainings(enough=1.0, drift=0.0), BEFORE)
     assert "penalty is zero" in notes[0]
     _, _, notes = search_strength(trainings(enough=9.0, share=0.7), BEFORE)

@@ -68,6 +68,8 @@ def files(tmp_path_factory):
         exif[0x0112] = 6
         arguments = {"exif": exif} if name == "f.jpg" else {}
         Image.fromarray(pixels).save(folder / name, **arguments)
+    clear = generator.integers(0, 256, (30, 40, 4), dtype=np.uint8)  # its alpha channel is dropped
+    Image.fromarray(clear, "RGBA").save(folder / "b2.webp", lossless=True, exact=True)
     return sorted(folder.iterdir())
 
 
@@ -336,6 +338,13 @@ def test_nan_probabilities_are_refused(model, tmp_path):
     model.set_weights([weight * np.nan for weight in model.get_weights()])
     with pytest.raises(ExportError, match="`model` must give finite probabilities"):
         export_model(model, tmp_path / "exported", NAMES)
+    assert names_in(tmp_path) == []
+
+
+def test_a_model_of_grey_images_is_refused(tmp_path):
+    grey = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(3)])
+    with pytest.raises(ArgumentError, match=r"one fixed size, \(batch, height, width, 3\).*8, 1"):
+        export_model(grey, tmp_path / "exported", NAMES)
     assert names_in(tmp_path) == []
 
 

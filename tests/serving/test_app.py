@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 
 from tests.data.image_bytes import GIF_HEAD, gif_frame, with_scans
 from tests.serving.conftest import MAX_BYTES, MAX_PIXELS, NAMES
 from tests.serving.image_bodies import bad_bodies, bomb, image
 from tlkit.evaluation.prediction import predict_exported
 from tlkit.serving import app, bodies
+from tlkit.serving.model import ServedModel
 
 
 def form_of(*files, boundary="xyz"):
@@ -164,6 +166,25 @@ def slow_client(client, sent, declared):
     sending = socket.create_connection(("127.0.0.1", client.port), timeout=20)
     sending.sendall(head.encode() + b"x" * sent)
     return sending
+
+
+def test_an_answer_that_takes_too_long_gets_503(client, monkeypatch):
+    monkeypatch.setattr(app, "MODEL_SECONDS", 0.1)
+    monkeypatch.setattr(ServedModel, "answer", lambda *_: time.sleep(0.5))
+    status, answer = client.predict(image())
+    assert status == 503
+    assert answer["error"].startswith("The server is busy")
+
+
+def test_nothing_is_computed_for_a_client_that_has_left(client, monkeypatch):
+    async def is_disconnected(_):
+        return True
+
+    asked = []
+    monkeypatch.setattr(Request, "is_disconnected", is_disconnected)
+    monkeypatch.setattr(ServedModel, "answer", lambda *_: asked.append(1) or {})
+    assert client.request("POST", "/predict", image())[0] == app._CLIENT_LEFT
+    assert not asked
 
 
 def test_more_slow_clients_than_bodies_delay_no_others(client, monkeypatch):

@@ -124,6 +124,25 @@ def test_safe_mode_needs_both_files(tmp_path, name):
         SafeModel(tmp_path / "theirs")
 
 
+def test_the_port_accepts_no_connection_before_the_model_is_loaded(tmp_path, monkeypatch):
+    listeners, listen = [], server.listen
+
+    def listen_and_note(*given):
+        listeners.append(listen(*given))
+        return listeners[0]
+
+    monkeypatch.setattr(server, "listen", listen_and_note)
+
+    def load(*_, **__):
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(listeners[0].getsockname(), timeout=5)
+        raise ArgumentError("not loaded")
+
+    monkeypatch.setattr("tlkit.serving.model.ServedModel", load)
+    with pytest.raises(ArgumentError, match="not loaded"):
+        serve(tmp_path, port=0)
+
+
 def test_a_port_that_is_taken_is_refused_before_the_model_is_loaded(tmp_path):
     with socket.create_server((LOOPBACK, 0)) as taken:
         port = taken.getsockname()[1]
