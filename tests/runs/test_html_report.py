@@ -299,7 +299,7 @@ def test_calibration_is_described(tmp_path, images):
     lines = "temperature 0.7 (95 % interval 0.5 to 0.9)\nunchanged"
     html = html_of(tmp_path, evaluations={"test": measured}, calibration=lines, is_calibrated=True)
     text = text_of(html)
-    assert f"Calibration error {100 * measured.reliability.error:.1f} %" in text
+    assert f"Expected calibration error {100 * measured.reliability.error:.1f} %" in text
     assert "on 4 images of the test split" in text
     assert "Temperature 0.7 (95 % interval 0.5 to 0.9). Unchanged." in text
     assert "does not change the predicted classes" in text
