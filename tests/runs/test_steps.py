@@ -171,7 +171,7 @@ def test_a_run_rejects_images_that_are_none_of_its_classes(tuned, tmp_path):
     assert white.known is False
     assert "OOD score threshold" in (run.path / "report.html").read_text(encoding="utf-8")
     (run.path / "rejection.npz").write_bytes(b"junk")
-    with pytest.raises(tlkit.RunError, match=r"rejection\.npz must be whole"):
+    with pytest.raises(tlkit.RunError, match=r"rejection\.npz must be intact"):
         export_run(run.path, tmp_path / "third", "saved_model")
 
 

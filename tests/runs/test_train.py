@@ -165,7 +165,7 @@ def test_a_warm_started_run_has_the_classes_and_model_of_the_earlier_run(finishe
     assert [stage["name"] for stage in later.metrics["stages"]] == ["fine-tune"]
     assert later.metrics["validation"]["accuracy"] == 1.0
     others = write_photos(tmp_path / "others", {"rot": 5, "blau": 5})
-    with pytest.raises(tlkit.DataError, match=r"`photos` must hold .*'grün', 'rot'.*'blau'"):
+    with pytest.raises(tlkit.DataError, match=r"`photos` must contain .*'grün', 'rot'.*'blau'"):
         tlkit.train_run(others, out=tmp_path / "no", from_run=run.path)
     with pytest.raises(tlkit.ArgumentError, match="`backbone` must be left out"):
         tlkit.train_run(photos, out=tmp_path / "no", from_run=run.path, backbone="resnet20")
@@ -368,7 +368,7 @@ def test_the_error_names_an_image_that_is_removed_during_the_run(tmp_path, photo
         return record_of(arguments, data)
 
     monkeypatch.setattr("tlkit.runs.train.record_of", removing)
-    with pytest.raises(tlkit.DataError, match=r"must stay .*green.000\.jpg.*No such file"):
+    with pytest.raises(tlkit.DataError, match=r"must not change .*green.000\.jpg.*No such file"):
         tlkit.train_run(photos, out=tmp_path / "run", mode="head", **ARGUMENTS)
 
 
