@@ -94,7 +94,7 @@ def test_train_chooses_and_prints_its_choices(tmp_path, photos):
     done = tlkit(*arguments)
     assert done.returncode == 0, done.stderr
     assert unexpected_lines(done.stderr) == []
-    assert "chosen: resnet20" in done.stdout
+    assert "chosen backbone: resnet20" in done.stdout
     assert "fine-tune the last 3 groups" in done.stdout
     assert "parameters are trainable: about " in done.stderr
     assert "epoch 1 of 1: loss " in done.stderr
@@ -117,7 +117,7 @@ def test_evaluate_and_predict_and_export(finished, called, tmp_path):
     done = tlkit("evaluate", run, more)
     assert done.returncode == 0, done.stderr
     assert unexpected_lines(done.stderr) == []
-    assert "12 images" in done.stdout
+    assert "(n = 12, " in done.stdout
     image = more / "red" / "000.jpg"
     done = tlkit("predict", run, image, "--json")
     assert done.returncode == 0, done.stderr
