@@ -86,7 +86,7 @@ def test_a_flat_curve_gives_the_default_with_a_note(data):
     assert report.suggestions == {}
     assert "learning_rate=2.0e-04 (default): the curve is flat" in str(report)
     (axes,) = plot_learning_rates(report).axes
-    assert "default, for the curve is flat" in axes.get_legend_handles_labels()[1]
+    assert "default, as the curve is flat" in axes.get_legend_handles_labels()[1]
 
 
 def test_a_first_rate_at_which_the_loss_diverges_raises(data):

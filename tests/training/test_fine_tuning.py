@@ -26,8 +26,8 @@ def test_only_the_unfrozen_groups_change(data):
     before = weights_by_group(model)
     report = tlkit.fine_tune(model, noise, unfreeze="stage3", epochs=2, patience=2)
     stage = report.stages[-1]
-    if not any("kept" in note for note in stage.notes):
-        assert stage.weight_change["stage3"] > 0
+    # restored if no epoch was better, which noise does not say
+    assert stage.weight_change["stage3"] > 0 or stage.put_back["stage3"] > 0
     assert [stage.name for stage in report.stages] == ["head", "fine-tune"]
     after = weights_by_group(model)
     for group in ("stage1", "stage2"):
