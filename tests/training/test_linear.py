@@ -1,10 +1,14 @@
 """The solved linear head: the optimum of the documented objective, with the scale folded in."""
 
+import warnings
+
 import numpy as np
 import pytest
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
+from tlkit.training import linear
 from tlkit.training.labelled import LabelledFeatures
 from tlkit.training.linear import STRENGTHS, solve_linear
 
@@ -104,6 +108,24 @@ def test_a_constant_feature_and_single_images_do_no_harm():
     solution = solved(features.copy(), labels, num_units=3)
     assert np.isfinite(solution.kernel).all()
     assert "too few images" in solution.chosen_by
+
+
+def test_a_line_search_that_stops_at_a_flat_minimum_is_no_warning(monkeypatch):
+    fit = LogisticRegression.fit
+
+    def flat(*given, **others):
+        warnings.warn("lbfgs failed to converge: ABNORMAL", ConvergenceWarning, stacklevel=2)
+        return fit(*given, **others)
+
+    expected = solved(*blobs(2), num_units=2)
+    monkeypatch.setattr(LogisticRegression, "fit", flat)
+    np.testing.assert_array_equal(solved(*blobs(2), num_units=2).kernel, expected.kernel)
+
+
+def test_the_limit_of_iterations_is_reported(monkeypatch):
+    assert "converged" not in solved(*blobs(3), num_units=3).chosen_by
+    monkeypatch.setattr(linear, "MAX_ITERATIONS", 2)
+    assert solved(*blobs(3), num_units=3).chosen_by.endswith("; not converged after 2 iterations")
 
 
 def test_labels_only_in_validation_are_ignored():

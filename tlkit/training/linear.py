@@ -1,9 +1,11 @@
 """Logistic regression: a linear head solved to its optimum by scikit-learn."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedGroupKFold
@@ -12,6 +14,7 @@ from threadpoolctl import threadpool_limits
 from tlkit.data.splits import class_weights
 from tlkit.training.labelled import LabelledFeatures
 
+MAX_ITERATIONS = 1000
 STRENGTHS = tuple(float(10**exponent) for exponent in np.arange(-4.0, 1.01, 0.5))
 """Inverse regularisation strengths to try, scikit-learn's `C`, strongest penalty first."""
 
@@ -169,7 +172,10 @@ def _solve_one(
 
     def head() -> LogisticRegression:
         return LogisticRegression(
-            class_weight=class_weight, fit_intercept=use_bias, max_iter=1000, warm_start=True
+            class_weight=class_weight,
+            fit_intercept=use_bias,
+            max_iter=MAX_ITERATIONS,
+            warm_start=True,
         )
 
     def fitted(
@@ -177,7 +183,11 @@ def _solve_one(
     ) -> LogisticRegression:
         weight = None if sample_weight is None else sample_weight[some]
         regression.set_params(C=strength)
-        return regression.fit(features[some], labels[some], sample_weight=weight)
+        with warnings.catch_warnings():
+            # on nearly constant features the line search stops where the loss is flat to rounding,
+            # which is the minimum; the limit of iterations is reported below
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            return regression.fit(features[some], labels[some], sample_weight=weight)
 
     # Each penalty warm-starts from the solution of the previous one; the final fit starts anew.
     everything = slice(None)
@@ -201,10 +211,17 @@ def _solve_one(
 
     else:
         solved = fitted(head(), _FALLBACK_STRENGTH, everything)
-        return solved.coef_, solved.intercept_, _FALLBACK_STRENGTH, "default: too few images"
+        chosen_by = f"default: too few images{_limit_note(solved)}"
+        return solved.coef_, solved.intercept_, _FALLBACK_STRENGTH, chosen_by
     strength = first_minimum(STRENGTHS, loss)
     solved = fitted(head(), strength, everything)
-    return solved.coef_, solved.intercept_, strength, chosen_by
+    return solved.coef_, solved.intercept_, strength, f"{chosen_by}{_limit_note(solved)}"
+
+
+def _limit_note(solved: LogisticRegression) -> str:
+    if solved.n_iter_.max() < MAX_ITERATIONS:
+        return ""
+    return f"; not converged after {MAX_ITERATIONS:,} iterations"
 
 
 def _folds(rows: LabelledFeatures, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
