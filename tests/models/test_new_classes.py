@@ -239,7 +239,7 @@ def test_alignment_needs_new_classes_with_weights():
         ([], None, r"`new_names` must be a list of one or more .*new_names=\[\]"),
         (["d", ""], None, r"none of them empty\. Received: new_names=\['d', ''\]"),
         (["d", " "], None, "none of them empty"),
-        (["d", "d"], None, r"different names .*with \['d'\] more than once"),
+        (["d", "d"], None, r"distinct names .*with \['d'\] repeated"),
         ("dog", None, r"must be a list .*new_names='dog'"),
         ([3], None, r"must be a list .*new_names=\[3\]"),
         (["d", "a"], ["a", "b", "c"], r"classes that the model does not have.*it has \['a'\]"),

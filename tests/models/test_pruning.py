@@ -142,12 +142,12 @@ def test_classes_and_other_parts_are_kept():
     [
         (
             {("taget", 1): [0]},
-            r"\('taget', 1\)\. Did you mean 'target'.*Added: \[\('target', 1\)\]",
+            r"\('taget', 1\)\. Did you mean 'target'.*Added layers: \[\('target', 1\)\]",
         ),
         ({("target", 0): [0]}, "must name layers that widen_layer has added"),
         ({("target", 2): [0]}, "must name layers that widen_layer has added"),
         ({("target", 1): [4]}, "positions from 0 to 3"),
-        ({("target", 1): [0, 0]}, "each once"),
+        ({("target", 1): [0, 0]}, "distinct positions"),
     ],
 )
 def test_invalid_units_are_refused(kept, message):

@@ -86,7 +86,7 @@ def predict_request(*image_bytes: bytes) -> dict[str, object]:
     Example:
         >>> from tlkit.export.tensorflow_serving import predict_request
         >>> predict_request(b"an image")["instances"]
-        [{'image_bytes': {'b64': 'YSBwaWN0dXJl'}}]
+        [{'image_bytes': {'b64': 'YW4gaW1hZ2U='}}]
 
     Reference:
         https://www.tensorflow.org/tfx/serving/api_rest#predict_api
