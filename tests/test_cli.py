@@ -88,6 +88,7 @@ def test_train_shows_its_phases_by_name_and_number(finished):
     assert "head: weight change " not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_train_chooses_and_prints_its_choices(tmp_path, photos):
     arguments = ["train", photos, "--out", tmp_path / "run", "--backbone", "auto"]
     arguments += ["--backbones", "resnet20,resnet20=nowhere.h5", "--epochs", "1"]
@@ -170,6 +171,7 @@ def test_escape_sequences_in_names_do_not_reach_the_terminal(called, tmp_path):
     assert "\x1b" not in done.stderr
 
 
+@pytest.mark.slow
 def test_add_classes_trains_and_prints_accuracies(finished, tmp_path):
     _, run, _ = finished
     counts = {"green": 0, "red": 0, "violet": 12}  # the third class has another colour
@@ -363,6 +365,7 @@ def test_debug_shows_the_traceback(tmp_path):
     assert "Traceback" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_stopped_run_stays_unfinished_and_refuses_other_arguments(tmp_path, photos, kind):
     # background jobs ignore Ctrl-C, which children inherit: the default handler is set here
@@ -396,6 +399,7 @@ def test_a_stopped_run_stays_unfinished_and_refuses_other_arguments(tmp_path, ph
     assert "--epochs 200 instead of 1" in other.stderr
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_in_training_is_resumed(tmp_path, photos):
     command = [sys.executable, "-c", "import tlkit.cli; tlkit.cli.main()"]
     run = tmp_path / "run"
@@ -471,6 +475,7 @@ def test_help_version_and_checks_of_arguments_do_not_load_tensorflow(arguments, 
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_without_a_folder_gets_the_next_number_and_unfinished_ones_are_resumed(
     called, photos, tmp_path, monkeypatch
 ):

@@ -132,6 +132,7 @@ SMALLER = [("max_trials=3", "max_trials=1")]
 FEW_FORMATS = 'FORMATS = ["saved_model", "keras"]'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path):
     names, shown = run(path, SMALLER)
@@ -161,6 +162,7 @@ def write_own_photos(folder, names):
     return str(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_takes_images_of_different_sizes(path, tmp_path):
     photos = write_own_photos(tmp_path / "photos", ["ant", "bee"])

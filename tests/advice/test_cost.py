@@ -30,6 +30,7 @@ def test_the_model_is_unchanged(data):
     assert report.memory_bytes > report.activation_bytes > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("unfreeze", "epochs", "views", "augment"),
     [

@@ -58,6 +58,7 @@ def classifier(case):
     return keras.Model(inputs, keras.layers.Dense(2, name="logits")(flat))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", PROVEN_CASES, ids=lambda case: case.name)
 def test_vectorised_layers_give_the_same_as_single_samples(case):
     model = classifier(case)
@@ -67,6 +68,7 @@ def test_vectorised_layers_give_the_same_as_single_samples(case):
     assert_close(importance, mean_squares(model, images, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

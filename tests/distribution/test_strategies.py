@@ -139,6 +139,7 @@ def test_an_invalid_shard_is_refused():
         jobs.random_images().train.dataset(shard=(2, 2))
 
 
+@pytest.mark.slow
 def test_two_devices_of_one_machine_compute_what_one_computes(tmp_path):
     processes.run("mirrored", tmp_path, 1)
     for kind in jobs.KINDS_MIRRORED:

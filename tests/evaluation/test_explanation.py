@@ -87,6 +87,7 @@ def test_frozen_layers_do_not_change_the_map():
     assert sum(len(layer._inbound_nodes) for layer in model.layers) == nodes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", IMAGE_SIZES)
 def test_every_family_can_be_explained(name):
     size = IMAGE_SIZES[name]

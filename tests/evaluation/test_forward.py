@@ -155,6 +155,7 @@ def test_the_trace_is_not_saved(tmp_path):
     np.testing.assert_allclose(forward_of(copy)(IMAGES), expected(used), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_trace_is_not_stored_on_the_model_and_dies_with_it():
     model = a_model()
     before = set(vars(model))

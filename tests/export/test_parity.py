@@ -51,6 +51,7 @@ def expected_of(model, images):
     return classifying_function(model)(tf.constant(images))["probabilities"].numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", HEADS)
 @pytest.mark.parametrize("name", EXPORT_FORMATS)
 def test_every_format_agrees_for_every_head(name, kind, tmp_path):
@@ -88,6 +89,7 @@ def discriminating_classifier(backbone, kind, images):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backbone", "kind"),
     [

@@ -99,6 +99,7 @@ def test_unfreezing_trains_a_group_and_all_after_it(family_model):
     set_trainable(family_model, "all", batch_norm="train")
 
 
+@pytest.mark.slow
 def test_outputs_in_plain_keras_are_bit_identical(family_model, pixels, tmp_path):
     if family_model.name == "nasnet_mobile":
         pytest.skip("Keras takes long to load it; benchmarks/catalogue.py does the same check")

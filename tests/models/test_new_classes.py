@@ -51,6 +51,7 @@ def logits_of(model, name):
     return keras.Model(model.input, model.get_layer(name).output)
 
 
+@pytest.mark.slow
 def test_old_logits_are_bit_identical_in_every_family(family_model, pixels):
     grown = add_classes(family_model, ["d", "e"], class_names=["ant", "bee", "cat"])
     images = pixels(family_model)
@@ -64,6 +65,7 @@ def test_old_logits_are_bit_identical_in_every_family(family_model, pixels):
     assert head_from_features(grown).input_shape[1:] == feature_cut(family_model).shape[1:]
 
 
+@pytest.mark.slow
 def test_an_inner_layer_of_every_family_widens_and_consolidates(family_model, pixels):
     if family_model.name == "nasnet_mobile":
         pytest.skip("Keras takes long to build it; benchmarks/surgery.py does the same check")

@@ -118,6 +118,7 @@ def test_curves_of_several_stages_and_of_missing_values(tmp_path):
     assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "accuracy", "learning rate"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_classes", [2, 8, 40, 100])
 def test_confusion(tmp_path, num_classes):
     figure = evaluation_plots.plot_confusion(evaluation(num_classes))

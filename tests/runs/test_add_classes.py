@@ -176,6 +176,7 @@ def test_further_images_of_an_old_class_are_used_in_training_and_evaluation(made
     assert any("the old outputs are not trained on them" in note for note in notes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_left", [0, 2])
 def test_a_second_addition_needs_no_old_images(made, copied, num_left):
     _, _, grown, _ = made

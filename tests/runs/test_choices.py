@@ -60,6 +60,7 @@ def test_with_class_weights_the_backbone_is_chosen_by_balanced_accuracy(photos):
     assert choice.comparison["notes"][-1] == "balanced accuracy: each class has the same weight"
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_choices(tmp_path, photos, monkeypatch):
     arguments = {
         "out": tmp_path / "run",

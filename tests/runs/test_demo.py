@@ -18,6 +18,7 @@ def few_digits(monkeypatch):
     monkeypatch.setattr(demo, "_EPOCHS", 1)
 
 
+@pytest.mark.slow
 def test_the_demo_trains_exports_and_names_the_report(few_digits, tmp_path):
     messages = []
     run = demo.run_demo(tmp_path / "run", messages.append)

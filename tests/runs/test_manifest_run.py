@@ -30,6 +30,7 @@ def finished(tmp_path_factory):
     return photos, tlkit.train_run(manifest_of(photos), out=folder / "run", **ARGUMENTS)
 
 
+@pytest.mark.slow
 def test_a_run_writes_the_same_files_as_one_on_a_folder(finished):
     photos, run = finished
     assert run.class_names == ("green", "red")
@@ -70,6 +71,7 @@ def test_a_run_is_evaluated_on_a_manifest(finished, tmp_path):
         evaluate_run(run.path, tmp_path / "other.csv")
 
 
+@pytest.mark.slow
 def test_a_run_is_warm_started_with_a_manifest_and_measures_forgetting(finished, tmp_path):
     _, run = finished
     more = write_photos(tmp_path / "more", {"green": 30, "red": 30}, seed=1)
@@ -81,6 +83,7 @@ def test_a_run_is_warm_started_with_a_manifest_and_measures_forgetting(finished,
     assert not any("not measured" in text for text in messages)
 
 
+@pytest.mark.slow
 def test_classes_are_added_from_a_manifest_with_old_images_in_another(finished, tmp_path):
     photos, run = finished
     new = write_photos(tmp_path / "new", {"green": 0, "blue": 30}, seed=2)

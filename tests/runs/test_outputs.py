@@ -29,6 +29,7 @@ def test_seconds_add_up_and_are_saved_when_a_part_is_interrupted(monkeypatch):
     assert clock.as_dict() == {"data": 11.0, "training": 35.0}
 
 
+@pytest.mark.slow
 def test_a_resumed_run_reports_the_seconds_of_all_its_processes(tmp_path, photos, monkeypatch):
     def interrupt(*arguments, **others):
         raise KeyboardInterrupt
@@ -49,6 +50,7 @@ def test_a_resumed_run_reports_the_seconds_of_all_its_processes(tmp_path, photos
     assert set(found) >= {"evaluation", "export"}
 
 
+@pytest.mark.slow
 def test_a_resumed_stage_reports_the_seconds_of_all_its_processes(data, tmp_path, monkeypatch):
     monkeypatch.setattr(resume, "SAVE_SECONDS", 0.0)
     with pytest.raises(KeyboardInterrupt):

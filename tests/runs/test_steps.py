@@ -49,6 +49,7 @@ def tuned(tmp_path_factory, photos_with_errors):
     return run, "\n".join(messages)
 
 
+@pytest.mark.slow
 def test_the_cost_is_logged_before_training_and_kept(tuned):
     run, log = tuned
     cost = run.record["cost"]

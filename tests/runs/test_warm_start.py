@@ -33,6 +33,7 @@ def inverted(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_an_anchor_is_reported_and_reduces_the_weight_change(old, inverted, tmp_path):
     _, run = old
     change, messages = {}, []
@@ -64,6 +65,7 @@ def test_an_anchor_is_reported_and_reduces_the_weight_change(old, inverted, tmp_
     assert change["anchored"] < change["free"]
 
 
+@pytest.mark.slow
 def test_a_strength_chosen_by_the_run_is_kept_when_resumed(old, inverted, tmp_path, monkeypatch):
     photos, run = old
     arguments = {

@@ -173,6 +173,7 @@ BFLOAT16_SETTINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", BFLOAT16_SETTINGS)
 def test_bfloat16_is_used_only_if_onednn_may_use_it(setting):
     """oneDNN reads its settings when a process starts, so each setting has its own process."""

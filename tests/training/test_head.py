@@ -23,6 +23,7 @@ def accuracy_live(model, split):
     return tlkit.evaluate(model, split).accuracy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [{}, {"binary": True}, {"hidden": (32,)}, {"pooling": "flatten"}, {"pooling": "max"}],

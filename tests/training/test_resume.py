@@ -53,6 +53,7 @@ def tune(data, folder, callbacks=(), **arguments):
     return model, report
 
 
+@pytest.mark.slow
 def test_training_resumed_after_random_sigkills_is_bit_identical():
     command = [sys.executable, str(ROOT / "benchmarks" / "kill.py"), "--kills", "2", "--small"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -147,6 +148,7 @@ def test_a_damaged_file_is_named(data, tmp_path, spoil):
         tune(data, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
 def test_resuming_on_stored_activations_gives_the_same_weights_and_history(
     data, tmp_path, monkeypatch, precision

@@ -142,6 +142,7 @@ def counting(mode, hidden=False, num_outputs=2):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["multi_hot", "count", "tf_idf"])
 @pytest.mark.parametrize("hidden", [False, True])
 def test_counted_words_of_a_column_train(mode, hidden):
