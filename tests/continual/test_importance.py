@@ -276,7 +276,7 @@ def test_the_gradient_of_an_anchor_is_excluded_from_the_path(model, data, blind)
         (batches, {"method": "hessian"}, "method='hessian'"),
         (batches, {"num_samples": 0}, "num_samples=0"),
         (batches, {"method": "synaptic"}, "SynapticPath"),
-        (lambda images: batches(images).take(0), {}, "must hold images"),
+        (lambda images: batches(images).take(0), {}, "must contain images"),
         (batches, {"seed": -1}, "seed=-1"),
         (lambda images: images, {}, "ndarray"),
     ],

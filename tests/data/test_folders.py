@@ -378,7 +378,7 @@ def test_untrainable_folders_raise(tmp_path):
         tlkit.load_folder(tmp_path / "both")
     for name in ("val", "test"):
         write_photos(tmp_path / "untrained" / name, {"a": 2, "b": 2}, size=12)
-    with pytest.raises(DataError, match="`path` must hold `train`"):
+    with pytest.raises(DataError, match="`path` must contain `train`"):
         tlkit.load_folder(tmp_path / "untrained")
 
 

@@ -42,7 +42,7 @@ FUNCTIONS = {
 }
 
 BAD = {
-    "zero to one": (lambda: batches(PIXELS / 255, LABELS), "must hold pixels 0...255"),
+    "zero to one": (lambda: batches(PIXELS / 255, LABELS), "must contain pixels 0...255"),
     "one class more": (lambda: batches(PIXELS, np.arange(48) % 4), "from 0 to 2.* Received: 3"),
     "one channel": (
         lambda: batches(PIXELS[..., :1], LABELS),
@@ -100,7 +100,7 @@ def test_soft_labels_can_be_trained_on_but_not_evaluated():
     "values", [PIXELS / 127.5 - 1, (PIXELS - 120) / 58, PIXELS - 110, PIXELS * 257, PIXELS / 255]
 )
 def test_other_values_than_pixels_raise_for_a_model_with_preprocessing(values):
-    with pytest.raises(ArgumentError, match=r"must hold pixels 0...255, because model="):
+    with pytest.raises(ArgumentError, match=r"must contain pixels 0...255, because model="):
         check_images("data", batches(values, LABELS), classifier())
     check_images("data", batches(values, LABELS), classifier(scales=False))
 
@@ -196,7 +196,7 @@ def test_the_range_is_checked_after_a_black_first_batch():
         (lambda: batches(PIXELS, tf.sparse.eye(48, 3)), "sparse ones with `tf.sparse.to_dense`"),
         (lambda: batches(PIXELS[:, :8], LABELS), r"tf.image.resize\(images, \(12, 12\)\)"),
         (lambda: batches(np.zeros((48, 12, 12, 4)), LABELS), r"images\[..., :3\]"),
-        (lambda: batches(np.array(["text"] * 48), LABELS), "must hold numbers.* Received: text"),
+        (lambda: batches(np.array(["text"] * 48), LABELS), "must contain numbers.* Received: text"),
         (lambda: batches(PIXELS, LABELS).repeat(), "an infinite dataset"),
         (lambda: PIXELS, "an object of type ndarray"),
     ],
@@ -227,12 +227,15 @@ def test_values_that_are_not_finite_raise():
     values = PIXELS.copy()
     values[40, 0, 0, 0] = np.inf
     images = check_images("data", batches(values, LABELS), classifier())
-    with pytest.raises(DataError, match="must hold finite values"), missing_files_named([images]):
+    with (
+        pytest.raises(DataError, match="must contain finite values"),
+        missing_files_named([images]),
+    ):
         list(images)
 
 
 def test_empty_datasets_raise():
-    with pytest.raises(DataError, match=r"`data` must hold images. Received: none"):
+    with pytest.raises(DataError, match=r"`data` must contain images. Received: none"):
         check_images("data", batches(PIXELS[:0], LABELS[:0]), classifier())
 
 

@@ -204,9 +204,9 @@ def test_the_text_of_many_classes_shows_the_worst():
 
 def test_no_images_raise():
     empty = batches(random_images(0), np.zeros(0, np.int64))
-    with pytest.raises(DataError, match="`images` must hold images"):
+    with pytest.raises(DataError, match="`images` must contain images"):
         tlkit.evaluate(small_model(), empty, NAMES)
-    with pytest.raises(DataError, match="`images` must hold at least one image"):
+    with pytest.raises(DataError, match="`images` must contain at least one image"):
         evaluate_probabilities(np.zeros((0, 3)), np.zeros(0), NAMES)
 
 

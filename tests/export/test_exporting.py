@@ -268,7 +268,7 @@ def test_samples_may_be_files_or_pixels(model, files, tmp_path):
         export_model(model, tmp_path / "c", NAMES, samples=["missing.jpg"])
     with pytest.raises(ArgumentError, match=r"`samples` must be.*arrays of different shapes"):
         export_model(model, tmp_path / "c", NAMES, samples=[pixels[0], pixels[0][:5]])
-    with pytest.raises(ArgumentError, match="`samples` must hold at least one image"):
+    with pytest.raises(ArgumentError, match="`samples` must contain at least one image"):
         export_model(model, tmp_path / "c", NAMES, samples=[])
     assert not (tmp_path / "c").exists()
 

@@ -293,7 +293,7 @@ def test_reliability_of_reports(tmp_path):
         check_layout(figure, tmp_path)
         texts = [text.get_text() for text in figure.legends[0].get_texts()]
         assert [text.partition(":")[0] for text in texts[1:]] == ["before", "after"]
-    with pytest.raises(ArgumentError, match="`measured` must hold at most 3 measurements"):
+    with pytest.raises(ArgumentError, match="`measured` must contain at most 3 measurements"):
         evaluation_plots.plot_reliability(dict.fromkeys("abcd", evaluation))
 
 

@@ -325,7 +325,7 @@ def test_choices_are_shown_with_their_reasons(tmp_path):
     text = text_of(html)
     assert f"Backbone Takes {EVIL}." in text
     assert "on the features of 1,234 images of the training split" in text
-    assert "91.0 %89.0 to 93.0 %" in text
+    assert "91.0 %89.0-93.0 %" in text
     assert html.count('alt="Accuracy of each backbone') == 1
     none = dataclasses.replace(comparison, scores=())
     unmeasured = {"backbone": Choice({}, [], comparison=none.as_dict())}

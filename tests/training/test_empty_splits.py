@@ -44,7 +44,7 @@ def test_an_empty_validation_split_is_refused(data, train, is_trained):
         tlkit.train_head(model, data)
     before = model.get_weights()
     none_left = dataclasses.replace(data, validation=empty(data.validation))
-    with pytest.raises(DataError, match=r"`data\.validation` must hold images"):
+    with pytest.raises(DataError, match=r"`data\.validation` must contain images"):
         train(model, none_left)
     for a, b in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -53,15 +53,15 @@ def test_an_empty_validation_split_is_refused(data, train, is_trained):
 @pytest.mark.parametrize("train", [tlkit.fine_tune, tlkit.train_head])
 def test_an_empty_validation_dataset_is_refused(data, train):
     nothing = data.validation.dataset().take(0)
-    with pytest.raises(DataError, match="`validation` must hold images"):
+    with pytest.raises(DataError, match="`validation` must contain images"):
         train(classifier(data), data.train.dataset(), validation=nothing)
-    with pytest.raises(DataError, match="`validation` must hold images"):
+    with pytest.raises(DataError, match="`validation` must contain images"):
         train(classifier(data), data.train.dataset(), validation=empty(data.validation))
 
 
 @pytest.mark.parametrize("train", [tlkit.fine_tune, tlkit.train_head, tlkit.find_learning_rate])
 def test_nothing_to_train_on_is_refused(data, train):
-    with pytest.raises(DataError, match="`data` must hold images"):
+    with pytest.raises(DataError, match="`data` must contain images"):
         train(classifier(data), data.train.dataset().take(0))
-    with pytest.raises(DataError, match=r"`data\.train` must hold images"):
+    with pytest.raises(DataError, match=r"`data\.train` must contain images"):
         train(classifier(data), dataclasses.replace(data, train=empty(data.train)))

@@ -195,7 +195,7 @@ def test_counted_words_whose_shape_is_not_known_are_told_what_helps():
 def test_text_and_images_are_not_taken_for_each_other():
     model = classifier(vectorization(output_sequence_length=3))
     pixels = np.zeros((48, 8, 8, 3), "uint8")
-    with pytest.raises(tlkit.ArgumentError, match=r"must hold text.* Received: numbers, uint8"):
+    with pytest.raises(tlkit.ArgumentError, match=r"must contain text.* Received: numbers, uint8"):
         tlkit.train_head(model, batches(pixels))
     data = tlkit.load_arrays(pixels + np.arange(48, dtype="uint8")[:, None, None, None], LABELS)
     with pytest.raises(tlkit.ArgumentError, match="which takes text"):

@@ -10,7 +10,7 @@ def test_fractions_are_written_in_per_cent():
     assert percent(0) == "0.0 %"
     assert percent(1) == "100.0 %"
     assert percent(0.126, 0) == "13 %"
-    assert interval((0.0, 1 / 3)) == "0.0 to 33.3 %"
+    assert interval((0.0, 1 / 3)) == "0.0-33.3 %"
 
 
 def test_an_accuracy_is_written_with_its_number_of_images_and_interval():

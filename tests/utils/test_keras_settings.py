@@ -69,7 +69,7 @@ def test_the_error_of_each_name_that_needs_keras_names_the_variable(backend):
         ),
         ({"image_data_format": "first"}, "Received: image_data_format='first'. Correct it there"),
         ({"epsilon": 1}, "`epsilon` in '{file}' must be a number with a decimal point"),
-        ([], "'{file}' must hold a JSON object"),
+        ([], "'{file}' must contain a JSON object"),
     ],
 )
 def test_the_error_of_the_command_line_names_keras_json_in_one_line(

@@ -35,8 +35,8 @@ def check_classes_in(folders: Mapping[str, str], path: str, argument: str) -> No
     split_names, mentioned = (set(map(of, folders)) for of in (split_of_name, split_in_name))
     if len(split_names - {""}) > 1 or (len(mentioned) > 1 and "" not in mentioned and not inner):
         raise DataError(
-            f"`{argument}` must hold one folder for each class, or train, val and test with these. "
-            f"Received: {argument}={path!r} with {quoted(folders)}, which contain no class "
+            f"`{argument}` must contain one folder for each class, or train, val and test with "
+            f"these. Received: {argument}={path!r} with {quoted(folders)}, which contain no class "
             "folders. Put the images into class folders, or list them with labels in a CSV file."
         )
     filled = {name for name, place in folders.items() if name in inner or not _is_empty(place)}
@@ -48,7 +48,7 @@ def check_classes_in(folders: Mapping[str, str], path: str, argument: str) -> No
     beside = f" (beside {quoted(others)})" if others else ""
     verb = "contains" if len(suspects) == 1 else "contain"
     raise DataError(
-        f"`{argument}` must hold one folder for each class, or folders named train, val and "
+        f"`{argument}` must contain one folder for each class, or folders named train, val and "
         f"test with these. Received: {argument}={path!r} with {quoted(suspects)}"
         f"{beside}, which {verb} nothing but {content} ({quoted(sorted(largest))}). If they are "
         "splits, rename them, or pass one of them, such as "
@@ -103,9 +103,9 @@ def check_splits(
     ]
     if beside:
         raise DataError(
-            f"`{argument}` must hold the classes in folders named train, val and test. Received: "
-            f"{argument}={path!r} with {quoted(beside)} beside {quoted(splits)}, with the same "
-            "classes. Rename it if it is a split, or move it elsewhere."
+            f"`{argument}` must contain the classes in folders named train, val and test. "
+            f"Received: {argument}={path!r} with {quoted(beside)} beside {quoted(splits)}, "
+            "with the same classes. Rename it if it is a split, or move it elsewhere."
         )
     if all(len(inner[name]) < 2 for name in splits):
         for name in splits:
@@ -119,7 +119,7 @@ def _check_nesting(split: str, path: str, argument: str) -> None:
         found = folders_only(str(place))
         if len(found) > 1:
             raise DataError(
-                f"`{argument}` must hold the classes directly in its splits. Received: "
+                f"`{argument}` must contain the classes directly in its splits. Received: "
                 f"{argument}={path!r}, where they ({quoted(found)}) lie deeper, in "
                 f"{str(place)!r}. Move them up into {split!r}, in each split."
             )

@@ -143,7 +143,7 @@ def _check_splits(names: list[str], listing: Listing, needs_train: bool) -> None
     if len(set(splits)) < len(splits) or (needs_train and "train" not in splits):
         train = "`train`, and at most" if needs_train else "at most one folder for `train`, and"
         raise DataError(
-            f"`{listing.argument}` must hold {train} one folder each for validation (`val` or "
+            f"`{listing.argument}` must contain {train} one folder each for validation (`val` or "
             f"`validation`) and `test`. Received: {listing.argument}={listing.path!r} with "
             f"{', '.join(sorted(names))}. Rename or merge these folders."
         )

@@ -67,26 +67,26 @@ def check_inputs(argument: str, stats: BatchStats, spec: ModelSpec, *, check_ran
         return False
     if not stats.is_finite:
         raise DataError(
-            f"`{argument}` must hold finite values. Received: NaN or infinite values. Look for a "
-            "division by zero in the preprocessing, or leave these examples out."
+            f"`{argument}` must contain finite values. Received: NaN or infinite values. Look for "
+            "a division by zero in the preprocessing, or leave these examples out."
         )
     if spec.num_tokens is not None and not 0 <= stats.low <= stats.high < spec.num_tokens:
         raise DataError(
-            f"`{argument}` must hold whole numbers from 0 to {spec.num_tokens - 1}, as the model's "
-            f"Embedding has {spec.num_tokens} rows. Received: values from {stats.low:g} to "
+            f"`{argument}` must contain whole numbers from 0 to {spec.num_tokens - 1}, as the "
+            f"model's Embedding has {spec.num_tokens} rows. Received: values from {stats.low:g} to "
             f"{stats.high:g}. Build the Embedding for all tokens, or leave rare ones out."
         )
     if not check_range or (stats.low, stats.high) == (0.0, 0.0):
         return False
     if is_out_of_range(stats) and spec.value_range == PIXELS:
         raise ArgumentError(
-            f"`{argument}` must hold pixels 0...255, because model={spec.name!r} contains its own "
-            f"preprocessing. Received: values from {stats.low:.3g} to {stats.high:.3g}. "
+            f"`{argument}` must contain pixels 0...255, because model={spec.name!r} contains its "
+            f"own preprocessing. Received: values from {stats.low:.3g} to {stats.high:.3g}. "
             f"{_remedy(stats)}"
         )
     if stats.high > _MAX_NORMALISED and not is_out_of_range(stats) and spec.value_range == UNIT:
         raise ArgumentError(
-            f"`{argument}` must hold values 0...1, because the preprocessing of "
+            f"`{argument}` must contain values 0...1, because the preprocessing of "
             f"model={spec.name!r} expects them. Received: values from {stats.low:.3g} to "
             f"{stats.high:.3g}, which are pixels. Divide them by 255, or put "
             "keras.layers.Rescaling(1 / 255) in front of the model."

@@ -15,7 +15,7 @@ def check_outputs(outputs: np.ndarray, num_columns: int, kind: str) -> None:
             f"kind={kind!r}. Received: {outputs.shape}. Give one column for each class."
         )
     if len(outputs) == 0:
-        raise DataError("`images` must hold at least one image. Received: none. Add images.")
+        raise DataError("`images` must contain at least one image. Received: none. Add images.")
     num_bad = int((~np.isfinite(outputs)).any(axis=1).sum())
     if num_bad:
         raise ArgumentError(

@@ -219,7 +219,7 @@ def compare_outcomes(
             "models on the same images."
         )
     if not len(first):
-        raise DataError("`images` must hold at least one image. Received: none. Add images.")
+        raise DataError("`images` must contain at least one image. Received: none. Add images.")
     num_both, num_first = int((first & second).sum()), int((first & ~second).sum())
     num_second, num_neither = int((~first & second).sum()), int((~first & ~second).sum())
     num_discordant = num_first + num_second

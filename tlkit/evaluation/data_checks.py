@@ -157,7 +157,9 @@ def _add_check(dataset: tf.data.Dataset, batch_check: _BatchCheck) -> tf.data.Da
     _check_elements(dataset.element_spec, batch_check)
     first = next(iter(dataset.take(1)), None)
     if first is None:
-        raise DataError(f"`{argument}` must hold images. Received: none. Add images, or pass None.")
+        raise DataError(
+            f"`{argument}` must contain images. Received: none. Add images, or pass None."
+        )
     inputs, *others = _split_element(first)
     original_rank = inputs.shape.rank
     inputs = _match_rank(inputs, len(spec.input_shape))
@@ -252,7 +254,7 @@ def _check_elements(element: Any, batch_check: _BatchCheck) -> None:
     if (inputs.dtype == tf.string) != spec.takes_text:
         kinds = ("text", "numbers") if spec.takes_text else ("numbers", "text")
         raise ArgumentError(
-            f"`{argument}` must hold {kinds[0]}, which model={spec.name!r} takes. Received: "
+            f"`{argument}` must contain {kinds[0]}, which model={spec.name!r} takes. Received: "
             f"{kinds[1]}, {inputs.dtype.name}. Pass the inputs it was built for, or build it with "
             f"keras.Input(..., dtype={inputs.dtype.name!r})."
         )
@@ -297,7 +299,9 @@ def _check_split(argument: str, split: ImageSplit, spec: ModelSpec, labels: Labe
             f"{split.image_size}. Load them with load_folder(..., image_size={sides})."
         )
     if not split.num_images:
-        raise DataError(f"`{argument}` must hold images. Received: none. Add images, or pass None.")
+        raise DataError(
+            f"`{argument}` must contain images. Received: none. Add images, or pass None."
+        )
     if labels in ("soft", "exact"):
         check_targets(
             split.labels, spec.kind, split.num_images, spec.num_classes, argument=argument

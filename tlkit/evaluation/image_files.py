@@ -147,7 +147,7 @@ def pixels_of(images: Any, argument: str = "images") -> np.ndarray:
         return pixels
     if pixels.dtype.kind not in "iuf" or not _are_pixels(pixels):
         raise ArgumentError(
-            f"`{argument}` must hold pixels from 0 to 255. "
+            f"`{argument}` must contain pixels from 0 to 255. "
             f"Received: {_describe(images)}. Multiply values from 0 to 1 by 255."
         )
     return np.round(pixels).astype(np.uint8)

@@ -101,7 +101,7 @@ def collect_weighted(
             ]
         return merged, images.labels, None
     if not labels:
-        raise DataError("`images` must hold at least one image. Received: none. Add images.")
+        raise DataError("`images` must contain at least one image. Received: none. Add images.")
     columns = [
         as_two_columns(np.concatenate(collected), model)
         for collected, model in zip(outputs, models, strict=True)

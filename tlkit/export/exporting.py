@@ -279,7 +279,7 @@ class _ParitySamples:
             )
         if not image_bytes:
             raise ArgumentError(
-                "`samples` must hold at least one image. Received: none. "
+                "`samples` must contain at least one image. Received: none. "
                 "Leave it out to use images that come with scikit-learn."
             )
         decode = decoder(serving.image_size, serving.max_pixels)

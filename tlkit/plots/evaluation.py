@@ -291,7 +291,7 @@ def _by_name(
     if isinstance(measured, Mapping):
         if len(measured) > len(_SERIES):
             raise ArgumentError(
-                f"`measured` must hold at most {len(_SERIES)} measurements. Received: "
+                f"`measured` must contain at most {len(_SERIES)} measurements. Received: "
                 f"{len(measured)}. Draw the others in another figure."
             )
         by_name: Mapping[str, Any] = measured

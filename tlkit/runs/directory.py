@@ -311,7 +311,7 @@ def check_same_images(out: Path, record: RunRecord) -> None:
     unfinished = record_in(out)
     if unfinished is not None and unfinished.data.fingerprint != record.data.fingerprint:
         raise RunError(
-            f"`photos` must hold the images with which the unfinished run in {str(out)!r} was "
+            f"`photos` must contain the images with which the unfinished run in {str(out)!r} was "
             f"started. Received: {record.config.photos!r}, whose images have changed since. "
             "Choose another folder for the run."
         )

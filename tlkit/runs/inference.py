@@ -81,7 +81,7 @@ def evaluate_run(
     unseen = exclude_images(images, seen)
     if not unseen.num_images:
         raise DataError(
-            f"`photos` must hold images that the run did not use for training or selection. "
+            f"`photos` must contain images that the run did not use for training or selection. "
             f"Received: {str(photos)!r}, whose images were all used. Give other images."
         )
     with missing_files_named([unseen]):

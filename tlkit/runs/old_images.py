@@ -29,7 +29,7 @@ def exclude_seen(data: ImageData, parent: Run) -> ImageData:
     )
     if validation is not None and not validation.num_images:
         raise DataError(
-            "`photos` must hold images for validation that the earlier run has not seen. "
+            "`photos` must contain images for validation that the earlier run has not seen. "
             f"Received: images whose whole validation split was used by {str(parent.path)!r}. "
             "Add new images."
         )

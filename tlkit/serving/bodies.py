@@ -177,7 +177,7 @@ async def _read_form_file(request: Request, body: bytes) -> bytes:
         files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
         if len(files) != 1:
             raise HTTPException(
-                400, f"The form must hold one file. Received: {len(files)}. Send one at a time."
+                400, f"The form must contain one file. Received: {len(files)}. Send one at a time."
             )
         return await files[0].read()
 

@@ -2,7 +2,7 @@
 
 import os
 import time
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import keras
 import numpy as np
@@ -24,14 +24,9 @@ from tlkit.models.groups import choose_trainable, group_layers
 from tlkit.models.heads import feature_cut, head_from_features, head_kind
 from tlkit.models.random_state import seed_random_layers
 from tlkit.models.trainable import has_user_flags, user_flags_restored
+from tlkit.training import solving
 from tlkit.training.checks import check_class_weight, check_solve_head
-from tlkit.training.criterion import (
-    Criterion,
-    Score,
-    criterion_for,
-    plain_labels,
-    score_of,
-)
+from tlkit.training.criterion import Criterion, Score, criterion_for, plain_labels, score_of
 from tlkit.training.features import Features, extract_features
 from tlkit.training.fit_data import shards_with_class_weights
 from tlkit.training.fitting import (
@@ -47,7 +42,7 @@ from tlkit.training.objective import loss_of, metrics_of, targets_of
 from tlkit.training.rates import warm_up_then_cosine
 from tlkit.training.recipe import description_of
 from tlkit.training.reports import StageReport, TrainingReport
-from tlkit.training.solving import solve_head as solved_head
+from tlkit.training.solving import HeadTask
 from tlkit.training.sources import Source, source_of
 from tlkit.training.store import FEATURES_FOLDER
 from tlkit.training.stored_batches import batches_in_order, one_pass
@@ -59,6 +54,18 @@ from tlkit.utils.progress import bar
 
 _BATCH_SIZE = 64
 _WEIGHT_DECAY = 1e-3
+
+
+@dataclass(frozen=True)
+class _HeadTraining:
+    """The arguments of `train_head` that say how to train."""
+
+    epochs: int
+    learning_rate: float
+    class_weight: str | None
+    views: ViewPolicy
+    solve_head: bool | str
+    seed: int
 
 
 def train_head(
@@ -150,17 +157,15 @@ def train_head(
 
     with scope_of(model), lost_worker_named(workers_of(model)):
         with user_flags_restored(model):
-            report = _train(
-                model,
-                source,
+            training = _HeadTraining(
                 epochs=epochs,
                 learning_rate=learning_rate,
                 class_weight=class_weight,
                 views=ViewPolicy(augment, views),
                 solve_head=solve_head,
                 seed=seed,
-                cache=cache,
             )
+            report = _train(model, source, training, cache=cache)
         ensure_compiled(model)
         return report
 
@@ -168,34 +173,25 @@ def train_head(
 def _train(
     model: keras.Model,
     source: Source,
+    training: _HeadTraining,
     *,
     cache: str | os.PathLike[str] | None,
-    views: ViewPolicy,
-    solve_head: bool | str,
-    **given: Any,
 ) -> TrainingReport:
     started = time.perf_counter()
     before = weights_by_group(model)
     has_flags = has_user_flags(model)
     part = FrozenPart(below(model, feature_cut(model)))
-    same = {
-        "model": part.signature,
-        "data": description_of(source),
-        "augment": views.augment,
-        "views": views.number,
-        "solve_head": solve_head,
-        **given,
-    }
+    same = {"model": part.signature, "data": description_of(source), **asdict(training)}
     part.workers.check_same("model, data and arguments", same)
-    train = extract_features(part, source.train, exact=False, views=views, cache=cache)
+    train = extract_features(part, source.train, exact=False, views=training.views, cache=cache)
     held_out = None
     if source.validation is not None:
         held_out = extract_features(part, source.validation, exact=True, cache=cache)
     trainable = choose_trainable(model, "head")  # after all batches have been checked
     head = head_from_features(model)
-    criterion = criterion_for(source.validation, given["class_weight"])
+    criterion = criterion_for(source.validation, training.class_weight)
     old = None
-    if held_out and not is_new_head(model, solve_head):
+    if held_out and not is_new_head(model, training.solve_head):
         old = _evaluate_head(head, model, held_out, criterion)
     notes = _notes_on_features(train, source, cache, num_workers=part.workers.num_workers)
     if has_flags:
@@ -203,12 +199,13 @@ def _train(
             "only the head was trained, regardless of the `trainable` flags that were set "
             "explicitly; they are restored"
         )
+    task = HeadTask(head, model, train, held_out, training.class_weight, training.seed)
     try:
-        note, fitted = _solve_or_fit(head, model, train, held_out, criterion=criterion, **given)
+        note, fitted = _solve_or_fit(task, training, criterion)
     except NotFiniteError as error:
         restore_weights(model, before)
         left = "The model's weights are restored."
-        raise error.at_rate(given["learning_rate"], left) from error
+        raise error.at_rate(training.learning_rate, left) from error
     notes.append(note)
     kept_epoch = fitted.kept_epoch
     new = _evaluate_head(head, model, held_out, criterion) if held_out else None
@@ -302,57 +299,39 @@ def _notes_on_features(
 
 
 def _solve_or_fit(
-    head: keras.Model,
-    model: keras.Model,
-    train: Features,
-    held_out: Features | None,
-    *,
-    class_weight: str | None,
-    seed: int,
-    **given: Any,
+    task: HeadTask, training: _HeadTraining, criterion: Criterion
 ) -> tuple[str, Fitted]:
     """Solves the head, or trains it by gradient descent; returns a note that says which."""
     with bar("solving the head", None):
-        solved = solved_head(head, model, train, held_out, class_weight=class_weight, seed=seed)
+        solved = solving.solve_head(task)
     if solved.is_solved:
         return solved.note, Fitted((), improved=True, kept_epoch=None)
     note = f"trained by gradient descent, as the head cannot be solved: {solved.note}"
-    given = {**given, "class_weight": class_weight, "seed": seed}
-    return note, _fit(head, model, train, held_out, **given)
+    return note, _fit(task, training, criterion)
 
 
-def _fit(
-    head: keras.Model,
-    model: keras.Model,
-    train: Features,
-    held_out: Features | None,
-    *,
-    criterion: Criterion,
-    epochs: int,
-    learning_rate: float,
-    class_weight: str | None,
-    seed: int,
-) -> Fitted:
-    targets = targets_of(train.labels, model).numpy()
-    seed_random_layers(head, seed)
+def _fit(task: HeadTask, training: _HeadTraining, criterion: Criterion) -> Fitted:
+    model, held_out, epochs = task.model, task.held_out, training.epochs
+    targets = targets_of(task.train.labels, model).numpy()
+    seed_random_layers(task.head, task.seed)
 
     def order_of(epoch: int) -> np.ndarray:
-        return np.random.default_rng((seed, epoch)).permutation(len(targets))
+        return np.random.default_rng((task.seed, epoch)).permutation(len(targets))
 
-    batches = batches_in_order(train, targets, order_of, batch_size=_BATCH_SIZE)
+    batches = batches_in_order(task.train, targets, order_of, batch_size=_BATCH_SIZE)
     return fit_model(
-        head,
+        task.head,
         batches,
         _weighted_pass(held_out, model, criterion) if held_out else None,
         Objective(
             keras.optimizers.AdamW(
-                warm_up_then_cosine(learning_rate, batches.num_steps * epochs),
+                warm_up_then_cosine(training.learning_rate, batches.num_steps * epochs),
                 weight_decay=_WEIGHT_DECAY,
             ),
             loss_of(model),
             metrics_of(model),
             criterion.metrics(model) if held_out else (),
-            class_weight_of(plain_labels(train.labels, model), num_classes_of(model), class_weight),
+            class_weight_of(task.labels, num_classes_of(model), task.class_weight),
         ),
         FitPlan(epochs=epochs, patience=max(5, epochs // 4)),
     )

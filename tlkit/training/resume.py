@@ -162,7 +162,7 @@ class Checkpoint:
             zipfile.BadZipFile,
         ) as error:
             raise RunError(
-                f"`run_directory` must hold a readable {FILE_NAME}, or none. Received: "
+                f"`run_directory` must contain a readable {FILE_NAME}, or none. Received: "
                 f"{str(self.path)!r} ({error}). Remove it to start over."
             ) from error
         if differing := _differences(content["identity"], self._identity):

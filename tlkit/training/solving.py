@@ -32,29 +32,40 @@ class SolvedHead:
     note: str
 
 
-def solve_head(
-    head: keras.Model,
-    model: keras.Model,
-    train: Features,
-    held_out: Features | None,
-    *,
-    class_weight: str | None,
-    seed: int,
-) -> SolvedHead:
-    """Solves a head on the chief, if its logits are linear in one Dense layer.
+@dataclass(frozen=True)
+class HeadTask:
+    """A head and the features to train it on.
 
-    Args:
+    Attributes:
         head: From features to outputs, its `trainable` flags set.
         model: The whole classifier.
-        train: Features to solve on.
+        train: Features of the training images.
         held_out: Features of validation images, or `None`.
         class_weight: "balanced" or `None`.
-        seed: Seed of the folds.
+        seed: Seed of the folds, and of shuffling and random layers.
+    """
+
+    head: keras.Model
+    model: keras.Model
+    train: Features
+    held_out: Features | None
+    class_weight: str | None
+    seed: int
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The plain labels of the training images, `(n,)` or `(n, labels)`."""
+        return plain_labels(self.train.labels, self.model)
+
+
+def solve_head(task: HeadTask) -> SolvedHead:
+    """Solves a head on the chief, if its logits are linear in one Dense layer.
 
     Raises:
         DataError: A class has no image.
     """
-    solvable = solvable_head(head, model)
+    model, train = task.model, task.train
+    solvable = solvable_head(task.head, model)
     if solvable.dense is None:
         return SolvedHead(False, solvable.why_not)
     sizes = [train.store.row_shape] + (
@@ -64,32 +75,18 @@ def solve_head(
         return SolvedHead(
             False, f"its features need more than {MAX_BYTES_IN_MEMORY / 2**30:.2g} GiB of memory"
         )
-    labels = plain_labels(train.labels, model)
-    _check_every_class_has_images(labels, num_classes_of(model))
+    _check_every_class_has_images(task.labels, num_classes_of(model))
     workers = workers_of(model)
-    own: list[np.ndarray] = []
-    if workers.is_chief:
-        own = _solved_by_chief(
-            solvable, head, model, train, held_out, class_weight=class_weight, seed=seed
-        )
+    own = _solved_by_chief(solvable, task) if workers.is_chief else []
     text, *weights = workers.from_chief(own)
     for variable, value in zip(_variables(solvable.dense), weights, strict=False):
         variable.assign(value)
     return SolvedHead(bool(weights), text.tobytes().decode())
 
 
-def _solved_by_chief(
-    solvable: SolvableHead,
-    head: keras.Model,
-    model: keras.Model,
-    train: Features,
-    held_out: Features | None,
-    *,
-    class_weight: str | None,
-    seed: int,
-) -> list[np.ndarray]:
+def _solved_by_chief(solvable: SolvableHead, task: HeadTask) -> list[np.ndarray]:
     """Returns a note and the weights; only the note if the head does not match the solution."""
-    dense = solvable.dense
+    dense, model, train, held_out = solvable.dense, task.model, task.train, task.held_out
     rows = solvable.read_by_dense(train.load())
     if dense is None or not np.isfinite(rows).all():
         return [_text("the inputs of its Dense layer are not finite for every image")]
@@ -101,19 +98,19 @@ def _solved_by_chief(
             weights=held_out.weights,
         )
     solution = solve_linear(
-        LabelledFeatures(rows, plain_labels(train.labels, model), train.groups, train.weights),
+        LabelledFeatures(rows, task.labels, train.groups, train.weights),
         num_units=model.output_shape[-1],
         validation=validation,
-        class_weight=class_weight,
+        class_weight=task.class_weight,
         use_bias=dense.use_bias,
-        seed=seed,
+        seed=task.seed,
     )
     kernel, bias = solvable.weights_for(solution.kernel, solution.bias)
     before = [variable.numpy() for variable in _variables(dense)]
     weights = [kernel, bias][: len(before)]
     for variable, value in zip(_variables(dense), weights, strict=True):
         variable.assign(value)
-    if not _matches_solution(solvable, head, model, train, solution):
+    if not _matches_solution(solvable, task, solution):
         for variable, value in zip(_variables(dense), before, strict=True):
             variable.assign(value)
         return [_text("with the solved weights its outputs differ from the solution's")]
@@ -123,18 +120,13 @@ def _solved_by_chief(
     return [_text(note), *weights]
 
 
-def _matches_solution(
-    solvable: SolvableHead,
-    head: keras.Model,
-    model: keras.Model,
-    train: Features,
-    solution: LinearSolution,
-) -> bool:
+def _matches_solution(solvable: SolvableHead, task: HeadTask, solution: LinearSolution) -> bool:
     """Whether the head computes the solution on images from all parts of the training set."""
-    some = np.unique(np.linspace(0, len(train.keys) - 1, _NUM_VERIFIED).astype(np.int64))
-    features = train.read(some)
+    num_images = len(task.train.keys)
+    some = np.unique(np.linspace(0, num_images - 1, _NUM_VERIFIED).astype(np.int64))
+    features = task.train.read(some)
     logits = solvable.read_by_dense(features) @ solution.kernel + solution.bias
-    return is_solved(solvable, head, model, features=features, logits=logits)
+    return is_solved(solvable, task.head, task.model, features=features, logits=logits)
 
 
 def _variables(dense: keras.layers.Dense) -> list[keras.Variable]:

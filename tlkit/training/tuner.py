@@ -374,7 +374,7 @@ class Tuner:
 def _check_cut(now: TrainingState, begun: TrainingState) -> None:
     if begun.is_cached != now.is_cached:
         raise RunError(
-            "`run_directory` must hold a training that can be resumed as it started. Received: "
+            "`run_directory` must contain a training that can be resumed as it started. Received: "
             f"one {'with' if begun.is_cached else 'without'} stored activations, which would now "
             f"run {'without' if begun.is_cached else 'with'} them (the free disk space, or "
             "`cache`, has changed). Free disk space, or choose another folder."

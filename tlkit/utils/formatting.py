@@ -50,10 +50,10 @@ def interval(ends: Sequence[float]) -> str:
     Example:
         >>> from tlkit.utils.formatting import interval
         >>> interval((0.779, 0.915))
-        '77.9 to 91.5 %'
+        '77.9-91.5 %'
     """
     low, high = ends
-    return f"{100 * low:.1f} to {percent(high)}"
+    return f"{100 * low:.1f}-{percent(high)}"
 
 
 def fraction_text(fraction: float, num_images: int, ends: Sequence[float] | None = None) -> str:

@@ -146,7 +146,7 @@ def _settings_in(path: Path) -> dict[str, object]:
         return {}
     if not isinstance(settings, dict):
         raise KerasSettingsError(
-            f"{str(path)!r} must hold a JSON object, as Keras reads it when it is imported. "
+            f"{str(path)!r} must contain a JSON object, as Keras reads it when it is imported. "
             f"Received: {type(settings).__name__}. Correct it, or remove it."
         )
     for name, rule in _FILE_RULES.items():

@@ -246,5 +246,5 @@ def in_json(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | str):
         return value
     raise TypeError(
-        f"a record must hold JSON-serializable values. Received: {type(value).__name__}."
+        f"a record must contain JSON-serializable values. Received: {type(value).__name__}."
     )
