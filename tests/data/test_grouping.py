@@ -265,6 +265,14 @@ def test_new_images_go_into_the_known_split_of_their_group(tmp_path):
     assert divided == [str(photos / "a" / "002.jpg")]  # it was torn before: what is new learns
 
 
+def test_a_new_class_that_looks_like_an_old_one_is_refused(tmp_path):
+    listing = list_folder(write_photos(tmp_path / "photos", {"Cat": 4, "dog": 4}, size=12))
+    settings = check_settings(8, 8, (1, 0, 0), 0, max_pixels=1000)
+    with pytest.raises(DataError, match=r"invisible characters.*'Cat' and 'cat'"):
+        load_joined(listing, settings, class_names=("cat",), known=[], known_images={})
+    load_joined(listing, settings, class_names=("cow",), known=[], known_images={})
+
+
 def test_cross_validation_folds_keep_groups_together(photos):
     from tlkit.training.features import extract_features
     from tlkit.training.frozen import FrozenPart

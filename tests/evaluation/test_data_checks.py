@@ -6,6 +6,10 @@ import pytest
 import tensorflow as tf
 
 import tlkit
+from tlkit.advice.similarity import measure_similarity
+from tlkit.continual.adding_classes import Replay, learn_classes
+from tlkit.continual.class_means import mean_features
+from tlkit.continual.expansion import expand
 from tlkit.data.missing_files import missing_files_named
 from tlkit.errors import ArgumentError, DataError
 from tlkit.evaluation.data_checks import check_images
@@ -128,6 +132,14 @@ def test_a_split_raises_for_a_model_that_expects_unit_values():
         tlkit.evaluate(model, data.train)
     with refused:
         tlkit.predict(model, PIXELS[:1].astype("uint8"), ["a", "b", "c"])
+    with refused:
+        measure_similarity(model, data)
+    with refused:
+        mean_features(model, data.train)
+    with refused:
+        learn_classes(model, data.train, ["d"], ["a", "b", "c"], replay=Replay(0))
+    with refused:
+        expand(model, data)
     remedied = [keras.Input((12, 12, 3)), layers.Rescaling(1 / 255), model]
     assert tlkit.evaluate(keras.Sequential(remedied), data.train).num_images
 

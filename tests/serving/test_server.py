@@ -16,6 +16,7 @@ import pytest
 
 import tlkit
 from tests.serving.image_bodies import image
+from tlkit import cli
 from tlkit.errors import ArgumentError
 from tlkit.evaluation.safe_model import SafeModel
 from tlkit.runs.inference import predict_with
@@ -122,6 +123,14 @@ def test_safe_mode_needs_both_files(tmp_path, name):
     (tmp_path / "theirs" / name).unlink()
     with pytest.raises(ArgumentError, match=f"without {name}"):
         SafeModel(tmp_path / "theirs")
+
+
+@pytest.mark.parametrize("start", [serve, cli.serve])
+def test_the_server_uses_safe_mode_if_asked(tmp_path, monkeypatch, start):
+    monkeypatch.setattr(server, "skip_teardown", lambda: None)
+    (tmp_path / "theirs" / "saved_model").mkdir(parents=True)
+    with pytest.raises(ArgumentError, match=r"without model\.keras"):
+        start(tmp_path / "theirs", port=0, safe=True)
 
 
 def test_the_port_accepts_no_connection_before_the_model_is_loaded(tmp_path, monkeypatch):

@@ -23,6 +23,11 @@ def test_the_discarded_change_of_a_restored_group_is_reported():
     assert "stage1" in text
 
 
+def test_unchanged_groups_share_one_line():
+    (line,) = (line for line in str(stage()).splitlines() if "unchanged" in line)
+    assert line == "  unchanged: stage1, stage2, stage3, head"
+
+
 def test_a_report_is_restored_from_its_dictionary():
     report = stage(put_back={"head": 0.2})
     assert StageReport.from_dict(asdict(report)) == report
