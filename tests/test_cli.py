@@ -112,6 +112,7 @@ def test_train_does_not_change_a_finished_run(finished, called):
     assert "is already finished; nothing was changed" in done.stdout
 
 
+@pytest.mark.slow
 def test_evaluate_and_predict_and_export(finished, called, tmp_path):
     _, run, _ = finished
     more = write_photos(tmp_path / "more", {"green": 6, "red": 6}, seed=1)
@@ -205,6 +206,7 @@ def test_closed_streams_are_no_error(closed, tmp_path):
     assert done.returncode == 2
 
 
+@pytest.mark.slow
 def test_inspect_and_cache(finished, called, cache):
     photos, _, _ = finished
     done = tlkit("inspect", photos)
@@ -226,6 +228,7 @@ def test_inspect_and_cache(finished, called, cache):
     assert [path.name for path in cache.iterdir()] == ["mine.txt"]
 
 
+@pytest.mark.slow
 def test_compare_prints_plots_and_respects_limits(photos, tmp_path):
     figure = tmp_path / "figure.png"
     backbones = "resnet20,vgg16,resnet20=nowhere.h5"
@@ -290,11 +293,11 @@ def test_the_bound_of_pixels_can_be_set(finished, called, tmp_path):
             "--seed must be a whole number of at least 0, below 4294967296. Received: --seed -1. ",
         ),
         (["train", "photos", "--out", "run", *QUICK, "--epochs", "3"], "fine-tune"),
-        (["train", "photos", "--out", "run", "--backbone", "resnet5"], "resnet50"),
+        (["train", "photos", "--out", "run", "--backbone", "resnet8"], "resnet50"),
         (["train", "photos", "--out", "run", "--mode", "tune"], "fine-tune"),
         (["train", "photos", "--out", "run", "--backbones", "resnet20"], "--backbone auto"),
         (
-            ["train", "photos", "--out", "run", "--backbone", "auto", "--backbones", "resnet5"],
+            ["train", "photos", "--out", "run", "--backbone", "auto", "--backbones", "tiny_resnet"],
             "resnet50",
         ),
         (
@@ -305,7 +308,7 @@ def test_the_bound_of_pixels_can_be_set(finished, called, tmp_path):
         (["compare", "nowhere"], "Received: PHOTOS nowhere"),
         (["compare", "nowhere.csv"], "Received: PHOTOS nowhere.csv"),
         (["compare", "photos", "--backbones", ""], "--backbones must be one or more"),
-        (["compare", "photos", "--backbones", "resnet5"], "mean 'resnet50'"),
+        (["compare", "photos", "--backbones", "resnet8"], "mean 'resnet50'"),
         (["compare", "photos", "--backbones", "resnet20=no.h5"], "weights='no.h5'. Check the path"),
         (["compare", "nowhere", "--max-milliseconds", "0"], "--max-milliseconds 0.0"),
         (["compare", "nowhere", "--budget", "-1"], "--budget -1.0"),

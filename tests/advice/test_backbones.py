@@ -67,6 +67,7 @@ def test_overlapping_intervals_are_too_close_to_call(data):
     assert "too close" not in str(dataclasses.replace(comparison, scores=tuple(scores)))
 
 
+@pytest.mark.slow
 def test_stored_features_are_shared_with_train_head(data):
     compare_backbones(data, ["resnet20"])
     model = tlkit.build_classifier("resnet20", data.class_names, image_size=32)
@@ -143,6 +144,7 @@ def test_invalid_arguments_raise(data, arguments, message):
         compare_backbones(data, **arguments)
 
 
+@pytest.mark.slow
 def test_backbones_can_be_ranked_by_balanced_accuracy(data, monkeypatch):
     seen = []
 
@@ -198,6 +200,7 @@ def test_the_figure_names_every_backbone(data):
     assert plot_backbones(empty).axes[0].texts[0].get_text() == "no backbone was measured"
 
 
+@pytest.mark.slow
 @pytest.mark.shared_data
 def test_real_weights_beat_random_ones_on_images(shared):
     data = tlkit.load_folder(shared / "data" / "hymenoptera", image_size=96)

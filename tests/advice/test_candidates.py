@@ -31,7 +31,7 @@ def test_weights_paths_become_absolute(tmp_path, monkeypatch):
         ("resnet20,resnet20=pretrained", "'resnet20=pretrained', which is the same as 'resnet20'"),
         ("vgg16=imagenet,vgg16", "'vgg16', which is the same as 'vgg16=imagenet'"),
         ("resnet20=w.h5,resnet20=./w.h5", "'resnet20=./w.h5', which is the same"),
-        ("resnet5", "mean 'resnet50'"),
+        ("resnet8", "mean 'resnet50'"),
     ],
 )
 def test_invalid_names_raise(names, message):

@@ -13,7 +13,7 @@ from tlkit.errors import ArgumentError
 
 
 def classifier(data, **options):
-    return tlkit.build_classifier("resnet8", data.class_names, weights=None, **options)
+    return tlkit.build_classifier("tiny_resnet", data.class_names, weights=None, **options)
 
 
 def test_the_model_is_unchanged(data):

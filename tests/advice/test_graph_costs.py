@@ -29,7 +29,7 @@ def test_costs_of_groups_sum_to_those_of_the_model(name):
 
 
 def test_other_models_with_the_same_layers_are_not_counted():
-    model = tlkit.build_classifier("resnet8", ["a", "b"], weights=None)
+    model = tlkit.build_classifier("tiny_resnet", ["a", "b"], weights=None)
     before = group_costs(model)
     head_from_features(model)
     keras.Model(cut_before(model, "stage2"), model.output)

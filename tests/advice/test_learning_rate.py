@@ -13,7 +13,7 @@ from tlkit.training.recipe import DEFAULT_LEARNING_RATE
 
 
 def classifier(data):
-    return tlkit.build_classifier("resnet8", data.class_names, weights=None)
+    return tlkit.build_classifier("tiny_resnet", data.class_names, weights=None)
 
 
 def test_the_model_is_unchanged(data):
@@ -118,6 +118,7 @@ def test_a_model_without_finite_loss_raises(data):
         tlkit.find_learning_rate(model, data, unfreeze="head")
 
 
+@pytest.mark.slow
 def test_a_custom_loss_is_used_in_the_sweep(data):
     """A loss of one-hot labels; the first values equal that loss on a batch."""
     model = classifier(data)

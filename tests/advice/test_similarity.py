@@ -54,6 +54,7 @@ def test_equal_statistics_have_distance_zero(data):
     assert own < shifted < further <= 1
 
 
+@pytest.mark.slow
 def test_the_model_is_unchanged_and_the_report_reproducible(data):
     model = tlkit.build_classifier("resnet20", data.class_names, image_size=32)
     before = [keras.ops.convert_to_numpy(variable) for variable in model.variables]
@@ -79,6 +80,7 @@ def test_a_rare_class_is_kept_in_a_sample(tmp_path):
         measure_similarity(model, dataclasses.replace(data, train=train))
 
 
+@pytest.mark.slow
 def test_a_network_without_batch_normalisation_has_no_distance(data):
     model = tlkit.build_classifier("vgg16", data.class_names, image_size=32, weights=None)
     report = measure_similarity(model, data)
@@ -117,16 +119,17 @@ def test_the_verdict_agrees_with_the_figures():
 
 
 def test_invalid_arguments_raise(data):
-    model = tlkit.build_classifier("resnet8", data.class_names, image_size=32, weights=None)
+    model = tlkit.build_classifier("tiny_resnet", data.class_names, image_size=32, weights=None)
     with pytest.raises(ArgumentError, match="`data` must be the result of load_folder"):
         measure_similarity(model, data.train.dataset())
-    larger = tlkit.build_classifier("resnet8", data.class_names, image_size=48, weights=None)
+    larger = tlkit.build_classifier("tiny_resnet", data.class_names, image_size=48, weights=None)
     with pytest.raises(ArgumentError, match=r"image size of the model, \(48, 48\)"):
         measure_similarity(larger, data)
     with pytest.raises(ArgumentError, match="`max_images` must be a whole number"):
         measure_similarity(model, data, max_images=1)
 
 
+@pytest.mark.slow
 @pytest.mark.shared_data
 def test_images_are_nearer_than_digits_and_digits_than_noise(shared):
     weights = shared / WEIGHTS

@@ -9,7 +9,7 @@ from tests.conftest import set_seeds
 @pytest.fixture
 def model():
     set_seeds(0)
-    return tlkit.build_classifier("resnet8", ["grey", "red"], weights=None)
+    return tlkit.build_classifier("tiny_resnet", ["grey", "red"], weights=None)
 
 
 @pytest.fixture(scope="session")

@@ -96,7 +96,9 @@ def test_a_single_new_class_needs_an_imprinted_row():
 
 @pytest.mark.parametrize("hidden", [(), (8,)])
 def test_learning_classes_changes_nothing_else_and_predicts_them(hidden):
-    model = tlkit.build_classifier("resnet8", ["a", "b"], weights=None, hidden=hidden, dropout=0.5)
+    model = tlkit.build_classifier(
+        "tiny_resnet", ["a", "b"], weights=None, hidden=hidden, dropout=0.5
+    )
     labels = np.arange(60) % 2
     images = np.random.default_rng(0).integers(0, 99, (60, 32, 32, 3), "uint8")
     images[labels == 0, :, :, 0] += 100
@@ -120,7 +122,7 @@ def test_heads_that_are_no_softmax_over_logits_are_refused():
         np.random.default_rng(0).integers(0, 255, (8, 32, 32, 3), "uint8"), np.arange(8) % 2
     )
     for given in ({"binary": True}, {"multi_label": True}):
-        model = tlkit.build_classifier("resnet8", ["a", "b"], weights=None, **given)
+        model = tlkit.build_classifier("tiny_resnet", ["a", "b"], weights=None, **given)
         with pytest.raises(
             tlkit.ArgumentError, match="must have a softmax head that returns logits"
         ):

@@ -94,6 +94,7 @@ def test_a_saved_model_contains_no_reference_and_loads_in_plain_keras(model, tmp
     assert all(variable.regularizer is None for variable in loaded.variables)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "strong"), [("penalty", 1e3), ("proximal", 1e4)])
 def test_a_strong_anchor_keeps_the_weights_and_a_weak_one_does_not(model, data, mode, strong):
     tlkit.train_head(model, data)
@@ -116,6 +117,7 @@ def test_a_strong_anchor_keeps_the_weights_and_a_weak_one_does_not(model, data, 
     assert drift[strong] < 0.2 * drift[1e-6]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["penalty", "proximal"])
 def test_the_log_has_every_groups_penalty_and_its_fraction_of_the_loss(model, data, mode):
     anchor = tlkit.anchor_weights(model, 0.1, mode=mode)
@@ -131,6 +133,7 @@ def test_the_log_has_every_groups_penalty_and_its_fraction_of_the_loss(model, da
     assert any("weight decay is off" in note for note in stage.notes)
 
 
+@pytest.mark.slow
 def test_weight_decay_does_not_change_anchored_weights(model, data, blind):
     """Without a gradient only decay could change a weight."""
     tlkit.train_head(model, data)
@@ -201,7 +204,7 @@ def test_an_anchor_without_trainable_weights_is_reported(model, data):
 
 
 def test_an_anchor_of_another_model_or_a_released_one_is_refused(model, data):
-    other = tlkit.build_classifier("resnet8", ["grey", "red"], weights=None)
+    other = tlkit.build_classifier("tiny_resnet", ["grey", "red"], weights=None)
     with pytest.raises(ArgumentError, match="weights of another model"):
         tlkit.fine_tune(model, data, anchor=tlkit.anchor_weights(other, 0.1, mode="proximal"))
     released = tlkit.anchor_weights(model, 0.1)
@@ -317,6 +320,7 @@ def test_only_constraints_are_accepted_as_anchors(model, data):
         tlkit.fine_tune(model, data, anchor=0.01)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_its_original_references(model, data, tmp_path):
     """The references are those of the first call, whatever they are in the second."""
     tlkit.train_head(model, data)
@@ -377,6 +381,7 @@ def test_the_identity_of_an_anchor_ignores_the_last_bits_of_its_importance(model
     assert norms_of({**weights, path: other}) != pytest.approx(norms, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_plain_fit_decays_anchored_weights_unless_they_are_excluded(model, data, blind):
     """At the anchor the penalty changes no weight, but AdamW's decay does."""
     kernel = model.get_layer("stage3_1_conv").kernel

@@ -357,6 +357,7 @@ def test_the_number_of_units_can_be_set():
     assert report.removed == {}
 
 
+@pytest.mark.slow
 def test_outputs_of_earlier_tasks_stay_bit_identical_over_several_tasks(grown, pixels):
     _, bigger, _ = grown
     third, report = expand(
@@ -371,6 +372,7 @@ def test_outputs_of_earlier_tasks_stay_bit_identical_over_several_tasks(grown, p
     assert report.new_accuracy_after >= report.new_accuracy_retrained
 
 
+@pytest.mark.slow
 def test_strong_sparsity_removes_all_added_units(pixels):
     model = chain()
     bigger, report = expand(model, task(), target=0.0, sparsity=20.0, **FAST)
@@ -461,7 +463,7 @@ def test_without_isolation_old_units_read_new_ones(pixels):
 
 
 def test_residual_blocks_that_cannot_grow_in_isolation_are_named():
-    model = tlkit.build_classifier("resnet8", ["a", "b"], weights=None)
+    model = tlkit.build_classifier("resnet20", ["a", "b"], weights=None)
     data = tlkit.load_arrays(
         np.random.default_rng(0).integers(0, 255, (24, 32, 32, 3), "uint8"),
         np.arange(24) % 2,

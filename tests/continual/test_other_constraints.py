@@ -12,7 +12,7 @@ from tlkit.plots.continual import plot_interpolation
 
 @pytest.fixture
 def other():
-    return tlkit.build_classifier("resnet8", ["grey", "red"], weights=None, seed=5)
+    return tlkit.build_classifier("tiny_resnet", ["grey", "red"], weights=None, seed=5)
 
 
 def test_weights_are_interpolated_and_the_ends_are_exact(model, other):
@@ -43,7 +43,7 @@ def test_the_sweep_evaluates_every_split_at_every_alpha(model, other, data):
 
 
 def test_models_of_other_shapes_are_refused_by_name(model):
-    three = tlkit.build_classifier("resnet8", ["a", "b", "c"], weights=None)
+    three = tlkit.build_classifier("tiny_resnet", ["a", "b", "c"], weights=None)
     with pytest.raises(ArgumentError, match=r"logits/kernel \(\d+, 2\) and \(\d+, 3\)"):
         tlkit.interpolate_weights(model, three, 0.5)
 
@@ -78,7 +78,7 @@ def test_logits_and_probabilities_give_the_same_term(model, other, data):
 
 def test_binary_heads_are_distilled_by_their_sigmoid(data):
     models = [
-        tlkit.build_classifier("resnet8", ["grey", "red"], weights=None, binary=True, seed=i)
+        tlkit.build_classifier("tiny_resnet", ["grey", "red"], weights=None, binary=True, seed=i)
         for i in (0, 1)
     ]
     images, _ = next(iter(data.train.dataset(shuffle=False)))
@@ -91,7 +91,7 @@ def test_binary_heads_are_distilled_by_their_sigmoid(data):
 
 def test_multi_label_heads_are_distilled_by_the_mean_over_images_and_labels(data):
     models = [
-        tlkit.build_classifier("resnet8", list("abc"), weights=None, multi_label=True, seed=i)
+        tlkit.build_classifier("tiny_resnet", list("abc"), weights=None, multi_label=True, seed=i)
         for i in (0, 1)
     ]
     images, _ = next(iter(data.train.dataset(shuffle=False)))
@@ -103,6 +103,7 @@ def test_multi_label_heads_are_distilled_by_the_mean_over_images_and_labels(data
     np.testing.assert_allclose(value, expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_distillation_keeps_old_predictions_against_flipped_labels(model, data):
     tlkit.train_head(model, data)
     start = model.get_weights()
@@ -138,7 +139,7 @@ def test_the_teacher_is_a_copy_and_stays_unchanged(model, data):
 
 
 def test_an_old_model_with_more_outputs_is_refused(model, data):
-    three = tlkit.build_classifier("resnet8", ["a", "b", "c"], weights=None)
+    three = tlkit.build_classifier("tiny_resnet", ["a", "b", "c"], weights=None)
     with pytest.raises(
         ArgumentError, match=r"old model with 3 outputs \(softmax\), and a new model with 2"
     ):

@@ -128,6 +128,7 @@ def mistaken(model, data):
     return model
 
 
+@pytest.mark.slow
 def test_the_model_is_unchanged_but_anchored(mistaken, data):
     model = mistaken
     before = [variable.numpy() for variable in model.variables]
@@ -156,6 +157,7 @@ def test_the_model_is_unchanged_but_anchored(mistaken, data):
     assert chosen.balance() == best
 
 
+@pytest.mark.slow
 def test_importance_by_name_is_estimated_and_scaled_to_mean_one(mistaken, data):
     anchor = tlkit.choose_anchor(
         mistaken,
@@ -219,7 +221,7 @@ def test_old_data_without_validation_images_are_refused(model, data):
 
 def test_images_of_some_classes_only_are_class_incremental(data):
     data = dataclasses.replace(data, class_names=("grey", "red", "blue"))
-    three = tlkit.build_classifier("resnet8", data.class_names, weights=None)
+    three = tlkit.build_classifier("tiny_resnet", data.class_names, weights=None)
     three.get_layer("logits").bias.assign([0.1, 0.0, 0.2])  # counts as trained
     anchor = tlkit.choose_anchor(three, data, epochs=1, unfreeze="stage3", max_trials=1)
     assert anchor.report.scenario == "class-incremental"

@@ -153,6 +153,7 @@ def test_a_second_inspection_opens_no_file(messy, monkeypatch):
     assert sorted(map(os.path.basename, checked)) == ["001.jpg", "new.jpg"]
 
 
+@pytest.mark.slow
 def test_many_threads_cause_no_retracing_warning(photos, monkeypatch, caplog):
     monkeypatch.setattr(checks.os, "cpu_count", lambda: 16)
     monkeypatch.setattr(tf.get_logger(), "propagate", True)

@@ -279,7 +279,7 @@ def test_cross_validation_folds_keep_groups_together(photos):
     from tlkit.training.views import ViewPolicy
 
     data = tlkit.load_folder(photos, image_size=32, groups=scene, splits=(1, 0, 0))
-    model = tlkit.build_classifier("resnet8", data.class_names, weights=None)
+    model = tlkit.build_classifier("tiny_resnet", data.class_names, weights=None)
     from tlkit.models.heads import feature_cut
 
     part = FrozenPart(type(model)(model.inputs[0], feature_cut(model)))

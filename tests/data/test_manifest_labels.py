@@ -104,6 +104,7 @@ def test_a_single_image_raises(paintings):
         tlkit.load_manifest(paintings, multi_label=True)
 
 
+@pytest.mark.slow
 def test_a_multi_label_model_is_trained_evaluated_and_applied(paintings):
     data = tlkit.load_manifest(paintings, multi_label=True, image_size=32, splits=(0.7, 0.15, 0.15))
     model = tlkit.build_classifier("resnet20", data.class_names, multi_label=True)

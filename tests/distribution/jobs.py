@@ -30,7 +30,7 @@ KINDS_MIRRORED = ("layer decay", "proximal", "distilled")
 NUM_IMAGES = 80
 BATCH_SIZE = 16
 COMMAND_EPOCHS = 8
-RESNET8 = ("--backbone", "resnet8", "--weights", "none")
+RESNET8 = ("--backbone", "tiny_resnet", "--weights", "none")
 
 
 def random_images():
@@ -51,7 +51,7 @@ def random_images():
 def classifier(data, **arguments):
     """A small model without dropout, whose head counts as trained."""
     settings = {"weights": None, "dropout": 0.0, "seed": 0} | arguments
-    model = tlkit.build_classifier("resnet8", data.class_names, **settings)
+    model = tlkit.build_classifier("tiny_resnet", data.class_names, **settings)
     model.get_layer("logits").bias.assign([0.1] * data.num_classes)
     return model
 

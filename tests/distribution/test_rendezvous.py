@@ -101,6 +101,7 @@ def test_an_address_that_this_machine_cannot_reach_is_named_before_any_wait(monk
         meet(Cluster(("localhost:1", "[::1]:2222"), 0), lambda text: None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_waiting_chief_reports_it_and_ends_on_a_signal(tmp_path, kind, status):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

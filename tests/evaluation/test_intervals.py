@@ -58,6 +58,7 @@ def test_the_interval_of_the_mean_has_its_nominal_coverage(proportions, num_tria
     assert 0.925 < covered / 1000 < 0.98
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("proportions", "num_trials"),
     [

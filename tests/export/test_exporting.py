@@ -411,6 +411,7 @@ def decoded(files):
     return np.stack([decode_image(tf.constant(file.read_bytes()), SIZE) for file in files])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("head", "names"),
     [((3, None), NAMES), ((1, None), NAMES[:2]), ((3, "sigmoid"), NAMES)],
@@ -528,6 +529,7 @@ def test_calibration_is_in_the_exported_probabilities(files, tmp_path):
         assert list(one.probabilities.values()) == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["litert", "litert_float16", "onnx"])
 def test_other_runtimes_are_run_in_a_process_of_their_own(name, tmp_path):
     for package, _ in EXPORT_FORMATS[name].packages:
@@ -542,6 +544,7 @@ def test_other_runtimes_are_run_in_a_process_of_their_own(name, tmp_path):
     assert "in a fresh process" in str(exported)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["saved_model", "keras"])
 def test_formats_are_run_and_timed_in_a_fresh_process_by_default(model, tmp_path, name):
     (exported,) = tlkit.export_model(model, tmp_path / "out", NAMES, formats=(name,)).formats

@@ -94,8 +94,8 @@ def discriminating_classifier(backbone, kind, images):
     ("backbone", "kind"),
     [
         ("resnet20", "softmax"),
-        ("resnet8", "binary"),
-        ("resnet8", "multi_label"),
+        ("tiny_resnet", "binary"),
+        ("tiny_resnet", "multi_label"),
         ("mobilenet_025", "softmax"),
         ("mobilenet_v3_small", "softmax"),
     ],
@@ -169,6 +169,7 @@ def test_a_process_that_hangs_is_ended(monkeypatch, tmp_path):
         run_in_fresh_process("onnx", tmp_path / "none", random_images()[:1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNTIMES)
 def test_nothing_but_the_runtime_can_be_imported_in_the_process(name, tmp_path):
     path = write(name, small_model(), tmp_path)

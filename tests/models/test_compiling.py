@@ -23,7 +23,7 @@ KINDS = {
 def built(kind="softmax"):
     set_seeds(0)
     arguments, names, _ = KINDS[kind]
-    return tlkit.build_classifier("resnet8", names, weights=None, **arguments)
+    return tlkit.build_classifier("tiny_resnet", names, weights=None, **arguments)
 
 
 def images_and_labels(kind, num=12):
@@ -139,9 +139,10 @@ def test_a_model_that_overrides_compile_is_not_recompiled():
     assert model.optimizer is old
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_compiled", [True, False])
 def test_training_leaves_a_model_that_keras_evaluates(data, is_compiled):
-    model = tlkit.build_classifier("resnet8", data.class_names, weights=None)
+    model = tlkit.build_classifier("tiny_resnet", data.class_names, weights=None)
     if not is_compiled:
         model = keras.Model(model.inputs, model.outputs)
     for train in (
@@ -161,7 +162,7 @@ def test_training_leaves_a_model_that_keras_evaluates(data, is_compiled):
 
 
 def test_a_binary_classifier_is_evaluated_as_it_was_trained(data):
-    model = tlkit.build_classifier("resnet8", data.class_names, weights=None, binary=True)
+    model = tlkit.build_classifier("tiny_resnet", data.class_names, weights=None, binary=True)
     tlkit.train_head(model, data)
     found = model.evaluate(data.test.dataset(), verbose=0, return_dict=True)
     expected = tlkit.evaluate(model, data.test, data.class_names)

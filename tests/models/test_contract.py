@@ -66,6 +66,7 @@ def test_finds_the_cuts(family_model):
     assert found >= len(layer_groups(family_model))
 
 
+@pytest.mark.slow
 def test_parts_before_and_after_a_boundary_compute_the_whole(family_model, pixels):
     names = [group.name for group in layer_groups(family_model)]
     tensors = [cut_before(family_model, name) for name in names] + [feature_cut(family_model)]
@@ -78,6 +79,7 @@ def test_parts_before_and_after_a_boundary_compute_the_whole(family_model, pixel
     assert np.array_equal(head_from_features(family_model)(features[-1]), outputs)
 
 
+@pytest.mark.slow
 def test_unfreezing_trains_a_group_and_all_after_it(family_model):
     groups = layer_groups(family_model)
     for position, group in enumerate(groups):

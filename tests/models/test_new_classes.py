@@ -312,6 +312,7 @@ def test_a_custom_activation_with_the_name_of_one_of_keras_is_refused():
         add_classes(ending(4, activation=relu), ["new"])
 
 
+@pytest.mark.slow
 def test_a_grown_model_trains_like_any_other():
     labels = np.arange(60) % 3
     images = np.random.default_rng(0).integers(0, 60, (60, 32, 32, 3), "uint8")

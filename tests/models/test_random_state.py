@@ -98,9 +98,10 @@ class Seen(keras.callbacks.Callback):
         self.states.append(states(self.whole))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("views", [0, 1])
 def test_fine_tuning_a_loaded_model_draws_by_its_seed(data, tmp_path, views):
-    model = tlkit.build_classifier("resnet8", data.class_names, weights=None, dropout=0.5)
+    model = tlkit.build_classifier("tiny_resnet", data.class_names, weights=None, dropout=0.5)
     tlkit.train_head(model, data)
     model.save(tmp_path / "model.keras")
 
@@ -117,7 +118,7 @@ def test_fine_tuning_a_loaded_model_draws_by_its_seed(data, tmp_path, views):
 
 
 def test_a_head_trained_by_gradient_descent_draws_by_its_seed(data, tmp_path, monkeypatch):
-    model = tlkit.build_classifier("resnet8", data.class_names, weights=None, hidden=(4,))
+    model = tlkit.build_classifier("tiny_resnet", data.class_names, weights=None, hidden=(4,))
     model.save(tmp_path / "model.keras")
     found = []
     monkeypatch.setattr(

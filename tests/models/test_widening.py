@@ -220,6 +220,7 @@ def train_only_new(model):
     model.fit(x, np.arange(32) % model.output_shape[-1], epochs=6, verbose=0)
 
 
+@pytest.mark.slow
 def test_in_isolation_old_logits_never_change():
     model = network(plain_stack)
     x = inputs(model)

@@ -213,6 +213,7 @@ def test_near_duplicates_are_side_by_side(tmp_path, count):
         assert titles[1] == ["1: validation", "no label", "images[0]"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_classes", [1, 2, 40, 100, 250])
 def test_class_counts(tmp_path, num_classes):
     counts = {
@@ -337,6 +338,7 @@ def test_drift_of_unchanged_groups_and_of_groups_that_were_zero(tmp_path):
     assert [text.get_text() for text in figure.axes[0].texts] == ["1 %", "from zero"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "spread"), [(2, 0), (8, 0.05), (20, 0.02), (20, 1)])
 def test_labels_beside_points_do_not_overlap(tmp_path, count, spread):
     figure = Figure(figsize=(6.4, 1.5 + 0.2 * max(count, 12)), layout="constrained")
@@ -408,6 +410,7 @@ def titles_of(figure):
     return [figure.get_suptitle(), *(axes.get_title() for axes in figure.axes)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PLOTS)
 def test_every_plot_has_a_title_and_draws_in_given_axes(name, tmp_path):
     arguments = arguments_by_function()[name]

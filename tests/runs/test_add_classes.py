@@ -42,7 +42,7 @@ def made(tmp_path_factory):
     old = only(everything, folder / "old", "a", "b")
     new = only(everything, folder / "new", "c")
     run = tlkit.train_run(
-        old, out=folder / "run", mode="head", backbone="resnet8", weights=None, batch_size=16
+        old, out=folder / "run", mode="head", backbone="tiny_resnet", weights=None, batch_size=16
     )
     messages = []
     grown = add_classes_run(run.path, new, out=folder / "run2", exemplars=4, log=messages.append)
@@ -101,6 +101,7 @@ def test_old_logits_are_bit_identical_and_only_the_head_changes(made):
     assert set(change.values()) == {0.0}
 
 
+@pytest.mark.slow
 def test_the_measured_model_is_the_saved_and_the_exported_one(made, tmp_path):
     folder, _, grown, _ = made
     data = tlkit.load_folder(folder / "everything", image_size=32)
@@ -158,6 +159,7 @@ def test_old_images_in_the_new_folder_keep_their_split(made, tmp_path):
     assert after["train"] == before["train"] + new  # every old image, not exemplars alone
 
 
+@pytest.mark.slow
 def test_further_images_of_an_old_class_are_used_in_training_and_evaluation(made, tmp_path):
     folder, run, grown, _ = made
     photos = shutil.copytree(folder / "new", tmp_path / "photos")
@@ -203,6 +205,7 @@ def test_a_second_addition_needs_no_old_images(made, copied, num_left):
     assert labels == ["d"] * 6
 
 
+@pytest.mark.slow
 def test_a_second_addition_finds_the_images_of_all_earlier_runs(made, copied):
     _, _, grown, _ = made
     photos = write_photos(copied / "third", {"a": 0, "d": 24}, size=20, seed=3)

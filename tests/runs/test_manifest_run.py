@@ -12,7 +12,7 @@ from tlkit.errors import DataError
 from tlkit.runs.directory import exclude_images, seen_digests
 from tlkit.runs.inference import evaluate_run
 
-ARGUMENTS = {"backbone": "resnet8", "weights": None, "batch_size": 16, "mode": "head"}
+ARGUMENTS = {"backbone": "tiny_resnet", "weights": None, "batch_size": 16, "mode": "head"}
 HEADER = ("path", "label", "group")
 
 

@@ -76,13 +76,13 @@ def test_every_fraction_has_its_interval_and_number_of_images():
     low, high = test["interval"]
     assert (
         f"| test | accuracy | {100 * test['accuracy']:.1f} % "
-        f"| {100 * low:.1f} to {100 * high:.1f} % | 90 |"
+        f"| {100 * low:.1f}-{100 * high:.1f} % | 90 |"
     ) in text
-    fractions = re.findall(r"(?<![\d.])(?<!to )\d+\.\d %", text)
-    intervals = re.findall(r"\d+\.\d to \d+\.\d %|95 % CI \d+\.\d-\d+\.\d\)", text)
+    fractions = re.findall(r"(?<![\d.-])\d+\.\d %", text)
+    intervals = re.findall(r"\d+\.\d-\d+\.\d %|95 % CI \d+\.\d-\d+\.\d\)", text)
     assert len(intervals) == len(fractions) > 8
     for line in text.splitlines():
-        assert not re.search(r"\d %", line) or re.search(r"\d to \d|95 % CI", line)
+        assert not re.search(r"\d %", line) or re.search(r"\d-\d|95 % CI", line)
     assert "loss" not in text
 
 
@@ -94,7 +94,7 @@ def test_classes_are_measured_on_test_images_with_their_support():
         low, high = wilson_interval(score["recall"], score["num_images"])
         assert [cell.strip() for cell in row[1:4]] == [
             f"{100 * score['recall']:.1f} %",
-            f"{100 * low:.1f} to {100 * high:.1f} %",
+            f"{100 * low:.1f}-{100 * high:.1f} %",
             str(score["num_images"]),
         ]
         assert row[6].strip() == str(number)

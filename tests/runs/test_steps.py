@@ -64,9 +64,10 @@ def test_the_cost_is_logged_before_training_and_kept(tuned):
     assert "Projected training time" in page
 
 
+@pytest.mark.slow
 def test_the_time_of_solving_a_head_is_projected_too(photos):
     data = tlkit.load_folder(photos, image_size=32)
-    model = tlkit.build_classifier("resnet8", data.class_names, weights=None)
+    model = tlkit.build_classifier("tiny_resnet", data.class_names, weights=None)
     plain, augmented = (
         project_cost(model, data, RunConfig(photos="photos", mode="head", augment=augment))
         for augment in (None, "light")
@@ -87,6 +88,7 @@ def test_fine_tuning_is_compared_with_a_linear_probe(tuned):
     assert "McNemar" in (run.path / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_probe_is_the_head_alone(photos_with_errors):
     data = tlkit.load_folder(photos_with_errors, image_size=32)
     solved, probe, tuned = (tlkit.build_classifier("resnet20", data.class_names) for _ in range(3))
@@ -108,6 +110,7 @@ def test_the_probe_is_the_head_alone(photos_with_errors):
     assert compare_with_probe(probe, data, nothing, plain) is None
 
 
+@pytest.mark.slow
 def test_probabilities_of_every_export_are_calibrated(tmp_path, photos_with_errors, monkeypatch):
     accuracy = {}
 
@@ -157,6 +160,7 @@ def test_too_few_validation_images_or_another_last_layer_leave_the_model_unchang
     np.testing.assert_array_equal(before, model.get_layer("logits").kernel.numpy())
 
 
+@pytest.mark.slow
 def test_a_run_rejects_images_that_are_none_of_its_classes(tuned, tmp_path):
     run, log = tuned
     rejection = run.metrics["rejection"]

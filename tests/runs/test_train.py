@@ -19,7 +19,7 @@ from tlkit.runs.directory import default_out, seen_digests
 from tlkit.runs.inference import evaluate_run, export_run, predict_with
 from tlkit.utils.run_lock import locked
 
-ARGUMENTS = {"backbone": "resnet8", "weights": None, "batch_size": 16}
+ARGUMENTS = {"backbone": "tiny_resnet", "weights": None, "batch_size": 16}
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +63,7 @@ def test_the_model_loads_with_plain_keras_and_is_the_measured_one(finished):
     assert tlkit.evaluate(model, data.test).accuracy == run.metrics["test"]["accuracy"]
 
 
+@pytest.mark.slow
 def test_an_augmented_head_is_trained_on_several_views(tmp_path, photos):
     run = tlkit.train_run(photos, out=tmp_path / "run", mode="head", augment="light", **ARGUMENTS)
     images = run.record["data"]["num_images"]
@@ -156,6 +157,7 @@ def test_an_interrupted_run_is_not_resumed_with_other_images(tmp_path, photos, m
         tlkit.train_run(photos, out=out, mode="head", **ARGUMENTS)
 
 
+@pytest.mark.slow
 def test_a_warm_started_run_has_the_classes_and_model_of_the_earlier_run(finished, tmp_path):
     _, run = finished
     photos = write_photos(tmp_path / "more", {"rot": 20, "grün": 20}, seed=1)
@@ -203,6 +205,7 @@ def test_invalid_arguments_are_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_largest_seed_is_accepted(tmp_path, photos):
     arguments = {"seed": 2**32 - 1, "epochs": 1, **ARGUMENTS}
     assert tlkit.train_run(photos, out=tmp_path / "run", **arguments).record["finished"]
@@ -394,6 +397,7 @@ def test_evaluation_accepts_folders_that_are_too_small_for_training(finished, tm
         evaluate_run(run.path, tmp_path / "nowhere")
 
 
+@pytest.mark.slow
 def test_a_run_is_evaluated_and_exported_with_its_own_bound_of_pixels(copied, tmp_path):
     record = json.loads((copied / "run.json").read_text())
     record["arguments"]["max_pixels"] = 300_000

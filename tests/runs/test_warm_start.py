@@ -19,7 +19,7 @@ from tlkit.runs.train import train_run
 def old(tmp_path_factory):
     folder = tmp_path_factory.mktemp("old")
     photos = write_photos(folder / "photos", {"green": 30, "red": 30})
-    run = train_run(photos, out=folder / "run", backbone="resnet8", weights=None, mode="head")
+    run = train_run(photos, out=folder / "run", backbone="tiny_resnet", weights=None, mode="head")
     return photos, run
 
 

@@ -26,6 +26,7 @@ from tlkit.serving.server import LOOPBACK, serve
 from tlkit.utils.tensorflow_logging import LOADING
 
 
+@pytest.mark.slow
 def test_the_server_answers_until_it_is_interrupted_and_then_stops_cleanly(exported):
     code = (
         "import sys; from tlkit.serving.server import serve; "
@@ -49,6 +50,7 @@ def test_the_server_answers_until_it_is_interrupted_and_then_stops_cleanly(expor
             process.kill()
 
 
+@pytest.mark.slow
 def test_the_command_answers_open_requests_and_then_exits(exported):
     command = [sys.executable, "-m", "tlkit", "serve", str(exported), "--port", "0"]
     with subprocess.Popen(

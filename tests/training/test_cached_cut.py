@@ -15,7 +15,7 @@ from tlkit.training.views import ViewPolicy
 
 
 def classifier(data, **arguments):
-    return tlkit.build_classifier("resnet8", data.class_names, weights=None, **arguments)
+    return tlkit.build_classifier("tiny_resnet", data.class_names, weights=None, **arguments)
 
 
 def tuned(data, **arguments):
@@ -26,6 +26,7 @@ def tuned(data, **arguments):
     return model, report.stages[-1]
 
 
+@pytest.mark.slow
 def test_stored_activations_train_as_the_whole_graph_does(photos, monkeypatch):
     """One step for each epoch, so that the order of the images does not matter."""
     monkeypatch.setattr("tlkit.training.frozen.has_bfloat16", lambda: False)
@@ -56,6 +57,7 @@ def test_a_second_call_makes_no_forward_pass(data):
     assert again.num_forward_passes == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [

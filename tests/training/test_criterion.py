@@ -92,6 +92,7 @@ def test_a_score_is_restored_from_its_record():
     assert not score.is_better_than(Score(0.81, 0.4, 0.1, 20))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hidden", [(), (8,)], ids=["solved", "by gradient descent"])
 def test_a_head_is_kept_by_the_requested_accuracy(hidden):
     """A head that always predicts the common class has the higher plain accuracy."""

@@ -11,7 +11,7 @@ from tlkit.errors import DataError
 
 
 def classifier(data):
-    return tlkit.build_classifier("resnet8", data.class_names, weights=None)
+    return tlkit.build_classifier("tiny_resnet", data.class_names, weights=None)
 
 
 def empty(split):

@@ -19,7 +19,7 @@ from tlkit.training.views import ViewPolicy
 
 
 def classifier(**arguments):
-    return tlkit.build_classifier("resnet8", ["green", "red"], weights=None, **arguments)
+    return tlkit.build_classifier("tiny_resnet", ["green", "red"], weights=None, **arguments)
 
 
 def prefix_of(model):

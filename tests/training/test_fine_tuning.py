@@ -17,7 +17,7 @@ from tlkit.training.weight_change import weights_by_group
 
 
 def classifier(data, **arguments):
-    return tlkit.build_classifier("resnet8", data.class_names, weights=None, **arguments)
+    return tlkit.build_classifier("tiny_resnet", data.class_names, weights=None, **arguments)
 
 
 def test_only_the_unfrozen_groups_change(data):
@@ -42,6 +42,7 @@ def noisy(class_names, n=80):
     return tlkit.load_arrays(images, np.arange(n) % 2, class_names, batch_size=16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("solve_head", "is_trained", "stages"),
     [
@@ -101,7 +102,7 @@ def test_all_groups_change_without_validation(data):
 @pytest.mark.parametrize("batch_norm", ["frozen", "train"])
 def test_batch_normalisation_changes_only_on_request(data, batch_norm):
     model = classifier(data)
-    layer = model.get_layer("stage3_2_bn")
+    layer = model.get_layer("stage3_1_bn")
     before = [weight.numpy() for weight in layer.weights]
     tlkit.fine_tune(model, data.train.dataset(), unfreeze="all", epochs=1, batch_norm=batch_norm)
     changed = [not np.array_equal(a, b.numpy()) for a, b in zip(before, layer.weights, strict=True)]
@@ -132,6 +133,7 @@ def test_training_stops_early(data):
     assert len(report.stages[-1].history) < 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [{"binary": True}, {"hidden": (8,)}])
 def test_other_heads(data, arguments):
     model = classifier(data, **arguments)
@@ -204,6 +206,7 @@ def test_bad_arguments(data, arguments, message):
         np.testing.assert_array_equal(value, variable.numpy())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("views", [0, 1])
 def test_a_removed_image_is_named(photos, views, monkeypatch):
     monkeypatch.setattr(kept_pixels, "MAX_IMAGES", 0)  # so that all images are read anew
@@ -263,6 +266,7 @@ def test_a_diverging_last_step_is_an_error_and_the_model_is_restored(data, valid
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_views_and_orders(data):
     histories = []
     for seed in (0, 0, 1):

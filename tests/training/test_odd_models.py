@@ -116,7 +116,7 @@ def test_a_sequential_model_is_fine_tuned_like_any_other(data):
 
 def test_a_nested_backbone_has_its_own_groups(data):
     """As in Keras's guide, the backbone is called inside the graph, in inference mode."""
-    backbone = tlkit.build_classifier("resnet8", data.class_names, weights=None)
+    backbone = tlkit.build_classifier("tiny_resnet", data.class_names, weights=None)
     cut = backbone.get_layer("stage3_out").output
     backbone = keras.Model(backbone.input, cut, name="backbone")
     images = keras.Input((32, 32, 3))

@@ -22,7 +22,7 @@ PRECISIONS = pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
 
 def classifier(data):
     set_seeds(0)
-    return tlkit.build_classifier("resnet8", data.class_names, weights=None)
+    return tlkit.build_classifier("tiny_resnet", data.class_names, weights=None)
 
 
 class Watch(keras.callbacks.Callback):

@@ -83,7 +83,7 @@ def test_callbacks_change_the_rate_and_checkpoints_hold_the_slots(tmp_path):
 
 
 def test_distance_from_the_head_counts_groups():
-    model = tlkit.build_classifier("resnet8", ["a", "b"], weights=None)
+    model = tlkit.build_classifier("tiny_resnet", ["a", "b"], weights=None)
     tlkit.set_trainable(model, "all")
     multipliers = layer_multipliers(model, 0.5)
     assert multipliers["logits/kernel"] == 1.0
@@ -95,7 +95,7 @@ def test_distance_from_the_head_counts_groups():
 def test_layer_decay_changes_lower_groups_less(data):
     changes = {}
     for decay in (1.0, 0.1):
-        model = tlkit.build_classifier("resnet8", data.class_names, weights=None)
+        model = tlkit.build_classifier("tiny_resnet", data.class_names, weights=None)
         report = tlkit.fine_tune(
             model, data.train.dataset(), unfreeze="all", epochs=1, layer_decay=decay
         )
@@ -106,7 +106,7 @@ def test_layer_decay_changes_lower_groups_less(data):
 
 @pytest.mark.parametrize("decay", [0.0, -1.0, 1.5])
 def test_layer_decay_must_be_a_fraction(data, decay):
-    model = tlkit.build_classifier("resnet8", data.class_names, weights=None)
+    model = tlkit.build_classifier("tiny_resnet", data.class_names, weights=None)
     with pytest.raises(tlkit.ArgumentError, match="`layer_decay` must be"):
         tlkit.fine_tune(model, data, layer_decay=decay)
 
@@ -122,7 +122,7 @@ def test_schedules_have_the_documented_rates():
 
 
 def test_reduce_on_plateau_works_with_a_constant_rate(data):
-    model = tlkit.build_classifier("resnet8", data.class_names, weights=None)
+    model = tlkit.build_classifier("tiny_resnet", data.class_names, weights=None)
     seen = []
 
     class Watch(keras.callbacks.Callback):

@@ -10,7 +10,7 @@ from tlkit.training.reports import StageReport, TrainingReport
 
 
 def stage(**given):
-    model = tlkit.build_classifier("resnet8", ["a", "b"], weights=None)
+    model = tlkit.build_classifier("tiny_resnet", ["a", "b"], weights=None)
     trainable = tlkit.set_trainable(model, "stage3")
     weight_change = {"stage1": 0.0, "stage2": 0.0, "stage3": 0.0, "head": 0.0}
     return StageReport("fine-tune", trainable, (), weight_change, 1.0, **given)
@@ -54,7 +54,7 @@ def test_the_accuracy_that_decided_is_named_first():
 
 
 def test_a_discarded_training_reports_both_changes(data):
-    model = tlkit.build_classifier("resnet8", data.class_names, weights=None)
+    model = tlkit.build_classifier("tiny_resnet", data.class_names, weights=None)
     tlkit.train_head(model, data)  # validation accuracy 100 %
     kernel = model.get_layer("logits").kernel
     kernel.assign(1e4 * kernel.numpy())  # loss 0, which no epoch can improve

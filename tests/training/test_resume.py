@@ -42,7 +42,7 @@ class StopAtEnd(keras.callbacks.Callback):
 
 def tune(data, folder, callbacks=(), **arguments):
     set_seeds(0)
-    model = tlkit.build_classifier("resnet8", data.class_names, weights=None)
+    model = tlkit.build_classifier("tiny_resnet", data.class_names, weights=None)
     settings = {
         "views": 0,
         "stages": [tlkit.Stage("head", epochs=2), tlkit.Stage("stage3", epochs=2)],
@@ -62,6 +62,7 @@ def test_training_resumed_after_random_sigkills_is_bit_identical():
     assert "0 of 17 weights differ" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_report_of_a_resumed_training_is_complete(data, tmp_path, monkeypatch):
     monkeypatch.setattr(resume, "SAVE_SECONDS", 0.0)
     with pytest.raises(KeyboardInterrupt):
@@ -75,6 +76,7 @@ def test_the_report_of_a_resumed_training_is_complete(data, tmp_path, monkeypatc
     assert report.accuracy_after is not None
 
 
+@pytest.mark.slow
 def test_a_finished_training_is_not_repeated(data, tmp_path):
     model, report = tune(data, tmp_path)
     steps = []
@@ -86,6 +88,7 @@ def test_a_finished_training_is_not_repeated(data, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
@@ -113,7 +116,7 @@ def test_other_data_and_other_models_are_refused(data, tmp_path):
         tune(fewer, tmp_path)
     with pytest.raises(RunError, match="batches of 16"):
         tune(dataclasses.replace(data, batch_size=17), tmp_path)
-    model = tlkit.build_classifier("resnet8", data.class_names, weights=None, seed=1)
+    model = tlkit.build_classifier("tiny_resnet", data.class_names, weights=None, seed=1)
     with pytest.raises(RunError, match="started with model="):
         tlkit.fine_tune(model, data, stages=[tlkit.Stage("head", epochs=2)], run_directory=tmp_path)
 
@@ -128,7 +131,7 @@ def test_weights_after_a_nan_loss_are_not_saved(data, tmp_path):
 def test_another_regularizer_is_another_training(data, tmp_path):
     def run(strength, callbacks=()):
         set_seeds(0)
-        model = tlkit.build_classifier("resnet8", data.class_names, weights=None)
+        model = tlkit.build_classifier("tiny_resnet", data.class_names, weights=None)
         model.get_layer("logits").kernel.regularizer = keras.regularizers.L2(strength)
         tlkit.fine_tune(model, data, epochs=1, run_directory=tmp_path, callbacks=callbacks)
 
@@ -138,6 +141,7 @@ def test_another_regularizer_is_another_training(data, tmp_path):
         run(0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoil", [lambda content: b"half a file", lambda content: content[:-200]])
 def test_a_damaged_file_is_named(data, tmp_path, spoil):
     with pytest.raises(KeyboardInterrupt):

@@ -9,7 +9,7 @@ from tlkit.training.weight_change import weights_by_group
 
 
 def classifier(data):
-    return tlkit.build_classifier("resnet8", data.class_names, weights=None)
+    return tlkit.build_classifier("tiny_resnet", data.class_names, weights=None)
 
 
 def test_each_stage_trains_its_groups_and_no_other(data):

@@ -168,6 +168,7 @@ def start_writer(folder, first):
     return writer
 
 
+@pytest.mark.slow
 def test_killed_writers_leave_only_correct_rows(tmp_path):
     """Two processes write the same store at once and are killed at random moments."""
     generator = np.random.default_rng(0)

@@ -67,6 +67,7 @@ def batches(texts):
     return tf.data.Dataset.from_tensor_slices((texts, LABELS)).batch(16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_text_is_trained_and_evaluated_like_images(name):
     make, texts = MODELS[name]

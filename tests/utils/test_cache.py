@@ -289,6 +289,6 @@ def test_a_user_without_a_home_has_a_cache_for_this_process(monkeypatch):
 def test_reports_name_an_unwritable_cache(unusable_cache, photos):
     data = tlkit.load_folder(photos, image_size=32)
     assert str(unusable_cache) in str(data.report)
-    model = tlkit.build_classifier("resnet8", data.class_names, weights=None)
+    model = tlkit.build_classifier("tiny_resnet", data.class_names, weights=None)
     (stage,) = tlkit.train_head(model, data).stages
     assert any(f"{unusable_cache / FEATURES_FOLDER} is not writable" in n for n in stage.notes)

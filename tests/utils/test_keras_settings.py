@@ -133,6 +133,7 @@ def test_a_policy_with_weights_in_another_precision_is_refused(policy):
         keras.config.set_dtype_policy("float32")
 
 
+@pytest.mark.slow
 def test_the_error_names_a_settings_file_with_half_precision(tmp_path):
     code = "import tlkit\ntry: tlkit.build_classifier('resnet20', ['a', 'b'])\n"
     status, lines = python(

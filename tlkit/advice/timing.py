@@ -10,7 +10,7 @@ import tensorflow as tf
 from tlkit.training.frozen import Forward
 
 _MIN_SECONDS = 0.3
-_MAX_CALLS = 20
+_MAX_CALLS = 10
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Timing:
 def time_calls(action: Callable[[], object], min_seconds: float = _MIN_SECONDS) -> Timing:
     """Measures the duration of a call, separately for the first one.
 
-    After the first call it is repeated until `min_seconds` have passed, 1 to 20 times.
+    After the first call it is repeated until `min_seconds` have passed, 1 to 10 times.
 
     Example:
         >>> import time
