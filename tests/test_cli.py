@@ -297,7 +297,7 @@ def test_the_bound_of_pixels_can_be_set(finished, called, tmp_path):
         (["train", "photos", "--out", "run", "--mode", "tune"], "fine-tune"),
         (["train", "photos", "--out", "run", "--backbones", "resnet20"], "--backbone auto"),
         (
-            ["train", "photos", "--out", "run", "--backbone", "auto", "--backbones", "tiny_resnet"],
+            ["train", "photos", "--out", "run", "--backbone", "auto", "--backbones", "resnet8"],
             "resnet50",
         ),
         (

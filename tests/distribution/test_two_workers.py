@@ -11,6 +11,8 @@ import tlkit
 from tests.conftest import saved_history, write_photos, written_losses
 from tests.distribution import jobs, processes
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def worked(tmp_path_factory):
@@ -44,7 +46,6 @@ def assert_same_weights(folder, name):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", jobs.KINDS)
 def test_the_first_gradients_are_those_of_one_process(worked, kind):
     expected = jobs.alone(kind)[1]
@@ -165,7 +166,6 @@ def test_plain_keras_still_cannot_train_on_several_workers(worked):
         assert "PerReplica" in (worked / f"keras-{index}.txt").read_text(encoding="utf-8")
 
 
-@pytest.mark.slow
 def test_a_killed_worker_ends_the_other_and_the_job_can_be_resumed(tmp_path):
     def steps(index):
         file = tmp_path / f"steps-{index}.txt"
@@ -190,7 +190,6 @@ def test_a_killed_worker_ends_the_other_and_the_job_can_be_resumed(tmp_path):
     assert_same_weights(tmp_path, "weights-{}.npz")
 
 
-@pytest.mark.slow
 def test_a_killed_chief_ends_the_other_and_the_same_command_resumes(tmp_path):
     write_photos(tmp_path / "photos", {"green": 21, "red": 20})
     run = tmp_path / "run-0"

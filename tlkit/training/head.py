@@ -24,7 +24,6 @@ from tlkit.models.groups import choose_trainable, group_layers
 from tlkit.models.heads import feature_cut, head_from_features, head_kind
 from tlkit.models.random_state import seed_random_layers
 from tlkit.models.trainable import has_user_flags, user_flags_restored
-from tlkit.training import solving
 from tlkit.training.checks import check_class_weight, check_solve_head
 from tlkit.training.criterion import Criterion, Score, criterion_for, plain_labels, score_of
 from tlkit.training.features import Features, extract_features
@@ -42,7 +41,7 @@ from tlkit.training.objective import loss_of, metrics_of, targets_of
 from tlkit.training.rates import warm_up_then_cosine
 from tlkit.training.recipe import description_of
 from tlkit.training.reports import StageReport, TrainingReport
-from tlkit.training.solving import HeadTask
+from tlkit.training.solving import HeadTask, solve_head
 from tlkit.training.sources import Source, source_of
 from tlkit.training.store import FEATURES_FOLDER
 from tlkit.training.stored_batches import batches_in_order, one_pass
@@ -303,7 +302,7 @@ def _solve_or_fit(
 ) -> tuple[str, Fitted]:
     """Solves the head, or trains it by gradient descent; returns a note that says which."""
     with bar("solving the head", None):
-        solved = solving.solve_head(task)
+        solved = solve_head(task)
     if solved.is_solved:
         return solved.note, Fitted((), improved=True, kept_epoch=None)
     note = f"trained by gradient descent, as the head cannot be solved: {solved.note}"
