@@ -116,6 +116,9 @@ def ask_server(arguments):
 
 
 if __name__ == "__main__":
+    from tests import networks
+
+    networks.replace_built_in("mobilenet_025", "resnet20")
     try:
         run_page(Path(sys.argv[1]))
     except BaseException:

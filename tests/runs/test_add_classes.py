@@ -7,6 +7,7 @@ import shutil
 import keras
 import numpy as np
 import pytest
+from PIL import Image, ImageOps
 
 import tlkit
 from tests.conftest import write_photos
@@ -32,6 +33,15 @@ def trained_on(run, class_name):
     with (run.path / "split.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     return [row["path"] for row in rows if (row["split"], row["class"]) == ("train", class_name)]
+
+
+def fourth_class(folder):
+    """Images of another colour than those of all classes in `COUNTS`."""
+    photos = write_photos(folder, {"a": 0, "d": 24}, size=20, seed=3)
+    (photos / "a").rmdir()
+    for path in (photos / "d").iterdir():
+        ImageOps.invert(Image.open(path)).save(path, quality=90)
+    return photos
 
 
 @pytest.fixture(scope="module")
@@ -189,8 +199,7 @@ def test_a_second_addition_needs_no_old_images(made, copied, num_left):
     record = json.loads((copied / "run2" / "run.json").read_text())
     record["arguments"] |= {"from_run": str(copied / "gone"), "photos": str(copied / "thinned")}
     (copied / "run2" / "run.json").write_text(json.dumps(record))
-    photos = write_photos(copied / "third", {"a": 0, "d": 24}, size=20, seed=3)
-    (photos / "a").rmdir()
+    photos = fourth_class(copied / "third")
     third = add_classes_run(copied / "run2", photos, out=copied / "run3", exemplars=3)
     assert third.class_names == ("a", "b", "c", "d")
     growth = third.record["growth"]
@@ -208,8 +217,7 @@ def test_a_second_addition_needs_no_old_images(made, copied, num_left):
 @pytest.mark.slow
 def test_a_second_addition_finds_the_images_of_all_earlier_runs(made, copied):
     _, _, grown, _ = made
-    photos = write_photos(copied / "third", {"a": 0, "d": 24}, size=20, seed=3)
-    (photos / "a").rmdir()
+    photos = fourth_class(copied / "third")
     (copied / "run2" / REJECTION_FILE).touch()
     messages = []
     third = add_classes_run(
