@@ -175,7 +175,7 @@ def as_tuple(value: Any) -> tuple[Any, ...]:
     """Returns an iterable as a tuple; a string or a value that is not iterable is one item.
 
     Example:
-        >>> from tlkit.errors import as_tuple, quoted, some_of
+        >>> from tlkit.errors import as_tuple
         >>> as_tuple(["cat", "dog"]), as_tuple("cat"), as_tuple(None)
         (('cat', 'dog'), ('cat',), (None,))
     """

@@ -147,7 +147,7 @@ def test_both_train_on_stored_activations(worked):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("dataset", "`images` must be what load_folder, load_arrays or load_tfds returned"),
+        ("dataset", "`images` must be the result of load_folder, load_arrays or load_tfds"),
         ("float16", "`precision` must not be 'mixed_float16' on several replicas"),
         ("statistics", "`batch_norm` must be 'frozen' on several replicas"),
         ("seed", "`model, data and arguments` must be the same on every worker"),

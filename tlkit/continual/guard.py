@@ -27,7 +27,7 @@ class ForgettingGuard(EpochGuard):
 
     Args:
         model: The whole model that is trained (`fit` may be called on a part of it).
-        old_data: Images of the old task that are not trained on: what `load_folder` returned (its
+        old_data: Images of the old task that are not trained on: the result of `load_folder` (its
             validation split is used), or a split.
         budget: Accuracy on the old task that may be lost, 0...1: 0.02 allows up to 2 points,
             inclusive.

@@ -84,7 +84,7 @@ def estimate_importance(
 
     Args:
         model: A functional classifier; not changed.
-        dataset: The data it was trained on: what `load_folder` returned (its training split is
+        dataset: The data it was trained on: the result of `load_folder` (its training split is
             used), a split, or batches of images and labels. For "synaptic" the `SynapticPath` that
             was passed to `fine_tune`.
         method: For each weight w, with p(y) the model's own prediction for an image:

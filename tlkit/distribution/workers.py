@@ -134,7 +134,7 @@ def check_can_be_sharded(argument: str, workers: Workers) -> None:
     """Raises `ArgumentError` if a `tf.data.Dataset` would have to be sharded over workers."""
     if workers.num_workers > 1:
         raise ArgumentError(
-            f"`{argument}` must be what load_folder, load_arrays or load_tfds returned if there "
+            f"`{argument}` must be the result of load_folder, load_arrays or load_tfds if there "
             "are several workers, which may read a tf.data.Dataset in different orders. "
             f"Received: a tf.data.Dataset and {workers.num_workers} workers. Load a folder, "
             "or use one machine."

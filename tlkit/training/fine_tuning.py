@@ -98,7 +98,7 @@ def fine_tune(
 
     Args:
         model: A classifier, changed in place.
-        data: What `load_folder`, `load_arrays` or `load_tfds` returned; or batches of images
+        data: The result of `load_folder`, `load_arrays` or `load_tfds`; or batches of images
             `(batch, height, width, 3)`, 0...255, and labels, in a new order at each pass.
         validation: Validation images, if `data` is a `tf.data.Dataset`.
         unfreeze: The first trainable group, see `set_trainable`; by default the head and the

@@ -101,7 +101,7 @@ def train_head(
 
     Args:
         model: A classifier; its head is changed in place.
-        data: What `load_folder`, `load_arrays` or `load_tfds` returned; or batches of images
+        data: The result of `load_folder`, `load_arrays` or `load_tfds`; or batches of images
             `(batch, height, width, 3)`, 0...255, and labels.
         validation: Validation images, if `data` is a `tf.data.Dataset`.
         epochs: Maximum number of epochs, for heads that are not solved.

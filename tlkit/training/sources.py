@@ -54,7 +54,7 @@ def source_of(
         return Source(train, validation, None)
     if not isinstance(data, ImageData):
         raise ArgumentError(
-            "`data` must be what load_folder, load_arrays or load_tfds returned, or a "
+            "`data` must be the result of load_folder, load_arrays or load_tfds, or a "
             f"tf.data.Dataset. Received: data of type {type(data).__name__}."
         )
     if validation is not None:
