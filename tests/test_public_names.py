@@ -50,7 +50,7 @@ def test_every_public_object_has_its_public_name():
         assert value.__name__ == name
         assert value.__module__ == tlkit._HOME[name]
     text = pydoc.plain(pydoc.render_doc(tlkit.plot_training))
-    assert "\nplot_training(report" in text
+    assert re.search(r"\nplot_training\(\s*report", text)  # Python 3.13 breaks long lines
 
 
 def test_dir_lists_the_public_names():
