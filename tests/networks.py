@@ -35,11 +35,9 @@ def register():
 def replace_built_in(*names):
     """Lets the names of backbones that tlkit has stand for the small network, in this process.
 
-    It accepts pretrained weights, which stay random. What is called is the same, and takes less
-    time.
+    Whatever `weights` are asked for, they are random.
     """
     for name in names:
-        spec = catalogue._BUILT_IN[name]
         catalogue._BUILT_IN[name] = replace(
-            spec, build=lambda input_tensor, weights: tiny_resnet(input_tensor), preprocessing="tf"
+            catalogue._BUILT_IN[name], build=lambda input_tensor, weights: tiny_resnet(input_tensor)
         )

@@ -121,7 +121,7 @@ def test_pixels_raise_for_a_model_that_expects_unit_values(function):
         FUNCTIONS[function](of_unit_values(), batches(PIXELS, LABELS))
 
 
-def test_a_split_raises_for_a_model_that_expects_unit_values():
+def test_a_split_raises_for_a_model_that_expects_unit_values(tmp_path):
     data = tlkit.load_arrays(PIXELS.astype("uint8"), LABELS)
     refused = pytest.raises(ArgumentError, match=r"must take pixels.*Rescaling\(1 / 255\) in front")
     model = of_unit_values()
@@ -140,6 +140,8 @@ def test_a_split_raises_for_a_model_that_expects_unit_values():
         learn_classes(model, data.train, ["d"], ["a", "b", "c"], replay=Replay(0))
     with refused:
         expand(model, data)
+    with refused:
+        tlkit.export_model(model, tmp_path / "exported", ["a", "b", "c"], formats=("keras",))
     remedied = [keras.Input((12, 12, 3)), layers.Rescaling(1 / 255), model]
     assert tlkit.evaluate(keras.Sequential(remedied), data.train).num_images
 

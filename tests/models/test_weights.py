@@ -125,6 +125,18 @@ def test_an_efficientnet_file_gets_images_scaled_as_in_keras(tmp_path, monkeypat
     assert np.array_equal(features, published(images))
 
 
+def test_a_file_in_the_folder_of_keras_is_used_without_a_download(monkeypatch, tmp_path):
+    monkeypatch.setattr("keras.src.backend.config._KERAS_DIR", str(tmp_path))
+    monkeypatch.setattr("keras.src.utils.file_utils.urlretrieve", None)
+    (tmp_path / "models").mkdir()
+    published = keras.applications.MobileNet(
+        (32, 32, 3), alpha=0.25, include_top=False, weights=None
+    )
+    published.save(tmp_path / "models" / "mobilenet_2_5_224_tf_no_top.h5")
+    kernel = build("pretrained").get_layer("conv1").kernel
+    np.testing.assert_array_equal(kernel, published.get_layer("conv1").kernel)
+
+
 def test_a_failed_download_names_the_file_the_folder_and_remedies(monkeypatch, tmp_path):
     def fail(*_, **__):
         raise urllib.error.URLError("no network")

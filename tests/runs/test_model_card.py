@@ -82,7 +82,7 @@ def test_every_fraction_has_its_interval_and_number_of_images():
     intervals = re.findall(r"\d+\.\d-\d+\.\d %|95 % CI \d+\.\d-\d+\.\d\)", text)
     assert len(intervals) == len(fractions) > 8
     for line in text.splitlines():
-        assert not re.search(r"\d %", line) or re.search(r"\d-\d|95 % CI", line)
+        assert not re.search(r"\d %", line) or re.search(r"\d\.\d-\d+\.\d|95 % CI", line)
     assert "loss" not in text
 
 

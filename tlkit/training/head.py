@@ -41,7 +41,7 @@ from tlkit.training.objective import loss_of, metrics_of, targets_of
 from tlkit.training.rates import warm_up_then_cosine
 from tlkit.training.recipe import description_of
 from tlkit.training.reports import StageReport, TrainingReport
-from tlkit.training.solving import HeadTask, solve_head
+from tlkit.training.solving import HeadTask, solve
 from tlkit.training.sources import Source, source_of
 from tlkit.training.store import FEATURES_FOLDER
 from tlkit.training.stored_batches import batches_in_order, one_pass
@@ -302,7 +302,7 @@ def _solve_or_fit(
 ) -> tuple[str, Fitted]:
     """Solves the head, or trains it by gradient descent; returns a note that says which."""
     with bar("solving the head", None):
-        solved = solve_head(task)
+        solved = solve(task)
     if solved.is_solved:
         return solved.note, Fitted((), improved=True, kept_epoch=None)
     note = f"trained by gradient descent, as the head cannot be solved: {solved.note}"

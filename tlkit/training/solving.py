@@ -58,7 +58,7 @@ class HeadTask:
         return plain_labels(self.train.labels, self.model)
 
 
-def solve_head(task: HeadTask) -> SolvedHead:
+def solve(task: HeadTask) -> SolvedHead:
     """Solves a head on the chief, if its logits are linear in one Dense layer.
 
     Raises:
