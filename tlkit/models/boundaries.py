@@ -11,7 +11,7 @@ import numpy as np
 
 from tlkit.errors import ArgumentError
 from tlkit.models.cuts import Cut, find_cuts
-from tlkit.models.graph import parameters, with_nested
+from tlkit.models.graph import FIXED_LAYER, parameters, with_nested
 
 SIZE_MARGIN = 2  # a cut up to this factor larger than the smallest still counts as small
 NAME_FRACTION = 0.8  # fraction of a group's layers with a prefix that makes it the group's name
@@ -99,6 +99,9 @@ def head_feature_index(segmentation: Segmentation) -> int | None:
     start = segmentation.starts[-1]
     for index in range(start + 1, len(segmentation.cuts)):
         cut = segmentation.cuts[index]
+        is_fixed = any(operation.name == FIXED_LAYER for operation in cut.between)
+        if is_fixed:  # its inputs are standardised, and scaled to unit length
+            return index - 3
         if cut.parameters or _has_noise(cut):
             return index - 1
     return None

@@ -17,6 +17,9 @@ from tlkit.utils.keras_private import (
     with_inner_layers,
 )
 
+FIXED_LAYER = "head_landmarks"
+"""Name of the layer whose weights are never trained: the projection of a closed-form head."""
+
 
 def check_model(argument: str, model: object) -> None:
     """Raises `ArgumentError` unless it is a built Keras model."""
@@ -105,7 +108,10 @@ def nodes_between(start: keras.KerasTensor, output: keras.KerasTensor) -> list[A
 def parameters(operation: keras.Operation) -> list[Any]:
     """Returns the variables that `operation` trains if it is not frozen, including nested ones."""
     return [
-        variable for layer in with_nested(operation) for variable in own_trainable_variables(layer)
+        variable
+        for layer in with_nested(operation)
+        if layer.name != FIXED_LAYER
+        for variable in own_trainable_variables(layer)
     ]
 
 

@@ -9,7 +9,7 @@ from tlkit.errors import ArgumentError, check_choice
 from tlkit.models.boundaries import name_groups, segment
 from tlkit.models.cuts import find_cuts
 from tlkit.models.flattening import flat
-from tlkit.models.graph import count_parameters, parameters, with_nested
+from tlkit.models.graph import FIXED_LAYER, count_parameters, parameters, with_nested
 from tlkit.models.group_choice import (
     AS_IS,
     NEW,
@@ -254,6 +254,7 @@ def set_trainable_flags(
     for layer in (layer for layers in members for layer in layers):
         for nested in with_nested(layer):
             is_kept = batch_norm == "frozen" and isinstance(nested, keras.layers.BatchNormalization)
+            is_kept |= nested.name == FIXED_LAYER
             set_flag(nested, id(layer) in is_chosen and not is_kept)
 
     report = _report(model, members, batch_norm)

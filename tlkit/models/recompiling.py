@@ -1,11 +1,15 @@
 """Recompiling a model with its own settings, so that changes since then take effect."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import keras
 import tensorflow as tf
 
 from tlkit.utils.keras_private import compile_arguments
+
+_BOUND = ("build", "quantize")
+"""Attributes that `keras.layers.Layer.__new__` sets to functions of the object itself."""
 
 
 def recompile(model: keras.Model) -> None:
@@ -25,6 +29,36 @@ def recompile(model: keras.Model) -> None:
         model.compile(**{**compile_arguments(model), "optimizer": optimizer})
         if old.built:  # or a saved file would lack the state that Keras expects when loading
             model.optimizer.build(model.trainable_variables)
+
+
+def become(model: keras.Model, other: keras.Model) -> Callable[[], None]:
+    """Makes a functional model have the graph of another one of the same class, in place.
+
+    References to the model then see the other graph. If the model is compiled, it stays so, with
+    the same settings and a new optimizer.
+
+    Args:
+        model: The model that changes.
+        other: The model with the new graph; not to be used afterwards.
+
+    Returns:
+        A function that undoes it.
+    """
+    before = dict(vars(model))
+    settings = compile_arguments(model) if model.compiled else None
+    vars(model).clear()
+    # `Layer.__new__` stores functions that are bound to the object itself
+    vars(model).update({**vars(other), **{name: before[name] for name in _BOUND if name in before}})
+    if settings is not None:
+        with training_scope(model):
+            old = getattr(settings["optimizer"], "inner_optimizer", settings["optimizer"])
+            model.compile(**{**settings, "optimizer": type(old).from_config(old.get_config())})
+
+    def undo() -> None:
+        vars(model).clear()
+        vars(model).update(before)
+
+    return undo
 
 
 def training_scope(model: keras.Model) -> AbstractContextManager[object]:

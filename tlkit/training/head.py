@@ -12,13 +12,13 @@ from tlkit.data.images import ImageData
 from tlkit.distribution.lost_workers import lost_worker_named
 from tlkit.distribution.shards import ONLY_SHARD, ShardedBatches
 from tlkit.distribution.strategies import scope_of, workers_of
-from tlkit.errors import ArgumentError, check_count, check_positive, check_seed
+from tlkit.errors import ArgumentError, check_choice, check_count, check_positive, check_seed
 from tlkit.evaluation.data_checks import Images, note_on_values
 from tlkit.evaluation.names import num_classes_of
 from tlkit.evaluation.outputs import as_two_columns
 from tlkit.models.compiling import ensure_compiled
 from tlkit.models.flattening import below
-from tlkit.models.graph import parameters
+from tlkit.models.graph import FIXED_LAYER, parameters
 from tlkit.models.group_choice import AS_IS
 from tlkit.models.groups import choose_trainable, group_layers
 from tlkit.models.heads import feature_cut, head_from_features, head_kind
@@ -37,11 +37,12 @@ from tlkit.training.fitting import (
     fit_model,
 )
 from tlkit.training.frozen import FrozenPart
+from tlkit.training.head_forms import CLOSED_FORM, FORMS
 from tlkit.training.objective import loss_of, metrics_of, targets_of
 from tlkit.training.rates import warm_up_then_cosine
 from tlkit.training.recipe import description_of
 from tlkit.training.reports import StageReport, TrainingReport
-from tlkit.training.solving import HeadTask, solve
+from tlkit.training.solving import HeadTask, SolvedHead, solve, why_not_closed_form
 from tlkit.training.sources import Source, source_of
 from tlkit.training.store import FEATURES_FOLDER
 from tlkit.training.stored_batches import batches_in_order, one_pass
@@ -59,6 +60,7 @@ _WEIGHT_DECAY = 1e-3
 class _HeadTraining:
     """The arguments of `train_head` that say how to train."""
 
+    form: str
     epochs: int
     learning_rate: float
     class_weight: str | None
@@ -72,6 +74,7 @@ def train_head(
     data: ImageData | tf.data.Dataset,
     *,
     validation: Images | None = None,
+    head: str = "auto",
     epochs: int = 60,
     learning_rate: float = 1e-3,
     class_weight: str | None = None,
@@ -88,8 +91,11 @@ def train_head(
     logits are linear in its one Dense layer is then solved to its optimum by (multinomial or
     one-vs-rest) logistic regression, see `tlkit.training.linear.solve_linear`: the input of that
     layer counts as the features, and if its outputs are scaled, negated or shifted, its weights
-    compensate for it. Other heads (with hidden layers, or a tanh), and features of more than 2 GB,
-    are trained on the stored features with AdamW, warm-up and cosine; the report notes the reason.
+    compensate for it. A head in closed form, kernel ridge regression on landmarks, is solved too
+    where the Dense layer can be replaced, see `tlkit.training.closed_form.solve_closed_form`: it
+    gets plain Keras layers before the Dense layer, one of them frozen, in place. Other heads (with
+    hidden layers, or a tanh), and features of more than 2 GB, are trained on the stored features
+    with AdamW, warm-up and cosine; the report notes the reason.
 
     A head that was already trained is kept if the new one is worse on validation; set `solve_head`
     if its biases do not tell whether it was trained. Sample weights in a `tf.data.Dataset`,
@@ -104,6 +110,10 @@ def train_head(
         data: The result of `load_folder`, `load_arrays` or `load_tfds`; or batches of images
             `(batch, height, width, 3)`, 0...255, and labels.
         validation: Validation images, if `data` is a `tf.data.Dataset`.
+        head: "linear", "closed-form", or "auto": the closed form, unless the linear head is more
+            accurate by more than one standard error, or exactly as accurate. They are compared on
+            validation images if there are at least 300, else on the training images in
+            cross-validation.
         epochs: Maximum number of epochs, for heads that are not solved.
         learning_rate: The peak learning rate, for heads that are not solved.
         class_weight: "balanced" weights each class by the inverse of its frequency, in training
@@ -135,6 +145,7 @@ def train_head(
         >>> tlkit.train_head(model, data).accuracy_after
         1.0
     """
+    check_choice("head", head, FORMS)
     check_count("epochs", epochs)
     check_positive("learning_rate", learning_rate)
     check_count("views", views)
@@ -154,9 +165,15 @@ def train_head(
             "Name an augmentation, such as 'default'."
         )
 
+    if head == CLOSED_FORM and (why := why_not_closed_form(model)):
+        raise ArgumentError(
+            "`head` must be 'auto' or 'linear' for a model whose last layer cannot be replaced. "
+            f"Received: head='closed-form', and {why}. Leave it out."
+        )
     with scope_of(model), lost_worker_named(workers_of(model)):
         with user_flags_restored(model):
             training = _HeadTraining(
+                form=head,
                 epochs=epochs,
                 learning_rate=learning_rate,
                 class_weight=class_weight,
@@ -198,19 +215,24 @@ def _train(
             "only the head was trained, regardless of the `trainable` flags that were set "
             "explicitly; they are restored"
         )
-    task = HeadTask(head, model, train, held_out, training.class_weight, training.seed)
+    task = HeadTask(
+        head, model, train, held_out, training.form, training.class_weight, training.seed
+    )
     try:
-        note, fitted = _solve_or_fit(task, training, criterion)
+        solved, fitted = _solve_or_fit(task, training, criterion)
     except NotFiniteError as error:
         restore_weights(model, before)
         left = "The model's weights are restored."
         raise error.at_rate(training.learning_rate, left) from error
-    notes.append(note)
+    notes.append(solved.note)
+    if solved.is_solved:  # possibly with other layers
+        trainable, head = choose_trainable(model, "head"), head_from_features(model)
     kept_epoch = fitted.kept_epoch
     new = _evaluate_head(head, model, held_out, criterion) if held_out else None
     weight_change = relative_weight_change(before, weights_by_group(model))
     discarded_change = {}
     if old and new and part.workers.chief_says(old.is_better_than(new)):
+        solved.undo()
         restore_weights(model, before)
         discarded_change, weight_change = weight_change, dict.fromkeys(weight_change, 0.0)
         notes.append(
@@ -279,7 +301,8 @@ def is_trained(model: keras.Model) -> bool:
 
     A head without biases counts as trained: if it was, solving it anew would discard the training.
     """
-    biases = [getattr(layer, "bias", None) for layer in head_from_features(model).layers]
+    layers = [layer for layer in head_from_features(model).layers if layer.name != FIXED_LAYER]
+    biases = [getattr(layer, "bias", None) for layer in layers]
     biases = [bias for bias in biases if bias is not None]
     return not biases or any(np.any(keras.ops.convert_to_numpy(bias)) for bias in biases)
 
@@ -299,14 +322,14 @@ def _notes_on_features(
 
 def _solve_or_fit(
     task: HeadTask, training: _HeadTraining, criterion: Criterion
-) -> tuple[str, Fitted]:
-    """Solves the head, or trains it by gradient descent; returns a note that says which."""
+) -> tuple[SolvedHead, Fitted]:
+    """Solves the head, or trains it by gradient descent; the note says which."""
     with bar("solving the head", None):
         solved = solve(task)
     if solved.is_solved:
-        return solved.note, Fitted((), improved=True, kept_epoch=None)
+        return solved, Fitted((), improved=True, kept_epoch=None)
     note = f"trained by gradient descent, as the head cannot be solved: {solved.note}"
-    return note, _fit(task, training, criterion)
+    return SolvedHead(False, note), _fit(task, training, criterion)
 
 
 def _fit(task: HeadTask, training: _HeadTraining, criterion: Criterion) -> Fitted:

@@ -38,6 +38,9 @@ digits than float32 has."""
 
 _NUM_FOLDS = 5
 _FALLBACK_STRENGTH = 0.1
+_HALVES = np.array([-0.5, 0.5])
+_NEVER = -100.0
+"""A logit with which a class has no probability."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,15 @@ class LinearSolution:
         bias: Shape `(units,)`.
         strength: scikit-learn's `C`; for a multi-label head the mean over its labels.
         chosen_by: The images that the strength was chosen on, in words.
+        out_of_fold: Logits of each row by a solution on the other folds, `(n, units)`; NaN for rows
+            in no fold. `None` unless asked for, and if there are too few images for folds.
     """
 
     kernel: np.ndarray
     bias: np.ndarray
     strength: float
     chosen_by: str
+    out_of_fold: np.ndarray | None = None
 
 
 def solve_linear(
@@ -65,6 +71,7 @@ def solve_linear(
     class_weight: str | None = None,
     use_bias: bool = True,
     seed: int = 0,
+    predicts_folds: bool = False,
 ) -> LinearSolution:
     """Solves L2-penalised (multinomial) logistic regression on standardised features.
 
@@ -88,6 +95,7 @@ def solve_linear(
         use_bias: Whether there is an intercept. Without one, features are scaled but not centred,
             and the returned bias is zero.
         seed: Seed of the folds.
+        predicts_folds: Whether to predict each fold from the others, for `out_of_fold`.
     """
     mean, scale = moments(train.features, is_centred=use_bias)
     _standardise(train.features, mean, scale)
@@ -111,22 +119,41 @@ def solve_linear(
                 sample_weight=train.weights,
                 use_bias=use_bias,
                 seed=seed,
+                predicts_folds=predicts_folds,
             )
             for rows, measured in zip(tasks, held_out, strict=True)
         ]
-    coefficients = np.concatenate([solution[0] for solution in solutions])
-    intercepts = np.concatenate([solution[1] for solution in solutions])
+    coefficients = np.concatenate([solution.coefficients for solution in solutions])
+    intercepts = np.concatenate([solution.intercepts for solution in solutions])
+    predictions = [one.out_of_fold for one in solutions if one.out_of_fold is not None]
+    out_of_fold = None
+    if predictions and len(predictions) == len(solutions):
+        out_of_fold = np.concatenate(predictions, axis=1)
     if train.labels.ndim == 1:
         coefficients, intercepts = _expand_to_units(coefficients, intercepts, num_units)
+        if out_of_fold is not None and out_of_fold.shape[1] < num_units:
+            out_of_fold = out_of_fold * _HALVES
     if basis is not None:
         coefficients = coefficients @ basis.T
     coefficients = coefficients / scale
     return LinearSolution(
         kernel=coefficients.T.astype(np.float32),
         bias=(intercepts - coefficients @ mean).astype(np.float32),
-        strength=float(np.mean([solution[2] for solution in solutions])),
-        chosen_by=solutions[0][3],
+        strength=float(np.mean([solution.strength for solution in solutions])),
+        chosen_by=solutions[0].chosen_by,
+        out_of_fold=out_of_fold,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Solution:
+    """The solution of one problem: `(classes, num_features)`, or one row for two classes."""
+
+    coefficients: np.ndarray
+    intercepts: np.ndarray
+    strength: float
+    chosen_by: str
+    out_of_fold: np.ndarray | None = None
 
 
 def _tasks(
@@ -141,7 +168,7 @@ def _tasks(
     tasks = [labels] if labels.ndim == 1 else [labels[:, i] for i in range(num_units)]
     weights = [rows.weights] * len(tasks)
     if class_weight is not None:
-        balanced = [_balanced(own) for own in tasks]
+        balanced = [balanced_weights(own) for own in tasks]
         weights = [own if rows.weights is None else own * rows.weights for own in balanced]
     return [
         replace(rows, labels=own, weights=weight)
@@ -149,7 +176,8 @@ def _tasks(
     ]
 
 
-def _balanced(labels: np.ndarray) -> np.ndarray:
+def balanced_weights(labels: np.ndarray) -> np.ndarray:
+    """Returns a weight for each row with which all classes that occur have the same total."""
     _, numbers = np.unique(labels, return_inverse=True)
     weights: np.ndarray = class_weights(numbers, int(numbers.max()) + 1)[numbers]
     return weights
@@ -163,12 +191,13 @@ def _solve_one(
     sample_weight: np.ndarray | None,
     use_bias: bool,
     seed: int,
-) -> tuple[np.ndarray, np.ndarray, float, str]:
+    predicts_folds: bool,
+) -> _Solution:
     features, labels = rows.features, rows.labels
     classes = np.unique(labels)
     if len(classes) == 1:  # all images have this label, or none has: the prior odds, zero slope
         odds = np.log(len(labels) + 1.0) * (1 if classes[0] else -1) * use_bias
-        return np.zeros((1, features.shape[1])), np.array([odds]), 0.0, "one class only"
+        return _Solution(np.zeros((1, features.shape[1])), np.array([odds]), 0.0, "one class only")
 
     def head() -> LogisticRegression:
         return LogisticRegression(
@@ -191,6 +220,7 @@ def _solve_one(
 
     # Each penalty warm-starts from the solution of the previous one; the final fit starts anew.
     everything = slice(None)
+    folds = folds_of(rows, seed)
     if validation is not None and len(validation.labels) >= MIN_VALIDATION:
         chosen_by = f"{len(validation.labels)} validation images"
         regression = head()
@@ -198,7 +228,7 @@ def _solve_one(
         def loss(strength: float) -> float:
             return _log_loss(fitted(regression, strength, everything), validation)
 
-    elif folds := _folds(rows, seed):
+    elif folds:
         chosen_by = f"{len(folds)}-fold cross-validation"
         heads = [head() for _ in folds]
 
@@ -212,10 +242,32 @@ def _solve_one(
     else:
         solved = fitted(head(), _FALLBACK_STRENGTH, everything)
         chosen_by = f"default: too few images{_limit_note(solved)}"
-        return solved.coef_, solved.intercept_, _FALLBACK_STRENGTH, chosen_by
+        return _Solution(solved.coef_, solved.intercept_, _FALLBACK_STRENGTH, chosen_by)
     strength = first_minimum(STRENGTHS, loss)
     solved = fitted(head(), strength, everything)
-    return solved.coef_, solved.intercept_, strength, f"{chosen_by}{_limit_note(solved)}"
+    out_of_fold = None
+    if predicts_folds and folds:
+        num_columns = 1 if len(classes) == 2 else len(classes)
+        out_of_fold = np.full((len(labels), num_columns), np.nan)
+        for train, test in folds:
+            one = fitted(head(), strength, train)
+            out_of_fold[test] = _logits_of(one, features[test], classes)
+    chosen_by += _limit_note(solved)
+    return _Solution(solved.coef_, solved.intercept_, strength, chosen_by, out_of_fold)
+
+
+def _logits_of(
+    regression: LogisticRegression, features: np.ndarray, classes: np.ndarray
+) -> np.ndarray:
+    """Returns one logit for two classes, else one for each; very low for classes not trained on."""
+    logits = regression.decision_function(features)
+    if len(classes) == 2:
+        return logits[:, np.newaxis]
+    if len(regression.classes_) == 2:
+        logits = logits[:, np.newaxis] * _HALVES
+    columns = np.full((len(features), len(classes)), _NEVER)
+    columns[:, np.searchsorted(classes, regression.classes_)] = logits
+    return columns
 
 
 def _limit_note(solved: LogisticRegression) -> str:
@@ -224,13 +276,19 @@ def _limit_note(solved: LogisticRegression) -> str:
     return f"; not converged after {MAX_ITERATIONS:,} iterations"
 
 
-def _folds(rows: LabelledFeatures, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Returns at most five folds, as many as the smallest class has groups.
+def folds_of(rows: LabelledFeatures, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Returns the rows to train and to test on in at most five folds.
+
+    There are as many as the smallest class has groups; rows with several labels are drawn.
 
     With groups of several classes, a fold may train on one class only, test on none of the trained
     classes, or have only rows of weight 0: such a fold is uninformative and left out.
     """
     labels, groups = rows.labels, rows.own_groups
+    if labels.ndim > 1:
+        order = np.random.default_rng(seed).permutation(np.unique(groups))
+        parts = [np.isin(groups, order[start::_NUM_FOLDS]) for start in range(_NUM_FOLDS)]
+        return [(np.flatnonzero(~part), np.flatnonzero(part)) for part in parts if part.any()]
     smallest = min(len(np.unique(groups[labels == label])) for label in np.unique(labels))
     if smallest < 2:
         return []
@@ -317,5 +375,4 @@ def _expand_to_units(
     """Expands the one logit z that two classes are solved with to (-z/2, z/2) for two units."""
     if len(coefficients) == num_units:
         return coefficients, intercepts
-    halves = np.array([-0.5, 0.5])
-    return halves[:, None] * coefficients, halves * intercepts
+    return _HALVES[:, None] * coefficients, _HALVES * intercepts

@@ -44,7 +44,10 @@ def restored_afterwards(model: keras.Model) -> Iterator[None]:
 
 
 def relative_weight_change(before: Weights, after: Weights) -> dict[str, float]:
-    """Returns |after - before| / |before| of each group; 0.0 only if it is bit-identical."""
+    """Returns |after - before| / |before| of each group; 0.0 only if it is bit-identical.
+
+    Infinite if the layers of a group were replaced, or all its weights were zero.
+    """
     return {
         name: _relative_change(values, after[name]) for name, values in before.items() if values
     }
@@ -110,6 +113,8 @@ def _variables_by_group(model: keras.Model) -> dict[str, list[keras.Variable]]:
 
 
 def _relative_change(before: list[np.ndarray], after: list[np.ndarray]) -> float:
+    if [value.shape for value in before] != [value.shape for value in after]:
+        return float("inf")
     if all(np.array_equal(a, b) for a, b in zip(before, after, strict=True)):
         return 0.0
     pairs = zip(before, after, strict=True)

@@ -1,0 +1,82 @@
+"""The choice between a linear and a closed-form head, on images that neither was solved on."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tlkit.evaluation.outputs import image_accuracies
+from tlkit.training.labelled import LabelledFeatures
+from tlkit.utils.formatting import percent
+
+
+@dataclass(frozen=True)
+class HeadComparison:
+    """The accuracies of two heads on the same images.
+
+    Attributes:
+        linear: Accuracy of the linear head, 0...1.
+        closed_form: Accuracy of the closed-form head.
+        error: Standard error of the difference, from the images' paired differences.
+        num_images: Number of images; views of one image count once.
+        images: The images in words.
+    """
+
+    linear: float
+    closed_form: float
+    error: float
+    num_images: int
+    images: str
+
+    @property
+    def prefers_linear(self) -> bool:
+        """Whether the linear head is better by more than a standard error, or exactly as good."""
+        gain = self.linear - self.closed_form
+        return gain == 0 or gain > self.error
+
+    def __str__(self) -> str:
+        return (
+            f"accuracy {percent(self.closed_form)} in closed form, {percent(self.linear)} linear "
+            f"(standard error of the difference {percent(self.error)}), on {self.num_images:,} "
+            f"{self.images}"
+        )
+
+
+def compare_heads(
+    linear: np.ndarray,
+    closed_form: np.ndarray,
+    rows: LabelledFeatures,
+    *,
+    kind: str,
+    image_of: np.ndarray,
+    images: str,
+) -> HeadComparison:
+    """Compares two heads by their logits for the same rows.
+
+    Args:
+        linear: Logits `(n, num_outputs)`; NaN for rows that are left out.
+        closed_form: The same of the other head.
+        rows: The labels and weights of the rows.
+        kind: The kind of head: "softmax", "binary" or "multi_label".
+        image_of: The number of each row's image; the rows of one image count as one.
+        images: The images in words.
+    """
+    used = np.flatnonzero(np.isfinite(linear).all(axis=1) & np.isfinite(closed_form).all(axis=1))
+    labels = rows.labels[used]
+    _, image_of = np.unique(image_of[used], return_inverse=True)
+    weights = np.ones(len(used)) if rows.weights is None else rows.weights[used]
+    of_image = np.maximum(np.bincount(image_of, weights), 1e-12)
+    first, second = (
+        np.bincount(image_of, weights * image_accuracies(logits[used], labels, kind, True))
+        / of_image
+        for logits in (linear, closed_form)
+    )
+    shares = of_image / of_image.sum()
+    difference = second - first
+    spread = np.square(shares) @ np.square(difference - shares @ difference)
+    return HeadComparison(
+        linear=float(shares @ first),
+        closed_form=float(shares @ second),
+        error=float(np.sqrt(spread)),
+        num_images=len(of_image),
+        images=images,
+    )
