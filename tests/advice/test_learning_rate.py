@@ -84,7 +84,7 @@ def test_a_flat_curve_gives_the_default_with_a_note(data):
     assert report.is_flat
     assert report.suggestion == DEFAULT_LEARNING_RATE
     assert report.suggestions == {}
-    assert "learning_rate=2.0e-04 (default): the curve is flat" in str(report)
+    assert "learning_rate=5.0e-04 (default): the curve is flat" in str(report)
     (axes,) = plot_learning_rates(report).axes
     assert "default, as the curve is flat" in axes.get_legend_handles_labels()[1]
 

@@ -28,12 +28,12 @@ def of_size(data, num_images, *, copies=False):
 @pytest.mark.parametrize(
     ("num_images", "similarity", "expected"),
     [
-        (39, NEAR, ("head", "head", "none")),
-        (39, FAR, ("head", "head", "none")),
-        (40, NEAR, ("fine-tune", 3, "strong")),
-        (999, NEAR, ("fine-tune", 3, "strong")),
-        (40, FAR, ("fine-tune", 3, "weak")),
-        (40, USELESS, ("fine-tune", 3, "weak")),
+        (9, NEAR, ("head", "head", "none")),
+        (9, FAR, ("head", "head", "none")),
+        (10, NEAR, ("fine-tune", "all", "strong")),
+        (999, NEAR, ("fine-tune", "all", "strong")),
+        (10, FAR, ("fine-tune", "all", "weak")),
+        (10, USELESS, ("fine-tune", "all", "weak")),
         (1000, NEAR, ("fine-tune", "all", "weak")),
         (1000, FAR, ("fine-tune", "all", "none")),
         (1000, USELESS, ("fine-tune", "all", "none")),
@@ -45,7 +45,7 @@ def test_the_recommendation_depends_on_size_and_similarity(data, num_images, sim
     assert f"{num_images / 2:,.1f} training images per class" in str(found)
     assert found.reasons[0] in found._repr_html_()
     assert (found.anchor_strength > 0) == (found.anchor != "none")
-    assert found.arguments.keys() == ({"mode"} if num_images < 40 else {"mode", "unfreeze"})
+    assert found.arguments.keys() == ({"mode"} if num_images < 10 else {"mode", "unfreeze"})
 
 
 def test_reasons_have_figures(data):

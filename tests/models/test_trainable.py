@@ -89,7 +89,7 @@ def test_flags_count_as_set_by_the_user_unless_tlkit_set_them():
     assert not has_user_flags(model)
     choose_trainable(model, "head")
     assert not has_user_flags(model)
-    assert default_unfreeze(model) == 3
+    assert default_unfreeze(model) == "all"
     by_name(model)["block2_conv"].trainable = True
     assert has_user_flags(model)
     choose_trainable(model, "block2")

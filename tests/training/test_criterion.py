@@ -129,6 +129,7 @@ def test_an_epoch_is_kept_by_the_requested_accuracy(given, way):
         unfreeze=2,
         epochs=8,
         learning_rate=0.03,
+        patience=8,
         class_weight="balanced",
         **given,
     )
@@ -138,9 +139,11 @@ def test_an_epoch_is_kept_by_the_requested_accuracy(given, way):
     assert report.decision_before == pytest.approx(0.5)
     assert report.decision_after == pytest.approx(after.balanced_accuracy)
     values = [epoch["val_balanced_accuracy"] for epoch in stage.history]
-    assert report.decision_after == pytest.approx(max([0.5, *values]))
-    assert report.accuracy_after == after.accuracy
     assert max(values) > 0.5
+    assert values[stage.kept_epoch - 1] == pytest.approx(max(values))
+    assert "(balanced accuracy 50.0 % at 0 %, " in stage.notes[-1]
+    assert f"{100 * max(values):.1f} % at 100 %)" in stage.notes[-1]
+    assert report.accuracy_after == after.accuracy
 
 
 def test_weights_of_validation_images_decide():

@@ -120,7 +120,7 @@ def test_a_model_never_gets_worse_on_validation(data):
     assert report.accuracy_before == report.accuracy_after == 1.0
     for value, variable in zip(before, model.weights, strict=True):
         np.testing.assert_array_equal(value, variable.numpy())
-    assert any("its weights are restored" in note for note in report.stages[-1].notes)
+    assert any("the initial weights are restored" in note for note in report.stages[-1].notes)
 
 
 def test_training_stops_early(data):
@@ -275,8 +275,8 @@ def test_another_seed_gives_other_views_and_orders(data):
         tlkit.train_head(model, data)
         stage = tlkit.fine_tune(model, data, epochs=1, views=0, seed=seed).stages[-1]
         histories.append(stage.history[0]["loss"])
-    assert histories[0] == pytest.approx(histories[1], rel=1e-3)
-    assert histories[0] != pytest.approx(histories[2], rel=1e-3)
+    assert histories[0] == pytest.approx(histories[1], rel=1e-4)
+    assert histories[0] != pytest.approx(histories[2], rel=1e-4)
 
 
 def test_smoothed_labels_change_the_loss_and_not_the_cross_entropy(data):
@@ -293,15 +293,15 @@ def test_smoothed_labels_change_the_loss_and_not_the_cross_entropy(data):
     assert smoothed["loss"] > smoothed["cross_entropy"] + 0.1
 
 
-def test_few_images_get_more_epochs_and_the_last_three_groups_train_by_default(data):
+def test_few_images_get_more_epochs_and_all_groups_train_by_default(data):
     model = classifier(data)
     stage = tlkit.fine_tune(model, data, epochs=1).stages[-1]
-    assert stage.trainable.groups == ("stage2", "stage3", "head")
-    # 48 images in batches of 16 would make 334 epochs of 1,000 steps
-    assert default_epochs(num_steps=3) == 40
-    assert default_epochs(num_steps=25) == 40
-    assert default_epochs(num_steps=92) == 11
-    assert default_epochs(num_steps=1000) == 8
+    assert stage.trainable.groups == ("stage1", "stage2", "stage3", "head")
+    # 48 images in batches of 16 would make 500 epochs of 1,500 steps
+    assert default_epochs(num_steps=3) == 60
+    assert default_epochs(num_steps=25) == 60
+    assert default_epochs(num_steps=40) == 38
+    assert default_epochs(num_steps=1000) == 20
 
 
 @pytest.mark.parametrize("label_smoothing", [-0.1, 1.0, "much", float("nan")])

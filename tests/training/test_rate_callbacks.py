@@ -53,6 +53,7 @@ def tuned(data, precision, *callbacks):
     tlkit.fine_tune(
         model,
         data.train.dataset(),
+        unfreeze="stage2",
         epochs=3,
         learning_rate=RATE,
         layer_decay=DECAY,

@@ -92,7 +92,7 @@ def test_a_finished_training_is_not_repeated(data, tmp_path):
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        ({"learning_rate": 1e-3}, "learning_rate=0.0002 instead of 0.001"),
+        ({"learning_rate": 1e-3}, "learning_rate=0.0005 instead of 0.001"),
         ({"layer_decay": 0.5}, "layer_decay=1.0 instead of 0.5"),
         ({"stages": [tlkit.Stage("head", epochs=2)]}, "stages="),
         ({"seed": 3}, "seed=0 instead of 3"),

@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     import keras
 
 AUGMENTATIONS = ("none", "light", "default", "strong")
+AUGMENTATION_VERSION = "2"
+"""Changed whenever a preset's images change: stored activations of augmented images have it."""
 
 
 def augmentation_layers(name: str) -> "list[keras.layers.Layer]":
@@ -15,10 +17,10 @@ def augmentation_layers(name: str) -> "list[keras.layers.Layer]":
 
     - `"none"`: no layer.
     - `"light"`: random horizontal flips.
-    - `"default"`: random horizontal flips and crops of 60 to 100 % of the area, whose aspect ratio
-      is changed by a factor of up to 1.2, resized to the image's size.
-    - `"strong"`: random horizontal flips, crops of 35 to 100 % of the area (aspect ratio changed by
-      up to 1.33), rotations by up to 18 degrees, brightness and contrast changes of up to 20 %.
+    - `"default"`: random horizontal flips and crops of 35 to 100 % of the area, whose aspect ratio
+      is changed by a factor of up to 1.33, resized to the image's size.
+    - `"strong"`: the same, and rotations by up to 18 degrees, brightness and contrast changes of up
+      to 20 %.
 
     The layers keep the images' shape and range of values and compute in float32, whatever the
     global precision policy is.
@@ -40,12 +42,16 @@ def augmentation_layers(name: str) -> "list[keras.layers.Layer]":
     from tlkit.data.random_views import RandomCropAndFlip
 
     float32: dict[str, Any] = {"dtype": "float32"}
+
+    def crop_and_flip() -> keras.layers.Layer:
+        return RandomCropAndFlip(area=(0.35, 1.0), stretch=1.33, **float32)
+
     presets = {
         "none": lambda: [],
         "light": lambda: [RandomCropAndFlip(area=(1.0, 1.0), stretch=1.0, **float32)],
-        "default": lambda: [RandomCropAndFlip(area=(0.6, 1.0), stretch=1.2, **float32)],
+        "default": lambda: [crop_and_flip()],
         "strong": lambda: [
-            RandomCropAndFlip(area=(0.35, 1.0), stretch=1.33, **float32),
+            crop_and_flip(),
             keras.layers.RandomRotation(0.05, **float32),
             keras.layers.RandomBrightness(0.2, value_range=(0, 255), **float32),
             keras.layers.RandomContrast(0.2, value_range=(0, 255), **float32),

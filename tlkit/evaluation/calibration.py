@@ -158,7 +158,7 @@ def calibrate(
             f"{len(outputs)}. Add validation images, or do without calibration."
         )
     targets = check_targets(labels, kind, len(outputs), num_classes_of(model))
-    logits = outputs if outputs_logits(model) else _logits_of(outputs, kind)
+    logits = outputs if outputs_logits(model) else logits_of(outputs, kind)
     report = fit_temperature(logits, targets, kind)
     for variable in dense.weights:
         variable.assign(keras.ops.convert_to_numpy(variable) / report.temperature)
@@ -310,8 +310,16 @@ def _find_crossing(
     return float(brentq(lambda value: loss_at(value) - level, minimum, end))
 
 
-def _logits_of(probabilities: np.ndarray, kind: str) -> np.ndarray:
-    """Returns the logits of float32 probabilities, limited where they round to 0 or 1."""
+def logits_of(probabilities: np.ndarray, kind: str) -> np.ndarray:
+    """Returns the logits of float32 probabilities, limited where they round to 0 or 1.
+
+    Args:
+        probabilities: `(n, num_classes)`; of a binary head both columns, [1 - p, p].
+        kind: The kind of head: "softmax", "binary" or "multi_label".
+
+    Returns:
+        float64, `(n, num_classes)`; of a binary head `(n, 1)`.
+    """
     probabilities = probabilities.astype(np.float64)
     if kind == "softmax":
         return np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))

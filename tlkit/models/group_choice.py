@@ -10,6 +10,9 @@ from tlkit.models.graph import parameters, with_nested
 from tlkit.models.grown_names import grown_name_of
 from tlkit.models.layer_spec import parse_graph
 
+ALL = "all"
+"""The value of `unfreeze` that selects every group."""
+
 NEW = "new"
 """The value of `unfreeze` that selects the layers added last."""
 
@@ -73,7 +76,7 @@ def index_of(names: list[str], group: str | int, argument: str) -> int:
     Raises:
         ArgumentError: There is no such group.
     """
-    if group == "all":
+    if group == ALL:
         return 0
     if isinstance(group, str) and group in names:
         return names.index(group)

@@ -1,4 +1,4 @@
-"""The callback that keeps the weights of the best epoch and stops training early."""
+"""The callback that keeps the weights of the last or the best epoch, and stops training early."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ class EpochGuard(keras.callbacks.Callback):
 
 
 class KeepBest(keras.callbacks.Callback):
-    """Records every epoch, keeps the best weights, and stops early without improvement.
+    """Records every epoch, and keeps the weights of the last one or, with `patience`, the best one.
 
     The best epoch has the highest validation accuracy and, among ties, which are frequent with few
     validation images, the lowest cross-entropy. Without validation the last epoch counts as the
@@ -35,7 +35,8 @@ class KeepBest(keras.callbacks.Callback):
 
     Args:
         whole_model: The model whose weights are kept.
-        patience: Number of epochs without improvement after which training stops.
+        patience: Number of epochs without improvement after which training stops; `None` keeps the
+            last epoch, whatever it reached.
         best: Accuracy and cross-entropy to beat.
         guards: Callbacks that can reject an epoch.
         names: The log's names of that accuracy and cross-entropy, without the prefix "val_".
@@ -44,7 +45,7 @@ class KeepBest(keras.callbacks.Callback):
     def __init__(
         self,
         whole_model: keras.Model,
-        patience: int,
+        patience: int | None,
         best: tuple[float, float] | None = None,
         guards: Sequence[EpochGuard] = (),
         names: tuple[str, str] = ("accuracy", "cross_entropy"),
@@ -64,7 +65,7 @@ class KeepBest(keras.callbacks.Callback):
     @property
     def is_over(self) -> bool:
         """Whether patience has run out."""
-        return self.epochs_since >= self.patience
+        return self.patience is not None and self.epochs_since >= self.patience
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         """Compares the epoch with the best so far."""
@@ -99,7 +100,7 @@ class KeepBest(keras.callbacks.Callback):
 
     def _is_better(self, logs: dict[str, float]) -> bool:
         accuracy, cross_entropy = self._names
-        if accuracy not in logs:
+        if accuracy not in logs or self.patience is None:
             return True
         reached = (logs[accuracy], logs[cross_entropy])
         if self.best is not None and not is_better(reached, self.best):

@@ -26,7 +26,6 @@ from tlkit.training.stored_batches import batches_in_order, one_pass
 from tlkit.training.views import PLAIN, ViewPolicy
 from tlkit.utils.cache import cache_folder, cache_limit
 
-DEFAULT_VIEWS = 8
 MIN_EPOCHS_PER_VIEW = 2
 """Minimum number of times each stored view must be read for storing to save time."""
 
@@ -141,13 +140,13 @@ def uncached(reason: str) -> CutDecision:
 
 
 def view_policy_for(number: int | None, augment: str) -> ViewPolicy:
-    """Returns which views of each image to store; `None` stands for the default number.
+    """Returns which views of each image to store; by default none that are augmented.
 
-    Without augmentation all views are equal, and one is stored.
+    Without augmentation all views are equal, and one is stored unless `number` is 0.
     """
-    if number == 0:
-        return ViewPolicy(augment, 0)
-    return PLAIN if augment == "none" else ViewPolicy(augment, number or DEFAULT_VIEWS)
+    if augment == "none" and number != 0:
+        return PLAIN
+    return ViewPolicy(augment, number or 0)
 
 
 def reason_not_to_store(model: keras.Model, first: int, *, views: int, epochs: int | None) -> str:
@@ -158,7 +157,7 @@ def reason_not_to_store(model: keras.Model, first: int, *, views: int, epochs: i
     if first == 0:
         return "no group is frozen"
     if views == 0:
-        return "`views` is 0"
+        return "each epoch augments the images anew"
     if epochs is not None and epochs < MIN_EPOCHS_PER_VIEW * views:
         return f"{epochs} epochs are too few to store {views} views"
     if random := _random_layers(model, first):

@@ -1,4 +1,4 @@
-"""Fine-tuning: the last groups of layers, or all of them, in one stage or several."""
+"""Fine-tuning: all groups of layers, or the last ones, in one stage or several."""
 
 import dataclasses
 import os
@@ -40,9 +40,9 @@ from tlkit.training.stages import (
 from tlkit.training.step import StepHook, hooks_of
 from tlkit.training.tuner import Tuner
 
-# Chosen on validation images, see benchmarks/README.md
-DEFAULT_STEPS = 1000
-DEFAULT_EPOCHS = range(8, 41)
+# Chosen by measurements, see benchmarks/README.md
+DEFAULT_STEPS = 1500
+DEFAULT_EPOCHS = range(20, 61)
 
 
 def fine_tune(
@@ -73,20 +73,22 @@ def fine_tune(
     seed: int = 0,
     cache: str | os.PathLike[str] | None = None,
 ) -> TrainingReport:
-    """Fine-tunes a classifier: its head and the groups of layers next to it.
+    """Fine-tunes a classifier: all of its layers, or its head and the groups next to it.
 
-    An untrained head (all biases zero, or as `solve_head` says) is solved first by `train_head`:
-    gradients through a random head would destroy the features of the backbone. Then AdamW trains
-    the groups that `unfreeze` or each of the `stages` names, and the weights of the epoch that is
-    best on validation are kept. A model that was trained before never gets worse on validation: if
-    no epoch is better, its weights are restored and the report notes it. The best epoch has the
-    highest accuracy and, among ties, the lowest cross-entropy; with `class_weight` the balanced
-    accuracy decides, and sample weights of validation images, `(images, labels, weights)`, count
-    as they do in the loss.
+    An untrained head (all biases zero, or as `solve_head` says) is solved first by `train_head`, as
+    a linear head: gradients through a random head would destroy the features of the backbone. Then
+    AdamW trains the groups that `unfreeze` or each of the `stages` names for all epochs, each on
+    new crops and flips of the images. At the end of a stage validation decides how much of the
+    weight change is kept: three quarters of it, unless another fraction (none of it, for example)
+    is better by more than one standard error, see `tlkit.training.mixture.choose_mixture`. With
+    `class_weight` all classes count the same there, and sample weights of validation images,
+    `(images, labels, weights)`, count as they do in the loss. Without validation images the last
+    weights are kept.
 
-    If the layers below a cut are frozen and views may repeat between epochs, that part runs once
-    for each view, its activations are stored, and only the part above the cut is trained. The
-    result is the same whole model; the report notes whether activations were stored.
+    If the layers below a cut are frozen and views may repeat between epochs (`views`, or no
+    augmentation), that part runs once for each view, its activations are stored, and only the part
+    above the cut is trained. The result is the same whole model; the report notes whether
+    activations were stored. It is several times faster, and less accurate than new views.
 
     In both cases the frozen part computes in inference mode, without dropout, noise or stochastic
     depth; layers of the model that augment images stay active.
@@ -101,13 +103,13 @@ def fine_tune(
         data: The result of `load_folder`, `load_arrays` or `load_tfds`; or batches of images
             `(batch, height, width, 3)`, 0...255, and labels, in a new order at each pass.
         validation: Validation images, if `data` is a `tf.data.Dataset`.
-        unfreeze: The first trainable group, see `set_trainable`; by default the head and the
-            two groups before it. "as_is" respects the layers' `trainable` flags (also those of
-            batch normalisation, whatever `batch_norm` says), and is the default if you have set
-            some; the report notes this, and also if another value overrides your flags.
+        unfreeze: The first trainable group, see `set_trainable`; by default "all". "as_is" respects
+            the layers' `trainable` flags (also those of batch normalisation, whatever `batch_norm`
+            says), and is the default if you have set some; the report notes this, and also if
+            another value overrides your flags.
         stages: Several stages instead, each of which unfreezes more than the one before it.
-        epochs: Maximum number of passes over the training images; by default as many as make 1,000
-            steps, from 8 to 40. Applies to each stage without `epochs` of its own.
+        epochs: Number of passes over the training images; by default as many as make 1,500 steps,
+            from 20 to 60. Applies to each stage without `epochs` of its own.
         learning_rate: The peak learning rate, that of the head.
         layer_decay: A group's rate is `learning_rate` times this to the power of its distance from
             the head, 0...1.
@@ -121,16 +123,18 @@ def fine_tune(
             unchanged; "train" trains it in the trainable groups.
         augment: Augmentation of the training images, by name.
         views: Number of augmented versions of each training image that are stored if a part is
-            frozen. By default 8, if there are at least twice as many epochs; 0 augments anew in
-            every epoch.
+            frozen, and there are at least twice as many epochs. By default 0: every epoch augments
+            the images anew. Without augmentation one version is stored.
         loss: Replaces the cross-entropy that fits the head; takes integer labels, or one-hot
             labels if it is one of Keras's categorical losses (your `metrics` then take them too).
         label_smoothing: Fraction of each label's probability that is distributed over all classes,
             0...1; ignored with a `loss` of your own.
         metrics: Your own Keras metrics, in addition to accuracy and cross-entropy.
         class_weight: "balanced" weights each class by the inverse of its frequency.
-        patience: Number of epochs without improvement after which a stage stops; by default two
-            thirds of its epochs, at least 5: the best epochs come late, at low rates.
+        patience: Number of epochs without improvement after which a stage stops; the weights of the
+            epoch with the highest validation accuracy then count as the last ones. By default no
+            stage stops early: the best epochs come late, at low rates, and few validation images
+            tell epochs apart badly.
         callbacks: Your own Keras callbacks. If activations are stored, their `model` is the part
             above the cut; with `views=0` it is the whole model. Their state is not resumed.
         precision: "float32", "mixed_bfloat16" or "mixed_float16" (with loss scaling); "auto"
@@ -138,7 +142,9 @@ def fine_tune(
             and so is the model afterwards.
         solve_head: `True` if the head is new and to be solved first, whatever its weights; `False`
             if it is trained and training continues from its weights; "auto" treats a head as new
-            if all its biases are zero, as they are when a head is built.
+            if all its biases are zero, as they are when a head is built, and replaces a head in
+            closed form by a linear one that is solved on these images, unless there is an anchor:
+            training from a linear head is more accurate.
         run_directory: Folder in which the full training state is saved after each epoch (and every
             five minutes within long epochs). After an interruption the same call resumes; the
             result is bit-identical under deterministic operations, unless a `tf.data.Dataset`
@@ -148,8 +154,8 @@ def fine_tune(
         cache: Folder of the feature stores.
 
     Returns:
-        A report of the stages and of the validation accuracy. That accuracy chose the epoch and is
-        therefore optimistically biased; measure on the test split.
+        A report of the stages and of the validation accuracy. That accuracy chose how much is kept
+        and is therefore optimistically biased; measure on the test split.
 
     Raises:
         ArgumentError: An argument is invalid, or data and model do not fit.
@@ -278,5 +284,5 @@ def _resolved(
 
 
 def default_epochs(num_steps: int) -> int:
-    """Returns the number of epochs of `num_steps` steps that makes 1,000 steps, from 8 to 40."""
+    """Returns the number of epochs of `num_steps` steps that makes 1,500 steps, from 20 to 60."""
     return min(max(-(-DEFAULT_STEPS // num_steps), DEFAULT_EPOCHS[0]), DEFAULT_EPOCHS[-1])

@@ -69,9 +69,10 @@ class FitPlan:
 
     Attributes:
         epochs: Maximum number of epochs.
-        patience: Number of epochs without improvement after which training stops.
+        patience: Number of epochs without improvement after which training stops; `None` trains all
+            epochs and keeps the weights of the last one.
         best: Validation accuracy and cross-entropy to beat; if `None`, the first epoch is an
-            improvement.
+            improvement. Ignored without `patience`.
         callbacks: The user's callbacks.
         hooks: The constraints' hooks in each step.
         frozen_calls: The calls of operations that compute in inference mode.
@@ -80,7 +81,7 @@ class FitPlan:
     """
 
     epochs: int
-    patience: int
+    patience: int | None
     best: tuple[float, float] | None = None
     callbacks: Sequence[keras.callbacks.Callback] = ()
     hooks: Sequence[StepHook] = ()
@@ -95,8 +96,8 @@ class Fitted:
 
     Attributes:
         history: One mapping per epoch from Keras's names to values.
-        improved: Whether any epoch was better than the figures to beat.
-        kept_epoch: The epoch whose weights are kept, from 1 on; `None` if none was better.
+        improved: Whether any epoch is kept.
+        kept_epoch: The epoch whose weights are kept, from 1 on; `None` if none is.
     """
 
     history: tuple[dict[str, float], ...]
@@ -113,7 +114,7 @@ def fit_model(
     *,
     whole_model: keras.Model | None = None,
 ) -> Fitted:
-    """Trains the trainable weights of a model, and keeps the weights of the best epoch.
+    """Trains the trainable weights of a model, and keeps the weights of the last or the best epoch.
 
     Without validation images the weights of the last epoch are kept. A model created under a
     strategy is trained on all its replicas, each on a shard of every batch.

@@ -17,7 +17,7 @@ from tlkit.training.step import StepHook
 DEFAULT_AUGMENTATION = "default"
 
 # Chosen on validation images, see benchmarks/README.md
-DEFAULT_LEARNING_RATE = 2e-4
+DEFAULT_LEARNING_RATE = 5e-4
 DEFAULT_WEIGHT_DECAY = 0.1
 DEFAULT_LABEL_SMOOTHING = 0.1
 

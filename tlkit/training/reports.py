@@ -28,10 +28,11 @@ class StageReport(ShownAsText):
         num_forward_passes: Number of images that went through the frozen part; 0 if the features
             of all were stored.
         notes: Notes on what was chosen, substituted or left out.
-        kept_epoch: The epoch of `history` whose weights are kept, from 1 on; `None` if none was
-            better than the model before, and for a head that was solved.
+        kept_epoch: The epoch of `history` whose weights are kept, from 1 on; `None` if the weights
+            before the stage are, and for a head that was solved.
         put_back: The relative weight change of each group before its weights were restored because
-            no epoch was better on validation; empty if nothing was restored.
+            they were better on validation; empty if nothing was restored.
+        kept_fraction: The fraction of the weight change up to `kept_epoch` that is kept, 0...1.
     """
 
     name: str
@@ -43,6 +44,7 @@ class StageReport(ShownAsText):
     notes: tuple[str, ...] = ()
     kept_epoch: int | None = None
     put_back: dict[str, float] = field(default_factory=dict)
+    kept_fraction: float = 1.0
 
     moved = renamed_attribute("moved", "weight_change")
 

@@ -9,11 +9,10 @@ import keras
 
 from tlkit.errors import ArgumentError, as_tuple, check_count, check_positive
 from tlkit.models.graph import parameters
-from tlkit.models.group_choice import AS_IS
+from tlkit.models.group_choice import ALL, AS_IS
 from tlkit.models.groups import layer_groups, resolve_group
 from tlkit.models.trainable import has_user_flags, trainable_mask
 
-DEFAULT_GROUPS = 3
 MAX_STAGES = 4
 RATE_FALL = 0.5
 """In a gradual plan each stage's rate is this fraction of the previous stage's."""
@@ -100,11 +99,9 @@ def gradual_plan(
 def default_unfreeze(model: keras.Model) -> str | int:
     """Returns the default of `unfreeze`.
 
-    "as_is" if the user has set `trainable` flags; else the head and the two groups before it.
+    "as_is" if the user has set `trainable` flags; else all groups.
     """
-    if has_user_flags(model):
-        return AS_IS
-    return min(DEFAULT_GROUPS, len(layer_groups(model)))
+    return AS_IS if has_user_flags(model) else ALL
 
 
 def notes_on_flags(

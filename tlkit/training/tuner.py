@@ -19,6 +19,7 @@ from tlkit.evaluation.data_checks import Images
 from tlkit.evaluation.names import num_classes_of
 from tlkit.models.group_choice import AS_IS
 from tlkit.models.groups import TrainableReport, choose_trainable
+from tlkit.models.kernel_head import has_kernel_head, make_head_linear
 from tlkit.models.random_state import seed_random_layers
 from tlkit.models.trainable import Flags
 from tlkit.models.variable_names import variable_names
@@ -44,7 +45,9 @@ from tlkit.training.fitting import (
     fit_model,
 )
 from tlkit.training.head import is_new_head, reason_not_to_solve, train_head
+from tlkit.training.head_forms import LINEAR
 from tlkit.training.inference_mode import FrozenCalls, find_frozen_calls
+from tlkit.training.mixture import choose_mixture
 from tlkit.training.objective import loss_of, metrics_of, takes_one_hot
 from tlkit.training.precision import computed_in, resolve_precision, with_loss_scaling
 from tlkit.training.rates import LayerwiseAdamW, layer_multipliers, schedule_of
@@ -68,7 +71,6 @@ from tlkit.training.weight_change import (
     restore_weights,
     weights_by_group,
 )
-from tlkit.utils.formatting import percent
 
 _EPOCHS_PER_STAGE = 1_000_000
 """Offset between the epoch numbers of two stages, so that each has its own orders and views."""
@@ -146,7 +148,7 @@ class Tuner:
             resumed = saved if number == done and saved and saved.arrays.get("start") else None
             baseline = (resumed and resumed.state.baseline) or self._measure()
             state = dataclasses.replace(
-                state, before=state.before if number else baseline, baseline=baseline, fit=None
+                state, before=state.before or baseline, baseline=baseline, fit=None
             )
             report = self._run_stage(plan[number], number, state, resumed)
             state = dataclasses.replace(state, reports=(*state.reports, report))
@@ -167,6 +169,8 @@ class Tuner:
         )
 
     def _resume(self, saved: Saved) -> TrainingState:
+        if self._replaces_head():
+            make_head_linear(self._model)
         assign_all(self._model.variables, saved.arrays["model"])
         return saved.state
 
@@ -174,8 +178,24 @@ class Tuner:
         """Returns the initial state, after solving the head if it is untrained and solvable."""
         seed_random_layers(self._model, self._recipe.seed)
         was_trained = not is_new_head(self._model, self._recipe.solve_head)
-        is_solved = not was_trained and not reason_not_to_solve(self._model, first.unfreeze)
-        return TrainingState(was_trained, reports=self._solve_head() if is_solved else ())
+        before = self._measure() if was_trained else None
+        is_solved = self._replaces_head() or (
+            not was_trained and not reason_not_to_solve(self._model, first.unfreeze)
+        )
+        reports = self._solve_head() if is_solved else ()
+        return TrainingState(was_trained, before, reports)
+
+    def _replaces_head(self) -> bool:
+        """Whether a closed-form head is replaced by a linear one, from which more is learned.
+
+        With an anchor it is not: the model's knowledge is to be kept.
+        """
+        return (
+            has_kernel_head(self._model)
+            and self._recipe.solve_head == "auto"
+            and not self._tuning.hooks
+            and self._tuning.plan[0].unfreeze != AS_IS
+        )
 
     def _solve_head(self) -> tuple[StageReport, ...]:
         validation = self._source.validation if self._source.data is None else None
@@ -183,8 +203,9 @@ class Tuner:
             self._model,
             self._source.train if self._source.data is None else self._source.data,
             validation=validation,
+            head=LINEAR,
             class_weight=self._recipe.class_weight,
-            solve_head=self._recipe.solve_head,
+            solve_head=True if self._replaces_head() else self._recipe.solve_head,
             seed=self._recipe.seed,
             cache=self._cache,
         )
@@ -206,7 +227,7 @@ class Tuner:
     def _run_stage(
         self, plan: PlannedStage, number: int, state: TrainingState, resumed: Saved | None
     ) -> StageReport:
-        model, baseline = self._model, state.baseline
+        model, recipe = self._model, self._recipe
         started = time.perf_counter() - (resumed.state.seconds if resumed else 0.0)
         trainable = self._set_trainable(plan)
         watched, start = self._watched(resumed)
@@ -238,20 +259,24 @@ class Tuner:
         notes.append(decision.note)
         notes += batch_notes(workers_of(model), self._source.train)
         notes += [note for hook in self._tuning.hooks for note in hook.notes_of_stage()]
-        discarded_change = {}
-        if baseline is None:
+        discarded_change, fraction = {}, 1.0
+        if self._source.validation is None:
             notes.append("no validation images: the last epoch's weights are kept, untested")
         elif not fitted.improved:
-            discarded_change = watched.weight_change
-            notes.append(
-                f"no epoch was better than the initial model (validation {self._criterion.name} "
-                f"{percent(baseline.value)}): its weights are restored"
-            )
+            fraction, discarded_change = 0.0, watched.weight_change
+            notes.append("no epoch may be kept: the initial weights are restored")
+        else:
+            mixture = choose_mixture(model, start, self._source.validation, recipe.class_weight)
+            fraction = mixture.fraction
+            notes.append(mixture.note)
+            if not fraction:
+                discarded_change = watched.weight_change
         return StageReport(
             name="fine-tune",
             trainable=trainable,
             history=fitted.history,
-            kept_epoch=fitted.kept_epoch,
+            kept_epoch=fitted.kept_epoch if fraction else None,
+            kept_fraction=fraction,
             weight_change=relative_weight_change(watched.before, weights_by_group(model)),
             put_back=discarded_change,
             seconds=stage.seconds(),
@@ -311,7 +336,7 @@ class Tuner:
             baseline = stage.state.baseline
             fit_plan = FitPlan(
                 epochs=plan.epochs,
-                patience=recipe.patience or max(5, 2 * plan.epochs // 3),
+                patience=recipe.patience,
                 best=None if baseline is None else (baseline.value, baseline.loss),
                 callbacks=self._tuning.callbacks,
                 hooks=self._tuning.hooks,

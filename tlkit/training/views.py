@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tlkit.data.augmentation import AUGMENTATION_VERSION
 from tlkit.data.images import ImageSplit
 
 
@@ -34,7 +35,8 @@ class ViewPolicy:
         height, width = split.image_size
         sized = [f"{digest}-{height}x{width}" for digest in split.digests]
         for view in range(self.number):
-            suffix = "" if self.augment == "none" else f"-{self.augment}-{split.seed}-{view}"
+            augmented = f"{self.augment}.{AUGMENTATION_VERSION}-{split.seed}-{view}"
+            suffix = "" if self.augment == "none" else f"-{augmented}"
             yield tuple(f"{name}{suffix}" for name in sized)
 
 
