@@ -119,6 +119,7 @@ if __name__ == "__main__":
     from tests import networks
 
     networks.replace_built_in("mobilenet_025", "resnet20")
+    networks.train_two_epochs_by_default()
     try:
         run_page(Path(sys.argv[1]))
     except BaseException:

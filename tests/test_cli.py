@@ -96,7 +96,7 @@ def test_train_chooses_and_prints_its_choices(tmp_path, photos):
     assert done.returncode == 0, done.stderr
     assert unexpected_lines(done.stderr) == []
     assert "chosen backbone: resnet20" in done.stdout
-    assert "fine-tune the last 3 groups" in done.stdout
+    assert "fine-tune all groups" in done.stdout
     assert "parameters are trainable: about " in done.stderr
     assert "epoch 1 of 1: loss " in done.stderr
     assert re.search(r"validation accuracy \d+\.\d %, \d", done.stderr)

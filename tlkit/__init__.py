@@ -21,6 +21,7 @@ _MODULES = {
         "list_backbones",
         "register_backbone",
     ),
+    "tlkit.models.flip_views": ("average_flips",),
     "tlkit.models.groups": (
         "layer_groups",
         "set_trainable",
@@ -182,6 +183,7 @@ if _typing.TYPE_CHECKING:  # for type checkers and completion; at run time the t
     from tlkit.evaluation.metrics import evaluate as evaluate
     from tlkit.evaluation.prediction import predict as predict
     from tlkit.export.exporting import export_model as export_model
+    from tlkit.models.flip_views import average_flips as average_flips
     from tlkit.runs.add_classes import add_classes_run as add_classes_run
     from tlkit.models.assembly import build_classifier as build_classifier
     from tlkit.models.catalogue import (

@@ -68,6 +68,10 @@ def test_the_json_of_a_config_is_that_of_the_previous_version():
     assert made == config
     skipping = dataclasses.replace(made, damaged="skip")
     assert skipping.to_json() == {**KEPT, "damaged": "skip"}
+    flipping = dataclasses.replace(made, mode="head", head="linear", tta="flip", epochs=None)
+    given = {"mode": "head", "epochs": None, "head": "linear", "tta": "flip"}
+    assert flipping.to_json() == {**KEPT, **given}
+    assert config_from_json(flipping.to_json()) == flipping
     del content["reject_unknown"]  # as in versions without this argument
     assert config_from_json(content) == config
 

@@ -140,7 +140,7 @@ def _last_activation(output: keras.KerasTensor) -> str:
     operation = node.operation
     if isinstance(operation, keras.Model):
         return _last_activation(model_ends(operation)[1])
-    if isinstance(operation, keras.layers.Concatenate):  # of added classes
+    if isinstance(operation, keras.layers.Concatenate | keras.layers.Average):  # classes, or views
         activations = {_last_activation(tensor) for tensor in node.input_tensors}
         if len(activations) == 1:
             return activations.pop()

@@ -9,6 +9,7 @@ from tlkit.continual.exemplars import DEFAULT_NUM_EXEMPLARS
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.settings import DAMAGED, KEEP
 from tlkit.errors import ArgumentError, check_choice, check_count
+from tlkit.models.test_time_views import NONE
 from tlkit.runs.config import Choice, RunConfig, absolute, check_type
 
 ADD_CLASSES = "add-classes"
@@ -43,6 +44,7 @@ class AddClassesConfig:
 
     backbone: ClassVar[None] = None
     weights: ClassVar[str] = "those of the run"
+    tta: ClassVar[str] = NONE
 
     from_run: str
     photos: str

@@ -25,7 +25,9 @@ from tlkit.errors import (
     check_seed,
 )
 from tlkit.models.catalogue import find_backbone
+from tlkit.models.test_time_views import NONE, TEST_TIME_VIEWS
 from tlkit.runs.options import IMAGES, MODEL, PARENT, RUN, TRAINING, option
+from tlkit.training.head_forms import FORMS
 
 AUTO = "auto"
 MODES = (AUTO, "head", "fine-tune")
@@ -34,6 +36,9 @@ ONLY_FINE_TUNING = ("unfreeze", "layer_decay", "epochs", "learning_rate", "ancho
 DEFAULT_BACKBONE = "mobilenet_v2"
 SPLITS = (0.8, 0.1, 0.1)
 """Fractions of the training, validation and test images."""
+
+_LEFT_OUT = {"damaged": KEEP, "head": None, "tta": NONE}
+"""Defaults that `run.json` leaves out, as runs of earlier versions do not have these arguments."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +155,14 @@ class RunConfig:
             "What to train: head, fine-tune, or auto, chosen by measurements.", TRAINING, "MODE"
         ),
     )
+    head: str | None = field(
+        default=None,
+        metadata=option(
+            "The head that is solved alone: linear, closed-form, or auto for the better.",
+            TRAINING,
+            "NAME",
+        ),
+    )
     unfreeze: str | int | None = field(
         default=None,
         metadata=option(
@@ -185,6 +198,12 @@ class RunConfig:
     class_weight: str | None = field(
         default=None,
         metadata=option("balanced gives images of rare classes more weight.", TRAINING, "NAME"),
+    )
+    tta: str = field(
+        default=NONE,
+        metadata=option(
+            "Test-time views that a prediction is the mean of: none, or flip.", MODEL, "NAME"
+        ),
     )
     reject_unknown: bool = field(
         default=False, metadata=option('Let the model also answer "none of these".', MODEL)
@@ -228,8 +247,9 @@ class RunConfig:
         content = {field.name: getattr(self, field.name) for field in arguments_of(self)}
         if self.backbones is not None:
             content["backbones"] = list(self.backbones)
-        if self.damaged == KEEP:  # as in runs of earlier versions
-            del content["damaged"]
+        for name, default in _LEFT_OUT.items():
+            if content[name] == default:
+                del content[name]
         return content
 
     @classmethod
@@ -277,6 +297,8 @@ class RunConfig:
         check_choice("mode", self.mode, MODES)
         if self.mode == AUTO and self.unfreeze is not None:
             self._set("mode", "fine-tune")  # `unfreeze` says what trains: nothing is left to choose
+        if self.mode == AUTO and self.head is not None:
+            self._set("mode", "head")
         self._complete_candidates()
         if self.from_run is not None:
             self._set("from_run", absolute(self.from_run))
@@ -299,6 +321,16 @@ class RunConfig:
             raise ArgumentError(
                 "`importance` must be given together with `anchor`, whose penalty it weighs. "
                 f"Received: importance={self.importance!r}. Add --anchor auto, for example."
+            )
+        if self.head is not None and self.mode == "fine-tune":
+            raise ArgumentError(
+                "`head` must be left out with mode='fine-tune', which starts from a linear head. "
+                f"Received: head={self.head!r}. Use mode='head', or leave it out."
+            )
+        if self.tta != NONE and self.reject_unknown:
+            raise ArgumentError(
+                "`tta` must be 'none' with `reject_unknown`, which measures distances in one view. "
+                f"Received: tta={self.tta!r}, reject_unknown=True. Leave one of them out."
             )
         for name in ONLY_FINE_TUNING if self.mode == "head" else ():
             if getattr(self, name) is not None:
@@ -369,6 +401,9 @@ class RunConfig:
             check_positive("learning_rate", self.learning_rate)
         if self.class_weight is not None:
             check_choice("class_weight", self.class_weight, ["balanced"])
+        if self.head is not None:
+            check_choice("head", self.head, FORMS)
+        check_choice("tta", self.tta, TEST_TIME_VIEWS)
         if self.augment is not None:
             check_choice("augment", self.augment, AUGMENTATIONS)
         if self.layer_decay is not None:

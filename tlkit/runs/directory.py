@@ -15,6 +15,7 @@ import numpy as np
 
 from tlkit.data.images import ImageSplit
 from tlkit.errors import RunError, StorageError
+from tlkit.models.test_time_views import NONE
 from tlkit.runs.add_classes_config import Config
 from tlkit.runs.config import check_type
 from tlkit.runs.record import RunRecord, damaged_run_error, read_file, read_record
@@ -97,6 +98,19 @@ class Run(ShownAsText):
     def image_size(self) -> tuple[int, int]:
         """Height and width in pixels of the model's input images."""
         return self.run_record.image_size
+
+    def load_served_model(self) -> "keras.Model":
+        """Returns the model that the run's figures and its SavedModel are of.
+
+        It is the mean over test-time views if the run has some, else the trained model.
+
+        Raises:
+            RunError: See `load_model`.
+        """
+        from tlkit.models.flip_views import average_flips
+
+        model = self.load_model()
+        return model if self.run_record.config.tta == NONE else average_flips(model)
 
     def load_model(self) -> "keras.Model":
         """Returns the trained model; it outputs logits.

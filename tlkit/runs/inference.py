@@ -69,7 +69,7 @@ def evaluate_run(
     from tlkit.evaluation.metrics import evaluate
 
     with team.scope():
-        model = finished.load_model()
+        model = finished.load_served_model()
     images = load_for_measuring(
         photos,
         finished.class_names,
@@ -179,7 +179,7 @@ def export_run(
     stored = finished.path / REJECTION_FILE
     has_rejection = file_format == "saved_model" and stored.is_file()
     return export_model(
-        finished.load_model(),
+        finished.load_served_model(),
         to,
         finished.class_names,
         formats=(file_format,),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tlkit.data.images import ImageData
+from tlkit.export.formats import EXPORT_FORMATS
 from tlkit.runs.context import RunContext
 from tlkit.runs.directory import Run, load_run, split_rows_of
 from tlkit.runs.phases import REPORT
@@ -48,25 +49,43 @@ def export_into(
     data: ImageData,
     out: Path,
     max_pixels: int,
+    *,
     rejection: "Rejection | None" = None,
+    served: "keras.Model | None" = None,
 ) -> None:
-    """Writes `saved_model/` and `model.keras`; both are compared with the model on some images."""
+    """Writes `saved_model/` and `model.keras`; both are compared with the model on some images.
+
+    Args:
+        model: The model that can be trained further, for `model.keras`.
+        data: The images to compare on.
+        out: The run directory.
+        max_pixels: Largest number of pixels of an image file.
+        rejection: The rejection in the SavedModel.
+        served: The model that predicts, for the SavedModel; `model` if not given.
+    """
     from tlkit.export.exporting import export_model
 
     split = data.test or data.validation or data.train
+    models = {"saved_model": model if served is None else served, "keras": model}
+    by_model: dict[int, tuple[str, ...]] = {}
+    for name, one in models.items():
+        by_model[id(one)] = (*by_model.get(id(one), ()), name)
     with staging_beside(out / "export") as aside:
-        export_model(
-            model,
-            aside / "export",
-            data.class_names,
-            formats=("saved_model", "keras"),
-            samples=split.paths[:_NUM_SAMPLES],
-            max_pixels=max_pixels,
-            rejection=rejection,
-            fresh_process=False,  # would add some seconds to every run; `tlkit export` does it
-        )
-        for name in ("saved_model", "model.keras"):
-            (aside / "export" / name).replace(out / name)
+        for number, names in enumerate(by_model.values()):
+            folder = aside / f"export{number}"
+            export_model(
+                models[names[0]],
+                folder if "keras" in names else folder / "saved_model",
+                data.class_names,
+                formats=names,
+                samples=split.paths[:_NUM_SAMPLES],
+                max_pixels=max_pixels,
+                rejection=rejection if "saved_model" in names else None,
+                fresh_process=False,  # would add some seconds to every run; `tlkit export` does it
+            )
+            for name in names:
+                file = EXPORT_FORMATS[name].path
+                (folder / file).replace(out / file)
 
 
 def explain_worst_mistakes(
@@ -145,6 +164,7 @@ def write_page(
         "weights": str(config.weights),
         "image size": " × ".join(map(str, data.image_size)),
         "seed": str(data.seed),
+        **({} if results.views is None else {"test-time views": str(results.views)}),
         **record.versions,
     }
     page = Page(

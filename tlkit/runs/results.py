@@ -45,6 +45,39 @@ class CalibrationDecision:
 
 
 @dataclass(frozen=True)
+class TestTimeViews:
+    """The gain and cost of predictions from several views of an image.
+
+    Attributes:
+        name: "flip".
+        comparison: One view (first) compared with the mean over all (second) on validation images;
+            `None` without them.
+        milliseconds: Time for one image with one view, and with all, in batches of 32.
+    """
+
+    name: str
+    comparison: "ComparisonReport | None"
+    milliseconds: tuple[float, float]
+
+    def as_dict(self) -> dict[str, object]:
+        """Returns the content of `metrics.json`."""
+        comparison = None if self.comparison is None else self.comparison.as_dict()
+        return {
+            "name": self.name,
+            "milliseconds": list(self.milliseconds),
+            "comparison": comparison,
+        }
+
+    def __str__(self) -> str:
+        before, after = self.milliseconds
+        cost = f"{after:.1f} ms for an image instead of {before:.1f}"
+        if self.comparison is None:
+            return f"test-time views ({self.name}): {cost}"
+        pair = f"one view (first) and test-time views, {self.name} (second)"
+        return f"{pair}: {self.comparison}; {cost}"
+
+
+@dataclass(frozen=True)
 class FittedRejection:
     """The rejection of out-of-distribution images, and its error on test images.
 
@@ -79,6 +112,7 @@ class RunResults:
         training: Report of the training.
         evaluations: Metrics on "validation" and "test"; `None` for a split without images.
         calibration: Whether the probabilities were calibrated.
+        views: The gain and cost of test-time views; `None` if there is one view.
         against_probe: Comparison of a linear probe (first) with the model (second) on the same
             images; `None` if it was not made.
         rejection: Rejection of out-of-distribution images; `None` if it was not asked for.
@@ -92,6 +126,7 @@ class RunResults:
     training: "TrainingReport"
     evaluations: "Mapping[str, EvaluationReport | None]"
     calibration: CalibrationDecision
+    views: TestTimeViews | None = None
     against_probe: "ComparisonReport | None" = None
     rejection: FittedRejection | None = None
     forgotten: "ForgettingReport | None" = None
@@ -102,8 +137,9 @@ class RunResults:
     def as_metrics(self) -> dict[str, object]:
         """Returns the content of `metrics.json`.
 
-        "calibration" holds the temperature of the probabilities, and "against_probe" the comparison
-        of a linear probe (first) with the model (second) on the same images, or `None`.
+        "calibration" holds the temperature of the probabilities, "test_time_views" their gain and
+        cost or `None`, and "against_probe" the comparison of a linear probe (first) with the model
+        (second) on the same images, or `None`.
         """
         metrics: dict[str, object] = {
             name: None if report is None else report.as_dict()
@@ -113,6 +149,7 @@ class RunResults:
             metrics["old_task"] = self.forgotten.as_dict()
         for name, result in (
             ("calibration", self.calibration),
+            ("test_time_views", self.views),
             ("against_probe", self.against_probe),
             ("rejection", self.rejection),
         ):

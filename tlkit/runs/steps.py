@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlkit.data.images import ImageData
+from tlkit.models.test_time_views import NONE
 from tlkit.runs.choices import anchor_choice
 from tlkit.runs.config import AUTO, Choice, RunConfig
 from tlkit.runs.context import RunContext
 from tlkit.runs.directory import REJECTION_FILE
-from tlkit.runs.results import CalibrationDecision, FittedRejection
+from tlkit.runs.results import CalibrationDecision, FittedRejection, TestTimeViews
 
 if TYPE_CHECKING:
     import keras
@@ -110,6 +111,7 @@ def train_model(
     before = measure_old_task(model, old)
     arguments = config.given_values("epochs", "learning_rate", "augment", "class_weight", "seed")
     if config.mode == "head":
+        arguments |= config.given_values("head")
         report = train_head(model, data, views=_num_views(config), **arguments)
         return report, report_forgetting(model, old, before)
     arguments |= config.given_values("unfreeze", "layer_decay")
@@ -144,6 +146,35 @@ def calibrate_on_validation(model: "keras.Model", data: ImageData) -> Calibratio
             "probabilities are not calibrated: the model does not end in one plain Dense layer",
         )
     return CalibrationDecision(calibrate(model, data.validation))
+
+
+def with_test_time_views(
+    model: "keras.Model", data: ImageData, config: RunConfig
+) -> "tuple[keras.Model, TestTimeViews | None]":
+    """Returns the model that predicts, and the gain and cost of its test-time views, if any.
+
+    Args:
+        model: The calibrated model.
+        data: The images; the gain is measured on validation images.
+        config: The config with the run's choices.
+    """
+    if config.tta == NONE:
+        return model, None
+    from tlkit.advice.timing import seconds_per_image
+    from tlkit.evaluation.comparison import compare_models
+    from tlkit.evaluation.forward import forward_of
+    from tlkit.models.flip_views import average_flips
+
+    served = average_flips(model)
+    comparison = None
+    if data.validation is not None:
+        comparison = compare_models(model, served, data.validation)
+    shape, dtype = model.input_shape[1:], model.inputs[0].dtype
+    one, both = (
+        1000 * seconds_per_image(forward_of(some), shape, dtype, batch_size=config.batch_size)
+        for some in (model, served)
+    )
+    return served, TestTimeViews(config.tta, comparison, (one, both))
 
 
 def check_can_reject(data: ImageData) -> None:
@@ -202,7 +233,7 @@ def compare_with_probe(
     if split is None or tuned is None:
         return None
     class_weight = config.class_weight
-    train_head(probe, data, class_weight=class_weight, seed=config.seed)
+    train_head(probe, data, head="linear", class_weight=class_weight, seed=config.seed)
     solved = evaluate(probe, split, data.class_names)
     labels = None if class_weight is None else split.labels
     return compare_outcomes(solved.is_right, tuned.is_right, labels)

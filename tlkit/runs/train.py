@@ -55,6 +55,7 @@ from tlkit.runs.steps import (
     plan_anchor,
     project_cost,
     train_model,
+    with_test_time_views,
 )
 from tlkit.runs.team import Team
 from tlkit.utils.keras_settings import check_building
@@ -82,6 +83,7 @@ def train_run(
     weights: str | None = "pretrained",
     image_size: int | None = None,
     mode: str = "auto",
+    head: str | None = None,
     unfreeze: str | int | None = None,
     epochs: int | None = None,
     learning_rate: float | None = None,
@@ -91,6 +93,7 @@ def train_run(
     old_photos: str | os.PathLike[str] | None = None,
     augment: str | None = None,
     class_weight: str | None = None,
+    tta: str = "none",
     reject_unknown: bool = False,
     batch_size: int = 32,
     seed: int = 0,
@@ -130,7 +133,9 @@ def train_run(
         mode: "head" (feature extraction), "fine-tune" (the head, then also `unfreeze`), or "auto":
             measures how similar the images are to the pretraining data and follows `recommend`,
             including its anchor. With `unfreeze`, "auto" means "fine-tune"; with `epochs`,
-            `learning_rate`, `layer_decay` or `anchor`, the head alone is not chosen.
+            `learning_rate`, `layer_decay` or `anchor`, the head alone is not chosen; with `head`,
+            it is.
+        head: With mode="head": see `train_head`; "auto" by default.
         unfreeze: See `fine_tune`.
         epochs: See `fine_tune`; the head alone is solved without epochs.
         learning_rate: See `fine_tune`.
@@ -145,6 +150,9 @@ def train_run(
         augment: See `fine_tune`; with mode="head", the features of four augmented versions of each
             training image are stored.
         class_weight: "balanced" or `None`.
+        tta: Test-time views: "flip" for predictions that are the mean over an image and its mirror
+            image, in the SavedModel and all figures, see `average_flips`; they take twice as long,
+            and the gain on validation images is reported. `model.keras` holds the plain model.
         reject_unknown: Whether the SavedModel also reports images that are none of the classes,
             see `fit_rejection`; needs 19 validation images.
         batch_size: Images per step.
@@ -182,6 +190,7 @@ def train_run(
         weights=weights,
         image_size=image_size,
         mode=mode,
+        head=head,
         unfreeze=unfreeze,
         epochs=epochs,
         learning_rate=learning_rate,
@@ -191,6 +200,7 @@ def train_run(
         old_photos=None if old_photos is None else os.fspath(old_photos),
         augment=augment,
         class_weight=class_weight,
+        tta=tta,
         reject_unknown=reject_unknown,
         batch_size=batch_size,
         seed=seed,
@@ -424,7 +434,10 @@ def _measure(
         calibration = calibrate_on_validation(model, data)
     log(str(calibration), "")
     with clock.timed("evaluation"):
-        evaluations = evaluate_splits(model, data)
+        served, views = with_test_time_views(model, data, config)
+        evaluations = evaluate_splits(served, data)
+    if views is not None:
+        log(str(views), "")
     against_probe = None
     if config.mode == "fine-tune":
         with clock.timed("comparison with a linear probe"):
@@ -445,6 +458,7 @@ def _measure(
             context.out,
             config.max_pixels,
             rejection=None if rejection is None else rejection.rejection,
+            served=served,
         )
     with clock.timed("explaining mistakes"):
         maps = explain_worst_mistakes(model, evaluations, config.max_pixels)
@@ -453,6 +467,7 @@ def _measure(
         training=training,
         evaluations=evaluations,
         calibration=calibration,
+        views=views,
         against_probe=against_probe,
         rejection=rejection,
         forgotten=forgotten,
