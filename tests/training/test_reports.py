@@ -66,3 +66,10 @@ def test_a_discarded_training_reports_both_changes(data):
     assert only.put_back["stage1"] == 0.0
     assert "head: weight change" in str(only)
     assert np.isfinite(report.accuracy_after)
+
+
+def test_a_group_whose_layers_were_replaced_has_new_weights():
+    report = stage()
+    report.weight_change["head"] = np.inf
+    assert "  head: new weights" in str(report)
+    assert "  unchanged: stage1, stage2, stage3" in str(report)

@@ -23,7 +23,8 @@ class StageReport(ShownAsText):
         history: One mapping per epoch from Keras's names ("loss", "val_accuracy", ...) to values;
             empty for a head that was solved.
         weight_change: The relative weight change of each group of layers,
-            |after - before| / |before|; exactly 0.0 for a frozen group.
+            |after - before| / |before|; exactly 0.0 for a frozen group, infinite if its weights
+            were zero or its layers were replaced.
         seconds: Duration in seconds.
         num_forward_passes: Number of images that went through the frozen part; 0 if the features
             of all were stored.
@@ -76,7 +77,9 @@ class StageReport(ShownAsText):
         return "\n".join(lines + [f"  {note}" for note in self.notes])
 
     def _described(self, group: str) -> str:
-        if change := self.weight_change[group]:
+        if math.isinf(change := self.weight_change[group]):
+            return "new weights"
+        if change:
             return f"weight change {relative_change(change)}"
         if change := self.put_back.get(group, 0.0):
             return f"weight change {relative_change(change)}, then restored"
