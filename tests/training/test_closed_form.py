@@ -11,9 +11,9 @@ from scipy.special import expit, softmax
 import tlkit
 from tlkit.errors import ArgumentError
 from tlkit.models.kernel_head import KernelMap, directions
-from tlkit.training import closed_form
+from tlkit.training import closed_form, solving
 from tlkit.training.closed_form import ClosedFormTask, Sums, solve_closed_form
-from tlkit.training.head_choice import compare_heads
+from tlkit.training.head_choice import HeadComparison, compare_heads
 from tlkit.training.labelled import LabelledFeatures
 
 
@@ -220,7 +220,7 @@ def test_auto_takes_the_closed_form_where_a_linear_head_cannot_learn(nonlinear):
     assert report.stages[0].trainable.layers == ("logits",)
 
 
-def test_a_linear_head_is_kept_where_it_is_better():
+def test_both_accuracies_are_reported_whichever_head_is_taken():
     generator = np.random.default_rng(0)
     rows = generator.normal(size=(400, 3))
     noisy = rows @ [1.0, -1.0, 0.5] + 0.3 * generator.normal(size=400) > 0
@@ -228,9 +228,19 @@ def test_a_linear_head_is_kept_where_it_is_better():
     report = tlkit.train_head(model, data)
     note = report.stages[0].notes[-1]
     compared = "linear" in note and "in closed form" in note
-    assert compared  # whichever is chosen, both accuracies are reported
+    assert compared
     has_landmarks = any(layer.name == "head_landmarks" for layer in model.layers)
     assert note.startswith("solved in closed form" if has_landmarks else "solved with C=")
+
+
+def test_a_linear_head_is_taken_where_it_is_better(nonlinear, monkeypatch):
+    data, model = nonlinear
+    better = HeadComparison(0.9, 0.5, 0.1, 320, "images")
+    monkeypatch.setattr(solving, "compare_heads", lambda *given, **others: better)
+    note = tlkit.train_head(model, data).stages[0].notes[-1]
+    assert note.startswith("solved with C=")
+    assert str(better) in note
+    assert not any(layer.name == "head_landmarks" for layer in model.layers)
 
 
 def test_rare_classes_count_the_same_with_balanced_weights():
@@ -292,7 +302,7 @@ def test_fine_tuning_starts_from_a_linear_head(nonlinear, tmp_path):
     assert model.compiled
 
 
-def test_a_training_that_replaced_the_head_is_resumed(nonlinear, tmp_path, monkeypatch):
+def test_a_training_that_replaced_the_head_is_resumed(nonlinear, tmp_path):
     data, model = nonlinear
     tlkit.train_head(model, data, head="closed-form")
     model.save(tmp_path / "model.keras")

@@ -17,6 +17,7 @@ from tlkit.evaluation.names import num_classes_of
 from tlkit.evaluation.outputs import (
     THRESHOLD,
     collect_outputs,
+    image_losses,
     log_softmax,
     mean_loss,
     probabilities_from,
@@ -308,6 +309,30 @@ def _find_crossing(
     if end == minimum or loss_at(end) <= level:
         return end
     return float(brentq(lambda value: loss_at(value) - level, minimum, end))
+
+
+def best_factor(
+    logits: np.ndarray,
+    targets: np.ndarray,
+    kind: str,
+    weights: np.ndarray,
+    log_bounds: tuple[float, float],
+) -> float:
+    """Returns the factor of logits, the inverse temperature, with the lowest mean cross-entropy.
+
+    Args:
+        logits: `(n, num_classes)`; of a binary head `(n, 1)`.
+        targets: Whole numbers `(n,)`; for a multi-label head rows of 0/1.
+        kind: The kind of head: "softmax", "binary" or "multi_label".
+        weights: The weight of each image, `(n,)`.
+        log_bounds: Bounds of the factor's natural logarithm.
+    """
+
+    def loss_at(log_factor: float) -> float:
+        losses = image_losses(math.exp(log_factor) * logits, targets, kind, True)
+        return float(np.average(losses, weights=weights))
+
+    return math.exp(minimize_scalar(loss_at, bounds=log_bounds, method="bounded").x)
 
 
 def logits_of(probabilities: np.ndarray, kind: str) -> np.ndarray:

@@ -120,6 +120,24 @@ def _lower_end(successes: np.ndarray, counts: np.ndarray) -> float:
     return lowest
 
 
+def mean_with_error(values: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
+    """Returns the weighted mean of some values, and its standard error.
+
+    Args:
+        values: One value for each image, such as a paired difference, `(n,)`.
+        weights: The weight of each image, `(n,)`, not all zero.
+
+    Example:
+        >>> import numpy as np
+        >>> from tlkit.evaluation.intervals import mean_with_error
+        >>> mean_with_error(np.array([4.0, 0.0]), np.array([1.0, 1.0]))
+        (2.0, 1.4142135623730951)
+    """
+    shares = weights / weights.sum()
+    mean = float(shares @ values)
+    return mean, float(np.sqrt(np.square(shares) @ np.square(values - mean)))
+
+
 def paired_difference_interval(
     num_both: int, num_first: int, num_second: int, num_neither: int
 ) -> Interval:

@@ -11,7 +11,7 @@ import numpy as np
 
 from tlkit.errors import ArgumentError
 from tlkit.models.cuts import Cut, find_cuts
-from tlkit.models.graph import FIXED_LAYER, parameters, with_nested
+from tlkit.models.graph import FIRST_OF_KERNEL, parameters, with_nested
 
 SIZE_MARGIN = 2  # a cut up to this factor larger than the smallest still counts as small
 NAME_FRACTION = 0.8  # fraction of a group's layers with a prefix that makes it the group's name
@@ -95,14 +95,15 @@ def segment(model: keras.Model) -> Segmentation:
 
 
 def head_feature_index(segmentation: Segmentation) -> int | None:
-    """Returns the index of the cut that the head's first weighted or dropout layer reads."""
+    """Returns the index of the cut that the head's first weighted or dropout layer reads.
+
+    A closed-form head counts from its first layer on, which standardises the features.
+    """
     start = segmentation.starts[-1]
     for index in range(start + 1, len(segmentation.cuts)):
         cut = segmentation.cuts[index]
-        is_fixed = any(operation.name == FIXED_LAYER for operation in cut.between)
-        if is_fixed:  # its inputs are standardised, and scaled to unit length
-            return index - 3
-        if cut.parameters or _has_noise(cut):
+        is_kernel = any(operation.name == FIRST_OF_KERNEL for operation in cut.between)
+        if cut.parameters or _has_noise(cut) or is_kernel:
             return index - 1
     return None
 

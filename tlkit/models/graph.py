@@ -17,8 +17,9 @@ from tlkit.utils.keras_private import (
     with_inner_layers,
 )
 
-FIXED_LAYER = "head_landmarks"
-"""Name of the layer whose weights are never trained: the projection of a closed-form head."""
+FIRST_OF_KERNEL, FIXED_LAYER = "head_normalization", "head_landmarks"
+"""Names of the first layer of a closed-form head, and of its frozen projection, whose weights are
+never trained."""
 
 
 def check_model(argument: str, model: object) -> None:

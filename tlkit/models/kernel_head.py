@@ -13,13 +13,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from tlkit.models.graph import FIXED_LAYER, nodes_between
+from tlkit.models.graph import FIRST_OF_KERNEL, FIXED_LAYER, nodes_between
 from tlkit.models.recompiling import become
 
 LARGEST_SCALE = 1e15
 """Scale of a feature that does not vary; its square is finite in float32."""
 
-_NORMALIZATION, _UNIT_LENGTH = "head_normalization", "head_unit_length"
+_UNIT_LENGTH = "head_unit_length"
 _MIN_SQUARED_LENGTH = 1e-12
 
 
@@ -44,14 +44,17 @@ class KernelMap:
 
     def values(self, features: np.ndarray) -> np.ndarray:
         """Returns the kernel values of images with the given features, `(n, num_landmarks)`."""
-        similarity = directions(features, self.mean, self.scale) @ self.landmarks.T
-        values: np.ndarray = np.exp(2 * self.sharpness * (similarity - 1))
+        return self.values_at(directions(features, self.mean, self.scale))
+
+    def values_at(self, units: np.ndarray) -> np.ndarray:
+        """Returns the kernel values at some directions, each of length 1."""
+        values: np.ndarray = np.exp(2 * self.sharpness * (units @ self.landmarks.T - 1))
         return values
 
     def layers(self) -> tuple[keras.layers.Layer, ...]:
         """Returns the layers that compute the kernel values, built, with their weights."""
         num_features = len(self.mean)
-        normalization = keras.layers.Normalization(name=_NORMALIZATION, dtype="float32")
+        normalization = keras.layers.Normalization(name=FIRST_OF_KERNEL, dtype="float32")
         normalization.build((None, num_features))
         scale = np.minimum(self.scale, LARGEST_SCALE)
         state = {"0": self.mean.astype("float32"), "1": np.square(scale).astype("float32"), "2": 1}
@@ -151,7 +154,7 @@ def make_head_linear(model: keras.Model) -> Callable[[], None]:
 
 def _features(model: keras.Model, dense: keras.layers.Dense) -> keras.KerasTensor:
     """Returns the tensor that the head's first layer reads, dropout not counted."""
-    first = model.get_layer(_NORMALIZATION) if has_kernel_head(model) else dense
+    first = model.get_layer(FIRST_OF_KERNEL) if has_kernel_head(model) else dense
     tensor: keras.KerasTensor = _call_of(model, first).input_tensors[0]
     return tensor
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -23,12 +24,7 @@ def recompile(model: keras.Model) -> None:
     """
     if not model.compiled or type(model).compile is not keras.Model.compile:
         return
-    old = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # of loss scaling
-    with training_scope(model):
-        optimizer = type(old).from_config(old.get_config())
-        model.compile(**{**compile_arguments(model), "optimizer": optimizer})
-        if old.built:  # or a saved file would lack the state that Keras expects when loading
-            model.optimizer.build(model.trainable_variables)
+    _compile(model, compile_arguments(model), model.optimizer)
 
 
 def become(model: keras.Model, other: keras.Model) -> Callable[[], None]:
@@ -45,20 +41,30 @@ def become(model: keras.Model, other: keras.Model) -> Callable[[], None]:
         A function that undoes it.
     """
     before = dict(vars(model))
-    settings = compile_arguments(model) if model.compiled else None
+    compiled = (compile_arguments(model), model.optimizer) if model.compiled else None
     vars(model).clear()
     # `Layer.__new__` stores functions that are bound to the object itself
     vars(model).update({**vars(other), **{name: before[name] for name in _BOUND if name in before}})
-    if settings is not None:
-        with training_scope(model):
-            old = getattr(settings["optimizer"], "inner_optimizer", settings["optimizer"])
-            model.compile(**{**settings, "optimizer": type(old).from_config(old.get_config())})
+    if compiled is not None:
+        _compile(model, *compiled)
 
     def undo() -> None:
         vars(model).clear()
         vars(model).update(before)
 
     return undo
+
+
+def _compile(
+    model: keras.Model, settings: dict[str, Any], optimizer: keras.optimizers.Optimizer
+) -> None:
+    """Compiles a model with some settings and a new optimizer that is like the given one."""
+    old = getattr(optimizer, "inner_optimizer", optimizer)  # of loss scaling
+    with training_scope(model):
+        new = type(old).from_config(old.get_config())
+        model.compile(**{**settings, "optimizer": new})
+        if old.built:  # or a saved file would lack the state that Keras expects when loading
+            model.optimizer.build(model.trainable_variables)
 
 
 def training_scope(model: keras.Model) -> AbstractContextManager[object]:

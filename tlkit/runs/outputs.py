@@ -66,16 +66,15 @@ def export_into(
     from tlkit.export.exporting import export_model
 
     split = data.test or data.validation or data.train
-    models = {"saved_model": model if served is None else served, "keras": model}
-    by_model: dict[int, tuple[str, ...]] = {}
-    for name, one in models.items():
-        by_model[id(one)] = (*by_model.get(id(one), ()), name)
+    parts: list[tuple[keras.Model, tuple[str, ...]]] = [(model, ("saved_model", "keras"))]
+    if served is not None and served is not model:
+        parts = [(served, ("saved_model",)), (model, ("keras",))]
     with staging_beside(out / "export") as aside:
-        for number, names in enumerate(by_model.values()):
+        for number, (one, names) in enumerate(parts):
             folder = aside / f"export{number}"
             export_model(
-                models[names[0]],
-                folder if "keras" in names else folder / "saved_model",
+                one,
+                folder if "keras" in names else folder / EXPORT_FORMATS["saved_model"].path,
                 data.class_names,
                 formats=names,
                 samples=split.paths[:_NUM_SAMPLES],
@@ -83,8 +82,7 @@ def export_into(
                 rejection=rejection if "saved_model" in names else None,
                 fresh_process=False,  # would add some seconds to every run; `tlkit export` does it
             )
-            for name in names:
-                file = EXPORT_FORMATS[name].path
+            for file in (EXPORT_FORMATS[name].path for name in names):
                 (folder / file).replace(out / file)
 
 

@@ -11,10 +11,9 @@ from operator import add
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
-from scipy.optimize import minimize_scalar
 from threadpoolctl import threadpool_limits
 
-from tlkit.evaluation.outputs import image_losses
+from tlkit.evaluation.calibration import best_factor
 from tlkit.models.kernel_head import KernelMap, directions
 from tlkit.training.labelled import LabelledFeatures
 from tlkit.training.linear import first_minimum, moments
@@ -26,8 +25,8 @@ MAX_FEATURES = 4096
 """With more features the landmarks would make up most of the model."""
 
 MAX_SEARCHED, MAX_LANDMARKS_SEARCHED = 2000, 1000
-"""Numbers of rows and landmarks with which sharpness and penalty are chosen: both depend little on
-them, and the time on the cube."""
+"""Numbers of rows and landmarks with which sharpness and penalty are chosen: the time grows with
+the cube of the landmarks."""
 
 SHARPNESSES = (0.5, 1.0, 2.0)
 PENALTIES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 1e-3, 1e-4, 1e-5)
@@ -152,6 +151,7 @@ def solve_closed_form(task: ClosedFormTask) -> ClosedForm:
     kernel_map = KernelMap(mean, scale, landmarks, DEFAULT_SHARPNESS)
     penalty, factor, chosen_by = DEFAULT_PENALTY, DEFAULT_FACTOR, "default: too few images"
     scores = np.full(task.targets.shape, np.nan)
+    mix, shift = _readout(task.kind, task.targets.shape[1])
     if task.folds:
         searched = _drawn(np.arange(len(rows)), MAX_SEARCHED, generator)
         few = _drawn(np.arange(len(chosen)), MAX_LANDMARKS_SEARCHED, generator)
@@ -164,11 +164,18 @@ def solve_closed_form(task: ClosedFormTask) -> ClosedForm:
             best = min(tried, key=lambda one: one.error)
             scores = best.scores()
         kernel_map = replace(kernel_map, sharpness=best.kernel_map.sharpness)
-        penalty, factor = best.penalty, _best_factor(task, scores)
+        used = np.flatnonzero(np.isfinite(scores).all(axis=1))
+        penalty = best.penalty
+        factor = best_factor(
+            scores[used] @ mix + shift,
+            rows.labels[used],
+            task.kind,
+            task.weights[used],
+            _LOG_FACTORS,
+        )
         chosen_by = f"{len(task.folds)}-fold cross-validation"
     sums = _sums(task, np.arange(len(rows)), kernel_map)
     solution = sums.solve(penalty * _penalty_matrix(kernel_map))
-    mix, shift = _readout(task.kind, task.targets.shape[1])
     return ClosedForm(
         kernel_map,
         kernel=(factor * solution[:-1] @ mix).astype(np.float32),
@@ -209,22 +216,22 @@ class _CrossValidation:
         outside = {n: (total - parts[n]).on(kept) for n, kept in self._kept.items()}
         inside = {n: parts[n].on(kept) for n, kept in self._kept.items()}
         penalties = {n: matrix[np.ix_(kept, kept)] for n, kept in self._kept.items()}
-        self._solutions: dict[float, dict[int, np.ndarray]] = {}
+        solved: dict[float, dict[int, np.ndarray]] = {}
         errors: dict[float, float] = {}
 
         def error_with(penalty: float) -> float:
             solutions = {n: sums.solve(penalty * penalties[n]) for n, sums in outside.items()}
-            self._solutions[penalty] = solutions
+            solved[penalty] = solutions
             errors[penalty] = sum(inside[n].error(solution) for n, solution in solutions.items())
             return errors[penalty]
 
         self.penalty = first_minimum(PENALTIES, error_with)
-        self.error = errors[self.penalty]
+        self.error, self._solutions = errors[self.penalty], solved[self.penalty]
 
     def scores(self) -> np.ndarray:
         """Returns the scores of each row by the solution on the other folds, else NaN."""
         scores = np.full(self._task.targets.shape, np.nan)
-        for number, solution in self._solutions[self.penalty].items():
+        for number, solution in self._solutions.items():
             rows = self._rows[number]
             values = _with_one(self.kernel_map.values(self._task.rows.features[rows]))
             scores[rows] = values[:, self._kept[number]] @ solution
@@ -245,23 +252,9 @@ def _sums(task: ClosedFormTask, rows: np.ndarray, kernel_map: KernelMap) -> Sums
 
 def _penalty_matrix(kernel_map: KernelMap) -> np.ndarray:
     """Returns the kernel of the landmarks, and zeros for the bias."""
-    landmarks = kernel_map.landmarks
-    matrix = np.zeros((len(landmarks) + 1,) * 2)
-    matrix[:-1, :-1] = np.exp(2 * kernel_map.sharpness * (landmarks @ landmarks.T - 1))
+    matrix = np.zeros((len(kernel_map.landmarks) + 1,) * 2)
+    matrix[:-1, :-1] = kernel_map.values_at(kernel_map.landmarks)
     return matrix
-
-
-def _best_factor(task: ClosedFormTask, scores: np.ndarray) -> float:
-    """Returns the factor from scores to logits with the lowest cross-entropy out of fold."""
-    mix, shift = _readout(task.kind, task.targets.shape[1])
-    used = np.flatnonzero(np.isfinite(scores).all(axis=1))
-    logits, labels, weights = scores[used] @ mix + shift, task.rows.labels[used], task.weights[used]
-
-    def loss_at(log_factor: float) -> float:
-        losses = image_losses(np.exp(log_factor) * logits, labels, task.kind, True)
-        return float(np.average(losses, weights=weights))
-
-    return float(np.exp(minimize_scalar(loss_at, bounds=_LOG_FACTORS, method="bounded").x))
 
 
 def _readout(kind: str, num_targets: int) -> tuple[np.ndarray, float]:

@@ -88,7 +88,7 @@ def fine_tune(
     If the layers below a cut are frozen and views may repeat between epochs (`views`, or no
     augmentation), that part runs once for each view, its activations are stored, and only the part
     above the cut is trained. The result is the same whole model; the report notes whether
-    activations were stored. It is several times faster, and less accurate than new views.
+    activations were stored. It is several times faster than running the whole graph.
 
     In both cases the frozen part computes in inference mode, without dropout, noise or stochastic
     depth; layers of the model that augment images stay active.

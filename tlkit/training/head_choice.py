@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tlkit.evaluation.intervals import mean_with_error
 from tlkit.evaluation.outputs import image_accuracies
 from tlkit.training.labelled import LabelledFeatures
 from tlkit.utils.formatting import percent
@@ -70,13 +71,10 @@ def compare_heads(
         / of_image
         for logits in (linear, closed_form)
     )
-    shares = of_image / of_image.sum()
-    difference = second - first
-    spread = np.square(shares) @ np.square(difference - shares @ difference)
     return HeadComparison(
-        linear=float(shares @ first),
-        closed_form=float(shares @ second),
-        error=float(np.sqrt(spread)),
+        linear=mean_with_error(first, of_image)[0],
+        closed_form=mean_with_error(second, of_image)[0],
+        error=mean_with_error(second - first, of_image)[1],
         num_images=len(of_image),
         images=images,
     )

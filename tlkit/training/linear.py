@@ -220,7 +220,7 @@ def _solve_one(
 
     # Each penalty warm-starts from the solution of the previous one; the final fit starts anew.
     everything = slice(None)
-    folds = folds_of(rows, seed)
+    folds: list[tuple[np.ndarray, np.ndarray]] = []
     if validation is not None and len(validation.labels) >= MIN_VALIDATION:
         chosen_by = f"{len(validation.labels)} validation images"
         regression = head()
@@ -228,7 +228,7 @@ def _solve_one(
         def loss(strength: float) -> float:
             return _log_loss(fitted(regression, strength, everything), validation)
 
-    elif folds:
+    elif folds := folds_of(rows, seed):
         chosen_by = f"{len(folds)}-fold cross-validation"
         heads = [head() for _ in folds]
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import keras
 import numpy as np
-from scipy.optimize import minimize_scalar
 
-from tlkit.evaluation.calibration import logits_of
+from tlkit.evaluation.calibration import best_factor, logits_of
 from tlkit.evaluation.data_checks import Images
+from tlkit.evaluation.intervals import mean_with_error
 from tlkit.evaluation.names import num_classes_of
 from tlkit.evaluation.outputs import collect_weighted, image_losses
 from tlkit.models.heads import head_kind, outputs_logits
@@ -20,7 +20,7 @@ FRACTIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
 USUAL = 0.75
 """The fraction that is kept unless validation tells another one apart, see benchmarks/README.md."""
 
-_MAX_LOG_TEMPERATURE = 3.0
+_LOG_FACTORS = (-3.0, 3.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,9 +41,7 @@ class Candidate:
 
     def gain_over(self, other: "Candidate") -> tuple[float, float]:
         """Returns how much lower the mean loss is than the other's, and the standard error."""
-        gains, weights = other.losses - self.losses, self.weights / self.weights.sum()
-        gain = float(weights @ gains)
-        return gain, float(np.sqrt(np.square(weights) @ np.square(gains - gain)))
+        return mean_with_error(other.losses - self.losses, self.weights)
 
 
 @dataclass(frozen=True)
@@ -140,12 +138,5 @@ def _evaluated(
 def _calibrated_losses(
     logits: np.ndarray, targets: np.ndarray, kind: str, weights: np.ndarray
 ) -> np.ndarray:
-    def losses_at(log_temperature: float) -> np.ndarray:
-        return image_losses(logits / np.exp(log_temperature), targets, kind, True)
-
-    best = minimize_scalar(
-        lambda value: float(np.average(losses_at(value), weights=weights)),
-        bounds=(-_MAX_LOG_TEMPERATURE, _MAX_LOG_TEMPERATURE),
-        method="bounded",
-    )
-    return losses_at(float(best.x))
+    factor = best_factor(logits, targets, kind, weights, _LOG_FACTORS)
+    return image_losses(factor * logits, targets, kind, True)
