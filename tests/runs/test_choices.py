@@ -71,7 +71,7 @@ def test_a_resumed_run_keeps_its_choices(tmp_path, photos, monkeypatch):
         **ARGUMENTS,
     }
     with monkeypatch.context() as patched:
-        patched.setattr("tlkit.runs.train.evaluate_splits", interrupt)
+        patched.setattr("tlkit.runs.measuring.evaluate_splits", interrupt)
         with pytest.raises(KeyboardInterrupt):
             tlkit.train_run(photos, **arguments)
     unfinished = record_in(tmp_path / "run")

@@ -56,6 +56,7 @@ def test_the_longest_summary_has_fifteen_lines_and_names_do_not_break_lines():
     metrics = {
         "validation": SCORES,
         "old_task": {"before": 0.9, "after": 0.8},
+        "shipped": {"model": "fine-tuned", "reason": "because"},
         "against_probe": {
             "accuracies": [0.5, 0.75],
             "verdict": "the second is better",
@@ -69,13 +70,14 @@ def test_the_longest_summary_has_fifteen_lines_and_names_do_not_break_lines():
     run = run_with(metrics, {"choices": choices}, tuple(f"two\nlines {n}" for n in range(300)))
     lines = summarize_run(run).splitlines()
     assert len(lines) == MAX_LINES == 15
-    assert lines[0].startswith("test accuracy 86.0 %")
-    assert lines[2] == "accuracy on images of the earlier run: 90.0 % before, 80.0 % after"
-    assert lines[3] == (
-        "comparison with a linear probe: this model is better (accuracy: probe 50.0 %, this model "
-        "75.0 %; n = 100, p = 0.012)"
+    assert lines[0] == "exported: the fine-tuned model; because"
+    assert lines[1].startswith("test accuracy 86.0 %")
+    assert lines[3] == "accuracy on images of the earlier run: 90.0 % before, 80.0 % after"
+    assert lines[4] == (
+        "head alone and fine-tuned: fine-tuning is better (accuracy: 50.0 % and 75.0 %; n = 100, "
+        "p = 0.012)"
     )
-    assert lines[4] == "probabilities: calibrated with temperature 1.25"
+    assert lines[5] == "probabilities: calibrated with temperature 1.25"
     assert lines[-1].startswith("run: runs/flowers-1 (")
 
 

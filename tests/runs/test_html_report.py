@@ -339,12 +339,12 @@ def test_choices_are_shown_with_their_reasons(tmp_path):
 @pytest.mark.parametrize(
     ("only_first", "only_second", "verdict"),
     [
-        (2, 20, "The fine-tuned model has a significantly higher accuracy than the linear probe"),
-        (20, 2, "The linear probe has a significantly higher accuracy than the fine-tuned model"),
+        (2, 20, "The fine-tuned model has a significantly higher accuracy than the head alone"),
+        (20, 2, "The head alone has a significantly higher accuracy than the fine-tuned model"),
         (5, 6, "The difference is too small to call"),
     ],
 )
-def test_fine_tuning_is_compared_with_a_linear_probe(
+def test_fine_tuning_is_compared_with_the_head_alone(
     tmp_path, images, only_first, only_second, verdict
 ):
     first = np.arange(100) < 50 + only_first
@@ -353,10 +353,12 @@ def test_fine_tuning_is_compared_with_a_linear_probe(
         tmp_path,
         evaluations={"test": evaluation(images)},
         against_probe=compare_outcomes(first, second),
+        shipped="the head alone: why",
     )
     text = text_of(html)
+    assert "Exported is the head alone: why" in text
     assert verdict in text
-    assert f"linear probe (the head alone, solved){50 + only_first}.0 %{only_first}" in text
+    assert f"head alone (solved){50 + only_first}.0 %{only_first}" in text
     assert f"fine-tuned model{50 + only_second}.0 %{only_second}" in text
     assert "McNemar" in text
     assert "McNemar" not in text_of(html_of(tmp_path))
@@ -367,8 +369,8 @@ def test_with_class_weights_the_comparison_is_by_balanced_accuracy(tmp_path, ima
     first, second = labels == 0, np.arange(100) >= 15
     higher = "has a significantly higher balanced accuracy than"
     for pair, verdict in (
-        ((first, second), f"The fine-tuned model {higher} the linear probe"),
-        ((second, first), f"The linear probe {higher} the fine-tuned model"),
+        ((first, second), f"The fine-tuned model {higher} the head alone"),
+        ((second, first), f"The head alone {higher} the fine-tuned model"),
     ):
         html = html_of(
             tmp_path,
@@ -377,7 +379,7 @@ def test_with_class_weights_the_comparison_is_by_balanced_accuracy(tmp_path, ima
         )
         assert verdict in text_of(html)
     text = text_of(html)
-    assert "(the head alone, solved)90.6 %85.0 %20" in text
+    assert "head alone (solved)90.6 %85.0 %20" in text
     assert "fine-tuned model50.0 %80.0 %15" in text
     assert "Difference of the balanced accuracies: -40.6 points" in text
     assert "McNemar" in text

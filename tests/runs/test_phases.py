@@ -14,5 +14,5 @@ def test_phases_after_the_choices_are_announced_before_in_the_same_order(mode, r
     choice = Choice({"mode": mode, "backbone": "resnet20"}, ["why"])
     settled = phases_of(given, given.resolve({"both": choice}))
     assert [name for name in announced if name in settled] == list(settled)
-    left_out = set() if mode == "fine-tune" else {"comparison with a linear probe"}
+    left_out = set() if mode == "fine-tune" else {"head alone"}
     assert set(announced) - set(settled) == left_out

@@ -1,4 +1,4 @@
-"""The steps of a run: projected cost, calibration, comparison with a probe, and rejection."""
+"""The steps of a run: projected cost, calibration, and rejection."""
 
 import json
 
@@ -14,7 +14,6 @@ from tlkit.runs.inference import export_run
 from tlkit.runs.steps import (
     augmentation_of,
     calibrate_on_validation,
-    compare_with_probe,
     project_cost,
     train_model,
 )
@@ -79,35 +78,15 @@ def test_the_time_of_solving_a_head_is_projected_too(photos):
     assert augmented.disk_bytes["features"] > 3 * plain.disk_bytes["features"]
 
 
-def test_fine_tuning_is_compared_with_a_linear_probe(tuned):
+def test_fine_tuning_is_compared_with_the_head_alone(tuned):
     run, log = tuned
     comparison = run.metrics["against_probe"]
     assert comparison["num_images"] == run.metrics["test"]["num_images"]
-    assert comparison["accuracies"][1] == run.metrics["test"]["accuracy"]
+    shipped = run.metrics["shipped"]["model"]
+    exported = comparison["accuracies"][shipped == "fine-tuned"]
+    assert exported == run.metrics["test"]["accuracy"]
     assert comparison["verdict"] in log
     assert "McNemar" in (run.path / "report.html").read_text(encoding="utf-8")
-
-
-@pytest.mark.slow
-def test_the_probe_is_the_head_alone(photos_with_errors):
-    data = tlkit.load_folder(photos_with_errors, image_size=32)
-    solved, probe, tuned = (tlkit.build_classifier("resnet20", data.class_names) for _ in range(3))
-    tlkit.train_head(solved, data)
-    tlkit.fine_tune(tuned, data, unfreeze="stage3", epochs=1, learning_rate=1e-2)
-    evaluations = {
-        name: tlkit.evaluate(tuned, getattr(data, name), data.class_names)
-        for name in ("validation", "test")
-    }
-    plain = RunConfig(photos="photos")
-    comparison = compare_with_probe(probe, data, evaluations, plain)
-    assert comparison == tlkit.compare_models(solved, tuned, data.test)
-    weighted = RunConfig(photos="photos", class_weight="balanced")
-    balanced = compare_with_probe(probe, data, evaluations, weighted)
-    tlkit.train_head(solved, data, class_weight="balanced")
-    assert balanced == tlkit.compare_models(solved, tuned, data.test, class_weight="balanced")
-    assert balanced.balanced_accuracies[1] == evaluations["test"].balanced_accuracy
-    nothing = {"validation": None, "test": None}
-    assert compare_with_probe(probe, data, nothing, plain) is None
 
 
 @pytest.mark.slow

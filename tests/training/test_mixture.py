@@ -5,35 +5,36 @@ import pytest
 
 import tlkit
 from tlkit.training import mixture, tuner
+from tlkit.training.candidates import Candidate, evaluate_candidates
 from tlkit.training.criterion import Score
-from tlkit.training.mixture import FRACTIONS, USUAL, Candidate, best_of, choose_mixture
+from tlkit.training.mixture import FRACTIONS, USUAL, best_of, choose_mixture
 from tlkit.training.resume import values_of
 
 
-def candidate(fraction, losses, weights=None):
+def candidate(losses, weights=None):
     losses = np.asarray(losses, float)
     score = Score(0.5, float(losses.mean()), 0.5, len(losses))
-    return Candidate(fraction, score, losses, np.ones(len(losses)) if weights is None else weights)
+    return Candidate(score, losses, np.ones(len(losses)) if weights is None else weights)
 
 
 def candidates(**losses):
-    """Candidates with the losses of the usual fraction, except for those given."""
+    """Candidates by fraction, with the losses of the usual one except for those given."""
     usual = [1.0, 2.0, 3.0, 4.0]
-    return [candidate(one, losses.get(f"at_{one:g}".replace(".", "_"), usual)) for one in FRACTIONS]
+    return {one: candidate(losses.get(f"at_{one:g}", usual)) for one in FRACTIONS}
 
 
 def test_the_usual_fraction_is_kept_unless_another_is_better_beyond_a_standard_error():
-    assert best_of(candidates()).fraction == USUAL
+    assert best_of(candidates()) == USUAL
     lower = [0.0, 1.9, 3.2, 4.0]  # gains 1, 0.1, -0.2, 0: mean 0.225, standard error 0.23
-    assert best_of(candidates(at_0=lower)).fraction == USUAL
+    assert best_of(candidates(at_0=lower)) == USUAL
     clearly = [0.5, 1.5, 2.5, 3.6]
-    assert best_of(candidates(at_0=clearly)).fraction == 0.0
-    assert best_of(candidates(at_0=clearly, at_1=[0.4, 1.5, 2.5, 3.6])).fraction == 1.0
+    assert best_of(candidates(at_0=clearly)) == 0.0
+    assert best_of(candidates(at_0=clearly, at_1=[0.4, 1.5, 2.5, 3.6])) == 1.0
 
 
 def test_the_gain_is_weighted():
     weights = np.array([1.0, 3.0])
-    gain, error = candidate(0.0, [0.0, 0.0], weights).gain_over(candidate(0.5, [4.0, 0.0], weights))
+    gain, error = candidate([0.0, 0.0], weights).gain_over(candidate([4.0, 0.0], weights))
     assert gain == 1.0
     assert error == pytest.approx(np.sqrt((0.25 * 3) ** 2 + (0.75 * 1) ** 2))
 
@@ -48,9 +49,7 @@ def test_the_chosen_weights_lie_between_and_equal_ones_stay_bit_identical(data, 
     for fraction in FRACTIONS:
         for variable, value in zip(model.weights, last, strict=True):
             variable.assign(value)
-        monkeypatch.setattr(
-            mixture, "best_of", lambda some, f=fraction: next(c for c in some if c.fraction == f)
-        )
+        monkeypatch.setattr(mixture, "best_of", lambda some, chosen=fraction: chosen)
         found = choose_mixture(model, start, data.validation, None)
         assert found.fraction == fraction
         for variable, first, end in zip(model.weights, start, last, strict=True):
@@ -68,20 +67,18 @@ def test_underconfident_weights_are_not_at_a_disadvantage(data):
     """Label smoothing scales all logits; the losses are compared at the best temperature."""
     model = tlkit.build_classifier("tiny_resnet", data.class_names, weights=None)
     tlkit.train_head(model, data, head="linear")
-    one = mixture._evaluated(model, 0.0, data.train, None)
+    (one,) = evaluate_candidates([model], data.train, None)
     dense = model.get_layer("logits")
     for weight in dense.weights:
         weight.assign(weight / 3)
-    two = mixture._evaluated(model, 1.0, data.train, None)
+    (two,) = evaluate_candidates([model], data.train, None)
     assert two.score.loss > one.score.loss
     np.testing.assert_allclose(two.losses, one.losses, atol=1e-3)
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.5, 1.0])
 def test_the_report_has_the_kept_fraction(data, monkeypatch, fraction):
-    monkeypatch.setattr(
-        mixture, "best_of", lambda some: next(c for c in some if c.fraction == fraction)
-    )
+    monkeypatch.setattr(mixture, "best_of", lambda some: fraction)
     model = tlkit.build_classifier("tiny_resnet", data.class_names, weights=None)
     tlkit.train_head(model, data, head="linear")
     before = values_of(model.weights)

@@ -5,7 +5,7 @@ from typing import Any
 
 from tlkit.displays.activity import duration
 from tlkit.errors import some_of
-from tlkit.runs.directory import LOG_FILE, Run, accuracy_of
+from tlkit.runs.directory import LOG_FILE, PROVISIONAL, Run, accuracy_of
 from tlkit.utils.formatting import percent
 
 MAX_LINES = 15
@@ -16,9 +16,10 @@ _CHOSEN = "chosen: "
 def summarize_run(run: Run) -> str:
     """Returns a summary of a finished run; the report and the log have the details."""
     lines = [
+        *_exported(run),
         *_accuracies(run.metrics),
         *_old_classes(run),
-        *_against_probe(run.metrics),
+        *_against_head(run.metrics),
         *_calibration(run.metrics),
         *_rejection(run.metrics),
         *_training(run),
@@ -33,6 +34,14 @@ def summarize_run(run: Run) -> str:
     if len(lines) > MAX_LINES:
         lines = [*lines[: MAX_LINES - 1], lines[-1]]
     return "\n".join(" ".join(line.split()) for line in lines)
+
+
+def _exported(run: Run) -> Iterator[str]:
+    if run.run_record.is_provisional:
+        yield PROVISIONAL
+    elif shipped := run.metrics.get("shipped"):
+        name = "the head alone" if shipped["model"] == "head" else "the fine-tuned model"
+        yield f"exported: {name}; {shipped['reason']}"
 
 
 def _accuracies(metrics: Mapping[str, Any]) -> Iterator[str]:
@@ -59,19 +68,18 @@ def _before_and_after(what: str, before: float, after: float) -> str:
     return f"{what}: {percent(before)} before, {percent(after)} after"
 
 
-def _against_probe(metrics: Mapping[str, Any]) -> Iterator[str]:
+def _against_head(metrics: Mapping[str, Any]) -> Iterator[str]:
     comparison = metrics.get("against_probe")
     if comparison is not None:
-        probe, model = map(percent, comparison["accuracies"])
+        head, tuned = map(percent, comparison["accuracies"])
         verdict = comparison["verdict"]
         meaning = {
-            "the first is better": "the probe is better",
-            "the second is better": "this model is better",
+            "the first is better": "the head alone is better",
+            "the second is better": "fine-tuning is better",
         }
         yield (
-            f"comparison with a linear probe: {meaning.get(verdict, verdict)} (accuracy: probe "
-            f"{probe}, this model {model}; n = {comparison['num_images']}, "
-            f"p = {comparison['p_value']:.2g})"
+            f"head alone and fine-tuned: {meaning.get(verdict, verdict)} (accuracy: {head} and "
+            f"{tuned}; n = {comparison['num_images']}, p = {comparison['p_value']:.2g})"
         )
 
 

@@ -48,11 +48,17 @@ class RunContext:
         contents = self.team.broadcast(read_choices)
         return {name: Choice.from_json(content) for name, content in contents.items()}
 
+    def has_provisional(self) -> bool:
+        """Whether the directory holds the head alone of this run as a usable result."""
+        unfinished = record_in(self.out) if self.team.is_chief else None
+        return unfinished is not None and unfinished.is_provisional
+
     @contextmanager
     def lock_directory(self, record: RunRecord) -> Iterator[None]:
         """Makes the run directory and locks it against other processes during the block.
 
-        The results of an interrupted run are removed; its seconds are added to the clock.
+        The results of an interrupted run are removed, unless they are provisional and can be used;
+        its seconds are added to the clock. A `KeyboardInterrupt` notes what can be used.
         """
         self.out.mkdir(parents=True, exist_ok=True)
         with locked(self.out):
@@ -60,8 +66,14 @@ class RunContext:
             unfinished = record_in(self.out)
             self.clock.add_earlier({} if unfinished is None else unfinished.seconds)
             self.save_record(record)
-            clear_results(self.out)
-            yield
+            if not record.is_provisional:
+                clear_results(self.out)
+            try:
+                yield
+            except KeyboardInterrupt as interruption:
+                if (now := record_in(self.out)) is not None and now.is_provisional:
+                    interruption.add_note(f"{self.out} holds the head alone, which can be used")
+                raise
 
     def save_record(self, record: RunRecord) -> None:
         """Writes the record with the seconds so far, now and after each part of the run."""

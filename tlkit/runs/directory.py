@@ -35,6 +35,11 @@ RUNS = "runs"
 LOG_FILE = "log.txt"
 """Log of a run, over all its sessions."""
 
+PROVISIONAL = (
+    "provisional: the head alone; fine-tuning is not finished, and the same command resumes it"
+)
+"""What is said of a run whose head alone can be used so far."""
+
 REJECTION_FILE = "rejection.npz"
 """Rejection of out-of-distribution images, for later exports; only if the run was asked for it."""
 
@@ -66,7 +71,7 @@ _RESULTS = (
 
 @dataclass(frozen=True)
 class Run(ShownAsText):
-    """A finished run.
+    """A finished run, or one whose head alone can be used while it is fine-tuning.
 
     Attributes:
         path: The run directory.
@@ -144,6 +149,8 @@ class Run(ShownAsText):
 
     def __str__(self) -> str:
         lines = [f"run in {self.path}: {len(self.class_names)} classes"]
+        if self.run_record.is_provisional:
+            lines.append(PROVISIONAL)
         for split in ("validation", "test"):
             if scores := self.metrics[split]:
                 lines.append(f"{split} accuracy {accuracy_of(scores)}")
@@ -156,14 +163,14 @@ def accuracy_of(scores: Mapping[str, Any]) -> str:
 
 
 def load_run(path: str | os.PathLike[str], argument: str = "run") -> Run:
-    """Loads a finished run.
+    """Loads a finished run, or the head alone of one that is fine-tuning.
 
     Args:
         path: The run directory.
         argument: Name of the argument in error messages.
 
     Raises:
-        RunError: There is no run at `path`, or it is unfinished or incomplete.
+        RunError: There is no run at `path`, or it has no result yet, or is incomplete.
 
     Example:
         >>> import tlkit
@@ -177,7 +184,7 @@ def load_run(path: str | os.PathLike[str], argument: str = "run") -> Run:
             f"`{argument}` must be the folder of a finished run. Received: {str(path)!r}, which "
             "has no run.json. Make a run with tlkit train PHOTOS --out RUN."
         )
-    if not record.is_finished:
+    if not record.is_finished and not record.is_provisional:
         raise RunError(
             f"`{argument}` must be the folder of a finished run. Received: {str(path)!r}, which is "
             "unfinished. Resume it with the command that started it."

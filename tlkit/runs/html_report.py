@@ -40,7 +40,7 @@ _TITLES = {
     "calibration": "Calibration",
     "choices": "Choices of the run",
     "training": "Training",
-    "probe": "Comparison with a linear probe",
+    "probe": "Comparison with the head alone",
     "forgetting": "Forgetting",
     "data": "Data",
     "cost": "Cost",
@@ -68,8 +68,10 @@ class Page:
         cost: The projected cost, as returned by `CostReport.as_dict`; `None` if there is none.
         calibration: Description of the calibration.
         is_calibrated: Whether a temperature was put into the model.
-        against_probe: Comparison of a linear probe (first) with the model (second) on the split at
-            the top; `None` if it was not made.
+        shipped: Which of the fine-tuned model and the head alone was exported, and why; "" if there
+            was one of them only.
+        against_probe: Comparison of the head alone (first) with the fine-tuned model (second) on
+            the split at the top; `None` if it was not made.
         rejection: Lines that describe the rejection of out-of-distribution images.
         maps: Grad-CAM map of the predicted class for a mistake, by the mistake's index.
         training_images: Some training images after augmentation, uint8 `(height, width, 3)`, each
@@ -90,6 +92,7 @@ class Page:
     cost: Mapping[str, Any] | None = None
     calibration: str = ""
     is_calibrated: bool = False
+    shipped: str = ""
     against_probe: ComparisonReport | None = None
     rejection: Sequence[str] = ()
     maps: Mapping[int, Explanation] = field(default_factory=dict)
@@ -245,9 +248,9 @@ def _verdict(against_probe: ComparisonReport | None) -> str:
             "The difference is too small to call: chance alone would often show one like it. The "
             "head alone, which is solved without epochs, may be as good."
         )
-    better, worse = "The linear probe", "the fine-tuned model"
+    better, worse = "The head alone", "the fine-tuned model"
     if against_probe.verdict == "the second is better":
-        better, worse = "The fine-tuned model", "the linear probe"
+        better, worse = "The fine-tuned model", "the head alone"
     return (
         f"{better} has a significantly higher {against_probe.metric} than {worse} on the same "
         "images."

@@ -8,6 +8,7 @@ from typing import Any
 from tlkit.displays.activity import duration
 from tlkit.evaluation.intervals import wilson_interval
 from tlkit.runs.add_classes_config import Config
+from tlkit.runs.directory import PROVISIONAL
 from tlkit.runs.hub_header import MAX_IN_NAME, hub_header, last_part
 from tlkit.runs.record import RunRecord
 from tlkit.utils.files import written_aside
@@ -110,6 +111,9 @@ def _introduction(class_names: Sequence[str], record: RunRecord) -> Iterator[str
         f"Classifies images into {len(class_names)} classes. {_origin(record.resolved)} It takes "
         f"images of {width} × {height} pixels, 0…255; preprocessing is part of the model."
     )
+    if record.is_provisional:
+        yield ""
+        yield f"**{PROVISIONAL.capitalize()}.**"
 
 
 def _origin(config: Config) -> str:
@@ -277,6 +281,10 @@ def _training(record: RunRecord, metrics: Mapping[str, Any]) -> Iterator[str]:
     for name, choice in record.choices.items():
         yield ""
         yield f"{name.capitalize()}, chosen by measurement: {escaped('; '.join(choice.reasons))}."
+    if shipped := metrics.get("shipped"):
+        name = "the head alone" if shipped["model"] == "head" else "the fine-tuned model"
+        yield ""
+        yield f"Exported is {name}: {escaped(shipped['reason'])}."
     temperature = (metrics.get("calibration") or {}).get("temperature", 1.0)
     if temperature != 1:
         yield ""

@@ -3,7 +3,7 @@
 import csv
 import dataclasses
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,8 +52,11 @@ def export_into(
     *,
     rejection: "Rejection | None" = None,
     served: "keras.Model | None" = None,
+    before_replacing: Callable[[], None] = lambda: None,
 ) -> None:
     """Writes `saved_model/` and `model.keras`; both are compared with the model on some images.
+
+    They replace those of a provisional result.
 
     Args:
         model: The model that can be trained further, for `model.keras`.
@@ -62,6 +65,7 @@ def export_into(
         max_pixels: Largest number of pixels of an image file.
         rejection: The rejection in the SavedModel.
         served: The model that predicts, for the SavedModel; `model` if not given.
+        before_replacing: Called when both are complete, before they are moved to `out`.
     """
     from tlkit.export.exporting import export_model
 
@@ -83,7 +87,12 @@ def export_into(
                 fresh_process=False,  # would add some seconds to every run; `tlkit export` does it
             )
             for file in (EXPORT_FORMATS[name].path for name in names):
-                (folder / file).replace(out / file)
+                (folder / file).replace(aside / file)
+        before_replacing()
+        for file in (EXPORT_FORMATS[name].path for _, names in parts for name in names):
+            if (out / file).is_dir():  # a folder cannot be replaced by another one
+                (out / file).replace(aside / f"earlier {file}")
+            (aside / file).replace(out / file)
 
 
 def explain_worst_mistakes(
@@ -127,13 +136,21 @@ def sample_training_images(data: ImageData, augment: str) -> "list[tuple[np.ndar
 def finish_run(context: RunContext, data: ImageData, record: RunRecord, results: RunResults) -> Run:
     """Writes the results, marks the run as finished in `run.json` last, and returns it."""
     record = context.with_seconds(record)
+    record = dataclasses.replace(record, is_provisional=False, is_finished=True)
     with phase(REPORT):
-        write_results(context, data, results)
-        write_card(context, data, record, results)
-        write_page(context, data, record, results)
-    write_record(context.out, dataclasses.replace(record, is_finished=True))
+        write_files(context, data, record, results)
+    write_record(context.out, record)
     (context.out / CHECKPOINT_FILE).unlink(missing_ok=True)
     return load_run(context.out)
+
+
+def write_files(
+    context: RunContext, data: ImageData, record: RunRecord, results: RunResults
+) -> None:
+    """Writes all files of a run except for its models and `run.json`."""
+    write_results(context, data, results)
+    write_card(context, data, record, results)
+    write_page(context, data, record, results)
 
 
 def write_results(context: RunContext, data: ImageData, results: RunResults) -> None:
@@ -179,6 +196,7 @@ def write_page(
         cost=record.cost,
         calibration=str(results.calibration),
         is_calibrated=results.calibration.is_calibrated,
+        shipped="" if results.shipped is None else str(results.shipped),
         against_probe=results.against_probe,
         rejection=() if results.rejection is None else results.rejection.lines,
         maps=results.maps,

@@ -10,6 +10,7 @@ from typing import Any
 
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.runs.add_classes_config import AddClassesConfig
+from tlkit.runs.directory import PROVISIONAL
 from tlkit.runs.record import RunRecord
 
 _DECIDED_BY_PARENT = {"weights", "image_size", "backbone"}
@@ -98,11 +99,14 @@ def _task(record: RunRecord) -> str:
     if isinstance(config, AddClassesConfig):
         return f"classes added to {config.from_run}"
     model = config.backbone or f"the model of {config.from_run}"
+    height, width = record.image_size
+    size = f"at {height} × {width} pixels"
+    if record.is_provisional:
+        return f"head trained on {model}, {size}; {PROVISIONAL}"
     what = {"head": "head trained on", "fine-tune": "fine-tuning of"}.get(
         config.mode, "training of"
     )
-    height, width = record.image_size
-    return f"{what} {model}, at {height} × {width} pixels"
+    return f"{what} {model}, {size}"
 
 
 def _data(record: RunRecord) -> str:

@@ -4,6 +4,7 @@ from tlkit.runs.config import AUTO, RunConfig
 from tlkit.utils.tensorflow_logging import LOADING
 
 REPORT = "report"
+HEAD_ALONE = "head alone"
 GROWING = (
     LOADING,
     "data",
@@ -35,14 +36,12 @@ def phases_of(config: RunConfig, resolved: RunConfig | None = None) -> tuple[str
         "model": True,
         "choosing what trains": config.mode == AUTO,
         "projecting the cost": True,
+        HEAD_ALONE: resolved.mode != "head",
         "planning the anchor": resolved.anchor is not None,
         "training": True,
-        "calibration": True,
         "evaluation": True,
-        "comparison with a linear probe": resolved.mode != "head",
-        "rejection of unknown images": config.reject_unknown,
-        "export": True,
         "explaining mistakes": True,
+        "export": True,
         REPORT: True,
     }
     return tuple(name for name, included in is_included.items() if included)

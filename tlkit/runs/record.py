@@ -52,6 +52,8 @@ class RunRecord:
         cost: Output of `CostReport.as_dict` before training; `None` without a projection.
         growth: Output of `GrowthReport.as_dict` for a run that adds classes.
         split_table: The format of `split.csv`; `None` for that of earlier versions.
+        is_provisional: Whether the directory holds the head alone as a usable result while the run
+            is fine-tuning.
         is_finished: Whether the run is complete.
     """
 
@@ -65,6 +67,7 @@ class RunRecord:
     cost: Mapping[str, Any] | None = None
     growth: Mapping[str, Any] | None = None
     split_table: int | None = FORMAT
+    is_provisional: bool = False
     is_finished: bool = False
 
     @property
@@ -85,6 +88,7 @@ class RunRecord:
         """Returns the content of `run.json`."""
         content: dict[str, object] = {
             "finished": self.is_finished,
+            **({"provisional": True} if self.is_provisional else {}),
             "arguments": self.config.to_json(),
             "versions": dict(self.versions),
             "seed": self.seed,
@@ -123,6 +127,7 @@ class RunRecord:
         for number in (content["seed"], height, width, *num_images.values()):
             check_type(number, int)
         check_type(content["finished"], bool)
+        check_type(content.get("provisional", False), bool)
         for report in (content.get("cost"), content.get("growth")):
             check_type(report, dict | None)
         check_type(content.get("split_table"), int | None)
@@ -137,6 +142,7 @@ class RunRecord:
             cost=content.get("cost"),
             growth=content.get("growth"),
             split_table=content.get("split_table"),
+            is_provisional=content.get("provisional", False),
             is_finished=content["finished"],
         )
         _ = record.resolved  # raises if the choices do not fit the config

@@ -78,6 +78,26 @@ class TestTimeViews:
 
 
 @dataclass(frozen=True)
+class Shipped:
+    """Which of two models a run that fine-tunes ships.
+
+    Attributes:
+        is_head: Whether it is the head alone, on the unchanged backbone; else the fine-tuned model.
+        reason: Why, with the figures on validation images.
+    """
+
+    is_head: bool
+    reason: str
+
+    def as_dict(self) -> dict[str, object]:
+        """Returns the content of `metrics.json`."""
+        return {"model": "head" if self.is_head else "fine-tuned", "reason": self.reason}
+
+    def __str__(self) -> str:
+        return f"{'the head alone' if self.is_head else 'the fine-tuned model'}: {self.reason}"
+
+
+@dataclass(frozen=True)
 class FittedRejection:
     """The rejection of out-of-distribution images, and its error on test images.
 
@@ -113,8 +133,10 @@ class RunResults:
         evaluations: Metrics on "validation" and "test"; `None` for a split without images.
         calibration: Whether the probabilities were calibrated.
         views: The gain and cost of test-time views; `None` if there is one view.
-        against_probe: Comparison of a linear probe (first) with the model (second) on the same
-            images; `None` if it was not made.
+        shipped: Whether the fine-tuned model or the head alone was exported; `None` for a run with
+            one of them only.
+        against_probe: Comparison of the head alone (first) with the fine-tuned model (second) on
+            the same images; `None` if it was not made.
         rejection: Rejection of out-of-distribution images; `None` if it was not asked for.
         forgotten: Forgetting of an earlier task; `None` if there is none.
         maps: Grad-CAM map of the predicted class for a mistake, by the mistake's index.
@@ -127,6 +149,7 @@ class RunResults:
     evaluations: "Mapping[str, EvaluationReport | None]"
     calibration: CalibrationDecision
     views: TestTimeViews | None = None
+    shipped: Shipped | None = None
     against_probe: "ComparisonReport | None" = None
     rejection: FittedRejection | None = None
     forgotten: "ForgettingReport | None" = None
@@ -138,8 +161,9 @@ class RunResults:
         """Returns the content of `metrics.json`.
 
         "calibration" holds the temperature of the probabilities, "test_time_views" their gain and
-        cost or `None`, and "against_probe" the comparison of a linear probe (first) with the model
-        (second) on the same images, or `None`.
+        cost or `None`, "shipped" which model was exported and why, and "against_probe" the
+        comparison of the head alone (first) with the fine-tuned model (second) on the same images,
+        or `None`.
         """
         metrics: dict[str, object] = {
             name: None if report is None else report.as_dict()
@@ -150,6 +174,7 @@ class RunResults:
         for name, result in (
             ("calibration", self.calibration),
             ("test_time_views", self.views),
+            ("shipped", self.shipped),
             ("against_probe", self.against_probe),
             ("rejection", self.rejection),
         ):

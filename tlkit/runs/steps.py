@@ -1,6 +1,6 @@
-"""The steps of a run: projected cost, training, calibration, and comparison with a probe."""
+"""The steps of a run: projected cost, training, calibration, and test-time views."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from tlkit.advice.cost import CostReport
     from tlkit.continual.warm_start import AnchorPlan, ForgettingReport, OldTask
-    from tlkit.evaluation.comparison import ComparisonReport
-    from tlkit.evaluation.reports import EvaluationReport
     from tlkit.training.reports import TrainingReport
 
 NUM_VIEWS = 4
@@ -202,41 +200,6 @@ def fit_run_rejection(model: "keras.Model", data: ImageData, out: Path) -> Fitte
     rejection.save(out / REJECTION_FILE)
     tested = None if data.test is None else measure_rejection(model, data.test, rejection)
     return FittedRejection(rejection, tested)
-
-
-def compare_with_probe(
-    probe: "keras.Model",
-    data: ImageData,
-    evaluations: "Mapping[str, EvaluationReport | None]",
-    config: RunConfig,
-) -> "ComparisonReport | None":
-    """Compares a linear probe with a fine-tuned model on the same images, by McNemar's test.
-
-    With `class_weight`, they are compared by balanced accuracy, as epochs were.
-
-    Args:
-        probe: The model before training; its head is solved here, on stored features.
-        data: The images at the model's size.
-        evaluations: Reports of the fine-tuned model on validation and test.
-        config: The config with the run's choices.
-
-    Returns:
-        The comparison, the probe first, on test images, or on validation images without a test
-        split; `None` without either.
-    """
-    from tlkit.evaluation.comparison import compare_outcomes
-    from tlkit.evaluation.metrics import evaluate
-    from tlkit.training.head import train_head
-
-    split = data.test or data.validation
-    tuned = evaluations["test"] or evaluations["validation"]
-    if split is None or tuned is None:
-        return None
-    class_weight = config.class_weight
-    train_head(probe, data, head="linear", class_weight=class_weight, seed=config.seed)
-    solved = evaluate(probe, split, data.class_names)
-    labels = None if class_weight is None else split.labels
-    return compare_outcomes(solved.is_right, tuned.is_right, labels)
 
 
 def augmentation_of(config: RunConfig) -> str:

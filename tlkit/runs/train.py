@@ -35,27 +35,31 @@ from tlkit.runs.directory import (
     load_run,
     location_message,
 )
+from tlkit.runs.measuring import (
+    Measured,
+    build_model,
+    choose_shipped,
+    compare_with_head,
+    export_measured,
+    measure,
+    solve_head,
+)
 from tlkit.runs.old_images import exclude_seen, load_old_task
 from tlkit.runs.outputs import (
-    evaluate_splits,
     explain_worst_mistakes,
-    export_into,
     finish_run,
     sample_training_images,
+    write_files,
 )
-from tlkit.runs.phases import phases_of
+from tlkit.runs.phases import HEAD_ALONE, phases_of
 from tlkit.runs.record import RunRecord, record_of
 from tlkit.runs.results import RunResults
 from tlkit.runs.steps import (
     augmentation_of,
-    calibrate_on_validation,
     check_can_reject,
-    compare_with_probe,
-    fit_run_rejection,
     plan_anchor,
     project_cost,
     train_model,
-    with_test_time_views,
 )
 from tlkit.runs.team import Team
 from tlkit.utils.keras_settings import check_building
@@ -107,8 +111,13 @@ def train_run(
 
     What is left to the run ("auto") is chosen by measurements on training images; the choices are
     logged, and kept in `run.json` with their reasons. The projected cost is logged before training
-    starts. After training, the probabilities are calibrated on validation images, see `calibrate`,
-    and a fine-tuned model is compared with the head alone (a linear probe) by McNemar's test.
+    starts. After training, the probabilities are calibrated on validation images, see `calibrate`.
+
+    A run that fine-tunes solves the head alone first, and writes it as a result that can be used
+    while fine-tuning goes on. In the end the fine-tuned model replaces it, unless the head alone is
+    better on validation images by more than one standard error; the two are compared on test images
+    by McNemar's test. If the run is interrupted before, the head alone can still be used, and the
+    same call resumes the run.
 
     The directory holds `model.keras`, `saved_model/`, `class_names.json`, `metrics.json`,
     `history.csv`, `report.html` and `run.json`. If it holds the same run unfinished, the run is
@@ -297,7 +306,9 @@ def _make(config: RunConfig, listing: Listing, context: RunContext) -> Run:
     record = record_of(config, data)
     if team.is_chief:
         check_same_images(context.out, record)
-    record = dataclasses.replace(record, choices=context.previous_choices())
+    record = dataclasses.replace(
+        record, choices=context.previous_choices(), is_provisional=context.has_provisional()
+    )
     if config.reject_unknown:
         check_can_reject(data)
     elif parent and (parent.path / REJECTION_FILE).is_file():
@@ -351,7 +362,7 @@ def _choose_and_build(
         data = data.at_size((initial_image_size(resolved),) * 2)
         record = dataclasses.replace(record, image_size=data.image_size)
     with clock.timed("model"):
-        model = _build_model(resolved, context.parent, data)
+        model = build_model(resolved, context.parent, data)
     if config.mode == AUTO:
         with clock.timed("choosing what trains"):
             choice = context.broadcast(lambda: mode_choice(resolved, model, data, previous, log))
@@ -380,6 +391,13 @@ def _train_and_measure(
         record = dataclasses.replace(record, cost=cost.as_dict())
         context.save_record(record)
         context.log(f"projected cost:\n{cost}", cost.headline)
+    head = None
+    if resolved.mode == "fine-tune" and team.is_chief:
+        with clock.timed(HEAD_ALONE):
+            untrained = build_model(resolved, context.parent, data)
+            head = solve_head(untrained, data, resolved, context.log)
+            if context.parent is None and not record.is_provisional:
+                record = _write_provisional(head, data, resolved, record, context)
     anchor = None
     if resolved.anchor is not None:
         with clock.timed("planning the anchor"):
@@ -392,7 +410,10 @@ def _train_and_measure(
     model, training, forgotten = _train(model, data, resolved, context, old=old, anchor=anchor)
     if not team.is_chief:
         return record, None
-    return record, _measure(model, data, resolved, context, training=training, forgotten=forgotten)
+    with clock.timed("evaluation"):
+        trained = measure(model, training, data, resolved, context.log)
+    results = _choose_and_export(trained, data, resolved, record, context, head=head)
+    return record, dataclasses.replace(results, forgotten=forgotten)
 
 
 def _train(
@@ -408,7 +429,7 @@ def _train(
     clock, team = context.clock, context.team
     if team.is_distributed:
         with clock.timed("model"), team.scope():
-            model = _build_model(config, context.parent, data)
+            model = build_model(config, context.parent, data)
     with clock.timed("training"), team.scope():
         training, forgotten = train_model(
             model, data, config, context.out, old=old, plan=anchor, at_epoch_end=clock.save_now
@@ -419,80 +440,57 @@ def _train(
     return team.on_one_device(model) if team.is_chief else model, training, forgotten
 
 
-def _measure(
-    model: "keras.Model",
+def _write_provisional(
+    head: Measured, data: ImageData, config: RunConfig, record: RunRecord, context: RunContext
+) -> RunRecord:
+    """Writes the head alone as a result that can be used; returns the record that says so."""
+    results = export_measured(head, data, config, context)
+    record = dataclasses.replace(record, is_provisional=True)
+    write_files(context, data, record, results)
+    context.save_record(record)
+    validation = head.evaluations["validation"]
+    accuracy = "" if validation is None else f" (validation {validation.summary})"
+    context.log(f"{context.out} holds the head alone, which can be used now{accuracy}")
+    return record
+
+
+def _choose_and_export(
+    trained: Measured,
     data: ImageData,
     config: RunConfig,
+    record: RunRecord,
     context: RunContext,
     *,
-    training: "TrainingReport",
-    forgotten: "ForgettingReport | None",
+    head: Measured | None,
 ) -> RunResults:
-    """Calibrates, evaluates and exports the trained model."""
-    clock, log = context.clock, context.log
-    with clock.timed("calibration"):
-        calibration = calibrate_on_validation(model, data)
-    log(str(calibration), "")
-    with clock.timed("evaluation"):
-        served, views = with_test_time_views(model, data, config)
-        evaluations = evaluate_splits(served, data)
-    if views is not None:
-        log(str(views), "")
-    against_probe = None
-    if config.mode == "fine-tune":
-        with clock.timed("comparison with a linear probe"):
-            probe = _build_model(config, context.parent, data)
-            against_probe = compare_with_probe(probe, data, evaluations, config)
-    if against_probe is not None:
-        log(f"linear probe (first) and fine-tuned model (second): {against_probe}", "")
-    rejection = None
-    if config.reject_unknown:
-        with clock.timed("rejection of unknown images"):
-            rejection = fit_run_rejection(model, data, context.out)
-        for line in rejection.lines:
-            log(line, "")
-    with clock.timed("export"):
-        export_into(
-            model,
-            data,
-            context.out,
-            config.max_pixels,
-            rejection=None if rejection is None else rejection.rejection,
-            served=served,
-        )
-    with clock.timed("explaining mistakes"):
-        maps = explain_worst_mistakes(model, evaluations, config.max_pixels)
+    """Exports the trained model, or the head alone if that is the better one.
+
+    A run that starts from another one always exports the model that it has trained further.
+    """
+    shipped, against_head, chosen = None, None, trained
+    if head is not None:
+        against_head = compare_with_head(head, trained, data, config.class_weight)
+        if against_head is not None:
+            context.log(f"head alone (first) and fine-tuned model (second): {against_head}", "")
+        if context.parent is None:
+            shipped = choose_shipped(head, trained, data, config.class_weight)
+            context.log(f"exported is {shipped}")
+            chosen = head if shipped.is_head else trained
+    with context.clock.timed("explaining mistakes"):
+        maps = explain_worst_mistakes(chosen.model, chosen.evaluations, config.max_pixels)
     augmentation = augmentation_of(config)
-    return RunResults(
-        training=training,
-        evaluations=evaluations,
-        calibration=calibration,
-        views=views,
-        against_probe=against_probe,
-        rejection=rejection,
-        forgotten=forgotten,
+    images = sample_training_images(data, augmentation)
+    final = dataclasses.replace(record, is_provisional=False)
+    with context.clock.timed("export"):
+        results = export_measured(
+            chosen, data, config, context, before_replacing=lambda: context.save_record(final)
+        )
+    return dataclasses.replace(
+        results,
+        training=trained.training,
+        shipped=shipped,
+        against_probe=against_head,
         maps=maps,
-        images=sample_training_images(data, augmentation),
+        images=images,
         augmentation=augmentation,
     )
-
-
-def _build_model(config: RunConfig, parent: Run | None, data: ImageData) -> "keras.Model":
-    from tlkit.models.assembly import build_classifier
-    from tlkit.models.groups import resolve_group
-
-    if parent is not None:
-        model = parent.load_model()
-    elif config.backbone is not None:
-        model = build_classifier(
-            config.backbone,
-            data.class_names,
-            image_size=config.image_size,
-            weights=config.weights,
-            seed=config.seed,
-        )
-    else:
-        raise RuntimeError("a config names neither a run nor a backbone")
-    if config.unfreeze is not None:
-        resolve_group(model, config.unfreeze)
-    return model

@@ -1,47 +1,20 @@
 """The weights that a stage of training keeps: the initial ones, the last ones, or between them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import keras
 import numpy as np
 
-from tlkit.evaluation.calibration import best_factor, logits_of
 from tlkit.evaluation.data_checks import Images
-from tlkit.evaluation.intervals import mean_with_error
-from tlkit.evaluation.names import num_classes_of
-from tlkit.evaluation.outputs import collect_weighted, image_losses
-from tlkit.models.heads import head_kind, outputs_logits
-from tlkit.training.criterion import Score, criterion_for, plain_labels, score_of
+from tlkit.training.candidates import Candidate, evaluate_candidates
+from tlkit.training.criterion import Score, criterion_for
 from tlkit.training.resume import assign_all, values_of
 from tlkit.utils.formatting import percent
 
 FRACTIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
 USUAL = 0.75
 """The fraction that is kept unless validation tells another one apart, see benchmarks/README.md."""
-
-_LOG_FACTORS = (-3.0, 3.0)
-
-
-@dataclass(frozen=True, eq=False)
-class Candidate:
-    """The weights at one fraction of the way from the initial to the last ones.
-
-    Attributes:
-        fraction: 0 for the initial weights, 1 for the last ones.
-        score: The score on validation images.
-        losses: The cross-entropy of each image at the temperature that fits best, `(n,)`.
-        weights: The weight of each image in the criterion, `(n,)`.
-    """
-
-    fraction: float
-    score: Score
-    losses: np.ndarray
-    weights: np.ndarray
-
-    def gain_over(self, other: "Candidate") -> tuple[float, float]:
-        """Returns how much lower the mean loss is than the other's, and the standard error."""
-        return mean_with_error(other.losses - self.losses, self.weights)
 
 
 @dataclass(frozen=True)
@@ -65,9 +38,8 @@ def choose_mixture(
     """Chooses by validation how much of a weight change is kept, and sets the model's weights.
 
     The weights start + fraction (last - start) are evaluated for some fractions. `USUAL` is kept
-    unless another fraction has a cross-entropy that is lower by more than one standard error of the
-    paired difference; then the one with the lowest is. Each is compared at the temperature that
-    fits it best, as label smoothing makes the last weights underconfident.
+    unless another fraction has a calibrated cross-entropy that is lower by more than one standard
+    error of the paired difference; then the one with the lowest is.
 
     Args:
         model: The model with the last weights; it gets the chosen ones.
@@ -79,38 +51,39 @@ def choose_mixture(
         Wortsman et al. (2022), https://arxiv.org/abs/2109.01903, equation 1 (WiSE-FT).
     """
     last = values_of(model.weights)
-    candidates = []
+    candidates = {}
     for fraction in FRACTIONS:
-        assign_all(model.weights, _between(start, last, fraction))
-        candidates.append(_evaluated(model, fraction, images, class_weight))
+        assign_all(model.weights, between(start, last, fraction))
+        (candidates[fraction],) = evaluate_candidates([model], images, class_weight)
     chosen = best_of(candidates)
-    assign_all(model.weights, _between(start, last, chosen.fraction))
+    assign_all(model.weights, between(start, last, chosen))
     name = criterion_for(images, class_weight).name
     figures = ", ".join(
-        f"{percent(one.score.value)} at {percent(one.fraction, 0)}" for one in candidates
+        f"{percent(one.score.value)} at {percent(fraction, 0)}"
+        for fraction, one in candidates.items()
     )
-    kept = f"{percent(chosen.fraction, 0)} of the weight change is kept"
-    if not chosen.fraction:
+    kept = f"{percent(chosen, 0)} of the weight change is kept"
+    if not chosen:
         kept = "the initial weights are restored"
-    note = f"{kept}, chosen on {chosen.score.num_images:,} validation images ({name} {figures})"
-    return Mixture(chosen.fraction, chosen.score, note)
+    score = candidates[chosen].score
+    note = f"{kept}, chosen on {score.num_images:,} validation images ({name} {figures})"
+    return Mixture(chosen, score, note)
 
 
-def best_of(candidates: Sequence[Candidate]) -> Candidate:
-    """Returns the candidate with the lowest loss, if it is lower by more than a standard error.
+def best_of(candidates: Mapping[float, Candidate]) -> float:
+    """Returns the fraction with the lowest loss, if it is lower by more than a standard error.
 
-    The difference is that from the candidate of the fraction `USUAL`, which is returned otherwise.
+    The difference is that from the fraction `USUAL`, which is returned otherwise.
     """
-    (usual,) = (one for one in candidates if one.fraction == USUAL)
-    best, lowest = usual, 0.0
-    for one in candidates:
-        gain, error = one.gain_over(usual)
+    best, lowest = USUAL, 0.0
+    for fraction, one in candidates.items():
+        gain, error = one.gain_over(candidates[USUAL])
         if gain > error and gain > lowest:
-            best, lowest = one, gain
+            best, lowest = fraction, gain
     return best
 
 
-def _between(
+def between(
     start: Sequence[np.ndarray], last: Sequence[np.ndarray], fraction: float
 ) -> list[np.ndarray]:
     """Returns the weights between two sets of them; exact where both are equal, and at the ends."""
@@ -120,23 +93,3 @@ def _between(
         (first + fraction * (end - first)).astype(first.dtype)
         for first, end in zip(start, last, strict=True)
     ]
-
-
-def _evaluated(
-    model: keras.Model, fraction: float, images: Images, class_weight: str | None
-) -> Candidate:
-    criterion = criterion_for(images, class_weight)
-    (outputs,), labels, own = collect_weighted([model], images, description="validation")
-    score = score_of(model, outputs, labels, own, criterion)
-    kind, targets = head_kind(model), plain_labels(labels, model)
-    weights = criterion.weights(targets, own, num_classes_of(model))
-    weights = np.ones(len(targets)) if weights is None else weights
-    logits = outputs.astype(np.float64) if outputs_logits(model) else logits_of(outputs, kind)
-    return Candidate(fraction, score, _calibrated_losses(logits, targets, kind, weights), weights)
-
-
-def _calibrated_losses(
-    logits: np.ndarray, targets: np.ndarray, kind: str, weights: np.ndarray
-) -> np.ndarray:
-    factor = best_factor(logits, targets, kind, weights, _LOG_FACTORS)
-    return image_losses(factor * logits, targets, kind, True)

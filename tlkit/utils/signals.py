@@ -97,7 +97,8 @@ def run_interruptible(command: Callable[[], None], hint: Callable[[], str] = lam
 
     Args:
         command: The function to run.
-        hint: Returns text that the line has after the signal, such as how to resume.
+        hint: Returns text that the line has after the signal, such as how to resume; the notes of
+            the `KeyboardInterrupt` stand before it.
     """
     state = _SignalState()
     before = {}
@@ -114,7 +115,9 @@ def run_interruptible(command: Callable[[], None], hint: Callable[[], str] = lam
             raise
         if state.number is None and not isinstance(error, KeyboardInterrupt):
             raise
-        _end(state.number or signal.SIGINT, hint())
+        is_plain = isinstance(error, KeyboardInterrupt)
+        notes = getattr(error, "__notes__", ()) if is_plain else ()
+        _end(state.number or signal.SIGINT, "".join([*(f"; {note}" for note in notes), hint()]))
     finally:
         _current.pop()
         for number, handler in before.items():

@@ -1,0 +1,214 @@
+"""Trained models of a run with their figures, and which of them the run ships."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tlkit.data.images import ImageData
+from tlkit.runs.config import RunConfig
+from tlkit.runs.context import RunContext
+from tlkit.runs.directory import Run
+from tlkit.runs.outputs import evaluate_splits, export_into
+from tlkit.runs.results import CalibrationDecision, RunResults, Shipped, TestTimeViews
+from tlkit.runs.steps import calibrate_on_validation, fit_run_rejection, with_test_time_views
+from tlkit.utils.formatting import percent
+from tlkit.utils.progress import RunLog
+
+if TYPE_CHECKING:
+    import keras
+
+    from tlkit.evaluation.comparison import ComparisonReport
+    from tlkit.evaluation.reports import EvaluationReport
+    from tlkit.training.reports import TrainingReport
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A trained model with its figures: what a run can ship.
+
+    Attributes:
+        model: The calibrated model, which can be trained further.
+        served: The model that predicts: with test-time views, or `model` itself.
+        training: Report of the training.
+        calibration: Whether the probabilities were calibrated.
+        views: The gain and cost of test-time views; `None` if there is one view.
+        evaluations: Metrics of `served` on "validation" and "test"; `None` for a split without
+            images.
+    """
+
+    model: "keras.Model"
+    served: "keras.Model"
+    training: "TrainingReport"
+    calibration: CalibrationDecision
+    views: TestTimeViews | None
+    evaluations: "Mapping[str, EvaluationReport | None]"
+
+
+def measure(
+    model: "keras.Model",
+    training: "TrainingReport",
+    data: ImageData,
+    config: RunConfig,
+    log: RunLog,
+) -> Measured:
+    """Calibrates and evaluates a trained model; it is calibrated in place.
+
+    Args:
+        model: The trained model.
+        training: Report of its training.
+        data: The images at the model's size.
+        config: The config with the run's choices.
+        log: Gets the figures.
+    """
+    calibration = calibrate_on_validation(model, data)
+    log(str(calibration), "")
+    served, views = with_test_time_views(model, data, config)
+    if views is not None:
+        log(str(views), "")
+    return Measured(model, served, training, calibration, views, evaluate_splits(served, data))
+
+
+def solve_head(model: "keras.Model", data: ImageData, config: RunConfig, log: RunLog) -> Measured:
+    """Solves the head of a model alone, as a run with mode="head" does, and measures it.
+
+    Args:
+        model: The model before training; changed in place.
+        data: The images at the model's size.
+        config: The config with the run's choices.
+        log: Gets the figures.
+    """
+    from tlkit.training.head import train_head
+
+    training = train_head(model, data, class_weight=config.class_weight, seed=config.seed)
+    log(str(training), "")
+    return measure(model, training, data, config, log)
+
+
+def export_measured(
+    measured: Measured,
+    data: ImageData,
+    config: RunConfig,
+    context: RunContext,
+    *,
+    before_replacing: Callable[[], None] = lambda: None,
+) -> RunResults:
+    """Exports a measured model to the run directory and returns its results.
+
+    Args:
+        measured: The model.
+        data: The images at the model's size.
+        config: The config with the run's choices.
+        context: The context of the run.
+        before_replacing: See `export_into`.
+    """
+    rejection = None
+    if config.reject_unknown:
+        rejection = fit_run_rejection(measured.model, data, context.out)
+        for line in rejection.lines:
+            context.log(line, "")
+    export_into(
+        measured.model,
+        data,
+        context.out,
+        config.max_pixels,
+        rejection=None if rejection is None else rejection.rejection,
+        served=measured.served,
+        before_replacing=before_replacing,
+    )
+    return RunResults(
+        training=measured.training,
+        evaluations=measured.evaluations,
+        calibration=measured.calibration,
+        views=measured.views,
+        rejection=rejection,
+    )
+
+
+def choose_shipped(
+    head: Measured, tuned: Measured, data: ImageData, class_weight: str | None
+) -> Shipped:
+    """Chooses between the head alone and the fine-tuned model by validation images.
+
+    They are compared by their calibrated cross-entropy, see `evaluate_candidates`. The fine-tuned
+    model ships unless the head alone is better by more than one standard error of the paired
+    difference, or fine-tuning has kept the initial weights and is not better by as much.
+
+    Args:
+        head: The head alone.
+        tuned: The fine-tuned model.
+        data: The images; only validation images are used.
+        class_weight: "balanced" or `None`: how images count.
+    """
+    from tlkit.training.candidates import evaluate_candidates
+
+    if data.validation is None:
+        return Shipped(False, "there are no validation images to compare it with the head alone")
+    one, two = evaluate_candidates([head.served, tuned.served], data.validation, class_weight)
+    gain, error = two.gain_over(one)
+    is_unchanged = not tuned.training.stages[-1].kept_fraction
+    is_head = gain <= error if is_unchanged else gain < -error
+    if abs(gain) > error:
+        word = "lower" if (gain > 0) != is_head else "higher"
+        what = (
+            f"its cross-entropy is {word} by {abs(gain):.3f} ± {error:.3f} than that of the other"
+        )
+    else:
+        what = (
+            f"validation cannot tell them apart (cross-entropy differs by {gain:.3f} ± {error:.3f})"
+        )
+    if is_head and is_unchanged:
+        what = f"fine-tuning has kept the initial weights; {what}"
+    figures = (
+        f"accuracy {percent(one.score.value)} of the head alone, {percent(two.score.value)} "
+        f"fine-tuned, on {one.score.num_images:,} validation images"
+    )
+    return Shipped(is_head, f"{what}; {figures}")
+
+
+def compare_with_head(
+    head: Measured, tuned: Measured, data: ImageData, class_weight: str | None
+) -> "ComparisonReport | None":
+    """Compares the head alone with a fine-tuned model on the same images, by McNemar's test.
+
+    With `class_weight`, they are compared by balanced accuracy, as they were trained.
+
+    Returns:
+        The comparison, the head alone first, on test images, or on validation images without a
+        test split; `None` without either.
+    """
+    from tlkit.evaluation.comparison import compare_outcomes
+
+    for name, split in (("test", data.test), ("validation", data.validation)):
+        one, two = head.evaluations[name], tuned.evaluations[name]
+        if split is not None and one is not None and two is not None:
+            labels = None if class_weight is None else split.labels
+            return compare_outcomes(one.is_right, two.is_right, labels)
+    return None
+
+
+def build_model(config: RunConfig, parent: Run | None, data: ImageData) -> "keras.Model":
+    """Returns the model of a run before training.
+
+    Args:
+        config: The config with the run's choices.
+        parent: The run that this one starts from; `None` if there is none.
+        data: The images, for the names of the classes.
+    """
+    from tlkit.models.assembly import build_classifier
+    from tlkit.models.groups import resolve_group
+
+    if parent is not None:
+        model = parent.load_model()
+    elif config.backbone is not None:
+        model = build_classifier(
+            config.backbone,
+            data.class_names,
+            image_size=config.image_size,
+            weights=config.weights,
+            seed=config.seed,
+        )
+    else:
+        raise RuntimeError("a config names neither a run nor a backbone")
+    if config.unfreeze is not None:
+        resolve_group(model, config.unfreeze)
+    return model

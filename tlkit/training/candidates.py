@@ -1,0 +1,63 @@
+"""Models that are compared on validation images, by their calibrated cross-entropy."""
+
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from tlkit.evaluation.calibration import best_factor, logits_of
+from tlkit.evaluation.data_checks import Images
+from tlkit.evaluation.intervals import mean_with_error
+from tlkit.evaluation.names import num_classes_of
+from tlkit.evaluation.outputs import collect_weighted, image_losses
+from tlkit.models.heads import head_kind, outputs_logits
+from tlkit.training.criterion import Score, criterion_for, plain_labels, score_of
+
+_LOG_FACTORS = (-3.0, 3.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A model's figures on the images that decide.
+
+    Attributes:
+        score: The score, of the model as it is.
+        losses: The cross-entropy of each image at the temperature that fits best, `(n,)`.
+        weights: The weight of each image in the criterion, `(n,)`.
+    """
+
+    score: Score
+    losses: np.ndarray
+    weights: np.ndarray
+
+    def gain_over(self, other: "Candidate") -> tuple[float, float]:
+        """Returns how much lower the mean loss is than the other's, and the standard error."""
+        return mean_with_error(other.losses - self.losses, self.weights)
+
+
+def evaluate_candidates(
+    models: list[keras.Model], images: Images, class_weight: str | None
+) -> list[Candidate]:
+    """Evaluates models for the same classes on the same images; each image is decoded once.
+
+    Each has the temperature that fits it best: label smoothing makes a model underconfident, which
+    is no reason to prefer another.
+
+    Args:
+        models: Models from pixels 0...255 to logits or probabilities.
+        images: Validation images.
+        class_weight: "balanced" or `None`, see `criterion_for`.
+    """
+    criterion = criterion_for(images, class_weight)
+    outputs, labels, own = collect_weighted(models, images, description="validation")
+    candidates = []
+    for model, one in zip(models, outputs, strict=True):
+        kind, targets = head_kind(model), plain_labels(labels, model)
+        weights = criterion.weights(targets, own, num_classes_of(model))
+        weights = np.ones(len(targets)) if weights is None else weights
+        logits = one.astype(np.float64) if outputs_logits(model) else logits_of(one, kind)
+        factor = best_factor(logits, targets, kind, weights, _LOG_FACTORS)
+        losses = image_losses(factor * logits, targets, kind, True)
+        score = score_of(model, one, labels, own, criterion)
+        candidates.append(Candidate(score, losses, weights))
+    return candidates
