@@ -105,7 +105,7 @@ def test_the_head_alone_of_an_interrupted_run_can_be_used(interrupted):
     photos, out = interrupted
     run = tlkit.load_run(out)
     assert "provisional: the head alone" in str(run)
-    assert record_in(out).is_provisional
+    assert record_in(out).provisional == "the head alone"
     assert not record_in(out).is_finished
     data = tlkit.load_folder(photos, image_size=32)
     model = run.load_model()
@@ -127,9 +127,9 @@ def test_the_same_call_resumes_and_replaces_the_head(interrupted, tmp_path, monk
 
     def export(*given, **others):
         written.append(others["before_replacing"])
-        assert record_in(out).is_provisional  # until the new export is complete
+        assert record_in(out).provisional  # until the new export is complete
         original(*given, **others)
-        assert not record_in(out).is_provisional
+        assert not record_in(out).provisional
 
     monkeypatch.setattr(measuring, "export_into", export)
     run = tlkit.train_run(photos, out=out, **ARGUMENTS)

@@ -7,7 +7,7 @@ import tlkit
 from tlkit.training import mixture, tuner
 from tlkit.training.candidates import Candidate, evaluate_candidates
 from tlkit.training.criterion import Score
-from tlkit.training.mixture import FRACTIONS, USUAL, best_of, choose_mixture
+from tlkit.training.mixture import FRACTIONS, USUAL, best_of, choose_mixture, keep_fraction
 from tlkit.training.resume import values_of
 
 
@@ -98,5 +98,26 @@ def test_validation_makes_no_choice_without_images(data, monkeypatch):
     all_train = tlkit.load_arrays(images, np.arange(30) % 3, ["a", "b", "c"], splits=(1, 0, 0))
     model = tlkit.build_classifier("tiny_resnet", all_train.class_names, weights=None)
     report = tlkit.fine_tune(model, all_train, epochs=1)
-    assert "the last epoch's weights are kept, untested" in report.stages[-1].notes[-1]
-    assert report.stages[-1].kept_fraction == 1.0
+    note = "no validation images: 75 % of the weight change is kept, untested"
+    assert report.stages[-1].notes[-1] == note
+    assert report.stages[-1].kept_fraction == USUAL
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.5, 1.0])
+def test_a_given_fraction_is_kept(data, monkeypatch, fraction):
+    monkeypatch.setattr(tuner, "choose_mixture", None)
+    recorded = []
+    monkeypatch.setattr(
+        tuner,
+        "keep_fraction",
+        lambda model, start, kept: recorded.append(kept) or keep_fraction(model, start, kept),
+    )
+    model = tlkit.build_classifier("tiny_resnet", data.class_names, weights=None)
+    tlkit.train_head(model, data, head="linear")
+    before = values_of(model.weights)
+    report = tlkit.fine_tune(model, data, epochs=1, kept_fraction=fraction)
+    assert recorded == [fraction]
+    assert report.stages[-1].kept_fraction == fraction
+    assert all(map(np.array_equal, before, values_of(model.weights))) == (fraction == 0)
+    with pytest.raises(tlkit.ArgumentError, match="`kept_fraction` must be"):
+        tlkit.fine_tune(model, data, kept_fraction=1.5)

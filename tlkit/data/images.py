@@ -302,6 +302,34 @@ class ImageData(ShownAsText):
         }
         return dataclasses.replace(self, image_size=sides, **resized)
 
+    def merged(self) -> ImageData:
+        """Returns all images, of every split, as training images.
+
+        For a last training on everything, after all decisions and measurements: no images are left
+        to measure it on.
+
+        Example:
+            >>> import numpy as np
+            >>> import tlkit
+            >>> images = np.random.default_rng(0).integers(0, 255, (30, 8, 8, 3), "uint8")
+            >>> data = tlkit.load_arrays(images, [0, 1, 2] * 10)
+            >>> data.train.num_images, data.merged().train.num_images
+            (24, 30)
+        """
+        splits = [one for one in (self.train, self.validation, self.test) if one is not None]
+        groups = [one.groups or ("",) * one.num_images for one in splits]
+        pixels = [one._pixels for one in splits if one._pixels is not None]
+        train = dataclasses.replace(
+            self.train,
+            paths=tuple(path for one in splits for path in one.paths),
+            labels=np.concatenate([one.labels for one in splits]),
+            digests=tuple(digest for one in splits for digest in one.digests),
+            _pixels=np.concatenate(pixels) if pixels else None,
+            groups=tuple(group for some in groups for group in some) if any(groups) else (),
+            _checksums=tuple(one for split in splits for one in split._checksums),
+        )
+        return dataclasses.replace(self, train=train, validation=None, test=None)
+
     @cached_property
     def fingerprint(self) -> str:
         """A hash of the class names and of each split's digests, labels and groups, in order."""

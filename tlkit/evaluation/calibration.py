@@ -142,7 +142,7 @@ def calibrate(
         https://doi.org/10.1109/TAC.1974.1100705, for the minimum gain. Platt (1999), Probabilistic
         Outputs for Support Vector Machines, section 2.2, for targets by the rule of succession.
     """
-    dense = _last_dense(model)
+    _last_dense(model)  # raises unless there is one
     if isinstance(images, ImageSplit) and images.name == "train":
         raise ArgumentError(
             "`images` must be images that the model was not trained on. Received: the split "
@@ -161,9 +161,18 @@ def calibrate(
     targets = check_targets(labels, kind, len(outputs), num_classes_of(model))
     logits = outputs if outputs_logits(model) else logits_of(outputs, kind)
     report = fit_temperature(logits, targets, kind)
-    for variable in dense.weights:
-        variable.assign(keras.ops.convert_to_numpy(variable) / report.temperature)
+    scale_logits(model, report.temperature)
     return report
+
+
+def scale_logits(model: keras.Model, temperature: float) -> None:
+    """Divides the logits of a model by a temperature, in its last Dense layer.
+
+    Raises:
+        ArgumentError: If the outputs do not come from a Dense layer.
+    """
+    for variable in _last_dense(model).weights:
+        variable.assign(keras.ops.convert_to_numpy(variable) / temperature)
 
 
 def can_calibrate(model: keras.Model) -> bool:

@@ -37,7 +37,7 @@ DEFAULT_BACKBONE = "mobilenet_v2"
 SPLITS = (0.8, 0.1, 0.1)
 """Fractions of the training, validation and test images."""
 
-_LEFT_OUT = {"damaged": KEEP, "head": None, "tta": NONE}
+_LEFT_OUT = {"damaged": KEEP, "head": None, "tta": NONE, "refit": False}
 """Defaults that `run.json` leaves out, as runs of earlier versions do not have these arguments."""
 
 
@@ -208,6 +208,10 @@ class RunConfig:
     reject_unknown: bool = field(
         default=False, metadata=option('Let the model also answer "none of these".', MODEL)
     )
+    refit: bool = field(
+        default=False,
+        metadata=option("In the end, train once more on all images, test included.", TRAINING),
+    )
     batch_size: int = field(default=32, metadata=option("Images per step.", TRAINING))
     seed: int = field(
         default=0,
@@ -332,6 +336,12 @@ class RunConfig:
                 "`tta` must be 'none' with `reject_unknown`, which measures distances in one view. "
                 f"Received: tta={self.tta!r}, reject_unknown=True. Leave one of them out."
             )
+        if self.refit and self.reject_unknown:
+            raise ArgumentError(
+                "`refit` must be False with `reject_unknown`, whose threshold needs images that "
+                "the exported model was not trained on. Received: refit=True, "
+                "reject_unknown=True. Leave one of them out."
+            )
         for name in ONLY_FINE_TUNING if self.mode == "head" else ():
             if getattr(self, name) is not None:
                 raise ArgumentError(
@@ -385,11 +395,12 @@ class RunConfig:
         for name in ("batch_size", "epochs", "image_size", "max_pixels"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
-        if not isinstance(self.reject_unknown, bool):
-            raise ArgumentError(
-                "`reject_unknown` must be True or False. Received: "
-                f"reject_unknown={self.reject_unknown!r}."
-            )
+        for name in ("reject_unknown", "refit"):
+            if not isinstance(getattr(self, name), bool):
+                raise ArgumentError(
+                    f"`{name}` must be True or False. Received: {name}={getattr(self, name)!r}. "
+                    "Give one of the two."
+                )
         check_choice("mode", self.mode, MODES)
         check_choice("damaged", self.damaged, DAMAGED)
         check_seed(self.seed)

@@ -5,7 +5,7 @@ from typing import Any
 
 from tlkit.displays.activity import duration
 from tlkit.errors import some_of
-from tlkit.runs.directory import LOG_FILE, PROVISIONAL, Run, accuracy_of
+from tlkit.runs.directory import LOG_FILE, Run, accuracy_of
 from tlkit.utils.formatting import percent
 
 MAX_LINES = 15
@@ -18,6 +18,7 @@ def summarize_run(run: Run) -> str:
     lines = [
         *_exported(run),
         *_accuracies(run.metrics),
+        *_refit(run.metrics),
         *_old_classes(run),
         *_against_head(run.metrics),
         *_calibration(run.metrics),
@@ -37,8 +38,8 @@ def summarize_run(run: Run) -> str:
 
 
 def _exported(run: Run) -> Iterator[str]:
-    if run.run_record.is_provisional:
-        yield PROVISIONAL
+    if state := run.run_record.state:
+        yield state
     elif shipped := run.metrics.get("shipped"):
         name = "the head alone" if shipped["model"] == "head" else "the fine-tuned model"
         yield f"exported: {name}; {shipped['reason']}"
@@ -48,6 +49,14 @@ def _accuracies(metrics: Mapping[str, Any]) -> Iterator[str]:
     for split in ("test", "validation"):
         if scores := metrics[split]:
             yield f"{split} accuracy {accuracy_of(scores)}"
+
+
+def _refit(metrics: Mapping[str, Any]) -> Iterator[str]:
+    if refitted := metrics.get("refit"):
+        yield (
+            f"trained once more on all {refitted['num_images']:,} images; the accuracies are of "
+            f"the model before, trained on {refitted['num_before']:,}"
+        )
 
 
 def _old_classes(run: Run) -> Iterator[str]:

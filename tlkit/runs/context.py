@@ -48,10 +48,10 @@ class RunContext:
         contents = self.team.broadcast(read_choices)
         return {name: Choice.from_json(content) for name, content in contents.items()}
 
-    def has_provisional(self) -> bool:
-        """Whether the directory holds the head alone of this run as a usable result."""
+    def provisional(self) -> str:
+        """Returns the name of the usable result of an unfinished run in the directory, else ""."""
         unfinished = record_in(self.out) if self.team.is_chief else None
-        return unfinished is not None and unfinished.is_provisional
+        return "" if unfinished is None else unfinished.provisional
 
     @contextmanager
     def lock_directory(self, record: RunRecord) -> Iterator[None]:
@@ -66,13 +66,13 @@ class RunContext:
             unfinished = record_in(self.out)
             self.clock.add_earlier({} if unfinished is None else unfinished.seconds)
             self.save_record(record)
-            if not record.is_provisional:
+            if not record.provisional:
                 clear_results(self.out)
             try:
                 yield
             except KeyboardInterrupt as interruption:
-                if (now := record_in(self.out)) is not None and now.is_provisional:
-                    interruption.add_note(f"{self.out} holds the head alone, which can be used")
+                if (now := record_in(self.out)) is not None and now.provisional:
+                    interruption.add_note(f"{self.out} holds {now.provisional}, which can be used")
                 raise
 
     def save_record(self, record: RunRecord) -> None:

@@ -1,5 +1,6 @@
 """The run directory: its files, how they are loaded, and when a run may be resumed."""
 
+import dataclasses
 import json
 import os
 import re
@@ -17,7 +18,7 @@ from tlkit.data.images import ImageSplit
 from tlkit.errors import RunError, StorageError
 from tlkit.models.test_time_views import NONE
 from tlkit.runs.add_classes_config import Config
-from tlkit.runs.config import check_type
+from tlkit.runs.config import RunConfig, check_type
 from tlkit.runs.record import RunRecord, damaged_run_error, read_file, read_record
 from tlkit.runs.split_table import SplitRow, read_split_table
 from tlkit.utils.files import storage_named
@@ -34,11 +35,6 @@ RUNS = "runs"
 
 LOG_FILE = "log.txt"
 """Log of a run, over all its sessions."""
-
-PROVISIONAL = (
-    "provisional: the head alone; fine-tuning is not finished, and the same command resumes it"
-)
-"""What is said of a run whose head alone can be used so far."""
 
 REJECTION_FILE = "rejection.npz"
 """Rejection of out-of-distribution images, for later exports; only if the run was asked for it."""
@@ -71,7 +67,7 @@ _RESULTS = (
 
 @dataclass(frozen=True)
 class Run(ShownAsText):
-    """A finished run, or one whose head alone can be used while it is fine-tuning.
+    """A finished run, or an unfinished one with a provisional result that can be used.
 
     Attributes:
         path: The run directory.
@@ -149,8 +145,8 @@ class Run(ShownAsText):
 
     def __str__(self) -> str:
         lines = [f"run in {self.path}: {len(self.class_names)} classes"]
-        if self.run_record.is_provisional:
-            lines.append(PROVISIONAL)
+        if state := self.run_record.state:
+            lines.append(state)
         for split in ("validation", "test"):
             if scores := self.metrics[split]:
                 lines.append(f"{split} accuracy {accuracy_of(scores)}")
@@ -163,7 +159,7 @@ def accuracy_of(scores: Mapping[str, Any]) -> str:
 
 
 def load_run(path: str | os.PathLike[str], argument: str = "run") -> Run:
-    """Loads a finished run, or the head alone of one that is fine-tuning.
+    """Loads a finished run, or an unfinished one with a provisional result that can be used.
 
     Args:
         path: The run directory.
@@ -184,7 +180,7 @@ def load_run(path: str | os.PathLike[str], argument: str = "run") -> Run:
             f"`{argument}` must be the folder of a finished run. Received: {str(path)!r}, which "
             "has no run.json. Make a run with tlkit train PHOTOS --out RUN."
         )
-    if not record.is_finished and not record.is_provisional:
+    if not record.is_finished and not record.provisional:
         raise RunError(
             f"`{argument}` must be the folder of a finished run. Received: {str(path)!r}, which is "
             "unfinished. Resume it with the command that started it."
@@ -356,6 +352,8 @@ def clear_results(out: Path) -> None:
 def seen_digests(run: Run) -> frozenset[str]:
     """Returns digests of all images that a run or an earlier one used for training or selection.
 
+    After a refit these are all of the run's images.
+
     Raises:
         RunError: `split.csv` is missing or damaged.
     """
@@ -365,11 +363,17 @@ def seen_digests(run: Run) -> frozenset[str]:
 def split_rows_of(run: Run) -> list[SplitRow]:
     """Returns the images of a run and of the earlier runs that it builds on, with their splits.
 
+    After a refit all of the run's images count as training images.
+
     Raises:
         RunError: `split.csv` is missing or damaged.
     """
     number = run.run_record.split_table
-    return read_file(run.path, "split.csv", lambda text: read_split_table(text, number))
+    rows = read_file(run.path, "split.csv", lambda text: read_split_table(text, number))
+    config = run.run_record.config
+    if isinstance(config, RunConfig) and config.refit:
+        return [dataclasses.replace(row, split="train") for row in rows]
+    return rows
 
 
 def exclude_images(split: ImageSplit, seen: frozenset[str]) -> ImageSplit:

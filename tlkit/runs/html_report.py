@@ -70,6 +70,7 @@ class Page:
         is_calibrated: Whether a temperature was put into the model.
         shipped: Which of the fine-tuned model and the head alone was exported, and why; "" if there
             was one of them only.
+        refit: Description of the last training on all images; "" without it.
         against_probe: Comparison of the head alone (first) with the fine-tuned model (second) on
             the split at the top; `None` if it was not made.
         rejection: Lines that describe the rejection of out-of-distribution images.
@@ -93,6 +94,7 @@ class Page:
     calibration: str = ""
     is_calibrated: bool = False
     shipped: str = ""
+    refit: str = ""
     against_probe: ComparisonReport | None = None
     rejection: Sequence[str] = ()
     maps: Mapping[int, Explanation] = field(default_factory=dict)

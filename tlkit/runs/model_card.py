@@ -8,7 +8,6 @@ from typing import Any
 from tlkit.displays.activity import duration
 from tlkit.evaluation.intervals import wilson_interval
 from tlkit.runs.add_classes_config import Config
-from tlkit.runs.directory import PROVISIONAL
 from tlkit.runs.hub_header import MAX_IN_NAME, hub_header, last_part
 from tlkit.runs.record import RunRecord
 from tlkit.utils.files import written_aside
@@ -111,9 +110,9 @@ def _introduction(class_names: Sequence[str], record: RunRecord) -> Iterator[str
         f"Classifies images into {len(class_names)} classes. {_origin(record.resolved)} It takes "
         f"images of {width} × {height} pixels, 0…255; preprocessing is part of the model."
     )
-    if record.is_provisional:
+    if state := record.state:
         yield ""
-        yield f"**{PROVISIONAL.capitalize()}.**"
+        yield f"**{state.capitalize()}.**"
 
 
 def _origin(config: Config) -> str:
@@ -285,6 +284,13 @@ def _training(record: RunRecord, metrics: Mapping[str, Any]) -> Iterator[str]:
         name = "the head alone" if shipped["model"] == "head" else "the fine-tuned model"
         yield ""
         yield f"Exported is {name}: {escaped(shipped['reason'])}."
+    if refitted := metrics.get("refit"):
+        yield ""
+        yield (
+            f"**The exported model was trained once more, on all {refitted['num_images']:,} "
+            "images**, test images included. The metrics are those of the model before, which was "
+            f"trained on {refitted['num_before']:,} of them in the same way."
+        )
     temperature = (metrics.get("calibration") or {}).get("temperature", 1.0)
     if temperature != 1:
         yield ""

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from tlkit.runs.results import RunResults
 from tlkit.runs.split_table import split_rows, split_table
 from tlkit.utils.files import as_cell, staging_beside, write_json, written_aside
 from tlkit.utils.progress import phase
-from tlkit.utils.run_lock import CHECKPOINT_FILE
+from tlkit.utils.run_lock import CHECKPOINT_FILE, REFIT_FOLDER
 
 if TYPE_CHECKING:
     import keras
@@ -136,11 +137,12 @@ def sample_training_images(data: ImageData, augment: str) -> "list[tuple[np.ndar
 def finish_run(context: RunContext, data: ImageData, record: RunRecord, results: RunResults) -> Run:
     """Writes the results, marks the run as finished in `run.json` last, and returns it."""
     record = context.with_seconds(record)
-    record = dataclasses.replace(record, is_provisional=False, is_finished=True)
+    record = dataclasses.replace(record, provisional="", is_finished=True)
     with phase(REPORT):
         write_files(context, data, record, results)
     write_record(context.out, record)
     (context.out / CHECKPOINT_FILE).unlink(missing_ok=True)
+    shutil.rmtree(context.out / REFIT_FOLDER, ignore_errors=True)
     return load_run(context.out)
 
 
@@ -197,6 +199,7 @@ def write_page(
         calibration=str(results.calibration),
         is_calibrated=results.calibration.is_calibrated,
         shipped="" if results.shipped is None else str(results.shipped),
+        refit="" if results.refit is None else str(results.refit),
         against_probe=results.against_probe,
         rejection=() if results.rejection is None else results.rejection.lines,
         maps=results.maps,

@@ -10,7 +10,6 @@ from typing import Any
 
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.runs.add_classes_config import AddClassesConfig
-from tlkit.runs.directory import PROVISIONAL
 from tlkit.runs.record import RunRecord
 
 _DECIDED_BY_PARENT = {"weights", "image_size", "backbone"}
@@ -101,8 +100,8 @@ def _task(record: RunRecord) -> str:
     model = config.backbone or f"the model of {config.from_run}"
     height, width = record.image_size
     size = f"at {height} × {width} pixels"
-    if record.is_provisional:
-        return f"head trained on {model}, {size}; {PROVISIONAL}"
+    if record.state:
+        return f"training of {model}, {size}; {record.state}"
     what = {"head": "head trained on", "fine-tune": "fine-tuning of"}.get(
         config.mode, "training of"
     )

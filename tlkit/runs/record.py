@@ -52,8 +52,8 @@ class RunRecord:
         cost: Output of `CostReport.as_dict` before training; `None` without a projection.
         growth: Output of `GrowthReport.as_dict` for a run that adds classes.
         split_table: The format of `split.csv`; `None` for that of earlier versions.
-        is_provisional: Whether the directory holds the head alone as a usable result while the run
-            is fine-tuning.
+        provisional: The model that the directory holds as a usable result while the run is still
+            training, such as "the head alone"; "" if there is none.
         is_finished: Whether the run is complete.
     """
 
@@ -67,8 +67,18 @@ class RunRecord:
     cost: Mapping[str, Any] | None = None
     growth: Mapping[str, Any] | None = None
     split_table: int | None = FORMAT
-    is_provisional: bool = False
+    provisional: str = ""
     is_finished: bool = False
+
+    @property
+    def state(self) -> str:
+        """What is said of a run with a provisional result; "" for others."""
+        if not self.provisional:
+            return ""
+        return (
+            f"provisional: {self.provisional}; the run is not finished, and the same command "
+            "resumes it"
+        )
 
     @property
     def resolved(self) -> Config:
@@ -88,7 +98,7 @@ class RunRecord:
         """Returns the content of `run.json`."""
         content: dict[str, object] = {
             "finished": self.is_finished,
-            **({"provisional": True} if self.is_provisional else {}),
+            **({"provisional": self.provisional} if self.provisional else {}),
             "arguments": self.config.to_json(),
             "versions": dict(self.versions),
             "seed": self.seed,
@@ -127,7 +137,7 @@ class RunRecord:
         for number in (content["seed"], height, width, *num_images.values()):
             check_type(number, int)
         check_type(content["finished"], bool)
-        check_type(content.get("provisional", False), bool)
+        check_type(content.get("provisional", ""), str)
         for report in (content.get("cost"), content.get("growth")):
             check_type(report, dict | None)
         check_type(content.get("split_table"), int | None)
@@ -142,7 +152,7 @@ class RunRecord:
             cost=content.get("cost"),
             growth=content.get("growth"),
             split_table=content.get("split_table"),
-            is_provisional=content.get("provisional", False),
+            provisional=content.get("provisional", ""),
             is_finished=content["finished"],
         )
         _ = record.resolved  # raises if the choices do not fit the config

@@ -1,7 +1,7 @@
 """The results of a run, from which `metrics.json`, the page and the model card are made."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -98,6 +98,34 @@ class Shipped:
 
 
 @dataclass(frozen=True)
+class Refit:
+    """A last training on all labelled images, whose model is exported without figures of its own.
+
+    Attributes:
+        num_images: Number of images of every split, on which the exported model was trained.
+        num_before: Number of training images of the model that was measured.
+        epochs: Number of epochs; `None` if the head was solved.
+        seconds: Its duration.
+    """
+
+    num_images: int
+    num_before: int
+    epochs: int | None
+    seconds: float
+
+    def as_dict(self) -> dict[str, object]:
+        """Returns the content of `metrics.json`."""
+        return {**asdict(self), "seconds": round(self.seconds, 3)}
+
+    def __str__(self) -> str:
+        return (
+            f"the exported model was trained once more, on all {self.num_images:,} images; all "
+            f"figures are of the model before, which was trained on {self.num_before:,} of them in "
+            "the same way"
+        )
+
+
+@dataclass(frozen=True)
 class FittedRejection:
     """The rejection of out-of-distribution images, and its error on test images.
 
@@ -137,6 +165,7 @@ class RunResults:
             one of them only.
         against_probe: Comparison of the head alone (first) with the fine-tuned model (second) on
             the same images; `None` if it was not made.
+        refit: The last training on all images; `None` without it.
         rejection: Rejection of out-of-distribution images; `None` if it was not asked for.
         forgotten: Forgetting of an earlier task; `None` if there is none.
         maps: Grad-CAM map of the predicted class for a mistake, by the mistake's index.
@@ -151,6 +180,7 @@ class RunResults:
     views: TestTimeViews | None = None
     shipped: Shipped | None = None
     against_probe: "ComparisonReport | None" = None
+    refit: Refit | None = None
     rejection: FittedRejection | None = None
     forgotten: "ForgettingReport | None" = None
     maps: "Mapping[int, Explanation]" = field(default_factory=dict)
@@ -176,6 +206,7 @@ class RunResults:
             ("test_time_views", self.views),
             ("shipped", self.shipped),
             ("against_probe", self.against_probe),
+            ("refit", self.refit),
             ("rejection", self.rejection),
         ):
             metrics[name] = None if result is None else result.as_dict()

@@ -87,6 +87,7 @@ def train_model(
     *,
     old: "OldTask | None",
     plan: "AnchorPlan | None",
+    kept_fraction: float | None = None,
     at_epoch_end: Callable[[], None] = lambda: None,
 ) -> "tuple[TrainingReport, ForgettingReport | None]":
     """Trains the model according to the config and measures forgetting.
@@ -98,6 +99,7 @@ def train_model(
         out: The run directory, from which training is resumed.
         old: The task of the earlier run, if there is one.
         plan: The anchor, see `plan_anchor`; `None` for training without one.
+        kept_fraction: See `fine_tune`.
         at_epoch_end: Called at the end of each epoch.
     """
     import keras
@@ -116,7 +118,13 @@ def train_model(
     anchor = plan.anchor(model) if plan is not None else None
     callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: at_epoch_end())
     report = fine_tune(
-        model, data, run_directory=out, anchor=anchor, callbacks=[callback], **arguments
+        model,
+        data,
+        run_directory=out,
+        anchor=anchor,
+        kept_fraction=kept_fraction,
+        callbacks=[callback],
+        **arguments,
     )
     return report, report_forgetting(model, old, before, plan)
 

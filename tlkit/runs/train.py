@@ -51,8 +51,9 @@ from tlkit.runs.outputs import (
     sample_training_images,
     write_files,
 )
-from tlkit.runs.phases import HEAD_ALONE, phases_of
+from tlkit.runs.phases import HEAD_ALONE, REFIT, phases_of
 from tlkit.runs.record import RunRecord, record_of
+from tlkit.runs.refit import refit
 from tlkit.runs.results import RunResults
 from tlkit.runs.steps import (
     augmentation_of,
@@ -72,6 +73,9 @@ if TYPE_CHECKING:
 
     from tlkit.continual.warm_start import AnchorPlan, ForgettingReport, OldTask
     from tlkit.training.reports import TrainingReport
+
+_HEAD_ALONE, _BEFORE_REFIT = "the head alone", "the model before the training on all images"
+"""Names of the provisional results of a run."""
 
 
 @renamed_argument("say", "log")
@@ -98,6 +102,7 @@ def train_run(
     augment: str | None = None,
     class_weight: str | None = None,
     tta: str = "none",
+    refit: bool = False,
     reject_unknown: bool = False,
     batch_size: int = 32,
     seed: int = 0,
@@ -162,6 +167,9 @@ def train_run(
         tta: Test-time views: "flip" for predictions that are the mean over an image and its mirror
             image, in the SavedModel and all figures, see `average_flips`; they take twice as long,
             and the gain on validation images is reported. `model.keras` holds the plain model.
+        refit: Whether the recipe is trained once more in the end, on all labelled images, those of
+            validation and test included, and that model is exported. All figures are those of the
+            model before; on one device only.
         reject_unknown: Whether the SavedModel also reports images that are none of the classes,
             see `fit_rejection`; needs 19 validation images.
         batch_size: Images per step.
@@ -210,6 +218,7 @@ def train_run(
         augment=augment,
         class_weight=class_weight,
         tta=tta,
+        refit=refit,
         reject_unknown=reject_unknown,
         batch_size=batch_size,
         seed=seed,
@@ -243,6 +252,11 @@ def make_run(
     """
     if distribute is not None:
         check_choice("distribute", distribute, KINDS)
+        if config.refit:
+            raise ArgumentError(
+                "`refit` must be False with `distribute`: it runs on one device. Received: "
+                f"refit=True, distribute={distribute!r}. Leave one of them out."
+            )
     photos = config.path_as_given("photos")
     directory = _run_directory(config, out, resume, distribute)
     check_outside_images(directory, photos)
@@ -307,7 +321,7 @@ def _make(config: RunConfig, listing: Listing, context: RunContext) -> Run:
     if team.is_chief:
         check_same_images(context.out, record)
     record = dataclasses.replace(
-        record, choices=context.previous_choices(), is_provisional=context.has_provisional()
+        record, choices=context.previous_choices(), provisional=context.provisional()
     )
     if config.reject_unknown:
         check_can_reject(data)
@@ -396,8 +410,10 @@ def _train_and_measure(
         with clock.timed(HEAD_ALONE):
             untrained = build_model(resolved, context.parent, data)
             head = solve_head(untrained, data, resolved, context.log)
-            if context.parent is None and not record.is_provisional:
-                record = _write_provisional(head, data, resolved, record, context)
+            if context.parent is None and not record.provisional:
+                record = _write_provisional(
+                    head, _HEAD_ALONE, data, resolved, record, context=context
+                )
     anchor = None
     if resolved.anchor is not None:
         with clock.timed("planning the anchor"):
@@ -412,7 +428,7 @@ def _train_and_measure(
         return record, None
     with clock.timed("evaluation"):
         trained = measure(model, training, data, resolved, context.log)
-    results = _choose_and_export(trained, data, resolved, record, context, head=head)
+    results = _choose_and_export(trained, data, resolved, record, context, head=head, anchor=anchor)
     return record, dataclasses.replace(results, forgotten=forgotten)
 
 
@@ -441,16 +457,25 @@ def _train(
 
 
 def _write_provisional(
-    head: Measured, data: ImageData, config: RunConfig, record: RunRecord, context: RunContext
+    measured: Measured,
+    name: str,
+    data: ImageData,
+    config: RunConfig,
+    record: RunRecord,
+    *,
+    context: RunContext,
 ) -> RunRecord:
-    """Writes the head alone as a result that can be used; returns the record that says so."""
-    results = export_measured(head, data, config, context)
-    record = dataclasses.replace(record, is_provisional=True)
+    """Writes a model as a result that can be used so far; returns the record that says so."""
+    final = dataclasses.replace(record, provisional="")
+    results = export_measured(
+        measured, data, config, context, before_replacing=lambda: context.save_record(final)
+    )
+    record = dataclasses.replace(record, provisional=name)
     write_files(context, data, record, results)
     context.save_record(record)
-    validation = head.evaluations["validation"]
+    validation = measured.evaluations["validation"]
     accuracy = "" if validation is None else f" (validation {validation.summary})"
-    context.log(f"{context.out} holds the head alone, which can be used now{accuracy}")
+    context.log(f"{context.out} holds {name}, which can be used now{accuracy}")
     return record
 
 
@@ -462,12 +487,13 @@ def _choose_and_export(
     context: RunContext,
     *,
     head: Measured | None,
+    anchor: "AnchorPlan | None",
 ) -> RunResults:
     """Exports the trained model, or the head alone if that is the better one.
 
     A run that starts from another one always exports the model that it has trained further.
     """
-    shipped, against_head, chosen = None, None, trained
+    shipped, against_head, chosen, refitted = None, None, trained, None
     if head is not None:
         against_head = compare_with_head(head, trained, data, config.class_weight)
         if against_head is not None:
@@ -478,9 +504,17 @@ def _choose_and_export(
             chosen = head if shipped.is_head else trained
     with context.clock.timed("explaining mistakes"):
         maps = explain_worst_mistakes(chosen.model, chosen.evaluations, config.max_pixels)
+    if config.refit:
+        with context.clock.timed(REFIT):
+            if record.provisional != _BEFORE_REFIT:
+                record = _write_provisional(
+                    chosen, _BEFORE_REFIT, data, config, record, context=context
+                )
+            chosen, refitted = refit(chosen, data, config, context, anchor=anchor)
+        context.log(str(refitted))
     augmentation = augmentation_of(config)
     images = sample_training_images(data, augmentation)
-    final = dataclasses.replace(record, is_provisional=False)
+    final = dataclasses.replace(record, provisional="")
     with context.clock.timed("export"):
         results = export_measured(
             chosen, data, config, context, before_replacing=lambda: context.save_record(final)
@@ -490,6 +524,7 @@ def _choose_and_export(
         training=trained.training,
         shipped=shipped,
         against_probe=against_head,
+        refit=refitted,
         maps=maps,
         images=images,
         augmentation=augmentation,

@@ -35,6 +35,8 @@ def check_recipe(recipe: Recipe, model: keras.Model, epochs: int | None) -> None
     check_choice("precision", recipe.precision, PRECISIONS)
     check_fraction("label_smoothing", recipe.label_smoothing)
     check_not_negative("weight_decay", recipe.weight_decay)
+    if recipe.kept_fraction is not None:
+        check_fraction("kept_fraction", recipe.kept_fraction)
     if recipe.patience is not None:
         check_count("patience", recipe.patience)
     if recipe.views is not None:

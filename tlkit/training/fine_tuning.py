@@ -66,6 +66,7 @@ def fine_tune(
     metrics: Sequence[keras.metrics.Metric] = (),
     class_weight: str | None = None,
     patience: int | None = None,
+    kept_fraction: float | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     precision: str = "auto",
     solve_head: bool | str = "auto",
@@ -82,8 +83,8 @@ def fine_tune(
     weight change is kept: three quarters of it, unless another fraction (none of it, for example)
     is better by more than one standard error, see `tlkit.training.mixture.choose_mixture`. With
     `class_weight` all classes count the same there, and sample weights of validation images,
-    `(images, labels, weights)`, count as they do in the loss. Without validation images the last
-    weights are kept.
+    `(images, labels, weights)`, count as they do in the loss. Without validation images three
+    quarters are kept, untested.
 
     If the layers below a cut are frozen and views may repeat between epochs (`views`, or no
     augmentation), that part runs once for each view, its activations are stored, and only the part
@@ -135,6 +136,8 @@ def fine_tune(
             epoch with the highest validation accuracy then count as the last ones. By default no
             stage stops early: the best epochs come late, at low rates, and few validation images
             tell epochs apart badly.
+        kept_fraction: Fraction of the weight change that is kept at the end of each stage, 0...1;
+            by default it is chosen by validation.
         callbacks: Your own Keras callbacks. If activations are stored, their `model` is the part
             above the cut; with `views=0` it is the whole model. Their state is not resumed.
         precision: "float32", "mixed_bfloat16" or "mixed_float16" (with loss scaling); "auto"
@@ -183,6 +186,7 @@ def fine_tune(
         label_smoothing=label_smoothing,
         class_weight=class_weight,
         patience=patience,
+        kept_fraction=kept_fraction,
         precision=precision,
         seed=seed,
         solve_head=solve_head,

@@ -83,6 +83,17 @@ def best_of(candidates: Mapping[float, Candidate]) -> float:
     return best
 
 
+def keep_fraction(model: keras.Model, start: Sequence[np.ndarray], fraction: float) -> None:
+    """Sets the model's weights to start + fraction (last - start).
+
+    Args:
+        model: The model with the last weights.
+        start: The initial values of `model.weights`.
+        fraction: The fraction of the weight change that is kept, 0...1.
+    """
+    assign_all(model.weights, between(start, values_of(model.weights), fraction))
+
+
 def between(
     start: Sequence[np.ndarray], last: Sequence[np.ndarray], fraction: float
 ) -> list[np.ndarray]:

@@ -38,6 +38,7 @@ class Recipe:
     label_smoothing: float = DEFAULT_LABEL_SMOOTHING
     class_weight: str | None = None
     patience: int | None = None
+    kept_fraction: float | None = None
     precision: str = "auto"
     seed: int = 0
     solve_head: bool | str = "auto"
@@ -75,6 +76,8 @@ def identity_of(model: keras.Model, tuning: FineTuning) -> dict[str, object]:
     written = dataclasses.asdict(recipe)
     if recipe.solve_head == "auto":  # checkpoints of earlier versions lack the argument
         del written["solve_head"]
+    if recipe.kept_fraction is None:
+        del written["kept_fraction"]
     flags = {}
     if any(stage.unfreeze == AS_IS for stage in tuning.plan):
         flags["frozen"] = [

@@ -47,7 +47,7 @@ from tlkit.training.fitting import (
 from tlkit.training.head import is_new_head, reason_not_to_solve, train_head
 from tlkit.training.head_forms import LINEAR
 from tlkit.training.inference_mode import FrozenCalls, find_frozen_calls
-from tlkit.training.mixture import choose_mixture
+from tlkit.training.mixture import USUAL, choose_mixture, keep_fraction
 from tlkit.training.objective import loss_of, metrics_of, takes_one_hot
 from tlkit.training.precision import computed_in, resolve_precision, with_loss_scaling
 from tlkit.training.rates import LayerwiseAdamW, layer_multipliers, schedule_of
@@ -71,6 +71,7 @@ from tlkit.training.weight_change import (
     restore_weights,
     weights_by_group,
 )
+from tlkit.utils.formatting import percent
 
 _EPOCHS_PER_STAGE = 1_000_000
 """Offset between the epoch numbers of two stages, so that each has its own orders and views."""
@@ -259,18 +260,24 @@ class Tuner:
         notes.append(decision.note)
         notes += batch_notes(workers_of(model), self._source.train)
         notes += [note for hook in self._tuning.hooks for note in hook.notes_of_stage()]
-        discarded_change, fraction = {}, 1.0
-        if self._source.validation is None:
-            notes.append("no validation images: the last epoch's weights are kept, untested")
-        elif not fitted.improved:
-            fraction, discarded_change = 0.0, watched.weight_change
+        fraction = recipe.kept_fraction
+        if self._source.validation is not None and not fitted.improved:
+            fraction = 0.0
             notes.append("no epoch may be kept: the initial weights are restored")
+        elif fraction is not None:
+            keep_fraction(model, start, fraction)
+            notes.append(f"{percent(fraction, 0)} of the weight change is kept, as given")
+        elif self._source.validation is None:
+            fraction = USUAL
+            keep_fraction(model, start, fraction)
+            notes.append(
+                f"no validation images: {percent(fraction, 0)} of the weight change is kept, "
+                "untested"
+            )
         else:
             mixture = choose_mixture(model, start, self._source.validation, recipe.class_weight)
             fraction = mixture.fraction
             notes.append(mixture.note)
-            if not fraction:
-                discarded_change = watched.weight_change
         return StageReport(
             name="fine-tune",
             trainable=trainable,
@@ -278,7 +285,7 @@ class Tuner:
             kept_epoch=fitted.kept_epoch if fraction else None,
             kept_fraction=fraction,
             weight_change=relative_weight_change(watched.before, weights_by_group(model)),
-            put_back=discarded_change,
+            put_back={} if fraction else watched.weight_change,
             seconds=stage.seconds(),
             num_forward_passes=0 if stage.cut is None else stage.cut.num_forward_passes,
             notes=tuple(notes),

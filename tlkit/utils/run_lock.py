@@ -13,6 +13,9 @@ from tlkit.utils.locks import LOCK_FILE, make_lock_file, remove_lock_file, try_l
 CHECKPOINT_FILE = "training.npz"
 """File from which an unfinished training is resumed."""
 
+REFIT_FOLDER = "refit"
+"""Folder of the file from which an unfinished training on all images is resumed."""
+
 RECORD_FILE = "run.json"
 _EARLIER_EXPORT = ".export"
 """Temporary folder of a run's export in earlier versions."""
@@ -69,6 +72,7 @@ def tidy_finished(out: Path, results: tuple[str, ...]) -> None:
         with locked(out):
             sweep_run(out, results)
             (out / CHECKPOINT_FILE).unlink(missing_ok=True)
+            shutil.rmtree(out / REFIT_FOLDER, ignore_errors=True)
     except RunError:  # the process that writes it will tidy it
         return
 

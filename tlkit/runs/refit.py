@@ -1,0 +1,85 @@
+"""The last training of a run, on all labelled images, after all measurements."""
+
+import dataclasses
+import time
+from typing import TYPE_CHECKING
+
+from tlkit.data.images import ImageData
+from tlkit.runs.config import RunConfig
+from tlkit.runs.context import RunContext
+from tlkit.runs.measuring import Measured, build_model
+from tlkit.runs.results import Refit
+from tlkit.runs.steps import train_model
+from tlkit.utils.run_lock import REFIT_FOLDER
+
+if TYPE_CHECKING:
+    from tlkit.continual.warm_start import AnchorPlan
+
+
+def refit(
+    measured: Measured,
+    data: ImageData,
+    config: RunConfig,
+    context: RunContext,
+    *,
+    anchor: "AnchorPlan | None",
+) -> tuple[Measured, Refit]:
+    """Trains the recipe of a measured model once more, on all images.
+
+    It starts from the same initial weights, makes as many steps, keeps the same fraction of the
+    weight change, and has the same form of the head and the same temperature: what validation
+    images have decided is not decided again, as no images are left for it.
+
+    Args:
+        measured: The model whose recipe and figures are kept.
+        data: The images at the model's size.
+        config: The config with the run's choices.
+        context: The context of the run.
+        anchor: The anchor of the training; `None` if there is none.
+
+    Returns:
+        The refitted model with the figures of the one before, and a description.
+    """
+    from tlkit.evaluation.calibration import scale_logits
+    from tlkit.models.flip_views import average_flips
+    from tlkit.models.kernel_head import has_kernel_head
+    from tlkit.training.head_forms import CLOSED_FORM, LINEAR
+
+    started = time.perf_counter()
+    everything = data.merged()
+    model = build_model(config, context.parent, data)
+    last = measured.training.stages[-1]
+    epochs = fraction = None
+    is_unchanged = context.parent is None and not last.kept_fraction
+    if is_head := last.name == "head" or is_unchanged:
+        form = CLOSED_FORM if has_kernel_head(measured.model) else LINEAR
+        config = dataclasses.replace(config, kept=True, mode="head", head=form)
+    else:
+        steps = len(last.history) * _num_batches(data)
+        epochs = max(round(steps / _num_batches(everything)), 1)
+        fraction = last.kept_fraction
+        config = dataclasses.replace(config, kept=True, epochs=epochs)
+    folder = context.out / REFIT_FOLDER
+    folder.mkdir(exist_ok=True)
+    report, _ = train_model(
+        model,
+        everything,
+        config,
+        folder,
+        old=None,
+        plan=None if is_head else anchor,
+        kept_fraction=fraction,
+        at_epoch_end=context.clock.save_now,
+    )
+    context.log(str(report), "")
+    if measured.calibration.report is not None:
+        scale_logits(model, measured.calibration.report.temperature)
+    done = Refit(
+        everything.train.num_images, data.train.num_images, epochs, time.perf_counter() - started
+    )
+    served = model if measured.served is measured.model else average_flips(model)
+    return dataclasses.replace(measured, model=model, served=served), done
+
+
+def _num_batches(data: ImageData) -> int:
+    return -(-data.train.num_images // data.batch_size)
