@@ -74,7 +74,7 @@ def test_an_interrupted_refit_leaves_the_model_before_and_is_resumed(photos, tmp
     given = {"out": tmp_path / "run", "mode": "fine-tune", "epochs": 5, "refit": True, **ARGUMENTS}
     with pytest.raises(KeyboardInterrupt) as caught:
         tlkit.train_run(photos, **given)
-    name = "the model before the training on all images"
+    name = "the trained model"
     assert caught.value.__notes__ == [f"{tmp_path / 'run'} holds {name}, which can be used"]
     assert record_in(tmp_path / "run").provisional == name
     usable = tlkit.load_run(tmp_path / "run")
@@ -94,6 +94,6 @@ def test_what_needs_images_that_are_left_is_refused(photos, tmp_path):
         RunConfig(photos="photos", refit=True, reject_unknown=True)
     with pytest.raises(ArgumentError, match="`refit` must be True or False"):
         RunConfig(photos="photos", refit="yes")
-    with pytest.raises(ArgumentError, match="`refit` must be False with `distribute`"):
+    with pytest.raises(ArgumentError, match="`refit` must be left out with `distribute`"):
         tlkit.train_run(photos, out=tmp_path / "run", refit=True, distribute="mirrored")
     assert "refit" not in RunConfig(photos="photos").to_json()

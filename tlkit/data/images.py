@@ -314,10 +314,11 @@ class ImageData(ShownAsText):
             >>> images = np.random.default_rng(0).integers(0, 255, (30, 8, 8, 3), "uint8")
             >>> data = tlkit.load_arrays(images, [0, 1, 2] * 10)
             >>> data.train.num_images, data.merged().train.num_images
-            (24, 30)
+            (22, 30)
         """
         splits = [one for one in (self.train, self.validation, self.test) if one is not None]
-        groups = [one.groups or ("",) * one.num_images for one in splits]
+        has_groups = any(one.groups for one in splits)
+        groups = [one.groups or ("",) * one.num_images for one in splits if has_groups]
         pixels = [one._pixels for one in splits if one._pixels is not None]
         train = dataclasses.replace(
             self.train,
@@ -325,7 +326,7 @@ class ImageData(ShownAsText):
             labels=np.concatenate([one.labels for one in splits]),
             digests=tuple(digest for one in splits for digest in one.digests),
             _pixels=np.concatenate(pixels) if pixels else None,
-            groups=tuple(group for some in groups for group in some) if any(groups) else (),
+            groups=tuple(group for some in groups for group in some),
             _checksums=tuple(one for split in splits for one in split._checksums),
         )
         return dataclasses.replace(self, train=train, validation=None, test=None)

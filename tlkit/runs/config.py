@@ -37,7 +37,7 @@ DEFAULT_BACKBONE = "mobilenet_v2"
 SPLITS = (0.8, 0.1, 0.1)
 """Fractions of the training, validation and test images."""
 
-_LEFT_OUT = {"damaged": KEEP, "head": None, "tta": NONE, "refit": False}
+_LEFT_OUT = {"damaged": KEEP, "head": None, "tta": NONE, "refit": False, "folds": None}
 """Defaults that `run.json` leaves out, as runs of earlier versions do not have these arguments."""
 
 
@@ -208,6 +208,10 @@ class RunConfig:
     reject_unknown: bool = field(
         default=False, metadata=option('Let the model also answer "none of these".', MODEL)
     )
+    folds: int | None = field(
+        default=None,
+        metadata=option("Also cross-validate the whole recipe, in as many trainings.", TRAINING),
+    )
     refit: bool = field(
         default=False,
         metadata=option("In the end, train once more on all images, test included.", TRAINING),
@@ -336,6 +340,11 @@ class RunConfig:
                 "`tta` must be 'none' with `reject_unknown`, which measures distances in one view. "
                 f"Received: tta={self.tta!r}, reject_unknown=True. Leave one of them out."
             )
+        if self.folds is not None and self.from_run is not None:
+            raise ArgumentError(
+                "`folds` must be left out when training starts from an earlier run, which has "
+                f"seen some of the images. Received: folds={self.folds}. Leave it out."
+            )
         if self.refit and self.reject_unknown:
             raise ArgumentError(
                 "`refit` must be False with `reject_unknown`, whose threshold needs images that "
@@ -395,6 +404,8 @@ class RunConfig:
         for name in ("batch_size", "epochs", "image_size", "max_pixels"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
+        if self.folds is not None:
+            check_count("folds", self.folds, minimum=2)
         for name in ("reject_unknown", "refit"):
             if not isinstance(getattr(self, name), bool):
                 raise ArgumentError(

@@ -49,6 +49,8 @@ def _accuracies(metrics: Mapping[str, Any]) -> Iterator[str]:
     for split in ("test", "validation"):
         if scores := metrics[split]:
             yield f"{split} accuracy {accuracy_of(scores)}"
+    if scores := metrics.get("cross_validation"):
+        yield f"cross-validated accuracy {accuracy_of(scores)}"
 
 
 def _refit(metrics: Mapping[str, Any]) -> Iterator[str]:

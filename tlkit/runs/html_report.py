@@ -70,6 +70,8 @@ class Page:
         is_calibrated: Whether a temperature was put into the model.
         shipped: Which of the fine-tuned model and the head alone was exported, and why; "" if there
             was one of them only.
+        cross_validation: Out-of-fold evaluation of the whole recipe on all images; `None` without
+            folds.
         refit: Description of the last training on all images; "" without it.
         against_probe: Comparison of the head alone (first) with the fine-tuned model (second) on
             the split at the top; `None` if it was not made.
@@ -94,6 +96,7 @@ class Page:
     calibration: str = ""
     is_calibrated: bool = False
     shipped: str = ""
+    cross_validation: EvaluationReport | None = None
     refit: str = ""
     against_probe: ComparisonReport | None = None
     rejection: Sequence[str] = ()

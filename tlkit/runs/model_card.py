@@ -83,11 +83,12 @@ def model_card(
         header is that of https://huggingface.co/docs/hub/model-cards.
     """
     measured = {name: metrics[name] for name in ("test", "validation") if metrics.get(name)}
+    folds = metrics.get("cross_validation")
     rejects_unknown = bool(metrics.get("rejection"))
     sections = (
         hub_header(class_names, measured, record),
         _introduction(class_names, record),
-        _metrics(measured),
+        _metrics({**measured, "cross-validation": folds} if folds else measured),
         _classes(measured),
         _data(class_names, record, counts),
         _training(record, metrics),

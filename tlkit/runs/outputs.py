@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import io
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +19,7 @@ from tlkit.runs.results import RunResults
 from tlkit.runs.split_table import split_rows, split_table
 from tlkit.utils.files import as_cell, staging_beside, write_json, written_aside
 from tlkit.utils.progress import phase
-from tlkit.utils.run_lock import CHECKPOINT_FILE, REFIT_FOLDER
+from tlkit.utils.run_lock import remove_checkpoints
 
 if TYPE_CHECKING:
     import keras
@@ -141,8 +140,7 @@ def finish_run(context: RunContext, data: ImageData, record: RunRecord, results:
     with phase(REPORT):
         write_files(context, data, record, results)
     write_record(context.out, record)
-    (context.out / CHECKPOINT_FILE).unlink(missing_ok=True)
-    shutil.rmtree(context.out / REFIT_FOLDER, ignore_errors=True)
+    remove_checkpoints(context.out)
     return load_run(context.out)
 
 
@@ -199,6 +197,7 @@ def write_page(
         calibration=str(results.calibration),
         is_calibrated=results.calibration.is_calibrated,
         shipped="" if results.shipped is None else str(results.shipped),
+        cross_validation=results.cross_validation,
         refit="" if results.refit is None else str(results.refit),
         against_probe=results.against_probe,
         rejection=() if results.rejection is None else results.rejection.lines,

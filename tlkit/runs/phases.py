@@ -4,7 +4,7 @@ from tlkit.runs.config import AUTO, RunConfig
 from tlkit.utils.tensorflow_logging import LOADING
 
 REPORT = "report"
-HEAD_ALONE, REFIT = "head alone", "training on all images"
+HEAD_ALONE, FOLDS, REFIT = "head alone", "cross-validation", "training on all images"
 GROWING = (
     LOADING,
     "data",
@@ -41,6 +41,7 @@ def phases_of(config: RunConfig, resolved: RunConfig | None = None) -> tuple[str
         "training": True,
         "evaluation": True,
         "explaining mistakes": True,
+        FOLDS: config.folds is not None,
         REFIT: config.refit,
         "export": True,
         REPORT: True,

@@ -165,6 +165,8 @@ class RunResults:
             one of them only.
         against_probe: Comparison of the head alone (first) with the fine-tuned model (second) on
             the same images; `None` if it was not made.
+        cross_validation: Out-of-fold metrics of the whole recipe on all images; `None` without
+            folds.
         refit: The last training on all images; `None` without it.
         rejection: Rejection of out-of-distribution images; `None` if it was not asked for.
         forgotten: Forgetting of an earlier task; `None` if there is none.
@@ -180,6 +182,7 @@ class RunResults:
     views: TestTimeViews | None = None
     shipped: Shipped | None = None
     against_probe: "ComparisonReport | None" = None
+    cross_validation: "EvaluationReport | None" = None
     refit: Refit | None = None
     rejection: FittedRejection | None = None
     forgotten: "ForgettingReport | None" = None
@@ -206,6 +209,7 @@ class RunResults:
             ("test_time_views", self.views),
             ("shipped", self.shipped),
             ("against_probe", self.against_probe),
+            ("cross_validation", self.cross_validation),
             ("refit", self.refit),
             ("rejection", self.rejection),
         ):

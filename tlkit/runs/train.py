@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlkit.data.folders import load_listing
+from tlkit.data.folds import check_folds
 from tlkit.data.images import ImageData
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.listing import Listing
@@ -24,6 +25,7 @@ from tlkit.runs.choices import backbone_choice, initial_image_size, mode_choice
 from tlkit.runs.clock import Clock
 from tlkit.runs.config import AUTO, SPLITS, RunConfig
 from tlkit.runs.context import RunContext
+from tlkit.runs.cross_validation import cross_validate
 from tlkit.runs.directory import (
     REJECTION_FILE,
     Run,
@@ -51,7 +53,7 @@ from tlkit.runs.outputs import (
     sample_training_images,
     write_files,
 )
-from tlkit.runs.phases import HEAD_ALONE, REFIT, phases_of
+from tlkit.runs.phases import FOLDS, HEAD_ALONE, REFIT, phases_of
 from tlkit.runs.record import RunRecord, record_of
 from tlkit.runs.refit import refit
 from tlkit.runs.results import RunResults
@@ -74,7 +76,7 @@ if TYPE_CHECKING:
     from tlkit.continual.warm_start import AnchorPlan, ForgettingReport, OldTask
     from tlkit.training.reports import TrainingReport
 
-_HEAD_ALONE, _BEFORE_REFIT = "the head alone", "the model before the training on all images"
+_HEAD_ALONE, _TRAINED = "the head alone", "the trained model"
 """Names of the provisional results of a run."""
 
 
@@ -102,6 +104,7 @@ def train_run(
     augment: str | None = None,
     class_weight: str | None = None,
     tta: str = "none",
+    folds: int | None = None,
     refit: bool = False,
     reject_unknown: bool = False,
     batch_size: int = 32,
@@ -167,6 +170,9 @@ def train_run(
         tta: Test-time views: "flip" for predictions that are the mean over an image and its mirror
             image, in the SavedModel and all figures, see `average_flips`; they take twice as long,
             and the gain on validation images is reported. `model.keras` holds the plain model.
+        folds: Number of folds in which the whole recipe is made once more, so that each image of
+            the three splits is predicted by a model that has not seen it: figures on all images
+            where a test split is small. On one device only.
         refit: Whether the recipe is trained once more in the end, on all labelled images, those of
             validation and test included, and that model is exported. All figures are those of the
             model before; on one device only.
@@ -218,6 +224,7 @@ def train_run(
         augment=augment,
         class_weight=class_weight,
         tta=tta,
+        folds=folds,
         refit=refit,
         reject_unknown=reject_unknown,
         batch_size=batch_size,
@@ -252,11 +259,12 @@ def make_run(
     """
     if distribute is not None:
         check_choice("distribute", distribute, KINDS)
-        if config.refit:
-            raise ArgumentError(
-                "`refit` must be False with `distribute`: it runs on one device. Received: "
-                f"refit=True, distribute={distribute!r}. Leave one of them out."
-            )
+        for name in ("refit", "folds"):
+            if value := getattr(config, name):
+                raise ArgumentError(
+                    f"`{name}` must be left out with `distribute`: it runs on one device. "
+                    f"Received: {name}={value!r}, distribute={distribute!r}. Leave one of them out."
+                )
     photos = config.path_as_given("photos")
     directory = _run_directory(config, out, resume, distribute)
     check_outside_images(directory, photos)
@@ -323,6 +331,8 @@ def _make(config: RunConfig, listing: Listing, context: RunContext) -> Run:
     record = dataclasses.replace(
         record, choices=context.previous_choices(), provisional=context.provisional()
     )
+    if config.folds is not None:
+        check_folds(data, config.folds)
     if config.reject_unknown:
         check_can_reject(data)
     elif parent and (parent.path / REJECTION_FILE).is_file():
@@ -504,12 +514,16 @@ def _choose_and_export(
             chosen = head if shipped.is_head else trained
     with context.clock.timed("explaining mistakes"):
         maps = explain_worst_mistakes(chosen.model, chosen.evaluations, config.max_pixels)
+    further = config.refit or config.folds is not None
+    if further and record.provisional != _TRAINED:
+        record = _write_provisional(chosen, _TRAINED, data, config, record, context=context)
+    cross_validation = None
+    if config.folds is not None:
+        with context.clock.timed(FOLDS):
+            cross_validation = cross_validate(data, config, context, anchor=anchor)
+        context.log(f"{config.folds}-fold cross-validation: {cross_validation.summary}")
     if config.refit:
         with context.clock.timed(REFIT):
-            if record.provisional != _BEFORE_REFIT:
-                record = _write_provisional(
-                    chosen, _BEFORE_REFIT, data, config, record, context=context
-                )
             chosen, refitted = refit(chosen, data, config, context, anchor=anchor)
         context.log(str(refitted))
     augmentation = augmentation_of(config)
@@ -524,6 +538,7 @@ def _choose_and_export(
         training=trained.training,
         shipped=shipped,
         against_probe=against_head,
+        cross_validation=cross_validation,
         refit=refitted,
         maps=maps,
         images=images,

@@ -13,8 +13,9 @@ from tlkit.utils.locks import LOCK_FILE, make_lock_file, remove_lock_file, try_l
 CHECKPOINT_FILE = "training.npz"
 """File from which an unfinished training is resumed."""
 
-REFIT_FOLDER = "refit"
-"""Folder of the file from which an unfinished training on all images is resumed."""
+REFIT_FOLDER, FOLDS_FOLDER = "refit", "folds"
+"""Folders from which an unfinished training on all images, or on the images of a fold, is resumed;
+they are removed when the run is finished."""
 
 RECORD_FILE = "run.json"
 _EARLIER_EXPORT = ".export"
@@ -71,10 +72,16 @@ def tidy_finished(out: Path, results: tuple[str, ...]) -> None:
     try:
         with locked(out):
             sweep_run(out, results)
-            (out / CHECKPOINT_FILE).unlink(missing_ok=True)
-            shutil.rmtree(out / REFIT_FOLDER, ignore_errors=True)
+            remove_checkpoints(out)
     except RunError:  # the process that writes it will tidy it
         return
+
+
+def remove_checkpoints(out: Path) -> None:
+    """Removes everything from which an unfinished run is resumed."""
+    (out / CHECKPOINT_FILE).unlink(missing_ok=True)
+    for name in (REFIT_FOLDER, FOLDS_FOLDER):
+        shutil.rmtree(out / name, ignore_errors=True)
 
 
 def holds_only_leftovers(out: Path) -> bool:
