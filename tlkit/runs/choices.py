@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 Log = Callable[[str], None]
 
+BACKBONES_FRACTION = 0.2
+"""Fraction of the minutes of a run for the comparison of backbones."""
+
 _TRIAL_ARGUMENTS = ("learning_rate", "class_weight", "seed", "unfreeze", "layer_decay")
 """Epochs and augmentation are left out: trials take few epochs on stored activations."""
 
@@ -56,6 +59,7 @@ def backbone_choice(
         image_size=config.image_size or "own",
         max_milliseconds=config.max_milliseconds,
         max_megabytes=config.max_megabytes,
+        budget=None if config.minutes is None else BACKBONES_FRACTION * 60 * config.minutes,
         class_weight=config.class_weight,
         seed=config.seed,
     )

@@ -5,8 +5,9 @@ belong to it.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,43 @@ from tlkit.training.head_forms import FORMS
 
 AUTO = "auto"
 MODES = (AUTO, "head", "fine-tune")
-ONLY_FINE_TUNING = ("unfreeze", "layer_decay", "epochs", "learning_rate", "anchor")
+ONLY_FINE_TUNING = ("unfreeze", "layer_decay", "epochs", "learning_rate", "views", "anchor")
 """Arguments that do not apply to training the head alone."""
 DEFAULT_BACKBONE = "mobilenet_v2"
 SPLITS = (0.8, 0.1, 0.1)
 """Fractions of the training, validation and test images."""
 
-_LEFT_OUT = {"damaged": KEEP, "head": None, "tta": NONE, "refit": False, "folds": None}
+_LEFT_OUT = {
+    "damaged": KEEP,
+    "head": None,
+    "views": None,
+    "tta": NONE,
+    "minutes": None,
+    "folds": None,
+    "refit": False,
+}
 """Defaults that `run.json` leaves out, as runs of earlier versions do not have these arguments."""
+
+_CHECKS: Mapping[str, Callable[[str, Any], object]] = {
+    **dict.fromkeys(("batch_size", "epochs", "image_size", "max_pixels"), check_count),
+    "views": partial(check_count, minimum=0),
+    "folds": partial(check_count, minimum=2),
+    "learning_rate": check_positive,
+    "minutes": check_positive,
+    "layer_decay": check_positive_fraction,
+    "anchor": check_not_negative,
+    "seed": lambda _, value: check_seed(value),
+}
+_CHOICES: Mapping[str, Sequence[str]] = {
+    "mode": MODES,
+    "damaged": DAMAGED,
+    "importance": WITHOUT_TRAINING,
+    "class_weight": ("balanced",),
+    "head": FORMS,
+    "tta": TEST_TIME_VIEWS,
+    "augment": AUGMENTATIONS,
+}
+"""Checks and allowed names of the fields that are given."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +203,10 @@ class RunConfig:
     learning_rate: float | None = field(
         default=None, metadata=option("Peak learning rate.", TRAINING)
     )
+    views: int | None = field(
+        default=None,
+        metadata=option("Stored augmented versions of each image, with --unfreeze.", TRAINING),
+    )
     layer_decay: float | None = field(
         default=None,
         metadata=option("Learning rate of a group relative to the next group's.", TRAINING),
@@ -207,6 +241,10 @@ class RunConfig:
     )
     reject_unknown: bool = field(
         default=False, metadata=option('Let the model also answer "none of these".', MODEL)
+    )
+    minutes: float | None = field(
+        default=None,
+        metadata=option("Choose what is trained so that the run takes no longer.", RUN),
     )
     folds: int | None = field(
         default=None,
@@ -345,6 +383,13 @@ class RunConfig:
                 "`folds` must be left out when training starts from an earlier run, which has "
                 f"seen some of the images. Received: folds={self.folds}. Leave it out."
             )
+        for name in ("epochs", "views", "from_run") if self.minutes is not None else ():
+            if getattr(self, name) is not None:
+                raise ArgumentError(
+                    f"`{name}` must be left out with `minutes`, within which the run chooses what "
+                    f"a new model is trained for. Received: {name}={getattr(self, name)!r}, "
+                    f"minutes={self.minutes:g}. Leave one of them out."
+                )
         if self.refit and self.reject_unknown:
             raise ArgumentError(
                 "`refit` must be False with `reject_unknown`, whose threshold needs images that "
@@ -391,6 +436,8 @@ class RunConfig:
                 )
 
     def _complete_backbone(self) -> None:
+        if self.minutes is not None and self.backbone is None and self.weights == "pretrained":
+            self._set("backbone", AUTO)
         self._set("backbone", self.backbone or DEFAULT_BACKBONE)
         if self.weights is not None and self.weights not in ("pretrained", "imagenet"):
             self._set("weights", absolute(self.weights))
@@ -401,35 +448,18 @@ class RunConfig:
 
     def _check_values(self) -> None:
         """Checks each value by itself; this holds for given and resolved configs."""
-        for name in ("batch_size", "epochs", "image_size", "max_pixels"):
-            if getattr(self, name) is not None:
-                check_count(name, getattr(self, name))
-        if self.folds is not None:
-            check_count("folds", self.folds, minimum=2)
+        for name, check in _CHECKS.items():
+            if (value := getattr(self, name)) is not None and (name, value) != ("anchor", AUTO):
+                check(name, value)
+        for name, allowed in _CHOICES.items():
+            if (value := getattr(self, name)) is not None:
+                check_choice(name, value, allowed)
         for name in ("reject_unknown", "refit"):
             if not isinstance(getattr(self, name), bool):
                 raise ArgumentError(
                     f"`{name}` must be True or False. Received: {name}={getattr(self, name)!r}. "
                     "Give one of the two."
                 )
-        check_choice("mode", self.mode, MODES)
-        check_choice("damaged", self.damaged, DAMAGED)
-        check_seed(self.seed)
-        if self.importance is not None:
-            check_choice("importance", self.importance, WITHOUT_TRAINING)
-        if self.anchor is not None and self.anchor != AUTO:
-            check_not_negative("anchor", self.anchor)  # type: ignore[arg-type]
-        if self.learning_rate is not None:
-            check_positive("learning_rate", self.learning_rate)
-        if self.class_weight is not None:
-            check_choice("class_weight", self.class_weight, ["balanced"])
-        if self.head is not None:
-            check_choice("head", self.head, FORMS)
-        check_choice("tta", self.tta, TEST_TIME_VIEWS)
-        if self.augment is not None:
-            check_choice("augment", self.augment, AUGMENTATIONS)
-        if self.layer_decay is not None:
-            check_positive_fraction("layer_decay", self.layer_decay)
 
     def _set(self, name: str, value: object) -> None:
         """Sets a field of the frozen config; used while the config is made only."""

@@ -4,7 +4,8 @@ from tlkit.runs.config import AUTO, RunConfig
 from tlkit.utils.tensorflow_logging import LOADING
 
 REPORT = "report"
-HEAD_ALONE, FOLDS, REFIT = "head alone", "cross-validation", "training on all images"
+HEAD_ALONE, BUDGET = "head alone", "planning the minutes"
+FOLDS, REFIT = "cross-validation", "training on all images"
 GROWING = (
     LOADING,
     "data",
@@ -37,6 +38,7 @@ def phases_of(config: RunConfig, resolved: RunConfig | None = None) -> tuple[str
         "choosing what trains": config.mode == AUTO,
         "projecting the cost": True,
         HEAD_ALONE: resolved.mode != "head",
+        BUDGET: config.minutes is not None and resolved.mode != "head",
         "planning the anchor": resolved.anchor is not None,
         "training": True,
         "evaluation": True,

@@ -37,7 +37,14 @@ def project_cost(model: "keras.Model", data: ImageData, config: RunConfig) -> "C
     if config.mode == "head":
         views = _num_views(config)
         return estimate_cost(model, data, unfreeze="head", views=views, **augment)
-    return estimate_cost(model, data, unfreeze=config.unfreeze, epochs=config.epochs, **augment)
+    return estimate_cost(
+        model,
+        data,
+        unfreeze=config.unfreeze,
+        epochs=config.epochs,
+        views=config.views,
+        **augment,
+    )
 
 
 def plan_anchor(
@@ -114,7 +121,7 @@ def train_model(
         arguments |= config.given_values("head")
         report = train_head(model, data, views=_num_views(config), **arguments)
         return report, report_forgetting(model, old, before)
-    arguments |= config.given_values("unfreeze", "layer_decay")
+    arguments |= config.given_values("unfreeze", "layer_decay", "views")
     anchor = plan.anchor(model) if plan is not None else None
     callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: at_epoch_end())
     report = fine_tune(

@@ -21,6 +21,7 @@ from tlkit.data.missing_files import missing_files_named
 from tlkit.data.settings import KEEP, check_settings
 from tlkit.distribution.cluster import KINDS
 from tlkit.errors import ArgumentError, check_choice
+from tlkit.runs.budget import budget_choice, check_minutes
 from tlkit.runs.choices import backbone_choice, initial_image_size, mode_choice
 from tlkit.runs.clock import Clock
 from tlkit.runs.config import AUTO, SPLITS, RunConfig
@@ -53,7 +54,7 @@ from tlkit.runs.outputs import (
     sample_training_images,
     write_files,
 )
-from tlkit.runs.phases import FOLDS, HEAD_ALONE, REFIT, phases_of
+from tlkit.runs.phases import BUDGET, FOLDS, HEAD_ALONE, REFIT, phases_of
 from tlkit.runs.record import RunRecord, record_of
 from tlkit.runs.refit import refit
 from tlkit.runs.results import RunResults
@@ -98,12 +99,14 @@ def train_run(
     epochs: int | None = None,
     learning_rate: float | None = None,
     layer_decay: float | None = None,
+    views: int | None = None,
     anchor: float | str | None = None,
     importance: str | None = None,
     old_photos: str | os.PathLike[str] | None = None,
     augment: str | None = None,
     class_weight: str | None = None,
     tta: str = "none",
+    minutes: float | None = None,
     folds: int | None = None,
     refit: bool = False,
     reject_unknown: bool = False,
@@ -157,6 +160,7 @@ def train_run(
         epochs: See `fine_tune`; the head alone is solved without epochs.
         learning_rate: See `fine_tune`.
         layer_decay: See `fine_tune`.
+        views: See `fine_tune`.
         anchor: With `from_run`: strength of the anchor to that run's weights, a number or "auto",
             see `choose_anchor`.
         importance: With `anchor`: the method of `estimate_importance` by which the anchor weighs
@@ -170,6 +174,9 @@ def train_run(
         tta: Test-time views: "flip" for predictions that are the mean over an image and its mirror
             image, in the SavedModel and all figures, see `average_flips`; they take twice as long,
             and the gain on validation images is reported. `model.keras` holds the plain model.
+        minutes: Time within which the run is to finish, planned by projections on this machine:
+            backbones are compared for a fifth of it, unless one is given; then the head is solved,
+            and fine-tuning is as long as the rest allows. What is left out is reported.
         folds: Number of folds in which the whole recipe is made once more, so that each image of
             the three splits is predicted by a model that has not seen it: figures on all images
             where a test split is small. On one device only.
@@ -218,12 +225,14 @@ def train_run(
         epochs=epochs,
         learning_rate=learning_rate,
         layer_decay=layer_decay,
+        views=views,
         anchor=anchor,
         importance=importance,
         old_photos=None if old_photos is None else os.fspath(old_photos),
         augment=augment,
         class_weight=class_weight,
         tta=tta,
+        minutes=minutes,
         folds=folds,
         refit=refit,
         reject_unknown=reject_unknown,
@@ -259,7 +268,7 @@ def make_run(
     """
     if distribute is not None:
         check_choice("distribute", distribute, KINDS)
-        for name in ("refit", "folds"):
+        for name in ("refit", "folds", "minutes"):
             if value := getattr(config, name):
                 raise ArgumentError(
                     f"`{name}` must be left out with `distribute`: it runs on one device. "
@@ -391,6 +400,9 @@ def _choose_and_build(
         with clock.timed("choosing what trains"):
             choice = context.broadcast(lambda: mode_choice(resolved, model, data, previous, log))
         record = record.with_choice("mode", choice)
+    if config.minutes is not None:
+        resolved = config.resolve(record.choices)
+        check_minutes(model, data, resolved, seconds=sum(clock.seconds.values()))
     return record, data, model
 
 
@@ -424,6 +436,14 @@ def _train_and_measure(
                 record = _write_provisional(
                     head, _HEAD_ALONE, data, resolved, record, context=context
                 )
+        if config.minutes is not None:
+            with clock.timed(BUDGET):
+                record = _plan_minutes(model, data, resolved, record, context)
+            resolved = config.resolve(record.choices)
+        if resolved.mode == "head":  # the minutes allow no more
+            return record, _choose_and_export(
+                head, data, resolved, record, context, head=None, anchor=None
+            )
     anchor = None
     if resolved.anchor is not None:
         with clock.timed("planning the anchor"):
@@ -440,6 +460,24 @@ def _train_and_measure(
         trained = measure(model, training, data, resolved, context.log)
     results = _choose_and_export(trained, data, resolved, record, context, head=head, anchor=anchor)
     return record, dataclasses.replace(results, forgotten=forgotten)
+
+
+def _plan_minutes(
+    model: "keras.Model",
+    data: ImageData,
+    config: RunConfig,
+    record: RunRecord,
+    context: RunContext,
+) -> RunRecord:
+    """Returns the record with the choice of what fits into the run's minutes."""
+    choice = record.choices.get("budget")
+    if choice is None:
+        seconds = sum(context.clock.seconds.values())
+        choice = budget_choice(model, data, config, seconds=seconds)
+        record = record.with_choice("budget", choice)
+        context.save_record(record)
+    context.log("\n  ".join(choice.reasons))
+    return record
 
 
 def _train(
