@@ -8,6 +8,7 @@ import pytest
 from keras import layers
 
 import tlkit
+from tlkit.models.groups import set_trainable
 from tlkit.training.inference_mode import find_frozen_calls, find_frozen_calls_beside
 from tlkit.training.step import hooked
 
@@ -177,3 +178,38 @@ def test_a_learning_rate_sweep_runs_the_frozen_part_in_inference_mode(images):
     tlkit.find_learning_rate(model, data, unfreeze=2, num_steps=20, augment="none")
     assert below.seen
     assert True not in below.seen
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_scales_and_offsets_train_with_frozen_statistics(data, stored):
+    model = tlkit.build_classifier("resnet20", data.class_names, weights=None)
+    tlkit.train_head(model, data, head="linear")
+    norms = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
+    late = [layer for layer in norms if layer.name.startswith("stage3")]
+    before = {layer.name: layer.get_weights() for layer in norms}
+    options = {"unfreeze": "stage3", "augment": "none"} if stored else {"unfreeze": "all"}
+    report = tlkit.fine_tune(
+        model, data, epochs=2, batch_norm="affine", kept_fraction=1.0, **options
+    )
+    assert "statistics frozen" in str(report)
+    for layer in norms:
+        changed = [
+            not np.array_equal(one, other)
+            for one, other in zip(layer.get_weights(), before[layer.name], strict=True)
+        ]
+        is_trained = layer in late or not stored
+        assert changed == [is_trained, is_trained, False, False]
+
+
+def test_a_step_on_scales_and_offsets_is_that_of_keras_in_inference_mode(data):
+    """As `base(x, training=False)` with a trainable base."""
+    inputs = keras.Input((8, 8, 3))
+    norm = layers.BatchNormalization()
+    x = layers.Flatten()(layers.Conv2D(2, 3)(norm(layers.Conv2D(2, 3)(inputs))))
+    model = keras.Model(inputs, layers.Dense(2)(x))
+    report = set_trainable(model, "all", batch_norm="affine")
+    images = np.random.default_rng(0).normal(size=(5, 8, 8, 3)).astype("float32")
+    expected = model(images, training=False)
+    got = find_frozen_calls(model, "all", report).run(model, images)
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+    assert len(norm.trainable_variables) == 2

@@ -22,6 +22,9 @@ from tlkit.models.recompiling import recompile
 from tlkit.models.trainable import Flags, record_flags, set_flag
 from tlkit.utils.text_repr import ShownAsText
 
+BATCH_NORM = ("frozen", "affine", "train")
+"""What may be trained of batch normalisation: nothing, scales and offsets, or also statistics."""
+
 
 @dataclass(frozen=True)
 class LayerGroup(ShownAsText):
@@ -60,8 +63,8 @@ class TrainableReport(ShownAsText):
         num_trainable: Number of trainable parameters.
         num_frozen: Number of frozen parameters (including moving averages of batch
             normalisation, even if they are updated).
-        batch_norm: "frozen" in every group, "train" in the trainable groups, or "none" if the
-            model has no batch normalisation.
+        batch_norm: "frozen" in every group; in the trainable groups "affine" (scales and offsets
+            only) or "train"; "none" if the model has no batch normalisation.
     """
 
     groups: tuple[str, ...]
@@ -81,6 +84,8 @@ class TrainableReport(ShownAsText):
         ]
         if self.batch_norm == "frozen":
             lines.append("  batch normalisation: frozen in all groups")
+        if self.batch_norm == "affine":
+            lines.append("  batch normalisation: scales and offsets trainable, statistics frozen")
         return "\n".join(lines)
 
 
@@ -207,8 +212,9 @@ def set_trainable(
             in isolation this never changes an old output. "as_is": the layers whose `trainable`
             flags are set, which are not changed.
         batch_norm: "frozen" freezes batch normalisation everywhere, which then also uses its moving
-            averages during training; "train" makes it trainable in the trainable groups. Ignored
-            with "as_is".
+            averages during training; "train" makes it trainable in the trainable groups; "affine"
+            does so, too, for training code that calls it in inference mode, as `fine_tune` does:
+            scales and offsets are then trained, and the statistics stay. Ignored with "as_is".
 
     Raises:
         ArgumentError: There is no such group, or it has no weights that can be trainable; "new" was
@@ -237,7 +243,7 @@ def set_trainable_flags(
     Raises:
         ArgumentError: See `set_trainable`.
     """
-    check_choice("batch_norm", batch_norm, ("frozen", "train"))
+    check_choice("batch_norm", batch_norm, BATCH_NORM)
     members = members_of(segment(model))
     first = resolve_group(model, unfreeze)
     if unfreeze == AS_IS:
@@ -253,7 +259,11 @@ def set_trainable_flags(
         set_flag(layer, any(id(one) in of_groups for one in with_nested(layer)))
     for layer in (layer for layers in members for layer in layers):
         for nested in with_nested(layer):
-            is_kept = batch_norm == "frozen" and isinstance(nested, keras.layers.BatchNormalization)
+            is_norm = isinstance(nested, keras.layers.BatchNormalization)
+            # The mode of a layer within another one follows from that one's
+            is_kept = is_norm and (
+                batch_norm == "frozen" or (batch_norm == "affine" and nested is not layer)
+            )
             is_kept |= nested.name == FIXED_LAYER
             set_flag(nested, id(layer) in is_chosen and not is_kept)
 

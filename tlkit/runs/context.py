@@ -66,8 +66,7 @@ class RunContext:
             unfinished = record_in(self.out)
             self.clock.add_earlier({} if unfinished is None else unfinished.seconds)
             self.save_record(record)
-            if not record.provisional:
-                clear_results(self.out)
+            clear_results(self.out, keep=bool(record.provisional))
             try:
                 yield
             except KeyboardInterrupt as interruption:

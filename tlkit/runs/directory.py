@@ -339,10 +339,15 @@ def record_in(out: Path) -> RunRecord | None:
     return read_record(out, "out") if out.is_dir() else None
 
 
-def clear_results(out: Path) -> None:
-    """Removes the results of an interrupted run, whose directory is locked, and nothing else."""
+def clear_results(out: Path, *, keep: bool) -> None:
+    """Removes the results of an interrupted run, whose directory is locked, and nothing else.
+
+    Args:
+        out: The run directory.
+        keep: Whether complete results are kept, and only temporary files are removed.
+    """
     sweep_run(out, _RESULTS)
-    for path in (out / name for name in _RESULTS):
+    for path in () if keep else (out / name for name in _RESULTS):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:

@@ -103,7 +103,7 @@ def export_measured(
     """
     rejection = None
     if config.reject_unknown:
-        rejection = fit_run_rejection(measured.model, data, context.out)
+        rejection = fit_run_rejection(measured.model, data)
         for line in rejection.lines:
             context.log(line, "")
     export_into(

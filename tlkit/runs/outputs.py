@@ -12,7 +12,7 @@ import numpy as np
 from tlkit.data.images import ImageData
 from tlkit.export.formats import EXPORT_FORMATS
 from tlkit.runs.context import RunContext
-from tlkit.runs.directory import Run, load_run, split_rows_of
+from tlkit.runs.directory import REJECTION_FILE, Run, load_run, split_rows_of
 from tlkit.runs.phases import REPORT
 from tlkit.runs.record import RunRecord, write_record
 from tlkit.runs.results import RunResults
@@ -63,7 +63,7 @@ def export_into(
         data: The images to compare on.
         out: The run directory.
         max_pixels: Largest number of pixels of an image file.
-        rejection: The rejection in the SavedModel.
+        rejection: The rejection in the SavedModel; it is also saved in a file, for later exports.
         served: The model that predicts, for the SavedModel; `model` if not given.
         before_replacing: Called when both are complete, before they are moved to `out`.
     """
@@ -89,6 +89,8 @@ def export_into(
             for file in (EXPORT_FORMATS[name].path for name in names):
                 (folder / file).replace(aside / file)
         before_replacing()
+        if rejection is not None:
+            rejection.save(out / REJECTION_FILE)
         for file in (EXPORT_FORMATS[name].path for _, names in parts for name in names):
             if (out / file).is_dir():  # a folder cannot be replaced by another one
                 (out / file).replace(aside / f"earlier {file}")

@@ -9,7 +9,6 @@ from tlkit.models.test_time_views import NONE
 from tlkit.runs.choices import anchor_choice
 from tlkit.runs.config import AUTO, Choice, RunConfig
 from tlkit.runs.context import RunContext
-from tlkit.runs.directory import REJECTION_FILE
 from tlkit.runs.results import CalibrationDecision, FittedRejection, TestTimeViews
 
 if TYPE_CHECKING:
@@ -200,19 +199,17 @@ def check_can_reject(data: ImageData) -> None:
     check_enough(num_images, DEFAULT_KEEP, remedy)
 
 
-def fit_run_rejection(model: "keras.Model", data: ImageData, out: Path) -> FittedRejection:
-    """Fits the rejection of out-of-distribution images and saves it for later exports.
+def fit_run_rejection(model: "keras.Model", data: ImageData) -> FittedRejection:
+    """Fits the rejection of out-of-distribution images.
 
     Args:
         model: The model after training.
         data: The images: OOD scores are distances to training images, and the threshold is chosen
             on validation images.
-        out: The run directory.
     """
     from tlkit.advice.rejection import fit_rejection, measure_rejection
 
     rejection = fit_rejection(model, data, seed=data.seed)
-    rejection.save(out / REJECTION_FILE)
     tested = None if data.test is None else measure_rejection(model, data.test, rejection)
     return FittedRejection(rejection, tested)
 

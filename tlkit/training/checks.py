@@ -15,7 +15,9 @@ from tlkit.errors import (
     check_positive,
     check_positive_fraction,
     check_seed,
+    check_unit,
 )
+from tlkit.models.groups import BATCH_NORM
 from tlkit.models.heads import head_kind
 from tlkit.training.precision import PRECISIONS
 from tlkit.training.rates import SCHEDULES
@@ -31,12 +33,12 @@ def check_recipe(recipe: Recipe, model: keras.Model, epochs: int | None) -> None
     check_positive_fraction("layer_decay", recipe.layer_decay)
     check_choice("schedule", recipe.schedule, SCHEDULES)
     check_choice("augment", recipe.augment, AUGMENTATIONS)
-    check_choice("batch_norm", recipe.batch_norm, ["frozen", "train"])
+    check_choice("batch_norm", recipe.batch_norm, BATCH_NORM)
     check_choice("precision", recipe.precision, PRECISIONS)
     check_fraction("label_smoothing", recipe.label_smoothing)
     check_not_negative("weight_decay", recipe.weight_decay)
     if recipe.kept_fraction is not None:
-        check_fraction("kept_fraction", recipe.kept_fraction)
+        check_unit("kept_fraction", recipe.kept_fraction)
     if recipe.patience is not None:
         check_count("patience", recipe.patience)
     if recipe.views is not None:

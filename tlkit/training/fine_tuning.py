@@ -121,7 +121,8 @@ def fine_tune(
         weight_decay: Decoupled weight decay of AdamW; not applied to biases and batch
             normalisation.
         batch_norm: "frozen" keeps batch normalisation in inference mode with its weights
-            unchanged; "train" trains it in the trainable groups.
+            unchanged; "affine" trains its scales and offsets in the trainable groups, with the
+            statistics of inference mode; "train" trains it with the statistics of each batch.
         augment: Augmentation of the training images, by name.
         views: Number of augmented versions of each training image that are stored if a part is
             frozen, and there are at least twice as many epochs. By default 0: every epoch augments

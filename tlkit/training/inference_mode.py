@@ -65,7 +65,8 @@ def find_frozen_calls(
     """Returns the calls that run in inference mode while a group and those after it train.
 
     These are all operations before the cut where the group begins, where activations would be
-    stored, and the layers of later groups that are frozen.
+    stored, the layers of later groups that are frozen, and batch normalisation of which scales and
+    offsets are trained only.
 
     Args:
         model: The whole model, its `trainable` flags set.
@@ -81,6 +82,9 @@ def find_frozen_calls(
     for name in trainable.groups:  # layers called in both are counted below
         for layer in members[name]:
             calls.pop(id(layer), None)
+    if trainable.batch_norm == "affine":  # trained with the statistics of inference mode
+        norms = (one for layers in members.values() for one in layers if _is_norm(one))
+        calls |= {id(layer): inf for layer in norms}
     start, cut = model.inputs[0], cut_before(model, names[first])
     below = nodes_between(start, cut) or []
     above = {id(node.operation) for node in nodes_between(cut, flat(model).output) or []}
@@ -116,6 +120,10 @@ def find_frozen_calls_beside(
             if operation not in added
         }
     )
+
+
+def _is_norm(layer: keras.layers.Layer) -> bool:
+    return isinstance(layer, keras.layers.BatchNormalization)
 
 
 def is_augmenting(layer: keras.layers.Layer) -> bool:
