@@ -176,15 +176,14 @@ def _check_kind(optimizer: Any) -> None:
 def _check_features(optimizer: keras.optimizers.Optimizer) -> None:
     """Checks settings that fit one call of Keras's `fit`, but not a training in several."""
     of_keras = keras.optimizers.Optimizer.finalize_variable_values
-    if type(optimizer).finalize_variable_values is not of_keras or (
-        optimizer.use_ema and not optimizer.ema_overwrite_frequency
-    ):
-        what = "use_ema=True" if optimizer.use_ema else "a `finalize_variable_values` of its own"
+    has_own = type(optimizer).finalize_variable_values is not of_keras
+    if has_own or optimizer.use_ema:
+        what = "a `finalize_variable_values` of its own" if has_own else "use_ema=True"
         raise ArgumentError(
-            "`optimizer` must not change the weights at the end of Keras's `fit`, after they were "
-            f"measured on validation images. Received: {type(optimizer).__name__} with {what}. "
-            "Leave it out, or give `ema_overwrite_frequency`, the number of steps after which the "
-            "weights are replaced by their average."
+            "`optimizer` must not change the weights at the end of Keras's `fit`, which a resumed "
+            "training calls several times, and after the weights were measured on validation "
+            f"images. Received: {type(optimizer).__name__} with {what}. Leave it out: `fine_tune` "
+            "itself keeps a mixture of the weights before and after."
         )
 
 
