@@ -252,6 +252,20 @@ def _():
 
 
 @canary(
+    "_use_weight_decay",
+    "Keras's optimizers no longer say in `_use_weight_decay` whether a variable decays: "
+    "fine_tune(optimizer=...) asks it what the user has excluded.",
+)
+def _():
+    kernel, bias = (keras.Variable([0.0], name=name) for name in ("kernel", "bias"))
+    optimizer = keras.optimizers.SGD(weight_decay=0.1)
+    optimizer.exclude_from_weight_decay(var_list=[kernel], var_names=["bias"])
+    other = keras.optimizers.SGD(weight_decay=0.1)
+    excluded = [keras_private.decays(optimizer, variable) for variable in (kernel, bias)]
+    return excluded == [False, False] and keras_private.decays(other, kernel)
+
+
+@canary(
     "_maybe_symbolic_build",
     "Keras no longer builds metrics and losses before training in `_maybe_symbolic_build`: "
     "tlkit/training/keras_workers.py patches it, and may have to patch another part.",

@@ -274,6 +274,7 @@ def test_a_new_class_that_looks_like_an_old_one_is_refused(tmp_path):
 
 
 def test_cross_validation_folds_keep_groups_together(photos):
+    from tlkit.data.augmentation import Augmentation
     from tlkit.training.features import extract_features
     from tlkit.training.frozen import FrozenPart
     from tlkit.training.views import ViewPolicy
@@ -283,7 +284,9 @@ def test_cross_validation_folds_keep_groups_together(photos):
     from tlkit.models.heads import feature_cut
 
     part = FrozenPart(type(model)(model.inputs[0], feature_cut(model)))
-    features = extract_features(part, data.train, exact=True, views=ViewPolicy("light", 2))
+    features = extract_features(
+        part, data.train, exact=True, views=ViewPolicy(Augmentation("light"), 2)
+    )
     assert len(features.groups) == 120
     assert len(np.unique(features.groups)) == 10
     assert len(np.unique(features.images)) == 60

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 import tlkit
 from tests.conftest import bfloat16_differs_by, write_photos
+from tlkit.data.augmentation import Augmentation
 from tlkit.models.heads import feature_cut
 from tlkit.training import features, frozen
 from tlkit.training.features import extract_features
@@ -109,13 +110,17 @@ def test_the_head_does_not_belong_to_the_prefix(data):
 
 def test_views_are_stored_one_by_one_and_differ(data):
     prefix = prefix_of(classifier())
-    features = extract_features(prefix, data.train, exact=True, views=ViewPolicy("default", 2))
+    features = extract_features(
+        prefix, data.train, exact=True, views=ViewPolicy(Augmentation("default"), 2)
+    )
     n = data.train.num_images
     assert features.num_forward_passes == 2 * n
     rows = features.load()
     assert not np.allclose(rows[:n], rows[n:])
     np.testing.assert_array_equal(features.labels, np.tile(data.train.labels, 2))
-    more = extract_features(prefix, data.train, exact=True, views=ViewPolicy("default", 3))
+    more = extract_features(
+        prefix, data.train, exact=True, views=ViewPolicy(Augmentation("default"), 3)
+    )
     assert more.num_forward_passes == n
 
 
@@ -203,7 +208,7 @@ def test_bfloat16_leaks_into_no_other_function():
 
 def test_views_and_copies_of_an_image_share_its_number(data):
     copies = data.train.subset(np.array([0, 1, 0]))
-    views = ViewPolicy("light", 2)
+    views = ViewPolicy(Augmentation("light"), 2)
     features = extract_features(prefix_of(classifier()), copies, exact=True, views=views)
     a, b, c = features.images[:3]
     assert a == c != b

@@ -11,11 +11,12 @@ import tensorflow as tf
 from tlkit.advice.graph_costs import FLOAT_BYTES, GroupCost, group_costs, peak_activations
 from tlkit.advice.projection import NOTHING, Timings, estimate_head_seconds, estimate_plan_seconds
 from tlkit.advice.timing import Timing, time_calls
-from tlkit.data.augmentation import AUGMENTATIONS
+from tlkit.data.augmentation import Augmentation, AugmentLike, augmentation_of
+from tlkit.data.augmentation_checks import check_augmentation
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.displays.activity import duration
 from tlkit.distribution.strategies import check_one_device
-from tlkit.errors import ArgumentError, check_choice, check_count
+from tlkit.errors import ArgumentError, check_count
 from tlkit.evaluation.names import num_classes_of
 from tlkit.models.flattening import above, below
 from tlkit.models.groups import cut_before, resolve_group, set_trainable_flags
@@ -153,7 +154,7 @@ def estimate_cost(
     unfreeze: str | int | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
-    augment: str = DEFAULT_AUGMENTATION,
+    augment: AugmentLike = DEFAULT_AUGMENTATION,
     views: int | None = None,
     is_timed: bool = True,
     cache: str | os.PathLike[str] | None = None,
@@ -189,15 +190,17 @@ def estimate_cost(
         >>> [group.name for group in report.groups], report.step_seconds > 0
         (['stage1', 'stage2', 'stage3', 'head'], True)
     """
-    check_choice("augment", augment, AUGMENTATIONS)
+    augmentation = augmentation_of(augment)
     batch_size = _check_arguments(model, data, epochs, views, batch_size)
+    if data is not None:
+        check_augmentation(augmentation, data.train)
     solves_head = unfreeze == "head" and epochs is None
     if unfreeze is None:
         unfreeze = default_unfreeze(model)
     first = resolve_group(model, unfreeze)
     groups = group_costs(model)
     head_views = views or 1 if solves_head else 1
-    views = view_policy_for(views, augment).number
+    views = view_policy_for(views, augmentation).number
     num_epochs = 0
     if data is not None and not solves_head:
         num_epochs = epochs or default_epochs(steps_in_epoch(data.train))
@@ -229,10 +232,9 @@ def estimate_cost(
         )  # the .keras file and the SavedModel
     if data is not None and forward is not None:
         below_cut = _time_forward(model, cut, batch_size) if cut is not None else NOTHING
-        is_augmented = head_views > 1 if solves_head else augment != "none"
-        timings = _collect_timings(
-            data, augment if is_augmented else "none", forward, below_cut, step
-        )
+        if solves_head and head_views == 1:
+            augmentation = Augmentation("none")
+        timings = _collect_timings(data, augmentation, forward, below_cut, step)
         if solves_head:
             seconds = estimate_head_seconds(data, timings, views=head_views)
         else:
@@ -323,10 +325,15 @@ def _labels(model: keras.Model, batch_size: int) -> np.ndarray:
 
 
 def _collect_timings(
-    data: ImageData, augment: str, forward: Timing, below_cut: Timing, step: Timing | None
+    data: ImageData,
+    augmentation: Augmentation,
+    forward: Timing,
+    below_cut: Timing,
+    step: Timing | None,
 ) -> Timings:
-    decoding = _time_decoding(data.train, "none")
-    augmenting = decoding if augment == "none" else _time_decoding(data.train, augment)
+    decoding = augmenting = _time_decoding(data.train, Augmentation("none"))
+    if not augmentation.is_none:
+        augmenting = _time_decoding(data.train, augmentation)
     return Timings(forward, below_cut, decoding, augmenting, step or NOTHING)
 
 
@@ -338,13 +345,13 @@ def _time_forward(model: keras.Model, tensor: keras.KerasTensor, batch_size: int
     return time_calls(lambda: part.float32(images).numpy(), _MIN_SECONDS).divide(batch_size)
 
 
-def _time_decoding(split: ImageSplit, augment: str) -> Timing:
+def _time_decoding(split: ImageSplit, augmentation: Augmentation) -> Timing:
     """Returns the time to read and augment one image; setting up readers counts as set-up."""
     rows = np.arange(min(split.num_images, _NUM_DECODED))
 
     def read_batches() -> Iterator[object]:
         yield from split.dataset(
-            shuffle=False, augment=augment, indices=rows, epochs=_EPOCHS, keep=False
+            shuffle=False, augment=augmentation, indices=rows, epochs=_EPOCHS, keep=False
         )
 
     batches = read_batches()  # the set-up happens with the first batch

@@ -6,6 +6,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tlkit.data.augmentation import Augmentation, AugmentLike, augmentation_of
+from tlkit.data.augmentation_checks import check_augmentation
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.data.missing_files import missing_files_named
 from tlkit.distribution.strategies import check_one_device
@@ -97,7 +99,7 @@ def find_learning_rate(
     highest: float = 1.0,
     num_steps: int = 100,
     weight_decay: float = 0.0,
-    augment: str = "default",
+    augment: AugmentLike = "default",
     loss: keras.losses.Loss | None = None,
 ) -> LearningRateReport:
     """Suggests a learning rate by training some steps with increasing rates.
@@ -115,7 +117,7 @@ def find_learning_rate(
         highest: The last rate, unless the loss diverges before.
         num_steps: Number of steps from `lowest` to `highest`.
         weight_decay: The weight decay of AdamW.
-        augment: The augmentation preset of the training images.
+        augment: Augmentation of the training images: a preset or Keras layers, see `fine_tune`.
         loss: As `fine_tune` takes it; the cross-entropy that fits the head by default.
 
     Raises:
@@ -146,13 +148,15 @@ def find_learning_rate(
     check_one_device(model, "find_learning_rate")
     check_loss(loss, model)
     loss = loss_of(model) if loss is None else loss
-    source = source_of(model, data, None)
+    augmentation, source = augmentation_of(augment), source_of(model, data, None)
+    if isinstance(source.train, ImageSplit):
+        check_augmentation(augmentation, source.train)
     if unfreeze is None:
         unfreeze = default_unfreeze(model)
     rates = np.geomspace(lowest, highest, num_steps)
     with restored_afterwards(model):
         frozen_calls = find_frozen_calls(model, unfreeze, set_trainable_flags(model, unfreeze))
-        batches = _repeat_batches(source.train, model, augment, one_hot=takes_one_hot(loss))
+        batches = _repeat_batches(source.train, model, augmentation, one_hot=takes_one_hot(loss))
         trainee = hooked(model, frozen_calls=frozen_calls)
         with missing_files_named([source.train]):
             losses = _run_sweep(
@@ -190,10 +194,10 @@ def find_learning_rate(
 
 
 def _repeat_batches(
-    images: Images, model: keras.Model, augment: str, *, one_hot: bool
+    images: Images, model: keras.Model, augmentation: Augmentation, *, one_hot: bool
 ) -> tf.data.Dataset:
     if isinstance(images, ImageSplit):
-        images = images.dataset(shuffle=True, augment=augment)
+        images = images.dataset(shuffle=True, augment=augmentation)
     return with_targets(images.repeat(), model, one_hot=one_hot)
 
 

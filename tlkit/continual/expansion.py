@@ -29,6 +29,8 @@ from tlkit.continual.expansion_steps import (
     widen_layers,
 )
 from tlkit.continual.old_data import evaluation_split
+from tlkit.data.augmentation import AugmentLike, augmentation_of
+from tlkit.data.augmentation_checks import check_augmentation
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.distribution.strategies import check_one_device
 from tlkit.evaluation.metrics import evaluate
@@ -57,7 +59,7 @@ def expand(
     probe_epochs: int = 2,
     epochs: int = 10,
     learning_rate: float = 1e-3,
-    augment: str = "none",
+    augment: AugmentLike = "none",
     old_data: ImageData | ImageSplit | None = None,
     seed: int = 0,
     cache: str | os.PathLike[str] | None = None,
@@ -111,7 +113,7 @@ def expand(
         probe_epochs: Number of passes over the training images in the probe.
         epochs: Maximum number of passes over them for the new units.
         learning_rate: Learning rate of Adam, for both.
-        augment: Augmentation of the training images, by name.
+        augment: Augmentation of the training images: a preset or Keras layers, see `fine_tune`.
         old_data: Images of old classes, to measure old accuracy on: a split, or an `ImageData`,
             of which the validation images are used.
         seed: Seed of new weights and of folds.
@@ -159,8 +161,10 @@ def expand(
         for each layer, such as the code's 10, is `num_units`.
     """
     check_numbers(threshold, num_units, target=target, strength=strength, sparsity=sparsity)
-    check_training(probe_epochs, epochs, learning_rate, augment)
+    check_training(probe_epochs, epochs, learning_rate)
+    augmentation = augmentation_of(augment)
     validation = check_data(data, model)
+    check_augmentation(augmentation, data.train)
     old_split = None if old_data is None else evaluation_split(old_data, model)
     check_one_device(model, "expand")
     check_head(model)
@@ -178,7 +182,7 @@ def expand(
     if retrained.loss > target:
         settings: dict[str, object] = {
             "learning_rate": learning_rate,
-            "augment": augment,
+            "augment": augmentation,
             "seed": seed,
         }
         probe = {**settings, "epochs": probe_epochs}

@@ -3,12 +3,10 @@
 import keras
 import numpy as np
 
-from tlkit.data.augmentation import AUGMENTATIONS
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.errors import (
     ArgumentError,
     DataError,
-    check_choice,
     check_count,
     check_not_negative,
     check_positive,
@@ -35,9 +33,8 @@ def check_numbers(
     check_not_negative("sparsity", sparsity)
 
 
-def check_training(probe_epochs: int, epochs: int, learning_rate: float, augment: str) -> None:
+def check_training(probe_epochs: int, epochs: int, learning_rate: float) -> None:
     """Checks the arguments of training."""
-    check_choice("augment", augment, AUGMENTATIONS)
     check_count("probe_epochs", probe_epochs)
     check_count("epochs", epochs)
     check_positive("learning_rate", learning_rate)

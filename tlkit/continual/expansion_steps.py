@@ -11,6 +11,7 @@ import numpy as np
 from tlkit.continual.group_sparsity import GroupSparsity
 from tlkit.continual.head_features import assign_rows, newest_rows
 from tlkit.continual.new_rows import solve_new_rows
+from tlkit.data.augmentation import Augmentation
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.distribution.shards import Shard
 from tlkit.errors import ArgumentError
@@ -267,7 +268,7 @@ def fit_task(
     *,
     epochs: int,
     learning_rate: float,
-    augment: str,
+    augment: Augmentation,
     seed: int,
     hooks: Sequence[StepHook],
     frozen_calls: FrozenCalls | None = None,

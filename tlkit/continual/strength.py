@@ -23,6 +23,7 @@ from tlkit.continual.methods import WITHOUT_TRAINING
 from tlkit.continual.old_data import evaluation_split
 from tlkit.continual.strength_reports import StrengthReport, StrengthTrial
 from tlkit.continual.strength_search import MAX_TRIALS, TOLERANCE, search_strength
+from tlkit.data.augmentation import AugmentLike, augmentation_of
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.errors import ArgumentError, check_choice, check_count, check_fraction, did_you_mean
 from tlkit.evaluation.data_checks import Images
@@ -54,7 +55,7 @@ def choose_anchor(
     groups: str | list[str] | None = None,
     mode: str = "penalty",
     epochs: int = DEFAULT_EPOCHS,
-    augment: str = "none",
+    augment: AugmentLike = "none",
     seed: int = 0,
     cache: str | os.PathLike[str] | None = None,
     **fine_tuning: Any,
@@ -90,7 +91,8 @@ def choose_anchor(
         groups: See `anchor_weights`.
         mode: See `anchor_weights`.
         epochs: Number of epochs of each training; a few, on stored activations, are fast.
-        augment: Augmentation in these trainings; with it the whole graph may run in every step.
+        augment: Augmentation in these trainings, as for `fine_tune`; with it the whole graph may
+            run in every step.
         seed: Seed of the trainings.
         cache: Folder of the feature stores.
         **fine_tuning: Other arguments of `fine_tune` for all trainings, such as `unfreeze`. With
@@ -132,7 +134,8 @@ def choose_anchor(
     anchorable(model, groups)
     _check_keywords(fine_tuning)
     given: dict[str, Any] = {"validation": validation, "seed": seed, "cache": cache}
-    tuning: dict[str, Any] = {"epochs": epochs, "augment": augment, **given, **fine_tuning}
+    augmentation = augmentation_of(augment)
+    tuning: dict[str, Any] = {"epochs": epochs, "augment": augmentation, **given, **fine_tuning}
     check_fine_tuning(model, data, **tuning)
     old_split = None if old_data is None else evaluation_split(old_data, model)
     source = source_of(model, data, validation)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tlkit.data.augmentation import AUGMENTATIONS
+from tlkit.data.augmentation import AugmentLike, augmentation_of
 from tlkit.data.image_source import ImageSource
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.settings import check_image_size
-from tlkit.errors import ArgumentError, check_choice, check_count, some_of
+from tlkit.errors import ArgumentError, check_count, some_of
 from tlkit.utils.renamed import renamed_argument, renamed_attribute
 from tlkit.utils.text_repr import ShownAsText
 
@@ -119,7 +119,7 @@ class ImageSplit(ShownAsText):
     def dataset(
         self,
         shuffle: bool | None = None,
-        augment: str = "none",
+        augment: AugmentLike = "none",
         *,
         epochs: range | None = None,
         indices: np.ndarray | None = None,
@@ -143,7 +143,9 @@ class ImageSplit(ShownAsText):
             shuffle: Whether the whole split is shuffled anew in each epoch. By default only the
                 training split is, since its images are sorted by class; validation, test and rows
                 selected by `indices` keep their order.
-            augment: A preset of `augmentation_layers`; only for the training split.
+            augment: A preset of `augmentation_layers`, or Keras layers, which get each image by
+                itself, `(1, height, width, 3)`, and all their random numbers from the split's seed,
+                the epoch and the image; only for the training split.
             epochs: The epochs to iterate through, or `None` for one epoch per iteration.
             indices: The rows to use, in this order; all rows by default.
             batch_size: Images per batch; the split's own by default.
@@ -156,9 +158,9 @@ class ImageSplit(ShownAsText):
                 and for larger splits, files are read when they are needed.
 
         Raises:
-            ArgumentError: `augment` is not a preset, or is not "none" for a split other than
-                training; `epochs` is empty; a row does not exist; `batch_size` is not a positive
-                whole number.
+            ArgumentError: `augment` is neither a preset nor layers that return images of their
+                input's shape, or is not "none" for a split other than training; `epochs` is empty;
+                a row does not exist; `batch_size` is not a positive whole number.
 
         Example:
             >>> import numpy as np
@@ -171,11 +173,11 @@ class ImageSplit(ShownAsText):
             (4, 8, 8, 3) [0 1 0 1]
             (2, 8, 8, 3) [0 1]
         """
-        check_choice("augment", augment, AUGMENTATIONS)
-        if augment != "none" and self.name != "train":
+        augmentation = augmentation_of(augment)
+        if not augmentation.is_none and self.name != "train":
             raise ArgumentError(
                 "`augment` must be 'none' for validation and test. "
-                f"Received: augment={augment!r} for the split {self.name!r}. Leave it out."
+                f"Received: {str(augmentation)!r} for the split {self.name!r}. Leave it out."
             )
         if epochs is not None and (len(epochs) == 0 or min(epochs) < 0):
             raise ArgumentError(
@@ -198,7 +200,7 @@ class ImageSplit(ShownAsText):
             self.source,
             self._rows(indices),
             shuffle,
-            augment,
+            augmentation,
             epochs=epochs,
             batch_size=batch_size,
             first_batch=first_batch,

@@ -5,11 +5,12 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from tlkit.data.augmentation import augmentation_layers
+from tlkit.data.augmentation import Augmentation, augmentation_layers
 from tlkit.data.checksums import file_reader
 from tlkit.data.decoding import decoder, resize_image
 from tlkit.data.image_source import ImageSource
 from tlkit.data.kept_pixels import cached_pixels
+from tlkit.data.layer_views import build_layers, layer_view
 from tlkit.data.random_views import random_view
 
 NO_ROW = -1
@@ -19,7 +20,7 @@ def image_batches(
     source: ImageSource,
     rows: np.ndarray,
     shuffle: bool,
-    augment: str,
+    augmentation: Augmentation,
     *,
     epochs: range | None,
     batch_size: int,
@@ -31,20 +32,20 @@ def image_batches(
     num_rows = len(rows)
     batch_size = max(min(batch_size, num_rows), 1)
     shard_size = -(-batch_size // shard[1])
-    layers = augmentation_layers(augment)
+    view = _view_function(augmentation, source.image_size)
     memory_reader = _pixels_in_memory(source, rows, keep=keep and shard[1] == 1)
     read = memory_reader or _pixel_reader(source)
     with tf.device("CPU:0"):
         labels = tf.constant(source.labels)
-        keys = tf.constant(source.keys if layers else [], tf.int64)
+        keys = tf.constant(source.keys if view else [], tf.int64)
         rows = tf.constant(rows, tf.int64)
     seed = tf.constant(source.seed, tf.int64)
 
     def load(row: tf.Tensor, epoch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         image = read(row)
-        if layers:
+        if view:
             image_seed = tf.random.fold_in(tf.stack([seed, epoch]), tf.gather(keys, row))
-            image = random_view(image, layers, image_seed)
+            image = view(image, image_seed)
         return image, tf.gather(labels, row)
 
     batch_rows = _batch_rows_function(
@@ -68,7 +69,7 @@ def image_batches(
 
     def load_or_fill(row: tf.Tensor, epoch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         height, width = source.image_size
-        pixel_type = tf.float32 if layers else tf.uint8
+        pixel_type = tf.float32 if view else tf.uint8
         filler = (
             tf.zeros((height, width, 3), pixel_type),
             tf.zeros(labels.shape[1:], labels.dtype),
@@ -86,7 +87,7 @@ def image_batches(
 
     epoch_numbers = _epoch_numbers(epochs, source.seed)
     num_batches = -(-num_rows // batch_size) * (1 if epochs is None else len(epochs)) - first_batch
-    if memory_reader and not layers:
+    if memory_reader and not view:
         batches = (
             epoch_numbers.enumerate()
             .flat_map(without_autograph(whole_batches))
@@ -106,6 +107,19 @@ def image_batches(
         )
     counted = batches.apply(tf.data.experimental.assert_cardinality(num_batches))
     return counted.prefetch(tf.data.AUTOTUNE)
+
+
+def _view_function(
+    augmentation: Augmentation, image_size: tuple[int, int]
+) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None:
+    """Returns a function from an image and its seed to a view of it; `None` if it is unchanged."""
+    if augmentation.is_none:
+        return None
+    if augmentation.layers:
+        build_layers(augmentation.layers, image_size)
+        return lambda image, seed: layer_view(image, augmentation.layers, seed)
+    layers = augmentation_layers(augmentation.preset)
+    return lambda image, seed: random_view(image, layers, seed)
 
 
 def _epoch_numbers(epochs: range | None, seed: int) -> tf.data.Dataset:

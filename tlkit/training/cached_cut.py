@@ -10,6 +10,7 @@ from math import prod
 import keras
 import numpy as np
 
+from tlkit.data.augmentation import Augmentation
 from tlkit.data.images import ImageSplit
 from tlkit.distribution.shards import ShardedBatches
 from tlkit.models.flattening import above, below
@@ -139,14 +140,14 @@ def uncached(reason: str) -> CutDecision:
     return CutDecision(None, f"the whole graph runs: {reason}")
 
 
-def view_policy_for(number: int | None, augment: str) -> ViewPolicy:
+def view_policy_for(number: int | None, augmentation: Augmentation) -> ViewPolicy:
     """Returns which views of each image to store; by default none that are augmented.
 
     Without augmentation all views are equal, and one is stored unless `number` is 0.
     """
-    if augment == "none" and number != 0:
+    if augmentation.is_none and number != 0:
         return PLAIN
-    return ViewPolicy(augment, number or 0)
+    return ViewPolicy(augmentation, number or 0)
 
 
 def reason_not_to_store(model: keras.Model, first: int, *, views: int, epochs: int | None) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import keras
 
-from tlkit.data.augmentation import AUGMENTATIONS
+from tlkit.data.augmentation_checks import check_augmentation
 from tlkit.data.images import ImageSplit
 from tlkit.errors import (
     ArgumentError,
@@ -19,24 +19,28 @@ from tlkit.errors import (
 )
 from tlkit.models.groups import BATCH_NORM
 from tlkit.models.heads import head_kind
-from tlkit.training.precision import PRECISIONS
+from tlkit.training.precision import PRECISIONS, resolve_precision
 from tlkit.training.rates import SCHEDULES
 from tlkit.training.recipe import DEFAULT_AUGMENTATION, Recipe
 from tlkit.training.sources import Source
+from tlkit.training.stages import Stage
+from tlkit.training.step import StepHook
 
 
 def check_recipe(recipe: Recipe, model: keras.Model, epochs: int | None) -> None:
-    """Raises `ArgumentError` unless every value is valid."""
+    """Raises `ArgumentError` unless every value of a resolved recipe is valid."""
     if epochs is not None:
         check_count("epochs", epochs)
-    check_positive("learning_rate", recipe.learning_rate)
+    if recipe.learning_rate is not None:
+        check_positive("learning_rate", recipe.learning_rate)
     check_positive_fraction("layer_decay", recipe.layer_decay)
-    check_choice("schedule", recipe.schedule, SCHEDULES)
-    check_choice("augment", recipe.augment, AUGMENTATIONS)
+    if recipe.schedule is not None:
+        check_choice("schedule", recipe.schedule, SCHEDULES)
     check_choice("batch_norm", recipe.batch_norm, BATCH_NORM)
     check_choice("precision", recipe.precision, PRECISIONS)
     check_fraction("label_smoothing", recipe.label_smoothing)
-    check_not_negative("weight_decay", recipe.weight_decay)
+    if recipe.weight_decay is not None:
+        check_not_negative("weight_decay", recipe.weight_decay)
     if recipe.kept_fraction is not None:
         check_unit("kept_fraction", recipe.kept_fraction)
     if recipe.patience is not None:
@@ -58,18 +62,58 @@ def check_solve_head(solve_head: bool | str) -> None:
 
 
 def check_fits_source(recipe: Recipe, source: Source) -> None:
-    """Raises `ArgumentError` if an argument does not apply to a `tf.data.Dataset`."""
+    """Raises `ArgumentError` if an argument does not apply to a `tf.data.Dataset`.
+
+    Augments some images of a split by the user's layers, if there are any.
+    """
     if isinstance(source.train, ImageSplit):
+        check_augmentation(recipe.augment, source.train)
         return
-    if recipe.views is not None or recipe.augment not in (DEFAULT_AUGMENTATION, "none"):
+    if recipe.views is not None or recipe.augment.preset not in (DEFAULT_AUGMENTATION, "none"):
         raise ArgumentError(
             "`views` and `augment` must be left out if `data` is a tf.data.Dataset. "
-            f"Received: views={recipe.views}, augment={recipe.augment!r}. Augment in the dataset "
-            "itself."
+            f"Received: views={recipe.views}, augment={str(recipe.augment)!r}. Augment in the "
+            "dataset itself."
         )
 
 
-def check_callbacks(callbacks: Sequence[keras.callbacks.Callback], schedule: str) -> None:
+def check_own_optimizer(
+    recipe: Recipe, stages: Sequence[Stage], hooks: Sequence[StepHook], num_replicas: int
+) -> None:
+    """Raises `ArgumentError` unless the user's optimizer, if any, fits the other arguments."""
+    own = recipe.optimizer
+    if own is None:
+        return
+    if own.schedule is not None and any(stage.learning_rate is not None for stage in stages):
+        raise ArgumentError(
+            "`learning_rate` of a stage must be left out if the learning rate of `optimizer` has a "
+            f"schedule. Received: {own}, and a stage with a rate of its own. Give the optimizer a "
+            "number, or leave the stage's rate out."
+        )
+    if recipe.layer_decay < 1 and isinstance(own.given, keras.optimizers.Muon):
+        raise ArgumentError(
+            "`layer_decay` must be 1 with an optimizer that has a weight decay of its own for each "
+            f"kind of weights. Received: layer_decay={recipe.layer_decay!r} and optimizer="
+            f"{own.name}. Leave it out, or give another optimizer."
+        )
+    is_accumulating = bool(own.given.gradient_accumulation_steps)
+    if is_accumulating and (hooks or num_replicas > 1):
+        what = "an `anchor`" if hooks else f"{num_replicas} replicas"
+        raise ArgumentError(
+            "`optimizer` must update the weights in every step if there is an `anchor`, or on "
+            "several replicas. Received: gradient_accumulation_steps="
+            f"{own.given.gradient_accumulation_steps} and {what}. Leave it out, and load the data "
+            "in larger batches."
+        )
+    precision = resolve_precision(recipe.precision, num_replicas)
+    if own.given.loss_scale_factor and precision == "mixed_float16":
+        raise ArgumentError(
+            "`optimizer` must not scale the loss in mixed_float16, which has a loss scale of its "
+            f"own. Received: loss_scale_factor={own.given.loss_scale_factor!r}. Leave it out."
+        )
+
+
+def check_callbacks(callbacks: Sequence[keras.callbacks.Callback], schedule: str | None) -> None:
     """Raises `ArgumentError` if a callback does not work in `fine_tune`."""
     for callback in callbacks:
         if not isinstance(callback, keras.callbacks.Callback):
@@ -87,6 +131,11 @@ def check_callbacks(callbacks: Sequence[keras.callbacks.Callback], schedule: str
         sets_rate = isinstance(
             callback, keras.callbacks.ReduceLROnPlateau | keras.callbacks.LearningRateScheduler
         )
+        if sets_rate and schedule is None:
+            raise ArgumentError(
+                "`optimizer` must have a number as its learning rate if a callback sets the rate. "
+                f"Received: one with a schedule and a {type(callback).__name__}. Give a number."
+            )
         if sets_rate and schedule != "constant":
             raise ArgumentError(
                 "`schedule` must be 'constant' if a callback sets the learning rate. Received: "

@@ -191,7 +191,7 @@ class _Filler:
                     continue
                 batches = split.dataset(
                     shuffle=False,
-                    augment=views.augment,
+                    augment=views.augmentation,
                     epochs=range(view, view + 1),
                     indices=indices,
                     batch_size=_BATCH_SIZE,
@@ -215,7 +215,7 @@ class _Filler:
                 batches = iter(
                     split.dataset(
                         shuffle=False,
-                        augment=views.augment,
+                        augment=views.augmentation,
                         epochs=range(view, view + 1),
                         indices=own,
                         batch_size=_BATCH_SIZE,

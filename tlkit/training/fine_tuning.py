@@ -8,21 +8,26 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tlkit.data.augmentation import AugmentLike, augmentation_of
 from tlkit.data.images import ImageData
 from tlkit.distribution.lost_workers import lost_worker_named
 from tlkit.distribution.strategies import scope_of, workers_of
 from tlkit.errors import ArgumentError, as_tuple
 from tlkit.evaluation.data_checks import Images, note_on_values
 from tlkit.models.compiling import ensure_compiled
-from tlkit.training.checks import check_callbacks, check_fits_source, check_recipe
+from tlkit.training.checks import (
+    check_callbacks,
+    check_fits_source,
+    check_own_optimizer,
+    check_recipe,
+)
 from tlkit.training.distributed_checks import check_distributed_training
 from tlkit.training.head import reason_not_to_solve
 from tlkit.training.objective import check_loss, check_metrics
+from tlkit.training.own_optimizer import own_optimizer
 from tlkit.training.recipe import (
     DEFAULT_AUGMENTATION,
     DEFAULT_LABEL_SMOOTHING,
-    DEFAULT_LEARNING_RATE,
-    DEFAULT_WEIGHT_DECAY,
     FineTuning,
     Recipe,
     identity_of,
@@ -53,13 +58,14 @@ def fine_tune(
     unfreeze: str | int | None = None,
     stages: Sequence[Stage] | None = None,
     epochs: int | None = None,
-    learning_rate: float = DEFAULT_LEARNING_RATE,
+    learning_rate: float | None = None,
     layer_decay: float = 1.0,
     anchor: StepHook | Sequence[StepHook] | None = None,
-    schedule: str = "cosine",
-    weight_decay: float = DEFAULT_WEIGHT_DECAY,
+    schedule: str | None = None,
+    weight_decay: float | None = None,
+    optimizer: keras.optimizers.Optimizer | str | None = None,
     batch_norm: str = "frozen",
-    augment: str = DEFAULT_AUGMENTATION,
+    augment: AugmentLike = DEFAULT_AUGMENTATION,
     views: int | None = None,
     loss: keras.losses.Loss | None = None,
     label_smoothing: float = DEFAULT_LABEL_SMOOTHING,
@@ -111,19 +117,34 @@ def fine_tune(
         stages: Several stages instead, each of which unfreezes more than the one before it.
         epochs: Number of passes over the training images; by default as many as make 1,500 steps,
             from 20 to 60. Applies to each stage without `epochs` of its own.
-        learning_rate: The peak learning rate, that of the head.
+        learning_rate: The peak learning rate, that of the head; 5e-4 by default.
         layer_decay: A group's rate is `learning_rate` times this to the power of its distance from
             the head, 0...1.
         anchor: One or more constraints, as returned by `anchor_weights`, `choose_anchor` or
             `distill_from`.
         schedule: The learning-rate schedule of each stage: "cosine" after a warm-up, "constant",
-            which callbacks may change, or "step", see `tlkit.training.rates.schedule_of`.
-        weight_decay: Decoupled weight decay of AdamW; not applied to biases and batch
-            normalisation.
+            which callbacks may change, or "step", see `tlkit.training.rates.schedule_of`. "cosine"
+            by default, or "constant" with an `optimizer`.
+        weight_decay: Decoupled weight decay of AdamW, 0.1 by default; not applied to biases and
+            batch normalisation.
+        optimizer: Replaces AdamW: a Keras optimizer, or the name of one, such as "sgd", with
+            Keras's default settings. It brings its learning rate and its weight decay, so
+            `learning_rate` and `weight_decay` must be left out. If its rate is a number, the rate
+            stays constant; `schedule` makes it the peak of a schedule, and a stage's own rate
+            replaces it. `layer_decay` multiplies its rate. Only its settings are used: each stage
+            starts with a new optimizer like it, whose state is resumed, and the given one is
+            unchanged. Weight decay is not applied to biases and batch normalisation, as with AdamW,
+            nor to what its `exclude_from_weight_decay` names.
         batch_norm: "frozen" keeps batch normalisation in inference mode with its weights
             unchanged; "affine" trains its scales and offsets in the trainable groups, with the
             statistics of inference mode; "train" trains it with the statistics of each batch.
-        augment: Augmentation of the training images, by name.
+        augment: Augmentation of the training images: "none", "light", "default" or "strong", see
+            `tlkit.data.augmentation.augmentation_layers`; or Keras layers of your own, one or a
+            list, also a `keras.Sequential` or a `keras.layers.Pipeline`. Each image is passed to
+            the layers by itself, float32 `(1, height, width, 3)`, 0...255, and must come back in
+            the same shape and range. Their random numbers depend only on `seed`, the epoch and the
+            image, and their own seeds are ignored, so that a training can be repeated and resumed.
+            The layers do not become part of the model.
         views: Number of augmented versions of each training image that are stored if a part is
             frozen, and there are at least twice as many epochs. By default 0: every epoch augments
             the images anew. Without augmentation one version is stored.
@@ -162,7 +183,9 @@ def fine_tune(
         and is therefore optimistically biased; measure on the test split.
 
     Raises:
-        ArgumentError: An argument is invalid, or data and model do not fit.
+        ArgumentError: An argument is invalid, or data and model do not fit; `augment` does not
+            return images 0...255 of the same shape; the same is set by `optimizer` and another
+            argument.
         TrainingError: The loss became NaN (the best weights so far are restored), a trainable group
             did not change (the model is restored), or a worker was lost.
         RunError: `run_directory` holds a training of another model, other data or other arguments.
@@ -181,8 +204,9 @@ def fine_tune(
         layer_decay=layer_decay,
         schedule=schedule,
         weight_decay=weight_decay,
+        optimizer=own_optimizer(optimizer),
         batch_norm=batch_norm,
-        augment=augment,
+        augment=augmentation_of(augment),
         views=views,
         label_smoothing=label_smoothing,
         class_weight=class_weight,
@@ -227,7 +251,10 @@ def check_fine_tuning(model: keras.Model, data: ImageData | tf.data.Dataset, **g
         ArgumentError: See `fine_tune`.
     """
     of_recipe = {field.name for field in dataclasses.fields(Recipe)}
-    recipe = Recipe(**{name: value for name, value in given.items() if name in of_recipe})
+    values = {name: value for name, value in given.items() if name in of_recipe}
+    values["optimizer"] = own_optimizer(values.get("optimizer"))
+    values["augment"] = augmentation_of(values.get("augment", DEFAULT_AUGMENTATION))
+    recipe = Recipe(**values)
     others = of_recipe | {"cache", "run_directory"}
     _resolved(model, data, recipe, **{k: v for k, v in given.items() if k not in others})
 
@@ -247,7 +274,7 @@ def _resolved(
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> FineTuning:
     """Checks the arguments of `fine_tune`, and resolves those that were left out."""
-    callbacks = as_tuple(callbacks)
+    callbacks, recipe = as_tuple(callbacks), recipe.resolved()
     if loss is not None:
         recipe = dataclasses.replace(recipe, label_smoothing=0.0)
     check_recipe(recipe, model, epochs)
@@ -266,20 +293,22 @@ def _resolved(
     if stages is None:
         stages = [Stage(default_unfreeze(model) if unfreeze is None else unfreeze)]
     epochs = epochs or default_epochs(steps_in_epoch(source.train))
+    stages = check_stages(model, stages)
     plan = tuple(
         PlannedStage(
             stage.unfreeze, stage.epochs or epochs, stage.learning_rate or recipe.learning_rate
         )
-        for stage in check_stages(model, stages)
+        for stage in stages
     )
     if recipe.solve_head is True and (why := reason_not_to_solve(model, plan[0].unfreeze)):
         raise ArgumentError(
             "`solve_head` must be 'auto' or False for a head that cannot be solved. Received: "
             f"solve_head=True, and {why}. Leave it out."
         )
-    hooks = hooks_of(anchor, model)
+    hooks, workers = hooks_of(anchor, model), workers_of(model)
+    check_own_optimizer(recipe, stages, hooks, workers.num_replicas)
     check_distributed_training(
-        workers_of(model), recipe, source.train, loss=loss, metrics=metrics, hooks=hooks
+        workers, recipe, source.train, loss=loss, metrics=metrics, hooks=hooks
     )
     notes = notes_on_flags(model, [stage.unfreeze for stage in plan], is_given=is_given)
     notes += [note] if (note := note_on_values(source.train)) else []

@@ -20,6 +20,7 @@ from tlkit.errors import TrainingError
 from tlkit.training.best import EpochGuard, KeepBest
 from tlkit.training.fit_data import fit_data, with_class_weights
 from tlkit.training.inference_mode import FrozenCalls
+from tlkit.training.rates import NamedRate
 from tlkit.training.resume import Position, SaveProgress, StageCheckpoint, assign_all, values_of
 from tlkit.training.saved_state import FitState
 from tlkit.training.step import HookedModel, StepHook, hooked
@@ -212,13 +213,12 @@ class NotFiniteError(TrainingError):
         super().__init__(f"The loss became NaN or infinite at step {step} of epoch {epoch}.")
         self.stopped_at = stopped_at
 
-    def at_rate(self, learning_rate: float, left: str) -> TrainingError:
+    def at_rate(self, rate: NamedRate, left: str) -> TrainingError:
         """Returns the error that names the argument to change and the model's state, `left`."""
         epoch, step = self.stopped_at
         return TrainingError(
-            "`learning_rate` must be low enough for the loss to stay finite. Received: "
-            f"learning_rate={learning_rate!r}; the loss became NaN or infinite at step {step} of "
-            f"epoch {epoch}. {left} Try learning_rate={learning_rate / 10:.2g}."
+            f"{rate.rule} low enough for the loss to stay finite. Received: {rate.received}; the "
+            f"loss became NaN or infinite at step {step} of epoch {epoch}. {left} {rate.lower}."
         )
 
 

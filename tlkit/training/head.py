@@ -2,12 +2,14 @@
 
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from tlkit.data.augmentation import AugmentLike, augmentation_of
+from tlkit.data.augmentation_checks import check_augmentation
 from tlkit.data.images import ImageData
 from tlkit.distribution.lost_workers import lost_worker_named
 from tlkit.distribution.shards import ONLY_SHARD, ShardedBatches
@@ -39,7 +41,7 @@ from tlkit.training.fitting import (
 from tlkit.training.frozen import FrozenPart
 from tlkit.training.head_forms import CLOSED_FORM, FORMS
 from tlkit.training.objective import loss_of, metrics_of, targets_of
-from tlkit.training.rates import warm_up_then_cosine
+from tlkit.training.rates import NamedRate, warm_up_then_cosine
 from tlkit.training.recipe import description_of
 from tlkit.training.reports import StageReport, TrainingReport
 from tlkit.training.solving import HeadTask, SolvedHead, solve, why_not_closed_form
@@ -78,7 +80,7 @@ def train_head(
     epochs: int = 60,
     learning_rate: float = 1e-3,
     class_weight: str | None = None,
-    augment: str = "none",
+    augment: AugmentLike = "none",
     views: int = 1,
     solve_head: bool | str = "auto",
     seed: int = 0,
@@ -118,7 +120,7 @@ def train_head(
         learning_rate: The peak learning rate, for heads that are not solved.
         class_weight: "balanced" weights each class by the inverse of its frequency, in training
             and in the choice between the old and the new head, by balanced accuracy.
-        augment: Augmentation of the stored views, by name.
+        augment: Augmentation of the stored views: a preset or Keras layers, see `fine_tune`.
         views: Number of augmented versions of each training image that are stored.
         solve_head: `True` if the existing head is untrained and always replaced by the new one;
             `False` if it is trained, and kept if it is better on validation; "auto" treats a head
@@ -152,19 +154,22 @@ def train_head(
     check_seed(seed)
     check_class_weight(class_weight, is_multi_label=head_kind(model) == "multi_label")
     check_solve_head(solve_head)
+    augmentation = augmentation_of(augment)
     source = source_of(model, data, validation)
     if isinstance(source.train, tf.data.Dataset):
-        if views > 1 or augment != "none":
+        if views > 1 or not augmentation.is_none:
             raise ArgumentError(
                 "`views` and `augment` must be left out if `data` is a tf.data.Dataset. "
-                f"Received: views={views}, augment={augment!r}. Augment in the dataset itself."
+                f"Received: views={views}, augment={str(augmentation)!r}. Augment in the dataset "
+                "itself."
             )
-    elif views > 1 and augment == "none":
+    elif views > 1 and augmentation.is_none:
         raise ArgumentError(
             f"`views` must be 1 without augmentation. Received: views={views}, augment='none'. "
             "Name an augmentation, such as 'default'."
         )
-
+    else:
+        check_augmentation(augmentation, source.train)
     if head == CLOSED_FORM and (why := why_not_closed_form(model)):
         raise ArgumentError(
             "`head` must be 'auto' or 'linear' for a model whose last layer cannot be replaced. "
@@ -177,7 +182,7 @@ def train_head(
                 epochs=epochs,
                 learning_rate=learning_rate,
                 class_weight=class_weight,
-                views=ViewPolicy(augment, views),
+                views=ViewPolicy(augmentation, views),
                 solve_head=solve_head,
                 seed=seed,
             )
@@ -197,7 +202,8 @@ def _train(
     before = weights_by_group(model)
     has_flags = has_user_flags(model)
     part = FrozenPart(below(model, feature_cut(model)))
-    same = {"model": part.signature, "data": description_of(source), **asdict(training)}
+    views = {"augment": training.views.augmentation.identity(), "views": training.views.number}
+    same = {"model": part.signature, "data": description_of(source), **vars(training), **views}
     part.workers.check_same("model, data and arguments", same)
     train = extract_features(part, source.train, exact=False, views=training.views, cache=cache)
     held_out = None
@@ -223,7 +229,7 @@ def _train(
     except NotFiniteError as error:
         restore_weights(model, before)
         left = "The model's weights are restored."
-        raise error.at_rate(training.learning_rate, left) from error
+        raise error.at_rate(NamedRate(training.learning_rate), left) from error
     notes.append(solved.note)
     if solved.is_solved:  # possibly with other layers
         trainable, head = choose_trainable(model, "head"), head_from_features(model)

@@ -21,6 +21,38 @@ WARM_UP = 0.1
 Rate: TypeAlias = float | keras.optimizers.schedules.LearningRateSchedule
 
 
+@dataclass(frozen=True)
+class NamedRate:
+    """A learning rate as messages name it.
+
+    Attributes:
+        value: The peak rate; `None` for a schedule of the user's optimizer.
+        optimizer: Class and rate of the user's optimizer, in words; "" without one.
+    """
+
+    value: float | None
+    optimizer: str = ""
+
+    @property
+    def rule(self) -> str:
+        """The beginning of a message, up to the rule that the rate must follow."""
+        if self.optimizer:
+            return "`optimizer` must have a learning rate that is"
+        return "`learning_rate` must be"
+
+    @property
+    def received(self) -> str:
+        """What was received, in a message."""
+        return self.optimizer or f"learning_rate={self.value!r}"
+
+    @property
+    def lower(self) -> str:
+        """What to try if the rate is too high."""
+        if self.value is None:
+            return "Try a schedule of lower rates"
+        return f"Try learning_rate={self.value / 10:.2g}"
+
+
 def schedule_of(name: str, peak: float, num_steps: int) -> Rate:
     """Returns a learning-rate schedule over `num_steps` steps.
 
@@ -82,7 +114,7 @@ def rates_of(
     """Returns the learning rate of each variable in the next step, as scalars."""
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of loss scaling
     rate = tf.convert_to_tensor(optimizer.learning_rate, tf.float32)
-    if not isinstance(optimizer, LayerwiseAdamW):
+    if not isinstance(optimizer, Layerwise):
         return [rate] * len(variables)
     return [rate * optimizer.multiplier_of(variable) for variable in variables]
 
@@ -134,18 +166,19 @@ def _parts(variable: Any) -> tuple[tf.Variable, ...]:
     return (value,)
 
 
-class LayerwiseAdamW(keras.optimizers.AdamW):
-    """AdamW with a multiplier of the rate and the decoupled decay for each variable.
+class Layerwise(keras.optimizers.Optimizer):
+    """The part of an optimizer that multiplies the rate of each variable.
 
-    Everything else works as in Keras: one global clip norm, loss scaling, callbacks that change
-    `learning_rate`, and slots in checkpoints.
+    A class that inherits from this one first, and then from a Keras optimizer, has a multiplier of
+    the rate and of the decoupled decay for each variable. Everything else works as in Keras: one
+    global clip norm, loss scaling, callbacks that change `learning_rate`, and slots in checkpoints.
 
     Args:
         learning_rate: The rate of variables whose multiplier is 1.
         multipliers: From a variable's name to its multiplier; 1 for names that are left out.
         names: From the id of each variable to its name, as `variable_names(model)` returns them;
             by default its path.
-        **arguments: See `keras.optimizers.AdamW`.
+        **arguments: Arguments of the Keras optimizer.
 
     Raises:
         ArgumentError: In `build`, if several variables have the name of one multiplier.
@@ -161,7 +194,7 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
         names: Mapping[int, str] | None = None,
         **arguments: Any,
     ) -> None:
-        super().__init__(learning_rate, **arguments)
+        super().__init__(learning_rate=learning_rate, **arguments)
         self.multipliers = dict(multipliers)
         self._names = dict(names or {})
         self._undecayed = _Undecayed()
@@ -222,3 +255,24 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
     def get_config(self) -> dict[str, object]:
         """Returns the arguments of `from_config`."""
         return {**super().get_config(), "multipliers": self.multipliers}
+
+
+class LayerwiseAdamW(Layerwise, keras.optimizers.AdamW):
+    """AdamW with a multiplier of the rate and the decoupled decay for each variable."""
+
+
+def layerwise(
+    kind: type[keras.optimizers.Optimizer],
+) -> type[keras.optimizers.Optimizer]:
+    """Returns a class of optimizers with a multiplier for each variable, see `Layerwise`.
+
+    Args:
+        kind: A class of optimizers whose updates use the `learning_rate` of `update_step`.
+
+    Example:
+        >>> import keras
+        >>> from tlkit.training.rates import layerwise
+        >>> layerwise(keras.optimizers.SGD)(0.1, multipliers={"kernel": 0.5}).multipliers
+        {'kernel': 0.5}
+    """
+    return type(f"Layerwise{kind.__name__}", (Layerwise, kind), {})

@@ -1,15 +1,18 @@
 """The arguments of a training as plain values that can be stored and compared."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import keras
 
+from tlkit.data.augmentation import Augmentation
+from tlkit.errors import ArgumentError
 from tlkit.models.graph import parameters
 from tlkit.models.group_choice import AS_IS
 from tlkit.models.signature import signature
 from tlkit.models.trainable import trainable_mask
 from tlkit.models.variable_names import variable_names
+from tlkit.training.own_optimizer import OwnOptimizer
 from tlkit.training.sources import Source, steps_in_epoch
 from tlkit.training.stages import PlannedStage
 from tlkit.training.step import StepHook
@@ -19,6 +22,7 @@ DEFAULT_AUGMENTATION = "default"
 # Chosen on validation images, see benchmarks/README.md
 DEFAULT_LEARNING_RATE = 5e-4
 DEFAULT_WEIGHT_DECAY = 0.1
+DEFAULT_SCHEDULE = "cosine"
 DEFAULT_LABEL_SMOOTHING = 0.1
 
 _PLAIN_REGULARIZERS = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
@@ -26,14 +30,24 @@ _PLAIN_REGULARIZERS = (keras.regularizers.L1, keras.regularizers.L2, keras.regul
 
 @dataclass(frozen=True)
 class Recipe:
-    """The arguments of `fine_tune` that apply to all stages and are plain values."""
+    """The arguments of `fine_tune` that apply to all stages.
 
-    learning_rate: float = DEFAULT_LEARNING_RATE
+    `learning_rate`, `schedule` and `weight_decay` are `None` until `resolved` fills them in.
+
+    Attributes:
+        optimizer: The settings of the user's optimizer; `None` for AdamW.
+        augment: The augmentation of the training images.
+
+    All other attributes are plain values, as `fine_tune` takes them.
+    """
+
+    learning_rate: float | None = None
     layer_decay: float = 1.0
-    schedule: str = "cosine"
-    weight_decay: float = DEFAULT_WEIGHT_DECAY
+    schedule: str | None = None
+    weight_decay: float | None = None
+    optimizer: OwnOptimizer | None = None
     batch_norm: str = "frozen"
-    augment: str = DEFAULT_AUGMENTATION
+    augment: Augmentation = field(default_factory=lambda: Augmentation(DEFAULT_AUGMENTATION))
     views: int | None = None
     label_smoothing: float = DEFAULT_LABEL_SMOOTHING
     class_weight: str | None = None
@@ -43,13 +57,67 @@ class Recipe:
     seed: int = 0
     solve_head: bool | str = "auto"
 
+    def resolved(self) -> "Recipe":
+        """Returns the recipe with a learning rate, a schedule and a weight decay.
+
+        They are the defaults, or those of the user's optimizer. If that has a schedule, the
+        learning rate and the name of the schedule stay `None`.
+
+        Raises:
+            ArgumentError: One of them is given in two places.
+        """
+        own = self.optimizer
+        if own is None:
+            return self._filled(DEFAULT_LEARNING_RATE, DEFAULT_SCHEDULE, DEFAULT_WEIGHT_DECAY)
+        for name in ("learning_rate", "weight_decay"):
+            if (value := getattr(self, name)) is not None:
+                raise ArgumentError(
+                    f"`{name}` must be left out if `optimizer` is given, which has its own. "
+                    f"Received: {name}={value!r} and optimizer={own.name}. Write "
+                    f"optimizer=keras.optimizers.{own.name}(..., {name}={value!r})."
+                )
+        if own.schedule is not None and self.schedule is not None:
+            raise ArgumentError(
+                "`schedule` must be left out if the learning rate of `optimizer` has a schedule. "
+                f"Received: schedule={self.schedule!r} and {own}. Leave it out, or give the "
+                "optimizer a number, which is then the peak."
+            )
+        return self._filled(
+            own.learning_rate, None if own.schedule else "constant", own.weight_decay
+        )
+
+    def _filled(
+        self, learning_rate: float | None, schedule: str | None, weight_decay: float
+    ) -> "Recipe":
+        return dataclasses.replace(
+            self,
+            learning_rate=learning_rate if self.learning_rate is None else self.learning_rate,
+            schedule=schedule if self.schedule is None else self.schedule,
+            weight_decay=weight_decay if self.weight_decay is None else self.weight_decay,
+        )
+
+    def identity(self) -> dict[str, object]:
+        """Returns plain values that identify the recipe in a checkpoint.
+
+        Arguments that earlier versions did not have are left out if they have their defaults.
+        """
+        written = {**vars(self), "augment": self.augment.identity()}
+        del written["optimizer"]
+        if self.optimizer is not None:
+            written["optimizer"] = self.optimizer.identity()
+        if self.solve_head == "auto":
+            del written["solve_head"]
+        if self.kept_fraction is None:
+            del written["kept_fraction"]
+        return written
+
 
 @dataclass(frozen=True)
 class FineTuning:
     """The arguments of a call of `fine_tune`, checked and resolved.
 
     Attributes:
-        recipe: The arguments that are plain values.
+        recipe: The arguments that apply to all stages, resolved.
         source: Training and validation images.
         plan: The stages.
         loss: The user's loss; `None` for the one that fits the head.
@@ -73,12 +141,11 @@ def identity_of(model: keras.Model, tuning: FineTuning) -> dict[str, object]:
     """Returns the values that identify a training, so that no other one is resumed by mistake."""
     recipe, source, loss = tuning.recipe, tuning.source, tuning.loss
     data, names = description_of(source), variable_names(model)
-    written = dataclasses.asdict(recipe)
-    if recipe.solve_head == "auto":  # checkpoints of earlier versions lack the argument
-        del written["solve_head"]
-    if recipe.kept_fraction is None:
-        del written["kept_fraction"]
     flags = {}
+    if (own := recipe.optimizer) is not None:
+        flags["undecayed"] = [
+            names[id(variable)] for variable in parameters(model) if own.excludes(variable)
+        ]
     if any(stage.unfreeze == AS_IS for stage in tuning.plan):
         flags["frozen"] = [
             names[id(variable)]
@@ -98,7 +165,7 @@ def identity_of(model: keras.Model, tuning: FineTuning) -> dict[str, object]:
         "stages": [dataclasses.asdict(stage) for stage in tuning.plan],
         "metrics": [f"{type(metric).__name__} {metric.get_config()}" for metric in tuning.metrics],
         "loss": None if loss is None else f"{type(loss).__name__} {loss.get_config()}",
-        **written,
+        **recipe.identity(),
         "anchor": [hook.identity() for hook in tuning.hooks],
     }
 

@@ -40,11 +40,17 @@ class Stage:
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """A stage with all defaults filled in."""
+    """A stage with all defaults filled in.
+
+    Attributes:
+        unfreeze: The first trainable group.
+        epochs: Maximum number of epochs.
+        learning_rate: The peak rate; `None` for the schedule of the user's optimizer.
+    """
 
     unfreeze: str | int
     epochs: int
-    learning_rate: float
+    learning_rate: float | None
 
 
 def gradual_plan(

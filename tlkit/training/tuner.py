@@ -50,7 +50,7 @@ from tlkit.training.inference_mode import FrozenCalls, find_frozen_calls
 from tlkit.training.mixture import USUAL, choose_mixture, keep_fraction
 from tlkit.training.objective import loss_of, metrics_of, takes_one_hot
 from tlkit.training.precision import computed_in, resolve_precision, with_loss_scaling
-from tlkit.training.rates import LayerwiseAdamW, layer_multipliers, schedule_of
+from tlkit.training.rates import LayerwiseAdamW, NamedRate, layer_multipliers, schedule_of
 from tlkit.training.recipe import FineTuning
 from tlkit.training.reports import StageReport, TrainingReport
 from tlkit.training.resume import (
@@ -250,11 +250,11 @@ class Tuner:
             fitted = self._fit(stage, watched)
         except NotFiniteError as error:
             left = "The best weights so far are restored."
-            raise error.at_rate(plan.learning_rate, left) from error
+            raise error.at_rate(self._rate(plan), left) from error
         except (ArgumentError, DataError):  # an invalid batch, or a missing file
             restore_weights(model, watched.before)
             raise
-        check_weight_change(watched, trainable, plan.learning_rate)
+        check_weight_change(watched, trainable, self._rate(plan))
         notes_of_head = {note for report in state.reports for note in report.notes}
         notes = [note for note in self._tuning.notes if number == 0 and note not in notes_of_head]
         notes.append(decision.note)
@@ -355,19 +355,35 @@ class Tuner:
 
     def _optimizer(self, stage: PlannedStage, num_steps: int) -> keras.optimizers.Optimizer:
         model, recipe = self._model, self._recipe
-        rate = schedule_of(recipe.schedule, stage.learning_rate, num_steps * stage.epochs)
+        rate = None
+        if recipe.schedule is not None and stage.learning_rate is not None:
+            rate = schedule_of(recipe.schedule, stage.learning_rate, num_steps * stage.epochs)
+        own, trainable = recipe.optimizer, model.trainable_variables
+        undecayed = [
+            variable
+            for variable in trainable
+            if _is_vector(variable) or (own is not None and own.excludes(variable))
+        ]
+        for hook in self._tuning.hooks:
+            undecayed += hook.undecayed
+        multipliers, names = layer_multipliers(model, recipe.layer_decay), variable_names(model)
+        if own is not None:
+            if recipe.layer_decay == 1:
+                return own.create(rate, undecayed=undecayed)
+            return own.create(rate, undecayed=undecayed, multipliers=multipliers, names=names)
         optimizer = LayerwiseAdamW(
-            rate,
-            multipliers=layer_multipliers(model, recipe.layer_decay),
-            names=variable_names(model),
-            weight_decay=recipe.weight_decay,
+            rate, multipliers=multipliers, names=names, weight_decay=recipe.weight_decay
         )
         if recipe.weight_decay:
-            undecayed = [variable for variable in model.trainable_variables if _is_vector(variable)]
-            for hook in self._tuning.hooks:
-                undecayed += hook.undecayed
             optimizer.exclude_from_weight_decay(var_list=undecayed)
         return optimizer
+
+    def _rate(self, stage: PlannedStage) -> NamedRate:
+        """Returns a stage's peak rate, as messages name it."""
+        own = self._recipe.optimizer
+        if own is None:
+            return NamedRate(stage.learning_rate)
+        return NamedRate(stage.learning_rate, own.with_rate(stage.learning_rate))
 
     def _held_out(self) -> ShardedBatches | None:
         """Returns one pass over the validation images."""

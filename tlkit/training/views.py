@@ -1,9 +1,9 @@
 """Views: the stored augmented versions of each training image."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from tlkit.data.augmentation import AUGMENTATION_VERSION
+from tlkit.data.augmentation import AUGMENTATION_VERSION, Augmentation
 from tlkit.data.images import ImageSplit
 
 
@@ -12,16 +12,17 @@ class ViewPolicy:
     """The views of each image whose activations are stored.
 
     Attributes:
-        augment: Augmentation, by name; "none" leaves images unchanged.
+        augmentation: How images are augmented; by default they are left unchanged.
         number: Number of views of each image; 0 if none is stored.
 
     Example:
+        >>> from tlkit.data.augmentation import Augmentation
         >>> from tlkit.training.views import ViewPolicy
-        >>> str(ViewPolicy()), str(ViewPolicy("light", 8))
+        >>> str(ViewPolicy()), str(ViewPolicy(Augmentation("light"), 8))
         ('1 view', '8 views')
     """
 
-    augment: str = "none"
+    augmentation: Augmentation = field(default_factory=Augmentation)
     number: int = 1
 
     def __str__(self) -> str:
@@ -35,8 +36,8 @@ class ViewPolicy:
         height, width = split.image_size
         sized = [f"{digest}-{height}x{width}" for digest in split.digests]
         for view in range(self.number):
-            augmented = f"{self.augment}.{AUGMENTATION_VERSION}-{split.seed}-{view}"
-            suffix = "" if self.augment == "none" else f"-{augmented}"
+            augmented = f"{self.augmentation.key}.{AUGMENTATION_VERSION}-{split.seed}-{view}"
+            suffix = "" if self.augmentation.is_none else f"-{augmented}"
             yield tuple(f"{name}{suffix}" for name in sized)
 
 

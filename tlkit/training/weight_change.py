@@ -11,6 +11,7 @@ from tlkit.models.graph import parameters
 from tlkit.models.groups import TrainableReport, group_layers, layer_groups
 from tlkit.models.trainable import Flags, trainable_mask
 from tlkit.models.variable_names import variable_names
+from tlkit.training.rates import NamedRate
 from tlkit.training.resume import assign_all, values_of
 
 Weights = dict[str, list[np.ndarray]]
@@ -83,15 +84,15 @@ class WatchedWeights:
 
 
 def check_weight_change(
-    watched: WatchedWeights, trainable: TrainableReport, learning_rate: float
+    watched: WatchedWeights, trainable: TrainableReport, rate: NamedRate
 ) -> None:
     """Raises `TrainingError` after restoring the weights unless exactly what trains has changed."""
     unchanged = [name for name in trainable.groups if not watched.weight_change[name]]
     if unchanged:
         restore_weights(watched.model, watched.before)
         raise TrainingError(
-            "`learning_rate` must be high enough to change every trainable group. Received: "
-            f"learning_rate={learning_rate!r}, with which {', '.join(unchanged)} stayed "
+            f"{rate.rule} high enough to change every trainable group. Received: "
+            f"{rate.received}, with which {', '.join(unchanged)} stayed "
             "bit-identical. Raise it, or unfreeze fewer groups."
         )
     changed_frozen = [name for name in trainable.frozen_groups if watched.weight_change.get(name)]

@@ -147,6 +147,25 @@ def compile_arguments(model: keras.Model) -> dict[str, Any]:
     return dict(model._compile_config.config)
 
 
+def decays(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> bool:
+    """Whether an optimizer applies weight decay, if it has any, to a variable.
+
+    Why: what was excluded by `exclude_from_weight_decay` is not in the optimizer's configuration,
+    and there is no public way to read it.
+
+    Where: https://github.com/keras-team/keras/blob/v3.15.1/keras/src/optimizers/base_optimizer.py
+
+    Example:
+        >>> import keras
+        >>> from tlkit.utils.keras_private import decays
+        >>> optimizer = keras.optimizers.SGD(weight_decay=0.1)
+        >>> optimizer.exclude_from_weight_decay(var_names=["bias"])
+        >>> decays(optimizer, keras.Variable([0.0], name="bias"))
+        False
+    """
+    return bool(optimizer._use_weight_decay(variable))
+
+
 def inverse_document_frequencies(layer: keras.layers.Layer) -> Any:
     """Returns the "tf_idf" weights of a lookup layer; `None` if it has none.
 
