@@ -71,6 +71,10 @@ def test_the_json_of_a_config_is_that_of_the_previous_version():
     flipping = dataclasses.replace(made, mode="head", head="linear", tta="flip", epochs=None)
     given = {"mode": "head", "epochs": None, "head": "linear", "tta": "flip"}
     assert flipping.to_json() == {**KEPT, **given}
+    padding = dataclasses.replace(made, resize="pad")
+    assert padding.to_json() == {**KEPT, "resize": "pad"}
+    assert config_from_json(padding.to_json()) == padding
+    assert dataclasses.replace(made, resize="stretch") == made
     assert config_from_json(flipping.to_json()) == flipping
     del content["reject_unknown"]  # as in versions without this argument
     assert config_from_json(content) == config

@@ -14,7 +14,7 @@ from tlkit.advice.candidates import check_limits, parse_candidates, with_absolut
 from tlkit.continual.methods import WITHOUT_TRAINING
 from tlkit.data.augmentation import AUGMENTATIONS
 from tlkit.data.limits import MAX_PIXELS
-from tlkit.data.settings import DAMAGED, KEEP
+from tlkit.data.settings import DAMAGED, KEEP, RESIZES, STRETCH
 from tlkit.errors import (
     ArgumentError,
     check_choice,
@@ -37,7 +37,7 @@ DEFAULT_BACKBONE = "mobilenet_v2"
 SPLITS = (0.8, 0.1, 0.1)
 """Fractions of the training, validation and test images."""
 
-_LEFT_OUT = {"damaged": KEEP, "head": None, "tta": NONE}
+_LEFT_OUT = {"damaged": KEEP, "head": None, "tta": NONE, "resize": None}
 """Defaults that `run.json` leaves out, as runs of earlier versions do not have these arguments."""
 
 
@@ -91,6 +91,7 @@ class RunConfig:
     itself is "auto" until `resolve` returns a config with the choices.
 
     Attributes:
+        resize: `None` for "stretch", or for that of the earlier run.
         as_given: The paths as they were given, by name of the field, for messages.
 
     Args:
@@ -148,6 +149,12 @@ class RunConfig:
     )
     image_size: int | None = field(
         default=None, metadata=option("Height and width of the images in pixels.", MODEL)
+    )
+    resize: str | None = field(
+        default=None,
+        metadata=option(
+            "How images get that size: stretch (by default), crop or pad.", IMAGES, "NAME"
+        ),
     )
     mode: str = field(
         default=AUTO,
@@ -305,6 +312,8 @@ class RunConfig:
             self._check_left_to_parent()
         else:
             self._complete_backbone()
+            if self.resize == STRETCH:
+                self._set("resize", None)  # the same run as without it
         if self.old_photos is not None:
             self._set("old_photos", absolute(self.old_photos))
         self._check_combinations()
@@ -363,7 +372,8 @@ class RunConfig:
             self._set("backbones", tuple(with_absolute_paths(entries)))
 
     def _check_left_to_parent(self) -> None:
-        for name, default in (("backbone", None), ("weights", "pretrained"), ("image_size", None)):
+        decided = {"backbone": None, "weights": "pretrained", "image_size": None, "resize": None}
+        for name, default in decided.items():
             if getattr(self, name) != default:
                 raise ArgumentError(
                     f"`{name}` must be left out when training starts from an earlier run, whose "
@@ -404,6 +414,8 @@ class RunConfig:
         if self.head is not None:
             check_choice("head", self.head, FORMS)
         check_choice("tta", self.tta, TEST_TIME_VIEWS)
+        if self.resize is not None:
+            check_choice("resize", self.resize, RESIZES)
         if self.augment is not None:
             check_choice("augment", self.augment, AUGMENTATIONS)
         if self.layer_decay is not None:

@@ -17,7 +17,7 @@ from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.listing import Listing
 from tlkit.data.manifests import list_images
 from tlkit.data.missing_files import missing_files_named
-from tlkit.data.settings import KEEP, check_settings
+from tlkit.data.settings import KEEP, STRETCH, check_settings
 from tlkit.distribution.cluster import KINDS
 from tlkit.errors import ArgumentError, check_choice
 from tlkit.runs.choices import backbone_choice, initial_image_size, mode_choice
@@ -82,6 +82,7 @@ def train_run(
     max_megabytes: float | None = None,
     weights: str | None = "pretrained",
     image_size: int | None = None,
+    resize: str | None = None,
     mode: str = "auto",
     head: str | None = None,
     unfreeze: str | int | None = None,
@@ -130,6 +131,8 @@ def train_run(
             10⁶ bytes, are left out.
         weights: See `build_classifier`: "pretrained", `None` for random weights, or a file.
         image_size: Height and width of the images in pixels; the backbone's default if not given.
+        resize: "stretch" (the default), "crop" or "pad", see `load_folder`; with `from_run` that
+            of the earlier run. Whatever uses the run resizes in the same way.
         mode: "head" (feature extraction), "fine-tune" (the head, then also `unfreeze`), or "auto":
             measures how similar the images are to the pretraining data and follows `recommend`,
             including its anchor. With `unfreeze`, "auto" means "fine-tune"; with `epochs`,
@@ -189,6 +192,7 @@ def train_run(
         max_megabytes=max_megabytes,
         weights=weights,
         image_size=image_size,
+        resize=resize,
         mode=mode,
         head=head,
         unfreeze=unfreeze,
@@ -329,6 +333,7 @@ def _load(config: RunConfig, listing: Listing, context: RunContext) -> ImageData
             class_names=parent.class_names if parent else None,
             max_pixels=config.max_pixels,
             damaged=config.damaged,
+            resize=parent.resize if parent else config.resize or STRETCH,
         )
         data = load_listing(listing, settings)
     return exclude_seen(data, parent) if parent else data
@@ -461,7 +466,7 @@ def _measure(
             served=served,
         )
     with clock.timed("explaining mistakes"):
-        maps = explain_worst_mistakes(model, evaluations, config.max_pixels)
+        maps = explain_worst_mistakes(model, evaluations, config.max_pixels, data.resize)
     augmentation = augmentation_of(config)
     return RunResults(
         training=training,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import keras
 
+from tlkit.data.settings import STRETCH
 from tlkit.models.graph import parameters
 from tlkit.models.group_choice import AS_IS
 from tlkit.models.signature import signature
@@ -104,7 +105,8 @@ def description_of(source: Source) -> str:
     """Returns a description that identifies a source, as far as possible without reading it."""
     if source.data is None:
         return str(getattr(source.train, "element_spec", None))
+    resize = "" if source.data.resize == STRETCH else f", resize {source.data.resize}"
     return (
         f"{source.data.fingerprint}, seed {source.data.seed}, batches of "
-        f"{source.data.batch_size}, image size {source.data.image_size}"
+        f"{source.data.batch_size}, image size {source.data.image_size}{resize}"
     )
