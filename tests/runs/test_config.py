@@ -140,6 +140,19 @@ def test_train_run_has_the_arguments_and_defaults_of_a_config():
     assert others == {"out", "resume", "distribute", "log"}
 
 
+def test_the_command_takes_sizes_as_numbers_or_auto(monkeypatch):
+    seen = []
+    monkeypatch.setattr("tlkit.runs.train.make_run", lambda config, **_: seen.append(config))
+    monkeypatch.setattr(cli, "_print_summary", lambda *_: None)
+    train = ["train", "photos", "--backbone", "resnet20", "--image-size"]
+    for size in ("auto", "40"):
+        cli.app([*train, size], standalone_mode=False)
+    assert [config.image_size for config in seen] == ["auto", 40]
+    for size in ("4.5", "-3", "0", "Auto"):
+        with pytest.raises(tlkit.ArgumentError, match="`image_size` must be a whole number"):
+            cli.app([*train, size], standalone_mode=False)
+
+
 def test_the_command_offers_each_field_with_its_help():
     params = {one.name: one for one in typer.main.get_group(cli.app).commands["train"].params}
     for field in arguments_of(RunConfig):

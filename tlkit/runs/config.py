@@ -147,8 +147,11 @@ class RunConfig:
         default="pretrained",
         metadata=option("Initial weights.", MODEL, "FILE|none"),
     )
-    image_size: int | None = field(
-        default=None, metadata=option("Height and width of the images in pixels.", MODEL)
+    image_size: int | str | None = field(
+        default=None,
+        metadata=option(
+            "Height and width of the images in pixels; auto compares larger ones.", MODEL, "N|auto"
+        ),
     )
     resize: str | None = field(
         default=None,
@@ -355,6 +358,8 @@ class RunConfig:
                 f"weights. Received: weights={self.weights!r}. Give them with the candidates: "
                 "backbones=['NAME=WEIGHTS_FILE', 'NAME=none']."
             )
+        if self.image_size == AUTO:
+            self._check_size_can_be_chosen()
         limits = {
             "max_milliseconds": self.max_milliseconds,
             "max_megabytes": self.max_megabytes,
@@ -370,6 +375,20 @@ class RunConfig:
         if self.backbones is not None:
             entries = parse_candidates(self.backbones, argument="backbones")
             self._set("backbones", tuple(with_absolute_paths(entries)))
+
+    def _check_size_can_be_chosen(self) -> None:
+        if self.backbone == AUTO:
+            raise ArgumentError(
+                "`image_size` must be a number or left out with backbone='auto'. Received: "
+                "image_size='auto'. Give sizes with the candidates, which are then compared: "
+                "backbones=['mobilenet_v2@224', 'mobilenet_v2@256']."
+            )
+        if self.weights is None:
+            raise ArgumentError(
+                "`image_size` must be a number or left out with random weights, whose features do "
+                "not show which size is better. Received: image_size='auto', weights=None. Give "
+                "the size."
+            )
 
     def _check_left_to_parent(self) -> None:
         decided = {"backbone": None, "weights": "pretrained", "image_size": None, "resize": None}
@@ -392,9 +411,15 @@ class RunConfig:
 
     def _check_values(self) -> None:
         """Checks each value by itself; this holds for given and resolved configs."""
+        if isinstance(self.image_size, str) and self.image_size != AUTO:
+            raise ArgumentError(
+                "`image_size` must be a whole number of pixels, or 'auto'. "
+                f"Received: image_size={self.image_size!r}. Give 224, for example."
+            )
         for name in ("batch_size", "epochs", "image_size", "max_pixels"):
-            if getattr(self, name) is not None:
-                check_count(name, getattr(self, name))
+            value = getattr(self, name)
+            if value is not None and (name, value) != ("image_size", AUTO):
+                check_count(name, value)
         if not isinstance(self.reject_unknown, bool):
             raise ArgumentError(
                 "`reject_unknown` must be True or False. Received: "

@@ -277,7 +277,8 @@ def _training(record: RunRecord, metrics: Mapping[str, Any]) -> Iterator[str]:
     yield f"Arguments: {listed}."
     for name, choice in record.choices.items():
         yield ""
-        yield f"{name.capitalize()}, chosen by measurement: {escaped('; '.join(choice.reasons))}."
+        title = name.capitalize().replace("_", " ")
+        yield f"{title}, chosen by measurement: {escaped('; '.join(choice.reasons))}."
     temperature = (metrics.get("calibration") or {}).get("temperature", 1.0)
     if temperature != 1:
         yield ""

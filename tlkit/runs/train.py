@@ -20,7 +20,12 @@ from tlkit.data.missing_files import missing_files_named
 from tlkit.data.settings import KEEP, STRETCH, check_settings
 from tlkit.distribution.cluster import KINDS
 from tlkit.errors import ArgumentError, check_choice
-from tlkit.runs.choices import backbone_choice, initial_image_size, mode_choice
+from tlkit.runs.choices import (
+    backbone_choice,
+    image_size_choice,
+    initial_image_size,
+    mode_choice,
+)
 from tlkit.runs.clock import Clock
 from tlkit.runs.config import AUTO, SPLITS, RunConfig
 from tlkit.runs.context import RunContext
@@ -81,7 +86,7 @@ def train_run(
     max_milliseconds: float | None = None,
     max_megabytes: float | None = None,
     weights: str | None = "pretrained",
-    image_size: int | None = None,
+    image_size: int | str | None = None,
     resize: str | None = None,
     mode: str = "auto",
     head: str | None = None,
@@ -131,6 +136,8 @@ def train_run(
             10⁶ bytes, are left out.
         weights: See `build_classifier`: "pretrained", `None` for random weights, or a file.
         image_size: Height and width of the images in pixels; the backbone's default if not given.
+            "auto" compares that with two larger ones on the training images and takes a larger one
+            if the head is better there by more than a standard error, see `choose_image_size`.
         resize: "stretch" (the default), "crop" or "pad", see `load_folder`; with `from_run` that
             of the earlier run. Whatever uses the run resizes in the same way.
         mode: "head" (feature extraction), "fine-tune" (the head, then also `unfreeze`), or "auto":
@@ -352,6 +359,11 @@ def _choose_and_build(
         with clock.timed("choosing the backbone"):
             choice = context.broadcast(lambda: backbone_choice(config, data, previous, log))
         record = record.with_choice("backbone", choice)
+    elif config.image_size == AUTO:
+        with clock.timed("choosing the image size"):
+            choice = context.broadcast(lambda: image_size_choice(config, data, previous, log))
+        record = record.with_choice("image_size", choice)
+    if AUTO in (config.backbone, config.image_size):
         resolved = config.resolve(record.choices)
         data = data.at_size((initial_image_size(resolved),) * 2)
         record = dataclasses.replace(record, image_size=data.image_size)
@@ -492,7 +504,7 @@ def _build_model(config: RunConfig, parent: Run | None, data: ImageData) -> "ker
         model = build_classifier(
             config.backbone,
             data.class_names,
-            image_size=config.image_size,
+            image_size=initial_image_size(config),
             weights=config.weights,
             seed=config.seed,
         )
