@@ -69,6 +69,10 @@ def _number_or_auto(text: str) -> float | str:
     return text if text == "auto" else _number(text)
 
 
+def _number_or_name(text: str) -> str | int:
+    return int(text) if text.isdecimal() else text
+
+
 command = partial(app.command, cls=Command)
 Whole = partial(typer.Option, parser=_whole_number, metavar="N")
 Number = partial(typer.Option, parser=_number, metavar="X")
@@ -90,6 +94,8 @@ def _typer_parameter(name: str) -> Any:
     kind = _kind_of(field)
     if kind is bool:
         return Flag(f"--{name.replace('_', '-')}", **settings)
+    if {int, str} <= set(get_args(field.type)):
+        settings["parser"] = _number_or_name
     make_option = {int: Whole, float: Number, Any: NumberOrAuto}.get(kind, typer.Option)
     return make_option(*option_name, **settings)
 
@@ -147,7 +153,6 @@ def _config_of(parsed: Mapping[str, Any]) -> RunConfig:
     }
     if values["weights"] == "none":
         values["weights"] = None
-    values["unfreeze"] = _group(values["unfreeze"])
     return RunConfig(**values)
 
 
@@ -406,7 +411,7 @@ def compare(  # noqa: PLR0917 - typer calls it by name
         str | None,
         typer.Option(
             metavar="A[=FILE],B",
-            help="Candidates: NAME, NAME=WEIGHTS_FILE or NAME=none (random weights).",
+            help="Candidates: NAME, NAME@PIXELS, NAME=WEIGHTS_FILE or NAME=none (random weights).",
         ),
     ] = None,
     max_milliseconds: MaxMilliseconds = None,
@@ -555,11 +560,6 @@ def _check_figure_file(path: Path) -> None:
             f"`plot` must be a file that ends in {', '.join(FIGURE_SUFFIXES)}, in a writable "
             f"folder. Received: plot={str(path)!r}. Use --plot backbones.png, for example."
         )
-
-
-def _group(unfreeze: str | None) -> str | int | None:
-    """Returns the number or the name of a group."""
-    return int(unfreeze) if unfreeze is not None and unfreeze.isdecimal() else unfreeze
 
 
 def _print_summary(run: Run, was_finished: bool) -> None:

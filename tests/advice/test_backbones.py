@@ -55,6 +55,31 @@ def test_scores_are_ranked_and_have_costs(hard):
         assert f"{100 * best.accuracy:.1f} %" in text
 
 
+def test_one_backbone_is_compared_at_several_sizes(hard, monkeypatch):
+    real = backbones.build_classifier
+
+    def only_small(name, class_names, *, image_size, **others):
+        if image_size == (48, 48):
+            raise ValueError("positions are fixed")
+        return real(name, class_names, image_size=image_size, **others)
+
+    monkeypatch.setattr(backbones, "build_classifier", only_small)
+    comparison = compare_backbones(hard, "resnet20,resnet20@40,resnet20@48,resnet20@24=none")
+    found = {score.label: score for score in comparison.scores}
+    assert set(found) == {"resnet20", "resnet20@40", "resnet20@24 (random)"}
+    assert found["resnet20@40"].image_size == (40, 40)
+    assert found["resnet20"].multiply_adds < found["resnet20@40"].multiply_adds
+    assert comparison.left_out == {"resnet20@48": "positions are fixed"}
+    own = compare_backbones(hard, "resnet20@40", image_size="own")
+    assert own.best.image_size == (40, 40)
+    assert own.best.accuracy == found["resnet20@40"].accuracy
+    errors = np.array(comparison.errors)
+    assert errors.shape == (3, 3)
+    assert np.array_equal(errors, errors.T)
+    assert np.all(np.diag(errors) == 0)
+    assert "resnet20@40" in str(comparison)
+
+
 def test_overlapping_intervals_are_too_close_to_call(data):
     comparison = compare_backbones(data, "resnet20,resnet20=none")
     assert [score.accuracy for score in comparison.scores] == [1.0, 1.0]

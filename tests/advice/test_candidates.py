@@ -14,10 +14,18 @@ def test_a_string_and_a_list_give_the_same_candidates():
 
 def test_weights_paths_become_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    entries = parse_candidates("resnet20,resnet20=none,vgg16=imagenet,resnet20=w.h5")
+    entries = parse_candidates("resnet20,resnet20=none,vgg16=imagenet,resnet20=w.h5,vgg16@64=a@b")
     whole = with_absolute_paths(entries)
-    assert whole == ["resnet20", "resnet20=none", "vgg16=imagenet", f"resnet20={tmp_path}/w.h5"]
+    files = [f"resnet20={tmp_path}/w.h5", f"vgg16@64={tmp_path}/a@b"]
+    assert whole == ["resnet20", "resnet20=none", "vgg16=imagenet", *files]
     assert with_absolute_paths(parse_candidates(whole)) == whole
+
+
+def test_a_candidate_may_have_a_size_of_its_own():
+    entries = parse_candidates("resnet20,resnet20@40,resnet20@40=none")
+    assert [one.image_size for one in entries.values()] == [None, 40, 40]
+    assert [one.weights for one in entries.values()] == ["pretrained", "pretrained", "none"]
+    assert {one.name for one in entries.values()} == {"resnet20"}
 
 
 @pytest.mark.parametrize(
@@ -32,6 +40,9 @@ def test_weights_paths_become_absolute(tmp_path, monkeypatch):
         ("vgg16=imagenet,vgg16", "'vgg16', which is the same as 'vgg16=imagenet'"),
         ("resnet20=w.h5,resnet20=./w.h5", "'resnet20=./w.h5', which is the same"),
         ("resnet8", "mean 'resnet50'"),
+        ("resnet20@40,resnet20@040", "'resnet20@040', which is the same as 'resnet20@40'"),
+        ("resnet20@0", "positive whole numbers, NAME@PIXELS. Received: 'resnet20@0'"),
+        ("resnet20@=none", "positive whole numbers, NAME@PIXELS. Received: 'resnet20@=none'"),
     ],
 )
 def test_invalid_names_raise(names, message):

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from tlkit.advice.backbones import BackboneComparison, BackboneScore
-from tlkit.advice.choosing import choose_backbone
+from tlkit.advice.choosing import candidate_sizes, choose_backbone, choose_image_size
 from tlkit.errors import ArgumentError
 
 
@@ -66,9 +66,62 @@ def test_random_weights_and_files_are_passed_on():
     assert "w&lt;.h5" in alone._repr_html_()
 
 
+def size_among(accuracies, errors):
+    """The choice among sizes, 224, 256 and so on, by the errors of each pair of them."""
+    sized = [
+        dataclasses.replace(score("a", accuracy, 1), image_size=(224 + 32 * n,) * 2, is_sized=True)
+        for n, accuracy in enumerate(accuracies)
+    ]
+    order = sorted(range(len(sized)), key=lambda n: -accuracies[n])
+    matrix = tuple(tuple(errors.get(frozenset((a, b)), 0.0) for b in order) for a in order)
+    scores = tuple(sized[n] for n in order)
+    return choose_image_size(BackboneComparison(scores, {}, 100, 2, errors=matrix))
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "error", "chosen"),
+    [
+        ((0.80, 0.82, 0.85), 0.01, 288),  # each better than the one before
+        ((0.80, 0.82, 0.82), 0.01, 256),  # the last is not better than 256
+        ((0.80, 0.805, 0.815), 0.01, 288),  # 256 is not better than 224, but 288 is
+        ((0.80, 0.805, 0.81), 0.02, 224),
+        ((0.80, 0.80, 0.80), 0.0, 224),
+        ((0.85, 0.82, 0.80), 0.01, 224),
+        ((0.80,), 0.01, 224),
+    ],
+)
+def test_a_larger_size_must_be_better_by_more_than_a_standard_error(accuracies, error, chosen):
+    pairs = {frozenset((a, b)): error for a in range(3) for b in range(a)}
+    choice = size_among(accuracies, pairs)
+    assert choice.score.image_size == (chosen, chosen)
+    assert choice.arguments["image_size"] == chosen
+    assert f"chosen: a@{chosen}, accuracy" in str(choice)
+    assert "1.0 ms per image" in str(choice)
+
+
+def test_the_reason_names_the_sizes_that_were_compared():
+    text = str(size_among((0.80, 0.805, 0.83), {frozenset((0, 2)): 0.01, frozenset((0, 1)): 0.01}))
+    assert "worse by more than a standard error: 224 pixels (-3.0 points" in text
+    text = str(size_among((0.80, 0.79), {frozenset((0, 1)): 0.02}))
+    assert "not better by more than a standard error: 256 pixels (-1.0 points, standard" in text
+    assert "the only size that could be measured" in str(size_among((0.8,), {}))
+
+
+@pytest.mark.parametrize("size", [32, 64, 128, 192, 224, 240, 299, 331, 600])
+def test_larger_sizes_are_about_8_and_9_sevenths(size):
+    own, *larger = candidate_sizes(size)
+    assert own == size
+    assert len(larger) == 2
+    for found, sevenths in zip(larger, (8, 9), strict=True):
+        assert abs(found / size - sevenths / 7) < 0.06
+        assert found % (32 if size >= 192 else 4) == 0
+
+
 def test_an_empty_comparison_raises():
     with pytest.raises(ArgumentError, match=r"Received: none\. vgg16: no network"):
         choose_backbone(BackboneComparison((), {"vgg16": "no network"}, 100, 2))
+    with pytest.raises(ArgumentError, match=r"Received: none\. vgg16: no network"):
+        choose_image_size(BackboneComparison((), {"vgg16": "no network"}, 100, 2))
 
 
 def test_a_comparison_survives_a_json_round_trip():
@@ -76,4 +129,9 @@ def test_a_comparison_survives_a_json_round_trip():
 
     scores = (score("a", 0.9, 4e9), dataclasses.replace(score("b", 0.8, 1, half=None)))
     comparison = BackboneComparison(scores, {"vgg16": "no network"}, 100, 2, ("a note",))
-    assert BackboneComparison.from_dict(json.loads(json.dumps(comparison.as_dict()))) == comparison
+    for errors in ((), ((0.0, 0.1), (0.1, 0.0))):
+        comparison = dataclasses.replace(comparison, errors=errors)
+        content = json.loads(json.dumps(comparison.as_dict()))
+        assert BackboneComparison.from_dict(content) == comparison
+    del content["errors"]  # as in comparisons of earlier versions
+    assert BackboneComparison.from_dict(content) == dataclasses.replace(comparison, errors=())

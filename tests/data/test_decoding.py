@@ -23,7 +23,7 @@ from tests.data.image_bytes import (
     with_scans,
 )
 from tlkit.data import decoding
-from tlkit.data.decoding import decode_image, resize_image
+from tlkit.data.decoding import decode_image
 from tlkit.data.exif import MAX_STEPS, read_orientation
 from tlkit.data.foreign_formats import known_to_pillow
 from tlkit.data.formats import detect_format
@@ -34,17 +34,19 @@ from tlkit.data.headers import (
     non_jpeg_size,
     without_trailing_bytes,
 )
+from tlkit.data.resizing import resize_image
+from tlkit.data.settings import RESIZES
 
 SIZE = (40, 60)
 PROGRAMS = {}
 
 
-def decoded(image_bytes, image_size=SIZE, max_pixels=decoding.MAX_PIXELS):
+def decoded(image_bytes, image_size=SIZE, max_pixels=decoding.MAX_PIXELS, resize="stretch"):
     """Decodes in a graph, which is cached for further files."""
-    key = (image_size, max_pixels)
+    key = (image_size, max_pixels, resize)
     if key not in PROGRAMS:
         PROGRAMS[key] = tf.function(
-            lambda content: decode_image(content, image_size, max_pixels),
+            lambda content: decode_image(content, image_size, max_pixels, resize),
             input_signature=[tf.TensorSpec((), tf.string)],
         )
     return PROGRAMS[key](image_bytes).numpy()
@@ -431,11 +433,12 @@ def test_a_jpeg_with_too_many_scans_raises():
             decode_image(tf.constant(with_scans(MAX_JPEG_SCANS + 1)), size)
 
 
-def test_the_fast_path_gives_the_same_pixels():
+@pytest.mark.parametrize("resize", RESIZES)
+def test_the_fast_path_gives_the_same_pixels(resize):
     for size in ((60, 40), (119, 79), (119, 158), (60, 157), (30, 300)):
         image_bytes = encoded(drawing(*size), "JPEG")
-        long_way = decoding._decode_any(tf.constant(image_bytes), SIZE, decoding.MAX_PIXELS)
-        assert np.array_equal(decoded(image_bytes), long_way.numpy())
+        long_way = decoding._decode_any(tf.constant(image_bytes), SIZE, decoding.MAX_PIXELS, resize)
+        assert np.array_equal(decoded(image_bytes, resize=resize), long_way.numpy())
 
 
 def test_strong_reductions_are_antialiased_and_slight_ones_are_not():

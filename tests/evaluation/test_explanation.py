@@ -3,10 +3,12 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 import tlkit
 from tests.models.expectations import IMAGE_SIZES
+from tlkit.data.resizing import resize_image
 from tlkit.errors import ArgumentError, DataError
 from tlkit.evaluation.explanation import class_maps, explain, explain_mistakes
 from tlkit.evaluation.metrics import evaluate_probabilities
@@ -168,6 +170,22 @@ def test_explain_mistakes_agrees_with_explain(tmp_path):
             np.testing.assert_array_equal(one.image, alone.image)
             assert one.label == one.predicted == mistake.predicted
             assert one.probability == pytest.approx(mistake.probability, abs=1e-5)
+
+
+def test_maps_are_of_the_image_as_it_was_resized(tmp_path):
+    model, wide = colour_model(), np.zeros((20, 64, 3), np.uint8)
+    wide[:, :32, 0], wide[:, 32:, 2] = 250, 255
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    report = evaluate_probabilities(
+        np.array([[1.0, 0.0]]), np.array([1]), NAMES, paths=[str(tmp_path / "wide.png")]
+    )
+    for resize in ("crop", "pad"):
+        expected = resize_image(tf.constant(wide), (32, 32), resize).numpy()
+        for image in (tmp_path / "wide.png", wide):
+            found = explain(model, image, NAMES, resize=resize)
+            np.testing.assert_array_equal(found.image, expected)
+        mistakes = explain_mistakes(model, report, resize=resize)
+        np.testing.assert_array_equal(mistakes[0].image, expected)
 
 
 def test_models_without_feature_maps_and_multi_label_models_have_no_explanations():

@@ -11,9 +11,10 @@ from PIL import Image
 import tlkit
 from tests.conftest import set_seeds
 from tests.data.image_bytes import drawing, encoded
-from tlkit.data.decoding import decode_image, resize_image
+from tlkit.data.decoding import decode_image
 from tlkit.data.file_checks import check_files
 from tlkit.data.limits import MAX_PIXELS
+from tlkit.data.resizing import resize_image
 from tlkit.errors import ArgumentError, DataError
 
 NAMES = ("ant", "bee", "cat")
@@ -86,6 +87,26 @@ def test_arrays_are_resized_as_files_are(model):
         np.testing.assert_allclose([*prediction.probabilities.values()], expected[0], atol=1e-6)
         assert prediction.path is None
     assert tlkit.predict(model, np.zeros((0, 9, 9, 3), np.uint8), NAMES) == ()
+
+
+@pytest.mark.parametrize("resize", ["crop", "pad"])
+def test_files_and_arrays_are_resized_as_in_training(model, files, resize):
+    contents = [tf.constant(file.read_bytes()) for file in files]
+    images = [decode_image(content, SIZE, resize=resize) for content in contents]
+    predictions = tlkit.predict(model, files, NAMES, resize=resize)
+    found = [list(one.probabilities.values()) for one in predictions]
+    np.testing.assert_allclose(found, probabilities_by_decoding(model, images), atol=1e-6)
+    image = np.random.default_rng(0).integers(0, 256, (50, 30, 3), dtype=np.uint8)
+    expected = probabilities_by_decoding(model, resize_image(image, SIZE, resize)[None])
+    (prediction,) = tlkit.predict(model, image, NAMES, resize=resize)
+    np.testing.assert_allclose([*prediction.probabilities.values()], expected[0], atol=1e-6)
+    assert prediction.probabilities != tlkit.predict(model, image, NAMES)[0].probabilities
+
+
+@pytest.mark.parametrize("call", [tlkit.predict, tlkit.explain])
+def test_resize_is_checked_before_any_file(model, call):
+    with pytest.raises(ArgumentError, match="`resize` must be one of 'stretch', 'crop', 'pad'"):
+        call(model, "nowhere.jpg", NAMES, resize="letterbox")
 
 
 def test_binary_gives_both_probabilities():

@@ -1,8 +1,10 @@
 import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
+import zipfile
 
 import keras
 import numpy as np
@@ -17,12 +19,14 @@ from tlkit.data.decoding import decode_image
 from tlkit.errors import ArgumentError, DataError, ExportError
 from tlkit.evaluation.prediction import predict_exported
 from tlkit.evaluation.rejection import Rejection, ood_scores, unit_vectors, with_features
+from tlkit.evaluation.safe_model import predict_safely
 from tlkit.export import exporting as export
 from tlkit.export import saved_model
 from tlkit.export.formats import EXPORT_FORMATS
 from tlkit.export.labels import read_labels
 from tlkit.models import signature as signatures
 from tlkit.models.heads import feature_cut
+from tlkit.serving.model import ServedModel
 
 NAMES = ("ant", "bee", "猫 & <dog>")
 SIZE = (12, 16)
@@ -186,7 +190,62 @@ def test_exported_predictions_are_those_of_predict(model, files, exported):
         predict_exported(exported, ["missing.jpg"])
 
 
+@pytest.mark.parametrize("resize", ["crop", "pad"])
+def test_exports_resize_as_in_training(model, files, resize, tmp_path):
+    folder = tmp_path / "out"
+    export_model(model, folder, NAMES, formats=("saved_model", "keras"), resize=resize)
+    expected = [
+        list(one.probabilities.values())
+        for one in tlkit.predict(model, files, NAMES, resize=resize)
+    ]
+    (folder / "class_names.json").write_text(json.dumps(NAMES))
+    safely = predict_safely(folder, [*map(str, files)])
+    for predictions in (predict_exported(folder, files), safely):
+        found = [list(one.probabilities.values()) for one in predictions]
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    for safe in (False, True):
+        served = ServedModel(folder, 2**20, safe=safe)
+        for file, probabilities in zip(files[:2], expected, strict=False):
+            answer = served.answer(file.read_bytes())["probabilities"]
+            assert list(answer.values()) == pytest.approx(probabilities, abs=1e-5)
+    probabilities, _ = answers_without_tlkit(folder / "saved_model", files[0], tmp_path)
+    assert probabilities == pytest.approx(expected[0], abs=1e-5)
+    assert read_labels(folder / "model.keras")[1]["resize"] == resize
+
+
+def test_resize_is_checked_before_anything_is_written(model, tmp_path):
+    with pytest.raises(ArgumentError, match="`resize` must be one of 'stretch', 'crop', 'pad'"):
+        export_model(model, tmp_path / "out", NAMES, resize="fit")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    ['{"resize": "fit"}', "[]", "{", " " * 2**17],
+    ids=["unknown", "list", "truncated", "long"],
+)
+def test_damaged_settings_of_a_keras_file_raise(exported, tmp_path, settings):
+    shutil.copy(exported / "model.keras", tmp_path)
+    (tmp_path / "class_names.json").write_text(json.dumps(NAMES))
+    with (
+        zipfile.ZipFile(exported / "model.keras") as whole,
+        zipfile.ZipFile(tmp_path / "model.keras", "w") as archive,
+    ):
+        for name in whole.namelist():
+            archive.writestr(name, settings if name == "serving.json" else whole.read(name))
+    with pytest.raises(ExportError, match=r"serving\.json must hold a model's settings"):
+        predict_safely(tmp_path, ["a.png"])
+
+
 def test_the_saved_model_loads_without_tlkit_and_keras(model, files, exported, tmp_path):
+    probabilities, label = answers_without_tlkit(exported / "saved_model", files[0], tmp_path)
+    (expected,) = tlkit.predict(model, files[0], NAMES)
+    assert label == expected.label
+    assert probabilities == pytest.approx(list(expected.probabilities.values()), abs=1e-5)
+
+
+def answers_without_tlkit(folder, file, working_directory):
+    """The probabilities and label of a SavedModel in a process without tlkit and Keras."""
     script = (
         "import sys, json\n"
         "sys.modules['tlkit'] = sys.modules['keras'] = None\n"
@@ -197,18 +256,15 @@ def test_the_saved_model_loads_without_tlkit_and_keras(model, files, exported, t
         "                  answers['label'].numpy()[0].decode()]))\n"
     )
     completed = subprocess.run(
-        [sys.executable, "-c", script, str(exported / "saved_model"), str(files[0])],
-        cwd=tmp_path,
+        [sys.executable, "-c", script, str(folder), str(file)],
+        cwd=working_directory,
         env={**os.environ, "PYTHONPATH": ""},
         capture_output=True,
         check=False,
         text=True,
     )
     assert completed.returncode == 0, completed.stderr
-    probabilities, label = json.loads(completed.stdout.splitlines()[-1])
-    (expected,) = tlkit.predict(model, files[0], NAMES)
-    assert label == expected.label
-    assert probabilities == pytest.approx(list(expected.probabilities.values()), abs=1e-5)
+    return json.loads(completed.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize(
@@ -454,7 +510,7 @@ def test_a_rejection_is_exported_as_known(files, tmp_path, head, names):
 
 def test_an_export_without_rejection_does_not_mention_it(exported, files):
     about = json.loads((exported / "saved_model" / "assets" / "serving.json").read_text())
-    assert about.keys() == {"kind", "image_size", "threshold", "max_pixels"}
+    assert about.keys() == {"kind", "image_size", "resize", "threshold", "max_pixels"}
     (prediction,) = predict_exported(exported, files[0])
     assert prediction.known is None
     assert "known" not in prediction.as_dict()
@@ -562,7 +618,7 @@ def test_a_keras_file_has_labels_and_the_same_weights(model, tmp_path):
     file = tmp_path / "out" / "model.keras"
     names, about = read_labels(file)
     assert names == NAMES
-    assert about.keys() == {"kind", "image_size", "threshold", "max_pixels"}
+    assert about.keys() == {"kind", "image_size", "resize", "threshold", "max_pixels"}
     assert (about["threshold"], about["image_size"]) == (0.25, list(SIZE))
     reloaded = keras.saving.load_model(file)
     assert all(map(np.array_equal, model.get_weights(), reloaded.get_weights()))

@@ -8,10 +8,13 @@ import pytest
 import tensorflow as tf
 
 from tests.export.models import NAMES, SIZE, foreign_model, random_images, small_model
+from tlkit.data.settings import RESIZES
 from tlkit.errors import ArgumentError, ExportError
 from tlkit.export.classifying import classifying_function
 from tlkit.export.constant_graph import constant_graph
 from tlkit.export.onnx import write_onnx
+
+ABOUT = {"kind": "softmax", "threshold": 0.5, "resize": "pad"}
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 pytest.importorskip("tf2onnx", reason="needs tf2onnx")
@@ -20,7 +23,7 @@ pytest.importorskip("tf2onnx", reason="needs tf2onnx")
 @pytest.fixture(scope="module")
 def session(tmp_path_factory):
     folder = tmp_path_factory.mktemp("onnx") / "made"
-    file = write_onnx(small_model(), folder, NAMES, about={"kind": "softmax", "threshold": 0.5})
+    file = write_onnx(small_model(), folder, NAMES, about=ABOUT)
     assert file == folder / "model.onnx"
     return onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
 
@@ -53,8 +56,8 @@ def test_inputs_and_outputs_are_the_documented_ones(session):
 def test_labels_are_in_the_metadata(session):
     metadata = session.get_modelmeta().custom_metadata_map
     assert json.loads(metadata["class_names"]) == list(NAMES)
-    assert json.loads(metadata["serving"]) == {"kind": "softmax", "threshold": 0.5}
-    assert "32 x 24 pixels" in session.get_modelmeta().description
+    assert json.loads(metadata["serving"]) == ABOUT
+    assert f"32 x 24 pixels, {RESIZES['pad']};" in session.get_modelmeta().description
 
 
 def test_the_graph_has_no_variables_and_the_eager_setting_is_restored():

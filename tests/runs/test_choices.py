@@ -8,7 +8,7 @@ import pytest
 import tlkit
 from tests.conftest import write_photos
 from tests.data.test_manifests import rows_of, write_manifest
-from tlkit.runs.choices import backbone_choice, mode_choice
+from tlkit.runs.choices import backbone_choice, image_size_choice, mode_choice
 from tlkit.runs.config import RunConfig
 
 ARGUMENTS = {"batch_size": 16}
@@ -139,6 +139,70 @@ def test_few_images_train_the_head_alone_without_measurements(tmp_path, monkeypa
     assert run.record["choices"]["mode"]["arguments"] == {"mode": "head"}
     assert [stage["name"] for stage in run.metrics["stages"]] == ["head"]
     assert any("below 5: too few to train more than the head" in line for line in messages)
+
+
+SIZES = {"backbone": "resnet20", "image_size": "auto", "mode": "head", **ARGUMENTS}
+
+
+def test_the_image_size_is_chosen_by_accuracy(tmp_path, photos, monkeypatch):
+    """At 36 pixels the head of this comparison is better, and at 40 it is not better than at 36."""
+    monkeypatch.setattr("tlkit.advice.choosing.candidate_sizes", lambda size: (size, 36))
+    monkeypatch.setattr("tlkit.advice.backbones.difference_error", lambda one, other: -0.01)
+    messages = []
+    with monkeypatch.context() as patched:
+        patched.setattr("tlkit.runs.train.evaluate_splits", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            tlkit.train_run(photos, out=tmp_path / "run", **SIZES, log=messages.append)
+    unfinished = record_in(tmp_path / "run")
+    choice = unfinished["choices"]["image_size"]
+    assert choice["arguments"] == {"image_size": 36}
+    assert unfinished["image_size"] == [36, 36]
+    assert choice["reasons"][0] in messages
+    monkeypatch.setattr("tlkit.advice.backbones.compare_backbones", refuse)
+    run = tlkit.train_run(photos, out=tmp_path / "run", **SIZES, log=messages.append)
+    assert any("image size, chosen when this run was started" in line for line in messages)
+    assert run.record["choices"] == unfinished["choices"]
+    assert run.record["arguments"]["image_size"] == "auto"
+    assert run.image_size == run.load_model().input_shape[1:3] == (36, 36)
+    card = (run.path / "model_card.md").read_text(encoding="utf-8")
+    assert "Image size, chosen by measurement: chosen: resnet20@36" in card
+    page = (run.path / "report.html").read_text(encoding="utf-8")
+    assert "<h3>Image size</h3>" in page
+    assert "--image-size auto" in page
+    assert "resnet20@32" in page
+
+
+def test_a_backbone_without_larger_sizes_keeps_its_own(photos, monkeypatch):
+    from tlkit.advice import backbones
+
+    def fixed(name, class_names, *, image_size, **others):
+        if image_size != (32, 32):
+            raise ValueError("positions are fixed")
+        return real(name, class_names, image_size=image_size, **others)
+
+    real = backbones.build_classifier
+    monkeypatch.setattr(backbones, "build_classifier", fixed)
+    data = tlkit.load_folder(photos, image_size=32)
+    choice = image_size_choice(RunConfig(photos=str(photos), **SIZES), data, {}, print)
+    assert choice.arguments == {"image_size": 32}
+    assert "the only size that could be measured" in choice.reasons[0]
+    left_out = {"resnet20@36": "positions are fixed", "resnet20@40": "positions are fixed"}
+    assert choice.comparison["left_out"] == left_out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"backbone": "auto"}, "`image_size` must be a number or left out with backbone='auto'"),
+        ({"weights": None}, "`image_size` must be a number or left out with random weights"),
+        ({"from_run": "run"}, "`image_size` must be left out when training starts from an earlier"),
+    ],
+)
+def test_an_image_size_that_cannot_be_chosen_is_refused(arguments, message):
+    with pytest.raises(tlkit.ArgumentError, match=message):
+        RunConfig(photos="photos", image_size="auto", **arguments)
+    with pytest.raises(tlkit.ArgumentError, match="whole number of pixels, or 'auto'"):
+        RunConfig(photos="photos", image_size="large")
 
 
 def choice_of(data, model=None, **changes):

@@ -71,6 +71,10 @@ def test_the_json_of_a_config_is_that_of_the_previous_version():
     flipping = dataclasses.replace(made, mode="head", head="linear", tta="flip", epochs=None)
     given = {"mode": "head", "epochs": None, "head": "linear", "tta": "flip"}
     assert flipping.to_json() == {**KEPT, **given}
+    padding = dataclasses.replace(made, resize="pad")
+    assert padding.to_json() == {**KEPT, "resize": "pad"}
+    assert config_from_json(padding.to_json()) == padding
+    assert dataclasses.replace(made, resize="stretch") == made
     assert config_from_json(flipping.to_json()) == flipping
     del content["reject_unknown"]  # as in versions without this argument
     assert config_from_json(content) == config
@@ -134,6 +138,19 @@ def test_train_run_has_the_arguments_and_defaults_of_a_config():
         assert parameters[field.name].default == default, field.name
     others = set(parameters) - {field.name for field in arguments_of(RunConfig)}
     assert others == {"out", "resume", "distribute", "log"}
+
+
+def test_the_command_takes_sizes_as_numbers_or_auto(monkeypatch):
+    seen = []
+    monkeypatch.setattr("tlkit.runs.train.make_run", lambda config, **_: seen.append(config))
+    monkeypatch.setattr(cli, "_print_summary", lambda *_: None)
+    train = ["train", "photos", "--backbone", "resnet20", "--image-size"]
+    for size in ("auto", "40"):
+        cli.app([*train, size], standalone_mode=False)
+    assert [config.image_size for config in seen] == ["auto", 40]
+    for size in ("4.5", "-3", "0", "Auto"):
+        with pytest.raises(tlkit.ArgumentError, match="`image_size` must be a whole number"):
+            cli.app([*train, size], standalone_mode=False)
 
 
 def test_the_command_offers_each_field_with_its_help():

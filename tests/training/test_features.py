@@ -1,5 +1,6 @@
 """Stored features: each image goes through the frozen part once, and a changed part has its own."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -53,6 +54,15 @@ def test_a_second_extraction_makes_no_forward_pass(data, monkeypatch):
     again = extract_features(prefix_of(model), data.train, exact=False)
     assert again.num_forward_passes == 0
     np.testing.assert_array_equal(again.load(), first.load())
+
+
+def test_features_of_images_resized_in_another_way_are_stored_apart(data):
+    part, split = prefix_of(classifier()), data.train
+    assert next(ViewPolicy().keys(split))[0] == f"{split.digests[0]}-32x32"
+    extract_features(part, split, exact=True)
+    padded = dataclasses.replace(split, resize="pad")
+    assert extract_features(part, padded, exact=True).num_forward_passes == split.num_images
+    assert extract_features(part, split, exact=True).num_forward_passes == 0
 
 
 def test_stored_features_are_shown_without_a_count(data, monkeypatch):

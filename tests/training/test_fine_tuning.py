@@ -1,5 +1,6 @@
 """Fine-tuning: trainable groups change, frozen ones do not, and no model gets worse."""
 
+import dataclasses
 import os
 
 import keras
@@ -78,6 +79,11 @@ def test_the_identity_of_a_training_has_solve_head_only_if_it_was_given(data, mo
         with pytest.raises(InterruptedError):
             tlkit.fine_tune(classifier(data), data, run_directory="none", **given)
     assert "solve_head" not in seen[0]
+    assert seen[0]["data"].endswith(f"image size {data.image_size}")
+    padded = dataclasses.replace(data, resize="pad")
+    with pytest.raises(InterruptedError):
+        tlkit.fine_tune(classifier(data), padded, run_directory="none")
+    assert seen[-1]["data"].endswith(f"image size {data.image_size}, resize pad")
     assert seen[1]["solve_head"] is False
 
 

@@ -13,10 +13,16 @@ from typing import Any
 import keras
 import numpy as np
 
-from tlkit.advice.candidates import DEFAULT_BACKBONES, RANDOM, check_limits, parse_candidates
+from tlkit.advice.candidates import (
+    DEFAULT_BACKBONES,
+    RANDOM,
+    Candidate,
+    check_limits,
+    parse_candidates,
+)
 from tlkit.advice.evidence import log_evidence
 from tlkit.advice.graph_costs import FLOAT_BYTES, group_costs, peak_activations
-from tlkit.advice.probe import NO_INTERVALS, probe
+from tlkit.advice.probe import NO_INTERVALS, ProbeScore, difference_error, probe
 from tlkit.advice.sampling import check_no_lone_class, sample_rows
 from tlkit.advice.timing import seconds_per_image
 from tlkit.data.images import ImageData, ImageSplit
@@ -60,6 +66,7 @@ class BackboneScore:
         num_forward_passes: Number of images whose features were not stored yet.
         seconds: Total time spent on it.
         is_close: Whether its interval and that of the best backbone overlap: too close to call.
+        is_sized: Whether the candidate was given with its image size.
     """
 
     name: str
@@ -77,13 +84,15 @@ class BackboneScore:
     num_forward_passes: int
     seconds: float
     is_close: bool = False
+    is_sized: bool = False
 
     @property
     def label(self) -> str:
-        """The name, with the weights if they are not the published ones."""
+        """The name, with a size of its own, and the weights if they are not the published ones."""
+        name = f"{self.name}@{self.image_size[0]}" if self.is_sized else self.name
         if self.weights == "pretrained":
-            return self.name
-        return f"{self.name} ({'random' if self.weights == RANDOM else Path(self.weights).name})"
+            return name
+        return f"{name} ({'random' if self.weights == RANDOM else Path(self.weights).name})"
 
 
 @dataclass(frozen=True)
@@ -97,6 +106,8 @@ class BackboneComparison(ShownAsText):
         num_classes: Number of classes.
         notes: Further notes.
         class_weight: "balanced" if `accuracy` is the balanced accuracy; `None` for the plain one.
+        errors: Standard error of the difference in accuracy of each two scores, paired by image,
+            in their order; empty in comparisons of earlier versions.
     """
 
     scores: tuple[BackboneScore, ...]
@@ -105,6 +116,7 @@ class BackboneComparison(ShownAsText):
     num_classes: int
     notes: tuple[str, ...] = ()
     class_weight: str | None = None
+    errors: tuple[tuple[float, ...], ...] = ()
 
     @property
     def metric(self) -> str:
@@ -150,7 +162,9 @@ class BackboneComparison(ShownAsText):
             )
             for score in content["scores"]
         )
-        return cls(**{**content, "scores": scores, "notes": tuple(content["notes"])})
+        errors = tuple(map(tuple, content.get("errors", ())))
+        notes = tuple(content["notes"])
+        return cls(**{**content, "scores": scores, "notes": notes, "errors": errors})
 
     def __str__(self) -> str:
         lines = []
@@ -178,11 +192,10 @@ class BackboneComparison(ShownAsText):
 
 
 @dataclass
-class _Candidate:
-    """A backbone that was built and measured, and is within the limits."""
+class _Built:
+    """A candidate that was built and measured, and is within the limits."""
 
-    name: str
-    weights: str
+    candidate: Candidate
     part: FrozenPart
     costs: dict[str, float]
     image_size: tuple[int, int]
@@ -191,9 +204,9 @@ class _Candidate:
 
 @dataclass(frozen=True)
 class _Decision:
-    """The candidate to compare, or the reason why the backbone is left out."""
+    """The candidate to compare, or the reason why it is left out."""
 
-    candidate: _Candidate | None = None
+    built: _Built | None = None
     reason: str = ""
 
 
@@ -219,7 +232,8 @@ def compare_backbones(
     Args:
         data: The result of `load_folder`, `load_arrays` or `load_tfds`.
         names: Backbones as `tlkit.advice.candidates.parse_candidates` takes them: "NAME" or
-            "NAME=WEIGHTS_FILE"; "NAME=none" has random weights.
+            "NAME=WEIGHTS_FILE"; "NAME=none" has random weights. "NAME@PIXELS" has an image size of
+            its own, so that one backbone may be compared at several sizes.
         image_size: In pixels, one number or (height, width); that of `data` by default; "own" uses
             for each backbone its pretraining size.
         max_milliseconds: Maximum latency of one image with batch size 1; slower backbones are left
@@ -258,35 +272,34 @@ def compare_backbones(
         )
     entries = parse_candidates(names)
     check_limits(max_milliseconds=max_milliseconds, max_megabytes=max_megabytes, budget=budget)
-    sizes = _image_sizes(data, [name for name, _ in entries.values()], image_size)
+    sizes = _image_sizes(data, entries, image_size)
     check_seed(seed)
     check_class_weight(class_weight, is_multi_label=data.is_multi_label)
     check_no_lone_class(data, "data", "leave the class out")
-    candidates: list[_Candidate] = []
+    built: list[_Built] = []
     left_out: dict[str, str] = {}
     with bar("backbones", 2 * len(entries)) as advance:
-        for key, (name, weights) in entries.items():
-            advance(1, name)
-            decision = _candidate(
-                name,
-                weights,
+        for key, candidate in entries.items():
+            advance(1, candidate.name)
+            decision = _build(
+                candidate,
                 class_names=data.class_names,
-                image_size=sizes[name],
+                image_size=sizes[key],
                 max_milliseconds=max_milliseconds,
                 max_megabytes=max_megabytes,
                 seed=seed,
             )
-            if decision.candidate is None:
+            if decision.built is None:
                 left_out[key] = decision.reason
                 advance(1)
             else:
-                candidates.append(decision.candidate)
-        rows, notes = _sample_images(data.train, candidates, budget, seed)
-        scores = []
-        while candidates:  # each is freed when it is done, with its weights
-            scores.append(
+                built.append(decision.built)
+        rows, notes = _sample_images(data.train, built, budget, seed)
+        measured = []
+        while built:  # each is freed when it is done, with its weights
+            measured.append(
                 _score(
-                    candidates.pop(0),
+                    built.pop(0),
                     data.train,
                     rows,
                     class_weight=class_weight,
@@ -296,27 +309,33 @@ def compare_backbones(
             )
             advance(1)
     num_images = len({data.train.digests[row] for row in rows})
-    if any(score.interval is None for score in scores):
+    measured.sort(key=lambda pair: (-pair[0].accuracy, -pair[0].log_evidence))
+    probes = [one for _, one in measured]
+    if any(one.interval is None for one in probes):
         notes.append(NO_INTERVALS)
     if class_weight is not None:
         notes.append("balanced accuracy: each class has the same weight")
     return BackboneComparison(
-        scores=_rank(scores),
+        scores=_with_closeness([score for score, _ in measured]),
         left_out=left_out,
         num_images=num_images,
         num_classes=data.num_classes,
         notes=tuple(notes),
         class_weight=class_weight,
+        errors=tuple(tuple(difference_error(one, other) for other in probes) for one in probes),
     )
 
 
 def _image_sizes(
-    data: ImageData, names: Sequence[str], image_size: int | tuple[int, int] | str | None
+    data: ImageData,
+    entries: Mapping[str, Candidate],
+    image_size: int | tuple[int, int] | str | None,
 ) -> dict[str, tuple[int, int]]:
-    """Returns height and width for each backbone."""
+    """Returns height and width for each candidate."""
+    given = {key: (one.image_size,) * 2 for key, one in entries.items() if one.image_size}
     if image_size == "own":
-        specs = {name: find_backbone(name) for name in names}
-        return {name: (spec.default_image_size,) * 2 for name, spec in specs.items()}
+        specs = {key: find_backbone(one.name) for key, one in entries.items()}
+        return {key: (spec.default_image_size,) * 2 for key, spec in specs.items()} | given
     size: Any = data.image_size if image_size is None else image_size
     height, width = size if isinstance(size, tuple) and len(size) == 2 else (size, size)
     if not all(isinstance(side, int) and side > 0 for side in (height, width)):
@@ -324,12 +343,11 @@ def _image_sizes(
             "`image_size` must be a number of pixels, (height, width), 'own' or None. "
             f"Received: image_size={image_size!r}. Leave it out for the size of `data`."
         )
-    return dict.fromkeys(names, (height, width))
+    return dict.fromkeys(entries, (height, width)) | given
 
 
-def _candidate(
-    name: str,
-    weights: str,
+def _build(
+    candidate: Candidate,
     *,
     class_names: Sequence[str],
     image_size: tuple[int, int],
@@ -339,7 +357,7 @@ def _candidate(
 ) -> _Decision:
     """Builds a backbone and measures its costs, or returns why it is left out."""
     started = time.perf_counter()
-    spec = find_backbone(name)
+    spec, weights = find_backbone(candidate.name), candidate.weights
     known_bytes = (spec.num_parameters or 0) * FLOAT_BYTES
     limit = math.inf if max_megabytes is None else MEGABYTE * max_megabytes
     if known_bytes > limit:  # before anything is downloaded
@@ -353,13 +371,16 @@ def _candidate(
         )
     try:
         model = build_classifier(
-            name,
+            candidate.name,
             class_names,
             image_size=image_size,
             weights=None if weights == RANDOM else weights,
             seed=seed,
         )
-    except WeightsError as error:
+    except (WeightsError, ValueError) as error:
+        is_own_size = image_size == (spec.default_image_size,) * 2
+        if is_own_size and not isinstance(error, WeightsError):
+            raise
         return _Decision(reason=str(error))
     file_bytes = _saved_bytes(model)
     if file_bytes > limit:
@@ -384,38 +405,40 @@ def _candidate(
         "memory_megabytes": FLOAT_BYTES * values / MEGABYTE,
     }
     seconds = time.perf_counter() - started
-    return _Decision(_Candidate(name, weights, part, costs, image_size, seconds))
+    return _Decision(_Built(candidate, part, costs, image_size, seconds))
 
 
 def _score(
-    candidate: _Candidate,
+    built: _Built,
     train: ImageSplit,
     rows: np.ndarray,
     *,
     class_weight: str | None,
     seed: int,
     cache: str | os.PathLike[str] | None,
-) -> BackboneScore:
+) -> tuple[BackboneScore, ProbeScore]:
     started = time.perf_counter()
-    split = dataclasses.replace(train.subset(rows), image_size=candidate.image_size)
-    features = extract_features(candidate.part, split, exact=False, cache=cache)
+    split = dataclasses.replace(train.subset(rows), image_size=built.image_size)
+    features = extract_features(built.part, split, exact=False, cache=cache)
     labelled = features.labelled()
     measured = probe(labelled, class_weight=class_weight, seed=seed)
-    return BackboneScore(
-        name=candidate.name,
-        weights=candidate.weights,
-        image_size=candidate.image_size,
+    score = BackboneScore(
+        name=built.candidate.name,
+        weights=built.candidate.weights,
+        image_size=built.image_size,
         accuracy=measured.accuracy,
         interval=measured.interval,
         log_evidence=log_evidence(labelled.features, labelled.labels),
-        **candidate.costs,  # type: ignore[arg-type]
+        **built.costs,  # type: ignore[arg-type]
         num_forward_passes=features.num_forward_passes,
-        seconds=candidate.seconds + time.perf_counter() - started,
+        seconds=built.seconds + time.perf_counter() - started,
+        is_sized=built.candidate.image_size is not None,
     )
+    return score, measured
 
 
 def _sample_images(
-    train: ImageSplit, candidates: Sequence[_Candidate], budget: float | None, seed: int
+    train: ImageSplit, candidates: Sequence[_Built], budget: float | None, seed: int
 ) -> tuple[np.ndarray, list[str]]:
     """Returns the rows that all backbones use, and notes on them."""
     num_images, reason = MAX_IMAGES, f"of at most {MAX_IMAGES:,} images"
@@ -430,11 +453,10 @@ def _sample_images(
     return rows, [f"a sample {reason}: {len(rows):,} of {train.num_images:,} training images"]
 
 
-def _rank(scores: Sequence[BackboneScore]) -> tuple[BackboneScore, ...]:
-    order = sorted(scores, key=lambda score: (-score.accuracy, -score.log_evidence))
+def _with_closeness(ranked: Sequence[BackboneScore]) -> tuple[BackboneScore, ...]:
     return tuple(
-        dataclasses.replace(score, is_close=score is order[0] or _overlap(score, order[0]))
-        for score in order
+        dataclasses.replace(score, is_close=score is ranked[0] or _overlap(score, ranked[0]))
+        for score in ranked
     )
 
 

@@ -1,4 +1,4 @@
-"""Chooses a backbone by a comparison."""
+"""Chooses a backbone, or its image size, by a comparison."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,8 @@ from tlkit.advice.backbones import BackboneComparison, BackboneScore
 from tlkit.advice.candidates import RANDOM
 from tlkit.utils.formatting import percent
 from tlkit.utils.text_repr import ShownAsText, html_paragraphs
+
+_STEP, _SMALL_STEP, _SMALL = 32, 4, 192
 
 
 @dataclass(frozen=True)
@@ -83,3 +85,82 @@ def choose_backbone(comparison: BackboneComparison) -> BackboneChoice:
         if chosen is not best:
             reason += f", compared with {percent(best.accuracy)} of {best.label}"
     return BackboneChoice(chosen, reason, comparison)
+
+
+def candidate_sizes(image_size: int) -> tuple[int, ...]:
+    """Returns a backbone's own image size and larger ones to compare it with, ascending.
+
+    They are 8/7 and 9/7 of it, rounded to multiples of 32 pixels, the usual reduction of a backbone
+    (of 4 for the small images of backbones whose own size is below 192).
+
+    Example:
+        >>> from tlkit.advice.choosing import candidate_sizes
+        >>> candidate_sizes(224), candidate_sizes(32)
+        ((224, 256, 288), (32, 36, 40))
+    """
+    step = _STEP if image_size >= _SMALL else _SMALL_STEP
+    larger = (step * round(image_size * sevenths / 7 / step) for sevenths in (8, 9))
+    return (image_size, *(size for size in larger if size > image_size))
+
+
+def choose_image_size(comparison: BackboneComparison) -> BackboneChoice:
+    """Chooses the image size of one backbone that was compared at several sizes.
+
+    From the smallest size upwards, a larger one is taken if its accuracy is higher than that of the
+    size taken so far by more than one standard error of the difference, paired by image. The
+    confidence intervals of the accuracies, which `choose_backbone` compares, are several times as
+    wide and would hardly ever tell two sizes of one backbone apart.
+
+    Args:
+        comparison: The result of `compare_backbones` for "NAME@PIXELS" with several sizes.
+
+    Raises:
+        ArgumentError: No size could be measured.
+
+    Example:
+        >>> import numpy as np, tlkit
+        >>> from tlkit.advice.choosing import choose_image_size
+        >>> labels = np.arange(60) % 2
+        >>> images = np.random.default_rng(0).integers(0, 99, (60, 32, 32, 3), "uint8")
+        >>> images[labels == 1, :, :, 0] += 100
+        >>> data = tlkit.load_arrays(images, labels, ["grey", "red"])
+        >>> comparison = tlkit.compare_backbones(data, "resnet20@32,resnet20@40")
+        >>> print(choose_image_size(comparison))
+        chosen: resnet20@32, accuracy 100.0 % with a linear head, ... ms per image; not better by
+        more than a standard error: 40 pixels (+0.0 points, standard error 0.0, ... ms)
+    """
+    _ = comparison.best  # raises with the reasons if there is none
+    places = sorted(
+        range(len(comparison.scores)), key=lambda place: comparison.scores[place].image_size
+    )
+    chosen, taken_over = places[0], None
+    rejected: list[int] = []
+    for place in places[1:]:
+        gain = comparison.scores[place].accuracy - comparison.scores[chosen].accuracy
+        if gain > comparison.errors[place][chosen]:
+            chosen, taken_over = place, chosen
+            rejected = []
+        else:
+            rejected.append(place)
+
+    def against(place: int, other: int) -> str:
+        score = comparison.scores[place]
+        gain = score.accuracy - comparison.scores[other].accuracy
+        return (
+            f"{score.image_size[0]} pixels ({100 * gain:+.1f} points, standard error "
+            f"{100 * comparison.errors[place][other]:.1f}, {score.milliseconds_in_batches:.1f} ms)"
+        )
+
+    score = comparison.scores[chosen]
+    reason = (
+        f"{comparison.metric} {percent(score.accuracy)} with a linear head, "
+        f"{score.milliseconds_in_batches:.1f} ms per image"
+    )
+    if taken_over is not None:
+        reason += f"; worse by more than a standard error: {against(taken_over, chosen)}"
+    if rejected:
+        listed = ", ".join(against(place, chosen) for place in rejected)
+        reason += f"; not better by more than a standard error: {listed}"
+    if len(places) == 1:
+        reason += "; the only size that could be measured"
+    return BackboneChoice(score, reason, comparison)

@@ -12,7 +12,12 @@ from threadpoolctl import threadpool_limits
 
 from tlkit.data.splits import class_weights
 from tlkit.errors import DataError
-from tlkit.evaluation.intervals import Interval, mean_proportion_interval, wilson_interval
+from tlkit.evaluation.intervals import (
+    Interval,
+    mean_proportion_interval,
+    mean_with_error,
+    wilson_interval,
+)
 from tlkit.training.labelled import LabelledFeatures
 from tlkit.training.linear import STRENGTHS, first_minimum, moments, row_space
 
@@ -46,6 +51,8 @@ class ProbeScore:
             labels.
         is_correct: Whether each row is correct, `(n,)`; for multi-label data the fraction of
             correct labels.
+        weights: The weight of each row in the accuracy, `(n,)`.
+        groups: The group of each row, `(n,)`: copies of an image, or images of one group.
     """
 
     accuracy: float
@@ -54,6 +61,8 @@ class ProbeScore:
     num_folds: int
     strength: float
     is_correct: np.ndarray
+    weights: np.ndarray
+    groups: np.ndarray
 
 
 def probe(
@@ -108,8 +117,10 @@ def probe(
         ]
     is_correct = np.mean([correct for correct, _, _ in results], axis=0)
     accuracy = float(is_correct.mean())
-    interval = None
+    interval, weights = None, np.ones(len(labels))
     if class_weight is not None:
+        classes, positions = np.unique(labels, return_inverse=True)
+        weights = class_weights(positions, len(classes))[positions]
         class_masks = [labels == name for name in np.unique(labels)]
         recalls = np.array([is_correct[rows].mean() for rows in class_masks])
         accuracy = float(recalls.mean())
@@ -125,7 +136,35 @@ def probe(
         num_folds=max(folds for _, _, folds in results),
         strength=float(np.mean([strength for _, strength, _ in results])),
         is_correct=is_correct,
+        weights=weights,
+        groups=groups,
     )
+
+
+def difference_error(first: ProbeScore, second: ProbeScore) -> float:
+    """Returns the standard error of the difference of two accuracies, paired by image.
+
+    Rows of one group count as one. It is much smaller than the errors of the accuracies if both
+    heads fail on the same images.
+
+    Args:
+        first: The score of one network.
+        second: That of another on the same rows and folds.
+
+    Example:
+        >>> import numpy as np
+        >>> from dataclasses import replace
+        >>> from tlkit.advice.probe import difference_error, probe
+        >>> from tlkit.training.labelled import LabelledFeatures
+        >>> score = probe(LabelledFeatures(np.eye(4), np.array([0, 1, 0, 1])))
+        >>> first = replace(score, is_correct=np.array([1.0, 1.0, 1.0, 0.0]))
+        >>> difference_error(first, replace(first, is_correct=np.zeros(4)))
+        0.21650635094610965
+    """
+    _, group_of = np.unique(first.groups, return_inverse=True)
+    weights = np.bincount(group_of, first.weights)
+    gains = np.bincount(group_of, first.weights * (first.is_correct - second.is_correct))
+    return mean_with_error(gains / weights, weights)[1]
 
 
 def _cross_validate(

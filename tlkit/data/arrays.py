@@ -10,7 +10,7 @@ from tlkit.data.grouping import group_text
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.data.reading import content_digest
 from tlkit.data.reports import DataReport
-from tlkit.data.settings import check_settings
+from tlkit.data.settings import STRETCH, check_settings
 from tlkit.data.splits import Division, ImageRecord, complete_groups, divide
 from tlkit.errors import ArgumentError
 
@@ -26,6 +26,7 @@ def load_arrays(
     test: Arrays | None = None,
     groups: Sequence[str | int | None] | None = None,
     image_size: int | tuple[int, int] | None = None,
+    resize: str = STRETCH,
     batch_size: int = 32,
     splits: tuple[float, float, float] = (0.8, 0.1, 0.1),
     seed: int = 0,
@@ -43,8 +44,8 @@ def load_arrays(
         groups: The key of each image's group, such as a patient or a scene; all images of a group
             go into one split, see `load_folder`. `None` or "" for an image without a group. Not
             allowed together with `validation` or `test`.
-        image_size: Height and width that images are resized to, without keeping the aspect ratio;
-            their own size by default.
+        image_size: Height and width that images are resized to; their own size by default.
+        resize: "stretch", "crop" or "pad", see `load_folder`.
         batch_size: Images per batch.
         splits: Fractions of training, validation and test; ignored if `validation` or `test` is
             given.
@@ -64,20 +65,14 @@ def load_arrays(
         TensorShape([8, 8, 3])
     """
     sources = {"images": (images, labels), "validation": validation, "test": test}
-    for name, source in sources.items():
-        if source is not None and not (isinstance(source, list | tuple) and len(source) == 2):
-            raise ArgumentError(
-                f"`{name}` must be two arrays, (images, labels). Received: a "
-                f"{type(source).__name__}. Write {name}=(images, labels)."
-            )
     checked = {
-        name: (_checked_images(name, source[0]), _checked_labels(name, source[1]))
+        name: _checked_source(name, source)
         for name, source in sources.items()
         if source is not None
     }
     own_size = checked["images"][0].shape[1:3]
     settings = check_settings(
-        own_size if image_size is None else image_size, batch_size, splits, seed
+        own_size if image_size is None else image_size, batch_size, splits, seed, resize=resize
     )
     names = _checked_names(class_names, [pair[1] for pair in checked.values()])
     is_split = len(checked) > 1
@@ -119,6 +114,7 @@ def load_arrays(
             settings.seed,
             _pixels=np.broadcast_to(array, (*array.shape[:3], 3)),
             groups=group_keys if any(group_keys) else (),
+            resize=settings.resize,
         )
 
     image_splits = {name: split(name) for name in division.splits}
@@ -131,7 +127,18 @@ def load_arrays(
         settings.image_size,
         settings.batch_size,
         settings.seed,
+        settings.resize,
     )
+
+
+def _checked_source(name: str, source: Arrays) -> Arrays:
+    """Returns images as `_checked_images` does, and labels as `_checked_labels` does."""
+    if not (isinstance(source, list | tuple) and len(source) == 2):
+        raise ArgumentError(
+            f"`{name}` must be two arrays, (images, labels). Received: a "
+            f"{type(source).__name__}. Write {name}=(images, labels)."
+        )
+    return _checked_images(name, source[0]), _checked_labels(name, source[1])
 
 
 def _checked_images(name: str, images: np.ndarray) -> np.ndarray:

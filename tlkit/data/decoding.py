@@ -4,7 +4,7 @@ from functools import cache, partial
 
 import tensorflow as tf
 
-from tlkit.data.exif import apply_orientation, read_orientation, swaps_sides
+from tlkit.data.exif import apply_orientation, read_orientation, reversed_sides, swaps_sides
 from tlkit.data.headers import (
     bmp_palette,
     has_palette,
@@ -16,12 +16,21 @@ from tlkit.data.headers import (
     without_trailing_bytes,
 )
 from tlkit.data.limits import DECODER_VERSION, MAX_PIXELS
+from tlkit.data.resizing import (
+    centre_box,
+    cut_box,
+    pad_image,
+    resample,
+    resize_image,
+    scale_image,
+    scaled_sides,
+)
+from tlkit.data.settings import CROP, PAD, STRETCH
 
-__all__ = ["DECODER_VERSION", "MAX_PIXELS", "decode_image", "decoder", "resize_image"]
+__all__ = ["DECODER_VERSION", "MAX_PIXELS", "decode_image", "decoder"]
 
 JPEG_RATIOS = (1, 2, 4, 8)
 DCT_METHOD = "INTEGER_FAST"
-ANTIALIASED_REDUCTION = 2.0
 _DEVICE = "CPU:0"
 """`tf.data` always decodes on the CPU; a GPU would resize with different rounding elsewhere."""
 JFIF_HEADER, QUANTIZATION_TABLE = b"\xff\xe0\x00\x10JFIF\x00", b"\xff\xdb"
@@ -33,7 +42,10 @@ MAYBE_ROTATED = (
 
 
 def decode_image(
-    image_bytes: tf.Tensor, image_size: tuple[int, int], max_pixels: int = MAX_PIXELS
+    image_bytes: tf.Tensor,
+    image_size: tuple[int, int],
+    max_pixels: int = MAX_PIXELS,
+    resize: str = STRETCH,
 ) -> tf.Tensor:
     """Decodes a JPEG, PNG, GIF, BMP or WebP file into an upright image of a given size.
 
@@ -41,11 +53,11 @@ def decode_image(
     image are ignored. Of a GIF the first frame is decoded. Greyscale, palette and CMYK images
     become RGB, 16 bits become 8, and the alpha channel of PNG, BMP and WebP files is dropped
     (transparent pixels show their stored colours). The EXIF orientation of JPEG files is applied;
-    that of other formats is ignored. The image is then resized to `image_size` without keeping its
-    aspect ratio.
+    that of other formats is ignored. The upright image is then brought to `image_size`, by default
+    without keeping its aspect ratio.
 
     JPEG files are decoded at 1/2, 1/4 or 1/8 of their size if both sides then still are at least as
-    long as in `image_size`; the remaining resizing is bilinear. It is antialiased if the remaining
+    long as after resizing; the remaining resizing is bilinear. It is antialiased if the remaining
     reduction factor (the geometric mean of both sides' factors) exceeds two.
 
     To bound memory and time, these are checked before anything is decoded: the number of pixels in
@@ -57,6 +69,7 @@ def decode_image(
         image_bytes: The complete file, a scalar string.
         image_size: Height and width of the result in pixels.
         max_pixels: Maximum number of pixels of the file.
+        resize: "stretch", "crop" or "pad", see `resize_image`.
 
     Returns:
         The image, uint8 `(height, width, 3)`, 0...255, rounded.
@@ -74,15 +87,17 @@ def decode_image(
     """
     with tf.device(_DEVICE):
         image = tf.cond(
-            _needs_only_resizing(image_bytes, image_size, max_pixels),
-            lambda: _decode_small_jpeg(image_bytes, image_size),
-            lambda: _decode_any(image_bytes, image_size, max_pixels),
+            _needs_only_resizing(image_bytes, image_size, max_pixels, resize),
+            lambda: _decode_small_jpeg(image_bytes, image_size, resize),
+            lambda: _decode_any(image_bytes, image_size, max_pixels, resize),
         )
         return tf.ensure_shape(image, (*image_size, 3))
 
 
 @cache
-def decoder(image_size: tuple[int, int], max_pixels: int) -> tf.types.experimental.ConcreteFunction:
+def decoder(
+    image_size: tuple[int, int], max_pixels: int, resize: str = STRETCH
+) -> tf.types.experimental.ConcreteFunction:
     """Returns `decode_image` for one size as a concrete function, traced once per process.
 
     Tracing takes longer than decoding a hundred images.
@@ -90,46 +105,30 @@ def decoder(image_size: tuple[int, int], max_pixels: int) -> tf.types.experiment
     Args:
         image_size: Height and width of the decoded image.
         max_pixels: Maximum number of pixels of a file.
+        resize: "stretch", "crop" or "pad", see `resize_image`.
     """
-    decode = partial(decode_image, image_size=image_size, max_pixels=max_pixels)
+    decode = partial(decode_image, image_size=image_size, max_pixels=max_pixels, resize=resize)
     traced = tf.function(decode, autograph=False)
     return traced.get_concrete_function(tf.TensorSpec((), tf.string))
 
 
-def resize_image(image: tf.Tensor, image_size: tuple[int, int] | tf.Tensor) -> tf.Tensor:
-    """Returns the image `(height, width, channels)`, uint8, resized to `image_size`, rounded.
-
-    The resizing is bilinear; it is antialiased if the reduction factor (the geometric mean of both
-    sides' factors) exceeds two.
-    """
-    sides = tf.cast(tf.shape(image)[:2], tf.float32)
-    reduction = tf.sqrt(tf.reduce_prod(sides / tf.cast(image_size, tf.float32)))
-    return tf.cond(
-        reduction > ANTIALIASED_REDUCTION,
-        lambda: _resize(image, image_size, antialias=True),
-        lambda: _resize(image, image_size),
-    )
-
-
-def _resize(
-    image: tf.Tensor, image_size: tuple[int, int] | tf.Tensor, antialias: bool = False
+def _decode_small_jpeg(
+    image_bytes: tf.Tensor, image_size: tuple[int, int], resize: str
 ) -> tf.Tensor:
-    resized = tf.image.resize(image, image_size, antialias=antialias)
-    return tf.cast(tf.round(resized), tf.uint8)
-
-
-def _decode_small_jpeg(image_bytes: tf.Tensor, image_size: tuple[int, int]) -> tf.Tensor:
     image = tf.io.decode_jpeg(limit_scans(image_bytes), 3, dct_method=DCT_METHOD)
-    return _resize(image, image_size)
+    if resize == STRETCH:
+        return resample(image, image_size)
+    return resize_image(image, image_size, resize)
 
 
 def _needs_only_resizing(
-    image_bytes: tf.Tensor, image_size: tuple[int, int], max_pixels: int
+    image_bytes: tf.Tensor, image_size: tuple[int, int], max_pixels: int, resize: str
 ) -> tf.Tensor:
     """Whether the file is a JPEG that can take the fast path: small, and without EXIF rotation.
 
     The control flow of the general path costs half as much as decoding a small image. A JPEG with
-    so few pixels is neither decoded at a fraction of its size nor antialiased.
+    so few pixels is neither decoded at a fraction of its size nor antialiased; if it is padded,
+    both of its sides must be short for that.
     """
     height, width = image_size
     pixel_limit = (2 * height - 1) * (2 * width - 1)
@@ -138,12 +137,15 @@ def _needs_only_resizing(
 
     def is_small_and_upright() -> tf.Tensor:
         sides = tf.cast(tf.io.extract_jpeg_shape(image_bytes)[:2], tf.float32)
+        is_small = tf.reduce_prod(sides) < pixel_limit
+        if resize == PAD:
+            is_small = tf.reduce_all(sides < (2 * height - 1, 2 * width - 1))
         # searching the whole file takes a tenth of the time of decoding it
         num_searched = tf.where(_has_no_exif(image_bytes), 0, tf.int32.max)
         may_be_rotated = tf.strings.regex_full_match(
             tf.strings.substr(image_bytes, 0, num_searched), MAYBE_ROTATED
         )
-        return (tf.reduce_prod(sides) < pixel_limit) & ~may_be_rotated
+        return is_small & ~may_be_rotated
 
     return tf.cond(is_jpeg(image_bytes), is_small_and_upright, lambda: tf.constant(False))
 
@@ -162,15 +164,19 @@ def _has_no_exif(image_bytes: tf.Tensor) -> tf.Tensor:
     return has_bytes(QUANTIZATION_TABLE, 2) | has_jfif_only
 
 
-def _decode_any(image_bytes: tf.Tensor, image_size: tuple[int, int], max_pixels: int) -> tf.Tensor:
+def _decode_any(
+    image_bytes: tf.Tensor, image_size: tuple[int, int], max_pixels: int, resize: str
+) -> tf.Tensor:
     return tf.cond(
         is_jpeg(image_bytes),
-        lambda: _decode_jpeg(image_bytes, image_size, max_pixels),
-        lambda: _decode_other(image_bytes, image_size, max_pixels),
+        lambda: _decode_jpeg(image_bytes, image_size, max_pixels, resize),
+        lambda: _decode_other(image_bytes, image_size, max_pixels, resize),
     )
 
 
-def _decode_jpeg(image_bytes: tf.Tensor, image_size: tuple[int, int], max_pixels: int) -> tf.Tensor:
+def _decode_jpeg(
+    image_bytes: tf.Tensor, image_size: tuple[int, int], max_pixels: int, resize: str
+) -> tf.Tensor:
     height, width, num_pixels = jpeg_size(image_bytes)
     with tf.control_dependencies(_check_pixels(num_pixels, max_pixels)):
         image_bytes = limit_scans(image_bytes)
@@ -178,18 +184,24 @@ def _decode_jpeg(image_bytes: tf.Tensor, image_size: tuple[int, int], max_pixels
     # Rotating commutes with resizing, and is cheaper on the small image.
     target = tf.where(swaps_sides(orientation), image_size[::-1], image_size)
     sides = tf.cast(tf.stack([height, width]), tf.int32)
+    scaled = scaled_sides(sides, target, resize)
     decoded_sides = -(-sides // tf.constant(JPEG_RATIOS)[:, tf.newaxis])
-    num_fitting = tf.reduce_sum(tf.cast(tf.reduce_all(decoded_sides >= target, 1), tf.int32))
+    num_fitting = tf.reduce_sum(tf.cast(tf.reduce_all(decoded_sides >= scaled, 1), tf.int32))
     decoders = [
         partial(tf.io.decode_jpeg, image_bytes, 3, ratio=ratio, dct_method=DCT_METHOD)
         for ratio in JPEG_RATIOS
     ]
-    image = tf.switch_case(tf.maximum(num_fitting - 1, 0), decoders)
-    return apply_orientation(resize_image(image, target), orientation)
+    number = tf.maximum(num_fitting - 1, 0)
+    image = tf.switch_case(number, decoders)
+    if resize == CROP:
+        box = centre_box(sides, target, reversed_sides(orientation))
+        image = cut_box(image, box, tf.gather(JPEG_RATIOS, number))
+    upright = apply_orientation(scale_image(image, scaled), orientation)
+    return pad_image(upright, image_size) if resize == PAD else upright
 
 
 def _decode_other(
-    image_bytes: tf.Tensor, image_size: tuple[int, int], max_pixels: int
+    image_bytes: tf.Tensor, image_size: tuple[int, int], max_pixels: int, resize: str
 ) -> tf.Tensor:
     height, width, num_pixels = non_jpeg_size(image_bytes)
     with tf.control_dependencies(_check_pixels(num_pixels, max_pixels)):
@@ -202,7 +214,7 @@ def _decode_other(
     image = tf.cond(
         has_palette(image_bytes), lambda: _apply_palette(image, image_bytes), lambda: image
     )
-    return resize_image(image, image_size)
+    return resize_image(image, image_size, resize)
 
 
 def _decode_webp(image_bytes: tf.Tensor) -> tf.Tensor:

@@ -58,6 +58,11 @@ def swaps_sides(orientation: tf.Tensor) -> tf.Tensor:
     return orientation > 4
 
 
+def reversed_sides(orientation: tf.Tensor) -> tf.Tensor:
+    """Whether the stored rows and columns run against those of the upright image, bool `(2,)`."""
+    return tf.gather(FLIPPED_AXES, orientation)[:2]
+
+
 def apply_orientation(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     """Returns the image `(height, width, channels)` rotated upright by `orientation`, 1 to 8."""
 

@@ -11,7 +11,7 @@ from tlkit.data.images import ImageData, ImageSplit
 from tlkit.data.inspection import build_report, readable_images
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.listing import Listing, list_folder
-from tlkit.data.settings import KEEP, Settings, check_settings
+from tlkit.data.settings import KEEP, STRETCH, Settings, check_settings
 from tlkit.data.splits import ImageRecord, divide
 from tlkit.errors import DataError, quoted, some_of
 
@@ -20,6 +20,7 @@ def load_folder(
     path: str | os.PathLike[str],
     *,
     image_size: int | tuple[int, int] = 224,
+    resize: str = STRETCH,
     batch_size: int = 32,
     splits: tuple[float, float, float] = (0.8, 0.1, 0.1),
     seed: int = 0,
@@ -51,6 +52,11 @@ def load_folder(
     Args:
         path: The folder.
         image_size: Height and width that images are resized to; one number for a square.
+        resize: How images of another aspect ratio are brought to `image_size`: "stretch" changes
+            the aspect ratio; "crop" cuts out the largest centred rectangle of that ratio, so that
+            nothing is distorted but the edges are lost; "pad" scales the whole image to fit and
+            fills the rest with grey, 127, on both sides. The model must be used in the same way:
+            pass the same `resize` to `predict`, `explain` and `export_model`.
         batch_size: Images per batch.
         splits: Fractions of training, validation and test; a split with fraction 0 is `None`.
         seed: Seed of the split, the order and the augmentation.
@@ -64,7 +70,8 @@ def load_folder(
         cache: The cache's folder, as `cache_folder` takes it.
 
     Raises:
-        ArgumentError: A size, a fraction, the seed, the names or a group's key is invalid.
+        ArgumentError: A size, a fraction, the seed, the names or a group's key is invalid, or
+            `resize` is not one of these.
         DataError: `path` is not a folder of at least two classes with at least two images each;
             a class of validation or test is not in `train`; `class_names` differ from the folder's
             classes; there are so few groups that a split would be empty.
@@ -93,6 +100,7 @@ def load_folder(
         max_pixels=max_pixels,
         damaged=damaged,
         cache=cache,
+        resize=resize,
     )
     listing = list_folder(path, class_names=class_names or ())
     if groups is not None:
@@ -134,6 +142,7 @@ def split_of(
         settings.max_pixels,
         groups=groups if any(groups) else (),
         _checksums=tuple(image.checksum for image in ordered),
+        resize=settings.resize,
     )
 
 
@@ -170,6 +179,7 @@ def load_listing(listing: Listing, settings: Settings) -> ImageData:
         settings.image_size,
         settings.batch_size,
         settings.seed,
+        settings.resize,
     )
 
 

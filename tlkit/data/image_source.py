@@ -7,6 +7,8 @@ from functools import cached_property
 
 import numpy as np
 
+from tlkit.data.settings import STRETCH
+
 
 @dataclass(frozen=True, eq=False)
 class ImageSource:
@@ -21,6 +23,7 @@ class ImageSource:
         image_size: Height and width that images are resized to.
         max_pixels: Maximum number of pixels of a file.
         seed: Seed of the order and the augmentation.
+        resize: "stretch", "crop" or "pad", see `load_folder`.
 
     Example:
         >>> import numpy as np
@@ -39,6 +42,7 @@ class ImageSource:
     image_size: tuple[int, int]
     max_pixels: int
     seed: int
+    resize: str = STRETCH
 
     @property
     def num_images(self) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 from tlkit.data.augmentation import AugmentLike, augmentation_of
 from tlkit.data.image_source import ImageSource
 from tlkit.data.limits import MAX_PIXELS
-from tlkit.data.settings import check_image_size
+from tlkit.data.settings import STRETCH, check_image_size
 from tlkit.errors import ArgumentError, check_count, some_of
 from tlkit.utils.renamed import renamed_argument, renamed_attribute
 from tlkit.utils.text_repr import ShownAsText
@@ -47,6 +47,7 @@ class ImageSplit(ShownAsText):
         seed: Seed of the order and the augmentation.
         groups: The key of each image's group, "" for an image without one; empty if no image has a
             group.
+        resize: "stretch", "crop" or "pad", see `load_folder`.
     """
 
     name: str
@@ -60,6 +61,7 @@ class ImageSplit(ShownAsText):
     _pixels: np.ndarray | None = field(default=None, repr=False)
     groups: tuple[str, ...] = field(default=(), repr=False)
     _checksums: tuple[int, ...] = field(default=(), repr=False)
+    resize: str = STRETCH
 
     _left_out = ("paths", "labels", "digests", "groups")
     _derived = ("num_images",)
@@ -75,9 +77,10 @@ class ImageSplit(ShownAsText):
             num_classes = len(np.unique(self.labels))
             what = f"of {num_classes} class{'' if num_classes == 1 else 'es'}"
         height, width = self.image_size
+        resize = "" if self.resize == STRETCH else f" ({self.resize})"
         return (
             f"{self.name}: {self.num_images:,} {images} {what}, "
-            f"{height} × {width} pixels, in batches of {self.batch_size}"
+            f"{height} × {width} pixels{resize}, in batches of {self.batch_size}"
         )
 
     @property
@@ -102,6 +105,7 @@ class ImageSplit(ShownAsText):
             self.image_size,
             self._max_pixels,
             self.seed,
+            self.resize,
         )
 
     @property
@@ -251,6 +255,7 @@ class ImageData(ShownAsText):
         image_size: Height and width that images are resized to.
         batch_size: Images per batch.
         seed: Seed of the split, the order and the augmentation.
+        resize: "stretch", "crop" or "pad", see `load_folder`.
     """
 
     train: ImageSplit
@@ -261,6 +266,7 @@ class ImageData(ShownAsText):
     image_size: tuple[int, int]
     batch_size: int
     seed: int
+    resize: str = STRETCH
 
     _derived = ("num_classes",)
 
@@ -281,6 +287,8 @@ class ImageData(ShownAsText):
 
     def at_size(self, image_size: int | tuple[int, int]) -> ImageData:
         """Returns the same images in the same splits, resized to another height and width.
+
+        `resize` stays the same.
 
         Args:
             image_size: In pixels, one number for a square or (height, width).

@@ -21,11 +21,11 @@ MAX_CACHE_BYTES = 128 * 2**20
 """Maximum size of the cache, over all splits."""
 
 Decoder = Callable[[tf.Tensor], tf.Tensor]
-_Key = tuple[str, tuple[int, int]]
+_Key = tuple[str, tuple[int, int], str]
 
 
 class _PixelCache:
-    """A least-recently-used cache of pixels by digest and image size."""
+    """A least-recently-used cache of pixels by digest, image size and kind of resizing."""
 
     def __init__(self) -> None:
         self._pixels: OrderedDict[_Key, np.ndarray] = OrderedDict()
@@ -75,7 +75,7 @@ def cached_pixels(source: ImageSource, rows: np.ndarray, decoder: Decoder) -> np
         return None
 
     def pixels_of(row: int) -> np.ndarray:
-        key = source.digests[row], source.image_size
+        key = source.digests[row], source.image_size, source.resize
         pixels = _CACHE.get(key)
         if pixels is None:
             image_bytes = read_image(source.paths[row], source.digests[row])

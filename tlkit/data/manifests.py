@@ -10,7 +10,7 @@ from tlkit.data.images import ImageData
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.listing import Listing, list_folder
 from tlkit.data.manifest_rows import SEPARATOR, list_manifest
-from tlkit.data.settings import KEEP, check_settings
+from tlkit.data.settings import KEEP, STRETCH, check_settings
 from tlkit.errors import ArgumentError
 
 SUFFIX = ".csv"
@@ -24,6 +24,7 @@ def load_manifest(
     multi_label: bool = False,
     separator: str = SEPARATOR,
     image_size: int | tuple[int, int] = 224,
+    resize: str = STRETCH,
     batch_size: int = 32,
     splits: tuple[float, float, float] = (0.8, 0.1, 0.1),
     seed: int = 0,
@@ -55,6 +56,7 @@ def load_manifest(
         multi_label: Whether an image may have several labels at once.
         separator: The separator between the labels of one image, with `multi_label`.
         image_size: Height and width that images are resized to; one number for a square.
+        resize: "stretch", "crop" or "pad", see `load_folder`.
         batch_size: Images per batch.
         splits: Fractions of training, validation and test; a split with fraction 0 is `None`.
         seed: Seed of the split, the order and the augmentation.
@@ -69,8 +71,8 @@ def load_manifest(
         num_classes)`.
 
     Raises:
-        ArgumentError: A size, a fraction, the seed, the names, the separator or a group's key is
-            invalid; `groups` is given although the manifest has groups.
+        ArgumentError: A size, a fraction, `resize`, the seed, the names, the separator or a group's
+            key is invalid; `groups` is given although the manifest has groups.
         DataError: `path` is not such a table; columns are missing or unknown; a row has no path or
             no label; files are missing, or listed in two rows; there are too few classes or images,
             as for `load_folder`; `class_names` differ from the manifest's classes.
@@ -102,6 +104,7 @@ def load_manifest(
         max_pixels=max_pixels,
         damaged=damaged,
         cache=cache,
+        resize=resize,
     )
     if not isinstance(separator, str) or not separator.strip():
         raise ArgumentError(
@@ -147,17 +150,22 @@ def list_images(
     return list_folder(path, argument=argument, needs_train=needs_train, class_names=class_names)
 
 
-def load_images(path: str | os.PathLike[str], *, argument: str = "path") -> ImageData:
+def load_images(
+    path: str | os.PathLike[str], *, argument: str = "path", resize: str = STRETCH
+) -> ImageData:
     """Loads a folder, or a manifest if the path is that of a CSV file, with default settings.
 
     Args:
         path: A path as `load_folder` or `load_manifest` takes it.
         argument: The argument's name in errors.
+        resize: "stretch", "crop" or "pad", see `load_folder`.
 
     Raises:
+        ArgumentError: `resize` is not one of these.
         DataError: What `load_folder` and `load_manifest` raise.
     """
-    return load_listing(list_images(path, argument=argument), check_settings(*_DEFAULTS))
+    settings = check_settings(*_DEFAULTS, resize=resize)
+    return load_listing(list_images(path, argument=argument), settings)
 
 
 def _is_manifest(path: str | os.PathLike[str]) -> bool:

@@ -9,7 +9,7 @@ from tlkit.data.images import ImageSplit
 from tlkit.data.inspection import readable_images
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.manifests import list_images
-from tlkit.data.settings import DAMAGED, KEEP, Settings
+from tlkit.data.settings import DAMAGED, KEEP, RESIZES, STRETCH, Settings
 from tlkit.data.splits import divide
 from tlkit.errors import DataError, check_choice, check_count, did_you_mean, quoted
 
@@ -19,6 +19,7 @@ def load_for_measuring(
     class_names: Sequence[str],
     *,
     image_size: tuple[int, int],
+    resize: str = STRETCH,
     batch_size: int = 32,
     max_pixels: int = MAX_PIXELS,
     damaged: str = KEEP,
@@ -36,6 +37,7 @@ def load_for_measuring(
         path: A folder as `load_folder` takes it, or a manifest; it needs no `train`.
         class_names: The model's classes, in the order of its outputs.
         image_size: Height and width that images are resized to.
+        resize: "stretch", "crop" or "pad", see `load_folder`.
         batch_size: Images per batch.
         max_pixels: Maximum number of pixels of an image.
         damaged: "keep" or "skip", see `load_folder`.
@@ -48,8 +50,8 @@ def load_for_measuring(
     Raises:
         DataError: `path` is not a folder or manifest of images, or has a class that the model does
             not have.
-        ArgumentError: `max_pixels` is not a positive whole number, or `damaged` is neither "keep"
-            nor "skip".
+        ArgumentError: `max_pixels` is not a positive whole number, `damaged` is neither "keep" nor
+            "skip", or `resize` is not one of these.
 
     Example:
         >>> from pathlib import Path
@@ -66,6 +68,7 @@ def load_for_measuring(
     """
     check_count("max_pixels", max_pixels)
     check_choice("damaged", damaged, DAMAGED)
+    check_choice("resize", resize, RESIZES)
     listing = list_images(path, argument=argument, needs_train=False, class_names=class_names)
     images, _ = readable_images(listing, max_pixels=max_pixels, cache=cache, damaged=damaged)
     split_names = {image.split for image in images}
@@ -88,5 +91,7 @@ def load_for_measuring(
             f"{quoted(unknown)}.{did_you_mean(unknown[0], class_names)} "
             "Rename or remove these classes."
         )
-    settings = Settings(image_size, batch_size, (1.0, 0.0, 0.0), seed=0, max_pixels=max_pixels)
+    settings = Settings(
+        image_size, batch_size, (1.0, 0.0, 0.0), seed=0, max_pixels=max_pixels, resize=resize
+    )
     return split_of("test", found, class_names, settings)

@@ -151,6 +151,7 @@ def load_joined(
         settings.image_size,
         settings.batch_size,
         settings.seed,
+        settings.resize,
     )
     replayed = split_of(
         "train",

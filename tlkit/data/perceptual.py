@@ -12,6 +12,7 @@ from tlkit.data.file_checks import FILE_CHECKS_FOLDER, tolerate_unusable_index
 from tlkit.data.images import ImageSplit
 from tlkit.data.limits import DECODER_VERSION
 from tlkit.data.missing_files import missing_files_named
+from tlkit.data.settings import STRETCH
 from tlkit.utils.cache import cache_folder, open_index
 from tlkit.utils.progress import bar
 
@@ -130,7 +131,7 @@ def _hash_missing(
         for split, rows in zip(splits, missing, strict=True):
             if not rows:
                 continue
-            small = dataclasses.replace(split, image_size=(_SIDE, _SIDE))
+            small = dataclasses.replace(split, image_size=(_SIDE, _SIDE), resize=STRETCH)
             dataset = small.dataset(shuffle=False, indices=np.array(rows), batch_size=_BATCH_SIZE)
             num_done = 0
             for images, _ in dataset.as_numpy_iterator():

@@ -7,11 +7,12 @@ import tensorflow as tf
 
 from tlkit.data.augmentation import Augmentation, augmentation_layers
 from tlkit.data.checksums import file_reader
-from tlkit.data.decoding import decoder, resize_image
+from tlkit.data.decoding import decoder
 from tlkit.data.image_source import ImageSource
 from tlkit.data.kept_pixels import cached_pixels
 from tlkit.data.layer_views import build_layers, layer_view
 from tlkit.data.random_views import random_view
+from tlkit.data.resizing import resize_image
 
 NO_ROW = -1
 
@@ -200,7 +201,9 @@ def _pixels_in_memory(
             pixels = tf.constant(source.pixels)
         return lambda rows: tf.gather(pixels, rows)
     cached = (
-        cached_pixels(source, rows, decoder(source.image_size, source.max_pixels)) if keep else None
+        cached_pixels(source, rows, decoder(source.image_size, source.max_pixels, source.resize))
+        if keep
+        else None
     )
     if cached is None:
         return None
@@ -214,9 +217,9 @@ def _pixels_in_memory(
 def _pixel_reader(source: ImageSource) -> Callable[[tf.Tensor], tf.Tensor]:
     """Returns a function from a row to its image, which is decoded or resized on request."""
     if source.pixels is None:
-        decode = decoder(source.image_size, source.max_pixels)
+        decode = decoder(source.image_size, source.max_pixels, source.resize)
         read = file_reader(source.paths, source.checksums)
         return lambda row: decode(read(row))
     with tf.device("CPU:0"):
         pixels = tf.constant(source.pixels)
-    return lambda row: resize_image(tf.gather(pixels, row), source.image_size)
+    return lambda row: resize_image(tf.gather(pixels, row), source.image_size, source.resize)

@@ -13,6 +13,17 @@ KEEP, SKIP = "keep", "skip"
 DAMAGED = (KEEP, SKIP)
 """Choices for images that can be decoded although the decoder warns of damage."""
 
+STRETCH, CROP, PAD = "stretch", "crop", "pad"
+PAD_VALUE = 127
+"""Value of the borders of padded images: grey, which most preprocessing turns into about zero."""
+RESIZES = {
+    STRETCH: "stretched to the model's size, without keeping their aspect ratio",
+    CROP: "cropped to the largest centred rectangle of the model's aspect ratio, then resized",
+    PAD: "resized with their aspect ratio to fit into the model's size, centred on grey "
+    f"({PAD_VALUE}, {PAD_VALUE}, {PAD_VALUE})",
+}
+"""How images are brought to the model's size, with a description for clients of a model."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -27,6 +38,7 @@ class Settings:
         max_pixels: Maximum number of pixels of an image.
         damaged: "keep" or "skip", see `load_folder`.
         cache: The cache's folder, as `cache_folder` takes it.
+        resize: "stretch", "crop" or "pad", see `load_folder`.
     """
 
     image_size: tuple[int, int]
@@ -37,6 +49,7 @@ class Settings:
     max_pixels: int = MAX_PIXELS
     damaged: str = KEEP
     cache: str | os.PathLike[str] | None = None
+    resize: str = STRETCH
 
 
 def check_settings(
@@ -49,18 +62,20 @@ def check_settings(
     max_pixels: int = MAX_PIXELS,
     damaged: str = KEEP,
     cache: str | os.PathLike[str] | None = None,
+    resize: str = STRETCH,
 ) -> Settings:
     """Returns the checked settings.
 
     Raises:
         ArgumentError: A size is not a positive whole number; `splits` are not three fractions that
             sum to 1; `seed` is not in 0...2**32 - 1; `class_names` has duplicates; `damaged` is
-            neither "keep" nor "skip".
+            neither "keep" nor "skip"; `resize` is not one of `RESIZES`.
     """
     check_count("batch_size", batch_size)
     check_seed(seed)
     check_count("max_pixels", max_pixels)
     check_choice("damaged", damaged, DAMAGED)
+    check_choice("resize", resize, RESIZES)
     names = None if class_names is None else tuple(class_names)
     if names is not None and len(set(names)) < len(names):
         raise ArgumentError(
@@ -69,7 +84,7 @@ def check_settings(
         )
     fractions = check_splits(splits)
     sides = check_image_size(image_size)
-    return Settings(sides, batch_size, fractions, seed, names, max_pixels, damaged, cache)
+    return Settings(sides, batch_size, fractions, seed, names, max_pixels, damaged, cache, resize)
 
 
 def check_image_size(image_size: int | tuple[int, int]) -> tuple[int, int]:

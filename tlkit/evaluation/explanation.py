@@ -14,7 +14,8 @@ from PIL import Image
 from tlkit.data.decoding import decoder
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.reading import read_image
-from tlkit.errors import ArgumentError, did_you_mean
+from tlkit.data.settings import RESIZES, STRETCH
+from tlkit.errors import ArgumentError, check_choice, did_you_mean
 from tlkit.evaluation.image_files import (
     Paths,
     are_paths,
@@ -116,6 +117,7 @@ def explain(
     *,
     label: str | int | None = None,
     max_pixels: int = MAX_PIXELS,
+    resize: str = STRETCH,
 ) -> Explanation:
     """Computes the Grad-CAM heatmap of an image for one class.
 
@@ -130,6 +132,8 @@ def explain(
         class_names: The class names in the order of the model's outputs; their numbers by default.
         label: The class to explain, a name or a number; the most probable by default.
         max_pixels: Maximum number of pixels of a file.
+        resize: "stretch", "crop" or "pad", as for `predict`; the heatmap is that of the resized
+            image.
 
     Raises:
         ArgumentError: An argument is invalid, several images are given, or the model has no
@@ -147,10 +151,11 @@ def explain(
     Reference:
         Selvaraju et al. (2017), section 3, https://arxiv.org/abs/1610.02391
     """
+    check_choice("resize", resize, RESIZES)
     num_classes = num_classes_of(model)
     names = check_class_names(class_names or [str(i) for i in range(num_classes)], num_classes)
     index = None if label is None else _class_index(label, names)
-    path, pixels = _one_image(image, image_size_of(model), max_pixels)
+    path, pixels = _one_image(image, image_size_of(model), max_pixels, resize)
     heatmaps, probabilities = class_maps(
         model, pixels, None if index is None else np.array([index])
     )
@@ -173,6 +178,7 @@ def explain_mistakes(
     *,
     limit: int = 24,
     max_pixels: int = MAX_PIXELS,
+    resize: str = STRETCH,
 ) -> dict[int, Explanation]:
     """Computes Grad-CAM heatmaps of the worst mistakes for their predicted classes.
 
@@ -181,6 +187,7 @@ def explain_mistakes(
         evaluation: The evaluation on image files with one label each.
         limit: Maximum number of mistakes, the worst ones.
         max_pixels: Maximum number of pixels of a file.
+        resize: "stretch", "crop" or "pad", as in the evaluation.
 
     Returns:
         The explanations by the mistake's `index`. Mistakes with missing files are left out. Empty
@@ -200,7 +207,7 @@ def explain_mistakes(
         for mistake in evaluation.mistakes[:limit]
         if mistake.path is not None and os.path.isfile(mistake.path)
     ]
-    decode = decoder(image_size_of(model), max_pixels)
+    decode = decoder(image_size_of(model), max_pixels, resize)
     found: dict[int, Explanation] = {}
     for start in range(0, len(selected), _MAP_BATCH_SIZE):
         batch = selected[start : start + _MAP_BATCH_SIZE]
@@ -287,7 +294,7 @@ def _last_feature_map(model: keras.Model) -> keras.KerasTensor:
 
 
 def _one_image(
-    image: Paths | np.ndarray, image_size: tuple[int, int], max_pixels: int
+    image: Paths | np.ndarray, image_size: tuple[int, int], max_pixels: int, resize: str
 ) -> tuple[str | None, np.ndarray]:
     """Returns the file's name, and the image in the model's size, uint8 `(1, height, width, 3)`."""
     path = None
@@ -296,13 +303,13 @@ def _one_image(
         if len(files) == 1:
             check_image_files(files, max_pixels, "image")
             path = files[0]
-            decoded = decoder(image_size, max_pixels)(tf.constant(read_image(path)))
+            decoded = decoder(image_size, max_pixels, resize)(tf.constant(read_image(path)))
             return path, decoded.numpy()[np.newaxis]
         count = len(files)
     else:
         pixels = pixels_of(image, "image")
         if len(pixels) == 1:
-            return path, resize_pixels(pixels[0], image_size).numpy()[np.newaxis]
+            return path, resize_pixels(pixels[0], image_size, resize).numpy()[np.newaxis]
         count = len(pixels)
     raise ArgumentError(
         f"`image` must be one image. Received: {count}. Call explain for each of them."

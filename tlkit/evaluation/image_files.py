@@ -8,8 +8,9 @@ from typing import Any, TypeGuard
 import numpy as np
 import tensorflow as tf
 
-from tlkit.data.decoding import resize_image
 from tlkit.data.file_checks import FileCheck, check_files
+from tlkit.data.resizing import resize_image
+from tlkit.data.settings import STRETCH
 from tlkit.errors import ArgumentError, DataError, check_path, is_unicode
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -153,9 +154,13 @@ def pixels_of(images: Any, argument: str = "images") -> np.ndarray:
     return np.round(pixels).astype(np.uint8)
 
 
-def resize_pixels(image: np.ndarray, image_size: tuple[int, int]) -> tf.Tensor:
+def resize_pixels(
+    image: np.ndarray, image_size: tuple[int, int], resize: str = STRETCH
+) -> tf.Tensor:
     """Returns the image, uint8 `(height, width, 3)`, resized as image files are."""
-    return tf.constant(image) if image.shape[:2] == image_size else resize_image(image, image_size)
+    if image.shape[:2] == image_size:
+        return tf.constant(image)
+    return resize_image(image, image_size, resize)
 
 
 def _are_pixels(pixels: np.ndarray) -> bool:

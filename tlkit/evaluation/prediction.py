@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
@@ -15,7 +15,8 @@ from tlkit.data.checksums import file_reader
 from tlkit.data.decoding import decoder
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.reading import read_image
-from tlkit.errors import ArgumentError, check_count
+from tlkit.data.settings import RESIZES, STRETCH
+from tlkit.errors import ArgumentError, check_choice, check_count
 from tlkit.evaluation.data_checks import check_takes_pixels
 from tlkit.evaluation.exported import ExportedModel, saved_model_in
 from tlkit.evaluation.forward import forward_of
@@ -86,6 +87,7 @@ def predict(
     threshold: float = THRESHOLD,
     batch_size: int = 32,
     max_pixels: int = MAX_PIXELS,
+    resize: str = STRETCH,
 ) -> tuple[Prediction, ...]:
     """Predicts the classes of images, decoded exactly as in training and in an exported model.
 
@@ -102,6 +104,8 @@ def predict(
             heads assign the most probable class.
         batch_size: Images per forward pass.
         max_pixels: Maximum number of pixels of a file.
+        resize: "stretch", "crop" or "pad", as the model's training images were resized; see
+            `load_folder`. That of a run is `run.resize`.
 
     Raises:
         ArgumentError: If an argument is invalid, such as a folder instead of files.
@@ -119,6 +123,7 @@ def predict(
     names = check_class_names(class_names, num_classes_of(model))
     check_threshold(threshold)
     check_count("batch_size", batch_size)
+    check_choice("resize", resize, RESIZES)
     image_size = image_size_of(model)
     forward = forward_of(model)
     paths: tuple[str | None, ...]
@@ -126,11 +131,12 @@ def predict(
     if are_paths(images):
         files_given = check_given_files(images, max_pixels, "images")
         paths = files_given.usable
-        batches = _decoded_batches(files_given.usable, image_size, max_pixels, batch_size)
+        decode = decoder(image_size, max_pixels, resize)
+        batches = _decoded_batches(files_given.usable, decode, batch_size)
     else:
         pixels = pixels_of(images)
         paths = (None,) * len(pixels)
-        batches = _resized_batches(pixels, image_size, batch_size)
+        batches = _resized_batches(pixels, image_size, batch_size, resize)
     rows = [np.empty((0, len(names)), np.float32)]
     with bar("prediction", len(paths), "images") as advance:
         for batch in batches:
@@ -275,9 +281,8 @@ def image_size_of(model: keras.Model) -> tuple[int, int]:
 
 
 def _decoded_batches(
-    paths: tuple[str, ...], image_size: tuple[int, int], max_pixels: int, batch_size: int
+    paths: tuple[str, ...], decode: Callable[[tf.Tensor], tf.Tensor], batch_size: int
 ) -> tf.data.Dataset:
-    decode = decoder(image_size, max_pixels)
     read = file_reader(paths, ())
     without_autograph = tf.autograph.experimental.do_not_convert
     return (
@@ -289,8 +294,8 @@ def _decoded_batches(
 
 
 def _resized_batches(
-    pixels: np.ndarray, image_size: tuple[int, int], batch_size: int
+    pixels: np.ndarray, image_size: tuple[int, int], batch_size: int, resize: str
 ) -> Iterator[tf.Tensor]:
     for start in range(0, len(pixels), batch_size):
         chunk = pixels[start : start + batch_size]
-        yield tf.stack([resize_pixels(image, image_size) for image in chunk])
+        yield tf.stack([resize_pixels(image, image_size, resize) for image in chunk])

@@ -12,7 +12,9 @@ import tensorflow as tf
 
 from tlkit.data.decoding import decoder
 from tlkit.data.limits import MAX_PIXELS
-from tlkit.errors import ArgumentError, ExportError
+from tlkit.data.settings import RESIZES, STRETCH
+from tlkit.errors import ArgumentError, ExportError, check_choice
+from tlkit.evaluation.exported import SERVING_FILE
 from tlkit.evaluation.forward import forward_of
 from tlkit.evaluation.names import check_class_names, num_classes_of
 from tlkit.evaluation.outputs import THRESHOLD
@@ -21,6 +23,7 @@ from tlkit.models.heads import head_kind, probabilities
 
 KERAS_FILE = "model.keras"
 NAMES_FILE = "class_names.json"
+_MAX_SETTINGS_BYTES = 2**16
 
 
 class SafeModel:
@@ -29,7 +32,8 @@ class SafeModel:
     A SavedModel is a program: TensorFlow runs its graph, which may read and write files
     (https://github.com/tensorflow/tensorflow/blob/master/SECURITY.md). A `.keras` file lists Keras
     layers, and in Keras's safe mode no code in it is run: files with `Lambda` layers or custom
-    classes raise an error. tlkit itself decodes the images.
+    classes raise an error. tlkit itself decodes the images, and resizes them as the settings say
+    that `export_model` has stored in the file; without settings they are stretched.
 
     Args:
         folder: The folder with both files.
@@ -39,6 +43,7 @@ class SafeModel:
         kind: The kind of head: "softmax", "binary" or "multi_label".
         threshold: The probability, 0...1, from which a multi-label head assigns a label.
         max_pixels: Maximum number of pixels of an image.
+        resize: "stretch", "crop" or "pad", see `load_folder`.
 
     Raises:
         ArgumentError: A file is missing, or the model does not take images.
@@ -58,10 +63,13 @@ class SafeModel:
         self.class_names = _names_in(Path(folder, NAMES_FILE), num_classes_of(self.model))
         self.kind = head_kind(self.model)
         self.threshold, self.max_pixels = THRESHOLD, MAX_PIXELS
+        self.resize = _resize_in(Path(folder, KERAS_FILE))
 
     def predict(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns `probabilities`, `(n, num_classes)`, of image files, strings `(n,)`."""
-        decode: Callable[[tf.Tensor], tf.Tensor] = decoder(self._image_size, self.max_pixels)
+        decode: Callable[[tf.Tensor], tf.Tensor] = decoder(
+            self._image_size, self.max_pixels, self.resize
+        )
         pixels = tf.stack([decode(one) for one in image_bytes])
         return {"probabilities": probabilities(forward_of(self.model)(pixels), self.model)}
 
@@ -77,7 +85,9 @@ def predict_safely(
         DataError: Files are missing or cannot be decoded.
     """
     model = SafeModel(folder)
-    return predict(model.model, images, model.class_names, max_pixels=model.max_pixels)
+    return predict(
+        model.model, images, model.class_names, max_pixels=model.max_pixels, resize=model.resize
+    )
 
 
 def _load(file: Path) -> keras.Model:
@@ -97,6 +107,32 @@ def _load(file: Path) -> keras.Model:
             "A model must be an intact .keras file without custom code to be loaded safely. "
             f"Received: {str(file)!r} ({reason}). Request one that uses only Keras's layers."
         ) from error
+
+
+def _resize_in(file: Path) -> str:
+    """Returns how the model's images are resized; files of other programs do not say it."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            if SERVING_FILE not in archive.namelist():
+                return STRETCH
+            if archive.getinfo(SERVING_FILE).file_size > _MAX_SETTINGS_BYTES:
+                raise ValueError("too large")
+            settings = json.loads(archive.read(SERVING_FILE))
+        resize = settings.get("resize", STRETCH)
+        check_choice("resize", resize, RESIZES)
+    except (
+        OSError,
+        ValueError,
+        AttributeError,
+        RecursionError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise ExportError(
+            f"{SERVING_FILE} must hold a model's settings. Received: {str(file)!r} ({error}). "
+            "Request the file again."
+        ) from error
+    return str(resize)
 
 
 def _names_in(file: Path, num_classes: int) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from sklearn.datasets import load_sample_images
 from tlkit.data.decoding import decoder
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.reading import read_image
+from tlkit.data.settings import RESIZES, STRETCH
 from tlkit.errors import ArgumentError, ExportError, as_tuple, check_choice, check_count, check_path
 from tlkit.evaluation.image_files import are_paths, check_image_files, list_files, pixels_of
 from tlkit.evaluation.names import check_class_names, num_classes_of
@@ -115,6 +116,7 @@ def export_model(
     max_pixels: int = MAX_PIXELS,
     rejection: Rejection | None = None,
     fresh_process: bool = True,
+    resize: str = STRETCH,
 ) -> ExportReport:
     """Exports `model` to formats that need no tlkit, and compares each export with the model.
 
@@ -152,6 +154,9 @@ def export_model(
         fresh_process: Whether the SavedModel and the .keras file are also run in a process of their
             own. Otherwise the report has no times for them, and the seconds to import TensorFlow
             in that process are saved.
+        resize: "stretch", "crop" or "pad", as the model's training images were resized; see
+            `load_folder`. The SavedModel resizes image files in this way; clients of the other
+            formats must, and find it in the settings.
 
     Raises:
         ArgumentError: If an argument is invalid, `path` is not empty, or `rejection` was fitted to
@@ -174,6 +179,7 @@ def export_model(
     path = _check_path(path)
     check_threshold(threshold)
     check_count("max_pixels", max_pixels)
+    check_choice("resize", resize, RESIZES)
     serving = Serving(
         class_names=_check_lines(check_class_names(class_names, num_classes_of(model))),
         kind=head_kind(model),
@@ -181,6 +187,7 @@ def export_model(
         threshold=float(threshold),
         max_pixels=max_pixels,
         rejection=None if rejection is None else check_rejection(rejection, model),
+        resize=resize,
     )
     compared = _ParitySamples.of(samples, serving)
     model = _in_float32(model)
@@ -282,7 +289,7 @@ class _ParitySamples:
                 "`samples` must contain at least one image. Received: none. "
                 "Leave it out to use images that come with scikit-learn."
             )
-        decode = decoder(serving.image_size, serving.max_pixels)
+        decode = decoder(serving.image_size, serving.max_pixels, serving.resize)
         images = tf.stack([decode(tf.constant(content)) for content in image_bytes])
         return cls(image_bytes, images)
 

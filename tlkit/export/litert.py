@@ -38,8 +38,10 @@ def write_litert(
 
     Its one signature takes `images`, uint8 `(n, height, width, 3)`, RGB, 0...255, and returns
     `probabilities`, float32 `(n, num_classes)`, and `class_id`, int64 `(n,)`. The caller must
-    decode and resize images, as LiteRT supports neither image files nor strings. The labels are at
-    the end of the file; see `tlkit.export.labels`. The model uses LiteRT's own operations only.
+    decode and resize images, as LiteRT supports neither image files nor strings; how they must be
+    resized is described in `tlkit.data.settings.RESIZES` and named in the settings. Labels and
+    settings are at the end of the file; see `tlkit.export.labels`. The model uses LiteRT's own
+    operations only.
 
     Args:
         model: Takes pixels 0...255 of a fixed image size; computes in float32.

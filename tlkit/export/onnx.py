@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from tlkit.data.settings import RESIZES
 from tlkit.errors import ExportError
 from tlkit.evaluation.names import check_class_names, num_classes_of
 from tlkit.evaluation.prediction import image_size_of
@@ -29,8 +30,8 @@ def write_onnx(
 
     It takes `images`, uint8 `(batch, height, width, 3)`, RGB, 0...255, and returns
     `probabilities`, float32 `(batch, num_classes)`, and `class_id`, int64 `(batch,)`. The caller
-    must decode and resize images. The model's metadata hold `class_names`, a JSON list, and
-    `serving`, the settings in JSON.
+    must decode and resize images; the model's description says how. Its metadata hold
+    `class_names`, a JSON list, and `serving`, the settings in JSON.
 
     Args:
         model: Takes pixels 0...255 of a fixed image size; computes in float32.
@@ -56,9 +57,11 @@ def write_onnx(
     names = check_class_names(class_names, num_classes_of(model))
     converted = _convert(model)
     height, width = image_size_of(model)
+    resize = (about or {}).get("resize")
+    resizing = "" if resize is None else f", {RESIZES[resize]}"
     converted.doc_string = (
-        f"images: uint8 RGB values 0...255, {width} x {height} pixels; preprocessing is part of "
-        "the model. probabilities and class_id: in the order of class_names."
+        f"images: uint8 RGB values 0...255, {width} x {height} pixels{resizing}; preprocessing is "
+        "part of the model. probabilities and class_id: in the order of class_names."
     )
     for value in (*converted.graph.input, *converted.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"

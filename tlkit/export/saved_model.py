@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from tlkit.data.decoding import decoder
+from tlkit.data.settings import STRETCH
 from tlkit.evaluation.exported import CLASS_NAMES_FILE, SERVING_FILE
 from tlkit.evaluation.rejection import Rejection, ood_scores, with_features
 from tlkit.models.heads import probabilities as probabilities_of
@@ -30,6 +31,7 @@ class Serving:
         threshold: Lowest probability for which a multi-label head gives a label.
         max_pixels: Largest number of pixels of an image file.
         rejection: Rejection of out-of-distribution images; `None` for none.
+        resize: "stretch", "crop" or "pad", see `load_folder`.
     """
 
     class_names: tuple[str, ...]
@@ -38,12 +40,14 @@ class Serving:
     threshold: float
     max_pixels: int
     rejection: Rejection | None = None
+    resize: str = STRETCH
 
     def as_dict(self) -> dict[str, object]:
         """Returns the JSON-serializable settings, without the class names."""
         about = {
             "kind": self.kind,
             "image_size": list(self.image_size),
+            "resize": self.resize,
             "threshold": self.threshold,
             "max_pixels": self.max_pixels,
         }
@@ -126,7 +130,7 @@ def write_saved_model(model: keras.Model, folder: Path, serving: Serving) -> Non
     def from_pixels(images: tf.Tensor) -> Answers:
         return serving.answers(model, images, neighbours)
 
-    decode = decoder(serving.image_size, serving.max_pixels)
+    decode = decoder(serving.image_size, serving.max_pixels, serving.resize)
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")], autograph=False)
     def from_bytes(image_bytes: tf.Tensor) -> Answers:

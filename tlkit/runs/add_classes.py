@@ -181,7 +181,7 @@ def _make(config: AddClassesConfig, listing: Listing, parent: Run, context: RunC
             with clock.timed("export"):
                 export_into(model, data, out, config.max_pixels)
             with clock.timed("explaining mistakes"):
-                maps = explain_worst_mistakes(model, evaluations, config.max_pixels)
+                maps = explain_worst_mistakes(model, evaluations, config.max_pixels, data.resize)
             images = sample_training_images(data, "none")
         if learned.exemplars.features:
             learned.exemplars.save(out / EXEMPLARS_FILE)
@@ -208,6 +208,7 @@ def _load(listing: Listing, parent: Run, config: AddClassesConfig) -> Joined:
         parent.run_record.seed,
         max_pixels=max_pixels,
         damaged=config.damaged,
+        resize=parent.resize,
     )
     return load_joined(
         listing,

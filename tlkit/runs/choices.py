@@ -1,4 +1,4 @@
-"""The choices that a run makes itself: the backbone, the mode, and the strength of the anchor.
+"""The choices that a run makes itself: backbone, image size, mode, and strength of the anchor.
 
 Choices are based on measurements on training images alone, never on test images. They are written
 to `run.json` with their reasons before the run uses them; a resumed run does not choose again.
@@ -12,7 +12,7 @@ import numpy as np
 from tlkit.data.images import ImageData
 from tlkit.models.backbone_spec import SHIPPED_BACKBONE
 from tlkit.models.catalogue import find_backbone
-from tlkit.runs.config import ONLY_FINE_TUNING, Choice, RunConfig
+from tlkit.runs.config import AUTO, ONLY_FINE_TUNING, Choice, RunConfig
 
 if TYPE_CHECKING:
     import keras
@@ -67,6 +67,47 @@ def backbone_choice(
     chosen = choose_backbone(comparison)
     log(str(chosen))
     return Choice(chosen.arguments, [str(chosen)], comparison=comparison.as_dict())
+
+
+def image_size_choice(
+    config: RunConfig, data: ImageData, previous: Mapping[str, Choice], log: Log
+) -> Choice:
+    """Chooses the image size of a run among the backbone's own and larger ones.
+
+    It is the size at which the model is trained and used. A model that is fine-tuned at one size
+    and then used at a larger one, as in https://arxiv.org/abs/1906.06423, is not considered.
+
+    Args:
+        config: The run's config; its `image_size` is "auto".
+        data: The images; only training images are used.
+        previous: Choices of an interrupted attempt at this run.
+        log: Gets the comparison.
+
+    Raises:
+        ArgumentError: The backbone cannot be measured at any size.
+        DataError: A class has fewer than two different training images, or groups of them.
+    """
+    if (choice := previous.get("image_size")) is not None:
+        log(_previous_choice_message("image size", choice.reasons))
+        return choice
+    from tlkit.advice.backbones import compare_backbones
+    from tlkit.advice.choosing import candidate_sizes, choose_image_size
+    from tlkit.advice.sampling import check_no_lone_class
+
+    check_no_lone_class(data, "photos", "give the size (--image-size N)")
+    weights = "" if config.weights == "pretrained" else f"={config.weights}"
+    sizes = candidate_sizes(initial_image_size(config))
+    comparison = compare_backbones(
+        data,
+        [f"{config.backbone}@{size}{weights}" for size in sizes],
+        class_weight=config.class_weight,
+        seed=config.seed,
+    )
+    log(str(comparison))
+    chosen = choose_image_size(comparison)
+    log(str(chosen))
+    size = {"image_size": chosen.score.image_size[0]}
+    return Choice(size, [str(chosen)], comparison=comparison.as_dict())
 
 
 def mode_choice(
@@ -182,4 +223,7 @@ def _previous_choice_message(what: str, reasons: Sequence[str]) -> str:
 def initial_image_size(config: RunConfig) -> int:
     """Returns the size at which images are loaded until the backbone and its size are chosen."""
     size = config.image_size
-    return find_backbone(SHIPPED_BACKBONE).default_image_size if size is None else size
+    if isinstance(size, int):
+        return size
+    name = config.backbone if config.backbone not in (None, AUTO) else None
+    return find_backbone(name or SHIPPED_BACKBONE).default_image_size

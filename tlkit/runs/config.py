@@ -5,7 +5,7 @@ belong to it.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from tlkit.advice.candidates import check_limits, parse_candidates, with_absolut
 from tlkit.continual.methods import WITHOUT_TRAINING
 from tlkit.data.augmentation import AUGMENTATIONS
 from tlkit.data.limits import MAX_PIXELS
-from tlkit.data.settings import DAMAGED, KEEP
+from tlkit.data.settings import DAMAGED, KEEP, RESIZES, STRETCH
 from tlkit.errors import (
     ArgumentError,
     check_choice,
@@ -42,6 +42,7 @@ _LEFT_OUT = {
     "damaged": KEEP,
     "head": None,
     "views": None,
+    "resize": None,
     "tta": NONE,
     "minutes": None,
     "folds": None,
@@ -59,13 +60,15 @@ _CHECKS: Mapping[str, Callable[[str, Any], object]] = {
     "anchor": check_not_negative,
     "seed": lambda _, value: check_seed(value),
 }
-_CHOICES: Mapping[str, Sequence[str]] = {
+_MAY_BE_AUTO = ("anchor", "image_size")
+_CHOICES: Mapping[str, Collection[str]] = {
     "mode": MODES,
     "damaged": DAMAGED,
     "importance": WITHOUT_TRAINING,
     "class_weight": ("balanced",),
     "head": FORMS,
     "tta": TEST_TIME_VIEWS,
+    "resize": RESIZES,
     "augment": AUGMENTATIONS,
 }
 """Checks and allowed names of the fields that are given."""
@@ -121,6 +124,7 @@ class RunConfig:
     itself is "auto" until `resolve` returns a config with the choices.
 
     Attributes:
+        resize: `None` for "stretch", or for that of the earlier run.
         as_given: The paths as they were given, by name of the field, for messages.
 
     Args:
@@ -176,8 +180,17 @@ class RunConfig:
         default="pretrained",
         metadata=option("Initial weights.", MODEL, "FILE|none"),
     )
-    image_size: int | None = field(
-        default=None, metadata=option("Height and width of the images in pixels.", MODEL)
+    image_size: int | str | None = field(
+        default=None,
+        metadata=option(
+            "Height and width of the images in pixels; auto compares larger ones.", MODEL, "N|auto"
+        ),
+    )
+    resize: str | None = field(
+        default=None,
+        metadata=option(
+            "How images get that size: stretch (by default), crop or pad.", IMAGES, "NAME"
+        ),
     )
     mode: str = field(
         default=AUTO,
@@ -351,6 +364,8 @@ class RunConfig:
             self._check_left_to_parent()
         else:
             self._complete_backbone()
+            if self.resize == STRETCH:
+                self._set("resize", None)  # the same run as without it
         if self.old_photos is not None:
             self._set("old_photos", absolute(self.old_photos))
         self._check_combinations()
@@ -410,6 +425,8 @@ class RunConfig:
                 f"weights. Received: weights={self.weights!r}. Give them with the candidates: "
                 "backbones=['NAME=WEIGHTS_FILE', 'NAME=none']."
             )
+        if self.image_size == AUTO:
+            self._check_size_can_be_chosen()
         limits = {
             "max_milliseconds": self.max_milliseconds,
             "max_megabytes": self.max_megabytes,
@@ -426,8 +443,23 @@ class RunConfig:
             entries = parse_candidates(self.backbones, argument="backbones")
             self._set("backbones", tuple(with_absolute_paths(entries)))
 
+    def _check_size_can_be_chosen(self) -> None:
+        if self.backbone == AUTO:
+            raise ArgumentError(
+                "`image_size` must be a number or left out with backbone='auto'. Received: "
+                "image_size='auto'. Give sizes with the candidates, which are then compared: "
+                "backbones=['mobilenet_v2@224', 'mobilenet_v2@256']."
+            )
+        if self.weights is None:
+            raise ArgumentError(
+                "`image_size` must be a number or left out with random weights, whose features do "
+                "not show which size is better. Received: image_size='auto', weights=None. Give "
+                "the size."
+            )
+
     def _check_left_to_parent(self) -> None:
-        for name, default in (("backbone", None), ("weights", "pretrained"), ("image_size", None)):
+        decided = {"backbone": None, "weights": "pretrained", "image_size": None, "resize": None}
+        for name, default in decided.items():
             if getattr(self, name) != default:
                 raise ArgumentError(
                     f"`{name}` must be left out when training starts from an earlier run, whose "
@@ -448,8 +480,15 @@ class RunConfig:
 
     def _check_values(self) -> None:
         """Checks each value by itself; this holds for given and resolved configs."""
+        if isinstance(self.image_size, str) and self.image_size != AUTO:
+            raise ArgumentError(
+                "`image_size` must be a whole number of pixels, or 'auto'. "
+                f"Received: image_size={self.image_size!r}. Give 224, for example."
+            )
         for name, check in _CHECKS.items():
-            if (value := getattr(self, name)) is not None and (name, value) != ("anchor", AUTO):
+            if (value := getattr(self, name)) is not None and not (
+                value == AUTO and name in _MAY_BE_AUTO
+            ):
                 check(name, value)
         for name, allowed in _CHOICES.items():
             if (value := getattr(self, name)) is not None:

@@ -121,7 +121,7 @@ def _training(run: Run) -> Iterator[str]:
     for name, choice in run.run_record.choices.items():
         reasons = choice.reasons  # of a strength, the trials come before the choice
         decisions = [reason for reason in reasons if reason.startswith(_CHOSEN)]
-        yield f"chosen {name}: {(decisions or reasons)[0].removeprefix(_CHOSEN)}"
+        yield f"chosen {name.replace('_', ' ')}: {(decisions or reasons)[0].removeprefix(_CHOSEN)}"
 
 
 def _data(run: Run) -> Iterator[str]:

@@ -100,6 +100,11 @@ class Run(ShownAsText):
         """Height and width in pixels of the model's input images."""
         return self.run_record.image_size
 
+    @property
+    def resize(self) -> str:
+        """How images are brought to that size: "stretch", "crop" or "pad"."""
+        return self.run_record.resize
+
     def load_served_model(self) -> "keras.Model":
         """Returns the model that the run's figures and its SavedModel are of.
 

@@ -191,8 +191,8 @@ def _svg(figure: Figure) -> str:
 
 
 def _candidates(choices: Mapping[str, Choice]) -> BackboneComparison | None:
-    """Returns the comparison of candidate backbones; `None` if the backbone was given."""
-    choice = choices.get("backbone")
+    """Returns the comparison of candidate backbones or sizes; `None` if both were given."""
+    choice = choices.get("backbone") or choices.get("image_size")
     if choice is None or choice.comparison is None:
         return None
     return BackboneComparison.from_dict(choice.comparison)

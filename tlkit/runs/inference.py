@@ -74,6 +74,7 @@ def evaluate_run(
         photos,
         finished.class_names,
         image_size=finished.image_size,
+        resize=finished.resize,
         max_pixels=finished.max_pixels if max_pixels is None else max_pixels,
         damaged=finished.run_record.config.damaged if damaged is None else damaged,
         argument="photos",
@@ -185,6 +186,7 @@ def export_run(
         formats=(file_format,),
         max_pixels=finished.max_pixels,
         rejection=Rejection.load(stored) if has_rejection else None,
+        resize=finished.resize,
     )
 
 

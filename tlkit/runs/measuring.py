@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tlkit.data.images import ImageData
+from tlkit.runs.choices import initial_image_size
 from tlkit.runs.config import RunConfig
 from tlkit.runs.context import RunContext
 from tlkit.runs.directory import Run
@@ -203,7 +204,7 @@ def build_model(config: RunConfig, parent: Run | None, data: ImageData) -> "kera
         model = build_classifier(
             config.backbone,
             data.class_names,
-            image_size=config.image_size,
+            image_size=initial_image_size(config),
             weights=config.weights,
             seed=config.seed,
         )

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tlkit.data.settings import CROP, PAD, RESIZES, STRETCH
 from tlkit.displays.activity import duration
 from tlkit.evaluation.intervals import wilson_interval
 from tlkit.runs.add_classes_config import Config
@@ -93,7 +94,7 @@ def model_card(
         _data(class_names, record, counts),
         _training(record, metrics),
         _use(record, rejects_unknown=rejects_unknown),
-        _limits(class_names, measured, rejects_unknown=rejects_unknown),
+        _limits(class_names, measured, rejects_unknown=rejects_unknown, resize=record.resize),
         _licence(record),
         _versions(record),
     )
@@ -280,7 +281,8 @@ def _training(record: RunRecord, metrics: Mapping[str, Any]) -> Iterator[str]:
     yield f"Arguments: {listed}."
     for name, choice in record.choices.items():
         yield ""
-        yield f"{name.capitalize()}, chosen by measurement: {escaped('; '.join(choice.reasons))}."
+        title = name.capitalize().replace("_", " ")
+        yield f"{title}, chosen by measurement: {escaped('; '.join(choice.reasons))}."
     if shipped := metrics.get("shipped"):
         name = "the head alone" if shipped["model"] == "head" else "the fine-tuned model"
         yield ""
@@ -329,12 +331,17 @@ def _use(record: RunRecord, *, rejects_unknown: bool) -> Iterator[str]:
         *(['print(answers["known"].numpy()[0])'] if rejects_unknown else []),
         "```",
         "",
-        f"`model.keras` takes pixels 0…255, `(batch, {height}, {width}, 3)`, and outputs logits.",
+        f"`model.keras` takes pixels 0…255, `(batch, {height}, {width}, 3)`, and outputs logits. "
+        f"Its images must be {RESIZES[record.resize]}, as the SavedModel does itself.",
     )
 
 
 def _limits(
-    class_names: Sequence[str], measured: Mapping[str, Any], *, rejects_unknown: bool
+    class_names: Sequence[str],
+    measured: Mapping[str, Any],
+    *,
+    rejects_unknown: bool,
+    resize: str,
 ) -> Iterator[str]:
     yield "## Limits"
     yield ""
@@ -349,7 +356,15 @@ def _limits(
         "- The metrics hold for images taken under the same conditions. Other cameras, places, "
         "light or seasons may lower them; the confidence intervals do not cover that."
     )
-    yield "- Images are resized to the model's input size; small objects in large images are lost."
+    losses = {
+        STRETCH: "objects in elongated images are distorted",
+        CROP: "what lies near the edges of elongated images is not seen",
+        PAD: "elongated images are small",
+    }
+    yield (
+        f"- Images are {RESIZES[resize]}; small objects in large images are lost, and "
+        f"{losses[resize]}."
+    )
     for split, report in list(measured.items())[:1]:
         few = [
             f"{escaped(score['name'])} ({score['num_images']})"

@@ -98,5 +98,6 @@ def _load(folder: str, parent: Run, config: RunConfig) -> ImageData:
             class_names=parent.class_names,
             max_pixels=config.max_pixels,
             damaged=config.damaged,
+            resize=parent.resize,
         ),
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tlkit.data.images import ImageData
+from tlkit.data.settings import RESIZES, STRETCH
 from tlkit.export.formats import EXPORT_FORMATS
 from tlkit.runs.context import RunContext
 from tlkit.runs.directory import REJECTION_FILE, Run, load_run, split_rows_of
@@ -60,7 +61,7 @@ def export_into(
 
     Args:
         model: The model that can be trained further, for `model.keras`.
-        data: The images to compare on.
+        data: The images to compare on, resized as the model's images are.
         out: The run directory.
         max_pixels: Largest number of pixels of an image file.
         rejection: The rejection in the SavedModel; it is also saved in a file, for later exports.
@@ -84,6 +85,7 @@ def export_into(
                 samples=split.paths[:_NUM_SAMPLES],
                 max_pixels=max_pixels,
                 rejection=rejection if "saved_model" in names else None,
+                resize=data.resize,
                 fresh_process=False,  # would add some seconds to every run; `tlkit export` does it
             )
             for file in (EXPORT_FORMATS[name].path for name in names):
@@ -101,6 +103,7 @@ def explain_worst_mistakes(
     model: "keras.Model",
     evaluations: "Mapping[str, EvaluationReport | None]",
     max_pixels: int,
+    resize: str,
 ) -> "dict[int, Explanation]":
     """Returns Grad-CAM maps of the predicted class for the most confident mistakes.
 
@@ -112,7 +115,9 @@ def explain_worst_mistakes(
     evaluation = evaluations["test"] or evaluations["validation"]
     if evaluation is None:
         return {}
-    return explain_mistakes(model, evaluation, limit=MAX_IMAGES, max_pixels=max_pixels)
+    return explain_mistakes(
+        model, evaluation, limit=MAX_IMAGES, max_pixels=max_pixels, resize=resize
+    )
 
 
 def sample_training_images(data: ImageData, augment: str) -> "list[tuple[np.ndarray, str]]":
@@ -180,6 +185,7 @@ def write_page(
         "backbone": config.backbone or f"as in {config.from_run}",
         "weights": str(config.weights),
         "image size": " × ".join(map(str, data.image_size)),
+        **({} if data.resize == STRETCH else {"resize": f"{data.resize}: {RESIZES[data.resize]}"}),
         "seed": str(data.seed),
         **({} if results.views is None else {"test-time views": str(results.views)}),
         **record.versions,

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 import tlkit
 from tlkit.data.images import ImageData
-from tlkit.errors import RunError
+from tlkit.data.settings import RESIZES, STRETCH
+from tlkit.errors import RunError, check_choice
 from tlkit.runs.add_classes_config import AddClassesConfig, Config, config_from_json
 from tlkit.runs.config import Choice, RunConfig, check_type
 from tlkit.runs.split_table import FORMAT
@@ -55,6 +56,7 @@ class RunRecord:
         provisional: The model that the directory holds as a usable result while the run is still
             training, such as "the head alone"; "" if there is none.
         is_finished: Whether the run is complete.
+        resize: "stretch", "crop" or "pad": how images are brought to that size.
     """
 
     config: Config
@@ -69,6 +71,7 @@ class RunRecord:
     split_table: int | None = FORMAT
     provisional: str = ""
     is_finished: bool = False
+    resize: str = STRETCH
 
     @property
     def state(self) -> str:
@@ -104,6 +107,8 @@ class RunRecord:
             "seed": self.seed,
             "image_size": list(self.image_size),
         }
+        if self.resize != STRETCH:
+            content["resize"] = self.resize
         if self.split_table is not None:
             content["split_table"] = self.split_table
         content["data"] = dataclasses.asdict(self.data)
@@ -141,6 +146,8 @@ class RunRecord:
         for report in (content.get("cost"), content.get("growth")):
             check_type(report, dict | None)
         check_type(content.get("split_table"), int | None)
+        resize = content.get("resize", STRETCH)
+        check_choice("resize", resize, RESIZES)
         record = cls(
             config=config_from_json(content["arguments"]),
             seed=content["seed"],
@@ -154,6 +161,7 @@ class RunRecord:
             split_table=content.get("split_table"),
             provisional=content.get("provisional", ""),
             is_finished=content["finished"],
+            resize=resize,
         )
         _ = record.resolved  # raises if the choices do not fit the config
         return record
@@ -165,6 +173,7 @@ def record_of(config: Config, data: ImageData) -> RunRecord:
         config=config,
         seed=data.seed,
         image_size=data.image_size,
+        resize=data.resize,
         data=DataRecord(
             data.fingerprint,
             {

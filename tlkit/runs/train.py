@@ -18,11 +18,16 @@ from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.listing import Listing
 from tlkit.data.manifests import list_images
 from tlkit.data.missing_files import missing_files_named
-from tlkit.data.settings import KEEP, check_settings
+from tlkit.data.settings import KEEP, STRETCH, check_settings
 from tlkit.distribution.cluster import KINDS
 from tlkit.errors import ArgumentError, check_choice
 from tlkit.runs.budget import budget_choice, check_minutes
-from tlkit.runs.choices import backbone_choice, initial_image_size, mode_choice
+from tlkit.runs.choices import (
+    backbone_choice,
+    image_size_choice,
+    initial_image_size,
+    mode_choice,
+)
 from tlkit.runs.clock import Clock
 from tlkit.runs.config import AUTO, SPLITS, RunConfig
 from tlkit.runs.context import RunContext
@@ -92,7 +97,8 @@ def train_run(
     max_milliseconds: float | None = None,
     max_megabytes: float | None = None,
     weights: str | None = "pretrained",
-    image_size: int | None = None,
+    image_size: int | str | None = None,
+    resize: str | None = None,
     mode: str = "auto",
     head: str | None = None,
     unfreeze: str | int | None = None,
@@ -150,6 +156,10 @@ def train_run(
             10⁶ bytes, are left out.
         weights: See `build_classifier`: "pretrained", `None` for random weights, or a file.
         image_size: Height and width of the images in pixels; the backbone's default if not given.
+            "auto" compares that with two larger ones on the training images and takes a larger one
+            if the head is better there by more than a standard error, see `choose_image_size`.
+        resize: "stretch" (the default), "crop" or "pad", see `load_folder`; with `from_run` that
+            of the earlier run. Whatever uses the run resizes in the same way.
         mode: "head" (feature extraction), "fine-tune" (the head, then also `unfreeze`), or "auto":
             measures how similar the images are to the pretraining data and follows `recommend`,
             including its anchor. With `unfreeze`, "auto" means "fine-tune"; with `epochs`,
@@ -219,6 +229,7 @@ def train_run(
         max_megabytes=max_megabytes,
         weights=weights,
         image_size=image_size,
+        resize=resize,
         mode=mode,
         head=head,
         unfreeze=unfreeze,
@@ -373,6 +384,7 @@ def _load(config: RunConfig, listing: Listing, context: RunContext) -> ImageData
             class_names=parent.class_names if parent else None,
             max_pixels=config.max_pixels,
             damaged=config.damaged,
+            resize=parent.resize if parent else config.resize or STRETCH,
         )
         data = load_listing(listing, settings)
     return exclude_seen(data, parent) if parent else data
@@ -391,6 +403,11 @@ def _choose_and_build(
         with clock.timed("choosing the backbone"):
             choice = context.broadcast(lambda: backbone_choice(config, data, previous, log))
         record = record.with_choice("backbone", choice)
+    elif config.image_size == AUTO:
+        with clock.timed("choosing the image size"):
+            choice = context.broadcast(lambda: image_size_choice(config, data, previous, log))
+        record = record.with_choice("image_size", choice)
+    if AUTO in (config.backbone, config.image_size):
         resolved = config.resolve(record.choices)
         data = data.at_size((initial_image_size(resolved),) * 2)
         record = dataclasses.replace(record, image_size=data.image_size)
@@ -551,7 +568,9 @@ def _choose_and_export(
             context.log(f"exported is {shipped}")
             chosen = head if shipped.is_head else trained
     with context.clock.timed("explaining mistakes"):
-        maps = explain_worst_mistakes(chosen.model, chosen.evaluations, config.max_pixels)
+        maps = explain_worst_mistakes(
+            chosen.model, chosen.evaluations, config.max_pixels, data.resize
+        )
     further = config.refit or config.folds is not None
     if further and record.provisional != _TRAINED:
         record = _write_provisional(chosen, _TRAINED, data, config, record, context=context)

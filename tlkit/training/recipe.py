@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import keras
 
 from tlkit.data.augmentation import Augmentation
+from tlkit.data.settings import STRETCH
 from tlkit.errors import ArgumentError
 from tlkit.models.graph import parameters
 from tlkit.models.group_choice import AS_IS
@@ -174,7 +175,8 @@ def description_of(source: Source) -> str:
     """Returns a description that identifies a source, as far as possible without reading it."""
     if source.data is None:
         return str(getattr(source.train, "element_spec", None))
+    resize = "" if source.data.resize == STRETCH else f", resize {source.data.resize}"
     return (
         f"{source.data.fingerprint}, seed {source.data.seed}, batches of "
-        f"{source.data.batch_size}, image size {source.data.image_size}"
+        f"{source.data.batch_size}, image size {source.data.image_size}{resize}"
     )
