@@ -57,7 +57,12 @@ def check_minutes(
 
 
 def budget_choice(
-    model: "keras.Model", data: ImageData, config: RunConfig, *, seconds: float
+    model: "keras.Model",
+    data: ImageData,
+    config: RunConfig,
+    *,
+    seconds: float,
+    has_size_choice: bool = False,
 ) -> Choice:
     """Chooses what of fine-tuning fits into the minutes of a run, the most promising first.
 
@@ -69,6 +74,7 @@ def budget_choice(
         data: The images at the model's size.
         config: The config with the choices so far; its `mode` is "fine-tune".
         seconds: Seconds that the run has taken so far.
+        has_size_choice: Whether larger images were compared.
     """
     if config.minutes is None:
         raise RuntimeError("the run has no minutes")
@@ -94,7 +100,7 @@ def budget_choice(
             left_out.append(f"the last groups on stored activations, {_needs(fast, left)}")
     reasons.append(_describe(chosen, config))
     reasons.append(f"{duration(left)} are left of {config.minutes:g} min for each training")
-    reasons += [f"left out: {what}" for what in (*left_out, *_never_tried(config))]
+    reasons += [f"left out: {what}" for what in (*left_out, *_never_tried(config, has_size_choice))]
     return Choice(chosen, reasons)
 
 
@@ -136,9 +142,10 @@ def _describe(chosen: dict[str, object], config: RunConfig) -> str:
     return f"fine-tune {_groups(unfreeze)} for {chosen['epochs']} epochs{where}"  # type: ignore[arg-type]
 
 
-def _never_tried(config: RunConfig) -> Iterator[str]:
+def _never_tried(config: RunConfig, has_size_choice: bool) -> Iterator[str]:
     yield "fine-tuning of other backbones"
-    yield "larger images"
+    if not has_size_choice:
+        yield "larger images (--image-size auto)"
     if not config.folds:
         yield "cross-validation (--folds)"
     if not config.refit:

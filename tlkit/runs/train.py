@@ -490,7 +490,13 @@ def _plan_minutes(
     choice = record.choices.get("budget")
     if choice is None:
         seconds = sum(context.clock.seconds.values())
-        choice = budget_choice(model, data, config, seconds=seconds)
+        choice = budget_choice(
+            model,
+            data,
+            config,
+            seconds=seconds,
+            has_size_choice="image_size" in record.choices,
+        )
         record = record.with_choice("budget", choice)
         context.save_record(record)
     context.log("\n  ".join(choice.reasons))
