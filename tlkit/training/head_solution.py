@@ -133,8 +133,10 @@ def solve_on_features(problem: HeadProblem) -> HeadSolution:
         linear.bias,
     )
     compared = None if closed is None else _compare(linear, closed, problem)
-    if closed is None or compared is None:
+    if closed is None:
         return solution
+    if compared is None:
+        return _described(closed).with_note("a linear head was not compared: too few images")
     if not compared.prefers_linear:
         solution = _described(closed)
     return solution.with_note(str(compared))
