@@ -19,6 +19,7 @@ def summarize_run(run: Run) -> str:
         *_accuracies(run.metrics),
         *_old_classes(run),
         *_against_probe(run.metrics),
+        *_learning_curve(run.metrics),
         *_calibration(run.metrics),
         *_rejection(run.metrics),
         *_training(run),
@@ -72,6 +73,17 @@ def _against_probe(metrics: Mapping[str, Any]) -> Iterator[str]:
             f"comparison with a linear probe: {meaning.get(verdict, verdict)} (accuracy: probe "
             f"{probe}, this model {model}; n = {comparison['num_images']}, "
             f"p = {comparison['p_value']:.2g})"
+        )
+
+
+def _learning_curve(metrics: Mapping[str, Any]) -> Iterator[str]:
+    curve = metrics.get("learning_curve")
+    if curve is not None and curve["gain"] is not None:
+        low, high = (100 * end for end in curve["gain_interval"])
+        yield (
+            f"twice as many training images: about {100 * curve['gain']:+.1f} points of "
+            f"{curve['metric']} (80 % interval {low:.1f} to {high:.1f}, estimated with a head on "
+            "the features of the backbone)"
         )
 
 

@@ -180,6 +180,7 @@ def write_page(
         calibration=str(results.calibration),
         is_calibrated=results.calibration.is_calibrated,
         against_probe=results.against_probe,
+        learning_curve=results.learning_curve,
         rejection=() if results.rejection is None else results.rejection.lines,
         maps=results.maps,
         training_images=results.images,

@@ -40,6 +40,7 @@ def phases_of(config: RunConfig, resolved: RunConfig | None = None) -> tuple[str
         "calibration": True,
         "evaluation": True,
         "comparison with a linear probe": resolved.mode != "head",
+        "learning curve": True,
         "rejection of unknown images": config.reject_unknown,
         "export": True,
         "explaining mistakes": True,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
+    from tlkit.advice.learning_curve import LearningCurveReport
     from tlkit.advice.rejection import RejectionReport
     from tlkit.continual.warm_start import ForgettingReport
     from tlkit.evaluation.calibration import CalibrationReport
@@ -115,6 +116,7 @@ class RunResults:
         views: The gain and cost of test-time views; `None` if there is one view.
         against_probe: Comparison of a linear probe (first) with the model (second) on the same
             images; `None` if it was not made.
+        learning_curve: What twice as many training images would bring; `None` if it was not asked.
         rejection: Rejection of out-of-distribution images; `None` if it was not asked for.
         forgotten: Forgetting of an earlier task; `None` if there is none.
         maps: Grad-CAM map of the predicted class for a mistake, by the mistake's index.
@@ -128,6 +130,7 @@ class RunResults:
     calibration: CalibrationDecision
     views: TestTimeViews | None = None
     against_probe: "ComparisonReport | None" = None
+    learning_curve: "LearningCurveReport | None" = None
     rejection: FittedRejection | None = None
     forgotten: "ForgettingReport | None" = None
     maps: "Mapping[int, Explanation]" = field(default_factory=dict)
@@ -138,8 +141,9 @@ class RunResults:
         """Returns the content of `metrics.json`.
 
         "calibration" holds the temperature of the probabilities, "test_time_views" their gain and
-        cost or `None`, and "against_probe" the comparison of a linear probe (first) with the model
-        (second) on the same images, or `None`.
+        cost or `None`, "against_probe" the comparison of a linear probe (first) with the model
+        (second) on the same images, or `None`, and "learning_curve" the accuracy with fewer and
+        more training images, or `None`.
         """
         metrics: dict[str, object] = {
             name: None if report is None else report.as_dict()
@@ -151,6 +155,7 @@ class RunResults:
             ("calibration", self.calibration),
             ("test_time_views", self.views),
             ("against_probe", self.against_probe),
+            ("learning_curve", self.learning_curve),
             ("rejection", self.rejection),
         ):
             metrics[name] = None if result is None else result.as_dict()

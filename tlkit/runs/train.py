@@ -52,6 +52,7 @@ from tlkit.runs.steps import (
     check_can_reject,
     compare_with_probe,
     fit_run_rejection,
+    measure_learning_curve,
     plan_anchor,
     project_cost,
     train_model,
@@ -438,13 +439,16 @@ def _measure(
         evaluations = evaluate_splits(served, data)
     if views is not None:
         log(str(views), "")
-    against_probe = None
+    against_probe, probe = None, model
     if config.mode == "fine-tune":
         with clock.timed("comparison with a linear probe"):
             probe = _build_model(config, context.parent, data)
             against_probe = compare_with_probe(probe, data, evaluations, config)
     if against_probe is not None:
         log(f"linear probe (first) and fine-tuned model (second): {against_probe}", "")
+    with clock.timed("learning curve"):
+        curve = measure_learning_curve(probe, data, config)
+    log(str(curve), "")
     rejection = None
     if config.reject_unknown:
         with clock.timed("rejection of unknown images"):
@@ -469,6 +473,7 @@ def _measure(
         calibration=calibration,
         views=views,
         against_probe=against_probe,
+        learning_curve=curve,
         rejection=rejection,
         forgotten=forgotten,
         maps=maps,
