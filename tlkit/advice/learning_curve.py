@@ -99,7 +99,7 @@ class LearningCurveReport(ShownAsText):
         low, high = (100 * end for end in self.gain_interval)
         return (
             f"twice as many training images would bring about {100 * self.gain:+.1f} points of "
-            f"{self.metric} (80 % interval {low:.1f} to {high:.1f}), measured with a head on the "
+            f"{self.metric} (80 % interval {low:.1f} to {high:.1f}), estimated with a head on the "
             "features of the backbone"
         )
 
