@@ -10,7 +10,7 @@ EXPONENTS = np.linspace(0.025, 1.0, 40)
 ASYMPTOTES = np.linspace(0.0, 0.975, 40)
 """Asymptotes of the error, as fractions of the error with the most images measured."""
 
-_NODES, _NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(5)
+_NODES, _NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(9)
 _RIDGE = 1e-8
 
 
@@ -43,21 +43,21 @@ class PowerLaw:
         """Returns the mean of a value of each curve, `(num_curves,)`."""
         return float(self.weights @ values)
 
-    def quantile(self, values: np.ndarray, fraction: float) -> float:
-        """Returns the smallest value that at least this fraction of the curves does not exceed.
+    def interval(self, values: np.ndarray, level: float, deviation: float = 0.0) -> Interval:
+        """Returns the quantiles between which a value lies with this probability.
 
         Args:
-            values: A value of each curve, `(num_curves,)`.
-            fraction: 0...1.
+            values: The value of each curve, `(num_curves,)`.
+            level: The probability, 0...1.
+            deviation: Standard deviation of a normally distributed number that is added to it.
         """
-        order = np.argsort(values)
-        position = int(np.searchsorted(np.cumsum(self.weights[order]), fraction))
-        return float(values[order[min(position, len(order) - 1)]])
-
-    def interval(self, values: np.ndarray, level: float) -> Interval:
-        """Returns the quantiles of a value between which this fraction of the curves lies."""
-        tail = (1 - level) / 2
-        return self.quantile(values, tail), self.quantile(values, 1 - tail)
+        spread = (values[:, np.newaxis] + deviation * _NODES).ravel()
+        weights = (self.weights[:, np.newaxis] * _NODE_WEIGHTS).ravel()
+        order = np.argsort(spread)
+        total = np.cumsum(weights[order]) / weights.sum()
+        tails = np.array([(1 - level) / 2, (1 + level) / 2])
+        low, high = spread[order[np.minimum(np.searchsorted(total, tails), len(order) - 1)]]
+        return float(low), float(high)
 
 
 def fit_power_law(num_images: np.ndarray, errors: np.ndarray, covariance: np.ndarray) -> PowerLaw:
