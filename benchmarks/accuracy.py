@@ -112,8 +112,8 @@ def flowers(folder: str, job: Job) -> Task:
     return Task(*parts, num_classes=data.num_classes)
 
 
-def cifar(archive: str, job: Job) -> Task:
-    """Returns a draw of images of CIFAR-100's first classes, enlarged."""
+def read_cifar(archive: str, num_classes: int | None = None) -> dict[str, list[np.ndarray]]:
+    """Returns the images and labels of "train" and "test", of the first classes or of all."""
     found: dict[str, list[tuple[np.ndarray, str]]] = defaultdict(list)
     with tarfile.open(archive) as tar:
         for member in tar:
@@ -122,11 +122,18 @@ def cifar(archive: str, job: Job) -> Task:
             if member.isfile() and file:
                 pixels = Image.open(io.BytesIO(tar.extractfile(member).read())).convert("RGB")
                 found[part].append((np.asarray(pixels), name))
-    names = sorted({name for _, name in found["train"]})[:NUM_CIFAR_CLASSES]
+    names = sorted({name for _, name in found["train"]})[:num_classes]
+    numbers = {name: number for number, name in enumerate(names)}
     arrays = {}
     for part, some in found.items():
-        kept = [(pixels, names.index(name)) for pixels, name in some if name in names]
+        kept = [(pixels, numbers[name]) for pixels, name in some if name in numbers]
         arrays[part] = [*map(np.array, zip(*kept, strict=True))]
+    return arrays
+
+
+def cifar(archive: str, job: Job) -> Task:
+    """Returns a draw of images of CIFAR-100's first classes, enlarged."""
+    arrays = read_cifar(archive, NUM_CIFAR_CLASSES)
     generator = np.random.default_rng(job.seed)
     images, labels = arrays["train"]
     chosen = drawn(labels, job.per_class, generator)
@@ -142,7 +149,7 @@ def cifar(archive: str, job: Job) -> Task:
             enlarged(np.concatenate([arrays["test"][0], others[0]])),
             np.concatenate([arrays["test"][1], others[1]]),
         ),
-        num_classes=len(names),
+        num_classes=NUM_CIFAR_CLASSES,
     )
 
 

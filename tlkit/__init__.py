@@ -58,6 +58,7 @@ _MODULES = {
     "tlkit.continual.expansion": ("expand",),
     "tlkit.advice.backbones": ("compare_backbones",),
     "tlkit.advice.cost": ("estimate_cost",),
+    "tlkit.advice.learning_curve": ("learning_curve",),
     "tlkit.advice.learning_rate": ("find_learning_rate",),
     "tlkit.advice.recommendation": ("recommend",),
     "tlkit.advice.similarity": ("measure_similarity",),
@@ -97,6 +98,7 @@ _MODULES = {
         "plot_mistakes",
         "plot_reliability",
     ),
+    "tlkit.plots.learning_curve": ("plot_learning_curve",),
     "tlkit.plots.training": (
         "plot_drift",
         "plot_learning_rates",
@@ -130,6 +132,7 @@ if _typing.TYPE_CHECKING:  # for type checkers and completion; at run time the t
     from tlkit.advice.backbones import compare_backbones as compare_backbones
     from tlkit.advice.cost import estimate_cost as estimate_cost
     from tlkit.plots.backbones import plot_backbones as plot_backbones
+    from tlkit.advice.learning_curve import learning_curve as learning_curve
     from tlkit.advice.learning_rate import find_learning_rate as find_learning_rate
     from tlkit.advice.recommendation import recommend as recommend
     from tlkit.advice.rejection import (
@@ -207,6 +210,7 @@ if _typing.TYPE_CHECKING:  # for type checkers and completion; at run time the t
         plot_mistakes as plot_mistakes,
         plot_reliability as plot_reliability,
     )
+    from tlkit.plots.learning_curve import plot_learning_curve as plot_learning_curve
     from tlkit.plots.training import (
         plot_drift as plot_drift,
         plot_learning_rates as plot_learning_rates,

@@ -19,6 +19,7 @@ from PIL import Image
 import tlkit
 from tests.advice.test_choosing import score
 from tlkit.advice.backbones import BackboneComparison
+from tlkit.advice.learning_curve import CurvePoint, LearningCurveReport
 from tlkit.continual.interpolation import InterpolationReport
 from tlkit.continual.strength_reports import StrengthReport, StrengthTrial
 from tlkit.errors import ArgumentError
@@ -386,6 +387,15 @@ def arguments_by_function():
         "plot_drift": [report],
         "plot_forgetting": [matrix],
         "plot_interpolation": [InterpolationReport((0.0, 1.0), {"old": (0.9, 0.5)}, {}, "")],
+        "plot_learning_curve": [
+            LearningCurveReport(
+                1000,
+                measured=(CurvePoint(200, 0.7, 0.02), CurvePoint(800, 0.8, 0.01)),
+                forecast=tuple(CurvePoint(n, 0.8, interval=(0.7, 0.9)) for n in (200, 1000, 2000)),
+                gain=0.0,
+                gain_interval=(0.0, 0.0),
+            )
+        ],
         "plot_learning_rates": [
             SimpleNamespace(
                 rates=np.logspace(-5, 0, 20),

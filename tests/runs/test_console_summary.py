@@ -63,6 +63,11 @@ def test_the_longest_summary_has_fifteen_lines_and_names_do_not_break_lines():
             "num_images": 100,
             "p_value": 0.012,
         },
+        "learning_curve": {
+            "gain": 0.021,
+            "gain_interval": [0.01, 0.033],
+            "metric": "accuracy",
+        },
         "calibration": {"temperature": 1.25, "notes": []},
         "rejection": {"threshold": 1.0},
     }
@@ -77,8 +82,19 @@ def test_the_longest_summary_has_fifteen_lines_and_names_do_not_break_lines():
         "head alone and fine-tuned: fine-tuning is better (accuracy: 50.0 % and 75.0 %; n = 100, "
         "p = 0.012)"
     )
-    assert lines[5] == "probabilities: calibrated with temperature 1.25"
+    assert lines[5] == (
+        "twice as many training images: about +2.1 points of accuracy (80 % interval 1.0 to 3.3, "
+        "estimated with a head on the features of the backbone)"
+    )
+    assert lines[6] == "probabilities: calibrated with temperature 1.25"
     assert lines[-1].startswith("run: runs/flowers-1 (")
+
+
+def test_an_unknown_gain_of_more_images_takes_no_line():
+    unknown = {"gain": None, "gain_interval": None, "why_not": "too few images"}
+    assert summarize_run(run_with({"learning_curve": unknown}, {})) == summarize_run(
+        run_with({}, {})
+    )
 
 
 def test_the_choice_is_shown_and_not_the_first_trial_before_it():

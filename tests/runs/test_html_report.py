@@ -11,6 +11,7 @@ from PIL import Image
 
 from tests.advice.test_choosing import score
 from tlkit.advice.backbones import BackboneComparison
+from tlkit.advice.learning_curve import CurvePoint, LearningCurveReport
 from tlkit.data.reports import DataReport, Leak, SkippedFile
 from tlkit.evaluation.comparison import compare_outcomes
 from tlkit.evaluation.explanation import Explanation
@@ -383,6 +384,37 @@ def test_with_class_weights_the_comparison_is_by_balanced_accuracy(tmp_path, ima
     assert "fine-tuned model50.0 %80.0 %15" in text
     assert "Difference of the balanced accuracies: -40.6 points" in text
     assert "McNemar" in text
+
+
+def test_the_gain_of_more_images_is_shown_with_its_figure(tmp_path):
+    report = LearningCurveReport(
+        100,
+        measured=(CurvePoint(20, 0.7, 0.02), CurvePoint(80, 0.8, 0.01)),
+        forecast=(
+            CurvePoint(20, 0.7, interval=(0.68, 0.72)),
+            CurvePoint(100, 0.81, interval=(0.79, 0.83)),
+            CurvePoint(200, 0.831, interval=(0.81, 0.86)),
+        ),
+        gain=0.021,
+        gain_interval=(0.01, 0.033),
+        num_tested=100,
+        tested_on="training images, in 5-fold cross-validation",
+        notes=(f"a sample {EVIL}",),
+    )
+    html = html_of(tmp_path, learning_curve=report)
+    assert EVIL not in html
+    text = text_of(html)
+    assert (
+        "Twice as many training images would bring about +2.1 points of accuracy (80 % interval "
+        "1.0 to 3.3), estimated with a head on the features of the backbone."
+    ) in text
+    assert "tested on 100 training images, in 5-fold cross-validation" in text
+    assert html.count('alt="Accuracy against the number of training images"') == 1
+    unknown = LearningCurveReport(30, why_not="too few images")
+    html = html_of(tmp_path, learning_curve=unknown)
+    assert "What more images would bring is unknown: too few images." in text_of(html)
+    assert "against the number of training images" not in html
+    assert "More training images" not in text_of(html_of(tmp_path))
 
 
 def test_cost_is_shown(tmp_path):

@@ -14,6 +14,7 @@ from tlkit.runs.inference import export_run
 from tlkit.runs.steps import (
     augmentation_of,
     calibrate_on_validation,
+    measure_learning_curve,
     project_cost,
     train_model,
 )
@@ -176,4 +177,25 @@ def test_the_augmentation_of_training_images():
 def test_the_results_of_a_run_are_in_its_metrics(tuned):
     run, _ = tuned
     metrics = json.loads((run.path / "metrics.json").read_text(encoding="utf-8"))
-    assert {"calibration", "against_probe", "rejection"} <= set(metrics)
+    assert {"calibration", "against_probe", "learning_curve", "rejection"} <= set(metrics)
+
+
+def test_a_run_estimates_what_more_images_would_bring(tuned):
+    run, log = tuned
+    curve = run.metrics["learning_curve"]
+    assert curve["num_images"] == curve["num_tested"] == run.record["data"]["num_images"]["train"]
+    assert curve["gain_interval"][0] <= curve["gain"] <= curve["gain_interval"][1]
+    assert "twice as many training images" in log
+    assert "learning curve" in run.record["seconds"]
+    page = (run.path / "report.html").read_text(encoding="utf-8")
+    assert "More training images" in page
+
+
+def test_a_warm_started_run_has_no_learning_curve(photos_with_errors):
+    """Its backbone may have been trained on the images that a head would be tested on."""
+    data = tlkit.load_folder(photos_with_errors, image_size=32)
+    model = tlkit.build_classifier("resnet20", data.class_names)
+    config = RunConfig(photos="photos", mode="head", from_run="earlier")
+    report = measure_learning_curve(model, data, config)
+    assert report.gain is None
+    assert report.why_not == "the backbone of earlier may have been trained on these images"

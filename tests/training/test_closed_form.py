@@ -11,7 +11,7 @@ from scipy.special import expit, softmax
 import tlkit
 from tlkit.errors import ArgumentError
 from tlkit.models.kernel_head import KernelMap, directions
-from tlkit.training import closed_form, solving
+from tlkit.training import closed_form, head_solution
 from tlkit.training.closed_form import ClosedFormTask, Sums, solve_closed_form
 from tlkit.training.head_choice import HeadComparison, compare_heads
 from tlkit.training.labelled import LabelledFeatures
@@ -236,7 +236,7 @@ def test_both_accuracies_are_reported_whichever_head_is_taken():
 def test_a_linear_head_is_taken_where_it_is_better(nonlinear, monkeypatch):
     data, model = nonlinear
     better = HeadComparison(0.9, 0.5, 0.1, 320, "images")
-    monkeypatch.setattr(solving, "compare_heads", lambda *given, **others: better)
+    monkeypatch.setattr(head_solution, "compare_heads", lambda *given, **others: better)
     note = tlkit.train_head(model, data).stages[0].notes[-1]
     assert note.startswith("solved with C=")
     assert str(better) in note

@@ -19,7 +19,7 @@ from tlkit.evaluation.intervals import (
     wilson_interval,
 )
 from tlkit.training.labelled import LabelledFeatures
-from tlkit.training.linear import STRENGTHS, first_minimum, moments, row_space
+from tlkit.training.linear import STRENGTHS, first_minimum, row_space, standardisation
 
 MIN_FOR_INTERVAL = 20
 """Minimum number of different images for an interval.
@@ -98,7 +98,7 @@ def probe(
     """
     labels, groups = rows.labels, rows.own_groups
     num_images = len(np.unique(groups))
-    mean, scale = moments(rows.features)
+    mean, scale = standardisation(rows.features)
     standard = ((rows.features - mean) / scale).astype(np.float32)
     basis = row_space(standard)
     if basis is not None:

@@ -21,6 +21,7 @@ def summarize_run(run: Run) -> str:
         *_refit(run.metrics),
         *_old_classes(run),
         *_against_head(run.metrics),
+        *_learning_curve(run.metrics),
         *_calibration(run.metrics),
         *_rejection(run.metrics),
         *_training(run),
@@ -91,6 +92,17 @@ def _against_head(metrics: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"head alone and fine-tuned: {meaning.get(verdict, verdict)} (accuracy: {head} and "
             f"{tuned}; n = {comparison['num_images']}, p = {comparison['p_value']:.2g})"
+        )
+
+
+def _learning_curve(metrics: Mapping[str, Any]) -> Iterator[str]:
+    curve = metrics.get("learning_curve")
+    if curve is not None and curve["gain"] is not None:
+        low, high = (100 * end for end in curve["gain_interval"])
+        yield (
+            f"twice as many training images: about {100 * curve['gain']:+.1f} points of "
+            f"{curve['metric']} (80 % interval {low:.1f} to {high:.1f}, estimated with a head on "
+            "the features of the backbone)"
         )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from tlkit.advice.backbones import BackboneComparison
+from tlkit.advice.learning_curve import LearningCurveReport
 from tlkit.continual.warm_start import ForgettingReport
 from tlkit.data.reading import read_image
 from tlkit.data.reports import DataReport
@@ -24,6 +25,7 @@ from tlkit.plots.backbones import plot_backbones
 from tlkit.plots.drawing import MAX_IMAGES
 from tlkit.plots.evaluation import MAX_CLASSES_IN_MATRIX, most_confused, plot_reliability
 from tlkit.plots.figure import without_pyplot
+from tlkit.plots.learning_curve import plot_learning_curve
 from tlkit.plots.thumbnails import data_url, jpeg_url, thumbnail
 from tlkit.plots.training import plot_drift, plot_training
 from tlkit.runs.config import Choice
@@ -41,6 +43,7 @@ _TITLES = {
     "choices": "Choices of the run",
     "training": "Training",
     "probe": "Comparison with the head alone",
+    "more": "More training images",
     "forgetting": "Forgetting",
     "data": "Data",
     "cost": "Cost",
@@ -75,6 +78,7 @@ class Page:
         refit: Description of the last training on all images; "" without it.
         against_probe: Comparison of the head alone (first) with the fine-tuned model (second) on
             the split at the top; `None` if it was not made.
+        learning_curve: What twice as many training images would bring; `None` if it was not asked.
         rejection: Lines that describe the rejection of out-of-distribution images.
         maps: Grad-CAM map of the predicted class for a mistake, by the mistake's index.
         training_images: Some training images after augmentation, uint8 `(height, width, 3)`, each
@@ -99,6 +103,7 @@ class Page:
     cross_validation: EvaluationReport | None = None
     refit: str = ""
     against_probe: ComparisonReport | None = None
+    learning_curve: LearningCurveReport | None = None
     rejection: Sequence[str] = ()
     maps: Mapping[int, Explanation] = field(default_factory=dict)
     training_images: Sequence[tuple[np.ndarray, str]] = ()
@@ -153,6 +158,9 @@ def write_report(path: Path, page: Page) -> None:
         candidates=candidates,
         backbones=_svg(plot_backbones(candidates)) if candidates and candidates.scores else None,
         verdict=_verdict(page.against_probe),
+        learning_curve=_svg(plot_learning_curve(page.learning_curve))
+        if page.learning_curve and page.learning_curve.measured
+        else None,
         reliability=None if evaluation is None else _svg(plot_reliability(evaluation.reliability)),
         training_images=[(jpeg_url(pixels), name) for pixels, name in page.training_images],
         has_auc=evaluation is not None and evaluation.roc_auc is not None,
@@ -172,6 +180,7 @@ def _sections(page: Page, evaluation: EvaluationReport | None) -> dict[str, str]
         "calibration": evaluation is not None,
         "choices": bool(page.choices),
         "probe": page.against_probe is not None,
+        "more": page.learning_curve is not None,
         "forgetting": page.forgotten is not None,
     }
     return {name: title for name, title in _TITLES.items() if is_included.get(name, True)}

@@ -208,6 +208,7 @@ def write_page(
         cross_validation=results.cross_validation,
         refit="" if results.refit is None else str(results.refit),
         against_probe=results.against_probe,
+        learning_curve=results.learning_curve,
         rejection=() if results.rejection is None else results.rejection.lines,
         maps=results.maps,
         training_images=results.images,

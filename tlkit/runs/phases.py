@@ -43,6 +43,7 @@ def phases_of(config: RunConfig, resolved: RunConfig | None = None) -> tuple[str
         "planning the anchor": resolved.anchor is not None,
         "training": True,
         "evaluation": True,
+        "learning curve": True,
         "explaining mistakes": True,
         FOLDS: config.folds is not None,
         REFIT: config.refit,

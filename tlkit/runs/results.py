@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
+    from tlkit.advice.learning_curve import LearningCurveReport
     from tlkit.advice.rejection import RejectionReport
     from tlkit.continual.warm_start import ForgettingReport
     from tlkit.evaluation.calibration import CalibrationReport
@@ -168,6 +169,7 @@ class RunResults:
         cross_validation: Out-of-fold metrics of the whole recipe on all images; `None` without
             folds.
         refit: The last training on all images; `None` without it.
+        learning_curve: What twice as many training images would bring; `None` if it was not asked.
         rejection: Rejection of out-of-distribution images; `None` if it was not asked for.
         forgotten: Forgetting of an earlier task; `None` if there is none.
         maps: Grad-CAM map of the predicted class for a mistake, by the mistake's index.
@@ -184,6 +186,7 @@ class RunResults:
     against_probe: "ComparisonReport | None" = None
     cross_validation: "EvaluationReport | None" = None
     refit: Refit | None = None
+    learning_curve: "LearningCurveReport | None" = None
     rejection: FittedRejection | None = None
     forgotten: "ForgettingReport | None" = None
     maps: "Mapping[int, Explanation]" = field(default_factory=dict)
@@ -194,9 +197,9 @@ class RunResults:
         """Returns the content of `metrics.json`.
 
         "calibration" holds the temperature of the probabilities, "test_time_views" their gain and
-        cost or `None`, "shipped" which model was exported and why, and "against_probe" the
-        comparison of the head alone (first) with the fine-tuned model (second) on the same images,
-        or `None`.
+        cost or `None`, "shipped" which model was exported and why, "against_probe" the comparison
+        of the head alone (first) with the fine-tuned model (second) on the same images, or `None`,
+        and "learning_curve" the accuracy with fewer and more training images, or `None`.
         """
         metrics: dict[str, object] = {
             name: None if report is None else report.as_dict()
@@ -211,6 +214,7 @@ class RunResults:
             ("against_probe", self.against_probe),
             ("cross_validation", self.cross_validation),
             ("refit", self.refit),
+            ("learning_curve", self.learning_curve),
             ("rejection", self.rejection),
         ):
             metrics[name] = None if result is None else result.as_dict()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import keras
 
     from tlkit.advice.cost import CostReport
+    from tlkit.advice.learning_curve import LearningCurveReport
     from tlkit.continual.warm_start import AnchorPlan, ForgettingReport, OldTask
     from tlkit.training.reports import TrainingReport
 
@@ -212,6 +213,27 @@ def fit_run_rejection(model: "keras.Model", data: ImageData) -> FittedRejection:
     rejection = fit_rejection(model, data, seed=data.seed)
     tested = None if data.test is None else measure_rejection(model, data.test, rejection)
     return FittedRejection(rejection, tested)
+
+
+def measure_learning_curve(
+    model: "keras.Model", data: ImageData, config: RunConfig
+) -> "LearningCurveReport":
+    """Estimates what twice as many training images would bring, if that is possible.
+
+    Args:
+        model: A model whose backbone is as before training: the training images would be separated
+            too well by one that was trained on them.
+        data: The images at the model's size.
+        config: The config with the run's choices.
+    """
+    from tlkit.advice.learning_curve import LearningCurveReport, learning_curve
+
+    if config.from_run is not None:
+        return LearningCurveReport(
+            data.train.num_images,
+            why_not=f"the backbone of {config.from_run} may have been trained on these images",
+        )
+    return learning_curve(model, data, class_weight=config.class_weight, seed=config.seed)
 
 
 def augmentation_of(config: RunConfig) -> str:

@@ -66,6 +66,7 @@ from tlkit.runs.results import RunResults
 from tlkit.runs.steps import (
     augmentation_of,
     check_can_reject,
+    measure_learning_curve,
     plan_anchor,
     project_cost,
     train_model,
@@ -573,6 +574,9 @@ def _choose_and_export(
             shipped = choose_shipped(head, trained, data, config.class_weight)
             context.log(f"exported is {shipped}")
             chosen = head if shipped.is_head else trained
+    with context.clock.timed("learning curve"):
+        curve = measure_learning_curve((head or trained).model, data, config)
+    context.log(str(curve), "")
     with context.clock.timed("explaining mistakes"):
         maps = explain_worst_mistakes(
             chosen.model, chosen.evaluations, config.max_pixels, data.resize
@@ -601,6 +605,7 @@ def _choose_and_export(
         training=trained.training,
         shipped=shipped,
         against_probe=against_head,
+        learning_curve=curve,
         cross_validation=cross_validation,
         refit=refitted,
         maps=maps,

@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from tlkit.evaluation.calibration import best_factor
 from tlkit.models.kernel_head import KernelMap, directions
 from tlkit.training.labelled import LabelledFeatures
-from tlkit.training.linear import first_minimum, moments
+from tlkit.training.linear import first_minimum, standardisation
 
 MAX_LANDMARKS = 2000
 """Number of landmarks that are drawn from more images than that."""
@@ -144,7 +144,7 @@ def solve_closed_form(task: ClosedFormTask) -> ClosedForm:
     """
     rows = task.rows
     is_all = len(task.candidates) == len(rows)  # a copy would take as much memory again
-    mean, scale = moments(rows.features if is_all else rows.features[task.candidates])
+    mean, scale = standardisation(rows.features if is_all else rows.features[task.candidates])
     generator = np.random.default_rng(task.seed)
     chosen = _drawn(task.candidates, MAX_LANDMARKS, generator)
     landmarks = directions(rows.features[chosen], mean, scale)

@@ -115,7 +115,8 @@ def train_head(
         head: "linear", "closed-form", or "auto": the closed form, unless the linear head is more
             accurate by more than one standard error, or exactly as accurate. They are compared on
             validation images if there are at least 300, else on the training images in
-            cross-validation.
+            cross-validation, for which each class needs two images; with fewer, it is the closed
+            form.
         epochs: Maximum number of epochs, for heads that are not solved.
         learning_rate: The peak learning rate, for heads that are not solved.
         class_weight: "balanced" weights each class by the inverse of its frequency, in training

@@ -36,6 +36,10 @@ the columns' standard deviations. A column that varies less is almost constant, 
 almost dead: at unit variance its weights would amplify noise, and cancel against the bias in more
 digits than float32 has."""
 
+FEW_IMAGES = 20
+"""Number of images with which a column's own standard deviation counts as much as that of all
+columns, see `standardisation`. Chosen on classes of CIFAR-100, see benchmarks/README.md."""
+
 _NUM_FOLDS = 5
 _FALLBACK_STRENGTH = 0.1
 _HALVES = np.array([-0.5, 0.5])
@@ -79,8 +83,7 @@ def solve_linear(
     there are at least `MIN_VALIDATION`, else by stratified cross-validation. That loss is weighted
     by `class_weight` and the sample weights, as the objective is. The objective is scikit-learn's:
     1/2 |w|² + C * sum of the samples' log losses; the intercept is not penalised. The scale of the
-    standardisation is folded into the returned weights; it is the standard deviation, but at least
-    the minimum set by `LEAST_OF_MEAN` and `LEAST_OF_OTHERS`.
+    standardisation is folded into the returned weights, see `standardisation`.
 
     Args:
         train: The rows to solve on, features in float32. The features are standardised in place,
@@ -97,7 +100,7 @@ def solve_linear(
         seed: Seed of the folds.
         predicts_folds: Whether to predict each fold from the others, for `out_of_fold`.
     """
-    mean, scale = moments(train.features, is_centred=use_bias)
+    mean, scale = standardisation(train.features, is_centred=use_bias)
     _standardise(train.features, mean, scale)
     if validation is not None:
         _standardise(validation.features, mean, scale)
@@ -346,6 +349,35 @@ def moments(features: np.ndarray, *, is_centred: bool = True) -> tuple[np.ndarra
     usual = np.quantile(deviation[varies], 0.75) if varies.any() else 1.0
     least = np.maximum(LEAST_OF_MEAN * np.abs(mean), LEAST_OF_OTHERS * usual)
     return mean, np.where(varies, np.maximum(deviation, least), np.inf)
+
+
+def standardisation(
+    features: np.ndarray, *, is_centred: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the mean and the scale that a column is standardised with, as `moments` does.
+
+    With few images a column's deviation is mostly chance, and dividing by it would amplify columns
+    that happen to vary little. So the logarithm of the scale is a mean of that of the column's own
+    deviation, with the weight n, and the mean over all columns, with the weight `FEW_IMAGES`.
+
+    Args:
+        features: `(n, num_features)`.
+        is_centred: Whether to subtract the mean.
+
+    Example:
+        >>> import numpy as np
+        >>> from tlkit.training.linear import standardisation
+        >>> rows = np.array([[1.0, 100.0], [-1.0, -100.0]] * 10)
+        >>> standardisation(rows)[1].round(1).tolist()
+        [3.2, 31.6]
+    """
+    mean, scale = moments(features, is_centred=is_centred)
+    varies = np.isfinite(scale)
+    if varies.any():
+        logarithms = np.log(scale[varies])
+        own = len(features) / (len(features) + FEW_IMAGES)
+        scale[varies] = np.exp(own * logarithms + (1 - own) * logarithms.mean())
+    return mean, scale
 
 
 def row_space(features: np.ndarray) -> np.ndarray | None:

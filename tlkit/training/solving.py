@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 
 import keras
@@ -13,31 +14,23 @@ from tlkit.evaluation.names import num_classes_of
 from tlkit.models.groups import choose_trainable
 from tlkit.models.heads import head_from_features, head_kind
 from tlkit.models.kernel_head import (
-    KernelMap,
     has_kernel_head,
     make_head_linear,
     replace_head,
     why_not_replaceable,
 )
 from tlkit.models.trainable import Flags
-from tlkit.training.closed_form import (
-    MAX_FEATURES,
-    ClosedForm,
-    ClosedFormTask,
-    solve_closed_form,
-)
+from tlkit.training.closed_form import MAX_FEATURES
 from tlkit.training.criterion import plain_labels
 from tlkit.training.features import MAX_BYTES_IN_MEMORY, Features
-from tlkit.training.head_choice import HeadComparison, compare_heads
-from tlkit.training.head_forms import CLOSED_FORM, LINEAR
-from tlkit.training.labelled import LabelledFeatures
-from tlkit.training.linear import (
-    MIN_VALIDATION,
-    LinearSolution,
-    balanced_weights,
-    folds_of,
-    solve_linear,
+from tlkit.training.head_forms import LINEAR
+from tlkit.training.head_solution import (
+    HeadProblem,
+    HeadSolution,
+    as_array,
+    solve_on_features,
 )
+from tlkit.training.labelled import LabelledFeatures
 from tlkit.training.resume import assign_all
 from tlkit.training.solvable import SolvableHead, is_solved, solvable_head
 
@@ -90,34 +83,6 @@ class HeadTask:
     def labels(self) -> np.ndarray:
         """The plain labels of the training images, `(n,)` or `(n, labels)`."""
         return plain_labels(self.train.labels, self.model)
-
-
-@dataclass(frozen=True, eq=False)
-class _Solution:
-    """The weights of a head's last layer; with `kernel_map`, of one in closed form."""
-
-    note: str
-    kernel: np.ndarray
-    bias: np.ndarray
-    kernel_map: KernelMap | None = None
-
-    def to_arrays(self) -> list[np.ndarray]:
-        """Returns the solution as arrays, to be sent to other workers."""
-        arrays = [_text(self.note), self.kernel, self.bias]
-        if (some := self.kernel_map) is not None:
-            arrays += [some.mean, some.scale, some.landmarks, np.array(some.sharpness)]
-        return arrays
-
-    @classmethod
-    def from_arrays(cls, note: np.ndarray, *arrays: np.ndarray) -> "_Solution":
-        """Reads what `to_arrays` returned."""
-        kernel, bias, *rest = arrays
-        kernel_map = KernelMap(rest[0], rest[1], rest[2], float(rest[3])) if rest else None
-        return cls(note.tobytes().decode(), kernel, bias, kernel_map)
-
-    def with_note(self, note: str) -> "_Solution":
-        """Returns the solution with another line in its note."""
-        return replace(self, note=f"{self.note}; {note}")
 
 
 def why_not_closed_form(model: keras.Model) -> str:
@@ -173,12 +138,12 @@ def solve(task: HeadTask) -> SolvedHead:
         try:
             arrays = _solved_by_chief(solvable, task).to_arrays()
         except _NotSolvedError as error:
-            arrays = [_text(str(error))]
+            arrays = [as_array(str(error))]
     note, *weights = workers.from_chief(arrays)
     if not weights:
         undo()
         return SolvedHead(False, note.tobytes().decode())
-    solution = _Solution.from_arrays(note, *weights)
+    solution = HeadSolution.from_arrays(note, *weights)
     undo_last = _apply(solution, solvable.dense, model)
 
     def undo_all() -> None:
@@ -193,7 +158,7 @@ class _NotSolvedError(Exception):
 
 
 def _apply(
-    solution: _Solution, dense: keras.layers.Dense, model: keras.Model
+    solution: HeadSolution, dense: keras.layers.Dense, model: keras.Model
 ) -> Callable[[], None]:
     """Gives a head the weights of a solution, in new layers if need be; returns how to undo it."""
     if solution.kernel_map is not None:
@@ -204,113 +169,27 @@ def _apply(
     return lambda: assign_all(variables, before)
 
 
-def _solved_by_chief(solvable: SolvableHead, task: HeadTask) -> _Solution:
+def _solved_by_chief(solvable: SolvableHead, task: HeadTask) -> HeadSolution:
     """Returns the better one of the solutions that were asked for."""
-    dense, model, train = solvable.dense, task.model, task.train
+    dense, model, train, held_out = solvable.dense, task.model, task.train, task.held_out
     rows = solvable.read_by_dense(train.load())
     if dense is None or not np.isfinite(rows).all():
         raise _NotSolvedError("the inputs of its Dense layer are not finite for every image")
-    labelled = LabelledFeatures(rows, task.labels, train.groups, train.weights)
-    closed = None
-    if task.form != LINEAR and not _why_not_closed_form(solvable, model):
-        closed = _solve_closed_form(labelled, task)
-    if closed is not None and task.form == CLOSED_FORM:
-        return _checked(_described(closed), solvable, task, closed.logits)
-    held_out = task.held_out
-    in_validation = bool(held_out and len(held_out.keys) >= MIN_VALIDATION)
-    linear = solve_linear(  # standardises the rows in place
-        labelled,
-        num_units=model.output_shape[-1],
-        validation=_validation_rows(solvable, task) if held_out else None,
-        class_weight=task.class_weight,
-        use_bias=dense.use_bias,
-        seed=task.seed,
-        predicts_folds=closed is not None and not in_validation,
-    )
-    kernel, bias = solvable.weights_for(linear.kernel, linear.bias)
-    solution = _Solution(
-        f"solved with C={linear.strength:.2g}, chosen by {linear.chosen_by}", kernel, bias
-    )
-    if closed is not None:
-        compared = _compare(linear, closed, solvable, task, in_validation=in_validation)
-        if compared is not None and not compared.prefers_linear:
-            solution = _described(closed)
-            return _checked(solution.with_note(str(compared)), solvable, task, closed.logits)
-        solution = solution if compared is None else solution.with_note(str(compared))
-    return _checked(
-        solution, solvable, task, lambda features: features @ linear.kernel + linear.bias
-    )
-
-
-def _solve_closed_form(labelled: LabelledFeatures, task: HeadTask) -> ClosedForm:
-    kind, labels = head_kind(task.model), task.labels
-    targets = labels if labels.ndim > 1 else np.eye(num_classes_of(task.model))[labels]
-    weights = _weights(labelled, task.class_weight)
-    folds = [test for _, test in folds_of(labelled, task.seed)]
-    _, candidates = np.unique(task.train.images, return_index=True)
-    return solve_closed_form(
-        ClosedFormTask(
-            labelled,
-            targets=targets.astype(np.float64),
-            weights=weights / weights.mean(),
-            folds=folds,
-            candidates=candidates,
-            kind=kind,
+    solution = solve_on_features(
+        HeadProblem(
+            LabelledFeatures(rows, task.labels, train.groups, train.weights),
+            images=train.images,
+            kind=head_kind(model),
+            num_classes=num_classes_of(model),
+            form=LINEAR if _why_not_closed_form(solvable, model) else task.form,
+            class_weight=task.class_weight,
             seed=task.seed,
+            use_bias=dense.use_bias,
+            num_validation=len(held_out.keys) if held_out else 0,
+            read_validation=partial(_validation_rows, solvable, task) if held_out else None,
         )
     )
-
-
-def _described(closed: ClosedForm) -> _Solution:
-    """Returns a solution in closed form with its note."""
-    kernel_map = closed.kernel_map
-    note = (
-        f"solved in closed form: {len(kernel_map.landmarks):,} landmarks, sharpness "
-        f"{kernel_map.sharpness:g}, penalty {closed.penalty:g}, chosen by {closed.chosen_by}"
-    )
-    return _Solution(note, closed.kernel, closed.bias, kernel_map)
-
-
-def _compare(
-    linear: LinearSolution,
-    closed: ClosedForm,
-    solvable: SolvableHead,
-    task: HeadTask,
-    *,
-    in_validation: bool,
-) -> HeadComparison | None:
-    """Compares both heads on validation images if there are enough, else out of fold.
-
-    `None` if there are neither.
-    """
-    kind = head_kind(task.model)
-    if in_validation:
-        rows = _validation_rows(solvable, task)
-        return compare_heads(
-            rows.features @ linear.kernel + linear.bias,
-            closed.logits(rows.features),
-            replace(rows, weights=_weights(rows, task.class_weight)),
-            kind=kind,
-            image_of=np.arange(len(rows)),
-            images="validation images",
-        )
-    if linear.out_of_fold is None or not np.isfinite(closed.out_of_fold).any():
-        return None
-    rows = LabelledFeatures(linear.out_of_fold, task.labels, weights=task.train.weights)
-    return compare_heads(
-        linear.out_of_fold,
-        closed.out_of_fold,
-        replace(rows, weights=_weights(rows, task.class_weight)),
-        kind=kind,
-        image_of=task.train.images,
-        images="training images out of fold",
-    )
-
-
-def _weights(rows: LabelledFeatures, class_weight: str | None) -> np.ndarray:
-    """Returns the weight of each row, `(n,)`: its own, times that of its class."""
-    own = np.ones(len(rows)) if rows.weights is None else rows.weights
-    return own if class_weight is None else own * balanced_weights(rows.labels)
+    return _checked(solution, solvable, task)
 
 
 def _validation_rows(solvable: SolvableHead, task: HeadTask) -> LabelledFeatures:
@@ -323,17 +202,18 @@ def _validation_rows(solvable: SolvableHead, task: HeadTask) -> LabelledFeatures
     )
 
 
-def _checked(
-    solution: _Solution,
-    solvable: SolvableHead,
-    task: HeadTask,
-    logits_of: Callable[[np.ndarray], np.ndarray],
-) -> _Solution:
-    """Returns a solution if the head computes it, on images from all parts of the training set."""
+def _checked(solution: HeadSolution, solvable: SolvableHead, task: HeadTask) -> HeadSolution:
+    """Returns a solution as the Dense layer's weights, if the head then computes its logits.
+
+    That is verified on images from all parts of the training set.
+    """
     num_images = len(task.train.keys)
     some = np.unique(np.linspace(0, num_images - 1, _NUM_VERIFIED).astype(np.int64))
     features = task.train.read(some)
-    logits = logits_of(solvable.read_by_dense(features))
+    logits = solution.logits(solvable.read_by_dense(features))
+    if solution.kernel_map is None:
+        kernel, bias = solvable.weights_for(solution.kernel, solution.bias)
+        solution = replace(solution, kernel=kernel, bias=bias)
     if solvable.dense is None:
         raise RuntimeError("a head without a Dense layer was solved")
     dense = solvable.dense
@@ -349,10 +229,6 @@ def _checked(
     if not is_same:
         raise _NotSolvedError("with the solved weights its outputs differ from the solution's")
     return solution
-
-
-def _text(note: str) -> np.ndarray:
-    return np.frombuffer(note.encode(), np.uint8)
 
 
 def _check_every_class_has_images(labels: np.ndarray, num_classes: int) -> None:
