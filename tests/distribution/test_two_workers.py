@@ -149,7 +149,7 @@ def test_both_train_on_stored_activations(worked):
     [
         ("dataset", "`images` must be the result of load_folder, load_arrays or load_tfds"),
         ("float16", "`precision` must not be 'mixed_float16' on several replicas"),
-        ("statistics", "`batch_norm` must be 'frozen' on several replicas"),
+        ("statistics", "`batch_norm` must be 'affine' or 'frozen' on several"),
         ("seed", "`model, data and arguments` must be the same on every worker"),
         ("path", "`anchor` must be a constraint that works on several replicas"),
         ("images", "`images` must be the same on every worker"),

@@ -83,7 +83,7 @@ def test_parts_before_and_after_a_boundary_compute_the_whole(family_model, pixel
 def test_unfreezing_trains_a_group_and_all_after_it(family_model):
     groups = layer_groups(family_model)
     for position, group in enumerate(groups):
-        for batch_norm in ("frozen", "train"):
+        for batch_norm in ("frozen", "affine", "train"):
             report = set_trainable(family_model, group.name, batch_norm=batch_norm)
             expected = {
                 id(variable)

@@ -154,7 +154,9 @@ def test_resolves_names_and_numbers(small_model):
         set_trainable(small_model, "stag3")
     with pytest.raises(ArgumentError, match="`group_name` must be"):
         cut_before(small_model, "stage9")
-    with pytest.raises(ArgumentError, match="`batch_norm` must be one of 'frozen', 'train'"):
+    with pytest.raises(
+        ArgumentError, match="`batch_norm` must be one of 'frozen', 'affine', 'train'"
+    ):
         set_trainable(small_model, "head", batch_norm="freeze")
 
 

@@ -31,7 +31,7 @@ from tlkit.training.frozen import FrozenPart
 from tlkit.training.head import is_trained
 from tlkit.training.objective import loss_of, metrics_of, targets_of
 from tlkit.training.rates import LayerwiseAdamW
-from tlkit.training.recipe import DEFAULT_AUGMENTATION
+from tlkit.training.recipe import DEFAULT_AUGMENTATION, DEFAULT_BATCH_NORM
 from tlkit.training.sources import source_of, steps_in_epoch
 from tlkit.training.stages import default_unfreeze
 from tlkit.training.step import hooked
@@ -301,7 +301,8 @@ def _time_step(
 ) -> tuple[int, Timing | None]:
     """Returns the number of trainable values and the time of a step; restores the model."""
     with restored_afterwards(model):
-        num_trainable = set_trainable_flags(model, unfreeze).num_trainable
+        report = set_trainable_flags(model, unfreeze, batch_norm=DEFAULT_BATCH_NORM)
+        num_trainable = report.num_trainable
         if not is_timed:
             return num_trainable, None
         trained = model if cut is None else above(model, cut)

@@ -17,7 +17,7 @@ from tlkit.models.groups import set_trainable_flags
 from tlkit.models.heads import head_kind, outputs_logits
 from tlkit.training.inference_mode import find_frozen_calls
 from tlkit.training.objective import check_loss, loss_of, takes_one_hot
-from tlkit.training.recipe import DEFAULT_LEARNING_RATE
+from tlkit.training.recipe import DEFAULT_BATCH_NORM, DEFAULT_LEARNING_RATE
 from tlkit.training.sources import source_of, with_targets
 from tlkit.training.stages import default_unfreeze
 from tlkit.training.step import hooked
@@ -155,7 +155,8 @@ def find_learning_rate(
         unfreeze = default_unfreeze(model)
     rates = np.geomspace(lowest, highest, num_steps)
     with restored_afterwards(model):
-        frozen_calls = find_frozen_calls(model, unfreeze, set_trainable_flags(model, unfreeze))
+        report = set_trainable_flags(model, unfreeze, batch_norm=DEFAULT_BATCH_NORM)
+        frozen_calls = find_frozen_calls(model, unfreeze, report)
         batches = _repeat_batches(source.train, model, augmentation, one_hot=takes_one_hot(loss))
         trainee = hooked(model, frozen_calls=frozen_calls)
         with missing_files_named([source.train]):

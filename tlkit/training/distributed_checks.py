@@ -41,9 +41,9 @@ def check_distributed_training(
     resolve_precision(recipe.precision, number)
     if recipe.batch_norm == "train":
         raise ArgumentError(
-            "`batch_norm` must be 'frozen' on several replicas: each would update the statistics "
-            f"from its own shard. Received: batch_norm='train' and {number} replicas. Leave it "
-            "out, or train on one device."
+            "`batch_norm` must be 'affine' or 'frozen' on several replicas: each would update the "
+            f"statistics from its own shard. Received: batch_norm='train' and {number} replicas. "
+            "Leave it out, or train on one device."
         )
     if isinstance(images, ImageSplit) and images.batch_size < number:
         raise ArgumentError(

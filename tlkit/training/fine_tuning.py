@@ -27,6 +27,7 @@ from tlkit.training.objective import check_loss, check_metrics
 from tlkit.training.own_optimizer import own_optimizer
 from tlkit.training.recipe import (
     DEFAULT_AUGMENTATION,
+    DEFAULT_BATCH_NORM,
     DEFAULT_LABEL_SMOOTHING,
     FineTuning,
     Recipe,
@@ -64,7 +65,7 @@ def fine_tune(
     schedule: str | None = None,
     weight_decay: float | None = None,
     optimizer: keras.optimizers.Optimizer | str | None = None,
-    batch_norm: str = "frozen",
+    batch_norm: str = DEFAULT_BATCH_NORM,
     augment: AugmentLike = DEFAULT_AUGMENTATION,
     views: int | None = None,
     loss: keras.losses.Loss | None = None,
@@ -135,9 +136,9 @@ def fine_tune(
             starts with a new optimizer like it, whose state is resumed, and the given one is
             unchanged. Weight decay is not applied to biases and batch normalisation, as with AdamW,
             nor to what its `exclude_from_weight_decay` names.
-        batch_norm: "frozen" keeps batch normalisation in inference mode with its weights
-            unchanged; "affine" trains its scales and offsets in the trainable groups, with the
-            statistics of inference mode; "train" trains it with the statistics of each batch.
+        batch_norm: "affine" trains scales and offsets of batch normalisation in the trainable
+            groups, with the statistics of inference mode; "frozen" keeps all of it unchanged, as it
+            always is within composite layers; "train" trains it with the statistics of each batch.
         augment: Augmentation of the training images: "none", "light", "default" or "strong", see
             `tlkit.data.augmentation.augmentation_layers`; or Keras layers of your own, one or a
             list, also a `keras.Sequential` or a `keras.layers.Pipeline`. Each image is passed to

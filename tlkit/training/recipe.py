@@ -25,6 +25,7 @@ DEFAULT_LEARNING_RATE = 5e-4
 DEFAULT_WEIGHT_DECAY = 0.1
 DEFAULT_SCHEDULE = "cosine"
 DEFAULT_LABEL_SMOOTHING = 0.1
+DEFAULT_BATCH_NORM = "affine"
 
 _PLAIN_REGULARIZERS = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
 
@@ -47,7 +48,7 @@ class Recipe:
     schedule: str | None = None
     weight_decay: float | None = None
     optimizer: OwnOptimizer | None = None
-    batch_norm: str = "frozen"
+    batch_norm: str = DEFAULT_BATCH_NORM
     augment: Augmentation = field(default_factory=lambda: Augmentation(DEFAULT_AUGMENTATION))
     views: int | None = None
     label_smoothing: float = DEFAULT_LABEL_SMOOTHING
