@@ -252,7 +252,7 @@ def _():
 
 
 @canary(
-    "_use_weight_decay",
+    "decays",
     "Keras's optimizers no longer say in `_use_weight_decay` whether a variable decays: "
     "fine_tune(optimizer=...) asks it what the user has excluded.",
 )
