@@ -24,7 +24,8 @@ The recipes start from the same MobileNet-0.25 weights:
   smoothing 0.1, dropout 0.2, and new crops (35 to 100 % of the area) and flips in each epoch, batch
   normalisation in inference mode; the last weights are kept;
 - `linear`, `closed-form`, `head`: `train_head` with that form of the head, "auto" for the last;
-- `fine_tune`: `fine_tune` with its defaults.
+- `fine_tune`: `fine_tune` with its defaults;
+- `all images`: the same without validation images, on as many training images as plain Keras gets.
 
 Neither the images of `test` nor their accuracy are used for any decision.
 """
@@ -140,7 +141,7 @@ def cifar(archive: str, job: Job) -> Task:
     left = np.setdiff1d(np.arange(len(labels)), chosen)
     left = left[drawn(labels[left], NUM_LEFT, generator)] if len(left) else left
     held_out = chosen[drawn(labels[chosen], max(job.per_class // 10, 1), generator)]
-    train = chosen if job.recipe in PLAIN else np.setdiff1d(chosen, held_out)
+    train = np.setdiff1d(chosen, held_out) if job.recipe in VALIDATED else chosen
     others = (images[left], labels[left])
     return Task(
         train=(enlarged(images[train]), labels[train]),
@@ -245,10 +246,14 @@ def better(task: Task, weights: str, seed: int, epochs: int = 60) -> keras.Model
     return model
 
 
-def with_tlkit(task: Task, weights: str, seed: int, *, form: str = "") -> keras.Model:
+def with_tlkit(
+    task: Task, weights: str, seed: int, *, form: str = "", is_validated: bool = True
+) -> keras.Model:
     """Trains with tlkit: the head in one form, or everything by `fine_tune`."""
     names = [str(number) for number in range(task.num_classes)]
     data = tlkit.load_arrays(*task.train, names, validation=task.validation, seed=seed)
+    if not is_validated:
+        data = tlkit.load_arrays(*task.train, names, splits=(1, 0, 0), seed=seed)
     with tempfile.TemporaryDirectory() as cache:
         model = tlkit.build_classifier(
             BACKBONE, names, image_size=task.size, weights=weights, seed=seed
@@ -267,7 +272,10 @@ RECIPES: dict[str, Callable] = {
     "closed-form": lambda *given: with_tlkit(*given, form="closed-form"),
     "head": lambda *given: with_tlkit(*given, form="auto"),
     "fine_tune": with_tlkit,
+    "all images": lambda *given: with_tlkit(*given, is_validated=False),
 }
+VALIDATED = ("linear", "closed-form", "head", "fine_tune")
+"""Recipes that set images aside for validation."""
 
 
 def run(job: Job, arguments: argparse.Namespace) -> dict[str, object]:
