@@ -251,9 +251,8 @@ def with_tlkit(
 ) -> keras.Model:
     """Trains with tlkit: the head in one form, or everything by `fine_tune`."""
     names = [str(number) for number in range(task.num_classes)]
-    data = tlkit.load_arrays(*task.train, names, validation=task.validation, seed=seed)
-    if not is_validated:
-        data = tlkit.load_arrays(*task.train, names, splits=(1, 0, 0), seed=seed)
+    given = {"validation": task.validation} if is_validated else {"splits": (1, 0, 0)}
+    data = tlkit.load_arrays(*task.train, names, seed=seed, **given)
     with tempfile.TemporaryDirectory() as cache:
         model = tlkit.build_classifier(
             BACKBONE, names, image_size=task.size, weights=weights, seed=seed
@@ -363,7 +362,7 @@ def main() -> None:
                     if tuple(asdict(job).values()) in done:
                         continue
                     command = [sys.executable, *sys.argv, "--job", json.dumps(asdict(job))]
-                    output = subprocess.run(command, capture_output=True, text=True, check=True)
+                    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
                     line = output.stdout.splitlines()[-1]
                     with arguments.out.open("a") as file:
                         file.write(line + "\n")

@@ -43,34 +43,39 @@ def refit(
     from tlkit.evaluation.calibration import scale_logits
     from tlkit.models.flip_views import average_flips
     from tlkit.models.kernel_head import has_kernel_head
+    from tlkit.training.head import train_head
     from tlkit.training.head_forms import CLOSED_FORM, LINEAR
 
     started = time.perf_counter()
     everything = data.merged()
     model = build_model(config, context.parent, data)
     last = measured.training.stages[-1]
-    epochs = fraction = None
-    is_unchanged = context.parent is None and not last.kept_fraction
-    if is_head := last.name == "head" or is_unchanged:
+    epochs = None
+    if last.name == "head" or (context.parent is None and not last.kept_fraction):
         form = CLOSED_FORM if has_kernel_head(measured.model) else LINEAR
-        config = dataclasses.replace(config, kept=True, mode="head", head=form)
+        if config.mode == "head":
+            config = dataclasses.replace(config, kept=True, head=form)
+            report, _ = train_model(model, everything, config, context.out, old=None, plan=None)
+        else:  # the head alone of a run that fine-tunes
+            report = train_head(
+                model, everything, head=form, class_weight=config.class_weight, seed=config.seed
+            )
     else:
         steps = len(last.history) * _num_batches(data)
         epochs = max(round(steps / _num_batches(everything)), 1)
-        fraction = last.kept_fraction
         config = dataclasses.replace(config, kept=True, epochs=epochs)
-    folder = context.out / REFIT_FOLDER
-    folder.mkdir(exist_ok=True)
-    report, _ = train_model(
-        model,
-        everything,
-        config,
-        folder,
-        old=None,
-        plan=None if is_head else anchor,
-        kept_fraction=fraction,
-        at_epoch_end=context.clock.save_now,
-    )
+        folder = context.out / REFIT_FOLDER
+        folder.mkdir(exist_ok=True)
+        report, _ = train_model(
+            model,
+            everything,
+            config,
+            folder,
+            old=None,
+            plan=anchor,
+            kept_fraction=last.kept_fraction,
+            at_epoch_end=context.clock.save_now,
+        )
     context.log(str(report), "")
     if measured.calibration.report is not None:
         scale_logits(model, measured.calibration.report.temperature)
