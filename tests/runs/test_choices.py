@@ -150,7 +150,7 @@ def test_the_image_size_is_chosen_by_accuracy(tmp_path, photos, monkeypatch):
     monkeypatch.setattr("tlkit.advice.backbones.difference_error", lambda one, other: -0.01)
     messages = []
     with monkeypatch.context() as patched:
-        patched.setattr("tlkit.runs.train.evaluate_splits", interrupt)
+        patched.setattr("tlkit.runs.measuring.evaluate_splits", interrupt)
         with pytest.raises(KeyboardInterrupt):
             tlkit.train_run(photos, out=tmp_path / "run", **SIZES, log=messages.append)
     unfinished = record_in(tmp_path / "run")
