@@ -10,7 +10,13 @@ from sklearn.metrics import log_loss
 
 from tlkit.training import linear
 from tlkit.training.labelled import LabelledFeatures
-from tlkit.training.linear import STRENGTHS, solve_linear
+from tlkit.training.linear import (
+    FEW_IMAGES,
+    STRENGTHS,
+    moments,
+    solve_linear,
+    standardisation,
+)
 
 
 def blobs(num_classes, n=300, num_features=8, seed=0):
@@ -34,12 +40,26 @@ def softmax(logits):
 
 def objective_gradient(kernel, bias, features, labels, strength):
     """Gradient of 1/2 |w|^2 + C * sum of log losses, w on standardised features."""
-    mean, scale = features.mean(axis=0, dtype=float), features.std(axis=0, dtype=float)
+    mean, deviation = features.mean(axis=0, dtype=float), features.std(axis=0, dtype=float)
+    own = len(features) / (len(features) + FEW_IMAGES)
+    scale = deviation**own * np.exp(np.log(deviation).mean()) ** (1 - own)
     standard = (features - mean) / scale
     slopes = kernel * scale[:, None]
     residual = softmax(standard @ slopes + bias + mean @ kernel)
     residual[np.arange(len(labels)), labels] -= 1
     return slopes + strength * standard.T @ residual, strength * residual.sum(axis=0)
+
+
+def test_the_fewer_images_the_more_columns_share_their_scale():
+    features = np.random.default_rng(0).normal(size=(20_000, 8)) * 10.0 ** np.arange(-4, 4)
+    spreads = []
+    for number in (2, 20, 200, 20_000):
+        own, shared = (one(features[:number])[1] for one in (moments, standardisation))
+        assert np.exp(np.log(shared).mean()) == pytest.approx(np.exp(np.log(own).mean()))
+        spreads.append(np.log(shared).std() / np.log(own).std())
+    assert spreads == pytest.approx([2 / 22, 0.5, 200 / 220, 1], abs=1e-3)
+    constant = np.array([[1.0, 5.0], [2.0, 5.0]])
+    assert standardisation(constant)[1].tolist() == pytest.approx([0.5, np.inf])
 
 
 @pytest.mark.parametrize("num_classes", [3, 5])

@@ -113,8 +113,8 @@ def train_head(
             `(batch, height, width, 3)`, 0...255, and labels.
         validation: Validation images, if `data` is a `tf.data.Dataset`.
         head: "linear", "closed-form", or "auto": the closed form, unless the linear head is more
-            accurate by more than one standard error, or exactly as accurate. They are compared on
-            validation images if there are at least 300, else on the training images in
+            accurate by more than two standard errors, or neither is ever wrong. They are compared
+            on validation images if there are at least 300, else on the training images in
             cross-validation, for which each class needs two images; with fewer, it is the closed
             form.
         epochs: Maximum number of epochs, for heads that are not solved.

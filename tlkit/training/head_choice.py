@@ -9,6 +9,9 @@ from tlkit.evaluation.outputs import image_accuracies
 from tlkit.training.labelled import LabelledFeatures
 from tlkit.utils.formatting import percent
 
+_NUM_ERRORS = 2
+_ROUNDING = 1e-9
+
 
 @dataclass(frozen=True)
 class HeadComparison:
@@ -30,9 +33,14 @@ class HeadComparison:
 
     @property
     def prefers_linear(self) -> bool:
-        """Whether the linear head is better by more than a standard error, or exactly as good."""
+        """Whether the linear head is better by two standard errors, or neither head is ever wrong.
+
+        With one standard error, and the linear head for all ties, it was often taken by chance: on
+        classes of CIFAR-100 that cost 0.1 to 0.9 points, see benchmarks/README.md.
+        """
         gain = self.linear - self.closed_form
-        return gain == 0 or gain > self.error
+        is_perfect = min(self.linear, self.closed_form) >= 1 - _ROUNDING
+        return is_perfect or gain > _NUM_ERRORS * self.error
 
     def __str__(self) -> str:
         return (
