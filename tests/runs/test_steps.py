@@ -198,4 +198,4 @@ def test_a_warm_started_run_has_no_learning_curve(photos_with_errors):
     config = RunConfig(photos="photos", mode="head", from_run="earlier")
     report = measure_learning_curve(model, data, config)
     assert report.gain is None
-    assert report.why_not == "the backbone of earlier may have been trained on these images"
+    assert report.why_not == "the backbone of the earlier run may have been trained on these images"

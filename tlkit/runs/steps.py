@@ -231,7 +231,7 @@ def measure_learning_curve(
     if config.from_run is not None:
         return LearningCurveReport(
             data.train.num_images,
-            why_not=f"the backbone of {config.from_run} may have been trained on these images",
+            why_not="the backbone of the earlier run may have been trained on these images",
         )
     return learning_curve(model, data, class_weight=config.class_weight, seed=config.seed)
 
