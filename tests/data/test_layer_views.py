@@ -192,6 +192,12 @@ def test_what_layers_return_is_checked(data, make, message):
         check_augmentation(augmentation_of(make()), data.train)
 
 
+def test_a_global_seed_does_not_hide_random_numbers_that_depend_on_the_order(data):
+    tf.random.set_seed(0)
+    with pytest.raises(ArgumentError, match="whose result differs for equal seeds"):
+        check_augmentation(augmentation_of(OfTensorFlow()), data.train)
+
+
 def test_a_preset_is_not_run_to_check_it(data):
     check_augmentation(Augmentation("strong"), data.validation)  # which may not be augmented
 

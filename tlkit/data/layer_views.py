@@ -148,9 +148,11 @@ def check_layers(layers: Sequence[keras.layers.Layer], images: np.ndarray) -> No
     try:
         build_layers(layers, images.shape[1:3])
         keras.random.uniform(())  # the state of Keras's global generator exists, and then changes
-        views = _views(layers, images)
+        numbers = np.arange(len(images))
+        views = _views(layers, images, numbers)
         keras.random.uniform(())
-        again = _views(layers, images)
+        # In another order: a generator with a state may start anew in each data set
+        again = _views(layers, images[::-1], numbers[::-1])[::-1]
     except ArgumentError:
         raise
     except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as error:
@@ -187,14 +189,16 @@ def check_layers(layers: Sequence[keras.layers.Layer], images: np.ndarray) -> No
         )
 
 
-def _views(layers: Sequence[keras.layers.Layer], images: np.ndarray) -> np.ndarray:
-    """Returns one view of each image, computed in a newly traced data set."""
+def _views(
+    layers: Sequence[keras.layers.Layer], images: np.ndarray, numbers: np.ndarray
+) -> np.ndarray:
+    """Returns one view of each image, by its number, computed in a newly traced data set."""
 
     @tf.autograph.experimental.do_not_convert
     def view(number: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
         return layer_view(image, layers, tf.stack([tf.constant(0, tf.int64), number]))
 
-    dataset = tf.data.Dataset.from_tensor_slices(images).enumerate().map(view)
+    dataset = tf.data.Dataset.from_tensor_slices((numbers, images)).map(view)
     return np.stack(list(dataset.as_numpy_iterator()))
 
 
