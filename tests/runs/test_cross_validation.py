@@ -15,6 +15,7 @@ from tlkit.runs.directory import record_in
 ARGUMENTS = {"backbone": "tiny_resnet", "weights": None, "mode": "head", "batch_size": 16}
 
 
+@pytest.mark.slow
 def test_an_interrupted_cross_validation_is_resumed_and_has_out_of_fold_figures(
     photos, tmp_path, monkeypatch
 ):

@@ -118,6 +118,7 @@ def test_the_head_alone_of_an_interrupted_run_can_be_used(interrupted):
         assert "rovisional: the head alone" in (out / name).read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_the_same_call_resumes_and_replaces_the_head(interrupted, tmp_path, monkeypatch):
     photos, out = interrupted
     chosen = Shipped(False, "why")
@@ -154,6 +155,7 @@ def test_the_same_call_resumes_and_replaces_the_head(interrupted, tmp_path, monk
     }
 
 
+@pytest.mark.slow
 def test_the_head_alone_is_exported_if_it_is_chosen(photos, tmp_path, monkeypatch):
     chosen = Shipped(True, "why")
     monkeypatch.setattr("tlkit.runs.train.choose_shipped", lambda *given: chosen)
@@ -170,6 +172,7 @@ def test_the_head_alone_is_exported_if_it_is_chosen(photos, tmp_path, monkeypatc
     assert "Exported is the head alone: why" in (run.path / "model_card.md").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_models_and_figures_of_two_results_are_never_mixed(photos, tmp_path, monkeypatch):
     """Between the replaced models and their figures, the run has no result that can be used."""
     out = tmp_path / "run"

@@ -57,6 +57,7 @@ def test_a_refitted_head_is_that_of_all_images_and_the_figures_are_those_before(
     assert not (run.path / "refit").exists()
 
 
+@pytest.mark.slow
 def test_an_interrupted_refit_leaves_the_model_before_and_is_resumed(photos, tmp_path, monkeypatch):
     chosen = Shipped(False, "why")
     monkeypatch.setattr("tlkit.runs.train.choose_shipped", lambda *given: chosen)
