@@ -130,7 +130,7 @@ def test_an_interrupted_run_is_resumed_with_the_same_command(tmp_path, photos, m
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("tlkit.training.tuner.fit_model", interrupt)
+        patch.setattr("tlkit.runs.train.solve_head", interrupt)
         with pytest.raises(KeyboardInterrupt):
             tlkit.train_run(photos, out=out, epochs=1, **ARGUMENTS)
     assert not json.loads((out / "run.json").read_text())["finished"]

@@ -50,10 +50,10 @@ def folds_of_images(data: ImageData, folds: int) -> Iterator[tuple[ImageData, np
         >>> data = tlkit.load_arrays(images, np.arange(40) % 2, ["even", "odd"])
         >>> for fold, positions in folds_of_images(data, 4):
         ...     print(fold.train.num_images, fold.validation.num_images, len(positions))
-        26 4 10
-        26 4 10
-        26 4 10
-        26 4 10
+        25 5 10
+        25 5 10
+        25 5 10
+        25 5 10
     """
     check_count("folds", folds, minimum=2)
     check_folds(data, folds)
