@@ -93,7 +93,7 @@ def test_a_strength_chosen_by_the_run_is_kept_when_resumed(old, inverted, tmp_pa
         return measure_old_task(model, task)
 
     with monkeypatch.context() as patched:
-        patched.setattr("tlkit.runs.train.train_model", stop)
+        patched.setattr("tlkit.runs.train.measure", stop)
         patched.setattr(warm_start, "choose_anchor", choose)
         patched.setattr(warm_start, "measure_old_task", measure)
         with pytest.raises(KeyboardInterrupt):
