@@ -66,7 +66,7 @@ def projected(monkeypatch):
 def test_the_most_that_fits_is_chosen_and_what_is_left_out_is_named(data, minutes, given, expected):
     model = tlkit.build_classifier("tiny_resnet", data.class_names, weights=None)
     config = RunConfig(photos="photos", minutes=minutes, **given, **ARGUMENTS)
-    choice = budget_choice(model, data, config, seconds=60.0)
+    choice = budget_choice(model, data, config, cost(600.0, 60), seconds=60.0)
     assert choice.arguments == expected
     left_out = [line for line in choice.reasons if line.startswith("left out: ")]
     assert any("60 epochs, which need" in line for line in left_out) == (

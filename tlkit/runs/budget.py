@@ -60,6 +60,7 @@ def budget_choice(
     model: "keras.Model",
     data: ImageData,
     config: RunConfig,
+    cost: "CostReport",
     *,
     seconds: float,
     has_size_choice: bool = False,
@@ -73,6 +74,7 @@ def budget_choice(
         model: The model before training; it is left unchanged.
         data: The images at the model's size.
         config: The config with the choices so far; its `mode` is "fine-tune".
+        cost: The projected cost with this config.
         seconds: Seconds that the run has taken so far.
         has_size_choice: Whether larger images were compared.
     """
@@ -80,7 +82,6 @@ def budget_choice(
         raise RuntimeError("the run has no minutes")
     left = max(60 * config.minutes - seconds - _FINISHING_SECONDS, 0.0) / _num_trainings(config)
     reasons, left_out = [], []
-    cost = project_cost(model, data, config)
     usual = cost.num_epochs
     fitting = _epochs_in(left, cost)
     chosen: dict[str, object] = {}

@@ -6,6 +6,7 @@ from typing import Any
 from tlkit.displays.activity import duration
 from tlkit.errors import some_of
 from tlkit.runs.directory import LOG_FILE, Run, accuracy_of
+from tlkit.runs.results import SHIPPED
 from tlkit.utils.formatting import percent
 
 MAX_LINES = 15
@@ -42,8 +43,7 @@ def _exported(run: Run) -> Iterator[str]:
     if state := run.run_record.state:
         yield state
     elif shipped := run.metrics.get("shipped"):
-        name = "the head alone" if shipped["model"] == "head" else "the fine-tuned model"
-        yield f"exported: {name}; {shipped['reason']}"
+        yield f"exported: {SHIPPED[shipped['model']]}; {shipped['reason']}"
 
 
 def _accuracies(metrics: Mapping[str, Any]) -> Iterator[str]:

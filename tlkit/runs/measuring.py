@@ -141,6 +141,7 @@ def choose_shipped(
         class_weight: "balanced" or `None`: how images count.
     """
     from tlkit.training.candidates import evaluate_candidates
+    from tlkit.training.criterion import criterion_for
 
     if data.validation is None:
         return Shipped(False, "there are no validation images to compare it with the head alone")
@@ -148,19 +149,16 @@ def choose_shipped(
     gain, error = two.gain_over(one)
     is_unchanged = not tuned.training.stages[-1].kept_fraction
     is_head = gain <= error if is_unchanged else gain < -error
-    if abs(gain) > error:
-        word = "lower" if (gain > 0) != is_head else "higher"
-        what = (
-            f"its cross-entropy is {word} by {abs(gain):.3f} ± {error:.3f} than that of the other"
-        )
-    else:
+    what = f"its cross-entropy is lower by {abs(gain):.3f} ± {error:.3f} than that of the other"
+    if abs(gain) <= error:
         what = (
             f"validation cannot tell them apart (cross-entropy differs by {gain:.3f} ± {error:.3f})"
         )
     if is_head and is_unchanged:
         what = f"fine-tuning has kept the initial weights; {what}"
+    name = criterion_for(data.validation, class_weight).name
     figures = (
-        f"accuracy {percent(one.score.value)} of the head alone, {percent(two.score.value)} "
+        f"{name} {percent(one.score.value)} of the head alone, {percent(two.score.value)} "
         f"fine-tuned, on {one.score.num_images:,} validation images"
     )
     return Shipped(is_head, f"{what}; {figures}")

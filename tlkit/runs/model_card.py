@@ -11,6 +11,7 @@ from tlkit.evaluation.intervals import wilson_interval
 from tlkit.runs.add_classes_config import Config
 from tlkit.runs.hub_header import MAX_IN_NAME, hub_header, last_part
 from tlkit.runs.record import RunRecord
+from tlkit.runs.results import SHIPPED
 from tlkit.utils.files import written_aside
 from tlkit.utils.formatting import fraction_text, interval, percent
 from tlkit.utils.text_repr import visible
@@ -284,9 +285,8 @@ def _training(record: RunRecord, metrics: Mapping[str, Any]) -> Iterator[str]:
         title = name.capitalize().replace("_", " ")
         yield f"{title}, chosen by measurement: {escaped('; '.join(choice.reasons))}."
     if shipped := metrics.get("shipped"):
-        name = "the head alone" if shipped["model"] == "head" else "the fine-tuned model"
         yield ""
-        yield f"Exported is {name}: {escaped(shipped['reason'])}."
+        yield f"Exported is {SHIPPED[shipped['model']]}: {escaped(shipped['reason'])}."
     if refitted := metrics.get("refit"):
         yield ""
         yield (

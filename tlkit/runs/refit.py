@@ -45,6 +45,7 @@ def refit(
     from tlkit.models.kernel_head import has_kernel_head
     from tlkit.training.head import train_head
     from tlkit.training.head_forms import CLOSED_FORM, LINEAR
+    from tlkit.training.sources import steps_in_epoch
 
     started = time.perf_counter()
     everything = data.merged()
@@ -61,8 +62,8 @@ def refit(
                 model, everything, head=form, class_weight=config.class_weight, seed=config.seed
             )
     else:
-        steps = len(last.history) * _num_batches(data)
-        epochs = max(round(steps / _num_batches(everything)), 1)
+        steps = len(last.history) * steps_in_epoch(data.train)
+        epochs = max(round(steps / steps_in_epoch(everything.train)), 1)
         config = dataclasses.replace(config, kept=True, epochs=epochs)
         folder = context.out / REFIT_FOLDER
         folder.mkdir(exist_ok=True)
@@ -84,7 +85,3 @@ def refit(
     )
     served = model if measured.served is measured.model else average_flips(model)
     return dataclasses.replace(measured, model=model, served=served), done
-
-
-def _num_batches(data: ImageData) -> int:
-    return -(-data.train.num_images // data.batch_size)

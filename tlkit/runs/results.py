@@ -78,6 +78,10 @@ class TestTimeViews:
         return f"{pair}: {self.comparison}; {cost}"
 
 
+SHIPPED = {"head": "the head alone", "fine-tuned": "the fine-tuned model"}
+"""What the "model" of "shipped" in `metrics.json` is called in sentences."""
+
+
 @dataclass(frozen=True)
 class Shipped:
     """Which of two models a run that fine-tunes ships.
@@ -95,7 +99,7 @@ class Shipped:
         return {"model": "head" if self.is_head else "fine-tuned", "reason": self.reason}
 
     def __str__(self) -> str:
-        return f"{'the head alone' if self.is_head else 'the fine-tuned model'}: {self.reason}"
+        return f"{SHIPPED['head' if self.is_head else 'fine-tuned']}: {self.reason}"
 
 
 @dataclass(frozen=True)

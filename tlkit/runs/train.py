@@ -80,6 +80,7 @@ from tlkit.utils.tensorflow_logging import load_tensorflow_quietly
 if TYPE_CHECKING:
     import keras
 
+    from tlkit.advice.cost import CostReport
     from tlkit.continual.warm_start import AnchorPlan, ForgettingReport, OldTask
     from tlkit.training.reports import TrainingReport
 
@@ -456,7 +457,7 @@ def _train_and_measure(
                 )
         if config.minutes is not None:
             with clock.timed(BUDGET):
-                record = _plan_minutes(model, data, resolved, record, context)
+                record = _plan_minutes(model, data, resolved, record, context, cost=cost)
             resolved = config.resolve(record.choices)
         if resolved.mode == "head":  # the minutes allow no more
             return record, _choose_and_export(
@@ -486,6 +487,8 @@ def _plan_minutes(
     config: RunConfig,
     record: RunRecord,
     context: RunContext,
+    *,
+    cost: "CostReport",
 ) -> RunRecord:
     """Returns the record with the choice of what fits into the run's minutes."""
     choice = record.choices.get("budget")
@@ -495,6 +498,7 @@ def _plan_minutes(
             model,
             data,
             config,
+            cost,
             seconds=seconds,
             has_size_choice="image_size" in record.choices,
         )

@@ -80,8 +80,9 @@ def tidy_finished(out: Path, results: tuple[str, ...]) -> None:
 def remove_checkpoints(out: Path) -> None:
     """Removes everything from which an unfinished run is resumed."""
     (out / CHECKPOINT_FILE).unlink(missing_ok=True)
-    for name in (REFIT_FOLDER, FOLDS_FOLDER):
-        shutil.rmtree(out / name, ignore_errors=True)
+    for folder in (out / REFIT_FOLDER, out / FOLDS_FOLDER):
+        if folder.is_dir():
+            shutil.rmtree(folder)
 
 
 def holds_only_leftovers(out: Path) -> bool:
