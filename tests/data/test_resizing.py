@@ -18,7 +18,7 @@ from tlkit.errors import ArgumentError
 
 SIZE = (40, 60)
 SHAPES = [(60, 90), (90, 60), (61, 200), (200, 61), (40, 60), (7, 5), (1, 1), (3, 500), (500, 3)]
-KEPT = {"crop", "pad"}
+KEPT = [name for name in RESIZES if name != "stretch"]
 
 
 def noise(height, width):
