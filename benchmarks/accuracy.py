@@ -27,6 +27,9 @@ The recipes start from the same MobileNet-0.25 weights:
 - `fine_tune`: `fine_tune` with its defaults;
 - `all images`: the same without validation images, on as many training images as plain Keras gets.
 
+Each trained network is tested in several ways: as it is, with the mean over both flips, on images
+8/7 and 9/7 as large, and both.
+
 Neither the images of `test` nor their accuracy are used for any decision.
 """
 
@@ -52,11 +55,14 @@ from sklearn.linear_model import LogisticRegressionCV
 from sklearn.preprocessing import StandardScaler
 
 import tlkit
+from tlkit.advice.choosing import candidate_sizes
+from tlkit.data.images import ImageSplit
 
 WIDTH, BACKBONE = 0.25, "mobilenet_025"
 SIZES = {"flowers": 224, "cifar": 96}
 NUM_CIFAR_CLASSES, NUM_LEFT = 20, 50
 BATCH_SIZE = 32
+LARGER = ("8/7", "9/7")
 
 
 @dataclass(frozen=True)
@@ -78,11 +84,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Task:
-    """Images `(n, size, size, 3)`, uint8, and labels, for training, validation and test."""
+    """Images `(n, size, size, 3)`, uint8, and labels, for training, validation and test.
+
+    Attributes:
+        test: The test images and labels; the images are a function of their size.
+    """
 
     train: tuple[np.ndarray, np.ndarray]
     validation: tuple[np.ndarray, np.ndarray]
-    test: tuple[np.ndarray, np.ndarray]
+    test: tuple[Callable[[int], np.ndarray], np.ndarray]
     num_classes: int
 
     @property
@@ -102,15 +112,21 @@ def drawn(labels: np.ndarray, number: int, generator: np.random.Generator) -> np
 def flowers(folder: str, job: Job) -> Task:
     """Returns a split of a folder of images."""
     data = tlkit.load_folder(folder, image_size=SIZES["flowers"], seed=job.seed)
-    parts = []
-    for split in (data.train, data.validation, data.test):
-        batches = list(split.dataset(shuffle=False))
-        images = np.concatenate([np.asarray(images) for images, _ in batches])
-        labels = np.concatenate([np.asarray(labels) for _, labels in batches])
-        parts.append((images.round().astype(np.uint8), labels))
-    train = drawn(parts[0][1], job.per_class, np.random.default_rng(job.seed))
-    parts[0] = parts[0][0][train], parts[0][1][train]
-    return Task(*parts, num_classes=data.num_classes)
+    images, labels = read_split(data.train)
+    train = drawn(labels, job.per_class, np.random.default_rng(job.seed))
+    return Task(
+        train=(images[train], labels[train]),
+        validation=read_split(data.validation),
+        test=(lambda size: read_split(data.at_size(size).test)[0], data.test.labels),
+        num_classes=data.num_classes,
+    )
+
+
+def read_split(split: ImageSplit) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the images of a split, uint8, and their labels."""
+    batches = list(split.dataset(shuffle=False))
+    images = np.concatenate([np.asarray(images) for images, _ in batches])
+    return images.round().astype(np.uint8), split.labels
 
 
 def read_cifar(archive: str, num_classes: int | None = None) -> dict[str, list[np.ndarray]]:
@@ -142,23 +158,22 @@ def cifar(archive: str, job: Job) -> Task:
     left = left[drawn(labels[left], NUM_LEFT, generator)] if len(left) else left
     held_out = chosen[drawn(labels[chosen], max(job.per_class // 10, 1), generator)]
     train = np.setdiff1d(chosen, held_out) if job.recipe in VALIDATED else chosen
-    others = (images[left], labels[left])
+    tested = np.concatenate([arrays["test"][0], images[left]])
     return Task(
         train=(enlarged(images[train]), labels[train]),
         validation=(enlarged(images[held_out]), labels[held_out]),
         test=(
-            enlarged(np.concatenate([arrays["test"][0], others[0]])),
-            np.concatenate([arrays["test"][1], others[1]]),
+            lambda size: enlarged(tested, size),
+            np.concatenate([arrays["test"][1], labels[left]]),
         ),
         num_classes=NUM_CIFAR_CLASSES,
     )
 
 
-def enlarged(images: np.ndarray) -> np.ndarray:
-    """Returns images resized bilinearly to the size of the set `cifar`."""
-    size = (SIZES["cifar"],) * 2
+def enlarged(images: np.ndarray, size: int = SIZES["cifar"]) -> np.ndarray:
+    """Returns images resized bilinearly, to the size of the set `cifar` by default."""
     parts = [
-        tf.image.resize(images[start : start + 100], size).numpy().round().astype(np.uint8)
+        tf.image.resize(images[start : start + 100], (size, size)).numpy().round().astype(np.uint8)
         for start in range(0, len(images), 100)
     ]
     return np.concatenate(parts)
@@ -285,19 +300,35 @@ def run(job: Job, arguments: argparse.Namespace) -> dict[str, object]:
     started = time.perf_counter()
     model = RECIPES[job.recipe](task, arguments.weights, job.seed)
     seconds, peak = time.perf_counter() - started, peak_bytes()
-    images, labels = task.test
-    found = model.predict(images.astype("float32"), verbose=0).argmax(axis=1)
     return {
         **asdict(job),
-        "accuracy": float(np.mean(found == labels)),
-        "num_test": len(labels),
+        "accuracy": accuracies(model, task),
+        "num_test": len(task.test[1]),
         "seconds": seconds,
         "mebibytes": peak / 2**20,
     }
 
 
+def accuracies(model: keras.Model, task: Task) -> dict[str, float]:
+    """Returns the accuracy on test images in each way of using the model."""
+    images, labels = task.test
+    own, *larger = candidate_sizes(task.size)
+    found = {}
+    for size, name in ((own, ""), *zip(larger, LARGER, strict=True)):
+        pixels = images(size).astype("float32")
+        resized = model if size == own else tlkit.at_image_size(model, size)
+        plain, mirrored = (
+            resized.predict(some, verbose=0) for some in (pixels, pixels[:, :, ::-1])
+        )
+        for flips, outputs in (("", plain), ("flips", plain + mirrored)):
+            way = ", ".join(filter(None, (name, flips)))
+            found[way] = float(np.mean(outputs.argmax(axis=1) == labels))
+    return found
+
+
 def print_tables(rows: list[dict]) -> None:
     """Prints one table for each set of images and number of training images."""
+    ways = [*rows[0]["accuracy"]] if rows else []
     for images, per_class in sorted({(row["images"], row["per_class"]) for row in rows}):
         own = [row for row in rows if (row["images"], row["per_class"]) == (images, per_class)]
         by_recipe = {
@@ -305,22 +336,27 @@ def print_tables(rows: list[dict]) -> None:
             for recipe in RECIPES
         }
         print(f"\n{images}, {per_class or 'all'} training images of each class\n")
-        print("| | accuracy | against `better`, paired | seeds, test images | seconds | memory |")
-        print("| --- | --- | --- | --- | --- | --- |")
+        columns = ["", "accuracy", "against `better`, paired", *ways[1:]]
+        columns += ["seeds, test images", "seconds", "memory"]
+        print(f"| {' | '.join(columns)} |")
+        print(f"|{' --- |' * len(columns)}")
         for recipe, found in by_recipe.items():
             if not found:
                 continue
-            accuracy = 100 * np.array([row["accuracy"] for row in found.values()])
+            one, *others = (
+                f"{with_error([100 * row['accuracy'][way] for row in found.values()])} %"
+                for way in ways
+            )
             shared = sorted(found.keys() & by_recipe["better"].keys())
             gains = [
-                100 * (found[seed]["accuracy"] - by_recipe["better"][seed]["accuracy"])
+                100 * (found[seed]["accuracy"][""] - by_recipe["better"][seed]["accuracy"][""])
                 for seed in shared
             ]
             tested = sum(row["num_test"] for row in found.values())
             seconds = np.mean([row["seconds"] for row in found.values()])
             memory = np.max([row["mebibytes"] for row in found.values()])
             print(
-                f"| `{recipe}` | {with_error(accuracy)} % | {with_error(gains, '+')} | "
+                f"| `{recipe}` | {one} | {with_error(gains, '+')} | {' | '.join(others)} | "
                 f"{len(found)}, {tested:,} | {seconds:,.0f} | {memory:,.0f} MiB |"
             )
 

@@ -22,6 +22,7 @@ _MODULES = {
         "register_backbone",
     ),
     "tlkit.models.flip_views": ("average_flips",),
+    "tlkit.models.input_size": ("at_image_size",),
     "tlkit.models.groups": (
         "layer_groups",
         "set_trainable",
@@ -187,6 +188,7 @@ if _typing.TYPE_CHECKING:  # for type checkers and completion; at run time the t
     from tlkit.evaluation.prediction import predict as predict
     from tlkit.export.exporting import export_model as export_model
     from tlkit.models.flip_views import average_flips as average_flips
+    from tlkit.models.input_size import at_image_size as at_image_size
     from tlkit.runs.add_classes import add_classes_run as add_classes_run
     from tlkit.models.assembly import build_classifier as build_classifier
     from tlkit.models.catalogue import (

@@ -133,6 +133,22 @@ def check_count(argument: str, value: int, minimum: int = 1) -> None:
         )
 
 
+def check_image_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
+    """Returns `(height, width)`; one number means a square.
+
+    Raises:
+        ArgumentError: A side is not a positive whole number.
+    """
+    sides = tuple(image_size) if isinstance(image_size, tuple | list) else (image_size,) * 2
+    is_whole = all(isinstance(side, Integral) and not isinstance(side, bool) for side in sides)
+    if len(sides) != 2 or not is_whole or min(sides) < 1:
+        raise ArgumentError(
+            "`image_size` must be a positive number of pixels, or two: (height, width). "
+            f"Received: image_size={image_size!r}. Use the backbone's size, such as 224."
+        )
+    return int(sides[0]), int(sides[1])
+
+
 def check_seed(value: int, argument: str = "seed") -> None:
     """Raises `ArgumentError` unless `value` is a whole number from 0 to 2**32 - 1.
 

@@ -56,17 +56,19 @@ def test_the_head_is_exported_if_it_is_better_beyond_a_standard_error(
         return Candidate(Score(value, 0.0, value, 3), np.array(losses), np.ones(3))
 
     head, tuned = candidate([1.0, 1.0, 1.0], 0.5), candidate(1 - np.array(gains), 0.75)
-    monkeypatch.setattr(
-        "tlkit.training.candidates.evaluate_candidates", lambda *given: [head, tuned]
-    )
+    monkeypatch.setattr("tlkit.training.candidates.evaluate_candidate", lambda model, *given: model)
     training = SimpleNamespace(stages=[SimpleNamespace(kept_fraction=kept)])
-    models = [Measured(None, None, training, CalibrationDecision(None), None, {}) for _ in range(2)]
-    shipped = choose_shipped(*models, data, None)
+    models = [
+        Measured(None, data, served, training, CalibrationDecision(None), None, {})
+        for served in (head, tuned)
+    ]
+    shipped = choose_shipped(*models, None)
     assert shipped.is_head is expected.is_head
     assert expected.reason in shipped.reason
     assert "accuracy 50.0 % of the head alone, 75.0 % fine-tuned, on 3 " in shipped.reason
     without = dataclasses.replace(data, validation=None)
-    assert not choose_shipped(*models, without, None).is_head
+    models = [dataclasses.replace(one, data=without) for one in models]
+    assert not choose_shipped(*models, None).is_head
 
 
 @pytest.mark.slow
@@ -83,9 +85,9 @@ def test_the_comparison_is_that_of_both_models_on_test_images(tmp_path):
         )
         head, other = (solve_head(model, data, config, NO_LOG) for model in (one, two))
         expected = tlkit.compare_models(one, two, data.test, class_weight=class_weight)
-        assert compare_with_head(head, other, data, class_weight) == expected
+        assert compare_with_head(head, other, class_weight) == expected
     nothing = dataclasses.replace(head, evaluations={"validation": None, "test": None})
-    assert compare_with_head(nothing, other, data, None) is None
+    assert compare_with_head(nothing, other, None) is None
 
 
 @pytest.fixture(scope="module")

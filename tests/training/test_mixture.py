@@ -5,7 +5,7 @@ import pytest
 
 import tlkit
 from tlkit.training import mixture, tuner
-from tlkit.training.candidates import Candidate, evaluate_candidates
+from tlkit.training.candidates import Candidate, evaluate_candidate
 from tlkit.training.criterion import Score
 from tlkit.training.mixture import FRACTIONS, USUAL, best_of, choose_mixture, keep_fraction
 from tlkit.training.resume import values_of
@@ -67,11 +67,11 @@ def test_underconfident_weights_are_not_at_a_disadvantage(data):
     """Label smoothing scales all logits; the losses are compared at the best temperature."""
     model = tlkit.build_classifier("tiny_resnet", data.class_names, weights=None)
     tlkit.train_head(model, data, head="linear")
-    (one,) = evaluate_candidates([model], data.train, None)
+    one = evaluate_candidate(model, data.train, None)
     dense = model.get_layer("logits")
     for weight in dense.weights:
         weight.assign(weight / 3)
-    (two,) = evaluate_candidates([model], data.train, None)
+    two = evaluate_candidate(model, data.train, None)
     assert two.score.loss > one.score.loss
     np.testing.assert_allclose(two.losses, one.losses, atol=1e-3)
 

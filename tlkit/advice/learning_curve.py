@@ -350,15 +350,13 @@ def _joined(train: LabelledFeatures, held_out: LabelledFeatures) -> LabelledFeat
 def _why_not(data: ImageData) -> str:
     """Returns why a learning curve cannot be measured, else ""."""
     train = data.train
-    keys = np.array(train.group_keys)
-    num_units = len(np.unique(keys))
-    what = "groups of images" if train.groups else "different images"
+    num_units, what = len(set(train.group_keys)), train.independent
     if num_units < MIN_IMAGES:
         return f"too few images: {num_units} {what} for training, and it needs {MIN_IMAGES}"
     if data.is_multi_label:
         return ""
-    for number, name in enumerate(data.class_names):
-        count = len(np.unique(keys[train.labels == number]))
+    counts = train.independent_counts(data.num_classes)
+    for name, count in zip(data.class_names, counts, strict=True):
         if count < MIN_PER_CLASS:
             return (
                 f"too few images: class {name!r} has {count} {what} for training, and it needs "

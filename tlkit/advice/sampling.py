@@ -61,14 +61,11 @@ def find_lone_class(data: ImageData) -> str | None:
     """
     if data.is_multi_label:
         return None
-    train, keys = data.train, np.array(data.train.group_keys)
-    for number, name in enumerate(data.class_names):
-        class_keys = np.unique(keys[train.labels == number])
-        if len(class_keys) < _MIN_PER_CLASS:
-            noun = (
-                "group of training images" if train.groups and len(class_keys) else "training image"
-            )
-            return f"{name!r} has {'one' if len(class_keys) else 'no'} {noun}"
+    counts = data.train.independent_counts(data.num_classes)
+    for name, count in zip(data.class_names, counts, strict=True):
+        if count < _MIN_PER_CLASS:
+            noun = "group of training images" if data.train.groups and count else "training image"
+            return f"{name!r} has {'one' if count else 'no'} {noun}"
     return None
 
 

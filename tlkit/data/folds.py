@@ -16,15 +16,13 @@ def check_folds(data: ImageData, folds: int) -> None:
         DataError: A class has fewer images (or groups of them) than folds.
     """
     train = data.merged().train
-    keys = np.array(train.group_keys)
-    for number, name in enumerate(data.class_names):
-        of_class = train.labels[:, number] == 1 if data.is_multi_label else train.labels == number
-        count = len(np.unique(keys[of_class]))
+    counts = train.independent_counts(data.num_classes)
+    for name, count in zip(data.class_names, counts, strict=True):
         if count < folds:
-            what = "groups of images" if train.groups else "different images"
             raise DataError(
-                f"`folds` must be at most the number of {what} of each class. Received: "
-                f"folds={folds}, and {name!r} has {count}. Add images, or use fewer folds."
+                f"`folds` must be at most the number of {train.independent} of each class. "
+                f"Received: folds={folds}, and {name!r} has {count}. Add images, or use fewer "
+                "folds."
             )
 
 

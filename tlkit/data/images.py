@@ -13,8 +13,8 @@ import numpy as np
 from tlkit.data.augmentation import AugmentLike, augmentation_of
 from tlkit.data.image_source import ImageSource
 from tlkit.data.limits import MAX_PIXELS
-from tlkit.data.settings import STRETCH, check_image_size
-from tlkit.errors import ArgumentError, check_count, some_of
+from tlkit.data.settings import STRETCH
+from tlkit.errors import ArgumentError, check_count, check_image_size, some_of
 from tlkit.utils.renamed import renamed_argument, renamed_attribute
 from tlkit.utils.text_repr import ShownAsText
 
@@ -118,6 +118,34 @@ class ImageSplit(ShownAsText):
         )
 
     units = renamed_attribute("units", "group_keys")
+
+    @property
+    def independent(self) -> str:
+        """What is independent of each other: "groups of images", or "different images"."""
+        return "groups of images" if self.groups else "different images"
+
+    def independent_counts(self, num_classes: int) -> list[int]:
+        """Returns the number of images of each class that are independent of each other.
+
+        Copies of an image count once, and so do the images of a group. An image of several classes
+        counts for each of them.
+
+        Args:
+            num_classes: The number of classes.
+
+        Example:
+            >>> import numpy as np, tlkit
+            >>> images = np.random.default_rng(0).integers(0, 255, (8, 8, 8, 3), "uint8")
+            >>> images[1] = images[0]
+            >>> data = tlkit.load_arrays(images, [0] * 5 + [1] * 3, ["a", "b"], splits=(1, 0, 0))
+            >>> data.train.independent_counts(2)
+            [4, 3]
+        """
+        keys, labels = np.array(self.group_keys), self.labels
+        of_classes = (
+            labels.T == 1 if labels.ndim == 2 else labels == np.arange(num_classes)[:, None]
+        )
+        return [len(np.unique(keys[of_class])) for of_class in of_classes]
 
     @renamed_argument("share", "shard")
     def dataset(

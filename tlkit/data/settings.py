@@ -4,10 +4,9 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
 
 from tlkit.data.limits import MAX_PIXELS
-from tlkit.errors import ArgumentError, check_choice, check_count, check_seed
+from tlkit.errors import ArgumentError, check_choice, check_count, check_image_size, check_seed
 
 KEEP, SKIP = "keep", "skip"
 DAMAGED = (KEEP, SKIP)
@@ -85,25 +84,6 @@ def check_settings(
     fractions = check_splits(splits)
     sides = check_image_size(image_size)
     return Settings(sides, batch_size, fractions, seed, names, max_pixels, damaged, cache, resize)
-
-
-def check_image_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
-    """Returns `(height, width)`; one number means a square.
-
-    Raises:
-        ArgumentError: A side is not a positive whole number.
-    """
-    sides = tuple(image_size) if isinstance(image_size, tuple | list) else (image_size,) * 2
-    if len(sides) != 2 or not all(_is_positive(side) for side in sides):
-        raise ArgumentError(
-            "`image_size` must be a positive number of pixels, or two: (height, width). "
-            f"Received: image_size={image_size!r}. Use the backbone's size, such as 224."
-        )
-    return int(sides[0]), int(sides[1])
-
-
-def _is_positive(side: object) -> bool:
-    return isinstance(side, Integral) and not isinstance(side, bool) and int(side) > 0
 
 
 def check_splits(splits: Sequence[float]) -> tuple[float, float, float]:

@@ -125,6 +125,21 @@ def above(model: keras.Model, tensor: keras.KerasTensor, name: str | None = None
     return submodel(tensor, flat(model).output, name=name)
 
 
+def on_input(model: keras.Model, inputs: keras.KerasTensor) -> keras.KerasTensor:
+    """Returns the output of a model's layers called on another input, with the same weights.
+
+    Nested models are inlined, so that their own inputs' sizes do not matter.
+
+    Args:
+        model: A functional model with one input and one output.
+        inputs: A tensor in place of its input.
+    """
+    own, output = model_ends(model)
+    tensors = {id(own): inputs}
+    _Walk(keeps_steps=False).visit(sorted_nodes(output), tensors, (), training=None)
+    return tensors[id(output)]
+
+
 def submodel(inputs: Any, outputs: Any, *, name: str | None = None) -> keras.Model:
     """Returns a model of existing layers whose names need not be unique.
 
@@ -164,9 +179,14 @@ def unique_operation_names(outputs: Sequence[keras.KerasTensor]) -> Iterator[Non
 
 
 class _Walk:
-    """A traversal of a model's nodes and those of nested models."""
+    """A traversal of a model's nodes and those of nested models.
 
-    def __init__(self) -> None:
+    Args:
+        keeps_steps: Whether nested models of one step, see `flat`, stay one operation.
+    """
+
+    def __init__(self, *, keeps_steps: bool = True) -> None:
+        self._keeps_steps = keeps_steps
         self.routes: dict[int, Route] = {}
         self.nested: list[tuple[keras.Model, tuple[keras.KerasTensor, ...]]] = []
         self._operations: dict[int, keras.Operation] = {}
@@ -190,7 +210,7 @@ class _Walk:
             if all(id(tensor) in tensors for tensor in node.output_tensors):
                 continue  # a nested model's input, which has a corresponding tensor already
             operation = node.operation
-            given = _inputs_of_nested(node, tensors)
+            given = self._inputs_of_nested(node, tensors)
             if given is not None:
                 own = node.arguments.kwargs.get("training")
                 route_inside = (*route, operation.name)
@@ -209,6 +229,15 @@ class _Walk:
                     outputs = [keras.ops.reshape(outputs[0], (-1, outputs[0].shape[-1]))]
                     self._register(operation_of(outputs[0]), route)
             tensors |= {id(t): one for t, one in zip(node.output_tensors, outputs, strict=True)}
+
+    def _inputs_of_nested(
+        self, node: Any, tensors: dict[int, keras.KerasTensor]
+    ) -> list[keras.KerasTensor] | None:
+        """Returns the corresponding inputs of a nested model that is inlined, else `None`."""
+        model = node.operation
+        if self._keeps_steps and isinstance(model, keras.Model) and _is_one_step(model):
+            return None
+        return _inputs_of_nested(node, tensors)
 
     def _cast(self, tensor: keras.KerasTensor, dtype: str, route: Route) -> keras.KerasTensor:
         """Returns a tensor cast to the type that a nested model casts its inputs to."""
@@ -266,8 +295,7 @@ def _inputs_of_nested(
     Only models that are known to compute exactly their graph can be inlined.
     """
     model = node.operation
-    is_model = isinstance(model, keras.Model) and _computes_its_graph(model)
-    if not is_model or _is_one_step(model):
+    if not isinstance(model, keras.Model) or not _computes_its_graph(model):
         return None
     others = {name: value for name, value in node.arguments.kwargs.items() if name != "training"}
     args = node.arguments.args

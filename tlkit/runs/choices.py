@@ -74,8 +74,7 @@ def image_size_choice(
 ) -> Choice:
     """Chooses the image size of a run among the backbone's own and larger ones.
 
-    It is the size at which the model is trained and used. A model that is fine-tuned at one size
-    and then used at a larger one, as in https://arxiv.org/abs/1906.06423, is not considered.
+    It is the size at which the model is trained; see also `inference_size_choice`.
 
     Args:
         config: The run's config; its `image_size` is "auto".
@@ -108,6 +107,32 @@ def image_size_choice(
     log(str(chosen))
     size = {"image_size": chosen.score.image_size[0]}
     return Choice(size, [str(chosen)], comparison=comparison.as_dict())
+
+
+def inference_size_choice(
+    config: RunConfig,
+    model: "keras.Model",
+    data: ImageData,
+    previous: Mapping[str, Choice],
+    log: Log,
+) -> Choice:
+    """Chooses the image size at which a fine-tuned model is used, see `choose_inference_size`.
+
+    Args:
+        config: The config with the choices so far.
+        model: The trained model.
+        data: The images at the model's size; only validation images are used.
+        previous: Choices of an interrupted attempt at this run.
+        log: Gets the measurements.
+    """
+    if (choice := previous.get("inference_size")) is not None:
+        log(_previous_choice_message("size of images in use", choice.reasons))
+        return choice
+    from tlkit.advice.inference_size import choose_inference_size
+
+    chosen = choose_inference_size(model, data, class_weight=config.class_weight)
+    log(f"size of images in use: {chosen}")
+    return Choice({"inference_size": chosen.pixels}, [str(chosen)])
 
 
 def mode_choice(

@@ -32,7 +32,15 @@ from tlkit.training.head_forms import FORMS
 
 AUTO = "auto"
 MODES = (AUTO, "head", "fine-tune")
-ONLY_FINE_TUNING = ("unfreeze", "layer_decay", "epochs", "learning_rate", "views", "anchor")
+ONLY_FINE_TUNING = (
+    "unfreeze",
+    "layer_decay",
+    "epochs",
+    "learning_rate",
+    "views",
+    "anchor",
+    "inference_size",
+)
 """Arguments that do not apply to training the head alone."""
 DEFAULT_BACKBONE = "mobilenet_v2"
 SPLITS = (0.8, 0.1, 0.1)
@@ -43,6 +51,7 @@ _LEFT_OUT = {
     "head": None,
     "views": None,
     "resize": None,
+    "inference_size": None,
     "tta": NONE,
     "minutes": None,
     "folds": None,
@@ -51,7 +60,9 @@ _LEFT_OUT = {
 """Defaults that `run.json` leaves out, as runs of earlier versions do not have these arguments."""
 
 _CHECKS: Mapping[str, Callable[[str, Any], object]] = {
-    **dict.fromkeys(("batch_size", "epochs", "image_size", "max_pixels"), check_count),
+    **dict.fromkeys(
+        ("batch_size", "epochs", "image_size", "inference_size", "max_pixels"), check_count
+    ),
     "views": partial(check_count, minimum=0),
     "folds": partial(check_count, minimum=2),
     "learning_rate": check_positive,
@@ -60,7 +71,8 @@ _CHECKS: Mapping[str, Callable[[str, Any], object]] = {
     "anchor": check_not_negative,
     "seed": lambda _, value: check_seed(value),
 }
-_MAY_BE_AUTO = ("anchor", "image_size")
+_SIZES = ("image_size", "inference_size")
+_MAY_BE_AUTO = ("anchor", *_SIZES)
 _CHOICES: Mapping[str, Collection[str]] = {
     "mode": MODES,
     "damaged": DAMAGED,
@@ -186,6 +198,14 @@ class RunConfig:
             "Height and width of the images in pixels; auto compares larger ones.", MODEL, "N|auto"
         ),
     )
+    inference_size: int | str | None = field(
+        default=None,
+        metadata=option(
+            "Size of the images that the fine-tuned model is used on; auto tries larger ones.",
+            MODEL,
+            "N|auto",
+        ),
+    )
     resize: str | None = field(
         default=None,
         metadata=option(
@@ -300,6 +320,12 @@ class RunConfig:
         for choice in choices.values():
             chosen |= choice.arguments
         return dataclasses.replace(self, kept=True, **chosen)
+
+    @property
+    def chooses_inference_size(self) -> bool:
+        """Whether the run chooses the image size at which its fine-tuned model is used."""
+        is_wanted = self.image_size == AUTO or self.minutes is not None
+        return self.inference_size == AUTO or (self.inference_size is None and is_wanted)
 
     def to_json(self) -> dict[str, object]:
         """Returns the "arguments" of `run.json`."""
@@ -480,11 +506,12 @@ class RunConfig:
 
     def _check_values(self) -> None:
         """Checks each value by itself; this holds for given and resolved configs."""
-        if isinstance(self.image_size, str) and self.image_size != AUTO:
-            raise ArgumentError(
-                "`image_size` must be a whole number of pixels, or 'auto'. "
-                f"Received: image_size={self.image_size!r}. Give 224, for example."
-            )
+        for name in _SIZES:
+            if isinstance(value := getattr(self, name), str) and value != AUTO:
+                raise ArgumentError(
+                    f"`{name}` must be a whole number of pixels, or 'auto'. "
+                    f"Received: {name}={value!r}. Give 224, for example."
+                )
         for name, check in _CHECKS.items():
             if (value := getattr(self, name)) is not None and not (
                 value == AUTO and name in _MAY_BE_AUTO

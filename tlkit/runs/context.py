@@ -48,10 +48,17 @@ class RunContext:
         contents = self.team.broadcast(read_choices)
         return {name: Choice.from_json(content) for name, content in contents.items()}
 
-    def provisional(self) -> str:
-        """Returns the name of the usable result of an unfinished run in the directory, else ""."""
+    def with_provisional(self, record: RunRecord) -> RunRecord:
+        """Returns the record with the usable result of an unfinished run in the directory, if any.
+
+        With its name goes the size of its images.
+        """
         unfinished = record_in(self.out) if self.team.is_chief else None
-        return "" if unfinished is None else unfinished.provisional
+        if unfinished is None or not unfinished.provisional:
+            return record
+        return dataclasses.replace(
+            record, provisional=unfinished.provisional, image_size=unfinished.image_size
+        )
 
     @contextmanager
     def lock_directory(self, record: RunRecord) -> Iterator[None]:

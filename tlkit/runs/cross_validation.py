@@ -10,7 +10,7 @@ from tlkit.data.images import ImageData
 from tlkit.runs.config import RunConfig
 from tlkit.runs.context import RunContext
 from tlkit.runs.measuring import build_model, choose_shipped, measure, solve_head
-from tlkit.runs.steps import train_model
+from tlkit.runs.steps import at_inference_size, train_model
 from tlkit.utils.files import written_aside
 from tlkit.utils.progress import RunLog
 from tlkit.utils.run_lock import FOLDS_FOLDER
@@ -75,11 +75,12 @@ def _probabilities(
     quiet = RunLog(lambda text: None)
     model = build_model(config, None, fold)
     report, _ = train_model(model, fold, config, folder, old=None, plan=anchor)
-    chosen = measure(model, report, fold, config, quiet)
+    model, used = at_inference_size(model, fold, config)
+    chosen = measure(model, report, used, config, quiet)
     if config.mode == "fine-tune":
         head = solve_head(build_model(config, None, fold), fold, config, quiet)
-        if choose_shipped(head, chosen, fold, config.class_weight).is_head:
+        if choose_shipped(head, chosen, config.class_weight).is_head:
             chosen = head
     served = chosen.served
-    (outputs,), _ = collect_outputs([served], fold.test)
+    (outputs,), _ = collect_outputs([served], chosen.data.test)
     return probabilities_from(outputs, head_kind(served), outputs_logits(served))

@@ -29,6 +29,7 @@ class Measured:
 
     Attributes:
         model: The calibrated model, which can be trained further.
+        data: The images at the model's size.
         served: The model that predicts: with test-time views, or `model` itself.
         training: Report of the training.
         calibration: Whether the probabilities were calibrated.
@@ -38,6 +39,7 @@ class Measured:
     """
 
     model: "keras.Model"
+    data: ImageData
     served: "keras.Model"
     training: "TrainingReport"
     calibration: CalibrationDecision
@@ -66,7 +68,8 @@ def measure(
     served, views = with_test_time_views(model, data, config)
     if views is not None:
         log(str(views), "")
-    return Measured(model, served, training, calibration, views, evaluate_splits(served, data))
+    evaluations = evaluate_splits(served, data)
+    return Measured(model, data, served, training, calibration, views, evaluations)
 
 
 def solve_head(model: "keras.Model", data: ImageData, config: RunConfig, log: RunLog) -> Measured:
@@ -87,7 +90,6 @@ def solve_head(model: "keras.Model", data: ImageData, config: RunConfig, log: Ru
 
 def export_measured(
     measured: Measured,
-    data: ImageData,
     config: RunConfig,
     context: RunContext,
     *,
@@ -97,19 +99,18 @@ def export_measured(
 
     Args:
         measured: The model.
-        data: The images at the model's size.
         config: The config with the run's choices.
         context: The context of the run.
         before_replacing: See `export_into`.
     """
     rejection = None
     if config.reject_unknown:
-        rejection = fit_run_rejection(measured.model, data)
+        rejection = fit_run_rejection(measured.model, measured.data)
         for line in rejection.lines:
             context.log(line, "")
     export_into(
         measured.model,
-        data,
+        measured.data,
         context.out,
         config.max_pixels,
         rejection=None if rejection is None else rejection.rejection,
@@ -125,27 +126,26 @@ def export_measured(
     )
 
 
-def choose_shipped(
-    head: Measured, tuned: Measured, data: ImageData, class_weight: str | None
-) -> Shipped:
+def choose_shipped(head: Measured, tuned: Measured, class_weight: str | None) -> Shipped:
     """Chooses between the head alone and the fine-tuned model by validation images.
 
-    They are compared by their calibrated cross-entropy, see `evaluate_candidates`. The fine-tuned
+    They are compared by their calibrated cross-entropy, see `evaluate_candidate`. The fine-tuned
     model ships unless the head alone is better by more than one standard error of the paired
     difference, or fine-tuning has kept the initial weights and is not better by as much.
 
     Args:
         head: The head alone.
         tuned: The fine-tuned model.
-        data: The images; only validation images are used.
         class_weight: "balanced" or `None`: how images count.
     """
-    from tlkit.training.candidates import evaluate_candidates
+    from tlkit.training.candidates import evaluate_candidate
     from tlkit.training.criterion import criterion_for
 
-    if data.validation is None:
+    images = head.data.validation
+    if images is None or tuned.data.validation is None:
         return Shipped(False, "there are no validation images to compare it with the head alone")
-    one, two = evaluate_candidates([head.served, tuned.served], data.validation, class_weight)
+    one = evaluate_candidate(head.served, images, class_weight)
+    two = evaluate_candidate(tuned.served, tuned.data.validation, class_weight)
     gain, error = two.gain_over(one)
     is_unchanged = not tuned.training.stages[-1].kept_fraction
     is_head = gain <= error if is_unchanged else gain < -error
@@ -156,7 +156,7 @@ def choose_shipped(
         )
     if is_head and is_unchanged:
         what = f"fine-tuning has kept the initial weights; {what}"
-    name = criterion_for(data.validation, class_weight).name
+    name = criterion_for(images, class_weight).name
     figures = (
         f"{name} {percent(one.score.value)} of the head alone, {percent(two.score.value)} "
         f"fine-tuned, on {one.score.num_images:,} validation images"
@@ -165,7 +165,7 @@ def choose_shipped(
 
 
 def compare_with_head(
-    head: Measured, tuned: Measured, data: ImageData, class_weight: str | None
+    head: Measured, tuned: Measured, class_weight: str | None
 ) -> "ComparisonReport | None":
     """Compares the head alone with a fine-tuned model on the same images, by McNemar's test.
 
@@ -177,7 +177,7 @@ def compare_with_head(
     """
     from tlkit.evaluation.comparison import compare_outcomes
 
-    for name, split in (("test", data.test), ("validation", data.validation)):
+    for name, split in (("test", head.data.test), ("validation", head.data.validation)):
         one, two = head.evaluations[name], tuned.evaluations[name]
         if split is not None and one is not None and two is not None:
             labels = None if class_weight is None else split.labels

@@ -184,7 +184,12 @@ def write_page(
         "images": config.photos,
         "backbone": config.backbone or f"as in {config.from_run}",
         "weights": str(config.weights),
-        "image size": " × ".join(map(str, data.image_size)),
+        "image size": " × ".join(map(str, record.image_size)),
+        **(
+            {}
+            if data.image_size == record.image_size
+            else {"image size in training": " × ".join(map(str, data.image_size))}
+        ),
         **({} if data.resize == STRETCH else {"resize": f"{data.resize}: {RESIZES[data.resize]}"}),
         "seed": str(data.seed),
         **({} if results.views is None else {"test-time views": str(results.views)}),

@@ -5,6 +5,7 @@ from tlkit.utils.tensorflow_logging import LOADING
 
 REPORT = "report"
 HEAD_ALONE, BUDGET = "head alone", "planning the minutes"
+INFERENCE_SIZE = "choosing the size of images in use"
 FOLDS, REFIT = "cross-validation", "training on all images"
 GROWING = (
     LOADING,
@@ -42,6 +43,7 @@ def phases_of(config: RunConfig, resolved: RunConfig | None = None) -> tuple[str
         BUDGET: config.minutes is not None and resolved.mode != "head",
         "planning the anchor": resolved.anchor is not None,
         "training": True,
+        INFERENCE_SIZE: resolved.mode != "head" and config.chooses_inference_size,
         "evaluation": True,
         "learning curve": True,
         "explaining mistakes": True,

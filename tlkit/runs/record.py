@@ -45,7 +45,7 @@ class RunRecord:
     Attributes:
         config: The arguments as given, including "auto".
         seed: Seed of the split, the initial weights, the order of images and augmentation.
-        image_size: Height and width in pixels of the model's input images.
+        image_size: Height and width in pixels of the exported model's input images.
         data: The images.
         choices: The choices that the run made itself, by name.
         versions: Versions of Python and the packages, by name.

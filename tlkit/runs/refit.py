@@ -9,7 +9,7 @@ from tlkit.runs.config import RunConfig
 from tlkit.runs.context import RunContext
 from tlkit.runs.measuring import Measured, build_model
 from tlkit.runs.results import Refit
-from tlkit.runs.steps import train_model
+from tlkit.runs.steps import at_inference_size, train_model
 from tlkit.utils.run_lock import REFIT_FOLDER
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def refit(
 
     Args:
         measured: The model whose recipe and figures are kept.
-        data: The images at the model's size.
+        data: The images at the size of training.
         config: The config with the run's choices.
         context: The context of the run.
         anchor: The anchor of the training; `None` if there is none.
@@ -77,6 +77,7 @@ def refit(
             kept_fraction=last.kept_fraction,
             at_epoch_end=context.clock.save_now,
         )
+        model, _ = at_inference_size(model, data, config)
     context.log(str(report), "")
     if measured.calibration.report is not None:
         scale_logits(model, measured.calibration.report.temperature)

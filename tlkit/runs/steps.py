@@ -136,6 +136,27 @@ def train_model(
     return report, report_forgetting(model, old, before, plan)
 
 
+def at_inference_size(
+    model: "keras.Model", data: ImageData, config: RunConfig
+) -> "tuple[keras.Model, ImageData]":
+    """Returns a fine-tuned model and the images, both at the size at which it is used.
+
+    Args:
+        model: The trained model; its layers are shared with the returned one.
+        data: The images at the size of training.
+        config: The config with the run's choices.
+
+    Raises:
+        ArgumentError: The model takes no images of that size.
+    """
+    size = config.inference_size
+    if not isinstance(size, int) or data.image_size == (size, size):
+        return model, data
+    from tlkit.models.input_size import resized_input
+
+    return resized_input(model, (size, size), "inference_size"), data.at_size(size)
+
+
 def calibrate_on_validation(model: "keras.Model", data: ImageData) -> CalibrationDecision:
     """Calibrates the model if that is possible; otherwise the decision's reason says why not.
 

@@ -25,6 +25,7 @@ from tlkit.runs.budget import budget_choice, check_minutes
 from tlkit.runs.choices import (
     backbone_choice,
     image_size_choice,
+    inference_size_choice,
     initial_image_size,
     mode_choice,
 )
@@ -59,11 +60,12 @@ from tlkit.runs.outputs import (
     sample_training_images,
     write_files,
 )
-from tlkit.runs.phases import BUDGET, FOLDS, HEAD_ALONE, REFIT, phases_of
+from tlkit.runs.phases import BUDGET, FOLDS, HEAD_ALONE, INFERENCE_SIZE, REFIT, phases_of
 from tlkit.runs.record import RunRecord, record_of
 from tlkit.runs.refit import refit
 from tlkit.runs.results import RunResults
 from tlkit.runs.steps import (
+    at_inference_size,
     augmentation_of,
     check_can_reject,
     measure_learning_curve,
@@ -100,6 +102,7 @@ def train_run(
     max_megabytes: float | None = None,
     weights: str | None = "pretrained",
     image_size: int | str | None = None,
+    inference_size: int | str | None = None,
     resize: str | None = None,
     mode: str = "auto",
     head: str | None = None,
@@ -160,6 +163,11 @@ def train_run(
         image_size: Height and width of the images in pixels; the backbone's default if not given.
             "auto" compares that with two larger ones on the training images and takes a larger one
             if the head is better there by more than a standard error, see `choose_image_size`.
+        inference_size: Height and width of the images that a fine-tuned model is used on, in the
+            exported models and all figures, if not those of training, see `at_image_size`. "auto",
+            also the default with image_size="auto" and with `minutes`, tries two larger ones on
+            validation images and takes one if the cross-entropy is lower there by more than a
+            standard error, see `choose_inference_size`.
         resize: "stretch" (the default), "crop" or "pad", see `load_folder`; with `from_run` that
             of the earlier run. Whatever uses the run resizes in the same way.
         mode: "head" (feature extraction), "fine-tune" (the head, then also `unfreeze`), or "auto":
@@ -231,6 +239,7 @@ def train_run(
         max_megabytes=max_megabytes,
         weights=weights,
         image_size=image_size,
+        inference_size=inference_size,
         resize=resize,
         mode=mode,
         head=head,
@@ -350,9 +359,8 @@ def _make(config: RunConfig, listing: Listing, context: RunContext) -> Run:
     record = record_of(config, data)
     if team.is_chief:
         check_same_images(context.out, record)
-    record = dataclasses.replace(
-        record, choices=context.previous_choices(), provisional=context.provisional()
-    )
+    record = dataclasses.replace(record, choices=context.previous_choices())
+    record = context.with_provisional(record)
     if config.folds is not None:
         check_folds(data, config.folds)
     if config.reject_unknown:
@@ -412,15 +420,18 @@ def _choose_and_build(
     if AUTO in (config.backbone, config.image_size):
         resolved = config.resolve(record.choices)
         data = data.at_size((initial_image_size(resolved),) * 2)
-        record = dataclasses.replace(record, image_size=data.image_size)
+        if not record.provisional:
+            record = dataclasses.replace(record, image_size=data.image_size)
     with clock.timed("model"):
         model = build_model(resolved, context.parent, data)
     if config.mode == AUTO:
         with clock.timed("choosing what trains"):
             choice = context.broadcast(lambda: mode_choice(resolved, model, data, previous, log))
         record = record.with_choice("mode", choice)
+    resolved = config.resolve(record.choices)
+    if resolved.mode == "fine-tune":
+        at_inference_size(model, data, resolved)  # raises before training if that is not possible
     if config.minutes is not None:
-        resolved = config.resolve(record.choices)
         check_minutes(model, data, resolved, seconds=sum(clock.seconds.values()))
     return record, data, model
 
@@ -460,9 +471,7 @@ def _train_and_measure(
                 record = _plan_minutes(model, data, resolved, record, context, cost=cost)
             resolved = config.resolve(record.choices)
         if resolved.mode == "head":  # the minutes allow no more
-            return record, _choose_and_export(
-                head, data, resolved, record, context, head=None, anchor=None
-            )
+            return _choose_and_export(head, data, resolved, record, context, head=None, anchor=None)
     anchor = None
     if resolved.anchor is not None:
         with clock.timed("planning the anchor"):
@@ -475,9 +484,18 @@ def _train_and_measure(
     model, training, forgotten = _train(model, data, resolved, context, old=old, anchor=anchor)
     if not team.is_chief:
         return record, None
+    if resolved.mode == "fine-tune" and config.chooses_inference_size:
+        with clock.timed(INFERENCE_SIZE):
+            choice = inference_size_choice(resolved, model, data, record.choices, context.log)
+        record = record.with_choice("inference_size", choice)
+        context.save_record(record)
+        resolved = config.resolve(record.choices)
     with clock.timed("evaluation"):
-        trained = measure(model, training, data, resolved, context.log)
-    results = _choose_and_export(trained, data, resolved, record, context, head=head, anchor=anchor)
+        model, used = at_inference_size(model, data, resolved)
+        trained = measure(model, training, used, resolved, context.log)
+    record, results = _choose_and_export(
+        trained, data, resolved, record, context, head=head, anchor=anchor
+    )
     return record, dataclasses.replace(results, forgotten=forgotten)
 
 
@@ -542,11 +560,11 @@ def _write_provisional(
     context: RunContext,
 ) -> RunRecord:
     """Writes a model as a result that can be used so far; returns the record that says so."""
-    final = dataclasses.replace(record, provisional="")
+    final = dataclasses.replace(record, provisional="", image_size=measured.data.image_size)
     results = export_measured(
-        measured, data, config, context, before_replacing=lambda: context.save_record(final)
+        measured, config, context, before_replacing=lambda: context.save_record(final)
     )
-    record = dataclasses.replace(record, provisional=name)
+    record = dataclasses.replace(final, provisional=name)
     write_files(context, data, record, results)
     context.save_record(record)
     validation = measured.evaluations["validation"]
@@ -564,18 +582,30 @@ def _choose_and_export(
     *,
     head: Measured | None,
     anchor: "AnchorPlan | None",
-) -> RunResults:
+) -> tuple[RunRecord, RunResults]:
     """Exports the trained model, or the head alone if that is the better one.
 
     A run that starts from another one always exports the model that it has trained further.
+
+    Args:
+        trained: The trained model at the size at which it is used.
+        data: The images at the size of training.
+        config: The config with the run's choices.
+        record: The record of the run.
+        context: The context of the run.
+        head: The head alone; `None` if the trained model is that.
+        anchor: The anchor of the training; `None` if there is none.
+
+    Returns:
+        The record with the size of the exported model's images, and the results.
     """
     shipped, against_head, chosen, refitted = None, None, trained, None
     if head is not None:
-        against_head = compare_with_head(head, trained, data, config.class_weight)
+        against_head = compare_with_head(head, trained, config.class_weight)
         if against_head is not None:
             context.log(f"head alone (first) and fine-tuned model (second): {against_head}", "")
         if context.parent is None:
-            shipped = choose_shipped(head, trained, data, config.class_weight)
+            shipped = choose_shipped(head, trained, config.class_weight)
             context.log(f"exported is {shipped}")
             chosen = head if shipped.is_head else trained
     with context.clock.timed("learning curve"):
@@ -599,12 +629,12 @@ def _choose_and_export(
         context.log(str(refitted))
     augmentation = augmentation_of(config)
     images = sample_training_images(data, augmentation)
-    final = dataclasses.replace(record, provisional="")
+    final = dataclasses.replace(record, provisional="", image_size=chosen.data.image_size)
     with context.clock.timed("export"):
         results = export_measured(
-            chosen, data, config, context, before_replacing=lambda: context.save_record(final)
+            chosen, config, context, before_replacing=lambda: context.save_record(final)
         )
-    return dataclasses.replace(
+    return final, dataclasses.replace(
         results,
         training=trained.training,
         shipped=shipped,

@@ -35,29 +35,23 @@ class Candidate:
         return mean_with_error(other.losses - self.losses, self.weights)
 
 
-def evaluate_candidates(
-    models: list[keras.Model], images: Images, class_weight: str | None
-) -> list[Candidate]:
-    """Evaluates models for the same classes on the same images; each image is decoded once.
+def evaluate_candidate(model: keras.Model, images: Images, class_weight: str | None) -> Candidate:
+    """Evaluates a model that is compared with others for the same classes on the same images.
 
-    Each has the temperature that fits it best: label smoothing makes a model underconfident, which
+    It has the temperature that fits it best: label smoothing makes a model underconfident, which
     is no reason to prefer another.
 
     Args:
-        models: Models from pixels 0...255 to logits or probabilities.
+        model: A model from pixels 0...255 to logits or probabilities.
         images: Validation images.
         class_weight: "balanced" or `None`, see `criterion_for`.
     """
     criterion = criterion_for(images, class_weight)
-    outputs, labels, own = collect_weighted(models, images, description="validation")
-    candidates = []
-    for model, one in zip(models, outputs, strict=True):
-        kind, targets = head_kind(model), plain_labels(labels, model)
-        weights = criterion.weights(targets, own, num_classes_of(model))
-        weights = np.ones(len(targets)) if weights is None else weights
-        logits = one.astype(np.float64) if outputs_logits(model) else logits_of(one, kind)
-        factor = best_factor(logits, targets, kind, weights, _LOG_FACTORS)
-        losses = image_losses(factor * logits, targets, kind, True)
-        score = score_of(model, one, labels, own, criterion)
-        candidates.append(Candidate(score, losses, weights))
-    return candidates
+    (outputs,), labels, own = collect_weighted([model], images, description="validation")
+    kind, targets = head_kind(model), plain_labels(labels, model)
+    weights = criterion.weights(targets, own, num_classes_of(model))
+    weights = np.ones(len(targets)) if weights is None else weights
+    logits = outputs.astype(np.float64) if outputs_logits(model) else logits_of(outputs, kind)
+    factor = best_factor(logits, targets, kind, weights, _LOG_FACTORS)
+    losses = image_losses(factor * logits, targets, kind, True)
+    return Candidate(score_of(model, outputs, labels, own, criterion), losses, weights)

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from tlkit.evaluation.data_checks import Images
-from tlkit.training.candidates import Candidate, evaluate_candidates
+from tlkit.training.candidates import Candidate, evaluate_candidate
 from tlkit.training.criterion import Score, criterion_for
 from tlkit.training.resume import assign_all, values_of
 from tlkit.utils.formatting import percent
@@ -54,7 +54,7 @@ def choose_mixture(
     candidates = {}
     for fraction in FRACTIONS:
         assign_all(model.weights, between(start, last, fraction))
-        (candidates[fraction],) = evaluate_candidates([model], images, class_weight)
+        candidates[fraction] = evaluate_candidate(model, images, class_weight)
     chosen = best_of(candidates)
     assign_all(model.weights, between(start, last, chosen))
     name = criterion_for(images, class_weight).name
