@@ -27,8 +27,8 @@ The recipes start from the same MobileNet-0.25 weights:
 - `fine_tune`: `fine_tune` with its defaults;
 - `all images`: the same without validation images, on as many training images as plain Keras gets.
 
-Each trained network is tested in several ways: as it is, with the mean over both flips, on images
-8/7 and 9/7 as large, and both.
+Each trained network is tested in several ways: as it is, with the mean over both flips, on larger
+images (`candidate_sizes`), and both.
 
 Neither the images of `test` nor their accuracy are used for any decision.
 """
@@ -62,7 +62,6 @@ WIDTH, BACKBONE = 0.25, "mobilenet_025"
 SIZES = {"flowers": 224, "cifar": 96}
 NUM_CIFAR_CLASSES, NUM_LEFT = 20, 50
 BATCH_SIZE = 32
-LARGER = ("8/7", "9/7")
 
 
 @dataclass(frozen=True)
@@ -312,11 +311,11 @@ def run(job: Job, arguments: argparse.Namespace) -> dict[str, object]:
 def accuracies(model: keras.Model, task: Task) -> dict[str, float]:
     """Returns the accuracy on test images in each way of using the model."""
     images, labels = task.test
-    own, *larger = candidate_sizes(task.size)
     found = {}
-    for size, name in ((own, ""), *zip(larger, LARGER, strict=True)):
+    for size in candidate_sizes(task.size):
+        name = "" if size == task.size else f"{size} pixels"
         pixels = images(size).astype("float32")
-        resized = model if size == own else tlkit.at_image_size(model, size)
+        resized = tlkit.at_image_size(model, size) if name else model
         plain, mirrored = (
             resized.predict(some, verbose=0) for some in (pixels, pixels[:, :, ::-1])
         )
@@ -328,9 +327,9 @@ def accuracies(model: keras.Model, task: Task) -> dict[str, float]:
 
 def print_tables(rows: list[dict]) -> None:
     """Prints one table for each set of images and number of training images."""
-    ways = [*rows[0]["accuracy"]] if rows else []
     for images, per_class in sorted({(row["images"], row["per_class"]) for row in rows}):
         own = [row for row in rows if (row["images"], row["per_class"]) == (images, per_class)]
+        ways = [*own[0]["accuracy"]]
         by_recipe = {
             recipe: {row["seed"]: row for row in own if row["recipe"] == recipe}
             for recipe in RECIPES

@@ -15,7 +15,8 @@ def at_image_size(model: keras.Model, image_size: int | tuple[int, int]) -> kera
     A convolutional network with global pooling takes images of any size. One that was fine-tuned on
     random crops has seen objects enlarged, and is often more accurate on images somewhat larger
     than those it was trained on (Touvron et al. 2019, https://arxiv.org/abs/1906.06423). Compare
-    both on validation images: a prediction costs more, in proportion to the number of pixels.
+    both on validation images: a prediction costs more, in proportion to the number of pixels. Most
+    networks reduce images by a factor of 32, and want sizes that are multiples of it.
 
     The result shares the layers of `model`; nested models are inlined.
 
