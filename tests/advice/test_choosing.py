@@ -107,14 +107,23 @@ def test_the_reason_names_the_sizes_that_were_compared():
     assert "the only size that could be measured" in str(size_among((0.8,), {}))
 
 
-@pytest.mark.parametrize("size", [32, 64, 128, 192, 224, 240, 299, 331, 600])
-def test_larger_sizes_are_about_8_and_9_sevenths(size):
-    own, *larger = candidate_sizes(size)
-    assert own == size
-    assert len(larger) == 2
-    for found, sevenths in zip(larger, (8, 9), strict=True):
-        assert abs(found / size - sevenths / 7) < 0.06
-        assert found % (32 if size >= 192 else 4) == 0
+@pytest.mark.parametrize(
+    ("size", "larger"),
+    [
+        (32, (36, 40)),
+        (63, (72, 80)),
+        (64, (96,)),
+        (96, (128,)),
+        (128, (160,)),
+        (192, (224, 256)),
+        (224, (256, 288)),
+        (240, (288, 320)),
+        (299, (352, 384)),
+        (600, (672, 768)),
+    ],
+)
+def test_larger_sizes_are_the_multiples_of_32_nearest_to_8_and_9_sevenths(size, larger):
+    assert candidate_sizes(size) == (size, *larger)
 
 
 def test_an_empty_comparison_raises():
