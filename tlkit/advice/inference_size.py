@@ -1,12 +1,13 @@
 """Chooses the size of the images that a fine-tuned model is used on, which may be a larger one."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import keras
 
 from tlkit.advice.choosing import candidate_sizes
 from tlkit.advice.timing import seconds_per_image
-from tlkit.data.images import ImageData
+from tlkit.data.images import ImageData, ImageSplit
 from tlkit.errors import ArgumentError
 from tlkit.evaluation.forward import forward_of
 from tlkit.models.input_size import at_image_size
@@ -73,10 +74,11 @@ def choose_inference_size(
         32 pixels: there are no validation images to try a larger size on
     """
     own, *larger = candidate_sizes(data.image_size[0])
-    if data.validation is None:
+    images = data.validation
+    if images is None:
         return InferenceSize(own, "there are no validation images to try a larger size on")
-    taken = _trial(model, data, class_weight)
-    name = criterion_for(data.validation, class_weight).name
+    taken = _trial(model, images, class_weight)
+    name = criterion_for(images, class_weight).name
     described = [_described(taken, name)]
     for pixels in larger:
         try:
@@ -84,7 +86,8 @@ def choose_inference_size(
         except ArgumentError:
             described.append(f"the model does not take {pixels} pixels")
             continue
-        trial = _trial(resized, data.at_size(pixels), class_weight)
+        enlarged = dataclasses.replace(images, image_size=(pixels, pixels))
+        trial = _trial(resized, enlarged, class_weight)
         gain, error = trial.candidate.gain_over(taken.candidate)
         what = f"lower by {gain:.3f}" if gain > 0 else f"higher by {-gain:.3f}"
         described.append(
@@ -92,20 +95,15 @@ def choose_inference_size(
         )
         if gain > error:
             taken = trial
-    count = data.validation.num_images
-    return InferenceSize(
-        taken.pixels, f"on {count:,} validation images, trained at {own}: {'; '.join(described)}"
-    )
+    reason = f"on {images.num_images:,} validation images, trained at {own}: {'; '.join(described)}"
+    return InferenceSize(taken.pixels, reason)
 
 
-def _trial(model: keras.Model, data: ImageData, class_weight: str | None) -> SizeTrial:
-    if data.validation is None:
-        raise RuntimeError("there are no validation images")
-    seconds = seconds_per_image(
-        forward_of(model), model.input_shape[1:], model.inputs[0].dtype, batch_size=data.batch_size
-    )
-    candidate = evaluate_candidate(model, data.validation, class_weight)
-    return SizeTrial(data.image_size[0], 1000 * seconds, candidate)
+def _trial(model: keras.Model, images: ImageSplit, class_weight: str | None) -> SizeTrial:
+    shape, dtype = model.input_shape[1:], model.inputs[0].dtype
+    seconds = seconds_per_image(forward_of(model), shape, dtype, batch_size=images.batch_size)
+    candidate = evaluate_candidate(model, images, class_weight)
+    return SizeTrial(images.image_size[0], 1000 * seconds, candidate)
 
 
 def _described(trial: SizeTrial, name: str) -> str:

@@ -161,11 +161,11 @@ def train_run(
             10⁶ bytes, are left out.
         weights: See `build_classifier`: "pretrained", `None` for random weights, or a file.
         image_size: Height and width of the images in pixels; the backbone's default if not given.
-            "auto" compares that with two larger ones on the training images and takes a larger one
-            if the head is better there by more than a standard error, see `choose_image_size`.
+            "auto" compares that with larger ones on the training images and takes a larger one if
+            the head is better there by more than a standard error, see `choose_image_size`.
         inference_size: Height and width of the images that a fine-tuned model is used on, in the
             exported models and all figures, if not those of training, see `at_image_size`. "auto",
-            also the default with image_size="auto" and with `minutes`, tries two larger ones on
+            also the default with image_size="auto" and with `minutes`, tries larger ones on
             validation images and takes one if the cross-entropy is lower there by more than a
             standard error, see `choose_inference_size`.
         resize: "stretch" (the default), "crop" or "pad", see `load_folder`; with `from_run` that
