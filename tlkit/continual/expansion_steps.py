@@ -13,7 +13,6 @@ from tlkit.continual.head_features import assign_rows, newest_rows
 from tlkit.continual.new_rows import solve_new_rows
 from tlkit.data.augmentation import Augmentation
 from tlkit.data.images import ImageData, ImageSplit
-from tlkit.distribution.shards import Shard
 from tlkit.errors import ArgumentError
 from tlkit.evaluation.metrics import evaluate
 from tlkit.models.grown_names import GrownName
@@ -23,18 +22,17 @@ from tlkit.models.random_state import seed_random_layers
 from tlkit.models.surgery import count_units, new_layers, widen_layer
 from tlkit.models.trainable import record_flags, set_flag
 from tlkit.training.features import extract_features
-from tlkit.training.fitting import Batches, FitPlan, Objective, fit_model
+from tlkit.training.fitting import FitPlan, Objective, fit_model
 from tlkit.training.frozen import FrozenPart
+from tlkit.training.image_epochs import image_epochs
 from tlkit.training.inference_mode import FrozenCalls, find_frozen_calls_beside
 from tlkit.training.objective import loss_of, metrics_of
-from tlkit.training.sources import batches_of, source_of, steps_in_epoch, with_targets
+from tlkit.training.sources import batches_of, source_of
 from tlkit.training.step import StepHook
 from tlkit.utils.formatting import percent
 
 ROUNDING = 1e-4
 """Relative difference of the loss that removing zero units may cause by rounding."""
-
-_MAX_EPOCHS = 1_000_000
 
 
 def task_model(grown: keras.Model) -> keras.Model:
@@ -280,22 +278,10 @@ def fit_task(
     Calls in `frozen_calls` run in inference mode.
     """
     held_out = source_of(task, data, None).validation
-    train = data.train
     seed_random_layers(task, seed)
-
-    def starting_at(epoch: int, step: int, shard: Shard) -> Any:
-        batches = train.dataset(
-            shuffle=True,
-            augment=augment,
-            epochs=range(epoch, _MAX_EPOCHS),
-            first_batch=step,
-            shard=shard,
-        )
-        return with_targets(batches, task)
-
     fitted = fit_model(
         task,
-        Batches(starting_at, steps_in_epoch(train)),
+        image_epochs(data.train, task, augment),
         None if held_out is None else lambda shard: batches_of(held_out, task, shard=shard),
         Objective(keras.optimizers.Adam(learning_rate), loss_of(task), metrics_of(task)),
         FitPlan(

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from tlkit.data.images import ImageSplit
 from tlkit.data.missing_files import missing_files_named
-from tlkit.distribution.shards import Shard, ShardedBatches
+from tlkit.distribution.shards import ShardedBatches
 from tlkit.distribution.strategies import workers_of
 from tlkit.errors import ArgumentError, DataError, RunError
 from tlkit.evaluation.data_checks import Images
@@ -36,7 +35,6 @@ from tlkit.training.criterion import Score, criterion_for, labels_of, score_on
 from tlkit.training.distributed_checks import batch_notes
 from tlkit.training.fit_data import shards_with_class_weights
 from tlkit.training.fitting import (
-    Batches,
     FitPlan,
     Fitted,
     NotFiniteError,
@@ -46,6 +44,7 @@ from tlkit.training.fitting import (
 )
 from tlkit.training.head import is_new_head, reason_not_to_solve, train_head
 from tlkit.training.head_forms import LINEAR
+from tlkit.training.image_epochs import image_epochs
 from tlkit.training.inference_mode import FrozenCalls, find_frozen_calls
 from tlkit.training.mixture import USUAL, choose_mixture, keep_fraction
 from tlkit.training.objective import loss_of, metrics_of, takes_one_hot
@@ -62,7 +61,7 @@ from tlkit.training.resume import (
     values_of,
 )
 from tlkit.training.saved_state import TrainingState
-from tlkit.training.sources import batches_of, steps_in_epoch, with_targets
+from tlkit.training.sources import batches_of
 from tlkit.training.stages import PlannedStage
 from tlkit.training.weight_change import (
     WatchedWeights,
@@ -72,9 +71,6 @@ from tlkit.training.weight_change import (
     weights_by_group,
 )
 from tlkit.utils.formatting import percent
-
-_EPOCHS_PER_STAGE = 1_000_000
-"""Offset between the epoch numbers of two stages, so that each has its own orders and views."""
 
 
 @dataclass(frozen=True)
@@ -328,7 +324,14 @@ class Tuner:
             )
             held_out = cut_validation(cut, model, batch_size=size, one_hot=self._one_hot)
         else:
-            trained, batches, held_out = model, self._batches(stage.number), self._held_out()
+            trained, held_out = model, self._held_out()
+            batches = image_epochs(
+                source.train,
+                model,
+                recipe.augment,
+                stage=stage.number,
+                one_hot=self._one_hot,
+            )
         if held_out is not None:
             held_out = shards_with_class_weights(held_out, self._weights_of(source.validation))
         read = (source.train, source.validation)
@@ -397,26 +400,6 @@ class Tuner:
         if class_weight is None or images is None:
             return None
         return class_weight_of(labels_of(images, model), num_classes_of(model), class_weight)
-
-    def _batches(self, number: int) -> Batches:
-        """Returns batches of whole images that can start at any epoch and step."""
-        images, recipe = self._source.train, self._recipe
-
-        def starting_at(epoch: int, step: int, shard: Shard) -> tf.data.Dataset:
-            if not isinstance(images, ImageSplit):
-                dataset = images.repeat().skip(step)  # not sharded: there is one worker
-            else:
-                first = number * _EPOCHS_PER_STAGE + epoch
-                dataset = images.dataset(
-                    shuffle=True,
-                    augment=recipe.augment,
-                    epochs=range(first, (number + 1) * _EPOCHS_PER_STAGE),
-                    first_batch=step,
-                    shard=shard,
-                )
-            return with_targets(dataset, self._model, one_hot=self._one_hot)
-
-        return Batches(starting_at, steps_in_epoch(images))
 
 
 def _check_cut(now: TrainingState, begun: TrainingState) -> None:

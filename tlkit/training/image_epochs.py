@@ -1,0 +1,49 @@
+"""Epochs of training images, each in a new order and with new views."""
+
+import keras
+import tensorflow as tf
+
+from tlkit.data.augmentation import Augmentation
+from tlkit.data.images import ImageSplit
+from tlkit.distribution.shards import Shard
+from tlkit.evaluation.data_checks import Images
+from tlkit.training.fitting import Batches
+from tlkit.training.sources import steps_in_epoch, with_targets
+
+_EPOCHS_PER_STAGE = 1_000_000
+"""Offset between the epoch numbers of two stages, so that each has its own orders and views."""
+
+
+def image_epochs(
+    images: Images,
+    model: keras.Model,
+    augment: Augmentation,
+    *,
+    stage: int = 0,
+    one_hot: bool = False,
+) -> Batches:
+    """Returns batches of training images that can start at any epoch and step.
+
+    Args:
+        images: The training images; a `tf.data.Dataset` is repeated as it is.
+        model: The model, whose loss decides on the form of the labels.
+        augment: The augmentation of a split's images.
+        stage: Index of the stage of training, from 0.
+        one_hot: Whether labels are one-hot.
+    """
+
+    def starting_at(epoch: int, step: int, shard: Shard) -> tf.data.Dataset:
+        if not isinstance(images, ImageSplit):
+            dataset = images.repeat().skip(step)  # not sharded: there is one worker
+        else:
+            first = stage * _EPOCHS_PER_STAGE
+            dataset = images.dataset(
+                shuffle=True,
+                augment=augment,
+                epochs=range(first + epoch, first + _EPOCHS_PER_STAGE),
+                first_batch=step,
+                shard=shard,
+            )
+        return with_targets(dataset, model, one_hot=one_hot)
+
+    return Batches(starting_at, steps_in_epoch(images))
