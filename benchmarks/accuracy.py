@@ -1,21 +1,23 @@
 """Compares the accuracy of tlkit's recipes with plain Keras, on thousands of images.
 
-    python benchmarks/accuracy.py --flowers PHOTOS --cifar CIFAR100_TAR --weights FILE --out RESULTS
+    python benchmarks/accuracy.py --flowers PHOTOS --hymenoptera PHOTOS --cifar CIFAR100_TAR \
+        --weights FILE --out RESULTS
 
 Every run is a separate process with an empty cache; its figures are one line of RESULTS, and a run
 that has a line is not repeated, so that the command can be stopped and started again. At the end a
 table for each set of images is printed: means over the seeds with standard errors, differences
-paired by seed against plain Keras, seconds, and the peak resident memory.
+paired by seed against plain Keras on the same test images, seconds, and the peak resident memory.
 
 The sets:
 
-- `flowers`: a tenth of the images is for validation, another tenth for test, and the others for
-  training, or `--per-class` of each class of them;
+- `flowers` and `hymenoptera`: five folds, one for each seed, are the test images; the others, or
+  `--per-class` of each class of them, are the training images. Recipes with validation images get
+  half of the fold for that, and are tested on the other half;
 - `cifar`: the first twenty classes of CIFAR-100, enlarged to 96 pixels: `--per-class` images of
   each class, of which a tenth is for validation (tlkit only); tested on the test images and on 50
   images of each class that are left.
 
-The recipes start from the same MobileNet-0.25 weights:
+The recipes start from the same weights of `--backbone`:
 
 - `guide`: plain Keras as in its transfer-learning guide: ten epochs with a frozen base, ten epochs
   of all layers at 1e-5, random flips and rotations;
@@ -26,6 +28,8 @@ The recipes start from the same MobileNet-0.25 weights:
 - `linear`, `closed-form`, `head`: `train_head` with that form of the head, "auto" for the last;
 - `fine_tune`: `fine_tune` with its defaults;
 - `all images`: the same without validation images, on as many training images as plain Keras gets.
+
+`--epochs` replaces the number of epochs of `better` and of both last recipes.
 
 Each trained network is tested in several ways: as it is, with the mean over both flips, on larger
 images (`candidate_sizes`), and both.
@@ -43,7 +47,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import keras
@@ -56,10 +60,18 @@ from sklearn.preprocessing import StandardScaler
 
 import tlkit
 from tlkit.advice.choosing import candidate_sizes
+from tlkit.data.folds import folds_of_images
 from tlkit.data.images import ImageSplit
 
-WIDTH, BACKBONE = 0.25, "mobilenet_025"
-SIZES = {"flowers": 224, "cifar": 96}
+BACKBONES = {
+    "mobilenet_025": (keras.applications.MobileNet, 0.25),
+    "mobilenet": (keras.applications.MobileNet, 1.0),
+    "mobilenet_v2": (keras.applications.MobileNetV2, 1.0),
+}
+"""Keras's function and its width; all take pixels scaled to -1...1."""
+BACKBONE = "mobilenet_025"
+SIZES = {"flowers": 224, "hymenoptera": 224, "cifar": 96}
+NUM_FOLDS = 5
 NUM_CIFAR_CLASSES, NUM_LEFT = 20, 50
 BATCH_SIZE = 32
 
@@ -69,16 +81,25 @@ class Job:
     """One run: a recipe on one draw of training images.
 
     Attributes:
-        images: "flowers" or "cifar".
+        images: A set of `SIZES`.
         per_class: Number of training images of each class; 0 for all.
-        seed: Seed of the draw and of the training.
+        seed: Seed of the draw and of the training, and number of the fold.
         recipe: Name of the recipe.
+        backbone: One of `BACKBONES`.
+        epochs: Number of epochs; 0 for the recipe's own.
     """
 
     images: str
     per_class: int
     seed: int
     recipe: str
+    backbone: str
+    epochs: int
+
+    @property
+    def is_validated(self) -> bool:
+        """Whether the recipe sets images aside for validation."""
+        return self.recipe in VALIDATED
 
 
 @dataclass(frozen=True)
@@ -86,13 +107,19 @@ class Task:
     """Images `(n, size, size, 3)`, uint8, and labels, for training, validation and test.
 
     Attributes:
+        validation: `None` for recipes without validation images.
         test: The test images and labels; the images are a function of their size.
+        is_tested: Which of the test images are not validation images, bool.
+        num_classes: The number of classes.
+        weights: File of the backbone's weights.
     """
 
     train: tuple[np.ndarray, np.ndarray]
-    validation: tuple[np.ndarray, np.ndarray]
+    validation: tuple[np.ndarray, np.ndarray] | None
     test: tuple[Callable[[int], np.ndarray], np.ndarray]
+    is_tested: np.ndarray
     num_classes: int
+    weights: str
 
     @property
     def size(self) -> int:
@@ -108,16 +135,24 @@ def drawn(labels: np.ndarray, number: int, generator: np.random.Generator) -> np
     return np.concatenate([positions[labels[positions] == c][:number] for c in np.unique(labels)])
 
 
-def flowers(folder: str, job: Job) -> Task:
-    """Returns a split of a folder of images."""
-    data = tlkit.load_folder(folder, image_size=SIZES["flowers"], seed=job.seed)
+def photographs(folder: str, job: Job, weights: str) -> Task:
+    """Returns a fold of a folder of images."""
+    loaded = tlkit.load_folder(folder, image_size=SIZES[job.images], seed=job.seed // NUM_FOLDS)
+    data, _ = [*folds_of_images(loaded.merged(), NUM_FOLDS)][job.seed % NUM_FOLDS]
     images, labels = read_split(data.train)
     train = drawn(labels, job.per_class, np.random.default_rng(job.seed))
+    tested, is_tested = data.test.labels, np.ones(data.test.num_images, bool)
+    validation = None
+    if job.is_validated:
+        is_tested[np.argsort(tested, kind="stable")[::2]] = False
+        validation = tuple(some[~is_tested] for some in read_split(data.test))
     return Task(
         train=(images[train], labels[train]),
-        validation=read_split(data.validation),
-        test=(lambda size: read_split(data.at_size(size).test)[0], data.test.labels),
+        validation=validation,
+        test=(lambda size: read_split(data.at_size(size).test)[0], tested),
+        is_tested=is_tested,
         num_classes=data.num_classes,
+        weights=weights,
     )
 
 
@@ -147,7 +182,7 @@ def read_cifar(archive: str, num_classes: int | None = None) -> dict[str, list[n
     return arrays
 
 
-def cifar(archive: str, job: Job) -> Task:
+def cifar(archive: str, job: Job, weights: str) -> Task:
     """Returns a draw of images of CIFAR-100's first classes, enlarged."""
     arrays = read_cifar(archive, NUM_CIFAR_CLASSES)
     generator = np.random.default_rng(job.seed)
@@ -155,17 +190,18 @@ def cifar(archive: str, job: Job) -> Task:
     chosen = drawn(labels, job.per_class, generator)
     left = np.setdiff1d(np.arange(len(labels)), chosen)
     left = left[drawn(labels[left], NUM_LEFT, generator)] if len(left) else left
-    held_out = chosen[drawn(labels[chosen], max(job.per_class // 10, 1), generator)]
-    train = np.setdiff1d(chosen, held_out) if job.recipe in VALIDATED else chosen
     tested = np.concatenate([arrays["test"][0], images[left]])
+    tested_labels = np.concatenate([arrays["test"][1], labels[left]])
+    held_out = chosen[drawn(labels[chosen], max(job.per_class // 10, 1), generator)]
+    validation = (enlarged(images[held_out]), labels[held_out]) if job.is_validated else None
+    train = np.setdiff1d(chosen, held_out) if job.is_validated else chosen
     return Task(
         train=(enlarged(images[train]), labels[train]),
-        validation=(enlarged(images[held_out]), labels[held_out]),
-        test=(
-            lambda size: enlarged(tested, size),
-            np.concatenate([arrays["test"][1], labels[left]]),
-        ),
+        validation=validation,
+        test=(lambda size: enlarged(tested, size), tested_labels),
+        is_tested=np.ones(len(tested), bool),
         num_classes=NUM_CIFAR_CLASSES,
+        weights=weights,
     )
 
 
@@ -178,11 +214,12 @@ def enlarged(images: np.ndarray, size: int = SIZES["cifar"]) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def plain_model(task: Task, weights: str) -> tuple[keras.Model, keras.Model]:
+def plain_model(task: Task, job: Job) -> tuple[keras.Model, keras.Model]:
     """Returns the base, from pixels to features, and the classifier on it, in plain Keras."""
     shape = (task.size, task.size, 3)
-    base = keras.applications.MobileNet(shape, WIDTH, include_top=False, weights=None)
-    base.load_weights(weights)
+    build, width = BACKBONES[job.backbone]
+    base = build(shape, width, include_top=False, weights=None)
+    base.load_weights(task.weights)
     inputs = keras.Input((task.size, task.size, 3))
     x = keras.layers.Rescaling(1 / 127.5, offset=-1)(inputs)
     features = keras.layers.GlobalAveragePooling2D()(base(x, training=False))
@@ -202,9 +239,9 @@ def batches(task: Task, change: Callable) -> tf.data.Dataset:
     )
 
 
-def guide(task: Task, weights: str, seed: int) -> keras.Model:
+def guide(task: Task, job: Job) -> keras.Model:
     """Trains as https://keras.io/guides/transfer_learning/ does."""
-    base, model = plain_model(task, weights)
+    base, model = plain_model(task, job)
     layers = [keras.layers.RandomFlip("horizontal"), keras.layers.RandomRotation(0.1)]
 
     def change(images, labels):
@@ -220,9 +257,10 @@ def guide(task: Task, weights: str, seed: int) -> keras.Model:
     return model
 
 
-def better(task: Task, weights: str, seed: int, epochs: int = 60) -> keras.Model:
+def better(task: Task, job: Job) -> keras.Model:
     """Trains all layers from a solved head, each epoch on new crops and flips."""
-    base, model = plain_model(task, weights)
+    base, model = plain_model(task, job)
+    epochs = job.epochs or 60
     images, labels = task.train
     scaler = StandardScaler()
     features = scaler.fit_transform(base.predict(images.astype("float32"), verbose=0))
@@ -231,6 +269,8 @@ def better(task: Task, weights: str, seed: int, epochs: int = 60) -> keras.Model
     solver.fit(features, labels)
     kernel = solver.coef_ / scaler.scale_
     bias = solver.intercept_ - kernel @ scaler.mean_
+    if len(bias) == 1:  # of two classes scikit-learn gives the difference
+        kernel, bias = (np.concatenate([-some, some]) / 2 for some in (kernel, bias))
     model.get_layer("logits").set_weights([kernel.T, bias])
 
     def change(images, labels):
@@ -260,56 +300,53 @@ def better(task: Task, weights: str, seed: int, epochs: int = 60) -> keras.Model
     return model
 
 
-def with_tlkit(
-    task: Task, weights: str, seed: int, *, form: str = "", is_validated: bool = True
-) -> keras.Model:
+def with_tlkit(task: Task, job: Job) -> keras.Model:
     """Trains with tlkit: the head in one form, or everything by `fine_tune`."""
     names = [str(number) for number in range(task.num_classes)]
-    given = {"validation": task.validation} if is_validated else {"splits": (1, 0, 0)}
-    data = tlkit.load_arrays(*task.train, names, seed=seed, **given)
+    given = {"validation": task.validation} if job.is_validated else {"splits": (1, 0, 0)}
+    data = tlkit.load_arrays(*task.train, names, seed=job.seed, **given)
     with tempfile.TemporaryDirectory() as cache:
         model = tlkit.build_classifier(
-            BACKBONE, names, image_size=task.size, weights=weights, seed=seed
+            job.backbone, names, image_size=task.size, weights=task.weights, seed=job.seed
         )
-        if form:
-            tlkit.train_head(model, data, head=form, seed=seed, cache=cache)
+        if form := FORMS.get(job.recipe):
+            tlkit.train_head(model, data, head=form, seed=job.seed, cache=cache)
         else:
-            tlkit.fine_tune(model, data, seed=seed, cache=cache)
+            tlkit.fine_tune(model, data, epochs=job.epochs or None, seed=job.seed, cache=cache)
     return model
 
 
-PLAIN = {"guide": guide, "better": better}
-RECIPES: dict[str, Callable] = {
-    **PLAIN,
-    "linear": lambda *given: with_tlkit(*given, form="linear"),
-    "closed-form": lambda *given: with_tlkit(*given, form="closed-form"),
-    "head": lambda *given: with_tlkit(*given, form="auto"),
-    "fine_tune": with_tlkit,
-    "all images": lambda *given: with_tlkit(*given, is_validated=False),
+FORMS = {"linear": "linear", "closed-form": "closed-form", "head": "auto"}
+RECIPES: dict[str, Callable[[Task, Job], keras.Model]] = {
+    "guide": guide,
+    "better": better,
+    **dict.fromkeys((*FORMS, "fine_tune", "all images"), with_tlkit),
 }
-VALIDATED = ("linear", "closed-form", "head", "fine_tune")
+VALIDATED = (*FORMS, "fine_tune")
 """Recipes that set images aside for validation."""
 
 
 def run(job: Job, arguments: argparse.Namespace) -> dict[str, object]:
     """Runs a job in this process; returns its figures."""
     keras.utils.set_random_seed(job.seed)
-    load = flowers if job.images == "flowers" else cifar
-    task = load(getattr(arguments, job.images), job)
+    load = cifar if job.images == "cifar" else photographs
+    task = load(getattr(arguments, job.images), job, arguments.weights)
     started = time.perf_counter()
-    model = RECIPES[job.recipe](task, arguments.weights, job.seed)
+    model = RECIPES[job.recipe](task, job)
     seconds, peak = time.perf_counter() - started, peak_bytes()
     return {
         **asdict(job),
-        "accuracy": accuracies(model, task),
-        "num_test": len(task.test[1]),
+        "correct": correct(model, task),
         "seconds": seconds,
         "mebibytes": peak / 2**20,
     }
 
 
-def accuracies(model: keras.Model, task: Task) -> dict[str, float]:
-    """Returns the accuracy on test images in each way of using the model."""
+def correct(model: keras.Model, task: Task) -> dict[str, str]:
+    """Returns for each way of using the model one character for each test image.
+
+    "1" for a correct prediction, "0" for a wrong one, "." for an image that is not tested.
+    """
     images, labels = task.test
     found = {}
     for size in candidate_sizes(task.size):
@@ -321,20 +358,33 @@ def accuracies(model: keras.Model, task: Task) -> dict[str, float]:
         )
         for flips, outputs in (("", plain), ("flips", plain + mirrored)):
             way = ", ".join(filter(None, (name, flips)))
-            found[way] = float(np.mean(outputs.argmax(axis=1) == labels))
+            is_correct = outputs.argmax(axis=1) == labels
+            marks = np.where(task.is_tested, np.where(is_correct, "1", "0"), ".")
+            found[way] = "".join(marks)
     return found
 
 
+def accuracy(marks: str, others: str | None = None) -> float:
+    """Returns the accuracy in % on the images that are tested, there and in others."""
+    both = zip(marks, marks if others is None else others, strict=True)
+    return 100 * float(np.mean([mark == "1" for mark, other in both if "." not in mark + other]))
+
+
 def print_tables(rows: list[dict]) -> None:
-    """Prints one table for each set of images and number of training images."""
-    for images, per_class in sorted({(row["images"], row["per_class"]) for row in rows}):
-        own = [row for row in rows if (row["images"], row["per_class"]) == (images, per_class)]
-        ways = [*own[0]["accuracy"]]
+    """Prints one table for each set of images, number of training images, backbone and epochs."""
+    keys = ("backbone", "images", "per_class", "epochs")
+    for key in sorted({tuple(row[name] for name in keys) for row in rows}):
+        own = [row for row in rows if tuple(row[name] for name in keys) == key]
+        backbone, images, per_class, epochs = key
+        ways = [*own[0]["correct"]]
         by_recipe = {
             recipe: {row["seed"]: row for row in own if row["recipe"] == recipe}
             for recipe in RECIPES
         }
-        print(f"\n{images}, {per_class or 'all'} training images of each class\n")
+        given = f", {epochs} epochs" if epochs else ""
+        print(
+            f"\n{images}, {per_class or 'all'} training images of each class, {backbone}{given}\n"
+        )
         columns = ["", "accuracy", "against `better`, paired", *ways[1:]]
         columns += ["seeds, test images", "seconds", "memory"]
         print(f"| {' | '.join(columns)} |")
@@ -343,15 +393,14 @@ def print_tables(rows: list[dict]) -> None:
             if not found:
                 continue
             one, *others = (
-                f"{with_error([100 * row['accuracy'][way] for row in found.values()])} %"
+                f"{with_error([accuracy(row['correct'][way]) for row in found.values()])} %"
                 for way in ways
             )
             shared = sorted(found.keys() & by_recipe["better"].keys())
-            gains = [
-                100 * (found[seed]["accuracy"][""] - by_recipe["better"][seed]["accuracy"][""])
-                for seed in shared
-            ]
-            tested = sum(row["num_test"] for row in found.values())
+            pairs = [(found[seed], by_recipe["better"][seed]) for seed in shared]
+            marks = [(one["correct"][""], other["correct"][""]) for one, other in pairs]
+            gains = [accuracy(one, other) - accuracy(other, one) for one, other in marks]
+            tested = sum(len(row["correct"][""].replace(".", "")) for row in found.values())
             seconds = np.mean([row["seconds"] for row in found.values()])
             memory = np.max([row["mebibytes"] for row in found.values()])
             print(
@@ -371,8 +420,11 @@ def with_error(values: "np.ndarray | list[float]", sign: str = "") -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--flowers", help="folder of images")
+    parser.add_argument("--hymenoptera", help="folder of images, divided into train and val")
     parser.add_argument("--cifar", help="archive of CIFAR-100: train/CLASS/*.png, test/CLASS/*.png")
-    parser.add_argument("--weights", required=True, help="weights of MobileNet-0.25")
+    parser.add_argument("--weights", required=True, help="weights of the backbone")
+    parser.add_argument("--backbone", choices=BACKBONES, default=BACKBONE)
+    parser.add_argument("--epochs", type=int, default=0, help="instead of the recipe's own")
     parser.add_argument("--out", required=True, type=Path, help="file of results, added to")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--per-class", type=int, nargs="*", default=[0, 10, 50, 200])
@@ -385,7 +437,7 @@ def main() -> None:
     rows = []
     if arguments.out.exists():
         rows = [json.loads(line) for line in arguments.out.read_text().splitlines()]
-    done = {tuple(row[name] for name in asdict(Job("", 0, 0, ""))) for row in rows}
+    done = {Job(**{field.name: row[field.name] for field in fields(Job)}) for row in rows}
     sets = [name for name in SIZES if getattr(arguments, name)]
     for seed in range(arguments.seeds):
         for images in sets:
@@ -393,8 +445,8 @@ def main() -> None:
                 if images == "cifar" and not per_class:
                     continue
                 for recipe in arguments.recipes:
-                    job = Job(images, per_class, seed, recipe)
-                    if tuple(asdict(job).values()) in done:
+                    job = Job(images, per_class, seed, recipe, arguments.backbone, arguments.epochs)
+                    if job in done:
                         continue
                     command = [sys.executable, *sys.argv, "--job", json.dumps(asdict(job))]
                     output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
