@@ -50,7 +50,7 @@ class BackboneScore:
     """Accuracy of a linear head on one backbone's features, and the backbone's costs here.
 
     Attributes:
-        name: The name in the catalogue.
+        name: The name in the catalogue, or the path of a `.keras` file.
         weights: "pretrained", "none" (random) or the weights file.
         image_size: Height and width in pixels at which it was measured.
         accuracy: Cross-validated accuracy of a linear head on its features, 0...1.
@@ -89,7 +89,9 @@ class BackboneScore:
     @property
     def label(self) -> str:
         """The name, with a size of its own, and the weights if they are not the published ones."""
-        name = f"{self.name}@{self.image_size[0]}" if self.is_sized else self.name
+        name = Path(self.name).name
+        if self.is_sized:
+            name = f"{name}@{self.image_size[0]}"
         if self.weights == "pretrained":
             return name
         return f"{name} ({'random' if self.weights == RANDOM else Path(self.weights).name})"
@@ -233,7 +235,8 @@ def compare_backbones(
         data: The result of `load_folder`, `load_arrays` or `load_tfds`.
         names: Backbones as `tlkit.advice.candidates.parse_candidates` takes them: "NAME" or
             "NAME=WEIGHTS_FILE"; "NAME=none" has random weights. "NAME@PIXELS" has an image size of
-            its own, so that one backbone may be compared at several sizes.
+            its own, so that one backbone may be compared at several sizes. "FILE.keras" is a model
+            of your own, "FILE.keras:127:128" with its preprocessing, (pixels - 127) / 128.
         image_size: In pixels, one number or (height, width); that of `data` by default; "own" uses
             for each backbone its pretraining size.
         max_milliseconds: Maximum latency of one image with batch size 1; slower backbones are left

@@ -1,20 +1,27 @@
-"""Parses backbones given as NAME, NAME@PIXELS or NAME=WEIGHTS_FILE.
+"""Parses backbones given as NAME, NAME@PIXELS, NAME=WEIGHTS_FILE or FILE.keras.
 
 Importing this module loads neither Keras nor TensorFlow, so that names are checked quickly.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tlkit.errors import ArgumentError, as_tuple, check_positive
-from tlkit.models.catalogue import find_backbone
+from tlkit.models.backbone_files import with_absolute_path
+from tlkit.models.catalogue import find_backbone, list_backbones
 
 DEFAULT_BACKBONES = ("resnet20", "mobilenet_025", "mobilenet_v2", "efficientnet_b0", "resnet50")
 RANDOM = "none"
 """Denotes random weights."""
 
 _PUBLISHED = ("pretrained", "imagenet")
+_NAMED, _FILE = (
+    re.compile(rf"(?P<name>{name})(?:@(?P<size>[^=]*))?(?:=(?P<weights>.*))?", re.DOTALL)
+    for name in (r"[^@=]*", r".*?\.keras(?![^:@=])[^@=]*")
+)
+"""Entries with a name of the catalogue, and with a path, which may contain any character."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +29,8 @@ class Candidate:
     """A backbone to compare.
 
     Attributes:
-        name: The name in the catalogue.
+        name: The name in the catalogue, or the path of a `.keras` file; with ":PREPROCESSING" if
+            given, see `tlkit.models.backbone_files.split_name`.
         weights: "pretrained" or "imagenet", "none" (random), or a weights file.
         image_size: Height and width in pixels; `None` for the size of the comparison.
     """
@@ -39,8 +47,9 @@ def parse_candidates(
 
     Args:
         names: "NAME" has its published weights, "NAME=WEIGHTS_FILE" those of the file, "NAME=none"
-            random ones; "NAME@PIXELS" and "NAME@PIXELS=WEIGHTS_FILE" have a size of their own. A
-            list, or one string with commas between them.
+            random ones; "NAME@PIXELS" and "NAME@PIXELS=WEIGHTS_FILE" have a size of their own.
+            NAME may be a `.keras` file, and NAME:PREPROCESSING sets the preprocessing, for example
+            "own.keras:127:128". A list, or one string with commas between them.
         argument: The name of `names` in errors.
 
     Raises:
@@ -64,16 +73,19 @@ def parse_candidates(
     entries: dict[str, Candidate] = {}
     entry_of: dict[Candidate, str] = {}
     for entry in map(str.strip, listed):
-        sized_name, _, weights = entry.partition("=")
-        name, at, size = sized_name.partition("@")
+        name, size, weights = _parts_of(entry)
         find_backbone(name)
-        if at and not (size.isdecimal() and int(size)):
+        if size is not None and not (size.isdecimal() and int(size)):
             raise ArgumentError(
                 f"`{argument}` must have sizes that are positive whole numbers, NAME@PIXELS. "
                 f"Received: {entry!r}. Example: {argument}=['{name}@224', '{name}@256']."
             )
-        candidate = Candidate(name, weights or "pretrained", int(size) if at else None)
-        normalised = replace(candidate, weights=_normalise_weights(candidate.weights))
+        candidate = Candidate(name, weights or "pretrained", None if size is None else int(size))
+        normalised = replace(
+            candidate,
+            name=with_absolute_path(name),
+            weights=_normalise_weights(candidate.weights),
+        )
         first_entry = entry_of.setdefault(normalised, entry)
         if entry in entries or first_entry != entry:
             problem = (
@@ -103,19 +115,30 @@ def check_limits(
 
 
 def with_absolute_paths(entries: dict[str, Candidate]) -> list[str]:
-    """Returns the entries with absolute paths of weights files, valid in any working directory.
+    """Returns the entries with absolute paths of files, valid in any working directory.
 
     Example:
         >>> from tlkit.advice.candidates import parse_candidates, with_absolute_paths
         >>> with_absolute_paths(parse_candidates("resnet20,resnet20=none,resnet20=/a/../b.h5"))
         ['resnet20', 'resnet20=none', 'resnet20=/b.h5']
     """
-    return [
-        entry
-        if one.weights in (*_PUBLISHED, RANDOM)
-        else f"{entry.partition('=')[0]}={Path(one.weights).resolve()}"
-        for entry, one in entries.items()
-    ]
+    whole = []
+    for entry in entries:
+        name, size, weights = _parts_of(entry)
+        if weights and weights not in (*_PUBLISHED, RANDOM):
+            weights = str(Path(weights).resolve())
+        parts = ("" if size is None else f"@{size}", f"={weights}" if weights else "")
+        whole.append("".join((with_absolute_path(name), *parts)))
+    return whole
+
+
+def _parts_of(entry: str) -> tuple[str, str | None, str | None]:
+    """Returns name, size and weights of an entry."""
+    known = {spec.name for spec in list_backbones()}
+    found = _NAMED.fullmatch(entry)
+    if found is None or found["name"].partition(":")[0] not in known:
+        found = _FILE.fullmatch(entry) or found
+    return (found["name"], found["size"], found["weights"]) if found else (entry, None, None)
 
 
 def _normalise_weights(weights: str) -> str:

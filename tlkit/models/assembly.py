@@ -5,6 +5,7 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -16,11 +17,17 @@ from tlkit.errors import (
     check_count,
     check_seed,
 )
-from tlkit.models.backbone_spec import SHIPPED_BACKBONE, BackboneSpec
-from tlkit.models.catalogue import find_backbone
+from tlkit.models.backbone_spec import (
+    SHIPPED_BACKBONE,
+    BackboneSpec,
+    Preprocessing,
+    preprocessing_of,
+)
+from tlkit.models.catalogue import find_backbone, spec_of_own
 from tlkit.models.compiling import compile_classifier
 from tlkit.models.graph import count_parameters, model_ends
 from tlkit.models.heads import OUTPUT_NAMES
+from tlkit.models.own_backbones import own_backbone
 from tlkit.models.preprocessing import preprocess
 from tlkit.models.weights import PRETRAINED, check_weights_file, load_weights_file
 from tlkit.utils.keras_settings import check_building
@@ -30,9 +37,10 @@ POOLINGS = ("avg", "max", "flatten")
 
 
 def build_classifier(
-    backbone: str,
+    backbone: "str | os.PathLike[str] | keras.Model",
     class_names: Sequence[str],
     *,
+    preprocessing: Preprocessing | Sequence[Any] | None = None,
     image_size: int | tuple[int, int] | None = None,
     weights: str | os.PathLike[str] | None = "pretrained",
     pooling: str = "avg",
@@ -53,11 +61,20 @@ def build_classifier(
     model.loss)`.
 
     Args:
-        backbone: A name of `tlkit.list_backbones()`.
+        backbone: A name of `tlkit.list_backbones()`; or a model of your own, with or without its
+            classifier, which is cut off: a functional Keras model, or the path of a `.keras` file,
+            from which no code is run. Its layers are copied. Which layers are cut off and what
+            preprocessing is found is shown, see `tlkit.models.own_backbones.own_backbone`.
         class_names: Names of the classes in the order of the outputs, at least two, all distinct.
+        preprocessing: What is done to pixels 0...255 before the backbone: "tf", "torch", "caffe" or
+            "none", see `BackboneSpec`; "MEAN,DEVIATION" or (mean, deviation) for
+            (pixels - mean) / deviation, each one number or three; or a function that returns a
+            Keras layer. Needed for a model of your own in which none is found. For a backbone of
+            the catalogue it replaces its own, for weights that were trained in another way.
         image_size: Height and width in pixels, or one number for both; by default the backbone's.
         weights: "pretrained" (or "imagenet") for the backbone's published weights, `None` for
-            random weights, else the path of a weights file without classifier.
+            random weights, else the path of a weights file without classifier. The published
+            weights of a model of your own are those that it has.
         pooling: "avg" or "max" over all positions, or "flatten" to keep all positions.
         hidden: Numbers of units of Dense layers with ReLU between pooling and logits.
         dropout: Dropout rate before the last layer, 0 <= dropout < 1; no dropout layer for 0.
@@ -85,13 +102,17 @@ def build_classifier(
     """
     check_building()
     grow_gpu_memory()
-    spec = find_backbone(backbone)
+    given = None if preprocessing is None else preprocessing_of(preprocessing)
+    if isinstance(backbone, keras.Model):
+        own = own_backbone(backbone, given)
+        spec = spec_of_own(own.name, own.build, backbone.inputs[0].shape[1:3])
+    else:
+        spec = find_backbone(backbone, given)
     num_outputs = _check_classes(class_names, binary=binary, multi_label=multi_label)
     height, width = _check_image_size(spec, image_size)
     _check_head(pooling, hidden, dropout)
     check_seed(seed)
     path = _check_weights(spec, weights)
-
     with _seeded(seed):
         pixels = keras.Input((height, width, 3), name="pixels", dtype="float32")
         prepared = preprocess(pixels, spec.preprocessing)

@@ -2,13 +2,83 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
+
+from tlkit.errors import ArgumentError, did_you_mean
 from tlkit.utils.formatting import percent
 from tlkit.utils.text_repr import ShownAsText
 
 PREPROCESSINGS = ("caffe", "tf", "torch", "none")
 SHIPPED_BACKBONE = "resnet20"
+
+
+@dataclass(frozen=True)
+class Standardization(ShownAsText):
+    """Preprocessing of pixels 0...255: (pixels - mean) / deviation.
+
+    Attributes:
+        mean: One number, or one for each channel.
+        deviation: The same, above zero.
+    """
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+    def __str__(self) -> str:
+        mean, deviation = (
+            f"{some[0]:g}" if len(some) == 1 else f"({', '.join(f'{one:g}' for one in some)})"
+            for some in (self.mean, self.deviation)
+        )
+        return f"(pixels - {mean}) / {deviation}"
+
+
+Preprocessing: TypeAlias = str | Standardization | Callable[[], Any]
+"""One of `PREPROCESSINGS`, a `Standardization`, or a function that returns a Keras layer."""
+
+
+def preprocessing_of(value: object) -> Preprocessing:
+    """Returns the preprocessing that an argument `preprocessing` stands for.
+
+    Args:
+        value: One of `PREPROCESSINGS`; "MEAN,DEVIATION" or (mean, deviation), where each is a
+            number or three of them ("M,M,M,D,D,D"); or a function without arguments that returns a
+            Keras layer.
+
+    Raises:
+        ArgumentError: It is none of these, or a deviation is not above zero.
+
+    Example:
+        >>> from tlkit.models.backbone_spec import preprocessing_of
+        >>> print(preprocessing_of("127,128"))
+        (pixels - 127) / 128
+    """
+    if callable(value) or isinstance(value, Standardization):
+        return value
+    if isinstance(value, str) and value in PREPROCESSINGS:
+        return value
+    numbers = _numbers_of(value)
+    if len(numbers) in (2, 6) and all(one > 0 for one in numbers[len(numbers) // 2 :]):
+        middle = len(numbers) // 2
+        return Standardization(numbers[:middle], numbers[middle:])
+    names = ", ".join(map(repr, PREPROCESSINGS))
+    raise ArgumentError(
+        f"`preprocessing` must be one of {names}, or MEAN,DEVIATION for (pixels - MEAN) / "
+        "DEVIATION, each one number or three, with deviations above zero. "
+        f"Received: preprocessing={value!r}.{did_you_mean(value, PREPROCESSINGS)} Give what the "
+        "network was trained with, '127.5,127.5' for example."
+    )
+
+
+def _numbers_of(value: Any) -> tuple[float, ...]:
+    """Returns the finite numbers in a text with commas or in nested sequences; () for others."""
+    try:
+        parts = value.split(",") if isinstance(value, str) else list(value)
+        numbers = np.concatenate([np.ravel(np.asarray(part, np.float64)) for part in parts])
+    except (TypeError, ValueError):
+        return ()
+    return tuple(numbers.tolist()) if np.isfinite(numbers).all() else ()
 
 
 @dataclass(frozen=True)
@@ -21,8 +91,8 @@ class BackboneSpec(ShownAsText):
             of `input_tensor`; `weights` is "pretrained" or `None`.
         preprocessing: The preprocessing of pixels 0...255: "tf" scales to -1...1, "torch"
             standardises RGB by ImageNet's statistics, "caffe" converts RGB to BGR and subtracts
-            ImageNet's means, "none" does nothing (the backbone takes raw pixels); or a function
-            without arguments that returns a Keras layer.
+            ImageNet's means, "none" does nothing (the backbone takes raw pixels); a
+            `Standardization`; or a function without arguments that returns a Keras layer.
         default_image_size: Height and width in pixels that it was pretrained at.
         minimum_image_size: Smallest height and width that it can be built at.
         num_parameters: Number of parameters without a classifier, `None` if not stated.
@@ -35,7 +105,7 @@ class BackboneSpec(ShownAsText):
 
     name: str
     build: Callable[[Any, str | None], Any]
-    preprocessing: str | Callable[[], Any]
+    preprocessing: Preprocessing
     default_image_size: int
     minimum_image_size: int
     num_parameters: int | None = None

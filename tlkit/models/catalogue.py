@@ -4,12 +4,20 @@ Importing this module loads neither Keras nor TensorFlow, so that names can be c
 backbone's code is imported when it is built.
 """
 
-from collections.abc import Callable, Mapping
+import dataclasses
+import os
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from tlkit.errors import ArgumentError, check_choice, check_count, did_you_mean
-from tlkit.models.backbone_spec import PREPROCESSINGS, SHIPPED_BACKBONE, BackboneSpec
+from tlkit.errors import ArgumentError, check_count, did_you_mean
+from tlkit.models.backbone_files import is_backbone_file, read_backbone_file, split_name
+from tlkit.models.backbone_spec import (
+    SHIPPED_BACKBONE,
+    BackboneSpec,
+    Preprocessing,
+    preprocessing_of,
+)
 
 
 def list_backbones() -> tuple[BackboneSpec, ...]:
@@ -29,31 +37,53 @@ def list_backbones() -> tuple[BackboneSpec, ...]:
     return (*_BUILT_IN.values(), *_registered.values())
 
 
-def find_backbone(name: str) -> BackboneSpec:
-    """Returns the backbone called `name`.
+def find_backbone(
+    name: str | os.PathLike[str], preprocessing: Preprocessing | None = None
+) -> BackboneSpec:
+    """Returns the backbone called `name`, or that of a `.keras` file.
+
+    Args:
+        name: A name of the catalogue, or the path of a file; "NAME:PREPROCESSING" has the
+            preprocessing in it.
+        preprocessing: Replaces that of the catalogue, for weights of one's own; for a file see
+            `tlkit.models.own_backbones.own_backbone`.
 
     Raises:
-        ArgumentError: There is no such backbone; near matches are suggested.
+        ArgumentError: There is no such backbone (near matches are suggested), or the file cannot be
+            read or is that of another kind of model.
 
     Example:
         >>> from tlkit.models.catalogue import find_backbone
         >>> find_backbone("resnet50").preprocessing
         'caffe'
     """
+    whole = name
+    if isinstance(name, str):
+        name, own = split_name(name)
+        if own is not None and preprocessing is not None:
+            raise ArgumentError(
+                "`preprocessing` must be left out if the name of the backbone has one. "
+                f"Received: backbone={whole!r} and preprocessing={preprocessing!r}. Give one."
+            )
+        preprocessing = preprocessing if own is None else own
+    if is_backbone_file(name):
+        return _spec_of_file(name, preprocessing)
     known = {spec.name: spec for spec in list_backbones()}
     if not isinstance(name, str) or name not in known:
         raise ArgumentError(
-            "`backbone` must be the name of a backbone in the catalogue. "
-            f"Received: backbone={name!r}.{did_you_mean(name, known)} "
+            "`backbone` must be the name of a backbone in the catalogue, or the path of a .keras "
+            f"file. Received: backbone={whole!r}.{did_you_mean(name, known)} "
             "`tlkit.list_backbones()` lists them; `tlkit.register_backbone` adds your own."
         )
-    return known[name]
+    if preprocessing is None:
+        return known[name]
+    return dataclasses.replace(known[name], preprocessing=preprocessing)
 
 
 def register_backbone(
     name: str,
     build: Callable[[Any, str | None], Any],
-    preprocessing: str | Callable[[], Any] = "none",
+    preprocessing: Preprocessing | Sequence[Any] = "none",
     *,
     default_image_size: int,
     minimum_image_size: int = 1,
@@ -73,8 +103,9 @@ def register_backbone(
             `pixels` is `keras.utils.get_source_inputs(input_tensor)[0]`. `weights` is "pretrained"
             (load your weights) or `None` (random; files given as `weights=PATH` are read by
             tlkit afterwards).
-        preprocessing: "caffe", "tf", "torch", "none", or a function without arguments that
-            returns a Keras layer; see `BackboneSpec`.
+        preprocessing: "caffe", "tf", "torch" or "none", see `BackboneSpec`; (mean, deviation) for
+            (pixels - mean) / deviation, each one number or three; or a function without arguments
+            that returns a Keras layer.
         default_image_size: Default height and width in pixels.
         minimum_image_size: Smallest allowed height and width.
         num_parameters: Number of parameters without a classifier, for lists.
@@ -105,14 +136,12 @@ def register_backbone(
             "`build` must be a function of (input_tensor, weights) that returns a keras.Model. "
             f"Received: build={build!r}. Give such a function."
         )
-    if not callable(preprocessing):
-        check_choice("preprocessing", preprocessing, PREPROCESSINGS)
     check_count("minimum_image_size", minimum_image_size)
     check_count("default_image_size", default_image_size, minimum=minimum_image_size)
     spec = BackboneSpec(
         name,
         build,
-        preprocessing,
+        preprocessing_of(preprocessing),
         default_image_size,
         minimum_image_size,
         num_parameters,
@@ -121,6 +150,45 @@ def register_backbone(
     )
     _registered[name] = spec
     return spec
+
+
+def _spec_of_file(
+    path: str | os.PathLike[str], preprocessing: Preprocessing | None
+) -> BackboneSpec:
+    file = read_backbone_file(path)
+    return spec_of_own(file.name, partial(_build_file, path, preprocessing), file.image_size)
+
+
+def spec_of_own(
+    name: str, build: Callable[[Any, str | None], Any], image_size: tuple[int | None, int | None]
+) -> BackboneSpec:
+    """Returns the spec of a backbone of the user's own, which brings its weights.
+
+    Args:
+        name: Its name.
+        build: See `BackboneSpec`; it gets raw pixels.
+        image_size: (height, width) that the model takes; `None` for sides that are not fixed.
+    """
+    sides = [side for side in image_size if side is not None]
+    return BackboneSpec(
+        name=name,
+        build=build,
+        preprocessing="none",
+        default_image_size=max(sides, default=224),
+        minimum_image_size=1,
+        weights="its own",
+    )
+
+
+def _build_file(
+    path: str | os.PathLike[str],
+    preprocessing: Preprocessing | None,
+    input_tensor: Any,
+    weights: str | None,
+) -> Any:
+    from tlkit.models.own_backbones import load_backbone
+
+    return load_backbone(path, preprocessing).build(input_tensor, weights)
 
 
 def _build_keras_application(

@@ -1,4 +1,4 @@
-"""The spec of a classifier's inputs and outputs, which data are checked against."""
+"""The spec of a model's inputs and outputs, which data are checked against."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -28,33 +28,20 @@ _UNIT_MEANS = (0.05, 0.95)
 _UNIT_DEVIATIONS = (0.05, 1.0)
 
 
-@dataclass(frozen=True)
-class ModelSpec:
-    """The inputs and outputs of a classifier.
+@dataclass(frozen=True, kw_only=True)
+class InputSpec:
+    """The inputs of a model.
 
     Attributes:
         name: The model's name.
         input_shape: Shape of a batch; `None` for sizes that are not fixed, including the batch's.
         input_dtype: Type of the input, "string" for text.
-        num_outputs: Number of values for each image.
-        kind: Kind of the head: "softmax", "binary" or "multi_label".
     """
 
     name: str
     input_shape: tuple[int | None, ...]
     input_dtype: str
-    num_outputs: int
-    kind: str
     _model: keras.Model = field(repr=False, compare=False)
-
-    @property
-    def num_classes(self) -> int:
-        """The number of classes: two for one binary output."""
-        return 2 if self.kind == "binary" else self.num_outputs
-
-    def describes(self, other: "ModelSpec") -> bool:
-        """Whether another spec describes the same model in its current state."""
-        return self == other and self._model is other._model
 
     @property
     def takes_text(self) -> bool:
@@ -133,6 +120,43 @@ class ModelSpec:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec(InputSpec):
+    """The inputs and outputs of a classifier.
+
+    Attributes:
+        num_outputs: Number of values for each image.
+        kind: Kind of the head: "softmax", "binary" or "multi_label".
+    """
+
+    num_outputs: int
+    kind: str
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes: two for one binary output."""
+        return 2 if self.kind == "binary" else self.num_outputs
+
+    def describes(self, other: "ModelSpec") -> bool:
+        """Whether another spec describes the same model in its current state."""
+        return self == other and self._model is other._model
+
+
+def describe_inputs(model: keras.Model) -> InputSpec:
+    """Returns the spec of the inputs of a model, whatever its outputs are.
+
+    Raises:
+        ArgumentError: The model is not functional, or has several inputs or outputs.
+    """
+    model_input, _ = model_ends(model)
+    return InputSpec(
+        name=model.name,
+        input_shape=(None, *model_input.shape[1:]),
+        input_dtype=keras.backend.standardize_dtype(model_input.dtype),
+        _model=model,
+    )
+
+
 def describe_model(model: keras.Model) -> ModelSpec:
     """Returns the spec of a classifier's inputs and outputs.
 
@@ -149,18 +173,17 @@ def describe_model(model: keras.Model) -> ModelSpec:
         >>> spec.input_shape, spec.num_classes, spec.value_range
         ((None, 32, 32, 3), 2, (0.0, 255.0))
     """
-    model_input, _ = model_ends(model)
+    inputs = describe_inputs(model)
     if isinstance(named := getattr(model, "output", None), dict):
         raise ArgumentError(
             "`model` must return one tensor. Received: "
             f"model={model.name!r}, which returns a dictionary with {', '.join(map(repr, named))}. "
             "Use keras.Model(model.inputs[0], model.outputs[0]), which shares its weights."
         )
-    dtype = keras.backend.standardize_dtype(model_input.dtype)
     output = flat(model).output
     if len(output.shape) != 2 or output.shape[-1] is None:
         remedy = "Add a global pooling or Flatten, and a Dense layer, at its end."
-        if dtype == "string":  # or words are counted in a nested model, see `flat`
+        if inputs.takes_text:  # or words are counted in a nested model, see `flat`
             remedy = (
                 "Add a global pooling or Flatten before its first Dense layer; if words are "
                 "counted (multi_hot, count, tf_idf), keras.Input((), dtype='string') works too."
@@ -178,9 +201,9 @@ def describe_model(model: keras.Model) -> ModelSpec:
             'Dense(2, activation="softmax").'
         )
     return ModelSpec(
-        name=model.name,
-        input_shape=(None, *model_input.shape[1:]),
-        input_dtype=dtype,
+        name=inputs.name,
+        input_shape=inputs.input_shape,
+        input_dtype=inputs.input_dtype,
         num_outputs=int(output.shape[-1]),
         kind=kind,
         _model=model,

@@ -1,9 +1,8 @@
 """Preprocessing of pixels 0...255 for a backbone, with plain layers in the model's graph."""
 
-from collections.abc import Callable
-from typing import Any
-
 import keras
+
+from tlkit.models.backbone_spec import Preprocessing, Standardization
 
 # ImageNet's statistics: of RGB in 0...1, and of BGR in 0...255
 RGB_MEAN = (0.485, 0.456, 0.406)
@@ -11,9 +10,7 @@ RGB_STANDARD_DEVIATION = (0.229, 0.224, 0.225)
 BGR_MEAN = (103.939, 116.779, 123.68)
 
 
-def preprocess(
-    images: keras.KerasTensor, preprocessing: str | Callable[[], Any]
-) -> keras.KerasTensor:
+def preprocess(images: keras.KerasTensor, preprocessing: Preprocessing) -> keras.KerasTensor:
     """Returns the inputs of a backbone, computed from raw pixels within the graph.
 
     Equal to `keras.applications.imagenet_utils.preprocess_input(images, mode=preprocessing)`
@@ -22,8 +19,8 @@ def preprocess(
 
     Args:
         images: RGB pixels `(batch, height, width, 3)`, 0...255.
-        preprocessing: "tf", "torch", "caffe" or "none", see `BackboneSpec`; or a function without
-            arguments that returns a Keras layer.
+        preprocessing: "tf", "torch", "caffe" or "none", see `BackboneSpec`; a `Standardization`; or
+            a function without arguments that returns a Keras layer.
 
     Example:
         >>> import keras
@@ -31,6 +28,10 @@ def preprocess(
         >>> preprocess(keras.Input((8, 8, 3)), "caffe").shape
         (None, 8, 8, 3)
     """
+    if isinstance(preprocessing, Standardization):
+        scale = [1 / deviation for deviation in preprocessing.deviation]
+        offset = [-mean * factor for mean, factor in zip(preprocessing.mean, scale, strict=True)]
+        return _rescaling(scale, offset)(images)
     if callable(preprocessing):
         return preprocessing()(images)
     if preprocessing == "tf":

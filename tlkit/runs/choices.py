@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tlkit.data.images import ImageData
+from tlkit.models.backbone_files import joined_name
 from tlkit.models.backbone_spec import SHIPPED_BACKBONE
 from tlkit.models.catalogue import find_backbone
 from tlkit.runs.config import AUTO, ONLY_FINE_TUNING, Choice, RunConfig
@@ -95,10 +96,11 @@ def image_size_choice(
 
     check_no_lone_class(data, "photos", "give the size (--image-size N)")
     weights = "" if config.weights == "pretrained" else f"={config.weights}"
+    backbone = joined_name(str(config.backbone), config.preprocessing)
     sizes = candidate_sizes(initial_image_size(config))
     comparison = compare_backbones(
         data,
-        [f"{config.backbone}@{size}{weights}" for size in sizes],
+        [f"{backbone}@{size}{weights}" for size in sizes],
         class_weight=config.class_weight,
         seed=config.seed,
     )

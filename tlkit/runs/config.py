@@ -25,6 +25,8 @@ from tlkit.errors import (
     check_positive_fraction,
     check_seed,
 )
+from tlkit.models.backbone_files import with_absolute_path
+from tlkit.models.backbone_spec import preprocessing_of
 from tlkit.models.catalogue import find_backbone
 from tlkit.models.test_time_views import NONE, TEST_TIME_VIEWS
 from tlkit.runs.options import IMAGES, MODEL, PARENT, RUN, TRAINING, option
@@ -47,6 +49,7 @@ SPLITS = (0.8, 0.1, 0.1)
 """Fractions of the training, validation and test images."""
 
 _LEFT_OUT = {
+    "preprocessing": None,
     "damaged": KEEP,
     "head": None,
     "views": None,
@@ -174,7 +177,19 @@ class RunConfig:
     )
     backbone: str | None = field(
         default=None,
-        metadata=option("mobilenet_v2, resnet50, ...; auto compares several.", MODEL, "NAME"),
+        metadata=option(
+            "mobilenet_v2, resnet50, ..., or your own; auto compares several.",
+            MODEL,
+            "NAME|FILE.keras",
+        ),
+    )
+    preprocessing: str | None = field(
+        default=None,
+        metadata=option(
+            "Of your own backbone: tf, torch, caffe, none, or mean and deviation of the pixels.",
+            MODEL,
+            "NAME|M,D",
+        ),
     )
     backbones: Sequence[str] | None = field(
         default=None,
@@ -350,7 +365,7 @@ class RunConfig:
             _ = content[name]
         known = [field.name for field in arguments_of(cls) if field.name in content]
         arguments = {name: content[name] for name in known}
-        for name in ("from_run", "backbone", "weights", "old_photos"):
+        for name in ("from_run", "backbone", "preprocessing", "weights", "old_photos"):
             check_type(arguments.get(name), str | None)
         check_type(arguments["photos"], str)
         check_type(arguments.get("backbones"), list | None)
@@ -484,7 +499,13 @@ class RunConfig:
             )
 
     def _check_left_to_parent(self) -> None:
-        decided = {"backbone": None, "weights": "pretrained", "image_size": None, "resize": None}
+        decided = {
+            "backbone": None,
+            "preprocessing": None,
+            "weights": "pretrained",
+            "image_size": None,
+            "resize": None,
+        }
         for name, default in decided.items():
             if getattr(self, name) != default:
                 raise ArgumentError(
@@ -499,8 +520,16 @@ class RunConfig:
         self._set("backbone", self.backbone or DEFAULT_BACKBONE)
         if self.weights is not None and self.weights not in ("pretrained", "imagenet"):
             self._set("weights", absolute(self.weights))
+        if self.preprocessing is not None and self.backbone == AUTO:
+            raise ArgumentError(
+                "`preprocessing` must be left out with backbone='auto', as each candidate has its "
+                f"own. Received: preprocessing={self.preprocessing!r}. Give it with the candidate: "
+                "backbones=['FILE.keras:127:128']."
+            )
         if self.backbone is not None and self.backbone != AUTO:
-            spec = find_backbone(self.backbone)
+            given = None if self.preprocessing is None else preprocessing_of(self.preprocessing)
+            spec = find_backbone(self.backbone, given)
+            self._set("backbone", with_absolute_path(self.backbone))
             if self.image_size is None:
                 self._set("image_size", spec.default_image_size)
 

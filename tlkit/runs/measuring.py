@@ -202,6 +202,7 @@ def build_model(config: RunConfig, parent: Run | None, data: ImageData) -> "kera
         model = build_classifier(
             config.backbone,
             data.class_names,
+            preprocessing=config.preprocessing,
             image_size=initial_image_size(config),
             weights=config.weights,
             seed=config.seed,

@@ -128,7 +128,7 @@ def _origin(config: Config) -> str:
         origin = "its pretrained weights"
     else:
         origin = f"the weights {escaped(last_part(weights))}"
-    return f"The backbone is {escaped(str(config.backbone))}, trained from {origin}."
+    return f"The backbone is {escaped(last_part(str(config.backbone)))}, trained from {origin}."
 
 
 def _metrics(measured: Mapping[str, Any]) -> Iterator[str]:

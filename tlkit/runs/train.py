@@ -97,6 +97,7 @@ def train_run(
     out: str | os.PathLike[str] | None = None,
     from_run: str | os.PathLike[str] | None = None,
     backbone: str | None = None,
+    preprocessing: str | None = None,
     backbones: str | Sequence[str] | None = None,
     max_milliseconds: float | None = None,
     max_megabytes: float | None = None,
@@ -150,9 +151,12 @@ def train_run(
         out: The run directory; by default `runs/NAME-N` for images called NAME: an unfinished
             run with the same arguments, else a new one with the next number.
         from_run: A finished run whose model is trained further, on new images of the same classes.
-        backbone: A name of `list_backbones()`; "mobilenet_v2" by default. "auto" compares
+        backbone: A name of `list_backbones()`, or the path of a `.keras` file with a model of your
+            own, see `build_classifier`; "mobilenet_v2" by default. "auto" compares
             `backbones` on the training images and takes the best of them, or the cheapest of
             those that are too close to it to call, see `compare_backbones` and `choose_backbone`.
+        preprocessing: "tf", "torch", "caffe", "none" or "MEAN,DEVIATION" of the backbone, see
+            `build_classifier`; needed for a file in which none is found.
         backbones: Candidates for `backbone="auto"`: "NAME" or "NAME=WEIGHTS_FILE", as a list or as
             one string with commas; `tlkit.advice.candidates.DEFAULT_BACKBONES` by default.
         max_milliseconds: With `backbone="auto"`: candidates that take longer for one image,
@@ -234,6 +238,7 @@ def train_run(
         photos=os.fspath(photos),
         from_run=None if from_run is None else os.fspath(from_run),
         backbone=backbone,
+        preprocessing=preprocessing,
         backbones=backbones,
         max_milliseconds=max_milliseconds,
         max_megabytes=max_megabytes,

@@ -1,0 +1,144 @@
+"""Backbones from `.keras` files, as far as they can be checked without loading Keras."""
+
+import json
+import os
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tlkit.errors import ArgumentError
+from tlkit.models.backbone_spec import Preprocessing, preprocessing_of
+
+SUFFIX = ".keras"
+_CONFIG = "config.json"
+_NAMED = re.compile(r"(?P<name>.*?\.keras|[^:]*)(?::(?P<preprocessing>.*))?", re.DOTALL)
+
+
+def split_name(name: str) -> tuple[str, Preprocessing | None]:
+    """Returns the backbone and the preprocessing in "NAME:PREPROCESSING".
+
+    Colons also separate the numbers of a preprocessing, as commas separate backbones in lists.
+
+    Example:
+        >>> from tlkit.models.backbone_files import split_name
+        >>> split_name("resnet50")
+        ('resnet50', None)
+        >>> print(*split_name("own.keras:127:128"))
+        own.keras (pixels - 127) / 128
+    """
+    found = _NAMED.fullmatch(name)
+    if found is None or found["preprocessing"] is None:
+        return name, None
+    return found["name"], preprocessing_of(found["preprocessing"].replace(":", ","))
+
+
+def joined_name(name: str, preprocessing: str | None) -> str:
+    """Returns the "NAME:PREPROCESSING" that `split_name` takes apart."""
+    return name if preprocessing is None else f"{name}:{preprocessing.replace(',', ':')}"
+
+
+def with_absolute_path(name: str) -> str:
+    """Returns a backbone's name, the path of a file made absolute.
+
+    Example:
+        >>> from tlkit.models.backbone_files import with_absolute_path
+        >>> with_absolute_path("resnet50"), with_absolute_path("/a/../own.keras:tf")
+        ('resnet50', '/own.keras:tf')
+    """
+    found = _NAMED.fullmatch(name)
+    if found is None or not is_backbone_file(found["name"]):
+        return name
+    return joined_name(str(Path(found["name"]).resolve()), found["preprocessing"])
+
+
+def is_backbone_file(backbone: object) -> bool:
+    """Whether an argument `backbone` is the path of a Keras file, which need not exist."""
+    return isinstance(backbone, os.PathLike) or (
+        isinstance(backbone, str) and backbone.endswith(SUFFIX)
+    )
+
+
+@dataclass(frozen=True)
+class BackboneFile:
+    """What a `.keras` file says about its model.
+
+    Attributes:
+        name: The file's name without suffix.
+        image_size: (height, width) that the model takes; `None` for sides that are not fixed.
+    """
+
+    name: str
+    image_size: tuple[int | None, int | None]
+
+
+def read_backbone_file(path: str | os.PathLike[str]) -> BackboneFile:
+    """Returns what a `.keras` file says about its model, without creating layers.
+
+    Raises:
+        ArgumentError: There is no such file, it is not a `.keras` file, or its model does not take
+            one batch of RGB images.
+
+    Example:
+        >>> import keras, pathlib, tempfile
+        >>> from tlkit.models.backbone_files import read_backbone_file
+        >>> layers = [keras.Input((64, 64, 3)), keras.layers.Conv2D(8, 3)]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "small.keras")
+        ...     keras.Sequential(layers).save(path)
+        ...     read_backbone_file(path)
+        BackboneFile(name='small', image_size=(64, 64))
+    """
+    path = Path(path)
+    shape = _input_shape(path)
+    if len(shape) != 4 or shape[-1] != 3:
+        raise _refusal(path, f"a model with inputs {tuple(shape)}", "(batch, height, width, 3)")
+    return BackboneFile(path.name.removesuffix(SUFFIX), (shape[1], shape[2]))
+
+
+def _input_shape(path: Path) -> list[int | None]:
+    """Returns the shape of the batches that the model in a file takes."""
+    if not path.is_file():
+        raise ArgumentError(
+            "`backbone` must be a name of tlkit.list_backbones(), or the path of an existing "
+            f"{SUFFIX} file. Received: backbone={str(path)!r}. Check the path."
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            model = json.loads(archive.read(_CONFIG))
+        inputs = _input_layers(model["config"])
+        shapes = [layer["config"]["batch_shape"] for layer in inputs]
+    except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
+        reason = f"a file that Keras has not written, or of a model without inputs ({error!r})"
+        raise _refusal(path, reason, "(batch, height, width, 3)") from error
+    if len(shapes) != 1:
+        raise _refusal(path, f"a model with {len(shapes)} inputs", "one batch of images")
+    return list(shapes[0])
+
+
+def _input_layers(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Returns the configs of the input layers of a functional or a Sequential model."""
+    layers = config["layers"]
+    if (ends := config.get("input_layers")) is None:
+        return [layer for layer in layers[:1] if layer["class_name"] == "InputLayer"]
+    names = _names(ends)
+    return [layer for layer in layers if layer["config"].get("name") in names]
+
+
+def _names(ends: Any) -> set[str]:
+    """Returns the names in `["name", 0, 0]`, or in a list or mapping of these."""
+    if isinstance(ends, Mapping):
+        return {name for end in ends.values() for name in _names(end)}
+    if ends and isinstance(ends[0], str):
+        return {ends[0]}
+    return {name for end in ends for name in _names(end)}
+
+
+def _refusal(path: Path, received: str, needed: str) -> ArgumentError:
+    return ArgumentError(
+        f"`backbone` must be the {SUFFIX} file of a functional or Sequential model of {needed}. "
+        f"Received: backbone={str(path)!r}, {received}. Save such a model with "
+        "model.save('NAME.keras')."
+    )
