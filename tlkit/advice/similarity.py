@@ -18,6 +18,7 @@ from tlkit.models.flattening import below, flat
 from tlkit.models.graph import sorted_nodes
 from tlkit.models.groups import group_layers, layer_groups
 from tlkit.models.heads import feature_cut
+from tlkit.models.norm_statistics import has_statistics
 from tlkit.training.features import extract_features
 from tlkit.training.frozen import FrozenPart
 from tlkit.training.sources import source_of
@@ -46,9 +47,11 @@ class SimilarityReport(ShownAsText):
         distances: For each group with batch normalisation the distance between the images'
             statistics and the stored ones, 0...1, input side first.
         distance: The distance of the last such group, nearest to the head; `None` if the network
-            has no batch normalisation.
+            has no batch normalisation with statistics.
         num_images: Number of training images used.
         num_classes: Number of classes.
+        has_batch_norm: Whether the network has batch normalisation. If it has, and there is no
+            distance, it was folded into the weights, or never trained.
     """
 
     accuracy: float
@@ -59,6 +62,7 @@ class SimilarityReport(ShownAsText):
     distance: float | None
     num_images: int
     num_classes: int
+    has_batch_norm: bool = False
 
     @property
     def gain(self) -> float:
@@ -82,12 +86,16 @@ class SimilarityReport(ShownAsText):
     @property
     def verdict(self) -> str:
         """The level and the benefit of the weights as a sentence."""
+        why_unknown = (
+            "its batch normalisation has no statistics, as where it is folded into the weights"
+            if self.has_batch_norm
+            else "the network has no batch normalisation"
+        )
         distance_text = {
             "near": "The images are similar to the pretraining data",
             "between": "The images are moderately similar to the pretraining data",
             "far": "The images differ from the pretraining data",
-            "unknown": "The similarity to the pretraining data is unknown: the network has no "
-            "batch normalisation",
+            "unknown": f"The similarity to the pretraining data is unknown: {why_unknown}",
         }[self.level]
         if self.knows_more_than_chance:
             benefit = "the pretrained weights help"
@@ -128,7 +136,8 @@ def measure_similarity(
     Two things are measured, without the pretraining data. The accuracy of a linear head on the
     backbone's features is compared with that on the features of the same network with random
     weights. And the mean and variance that each batch normalisation has stored for each channel are
-    compared with those of the images.
+    compared with those of the images. If batch normalisation is folded into the weights, there are
+    no statistics to compare, and only the heads count.
 
     A channel's distance is Hellinger's between two normal distributions of these means and
     variances, from 0 (the same) to 1 (no overlap); its square is
@@ -185,21 +194,21 @@ def measure_similarity(
         distance=list(distances.values())[-1] if distances else None,
         num_images=split.num_images,
         num_classes=data.num_classes,
+        has_batch_norm=bool(_norm_nodes(model)),
     )
 
 
 def statistic_distances(model: keras.Model, split: ImageSplit) -> dict[str, float]:
-    """Returns the distance of each group with batch normalisation, see `measure_similarity`."""
+    """Returns the distance of each group with batch normalisation, see `measure_similarity`.
+
+    Layers without statistics are left out.
+    """
     group_of = {
         id(layer): group.name
         for group, layers in zip(layer_groups(model), group_layers(model), strict=True)
         for layer in layers
     }
-    nodes = [
-        node
-        for node in sorted_nodes(flat(model).output)
-        if isinstance(node.operation, keras.layers.BatchNormalization)
-    ]
+    nodes = [node for node in _norm_nodes(model) if has_statistics(node.operation)]
     if not nodes:
         return {}
     distances_of_group: dict[str, list[np.ndarray]] = {}
@@ -214,6 +223,14 @@ def statistic_distances(model: keras.Model, split: ImageSplit) -> dict[str, floa
     return {
         name: float(np.concatenate(values).mean()) for name, values in distances_of_group.items()
     }
+
+
+def _norm_nodes(model: keras.Model) -> list[Any]:
+    return [
+        node
+        for node in sorted_nodes(flat(model).output)
+        if isinstance(node.operation, keras.layers.BatchNormalization)
+    ]
 
 
 def _moments(

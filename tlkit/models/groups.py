@@ -5,7 +5,7 @@ from math import prod
 
 import keras
 
-from tlkit.errors import ArgumentError, check_choice
+from tlkit.errors import ArgumentError
 from tlkit.models.boundaries import name_groups, segment
 from tlkit.models.cuts import find_cuts
 from tlkit.models.flattening import flat
@@ -18,12 +18,10 @@ from tlkit.models.group_choice import (
     members_of,
     newest_layers,
 )
+from tlkit.models.norm_statistics import check_batch_norm
 from tlkit.models.recompiling import recompile
 from tlkit.models.trainable import Flags, record_flags, set_flag
 from tlkit.utils.text_repr import ShownAsText
-
-BATCH_NORM = ("frozen", "affine", "train")
-"""What may be trained of batch normalisation: nothing, scales and offsets, or also statistics."""
 
 
 @dataclass(frozen=True)
@@ -243,7 +241,7 @@ def set_trainable_flags(
     Raises:
         ArgumentError: See `set_trainable`.
     """
-    check_choice("batch_norm", batch_norm, BATCH_NORM)
+    check_batch_norm(batch_norm, model)
     members = members_of(segment(model))
     first = resolve_group(model, unfreeze)
     if unfreeze == AS_IS:

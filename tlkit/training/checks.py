@@ -17,8 +17,8 @@ from tlkit.errors import (
     check_seed,
     check_unit,
 )
-from tlkit.models.groups import BATCH_NORM
 from tlkit.models.heads import head_kind
+from tlkit.models.norm_statistics import check_batch_norm
 from tlkit.training.precision import PRECISIONS, resolve_precision
 from tlkit.training.rates import SCHEDULES
 from tlkit.training.recipe import DEFAULT_AUGMENTATION, Recipe
@@ -36,7 +36,7 @@ def check_recipe(recipe: Recipe, model: keras.Model, epochs: int | None) -> None
     check_positive_fraction("layer_decay", recipe.layer_decay)
     if recipe.schedule is not None:
         check_choice("schedule", recipe.schedule, SCHEDULES)
-    check_choice("batch_norm", recipe.batch_norm, BATCH_NORM)
+    check_batch_norm(recipe.batch_norm, model)
     check_choice("precision", recipe.precision, PRECISIONS)
     check_fraction("label_smoothing", recipe.label_smoothing)
     if recipe.weight_decay is not None:
