@@ -228,6 +228,16 @@ def test_inspect_and_cache(finished, called, cache):
     assert [path.name for path in cache.iterdir()] == ["mine.txt"]
 
 
+def test_backbones_are_listed_without_keras():
+    done = tlkit("backbones")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert len(done.stdout.splitlines()) == 52
+    entries = json.loads(tlkit("backbones", "--json").stdout)
+    assert [entry["name"] for entry in entries][:2] == ["resnet20", "vgg16"]
+    assert entries[1]["num_parameters"] == 14_714_688
+
+
 @pytest.mark.slow
 def test_compare_prints_plots_and_respects_limits(photos, tmp_path):
     figure = tmp_path / "figure.png"

@@ -463,6 +463,20 @@ def compare(  # noqa: PLR0917 - typer calls it by name
             plot_backbones(comparison).savefig(aside, dpi=DOTS_PER_INCH, bbox_inches="tight")
 
 
+@command(rich_help_panel=_INSPECTING)
+def backbones(
+    as_json: Annotated[bool, Flag("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the backbones: sizes, cost, accuracy, licence of the weights, and which are here."""
+    from tlkit.models.catalogue import backbone_table, list_backbones
+
+    specs = list_backbones()
+    if as_json:
+        _log(json.dumps([spec.as_dict() for spec in specs], ensure_ascii=False))
+    else:
+        _log(backbone_table(specs))
+
+
 @command(rich_help_panel="The cache")
 def cache(
     clear: Annotated[bool, Flag("--clear", help="Remove the whole content.")] = False,

@@ -1,13 +1,20 @@
+import json
 import subprocess
 import sys
 
 import keras
 import pytest
+from keras.src.utils import file_utils
 
 from tlkit.errors import ArgumentError
 from tlkit.models import catalogue
 from tlkit.models.assembly import build_classifier
-from tlkit.models.catalogue import find_backbone, list_backbones, register_backbone
+from tlkit.models.catalogue import (
+    backbone_table,
+    find_backbone,
+    list_backbones,
+    register_backbone,
+)
 
 
 @pytest.fixture
@@ -44,8 +51,51 @@ def test_lists_plausible_figures(registered):
         assert spec.num_parameters > 100_000
         assert spec.imagenet_top1 is None or 0.5 < spec.imagenet_top1 < 0.9
         assert spec.name in str(spec)
+        assert spec.multiply_adds > spec.num_parameters
+        assert spec.license in ("MIT", "Apache 2.0", "BSD 3-Clause", "CC BY 4.0")
     names = [spec.name for spec in list_backbones()]
     assert len(names) == len(set(names)) == 51
+
+
+def test_names_the_file_that_keras_downloads(monkeypatch, tmp_path):
+    """For the smallest network of each family that has such a file."""
+    asked = []
+
+    def get_file(fname=None, origin=None, *args, **kwargs):
+        asked.append(fname)
+        raise RuntimeError("no download in this test")
+
+    monkeypatch.setattr(file_utils, "get_file", get_file)
+    names = ["vgg16", "mobilenet_025", "mobilenet_v2_035", "mobilenet_v3_small_075"]
+    for name in [*names, "efficientnet_b0", "resnet50_v2", "densenet121", "nasnet_mobile"]:
+        spec = find_backbone(name)
+        size = spec.default_image_size
+        with pytest.raises(RuntimeError, match="no download"):
+            spec.build(keras.Input((size, size, 3)), "pretrained")
+        assert asked[-1] == spec.weights_file
+
+
+def test_weights_are_local_once_their_file_is_there(monkeypatch, tmp_path):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    spec = find_backbone("vgg16")
+    assert not spec.is_local
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / spec.weights_file).touch()
+    assert spec.is_local
+    assert find_backbone("resnet20").is_local  # part of the package
+    table = backbone_table([spec, find_backbone("resnet50")]).splitlines()
+    assert table[1].split()[:6] == ["vgg16", "ImageNet", "CC", "BY", "4.0", "yes"]
+    assert table[2].split()[:4] == ["resnet50", "ImageNet", "MIT", "no"]
+    assert len({len(line) for line in table}) == 1
+
+
+def test_a_backbone_without_figures_is_listed(registered):
+    spec = register_backbone("tiny", tiny, lambda: keras.layers.Rescaling(1), default_image_size=32)
+    entry = spec.as_dict()
+    assert entry["num_parameters"] is entry["license"] is entry["weights"] is None
+    assert not entry["is_local"]
+    json.dumps(entry)
+    assert backbone_table([spec]).splitlines()[1].split() == ["tiny", "-", "-", "no", "32", *"---"]
 
 
 def test_suggests_near_matches_of_an_unknown_backbone():

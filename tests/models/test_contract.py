@@ -5,9 +5,12 @@ import numpy as np
 import pytest
 
 from tlkit.models.catalogue import find_backbone
+from tlkit.models.flattening import below
 from tlkit.models.graph import count_parameters, parameters
 from tlkit.models.groups import cut_before, cuts, layer_groups, set_trainable
 from tlkit.models.heads import feature_cut, head_from_features
+from tlkit.models.input_size import at_image_size
+from tlkit.models.multiply_adds import count_multiply_adds
 from tlkit.models.signature import signature
 
 from .expectations import BOUNDARIES, MODULES, NUM_CUTS
@@ -25,6 +28,13 @@ def test_is_one_flat_graph(family_model):
 def test_has_the_number_of_parameters_in_the_catalogue(family_model):
     head = layer_groups(family_model)[-1].num_parameters
     assert family_model.count_params() - head == find_backbone(family_model.name).num_parameters
+
+
+def test_has_the_multiply_adds_in_the_catalogue(family_model):
+    spec = find_backbone(family_model.name)
+    resized = at_image_size(family_model, spec.default_image_size)
+    found = count_multiply_adds(below(resized, feature_cut(resized)))
+    assert found == spec.multiply_adds
 
 
 def test_preprocesses_as_keras_does(family_model, pixels):

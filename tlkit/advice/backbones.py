@@ -37,7 +37,7 @@ from tlkit.training.features import extract_features
 from tlkit.training.frozen import FrozenPart
 from tlkit.utils.formatting import MEGABYTE, interval, megabytes, percent
 from tlkit.utils.progress import bar
-from tlkit.utils.text_repr import ShownAsText, html_paragraphs, html_table
+from tlkit.utils.text_repr import ShownAsText, aligned, html_paragraphs, html_table
 
 MAX_IMAGES = 5000
 """Maximum number of training images that are used; their interval is narrow enough."""
@@ -175,7 +175,7 @@ class BackboneComparison(ShownAsText):
                 f"cross-validated {self.metric} of a linear head on features "
                 f"(n = {self.num_images:,} training images, {self.num_classes} classes)"
             )
-            lines += _align(self.table)
+            lines += aligned(self.table)
             if self.close:
                 names = ", ".join(score.label for score in self.close)
                 lines.append(f"too close to call: {self.scores[0].label} and {names}")
@@ -505,15 +505,3 @@ def _cells(score: BackboneScore) -> tuple[str, ...]:
         f"{score.milliseconds_in_batches:,.1f} ms",
         megabytes(MEGABYTE * score.memory_megabytes),
     )
-
-
-def _align(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Returns lines with aligned columns, the first to the left, figures to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if index else cell.ljust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]

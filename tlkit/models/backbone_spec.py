@@ -8,6 +8,7 @@ import numpy as np
 
 from tlkit.errors import ArgumentError, did_you_mean
 from tlkit.utils.formatting import percent
+from tlkit.utils.keras_folder import keras_folder
 from tlkit.utils.text_repr import ShownAsText
 
 PREPROCESSINGS = ("caffe", "tf", "torch", "none")
@@ -99,6 +100,11 @@ class BackboneSpec(ShownAsText):
         imagenet_top1: Top-1 accuracy of the published weights on ImageNet's validation set, 0...1,
             `None` if none is published.
         weights: The dataset that its "pretrained" weights were trained on, `None` without weights.
+        multiply_adds: Multiply-adds of one image's forward pass at the default size, `None` if not
+            stated.
+        license: The licence that the published weights are released under, `None` if not stated.
+        weights_file: Name of the file of the weights in the folder where Keras keeps downloads;
+            `None` if they come in another way.
     """
 
     _left_out = ("build",)
@@ -111,6 +117,39 @@ class BackboneSpec(ShownAsText):
     num_parameters: int | None = None
     imagenet_top1: float | None = None
     weights: str | None = None
+    multiply_adds: int | None = None
+    license: str | None = None
+    weights_file: str | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the pretrained weights can be used without a download."""
+        if self.weights_file is None:
+            return self.weights is not None
+        return (keras_folder() / self.weights_file).is_file()
+
+    def as_dict(self) -> dict[str, object]:
+        """Returns the entry as plain values, as `tlkit backbones --json` prints it.
+
+        Example:
+            >>> import tlkit
+            >>> entry = tlkit.list_backbones()[0].as_dict()
+            >>> entry["name"], entry["weights"], entry["is_local"]
+            ('resnet20', 'CIFAR-10', True)
+        """
+        own = self.preprocessing
+        return {
+            "name": self.name,
+            "image_size": self.default_image_size,
+            "minimum_image_size": self.minimum_image_size,
+            "preprocessing": own if isinstance(own, str) else str(own),
+            "num_parameters": self.num_parameters,
+            "multiply_adds": self.multiply_adds,
+            "imagenet_top1": self.imagenet_top1,
+            "weights": self.weights,
+            "license": self.license,
+            "is_local": self.is_local,
+        }
 
     def __str__(self) -> str:
         parts = [f"{self.default_image_size} px (at least {self.minimum_image_size})"]

@@ -4,10 +4,12 @@ Importing this module loads neither Keras nor TensorFlow, so that names can be c
 backbone's code is imported when it is built.
 """
 
+import csv
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from tlkit.errors import ArgumentError, check_count, did_you_mean
@@ -18,6 +20,8 @@ from tlkit.models.backbone_spec import (
     Preprocessing,
     preprocessing_of,
 )
+from tlkit.utils.formatting import percent
+from tlkit.utils.text_repr import aligned
 
 
 def list_backbones() -> tuple[BackboneSpec, ...]:
@@ -33,6 +37,9 @@ def list_backbones() -> tuple[BackboneSpec, ...]:
     Reference:
         ImageNet accuracies: the table of https://keras.io/api/applications/; for the width
         variants and MobileNetV3 the tables in the documentation of those families' modules.
+        Licences of weights: the sections "License" of Keras 2's documentation of applications; for
+        EfficientNet, MobileNetV3 and ConvNeXt those of the repositories that they were published in
+        (tensorflow/tpu, google/automl, tensorflow/models, facebookresearch/ConvNeXt).
     """
     return (*_BUILT_IN.values(), *_registered.values())
 
@@ -180,6 +187,29 @@ def spec_of_own(
     )
 
 
+def backbone_table(specs: Sequence[BackboneSpec]) -> str:
+    """Returns the backbones as a table, as `tlkit backbones` prints it.
+
+    Example:
+        >>> import tlkit
+        >>> from tlkit.models.catalogue import backbone_table
+        >>> print(backbone_table(tlkit.list_backbones()[:1]))
+        name      weights   license  local  pixels  parameters  multiply-adds  ImageNet top-1
+        resnet20  CIFAR-10  MIT      yes        32     590,896     72,597,504               -
+    """
+    headings = ("name", "weights", "license", "local", "pixels", "parameters", "multiply-adds")
+    rows: list[tuple[str, ...]] = [(*headings, "ImageNet top-1")]
+    for spec in specs:
+        counts = [
+            "-" if count is None else f"{count:,}"
+            for count in (spec.default_image_size, spec.num_parameters, spec.multiply_adds)
+        ]
+        top1 = "-" if spec.imagenet_top1 is None else percent(spec.imagenet_top1)
+        texts = (spec.name, spec.weights or "-", spec.license or "-")
+        rows.append((*texts, "yes" if spec.is_local else "no", *counts, top1))
+    return "\n".join(aligned(rows, left=4))
+
+
 def _build_file(
     path: str | os.PathLike[str],
     preprocessing: Preprocessing | None,
@@ -208,83 +238,37 @@ def _build_resnet20(input_tensor: Any, weights: str | None) -> Any:
 _registered: dict[str, BackboneSpec] = {}
 _BUILT_IN: dict[str, BackboneSpec] = {
     SHIPPED_BACKBONE: BackboneSpec(
-        SHIPPED_BACKBONE, _build_resnet20, "tf", 32, 8, 590_896, None, "CIFAR-10"
+        SHIPPED_BACKBONE,
+        _build_resnet20,
+        "tf",
+        default_image_size=32,
+        minimum_image_size=8,
+        num_parameters=590_896,
+        weights="CIFAR-10",
+        multiply_adds=72_597_504,
+        license="MIT",
     )
 }
 
-# Name, Keras function, preprocessing, default and minimum image size, parameters, ImageNet top-1
-_FAMILIES: tuple[tuple[str, str, str, int, int, int, float | None], ...] = (
-    ("vgg16", "VGG16", "caffe", 224, 32, 14_714_688, 0.713),
-    ("vgg19", "VGG19", "caffe", 224, 32, 20_024_384, 0.713),
-    ("resnet50", "ResNet50", "caffe", 224, 32, 23_587_712, 0.749),
-    ("resnet101", "ResNet101", "caffe", 224, 32, 42_658_176, 0.764),
-    ("resnet152", "ResNet152", "caffe", 224, 32, 58_370_944, 0.766),
-    ("resnet50_v2", "ResNet50V2", "tf", 224, 32, 23_564_800, 0.760),
-    ("resnet101_v2", "ResNet101V2", "tf", 224, 32, 42_626_560, 0.772),
-    ("resnet152_v2", "ResNet152V2", "tf", 224, 32, 58_331_648, 0.780),
-    ("inception_v3", "InceptionV3", "tf", 299, 75, 21_802_784, 0.779),
-    ("inception_resnet_v2", "InceptionResNetV2", "tf", 299, 75, 54_336_736, 0.803),
-    ("xception", "Xception", "tf", 299, 71, 20_861_480, 0.790),
-    ("mobilenet", "MobileNet", "tf", 224, 32, 3_228_864, 0.704),
-    ("mobilenet_v2", "MobileNetV2", "tf", 224, 32, 2_257_984, 0.713),
-    ("mobilenet_v3_small", "MobileNetV3Small", "none", 224, 32, 939_120, 0.681),
-    ("mobilenet_v3_large", "MobileNetV3Large", "none", 224, 32, 2_996_352, 0.756),
-    ("densenet121", "DenseNet121", "torch", 224, 32, 7_037_504, 0.750),
-    ("densenet169", "DenseNet169", "torch", 224, 32, 12_642_880, 0.762),
-    ("densenet201", "DenseNet201", "torch", 224, 32, 18_321_984, 0.773),
-    ("efficientnet_b0", "EfficientNetB0", "none", 224, 32, 4_049_571, 0.771),
-    ("efficientnet_b1", "EfficientNetB1", "none", 240, 32, 6_575_239, 0.791),
-    ("efficientnet_b2", "EfficientNetB2", "none", 260, 32, 7_768_569, 0.801),
-    ("efficientnet_b3", "EfficientNetB3", "none", 300, 32, 10_783_535, 0.816),
-    ("efficientnet_b4", "EfficientNetB4", "none", 380, 32, 17_673_823, 0.829),
-    ("efficientnet_b5", "EfficientNetB5", "none", 456, 32, 28_513_527, 0.836),
-    ("efficientnet_b6", "EfficientNetB6", "none", 528, 32, 40_960_143, 0.840),
-    ("efficientnet_b7", "EfficientNetB7", "none", 600, 32, 64_097_687, 0.843),
-    ("efficientnet_v2_b0", "EfficientNetV2B0", "none", 224, 32, 5_919_312, 0.787),
-    ("efficientnet_v2_b1", "EfficientNetV2B1", "none", 240, 32, 6_931_124, 0.798),
-    ("efficientnet_v2_b2", "EfficientNetV2B2", "none", 260, 32, 8_769_374, 0.805),
-    ("efficientnet_v2_b3", "EfficientNetV2B3", "none", 300, 32, 12_930_622, 0.820),
-    ("efficientnet_v2_s", "EfficientNetV2S", "none", 384, 32, 20_331_360, 0.839),
-    ("efficientnet_v2_m", "EfficientNetV2M", "none", 480, 32, 53_150_388, 0.853),
-    ("efficientnet_v2_l", "EfficientNetV2L", "none", 480, 32, 117_746_848, 0.857),
-    ("convnext_tiny", "ConvNeXtTiny", "none", 224, 32, 27_820_128, 0.813),
-    ("convnext_small", "ConvNeXtSmall", "none", 224, 32, 49_454_688, 0.823),
-    ("convnext_base", "ConvNeXtBase", "none", 224, 32, 87_566_464, 0.853),
-    ("convnext_large", "ConvNeXtLarge", "none", 224, 32, 196_230_336, 0.863),
-    ("convnext_xlarge", "ConvNeXtXLarge", "none", 224, 32, 348_147_968, 0.867),
-    ("nasnet_mobile", "NASNetMobile", "tf", 224, 32, 4_269_716, 0.744),
-    ("nasnet_large", "NASNetLarge", "tf", 331, 32, 84_916_818, 0.825),
-)
-# Family, width multiplier in hundredths, parameters, ImageNet top-1
-_WIDTHS: tuple[tuple[str, int, int, float | None], ...] = (
-    ("mobilenet", 25, 218_544, 0.506),
-    ("mobilenet", 50, 829_536, 0.637),
-    ("mobilenet", 75, 1_832_976, 0.684),
-    ("mobilenet_v2", 35, 410_208, 0.603),
-    ("mobilenet_v2", 50, 706_224, 0.654),
-    ("mobilenet_v2", 75, 1_382_064, 0.698),
-    ("mobilenet_v2", 130, 3_766_048, 0.744),
-    ("mobilenet_v2", 140, 4_363_712, 0.750),
-    ("mobilenet_v3_small", 75, 583_160, 0.654),
-    ("mobilenet_v3_large", 75, 1_808_736, 0.733),
-)
+_TABLE = Path(__file__).with_name("keras_applications.csv")
 
 
 def _fill_catalogue() -> None:
-    for name, function, preprocessing, default, minimum, parameters, top1 in _FAMILIES:
-        widths = [(width, n, t) for family, width, n, t in _WIDTHS if family == name]
-        for width, num_parameters, accuracy in [(None, parameters, top1), *widths]:
-            options = {} if width is None else {"alpha": width / 100}
-            variant = name if width is None else f"{name}_{width:03d}"
-            _BUILT_IN[variant] = BackboneSpec(
-                name=variant,
-                build=partial(_build_keras_application, function, options),
-                preprocessing=preprocessing,
-                default_image_size=default,
-                minimum_image_size=minimum,
-                num_parameters=num_parameters,
-                imagenet_top1=accuracy,
+    with _TABLE.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            options = {"alpha": float(row["width"])} if row["width"] else {}
+            _BUILT_IN[row["name"]] = BackboneSpec(
+                name=row["name"],
+                build=partial(_build_keras_application, row["function"], options),
+                preprocessing=row["preprocessing"],
+                default_image_size=int(row["image_size"]),
+                minimum_image_size=int(row["minimum_image_size"]),
+                num_parameters=int(row["parameters"]),
+                imagenet_top1=float(row["imagenet_top1"]) if row["imagenet_top1"] else None,
                 weights="ImageNet",
+                multiply_adds=int(row["multiply_adds"]),
+                license=row["license"],
+                weights_file=row["file"],
             )
 
 

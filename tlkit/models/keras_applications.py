@@ -1,7 +1,6 @@
 """The backbones of `keras.applications`, on a given tensor, with errors that have a remedy."""
 
 import math
-import os
 import re
 import socket
 import warnings
@@ -14,6 +13,7 @@ import keras
 
 from tlkit.errors import WeightsError
 from tlkit.models.backbone_spec import SHIPPED_BACKBONE
+from tlkit.utils.keras_folder import keras_folder
 
 CONNECTION_TIMEOUT = 10.0  # seconds without a byte before a download counts as failed
 IMAGENET_STANDARD_DEVIATION = (0.229, 0.224, 0.225)
@@ -93,17 +93,9 @@ def _fetching(function: str) -> Iterator[None]:
         raise WeightsError(
             "`weights` must be pretrained weights that can be downloaded, a file, or None. "
             f"Received: weights='pretrained', and {function} needs {file}, which cannot be "
-            f"downloaded: {reason}. Put that file into {_keras_folder()}, where Keras looks for "
+            f"downloaded: {reason}. Put that file into {keras_folder()}, where Keras looks for "
             "it, give weights=PATH with the path of the file, or use the backbone "
             f"{SHIPPED_BACKBONE!r}, whose pretrained weights are included in tlkit."
         ) from error
     finally:
         socket.setdefaulttimeout(timeout)
-
-
-def _keras_folder() -> Path:
-    """Returns the folder in which Keras stores downloaded weights."""
-    home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras").expanduser()
-    if not os.access(home if home.exists() else home.parent, os.W_OK):
-        home = Path("/tmp/.keras")  # as Keras chooses
-    return home / "models"

@@ -155,6 +155,30 @@ class ShownAsParagraphs(Record):
         return html_paragraphs(str(self).splitlines())
 
 
+def aligned(rows: Sequence[Sequence[str]], *, left: int = 1) -> list[str]:
+    """Returns lines with aligned columns: the first ones to the left, figures to the right.
+
+    Args:
+        rows: The cells of each row.
+        left: Number of columns that are aligned to the left.
+
+    Example:
+        >>> from tlkit.utils.text_repr import aligned
+        >>> for line in aligned([["class", "images"], ["cat", "3"]]):
+        ...     print(line)
+        class  images
+        cat         3
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if index < left else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+
+
 def html_paragraphs(lines: Iterable[str]) -> str:
     """Returns an HTML paragraph for each line, with all names escaped.
 
