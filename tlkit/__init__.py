@@ -36,6 +36,7 @@ _MODULES = {
     "tlkit.distribution.strategies": ("distribution_strategy",),
     "tlkit.training.head": ("train_head",),
     "tlkit.training.fine_tuning": ("fine_tune",),
+    "tlkit.training.lora": ("Lora",),
     "tlkit.training.stages": (
         "Stage",
         "gradual_plan",
@@ -222,6 +223,7 @@ if _typing.TYPE_CHECKING:  # for type checkers and completion; at run time the t
     from tlkit.runs.directory import load_run as load_run
     from tlkit.training.fine_tuning import fine_tune as fine_tune
     from tlkit.training.head import train_head as train_head
+    from tlkit.training.lora import Lora as Lora
     from tlkit.training.stages import Stage as Stage, gradual_plan as gradual_plan
     from tlkit.training.store import FeatureStore as FeatureStore
 else:

@@ -1,11 +1,11 @@
 """Groups of layers, derived from the graph, and setting which of them are trainable."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 
 import keras
 
-from tlkit.errors import ArgumentError
+from tlkit.errors import ArgumentError, check_choice
 from tlkit.models.boundaries import name_groups, segment
 from tlkit.models.cuts import find_cuts
 from tlkit.models.flattening import flat
@@ -19,9 +19,18 @@ from tlkit.models.group_choice import (
     newest_layers,
 )
 from tlkit.models.norm_statistics import check_batch_norm
+from tlkit.models.part_names import PARTS
 from tlkit.models.recompiling import recompile
 from tlkit.models.trainable import Flags, record_flags, set_flag
+from tlkit.utils.keras_private import inner_layers, own_trainable_variables
 from tlkit.utils.text_repr import ShownAsText
+
+_NORMALISATIONS = (
+    keras.layers.BatchNormalization,
+    keras.layers.GroupNormalization,
+    keras.layers.LayerNormalization,
+    keras.layers.RMSNormalization,
+)
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,8 @@ class TrainableReport(ShownAsText):
         num_frozen: Number of frozen parameters (including moving averages of batch
             normalisation, even if they are updated).
         batch_norm: "frozen" in every group; in the trainable groups "affine" (scales and offsets
-            only) or "train"; "none" if the model has no batch normalisation.
+            only), "offsets" (only these) or "train"; "none" if the model has no batch
+            normalisation.
     """
 
     groups: tuple[str, ...]
@@ -84,6 +94,8 @@ class TrainableReport(ShownAsText):
             lines.append("  batch normalisation: frozen in all groups")
         if self.batch_norm == "affine":
             lines.append("  batch normalisation: scales and offsets trainable, statistics frozen")
+        if self.batch_norm == "offsets":
+            lines.append("  batch normalisation: offsets trainable, scales and statistics frozen")
         return "\n".join(lines)
 
 
@@ -193,8 +205,41 @@ def resolve_group(model: keras.Model, unfreeze: str | int) -> int:
     return first_group(model, members_of(segment(model)), unfreeze)
 
 
+@dataclass(frozen=True)
+class Parts:
+    """Which weights of the chosen layers are trained; those of the head always are.
+
+    Attributes:
+        kind: One of `PARTS`.
+        groups: Names of the groups that it is limited to; `None` for all chosen ones.
+        argument: The argument that named them, in errors.
+    """
+
+    kind: str = "all"
+    groups: tuple[str, ...] | None = None
+    argument: str = field(default="train", compare=False)
+
+    def has(self, layer: keras.layers.Layer, variable: keras.Variable, group: str) -> bool:
+        """Whether a layer's variable, in a group before the head, is one of them."""
+        if self.groups is not None and group not in self.groups:
+            return False
+        if self.kind == "bias":
+            return str(variable.name).endswith(("bias", "beta"))
+        if self.kind == "norm":
+            return isinstance(layer, _NORMALISATIONS)
+        return self.kind == "all" or is_kernel(variable)
+
+
+ALL_PARTS = Parts()
+
+
+def is_kernel(variable: keras.Variable) -> bool:
+    """Whether a variable is a kernel, by Keras's names: "kernel", "depthwise_kernel" and so on."""
+    return len(variable.shape) > 1 and str(variable.name).endswith("kernel")
+
+
 def set_trainable(
-    model: keras.Model, unfreeze: str | int, *, batch_norm: str = "frozen"
+    model: keras.Model, unfreeze: str | int, *, batch_norm: str = "frozen", train: str = "all"
 ) -> TrainableReport:
     """Makes a group and all groups after it trainable, freezes the rest, and reports the result.
 
@@ -213,6 +258,9 @@ def set_trainable(
             averages during training; "train" makes it trainable in the trainable groups; "affine"
             does so, too, for training code that calls it in inference mode, as `fine_tune` does:
             scales and offsets are then trained, and the statistics stay. Ignored with "as_is".
+        train: "all" weights of these groups; "bias": only biases and the offsets of normalisation;
+            "norm": only scales and offsets of normalisation; "kernel": only kernels. The head is
+            always trained as a whole. Ignored with "as_is".
 
     Raises:
         ArgumentError: There is no such group, or it has no weights that can be trainable; "new" was
@@ -228,13 +276,18 @@ def set_trainable(
           frozen: stage1, stage2, stage3
           batch normalisation: frozen in all groups
     """
-    report = set_trainable_flags(model, unfreeze, batch_norm=batch_norm)
+    check_choice("train", train, PARTS)
+    report = set_trainable_flags(model, unfreeze, batch_norm=batch_norm, parts=Parts(train))
     recompile(model)
     return report
 
 
 def set_trainable_flags(
-    model: keras.Model, unfreeze: str | int, *, batch_norm: str = "frozen"
+    model: keras.Model,
+    unfreeze: str | int,
+    *,
+    batch_norm: str = "frozen",
+    parts: Parts = ALL_PARTS,
 ) -> TrainableReport:
     """Does the same as `set_trainable`, without recompiling the model.
 
@@ -242,6 +295,11 @@ def set_trainable_flags(
         ArgumentError: See `set_trainable`.
     """
     check_batch_norm(batch_norm, model)
+    if batch_norm == "train" and parts != ALL_PARTS:
+        raise ArgumentError(
+            f"`batch_norm` must be 'affine' or 'frozen' with `{parts.argument}`, which trains only "
+            "parts of the layers. Received: batch_norm='train'. Leave it out."
+        )
     members = members_of(segment(model))
     first = resolve_group(model, unfreeze)
     if unfreeze == AS_IS:
@@ -264,10 +322,20 @@ def set_trainable_flags(
             )
             is_kept |= nested.name == FIXED_LAYER
             set_flag(nested, id(layer) in is_chosen and not is_kept)
+    names = name_groups(members)
+    _freeze_other_parts(names, members, parts)
 
     report = _report(model, members, batch_norm)
-    names = name_groups(members)
-    if names[first] not in report.groups:
+    if parts != ALL_PARTS and report.groups in ((), (names[-1],)):
+        before.restore()
+        what = parts.kind if parts.groups is None else f"{parts.kind} in {list(parts.groups)}"
+        raise ArgumentError(
+            f"`{parts.argument}` must fit weights that the unfrozen groups before the head have. "
+            f"Received: {parts.argument} for {what}, and there are none in "
+            f"{', '.join(names[first:-1]) or 'any'} (batch normalisation: {batch_norm}). Unfreeze "
+            f"more groups, or leave `{parts.argument}` out."
+        )
+    if parts == ALL_PARTS and names[first] not in report.groups:
         before.restore()
         raise ArgumentError(
             "`unfreeze` must be a group with weights that can be trainable. "
@@ -278,11 +346,31 @@ def set_trainable_flags(
     return report
 
 
+def _freeze_other_parts(
+    names: list[str], members: list[list[keras.layers.Layer]], parts: Parts
+) -> None:
+    """Freezes the variables before the head that are not among `parts`."""
+    if parts == ALL_PARTS:
+        return
+    for name, layers in zip(names[:-1], members[:-1], strict=True):
+        for layer in (nested for one in layers for nested in with_nested(one)):
+            own = own_trainable_variables(layer)
+            others = [variable for variable in own if not parts.has(layer, variable, name)]
+            if own and len(others) == len(own) and not inner_layers(layer):
+                set_flag(layer, False)  # batch normalisation then keeps its statistics, too
+            for variable in others:
+                variable.trainable = False
+
+
 def choose_trainable(
-    model: keras.Model, unfreeze: str | int, *, batch_norm: str = "frozen"
+    model: keras.Model,
+    unfreeze: str | int,
+    *,
+    batch_norm: str = "frozen",
+    parts: Parts = ALL_PARTS,
 ) -> TrainableReport:
     """Does the same for tlkit's own purposes: the flags do not count as explicitly set."""
-    report = set_trainable_flags(model, unfreeze, batch_norm=batch_norm)
+    report = set_trainable_flags(model, unfreeze, batch_norm=batch_norm, parts=parts)
     if unfreeze != AS_IS:
         record_flags(model)
     return report
@@ -301,6 +389,10 @@ def _report(
     norms = [one for one in with_nested(model) if isinstance(one, keras.layers.BatchNormalization)]
     if batch_norm is None:
         batch_norm = "train" if any(layer.trainable for layer in norms) else "frozen"
+    elif not any(id(v) in trainable for layer in norms for v in layer.weights):
+        batch_norm = "frozen"
+    elif not any(id(layer.gamma) in trainable for layer in norms):
+        batch_norm = "offsets"
     num_trainable = sum(prod(variable.shape) for variable in model.trainable_variables)
     return TrainableReport(
         groups=tuple(name for name, layers in zip(names, trainable_layers, strict=True) if layers),

@@ -28,9 +28,11 @@ from tlkit.errors import (
 from tlkit.models.backbone_files import with_absolute_path
 from tlkit.models.backbone_spec import preprocessing_of
 from tlkit.models.catalogue import find_backbone
+from tlkit.models.part_names import PARTS
 from tlkit.models.test_time_views import NONE, TEST_TIME_VIEWS
 from tlkit.runs.options import IMAGES, MODEL, PARENT, RUN, TRAINING, option
 from tlkit.training.head_forms import FORMS
+from tlkit.training.lora import adapters_of
 
 AUTO = "auto"
 MODES = (AUTO, "head", "fine-tune")
@@ -40,6 +42,8 @@ ONLY_FINE_TUNING = (
     "epochs",
     "learning_rate",
     "views",
+    "train",
+    "adapters",
     "anchor",
     "inference_size",
 )
@@ -50,6 +54,8 @@ SPLITS = (0.8, 0.1, 0.1)
 
 _LEFT_OUT = {
     "preprocessing": None,
+    "train": None,
+    "adapters": None,
     "damaged": KEEP,
     "head": None,
     "views": None,
@@ -85,6 +91,7 @@ _CHOICES: Mapping[str, Collection[str]] = {
     "tta": TEST_TIME_VIEWS,
     "resize": RESIZES,
     "augment": AUGMENTATIONS,
+    "train": PARTS,
 }
 """Checks and allowed names of the fields that are given."""
 
@@ -255,6 +262,18 @@ class RunConfig:
         default=None,
         metadata=option("Stored augmented versions of each image, with --unfreeze.", TRAINING),
     )
+    train: str | None = field(
+        default=None,
+        metadata=option(
+            "What is trained before the head: all, bias, norm or kernel.", TRAINING, "NAME"
+        ),
+    )
+    adapters: str | None = field(
+        default=None,
+        metadata=option(
+            "Train low-rank adapters of the kernels instead of themselves.", TRAINING, "lora[:RANK]"
+        ),
+    )
     layer_decay: float | None = field(
         default=None,
         metadata=option("Learning rate of a group relative to the next group's.", TRAINING),
@@ -395,8 +414,9 @@ class RunConfig:
         }
         self._set("photos", absolute(self.photos))
         check_choice("mode", self.mode, MODES)
-        if self.mode == AUTO and self.unfreeze is not None:
-            self._set("mode", "fine-tune")  # `unfreeze` says what trains: nothing is left to choose
+        says_what_trains = (self.unfreeze, self.train, self.adapters)
+        if self.mode == AUTO and any(given is not None for given in says_what_trains):
+            self._set("mode", "fine-tune")  # nothing is left to choose
         if self.mode == AUTO and self.head is not None:
             self._set("mode", "head")
         self._complete_candidates()
@@ -446,6 +466,12 @@ class RunConfig:
                     f"a new model is trained for. Received: {name}={getattr(self, name)!r}, "
                     f"minutes={self.minutes:g}. Leave one of them out."
                 )
+        if self.adapters is not None and (self.anchor is not None or self.train is not None):
+            name = "train" if self.anchor is None else "anchor"
+            raise ArgumentError(
+                f"`adapters` must be left out with `{name}`. Received: adapters={self.adapters!r}, "
+                f"{name}={getattr(self, name)!r}. Leave one of them out."
+            )
         if self.refit and self.reject_unknown:
             raise ArgumentError(
                 "`refit` must be False with `reject_unknown`, whose threshold needs images that "
@@ -535,6 +561,7 @@ class RunConfig:
 
     def _check_values(self) -> None:
         """Checks each value by itself; this holds for given and resolved configs."""
+        adapters_of(self.adapters)
         for name in _SIZES:
             if isinstance(value := getattr(self, name), str) and value != AUTO:
                 raise ArgumentError(

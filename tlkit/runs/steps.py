@@ -121,7 +121,7 @@ def train_model(
         arguments |= config.given_values("head")
         report = train_head(model, data, views=_num_views(config), **arguments)
         return report, report_forgetting(model, old, before)
-    arguments |= config.given_values("unfreeze", "layer_decay", "views")
+    arguments |= config.given_values("unfreeze", "layer_decay", "views", "train", "adapters")
     anchor = plan.anchor(model) if plan is not None else None
     callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: at_epoch_end())
     report = fine_tune(

@@ -112,6 +112,8 @@ def train_run(
     learning_rate: float | None = None,
     layer_decay: float | None = None,
     views: int | None = None,
+    train: str | None = None,
+    adapters: str | None = None,
     anchor: float | str | None = None,
     importance: str | None = None,
     old_photos: str | os.PathLike[str] | None = None,
@@ -185,6 +187,8 @@ def train_run(
         learning_rate: See `fine_tune`.
         layer_decay: See `fine_tune`.
         views: See `fine_tune`.
+        train: See `fine_tune`.
+        adapters: "lora" or "lora:RANK", see `fine_tune`.
         anchor: With `from_run`: strength of the anchor to that run's weights, a number or "auto",
             see `choose_anchor`.
         importance: With `anchor`: the method of `estimate_importance` by which the anchor weighs
@@ -253,6 +257,8 @@ def train_run(
         learning_rate=learning_rate,
         layer_decay=layer_decay,
         views=views,
+        train=train,
+        adapters=adapters,
         anchor=anchor,
         importance=importance,
         old_photos=None if old_photos is None else os.fspath(old_photos),

@@ -17,13 +17,18 @@ from tlkit.errors import (
     check_seed,
     check_unit,
 )
+from tlkit.models.group_choice import AS_IS
+from tlkit.models.groups import ALL_PARTS, set_trainable_flags
 from tlkit.models.heads import head_kind
 from tlkit.models.norm_statistics import check_batch_norm
+from tlkit.models.part_names import PARTS
+from tlkit.models.trainable import Flags
+from tlkit.training.adapters import adapted_kernels, check_groups
 from tlkit.training.precision import PRECISIONS, resolve_precision
 from tlkit.training.rates import SCHEDULES
 from tlkit.training.recipe import DEFAULT_AUGMENTATION, Recipe
 from tlkit.training.sources import Source
-from tlkit.training.stages import Stage
+from tlkit.training.stages import PlannedStage, Stage
 from tlkit.training.step import StepHook
 
 
@@ -37,6 +42,12 @@ def check_recipe(recipe: Recipe, model: keras.Model, epochs: int | None) -> None
     if recipe.schedule is not None:
         check_choice("schedule", recipe.schedule, SCHEDULES)
     check_batch_norm(recipe.batch_norm, model)
+    check_choice("train", recipe.train, PARTS)
+    if recipe.train != "all" and recipe.adapters is not None:
+        raise ArgumentError(
+            "`train` must be left out with `adapters`, which train factors of kernels. "
+            f"Received: train={recipe.train!r}, adapters={recipe.adapters}. Leave one of them out."
+        )
     check_choice("precision", recipe.precision, PRECISIONS)
     check_fraction("label_smoothing", recipe.label_smoothing)
     if recipe.weight_decay is not None:
@@ -75,6 +86,41 @@ def check_fits_source(recipe: Recipe, source: Source) -> None:
             f"Received: views={recipe.views}, augment={str(recipe.augment)!r}. Augment in the "
             "dataset itself."
         )
+
+
+def check_parts(
+    recipe: Recipe,
+    model: keras.Model,
+    plan: Sequence[PlannedStage],
+    hooks: Sequence[StepHook],
+    num_replicas: int,
+) -> None:
+    """Raises `ArgumentError` unless each stage has weights that `train` or `adapters` selects.
+
+    The model's flags are unchanged afterwards.
+    """
+    adapters = recipe.adapters
+    if adapters is not None and (hooks or num_replicas > 1):
+        other = "an anchor" if hooks else f"{num_replicas} devices"
+        raise ArgumentError(
+            "`adapters` must be left out with an anchor and on several devices. "
+            f"Received: adapters={adapters} and {other}. Leave one of them out."
+        )
+    if recipe.parts == ALL_PARTS:
+        return
+    if adapters is not None:
+        check_groups(model, adapters)
+    before = Flags.of(model)
+    try:
+        for stage in plan:
+            if stage.unfreeze != AS_IS:
+                set_trainable_flags(
+                    model, stage.unfreeze, batch_norm=recipe.batch_norm, parts=recipe.parts
+                )
+            if adapters is not None:
+                adapted_kernels(model, adapters)
+    finally:
+        before.restore()
 
 
 def check_own_optimizer(

@@ -19,10 +19,12 @@ from tlkit.training.checks import (
     check_callbacks,
     check_fits_source,
     check_own_optimizer,
+    check_parts,
     check_recipe,
 )
 from tlkit.training.distributed_checks import check_distributed_training
 from tlkit.training.head import reason_not_to_solve
+from tlkit.training.lora import Lora, adapters_of
 from tlkit.training.objective import check_loss, check_metrics
 from tlkit.training.own_optimizer import own_optimizer
 from tlkit.training.recipe import (
@@ -66,6 +68,8 @@ def fine_tune(
     weight_decay: float | None = None,
     optimizer: keras.optimizers.Optimizer | str | None = None,
     batch_norm: str = DEFAULT_BATCH_NORM,
+    train: str = "all",
+    adapters: Lora | str | None = None,
     augment: AugmentLike = DEFAULT_AUGMENTATION,
     views: int | None = None,
     loss: keras.losses.Loss | None = None,
@@ -139,6 +143,13 @@ def fine_tune(
         batch_norm: "affine" trains scales and offsets of batch normalisation in the trainable
             groups, with the statistics of inference mode; "frozen" keeps all of it unchanged, as it
             always is within composite layers; "train" trains it with the statistics of each batch.
+        train: What is trained of the unfrozen groups before the head: "all" weights; "bias": biases
+            and the offsets of normalisation; "norm": scales and offsets of normalisation; "kernel":
+            kernels. The head is always trained as a whole. Ignored with unfreeze="as_is".
+        adapters: Trains two small factors of each kernel's change instead of the kernels: a
+            `tlkit.Lora`, "lora" or "lora:RANK". The optimizer's state is then small, and so is what
+            the model can forget; it has ordinary weights afterwards. Not with an `anchor`, nor on
+            several devices.
         augment: Augmentation of the training images: "none", "light", "default" or "strong", see
             `tlkit.data.augmentation.augmentation_layers`; or Keras layers of your own, one or a
             list, also a `keras.Sequential` or a `keras.layers.Pipeline`. Each image is passed to
@@ -207,6 +218,8 @@ def fine_tune(
         weight_decay=weight_decay,
         optimizer=own_optimizer(optimizer),
         batch_norm=batch_norm,
+        train=train,
+        adapters=adapters_of(adapters),
         augment=augmentation_of(augment),
         views=views,
         label_smoothing=label_smoothing,
@@ -254,6 +267,7 @@ def check_fine_tuning(model: keras.Model, data: ImageData | tf.data.Dataset, **g
     of_recipe = {field.name for field in dataclasses.fields(Recipe)}
     values = {name: value for name, value in given.items() if name in of_recipe}
     values["optimizer"] = own_optimizer(values.get("optimizer"))
+    values["adapters"] = adapters_of(values.get("adapters"))
     values["augment"] = augmentation_of(values.get("augment", DEFAULT_AUGMENTATION))
     recipe = Recipe(**values)
     others = of_recipe | {"cache", "run_directory"}
@@ -308,6 +322,7 @@ def _resolved(
         )
     hooks, workers = hooks_of(anchor, model), workers_of(model)
     check_own_optimizer(recipe, stages, hooks, workers.num_replicas)
+    check_parts(recipe, model, plan, hooks, workers.num_replicas)
     check_distributed_training(
         workers, recipe, source.train, loss=loss, metrics=metrics, hooks=hooks
     )

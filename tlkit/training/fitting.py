@@ -17,6 +17,7 @@ from tlkit.displays.activity import duration
 from tlkit.distribution.shards import ONLY_SHARD, Shard, ShardedBatches
 from tlkit.distribution.strategies import scope_of, workers_of
 from tlkit.errors import TrainingError
+from tlkit.training.adapters import LowRankUpdates
 from tlkit.training.best import EpochGuard, KeepBest
 from tlkit.training.fit_data import fit_data, with_class_weights
 from tlkit.training.inference_mode import FrozenCalls
@@ -77,6 +78,7 @@ class FitPlan:
         callbacks: The user's callbacks.
         hooks: The constraints' hooks in each step.
         frozen_calls: The calls of operations that compute in inference mode.
+        adapters: The factors that are trained instead of some kernels.
         at_end: Called after the last step, before the best weights are restored.
         checkpoint: The checkpoint to save progress to and to resume from.
     """
@@ -87,6 +89,7 @@ class FitPlan:
     callbacks: Sequence[keras.callbacks.Callback] = ()
     hooks: Sequence[StepHook] = ()
     frozen_calls: FrozenCalls | None = None
+    adapters: LowRankUpdates | None = None
     at_end: Callable[[], None] = lambda: None
     checkpoint: StageCheckpoint | None = None
 
@@ -134,15 +137,7 @@ def fit_model(
     whole_model = model if whole_model is None else whole_model
     workers, checkpoint, epochs = workers_of(whole_model), plan.checkpoint, plan.epochs
     with scope_of(whole_model):
-        trainee = hooked(model, plan.hooks, plan.frozen_calls)
-        trainee.compile(
-            optimizer=objective.optimizer,
-            loss=objective.loss,
-            metrics=list(objective.metrics),
-            weighted_metrics=list(objective.deciding) or None,
-            jit_compile=False,
-        )
-        objective.optimizer.build(trainee.trainable_variables)
+        trainee = _compiled(model, objective, plan)
     guards = [callback for callback in plan.callbacks if isinstance(callback, EpochGuard)]
     accuracy, cross_entropy = [metric.name for metric in objective.deciding] or _DEFAULT_DECIDING
     keeper = KeepBest(
@@ -205,6 +200,23 @@ def fit_model(
     return Fitted(tuple(keeper.history), keeper.improved, keeper.kept_epoch)
 
 
+def _compiled(model: keras.Model, objective: Objective, plan: FitPlan) -> HookedModel:
+    """Returns the model that is trained, with the optimizer's state."""
+    trainee = hooked(model, plan.hooks, plan.frozen_calls)
+    trainee.compile(
+        optimizer=objective.optimizer,
+        loss=objective.loss,
+        metrics=list(objective.metrics),
+        weighted_metrics=list(objective.deciding) or None,
+        jit_compile=False,
+    )
+    trained = trainee.trainable_variables
+    if plan.adapters is not None:
+        trainee.adapters, trained = plan.adapters, plan.adapters.trained(trained)
+    objective.optimizer.build(trained)
+    return trainee
+
+
 class NotFiniteError(TrainingError):
     """The loss became NaN or infinite; `stopped_at` holds the epoch and the step, from 1."""
 
@@ -265,10 +277,12 @@ class _State:
             assign_all(variables, arrays[name])
 
     def _variables(self) -> dict[str, Sequence[Any]]:
+        adapters = self._trainee.adapters
         return {
             "model": self._whole.variables,
             "optimizer": self._trainee.optimizer.variables,
             "hooks": [variable for hook in self._hooks for variable in hook.variables],
+            **({} if adapters is None else {"adapters": adapters.variables}),
         }
 
 

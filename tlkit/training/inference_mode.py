@@ -82,7 +82,7 @@ def find_frozen_calls(
     for name in trainable.groups:  # layers called in both are counted below
         for layer in members[name]:
             calls.pop(id(layer), None)
-    if trainable.batch_norm == "affine":  # trained with the statistics of inference mode
+    if trainable.batch_norm in ("affine", "offsets"):  # with the statistics of inference mode
         norms = (one for layers in members.values() for one in layers if _is_norm(one))
         calls |= {id(layer): inf for layer in norms}
     start, cut = model.inputs[0], cut_before(model, names[first])

@@ -10,9 +10,11 @@ from tlkit.data.settings import STRETCH
 from tlkit.errors import ArgumentError
 from tlkit.models.graph import parameters
 from tlkit.models.group_choice import AS_IS
+from tlkit.models.groups import Parts
 from tlkit.models.signature import signature
 from tlkit.models.trainable import trainable_mask
 from tlkit.models.variable_names import variable_names
+from tlkit.training.lora import Lora
 from tlkit.training.own_optimizer import OwnOptimizer
 from tlkit.training.sources import Source, steps_in_epoch
 from tlkit.training.stages import PlannedStage
@@ -38,6 +40,7 @@ class Recipe:
 
     Attributes:
         optimizer: The settings of the user's optimizer; `None` for AdamW.
+        adapters: The low-rank adapters; `None` to train the weights themselves.
         augment: The augmentation of the training images.
 
     All other attributes are plain values, as `fine_tune` takes them.
@@ -49,6 +52,8 @@ class Recipe:
     weight_decay: float | None = None
     optimizer: OwnOptimizer | None = None
     batch_norm: str = DEFAULT_BATCH_NORM
+    train: str = "all"
+    adapters: Lora | None = None
     augment: Augmentation = field(default_factory=lambda: Augmentation(DEFAULT_AUGMENTATION))
     views: int | None = None
     label_smoothing: float = DEFAULT_LABEL_SMOOTHING
@@ -98,6 +103,13 @@ class Recipe:
             weight_decay=weight_decay if self.weight_decay is None else self.weight_decay,
         )
 
+    @property
+    def parts(self) -> Parts:
+        """Which weights before the head are trained."""
+        if self.adapters is not None:
+            return Parts("kernel", self.adapters.groups, argument="adapters")
+        return Parts(self.train)
+
     def identity(self) -> dict[str, object]:
         """Returns plain values that identify the recipe in a checkpoint.
 
@@ -111,6 +123,11 @@ class Recipe:
             del written["solve_head"]
         if self.kept_fraction is None:
             del written["kept_fraction"]
+        if self.train == "all":
+            del written["train"]
+        del written["adapters"]
+        if self.adapters is not None:
+            written["adapters"] = self.adapters.identity()
         return written
 
 

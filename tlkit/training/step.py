@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tlkit.errors import ArgumentError
 from tlkit.models.flattening import flat, unique_operation_names
+from tlkit.training.adapters import LowRankUpdates
 from tlkit.training.inference_mode import FrozenCalls
 from tlkit.training.keras_workers import WorkersModel
 from tlkit.training.rates import rates_of
@@ -78,6 +79,7 @@ class HookedModel(WorkersModel):
 
     hooks: tuple[StepHook, ...] = ()
     frozen_calls: FrozenCalls | None = None
+    adapters: LowRankUpdates | None = None
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Runs Keras's forward pass; in training, frozen calls run in inference mode."""
@@ -120,7 +122,10 @@ class HookedModel(WorkersModel):
                 unscaled = replicas.total(unscaled)
             for hook in self.hooks:
                 hook.before_update(unscaled, variables)
-        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        if self.adapters is None:
+            self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        else:
+            self.adapters.update(self.optimizer, gradients, variables)
         for hook in self.hooks:
             hook.after_update(variables, rates)
         logs = self.compute_metrics(x, y, outputs, sample_weight=sample_weight)

@@ -22,6 +22,7 @@ from tlkit.models.kernel_head import has_kernel_head, make_head_linear
 from tlkit.models.random_state import seed_random_layers
 from tlkit.models.trainable import Flags
 from tlkit.models.variable_names import variable_names
+from tlkit.training.adapters import LowRankUpdates, adapted_kernels
 from tlkit.training.cached_cut import (
     CachedCut,
     CutDecision,
@@ -84,6 +85,7 @@ class _Stage:
         frozen_calls: The calls of operations that compute in inference mode.
         state: The state of the training at the start of the stage.
         start: The whole model's weights at the start of the stage.
+        adapters: The factors that are trained instead of some kernels; `None` without adapters.
         resumed: The checkpoint to resume from; `None` if the stage starts.
         seconds: Returns the duration so far in seconds, over all processes.
     """
@@ -94,6 +96,7 @@ class _Stage:
     frozen_calls: FrozenCalls
     state: TrainingState
     start: list[np.ndarray]
+    adapters: LowRankUpdates | None
     resumed: Saved | None
     seconds: Callable[[], float]
 
@@ -211,7 +214,12 @@ class Tuner:
     def _set_trainable(self, stage: PlannedStage) -> TrainableReport:
         self._keeps_flags = stage.unfreeze == AS_IS
         if not self._keeps_flags:
-            return choose_trainable(self._model, stage.unfreeze, batch_norm=self._recipe.batch_norm)
+            return choose_trainable(
+                self._model,
+                stage.unfreeze,
+                batch_norm=self._recipe.batch_norm,
+                parts=self._recipe.parts,
+            )
         self._flags.restore()
         return choose_trainable(self._model, AS_IS)
 
@@ -239,6 +247,7 @@ class Tuner:
             find_frozen_calls(model, plan.unfreeze, trainable),
             state,
             start,
+            self._adapters(),
             resumed,
             lambda: time.perf_counter() - started,
         )
@@ -254,6 +263,9 @@ class Tuner:
         notes_of_head = {note for report in state.reports for note in report.notes}
         notes = [note for note in self._tuning.notes if number == 0 and note not in notes_of_head]
         notes.append(decision.note)
+        if stage.adapters is not None:
+            notes.append(stage.adapters.note)
+            trainable = stage.adapters.counted(trainable)
         notes += batch_notes(workers_of(model), self._source.train)
         notes += [note for hook in self._tuning.hooks for note in hook.notes_of_stage()]
         fraction = recipe.kept_fraction
@@ -286,6 +298,13 @@ class Tuner:
             num_forward_passes=0 if stage.cut is None else stage.cut.num_forward_passes,
             notes=tuple(notes),
         )
+
+    def _adapters(self) -> LowRankUpdates | None:
+        """Returns the factors of a stage whose flags are set."""
+        lora = self._recipe.adapters
+        if lora is None:
+            return None
+        return LowRankUpdates(lora, adapted_kernels(self._model, lora), seed=self._recipe.seed)
 
     def _watched(self, resumed: Saved | None) -> tuple[WatchedWeights, list[np.ndarray]]:
         """Returns the weights at the start of the stage, as `WatchedWeights` and as values."""
@@ -337,7 +356,7 @@ class Tuner:
         read = (source.train, source.validation)
         with missing_files_named(read), computed_in(trained, precision):
             objective = Objective(
-                with_loss_scaling(self._optimizer(plan, batches.num_steps), precision),
+                with_loss_scaling(self._optimizer(stage, batches.num_steps), precision),
                 self._loss,
                 [*metrics_of(model, one_hot=self._one_hot), *self._tuning.metrics],
                 self._criterion.metrics(model, one_hot=self._one_hot) if held_out else (),
@@ -351,16 +370,17 @@ class Tuner:
                 callbacks=self._tuning.callbacks,
                 hooks=self._tuning.hooks,
                 frozen_calls=frozen_calls,
+                adapters=stage.adapters,
                 at_end=watched.measure,
                 checkpoint=stage.checkpoint(self._checkpoint),
             )
             return fit_model(trained, batches, held_out, objective, fit_plan, whole_model=model)
 
-    def _optimizer(self, stage: PlannedStage, num_steps: int) -> keras.optimizers.Optimizer:
-        model, recipe = self._model, self._recipe
+    def _optimizer(self, stage: _Stage, num_steps: int) -> keras.optimizers.Optimizer:
+        model, recipe, plan = self._model, self._recipe, stage.plan
         rate = None
-        if recipe.schedule is not None and stage.learning_rate is not None:
-            rate = schedule_of(recipe.schedule, stage.learning_rate, num_steps * stage.epochs)
+        if recipe.schedule is not None and plan.learning_rate is not None:
+            rate = schedule_of(recipe.schedule, plan.learning_rate, num_steps * plan.epochs)
         own, trainable = recipe.optimizer, model.trainable_variables
         undecayed = [
             variable
@@ -370,6 +390,10 @@ class Tuner:
         for hook in self._tuning.hooks:
             undecayed += hook.undecayed
         multipliers, names = layer_multipliers(model, recipe.layer_decay), variable_names(model)
+        if stage.adapters is not None:
+            for factor, kernel in stage.adapters.kernels():
+                names[id(factor)] = f"{names[id(kernel)]}/{factor.name}"
+                multipliers[names[id(factor)]] = multipliers[names[id(kernel)]]
         if own is not None:
             if recipe.layer_decay == 1:
                 return own.create(rate, undecayed=undecayed)
