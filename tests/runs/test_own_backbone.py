@@ -72,7 +72,7 @@ def test_the_same_image_sizes_can_be_compared_for_a_file(files, tmp_path):
     run = tlkit.train_run(
         photos,
         out=tmp_path / "run",
-        backbone=str(path),
+        backbone=path,
         preprocessing="tf",
         image_size="auto",
         mode="head",

@@ -96,7 +96,7 @@ def train_run(
     *,
     out: str | os.PathLike[str] | None = None,
     from_run: str | os.PathLike[str] | None = None,
-    backbone: str | None = None,
+    backbone: str | os.PathLike[str] | None = None,
     preprocessing: str | None = None,
     backbones: str | Sequence[str] | None = None,
     max_milliseconds: float | None = None,
@@ -241,7 +241,7 @@ def train_run(
     config = RunConfig(
         photos=os.fspath(photos),
         from_run=None if from_run is None else os.fspath(from_run),
-        backbone=backbone,
+        backbone=None if backbone is None else os.fspath(backbone),
         preprocessing=preprocessing,
         backbones=backbones,
         max_milliseconds=max_milliseconds,
