@@ -168,7 +168,7 @@ def test_adapters_are_given_by_text_or_settings(given, expected):
         ({"adapters": "laura"}, "`adapters` must be 'lora', 'lora:RANK'"),
         ({"adapters": "lora:"}, "`adapters` must be"),
         ({"adapters": 8}, "`adapters` must be"),
-        ({"adapters": "lora:0"}, "`rank` must be"),
+        ({"adapters": "lora:0"}, "`adapters` must be"),
         ({"adapters": "lora:999"}, "no kernel in .* has more numbers than its factors"),
         ({"adapters": "lora", "unfreeze": "head"}, "`adapters` must fit weights"),
         ({"adapters": Lora(1, groups=["head"])}, "`groups` must be groups before the head"),
@@ -193,6 +193,8 @@ def test_bad_arguments_are_named_before_training(data, arguments, message):
 
 
 def test_bad_settings_are_named(data):
+    with pytest.raises(ArgumentError, match="`rank` must be"):
+        Lora(rank=0)
     with pytest.raises(ArgumentError, match="`scale` must be a positive number"):
         Lora(scale=0)
     with pytest.raises(ArgumentError, match=r"`groups` must be .*stage2"):

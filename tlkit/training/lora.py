@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from tlkit.errors import ArgumentError, as_tuple, check_count, check_positive
 
-_TEXT = re.compile(r"lora(?::(?P<rank>\d+))?")
+_TEXT = re.compile(r"lora(?::(?P<rank>[1-9]\d*))?")
 
 
 @dataclass(frozen=True)
