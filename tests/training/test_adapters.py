@@ -237,3 +237,18 @@ def test_parts_can_be_set_for_training_in_keras(data):
     assert report.num_trainable == sum(np.prod(v.shape) for v in model.trainable_variables)
     tlkit.set_trainable(model, "all")  # sets every flag again
     assert len(model.trainable_variables) > len(names)
+
+
+def test_batch_normalisation_without_scales_is_trained_with_its_statistics(data):
+    inputs = keras.Input((*data.image_size, 3))
+    x = keras.layers.BatchNormalization(scale=False, name="norm")(inputs)
+    x = keras.layers.Conv2D(4, 3, name="conv")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, keras.layers.Dense(data.num_classes)(x))
+    norm = model.get_layer("norm")
+    for batch_norm, shown, moves in (("affine", "offsets", False), ("train", "train", True)):
+        before = norm.moving_mean.numpy()
+        report = tlkit.fine_tune(model, data, epochs=1, batch_norm=batch_norm, kept_fraction=1.0)
+        assert report.stages[-1].trainable.batch_norm == shown
+        assert (norm.moving_mean.numpy() != before).any() == moves
+        norm.beta.assign([0, 0, 0])

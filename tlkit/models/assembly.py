@@ -113,6 +113,7 @@ def build_classifier(
     _check_head(pooling, hidden, dropout)
     check_seed(seed)
     path = _check_weights(spec, weights)
+
     with _seeded(seed):
         pixels = keras.Input((height, width, 3), name="pixels", dtype="float32")
         prepared = preprocess(pixels, spec.preprocessing)

@@ -389,10 +389,9 @@ def _report(
     norms = [one for one in with_nested(model) if isinstance(one, keras.layers.BatchNormalization)]
     if batch_norm is None:
         batch_norm = "train" if any(layer.trainable for layer in norms) else "frozen"
-    elif not any(id(v) in trainable for layer in norms for v in layer.weights):
-        batch_norm = "frozen"
-    elif not any(id(layer.gamma) in trainable for layer in norms):
-        batch_norm = "offsets"
+    elif batch_norm == "affine" and not any(id(layer.gamma) in trainable for layer in norms):
+        has_offsets = any(id(layer.beta) in trainable for layer in norms)
+        batch_norm = "offsets" if has_offsets else "frozen"
     num_trainable = sum(prod(variable.shape) for variable in model.trainable_variables)
     return TrainableReport(
         groups=tuple(name for name, layers in zip(names, trainable_layers, strict=True) if layers),
