@@ -105,9 +105,16 @@ class BackboneSpec(ShownAsText):
         license: The licence that the published weights are released under, `None` if not stated.
         weights_file: Name of the file of the weights in the folder where Keras keeps downloads;
             `None` if they come in another way.
+
+    Example:
+        >>> import tlkit
+        >>> entry = tlkit.list_backbones()[0].as_dict()
+        >>> entry["name"], entry["weights"], entry["is_local"]
+        ('resnet20', 'CIFAR-10', True)
     """
 
     _left_out = ("build",)
+    _derived = ("is_local",)
 
     name: str
     build: Callable[[Any, str | None], Any]
@@ -127,29 +134,6 @@ class BackboneSpec(ShownAsText):
         if self.weights_file is None:
             return self.weights is not None
         return (keras_folder() / self.weights_file).is_file()
-
-    def as_dict(self) -> dict[str, object]:
-        """Returns the entry as plain values, as `tlkit backbones --json` prints it.
-
-        Example:
-            >>> import tlkit
-            >>> entry = tlkit.list_backbones()[0].as_dict()
-            >>> entry["name"], entry["weights"], entry["is_local"]
-            ('resnet20', 'CIFAR-10', True)
-        """
-        own = self.preprocessing
-        return {
-            "name": self.name,
-            "image_size": self.default_image_size,
-            "minimum_image_size": self.minimum_image_size,
-            "preprocessing": own if isinstance(own, str) else str(own),
-            "num_parameters": self.num_parameters,
-            "multiply_adds": self.multiply_adds,
-            "imagenet_top1": self.imagenet_top1,
-            "weights": self.weights,
-            "license": self.license,
-            "is_local": self.is_local,
-        }
 
     def __str__(self) -> str:
         parts = [f"{self.default_image_size} px (at least {self.minimum_image_size})"]
