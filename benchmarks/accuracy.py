@@ -258,8 +258,15 @@ def guide(task: Task, job: Job) -> keras.Model:
 
 
 def better(task: Task, job: Job) -> keras.Model:
-    """Trains all layers from a solved head, each epoch on new crops and flips."""
+    """Trains all layers from a solved head, each epoch on new crops and flips.
+
+    Batch normalisation is frozen layer by layer: `fit` calls all layers with `training=True`, and
+    Keras 3 (3.15) passes that on also to a model that was called with `training=False`.
+    """
     base, model = plain_model(task, job)
+    for layer in base.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False
     epochs = job.epochs or 60
     images, labels = task.train
     scaler = StandardScaler()

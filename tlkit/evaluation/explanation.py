@@ -1,4 +1,4 @@
-"""Grad-CAM: the image regions that support a class, by the last feature map before the head."""
+"""Grad-CAM: the image regions that support a class, by a feature map or tokens before the head."""
 
 import io
 import os
@@ -28,9 +28,10 @@ from tlkit.evaluation.names import check_class_names, num_classes_of
 from tlkit.evaluation.prediction import image_size_of
 from tlkit.evaluation.reports import EvaluationReport
 from tlkit.models.flattening import below, flat
-from tlkit.models.groups import cut_before
+from tlkit.models.groups import cut_before, layer_groups
 from tlkit.models.heads import head_kind, outputs_logits
 from tlkit.models.heads import probabilities as probabilities_of
+from tlkit.models.tokens import TokenGrid, token_grid
 from tlkit.utils.formatting import percent
 from tlkit.utils.keras_private import operation_of
 from tlkit.utils.text_repr import Record
@@ -122,8 +123,10 @@ def explain(
     """Computes the Grad-CAM heatmap of an image for one class.
 
     The heatmap has the resolution of the last feature map before the head, 7×7 for most networks at
-    224 pixels, and is enlarged to the image. It shows positions that increase the class's logit; it
-    does not show that they are sufficient, nor which of their properties matter.
+    224 pixels, and is enlarged to the image. In a transformer it is that of the tokens that its
+    last block reads, 14×14 with patches of 16 pixels: those after it influence the class only
+    through the class token, if that is what the head reads. It shows positions that increase the
+    class's logit; it does not show that they are sufficient, nor which of their properties matter.
 
     Args:
         model: A model from pixels 0...255 to logits or probabilities.
@@ -136,8 +139,8 @@ def explain(
             image.
 
     Raises:
-        ArgumentError: An argument is invalid, several images are given, or the model has no
-            two-dimensional feature map before its head.
+        ArgumentError: An argument is invalid, several images are given, or the model has neither a
+            two-dimensional feature map nor tokens of patches before its head.
         DataError: The file is missing or cannot be decoded.
 
     Example:
@@ -167,7 +170,7 @@ def explain(
         label=names[index],
         probability=float(probabilities[0, index]),
         predicted=names[predicted],
-        layer=operation_of(_last_feature_map(model)).name,
+        layer=operation_of(_last_positions(model).tensor).name,
         path=path,
     )
 
@@ -191,7 +194,7 @@ def explain_mistakes(
 
     Returns:
         The explanations by the mistake's `index`. Mistakes with missing files are left out. Empty
-        for multi-label models and for those without a two-dimensional feature map before the head.
+        for multi-label models and for those without positions before the head.
 
     Example:
         >>> import tlkit
@@ -199,7 +202,7 @@ def explain_mistakes(
         >>> report = tlkit.evaluate(model, data.test, data.class_names)  # doctest: +SKIP
         >>> explain_mistakes(model, report)[17].save("map.png")          # doctest: +SKIP
     """
-    if evaluation.kind == "multi_label" or not _has_feature_map(model):
+    if evaluation.kind == "multi_label" or _find_positions(model) is None:
         return {}
     names = evaluation.class_names
     selected = [
@@ -222,7 +225,7 @@ def explain_mistakes(
                 label=mistake.predicted,
                 probability=float(probabilities[row, classes[row]]),
                 predicted=names[int(probabilities[row].argmax())],
-                layer=operation_of(_last_feature_map(model)).name,
+                layer=operation_of(_last_positions(model).tensor).name,
                 path=mistake.path,
             )
     return found
@@ -233,8 +236,9 @@ def class_maps(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns Grad-CAM heatmaps and probabilities of a batch of images in the model's size.
 
-    With A the last feature map before the head and y the class's logit, the heatmap is relu(sum
-    over channels k of a_k A_k), with a_k the mean of dy/dA_k over positions. It is divided by its
+    With A the last feature map before the head, or the tokens of patches as a map, and y the
+    class's logit, the heatmap is relu(sum over channels k of a_k A_k), with a_k the mean of dy/dA_k
+    over positions. It is divided by its
     maximum and enlarged bilinearly. If the model outputs probabilities, y is their log odds (their
     logarithm for softmax); for the first class of a binary head it is -y.
 
@@ -247,9 +251,10 @@ def class_maps(
         float32 `(n, height, width)`, 0...1, and float32 `(n, num_classes)`.
 
     Raises:
-        ArgumentError: The model has no two-dimensional feature map before its head.
+        ArgumentError: The model has no positions before its head.
     """
-    submodel = below(model, [_last_feature_map(model), flat(model).output])
+    positions = _last_positions(model)
+    submodel = below(model, [positions.tensor, flat(model).output])
     images = tf.cast(pixels, model.inputs[0].dtype)
     with tf.GradientTape() as tape:
         tape.watch(images)  # so that gradients exist even if all layers are frozen
@@ -259,9 +264,12 @@ def class_maps(
             classes = tf.argmax(probabilities, axis=1).numpy()
         scores = _class_scores(outputs, model)
         score = tf.reduce_sum(tf.gather(scores, classes, axis=1, batch_dims=1))
-    gradients = tape.gradient(score, feature_maps)
-    weights = tf.reduce_mean(tf.cast(gradients, tf.float32), axis=(1, 2), keepdims=True)
-    heat = tf.nn.relu(tf.reduce_sum(weights * tf.cast(feature_maps, tf.float32), axis=-1))
+    gradients, feature_maps = (
+        positions.as_map(tf.cast(one, tf.float32))
+        for one in (tape.gradient(score, feature_maps), feature_maps)
+    )
+    weights = tf.reduce_mean(gradients, axis=(1, 2), keepdims=True)
+    heat = tf.nn.relu(tf.reduce_sum(weights * feature_maps, axis=-1))
     heat = tf.math.divide_no_nan(heat, tf.reduce_max(heat, axis=(1, 2), keepdims=True))
     heat = tf.image.resize(heat[..., tf.newaxis], pixels.shape[1:3], method="bilinear")
     return np.clip(heat[..., 0].numpy(), 0, 1), np.asarray(probabilities)
@@ -278,19 +286,44 @@ def _class_scores(outputs: tf.Tensor, model: keras.Model) -> tf.Tensor:
     return tf.concat([-outputs, outputs], axis=1) if kind == "binary" else outputs
 
 
-def _has_feature_map(model: keras.Model) -> bool:
-    return len(cut_before(model, "head").shape) == 4 and len(model.input_shape) == 4
+@dataclass(frozen=True, eq=False)
+class _Positions:
+    """A feature map, or tokens with the grid of their patches."""
+
+    tensor: keras.KerasTensor
+    grid: TokenGrid | None
+
+    def as_map(self, values: tf.Tensor) -> tf.Tensor:
+        """Returns values of the tensor's shape as `(batch, rows, columns, channels)`."""
+        if self.grid is None:
+            return values
+        patches = values[:, self.grid.num_prefix_tokens :]
+        return tf.reshape(patches, (-1, self.grid.rows, self.grid.columns, values.shape[-1]))
 
 
-def _last_feature_map(model: keras.Model) -> keras.KerasTensor:
+def _find_positions(model: keras.Model) -> _Positions | None:
+    """Returns the last positions in an image that all of the head's features depend on."""
+    if len(model.input_shape) != 4:
+        return None
     tensor = cut_before(model, "head")
-    if not _has_feature_map(model):
+    if len(tensor.shape) == 4:
+        return _Positions(tensor, None)
+    names = [group.name for group in layer_groups(model)]
+    tokens = cut_before(model, names[-2]) if len(names) > 1 else tensor
+    grid = token_grid(model, tokens)
+    return None if grid is None else _Positions(tokens, grid)
+
+
+def _last_positions(model: keras.Model) -> _Positions:
+    positions = _find_positions(model)
+    if positions is None:
         raise ArgumentError(
-            "`model` must have a two-dimensional feature map before its head. Received: "
-            f"model={model.name!r}, whose head reads {tuple(tensor.shape)}. Grad-CAM works for "
-            "convolutional networks only."
+            "`model` must have a two-dimensional feature map, or tokens of patches, before its "
+            f"head. Received: model={model.name!r}, whose head reads "
+            f"{tuple(cut_before(model, 'head').shape)}. Grad-CAM works for convolutional networks "
+            "and vision transformers only."
         )
-    return tensor
+    return positions
 
 
 def _one_image(

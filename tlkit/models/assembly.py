@@ -13,7 +13,6 @@ from tlkit.errors import (
     ArgumentError,
     WeightsError,
     as_tuple,
-    check_choice,
     check_count,
     check_seed,
 )
@@ -28,12 +27,11 @@ from tlkit.models.compiling import compile_classifier
 from tlkit.models.graph import count_parameters, model_ends
 from tlkit.models.heads import OUTPUT_NAMES
 from tlkit.models.own_backbones import own_backbone
+from tlkit.models.pooling import pooled, pooling_of
 from tlkit.models.preprocessing import preprocess
 from tlkit.models.weights import PRETRAINED, check_weights_file, load_weights_file
 from tlkit.utils.keras_settings import check_building
 from tlkit.utils.tensorflow_logging import grow_gpu_memory
-
-POOLINGS = ("avg", "max", "flatten")
 
 
 def build_classifier(
@@ -43,7 +41,7 @@ def build_classifier(
     preprocessing: Preprocessing | Sequence[Any] | None = None,
     image_size: int | tuple[int, int] | None = None,
     weights: str | os.PathLike[str] | None = "pretrained",
-    pooling: str = "avg",
+    pooling: str | None = None,
     hidden: Sequence[int] = (),
     dropout: float = 0.2,
     binary: bool = False,
@@ -64,7 +62,10 @@ def build_classifier(
         backbone: A name of `tlkit.list_backbones()`; or a model of your own, with or without its
             classifier, which is cut off: a functional Keras model, or the path of a `.keras` file,
             from which no code is run. Its layers are copied. Which layers are cut off and what
-            preprocessing is found is shown, see `tlkit.models.own_backbones.own_backbone`.
+            preprocessing is found is shown, see `tlkit.models.own_backbones.own_backbone`. Or
+            "keras_hub:PRESET", a preset of KerasHub by its name or its folder
+            (`pip install 'tlkit[hub]'`): its layers become plain Keras layers, those inside blocks
+            of transformers, too, so that the model needs no KerasHub to be loaded.
         class_names: Names of the classes in the order of the outputs, at least two, all distinct.
         preprocessing: What is done to pixels 0...255 before the backbone: "tf", "torch", "caffe" or
             "none", see `BackboneSpec`; "MEAN,DEVIATION" or (mean, deviation) for
@@ -75,7 +76,10 @@ def build_classifier(
         weights: "pretrained" (or "imagenet") for the backbone's published weights, `None` for
             random weights, else the path of a weights file without classifier. The published
             weights of a model of your own are those that it has.
-        pooling: "avg" or "max" over all positions, or "flatten" to keep all positions.
+        pooling: "avg" or "max" over all positions, or "flatten" to keep all positions; for
+            transformers also "class_token", or "attention" for the pooling that the backbone was
+            trained with. By default that of the backbone: its attention pooling, else its class
+            token, else the mean.
         hidden: Numbers of units of Dense layers with ReLU between pooling and logits.
         dropout: Dropout rate before the last layer, 0 <= dropout < 1; no dropout layer for 0.
         binary: Whether to have one logit, for the second of two classes, instead of two.
@@ -110,7 +114,8 @@ def build_classifier(
         spec = find_backbone(backbone, given)
     num_outputs = _check_classes(class_names, binary=binary, multi_label=multi_label)
     height, width = _check_image_size(spec, image_size)
-    _check_head(pooling, hidden, dropout)
+    pooling = pooling_of(spec, pooling)
+    _check_head(hidden, dropout)
     check_seed(seed)
     path = _check_weights(spec, weights)
 
@@ -118,10 +123,12 @@ def build_classifier(
         pixels = keras.Input((height, width, 3), name="pixels", dtype="float32")
         prepared = preprocess(pixels, spec.preprocessing)
         pretrained = "pretrained" if weights is not None and path is None else None
-        features = _check_backbone(spec, spec.build(prepared, pretrained), pixels)
+        own_pooling = spec.build_pooled if pooling == "attention" else None
+        features = (own_pooling or spec.build)(prepared, pretrained)
+        _check_backbone(spec, features, pixels, is_pooled=own_pooling is not None)
         if path is not None:
             load_weights_file(features, path)
-        x = _pool(features.outputs[0], pooling)
+        x = pooled(features.outputs[0], pooling, spec.num_prefix_tokens)
         for position, units in enumerate(hidden, start=1):
             x = keras.layers.Dense(units, activation="relu", name=f"head_dense_{position}")(x)
         if dropout > 0:
@@ -132,16 +139,6 @@ def build_classifier(
         model = keras.Model(pixels, last(x), name=spec.name)
     compile_classifier(model)
     return model
-
-
-def _pool(features: keras.KerasTensor, pooling: str) -> keras.KerasTensor:
-    layers = {
-        "avg": keras.layers.GlobalAveragePooling2D,
-        "max": keras.layers.GlobalMaxPooling2D,
-        "flatten": keras.layers.Flatten,
-    }
-    name = "head_flatten" if pooling == "flatten" else "head_pool"
-    return layers[pooling](name=name)(features)
 
 
 def _check_classes(class_names: Sequence[str], *, binary: bool, multi_label: bool) -> int:
@@ -190,8 +187,7 @@ def _check_image_size(
     return sides
 
 
-def _check_head(pooling: str, hidden: Sequence[int], dropout: float) -> None:
-    check_choice("pooling", pooling, POOLINGS)
+def _check_head(hidden: Sequence[int], dropout: float) -> None:
     if not isinstance(hidden, Sequence) or isinstance(hidden, str):
         raise ArgumentError(
             "`hidden` must be a sequence of numbers of units. "
@@ -228,9 +224,9 @@ def _check_weights(spec: BackboneSpec, weights: str | os.PathLike[str] | None) -
 
 
 def _check_backbone(
-    spec: BackboneSpec, backbone: keras.Model, pixels: keras.KerasTensor
-) -> keras.Model:
-    """Checks that a registered builder returned one flat graph from the pixels to a feature map."""
+    spec: BackboneSpec, backbone: keras.Model, pixels: keras.KerasTensor, *, is_pooled: bool
+) -> None:
+    """Checks that a registered builder returned one flat graph from the pixels to features."""
     remedy = (
         "Build on the given tensor: call the layers themselves on `input_tensor` (for Keras's own "
         "builders pass input_tensor=input_tensor) and return "
@@ -255,13 +251,13 @@ def _check_backbone(
             f"{nested[0].name!r} from the builder of {spec.name!r}, whose layers could not be "
             f"grouped. {remedy}"
         )
-    if len(output.shape) != 4:
+    if len(output.shape) not in ((2,) if is_pooled else (3, 4)):
         raise ArgumentError(
-            "`build` must return a model with outputs (batch, rows, columns, channels). "
+            "`build` must return a model with outputs (batch, rows, columns, channels), or tokens "
+            "(batch, tokens, channels). "
             f"Received: outputs {tuple(output.shape)} from the builder of {spec.name!r}. "
             "Leave pooling and classifier out."
         )
-    return backbone
 
 
 @contextmanager

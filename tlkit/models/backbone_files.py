@@ -1,4 +1,4 @@
-"""Backbones from `.keras` files, as far as they can be checked without loading Keras."""
+"""Names of backbones, and `.keras` files, as far as they can be checked without loading Keras."""
 
 import json
 import os
@@ -13,8 +13,11 @@ from tlkit.errors import ArgumentError
 from tlkit.models.backbone_spec import Preprocessing, preprocessing_of
 
 SUFFIX = ".keras"
+PREFIX = "keras_hub:"
 _CONFIG = "config.json"
-_NAMED = re.compile(r"(?P<name>.*?\.keras|[^:]*)(?::(?P<preprocessing>.*))?", re.DOTALL)
+_NAMED = re.compile(
+    rf"(?P<name>{PREFIX}(?:\w+://)?[^:]*|.*?\.keras|[^:]*)(?::(?P<preprocessing>.*))?", re.DOTALL
+)
 
 
 def split_name(name: str) -> tuple[str, Preprocessing | None]:
@@ -28,6 +31,8 @@ def split_name(name: str) -> tuple[str, Preprocessing | None]:
         ('resnet50', None)
         >>> print(*split_name("own.keras:127:128"))
         own.keras (pixels - 127) / 128
+        >>> print(*split_name("keras_hub:vit_base_patch16_224_imagenet:tf"))
+        keras_hub:vit_base_patch16_224_imagenet tf
     """
     found = _NAMED.fullmatch(name)
     if found is None or found["preprocessing"] is None:
@@ -41,7 +46,7 @@ def joined_name(name: str, preprocessing: str | None) -> str:
 
 
 def with_absolute_path(name: str) -> str:
-    """Returns a backbone's name, the path of a file made absolute.
+    """Returns a backbone's name, the path of a file or folder made absolute.
 
     Example:
         >>> from tlkit.models.backbone_files import with_absolute_path
@@ -49,9 +54,15 @@ def with_absolute_path(name: str) -> str:
         ('resnet50', '/own.keras:tf')
     """
     found = _NAMED.fullmatch(name)
-    if found is None or not is_backbone_file(found["name"]):
+    if found is None:
         return name
-    return joined_name(str(Path(found["name"]).resolve()), found["preprocessing"])
+    own, preprocessing = found["name"], found["preprocessing"]
+    if is_backbone_file(own):
+        return joined_name(str(Path(own).resolve()), preprocessing)
+    folder = own.removeprefix(PREFIX)
+    if is_preset(own) and Path(folder).is_dir():
+        return joined_name(f"{PREFIX}{Path(folder).resolve()}", preprocessing)
+    return name
 
 
 def is_backbone_file(backbone: object) -> bool:
@@ -59,6 +70,11 @@ def is_backbone_file(backbone: object) -> bool:
     return isinstance(backbone, os.PathLike) or (
         isinstance(backbone, str) and backbone.endswith(SUFFIX)
     )
+
+
+def is_preset(backbone: object) -> bool:
+    """Whether an argument `backbone` names a preset of KerasHub."""
+    return isinstance(backbone, str) and backbone.startswith(PREFIX)
 
 
 @dataclass(frozen=True)

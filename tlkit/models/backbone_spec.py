@@ -89,7 +89,8 @@ class BackboneSpec(ShownAsText):
     Attributes:
         name: The name for `build_classifier`.
         build: `build(input_tensor, weights)` returns a `keras.Model` without a classifier on top
-            of `input_tensor`; `weights` is "pretrained" or `None`.
+            of `input_tensor`, to a feature map `(batch, rows, columns, channels)` or tokens
+            `(batch, tokens, channels)`; `weights` is "pretrained" or `None`.
         preprocessing: The preprocessing of pixels 0...255: "tf" scales to -1...1, "torch"
             standardises RGB by ImageNet's statistics, "caffe" converts RGB to BGR and subtracts
             ImageNet's means, "none" does nothing (the backbone takes raw pixels); a
@@ -105,6 +106,10 @@ class BackboneSpec(ShownAsText):
         license: The licence that the published weights are released under, `None` if not stated.
         weights_file: Name of the file of the weights in the folder where Keras keeps downloads;
             `None` if they come in another way.
+        num_prefix_tokens: For a transformer, the number of tokens before those of the patches, of
+            which the first is the class token.
+        build_pooled: As `build`, for features `(batch, channels)` of the backbone's own attention
+            pooling; `None` if it has none.
 
     Example:
         >>> import tlkit
@@ -113,7 +118,7 @@ class BackboneSpec(ShownAsText):
         ('resnet20', 'CIFAR-10', True)
     """
 
-    _left_out = ("build",)
+    _left_out = ("build", "build_pooled")
     _derived = ("is_local",)
 
     name: str
@@ -127,6 +132,8 @@ class BackboneSpec(ShownAsText):
     multiply_adds: int | None = None
     license: str | None = None
     weights_file: str | None = None
+    num_prefix_tokens: int = 0
+    build_pooled: Callable[[Any, str | None], Any] | None = None
 
     @property
     def is_local(self) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 from tlkit.errors import ArgumentError
 from tlkit.models.cuts import Cut, find_cuts
 from tlkit.models.graph import FIRST_OF_KERNEL, parameters, with_nested
+from tlkit.utils.keras_private import is_graph_operation
 
 SIZE_MARGIN = 2  # a cut up to this factor larger than the smallest still counts as small
 NAME_FRACTION = 0.8  # fraction of a group's layers with a prefix that makes it the group's name
@@ -24,6 +25,15 @@ _GLOBAL_POOLING = tuple(
     for kind in ("Average", "Max")
     for n in (1, 2, 3)
 )
+_TOKENS = 2  # dimensions of tokens and channels
+_ATTENTION = (
+    keras.layers.AdditiveAttention,
+    keras.layers.Attention,
+    keras.layers.GroupQueryAttention,
+    keras.layers.MultiHeadAttention,
+    keras.layers.Softmax,
+)
+_ATTENTION_CODE = {"DotProductAttention", "Softmax"}
 _NOISE = (
     keras.layers.Dropout,
     keras.layers.AlphaDropout,
@@ -73,7 +83,8 @@ def segment(model: keras.Model) -> Segmentation:
     columns, time steps) before global pooling or flattening; in a network without positions, it is
     the last layer with weights. Before it, a group ends where the resolution halves: after the
     pooling that halves it, else at the last small cut before the layer that halves it, which in a
-    residual network is the end of a block.
+    residual network is the end of a block. In a transformer, where most blocks have one resolution,
+    each block is a group: one ends before each part with attention between positions.
 
     Raises:
         ArgumentError: The model is not functional, has several inputs or outputs, or a layer with
@@ -81,7 +92,8 @@ def segment(model: keras.Model) -> Segmentation:
     """
     cuts = _without_padding(find_cuts(model))
     head_start = _head_start(cuts)
-    ends = [*_resolution_ends(cuts[: head_start + 1]), head_start]
+    ends = [*_resolution_ends(cuts[: head_start + 1]), *_block_ends(cuts[: head_start + 1])]
+    ends = [*sorted(set(ends) - {head_start}), head_start]
     shared = _shared_layers(cuts)
     for name, first, last in shared:
         if first <= head_start < last:
@@ -152,6 +164,8 @@ def _head_start(cuts: list[Cut]) -> int:
             cuts[index].operation, _GLOBAL_POOLING
         )
         if cuts[index - 1].is_spatial and gives_up_positions:
+            if _has_attention(cuts[index]):  # a pretrained pooling belongs to the backbone
+                return index
             if any(cut.parameters for cut in cuts[:index]):
                 return index - 1
             break  # flattened before the first layer with weights: a stack of Dense layers
@@ -176,6 +190,15 @@ def _resolution_ends(cuts: list[Cut]) -> list[int]:
         if not ends or end > ends[-1]:
             ends.append(end)
     return [end for end in ends if end < len(cuts) - 1]
+
+
+def _block_ends(cuts: list[Cut]) -> list[int]:
+    """Returns the indices of the cuts between tokens and the attention that reads them."""
+    return [
+        index - 1
+        for index in range(1, len(cuts))
+        if len(cuts[index - 1].shape) == _TOKENS and _has_attention(cuts[index])
+    ]
 
 
 def _levels(cuts: list[Cut]) -> list[int | None]:
@@ -205,6 +228,16 @@ def _last_small_cut(cuts: list[Cut], levels: list[int | None], last: int) -> int
 def _has_spatial_kernel(cut: Cut) -> bool:
     layers = [layer for operation in cut.between for layer in with_nested(operation)]
     return any(np.max(getattr(layer, "kernel_size", 1)) > 1 for layer in layers)
+
+
+def _has_attention(cut: Cut) -> bool:
+    """Whether positions are mixed with weights that are computed from them."""
+    return any(
+        isinstance(one, _ATTENTION)
+        or (is_graph_operation(one) and type(one).__name__ in _ATTENTION_CODE)
+        for operation in cut.between
+        for one in (operation, *with_nested(operation))
+    )
 
 
 def _has_noise(cut: Cut) -> bool:

@@ -13,13 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from tlkit.errors import ArgumentError, check_count, did_you_mean
-from tlkit.models.backbone_files import is_backbone_file, read_backbone_file, split_name
+from tlkit.models.backbone_files import (
+    is_backbone_file,
+    is_preset,
+    read_backbone_file,
+    split_name,
+)
 from tlkit.models.backbone_spec import (
     SHIPPED_BACKBONE,
     BackboneSpec,
     Preprocessing,
     preprocessing_of,
 )
+from tlkit.models.keras_hub_presets import spec_of_preset
 from tlkit.utils.formatting import percent
 from tlkit.utils.text_repr import aligned
 
@@ -47,17 +53,18 @@ def list_backbones() -> tuple[BackboneSpec, ...]:
 def find_backbone(
     name: str | os.PathLike[str], preprocessing: Preprocessing | None = None
 ) -> BackboneSpec:
-    """Returns the backbone called `name`, or that of a `.keras` file.
+    """Returns the backbone called `name`, that of a `.keras` file, or that of a KerasHub preset.
 
     Args:
-        name: A name of the catalogue, or the path of a file; "NAME:PREPROCESSING" has the
-            preprocessing in it.
+        name: A name of the catalogue, the path of a file, "keras_hub:PRESET" or
+            "keras_hub:FOLDER"; "NAME:PREPROCESSING" has the preprocessing in it.
         preprocessing: Replaces that of the catalogue, for weights of one's own; for a file see
             `tlkit.models.own_backbones.own_backbone`.
 
     Raises:
-        ArgumentError: There is no such backbone (near matches are suggested), or the file cannot be
-            read or is that of another kind of model.
+        ArgumentError: There is no such backbone (near matches are suggested), or the file or preset
+            cannot be read or is that of another kind of model.
+        WeightsError: The preset cannot be downloaded.
 
     Example:
         >>> from tlkit.models.catalogue import find_backbone
@@ -75,11 +82,13 @@ def find_backbone(
         preprocessing = preprocessing if own is None else own
     if is_backbone_file(name):
         return _spec_of_file(name, preprocessing)
+    if is_preset(name):
+        return spec_of_preset(str(name), preprocessing)
     known = {spec.name: spec for spec in list_backbones()}
     if not isinstance(name, str) or name not in known:
         raise ArgumentError(
-            "`backbone` must be the name of a backbone in the catalogue, or the path of a .keras "
-            f"file. Received: backbone={whole!r}.{did_you_mean(name, known)} "
+            "`backbone` must be the name of a backbone in the catalogue, the path of a .keras "
+            f"file, or keras_hub:PRESET. Received: backbone={whole!r}.{did_you_mean(name, known)} "
             "`tlkit.list_backbones()` lists them; `tlkit.register_backbone` adds your own."
         )
     if preprocessing is None:

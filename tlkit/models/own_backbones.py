@@ -14,6 +14,7 @@ from tlkit.models.flattening import below, flat, on_input
 from tlkit.models.graph import model_ends, sorted_nodes
 from tlkit.models.heads import OUTPUT_NAMES
 from tlkit.models.model_spec import UNIT, describe_inputs
+from tlkit.models.opening import opened
 from tlkit.models.preprocessing import preprocess
 from tlkit.models.trainable import set_flag
 from tlkit.utils.progress import note
@@ -82,18 +83,18 @@ class OwnBackbone(ShownAsText):
         try:
             resized = keras.Input((height, width, 3), dtype=model.inputs[0].dtype)
             prepared = preprocess(resized, self.preprocessing)
-            flattened = keras.Model(resized, on_input(below(model, tensor), prepared))
+            inlined = keras.Model(resized, on_input(below(model, tensor), prepared))
+            found = opened(inlined, resized)
+            flattened = keras.Model(resized, found.output)
         except Exception as error:  # whatever the layers raise
             raise ArgumentError(
                 f"`image_size` must be a size that the layers of the backbone {self.name!r} take. "
                 f"Received: {height} × {width} pixels ({type(error).__name__}). Use the size that "
                 f"it was trained at, {_size(model)}."
             ) from error
-        # once more, so that each layer is called once and has one output
-        copy = keras.models.clone_model(flattened, input_tensors=pixels)
-        copy.set_weights(flattened.get_weights())
-        set_flag(copy, True)
-        return keras.Model(pixels, copy.outputs[0], name=self.name)
+        if found.closed:
+            note(f"{self.name}: layers that stay whole: {', '.join(found.closed)}")
+        return copied_onto(flattened, pixels, self.name)
 
 
 def load_backbone(
@@ -173,6 +174,20 @@ def own_backbone(
         is_inside=inside is not None,
         _model=model,
     )
+
+
+def copied_onto(model: keras.Model, pixels: keras.KerasTensor, name: str) -> keras.Model:
+    """Returns a model of copies of the layers, each called once, all of them trainable.
+
+    Args:
+        model: A functional model of layers that may be called elsewhere, too.
+        pixels: The copy's `keras.Input`.
+        name: Name of the copy.
+    """
+    copy = keras.models.clone_model(model, input_tensors=pixels)
+    copy.set_weights(model.get_weights())
+    set_flag(copy, True)
+    return keras.Model(pixels, copy.outputs[0], name=name)
 
 
 def _not_copied(what: str, error: Exception) -> ArgumentError:

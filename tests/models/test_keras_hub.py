@@ -1,0 +1,285 @@
+"""Backbones of KerasHub: computing the same as KerasHub's, flat, of plain Keras layers."""
+
+import json
+import socket
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import tlkit
+from tlkit.errors import ArgumentError, WeightsError
+from tlkit.evaluation.explanation import explain
+from tlkit.models.backbone_files import split_name, with_absolute_path
+from tlkit.models.catalogue import find_backbone
+from tlkit.models.flattening import below
+from tlkit.models.heads import feature_cut
+from tlkit.models.tokens import token_grid
+
+keras_hub = pytest.importorskip(
+    "keras_hub", reason="KerasHub is not installed: pip install 'tlkit[hub]'"
+)
+
+from .hub import DEVIATION, FAMILIES, MEAN, TRANSFORMERS, backbone, save_preset  # noqa: E402
+
+NAMES = ["ant", "bee", "cat"]
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not support masking")
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def preset(family, tmp_path_factory):
+    return save_preset(family, tmp_path_factory.mktemp(family) / "preset")
+
+
+@pytest.fixture(scope="module")
+def classifier(preset):
+    return tlkit.build_classifier(preset, NAMES)
+
+
+def images(model, count=2):
+    shape = (count, *model.input_shape[1:])
+    return np.random.default_rng(1).uniform(0, 255, shape).astype("float32")
+
+
+def own_outputs(preset, pixels):
+    """The outputs of KerasHub's backbone: a feature map, tokens, or pooled features."""
+    prepared = (pixels - np.array(MEAN)) / np.array(DEVIATION)
+    own = keras_hub.models.Backbone.from_preset(preset.removeprefix("keras_hub:"))
+    return np.asarray(keras.Model(own.inputs[0], own.outputs[0])(prepared.astype("float32")))
+
+
+def expected_features(family, preset, pixels):
+    outputs = own_outputs(preset, pixels)
+    if family in ("vit", "dinov2", "dinov2_giant", "dinov3", "dinov3_gated"):
+        return outputs[:, 0]
+    return outputs if outputs.ndim == 2 else outputs.mean(axis=tuple(range(1, outputs.ndim - 1)))
+
+
+def features_of(model, pixels):
+    return np.asarray(below(model, feature_cut(model))(pixels, training=False))
+
+
+def test_features_are_those_of_keras_hub(family, preset, classifier):
+    pixels = images(classifier)
+    expected = expected_features(family, preset, pixels)
+    assert np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(
+        features_of(classifier, pixels), expected, rtol=0, atol=1e-5 * np.abs(expected).max()
+    )
+
+
+def test_all_layers_are_plain_keras_and_can_be_trained(classifier, family):
+    assert {type(layer).__module__.split(".")[0] for layer in classifier.layers} == {"keras"}
+    assert not any(isinstance(layer, keras.Model) for layer in classifier.layers)
+    assert all(layer.trainable for layer in classifier.layers)
+    with_gradient = {v.path for v in classifier.trainable_variables}
+    head = tlkit.layer_groups(classifier)[-1].num_parameters
+    own = backbone(family)
+    # what is left out: mask tokens, embeddings that are only interpolated, and unused pooling
+    unused = ("mask_token", "/position_embeddings")
+    expected = sum(
+        int(np.prod(v.shape)) for v in own.trainable_variables if not v.path.endswith(unused)
+    )
+    assert len(with_gradient) == len(classifier.trainable_variables)
+    assert sum(int(np.prod(v.shape)) for v in classifier.trainable_variables) - head == expected
+
+
+def test_the_saved_model_needs_no_keras_hub(classifier, tmp_path):
+    pixels = images(classifier)
+    classifier.save(tmp_path / "model.keras")
+    np.save(tmp_path / "pixels.npy", pixels)
+    code = (
+        "import sys, keras, numpy as np\n"
+        "model = keras.saving.load_model(sys.argv[1])\n"
+        "np.save(sys.argv[3], model(np.load(sys.argv[2])))\n"
+        "assert not {'keras_hub', 'tlkit'} & set(sys.modules)\n"
+    )
+    files = [str(tmp_path / name) for name in ("model.keras", "pixels.npy", "found.npy")]
+    subprocess.run([sys.executable, "-c", code, *files], check=True, capture_output=True)
+    np.testing.assert_array_equal(np.load(files[2]), classifier(pixels))
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_each_block_is_a_group(name, tmp_path):
+    groups = tlkit.layer_groups(tlkit.build_classifier(save_preset(name, tmp_path), NAMES))
+    block = (
+        "stage_0_blocks" if name == "swin" else "block" if name in ("vit", "siglip") else "layer"
+    )
+    blocks = [group for group in groups if block in group.name]
+    assert len(blocks) == 2
+    assert len({group.num_parameters for group in blocks}) <= 2  # the last one has a final norm
+    assert sum(group.num_parameters for group in groups) > 0
+
+
+def test_another_size_is_built_where_the_backbone_allows_it(tmp_path):
+    for name in ("vit", "siglip", "dinov2", "dinov3", "swin", "efficientnet"):
+        preset = save_preset(name, tmp_path / name)
+        model = tlkit.build_classifier(preset, NAMES, image_size=64)
+        assert model.input_shape == (None, 64, 64, 3)
+        assert np.isfinite(model(images(model))).all()
+    wide = tlkit.build_classifier(
+        save_preset("dinov3", tmp_path / "wide"), NAMES, image_size=(32, 48)
+    )
+    expected = backbone_at("dinov3", (32, 48))
+    pixels = images(wide)
+    prepared = ((pixels - np.array(MEAN)) / np.array(DEVIATION)).astype("float32")
+    tokens = keras.Model(expected.inputs[0], expected.outputs[0])(prepared)
+    np.testing.assert_allclose(features_of(wide, pixels), tokens[:, 0], rtol=0, atol=1e-4)
+
+
+def backbone_at(name, size):
+    """KerasHub's backbone for another size, with the same weights; for weights of any size."""
+    own = backbone(name)
+    config = {**own.get_config(), "image_shape": (*size, 3)}
+    other = type(own).from_config(config)
+    other.set_weights(own.get_weights())
+    return other
+
+
+def test_positions_of_another_size_are_interpolated(tmp_path):
+    preset = save_preset("vit", tmp_path)
+    small, large = (tlkit.build_classifier(preset, NAMES, image_size=size) for size in (32, 64))
+    own, other = (
+        model.get_layer("vit_patching_and_embedding_position_embedding").get_weights()[0]
+        for model in (small, large)
+    )
+    assert (own.shape, other.shape) == ((17, 16), (65, 16))
+    np.testing.assert_array_equal(own[0], other[0])  # that of the class token
+    grid, resized = own[1:].reshape(4, 4, 16), other[1:].reshape(8, 8, 16)
+    halved = resized.reshape(4, 2, 4, 2, 16).mean(axis=(1, 3))
+    np.testing.assert_allclose(halved[1:3, 1:3], grid[1:3, 1:3], atol=0.05)
+
+
+@pytest.mark.parametrize("pooling", ["class_token", "avg", "max", "flatten"])
+def test_pooling_of_tokens(pooling, tmp_path):
+    preset = save_preset("dinov2", tmp_path)
+    model = tlkit.build_classifier(preset, NAMES, pooling=pooling)
+    pixels = images(model)
+    tokens = own_outputs(preset, pixels)
+    patches = tokens[:, 3:]  # after a class token and two registers
+    expected = {
+        "class_token": tokens[:, 0],
+        "avg": patches.mean(axis=1),
+        "max": patches.max(axis=1),
+        "flatten": tokens.reshape(2, -1),
+    }[pooling]
+    np.testing.assert_allclose(features_of(model, pixels), expected, rtol=0, atol=1e-4)
+
+
+def test_attention_pooling_is_trained_with_the_backbone(tmp_path):
+    preset = save_preset("siglip", tmp_path)
+    model = tlkit.build_classifier(preset, NAMES)
+    *_, pooling, head = tlkit.layer_groups(model)
+    assert any("attention" in layer for layer in pooling.layers)
+    assert head.num_parameters == 16 * 3 + 3
+    mean = tlkit.build_classifier(preset, NAMES, pooling="avg")
+    assert mean.count_params() == model.count_params() - pooling.num_parameters
+
+
+def test_weights_are_random_if_asked_for(tmp_path):
+    preset = save_preset("vit", tmp_path)
+    one, same, other = (
+        tlkit.build_classifier(preset, NAMES, weights=None, seed=seed) for seed in (0, 0, 1)
+    )
+    kernels = [
+        model.get_layer("vit_patching_and_embedding_patch_embedding").get_weights()[0]
+        for model in (one, same, other, tlkit.build_classifier(preset, NAMES))
+    ]
+    np.testing.assert_array_equal(kernels[0], kernels[1])
+    assert all(np.abs(kernels[0] - one).max() > 1e-3 for one in kernels[2:])
+
+
+def test_grad_cam_shows_the_patches_that_count(tmp_path):
+    for name in TRANSFORMERS:
+        model = tlkit.build_classifier(save_preset(name, tmp_path / name), NAMES)
+        found = explain(model, images(model, 1)[0], NAMES, label="bee")
+        assert found.heatmap.shape == model.input_shape[1:3]
+        assert found.heatmap.max() == pytest.approx(1, abs=0.3) or not found.heatmap.any()
+    vit = tlkit.build_classifier(save_preset("vit", tmp_path / "last"), NAMES)
+    names = [group.name for group in tlkit.layer_groups(vit)]
+    tokens = tlkit.models.groups.cut_before(vit, names[-2])
+    assert token_grid(vit, tokens).num_prefix_tokens == 1
+
+
+def test_preprocessing_replaces_that_of_the_converter_and_is_needed_without_one(tmp_path):
+    preset = save_preset("vit", tmp_path / "with")
+    model = tlkit.build_classifier(preset, NAMES, preprocessing="none")
+    pixels = images(model)
+    converted = tlkit.build_classifier(preset, NAMES)
+    scaled = pixels * np.array(DEVIATION, "float32") + np.array(MEAN, "float32")
+    np.testing.assert_allclose(
+        features_of(model, pixels), features_of(converted, scaled), rtol=0, atol=1e-3
+    )
+    bare = save_preset("vit", tmp_path / "without", converter=False)
+    with pytest.raises(ArgumentError, match="must be given for a preset without an image conv"):
+        tlkit.build_classifier(bare, NAMES)
+    assert tlkit.build_classifier(f"{bare}:tf", NAMES).input_shape == (None, 32, 32, 3)
+
+
+def test_a_local_preset_is_described_without_keras(tmp_path):
+    preset = save_preset("siglip", tmp_path)
+    code = (
+        "import sys\n"
+        "from tlkit.models.catalogue import find_backbone\n"
+        "spec = find_backbone(sys.argv[1])\n"
+        "print(spec.default_image_size, spec.minimum_image_size, spec.num_prefix_tokens)\n"
+        "assert not {'keras', 'keras_hub', 'tensorflow'} & set(sys.modules)\n"
+    )
+    command = [sys.executable, "-c", code, preset]
+    run = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert run.stdout.split() == ["32", "8", "0"]
+
+
+def test_names_of_presets_are_taken_apart():
+    assert split_name("keras_hub:vit_base") == ("keras_hub:vit_base", None)
+    assert split_name("keras_hub:hf://user/vit:tf") == ("keras_hub:hf://user/vit", "tf")
+    assert with_absolute_path("keras_hub:vit_base") == "keras_hub:vit_base"
+
+
+def test_paths_of_presets_are_made_absolute(tmp_path, monkeypatch):
+    (tmp_path / "own").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert with_absolute_path("keras_hub:own:tf") == f"keras_hub:{tmp_path / 'own'}:tf"
+
+
+def test_bad_presets_are_refused(tmp_path, monkeypatch):
+    preset = save_preset("vit", tmp_path / "vit")
+    with pytest.raises(ArgumentError, match=r"`image_size` must be a multiple of 8 .* Use 32"):
+        tlkit.build_classifier(preset, NAMES, image_size=36)
+    with pytest.raises(ArgumentError, match="no attention pooling of its own"):
+        tlkit.build_classifier(preset, NAMES, pooling="attention")
+    with pytest.raises(ArgumentError, match="'resnet20' has no class token"):
+        tlkit.build_classifier("resnet20", NAMES, weights=None, pooling="class_token")
+    with pytest.raises(ArgumentError, match=r"without config\.json"):
+        find_backbone(f"keras_hub:{tmp_path}")
+    with pytest.raises(ArgumentError, match="Did you mean 'vit_base_patch16_224_imagenet'"):
+        find_backbone("keras_hub:vit_base_patch16_224_imagene")
+    config = json.loads((tmp_path / "vit" / "config.json").read_text())
+    config["config"].pop("image_shape")
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ArgumentError, match="a preset of a backbone for images"):
+        find_backbone(f"keras_hub:{tmp_path / 'text'}")
+    (tmp_path / "vit" / "model.weights.h5").write_bytes(b"damaged")
+    with pytest.raises(WeightsError, match="cannot be loaded"):
+        tlkit.build_classifier(preset, NAMES)
+    monkeypatch.setitem(sys.modules, "keras_hub", None)
+    with pytest.raises(ArgumentError, match=r"pip install 'tlkit\[hub\]'"):
+        find_backbone("keras_hub:vit_tiny")
+
+
+@pytest.mark.network
+def test_a_preset_is_downloaded_by_its_name():
+    try:
+        socket.create_connection(("www.kaggle.com", 443), timeout=5).close()
+    except OSError:
+        pytest.skip("there is no network to download presets from")
+    model = tlkit.build_classifier("keras_hub:mobilenet_v3_small_050_imagenet", NAMES)
+    assert model.input_shape == (None, 224, 224, 3)

@@ -1,0 +1,225 @@
+"""Vision backbones of KerasHub, from presets.
+
+A preset is a folder with the settings and weights of a backbone, a local one or one that KerasHub
+downloads by its name. Importing this module loads neither Keras nor KerasHub; a local preset is
+described without them, too.
+"""
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from tlkit.errors import ArgumentError, WeightsError, did_you_mean
+from tlkit.models.backbone_files import PREFIX
+from tlkit.models.backbone_spec import BackboneSpec, Preprocessing, Standardization
+
+_TOKENS = {"ViTBackbone", "DINOV2Backbone", "DINOV3Backbone"}
+_SIZED = {"DINOV2Backbone", "DINOV3Backbone", "SwinTransformerBackbone"}
+
+
+def spec_of_preset(backbone: str, preprocessing: Preprocessing | None = None) -> BackboneSpec:
+    """Returns the backbone of "keras_hub:PRESET" or "keras_hub:FOLDER".
+
+    Args:
+        backbone: The name: a name of `keras_hub.models.Backbone.presets`, an address such as
+            "hf://USER/NAME", or a folder that `save_to_preset` wrote.
+        preprocessing: What is done to pixels 0...255 before the backbone; by default that of the
+            preset's image converter.
+
+    Raises:
+        ArgumentError: KerasHub is not installed, there is no such preset, it is no backbone for
+            images, or it has no image converter and `preprocessing` is not given.
+        WeightsError: The preset cannot be downloaded.
+    """
+    name = backbone.removeprefix(PREFIX)
+    preset = _read(name)
+    prepared = preset.converted if preprocessing is None else preprocessing
+    if prepared is None:
+        raise ArgumentError(
+            "`preprocessing` must be given for a preset without an image converter. "
+            f"Received: backbone={backbone!r}. Give what it was trained with: 'tf', 'torch', or "
+            "'none' for raw pixels."
+        )
+    build = partial(_build, name, prepared)
+    sides = [side for side in preset.image_size if side is not None]
+    return BackboneSpec(
+        name=Path(name).name,
+        build=build,
+        preprocessing="none",
+        default_image_size=max(sides, default=224),
+        minimum_image_size=preset.patch_size or 1,
+        weights="its own",
+        num_prefix_tokens=preset.num_prefix_tokens,
+        build_pooled=partial(build, is_pooled=True) if preset.has_pooling else None,
+    )
+
+
+@dataclass(frozen=True)
+class _Preset:
+    """What a preset says about its backbone.
+
+    Attributes:
+        image_size: (height, width) in pixels; `None` for sides that are not fixed.
+        patch_size: Side of a patch in pixels; `None` without patches.
+        is_sized: Whether it is created for one size of images; the layers of others take any.
+        num_prefix_tokens: Number of tokens before those of the patches.
+        has_pooling: Whether it has attention pooling.
+        converted: What its image converter does to pixels 0...255; `None` without one.
+    """
+
+    image_size: tuple[int | None, int | None]
+    patch_size: int | None
+    is_sized: bool
+    num_prefix_tokens: int
+    has_pooling: bool
+    converted: Standardization | None
+
+
+def _read(name: str) -> _Preset:
+    if Path(name).is_dir():
+        backbone, converter = (_json_in(Path(name), file) for file in _FILES)
+        if backbone is None:
+            raise ArgumentError(
+                "`backbone` must be a folder that `save_to_preset` of KerasHub wrote. "
+                f"Received: backbone={PREFIX + name!r}, without {_FILES[0]}. Check the path."
+            )
+        return _preset_of(name, backbone, converter)
+    return _read_by_name(name)
+
+
+_FILES = ("config.json", "image_converter.json")
+
+
+def _json_in(folder: Path, file: str) -> Any:
+    path = folder / file
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+@cache
+def _read_by_name(name: str) -> _Preset:
+    keras_hub, keras = _keras_hub(), _keras()
+    if "/" not in name and name not in keras_hub.models.Backbone.presets:
+        raise ArgumentError(
+            "`backbone` must be the name of a preset of KerasHub, or an existing folder. "
+            f"Received: backbone={PREFIX + name!r}."
+            f"{did_you_mean(name, keras_hub.models.Backbone.presets)} "
+            "keras_hub.models.Backbone.presets lists them."
+        )
+    backbone = _loaded(name, load_weights=False)
+    try:
+        converter = keras_hub.layers.ImageConverter.from_preset(name)
+    except ValueError:  # none is in the preset
+        converter = None
+    serialized = keras.saving.serialize_keras_object
+    return _preset_of(name, serialized(backbone), converter and serialized(converter))
+
+
+def _preset_of(name: str, backbone: Mapping[str, Any], converter: Any) -> _Preset:
+    # a network of images and texts has the backbone for images in it
+    backbone = backbone["config"].get("vision_encoder") or backbone
+    kind, config = backbone["class_name"], backbone["config"]
+    shape = config.get("image_shape") or config.get("input_shape")
+    if shape is None or len(shape) != 3 or config.get("data_format") == "channels_first":
+        raise ArgumentError(
+            "`backbone` must be a preset of a backbone for images (height, width, channels). "
+            f"Received: backbone={PREFIX + name!r}, a {kind}. Choose another one."
+        )
+    patch = config.get("patch_size") if kind != "SwinTransformerBackbone" else None
+    has_class_token = kind in _TOKENS and config.get("use_class_token", True)
+    return _Preset(
+        image_size=(shape[0], shape[1]),
+        patch_size=patch[0] if isinstance(patch, list | tuple) else patch,
+        is_sized=kind in _SIZED,
+        num_prefix_tokens=int(has_class_token) + config.get("num_register_tokens", 0),
+        has_pooling=kind == "SigLIPVisionEncoder",
+        converted=None if converter is None else _standardization(converter["config"]),
+    )
+
+
+def _standardization(config: Mapping[str, Any]) -> Standardization:
+    """Returns (pixels - mean) / deviation for an image converter's pixels * scale + offset."""
+    scale, offset = (
+        tuple(value) if isinstance(value, list | tuple) else (value,)
+        for value in (
+            1.0 if config.get("scale") is None else config["scale"],
+            0.0 if config.get("offset") is None else config["offset"],
+        )
+    )
+    count = max(len(scale), len(offset))
+    scale, offset = (one * count if len(one) < count else one for one in (scale, offset))
+    mean = tuple(-b / a for a, b in zip(scale, offset, strict=True))
+    return Standardization(mean, tuple(1 / a for a in scale))
+
+
+def _build(
+    name: str,
+    preprocessing: Preprocessing,
+    pixels: Any,
+    weights: str | None,
+    *,
+    is_pooled: bool = False,
+) -> Any:
+    from tlkit.models.keras_hub_building import build_vision_backbone
+
+    height, width = pixels.shape[1:3]
+    preset = _read(name)
+    patch_size = preset.patch_size or 1
+    if height % patch_size or width % patch_size:
+        raise ArgumentError(
+            f"`image_size` must be a multiple of {patch_size} pixels for the patches of "
+            f"{name!r}. Received: {height} × {width}. Use {patch_size * (height // patch_size)}."
+        )
+    settings = {"image_shape": (height, width, 3)} if preset.is_sized else {}
+    with warnings.catch_warnings():
+        # of Swin, whose masks of windows have a name that Keras uses
+        warnings.filterwarnings("ignore", message=".*does not support masking")
+        backbone = _loaded(name, load_weights=weights is not None, **settings)
+        return build_vision_backbone(
+            backbone, Path(name).name, pixels, preprocessing, is_pooled=is_pooled
+        )
+
+
+def _loaded(name: str, *, load_weights: bool, **settings: Any) -> Any:
+    """Returns a preset's backbone of KerasHub, that for images of a network with texts.
+
+    Args:
+        name: Name or folder of the preset.
+        load_weights: Whether to load its weights; random ones otherwise.
+        **settings: Replace settings of the preset.
+
+    Raises:
+        WeightsError: It cannot be downloaded or read.
+    """
+    keras_hub = _keras_hub()
+    try:
+        backbone = keras_hub.models.Backbone.from_preset(
+            name, load_weights=load_weights, dtype="float32", **settings
+        )
+    except Exception as error:  # of the network, of several registries, of damaged files
+        reason = " ".join(str(error).split())[:200]
+        raise WeightsError(
+            f"the preset {name!r} of KerasHub cannot be loaded: {reason}. Check the name and the "
+            f"network, or give a folder that `save_to_preset` wrote: {PREFIX}FOLDER."
+        ) from error
+    return getattr(backbone, "vision_encoder", backbone)
+
+
+def _keras_hub() -> Any:
+    try:
+        import keras_hub
+    except ImportError as error:
+        raise ArgumentError(
+            "`backbone` must be one that is installed. Received: a preset of KerasHub, which is "
+            f"not installed ({error}). Install it with: pip install 'tlkit[hub]'"
+        ) from error
+    return keras_hub
+
+
+def _keras() -> Any:
+    import keras
+
+    return keras
