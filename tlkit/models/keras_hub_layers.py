@@ -127,11 +127,7 @@ def _layer_scale(
     layer: Any, tokens: keras.KerasTensor, training: bool | None = None
 ) -> keras.KerasTensor:
     del training
-    num_channels = tokens.shape[-1]
-    scale = keras.layers.EinsumDense("btc,c->btc", (None, num_channels), name="scale")
-    scaled = scale(tokens)
-    scale.set_weights([layer.lambda1])
-    return scaled
+    return tokens * _vectors(layer.lambda1[None], "scale", tokens)
 
 
 def _stochastic_depth(
@@ -204,15 +200,24 @@ def _swin_block(layer: Any, tokens: keras.KerasTensor) -> keras.KerasTensor:
     maps = ops.reshape(layer.norm1(tokens), (-1, rows, columns, num_channels))
     mask = None
     if shift:
-        maps = ops.roll(maps, (-shift, -shift), axis=(1, 2))
+        maps = _rolled(maps, shift)
         mask = _mask_of_shift(tokens, windows, shift)
     attended = _window_attention(layer.attn, windows.split(maps), mask)
     maps = windows.merged(attended)
     if shift:
-        maps = ops.roll(maps, (shift, shift), axis=(1, 2))
+        maps = _rolled(maps, -shift)
     maps = maps[:, :rows, :columns]
     tokens = tokens + _branch(layer, ops.reshape(maps, (-1, rows * columns, num_channels)))
     return tokens + _branch(layer, layer.mlp.call(layer.norm2(tokens)))
+
+
+def _rolled(maps: keras.KerasTensor, shift: int) -> keras.KerasTensor:
+    """Returns maps moved up and left by `shift`, what leaves them entering on the other side.
+
+    With `keras.ops.roll` a model cannot be exported to LiteRT.
+    """
+    maps = ops.concatenate([maps[:, shift:], maps[:, :shift]], axis=1)
+    return ops.concatenate([maps[:, :, shift:], maps[:, :, :shift]], axis=2)
 
 
 def _branch(layer: Any, tokens: keras.KerasTensor) -> keras.KerasTensor:
@@ -234,15 +239,14 @@ class _Windows:
         return -(-self.rows // self.size), -(-self.columns // self.size)
 
     def split(self, maps: keras.KerasTensor) -> keras.KerasTensor:
-        """Returns `(batch * windows, patches of a window, channels)` from `(batch, rows, ...)`."""
+        """Returns `(batch, windows, patches of a window, channels)` of maps."""
         (down, across), size, num_channels = self.grid, self.size, maps.shape[-1]
         padding = (down * size - self.rows, across * size - self.columns)
         if any(padding):
             maps = ops.pad(maps, [(0, 0), (0, padding[0]), (0, padding[1]), (0, 0)])
         parts = ops.reshape(maps, (-1, down, size, across, size, num_channels))
-        return ops.reshape(
-            ops.transpose(parts, (0, 1, 3, 2, 4, 5)), (-1, size * size, num_channels)
-        )
+        parts = ops.transpose(parts, (0, 1, 3, 2, 4, 5))
+        return ops.reshape(parts, (-1, down * across, size * size, num_channels))
 
     def merged(self, windows: keras.KerasTensor) -> keras.KerasTensor:
         """Returns maps of whole windows, with the padding."""
@@ -253,7 +257,7 @@ class _Windows:
 
 
 def _mask_of_shift(tokens: keras.KerasTensor, windows: _Windows, shift: int) -> keras.KerasTensor:
-    """Returns -100 `(windows, patches, patches)` for pairs that are no neighbours before the shift.
+    """Returns -100 `(1, windows, 1, patches, patches)` for pairs that the shift brings together.
 
     Computed in the graph from the part of the image that each row and column is in, as a constant
     would be most of a model's file.
@@ -268,7 +272,7 @@ def _mask_of_shift(tokens: keras.KerasTensor, windows: _Windows, shift: int) -> 
     parts = ops.broadcast_to(zero + 3 * rows[None, :, None, None], shape)
     parts = parts + ops.broadcast_to(zero + columns[None, None, :, None], shape)
     parts = windows.split(parts)[..., 0]
-    is_apart = ops.not_equal(parts[:, None, :], parts[:, :, None])
+    is_apart = ops.not_equal(parts[:, :, None, None, :], parts[:, :, None, :, None])
     return ops.cast(is_apart, tokens.dtype) * -100.0
 
 
@@ -276,27 +280,25 @@ def _window_attention(
     layer: Any, windows: keras.KerasTensor, mask: keras.KerasTensor | None
 ) -> keras.KerasTensor:
     size, num_patches, num_heads = layer.win_h, layer.win_h * layer.win_w, layer.num_heads
-    parts = ops.reshape(layer.qkv(windows), (-1, num_patches, 3, num_heads, layer.head_dim))
-    parts = ops.transpose(parts, (2, 0, 3, 1, 4))
-    query, key, value = parts[0] * layer.scale, parts[1], parts[2]
-    scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2)))
+    shape = (-1, windows.shape[1], num_patches, 3, num_heads, layer.head_dim)
+    parts = ops.reshape(layer.qkv(windows), shape)
+    query, key, value = (ops.transpose(parts[:, :, :, i], (0, 1, 3, 2, 4)) for i in range(3))
+    scores = ops.matmul(query * layer.scale, ops.transpose(key, (0, 1, 2, 4, 3)))
     # one bias for each head and each offset between two patches of a window
     places = np.stack(np.meshgrid(range(size), range(size), indexing="ij"), -1).reshape(-1, 2)
     offsets = places[:, None] - places[None] + size - 1
     indices = (offsets[..., 0] * (2 * size - 1) + offsets[..., 1]).reshape(1, -1).astype(np.int32)
     table = layer.relative_position_bias_table
     embedding = keras.layers.Embedding(*table.shape, name="relative_position_bias")
-    biases = embedding(_zero(windows) + indices)
+    biases = embedding(_zero(windows[:, 0]) + indices)
     embedding.set_weights([table])
-    biases = ops.reshape(biases, (1, num_patches, num_patches, num_heads))
-    scores = scores + ops.transpose(biases, (0, 3, 1, 2))
+    biases = ops.reshape(biases, (1, 1, num_patches, num_patches, num_heads))
+    scores = scores + ops.transpose(biases, (0, 1, 4, 2, 3))
     if mask is not None:
-        whole = ops.reshape(scores, (-1, mask.shape[0], num_heads, num_patches, num_patches))
-        masked = whole + mask[None, :, None]
-        scores = ops.reshape(masked, (-1, num_heads, num_patches, num_patches))
+        scores = scores + mask
     weights = layer.attention_dropout_layer(ops.softmax(scores, axis=-1))
-    attended = ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))
-    merged = ops.reshape(attended, (-1, num_patches, layer.attn_dim))
+    attended = ops.transpose(ops.matmul(weights, value), (0, 1, 3, 2, 4))
+    merged = ops.reshape(attended, (*shape[:3], layer.attn_dim))
     return layer.proj_drop(layer.proj(merged))
 
 
