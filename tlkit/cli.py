@@ -411,8 +411,8 @@ def compare(  # noqa: PLR0917 - typer calls it by name
         str | None,
         typer.Option(
             metavar="A[=FILE],B",
-            help="Candidates: NAME, NAME@PIXELS, NAME=WEIGHTS_FILE, NAME=none (random weights) or "
-            "FILE.keras[:PREPROCESSING].",
+            help="Candidates: NAME, NAME@PIXELS, NAME=WEIGHTS_FILE, NAME=none (random weights), "
+            "FILE.keras[:PREPROCESSING] or keras_hub:PRESET.",
         ),
     ] = None,
     max_milliseconds: MaxMilliseconds = None,

@@ -1,5 +1,7 @@
 """Models shared by several tests, which leave them unchanged."""
 
+from importlib.util import find_spec
+
 import keras
 import numpy as np
 import pytest
@@ -7,16 +9,35 @@ import pytest
 from tlkit.models.assembly import build_classifier
 
 from .expectations import IMAGE_SIZES
+from .hub import FAMILIES, save_preset
 
 CLASS_NAMES = ["ant", "bee", "cat"]
+OWN_FILE = "own.keras"
 
 
 @pytest.fixture(scope="session", params=IMAGE_SIZES)
 def family_model(request):
     """A classifier on the smallest backbone of each family, random weights."""
-    return build_classifier(
-        request.param, CLASS_NAMES, image_size=IMAGE_SIZES[request.param], weights=None
-    )
+    return _on_family(request.param)
+
+
+@pytest.fixture(scope="session", params=[*IMAGE_SIZES, *FAMILIES, OWN_FILE])
+def any_model(request, tmp_path_factory):
+    """A classifier on a backbone of the catalogue, of KerasHub, or in a file of one's own."""
+    if request.param in IMAGE_SIZES:
+        return _on_family(request.param)
+    folder = tmp_path_factory.mktemp("any") / "preset"
+    if request.param == OWN_FILE:
+        model = keras.applications.MobileNetV3Small((64, 64, 3), 0.75, weights=None, classes=5)
+        model.save(folder.with_name(OWN_FILE))
+        return build_classifier(folder.with_name(OWN_FILE), CLASS_NAMES)
+    if find_spec("keras_hub") is None:
+        pytest.skip("KerasHub is not installed: pip install 'tlkit[hub]'")
+    return build_classifier(save_preset(request.param, folder), CLASS_NAMES)
+
+
+def _on_family(name: str) -> keras.Model:
+    return build_classifier(name, CLASS_NAMES, image_size=IMAGE_SIZES[name], weights=None)
 
 
 @pytest.fixture(scope="session")

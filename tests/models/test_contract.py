@@ -1,4 +1,7 @@
-"""The checks that every backbone must pass, run on the smallest one of each family."""
+"""The checks that every backbone must pass, run on the smallest one of each family.
+
+Those with `any_model` hold for backbones of KerasHub and in files, too.
+"""
 
 import keras
 import numpy as np
@@ -19,10 +22,10 @@ NUM_PREPROCESSING_NODES = {"caffe": 2, "tf": 1, "torch": 1, "none": 0}
 NUM_HEAD_NODES = 3  # pooling, dropout, Dense
 
 
-def test_is_one_flat_graph(family_model):
-    nested = [layer.name for layer in family_model.layers if isinstance(layer, keras.Model)]
+def test_is_one_flat_graph(any_model):
+    nested = [layer.name for layer in any_model.layers if isinstance(layer, keras.Model)]
     stems = [f"convnext_tiny_downsampling_block_{i}" for i in range(3)] + ["convnext_tiny_stem"]
-    assert sorted(nested) == (stems if family_model.name == "convnext_tiny" else [])
+    assert sorted(nested) == (stems if any_model.name == "convnext_tiny" else [])
 
 
 def test_has_the_number_of_parameters_in_the_catalogue(family_model):
@@ -52,11 +55,11 @@ def test_preprocesses_as_keras_does(family_model, pixels):
         np.testing.assert_allclose(computed, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_groups_contain_every_layer_once(family_model):
-    groups = layer_groups(family_model)
+def test_groups_contain_every_layer_once(any_model):
+    groups = layer_groups(any_model)
     names = [name for group in groups for name in group.layers]
-    assert sorted(names) == sorted(layer.name for layer in family_model.layers)
-    assert sum(group.num_parameters for group in groups) == family_model.count_params()
+    assert sorted(names) == sorted(layer.name for layer in any_model.layers)
+    assert sum(group.num_parameters for group in groups) == any_model.count_params()
     assert groups[-1].name == "head"
     assert len({group.name for group in groups}) == len(groups)
 
@@ -77,55 +80,55 @@ def test_finds_the_cuts(family_model):
 
 
 @pytest.mark.slow
-def test_parts_before_and_after_a_boundary_compute_the_whole(family_model, pixels):
-    names = [group.name for group in layer_groups(family_model)]
-    tensors = [cut_before(family_model, name) for name in names] + [feature_cut(family_model)]
-    *features, outputs = keras.Model(family_model.input, [*tensors, family_model.output])(
-        pixels(family_model)
+def test_parts_before_and_after_a_boundary_compute_the_whole(any_model, pixels):
+    names = [group.name for group in layer_groups(any_model)]
+    tensors = [cut_before(any_model, name) for name in names] + [feature_cut(any_model)]
+    *features, outputs = keras.Model(any_model.input, [*tensors, any_model.output])(
+        pixels(any_model)
     )
     for tensor, feature in zip(tensors[1:], features[1:], strict=True):
-        behind = keras.Model(tensor, family_model.output)
+        behind = keras.Model(tensor, any_model.output)
         assert np.array_equal(behind(feature), outputs)
-    assert np.array_equal(head_from_features(family_model)(features[-1]), outputs)
+    assert np.array_equal(head_from_features(any_model)(features[-1]), outputs)
 
 
 @pytest.mark.slow
-def test_unfreezing_trains_a_group_and_all_after_it(family_model):
-    groups = layer_groups(family_model)
+def test_unfreezing_trains_a_group_and_all_after_it(any_model):
+    groups = layer_groups(any_model)
     for position, group in enumerate(groups):
         for batch_norm in ("frozen", "affine", "train"):
-            report = set_trainable(family_model, group.name, batch_norm=batch_norm)
+            report = set_trainable(any_model, group.name, batch_norm=batch_norm)
             expected = {
                 id(variable)
                 for name in (name for later in groups[position:] for name in later.layers)
-                if (layer := family_model.get_layer(name))
+                if (layer := any_model.get_layer(name))
                 and not (_is_batch_norm(layer) and batch_norm == "frozen")
                 for variable in parameters(layer)
             }
-            assert {id(v) for v in family_model.trainable_variables} == expected
+            assert {id(v) for v in any_model.trainable_variables} == expected
             assert report.groups == tuple(later.name for later in groups[position:])
-            assert report.num_trainable + report.num_frozen == family_model.count_params()
+            assert report.num_trainable + report.num_frozen == any_model.count_params()
             assert report.num_trainable == sum(
-                int(np.prod(v.shape)) for v in family_model.trainable_variables
+                int(np.prod(v.shape)) for v in any_model.trainable_variables
             )
-    set_trainable(family_model, "all", batch_norm="train")
+    set_trainable(any_model, "all", batch_norm="train")
 
 
 @pytest.mark.slow
-def test_outputs_in_plain_keras_are_bit_identical(family_model, pixels, tmp_path):
-    if family_model.name == "nasnet_mobile":
+def test_outputs_in_plain_keras_are_bit_identical(any_model, pixels, tmp_path):
+    if any_model.name == "nasnet_mobile":
         pytest.skip("Keras takes long to load it; benchmarks/catalogue.py does the same check")
     path = tmp_path / "model.keras"
-    family_model.save(path)
+    any_model.save(path)
     loaded = keras.models.load_model(path)
-    images = pixels(family_model)
-    assert np.array_equal(loaded(images), family_model(images))
-    assert signature(loaded) == signature(family_model)
-    assert [g.name for g in layer_groups(loaded)] == [g.name for g in layer_groups(family_model)]
+    images = pixels(any_model)
+    assert np.array_equal(loaded(images), any_model(images))
+    assert signature(loaded) == signature(any_model)
+    assert [g.name for g in layer_groups(loaded)] == [g.name for g in layer_groups(any_model)]
 
 
-def test_counts_each_weight_once(family_model):
-    assert count_parameters(family_model.layers) == family_model.count_params()
+def test_counts_each_weight_once(any_model):
+    assert count_parameters(any_model.layers) == any_model.count_params()
 
 
 def _is_batch_norm(layer):

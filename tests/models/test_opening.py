@@ -6,6 +6,7 @@ import pytest
 
 import tlkit
 from tlkit.models import own_backbones
+from tlkit.models.needed_packages import needed_packages
 from tlkit.models.opening import opened
 
 UNITS = 4
@@ -197,6 +198,12 @@ def test_a_backbone_file_with_composite_layers_is_opened(own_file):
     model = tlkit.build_classifier(own_file, ["ant", "bee"])
     assert {type(layer).__module__.split(".")[0] for layer in model.layers} == {"keras"}
     assert "encoder_block2_dense" in [layer.name for layer in model.layers]
+
+
+def test_the_packages_of_the_layers_in_a_file_are_found(own_file, tmp_path):
+    assert needed_packages(own_file) == (Encoder.__module__.partition(".")[0],)
+    tlkit.build_classifier(own_file, ["ant", "bee"]).save(tmp_path / "plain.keras")
+    assert needed_packages(tmp_path / "plain.keras") == ()
 
 
 def test_layers_that_stay_whole_are_named(monkeypatch):

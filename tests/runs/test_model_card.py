@@ -161,6 +161,17 @@ def test_training_is_described():
     assert "trained from random weights" in card(record=plain)
 
 
+def test_what_the_keras_file_needs_is_said():
+    arguments = {
+        "class_names": NAMES,
+        "metrics": {"validation": None, "test": scores(), "stages": STAGES},
+        "record": RunRecord.from_json(RECORD),
+    }
+    assert "It needs Keras alone; SavedModel" in model_card(**arguments)
+    text = model_card(**arguments, packages=["own", "other"])
+    assert "Import own, other before it is loaded. It needs Keras and that; SavedModel" in text
+
+
 def test_few_images_are_a_limit():
     assert re.search(r"fewer than 30 test images.*: .*dog \(\d+\)", card())
     assert "fewer than 30" not in card(test=scores(9000, accuracy=0.5), validation=None)

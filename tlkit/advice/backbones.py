@@ -236,7 +236,8 @@ def compare_backbones(
         names: Backbones as `tlkit.advice.candidates.parse_candidates` takes them: "NAME" or
             "NAME=WEIGHTS_FILE"; "NAME=none" has random weights. "NAME@PIXELS" has an image size of
             its own, so that one backbone may be compared at several sizes. "FILE.keras" is a model
-            of your own, "FILE.keras:127:128" with its preprocessing, (pixels - 127) / 128.
+            of your own, "FILE.keras:127:128" with its preprocessing, (pixels - 127) / 128;
+            "keras_hub:PRESET" is one of KerasHub.
         image_size: In pixels, one number or (height, width); that of `data` by default; "own" uses
             for each backbone its pretraining size.
         max_milliseconds: Maximum latency of one image with batch size 1; slower backbones are left

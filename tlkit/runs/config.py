@@ -187,7 +187,7 @@ class RunConfig:
         metadata=option(
             "mobilenet_v2, resnet50, ..., or your own; auto compares several.",
             MODEL,
-            "NAME|FILE.keras",
+            "NAME|FILE.keras|keras_hub:PRESET",
         ),
     )
     preprocessing: str | None = field(

@@ -39,6 +39,7 @@ def write_model_card(
     metrics: Mapping[str, Any],
     record: RunRecord,
     counts: Mapping[str, Mapping[str, int]] | None = None,
+    packages: Sequence[str] = (),
 ) -> None:
     """Writes the model card of a run as Markdown, atomically.
 
@@ -48,8 +49,11 @@ def write_model_card(
         metrics: Content of `metrics.json`.
         record: Content of `run.json`.
         counts: Number of images of each class in each split, as in `DataReport.counts`.
+        packages: What `model.keras` needs besides Keras, see `needed_packages`.
     """
-    card = model_card(class_names=class_names, metrics=metrics, record=record, counts=counts)
+    card = model_card(
+        class_names=class_names, metrics=metrics, record=record, counts=counts, packages=packages
+    )
     with written_aside(path) as aside:
         aside.write_text(card, encoding="utf-8")
 
@@ -60,6 +64,7 @@ def model_card(
     metrics: Mapping[str, Any],
     record: RunRecord,
     counts: Mapping[str, Mapping[str, int]] | None = None,
+    packages: Sequence[str] = (),
 ) -> str:
     """Returns the model card of a run as Markdown, with the header of a model hub.
 
@@ -72,6 +77,7 @@ def model_card(
         metrics: Content of `metrics.json`.
         record: Content of `run.json`.
         counts: Number of images of each class in each split, as in `DataReport.counts`.
+        packages: What `model.keras` needs besides Keras, see `needed_packages`.
 
     Example:
         >>> import tlkit
@@ -94,7 +100,7 @@ def model_card(
         _classes(measured),
         _data(class_names, record, counts),
         _training(record, metrics),
-        _use(record, rejects_unknown=rejects_unknown),
+        _use(record, packages, rejects_unknown=rejects_unknown),
         _limits(class_names, measured, rejects_unknown=rejects_unknown, resize=record.resize),
         _licence(record),
         _versions(record),
@@ -313,7 +319,7 @@ def _training(record: RunRecord, metrics: Mapping[str, Any]) -> Iterator[str]:
             yield f"It rejects {rate} of the test images, whose classes are all known."
 
 
-def _use(record: RunRecord, *, rejects_unknown: bool) -> Iterator[str]:
+def _use(record: RunRecord, packages: Sequence[str], *, rejects_unknown: bool) -> Iterator[str]:
     height, width = record.image_size
     yield from (
         "## Use",
@@ -332,7 +338,10 @@ def _use(record: RunRecord, *, rejects_unknown: bool) -> Iterator[str]:
         "```",
         "",
         f"`model.keras` takes pixels 0…255, `(batch, {height}, {width}, 3)`, and outputs logits. "
-        f"Its images must be {RESIZES[record.resize]}, as the SavedModel does itself.",
+        f"Its images must be {RESIZES[record.resize]}, as the SavedModel does itself. "
+        + (f"Import {', '.join(packages)} before it is loaded. " if packages else "")
+        + f"It needs Keras{' and that' if packages else ' alone'}; SavedModel, LiteRT and ONNX "
+        "files do not.",
     )
 
 

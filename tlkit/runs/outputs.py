@@ -227,6 +227,7 @@ def write_card(
     context: RunContext, data: ImageData, record: RunRecord, results: RunResults
 ) -> None:
     """Writes `model_card.md`."""
+    from tlkit.models.needed_packages import needed_packages
     from tlkit.runs.model_card import write_model_card
 
     write_model_card(
@@ -235,6 +236,7 @@ def write_card(
         metrics=results.as_metrics(),
         record=record,
         counts=data.report.counts,
+        packages=needed_packages(context.out / "model.keras"),
     )
 
 
