@@ -157,6 +157,35 @@ def test_positions_of_another_size_are_interpolated(tmp_path):
     np.testing.assert_allclose(halved[1:3, 1:3], grid[1:3, 1:3], atol=0.05)
 
 
+def test_a_grid_that_is_no_square_is_interpolated(tmp_path):
+    settings = {**FAMILIES["vit"][2], "image_shape": (32, 48, 3)}
+    keras_hub.models.ViTBackbone(**settings).save_to_preset(str(tmp_path))
+    model = tlkit.build_classifier(f"keras_hub:{tmp_path}:tf", NAMES, image_size=(64, 48))
+    table = model.get_layer("vit_patching_and_embedding_position_embedding").get_weights()[0]
+    assert table.shape == (1 + 8 * 6, 16)
+
+
+def test_a_backbone_with_layers_that_cannot_be_copied_is_refused(tmp_path):
+    settings = {**FAMILIES["dinov2"][2]}
+    for name in ("position_embedding_shape", "num_register_tokens"):
+        settings.pop(name)
+    keras_hub.models.DeiTBackbone(**settings).save_to_preset(str(tmp_path))
+    with pytest.raises(ArgumentError, match="whose layers cannot be copied"):
+        tlkit.build_classifier(f"keras_hub:{tmp_path}:tf", NAMES)
+
+
+def test_stochastic_depth_drops_whole_branches(tmp_path):
+    settings = {**FAMILIES["swin"][2], "drop_path": 0.9}
+    keras_hub.models.SwinTransformerBackbone(**settings).save_to_preset(str(tmp_path))
+    model = tlkit.build_classifier(f"keras_hub:{tmp_path}:tf", NAMES)
+    rates = [layer.rate for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
+    assert max(rates) == pytest.approx(0.9)
+    pixels = images(model)
+    outputs = [np.asarray(model(pixels, training=True)) for _ in range(2)]
+    assert np.abs(outputs[0] - outputs[1]).max() > 0
+    np.testing.assert_array_equal(model(pixels), model(pixels))
+
+
 @pytest.mark.parametrize("pooling", ["class_token", "avg", "max", "flatten"])
 def test_pooling_of_tokens(pooling, tmp_path):
     preset = save_preset("dinov2", tmp_path)

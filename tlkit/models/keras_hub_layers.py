@@ -60,18 +60,21 @@ def _patches(
     return ops.reshape(maps, (-1, rows * columns, channels)), (rows, columns)
 
 
-def _at_grid(positions: Any, grid: tuple[int, int], num_prefix: int) -> np.ndarray:
-    """Returns position embeddings `(n, channels)` for another grid, resized bicubically.
+def _at_grid(layer: Any, grid: tuple[int, int], num_prefix: int) -> np.ndarray:
+    """Returns a layer's position embeddings `(n, channels)`, resized bicubically for another grid.
 
     The first `num_prefix` belong to tokens that are no patches.
     """
-    positions = np.asarray(positions, np.float32)
+    positions = np.asarray(layer.position_embedding.embeddings, np.float32)
     prefix, patches = positions[:num_prefix], positions[num_prefix:]
-    side = round(len(patches) ** 0.5)
-    if len(patches) == grid[0] * grid[1]:
+    size, patch = (
+        (side, side) if isinstance(side, int) else side
+        for side in (layer.image_size, layer.patch_size)
+    )
+    own = (size[0] // patch[0], size[1] // patch[1])
+    if own == grid:
         return positions
-    maps = patches.reshape(1, side, side, -1)
-    resized = tf.image.resize(maps, grid, method="bicubic").numpy()
+    resized = tf.image.resize(patches.reshape(1, *own, -1), grid, method="bicubic").numpy()
     return np.concatenate([prefix, resized.reshape(grid[0] * grid[1], -1)])
 
 
@@ -80,7 +83,7 @@ def _vit_embedding(layer: Any, images: keras.KerasTensor) -> keras.KerasTensor:
     if layer.use_class_token:
         first = _vectors(layer.class_token[0], "class_token", tokens, per_image=True)
         tokens = ops.concatenate([first, tokens], axis=1)
-    table = _at_grid(layer.position_embedding.embeddings, grid, int(layer.use_class_token))
+    table = _at_grid(layer, grid, int(layer.use_class_token))
     return tokens + _vectors(table, "position_embedding", tokens)
 
 
@@ -89,7 +92,7 @@ def _siglip_embedding(
 ) -> keras.KerasTensor:
     del training
     tokens, grid = _patches(layer.patch_embedding, images)
-    table = _at_grid(layer.position_embedding.embeddings, grid, 0)
+    table = _at_grid(layer, grid, 0)
     return tokens + _vectors(table, "position_embedding", tokens)
 
 
@@ -120,7 +123,8 @@ def _dino_embedding(
     if layer.num_register_tokens:
         registers = _vectors(layer.register_tokens[0], "registers", patches, per_image=True)
         tokens = ops.concatenate([tokens[:, :1], registers, tokens[:, 1:]], axis=1)
-    return tokens
+    dropout = getattr(layer, "dropout", None)
+    return tokens if dropout is None else dropout(tokens)
 
 
 def _layer_scale(
@@ -135,7 +139,7 @@ def _stochastic_depth(
 ) -> keras.KerasTensor:
     """Dropout of a whole branch for each image (Huang et al. 2016, arXiv:1603.09382)."""
     del training
-    rate = getattr(layer, "drop_prob", None) or getattr(layer, "rate", 0.0)
+    rate = float(layer.drop_prob if hasattr(layer, "drop_prob") else layer.rate)
     noise_shape = (None, *[1] * (len(tokens.shape) - 1))
     return keras.layers.Dropout(rate, noise_shape=noise_shape, name="depth")(tokens)
 

@@ -6,7 +6,6 @@ tensors, which yields the graph of the layers inside it, with the same weights.
 """
 
 import inspect
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -87,7 +86,7 @@ class _Opening:
     replacements: Mapping[str, Replacement]
     closed: list[str] = field(default_factory=list)
     _renamed: set[int] = field(default_factory=set)
-    _taken: Counter[str] = field(default_factory=Counter)
+    _taken: set[str] = field(default_factory=set)
 
     def visit(self, nodes: list[Any], tensors: dict[int, Any], prefix: str) -> None:
         """Calls the operations of nodes on the corresponding tensors, and adds their outputs."""
@@ -103,7 +102,7 @@ class _Opening:
                 self._rename(new, _joined(prefix, operation.name))
             return list(keras.tree.flatten(output))
         if isinstance(operation, keras.layers.Identity):
-            return list(args)
+            return _symbols([args, kwargs])[:1]
         self._rename(operation, prefix)
         if not _is_composite(operation):
             return _outputs(operation, args, kwargs)
@@ -123,10 +122,12 @@ class _Opening:
             # the automatic names of code such as `x * 2` depend on what else was built
             is_code = bool(prefix) and is_graph_operation(operation)
             name = type(operation).__name__.lower() if is_code else operation.name
-            name = _joined(prefix, name)
-            self._taken[name] += 1
-            number = self._taken[name]
-            operation.name = name if number == 1 else f"{name}_{number}"
+            unique, number = _joined(prefix, name), 1
+            while unique in self._taken:
+                number += 1
+                unique = f"{_joined(prefix, name)}_{number}"
+            self._taken.add(unique)
+            operation.name = unique
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,36 +145,32 @@ class _Trace:
 
 def _trace(layer: keras.layers.Layer, args: Any, kwargs: Any) -> _Trace | None:
     """Returns the graph inside a layer, `None` if it may compute something else."""
-    trace = _traced(layer, args, kwargs, training=None)
-    in_training = _traced(layer, args, kwargs, training=True)
-    if trace is None or in_training is None or _steps(trace) != _steps(in_training):
+    try:
+        trace = _traced(layer, args, kwargs, training=None)
+        in_training = _traced(layer, args, kwargs, training=True)
+        is_same = _computes_the_same(layer, args, kwargs, trace)
+    except Exception:  # whatever code that expects numbers, or other sizes, raises
+        return None
+    if not is_same or _steps(trace) != _steps(in_training):
         return None
     found = {
         id(variable)
         for node in sorted_nodes(*trace.outputs)
         for variable in getattr(node.operation, "weights", ())
     }
-    if found != {id(variable) for variable in layer.weights}:
-        return None
-    return trace if _computes_the_same(layer, args, kwargs, trace) else None
+    return trace if found == {id(variable) for variable in layer.weights} else None
 
 
-def _traced(
-    layer: keras.layers.Layer, args: Any, kwargs: Any, training: bool | None
-) -> _Trace | None:
+def _traced(layer: keras.layers.Layer, args: Any, kwargs: Any, training: bool | None) -> _Trace:
     symbols = _symbols([args, kwargs])
     inputs = [keras.Input(batch_shape=one.shape, dtype=one.dtype) for one in symbols]
     args, kwargs = _with_tensors([args, kwargs], symbols, inputs)
     kwargs = {name: value for name, value in kwargs.items() if name != "training"}
     if "training" in inspect.signature(layer.call).parameters:
         kwargs["training"] = training
-    try:
-        outputs = keras.tree.flatten(layer.call(*args, **kwargs))
-        nodes = sorted_nodes(*outputs)
-    except Exception:  # whatever code that expects numbers raises for symbolic tensors
-        return None
+    outputs = keras.tree.flatten(layer.call(*args, **kwargs))
     tensors = {id(tensor): tensor for tensor in inputs}
-    _call_again(nodes, tensors, _outputs)
+    _call_again(sorted_nodes(*outputs), tensors, _outputs)
     return _Trace(inputs, [tensors[id(tensor)] for tensor in outputs])
 
 

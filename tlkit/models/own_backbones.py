@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import keras
 
@@ -72,10 +73,7 @@ class OwnBackbone(ShownAsText):
         """
         note(str(self))
         height, width = pixels.shape[1:3]
-        try:
-            model = keras.models.clone_model(self._model)  # the user's own gets no new calls
-        except (ValueError, TypeError) as error:
-            raise _not_copied(f"{self.name!r}, whose layers cannot be copied", error) from error
+        model = _clone(self._model, self.name)  # the user's own gets no new calls
         if weights is not None:
             model.set_weights(self._model.get_weights())
         _name_uniquely(model)
@@ -183,11 +181,21 @@ def copied_onto(model: keras.Model, pixels: keras.KerasTensor, name: str) -> ker
         model: A functional model of layers that may be called elsewhere, too.
         pixels: The copy's `keras.Input`.
         name: Name of the copy.
+
+    Raises:
+        ArgumentError: A layer cannot be created from its settings.
     """
-    copy = keras.models.clone_model(model, input_tensors=pixels)
+    copy = _clone(model, name, input_tensors=pixels)
     copy.set_weights(model.get_weights())
     set_flag(copy, True)
     return keras.Model(pixels, copy.outputs[0], name=name)
+
+
+def _clone(model: keras.Model, name: str, **arguments: Any) -> keras.Model:
+    try:
+        return keras.models.clone_model(model, **arguments)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise _not_copied(f"{name!r}, whose layers cannot be copied", error) from error
 
 
 def _not_copied(what: str, error: Exception) -> ArgumentError:
