@@ -27,7 +27,7 @@ def test_a_run_takes_a_preset_and_needs_neither_it_nor_keras_hub_afterwards(
 ):
     photos, path = files
     monkeypatch.chdir(path.parent)
-    run = tlkit.train_run(photos, out=tmp_path / "run", backbone="own_vit", mode="head")
+    run = tlkit.train_run(photos, out=tmp_path / "run", backbone="keras_hub:own_vit", mode="head")
     arguments = json.loads((run.path / "run.json").read_text())["arguments"]
     assert arguments["backbone"] == f"keras_hub:{path}"  # valid in any working directory
     card = (run.path / "model_card.md").read_text()
