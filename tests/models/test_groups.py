@@ -286,3 +286,43 @@ def test_a_size_that_is_not_in_the_trace_is_nominal():
     model = keras.Model(inputs, keras.layers.Dense(2, name="logits")(x))
     shapes = {cut.operation.name: cut.shape for cut in find_cuts(model)}
     assert shapes["some"] == (NOMINAL_SIZE, 8)
+
+
+def transformer(pooling):
+    """Two blocks of attention and a Dense layer, each with a residual connection."""
+    inputs = keras.Input((16, 16, 3))
+    x = keras.layers.Conv2D(8, 4, strides=4, name="patches")(inputs)
+    x = keras.layers.Reshape((16, 8))(x)
+    for number in (1, 2):
+        y = keras.layers.LayerNormalization(name=f"block{number}_norm")(x)
+        x = x + keras.layers.MultiHeadAttention(2, 4, name=f"block{number}_attention")(y, y)
+        x = x + keras.layers.Dense(8, activation="gelu", name=f"block{number}_dense")(x)
+    x = keras.layers.LayerNormalization(name="last_norm")(x)
+    return keras.Model(inputs, keras.layers.Dense(2, name="logits")(pooling(x)))
+
+
+@pytest.mark.parametrize(
+    "pooling", [lambda x: x[:, 0], keras.layers.GlobalAveragePooling1D(name="mean")]
+)
+def test_each_block_of_a_transformer_is_a_group(pooling):
+    groups = layer_groups(transformer(pooling))
+    assert [group.name for group in groups] == ["group_1", "block1", "group_3", "head"]
+    assert "patches" in groups[0].layers
+    assert [layer for layer in groups[2].layers if "block2" in layer or "last" in layer] == [
+        "block2_norm",
+        "block2_attention",
+        "block2_dense",
+        "last_norm",
+    ]
+
+
+def test_attention_that_pools_is_no_part_of_the_head():
+    query = keras.layers.Embedding(1, 8, name="query")
+
+    def pool(tokens):
+        first = query(keras.ops.zeros_like(tokens[:, :1, 0], dtype="int32"))
+        return keras.layers.MultiHeadAttention(2, 4, name="pool")(first, tokens)[:, 0]
+
+    *_, pooling, head = layer_groups(transformer(pool))
+    assert {"query", "pool"} <= set(pooling.layers)
+    assert "logits" in head.layers

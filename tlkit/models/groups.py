@@ -103,8 +103,9 @@ def layer_groups(model: keras.Model) -> tuple[LayerGroup, ...]:
     """Returns the groups of a functional (or Sequential) model, input side first, "head" last.
 
     Groups end at cuts, tensors that every path from input to output crosses, one for each change
-    of resolution; so a group never ends inside a residual block. The head consists of all layers
-    from the global pooling or flattening on.
+    of resolution, and in transformers one before the attention of each block; so a group never ends
+    inside a residual block of a convolutional network. The head consists of all layers from the
+    global pooling, the class token or flattening on.
 
     A grown model (`add_classes`, `widen_layer`, `expand`) has the groups that it had before; an
     added layer is in the group of the layer that it extends. The layers of nested models
