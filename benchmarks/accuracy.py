@@ -40,19 +40,18 @@ Neither the images of `test` nor their accuracy are used for any decision.
 import argparse
 import io
 import json
-import subprocess
-import sys
 import tarfile
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
+from jobs import run_jobs
 from peak import peak_bytes
 from PIL import Image
 from sklearn.linear_model import LogisticRegressionCV
@@ -441,28 +440,16 @@ def main() -> None:
     if arguments.job:
         print(json.dumps(run(Job(**json.loads(arguments.job)), arguments)))
         return
-    rows = []
-    if arguments.out.exists():
-        rows = [json.loads(line) for line in arguments.out.read_text().splitlines()]
-    done = {Job(**{field.name: row[field.name] for field in fields(Job)}) for row in rows}
     sets = [name for name in SIZES if getattr(arguments, name)]
-    for seed in range(arguments.seeds):
-        for images in sets:
-            for per_class in arguments.per_class:
-                if images == "cifar" and not per_class:
-                    continue
-                for recipe in arguments.recipes:
-                    job = Job(images, per_class, seed, recipe, arguments.backbone, arguments.epochs)
-                    if job in done:
-                        continue
-                    command = [sys.executable, *sys.argv, "--job", json.dumps(asdict(job))]
-                    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-                    line = output.stdout.splitlines()[-1]
-                    with arguments.out.open("a") as file:
-                        file.write(line + "\n")
-                    rows.append(json.loads(line))
-                    print(line, flush=True)
-    print_tables(rows)
+    jobs = [
+        Job(images, per_class, seed, recipe, arguments.backbone, arguments.epochs)
+        for seed in range(arguments.seeds)
+        for images in sets
+        for per_class in arguments.per_class
+        if images != "cifar" or per_class
+        for recipe in arguments.recipes
+    ]
+    print_tables(run_jobs(jobs, Job, arguments.out))
 
 
 if __name__ == "__main__":

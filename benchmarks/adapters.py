@@ -16,16 +16,15 @@ seconds and the peak resident memory.
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import keras
 import numpy as np
 from accuracy import drawn, enlarged, read_cifar, with_error
+from jobs import run_jobs
 from peak import peak_bytes
 
 import tlkit
@@ -38,7 +37,7 @@ METHODS = {
 }
 SIZES = {"mobilenet_v2": 96, "vit": 32}
 EPOCHS = {"mobilenet_v2": 10, "vit": 30}
-NUM_CLASSES, PER_CLASS, NUM_LEFT = 20, 50, 150
+NUM_CLASSES, PER_CLASS = 20, 50
 PRETRAINING_EPOCHS = 6
 
 
@@ -59,37 +58,35 @@ class Job:
     learning_rate: float = 0.0
 
 
-def pretrained_vit(folder: Path, archive: str) -> str:
-    """Trains a vision transformer on CIFAR-10, unless it is there; returns its name for tlkit."""
+def pretrain_vit(folder: Path, archive: str) -> None:
+    """Trains a vision transformer on CIFAR-10, and saves it as a preset."""
     import keras_hub
 
-    if not (folder / "config.json").exists():
-        keras.utils.set_random_seed(0)
-        backbone = keras_hub.models.ViTBackbone(
-            image_shape=(32, 32, 3),
-            patch_size=4,
-            num_layers=6,
-            num_heads=4,
-            hidden_dim=96,
-            mlp_dim=192,
-        )
-        arrays = read_cifar(archive)
-        inputs = keras.Input((32, 32, 3))
-        x = keras.layers.RandomFlip("horizontal")(inputs)
-        x = keras.layers.Rescaling(1 / 127.5, offset=-1)(x)
-        model = keras.Model(inputs, keras.layers.Dense(10)(backbone(x)[:, 0]))
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        steps = PRETRAINING_EPOCHS * len(arrays["train"][1]) // 128
-        rate = keras.optimizers.schedules.CosineDecay(0.0, steps, 0.01, 1e-3, 300)
-        model.compile(keras.optimizers.AdamW(rate), loss, ["accuracy"])
-        model.fit(*arrays["train"], batch_size=128, epochs=PRETRAINING_EPOCHS, verbose=2)
-        print("CIFAR-10, test images:", model.evaluate(*arrays["test"], verbose=0))
-        backbone.save_to_preset(str(folder))
-        converter = keras_hub.layers.ViTImageConverter(
-            image_size=(32, 32), scale=1 / 127.5, offset=-1.0
-        )
-        converter.save_to_preset(str(folder))
-    return f"keras_hub:{folder}"
+    keras.utils.set_random_seed(0)
+    backbone = keras_hub.models.ViTBackbone(
+        image_shape=(32, 32, 3),
+        patch_size=4,
+        num_layers=6,
+        num_heads=4,
+        hidden_dim=96,
+        mlp_dim=192,
+    )
+    arrays = read_cifar(archive)
+    inputs = keras.Input((32, 32, 3))
+    x = keras.layers.RandomFlip("horizontal")(inputs)
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1)(x)
+    model = keras.Model(inputs, keras.layers.Dense(10)(backbone(x)[:, 0]))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    steps = PRETRAINING_EPOCHS * len(arrays["train"][1]) // 128
+    rate = keras.optimizers.schedules.CosineDecay(0.0, steps, 0.01, 1e-3, 300)
+    model.compile(keras.optimizers.AdamW(rate), loss, ["accuracy"])
+    model.fit(*arrays["train"], batch_size=128, epochs=PRETRAINING_EPOCHS, verbose=2)
+    print("CIFAR-10, test images:", model.evaluate(*arrays["test"], verbose=0))
+    backbone.save_to_preset(str(folder))
+    converter = keras_hub.layers.ViTImageConverter(
+        image_size=(32, 32), scale=1 / 127.5, offset=-1.0
+    )
+    converter.save_to_preset(str(folder))
 
 
 def run(job: Job, arguments: argparse.Namespace) -> dict[str, object]:
@@ -190,26 +187,16 @@ def main() -> None:
     if arguments.job:
         print(json.dumps(run(Job(**json.loads(arguments.job)), arguments)))
         return
-    if "vit" in arguments.networks:
-        pretrained_vit(arguments.work / "vit", arguments.cifar10)
-    rows = []
-    if arguments.out.exists():
-        rows = [json.loads(line) for line in arguments.out.read_text().splitlines()]
-    done = {Job(**{field.name: row[field.name] for field in fields(Job)}) for row in rows}
-    for seed in range(arguments.seeds):
-        for network in arguments.networks:
-            for method in arguments.methods:
-                job = Job(network, method, seed, arguments.learning_rate)
-                if job in done:
-                    continue
-                command = [sys.executable, *sys.argv, "--job", json.dumps(asdict(job))]
-                output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-                line = output.stdout.splitlines()[-1]
-                with arguments.out.open("a") as file:
-                    file.write(line + "\n")
-                rows.append(json.loads(line))
-                print(line, flush=True)
-    print_tables(rows)
+    vit = arguments.work / "vit"
+    if "vit" in arguments.networks and not (vit / "config.json").exists():
+        pretrain_vit(vit, arguments.cifar10)
+    jobs = [
+        Job(network, method, seed, arguments.learning_rate)
+        for seed in range(arguments.seeds)
+        for network in arguments.networks
+        for method in arguments.methods
+    ]
+    print_tables(run_jobs(jobs, Job, arguments.out))
 
 
 if __name__ == "__main__":

@@ -79,7 +79,6 @@ def test_all_layers_are_plain_keras_and_can_be_trained(classifier, family):
     assert {type(layer).__module__.split(".")[0] for layer in classifier.layers} == {"keras"}
     assert not any(isinstance(layer, keras.Model) for layer in classifier.layers)
     assert all(layer.trainable for layer in classifier.layers)
-    with_gradient = {v.path for v in classifier.trainable_variables}
     head = tlkit.layer_groups(classifier)[-1].num_parameters
     own = backbone(family)
     # what is left out: mask tokens, embeddings that are only interpolated, and unused pooling
@@ -87,7 +86,6 @@ def test_all_layers_are_plain_keras_and_can_be_trained(classifier, family):
     expected = sum(
         int(np.prod(v.shape)) for v in own.trainable_variables if not v.path.endswith(unused)
     )
-    assert len(with_gradient) == len(classifier.trainable_variables)
     assert sum(int(np.prod(v.shape)) for v in classifier.trainable_variables) - head == expected
 
 
@@ -115,7 +113,6 @@ def test_each_block_is_a_group(name, tmp_path):
     blocks = [group for group in groups if block in group.name]
     assert len(blocks) == 2
     assert len({group.num_parameters for group in blocks}) <= 2  # the last one has a final norm
-    assert sum(group.num_parameters for group in groups) > 0
 
 
 def test_another_size_is_built_where_the_backbone_allows_it(tmp_path):

@@ -202,7 +202,8 @@ def explain_mistakes(
         >>> report = tlkit.evaluate(model, data.test, data.class_names)  # doctest: +SKIP
         >>> explain_mistakes(model, report)[17].save("map.png")          # doctest: +SKIP
     """
-    if evaluation.kind == "multi_label" or _find_positions(model) is None:
+    positions = _find_positions(model)
+    if evaluation.kind == "multi_label" or positions is None:
         return {}
     names = evaluation.class_names
     selected = [
@@ -225,7 +226,7 @@ def explain_mistakes(
                 label=mistake.predicted,
                 probability=float(probabilities[row, classes[row]]),
                 predicted=names[int(probabilities[row].argmax())],
-                layer=operation_of(_last_positions(model).tensor).name,
+                layer=operation_of(positions.tensor).name,
                 path=mistake.path,
             )
     return found
@@ -238,9 +239,9 @@ def class_maps(
 
     With A the last feature map before the head, or the tokens of patches as a map, and y the
     class's logit, the heatmap is relu(sum over channels k of a_k A_k), with a_k the mean of dy/dA_k
-    over positions. It is divided by its
-    maximum and enlarged bilinearly. If the model outputs probabilities, y is their log odds (their
-    logarithm for softmax); for the first class of a binary head it is -y.
+    over positions. It is divided by its maximum and enlarged bilinearly. If the model outputs
+    probabilities, y is their log odds (their logarithm for softmax); for the first class of a
+    binary head it is -y.
 
     Args:
         model: A classifier.

@@ -114,6 +114,12 @@ def read_backbone_file(path: str | os.PathLike[str]) -> BackboneFile:
     return BackboneFile(path.name.removesuffix(SUFFIX), (shape[1], shape[2]))
 
 
+def config_in(path: str | os.PathLike[str]) -> Any:
+    """Returns the configuration of the model in a `.keras` file."""
+    with zipfile.ZipFile(path) as archive:
+        return json.loads(archive.read(_CONFIG))
+
+
 def _input_shape(path: Path) -> list[int | None]:
     """Returns the shape of the batches that the model in a file takes."""
     if not path.is_file():
@@ -122,9 +128,7 @@ def _input_shape(path: Path) -> list[int | None]:
             f"{SUFFIX} file. Received: backbone={str(path)!r}. Check the path."
         )
     try:
-        with zipfile.ZipFile(path) as archive:
-            model = json.loads(archive.read(_CONFIG))
-        inputs = _input_layers(model["config"])
+        inputs = _input_layers(config_in(path)["config"])
         shapes = [layer["config"]["batch_shape"] for layer in inputs]
     except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
         reason = f"a file that Keras has not written, or of a model without inputs ({error!r})"

@@ -101,7 +101,9 @@ def _json_in(folder: Path, file: str) -> Any:
 
 @cache
 def _read_by_name(name: str) -> _Preset:
-    keras_hub, keras = _keras_hub(), _keras()
+    keras_hub = _keras_hub()
+    import keras
+
     if "/" not in name and name not in keras_hub.models.Backbone.presets:
         raise ArgumentError(
             "`backbone` must be the name of a preset of KerasHub, or an existing folder. "
@@ -217,9 +219,3 @@ def _keras_hub() -> Any:
             f"not installed ({error}). Install it with: pip install 'tlkit[hub]'"
         ) from error
     return keras_hub
-
-
-def _keras() -> Any:
-    import keras
-
-    return keras

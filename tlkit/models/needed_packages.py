@@ -1,10 +1,10 @@
 """The packages that a `.keras` file needs besides Keras."""
 
-import json
 import os
-import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from tlkit.models.backbone_files import config_in
 
 
 def needed_packages(path: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -22,9 +22,7 @@ def needed_packages(path: str | os.PathLike[str]) -> tuple[str, ...]:
         ...     needed_packages(path)
         ()
     """
-    with zipfile.ZipFile(path) as archive:
-        config = json.loads(archive.read("config.json"))
-    return tuple(sorted(set(_packages(config)) - {"keras", "builtins"}))
+    return tuple(sorted(set(_packages(config_in(path))) - {"keras", "builtins"}))
 
 
 def _packages(value: Any) -> Iterator[str]:
