@@ -227,7 +227,7 @@ def test_grad_cam_shows_the_patches_that_count(tmp_path):
         model = tlkit.build_classifier(save_preset(name, tmp_path / name), NAMES)
         found = explain(model, images(model, 1)[0], NAMES, label="bee")
         assert found.heatmap.shape == model.input_shape[1:3]
-        assert found.heatmap.max() == pytest.approx(1, abs=0.3) or not found.heatmap.any()
+        assert found.heatmap.max() > 0.5
     vit = tlkit.build_classifier(save_preset("vit", tmp_path / "last"), NAMES)
     names = [group.name for group in tlkit.layer_groups(vit)]
     tokens = tlkit.models.groups.cut_before(vit, names[-2])
