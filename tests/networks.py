@@ -39,9 +39,14 @@ def replace_built_in(*names):
     Whatever `weights` are asked for, they are random.
     """
     for name in names:
-        catalogue._BUILT_IN[name] = replace(
-            catalogue._BUILT_IN[name], build=lambda input_tensor, weights: tiny_resnet(input_tensor)
-        )
+        catalogue._BUILT_IN[name] = small_version(name)
+
+
+def small_version(name):
+    """The entry of a built-in backbone, which builds the small network."""
+    return replace(
+        catalogue._BUILT_IN[name], build=lambda input_tensor, weights: tiny_resnet(input_tensor)
+    )
 
 
 def train_two_epochs_by_default():

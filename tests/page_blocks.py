@@ -118,7 +118,7 @@ def ask_server(arguments):
 if __name__ == "__main__":
     from tests import networks
 
-    networks.replace_built_in("mobilenet_025", "resnet20")
+    networks.replace_built_in("mobilenet_025", "mobilenet_v2", "resnet20")
     networks.train_two_epochs_by_default()
     try:
         run_page(Path(sys.argv[1]))

@@ -29,7 +29,7 @@ KINDS = ("plain", "anchored", "layer decay")
 KINDS_MIRRORED = ("layer decay", "proximal", "distilled")
 NUM_IMAGES = 80
 BATCH_SIZE = 16
-COMMAND_EPOCHS = 8
+COMMAND_EPOCHS = 5
 RESNET8 = ("--backbone", "tiny_resnet", "--weights", "none")
 
 
@@ -108,6 +108,7 @@ def one_epoch(kind, strategy):
             views=0,
             callbacks=[first],
             learning_rate=1e-3,
+            kept_fraction=1.0,
             **given,
         )
     return model, first.gradients, report

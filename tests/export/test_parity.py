@@ -96,7 +96,6 @@ def discriminating_classifier(backbone, kind, images):
         ("resnet20", "softmax"),
         ("tiny_resnet", "binary"),
         ("tiny_resnet", "multi_label"),
-        ("mobilenet_025", "softmax"),
         ("mobilenet_v3_small", "softmax"),
     ],
 )

@@ -16,6 +16,7 @@ from tlkit.models.backbone_files import split_name, with_absolute_path
 from tlkit.models.catalogue import find_backbone
 from tlkit.models.flattening import below
 from tlkit.models.heads import feature_cut
+from tlkit.models.needed_packages import needed_packages
 from tlkit.models.tokens import token_grid
 
 keras_hub = pytest.importorskip(
@@ -89,7 +90,14 @@ def test_all_layers_are_plain_keras_and_can_be_trained(classifier, family):
     assert sum(int(np.prod(v.shape)) for v in classifier.trainable_variables) - head == expected
 
 
-def test_the_saved_model_needs_no_keras_hub(classifier, tmp_path):
+def test_the_saved_model_needs_no_package_but_keras(classifier, tmp_path):
+    classifier.save(tmp_path / "model.keras")
+    assert needed_packages(tmp_path / "model.keras") == ()
+
+
+@pytest.mark.parametrize("name", ["dinov3_gated", "swin"])
+def test_a_process_without_keras_hub_computes_the_same(name, tmp_path):
+    classifier = tlkit.build_classifier(save_preset(name, tmp_path / "preset"), NAMES)
     pixels = images(classifier)
     classifier.save(tmp_path / "model.keras")
     np.save(tmp_path / "pixels.npy", pixels)

@@ -113,7 +113,7 @@ def choose_anchor(
         >>> images = np.random.default_rng(0).integers(0, 255, (60, 32, 32, 3), "uint8")
         >>> data = tlkit.load_arrays(images, np.arange(60) % 2, ["even", "odd"])
         >>> model = tlkit.build_classifier("resnet20", data.class_names, weights=None)
-        >>> anchor = tlkit.choose_anchor(model, data, epochs=1, max_trials=1)
+        >>> anchor = tlkit.choose_anchor(model, data, unfreeze="head", epochs=1, max_trials=1)
         >>> anchor.strength == anchor.report.chosen
         True
 

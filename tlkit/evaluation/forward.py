@@ -36,7 +36,7 @@ def forward_of(model: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
     dtype = model.inputs[0].dtype
     if (num_devices := workers_of(model).num_local_replicas) > 1:
         return _forward_on_all_devices(model, num_devices)
-    traced = _trace(model)
+    traced = _cached(model, _trace)
     return lambda images: tf.cast(traced(tf.cast(images, dtype)), tf.float32)
 
 
@@ -44,7 +44,7 @@ def forward_of(model: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
 class _CachedTrace:
     """A trace of a model with the graph and the objects that it depends on."""
 
-    function: tf.types.experimental.ConcreteFunction
+    function: tf.types.experimental.Callable
     graph: str
     captured: Sequence[Any]
 
@@ -57,18 +57,35 @@ class _CachedTrace:
 _TRACES: WeakKeyDictionary[keras.Model, _CachedTrace] = WeakKeyDictionary()
 
 
-def _trace(model: keras.Model) -> tf.types.experimental.ConcreteFunction:
+def _cached(
+    model: keras.Model, make: Callable[[keras.Model], tf.types.experimental.Callable]
+) -> tf.types.experimental.Callable:
+    """Returns the function made for this model before, unless the model has changed."""
     graph, captured = _graph_of(model), _captured_objects(model)
     cached = _TRACES.get(model)
     if graph and cached is not None and cached.matches(graph, captured):
         return cached.function
+    function = make(model)
+    if graph:
+        _TRACES[model] = _CachedTrace(function, graph, captured)
+    return function
+
+
+def _trace(model: keras.Model) -> tf.types.experimental.ConcreteFunction:
     images = tf.TensorSpec((None, *model.input_shape[1:]), model.inputs[0].dtype)
     # A concrete function: TensorFlow would warn of retracing, although the models differ.
     forward = tf.function(lambda images: model(images, training=False), autograph=False)
-    traced = forward.get_concrete_function(images)
-    if graph:
-        _TRACES[model] = _CachedTrace(traced, graph, captured)
-    return traced
+    return forward.get_concrete_function(images)
+
+
+def _trace_on_shards(model: keras.Model) -> tf.types.experimental.PolymorphicFunction:
+    strategy = workers_of(model).strategy
+
+    @tf.function(reduce_retracing=True, autograph=False)
+    def run(images: tf.Tensor) -> tf.Tensor:
+        return strategy.run(lambda shard: model(shard, training=False), args=(images,))
+
+    return run
 
 
 def _graph_of(model: keras.Model) -> str | None:
@@ -104,10 +121,7 @@ def _forward_on_all_devices(
     model: keras.Model, num_devices: int
 ) -> Callable[[tf.Tensor], tf.Tensor]:
     strategy, dtype = workers_of(model).strategy, model.inputs[0].dtype
-
-    @tf.function(reduce_retracing=True, autograph=False)
-    def run(images: tf.Tensor) -> tf.Tensor:
-        return strategy.run(lambda shard: model(shard, training=False), args=(images,))
+    run = _cached(model, _trace_on_shards)
 
     def forward(images: tf.Tensor) -> tf.Tensor:
         num_images = len(images)

@@ -13,7 +13,8 @@ from tlkit.runs.directory import Run, accuracy_of, finished_message, is_finished
 from tlkit.runs.train import check_run, make_run
 from tlkit.utils.files import written_aside
 
-_EPOCHS = 3
+_EPOCHS = 2
+_NUM_DIGITS = 1000
 _LEARNING_RATE = 1e-3  # digits differ much from CIFAR-10 images, so weights must change much
 _PIXELS_PER_CELL = 4
 _NUM_PREDICTED = 5
@@ -70,7 +71,7 @@ def run_demo(out: Path, log: Callable[[str], None]) -> Run:
 
 
 def write_digits(folder: Path) -> None:
-    """Writes scikit-learn's digits as `CLASS/NUMBER.png`, 32×32 pixels, unless they are there.
+    """Writes scikit-learn's first digits as `CLASS/NUMBER.png`, 32×32, unless they are there.
 
     Raises:
         RunError: The folder exists and holds something else.
@@ -79,15 +80,16 @@ def write_digits(folder: Path) -> None:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
+    images, targets = digits.images[:_NUM_DIGITS], digits.target[:_NUM_DIGITS]
     if folder.exists():
-        if len(list(folder.glob("*/*.png"))) == len(digits.target):
+        if len(list(folder.glob("*/*.png"))) == len(targets):
             return
         raise RunError(
             f"`out` must be a name for which OUT-photos is free for the demo's images. Received: "
             f"{str(folder)!r}, which exists and holds something else. Choose another --out."
         )
     with written_aside(folder) as aside:
-        for number, (cells, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
+        for number, (cells, digit) in enumerate(zip(images, targets, strict=True)):
             (aside / str(digit)).mkdir(parents=True, exist_ok=True)
             pixels = np.kron(cells * 255 / 16, np.ones((_PIXELS_PER_CELL, _PIXELS_PER_CELL)))
             Image.fromarray(pixels.astype(np.uint8)).save(aside / str(digit) / f"{number:04d}.png")
