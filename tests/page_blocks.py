@@ -1,12 +1,13 @@
-"""Runs the code blocks of one page of the documentation in order, as a reader would.
+"""Runs the code blocks of pages of the documentation in order, as a reader would.
 
-    python -m tests.page_blocks PAGE
+    python -m tests.page_blocks PAGE FOLDER [PAGE FOLDER ...]
 
-The current folder must have the images that pages mention. Blocks marked `python` share their
-names; in those marked `sh` each `tlkit ...` is a command that must exit with status 0. Hidden
-blocks, `<!-- setup`, are Python too. A block after `<!-- not run: REASON -->` is left out.
+Each page runs in its folder, which must have the images that pages mention. Blocks marked `python`
+share their names; in those marked `sh` each `tlkit ...` is a command that must exit with status 0.
+Hidden blocks, `<!-- setup`, are Python too. A block after `<!-- not run: REASON -->` is left out.
 """
 
+import os
 import re
 import shlex
 import subprocess
@@ -120,8 +121,10 @@ if __name__ == "__main__":
 
     networks.replace_built_in("mobilenet_025", "mobilenet_v2", "resnet20")
     networks.train_two_epochs_by_default()
-    try:
-        run_page(Path(sys.argv[1]))
-    except BaseException:
-        traceback.print_exc()
-        sys.exit(1)
+    for page, folder in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
+        os.chdir(folder)
+        try:
+            run_page(Path(page))
+        except BaseException:
+            traceback.print_exc()
+            sys.exit(1)

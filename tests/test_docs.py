@@ -35,7 +35,8 @@ WEIGHTS_FILE = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h
 MAX_NOT_RUN = 6
 MAX_README_LINES = 130
 IMAGES_OF_A_CLASS = 14
-"""Few enough that a run with mode "auto" trains the head alone, which is enough for tests."""
+NUM_GROUPS = 4
+"""Pages are run in so many processes, as importing TensorFlow takes longer than many a block."""
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +49,20 @@ def keras_home(tmp_path_factory):
     return home
 
 
+GROUPS = [WITH_CODE[number::NUM_GROUPS] for number in range(NUM_GROUPS)]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("path", WITH_CODE, ids=lambda path: path.stem)
-def test_the_code_of_a_page_runs(path, tmp_path, keras_home):
+@pytest.mark.parametrize("pages", GROUPS, ids=lambda pages: " ".join(path.stem for path in pages))
+def test_the_code_of_pages_runs(pages, tmp_path, keras_home):
     names = ("daisy", "roses", "tulips")
-    write_photos(tmp_path / "flowers", dict.fromkeys(names, IMAGES_OF_A_CLASS), size=48)
-    write_photos(tmp_path / "more_flowers", dict.fromkeys(names, IMAGES_OF_A_CLASS), 48, seed=1)
-    (tmp_path / "new.jpg").write_bytes((tmp_path / "more_flowers/roses/000.jpg").read_bytes())
+    arguments = []
+    for path in pages:
+        folder = tmp_path / path.stem
+        write_photos(folder / "flowers", dict.fromkeys(names, IMAGES_OF_A_CLASS), size=48)
+        write_photos(folder / "more_flowers", dict.fromkeys(names, IMAGES_OF_A_CLASS), 48, seed=1)
+        (folder / "new.jpg").write_bytes((folder / "more_flowers/roses/000.jpg").read_bytes())
+        arguments += [str(path), str(folder)]
     environment = {
         **os.environ,
         "KERAS_HOME": str(keras_home),
@@ -62,7 +70,7 @@ def test_the_code_of_a_page_runs(path, tmp_path, keras_home):
         "PYTHONPATH": str(ROOT),
     }
     done = subprocess.run(
-        [sys.executable, "-m", "tests.page_blocks", str(path)],
+        [sys.executable, "-m", "tests.page_blocks", *arguments],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
