@@ -1,0 +1,209 @@
+"""Compares the ranking of `compare_backbones` with the accuracy after fine-tuning.
+
+    python benchmarks/backbone_ranking.py --flowers PHOTOS --hymenoptera PHOTOS \
+        --cifar CIFAR100_TAR --weights FOLDER --out RESULTS
+
+Candidates: six networks with the published weights in FOLDER (`FILES`), and two with random ones.
+Images: 50 training images of each class of flowers, of ants and bees, and of the first twenty
+classes of CIFAR-100, all at 96 pixels; all other images are test images. Each run, a process of its
+own with one line in RESULTS, is either a comparison of all candidates on the training images or the
+fine-tuning of one of them, and is not repeated.
+
+Printed are, for each set and seed, Spearman's rank correlation of the scores (the accuracy of a
+linear head in cross-validation, and LogME) with the accuracy after fine-tuning; mean accuracies;
+and the paired difference on ants and bees between the same network pretrained on insects and on
+ImageNet, with its 95 % interval over the test images of all seeds.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+from accuracy import drawn, enlarged, read_cifar, read_split, with_error
+from jobs import run_jobs
+from scipy.stats import spearmanr
+
+import tlkit
+from tlkit.advice.backbones import BackboneComparison, BackboneScore
+
+FILES = {
+    "MobileNet-0.25": ("mobilenet_025", "mobilenet_2_5_224_tf_no_top.h5"),
+    "MobileNet": ("mobilenet", "mobilenet_imagenet_folded.weights.h5"),
+    "MobileNetV2": ("mobilenet_v2", "mobilenet_v2_imagenet_folded.weights.h5"),
+    "MobileNetV2, insects": ("mobilenet_v2", "mobilenet_v2_insects_folded.weights.h5"),
+    "MobileNetV2, birds": ("mobilenet_v2", "mobilenet_v2_birds_folded.weights.h5"),
+    "EfficientNet-Lite0": ("efficientnet_lite0_no_top.keras", ""),
+    "MobileNet-0.25, random": ("mobilenet_025", "none"),
+    "MobileNetV2, random": ("mobilenet_v2", "none"),
+}
+"""From the name of a candidate to its network or `.keras` file, and its weights."""
+PREPROCESSING = "127:128"
+SETS = ("flowers", "hymenoptera", "cifar")
+SIZE, PER_CLASS, NUM_CLASSES = 96, 50, 20
+COMPARISON = "compare"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run.
+
+    Attributes:
+        images: One of `SETS`.
+        candidate: A name of `FILES`, or `COMPARISON` for all of them.
+        seed: Seed of the draw of training images, and of the training.
+        epochs: Number of epochs of fine-tuning.
+    """
+
+    images: str
+    candidate: str
+    seed: int
+    epochs: int
+
+
+def entry_of(candidate: str, weights: Path) -> str:
+    """Returns the candidate as `compare_backbones` takes it."""
+    network, file = FILES[candidate]
+    if network.endswith(".keras"):
+        return f"{weights / network}:{PREPROCESSING}"
+    return f"{network}={file if file == 'none' else weights / file}"
+
+
+def build(candidate: str, names: list[str], weights: Path, seed: int) -> keras.Model:
+    """Returns a classifier on a candidate."""
+    network, file = FILES[candidate]
+    given = {"image_size": SIZE, "seed": seed}
+    if network.endswith(".keras"):
+        preprocessing = PREPROCESSING.replace(":", ",")
+        return tlkit.build_classifier(
+            weights / network, names, preprocessing=preprocessing, **given
+        )
+    file = None if file == "none" else weights / file
+    return tlkit.build_classifier(network, names, weights=file, **given)
+
+
+def all_images(job: Job, arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the images of a set, uint8 `(n, 96, 96, 3)`, and their labels."""
+    if job.images == "cifar":
+        arrays = read_cifar(arguments.cifar, NUM_CLASSES)
+        images = enlarged(np.concatenate([arrays["train"][0], arrays["test"][0]]), SIZE)
+        return images, np.concatenate([arrays["train"][1], arrays["test"][1]])
+    folder = getattr(arguments, job.images)
+    return read_split(tlkit.load_folder(folder, image_size=SIZE).merged().train)
+
+
+def run(job: Job, arguments: argparse.Namespace) -> dict[str, object]:
+    """Runs a job in this process; returns its figures."""
+    images, labels = all_images(job, arguments)
+    chosen = drawn(labels, PER_CLASS, np.random.default_rng(job.seed))
+    tested = np.setdiff1d(np.arange(len(labels)), chosen)
+    names = [str(number) for number in range(labels.max() + 1)]
+    data = tlkit.load_arrays(images[chosen], labels[chosen], names, splits=(1, 0, 0), seed=job.seed)
+    started = time.perf_counter()
+    if job.candidate == COMPARISON:
+        entries = [entry_of(name, arguments.weights) for name in FILES]
+        comparison = tlkit.compare_backbones(data, entries, seed=job.seed)
+        found = {
+            name: [100 * score.accuracy, score.log_evidence]
+            for name, score in zip(FILES, in_order(comparison), strict=True)
+        }
+        return {**asdict(job), "scores": found, "seconds": time.perf_counter() - started}
+    model = build(job.candidate, names, arguments.weights, job.seed)
+    tlkit.fine_tune(model, data, epochs=job.epochs, seed=job.seed)
+    seconds = time.perf_counter() - started
+    outputs = model.predict(images[tested].astype("float32"), verbose=0)
+    is_correct = outputs.argmax(axis=1) == labels[tested]
+    return {
+        **asdict(job),
+        "accuracy": 100 * float(is_correct.mean()),
+        "num_test": len(tested),
+        "correct": np.packbits(is_correct).tobytes().hex(),
+        "seconds": seconds,
+    }
+
+
+def in_order(comparison: BackboneComparison) -> list[BackboneScore]:
+    """Returns the scores in the order of `FILES`."""
+    found = {
+        (Path(score.name.split(":")[0]).name, Path(score.weights).name): score
+        for score in comparison.scores
+    }
+    return [found[network, file or "pretrained"] for network, file in FILES.values()]
+
+
+def correct_of(row: dict) -> np.ndarray:
+    """Returns for each test image whether the model was right."""
+    bits = np.unpackbits(np.frombuffer(bytes.fromhex(row["correct"]), np.uint8))
+    return bits[: row["num_test"]].astype(float)
+
+
+def print_tables(rows: list[dict]) -> None:
+    """Prints correlations, accuracies and the paired difference."""
+    tuned = {
+        (row["images"], row["seed"], row["candidate"]): row for row in rows if "accuracy" in row
+    }
+    compared = {(row["images"], row["seed"]): row["scores"] for row in rows if "scores" in row}
+    print("\n| images | seed | rank correlation of the accuracy of heads | of LogME |")
+    print("| --- | --- | --- | --- |")
+    for (images, seed), scores in sorted(compared.items()):
+        if not all((images, seed, name) in tuned for name in FILES):
+            continue
+        after = [tuned[images, seed, name]["accuracy"] for name in FILES]
+        heads, evidence = (
+            spearmanr([scores[name][column] for name in FILES], after).statistic
+            for column in (0, 1)
+        )
+        print(f"| {images} | {seed} | {heads:.2f} | {evidence:.2f} |")
+    for images in SETS:
+        print(f"\n{images}\n\n| candidate | head, cross-validated | fine-tuned | seeds |")
+        print("| --- | --- | --- | --- |")
+        for name in FILES:
+            after = [row["accuracy"] for key, row in tuned.items() if key[::2] == (images, name)]
+            before = [scores[name][0] for key, scores in compared.items() if key[0] == images]
+            if after and before:
+                print(f"| {name} | {with_error(before)} % | {with_error(after)} % | {len(after)} |")
+    pairs = [
+        correct_of(row) - correct_of(tuned["hymenoptera", seed, "MobileNetV2"])
+        for (images, seed, name), row in tuned.items()
+        if (images, name) == ("hymenoptera", "MobileNetV2, insects")
+        and ("hymenoptera", seed, "MobileNetV2") in tuned
+    ]
+    if pairs:
+        gain = 100 * np.concatenate(pairs)
+        half = 1.96 * gain.std(ddof=1) / np.sqrt(len(gain))
+        print(
+            "\nAnts and bees, pretrained on insects instead of ImageNet: "
+            f"{gain.mean():+.1f} points (95 % CI {gain.mean() - half:.1f} to "
+            f"{gain.mean() + half:.1f}, n = {len(gain):,})"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--flowers", required=True, help="folder of images")
+    parser.add_argument("--hymenoptera", required=True, help="folder of images")
+    parser.add_argument("--cifar", required=True, help="archive of CIFAR-100")
+    parser.add_argument("--weights", required=True, type=Path, help="folder of weights")
+    parser.add_argument("--out", required=True, type=Path, help="file of results, added to")
+    parser.add_argument("--sets", nargs="*", choices=SETS, default=[*SETS])
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--job", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.job:
+        print(json.dumps(run(Job(**json.loads(arguments.job)), arguments)))
+        return
+    jobs = [
+        Job(images, candidate, seed, arguments.epochs)
+        for seed in range(arguments.seeds)
+        for images in arguments.sets
+        for candidate in (COMPARISON, *FILES)
+    ]
+    print_tables(run_jobs(jobs, Job, arguments.out))
+
+
+if __name__ == "__main__":
+    main()
