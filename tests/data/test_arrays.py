@@ -92,7 +92,7 @@ def test_integers_of_any_type_and_column_labels_are_accepted():
         (noise(4, 4, 4) * 2.0, [0, 1, 0, 1], None, "integers in 0...255"),
         (noise(4, 4, 4) - 9.0, [0, 1, 0, 1], None, "integers in 0...255"),
         (np.full((4, 4, 4), np.nan), [0, 1, 0, 1], None, "integers in 0...255"),
-        (noise(4, 4, 4, 4), [0, 1, 0, 1], None, "`images` must be images of one size"),
+        (noise(4, 3, 80, 80), [0, 1, 0, 1], None, "`images` must be images of one size"),
         (noise(4, 4), [0, 1, 0, 1], None, "`images` must be images of one size"),
         (noise(0, 4, 4), [], None, "`images` must be images of one size"),
         (noise(4, 4, 4), [0, 1], None, "4 images and 2 labels"),

@@ -397,10 +397,21 @@ def test_nan_probabilities_are_refused(model, tmp_path):
     assert names_in(tmp_path) == []
 
 
-def test_a_model_of_grey_images_is_refused(tmp_path):
+def test_a_model_of_grey_images_decodes_files_to_grey(tmp_path):
     grey = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(3)])
-    with pytest.raises(ArgumentError, match=r"one fixed size, \(batch, height, width, 3\).*8, 1"):
-        export_model(grey, tmp_path / "exported", NAMES)
+    pixels = np.random.default_rng(0).integers(0, 255, (4, 8, 8, 1), "uint8")
+    export_model(grey, tmp_path / "exported", NAMES, samples=pixels, fresh_process=False)
+    served = tf.saved_model.load(str(tmp_path / "exported")).signatures["serving_default"]
+    files = tf.constant([tf.io.encode_png(one).numpy() for one in pixels])
+    expected = tf.nn.softmax(grey(pixels.astype("float32")))
+    np.testing.assert_allclose(served(image_bytes=files)["probabilities"], expected, atol=1e-5)
+
+
+def test_a_model_of_any_size_is_refused(tmp_path):
+    inputs = keras.Input((None, None, 3))
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(inputs))
+    with pytest.raises(ArgumentError, match=r"one fixed size, \(batch, height, width, 3\).*None"):
+        export_model(model, tmp_path / "exported", NAMES)
     assert names_in(tmp_path) == []
 
 
@@ -510,7 +521,14 @@ def test_a_rejection_is_exported_as_known(files, tmp_path, head, names):
 
 def test_an_export_without_rejection_does_not_mention_it(exported, files):
     about = json.loads((exported / "saved_model" / "assets" / "serving.json").read_text())
-    assert about.keys() == {"kind", "image_size", "resize", "threshold", "max_pixels"}
+    assert about.keys() == {
+        "kind",
+        "image_size",
+        "channels",
+        "resize",
+        "threshold",
+        "max_pixels",
+    }
     (prediction,) = predict_exported(exported, files[0])
     assert prediction.known is None
     assert "known" not in prediction.as_dict()
@@ -618,7 +636,14 @@ def test_a_keras_file_has_labels_and_the_same_weights(model, tmp_path):
     file = tmp_path / "out" / "model.keras"
     names, about = read_labels(file)
     assert names == NAMES
-    assert about.keys() == {"kind", "image_size", "resize", "threshold", "max_pixels"}
+    assert about.keys() == {
+        "kind",
+        "image_size",
+        "channels",
+        "resize",
+        "threshold",
+        "max_pixels",
+    }
     assert (about["threshold"], about["image_size"]) == (0.25, list(SIZE))
     reloaded = keras.saving.load_model(file)
     assert all(map(np.array_equal, model.get_weights(), reloaded.get_weights()))

@@ -123,6 +123,16 @@ def test_each_block_is_a_group(name, tmp_path):
     assert len({group.num_parameters for group in blocks}) <= 2  # the last one has a final norm
 
 
+@pytest.mark.parametrize("name", ["vit", "dinov3", "swin", "mobilenet"])
+def test_grey_images_have_the_features_of_rgb_ones(name, tmp_path):
+    preset = save_preset(name, tmp_path)
+    rgb, grey = (tlkit.build_classifier(preset, NAMES, channels=number) for number in (3, 1))
+    pixels = images(grey)
+    expected = features_of(rgb, np.repeat(pixels, 3, axis=-1))
+    difference = np.abs(features_of(grey, pixels) - expected).max()
+    assert difference <= 1e-3 * np.abs(expected).max()  # of convolutions with padding
+
+
 def test_another_size_is_built_where_the_backbone_allows_it(tmp_path):
     for name in ("vit", "siglip", "dinov2", "dinov3", "swin", "efficientnet"):
         preset = save_preset(name, tmp_path / name)

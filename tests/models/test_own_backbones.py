@@ -228,7 +228,7 @@ class Subclassed(keras.Model):
         (two_inputs, "must have one input"),
         (Subclassed, "`model` must be a functional model"),
         (
-            lambda: keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(2, 3)]),
+            lambda: keras.Sequential([keras.Input((8, 3)), keras.layers.Conv1D(2, 3)]),
             "`backbone` must be a model of images",
         ),
         (
@@ -276,10 +276,10 @@ def test_a_file_of_a_model_with_several_inputs_is_refused(tmp_path):
     two_inputs().save(tmp_path / "two.keras")
     with pytest.raises(ArgumentError, match="a model with 2 inputs"):
         read_backbone_file(tmp_path / "two.keras")
-    grey = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(2, 3)])
-    grey.save(tmp_path / "grey.keras")
-    with pytest.raises(ArgumentError, match=r"a model with inputs \(None, 8, 8, 1\)"):
-        read_backbone_file(tmp_path / "grey.keras")
+    rows = keras.Sequential([keras.Input((8, 3)), keras.layers.Conv1D(2, 3)])
+    rows.save(tmp_path / "rows.keras")
+    with pytest.raises(ArgumentError, match=r"a model with inputs \(None, 8, 3\)"):
+        read_backbone_file(tmp_path / "rows.keras")
 
 
 @pytest.mark.parametrize(

@@ -289,6 +289,7 @@ def compare_backbones(
                 candidate,
                 class_names=data.class_names,
                 image_size=sizes[key],
+                channels=data.channels,
                 max_milliseconds=max_milliseconds,
                 max_megabytes=max_megabytes,
                 seed=seed,
@@ -355,6 +356,7 @@ def _build(
     *,
     class_names: Sequence[str],
     image_size: tuple[int, int],
+    channels: int,
     max_milliseconds: float | None,
     max_megabytes: float | None,
     seed: int,
@@ -378,6 +380,7 @@ def _build(
             candidate.name,
             class_names,
             image_size=image_size,
+            channels=channels,
             weights=None if weights == RANDOM else weights,
             seed=seed,
         )

@@ -10,11 +10,14 @@ from tlkit.data.grouping import group_text
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.data.reading import content_digest
 from tlkit.data.reports import DataReport
-from tlkit.data.settings import STRETCH, check_settings
+from tlkit.data.settings import GREY, RGB, STRETCH, check_settings
 from tlkit.data.splits import Division, ImageRecord, complete_groups, divide
 from tlkit.errors import ArgumentError
 
 Arrays = tuple[np.ndarray, np.ndarray]
+
+_MAX_CHANNELS = 64
+"""More are taken for images with the channels first."""
 
 
 def load_arrays(
@@ -27,6 +30,7 @@ def load_arrays(
     groups: Sequence[str | int | None] | None = None,
     image_size: int | tuple[int, int] | None = None,
     resize: str = STRETCH,
+    channels: int | None = None,
     batch_size: int = 32,
     splits: tuple[float, float, float] = (0.8, 0.1, 0.1),
     seed: int = 0,
@@ -35,7 +39,8 @@ def load_arrays(
 
     Args:
         images: Integer values in 0...255, RGB `(n, height, width, 3)` or greyscale `(n, height,
-            width)` or `(n, height, width, 1)`. Stored as uint8.
+            width)` or `(n, height, width, 1)`, or with any other number of channels. Stored as
+            uint8.
         labels: Integers from 0 to `num_classes - 1`, `(n,)` or `(n, 1)`; for multi-label images 0
             and 1, `(n, num_classes)`.
         class_names: The class names in the order of the labels; "0", "1" and so on by default.
@@ -46,6 +51,9 @@ def load_arrays(
             allowed together with `validation` or `test`.
         image_size: Height and width that images are resized to; their own size by default.
         resize: "stretch", "crop" or "pad", see `load_folder`.
+        channels: The number of channels that `images` have; or 3, the default for greyscale images,
+            which repeats their channel. Greyscale images stay grey with 1, for
+            `build_classifier(channels=1)`.
         batch_size: Images per batch.
         splits: Fractions of training, validation and test; ignored if `validation` or `test` is
             given.
@@ -71,6 +79,7 @@ def load_arrays(
         if source is not None
     }
     own_size = checked["images"][0].shape[1:3]
+    num_channels = _checked_channels(channels, {name: one[0] for name, one in checked.items()})
     settings = check_settings(
         own_size if image_size is None else image_size, batch_size, splits, seed, resize=resize
     )
@@ -112,9 +121,10 @@ def load_arrays(
             settings.image_size,
             settings.batch_size,
             settings.seed,
-            _pixels=np.broadcast_to(array, (*array.shape[:3], 3)),
+            _pixels=np.broadcast_to(array, (*array.shape[:3], num_channels)),
             groups=group_keys if any(group_keys) else (),
             resize=settings.resize,
+            channels=num_channels,
         )
 
     image_splits = {name: split(name) for name in division.splits}
@@ -128,7 +138,26 @@ def load_arrays(
         settings.batch_size,
         settings.seed,
         settings.resize,
+        num_channels,
     )
+
+
+def _checked_channels(channels: int | None, images: dict[str, np.ndarray]) -> int:
+    """Returns the number of channels of all images."""
+    found = {name: array.shape[-1] for name, array in images.items()}
+    own = max(found.values())
+    wanted = (RGB if own == GREY else own) if channels is None else channels
+    is_possible = type(wanted) is int and all(
+        one == wanted or (one, wanted) == (GREY, RGB) for one in found.values()
+    )
+    if not is_possible:
+        shown = ", ".join(f"{name} with {number}" for name, number in found.items())
+        raise ArgumentError(
+            "`channels` must be the number of channels of the images, or 3 for greyscale images. "
+            f"Received: channels={channels!r}, {shown}. Leave `channels` out, or give images with "
+            "the same channels in every split."
+        )
+    return wanted
 
 
 def _checked_source(name: str, source: Arrays) -> Arrays:
@@ -142,15 +171,15 @@ def _checked_source(name: str, source: Arrays) -> Arrays:
 
 
 def _checked_images(name: str, images: np.ndarray) -> np.ndarray:
-    """Returns the images as uint8 with 1 or 3 channels."""
+    """Returns the images as uint8 `(n, height, width, channels)`."""
     array = np.asarray(images)
     if array.ndim == 3:
         array = array[..., np.newaxis]
-    if array.ndim != 4 or array.shape[-1] not in (1, 3) or 0 in array.shape:
+    if array.ndim != 4 or array.shape[-1] > _MAX_CHANNELS or 0 in array.shape:
         raise ArgumentError(
-            f"`{name}` must be images of one size, (n, height, width), (n, height, width, 1) or "
-            f"(n, height, width, 3). Received: {name} of shape {np.shape(images)}. "
-            "Resize them to one size, with the channels last."
+            f"`{name}` must be images of one size, (n, height, width) or (n, height, width, "
+            f"channels) with at most {_MAX_CHANNELS} channels. Received: {name} of shape "
+            f"{np.shape(images)}. Resize them to one size, with the channels last."
         )
     if array.dtype == np.uint8:
         return array

@@ -25,12 +25,13 @@ from tlkit.data.resizing import (
     scale_image,
     scaled_sides,
 )
-from tlkit.data.settings import CROP, PAD, STRETCH
+from tlkit.data.settings import CROP, GREY, PAD, RGB, STRETCH
 
 __all__ = ["DECODER_VERSION", "MAX_PIXELS", "decode_image", "decoder"]
 
 JPEG_RATIOS = (1, 2, 4, 8)
 DCT_METHOD = "INTEGER_FAST"
+BRIGHTNESS = (0.299, 0.587, 0.114)
 _DEVICE = "CPU:0"
 """`tf.data` always decodes on the CPU; a GPU would resize with different rounding elsewhere."""
 JFIF_HEADER, QUANTIZATION_TABLE = b"\xff\xe0\x00\x10JFIF\x00", b"\xff\xdb"
@@ -46,6 +47,7 @@ def decode_image(
     image_size: tuple[int, int],
     max_pixels: int = MAX_PIXELS,
     resize: str = STRETCH,
+    channels: int = RGB,
 ) -> tf.Tensor:
     """Decodes a JPEG, PNG, GIF, BMP or WebP file into an upright image of a given size.
 
@@ -70,9 +72,11 @@ def decode_image(
         image_size: Height and width of the result in pixels.
         max_pixels: Maximum number of pixels of the file.
         resize: "stretch", "crop" or "pad", see `resize_image`.
+        channels: 3, or 1 for the brightness alone: 0.299 red + 0.587 green + 0.114 blue (ITU-R
+            BT.601), which leaves grey images as they are.
 
     Returns:
-        The image, uint8 `(height, width, 3)`, 0...255, rounded.
+        The image, uint8 `(height, width, channels)`, 0...255, rounded.
 
     Raises:
         tf.errors.InvalidArgumentError: The bytes are not a file of these formats, are damaged or
@@ -91,12 +95,13 @@ def decode_image(
             lambda: _decode_small_jpeg(image_bytes, image_size, resize),
             lambda: _decode_any(image_bytes, image_size, max_pixels, resize),
         )
-        return tf.ensure_shape(image, (*image_size, 3))
+        image = tf.ensure_shape(image, (*image_size, RGB))
+        return _brightness(image) if channels == GREY else image
 
 
 @cache
 def decoder(
-    image_size: tuple[int, int], max_pixels: int, resize: str = STRETCH
+    image_size: tuple[int, int], max_pixels: int, resize: str = STRETCH, channels: int = RGB
 ) -> tf.types.experimental.ConcreteFunction:
     """Returns `decode_image` for one size as a concrete function, traced once per process.
 
@@ -106,10 +111,24 @@ def decoder(
         image_size: Height and width of the decoded image.
         max_pixels: Maximum number of pixels of a file.
         resize: "stretch", "crop" or "pad", see `resize_image`.
+        channels: 3, or 1 for grey images.
     """
-    decode = partial(decode_image, image_size=image_size, max_pixels=max_pixels, resize=resize)
+    decode = partial(
+        decode_image,
+        image_size=image_size,
+        max_pixels=max_pixels,
+        resize=resize,
+        channels=channels,
+    )
     traced = tf.function(decode, autograph=False)
     return traced.get_concrete_function(tf.TensorSpec((), tf.string))
+
+
+def _brightness(image: tf.Tensor) -> tf.Tensor:
+    """Returns the uint8 image `(height, width, 1)`; equal colours stay exactly what they are."""
+    weighted = tf.cast(image, tf.float32) * tf.constant(BRIGHTNESS)
+    rounded = tf.round(tf.reduce_sum(weighted, axis=-1, keepdims=True))
+    return tf.cast(tf.clip_by_value(rounded, 0.0, 255.0), tf.uint8)
 
 
 def _decode_small_jpeg(

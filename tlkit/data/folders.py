@@ -11,7 +11,7 @@ from tlkit.data.images import ImageData, ImageSplit
 from tlkit.data.inspection import build_report, readable_images
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.listing import Listing, list_folder
-from tlkit.data.settings import KEEP, STRETCH, Settings, check_settings
+from tlkit.data.settings import KEEP, RGB, STRETCH, Settings, check_settings
 from tlkit.data.splits import ImageRecord, divide
 from tlkit.errors import DataError, quoted, some_of
 
@@ -21,6 +21,7 @@ def load_folder(
     *,
     image_size: int | tuple[int, int] = 224,
     resize: str = STRETCH,
+    channels: int = RGB,
     batch_size: int = 32,
     splits: tuple[float, float, float] = (0.8, 0.1, 0.1),
     seed: int = 0,
@@ -57,6 +58,8 @@ def load_folder(
             nothing is distorted but the edges are lost; "pad" scales the whole image to fit and
             fills the rest with grey, 127, on both sides. The model must be used in the same way:
             pass the same `resize` to `predict`, `explain` and `export_model`.
+        channels: 3 for RGB, to which grey images are repeated; or 1 for grey images, to which the
+            brightness of coloured ones is reduced, for `build_classifier(channels=1)`.
         batch_size: Images per batch.
         splits: Fractions of training, validation and test; a split with fraction 0 is `None`.
         seed: Seed of the split, the order and the augmentation.
@@ -71,7 +74,7 @@ def load_folder(
 
     Raises:
         ArgumentError: A size, a fraction, the seed, the names or a group's key is invalid, or
-            `resize` is not one of these.
+            `resize` or `channels` is not one of these.
         DataError: `path` is not a folder of at least two classes with at least two images each;
             a class of validation or test is not in `train`; `class_names` differ from the folder's
             classes; there are so few groups that a split would be empty.
@@ -101,6 +104,7 @@ def load_folder(
         damaged=damaged,
         cache=cache,
         resize=resize,
+        channels=channels,
     )
     listing = list_folder(path, class_names=class_names or ())
     if groups is not None:
@@ -143,6 +147,7 @@ def split_of(
         groups=groups if any(groups) else (),
         _checksums=tuple(image.checksum for image in ordered),
         resize=settings.resize,
+        channels=settings.channels,
     )
 
 
@@ -180,6 +185,7 @@ def load_listing(listing: Listing, settings: Settings) -> ImageData:
         settings.batch_size,
         settings.seed,
         settings.resize,
+        settings.channels,
     )
 
 

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from tlkit.data.settings import STRETCH
+from tlkit.data.settings import RGB, STRETCH
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,11 +19,12 @@ class ImageSource:
         labels: int64 `(n,)`; for multi-label images 0 and 1 as float32 `(n, num_classes)`.
         digests: A hash of each image's content.
         checksums: The expected `checksum` of each file; empty to skip the comparison.
-        pixels: uint8 `(n, height, width, 3)` for images in memory; `None` for files.
+        pixels: uint8 `(n, height, width, channels)` for images in memory; `None` for files.
         image_size: Height and width that images are resized to.
         max_pixels: Maximum number of pixels of a file.
         seed: Seed of the order and the augmentation.
         resize: "stretch", "crop" or "pad", see `load_folder`.
+        channels: Number of channels.
 
     Example:
         >>> import numpy as np
@@ -43,6 +44,12 @@ class ImageSource:
     max_pixels: int
     seed: int
     resize: str = STRETCH
+    channels: int = RGB
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the images in batches."""
+        return (*self.image_size, self.channels)
 
     @property
     def num_images(self) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 from tlkit.data.augmentation import AugmentLike, augmentation_of
 from tlkit.data.image_source import ImageSource
 from tlkit.data.limits import MAX_PIXELS
-from tlkit.data.settings import STRETCH
+from tlkit.data.settings import RGB, STRETCH
 from tlkit.errors import ArgumentError, check_count, check_image_size, some_of
 from tlkit.utils.renamed import renamed_argument, renamed_attribute
 from tlkit.utils.text_repr import ShownAsText
@@ -48,6 +48,7 @@ class ImageSplit(ShownAsText):
         groups: The key of each image's group, "" for an image without one; empty if no image has a
             group.
         resize: "stretch", "crop" or "pad", see `load_folder`.
+        channels: Number of channels.
     """
 
     name: str
@@ -62,6 +63,7 @@ class ImageSplit(ShownAsText):
     groups: tuple[str, ...] = field(default=(), repr=False)
     _checksums: tuple[int, ...] = field(default=(), repr=False)
     resize: str = STRETCH
+    channels: int = RGB
 
     _left_out = ("paths", "labels", "digests", "groups")
     _derived = ("num_images",)
@@ -78,9 +80,10 @@ class ImageSplit(ShownAsText):
             what = f"of {num_classes} class{'' if num_classes == 1 else 'es'}"
         height, width = self.image_size
         resize = "" if self.resize == STRETCH else f" ({self.resize})"
+        channels = "" if self.channels == RGB else f" × {self.channels} channels"
         return (
             f"{self.name}: {self.num_images:,} {images} {what}, "
-            f"{height} × {width} pixels{resize}, in batches of {self.batch_size}"
+            f"{height} × {width} pixels{channels}{resize}, in batches of {self.batch_size}"
         )
 
     @property
@@ -106,6 +109,7 @@ class ImageSplit(ShownAsText):
             self._max_pixels,
             self.seed,
             self.resize,
+            self.channels,
         )
 
     @property
@@ -162,8 +166,8 @@ class ImageSplit(ShownAsText):
     ) -> tf.data.Dataset:
         """Returns batches of `(images, labels)`.
 
-        Images are float32 `(batch, height, width, 3)`, 0...255; labels are int64 `(batch,)`, or for
-        multi-label images float32 `(batch, num_classes)`. The last batch of an epoch may be
+        Images are float32 `(batch, height, width, channels)`, 0...255; labels are int64 `(batch,)`,
+        or for multi-label images float32 `(batch, num_classes)`. The last batch of an epoch may be
         smaller.
 
         Order and augmentation depend only on the split's seed, the epoch's number and the image's
@@ -176,8 +180,8 @@ class ImageSplit(ShownAsText):
                 training split is, since its images are sorted by class; validation, test and rows
                 selected by `indices` keep their order.
             augment: A preset of `augmentation_layers`, or Keras layers, which get each image by
-                itself, `(1, height, width, 3)`, and all their random numbers from the split's seed,
-                the epoch and the image; only for the training split.
+                itself, `(1, height, width, channels)`, and all their random numbers from the
+                split's seed, the epoch and the image; only for the training split.
             epochs: The epochs to iterate through, or `None` for one epoch per iteration.
             indices: The rows to use, in this order; all rows by default.
             batch_size: Images per batch; the split's own by default.
@@ -284,6 +288,7 @@ class ImageData(ShownAsText):
         batch_size: Images per batch.
         seed: Seed of the split, the order and the augmentation.
         resize: "stretch", "crop" or "pad", see `load_folder`.
+        channels: Number of channels.
     """
 
     train: ImageSplit
@@ -295,6 +300,7 @@ class ImageData(ShownAsText):
     batch_size: int
     seed: int
     resize: str = STRETCH
+    channels: int = RGB
 
     _derived = ("num_classes",)
 

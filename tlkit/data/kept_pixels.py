@@ -21,11 +21,11 @@ MAX_CACHE_BYTES = 128 * 2**20
 """Maximum size of the cache, over all splits."""
 
 Decoder = Callable[[tf.Tensor], tf.Tensor]
-_Key = tuple[str, tuple[int, int], str]
+_Key = tuple[str, tuple[int, int, int], str]
 
 
 class _PixelCache:
-    """A least-recently-used cache of pixels by digest, image size and kind of resizing."""
+    """A least-recently-used cache of pixels by digest, shape and kind of resizing."""
 
     def __init__(self) -> None:
         self._pixels: OrderedDict[_Key, np.ndarray] = OrderedDict()
@@ -60,22 +60,22 @@ def cached_pixels(source: ImageSource, rows: np.ndarray, decoder: Decoder) -> np
     Args:
         source: A source of image files.
         rows: Rows of its images, in any order.
-        decoder: A function from a file's bytes to uint8 `(height, width, 3)`.
+        decoder: A function from a file's bytes to uint8 `(height, width, channels)`.
 
     Returns:
-        uint8 `(n, height, width, 3)`, an image for each row; `None` if there are too many.
+        uint8 `(n, height, width, channels)`, an image for each row; `None` if there are too many.
 
     Raises:
         OSError: An image can no longer be read.
         DataError: An image has changed since it was checked.
         tf.errors.OpError: An image cannot be decoded.
     """
-    num_bytes = 3 * prod(source.image_size)
+    num_bytes = prod(source.image_shape)
     if not 0 < len(rows) <= min(MAX_IMAGES, MAX_BYTES // num_bytes):
         return None
 
     def pixels_of(row: int) -> np.ndarray:
-        key = source.digests[row], source.image_size, source.resize
+        key = source.digests[row], source.image_shape, source.resize
         pixels = _CACHE.get(key)
         if pixels is None:
             image_bytes = read_image(source.paths[row], source.digests[row])

@@ -86,7 +86,7 @@ def layer_view(
     the layers' own states are unchanged.
 
     Args:
-        image: `(height, width, 3)`, 0...255.
+        image: `(height, width, channels)`, 0...255.
         layers: Keras layers, which are built.
         seed: Two whole numbers, `(2,)`.
 
@@ -120,16 +120,16 @@ def layer_view(
         raise ArgumentError(
             "`augment` must return images of the shape of its input. Received: "
             f"{tuple(view.shape)} for images {expected}. End with keras.layers.Resizing"
-            f"{tuple(image.shape[:2])}, and keep three channels."
+            f"{tuple(image.shape[:2])}, and keep the channels."
         )
     return tf.ensure_shape(tf.cast(view[0], tf.float32), image.shape)
 
 
-def build_layers(layers: Sequence[keras.layers.Layer], image_size: tuple[int, int]) -> None:
+def build_layers(layers: Sequence[keras.layers.Layer], image_shape: tuple[int, int, int]) -> None:
     """Builds layers that are not built, by running them on a blank image."""
     if all(layer.built for layer in layers):
         return
-    view = tf.zeros((1, *image_size, 3))
+    view = tf.zeros((1, *image_shape))
     for layer in layers:
         view = layer(view, training=True)
 
@@ -139,14 +139,14 @@ def check_layers(layers: Sequence[keras.layers.Layer], images: np.ndarray) -> No
 
     Args:
         layers: Keras layers.
-        images: `(n, height, width, 3)`, 0...255, float32.
+        images: `(n, height, width, channels)`, 0...255, float32.
 
     Raises:
         ArgumentError: The layers fail, have weights, return another shape, values that are not
             finite or not in 0...255, or other values with the same seed.
     """
     try:
-        build_layers(layers, images.shape[1:3])
+        build_layers(layers, images.shape[1:])
         keras.random.uniform(())  # the state of Keras's global generator exists, and then changes
         numbers = np.arange(len(images))
         views = _views(layers, images, numbers)

@@ -10,7 +10,7 @@ from tlkit.data.images import ImageData
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.listing import Listing, list_folder
 from tlkit.data.manifest_rows import SEPARATOR, list_manifest
-from tlkit.data.settings import KEEP, STRETCH, check_settings
+from tlkit.data.settings import KEEP, RGB, STRETCH, check_settings
 from tlkit.errors import ArgumentError
 
 SUFFIX = ".csv"
@@ -25,6 +25,7 @@ def load_manifest(
     separator: str = SEPARATOR,
     image_size: int | tuple[int, int] = 224,
     resize: str = STRETCH,
+    channels: int = RGB,
     batch_size: int = 32,
     splits: tuple[float, float, float] = (0.8, 0.1, 0.1),
     seed: int = 0,
@@ -57,6 +58,7 @@ def load_manifest(
         separator: The separator between the labels of one image, with `multi_label`.
         image_size: Height and width that images are resized to; one number for a square.
         resize: "stretch", "crop" or "pad", see `load_folder`.
+        channels: 3 for RGB or 1 for grey images, see `load_folder`.
         batch_size: Images per batch.
         splits: Fractions of training, validation and test; a split with fraction 0 is `None`.
         seed: Seed of the split, the order and the augmentation.
@@ -71,8 +73,8 @@ def load_manifest(
         num_classes)`.
 
     Raises:
-        ArgumentError: A size, a fraction, `resize`, the seed, the names, the separator or a group's
-            key is invalid; `groups` is given although the manifest has groups.
+        ArgumentError: A size, a fraction, `resize`, `channels`, the seed, the names, the separator
+            or a group's key is invalid; `groups` is given although the manifest has groups.
         DataError: `path` is not such a table; columns are missing or unknown; a row has no path or
             no label; files are missing, or listed in two rows; there are too few classes or images,
             as for `load_folder`; `class_names` differ from the manifest's classes.
@@ -105,6 +107,7 @@ def load_manifest(
         damaged=damaged,
         cache=cache,
         resize=resize,
+        channels=channels,
     )
     if not isinstance(separator, str) or not separator.strip():
         raise ArgumentError(

@@ -9,7 +9,15 @@ from tlkit.data.images import ImageSplit
 from tlkit.data.inspection import readable_images
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.manifests import list_images
-from tlkit.data.settings import DAMAGED, KEEP, RESIZES, STRETCH, Settings
+from tlkit.data.settings import (
+    DAMAGED,
+    KEEP,
+    RESIZES,
+    RGB,
+    STRETCH,
+    Settings,
+    check_channels_of_files,
+)
 from tlkit.data.splits import divide
 from tlkit.errors import DataError, check_choice, check_count, did_you_mean, quoted
 
@@ -20,6 +28,7 @@ def load_for_measuring(
     *,
     image_size: tuple[int, int],
     resize: str = STRETCH,
+    channels: int = RGB,
     batch_size: int = 32,
     max_pixels: int = MAX_PIXELS,
     damaged: str = KEEP,
@@ -38,6 +47,7 @@ def load_for_measuring(
         class_names: The model's classes, in the order of its outputs.
         image_size: Height and width that images are resized to.
         resize: "stretch", "crop" or "pad", see `load_folder`.
+        channels: 3 for RGB or 1 for grey images.
         batch_size: Images per batch.
         max_pixels: Maximum number of pixels of an image.
         damaged: "keep" or "skip", see `load_folder`.
@@ -51,7 +61,7 @@ def load_for_measuring(
         DataError: `path` is not a folder or manifest of images, or has a class that the model does
             not have.
         ArgumentError: `max_pixels` is not a positive whole number, `damaged` is neither "keep" nor
-            "skip", or `resize` is not one of these.
+            "skip", or `resize` or `channels` is not one of these.
 
     Example:
         >>> from pathlib import Path
@@ -69,6 +79,7 @@ def load_for_measuring(
     check_count("max_pixels", max_pixels)
     check_choice("damaged", damaged, DAMAGED)
     check_choice("resize", resize, RESIZES)
+    check_channels_of_files(channels)
     listing = list_images(path, argument=argument, needs_train=False, class_names=class_names)
     images, _ = readable_images(listing, max_pixels=max_pixels, cache=cache, damaged=damaged)
     split_names = {image.split for image in images}
@@ -92,6 +103,12 @@ def load_for_measuring(
             "Rename or remove these classes."
         )
     settings = Settings(
-        image_size, batch_size, (1.0, 0.0, 0.0), seed=0, max_pixels=max_pixels, resize=resize
+        image_size,
+        batch_size,
+        (1.0, 0.0, 0.0),
+        seed=0,
+        max_pixels=max_pixels,
+        resize=resize,
+        channels=channels,
     )
     return split_of("test", found, class_names, settings)

@@ -152,6 +152,7 @@ def load_joined(
         settings.batch_size,
         settings.seed,
         settings.resize,
+        settings.channels,
     )
     replayed = split_of(
         "train",

@@ -12,7 +12,7 @@ from tlkit.data.file_checks import FILE_CHECKS_FOLDER, tolerate_unusable_index
 from tlkit.data.images import ImageSplit
 from tlkit.data.limits import DECODER_VERSION
 from tlkit.data.missing_files import missing_files_named
-from tlkit.data.settings import STRETCH
+from tlkit.data.settings import RGB, STRETCH
 from tlkit.utils.cache import cache_folder, open_index
 from tlkit.utils.progress import bar
 
@@ -44,7 +44,8 @@ def perceptual_hashes(images: np.ndarray) -> np.ndarray:
     single-coloured image are 0.
 
     Args:
-        images: `(n, 32, 32, 3)`, 0...255.
+        images: `(n, 32, 32, channels)`, 0...255; unless there are three channels, their mean is
+            the grey image.
 
     Returns:
         uint8 `(n, 32)`, eight bits per byte, in row-major order of the frequencies; the last bit is
@@ -65,7 +66,8 @@ def perceptual_hashes(images: np.ndarray) -> np.ndarray:
     """
     angles = np.pi / _SIDE * (np.arange(_SIDE) + 0.5)
     basis = np.cos(np.arange(_NUM_FREQUENCIES)[:, np.newaxis] * angles).astype(np.float32)
-    grey = np.asarray(images, np.float32) @ _LUMA
+    pixels = np.asarray(images, np.float32)
+    grey = pixels @ _LUMA if pixels.shape[-1] == len(_LUMA) else pixels.mean(axis=-1)
     grey = grey - grey.mean(axis=(1, 2), keepdims=True)
     frequencies = (basis @ grey @ basis.T).reshape(len(grey), -1)
     return np.packbits(frequencies[:, 1:] > _ROUNDING, axis=1)
@@ -131,7 +133,10 @@ def _hash_missing(
         for split, rows in zip(splits, missing, strict=True):
             if not rows:
                 continue
-            small = dataclasses.replace(split, image_size=(_SIDE, _SIDE), resize=STRETCH)
+            channels = split.channels if split.is_in_memory else RGB  # as `inspect` reads files
+            small = dataclasses.replace(
+                split, image_size=(_SIDE, _SIDE), resize=STRETCH, channels=channels
+            )
             dataset = small.dataset(shuffle=False, indices=np.array(rows), batch_size=_BATCH_SIZE)
             num_done = 0
             for images, _ in dataset.as_numpy_iterator():

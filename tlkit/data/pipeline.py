@@ -33,7 +33,7 @@ def image_batches(
     num_rows = len(rows)
     batch_size = max(min(batch_size, num_rows), 1)
     shard_size = -(-batch_size // shard[1])
-    view = _view_function(augmentation, source.image_size)
+    view = _view_function(augmentation, source.image_shape)
     memory_reader = _pixels_in_memory(source, rows, keep=keep and shard[1] == 1)
     read = memory_reader or _pixel_reader(source)
     with tf.device("CPU:0"):
@@ -69,10 +69,9 @@ def image_batches(
         )
 
     def load_or_fill(row: tf.Tensor, epoch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        height, width = source.image_size
         pixel_type = tf.float32 if view else tf.uint8
         filler = (
-            tf.zeros((height, width, 3), pixel_type),
+            tf.zeros(source.image_shape, pixel_type),
             tf.zeros(labels.shape[1:], labels.dtype),
         )
         is_row = row != NO_ROW
@@ -111,13 +110,13 @@ def image_batches(
 
 
 def _view_function(
-    augmentation: Augmentation, image_size: tuple[int, int]
+    augmentation: Augmentation, image_shape: tuple[int, int, int]
 ) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None:
     """Returns a function from an image and its seed to a view of it; `None` if it is unchanged."""
     if augmentation.is_none:
         return None
     if augmentation.layers:
-        build_layers(augmentation.layers, image_size)
+        build_layers(augmentation.layers, image_shape)
         return lambda image, seed: layer_view(image, augmentation.layers, seed)
     layers = augmentation_layers(augmentation.preset)
     return lambda image, seed: random_view(image, layers, seed)
@@ -138,8 +137,7 @@ def batch_reader(source: ImageSource) -> Callable[[np.ndarray], tuple[np.ndarray
     def images_of(rows: tf.Tensor) -> tf.Tensor:
         with tf.device("CPU:0"):
             if not memory_reader:
-                height, width = source.image_size
-                spec = tf.TensorSpec((height, width, 3), tf.uint8)
+                spec = tf.TensorSpec(source.image_shape, tf.uint8)
                 return tf.cast(tf.map_fn(read, rows, fn_output_signature=spec), tf.float32)
             return tf.cast(memory_reader(rows), tf.float32)
 
@@ -200,11 +198,7 @@ def _pixels_in_memory(
         with tf.device("CPU:0"):
             pixels = tf.constant(source.pixels)
         return lambda rows: tf.gather(pixels, rows)
-    cached = (
-        cached_pixels(source, rows, decoder(source.image_size, source.max_pixels, source.resize))
-        if keep
-        else None
-    )
+    cached = cached_pixels(source, rows, _decoder_of(source)) if keep else None
     if cached is None:
         return None
     places = np.zeros(source.num_images, np.int64)
@@ -217,9 +211,13 @@ def _pixels_in_memory(
 def _pixel_reader(source: ImageSource) -> Callable[[tf.Tensor], tf.Tensor]:
     """Returns a function from a row to its image, which is decoded or resized on request."""
     if source.pixels is None:
-        decode = decoder(source.image_size, source.max_pixels, source.resize)
+        decode = _decoder_of(source)
         read = file_reader(source.paths, source.checksums)
         return lambda row: decode(read(row))
     with tf.device("CPU:0"):
         pixels = tf.constant(source.pixels)
     return lambda row: resize_image(tf.gather(pixels, row), source.image_size, source.resize)
+
+
+def _decoder_of(source: ImageSource) -> Callable[[tf.Tensor], tf.Tensor]:
+    return decoder(source.image_size, source.max_pixels, source.resize, source.channels)

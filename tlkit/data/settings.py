@@ -12,6 +12,9 @@ KEEP, SKIP = "keep", "skip"
 DAMAGED = (KEEP, SKIP)
 """Choices for images that can be decoded although the decoder warns of damage."""
 
+GREY, RGB = 1, 3
+"""Numbers of channels that image files can be decoded to."""
+
 STRETCH, CROP, PAD = "stretch", "crop", "pad"
 PAD_VALUE = 127
 """Value of the borders of padded images: grey, which most preprocessing turns into about zero."""
@@ -38,6 +41,7 @@ class Settings:
         damaged: "keep" or "skip", see `load_folder`.
         cache: The cache's folder, as `cache_folder` takes it.
         resize: "stretch", "crop" or "pad", see `load_folder`.
+        channels: Number of channels of the images.
     """
 
     image_size: tuple[int, int]
@@ -49,6 +53,7 @@ class Settings:
     damaged: str = KEEP
     cache: str | os.PathLike[str] | None = None
     resize: str = STRETCH
+    channels: int = RGB
 
 
 def check_settings(
@@ -62,19 +67,22 @@ def check_settings(
     damaged: str = KEEP,
     cache: str | os.PathLike[str] | None = None,
     resize: str = STRETCH,
+    channels: int = RGB,
 ) -> Settings:
     """Returns the checked settings.
 
     Raises:
         ArgumentError: A size is not a positive whole number; `splits` are not three fractions that
             sum to 1; `seed` is not in 0...2**32 - 1; `class_names` has duplicates; `damaged` is
-            neither "keep" nor "skip"; `resize` is not one of `RESIZES`.
+            neither "keep" nor "skip"; `resize` is not one of `RESIZES`; `channels` is neither 1
+            nor 3.
     """
     check_count("batch_size", batch_size)
     check_seed(seed)
     check_count("max_pixels", max_pixels)
     check_choice("damaged", damaged, DAMAGED)
     check_choice("resize", resize, RESIZES)
+    check_channels_of_files(channels)
     names = None if class_names is None else tuple(class_names)
     if names is not None and len(set(names)) < len(names):
         raise ArgumentError(
@@ -83,7 +91,19 @@ def check_settings(
         )
     fractions = check_splits(splits)
     sides = check_image_size(image_size)
-    return Settings(sides, batch_size, fractions, seed, names, max_pixels, damaged, cache, resize)
+    return Settings(
+        sides, batch_size, fractions, seed, names, max_pixels, damaged, cache, resize, channels
+    )
+
+
+def check_channels_of_files(channels: int) -> None:
+    """Raises `ArgumentError` unless image files can be decoded to so many channels."""
+    if type(channels) is not int or channels not in (GREY, RGB):
+        raise ArgumentError(
+            "`channels` must be 3, or 1 to make images grey. "
+            f"Received: channels={channels!r}. Give images with other channels as an array, "
+            "load_arrays(images, labels)."
+        )
 
 
 def check_splits(splits: Sequence[float]) -> tuple[float, float, float]:

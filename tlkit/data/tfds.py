@@ -11,7 +11,7 @@ from tlkit.data.images import ImageData
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.listing import FoundFile, Listing
 from tlkit.data.reading import content_digest
-from tlkit.data.settings import STRETCH, check_settings
+from tlkit.data.settings import RGB, STRETCH, check_settings
 from tlkit.errors import ArgumentError, DataError
 from tlkit.utils.cache import cache_folder
 from tlkit.utils.files import written_aside
@@ -26,6 +26,7 @@ def load_tfds(
     data_dir: str | os.PathLike[str] | None = None,
     image_size: int | tuple[int, int] = 224,
     resize: str = STRETCH,
+    channels: int = RGB,
     batch_size: int = 32,
     splits: tuple[float, float, float] = (0.8, 0.1, 0.1),
     seed: int = 0,
@@ -44,6 +45,7 @@ def load_tfds(
         data_dir: The folder of prepared sets; TensorFlow Datasets' default folder by default.
         image_size: Height and width that images are resized to; one number for a square.
         resize: "stretch", "crop" or "pad", see `load_folder`.
+        channels: 3 for RGB or 1 for grey images, see `load_folder`.
         batch_size: Images per batch.
         splits: Fractions of training, validation and test, used if the set has no such splits.
         seed: Seed of the split, the order and the augmentation.
@@ -62,7 +64,14 @@ def load_tfds(
         >>> data = tlkit.load_tfds("tf_flowers", image_size=224)  # doctest: +SKIP
     """
     settings = check_settings(
-        image_size, batch_size, splits, seed, max_pixels=max_pixels, cache=cache, resize=resize
+        image_size,
+        batch_size,
+        splits,
+        seed,
+        max_pixels=max_pixels,
+        cache=cache,
+        resize=resize,
+        channels=channels,
     )
     builder = _builder(name, data_dir)
     image_key, label_key = _check_features(name, builder)

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tlkit.data.images import ImageSplit
 from tlkit.data.refusals import Refusal, register_refusal
+from tlkit.data.settings import GREY, RGB
 from tlkit.errors import ArgumentError, DataError, TlkitError
 from tlkit.evaluation.batch_checks import (
     BatchStats,
@@ -205,7 +206,7 @@ def note_on_values(images: Images) -> str:
     if (
         batch_check is None
         or batch_check.first_stats is None
-        or not _takes_images(batch_check.spec)
+        or not any(_takes_images(batch_check.spec, channels) for channels in (GREY, RGB))
     ):
         return ""
     if not is_out_of_range(batch_check.first_stats):
@@ -289,7 +290,7 @@ def _is_compatible(shape: tuple[int | None, ...] | None, spec: ModelSpec) -> boo
 
 def _check_split(argument: str, split: ImageSplit, spec: ModelSpec, labels: Labels) -> None:
     """Checks a split without reading images."""
-    check_takes_images(argument, spec)
+    check_takes_images(argument, spec, split.channels)
     sides = spec.input_shape[1:3]
     if any(
         side not in (None, matched) for side, matched in zip(sides, split.image_size, strict=True)
@@ -308,21 +309,27 @@ def _check_split(argument: str, split: ImageSplit, spec: ModelSpec, labels: Labe
         )
 
 
-def check_takes_images(argument: str, spec: ModelSpec) -> None:
-    """Raises `ArgumentError` unless a model takes images with three channels and pixels 0...255.
+def check_takes_images(argument: str, spec: ModelSpec, channels: int) -> None:
+    """Raises `ArgumentError` unless a model takes pixels 0...255 of images with these channels.
 
     Args:
         argument: The name of the images' argument in errors.
         spec: The model's specification.
+        channels: The number of channels of the images.
     """
-    if _takes_images(spec):
+    if _takes_images(spec, channels):
         check_takes_pixels(spec, argument)
         return
     accepted = "text" if spec.takes_text else format_shape(spec.input_shape)
+    remedy = (
+        "Load the images with channels=1"
+        if spec.takes_images and spec.input_shape[-1] == GREY
+        else f"Build it with build_classifier(..., channels={channels})"
+    )
     raise ArgumentError(
-        f"`model` must take images with three channels, (batch, height, width, 3), as in "
-        f"`{argument}`. Received: model={spec.name!r}, which takes {accepted}. Build it for three "
-        "channels, or pass a tf.data.Dataset with batches of what it takes."
+        f"`model` must take images (batch, height, width, {channels}), as in `{argument}`. "
+        f"Received: model={spec.name!r}, which takes {accepted}. {remedy}, or pass a "
+        "tf.data.Dataset with batches of what it takes."
     )
 
 
@@ -343,5 +350,5 @@ def check_takes_pixels(spec: ModelSpec, argument: str = "images") -> None:
     )
 
 
-def _takes_images(spec: ModelSpec) -> bool:
-    return spec.takes_images and spec.input_shape[-1] in (None, 3)
+def _takes_images(spec: ModelSpec, channels: int) -> bool:
+    return spec.takes_images and spec.input_shape[-1] in (None, channels)

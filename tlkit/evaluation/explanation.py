@@ -11,7 +11,6 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from tlkit.data.decoding import decoder
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.reading import read_image
 from tlkit.data.settings import RESIZES, STRETCH
@@ -25,7 +24,7 @@ from tlkit.evaluation.image_files import (
     resize_pixels,
 )
 from tlkit.evaluation.names import check_class_names, num_classes_of
-from tlkit.evaluation.prediction import image_size_of
+from tlkit.evaluation.prediction import decoder_for, image_shape_of
 from tlkit.evaluation.reports import EvaluationReport
 from tlkit.models.flattening import below, flat
 from tlkit.models.groups import cut_before, layer_groups
@@ -34,6 +33,7 @@ from tlkit.models.heads import probabilities as probabilities_of
 from tlkit.models.tokens import TokenGrid, token_grid
 from tlkit.utils.formatting import percent
 from tlkit.utils.keras_private import operation_of
+from tlkit.utils.rgb import as_rgb
 from tlkit.utils.text_repr import Record
 
 _MAX_OPACITY = 0.75  # of the colours at the maximum of the heatmap
@@ -47,7 +47,8 @@ class Explanation(Record):
     """The Grad-CAM heatmap of an image for one class.
 
     Attributes:
-        image: The image in the model's input size, uint8 `(height, width, 3)`.
+        image: The image in the model's input size, uint8 `(height, width, 3)`; as `as_rgb` shows it
+            if the model takes other channels.
         heatmap: float32 `(height, width)`, 0...1: how strongly each position supports the class,
             relative to the maximum; all zeros if no position does.
         label: The class that is explained.
@@ -130,8 +131,8 @@ def explain(
 
     Args:
         model: A model from pixels 0...255 to logits or probabilities.
-        image: An image file; or pixels 0...255 `(height, width, 3)`, which are rounded and resized
-            to the model's size.
+        image: An image file; or pixels 0...255 `(height, width, channels)`, which are rounded and
+            resized to the model's size.
         class_names: The class names in the order of the model's outputs; their numbers by default.
         label: The class to explain, a name or a number; the most probable by default.
         max_pixels: Maximum number of pixels of a file.
@@ -158,14 +159,14 @@ def explain(
     num_classes = num_classes_of(model)
     names = check_class_names(class_names or [str(i) for i in range(num_classes)], num_classes)
     index = None if label is None else _class_index(label, names)
-    path, pixels = _one_image(image, image_size_of(model), max_pixels, resize)
+    path, pixels = _one_image(image, image_shape_of(model), max_pixels, resize)
     heatmaps, probabilities = class_maps(
         model, pixels, None if index is None else np.array([index])
     )
     predicted = int(probabilities[0].argmax())
     index = predicted if index is None else index
     return Explanation(
-        image=pixels[0],
+        image=as_rgb(pixels[0]),
         heatmap=heatmaps[0],
         label=names[index],
         probability=float(probabilities[0, index]),
@@ -211,7 +212,7 @@ def explain_mistakes(
         for mistake in evaluation.mistakes[:limit]
         if mistake.path is not None and os.path.isfile(mistake.path)
     ]
-    decode = decoder(image_size_of(model), max_pixels, resize)
+    decode = decoder_for(image_shape_of(model), max_pixels, resize, "evaluation")
     found: dict[int, Explanation] = {}
     for start in range(0, len(selected), _MAP_BATCH_SIZE):
         batch = selected[start : start + _MAP_BATCH_SIZE]
@@ -221,7 +222,7 @@ def explain_mistakes(
         heatmaps, probabilities = class_maps(model, pixels, classes)
         for row, mistake in enumerate(batch):
             found[mistake.index] = Explanation(
-                image=pixels[row],
+                image=as_rgb(pixels[row]),
                 heatmap=heatmaps[row],
                 label=mistake.predicted,
                 probability=float(probabilities[row, classes[row]]),
@@ -245,7 +246,7 @@ def class_maps(
 
     Args:
         model: A classifier.
-        pixels: `(n, height, width, 3)`, 0...255.
+        pixels: `(n, height, width, channels)`, 0...255.
         classes: The class of each image, `(n,)`; the most probable by default.
 
     Returns:
@@ -328,22 +329,23 @@ def _last_positions(model: keras.Model) -> _Positions:
 
 
 def _one_image(
-    image: Paths | np.ndarray, image_size: tuple[int, int], max_pixels: int, resize: str
+    image: Paths | np.ndarray, image_shape: tuple[int, int, int], max_pixels: int, resize: str
 ) -> tuple[str | None, np.ndarray]:
-    """Returns the file's name, and the image in the model's size, uint8 `(1, height, width, 3)`."""
+    """Returns the file's name, and the image in the model's shape, uint8, in a batch of one."""
     path = None
     if are_paths(image):
         files = list_files(image, "image")
         if len(files) == 1:
             check_image_files(files, max_pixels, "image")
             path = files[0]
-            decoded = decoder(image_size, max_pixels, resize)(tf.constant(read_image(path)))
+            decode = decoder_for(image_shape, max_pixels, resize, "image")
+            decoded = decode(tf.constant(read_image(path)))
             return path, decoded.numpy()[np.newaxis]
         count = len(files)
     else:
-        pixels = pixels_of(image, "image")
+        pixels = pixels_of(image, "image", image_shape[-1])
         if len(pixels) == 1:
-            return path, resize_pixels(pixels[0], image_size, resize).numpy()[np.newaxis]
+            return path, resize_pixels(pixels[0], image_shape[:2], resize).numpy()[np.newaxis]
         count = len(pixels)
     raise ArgumentError(
         f"`image` must be one image. Received: {count}. Call explain for each of them."

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tlkit.data.file_checks import FileCheck, check_files
 from tlkit.data.resizing import resize_image
-from tlkit.data.settings import STRETCH
+from tlkit.data.settings import RGB, STRETCH
 from tlkit.errors import ArgumentError, DataError, check_path, is_unicode
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -122,12 +122,13 @@ def check_image_files(paths: Sequence[str], max_pixels: int, argument: str) -> N
         )
 
 
-def pixels_of(images: Any, argument: str = "images") -> np.ndarray:
-    """Returns one image or a batch as uint8, `(n, height, width, 3)`, rounded.
+def pixels_of(images: Any, argument: str = "images", channels: int = RGB) -> np.ndarray:
+    """Returns one image or a batch as uint8, `(n, height, width, channels)`, rounded.
 
     Args:
-        images: Pixels 0...255, `(height, width, 3)` or `(n, height, width, 3)`.
+        images: Pixels 0...255, `(height, width, channels)` or `(n, height, width, channels)`.
         argument: The argument's name in errors.
+        channels: Number of channels.
 
     Raises:
         ArgumentError: If the shape differs, or values are not pixels from 0 to 255.
@@ -138,11 +139,16 @@ def pixels_of(images: Any, argument: str = "images") -> np.ndarray:
         pixels = np.empty((), object)
     if pixels.ndim == 3:
         pixels = pixels[np.newaxis]
-    if pixels.ndim != 4 or pixels.shape[3] != 3 or 0 in pixels.shape[1:]:
+    if pixels.ndim != 4 or pixels.shape[3] != channels or 0 in pixels.shape[1:]:
+        remedy = (
+            "repeat the channel of grey ones with `np.repeat(image, 3, axis=-1)`"
+            if channels == RGB
+            else f"the model takes {channels} channel{'s' if channels > 1 else ''}"
+        )
         raise ArgumentError(
-            f"`{argument}` must be files, or pixels of the shape (height, width, 3) or "
-            f"(n, height, width, 3). Received: {_describe(images)}. Stack images of one size; "
-            "repeat the channel of grey ones with `np.repeat(image, 3, axis=-1)`."
+            f"`{argument}` must be files, or pixels of the shape (height, width, {channels}) or "
+            f"(n, height, width, {channels}). Received: {_describe(images)}. Stack images of one "
+            f"size; {remedy}."
         )
     if pixels.dtype == np.uint8:
         return pixels
@@ -157,7 +163,7 @@ def pixels_of(images: Any, argument: str = "images") -> np.ndarray:
 def resize_pixels(
     image: np.ndarray, image_size: tuple[int, int], resize: str = STRETCH
 ) -> tf.Tensor:
-    """Returns the image, uint8 `(height, width, 3)`, resized as image files are."""
+    """Returns the image, uint8 `(height, width, channels)`, resized as image files are."""
     if image.shape[:2] == image_size:
         return tf.constant(image)
     return resize_image(image, image_size, resize)

@@ -15,7 +15,7 @@ from tlkit.data.checksums import file_reader
 from tlkit.data.decoding import decoder
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.reading import read_image
-from tlkit.data.settings import RESIZES, STRETCH
+from tlkit.data.settings import GREY, RESIZES, RGB, STRETCH
 from tlkit.errors import ArgumentError, check_choice, check_count
 from tlkit.evaluation.data_checks import check_takes_pixels
 from tlkit.evaluation.exported import ExportedModel, saved_model_in
@@ -98,7 +98,8 @@ def predict(
     Args:
         model: A model from pixels 0...255 to logits or probabilities.
         images: One image file or several; or pixels 0...255, one image `(height, width, 3)` or a
-            batch `(n, height, width, 3)`, which are rounded and resized to the model's size.
+            batch `(n, height, width, 3)`, which are rounded and resized to the model's size. A
+            model of other channels takes as many; files are decoded for 3 and for 1.
         class_names: The class names in the order of the model's outputs.
         threshold: The probability, 0...1, from which a multi-label head assigns a label; other
             heads assign the most probable class.
@@ -124,19 +125,19 @@ def predict(
     check_threshold(threshold)
     check_count("batch_size", batch_size)
     check_choice("resize", resize, RESIZES)
-    image_size = image_size_of(model)
+    image_shape = image_shape_of(model)
     forward = forward_of(model)
     paths: tuple[str | None, ...]
     files_given: CheckedFiles | None = None
     if are_paths(images):
         files_given = check_given_files(images, max_pixels, "images")
         paths = files_given.usable
-        decode = decoder(image_size, max_pixels, resize)
+        decode = decoder_for(image_shape, max_pixels, resize, "images")
         batches = _decoded_batches(files_given.usable, decode, batch_size)
     else:
-        pixels = pixels_of(images)
+        pixels = pixels_of(images, channels=image_shape[-1])
         paths = (None,) * len(pixels)
-        batches = _resized_batches(pixels, image_size, batch_size, resize)
+        batches = _resized_batches(pixels, image_shape[:2], batch_size, resize)
     rows = [np.empty((0, len(names)), np.float32)]
     with bar("prediction", len(paths), "images") as advance:
         for batch in batches:
@@ -262,22 +263,56 @@ def check_threshold(threshold: float) -> None:
         )
 
 
-def image_size_of(model: keras.Model) -> tuple[int, int]:
-    """Returns the height and width of a model's images.
+def image_shape_of(model: keras.Model) -> tuple[int, int, int]:
+    """Returns the height, width and number of channels of a model's images.
 
     Raises:
-        ArgumentError: If the model does not take batches of RGB images of one fixed size, its
+        ArgumentError: If the model does not take batches of images of one fixed size, its
             preprocessing expects values 0...1, or its output is not one row of values per image.
     """
     spec = describe_model(model)
     shape = spec.input_shape
-    if len(shape) != 4 or None in shape[1:3] or shape[3] != 3:
+    if len(shape) != 4 or None in shape[1:]:
         raise ArgumentError(
             "`model` must take images of one fixed size, (batch, height, width, 3). "
             f"Received: a model of input_shape={shape}. Build it with `image_size=`."
         )
     check_takes_pixels(spec)
-    return int(shape[1] or 0), int(shape[2] or 0)
+    height, width, channels = (int(side or 0) for side in shape[1:])
+    return height, width, channels
+
+
+def image_size_of(model: keras.Model) -> tuple[int, int]:
+    """Returns the height and width of a model's images.
+
+    Raises:
+        ArgumentError: See `image_shape_of`.
+    """
+    return image_shape_of(model)[:2]
+
+
+def decoder_for(
+    image_shape: tuple[int, int, int], max_pixels: int, resize: str, argument: str
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns a function from an image file's bytes to the images of a model.
+
+    Args:
+        image_shape: The result of `image_shape_of`.
+        max_pixels: Maximum number of pixels of a file.
+        resize: "stretch", "crop" or "pad".
+        argument: The name of the files' argument in errors.
+
+    Raises:
+        ArgumentError: Files cannot be decoded to so many channels.
+    """
+    *image_size, channels = image_shape
+    if channels not in (GREY, RGB):
+        raise ArgumentError(
+            f"`{argument}` must be arrays for a model of images with {channels} channels. "
+            "Received: files, which have 1 or 3. Give pixels (n, "
+            f"{', '.join(map(str, image_shape))}), 0...255."
+        )
+    return decoder((image_size[0], image_size[1]), max_pixels, resize, channels)
 
 
 def _decoded_batches(

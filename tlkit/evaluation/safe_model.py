@@ -4,13 +4,11 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import keras
 import tensorflow as tf
 
-from tlkit.data.decoding import decoder
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.settings import RESIZES, STRETCH
 from tlkit.errors import ArgumentError, ExportError, check_choice
@@ -18,7 +16,7 @@ from tlkit.evaluation.exported import SERVING_FILE
 from tlkit.evaluation.forward import forward_of
 from tlkit.evaluation.names import check_class_names, num_classes_of
 from tlkit.evaluation.outputs import THRESHOLD
-from tlkit.evaluation.prediction import Prediction, image_size_of, predict
+from tlkit.evaluation.prediction import Prediction, decoder_for, image_shape_of, predict
 from tlkit.models.heads import head_kind, probabilities
 
 KERAS_FILE = "model.keras"
@@ -59,7 +57,7 @@ class SafeModel:
                     "load the SavedModel if you trust its author."
                 )
         self.model = _load(Path(folder, KERAS_FILE))
-        self._image_size = image_size_of(self.model)
+        self._image_shape = image_shape_of(self.model)
         self.class_names = _names_in(Path(folder, NAMES_FILE), num_classes_of(self.model))
         self.kind = head_kind(self.model)
         self.threshold, self.max_pixels = THRESHOLD, MAX_PIXELS
@@ -67,9 +65,7 @@ class SafeModel:
 
     def predict(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns `probabilities`, `(n, num_classes)`, of image files, strings `(n,)`."""
-        decode: Callable[[tf.Tensor], tf.Tensor] = decoder(
-            self._image_size, self.max_pixels, self.resize
-        )
+        decode = decoder_for(self._image_shape, self.max_pixels, self.resize, "image_bytes")
         pixels = tf.stack([decode(one) for one in image_bytes])
         return {"probabilities": probabilities(forward_of(self.model)(pixels), self.model)}
 

@@ -5,15 +5,16 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tlkit.evaluation.prediction import image_size_of
+from tlkit.evaluation.prediction import image_shape_of
 from tlkit.models.heads import probabilities as probabilities_of
 
 
 def classifying_function(model: keras.Model) -> Any:
     """Returns a `tf.function` from pixels to probabilities, with the preprocessing inside.
 
-    It takes `images`, uint8 `(n, height, width, 3)`, 0...255, RGB, and returns "probabilities",
-    float32 `(n, num_classes)`, and "class_id", int64 `(n,)`, the most probable class.
+    It takes `images`, uint8 `(n, height, width, channels)`, 0...255, RGB, and returns
+    "probabilities", float32 `(n, num_classes)`, and "class_id", int64 `(n,)`, the most probable
+    class.
 
     Args:
         model: From pixels 0...255 of a fixed image size to logits or probabilities, in float32.
@@ -26,7 +27,7 @@ def classifying_function(model: keras.Model) -> Any:
         >>> classifying_function(model)(np.zeros((1, 2, 2, 3), np.uint8))["probabilities"].numpy()
         array([[0.5, 0.5]], dtype=float32)
     """
-    images_spec = tf.TensorSpec([None, *image_size_of(model), 3], tf.uint8, "images")
+    images_spec = tf.TensorSpec([None, *image_shape_of(model)], tf.uint8, "images")
 
     @tf.function(input_signature=[images_spec], autograph=False)
     def classify(images: tf.Tensor) -> dict[str, tf.Tensor]:

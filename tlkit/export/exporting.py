@@ -12,17 +12,24 @@ import numpy as np
 import tensorflow as tf
 from sklearn.datasets import load_sample_images
 
-from tlkit.data.decoding import decoder
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.reading import read_image
-from tlkit.data.settings import RESIZES, STRETCH
+from tlkit.data.settings import GREY, RESIZES, RGB, STRETCH
 from tlkit.errors import ArgumentError, ExportError, as_tuple, check_choice, check_count, check_path
-from tlkit.evaluation.image_files import are_paths, check_image_files, list_files, pixels_of
+from tlkit.evaluation.image_files import (
+    Paths,
+    are_paths,
+    check_image_files,
+    list_files,
+    pixels_of,
+    resize_pixels,
+)
 from tlkit.evaluation.names import check_class_names, num_classes_of
 from tlkit.evaluation.outputs import THRESHOLD
 from tlkit.evaluation.prediction import (
     check_threshold,
-    image_size_of,
+    decoder_for,
+    image_shape_of,
     predictions_from,
 )
 from tlkit.evaluation.rejection import Rejection, check_rejection
@@ -180,10 +187,13 @@ def export_model(
     check_threshold(threshold)
     check_count("max_pixels", max_pixels)
     check_choice("resize", resize, RESIZES)
+    image_shape = image_shape_of(model)
+    _check_channels(image_shape, formats)
     serving = Serving(
         class_names=_check_lines(check_class_names(class_names, num_classes_of(model))),
         kind=head_kind(model),
-        image_size=image_size_of(model),
+        image_size=image_shape[:2],
+        channels=image_shape[-1],
         threshold=float(threshold),
         max_pixels=max_pixels,
         rejection=None if rejection is None else check_rejection(rejection, model),
@@ -196,7 +206,7 @@ def export_model(
     if not np.isfinite(expected["probabilities"]).all():
         raise ExportError(
             "`model` must give finite probabilities. Received: NaN or infinite ones on "
-            f"{len(compared.image_bytes)} images. Train it again with a lower learning rate."
+            f"{len(compared.images)} images. Train it again with a lower learning rate."
         )
     with written_aside(path) as aside, tempfile.TemporaryDirectory() as scratch:
         paths = _paths(aside, formats)
@@ -229,7 +239,7 @@ def export_model(
             _report_format(name, paths[name], sizes[name], differences.get(name), parity.get(name))
             for name in formats
         ),
-        num_samples=len(compared.image_bytes),
+        num_samples=len(compared.images),
     )
 
 
@@ -249,6 +259,16 @@ def _report_format(
     )
 
 
+def _check_channels(image_shape: tuple[int, int, int], formats: Sequence[str]) -> None:
+    if image_shape[-1] not in (GREY, RGB) and "saved_model" in formats:
+        raise ArgumentError(
+            "`formats` must not have 'saved_model' for a model of images with "
+            f"{image_shape[-1]} channels. Received: formats={tuple(formats)}, and a SavedModel "
+            "decodes image files, which are RGB or grey. Choose 'keras', 'litert' or 'onnx', and "
+            f"give samples of the shape (n, {', '.join(map(str, image_shape))})."
+        )
+
+
 def _write_for_other_runtimes(
     model: keras.Model,
     name: str,
@@ -265,7 +285,10 @@ def _write_for_other_runtimes(
 
 @dataclass(frozen=True)
 class _ParitySamples:
-    """The images to compare on: contents of files, and decoded, uint8 (n, height, width, 3)."""
+    """The images to compare on: contents of files, and decoded, uint8 (n, height, width, channels).
+
+    There are no files of images with other channels than 3 and 1.
+    """
 
     image_bytes: tuple[bytes, ...]
     images: tf.Tensor
@@ -274,24 +297,34 @@ class _ParitySamples:
     def of(
         cls, samples: Sequence[str | os.PathLike[str]] | np.ndarray | None, serving: Serving
     ) -> "_ParitySamples":
-        if samples is None:
-            image_bytes = _bundled_images(serving.max_pixels)
-        elif are_paths(samples):
-            paths = list_files(samples, "samples")
-            check_image_files(paths, serving.max_pixels, "samples")
-            image_bytes = tuple(read_image(path) for path in paths)
+        image_bytes: tuple[bytes, ...] = ()
+        images: list[tf.Tensor] = []
+        if samples is None or are_paths(samples):
+            image_bytes = _image_files(samples, serving.max_pixels)
         else:
-            image_bytes = tuple(
-                tf.io.encode_png(image).numpy() for image in pixels_of(samples, "samples")
-            )
-        if not image_bytes:
+            pixels = pixels_of(samples, "samples", serving.channels)
+            if serving.channels in (GREY, RGB):
+                image_bytes = tuple(tf.io.encode_png(one).numpy() for one in pixels)
+            else:
+                images = [resize_pixels(one, serving.image_size, serving.resize) for one in pixels]
+        if image_bytes:
+            decode = decoder_for(serving.image_shape, serving.max_pixels, serving.resize, "samples")
+            images = [decode(tf.constant(content)) for content in image_bytes]
+        if not images:
             raise ArgumentError(
                 "`samples` must contain at least one image. Received: none. "
                 "Leave it out to use images that come with scikit-learn."
             )
-        decode = decoder(serving.image_size, serving.max_pixels, serving.resize)
-        images = tf.stack([decode(tf.constant(content)) for content in image_bytes])
-        return cls(image_bytes, images)
+        return cls(image_bytes, tf.stack(images))
+
+
+def _image_files(samples: Paths | None, max_pixels: int) -> tuple[bytes, ...]:
+    """Returns the contents of image files, by default of those that come with scikit-learn."""
+    if samples is None:
+        return _bundled_images(max_pixels)
+    paths = list_files(samples, "samples")
+    check_image_files(paths, max_pixels, "samples")
+    return tuple(read_image(path) for path in paths)
 
 
 def _bundled_images(max_pixels: int) -> tuple[bytes, ...]:

@@ -36,10 +36,10 @@ def write_litert(
 ) -> Path:
     """Writes a LiteRT model with its preprocessing and labels, and returns the file.
 
-    Its one signature takes `images`, uint8 `(n, height, width, 3)`, RGB, 0...255, and returns
-    `probabilities`, float32 `(n, num_classes)`, and `class_id`, int64 `(n,)`. The caller must
-    decode and resize images, as LiteRT supports neither image files nor strings; how they must be
-    resized is described in `tlkit.data.settings.RESIZES` and named in the settings. Labels and
+    Its one signature takes `images`, uint8 `(n, height, width, channels)`, RGB, 0...255, and
+    returns `probabilities`, float32 `(n, num_classes)`, and `class_id`, int64 `(n,)`. The caller
+    must decode and resize images, as LiteRT supports neither image files nor strings; how they must
+    be resized is described in `tlkit.data.settings.RESIZES` and named in the settings. Labels and
     settings are at the end of the file; see `tlkit.export.labels`. The model uses LiteRT's own
     operations only.
 

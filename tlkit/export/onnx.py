@@ -7,10 +7,10 @@ from typing import Any
 
 import keras
 
-from tlkit.data.settings import RESIZES
+from tlkit.data.settings import GREY, RESIZES, RGB
 from tlkit.errors import ExportError
 from tlkit.evaluation.names import check_class_names, num_classes_of
-from tlkit.evaluation.prediction import image_size_of
+from tlkit.evaluation.prediction import image_shape_of
 from tlkit.export.constant_graph import constant_graph
 from tlkit.export.formats import EXPORT_FORMATS, check_packages
 from tlkit.utils.tensorflow_logging import unlogged
@@ -28,7 +28,7 @@ def write_onnx(
 ) -> Path:
     """Writes an ONNX model with its preprocessing and labels, and returns the file.
 
-    It takes `images`, uint8 `(batch, height, width, 3)`, RGB, 0...255, and returns
+    It takes `images`, uint8 `(batch, height, width, channels)`, RGB, 0...255, and returns
     `probabilities`, float32 `(batch, num_classes)`, and `class_id`, int64 `(batch,)`. The caller
     must decode and resize images; the model's description says how. Its metadata hold
     `class_names`, a JSON list, and `serving`, the settings in JSON.
@@ -56,12 +56,13 @@ def write_onnx(
 
     names = check_class_names(class_names, num_classes_of(model))
     converted = _convert(model)
-    height, width = image_size_of(model)
+    height, width, channels = image_shape_of(model)
+    kind = {GREY: "grey", RGB: "RGB"}.get(channels, f"{channels}-channel")
     resize = (about or {}).get("resize")
     resizing = "" if resize is None else f", {RESIZES[resize]}"
     converted.doc_string = (
-        f"images: uint8 RGB values 0...255, {width} x {height} pixels{resizing}; preprocessing is "
-        "part of the model. probabilities and class_id: in the order of class_names."
+        f"images: uint8 {kind} values 0...255, {width} x {height} pixels{resizing}; preprocessing "
+        "is part of the model. probabilities and class_id: in the order of class_names."
     )
     for value in (*converted.graph.input, *converted.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"

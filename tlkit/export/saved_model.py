@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from tlkit.data.decoding import decoder
-from tlkit.data.settings import STRETCH
+from tlkit.data.settings import RGB, STRETCH
 from tlkit.evaluation.exported import CLASS_NAMES_FILE, SERVING_FILE
 from tlkit.evaluation.rejection import Rejection, ood_scores, with_features
 from tlkit.models.heads import probabilities as probabilities_of
@@ -32,6 +32,7 @@ class Serving:
         max_pixels: Largest number of pixels of an image file.
         rejection: Rejection of out-of-distribution images; `None` for none.
         resize: "stretch", "crop" or "pad", see `load_folder`.
+        channels: Number of channels of the model's input images.
     """
 
     class_names: tuple[str, ...]
@@ -41,12 +42,19 @@ class Serving:
     max_pixels: int
     rejection: Rejection | None = None
     resize: str = STRETCH
+    channels: int = RGB
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the model's input images."""
+        return (*self.image_size, self.channels)
 
     def as_dict(self) -> dict[str, object]:
         """Returns the JSON-serializable settings, without the class names."""
         about = {
             "kind": self.kind,
             "image_size": list(self.image_size),
+            "channels": self.channels,
             "resize": self.resize,
             "threshold": self.threshold,
             "max_pixels": self.max_pixels,
@@ -60,7 +68,7 @@ class Serving:
 
         Args:
             model: The model; computes in float32.
-            images: uint8, `(n, height, width, 3)`; n may be 0.
+            images: uint8, `(n, height, width, channels)`; n may be 0.
             neighbours: The neighbours of `rejection` if a graph holds them in a variable.
 
         Returns:
@@ -111,7 +119,7 @@ def write_saved_model(model: keras.Model, folder: Path, serving: Serving) -> Non
     """Writes a SavedModel with the signatures "serving_default" and "pixels".
 
     "serving_default" takes `image_bytes`, string `(n,)`, contents of image files; "pixels" takes
-    `images`, uint8 `(n, height, width, 3)`. Both return `Serving.answers`. The assets are
+    `images`, uint8 `(n, height, width, channels)`. Both return `Serving.answers`. The assets are
     class_names.txt, one name per line in UTF-8, and serving.json, the settings of `serving`. The
     SavedModel uses TensorFlow's own operations only and loads without tlkit and Keras.
 
@@ -124,20 +132,20 @@ def write_saved_model(model: keras.Model, folder: Path, serving: Serving) -> Non
     neighbours = serving.rejection and tf.Variable(serving.rejection.neighbours, trainable=False)
 
     @tf.function(
-        input_signature=[tf.TensorSpec([None, *serving.image_size, 3], tf.uint8, "images")],
+        input_signature=[tf.TensorSpec([None, *serving.image_shape], tf.uint8, "images")],
         autograph=False,
     )
     def from_pixels(images: tf.Tensor) -> Answers:
         return serving.answers(model, images, neighbours)
 
-    decode = decoder(serving.image_size, serving.max_pixels, serving.resize)
+    decode = decoder(serving.image_size, serving.max_pixels, serving.resize, serving.channels)
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")], autograph=False)
     def from_bytes(image_bytes: tf.Tensor) -> Answers:
         images = tf.map_fn(
             decode,
             image_bytes,
-            fn_output_signature=tf.TensorSpec((*serving.image_size, 3), tf.uint8),
+            fn_output_signature=tf.TensorSpec(serving.image_shape, tf.uint8),
         )
         return from_pixels(images)
 

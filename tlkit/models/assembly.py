@@ -23,6 +23,7 @@ from tlkit.models.backbone_spec import (
     preprocessing_of,
 )
 from tlkit.models.catalogue import find_backbone, spec_of_own
+from tlkit.models.channels import with_channels
 from tlkit.models.compiling import compile_classifier
 from tlkit.models.graph import count_parameters, model_ends
 from tlkit.models.heads import OUTPUT_NAMES
@@ -40,6 +41,7 @@ def build_classifier(
     *,
     preprocessing: Preprocessing | Sequence[Any] | None = None,
     image_size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
     weights: str | os.PathLike[str] | None = "pretrained",
     pooling: str | None = None,
     hidden: Sequence[int] = (),
@@ -73,6 +75,11 @@ def build_classifier(
             Keras layer. Needed for a model of your own in which none is found. For a backbone of
             the catalogue it replaces its own, for weights that were trained in another way.
         image_size: Height and width in pixels, or one number for both; by default the backbone's.
+        channels: Number of channels of the images; by default those of the backbone, 3 for all of
+            the catalogue. For another number only the kernel of the first convolution changes: it
+            is summed for 1, so that a grey image has the features of the same image in RGB, and
+            extended with zeros for more than 3, after red, green and blue; what was done is shown.
+            See `tlkit.models.channels.with_channels`.
         weights: "pretrained" (or "imagenet") for the backbone's published weights, `None` for
             random weights, else the path of a weights file without classifier. The published
             weights of a model of your own are those that it has.
@@ -88,13 +95,14 @@ def build_classifier(
         seed: Seed of random weights; the same seed gives the same weights; 0 to 2**32 - 1.
 
     Returns:
-        A model from `(batch, height, width, 3)`, float32, 0...255, to float32 logits
+        A model from `(batch, height, width, channels)`, float32, 0...255, to float32 logits
         `(batch, num_classes)`, or `(batch, 1)` if `binary`. The last layer is called "logits",
         "binary_logit" or "label_logits".
 
     Raises:
-        ArgumentError: An argument is invalid, the image size is below the backbone's minimum, or
-            a registered backbone does not build on the given tensor.
+        ArgumentError: An argument is invalid, the image size is below the backbone's minimum, the
+            backbone cannot be adapted to so many channels, or a registered backbone does not build
+            on the given tensor.
         WeightsError: The weights cannot be downloaded, or belong to another backbone.
         KerasSettingsError: Keras is set to channels first, or to weights that are not float32.
 
@@ -109,7 +117,7 @@ def build_classifier(
     given = None if preprocessing is None else preprocessing_of(preprocessing)
     if isinstance(backbone, keras.Model):
         own = own_backbone(backbone, given)
-        spec = spec_of_own(own.name, own.build, backbone.inputs[0].shape[1:3])
+        spec = spec_of_own(own.name, own.build, backbone.inputs[0].shape[1:])
     else:
         spec = find_backbone(backbone, given)
     num_outputs = _check_classes(class_names, binary=binary, multi_label=multi_label)
@@ -117,10 +125,11 @@ def build_classifier(
     pooling = pooling_of(spec, pooling)
     _check_head(hidden, dropout)
     check_seed(seed)
+    num_channels = _check_channels(spec, channels)
     path = _check_weights(spec, weights)
 
     with _seeded(seed):
-        pixels = keras.Input((height, width, 3), name="pixels", dtype="float32")
+        pixels = keras.Input((height, width, spec.channels), name="pixels", dtype="float32")
         prepared = preprocess(pixels, spec.preprocessing)
         pretrained = "pretrained" if weights is not None and path is None else None
         own_pooling = spec.build_pooled if pooling == "attention" else None
@@ -128,6 +137,7 @@ def build_classifier(
         _check_backbone(spec, features, pixels, is_pooled=own_pooling is not None)
         if path is not None:
             load_weights_file(features, path)
+        features = with_channels(features, num_channels)
         x = pooled(features.outputs[0], pooling, spec.num_prefix_tokens)
         for position, units in enumerate(hidden, start=1):
             x = keras.layers.Dense(units, activation="relu", name=f"head_dense_{position}")(x)
@@ -136,7 +146,7 @@ def build_classifier(
         kind = "binary" if binary else "multi_label" if multi_label else "softmax"
         # Logits stay float32 under any precision policy: a loss in half precision overflows
         last = keras.layers.Dense(num_outputs, dtype="float32", name=OUTPUT_NAMES[kind])
-        model = keras.Model(pixels, last(x), name=spec.name)
+        model = keras.Model(features.inputs[0], last(x), name=spec.name)
     compile_classifier(model)
     return model
 
@@ -185,6 +195,14 @@ def _check_image_size(
             f"Its default size is {spec.default_image_size}."
         )
     return sides
+
+
+def _check_channels(spec: BackboneSpec, channels: int | None) -> int:
+    """Returns the number of channels of the images."""
+    if channels is None:
+        return spec.channels
+    check_count("channels", channels)
+    return channels
 
 
 def _check_head(hidden: Sequence[int], dropout: float) -> None:

@@ -15,6 +15,7 @@ from tlkit.models.backbone_spec import Preprocessing, preprocessing_of
 SUFFIX = ".keras"
 PREFIX = "keras_hub:"
 _CONFIG = "config.json"
+_IMAGES = "(batch, height, width, channels)"
 _NAMED = re.compile(
     rf"(?P<name>{PREFIX}(?:\w+://)?[^:]*|.*?\.keras|[^:]*)(?::(?P<preprocessing>.*))?", re.DOTALL
 )
@@ -83,11 +84,12 @@ class BackboneFile:
 
     Attributes:
         name: The file's name without suffix.
-        image_size: (height, width) that the model takes; `None` for sides that are not fixed.
+        image_shape: (height, width, channels) that the model takes; `None` for sides that are not
+            fixed.
     """
 
     name: str
-    image_size: tuple[int | None, int | None]
+    image_shape: tuple[int | None, int | None, int]
 
 
 def read_backbone_file(path: str | os.PathLike[str]) -> BackboneFile:
@@ -95,7 +97,7 @@ def read_backbone_file(path: str | os.PathLike[str]) -> BackboneFile:
 
     Raises:
         ArgumentError: There is no such file, it is not a `.keras` file, or its model does not take
-            one batch of RGB images.
+            one batch of images.
 
     Example:
         >>> import keras, pathlib, tempfile
@@ -105,13 +107,14 @@ def read_backbone_file(path: str | os.PathLike[str]) -> BackboneFile:
         ...     path = pathlib.Path(folder, "small.keras")
         ...     keras.Sequential(layers).save(path)
         ...     read_backbone_file(path)
-        BackboneFile(name='small', image_size=(64, 64))
+        BackboneFile(name='small', image_shape=(64, 64, 3))
     """
     path = Path(path)
     shape = _input_shape(path)
-    if len(shape) != 4 or shape[-1] != 3:
-        raise _refusal(path, f"a model with inputs {tuple(shape)}", "(batch, height, width, 3)")
-    return BackboneFile(path.name.removesuffix(SUFFIX), (shape[1], shape[2]))
+    channels = shape[-1] if len(shape) == 4 else None
+    if channels is None:
+        raise _refusal(path, f"a model with inputs {tuple(shape)}", _IMAGES)
+    return BackboneFile(path.name.removesuffix(SUFFIX), (shape[1], shape[2], channels))
 
 
 def config_in(path: str | os.PathLike[str]) -> Any:
@@ -132,7 +135,7 @@ def _input_shape(path: Path) -> list[int | None]:
         shapes = [layer["config"]["batch_shape"] for layer in inputs]
     except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
         reason = f"a file that Keras has not written, or of a model without inputs ({error!r})"
-        raise _refusal(path, reason, "(batch, height, width, 3)") from error
+        raise _refusal(path, reason, _IMAGES) from error
     if len(shapes) != 1:
         raise _refusal(path, f"a model with {len(shapes)} inputs", "one batch of images")
     return list(shapes[0])

@@ -110,6 +110,7 @@ class BackboneSpec(ShownAsText):
             which the first is the class token.
         build_pooled: As `build`, for features `(batch, channels)` of the backbone's own attention
             pooling; `None` if it has none.
+        channels: Number of channels of the images that it takes.
 
     Example:
         >>> import tlkit
@@ -134,6 +135,7 @@ class BackboneSpec(ShownAsText):
     weights_file: str | None = None
     num_prefix_tokens: int = 0
     build_pooled: Callable[[Any, str | None], Any] | None = None
+    channels: int = 3
 
     @property
     def is_local(self) -> bool:

@@ -172,20 +172,24 @@ def _spec_of_file(
     path: str | os.PathLike[str], preprocessing: Preprocessing | None
 ) -> BackboneSpec:
     file = read_backbone_file(path)
-    return spec_of_own(file.name, partial(_build_file, path, preprocessing), file.image_size)
+    return spec_of_own(file.name, partial(_build_file, path, preprocessing), file.image_shape)
 
 
 def spec_of_own(
-    name: str, build: Callable[[Any, str | None], Any], image_size: tuple[int | None, int | None]
+    name: str,
+    build: Callable[[Any, str | None], Any],
+    image_shape: tuple[int | None, int | None, int],
 ) -> BackboneSpec:
     """Returns the spec of a backbone of the user's own, which brings its weights.
 
     Args:
         name: Its name.
         build: See `BackboneSpec`; it gets raw pixels.
-        image_size: (height, width) that the model takes; `None` for sides that are not fixed.
+        image_shape: (height, width, channels) that the model takes; `None` for sides that are not
+            fixed.
     """
-    sides = [side for side in image_size if side is not None]
+    *all_sides, channels = image_shape
+    sides = [side for side in all_sides if side is not None]
     return BackboneSpec(
         name=name,
         build=build,
@@ -193,6 +197,7 @@ def spec_of_own(
         default_image_size=max(sides, default=224),
         minimum_image_size=1,
         weights="its own",
+        channels=channels,
     )
 
 

@@ -65,21 +65,21 @@ class OwnBackbone(ShownAsText):
         """Returns the backbone from pixels 0...255 to features, with copies of the layers.
 
         Args:
-            pixels: A `keras.Input` `(batch, height, width, 3)`, float32.
+            pixels: A `keras.Input` `(batch, height, width, channels)`, float32.
             weights: "pretrained" for the weights of the model, `None` for random ones.
 
         Raises:
             ArgumentError: The layers take no images of this size.
         """
         note(str(self))
-        height, width = pixels.shape[1:3]
+        height, width, channels = pixels.shape[1:]
         model = _clone(self._model, self.name)  # the user's own gets no new calls
         if weights is not None:
             model.set_weights(self._model.get_weights())
         _name_uniquely(model)
         tensor, _ = _feature_map(model, self.name)
         try:
-            resized = keras.Input((height, width, 3), dtype=model.inputs[0].dtype)
+            resized = keras.Input((height, width, channels), dtype=model.inputs[0].dtype)
             prepared = preprocess(resized, self.preprocessing)
             inlined = keras.Model(resized, on_input(below(model, tensor), prepared))
             found = opened(inlined, resized)
@@ -122,7 +122,7 @@ def own_backbone(
     """Finds the backbone of a model: everything up to its last feature map.
 
     Args:
-        model: A functional or Sequential model from RGB images, with a classifier, with pooled
+        model: A functional or Sequential model from images, with a classifier, with pooled
             features or with a feature map as output. It is not changed.
         preprocessing: What is to be done to pixels 0...255 before the model. Must be left out if
             the model contains preprocessing for pixels or for values 0...1, which is then found,
@@ -130,7 +130,7 @@ def own_backbone(
         name: Name of the backbone; by default that of the model.
 
     Raises:
-        ArgumentError: The model is not functional, does not take one batch of RGB images, or has no
+        ArgumentError: The model is not functional, does not take one batch of images, or has no
             feature map; `preprocessing` is missing, or is given although the model contains it.
 
     Example:
@@ -156,10 +156,10 @@ def own_backbone(
         )
     name = name or model.name
     source, _ = model_ends(model)
-    if len(source.shape) != 4 or source.shape[-1] != 3:
+    if len(source.shape) != 4 or source.shape[-1] is None:
         raise ArgumentError(
-            "`backbone` must be a model of images (batch, height, width, 3). "
-            f"Received: {name!r} with inputs {tuple(source.shape)}. Use a model of RGB images."
+            "`backbone` must be a model of images (batch, height, width, channels). "
+            f"Received: {name!r} with inputs {tuple(source.shape)}. Use a model of images."
         )
     tensor, cut_off = _feature_map(model, name)
     inside = describe_inputs(model).value_range

@@ -17,6 +17,7 @@ from tlkit.errors import ArgumentError
 from tlkit.plots.figure import Figure as OwnFigure
 from tlkit.plots.figure import register_with_pyplot
 from tlkit.plots.fonts import dress
+from tlkit.utils.rgb import as_rgb
 
 # Colours that all kinds of colour vision distinguish, by Okabe and Ito:
 # https://jfly.uni-koeln.de/color/
@@ -49,7 +50,8 @@ def grid(
     """Draws images below their texts, six in a row.
 
     Args:
-        images: Pixels 0...255, each `(height, width, 3)`; sizes may differ.
+        images: Pixels 0...255, each `(height, width, channels)`, shown as `as_rgb` does; sizes may
+            differ.
         texts: A text for each image, all with the same number of lines.
         title: Title of the figure.
         ax: The axes to draw in; a new figure by default.
@@ -65,7 +67,7 @@ def grid(
         panel.set_axis_off()
         panel.set_anchor("N")
     for panel, image, text in zip(panels.flat, images, texts, strict=False):
-        panel.imshow(np.clip(np.round(image), 0, 255).astype(np.uint8))
+        panel.imshow(as_rgb(np.clip(np.round(image), 0, 255).astype(np.uint8)))
         dress(panel.set_title(text, fontsize=8))
     return figure_of(panels)
 

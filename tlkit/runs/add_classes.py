@@ -209,6 +209,7 @@ def _load(listing: Listing, parent: Run, config: AddClassesConfig) -> Joined:
         max_pixels=max_pixels,
         damaged=config.damaged,
         resize=parent.resize,
+        channels=parent.channels,
     )
     return load_joined(
         listing,

@@ -15,7 +15,14 @@ from tlkit.advice.candidates import check_limits, parse_candidates, with_absolut
 from tlkit.continual.methods import WITHOUT_TRAINING
 from tlkit.data.augmentation import AUGMENTATIONS
 from tlkit.data.limits import MAX_PIXELS
-from tlkit.data.settings import DAMAGED, KEEP, RESIZES, STRETCH
+from tlkit.data.settings import (
+    DAMAGED,
+    KEEP,
+    RESIZES,
+    RGB,
+    STRETCH,
+    check_channels_of_files,
+)
 from tlkit.errors import (
     ArgumentError,
     check_choice,
@@ -60,6 +67,7 @@ _LEFT_OUT = {
     "head": None,
     "views": None,
     "resize": None,
+    "channels": None,
     "inference_size": None,
     "tta": NONE,
     "minutes": None,
@@ -79,6 +87,7 @@ _CHECKS: Mapping[str, Callable[[str, Any], object]] = {
     "layer_decay": check_positive_fraction,
     "anchor": check_not_negative,
     "seed": lambda _, value: check_seed(value),
+    "channels": lambda _, value: check_channels_of_files(value),
 }
 _SIZES = ("image_size", "inference_size")
 _MAY_BE_AUTO = ("anchor", *_SIZES)
@@ -233,6 +242,10 @@ class RunConfig:
         metadata=option(
             "How images get that size: stretch (by default), crop or pad.", IMAGES, "NAME"
         ),
+    )
+    channels: int | None = field(
+        default=None,
+        metadata=option("1 for grey images and a model of them; 3, RGB, by default.", IMAGES, "N"),
     )
     mode: str = field(
         default=AUTO,
@@ -427,6 +440,8 @@ class RunConfig:
             self._complete_backbone()
             if self.resize == STRETCH:
                 self._set("resize", None)  # the same run as without it
+            if self.channels == RGB:
+                self._set("channels", None)
         if self.old_photos is not None:
             self._set("old_photos", absolute(self.old_photos))
         self._check_combinations()
@@ -531,6 +546,7 @@ class RunConfig:
             "weights": "pretrained",
             "image_size": None,
             "resize": None,
+            "channels": None,
         }
         for name, default in decided.items():
             if getattr(self, name) != default:
@@ -558,6 +574,8 @@ class RunConfig:
             self._set("backbone", with_absolute_path(self.backbone))
             if self.image_size is None:
                 self._set("image_size", spec.default_image_size)
+            if self.channels is None and spec.channels != RGB:
+                self._set("channels", spec.channels)
 
     def _check_values(self) -> None:
         """Checks each value by itself; this holds for given and resolved configs."""

@@ -105,6 +105,11 @@ class Run(ShownAsText):
         """How images are brought to that size: "stretch", "crop" or "pad"."""
         return self.run_record.resize
 
+    @property
+    def channels(self) -> int:
+        """Number of channels of its images, 3 or 1."""
+        return self.run_record.channels
+
     def load_served_model(self) -> "keras.Model":
         """Returns the model that the run's figures and its SavedModel are of.
 

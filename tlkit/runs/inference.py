@@ -75,6 +75,7 @@ def evaluate_run(
         finished.class_names,
         image_size=finished.image_size,
         resize=finished.resize,
+        channels=finished.channels,
         max_pixels=finished.max_pixels if max_pixels is None else max_pixels,
         damaged=finished.run_record.config.damaged if damaged is None else damaged,
         argument="photos",

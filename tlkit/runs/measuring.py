@@ -204,6 +204,7 @@ def build_model(config: RunConfig, parent: Run | None, data: ImageData) -> "kera
             data.class_names,
             preprocessing=config.preprocessing,
             image_size=initial_image_size(config),
+            channels=data.channels,
             weights=config.weights,
             seed=config.seed,
         )

@@ -337,7 +337,8 @@ def _use(record: RunRecord, packages: Sequence[str], *, rejects_unknown: bool) -
         *(['print(answers["known"].numpy()[0])'] if rejects_unknown else []),
         "```",
         "",
-        f"`model.keras` takes pixels 0…255, `(batch, {height}, {width}, 3)`, and outputs logits. "
+        f"`model.keras` takes pixels 0…255, `(batch, {height}, {width}, {record.channels})`, and "
+        "outputs logits. "
         f"Its images must be {RESIZES[record.resize]}, as the SavedModel does itself. "
         + (f"Import {', '.join(packages)} before it is loaded. " if packages else "")
         + f"It needs Keras{' and that' if packages else ' alone'}; SavedModel, LiteRT and ONNX "

@@ -99,5 +99,6 @@ def _load(folder: str, parent: Run, config: RunConfig) -> ImageData:
             max_pixels=config.max_pixels,
             damaged=config.damaged,
             resize=parent.resize,
+            channels=parent.channels,
         ),
     )

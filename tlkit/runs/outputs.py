@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tlkit.data.images import ImageData
-from tlkit.data.settings import RESIZES, STRETCH
+from tlkit.data.settings import RESIZES, RGB, STRETCH
 from tlkit.export.formats import EXPORT_FORMATS
 from tlkit.runs.context import RunContext
 from tlkit.runs.directory import REJECTION_FILE, Run, load_run, split_rows_of
@@ -191,6 +191,7 @@ def write_page(
             else {"image size in training": " × ".join(map(str, data.image_size))}
         ),
         **({} if data.resize == STRETCH else {"resize": f"{data.resize}: {RESIZES[data.resize]}"}),
+        **({} if data.channels == RGB else {"channels": str(data.channels)}),
         "seed": str(data.seed),
         **({} if results.views is None else {"test-time views": str(results.views)}),
         **record.versions,

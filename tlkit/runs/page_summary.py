@@ -12,7 +12,7 @@ from tlkit.data.limits import MAX_PIXELS
 from tlkit.runs.add_classes_config import AddClassesConfig
 from tlkit.runs.record import RunRecord
 
-_DECIDED_BY_PARENT = {"weights", "image_size", "backbone", "preprocessing", "resize"}
+_DECIDED_BY_PARENT = {"weights", "image_size", "backbone", "preprocessing", "resize", "channels"}
 _ADD_CLASSES_OPTIONS = ("exemplars", "align", "batch_size", "max_pixels")
 """The options of `tlkit add-classes`; the parent run decides all others."""
 _DEFAULTS = {"weights": "pretrained", "max_pixels": MAX_PIXELS}

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import tlkit
 from tlkit.data.images import ImageData
-from tlkit.data.settings import RESIZES, STRETCH
+from tlkit.data.settings import RESIZES, RGB, STRETCH, check_channels_of_files
 from tlkit.errors import RunError, check_choice
 from tlkit.runs.add_classes_config import AddClassesConfig, Config, config_from_json
 from tlkit.runs.config import Choice, RunConfig, check_type
@@ -72,6 +72,7 @@ class RunRecord:
     provisional: str = ""
     is_finished: bool = False
     resize: str = STRETCH
+    channels: int = RGB
 
     @property
     def state(self) -> str:
@@ -109,6 +110,8 @@ class RunRecord:
         }
         if self.resize != STRETCH:
             content["resize"] = self.resize
+        if self.channels != RGB:
+            content["channels"] = self.channels
         if self.split_table is not None:
             content["split_table"] = self.split_table
         content["data"] = dataclasses.asdict(self.data)
@@ -148,6 +151,8 @@ class RunRecord:
         check_type(content.get("split_table"), int | None)
         resize = content.get("resize", STRETCH)
         check_choice("resize", resize, RESIZES)
+        channels = content.get("channels", RGB)
+        check_channels_of_files(channels)
         record = cls(
             config=config_from_json(content["arguments"]),
             seed=content["seed"],
@@ -162,6 +167,7 @@ class RunRecord:
             provisional=content.get("provisional", ""),
             is_finished=content["finished"],
             resize=resize,
+            channels=channels,
         )
         _ = record.resolved  # raises if the choices do not fit the config
         return record
@@ -174,6 +180,7 @@ def record_of(config: Config, data: ImageData) -> RunRecord:
         seed=data.seed,
         image_size=data.image_size,
         resize=data.resize,
+        channels=data.channels,
         data=DataRecord(
             data.fingerprint,
             {

@@ -18,7 +18,7 @@ from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.listing import Listing
 from tlkit.data.manifests import list_images
 from tlkit.data.missing_files import missing_files_named
-from tlkit.data.settings import KEEP, STRETCH, check_settings
+from tlkit.data.settings import KEEP, RGB, STRETCH, check_settings
 from tlkit.distribution.cluster import KINDS
 from tlkit.errors import ArgumentError, check_choice
 from tlkit.runs.budget import budget_choice, check_minutes
@@ -105,6 +105,7 @@ def train_run(
     image_size: int | str | None = None,
     inference_size: int | str | None = None,
     resize: str | None = None,
+    channels: int | None = None,
     mode: str = "auto",
     head: str | None = None,
     unfreeze: str | int | None = None,
@@ -176,6 +177,8 @@ def train_run(
             standard error, see `choose_inference_size`.
         resize: "stretch" (the default), "crop" or "pad", see `load_folder`; with `from_run` that
             of the earlier run. Whatever uses the run resizes in the same way.
+        channels: 1 for grey images and a model of them, see `load_folder` and `build_classifier`; 3
+            by default, or with `from_run` those of the earlier run.
         mode: "head" (feature extraction), "fine-tune" (the head, then also `unfreeze`), or "auto":
             measures how similar the images are to the pretraining data and follows `recommend`,
             including its anchor. With `unfreeze`, "auto" means "fine-tune"; with `epochs`,
@@ -250,6 +253,7 @@ def train_run(
         image_size=image_size,
         inference_size=inference_size,
         resize=resize,
+        channels=channels,
         mode=mode,
         head=head,
         unfreeze=unfreeze,
@@ -406,6 +410,7 @@ def _load(config: RunConfig, listing: Listing, context: RunContext) -> ImageData
             max_pixels=config.max_pixels,
             damaged=config.damaged,
             resize=parent.resize if parent else config.resize or STRETCH,
+            channels=parent.channels if parent else config.channels or RGB,
         )
         data = load_listing(listing, settings)
     return exclude_seen(data, parent) if parent else data

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import keras
 
 from tlkit.data.augmentation import Augmentation
-from tlkit.data.settings import STRETCH
+from tlkit.data.settings import RGB, STRETCH
 from tlkit.errors import ArgumentError
 from tlkit.models.graph import parameters
 from tlkit.models.group_choice import AS_IS
@@ -194,7 +194,8 @@ def description_of(source: Source) -> str:
     if source.data is None:
         return str(getattr(source.train, "element_spec", None))
     resize = "" if source.data.resize == STRETCH else f", resize {source.data.resize}"
+    channels = "" if source.data.channels == RGB else f", {source.data.channels} channels"
     return (
         f"{source.data.fingerprint}, seed {source.data.seed}, batches of "
-        f"{source.data.batch_size}, image size {source.data.image_size}{resize}"
+        f"{source.data.batch_size}, image size {source.data.image_size}{channels}{resize}"
     )

@@ -100,7 +100,7 @@ def steps_in_epoch(images: Images) -> int:
 
 
 def _check_classes(spec: ModelSpec, data: ImageData) -> None:
-    check_takes_images("data", spec)
+    check_takes_images("data", spec, data.channels)
     if spec.num_classes != data.num_classes:
         raise ArgumentError(
             f"`model` must have one output per class. Received: {spec.num_outputs} outputs for "

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from tlkit.data.augmentation import AUGMENTATION_VERSION, Augmentation
 from tlkit.data.images import ImageSplit
-from tlkit.data.settings import STRETCH
+from tlkit.data.settings import RGB, STRETCH
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,13 @@ class ViewPolicy:
     def keys(self, split: ImageSplit) -> Iterator[tuple[str, ...]]:
         """Yields for each view the keys of all images.
 
-        A key includes the image size, because some networks accept images of any size, and how
-        images are resized to it unless they are stretched.
+        A key includes the image size, because some networks accept images of any size, how images
+        are resized to it unless they are stretched, and their channels unless there are three.
         """
         height, width = split.image_size
         resize = "" if split.resize == STRETCH else f"-{split.resize}"
-        sized = [f"{digest}-{height}x{width}{resize}" for digest in split.digests]
+        channels = "" if split.channels == RGB else f"x{split.channels}"
+        sized = [f"{digest}-{height}x{width}{channels}{resize}" for digest in split.digests]
         for view in range(self.number):
             augmented = f"{self.augmentation.key}.{AUGMENTATION_VERSION}-{split.seed}-{view}"
             suffix = "" if self.augmentation.is_none else f"-{augmented}"
