@@ -58,8 +58,8 @@ def with_channels(backbone: keras.Model, num_channels: int) -> keras.Model:
         >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Rescaling(1 / 255),
         ...     keras.layers.Conv2D(4, 3)])
         >>> grey = with_channels(model, 1)
-        >>> grey.input_shape, grey.layers[-1].kernel.shape
-        ((None, 8, 8, 1), (3, 3, 1, 4))
+        >>> grey.input_shape, grey.output_shape
+        ((None, 8, 8, 1), (None, 6, 6, 4))
     """
     pixels, features = model_ends(backbone)
     if pixels.shape[-1] == num_channels:
