@@ -40,7 +40,7 @@ FILES = {
     "MobileNet-0.25, random": ("mobilenet_025", "none"),
     "MobileNetV2, random": ("mobilenet_v2", "none"),
 }
-"""From the name of a candidate to its network or `.keras` file, and its weights."""
+"""From the name of a candidate to its network and weights, or its `.keras` file and ""."""
 PREPROCESSING = "127:128"
 SETS = ("flowers", "hymenoptera", "cifar")
 SIZE, PER_CLASS, NUM_CLASSES = 96, 50, 20
@@ -67,7 +67,7 @@ class Job:
 def entry_of(candidate: str, weights: Path) -> str:
     """Returns the candidate as `compare_backbones` takes it."""
     network, file = FILES[candidate]
-    if network.endswith(".keras"):
+    if not file:
         return f"{weights / network}:{PREPROCESSING}"
     return f"{network}={file if file == 'none' else weights / file}"
 
@@ -76,13 +76,10 @@ def build(candidate: str, names: list[str], weights: Path, seed: int) -> keras.M
     """Returns a classifier on a candidate."""
     network, file = FILES[candidate]
     given = {"image_size": SIZE, "seed": seed}
-    if network.endswith(".keras"):
-        preprocessing = PREPROCESSING.replace(":", ",")
-        return tlkit.build_classifier(
-            weights / network, names, preprocessing=preprocessing, **given
-        )
-    file = None if file == "none" else weights / file
-    return tlkit.build_classifier(network, names, weights=file, **given)
+    if not file:
+        return tlkit.build_classifier(entry_of(candidate, weights), names, **given)
+    path = None if file == "none" else weights / file
+    return tlkit.build_classifier(network, names, weights=path, **given)
 
 
 def all_images(job: Job, arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:

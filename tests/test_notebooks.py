@@ -87,7 +87,8 @@ def check_constrain(names):
     """Checks what holds on any processor; accuracies after four epochs do not."""
     assert set(names["results"]) == {"plain", "anchor", "EWC", "mixed"}
     free, *anchored = names["anchor"].report.trials
-    assert all(trial.drift < free.drift / 5 for trial in anchored)  # measured: 44 times less
+    # 44 times less in the notebook as it is
+    assert all(trial.drift < free.drift / 5 for trial in anchored)
     means = np.mean(list(names["sweep"].accuracies.values()), axis=0)
     assert means[names["sweep"].alphas.index(names["sweep"].best_alpha)] == means.max()
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 import tlkit
+from tlkit.evaluation import forward
 from tlkit.evaluation.forward import forward_of
 
 IMAGES = np.random.default_rng(0).integers(0, 255, (3, 8, 8, 3)).astype("float32")
@@ -156,6 +157,17 @@ def test_the_trace_is_not_saved(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_function_for_several_devices_is_reused_and_dies_with_the_model():
+    model = tlkit.build_classifier("tiny_resnet", ["a", "b"], weights=None)
+    run = forward._cached(model, forward._trace_on_shards)
+    assert forward._cached(model, forward._trace_on_shards) is run
+    assert run(tf.zeros((2, 32, 32, 3))).shape == (2, 2)
+    alive = weakref.ref(model)
+    del model, run
+    gc.collect()
+    assert alive() is None
+
+
 def test_the_trace_is_not_stored_on_the_model_and_dies_with_it():
     model = a_model()
     before = set(vars(model))

@@ -28,6 +28,7 @@ from tlkit.models import signature as signatures
 from tlkit.models.heads import feature_cut
 from tlkit.serving.model import ServedModel
 
+SETTINGS = {"kind", "image_size", "channels", "resize", "threshold", "max_pixels"}
 NAMES = ("ant", "bee", "猫 & <dog>")
 SIZE = (12, 16)
 
@@ -521,14 +522,7 @@ def test_a_rejection_is_exported_as_known(files, tmp_path, head, names):
 
 def test_an_export_without_rejection_does_not_mention_it(exported, files):
     about = json.loads((exported / "saved_model" / "assets" / "serving.json").read_text())
-    assert about.keys() == {
-        "kind",
-        "image_size",
-        "channels",
-        "resize",
-        "threshold",
-        "max_pixels",
-    }
+    assert about.keys() == SETTINGS
     (prediction,) = predict_exported(exported, files[0])
     assert prediction.known is None
     assert "known" not in prediction.as_dict()
@@ -636,14 +630,7 @@ def test_a_keras_file_has_labels_and_the_same_weights(model, tmp_path):
     file = tmp_path / "out" / "model.keras"
     names, about = read_labels(file)
     assert names == NAMES
-    assert about.keys() == {
-        "kind",
-        "image_size",
-        "channels",
-        "resize",
-        "threshold",
-        "max_pixels",
-    }
+    assert about.keys() == SETTINGS
     assert (about["threshold"], about["image_size"]) == (0.25, list(SIZE))
     reloaded = keras.saving.load_model(file)
     assert all(map(np.array_equal, model.get_weights(), reloaded.get_weights()))

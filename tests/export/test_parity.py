@@ -77,7 +77,6 @@ def discriminating_classifier(backbone, kind, images):
         names_for(kind),
         image_size=images.shape[1],
         weights="pretrained" if backbone == "resnet20" else None,
-        binary=kind == "binary",
         multi_label=kind == "multi_label",
     )
     if backbone != "resnet20":

@@ -25,13 +25,12 @@ from tlkit.data.resizing import (
     scale_image,
     scaled_sides,
 )
-from tlkit.data.settings import CROP, GREY, PAD, RGB, STRETCH
+from tlkit.data.settings import BRIGHTNESS, CROP, GREY, PAD, RGB, STRETCH
 
 __all__ = ["DECODER_VERSION", "MAX_PIXELS", "decode_image", "decoder"]
 
 JPEG_RATIOS = (1, 2, 4, 8)
 DCT_METHOD = "INTEGER_FAST"
-BRIGHTNESS = (0.299, 0.587, 0.114)
 _DEVICE = "CPU:0"
 """`tf.data` always decodes on the CPU; a GPU would resize with different rounding elsewhere."""
 JFIF_HEADER, QUANTIZATION_TABLE = b"\xff\xe0\x00\x10JFIF\x00", b"\xff\xdb"

@@ -12,7 +12,7 @@ from tlkit.data.file_checks import FILE_CHECKS_FOLDER, tolerate_unusable_index
 from tlkit.data.images import ImageSplit
 from tlkit.data.limits import DECODER_VERSION
 from tlkit.data.missing_files import missing_files_named
-from tlkit.data.settings import RGB, STRETCH
+from tlkit.data.settings import BRIGHTNESS, RGB, STRETCH
 from tlkit.utils.cache import cache_folder, open_index
 from tlkit.utils.progress import bar
 
@@ -24,7 +24,7 @@ _SIDE = 32
 _NUM_FREQUENCIES = 16
 _BATCH_SIZE = 256
 _ROUNDING = 0.5  # bound of the rounding error of a coefficient that is zero
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+_LUMA = np.array(BRIGHTNESS, np.float32)
 
 INDEX_NAME = "hashes-1.sqlite"
 SCHEMA = """

@@ -15,6 +15,9 @@ DAMAGED = (KEEP, SKIP)
 GREY, RGB = 1, 3
 """Numbers of channels that image files can be decoded to."""
 
+BRIGHTNESS = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in the brightness of a pixel, see ITU-R BT.601."""
+
 STRETCH, CROP, PAD = "stretch", "crop", "pad"
 PAD_VALUE = 127
 """Value of the borders of padded images: grey, which most preprocessing turns into about zero."""

@@ -13,7 +13,7 @@ from PIL import Image
 
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.reading import read_image
-from tlkit.data.settings import RESIZES, STRETCH
+from tlkit.data.settings import BRIGHTNESS, RESIZES, STRETCH
 from tlkit.errors import ArgumentError, check_choice, did_you_mean
 from tlkit.evaluation.image_files import (
     Paths,
@@ -37,7 +37,6 @@ from tlkit.utils.rgb import as_rgb
 from tlkit.utils.text_repr import Record
 
 _MAX_OPACITY = 0.75  # of the colours at the maximum of the heatmap
-_LUMA = np.array([0.299, 0.587, 0.114])
 _MIN_PROBABILITY = 1e-7
 _MAP_BATCH_SIZE = 4  # bounds the activations held by the tape
 
@@ -76,7 +75,7 @@ class Explanation(Record):
         """
         from matplotlib import colormaps
 
-        grey = np.repeat((self.image @ _LUMA)[..., np.newaxis], 3, axis=-1)
+        grey = np.repeat((self.image @ BRIGHTNESS)[..., np.newaxis], 3, axis=-1)
         colours = 255 * colormaps["plasma"](self.heatmap)[..., :3]
         opacity = _MAX_OPACITY * self.heatmap[..., np.newaxis]
         return np.round((1 - opacity) * grey + opacity * colours).astype(np.uint8)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import is_
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import keras
 import tensorflow as tf
@@ -79,11 +79,13 @@ def _trace(model: keras.Model) -> tf.types.experimental.ConcreteFunction:
 
 
 def _trace_on_shards(model: keras.Model) -> tf.types.experimental.PolymorphicFunction:
-    strategy = workers_of(model).strategy
+    strategy, reference = workers_of(model).strategy, ref(model)  # the cache keeps no model alive
 
     @tf.function(reduce_retracing=True, autograph=False)
     def run(images: tf.Tensor) -> tf.Tensor:
-        return strategy.run(lambda shard: model(shard, training=False), args=(images,))
+        traced = reference()
+        assert traced is not None  # whoever calls it holds the model
+        return strategy.run(lambda shard: traced(shard, training=False), args=(images,))
 
     return run
 

@@ -282,15 +282,6 @@ def image_shape_of(model: keras.Model) -> tuple[int, int, int]:
     return height, width, channels
 
 
-def image_size_of(model: keras.Model) -> tuple[int, int]:
-    """Returns the height and width of a model's images.
-
-    Raises:
-        ArgumentError: See `image_shape_of`.
-    """
-    return image_shape_of(model)[:2]
-
-
 def decoder_for(
     image_shape: tuple[int, int, int], max_pixels: int, resize: str, argument: str
 ) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -305,14 +296,14 @@ def decoder_for(
     Raises:
         ArgumentError: Files cannot be decoded to so many channels.
     """
-    *image_size, channels = image_shape
+    channels = image_shape[-1]
     if channels not in (GREY, RGB):
         raise ArgumentError(
             f"`{argument}` must be arrays for a model of images with {channels} channels. "
             "Received: files, which have 1 or 3. Give pixels (n, "
             f"{', '.join(map(str, image_shape))}), 0...255."
         )
-    return decoder((image_size[0], image_size[1]), max_pixels, resize, channels)
+    return decoder(image_shape[:2], max_pixels, resize, channels)
 
 
 def _decoded_batches(
