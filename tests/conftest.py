@@ -23,6 +23,7 @@ from tlkit.training import features, frozen
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 LONG = (
+    "test_docs",
     "test_notebooks",
     "test_two_workers",
     "test_parity",
@@ -31,6 +32,8 @@ LONG = (
     "test_cli",
     "test_warm_start",
     "test_choices",
+    "test_inference_size",
+    "test_transformers",
 )
 """Files with tests of half a minute and more, which must not run last."""
 

@@ -11,10 +11,10 @@ from tlkit.training import fine_tuning
 FILTERS = (16, 24, 32)
 
 
-def tiny_resnet(input_tensor, weights=None):
+def tiny_resnet(input_tensor, weights=None, strides=1):
     """Builds one residual block of one convolution per stage; there are no pretrained weights."""
     assert weights is None
-    x = resnet20._convolution(input_tensor, FILTERS[0], 3, 1, "stage1_stem")
+    x = resnet20._convolution(input_tensor, FILTERS[0], 3, strides, "stage1_stem")
     x = keras.layers.ReLU(name="stage1_stem_relu")(x)
     for stage, filters in enumerate(FILTERS, start=1):
         shortcut, name = x, f"stage{stage}"
@@ -43,9 +43,14 @@ def replace_built_in(*names):
 
 
 def small_version(name):
-    """The entry of a built-in backbone, which builds the small network."""
+    """The entry of a built-in backbone, which builds the small network.
+
+    Its maps are as small for the size that the backbone was trained on as for 32 pixels.
+    """
+    entry = catalogue._BUILT_IN[name]
+    strides = entry.default_image_size // 32
     return replace(
-        catalogue._BUILT_IN[name], build=lambda input_tensor, weights: tiny_resnet(input_tensor)
+        entry, build=lambda input_tensor, weights: tiny_resnet(input_tensor, strides=strides)
     )
 
 

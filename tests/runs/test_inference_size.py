@@ -81,7 +81,7 @@ def test_without_larger_sizes_that_the_model_takes_nothing_changes(data):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("further", [{}, {"refit": True, "tta": "flip"}, {"folds": 3}], ids=str)
+@pytest.mark.parametrize("further", [{"refit": True, "tta": "flip"}, {"folds": 3}], ids=str)
 def test_a_run_measures_and_exports_its_model_at_the_other_size(
     photos, tmp_path, monkeypatch, further
 ):
