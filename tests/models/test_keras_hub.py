@@ -34,6 +34,11 @@ def family(request):
     return request.param
 
 
+def of_families(*names):
+    """Runs a test on some of the families, with the same models as the other tests."""
+    return pytest.mark.parametrize("family", names, indirect=True, scope="module")
+
+
 @pytest.fixture(scope="module")
 def preset(family, tmp_path_factory):
     return save_preset(family, tmp_path_factory.mktemp(family) / "preset")
@@ -95,9 +100,8 @@ def test_the_saved_model_needs_no_package_but_keras(classifier, tmp_path):
     assert needed_packages(tmp_path / "model.keras") == ()
 
 
-@pytest.mark.parametrize("name", ["dinov3_gated", "swin"])
-def test_a_process_without_keras_hub_computes_the_same(name, tmp_path):
-    classifier = tlkit.build_classifier(save_preset(name, tmp_path / "preset"), NAMES)
+@of_families("dinov3_gated", "swin")
+def test_a_process_without_keras_hub_computes_the_same(classifier, tmp_path):
     pixels = images(classifier)
     classifier.save(tmp_path / "model.keras")
     np.save(tmp_path / "pixels.npy", pixels)
@@ -112,33 +116,32 @@ def test_a_process_without_keras_hub_computes_the_same(name, tmp_path):
     np.testing.assert_array_equal(np.load(files[2]), classifier(pixels))
 
 
-@pytest.mark.parametrize("name", TRANSFORMERS)
-def test_each_block_is_a_group(name, tmp_path):
-    groups = tlkit.layer_groups(tlkit.build_classifier(save_preset(name, tmp_path), NAMES))
-    block = (
-        "stage_0_blocks" if name == "swin" else "block" if name in ("vit", "siglip") else "layer"
-    )
-    blocks = [group for group in groups if block in group.name]
+@of_families(*TRANSFORMERS)
+def test_each_block_is_a_group(family, classifier):
+    names = {"swin": "stage_0_blocks", "vit": "block", "siglip": "block"}
+    block = names.get(family, "layer")
+    blocks = [group for group in tlkit.layer_groups(classifier) if block in group.name]
     assert len(blocks) == 2
     assert len({group.num_parameters for group in blocks}) <= 2  # the last one has a final norm
 
 
-@pytest.mark.parametrize("name", ["vit", "dinov3", "swin", "mobilenet"])
-def test_grey_images_have_the_features_of_rgb_ones(name, tmp_path):
-    preset = save_preset(name, tmp_path)
-    rgb, grey = (tlkit.build_classifier(preset, NAMES, channels=number) for number in (3, 1))
+@of_families("vit", "dinov3", "mobilenet")
+def test_grey_images_have_the_features_of_rgb_ones(preset, classifier):
+    grey = tlkit.build_classifier(preset, NAMES, channels=1)
     pixels = images(grey)
-    expected = features_of(rgb, np.repeat(pixels, 3, axis=-1))
+    expected = features_of(classifier, np.repeat(pixels, 3, axis=-1))
     difference = np.abs(features_of(grey, pixels) - expected).max()
     assert difference <= 1e-3 * np.abs(expected).max()  # of convolutions with padding
 
 
-def test_another_size_is_built_where_the_backbone_allows_it(tmp_path):
-    for name in ("vit", "dinov2", "swin", "efficientnet"):
-        preset = save_preset(name, tmp_path / name)
-        model = tlkit.build_classifier(preset, NAMES, image_size=64)
-        assert model.input_shape == (None, 64, 64, 3)
-        assert np.isfinite(model(images(model))).all()
+@of_families("vit", "dinov2", "swin", "efficientnet")
+def test_another_size_is_built_where_the_backbone_allows_it(preset):
+    model = tlkit.build_classifier(preset, NAMES, image_size=64)
+    assert model.input_shape == (None, 64, 64, 3)
+    assert np.isfinite(model(images(model))).all()
+
+
+def test_features_of_another_size_are_those_of_keras_hub(tmp_path):
     wide = tlkit.build_classifier(
         save_preset("dinov3", tmp_path / "wide"), NAMES, image_size=(32, 48)
     )
@@ -190,7 +193,7 @@ def test_a_backbone_with_layers_that_cannot_be_copied_is_refused(tmp_path):
 
 
 def test_stochastic_depth_drops_whole_branches(tmp_path):
-    settings = {**FAMILIES["swin"][2], "drop_path": 0.9}
+    settings = {**FAMILIES["swin"][2], "depths": (2,), "num_heads": (2,), "drop_path": 0.9}
     keras_hub.models.SwinTransformerBackbone(**settings).save_to_preset(str(tmp_path))
     model = tlkit.build_classifier(f"keras_hub:{tmp_path}:tf", NAMES)
     rates = [layer.rate for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
@@ -240,16 +243,18 @@ def test_weights_are_random_if_asked_for(tmp_path):
     assert all(np.abs(kernels[0] - one).max() > 1e-3 for one in kernels[2:])
 
 
-def test_grad_cam_shows_the_patches_that_count(tmp_path):
-    for name in TRANSFORMERS:
-        model = tlkit.build_classifier(save_preset(name, tmp_path / name), NAMES)
-        found = explain(model, images(model, 1)[0], NAMES, label="bee")
-        assert found.heatmap.shape == model.input_shape[1:3]
-        assert found.heatmap.max() > 0.5
-    vit = tlkit.build_classifier(save_preset("vit", tmp_path / "last"), NAMES)
-    names = [group.name for group in tlkit.layer_groups(vit)]
-    tokens = tlkit.models.groups.cut_before(vit, names[-2])
-    assert token_grid(vit, tokens).num_prefix_tokens == 1
+@of_families(*TRANSFORMERS)
+def test_grad_cam_shows_the_patches_that_count(classifier):
+    found = explain(classifier, images(classifier, 1)[0], NAMES, label="bee")
+    assert found.heatmap.shape == classifier.input_shape[1:3]
+    assert found.heatmap.max() > 0.5
+
+
+@of_families("vit")
+def test_the_class_token_is_no_patch(classifier):
+    names = [group.name for group in tlkit.layer_groups(classifier)]
+    tokens = tlkit.models.groups.cut_before(classifier, names[-2])
+    assert token_grid(classifier, tokens).num_prefix_tokens == 1
 
 
 def test_preprocessing_replaces_that_of_the_converter_and_is_needed_without_one(tmp_path):
