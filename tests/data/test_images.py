@@ -3,6 +3,7 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tlkit
 from tlkit.data.augmentation import AUGMENTATIONS, augmentation_layers
@@ -216,6 +217,36 @@ def test_crops_keep_the_specified_fraction_of_the_area():
     assert (widths / heights).min() > 1 / 1.21
     clone = RandomCropAndFlip.from_config(layer.get_config())
     assert (clone.area, clone.stretch) == (layer.area, layer.stretch)
+
+
+def test_by_default_objects_become_as_often_smaller_as_larger():
+    (layer,) = augmentation_layers("default")
+    boxes = layer.get_random_transformation(
+        np.zeros((1000, 8, 8, 3)), seed=ImageSeeds([0, 1])
+    ).numpy()
+    heights, widths = boxes[:, 2] - boxes[:, 0], np.abs(boxes[:, 3] - boxes[:, 1])
+    areas = heights * widths
+    assert 0.499 < areas.min() < 0.52
+    assert 1.48 < areas.max() < 1.501
+    assert 0.45 < (areas < 1).mean() < 0.55
+    tops, lefts = boxes[:, 0], np.minimum(boxes[:, 1], boxes[:, 3])
+    for starts, sizes in ((tops, heights), (lefts, widths)):  # within the image, or around it
+        ends = starts + sizes
+        assert np.all((starts >= -1e-6) & (ends <= 1 + 1e-6) | (starts <= 0) & (ends >= 1))
+
+
+def test_around_an_image_there_is_its_reflection():
+    images = np.random.default_rng(0).uniform(0, 255, (2, 8, 8, 3)).astype("float32")
+    boxes = np.array([[-2 / 7, 0, 1 + 1 / 7, 1], [0.1, 0.9, 0.6, 0.3]], "float32")
+    layer = RandomCropAndFlip(area=(0.5, 1.5))
+    views = layer.transform_images(images, boxes)
+    around = np.pad(images[:1], [(0, 0), (2, 1), (0, 0), (0, 0)], "reflect")
+    expected = tf.image.crop_and_resize(around, [[0, 0, 1, 1]], [0], (8, 8))
+    np.testing.assert_allclose(views[:1], expected, atol=1e-2)
+    within = RandomCropAndFlip(area=(0.5, 1.0)).transform_images(images[1:], boxes[1:])
+    np.testing.assert_allclose(views[1:], within, atol=1e-2)
+    whole = layer.transform_images(images, np.array([[0, 0, 1, 1]] * 2, "float32"))
+    np.testing.assert_array_equal(whole, images)
 
 
 def test_the_fingerprint_depends_on_contents_labels_and_names(data):

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import keras
 
 AUGMENTATIONS = ("none", "light", "default", "strong")
-AUGMENTATION_VERSION = "2"
+AUGMENTATION_VERSION = "3"
 """Changed whenever a preset's images change: stored activations of augmented images have it."""
 
 AugmentLike: TypeAlias = Union[
@@ -102,8 +102,9 @@ def augmentation_layers(name: str) -> "list[keras.layers.Layer]":
 
     - `"none"`: no layer.
     - `"light"`: random horizontal flips.
-    - `"default"`: random horizontal flips and crops of 35 to 100 % of the area, whose aspect ratio
-      is changed by a factor of up to 1.33, resized to the image's size.
+    - `"default"`: random horizontal flips and crops of 50 to 150 % of the area, whose aspect ratio
+      is changed by a factor of up to 1.33, resized to the image's size. So objects are as often
+      smaller as they are larger; around the image there is its reflection.
     - `"strong"`: the same, and rotations by up to 18 degrees, brightness and contrast changes of up
       to 20 %.
 
@@ -129,7 +130,7 @@ def augmentation_layers(name: str) -> "list[keras.layers.Layer]":
     float32: dict[str, Any] = {"dtype": "float32"}
 
     def crop_and_flip() -> keras.layers.Layer:
-        return RandomCropAndFlip(area=(0.35, 1.0), stretch=1.33, **float32)
+        return RandomCropAndFlip(area=(0.5, 1.5), stretch=1.33, **float32)
 
     presets = {
         "none": lambda: [],

@@ -10,10 +10,12 @@ class RandomCropAndFlip(keras.layers.Layer):
     """Crops images randomly, resizes them to their own size and flips half of them horizontally.
 
     A single resampling does all three, which is several times cheaper than a flip followed by a
-    zoom; a crop of the complete image is exact. During inference images are unchanged.
+    zoom; a crop of the complete image is exact. A crop of more than the image contains all of it,
+    in one direction at least, surrounded by its reflection. During inference images are unchanged.
 
     Args:
-        area: Smallest and largest fraction of the image's area that is kept, in 0...1.
+        area: Smallest and largest area of a crop as a fraction of the image's, above 0. Without
+            fractions above 1, no crop reaches beyond the image.
         stretch: Maximum factor by which the aspect ratio is changed, at least 1.
         seed: Seed of the layer's own random numbers, which are used unless a seed is passed to
             `get_random_transformation`.
@@ -38,6 +40,11 @@ class RandomCropAndFlip(keras.layers.Layer):
         self.area, self.stretch, self.seed = tuple(area), stretch, seed
         self.generator = keras.random.SeedGenerator(seed)
 
+    @property
+    def reaches_beyond(self) -> bool:
+        """Whether some crops are larger than the image."""
+        return self.area[1] > 1
+
     def call(self, images: tf.Tensor, training: bool = True) -> tf.Tensor:
         """Returns augmented images `(batch, height, width, channels)`."""
         transformation = self.get_random_transformation(images, training=training)
@@ -61,8 +68,9 @@ class RandomCropAndFlip(keras.layers.Layer):
         area, stretch, top, left, flip = tf.unstack(draws, axis=1)
         area = self.area[0] + (self.area[1] - self.area[0]) * area
         stretch = self.stretch ** (2 * stretch - 1)
-        height = tf.minimum(tf.sqrt(area / stretch), 1.0)
-        width = tf.minimum(tf.sqrt(area * stretch), 1.0)
+        height, width = tf.sqrt(area / stretch), tf.sqrt(area * stretch)
+        if not self.reaches_beyond:
+            height, width = tf.minimum(height, 1.0), tf.minimum(width, 1.0)
         top, left = top * (1 - height), left * (1 - width)
         edges = left, left + width
         is_flipped = flip < 0.5
@@ -76,14 +84,34 @@ class RandomCropAndFlip(keras.layers.Layer):
         images = tf.cast(images, self.compute_dtype)
         if not training or transformation is None:
             return images
-        shape = tf.shape(images)
-        views = tf.image.crop_and_resize(images, transformation, tf.range(shape[0]), shape[1:3])
+        number, size, boxes = tf.shape(images)[0], tf.shape(images)[1:3], transformation
+        if self.reaches_beyond:
+            extended, boxes = _surrounded(images, boxes)
+        else:
+            extended = images
+        views = tf.image.crop_and_resize(extended, boxes, tf.range(number), size)
         return tf.ensure_shape(tf.cast(views, self.compute_dtype), images.shape)
 
     def get_config(self) -> dict[str, object]:
         """Returns the arguments of `from_config`."""
         config = {"area": self.area, "stretch": self.stretch, "seed": self.seed}
         return {**super().get_config(), **config}
+
+
+def _surrounded(images: tf.Tensor, boxes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns images extended by their reflections as far as any box reaches, and the boxes there.
+
+    Boxes are those of `tf.image.crop_and_resize`: 0 is the centre of the first pixel of the image,
+    1 that of the last.
+    """
+    steps = tf.cast(tf.shape(images)[1:3], boxes.dtype) - 1  # between the first and the last pixel
+    corners = tf.reshape(boxes, (-1, 2))
+    before = tf.math.ceil(tf.maximum(-tf.reduce_min(corners, axis=0), 0.0) * steps)
+    after = tf.math.ceil(tf.maximum(tf.reduce_max(corners, axis=0) - 1, 0.0) * steps)
+    margins = tf.cast(tf.stack([before, after], axis=1), tf.int32)
+    extended = tf.pad(images, tf.pad(margins, [[1, 1], [0, 0]]), "REFLECT")
+    placed = (corners * steps + before) / tf.maximum(steps + before + after, 1.0)
+    return extended, tf.reshape(placed, (-1, 4))
 
 
 class ImageSeeds(keras.random.SeedGenerator):
