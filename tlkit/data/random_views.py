@@ -14,8 +14,9 @@ class RandomCropAndFlip(keras.layers.Layer):
     in one direction at least, surrounded by its reflection. During inference images are unchanged.
 
     Args:
-        area: Smallest and largest area of a crop as a fraction of the image's, above 0. Without
-            fractions above 1, no crop reaches beyond the image.
+        area: Smallest and largest area of a crop as a fraction of the image's, above 0 and at most
+            4 / `stretch`, as far as a single reflection reaches. Without fractions above 1, no crop
+            reaches beyond the image.
         stretch: Maximum factor by which the aspect ratio is changed, at least 1.
         seed: Seed of the layer's own random numbers, which are used unless a seed is passed to
             `get_random_transformation`.
@@ -84,13 +85,11 @@ class RandomCropAndFlip(keras.layers.Layer):
         images = tf.cast(images, self.compute_dtype)
         if not training or transformation is None:
             return images
-        number, size, boxes = tf.shape(images)[0], tf.shape(images)[1:3], transformation
+        static_shape, shape = images.shape, tf.shape(images)
         if self.reaches_beyond:
-            extended, boxes = _surrounded(images, boxes)
-        else:
-            extended = images
-        views = tf.image.crop_and_resize(extended, boxes, tf.range(number), size)
-        return tf.ensure_shape(tf.cast(views, self.compute_dtype), images.shape)
+            images, transformation = _surrounded(images, transformation)
+        views = tf.image.crop_and_resize(images, transformation, tf.range(shape[0]), shape[1:3])
+        return tf.ensure_shape(tf.cast(views, self.compute_dtype), static_shape)
 
     def get_config(self) -> dict[str, object]:
         """Returns the arguments of `from_config`."""
