@@ -17,7 +17,8 @@ import tensorflow as tf
 from PIL import Image
 
 import tlkit
-from tests import networks
+from tests import networks, quick
+from tlkit.advice import cost
 from tlkit.training import features, frozen
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -41,6 +42,8 @@ collect_ignore = ["typed_client.py"]
 """Files for type checkers only."""
 
 networks.register()
+quick.project_costs_untimed()
+quick.trace_without_stacks()
 
 # Imported modules stay, and TensorFlow's traces are many objects: collecting them repeatedly took
 # 7.5 of 197 seconds of tests.
@@ -90,6 +93,12 @@ def data():
     labels = np.arange(60) // 30
     images = [noise(label, number, 32) for number, label in enumerate(labels)]
     return tlkit.load_arrays(np.stack(images), labels, ["green", "red"], batch_size=16)
+
+
+@pytest.fixture
+def timed_costs(monkeypatch):
+    """Lets `estimate_cost` measure durations, as it does in use."""
+    monkeypatch.setattr(cost, "time_calls", quick.time_calls)
 
 
 def set_seeds(seed: int) -> None:

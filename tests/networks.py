@@ -6,7 +6,6 @@ import keras
 
 import tlkit
 from tlkit.models import catalogue, resnet20
-from tlkit.training import fine_tuning
 
 FILTERS = (16, 24, 32)
 
@@ -52,8 +51,3 @@ def small_version(name):
     return replace(
         entry, build=lambda input_tensor, weights: tiny_resnet(input_tensor, strides=strides)
     )
-
-
-def train_two_epochs_by_default():
-    """Lets `fine_tune` train two epochs unless a number is given, in this process."""
-    fine_tuning.DEFAULT_EPOCHS = range(1, 3)

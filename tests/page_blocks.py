@@ -117,10 +117,12 @@ def ask_server(arguments):
 
 
 if __name__ == "__main__":
-    from tests import networks
+    from tests import networks, quick
 
     networks.replace_built_in("mobilenet_025", "mobilenet_v2", "resnet20")
-    networks.train_two_epochs_by_default()
+    quick.train_two_epochs_by_default()
+    quick.project_costs_untimed()
+    quick.trace_without_stacks()
     for page, folder in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
         os.chdir(folder)
         try:

@@ -11,6 +11,8 @@ from tlkit.advice import cost
 from tlkit.advice.cost import estimate_cost
 from tlkit.errors import ArgumentError
 
+pytestmark = pytest.mark.usefixtures("timed_costs")
+
 
 def classifier(data, **options):
     return tlkit.build_classifier("tiny_resnet", data.class_names, weights=None, **options)

@@ -89,6 +89,7 @@ def test_too_few_minutes_are_refused_with_the_smallest_useful_number(data):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("timed_costs")
 def test_a_run_within_minutes(photos, tmp_path):
     with pytest.raises(ArgumentError, match="`minutes` must be at least"):
         tlkit.train_run(photos, out=tmp_path / "run", minutes=0.001, **ARGUMENTS)

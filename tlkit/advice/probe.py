@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedGroupKFold
 from threadpoolctl import threadpool_limits
 
@@ -19,7 +18,13 @@ from tlkit.evaluation.intervals import (
     wilson_interval,
 )
 from tlkit.training.labelled import LabelledFeatures
-from tlkit.training.linear import STRENGTHS, first_minimum, row_space, standardisation
+from tlkit.training.linear import (
+    STRENGTHS,
+    first_minimum,
+    mean_cross_entropy,
+    row_space,
+    standardisation,
+)
 
 MIN_FOR_INTERVAL = 20
 """Minimum number of different images for an interval.
@@ -216,13 +221,10 @@ def _cross_validate(
             )  # a fold of groups may contain all images of a small class
             if is_known.any():
                 fold_weights = None if weights is None else weights[test][is_known]
-                fold_loss = log_loss(
-                    labels[test][is_known],
-                    probabilities[is_known],
-                    labels=fold_classes,
-                    sample_weight=fold_weights,
+                fold_loss = mean_cross_entropy(
+                    probabilities[is_known], labels[test][is_known], fold_classes, fold_weights
                 )
-                loss += float(fold_loss) / num_folds
+                loss += fold_loss / num_folds
         correct_by_strength[strength] = is_correct
         return loss
 

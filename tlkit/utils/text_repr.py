@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import os
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
@@ -11,6 +12,9 @@ from typing import Any, ClassVar
 
 _JOINERS = "\u200c\u200d"
 """Zero-width joiners, which some scripts and emoji need; they hide nothing."""
+
+_NOT_PLAIN = re.compile(r"[^\n\t -~]")
+"""What may be invisible; a page's half a million characters are plain but for a few."""
 
 MAX_LINES = 12
 MAX_COLUMNS = 160
@@ -90,7 +94,9 @@ def visible(text: str) -> str:
     """
     if text.isprintable():
         return text
-    return "".join(letter if _is_visible(letter) else _code(letter) for letter in text)
+    return _NOT_PLAIN.sub(
+        lambda found: found[0] if _is_visible(found[0]) else _code(found[0]), text
+    )
 
 
 def in_line(name: str) -> str:

@@ -1,0 +1,36 @@
+"""What makes tests quick; each function changes the process that calls it."""
+
+import inspect
+
+from tensorflow.python.framework import ops
+
+from tlkit.advice import cost, timing
+from tlkit.training import fine_tuning
+
+time_calls = timing.time_calls
+"""What measures durations for `estimate_cost` in use."""
+
+
+def project_costs_untimed():
+    """Lets `estimate_cost` state durations without tracing a step to time it.
+
+    That is a fifth of a small run.
+    """
+    cost.time_calls = lambda action, min_seconds: timing.Timing(setup=0.0, typical=0.001)
+
+
+def trace_without_stacks():
+    """Lets TensorFlow not record for each operation the Python lines that created it.
+
+    That is an eighth of a small training, and more under pytest, whose stack is deep; the lines are
+    only for messages of graphs that fail.
+    """
+    create = inspect.unwrap(ops._create_c_op)
+    op_def, extract_traceback = create.__defaults__
+    assert extract_traceback is True
+    create.__defaults__ = (op_def, False)
+
+
+def train_two_epochs_by_default():
+    """Lets `fine_tune` train two epochs unless a number is given."""
+    fine_tuning.DEFAULT_EPOCHS = range(1, 3)
