@@ -27,9 +27,11 @@ The recipes start from the same weights of `--backbone`:
   normalisation in inference mode; the last weights are kept;
 - `linear`, `closed-form`, `head`: `train_head` with that form of the head, "auto" for the last;
 - `fine_tune`: `fine_tune` with its defaults;
-- `all images`: the same without validation images, on as many training images as plain Keras gets.
+- `enlarging`: the same with the crops of `better`, which make objects larger and never smaller;
+- `all images`: `fine_tune` without validation images, on as many training images as plain Keras
+  gets.
 
-`--epochs` replaces the number of epochs of `better` and of both last recipes.
+`--epochs` replaces the number of epochs of `better` and of the last three recipes.
 
 Each trained network is tested in several ways: as it is, with the mean over both flips, on larger
 images (`candidate_sizes`), and both.
@@ -61,6 +63,7 @@ import tlkit
 from tlkit.advice.choosing import candidate_sizes
 from tlkit.data.folds import folds_of_images
 from tlkit.data.images import ImageSplit
+from tlkit.data.random_views import RandomCropAndFlip
 
 BACKBONES = {
     "mobilenet_025": (keras.applications.MobileNet, 0.25),
@@ -318,17 +321,21 @@ def with_tlkit(task: Task, job: Job) -> keras.Model:
         if form := FORMS.get(job.recipe):
             tlkit.train_head(model, data, head=form, seed=job.seed, cache=cache)
         else:
-            tlkit.fine_tune(model, data, epochs=job.epochs or None, seed=job.seed, cache=cache)
+            views = {"augment": [ENLARGING]} if job.recipe == "enlarging" else {}
+            tlkit.fine_tune(
+                model, data, epochs=job.epochs or None, seed=job.seed, cache=cache, **views
+            )
     return model
 
 
+ENLARGING = RandomCropAndFlip(area=(0.35, 1.0), stretch=1.33)
 FORMS = {"linear": "linear", "closed-form": "closed-form", "head": "auto"}
 RECIPES: dict[str, Callable[[Task, Job], keras.Model]] = {
     "guide": guide,
     "better": better,
-    **dict.fromkeys((*FORMS, "fine_tune", "all images"), with_tlkit),
+    **dict.fromkeys((*FORMS, "fine_tune", "enlarging", "all images"), with_tlkit),
 }
-VALIDATED = (*FORMS, "fine_tune")
+VALIDATED = (*FORMS, "fine_tune", "enlarging")
 """Recipes that set images aside for validation."""
 
 

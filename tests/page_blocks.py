@@ -123,6 +123,7 @@ if __name__ == "__main__":
     quick.train_two_epochs_by_default()
     quick.project_costs_untimed()
     quick.trace_without_stacks()
+    quick.run_graphs_as_traced()
     for page, folder in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
         os.chdir(folder)
         try:

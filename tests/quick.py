@@ -2,6 +2,7 @@
 
 import inspect
 
+import tensorflow as tf
 from tensorflow.python.framework import ops
 
 from tlkit.advice import cost, timing
@@ -29,6 +30,14 @@ def trace_without_stacks():
     op_def, extract_traceback = create.__defaults__
     assert extract_traceback is True
     create.__defaults__ = (op_def, False)
+
+
+def run_graphs_as_traced():
+    """Lets TensorFlow leave out the optimisation of graphs, which tiny images do not repay.
+
+    Results differ by rounding; this is for what only has to run.
+    """
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 def train_two_epochs_by_default():

@@ -35,7 +35,7 @@ WEIGHTS_FILE = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h
 MAX_NOT_RUN = 6
 MAX_README_LINES = 130
 IMAGES_OF_A_CLASS = 14
-NUM_GROUPS = 4
+NUM_GROUPS = 2
 """Pages are run in so many processes, as importing TensorFlow takes longer than many a block."""
 
 

@@ -35,6 +35,9 @@ from .tiny import (
 
 layers = keras.layers
 
+LARGE = {"nasnet_mobile", "inception_resnet_v2", "densenet121", "efficientnet_v2_b0", "resnet50"}
+"""Families with hundreds of layers, or with the blocks of another family."""
+
 
 def ending(units, *behind, activation=None, name="scores"):
     """A classifier of vectors with random weights."""
@@ -67,8 +70,8 @@ def test_old_logits_are_bit_identical_in_every_family(family_model, pixels):
 
 @pytest.mark.slow
 def test_an_inner_layer_of_every_family_widens_and_consolidates(family_model, pixels):
-    if family_model.name in ("nasnet_mobile", "inception_resnet_v2"):
-        pytest.skip("Keras takes long to build it; benchmarks/surgery.py does the same check")
+    if family_model.name in LARGE:
+        pytest.skip("it takes long; benchmarks/surgery.py does the same check for every backbone")
     names = tlkit.models.surgery.widenable_layers(family_model)
     name = names[len(names) // 2]
     number = tlkit.models.surgery.count_units(family_model, name) + 2

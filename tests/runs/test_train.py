@@ -363,6 +363,7 @@ def test_the_error_names_an_incomplete_saved_model(finished, copied, name, probl
             predict_with(copied / "saved_model", [image])
 
 
+@pytest.mark.usefixtures("timed_costs")  # which read images that are kept in memory
 def test_the_error_names_an_image_that_is_removed_during_the_run(tmp_path, photos, monkeypatch):
     from tlkit.runs.train import record_of
 

@@ -130,8 +130,9 @@ def test_layer_decay_multiplies_the_rate_of_any_optimizer(kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("views", [0, 1])
-@pytest.mark.parametrize("make", [sgd, lambda: optimizers.Nadam(1e-3)], ids=["sgd", "nadam"])
+@pytest.mark.parametrize(
+    ("make", "views"), [(sgd, 0), (lambda: optimizers.Nadam(1e-3), 1)], ids=["sgd", "nadam"]
+)
 def test_a_resumed_training_is_the_uninterrupted_one(data, tmp_path, monkeypatch, make, views):
     """The states of the optimizer are restored, and the views of the interrupted epoch repeated."""
     monkeypatch.setattr(resume, "SAVE_SECONDS", 0.0)

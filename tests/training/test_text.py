@@ -144,8 +144,9 @@ def counting(mode, hidden=False, num_outputs=2):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["multi_hot", "count", "tf_idf"])
-@pytest.mark.parametrize("hidden", [False, True])
+@pytest.mark.parametrize(
+    ("mode", "hidden"), [("multi_hot", False), ("count", True), ("tf_idf", False)]
+)
 def test_counted_words_of_a_column_train(mode, hidden):
     for num_outputs, texts in ((1, TEXTS), (2, TEXTS[:, None])):
         model, dataset = counting(mode, hidden, num_outputs), batches(texts)

@@ -1,11 +1,12 @@
-"""TensorFlow's messages are silenced within a block only."""
+"""Within a block only, TensorFlow's messages are silenced and no garbage is collected."""
 
+import gc
 import logging
 from contextlib import suppress
 
 import pytest
 
-from tlkit.utils.tensorflow_logging import unlogged
+from tlkit.utils.tensorflow_logging import garbage_kept, unlogged
 
 
 @pytest.fixture
@@ -37,3 +38,20 @@ def test_the_level_is_restored_after_an_error_and_never_lowered(messages):
         1 / 0  # noqa: B018 - only the error is needed
     assert messages == []
     assert logger.level == logging.ERROR
+
+
+def test_collections_are_as_before_after_an_error():
+    with suppress(ZeroDivisionError), garbage_kept():
+        assert not gc.isenabled()
+        1 / 0  # noqa: B018 - only the error is needed
+    assert gc.isenabled()
+
+
+def test_disabled_collections_stay_disabled():
+    gc.disable()
+    try:
+        with garbage_kept():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

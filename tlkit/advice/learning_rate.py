@@ -130,7 +130,8 @@ def find_learning_rate(
         >>> images[::2] += 100
         >>> data = tlkit.load_arrays(images, np.arange(64) % 2, ["bright", "dark"])
         >>> model = tlkit.build_classifier("resnet20", data.class_names, weights=None)
-        >>> 1e-6 < tlkit.find_learning_rate(model, data, unfreeze="head").suggestion < 1
+        >>> found = tlkit.find_learning_rate(model, data, unfreeze="head", num_steps=30)
+        >>> 1e-6 < found.suggestion < 1
         True
 
     Reference:
