@@ -18,7 +18,7 @@ from PIL import Image
 
 import tlkit
 from tests import networks, quick
-from tlkit.advice import cost
+from tlkit.advice import cost, timing
 from tlkit.training import features, frozen
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -98,7 +98,7 @@ def data():
 @pytest.fixture
 def timed_costs(monkeypatch):
     """Lets `estimate_cost` measure durations, as it does in use."""
-    monkeypatch.setattr(cost, "time_calls", quick.time_calls)
+    monkeypatch.setattr(cost, "time_calls", timing.time_calls)
 
 
 def set_seeds(seed: int) -> None:

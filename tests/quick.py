@@ -8,9 +8,6 @@ from tensorflow.python.framework import ops
 from tlkit.advice import cost, timing
 from tlkit.training import fine_tuning
 
-time_calls = timing.time_calls
-"""What measures durations for `estimate_cost` in use."""
-
 
 def project_costs_untimed():
     """Lets `estimate_cost` state durations without tracing a step to time it.

@@ -27,7 +27,7 @@ from tlkit.training.step import StepHook
 
 KINDS = ("plain", "anchored", "layer decay")
 KINDS_MIRRORED = ("proximal", "distilled")
-"""The kinds that two workers do not train; the other ones run through the same code there."""
+"""Kinds for two devices of one machine; two workers train `KINDS`."""
 NUM_IMAGES = 80
 BATCH_SIZE = 16
 COMMAND_EPOCHS = 5

@@ -13,6 +13,7 @@ from tlkit.training.labelled import LabelledFeatures
 from tlkit.training.linear import (
     FEW_IMAGES,
     STRENGTHS,
+    mean_cross_entropy,
     moments,
     solve_linear,
     standardisation,
@@ -307,3 +308,11 @@ def test_sample_weights_count_where_the_penalty_is_chosen():
     )
     alone = solved(features.copy(), labels, num_units=3, validation=(features.copy(), labels))
     assert weighted.strength == alone.strength
+
+
+@pytest.mark.parametrize("weights", [None, np.array([1.0, 0.0, 2.5, 0.5])])
+def test_the_cross_entropy_is_that_of_scikit_learn(weights):
+    probabilities = np.array([[0.2, 0.8], [0.6, 0.4], [1.0, 0.0], [0.0, 1.0]], "float32")
+    labels, classes = np.array([3, 7, 7, 7]), np.array([3, 7])
+    expected = log_loss(labels, probabilities, labels=classes, sample_weight=weights)
+    assert mean_cross_entropy(probabilities, labels, classes, weights) == pytest.approx(expected)

@@ -14,7 +14,7 @@ _JOINERS = "\u200c\u200d"
 """Zero-width joiners, which some scripts and emoji need; they hide nothing."""
 
 _NOT_PLAIN = re.compile(r"[^\n\t -~]")
-"""What may be invisible; a page's half a million characters are plain but for a few."""
+"""What may be invisible; nearly all characters of a page are plain."""
 
 MAX_LINES = 12
 MAX_COLUMNS = 160
