@@ -34,17 +34,20 @@ The recipes start from the same weights of `--backbone`:
 `--epochs` replaces the number of epochs of `better` and of the last three recipes.
 
 Each trained network is tested in several ways: as it is, with the mean over both flips, on larger
-images (`candidate_sizes`), and both.
+images (`candidate_sizes`), and both. Processor seconds are those of all threads together; unlike
+seconds, they depend little on what else the machine does.
 
 Neither the images of `test` nor their accuracy are used for any decision.
 """
 
 import argparse
+import base64
 import io
 import json
 import tarfile
 import tempfile
 import time
+import zlib
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -344,13 +347,18 @@ def run(job: Job, arguments: argparse.Namespace) -> dict[str, object]:
     keras.utils.set_random_seed(job.seed)
     load = cifar if job.images == "cifar" else photographs
     task = load(getattr(arguments, job.images), job, arguments.weights)
-    started = time.perf_counter()
+    started, processor_started = time.perf_counter(), time.process_time()
     model = RECIPES[job.recipe](task, job)
-    seconds, peak = time.perf_counter() - started, peak_bytes()
+    seconds, processor_seconds = (
+        time.perf_counter() - started,
+        time.process_time() - processor_started,
+    )
+    peak = peak_bytes()
     return {
         **asdict(job),
-        "correct": correct(model, task),
+        "correct": {way: packed(marks) for way, marks in correct(model, task).items()},
         "seconds": seconds,
+        "processor_seconds": processor_seconds,
         "mebibytes": peak / 2**20,
     }
 
@@ -377,6 +385,16 @@ def correct(model: keras.Model, task: Task) -> dict[str, str]:
     return found
 
 
+def packed(marks: str) -> str:
+    """Returns a string in a tenth of its characters, for the file of results."""
+    return base64.b64encode(zlib.compress(marks.encode(), 9)).decode()
+
+
+def unpacked(text: str) -> str:
+    """Returns the string that `packed` was given."""
+    return zlib.decompress(base64.b64decode(text)).decode()
+
+
 def accuracy(marks: str, others: str | None = None) -> float:
     """Returns the accuracy in % on the images that are tested, there and in others."""
     both = zip(marks, marks if others is None else others, strict=True)
@@ -387,7 +405,11 @@ def print_tables(rows: list[dict]) -> None:
     """Prints one table for each set of images, number of training images, backbone and epochs."""
     keys = ("backbone", "images", "per_class", "epochs")
     for key in sorted({tuple(row[name] for name in keys) for row in rows}):
-        own = [row for row in rows if tuple(row[name] for name in keys) == key]
+        own = [
+            row | {"correct": {way: unpacked(text) for way, text in row["correct"].items()}}
+            for row in rows
+            if tuple(row[name] for name in keys) == key
+        ]
         backbone, images, per_class, epochs = key
         ways = [*own[0]["correct"]]
         by_recipe = {
@@ -399,7 +421,7 @@ def print_tables(rows: list[dict]) -> None:
             f"\n{images}, {per_class or 'all'} training images of each class, {backbone}{given}\n"
         )
         columns = ["", "accuracy", "against `better`, paired", *ways[1:]]
-        columns += ["seeds, test images", "seconds", "memory"]
+        columns += ["seeds, test images", "seconds", "processor seconds", "memory"]
         print(f"| {' | '.join(columns)} |")
         print(f"|{' --- |' * len(columns)}")
         for recipe, found in by_recipe.items():
@@ -414,11 +436,15 @@ def print_tables(rows: list[dict]) -> None:
             marks = [(one["correct"][""], other["correct"][""]) for one, other in pairs]
             gains = [accuracy(one, other) - accuracy(other, one) for one, other in marks]
             tested = sum(len(row["correct"][""].replace(".", "")) for row in found.values())
-            seconds = np.mean([row["seconds"] for row in found.values()])
+            seconds, processor_seconds = (
+                np.mean([row[name] for row in found.values()])
+                for name in ("seconds", "processor_seconds")
+            )
             memory = np.max([row["mebibytes"] for row in found.values()])
             print(
                 f"| `{recipe}` | {one} | {with_error(gains, '+')} | {' | '.join(others)} | "
-                f"{len(found)}, {tested:,} | {seconds:,.0f} | {memory:,.0f} MiB |"
+                f"{len(found)}, {tested:,} | {seconds:,.0f} | {processor_seconds:,.0f} | "
+                f"{memory:,.0f} MiB |"
             )
 
 

@@ -8,7 +8,8 @@ import tlkit
 from tlkit.advice.cost import CostReport
 from tlkit.errors import ArgumentError
 from tlkit.runs import budget
-from tlkit.runs.budget import budget_choice, check_minutes
+from tlkit.runs.budget import budget_choice, check_minutes, sizes_within_minutes
+from tlkit.runs.choices import SizePlan, image_size_choice
 from tlkit.runs.config import AUTO, RunConfig
 from tlkit.runs.console_summary import summarize_run
 
@@ -16,7 +17,7 @@ ARGUMENTS = {"backbone": "tiny_resnet", "weights": None, "mode": "fine-tune", "b
 
 
 def cost(training, epochs, is_stored=False):
-    """A projection with 10 seconds before training."""
+    """A projection with 10 seconds before training, and 1 ms per forward pass of an image."""
     return CostReport(
         groups=(),
         unfreeze="all",
@@ -86,6 +87,48 @@ def test_too_few_minutes_are_refused_with_the_smallest_useful_number(data):
     with pytest.raises(ArgumentError, match=r"`minutes` must be at least 1\.6 .*minutes=0\.5"):
         check_minutes(model, data, config, seconds=60.0)  # and 1.2 × 10 s, and 20 s
     check_minutes(model, data, dataclasses.replace(config, kept=True, minutes=1.6), seconds=60.0)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "given", "sizes", "missing"),
+    [
+        # 1.2 × (10 + 600) s at 96 pixels, 16/9 of it at 128, 20 s to finish, 60 s that have passed
+        (24, {}, (96, 128), []),
+        (23, {}, (96,), ["images of 128 pixels, which need 1.4 s more"]),
+        (23, {"mode": "head"}, (96, 128), []),
+        (24, {"refit": True}, (96,), ["images of 128 pixels, which need 20 min 43 s more"]),
+    ],
+)
+@pytest.mark.usefixtures("projected")
+def test_larger_images_are_compared_if_training_on_them_fits(data, minutes, given, sizes, missing):
+    data = data.at_size((96, 96))
+    arguments = ARGUMENTS | given
+    config = RunConfig(photos="photos", minutes=minutes, **arguments)
+    assert sizes_within_minutes(None, data, config, seconds=60.0) == SizePlan(sizes, tuple(missing))
+
+
+def test_only_the_own_size_is_left(data):
+    config = RunConfig(photos="photos", minutes=5, backbone="tiny_resnet")
+    messages = []
+    plan = SizePlan((96,), ("images of 128 pixels, which need 3 s more",))
+    choice = image_size_choice(config, data, {}, messages.append, plan_sizes=lambda: plan)
+    assert choice.arguments == {"image_size": 96}
+    assert choice.reasons[1] == "left out: images of 128 pixels, which need 3 s more"
+    assert choice.reasons[1] in messages[0]
+
+
+def test_a_size_is_chosen_unless_one_is_given():
+    minutes = {"photos": "photos", "minutes": 5}
+    chosen = [{}, {"backbone": "resnet20"}, {"backbone": AUTO, "backbones": "resnet20"}]
+    given = [
+        {"image_size": 64},
+        {"backbone": "resnet20", "image_size": 40},
+        {"backbone": "resnet20", "weights": None},
+        {"backbone": AUTO, "backbones": "resnet20,resnet20@40"},
+    ]
+    assert all(RunConfig(**minutes, **some).chooses_image_size for some in chosen)
+    assert not any(RunConfig(**minutes, **some).chooses_image_size for some in given)
+    assert not RunConfig(photos="photos", backbone=AUTO).chooses_image_size
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 import tlkit
 from tests.conftest import write_photos
 from tests.data.test_manifests import rows_of, write_manifest
-from tlkit.runs.choices import backbone_choice, image_size_choice, mode_choice
+from tlkit.runs.choices import SizePlan, backbone_choice, image_size_choice, mode_choice
 from tlkit.runs.config import RunConfig
 
 ARGUMENTS = {"batch_size": 16}
@@ -183,7 +183,9 @@ def test_a_backbone_without_larger_sizes_keeps_its_own(photos, monkeypatch):
     real = backbones.build_classifier
     monkeypatch.setattr(backbones, "build_classifier", fixed)
     data = tlkit.load_folder(photos, image_size=32)
-    choice = image_size_choice(RunConfig(photos=str(photos), **SIZES), data, {}, print)
+    config = RunConfig(photos=str(photos), **SIZES)
+    plan = SizePlan((32, 36, 40))
+    choice = image_size_choice(config, data, {}, print, plan_sizes=lambda: plan)
     assert choice.arguments == {"image_size": 32}
     assert "the only size that could be measured" in choice.reasons[0]
     left_out = {"resnet20@36": "positions are fixed", "resnet20@40": "positions are fixed"}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tlkit.data.images import ImageData
 from tlkit.displays.activity import duration
 from tlkit.errors import ArgumentError
+from tlkit.runs.choices import SizePlan
 from tlkit.runs.config import Choice, RunConfig
 from tlkit.runs.steps import project_cost
 
@@ -56,6 +57,45 @@ def check_minutes(
         )
 
 
+def sizes_within_minutes(
+    model: "keras.Model", data: ImageData, config: RunConfig, *, seconds: float
+) -> SizePlan:
+    """Returns the image sizes at which the usual training fits into the minutes of a run.
+
+    Its time grows with the number of pixels. A larger size with fewer epochs is not considered.
+
+    Args:
+        model: The model at the backbone's own image size, before training; it is left unchanged.
+        data: The images at that size.
+        config: The config with the choices so far, and its `minutes`.
+        seconds: Seconds that the run has taken so far.
+    """
+    from tlkit.advice.choosing import candidate_sizes
+
+    own, *larger = candidate_sizes(data.image_size[0])
+    cost = project_cost(model, data, config)
+    if cost.forward_milliseconds is None:
+        raise RuntimeError("the cost has no timings")
+    features = cost.forward_milliseconds / 1000 * data.train.num_images
+    left, sizes, left_out = _seconds_left(config, seconds) - features, [own], []
+    for size in larger:
+        factor = (size / own) ** 2
+        training = _MARGIN * factor * cost.total_seconds * _num_trainings(config)
+        missing = factor * features + training - left
+        if missing > 0:
+            left_out.append(f"images of {size} pixels, which need {duration(missing)} more")
+        else:
+            sizes.append(size)
+            left -= factor * features
+    return SizePlan(tuple(sizes), tuple(left_out))
+
+
+def _seconds_left(config: RunConfig, seconds: float) -> float:
+    if config.minutes is None:
+        raise RuntimeError("the run has no minutes")
+    return max(60 * config.minutes - seconds - _FINISHING_SECONDS, 0.0)
+
+
 def budget_choice(
     model: "keras.Model",
     data: ImageData,
@@ -63,7 +103,6 @@ def budget_choice(
     cost: "CostReport",
     *,
     seconds: float,
-    has_size_choice: bool = False,
 ) -> Choice:
     """Chooses what of fine-tuning fits into the minutes of a run, the most promising first.
 
@@ -76,11 +115,8 @@ def budget_choice(
         config: The config with the choices so far; its `mode` is "fine-tune".
         cost: The projected cost with this config.
         seconds: Seconds that the run has taken so far.
-        has_size_choice: Whether larger images were compared.
     """
-    if config.minutes is None:
-        raise RuntimeError("the run has no minutes")
-    left = max(60 * config.minutes - seconds - _FINISHING_SECONDS, 0.0) / _num_trainings(config)
+    left = _seconds_left(config, seconds) / _num_trainings(config)
     reasons, left_out = [], []
     usual = cost.num_epochs
     fitting = _epochs_in(left, cost)
@@ -101,7 +137,7 @@ def budget_choice(
             left_out.append(f"the last groups on stored activations, {_needs(fast, left)}")
     reasons.append(_describe(chosen, config))
     reasons.append(f"{duration(left)} are left of {config.minutes:g} min for each training")
-    reasons += [f"left out: {what}" for what in (*left_out, *_never_tried(config, has_size_choice))]
+    reasons += [f"left out: {what}" for what in (*left_out, *_never_tried(config))]
     return Choice(chosen, reasons)
 
 
@@ -143,10 +179,8 @@ def _describe(chosen: dict[str, object], config: RunConfig) -> str:
     return f"fine-tune {_groups(unfreeze)} for {chosen['epochs']} epochs{where}"  # type: ignore[arg-type]
 
 
-def _never_tried(config: RunConfig, has_size_choice: bool) -> Iterator[str]:
+def _never_tried(config: RunConfig) -> Iterator[str]:
     yield "fine-tuning of other backbones"
-    if not has_size_choice:
-        yield "larger images (--image-size auto)"
     if not config.folds:
         yield "cross-validation (--folds)"
     if not config.refit:

@@ -5,6 +5,7 @@ to `run.json` with their reasons before the run uses them; a resumed run does no
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,20 @@ Log = Callable[[str], None]
 
 BACKBONES_FRACTION = 0.2
 """Fraction of the minutes of a run for the comparison of backbones."""
+
+
+@dataclass(frozen=True)
+class SizePlan:
+    """The image sizes that a run compares.
+
+    Attributes:
+        sizes: In pixels, ascending; the first is the backbone's own.
+        left_out: Larger sizes that do not fit into the minutes of the run, with the reason.
+    """
+
+    sizes: tuple[int, ...]
+    left_out: tuple[str, ...] = ()
+
 
 _TRIAL_ARGUMENTS = ("learning_rate", "class_weight", "seed", "unfreeze", "layer_decay")
 """Epochs and augmentation are left out: trials take few epochs on stored activations."""
@@ -71,17 +86,23 @@ def backbone_choice(
 
 
 def image_size_choice(
-    config: RunConfig, data: ImageData, previous: Mapping[str, Choice], log: Log
+    config: RunConfig,
+    data: ImageData,
+    previous: Mapping[str, Choice],
+    log: Log,
+    *,
+    plan_sizes: Callable[[], SizePlan],
 ) -> Choice:
     """Chooses the image size of a run among the backbone's own and larger ones.
 
     It is the size at which the model is trained; see also `inference_size_choice`.
 
     Args:
-        config: The run's config; its `image_size` is "auto".
+        config: The config with the choices so far; its `image_size` is to be chosen.
         data: The images; only training images are used.
         previous: Choices of an interrupted attempt at this run.
         log: Gets the comparison.
+        plan_sizes: Returns the sizes to compare.
 
     Raises:
         ArgumentError: The backbone cannot be measured at any size.
@@ -91,24 +112,29 @@ def image_size_choice(
         log(_previous_choice_message("image size", choice.reasons))
         return choice
     from tlkit.advice.backbones import compare_backbones
-    from tlkit.advice.choosing import candidate_sizes, choose_image_size
+    from tlkit.advice.choosing import choose_image_size
     from tlkit.advice.sampling import check_no_lone_class
 
+    plan = plan_sizes()
+    left_out = [f"left out: {reason}" for reason in plan.left_out]
+    if len(plan.sizes) == 1:
+        reasons = [f"the backbone's own, {plan.sizes[0]} pixels", *left_out]
+        log("\n  ".join([f"image size: {reasons[0]}", *left_out]))
+        return Choice({"image_size": plan.sizes[0]}, reasons)
     check_no_lone_class(data, "photos", "give the size (--image-size N)")
     weights = "" if config.weights == "pretrained" else f"={config.weights}"
     backbone = joined_name(str(config.backbone), config.preprocessing)
-    sizes = candidate_sizes(initial_image_size(config))
     comparison = compare_backbones(
         data,
-        [f"{backbone}@{size}{weights}" for size in sizes],
+        [f"{backbone}@{size}{weights}" for size in plan.sizes],
         class_weight=config.class_weight,
         seed=config.seed,
     )
     log(str(comparison))
     chosen = choose_image_size(comparison)
-    log(str(chosen))
+    log("\n  ".join([str(chosen), *left_out]))
     size = {"image_size": chosen.score.image_size[0]}
-    return Choice(size, [str(chosen)], comparison=comparison.as_dict())
+    return Choice(size, [str(chosen), *left_out], comparison=comparison.as_dict())
 
 
 def inference_size_choice(

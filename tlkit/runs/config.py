@@ -369,6 +369,19 @@ class RunConfig:
         return dataclasses.replace(self, kept=True, **chosen)
 
     @property
+    def chooses_image_size(self) -> bool:
+        """Whether the run chooses the image size at which its model is trained."""
+        is_free = self.backbone == AUTO and self.image_size is None and not self._names_sizes
+        return self.image_size == AUTO or (self.minutes is not None and is_free)
+
+    @property
+    def _names_sizes(self) -> bool:
+        if self.backbones is None:
+            return False
+        entries = parse_candidates(self.backbones, argument="backbones")
+        return any(candidate.image_size is not None for candidate in entries.values())
+
+    @property
     def chooses_inference_size(self) -> bool:
         """Whether the run chooses the image size at which its fine-tuned model is used."""
         is_wanted = self.image_size == AUTO or self.minutes is not None
@@ -573,7 +586,8 @@ class RunConfig:
             spec = find_backbone(self.backbone, given)
             self._set("backbone", with_absolute_path(self.backbone))
             if self.image_size is None:
-                self._set("image_size", spec.default_image_size)
+                is_chosen = self.minutes is not None and self.weights is not None
+                self._set("image_size", AUTO if is_chosen else spec.default_image_size)
             if self.channels is None and spec.channels != RGB:
                 self._set("channels", spec.channels)
 

@@ -141,7 +141,7 @@ def write_report(path: Path, page: Page) -> None:
     template = environment.from_string(
         resources.files("tlkit").joinpath("runs/report.html.jinja").read_text("utf-8")
     )
-    candidates = _candidates(page.choices)
+    comparisons = _comparisons(page.choices)
     html = template.render(
         page=page,
         split=split,
@@ -155,8 +155,10 @@ def write_report(path: Path, page: Page) -> None:
         classes=_class_rows(page.data, evaluation),
         matrix=_confusion_matrix(evaluation),
         mistakes=_load_mistakes(evaluation, page.maps),
-        candidates=candidates,
-        backbones=_svg(plot_backbones(candidates)) if candidates and candidates.scores else None,
+        comparisons=comparisons,
+        comparison_plots={
+            name: _svg(plot_backbones(one)) for name, one in comparisons.items() if one.scores
+        },
         verdict=_verdict(page.against_probe),
         learning_curve=_svg(plot_learning_curve(page.learning_curve))
         if page.learning_curve and page.learning_curve.measured
@@ -199,12 +201,13 @@ def _svg(figure: Figure) -> str:
     return data_url("image/svg+xml", svg.getvalue().encode())
 
 
-def _candidates(choices: Mapping[str, Choice]) -> BackboneComparison | None:
-    """Returns the comparison of candidate backbones or sizes; `None` if both were given."""
-    choice = choices.get("backbone") or choices.get("image_size")
-    if choice is None or choice.comparison is None:
-        return None
-    return BackboneComparison.from_dict(choice.comparison)
+def _comparisons(choices: Mapping[str, Choice]) -> dict[str, BackboneComparison]:
+    """Returns the comparisons of backbones and of image sizes, by the name of the choice."""
+    return {
+        name: BackboneComparison.from_dict(choice.comparison)
+        for name, choice in choices.items()
+        if choice.comparison is not None
+    }
 
 
 def _class_rows(data: DataReport, evaluation: EvaluationReport | None) -> list[dict[str, object]]:

@@ -35,7 +35,7 @@ def phases_of(config: RunConfig, resolved: RunConfig | None = None) -> tuple[str
         "data": True,
         "old images": config.from_run is not None,
         "choosing the backbone": config.backbone == AUTO,
-        "choosing the image size": config.image_size == AUTO,
+        "choosing the image size": config.chooses_image_size,
         "model": True,
         "choosing what trains": config.mode == AUTO,
         "projecting the cost": True,

@@ -6,7 +6,7 @@ Invalid input is refused before the run directory is made. Each file in it is wr
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,8 +21,9 @@ from tlkit.data.missing_files import missing_files_named
 from tlkit.data.settings import KEEP, RGB, STRETCH, check_settings
 from tlkit.distribution.cluster import KINDS
 from tlkit.errors import ArgumentError, check_choice
-from tlkit.runs.budget import budget_choice, check_minutes
+from tlkit.runs.budget import budget_choice, check_minutes, sizes_within_minutes
 from tlkit.runs.choices import (
+    SizePlan,
     backbone_choice,
     image_size_choice,
     inference_size_choice,
@@ -30,7 +31,7 @@ from tlkit.runs.choices import (
     mode_choice,
 )
 from tlkit.runs.clock import Clock
-from tlkit.runs.config import AUTO, SPLITS, RunConfig
+from tlkit.runs.config import AUTO, SPLITS, Choice, RunConfig
 from tlkit.runs.context import RunContext
 from tlkit.runs.cross_validation import cross_validate
 from tlkit.runs.directory import (
@@ -169,7 +170,8 @@ def train_run(
         weights: See `build_classifier`: "pretrained", `None` for random weights, or a file.
         image_size: Height and width of the images in pixels; the backbone's default if not given.
             "auto" compares that with larger ones on the training images and takes a larger one if
-            the head is better there by more than a standard error, see `choose_image_size`.
+            the head is better there by more than a standard error, see `choose_image_size`; this
+            is the default with `minutes`, as far as there is time.
         inference_size: Height and width of the images that a fine-tuned model is used on, in the
             exported models and all figures, if not those of training, see `at_image_size`. "auto",
             also the default with image_size="auto" and with `minutes`, tries larger ones on
@@ -206,8 +208,9 @@ def train_run(
             image, in the SavedModel and all figures, see `average_flips`; they take twice as long,
             and the gain on validation images is reported. `model.keras` holds the plain model.
         minutes: Time within which the run is to finish, planned by projections on this machine:
-            backbones are compared for a fifth of it, unless one is given; then the head is solved,
-            and fine-tuning is as long as the rest allows. What is left out is reported.
+            backbones are compared for a fifth of it, unless one is given; larger images, unless a
+            size is given, if the usual training on them fits; then the head is solved, and
+            fine-tuning is as long as the rest allows. What is left out is reported.
         folds: Number of folds in which the whole recipe is made once more, so that each image of
             the three splits is predicted by a model that has not seen it: figures on all images
             where a test split is small. On one device only.
@@ -429,12 +432,13 @@ def _choose_and_build(
         with clock.timed("choosing the backbone"):
             choice = context.broadcast(lambda: backbone_choice(config, data, previous, log))
         record = record.with_choice("backbone", choice)
-    elif config.image_size == AUTO:
+    resolved = config.resolve(record.choices)
+    if config.chooses_image_size:
         with clock.timed("choosing the image size"):
-            choice = context.broadcast(lambda: image_size_choice(config, data, previous, log))
+            choice = context.broadcast(lambda: _choose_size(resolved, data, previous, context))
         record = record.with_choice("image_size", choice)
-    if AUTO in (config.backbone, config.image_size):
         resolved = config.resolve(record.choices)
+    if config.backbone == AUTO or config.chooses_image_size:
         data = data.at_size((initial_image_size(resolved),) * 2)
         if not record.provisional:
             record = dataclasses.replace(record, image_size=data.image_size)
@@ -450,6 +454,27 @@ def _choose_and_build(
     if config.minutes is not None:
         check_minutes(model, data, resolved, seconds=sum(clock.seconds.values()))
     return record, data, model
+
+
+def _choose_size(
+    config: RunConfig, data: ImageData, previous: Mapping[str, Choice], context: RunContext
+) -> Choice:
+    """Chooses the image size for training, among those that the run's minutes allow."""
+    from tlkit.advice.choosing import candidate_sizes
+
+    own = initial_image_size(config)
+
+    def plan_sizes() -> SizePlan:
+        if config.weights is None:
+            return SizePlan((own,), ("larger images, as random features do not compare sizes",))
+        if config.minutes is None:
+            return SizePlan(candidate_sizes(own))
+        own_data = data.at_size((own, own))
+        seconds = sum(context.clock.seconds.values())
+        model = build_model(config, None, own_data)
+        return sizes_within_minutes(model, own_data, config, seconds=seconds)
+
+    return image_size_choice(config, data, previous, context.log, plan_sizes=plan_sizes)
 
 
 def _train_and_measure(
@@ -534,7 +559,6 @@ def _plan_minutes(
             config,
             cost,
             seconds=seconds,
-            has_size_choice="image_size" in record.choices,
         )
         record = record.with_choice("budget", choice)
         context.save_record(record)
