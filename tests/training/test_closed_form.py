@@ -12,9 +12,10 @@ import tlkit
 from tlkit.errors import ArgumentError
 from tlkit.models.kernel_head import KernelMap, directions
 from tlkit.training import closed_form, head_solution
-from tlkit.training.closed_form import ClosedFormTask, Sums, solve_closed_form
+from tlkit.training.closed_form import ClosedFormTask, solve_closed_form
 from tlkit.training.head_choice import HeadComparison, compare_heads
 from tlkit.training.labelled import LabelledFeatures
+from tlkit.training.sums import Sums
 
 
 def quadrants(n=240, *, seed=0, num_features=5):
@@ -85,7 +86,7 @@ def test_sums_of_parts_give_the_solution_of_all_images_at_once():
     joint = closed_form._sums(task, everything, kernel_map)
     order = np.random.default_rng(0).permutation(everything)
     parts = [closed_form._sums(task, some, kernel_map) for some in np.array_split(order, 7)]
-    penalty = 0.1 * closed_form._penalty_matrix(kernel_map)
+    penalty = 0.1 * closed_form.penalty_matrix(kernel_map)
     h = np.c_[kernel_map.values(rows), np.ones(len(rows))]
     added = sum(parts[1:], parts[0])
     np.testing.assert_allclose(h @ added.solve(penalty), h @ joint.solve(penalty), atol=1e-8)

@@ -9,9 +9,10 @@ from threadpoolctl import threadpool_limits
 from tlkit.advice.subsets import NestedRows
 from tlkit.evaluation.outputs import image_accuracies
 from tlkit.models.kernel_head import KernelMap, directions
-from tlkit.training.closed_form import DEFAULT_SHARPNESS, PENALTIES, SHARPNESSES, Sums
+from tlkit.training.closed_form import DEFAULT_SHARPNESS, PENALTIES, SHARPNESSES
 from tlkit.training.labelled import LabelledFeatures
 from tlkit.training.linear import balanced_weights, first_minimum, standardisation
+from tlkit.training.sums import Sums
 
 MAX_LANDMARKS = 1000
 """Number of landmarks that are used of more training images."""

@@ -4,19 +4,19 @@ The solution depends on the training images through sums only, see `Sums`: those
 cross-validation are subtracted from the total.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
 from threadpoolctl import threadpool_limits
 
 from tlkit.evaluation.calibration import best_factor
 from tlkit.models.kernel_head import KernelMap, directions
 from tlkit.training.labelled import LabelledFeatures
 from tlkit.training.linear import first_minimum, standardisation
+from tlkit.training.sums import RegressionRows, Sums, sums_of, with_one
 
 MAX_LANDMARKS = 2000
 """Number of landmarks that are drawn from more images than that."""
@@ -32,49 +32,7 @@ SHARPNESSES = (0.5, 1.0, 2.0)
 PENALTIES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 1e-3, 1e-4, 1e-5)
 DEFAULT_SHARPNESS, DEFAULT_PENALTY, DEFAULT_FACTOR = 1.0, 0.1, 8.0
 
-_LEAST_PENALTY = 1e-11
-"""Fraction of the trace of `Sums.gram` that is added to its diagonal: copies among the landmarks,
-or few features, would make it singular."""
-
-_ROWS_AT_ONCE = 2048
-_LOG_FACTORS = (-2.0, 6.0)
-
-
-@dataclass(frozen=True, eq=False)
-class Sums:
-    """Sums over some training images, which determine a solution; float64.
-
-    Attributes:
-        gram: Sum of w h h^T, `(num_landmarks + 1,) * 2`: h is an image's kernel values, and 1 for
-            the bias; w is its weight.
-        cross: Sum of w h y^T, `(num_landmarks + 1, num_targets)`: y is 1 for its classes, else 0.
-        squares: Sum of w |y|².
-    """
-
-    gram: np.ndarray
-    cross: np.ndarray
-    squares: float
-
-    def __add__(self, other: "Sums") -> "Sums":
-        return Sums(self.gram + other.gram, self.cross + other.cross, self.squares + other.squares)
-
-    def __sub__(self, other: "Sums") -> "Sums":
-        return Sums(self.gram - other.gram, self.cross - other.cross, self.squares - other.squares)
-
-    def on(self, columns: np.ndarray) -> "Sums":
-        """Returns the sums for some of the entries of h."""
-        return Sums(self.gram[np.ix_(columns, columns)], self.cross[columns], self.squares)
-
-    def solve(self, penalty: np.ndarray) -> np.ndarray:
-        """Returns the W that minimises the sum of w |W^T h - y|² plus trace(W^T penalty W)."""
-        matrix = self.gram + penalty
-        matrix[np.diag_indices_from(matrix)] += _LEAST_PENALTY * np.trace(self.gram)
-        solution: np.ndarray = cho_solve(cho_factor(matrix, lower=True), self.cross)
-        return solution
-
-    def error(self, weights: np.ndarray) -> float:
-        """Returns the sum of w |weights^T h - y|²."""
-        return float(np.sum(weights * (self.gram @ weights - 2 * self.cross)) + self.squares)
+LOG_FACTORS = (-2.0, 6.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,11 +129,11 @@ def solve_closed_form(task: ClosedFormTask) -> ClosedForm:
             rows.labels[used],
             task.kind,
             task.weights[used],
-            _LOG_FACTORS,
+            LOG_FACTORS,
         )
         chosen_by = f"{len(task.folds)}-fold cross-validation"
     sums = _sums(task, np.arange(len(rows)), kernel_map)
-    solution = sums.solve(penalty * _penalty_matrix(kernel_map))
+    solution = sums.solve(penalty * penalty_matrix(kernel_map))
     return ClosedForm(
         kernel_map,
         kernel=(factor * solution[:-1] @ mix).astype(np.float32),
@@ -208,7 +166,7 @@ class _CrossValidation:
         self._rows = {n: rows[number_of[rows] == n] for n in range(len(task.folds))}
         parts = {n: _sums(task, some, kernel_map) for n, some in self._rows.items()}
         total = reduce(add, parts.values()) + _sums(task, rows[number_of[rows] < 0], kernel_map)
-        matrix = _penalty_matrix(kernel_map)
+        matrix = penalty_matrix(kernel_map)
         self._kept = {
             number: np.flatnonzero(np.append(number_of[landmarks] != number, True))
             for number in self._rows
@@ -233,24 +191,17 @@ class _CrossValidation:
         scores = np.full(self._task.targets.shape, np.nan)
         for number, solution in self._solutions.items():
             rows = self._rows[number]
-            values = _with_one(self.kernel_map.values(self._task.rows.features[rows]))
+            values = with_one(self.kernel_map.values(self._task.rows.features[rows]))
             scores[rows] = values[:, self._kept[number]] @ solution
         return scores
 
 
 def _sums(task: ClosedFormTask, rows: np.ndarray, kernel_map: KernelMap) -> Sums:
-    size, num_targets = len(kernel_map.landmarks) + 1, task.targets.shape[1]
-    gram, cross = np.zeros((size, size)), np.zeros((size, num_targets))
-    for some in _slices(rows):
-        values = _with_one(kernel_map.values(task.rows.features[some]))
-        weighted = values * task.weights[some, np.newaxis]
-        gram += weighted.T @ values
-        cross += weighted.T @ task.targets[some]
-    squares = task.weights[rows] @ np.square(task.targets[rows]).sum(axis=1)
-    return Sums(gram, cross, float(squares))
+    given = RegressionRows(task.rows.features, task.targets, task.weights)
+    return sums_of(given, rows, kernel_map.values, len(kernel_map.landmarks))
 
 
-def _penalty_matrix(kernel_map: KernelMap) -> np.ndarray:
+def penalty_matrix(kernel_map: KernelMap) -> np.ndarray:
     """Returns the kernel of the landmarks, and zeros for the bias."""
     matrix = np.zeros((len(kernel_map.landmarks) + 1,) * 2)
     matrix[:-1, :-1] = kernel_map.values_at(kernel_map.landmarks)
@@ -264,14 +215,6 @@ def _readout(kind: str, num_targets: int) -> tuple[np.ndarray, float]:
     return np.eye(num_targets), -0.5 if kind == "multi_label" else 0.0
 
 
-def _with_one(values: np.ndarray) -> np.ndarray:
-    return np.concatenate([values, np.ones((len(values), 1))], axis=1)
-
-
 def _drawn(rows: np.ndarray, number: int, generator: np.random.Generator) -> np.ndarray:
     """Returns at most `number` of the rows, in their order."""
     return rows if len(rows) <= number else np.sort(generator.permutation(rows)[:number])
-
-
-def _slices(rows: np.ndarray) -> Iterator[np.ndarray]:
-    return (rows[start : start + _ROWS_AT_ONCE] for start in range(0, len(rows), _ROWS_AT_ONCE))

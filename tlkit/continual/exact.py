@@ -1,0 +1,258 @@
+"""Exact class-incremental learning: a head from sums over all images ever learned."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import keras
+import numpy as np
+
+from tlkit.continual.head_features import below_head
+from tlkit.continual.head_statistics import (
+    DescribedImages,
+    ExactHead,
+    HeadStatistics,
+    empty_statistics,
+)
+from tlkit.data.images import ImageSplit
+from tlkit.errors import ArgumentError, check_count
+from tlkit.evaluation.checks import check_targets
+from tlkit.evaluation.data_checks import check_images
+from tlkit.models.compiling import compile_classifier
+from tlkit.models.heads import OUTPUT_NAMES
+from tlkit.models.layer_spec import parse_graph
+from tlkit.models.rebuild import build
+from tlkit.training.features import extract_features
+from tlkit.training.frozen import FrozenPart
+
+NUM_LANDMARKS = 2000
+
+
+def gather_statistics(
+    model: keras.Model,
+    images: ImageSplit,
+    class_names: Sequence[str],
+    *,
+    num_landmarks: int = NUM_LANDMARKS,
+    seed: int = 0,
+    cache: str | os.PathLike[str] | None = None,
+) -> HeadStatistics:
+    """Returns the sums from which a head for some images is solved, see `HeadStatistics`.
+
+    The network below the head runs once for each image, in float32.
+
+    Args:
+        model: A functional classifier; only what is below its head counts. Not changed.
+        images: The first images, such as `data.train`.
+        class_names: Their classes, which the labels index.
+        num_landmarks: Number of landmarks. More of them are more accurate; the statistics take 20
+            bytes times their square.
+        seed: Seed of the landmarks.
+        cache: Folder of the feature store.
+
+    Raises:
+        ArgumentError: The images do not fit the model, or an argument is invalid.
+        DataError: A label is not a class.
+
+    Example:
+        >>> import numpy as np, tlkit
+        >>> from tlkit.continual.exact import add_images, gather_statistics, with_exact_head
+        >>> pixels = np.random.default_rng(0).integers(0, 60, (80, 32, 32, 3), "uint8")
+        >>> labels = np.arange(80) % 4
+        >>> pixels[labels % 2 == 1, ..., 0] += 150
+        >>> pixels[labels > 1, ..., 2] += 150
+        >>> def split(*classes):
+        ...     rows = np.isin(labels, classes)
+        ...     numbers = np.searchsorted(classes, labels[rows])
+        ...     return tlkit.load_arrays(pixels[rows], numbers, splits=(1, 0, 0)).train
+        >>> model = tlkit.build_classifier("resnet20", ["a", "b"])
+        >>> first = gather_statistics(model, split(0, 1), ["a", "b"], num_landmarks=50)
+        >>> more = add_images(first, model, split(2, 3), ["c", "d"])
+        >>> grown, head = with_exact_head(model, more, split(2, 3), ["c", "d"])
+        >>> float(np.mean(grown.predict(pixels, verbose=0).argmax(axis=1) == labels))
+        1.0
+    """
+    check_count("num_landmarks", num_landmarks)
+    source = _FeatureSource(model, cache)
+    described = source.describe(images, class_names, class_names)
+    statistics = empty_statistics(
+        described.features,
+        class_names,
+        source.part.signature,
+        num_landmarks=num_landmarks,
+        seed=seed,
+    )
+    return statistics.added(described)
+
+
+def add_images(
+    statistics: HeadStatistics,
+    model: keras.Model,
+    images: ImageSplit,
+    class_names: Sequence[str],
+    *,
+    cache: str | os.PathLike[str] | None = None,
+) -> HeadStatistics:
+    """Returns statistics with further images, of known or of new classes.
+
+    An image that is counted already is ignored.
+
+    Args:
+        statistics: The statistics so far; not changed.
+        model: A model with the same network below its head.
+        images: Further images.
+        class_names: Their classes, which the labels index; those that are new follow the old ones.
+        cache: Folder of the feature store.
+
+    Raises:
+        ArgumentError: The statistics are of other features; or as `gather_statistics`.
+        DataError: An image is counted for another class.
+
+    Example:
+        See `gather_statistics`.
+    """
+    source = _FeatureSource(model, cache)
+    source.check(statistics)
+    new = [name for name in class_names if name not in statistics.class_names]
+    grown = statistics.with_classes(new) if new else statistics
+    return grown.added(source.describe(images, class_names, grown.class_names))
+
+
+def remove_images(
+    statistics: HeadStatistics,
+    model: keras.Model,
+    images: ImageSplit,
+    class_names: Sequence[str],
+    *,
+    cache: str | os.PathLike[str] | None = None,
+) -> HeadStatistics:
+    """Returns statistics without some images, as if these had never been added.
+
+    Their features are computed again. Classes stay, even without images; see
+    `HeadStatistics.without_classes`. Only the head forgets them: a network below it that was
+    trained on them has still seen them.
+
+    Args:
+        statistics: The statistics so far; not changed.
+        model: A model with the same network below its head.
+        images: Images that are counted.
+        class_names: Their classes, which the labels index.
+        cache: Folder of the feature store.
+
+    Raises:
+        ArgumentError: The statistics are of other features; or as `gather_statistics`.
+        DataError: An image is not counted, or is counted for another class.
+
+    Example:
+        >>> import numpy as np, tlkit
+        >>> from tlkit.continual.exact import gather_statistics, remove_images
+        >>> pixels = np.random.default_rng(0).integers(0, 255, (40, 32, 32, 3), "uint8")
+        >>> split = tlkit.load_arrays(pixels, np.arange(40) % 2, splits=(1, 0, 0)).train
+        >>> model = tlkit.build_classifier("resnet20", ["a", "b"])
+        >>> both = gather_statistics(model, split, ["a", "b"], num_landmarks=20)
+        >>> remove_images(both, model, split.subset(np.arange(30)), ["a", "b"]).counts.tolist()
+        [5, 5]
+    """
+    source = _FeatureSource(model, cache)
+    source.check(statistics)
+    names = statistics.class_names
+    if unknown := [name for name in class_names if name not in names]:
+        raise ArgumentError(
+            "`class_names` must be classes of the statistics. "
+            f"Received: {', '.join(map(repr, unknown))}. Use {', '.join(map(repr, names))}."
+        )
+    return statistics.removed(source.describe(images, class_names, names))
+
+
+def with_exact_head(
+    model: keras.Model,
+    statistics: HeadStatistics,
+    images: ImageSplit | None = None,
+    class_names: Sequence[str] = (),
+    *,
+    class_weight: str | None = None,
+    cache: str | os.PathLike[str] | None = None,
+) -> tuple[keras.Model, ExactHead]:
+    """Returns a copy of a model with a head for all classes, solved from statistics.
+
+    It is the head that all images together give, whatever the order in which they came, up to
+    rounding; see `HeadStatistics.solve`.
+
+    Args:
+        model: A model with the same network below its head; not changed. Layers of its head are
+            left out.
+        statistics: The statistics.
+        images: Counted images that are at hand, to which the temperature is fitted; any will do.
+            Without, it is the one that was fitted last.
+        class_names: The classes of `images`, which their labels index.
+        class_weight: "balanced" or `None`, see `HeadStatistics.solve`.
+        cache: Folder of the feature store.
+
+    Returns:
+        The model, which returns logits in the order of `statistics.class_names`, and its head, with
+        the statistics and their fitted temperature.
+
+    Raises:
+        ArgumentError: The statistics are of other features; or as `gather_statistics`.
+        DataError: A class has no image.
+
+    Example:
+        See `gather_statistics`.
+    """
+    source = _FeatureSource(model, cache)
+    source.check(statistics)
+    names = statistics.class_names
+    width = len(statistics.kernel_map.mean)
+    given = DescribedImages(np.zeros((0, width), np.float32), np.zeros(0, np.int64), ())
+    if images is not None:
+        given = source.describe(images, class_names, names)
+    head = statistics.solve(given, class_weight)
+    below = below_head(build(parse_graph(model)))
+    x = below.outputs[0]
+    for layer in statistics.kernel_map.layers():
+        x = layer(x)
+    last = keras.layers.Dense(len(names), dtype="float32", name=OUTPUT_NAMES["softmax"])
+    grown = keras.Model(below.inputs[0], last(x), name=model.name)
+    last.set_weights([head.kernel, head.bias])
+    compile_classifier(grown)
+    return grown, head
+
+
+@dataclass(frozen=True, eq=False)
+class _FeatureSource:
+    """What computes the features of images.
+
+    Attributes:
+        model: The classifier that the images are for.
+        cache: Folder of the feature store.
+    """
+
+    model: keras.Model
+    cache: str | os.PathLike[str] | None
+
+    @cached_property
+    def part(self) -> FrozenPart:
+        """The network below the head."""
+        return FrozenPart(below_head(self.model))
+
+    def check(self, statistics: HeadStatistics) -> None:
+        """Raises `ArgumentError` unless the statistics are of these features."""
+        if self.part.signature != statistics.signature:
+            raise ArgumentError(
+                "`statistics` must be of the features of `model`: the same network below its head, "
+                "with the same weights and image size. Received: "
+                f"model={self.model.name!r}, whose features differ. Gather them again, or use the "
+                "model that they were gathered with."
+            )
+
+    def describe(
+        self, images: ImageSplit, class_names: Sequence[str], all_names: Sequence[str]
+    ) -> DescribedImages:
+        """Returns the features of images, with labels that index `all_names`."""
+        check_images("images", images, self.model, labels="given")
+        number, num_classes = images.num_images, len(class_names)
+        check_targets(images.labels, "softmax", number, num_classes, argument="images")
+        extracted = extract_features(self.part, images, exact=True, cache=self.cache)
+        number_of = np.array([all_names.index(name) for name in class_names], np.int64)
+        return DescribedImages(extracted.load(), number_of[images.labels], images.digests)

@@ -1,0 +1,409 @@
+"""Sums over features of every image ever learned, from which a head for all classes is solved."""
+
+import math
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
+from pathlib import Path
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from tlkit.errors import ArgumentError, DataError, RunError
+from tlkit.evaluation.calibration import best_factor
+from tlkit.models.kernel_head import KernelMap
+from tlkit.training.closed_form import (
+    DEFAULT_FACTOR,
+    DEFAULT_PENALTY,
+    LOG_FACTORS,
+    PENALTIES,
+    penalty_matrix,
+)
+from tlkit.training.linear import first_minimum, standardisation
+from tlkit.training.sums import RegressionRows, Sums, sums_of, with_one
+from tlkit.utils.files import written_aside
+
+NUM_FOLDS = 5
+SHARPNESS = 0.25
+"""Of 0.25, 0.5 and 1 the best for all 100 classes of CIFAR-100 on features of `resnet20`."""
+
+
+_BYTES_OF_IMAGE = 40
+"""A digest and a class in a file."""
+
+
+@dataclass(frozen=True, eq=False)
+class DescribedImages:
+    """Features of some images, with their classes and digests.
+
+    Attributes:
+        features: `(n, num_features)`.
+        labels: Positions in the classes of the statistics, int64 `(n,)`.
+        digests: The digest of each image's content.
+    """
+
+    features: np.ndarray
+    labels: np.ndarray
+    digests: Sequence[str]
+
+
+@dataclass(frozen=True, eq=False)
+class ExactHead:
+    """A head that is solved from statistics.
+
+    Attributes:
+        statistics: What it is solved from, with its factor.
+        kernel: `(num_landmarks, num_classes)`, from kernel values to logits, float32.
+        bias: `(num_classes,)`, float32.
+        note: How it was solved.
+    """
+
+    statistics: "HeadStatistics"
+    kernel: np.ndarray
+    bias: np.ndarray
+    note: str
+
+
+@dataclass(frozen=True, eq=False)
+class HeadStatistics:
+    """Sums over the features of all images learned so far; they hold no image and no feature.
+
+    They determine a head in closed form, see `solve`, and images can be added to and removed from
+    them in any order: the head is the one that all remaining images together give, up to rounding
+    in float64. The map of features is fixed when the first images come; its landmarks are random
+    directions and do not depend on images. Its mean and scale are those of the first images'
+    features. One number is not exact: the factor of the logits, the inverse of a temperature, which
+    changes no predicted class. It is fitted to the images at hand whenever a head is solved.
+
+    What they reveal: the number of images of each class, the mean kernel values of each class, the
+    covariance of kernel values over all images, and, by the digests, whether a given file was
+    among them.
+
+    Attributes:
+        class_names: The classes, in the order of the outputs.
+        kernel_map: The map from features to kernel values.
+        signature: Signature of the network that computes the features from pixels.
+        folds: The sums of the images of each fold; an image's fold follows from its digest.
+        images: The class of each image, by its digest.
+        factor: The factor of the logits that was fitted last.
+    """
+
+    class_names: tuple[str, ...]
+    kernel_map: KernelMap
+    signature: str
+    folds: tuple[Sums, ...]
+    images: Mapping[str, int]
+    factor: float = DEFAULT_FACTOR
+
+    @property
+    def counts(self) -> np.ndarray:
+        """The number of images of each class, int64 `(num_classes,)`."""
+        return np.bincount([*self.images.values()], minlength=len(self.class_names))
+
+    @property
+    def num_bytes(self) -> int:
+        """The approximate size of the file that `save` writes, in bytes."""
+        size = len(self.kernel_map.landmarks) + 1
+        sums = 8 * NUM_FOLDS * (math.comb(size + 1, 2) + size * len(self.class_names))
+        return sums + self.kernel_map.landmarks.nbytes + _BYTES_OF_IMAGE * len(self.images)
+
+    def with_classes(self, new_names: Sequence[str]) -> "HeadStatistics":
+        """Returns the statistics with further classes, which have no image yet.
+
+        Raises:
+            ArgumentError: A class is there already.
+        """
+        names = (*self.class_names, *new_names)
+        if len(set(names)) < len(names):
+            raise ArgumentError(
+                "`new_names` must be new, each once. "
+                f"Received: {', '.join(map(repr, new_names))}, besides "
+                f"{', '.join(map(repr, self.class_names))}. Leave out those that are there."
+            )
+        folds = tuple(
+            replace(fold, cross=np.pad(fold.cross, ((0, 0), (0, len(new_names)))))
+            for fold in self.folds
+        )
+        return replace(self, class_names=names, folds=folds)
+
+    def added(self, images: DescribedImages) -> "HeadStatistics":
+        """Returns the statistics with further images; one that is counted already is ignored.
+
+        Raises:
+            DataError: An image is counted for another class.
+        """
+        new: dict[str, int] = {}
+        rows = []
+        for row, (digest, label) in enumerate(_pairs(images)):
+            known = self.images.get(digest, new.get(digest))
+            if known is None:
+                new[digest] = label
+                rows.append(row)
+            elif known != label:
+                raise DataError(
+                    "`images` must have one class each. Received: an image of "
+                    f"{self.class_names[label]!r}, with the digest {digest}, that is counted as "
+                    f"{self.class_names[known]!r}. Remove it there first."
+                )
+        sums = self._sums(images, np.array(rows, np.int64))
+        folds = tuple(map(add, self.folds, sums))
+        return replace(self, folds=folds, images={**self.images, **new})
+
+    def removed(self, images: DescribedImages) -> "HeadStatistics":
+        """Returns the statistics without some images, of which the same features were added.
+
+        Raises:
+            DataError: An image is not counted, or not for this class.
+        """
+        rows: dict[str, int] = {}
+        for row, (digest, label) in enumerate(_pairs(images)):
+            if self.images.get(digest) != label:
+                raise DataError(
+                    "`images` must be counted, with the same class, to be removed. Received: an "
+                    f"image of {self.class_names[label]!r}, with the digest {digest}, that is "
+                    "not. Leave it out."
+                )
+            rows.setdefault(digest, row)
+        sums = self._sums(images, np.array([*rows.values()], np.int64))
+        kept = {digest: label for digest, label in self.images.items() if digest not in rows}
+        folds = tuple(before - own for before, own in zip(self.folds, sums, strict=True))
+        return replace(self, folds=folds, images=kept)
+
+    def without_classes(self, names: Sequence[str]) -> "HeadStatistics":
+        """Returns the statistics without some classes, whose images have been removed.
+
+        Raises:
+            ArgumentError: A class is not there, still has images, or fewer than two would remain.
+        """
+        gone = {self._number(name) for name in names}
+        kept = [number for number in range(len(self.class_names)) if number not in gone]
+        if counted := [self.class_names[number] for number in gone if self.counts[number]]:
+            raise ArgumentError(
+                "`names` must be classes whose images have been removed. Received: "
+                f"{', '.join(map(repr, counted))}, which have images. Remove these first."
+            )
+        if len(kept) < 2:
+            raise ArgumentError(
+                "`names` must leave two classes or more. Received: "
+                f"{', '.join(map(repr, names))} of {', '.join(map(repr, self.class_names))}. "
+                "Keep more of them."
+            )
+        new_number = {number: place for place, number in enumerate(kept)}
+        return replace(
+            self,
+            class_names=tuple(self.class_names[number] for number in kept),
+            folds=tuple(replace(fold, cross=fold.cross[:, kept]) for fold in self.folds),
+            images={digest: new_number[number] for digest, number in self.images.items()},
+        )
+
+    def solve(self, images: DescribedImages, class_weight: str | None = None) -> ExactHead:
+        """Solves ridge regression of the classes on kernel values, for all images.
+
+        With h an image's kernel values and y its class as 0 and 1, the scores W^T h + b minimise
+        the sum of |W^T h + b - y|² plus penalty * trace(W^T K W), K the kernel of the landmarks.
+        The penalty is the one with the lowest squared error in cross-validation over the folds.
+        The logits are the scores times the factor with the lowest cross-entropy on the scores that
+        the solutions of the other folds give some images.
+
+        Args:
+            images: Counted images for the factor, those that came last; without any, the factor
+                is the one that was fitted last.
+            class_weight: "balanced" divides the scores, which estimate probabilities, by the
+                frequencies of the classes; `None` does not.
+
+        Raises:
+            DataError: A class has no image.
+
+        Reference:
+            Ridge regression on fixed random features from sums: McDonnell et al. (2023), RanPAC,
+            https://arxiv.org/abs/2307.02251; Zhuang et al. (2022), ACIL,
+            https://arxiv.org/abs/2205.14922. Here the random features are kernel values of random
+            directions, and the penalty is that of the kernel.
+        """
+        counts = self.counts
+        if not counts.all():
+            empty = [self.class_names[number] for number in np.flatnonzero(counts == 0)]
+            raise DataError(
+                "Every class must have images. "
+                f"Received: none of {', '.join(map(repr, empty))}. Add some, or remove the class."
+            )
+        total = reduce(add, self.folds)
+        matrix = penalty_matrix(self.kernel_map)
+        frequencies = counts / counts.sum()
+        balance = np.ones(len(counts))
+        if class_weight is not None:
+            balance = 1 / (len(counts) * frequencies)
+        penalty, factor, chosen_by = DEFAULT_PENALTY, self.factor, "default: too few images"
+        if counts.min() >= 2 and all(np.rint(_counts(fold)).any() for fold in self.folds):
+            solutions: dict[float, list[np.ndarray]] = {}
+
+            def error_with(tried: float) -> float:
+                solutions[tried] = [(total - fold).solve(tried * matrix) for fold in self.folds]
+                return sum(map(Sums.error, self.folds, solutions[tried]))
+
+            with threadpool_limits(1, user_api="blas"):
+                penalty = first_minimum(PENALTIES, error_with)
+            if len(images.labels):
+                scores = balance * self._out_of_fold(images, solutions[penalty])
+                weights = balance[images.labels]
+                factor = best_factor(scores, images.labels, "softmax", weights, LOG_FACTORS)
+            chosen_by = f"{NUM_FOLDS}-fold cross-validation"
+        solution = total.solve(penalty * matrix) * balance
+        return ExactHead(
+            statistics=replace(self, factor=factor),
+            kernel=(factor * solution[:-1]).astype(np.float32),
+            bias=(factor * solution[-1]).astype(np.float32),
+            note=(
+                f"solved from sums over {counts.sum():,} images: {len(solution) - 1:,} landmarks, "
+                f"penalty {penalty:g}, chosen by {chosen_by}"
+            ),
+        )
+
+    def save(self, path: Path) -> None:
+        """Writes an `.npz` file atomically."""
+        landmarks = self.kernel_map.landmarks
+        triangle = np.tril_indices(len(landmarks) + 1)
+        arrays = {
+            "class_names": np.array(self.class_names),
+            "signature": np.array(self.signature),
+            "mean": self.kernel_map.mean,
+            "scale": self.kernel_map.scale,
+            "landmarks": landmarks,
+            "sharpness": np.array(self.kernel_map.sharpness),
+            "grams": np.stack([fold.gram[triangle] for fold in self.folds]),
+            "crosses": np.stack([fold.cross for fold in self.folds]),
+            "factor": np.array(self.factor),
+            "squares": np.array([fold.squares for fold in self.folds]),
+            "digests": np.array([digest.encode() for digest in self.images], np.bytes_),
+            "classes": np.array([*self.images.values()], np.int64),
+        }
+        with written_aside(path) as aside, aside.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, path: Path, signature: str) -> "HeadStatistics":
+        """Reads a file that `save` wrote.
+
+        Args:
+            path: The file.
+            signature: Signature of the network whose features are required.
+
+        Raises:
+            RunError: The file is damaged, or is of another network's features.
+        """
+        problem = "damaged"
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                read = cls._from_arrays(arrays)
+            if read.signature == signature:
+                return read
+            problem = "of another network, or of another image size"
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+            raise _unusable(path, problem) from error
+        raise _unusable(path, problem)
+
+    @classmethod
+    def _from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "HeadStatistics":
+        names = tuple(arrays["class_names"].tolist())
+        kernel_map = KernelMap(
+            arrays["mean"], arrays["scale"], arrays["landmarks"], float(arrays["sharpness"])
+        )
+        size = len(kernel_map.landmarks) + 1
+        crosses, squares, classes = arrays["crosses"], arrays["squares"], arrays["classes"]
+        triangle = np.tril_indices(size)
+        grams = np.zeros((NUM_FOLDS, size, size))
+        grams[:, triangle[0], triangle[1]] = arrays["grams"]
+        grams[:, triangle[1], triangle[0]] = arrays["grams"]
+        if crosses.shape != (NUM_FOLDS, size, len(names)) or len(squares) != NUM_FOLDS:
+            raise ValueError("sums do not fit the classes")
+        digests = [digest.decode() for digest in arrays["digests"].tolist()]
+        images = dict(zip(digests, classes.tolist(), strict=True))
+        folds = tuple(map(Sums, grams, crosses, squares.tolist()))
+        signature, factor = str(arrays["signature"]), float(arrays["factor"])
+        read = cls(names, kernel_map, signature, folds, images, factor)
+        if not np.array_equal(np.rint(sum(map(_counts, folds))), read.counts):
+            raise ValueError("sums do not fit the images")
+        return read
+
+    def _sums(self, images: DescribedImages, rows: np.ndarray) -> list[Sums]:
+        """Returns the sums of some rows for each fold."""
+        folds = _folds_of(images.digests)[rows]
+        targets = np.eye(len(self.class_names))[images.labels]
+        given = RegressionRows(images.features, targets, np.ones(len(targets)))
+        values, num_values = self.kernel_map.values, len(self.kernel_map.landmarks)
+        return [
+            sums_of(given, rows[folds == fold], values, num_values) for fold in range(NUM_FOLDS)
+        ]
+
+    def _out_of_fold(self, images: DescribedImages, solutions: Sequence[np.ndarray]) -> np.ndarray:
+        """Returns the scores of counted images by the solution of the other folds."""
+        scores = np.zeros((len(images.labels), len(self.class_names)))
+        folds = _folds_of(images.digests)
+        for fold, solution in enumerate(solutions):
+            rows = folds == fold
+            scores[rows] = with_one(self.kernel_map.values(images.features[rows])) @ solution
+        return scores
+
+    def _number(self, name: str) -> int:
+        if name not in self.class_names:
+            raise ArgumentError(
+                "`names` must be classes of the statistics. "
+                f"Received: {name!r}. Use {', '.join(map(repr, self.class_names))}."
+            )
+        return self.class_names.index(name)
+
+
+def empty_statistics(
+    features: np.ndarray,
+    class_names: Sequence[str],
+    signature: str,
+    *,
+    num_landmarks: int,
+    seed: int,
+) -> HeadStatistics:
+    """Returns statistics without images, whose map is made for some features.
+
+    Args:
+        features: The first features that will be added, `(n, num_features)`.
+        class_names: The classes.
+        signature: See `HeadStatistics`.
+        num_landmarks: Number of landmarks, at least 1.
+        seed: Seed of the landmarks.
+    """
+    mean, scale = standardisation(features)
+    landmarks = np.random.default_rng(seed).normal(size=(num_landmarks, features.shape[1]))
+    landmarks /= np.linalg.norm(landmarks, axis=1, keepdims=True)
+    size, num_classes = num_landmarks + 1, len(class_names)
+    nothing = Sums(np.zeros((size, size)), np.zeros((size, num_classes)), 0.0)
+    return HeadStatistics(
+        tuple(class_names),
+        KernelMap(mean, scale, landmarks, SHARPNESS),
+        signature,
+        (nothing,) * NUM_FOLDS,
+        {},
+    )
+
+
+def _counts(sums: Sums) -> np.ndarray:
+    """Returns the number of images of each class, which the bias's row has."""
+    counts: np.ndarray = sums.cross[-1]
+    return counts
+
+
+def _pairs(images: DescribedImages) -> Iterator[tuple[str, int]]:
+    return zip(images.digests, images.labels.tolist(), strict=True)
+
+
+def _folds_of(digests: Sequence[str]) -> np.ndarray:
+    """Returns the fold of each image, which depends on its digest alone."""
+    return np.array([zlib.crc32(digest.encode()) % NUM_FOLDS for digest in digests], np.int64)
+
+
+def _unusable(path: Path, problem: str) -> RunError:
+    return RunError(
+        f"{path} must hold statistics of this model's features. It is {problem}. Make them again "
+        "from the images, or name another run."
+    )
