@@ -172,6 +172,8 @@ def test_what_cannot_be_solved_or_left_out_is_named(images, joint):
         joint.without_classes(["x"])
     with pytest.raises(ArgumentError, match=r"whose images have been removed.*'a'"):
         joint.without_classes(["a"])
+    with pytest.raises(ArgumentError, match="`class_weight`"):
+        joint.solve(NOTHING, "heavy")
     two = empty(images, ("a", "b"))
     with pytest.raises(ArgumentError, match="must leave two classes or more"):
         two.without_classes(["a"])

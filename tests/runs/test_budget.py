@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 import tlkit
@@ -105,6 +106,15 @@ def test_larger_images_are_compared_if_training_on_them_fits(data, minutes, give
     arguments = ARGUMENTS | given
     config = RunConfig(photos="photos", minutes=minutes, **arguments)
     assert sizes_within_minutes(None, data, config, seconds=60.0) == SizePlan(sizes, tuple(missing))
+
+
+def test_sizes_are_not_compared_with_a_class_of_one_image(data):
+    rows = np.flatnonzero(data.train.labels)
+    rows = np.append(rows, np.flatnonzero(data.train.labels == 0)[0])
+    lone = dataclasses.replace(data, train=data.train.subset(rows)).at_size((96, 96))
+    plan = sizes_within_minutes(None, lone, RunConfig(photos="photos", minutes=60), seconds=0.0)
+    assert plan.sizes == (96,)
+    assert "larger images, which cannot be compared" in plan.left_out[0]
 
 
 def test_only_the_own_size_is_left(data):

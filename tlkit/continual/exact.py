@@ -183,7 +183,7 @@ def with_exact_head(
         model: A model with the same network below its head; not changed. Layers of its head are
             left out.
         statistics: The statistics.
-        images: Counted images that are at hand, to which the temperature is fitted; any will do.
+        images: Images at hand, to which the temperature is fitted, such as those that came last.
             Without, it is the one that was fitted last.
         class_names: The classes of `images`, which their labels index.
         class_weight: "balanced" or `None`, see `HeadStatistics.solve`.

@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 from tlkit.errors import ArgumentError, DataError, RunError
 from tlkit.evaluation.calibration import best_factor
 from tlkit.models.kernel_head import KernelMap
+from tlkit.training.checks import check_class_weight
 from tlkit.training.closed_form import (
     DEFAULT_FACTOR,
     DEFAULT_PENALTY,
@@ -29,7 +30,6 @@ from tlkit.utils.files import written_aside
 NUM_FOLDS = 5
 SHARPNESS = 0.25
 """Of 0.25, 0.5 and 1 the best for all 100 classes of CIFAR-100 on features of `resnet20`."""
-
 
 _BYTES_OF_IMAGE = 40
 """A digest and a class in a file."""
@@ -209,12 +209,13 @@ class HeadStatistics:
         the solutions of the other folds give some images.
 
         Args:
-            images: Counted images for the factor, those that came last; without any, the factor
-                is the one that was fitted last.
+            images: Images for the factor, such as those that came last; with none, the factor is
+                the one that was fitted last.
             class_weight: "balanced" divides the scores, which estimate probabilities, by the
                 frequencies of the classes; `None` does not.
 
         Raises:
+            ArgumentError: `class_weight` is invalid.
             DataError: A class has no image.
 
         Reference:
@@ -223,6 +224,7 @@ class HeadStatistics:
             https://arxiv.org/abs/2205.14922. Here the random features are kernel values of random
             directions, and the penalty is that of the kernel.
         """
+        check_class_weight(class_weight, is_multi_label=False)
         counts = self.counts
         if not counts.all():
             empty = [self.class_names[number] for number in np.flatnonzero(counts == 0)]

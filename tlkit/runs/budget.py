@@ -63,6 +63,7 @@ def sizes_within_minutes(
     """Returns the image sizes at which the usual training fits into the minutes of a run.
 
     Its time grows with the number of pixels. A larger size with fewer epochs is not considered.
+    Without two images of each class to compare sizes on, it is the own one.
 
     Args:
         model: The model at the backbone's own image size, before training; it is left unchanged.
@@ -71,8 +72,11 @@ def sizes_within_minutes(
         seconds: Seconds that the run has taken so far.
     """
     from tlkit.advice.choosing import candidate_sizes
+    from tlkit.advice.sampling import find_lone_class
 
     own, *larger = candidate_sizes(data.image_size[0])
+    if (lone := find_lone_class(data)) is not None:
+        return SizePlan((own,), (f"larger images, which cannot be compared: {lone}",))
     cost = project_cost(model, data, config)
     if cost.forward_milliseconds is None:
         raise RuntimeError("the cost has no timings")
