@@ -78,7 +78,9 @@ def pretrain_vit(folder: Path, archive: str) -> None:
     model = keras.Model(inputs, keras.layers.Dense(10)(backbone(x)[:, 0]))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     steps = PRETRAINING_EPOCHS * len(arrays["train"][1]) // 128
-    rate = keras.optimizers.schedules.CosineDecay(0.0, steps, 0.01, 1e-3, 300)
+    rate = keras.optimizers.schedules.CosineDecay(
+        0.0, steps, alpha=0.01, warmup_target=1e-3, warmup_steps=300
+    )
     model.compile(keras.optimizers.AdamW(rate), loss, metrics=["accuracy"])
     model.fit(*arrays["train"], batch_size=128, epochs=PRETRAINING_EPOCHS, verbose=2)
     print("CIFAR-10, test images:", model.evaluate(*arrays["test"], verbose=0))
