@@ -93,7 +93,9 @@ def _typer_parameter(name: str) -> Any:
     option_name = (f"--{described.name}",) if described.name else ()
     kind = _kind_of(field)
     if kind is bool:
-        return Flag(f"--{name.replace('_', '-')}", **settings)
+        words = name.replace("_", "-")
+        is_asked = field.default is None  # neither of the two by default
+        return Flag(f"--{words}/--no-{words}" if is_asked else f"--{words}", **settings)
     if {int, str} <= set(get_args(field.type)):
         settings["parser"] = _number_or_name
     make_option = {int: Whole, float: Number, Any: NumberOrAuto}.get(kind, typer.Option)
@@ -373,9 +375,22 @@ def add_classes(  # noqa: PLR0917 - typer calls it by name
     run: RunFolder,
     photos: Photos,
     out: RunOut = None,
-    exemplars: Annotated[int, Whole(help="Stored features to replay of each old class.")] = (
-        DEFAULT_NUM_EXEMPLARS
-    ),
+    method: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|exact|replay|isolated",
+            help="exact: the head of all images together, from sums over their features; replay: "
+            "fixed old logits, against stored features of old images; isolated: fixed old logits, "
+            "without old images; auto: exact if the run keeps these sums, else replay.",
+        ),
+    ] = "auto",
+    exemplars: Annotated[
+        int | None,
+        Whole(
+            help="With replay: stored features of each old class, "
+            f"{DEFAULT_NUM_EXEMPLARS} by default."
+        ),
+    ] = None,
     align: Annotated[
         bool, Flag("--align", help="Scale the new weights to the norm of the old ones.")
     ] = False,
@@ -383,10 +398,11 @@ def add_classes(  # noqa: PLR0917 - typer calls it by name
     max_pixels: Annotated[int | None, MaxPixels] = None,
     resume: Resume = True,
 ) -> None:
-    """Add the classes of a folder to a finished run; the logits of old classes do not change.
+    """Add the classes of a folder to a finished run.
 
-    Further images of old classes in the folder only balance them against the new ones; the old
-    classes do not learn from them. Use tlkit train --from for that.
+    With the method exact, the head is that of all images together, and learns from further images
+    of old classes too. Otherwise the logits of old classes do not change, and further images of
+    them only balance them against the new ones.
     """
     from tlkit.runs.add_classes import add_classes_run
 
@@ -395,6 +411,7 @@ def add_classes(  # noqa: PLR0917 - typer calls it by name
         run,
         photos,
         out=out,
+        method=method,
         exemplars=exemplars,
         align=align,
         batch_size=batch_size,

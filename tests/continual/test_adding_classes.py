@@ -341,12 +341,14 @@ def test_accuracy_is_computed_on_old_and_on_new_images():
 
 
 def test_the_report_in_words():
-    report = GrowthReport(("a", "b"), ("<c>",), 20, 40)
+    report = GrowthReport(("a", "b"), ("<c>",), exemplars=20, num_replayed=40)
     assert "old classes: no images to measure on" in str(report)
     assert "40 stored features" in str(report)
     assert "&lt;c&gt;" in report._repr_html_()
-    assert "cost: unknown" in str(GrowthReport(("a",), ("c",), 0, 0))
-    report = GrowthReport(("a",), ("c",), 20, 22, num_further=7, from_stored={"a": 18})
+    assert "cost: unknown" in str(GrowthReport(("a",), ("c",), method="isolated"))
+    report = GrowthReport(
+        ("a",), ("c",), exemplars=20, num_replayed=22, num_further=7, from_stored={"a": 18}
+    )
     assert "22 stored features of old images were replayed" in str(report)
     assert "including from the earlier run 18 of 'a'" in str(report)
     assert "7 images of old classes in the new folder were used against" in str(report)

@@ -1,6 +1,11 @@
 """Sums over features: any order gives the head of all images together."""
 
 import dataclasses
+import functools
+import operator
+import re
+import shutil
+import types
 
 import numpy as np
 import pytest
@@ -10,11 +15,17 @@ from scipy.special import log_softmax
 from tlkit.continual.head_statistics import (
     NUM_FOLDS,
     DescribedImages,
-    HeadStatistics,
     empty_statistics,
 )
+from tlkit.continual.statistics_file import (
+    StatisticsSize,
+    default_width,
+    load_statistics,
+    save_statistics,
+    size_of,
+)
 from tlkit.errors import ArgumentError, DataError, RunError
-from tlkit.training.closed_form import penalty_matrix
+from tlkit.training.closed_form import PENALTIES, penalty_matrix
 
 NAMES = ("a", "b", "c", "d", "e", "f")
 NOTHING = DescribedImages(np.zeros((0, 12), "f4"), np.zeros(0, np.int64), ())
@@ -52,14 +63,14 @@ def joint(images):
     return empty(images).added(images)
 
 
-def logits(statistics, head, features):
-    return statistics.kernel_map.values(features) @ head.kernel + head.bias
+def logits(head, features):
+    return head.kernel_map.values(features) @ head.kernel + head.bias
 
 
 def assert_same(first, second, images):
     """The logits of both heads agree, class by class."""
     one, other = (
-        logits(some, some.solve(images), images.features)[
+        logits(some.solve(images), images.features)[
             :, [some.class_names.index(name) for name in sorted(some.class_names)]
         ]
         for some in (first, second)
@@ -86,9 +97,9 @@ def test_steps_of_classes_in_any_order_give_the_joint_head(images, joint, seed):
         zip(NAMES, joint.counts, strict=True)
     )
     relabelled = np.array([grown.class_names.index(NAMES[label]) for label in images.labels])
-    one = logits(joint, joint.solve(images), images.features)
+    one = logits(joint.solve(images), images.features)
     own = dataclasses.replace(images, labels=relabelled)
-    other = logits(grown, grown.solve(own), images.features)
+    other = logits(grown.solve(own), images.features)
     other = other[:, [grown.class_names.index(name) for name in NAMES]]
     np.testing.assert_allclose(one, other, rtol=0, atol=2e-4 * np.abs(one).max())
 
@@ -122,7 +133,7 @@ def test_the_factor_has_the_lowest_cross_entropy_on_new_images(images, joint):
     others = clusters(3000, seed=0)
     test = rows_of(others, np.arange(600, 3000))  # the same centres
     head = joint.solve(images)
-    scores = logits(joint, head, test.features)
+    scores = logits(head, test.features)
 
     def loss(factor):
         return -log_softmax(factor * scores, axis=1)[np.arange(len(scores)), test.labels].mean()
@@ -139,7 +150,7 @@ def test_the_factor_has_the_lowest_cross_entropy_on_new_images(images, joint):
 def test_balanced_scores_favour_rare_classes(images, joint):
     rare = int(np.argmin(joint.counts))
     plain, balanced = (
-        logits(joint, joint.solve(images, weight), images.features).argmax(axis=1)
+        logits(joint.solve(images, weight), images.features).argmax(axis=1)
         for weight in (None, "balanced")
     )
     assert np.sum(balanced == rare) > np.sum(plain == rare)
@@ -187,28 +198,66 @@ def test_few_images_have_the_default_penalty(images):
 def test_a_file_holds_all_of_it(images, joint, tmp_path):
     path = tmp_path / "statistics.npz"
     head = joint.solve(images)
-    head.statistics.save(path)
-    read = HeadStatistics.load(path, "signature")
+    save_statistics(head.statistics, path)
+    read = load_statistics(path, "signature")
     assert read.images == joint.images
     assert read.factor == head.statistics.factor
     again = read.solve(NOTHING)
     assert np.array_equal(again.kernel, head.kernel)
-    assert path.stat().st_size == pytest.approx(joint.num_bytes, rel=0.1)
+    assert path.stat().st_size == pytest.approx(size_of(joint).bytes_of(40), rel=0.1)
     assert len(joint.folds) == NUM_FOLDS
 
 
 def test_a_damaged_file_or_one_of_another_network_is_refused(joint, tmp_path):
     path = tmp_path / "statistics.npz"
-    joint.save(path)
+    save_statistics(joint, path)
     with pytest.raises(RunError, match="of another network, or of another image size"):
-        HeadStatistics.load(path, "another")
+        load_statistics(path, "another")
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(RunError, match="It is damaged"):
-        HeadStatistics.load(path, "signature")
+        load_statistics(path, "signature")
     first = next(iter(joint.images))
-    dataclasses.replace(
-        joint, images={key: value for key, value in joint.images.items() if key != first}
-    ).save(path)
+    fewer = {key: value for key, value in joint.images.items() if key != first}
+    save_statistics(dataclasses.replace(joint, images=fewer), path)
     with pytest.raises(RunError, match="It is damaged"):
-        HeadStatistics.load(path, "signature")
+        load_statistics(path, "signature")
+
+
+def test_the_width_with_the_lowest_error_is_used(images):
+    """The error of each width is computed from statistics of that width alone."""
+    random = np.random.default_rng(0)
+    features = random.normal(size=(400, 12)).astype("f4")
+    labels = (np.sin(3 * features[:, 0]) + features[:, 1] * features[:, 2] > 0).astype(np.int64)
+    digests = [f"{number:032x}" for number in range(400)]
+    errors = {}
+    given = DescribedImages(features, labels, digests)
+    whole = empty_statistics(features, ["a", "b"], "", num_landmarks=80, seed=0).added(given)
+    head = whole.solve(NOTHING)
+    for width in (20, 40, 80):
+        kernel_map = dataclasses.replace(
+            whole.kernel_map, landmarks=whole.kernel_map.landmarks[:width]
+        )
+        narrow = dataclasses.replace(
+            empty_statistics(features, ["a", "b"], "", num_landmarks=width, seed=0),
+            kernel_map=kernel_map,
+        ).added(given)
+        folds, total = narrow.folds, functools.reduce(operator.add, narrow.folds)
+        matrix = penalty_matrix(kernel_map)
+        errors[width] = min(
+            sum(fold.error((total - fold).solve(penalty * matrix)) for fold in folds)
+            for penalty in PENALTIES
+        )
+    best = min(errors, key=errors.get)
+    assert len(head.kernel_map.landmarks) == len(head.kernel) == best
+    assert f"{best} landmarks" in head.note
+
+
+def test_statistics_without_room_say_what_fits(images, tmp_path, monkeypatch):
+    size = StatisticsSize(num_features=1280, num_classes=10, num_images=100)
+    assert [default_width(number) for number in (0, 300, 10**6)] == [500, 1200, 2000]
+    assert not size.why_no_room(2000, tmp_path / "new" / "run")
+    told = size.why_no_room(1_000_000, tmp_path)
+    assert re.search(r"1,000,000 landmarks take 20,01.* GB on the disk, where .*; \d.* fit", told)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=20))
+    assert "fit" not in size.why_no_room(2000, tmp_path)

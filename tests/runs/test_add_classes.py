@@ -154,7 +154,7 @@ def test_without_exemplars_nothing_is_replayed_and_the_loss_is_reported(made, tm
     growth = grown.record["growth"]
     assert growth["num_replayed"] == 0
     lost = 100 * (growth["old_before"] - growth["old_after"])
-    assert f"(exemplars=0); cost: {lost:.1f} points of old accuracy" in messages[-1]
+    assert f"no old image was replayed; cost: {lost:.1f} points of old accuracy" in messages[-1]
     assert not (grown.path / "exemplars.npz").exists()
     assert growth["new_after"] > 0
 
@@ -236,7 +236,7 @@ def test_old_classes_are_never_lost_silently(made, copied):
     record["arguments"]["photos"] = str(copied / "gone")
     (copied / "run" / "run.json").write_text(json.dumps(record))
     with pytest.raises(tlkit.DataError, match=r"exemplars=20, and none of 'a', 'b'.*exemplars=0"):
-        add_classes_run(copied / "run", copied / "new", out=copied / "run3")
+        add_classes_run(copied / "run", copied / "new", out=copied / "run3", method="replay")
     assert not (copied / "run3").exists()  # so that the message's advice works
     grown = add_classes_run(copied / "run", copied / "new", out=copied / "run3", exemplars=0)
     notes = grown.metrics["stages"][0]["notes"]

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import tlkit
 from tlkit import cli
-from tlkit.runs.add_classes_config import AddClassesConfig, config_from_json
+from tlkit.runs.add_classes_config import AddClassesConfig, choose_method, config_from_json
 from tlkit.runs.config import Choice, RunConfig, arguments_of
 from tlkit.runs.options import option_of
 
@@ -179,3 +179,49 @@ def test_the_command_line_makes_the_config_that_it_describes(monkeypatch):
         photos=str(Path("photos").resolve()), weights=None, unfreeze=2, epochs=3, seed=7
     )
     assert others == {"out": Path("x"), "resume": False, "distribute": None}
+
+
+@pytest.mark.parametrize(
+    ("given", "chosen"),
+    [
+        ({}, ("replay", 20)),
+        ({"has_statistics": True}, ("exact", 0)),
+        ({"has_statistics": True, "exemplars": 3}, ("replay", 3)),
+        ({"has_statistics": True, "exemplars": 0}, ("isolated", 0)),
+        ({"has_statistics": True, "align": True}, ("replay", 20)),
+        ({"method": "exact"}, ("exact", 0)),
+        ({"method": "isolated", "align": True, "exemplars": 0}, ("isolated", 0)),
+        ({"method": "replay", "has_statistics": True}, ("replay", 20)),
+    ],
+)
+def test_the_method_of_adding_classes_follows_from_what_there_is(given, chosen):
+    arguments = {"method": "auto", "exemplars": None, "align": False, "has_statistics": False}
+    assert choose_method(**{**arguments, **given}) == chosen
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"method": "best"}, "`method` must be one of"),
+        ({"method": "exact", "exemplars": 5}, "`exemplars` must be left out with method='exact'"),
+        ({"method": "exact", "align": True}, "`align` must be left out with method='exact'"),
+        ({"method": "isolated", "exemplars": 5}, "`exemplars` must be left out"),
+        ({"method": "replay", "exemplars": 0}, "`exemplars` must be at least 1"),
+        ({"exemplars": -1}, "`exemplars`"),
+    ],
+)
+def test_what_does_not_apply_to_the_method_is_refused(given, message):
+    arguments = {"method": "auto", "exemplars": None, "align": False, "has_statistics": False}
+    with pytest.raises(tlkit.ArgumentError, match=message):
+        choose_method(**{**arguments, **given})
+
+
+def test_statistics_are_kept_or_not():
+    config = RunConfig(photos="p", backbone="resnet20", keep_statistics=False)
+    assert RunConfig.from_json(config.to_json()) == config
+    with pytest.raises(tlkit.ArgumentError, match="`statistics_width` must be left out"):
+        RunConfig(photos="p", keep_statistics=False, statistics_width=9)
+    with pytest.raises(tlkit.ArgumentError, match="`keep_statistics` must be True or False"):
+        RunConfig(photos="p", keep_statistics="yes")
+    with pytest.raises(tlkit.ArgumentError, match="`statistics_width`"):
+        RunConfig(photos="p", statistics_width=0)

@@ -249,14 +249,8 @@ def check_can_learn(
         if split is not None and (split.num_images or argument == "train"):
             check_images(argument, split, model, labels="given")
             check_targets(split.labels, "softmax", split.num_images, number, argument=argument)
+    check_new_images(train, names, class_names)
     present = set(np.unique(train.labels).tolist())
-    if empty := [
-        name for label, name in enumerate(names, start=len(class_names)) if label not in present
-    ]:
-        raise DataError(
-            "`train` must contain images of each new class. "
-            f"Received: none of {', '.join(map(repr, empty))}. Add some, or leave its name out."
-        )
     if not replay.exemplars:
         return
     present |= set(np.unique(replay.labels).tolist())
@@ -271,6 +265,20 @@ def check_can_learn(
             f"exemplars={replay.exemplars}, and none of {', '.join(map(repr, missing))}. Restore "
             "the old images, or add some to the new ones; exemplars=0 continues without replay, at "
             "the cost of accuracy on the old classes."
+        )
+
+
+def check_new_images(
+    train: ImageSplit, new_names: Sequence[str], class_names: Sequence[str]
+) -> None:
+    """Raises `DataError` unless each new class has an image."""
+    present = set(np.unique(train.labels).tolist())
+    if empty := [
+        name for label, name in enumerate(new_names, start=len(class_names)) if label not in present
+    ]:
+        raise DataError(
+            "`train` must contain images of each new class. "
+            f"Received: none of {', '.join(map(repr, empty))}. Add some, or leave its name out."
         )
 
 

@@ -1,8 +1,9 @@
 """Exact class-incremental learning: a head from sums over all images ever learned."""
 
 import os
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import keras
@@ -15,18 +16,37 @@ from tlkit.continual.head_statistics import (
     HeadStatistics,
     empty_statistics,
 )
+from tlkit.continual.statistics_file import default_width
 from tlkit.data.images import ImageSplit
 from tlkit.errors import ArgumentError, check_count
 from tlkit.evaluation.checks import check_targets
 from tlkit.evaluation.data_checks import check_images
 from tlkit.models.compiling import compile_classifier
+from tlkit.models.groups import choose_trainable
 from tlkit.models.heads import OUTPUT_NAMES
 from tlkit.models.layer_spec import parse_graph
 from tlkit.models.rebuild import build
 from tlkit.training.features import extract_features
 from tlkit.training.frozen import FrozenPart
+from tlkit.training.reports import StageReport
+from tlkit.training.weight_change import relative_weight_change, weights_by_group
 
-NUM_LANDMARKS = 2000
+STAGE_NAME = "head"
+
+
+@dataclass(frozen=True, eq=False)
+class ExactTraining:
+    """A model whose head was solved from statistics.
+
+    Attributes:
+        model: The model, which returns logits in the order of `statistics.class_names`.
+        stage: The report of the training.
+        statistics: The statistics, with the fitted temperature.
+    """
+
+    model: keras.Model
+    stage: StageReport
+    statistics: HeadStatistics
 
 
 def gather_statistics(
@@ -34,7 +54,7 @@ def gather_statistics(
     images: ImageSplit,
     class_names: Sequence[str],
     *,
-    num_landmarks: int = NUM_LANDMARKS,
+    num_landmarks: int | None = None,
     seed: int = 0,
     cache: str | os.PathLike[str] | None = None,
 ) -> HeadStatistics:
@@ -46,8 +66,9 @@ def gather_statistics(
         model: A functional classifier; only what is below its head counts. Not changed.
         images: The first images, such as `data.train`.
         class_names: Their classes, which the labels index.
-        num_landmarks: Number of landmarks. More of them are more accurate; the statistics take 20
-            bytes times their square.
+        num_landmarks: Number of landmarks; by default four for each image, 500 to 2,000. More of
+            them are more accurate if there are many images; the statistics take 20 bytes times
+            their square.
         seed: Seed of the landmarks.
         cache: Folder of the feature store.
 
@@ -73,14 +94,15 @@ def gather_statistics(
         >>> float(np.mean(grown.predict(pixels, verbose=0).argmax(axis=1) == labels))
         1.0
     """
-    check_count("num_landmarks", num_landmarks)
+    if num_landmarks is not None:
+        check_count("num_landmarks", num_landmarks)
     source = _FeatureSource(model, cache)
-    described = source.describe(images, class_names, class_names)
+    described, _ = source.describe(images, class_names, class_names)
     statistics = empty_statistics(
         described.features,
         class_names,
         source.part.signature,
-        num_landmarks=num_landmarks,
+        num_landmarks=num_landmarks or default_width(images.num_images),
         seed=seed,
     )
     return statistics.added(described)
@@ -116,7 +138,8 @@ def add_images(
     source.check(statistics)
     new = [name for name in class_names if name not in statistics.class_names]
     grown = statistics.with_classes(new) if new else statistics
-    return grown.added(source.describe(images, class_names, grown.class_names))
+    described, _ = source.describe(images, class_names, grown.class_names)
+    return grown.added(described)
 
 
 def remove_images(
@@ -162,7 +185,8 @@ def remove_images(
             "`class_names` must be classes of the statistics. "
             f"Received: {', '.join(map(repr, unknown))}. Use {', '.join(map(repr, names))}."
         )
-    return statistics.removed(source.describe(images, class_names, names))
+    described, _ = source.describe(images, class_names, names)
+    return statistics.removed(described)
 
 
 def with_exact_head(
@@ -202,21 +226,99 @@ def with_exact_head(
     """
     source = _FeatureSource(model, cache)
     source.check(statistics)
-    names = statistics.class_names
-    width = len(statistics.kernel_map.mean)
-    given = DescribedImages(np.zeros((0, width), np.float32), np.zeros(0, np.int64), ())
+    given = _nothing(statistics)
     if images is not None:
-        given = source.describe(images, class_names, names)
+        given, _ = source.describe(images, class_names, statistics.class_names)
     head = statistics.solve(given, class_weight)
+    return _with_head(model, head), head
+
+
+def train_exact_head(
+    model: keras.Model,
+    statistics: HeadStatistics,
+    images: ImageSplit,
+    class_names: Sequence[str],
+    *,
+    class_weight: str | None = None,
+    cache: str | os.PathLike[str] | None = None,
+) -> ExactTraining:
+    """Adds images to statistics and solves the head for all images, see `with_exact_head`.
+
+    Args:
+        model: A model with the same network below its head; not changed.
+        statistics: The statistics so far; not changed.
+        images: Further images, of known or of new classes. The temperature is fitted to them.
+        class_names: Their classes, which the labels index; those that are new follow the old ones.
+        class_weight: "balanced" or `None`, see `HeadStatistics.solve`.
+        cache: Folder of the feature store.
+
+    Raises:
+        ArgumentError: See `add_images`.
+        DataError: An image is counted for another class, or a class has no image.
+    """
+    started = time.perf_counter()
+    source = _FeatureSource(model, cache)
+    source.check(statistics)
+    new = [name for name in class_names if name not in statistics.class_names]
+    grown = statistics.with_classes(new) if new else statistics
+    described, num_passes = source.describe(images, class_names, grown.class_names)
+    training = solve_exact_head(model, grown.added(described), described, class_weight)
+    seconds = time.perf_counter() - started
+    stage = replace(training.stage, seconds=seconds, num_forward_passes=num_passes)
+    return replace(training, stage=stage)
+
+
+def solve_exact_head(
+    model: keras.Model,
+    statistics: HeadStatistics,
+    images: DescribedImages | None = None,
+    class_weight: str | None = None,
+) -> ExactTraining:
+    """Solves the head from statistics alone, and reports it as a stage of training.
+
+    Args:
+        model: A model with the network below its head; not changed.
+        statistics: The statistics.
+        images: Images to which the temperature is fitted; without, it is the one that was fitted
+            last.
+        class_weight: "balanced" or `None`, see `HeadStatistics.solve`.
+
+    Raises:
+        DataError: A class has no image.
+    """
+    started = time.perf_counter()
+    before = weights_by_group(model)
+    head = statistics.solve(images or _nothing(statistics), class_weight)
+    solved = _with_head(model, head)
+    trainable = choose_trainable(solved, "head")
+    stage = StageReport(
+        name=STAGE_NAME,
+        trainable=trainable,
+        history=(),
+        weight_change=relative_weight_change(before, weights_by_group(solved)),
+        seconds=time.perf_counter() - started,
+        notes=(head.note,),
+    )
+    return ExactTraining(solved, stage, head.statistics)
+
+
+def _nothing(statistics: HeadStatistics) -> DescribedImages:
+    width = len(statistics.kernel_map.mean)
+    return DescribedImages(np.zeros((0, width), np.float32), np.zeros(0, np.int64), ())
+
+
+def _with_head(model: keras.Model, head: ExactHead) -> keras.Model:
+    """Returns a copy of the network below a model's head, with a solved head."""
     below = below_head(build(parse_graph(model)))
     x = below.outputs[0]
-    for layer in statistics.kernel_map.layers():
+    for layer in head.kernel_map.layers():
         x = layer(x)
-    last = keras.layers.Dense(len(names), dtype="float32", name=OUTPUT_NAMES["softmax"])
-    grown = keras.Model(below.inputs[0], last(x), name=model.name)
+    num_classes = len(head.statistics.class_names)
+    last = keras.layers.Dense(num_classes, dtype="float32", name=OUTPUT_NAMES["softmax"])
+    solved = keras.Model(below.inputs[0], last(x), name=model.name)
     last.set_weights([head.kernel, head.bias])
-    compile_classifier(grown)
-    return grown, head
+    compile_classifier(solved)
+    return solved
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,11 +350,13 @@ class _FeatureSource:
 
     def describe(
         self, images: ImageSplit, class_names: Sequence[str], all_names: Sequence[str]
-    ) -> DescribedImages:
-        """Returns the features of images, with labels that index `all_names`."""
+    ) -> tuple[DescribedImages, int]:
+        """Returns features of images, with labels for `all_names`, and how many were computed."""
         check_images("images", images, self.model, labels="given")
         number, num_classes = images.num_images, len(class_names)
         check_targets(images.labels, "softmax", number, num_classes, argument="images")
         extracted = extract_features(self.part, images, exact=True, cache=self.cache)
         number_of = np.array([all_names.index(name) for name in class_names], np.int64)
-        return DescribedImages(extracted.load(), number_of[images.labels], images.digests)
+        labels = number_of[images.labels]
+        described = DescribedImages(extracted.load(), labels, images.digests)
+        return described, extracted.num_forward_passes

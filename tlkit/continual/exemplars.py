@@ -1,16 +1,13 @@
 """Exemplars: a few stored features of each class, replayed when new classes are learnt."""
 
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from tlkit.errors import ArgumentError, RunError, check_count
-from tlkit.utils.files import written_aside
+from tlkit.utils.array_files import read_arrays, write_arrays
 
 DEFAULT_NUM_EXEMPLARS = 20
 
@@ -34,13 +31,12 @@ class Exemplars:
     def save(self, path: Path) -> None:
         """Writes an `.npz` file atomically."""
         names = list(self.features)
-        arrays: dict[str, Any] = {
+        arrays = {
             "names": np.array(names),
             "signature": np.array(self.signature),
             **{f"features_{row}": self.features[name] for row, name in enumerate(names)},
         }
-        with written_aside(path) as aside, aside.open("wb") as file:
-            np.savez(file, **arrays)
+        write_arrays(path, arrays)
 
     @classmethod
     def load(cls, path: Path, signature: str) -> "Exemplars":
@@ -53,17 +49,16 @@ class Exemplars:
         Raises:
             RunError: The file is damaged, or holds another network's features.
         """
-        problem = "damaged"
-        try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                names = arrays["names"].tolist()
-                features = {name: arrays[f"features_{row}"] for row, name in enumerate(names)}
-                if str(arrays["signature"]) == signature:
-                    return cls(features, signature)
-            problem = "from another network"
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-            raise _unusable(path, problem) from error
-        raise _unusable(path, problem)
+
+        def parse(arrays: Mapping[str, np.ndarray]) -> "Exemplars":
+            names = arrays["names"].tolist()
+            features = {name: arrays[f"features_{row}"] for row, name in enumerate(names)}
+            return cls(features, str(arrays["signature"]))
+
+        read = read_arrays(path, parse, lambda: _unusable(path, "damaged"))
+        if read.signature != signature:
+            raise _unusable(path, "from another network")
+        return read
 
 
 def choose_exemplars(features: np.ndarray, num: int) -> np.ndarray:

@@ -1,18 +1,15 @@
 """Sums over features of every image ever learned, from which a head for all classes is solved."""
 
-import math
-import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
-from pathlib import Path
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from tlkit.errors import ArgumentError, DataError, RunError
+from tlkit.errors import ArgumentError, DataError
 from tlkit.evaluation.calibration import best_factor
 from tlkit.models.kernel_head import KernelMap
 from tlkit.training.checks import check_class_weight
@@ -25,14 +22,13 @@ from tlkit.training.closed_form import (
 )
 from tlkit.training.linear import first_minimum, standardisation
 from tlkit.training.sums import RegressionRows, Sums, sums_of, with_one
-from tlkit.utils.files import written_aside
 
 NUM_FOLDS = 5
+_PARTS = (1, 2, 4)
+"""All landmarks, half and a quarter of them are compared."""
+
 SHARPNESS = 0.25
 """Of 0.25, 0.5 and 1 the best for all 100 classes of CIFAR-100 on features of `resnet20`."""
-
-_BYTES_OF_IMAGE = 40
-"""A digest and a class in a file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,12 +52,15 @@ class ExactHead:
 
     Attributes:
         statistics: What it is solved from, with its factor.
+        kernel_map: The map from features to kernel values: that of the statistics, or its first
+            landmarks.
         kernel: `(num_landmarks, num_classes)`, from kernel values to logits, float32.
         bias: `(num_classes,)`, float32.
         note: How it was solved.
     """
 
     statistics: "HeadStatistics"
+    kernel_map: KernelMap
     kernel: np.ndarray
     bias: np.ndarray
     note: str
@@ -102,13 +101,6 @@ class HeadStatistics:
     def counts(self) -> np.ndarray:
         """The number of images of each class, int64 `(num_classes,)`."""
         return np.bincount([*self.images.values()], minlength=len(self.class_names))
-
-    @property
-    def num_bytes(self) -> int:
-        """The approximate size of the file that `save` writes, in bytes."""
-        size = len(self.kernel_map.landmarks) + 1
-        sums = 8 * NUM_FOLDS * (math.comb(size + 1, 2) + size * len(self.class_names))
-        return sums + self.kernel_map.landmarks.nbytes + _BYTES_OF_IMAGE * len(self.images)
 
     def with_classes(self, new_names: Sequence[str]) -> "HeadStatistics":
         """Returns the statistics with further classes, which have no image yet.
@@ -204,7 +196,8 @@ class HeadStatistics:
 
         With h an image's kernel values and y its class as 0 and 1, the scores W^T h + b minimise
         the sum of |W^T h + b - y|² plus penalty * trace(W^T K W), K the kernel of the landmarks.
-        The penalty is the one with the lowest squared error in cross-validation over the folds.
+        The penalty, and whether all landmarks or the first half or quarter of them are used, are
+        those with the lowest squared error in cross-validation over the folds.
         The logits are the scores times the factor with the lowest cross-entropy on the scores that
         the solutions of the other folds give some images.
 
@@ -232,103 +225,43 @@ class HeadStatistics:
                 "Every class must have images. "
                 f"Received: none of {', '.join(map(repr, empty))}. Add some, or remove the class."
             )
-        total = reduce(add, self.folds)
-        matrix = penalty_matrix(self.kernel_map)
         frequencies = counts / counts.sum()
         balance = np.ones(len(counts))
         if class_weight is not None:
             balance = 1 / (len(counts) * frequencies)
-        penalty, factor, chosen_by = DEFAULT_PENALTY, self.factor, "default: too few images"
+        total, factor = reduce(add, self.folds), self.factor
+        width, penalty, chosen_by = self._width, DEFAULT_PENALTY, "default: too few images"
         if counts.min() >= 2 and all(np.rint(_counts(fold)).any() for fold in self.folds):
-            solutions: dict[float, list[np.ndarray]] = {}
-
-            def error_with(tried: float) -> float:
-                solutions[tried] = [(total - fold).solve(tried * matrix) for fold in self.folds]
-                return sum(map(Sums.error, self.folds, solutions[tried]))
-
             with threadpool_limits(1, user_api="blas"):
-                penalty = first_minimum(PENALTIES, error_with)
+                tried = [_CrossValidation(self, total, width // part) for part in _PARTS]
+            best = min(tried, key=lambda one: one.error)
+            width, penalty = best.width, best.penalty
             if len(images.labels):
-                scores = balance * self._out_of_fold(images, solutions[penalty])
+                scores = balance * best.scores(images)
                 weights = balance[images.labels]
                 factor = best_factor(scores, images.labels, "softmax", weights, LOG_FACTORS)
             chosen_by = f"{NUM_FOLDS}-fold cross-validation"
-        solution = total.solve(penalty * matrix) * balance
+        kernel_map, columns = self._first(width)
+        solution = total.on(columns).solve(penalty * penalty_matrix(kernel_map)) * balance
         return ExactHead(
             statistics=replace(self, factor=factor),
+            kernel_map=kernel_map,
             kernel=(factor * solution[:-1]).astype(np.float32),
             bias=(factor * solution[-1]).astype(np.float32),
             note=(
-                f"solved from sums over {counts.sum():,} images: {len(solution) - 1:,} landmarks, "
+                f"solved from sums over {counts.sum():,} images: {width:,} landmarks, "
                 f"penalty {penalty:g}, chosen by {chosen_by}"
             ),
         )
 
-    def save(self, path: Path) -> None:
-        """Writes an `.npz` file atomically."""
-        landmarks = self.kernel_map.landmarks
-        triangle = np.tril_indices(len(landmarks) + 1)
-        arrays = {
-            "class_names": np.array(self.class_names),
-            "signature": np.array(self.signature),
-            "mean": self.kernel_map.mean,
-            "scale": self.kernel_map.scale,
-            "landmarks": landmarks,
-            "sharpness": np.array(self.kernel_map.sharpness),
-            "grams": np.stack([fold.gram[triangle] for fold in self.folds]),
-            "crosses": np.stack([fold.cross for fold in self.folds]),
-            "factor": np.array(self.factor),
-            "squares": np.array([fold.squares for fold in self.folds]),
-            "digests": np.array([digest.encode() for digest in self.images], np.bytes_),
-            "classes": np.array([*self.images.values()], np.int64),
-        }
-        with written_aside(path) as aside, aside.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+    @property
+    def _width(self) -> int:
+        return len(self.kernel_map.landmarks)
 
-    @classmethod
-    def load(cls, path: Path, signature: str) -> "HeadStatistics":
-        """Reads a file that `save` wrote.
-
-        Args:
-            path: The file.
-            signature: Signature of the network whose features are required.
-
-        Raises:
-            RunError: The file is damaged, or is of another network's features.
-        """
-        problem = "damaged"
-        try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                read = cls._from_arrays(arrays)
-            if read.signature == signature:
-                return read
-            problem = "of another network, or of another image size"
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-            raise _unusable(path, problem) from error
-        raise _unusable(path, problem)
-
-    @classmethod
-    def _from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "HeadStatistics":
-        names = tuple(arrays["class_names"].tolist())
-        kernel_map = KernelMap(
-            arrays["mean"], arrays["scale"], arrays["landmarks"], float(arrays["sharpness"])
-        )
-        size = len(kernel_map.landmarks) + 1
-        crosses, squares, classes = arrays["crosses"], arrays["squares"], arrays["classes"]
-        triangle = np.tril_indices(size)
-        grams = np.zeros((NUM_FOLDS, size, size))
-        grams[:, triangle[0], triangle[1]] = arrays["grams"]
-        grams[:, triangle[1], triangle[0]] = arrays["grams"]
-        if crosses.shape != (NUM_FOLDS, size, len(names)) or len(squares) != NUM_FOLDS:
-            raise ValueError("sums do not fit the classes")
-        digests = [digest.decode() for digest in arrays["digests"].tolist()]
-        images = dict(zip(digests, classes.tolist(), strict=True))
-        folds = tuple(map(Sums, grams, crosses, squares.tolist()))
-        signature, factor = str(arrays["signature"]), float(arrays["factor"])
-        read = cls(names, kernel_map, signature, folds, images, factor)
-        if not np.array_equal(np.rint(sum(map(_counts, folds))), read.counts):
-            raise ValueError("sums do not fit the images")
-        return read
+    def _first(self, width: int) -> tuple[KernelMap, np.ndarray]:
+        """Returns the map of the first landmarks, and the entries of the sums that it needs."""
+        kernel_map = replace(self.kernel_map, landmarks=self.kernel_map.landmarks[:width])
+        return kernel_map, np.append(np.arange(width), self._width)
 
     def _sums(self, images: DescribedImages, rows: np.ndarray) -> list[Sums]:
         """Returns the sums of some rows for each fold."""
@@ -340,15 +273,6 @@ class HeadStatistics:
             sums_of(given, rows[folds == fold], values, num_values) for fold in range(NUM_FOLDS)
         ]
 
-    def _out_of_fold(self, images: DescribedImages, solutions: Sequence[np.ndarray]) -> np.ndarray:
-        """Returns the scores of counted images by the solution of the other folds."""
-        scores = np.zeros((len(images.labels), len(self.class_names)))
-        folds = _folds_of(images.digests)
-        for fold, solution in enumerate(solutions):
-            rows = folds == fold
-            scores[rows] = with_one(self.kernel_map.values(images.features[rows])) @ solution
-        return scores
-
     def _number(self, name: str) -> int:
         if name not in self.class_names:
             raise ArgumentError(
@@ -356,6 +280,41 @@ class HeadStatistics:
                 f"Received: {name!r}. Use {', '.join(map(repr, self.class_names))}."
             )
         return self.class_names.index(name)
+
+
+class _CrossValidation:
+    """The cross-validation of the first landmarks: each fold is predicted from the others.
+
+    Attributes:
+        width: The number of landmarks.
+        penalty: The penalty with the lowest error.
+        error: The sum of |score - y|² with it, over all folds.
+    """
+
+    def __init__(self, statistics: HeadStatistics, total: Sums, width: int) -> None:
+        self.width = width
+        self._kernel_map, columns = statistics._first(width)
+        folds = [fold.on(columns) for fold in statistics.folds]
+        matrix, total = penalty_matrix(self._kernel_map), total.on(columns)
+        solutions: dict[float, list[np.ndarray]] = {}
+        errors: dict[float, float] = {}
+
+        def error_with(penalty: float) -> float:
+            solutions[penalty] = [(total - fold).solve(penalty * matrix) for fold in folds]
+            errors[penalty] = sum(map(Sums.error, folds, solutions[penalty]))
+            return errors[penalty]
+
+        self.penalty = first_minimum(PENALTIES, error_with)
+        self.error, self._solutions = errors[self.penalty], solutions[self.penalty]
+
+    def scores(self, images: DescribedImages) -> np.ndarray:
+        """Returns the scores of counted images by the solution of the other folds."""
+        folds = _folds_of(images.digests)
+        scores = np.zeros((len(images.labels), self._solutions[0].shape[1]))
+        for fold, solution in enumerate(self._solutions):
+            rows = folds == fold
+            scores[rows] = with_one(self._kernel_map.values(images.features[rows])) @ solution
+        return scores
 
 
 def empty_statistics(
@@ -402,10 +361,3 @@ def _pairs(images: DescribedImages) -> Iterator[tuple[str, int]]:
 def _folds_of(digests: Sequence[str]) -> np.ndarray:
     """Returns the fold of each image, which depends on its digest alone."""
     return np.array([zlib.crc32(digest.encode()) % NUM_FOLDS for digest in digests], np.int64)
-
-
-def _unusable(path: Path, problem: str) -> RunError:
-    return RunError(
-        f"{path} must hold statistics of this model's features. It is {problem}. Make them again "
-        "from the images, or name another run."
-    )

@@ -2,7 +2,6 @@
 
 import json
 import math
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from tlkit.evaluation.intervals import Interval
 from tlkit.models.flattening import below, flat
 from tlkit.models.heads import feature_cut
 from tlkit.models.signature import signature
-from tlkit.utils.files import written_aside
+from tlkit.utils.array_files import read_arrays, write_arrays
 from tlkit.utils.formatting import interval, percent
 from tlkit.utils.text_repr import ShownAsParagraphs
 
@@ -69,8 +68,7 @@ class Rejection(ShownAsParagraphs):
     def save(self, path: Path) -> None:
         """Writes an `.npz` file atomically."""
         record = json.dumps({**self.as_dict(), "signature": self.signature})
-        with written_aside(path) as aside, aside.open("wb") as file:
-            np.savez(file, neighbours=self.neighbours, record=np.array(record))
+        write_arrays(path, {"neighbours": self.neighbours, "record": np.array(record)})
 
     @classmethod
     def load(cls, path: Path) -> "Rejection":
@@ -79,34 +77,29 @@ class Rejection(ShownAsParagraphs):
         Raises:
             RunError: The file is damaged.
         """
-        try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                record = json.loads(str(arrays["record"]))
-                neighbours = arrays["neighbours"]
-            del record["num_stored"]
-            low, high = record.pop("interval")
-            by_class = {name: tuple(counts) for name, counts in record.pop("by_class").items()}
-            notes = tuple(record.pop("notes"))
-            return cls(
-                neighbours=neighbours,
-                interval=(low, high),
-                by_class=by_class,
-                notes=notes,
-                **record,
-            )
-        except (
-            OSError,
-            EOFError,
-            ValueError,
-            RecursionError,
-            KeyError,
-            TypeError,
-            zipfile.BadZipFile,
-        ) as error:
-            raise RunError(
+        return read_arrays(
+            path,
+            cls._from_arrays,
+            lambda: RunError(
                 f"{path.name} must be intact. Received: {str(path)!r}, which is damaged. Train the "
                 "run again, in another folder."
-            ) from error
+            ),
+        )
+
+    @classmethod
+    def _from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Rejection":
+        record = json.loads(str(arrays["record"]))
+        del record["num_stored"]
+        low, high = record.pop("interval")
+        by_class = {name: tuple(counts) for name, counts in record.pop("by_class").items()}
+        notes = tuple(record.pop("notes"))
+        return cls(
+            neighbours=arrays["neighbours"],
+            interval=(low, high),
+            by_class=by_class,
+            notes=notes,
+            **record,
+        )
 
     def __str__(self) -> str:
         lines = [

@@ -8,19 +8,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tlkit.continual.exemplars import DEFAULT_NUM_EXEMPLARS
+from tlkit.continual.growth_report import EXACT, GrowthReport
+from tlkit.data.images import ImageData
 from tlkit.data.listing import Listing
 from tlkit.data.manifests import list_images
 from tlkit.data.merging import Joined, check_new_classes, find_known_images, load_joined
 from tlkit.data.missing_files import missing_files_named
 from tlkit.data.settings import check_settings
 from tlkit.errors import ArgumentError
-from tlkit.runs.add_classes_config import AddClassesConfig
+from tlkit.runs.add_classes_config import AddClassesConfig, choose_method
 from tlkit.runs.clock import Clock
-from tlkit.runs.config import SPLITS
+from tlkit.runs.config import AUTO, SPLITS
 from tlkit.runs.context import RunContext
 from tlkit.runs.directory import (
+    EXEMPLARS_FILE,
     REJECTION_FILE,
+    STATISTICS_FILE,
     Run,
     check_outside_images,
     check_same_images,
@@ -31,6 +34,8 @@ from tlkit.runs.directory import (
     location_message,
     split_rows_of,
 )
+from tlkit.runs.kept_statistics import write_statistics
+from tlkit.runs.learning_classes import Learned, OldImages, joint_accuracy, prepare_learning
 from tlkit.runs.outputs import (
     evaluate_splits,
     explain_worst_mistakes,
@@ -41,6 +46,7 @@ from tlkit.runs.outputs import (
 from tlkit.runs.phases import GROWING
 from tlkit.runs.record import damaged_run_error, record_of
 from tlkit.runs.results import CalibrationDecision, RunResults
+from tlkit.runs.steps import calibrate_on_validation
 from tlkit.runs.team import Team
 from tlkit.utils.progress import phase, phases
 from tlkit.utils.renamed import renamed_argument
@@ -50,13 +56,10 @@ from tlkit.utils.tensorflow_logging import load_tensorflow_quietly
 if TYPE_CHECKING:
     import keras
 
-    from tlkit.continual.adding_classes import LearnedClasses
-    from tlkit.continual.exemplars import Exemplars
     from tlkit.continual.growth_report import GrowthReport
     from tlkit.evaluation.reports import EvaluationReport
     from tlkit.training.reports import TrainingReport
 
-EXEMPLARS_FILE = "exemplars.npz"
 _STRICTEST_FIRST = ("train", "validation", "test")
 
 
@@ -66,7 +69,8 @@ def add_classes_run(
     photos: str | os.PathLike[str],
     *,
     out: str | os.PathLike[str] | None = None,
-    exemplars: int = DEFAULT_NUM_EXEMPLARS,
+    method: str = AUTO,
+    exemplars: int | None = None,
     align: bool = False,
     batch_size: int = 32,
     max_pixels: int | None = None,
@@ -75,30 +79,40 @@ def add_classes_run(
 ) -> Run:
     """Adds the classes of a folder to a finished run's model, and writes a new run directory.
 
-    The backbone and the logits of the old classes stay bit-identical. The weights of the new
-    classes are solved on features, which take one forward pass of each image. To balance the new
-    classes against the old ones, `exemplars` stored features of each old class are replayed. They
-    are chosen from the images that the run was trained on if these still lie in its folder, else
-    from the features that the run has stored itself.
+    The network below the head stays bit-identical, and each new image takes one forward pass. The
+    methods:
+
+    - "exact": the new images are added to the statistics of the run, sums over the features of all
+      its images (`statistics.npz`), and a head for all classes is solved from them. It equals the
+      head of all images together, up to rounding, and needs no old image; old logits change. A run
+      without statistics needs all images that it was trained on, from which they are made.
+    - "replay": the logits of the old classes stay bit-identical. To balance the new classes against
+      them, `exemplars` stored features of each old class are replayed. They are chosen from the
+      images that the run was trained on if these still lie in its folder, else from the features
+      that the run has stored itself.
+    - "isolated": as "replay", without anything of the old images.
 
     The folder may also hold images of old classes. Images that the run knows keep their split;
-    others are split like those of new classes. Further training images of an old class only
-    balance it against the new ones: the old outputs are fixed and do not learn from them (use
-    `tlkit train --from` for that). Old and new accuracy are measured on images that no training
-    has seen, those of the earlier run and of the new folder.
+    others are split like those of new classes. With "exact" the head learns from further training
+    images of old classes too; otherwise they only balance these against the new ones, as the old
+    outputs are fixed (use `tlkit train --from` for that). Old and new accuracy are measured on
+    images that no training has seen, those of the earlier run and of the new folder.
 
     The directory holds the same files as one of `train_run`, and `exemplars.npz`, the stored
-    features of old and new classes. "growth" in `run.json` holds the loss of accuracy on old
-    classes. The probabilities are not calibrated again, as that would change the old logits. If the
-    run rejects out-of-distribution images, the new run does not: the threshold was chosen without
-    images of the new classes. Both facts are logged.
+    features of old and new classes, if some were replayed. "growth" in `run.json` holds the loss of
+    accuracy on old classes; where all old images are still there, also the accuracy of the exact
+    head of all images together. With "exact" the probabilities are calibrated; otherwise they are
+    not, as that would change the old logits. If the run rejects out-of-distribution images, the new
+    run does not: the threshold was chosen without images of the new classes. Both facts are logged.
 
     Args:
         run: A finished run directory.
         photos: A folder or a CSV file as for `train_run`; one new class is enough.
         out: The new run directory; by default `runs/NAME-N`, see `train_run`.
-        exemplars: Number of stored features of each old class that are replayed, and of each class
-            that are stored for later. With 0 nothing is replayed; the report says what that cost.
+        method: "exact", "replay", "isolated", or "auto": "exact" if the run keeps statistics, else
+            "replay"; with `exemplars` or `align`, "replay" or "isolated".
+        exemplars: With "replay": number of stored features of each old class that are replayed, and
+            of each class that are stored for later; 20 by default. 0 means "isolated".
         align: Whether the new classes' weights are scaled to the mean norm of the old ones at the
             end, see `align_new_classes`. The report also has the accuracies before alignment.
         batch_size: Images in a batch.
@@ -108,8 +122,9 @@ def add_classes_run(
 
     Raises:
         ArgumentError: An argument is invalid.
-        DataError: The folder has no new class, or one without usable images; or an old class has
-            neither images nor stored exemplars, and `exemplars` is not 0.
+        DataError: The folder has no new class, or one without usable images; with "replay", an old
+            class has neither images nor stored exemplars; with "exact", the run keeps no statistics
+            and some of its training images are missing.
         RunError: There is no finished run at `run`, it is incomplete, or `out` cannot be used.
 
     Example:
@@ -124,9 +139,16 @@ def add_classes_run(
             "`out` must be another folder than that of the run, which is not changed. "
             f"Received: out={str(out)!r}. Choose a new folder."
         )
+    method, exemplars = choose_method(
+        method,
+        exemplars=exemplars,
+        align=align,
+        has_statistics=(parent.path / STATISTICS_FILE).is_file(),
+    )
     config = AddClassesConfig(
         from_run=str(parent.path),
         photos=os.fspath(photos),
+        method=method,
         exemplars=exemplars,
         align=align,
         batch_size=batch_size,
@@ -152,43 +174,43 @@ def add_classes_run(
 def _make(config: AddClassesConfig, listing: Listing, parent: Run, context: RunContext) -> Run:
     """Makes or resumes the run after its config was checked and its files were listed."""
     load_tensorflow_quietly()
-    from tlkit.continual.adding_classes import Replay, check_can_learn, learn_classes
-
     clock, log, out = context.clock, context.log, context.out
     with clock.timed("data"):
         joined = _load(listing, parent, config)
     data = joined.data
     log(str(data.report), data.report.headlines)
-    not_calibrated, not_rejecting = _notes_on_losses(parent)
-    log(not_calibrated)
+    not_rejecting = _note_on_rejection(parent)
     if not_rejecting is not None:
         log(not_rejecting)
     with clock.timed("model"):
-        old_model = parent.load_model()
-        arguments = (old_model, data.train, joined.new_names, parent.class_names)
-        stored = _load_exemplars(parent, old_model, config.exemplars)
-        replay = Replay(config.exemplars, joined.replayed, stored)
-        check_can_learn(*arguments, replay=replay)  # before anything is written
+        places = _known_images(parent)
+        trained = [digest for digest, (_, split) in places.items() if split == "train"]
+        old = OldImages(parent, parent.load_model(), trained)
+        learn = prepare_learning(config, old, joined)  # raises before anything is written
     record = record_of(config, data)
     check_same_images(out, record)
     with context.lock_directory(record):
         with missing_files_named((data.train, data.validation, data.test, joined.replayed)):
             with clock.timed("training"):
-                learned = learn_classes(*arguments, replay=replay, seed=data.seed)
+                learned = learn()
             with clock.timed("evaluation"):
-                model, evaluations, growth = _measure(old_model, learned, joined, config)
+                calibration = _calibrate(learned, data)
+                log(str(calibration))
+                model, evaluations, growth = _measure(old, learned, joined, config)
             log(str(growth), "")
             with clock.timed("export"):
                 export_into(model, data, out, config.max_pixels)
             with clock.timed("explaining mistakes"):
                 maps = explain_worst_mistakes(model, evaluations, config.max_pixels, data.resize)
             images = sample_training_images(data, "none")
-        if learned.exemplars.features:
+        if learned.exemplars is not None:
             learned.exemplars.save(out / EXEMPLARS_FILE)
+        if learned.statistics is not None:
+            write_statistics(learned.statistics, out, log)
         results = RunResults(
             training=_training_report(learned, evaluations, growth, not_rejecting),
             evaluations=evaluations,
-            calibration=CalibrationDecision(None, not_calibrated),
+            calibration=calibration,
             maps=maps,
             images=images,
         )
@@ -246,18 +268,27 @@ def _image_folders(run: Run) -> Iterator[str]:
             ancestor = load_run(parent, "from_run")
 
 
-def _load_exemplars(run: Run, model: "keras.Model", exemplars: int) -> "Exemplars | None":
-    from tlkit.continual.adding_classes import signature_of_features
-    from tlkit.continual.exemplars import Exemplars
-
-    if not exemplars or not (run.path / EXEMPLARS_FILE).is_file():
-        return None
-    return Exemplars.load(run.path / EXEMPLARS_FILE, signature_of_features(model))
+def _calibrate(learned: Learned, data: ImageData) -> CalibrationDecision:
+    """Calibrates a model whose old logits may change, on validation images of all classes."""
+    if learned.growth.method != EXACT:
+        return CalibrationDecision(
+            None,
+            "probabilities of old and new classes together are not calibrated: a temperature would "
+            "change the old logits. tlkit.calibrate calibrates them if these may change",
+        )
+    validation = data.validation
+    if validation is None or len(set(validation.labels.tolist())) < data.num_classes:
+        return CalibrationDecision(
+            None,
+            "the temperature was fitted out of fold to the new images: there are no validation "
+            "images of all classes",
+        )
+    return calibrate_on_validation(learned.model, data)
 
 
 def _measure(
-    old_model: "keras.Model",
-    learned: "LearnedClasses",
+    old: OldImages,
+    learned: Learned,
     joined: Joined,
     config: AddClassesConfig,
 ) -> "tuple[keras.Model, dict[str, EvaluationReport | None], GrowthReport]":
@@ -266,21 +297,13 @@ def _measure(
     The growth report has accuracies on the test split, or on validation without a test split.
     """
     from tlkit.continual.adding_classes import old_and_new_accuracy
-    from tlkit.continual.growth_report import GrowthReport
     from tlkit.evaluation.metrics import evaluate
     from tlkit.models.surgery import align_new_classes
 
     data, model = joined.data, learned.model
     num_old = data.num_classes - len(joined.new_names)
     evaluations = evaluate_splits(model, data)
-    report = GrowthReport(
-        data.class_names[:num_old],
-        joined.new_names,
-        config.exemplars,
-        learned.num_replayed,
-        num_further=learned.num_further,
-        from_stored=learned.from_stored,
-    )
+    report = learned.growth
     measured = data.test or data.validation
     after = evaluations["test"] or evaluations["validation"]
     unaligned = None
@@ -295,41 +318,44 @@ def _measure(
     before = None
     if is_old.any():
         known = measured.subset(np.flatnonzero(is_old))
-        before = evaluate(old_model, known, data.class_names[:num_old]).accuracy
-    old, new = old_and_new_accuracy(after, num_old)
+        before = evaluate(old.model, known, data.class_names[:num_old]).accuracy
+    joint = None
+    if config.method != EXACT:
+        joint = joint_accuracy(
+            old,
+            joined,
+            lambda model: old_and_new_accuracy(
+                evaluate(model, measured, data.class_names), num_old
+            ),
+        )
+    old_after, new = old_and_new_accuracy(after, num_old)
     report = dataclasses.replace(
         report,
         split=measured.name,
         num_old=int(is_old.sum()),
         num_new=int((~is_old).sum()),
         old_before=before,
-        old_after=old,
+        old_after=old_after,
         new_before=None if new is None else 0.0,
         new_after=new,
+        joint=joint,
         unaligned=unaligned,
     )
     return model, evaluations, report
 
 
-def _notes_on_losses(parent: Run) -> tuple[str, str | None]:
-    """Returns why the new run is not calibrated, and why it no longer rejects unknown images.
-
-    The latter is `None` if the parent run does not reject them either.
-    """
-    not_calibrated = (
-        "probabilities of old and new classes together are not calibrated: a temperature would "
-        "change the old logits. tlkit.calibrate calibrates them if these may change"
-    )
+def _note_on_rejection(parent: Run) -> str | None:
+    """Returns why the new run no longer rejects unknown images; `None` if the parent does not."""
     if not (parent.path / REJECTION_FILE).is_file():
-        return not_calibrated, None
-    return not_calibrated, (
+        return None
+    return (
         "unknown images are no longer rejected: the parent run's threshold was chosen without "
         "images of the new classes. tlkit.fit_rejection fits one to images of all classes"
     )
 
 
 def _training_report(
-    learned: "LearnedClasses",
+    learned: Learned,
     evaluations: "dict[str, EvaluationReport | None]",
     growth: "GrowthReport",
     note: str | None,

@@ -73,12 +73,22 @@ _LEFT_OUT = {
     "minutes": None,
     "folds": None,
     "refit": False,
+    "keep_statistics": None,
+    "statistics_width": None,
 }
 """Defaults that `run.json` leaves out, as runs of earlier versions do not have these arguments."""
 
 _CHECKS: Mapping[str, Callable[[str, Any], object]] = {
     **dict.fromkeys(
-        ("batch_size", "epochs", "image_size", "inference_size", "max_pixels"), check_count
+        (
+            "batch_size",
+            "epochs",
+            "image_size",
+            "inference_size",
+            "max_pixels",
+            "statistics_width",
+        ),
+        check_count,
     ),
     "views": partial(check_count, minimum=0),
     "folds": partial(check_count, minimum=2),
@@ -334,6 +344,20 @@ class RunConfig:
         default=False,
         metadata=option("In the end, train once more on all images, test included.", TRAINING),
     )
+    keep_statistics: bool | None = field(
+        default=None,
+        metadata=option(
+            "Keep sums over the features, so that classes can be added and images forgotten "
+            "exactly; by default for heads in closed form.",
+            TRAINING,
+        ),
+    )
+    statistics_width: int | None = field(
+        default=None,
+        metadata=option(
+            "Number of landmarks of these sums, which take 20 bytes times its square.", TRAINING
+        ),
+    )
     batch_size: int = field(default=32, metadata=option("Images per step.", TRAINING))
     seed: int = field(
         default=0,
@@ -458,6 +482,7 @@ class RunConfig:
         if self.old_photos is not None:
             self._set("old_photos", absolute(self.old_photos))
         self._check_combinations()
+        self._check_last_training()
         return as_given
 
     def _check_combinations(self) -> None:
@@ -500,18 +525,26 @@ class RunConfig:
                 f"`adapters` must be left out with `{name}`. Received: adapters={self.adapters!r}, "
                 f"{name}={getattr(self, name)!r}. Leave one of them out."
             )
-        if self.refit and self.reject_unknown:
-            raise ArgumentError(
-                "`refit` must be False with `reject_unknown`, whose threshold needs images that "
-                "the exported model was not trained on. Received: refit=True, "
-                "reject_unknown=True. Leave one of them out."
-            )
         for name in ONLY_FINE_TUNING if self.mode == "head" else ():
             if getattr(self, name) is not None:
                 raise ArgumentError(
                     f"`{name}` must be left out with mode='head', which trains the head alone by "
                     f"solving it. Received: {name}={getattr(self, name)!r}. Use mode='fine-tune'."
                 )
+
+    def _check_last_training(self) -> None:
+        if self.keep_statistics is False and self.statistics_width is not None:
+            raise ArgumentError(
+                "`statistics_width` must be left out if no statistics are kept. Received: "
+                f"statistics_width={self.statistics_width}, keep_statistics=False. Leave one of "
+                "them out."
+            )
+        if self.refit and self.reject_unknown:
+            raise ArgumentError(
+                "`refit` must be False with `reject_unknown`, whose threshold needs images that "
+                "the exported model was not trained on. Received: refit=True, "
+                "reject_unknown=True. Leave one of them out."
+            )
 
     def _complete_candidates(self) -> None:
         if self.backbone == AUTO and self.weights != "pretrained":
@@ -608,8 +641,11 @@ class RunConfig:
         for name, allowed in _CHOICES.items():
             if (value := getattr(self, name)) is not None:
                 check_choice(name, value, allowed)
-        for name in ("reject_unknown", "refit"):
-            if not isinstance(getattr(self, name), bool):
+        for name in ("reject_unknown", "refit", "keep_statistics"):
+            may_be_none = name == "keep_statistics"
+            if not isinstance(value := getattr(self, name), bool) and not (
+                may_be_none and value is None
+            ):
                 raise ArgumentError(
                     f"`{name}` must be True or False. Received: {name}={getattr(self, name)!r}. "
                     "Give one of the two."

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tlkit.continual.growth_report import METHODS
 from tlkit.displays.activity import duration
 from tlkit.errors import some_of
 from tlkit.runs.directory import LOG_FILE, Run, accuracy_of
@@ -65,6 +66,8 @@ def _refit(metrics: Mapping[str, Any]) -> Iterator[str]:
 def _old_classes(run: Run) -> Iterator[str]:
     growth = run.run_record.growth
     if growth is not None:
+        if "method" in growth:  # absent in runs of earlier versions
+            yield f"classes added by the method {growth['method']}: {METHODS[growth['method']]}"
         for which in ("old", "new"):
             before, after = growth[f"{which}_before"], growth[f"{which}_after"]
             if before is not None and after is not None:

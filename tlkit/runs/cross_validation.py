@@ -1,5 +1,6 @@
 """Out-of-fold figures of a run's whole recipe: each image is predicted without having been seen."""
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,9 +75,9 @@ def _probabilities(
 
     quiet = RunLog(lambda text: None)
     model = build_model(config, None, fold)
-    report, _ = train_model(model, fold, config, folder, old=None, plan=anchor)
+    trained = train_model(model, fold, config, folder, old=None, plan=anchor)
     model, used = at_inference_size(model, fold, config)
-    chosen = measure(model, report, used, config, quiet)
+    chosen = measure(dataclasses.replace(trained, model=model), used, config, quiet)
     if config.mode == "fine-tune":
         head = solve_head(build_model(config, None, fold), fold, config, quiet)
         if choose_shipped(head, chosen, config.class_weight).is_head:

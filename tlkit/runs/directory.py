@@ -36,6 +36,12 @@ RUNS = "runs"
 LOG_FILE = "log.txt"
 """Log of a run, over all its sessions."""
 
+STATISTICS_FILE = "statistics.npz"
+"""Sums from which the head is solved, for later runs that add, update and forget exactly."""
+
+EXEMPLARS_FILE = "exemplars.npz"
+"""Stored features of some images of each class, for later runs that replay them."""
+
 REJECTION_FILE = "rejection.npz"
 """Rejection of out-of-distribution images, for later exports; only if the run was asked for it."""
 
@@ -59,7 +65,8 @@ _RESULTS = (
     "split.csv",
     "report.html",
     "model_card.md",
-    "exemplars.npz",
+    EXEMPLARS_FILE,
+    STATISTICS_FILE,
     REJECTION_FILE,
     "export",
 )

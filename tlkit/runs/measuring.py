@@ -11,13 +11,19 @@ from tlkit.runs.context import RunContext
 from tlkit.runs.directory import Run
 from tlkit.runs.outputs import evaluate_splits, export_into
 from tlkit.runs.results import CalibrationDecision, RunResults, Shipped, TestTimeViews
-from tlkit.runs.steps import calibrate_on_validation, fit_run_rejection, with_test_time_views
+from tlkit.runs.steps import (
+    Trained,
+    calibrate_on_validation,
+    fit_run_rejection,
+    with_test_time_views,
+)
 from tlkit.utils.formatting import percent
 from tlkit.utils.progress import RunLog
 
 if TYPE_CHECKING:
     import keras
 
+    from tlkit.continual.head_statistics import HeadStatistics
     from tlkit.evaluation.comparison import ComparisonReport
     from tlkit.evaluation.reports import EvaluationReport
     from tlkit.training.reports import TrainingReport
@@ -36,6 +42,8 @@ class Measured:
         views: The gain and cost of test-time views; `None` if there is one view.
         evaluations: Metrics of `served` on "validation" and "test"; `None` for a split without
             images.
+        statistics: The statistics that its head was solved from; `None` if it was trained
+            otherwise.
     """
 
     model: "keras.Model"
@@ -45,31 +53,35 @@ class Measured:
     calibration: CalibrationDecision
     views: TestTimeViews | None
     evaluations: "Mapping[str, EvaluationReport | None]"
+    statistics: "HeadStatistics | None" = None
 
 
-def measure(
-    model: "keras.Model",
-    training: "TrainingReport",
-    data: ImageData,
-    config: RunConfig,
-    log: RunLog,
-) -> Measured:
+def measure(trained: Trained, data: ImageData, config: RunConfig, log: RunLog) -> Measured:
     """Calibrates and evaluates a trained model; it is calibrated in place.
 
     Args:
-        model: The trained model.
-        training: Report of its training.
+        trained: The trained model, at the size at which it is used.
         data: The images at the model's size.
         config: The config with the run's choices.
         log: Gets the figures.
     """
+    model = trained.model
     calibration = calibrate_on_validation(model, data)
     log(str(calibration), "")
     served, views = with_test_time_views(model, data, config)
     if views is not None:
         log(str(views), "")
     evaluations = evaluate_splits(served, data)
-    return Measured(model, data, served, training, calibration, views, evaluations)
+    return Measured(
+        model,
+        data,
+        served,
+        trained.training,
+        calibration,
+        views,
+        evaluations,
+        trained.statistics,
+    )
 
 
 def solve_head(model: "keras.Model", data: ImageData, config: RunConfig, log: RunLog) -> Measured:
@@ -85,7 +97,7 @@ def solve_head(model: "keras.Model", data: ImageData, config: RunConfig, log: Ru
 
     training = train_head(model, data, class_weight=config.class_weight, seed=config.seed)
     log(str(training), "")
-    return measure(model, training, data, config, log)
+    return measure(Trained(model, training), data, config, log)
 
 
 def export_measured(

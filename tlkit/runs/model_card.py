@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tlkit.continual.growth_report import EXACT
 from tlkit.data.settings import CROP, PAD, RESIZES, STRETCH
 from tlkit.displays.activity import duration
 from tlkit.evaluation.intervals import wilson_interval
@@ -248,9 +249,17 @@ def _data(
         yield (
             f"The old classes, {', '.join(map(escaped, growth['old_names']))}, were trained in the "
             f"run {escaped(last_part(str(record.config.from_run)))} or an earlier one; "
-            f"{growth['num_replayed']:,} stored features of their images were replayed in this "
-            "training."
+            f"{_use_of_old_images(growth)}."
         )
+
+
+def _use_of_old_images(growth: Mapping[str, Any]) -> str:
+    if growth.get("method") == EXACT:
+        return (
+            f"the head was solved from sums over the features of {growth['num_counted']:,} images "
+            "of all classes"
+        )
+    return f"{growth['num_replayed']:,} stored features of their images were replayed in training"
 
 
 def _sources(record: RunRecord) -> str:

@@ -13,8 +13,10 @@ from tlkit.runs.add_classes_config import AddClassesConfig
 from tlkit.runs.record import RunRecord
 
 _DECIDED_BY_PARENT = {"weights", "image_size", "backbone", "preprocessing", "resize", "channels"}
-_ADD_CLASSES_OPTIONS = ("exemplars", "align", "batch_size", "max_pixels")
+_ADD_CLASSES_OPTIONS = ("method", "exemplars", "align", "batch_size", "max_pixels")
 """The options of `tlkit add-classes`; the parent run decides all others."""
+_MAY_BE_REFUSED = {"keep_statistics"}
+"""Options that the run decides on if neither they nor `--no-...` are given."""
 _DEFAULTS = {"weights": "pretrained", "max_pixels": MAX_PIXELS}
 """Default values that are left out of a command."""
 
@@ -54,7 +56,8 @@ def command_of(record: RunRecord, out: Path) -> str:
     given = config.to_json()
     if isinstance(config, AddClassesConfig):
         words = ["tlkit", "add-classes", config.from_run, config.photos, "--out", str(out)]
-        given = {name: given[name] for name in _ADD_CLASSES_OPTIONS}
+        given = {name: getattr(config, name) for name in _ADD_CLASSES_OPTIONS}
+        given["exemplars"] = config.exemplars or None
     else:
         words = ["tlkit", "train", config.photos, "--out", str(out)]
         left_out = {"photos", "from_run"}
@@ -72,6 +75,8 @@ def _options(given: Mapping[str, Any]) -> Iterator[str]:
             yield from (option, "none")
         elif value is True:
             yield option
+        elif value is False and name in _MAY_BE_REFUSED:
+            yield option.replace("--", "--no-", 1)
         elif value is not None and value is not False and _DEFAULTS.get(name) != value:
             yield option
             yield ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -6,6 +6,7 @@ from tlkit.utils.tensorflow_logging import LOADING
 REPORT = "report"
 HEAD_ALONE, BUDGET = "head alone", "planning the minutes"
 INFERENCE_SIZE = "choosing the size of images in use"
+STATISTICS = "statistics of the head"
 FOLDS, REFIT = "cross-validation", "training on all images"
 GROWING = (
     LOADING,
@@ -50,6 +51,7 @@ def phases_of(config: RunConfig, resolved: RunConfig | None = None) -> tuple[str
         FOLDS: config.folds is not None,
         REFIT: config.refit,
         "export": True,
+        STATISTICS: resolved.keep_statistics is not False,
         REPORT: True,
     }
     return tuple(name for name, included in is_included.items() if included)

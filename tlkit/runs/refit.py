@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from tlkit.data.images import ImageData
 from tlkit.runs.config import RunConfig
 from tlkit.runs.context import RunContext
+from tlkit.runs.kept_statistics import statistics_to_update
 from tlkit.runs.measuring import Measured, build_model
 from tlkit.runs.results import Refit
 from tlkit.runs.steps import at_inference_size, train_model
@@ -51,12 +52,16 @@ def refit(
     everything = data.merged()
     model = build_model(config, context.parent, data)
     last = measured.training.stages[-1]
-    epochs = None
+    epochs, statistics = None, None
     if last.name == "head" or (context.parent is None and not last.kept_fraction):
         form = CLOSED_FORM if has_kernel_head(measured.model) else LINEAR
         if config.mode == "head":
             config = dataclasses.replace(config, kept=True, head=form)
-            report, _ = train_model(model, everything, config, context.out, old=None, plan=None)
+            earlier = statistics_to_update(config, context.parent, model)
+            trained = train_model(
+                model, everything, config, context.out, old=None, plan=None, statistics=earlier
+            )
+            model, report, statistics = trained.model, trained.training, trained.statistics
         else:  # the head alone of a run that fine-tunes
             report = train_head(
                 model, everything, head=form, class_weight=config.class_weight, seed=config.seed
@@ -67,7 +72,7 @@ def refit(
         config = dataclasses.replace(config, kept=True, epochs=epochs)
         folder = context.out / REFIT_FOLDER
         folder.mkdir(exist_ok=True)
-        report, _ = train_model(
+        report = train_model(
             model,
             everything,
             config,
@@ -76,7 +81,7 @@ def refit(
             plan=anchor,
             kept_fraction=last.kept_fraction,
             at_epoch_end=context.clock.save_now,
-        )
+        ).training
         model, _ = at_inference_size(model, data, config)
     context.log(str(report), "")
     if measured.calibration.report is not None:
@@ -85,4 +90,5 @@ def refit(
         everything.train.num_images, data.train.num_images, epochs, time.perf_counter() - started
     )
     served = model if measured.served is measured.model else average_flips(model)
-    return dataclasses.replace(measured, model=model, served=served), done
+    refitted = dataclasses.replace(measured, model=model, served=served, statistics=statistics)
+    return refitted, done

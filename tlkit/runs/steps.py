@@ -1,6 +1,7 @@
 """The steps of a run: projected cost, training, calibration, and test-time views."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,11 +17,30 @@ if TYPE_CHECKING:
 
     from tlkit.advice.cost import CostReport
     from tlkit.advice.learning_curve import LearningCurveReport
+    from tlkit.continual.head_statistics import HeadStatistics
     from tlkit.continual.warm_start import AnchorPlan, ForgettingReport, OldTask
     from tlkit.training.reports import TrainingReport
 
 NUM_VIEWS = 4
 """Augmented versions of each training image on which the head alone is solved."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A model after training.
+
+    Attributes:
+        model: The model.
+        training: The report of the training.
+        forgotten: Forgetting of an earlier task; `None` if there is none.
+        statistics: The statistics that its head was solved from; `None` if it was trained
+            otherwise.
+    """
+
+    model: "keras.Model"
+    training: "TrainingReport"
+    forgotten: "ForgettingReport | None" = None
+    statistics: "HeadStatistics | None" = None
 
 
 def project_cost(model: "keras.Model", data: ImageData, config: RunConfig) -> "CostReport":
@@ -94,18 +114,21 @@ def train_model(
     *,
     old: "OldTask | None",
     plan: "AnchorPlan | None",
+    statistics: "HeadStatistics | None" = None,
     kept_fraction: float | None = None,
     at_epoch_end: Callable[[], None] = lambda: None,
-) -> "tuple[TrainingReport, ForgettingReport | None]":
+) -> Trained:
     """Trains the model according to the config and measures forgetting.
 
     Args:
-        model: The model; changed in place.
+        model: The model; changed in place, unless its head is solved from statistics.
         data: The images at the model's size.
         config: The config with the run's choices.
         out: The run directory, from which training is resumed.
         old: The task of the earlier run, if there is one.
         plan: The anchor, see `plan_anchor`; `None` for training without one.
+        statistics: Statistics of the model's head, to which the images are added; `None` to train
+            it otherwise.
         kept_fraction: See `fine_tune`.
         at_epoch_end: Called at the end of each epoch.
     """
@@ -116,11 +139,14 @@ def train_model(
     from tlkit.training.head import train_head
 
     before = measure_old_task(model, old)
+    if statistics is not None:
+        updated = _update_head(model, data, config, statistics)
+        return replace(updated, forgotten=report_forgetting(updated.model, old, before))
     arguments = config.given_values("epochs", "learning_rate", "augment", "class_weight", "seed")
     if config.mode == "head":
         arguments |= config.given_values("head")
         report = train_head(model, data, views=_num_views(config), **arguments)
-        return report, report_forgetting(model, old, before)
+        return Trained(model, report, report_forgetting(model, old, before))
     arguments |= config.given_values("unfreeze", "layer_decay", "views", "train", "adapters")
     anchor = plan.anchor(model) if plan is not None else None
     callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: at_epoch_end())
@@ -133,7 +159,32 @@ def train_model(
         callbacks=[callback],
         **arguments,
     )
-    return report, report_forgetting(model, old, before, plan)
+    return Trained(model, report, report_forgetting(model, old, before, plan))
+
+
+def _update_head(
+    model: "keras.Model", data: ImageData, config: RunConfig, statistics: "HeadStatistics"
+) -> Trained:
+    """Adds the training images to statistics of the head, and solves it for all images."""
+    from tlkit.continual.exact import train_exact_head
+    from tlkit.evaluation.metrics import evaluate
+    from tlkit.training.reports import TrainingReport
+
+    names, validation = data.class_names, data.validation
+    updated = train_exact_head(
+        model, statistics, data.train, names, class_weight=config.class_weight
+    )
+    before, after = (
+        None if validation is None else evaluate(one, validation, names).accuracy
+        for one in (model, updated.model)
+    )
+    report = TrainingReport(
+        stages=(updated.stage,),
+        accuracy_before=before,
+        accuracy_after=after,
+        num_validation=0 if validation is None else validation.num_images,
+    )
+    return Trained(updated.model, report, statistics=updated.statistics)
 
 
 def at_inference_size(

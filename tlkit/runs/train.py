@@ -45,6 +45,7 @@ from tlkit.runs.directory import (
     load_run,
     location_message,
 )
+from tlkit.runs.kept_statistics import check_room, keep_statistics, statistics_to_update
 from tlkit.runs.measuring import (
     Measured,
     build_model,
@@ -61,11 +62,20 @@ from tlkit.runs.outputs import (
     sample_training_images,
     write_files,
 )
-from tlkit.runs.phases import BUDGET, FOLDS, HEAD_ALONE, INFERENCE_SIZE, REFIT, phases_of
+from tlkit.runs.phases import (
+    BUDGET,
+    FOLDS,
+    HEAD_ALONE,
+    INFERENCE_SIZE,
+    REFIT,
+    STATISTICS,
+    phases_of,
+)
 from tlkit.runs.record import RunRecord, record_of
 from tlkit.runs.refit import refit
 from tlkit.runs.results import RunResults
 from tlkit.runs.steps import (
+    Trained,
     at_inference_size,
     augmentation_of,
     check_can_reject,
@@ -84,8 +94,7 @@ if TYPE_CHECKING:
     import keras
 
     from tlkit.advice.cost import CostReport
-    from tlkit.continual.warm_start import AnchorPlan, ForgettingReport, OldTask
-    from tlkit.training.reports import TrainingReport
+    from tlkit.continual.warm_start import AnchorPlan, OldTask
 
 _HEAD_ALONE, _TRAINED = "the head alone", "the trained model"
 """Names of the provisional results of a run."""
@@ -125,6 +134,8 @@ def train_run(
     minutes: float | None = None,
     folds: int | None = None,
     refit: bool = False,
+    keep_statistics: bool | None = None,
+    statistics_width: int | None = None,
     reject_unknown: bool = False,
     batch_size: int = 32,
     seed: int = 0,
@@ -217,6 +228,13 @@ def train_run(
         refit: Whether the recipe is trained once more in the end, on all labelled images, those of
             validation and test included, and that model is exported. All figures are those of the
             model before; on one device only.
+        keep_statistics: Whether `statistics.npz` is written: sums over the features of the training
+            images, from which `add_classes_run` and `forget_run` solve a head exactly, and which a
+            run with mode="head" that starts from this one adds its images to. By default they are
+            kept if the exported head is in closed form. `False` also lets a run that starts from
+            another one train the head on the new images alone.
+        statistics_width: Number of random directions, the landmarks, of these sums; by default four
+            for each training image, 500 to 2,000. The file takes 20 bytes times its square.
         reject_unknown: Whether the SavedModel also reports images that are none of the classes,
             see `fit_rejection`; needs 19 validation images.
         batch_size: Images per step.
@@ -275,6 +293,8 @@ def train_run(
         minutes=minutes,
         folds=folds,
         refit=refit,
+        keep_statistics=keep_statistics,
+        statistics_width=statistics_width,
         reject_unknown=reject_unknown,
         batch_size=batch_size,
         seed=seed,
@@ -498,6 +518,7 @@ def _train_and_measure(
         record = dataclasses.replace(record, cost=cost.as_dict())
         context.save_record(record)
         context.log(f"projected cost:\n{cost}", cost.headline)
+        check_room(model, data, resolved, context)
     head = None
     if resolved.mode == "fine-tune" and team.is_chief:
         with clock.timed(HEAD_ALONE):
@@ -522,22 +543,25 @@ def _train_and_measure(
                 record = record.with_choice("anchor", choice)
                 context.save_record(record)
     resolved = config.resolve(record.choices)
-    model, training, forgotten = _train(model, data, resolved, context, old=old, anchor=anchor)
+    trained = _train(model, data, resolved, context, old=old, anchor=anchor)
     if not team.is_chief:
         return record, None
     if resolved.mode == "fine-tune" and config.chooses_inference_size:
         with clock.timed(INFERENCE_SIZE):
-            choice = inference_size_choice(resolved, model, data, record.choices, context.log)
+            choice = inference_size_choice(
+                resolved, trained.model, data, record.choices, context.log
+            )
         record = record.with_choice("inference_size", choice)
         context.save_record(record)
         resolved = config.resolve(record.choices)
     with clock.timed("evaluation"):
-        model, used = at_inference_size(model, data, resolved)
-        trained = measure(model, training, used, resolved, context.log)
+        model, used = at_inference_size(trained.model, data, resolved)
+        trained = dataclasses.replace(trained, model=model)
+        measured = measure(trained, used, resolved, context.log)
     record, results = _choose_and_export(
-        trained, data, resolved, record, context, head=head, anchor=anchor
+        measured, data, resolved, record, context, head=head, anchor=anchor
     )
-    return record, dataclasses.replace(results, forgotten=forgotten)
+    return record, dataclasses.replace(results, forgotten=trained.forgotten)
 
 
 def _plan_minutes(
@@ -574,20 +598,36 @@ def _train(
     *,
     old: "OldTask | None",
     anchor: "AnchorPlan | None",
-) -> "tuple[keras.Model, TrainingReport, ForgettingReport | None]":
+) -> Trained:
     """Trains on all devices and returns the model on one."""
     clock, team = context.clock, context.team
+    statistics = statistics_to_update(config, context.parent, model)
+    if statistics is not None and team.is_distributed:
+        raise ArgumentError(
+            "`distribute` must be left out where the earlier run's head is updated, which takes "
+            f"one device. Received: mode='head', and {str(context.parent)!r} keeps statistics. "
+            "Leave it out, or train the head on the new images alone (--no-keep-statistics)."
+        )
     if team.is_distributed:
         with clock.timed("model"), team.scope():
             model = build_model(config, context.parent, data)
     with clock.timed("training"), team.scope():
-        training, forgotten = train_model(
-            model, data, config, context.out, old=old, plan=anchor, at_epoch_end=clock.save_now
+        trained = train_model(
+            model,
+            data,
+            config,
+            context.out,
+            old=old,
+            plan=anchor,
+            statistics=statistics,
+            at_epoch_end=clock.save_now,
         )
-    context.log(str(training), "")
-    if forgotten is not None:
-        context.log(str(forgotten))
-    return team.on_one_device(model) if team.is_chief else model, training, forgotten
+    context.log(str(trained.training), "")
+    if trained.forgotten is not None:
+        context.log(str(trained.forgotten))
+    if not team.is_chief:
+        return trained
+    return dataclasses.replace(trained, model=team.on_one_device(trained.model))
 
 
 def _write_provisional(
@@ -674,6 +714,10 @@ def _choose_and_export(
         results = export_measured(
             chosen, config, context, before_replacing=lambda: context.save_record(final)
         )
+    with context.clock.timed(STATISTICS):
+        learned = data.merged() if config.refit else data
+        used = learned.at_size(chosen.data.image_size).train
+        keep_statistics(chosen, used, config, context)
     return final, dataclasses.replace(
         results,
         training=trained.training,
