@@ -77,6 +77,7 @@ _MODULES = {
     "tlkit.export.exporting": ("export_model",),
     "tlkit.runs.train": ("train_run",),
     "tlkit.runs.add_classes": ("add_classes_run",),
+    "tlkit.runs.forget": ("forget_run",),
     "tlkit.runs.directory": ("load_run",),
     "tlkit.errors": (
         "TlkitError",
@@ -121,6 +122,7 @@ _WITHOUT_KERAS = (
     "tlkit.runs.train",
     "tlkit.runs.directory",
     "tlkit.runs.add_classes",
+    "tlkit.runs.forget",
     "tlkit.continual.forgetting",
     "tlkit.plots.continual",
     "tlkit.plots.data",
@@ -191,6 +193,7 @@ if _typing.TYPE_CHECKING:  # for type checkers and completion; at run time the t
     from tlkit.models.flip_views import average_flips as average_flips
     from tlkit.models.input_size import at_image_size as at_image_size
     from tlkit.runs.add_classes import add_classes_run as add_classes_run
+    from tlkit.runs.forget import forget_run as forget_run
     from tlkit.models.assembly import build_classifier as build_classifier
     from tlkit.models.catalogue import (
         list_backbones as list_backbones,

@@ -45,7 +45,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _INTERRUPTED = 130
-_RESUMABLE = (["train"], ["add-classes"], ["demo"])
+_RESUMABLE = (["train"], ["add-classes"], ["forget"], ["demo"])
 _SOME_FILES_SKIPPED = 1
 _TRAINING, _INSPECTING, _USING = "Train", "Before training", "Use a run"
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
@@ -419,6 +419,46 @@ def add_classes(  # noqa: PLR0917 - typer calls it by name
         resume=resume,
     )
     _print_summary(grown, was_finished)
+
+
+@command(rich_help_panel=_TRAINING)
+def forget(  # noqa: PLR0917 - typer calls it by name
+    run: RunFolder,
+    out: RunOut = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="LIST",
+            help="File with one image per line: its path, or the digest of its content.",
+        ),
+    ] = None,
+    class_names: Annotated[
+        list[str] | None,
+        typer.Option("--class", metavar="NAME", help="A class to forget; may be repeated."),
+    ] = None,
+    batch_size: Annotated[int, Whole(help="Images per step.")] = 32,
+    max_pixels: Annotated[int | None, MaxPixels] = None,
+    resume: Resume = True,
+) -> None:
+    """Make the head of a finished run forget images or classes, exactly.
+
+    The run must keep statistics of its head. The images are subtracted from them, and the head is
+    solved from the rest. A network below the head that was trained on the images has still seen
+    them.
+    """
+    from tlkit.runs.forget import forget_run, read_image_list
+
+    was_finished = out is not None and is_finished(out)
+    smaller = forget_run(
+        run,
+        images=() if images is None else read_image_list(images),
+        class_names=class_names or (),
+        out=out,
+        batch_size=batch_size,
+        max_pixels=max_pixels,
+        resume=resume,
+    )
+    _print_summary(smaller, was_finished)
 
 
 @command(rich_help_panel=_INSPECTING)

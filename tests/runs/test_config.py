@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 import tlkit
 from tlkit import cli
-from tlkit.runs.add_classes_config import AddClassesConfig, choose_method, config_from_json
+from tlkit.runs.add_classes_config import AddClassesConfig, choose_method
+from tlkit.runs.any_config import config_from_json
 from tlkit.runs.config import Choice, RunConfig, arguments_of
 from tlkit.runs.options import option_of
 

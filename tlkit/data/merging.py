@@ -12,6 +12,7 @@ from tlkit.data.images import ImageData, ImageSplit
 from tlkit.data.inspection import build_report, readable_images
 from tlkit.data.listing import Listing
 from tlkit.data.manifests import list_images
+from tlkit.data.reports import DataReport
 from tlkit.data.settings import Settings
 from tlkit.data.splits import SPLITS, Division, ImageRecord, divide
 from tlkit.errors import DataError, quoted
@@ -161,6 +162,53 @@ def load_joined(
         settings,
     )
     return Joined(data, replayed, new_names)
+
+
+def load_known(
+    known: Sequence[ImageRecord], settings: Settings, class_names: Sequence[str]
+) -> ImageData:
+    """Returns images of an earlier run in the splits that they had.
+
+    Args:
+        known: Some results of `find_known_images`, of these classes.
+        settings: The settings of the images.
+        class_names: The classes in their order.
+
+    Raises:
+        DataError: None of them is a training image.
+    """
+    of_split: dict[str, list[ImageRecord]] = {name: [] for name in SPLITS}
+    for image in known:
+        of_split[image.split].append(image)
+    if not of_split["train"]:
+        raise DataError(
+            "`run` must have a training image left, on which its exports are checked. Received: "
+            "none in the folders of its images. Restore one of them."
+        )
+    splits = {
+        name: split_of(name, images, class_names, settings)
+        for name, images in of_split.items()
+        if images
+    }
+    counts = {
+        class_name: {
+            name: sum(image.class_name == class_name for image in images)
+            for name, images in of_split.items()
+        }
+        for class_name in class_names
+    }
+    return ImageData(
+        splits["train"],
+        splits.get("validation"),
+        splits.get("test"),
+        tuple(class_names),
+        DataReport(counts=counts, num_files=len(known), formats={}),
+        settings.image_size,
+        settings.batch_size,
+        settings.seed,
+        settings.resize,
+        settings.channels,
+    )
 
 
 def _splits_of_groups(images: Iterable[ImageRecord], known_images: KnownImages) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,11 +14,10 @@ from tlkit.data.listing import Listing
 from tlkit.data.manifests import list_images
 from tlkit.data.merging import Joined, check_new_classes, find_known_images, load_joined
 from tlkit.data.missing_files import missing_files_named
-from tlkit.data.settings import check_settings
 from tlkit.errors import ArgumentError
 from tlkit.runs.add_classes_config import AddClassesConfig, choose_method
 from tlkit.runs.clock import Clock
-from tlkit.runs.config import AUTO, SPLITS
+from tlkit.runs.config import AUTO
 from tlkit.runs.context import RunContext
 from tlkit.runs.directory import (
     EXEMPLARS_FILE,
@@ -32,9 +31,9 @@ from tlkit.runs.directory import (
     load_if_finished,
     load_run,
     location_message,
-    split_rows_of,
 )
 from tlkit.runs.kept_statistics import write_statistics
+from tlkit.runs.known_images import image_folders, places_of, settings_of
 from tlkit.runs.learning_classes import Learned, OldImages, joint_accuracy, prepare_learning
 from tlkit.runs.outputs import (
     evaluate_splits,
@@ -44,13 +43,12 @@ from tlkit.runs.outputs import (
     sample_training_images,
 )
 from tlkit.runs.phases import GROWING
-from tlkit.runs.record import damaged_run_error, record_of
+from tlkit.runs.record import record_of
 from tlkit.runs.results import CalibrationDecision, RunResults
 from tlkit.runs.steps import calibrate_on_validation
 from tlkit.runs.team import Team
 from tlkit.utils.progress import phase, phases
 from tlkit.utils.renamed import renamed_argument
-from tlkit.utils.run_lock import RECORD_FILE
 from tlkit.utils.tensorflow_logging import load_tensorflow_quietly
 
 if TYPE_CHECKING:
@@ -59,8 +57,6 @@ if TYPE_CHECKING:
     from tlkit.continual.growth_report import GrowthReport
     from tlkit.evaluation.reports import EvaluationReport
     from tlkit.training.reports import TrainingReport
-
-_STRICTEST_FIRST = ("train", "validation", "test")
 
 
 @renamed_argument("say", "log")
@@ -183,7 +179,7 @@ def _make(config: AddClassesConfig, listing: Listing, parent: Run, context: RunC
     if not_rejecting is not None:
         log(not_rejecting)
     with clock.timed("model"):
-        places = _known_images(parent)
+        places = places_of(parent)
         trained = [digest for digest, (_, split) in places.items() if split == "train"]
         old = OldImages(parent, parent.load_model(), trained)
         learn = prepare_learning(config, old, joined)  # raises before anything is written
@@ -220,52 +216,16 @@ def _make(config: AddClassesConfig, listing: Listing, parent: Run, context: RunC
 
 def _load(listing: Listing, parent: Run, config: AddClassesConfig) -> Joined:
     """Loads the images of the new folder and of the earlier runs, split as the run's were."""
-    places = _known_images(parent)
+    places = places_of(parent)
     max_pixels = config.max_pixels
-    known = find_known_images(_image_folders(parent), places, max_pixels=max_pixels)
-    settings = check_settings(
-        parent.image_size,
-        config.batch_size,
-        SPLITS,
-        parent.run_record.seed,
-        max_pixels=max_pixels,
-        damaged=config.damaged,
-        resize=parent.resize,
-        channels=parent.channels,
-    )
+    known = find_known_images(image_folders(parent), places, max_pixels=max_pixels)
     return load_joined(
         listing,
-        settings,
+        settings_of(parent, config),
         class_names=parent.class_names,
         known=known,
         known_images=places,
     )
-
-
-def _known_images(run: Run) -> dict[str, tuple[str, str]]:
-    """Returns class and split of each image that a run or an earlier one has used, by its digest.
-
-    An image that was ever trained on counts as a training image, whatever its split in later runs.
-    """
-    places: dict[str, tuple[str, str]] = {}
-    for row in split_rows_of(run):
-        class_name, split = row.class_name, row.split
-        if class_name not in run.class_names or split not in _STRICTEST_FIRST:
-            raise damaged_run_error(run.path, "split.csv", f"damaged ({split!r} of {class_name!r})")
-        _, earlier = places.get(row.digest, (class_name, split))
-        places[row.digest] = (class_name, min(split, earlier, key=_STRICTEST_FIRST.index))
-    return places
-
-
-def _image_folders(run: Run) -> Iterator[str]:
-    """Yields the folders of images of a run and of its ancestors, as far back as these exist."""
-    ancestor: Run | None = run
-    while ancestor is not None:
-        config = ancestor.run_record.config
-        yield config.photos
-        parent, ancestor = config.from_run, None
-        if parent is not None and (Path(parent) / RECORD_FILE).is_file():
-            ancestor = load_run(parent, "from_run")
 
 
 def _calibrate(learned: Learned, data: ImageData) -> CalibrationDecision:

@@ -1,39 +1,29 @@
-"""The config of a run that adds classes to a finished run, and the type of any run's config."""
+"""The config of a run that adds classes to a finished run."""
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import InitVar, dataclass
-from typing import Any, ClassVar, TypeAlias
+from dataclasses import dataclass
+from typing import Any
 
 from tlkit.continual.exemplars import DEFAULT_NUM_EXEMPLARS
 from tlkit.continual.growth_report import EXACT, ISOLATED, METHODS, REPLAY
-from tlkit.data.limits import MAX_PIXELS
-from tlkit.data.settings import DAMAGED, KEEP
 from tlkit.errors import ArgumentError, check_choice, check_count
-from tlkit.models.test_time_views import NONE
-from tlkit.runs.config import AUTO, Choice, RunConfig, absolute, check_type
+from tlkit.runs.config import AUTO
+from tlkit.runs.follow_up_config import FollowUpConfig
 
 ADD_CLASSES = "add-classes"
 """Name of the command in `run.json`."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class AddClassesConfig:
+class AddClassesConfig(FollowUpConfig):
     """The arguments of an `add_classes_run`, including those that its parent run decides.
 
     Attributes:
-        from_run: Absolute path of the run that classes are added to.
-        photos: Absolute path of the folder or CSV file with images of the new classes.
         method: A name of `METHODS`.
         exemplars: Number of stored features of each old class that are replayed: at least 1 with
             "replay", else 0.
         align: Whether the new weights are scaled to the norm of the old ones.
-        batch_size: Images in a batch.
-        max_pixels: Images with more pixels are left out.
-        damaged: "keep" or "skip", see `load_folder`; the same as in the parent run.
-
-    Args:
-        kept: Whether the values come from a finished config: paths are not made absolute again.
 
     Raises:
         ArgumentError: A value is invalid.
@@ -47,50 +37,21 @@ class AddClassesConfig:
         True
     """
 
-    backbone: ClassVar[None] = None
-    weights: ClassVar[str] = "those of the run"
-    tta: ClassVar[str] = NONE
-
-    from_run: str
-    photos: str
     method: str = REPLAY
     exemplars: int = DEFAULT_NUM_EXEMPLARS
     align: bool = False
-    batch_size: int = 32
-    max_pixels: int = MAX_PIXELS
-    damaged: str = KEEP
-    kept: InitVar[bool] = False
 
     def __post_init__(self, kept: bool) -> None:
-        for name in () if kept else ("from_run", "photos"):
-            object.__setattr__(self, name, absolute(getattr(self, name)))
+        super().__post_init__(kept)
         check_choice("method", self.method, METHODS)
         check_count("exemplars", self.exemplars, minimum=0)
-        check_count("batch_size", self.batch_size)
         if not isinstance(self.align, bool):
             raise ArgumentError(f"`align` must be True or False. Received: align={self.align!r}.")
-        check_count("max_pixels", self.max_pixels)
-        check_choice("damaged", self.damaged, DAMAGED)
-
-    def resolve(self, choices: Mapping[str, Choice]) -> "AddClassesConfig":
-        """Returns the config itself, as this kind of run makes no choices.
-
-        Args:
-            choices: Not used; see `RunConfig.resolve`.
-        """
-        del choices
-        return self
 
     def to_json(self) -> dict[str, object]:
         """Returns the "arguments" of `run.json`."""
-        damaged = {} if self.damaged == KEEP else {"damaged": self.damaged}
         return {
-            **damaged,
-            "command": ADD_CLASSES,
-            "from_run": self.from_run,
-            "photos": self.photos,
-            "backbone": self.backbone,
-            "weights": self.weights,
+            **self.shared_json(ADD_CLASSES),
             **({"method": EXACT} if self.method == EXACT else {}),  # else exemplars tell it
             "exemplars": int(self.exemplars),
             "align": self.align,
@@ -107,8 +68,7 @@ class AddClassesConfig:
             TypeError: An entry has the wrong type.
             ArgumentError: A value is invalid.
         """
-        for name in ("from_run", "photos"):
-            check_type(content[name], str)
+        cls.check_paths(content)
         _ = content["max_pixels"]
         known = [field.name for field in dataclasses.fields(cls) if field.name in content]
         arguments = {name: content[name] for name in known}
@@ -161,19 +121,3 @@ def choose_method(
     if method != REPLAY:
         return method, 0
     return method, DEFAULT_NUM_EXEMPLARS if exemplars is None else exemplars
-
-
-Config: TypeAlias = RunConfig | AddClassesConfig
-
-
-def config_from_json(content: Mapping[str, Any]) -> Config:
-    """Reads the "arguments" of a `run.json` of either command.
-
-    Raises:
-        KeyError: An entry is missing.
-        TypeError: An entry has the wrong type.
-        ArgumentError: A value is invalid.
-    """
-    check_type(content, dict)
-    is_growing = content.get("command") == ADD_CLASSES or "exemplars" in content
-    return AddClassesConfig.from_json(content) if is_growing else RunConfig.from_json(content)

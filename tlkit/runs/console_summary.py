@@ -72,6 +72,21 @@ def _old_classes(run: Run) -> Iterator[str]:
             before, after = growth[f"{which}_before"], growth[f"{which}_after"]
             if before is not None and after is not None:
                 yield _before_and_after(f"accuracy on {which} classes", before, after)
+    removal = run.run_record.removal
+    if removal is not None:
+        yield (
+            f"{removal['num_images']:,} images forgotten; the head is solved from the other "
+            f"{removal['num_left']:,}"
+        )
+        if removal["before"] is not None and removal["after"] is not None:
+            yield _before_and_after(
+                "accuracy on the remaining classes", removal["before"], removal["after"]
+            )
+        if removal["num_seen"]:
+            yield (
+                f"not covered: the network below the head was trained on {removal['num_seen']:,} "
+                "of them"
+            )
     forgotten = run.metrics.get("old_task")
     if forgotten is not None and forgotten.get("before") is not None:
         yield _before_and_after(

@@ -17,7 +17,7 @@ import numpy as np
 from tlkit.data.images import ImageSplit
 from tlkit.errors import RunError, StorageError
 from tlkit.models.test_time_views import NONE
-from tlkit.runs.add_classes_config import Config
+from tlkit.runs.any_config import Config
 from tlkit.runs.config import RunConfig, check_type
 from tlkit.runs.record import RunRecord, damaged_run_error, read_file, read_record
 from tlkit.runs.split_table import SplitRow, read_split_table

@@ -9,7 +9,7 @@ from tlkit.continual.growth_report import EXACT
 from tlkit.data.settings import CROP, PAD, RESIZES, STRETCH
 from tlkit.displays.activity import duration
 from tlkit.evaluation.intervals import wilson_interval
-from tlkit.runs.add_classes_config import Config
+from tlkit.runs.any_config import Config
 from tlkit.runs.hub_header import MAX_IN_NAME, hub_header, last_part
 from tlkit.runs.record import RunRecord
 from tlkit.runs.results import SHIPPED

@@ -167,7 +167,8 @@ def write_results(context: RunContext, data: ImageData, results: RunResults) -> 
     write_json(out / "metrics.json", results.as_metrics())
     with written_aside(out / "split.csv") as aside:
         earlier = [] if parent is None else split_rows_of(parent)
-        aside.write_text(split_table([*split_rows(data), *earlier]), encoding="utf-8")
+        rows = [*split_rows(data), *(row for row in earlier if row.digest not in results.removed)]
+        aside.write_text(split_table(rows), encoding="utf-8")
     with written_aside(out / "history.csv") as aside:
         aside.write_text(_history(results.training), encoding="utf-8")
 

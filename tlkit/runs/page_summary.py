@@ -10,11 +10,13 @@ from typing import Any
 
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.runs.add_classes_config import AddClassesConfig
+from tlkit.runs.forget_config import ForgetConfig
 from tlkit.runs.record import RunRecord
 
 _DECIDED_BY_PARENT = {"weights", "image_size", "backbone", "preprocessing", "resize", "channels"}
 _ADD_CLASSES_OPTIONS = ("method", "exemplars", "align", "batch_size", "max_pixels")
-"""The options of `tlkit add-classes`; the parent run decides all others."""
+_FORGET_OPTIONS = ("batch_size", "max_pixels")
+"""The options of `tlkit add-classes` and `forget`; the parent run decides all others."""
 _MAY_BE_REFUSED = {"keep_statistics"}
 """Options that the run decides on if neither they nor `--no-...` are given."""
 _DEFAULTS = {"weights": "pretrained", "max_pixels": MAX_PIXELS}
@@ -40,6 +42,8 @@ def summary_of(record: RunRecord, out: Path) -> dict[str, str]:
 def command_of(record: RunRecord, out: Path) -> str:
     """Returns the command that makes the same run, with all its arguments and the seed.
 
+    Images that were forgotten are not named; LIST stands for the file that named them.
+
     Example:
         >>> from pathlib import Path
         >>> from tlkit.runs.config import RunConfig
@@ -54,7 +58,12 @@ def command_of(record: RunRecord, out: Path) -> str:
     """
     config = record.config
     given = config.to_json()
-    if isinstance(config, AddClassesConfig):
+    if isinstance(config, ForgetConfig):
+        words = ["tlkit", "forget", config.from_run, "--out", str(out)]
+        words += ["--images", "LIST"] if config.num_images else []
+        words += [word for name in config.class_names for word in ("--class", name)]
+        given = {name: getattr(config, name) for name in _FORGET_OPTIONS}
+    elif isinstance(config, AddClassesConfig):
         words = ["tlkit", "add-classes", config.from_run, config.photos, "--out", str(out)]
         given = {name: getattr(config, name) for name in _ADD_CLASSES_OPTIONS}
         given["exemplars"] = config.exemplars or None
@@ -102,6 +111,8 @@ def _task(record: RunRecord) -> str:
     config = record.resolved
     if isinstance(config, AddClassesConfig):
         return f"classes added to {config.from_run}"
+    if isinstance(config, ForgetConfig):
+        return f"images forgotten by {config.from_run}"
     model = config.backbone or f"the model of {config.from_run}"
     height, width = record.image_size
     size = f"at {height} × {width} pixels"

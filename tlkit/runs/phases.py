@@ -18,7 +18,7 @@ GROWING = (
     "explaining mistakes",
     REPORT,
 )
-"""Phases of a run that adds classes."""
+"""Phases of a run that adds classes or forgets images."""
 
 
 def phases_of(config: RunConfig, resolved: RunConfig | None = None) -> tuple[str, ...]:

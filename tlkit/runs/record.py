@@ -14,7 +14,8 @@ import tlkit
 from tlkit.data.images import ImageData
 from tlkit.data.settings import RESIZES, RGB, STRETCH, check_channels_of_files
 from tlkit.errors import RunError, check_choice
-from tlkit.runs.add_classes_config import AddClassesConfig, Config, config_from_json
+from tlkit.runs.add_classes_config import AddClassesConfig
+from tlkit.runs.any_config import Config, config_from_json
 from tlkit.runs.config import Choice, RunConfig, check_type
 from tlkit.runs.split_table import FORMAT
 from tlkit.utils.files import write_json
@@ -52,6 +53,7 @@ class RunRecord:
         seconds: Seconds of each part, summed over all processes that worked on it.
         cost: Output of `CostReport.as_dict` before training; `None` without a projection.
         growth: Output of `GrowthReport.as_dict` for a run that adds classes.
+        removal: Output of `RemovalReport.as_dict` for a run that forgets images.
         split_table: The format of `split.csv`; `None` for that of earlier versions.
         provisional: The model that the directory holds as a usable result while the run is still
             training, such as "the head alone"; "" if there is none.
@@ -68,6 +70,7 @@ class RunRecord:
     seconds: Mapping[str, float] = field(default_factory=dict)
     cost: Mapping[str, Any] | None = None
     growth: Mapping[str, Any] | None = None
+    removal: Mapping[str, Any] | None = None
     split_table: int | None = FORMAT
     provisional: str = ""
     is_finished: bool = False
@@ -118,7 +121,11 @@ class RunRecord:
         if isinstance(self.config, RunConfig):
             content["choices"] = {name: choice.to_json() for name, choice in self.choices.items()}
         content["seconds"] = dict(self.seconds)
-        for name, report in (("cost", self.cost), ("growth", self.growth)):
+        for name, report in (
+            ("cost", self.cost),
+            ("growth", self.growth),
+            ("removal", self.removal),
+        ):
             if report is not None:
                 content[name] = dict(report)
         return content
@@ -146,8 +153,8 @@ class RunRecord:
             check_type(number, int)
         check_type(content["finished"], bool)
         check_type(content.get("provisional", ""), str)
-        for report in (content.get("cost"), content.get("growth")):
-            check_type(report, dict | None)
+        for name in ("cost", "growth", "removal"):
+            check_type(content.get(name), dict | None)
         check_type(content.get("split_table"), int | None)
         resize = content.get("resize", STRETCH)
         check_choice("resize", resize, RESIZES)
@@ -163,6 +170,7 @@ class RunRecord:
             seconds=seconds,
             cost=content.get("cost"),
             growth=content.get("growth"),
+            removal=content.get("removal"),
             split_table=content.get("split_table"),
             provisional=content.get("provisional", ""),
             is_finished=content["finished"],

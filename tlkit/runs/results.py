@@ -1,6 +1,6 @@
 """The results of a run, from which `metrics.json`, the page and the model card are made."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
@@ -176,6 +176,7 @@ class RunResults:
         learning_curve: What twice as many training images would bring; `None` if it was not asked.
         rejection: Rejection of out-of-distribution images; `None` if it was not asked for.
         forgotten: Forgetting of an earlier task; `None` if there is none.
+        removed: Digests of images that were forgotten, which `split.csv` leaves out.
         maps: Grad-CAM map of the predicted class for a mistake, by the mistake's index.
         images: Some training images after augmentation, uint8 `(height, width, 3)`, each with the
             name of its class.
@@ -193,6 +194,7 @@ class RunResults:
     learning_curve: "LearningCurveReport | None" = None
     rejection: FittedRejection | None = None
     forgotten: "ForgettingReport | None" = None
+    removed: Collection[str] = ()
     maps: "Mapping[int, Explanation]" = field(default_factory=dict)
     images: "Sequence[tuple[np.ndarray, str]]" = ()
     augmentation: str = "none"

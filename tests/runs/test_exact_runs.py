@@ -1,0 +1,263 @@
+"""Runs whose head is solved from statistics: adding classes, more images, and forgetting."""
+
+import json
+import shutil
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import tlkit
+from tests.conftest import write_photos
+from tlkit.continual.adding_classes import signature_of_features
+from tlkit.continual.statistics_file import load_statistics
+from tlkit.data.reading import content_digest
+from tlkit.runs.add_classes import add_classes_run
+from tlkit.runs.directory import STATISTICS_FILE
+from tlkit.runs.forget import forget_run
+
+COUNTS = {"a": 24, "b": 24, "c": 24}
+HEAD = {"mode": "head", "head": "closed-form", "backbone": "tiny_resnet", "weights": None}
+
+
+def only(photos, to, *names):
+    for name in names:
+        shutil.copytree(photos / name, to / name)
+    return to
+
+
+def statistics_of(run):
+    return load_statistics(run.path / STATISTICS_FILE, signature_of_features(run.load_model()))
+
+
+def logits_of(run, names, images):
+    """Returns the logits of a run's model, its classes in the order of `names`."""
+    columns = [run.class_names.index(name) for name in names]
+    return run.load_model().predict(images, verbose=0)[:, columns]
+
+
+def trained_on(run, class_name):
+    """Digest and path of each image of a class that the run was trained on."""
+    lines = (run.path / "split.csv").read_text().splitlines()
+    rows = [line.split(",", 3) for line in lines]
+    return {row[2]: row[3] for row in rows if row[:2] == ["train", class_name]}
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).uniform(0, 255, (9, 32, 32, 3)).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The folder, a run on two classes, one that adds the third, and the latter's messages."""
+    folder = tmp_path_factory.mktemp("exact")
+    everything = write_photos(folder / "everything", COUNTS)
+    only(everything, folder / "old", "a", "b")
+    only(everything, folder / "new", "c")
+    run = tlkit.train_run(folder / "old", out=folder / "run", **HEAD, batch_size=16)
+    messages = []
+    grown = add_classes_run(run.path, folder / "new", out=folder / "run2", log=messages.append)
+    return folder, run, grown, messages
+
+
+def test_a_run_with_a_head_in_closed_form_keeps_statistics(made):
+    _, run, _, _ = made
+    statistics = statistics_of(run)
+    counted = [len(trained_on(run, name)) for name in ("a", "b")]
+    assert statistics.counts.tolist() == counted
+    assert len(statistics.kernel_map.landmarks) == 500
+
+
+def test_classes_are_added_as_if_all_images_had_been_there(made, images, tmp_path):
+    folder, run, grown, _ = made
+    assert grown.class_names == ("a", "b", "c")
+    before, after = statistics_of(run), statistics_of(grown)
+    assert after.images.keys() == before.images.keys() | trained_on(grown, "c").keys()
+    # the head of all images together, from statistics of its own with the same map
+    shutil.move(run.path / STATISTICS_FILE, tmp_path / "kept")
+    joint = add_classes_run(run.path, folder / "new", out=tmp_path / "joint", method="exact")
+    shutil.move(tmp_path / "kept", run.path / STATISTICS_FILE)
+    assert statistics_of(joint).images == after.images
+    ours, theirs = (logits_of(one, grown.class_names, images) for one in (grown, joint))
+    np.testing.assert_allclose(ours, theirs, atol=0.02 * np.abs(theirs).max())
+
+
+def test_the_report_says_what_the_method_promises_and_costs(made):
+    _, run, grown, messages = made
+    growth = grown.record["growth"]
+    assert growth["method"] == "exact"
+    assert growth["num_counted"] == len(statistics_of(grown).images)
+    assert growth["old_before"] == run.metrics["test"]["accuracy"]
+    assert growth["new_after"] is not None
+    text = next(message for message in messages if "3 classes" in message)
+    assert "method exact: the head of all images together" in text
+    assert f"solved from sums over {growth['num_counted']} images" in text
+    page = (grown.path / "report.html").read_text()
+    assert "method exact" in page
+    assert "add-classes" in page
+    assert "--method exact" in page
+    card = (grown.path / "model_card.md").read_text()
+    assert f"sums over the features of {growth['num_counted']} images" in card
+    assert json.loads((grown.path / "run.json").read_text())["arguments"]["method"] == "exact"
+
+
+def test_without_old_images_and_statistics_exact_is_refused(made, tmp_path):
+    folder, _, _, _ = made
+    copied = Path(shutil.copytree(folder / "run", tmp_path / "run"))
+    (copied / STATISTICS_FILE).unlink()
+    record = json.loads((copied / "run.json").read_text())
+    record["arguments"]["photos"] = str(tmp_path / "gone")
+    (copied / "run.json").write_text(json.dumps(record))
+    with pytest.raises(tlkit.DataError, match=r"`method` must be 'replay' or 'isolated'.*missing"):
+        add_classes_run(copied, folder / "new", out=tmp_path / "new", method="exact")
+    assert not (tmp_path / "new").exists()
+
+
+def test_replay_reports_the_joint_head_and_keeps_the_statistics(made, tmp_path):
+    folder, run, grown, _ = made
+    replayed = add_classes_run(run.path, folder / "new", out=tmp_path / "new", method="replay")
+    old, new = replayed.record["growth"]["joint"]
+    assert (old, new) == pytest.approx(
+        (grown.record["growth"]["old_after"], grown.record["growth"]["new_after"]), abs=0.35
+    )
+    assert "the exact head of all images together" in (replayed.path / "report.html").read_text()
+    assert statistics_of(replayed).images == statistics_of(grown).images
+
+
+def test_more_images_of_the_same_classes_update_the_head_exactly(made, images, tmp_path):
+    folder, run, _, _ = made
+    more = write_photos(tmp_path / "more", {"a": 16, "b": 16}, seed=5)
+    updated = tlkit.train_run(more, out=tmp_path / "updated", from_run=run.path, mode="head")
+    counted = statistics_of(updated)
+    assert counted.counts.sum() > statistics_of(run).counts.sum()
+    assert trained_on(run, "a").keys() <= counted.images.keys()
+    assert "solved from sums over" in " ".join(updated.metrics["stages"][0]["notes"])
+    # on request the head is trained on the new images alone
+    alone = tlkit.train_run(
+        more, out=tmp_path / "alone", from_run=run.path, mode="head", keep_statistics=False
+    )
+    assert not (alone.path / STATISTICS_FILE).exists()
+    assert "solved from sums" not in " ".join(alone.metrics["stages"][0]["notes"])
+    with pytest.raises(tlkit.ArgumentError, match="`augment` must be left out where statistics"):
+        tlkit.train_run(
+            more, out=tmp_path / "views", from_run=run.path, mode="head", augment="light"
+        )
+
+
+def test_a_class_is_forgotten_as_if_it_had_never_been_there(made, images, tmp_path):
+    folder, run, grown, _ = made
+    messages = []
+    smaller = forget_run(
+        grown.path, class_names=["c"], out=tmp_path / "smaller", log=messages.append
+    )
+    assert smaller.class_names == ("a", "b")
+    assert statistics_of(smaller).images == statistics_of(run).images
+    assert np.isfinite(logits_of(smaller, ("a", "b"), images)).all()
+    statistics = statistics_of(smaller)
+    for fold, other in zip(statistics.folds, statistics_of(run).folds, strict=True):
+        scale = np.abs(other.gram).max()
+        np.testing.assert_allclose(fold.gram, other.gram, atol=1e-9 * scale)
+        np.testing.assert_allclose(fold.cross, other.cross, atol=1e-9 * scale)
+    removal = smaller.record["removal"]
+    assert removal["num_images"] == len(trained_on(grown, "c"))
+    assert removal["num_seen"] == 0
+    assert any("was never trained on these images" in message for message in messages)
+    table = (smaller.path / "split.csv").read_text()
+    assert not any(digest in table for digest in trained_on(grown, "c"))
+    assert "forget" in (smaller.path / "report.html").read_text()
+    model = keras.saving.load_model(smaller.path / "model.keras")
+    assert model.output_shape[-1] == 2
+
+
+def test_images_are_forgotten_by_file_and_by_digest(made, tmp_path):
+    _, run, _, _ = made
+    (first, file), (second, _), *_ = trained_on(run, "a").items()
+    smaller = forget_run(run.path, images=[file, second], out=tmp_path / "smaller")
+    assert statistics_of(smaller).images.keys() == statistics_of(run).images.keys() - {
+        first,
+        second,
+    }
+    everything = "".join(
+        path.read_text() for path in smaller.path.iterdir() if path.suffix in (".json", ".csv")
+    )
+    assert first not in everything
+    assert second not in everything
+    again = forget_run(run.path, images=[second, first], out=tmp_path / "smaller")
+    assert again.record == smaller.record  # the same images, however they are named
+
+
+def test_what_was_never_counted_is_named_and_nothing_is_written(made, tmp_path):
+    folder, run, _, _ = made
+    lines = (run.path / "split.csv").read_text().splitlines()
+    tested = next(line.split(",")[2] for line in lines if line.startswith("test,"))
+    other = sorted((folder / "new" / "c").iterdir())[0]
+    out = tmp_path / "smaller"
+    for images, message in (
+        ([tested], "never counted"),
+        ([str(other)], "never counted"),
+        (["nothing.jpg"], "must be image files, or digests"),
+        ([*trained_on(run, "a")], r"must leave an image of each class.*--class NAME"),
+    ):
+        with pytest.raises(tlkit.TlkitError, match=message):
+            forget_run(run.path, images=images, out=out)
+    with pytest.raises(tlkit.ArgumentError, match="must be classes of the run.*'x'"):
+        forget_run(run.path, class_names=["x"], out=out)
+    with pytest.raises(tlkit.ArgumentError, match="must leave two classes or more"):
+        forget_run(run.path, class_names=["a"], out=out)
+    with pytest.raises(tlkit.ArgumentError, match="Received: neither"):
+        forget_run(run.path, out=out)
+    with pytest.raises(tlkit.ArgumentError, match="another folder than that of the run"):
+        forget_run(run.path, class_names=["a"], out=run.path)
+    assert not out.exists()
+
+
+def test_damaged_statistics_and_those_of_another_network_are_refused(made, tmp_path):
+    folder, run, grown, _ = made
+    copied = Path(shutil.copytree(run.path, tmp_path / "run"))
+    path = copied / STATISTICS_FILE
+    path.write_bytes(path.read_bytes()[:1000])
+    calls = (
+        lambda: forget_run(copied, images=[next(iter(trained_on(run, "a")))], out=tmp_path / "x"),
+        lambda: add_classes_run(copied, folder / "new", out=tmp_path / "x"),
+        lambda: tlkit.train_run(folder / "old", out=tmp_path / "x", from_run=copied, mode="head"),
+    )
+    for call in calls[:2]:
+        with pytest.raises(tlkit.RunError, match="It is damaged"):
+            call()
+    other = tlkit.train_run(
+        folder / "old", out=tmp_path / "other", **{**HEAD, "backbone": "resnet20"}
+    )
+    shutil.copy(other.path / STATISTICS_FILE, path)
+    for call in calls[:2]:
+        with pytest.raises(tlkit.RunError, match="of another network, or of another image size"):
+            call()
+    assert not (tmp_path / "x").exists()
+    path.unlink()
+    with pytest.raises(tlkit.RunError, match="must keep statistics of its head"):
+        calls[0]()
+
+
+def test_statistics_of_a_fine_tuned_network_are_kept_on_request(made, images, tmp_path):
+    folder, _, _, _ = made
+    tuned = tlkit.train_run(
+        folder / "old",
+        out=tmp_path / "tuned",
+        backbone="tiny_resnet",
+        weights=None,
+        mode="fine-tune",
+        epochs=1,
+        keep_statistics=True,
+        statistics_width=60,
+        batch_size=16,
+    )
+    assert len(statistics_of(tuned).kernel_map.landmarks) == 60
+    grown = add_classes_run(tuned.path, folder / "new", out=tmp_path / "grown")
+    assert grown.record["growth"]["method"] == "exact"
+    digest = next(iter(trained_on(tuned, "a")))
+    smaller = forget_run(grown.path, images=[digest], out=tmp_path / "smaller")
+    is_tuned = tuned.metrics["shipped"]["model"] != "head"
+    assert smaller.record["removal"]["num_seen"] == int(is_tuned)
+    assert (digest in (smaller.path / "split.csv").read_text()) == is_tuned
+    assert content_digest(Path(trained_on(tuned, "a")[digest]).read_bytes()) == digest

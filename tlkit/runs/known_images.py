@@ -1,0 +1,57 @@
+"""The images that a run and the runs before it have used, and where they are."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from tlkit.data.settings import Settings, check_settings
+from tlkit.data.splits import SPLITS
+from tlkit.runs.config import SPLITS as SPLIT_FRACTIONS
+from tlkit.runs.directory import Run, load_run, split_rows_of
+from tlkit.runs.follow_up_config import FollowUpConfig
+from tlkit.runs.record import damaged_run_error
+from tlkit.utils.run_lock import RECORD_FILE
+
+
+def places_of(run: Run) -> dict[str, tuple[str, str]]:
+    """Returns class and split of each image that a run or an earlier one has used, by its digest.
+
+    An image that was ever trained on counts as a training image, whatever its split in later runs.
+    """
+    places: dict[str, tuple[str, str]] = {}
+    for row in split_rows_of(run):
+        class_name, split = row.class_name, row.split
+        if class_name not in run.class_names or split not in SPLITS:
+            raise damaged_run_error(run.path, "split.csv", f"damaged ({split!r} of {class_name!r})")
+        _, earlier = places.get(row.digest, (class_name, split))
+        places[row.digest] = (class_name, min(split, earlier, key=SPLITS.index))
+    return places
+
+
+def ancestors(run: Run) -> Iterator[Run]:
+    """Yields a run, the run that it was made from, and so on, as far back as these exist."""
+    ancestor: Run | None = run
+    while ancestor is not None:
+        yield ancestor
+        parent, ancestor = ancestor.run_record.config.from_run, None
+        if parent is not None and (Path(parent) / RECORD_FILE).is_file():
+            ancestor = load_run(parent, "from_run")
+
+
+def image_folders(run: Run) -> Iterator[str]:
+    """Yields the folders of images of a run and of its ancestors, as far back as these exist."""
+    for ancestor in ancestors(run):
+        yield ancestor.run_record.config.photos
+
+
+def settings_of(run: Run, config: FollowUpConfig) -> Settings:
+    """Returns the settings of the images of a run that is made from another one."""
+    return check_settings(
+        run.image_size,
+        config.batch_size,
+        SPLIT_FRACTIONS,
+        run.run_record.seed,
+        max_pixels=config.max_pixels,
+        damaged=config.damaged,
+        resize=run.resize,
+        channels=run.channels,
+    )
