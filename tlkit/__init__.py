@@ -58,6 +58,12 @@ _MODULES = {
     "tlkit.continual.guard": ("ForgettingGuard",),
     "tlkit.continual.class_means": ("mean_features",),
     "tlkit.continual.expansion": ("expand",),
+    "tlkit.continual.exact": (
+        "add_to_statistics",
+        "gather_statistics",
+        "remove_from_statistics",
+        "with_exact_head",
+    ),
     "tlkit.advice.backbones": ("compare_backbones",),
     "tlkit.advice.cost": ("estimate_cost",),
     "tlkit.advice.learning_curve": ("learning_curve",),
@@ -147,6 +153,12 @@ if _typing.TYPE_CHECKING:  # for type checkers and completion; at run time the t
     from tlkit.continual.anchors import anchor_weights as anchor_weights
     from tlkit.continual.class_means import mean_features as mean_features
     from tlkit.continual.distillation import distill_from as distill_from
+    from tlkit.continual.exact import (
+        add_to_statistics as add_to_statistics,
+        gather_statistics as gather_statistics,
+        remove_from_statistics as remove_from_statistics,
+        with_exact_head as with_exact_head,
+    )
     from tlkit.continual.expansion import expand as expand
     from tlkit.plots.continual import (
         plot_forgetting as plot_forgetting,

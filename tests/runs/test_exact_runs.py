@@ -127,7 +127,7 @@ def test_replay_reports_the_joint_head_and_keeps_the_statistics(made, tmp_path):
 
 
 def test_more_images_of_the_same_classes_update_the_head_exactly(made, images, tmp_path):
-    folder, run, _, _ = made
+    _, run, _, _ = made
     more = write_photos(tmp_path / "more", {"a": 16, "b": 16}, seed=5)
     updated = tlkit.train_run(more, out=tmp_path / "updated", from_run=run.path, mode="head")
     counted = statistics_of(updated)
@@ -147,7 +147,7 @@ def test_more_images_of_the_same_classes_update_the_head_exactly(made, images, t
 
 
 def test_a_class_is_forgotten_as_if_it_had_never_been_there(made, images, tmp_path):
-    folder, run, grown, _ = made
+    _, run, grown, _ = made
     messages = []
     smaller = forget_run(
         grown.path, class_names=["c"], out=tmp_path / "smaller", log=messages.append
@@ -202,7 +202,7 @@ def test_what_was_never_counted_is_named_and_nothing_is_written(made, tmp_path):
     ):
         with pytest.raises(tlkit.TlkitError, match=message):
             forget_run(run.path, images=images, out=out)
-    with pytest.raises(tlkit.ArgumentError, match="must be classes of the run.*'x'"):
+    with pytest.raises(tlkit.ArgumentError, match=r"must be classes of the run.*'x'"):
         forget_run(run.path, class_names=["x"], out=out)
     with pytest.raises(tlkit.ArgumentError, match="must leave two classes or more"):
         forget_run(run.path, class_names=["a"], out=out)
@@ -214,7 +214,7 @@ def test_what_was_never_counted_is_named_and_nothing_is_written(made, tmp_path):
 
 
 def test_damaged_statistics_and_those_of_another_network_are_refused(made, tmp_path):
-    folder, run, grown, _ = made
+    folder, run, _, _ = made
     copied = Path(shutil.copytree(run.path, tmp_path / "run"))
     path = copied / STATISTICS_FILE
     path.write_bytes(path.read_bytes()[:1000])

@@ -78,7 +78,7 @@ def gather_statistics(
 
     Example:
         >>> import numpy as np, tlkit
-        >>> from tlkit.continual.exact import add_images, gather_statistics, with_exact_head
+        >>> from tlkit.continual.exact import add_to_statistics, gather_statistics, with_exact_head
         >>> pixels = np.random.default_rng(0).integers(0, 60, (80, 32, 32, 3), "uint8")
         >>> labels = np.arange(80) % 4
         >>> pixels[labels % 2 == 1, ..., 0] += 150
@@ -89,7 +89,7 @@ def gather_statistics(
         ...     return tlkit.load_arrays(pixels[rows], numbers, splits=(1, 0, 0)).train
         >>> model = tlkit.build_classifier("resnet20", ["a", "b"])
         >>> first = gather_statistics(model, split(0, 1), ["a", "b"], num_landmarks=50)
-        >>> more = add_images(first, model, split(2, 3), ["c", "d"])
+        >>> more = add_to_statistics(first, model, split(2, 3), ["c", "d"])
         >>> grown, head = with_exact_head(model, more, split(2, 3), ["c", "d"])
         >>> float(np.mean(grown.predict(pixels, verbose=0).argmax(axis=1) == labels))
         1.0
@@ -108,7 +108,7 @@ def gather_statistics(
     return statistics.added(described)
 
 
-def add_images(
+def add_to_statistics(
     statistics: HeadStatistics,
     model: keras.Model,
     images: ImageSplit,
@@ -142,7 +142,7 @@ def add_images(
     return grown.added(described)
 
 
-def remove_images(
+def remove_from_statistics(
     statistics: HeadStatistics,
     model: keras.Model,
     images: ImageSplit,
@@ -169,12 +169,13 @@ def remove_images(
 
     Example:
         >>> import numpy as np, tlkit
-        >>> from tlkit.continual.exact import gather_statistics, remove_images
+        >>> from tlkit.continual.exact import gather_statistics, remove_from_statistics
         >>> pixels = np.random.default_rng(0).integers(0, 255, (40, 32, 32, 3), "uint8")
         >>> split = tlkit.load_arrays(pixels, np.arange(40) % 2, splits=(1, 0, 0)).train
         >>> model = tlkit.build_classifier("resnet20", ["a", "b"])
         >>> both = gather_statistics(model, split, ["a", "b"], num_landmarks=20)
-        >>> remove_images(both, model, split.subset(np.arange(30)), ["a", "b"]).counts.tolist()
+        >>> gone = split.subset(np.arange(30))
+        >>> remove_from_statistics(both, model, gone, ["a", "b"]).counts.tolist()
         [5, 5]
     """
     source = _FeatureSource(model, cache)
@@ -253,7 +254,7 @@ def train_exact_head(
         cache: Folder of the feature store.
 
     Raises:
-        ArgumentError: See `add_images`.
+        ArgumentError: See `add_to_statistics`.
         DataError: An image is counted for another class, or a class has no image.
     """
     started = time.perf_counter()

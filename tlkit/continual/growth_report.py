@@ -67,10 +67,9 @@ class GrowthReport(ShownAsText):
 
     def __str__(self) -> str:
         new_names = ", ".join(self.new_names)
-        new_names = ", ".join(self.new_names)
         lines = [
             f"{len(self.old_names)} old classes, {len(self.new_names)} new: {new_names}",
-            f"method {self.method}: {METHODS[self.method]}",
+            f"method {self.method}: {METHODS.get(self.method, '')}",
         ]
         if self.split:
             num_classes = len(self.old_names) + len(self.new_names)

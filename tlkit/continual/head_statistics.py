@@ -22,6 +22,7 @@ from tlkit.training.closed_form import (
 )
 from tlkit.training.linear import first_minimum, standardisation
 from tlkit.training.sums import RegressionRows, Sums, sums_of, with_one
+from tlkit.utils.text_repr import ShownAsText, in_line
 
 NUM_FOLDS = 5
 _PARTS = (1, 2, 4)
@@ -47,7 +48,7 @@ class DescribedImages:
 
 
 @dataclass(frozen=True, eq=False)
-class ExactHead:
+class ExactHead(ShownAsText):
     """A head that is solved from statistics.
 
     Attributes:
@@ -59,15 +60,20 @@ class ExactHead:
         note: How it was solved.
     """
 
+    _left_out = ("statistics", "kernel_map", "kernel", "bias")
+
     statistics: "HeadStatistics"
     kernel_map: KernelMap
     kernel: np.ndarray
     bias: np.ndarray
     note: str
 
+    def __str__(self) -> str:
+        return f"head of {len(self.bias)} classes, {self.note}"
+
 
 @dataclass(frozen=True, eq=False)
-class HeadStatistics:
+class HeadStatistics(ShownAsText):
     """Sums over the features of all images learned so far; they hold no image and no feature.
 
     They determine a head in closed form, see `solve`, and images can be added to and removed from
@@ -90,12 +96,23 @@ class HeadStatistics:
         factor: The factor of the logits that was fitted last.
     """
 
+    _left_out = ("kernel_map", "folds", "images")
+    _derived = ("counts",)
+
     class_names: tuple[str, ...]
     kernel_map: KernelMap
     signature: str
     folds: tuple[Sums, ...]
     images: Mapping[str, int]
     factor: float = DEFAULT_FACTOR
+
+    def __str__(self) -> str:
+        lines = [
+            f"statistics of {len(self.images):,} images of {len(self.class_names)} classes, "
+            f"{self._width:,} landmarks"
+        ]
+        pairs = zip(self.class_names, self.counts, strict=False)
+        return "\n".join([*lines, *(f"  {in_line(name)}: {count:,}" for name, count in pairs)])
 
     @property
     def counts(self) -> np.ndarray:

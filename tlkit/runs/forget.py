@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
     from tlkit.continual.head_statistics import HeadStatistics
     from tlkit.evaluation.reports import EvaluationReport
+    from tlkit.training.reports import StageReport, TrainingReport
 
 _DIGEST = re.compile(r"[0-9a-f]{32,}")
 
@@ -185,62 +186,77 @@ def read_image_list(path: str | os.PathLike[str]) -> list[str]:
 def _make(config: ForgetConfig, forgotten: _Forgotten, parent: Run, context: RunContext) -> Run:
     """Makes or resumes the run after its config was checked."""
     load_tensorflow_quietly()
-    from tlkit.continual.exact import remove_images, solve_exact_head
-    from tlkit.training.reports import TrainingReport
+    from tlkit.continual.exact import remove_from_statistics, solve_exact_head
 
     clock, log, out = context.clock, context.log, context.out
     with clock.timed("model"):
         old_model = parent.load_model()
         statistics = _load_statistics(parent, old_model)
         labels = _labels_of(forgotten, statistics, parent)
-    with clock.timed("data"):
-        places = places_of(parent)
-        folders = image_folders(parent)
-        with phase("listing files"):
-            known = find_known_images(folders, places, max_pixels=config.max_pixels)
-        removed = _removed_split(labels, known, forgotten, parent, config)
-        names = [name for name in parent.class_names if name not in forgotten.class_names]
-        left = [one for one in known if one.digest not in labels and one.class_name in names]
-        data = load_known(left, settings_of(parent, config), names)
+    with clock.timed("data"), phase("listing files"):
+        removed, data = _load(labels, forgotten, parent, config)
     log(str(data.report), data.report.headlines)
-    seen = _seen_by_network(parent, labels)
     record = record_of(config, data)
     with context.lock_directory(record), missing_files_named((removed, data.train)):
         with clock.timed("training"):
-            smaller = remove_images(statistics, old_model, removed, parent.class_names)
+            smaller = remove_from_statistics(statistics, old_model, removed, parent.class_names)
             if forgotten.class_names:
                 smaller = smaller.without_classes(forgotten.class_names)
             solved = solve_exact_head(old_model, smaller)
-        model = solved.model
+        seen = _seen_by_network(parent, labels)
         with clock.timed("evaluation"):
-            evaluations = evaluate_splits(model, data)
+            evaluations = evaluate_splits(solved.model, data)
             report = RemovalReport(
                 len(labels), len(smaller.images), forgotten.class_names, len(seen)
             )
             report = _with_accuracies(report, old_model, parent, data, evaluations)
         log(str(report), "")
         with clock.timed("export"):
-            export_into(model, data, out, config.max_pixels)
+            export_into(solved.model, data, out, config.max_pixels)
+            write_statistics(solved.statistics, out, log)
         with clock.timed("explaining mistakes"):
-            maps = explain_worst_mistakes(model, evaluations, config.max_pixels, data.resize)
-        write_statistics(solved.statistics, out, log)
-        validation = evaluations["validation"]
-        notes = (*solved.stage.notes, *str(report).splitlines())
+            maps = explain_worst_mistakes(solved.model, evaluations, config.max_pixels, data.resize)
         results = RunResults(
-            training=TrainingReport(
-                stages=(dataclasses.replace(solved.stage, notes=notes),),
-                accuracy_before=None,
-                accuracy_after=validation.accuracy if validation else None,
-                num_validation=validation.num_images if validation else 0,
-            ),
+            training=_training_report(solved.stage, report, evaluations["validation"]),
             evaluations=evaluations,
             calibration=CalibrationDecision(None, "the temperature is that of the earlier head"),
             maps=maps,
             images=sample_training_images(data, "none"),
-            removed=_left_out_of_table(labels, places, forgotten, seen),
+            removed=_left_out_of_table(labels, parent, forgotten, seen),
         )
         record = dataclasses.replace(record, removal=report.as_dict())
         return finish_run(context, data, record, results)
+
+
+def _load(
+    labels: Mapping[str, int], forgotten: _Forgotten, parent: Run, config: ForgetConfig
+) -> tuple[ImageSplit, ImageData]:
+    """Returns the images to forget, and the other images of the run in their splits.
+
+    Raises:
+        DataError: An image to forget is missing, or no training image is left.
+    """
+    known = find_known_images(
+        image_folders(parent), places_of(parent), max_pixels=config.max_pixels
+    )
+    removed = _removed_split(labels, known, forgotten, parent, config)
+    names = [name for name in parent.class_names if name not in forgotten.class_names]
+    left = [one for one in known if one.digest not in labels and one.class_name in names]
+    return removed, load_known(left, settings_of(parent, config), names)
+
+
+def _training_report(
+    stage: "StageReport", report: RemovalReport, validation: "EvaluationReport | None"
+) -> "TrainingReport":
+    from tlkit.training.reports import TrainingReport
+
+    notes = (*stage.notes, *str(report).splitlines())
+    return TrainingReport(
+        stages=(dataclasses.replace(stage, notes=notes),),
+        accuracy_before=None,
+        accuracy_after=validation.accuracy if validation else None,
+        num_validation=validation.num_images if validation else 0,
+    )
 
 
 def _digests_of(images: Sequence[str | os.PathLike[str]]) -> dict[str, str]:
@@ -373,12 +389,12 @@ def _with_accuracies(
 
 def _left_out_of_table(
     labels: Mapping[str, int],
-    places: Mapping[str, tuple[str, str]],
+    parent: Run,
     forgotten: _Forgotten,
     seen: frozenset[str],
 ) -> frozenset[str]:
     """Returns the digests that `split.csv` leaves out."""
     of_classes = {
-        digest for digest, (class_name, _) in places.items() if class_name in forgotten.class_names
+        row.digest for row in split_rows_of(parent) if row.class_name in forgotten.class_names
     }
     return frozenset(of_classes | (labels.keys() - seen))

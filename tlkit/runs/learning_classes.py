@@ -183,11 +183,11 @@ def _carried(
 ) -> "HeadStatistics | None":
     """Returns statistics with the new images, if they are of the grown model's features."""
     from tlkit.continual.adding_classes import signature_of_features
-    from tlkit.continual.exact import add_images
+    from tlkit.continual.exact import add_to_statistics
 
     if statistics is None or statistics.signature != signature_of_features(grown):
         return None
-    return add_images(statistics, grown, joined.data.train, joined.data.class_names)
+    return add_to_statistics(statistics, grown, joined.data.train, joined.data.class_names)
 
 
 def _load_exemplars(old: OldImages, exemplars: int) -> "Exemplars | None":
