@@ -262,45 +262,24 @@ def train_run(
         >>> run = tlkit.train_run("photos", out="run", backbone="resnet50")  # doctest: +SKIP
         >>> tlkit.predict(run.load_model(), "new.jpg", run.class_names)      # doctest: +SKIP
     """
+    # fmt: off
     config = RunConfig(
         photos=os.fspath(photos),
         from_run=None if from_run is None else os.fspath(from_run),
-        backbone=None if backbone is None else os.fspath(backbone),
-        preprocessing=preprocessing,
-        backbones=backbones,
-        max_milliseconds=max_milliseconds,
-        max_megabytes=max_megabytes,
-        weights=weights,
-        image_size=image_size,
-        inference_size=inference_size,
-        resize=resize,
-        channels=channels,
-        mode=mode,
-        head=head,
-        unfreeze=unfreeze,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        layer_decay=layer_decay,
-        views=views,
-        train=train,
-        adapters=adapters,
-        anchor=anchor,
-        importance=importance,
         old_photos=None if old_photos is None else os.fspath(old_photos),
-        augment=augment,
-        class_weight=class_weight,
-        tta=tta,
-        minutes=minutes,
-        folds=folds,
-        refit=refit,
-        keep_statistics=keep_statistics,
-        statistics_width=statistics_width,
-        reject_unknown=reject_unknown,
-        batch_size=batch_size,
-        seed=seed,
-        max_pixels=max_pixels,
-        damaged=damaged,
+        anchor=anchor, importance=importance,
+        backbone=None if backbone is None else os.fspath(backbone),
+        preprocessing=preprocessing, weights=weights, channels=channels,
+        backbones=backbones, max_milliseconds=max_milliseconds, max_megabytes=max_megabytes,
+        image_size=image_size, inference_size=inference_size, resize=resize,
+        mode=mode, head=head, unfreeze=unfreeze, train=train, adapters=adapters,
+        epochs=epochs, learning_rate=learning_rate, layer_decay=layer_decay, views=views,
+        augment=augment, class_weight=class_weight, tta=tta,
+        minutes=minutes, folds=folds, refit=refit, reject_unknown=reject_unknown,
+        keep_statistics=keep_statistics, statistics_width=statistics_width,
+        batch_size=batch_size, seed=seed, max_pixels=max_pixels, damaged=damaged,
     )
+    # fmt: on
     return make_run(config, out=out, resume=resume, distribute=distribute, log=log)
 
 
