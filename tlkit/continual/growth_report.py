@@ -119,10 +119,7 @@ class GrowthReport(ShownAsText):
         if self.old_before is not None and self.old_after is not None:
             lost = f"{100 * (self.old_before - self.old_after):.1f} points of old accuracy"
         if self.method == EXACT:
-            return (
-                f"solved from sums over {self.num_counted:,} images of all classes, without any "
-                f"old image; cost: {lost}"
-            )
+            return f"solved from sums over {self.num_counted:,} images of all classes; cost: {lost}"
         if self.method == ISOLATED:
             return f"no old image was replayed; cost: {lost}"
         replayed = f"{self.num_replayed} stored features of old images were replayed"

@@ -35,7 +35,7 @@ class RemovalReport(ShownAsText):
         names = ", ".join(self.removed_names)
         lines = [
             f"{self.num_images:,} images forgotten"
-            + (f", and with them the classes {names}" if names else "")
+            + (f", with all of {names}" if names else "")
             + f"; the head is solved from the other {self.num_left:,}"
         ]
         if self.before is not None and self.after is not None:

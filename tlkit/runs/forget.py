@@ -38,7 +38,7 @@ from tlkit.runs.outputs import (
     finish_run,
     sample_training_images,
 )
-from tlkit.runs.phases import GROWING
+from tlkit.runs.phases import FORGETTING
 from tlkit.runs.record import record_of
 from tlkit.runs.results import CalibrationDecision, RunResults
 from tlkit.runs.team import Team
@@ -160,7 +160,7 @@ def forget_run(
         return finished
     if out is None:
         log(location_message(directory))
-    with phases(GROWING):
+    with phases(FORGETTING):
         context = RunContext(directory, team, parent, Clock(), log)
         return _make(config, forgotten, parent, context)
 

@@ -18,7 +18,10 @@ GROWING = (
     "explaining mistakes",
     REPORT,
 )
-"""Phases of a run that adds classes or forgets images."""
+"""Phases of a run that adds classes."""
+
+FORGETTING = (LOADING, "model", "data", *GROWING[3:])
+"""Phases of a run that forgets images."""
 
 
 def phases_of(config: RunConfig, resolved: RunConfig | None = None) -> tuple[str, ...]:
