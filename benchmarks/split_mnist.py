@@ -29,7 +29,7 @@ import tensorflow as tf
 import tlkit
 from tlkit.continual.importance import normalize_importance
 from tlkit.continual.strength_reports import StrengthTrial
-from tlkit.continual.strength_search import search_strength
+from tlkit.continual.strength_search import StrengthRule, search_strength
 from tlkit.training.step import hooked
 
 NUM_TASKS = 5
@@ -333,9 +333,8 @@ def choose(  # noqa: PLR0917 - has only one caller
         anchor.release()
         return measured(strength, drift)
 
-    _, strength, _ = search_strength(
-        train, measured(0.0, 0.0), max_trials=10, num_old_tasks=max(len(old), 1)
-    )
+    rule = StrengthRule(max_trials=10, num_old_tasks=max(len(old), 1))
+    _, strength, _ = search_strength(train, measured(0.0, 0.0), rule)
     learner.restore(start)
     penalty.strength = strength
     penalty.anchors = [tlkit.anchor_weights(before, strength, importance, groups="all")]

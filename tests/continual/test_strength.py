@@ -8,7 +8,7 @@ import pytest
 import tlkit
 from tlkit.continual import strength
 from tlkit.continual.strength_reports import StrengthTrial
-from tlkit.continual.strength_search import search_strength
+from tlkit.continual.strength_search import StrengthRule, search_strength
 from tlkit.errors import ArgumentError
 from tlkit.plots.continual import plot_strengths
 
@@ -41,7 +41,7 @@ def test_a_first_strength_that_keeps_enough_accuracy_is_doubled_while_it_does():
     assert [trial.strength for trial in trials] == [0.0, 5.0, 10.0, 20.0, 40.0]
     assert chosen == 20.0
     assert not notes
-    _, chosen, _ = search_strength(trainings(enough=1e9), BEFORE, max_trials=3)
+    _, chosen, _ = search_strength(trainings(enough=1e9), BEFORE, StrengthRule(max_trials=3))
     assert chosen == 20.0
 
 
@@ -63,9 +63,33 @@ def test_with_old_images_the_best_mean_of_both_tasks_is_found():
         assert chosen == best
         assert [trial.strength for trial in trials[1:6]] == tried
         assert not notes
-    trials, chosen, _ = search_strength(training(1e9), before, max_trials=3)
+    trials, chosen, _ = search_strength(training(1e9), before, StrengthRule(max_trials=3))
     assert len(trials) == 4
     assert chosen == 80.0
+
+
+def test_the_rule_new_follows_the_new_task_alone():
+    """With the same trainings, each rule has a strength of its own."""
+
+    def train(strength):
+        new = {0.0: 0.8, 1.25: 0.9, 5.0: 0.85}.get(strength, 0.79 if strength < 100 else 0.5)
+        return StrengthTrial(strength, new, 0.2, drift=2.0, old_accuracy=min(strength / 80, 1))
+
+    before = dataclasses.replace(BEFORE, old_accuracy=1.0)
+    chosen = {
+        name: search_strength(train, before, StrengthRule(name))[1]
+        for name in ("tolerance", "mean", "new", "auto")
+    }
+    assert chosen == {"tolerance": 80.0, "mean": 80.0, "new": 1.25, "auto": 80.0}
+    worse = dataclasses.replace(train(0.0), accuracy=0.99)
+    _, _, notes = search_strength(
+        lambda strength: train(strength) if strength else worse, before, StrengthRule("new")
+    )
+    assert "no strength was better than no anchor: accuracy on the new task 90.0 %" in notes[0]
+    with pytest.raises(tlkit.ArgumentError, match="`rule` must be 'tolerance' or 'new' without"):
+        StrengthRule("mean").decided(has_old_data=False)
+    with pytest.raises(tlkit.ArgumentError, match="`rule` must be one of"):
+        StrengthRule("best")
 
 
 def test_each_old_task_counts_as_much_as_the_new_one():
@@ -76,7 +100,7 @@ def test_each_old_task_counts_as_much_as_the_new_one():
 
     before = dataclasses.replace(BEFORE, old_accuracy=0.8)
     assert search_strength(train, before)[1] == 5.0
-    assert search_strength(train, before, num_old_tasks=4)[1] == 80.0
+    assert search_strength(train, before, StrengthRule(num_old_tasks=4))[1] == 80.0
 
 
 def test_a_useless_strength_gives_a_note():
@@ -96,12 +120,14 @@ def test_a_trial_that_just_keeps_enough_is_chosen():
         kept = {0.0: 1.0, 5.0: 0.94, 2.5: 0.95}
         return StrengthTrial(strength, kept[strength], loss=0.2, drift=2.0)
 
-    _, chosen, _ = search_strength(train, BEFORE, tolerance=0.05)
+    _, chosen, _ = search_strength(train, BEFORE, StrengthRule(tolerance=0.05))
     assert chosen == 2.5
 
 
 def test_a_search_that_fails_gives_a_note():
-    trials, chosen, notes = search_strength(trainings(enough=0.0), BEFORE, max_trials=3)
+    trials, chosen, notes = search_strength(
+        trainings(enough=0.0), BEFORE, StrengthRule(max_trials=3)
+    )
     assert chosen == trials[-1].strength == 1.25
     assert "even the smallest strength tried, 1.25" in notes[0]
 

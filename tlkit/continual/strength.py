@@ -22,10 +22,16 @@ from tlkit.continual.importance import estimate_importance, normalize_importance
 from tlkit.continual.methods import WITHOUT_TRAINING
 from tlkit.continual.old_data import evaluation_split
 from tlkit.continual.strength_reports import StrengthReport, StrengthTrial
-from tlkit.continual.strength_search import MAX_TRIALS, TOLERANCE, search_strength
+from tlkit.continual.strength_search import (
+    AUTO,
+    MAX_TRIALS,
+    TOLERANCE,
+    StrengthRule,
+    search_strength,
+)
 from tlkit.data.augmentation import AugmentLike, augmentation_of
 from tlkit.data.images import ImageData, ImageSplit
-from tlkit.errors import ArgumentError, check_choice, check_count, check_fraction, did_you_mean
+from tlkit.errors import ArgumentError, check_choice, did_you_mean
 from tlkit.evaluation.data_checks import Images
 from tlkit.models.heads import head_kind
 from tlkit.models.variable_names import variable_names
@@ -50,6 +56,7 @@ def choose_anchor(
     importance: Mapping[str, np.ndarray] | str | None = None,
     old_data: ImageData | ImageSplit | None = None,
     num_old_tasks: int = 1,
+    rule: str = AUTO,
     tolerance: float = TOLERANCE,
     max_trials: int = MAX_TRIALS,
     groups: str | list[str] | None = None,
@@ -60,18 +67,21 @@ def choose_anchor(
     cache: str | os.PathLike[str] | None = None,
     **fine_tuning: Any,
 ) -> Anchor:
-    """Anchors a model with the largest strength that still allows it to learn the new task.
+    """Anchors a model with a strength that is chosen by trial trainings.
 
     The model is first trained without an anchor, which gives the accuracy a_ft and the weights
     w_ft. It is then trained again from its initial weights w* with the strength
-    10 * (L(w*) - L(w_ft)) / sum(importance * (w_ft - w*)**2), and the strength is halved while the
-    validation accuracy is below (1 - `tolerance`) * a_ft; if the first strength already reaches it,
-    the strength is doubled while it does. Importance is scaled to a mean of 1 over the anchored
-    weights first, so that strengths are comparable.
+    10 * (L(w*) - L(w_ft)) / sum(importance * (w_ft - w*)**2), and from there the `rule` decides.
+    Importance is scaled to a mean of 1 over the anchored weights first, so that strengths are
+    comparable.
 
-    With images of the old task, both tasks decide: starting from the same first strength, the
-    strength is multiplied or divided by four while the mean of both tasks' accuracies rises, and
-    the strength with the best mean is chosen.
+    - "tolerance": the strength is halved while the validation accuracy is below
+      (1 - `tolerance`) * a_ft; if the first strength already reaches it, it is doubled while it
+      does. It keeps as much of the old task as the new one allows, and needs no old image.
+    - "mean": the strength is multiplied or divided by four while the mean of both tasks' accuracies
+      rises. It is the best compromise, and needs images of the old task.
+    - "new": the same with the accuracy on the new task alone. For few new images, where the anchor
+      is to prevent overfitting and nothing old has to be kept.
 
     Afterwards the model has its initial weights (except that an untrained head is solved), and is
     anchored. `Anchor.report` has all trials; `tlkit.plot_strengths` plots them.
@@ -85,8 +95,8 @@ def choose_anchor(
         old_data: Images of the old task, to measure forgetting and to choose the strength: an
             `ImageData`, whose validation images are used, or a split.
         num_old_tasks: Number of tasks in `old_data`; each counts as much as the new one.
-        tolerance: Fraction of a_ft that may be lost to preserve the old task, 0...1; ignored with
-            `old_data`.
+        rule: "tolerance", "mean", "new", or "auto": "mean" with `old_data`, else "tolerance".
+        tolerance: With that rule: fraction of a_ft that may be lost to keep the old task, 0...1.
         max_trials: Maximum number of trainings with an anchor.
         groups: See `anchor_weights`.
         mode: See `anchor_weights`.
@@ -123,9 +133,8 @@ def choose_anchor(
         which makes the penalty at w_ft ten times what the loss fell by, and the search with
         `old_data`.
     """
-    check_fraction("tolerance", tolerance)
-    check_count("max_trials", max_trials)
-    check_count("num_old_tasks", num_old_tasks)
+    search = StrengthRule(rule, tolerance, max_trials, num_old_tasks)
+    decided = search.decided(old_data is not None)
     check_choice("mode", mode, MODES)
     if isinstance(importance, str):
         check_choice("importance", importance, WITHOUT_TRAINING)
@@ -161,13 +170,7 @@ def choose_anchor(
     )
     with restored_afterwards(model):
         before = trial.measure(math.inf, started)
-        trials, chosen, notes = search_strength(
-            trial.run,
-            before,
-            tolerance=tolerance,
-            max_trials=max_trials,
-            num_old_tasks=num_old_tasks,
-        )
+        trials, chosen, notes = search_strength(trial.run, before, search)
     scenario = _scenario_of(model, source.train)
     if scenario == CLASS_INCREMENTAL:
         notes += (f"the new images are of some classes only: {CLASS_INCREMENTAL_NOTE}",)
@@ -181,6 +184,7 @@ def choose_anchor(
         num_validation=_num_images(source.validation),
         scenario=scenario,
         num_old_tasks=num_old_tasks,
+        rule=decided,
         notes=notes,
         decided_by=criterion_for(source.validation, class_weight).name,
     )

@@ -56,10 +56,11 @@ class StrengthReport(ShownAsText):
         trials: All trainings, the one without an anchor first.
         chosen: The chosen strength.
         tolerance: Fraction of the accuracy without an anchor (not of the gain) that may be lost;
-            ignored if the old task's images decided.
+            counts with the rule "tolerance" only.
         num_validation: Number of the new task's validation images.
         scenario: How the tasks relate, see `ForgettingMatrix`.
         num_old_tasks: Number of tasks in the old images.
+        rule: "tolerance", "mean" or "new", see `choose_anchor`.
         notes: Warnings about the chosen strength, and what was substituted.
         decided_by: The accuracy that decided, see `TrainingReport.decided_by`.
     """
@@ -71,13 +72,16 @@ class StrengthReport(ShownAsText):
     num_validation: int
     scenario: str
     num_old_tasks: int = 1
+    rule: str = "tolerance"
     notes: tuple[str, ...] = ()
     decided_by: str = "accuracy"
 
     @property
     def aim(self) -> str:
         """The goal of the choice, in words."""
-        if self.before.old_accuracy is not None:
+        if self.rule == "new":
+            return "for the best accuracy on the new task"
+        if self.rule == "mean":
             old = "task's" if self.num_old_tasks == 1 else f"{self.num_old_tasks} tasks'"
             return f"for the best mean of the new and the old {old} accuracies"
         return f"to keep {percent(1 - self.tolerance, 0)} of the accuracy without an anchor"

@@ -1,8 +1,10 @@
 """The search for a strength, by trial trainings from the same weights."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from tlkit.continual.strength_reports import StrengthTrial
+from tlkit.errors import ArgumentError, check_choice, check_count, check_fraction
 from tlkit.training.linear import first_minimum
 from tlkit.utils.formatting import percent
 
@@ -10,31 +12,78 @@ TOLERANCE = 0.05
 MAX_TRIALS = 12
 FIRST_FACTOR = 10.0
 STEP_FOR_BOTH = 4.0
+AUTO, WITHIN_TOLERANCE, NEW_TASK, BOTH_TASKS = "auto", "tolerance", "new", "mean"
+RULES = {
+    WITHIN_TOLERANCE: "the largest strength that loses at most `tolerance` of the new accuracy",
+    NEW_TASK: "the best accuracy on the new task",
+    BOTH_TASKS: "the best mean accuracy of both tasks",
+}
+"""What each rule searches for."""
+
 MAX_FRACTION = 0.5
 """Fraction of the loss at the end above which the penalty is reported as dominating."""
+
+
+@dataclass(frozen=True)
+class StrengthRule:
+    """What a search for a strength aims at.
+
+    Attributes:
+        name: A name of `RULES`, or "auto": "mean" with images of the old task, else "tolerance".
+        tolerance: See `choose_anchor`.
+        max_trials: See `choose_anchor`.
+        num_old_tasks: See `choose_anchor`.
+
+    Raises:
+        ArgumentError: A value is invalid.
+    """
+
+    name: str = AUTO
+    tolerance: float = TOLERANCE
+    max_trials: int = MAX_TRIALS
+    num_old_tasks: int = 1
+
+    def __post_init__(self) -> None:
+        check_choice("rule", self.name, (AUTO, *RULES))
+        check_fraction("tolerance", self.tolerance)
+        check_count("max_trials", self.max_trials)
+        check_count("num_old_tasks", self.num_old_tasks)
+
+    def decided(self, has_old_data: bool) -> str:
+        """Returns the name of the rule that holds.
+
+        Raises:
+            ArgumentError: The rule needs images of the old task, and there are none.
+        """
+        if self.name == AUTO:
+            return BOTH_TASKS if has_old_data else WITHIN_TOLERANCE
+        if self.name == BOTH_TASKS and not has_old_data:
+            raise ArgumentError(
+                "`rule` must be 'tolerance' or 'new' without images of the old task. Received: "
+                "rule='mean', old_data=None. Give `old_data`, or another rule."
+            )
+        return self.name
+
+
+DEFAULT_RULE = StrengthRule()
 
 
 def search_strength(
     train: Callable[[float], StrengthTrial],
     before: StrengthTrial,
-    *,
-    tolerance: float = TOLERANCE,
-    max_trials: int = MAX_TRIALS,
-    num_old_tasks: int = 1,
+    rule: StrengthRule = DEFAULT_RULE,
 ) -> tuple[tuple[StrengthTrial, ...], float, tuple[str, ...]]:
-    """Halves a strength until training with it keeps enough of the accuracy without an anchor.
+    """Searches the strength that a rule aims at.
 
-    If the first strength already does, it is doubled instead while that holds. If `before`, and
-    therefore all trials, have an accuracy on the old task, the strength with the best mean of both
-    accuracies is searched, in steps of a factor of four.
+    With "tolerance", a strength is halved until training with it keeps enough of the accuracy
+    without an anchor; if the first one already does, it is doubled instead while that holds. With
+    "new" and "mean", the best accuracy is searched in steps of a factor of four.
 
     Args:
         train: Trains from the same weights with a strength (0 for no anchor), and returns the
             trial.
-        before: The state before training.
-        tolerance: See `choose_anchor`.
-        max_trials: See `choose_anchor`.
-        num_old_tasks: See `choose_anchor`.
+        before: The state before training; it has an old accuracy if the trials have one.
+        rule: The rule.
 
     Returns:
         All trials, the chosen strength, and warnings about it.
@@ -57,18 +106,21 @@ def search_strength(
         )
         gained = unanchored.loss
     first = FIRST_FACTOR * gained / unanchored.drift
-    if before.old_accuracy is not None:
+    name = rule.decided(before.old_accuracy is not None)
+    if name != WITHIN_TOLERANCE:
+        is_new = name == NEW_TASK
 
-        def balance(trial: StrengthTrial) -> float:
-            return trial.balance(num_old_tasks)
+        def value(trial: StrengthTrial) -> float:
+            return trial.accuracy if is_new else trial.balance(rule.num_old_tasks)
 
-        tried = _search_both_tasks(train, first, max_trials, balance)
-        best = max(tried, key=balance)
-        if balance(best) <= balance(unanchored):
+        tried = _search_best(train, first, rule.max_trials, value)
+        best = max(tried, key=value)
+        if value(best) <= value(unanchored):
+            what = "accuracy on the new task" if is_new else "mean accuracy of both tasks"
             notes.append(
-                f"no strength was better than no anchor: mean accuracy of both tasks "
-                f"{percent(balance(best))} at {best.strength:.3g}, "
-                f"{percent(balance(unanchored))} without an anchor"
+                f"no strength was better than no anchor: {what} "
+                f"{percent(value(best))} at {best.strength:.3g}, "
+                f"{percent(value(unanchored))} without an anchor"
             )
         if best.accuracy <= before.accuracy:
             notes.append(
@@ -76,8 +128,8 @@ def search_strength(
                 f"{percent(best.accuracy)}, {percent(before.accuracy)} before"
             )
     else:
-        wanted = (1 - tolerance) * unanchored.accuracy
-        tried = _search_within_tolerance(train, first, wanted, max_trials)
+        wanted = (1 - rule.tolerance) * unanchored.accuracy
+        tried = _search_within_tolerance(train, first, wanted, rule.max_trials)
         enough = [trial for trial in tried if trial.accuracy >= wanted]
         best = max(enough, default=tried[-1], key=lambda trial: trial.strength)
         if not enough:
@@ -108,22 +160,22 @@ def _search_within_tolerance(
     return trials
 
 
-def _search_both_tasks(
+def _search_best(
     train: Callable[[float], StrengthTrial],
     first: float,
     max_trials: int,
-    balance: Callable[[StrengthTrial], float],
+    value: Callable[[StrengthTrial], float],
 ) -> list[StrengthTrial]:
-    """Raises a strength while the balance rises, and lowers it if raising does not help."""
+    """Raises a strength while the value rises, and lowers it if raising does not help."""
     trials: dict[float, StrengthTrial] = {}
 
     def loss(strength: float) -> float:
         if strength not in trials:
             trials[strength] = train(strength)
-        return -balance(trials[strength])
+        return -value(trials[strength])
 
     first_minimum([first * STEP_FOR_BOTH**step for step in range(max_trials)], loss)
-    if max(trials.values(), key=balance) is trials[first]:
+    if max(trials.values(), key=value) is trials[first]:
         num_left = max_trials - len(trials)
         first_minimum([first / STEP_FOR_BOTH**step for step in range(num_left + 1)], loss)
     return list(trials.values())
