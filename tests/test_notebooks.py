@@ -100,6 +100,13 @@ def check_extend(names):
     assert len(names["plain"].layers) == len(names["small"].layers)
 
 
+def check_class_after_class(names):
+    reached = names["accuracy"]
+    assert set(reached) == {"exact", "replay", "isolated", "fine-tuning", "all images"}
+    assert all(len(one) == names["NUM_STEPS"] for one in reached.values())
+    assert names["smaller"].class_names == names["data"].class_names[1:]
+
+
 def check_choose_backbone(names):
     assert names["comparison"].best.name == "resnet20"
     assert names["similarity"].knows_more_than_chance
@@ -123,6 +130,7 @@ UNTIL = {
     "fine_tuning": "tlkit.build_classifier",
     "constrain": "tlkit.build_classifier",
     "extend": "tlkit.train_run",
+    "class_after_class": "tlkit.train_run",
     "choose_backbone": "tlkit.compare_backbones",
     "export_and_serve": "subprocess.Popen",
 }
@@ -132,6 +140,8 @@ SMALLER = [
     ("max_trials=3", "max_trials=1"),
     ("num_samples=200", "num_samples=20"),
     ('"epochs": 4', '"epochs": 2'),
+    ("NUM_STEPS = 5", "NUM_STEPS = 3"),
+    ("EPOCHS = 3", "EPOCHS = 1"),
 ]
 """Replacements that make notebooks faster in the tests."""
 
