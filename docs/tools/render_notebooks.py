@@ -1,20 +1,21 @@
 """Runs the notebooks and writes documentation pages with their results.
 
-    python docs/tools/render_notebooks.py [NAME ...]
+    python docs/tools/render_notebooks.py [NAME ...] [--replace TEXT OTHER]
 
 The notebooks themselves are stored without outputs. Each is run from top to bottom, offline, with
-the smaller settings of the tests, if any. `docs/notebooks/NAME.md` has its cells with their
-output; figures are in `docs/notebooks/images/`.
+the smaller settings of the tests, if any, or with those of `--replace`. `docs/notebooks/NAME.md`
+has its cells with their output; figures are in `docs/notebooks/images/`.
 """
 
+import argparse
 import ast
 import contextlib
 import io
 import json
 import os
 import re
-import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +27,25 @@ PAGES = ROOT / "docs" / "notebooks"
 SMALLER = (("max_trials=3", "max_trials=1"),)
 """Settings of a notebook and the smaller ones that replace them, the same as in the tests."""
 
+Replacements = Sequence[tuple[str, str]]
+
 _TOO_WIDE = 1000
 """Pixels beyond which a figure is reduced."""
 
 
-def main(names: list[str]) -> None:
-    """Renders the notebooks with these names, or all of them."""
+def main() -> None:
+    """Renders the notebooks that are named, or all of them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--replace", nargs=2, action="append", metavar=("TEXT", "OTHER"))
+    given = parser.parse_args()
+    replacements = [*SMALLER, *map(tuple, given.replace or ())]
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        if not names or path.stem in names:
-            render(path)
+        if not given.names or path.stem in given.names:
+            render(path, replacements)
 
 
-def render(path: Path) -> None:
+def render(path: Path, replacements: Replacements) -> None:
     """Writes the page of one notebook."""
     (PAGES / "images").mkdir(parents=True, exist_ok=True)
     for old in (PAGES / "images").glob(f"{path.stem}_*.png"):
@@ -46,7 +54,7 @@ def render(path: Path) -> None:
         (cell["cell_type"], "".join(cell["source"]))
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
     ]
-    parts = [title[1], note_on(path, "".join(source for _, source in rest))]
+    parts = [title[1], note_on(path, "".join(source for _, source in rest), replacements)]
     names: dict[str, Any] = {"__name__": "__main__"}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TLKIT_CACHE"] = str(Path(folder, "cache"))
@@ -56,7 +64,7 @@ def render(path: Path) -> None:
                 parts.append(source)
                 continue
             parts.append(f"```python\n{source}\n```")
-            printed, value = run_cell(source, names)
+            printed, value = run_cell(source, names, replacements)
             printed = without_places(printed, folder)
             if printed:
                 parts.append(f"```text\n{printed}\n```")
@@ -67,9 +75,9 @@ def render(path: Path) -> None:
     print(f"{path.stem}: {len(parts)} parts")
 
 
-def note_on(path: Path, source: str) -> str:
+def note_on(path: Path, source: str, replacements: Replacements) -> str:
     """A note on how the page was generated."""
-    changed = [f"`{new}` for `{old}`" for old, new in SMALLER if old in source]
+    changed = [f"`{new}` for `{old}`" for old, new in replacements if old in source]
     small = f", with {' and '.join(changed)}" if changed else ""
     return (
         f"*`notebooks/{path.name}`, run on two CPU cores{small}. Times were measured on a "
@@ -77,9 +85,9 @@ def note_on(path: Path, source: str) -> str:
     )
 
 
-def run_cell(source: str, names: dict[str, Any]) -> tuple[str, Any]:
+def run_cell(source: str, names: dict[str, Any], replacements: Replacements) -> tuple[str, Any]:
     """Runs a cell; returns its printed output and the value of its last expression."""
-    for old, new in SMALLER:
+    for old, new in replacements:
         source = source.replace(old, new)
     tree = ast.parse(source)
     last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
@@ -109,4 +117,4 @@ def as_shown(value: Any, name: str, number: int, folder: str) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
