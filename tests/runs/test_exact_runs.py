@@ -261,3 +261,25 @@ def test_statistics_of_a_fine_tuned_network_are_kept_on_request(made, images, tm
     assert smaller.record["removal"]["num_seen"] == int(is_tuned)
     assert (digest in (smaller.path / "split.csv").read_text()) == is_tuned
     assert content_digest(Path(trained_on(tuned, "a")[digest]).read_bytes()) == digest
+
+
+def test_rare_classes_keep_their_weight(tmp_path):
+    """With the run's class weights the rare class is predicted more often than without."""
+    photos = write_photos(tmp_path / "photos", {"a": 60, "b": 12, "c": 12})
+    old, new = only(photos, tmp_path / "old", "a", "b"), only(photos, tmp_path / "new", "c")
+    noise = np.random.default_rng(1).uniform(0, 255, (300, 32, 32, 3)).astype("float32")
+    shares = {}
+    for class_weight in (None, "balanced"):
+        run = tlkit.train_run(
+            old, out=tmp_path / f"run {class_weight}", class_weight=class_weight, **HEAD
+        )
+        grown = add_classes_run(run.path, new, out=tmp_path / f"grown {class_weight}")
+        smaller = forget_run(
+            grown.path, class_names=["c"], out=tmp_path / f"smaller {class_weight}"
+        )
+        for name, one in (("grown", grown), ("smaller", smaller)):
+            predicted = one.load_model().predict(noise, verbose=0)
+            biases = predicted.mean(axis=0)
+            shares[name, class_weight] = biases[1] - biases[0]
+    assert shares["grown", "balanced"] > shares["grown", None]
+    assert shares["smaller", "balanced"] > shares["smaller", None]

@@ -6,6 +6,7 @@ from pathlib import Path
 from tlkit.data.settings import Settings, check_settings
 from tlkit.data.splits import SPLITS
 from tlkit.runs.config import SPLITS as SPLIT_FRACTIONS
+from tlkit.runs.config import RunConfig
 from tlkit.runs.directory import Run, load_run, split_rows_of
 from tlkit.runs.follow_up_config import FollowUpConfig
 from tlkit.runs.record import damaged_run_error
@@ -41,6 +42,14 @@ def image_folders(run: Run) -> Iterator[str]:
     """Yields the folders of images of a run and of its ancestors, as far back as these exist."""
     for ancestor in ancestors(run):
         yield ancestor.run_record.config.photos
+
+
+def class_weight_of(run: Run) -> str | None:
+    """Returns the class weights with which a run's head was trained, or that of its ancestor."""
+    for ancestor in ancestors(run):
+        if isinstance(config := ancestor.run_record.config, RunConfig):
+            return config.class_weight
+    return None
 
 
 def settings_of(run: Run, config: FollowUpConfig) -> Settings:

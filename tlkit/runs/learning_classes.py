@@ -12,6 +12,7 @@ from tlkit.errors import DataError
 from tlkit.runs.add_classes_config import AddClassesConfig
 from tlkit.runs.directory import EXEMPLARS_FILE, STATISTICS_FILE, Run
 from tlkit.runs.kept_statistics import load_run_statistics
+from tlkit.runs.known_images import class_weight_of
 
 if TYPE_CHECKING:
     import keras
@@ -96,8 +97,14 @@ def joint_accuracy(
     if old.missing_from(joined):
         return None
     data = joined.data
-    statistics = _gathered(old, joined)
-    return evaluate(train_exact_head(old.model, statistics, data.train, data.class_names).model)
+    trained = train_exact_head(
+        old.model,
+        _gathered(old, joined),
+        data.train,
+        data.class_names,
+        class_weight=class_weight_of(old.run),
+    )
+    return evaluate(trained.model)
 
 
 def _prepare_exact(old: OldImages, joined: Joined) -> Callable[[], Learned]:
@@ -117,7 +124,13 @@ def _prepare_exact(old: OldImages, joined: Joined) -> Callable[[], Learned]:
 
     def learn() -> Learned:
         earlier = _gathered(old, joined) if statistics is None else statistics
-        trained = train_exact_head(old.model, earlier, data.train, data.class_names)
+        trained = train_exact_head(
+            old.model,
+            earlier,
+            data.train,
+            data.class_names,
+            class_weight=class_weight_of(old.run),
+        )
         growth = GrowthReport(
             names,
             joined.new_names,
