@@ -13,8 +13,9 @@ from tests.conftest import write_photos
 from tlkit.continual.adding_classes import signature_of_features
 from tlkit.continual.statistics_file import load_statistics
 from tlkit.data.reading import content_digest
+from tlkit.evaluation.rejection import Rejection
 from tlkit.runs.add_classes import add_classes_run
-from tlkit.runs.directory import STATISTICS_FILE
+from tlkit.runs.directory import REJECTION_FILE, STATISTICS_FILE
 from tlkit.runs.forget import forget_run
 
 COUNTS = {"a": 24, "b": 24, "c": 24}
@@ -261,6 +262,25 @@ def test_statistics_of_a_fine_tuned_network_are_kept_on_request(made, images, tm
     assert smaller.record["removal"]["num_seen"] == int(is_tuned)
     assert (digest in (smaller.path / "split.csv").read_text()) == is_tuned
     assert content_digest(Path(trained_on(tuned, "a")[digest]).read_bytes()) == digest
+
+
+def test_unknown_images_stay_rejected_with_further_classes(tmp_path):
+    """The neighbours are the training images of all steps; forgotten ones are none."""
+    photos = write_photos(tmp_path / "photos", {"a": 110, "b": 110, "c": 110})
+    old, new = only(photos, tmp_path / "old", "a", "b"), only(photos, tmp_path / "new", "c")
+    run = tlkit.train_run(old, out=tmp_path / "run", reject_unknown=True, **HEAD)
+    grown = add_classes_run(run.path, new, out=tmp_path / "grown")
+    smaller = forget_run(grown.path, class_names=["a"], out=tmp_path / "smaller")
+    for one in (run, grown, smaller):
+        rejection = Rejection.load(one.path / REJECTION_FILE)
+        counted = [len(trained_on(one, name)) for name in one.class_names]
+        assert rejection.num_stored == sum(counted)
+        assert set(rejection.by_class) == set(one.class_names)
+        assert "OOD score threshold" in (one.path / "report.html").read_text()
+    (grown.path / REJECTION_FILE).write_bytes(b"PK")
+    with pytest.raises(tlkit.RunError, match="which is damaged"):
+        forget_run(grown.path, class_names=["b"], out=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 def test_rare_classes_keep_their_weight(tmp_path):

@@ -61,6 +61,7 @@ def fit_rejection(
     *,
     validation: Images | None = None,
     keep: float = DEFAULT_KEEP,
+    known: Rejection | None = None,
     seed: int = 0,
     cache: str | os.PathLike[str] | None = None,
 ) -> Rejection:
@@ -83,11 +84,14 @@ def fit_rejection(
             labels.
         validation: Images that were not trained on, if `data` is a `tf.data.Dataset`.
         keep: Fraction of in-distribution images to accept, from 0 to less than 1.
+        known: An earlier rejection of the same features, such as that of a model before classes
+            were added: its training images remain neighbours.
         seed: Seed of the choice among more than 10,000 training images.
         cache: Folder of the feature stores; tlkit's cache by default.
 
     Raises:
-        ArgumentError: If an argument is invalid, or data and model do not fit.
+        ArgumentError: If an argument is invalid, data and model do not fit, or `known` is of other
+            features.
         DataError: If there are no validation images, or too few (19 are needed to accept 95 %); if
             there are fewer than 5 training images.
 
@@ -114,6 +118,8 @@ def fit_rejection(
             "`data` must have a validation split to choose the threshold. Received: none. "
             "Load it with `splits=(0.8, 0.1, 0.1)`, or pass `validation`."
         )
+    if known is not None:
+        check_rejection(known, model)
     part = _feature_part(model)
     train = extract_features(part, source.train, exact=False, cache=cache)
     held_out = extract_features(part, source.validation, exact=True, cache=cache)
@@ -122,14 +128,17 @@ def fit_rejection(
             f"`data` must have at least {NUM_NEIGHBOURS} training images. Received: "
             f"{len(train.keys)}. Add images."
         )
-    chosen = np.arange(len(train.keys))
+    num_known = 0 if known is None else known.num_stored
+    chosen = np.arange(num_known + len(train.keys))
     notes = []
     if len(chosen) > MAX_STORED:
+        notes.append(f"uses {MAX_STORED:,} of {len(chosen):,} training images as neighbours")
         chosen = np.sort(np.random.default_rng(seed).permutation(chosen)[:MAX_STORED])
-        notes.append(f"uses {MAX_STORED:,} of {len(train.keys):,} training images as neighbours")
-    neighbours = np.concatenate(
-        [unit_vectors(train.read(rows)).numpy() for rows in _split_rows(chosen)]
-    )
+    new = chosen[chosen >= num_known] - num_known
+    parts = [unit_vectors(train.read(rows)).numpy() for rows in _split_rows(new)]
+    if known is not None:
+        parts.insert(0, known.neighbours[chosen[chosen < num_known]])
+    neighbours = np.concatenate(parts)
     scores = _compute_scores(held_out, neighbours, NUM_NEIGHBOURS)
     threshold, interval = fit_threshold(scores, keep)
     is_rejected = scores > np.float32(threshold)

@@ -21,7 +21,6 @@ from tlkit.runs.config import AUTO
 from tlkit.runs.context import RunContext
 from tlkit.runs.directory import (
     EXEMPLARS_FILE,
-    REJECTION_FILE,
     STATISTICS_FILE,
     Run,
     check_outside_images,
@@ -45,7 +44,7 @@ from tlkit.runs.outputs import (
 from tlkit.runs.phases import GROWING
 from tlkit.runs.record import record_of
 from tlkit.runs.results import CalibrationDecision, RunResults
-from tlkit.runs.steps import calibrate_on_validation
+from tlkit.runs.steps import calibrate_on_validation, load_run_rejection, refit_rejection
 from tlkit.runs.team import Team
 from tlkit.utils.progress import phase, phases
 from tlkit.utils.renamed import renamed_argument
@@ -98,8 +97,9 @@ def add_classes_run(
     features of old and new classes, if some were replayed. "growth" in `run.json` holds the loss of
     accuracy on old classes; where all old images are still there, also the accuracy of the exact
     head of all images together. With "exact" the probabilities are calibrated; otherwise they are
-    not, as that would change the old logits. If the run rejects out-of-distribution images, the new
-    run does not: the threshold was chosen without images of the new classes. Both facts are logged.
+    not, as that would change the old logits. If the run rejects out-of-distribution images, so does
+    the new one: its training images remain neighbours, and the threshold is chosen again on the
+    validation images there are, 19 at least.
 
     Args:
         run: A finished run directory.
@@ -175,14 +175,12 @@ def _make(config: AddClassesConfig, listing: Listing, parent: Run, context: RunC
         joined = _load(listing, parent, config)
     data = joined.data
     log(str(data.report), data.report.headlines)
-    not_rejecting = _note_on_rejection(parent)
-    if not_rejecting is not None:
-        log(not_rejecting)
     with clock.timed("model"):
         places = places_of(parent)
         trained = [digest for digest, (_, split) in places.items() if split == "train"]
         old = OldImages(parent, parent.load_model(), trained)
         learn = prepare_learning(config, old, joined)  # raises before anything is written
+        known = load_run_rejection(parent)
     record = record_of(config, data)
     check_same_images(out, record)
     with context.lock_directory(record):
@@ -195,7 +193,10 @@ def _make(config: AddClassesConfig, listing: Listing, parent: Run, context: RunC
                 model, evaluations, growth = _measure(old, learned, joined, config)
             log(str(growth), "")
             with clock.timed("export"):
-                export_into(model, data, out, config.max_pixels)
+                rejection, why_none = refit_rejection(known, model, data, keeps_images=True)
+                if why_none:
+                    log(why_none)
+                export_into(model, data, out, config.max_pixels, rejection=rejection)
             with clock.timed("explaining mistakes"):
                 maps = explain_worst_mistakes(model, evaluations, config.max_pixels, data.resize)
             images = sample_training_images(data, "none")
@@ -204,9 +205,10 @@ def _make(config: AddClassesConfig, listing: Listing, parent: Run, context: RunC
         if learned.statistics is not None:
             write_statistics(learned.statistics, out, log)
         results = RunResults(
-            training=_training_report(learned, evaluations, growth, not_rejecting),
+            training=_training_report(learned, evaluations, growth, why_none),
             evaluations=evaluations,
             calibration=calibration,
+            rejection=rejection,
             maps=maps,
             images=images,
         )
@@ -304,27 +306,17 @@ def _measure(
     return model, evaluations, report
 
 
-def _note_on_rejection(parent: Run) -> str | None:
-    """Returns why the new run no longer rejects unknown images; `None` if the parent does not."""
-    if not (parent.path / REJECTION_FILE).is_file():
-        return None
-    return (
-        "unknown images are no longer rejected: the parent run's threshold was chosen without "
-        "images of the new classes. tlkit.fit_rejection fits one to images of all classes"
-    )
-
-
 def _training_report(
     learned: Learned,
     evaluations: "dict[str, EvaluationReport | None]",
     growth: "GrowthReport",
-    note: str | None,
+    note: str,
 ) -> "TrainingReport":
     from tlkit.training.reports import TrainingReport
 
     validation = evaluations["validation"]
     notes = (*learned.stage.notes, *(line.strip() for line in str(growth).splitlines()))
-    if note is not None:
+    if note:
         notes = (*notes, note)
     return TrainingReport(
         stages=(dataclasses.replace(learned.stage, notes=notes),),

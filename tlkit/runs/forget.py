@@ -47,6 +47,7 @@ from tlkit.runs.outputs import (
 from tlkit.runs.phases import FORGETTING
 from tlkit.runs.record import record_of
 from tlkit.runs.results import CalibrationDecision, RunResults
+from tlkit.runs.steps import load_run_rejection, refit_rejection
 from tlkit.runs.team import Team
 from tlkit.utils.progress import phase, phases
 from tlkit.utils.tensorflow_logging import load_tensorflow_quietly
@@ -199,6 +200,7 @@ def _make(config: ForgetConfig, forgotten: _Forgotten, parent: Run, context: Run
         old_model = parent.load_model()
         statistics = _load_statistics(parent, old_model)
         labels = _labels_of(forgotten, statistics, parent)
+        rejection = load_run_rejection(parent)
     with clock.timed("data"), phase("listing files"):
         removed, data = _load(labels, forgotten, parent, config)
     log(str(data.report), data.report.headlines)
@@ -218,7 +220,10 @@ def _make(config: ForgetConfig, forgotten: _Forgotten, parent: Run, context: Run
             report = _with_accuracies(report, old_model, parent, data, evaluations)
         log(str(report), "")
         with clock.timed("export"):
-            export_into(solved.model, data, out, config.max_pixels)
+            fitted, why_none = refit_rejection(rejection, solved.model, data, keeps_images=False)
+            if why_none:
+                log(why_none)
+            export_into(solved.model, data, out, config.max_pixels, rejection=fitted)
             write_statistics(solved.statistics, out, log)
         with clock.timed("explaining mistakes"):
             maps = explain_worst_mistakes(solved.model, evaluations, config.max_pixels, data.resize)
@@ -227,6 +232,7 @@ def _make(config: ForgetConfig, forgotten: _Forgotten, parent: Run, context: Run
             evaluations=evaluations,
             calibration=CalibrationDecision(None, "the temperature is that of the earlier head"),
             maps=maps,
+            rejection=fitted,
             images=sample_training_images(data, "none"),
             removed=_left_out_of_table(labels, parent, forgotten, seen),
         )

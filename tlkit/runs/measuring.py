@@ -125,7 +125,7 @@ def export_measured(
         measured.data,
         context.out,
         config.max_pixels,
-        rejection=None if rejection is None else rejection.rejection,
+        rejection=rejection,
         served=measured.served,
         before_replacing=before_replacing,
     )

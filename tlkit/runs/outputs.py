@@ -16,7 +16,7 @@ from tlkit.runs.context import RunContext
 from tlkit.runs.directory import REJECTION_FILE, Run, load_run, split_rows_of
 from tlkit.runs.phases import REPORT
 from tlkit.runs.record import RunRecord, write_record
-from tlkit.runs.results import RunResults
+from tlkit.runs.results import FittedRejection, RunResults
 from tlkit.runs.split_table import split_rows, split_table
 from tlkit.utils.files import as_cell, staging_beside, write_json, written_aside
 from tlkit.utils.progress import phase
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     import keras
 
     from tlkit.evaluation.explanation import Explanation
-    from tlkit.evaluation.rejection import Rejection
     from tlkit.evaluation.reports import EvaluationReport
     from tlkit.training.reports import TrainingReport
 
@@ -51,7 +50,7 @@ def export_into(
     out: Path,
     max_pixels: int,
     *,
-    rejection: "Rejection | None" = None,
+    rejection: "FittedRejection | None" = None,
     served: "keras.Model | None" = None,
     before_replacing: Callable[[], None] = lambda: None,
 ) -> None:
@@ -71,6 +70,7 @@ def export_into(
     from tlkit.export.exporting import export_model
 
     split = data.test or data.validation or data.train
+    served_rejection = None if rejection is None else rejection.rejection
     parts: list[tuple[keras.Model, tuple[str, ...]]] = [(model, ("saved_model", "keras"))]
     if served is not None and served is not model:
         parts = [(served, ("saved_model",)), (model, ("keras",))]
@@ -84,7 +84,7 @@ def export_into(
                 formats=names,
                 samples=split.paths[:_NUM_SAMPLES],
                 max_pixels=max_pixels,
-                rejection=rejection if "saved_model" in names else None,
+                rejection=served_rejection if "saved_model" in names else None,
                 resize=data.resize,
                 fresh_process=False,  # would add some seconds to every run; `tlkit export` does it
             )
@@ -92,7 +92,7 @@ def export_into(
                 (folder / file).replace(aside / file)
         before_replacing()
         if rejection is not None:
-            rejection.save(out / REJECTION_FILE)
+            rejection.rejection.save(out / REJECTION_FILE)
         for file in (EXPORT_FORMATS[name].path for _, names in parts for name in names):
             if (out / file).is_dir():  # a folder cannot be replaced by another one
                 (out / file).replace(aside / f"earlier {file}")

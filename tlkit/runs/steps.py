@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlkit.data.images import ImageData
+from tlkit.errors import ArgumentError, DataError
 from tlkit.models.test_time_views import NONE
 from tlkit.runs.choices import anchor_choice
 from tlkit.runs.config import AUTO, Choice, RunConfig
 from tlkit.runs.context import RunContext
+from tlkit.runs.directory import REJECTION_FILE, Run
 from tlkit.runs.results import CalibrationDecision, FittedRejection, TestTimeViews
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from tlkit.advice.learning_curve import LearningCurveReport
     from tlkit.continual.head_statistics import HeadStatistics
     from tlkit.continual.warm_start import AnchorPlan, ForgettingReport, OldTask
+    from tlkit.evaluation.rejection import Rejection
     from tlkit.training.reports import TrainingReport
 
 NUM_VIEWS = 4
@@ -272,19 +275,61 @@ def check_can_reject(data: ImageData) -> None:
     check_enough(num_images, DEFAULT_KEEP, remedy)
 
 
-def fit_run_rejection(model: "keras.Model", data: ImageData) -> FittedRejection:
+def fit_run_rejection(
+    model: "keras.Model", data: ImageData, known: "Rejection | None" = None
+) -> FittedRejection:
     """Fits the rejection of out-of-distribution images.
 
     Args:
         model: The model after training.
         data: The images: OOD scores are distances to training images, and the threshold is chosen
             on validation images.
+        known: See `fit_rejection`.
     """
     from tlkit.advice.rejection import fit_rejection, measure_rejection
 
-    rejection = fit_rejection(model, data, seed=data.seed)
+    rejection = fit_rejection(model, data, known=known, seed=data.seed)
     tested = None if data.test is None else measure_rejection(model, data.test, rejection)
     return FittedRejection(rejection, tested)
+
+
+def load_run_rejection(run: Run) -> "Rejection | None":
+    """Returns the rejection of out-of-distribution images of a run; `None` if it has none.
+
+    Raises:
+        RunError: Its file is damaged.
+    """
+    from tlkit.evaluation.rejection import Rejection
+
+    path = run.path / REJECTION_FILE
+    return Rejection.load(path) if path.is_file() else None
+
+
+def refit_rejection(
+    known: "Rejection | None", model: "keras.Model", data: ImageData, *, keeps_images: bool
+) -> tuple[FittedRejection | None, str]:
+    """Fits the rejection of an earlier run once more, for its model with other classes.
+
+    Args:
+        known: The rejection of the earlier run, if it has one.
+        model: The model with other classes.
+        data: Its images.
+        keeps_images: Whether the earlier run's training images remain neighbours.
+
+    Returns:
+        The rejection, `None` without one, and why there is no longer one, "" if there was none.
+    """
+    from tlkit.advice.rejection import DEFAULT_KEEP
+    from tlkit.evaluation.rejection import check_enough, check_rejection
+
+    if known is None:
+        return None, ""
+    try:
+        check_enough(0 if data.validation is None else data.validation.num_images, DEFAULT_KEEP)
+        check_rejection(known, model)
+    except (ArgumentError, DataError) as error:
+        return None, f"unknown images are no longer rejected: {error}"
+    return fit_run_rejection(model, data, known if keeps_images else None), ""
 
 
 def measure_learning_curve(
