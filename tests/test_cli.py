@@ -80,7 +80,8 @@ def test_train_shows_its_phases_by_name_and_number(finished):
     assert {total for _, total, _ in first} == {str(len(first))}
     assert [name for _, _, name in first] == [
         *("loading TensorFlow", "data", "model", "projecting the cost", "training"),
-        *("evaluation", "learning curve", "explaining mistakes", "export", "report"),
+        *("evaluation", "learning curve", "explaining mistakes", "export"),
+        *("statistics of the head", "report"),
     ]
     log = (run / "log.txt").read_text()
     assert f"[{len(first)}/{len(first)}] report: " in log

@@ -94,8 +94,9 @@ def _typer_parameter(name: str) -> Any:
     kind = _kind_of(field)
     if kind is bool:
         words = name.replace("_", "-")
-        is_asked = field.default is None  # neither of the two by default
-        return Flag(f"--{words}/--no-{words}" if is_asked else f"--{words}", **settings)
+        if field.default is None:  # neither of the two by default
+            words += f"/--no-{words.removeprefix('keep-')}"
+        return Flag(f"--{words}", **settings)
     if {int, str} <= set(get_args(field.type)):
         settings["parser"] = _number_or_name
     make_option = {int: Whole, float: Number, Any: NumberOrAuto}.get(kind, typer.Option)

@@ -14,6 +14,7 @@ from tlkit.errors import RunError
 from tlkit.models.kernel_head import KernelMap
 from tlkit.training.sums import Sums
 from tlkit.utils.array_files import read_arrays, write_arrays
+from tlkit.utils.formatting import megabytes
 
 FEWEST_LANDMARKS, MOST_LANDMARKS = 500, 2000
 """Bounds of the default width: a file of 5 to 80 MB."""
@@ -63,9 +64,9 @@ class StatisticsSize:
         widths = (width // 2**power for power in range(1, width.bit_length()))
         fitting = next((one for one in widths if self._fits(one, free, memory)), 0)
         taken = (
-            f"the sums for {width:,} landmarks take {_text(self.bytes_of(width))} on the disk, "
-            f"where {_text(free)} are free, and {_text(self.memory_of(width))} of the "
-            f"{_text(memory)} of memory"
+            f"the sums for {width:,} landmarks take {megabytes(self.bytes_of(width))} on the disk, "
+            f"where {megabytes(free)} are free, and {megabytes(self.memory_of(width))} of the "
+            f"{megabytes(memory)} of memory"
         )
         return f"{taken}; {fitting:,} landmarks fit" if fitting else taken
 
@@ -157,10 +158,6 @@ def _bytes_of_memory() -> int:
     if not hasattr(os, "sysconf"):  # Windows
         return 2**63
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _text(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:,.2f} GB"
 
 
 def _unusable(path: Path, problem: str) -> RunError:

@@ -64,7 +64,7 @@ def statistics_to_update(
             "`augment` must be left out where statistics of the earlier run's head are updated, "
             f"which count each image once. Received: augment={config.augment!r}, and "
             f"{str(parent.path)!r} keeps statistics. Leave it out, or train the head on the new "
-            "images alone (--no-keep-statistics)."
+            "images alone (--no-statistics)."
         )
     return statistics
 

@@ -18,7 +18,7 @@ _ADD_CLASSES_OPTIONS = ("method", "exemplars", "align", "batch_size", "max_pixel
 _FORGET_OPTIONS = ("batch_size", "max_pixels")
 """The options of `tlkit add-classes` and `forget`; the parent run decides all others."""
 _MAY_BE_REFUSED = {"keep_statistics"}
-"""Options that the run decides on if neither they nor `--no-...` are given."""
+"""Options that the run decides on if neither they nor `--no-...`, without "keep", are given."""
 _DEFAULTS = {"weights": "pretrained", "max_pixels": MAX_PIXELS}
 """Default values that are left out of a command."""
 
@@ -85,7 +85,7 @@ def _options(given: Mapping[str, Any]) -> Iterator[str]:
         elif value is True:
             yield option
         elif value is False and name in _MAY_BE_REFUSED:
-            yield option.replace("--", "--no-", 1)
+            yield option.replace("--keep-", "--no-", 1)
         elif value is not None and value is not False and _DEFAULTS.get(name) != value:
             yield option
             yield ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

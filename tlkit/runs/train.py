@@ -585,7 +585,7 @@ def _train(
         raise ArgumentError(
             "`distribute` must be left out where the earlier run's head is updated, which takes "
             f"one device. Received: mode='head', and {str(context.parent)!r} keeps statistics. "
-            "Leave it out, or train the head on the new images alone (--no-keep-statistics)."
+            "Leave it out, or train the head on the new images alone (--no-statistics)."
         )
     if team.is_distributed:
         with clock.timed("model"), team.scope():
