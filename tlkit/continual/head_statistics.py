@@ -28,8 +28,9 @@ NUM_FOLDS = 5
 _PARTS = (1, 2, 4)
 """All landmarks, half and a quarter of them are compared."""
 
-SHARPNESS = 0.25
-"""Of 0.25, 0.5 and 1 the best for all 100 classes of CIFAR-100 on features of `resnet20`."""
+SHARPNESS = 1.0
+"""Smoother kernels have larger weights that cancel: with 0.25, float32 probabilities differ by 2e-5
+with the order of sums, with 1 by 3e-6; it is 0.7 points less accurate (CIFAR-100, `resnet20`)."""
 
 
 @dataclass(frozen=True, eq=False)
