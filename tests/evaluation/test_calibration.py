@@ -8,7 +8,7 @@ import tensorflow as tf
 
 import tlkit
 from tlkit.errors import ArgumentError, DataError
-from tlkit.evaluation.calibration import calibrate, fit_temperature
+from tlkit.evaluation.calibration import best_factor, calibrate, fit_temperature
 
 NAMES = ("ant", "bee", "cat")
 
@@ -149,6 +149,20 @@ def test_all_correct_images_give_the_same_confidence_for_every_head(kind):
     report = fit_temperature(logits, targets, kind)
     assert report.temperature == pytest.approx(0.3 / np.log(41), rel=1e-3)
     assert report.interval[0] < report.temperature < report.interval[1] < 1
+
+
+@pytest.mark.parametrize("kind", ["softmax", "binary", "multi_label"])
+def test_the_factor_of_separated_classes_follows_from_the_number_of_images(kind):
+    """Otherwise it would be the largest one allowed, with weights too large for float32."""
+    targets = np.arange(40) % 2
+    logits = 0.3 * np.stack([1.0 - 2 * targets, 2.0 * targets - 1], axis=1)
+    confidence = np.log(41) / (2 if kind == "softmax" else 1)
+    if kind == "binary":
+        logits = logits[:, 1:]
+    if kind == "multi_label":
+        targets = np.stack([1 - targets, targets], axis=1)
+    factor = best_factor(logits, targets, kind, np.ones(40), (-2.0, 6.0))
+    assert factor == pytest.approx(confidence / 0.3, rel=1e-3)
 
 
 def test_a_calibrated_model_is_unchanged():

@@ -20,13 +20,16 @@ from tlkit.training.closed_form import (
     PENALTIES,
     penalty_matrix,
 )
-from tlkit.training.linear import first_minimum, standardisation
+from tlkit.training.linear import first_minimum
 from tlkit.training.sums import RegressionRows, Sums, sums_of, with_one
 from tlkit.utils.text_repr import ShownAsText, in_line
 
 NUM_FOLDS = 5
 _PARTS = (1, 2, 4)
 """All landmarks, half and a quarter of them are compared."""
+
+_LEAST_DEVIATION = 0.2
+"""Smallest scale of a feature, as a fraction of the median."""
 
 SHARPNESS = 1.0
 """Smoother kernels have larger weights that cancel: with 0.25, float32 probabilities differ by 2e-5
@@ -352,7 +355,14 @@ def empty_statistics(
         num_landmarks: Number of landmarks, at least 1.
         seed: Seed of the landmarks.
     """
-    mean, scale = standardisation(features)
+    mean, deviations = (
+        features.mean(axis=0, dtype=np.float64),
+        features.std(axis=0, dtype=np.float64),
+    )
+    # a feature that hardly varies in the first images may vary in those of later classes
+    varying = deviations[deviations > 0]
+    floor = _LEAST_DEVIATION * np.median(varying) if len(varying) else 1.0
+    scale = np.maximum(deviations, floor)
     landmarks = np.random.default_rng(seed).normal(size=(num_landmarks, features.shape[1]))
     landmarks /= np.linalg.norm(landmarks, axis=1, keepdims=True)
     size, num_classes = num_landmarks + 1, len(class_names)

@@ -206,10 +206,11 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray, kind: str) -> Calib
         best, note = 0.0, "the model is unchanged: these images do not determine a temperature"
     elif fit.is_open_below:
         num_correct = _num_correct(logits, targets, kind)
-        expectation = (num_correct + 1) / (len(targets) + 2)
+        expectation = _next_is_correct(num_correct, len(targets))
 
         def expected_loss_at(log_temperature: float) -> float:
-            return _expected_loss(logits / math.exp(log_temperature), targets, kind, expectation)
+            scaled = logits / math.exp(log_temperature)
+            return float(_expected_losses(scaled, targets, kind, expectation).mean())
 
         fit = _minimise_loss(
             expected_loss_at, targets.size, min_temperature=_MIN_TEMPERATURE_IF_ALL_CORRECT
@@ -288,20 +289,25 @@ def _num_correct(logits: np.ndarray, targets: np.ndarray, kind: str) -> int:
     return int((probabilities.argmax(axis=1) == targets).sum())
 
 
-def _expected_loss(logits: np.ndarray, targets: np.ndarray, kind: str, probability: float) -> float:
-    """Returns the mean cross-entropy if each observed outcome has the probability `probability`.
+def _next_is_correct(num_correct: int, num_images: int) -> float:
+    """Returns the rule of succession's probability that the next image is correct."""
+    return (num_correct + 1) / (num_images + 2)
+
+
+def _expected_losses(
+    logits: np.ndarray, targets: np.ndarray, kind: str, probability: float
+) -> np.ndarray:
+    """Returns each image's cross-entropy if its target has the probability `probability`, `(n,)`.
 
     The remaining probability is distributed equally over the other outcomes.
     """
-    correct_loss = mean_loss(logits, targets, kind, True)
-    if kind != "softmax":
-        return probability * correct_loss + (1 - probability) * mean_loss(
-            logits, 1 - targets, kind, True
-        )
-    num_classes = logits.shape[1]
-    log_probabilities = log_softmax(logits)
-    other_loss = (-float(log_probabilities.sum(axis=1).mean()) - correct_loss) / (num_classes - 1)
-    return probability * correct_loss + (1 - probability) * other_loss
+    correct_losses = image_losses(logits, targets, kind, True)
+    if kind == "softmax":
+        all_losses = -log_softmax(logits).sum(axis=1)
+        other_losses = (all_losses - correct_losses) / (logits.shape[1] - 1)
+    else:
+        other_losses = image_losses(logits, 1 - targets, kind, True)
+    return probability * correct_losses + (1 - probability) * other_losses
 
 
 def _reliability(logits: np.ndarray, targets: np.ndarray, kind: str) -> Reliability:
@@ -329,16 +335,23 @@ def best_factor(
 ) -> float:
     """Returns the factor of logits, the inverse temperature, with the lowest mean cross-entropy.
 
+    Each image's target has the rule of succession's probability for n correct images of n, not 1:
+    no finite factor would be best for classes that these images separate perfectly.
+
     Args:
         logits: `(n, num_classes)`; of a binary head `(n, 1)`.
         targets: Whole numbers `(n,)`; for a multi-label head rows of 0/1.
         kind: The kind of head: "softmax", "binary" or "multi_label".
         weights: The weight of each image, `(n,)`.
         log_bounds: Bounds of the factor's natural logarithm.
+
+    Reference:
+        Platt (1999), Probabilistic outputs for support vector machines (smoothed targets).
     """
+    probability = _next_is_correct(len(targets), len(targets))
 
     def loss_at(log_factor: float) -> float:
-        losses = image_losses(math.exp(log_factor) * logits, targets, kind, True)
+        losses = _expected_losses(math.exp(log_factor) * logits, targets, kind, probability)
         return float(np.average(losses, weights=weights))
 
     return math.exp(minimize_scalar(loss_at, bounds=log_bounds, method="bounded").x)
