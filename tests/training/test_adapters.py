@@ -12,6 +12,7 @@ from tlkit.models.flattening import flat
 from tlkit.models.graph import with_nested
 from tlkit.training.adapters import LowRankUpdates, adapted_kernels, matrix_shape
 from tlkit.training.lora import Lora, adapters_of
+from tlkit.training.recipe import Recipe
 
 
 def classifier(data, **arguments):
@@ -252,3 +253,18 @@ def test_batch_normalisation_without_scales_is_trained_with_its_statistics(data)
         assert report.stages[-1].trainable.batch_norm == shown
         assert (norm.moving_mean.numpy() != before).any() == moves
         norm.beta.assign([0, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rate"),
+    [
+        ({}, 5e-4),
+        ({"train": "kernel"}, 5e-4),
+        ({"train": "bias"}, 5e-3),
+        ({"train": "norm"}, 5e-3),
+        ({"adapters": Lora()}, 2e-3),
+        ({"adapters": Lora(), "learning_rate": 1e-4}, 1e-4),
+    ],
+)
+def test_the_default_learning_rate_is_higher_if_fewer_weights_are_trained(arguments, rate):
+    assert Recipe(**arguments).resolved().learning_rate == rate

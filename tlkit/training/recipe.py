@@ -24,6 +24,9 @@ DEFAULT_AUGMENTATION = "default"
 
 # Chosen on validation images, see benchmarks/README.md
 DEFAULT_LEARNING_RATE = 5e-4
+ADAPTERS_LEARNING_RATE = 2e-3
+PARTS_LEARNING_RATES = {"bias": 5e-3, "norm": 5e-3}
+"""If only these are trained: fewer weights have to change more."""
 DEFAULT_WEIGHT_DECAY = 0.1
 DEFAULT_SCHEDULE = "cosine"
 DEFAULT_LABEL_SMOOTHING = 0.1
@@ -75,7 +78,7 @@ class Recipe:
         """
         own = self.optimizer
         if own is None:
-            return self._filled(DEFAULT_LEARNING_RATE, DEFAULT_SCHEDULE, DEFAULT_WEIGHT_DECAY)
+            return self._filled(self._default_rate(), DEFAULT_SCHEDULE, DEFAULT_WEIGHT_DECAY)
         for name in ("learning_rate", "weight_decay"):
             if (value := getattr(self, name)) is not None:
                 raise ArgumentError(
@@ -92,6 +95,11 @@ class Recipe:
         return self._filled(
             own.learning_rate, None if own.schedule else "constant", own.weight_decay
         )
+
+    def _default_rate(self) -> float:
+        if self.adapters is not None:
+            return ADAPTERS_LEARNING_RATE
+        return PARTS_LEARNING_RATES.get(self.train, DEFAULT_LEARNING_RATE)
 
     def _filled(
         self, learning_rate: float | None, schedule: str | None, weight_decay: float
