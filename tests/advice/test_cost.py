@@ -67,6 +67,16 @@ def test_the_estimate_agrees_with_fine_tuning(data, unfreeze, epochs, views, aug
     assert "without solving" not in str(again)
 
 
+@pytest.mark.parametrize("restriction", [{"train": "norm"}, {"adapters": "lora:2"}])
+def test_parts_of_the_layers_and_adapters_count(data, restriction):
+    model = classifier(data)
+    report = estimate_cost(model, data, epochs=1, **restriction)
+    everything = estimate_cost(model, data, epochs=1)
+    _, stage = tlkit.fine_tune(model, data, epochs=1, **restriction).stages
+    assert report.num_trainable == stage.trainable.num_trainable < everything.num_trainable
+    assert report.memory_bytes < everything.memory_bytes
+
+
 def test_the_head_alone_takes_no_steps(data):
     report = estimate_cost(classifier(data), data, unfreeze="head")
     assert report.step_seconds is None
@@ -148,6 +158,8 @@ def test_invalid_arguments_raise(data):
         ({"epochs": 0}, "`epochs` must be a whole number"),
         ({"views": -1}, "`views` must be a whole number"),
         ({"augment": "lite"}, "`augment` must be one of"),
+        ({"train": "norms"}, "`train` must be one of"),
+        ({"adapters": 8}, "`adapters` must be 'lora'"),
         ({"batch_size": 0}, "`batch_size` must be a whole number"),
         ({"data": data.train.dataset()}, "`data` must be the result of load_folder"),
         ({"data": data, "batch_size": 8}, "`batch_size` must be left out"),

@@ -1,7 +1,7 @@
 """Estimates the cost of training: multiply-adds, memory, time and disk space."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import keras
@@ -21,17 +21,20 @@ from tlkit.evaluation.names import num_classes_of
 from tlkit.models.flattening import above, below
 from tlkit.models.groups import cut_before, resolve_group, set_trainable_flags
 from tlkit.models.heads import feature_cut, head_kind
+from tlkit.training.adapters import LowRankUpdates, adapted_kernels
 from tlkit.training.cached_cut import (
     reason_not_to_store,
     required_and_available_bytes,
     view_policy_for,
 )
+from tlkit.training.checks import check_recipe
 from tlkit.training.fine_tuning import default_epochs
 from tlkit.training.frozen import FrozenPart
 from tlkit.training.head import is_trained
+from tlkit.training.lora import Lora, adapters_of
 from tlkit.training.objective import loss_of, metrics_of, targets_of
 from tlkit.training.rates import LayerwiseAdamW
-from tlkit.training.recipe import DEFAULT_AUGMENTATION, DEFAULT_BATCH_NORM
+from tlkit.training.recipe import DEFAULT_AUGMENTATION, Recipe
 from tlkit.training.sources import source_of, steps_in_epoch
 from tlkit.training.stages import default_unfreeze
 from tlkit.training.step import hooked
@@ -42,6 +45,7 @@ from tlkit.utils.text_repr import ShownAsText
 DEFAULT_BATCH_SIZE = 32
 
 _OPTIMIZER_VALUES = 3  # a gradient and AdamW's two moments per trainable value
+_NUM_MODEL_FILES = 2  # the .keras file and the SavedModel
 _NUM_DECODED = 32
 _EPOCHS = range(1_000)
 _MIN_SECONDS = 0.1
@@ -156,6 +160,8 @@ def estimate_cost(
     batch_size: int | None = None,
     augment: AugmentLike = DEFAULT_AUGMENTATION,
     views: int | None = None,
+    train: str = "all",
+    adapters: Lora | str | None = None,
     is_timed: bool = True,
     cache: str | os.PathLike[str] | None = None,
 ) -> CostReport:
@@ -176,6 +182,8 @@ def estimate_cost(
         batch_size: Images per step, only without `data`; 32 by default.
         augment: As for `fine_tune`.
         views: As for `fine_tune`; for the head alone as for `train_head`.
+        train: As for `fine_tune`.
+        adapters: As for `fine_tune`.
         is_timed: Whether to measure times; otherwise everything is counted from the graph.
         cache: Folder of the feature stores; its free space decides whether activations are stored.
 
@@ -191,7 +199,9 @@ def estimate_cost(
         (['stage1', 'stage2', 'stage3', 'head'], True)
     """
     augmentation = augmentation_of(augment)
-    batch_size = _check_arguments(model, data, epochs, views, batch_size)
+    recipe = Recipe(train=train, adapters=adapters_of(adapters))
+    check_recipe(recipe, model, epochs)
+    batch_size = _check_arguments(model, data, views, batch_size)
     if data is not None:
         check_augmentation(augmentation, data.train)
     solves_head = unfreeze == "head" and epochs is None
@@ -213,8 +223,9 @@ def estimate_cost(
         required, available = required_and_available_bytes(part, _num_images(data, views), cache)
         if required > available:
             is_stored, cut = False, None
-    has_steps = is_timed and not solves_head
-    num_trainable, step = _time_step(model, cut, unfreeze, batch_size, is_timed=has_steps)
+    num_trainable, step = _time_step(
+        model, cut, unfreeze, recipe, batch_size=0 if solves_head or not is_timed else batch_size
+    )
     forward = _time_forward(model, feature_cut(model), batch_size) if is_timed else None
     num_kept = 0 if solves_head else sum(group.num_activations for group in groups[first:])
     activations = FLOAT_BYTES * batch_size * max(num_kept, peak_activations(model))
@@ -222,14 +233,9 @@ def estimate_cost(
     disk: dict[str, int] = {}
     is_solved = solves_head or not is_trained(model)
     if data is not None:
-        num_features = int(np.prod(feature_cut(model).shape[1:]))
-        if is_solved:
-            disk["features"] = FLOAT_BYTES * num_features * _num_images(data, head_views)
-        if is_stored and not solves_head:
-            disk["activations"] = FLOAT_BYTES * groups[first].num_inputs * _num_images(data, views)
-        disk["model files"] = (
-            2 * FLOAT_BYTES * model.count_params()
-        )  # the .keras file and the SavedModel
+        num_rows = {"features": _num_images(data, head_views) if is_solved else 0}
+        num_rows["activations"] = 0 if solves_head or not is_stored else _num_images(data, views)
+        disk = _disk_bytes(model, num_rows, num_activations=groups[first].num_inputs)
     if data is not None and forward is not None:
         below_cut = _time_forward(model, cut, batch_size) if cut is not None else NOTHING
         if solves_head and head_views == 1:
@@ -260,16 +266,32 @@ def estimate_cost(
     )
 
 
+def _disk_bytes(
+    model: keras.Model, num_rows: Mapping[str, int], *, num_activations: int
+) -> dict[str, int]:
+    """Returns the bytes of what is written.
+
+    Args:
+        model: The model.
+        num_rows: Number of rows of "features" and of "activations"; 0 if there are none.
+        num_activations: Length of a row of activations.
+    """
+    lengths = {
+        "features": int(np.prod(feature_cut(model).shape[1:])),
+        "activations": num_activations,
+    }
+    disk = {name: FLOAT_BYTES * lengths[name] * number for name, number in num_rows.items()}
+    disk["model files"] = _NUM_MODEL_FILES * FLOAT_BYTES * model.count_params()
+    return {name: size for name, size in disk.items() if size}
+
+
 def _check_arguments(
     model: keras.Model,
     data: ImageData | None,
-    epochs: int | None,
     views: int | None,
     batch_size: int | None,
 ) -> int:
     """Checks the arguments, and returns the batch size."""
-    if epochs is not None:
-        check_count("epochs", epochs)
     if views is not None:
         check_count("views", views, minimum=0)
     if data is None:
@@ -295,15 +317,24 @@ def _time_step(
     model: keras.Model,
     cut: keras.KerasTensor | None,
     unfreeze: str | int,
-    batch_size: int,
+    recipe: Recipe,
     *,
-    is_timed: bool,
+    batch_size: int,
 ) -> tuple[int, Timing | None]:
-    """Returns the number of trainable values and the time of a step; restores the model."""
+    """Returns the number of trainable values and the time of a step; restores the model.
+
+    With adapters, the step is that of their kernels, which takes about as long. A batch size of 0
+    measures no time.
+    """
     with restored_afterwards(model):
-        report = set_trainable_flags(model, unfreeze, batch_norm=DEFAULT_BATCH_NORM)
+        report = set_trainable_flags(
+            model, unfreeze, batch_norm=recipe.batch_norm, parts=recipe.parts
+        )
+        if recipe.adapters is not None:
+            kernels = adapted_kernels(model, recipe.adapters)
+            report = LowRankUpdates(recipe.adapters, kernels, seed=0).counted(report)
         num_trainable = report.num_trainable
-        if not is_timed:
+        if not batch_size:
             return num_trainable, None
         trained = model if cut is None else above(model, cut)
         trainee = hooked(trained)

@@ -67,6 +67,7 @@ def project_cost(model: "keras.Model", data: ImageData, config: RunConfig) -> "C
         epochs=config.epochs,
         views=config.views,
         **augment,
+        **config.given_values("train", "adapters"),
     )
 
 
