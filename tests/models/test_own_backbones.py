@@ -9,6 +9,7 @@ import pytest
 
 import tlkit
 from tlkit.errors import ArgumentError, WeightsError
+from tlkit.models import own_backbones
 from tlkit.models.backbone_files import read_backbone_file
 from tlkit.models.backbone_spec import preprocessing_of
 from tlkit.models.catalogue import find_backbone
@@ -288,3 +289,10 @@ def test_a_file_of_a_model_with_several_inputs_is_refused(tmp_path):
 def test_bad_preprocessing_is_named(given):
     with pytest.raises(ArgumentError, match="`preprocessing` must be one of"):
         preprocessing_of(given)
+
+
+def test_the_note_has_the_feature_map_at_the_size_that_is_used(monkeypatch):
+    notes = []
+    monkeypatch.setattr(own_backbones, "note", notes.append)
+    tlkit.build_classifier(network(size=16), NAMES, image_size=32)
+    assert "features of block2_conv (8 × 8 × 6)" in notes[0]

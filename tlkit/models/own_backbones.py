@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import keras
@@ -71,7 +71,6 @@ class OwnBackbone(ShownAsText):
         Raises:
             ArgumentError: The layers take no images of this size.
         """
-        note(str(self))
         height, width, channels = pixels.shape[1:]
         model = _clone(self._model, self.name)  # the user's own gets no new calls
         if weights is not None:
@@ -90,6 +89,7 @@ class OwnBackbone(ShownAsText):
                 f"Received: {height} × {width} pixels ({type(error).__name__}). Use the size that "
                 f"it was trained at, {_size(model)}."
             ) from error
+        note(str(replace(self, feature_shape=flattened.output_shape[1:])))
         if found.closed:
             note(f"{self.name}: layers that stay whole: {', '.join(found.closed)}")
         return copied_onto(flattened, pixels, self.name)
