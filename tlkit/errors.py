@@ -124,6 +124,16 @@ def check_positive_fraction(argument: str, value: float) -> None:
         )
 
 
+def check_side(argument: str, value: int) -> None:
+    """Raises `ArgumentError` unless `value` is a whole number from 1 to `MAX_SIDE`."""
+    check_count(argument, value)
+    if value > MAX_SIDE:
+        raise ArgumentError(
+            f"`{argument}` must be at most {MAX_SIDE:,} pixels. "
+            f"Received: {argument}={value!r}. Use the backbone's size, such as 224."
+        )
+
+
 def check_count(argument: str, value: int, minimum: int = 1) -> None:
     """Raises `ArgumentError` unless `value` is a whole number of at least `minimum`."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
@@ -133,18 +143,23 @@ def check_count(argument: str, value: int, minimum: int = 1) -> None:
         )
 
 
+MAX_SIDE = 4096
+"""Largest height or width of a model's images: 200 MB for one in float32."""
+
+
 def check_image_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
     """Returns `(height, width)`; one number means a square.
 
     Raises:
-        ArgumentError: A side is not a positive whole number.
+        ArgumentError: A side is not a whole number from 1 to `MAX_SIDE`.
     """
     sides = tuple(image_size) if isinstance(image_size, tuple | list) else (image_size,) * 2
     is_whole = all(isinstance(side, Integral) and not isinstance(side, bool) for side in sides)
-    if len(sides) != 2 or not is_whole or min(sides) < 1:
+    if len(sides) != 2 or not is_whole or min(sides) < 1 or max(sides) > MAX_SIDE:
         raise ArgumentError(
-            "`image_size` must be a positive number of pixels, or two: (height, width). "
-            f"Received: image_size={image_size!r}. Use the backbone's size, such as 224."
+            f"`image_size` must be a positive number of pixels, at most {MAX_SIDE:,}, or two: "
+            f"(height, width). Received: image_size={image_size!r}. Use the backbone's size, such "
+            "as 224."
         )
     return int(sides[0]), int(sides[1])
 

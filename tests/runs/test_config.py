@@ -152,6 +152,8 @@ def test_the_command_takes_sizes_as_numbers_or_auto(monkeypatch):
     for size in ("4.5", "-3", "0", "Auto"):
         with pytest.raises(tlkit.ArgumentError, match="`image_size` must be a whole number"):
             cli.app([*train, size], standalone_mode=False)
+    with pytest.raises(tlkit.ArgumentError, match="`image_size` must be at most 4,096 pixels"):
+        cli.app([*train, "100000"], standalone_mode=False)
 
 
 def test_the_command_offers_each_field_with_its_help():

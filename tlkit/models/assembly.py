@@ -14,6 +14,7 @@ from tlkit.errors import (
     WeightsError,
     as_tuple,
     check_count,
+    check_image_size,
     check_seed,
 )
 from tlkit.models.backbone_spec import (
@@ -179,15 +180,7 @@ def _check_classes(class_names: Sequence[str], *, binary: bool, multi_label: boo
 def _check_image_size(
     spec: BackboneSpec, image_size: int | tuple[int, int] | None
 ) -> tuple[int, int]:
-    size = spec.default_image_size if image_size is None else image_size
-    sides = tuple(size) if isinstance(size, Sequence) else (size, size)
-    if len(sides) != 2:
-        raise ArgumentError(
-            "`image_size` must be a number of pixels, or (height, width). "
-            f"Received: image_size={image_size!r}. Write for example image_size=224."
-        )
-    for side in sides:
-        check_count("image_size", side)
+    sides = check_image_size(spec.default_image_size if image_size is None else image_size)
     if min(sides) < spec.minimum_image_size:
         raise ArgumentError(
             f"`image_size` must be at least {spec.minimum_image_size} for the backbone "

@@ -31,6 +31,7 @@ from tlkit.errors import (
     check_positive,
     check_positive_fraction,
     check_seed,
+    check_side,
 )
 from tlkit.models.backbone_files import with_absolute_path
 from tlkit.models.backbone_spec import preprocessing_of
@@ -78,18 +79,18 @@ _LEFT_OUT = {
 }
 """Defaults that `run.json` leaves out, as runs of earlier versions do not have these arguments."""
 
+_SIZES = ("image_size", "inference_size")
 _CHECKS: Mapping[str, Callable[[str, Any], object]] = {
     **dict.fromkeys(
         (
             "batch_size",
             "epochs",
-            "image_size",
-            "inference_size",
             "max_pixels",
             "statistics_width",
         ),
         check_count,
     ),
+    **dict.fromkeys(_SIZES, check_side),
     "views": partial(check_count, minimum=0),
     "folds": partial(check_count, minimum=2),
     "learning_rate": check_positive,
@@ -99,7 +100,6 @@ _CHECKS: Mapping[str, Callable[[str, Any], object]] = {
     "seed": lambda _, value: check_seed(value),
     "channels": lambda _, value: check_channels_of_files(value),
 }
-_SIZES = ("image_size", "inference_size")
 _MAY_BE_AUTO = ("anchor", *_SIZES)
 _CHOICES: Mapping[str, Collection[str]] = {
     "mode": MODES,
