@@ -9,7 +9,6 @@ has test/CLASS with images of 32x32 pixels; M is an `.npz` file of digits. PART 
     similarity  how similar flowers, ants and bees, digits, and flowers with shuffled pixels are to
                 the pretraining data
     recommend   the mode that `recommend` chooses, compared with all others, over several seeds
-    ranking     the order of backbones by their probes, compared with that after fine-tuning
     trust       calibration error on test images before and after `calibrate`; fractions of known
                 test images and of images of other data sets that `fit_rejection` rejects
     cost        the time of `compare_backbones` for three backbones, compared with that of their
@@ -206,35 +205,6 @@ def row(title: str, lines: list[dict]) -> str:
     )
 
 
-def ranking(given: argparse.Namespace, work: Path) -> None:
-    """Prints backbones by probe accuracy, with test accuracy of the head and after fine-tuning."""
-    candidates = [
-        f"{BACKBONE}={given.weights}",
-        "resnet20",
-        f"{BACKBONE}=none",
-        "mobilenet_v2_035=none",
-    ]
-    for name, number in (("flowers", 700), ("hymenoptera", 240)):
-        data = drawn(getattr(given, name), number, 224, 0, work)
-        comparison = tlkit.compare_backbones(data, candidates)
-        print(f"\n{name}\n{comparison}")
-        for score in comparison.scores:
-            size = score.image_size[0]
-            own = drawn(getattr(given, name), number, size, 0, work)
-            weights = None if score.weights == "none" else score.weights
-            model = classifier(own, weights, size, score.name)
-            tlkit.train_head(model, own)
-            head, _ = tested(model, own)
-            tlkit.fine_tune(model, own, epochs=given.epochs)
-            tuned, num_test = tested(model, own)
-            print(
-                f"| {name} | {score.label} | {100 * score.accuracy:.1f} % | "
-                f"{score.log_evidence:.3f} | {100 * head:.1f} % | {100 * tuned:.1f} % | "
-                f"{num_test} |",
-                flush=True,
-            )
-
-
 def trust(given: argparse.Namespace, work: Path) -> None:
     """Prints calibration error and loss on test images, and fractions of rejected images."""
     out_of_distribution = {
@@ -310,7 +280,6 @@ def cost(given: argparse.Namespace, work: Path) -> None:
 PARTS = {
     "similarity": similarity,
     "recommend": recommend,
-    "ranking": ranking,
     "trust": trust,
     "cost": cost,
 }
@@ -323,7 +292,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--weights", required=True)
     parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument("--epochs", type=int, help="epochs of fine-tuning in `ranking` and `trust`")
+    parser.add_argument("--epochs", type=int, help="epochs of fine-tuning in `trust`")
     parser.add_argument("--done", type=Path, help="file with existing lines of `recommend`")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
