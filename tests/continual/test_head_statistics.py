@@ -224,6 +224,31 @@ def test_a_damaged_file_or_one_of_another_network_is_refused(joint, tmp_path):
         load_statistics(path, "signature")
 
 
+@pytest.mark.parametrize("name", ["grams", "factor", "mean", "landmarks"])
+def test_a_file_with_numbers_of_no_statistics_is_refused(joint, tmp_path, name):
+    path = tmp_path / "statistics.npz"
+    save_statistics(joint, path)
+    with np.load(path) as file:
+        arrays = dict(file)
+    changed = {
+        "grams": np.full_like(arrays["grams"], np.nan),
+        "factor": np.array(-1.0),
+        "mean": arrays["mean"][:-1],
+        "landmarks": arrays["landmarks"][:, :-1],
+    }
+    np.savez(path, **{**arrays, name: changed[name]})
+    with pytest.raises(RunError, match="It is damaged"):
+        load_statistics(path, "signature")
+
+
+def test_a_file_of_other_classes_is_refused(joint, tmp_path):
+    path = tmp_path / "statistics.npz"
+    save_statistics(joint, path)
+    load_statistics(path, "signature", joint.class_names)
+    with pytest.raises(RunError, match="It is of other classes"):
+        load_statistics(path, "signature", joint.class_names[:-1])
+
+
 def test_the_width_with_the_lowest_error_is_used(images):
     """The error of each width is computed from statistics of that width alone."""
     random = np.random.default_rng(0)

@@ -17,6 +17,7 @@ from tlkit.evaluation.rejection import Rejection
 from tlkit.runs.add_classes import add_classes_run
 from tlkit.runs.directory import REJECTION_FILE, STATISTICS_FILE
 from tlkit.runs.forget import forget_run
+from tlkit.training.closed_form import DEFAULT_FACTOR
 
 COUNTS = {"a": 24, "b": 24, "c": 24}
 HEAD = {"mode": "head", "head": "closed-form", "backbone": "tiny_resnet", "weights": None}
@@ -227,6 +228,13 @@ def test_damaged_statistics_and_those_of_another_network_are_refused(made, tmp_p
     for call in calls[:2]:
         with pytest.raises(tlkit.RunError, match="It is damaged"):
             call()
+    content = path.read_bytes()
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(tlkit.RunError, match="It is damaged"):
+        calls[1]()
+    path.rmdir()
+    path.write_bytes(content)
     other = tlkit.train_run(
         folder / "old", out=tmp_path / "other", **{**HEAD, "backbone": "resnet20"}
     )
@@ -238,6 +246,18 @@ def test_damaged_statistics_and_those_of_another_network_are_refused(made, tmp_p
     path.unlink()
     with pytest.raises(tlkit.RunError, match="must keep statistics of its head"):
         calls[0]()
+
+
+def test_a_run_that_forgets_may_not_lie_among_its_images(made):
+    folder, run, _, _ = made
+    with pytest.raises(tlkit.RunError, match="`out` must lie outside"):
+        forget_run(run.path, images=[*trained_on(run, "a")][:1], out=folder / "old" / "x")
+    assert not (folder / "old" / "x").exists()
+
+
+def test_kept_statistics_have_the_factor_that_fits_their_images(made):
+    _, run, _, _ = made
+    assert statistics_of(run).factor != DEFAULT_FACTOR
 
 
 def test_statistics_of_a_fine_tuned_network_are_kept_on_request(made, images, tmp_path):

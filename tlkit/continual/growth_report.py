@@ -8,8 +8,8 @@ from tlkit.utils.text_repr import ShownAsText
 
 EXACT, REPLAY, ISOLATED = "exact", "replay", "isolated"
 METHODS = {
-    EXACT: "the head of all images together, old ones included, from sums over their features; the "
-    "old logits change",
+    EXACT: "the head of all images together that the statistics count, from sums over their "
+    "features; the old logits change",
     REPLAY: "the old logits are bit-identical; the new classes are balanced against stored "
     "features of old images",
     ISOLATED: "the old logits are bit-identical; the new classes are trained without old images",

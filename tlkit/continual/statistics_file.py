@@ -3,7 +3,7 @@
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,19 +109,24 @@ def save_statistics(statistics: HeadStatistics, path: Path) -> None:
     )
 
 
-def load_statistics(path: Path, signature: str) -> HeadStatistics:
+def load_statistics(
+    path: Path, signature: str, class_names: Sequence[str] | None = None
+) -> HeadStatistics:
     """Reads a file that `save_statistics` wrote.
 
     Args:
         path: The file.
         signature: Signature of the network whose features are required.
+        class_names: The classes that are required, in their order; any by default.
 
     Raises:
-        RunError: The file is damaged, or is of another network's features.
+        RunError: The file is damaged, or is of another network's features or of other classes.
     """
     read = read_arrays(path, _from_arrays, lambda: _unusable(path, "damaged"))
     if read.signature != signature:
         raise _unusable(path, "of another network, or of another image size")
+    if class_names is not None and read.class_names != tuple(class_names):
+        raise _unusable(path, "of other classes")
     return read
 
 
@@ -132,6 +137,7 @@ def _from_arrays(arrays: Mapping[str, np.ndarray]) -> HeadStatistics:
     )
     size = len(kernel_map.landmarks) + 1
     crosses, squares, classes = arrays["crosses"], arrays["squares"], arrays["classes"]
+    _check_numbers(arrays, kernel_map)
     triangle = np.tril_indices(size)
     grams = np.zeros((NUM_FOLDS, size, size))
     grams[:, triangle[0], triangle[1]] = arrays["grams"]
@@ -146,6 +152,16 @@ def _from_arrays(arrays: Mapping[str, np.ndarray]) -> HeadStatistics:
     if not np.array_equal(np.rint(sum(fold.cross[-1] for fold in folds)), read.counts):
         raise ValueError("sums do not fit the images")
     return read
+
+
+def _check_numbers(arrays: Mapping[str, np.ndarray], kernel_map: KernelMap) -> None:
+    """Raises `ValueError` unless all numbers are finite and shapes agree."""
+    names = ("mean", "scale", "landmarks", "grams", "crosses", "squares", "factor", "sharpness")
+    if not all(np.isfinite(arrays[name]).all() for name in names):
+        raise ValueError("numbers that are not finite")
+    widths = {kernel_map.mean.shape, kernel_map.scale.shape, kernel_map.landmarks.shape[1:]}
+    if len(widths) != 1 or min(kernel_map.sharpness, float(arrays["factor"])) <= 0:
+        raise ValueError("a map of features that does not fit, or a factor that is not positive")
 
 
 def _free_bytes(folder: Path) -> int:

@@ -139,7 +139,7 @@ def add_classes_run(
         method,
         exemplars=exemplars,
         align=align,
-        has_statistics=(parent.path / STATISTICS_FILE).is_file(),
+        has_statistics=(parent.path / STATISTICS_FILE).exists(),
     )
     config = AddClassesConfig(
         from_run=str(parent.path),

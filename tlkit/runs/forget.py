@@ -21,6 +21,7 @@ from tlkit.runs.context import RunContext
 from tlkit.runs.directory import (
     STATISTICS_FILE,
     Run,
+    check_outside_images,
     default_out,
     finished_message,
     load_if_finished,
@@ -137,11 +138,11 @@ def forget_run(
             "`out` must be another folder than that of the run, which is not changed. "
             f"Received: out={str(out)!r}. Choose a new folder."
         )
-    if not (parent.path / STATISTICS_FILE).is_file():
+    if not (parent.path / STATISTICS_FILE).exists():
         raise RunError(
             "`run` must keep statistics of its head, from which images can be subtracted. "
             f"Received: {str(parent.path)!r}, which has no {STATISTICS_FILE}. Train it again "
-            "without these images, and with keep_statistics=True."
+            "without these images, and with `keep_statistics`."
         )
     forgotten = _Forgotten(_digests_of(images), _checked_classes(class_names, parent))
     if not forgotten.images and not forgotten.class_names:
@@ -160,6 +161,7 @@ def forget_run(
         damaged=parent.run_record.config.damaged,
     )
     directory = Path(out) if out is not None else default_out(config, resume)
+    check_outside_images(directory, config.photos)
     team = Team(None)
     log = team.chief_log(log)
     if (finished := load_if_finished(directory, config, resume)) is not None:
@@ -230,7 +232,7 @@ def _make(config: ForgetConfig, forgotten: _Forgotten, parent: Run, context: Run
         results = RunResults(
             training=_training_report(solved.stage, report, evaluations["validation"]),
             evaluations=evaluations,
-            calibration=CalibrationDecision(None, "the temperature is that of the earlier head"),
+            calibration=CalibrationDecision(None, "the temperature is that fitted last"),
             maps=maps,
             rejection=fitted,
             images=sample_training_images(data, "none"),

@@ -28,13 +28,15 @@ def load_run_statistics(run: Run, model: "keras.Model") -> "HeadStatistics | Non
         model: Its model.
 
     Raises:
-        RunError: The file is damaged, or is of other features than those of the model.
+        RunError: The file is damaged, or is of other features or classes than those of the run.
     """
     from tlkit.continual.adding_classes import signature_of_features
     from tlkit.continual.statistics_file import load_statistics
 
     path = run.path / STATISTICS_FILE
-    return load_statistics(path, signature_of_features(model)) if path.is_file() else None
+    if not path.exists():
+        return None
+    return load_statistics(path, signature_of_features(model), run.class_names)
 
 
 def statistics_to_update(
@@ -107,7 +109,7 @@ def keep_statistics(
         config: The config with the run's choices.
         context: The context of the run.
     """
-    from tlkit.continual.exact import gather_statistics
+    from tlkit.continual.exact import gather_statistics, with_exact_head
     from tlkit.continual.statistics_file import default_width
     from tlkit.models.kernel_head import has_kernel_head
 
@@ -128,6 +130,9 @@ def keep_statistics(
             num_landmarks=width,
             seed=measured.data.seed,
         )
+        if statistics.counts.all():  # fits the factor, which later heads without images take
+            _, head = with_exact_head(measured.model, statistics, images, measured.data.class_names)
+            statistics = head.statistics
         if context.parent is not None:
             context.log(
                 f"the statistics of the head count the {images.num_images:,} images of this run "
