@@ -520,3 +520,20 @@ def test_a_run_without_a_folder_gets_the_next_number_and_unfinished_ones_are_res
         "photos-2",
         "photos-3",
     ]
+
+
+def test_an_interrupted_command_says_what_can_be_used(tmp_path, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        error = KeyboardInterrupt()
+        error.add_note("RUN holds the head alone, which can be used")
+        raise error
+
+    monkeypatch.setattr("tlkit.runs.train.make_run", interrupted)
+    monkeypatch.setattr(sys, "argv", ["tlkit", "train", "photos", "--out", str(tmp_path / "run")])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err.endswith(
+        "tlkit: interrupted; RUN holds the head alone, which can be used; the same command resumes "
+        "the run.\n"
+    )

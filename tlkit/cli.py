@@ -26,6 +26,7 @@ from tlkit.utils.keras_settings import check_building
 from tlkit.utils.option_names import (
     Command,
     Commands,
+    Interruption,
     Parameter,
     in_options,
     names_in_options,
@@ -607,6 +608,8 @@ def run_command() -> None:
         message = in_options(" ".join(message.split()), _parameters(arguments))
         print(f"tlkit: {visible(message)}", file=sys.stderr)
         sys.exit(2)
+    except Interruption as interruption:
+        raise interruption.error from None
     if status == _INTERRUPTED:
         raise KeyboardInterrupt
     sys.exit(status)

@@ -27,8 +27,31 @@ class Command(TyperCommand):
         return _without_types(super().get_params(ctx))
 
 
+class Interruption(BaseException):
+    """Takes a `KeyboardInterrupt` with its notes through Typer, which replaces it by a status.
+
+    Attributes:
+        error: The interrupt.
+    """
+
+    def __init__(self, error: KeyboardInterrupt) -> None:
+        super().__init__(error)
+        self.error = error
+
+
 class Commands(TyperGroup):
     """The commands, in a help that shows no Python types."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command.
+
+        Raises:
+            Interruption: It was interrupted.
+        """
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise Interruption(error) from error
 
     def get_params(self, ctx: Any) -> Any:
         """Returns the parameters before the command, including the help option."""
