@@ -31,7 +31,7 @@ from pathlib import Path
 import keras
 import numpy as np
 from accuracy import drawn, read_split, with_error
-from jobs import run_jobs
+from jobs import packed, run_jobs, unpacked
 from scipy.stats import t as student
 
 import tlkit
@@ -99,7 +99,7 @@ def strength_by_rule(model: keras.Model, images, labels, job: Job, epochs: int) 
         rule="new",
         groups="all",
         unfreeze="all",
-        augment="strong",
+        augment="default",
         epochs=epochs,
         weight_decay=0.0,
         kept_fraction=1.0,
@@ -131,7 +131,7 @@ def run(job: Job, arguments: argparse.Namespace) -> dict[str, object]:
 
     def correct() -> str:
         outputs = model.predict(images[tested].astype("float32"), verbose=0)
-        return np.packbits(outputs.argmax(axis=1) == labels[tested]).tobytes().hex()
+        return packed(outputs.argmax(axis=1) == labels[tested])
 
     found = {"head": correct()}
     strength = None
@@ -142,14 +142,14 @@ def run(job: Job, arguments: argparse.Namespace) -> dict[str, object]:
             anchor = tlkit.anchor_weights(model, strength, groups="all") if strength else None
         else:
             anchor = constraint(method, model, data, job)
-        is_free = method not in ("decay", "default")
+        has_decay = method in ("decay", "default")
         tlkit.fine_tune(
             model,
             data,
             unfreeze="all",
             epochs=epochs,
             anchor=anchor,
-            weight_decay=0.0 if is_free else None,
+            weight_decay=None if has_decay else 0.0,
             kept_fraction=None if method == "default" else 1.0,
             seed=job.seed,
         )
@@ -162,11 +162,10 @@ def run(job: Job, arguments: argparse.Namespace) -> dict[str, object]:
 
 def accuracies(row: dict) -> dict[str, float]:
     """Returns the accuracy of each method, in %."""
-    found = {}
-    for method, text in row["correct"].items():
-        bits = np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8))[: row["num_test"]]
-        found[method] = 100 * float(bits.mean())
-    return found
+    return {
+        method: 100 * float(unpacked(text, row["num_test"]).mean())
+        for method, text in row["correct"].items()
+    }
 
 
 def with_best_strengths(job: Job, rows: list[dict]) -> Job:

@@ -28,7 +28,7 @@ from pathlib import Path
 import keras
 import numpy as np
 from accuracy import drawn, enlarged, read_cifar, read_split, with_error
-from jobs import run_jobs
+from jobs import packed, run_jobs, unpacked
 from scipy.stats import spearmanr
 
 import tlkit
@@ -126,7 +126,7 @@ def run(job: Job, arguments: argparse.Namespace) -> dict[str, object]:
         **asdict(job),
         "accuracy": 100 * float(is_correct.mean()),
         "num_test": len(tested),
-        "correct": np.packbits(is_correct).tobytes().hex(),
+        "correct": packed(is_correct),
         "seconds": seconds,
     }
 
@@ -142,8 +142,7 @@ def in_order(comparison: BackboneComparison) -> list[BackboneScore]:
 
 def correct_of(row: dict) -> np.ndarray:
     """Returns for each test image whether the model was right."""
-    bits = np.unpackbits(np.frombuffer(bytes.fromhex(row["correct"]), np.uint8))
-    return bits[: row["num_test"]].astype(float)
+    return unpacked(row["correct"], row["num_test"])
 
 
 def correlations(keys: list[tuple], tuned: dict, compared: dict) -> list[float]:

@@ -8,6 +8,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 
 def run_jobs(jobs: Iterable[Any], kind: type, out: Path) -> list[dict[str, Any]]:
     """Runs the jobs that have no line in a file of results yet, and adds their lines.
@@ -37,3 +39,14 @@ def run_jobs(jobs: Iterable[Any], kind: type, out: Path) -> list[dict[str, Any]]
         rows.append(json.loads(line))
         print(line, flush=True)
     return rows
+
+
+def packed(is_correct: np.ndarray) -> str:
+    """Returns whether a model was right on each test image, as the text of a result."""
+    return np.packbits(is_correct).tobytes().hex()
+
+
+def unpacked(text: str, num_test: int) -> np.ndarray:
+    """Returns what `packed` got, as 0 and 1."""
+    bits = np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8))
+    return bits[:num_test].astype(float)

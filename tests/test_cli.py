@@ -522,18 +522,16 @@ def test_a_run_without_a_folder_gets_the_next_number_and_unfinished_ones_are_res
     ]
 
 
-def test_an_interrupted_command_says_what_can_be_used(tmp_path, monkeypatch, capsys):
+def test_an_interrupted_command_says_what_can_be_used(called, tmp_path, monkeypatch):
     def interrupted(*_, **__):
         error = KeyboardInterrupt()
         error.add_note("RUN holds the head alone, which can be used")
         raise error
 
     monkeypatch.setattr("tlkit.runs.train.make_run", interrupted)
-    monkeypatch.setattr(sys, "argv", ["tlkit", "train", "photos", "--out", str(tmp_path / "run")])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 130
-    assert capsys.readouterr().err.endswith(
+    ended = called("train", "photos", "--out", tmp_path / "run")
+    assert ended.returncode == 130
+    assert ended.stderr.endswith(
         "tlkit: interrupted; RUN holds the head alone, which can be used; the same command resumes "
         "the run.\n"
     )

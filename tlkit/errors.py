@@ -124,6 +124,10 @@ def check_positive_fraction(argument: str, value: float) -> None:
         )
 
 
+MAX_SIDE = 4096
+"""Largest height or width of a model's images: 200 MB for one in float32."""
+
+
 def check_side(argument: str, value: int) -> None:
     """Raises `ArgumentError` unless `value` is a whole number from 1 to `MAX_SIDE`."""
     check_count(argument, value)
@@ -141,10 +145,6 @@ def check_count(argument: str, value: int, minimum: int = 1) -> None:
             f"`{argument}` must be a whole number of at least {minimum}. "
             f"Received: {argument}={value!r}. Give {minimum} or more."
         )
-
-
-MAX_SIDE = 4096
-"""Largest height or width of a model's images: 200 MB for one in float32."""
 
 
 def check_image_size(image_size: int | tuple[int, int]) -> tuple[int, int]:

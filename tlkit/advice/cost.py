@@ -1,7 +1,7 @@
 """Estimates the cost of training: multiply-adds, memory, time and disk space."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import keras
@@ -224,7 +224,7 @@ def estimate_cost(
         if required > available:
             is_stored, cut = False, None
     num_trainable, step = _time_step(
-        model, cut, unfreeze, recipe, batch_size=0 if solves_head or not is_timed else batch_size
+        model, cut, unfreeze, recipe, batch_size=batch_size, is_timed=is_timed and not solves_head
     )
     forward = _time_forward(model, feature_cut(model), batch_size) if is_timed else None
     num_kept = 0 if solves_head else sum(group.num_activations for group in groups[first:])
@@ -233,9 +233,9 @@ def estimate_cost(
     disk: dict[str, int] = {}
     is_solved = solves_head or not is_trained(model)
     if data is not None:
-        num_rows = {"features": _num_images(data, head_views) if is_solved else 0}
-        num_rows["activations"] = 0 if solves_head or not is_stored else _num_images(data, views)
-        disk = _disk_bytes(model, num_rows, num_activations=groups[first].num_inputs)
+        features = _num_images(data, head_views) if is_solved else 0
+        stored = _num_images(data, views) if is_stored and not solves_head else 0
+        disk = _disk_bytes(model, features, stored * groups[first].num_inputs)
     if data is not None and forward is not None:
         below_cut = _time_forward(model, cut, batch_size) if cut is not None else NOTHING
         if solves_head and head_views == 1:
@@ -266,23 +266,20 @@ def estimate_cost(
     )
 
 
-def _disk_bytes(
-    model: keras.Model, num_rows: Mapping[str, int], *, num_activations: int
-) -> dict[str, int]:
+def _disk_bytes(model: keras.Model, num_features: int, num_activations: int) -> dict[str, int]:
     """Returns the bytes of what is written.
 
     Args:
         model: The model.
-        num_rows: Number of rows of "features" and of "activations"; 0 if there are none.
-        num_activations: Length of a row of activations.
+        num_features: Number of images and views whose features are stored.
+        num_activations: Number of activations that are stored, of all images and views.
     """
-    lengths = {
-        "features": int(np.prod(feature_cut(model).shape[1:])),
+    disk = {
+        "features": num_features * int(np.prod(feature_cut(model).shape[1:])),
         "activations": num_activations,
+        "model files": _NUM_MODEL_FILES * model.count_params(),
     }
-    disk = {name: FLOAT_BYTES * lengths[name] * number for name, number in num_rows.items()}
-    disk["model files"] = _NUM_MODEL_FILES * FLOAT_BYTES * model.count_params()
-    return {name: size for name, size in disk.items() if size}
+    return {name: FLOAT_BYTES * number for name, number in disk.items() if number}
 
 
 def _check_arguments(
@@ -320,11 +317,11 @@ def _time_step(
     recipe: Recipe,
     *,
     batch_size: int,
+    is_timed: bool,
 ) -> tuple[int, Timing | None]:
     """Returns the number of trainable values and the time of a step; restores the model.
 
-    With adapters, the step is that of their kernels, which takes about as long. A batch size of 0
-    measures no time.
+    With adapters, the step is that of their kernels, which takes about as long.
     """
     with restored_afterwards(model):
         report = set_trainable_flags(
@@ -334,7 +331,7 @@ def _time_step(
             kernels = adapted_kernels(model, recipe.adapters)
             report = LowRankUpdates(recipe.adapters, kernels, seed=0).counted(report)
         num_trainable = report.num_trainable
-        if not batch_size:
+        if not is_timed:
             return num_trainable, None
         trained = model if cut is None else above(model, cut)
         trainee = hooked(trained)

@@ -234,6 +234,30 @@ def with_exact_head(
     return _with_head(model, head), head
 
 
+def with_fitted_factor(
+    statistics: HeadStatistics,
+    model: keras.Model,
+    images: ImageSplit,
+    class_names: Sequence[str],
+) -> HeadStatistics:
+    """Returns statistics whose factor is fitted to some images, for heads without images at hand.
+
+    Args:
+        statistics: The statistics; each class has images.
+        model: A model with the same network below its head.
+        images: The images.
+        class_names: Their classes, which the labels index.
+
+    Raises:
+        ArgumentError: The statistics are of other features; or as `gather_statistics`.
+        DataError: A class has no image.
+    """
+    source = _FeatureSource(model, None)
+    source.check(statistics)
+    described, _ = source.describe(images, class_names, statistics.class_names)
+    return statistics.solve(described).statistics
+
+
 def train_exact_head(
     model: keras.Model,
     statistics: HeadStatistics,

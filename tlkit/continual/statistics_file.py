@@ -130,7 +130,8 @@ def load_statistics(
     return read
 
 
-def _from_arrays(arrays: Mapping[str, np.ndarray]) -> HeadStatistics:
+def _from_arrays(file: Mapping[str, np.ndarray]) -> HeadStatistics:
+    arrays = dict(file)  # each access to a file reads it again
     names = tuple(arrays["class_names"].tolist())
     kernel_map = KernelMap(
         arrays["mean"], arrays["scale"], arrays["landmarks"], float(arrays["sharpness"])

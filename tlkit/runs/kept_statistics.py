@@ -109,7 +109,7 @@ def keep_statistics(
         config: The config with the run's choices.
         context: The context of the run.
     """
-    from tlkit.continual.exact import gather_statistics, with_exact_head
+    from tlkit.continual.exact import gather_statistics, with_fitted_factor
     from tlkit.continual.statistics_file import default_width
     from tlkit.models.kernel_head import has_kernel_head
 
@@ -123,16 +123,16 @@ def keep_statistics(
         width = config.statistics_width or default_width(images.num_images)
         if not _is_asked(config) and size.why_no_room(width, context.out):
             return  # it was said before training
+        names = measured.data.class_names
         statistics = gather_statistics(
             measured.model,
             images,
-            measured.data.class_names,
+            names,
             num_landmarks=width,
             seed=measured.data.seed,
         )
-        if statistics.counts.all():  # fits the factor, which later heads without images take
-            _, head = with_exact_head(measured.model, statistics, images, measured.data.class_names)
-            statistics = head.statistics
+        if statistics.counts.all():
+            statistics = with_fitted_factor(statistics, measured.model, images, names)
         if context.parent is not None:
             context.log(
                 f"the statistics of the head count the {images.num_images:,} images of this run "
