@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
 from PIL import Image
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -106,10 +107,16 @@ def without_places(text: str, folder: str) -> str:
 
 def as_shown(value: Any, name: str, number: int, folder: str) -> str:
     """How a notebook displays the last value of a cell: as a figure, or text."""
-    if not hasattr(value, "_repr_png_"):
+    if isinstance(value, Figure) and not hasattr(value, "_repr_png_"):
+        buffer = io.BytesIO()
+        value.savefig(buffer, format="png")
+        png = buffer.getvalue()
+    elif hasattr(value, "_repr_png_"):
+        png = value._repr_png_()
+    else:
         return f"```text\n{without_places(repr(value), folder)}\n```"
     file = PAGES / "images" / f"{name}_{number}.png"
-    with Image.open(io.BytesIO(value._repr_png_())) as image:
+    with Image.open(io.BytesIO(png)) as image:
         small = image.convert("RGB")
         small.thumbnail((_TOO_WIDE, 10 * _TOO_WIDE))
         small.quantize(128, dither=Image.Dither.NONE).save(file, optimize=True)
