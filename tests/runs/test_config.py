@@ -172,7 +172,7 @@ def test_the_command_line_makes_the_config_that_it_describes(monkeypatch):
 
     def make_run(config, **others):
         calls.append((config, others))
-        raise KeyboardInterrupt
+        raise ValueError("enough")
 
     monkeypatch.setattr("tlkit.runs.train.make_run", make_run)
     words = "train photos --out x --weights none --unfreeze 2 --epochs 3 --no-resume --seed 7"
