@@ -10,7 +10,7 @@ from tests.training.test_resume import Stop
 from tlkit.errors import ArgumentError
 from tlkit.models.flattening import flat
 from tlkit.models.graph import with_nested
-from tlkit.training.adapters import LowRankUpdates, adapted_kernels, matrix_shape
+from tlkit.training.adapters import LowRankUpdates, choose_kernels, matrix_shape
 from tlkit.training.lora import Lora, adapters_of
 from tlkit.training.recipe import Recipe
 
@@ -70,7 +70,7 @@ def test_kernels_change_by_low_rank_and_other_weights_not_at_all(data):
     model = classifier(data)
     tlkit.train_head(model, data, head="linear")
     before = values(model)
-    kernels = adapted_kernels(classifier(data), Lora(rank=1))
+    kernels = choose_kernels(classifier(data), Lora(rank=1)).adapted
     adapted = {kernel.path for kernel in kernels}
     head = {weight.path for weight in model.get_layer("logits").weights}
     report = tlkit.fine_tune(
@@ -143,7 +143,7 @@ def test_attention_and_depthwise_kernels_are_adapted(data):
     x = keras.layers.MultiHeadAttention(4, 12, name="attention")(x, x)
     x = keras.layers.GlobalAveragePooling1D()(x)
     model = keras.Model(inputs, keras.layers.Dense(data.num_classes, name="logits")(x))
-    kernels = adapted_kernels(model, Lora(rank=2))
+    kernels = choose_kernels(model, Lora(rank=2)).adapted
     attention = model.get_layer("attention")
     inside = {id(v) for layer in with_nested(attention) for v in layer.weights}
     assert sum(id(kernel) in inside for kernel in kernels) == 4  # query, key, value and output

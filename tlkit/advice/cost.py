@@ -21,7 +21,7 @@ from tlkit.evaluation.names import num_classes_of
 from tlkit.models.flattening import above, below
 from tlkit.models.groups import cut_before, resolve_group, set_trainable_flags
 from tlkit.models.heads import feature_cut, head_kind
-from tlkit.training.adapters import LowRankUpdates, adapted_kernels
+from tlkit.training.adapters import LowRankUpdates, choose_kernels
 from tlkit.training.cached_cut import (
     reason_not_to_store,
     required_and_available_bytes,
@@ -328,7 +328,7 @@ def _time_step(
             model, unfreeze, batch_norm=recipe.batch_norm, parts=recipe.parts
         )
         if recipe.adapters is not None:
-            kernels = adapted_kernels(model, recipe.adapters)
+            kernels = choose_kernels(model, recipe.adapters).adapted
             report = LowRankUpdates(recipe.adapters, kernels, seed=0).counted(report)
         num_trainable = report.num_trainable
         if not is_timed:

@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tlkit.errors import ArgumentError
+from tlkit.utils.formatting import reason_of
 from tlkit.utils.keras_private import seed_generators, with_inner_layers
 
 _TOLERANCE = 0.5
@@ -72,7 +72,7 @@ def settings_of(layer: keras.layers.Layer) -> str:
         raise ArgumentError(
             "`augment` must contain layers whose configuration can be written, so that a training "
             f"is resumed with the same. Received: {layer.name!r} of type {type(layer).__name__} "
-            f"({_one_line(error)}). Give its class a `get_config`."
+            f"({reason_of(error)}). Give its class a `get_config`."
         ) from error
 
 
@@ -221,14 +221,9 @@ def _check_no_weights(layers: Sequence[keras.layers.Layer]) -> None:
 def _failed(error: Exception) -> ArgumentError:
     return ArgumentError(
         "`augment` must work in a tf.data pipeline on images (1, height, width, 3), float32. "
-        f"Received: layers that fail with {type(error).__name__}: {_one_line(error)}. Use "
+        f"Received: layers that fail with {type(error).__name__}: {reason_of(error)}. Use "
         "operations of keras.ops or TensorFlow."
     )
-
-
-def _one_line(error: Exception) -> str:
-    """Returns the beginning of an error's text in one line, without Keras's colours."""
-    return " ".join(re.sub(r"\x1b\[\d*m", "", str(error)).split())[:200]
 
 
 def _settings(value: Any) -> Any:

@@ -9,6 +9,7 @@ from functools import cached_property
 
 from tlkit.data.perceptual import NUM_BITS
 from tlkit.data.reports import SHOWN
+from tlkit.utils.formatting import counted
 from tlkit.utils.text_repr import ShownAsText, html_paragraphs, html_table
 
 _REMEDY = (
@@ -124,7 +125,7 @@ class NearDuplicateReport(ShownAsText):
         return "".join([*parts, html_paragraphs(self._remarks())])
 
     def _summary(self) -> str:
-        found = f"{self.num_pairs:,} near-duplicate pair{'' if self.num_pairs == 1 else 's'}"
+        found = f"{counted(self.num_pairs, 'near-duplicate pair')}"
         return (
             f"{self.num_images:,} different images compared: {found} "
             f"(at most {self.max_differing} of {NUM_BITS} bits differ)"

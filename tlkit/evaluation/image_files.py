@@ -12,6 +12,7 @@ from tlkit.data.file_checks import FileCheck, check_files
 from tlkit.data.resizing import resize_image
 from tlkit.data.settings import RGB, STRETCH
 from tlkit.errors import ArgumentError, DataError, check_path, is_unicode
+from tlkit.utils.formatting import counted
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -143,7 +144,7 @@ def pixels_of(images: Any, argument: str = "images", channels: int = RGB) -> np.
         remedy = (
             "repeat the channel of grey ones with `np.repeat(image, 3, axis=-1)`"
             if channels == RGB
-            else f"the model takes {channels} channel{'s' if channels > 1 else ''}"
+            else f"the model takes {counted(channels, 'channel')}"
         )
         raise ArgumentError(
             f"`{argument}` must be files, or pixels of the shape (height, width, {channels}) or "

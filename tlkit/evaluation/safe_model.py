@@ -18,6 +18,7 @@ from tlkit.evaluation.names import check_class_names, num_classes_of
 from tlkit.evaluation.outputs import THRESHOLD
 from tlkit.evaluation.prediction import Prediction, decoder_for, image_shape_of, predict
 from tlkit.models.heads import head_kind, probabilities
+from tlkit.models.keras_files import KerasFileError, load_keras_file
 
 KERAS_FILE = "model.keras"
 NAMES_FILE = "class_names.json"
@@ -88,20 +89,11 @@ def predict_safely(
 
 def _load(file: Path) -> keras.Model:
     try:
-        return keras.saving.load_model(file, compile=False, safe_mode=True)
-    except (
-        OSError,
-        ValueError,
-        RecursionError,
-        KeyError,
-        TypeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        reason = " ".join(str(error).split())[:300]
+        return load_keras_file(file)
+    except KerasFileError as error:
         raise ExportError(
             "A model must be an intact .keras file without custom code to be loaded safely. "
-            f"Received: {str(file)!r} ({reason}). Request one that uses only Keras's layers."
+            f"Received: {str(file)!r} ({error}). Request one that uses only Keras's layers."
         ) from error
 
 

@@ -23,7 +23,7 @@ from tlkit.models.backbone_spec import (
     Preprocessing,
     preprocessing_of,
 )
-from tlkit.models.catalogue import find_backbone, spec_of_own
+from tlkit.models.catalogue import find_backbone
 from tlkit.models.channels import with_channels
 from tlkit.models.compiling import compile_classifier
 from tlkit.models.graph import count_parameters, model_ends
@@ -117,10 +117,9 @@ def build_classifier(
     grow_gpu_memory()
     given = None if preprocessing is None else preprocessing_of(preprocessing)
     if isinstance(backbone, keras.Model):
-        own = own_backbone(backbone, given)
-        spec = spec_of_own(own.name, own.build, backbone.inputs[0].shape[1:])
+        spec = own_backbone(backbone, given).spec
     else:
-        spec = find_backbone(backbone, given)
+        spec = find_backbone(backbone, given, is_loaded=True)
     num_outputs = _check_classes(class_names, binary=binary, multi_label=multi_label)
     height, width = _check_image_size(spec, image_size)
     pooling = pooling_of(spec, pooling)

@@ -11,6 +11,7 @@ from typing import Any
 
 from tlkit.errors import ArgumentError
 from tlkit.models.backbone_spec import Preprocessing, preprocessing_of
+from tlkit.utils.formatting import reason_of
 
 SUFFIX = ".keras"
 PREFIX = "keras_hub:"
@@ -131,14 +132,43 @@ def _input_shape(path: Path) -> list[int | None]:
             f"{SUFFIX} file. Received: backbone={str(path)!r}. Check the path."
         )
     try:
-        inputs = _input_layers(config_in(path)["config"])
-        shapes = [layer["config"]["batch_shape"] for layer in inputs]
-    except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
-        reason = f"a file that Keras has not written, or of a model without inputs ({error!r})"
+        config = config_in(path)["config"]
+        if "layers" not in config and (shape := image_shape_in(config)) is not None:
+            return [None, *shape]
+        shapes = [layer["config"]["batch_shape"] for layer in _input_layers(config)]
+        if len(shapes) == 1:
+            return list(shapes[0])
+    except Exception as error:  # of damaged archives there are many kinds
+        reason = (
+            "a file that Keras has not written, that is damaged, or of a model without inputs "
+            f"({type(error).__name__}: {reason_of(error)})"
+        )
         raise _refusal(path, reason, _IMAGES) from error
-    if len(shapes) != 1:
-        raise _refusal(path, f"a model with {len(shapes)} inputs", "one batch of images")
-    return list(shapes[0])
+    raise _refusal(path, f"a model with {len(shapes)} inputs", "one batch of images")
+
+
+def image_shape_in(config: Mapping[str, Any]) -> tuple[int | None, int | None, int] | None:
+    """Returns the (height, width, channels) in the settings of a network of KerasHub.
+
+    Args:
+        config: Settings of a classifier, of a backbone, or of a network of images and texts.
+
+    Returns:
+        The shape; `None` for sides that are not fixed, and for other networks.
+
+    Example:
+        >>> from tlkit.models.backbone_files import image_shape_in
+        >>> image_shape_in({"backbone": {"config": {"image_shape": [None, None, 3]}}})
+        (None, None, 3)
+    """
+    for inner in ("backbone", "vision_encoder"):
+        if config.get(inner):
+            return image_shape_in(config[inner]["config"])
+    shape = config.get("image_shape") or config.get("input_shape")
+    if shape is None or len(shape) != 3 or config.get("data_format") == "channels_first":
+        return None
+    height, width, channels = shape
+    return height, width, channels
 
 
 def _input_layers(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:

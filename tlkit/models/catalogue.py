@@ -51,7 +51,10 @@ def list_backbones() -> tuple[BackboneSpec, ...]:
 
 
 def find_backbone(
-    name: str | os.PathLike[str], preprocessing: Preprocessing | None = None
+    name: str | os.PathLike[str],
+    preprocessing: Preprocessing | None = None,
+    *,
+    is_loaded: bool = False,
 ) -> BackboneSpec:
     """Returns the backbone called `name`, that of a `.keras` file, or that of a KerasHub preset.
 
@@ -60,6 +63,7 @@ def find_backbone(
             "keras_hub:FOLDER"; "NAME:PREPROCESSING" has the preprocessing in it.
         preprocessing: Replaces that of the catalogue, for weights of one's own; for a file see
             `tlkit.models.own_backbones.own_backbone`.
+        is_loaded: Whether to load a file, which tells whether its model has tokens.
 
     Raises:
         ArgumentError: There is no such backbone (near matches are suggested), or the file or preset
@@ -81,6 +85,10 @@ def find_backbone(
             )
         preprocessing = preprocessing if own is None else own
     if is_backbone_file(name):
+        if is_loaded:
+            from tlkit.models.own_backbones import load_backbone
+
+            return load_backbone(name, preprocessing).spec
         return _spec_of_file(name, preprocessing)
     if is_preset(name):
         return spec_of_preset(str(name), preprocessing)

@@ -22,6 +22,7 @@ from tlkit.models.norm_statistics import check_batch_norm
 from tlkit.models.part_names import PARTS
 from tlkit.models.recompiling import recompile
 from tlkit.models.trainable import Flags, record_flags, set_flag
+from tlkit.utils.formatting import counted
 from tlkit.utils.keras_private import inner_layers, own_trainable_variables
 from tlkit.utils.text_repr import ShownAsText
 
@@ -85,8 +86,8 @@ class TrainableReport(ShownAsText):
     def __str__(self) -> str:
         total = self.num_trainable + self.num_frozen
         lines = [
-            f"{self.num_trainable:,} of {total:,} parameters trainable, in {len(self.layers)} "
-            f"layer{'' if len(self.layers) == 1 else 's'}",
+            f"{self.num_trainable:,} of {total:,} parameters trainable, in "
+            f"{counted(len(self.layers), 'layer')}",
             f"  trainable: {', '.join(self.groups)}",
             f"  frozen: {', '.join(self.frozen_groups) or 'no group'}",
         ]

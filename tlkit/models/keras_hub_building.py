@@ -8,7 +8,7 @@ import numpy as np
 from tlkit.errors import ArgumentError
 from tlkit.models.backbone_spec import Preprocessing
 from tlkit.models.flattening import on_input
-from tlkit.models.keras_hub_layers import attention_pooling, replacements_for
+from tlkit.models.keras_hub_layers import replacements_for
 from tlkit.models.opening import opened
 from tlkit.models.own_backbones import copied_onto
 from tlkit.models.preprocessing import preprocess
@@ -42,17 +42,15 @@ def build_vision_backbone(
             opened nor be saved.
     """
     size = pixels.shape[1:3]
-    # tokens of a backbone that pools them itself
-    norm = getattr(backbone, "post_layer_norm", None)
+    # without its pooling, the norm is the last layer
+    norm = None if is_pooled else getattr(backbone, "post_layer_norm", None)
     whole = keras.Model(backbone.inputs[0], backbone.outputs[0] if norm is None else norm.output)
     for operation in whole.operations:
         operation.name = operation.name.removeprefix(f"{backbone.name}_")
     images = keras.Input((*size, 3))
-    found = opened(whole, images, replacements_for(backbone, size))
-    output = attention_pooling(backbone.head, found.output) if is_pooled else found.output
-    plain = keras.Model(images, output)
-    own = keras.Model(backbone.inputs[0], backbone.outputs[0]) if is_pooled else whole
-    _check_same(name, own, plain)
+    found = opened(whole, images, replacements_for(whole.operations, size))
+    plain = keras.Model(images, found.output)
+    _check_same(name, whole, plain)
     if found.closed:
         note(f"{name}: layers that stay whole: {', '.join(found.closed)}")
     resized = keras.Input((*size, 3))

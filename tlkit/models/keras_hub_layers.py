@@ -6,7 +6,7 @@ need no KerasHub to be loaded. Each function takes a layer of KerasHub 0.32 and 
 on.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,6 +18,7 @@ import tensorflow as tf
 from tlkit.models.opening import Replacement
 
 ops = keras.ops
+_ROTATIONS = "DINOV3RopePositionEmbedding"
 _GELU = "gelu_approximate"  # an activation of KerasHub
 
 
@@ -189,8 +190,11 @@ def _angles(
     return ops.concatenate([half, half], axis=-1)
 
 
-def attention_pooling(layer: Any, tokens: keras.KerasTensor) -> keras.KerasTensor:
+def _attention_pooling(
+    layer: Any, tokens: keras.KerasTensor, training: bool | None = None
+) -> keras.KerasTensor:
     """SigLIP's pooling: one learned query attends to all tokens."""
+    del training
     query = _vectors(layer.probe[0], "pool_query", tokens, per_image=True)
     pooled = layer.attention(query, tokens, tokens)
     return (pooled + _siglip_mlp(layer.mlp, layer.layer_norm(pooled)))[:, 0]
@@ -306,11 +310,13 @@ def _window_attention(
     return layer.proj_drop(layer.proj(merged))
 
 
-def replacements_for(backbone: Any, image_size: tuple[int, int]) -> Mapping[str, Replacement]:
-    """Returns the functions for a backbone's layers, by the names of these layers' classes.
+def replacements_for(
+    operations: Iterable[Any], image_size: tuple[int, int]
+) -> Mapping[str, Replacement]:
+    """Returns the functions for layers of KerasHub, by the names of these layers' classes.
 
     Args:
-        backbone: A vision backbone of KerasHub.
+        operations: Those of a model that may be a vision backbone of KerasHub.
         image_size: (height, width) in pixels of the images that it is built for.
     """
     found: dict[str, Replacement] = {
@@ -323,9 +329,10 @@ def replacements_for(backbone: Any, image_size: tuple[int, int]) -> Mapping[str,
         "DINOV3LayerScale": _layer_scale,
         "DINOV2DropPath": _stochastic_depth,
         "DINOV3DropPath": _stochastic_depth,
+        "SigLIPMultiHeadAttentionPooling": _attention_pooling,
         "SwinTransformerBlock": _swin_block,
     }
-    if (rope := getattr(backbone, "rope_embedding", None)) is not None:
+    for rope in (one for one in operations if type(one).__name__ == _ROTATIONS):
         grid = (image_size[0] // rope.patch_size, image_size[1] // rope.patch_size)
         found["DINOV3Attention"] = partial(_rotary_attention, rope, grid)
     return found

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from tlkit.errors import ArgumentError, WeightsError, did_you_mean
-from tlkit.models.backbone_files import PREFIX
+from tlkit.models.backbone_files import PREFIX, image_shape_in
 from tlkit.models.backbone_spec import BackboneSpec, Preprocessing, Standardization
+from tlkit.utils.formatting import reason_of
 
+KERAS_HUB = "keras_hub"
 _TOKENS = {"ViTBackbone", "DINOV2Backbone", "DINOV3Backbone"}
 _SIZED = {"DINOV2Backbone", "DINOV3Backbone", "SwinTransformerBackbone"}
 
@@ -101,7 +103,7 @@ def _json_in(folder: Path, file: str) -> Any:
 
 @cache
 def _read_by_name(name: str) -> _Preset:
-    keras_hub = _keras_hub()
+    keras_hub = import_keras_hub()
     import keras
 
     if "/" not in name and name not in keras_hub.models.Backbone.presets:
@@ -124,8 +126,8 @@ def _preset_of(name: str, backbone: Mapping[str, Any], converter: Any) -> _Prese
     # a network of images and texts has the backbone for images in it
     backbone = backbone["config"].get("vision_encoder") or backbone
     kind, config = backbone["class_name"], backbone["config"]
-    shape = config.get("image_shape") or config.get("input_shape")
-    if shape is None or len(shape) != 3 or config.get("data_format") == "channels_first":
+    shape = image_shape_in(config)
+    if shape is None:
         raise ArgumentError(
             "`backbone` must be a preset of a backbone for images (height, width, channels). "
             f"Received: backbone={PREFIX + name!r}, a {kind}. Choose another one."
@@ -138,11 +140,11 @@ def _preset_of(name: str, backbone: Mapping[str, Any], converter: Any) -> _Prese
         is_sized=kind in _SIZED,
         num_prefix_tokens=int(has_class_token) + config.get("num_register_tokens", 0),
         has_pooling=kind == "SigLIPVisionEncoder",
-        converted=None if converter is None else _standardization(converter["config"]),
+        converted=None if converter is None else standardization_of(converter["config"]),
     )
 
 
-def _standardization(config: Mapping[str, Any]) -> Standardization:
+def standardization_of(config: Mapping[str, Any]) -> Standardization:
     """Returns (pixels - mean) / deviation for an image converter's pixels * scale + offset."""
     scale, offset = (
         tuple(value) if isinstance(value, list | tuple) else (value,)
@@ -196,26 +198,33 @@ def _loaded(name: str, *, load_weights: bool, **settings: Any) -> Any:
     Raises:
         WeightsError: It cannot be downloaded or read.
     """
-    keras_hub = _keras_hub()
+    keras_hub = import_keras_hub()
     try:
         backbone = keras_hub.models.Backbone.from_preset(
             name, load_weights=load_weights, dtype="float32", **settings
         )
     except Exception as error:  # of the network, of several registries, of damaged files
-        reason = " ".join(str(error).split())[:200]
         raise WeightsError(
-            f"the preset {name!r} of KerasHub cannot be loaded: {reason}. Check the name and the "
-            f"network, or give a folder that `save_to_preset` wrote: {PREFIX}FOLDER."
+            f"the preset {name!r} of KerasHub cannot be loaded: {reason_of(error)}. Check the name "
+            f"and the network, or give a folder that `save_to_preset` wrote: {PREFIX}FOLDER."
         ) from error
     return getattr(backbone, "vision_encoder", backbone)
 
 
-def _keras_hub() -> Any:
+def import_keras_hub(received: str = "a preset of KerasHub") -> Any:
+    """Returns the module of KerasHub.
+
+    Args:
+        received: What needs it.
+
+    Raises:
+        ArgumentError: It is not installed.
+    """
     try:
         import keras_hub
     except ImportError as error:
         raise ArgumentError(
-            "`backbone` must be one that is installed. Received: a preset of KerasHub, which is "
-            f"not installed ({error}). Install it with: pip install 'tlkit[hub]'"
+            f"`backbone` must be one that is installed. Received: {received}, which is not "
+            f"installed ({error}). Install it with: pip install 'tlkit[hub]'"
         ) from error
     return keras_hub

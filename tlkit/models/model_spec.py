@@ -16,6 +16,7 @@ PIXELS = (0.0, 255.0)
 UNIT = (0.0, 1.0)
 
 _PROBED = (0.0, 1.0, 127.0, 255.0)
+_ROUNDING = 0.01  # of the range of values
 _OPEN_SIDE = 32  # replaces a side that is not fixed
 # Scales of one grey level that count as image preprocessing: from below Rescaling(1/255) to a
 # deviation of 16. Measurements in other units (reflectance, temperature) are scaled by far less.
@@ -95,7 +96,9 @@ class InputSpec:
             return None
         offset, scale = centre[0], (centre[-1] - centre[0]) / _PROBED[-1]
         expected = offset + np.outer(_PROBED, scale)
-        if not np.allclose(centre, expected, rtol=1e-3, atol=1e-3) or not scale.all():
+        # half precision, which a layer may compute in, has two to three digits
+        is_affine = np.abs(centre - expected) <= _ROUNDING * np.abs(centre[-1] - centre[0])
+        if not is_affine.all() or not scale.all():
             return None
         if self._scales_pixels(offset, scale):
             return PIXELS

@@ -3,40 +3,53 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import keras
+import numpy as np
 
 from tlkit.errors import ArgumentError
 from tlkit.models.backbone_files import read_backbone_file
-from tlkit.models.backbone_spec import Preprocessing, Standardization
+from tlkit.models.backbone_spec import BackboneSpec, Preprocessing, Standardization
 from tlkit.models.boundaries import segment
+from tlkit.models.catalogue import spec_of_own
+from tlkit.models.cuts import Cut
 from tlkit.models.flattening import below, flat, on_input
 from tlkit.models.graph import model_ends, sorted_nodes
 from tlkit.models.heads import OUTPUT_NAMES
+from tlkit.models.keras_files import KerasFileError, load_keras_file
+from tlkit.models.keras_hub_layers import replacements_for
+from tlkit.models.keras_hub_presets import KERAS_HUB, import_keras_hub, standardization_of
 from tlkit.models.model_spec import UNIT, describe_inputs
+from tlkit.models.needed_packages import needed_packages
 from tlkit.models.opening import opened
 from tlkit.models.preprocessing import preprocess
+from tlkit.models.tokens import token_grid
 from tlkit.models.trainable import set_flag
+from tlkit.utils.formatting import counted, reason_of
 from tlkit.utils.progress import note
 from tlkit.utils.text_repr import ShownAsText
 
 _TO_UNIT = Standardization((0.0,), (255.0,))
 _RESERVED = {"pixels", "preprocessing", "head_pool", "head_flatten", "head_dropout"}
+_OPEN_SIDE = 224  # pixels of a side that is not fixed, while a model is described
 
 
 @dataclass(frozen=True, eq=False)
 class OwnBackbone(ShownAsText):
-    """The part of a Keras model from its input to its last feature map.
+    """The part of a Keras model from its input to its last feature map, or its last tokens.
 
     Attributes:
         name: Name of the model or of its file.
-        feature_shape: (rows, columns, channels) of the feature map; `None` for sides that are not
-            fixed.
+        feature_shape: (rows, columns, channels) of the feature map, or (tokens, channels); `None`
+            for sides that are not fixed.
         features_from: Name of the operation that computes it.
         cut_off: Names of the layers after it, which are left out.
         preprocessing: What is done to pixels 0...255 before the model; "none" if it does all of it.
         is_inside: Whether the model contains preprocessing.
+        num_prefix_tokens: Number of tokens before those of the patches.
+        has_pooling: Whether the tokens are pooled by attention, which belongs to the backbone.
     """
 
     name: str
@@ -45,14 +58,20 @@ class OwnBackbone(ShownAsText):
     cut_off: tuple[str, ...]
     preprocessing: Preprocessing
     is_inside: bool
+    num_prefix_tokens: int
+    has_pooling: bool
     _model: keras.Model = field(repr=False)
 
     _left_out = ("_model",)
 
     def __str__(self) -> str:
         shape = " × ".join("?" if side is None else str(side) for side in self.feature_shape)
+        if len(self.feature_shape) == 2:
+            shape += f", {counted(self.num_prefix_tokens, 'token')} before those of patches"
         cut_off = f"cut off: {', '.join(self.cut_off)}" if self.cut_off else "nothing is cut off"
         parts = [f"{self.name}: features of {self.features_from} ({shape})", cut_off]
+        if self.has_pooling:
+            parts.append("it has attention pooling")
         if self.is_inside:
             parts.append("it contains its preprocessing")
         if self.preprocessing != "none":
@@ -61,38 +80,55 @@ class OwnBackbone(ShownAsText):
             parts.append("no preprocessing, as given")
         return "; ".join(parts)
 
-    def build(self, pixels: keras.KerasTensor, weights: str | None) -> keras.Model:
+    @property
+    def spec(self) -> BackboneSpec:
+        """The backbone as one of the catalogue."""
+        shape = self._model.inputs[0].shape[1:]
+        return replace(
+            spec_of_own(self.name, self.build, shape),
+            num_prefix_tokens=self.num_prefix_tokens,
+            build_pooled=partial(self.build, is_pooled=True) if self.has_pooling else None,
+        )
+
+    def build(
+        self, pixels: keras.KerasTensor, weights: str | None, *, is_pooled: bool = False
+    ) -> keras.Model:
         """Returns the backbone from pixels 0...255 to features, with copies of the layers.
 
         Args:
             pixels: A `keras.Input` `(batch, height, width, channels)`, float32.
             weights: "pretrained" for the weights of the model, `None` for random ones.
+            is_pooled: Whether to return features `(batch, channels)` of its own pooling.
 
         Raises:
             ArgumentError: The layers take no images of this size.
         """
-        height, width, channels = pixels.shape[1:]
-        model = _clone(self._model, self.name)  # the user's own gets no new calls
-        if weights is not None:
-            model.set_weights(self._model.get_weights())
-        _name_uniquely(model)
-        tensor, _ = _feature_map(model, self.name)
+        height, width, _ = pixels.shape[1:]
+        copy = _copy(self._model, self.name, has_weights=weights is not None)
+        ends = _ends_of(copy, self.name)
+        tensor = ends.features if ends.pooled is None or not is_pooled else ends.pooled
+        own = copy.inputs[0].shape[1:3]
+        is_own = all(
+            side in (None, given) for side, given in zip(own, (height, width), strict=True)
+        )
         try:
-            resized = keras.Input((height, width, channels), dtype=model.inputs[0].dtype)
-            prepared = preprocess(resized, self.preprocessing)
-            inlined = keras.Model(resized, on_input(below(model, tensor), prepared))
-            found = opened(inlined, resized)
-            flattened = keras.Model(resized, found.output)
+            found = _opened(below(copy, tensor), pixels.shape[1:], self.preprocessing)
+            if not is_own:
+                _check_rows(found.model)
+            built = copied_onto(found.model, pixels, self.name)
         except Exception as error:  # whatever the layers raise
+            if is_own and isinstance(error, ArgumentError):
+                raise
             raise ArgumentError(
                 f"`image_size` must be a size that the layers of the backbone {self.name!r} take. "
                 f"Received: {height} × {width} pixels ({type(error).__name__}). Use the size that "
-                f"it was trained at, {_size(model)}."
+                f"it was trained at, {_size(copy)}."
             ) from error
-        note(str(replace(self, feature_shape=flattened.output_shape[1:])))
+        shape = self.feature_shape if is_pooled else found.model.output_shape[1:]
+        note(str(replace(self, feature_shape=shape)))
         if found.closed:
             note(f"{self.name}: layers that stay whole: {', '.join(found.closed)}")
-        return copied_onto(flattened, pixels, self.name)
+        return built
 
 
 def load_backbone(
@@ -105,13 +141,20 @@ def load_backbone(
         preprocessing: See `own_backbone`.
 
     Raises:
-        ArgumentError: See `own_backbone`; or the file contains code, or layers of classes that are
-            unknown.
+        ArgumentError: See `own_backbone`; or the file is damaged, contains code, or layers of
+            classes that are unknown.
     """
     file = read_backbone_file(path)
+    if KERAS_HUB in needed_packages(path):
+        import_keras_hub(f"a network of KerasHub in {os.fspath(path)!r}")
     try:
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except (ValueError, TypeError, OSError, KeyError) as error:
+        model = load_keras_file(path)
+    except KerasFileError as error:
+        if error.is_damaged:
+            raise ArgumentError(
+                "`backbone` must be an intact .keras file. "
+                f"Received: backbone={os.fspath(path)!r} ({error}). Save or copy it again."
+            ) from error
         raise _not_copied(f"{os.fspath(path)!r}, which cannot be loaded", error) from error
     return own_backbone(model, preprocessing, name=file.name)
 
@@ -119,22 +162,25 @@ def load_backbone(
 def own_backbone(
     model: keras.Model, preprocessing: Preprocessing | None = None, *, name: str | None = None
 ) -> OwnBackbone:
-    """Finds the backbone of a model: everything up to its last feature map.
+    """Finds the backbone of a model: everything up to its last feature map or its last tokens.
 
     Args:
         model: A functional or Sequential model from images, with a classifier, with pooled
-            features or with a feature map as output. It is not changed.
+            features, with a feature map or with tokens as output; a network of KerasHub, too. It is
+            not changed.
         preprocessing: What is to be done to pixels 0...255 before the model. Must be left out if
-            the model contains preprocessing for pixels or for values 0...1, which is then found,
-            and given otherwise.
+            the model contains preprocessing for pixels or for values 0...1, which is then found;
+            replaces that of the preprocessor of a classifier of KerasHub; given otherwise.
         name: Name of the backbone; by default that of the model.
 
     Raises:
         ArgumentError: The model is not functional, does not take one batch of images, or has no
-            feature map; `preprocessing` is missing, or is given although the model contains it.
+            feature map and no tokens of patches; `preprocessing` is missing, or is given although
+            the model contains it.
 
     Example:
         >>> import keras
+    import numpy as np
         >>> from tlkit.models.own_backbones import own_backbone
         >>> model = keras.Sequential(
         ...     [
@@ -161,15 +207,19 @@ def own_backbone(
             "`backbone` must be a model of images (batch, height, width, channels). "
             f"Received: {name!r} with inputs {tuple(source.shape)}. Use a model of images."
         )
-    tensor, cut_off = _feature_map(model, name)
+    ends = _ends_of(model, name)
     inside = describe_inputs(model).value_range
+    if preprocessing is None and inside is None:
+        preprocessing = _of_preprocessor(model)
     return OwnBackbone(
         name=name,
-        feature_shape=tuple(tensor.shape[1:]),
-        features_from=flat(model).names[id(sorted_nodes(tensor)[-1].operation)],
-        cut_off=cut_off,
+        feature_shape=tuple(ends.features.shape[1:]),
+        features_from=flat(model).names[id(sorted_nodes(ends.features)[-1].operation)],
+        cut_off=ends.cut_off,
         preprocessing=_preprocessing_before(name, inside, preprocessing),
         is_inside=inside is not None,
+        num_prefix_tokens=_num_prefix_tokens(model, name) if len(ends.features.shape) == 3 else 0,
+        has_pooling=ends.pooled is not None,
         _model=model,
     )
 
@@ -191,6 +241,19 @@ def copied_onto(model: keras.Model, pixels: keras.KerasTensor, name: str) -> ker
     return keras.Model(pixels, copy.outputs[0], name=name)
 
 
+def _copy(model: keras.Model, name: str, *, has_weights: bool = True) -> keras.Model:
+    """Returns a model of copied layers with unique names; the user's own gets no new calls."""
+    if type(model).__module__.startswith(f"{KERAS_HUB}."):
+        # whose layers are not all created from their own settings
+        copy = type(model).from_config(model.get_config())
+    else:
+        copy = _clone(model, name)
+    if has_weights:
+        copy.set_weights(model.get_weights())
+    _name_uniquely(copy)
+    return copy
+
+
 def _clone(model: keras.Model, name: str, **arguments: Any) -> keras.Model:
     try:
         return keras.models.clone_model(model, **arguments)
@@ -198,8 +261,53 @@ def _clone(model: keras.Model, name: str, **arguments: Any) -> keras.Model:
         raise _not_copied(f"{name!r}, whose layers cannot be copied", error) from error
 
 
+@dataclass(frozen=True, eq=False)
+class _Plain:
+    """A model without nested models and, as far as they can be opened, without composite layers.
+
+    Attributes:
+        model: From pixels to features.
+        closed: Names of the composite layers that stay as they are.
+    """
+
+    model: keras.Model
+    closed: tuple[str, ...]
+
+
+def _opened(model: keras.Model, shape: tuple[int, ...], preprocessing: Preprocessing) -> _Plain:
+    """Returns a model for images of a shape, whose layers are called again and renamed.
+
+    Args:
+        model: A functional model with one input and one output.
+        shape: (height, width, channels) of the images.
+        preprocessing: What is done to pixels before the model.
+    """
+    pixels = keras.Input(shape, dtype=model.inputs[0].dtype)
+    prepared = preprocess(pixels, preprocessing)
+    inlined = keras.Model(pixels, on_input(model, prepared))
+    found = opened(inlined, pixels, replacements_for(inlined.operations, (shape[0], shape[1])))
+    return _Plain(keras.Model(pixels, found.output), found.closed)
+
+
+def _check_rows(model: keras.Model) -> None:
+    """Checks that a model returns a row for each image.
+
+    Raises:
+        ValueError: It does not: patches were reshaped to a number of tokens that is fixed.
+    """
+    outputs = model(np.zeros((2, *model.input_shape[1:]), np.float32), training=False)
+    if outputs.shape[0] != 2:
+        raise ValueError(f"{outputs.shape[0]} rows of features for two images")
+
+
+def _of_preprocessor(model: keras.Model) -> Standardization | None:
+    """Returns what the preprocessor of a classifier of KerasHub does to pixels."""
+    converter = getattr(getattr(model, "preprocessor", None), "image_converter", None)
+    return None if converter is None else standardization_of(converter.get_config())
+
+
 def _not_copied(what: str, error: Exception) -> ArgumentError:
-    reason = " ".join(str(error).split())[:200]
+    reason = reason_of(error)
     return ArgumentError(
         "`backbone` must consist of layers that Keras creates from their settings, without running "
         f"code from a file. Received: backbone={what} ({reason}). Replace Lambda layers by plain "
@@ -231,24 +339,70 @@ def _preprocessing_before(
     return found
 
 
-def _feature_map(model: keras.Model, name: str) -> tuple[keras.KerasTensor, tuple[str, ...]]:
-    """Returns the last feature map, in the flat graph, and the names of the layers after it."""
+@dataclass(frozen=True, eq=False)
+class _Ends:
+    """Where a backbone ends, in the flat graph of its model.
+
+    Attributes:
+        features: Its feature map `(batch, rows, columns, channels)` or tokens
+            `(batch, tokens, channels)`.
+        pooled: The features `(batch, channels)` of attention pooling; `None` without.
+        cut_off: Names of the layers after the last of these.
+    """
+
+    features: keras.KerasTensor
+    pooled: keras.KerasTensor | None
+    cut_off: tuple[str, ...]
+
+
+def _ends_of(model: keras.Model, name: str) -> _Ends:
     output = flat(model).output
-    if len(output.shape) == 4:
-        return output, ()
+    if len(output.shape) in (3, 4):
+        return _Ends(output, None, ())
     segmentation = segment(model)
-    index = segmentation.starts[-1]
-    cut = segmentation.cuts[index]
-    before = segmentation.cuts[: index + 1]
-    if len(cut.shape) != 3 or not cut.is_whole or not any(one.parameters for one in before):
+    cuts, last = segmentation.cuts, segmentation.starts[-1]
+    if _is_pooled(cuts[last]) and cuts[last].is_spatial and not cuts[last + 1].parameters:
+        last += 1  # takes the only token
+    index = next(
+        index for index in range(last, -1, -1) if index == 0 or not _is_pooled(cuts[index])
+    )
+    cut, pooled = cuts[index], cuts[last]
+    whole = cut.is_whole and pooled.is_whole and (index == last or len(pooled.shape) == 1)
+    if not whole or not any(one.parameters for one in cuts[: index + 1]):
         raise ArgumentError(
-            "`backbone` must have a last feature map (batch, rows, columns, channels) that every "
-            f"path leads through. Received: {name!r}, in which none is found before the outputs "
-            f"{tuple(output.shape)}. Give a convolutional network, or keras.Model(model.input, "
-            "FEATURE_MAP)."
+            "`backbone` must have a last feature map (batch, rows, columns, channels), or last "
+            "tokens of patches (batch, tokens, channels), that every path leads through. "
+            f"Received: {name!r}, in which none is found before the outputs "
+            f"{tuple(output.shape)}. Give a network for images, or keras.Model(model.input, "
+            "FEATURES)."
         )
-    after = [operation for one in segmentation.cuts[index + 1 :] for operation in one.between]
-    return cut.tensor, tuple(operation.name for operation in after)
+    after = [operation for one in cuts[last + 1 :] for operation in one.between]
+    return _Ends(
+        features=cut.tensor,
+        pooled=None if last == index else pooled.tensor,
+        cut_off=tuple(operation.name for operation in after),
+    )
+
+
+def _is_pooled(cut: Cut) -> bool:
+    """Whether there are no positions, or one token, that of attention pooling."""
+    return cut.num_positions == 1 and len(cut.shape) < 3
+
+
+def _num_prefix_tokens(model: keras.Model, name: str) -> int:
+    """Returns the number of tokens before those of the patches."""
+    copy = _copy(model, name)
+    features = _ends_of(copy, name).features
+    height, width, channels = (side or _OPEN_SIDE for side in copy.inputs[0].shape[1:])
+    plain = _opened(below(copy, features), (height, width, channels), "none").model
+    grid = token_grid(plain, plain.outputs[0])
+    if grid is None:
+        raise ArgumentError(
+            "`backbone` must compute its tokens from a feature map of patches. "
+            f"Received: {name!r}, whose tokens {tuple(features.shape)} come from something else. "
+            "Give a network whose first layer is a convolution over patches."
+        )
+    return grid.num_prefix_tokens
 
 
 def _name_uniquely(model: keras.Model) -> None:

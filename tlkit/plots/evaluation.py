@@ -26,7 +26,7 @@ from tlkit.plots.drawing import (
     without_frame,
 )
 from tlkit.plots.fonts import dress, printable
-from tlkit.utils.formatting import percent
+from tlkit.utils.formatting import counted, percent
 
 MAX_CLASSES_IN_MATRIX = 40
 _SERIES = ((BLUE, "o", ""), (ORANGE, "s", "////"), (GREEN, "^", "...."))
@@ -123,7 +123,7 @@ def plot_confusion(evaluation: HasConfusion, *, ax: Axes | None = None) -> Figur
     names = [printable(evaluation.class_names[index], limit=24) for index in shown]
     size = max(2.4, 0.36 * len(shown)) + 0.09 * max(map(len, names)) + 0.6
     num_images, num_classes = int(matrix.sum()), len(matrix)
-    title = f"Confusion matrix, {num_images:,} image{'' if num_images == 1 else 's'}"
+    title = f"Confusion matrix, {counted(num_images, 'image')}"
     if len(shown) < num_classes:
         title += f"\nthe {len(shown)} of {num_classes} classes with the most mistakes"
     axes = axes_for(ax, (size, size), title=title)

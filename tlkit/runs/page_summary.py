@@ -12,6 +12,7 @@ from tlkit.data.limits import MAX_PIXELS
 from tlkit.runs.add_classes_config import AddClassesConfig
 from tlkit.runs.forget_config import ForgetConfig
 from tlkit.runs.record import RunRecord
+from tlkit.utils.formatting import counted
 
 _DECIDED_BY_PARENT = {"weights", "image_size", "backbone", "preprocessing", "resize", "channels"}
 _ADD_CLASSES_OPTIONS = ("method", "exemplars", "align", "batch_size", "max_pixels")
@@ -98,7 +99,7 @@ def machine() -> str:
     count = os.cpu_count() or 1
     parts = [
         f"{platform.system()} {platform.release()} ({platform.machine()})",
-        f"{count} processor{'' if count == 1 else 's'}",
+        counted(count, "processor"),
     ]
     gpus = tf.config.list_physical_devices("GPU")
     names = [

@@ -22,6 +22,9 @@ from tlkit.models.graph import parameters
 from tlkit.models.group_choice import index_of
 from tlkit.models.groups import TrainableReport, group_layers, is_kernel, layer_groups
 from tlkit.training.lora import Lora
+from tlkit.utils.formatting import counted, megabytes
+
+_NUM_NAMED = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,10 +54,18 @@ class LowRankUpdates:
         lora: The settings.
         kernels: The kernels that are adapted.
         seed: Seed of the left factors; the right ones are zero, so that no kernel changes at first.
+        whole: Names of the kernels that are trained as they are.
     """
 
-    def __init__(self, lora: Lora, kernels: Sequence[keras.Variable], seed: int) -> None:
+    def __init__(
+        self,
+        lora: Lora,
+        kernels: Sequence[keras.Variable],
+        seed: int,
+        whole: Sequence[str] = (),
+    ) -> None:
         self.scale = lora.scale
+        self._whole = tuple(whole)
         self._factors: dict[int, _Factors] = {}
         for number, kernel in enumerate(kernels):
             rows, columns = matrix_shape(kernel.shape)
@@ -85,14 +96,25 @@ class LowRankUpdates:
             yield factors.left, factors.kernel
             yield factors.right, factors.kernel
 
-    @property
-    def note(self) -> str:
-        """A note for the report: how many numbers are trained instead of how many."""
+    def notes(self, state_bytes: int, checkpoint_bytes: int | None) -> tuple[str, ...]:
+        """Returns notes for the report: how many numbers are trained instead of how many.
+
+        Args:
+            state_bytes: Size of the optimizer's state.
+            checkpoint_bytes: Size of the checkpoint; `None` without.
+        """
         own, instead_of = self._numbers()
-        return (
-            f"low-rank adapters of {len(self._factors):,} kernels: {own:,} numbers are trained "
-            f"instead of {instead_of:,}, and the optimizer's state is as much smaller"
+        sizes = f"the optimizer's state takes {megabytes(state_bytes)}"
+        if checkpoint_bytes is not None:
+            sizes += f", the checkpoint with all weights {megabytes(checkpoint_bytes)}"
+        adapted = (
+            f"low-rank adapters of {counted(len(self._factors), 'kernel')}: {own:,} numbers are "
+            f"trained instead of {instead_of:,}; {sizes}"
         )
+        if not self._whole:
+            return (adapted,)
+        whole = f"kernels no larger than their factors, trained whole: {_some(self._whole)}"
+        return (adapted, whole)
 
     def counted(self, report: TrainableReport) -> TrainableReport:
         """Returns a report in which factors count instead of their kernels."""
@@ -138,7 +160,20 @@ class LowRankUpdates:
             factors.kernel.assign_add(tf.reshape(change, factors.kernel.shape))
 
 
-def adapted_kernels(model: keras.Model, lora: Lora) -> list[keras.Variable]:
+@dataclass(frozen=True, eq=False)
+class KernelChoice:
+    """The trainable kernels before the head.
+
+    Attributes:
+        adapted: Those that are adapted.
+        whole: Names of the layers whose kernels are no larger than their factors.
+    """
+
+    adapted: tuple[keras.Variable, ...]
+    whole: tuple[str, ...]
+
+
+def choose_kernels(model: keras.Model, lora: Lora) -> KernelChoice:
     """Returns the trainable kernels that are adapted; those of the head are not.
 
     Raises:
@@ -147,21 +182,23 @@ def adapted_kernels(model: keras.Model, lora: Lora) -> list[keras.Variable]:
     names = check_groups(model, lora)
     wanted = set(names[:-1] if lora.groups is None else lora.groups)
     members = group_layers(model)
-    kernels = [
-        variable
+    kernels = {
+        id(variable): (layer.name, variable)
         for name, layers in zip(names[:-1], members[:-1], strict=True)
         if name in wanted
         for layer in layers
         for variable in parameters(layer)
-        if variable.trainable and is_kernel(variable) and _is_smaller(variable, lora.rank)
-    ]
-    if not kernels:
+        if variable.trainable and is_kernel(variable)
+    }
+    adapted = [one for _, one in kernels.values() if _is_smaller(one, lora.rank)]
+    if not adapted:
         raise ArgumentError(
             "`adapters` must fit at least one trainable kernel before the head. Received: "
             f"adapters={lora}, and no kernel in {', '.join(names[:-1]) or 'any group'} that is "
             "trainable has more numbers than its factors. Lower the rank, or unfreeze more groups."
         )
-    return list({id(kernel): kernel for kernel in kernels}.values())
+    whole = [name for name, one in kernels.values() if not _is_smaller(one, lora.rank)]
+    return KernelChoice(tuple(adapted), tuple(dict.fromkeys(whole)))
 
 
 def check_groups(model: keras.Model, lora: Lora) -> list[str]:
@@ -190,6 +227,11 @@ def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
     """
     splits = [(prod(shape[:place]), prod(shape[place:])) for place in range(1, len(shape))]
     return min(splits, key=lambda split: abs(math.log(split[0] / split[1])))
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _NUM_NAMED
+    return ", ".join(names[:_NUM_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _is_smaller(kernel: keras.Variable, rank: int) -> bool:

@@ -23,7 +23,7 @@ from tlkit.models.heads import head_kind
 from tlkit.models.norm_statistics import check_batch_norm
 from tlkit.models.part_names import PARTS
 from tlkit.models.trainable import Flags
-from tlkit.training.adapters import adapted_kernels, check_groups
+from tlkit.training.adapters import check_groups, choose_kernels
 from tlkit.training.precision import PRECISIONS, resolve_precision
 from tlkit.training.rates import SCHEDULES
 from tlkit.training.recipe import DEFAULT_AUGMENTATION, Recipe
@@ -118,7 +118,7 @@ def check_parts(
                     model, stage.unfreeze, batch_norm=recipe.batch_norm, parts=recipe.parts
                 )
             if adapters is not None:
-                adapted_kernels(model, adapters)
+                choose_kernels(model, adapters)
     finally:
         before.restore()
 

@@ -102,11 +102,13 @@ class Fitted:
         history: One mapping per epoch from Keras's names to values.
         improved: Whether any epoch is kept.
         kept_epoch: The epoch whose weights are kept, from 1 on; `None` if none is.
+        state_bytes: Size of the optimizer's state; 0 without one.
     """
 
     history: tuple[dict[str, float], ...]
     improved: bool
     kept_epoch: int | None
+    state_bytes: int = 0
 
 
 def fit_model(
@@ -197,7 +199,9 @@ def fit_model(
         raise NotFiniteError(guard.stopped_at)
     if keeper.exploded_at:  # in the update of an epoch's last step, whose loss was finite
         raise NotFiniteError((keeper.exploded_at, batches.num_steps))
-    return Fitted(tuple(keeper.history), keeper.improved, keeper.kept_epoch)
+    state = objective.optimizer.variables
+    num_bytes = sum(math.prod(one.shape) * tf.as_dtype(one.dtype).size for one in state)
+    return Fitted(tuple(keeper.history), keeper.improved, keeper.kept_epoch, num_bytes)
 
 
 def _compiled(model: keras.Model, objective: Objective, plan: FitPlan) -> HookedModel:

@@ -128,6 +128,11 @@ class Checkpoint:
             np.savez(file, **named)
 
     @property
+    def num_bytes(self) -> int | None:
+        """Size of the file; `None` if there is none."""
+        return self.path.stat().st_size if self.path.is_file() else None
+
+    @property
     def _is_writer(self) -> bool:
         return self._workers is None or self._workers.is_chief
 

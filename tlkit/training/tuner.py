@@ -22,7 +22,7 @@ from tlkit.models.kernel_head import has_kernel_head, make_head_linear
 from tlkit.models.random_state import seed_random_layers
 from tlkit.models.trainable import Flags
 from tlkit.models.variable_names import variable_names
-from tlkit.training.adapters import LowRankUpdates, adapted_kernels
+from tlkit.training.adapters import LowRankUpdates, choose_kernels
 from tlkit.training.cached_cut import (
     CachedCut,
     CutDecision,
@@ -264,7 +264,8 @@ class Tuner:
         notes = [note for note in self._tuning.notes if number == 0 and note not in notes_of_head]
         notes.append(decision.note)
         if stage.adapters is not None:
-            notes.append(stage.adapters.note)
+            size = None if self._checkpoint is None else self._checkpoint.num_bytes
+            notes += stage.adapters.notes(fitted.state_bytes, size)
             trainable = stage.adapters.counted(trainable)
         notes += batch_notes(workers_of(model), self._source.train)
         notes += [note for hook in self._tuning.hooks for note in hook.notes_of_stage()]
@@ -304,7 +305,8 @@ class Tuner:
         lora = self._recipe.adapters
         if lora is None:
             return None
-        return LowRankUpdates(lora, adapted_kernels(self._model, lora), seed=self._recipe.seed)
+        kernels = choose_kernels(self._model, lora)
+        return LowRankUpdates(lora, kernels.adapted, self._recipe.seed, kernels.whole)
 
     def _watched(self, resumed: Saved | None) -> tuple[WatchedWeights, list[np.ndarray]]:
         """Returns the weights at the start of the stage, as `WatchedWeights` and as values."""

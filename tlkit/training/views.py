@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from tlkit.data.augmentation import AUGMENTATION_VERSION, Augmentation
 from tlkit.data.images import ImageSplit
 from tlkit.data.settings import RGB, STRETCH
+from tlkit.utils.formatting import counted
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class ViewPolicy:
     number: int = 1
 
     def __str__(self) -> str:
-        return f"{self.number} view{'' if self.number == 1 else 's'}"
+        return counted(self.number, "view")
 
     def keys(self, split: ImageSplit) -> Iterator[tuple[str, ...]]:
         """Yields for each view the keys of all images.

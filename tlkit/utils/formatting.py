@@ -1,9 +1,11 @@
 """Figures as text: fractions in per cent, their intervals and numbers of images, and sizes.
 
-Durations are formatted by `tlkit.displays.activity.duration`.
+Durations are formatted by `tlkit.displays.activity.duration`. Also errors as parts of sentences.
 """
 
 import math
+import re
+import textwrap
 from collections.abc import Sequence
 
 MEGABYTE, GIGABYTE = 10**6, 10**9
@@ -100,6 +102,34 @@ def confidence_interval(ends: Sequence[float]) -> str:
         '95 % CI 77.9-91.5'
     """
     return f"95 % CI {100 * ends[0]:.1f}-{100 * ends[1]:.1f}"
+
+
+def counted(number: int, noun: str) -> str:
+    """Returns a number of things.
+
+    Example:
+        >>> from tlkit.utils.formatting import counted
+        >>> counted(1, "kernel"), counted(1200, "kernel")
+        ('1 kernel', '1,200 kernels')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def reason_of(error: BaseException, width: int = 200) -> str:
+    """Returns the beginning of an error's text in one line, without Keras's colours.
+
+    Args:
+        error: The error.
+        width: Number of characters after which the text ends, between two words.
+
+    Example:
+        >>> from tlkit.utils.formatting import reason_of
+        >>> reason_of(ValueError("no such layer in this file"), width=20)
+        'no such layer in ...'
+    """
+    text = " ".join(re.sub(r"\x1b\[\d*m", "", str(error)).split())
+    short = textwrap.shorten(text, width, placeholder=" ...", break_on_hyphens=False)
+    return short if short != "..." else f"{text[: width - 4]} ..."
 
 
 def megabytes(num_bytes: float) -> str:
