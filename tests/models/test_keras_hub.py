@@ -8,22 +8,25 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tlkit
 from tlkit.errors import ArgumentError, WeightsError
 from tlkit.evaluation.explanation import explain
 from tlkit.models.backbone_files import split_name, with_absolute_path
 from tlkit.models.catalogue import find_backbone
-from tlkit.models.flattening import below
+from tlkit.models.flattening import above, below
 from tlkit.models.heads import feature_cut
 from tlkit.models.needed_packages import needed_packages
+from tlkit.models.own_backbones import load_backbone
+from tlkit.models.pooling import pooling_of
 from tlkit.models.tokens import token_grid
 
 keras_hub = pytest.importorskip(
     "keras_hub", reason="KerasHub is not installed: pip install 'tlkit[hub]'"
 )
 
-from .hub import DEVIATION, FAMILIES, MEAN, TRANSFORMERS, backbone, save_preset  # noqa: E402
+from .hub import DEVIATION, FAMILIES, MEAN, SIZE, TRANSFORMERS, backbone, save_preset  # noqa: E402
 
 NAMES = ["ant", "bee", "cat"]
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not support masking")
@@ -62,7 +65,10 @@ def own_outputs(preset, pixels):
 
 
 def expected_features(family, preset, pixels):
-    outputs = own_outputs(preset, pixels)
+    return pooled_as_usual(family, own_outputs(preset, pixels))
+
+
+def pooled_as_usual(family, outputs):
     if family in ("vit", "dinov2", "dinov2_giant", "dinov3", "dinov3_gated"):
         return outputs[:, 0]
     return outputs if outputs.ndim == 2 else outputs.mean(axis=tuple(range(1, outputs.ndim - 1)))
@@ -243,11 +249,31 @@ def test_weights_are_random_if_asked_for(tmp_path):
     assert all(np.abs(kernels[0] - one).max() > 1e-3 for one in kernels[2:])
 
 
+def patches_that_count(model, image, label):
+    """Grad-CAM on the tokens that the last block reads."""
+    names = [group.name for group in tlkit.layer_groups(model)]
+    tokens = tlkit.models.groups.cut_before(model, names[-2])
+    grid = token_grid(model, tokens)
+    values = tf.Variable(below(model, tokens)(image))
+    rest = above(model, tokens)
+    with tf.GradientTape() as tape:
+        logit = rest(values)[0, label]
+    first = grid.num_prefix_tokens
+    weights = tf.reduce_mean(tape.gradient(logit, values)[0, first:], axis=0)
+    return np.maximum(values[0, first:].numpy() @ weights.numpy(), 0).reshape(
+        grid.rows, grid.columns
+    )
+
+
 @of_families(*TRANSFORMERS)
 def test_grad_cam_shows_the_patches_that_count(classifier):
-    found = explain(classifier, images(classifier, 1)[0], NAMES, label="bee")
+    """The heatmap is that of a gradient that is computed here, patch by patch."""
+    image = np.round(images(classifier, 1))
+    found = explain(classifier, image[0], NAMES, label="bee")
     assert found.heatmap.shape == classifier.input_shape[1:3]
-    assert found.heatmap.max() > 0.5
+    expected = patches_that_count(classifier, image, NAMES.index("bee"))
+    expected = tf.image.resize(expected[..., None] / expected.max(), found.heatmap.shape)
+    np.testing.assert_allclose(found.heatmap, expected[..., 0], rtol=0, atol=1e-4)
 
 
 @of_families("vit")
@@ -255,6 +281,134 @@ def test_the_class_token_is_no_patch(classifier):
     names = [group.name for group in tlkit.layer_groups(classifier)]
     tokens = tlkit.models.groups.cut_before(classifier, names[-2])
     assert token_grid(classifier, tokens).num_prefix_tokens == 1
+
+
+def prepared(pixels):
+    return ((pixels - np.array(MEAN)) / np.array(DEVIATION)).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def file(family, tmp_path_factory):
+    path = tmp_path_factory.mktemp(family) / "own.keras"
+    backbone(family).save(path)
+    return path
+
+
+def test_a_file_of_keras_hub_is_a_backbone(family, file):
+    loaded = keras.saving.load_model(file, compile=False)
+    size = None if loaded.inputs[0].shape[1] else SIZE
+    given = (MEAN, DEVIATION)
+    model = tlkit.build_classifier(file, NAMES, preprocessing=given, image_size=size)
+    pixels = images(model)
+    outputs = np.asarray(keras.Model(loaded.inputs[0], loaded.outputs[0])(prepared(pixels)))
+    expected = pooled_as_usual(family, outputs)
+    np.testing.assert_allclose(
+        features_of(model, pixels), expected, rtol=0, atol=1e-5 * np.abs(expected).max()
+    )
+    assert needed_packages(file) == ("keras_hub",)
+    assert not any(type(one).__module__.startswith("keras_hub") for one in model.operations)
+
+
+@of_families(*TRANSFORMERS)
+def test_the_model_of_a_transformer_is_a_backbone_again(classifier, tmp_path):
+    classifier.save(tmp_path / "first.keras")
+    again = tlkit.build_classifier(tmp_path / "first.keras", ["yes", "no"])
+    pixels = images(classifier)
+    np.testing.assert_array_equal(features_of(again, pixels), features_of(classifier, pixels))
+    groups = [[group.name for group in tlkit.layer_groups(one)] for one in (classifier, again)]
+    assert groups[0] == groups[1]
+    with pytest.raises(ArgumentError, match="`image_size` must be a size that the layers"):
+        tlkit.build_classifier(tmp_path / "first.keras", NAMES, image_size=48)
+
+
+@of_families("vit", "siglip")
+def test_tokens_of_a_file_are_pooled_as_asked(family, file):
+    found = load_backbone(file, "none")
+    assert (found.num_prefix_tokens, found.has_pooling) == (
+        (1, False) if family == "vit" else (0, True)
+    )
+    own = {pooling_of(found.spec, None), "avg", "flatten"}
+    shapes = {
+        pooling: features_of(
+            (model := tlkit.build_classifier(file, NAMES, preprocessing="tf", pooling=pooling)),
+            images(model),
+        ).shape
+        for pooling in own
+    }
+    num_tokens = 17 if family == "vit" else 16
+    assert shapes.pop("flatten") == (2, 16 * num_tokens)
+    assert set(shapes.values()) == {(2, 16)}
+    if family == "vit":
+        with pytest.raises(ArgumentError, match="no attention pooling of its own"):
+            tlkit.build_classifier(file, NAMES, preprocessing="tf", pooling="attention")
+
+
+def test_positions_of_a_file_are_interpolated(tmp_path):
+    backbone("vit").save(tmp_path / "vit.keras")
+    model = tlkit.build_classifier(tmp_path / "vit.keras", NAMES, preprocessing="tf", image_size=48)
+    assert token_grid(model, model.get_layer("vit_encoder_ln").output).rows == 6
+    backbone("dinov2").save(tmp_path / "dino.keras")
+    with pytest.raises(ArgumentError, match="Use the size that it was trained at, 32 × 32"):
+        tlkit.build_classifier(tmp_path / "dino.keras", NAMES, preprocessing="tf", image_size=48)
+
+
+def test_a_classifier_of_keras_hub_brings_its_preprocessing(tmp_path):
+    convert = keras_hub.layers.ViTImageConverter(
+        image_size=(SIZE, SIZE),
+        scale=[1 / one for one in DEVIATION],
+        offset=[-mean / one for mean, one in zip(MEAN, DEVIATION, strict=True)],
+    )
+    whole = keras_hub.models.ViTImageClassifier(
+        backbone=backbone("vit"),
+        num_classes=5,
+        preprocessor=keras_hub.models.ViTImageClassifierPreprocessor(convert),
+    )
+    whole.save(tmp_path / "whole.keras")
+    found = load_backbone(tmp_path / "whole.keras")
+    np.testing.assert_allclose(found.preprocessing.mean, MEAN, rtol=1e-5)
+    assert "output_dense" in found.cut_off[-1] or "predictions" in found.cut_off[-1]
+    model = tlkit.build_classifier(tmp_path / "whole.keras", NAMES)
+    pixels = images(model)
+    tokens = np.asarray(whole.backbone(prepared(pixels)))
+    np.testing.assert_allclose(features_of(model, pixels), tokens[:, 0], rtol=0, atol=1e-5)
+
+
+def test_a_file_of_keras_hub_without_it_says_what_to_install(tmp_path, monkeypatch):
+    backbone("vit").save(tmp_path / "vit.keras")
+    monkeypatch.setitem(sys.modules, "keras_hub", None)
+    with pytest.raises(ArgumentError, match=r"vit\.keras.* pip install 'tlkit\[hub\]'"):
+        load_backbone(tmp_path / "vit.keras", "tf")
+
+
+def test_the_preset_of_a_network_of_images_and_texts_is_that_of_images(tmp_path):
+    vision = backbone("siglip")
+    text = keras_hub.models.SigLIPTextEncoder(
+        vocabulary_size=20,
+        embedding_dim=16,
+        hidden_dim=16,
+        num_layers=1,
+        num_heads=2,
+        intermediate_dim=32,
+        max_sequence_length=8,
+    )
+    both = keras_hub.models.SigLIPBackbone(vision, text)
+    both.save_to_preset(str(tmp_path))
+    model = tlkit.build_classifier(f"keras_hub:{tmp_path}", NAMES, preprocessing="none")
+    pixels = images(model) / 255
+    np.testing.assert_allclose(
+        features_of(model, pixels),
+        np.asarray(keras.Model(vision.inputs[0], vision.outputs[0])(pixels)),
+        rtol=0,
+        atol=1e-5,
+    )
+
+
+def test_what_is_found_in_a_preset_is_said(tmp_path, monkeypatch):
+    notes = []
+    monkeypatch.setattr("tlkit.models.keras_hub_presets.note", notes.append)
+    tlkit.build_classifier(save_preset("vit", tmp_path), NAMES)
+    assert "features 17 × 16; preprocessing: (pixels - (120, 110, 100)) / (60, 50, 40)" in notes[0]
+    assert notes[0].endswith("its own converter crops images (bilinear)")
 
 
 def test_preprocessing_replaces_that_of_the_converter_and_is_needed_without_one(tmp_path):
@@ -306,7 +460,7 @@ def test_bad_presets_are_refused(tmp_path, monkeypatch):
         tlkit.build_classifier(preset, NAMES, pooling="attention")
     with pytest.raises(ArgumentError, match="'resnet20' has no class token"):
         tlkit.build_classifier("resnet20", NAMES, weights=None, pooling="class_token")
-    with pytest.raises(ArgumentError, match=r"without config\.json"):
+    with pytest.raises(ArgumentError, match=r"there is no config\.json"):
         find_backbone(f"keras_hub:{tmp_path}")
     with pytest.raises(ArgumentError, match="Did you mean 'vit_base_patch16_224_imagenet'"):
         find_backbone("keras_hub:vit_base_patch16_224_imagene")
@@ -322,6 +476,33 @@ def test_bad_presets_are_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "keras_hub", None)
     with pytest.raises(ArgumentError, match=r"pip install 'tlkit\[hub\]'"):
         find_backbone("keras_hub:vit_tiny")
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.json", "{"),
+        ("config.json", "[]"),
+        ("config.json", '{"class_name": "ViTBackbone", "config": {"image_shape": 3}}'),
+        ("image_converter.json", "null"),
+        ("image_converter.json", '{"config": {"scale": 0, "offset": 0}}'),
+        ("image_converter.json", '{"config": {"scale": "x"}}'),
+    ],
+)
+def test_damaged_presets_are_refused_in_words(file, content, tmp_path):
+    preset = save_preset("vit", tmp_path)
+    (tmp_path / file).write_text(content)
+    with pytest.raises(ArgumentError, match=r"`(backbone|preprocessing)` must be"):
+        find_backbone(preset)
+
+
+@pytest.mark.parametrize(
+    ("size", "message"), [(36, "a multiple of 8 pixels .* Use 32"), (24, "at least 32 for")]
+)
+def test_sizes_that_swin_does_not_take_are_named(size, message, tmp_path):
+    preset = save_preset("swin", tmp_path)
+    with pytest.raises(ArgumentError, match=f"`image_size` must be {message}"):
+        tlkit.build_classifier(preset, NAMES, image_size=size)
 
 
 @pytest.mark.network

@@ -261,6 +261,110 @@ def test_a_size_that_the_layers_do_not_take_is_named():
         tlkit.build_classifier(keras.Model(inputs, x), NAMES, image_size=8)
 
 
+def rewritten(path, **contents):
+    """Replaces parts of a .keras file."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in {**parts, **contents}.items():
+            archive.writestr(name, content)
+
+
+@pytest.mark.parametrize("kept", [0, 100, 1500])
+def test_damaged_weights_in_a_file_are_refused_in_words(kept, tmp_path):
+    path = tmp_path / "own.keras"
+    network().save(path)
+    with zipfile.ZipFile(path) as archive:
+        weights = archive.read("model.weights.h5")
+    rewritten(path, **{"model.weights.h5": weights[:kept]})
+    with pytest.raises(ArgumentError, match=r"must be an intact \.keras file"):
+        load_backbone(path)
+
+
+def test_a_damaged_archive_is_refused_in_words(tmp_path):
+    path = tmp_path / "own.keras"
+    network().save(path)
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        start = archive.getinfo("model.weights.h5").header_offset + 100
+    content[start : start + 200] = bytes(200)
+    path.write_bytes(content)
+    with pytest.raises(ArgumentError, match=r"must be an intact \.keras file"):
+        load_backbone(path)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "[" * 100_000,
+        '{"config": {"layers": [{"class_name": "InputLayer", "config": {"batch_shape": 3}}]}}',
+    ],
+)
+def test_damaged_settings_in_a_file_are_refused_in_words(config, tmp_path):
+    path = tmp_path / "own.keras"
+    network().save(path)
+    rewritten(path, **{"config.json": config})
+    with pytest.raises(ArgumentError, match="a file that Keras has not written, that is damaged"):
+        read_backbone_file(path)
+
+
+def test_preprocessing_in_half_precision_is_found():
+    with_half = {"dtype": keras.DTypePolicy("mixed_bfloat16")}
+    for layer in (
+        keras.layers.Rescaling(1 / 127.5, offset=-1, **with_half),
+        keras.layers.Rescaling(1 / 255, **with_half),
+    ):
+        inputs = keras.Input((16, 16, 3))
+        found = own_backbone(keras.Model(inputs, trunk(layer(inputs))))
+        assert (found.is_inside, found.preprocessing) == (True, "none")
+
+
+def transformer(*, top):
+    """A transformer of plain layers, of 4 x 4 patches and a class token of zeros."""
+    inputs = keras.Input((16, 16, 3))
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1)(inputs)
+    x = keras.layers.Conv2D(8, 4, strides=4, name="patches")(x)
+    x = keras.layers.Reshape((16, 8), name="tokens")(x)
+    x = keras.layers.ZeroPadding1D((1, 0), name="with_class_token")(x)
+    attended = keras.layers.MultiHeadAttention(2, 4, name="block1_attention")(x, x)
+    x = keras.layers.LayerNormalization(name="block1_norm")(x + attended)
+    if top == "mean":
+        x = keras.layers.GlobalAveragePooling1D(name="mean")(x)
+    if top == "classes":
+        x = keras.layers.Dense(3, name="classes")(x[:, 0])
+    return with_random_weights(keras.Model(inputs, x, name="vit"))
+
+
+@pytest.mark.parametrize("top", ["tokens", "mean", "classes"])
+def test_tokens_of_a_transformer_are_features(top, tmp_path):
+    model = transformer(top=top)
+    model.save(tmp_path / "vit.keras")
+    tokens = keras.Model(model.inputs[0], model.get_layer("block1_norm").output)(pixels())
+    for given in (model, tmp_path / "vit.keras"):
+        np.testing.assert_allclose(
+            features_of(tlkit.build_classifier(given, NAMES)), tokens[:, 0], rtol=1e-5, atol=1e-6
+        )
+        mean = features_of(tlkit.build_classifier(given, NAMES, pooling="avg"))
+        expected = np.mean(tokens[:, 1:], axis=1)  # of the patches
+        np.testing.assert_allclose(mean, expected, rtol=1e-5, atol=1e-6)
+    found = own_backbone(model)
+    assert (found.features_from, found.feature_shape) == ("block1_norm", (17, 8))
+    assert "(17 × 8, 1 token before those of patches)" in str(found)
+    names = {"tokens": (), "mean": ("mean",), "classes": ("get_item", "classes")}[top]
+    assert [one.startswith(name) for one, name in zip(found.cut_off, names, strict=True)] == [
+        True
+    ] * len(names)
+
+
+def test_tokens_without_patches_are_refused():
+    inputs = keras.Input((16, 16, 3))
+    x = keras.layers.Reshape((16, 48))(inputs)
+    x = keras.layers.Dense(8)(x)
+    model = keras.Model(inputs, keras.layers.MultiHeadAttention(2, 4)(x, x))
+    with pytest.raises(ArgumentError, match="must compute its tokens from a feature map"):
+        own_backbone(model, "none")
+
+
 @pytest.mark.parametrize("content", [b"", b"PK", None])
 def test_a_file_that_keras_has_not_written_is_refused(content, tmp_path):
     path = tmp_path / "own.keras"

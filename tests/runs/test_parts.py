@@ -1,5 +1,6 @@
 """Runs that train parts of the layers, or low-rank adapters."""
 
+import keras
 import pytest
 
 import tlkit
@@ -35,3 +36,21 @@ def test_a_run_fine_tunes_what_is_named(arguments, note, tmp_path):
 def test_bad_arguments_are_named_before_any_work(arguments, message):
     with pytest.raises(ArgumentError, match=message):
         RunConfig(photos="photos", backbone="resnet20", **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"adapters": "lora:1", "unfreeze": "head"}, "`adapters` must fit weights"),
+        ({"adapters": "lora:900"}, "`adapters` must fit at least one trainable"),
+        ({"train": "norm", "backbone": "plain.keras"}, "`train`"),
+    ],
+)
+def test_what_does_not_fit_the_model_leaves_no_run(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    layers = [keras.Input((32, 32, 3)), keras.layers.Rescaling(1 / 255), keras.layers.Conv2D(8, 3)]
+    keras.Sequential(layers).save("plain.keras")
+    photos = write_photos(tmp_path / "photos", {"green": 20, "red": 20})
+    with pytest.raises(ArgumentError, match=message):
+        tlkit.train_run(photos, out=tmp_path / "run", **GIVEN | arguments)
+    assert not (tmp_path / "run").exists()

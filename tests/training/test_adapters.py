@@ -1,5 +1,7 @@
 """Low-rank adapters: factors of a kernel's change are trained instead of the kernel."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -43,6 +45,7 @@ def test_steps_are_those_of_the_lora_that_keras_has(layer, shape):
     own, other = layer(), layer()
     target = np.random.default_rng(1).normal(size=own(inputs).shape).astype("float32")
     other(inputs)
+    start = own.get_weights()[0]
     other.set_weights(own.get_weights())
     other.enable_lora(2)
     updates = LowRankUpdates(Lora(rank=2), [own.kernel], seed=0)
@@ -63,6 +66,8 @@ def test_steps_are_those_of_the_lora_that_keras_has(layer, shape):
         gradients = tape.gradient(loss, [factor.value for factor in factors])
         keras_optimizer.apply(gradients, factors)
     np.testing.assert_allclose(own(inputs), other(inputs), rtol=1e-3, atol=1e-4)
+    product = tf.reshape(updates.scale * tf.matmul(left.value, right.value), start.shape)
+    np.testing.assert_allclose(own.kernel, start + product, rtol=0, atol=1e-5)
     assert np.abs(own.kernel - other.get_weights()[0]).max() > 0  # Keras's kernel is unchanged
 
 
@@ -95,6 +100,17 @@ def test_kernels_change_by_low_rank_and_other_weights_not_at_all(data):
     full = sum(np.prod(kernel.shape) for kernel in kernels)
     of_kernels = tlkit.fine_tune(classifier(data), data, epochs=1, train="kernel").stages[-1]
     assert stage.trainable.num_trainable == of_kernels.trainable.num_trainable - full + numbers
+
+
+def test_what_adapters_need_and_what_is_trained_whole_is_said(data, tmp_path):
+    report = tlkit.fine_tune(
+        classifier(data), data, epochs=1, adapters="lora:16", run_directory=tmp_path
+    )
+    notes = [note for note in report.stages[-1].notes if "kernel" in note]
+    assert len(notes) == 2
+    sizes = r"the optimizer's state takes 0\.1 MB, the checkpoint with all weights 0\.[1-9] MB"
+    assert re.search(sizes, notes[0])
+    assert notes[1].startswith("kernels no larger than their factors, trained whole: stage1")
 
 
 def test_the_groups_of_adapters_are_the_only_ones_that_change(data):

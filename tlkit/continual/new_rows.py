@@ -165,8 +165,13 @@ class _Problem:
         weights = class_weights(self.labels, self.fixed_logits.shape[1] + self.num_new)[self.labels]
         return weights / weights.sum()
 
-    def solve(self, penalty: float) -> np.ndarray:
-        """Returns kernel and, as its last row, bias: `(num_features + 1, num_new)`."""
+    def solve(self, penalty: float, start: np.ndarray | None = None) -> np.ndarray:
+        """Returns kernel and, as its last row, bias: `(num_features + 1, num_new)`.
+
+        Args:
+            penalty: Strength of the penalty.
+            start: A solution for another penalty, from which fewer iterations are needed.
+        """
         shape = (self.features.shape[1] + 1, self.num_new)
         weights = self.weights
         positions = np.arange(len(self.labels))
@@ -185,7 +190,7 @@ class _Problem:
 
         solution = minimize(
             loss_and_gradient,
-            np.zeros(shape[0] * shape[1]),
+            np.zeros(shape[0] * shape[1]) if start is None else start.ravel(),
             jac=True,
             method="L-BFGS-B",
             options={"maxiter": _MAX_ITERATIONS},
@@ -215,7 +220,13 @@ def _choose_penalty(problem: _Problem, groups: np.ndarray, seed: int) -> tuple[f
         for train, test in splitter.split(labels, labels, groups)
     ]
 
+    starts: list[np.ndarray | None] = [None] * len(folds)
+
     def loss(penalty: float) -> float:
-        return float(np.mean([test.loss(train.solve(penalty)) for train, test in folds]))
+        losses = []
+        for number, (train, test) in enumerate(folds):
+            found = starts[number] = train.solve(penalty, starts[number])
+            losses.append(test.loss(found))
+        return float(np.mean(losses))
 
     return first_minimum(PENALTIES, loss), f"{_NUM_FOLDS}-fold cross-validation"

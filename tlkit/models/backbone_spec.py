@@ -72,6 +72,19 @@ def preprocessing_of(value: object) -> Preprocessing:
     )
 
 
+def in_words(preprocessing: Preprocessing) -> str:
+    """Returns the name of a preprocessing, or what it computes.
+
+    Example:
+        >>> from tlkit.models.backbone_spec import in_words
+        >>> in_words("tf")
+        'tf'
+    """
+    if callable(preprocessing):
+        return getattr(preprocessing, "__name__", type(preprocessing).__name__)
+    return str(preprocessing)
+
+
 def _numbers_of(value: Any) -> tuple[float, ...]:
     """Returns the finite numbers in a text with commas or in nested sequences; () for others."""
     try:

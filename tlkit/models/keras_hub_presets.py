@@ -15,8 +15,9 @@ from typing import Any
 
 from tlkit.errors import ArgumentError, WeightsError, did_you_mean
 from tlkit.models.backbone_files import PREFIX, image_shape_in
-from tlkit.models.backbone_spec import BackboneSpec, Preprocessing, Standardization
+from tlkit.models.backbone_spec import BackboneSpec, Preprocessing, Standardization, in_words
 from tlkit.utils.formatting import reason_of
+from tlkit.utils.progress import note
 
 KERAS_HUB = "keras_hub"
 _TOKENS = {"ViTBackbone", "DINOV2Backbone", "DINOV3Backbone"}
@@ -53,7 +54,7 @@ def spec_of_preset(backbone: str, preprocessing: Preprocessing | None = None) ->
         build=build,
         preprocessing="none",
         default_image_size=max(sides, default=224),
-        minimum_image_size=preset.patch_size or 1,
+        minimum_image_size=preset.minimum,
         weights="its own",
         num_prefix_tokens=preset.num_prefix_tokens,
         build_pooled=partial(build, is_pooled=True) if preset.has_pooling else None,
@@ -66,31 +67,45 @@ class _Preset:
 
     Attributes:
         image_size: (height, width) in pixels; `None` for sides that are not fixed.
-        patch_size: Side of a patch in pixels; `None` without patches.
+        multiple: Pixels that the sides of images are multiples of; 1 without patches.
+        minimum: Pixels of the smallest side.
         is_sized: Whether it is created for one size of images; the layers of others take any.
         num_prefix_tokens: Number of tokens before those of the patches.
         has_pooling: Whether it has attention pooling.
         converted: What its image converter does to pixels 0...255; `None` without one.
+        resizing: How its image converter resizes images, in words.
     """
 
     image_size: tuple[int | None, int | None]
-    patch_size: int | None
+    multiple: int
+    minimum: int
     is_sized: bool
     num_prefix_tokens: int
     has_pooling: bool
     converted: Standardization | None
+    resizing: str
 
 
 def _read(name: str) -> _Preset:
     if Path(name).is_dir():
+        return _read_folder(name)
+    return _read_by_name(name)
+
+
+def _read_folder(name: str) -> _Preset:
+    try:
         backbone, converter = (_json_in(Path(name), file) for file in _FILES)
         if backbone is None:
-            raise ArgumentError(
-                "`backbone` must be a folder that `save_to_preset` of KerasHub wrote. "
-                f"Received: backbone={PREFIX + name!r}, without {_FILES[0]}. Check the path."
-            )
+            raise FileNotFoundError(f"there is no {_FILES[0]}")
         return _preset_of(name, backbone, converter)
-    return _read_by_name(name)
+    except ArgumentError:
+        raise
+    except Exception as error:  # of damaged files there are many kinds
+        raise ArgumentError(
+            "`backbone` must be a folder that `save_to_preset` of KerasHub wrote. Received: "
+            f"backbone={PREFIX + name!r} ({type(error).__name__}: {reason_of(error)}). Check the "
+            "path, or save it again."
+        ) from error
 
 
 _FILES = ("config.json", "image_converter.json")
@@ -132,16 +147,28 @@ def _preset_of(name: str, backbone: Mapping[str, Any], converter: Any) -> _Prese
             "`backbone` must be a preset of a backbone for images (height, width, channels). "
             f"Received: backbone={PREFIX + name!r}, a {kind}. Choose another one."
         )
-    patch = config.get("patch_size") if kind != "SwinTransformerBackbone" else None
+    patch = config.get("patch_size") or 1
+    multiple = minimum = patch[0] if isinstance(patch, list | tuple) else patch
+    if kind == "SwinTransformerBackbone":  # each stage merges 2 x 2 patches, the last has a window
+        multiple *= 2 ** (len(config["depths"]) - 1)
+        minimum = multiple * config["window_size"]
     has_class_token = kind in _TOKENS and config.get("use_class_token", True)
     return _Preset(
         image_size=(shape[0], shape[1]),
-        patch_size=patch[0] if isinstance(patch, list | tuple) else patch,
+        multiple=multiple,
+        minimum=minimum,
         is_sized=kind in _SIZED,
         num_prefix_tokens=int(has_class_token) + config.get("num_register_tokens", 0),
         has_pooling=kind == "SigLIPVisionEncoder",
         converted=None if converter is None else standardization_of(converter["config"]),
+        resizing="" if converter is None else _resizing_in_words(converter["config"]),
     )
+
+
+def _resizing_in_words(config: Mapping[str, Any]) -> str:
+    crops, pads = (config.get(f"{how}_to_aspect_ratio") for how in ("crop", "pad"))
+    how = "crops" if crops else "pads" if pads else "stretches"
+    return f"its own converter {how} images ({config.get('interpolation', 'bilinear')})"
 
 
 def standardization_of(config: Mapping[str, Any]) -> Standardization:
@@ -171,20 +198,26 @@ def _build(
 
     height, width = pixels.shape[1:3]
     preset = _read(name)
-    patch_size = preset.patch_size or 1
-    if height % patch_size or width % patch_size:
+    multiple = preset.multiple
+    if height % multiple or width % multiple:
         raise ArgumentError(
-            f"`image_size` must be a multiple of {patch_size} pixels for the patches of "
-            f"{name!r}. Received: {height} × {width}. Use {patch_size * (height // patch_size)}."
+            f"`image_size` must be a multiple of {multiple} pixels for the patches of "
+            f"{name!r}. Received: {height} × {width}. Use {multiple * (height // multiple)}."
         )
     settings = {"image_shape": (height, width, 3)} if preset.is_sized else {}
     with warnings.catch_warnings():
         # of Swin, whose masks of windows have a name that Keras uses
         warnings.filterwarnings("ignore", message=".*does not support masking")
         backbone = _loaded(name, load_weights=weights is not None, **settings)
-        return build_vision_backbone(
+        built = build_vision_backbone(
             backbone, Path(name).name, pixels, preprocessing, is_pooled=is_pooled
         )
+    shape = " × ".join("?" if side is None else str(side) for side in built.output_shape[1:])
+    parts = [f"{Path(name).name}: features {shape}", f"preprocessing: {in_words(preprocessing)}"]
+    if preset.resizing:
+        parts.append(f"images are resized as `resize` says; {preset.resizing}")
+    note("; ".join(parts))
+    return built
 
 
 def _loaded(name: str, *, load_weights: bool, **settings: Any) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 
 from tlkit.errors import ArgumentError
 from tlkit.models.backbone_files import read_backbone_file
-from tlkit.models.backbone_spec import BackboneSpec, Preprocessing, Standardization
+from tlkit.models.backbone_spec import BackboneSpec, Preprocessing, Standardization, in_words
 from tlkit.models.boundaries import segment
 from tlkit.models.catalogue import spec_of_own
 from tlkit.models.cuts import Cut
@@ -75,7 +75,7 @@ class OwnBackbone(ShownAsText):
         if self.is_inside:
             parts.append("it contains its preprocessing")
         if self.preprocessing != "none":
-            parts.append(f"preprocessing: {_in_words(self.preprocessing)}")
+            parts.append(f"preprocessing: {in_words(self.preprocessing)}")
         elif not self.is_inside:
             parts.append("no preprocessing, as given")
         return "; ".join(parts)
@@ -333,7 +333,7 @@ def _preprocessing_before(
         low, high = inside
         raise ArgumentError(
             "`preprocessing` must be left out for a backbone that contains its preprocessing. "
-            f"Received: preprocessing={_in_words(given)!r}, and {name!r} scales values "
+            f"Received: preprocessing={in_words(given)!r}, and {name!r} scales values "
             f"{low:g}...{high:g} itself. Leave it out."
         )
     return found
@@ -421,12 +421,6 @@ def _name_uniquely(model: keras.Model) -> None:
             unique = f"{name}_{number}"
         taken.add(unique)
         operation.name = unique
-
-
-def _in_words(preprocessing: Preprocessing) -> str:
-    if callable(preprocessing):
-        return getattr(preprocessing, "__name__", type(preprocessing).__name__)
-    return str(preprocessing)
 
 
 def _size(model: keras.Model) -> str:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 NUM_VIEWS = 4
 """Augmented versions of each training image on which the head alone is solved."""
 
+_OF_BOTH = ("epochs", "learning_rate", "augment", "class_weight", "seed")
+_OF_FINE_TUNING = ("unfreeze", "layer_decay", "views", "train", "adapters")
+
 
 @dataclass(frozen=True, eq=False)
 class Trained:
@@ -146,12 +149,10 @@ def train_model(
     if statistics is not None:
         updated = _update_head(model, data, config, statistics)
         return replace(updated, forgotten=report_forgetting(updated.model, old, before))
-    arguments = config.given_values("epochs", "learning_rate", "augment", "class_weight", "seed")
     if config.mode == "head":
-        arguments |= config.given_values("head")
+        arguments = config.given_values(*_OF_BOTH, "head")
         report = train_head(model, data, views=_num_views(config), **arguments)
         return Trained(model, report, report_forgetting(model, old, before))
-    arguments |= config.given_values("unfreeze", "layer_decay", "views", "train", "adapters")
     anchor = plan.anchor(model) if plan is not None else None
     callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: at_epoch_end())
     report = fine_tune(
@@ -161,9 +162,20 @@ def train_model(
         anchor=anchor,
         kept_fraction=kept_fraction,
         callbacks=[callback],
-        **arguments,
+        **config.given_values(*_OF_BOTH, *_OF_FINE_TUNING),
     )
     return Trained(model, report, report_forgetting(model, old, before, plan))
+
+
+def check_fine_tuning_of(model: "keras.Model", data: ImageData, config: RunConfig) -> None:
+    """Makes the checks of a fine-tuning that need the model, before the run is written.
+
+    Raises:
+        ArgumentError: See `fine_tune`.
+    """
+    from tlkit.training.fine_tuning import check_fine_tuning
+
+    check_fine_tuning(model, data, **config.given_values(*_OF_BOTH, *_OF_FINE_TUNING))
 
 
 def _update_head(

@@ -79,6 +79,7 @@ from tlkit.runs.steps import (
     at_inference_size,
     augmentation_of,
     check_can_reject,
+    check_fine_tuning_of,
     measure_learning_curve,
     plan_anchor,
     project_cost,
@@ -450,6 +451,7 @@ def _choose_and_build(
     resolved = config.resolve(record.choices)
     if resolved.mode == "fine-tune":
         at_inference_size(model, data, resolved)  # raises before training if that is not possible
+        check_fine_tuning_of(model, data, resolved)
     if config.minutes is not None:
         check_minutes(model, data, resolved, seconds=sum(clock.seconds.values()))
     return record, data, model
