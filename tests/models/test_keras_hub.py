@@ -462,6 +462,8 @@ def test_bad_presets_are_refused(tmp_path, monkeypatch):
         tlkit.build_classifier("resnet20", NAMES, weights=None, pooling="class_token")
     with pytest.raises(ArgumentError, match=r"there is no config\.json"):
         find_backbone(f"keras_hub:{tmp_path}")
+    with pytest.raises(ArgumentError, match="there is no such folder"):
+        find_backbone("keras_hub:./folder")
     with pytest.raises(ArgumentError, match="Did you mean 'vit_base_patch16_224_imagenet'"):
         find_backbone("keras_hub:vit_base_patch16_224_imagene")
     config = json.loads((tmp_path / "vit" / "config.json").read_text())

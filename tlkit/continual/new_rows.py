@@ -173,17 +173,21 @@ class _Problem:
             start: A solution for another penalty, from which fewer iterations are needed.
         """
         shape = (self.features.shape[1] + 1, self.num_new)
-        weights = self.weights
+        weights, num_old = self.weights, self.fixed_logits.shape[1]
         positions = np.arange(len(self.labels))
+        is_new = self.labels >= num_old
+        places = (positions[is_new], self.labels[is_new] - num_old)
 
         def loss_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
             current = flat.reshape(shape)
             logits = self._logits(current)
-            total = logsumexp(logits, axis=1)
-            loss = weights @ (total - logits[positions, self.labels])
-            errors = np.exp(logits - total[:, np.newaxis])
-            errors[positions, self.labels] -= 1.0
-            errors = errors[:, self.fixed_logits.shape[1] :] * weights[:, np.newaxis]
+            logits -= logits.max(axis=1, keepdims=True)
+            of_label = logits[positions, self.labels]
+            np.exp(logits, out=logits)
+            total = logits.sum(axis=1)
+            loss = weights @ (np.log(total) - of_label)
+            errors = logits[:, num_old:] * (weights / total)[:, np.newaxis]
+            errors[places] -= weights[is_new]
             gradient = np.concatenate([self.features.T @ errors, errors.sum(axis=0)[np.newaxis]])
             gradient[:-1] += penalty * current[:-1]
             return loss + penalty / 2 * np.square(current[:-1]).sum(), gradient.ravel()
@@ -204,9 +208,12 @@ class _Problem:
         return float(self.weights @ (logsumexp(logits, axis=1) - of_label))
 
     def _logits(self, solution: np.ndarray) -> np.ndarray:
-        return np.concatenate(
-            [self.fixed_logits, self.features @ solution[:-1] + solution[-1]], axis=1
-        )
+        num_old = self.fixed_logits.shape[1]
+        logits = np.empty((len(self.labels), num_old + self.num_new))
+        logits[:, :num_old] = self.fixed_logits
+        np.matmul(self.features, solution[:-1], out=logits[:, num_old:])
+        logits[:, num_old:] += solution[-1]
+        return logits
 
 
 def _choose_penalty(problem: _Problem, groups: np.ndarray, seed: int) -> tuple[float, str]:

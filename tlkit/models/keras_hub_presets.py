@@ -89,6 +89,11 @@ class _Preset:
 def _read(name: str) -> _Preset:
     if Path(name).is_dir():
         return _read_folder(name)
+    if "/" in name and "://" not in name:
+        raise ArgumentError(
+            "`backbone` must be the name of a preset of KerasHub, or an existing folder. "
+            f"Received: backbone={PREFIX + name!r}, and there is no such folder. Check the path."
+        )
     return _read_by_name(name)
 
 

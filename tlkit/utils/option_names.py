@@ -110,6 +110,8 @@ def parameters_of(params: Iterable[Any]) -> dict[str, Parameter]:
         parameter = Parameter(shown.removesuffix("..."), off, param.metavar or "", is_option)
         own = shown.lstrip("-").replace("-", "_").lower().removesuffix("...")
         by_name |= {own: parameter, param.name: parameter}
+    if "backbones" in by_name:  # one of them may be wrong
+        by_name.setdefault("backbone", by_name["backbones"])
     return by_name
 
 
