@@ -9,6 +9,7 @@ import pytest
 from scipy.special import expit, softmax
 
 import tlkit
+from tests.training.test_resume import Stop
 from tlkit.errors import ArgumentError
 from tlkit.models.kernel_head import KernelMap, directions
 from tlkit.training import closed_form, head_solution
@@ -310,8 +311,47 @@ def test_fine_tuning_starts_from_a_linear_head(nonlinear, tmp_path):
     report = tlkit.fine_tune(model, data, epochs=2, augment="none", run_directory=tmp_path / "run")
     assert [stage.name for stage in report.stages] == ["head", "fine-tune"]
     assert report.accuracy_before == before
-    assert not any(layer.name == "head_landmarks" for layer in model.layers)
     assert model.compiled
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_a_better_closed_form_head_is_restored_with_all_weights(nonlinear, tmp_path, stops):
+    data, model = nonlinear
+    tlkit.train_head(model, data, head="closed-form")
+    names, weights = [layer.name for layer in model.layers], model.get_weights()
+    given = {"unfreeze": "all", "epochs": 2, "learning_rate": 1e-7, "augment": "none"}
+    given["run_directory"] = tmp_path
+    model.save(tmp_path / "model.keras")
+    model = keras.saving.load_model(tmp_path / "model.keras")
+    if stops:
+        with pytest.raises(KeyboardInterrupt):
+            tlkit.fine_tune(model, data, callbacks=[Stop(1, 0)], **given)
+        model = keras.saving.load_model(tmp_path / "model.keras")
+    report = tlkit.fine_tune(model, data, **given)  # nothing is learned at this rate
+    assert [layer.name for layer in model.layers] == names
+    for before, after in zip(weights, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert report.accuracy_after == report.accuracy_before
+    last = report.stages[-1]
+    assert (last.kept_fraction, set(last.weight_change.values())) == (0.0, {0.0})
+    assert "the model with its closed-form head is restored" in last.notes[-1]
+    assert model.compiled
+    assert tlkit.fine_tune(model, data, **given).stages == report.stages  # it is finished
+    again = tlkit.fine_tune(model, data, epochs=1, augment="none")  # it can be trained on
+    assert np.isfinite(again.accuracy_after)
+
+
+def test_fine_tuning_that_is_better_replaces_the_closed_form_head():
+    generator = np.random.default_rng(0)
+    rows = generator.normal(size=(400, 3))
+    data, model = of_features(rows, (rows @ [1.0, -1.0, 0.5] > 0).astype(int))
+    tlkit.train_head(model, data, head="closed-form")
+    report = tlkit.fine_tune(model, data, epochs=20, learning_rate=1e-1, augment="none")
+    assert report.accuracy_after >= report.accuracy_before - 0.05
+    has_landmarks = any(layer.name == "head_landmarks" for layer in model.layers)
+    is_restored = "is restored" in report.stages[-1].notes[-1]
+    assert has_landmarks == is_restored
+    assert is_restored or "kept in place of the model with" in report.stages[-1].notes[-1]
 
 
 def test_a_training_that_replaced_the_head_is_resumed(nonlinear, tmp_path):

@@ -150,7 +150,7 @@ def choose_shipped(head: Measured, tuned: Measured, class_weight: str | None) ->
         tuned: The fine-tuned model.
         class_weight: "balanced" or `None`: how images count.
     """
-    from tlkit.training.candidates import evaluate_candidate
+    from tlkit.training.candidates import evaluate_candidate, prefers_other
     from tlkit.training.criterion import criterion_for
 
     images = head.data.validation
@@ -160,7 +160,7 @@ def choose_shipped(head: Measured, tuned: Measured, class_weight: str | None) ->
     two = evaluate_candidate(tuned.served, tuned.data.validation, class_weight)
     gain, error = two.gain_over(one)
     is_unchanged = not tuned.training.stages[-1].kept_fraction
-    is_head = gain <= error if is_unchanged else gain < -error
+    is_head = prefers_other(gain, error, is_unchanged=is_unchanged)
     what = f"its cross-entropy is lower by {abs(gain):.3f} ± {error:.3f} than that of the other"
     if abs(gain) <= error:
         what = (

@@ -35,6 +35,25 @@ class Candidate:
         return mean_with_error(other.losses - self.losses, self.weights)
 
 
+def prefers_other(gain: float, error: float, *, is_unchanged: bool) -> bool:
+    """Whether the model that was there is preferred to a fine-tuned one.
+
+    The fine-tuned one is taken unless the other is better by more than one standard error; if it
+    has its initial weights, it must be better by more than one itself.
+
+    Args:
+        gain: See `Candidate.gain_over`, of the fine-tuned model.
+        error: Its standard error.
+        is_unchanged: Whether fine-tuning has kept the initial weights.
+
+    Example:
+        >>> from tlkit.training.candidates import prefers_other
+        >>> prefers_other(-0.1, 0.2, is_unchanged=False), prefers_other(0.1, 0.2, is_unchanged=True)
+        (False, True)
+    """
+    return gain <= error if is_unchanged else gain < -error
+
+
 def evaluate_candidate(model: keras.Model, images: Images, class_weight: str | None) -> Candidate:
     """Evaluates a model that is compared with others for the same classes on the same images.
 

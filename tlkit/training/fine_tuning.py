@@ -182,7 +182,9 @@ def fine_tune(
             if it is trained and training continues from its weights; "auto" treats a head as new
             if all its biases are zero, as they are when a head is built, and replaces a head in
             closed form by a linear one that is solved on these images, unless there is an anchor:
-            training from a linear head is more accurate.
+            training from a linear head is more accurate. The model as it was, with that head, is
+            restored if validation prefers it by more than one standard error of the
+            cross-entropy, or if no weight change may be kept.
         run_directory: Folder in which the full training state is saved after each epoch (and every
             five minutes within long epochs). After an interruption the same call resumes; the
             result is bit-identical under deterministic operations, unless a `tf.data.Dataset`

@@ -32,6 +32,7 @@ from tlkit.training.cached_cut import (
     uncached,
     view_policy_for,
 )
+from tlkit.training.candidates import Candidate, evaluate_candidate, prefers_other
 from tlkit.training.criterion import Score, criterion_for, labels_of, score_on
 from tlkit.training.distributed_checks import batch_notes
 from tlkit.training.fit_data import shards_with_class_weights
@@ -109,6 +110,21 @@ class _Stage:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class _ReplacedHead:
+    """The model before its closed-form head was replaced.
+
+    Attributes:
+        put_back: Restores the head's layers.
+        values: The weights of the model.
+        candidate: Its figures on validation images; `None` without such images.
+    """
+
+    put_back: Callable[[], None]
+    values: list[np.ndarray]
+    candidate: Candidate | None
+
+
 class Tuner:
     """One call of `fine_tune`, stage by stage."""
 
@@ -130,6 +146,7 @@ class Tuner:
         self._criterion = criterion_for(source.validation, recipe.class_weight)
         self._flags, self._keeps_flags = Flags.of(model), False
         self._one_hot = takes_one_hot(self._loss)
+        self._replaced: _ReplacedHead | None = None
 
     def run(self) -> TrainingReport:
         """Solves the head if it is untrained, then trains the remaining stages."""
@@ -152,6 +169,8 @@ class Tuner:
             )
             report = self._run_stage(plan[number], number, state, resumed)
             state = dataclasses.replace(state, reports=(*state.reports, report))
+        if done < len(plan):
+            state = self._with_better_head(state)
         after = self._measure()
         if self._checkpoint is not None:
             state = dataclasses.replace(state, baseline=None, fit=None)
@@ -169,8 +188,10 @@ class Tuner:
         )
 
     def _resume(self, saved: Saved) -> TrainingState:
-        if self._replaces_head():
-            make_head_linear(self._model)
+        # a finished training may have restored the landmarks
+        has_landmarks = len(saved.arrays["model"]) == len(self._model.variables)
+        if self._replaces_head() and not has_landmarks:
+            self._replace_head()
         assign_all(self._model.variables, saved.arrays["model"])
         return saved.state
 
@@ -179,9 +200,10 @@ class Tuner:
         seed_random_layers(self._model, self._recipe.seed)
         was_trained = not is_new_head(self._model, self._recipe.solve_head)
         before = self._measure() if was_trained else None
-        is_solved = self._replaces_head() or (
-            not was_trained and not reason_not_to_solve(self._model, first.unfreeze)
-        )
+        is_solved = not was_trained and not reason_not_to_solve(self._model, first.unfreeze)
+        if self._replaces_head():
+            self._replace_head()
+            is_solved = True
         reports = self._solve_head() if is_solved else ()
         return TrainingState(was_trained, before, reports)
 
@@ -197,6 +219,44 @@ class Tuner:
             and self._tuning.plan[0].unfreeze != AS_IS
         )
 
+    def _replace_head(self) -> None:
+        images, model = self._source.validation, self._model
+        weight = self._recipe.class_weight
+        candidate = None if images is None else evaluate_candidate(model, images, weight)
+        values = values_of(model.weights)
+        self._replaced = _ReplacedHead(make_head_linear(model), values, candidate)
+
+    def _with_better_head(self, state: TrainingState) -> TrainingState:
+        """Restores the model with its closed-form head if validation prefers that one.
+
+        Returns:
+            The state whose last report says which of the two is kept.
+        """
+        old, model, images = self._replaced, self._model, self._source.validation
+        if old is None or old.candidate is None or images is None:
+            return state
+        *others, last = state.reports
+        new = evaluate_candidate(model, images, self._recipe.class_weight)
+        gain, error = new.gain_over(old.candidate)
+        is_unchanged = not last.kept_fraction
+        what = f"cross-entropy on validation lower by {gain:.3f} ± {error:.3f}"
+        if not prefers_other(gain, error, is_unchanged=is_unchanged):
+            note = f"kept in place of the model with its closed-form head: {what}"
+            last = dataclasses.replace(last, notes=(*last.notes, note))
+            return dataclasses.replace(state, reports=(*others, last))
+        old.put_back()
+        assign_all(model.weights, old.values)
+        note = f"the model with its closed-form head is restored: {what} without it"
+        last = dataclasses.replace(
+            last,
+            kept_epoch=None,
+            kept_fraction=0.0,
+            weight_change=dict.fromkeys(last.weight_change, 0.0),
+            put_back=last.put_back or last.weight_change,
+            notes=(*last.notes, note),
+        )
+        return dataclasses.replace(state, reports=(*others, last))
+
     def _solve_head(self) -> tuple[StageReport, ...]:
         validation = self._source.validation if self._source.data is None else None
         report = train_head(
@@ -205,7 +265,7 @@ class Tuner:
             validation=validation,
             head=LINEAR,
             class_weight=self._recipe.class_weight,
-            solve_head=True if self._replaces_head() else self._recipe.solve_head,
+            solve_head=self._recipe.solve_head if self._replaced is None else True,
             seed=self._recipe.seed,
             cache=self._cache,
         )
