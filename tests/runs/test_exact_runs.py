@@ -7,13 +7,19 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import tlkit
 from tests.conftest import write_photos
+from tlkit import cli
 from tlkit.continual.adding_classes import signature_of_features
+from tlkit.continual.head_statistics import DescribedImages
 from tlkit.continual.statistics_file import load_statistics
 from tlkit.data.reading import content_digest
 from tlkit.evaluation.rejection import Rejection
+from tlkit.export.formats import EXPORT_FORMATS
+from tlkit.models.flattening import below
+from tlkit.models.heads import feature_cut
 from tlkit.runs.add_classes import add_classes_run
 from tlkit.runs.directory import REJECTION_FILE, STATISTICS_FILE
 from tlkit.runs.forget import forget_run
@@ -172,6 +178,59 @@ def test_a_class_is_forgotten_as_if_it_had_never_been_there(made, images, tmp_pa
     model = keras.saving.load_model(smaller.path / "model.keras")
     assert model.output_shape[-1] == 2
 
+    card = (smaller.path / "model_card.md").read_text()
+    assert f"{removal['num_images']:,} training images were forgotten" in card
+
+
+def test_the_head_that_forgets_is_the_one_that_never_saw_the_class(made, images, tmp_path):
+    """Its logits are those of a head from the sums without the class, up to the temperature."""
+    _, run, grown, _ = made
+    smaller = forget_run(grown.path, class_names=["c"], out=tmp_path / "smaller")
+    model = smaller.load_model()
+    features = below(model, feature_cut(model)).predict(images, verbose=0)
+    nothing = DescribedImages(features[:0], np.zeros(0, int), ())
+    head = statistics_of(run).solve(nothing)
+    expected = head.kernel_map.values(features) @ head.kernel + head.bias
+    found = logits_of(smaller, ("a", "b"), images)
+    factor = (found * expected).sum() / np.square(expected).sum()
+    np.testing.assert_allclose(found, factor * expected, rtol=0, atol=1e-4 * np.abs(found).max())
+
+
+def test_an_exact_head_is_exported_to_all_formats(made, tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("ai_edge_litert")
+    _, _, grown, _ = made
+    formats = ("saved_model", "litert", "onnx")
+    samples = np.random.default_rng(0).integers(0, 255, (8, 32, 32, 3), "uint8")
+    report = tlkit.export_model(
+        grown.load_model(), tmp_path / "out", grown.class_names, formats=formats, samples=samples
+    )
+    assert [one.name for one in report.formats] == list(formats)
+    for one in report.formats:
+        assert one.difference <= EXPORT_FORMATS[one.name].largest_difference
+
+
+def test_forgetting_is_interrupted_and_repeated_from_the_shell(made, tmp_path, monkeypatch):
+    _, run, _, _ = made
+    forgotten = list(trained_on(run, "a"))[:2]
+    (tmp_path / "list.txt").write_text("\n".join(forgotten))
+    words = ["forget", run.path, "--images", tmp_path / "list.txt", "--out", tmp_path / "smaller"]
+    command = [str(word) for word in words]
+
+    def stop(*arguments):
+        raise ValueError("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tlkit.runs.forget.write_statistics", stop)
+        assert isinstance(CliRunner().invoke(cli.app, command).exception, ValueError)
+    with pytest.raises(tlkit.RunError):
+        tlkit.load_run(tmp_path / "smaller")
+    result = CliRunner().invoke(cli.app, command)
+    assert result.exit_code == 0, result.output
+    assert "2 images forgotten" in result.output
+    smaller = tlkit.load_run(tmp_path / "smaller")
+    assert statistics_of(smaller).images.keys() == statistics_of(run).images.keys() - {*forgotten}
+
 
 def test_images_are_forgotten_by_file_and_by_digest(made, tmp_path):
     _, run, _, _ = made
@@ -218,14 +277,15 @@ def test_what_was_never_counted_is_named_and_nothing_is_written(made, tmp_path):
 def test_damaged_statistics_and_those_of_another_network_are_refused(made, tmp_path):
     folder, run, _, _ = made
     copied = Path(shutil.copytree(run.path, tmp_path / "run"))
+    more = write_photos(tmp_path / "more", {"a": 16, "b": 16}, seed=5)
     path = copied / STATISTICS_FILE
     path.write_bytes(path.read_bytes()[:1000])
     calls = (
         lambda: forget_run(copied, images=[next(iter(trained_on(run, "a")))], out=tmp_path / "x"),
         lambda: add_classes_run(copied, folder / "new", out=tmp_path / "x"),
-        lambda: tlkit.train_run(folder / "old", out=tmp_path / "x", from_run=copied, mode="head"),
+        lambda: tlkit.train_run(more, out=tmp_path / "x", from_run=copied, mode="head"),
     )
-    for call in calls[:2]:
+    for call in calls:
         with pytest.raises(tlkit.RunError, match="It is damaged"):
             call()
     content = path.read_bytes()
@@ -239,7 +299,7 @@ def test_damaged_statistics_and_those_of_another_network_are_refused(made, tmp_p
         folder / "old", out=tmp_path / "other", **{**HEAD, "backbone": "resnet20"}
     )
     shutil.copy(other.path / STATISTICS_FILE, path)
-    for call in calls[:2]:
+    for call in calls:
         with pytest.raises(tlkit.RunError, match="of another network, or of another image size"):
             call()
     assert not (tmp_path / "x").exists()

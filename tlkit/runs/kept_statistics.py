@@ -71,10 +71,26 @@ def statistics_to_update(
     return statistics
 
 
+def check_update(config: RunConfig, context: RunContext, model: "keras.Model") -> None:
+    """Checks that the statistics of an earlier run can be updated, before the run is written.
+
+    Raises:
+        ArgumentError: See `statistics_to_update`; or there are several devices.
+        RunError: See `load_run_statistics`.
+    """
+    statistics = statistics_to_update(config, context.parent, model)
+    if statistics is not None and context.team.is_distributed:
+        raise ArgumentError(
+            "`distribute` must be left out where the earlier run's head is updated, which takes "
+            f"one device. Received: mode='head', and {str(context.parent)!r} keeps statistics. "
+            "Leave it out, or train the head on the new images alone (--no-statistics)."
+        )
+
+
 def check_room(
     model: "keras.Model", data: ImageData, config: RunConfig, context: RunContext
 ) -> None:
-    """Checks before training whether there is room for the statistics that the run may keep.
+    """Says before training how large the statistics may become, and whether there is room.
 
     Where they were not asked for, a lack of room is logged, and none are kept.
 
@@ -89,6 +105,8 @@ def check_room(
     width = config.statistics_width or default_width(size.num_images)
     why = size.why_no_room(width, context.out)
     if not why:
+        kept = "are kept" if _is_asked(config) else "are kept if the head is in closed form"
+        context.log(f"statistics of the head {kept}: {megabytes(size.bytes_of(width))}")
         return
     if _is_asked(config):
         raise ArgumentError(
@@ -148,8 +166,7 @@ def write_statistics(statistics: "HeadStatistics", out: Path, log: RunLog) -> No
     width = len(statistics.kernel_map.landmarks)
     log(
         f"{STATISTICS_FILE}: sums over {len(statistics.images):,} images, "
-        f"{megabytes(size_of(statistics).bytes_of(width))}; it holds no image",
-        "",
+        f"{megabytes(size_of(statistics).bytes_of(width))}; it holds no image"
     )
     save_statistics(statistics, out / STATISTICS_FILE)
 

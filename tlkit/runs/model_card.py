@@ -309,6 +309,12 @@ def _training(record: RunRecord, metrics: Mapping[str, Any]) -> Iterator[str]:
             "images**, test images included. The metrics are those of the model before, which was "
             f"trained on {refitted['num_before']:,} of them in the same way."
         )
+    if removal := record.removal:
+        yield ""
+        yield (
+            f"{removal['num_images']:,} training images were forgotten; the head is solved from "
+            f"the other {removal['num_left']:,}."
+        )
     temperature = (metrics.get("calibration") or {}).get("temperature", 1.0)
     if temperature != 1:
         yield ""

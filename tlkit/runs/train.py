@@ -6,6 +6,7 @@ Invalid input is refused before the run directory is made. Each file in it is wr
 
 import dataclasses
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -45,7 +46,12 @@ from tlkit.runs.directory import (
     load_run,
     location_message,
 )
-from tlkit.runs.kept_statistics import check_room, keep_statistics, statistics_to_update
+from tlkit.runs.kept_statistics import (
+    check_room,
+    check_update,
+    keep_statistics,
+    statistics_to_update,
+)
 from tlkit.runs.measuring import (
     Measured,
     build_model,
@@ -89,7 +95,7 @@ from tlkit.runs.team import Team
 from tlkit.utils.keras_settings import check_building
 from tlkit.utils.progress import phase, phases, plan
 from tlkit.utils.renamed import renamed_argument
-from tlkit.utils.tensorflow_logging import load_tensorflow_quietly
+from tlkit.utils.tensorflow_logging import LOADING, load_tensorflow_quietly
 
 if TYPE_CHECKING:
     import keras
@@ -365,7 +371,9 @@ def _run_directory(
 
 def _make(config: RunConfig, listing: Listing, context: RunContext) -> Run:
     """Makes or resumes the run after its config was checked and its files were listed."""
+    started = time.perf_counter()
     load_tensorflow_quietly()
+    context.clock.add_earlier({LOADING: time.perf_counter() - started})
     check_building()
     team, parent = context.team, context.parent
     data = _load(config, listing, context)
@@ -452,6 +460,7 @@ def _choose_and_build(
     if resolved.mode == "fine-tune":
         at_inference_size(model, data, resolved)  # raises before training if that is not possible
         check_fine_tuning_of(model, data, resolved)
+    check_update(resolved, context, model)
     if config.minutes is not None:
         check_minutes(model, data, resolved, seconds=sum(clock.seconds.values()))
     return record, data, model
@@ -583,12 +592,6 @@ def _train(
     """Trains on all devices and returns the model on one."""
     clock, team = context.clock, context.team
     statistics = statistics_to_update(config, context.parent, model)
-    if statistics is not None and team.is_distributed:
-        raise ArgumentError(
-            "`distribute` must be left out where the earlier run's head is updated, which takes "
-            f"one device. Received: mode='head', and {str(context.parent)!r} keeps statistics. "
-            "Leave it out, or train the head on the new images alone (--no-statistics)."
-        )
     if team.is_distributed:
         with clock.timed("model"), team.scope():
             model = build_model(config, context.parent, data)
