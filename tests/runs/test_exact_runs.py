@@ -7,10 +7,11 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 import tlkit
-from tests.conftest import write_photos
+from tests.conftest import noise, write_photos
 from tlkit import cli
 from tlkit.continual.adding_classes import signature_of_features
 from tlkit.continual.head_statistics import DescribedImages
@@ -90,6 +91,24 @@ def test_classes_are_added_as_if_all_images_had_been_there(made, images, tmp_pat
     assert statistics_of(joint).images == after.images
     ours, theirs = (logits_of(one, grown.class_names, images) for one in (grown, joint))
     np.testing.assert_allclose(ours, theirs, atol=0.02 * np.abs(theirs).max())
+
+
+def test_the_temperature_of_the_model_is_in_its_statistics(images, tmp_path):
+    """A head that is solved from the statistics later has the same calibrated logits."""
+    photos = write_photos(tmp_path / "photos", {"a": 100, "b": 100, "c": 100}, size=24)
+    for number in range(0, 100, 3):  # wrong labels, so that a head is too certain
+        image = Image.fromarray(noise(0, 1000 + number, 24))
+        image.save(photos / "c" / f"{number:03d}.jpg", quality=90)
+    old, new = only(photos, tmp_path / "old", "a", "b"), only(photos, tmp_path / "new", "c")
+    run = tlkit.train_run(old, out=tmp_path / "run", **HEAD)
+    grown = add_classes_run(run.path, new, out=tmp_path / "grown")
+    assert grown.metrics["calibration"]["temperature"] != 1
+    model, statistics = grown.load_model(), statistics_of(grown)
+    features = below(model, feature_cut(model)).predict(images, verbose=0)
+    head = statistics.solve(DescribedImages(features[:0], np.zeros(0, int), ()))
+    expected = head.kernel_map.values(features) @ head.kernel + head.bias
+    found = logits_of(grown, statistics.class_names, images)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(found).max())
 
 
 def test_the_report_says_what_the_method_promises_and_costs(made):

@@ -202,8 +202,8 @@ def _make(config: AddClassesConfig, listing: Listing, parent: Run, context: RunC
             images = sample_training_images(data, "none")
         if learned.exemplars is not None:
             learned.exemplars.save(out / EXEMPLARS_FILE)
-        if learned.statistics is not None:
-            write_statistics(learned.statistics, out, log)
+        if (statistics := calibration.put_into(learned.statistics)) is not None:
+            write_statistics(statistics, out, log)
         results = RunResults(
             training=_training_report(learned, evaluations, growth, why_none),
             evaluations=evaluations,

@@ -80,7 +80,7 @@ def measure(trained: Trained, data: ImageData, config: RunConfig, log: RunLog) -
         calibration,
         views,
         evaluations,
-        trained.statistics,
+        calibration.put_into(trained.statistics),
     )
 
 

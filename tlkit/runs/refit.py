@@ -90,5 +90,6 @@ def refit(
         everything.train.num_images, data.train.num_images, epochs, time.perf_counter() - started
     )
     served = model if measured.served is measured.model else average_flips(model)
+    statistics = measured.calibration.put_into(statistics)
     refitted = dataclasses.replace(measured, model=model, served=served, statistics=statistics)
     return refitted, done

@@ -1,7 +1,7 @@
 """The results of a run, from which `metrics.json`, the page and the model card are made."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
     from tlkit.advice.learning_curve import LearningCurveReport
     from tlkit.advice.rejection import RejectionReport
+    from tlkit.continual.head_statistics import HeadStatistics
     from tlkit.continual.warm_start import ForgettingReport
     from tlkit.evaluation.calibration import CalibrationReport
     from tlkit.evaluation.comparison import ComparisonReport
@@ -34,6 +35,12 @@ class CalibrationDecision:
     def is_calibrated(self) -> bool:
         """Whether a temperature other than 1 was put into the model."""
         return self.report is not None and self.report.temperature != 1
+
+    def put_into(self, statistics: "HeadStatistics | None") -> "HeadStatistics | None":
+        """Returns statistics of a head with the temperature that was put into the model."""
+        if statistics is None or self.report is None:
+            return statistics
+        return replace(statistics, factor=statistics.factor / self.report.temperature)
 
     def as_dict(self) -> dict[str, object]:
         """Returns the content of `metrics.json`; the temperature is 1 without calibration."""
