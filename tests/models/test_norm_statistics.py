@@ -10,7 +10,12 @@ from tlkit.advice.similarity import measure_similarity, statistic_distances
 from tlkit.errors import ArgumentError
 from tlkit.models.norm_statistics import has_statistics, is_folded
 
-FOLDED = ("mobilenet", "weights/mobilenet_imagenet_folded.weights.h5")
+FOLDED = (
+    ("mobilenet", "weights/mobilenet_imagenet_folded.weights.h5"),
+    ("mobilenet_v2", "weights/mobilenet_v2_imagenet_folded.weights.h5"),
+    ("mobilenet_v2", "weights/mobilenet_v2_insects_folded.weights.h5"),
+    ("mobilenet_v2", "weights/mobilenet_v2_birds_folded.weights.h5"),
+)
 PLAIN = ("mobilenet_025", "weights/mobilenet_2_5_224_tf_no_top.h5")
 
 
@@ -82,6 +87,6 @@ def test_folded_batch_normalisation_is_not_trained_with_statistics_of_batches(da
 
 @pytest.mark.shared_data
 def test_published_weights_are_recognised(shared):
-    for (name, file), expected in ((FOLDED, True), (PLAIN, False)):
+    for name, file in (*FOLDED, PLAIN):
         model = tlkit.build_classifier(name, ["a", "b"], image_size=64, weights=shared / file)
-        assert is_folded(model) is expected
+        assert is_folded(model) is (file != PLAIN[1])

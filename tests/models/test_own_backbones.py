@@ -217,6 +217,11 @@ def two_inputs():
     return keras.Model(inputs, trunk(keras.layers.Add()(inputs)))
 
 
+def channels_first():
+    layers = [keras.Input((3, 32, 32)), keras.layers.Conv2D(4, 3, data_format="channels_first")]
+    return keras.Sequential(layers)
+
+
 class Subclassed(keras.Model):
     def call(self, inputs):
         return inputs
@@ -238,6 +243,7 @@ class Subclassed(keras.Model):
             ),
             "`backbone` must have a last feature map",
         ),
+        (channels_first, "must have layers with channels last"),
         (lambda: 3, "`backbone` must be the name of a backbone"),
         (lambda: "resnet51", "Did you mean 'resnet50'"),
         (lambda: "nowhere.keras", "the path of an existing .keras file"),

@@ -207,6 +207,13 @@ def own_backbone(
             "`backbone` must be a model of images (batch, height, width, channels). "
             f"Received: {name!r} with inputs {tuple(source.shape)}. Use a model of images."
         )
+    for node in sorted_nodes(flat(model).output):
+        if getattr(node.operation, "data_format", None) == "channels_first":
+            raise ArgumentError(
+                "`backbone` must have layers with channels last. Received: "
+                f"{name!r}, whose layer {node.operation.name!r} has channels first. Build it with "
+                "data_format='channels_last', and load its weights."
+            )
     ends = _ends_of(model, name)
     inside = describe_inputs(model).value_range
     if preprocessing is None and inside is None:
