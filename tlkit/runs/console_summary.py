@@ -148,7 +148,10 @@ def _training(run: Run) -> Iterator[str]:
         for stage in run.metrics["stages"]
     )
     yield f"model: {name}; trained: {stages}"
+    is_head = config.mode == "head" and "budget" in run.run_record.choices
     for name, choice in run.run_record.choices.items():
+        if name == "mode" and is_head:  # the minutes do not allow what was chosen
+            continue
         reasons = choice.reasons  # of a strength, the trials come before the choice
         decisions = [reason for reason in reasons if reason.startswith(_CHOSEN)]
         yield f"chosen {name.replace('_', ' ')}: {(decisions or reasons)[0].removeprefix(_CHOSEN)}"
