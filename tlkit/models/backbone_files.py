@@ -14,7 +14,8 @@ from tlkit.models.backbone_spec import Preprocessing, preprocessing_of
 from tlkit.utils.formatting import reason_of
 
 SUFFIX = ".keras"
-PREFIX = "keras_hub:"
+KERAS_HUB = "keras_hub"
+PREFIX = f"{KERAS_HUB}:"
 _CONFIG = "config.json"
 _IMAGES = "(batch, height, width, channels)"
 _NAMED = re.compile(

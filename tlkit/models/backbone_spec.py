@@ -165,3 +165,29 @@ class BackboneSpec(ShownAsText):
         if self.imagenet_top1 is not None:
             parts.append(f"ImageNet top-1 {percent(self.imagenet_top1)}")
         return f"{self.name}: {', '.join(parts)}"
+
+
+def spec_of_own(
+    name: str,
+    build: Callable[[Any, str | None], Any],
+    image_shape: tuple[int | None, int | None, int],
+) -> BackboneSpec:
+    """Returns the spec of a backbone of the user's own, which brings its weights.
+
+    Args:
+        name: Its name.
+        build: See `BackboneSpec`; it gets raw pixels.
+        image_shape: (height, width, channels) that the model takes; `None` for sides that are not
+            fixed.
+    """
+    *all_sides, channels = image_shape
+    sides = [side for side in all_sides if side is not None]
+    return BackboneSpec(
+        name=name,
+        build=build,
+        preprocessing="none",
+        default_image_size=max(sides, default=224),
+        minimum_image_size=1,
+        weights="its own",
+        channels=channels,
+    )

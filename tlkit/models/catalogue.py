@@ -24,6 +24,7 @@ from tlkit.models.backbone_spec import (
     BackboneSpec,
     Preprocessing,
     preprocessing_of,
+    spec_of_own,
 )
 from tlkit.models.keras_hub_presets import spec_of_preset
 from tlkit.utils.formatting import percent
@@ -181,32 +182,6 @@ def _spec_of_file(
 ) -> BackboneSpec:
     file = read_backbone_file(path)
     return spec_of_own(file.name, partial(_build_file, path, preprocessing), file.image_shape)
-
-
-def spec_of_own(
-    name: str,
-    build: Callable[[Any, str | None], Any],
-    image_shape: tuple[int | None, int | None, int],
-) -> BackboneSpec:
-    """Returns the spec of a backbone of the user's own, which brings its weights.
-
-    Args:
-        name: Its name.
-        build: See `BackboneSpec`; it gets raw pixels.
-        image_shape: (height, width, channels) that the model takes; `None` for sides that are not
-            fixed.
-    """
-    *all_sides, channels = image_shape
-    sides = [side for side in all_sides if side is not None]
-    return BackboneSpec(
-        name=name,
-        build=build,
-        preprocessing="none",
-        default_image_size=max(sides, default=224),
-        minimum_image_size=1,
-        weights="its own",
-        channels=channels,
-    )
 
 
 def backbone_table(specs: Sequence[BackboneSpec]) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from tlkit.errors import ArgumentError
 from tlkit.models.flattening import on_input
 from tlkit.models.graph import model_ends, nodes_between, parameters, sorted_nodes
-from tlkit.models.own_backbones import copied_onto
+from tlkit.models.plain_copies import copied_onto
 from tlkit.utils.progress import note
 
 RGB = 3

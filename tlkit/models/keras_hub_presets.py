@@ -19,7 +19,6 @@ from tlkit.models.backbone_spec import BackboneSpec, Preprocessing, Standardizat
 from tlkit.utils.formatting import reason_of
 from tlkit.utils.progress import note
 
-KERAS_HUB = "keras_hub"
 _TOKENS = {"ViTBackbone", "DINOV2Backbone", "DINOV3Backbone"}
 _SIZED = {"DINOV2Backbone", "DINOV3Backbone", "SwinTransformerBackbone"}
 
@@ -199,7 +198,9 @@ def _build(
     *,
     is_pooled: bool = False,
 ) -> Any:
-    from tlkit.models.keras_hub_building import build_vision_backbone
+    import keras
+
+    from tlkit.models.plain_copies import plain_copy
 
     height, width = pixels.shape[1:3]
     preset = _read(name)
@@ -214,9 +215,13 @@ def _build(
         # of Swin, whose masks of windows have a name that Keras uses
         warnings.filterwarnings("ignore", message=".*does not support masking")
         backbone = _loaded(name, load_weights=weights is not None, **settings)
-        built = build_vision_backbone(
-            backbone, Path(name).name, pixels, preprocessing, is_pooled=is_pooled
-        )
+        # without its pooling, the norm is the last layer
+        norm = None if is_pooled else getattr(backbone, "post_layer_norm", None)
+        output = backbone.outputs[0] if norm is None else norm.output
+        whole = keras.Model(backbone.inputs[0], output)
+        for operation in whole.operations:
+            operation.name = operation.name.removeprefix(f"{backbone.name}_")
+        built = plain_copy(whole, pixels, preprocessing, Path(name).name)
     shape = " × ".join("?" if side is None else str(side) for side in built.output_shape[1:])
     parts = [f"{Path(name).name}: features {shape}", f"preprocessing: {in_words(preprocessing)}"]
     if preset.resizing:

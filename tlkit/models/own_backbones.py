@@ -4,30 +4,31 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 import keras
 import numpy as np
 
 from tlkit.errors import ArgumentError
-from tlkit.models.backbone_files import read_backbone_file
-from tlkit.models.backbone_spec import BackboneSpec, Preprocessing, Standardization, in_words
+from tlkit.models.backbone_files import KERAS_HUB, read_backbone_file
+from tlkit.models.backbone_spec import (
+    BackboneSpec,
+    Preprocessing,
+    Standardization,
+    in_words,
+    spec_of_own,
+)
 from tlkit.models.boundaries import segment
-from tlkit.models.catalogue import spec_of_own
 from tlkit.models.cuts import Cut
-from tlkit.models.flattening import below, flat, on_input
+from tlkit.models.flattening import below, flat
 from tlkit.models.graph import model_ends, sorted_nodes
 from tlkit.models.heads import OUTPUT_NAMES
 from tlkit.models.keras_files import KerasFileError, load_keras_file
-from tlkit.models.keras_hub_layers import replacements_for
-from tlkit.models.keras_hub_presets import KERAS_HUB, import_keras_hub, standardization_of
+from tlkit.models.keras_hub_presets import import_keras_hub, standardization_of
 from tlkit.models.model_spec import UNIT, describe_inputs
 from tlkit.models.needed_packages import needed_packages
-from tlkit.models.opening import opened
-from tlkit.models.preprocessing import preprocess
+from tlkit.models.plain_copies import cloned, not_copied, opened_model, plain_copy
 from tlkit.models.tokens import token_grid
-from tlkit.models.trainable import set_flag
-from tlkit.utils.formatting import counted, reason_of
+from tlkit.utils.formatting import counted
 from tlkit.utils.progress import note
 from tlkit.utils.text_repr import ShownAsText
 
@@ -112,10 +113,9 @@ class OwnBackbone(ShownAsText):
             side in (None, given) for side, given in zip(own, (height, width), strict=True)
         )
         try:
-            found = _opened(below(copy, tensor), pixels.shape[1:], self.preprocessing)
+            built = plain_copy(below(copy, tensor), pixels, self.preprocessing, self.name)
             if not is_own:
-                _check_rows(found.model)
-            built = copied_onto(found.model, pixels, self.name)
+                _check_rows(built)
         except Exception as error:  # whatever the layers raise
             if is_own and isinstance(error, ArgumentError):
                 raise
@@ -124,10 +124,8 @@ class OwnBackbone(ShownAsText):
                 f"Received: {height} × {width} pixels ({type(error).__name__}). Use the size that "
                 f"it was trained at, {_size(copy)}."
             ) from error
-        shape = self.feature_shape if is_pooled else found.model.output_shape[1:]
+        shape = self.feature_shape if is_pooled else built.output_shape[1:]
         note(str(replace(self, feature_shape=shape)))
-        if found.closed:
-            note(f"{self.name}: layers that stay whole: {', '.join(found.closed)}")
         return built
 
 
@@ -155,7 +153,7 @@ def load_backbone(
                 "`backbone` must be an intact .keras file. "
                 f"Received: backbone={os.fspath(path)!r} ({error}). Save or copy it again."
             ) from error
-        raise _not_copied(f"{os.fspath(path)!r}, which cannot be loaded", error) from error
+        raise not_copied(f"{os.fspath(path)!r}, which cannot be loaded", error) from error
     return own_backbone(model, preprocessing, name=file.name)
 
 
@@ -231,69 +229,17 @@ def own_backbone(
     )
 
 
-def copied_onto(model: keras.Model, pixels: keras.KerasTensor, name: str) -> keras.Model:
-    """Returns a model of copies of the layers, each called once, all of them trainable.
-
-    Args:
-        model: A functional model of layers that may be called elsewhere, too.
-        pixels: The copy's `keras.Input`.
-        name: Name of the copy.
-
-    Raises:
-        ArgumentError: A layer cannot be created from its settings.
-    """
-    copy = _clone(model, name, input_tensors=pixels)
-    copy.set_weights(model.get_weights())
-    set_flag(copy, True)
-    return keras.Model(pixels, copy.outputs[0], name=name)
-
-
 def _copy(model: keras.Model, name: str, *, has_weights: bool = True) -> keras.Model:
     """Returns a model of copied layers with unique names; the user's own gets no new calls."""
     if type(model).__module__.startswith(f"{KERAS_HUB}."):
         # whose layers are not all created from their own settings
         copy = type(model).from_config(model.get_config())
     else:
-        copy = _clone(model, name)
+        copy = cloned(model, name)
     if has_weights:
         copy.set_weights(model.get_weights())
     _name_uniquely(copy)
     return copy
-
-
-def _clone(model: keras.Model, name: str, **arguments: Any) -> keras.Model:
-    try:
-        return keras.models.clone_model(model, **arguments)
-    except (ValueError, TypeError, NotImplementedError) as error:
-        raise _not_copied(f"{name!r}, whose layers cannot be copied", error) from error
-
-
-@dataclass(frozen=True, eq=False)
-class _Plain:
-    """A model without nested models and, as far as they can be opened, without composite layers.
-
-    Attributes:
-        model: From pixels to features.
-        closed: Names of the composite layers that stay as they are.
-    """
-
-    model: keras.Model
-    closed: tuple[str, ...]
-
-
-def _opened(model: keras.Model, shape: tuple[int, ...], preprocessing: Preprocessing) -> _Plain:
-    """Returns a model for images of a shape, whose layers are called again and renamed.
-
-    Args:
-        model: A functional model with one input and one output.
-        shape: (height, width, channels) of the images.
-        preprocessing: What is done to pixels before the model.
-    """
-    pixels = keras.Input(shape, dtype=model.inputs[0].dtype)
-    prepared = preprocess(pixels, preprocessing)
-    inlined = keras.Model(pixels, on_input(model, prepared))
-    found = opened(inlined, pixels, replacements_for(inlined.operations, (shape[0], shape[1])))
-    return _Plain(keras.Model(pixels, found.output), found.closed)
 
 
 def _check_rows(model: keras.Model) -> None:
@@ -311,15 +257,6 @@ def _of_preprocessor(model: keras.Model) -> Standardization | None:
     """Returns what the preprocessor of a classifier of KerasHub does to pixels."""
     converter = getattr(getattr(model, "preprocessor", None), "image_converter", None)
     return None if converter is None else standardization_of(converter.get_config())
-
-
-def _not_copied(what: str, error: Exception) -> ArgumentError:
-    reason = reason_of(error)
-    return ArgumentError(
-        "`backbone` must consist of layers that Keras creates from their settings, without running "
-        f"code from a file. Received: backbone={what} ({reason}). Replace Lambda layers by plain "
-        "ones, and register classes of your own with keras.saving.register_keras_serializable."
-    )
 
 
 def _preprocessing_before(
@@ -401,7 +338,7 @@ def _num_prefix_tokens(model: keras.Model, name: str) -> int:
     copy = _copy(model, name)
     features = _ends_of(copy, name).features
     height, width, channels = (side or _OPEN_SIDE for side in copy.inputs[0].shape[1:])
-    plain = _opened(below(copy, features), (height, width, channels), "none").model
+    plain = opened_model(below(copy, features), (height, width, channels)).model
     grid = token_grid(plain, plain.outputs[0])
     if grid is None:
         raise ArgumentError(

@@ -6,6 +6,7 @@ from typing import Any
 from tlkit.continual.growth_report import METHODS
 from tlkit.displays.activity import duration
 from tlkit.errors import some_of
+from tlkit.runs.config import RunConfig
 from tlkit.runs.directory import LOG_FILE, Run, accuracy_of
 from tlkit.runs.results import SHIPPED
 from tlkit.utils.formatting import percent
@@ -148,8 +149,9 @@ def _training(run: Run) -> Iterator[str]:
         for stage in run.metrics["stages"]
     )
     yield f"model: {name}; trained: {stages}"
-    is_head = config.mode == "head" and "budget" in run.run_record.choices
-    for name, choice in run.run_record.choices.items():
+    choices = run.run_record.choices
+    is_head = isinstance(config, RunConfig) and config.mode == "head" and "budget" in choices
+    for name, choice in choices.items():
         if name == "mode" and is_head:  # the minutes do not allow what was chosen
             continue
         reasons = choice.reasons  # of a strength, the trials come before the choice
