@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import tlkit
-from tlkit.models import own_backbones
+from tlkit.models import plain_copies
 from tlkit.models.needed_packages import needed_packages
 from tlkit.models.opening import opened
 
@@ -208,7 +208,7 @@ def test_the_packages_of_the_layers_in_a_file_are_found(own_file, tmp_path):
 
 def test_layers_that_stay_whole_are_named(monkeypatch):
     notes = []
-    monkeypatch.setattr(own_backbones, "note", notes.append)
+    monkeypatch.setattr(plain_copies, "note", notes.append)
     inputs = keras.Input((16, 16, 3))
     x = keras.layers.Rescaling(1 / 127.5, offset=-1)(inputs)
     x = keras.layers.Conv2D(UNITS, 4, strides=4, name="patches")(x)
