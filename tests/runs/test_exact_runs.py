@@ -111,6 +111,14 @@ def test_the_temperature_of_the_model_is_in_its_statistics(images, tmp_path):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(found).max())
 
 
+def test_each_image_is_once_in_the_table_of_splits(made):
+    _, _, grown, _ = made
+    lines = (grown.path / "split.csv").read_text().splitlines()
+    keys = [tuple(line.split(",")[index] for index in (0, 2)) for line in lines]
+    assert len(keys) == len(set(keys))
+    assert {line.split(",")[1] for line in lines if line.startswith("test,")} == {"a", "b", "c"}
+
+
 def test_the_report_says_what_the_method_promises_and_costs(made):
     _, run, grown, messages = made
     growth = grown.record["growth"]

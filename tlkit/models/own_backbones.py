@@ -178,7 +178,6 @@ def own_backbone(
 
     Example:
         >>> import keras
-    import numpy as np
         >>> from tlkit.models.own_backbones import own_backbone
         >>> model = keras.Sequential(
         ...     [

@@ -166,9 +166,15 @@ def write_results(context: RunContext, data: ImageData, results: RunResults) -> 
     write_json(out / "class_names.json", list(data.class_names))
     write_json(out / "metrics.json", results.as_metrics())
     with written_aside(out / "split.csv") as aside:
+        own = split_rows(data)
+        known = {(row.split, row.digest) for row in own}  # images of the earlier run among them
         earlier = [] if parent is None else split_rows_of(parent)
-        rows = [*split_rows(data), *(row for row in earlier if row.digest not in results.removed)]
-        aside.write_text(split_table(rows), encoding="utf-8")
+        others = [
+            row
+            for row in earlier
+            if row.digest not in results.removed and (row.split, row.digest) not in known
+        ]
+        aside.write_text(split_table([*own, *others]), encoding="utf-8")
     with written_aside(out / "history.csv") as aside:
         aside.write_text(_history(results.training), encoding="utf-8")
 
