@@ -12,6 +12,7 @@ import pytest
 from scipy.linalg import solve
 from scipy.special import log_softmax
 
+from tlkit.continual import head_statistics
 from tlkit.continual.head_statistics import (
     NUM_FOLDS,
     DescribedImages,
@@ -154,6 +155,32 @@ def test_balanced_scores_favour_rare_classes(images, joint):
         for weight in (None, "balanced")
     )
     assert np.sum(balanced == rare) > np.sum(plain == rare)
+
+
+def test_balanced_heads_choose_by_balanced_errors(images, joint, monkeypatch):
+    """The error of each class is that of its scores, and counts by its weight."""
+    found = []
+
+    class Kept(head_statistics._CrossValidation):
+        def __init__(self, statistics, total, width, class_weights):
+            super().__init__(statistics, total, width, class_weights)
+            found.append((self, class_weights))
+
+    monkeypatch.setattr(head_statistics, "_CrossValidation", Kept)
+    joint.solve(images, "balanced")
+    one, weights = found[0]
+    frequencies = joint.counts / joint.counts.sum()
+    np.testing.assert_allclose(weights, 1 / (len(frequencies) * frequencies))
+    errors = np.square(one.scores(images) - np.eye(len(weights))[images.labels]).sum(axis=0)
+    np.testing.assert_allclose(one.error, weights @ errors, rtol=1e-6)
+    joint.solve(images)
+    plain, weights = found[len(found) // 2]
+    assert set(weights) == {1.0}
+    np.testing.assert_allclose(
+        plain.error,
+        np.square(plain.scores(images) - np.eye(len(weights))[images.labels]).sum(),
+        rtol=1e-6,
+    )
 
 
 def test_an_image_counts_once_and_for_one_class(images, joint):

@@ -215,7 +215,8 @@ class HeadStatistics(ShownAsText):
         With h an image's kernel values and y its class as 0 and 1, the scores W^T h + b minimise
         the sum of |W^T h + b - y|² plus penalty * trace(W^T K W), K the kernel of the landmarks.
         The penalty, and whether all landmarks or the first half or quarter of them are used, are
-        those with the lowest squared error in cross-validation over the folds.
+        those with the lowest squared error in cross-validation over the folds; if balanced, the
+        scores of each class count by the inverse of its frequency.
         The logits are the scores times the factor with the lowest cross-entropy on the scores that
         the solutions of the other folds give some images.
 
@@ -251,7 +252,7 @@ class HeadStatistics(ShownAsText):
         width, penalty, chosen_by = self._width, DEFAULT_PENALTY, "default: too few images"
         if counts.min() >= 2 and all(np.rint(_counts(fold)).any() for fold in self.folds):
             with threadpool_limits(1, user_api="blas"):
-                tried = [_CrossValidation(self, total, width // part) for part in _PARTS]
+                tried = [_CrossValidation(self, total, width // part, balance) for part in _PARTS]
             best = min(tried, key=lambda one: one.error)
             width, penalty = best.width, best.penalty
             if len(images.labels):
@@ -306,10 +307,13 @@ class _CrossValidation:
     Attributes:
         width: The number of landmarks.
         penalty: The penalty with the lowest error.
-        error: The sum of |score - y|² with it, over all folds.
+        error: The sum of (score - y)² with it, over all folds, and over the classes with the
+            weight of each.
     """
 
-    def __init__(self, statistics: HeadStatistics, total: Sums, width: int) -> None:
+    def __init__(
+        self, statistics: HeadStatistics, total: Sums, width: int, class_weights: np.ndarray
+    ) -> None:
         self.width = width
         self._kernel_map, columns = statistics._first(width)
         folds = [fold.on(columns) for fold in statistics.folds]
@@ -319,7 +323,9 @@ class _CrossValidation:
 
         def error_with(penalty: float) -> float:
             solutions[penalty] = [(total - fold).solve(penalty * matrix) for fold in folds]
-            errors[penalty] = sum(map(Sums.error, folds, solutions[penalty]))
+            pairs = zip(folds, solutions[penalty], strict=True)
+            by_class = sum(fold.error_by_class(solution) for fold, solution in pairs)
+            errors[penalty] = float(class_weights @ by_class)
             return errors[penalty]
 
         self.penalty = first_minimum(PENALTIES, error_with)

@@ -48,7 +48,16 @@ class Sums:
 
     def error(self, weights: np.ndarray) -> float:
         """Returns the sum of w |weights^T h - y|²."""
-        return float(np.sum(weights * (self.gram @ weights - 2 * self.cross)) + self.squares)
+        return float(np.sum(self._without_squares(weights)) + self.squares)
+
+    def error_by_class(self, weights: np.ndarray) -> np.ndarray:
+        """Returns the sum of w (weights^T h - y)² for each class, whose y are 0 or 1."""
+        squares: np.ndarray = self.cross[-1]
+        return self._without_squares(weights) + squares
+
+    def _without_squares(self, weights: np.ndarray) -> np.ndarray:
+        found: np.ndarray = np.sum(weights * (self.gram @ weights - 2 * self.cross), axis=0)
+        return found
 
 
 @dataclass(frozen=True, eq=False)
