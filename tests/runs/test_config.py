@@ -184,6 +184,14 @@ def test_the_command_line_makes_the_config_that_it_describes(monkeypatch):
     assert others == {"out": Path("x"), "resume": False, "distribute": None}
 
 
+@pytest.mark.parametrize("name", ["image_size", "inference_size"])
+def test_a_size_below_the_backbone_s_is_named_before_any_file_is_read(name):
+    with pytest.raises(
+        tlkit.ArgumentError, match=f"`{name}` must be at least 32 for the .* 'vgg16'"
+    ):
+        RunConfig(photos="photos", backbone="vgg16", **{name: 16})
+
+
 @pytest.mark.parametrize(
     ("given", "chosen"),
     [

@@ -180,12 +180,7 @@ def _check_image_size(
     spec: BackboneSpec, image_size: int | tuple[int, int] | None
 ) -> tuple[int, int]:
     sides = check_image_size(spec.default_image_size if image_size is None else image_size)
-    if min(sides) < spec.minimum_image_size:
-        raise ArgumentError(
-            f"`image_size` must be at least {spec.minimum_image_size} for the backbone "
-            f"{spec.name!r}. Received: image_size={image_size!r}. "
-            f"Its default size is {spec.default_image_size}."
-        )
+    spec.check_minimum_size("image_size", sides if image_size is None else image_size)
     return sides
 
 

@@ -157,6 +157,23 @@ class BackboneSpec(ShownAsText):
             return self.weights is not None
         return (keras_folder() / self.weights_file).is_file()
 
+    def check_minimum_size(self, argument: str, size: int | tuple[int, int]) -> None:
+        """Checks an image size against the smallest one that it can be built at.
+
+        Args:
+            argument: Name of the argument.
+            size: Height and width in pixels, or one number for both.
+
+        Raises:
+            ArgumentError: A side is too small.
+        """
+        if np.min(size) < self.minimum_image_size:
+            raise ArgumentError(
+                f"`{argument}` must be at least {self.minimum_image_size} for the backbone "
+                f"{self.name!r}. Received: {argument}={size!r}. "
+                f"Its default size is {self.default_image_size}."
+            )
+
     def __str__(self) -> str:
         parts = [f"{self.default_image_size} px (at least {self.minimum_image_size})"]
         if self.num_parameters is not None:

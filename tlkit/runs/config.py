@@ -618,6 +618,10 @@ class RunConfig:
             given = None if self.preprocessing is None else preprocessing_of(self.preprocessing)
             spec = find_backbone(self.backbone, given)
             self._set("backbone", with_absolute_path(self.backbone))
+            for name in _SIZES:
+                if isinstance(size := getattr(self, name), int):
+                    check_side(name, size)
+                    spec.check_minimum_size(name, size)
             if self.image_size is None:
                 is_chosen = self.minutes is not None and self.weights is not None
                 self._set("image_size", AUTO if is_chosen else spec.default_image_size)
