@@ -223,7 +223,7 @@ def test_the_head_that_forgets_is_the_one_that_never_saw_the_class(made, images,
     np.testing.assert_allclose(found, factor * expected, rtol=0, atol=1e-4 * np.abs(found).max())
 
 
-def test_an_exact_head_is_exported_to_all_formats(made, tmp_path):
+def test_an_exact_head_is_exported_to_other_formats(made, tmp_path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("ai_edge_litert")
     _, _, grown, _ = made
@@ -237,7 +237,7 @@ def test_an_exact_head_is_exported_to_all_formats(made, tmp_path):
         assert one.difference <= EXPORT_FORMATS[one.name].largest_difference
 
 
-def test_forgetting_is_interrupted_and_repeated_from_the_shell(made, tmp_path, monkeypatch):
+def test_forgetting_that_failed_is_repeated_from_the_shell(made, tmp_path, monkeypatch):
     _, run, _, _ = made
     forgotten = list(trained_on(run, "a"))[:2]
     (tmp_path / "list.txt").write_text("\n".join(forgotten))

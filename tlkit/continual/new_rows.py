@@ -27,7 +27,6 @@ these test images, so that accuracy measured on them without exemplars is optimi
 _NUM_FOLDS = 3
 _FALLBACK_PENALTY = 0.1
 _MAX_ITERATIONS = 500
-_LARGE_PRODUCT = 10**9  # multiply-adds, as with the landmarks of a closed-form head
 
 
 @dataclass(frozen=True)
@@ -137,9 +136,8 @@ def _solve(
         fixed_logits=fixed_logits.astype(np.float64),
         num_new=num_new,
     )
-    # in small products a second BLAS thread spends far longer waiting than computing
-    is_small = problem.features.size * num_new < _LARGE_PRODUCT
-    with threadpool_limits(1 if is_small else None, user_api="blas"):
+    # a second BLAS thread gains nothing: up to 1e9 multiply-adds a product, one is as fast
+    with threadpool_limits(1, user_api="blas"):
         penalty, chosen_by = _choose_penalty(problem, groups, seed)
         weights = problem.solve(penalty)
     kernel = weights[:-1] / scale[:, np.newaxis]

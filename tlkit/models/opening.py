@@ -31,12 +31,19 @@ class Opened:
     """A model without composite layers, as far as they can be opened.
 
     Attributes:
-        output: The output, computed from the given input by the model's own layers.
+        input: The given input.
+        output: The output, computed from it by the model's own layers.
         closed: Names of the composite layers that stay as they are.
     """
 
+    input: keras.KerasTensor
     output: keras.KerasTensor
     closed: tuple[str, ...]
+
+    @property
+    def model(self) -> keras.Model:
+        """A new model from the input to the output."""
+        return keras.Model(self.input, self.output)
 
 
 def opened(
@@ -76,7 +83,7 @@ def opened(
     opening = _Opening(replacements or {})
     tensors = {id(model.inputs[0]): inputs}
     opening.visit(sorted_nodes(model.outputs[0]), tensors, "")
-    return Opened(tensors[id(model.outputs[0])], tuple(opening.closed))
+    return Opened(inputs, tensors[id(model.outputs[0])], tuple(opening.closed))
 
 
 @dataclass(eq=False)

@@ -1,6 +1,5 @@
 """Copies of models, flat and of plain layers: nothing nested, composite layers opened."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -11,7 +10,7 @@ from tlkit.models.backbone_files import KERAS_HUB
 from tlkit.models.backbone_spec import Preprocessing
 from tlkit.models.flattening import on_input
 from tlkit.models.keras_hub_layers import replacements_for
-from tlkit.models.opening import opened
+from tlkit.models.opening import Opened, opened
 from tlkit.models.preprocessing import preprocess
 from tlkit.models.trainable import set_flag
 from tlkit.utils.formatting import reason_of
@@ -41,12 +40,13 @@ def plain_copy(
     """
     shape = pixels.shape[1:]
     found = opened_model(model, shape)
+    plain = found.model
     if any(type(one).__module__.startswith(f"{KERAS_HUB}.") for one in model.operations):
-        _check_same(name, model, found.model)
+        _check_same(name, model, plain)
     if found.closed:
         note(f"{name}: layers that stay whole: {', '.join(found.closed)}")
     resized = keras.Input(shape, dtype=model.inputs[0].dtype)
-    prepared = on_input(found.model, preprocess(resized, preprocessing))
+    prepared = on_input(plain, preprocess(resized, preprocessing))
     whole = keras.Model(resized, prepared)
     return copied_onto(whole, pixels, name)
 
@@ -80,21 +80,8 @@ def cloned(model: keras.Model, name: str, **arguments: Any) -> keras.Model:
         raise not_copied(f"{name!r}, whose layers cannot be copied", error) from error
 
 
-@dataclass(frozen=True, eq=False)
-class Plain:
-    """A model without nested models and, as far as they can be opened, without composite layers.
-
-    Attributes:
-        model: From pixels to features.
-        closed: Names of the composite layers that stay as they are.
-    """
-
-    model: keras.Model
-    closed: tuple[str, ...]
-
-
-def opened_model(model: keras.Model, shape: tuple[int, ...]) -> Plain:
-    """Returns a model for images of a shape, whose layers are called again and renamed.
+def opened_model(model: keras.Model, shape: tuple[int, ...]) -> Opened:
+    """Calls the layers of a model on images of a shape, and renames them; nothing is nested then.
 
     Args:
         model: A functional model with one input and one output.
@@ -102,8 +89,7 @@ def opened_model(model: keras.Model, shape: tuple[int, ...]) -> Plain:
     """
     images = keras.Input(shape, dtype=model.inputs[0].dtype)
     inlined = keras.Model(images, on_input(model, images))
-    found = opened(inlined, images, replacements_for(inlined.operations, (shape[0], shape[1])))
-    return Plain(keras.Model(images, found.output), found.closed)
+    return opened(inlined, images, replacements_for(inlined.operations, (shape[0], shape[1])))
 
 
 def not_copied(what: str, error: Exception) -> ArgumentError:

@@ -184,7 +184,7 @@ def fine_tune(
             closed form by a linear one that is solved on these images, unless there is an anchor:
             training from a linear head is more accurate. The model as it was, with that head, is
             restored if validation prefers it by more than one standard error of the
-            cross-entropy, or if no weight change may be kept.
+            cross-entropy; if no weight change is kept, unless it is worse by more than one.
         run_directory: Folder in which the full training state is saved after each epoch (and every
             five minutes within long epochs). After an interruption the same call resumes; the
             result is bit-identical under deterministic operations, unless a `tf.data.Dataset`

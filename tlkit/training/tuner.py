@@ -239,14 +239,15 @@ class Tuner:
         new = evaluate_candidate(model, images, self._recipe.class_weight)
         gain, error = new.gain_over(old.candidate)
         is_unchanged = not last.kept_fraction
-        what = f"cross-entropy on validation lower by {gain:.3f} ± {error:.3f}"
+        what = f"cross-entropy on validation {abs(gain):.3f} ± {error:.3f}"
+        what = f"{what} {'lower' if gain > 0 else 'higher'} than with that head"
         if not prefers_other(gain, error, is_unchanged=is_unchanged):
             note = f"kept in place of the model with its closed-form head: {what}"
             last = dataclasses.replace(last, notes=(*last.notes, note))
             return dataclasses.replace(state, reports=(*others, last))
         old.put_back()
         assign_all(model.weights, old.values)
-        note = f"the model with its closed-form head is restored: {what} without it"
+        note = f"the model with its closed-form head is restored: {what}"
         last = dataclasses.replace(
             last,
             kept_epoch=None,
