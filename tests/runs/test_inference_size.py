@@ -148,7 +148,7 @@ def test_an_interrupted_run_keeps_the_size_of_its_usable_result(photos, tmp_path
 
 def test_a_size_that_the_model_does_not_take_is_refused_before_training(photos, tmp_path):
     given = {**TUNED, "backbone": "mobilenet_025", "inference_size": 1}
-    with pytest.raises(ArgumentError, match="`inference_size` must be at least 32 .*size=1"):
+    with pytest.raises(ArgumentError, match=r"`inference_size` must be at least 32 .*size=1"):
         tlkit.train_run(photos, out=tmp_path / "run", **given)
     assert not (tmp_path / "run").exists()
 
