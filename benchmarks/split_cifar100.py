@@ -299,7 +299,6 @@ def read_tasks(path: Path, seed: int) -> tuple[list[Images], Images]:
 
 def run(job: Job, arguments: argparse.Namespace) -> dict[str, object]:
     """Runs a job in this process; returns its accuracy on all tasks after the last one."""
-    tf.config.threading.set_intra_op_parallelism_threads(1)
     tasks, test = read_tasks(arguments.features, job.seed)
     started = time.perf_counter()
     if job.method == "icarl":

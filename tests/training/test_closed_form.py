@@ -6,6 +6,7 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from scipy.special import expit, softmax
 
 import tlkit
@@ -349,6 +350,25 @@ def test_fine_tuning_that_is_better_replaces_the_closed_form_head(nonlinear, mon
     assert not any(layer.name == "head_landmarks" for layer in model.layers)
     assert "kept in place of the model with" in report.stages[-1].notes[-1]
     assert tlkit.evaluate(model, data.validation).accuracy == report.accuracy_after
+
+
+def test_training_after_added_classes_keeps_the_closed_form_head_of_the_old_ones(nonlinear):
+    data, model = nonlinear
+    tlkit.train_head(model, data, head="closed-form")
+    names = data.class_names
+
+    def with_new(images, labels):
+        number = tf.range(tf.shape(labels)[0], dtype=labels.dtype)
+        return images, tf.where(number % 3 == 0, tf.constant(2, labels.dtype), labels)
+
+    batches = data.train.dataset().map(with_new)
+    for train in (tlkit.fine_tune, tlkit.train_head):
+        grown = tlkit.add_classes(model, ["new"], names)
+        given = {"epochs": 1} if train is tlkit.fine_tune else {}
+        report = train(grown, batches, **given)
+        assert grown.output_shape[-1] == len(names) + 1
+        assert any(layer.name == "head_landmarks" for layer in grown.layers)
+        assert report.stages[-1].weight_change["head"] > 0
 
 
 def test_a_training_that_replaced_the_head_is_resumed(nonlinear, tmp_path):

@@ -138,18 +138,31 @@ def replace_head(
     return become(model, keras.Model(model.input, x, name=model.name))
 
 
+def is_kernel_head_grown(model: keras.Model) -> bool:
+    """Whether classes were added to a closed-form head, so that several layers compute logits."""
+    return len(_readers_of_kernel(model)) > 1
+
+
 def make_head_linear(model: keras.Model) -> Callable[[], None]:
     """Replaces a closed-form head by a linear one whose weights are zero, in place.
+
+    Args:
+        model: A classifier with a closed-form head that is not grown.
 
     Returns:
         A function that restores the closed-form head.
     """
-    landmarks = model.get_layer(FIXED_LAYER)
-    values = _call_of(model, landmarks).output_tensors[0]
-    nodes = nodes_between(values, model.outputs[0]) or []
-    dense = next(node.operation for node in nodes if node.input_tensors[0] is values)
-    kernel = np.zeros((landmarks.kernel.shape[0], dense.units), "float32")
+    (dense,) = _readers_of_kernel(model)
+    num_features = model.get_layer(FIXED_LAYER).kernel.shape[0]
+    kernel = np.zeros((num_features, dense.units), "float32")
     return replace_head(model, dense, None, kernel, np.zeros(dense.units, "float32"))
+
+
+def _readers_of_kernel(model: keras.Model) -> list[Any]:
+    """Returns the operations that read the kernel values of a closed-form head."""
+    values = _call_of(model, model.get_layer(FIXED_LAYER)).output_tensors[0]
+    nodes = nodes_between(values, model.outputs[0]) or []
+    return [node.operation for node in nodes if node.input_tensors[0] is values]
 
 
 def _features(model: keras.Model, dense: keras.layers.Dense) -> keras.KerasTensor:

@@ -18,7 +18,7 @@ from tlkit.evaluation.data_checks import Images
 from tlkit.evaluation.names import num_classes_of
 from tlkit.models.group_choice import AS_IS
 from tlkit.models.groups import TrainableReport, choose_trainable
-from tlkit.models.kernel_head import has_kernel_head, make_head_linear
+from tlkit.models.kernel_head import has_kernel_head, is_kernel_head_grown, make_head_linear
 from tlkit.models.random_state import seed_random_layers
 from tlkit.models.trainable import Flags
 from tlkit.models.variable_names import variable_names
@@ -210,10 +210,11 @@ class Tuner:
     def _replaces_head(self) -> bool:
         """Whether a closed-form head is replaced by a linear one, from which more is learned.
 
-        With an anchor it is not: the model's knowledge is to be kept.
+        With an anchor it is not, nor after classes were added: what the model knows is to be kept.
         """
         return (
             has_kernel_head(self._model)
+            and not is_kernel_head_grown(self._model)
             and self._recipe.solve_head == "auto"
             and not self._tuning.hooks
             and self._tuning.plan[0].unfreeze != AS_IS
