@@ -4,6 +4,8 @@ Commands that load TensorFlow run once in a process of their own, where its mess
 others are called in the tests' process, which has TensorFlow loaded.
 """
 
+import csv
+import io
 import json
 import os
 import re
@@ -156,6 +158,40 @@ def test_predict_lists_unusable_files_and_exits_with_status_1(finished, called, 
     assert line == f"tlkit: {tmp_path}/bad\\u001b[2J.jpg: not an image: text"
     assert called("predict", run, *good).returncode == 0
     assert called("predict", run, bad).returncode == 2
+
+
+def test_predict_writes_a_table_of_a_folder(finished, called, tmp_path):
+    photos, run, _ = finished
+    table = tmp_path / "table.csv"
+    done = called("predict", run, photos, "--csv", table, "--sort-into", tmp_path / "sorted")
+    assert done.returncode == 0, done.stderr
+    assert "60 images predicted" in done.stdout
+    assert len(done.stdout.splitlines()) < 10
+    with table.open(newline="", encoding="utf-8") as file:
+        labels = {row["file"]: row["label"] for row in csv.DictReader(file)}
+    assert labels == {str(path): path.parent.name for path in sorted(photos.rglob("*.jpg"))}
+    (photos / "red" / "notes.txt").write_text("no image")
+    done = called("predict", run, photos / "red", "--csv", table)
+    assert done.returncode == 1
+    assert "1 file cannot be used" in done.stdout
+    (photos / "red" / "notes.txt").unlink()
+    done = called("predict", run, photos, "--copy")
+    assert done.returncode == 2
+    assert done.stderr.startswith("tlkit: --copy must be left out without --sort-into")
+
+
+def test_predict_prints_lines_of_a_list_on_standard_input(finished, called, monkeypatch):
+    photos, run, _ = finished
+    files = [photos / "red" / "000.jpg", photos / "red" / "missing.jpg"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(map(str, files)) + "\n\n"))
+    done = called("predict", run, "-", "--json-lines")
+    assert done.returncode == 1
+    first, second = map(json.loads, done.stdout.splitlines())
+    assert (first["path"], first["label"]) == (str(files[0]), "red")
+    assert "No such file" in second["reason"]
+    done = called("predict", run, files[0], "--json-lines", "--json")
+    assert done.returncode == 2
+    assert "--json-lines must be left out with --json" in done.stderr
 
 
 def test_escape_sequences_in_names_do_not_reach_the_terminal(called, tmp_path):

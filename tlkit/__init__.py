@@ -85,6 +85,10 @@ _MODULES = {
     "tlkit.runs.add_classes": ("add_classes_run",),
     "tlkit.runs.forget": ("forget_run",),
     "tlkit.runs.directory": ("load_run",),
+    "tlkit.runs.predicting": (
+        "predict_files",
+        "predict_run",
+    ),
     "tlkit.errors": (
         "TlkitError",
         "ArgumentError",
@@ -129,6 +133,7 @@ _WITHOUT_KERAS = (
     "tlkit.runs.directory",
     "tlkit.runs.add_classes",
     "tlkit.runs.forget",
+    "tlkit.runs.predicting",
     "tlkit.continual.forgetting",
     "tlkit.plots.continual",
     "tlkit.plots.data",
@@ -236,6 +241,7 @@ if _typing.TYPE_CHECKING:  # for type checkers and completion; at run time the t
     )
     from tlkit.runs.train import train_run as train_run
     from tlkit.runs.directory import load_run as load_run
+    from tlkit.runs.predicting import predict_files as predict_files, predict_run as predict_run
     from tlkit.training.fine_tuning import fine_tune as fine_tune
     from tlkit.training.head import train_head as train_head
     from tlkit.training.lora import Lora as Lora

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -21,6 +21,7 @@ from tlkit.runs.config import RunConfig, arguments_of
 from tlkit.runs.console_summary import summarize_run
 from tlkit.runs.directory import Run, finished_message, is_finished
 from tlkit.runs.options import RUN, option_of
+from tlkit.runs.predicting import TOP
 from tlkit.serving.server import MAX_MEGABYTES, MAX_MEGAPIXELS
 from tlkit.utils.keras_settings import check_building
 from tlkit.utils.option_names import (
@@ -36,6 +37,9 @@ from tlkit.utils.progress import phase, progress_as_lines
 from tlkit.utils.signals import run_interruptible
 from tlkit.utils.tensorflow_logging import load_tensorflow_quietly
 from tlkit.utils.text_repr import in_line, visible
+
+if TYPE_CHECKING:
+    from tlkit.evaluation.prediction import Prediction
 
 app = typer.Typer(
     name="tlkit",
@@ -251,38 +255,87 @@ def evaluate(  # noqa: PLR0917 - typer calls it by name
 
 
 @command(rich_help_panel=_USING)
-def predict(
+def predict(  # noqa: PLR0917 - typer calls it by name
     run: Annotated[
         Path, typer.Argument(metavar="RUN_OR_EXPORT", help="Folder of a run or of a SavedModel.")
     ],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="IMAGE",
+            help="Image files, folders, patterns such as 'new/*.jpg', ZIP or tar archives; - for a "
+            "list of them on standard input, one in each line.",
+        ),
+    ],
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a table, one row for each file.")
+    ] = None,
+    top: Annotated[int, Whole(help="Classes of each image in the table.")] = TOP,
+    sort_into: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Link the images into a folder for each class."),
+    ] = None,
+    copy: Annotated[bool, Flag("--copy", help="Copy images, in place of links.")] = False,
     as_json: Annotated[bool, Flag("--json", help="Print JSON.")] = False,
+    json_lines: Annotated[
+        bool, Flag("--json-lines", help="Print a JSON object for each file, as it is predicted.")
+    ] = False,
+    batch_size: Annotated[int, Whole(help="Images per step.")] = 32,
     safe: Safe = False,
 ) -> None:
-    """Classify images.
+    """Classify images: a few, or a folder of any size into a table.
 
-    Unusable files are listed on standard error, and the status is 1.
+    Files that cannot be used are listed with the reason, and the status is 1.
 
     A SavedModel is a program that TensorFlow executes: use --safe for one from an untrusted
     source.
     """
-    from tlkit.runs.inference import predict_with
+    from tlkit.runs.predicting import predict_run
+
+    if as_json and json_lines:
+        raise ArgumentError(
+            "`json_lines` must be left out with --json. Received: both. Use one of them."
+        )
+    has_summary = csv is not None or sort_into is not None
+    predictions: list[Prediction] = []
+
+    def show(prediction: "Prediction") -> None:
+        if json_lines:
+            _log(json.dumps(prediction.as_dict(), ensure_ascii=False))
+        elif as_json and not prediction.reason:
+            predictions.append(prediction)
+        elif not has_summary and not prediction.reason:
+            _log(str(prediction))
 
     with phase("predicting"):
-        predictions = predict_with(run, images, safe=safe)
-    usable = [prediction for prediction in predictions if not prediction.reason]
+        report = predict_run(
+            run,
+            [given for image in images for given in _from_standard_input(image)],
+            csv=csv,
+            sort_into=sort_into,
+            copy=copy,
+            top=top,
+            batch_size=batch_size,
+            safe=safe,
+            at_prediction=show,
+        )
     if as_json:
-        content = [prediction.as_dict() for prediction in usable]
+        content = [prediction.as_dict() for prediction in predictions]
         _log(json.dumps(content, ensure_ascii=False))
-    else:
-        for prediction in usable:
-            _log(str(prediction))
-    for prediction in predictions:
-        if prediction.reason:
-            message = in_line(f"{prediction.path}: {prediction.reason}")
-            print(f"tlkit: {message}", file=sys.stderr)
-    if len(usable) < len(predictions):
+    elif has_summary and not json_lines:
+        _print_report(report)
+    if not has_summary:
+        for path, reason in report.unusable:
+            print(f"tlkit: {in_line(f'{path}: {reason}')}", file=sys.stderr)
+    if report.unusable:
         raise typer.Exit(_SOME_FILES_SKIPPED)
+
+
+def _from_standard_input(image: Path) -> list[Path]:
+    """Returns the paths on standard input for "-", one in each line; else the path itself."""
+    if str(image) != "-":
+        return [image]
+    return [Path(line) for line in sys.stdin.read().splitlines() if line.strip()]
 
 
 @command(rich_help_panel=_USING)

@@ -240,7 +240,7 @@ def test_arguments_are_checked(model, files):
 
 
 def test_a_folder_without_an_export_raises(tmp_path, files):
-    from tlkit.evaluation.prediction import predict_exported
+    from tlkit.evaluation.prediction_stream import predict_exported
 
     with pytest.raises(
         ArgumentError, match="`folder` must contain a SavedModel that `export_model`"

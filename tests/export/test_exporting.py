@@ -17,15 +17,15 @@ import tlkit
 from tests.conftest import set_seeds
 from tlkit.data.decoding import decode_image
 from tlkit.errors import ArgumentError, DataError, ExportError
-from tlkit.evaluation.prediction import predict_exported
+from tlkit.evaluation.prediction_stream import predict_exported
 from tlkit.evaluation.rejection import Rejection, ood_scores, unit_vectors, with_features
-from tlkit.evaluation.safe_model import predict_safely
 from tlkit.export import exporting as export
 from tlkit.export import saved_model
 from tlkit.export.formats import EXPORT_FORMATS
 from tlkit.export.labels import read_labels
 from tlkit.models import signature as signatures
 from tlkit.models.heads import feature_cut
+from tlkit.runs.predicting import predict_with
 from tlkit.serving.model import ServedModel
 
 SETTINGS = {"kind", "image_size", "channels", "resize", "threshold", "max_pixels"}
@@ -200,7 +200,7 @@ def test_exports_resize_as_in_training(model, files, resize, tmp_path):
         for one in tlkit.predict(model, files, NAMES, resize=resize)
     ]
     (folder / "class_names.json").write_text(json.dumps(NAMES))
-    safely = predict_safely(folder, [*map(str, files)])
+    safely = predict_with(folder, [*map(str, files)], safe=True)
     for predictions in (predict_exported(folder, files), safely):
         found = [list(one.probabilities.values()) for one in predictions]
         np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -235,7 +235,7 @@ def test_damaged_settings_of_a_keras_file_raise(exported, tmp_path, settings):
         for name in whole.namelist():
             archive.writestr(name, settings if name == "serving.json" else whole.read(name))
     with pytest.raises(ExportError, match=r"serving\.json must hold a model's settings"):
-        predict_safely(tmp_path, ["a.png"])
+        predict_with(tmp_path, ["a.png"], safe=True)
 
 
 def test_the_saved_model_loads_without_tlkit_and_keras(model, files, exported, tmp_path):

@@ -10,7 +10,7 @@ import tlkit
 from tests.export.models import NAMES, small_model
 from tlkit.errors import ArgumentError
 from tlkit.export.tensorflow_serving import predict_request, version_folder
-from tlkit.runs.inference import predict_with
+from tlkit.runs.predicting import predict_with
 from tlkit.serving.model import ServedModel
 
 

@@ -17,7 +17,8 @@ from tlkit.evaluation.rejection import Rejection
 from tlkit.models.surgery import new_layers
 from tlkit.runs.add_classes import add_classes_run
 from tlkit.runs.directory import REJECTION_FILE
-from tlkit.runs.inference import evaluate_run, export_run, predict_with
+from tlkit.runs.inference import evaluate_run, export_run
+from tlkit.runs.predicting import predict_with
 
 # write_photos colours classes by their position in the alphabet: red, green, blue
 COUNTS = {"a": 24, "b": 24, "c": 24}

@@ -10,7 +10,7 @@ import tlkit
 from tests.conftest import write_photos
 from tlkit.errors import ArgumentError
 from tlkit.evaluation.explanation import explain
-from tlkit.evaluation.prediction import predict_exported
+from tlkit.evaluation.prediction_stream import predict_exported
 from tlkit.runs.config import RunConfig
 from tlkit.runs.inference import evaluate_run, export_run
 from tlkit.runs.page_summary import command_of

@@ -11,7 +11,7 @@ from tests.conftest import write_photos
 from tlkit.advice import inference_size
 from tlkit.advice.inference_size import choose_inference_size
 from tlkit.errors import ArgumentError
-from tlkit.evaluation.prediction import predict_exported
+from tlkit.evaluation.prediction_stream import predict_exported
 from tlkit.runs.config import RunConfig
 from tlkit.runs.console_summary import summarize_run
 from tlkit.runs.results import Shipped

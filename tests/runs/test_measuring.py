@@ -10,7 +10,7 @@ import pytest
 import tlkit
 from tests.conftest import write_photos
 from tlkit.errors import RunError
-from tlkit.evaluation.prediction import predict_exported
+from tlkit.evaluation.prediction_stream import predict_exported
 from tlkit.runs import measuring
 from tlkit.runs.config import RunConfig
 from tlkit.runs.directory import record_in

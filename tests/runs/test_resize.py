@@ -11,9 +11,10 @@ import tlkit
 from tests.conftest import write_photos
 from tlkit.data.settings import RESIZES
 from tlkit.errors import ArgumentError
-from tlkit.evaluation.prediction import predict_exported
+from tlkit.evaluation.prediction_stream import predict_exported
 from tlkit.runs.config import RunConfig
-from tlkit.runs.inference import evaluate_run, export_run, predict_with
+from tlkit.runs.inference import evaluate_run, export_run
+from tlkit.runs.predicting import predict_with
 
 GIVEN = {"backbone": "tiny_resnet", "weights": None, "mode": "head"}
 

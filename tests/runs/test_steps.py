@@ -8,7 +8,7 @@ from PIL import Image
 
 import tlkit
 from tests.conftest import write_photos
-from tlkit.evaluation.prediction import predict_exported
+from tlkit.evaluation.prediction_stream import predict_exported
 from tlkit.runs.config import RunConfig
 from tlkit.runs.inference import export_run
 from tlkit.runs.steps import (

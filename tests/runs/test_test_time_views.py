@@ -11,7 +11,8 @@ from tests.conftest import write_photos
 from tlkit.errors import ArgumentError
 from tlkit.models.heads import head_kind, outputs_logits
 from tlkit.runs.config import RunConfig
-from tlkit.runs.inference import evaluate_run, export_run, predict_with
+from tlkit.runs.inference import evaluate_run, export_run
+from tlkit.runs.predicting import predict_with
 
 
 @pytest.mark.parametrize("head", [{}, {"binary": True}, {"multi_label": True}])

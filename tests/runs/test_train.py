@@ -16,7 +16,8 @@ import tlkit
 from tests.conftest import write_photos
 from tlkit.runs.config import RunConfig
 from tlkit.runs.directory import default_out, seen_digests
-from tlkit.runs.inference import evaluate_run, export_run, predict_with
+from tlkit.runs.inference import evaluate_run, export_run
+from tlkit.runs.predicting import predict_with
 from tlkit.utils.run_lock import locked
 
 ARGUMENTS = {"backbone": "tiny_resnet", "weights": None, "batch_size": 16}

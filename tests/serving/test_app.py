@@ -15,7 +15,7 @@ from starlette.requests import Request
 from tests.data.image_bytes import GIF_HEAD, gif_frame, with_scans
 from tests.serving.conftest import MAX_BYTES, MAX_PIXELS, NAMES
 from tests.serving.image_bodies import bad_bodies, bomb, image
-from tlkit.evaluation.prediction import predict_exported
+from tlkit.evaluation.prediction_stream import predict_exported
 from tlkit.serving import app, bodies
 from tlkit.serving.model import ServedModel
 

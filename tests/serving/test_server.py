@@ -19,7 +19,7 @@ from tests.serving.image_bodies import image
 from tlkit import cli
 from tlkit.errors import ArgumentError
 from tlkit.evaluation.safe_model import SafeModel
-from tlkit.runs.inference import predict_with
+from tlkit.runs.predicting import predict_with
 from tlkit.serving import server
 from tlkit.serving.model import ServedModel
 from tlkit.serving.server import LOOPBACK, serve

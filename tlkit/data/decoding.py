@@ -31,6 +31,14 @@ __all__ = ["DECODER_VERSION", "MAX_PIXELS", "decode_image", "decoder"]
 
 JPEG_RATIOS = (1, 2, 4, 8)
 DCT_METHOD = "INTEGER_FAST"
+DECODER_ERRORS = (
+    tf.errors.InvalidArgumentError,
+    tf.errors.UnimplementedError,
+    tf.errors.InternalError,
+    tf.errors.UnknownError,
+)
+"""The errors of decoders about files that they cannot decode."""
+
 _DEVICE = "CPU:0"
 """`tf.data` always decodes on the CPU; a GPU would resize with different rounding elsewhere."""
 JFIF_HEADER, QUANTIZATION_TABLE = b"\xff\xe0\x00\x10JFIF\x00", b"\xff\xdb"

@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tlkit.data.decoder_messages import (
     capture_stderr,
@@ -178,15 +179,29 @@ def _attribute_messages(
         with capture_stderr() as captured:
             rechecked = check_file(path, decoder)
         remaining -= Counter(captured.lines)
-        if not rechecked.reason:
-            rechecked = replace(rechecked, warning=find_warning(captured.lines))
-        elif rechecked.reason.startswith(DAMAGED) and (message := find_error(captured.lines)):
-            rechecked = replace(
-                rechecked, reason=f"{DAMAGED} {rechecked.format.upper()}: {message}"
-            )
-        attributed.append(rechecked)
+        attributed.append(_with_message(rechecked, captured.lines))
     forward_lines(tuple((logged + remaining).elements()))
     return attributed
+
+
+def check_contents(contents: Sequence[tuple[str, bytes]], max_pixels: int) -> list[FileCheck]:
+    """Checks the contents of image files, given with their names; results are not cached.
+
+    Args:
+        contents: Name and content of each file.
+        max_pixels: Maximum number of pixels of an image.
+    """
+    decoder, checks = _decoder(max_pixels), []
+    for file_name, image_bytes in contents:
+        name, reason = _format_of(image_bytes[:HEAD_BYTES], BytesIO(image_bytes), file_name)
+        if reason:
+            checks.append(FileCheck(reason=reason))
+            continue
+        with capture_stderr() as captured:
+            checked = _decoded(name, image_bytes, decoder)
+        checks.append(_with_message(checked, captured.lines))
+        forward_lines(captured.lines)
+    return checks
 
 
 def check_file(path: str, decoder: Decoder) -> FileCheck:
@@ -200,21 +215,48 @@ def check_file(path: str, decoder: Decoder) -> FileCheck:
     try:
         with open_image(path) as file:
             head = file.read(HEAD_BYTES)
-            name, reason = detect_format(head, path)
+            name, reason = _format_of(head, file, path)
             if reason:
-                known = known_to_pillow(file) if reason == NOT_AN_IMAGE else ""
-                return FileCheck(reason=pillow_advice(known) if known else reason)
+                return FileCheck(reason=reason)
             image_bytes = head + file.read()
-    except PermissionError:
-        return FileCheck(reason="permission denied", is_lasting=False)
-    except DataError:  # replaced since it was listed
-        return FileCheck(reason="neither a file nor a folder", is_lasting=False)
-    except OSError as error:
-        return FileCheck(reason=f"cannot be read: {error.strerror}", is_lasting=False)
+    except (DataError, OSError) as error:
+        return FileCheck(reason=why_unreadable(error), is_lasting=False)
+    return _decoded(name, image_bytes, decoder)
+
+
+def why_unreadable(error: DataError | OSError) -> str:
+    """Returns why `open_image` or `read_image` could not read a file."""
+    if isinstance(error, DataError):  # replaced since it was listed
+        return "neither a file nor a folder"
+    if isinstance(error, PermissionError):
+        return "permission denied"
+    return f"cannot be read: {error.strerror}"
+
+
+def _format_of(head: bytes, file: BinaryIO, file_name: str) -> tuple[str, str]:
+    """Returns the format of a file, or the reason why it cannot be used."""
+    name, reason = detect_format(head, file_name)
+    if reason == NOT_AN_IMAGE and (known := known_to_pillow(file)):
+        reason = pillow_advice(known)
+    return name, reason
+
+
+def _decoded(name: str, image_bytes: bytes, decoder: Decoder) -> FileCheck:
     height, width, reason, checksum = decoder(image_bytes)
     reason = reason.replace("{}", name.upper(), 1)
     digest = content_digest(image_bytes)
     return FileCheck(digest, name, height, width, reason, checksum=checksum)
+
+
+def _with_message(checked: FileCheck, lines: tuple[str, ...]) -> FileCheck:
+    """Returns the check of a JPEG file with libjpeg's message about it."""
+    if checked.format != "jpeg":
+        return checked
+    if not checked.reason:
+        return replace(checked, warning=find_warning(lines))
+    if checked.reason.startswith(DAMAGED) and (message := find_error(lines)):
+        return replace(checked, reason=f"{DAMAGED} {checked.format.upper()}: {message}")
+    return checked
 
 
 @cache
@@ -227,15 +269,8 @@ def _decoder(max_pixels: int) -> Decoder:
     import tensorflow as tf
 
     from tlkit.data.checksums import checksum
-    from tlkit.data.decoding import decoder
+    from tlkit.data.decoding import DECODER_ERRORS, decoder
     from tlkit.data.headers import is_jpeg, jpeg_size, non_jpeg_size
-
-    damage = (
-        tf.errors.InvalidArgumentError,
-        tf.errors.UnimplementedError,
-        tf.errors.InternalError,
-        tf.errors.UnknownError,
-    )
 
     def traced(function: Callable[[tf.Tensor], Any]) -> Callable[[tf.Tensor], Any]:
         of_bytes = tf.TensorSpec((), tf.string)
@@ -258,14 +293,14 @@ def _decoder(max_pixels: int) -> Decoder:
         image = tf.constant(image_bytes)
         try:
             numbers, number, _ = size_and_image(image)
-        except damage as error:
+        except DECODER_ERRORS as error:
             return (*describe_failure(image, plain_message(error)), 0)
         height, width, _ = numbers.numpy().tolist()
         return height, width, "", int(number)
 
     def describe_failure(image: tf.Tensor, message: str) -> tuple[int, int, str]:
         height = width = pixels = 0
-        with suppress(*damage):
+        with suppress(*DECODER_ERRORS):
             height, width, pixels = size(image).numpy().tolist()
         if pixels > max_pixels:
             bound = f"the bound of {max_pixels} (raise `max_pixels`)"

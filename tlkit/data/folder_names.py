@@ -34,6 +34,8 @@ SYSTEM_NAMES = frozenset(
     """.replace("\n", " ").split(",")
 )
 """Files and folders that systems, network drives and programs create, in lower case."""
+HIDDEN, OF_SYSTEM = "hidden", "made by an operating system"
+"""Reasons to ignore a file or folder that is not meant to be an image."""
 _CASE_SENSITIVE_SYSTEM_NAMES = frozenset(("Icon\r", "RECYCLER", "RECYCLED"))
 """Further ones, compared case-sensitively: in lower case they may be classes."""
 
@@ -66,9 +68,9 @@ def is_system_name(name: str) -> bool:
 def reason_to_ignore(name: str) -> str:
     """Returns the reason to ignore a file or folder of this name, or ""."""
     if is_system_name(name):
-        return "made by an operating system"
+        return OF_SYSTEM
     if name.startswith("."):
-        return "hidden"
+        return HIDDEN
     return "" if is_unicode(name) else "its name is not valid Unicode"
 
 

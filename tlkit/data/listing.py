@@ -8,12 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 
-from tlkit.data.folder_names import reason_to_ignore, split_of_name
+from tlkit.data.folder_names import HIDDEN, OF_SYSTEM, reason_to_ignore, split_of_name
 from tlkit.data.layouts import check_classes_in, check_splits
 from tlkit.data.reports import SkippedFile
 from tlkit.errors import DataError, check_path
 
 OUTSIDE = "not in a class folder"
+_LISTED = "link to a folder of the class that is already listed"
+_LOOP = "link back to an enclosing folder"
+IGNORED = (HIDDEN, OF_SYSTEM, _LISTED, _LOOP)
+"""Reasons to skip what is no image, or is listed elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +107,7 @@ def list_folder(
             f"{problem}. Give the folder that holds one folder for each class."
         )
     listing = Listing(str(root), argument)
-    status = root.stat()
-    top = _Folder(str(root), ((status.st_dev, status.st_ino),))
+    top = _top_folder(root)
     folders = _folders_outside_classes(top, listing)
     if not folders and not listing.skipped:
         raise DataError(
@@ -129,6 +132,23 @@ def list_folder(
     listing.files.sort(key=lambda file: (file.split, file.class_name, file.path))
     listing.skipped.sort(key=lambda file: (file.class_name, file.path))
     return listing
+
+
+def list_all_below(path: str | os.PathLike[str]) -> Listing:
+    """Lists all files in a folder and its subfolders, whatever the subfolders mean.
+
+    `skipped` holds what cannot be read; what is hidden, of an operating system, or listed
+    elsewhere is left out.
+    """
+    listing = Listing(str(path))
+    _list_files(_top_folder(Path(path)), "", "", listing)
+    listing.skipped = [file for file in listing.skipped if file.reason not in IGNORED]
+    return listing
+
+
+def _top_folder(path: Path) -> _Folder:
+    status = path.stat()
+    return _Folder(str(path), ((status.st_dev, status.st_ino),))
 
 
 def _split_names(folders: dict[str, _Folder]) -> list[str]:
@@ -173,8 +193,7 @@ def _list_files(folder: _Folder, class_name: str, split: str, listing: Listing) 
             if not inner.is_link:
                 listed.add(inner.trail[-1])
         while not inside and linked and linked[0].trail[-1] in listed:
-            reason = "link to a folder of the class that is already listed"
-            listing.skipped.append(SkippedFile(linked.pop(0).path, class_name, reason))
+            listing.skipped.append(SkippedFile(linked.pop(0).path, class_name, _LISTED))
         if not inside and linked:
             listed.add(linked[0].trail[-1])
 
@@ -216,7 +235,7 @@ def _check_entry(entry: os.DirEntry[str], folder: _Folder) -> tuple[os.stat_resu
         return None, _reason_of(error)
     if S_ISDIR(status.st_mode):
         is_loop = (status.st_dev, status.st_ino) in folder.trail
-        return status, "link back to an enclosing folder" if is_loop else ""
+        return status, _LOOP if is_loop else ""
     return status, "" if S_ISREG(status.st_mode) else "neither a file nor a folder"
 
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tlkit.data.file_checks import FileCheck, check_files
 from tlkit.data.resizing import resize_image
 from tlkit.data.settings import RGB, STRETCH
-from tlkit.errors import ArgumentError, DataError, check_path, is_unicode
+from tlkit.errors import ArgumentError, DataError, check_path, is_unicode, some_of
 from tlkit.utils.formatting import counted
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -110,17 +110,21 @@ def check_image_files(paths: Sequence[str], max_pixels: int, argument: str) -> N
     """
     checks = check_files(paths, max_pixels=max_pixels)
     bad = [
-        f"{path!r} ({checked.reason})"
+        (path, checked.reason)
         for path, checked in zip(paths, checks, strict=True)
         if checked.reason
     ]
     if bad:
-        to_check = ", ".join(bad[:MAX_FILES_NAMED])
-        more = f" and {len(bad) - MAX_FILES_NAMED} more" if len(bad) > MAX_FILES_NAMED else ""
-        raise DataError(
-            f"`{argument}` must be image files. Received: {to_check}{more}. "
-            f"Leave {'it' if len(bad) == 1 else 'them'} out."
-        )
+        raise unusable_files_error(bad, argument)
+
+
+def unusable_files_error(files: Sequence[tuple[str, str]], argument: str) -> DataError:
+    """Returns the error about files that cannot be used, each given with the reason."""
+    named = some_of([f"{path!r} ({reason})" for path, reason in files], MAX_FILES_NAMED)
+    return DataError(
+        f"`{argument}` must be image files. Received: {named}. "
+        f"Leave {'it' if len(files) == 1 else 'them'} out."
+    )
 
 
 def pixels_of(images: Any, argument: str = "images", channels: int = RGB) -> np.ndarray:

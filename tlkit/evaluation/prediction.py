@@ -1,11 +1,9 @@
 """Predictions for image files and arrays, by models in memory and exported models."""
 
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -14,11 +12,9 @@ import tensorflow as tf
 from tlkit.data.checksums import file_reader
 from tlkit.data.decoding import decoder
 from tlkit.data.limits import MAX_PIXELS
-from tlkit.data.reading import read_image
 from tlkit.data.settings import GREY, RESIZES, RGB, STRETCH
 from tlkit.errors import ArgumentError, check_choice, check_count
 from tlkit.evaluation.data_checks import check_takes_pixels
-from tlkit.evaluation.exported import ExportedModel, saved_model_in
 from tlkit.evaluation.forward import forward_of
 from tlkit.evaluation.image_files import (
     CheckedFiles,
@@ -145,57 +141,6 @@ def predict(
             advance(len(batch))
     predictions = predictions_from(np.concatenate(rows), names, head_kind(model), threshold, paths)
     return predictions if files_given is None else _add_unusable_files(predictions, files_given)
-
-
-def predict_exported(
-    folder: str | os.PathLike[str],
-    files: Paths,
-    threshold: float | None = None,
-    *,
-    batch_size: int = 32,
-) -> tuple[Prediction, ...]:
-    """Predicts the classes of image files by a SavedModel that `export_model` wrote.
-
-    Args:
-        folder: The folder of the SavedModel, or one that contains it as `saved_model`.
-        files: One image file or several.
-        threshold: As for `predict`; that of the export by default.
-        batch_size: Images per forward pass.
-
-    Raises:
-        ArgumentError: If `folder` has no such SavedModel, or another argument is invalid.
-        DataError: If no file can be decoded; see `predict`.
-        ExportError: If the SavedModel is damaged.
-    """
-    check_count("batch_size", batch_size)
-    root = saved_model_in(Path(folder))
-    if root is None:
-        raise ArgumentError(
-            "`folder` must contain a SavedModel that `export_model` wrote. "
-            f"Received: folder={str(folder)!r}. Export one with `formats=('saved_model',)`."
-        )
-    exported = ExportedModel(root)
-    names = exported.class_names
-    if threshold is None:
-        threshold = exported.threshold
-    check_threshold(threshold)
-    files_given = check_given_files(files, exported.max_pixels, "files")
-    paths = files_given.usable
-    rows = [np.empty((0, len(names)), np.float32)]
-    known: list[bool] = []
-    with bar("prediction", len(paths), "images") as advance:
-        for start in range(0, len(paths), batch_size):
-            chunk = paths[start : start + batch_size]
-            image_bytes = tf.constant([read_image(path) for path in chunk])
-            outputs = exported.predict(image_bytes=image_bytes)
-            rows.append(outputs["probabilities"].numpy())
-            if "known" in outputs:
-                known.extend(outputs["known"].numpy().tolist())
-            advance(len(chunk))
-    predictions = predictions_from(
-        np.concatenate(rows), names, exported.kind, threshold, paths, known=known or None
-    )
-    return _add_unusable_files(predictions, files_given)
 
 
 def _add_unusable_files(

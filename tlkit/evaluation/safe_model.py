@@ -4,6 +4,8 @@ import json
 import os
 import zipfile
 import zlib
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 
 import keras
@@ -16,7 +18,7 @@ from tlkit.evaluation.exported import SERVING_FILE
 from tlkit.evaluation.forward import forward_of
 from tlkit.evaluation.names import check_class_names, num_classes_of
 from tlkit.evaluation.outputs import THRESHOLD
-from tlkit.evaluation.prediction import Prediction, decoder_for, image_shape_of, predict
+from tlkit.evaluation.prediction import decoder_for, image_shape_of
 from tlkit.models.heads import head_kind, probabilities
 from tlkit.models.keras_files import KerasFileError, load_keras_file
 
@@ -66,25 +68,21 @@ class SafeModel:
 
     def predict(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns `probabilities`, `(n, num_classes)`, of image files, strings `(n,)`."""
-        decode = decoder_for(self._image_shape, self.max_pixels, self.resize, "image_bytes")
-        pixels = tf.stack([decode(one) for one in image_bytes])
+        pixels = self._decoded(image_bytes)
         return {"probabilities": probabilities(forward_of(self.model)(pixels), self.model)}
 
+    @cached_property
+    def _decoded(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        shape = self._image_shape
+        decode = decoder_for(shape, self.max_pixels, self.resize, "image_bytes")
 
-def predict_safely(
-    folder: str | os.PathLike[str], images: list[str] | tuple[str, ...]
-) -> tuple[Prediction, ...]:
-    """Returns predictions for image files by a `SafeModel`, without OOD detection.
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+        def decoded(image_bytes: tf.Tensor) -> tf.Tensor:
+            pixels = tf.TensorSpec(shape, tf.uint8)
+            return tf.map_fn(decode, image_bytes, fn_output_signature=pixels)
 
-    Raises:
-        ArgumentError: See `SafeModel`.
-        ExportError: See `SafeModel`.
-        DataError: Files are missing or cannot be decoded.
-    """
-    model = SafeModel(folder)
-    return predict(
-        model.model, images, model.class_names, max_pixels=model.max_pixels, resize=model.resize
-    )
+        function: Callable[[tf.Tensor], tf.Tensor] = decoded
+        return function
 
 
 def _load(file: Path) -> keras.Model:

@@ -58,7 +58,7 @@ def run_demo(out: Path, log: Callable[[str], None]) -> Run:
     files = sorted(photos.glob("*/*.png"))
     chosen = files[:: len(files) // _NUM_PREDICTED][:_NUM_PREDICTED]
     log("4. Predictions of the exported SavedModel for some of the digits:")
-    from tlkit.evaluation.prediction import predict_exported
+    from tlkit.evaluation.prediction_stream import predict_exported
 
     for prediction in predict_exported(out / "saved_model", chosen):
         log(f"   {prediction}")

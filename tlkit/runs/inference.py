@@ -1,7 +1,6 @@
-"""The use of finished runs: evaluation, prediction and further exports."""
+"""The use of finished runs: evaluation and further exports."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,10 +8,9 @@ from tlkit.data.measuring import load_for_measuring
 from tlkit.data.missing_files import missing_files_named
 from tlkit.data.settings import DAMAGED
 from tlkit.distribution.cluster import KINDS
-from tlkit.errors import ArgumentError, DataError, ExportError, check_choice
-from tlkit.evaluation.exported import SAVED_MODEL_FILE, saved_model_in
+from tlkit.errors import ArgumentError, DataError, check_choice
 from tlkit.export.formats import EXPORT_FORMATS
-from tlkit.export.tensorflow_serving import check_no_versions, version_folder
+from tlkit.export.tensorflow_serving import version_folder
 from tlkit.runs.directory import (
     REJECTION_FILE,
     check_writable,
@@ -20,12 +18,10 @@ from tlkit.runs.directory import (
     load_run,
     seen_digests,
 )
-from tlkit.runs.record import damaged_run_error
 from tlkit.runs.team import Team
 from tlkit.utils.tensorflow_logging import load_tensorflow_quietly
 
 if TYPE_CHECKING:
-    from tlkit.evaluation.prediction import Prediction
     from tlkit.evaluation.reports import EvaluationReport
     from tlkit.export.exporting import ExportReport
 
@@ -88,56 +84,6 @@ def evaluate_run(
         )
     with missing_files_named([unseen]):
         return evaluate(model, unseen, finished.class_names)
-
-
-def predict_with(
-    folder: str | os.PathLike[str],
-    images: Sequence[str | os.PathLike[str]],
-    *,
-    safe: bool = False,
-) -> "tuple[Prediction, ...]":
-    """Predicts with a run or with an exported SavedModel.
-
-    A SavedModel is a program that TensorFlow executes and can do anything. Set `safe` for one from
-    an untrusted source.
-
-    Args:
-        folder: Folder of the run or the export.
-        images: Image files.
-        safe: Use `model.keras` in Keras's safe mode instead of the SavedModel, see `SafeModel`;
-            `class_names.json` must lie beside it. Out-of-distribution images are not detected then.
-
-    Raises:
-        ArgumentError: `folder` holds numbered versions of a SavedModel, or a SavedModel that tlkit
-            has not exported.
-        RunError: There is no finished run at `folder`, or it is incomplete.
-        ExportError: The SavedModel at `folder` is damaged.
-        DataError: None of the files can be decoded; see `predict` if only some of them cannot.
-    """
-    folder = Path(folder)
-    if safe:
-        load_tensorflow_quietly()
-        from tlkit.evaluation.safe_model import predict_safely
-
-        return predict_safely(folder, tuple(map(str, images)))
-    is_run = (folder / "run.json").is_file()
-    root = saved_model_in(folder)
-    if is_run:
-        load_run(folder)
-        if root is None:
-            raise damaged_run_error(folder, "saved_model", "missing")
-    elif root is None and not (folder / SAVED_MODEL_FILE).is_file():
-        check_no_versions(folder)
-        load_run(folder)  # raises with what is missing
-    load_tensorflow_quietly()
-    from tlkit.evaluation.prediction import predict_exported
-
-    try:
-        return predict_exported(folder, images)
-    except ExportError as error:
-        if is_run:
-            raise damaged_run_error(folder, "saved_model", "damaged") from error
-        raise
 
 
 def export_run(

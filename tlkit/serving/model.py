@@ -6,6 +6,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from tlkit.data.decoder_messages import plain_message
+from tlkit.data.decoding import DECODER_ERRORS
 from tlkit.data.exif import read_orientation
 from tlkit.data.formats import HEAD_BYTES, detect_format
 from tlkit.data.headers import (
@@ -20,13 +21,6 @@ from tlkit.evaluation.exported import ExportedModel, saved_model_in
 from tlkit.evaluation.prediction import predictions_from
 from tlkit.evaluation.safe_model import SafeModel
 from tlkit.export.tensorflow_serving import check_no_versions
-
-_DAMAGE = (
-    tf.errors.InvalidArgumentError,
-    tf.errors.UnimplementedError,
-    tf.errors.InternalError,
-    tf.errors.UnknownError,
-)
 
 
 class TooManyPixelsError(DataError):
@@ -82,7 +76,7 @@ class ServedModel:
                     f"Received: {num_pixels:,} pixels. Send a smaller image."
                 )
             answers = self._exported.predict(image_bytes=content[tf.newaxis])
-        except _DAMAGE as error:
+        except DECODER_ERRORS as error:
             _, reason = detect_format(image_bytes[:HEAD_BYTES])
             why = f" ({reason or plain_message(error)})"
             raise DataError(
