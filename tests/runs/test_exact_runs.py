@@ -1,6 +1,7 @@
 """Runs whose head is solved from statistics: adding classes, more images, and forgetting."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -126,7 +127,9 @@ def test_the_report_says_what_the_method_promises_and_costs(made):
     assert growth["num_counted"] == len(statistics_of(grown).images)
     assert growth["old_before"] == run.metrics["test"]["accuracy"]
     assert growth["new_after"] is not None
+    assert len(growth["joint"]) == 2  # all old images are still there
     text = next(message for message in messages if "3 classes" in message)
+    assert "the exact head of all images together: old " in text
     assert "method exact: the head of all images together" in text
     assert f"solved from sums over {growth['num_counted']} images" in text
     page = (grown.path / "report.html").read_text()
@@ -157,7 +160,9 @@ def test_replay_reports_the_joint_head_and_keeps_the_statistics(made, tmp_path):
     assert (old, new) == pytest.approx(
         (grown.record["growth"]["old_after"], grown.record["growth"]["new_after"]), abs=0.35
     )
-    assert "the exact head of all images together" in (replayed.path / "report.html").read_text()
+    page = (replayed.path / "report.html").read_text()
+    assert "the exact head of all images together" in page
+    assert re.search(r"stored features of old images were replayed; cost: -?\d+\.\d points", page)
     assert statistics_of(replayed).images == statistics_of(grown).images
 
 

@@ -123,5 +123,7 @@ class GrowthReport(ShownAsText):
         if self.method == ISOLATED:
             return f"no old image was replayed; cost: {lost}"
         replayed = f"{self.num_replayed} stored features of old images were replayed"
-        stored = ", ".join(f"{num} of {name!r}" for name, num in self.from_stored.items())
-        return f"{replayed}, including from the earlier run {stored}" if stored else replayed
+        if self.from_stored:
+            stored = ", ".join(f"{num} of {name!r}" for name, num in self.from_stored.items())
+            replayed = f"{replayed}, including from the earlier run {stored}"
+        return f"{replayed}; cost: {lost}"

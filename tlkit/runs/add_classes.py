@@ -281,15 +281,11 @@ def _measure(
     if is_old.any():
         known = measured.subset(np.flatnonzero(is_old))
         before = evaluate(old.model, known, data.class_names[:num_old]).accuracy
-    joint = None
-    if config.method != EXACT:
-        joint = joint_accuracy(
-            old,
-            joined,
-            lambda model: old_and_new_accuracy(
-                evaluate(model, measured, data.class_names), num_old
-            ),
-        )
+    joint = joint_accuracy(
+        old,
+        joined,
+        lambda model: old_and_new_accuracy(evaluate(model, measured, data.class_names), num_old),
+    )
     old_after, new = old_and_new_accuracy(after, num_old)
     report = dataclasses.replace(
         report,
