@@ -82,6 +82,7 @@ _MODULES = {
     ),
     "tlkit.export.exporting": ("export_model",),
     "tlkit.runs.train": ("train_run",),
+    "tlkit.runs.from_settings": ("train_from_config",),
     "tlkit.runs.add_classes": ("add_classes_run",),
     "tlkit.runs.forget": ("forget_run",),
     "tlkit.runs.directory": ("load_run",),
@@ -130,6 +131,7 @@ _WITHOUT_KERAS = (
     "tlkit.errors",
     "tlkit.models.catalogue",
     "tlkit.runs.train",
+    "tlkit.runs.from_settings",
     "tlkit.runs.directory",
     "tlkit.runs.add_classes",
     "tlkit.runs.forget",
@@ -240,6 +242,7 @@ if _typing.TYPE_CHECKING:  # for type checkers and completion; at run time the t
         plot_training as plot_training,
     )
     from tlkit.runs.train import train_run as train_run
+    from tlkit.runs.from_settings import train_from_config as train_from_config
     from tlkit.runs.directory import load_run as load_run
     from tlkit.runs.predicting import predict_files as predict_files, predict_run as predict_run
     from tlkit.training.fine_tuning import fine_tune as fine_tune

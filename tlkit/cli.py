@@ -22,6 +22,7 @@ from tlkit.runs.console_summary import summarize_run
 from tlkit.runs.directory import Run, finished_message, is_finished
 from tlkit.runs.options import RUN, option_of
 from tlkit.runs.predicting import TOP
+from tlkit.runs.settings_file import as_options, read_settings
 from tlkit.serving.server import MAX_MEGABYTES, MAX_MEGAPIXELS
 from tlkit.utils.keras_settings import check_building
 from tlkit.utils.option_names import (
@@ -164,6 +165,13 @@ def _config_of(parsed: Mapping[str, Any]) -> RunConfig:
     return RunConfig(**values)
 
 
+def _use_settings(context: typer.Context, file: Path | None) -> Path | None:
+    """Makes the settings in a file the defaults of the command."""
+    if file is not None:
+        context.default_map = as_options(read_settings(file))
+    return file
+
+
 Photos = Annotated[Path, _typer_parameter("photos")]
 Damaged = Annotated[str, _typer_parameter("damaged")]
 MaxMilliseconds = Annotated[float | None, _typer_parameter("max_milliseconds")]
@@ -187,6 +195,17 @@ RunOut = Annotated[
 Resume = Annotated[
     bool,
     Flag("--resume/--no-resume", rich_help_panel=RUN, help="Resume an unfinished run."),
+]
+Settings = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        is_eager=True,
+        callback=_use_settings,
+        rich_help_panel=RUN,
+        help="TOML file of options, such as the run.toml of a run; those given here come first.",
+    ),
 ]
 Safe = Annotated[
     bool,
@@ -215,6 +234,7 @@ def train(
     *,
     out: RunOut = None,
     config: RunConfig,
+    settings: Settings = None,
     resume: Resume = True,
     distribute: Distribute = None,
 ) -> None:

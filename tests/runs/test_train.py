@@ -46,6 +46,7 @@ def test_a_run_writes_all_its_files(finished):
         "split.csv",
         "model_card.md",
         "log.txt",
+        "run.toml",
     }
     record = json.loads((run.path / "run.json").read_text())
     assert record["finished"]

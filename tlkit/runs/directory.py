@@ -62,6 +62,7 @@ _RESULTS = (
     "model.keras",
     "saved_model",
     "history.csv",
+    "run.toml",
     "split.csv",
     "report.html",
     "model_card.md",

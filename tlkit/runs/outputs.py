@@ -12,11 +12,13 @@ import numpy as np
 from tlkit.data.images import ImageData
 from tlkit.data.settings import RESIZES, RGB, STRETCH
 from tlkit.export.formats import EXPORT_FORMATS
+from tlkit.runs.config import RunConfig
 from tlkit.runs.context import RunContext
 from tlkit.runs.directory import REJECTION_FILE, Run, load_run, split_rows_of
 from tlkit.runs.phases import REPORT
 from tlkit.runs.record import RunRecord, write_record
 from tlkit.runs.results import FittedRejection, RunResults
+from tlkit.runs.settings_file import SETTINGS_FILE, write_settings
 from tlkit.runs.split_table import split_rows, split_table
 from tlkit.utils.files import as_cell, staging_beside, write_json, written_aside
 from tlkit.utils.progress import phase
@@ -156,6 +158,8 @@ def write_files(
 ) -> None:
     """Writes all files of a run except for its models and `run.json`."""
     write_results(context, data, results)
+    if isinstance(record.config, RunConfig):
+        write_settings(record.config, context.out / SETTINGS_FILE)
     write_card(context, data, record, results)
     write_page(context, data, record, results)
 
