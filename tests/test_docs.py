@@ -62,6 +62,8 @@ def test_the_code_of_pages_runs(pages, tmp_path, keras_home):
         write_photos(folder / "flowers", dict.fromkeys(names, IMAGES_OF_A_CLASS), size=48)
         write_photos(folder / "more_flowers", dict.fromkeys(names, IMAGES_OF_A_CLASS), 48, seed=1)
         (folder / "new.jpg").write_bytes((folder / "more_flowers/roses/000.jpg").read_bytes())
+        (folder / "new").mkdir()
+        (folder / "new" / "one.jpg").write_bytes((folder / "new.jpg").read_bytes())
         arguments += [str(path), str(folder)]
     environment = {
         **os.environ,
