@@ -216,11 +216,6 @@ def classify_all(
         for classified in classify_files(model, images, threshold, batch_size):
             predictions.append(classified.prediction)
             advance(1)
-    check_any_usable([(one.path or "", one.reason) for one in predictions], argument)
+    if all(one.reason for one in predictions):
+        raise unusable_files_error([(one.path or "", one.reason) for one in predictions], argument)
     return tuple(predictions)
-
-
-def check_any_usable(files: Sequence[tuple[str, str]], argument: str) -> None:
-    """Raises `DataError` if no file can be used; each is given with the reason, "" for none."""
-    if all(reason for _, reason in files):
-        raise unusable_files_error(files, argument)

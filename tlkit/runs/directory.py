@@ -36,6 +36,9 @@ RUNS = "runs"
 LOG_FILE = "log.txt"
 """Log of a run, over all its sessions."""
 
+SETTINGS_FILE = "run.toml"
+"""The settings that repeat a run."""
+
 STATISTICS_FILE = "statistics.npz"
 """Sums from which the head is solved, for later runs that add, update and forget exactly."""
 
@@ -62,7 +65,7 @@ _RESULTS = (
     "model.keras",
     "saved_model",
     "history.csv",
-    "run.toml",
+    SETTINGS_FILE,
     "split.csv",
     "report.html",
     "model_card.md",

@@ -14,11 +14,11 @@ from tlkit.data.settings import RESIZES, RGB, STRETCH
 from tlkit.export.formats import EXPORT_FORMATS
 from tlkit.runs.config import RunConfig
 from tlkit.runs.context import RunContext
-from tlkit.runs.directory import REJECTION_FILE, Run, load_run, split_rows_of
+from tlkit.runs.directory import REJECTION_FILE, SETTINGS_FILE, Run, load_run, split_rows_of
 from tlkit.runs.phases import REPORT
 from tlkit.runs.record import RunRecord, write_record
 from tlkit.runs.results import FittedRejection, RunResults
-from tlkit.runs.settings_file import SETTINGS_FILE, write_settings
+from tlkit.runs.settings_file import write_settings
 from tlkit.runs.split_table import split_rows, split_table
 from tlkit.utils.files import as_cell, staging_beside, write_json, written_aside
 from tlkit.utils.progress import phase

@@ -145,7 +145,8 @@ def predict_run(
     given = find_images(images, "images")
     model = open_classifier(run, safe=safe)
     load_tensorflow_quietly()
-    from tlkit.evaluation.prediction_stream import check_any_usable, classify_files
+    from tlkit.evaluation.image_files import unusable_files_error
+    from tlkit.evaluation.prediction_stream import classify_files
     from tlkit.evaluation.prediction_table import PredictionTable
 
     started = time.perf_counter()
@@ -173,7 +174,7 @@ def predict_run(
                 at_prediction(prediction)
             advance(1)
         if len(unusable) == len(given):
-            check_any_usable(unusable, "images")
+            raise unusable_files_error(unusable, "images")
     return PredictionReport(
         num_files=len(given),
         unusable=tuple(unusable),

@@ -9,10 +9,10 @@ from pathlib import Path
 from tlkit import __version__
 from tlkit.errors import ArgumentError, did_you_mean
 from tlkit.runs.config import RunConfig, arguments_of
+from tlkit.runs.directory import SETTINGS_FILE
 from tlkit.runs.options import option_of
 from tlkit.utils.files import written_aside
 
-SETTINGS_FILE = "run.toml"
 NONE = "none"
 """The weights of a network that is not pretrained, in a file and on the command line."""
 
