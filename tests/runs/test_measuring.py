@@ -145,6 +145,7 @@ def test_the_same_call_resumes_and_replaces_the_head(interrupted, tmp_path, monk
     assert predictions(out, photos) == pytest.approx(in_memory, abs=1e-5)
     assert {path.name for path in out.iterdir()} == {
         "run.json",
+        "run.toml",
         "metrics.json",
         "class_names.json",
         "model.keras",
