@@ -4,10 +4,10 @@
     python benchmarks/hundred_classes.py ... --differences
 
 `resnet20`, which is trained on CIFAR-10, has a head for its ten classes, solved on 200 images of
-each; it is linear for all methods but `exact`. Ninety classes of CIFAR-100, 200 images of each, are added in one step and in nine steps of
-ten. Accuracy is among all classes so far: on 10,000 test images of the ten, on 4,500 of the ninety,
-and over all hundred with the same weight for each class. Each run is a process of its own with one
-line in RESULTS, and is not repeated.
+each; it is linear for all methods but `exact`. Ninety classes of CIFAR-100, 200 images of each,
+are added in one step and in nine steps of ten. Accuracy is among all classes so far: on 10,000 test
+images of the ten, on 4,500 of the ninety, and over all hundred with the same weight for each class.
+Each run is a process of its own with one line in RESULTS, and is not repeated.
 
     exact       statistics of the head, without any old image
     replay      20 stored features of each old class; old logits stay bit-identical
