@@ -186,6 +186,45 @@ def test_more_images_of_the_same_classes_update_the_head_exactly(made, images, t
         )
 
 
+@pytest.mark.parametrize(("number", "others"), [(6, 0), (1, 0), (5, 1)])
+def test_images_of_some_classes_update_the_head_too(made, tmp_path, number, others):
+    _, run, _, _ = made
+    more = write_photos(tmp_path / "more", {"a": number, "b": others}, seed=6)
+    updated = tlkit.train_run(more, out=tmp_path / "updated", from_run=run.path, mode="head")
+    before, after = statistics_of(run), statistics_of(updated)
+    assert after.images.keys() == before.images.keys() | {
+        digest for name in ("a", "b") for digest in trained_on(updated, name)
+    }
+    assert len(after.images) > len(before.images)
+    if not others:  # images of one class tell nothing of the others
+        assert after.factor == before.factor
+    assert "the temperature is that of the statistics" in (updated.path / "log.txt").read_text()
+    card = (updated.path / "model_card.md").read_text()
+    assert f"were solved from sums over {len(after.images)} images" in card
+    assert "`statistics.npz` holds sums" in card
+
+
+def test_images_of_some_classes_are_refused_where_the_head_is_not_updated(made, tmp_path):
+    _, run, _, _ = made
+    more = write_photos(tmp_path / "more", {"a": 6}, seed=6)
+    for options in ({"mode": "fine-tune"}, {"mode": "head", "keep_statistics": False}):
+        with pytest.raises(tlkit.DataError, match="images of at least two classes"):
+            tlkit.train_run(more, out=tmp_path / "new", from_run=run.path, **options)
+    other = write_photos(tmp_path / "other", {"a": 6, "z": 6}, seed=6)
+    with pytest.raises(tlkit.DataError, match="unexpected classes 'z'"):
+        tlkit.train_run(other, out=tmp_path / "new", from_run=run.path, mode="head")
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_image_that_is_counted_as_another_class_is_named(made, tmp_path):
+    _, run, _, _ = made
+    more = write_photos(tmp_path / "more", {"b": 1}, seed=6)
+    path = Path(next(iter(trained_on(run, "a").values())))
+    shutil.copy(path, more / "b" / "000.jpg")
+    with pytest.raises(tlkit.DataError, match=r"000.jpg', an image of 'b' that is counted as 'a'"):
+        tlkit.train_run(more, out=tmp_path / "new", from_run=run.path, mode="head")
+
+
 def test_a_class_is_forgotten_as_if_it_had_never_been_there(made, images, tmp_path):
     _, run, grown, _ = made
     messages = []

@@ -265,6 +265,7 @@ def train_exact_head(
     class_names: Sequence[str],
     *,
     class_weight: str | None = None,
+    fits_temperature: bool = True,
     cache: str | os.PathLike[str] | None = None,
 ) -> ExactTraining:
     """Adds images to statistics and solves the head for all images, see `with_exact_head`.
@@ -272,9 +273,10 @@ def train_exact_head(
     Args:
         model: A model with the same network below its head; not changed.
         statistics: The statistics so far; not changed.
-        images: Further images, of known or of new classes. The temperature is fitted to them.
+        images: Further images, of known or of new classes.
         class_names: Their classes, which the labels index; those that are new follow the old ones.
         class_weight: "balanced" or `None`, see `HeadStatistics.solve`.
+        fits_temperature: Whether the temperature is fitted to `images`; else it stays as it is.
         cache: Folder of the feature store.
 
     Raises:
@@ -287,7 +289,8 @@ def train_exact_head(
     new = [name for name in class_names if name not in statistics.class_names]
     grown = statistics.with_classes(new) if new else statistics
     described, num_passes = source.describe(images, class_names, grown.class_names)
-    training = solve_exact_head(model, grown.added(described), described, class_weight)
+    fitted_to = described if fits_temperature else None
+    training = solve_exact_head(model, grown.added(described), fitted_to, class_weight)
     seconds = time.perf_counter() - started
     stage = replace(training.stage, seconds=seconds, num_forward_passes=num_passes)
     return replace(training, stage=stage)
@@ -383,5 +386,5 @@ class _FeatureSource:
         extracted = extract_features(self.part, images, exact=True, cache=self.cache)
         number_of = np.array([all_names.index(name) for name in class_names], np.int64)
         labels = number_of[images.labels]
-        described = DescribedImages(extracted.load(), labels, images.digests)
+        described = DescribedImages(extracted.load(), labels, images.digests, images.paths)
         return described, extracted.num_forward_passes

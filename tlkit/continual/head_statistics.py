@@ -41,11 +41,17 @@ class DescribedImages:
         features: `(n, num_features)`.
         labels: Positions in the classes of the statistics, int64 `(n,)`.
         digests: The digest of each image's content.
+        paths: The path of each image, for messages; empty if they are named by their digests.
     """
 
     features: np.ndarray
     labels: np.ndarray
     digests: Sequence[str]
+    paths: Sequence[str] = ()
+
+    def name_of(self, row: int) -> str:
+        """Returns what an image is called in messages."""
+        return repr(self.paths[row]) if self.paths else f"the digest {self.digests[row]}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,9 +160,9 @@ class HeadStatistics(ShownAsText):
                 rows.append(row)
             elif known != label:
                 raise DataError(
-                    "`images` must have one class each. Received: an image of "
-                    f"{self.class_names[label]!r}, with the digest {digest}, that is counted as "
-                    f"{self.class_names[known]!r}. Remove it there first."
+                    "`images` must have one class each. Received: "
+                    f"{images.name_of(row)}, an image of {self.class_names[label]!r} that is "
+                    f"counted as {self.class_names[known]!r}. Remove it there first."
                 )
         sums = self._sums(images, np.array(rows, np.int64))
         folds = tuple(map(add, self.folds, sums))
@@ -172,8 +178,8 @@ class HeadStatistics(ShownAsText):
         for row, (digest, label) in enumerate(_pairs(images)):
             if self.images.get(digest) != label:
                 raise DataError(
-                    "`images` must be counted, with the same class, to be removed. Received: an "
-                    f"image of {self.class_names[label]!r}, with the digest {digest}, that is "
+                    "`images` must be counted, with the same class, to be removed. Received: "
+                    f"{images.name_of(row)}, an image of {self.class_names[label]!r}, which is "
                     "not. Leave it out."
                 )
             rows.setdefault(digest, row)

@@ -8,8 +8,15 @@ from tlkit.data.splits import Division, ImageRecord
 from tlkit.errors import DataError, quoted
 
 
-def check_classes(images: Sequence[ImageRecord], division: Division) -> tuple[str, ...]:
+def check_classes(
+    images: Sequence[ImageRecord], division: Division, *, may_lack_classes: bool = False
+) -> tuple[str, ...]:
     """Returns the sorted names of the classes that have images.
+
+    Args:
+        images: All readable images.
+        division: Their splits.
+        may_lack_classes: Whether one class is enough, and one image of a class.
 
     Raises:
         DataError: There are fewer than two classes; a class has a single image (copies count once);
@@ -31,13 +38,14 @@ def check_classes(images: Sequence[ImageRecord], division: Division) -> tuple[st
             "Every class must have images in `train`. Received: no training images of "
             f"{quoted(untrained)}. Add some, or remove the class."
         )
-    if len(contents) < 2:
+    if len(contents) < (1 if may_lack_classes else 2):
         found = quoted(sorted(contents)) or "none"
         raise DataError(
             f"There must be images of at least two classes. Received: classes={found}. "
             "Add images of another class."
         )
-    if single := sorted(name for name, digests in contents.items() if len(digests) == 1):
+    single = sorted(name for name, digests in contents.items() if len(digests) == 1)
+    if single and not may_lack_classes:
         raise DataError(
             "Every class must have at least two different images. Received: a single image "
             f"of {quoted(single)}. Add some, or remove the class."

@@ -160,11 +160,13 @@ def load_listing(listing: Listing, settings: Settings) -> ImageData:
         damaged=settings.damaged,
     )
     division = divide(images, settings.splits, settings.seed)
-    check = check_labels if listing.is_multi_label else check_classes
-    found = check(images, division)
+    if listing.is_multi_label:
+        found = check_labels(images, division)
+    else:
+        found = check_classes(images, division, may_lack_classes=settings.may_lack_classes)
     if settings.class_names is None:
         check_similar_names(found)
-    names = _order_classes(found, settings.class_names, listing)
+    names = _order_classes(found, settings, listing)
     parts = {
         name: split_of(
             name,
@@ -189,12 +191,13 @@ def load_listing(listing: Listing, settings: Settings) -> ImageData:
     )
 
 
-def _order_classes(
-    found: tuple[str, ...], wanted: Sequence[str] | None, listing: Listing
-) -> tuple[str, ...]:
+def _order_classes(found: tuple[str, ...], settings: Settings, listing: Listing) -> tuple[str, ...]:
+    wanted = settings.class_names
     if wanted is None:
         return found
     missing = [repr(name) for name in wanted if name not in found]
+    if settings.may_lack_classes:
+        missing = []
     new = [repr(name) for name in found if name not in wanted]
     if missing or new:
         problems = [f"no images of {some_of(missing)}"] if missing else []

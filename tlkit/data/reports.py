@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from tlkit.errors import some_of
+from tlkit.utils.formatting import counted
 from tlkit.utils.text_repr import ShownAsText, html_paragraphs, html_table, in_line
 
 SHOWN = 20  # of each kind of finding; all of them are in the report's attributes
@@ -119,7 +120,9 @@ class DataReport(ShownAsText):
             for split in self.splits
         }
         parts = ", ".join(f"{total:,} for {split}" for split, total in totals.items() if total)
-        lines = [f"{sum(totals.values()):,} images of {len(self.counts)} classes: {parts}"]
+        images = counted(sum(totals.values()), "image")
+        classes = f"{len(self.counts)} class{'' if len(self.counts) == 1 else 'es'}"
+        lines = [f"{images} of {classes}: {parts}"]
         for title, items in self._findings():
             more = f", and {len(items) - 1} more" if len(items) > 1 else ""
             lines.append(f"{title}: {items[0]}{more}")

@@ -45,6 +45,7 @@ class Settings:
         cache: The cache's folder, as `cache_folder` takes it.
         resize: "stretch", "crop" or "pad", see `load_folder`.
         channels: Number of channels of the images.
+        may_lack_classes: Whether some of `class_names` may have no image, or a single one.
     """
 
     image_size: tuple[int, int]
@@ -57,6 +58,7 @@ class Settings:
     cache: str | os.PathLike[str] | None = None
     resize: str = STRETCH
     channels: int = RGB
+    may_lack_classes: bool = False
 
 
 def check_settings(

@@ -238,14 +238,7 @@ def _calibrate(learned: Learned, data: ImageData) -> CalibrationDecision:
             "probabilities of old and new classes together are not calibrated: a temperature would "
             "change the old logits. tlkit.calibrate calibrates them if these may change",
         )
-    validation = data.validation
-    if validation is None or len(set(validation.labels.tolist())) < data.num_classes:
-        return CalibrationDecision(
-            None,
-            "the temperature was fitted out of fold to the new images: there are no validation "
-            "images of all classes",
-        )
-    return calibrate_on_validation(learned.model, data)
+    return calibrate_on_validation(learned.model, data, is_exact=True)
 
 
 def _measure(

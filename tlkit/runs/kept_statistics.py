@@ -39,6 +39,18 @@ def load_run_statistics(run: Run, model: "keras.Model") -> "HeadStatistics | Non
     return load_statistics(path, signature_of_features(model), run.class_names)
 
 
+def updates_exactly(config: RunConfig, parent: Run | None) -> bool:
+    """Whether a run adds its images to the statistics of an earlier one, which it starts from.
+
+    Args:
+        config: The config with the run's choices.
+        parent: The earlier run; `None` if there is none.
+    """
+    if parent is None or config.mode != "head" or config.head == LINEAR:
+        return False
+    return config.keep_statistics is not False and (parent.path / STATISTICS_FILE).exists()
+
+
 def statistics_to_update(
     config: RunConfig, parent: Run | None, model: "keras.Model"
 ) -> "HeadStatistics | None":
@@ -57,18 +69,16 @@ def statistics_to_update(
         ArgumentError: Training images are to be augmented, which no sum can undo later.
         RunError: See `load_run_statistics`.
     """
-    is_wanted = config.mode == "head" and config.head != LINEAR
-    if parent is None or not is_wanted or config.keep_statistics is False:
+    if parent is None or not updates_exactly(config, parent):
         return None
-    statistics = load_run_statistics(parent, model)
-    if statistics is not None and config.augment not in (None, "none"):
+    if config.augment not in (None, "none"):
         raise ArgumentError(
             "`augment` must be left out where statistics of the earlier run's head are updated, "
             f"which count each image once. Received: augment={config.augment!r}, and "
             f"{str(parent.path)!r} keeps statistics. Leave it out, or train the head on the new "
             "images alone (--no-statistics)."
         )
-    return statistics
+    return load_run_statistics(parent, model)
 
 
 def check_update(config: RunConfig, context: RunContext, model: "keras.Model") -> None:

@@ -66,7 +66,7 @@ def measure(trained: Trained, data: ImageData, config: RunConfig, log: RunLog) -
         log: Gets the figures.
     """
     model = trained.model
-    calibration = calibrate_on_validation(model, data)
+    calibration = calibrate_on_validation(model, data, is_exact=trained.statistics is not None)
     log(str(calibration), "")
     served, views = with_test_time_views(model, data, config)
     if views is not None:

@@ -10,6 +10,7 @@ from tlkit.data.settings import CROP, PAD, RESIZES, STRETCH
 from tlkit.displays.activity import duration
 from tlkit.evaluation.intervals import wilson_interval
 from tlkit.runs.any_config import Config
+from tlkit.runs.directory import STATISTICS_FILE
 from tlkit.runs.hub_header import MAX_IN_NAME, hub_header, last_part
 from tlkit.runs.record import RunRecord
 from tlkit.runs.results import SHIPPED
@@ -21,6 +22,9 @@ MAX_LISTED = 50
 MAX_CONFUSIONS = 5
 FEW_IMAGES = 30
 """With fewer images of a class, its metrics are too uncertain."""
+
+_SOLVED = "solved "
+"""How a stage's note begins that says how its weights were solved."""
 
 _SPECIAL = re.compile(r"[\\`*_\[\]<>#|~&$]|^[-+]")
 
@@ -41,6 +45,7 @@ def write_model_card(
     record: RunRecord,
     counts: Mapping[str, Mapping[str, int]] | None = None,
     packages: Sequence[str] = (),
+    has_statistics: bool = False,
 ) -> None:
     """Writes the model card of a run as Markdown, atomically.
 
@@ -51,9 +56,15 @@ def write_model_card(
         record: Content of `run.json`.
         counts: Number of images of each class in each split, as in `DataReport.counts`.
         packages: What `model.keras` needs besides Keras, see `needed_packages`.
+        has_statistics: Whether the run keeps statistics of its head.
     """
     card = model_card(
-        class_names=class_names, metrics=metrics, record=record, counts=counts, packages=packages
+        class_names=class_names,
+        metrics=metrics,
+        record=record,
+        counts=counts,
+        packages=packages,
+        has_statistics=has_statistics,
     )
     with written_aside(path) as aside:
         aside.write_text(card, encoding="utf-8")
@@ -66,6 +77,7 @@ def model_card(
     record: RunRecord,
     counts: Mapping[str, Mapping[str, int]] | None = None,
     packages: Sequence[str] = (),
+    has_statistics: bool = False,
 ) -> str:
     """Returns the model card of a run as Markdown, with the header of a model hub.
 
@@ -79,6 +91,7 @@ def model_card(
         record: Content of `run.json`.
         counts: Number of images of each class in each split, as in `DataReport.counts`.
         packages: What `model.keras` needs besides Keras, see `needed_packages`.
+        has_statistics: Whether the run keeps statistics of its head.
 
     Example:
         >>> import tlkit
@@ -100,7 +113,7 @@ def model_card(
         _metrics({**measured, "cross-validation": folds} if folds else measured),
         _classes(measured),
         _data(class_names, record, counts),
-        _training(record, metrics),
+        _training(record, metrics, has_statistics=has_statistics),
         _use(record, packages, rejects_unknown=rejects_unknown),
         _limits(class_names, measured, rejects_unknown=rejects_unknown, resize=record.resize),
         _licence(record),
@@ -271,7 +284,9 @@ def _sources(record: RunRecord) -> str:
     return f"{photos} and, to measure the old classes, from the evaluation of {parent}"
 
 
-def _training(record: RunRecord, metrics: Mapping[str, Any]) -> Iterator[str]:
+def _training(
+    record: RunRecord, metrics: Mapping[str, Any], *, has_statistics: bool
+) -> Iterator[str]:
     yield "## Training"
     yield ""
     stages = metrics["stages"]
@@ -299,6 +314,19 @@ def _training(record: RunRecord, metrics: Mapping[str, Any]) -> Iterator[str]:
         yield ""
         title = name.capitalize().replace("_", " ")
         yield f"{title}, chosen by measurement: {escaped('; '.join(choice.reasons))}."
+    for stage in stages:
+        for note in stage["notes"]:
+            if note.startswith(_SOLVED):
+                yield ""
+                yield f"The weights of the stage {escaped(stage['name'])} were {escaped(note)}."
+    if has_statistics:
+        yield ""
+        yield (
+            f"`{STATISTICS_FILE}` holds sums over the features of the training images, from which "
+            "classes and images are added and forgotten exactly. It holds no image, but tells "
+            "whether a given file was among them: publish the model without it if that must not "
+            "be known."
+        )
     if shipped := metrics.get("shipped"):
         yield ""
         yield f"Exported is {SHIPPED[shipped['model']]}: {escaped(shipped['reason'])}."

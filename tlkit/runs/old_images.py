@@ -17,24 +17,33 @@ if TYPE_CHECKING:
     from tlkit.continual.warm_start import OldTask
 
 
-def exclude_seen(data: ImageData, parent: Run) -> ImageData:
+def exclude_seen(data: ImageData, parent: Run, *, needs_validation: bool) -> ImageData:
     """Removes images that an earlier run has seen from validation and test.
 
     With another seed, its training images may be in them.
+
+    Args:
+        data: The images.
+        parent: The earlier run.
+        needs_validation: Whether validation images must remain, if there are any.
+
+    Raises:
+        DataError: None remain.
     """
     seen = seen_digests(parent)
     validation, test = (
         exclude_images(split, seen) if split is not None else None
         for split in (data.validation, data.test)
     )
-    if validation is not None and not validation.num_images:
+    if validation is not None and not validation.num_images and needs_validation:
         raise DataError(
             "`photos` must contain images for validation that the earlier run has not seen. "
             f"Received: images whose whole validation split was used by {str(parent.path)!r}. "
             "Add new images."
         )
-    if test is not None and not test.num_images:
-        test = None
+    validation, test = (
+        split if split is not None and split.num_images else None for split in (validation, test)
+    )
     return dataclasses.replace(data, validation=validation, test=test)
 
 

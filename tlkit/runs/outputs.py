@@ -14,7 +14,14 @@ from tlkit.data.settings import RESIZES, RGB, STRETCH
 from tlkit.export.formats import EXPORT_FORMATS
 from tlkit.runs.config import RunConfig
 from tlkit.runs.context import RunContext
-from tlkit.runs.directory import REJECTION_FILE, SETTINGS_FILE, Run, load_run, split_rows_of
+from tlkit.runs.directory import (
+    REJECTION_FILE,
+    SETTINGS_FILE,
+    STATISTICS_FILE,
+    Run,
+    load_run,
+    split_rows_of,
+)
 from tlkit.runs.phases import REPORT
 from tlkit.runs.record import RunRecord, write_record
 from tlkit.runs.results import FittedRejection, RunResults
@@ -249,6 +256,7 @@ def write_card(
         record=record,
         counts=data.report.counts,
         packages=needed_packages(context.out / "model.keras"),
+        has_statistics=(context.out / STATISTICS_FILE).exists(),
     )
 
 

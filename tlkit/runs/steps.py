@@ -188,7 +188,12 @@ def _update_head(
 
     names, validation = data.class_names, data.validation
     updated = train_exact_head(
-        model, statistics, data.train, names, class_weight=config.class_weight
+        model,
+        statistics,
+        data.train,
+        names,
+        class_weight=config.class_weight,
+        fits_temperature=len({*data.train.labels.tolist()}) == len(names),
     )
     before, after = (
         None if validation is None else evaluate(one, validation, names).accuracy
@@ -224,17 +229,28 @@ def at_inference_size(
     return resized_input(model, (size, size), "inference_size"), data.at_size(size)
 
 
-def calibrate_on_validation(model: "keras.Model", data: ImageData) -> CalibrationDecision:
+def calibrate_on_validation(
+    model: "keras.Model", data: ImageData, *, is_exact: bool = False
+) -> CalibrationDecision:
     """Calibrates the model if that is possible; otherwise the decision's reason says why not.
 
     Args:
         model: The model; the temperature is applied to its last layer, in place.
         data: The images; the temperature is chosen on validation images.
+        is_exact: Whether the head was solved from statistics, with a temperature of its own, which
+            is kept where validation images do not tell all classes.
     """
     from tlkit.evaluation.calibration import calibrate, can_calibrate
     from tlkit.evaluation.reliability import MIN_IMAGES
 
     num_images = 0 if data.validation is None else data.validation.num_images
+    present = set() if data.validation is None else {*data.validation.labels.tolist()}
+    if is_exact and len(present) < data.num_classes:
+        return CalibrationDecision(
+            None,
+            "the temperature is that of the statistics, fitted out of fold, as there are no "
+            "validation images of all classes",
+        )
     if data.validation is None or num_images < MIN_IMAGES:
         return CalibrationDecision(
             None,

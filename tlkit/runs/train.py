@@ -51,6 +51,7 @@ from tlkit.runs.kept_statistics import (
     check_update,
     keep_statistics,
     statistics_to_update,
+    updates_exactly,
 )
 from tlkit.runs.measuring import (
     Measured,
@@ -172,7 +173,8 @@ def train_run(
         photos: A folder as for `load_folder`, or a CSV file as for `load_manifest`.
         out: The run directory; by default `runs/NAME-N` for images called NAME: an unfinished
             run with the same arguments, else a new one with the next number.
-        from_run: A finished run whose model is trained further, on new images of the same classes.
+        from_run: A finished run whose model is trained further, on new images of the same classes:
+            of all of them, unless mode="head" adds the images to the statistics of that run.
         backbone: A name of `list_backbones()`, or the path of a `.keras` file with a model of your
             own, see `build_classifier`; "mobilenet_v2" by default. "auto" compares
             `backbones` on the training images and takes the best of them, or the cheapest of
@@ -423,8 +425,9 @@ def _load(config: RunConfig, listing: Listing, context: RunContext) -> ImageData
             resize=parent.resize if parent else config.resize or STRETCH,
             channels=parent.channels if parent else config.channels or RGB,
         )
-        data = load_listing(listing, settings)
-    return exclude_seen(data, parent) if parent else data
+        is_exact = updates_exactly(config, parent)
+        data = load_listing(listing, dataclasses.replace(settings, may_lack_classes=is_exact))
+    return exclude_seen(data, parent, needs_validation=not is_exact) if parent else data
 
 
 def _choose_and_build(
