@@ -48,6 +48,8 @@ METHODS = ("exact", "replay", "isolated", "expand", "fine-tune", "anchor")
 JOINT = ("joint, exact head", "joint, linear head", "joint, all layers")
 NUM_OLD, NUM_NEW, PER_CLASS, EPOCHS = 10, 90, 200, 10
 EXEMPLARS, ANCHOR, WIDTH = 20, 0.01, 2000
+NEEDS_VALIDATION = 0.1
+"""Fraction of the new images by which `expand` decides whether the network grows."""
 Images = tuple[np.ndarray, np.ndarray]
 
 
@@ -82,13 +84,19 @@ class Task:
     names: list[str]
     seed: int
 
-    def data(self, first: int, last: int, names: Sequence[str]) -> "tlkit.data.images.ImageData":
-        """Returns the training images of some classes, whose labels number `names`."""
+    def data(
+        self, first: int, last: int, names: Sequence[str], validation: float = 0.0
+    ) -> "tlkit.data.images.ImageData":
+        """Returns the training images of some classes, whose labels number `names`.
+
+        A fraction of them is for validation.
+        """
         images, labels = self.train
         rows = np.flatnonzero((labels >= first) & (labels < last))
         shift = first if len(names) == last - first else 0
+        splits = (1 - validation, validation, 0)
         return tlkit.load_arrays(
-            images[rows], labels[rows] - shift, names, splits=(1, 0, 0), seed=self.seed
+            images[rows], labels[rows] - shift, names, splits=splits, seed=self.seed
         )
 
 
@@ -151,7 +159,8 @@ class Learner:
         first, task = self.num_known, self._task
         new, known = task.names[first:last], task.names[:last]
         step = getattr(self, f"_{self._method.replace('-', '_')}")
-        step(task.data(first, last, new), task.data(first, last, known), new)
+        validation = NEEDS_VALIDATION if self._method == "expand" else 0.0
+        step(task.data(first, last, new, validation), task.data(first, last, known), new)
         self.num_known = last
 
     def _exact(self, own, among_all, new) -> None:
