@@ -15,7 +15,7 @@ images of each class of flowers, or of ants and bees; all other images are test 
     fisher          the same, weighted by the Fisher information on the training images
     distillation    distillation of the solved head's outputs
     chosen          anchors whose strength `choose_anchor` chooses by rule "new", with 30 % of the
-                    training images for validation; then trained on all of them
+                    training images for validation; then trained on all of them (a part of its own)
     default         `fine_tune` as it is: decay, and three quarters of the weight change
 
 Strengths of l2sp, fisher and distillation are the best of a grid on a draw of its own, with 20
@@ -51,13 +51,16 @@ GRID = {
 }
 GRID_SEED, GRID_PER_CLASS = 100, 20
 METHODS = ("plain", "decay", *GRID, "chosen", "default")
+PARTS = {"fixed": ("plain", "decay", *GRID, "default"), "chosen": ("chosen",)}
+"""What is trained in one process."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """All methods on one draw of training images.
+    """The methods of a part on one draw of training images.
 
     Attributes:
+        part: One of `PARTS`.
         network: A name of `WEIGHTS`.
         images: One of `SETS`.
         per_class: Number of training images of each class.
@@ -67,6 +70,7 @@ class Job:
         distillation: Weight of the distillation.
     """
 
+    part: str
     network: str
     images: str
     per_class: int
@@ -135,7 +139,7 @@ def run(job: Job, arguments: argparse.Namespace) -> dict[str, object]:
 
     found = {"head": correct()}
     strength = None
-    for method in GRID if job.seed == GRID_SEED else METHODS:
+    for method in GRID if job.seed == GRID_SEED else PARTS[job.part]:
         if method == "chosen":
             strength = strength_by_rule(model, images_used, labels_used, job, epochs)
             model.set_weights(initial)
@@ -168,6 +172,18 @@ def accuracies(row: dict) -> dict[str, float]:
     }
 
 
+def merged(rows: list[dict]) -> list[dict]:
+    """Returns one row for each draw, with the methods of all its parts."""
+    by_draw: dict[tuple, dict] = {}
+    for row in sorted(rows, key=lambda row: row["part"], reverse=True):
+        draw = tuple(row[name] for name in ("network", "images", "per_class", "seed"))
+        if row["seed"] == GRID_SEED:
+            draw += tuple(row[name] for name in GRID)
+        own = by_draw.setdefault(draw, row)
+        own["correct"] = {**own["correct"], **row["correct"]}
+    return [*by_draw.values()]
+
+
 def with_best_strengths(job: Job, rows: list[dict]) -> Job:
     """Returns the job with the best strengths of the grid."""
     own = [row for row in rows if (row["network"], row["images"]) == (job.network, job.images)]
@@ -187,6 +203,7 @@ def difference(own: list[dict], method: str, other: str) -> str:
 
 def print_tables(rows: list[dict]) -> None:
     """Prints, for each network and set, accuracies and the differences from plain training."""
+    rows = merged(rows)
     for network in WEIGHTS:
         for images in SETS:
             own = [
@@ -202,10 +219,11 @@ def print_tables(rows: list[dict]) -> None:
             print(f"| | {' | '.join(f'{number} a class' for number in numbers)} |")
             print(f"|{' --- |' * (len(numbers) + 1)}")
             parts = {n: [row for row in own if row["per_class"] == n] for n in numbers}
-            for method in ("head", *METHODS):
+            measured = [name for name in METHODS if all(name in row["correct"] for row in own)]
+            for method in ("head", *measured):
                 cells = [with_error([accuracies(row)[method] for row in parts[n]]) for n in numbers]
                 print(f"| {method}, % | {' | '.join(cells)} |")
-            for method in METHODS[1:]:
+            for method in measured[1:]:
                 cells = [difference(parts[n], method, "plain") for n in numbers]
                 print(f"| {method} − plain | {' | '.join(cells)} |")
 
@@ -218,6 +236,7 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path, help="file of results, added to")
     parser.add_argument("--networks", nargs="*", choices=WEIGHTS, default=[*WEIGHTS])
     parser.add_argument("--sets", nargs="*", choices=SETS, default=[*SETS])
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=[*PARTS])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--job", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -226,14 +245,15 @@ def main() -> None:
         return
     pairs = [(network, images) for network in arguments.networks for images in arguments.sets]
     grid = [
-        Job(*pair, GRID_PER_CLASS, GRID_SEED, *strengths)
+        Job("fixed", *pair, GRID_PER_CLASS, GRID_SEED, *strengths)
         for pair in pairs
         for strengths in zip(*GRID.values(), strict=True)
     ]
     rows = run_jobs(grid, Job, arguments.out)
     jobs = [
-        with_best_strengths(Job(*pair, number, seed, 0, 0, 0), rows)
+        with_best_strengths(Job(part, *pair, number, seed, 0, 0, 0), rows)
         for seed in range(arguments.seeds)
+        for part in arguments.parts
         for pair in pairs
         for number in PER_CLASS
     ]

@@ -73,7 +73,8 @@ def test_the_rule_new_follows_the_new_task_alone():
 
     def train(strength):
         new = {0.0: 0.8, 1.25: 0.9, 5.0: 0.85}.get(strength, 0.79 if strength < 100 else 0.5)
-        return StrengthTrial(strength, new, 0.2, drift=2.0, old_accuracy=min(strength / 80, 1))
+        old = min(strength / 80, 1)
+        return StrengthTrial(strength, new, 0.2, 2.0, old_accuracy=old, validation_loss=1 - new)
 
     before = dataclasses.replace(BEFORE, old_accuracy=1.0)
     chosen = {
@@ -81,11 +82,14 @@ def test_the_rule_new_follows_the_new_task_alone():
         for name in ("tolerance", "mean", "new", "auto")
     }
     assert chosen == {"tolerance": 80.0, "mean": 80.0, "new": 1.25, "auto": 80.0}
-    worse = dataclasses.replace(train(0.0), accuracy=0.99)
-    _, _, notes = search_strength(
-        lambda strength: train(strength) if strength else worse, before, StrengthRule("new")
+    # the same accuracy, and a lower cross-entropy without an anchor
+    alone = dataclasses.replace(train(0.0), accuracy=0.9, validation_loss=0.05)
+    trials, without, notes = search_strength(
+        lambda strength: train(strength) if strength else alone, before, StrengthRule("new")
     )
-    assert "no strength was better than no anchor: accuracy on the new task 90.0 %" in notes[0]
+    assert without == 0
+    assert len(trials) > 2
+    assert "cross-entropy on the new task 0.100 with an anchor, 0.050 without" in notes[0]
     with pytest.raises(tlkit.ArgumentError, match="`rule` must be 'tolerance' or 'new' without"):
         StrengthRule("mean").decided(has_old_data=False)
     with pytest.raises(tlkit.ArgumentError, match="`rule` must be one of"):

@@ -80,8 +80,10 @@ def choose_anchor(
       does. It keeps as much of the old task as the new one allows, and needs no old image.
     - "mean": the strength is multiplied or divided by four while the mean of both tasks' accuracies
       rises. It is the best compromise, and needs images of the old task.
-    - "new": the same with the accuracy on the new task alone. For few new images, where the anchor
-      is to prevent overfitting and nothing old has to be kept.
+    - "new": the same while the cross-entropy on the new task falls; the strength is 0, no anchor,
+      if it is lowest there. For few new images, where the anchor is to prevent overfitting and
+      nothing old has to be kept. (Accuracy on few validation images is too coarse for this: it is
+      the same for many strengths.)
 
     Afterwards the model has its initial weights (except that an untrained head is solved), and is
     anchored. `Anchor.report` has all trials; `tlkit.plot_strengths` plots them.
@@ -245,14 +247,16 @@ class _Trials:
         history = report.stages[-1].history if report is not None else ()
         is_anchored = 0 < strength < math.inf
         old = None if self._old_split is None else self._score(self._old_split)
+        new = self._score(self._source.validation)
         return StrengthTrial(
             strength=strength,
-            accuracy=self._score(self._source.validation).value,
+            accuracy=new.value,
             loss=None if is_anchored else self._score(self._source.train).loss,
             drift=sum(self._probe.penalties().values()),
             share=history[-1].get("anchor_share", 0.0) if history else 0.0,
             old_accuracy=None if old is None else old.value,
             seconds=time.perf_counter() - started,
+            validation_loss=new.loss,
         )
 
     def _score(self, images: Images) -> Score:

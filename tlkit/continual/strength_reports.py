@@ -21,6 +21,8 @@ class StrengthTrial(ShownAsText):
         share: Fraction of the loss that the penalty makes up in the last epoch, 0...1.
         old_accuracy: Accuracy on the old task's images, or `None` without images.
         seconds: Duration in seconds.
+        validation_loss: Mean cross-entropy on the new task's validation images, nats; `None` if it
+            was not measured.
     """
 
     strength: float
@@ -30,6 +32,7 @@ class StrengthTrial(ShownAsText):
     share: float = 0.0
     old_accuracy: float | None = None
     seconds: float = 0.0
+    validation_loss: float | None = None
 
     def balance(self, num_old_tasks: int = 1) -> float:
         """Returns the mean accuracy over the new task and each old task, 0...1."""
@@ -39,9 +42,12 @@ class StrengthTrial(ShownAsText):
 
     def __str__(self) -> str:
         old = "" if self.old_accuracy is None else f", old task {percent(self.old_accuracy)}"
+        loss = ""
+        if self.validation_loss is not None:
+            loss = f" (cross-entropy {self.validation_loss:.3f})"
         name = f"strength {self.strength:.3g}" if self.strength else "no anchor"
         return (
-            f"{name}: accuracy on the new task {percent(self.accuracy)}{old}, drift "
+            f"{name}: accuracy on the new task {percent(self.accuracy)}{loss}{old}, drift "
             f"{self.drift:.3g}, penalty {percent(self.share, 0)} of the loss, "
             f"{duration(self.seconds)}"
         )
@@ -80,7 +86,7 @@ class StrengthReport(ShownAsText):
     def aim(self) -> str:
         """The goal of the choice, in words."""
         if self.rule == "new":
-            return "for the best accuracy on the new task"
+            return "for the lowest cross-entropy on the new task"
         if self.rule == "mean":
             old = "task's" if self.num_old_tasks == 1 else f"{self.num_old_tasks} tasks'"
             return f"for the best mean of the new and the old {old} accuracies"

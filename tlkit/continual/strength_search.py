@@ -15,7 +15,7 @@ STEP_FOR_BOTH = 4.0
 AUTO, WITHIN_TOLERANCE, NEW_TASK, BOTH_TASKS = "auto", "tolerance", "new", "mean"
 RULES = {
     WITHIN_TOLERANCE: "the largest strength that loses at most `tolerance` of the new accuracy",
-    NEW_TASK: "the best accuracy on the new task",
+    NEW_TASK: "the lowest cross-entropy on the new task, with an anchor or without",
     BOTH_TASKS: "the best mean accuracy of both tasks",
 }
 """What each rule searches for."""
@@ -77,7 +77,8 @@ def search_strength(
 
     With "tolerance", a strength is halved until training with it keeps enough of the accuracy
     without an anchor; if the first one already does, it is doubled instead while that holds. With
-    "new" and "mean", the best accuracy is searched in steps of a factor of four.
+    "mean" the best mean accuracy is searched in steps of a factor of four, with "new" the lowest
+    cross-entropy.
 
     Args:
         train: Trains from the same weights with a strength (0 for no anchor), and returns the
@@ -107,18 +108,25 @@ def search_strength(
         gained = unanchored.loss
     first = FIRST_FACTOR * gained / unanchored.drift
     name = rule.decided(before.old_accuracy is not None)
-    if name != WITHIN_TOLERANCE:
-        is_new = name == NEW_TASK
+    if name == NEW_TASK:
+        tried = _search_best(train, first, rule.max_trials, _new_value)
+        best = max((unanchored, *tried), key=_new_value)
+        if best is unanchored:
+            notes.append(
+                "no strength was better than no anchor, so that it is 0: cross-entropy on the new "
+                f"task {-max(map(_new_value, tried)):.3f} with an anchor, "
+                f"{-_new_value(unanchored):.3f} without"
+            )
+    elif name == BOTH_TASKS:
 
         def value(trial: StrengthTrial) -> float:
-            return trial.accuracy if is_new else trial.balance(rule.num_old_tasks)
+            return trial.balance(rule.num_old_tasks)
 
         tried = _search_best(train, first, rule.max_trials, value)
         best = max(tried, key=value)
         if value(best) <= value(unanchored):
-            what = "accuracy on the new task" if is_new else "mean accuracy of both tasks"
             notes.append(
-                f"no strength was better than no anchor: {what} "
+                f"no strength was better than no anchor: mean accuracy of both tasks "
                 f"{percent(value(best))} at {best.strength:.3g}, "
                 f"{percent(value(unanchored))} without an anchor"
             )
@@ -145,6 +153,13 @@ def search_strength(
             "model may have learned little of the new task"
         )
     return tuple(trials), best.strength, tuple(notes)
+
+
+def _new_value(trial: StrengthTrial) -> float:
+    """Returns how good a trial is on the new task alone."""
+    if trial.validation_loss is None:
+        raise ValueError("the rule needs the cross-entropy on validation images")
+    return -trial.validation_loss
 
 
 def _search_within_tolerance(
