@@ -6,10 +6,16 @@ import numpy as np
 import pytest
 
 import tlkit
+from tests.conftest import write_photos
 from tlkit.advice.cost import CostReport
 from tlkit.errors import ArgumentError
 from tlkit.runs import budget
-from tlkit.runs.budget import budget_choice, check_minutes, sizes_within_minutes
+from tlkit.runs.budget import (
+    budget_choice,
+    check_minutes,
+    check_minutes_for_any,
+    sizes_within_minutes,
+)
 from tlkit.runs.choices import SizePlan, image_size_choice
 from tlkit.runs.config import AUTO, RunConfig
 from tlkit.runs.console_summary import summarize_run
@@ -88,6 +94,32 @@ def test_too_few_minutes_are_refused_with_the_smallest_useful_number(data):
     with pytest.raises(ArgumentError, match=r"`minutes` must be at least 1\.6 .*minutes=0\.5"):
         check_minutes(model, data, config, seconds=60.0)  # and 1.2 × 10 s, and 20 s
     check_minutes(model, data, dataclasses.replace(config, kept=True, minutes=1.6), seconds=60.0)
+
+
+@pytest.mark.usefixtures("projected")
+def test_too_few_minutes_are_refused_before_backbones_are_compared(data, tmp_path, monkeypatch):
+    def compare(*given, **others):
+        raise AssertionError("backbones were compared")
+
+    monkeypatch.setattr("tlkit.runs.train.backbone_choice", compare)
+    with pytest.raises(ArgumentError, match=r"`minutes` must be at least .*minutes=0\.1"):
+        tlkit.train_run(
+            write_photos(tmp_path / "photos", {"a": 6, "b": 6}),
+            out=tmp_path / "run",
+            backbone=AUTO,
+            minutes=0.1,
+        )
+    assert not (tmp_path / "run").exists()
+    config = RunConfig(photos="photos", minutes=0.6, backbone=AUTO)
+    check_minutes_for_any(data, config, seconds=0.0)  # 1.2 × 10 s, and 20 s
+    with pytest.raises(ArgumentError, match=r"at least 0\.6"):
+        check_minutes_for_any(
+            data, dataclasses.replace(config, kept=True, minutes=0.5), seconds=0.0
+        )
+    # the cost of a backbone of one's own is not known
+    monkeypatch.setattr(budget, "check_minutes", compare)
+    own = dataclasses.replace(config, kept=True, backbones="tiny_resnet,resnet20")
+    check_minutes_for_any(data, own, seconds=0.0)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 from tlkit.data.images import ImageData
 from tlkit.displays.activity import duration
 from tlkit.errors import ArgumentError
-from tlkit.runs.choices import SizePlan
+from tlkit.models.catalogue import find_backbone
+from tlkit.runs.choices import SizePlan, initial_image_size
 from tlkit.runs.config import Choice, RunConfig
+from tlkit.runs.measuring import build_model
 from tlkit.runs.steps import project_cost
 
 if TYPE_CHECKING:
@@ -55,6 +57,33 @@ def check_minutes(
             f"these images. Received: minutes={config.minutes:g}. Give more, or use a smaller "
             "backbone or image size."
         )
+
+
+def check_minutes_for_any(data: ImageData, config: RunConfig, *, seconds: float) -> None:
+    """Checks before backbones are compared that the minutes are enough with the smallest of them.
+
+    That is the one with the fewest multiply-adds; where the cost of one is not known, such as that
+    of a file, nothing is checked.
+
+    Args:
+        data: The images.
+        config: The config; its `backbone` is "auto".
+        seconds: Seconds that the run has taken so far.
+
+    Raises:
+        ArgumentError: See `check_minutes`.
+    """
+    from tlkit.advice.candidates import DEFAULT_BACKBONES, parse_candidates
+
+    candidates = parse_candidates(config.backbones or DEFAULT_BACKBONES).values()
+    costs = {one.name: find_backbone(one.name).multiply_adds for one in candidates}
+    known = {name: cost for name, cost in costs.items() if cost is not None}
+    if len(known) < len(costs):
+        return
+    smallest = min(known, key=known.__getitem__)
+    config = dataclasses.replace(config, kept=True, backbone=smallest, backbones=None, weights=None)
+    own_data = data.at_size((initial_image_size(config),) * 2)
+    check_minutes(build_model(config, None, own_data), own_data, config, seconds=seconds)
 
 
 def sizes_within_minutes(

@@ -22,7 +22,12 @@ from tlkit.data.missing_files import missing_files_named
 from tlkit.data.settings import KEEP, RGB, STRETCH, check_settings
 from tlkit.distribution.cluster import KINDS
 from tlkit.errors import ArgumentError, check_choice
-from tlkit.runs.budget import budget_choice, check_minutes, sizes_within_minutes
+from tlkit.runs.budget import (
+    budget_choice,
+    check_minutes,
+    check_minutes_for_any,
+    sizes_within_minutes,
+)
 from tlkit.runs.choices import (
     SizePlan,
     backbone_choice,
@@ -440,6 +445,8 @@ def _choose_and_build(
     clock, log, previous = context.clock, context.log, record.choices
     resolved = config.resolve(previous)
     if config.backbone == AUTO:
+        if config.minutes is not None and "backbone" not in previous:
+            check_minutes_for_any(data, config, seconds=sum(clock.seconds.values()))
         with clock.timed("choosing the backbone"):
             choice = context.broadcast(lambda: backbone_choice(config, data, previous, log))
         record = record.with_choice("backbone", choice)
