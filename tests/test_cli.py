@@ -571,3 +571,63 @@ def test_an_interrupted_command_says_what_can_be_used(called, tmp_path, monkeypa
         "tlkit: interrupted; RUN holds the head alone, which can be used; the same command resumes "
         "the run.\n"
     )
+
+
+def test_each_command_with_a_result_prints_it_as_json(finished, called, tmp_path, monkeypatch):
+    photos, run, _ = finished
+    monkeypatch.setenv("TLKIT_CACHE", str(tmp_path / "cache"))
+
+    def answer(*arguments):
+        done = called(*arguments, "--json", "--quiet")
+        assert done.returncode == 0, done.stderr
+        assert not done.stderr
+        return json.loads(done.stdout)
+
+    again = answer("train", photos, "--out", run, *QUICK)  # finished, and returned unchanged
+    assert again["run"] == str(run)
+    assert again["class_names"] == ["green", "red"]
+    assert again["metrics"] == json.loads((run / "metrics.json").read_text())
+    exported = answer("export", run, "--to", tmp_path / "export", "--format", "keras")
+    assert [one["name"] for one in exported["formats"]] == ["keras"]
+    found = answer("inspect", photos, "--near-duplicates")
+    assert sum(found["data"]["counts"]["green"].values()) == 30
+    assert found["near_duplicates"]["num_images"] == 60
+    assert {entry["kind"] for entry in answer("cache")["entries"]} >= {"files"}
+    assert answer("cache", "--clear")["num_bytes"] > 0
+    assert answer("cache")["entries"] == []
+
+
+def test_quiet_hides_progress_and_leaves_results_and_errors(finished, called):
+    photos, _, _ = finished
+    shown, hidden = called("inspect", photos), called("--quiet", "inspect", photos)
+    assert not hidden.stderr
+    assert hidden.stdout == shown.stdout
+    failed = called("inspect", photos / "nowhere", "--quiet")
+    assert failed.returncode == 2
+    assert failed.stderr.startswith("tlkit: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("tlkit ev", ["evaluate"]),
+        ("tlkit train photos --mode f", ["fine-tune"]),
+        ("tlkit train photos --backbone resnet2", ["resnet20"]),
+        ("tlkit export run --format o", ["onnx"]),
+        ("tlkit add-classes run new --method e", ["exact"]),
+    ],
+)
+def test_the_shell_completes_commands_and_values(words, completed):
+    position = str(len(words.split()) - 1)
+    variables = {"_TLKIT_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": position}
+    # the program's name is that of the variable
+    program = "import sys, tlkit.cli; sys.argv = ['tlkit']; tlkit.cli.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, **variables},
+    )
+    assert done.stdout.split() == completed, done.stderr

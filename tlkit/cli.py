@@ -5,7 +5,8 @@ import inspect as introspection  # `inspect` is a command
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -14,10 +15,12 @@ import typer
 
 from tlkit import __version__
 from tlkit.continual.exemplars import DEFAULT_NUM_EXEMPLARS
+from tlkit.continual.growth_report import METHODS
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.settings import DAMAGED
 from tlkit.errors import ArgumentError, TlkitError, check_choice
-from tlkit.runs.config import RunConfig, arguments_of
+from tlkit.export.formats import EXPORT_FORMATS
+from tlkit.runs.config import AUTO, CHOICES, RunConfig, arguments_of
 from tlkit.runs.console_summary import summarize_run
 from tlkit.runs.directory import Run, finished_message, is_finished
 from tlkit.runs.options import RUN, option_of
@@ -34,26 +37,29 @@ from tlkit.utils.option_names import (
     names_in_options,
     parameters_of,
 )
-from tlkit.utils.progress import phase, progress_as_lines
+from tlkit.utils.progress import phase, progress_as_lines, progress_hidden
 from tlkit.utils.signals import run_interruptible
 from tlkit.utils.tensorflow_logging import load_tensorflow_quietly
 from tlkit.utils.text_repr import in_line, visible
 
 if TYPE_CHECKING:
+    from tlkit.data.near_duplicate_reports import NearDuplicateReport
+    from tlkit.data.reports import DataReport
     from tlkit.evaluation.prediction import Prediction
 
 app = typer.Typer(
     name="tlkit",
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Add --debug to any command to see TensorFlow's messages and tracebacks.",
-    add_completion=False,
+    epilog="Add --quiet to any command to hide progress, and --debug to see tracebacks and the "
+    "messages of TensorFlow.",
     pretty_exceptions_enable=False,
 )
 _INTERRUPTED = 130
 _RESUMABLE = (["train"], ["add-classes"], ["forget"], ["demo"])
 _SOME_FILES_SKIPPED = 1
 _TRAINING, _INSPECTING, _USING = "Train", "Before training", "Use a run"
+_METHODS = (AUTO, *METHODS)
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 
 
@@ -79,6 +85,17 @@ def _number_or_name(text: str) -> str | int:
     return int(text) if text.isdecimal() else text
 
 
+def _completion_of(words: Iterable[str]) -> Callable[[str], list[str]]:
+    """Returns a completion of an option that takes one of some words."""
+    return lambda incomplete: [word for word in words if word.startswith(incomplete)]
+
+
+def _backbones(incomplete: str) -> list[str]:
+    from tlkit.models.catalogue import list_backbones
+
+    return [spec.name for spec in list_backbones() if spec.name.startswith(incomplete)]
+
+
 command = partial(app.command, cls=Command)
 Whole = partial(typer.Option, parser=_whole_number, metavar="N")
 Number = partial(typer.Option, parser=_number, metavar="X")
@@ -97,6 +114,10 @@ def _typer_parameter(name: str) -> Any:
     if described.metavar:
         settings["metavar"] = described.metavar
     option_name = (f"--{described.name}",) if described.name else ()
+    if name == "backbone":
+        settings["autocompletion"] = _backbones
+    elif words := CHOICES.get(name):
+        settings["autocompletion"] = _completion_of(words)
     kind = _kind_of(field)
     if kind is bool:
         words = name.replace("_", "-")
@@ -207,6 +228,7 @@ Settings = Annotated[
         help="TOML file of options, such as the run.toml of a run; those given here come first.",
     ),
 ]
+Json = Annotated[bool, Flag("--json", help="Print JSON.")]
 Safe = Annotated[
     bool,
     Flag("--safe", help="Use model.keras, which runs no code, instead of the SavedModel."),
@@ -237,13 +259,14 @@ def train(
     settings: Settings = None,
     resume: Resume = True,
     distribute: Distribute = None,
+    as_json: Json = False,
 ) -> None:
     """Train a classifier on a folder of images and export it."""
     from tlkit.runs.train import make_run
 
     was_finished = out is not None and is_finished(out)
     run = make_run(config, out=out, resume=resume, distribute=distribute)
-    _print_summary(run, was_finished)
+    _print_summary(run, was_finished, as_json=as_json)
 
 
 @command(rich_help_panel=_USING)
@@ -259,7 +282,7 @@ def evaluate(  # noqa: PLR0917 - typer calls it by name
         ),
     ] = None,
     distribute: Distribute = None,
-    as_json: Annotated[bool, Flag("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Evaluate a run's model on other images of its classes."""
     from tlkit.runs.inference import evaluate_run
@@ -269,7 +292,7 @@ def evaluate(  # noqa: PLR0917 - typer calls it by name
             run, photos, max_pixels=max_pixels, damaged=damaged, distribute=distribute
         )
     if as_json:
-        _log(json.dumps(report.as_dict(), ensure_ascii=False))
+        _print_json(report.as_dict())
     else:
         _print_report(report)
 
@@ -296,7 +319,7 @@ def predict(  # noqa: PLR0917 - typer calls it by name
         typer.Option(metavar="DIR", help="Link the images into a folder for each class."),
     ] = None,
     copy: Annotated[bool, Flag("--copy", help="Copy images, in place of links.")] = False,
-    as_json: Annotated[bool, Flag("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
     json_lines: Annotated[
         bool, Flag("--json-lines", help="Print a JSON object for each file, as it is predicted.")
     ] = False,
@@ -321,7 +344,7 @@ def predict(  # noqa: PLR0917 - typer calls it by name
 
     def show(prediction: "Prediction") -> None:
         if json_lines:
-            _log(json.dumps(prediction.as_dict(), ensure_ascii=False))
+            _print_json(prediction.as_dict())
         elif as_json and not prediction.reason:
             predictions.append(prediction)
         elif not has_summary and not prediction.reason:
@@ -340,8 +363,7 @@ def predict(  # noqa: PLR0917 - typer calls it by name
             at_prediction=show,
         )
     if as_json:
-        content = [prediction.as_dict() for prediction in predictions]
-        _log(json.dumps(content, ensure_ascii=False))
+        _print_json([prediction.as_dict() for prediction in predictions])
     elif has_summary and not json_lines:
         _print_report(report)
     if not has_summary:
@@ -366,18 +388,23 @@ def export(
         str,
         typer.Option(
             "--format",
-            metavar="saved_model|keras|litert|litert_float16|litert_int8|onnx",
+            metavar="|".join(EXPORT_FORMATS),
+            autocompletion=_completion_of(EXPORT_FORMATS),
             help="Format of the export.",
         ),
     ] = "saved_model",
     version: Annotated[int | None, Whole(help="Write to DIR/N, for TensorFlow Serving.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Export a run's model to another folder or format, and check the export against it."""
     from tlkit.runs.inference import export_run
 
     with phase("exporting"):
         report = export_run(run, to, file_format, version=version)
-    _print_report(report)
+    if as_json:
+        _print_json(dataclasses.asdict(report))
+    else:
+        _print_report(report)
 
 
 @command(rich_help_panel=_USING)
@@ -426,6 +453,7 @@ def inspect(
     ] = False,
     max_pixels: Annotated[int, MaxPixels] = MAX_PIXELS,
     damaged: Damaged = "keep",
+    as_json: Json = False,
 ) -> None:
     """Check a folder of images: counts, unreadable files, duplicates, leaks."""
     from tlkit.data.inspection import inspect_listing
@@ -435,14 +463,20 @@ def inspect(
     with phase("inspecting"):
         listing = list_images(photos, argument="photos")
         load_tensorflow_quietly()
+        duplicates = None
         if not near_duplicates:
-            text = str(inspect_listing(listing, max_pixels=max_pixels, damaged=damaged))
+            report = inspect_listing(listing, max_pixels=max_pixels, damaged=damaged)
         else:
             from tlkit.data.near_duplicates import audit_listing
 
             report, duplicates = audit_listing(listing, max_pixels=max_pixels, damaged=damaged)
-            text = f"{report}\n{duplicates}"
-    _print_report(text)
+    found: dict[str, DataReport | NearDuplicateReport] = {"data": report}
+    if duplicates is not None:
+        found["near_duplicates"] = duplicates
+    if as_json:
+        _print_json({name: dataclasses.asdict(one) for name, one in found.items()})
+    else:
+        _print_report("\n".join(map(str, found.values())))
 
 
 @command(name="add-classes", rich_help_panel=_TRAINING)
@@ -453,7 +487,8 @@ def add_classes(  # noqa: PLR0917 - typer calls it by name
     method: Annotated[
         str,
         typer.Option(
-            metavar="auto|exact|replay|isolated",
+            metavar="|".join(_METHODS),
+            autocompletion=_completion_of(_METHODS),
             help="exact: the head of all images together, from sums over their features; replay: "
             "fixed old logits, against stored features of old images; isolated: fixed old logits, "
             "without old images; auto: exact if the run keeps these sums, else replay.",
@@ -472,6 +507,7 @@ def add_classes(  # noqa: PLR0917 - typer calls it by name
     batch_size: Annotated[int, Whole(help="Images per step.")] = 32,
     max_pixels: Annotated[int | None, MaxPixels] = None,
     resume: Resume = True,
+    as_json: Json = False,
 ) -> None:
     """Add the classes of a folder to a finished run.
 
@@ -493,7 +529,7 @@ def add_classes(  # noqa: PLR0917 - typer calls it by name
         max_pixels=max_pixels,
         resume=resume,
     )
-    _print_summary(grown, was_finished)
+    _print_summary(grown, was_finished, as_json=as_json)
 
 
 @command(rich_help_panel=_TRAINING)
@@ -514,6 +550,7 @@ def forget(  # noqa: PLR0917 - typer calls it by name
     batch_size: Annotated[int, Whole(help="Images per step.")] = 32,
     max_pixels: Annotated[int | None, MaxPixels] = None,
     resume: Resume = True,
+    as_json: Json = False,
 ) -> None:
     """Make the head of a finished run forget images or classes, exactly.
 
@@ -533,7 +570,7 @@ def forget(  # noqa: PLR0917 - typer calls it by name
         max_pixels=max_pixels,
         resume=resume,
     )
-    _print_summary(smaller, was_finished)
+    _print_summary(smaller, was_finished, as_json=as_json)
 
 
 @command(rich_help_panel=_INSPECTING)
@@ -557,7 +594,7 @@ def compare(  # noqa: PLR0917 - typer calls it by name
         Path | None,
         typer.Option(metavar="FILE", help="Plot accuracy against cost: .png, .svg or .pdf."),
     ] = None,
-    as_json: Annotated[bool, Flag("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Compare backbones on a folder of images before training."""
     from tlkit.advice.candidates import DEFAULT_BACKBONES, check_limits, parse_candidates
@@ -583,7 +620,7 @@ def compare(  # noqa: PLR0917 - typer calls it by name
         )
     _ = comparison.best  # raises with the reasons if there is none
     if as_json:
-        _log(json.dumps(comparison.as_dict(), ensure_ascii=False))
+        _print_json(comparison.as_dict())
     else:
         _print_report(comparison)
     if plot is not None:
@@ -597,14 +634,14 @@ def compare(  # noqa: PLR0917 - typer calls it by name
 
 @command(rich_help_panel=_INSPECTING)
 def backbones(
-    as_json: Annotated[bool, Flag("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """List the backbones: sizes, cost, accuracy, licence of the weights, and which are here."""
     from tlkit.models.catalogue import backbone_table, list_backbones
 
     specs = list_backbones()
     if as_json:
-        _log(json.dumps([spec.as_dict() for spec in specs], ensure_ascii=False))
+        _print_json([spec.as_dict() for spec in specs])
     else:
         _log(backbone_table(specs))
 
@@ -619,9 +656,18 @@ def cache(
     older_than: Annotated[
         float | None, Number(metavar="DAYS", help="Remove entries that were not used for so long.")
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Show the content of the cache, or remove all or some of it."""
-    from tlkit.utils.cache import check_bounds, clear_cache, describe_cache, trim_cache
+    from tlkit.utils.cache import (
+        cache_entries,
+        cache_limit,
+        cache_root,
+        check_bounds,
+        clear_cache,
+        describe_cache,
+        trim_cache,
+    )
     from tlkit.utils.formatting import GIGABYTE
 
     check_bounds(limit=limit, older_than=older_than)
@@ -630,23 +676,33 @@ def cache(
             "`clear` must be given alone, as it removes the whole cache. Received: clear=True "
             f"with limit={limit!r} and older_than={older_than!r}. Leave out it or these."
         )
+    removed = None
     if clear:
-        _log(str(clear_cache()))
+        removed = clear_cache()
     elif limit is not None or older_than is not None:
         max_bytes = None if limit is None else round(limit * GIGABYTE)
-        _log(str(trim_cache(max_bytes=max_bytes, older_than=older_than)))
+        removed = trim_cache(max_bytes=max_bytes, older_than=older_than)
+    if not as_json:
+        _log(describe_cache() if removed is None else str(removed))
+    elif removed is not None:
+        _print_json(dataclasses.asdict(removed))
     else:
-        _log(describe_cache())
+        entries = map(dataclasses.asdict, cache_entries())
+        _print_json({"root": cache_root(), "limit": cache_limit(), "entries": [*entries]})
 
 
 @command(rich_help_panel=_TRAINING)
 def demo(
     out: Annotated[Path, typer.Option(metavar="RUN", help="Run directory.")] = Path("tlkit-demo"),
+    as_json: Json = False,
 ) -> None:
     """Train, evaluate and export once, offline, on handwritten digits."""
     from tlkit.runs.demo import run_demo
 
-    run_demo(out, log=_log)
+    if as_json:
+        _print_run(run_demo(out, log=lambda text: None))
+    else:
+        run_demo(out, log=_log)
 
 
 def main() -> None:
@@ -663,14 +719,16 @@ def interruption_hint() -> str:
 def run_command() -> None:
     """Runs the command line; an error is one plain line and a status.
 
-    `--debug`, anywhere among the arguments, shows TensorFlow's messages and tracebacks.
+    `--debug`, anywhere among the arguments, shows TensorFlow's messages and tracebacks, and
+    `--quiet` hides progress.
     """
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    debug = len(arguments) < len(sys.argv) - 1
+    arguments = [given for given in sys.argv[1:] if given not in ("--debug", "--quiet")]
+    debug = "--debug" in sys.argv[1:]
     if debug:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0")
+    hidden = progress_hidden() if "--quiet" in sys.argv[1:] else nullcontext()
     try:
-        with progress_as_lines():
+        with progress_as_lines(), hidden:
             status = app(args=arguments, standalone_mode=False)
     except (TlkitError, typer.TyperException, OSError) as error:
         if debug:
@@ -711,10 +769,22 @@ def _check_figure_file(path: Path) -> None:
         )
 
 
-def _print_summary(run: Run, was_finished: bool) -> None:
+def _print_summary(run: Run, was_finished: bool, *, as_json: bool) -> None:
+    if as_json:
+        _print_run(run)
+        return
     if was_finished:
         _log(finished_message(run.path))
     _print_report(summarize_run(run))
+
+
+def _print_run(run: Run) -> None:
+    _print_json({"run": run.path, "class_names": run.class_names, "metrics": run.metrics})
+
+
+def _print_json(content: object) -> None:
+    """Prints JSON in one line; paths are strings in it."""
+    _log(json.dumps(content, ensure_ascii=False, default=str))
 
 
 def _print_report(report: object) -> None:

@@ -144,7 +144,7 @@ def test_train_run_has_the_arguments_and_defaults_of_a_config():
 def test_the_command_takes_sizes_as_numbers_or_auto(monkeypatch):
     seen = []
     monkeypatch.setattr("tlkit.runs.train.make_run", lambda config, **_: seen.append(config))
-    monkeypatch.setattr(cli, "_print_summary", lambda *_: None)
+    monkeypatch.setattr(cli, "_print_summary", lambda *_, **others: None)
     train = ["train", "photos", "--backbone", "resnet20", "--image-size"]
     for size in ("auto", "40"):
         cli.app([*train, size], standalone_mode=False)

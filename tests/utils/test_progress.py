@@ -18,6 +18,7 @@ from tlkit.utils.progress import (
     phases,
     plan,
     progress_as_lines,
+    progress_hidden,
     track,
 )
 
@@ -43,6 +44,18 @@ def test_the_command_line_gets_lines_on_standard_error(capfd):
     out, err = capfd.readouterr()
     assert out == ""
     assert err == ("[1/3] data\n  10 images\n[2/3] training: skipped\n[3/3] export\n[3/3] export\n")
+
+
+def test_hidden_progress_is_in_the_log_alone(capfd, tmp_path):
+    with progress_as_lines(), progress_hidden(), phases(["data"]):
+        log_to(tmp_path / "log.txt")
+        with phase("data"):
+            note("60 images")
+    assert not capfd.readouterr().err
+    assert "60 images" in (tmp_path / "log.txt").read_text()
+    with progress_as_lines(), phases(["data"]), phase("data"):
+        note("60 images")
+    assert "60 images" in capfd.readouterr().err
 
 
 def test_lines_are_written_while_standard_error_is_redirected(capfd):

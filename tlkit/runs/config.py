@@ -101,7 +101,7 @@ _CHECKS: Mapping[str, Callable[[str, Any], object]] = {
     "channels": lambda _, value: check_channels_of_files(value),
 }
 _MAY_BE_AUTO = ("anchor", *_SIZES)
-_CHOICES: Mapping[str, Collection[str]] = {
+CHOICES: Mapping[str, Collection[str]] = {
     "mode": MODES,
     "damaged": DAMAGED,
     "importance": WITHOUT_TRAINING,
@@ -642,7 +642,7 @@ class RunConfig:
                 value == AUTO and name in _MAY_BE_AUTO
             ):
                 check(name, value)
-        for name, allowed in _CHOICES.items():
+        for name, allowed in CHOICES.items():
             if (value := getattr(self, name)) is not None:
                 check_choice(name, value, allowed)
         for name in ("reject_unknown", "refit", "keep_statistics"):

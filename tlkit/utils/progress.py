@@ -38,6 +38,7 @@ class _State:
         self.skipped: list[str] = []
         self.log: _LogFile | None = None
         self.uses_lines = False
+        self.is_hidden = False
 
 
 class _LogFile:
@@ -78,6 +79,16 @@ def progress_as_lines() -> Iterator[None]:
         yield
     finally:
         _state.uses_lines = before
+
+
+@contextmanager
+def progress_hidden() -> Iterator[None]:
+    """Within the block, progress is not shown, and only the log of a run has it."""
+    before, _state.is_hidden = _state.is_hidden, True
+    try:
+        yield
+    finally:
+        _state.is_hidden = before
 
 
 @contextmanager
@@ -247,6 +258,8 @@ def _open_display() -> Iterator[Display]:
 
 def _choose_display(stack: ExitStack) -> Display:
     """Returns the display that fits where this process runs; `stack` closes what it needs."""
+    if _state.is_hidden:
+        return Display()
     if (shell := notebook_shell()) is not None:
         return NotebookDisplay(shell)
     stream = stack.enter_context(own_standard_error())
