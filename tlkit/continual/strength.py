@@ -35,6 +35,7 @@ from tlkit.errors import ArgumentError, check_choice, did_you_mean
 from tlkit.evaluation.data_checks import Images
 from tlkit.models.heads import head_kind
 from tlkit.models.variable_names import variable_names
+from tlkit.training.candidates import evaluate_candidate
 from tlkit.training.criterion import Score, criterion_for, score_on
 from tlkit.training.fine_tuning import check_fine_tuning, fine_tune
 from tlkit.training.head import is_new_head, train_head
@@ -80,10 +81,10 @@ def choose_anchor(
       does. It keeps as much of the old task as the new one allows, and needs no old image.
     - "mean": the strength is multiplied or divided by four while the mean of both tasks' accuracies
       rises. It is the best compromise, and needs images of the old task.
-    - "new": the same while the cross-entropy on the new task falls; the strength is 0, no anchor,
-      if it is lowest there. For few new images, where the anchor is to prevent overfitting and
-      nothing old has to be kept. (Accuracy on few validation images is too coarse for this: it is
-      the same for many strengths.)
+    - "new": the same while the cross-entropy on the new task falls, at the temperature that fits
+      best; the strength is 0, no anchor, if it is lowest there. For few new images, where the
+      anchor is to prevent overfitting and nothing old has to be kept. (Accuracy on few validation
+      images is too coarse for this: it is the same for many strengths.)
 
     Afterwards the model has its initial weights (except that an untrained head is solved), and is
     anchored. `Anchor.report` has all trials; `tlkit.plot_strengths` plots them.
@@ -247,10 +248,10 @@ class _Trials:
         history = report.stages[-1].history if report is not None else ()
         is_anchored = 0 < strength < math.inf
         old = None if self._old_split is None else self._score(self._old_split)
-        new = self._score(self._source.validation)
+        new = evaluate_candidate(self._model, self._source.validation, self._class_weight)
         return StrengthTrial(
             strength=strength,
-            accuracy=new.value,
+            accuracy=new.score.value,
             loss=None if is_anchored else self._score(self._source.train).loss,
             drift=sum(self._probe.penalties().values()),
             share=history[-1].get("anchor_share", 0.0) if history else 0.0,

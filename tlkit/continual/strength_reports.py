@@ -21,8 +21,8 @@ class StrengthTrial(ShownAsText):
         share: Fraction of the loss that the penalty makes up in the last epoch, 0...1.
         old_accuracy: Accuracy on the old task's images, or `None` without images.
         seconds: Duration in seconds.
-        validation_loss: Mean cross-entropy on the new task's validation images, nats; `None` if it
-            was not measured.
+        validation_loss: Mean cross-entropy on the new task's validation images at the temperature
+            that fits best, nats; `None` if it was not measured.
     """
 
     strength: float

@@ -30,6 +30,11 @@ class Candidate:
     losses: np.ndarray
     weights: np.ndarray
 
+    @property
+    def loss(self) -> float:
+        """The mean of `losses`, in nats."""
+        return mean_with_error(self.losses, self.weights)[0]
+
     def gain_over(self, other: "Candidate") -> tuple[float, float]:
         """Returns how much lower the mean loss is than the other's, and the standard error."""
         return mean_with_error(other.losses - self.losses, self.weights)
