@@ -150,12 +150,43 @@ def model_of_layers():
     return keras.Model(images, layers.RandomFlip()(images))
 
 
+def darker(images):
+    return 0.5 * images
+
+
+def noisy(images, seed):
+    noise = tf.random.stateless_uniform(tf.shape(images), seed, -9.0, 9.0)
+    return tf.clip_by_value(images + noise, 0.0, 255.0)
+
+
+def noise_without_seed(images):
+    return tf.clip_by_value(images + tf.random.uniform(tf.shape(images)), 0.0, 255.0)
+
+
+def test_functions_augment_images_and_are_identified_by_their_source(data):
+    views = [
+        next(iter(data.train.dataset(False, augment, epochs=range(1))))[0].numpy()
+        for augment in ("none", darker, noisy, noisy)
+    ]
+    np.testing.assert_allclose(views[1], 0.5 * views[0])
+    np.testing.assert_array_equal(views[2], views[3])  # the seeds are those of the images
+    assert 4 < np.abs(views[2] - views[0]).max() <= 9
+    assert len({noise.tobytes() for noise in views[2] - views[0]}) == len(views[2])
+    one, two = augmentation_of(darker), augmentation_of(noisy)
+    assert (str(one), str(two)) == ("darker()", "noisy()")
+    assert one.key != two.key
+    assert one.key == augmentation_of([darker]).key
+    with pytest.raises(ArgumentError, match="must draw its random numbers from"):
+        check_augmentation(augmentation_of(noise_without_seed), data.train)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: 3, "Received: 3 of type int"),
         (lambda: None, "of type NoneType"),
-        (lambda: abs, "Wrap a function in a subclass"),
+        (lambda: abs, "functions whose source text can be read"),
+        (lambda: ["light", "mixup"], "'mixup' alone to mix"),
         (lambda: layers.RandomFlip, "not classes. Received: RandomFlip"),
         (lambda: ["heavy"], "one of 'none', 'light'.*augment='heavy'"),
         (list, "at least one layer"),

@@ -380,7 +380,7 @@ def _time_decoding(split: ImageSplit, augmentation: Augmentation) -> Timing:
 
     def read_batches() -> Iterator[object]:
         yield from split.dataset(
-            shuffle=False, augment=augmentation, indices=rows, epochs=_EPOCHS, keep=False
+            shuffle=False, augment=augmentation.by_image, indices=rows, epochs=_EPOCHS, keep=False
         )
 
     batches = read_batches()  # the set-up happens with the first batch

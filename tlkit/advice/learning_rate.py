@@ -117,7 +117,8 @@ def find_learning_rate(
         highest: The last rate, unless the loss diverges before.
         num_steps: Number of steps from `lowest` to `highest`.
         weight_decay: The weight decay of AdamW.
-        augment: Augmentation of the training images: a preset or Keras layers, see `fine_tune`.
+        augment: Augmentation of the training images: a preset or Keras layers, see `fine_tune`;
+            images are not mixed.
         loss: As `fine_tune` takes it; the cross-entropy that fits the head by default.
 
     Raises:
@@ -199,7 +200,7 @@ def _repeat_batches(
     images: Images, model: keras.Model, augmentation: Augmentation, *, one_hot: bool
 ) -> tf.data.Dataset:
     if isinstance(images, ImageSplit):
-        images = images.dataset(shuffle=True, augment=augmentation)
+        images = images.dataset(shuffle=True, augment=augmentation.by_image)
     return with_targets(images.repeat(), model, one_hot=one_hot)
 
 

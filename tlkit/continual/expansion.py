@@ -29,7 +29,7 @@ from tlkit.continual.expansion_steps import (
     widen_layers,
 )
 from tlkit.continual.old_data import evaluation_split
-from tlkit.data.augmentation import AugmentLike, augmentation_of
+from tlkit.data.augmentation import AugmentLike, augmentation_of, check_by_image
 from tlkit.data.augmentation_checks import check_augmentation
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.distribution.strategies import check_one_device
@@ -163,6 +163,7 @@ def expand(
     check_numbers(threshold, num_units, target=target, strength=strength, sparsity=sparsity)
     check_training(probe_epochs, epochs, learning_rate)
     augmentation = augmentation_of(augment)
+    check_by_image(augmentation, "expand")
     validation = check_data(data, model)
     check_augmentation(augmentation, data.train)
     old_split = None if old_data is None else evaluation_split(old_data, model)

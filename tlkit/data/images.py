@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tlkit.data.augmentation import AugmentLike, augmentation_of
+from tlkit.data.augmentation import AugmentLike, augmentation_of, check_by_image
 from tlkit.data.image_source import ImageSource
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.settings import RGB, STRETCH
@@ -215,6 +215,7 @@ class ImageSplit(ShownAsText):
                 "`augment` must be 'none' for validation and test. "
                 f"Received: {str(augmentation)!r} for the split {self.name!r}. Leave it out."
             )
+        check_by_image(augmentation, "a dataset, whose images have one label each")
         if epochs is not None and (len(epochs) == 0 or min(epochs) < 0):
             raise ArgumentError(
                 "`epochs` must be a range with at least one epoch, from 0 on. "

@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -21,8 +21,52 @@ _NOT_SETTINGS = ("name", "seed", "build_config")
 and all random numbers come from the seed of the training."""
 
 
+class FunctionLayer(keras.layers.Layer):
+    """A layer that calls a function of the user's.
+
+    Args:
+        function: Takes images, `(1, height, width, channels)`, and, if it has two arguments, a seed
+            for stateless random numbers, `(2,)`; returns images. Its settings are its name and its
+            source text, so that a training is resumed with the same function; what it reads from
+            outside is not known.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(name=_layer_name(function), dtype="float32")
+        self._function, self._source = function, _source(function)
+        self._takes_seed = len(inspect.signature(function).parameters) > 1
+        self.generator = keras.random.SeedGenerator(0)
+
+    def call(self, images: Any) -> Any:
+        """Returns the images that the function returns."""
+        if self._takes_seed:
+            return self._function(images, self.generator.next())
+        return self._function(images)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns what identifies the function."""
+        return {**super().get_config(), "function": self.name, "source": self._source}
+
+
+def _layer_name(function: Callable[..., Any]) -> str:
+    return getattr(function, "__name__", type(function).__name__).strip("<>")
+
+
+def _source(function: Callable[..., Any]) -> str:
+    try:
+        return inspect.getsource(function)
+    except (OSError, TypeError) as error:
+        raise ArgumentError(
+            "`augment` must contain functions whose source text can be read, which identifies them "
+            f"when a training is resumed. Received: {function!r:.80}. Define it with `def` in a "
+            "file or a notebook, or write a subclass of keras.layers.Layer."
+        ) from error
+
+
 def checked_layer(layer: Any) -> keras.layers.Layer:
     """Returns a layer that may augment images, as far as can be told without running it.
+
+    A function becomes a layer.
 
     Raises:
         ArgumentError: It is no Keras layer, or one whose settings are unknown or that changes
@@ -33,11 +77,12 @@ def checked_layer(layer: Any) -> keras.layers.Layer:
             f"`augment` must contain layers, not classes. Received: {layer.__name__}. Create one: "
             f"keras.layers.{layer.__name__}(...)."
         )
+    if not isinstance(layer, keras.layers.Layer) and callable(layer):
+        layer = FunctionLayer(layer)
     if not isinstance(layer, keras.layers.Layer):
         raise ArgumentError(
-            "`augment` must be the name of a preset, a Keras layer or a list of these. Received: "
-            f"{layer!r:.80} of type {type(layer).__name__}. Wrap a function in a subclass of "
-            "keras.layers.Layer."
+            "`augment` must be the name of a preset, a Keras layer, a function or a list of these. "
+            f"Received: {layer!r:.80} of type {type(layer).__name__}. Give one of them."
         )
     if isinstance(layer, keras.Model):
         raise ArgumentError(
@@ -49,8 +94,9 @@ def checked_layer(layer: Any) -> keras.layers.Layer:
         if isinstance(inner, keras.layers.MixUp | keras.layers.CutMix):
             raise ArgumentError(
                 "`augment` must contain layers that change each image by itself. Received: "
-                f"{type(inner).__name__}, which mixes images and their labels. Leave it out, or "
-                "mix in a tf.data.Dataset of your own, given as `data`."
+                f"{type(inner).__name__}, which mixes images and their labels. Leave it out; "
+                "augment='mixup' and augment='cutmix' mix, and so can a tf.data.Dataset of your "
+                "own, given as `data`."
             )
         if isinstance(inner, keras.layers.Lambda):
             raise ArgumentError(

@@ -13,7 +13,7 @@ from typing import Any
 
 from tlkit.advice.candidates import check_limits, parse_candidates, with_absolute_paths
 from tlkit.continual.methods import WITHOUT_TRAINING
-from tlkit.data.augmentation import AUGMENTATIONS
+from tlkit.data.augmentation import AUGMENTATIONS, MIXING
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.settings import (
     DAMAGED,
@@ -317,7 +317,11 @@ class RunConfig:
     )
     augment: str | None = field(
         default=None,
-        metadata=option("Augmentation: none, light, default or strong.", IMAGES, "NAME"),
+        metadata=option(
+            "Augmentation: none, light, default, strong, randaugment, mixup or cutmix.",
+            IMAGES,
+            "NAME",
+        ),
     )
     class_weight: str | None = field(
         default=None,
@@ -465,7 +469,8 @@ class RunConfig:
         self._set("photos", absolute(self.photos))
         check_choice("mode", self.mode, MODES)
         says_what_trains = (self.unfreeze, self.train, self.adapters)
-        if self.mode == AUTO and any(given is not None for given in says_what_trains):
+        is_said = any(given is not None for given in says_what_trains)
+        if self.mode == AUTO and (is_said or self.augment in MIXING):
             self._set("mode", "fine-tune")  # nothing is left to choose
         if self.mode == AUTO and self.head is not None:
             self._set("mode", "head")
@@ -524,6 +529,13 @@ class RunConfig:
             raise ArgumentError(
                 f"`adapters` must be left out with `{name}`. Received: adapters={self.adapters!r}, "
                 f"{name}={getattr(self, name)!r}. Leave one of them out."
+            )
+        if self.augment in MIXING and (self.mode == "head" or self.minutes is not None):
+            other = f"minutes={self.minutes:g}" if self.mode != "head" else "mode='head'"
+            raise ArgumentError(
+                "`augment` must change each image by itself for a head that is solved and with "
+                f"`minutes`, which may store activations. Received: augment={self.augment!r}, "
+                f"{other}. Use mode='fine-tune', or augment='default'."
             )
         for name in ONLY_FINE_TUNING if self.mode == "head" else ():
             if getattr(self, name) is not None:

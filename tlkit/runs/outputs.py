@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tlkit.data.augmentation import augmentation_of
 from tlkit.data.images import ImageData
 from tlkit.data.settings import RESIZES, RGB, STRETCH
 from tlkit.export.formats import EXPORT_FORMATS
@@ -28,6 +29,7 @@ from tlkit.runs.results import FittedRejection, RunResults
 from tlkit.runs.settings_file import write_settings
 from tlkit.runs.split_table import split_rows, split_table
 from tlkit.utils.files import as_cell, staging_beside, write_json, written_aside
+from tlkit.utils.formatting import percent
 from tlkit.utils.progress import phase
 from tlkit.utils.run_lock import remove_checkpoints
 
@@ -130,16 +132,21 @@ def explain_worst_mistakes(
 
 
 def sample_training_images(data: ImageData, augment: str) -> "list[tuple[np.ndarray, str]]":
-    """Returns some training images after augmentation, each with the names of its classes."""
-    split = data.train
+    """Returns some training images after augmentation, each with the names of its classes.
+
+    Those of mixed images have their shares.
+    """
+    split, augmentation = data.train, augmentation_of(augment)
     rows = np.random.default_rng(data.seed).permutation(split.num_images)[:_NUM_TRAINING_IMAGES]
     ((images, labels),) = split.dataset(
         shuffle=False,
-        augment=augment,
+        augment=augmentation.by_image,
         indices=np.sort(rows),
         batch_size=len(rows),
         epochs=range(1),
     )
+    if augmentation.mixing:
+        return _mixed_images(augmentation.mixing, images.numpy(), labels.numpy(), data)
     pixels = np.clip(np.round(images.numpy()), 0, 255).astype(np.uint8)
     return [
         (image, ", ".join(data.class_names[index] for index in np.flatnonzero(label)))
@@ -147,6 +154,24 @@ def sample_training_images(data: ImageData, augment: str) -> "list[tuple[np.ndar
         else (image, data.class_names[int(label)])
         for image, label in zip(pixels, labels.numpy(), strict=True)
     ]
+
+
+def _mixed_images(
+    mixing: str, images: np.ndarray, labels: np.ndarray, data: ImageData
+) -> "list[tuple[np.ndarray, str]]":
+    import tensorflow as tf
+
+    from tlkit.data.mixing import mix
+
+    targets = labels if labels.ndim == 2 else np.eye(data.num_classes)[labels]
+    seed = tf.constant([data.seed, 0], tf.int64)
+    mixed, shares = (one.numpy() for one in mix(mixing, images, targets, seed))
+    pixels = np.clip(np.round(mixed), 0, 255).astype(np.uint8)
+    names = [
+        ", ".join(f"{percent(row[one], 0)} {data.class_names[one]}" for one in np.flatnonzero(row))
+        for row in shares
+    ]
+    return [*zip(pixels, names, strict=True)]
 
 
 def finish_run(context: RunContext, data: ImageData, record: RunRecord, results: RunResults) -> Run:

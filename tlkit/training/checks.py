@@ -24,6 +24,7 @@ from tlkit.models.norm_statistics import check_batch_norm
 from tlkit.models.part_names import PARTS
 from tlkit.models.trainable import Flags
 from tlkit.training.adapters import check_groups, choose_kernels
+from tlkit.training.objective import takes_one_hot
 from tlkit.training.precision import PRECISIONS, resolve_precision
 from tlkit.training.rates import SCHEDULES
 from tlkit.training.recipe import DEFAULT_AUGMENTATION, Recipe
@@ -61,6 +62,24 @@ def check_recipe(recipe: Recipe, model: keras.Model, epochs: int | None) -> None
     check_seed(recipe.seed)
     check_solve_head(recipe.solve_head)
     check_class_weight(recipe.class_weight, is_multi_label=head_kind(model) == "multi_label")
+
+
+def check_mixing(recipe: Recipe, loss: keras.losses.Loss | None, model: keras.Model) -> None:
+    """Raises `ArgumentError` if images are to be mixed, and other arguments do not allow that."""
+    mixing = recipe.augment.mixing
+    if not mixing:
+        return
+    if recipe.views:
+        raise ArgumentError(
+            f"`views` must be 0 with augment={mixing!r}, which mixes the images of each batch "
+            f"anew. Received: views={recipe.views}. Leave it out."
+        )
+    if loss is not None and head_kind(model) == "softmax" and not takes_one_hot(loss):
+        raise ArgumentError(
+            f"`loss` must be one for one-hot labels with augment={mixing!r}, which mixes labels. "
+            f"Received: {type(loss).__name__}. Use keras.losses.CategoricalCrossentropy, for "
+            "example, or leave it out."
+        )
 
 
 def check_solve_head(solve_head: bool | str) -> None:

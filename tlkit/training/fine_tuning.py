@@ -18,6 +18,7 @@ from tlkit.models.compiling import ensure_compiled
 from tlkit.training.checks import (
     check_callbacks,
     check_fits_source,
+    check_mixing,
     check_own_optimizer,
     check_parts,
     check_recipe,
@@ -151,13 +152,17 @@ def fine_tune(
             `tlkit.Lora`, "lora" or "lora:RANK". The optimizer's state is then small, and so is what
             the model can forget; it has ordinary weights afterwards. Not with an `anchor`, nor on
             several devices.
-        augment: Augmentation of the training images: "none", "light", "default" or "strong", see
-            `tlkit.data.augmentation.augmentation_layers`; or Keras layers of your own, one or a
-            list, also a `keras.Sequential` or a `keras.layers.Pipeline`. Each image is passed to
-            the layers by itself, float32 `(1, height, width, 3)`, 0...255, and must come back in
-            the same shape and range. Their random numbers depend only on `seed`, the epoch and the
-            image, and their own seeds are ignored, so that a training can be repeated and resumed.
-            The layers do not become part of the model.
+        augment: Augmentation of the training images: "none", "light", "default", "strong" or
+            "randaugment", see `tlkit.data.augmentation.augmentation_layers`; "mixup" or "cutmix",
+            which also mix the images and labels of a batch, see `tlkit.data.mixing.mix`; or Keras
+            layers of your own, one or a list, also a `keras.Sequential` or a
+            `keras.layers.Pipeline`; or a function `function(images)` or `function(images, seed)`.
+            Each image is passed to layers and functions by itself, float32
+            `(1, height, width, 3)`, 0...255, and must come back in the same shape and range. Their
+            random numbers depend only on `seed`, the epoch and the image, and their own seeds are
+            ignored, so that a training can be repeated and resumed. The layers do not become part
+            of the model. Labels of mixed images are shares of the classes: `loss` and `metrics` of
+            your own then get one-hot labels, and several devices mix each its own images.
         views: Number of augmented versions of each training image that are stored if a part is
             frozen, and there are at least twice as many epochs. By default 0: every epoch augments
             the images anew. Without augmentation one version is stored.
@@ -297,6 +302,7 @@ def _resolved(
         recipe = dataclasses.replace(recipe, label_smoothing=0.0)
     check_recipe(recipe, model, epochs)
     check_loss(loss, model)
+    check_mixing(recipe, loss, model)
     metrics = check_metrics(metrics)
     check_callbacks(callbacks, recipe.schedule)
     source = source_of(model, data, validation)

@@ -50,9 +50,12 @@ def with_class_weights(dataset: tf.data.Dataset, class_weight: dict[int, float])
 
     @tf.autograph.experimental.do_not_convert
     def with_weights(images: tf.Tensor, targets: tf.Tensor, *own: tf.Tensor) -> tuple[Any, ...]:
-        is_one_hot = targets.shape.rank == 2 and targets.shape[1] != 1
-        labels = tf.argmax(targets, axis=1) if is_one_hot else tf.reshape(targets, [-1])
-        weight = tf.gather(weights, tf.cast(labels, tf.int32))
+        if targets.shape.rank == 1:
+            weight = tf.gather(weights, tf.cast(targets, tf.int32))
+        else:  # one-hot, one column of 0 and 1, or shares of mixed images
+            shares = tf.cast(targets, tf.float32)
+            shares = tf.concat([1 - shares, shares], axis=1) if shares.shape[1] == 1 else shares
+            weight = tf.linalg.matvec(shares, weights)
         for one in own:
             weight *= tf.cast(tf.reshape(one, [-1]), tf.float32)
         return images, targets, weight

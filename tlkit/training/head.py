@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tlkit.data.augmentation import AugmentLike, augmentation_of
+from tlkit.data.augmentation import AugmentLike, augmentation_of, check_by_image
 from tlkit.data.augmentation_checks import check_augmentation
 from tlkit.data.images import ImageData
 from tlkit.distribution.lost_workers import lost_worker_named
@@ -156,6 +156,7 @@ def train_head(
     check_class_weight(class_weight, is_multi_label=head_kind(model) == "multi_label")
     check_solve_head(solve_head)
     augmentation = augmentation_of(augment)
+    check_by_image(augmentation, "a head that is solved")
     source = source_of(model, data, validation)
     if isinstance(source.train, tf.data.Dataset):
         if views > 1 or not augmentation.is_none:

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from tlkit.data.augmentation import Augmentation
 from tlkit.data.images import ImageSplit
+from tlkit.data.mixing import mixed_batches
 from tlkit.distribution.shards import Shard
 from tlkit.evaluation.data_checks import Images
 from tlkit.training.fitting import Batches
@@ -29,7 +30,7 @@ def image_epochs(
         model: The model, whose loss decides on the form of the labels.
         augment: The augmentation of a split's images.
         stage: Index of the stage of training, from 0.
-        one_hot: Whether labels are one-hot.
+        one_hot: Whether labels are one-hot, as they must be to mix images of a softmax head.
     """
 
     def starting_at(epoch: int, step: int, shard: Shard) -> tf.data.Dataset:
@@ -39,11 +40,15 @@ def image_epochs(
             first = stage * _EPOCHS_PER_STAGE
             dataset = images.dataset(
                 shuffle=True,
-                augment=augment,
+                augment=augment.by_image,
                 epochs=range(first + epoch, first + _EPOCHS_PER_STAGE),
                 first_batch=step,
                 shard=shard,
             )
-        return with_targets(dataset, model, one_hot=one_hot)
+        targets = with_targets(dataset, model, one_hot=one_hot)
+        if not augment.mixing or not isinstance(images, ImageSplit):
+            return targets
+        number = (stage * _EPOCHS_PER_STAGE + epoch) * steps_in_epoch(images) + step
+        return mixed_batches(targets, augment.mixing, seed=images.seed, first=number)
 
     return Batches(starting_at, steps_in_epoch(images))

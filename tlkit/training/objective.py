@@ -11,14 +11,21 @@ from tlkit.models.compiling import accuracy_of, cross_entropy_of
 from tlkit.models.heads import head_kind, outputs_logits
 
 
-def loss_of(model: keras.Model, label_smoothing: float = 0.0) -> keras.losses.Loss:
+def loss_of(
+    model: keras.Model, label_smoothing: float = 0.0, *, mixes_labels: bool = False
+) -> keras.losses.Loss:
     """Returns the cross-entropy that fits the model's head and the labels from `targets_of`.
 
     Args:
         model: A classifier.
         label_smoothing: Fraction of each label's probability that is distributed over all classes,
             0...1.
+        mixes_labels: Whether the labels of a softmax head are rows of shares of the classes.
     """
+    if mixes_labels and head_kind(model) == "softmax":
+        return keras.losses.CategoricalCrossentropy(
+            from_logits=outputs_logits(model), label_smoothing=label_smoothing
+        )
     if not label_smoothing:
         return cross_entropy_of(model)
     from_logits = outputs_logits(model)

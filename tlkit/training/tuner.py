@@ -141,7 +141,9 @@ class Tuner:
             train = dataclasses.replace(source.train, seed=source.train.seed + recipe.seed)
             source = dataclasses.replace(source, train=train)
         self._model, self._tuning, self._source, self._recipe = model, tuning, source, recipe
-        self._loss = loss_of(model, recipe.label_smoothing) if tuning.loss is None else tuning.loss
+        self._loss = tuning.loss or loss_of(
+            model, recipe.label_smoothing, mixes_labels=bool(recipe.augment.mixing)
+        )
         self._checkpoint, self._cache = checkpoint, cache
         self._criterion = criterion_for(source.validation, recipe.class_weight)
         self._flags, self._keeps_flags = Flags.of(model), False
