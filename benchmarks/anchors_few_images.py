@@ -97,6 +97,7 @@ def strength_by_rule(model: keras.Model, images, labels, job: Job, epochs: int) 
     """Returns the strength that `choose_anchor` chooses on the training images alone."""
     names = [str(number) for number in range(labels.max() + 1)]
     split = tlkit.load_arrays(images, labels, names, splits=(0.7, 0.3, 0), seed=job.seed)
+    tlkit.train_head(model, split, head="linear", seed=job.seed)  # without the validation images
     anchor = tlkit.choose_anchor(
         model,
         split,
