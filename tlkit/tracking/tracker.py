@@ -53,10 +53,9 @@ class Tracker(ABC):
 
         Args:
             stage: Name of the stage: "head", "fine-tune", or "refit".
-            epoch: Number of the epoch in its stage, from 1 on. After a resumed training, earlier
-                epochs may follow later ones.
+            epoch: Number of the epoch in its stage, from 1 on.
             figures: Keras's names ("loss", "val_accuracy", ...) and values; "learning_rate" is that
-                of the head at the end of the epoch.
+                of the head at the end of the epoch, if it was trained in this session.
         """
 
     @abstractmethod
