@@ -148,8 +148,7 @@ def fit_model(
     )
     guard, finish = _StopAtNaN(), _AtEnd(plan.at_end)
     own: list[keras.callbacks.Callback] = [keeper, guard]
-    epoch = step = 0
-    was_stopped = False
+    epoch, step, was_stopped = 0, 0, False
     if checkpoint is not None:
         state = _State(whole_model, trainee, keeper, plan.hooks)
         saver = SaveProgress(checkpoint, state.saver(checkpoint), batches.num_steps, workers)
